@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * Load-time configuration. The loader sets these before the programs are
+ * verified; branches they decide are removed by the verifier.
+ */
+
+#include "types.h"
+
+/* Cookie of the network namespace the daemon serves (SO_NETNS_COOKIE). */
+volatile const __u64 cfg_netns_cookie = 0;
+
+/* Ports a masqueraded flow may be moved to when its own is taken, HBO, inclusive. */
+volatile const __u16 cfg_snat_min = 32768;
+volatile const __u16 cfg_snat_max = 60999;
+
+/* skb->mark of a packet from_endpoint has already translated, between it and to_uplink. */
+volatile const __u32 cfg_mark = 0xf1a17ead;
+
+/* The kernel knows BPF_FIB_LOOKUP_SRC (6.7, commit dab4e1f06cab, backported to some). */
+volatile const __u8 cfg_fib_src = 0;
+
+/* The kernel knows BPF_F_IPV6 of bpf_l4_csum_replace (6.16, commit ead7f9b8de65, backported to some). */
+volatile const __u8 cfg_csum_ipv6 = 0;
+
+/* Idle time after which a flow of each state is forgotten, in seconds: the
+ * defaults of nf_conntrack (Documentation/networking/nf_conntrack-sysctl.rst). */
+volatile const __u32 cfg_timeout[CT_STATE_MAX] = {
+	[CT_SYN_SENT] = 120,   [CT_SYN_RECV] = 60, [CT_ESTABLISHED] = 432000,
+	[CT_FIN_WAIT] = 120,   [CT_LAST_ACK] = 30, [CT_TIME_WAIT] = 120,
+	[CT_CLOSE] = 10,       [CT_UDP_NEW] = 30,  [CT_UDP_STREAM] = 120,
+	[CT_UDP_REPLIED] = 30, [CT_ICMP] = 30,	   [CT_OTHER] = 600,
+};

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/* The ways a packet leaves a program. Each counts its path. */
+
+#include "nat.h"
+
+/* Into the sandbox of endpoint ifindex, as it is. The sandbox must not see marks of the host. */
+static __always_inline int to_sandbox(struct __sk_buff *skb, __u32 ifindex, __u32 net)
+{
+	count_traffic(net, DIR_TO_ENDPOINT, skb->len);
+	count_path(skb, PATH_PEER);
+	skb->mark = 0;
+	/* Below 6.15 the receiver would see PACKET_OTHERHOST and drop it: the
+	 * frame is not addressed to the host end (kernel commit c4327229948879). */
+	if (skb->pkt_type != 0)
+		bpf_skb_change_type(skb, 0 /* PACKET_HOST */);
+	return bpf_redirect_peer(ifindex, 0);
+}
+
+/* Out of the datapath's end of a host port, into the host's stack. */
+static __always_inline int to_host_port(struct __sk_buff *skb, __u32 hostport_if, __u32 net,
+					enum fwd_path path)
+{
+	count_traffic(net, DIR_TO_ENDPOINT, skb->len);
+	count_path(skb, path);
+	return bpf_redirect(hostport_if, 0);
+}
+
+/* Decrements the hop limit. */
+static __always_inline int decrement_ttl(struct __sk_buff *skb, const struct pkt *p)
+{
+	__u8 ttl = p->ttl - 1;
+	struct iphdr *ip;
+	__u32 sum;
+
+	/* IPv6 has no header sum to balance it (CHECKSUM_COMPLETE). */
+	if (!(p->flags & PKT_IP4))
+		return bpf_skb_store_bytes(skb, L3 + 7, &ttl, 1, BPF_F_RECOMPUTE_CSUM) ?
+			       -DROP_NAT_FAILED :
+			       0;
+	if (!have(skb, L3 + sizeof(*ip)))
+		return -DROP_NAT_FAILED;
+	ip = DATA(skb, L3);
+	if ((void *)(ip + 1) > DATA_END(skb))
+		return -DROP_NAT_FAILED;
+	/* RFC 1141: TTL is the upper byte of its 16-bit word. */
+	sum = ip->check + bpf_htons(0x0100);
+	ip->check = sum + (sum >= 0xffff);
+	ip->ttl = ttl;
+	return 0;
+}
+
+static __always_inline int set_macs(struct __sk_buff *skb, const __u8 *dmac, const __u8 *smac)
+{
+	struct ethhdr *eth;
+
+	if (!have(skb, sizeof(*eth)))
+		return -DROP_NAT_FAILED;
+	eth = DATA(skb, 0);
+	if ((void *)(eth + 1) > DATA_END(skb))
+		return -DROP_NAT_FAILED;
+	__builtin_memcpy(eth->h_dest, dmac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, smac, ETH_ALEN);
+	return 0;
+}
+
+/* Routed into the sandbox of endpoint ifindex, translated to *to. */
+static __always_inline int route_to_sandbox(struct __sk_buff *skb, const struct pkt *p,
+					    const struct tuple *to, __u32 ifindex)
+{
+	struct endpoint *ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+	int err;
+
+	if (!ep)
+		return -DROP_ENDPOINT_GONE;
+	err = nat_rewrite(skb, p, to);
+	if (err)
+		return err;
+	err = decrement_ttl(skb, p);
+	if (err)
+		return err;
+	err = set_macs(skb, ep->mac, ep->gw_mac);
+	if (err)
+		return err;
+	return to_sandbox(skb, ifindex, ep->net);
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * Making flows: which tuple the packet becomes, and that nobody else has it.
+ *
+ * The answer's tuple is the reverse of what goes out. Inserting the answer's
+ * entry with BPF_NOEXIST is the lock on it: when it is taken, the flow leaves
+ * with another source port. So masquerading and the rare other case (two
+ * published addresses, one client port, one backend) share one search.
+ */
+
+#include "ct.h"
+#include "portbits.h"
+
+/* Ports tried before a packet is refused; after ~25 random ones the chance is small. */
+#define PORT_TRIES 32
+
+/* Fills *st with the flow a packet t belongs to at its receiver; returns the length to look up. */
+static __always_inline __u32 sock_tuple(struct bpf_sock_tuple *st, const struct tuple *t)
+{
+	__builtin_memset(st, 0, sizeof(*st));
+	if (ip_is4(&t->saddr)) {
+		st->ipv4.saddr = t->saddr.w[3];
+		st->ipv4.daddr = t->daddr.w[3];
+		st->ipv4.sport = t->sport;
+		st->ipv4.dport = t->dport;
+		return sizeof(st->ipv4);
+	}
+	__builtin_memcpy(st->ipv6.saddr, &t->saddr, 16);
+	__builtin_memcpy(st->ipv6.daddr, &t->daddr, 16);
+	st->ipv6.sport = t->sport;
+	st->ipv6.dport = t->dport;
+	return sizeof(st->ipv6);
+}
+
+/* Does a socket of the host use this flow already? t: as its answer arrives. */
+static __always_inline bool host_socket(struct __sk_buff *skb, const struct tuple *t)
+{
+	struct bpf_sock_tuple st;
+	struct bpf_sock *sk;
+	__u32 len = sock_tuple(&st, t);
+
+	if (t->proto == IPPROTO_TCP)
+		sk = bpf_skc_lookup_tcp(skb, &st, len, BPF_F_CURRENT_NETNS, 0);
+	else if (t->proto == IPPROTO_UDP)
+		sk = bpf_sk_lookup_udp(skb, &st, len, BPF_F_CURRENT_NETNS, 0);
+	else
+		return false;
+	if (!sk)
+		return false;
+	bpf_sk_release(sk);
+	return true;
+}
+
+/* Claims f->rkey for this flow. 0: ours now (or already); 1: somebody else's. */
+static __always_inline int flow_claim(struct flow *f, __u32 now)
+{
+	struct ct_entry *taken;
+
+	taken = bpf_map_lookup_elem(&fl_ct, &f->rkey);
+	if (taken && !tuple_equal(&taken->xlat, &f->reply.xlat))
+		return 1;
+	if (!bpf_map_update_elem(&fl_ct_new, &f->rkey, &f->reply, BPF_NOEXIST)) {
+		/* It may have been confirmed between the two looks. */
+		taken = bpf_map_lookup_elem(&fl_ct, &f->rkey);
+		if (!taken || tuple_equal(&taken->xlat, &f->reply.xlat))
+			return 0;
+		bpf_map_delete_elem(&fl_ct_new, &f->rkey);
+		return 1;
+	}
+	taken = bpf_map_lookup_elem(&fl_ct_new, &f->rkey);
+	if (!taken)
+		return 1;
+	if (!tuple_equal(&taken->xlat, &f->reply.xlat) && (__s32)(taken->expires - now) > 0)
+		return 1;
+	/* Our own, left when the partner was recycled; or an expired one, which goes as a whole: its
+	 * other entry must not lead here. */
+	if (!tuple_equal(&taken->xlat, &f->reply.xlat)) {
+		struct tuple loser;
+
+		tuple_reverse(&loser, &taken->xlat);
+		bpf_map_delete_elem(&fl_ct_new, &loser);
+	}
+	return bpf_map_update_elem(&fl_ct_new, &f->rkey, &f->reply, BPF_ANY) ? 1 : 0;
+}
+
+/* Is f->e.xlat.sport usable? Claims the answer's tuple if so. */
+static __always_inline int flow_try_port(struct __sk_buff *skb, struct flow *f, __u32 now)
+{
+	tuple_reverse(&f->rkey, &f->e.xlat);
+	if (f->host_src &&
+	    (port_published(f->rkey.proto, f->rkey.dport) || host_socket(skb, &f->rkey)))
+		return 1;
+	return flow_claim(f, now);
+}
+
+/* Claims the first usable source port: its own, then some of the range. */
+static __always_inline bool flow_find_port(struct __sk_buff *skb, struct flow *f, __u32 now)
+{
+	__u32 range = (__u32)cfg_snat_max - cfg_snat_min + 1, start = bpf_get_prandom_u32();
+
+	for (__u32 i = 0; i <= PORT_TRIES; i++) {
+		if (i) {
+			f->e.xlat.sport = bpf_htons(cfg_snat_min + (start + i) % range);
+			count_event(EV_SNAT_RETRY);
+		}
+		if (!flow_try_port(skb, f, now))
+			return true;
+		/* Only a port of TCP and UDP and the id of an ICMP echo request can be changed. */
+		if (f->key.proto == IPPROTO_SCTP || !f->key.sport)
+			return false;
+	}
+	return false;
+}
+
+/*
+ * flow_create records the flow of packet p as prepared in flow_scratch(), as
+ * unconfirmed. xlat.sport is kept when it is free, else chosen from
+ * cfg_snat_min..cfg_snat_max. f->e must have xlat, in_if, out_if, publish and
+ * net; f->e.flags may have CT_F_HOST.
+ * Returns 0, -DROP_SNAT_EXHAUSTED or -DROP_CT_FULL.
+ */
+__noinline int flow_create(struct __sk_buff *skb, const struct pkt *p)
+{
+	struct flow *f = flow_scratch();
+	__u32 now = now_seconds();
+
+	if (!p || !f)
+		return -DROP_CT_FULL;
+	f->key = p->t;
+	f->e.state = ct_first_state(p);
+	f->e.created = now;
+	f->e.expires = now + ct_timeout(f->e.state);
+	f->e.flags = (f->e.flags & CT_F_HOST) | CT_F_SEEN;
+	if (!ip_equal(&f->e.xlat.saddr, &p->t.saddr))
+		f->e.flags |= CT_F_NAT_SRC;
+	if (!ip_equal(&f->e.xlat.daddr, &p->t.daddr))
+		f->e.flags |= CT_F_NAT_DST;
+	ct_make_partner(&f->reply, &f->key, &f->e);
+	if (!flow_find_port(skb, f, now))
+		return -DROP_SNAT_EXHAUSTED;
+	if (bpf_map_update_elem(&fl_ct_new, &f->key, &f->e, BPF_ANY)) {
+		bpf_map_delete_elem(&fl_ct_new, &f->rkey);
+		return -DROP_CT_FULL;
+	}
+	count_event(EV_CT_CREATED);
+	return 0;
+}

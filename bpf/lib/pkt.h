@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * Parsing: once, into one struct pkt. Functions return 0 or -DROP_X. They may
+ * move the packet: pointers into it taken before are void afterwards.
+ */
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <stdbool.h>
+#include "count.h"
+#include "ip.h"
+
+/* <linux/icmp.h> drags in the C library. RFC 792, RFC 4443. */
+#define ICMP_ECHOREPLY 0
+#define ICMP_DEST_UNREACH 3
+#define ICMP_FRAG_NEEDED 4 /* code */
+#define ICMP_SOURCE_QUENCH 4
+#define ICMP_ECHO 8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+#define ICMPV6_PKT_TOOBIG 2
+#define ICMPV6_TIME_EXCEED 3
+#define ICMPV6_ECHO_REQUEST 128
+#define ICMPV6_ECHO_REPLY 129
+
+#define IP_DF 0x4000
+#define IP_MF 0x2000
+#define IP_OFFSET 0x1fff
+
+enum pkt_flag {
+	PKT_FRAG_FIRST = 1 << 0, /* first of several fragments */
+	PKT_FRAG_LATER = 1 << 1, /* another one: has no layer 4 header */
+	PKT_ICMP_ERROR = 1 << 2, /* carries the packet it is about */
+	PKT_IP4 = 1 << 3,
+	PKT_DF = 1 << 4,	 /* must not be fragmented on the way */
+	PKT_ICMP_LOCAL = 1 << 5, /* ICMPv6 of the link (ND, MLD): never routed */
+};
+
+/* Devices without an Ethernet header are not supported: the IP header is always here. */
+#define L3 ETH_HLEN
+
+struct pkt {
+	struct tuple t;
+	__u32 l4;      /* offset of the layer 4 header */
+	__u32 len;     /* of one IP packet, in bytes; of one segment if GSO */
+	__u32 frag_id; /* NBO */
+	__u8 flags;    /* enum pkt_flag */
+	__u8 ttl;
+	__u8 tcp_flags; /* byte 13 of the TCP header */
+	__u8 icmp_type;
+	__u8 l4_len; /* of the layer 4 header, in bytes */
+	__u8 pad[3];
+};
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+/* have makes the first len bytes readable directly; false: the packet is
+ * shorter. It may move the packet. */
+static __always_inline bool have(struct __sk_buff *skb, __u32 len)
+{
+	if (skb->data + (__u64)len <= skb->data_end)
+		return true;
+	return !bpf_skb_pull_data(skb, len) && skb->data + (__u64)len <= skb->data_end;
+}
+
+#define DATA(skb, off) ((void *)(long)(skb)->data + (off))
+#define DATA_END(skb) ((void *)(long)(skb)->data_end)
+
+static __always_inline bool has_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
+}
+
+static __always_inline bool icmp4_is_error(__u8 type)
+{
+	return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED ||
+	       type == ICMP_PARAMETERPROB || type == ICMP_SOURCE_QUENCH;
+}
+
+/* Fills ports (or the ICMP id) and flags from the layer 4 header at p->l4. */
+static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p)
+{
+	struct {
+		__be16 sport;
+		__be16 dport;
+		__be16 x2; /* ICMP: id */
+		__be16 x3;
+	} h;
+
+	if (!has_ports(p->t.proto) && p->t.proto != IPPROTO_ICMP && p->t.proto != IPPROTO_ICMPV6)
+		return 0;
+	if (bpf_skb_load_bytes(skb, p->l4, &h, sizeof(h)))
+		return -DROP_MALFORMED;
+	if (p->t.proto == IPPROTO_TCP) {
+		__u8 b[2]; /* data offset, flags: RFC 9293 section 3.1 */
+
+		if (bpf_skb_load_bytes(skb, p->l4 + 12, b, sizeof(b)))
+			return -DROP_MALFORMED;
+		p->l4_len = (b[0] >> 4) * 4;
+		p->tcp_flags = b[1];
+	} else {
+		p->l4_len = sizeof(h);
+	}
+	if (has_ports(p->t.proto)) {
+		p->t.sport = h.sport;
+		p->t.dport = h.dport;
+		return 0;
+	}
+	/* The type is the first byte of the header on the wire. */
+	p->icmp_type = bpf_ntohs(h.sport) >> 8;
+	if (p->t.proto == IPPROTO_ICMP) {
+		if (p->icmp_type == ICMP_ECHO)
+			p->t.sport = h.x2;
+		else if (p->icmp_type == ICMP_ECHOREPLY)
+			p->t.dport = h.x2;
+		else if (icmp4_is_error(p->icmp_type))
+			p->flags |= PKT_ICMP_ERROR;
+		return 0;
+	}
+	if (p->icmp_type == ICMPV6_ECHO_REQUEST)
+		p->t.sport = h.x2;
+	else if (p->icmp_type == ICMPV6_ECHO_REPLY)
+		p->t.dport = h.x2;
+	else if (p->icmp_type < 128)
+		p->flags |= PKT_ICMP_ERROR;
+	else
+		p->flags |= PKT_ICMP_LOCAL;
+	return 0;
+}
+
+/* What the first and the later fragments of a packet share. */
+static __always_inline void frag_key_of(struct frag_key *k, const struct pkt *p)
+{
+	k->saddr = p->t.saddr;
+	k->daddr = p->t.daddr;
+	k->id = p->frag_id;
+	k->proto = p->t.proto;
+	k->pad[0] = 0;
+	k->pad[1] = 0;
+	k->pad[2] = 0;
+}
+
+/* frag_remember keeps the ports of a first fragment for those that follow. */
+static __always_inline void frag_remember(const struct pkt *p)
+{
+	struct frag_entry v = { p->t.sport, p->t.dport };
+	struct frag_key k;
+
+	if (!(p->flags & PKT_FRAG_FIRST))
+		return;
+	frag_key_of(&k, p);
+	bpf_map_update_elem(&fl_frag, &k, &v, BPF_ANY);
+}
+
+static __always_inline int frag_recall(struct pkt *p)
+{
+	struct frag_entry *v;
+	struct frag_key k;
+
+	frag_key_of(&k, p);
+	v = bpf_map_lookup_elem(&fl_frag, &k);
+	if (!v)
+		return -DROP_FRAG_UNKNOWN;
+	p->t.sport = v->sport;
+	p->t.dport = v->dport;
+	return 0;
+}
+
+static __always_inline int parse_ip4(struct __sk_buff *skb, struct pkt *p)
+{
+	struct iphdr *ip;
+	__u16 frag;
+
+	if (!have(skb, L3 + sizeof(*ip)))
+		return -DROP_MALFORMED;
+	ip = DATA(skb, L3);
+	if ((void *)(ip + 1) > DATA_END(skb) || ip->ihl < 5 || ip->version != 4)
+		return -DROP_MALFORMED;
+	ip_set4(&p->t.saddr, ip->saddr);
+	ip_set4(&p->t.daddr, ip->daddr);
+	p->t.proto = ip->protocol;
+	p->ttl = ip->ttl;
+	p->l4 = L3 + ip->ihl * 4;
+	p->len = bpf_ntohs(ip->tot_len);
+	p->flags = PKT_IP4;
+	frag = bpf_ntohs(ip->frag_off);
+	if (frag & IP_DF)
+		p->flags |= PKT_DF;
+	p->frag_id = ip->id;
+	if (frag & IP_OFFSET) {
+		p->flags |= PKT_FRAG_LATER;
+		return 0;
+	}
+	if (frag & IP_MF)
+		p->flags |= PKT_FRAG_FIRST;
+	return parse_l4(skb, p);
+}
+
+/* Extension headers walked at most; RFC 8200 section 4.1 lists seven kinds. */
+#define EXTHDRS_MAX 8
+
+static __always_inline bool is_exthdr(__u8 proto)
+{
+	return proto == IPPROTO_HOPOPTS || proto == IPPROTO_ROUTING || proto == IPPROTO_DSTOPTS ||
+	       proto == IPPROTO_FRAGMENT;
+}
+
+/* Walks the extension headers up to layer 4, leaving proto and l4 there. */
+static __always_inline int skip_exthdrs(struct __sk_buff *skb, struct pkt *p)
+{
+	struct {
+		__u8 next;
+		__u8 len;
+		__be16 frag_off;
+		__be32 frag_id;
+	} h;
+
+	for (int i = 0; i < EXTHDRS_MAX; i++) {
+		if (!is_exthdr(p->t.proto))
+			return 0;
+		if (bpf_skb_load_bytes(skb, p->l4, &h, sizeof(h)))
+			return -DROP_MALFORMED;
+		if (p->t.proto == IPPROTO_FRAGMENT) {
+			p->frag_id = h.frag_id;
+			p->l4 += 8;
+			p->t.proto = h.next;
+			/* offset in the upper 13 bits, M in the lowest */
+			if (bpf_ntohs(h.frag_off) & 0xfff8) {
+				p->flags |= PKT_FRAG_LATER;
+				return 0;
+			}
+			if (bpf_ntohs(h.frag_off) & 1)
+				p->flags |= PKT_FRAG_FIRST;
+			continue;
+		}
+		p->l4 += (h.len + 1) * 8;
+		p->t.proto = h.next;
+	}
+	return -DROP_MALFORMED;
+}
+
+static __always_inline int parse_ip6(struct __sk_buff *skb, struct pkt *p)
+{
+	struct ipv6hdr *ip;
+	int err;
+
+	if (!have(skb, L3 + sizeof(*ip)))
+		return -DROP_MALFORMED;
+	ip = DATA(skb, L3);
+	if ((void *)(ip + 1) > DATA_END(skb) || ip->version != 6)
+		return -DROP_MALFORMED;
+	ip_set6(&p->t.saddr, &ip->saddr);
+	ip_set6(&p->t.daddr, &ip->daddr);
+	p->t.proto = ip->nexthdr;
+	p->ttl = ip->hop_limit;
+	p->l4 = L3 + sizeof(*ip);
+	p->len = bpf_ntohs(ip->payload_len) + sizeof(*ip);
+	p->flags = PKT_DF;
+	err = skip_exthdrs(skb, p);
+	if (err || (p->flags & PKT_FRAG_LATER))
+		return err;
+	return parse_l4(skb, p);
+}
+
+/* parse fills *p from an IP packet. eth_proto: ETH_P_IP or
+ * ETH_P_IPV6, NBO. Later fragments get their ports from the first. */
+static __always_inline int parse(struct __sk_buff *skb, struct pkt *p, __be16 eth_proto)
+{
+	int err;
+
+	__builtin_memset(p, 0, sizeof(*p));
+	err = eth_proto == bpf_htons(ETH_P_IP) ? parse_ip4(skb, p) : parse_ip6(skb, p);
+	if (err)
+		return err;
+	if (p->flags & PKT_FRAG_LATER)
+		return frag_recall(p);
+	/* A GSO packet leaves as segments; the header's length says nothing of
+	 * them (and is 0 with BIG TCP). */
+	if (skb->gso_size)
+		p->len = p->l4 - L3 + p->l4_len + skb->gso_size;
+	return 0;
+}
+
+static __always_inline bool is_ip(__be16 eth_proto)
+{
+	return eth_proto == bpf_htons(ETH_P_IP) || eth_proto == bpf_htons(ETH_P_IPV6);
+}

@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/* Routing out of the host: the kernel's own table decides. */
+
+#include "icmp.h"
+#include "publish.h"
+
+#ifndef BPF_FIB_LOOKUP_SKIP_NEIGH
+#define BPF_FIB_LOOKUP_SKIP_NEIGH (1U << 2) /* 6.3 */
+#endif
+#ifndef BPF_FIB_LOOKUP_SRC
+#define BPF_FIB_LOOKUP_SRC (1U << 4) /* 6.7, kernel commit dab4e1f06cab */
+#endif
+
+struct next_hop {
+	union ip src; /* address the route prefers to send from */
+	struct bpf_redir_neigh nh;
+	__u32 ifindex;
+	__u32 mtu;
+};
+
+/* Too big for the stack; bottom halves are off from look-up to use. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__uint(value_size, sizeof(struct next_hop));
+} fl_next_hop SEC(".maps");
+
+enum route_result {
+	ROUTE_OK,
+	ROUTE_STACK,   /* not for BPF: local, multicast, unreachable, another kind of device */
+	ROUTE_TOO_BIG, /* next_hop->mtu says how big it may be */
+};
+
+/* route_find looks up the way of a packet from p->t.saddr to daddr that entered at device iif.
+ * prefer: find the address the route prefers, for which IPv6 walks every address of the host; else
+ * hop->src is the uplink's first. */
+static __always_inline enum route_result route_find(struct __sk_buff *skb, const struct pkt *p,
+						    const union ip *daddr, __u32 iif, bool prefer,
+						    struct next_hop **hop)
+{
+	struct bpf_fib_lookup fib = {};
+	bool is4 = p->flags & PKT_IP4;
+	__u32 flags = 0, zero = 0;
+	struct next_hop *out;
+	struct uplink *up;
+	long err;
+
+	*hop = out = bpf_map_lookup_elem(&fl_next_hop, &zero);
+	if (!out)
+		return ROUTE_STACK;
+
+	fib.ifindex = iif;
+	fib.tot_len = p->len > 0xffff ? 0xffff : p->len;
+	fib.l4_protocol = p->t.proto;
+	fib.sport = p->t.sport;
+	fib.dport = p->t.dport;
+	if (is4) {
+		fib.family = 2; /* AF_INET */
+		fib.ipv4_src = p->t.saddr.w[3];
+		fib.ipv4_dst = daddr->w[3];
+	} else {
+		fib.family = 10; /* AF_INET6 */
+		__builtin_memcpy(fib.ipv6_src, &p->t.saddr, 16);
+		__builtin_memcpy(fib.ipv6_dst, daddr, 16);
+	}
+	if (cfg_fib_src)
+		flags = BPF_FIB_LOOKUP_SKIP_NEIGH | (prefer ? BPF_FIB_LOOKUP_SRC : 0);
+	err = bpf_fib_lookup(skb, &fib, sizeof(fib), flags);
+	out->mtu = fib.mtu_result;
+	if (err == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return ROUTE_TOO_BIG;
+	if (err != BPF_FIB_LKUP_RET_SUCCESS && err != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return ROUTE_STACK;
+	out->ifindex = fib.ifindex;
+	up = bpf_map_lookup_elem(&fl_uplink, &out->ifindex);
+	if (!up)
+		return ROUTE_STACK;
+	out->src = is4 ? up->ip4 : up->ip6;
+	if (cfg_fib_src && prefer) {
+		if (is4)
+			ip_set4(&out->src, fib.ipv4_src);
+		else
+			ip_set6(&out->src, fib.ipv6_src);
+	}
+	/* The next hop replaced the destination, perhaps in the other family (RFC 8950). */
+	out->nh.nh_family = fib.family;
+	if (fib.family == 2)
+		out->nh.ipv4_nh = fib.ipv4_dst;
+	else
+		__builtin_memcpy(out->nh.ipv6_nh, fib.ipv6_dst, 16);
+	return ROUTE_OK;
+}
+
+/* To the host's stack through the network's host port: what BPF cannot do. */
+static __always_inline int to_stack(struct __sk_buff *skb, const struct endpoint *ep)
+{
+	return to_host_port(skb, ep->hostport_if, ep->net, PATH_STACK);
+}
+
+static __always_inline int tell_sender(struct __sk_buff *skb, const struct pkt *p,
+				       const struct endpoint *ep, __u32 kind, __u32 mtu,
+				       int refusal)
+{
+	const union ip *src = p->flags & PKT_IP4 ? &ep->gw4 : &ep->gw6;
+	__u32 len = skb->len;
+
+	if (ip_is_zero(src) || icmp_error(skb, p, src, kind, mtu))
+		return refusal;
+	/* Refused all the same: counted here, because the packet lives on as the error. */
+	count(&fl_drops, -refusal, len);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+static __always_inline int ttl_exceeded(struct __sk_buff *skb, const struct pkt *p,
+					const struct endpoint *ep)
+{
+	__u8 type = p->flags & PKT_IP4 ? ICMP_TIME_EXCEEDED : ICMPV6_TIME_EXCEED;
+
+	return tell_sender(skb, p, ep, ICMP_KIND(type, 0), 0, -DROP_TTL);
+}
+
+static __always_inline int too_big(struct __sk_buff *skb, const struct pkt *p,
+				   const struct endpoint *ep, __u32 mtu)
+{
+	if (!(p->flags & PKT_IP4))
+		return tell_sender(skb, p, ep, ICMP_KIND(ICMPV6_PKT_TOOBIG, 0), mtu, -DROP_TOO_BIG);
+	/* The stack fragments what may be fragmented. */
+	if (!(p->flags & PKT_DF))
+		return to_stack(skb, ep);
+	return tell_sender(skb, p, ep, ICMP_KIND(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED), mtu,
+			   -DROP_TOO_BIG);
+}
+
+/* Sends the packet, translated to *to, to the next hop. */
+static __always_inline int to_next_hop(struct __sk_buff *skb, const struct pkt *p,
+				       const struct tuple *to, struct next_hop *hop)
+{
+	int err = nat_rewrite(skb, p, to);
+
+	if (err)
+		return err;
+	err = decrement_ttl(skb, p);
+	if (err)
+		return err;
+	count_path(skb, PATH_NEIGH);
+	skb->mark = cfg_mark; /* to_uplink: done already */
+	return bpf_redirect_neigh(hop->ifindex, &hop->nh, sizeof(hop->nh), 0);
+}
+
+/* Begins a flow of endpoint ep to publish b. */
+static __always_inline int route_published(struct __sk_buff *skb, struct pkt *p,
+					   const struct endpoint *ep, const struct publish *b)
+{
+	struct flow *f = flow_scratch();
+	int err;
+
+	if (!f)
+		return -DROP_CT_FULL;
+	if (p->ttl <= 1)
+		return ttl_exceeded(skb, p, ep);
+	f->e.xlat = p->t;
+	f->e.xlat.daddr = b->addr;
+	f->e.xlat.dport = b->port;
+	/* Its own backend: the answer must come back here, so the gateway asks. */
+	if (b->ifindex == skb->ifindex)
+		f->e.xlat.saddr = p->flags & PKT_IP4 ? ep->gw4 : ep->gw6;
+	f->e.in_if = skb->ifindex;
+	f->e.out_if = b->ifindex;
+	f->e.publish = b->id;
+	f->e.net = b->net;
+	f->e.flags = 0;
+	f->host_src = 0;
+	err = flow_create(skb, p);
+	if (err)
+		return err;
+	return route_to_sandbox(skb, p, &f->e.xlat, b->ifindex);
+}
+
+/* Begins a flow of endpoint ep to the outside. */
+static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
+					 const struct endpoint *ep)
+{
+	struct next_hop *hop;
+	struct flow *f;
+	int err;
+
+	if (p->ttl <= 1)
+		return ttl_exceeded(skb, p, ep);
+	switch (route_find(skb, p, &p->t.daddr, ep->gateway_if, ep->flags & EP_MASQUERADE, &hop)) {
+	case ROUTE_OK:
+		break;
+	case ROUTE_TOO_BIG:
+		return too_big(skb, p, ep, hop->mtu);
+	case ROUTE_STACK:
+		return to_stack(skb, ep);
+	}
+	f = flow_scratch();
+	if (!f)
+		return -DROP_CT_FULL;
+	f->e.xlat = p->t;
+	f->host_src = 0;
+	if (ep->flags & EP_MASQUERADE) {
+		if (ip_is_zero(&hop->src))
+			return -DROP_NO_UPLINK_ADDR;
+		f->e.xlat.saddr = hop->src;
+		f->host_src = 1;
+	}
+	f->e.in_if = skb->ifindex;
+	f->e.out_if = 0;
+	f->e.publish = 0;
+	f->e.net = ep->net;
+	f->e.flags = 0;
+	err = flow_create(skb, p);
+	if (err)
+		return err;
+	return to_next_hop(skb, p, &f->e.xlat, hop);
+}
+
+/* A packet of a known flow, from endpoint ep. */
+static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
+				       const struct endpoint *ep, struct ct_entry *e,
+				       bool confirmed)
+{
+	struct next_hop *hop;
+	/* Copied: confirming the flow gives the entry's memory back. */
+	struct tuple to = e->xlat;
+	__u32 out_if = e->out_if;
+	bool masqueraded = (e->flags & (CT_F_NAT_SRC | CT_F_REPLY)) == CT_F_NAT_SRC;
+	int err;
+
+	if (p->ttl <= 1)
+		return ttl_exceeded(skb, p, ep);
+	err = ct_hit(p, e, confirmed);
+	if (err)
+		return err;
+	if (out_if)
+		return route_to_sandbox(skb, p, &to, out_if);
+	switch (route_find(skb, p, &to.daddr, ep->gateway_if, false, &hop)) {
+	case ROUTE_OK:
+		break;
+	case ROUTE_TOO_BIG:
+		return too_big(skb, p, ep, hop->mtu);
+	case ROUTE_STACK:
+		return to_stack(skb, ep);
+	}
+	/* Mostly it is the uplink's first address; only else is the dear lookup needed. */
+	if (masqueraded && !ip_equal(&hop->src, &to.saddr) && cfg_fib_src &&
+	    route_find(skb, p, &to.daddr, ep->gateway_if, true, &hop) != ROUTE_OK)
+		return to_stack(skb, ep);
+	if (masqueraded && !ip_equal(&hop->src, &to.saddr)) {
+		/* The route moved to another uplink: the old address would not
+		 * bring answers back (nf_nat_masquerade forgets such flows too). */
+		flow_forget(&p->t, &to);
+		return route_outside(skb, p, ep);
+	}
+	return to_next_hop(skb, p, &to, hop);
+}
+
+/* The network whose subnet holds the address, or 0. */
+static __always_inline __u32 subnet_of(const union ip *a)
+{
+	struct subnet_key k = { .prefixlen = 128, .addr = *a };
+	__u32 *net = bpf_map_lookup_elem(&fl_subnet, &k);
+
+	return net ? *net : 0;
+}
+
+/* A packet of no flow yet, from endpoint ep to the gateway's MAC. */
+static __always_inline int route_new(struct __sk_buff *skb, struct pkt *p,
+				     const struct endpoint *ep)
+{
+	const union ip *dst = &p->t.daddr;
+	struct neigh_entry *n;
+	__u32 net;
+
+	if (ip_equal(dst, &ep->gw4) || ip_equal(dst, &ep->gw6) || host_addr(dst)) {
+		if (ep->flags & EP_INTERNAL) {
+			/* The host is reachable through this network's gateway only. */
+			if (!ip_equal(dst, &ep->gw4) && !ip_equal(dst, &ep->gw6))
+				return -DROP_INTERNAL;
+		} else if (publish_may_begin(p)) {
+			struct publish *b = publish_find(dst, p->t.dport, p->t.proto, true);
+
+			if (b)
+				return route_published(skb, p, ep, b);
+		}
+		return to_host_port(skb, ep->hostport_if, ep->net, PATH_REDIRECT);
+	}
+	net = subnet_of(dst);
+	if (net && net != ep->net)
+		return -DROP_ISOLATED;
+	if (net) {
+		/* A member, through the gateway: as a router, by the members' rules. */
+		if (!neigh_find(dst, net, &n))
+			return -DROP_NO_MEMBER;
+		if (!(ep->flags & EP_ICC))
+			return -DROP_ICC;
+		return route_to_sandbox(skb, p, &p->t, n->ifindex);
+	}
+	if (ip_is_loopback(dst))
+		return -DROP_LOOPBACK;
+	if (ep->flags & EP_INTERNAL)
+		return -DROP_INTERNAL;
+	if (ip_is_linklocal6(dst) || ip_is_linklocal6(&p->t.saddr))
+		return to_host_port(skb, ep->hostport_if, ep->net, PATH_REDIRECT);
+	return route_outside(skb, p, ep);
+}
+
+/* Translates what the ICMP error p embeds, if it is about a packet of a flow whose answers
+ * come from device in_if, and fills w->to with the error's own new addresses. *out: the
+ * flow's entry; NULL if there is none. */
+static __always_inline int icmp_related(struct __sk_buff *skb, struct pkt *p, __u32 in_if,
+					struct icmp_work *w, struct ct_entry **out)
+{
+	struct ct_entry *e;
+	bool confirmed;
+	int err;
+
+	*out = NULL;
+	err = icmp_embedded(skb, p, &w->in);
+	if (err)
+		return err;
+	tuple_reverse(&w->key, &w->in.t);
+	e = ct_find(&w->key, &confirmed);
+	if (!e || e->in_if != in_if)
+		return 0;
+	w->to = p->t;
+	w->to.daddr = e->xlat.daddr;
+	/* The flow's own end speaks, not a router on the way. */
+	if (ip_equal(&p->t.saddr, &w->key.saddr))
+		w->to.saddr = e->xlat.saddr;
+	tuple_reverse(&w->key, &e->xlat);
+	err = icmp_rewrite_embedded(skb, p, &w->in, &w->key);
+	if (err)
+		return err;
+	*out = e;
+	return 0;
+}
+
+/* An ICMP error from endpoint ep. */
+static __always_inline int route_icmp_error(struct __sk_buff *skb, struct pkt *p,
+					    const struct endpoint *ep)
+{
+	struct icmp_work *w = icmp_scratch();
+	struct next_hop *hop;
+	struct ct_entry *e;
+	int err;
+
+	if (!w)
+		return -DROP_NAT_FAILED;
+	err = icmp_related(skb, p, skb->ifindex, w, &e);
+	if (err)
+		return err;
+	if (!e)
+		return to_host_port(skb, ep->hostport_if, ep->net, PATH_REDIRECT);
+	if (p->ttl <= 1)
+		return -DROP_TTL;
+	if (e->out_if)
+		return route_to_sandbox(skb, p, &w->to, e->out_if);
+	if (route_find(skb, p, &w->to.daddr, ep->gateway_if, false, &hop) != ROUTE_OK)
+		return -DROP_NO_ROUTE;
+	return to_next_hop(skb, p, &w->to, hop);
+}
+
+/* route_from_endpoint handles an IP packet to the gateway's MAC. */
+__noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint *ep,
+				   __be16 eth_proto)
+{
+	struct ct_entry *e;
+	bool confirmed;
+	struct pkt p;
+	int err;
+
+	if (!ep)
+		return -DROP_UNKNOWN_ENDPOINT;
+	err = parse(skb, &p, eth_proto);
+	if (err)
+		return err;
+	/* Whatever becomes of a first fragment, the later ones must follow it. */
+	frag_remember(&p);
+	if (p.flags & PKT_ICMP_LOCAL)
+		return to_host_port(skb, ep->hostport_if, ep->net, PATH_REDIRECT);
+	if (p.flags & PKT_ICMP_ERROR)
+		return route_icmp_error(skb, &p, ep);
+	e = ct_find(&p.t, &confirmed);
+	if (e && e->in_if == skb->ifindex)
+		return route_known(skb, &p, ep, e, confirmed);
+	/* Of an endpoint that had this address before. */
+	if (e)
+		flow_forget(&p.t, &e->xlat);
+	return route_new(skb, &p, ep);
+}

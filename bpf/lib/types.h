@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * Types shared between the programs and Go (bpf2go generates the Go side).
+ *
+ * Addresses of both families take one 16-byte form: IPv6 as it is, IPv4 mapped
+ * (::ffff:a.b.c.d, RFC 4291 section 2.5.5.2). NBO: network byte order, HBO: host byte
+ * order. Every struct is free of implicit padding, so that two equal keys are
+ * equal bytes.
+ */
+
+#include <linux/types.h>
+
+union ip {
+	__u8 b[16]; /* first: bpf2go turns a union into its first member */
+	__be32 w[4];
+	__u64 d[2];
+};
+
+/* A packet's flow, as the packet itself has it. ICMP echo: sport is the id in a
+ * request, dport in a reply, the other is 0. Protocols without ports: both 0. */
+struct tuple {
+	union ip saddr;
+	union ip daddr;
+	__be16 sport; /* NBO */
+	__be16 dport; /* NBO */
+	__u8 proto;   /* IPPROTO_ */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct tuple) == 40, "struct tuple");
+
+/* endpoint.flags */
+enum ep_flag {
+	EP_HOSTPORT =
+		1 << 0, /* the network's host port: any source address, last resort of routing */
+	EP_ANTISPOOF = 1 << 1,	/* source MAC and addresses must be the endpoint's own */
+	EP_PUBLISHED = 1 << 2,	/* a published port leads here */
+	EP_INTERNAL = 1 << 3,	/* its network has no way out */
+	EP_ICC = 1 << 4,	/* members of its network reach each other */
+	EP_MASQUERADE = 1 << 5, /* leaves the host with the uplink's address */
+};
+
+/* fl_endpoint: ifindex of the host end (host port: of the datapath's end) -> */
+struct endpoint {
+	union ip ip4; /* v4-mapped; all zero: none */
+	union ip ip6; /* all zero: none */
+	union ip gw4; /* the gateway's addresses, likewise */
+	union ip gw6;
+	__u8 mac[6];
+	__u8 gw_mac[6];
+	__u32 net;	   /* network index, HBO, < MAX_NETWORKS */
+	__u32 flags;	   /* enum ep_flag */
+	__u32 hostport_if; /* ifindex of the network's host port, the datapath's end */
+	__u32 gateway_if;  /* ifindex of its other end, which bears the gateway addresses */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct endpoint) == 96, "struct endpoint");
+
+/* fl_fdb: (network, MAC) -> */
+struct fdb_key {
+	__u32 net;
+	__u8 mac[6];
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct fdb_key) == 12, "struct fdb_key");
+
+struct fdb_entry {
+	__u32 ifindex; /* of the host end */
+	__u32 flags;   /* enum ep_flag of that endpoint: EP_HOSTPORT, … */
+};
+
+/* fl_neigh: (network, IP) -> */
+struct neigh_key {
+	union ip addr;
+	__u32 net;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct neigh_key) == 24, "struct neigh_key");
+
+struct neigh_entry {
+	__u8 mac[6];
+	__u8 pad[2];
+	__u32 ifindex; /* of the host end */
+	__u32 flags;   /* enum ep_flag of that endpoint */
+};
+_Static_assert(sizeof(struct neigh_entry) == 16, "struct neigh_entry");
+
+/* fl_publish: (host address, port, protocol) -> . An address of all zero
+ * (IPv6) or ::ffff:0.0.0.0 (IPv4) stands for every address of the host. */
+struct publish_key {
+	union ip addr;
+	__be16 port; /* NBO */
+	__u8 proto;
+	__u8 pad[5];
+};
+_Static_assert(sizeof(struct publish_key) == 24, "struct publish_key");
+
+struct publish {
+	union ip addr; /* of the backend */
+	__u32 ifindex; /* of the backend's host end */
+	__u32 id;      /* model.Publish.ID */
+	__be16 port;   /* NBO, of the backend */
+	__u16 pad;
+	__u32 net; /* network index of the backend */
+};
+_Static_assert(sizeof(struct publish) == 32, "struct publish");
+
+/* fl_subnet: longest prefix match over the networks' subnets -> network index */
+struct subnet_key {
+	__u32 prefixlen; /* 0..128; an IPv4 /n is 96 + n */
+	union ip addr;
+} __attribute__((packed, aligned(4))); /* a hole before addr would be part of the prefix */
+_Static_assert(sizeof(struct subnet_key) == 20, "struct subnet_key");
+
+/* fl_uplink: ifindex -> */
+struct uplink {
+	union ip ip4; /* address to masquerade with when the route names none; zero: none */
+	union ip ip6;
+	__u32 flags; /* enum uplink_flag */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct uplink) == 40, "struct uplink");
+
+enum uplink_flag {
+	UPLINK_L3 = 1 << 0, /* packets have no Ethernet header */
+};
+
+/* States of a flow (nf_conntrack's, RFC 9293 section 3.3.2 from the middle of the path). */
+enum ct_state {
+	CT_SYN_SENT,
+	CT_SYN_RECV,
+	CT_ESTABLISHED,
+	CT_FIN_WAIT, /* one side closed */
+	CT_LAST_ACK, /* both sides closed, last ACK outstanding */
+	CT_TIME_WAIT,
+	CT_CLOSE,      /* RST seen */
+	CT_UDP_NEW,    /* no reply yet */
+	CT_UDP_STREAM, /* both directions seen, for longer than two seconds */
+	CT_UDP_REPLIED,
+	CT_ICMP,
+	CT_OTHER,
+	CT_STATE_MAX,
+};
+
+/* ct_entry.flags */
+enum ct_flag {
+	CT_F_REPLY = 1 << 0,   /* the entry of the direction that answers */
+	CT_F_FIN = 1 << 1,     /* this direction sent FIN */
+	CT_F_SEEN = 1 << 2,    /* this direction sent a packet */
+	CT_F_NAT_SRC = 1 << 3, /* source address or port is translated */
+	CT_F_NAT_DST = 1 << 4, /* destination likewise */
+	CT_F_SYN = 1 << 5,     /* this direction sent SYN */
+	CT_F_HOST = 1 << 6,    /* a flow of the host's own stack, SNATed off a collision */
+};
+
+/* fl_ct and fl_ct_new: tuple as the packet arrives -> what becomes of it. One
+ * entry a direction; the partner's key is the reverse of xlat, the partner's
+ * xlat is the reverse of the key. */
+struct ct_entry {
+	struct tuple xlat; /* the packet after translation */
+	__u32 in_if;	   /* host end the packets come from; 0: an uplink or the host */
+	__u32 out_if;	   /* host end they go to; 0: routed */
+	__u32 expires;	   /* CLOCK_MONOTONIC, seconds */
+	__u32 publish;	   /* model.Publish.ID that made it; 0: none */
+	__u8 state;	   /* enum ct_state, kept equal in both entries */
+	__u8 flags;	   /* enum ct_flag */
+	__u16 net;	   /* network index the flow is accounted to */
+	__u32 created;	   /* CLOCK_MONOTONIC, seconds */
+};
+_Static_assert(sizeof(struct ct_entry) == 64, "struct ct_entry");
+
+/* fl_frag: what a non-first fragment shares with its first -> the ports */
+struct frag_key {
+	union ip saddr;
+	union ip daddr;
+	__be32 id; /* IPv4: 16 bits, zero-extended */
+	__u8 proto;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct frag_key) == 40, "struct frag_key");
+
+struct frag_entry {
+	__be16 sport;
+	__be16 dport;
+};
+
+/* fl_sock_rev: which published address a host socket believes to talk to */
+struct sock_rev_key {
+	__u64 cookie;
+	union ip addr; /* backend */
+	__be16 port;
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct sock_rev_key) == 32, "struct sock_rev_key");
+
+struct sock_rev {
+	union ip addr; /* as the program asked */
+	__be16 port;
+	__u16 pad;
+	__u32 publish;
+	__u64 pad2;
+};
+_Static_assert(sizeof(struct sock_rev) == 32, "struct sock_rev");
+
+/* Why a packet was refused. Append-only and numbered: metrics and users keep
+ * the numbers. The name after DROP_, in lower case, is the metric's label. */
+enum drop_reason {
+	DROP_NONE = 0,
+	DROP_MALFORMED = 1,	   /* truncated or inconsistent headers */
+	DROP_UNKNOWN_ENDPOINT = 2, /* the device is no endpoint (any more) */
+	DROP_SPOOFED_MAC = 3,
+	DROP_SPOOFED_IP = 4,
+	DROP_NO_MEMBER = 5, /* unicast to a MAC nobody in the network bears */
+	DROP_ICC = 6,	    /* member to member where icc=false */
+	DROP_ISOLATED = 7,  /* another network's subnet */
+	DROP_INTERNAL = 8,  /* out of an internal network */
+	DROP_DIRECT = 9,    /* from outside straight to a sandbox's address */
+	DROP_LOOPBACK = 10, /* from outside to a loopback address, or from a sandbox */
+	DROP_NO_ROUTE = 11,
+	DROP_SNAT_EXHAUSTED = 12, /* no free port left to masquerade with */
+	DROP_CT_FULL = 13,	  /* no room for the flow's state */
+	DROP_FRAG_UNKNOWN = 14,	  /* a fragment whose first was not seen */
+	DROP_ENDPOINT_GONE = 15,  /* the flow's endpoint was removed */
+	DROP_NAT_FAILED = 16,	  /* the packet could not be rewritten */
+	DROP_ARP_UNKNOWN = 17,	  /* ARP or ND for an address nobody in the network has */
+	DROP_TTL = 18,		  /* hop limit exceeded on the way to an endpoint */
+	DROP_NO_UPLINK_ADDR = 19, /* the uplink has no address to masquerade with */
+	DROP_BAD_ICMP = 20,	  /* ICMP error whose embedded packet makes no sense */
+	DROP_UNSUPPORTED = 21,	  /* a protocol that cannot be translated */
+	DROP_FLOOD = 22,	  /* broadcast or multicast that could be copied to nobody */
+	DROP_TOO_BIG = 23,	  /* larger than the next hop's MTU and the sender was told */
+	DROP_ROGUE_RA = 24,	  /* router advertisement from a sandbox */
+	DROP_REASON_MAX,
+};
+
+/* Where a packet went: proof that the fast path is taken. */
+enum fwd_path {
+	PATH_PEER = 0,	   /* bpf_redirect_peer: straight into a sandbox */
+	PATH_NEIGH = 1,	   /* bpf_redirect_neigh: straight to an uplink */
+	PATH_REDIRECT = 2, /* bpf_redirect: to a host port */
+	PATH_STACK = 3,	   /* handed to the host's stack to be routed there */
+	PATH_FLOOD = 4,	   /* copies to several members */
+	PATH_REPLY = 5,	   /* answered in the program (ARP, ND) */
+	PATH_MAX,
+};
+
+/* Datapath events that are no drops. */
+enum ct_event {
+	EV_CT_CREATED = 0,	  /* unconfirmed flows made */
+	EV_CT_CONFIRMED = 1,	  /* flows moved to fl_ct */
+	EV_CT_DELETED = 2,	  /* flows removed from fl_ct */
+	EV_CT_NOT_CONFIRMED = 3,  /* fl_ct was full; the flow stays in fl_ct_new */
+	EV_SNAT_RETRY = 4,	  /* ports tried beyond the first */
+	EV_SOCK_CONNECT = 5,	  /* host sockets led to a backend */
+	EV_SOCK_BIND_REFUSED = 6, /* binds of a published port refused */
+	EV_MAX,
+};
+
+enum direction {
+	DIR_FROM_ENDPOINT = 0,
+	DIR_TO_ENDPOINT = 1,
+	DIR_MAX,
+};
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* fl_gc: input and output of gc_flows. User space writes keys of flows that looked
+ * expired; the program checks again and removes both entries, so that a packet that comes
+ * in between keeps its flow. */
+#define GC_BATCH 256
+struct gc_batch {
+	__u32 now;     /* CLOCK_MONOTONIC, seconds */
+	__u32 count;   /* keys used */
+	__u32 removed; /* out */
+	__u32 force;   /* 1: remove even if not expired */
+	struct tuple keys[GC_BATCH];
+};
+
+#define MAX_NETWORKS 4096

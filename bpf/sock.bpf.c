@@ -1,0 +1,240 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+
+/*
+ * The cgroup programs: published ports for clients on the host itself.
+ *
+ * A program of the host that connects to a published address is led to the
+ * backend when it connects, so its packets need no translation at all; it still
+ * sees the address it asked for (recvmsg, getpeername). And while a port is
+ * published, no program of the host can bind it: as if somebody listened.
+ *
+ * The programs are attached at the root of the cgroup tree and so run for every
+ * process; those in other network namespaces than the daemon's are let be.
+ */
+
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <linux/types.h>
+#include <stdbool.h>
+#include "lib/config.h"
+#include "lib/count.h"
+#include "lib/ip.h"
+#include "lib/portbits.h"
+
+#define ALLOW 1
+#define REFUSE 0
+
+#define EADDRINUSE 98
+
+/* What a program asks for, in the one form of addresses. */
+struct ask {
+	union ip addr;
+	__be16 port;
+	__u8 proto;
+	bool is4; /* the socket call is IPv4's */
+};
+
+static __always_inline bool ours(struct bpf_sock_addr *ctx)
+{
+	return bpf_get_netns_cookie(ctx) == cfg_netns_cookie;
+}
+
+static __always_inline bool ask_of(struct bpf_sock_addr *ctx, struct ask *a, bool is4)
+{
+	if (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP)
+		return false;
+	a->proto = ctx->protocol;
+	a->port = (__be16)ctx->user_port;
+	a->is4 = is4;
+	if (is4) {
+		ip_set4(&a->addr, ctx->user_ip4);
+		return true;
+	}
+	a->addr.w[0] = ctx->user_ip6[0];
+	a->addr.w[1] = ctx->user_ip6[1];
+	a->addr.w[2] = ctx->user_ip6[2];
+	a->addr.w[3] = ctx->user_ip6[3];
+	return true;
+}
+
+static __always_inline void answer(struct bpf_sock_addr *ctx, const union ip *addr, __be16 port,
+				   bool is4)
+{
+	ctx->user_port = port;
+	if (is4) {
+		ctx->user_ip4 = addr->w[3];
+		return;
+	}
+	ctx->user_ip6[0] = addr->w[0];
+	ctx->user_ip6[1] = addr->w[1];
+	ctx->user_ip6[2] = addr->w[2];
+	ctx->user_ip6[3] = addr->w[3];
+}
+
+static __always_inline struct publish *find(const union ip *addr, const struct ask *a)
+{
+	struct publish_key k = { .addr = *addr, .port = a->port, .proto = a->proto };
+
+	return bpf_map_lookup_elem(&fl_publish, &k);
+}
+
+/* The backend of what a program of the host asks for, or NULL. */
+static __always_inline struct publish *backend_of(const struct ask *a)
+{
+	bool loopback = ip_is_loopback(&a->addr), unspecified;
+	union ip any = {};
+	struct publish *b;
+
+	if (!port_published(a->proto, a->port))
+		return NULL;
+	b = find(&a->addr, a);
+	if (b)
+		return b;
+	if (ip_is4(&a->addr))
+		ip_set4(&any, 0);
+	/* Connecting to the unspecified address means the loopback (ip(7)). */
+	unspecified = ip_equal(&a->addr, &any);
+	if (!loopback && !unspecified && !bpf_map_lookup_elem(&fl_hostaddr, &a->addr))
+		return NULL;
+	b = find(&any, a);
+	if (b || ip_is4(&a->addr))
+		return b;
+	/* [::1] of a port whose backend has IPv4 only: an IPv6 socket can speak
+	 * IPv4 (RFC 4291 section 2.5.5.2). */
+	ip_set4(&any, 0);
+	return find(&any, a);
+}
+
+/* Can a socket call of this family reach the backend? */
+static __always_inline bool reachable(const struct ask *a, const struct publish *b)
+{
+	return !a->is4 || ip_is4(&b->addr);
+}
+
+static __always_inline int lead(struct bpf_sock_addr *ctx, bool is4)
+{
+	struct sock_rev_key k = {};
+	struct sock_rev v = {};
+	struct publish *b;
+	struct ask a;
+
+	if (!ours(ctx) || !ask_of(ctx, &a, is4))
+		return ALLOW;
+	b = backend_of(&a);
+	if (!b || !reachable(&a, b))
+		return ALLOW;
+	k.cookie = bpf_get_socket_cookie(ctx);
+	k.addr = b->addr;
+	k.port = b->port;
+	v.addr = a.addr;
+	v.port = a.port;
+	v.publish = b->id;
+	if (bpf_map_update_elem(&fl_sock_rev, &k, &v, BPF_ANY))
+		return ALLOW;
+	answer(ctx, &b->addr, b->port, is4);
+	count_event(EV_SOCK_CONNECT);
+	return ALLOW;
+}
+
+/* Gives a program the address it asked for instead of the backend's. */
+static __always_inline int unlead(struct bpf_sock_addr *ctx, bool is4)
+{
+	struct sock_rev_key k = {};
+	struct sock_rev *v;
+	struct ask a;
+
+	if (!ours(ctx) || !ask_of(ctx, &a, is4))
+		return ALLOW;
+	k.cookie = bpf_get_socket_cookie(ctx);
+	k.addr = a.addr;
+	k.port = a.port;
+	v = bpf_map_lookup_elem(&fl_sock_rev, &k);
+	if (v)
+		answer(ctx, &v->addr, v->port, is4);
+	return ALLOW;
+}
+
+static __always_inline int bind(struct bpf_sock_addr *ctx, bool is4)
+{
+	union ip any = {};
+	struct ask a;
+
+	if (!ours(ctx) || !ask_of(ctx, &a, is4) || !a.port || !port_published(a.proto, a.port))
+		return ALLOW;
+	if (is4)
+		ip_set4(&any, 0);
+	/* Any address: collides with whatever is published at this port. */
+	if (!ip_equal(&a.addr, &any) && !find(&a.addr, &a)) {
+		if (ip_is4(&a.addr))
+			ip_set4(&any, 0);
+		if (!find(&any, &a))
+			return ALLOW;
+	}
+	count_event(EV_SOCK_BIND_REFUSED);
+	bpf_set_retval(-EADDRINUSE);
+	return REFUSE;
+}
+
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
+	return lead(ctx, true);
+}
+
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+	return lead(ctx, false);
+}
+
+SEC("cgroup/sendmsg4")
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return lead(ctx, true);
+}
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return lead(ctx, false);
+}
+
+SEC("cgroup/recvmsg4")
+int recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return unlead(ctx, true);
+}
+
+SEC("cgroup/recvmsg6")
+int recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return unlead(ctx, false);
+}
+
+SEC("cgroup/getpeername4")
+int getpeername4(struct bpf_sock_addr *ctx)
+{
+	return unlead(ctx, true);
+}
+
+SEC("cgroup/getpeername6")
+int getpeername6(struct bpf_sock_addr *ctx)
+{
+	return unlead(ctx, false);
+}
+
+SEC("cgroup/bind4")
+int bind4(struct bpf_sock_addr *ctx)
+{
+	return bind(ctx, true);
+}
+
+SEC("cgroup/bind6")
+int bind6(struct bpf_sock_addr *ctx)
+{
+	return bind(ctx, false);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,439 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+
+/*
+ * The tc programs. from_ and to_ are directions as the host sees them:
+ *
+ *   from_endpoint  tc ingress of an endpoint's host end and of the datapath's end of a host port
+ *   to_uplink      tc egress of an uplink
+ *   from_uplink    tc ingress of an uplink
+ *
+ * docs/datapath.md tells the life of a packet on each path.
+ */
+
+#include "lib/nd.h"
+#include "lib/route.h"
+
+/* The packet's source address is the endpoint's own? Unspecified sources pass where the
+ * protocols that need them (DHCP, DAD, MLD) use them: to multicast and broadcast. */
+static __always_inline int check_source(struct __sk_buff *skb, const struct endpoint *ep,
+					__be16 eth_proto, bool multicast)
+{
+	union ip a;
+
+	if (eth_proto == bpf_htons(ETH_P_IP)) {
+		__be32 v4;
+
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + 12, &v4, 4))
+			return -DROP_MALFORMED;
+		if (ip_is4(&ep->ip4) && v4 == ep->ip4.w[3])
+			return 0;
+		return !v4 && multicast ? 0 : -DROP_SPOOFED_IP;
+	}
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + 8, &a, 16))
+		return -DROP_MALFORMED;
+	if ((!ip_is_zero(&ep->ip6) && ip_equal(&a, &ep->ip6)) || ip_is_eui64(&a, ep->mac))
+		return 0;
+	return ip_is_zero(&a) && multicast ? 0 : -DROP_SPOOFED_IP;
+}
+
+/* A packet of a known flow whose other end is a sandbox. */
+static __always_inline int known_to_sandbox(struct __sk_buff *skb, struct pkt *p,
+					    struct ct_entry *e, bool confirmed)
+{
+	/* Copied: confirming the flow gives the entry's memory back. */
+	struct tuple to = e->xlat;
+	__u32 out_if = e->out_if;
+	int err = ct_hit(p, e, confirmed);
+
+	if (err)
+		return err;
+	frag_remember(p);
+	return route_to_sandbox(skb, p, &to, out_if);
+}
+
+/* A packet of a known flow whose other end is the stack of the host or beyond it. */
+static __always_inline int known_to_stack(struct __sk_buff *skb, struct pkt *p, struct ct_entry *e,
+					  bool confirmed)
+{
+	struct tuple to = e->xlat;
+	int err = ct_hit(p, e, confirmed);
+
+	if (err)
+		return err;
+	frag_remember(p);
+	err = nat_rewrite(skb, p, &to);
+	return err ? err : VERDICT_NEXT;
+}
+
+/* A backend answers a client of its own network that came by a published
+ * address: the answer must be translated, though it is addressed to a member. */
+__noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
+{
+	struct ct_entry *e;
+	bool confirmed;
+	struct pkt p;
+
+	if (parse(skb, &p, eth_proto) || p.flags & (PKT_ICMP_ERROR | PKT_ICMP_LOCAL))
+		return VERDICT_NEXT;
+	e = ct_find(&p.t, &confirmed);
+	if (!e || e->in_if != skb->ifindex || !e->out_if || p.ttl <= 1)
+		return VERDICT_NEXT;
+	return known_to_sandbox(skb, &p, e, confirmed);
+}
+
+/* A frame to the MAC of a member, or of nobody. */
+static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *ep,
+				  const struct ethhdr *eth)
+{
+	struct fdb_key k = { .net = ep->net };
+	struct fdb_entry *dst;
+
+	__builtin_memcpy(k.mac, eth->h_dest, ETH_ALEN);
+	dst = bpf_map_lookup_elem(&fl_fdb, &k);
+	if (!dst || dst->ifindex == skb->ifindex)
+		return -DROP_NO_MEMBER;
+	if (dst->flags & EP_HOSTPORT)
+		return to_host_port(skb, dst->ifindex, ep->net, PATH_REDIRECT);
+	if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
+		return -DROP_ICC;
+	return to_sandbox(skb, dst->ifindex, ep->net);
+}
+
+static __always_inline int do_from_endpoint(struct __sk_buff *skb, const struct endpoint *ep)
+{
+	bool checked = ep->flags & EP_ANTISPOOF && !(ep->flags & EP_HOSTPORT), multicast;
+	struct ethhdr eth, *h;
+	int verdict;
+
+	if (!have(skb, ETH_HLEN))
+		return -DROP_MALFORMED;
+	h = DATA(skb, 0);
+	if ((void *)(h + 1) > DATA_END(skb))
+		return -DROP_MALFORMED;
+	eth = *h;
+	multicast = eth.h_dest[0] & 1;
+	if (checked && !mac_equal(eth.h_source, ep->mac))
+		return -DROP_SPOOFED_MAC;
+
+	if (eth.h_proto == bpf_htons(ETH_P_ARP)) {
+		verdict = arp_from_endpoint(skb, ep);
+		if (verdict != VERDICT_NEXT)
+			return verdict;
+	} else if (is_ip(eth.h_proto)) {
+		if (checked) {
+			verdict = check_source(skb, ep, eth.h_proto, multicast);
+			if (verdict)
+				return verdict;
+		}
+		if (eth.h_proto == bpf_htons(ETH_P_IPV6)) {
+			verdict = nd_from_endpoint(skb, ep);
+			if (verdict != VERDICT_NEXT)
+				return verdict;
+		}
+		if (!(ep->flags & EP_HOSTPORT) && mac_equal(eth.h_dest, ep->gw_mac))
+			return route_from_endpoint(skb, ep, eth.h_proto);
+	}
+	if (multicast)
+		return flood(skb, ep);
+	if (ep->flags & EP_PUBLISHED && is_ip(eth.h_proto)) {
+		verdict = published_answer(skb, eth.h_proto);
+		if (verdict != VERDICT_NEXT)
+			return verdict;
+	}
+	return bridge(skb, ep, &eth);
+}
+
+SEC("tc")
+int from_endpoint(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct endpoint *ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+
+	if (!ep)
+		return finish(skb, -DROP_UNKNOWN_ENDPOINT);
+	count_traffic(ep->net, DIR_FROM_ENDPOINT, skb->len);
+	return finish(skb, do_from_endpoint(skb, ep));
+}
+
+/* The address to masquerade with: the same that from_endpoint would take, so that a flow
+ * keeps it whichever way its packets go. */
+static __always_inline void masquerade_source(struct __sk_buff *skb, const struct pkt *p,
+					      const struct endpoint *ep, const struct uplink *up,
+					      union ip *src)
+{
+	struct next_hop *hop;
+
+	*src = p->flags & PKT_IP4 ? up->ip4 : up->ip6;
+	if (cfg_fib_src &&
+	    route_find(skb, p, &p->t.daddr, ep->gateway_if, true, &hop) == ROUTE_OK &&
+	    hop->ifindex == skb->ifindex)
+		*src = hop->src;
+}
+
+/* Masquerades a packet from endpoint ep that the stack routed to this uplink. */
+static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct pkt *p,
+						 const struct endpoint *ep, __u32 ep_if,
+						 const struct uplink *up)
+{
+	struct flow *f = flow_scratch();
+	int err;
+
+	if (!f)
+		return -DROP_CT_FULL;
+	f->e.xlat = p->t;
+	f->host_src = 0;
+	f->e.flags = 0;
+	if (ep->flags & EP_INTERNAL)
+		return -DROP_INTERNAL;
+	if (ep->flags & EP_MASQUERADE) {
+		masquerade_source(skb, p, ep, up, &f->e.xlat.saddr);
+		f->host_src = 1;
+		if (ip_is_zero(&f->e.xlat.saddr))
+			return -DROP_NO_UPLINK_ADDR;
+	}
+	/* The host itself, from a gateway address: the answer is for its stack. */
+	if (ep->flags & EP_HOSTPORT) {
+		f->e.in_if = 0;
+		f->e.flags = CT_F_HOST;
+	} else {
+		f->e.in_if = ep_if;
+	}
+	f->e.out_if = 0;
+	f->e.publish = 0;
+	f->e.net = ep->net;
+	err = flow_create(skb, p);
+	if (err)
+		return err;
+	frag_remember(p);
+	err = nat_rewrite(skb, p, &f->e.xlat);
+	return err ? err : VERDICT_NEXT;
+}
+
+/* A flow of the host's own whose answers would be taken for a masqueraded
+ * flow's: it leaves with another port. */
+static __always_inline int avoid_collision(struct __sk_buff *skb, struct pkt *p)
+{
+	struct flow *f;
+	struct tuple answer;
+	bool confirmed;
+	int err;
+
+	tuple_reverse(&answer, &p->t);
+	if (!ct_find(&answer, &confirmed))
+		return VERDICT_NEXT;
+	f = flow_scratch();
+	if (!f)
+		return -DROP_CT_FULL;
+	f->e.xlat = p->t;
+	f->e.in_if = 0;
+	f->e.out_if = 0;
+	f->e.publish = 0;
+	f->e.net = 0;
+	f->e.flags = CT_F_HOST;
+	f->host_src = 1;
+	err = flow_create(skb, p);
+	if (err)
+		return err;
+	err = nat_rewrite(skb, p, &f->e.xlat);
+	return err ? err : VERDICT_NEXT;
+}
+
+/* What cannot be translated may leave if it is the host's own; a sandbox's would leave with an
+ * address nobody can answer. */
+static __always_inline int unless_from_sandbox(const struct pkt *p, const struct uplink *up,
+					       int refusal)
+{
+	const union ip *src = &p->t.saddr;
+
+	if (ip_equal(src, &up->ip4) || ip_equal(src, &up->ip6) || !subnet_of(src) || host_addr(src))
+		return VERDICT_NEXT;
+	return refusal;
+}
+
+/* Is e a flow masqueraded with an address that this uplink would not give it, because the route
+ * moved here? Answers to the old one would not come back (route_known does the same). */
+static __always_inline bool route_moved(struct __sk_buff *skb, const struct pkt *p,
+					const struct ct_entry *e, const struct uplink *up)
+{
+	const union ip *old = &e->xlat.saddr;
+	__u32 in_if = e->in_if;
+	struct endpoint *ep;
+	union ip src;
+
+	if ((e->flags & (CT_F_NAT_SRC | CT_F_REPLY | CT_F_HOST)) != CT_F_NAT_SRC)
+		return false;
+	if (ip_equal(old, &up->ip4) || ip_equal(old, &up->ip6))
+		return false;
+	ep = bpf_map_lookup_elem(&fl_endpoint, &in_if);
+	if (!ep)
+		return false;
+	masquerade_source(skb, p, ep, up, &src);
+	return !ip_equal(old, &src);
+}
+
+static __always_inline int do_to_uplink(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex, net;
+	struct neigh_entry *n;
+	struct endpoint *ep;
+	struct ct_entry *e;
+	struct uplink *up;
+	bool confirmed;
+	struct pkt p;
+	int err;
+
+	up = bpf_map_lookup_elem(&fl_uplink, &ifindex);
+	if (!up || !is_ip(skb->protocol))
+		return VERDICT_NEXT;
+	err = parse(skb, &p, skb->protocol);
+	if (err)
+		return unless_from_sandbox(&p, up, err);
+	if (p.flags & PKT_ICMP_LOCAL)
+		return VERDICT_NEXT;
+	if (p.flags & PKT_ICMP_ERROR)
+		return unless_from_sandbox(&p, up, -DROP_BAD_ICMP);
+	e = ct_find(&p.t, &confirmed);
+	if (e) {
+		if (!route_moved(skb, &p, e, up))
+			return known_to_stack(skb, &p, e, confirmed);
+		flow_forget(&p.t, &e->xlat);
+	}
+	if (ip_equal(&p.t.saddr, &up->ip4) || ip_equal(&p.t.saddr, &up->ip6))
+		return avoid_collision(skb, &p);
+	net = subnet_of(&p.t.saddr);
+	if (!net)
+		return avoid_collision(skb, &p);
+	if (!neigh_find(&p.t.saddr, net, &n))
+		return -DROP_ENDPOINT_GONE;
+	ifindex = n->ifindex;
+	ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+	if (!ep)
+		return -DROP_ENDPOINT_GONE;
+	return masquerade_from_stack(skb, &p, ep, ifindex, up);
+}
+
+SEC("tc")
+int to_uplink(struct __sk_buff *skb)
+{
+	if (skb->mark == cfg_mark) {
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
+	return finish(skb, do_to_uplink(skb));
+}
+
+/* No packet from outside has such a source: the stack's own check for martians is bypassed. */
+static __always_inline bool impossible_outside(const union ip *src)
+{
+	return ip_is_loopback(src) || ip_is_unspecified(src) || ip_is_multicast(src);
+}
+
+/* Begins a flow from outside to publish b. */
+static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p,
+					    const struct publish *b)
+{
+	struct flow *f;
+	int err;
+
+	if (ip_is_loopback(&p->t.daddr))
+		return -DROP_LOOPBACK; /* published for the host's own programs */
+	if (impossible_outside(&p->t.saddr) || subnet_of(&p->t.saddr) || host_addr(&p->t.saddr))
+		return -DROP_SPOOFED_IP;
+	if (p->ttl <= 1)
+		return -DROP_TTL;
+	f = flow_scratch();
+	if (!f)
+		return -DROP_CT_FULL;
+	f->e.xlat = p->t;
+	f->e.xlat.daddr = b->addr;
+	f->e.xlat.dport = b->port;
+	f->e.in_if = 0;
+	f->e.out_if = b->ifindex;
+	f->e.publish = b->id;
+	f->e.net = b->net;
+	f->e.flags = 0;
+	f->host_src = 0;
+	err = flow_create(skb, p);
+	if (err)
+		return err;
+	frag_remember(p);
+	return route_to_sandbox(skb, p, &f->e.xlat, b->ifindex);
+}
+
+/* The stack's own, unless somebody outside means a sandbox or the loopback directly. */
+static __always_inline int uplink_to_host(const struct pkt *p, const struct uplink *up)
+{
+	if (ip_equal(&p->t.daddr, &up->ip4) || ip_equal(&p->t.daddr, &up->ip6))
+		return VERDICT_NEXT;
+	if (ip_is_loopback(&p->t.daddr))
+		return -DROP_LOOPBACK;
+	if (subnet_of(&p->t.daddr) && !host_addr(&p->t.daddr))
+		return -DROP_DIRECT;
+	return VERDICT_NEXT;
+}
+
+static __always_inline int do_from_uplink(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct ct_entry *e;
+	struct uplink *up;
+	bool confirmed;
+	struct pkt p;
+	int err;
+
+	/* PACKET_HOST only: the rest is the stack's. */
+	up = bpf_map_lookup_elem(&fl_uplink, &ifindex);
+	if (!up || skb->pkt_type != 0 || !is_ip(skb->protocol))
+		return VERDICT_NEXT;
+	err = parse(skb, &p, skb->protocol);
+	if (err == -DROP_FRAG_UNKNOWN || (!err && p.flags & PKT_ICMP_LOCAL))
+		return uplink_to_host(&p, up);
+	if (err)
+		return VERDICT_NEXT;
+	if (p.flags & PKT_ICMP_ERROR) {
+		struct icmp_work *w = icmp_scratch();
+
+		if (!w || icmp_related(skb, &p, 0, w, &e))
+			return VERDICT_NEXT;
+		if (!e)
+			return uplink_to_host(&p, up);
+		if (e->out_if)
+			return p.ttl > 1 ? route_to_sandbox(skb, &p, &w->to, e->out_if) : -DROP_TTL;
+		err = nat_rewrite(skb, &p, &w->to);
+		return err ? err : VERDICT_NEXT;
+	}
+	e = ct_find(&p.t, &confirmed);
+	if (e && !e->in_if) {
+		if (!e->out_if)
+			return known_to_stack(skb, &p, e, confirmed);
+		return p.ttl > 1 ? known_to_sandbox(skb, &p, e, confirmed) : -DROP_TTL;
+	}
+	if (publish_may_begin(&p)) {
+		struct publish *b = publish_find(&p.t.daddr, p.t.dport, p.t.proto,
+						 host_addr(&p.t.daddr));
+
+		if (b && !(p.t.proto == IPPROTO_UDP && host_connected(skb, &p.t)))
+			return uplink_published(skb, &p, b);
+	}
+	return uplink_to_host(&p, up);
+}
+
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	return finish(skb, do_from_uplink(skb));
+}
+
+/* Pull these into the object's BTF, from where bpf2go makes the Go constants. */
+enum drop_reason *unused_drop_reason __attribute__((unused));
+enum fwd_path *unused_fwd_path __attribute__((unused));
+enum ct_event *unused_ct_event __attribute__((unused));
+enum ct_state *unused_ct_state __attribute__((unused));
+enum ct_flag *unused_ct_flag __attribute__((unused));
+enum ep_flag *unused_ep_flag __attribute__((unused));
+enum direction *unused_direction __attribute__((unused));
+enum uplink_flag *unused_uplink_flag __attribute__((unused));
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/fairlead-net/fairlead/bpf"
+)
+
+// Hook is where on a device a program is attached.
+type Hook int
+
+// The hooks of the datapath.
+const (
+	// FromEndpoint takes packets an endpoint sent: at the host end of the
+	// endpoint, at the datapath's end of a host port.
+	FromEndpoint Hook = iota
+	// FromUplink takes packets that arrive at an uplink.
+	FromUplink
+	// ToUplink takes packets that leave by an uplink.
+	ToUplink
+)
+
+// String is the name of the hook's program.
+func (h Hook) String() string {
+	switch h {
+	case FromEndpoint:
+		return bpf.TCProgFromEndpoint
+	case FromUplink:
+		return bpf.TCProgFromUplink
+	case ToUplink:
+		return bpf.TCProgToUplink
+	}
+	return fmt.Sprintf("hook%d", int(h))
+}
+
+func (h Hook) egress() bool { return h == ToUplink }
+
+func (h Hook) tcx() ebpf.AttachType {
+	if h.egress() {
+		return ebpf.AttachTCXEgress
+	}
+	return ebpf.AttachTCXIngress
+}
+
+// filter is the name of the hook's clsact filter.
+func (h Hook) filter() string { return "fl_" + h.String() }
+
+// pinName is the hook's name at a device, in links/ and filters/.
+func (h Hook) pinName(ifindex int) string { return fmt.Sprintf("%s-%d", h, ifindex) }
+
+// parsePinName is the reverse of pinName.
+func parsePinName(name string) (ifindex int, h Hook, ok bool) {
+	hook, number, _ := strings.Cut(name, "-")
+	ifindex, err := strconv.Atoi(number)
+	if err != nil || ifindex <= 0 {
+		return 0, 0, false
+	}
+	for _, h := range []Hook{FromEndpoint, FromUplink, ToUplink} {
+		if h.String() == hook && h.pinName(ifindex) == name {
+			return ifindex, h, true
+		}
+	}
+	return 0, 0, false
+}
+
+// Attachment is a program at a device, as the pins tell.
+type Attachment struct {
+	IfIndex   int
+	Hook      Hook
+	ProgramID uint32
+	TCX       bool // a tcx link, not a clsact filter
+	Live      bool // false: the device is gone, or the link was detached
+}
+
+// Attach makes sure the hook's program, and no earlier version of it, is
+// attached to a device. What is right already is adopted; another version is
+// replaced in place, with no packet in between that meets none. It reports
+// whether it had to do anything.
+func (d *Datapath) Attach(ifindex int, h Hook) (changed bool, err error) {
+	if d.tcx {
+		changed, err = d.attachTCX(ifindex, h)
+	} else {
+		changed, err = d.attachClsact(ifindex, h)
+	}
+	if err != nil {
+		return false, fmt.Errorf("attach %s to device %d: %w", h, ifindex, err)
+	}
+	// Only now, so that the device is never without: the other kind goes.
+	other, err := d.detach(ifindex, h, !d.tcx)
+	return changed || other, err
+}
+
+// Detach makes sure the hook's program is not attached to a device. No
+// attachment, and no device, is success.
+func (d *Datapath) Detach(ifindex int, h Hook) error {
+	_, errTCX := d.detach(ifindex, h, true)
+	_, errClsact := d.detach(ifindex, h, false)
+	return errors.Join(errTCX, errClsact)
+}
+
+func (d *Datapath) detach(ifindex int, h Hook, tcx bool) (changed bool, err error) {
+	if tcx {
+		changed, err = dropLink(filepath.Join(d.dir, linksDir, h.pinName(ifindex)))
+	} else {
+		changed, err = dropFilter(d.dir, ifindex, h, d.clsact)
+	}
+	if err != nil {
+		return false, fmt.Errorf("detach %s from device %d: %w", h, ifindex, err)
+	}
+	return changed, nil
+}
+
+// Attached lists what is attached, and what is left of it where devices went
+// away.
+func (d *Datapath) Attached() ([]Attachment, error) {
+	links, err := attachments(d.dir, linksDir)
+	if err != nil {
+		return nil, err
+	}
+	filters, err := attachments(d.dir, filtersDir)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Attachment, 0, len(links)+len(filters))
+	for _, a := range append(links, filters...) {
+		read := a.readFilter
+		if a.TCX {
+			read = a.readLink
+		}
+		err := read(d.dir)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // detached just now
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, a)
+	}
+	return all, nil
+}
+
+// attachments lists the pins of one directory by their names alone.
+func attachments(dir, sub string) ([]Attachment, error) {
+	entries, err := os.ReadDir(filepath.Join(dir, sub))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("list attachments: %w", err)
+	}
+	var all []Attachment
+	for _, e := range entries {
+		if ifindex, h, ok := parsePinName(e.Name()); ok {
+			all = append(all, Attachment{IfIndex: ifindex, Hook: h, TCX: sub == linksDir})
+		}
+	}
+	return all, nil
+}
+
+func (a *Attachment) readLink(dir string) error {
+	l, err := link.LoadPinnedLink(filepath.Join(dir, linksDir, a.Hook.pinName(a.IfIndex)), nil)
+	if err != nil {
+		return fmt.Errorf("open link of %s at device %d: %w", a.Hook, a.IfIndex, err)
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return fmt.Errorf("describe link of %s at device %d: %w", a.Hook, a.IfIndex, err)
+	}
+	a.ProgramID = uint32(info.Program)
+	if tcx := info.TCX(); tcx != nil {
+		a.Live = int(tcx.Ifindex) == a.IfIndex
+	}
+	return nil
+}
+
+func (a *Attachment) readFilter(dir string) error {
+	p, err := ebpf.LoadPinnedProgram(filepath.Join(dir, filtersDir, a.Hook.pinName(a.IfIndex)), nil)
+	if err != nil {
+		return fmt.Errorf("open program of %s at device %d: %w", a.Hook, a.IfIndex, err)
+	}
+	defer p.Close()
+	id, err := progID(p)
+	if err != nil {
+		return fmt.Errorf("describe program of %s at device %d: %w", a.Hook, a.IfIndex, err)
+	}
+	a.ProgramID, a.Live = uint32(id), true
+	return nil
+}

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+func (w *world) attach(d *Datapath, ifindex int, h Hook) bool {
+	w.tb.Helper()
+	changed, err := d.Attach(ifindex, h)
+	if err != nil {
+		w.tb.Fatalf("Attach: %v", err)
+	}
+	return changed
+}
+
+// onDevice is the programs and links a hook has, by the device's own account.
+func (w *world) onDevice(ifindex int, h Hook) (progs, links []uint32) {
+	w.tb.Helper()
+	res, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: h.tcx()})
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	for _, p := range res.Programs {
+		id, _ := p.LinkID()
+		progs, links = append(progs, uint32(p.ID)), append(links, uint32(id))
+	}
+	return progs, links
+}
+
+func TestTCX(t *testing.T) {
+	w := newWorld(t)
+	a := w.ifindex("a")
+	d := w.open()
+	if !w.attach(d, a, FromEndpoint) || !w.attach(d, a, ToUplink) {
+		t.Error("attached, and nothing changed")
+	}
+	if w.attach(d, a, FromEndpoint) {
+		t.Error("attached twice")
+	}
+	progs, _ := w.ids(d)
+	_, links := w.onDevice(a, FromEndpoint)
+	d.Close()
+
+	// Another daemon with the same configuration.
+	d = w.open()
+	if w.attach(d, a, FromEndpoint) {
+		t.Error("what was attached was not adopted")
+	}
+	got, err := d.Attached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Attachment{
+		{IfIndex: a, Hook: FromEndpoint, ProgramID: progs["from_endpoint"], TCX: true, Live: true},
+		{IfIndex: a, Hook: ToUplink, ProgramID: progs["to_uplink"], TCX: true, Live: true},
+	}
+	slices.SortFunc(got, func(a, b Attachment) int { return int(a.Hook - b.Hook) })
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Attached (-want +got):\n%s", diff)
+	}
+	d.Close()
+
+	// Another daemon with another configuration.
+	w.cfg.Timeouts.ICMP = time.Minute
+	d = w.open()
+	if !w.attach(d, a, FromEndpoint) {
+		t.Error("the program was not replaced")
+	}
+	progs, _ = w.ids(d)
+	gotProgs, gotLinks := w.onDevice(a, FromEndpoint)
+	if !slices.Equal(gotProgs, []uint32{progs["from_endpoint"]}) || !slices.Equal(gotLinks, links) {
+		t.Errorf("device has programs %v in links %v; want %d in the link of before, %v",
+			gotProgs, gotLinks, progs["from_endpoint"], links)
+	}
+
+	for range 2 {
+		if err := d.Detach(a, FromEndpoint); err != nil {
+			t.Errorf("Detach: %v", err)
+		}
+	}
+	if gotProgs, _ := w.onDevice(a, FromEndpoint); len(gotProgs) != 0 {
+		t.Errorf("still attached: %v", gotProgs)
+	}
+	if got := w.entries(linksDir); !slices.Equal(got, []string{ToUplink.pinName(a)}) {
+		t.Errorf("links %v", got)
+	}
+}
+
+// Links of two earlier runs whose pins were lost: one is taken over, so that no
+// packet meets none, and the other goes.
+func TestTCXStrays(t *testing.T) {
+	w := newWorld(t)
+	a := w.ifindex("a")
+	for i := range 2 {
+		w.cfg.Timeouts.ICMP = time.Duration(i+1) * time.Minute
+		d := w.open()
+		l, err := link.AttachTCX(link.TCXOptions{Interface: a, Program: d.progs["from_endpoint"], Attach: FromEndpoint.tcx()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+	}
+	w.cfg.Timeouts.ICMP = 3 * time.Minute
+	d := w.open()
+	_, before := w.onDevice(a, FromEndpoint)
+	if !w.attach(d, a, FromEndpoint) {
+		t.Error("attached, and nothing changed")
+	}
+	progs, _ := w.ids(d)
+	gotProgs, gotLinks := w.onDevice(a, FromEndpoint)
+	if !slices.Equal(gotProgs, []uint32{progs["from_endpoint"]}) || !slices.Contains(before, gotLinks[0]) {
+		t.Errorf("device has programs %v in links %v, which were %v; want %d in one of them",
+			gotProgs, gotLinks, before, progs["from_endpoint"])
+	}
+}
+
+// What others break is noticed and repaired.
+func TestTCXRepair(t *testing.T) {
+	w := newWorld(t)
+	a := w.ifindex("a")
+	d := w.open()
+	pin := filepath.Join(w.cfg.BPFDir, linksDir, FromEndpoint.pinName(a))
+	detach := func() {
+		l, err := link.LoadPinnedLink(pin, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if err := l.Detach(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A stray: the link lives on without its pin.
+	lose := func() {
+		l, err := link.LoadPinnedLink(pin, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		if err := os.Remove(pin); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.attach(d, a, FromEndpoint)
+	for name, breakIt := range map[string]func(){"detached": detach, "pin-lost": lose} {
+		breakIt()
+		if !w.attach(d, a, FromEndpoint) {
+			t.Errorf("%s: nothing was repaired", name)
+		}
+		if w.attach(d, a, FromEndpoint) {
+			t.Errorf("%s: repaired twice", name)
+		}
+		if progs, _ := w.onDevice(a, FromEndpoint); len(progs) != 1 {
+			t.Errorf("%s: device has programs %v, want one", name, progs)
+		}
+	}
+}
+
+func TestTCXDeviceGone(t *testing.T) {
+	w := newWorld(t)
+	a := w.ifindex("a")
+	d := w.open()
+	w.attach(d, a, FromEndpoint)
+	w.ip("link", "del", "dev", "a")
+	if _, err := d.Attach(a, FromEndpoint); !errors.Is(err, unix.ENODEV) {
+		t.Errorf("Attach to no device: %v, want ENODEV", err)
+	}
+	got, err := d.Attached()
+	if err != nil || len(got) != 1 || got[0].Live {
+		t.Errorf("Attached = %+v, %v; want one that is not live", got, err)
+	}
+	// A device of the same number: the old link is not taken for a new one.
+	w.ip("link", "add", "name", "c", "index", "77", "type", "veth", "peer", "name", "d")
+	w.attach(d, 77, FromEndpoint)
+	w.ip("link", "del", "dev", "c")
+	w.ip("link", "add", "name", "c", "index", "77", "type", "veth", "peer", "name", "d")
+	if !w.attach(d, 77, FromEndpoint) {
+		t.Error("the link of a device that is gone was adopted")
+	}
+	if progs, _ := w.onDevice(77, FromEndpoint); len(progs) != 1 {
+		t.Errorf("device has programs %v, want one", progs)
+	}
+	for _, i := range []int{a, 77} {
+		if err := d.Detach(i, FromEndpoint); err != nil {
+			t.Errorf("Detach: %v", err)
+		}
+	}
+	if got := w.entries(linksDir); len(got) != 0 {
+		t.Errorf("links %v", got)
+	}
+}
+
+// A link to a device of that number in another network namespace is not ours to
+// keep.
+func TestTCXOtherNamespace(t *testing.T) {
+	w := newWorld(t)
+	w.ip("link", "add", "name", "c", "index", "77", "type", "veth", "peer", "name", "d")
+	d := w.open()
+	w.attach(d, 77, FromEndpoint)
+	d.Close()
+
+	old, err := os.Open("/proc/thread-self/ns/net") // keeps the first namespace
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	w.ip("link", "add", "name", "c", "index", "77", "type", "veth", "peer", "name", "d")
+	d = w.open()
+	if !w.attach(d, 77, FromEndpoint) {
+		t.Error("a link of another network namespace was adopted")
+	}
+	if progs, _ := w.onDevice(77, FromEndpoint); len(progs) != 1 {
+		t.Errorf("device has programs %v, want one", progs)
+	}
+}
+
+func TestClsact(t *testing.T) {
+	w := newWorld(t)
+	a := w.ifindex("a")
+	w.cfg.ForceClsact = true
+	d := w.open()
+	progs, _ := w.ids(d)
+	from := filterKey{a, false, "fl_from_endpoint"}
+	if !w.attach(d, a, FromEndpoint) || w.attach(d, a, FromEndpoint) {
+		t.Error("want a change the first time only")
+	}
+	w.attach(d, a, ToUplink)
+	want := map[filterKey]uint32{from: progs["from_endpoint"], {a, true, "fl_to_uplink"}: progs["to_uplink"]}
+	if diff := cmp.Diff(want, w.clsact.filters, cmp.AllowUnexported(filterKey{})); diff != "" {
+		t.Errorf("filters (-want +got):\n%s", diff)
+	}
+	got, err := d.Attached()
+	if err != nil || len(got) != 2 || got[0].TCX || !got[0].Live {
+		t.Errorf("Attached = %+v, %v", got, err)
+	}
+	if err := errors.Join(d.Detach(a, ToUplink), d.Detach(a, ToUplink)); err != nil {
+		t.Errorf("Detach: %v", err)
+	}
+	d.Close()
+
+	w.cfg.Timeouts.ICMP = time.Minute
+	d = w.open()
+	if !w.attach(d, a, FromEndpoint) {
+		t.Error("the program was not replaced")
+	}
+	progs, _ = w.ids(d)
+	if diff := cmp.Diff(map[filterKey]uint32{from: progs["from_endpoint"]}, w.clsact.filters, cmp.AllowUnexported(filterKey{})); diff != "" {
+		t.Errorf("filters (-want +got):\n%s", diff)
+	}
+	if err := Cleanup(w.cfg.BPFDir, nil); err == nil {
+		t.Error("Cleanup without clsact left a filter and said nothing")
+	}
+	if err := Cleanup(w.cfg.BPFDir, w.clsact); err != nil || len(w.clsact.filters) != 0 {
+		t.Errorf("Cleanup: %v, filters %v", err, w.clsact.filters)
+	}
+}
+
+func TestSwitchKind(t *testing.T) {
+	w := newWorld(t)
+	a := w.ifindex("a")
+	for _, clsact := range []bool{false, true, false} {
+		w.cfg.ForceClsact = clsact
+		d := w.open()
+		if !w.attach(d, a, FromEndpoint) || w.attach(d, a, FromEndpoint) {
+			t.Error("want a change the first time only")
+		}
+		links, _ := w.onDevice(a, FromEndpoint)
+		if (len(links) == 0) != clsact || (len(w.clsact.filters) == 1) != clsact {
+			t.Errorf("clsact %v: links %v, filters %v", clsact, links, w.clsact.filters)
+		}
+		d.Close()
+	}
+}
+
+func TestOpenWithoutAnyKind(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.ForceClsact = true
+	if _, err := Open(w.cfg, nil); err == nil {
+		t.Error("opened with no way to attach")
+	}
+}
+
+func TestCgroup(t *testing.T) {
+	w := newWorld(t)
+	parent, err := findCgroup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.MkdirTemp(parent, "fl-loader-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(root) })
+	w.cfg.CgroupRoot = root
+	attach := func(d *Datapath, want int) {
+		t.Helper()
+		if n, err := d.AttachCgroup(); n != want || err != nil {
+			t.Errorf("AttachCgroup = %d, %v; want %d", n, err, want)
+		}
+	}
+	d := w.open()
+	attach(d, 10)
+	attach(d, 0)
+	d.Close()
+	d = w.open()
+	attach(d, 0)
+	if got, err := d.Attached(); len(got) != 0 || err != nil {
+		t.Errorf("Attached = %v, %v; want devices only", got, err)
+	}
+	d.Close()
+	w.cfg.Timeouts.ICMP = time.Minute
+	w.cfg.SNATMin, w.cfg.SNATMax = 2000, 3000
+	w.cfg.NetnsCookie = 99 // the sock programs have no other use for configuration
+	d = w.open()
+	attach(d, 10)
+
+	l, err := link.LoadPinnedLink(filepath.Join(w.cfg.BPFDir, linksDir, "cgroup-bind4"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := l.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	attach(d, 1)
+}
+
+func TestParsePinName(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		ifindex int
+		hook    Hook
+		ok      bool
+	}{
+		{"from_endpoint-7", 7, FromEndpoint, true},
+		{"to_uplink-12", 12, ToUplink, true},
+		{"from_uplink-1", 1, FromUplink, true},
+		{"from_uplink-01", 0, 0, false},
+		{"from_uplink-7_next", 0, 0, false},
+		{"from_uplink--7", 0, 0, false},
+		{"cgroup-connect4", 0, 0, false},
+		{"x-7", 0, 0, false},
+		{"", 0, 0, false},
+	} {
+		ifindex, h, ok := parsePinName(tt.name)
+		if ok != tt.ok || ifindex != tt.ifindex || h != tt.hook {
+			t.Errorf("%q: %d, %v, %v", tt.name, ifindex, h, ok)
+		}
+	}
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+)
+
+// Feature is one thing the datapath needs, or does better with.
+type Feature struct {
+	Name        string
+	OK          bool
+	Required    bool   // without it there is no datapath
+	Why         string // how we know
+	Consequence string // what it means that it is missing; empty if OK
+}
+
+// Features is what the kernel and this process are able to do.
+type Features struct {
+	Release string // of the kernel, as uname -r
+	List    []Feature
+}
+
+// OK reports whether all that is required is there.
+func (f Features) OK() bool {
+	for _, x := range f.List {
+		if x.Required && !x.OK {
+			return false
+		}
+	}
+	return true
+}
+
+// Probe finds out what the kernel and this process are able to do, by trying
+// where that is possible. It changes nothing.
+func Probe(ctx context.Context) Features {
+	f := Features{Release: kernelRelease()}
+	for _, p := range probes() {
+		if ctx.Err() != nil {
+			break
+		}
+		ok, why := p.find()
+		x := Feature{Name: p.name, Required: p.required, OK: ok, Why: why}
+		if !ok {
+			x.Consequence = p.without
+		}
+		f.List = append(f.List, x)
+	}
+	return f
+}
+
+// probe is a question and what it means if the answer is no.
+type probe struct {
+	name     string
+	required bool
+	find     func() (ok bool, why string)
+	without  string
+}
+
+// tried is a question that is answered by trying.
+func tried(try func() error, since version) func() (bool, string) {
+	return func() (bool, string) { return judge(try(), kernelVersion(), since) }
+}
+
+func helper(t ebpf.ProgramType, fn asm.BuiltinFunc) func() error {
+	return func() error { return features.HaveProgramHelper(t, fn) }
+}
+
+func probes() []probe {
+	return []probe{
+		{"kernel", true, findKernel, "Fairlead is made for Linux 6.1 and later."},
+		{"capabilities", true, findCaps, "Programs cannot be loaded or attached. Run the daemon as root."},
+		{"bpffs", true, findBPFFS, "Nothing can stay in the kernel while the daemon restarts. Build the kernel with CONFIG_BPF_SYSCALL."},
+		{"redirect_peer", true, tried(helper(ebpf.SchedCLS, asm.FnRedirectPeer), version{5, 10}),
+			"Packets cannot be handed to sandboxes."},
+		{"redirect_neigh", true, tried(helper(ebpf.SchedCLS, asm.FnRedirectNeigh), version{5, 10}),
+			"Packets cannot be sent to uplinks."},
+		{"syscall programs", true, tried(func() error { return features.HaveProgramType(ebpf.Syscall) }, version{5, 14}),
+			"Expired flows cannot be removed."},
+		{"batch operations", false, tried(tryBatch, version{5, 6}),
+			"Large tables are read entry by entry, which takes longer."},
+		{"tcx", false, tried(probeTCX, version{6, 6}),
+			"Programs are attached by clsact filters instead; other users of tc on the same devices can remove them."},
+		{"netkit", false, tried(probeNetkit, version{6, 7}),
+			"Sandboxes are connected by veth pairs, which is the default anyway."},
+		{"fib_src", false, tried(probeFIBSrc, version{6, 7}),
+			"Masqueraded packets get the uplink's first address, even if the route prefers another (src)."},
+		{"csum_ipv6", false, tried(probeCsumIPv6, version{6, 16}),
+			"The kernel logs \"hw csum failure\" for translated IPv6 packets of network cards that sum up whole packets, and checks them in software."},
+		{"socket programs", false, tried(helper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie), version{5, 7}),
+			"Published ports are not reachable through 127.0.0.1 from the host itself."},
+		{"cgroup2", false, findCgroupRoot,
+			"Published ports are not reachable through 127.0.0.1 from the host itself. Mount it: mount -t cgroup2 none /sys/fs/cgroup/unified"},
+		{"btf", false, findBTF, "Tools such as bpftool show tables as plain bytes; Fairlead itself does not need it."},
+		{"jit", false, findJIT, "Programs are interpreted, which is several times slower. Set sysctl net.core.bpf_jit_enable=1"},
+		{"memory lock", false, findMemlock, "Before Linux 5.11, loading may fail for want of locked memory."},
+	}
+}
+
+func findKernel() (bool, string) {
+	v := kernelVersion()
+	return v.atLeast(version{6, 1}), "Linux " + kernelRelease()
+}
+
+func findCaps() (bool, string) {
+	set, err := effectiveCaps()
+	if err != nil {
+		return false, err.Error()
+	}
+	var missing []string
+	for _, c := range []struct {
+		bit  int
+		name string
+	}{
+		{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"},
+		{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}, // mounts, and entering network namespaces
+		{unix.CAP_PERFMON, "CAP_PERFMON"},
+		{unix.CAP_BPF, "CAP_BPF"},
+	} {
+		if set>>c.bit&1 == 0 {
+			missing = append(missing, c.name)
+		}
+	}
+	if len(missing) > 0 {
+		return false, "this process lacks " + strings.Join(missing, ", ")
+	}
+	return true, "this process has CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN"
+}
+
+func effectiveCaps() (uint64, error) {
+	b, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		return 0, fmt.Errorf("read capabilities: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			return strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+		}
+	}
+	return 0, fmt.Errorf("read capabilities: /proc/thread-self/status has none")
+}
+
+func findBPFFS() (bool, string) {
+	on, err := onBPFFS(nearest(bpffsRoot))
+	if err == nil && on {
+		return true, "mounted at " + bpffsRoot
+	}
+	b, err := os.ReadFile("/proc/filesystems")
+	if err == nil && strings.Contains(string(b), "\tbpf\n") {
+		return true, "the kernel has it; the daemon mounts it at " + bpffsRoot
+	}
+	return false, "the kernel has no file system \"bpf\""
+}
+
+func tryBatch() error {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "fl_probe", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: 4})
+	if err != nil {
+		return fmt.Errorf("make a map: %w", err)
+	}
+	defer m.Close()
+	_, err = m.BatchUpdate([]uint32{1, 2}, []uint32{1, 2}, nil)
+	return err
+}
+
+func findCgroupRoot() (bool, string) {
+	root, err := findCgroup()
+	if err != nil {
+		return false, err.Error()
+	}
+	return true, "mounted at " + root
+}
+
+func findBTF() (bool, string) {
+	const path = "/sys/kernel/btf/vmlinux"
+	if _, err := os.Stat(path); err != nil {
+		return false, "there is no " + path
+	}
+	return true, path
+}
+
+func findJIT() (bool, string) {
+	const path = "/proc/sys/net/core/bpf_jit_enable"
+	b, err := os.ReadFile(path)
+	if err != nil {
+		// Kernels that always compile may not have the switch; and it is shown
+		// in the initial network namespace only.
+		return true, "not known: " + err.Error()
+	}
+	v := strings.TrimSpace(string(b))
+	return v != "0", "net.core.bpf_jit_enable is " + v
+}
+
+func findMemlock() (bool, string) {
+	if v := kernelVersion(); v.atLeast(version{5, 11}) {
+		return true, fmt.Sprintf("Linux %s accounts memory to the cgroup; the limit on locked memory does not matter", v)
+	}
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
+		return false, "read the limit on locked memory: " + err.Error()
+	}
+	if l.Cur == unix.RLIM_INFINITY {
+		return true, "no limit on locked memory"
+	}
+	return false, fmt.Sprintf("the limit on locked memory is %d bytes", l.Cur)
+}

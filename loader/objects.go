@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	stdmaps "maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps"
+)
+
+// objects is the three objects of the datapath as pure data, configured.
+type objects struct {
+	tc, sock, gc *ebpf.CollectionSpec
+}
+
+func (o objects) all() []*ebpf.CollectionSpec {
+	return []*ebpf.CollectionSpec{o.tc, o.sock, o.gc}
+}
+
+// newObjects reads the embedded objects and writes the configuration into
+// their read-only data and map sizes.
+func newObjects(cfg Config, have kernelFlags) (objects, error) {
+	var o objects
+	for _, l := range []struct {
+		load func() (*ebpf.CollectionSpec, error)
+		spec **ebpf.CollectionSpec
+	}{{bpf.LoadTC, &o.tc}, {bpf.LoadSock, &o.sock}, {bpf.LoadGC, &o.gc}} {
+		spec, err := l.load()
+		if err != nil {
+			return objects{}, fmt.Errorf("read embedded object: %w", err)
+		}
+		if err := configure(spec, cfg, have); err != nil {
+			return objects{}, err
+		}
+		*l.spec = spec
+	}
+	return o, nil
+}
+
+// configure writes the configuration into one object. A variable the object
+// does not use is not there.
+func configure(spec *ebpf.CollectionSpec, cfg Config, have kernelFlags) error {
+	values := map[string]any{
+		bpf.TCVarCfgNetnsCookie: cfg.NetnsCookie,
+		bpf.TCVarCfgFibSrc:      flag(have.fibSrc),
+		bpf.TCVarCfgCsumIpv6:    flag(have.csumIPv6),
+	}
+	if cfg.SNATMax != 0 {
+		values[bpf.TCVarCfgSnatMin], values[bpf.TCVarCfgSnatMax] = cfg.SNATMin, cfg.SNATMax
+	}
+	if v := spec.Variables[bpf.TCVarCfgTimeout]; v != nil {
+		seconds := make([]uint32, bpf.TCCtStateCT_STATE_MAX)
+		if err := v.Get(seconds); err != nil {
+			return fmt.Errorf("read default timeouts: %w", err)
+		}
+		for state, d := range cfg.Timeouts.byState() {
+			if d != 0 {
+				seconds[state] = uint32(d / time.Second)
+			}
+		}
+		values[bpf.TCVarCfgTimeout] = seconds
+	}
+	for name, value := range values {
+		if v := spec.Variables[name]; v != nil {
+			if err := v.Set(value); err != nil {
+				return fmt.Errorf("set %s: %w", name, err)
+			}
+		}
+	}
+	for name, size := range map[string]uint32{
+		bpf.TCMapFlCt:       cfg.CTMax,
+		bpf.TCMapFlCtNew:    cfg.CTMax / 4,
+		bpf.TCMapFlEndpoint: cfg.MaxEndpoints,
+		bpf.TCMapFlFdb:      cfg.MaxEndpoints,
+		bpf.TCMapFlNeigh:    3 * cfg.MaxEndpoints, // IPv4, IPv6, link-local
+		bpf.TCMapFlPublish:  cfg.MaxPublishes,
+	} {
+		if m := spec.Maps[name]; m != nil && size != 0 {
+			m.MaxEntries = size
+		}
+	}
+	return nil
+}
+
+func flag(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// shared is the definitions of the maps that outlive programs. Others, which
+// programs merely work in, are each object's own: gc_flows can be interrupted
+// by a packet and must not share with that packet's program.
+func (o objects) shared() (map[string]*ebpf.MapSpec, error) {
+	all, names := make(map[string]*ebpf.MapSpec), maps.Names()
+	for _, spec := range o.all() {
+		for name, m := range spec.Maps {
+			if !slices.Contains(names, name) {
+				continue
+			}
+			if have := all[name]; have != nil && have.String() != m.String() {
+				return nil, fmt.Errorf("map %s has two definitions: %s and %s", name, have, m)
+			}
+			all[name] = cmp.Or(all[name], m)
+		}
+	}
+	return all, nil
+}
+
+// programs lists the programs of all objects.
+func (o objects) programs() map[string]*ebpf.ProgramSpec {
+	all := make(map[string]*ebpf.ProgramSpec)
+	for _, spec := range o.all() {
+		stdmaps.Copy(all, spec.Programs)
+	}
+	return all
+}
+
+// load verifies and loads all programs over the given maps.
+func (o objects) load(shared map[string]*ebpf.Map) (_ map[string]*ebpf.Program, retErr error) {
+	progs := make(map[string]*ebpf.Program)
+	defer func() {
+		if retErr != nil {
+			closeAll(progs)
+		}
+	}()
+	for _, spec := range o.all() {
+		replace := make(map[string]*ebpf.Map)
+		for name := range spec.Maps {
+			if m := shared[name]; m != nil {
+				replace[name] = m
+			}
+		}
+		coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+		if err != nil {
+			return nil, fmt.Errorf("load programs: %w", err)
+		}
+		for name := range spec.Programs {
+			progs[name] = coll.DetachProgram(name)
+		}
+		coll.Close()
+	}
+	return progs, nil
+}
+
+// hash identifies the objects, their configuration and the maps they use: equal
+// hashes mean that loading again would change nothing.
+func (o objects) hash(shared map[string]*ebpf.Map) (string, error) {
+	h := sha256.New()
+	for _, spec := range o.all() {
+		hashSpec(h, spec)
+	}
+	for _, name := range slices.Sorted(stdmaps.Keys(shared)) {
+		id, err := mapID(shared[name])
+		if err != nil {
+			return "", fmt.Errorf("identify map %s: %w", name, err)
+		}
+		fmt.Fprintf(h, "map %s id %d\n", name, id)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16], nil
+}
+
+// hashSpec writes all of an object that reaches the kernel, but for debug
+// information.
+func hashSpec(h hash.Hash, spec *ebpf.CollectionSpec) {
+	for _, name := range slices.Sorted(stdmaps.Keys(spec.Programs)) {
+		p := spec.Programs[name]
+		fmt.Fprintf(h, "program %s %s %s %d %s\n", name, p.Type, p.AttachType, p.Flags, p.License)
+		for _, ins := range p.Instructions {
+			fmt.Fprintf(h, "%d %d %d %d %d %q %q\n", ins.OpCode, ins.Dst, ins.Src, ins.Offset, ins.Constant,
+				ins.Symbol(), ins.Reference())
+		}
+	}
+	for _, name := range slices.Sorted(stdmaps.Keys(spec.Maps)) {
+		fmt.Fprintf(h, "map %s %s\n", name, spec.Maps[name])
+	}
+	for _, name := range slices.Sorted(stdmaps.Keys(spec.Variables)) {
+		v := spec.Variables[name]
+		fmt.Fprintf(h, "variable %s %s %d %x\n", name, v.SectionName, v.Offset, v.Value)
+	}
+	// String constants and the like, which no variable stands for.
+	for _, name := range slices.Sorted(stdmaps.Keys(spec.Maps)) {
+		if strings.HasPrefix(name, ".") {
+			for _, kv := range spec.Maps[name].Contents {
+				fmt.Fprintf(h, "data %s %x\n", name, kv.Value)
+			}
+		}
+	}
+}
+
+func mapID(m *ebpf.Map) (ebpf.MapID, error) {
+	info, err := m.Info()
+	if err != nil {
+		return 0, err
+	}
+	id, ok := info.ID()
+	if !ok {
+		return 0, errors.New("the kernel does not tell map ids")
+	}
+	return id, nil
+}
+
+func progID(p *ebpf.Program) (ebpf.ProgramID, error) {
+	info, err := p.Info()
+	if err != nil {
+		return 0, err
+	}
+	id, ok := info.ID()
+	if !ok {
+		return 0, errors.New("the kernel does not tell program ids")
+	}
+	return id, nil
+}
+
+func closeAll[T interface{ Close() error }](objs map[string]T) {
+	for _, o := range objs {
+		o.Close()
+	}
+}

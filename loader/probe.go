@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// kernelFlags is what the programs must know of the kernel.
+type kernelFlags struct {
+	fibSrc   bool // BPF_FIB_LOOKUP_SRC
+	csumIPv6 bool // BPF_F_IPV6 of bpf_l4_csum_replace
+}
+
+func probeFlags() kernelFlags {
+	v := kernelVersion()
+	fib, _ := judge(probeFIBSrc(), v, version{6, 7})
+	csum, _ := judge(probeCsumIPv6(), v, version{6, 16})
+	return kernelFlags{fibSrc: fib, csumIPv6: csum}
+}
+
+// Values of enums in linux/bpf.h.
+const (
+	fibLookupSrc = 1 << 4 // BPF_FIB_LOOKUP_SRC
+	csumFlagIPv6 = 1 << 7 // BPF_F_IPV6
+	loopback     = 1      // ifindex of lo in every network namespace
+)
+
+// probeFIBSrc asks for a route of no address family at all: the helper refuses
+// an unknown flag before it looks at that.
+func probeFIBSrc() error {
+	const size = 64 // struct bpf_fib_lookup
+	insns := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1), asm.Mov.Imm(asm.R0, 0)}
+	for off := int16(-size); off < 0; off += 8 {
+		insns = append(insns, asm.StoreMem(asm.RFP, off, asm.R0, asm.DWord))
+	}
+	insns = append(insns,
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, -size),
+		asm.Mov.Imm(asm.R3, size),
+		asm.Mov.Imm(asm.R4, fibLookupSrc),
+		asm.FnFibLookup.Call(),
+		asm.Return(),
+	)
+	return tryHelper(insns, unix.EAFNOSUPPORT)
+}
+
+// probeCsumIPv6 gives an odd offset: the helper refuses an unknown flag before
+// it looks at that.
+func probeCsumIPv6() error {
+	return tryHelper(asm.Instructions{
+		asm.Mov.Imm(asm.R2, 1),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.Mov.Imm(asm.R4, 0),
+		asm.Mov.Imm(asm.R5, csumFlagIPv6),
+		asm.FnL4CsumReplace.Call(),
+		asm.Return(),
+	}, unix.EFAULT)
+}
+
+// tryHelper runs a program that returns a helper's verdict on a flag: EINVAL
+// if the flag is unknown, known if it is not.
+func tryHelper(insns asm.Instructions, known unix.Errno) error {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "fl_probe", Type: ebpf.SchedCLS, Instructions: insns, License: "GPL",
+	})
+	if err != nil {
+		return fmt.Errorf("load a probe: %w", err)
+	}
+	defer p.Close()
+	ret, err := p.Run(&ebpf.RunOptions{Data: make([]byte, 64)})
+	if err != nil {
+		return fmt.Errorf("run a probe: %w", err)
+	}
+	switch got := unix.Errno(-int32(ret)); got {
+	case known:
+		return nil
+	case unix.EINVAL:
+		return ebpf.ErrNotSupported
+	default:
+		return fmt.Errorf("a probe returned %d, which says nothing", int32(ret))
+	}
+}
+
+// probeTCX asks what is attached to the loopback device. Kernels before 6.6 do
+// not know the question.
+func probeTCX() error {
+	_, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachTCXIngress})
+	if err == nil {
+		return nil
+	}
+	ok, _ := judge(unknownIfInvalid(err), kernelVersion(), version{6, 6})
+	if ok {
+		return nil
+	}
+	return ebpf.ErrNotSupported
+}
+
+// probeNetkit asks the same of netkit: a kernel that has it answers that lo is
+// no such device.
+func probeNetkit() error {
+	_, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachNetkitPrimary})
+	if errors.Is(err, unix.ENXIO) {
+		return nil
+	}
+	return unknownIfInvalid(err)
+}
+
+func unknownIfInvalid(err error) error {
+	if errors.Is(err, unix.EINVAL) {
+		return ebpf.ErrNotSupported
+	}
+	return err
+}
+
+// judge tells from a probe's result whether the kernel has something, and how
+// we know. A probe that could not be made leaves the kernel's version to go by.
+func judge(err error, have, since version) (ok bool, why string) {
+	switch {
+	case err == nil:
+		return true, "tried, and it works"
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return false, fmt.Sprintf("tried, and this kernel does not have it (new in Linux %s)", since)
+	case have.atLeast(since):
+		return true, fmt.Sprintf("could not be tried (%v), but Linux %s is at least %s", err, have, since)
+	default:
+		return false, fmt.Sprintf("could not be tried (%v), and Linux %s is older than %s", err, have, since)
+	}
+}
+
+// version is major and minor of a kernel release.
+type version struct{ major, minor int }
+
+func (v version) String() string { return fmt.Sprintf("%d.%d", v.major, v.minor) }
+
+func (v version) atLeast(o version) bool {
+	return v.major > o.major || v.major == o.major && v.minor >= o.minor
+}
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+func kernelVersion() version { return parseVersion(kernelRelease()) }
+
+// parseVersion reads the beginning of a release such as 6.1.0-18-cloud-amd64;
+// what cannot be read is 0.
+func parseVersion(release string) version {
+	major, rest, _ := strings.Cut(release, ".")
+	digits := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
+	if digits >= 0 {
+		rest = rest[:digits]
+	}
+	var v version
+	v.major, _ = strconv.Atoi(major)
+	v.minor, _ = strconv.Atoi(rest)
+	return v
+}

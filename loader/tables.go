@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/fairlead-net/fairlead/maps"
+)
+
+// tables is the kernel's maps, and those that are about to be replaced.
+type tables struct {
+	dir  string
+	maps map[string]*ebpf.Map
+	// old is maps that were replaced by others of the same layout: programs
+	// that are still attached may go on writing to them until Commit.
+	old map[string]*ebpf.Map
+	// fresh is the maps that are not pinned yet.
+	fresh map[string]bool
+}
+
+// openTables opens the pinned maps and makes those that are missing or do not
+// fit. Pins stay as they are.
+func openTables(dir string, specs map[string]*ebpf.MapSpec, log *slog.Logger) (_ *tables, retErr error) {
+	t := &tables{
+		dir: dir, maps: make(map[string]*ebpf.Map),
+		old: make(map[string]*ebpf.Map), fresh: make(map[string]bool),
+	}
+	defer func() {
+		if retErr != nil {
+			t.close()
+		}
+	}()
+	for name, spec := range specs {
+		if err := t.open(name, spec, log); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+func (t *tables) open(name string, spec *ebpf.MapSpec, log *slog.Logger) error {
+	pinned, err := ebpf.LoadPinnedMap(filepath.Join(t.dir, name), nil)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("open pinned map %s: %w", name, err)
+	}
+	if err == nil {
+		if spec.Compatible(pinned) == nil {
+			t.maps[name] = pinned
+			return nil
+		}
+		t.old[name] = pinned
+	}
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return fmt.Errorf("make map %s with %d entries: %w", name, spec.MaxEntries, err)
+	}
+	t.maps[name], t.fresh[name] = m, true
+	if pinned == nil {
+		return nil
+	}
+	if !onlySizeDiffers(spec, pinned) {
+		log.Warn("table has another layout now and starts empty", "table", name, "old", pinned.String())
+		delete(t.old, name)
+		return pinned.Close()
+	}
+	copied, lost, err := maps.Copy(m, pinned, false)
+	if err != nil {
+		return fmt.Errorf("move entries of map %s: %w", name, err)
+	}
+	log.Info("table has another size now and was copied", "table", name,
+		"from", pinned.MaxEntries(), "to", m.MaxEntries(), "entries", copied, "no_room", lost)
+	return nil
+}
+
+// onlySizeDiffers: the map is a hash like the one wanted, but for its size.
+func onlySizeDiffers(spec *ebpf.MapSpec, m *ebpf.Map) bool {
+	if spec.Type != ebpf.Hash && spec.Type != ebpf.LRUHash {
+		return false
+	}
+	same := spec.Copy()
+	same.MaxEntries = m.MaxEntries()
+	return same.Compatible(m) == nil
+}
+
+// pin pins the maps that are new, in place of what was pinned by their names.
+func (t *tables) pin() error {
+	for name := range t.fresh {
+		if err := replacePin(t.maps[name], filepath.Join(t.dir, name)); err != nil {
+			return err
+		}
+		delete(t.fresh, name)
+	}
+	return nil
+}
+
+// settle copies what programs wrote to replaced maps after they were copied.
+func (t *tables) settle(log *slog.Logger) error {
+	for name, old := range t.old {
+		copied, lost, err := maps.Copy(t.maps[name], old, true)
+		if err != nil {
+			return fmt.Errorf("move late entries of map %s: %w", name, err)
+		}
+		log.Info("late entries of a replaced table were copied", "table", name, "entries", copied, "no_room", lost)
+		old.Close()
+		delete(t.old, name)
+	}
+	return nil
+}
+
+func (t *tables) close() {
+	closeAll(t.maps)
+	closeAll(t.old)
+}

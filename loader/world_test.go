@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"bytes"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// world is a network namespace and a bpf directory of a test's own. The bpffs
+// is mounted by the code under test.
+type world struct {
+	tb     testing.TB
+	cfg    Config
+	log    *bytes.Buffer
+	clsact *fakeClsact
+}
+
+// newWorld moves the test's thread to a fresh network namespace with a veth
+// pair a, b. The thread ends with the test.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Fatal("loading programs takes root")
+	}
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatalf("make a network namespace: %v", err)
+	}
+	w := &world{tb: t, log: new(bytes.Buffer), clsact: &fakeClsact{filters: make(map[filterKey]uint32)}}
+	w.ip("link", "add", "name", "a", "type", "veth", "peer", "name", "b")
+	w.ip("link", "set", "dev", "a", "up")
+	w.cfg = Config{
+		BPFDir:       filepath.Join(t.TempDir(), "bpf"),
+		CTMax:        1024, // keeps the preallocated table of unconfirmed flows small
+		MaxEndpoints: 64, MaxPublishes: 64,
+		Log: slog.New(slog.NewTextHandler(w.log, nil)),
+	}
+	t.Cleanup(func() {
+		if err := Cleanup(w.cfg.BPFDir, w.clsact); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+func (w *world) ip(args ...string) {
+	w.tb.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		w.tb.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+func (w *world) ifindex(name string) int {
+	w.tb.Helper()
+	dev, err := net.InterfaceByName(name)
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	return dev.Index
+}
+
+// open opens the datapath, and closes it with the test.
+func (w *world) open() *Datapath {
+	w.tb.Helper()
+	d, err := Open(w.cfg, w.clsact)
+	if err != nil {
+		w.tb.Fatalf("Open: %+v", err)
+	}
+	w.tb.Cleanup(func() { d.Close() })
+	return d
+}
+
+// ids of the programs and the maps.
+func (w *world) ids(d *Datapath) (progs, maps map[string]uint32) {
+	w.tb.Helper()
+	progs, maps = make(map[string]uint32), make(map[string]uint32)
+	ps, err := d.Programs()
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	for _, p := range ps {
+		progs[p.Name] = p.ID
+	}
+	ms, err := d.MapInfos()
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	for _, m := range ms {
+		maps[m.Name] = m.ID
+	}
+	return progs, maps
+}
+
+// entries of a directory below the bpf directory.
+func (w *world) entries(sub string) []string {
+	w.tb.Helper()
+	es, err := os.ReadDir(filepath.Join(w.cfg.BPFDir, sub))
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	var names []string
+	for _, e := range es {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+type filterKey struct {
+	ifindex int
+	egress  bool
+	name    string
+}
+
+// fakeClsact remembers filters.
+type fakeClsact struct {
+	filters map[filterKey]uint32
+	err     error
+}
+
+func (f *fakeClsact) ReplaceFilter(ifindex int, egress bool, name string, fd int, progID uint32) (bool, error) {
+	if f.err != nil {
+		return false, f.err
+	}
+	k := filterKey{ifindex, egress, name}
+	changed := f.filters[k] != progID
+	f.filters[k] = progID
+	return changed, nil
+}
+
+func (f *fakeClsact) RemoveFilter(ifindex int, egress bool, name string) error {
+	delete(f.filters, filterKey{ifindex, egress, name})
+	return f.err
+}

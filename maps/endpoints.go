@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/fairlead-net/fairlead/bpf"
+)
+
+// EndpointFlags are the properties of an endpoint and of its network that the
+// datapath decides by.
+type EndpointFlags uint32
+
+// The flags of an endpoint.
+const (
+	// HostPort: the network's host port. Any source address may come from it,
+	// and what the datapath cannot route goes to it.
+	HostPort = EndpointFlags(bpf.TCEpFlagEP_HOSTPORT)
+	// AntiSpoof: source MAC and addresses must be the endpoint's own.
+	AntiSpoof = EndpointFlags(bpf.TCEpFlagEP_ANTISPOOF)
+	// Published: a published port leads to the endpoint.
+	Published = EndpointFlags(bpf.TCEpFlagEP_PUBLISHED)
+	// Internal: the network has no way out.
+	Internal = EndpointFlags(bpf.TCEpFlagEP_INTERNAL)
+	// ICC: members of the network reach each other.
+	ICC = EndpointFlags(bpf.TCEpFlagEP_ICC)
+	// Masquerade: packets leave the host with the uplink's address.
+	Masquerade = EndpointFlags(bpf.TCEpFlagEP_MASQUERADE)
+)
+
+// Endpoint is what the datapath knows of the device packets arrive at.
+type Endpoint struct {
+	IfIndex            uint32 // of the host end; of a host port: of the datapath's end
+	Net                uint32 // network index
+	MAC, GatewayMAC    MAC
+	IPv4, IPv6         netip.Addr // zero: none
+	Gateway4, Gateway6 netip.Addr // zero: none
+	Flags              EndpointFlags
+	HostPortIf         uint32 // ifindex of the network's host port, the datapath's end
+	GatewayIf          uint32 // ifindex of its other end, which bears the gateway addresses
+}
+
+// String is for logs.
+func (e Endpoint) String() string {
+	return fmt.Sprintf("endpoint if%d net %d %s %s %s", e.IfIndex, e.Net, macString(e.MAC), e.IPv4, e.IPv6)
+}
+
+func (e Endpoint) raw() (uint32, bpf.TCEndpoint) {
+	return e.IfIndex, bpf.TCEndpoint{
+		Ip4: toIP(e.IPv4), Ip6: toIP(e.IPv6), Gw4: toIP(e.Gateway4), Gw6: toIP(e.Gateway6),
+		Mac: e.MAC, GwMac: e.GatewayMAC, Net: e.Net, Flags: uint32(e.Flags),
+		HostportIf: e.HostPortIf, GatewayIf: e.GatewayIf,
+	}
+}
+
+func endpointFrom(ifindex uint32, v bpf.TCEndpoint) Endpoint {
+	return Endpoint{
+		IfIndex: ifindex, Net: v.Net, MAC: v.Mac, GatewayMAC: v.GwMac,
+		IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6), Gateway4: fromIP(v.Gw4), Gateway6: fromIP(v.Gw6),
+		Flags: EndpointFlags(v.Flags), HostPortIf: v.HostportIf, GatewayIf: v.GatewayIf,
+	}
+}
+
+// Endpoints is fl_endpoint: endpoints and host ports by device.
+type Endpoints struct {
+	view[uint32, bpf.TCEndpoint, Endpoint]
+}
+
+// Delete removes the endpoint of a device; absent is success.
+func (t *Endpoints) Delete(ifindex uint32) (deleted bool, err error) {
+	return t.table.Delete(ifindex)
+}

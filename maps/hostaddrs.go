@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/fairlead-net/fairlead/bpf"
+)
+
+// hostAddr is an address of the host; the kernel's value is a mere 1.
+type hostAddr netip.Addr
+
+func (a hostAddr) raw() (bpf.TCIp, uint32) { return toIP(netip.Addr(a)), 1 }
+
+// HostAddrs is fl_hostaddr: the addresses of the host itself.
+type HostAddrs struct {
+	v view[bpf.TCIp, uint32, hostAddr]
+}
+
+func newHostAddrs(name string, m *ebpf.Map) (*HostAddrs, error) {
+	v, err := newView(name, m, func(k bpf.TCIp, _ uint32) hostAddr { return hostAddr(fromIP(k)) })
+	return &HostAddrs{v: v}, err
+}
+
+// Put makes sure the kernel has the address. It reports whether it had to write.
+func (t *HostAddrs) Put(a netip.Addr) (written bool, err error) { return t.v.Put(hostAddr(a)) }
+
+// Delete removes an address; absent is success.
+func (t *HostAddrs) Delete(a netip.Addr) (deleted bool, err error) { return t.v.table.Delete(toIP(a)) }
+
+// Sync makes the kernel's addresses exactly desired, after reading all of them
+// back.
+func (t *HostAddrs) Sync(desired []netip.Addr) (written, deleted int, err error) {
+	m := make(map[bpf.TCIp]uint32, len(desired))
+	for _, a := range desired {
+		m[toIP(a)] = 1
+	}
+	return t.v.table.Sync(m)
+}
+
+// List returns all addresses, in no particular order.
+func (t *HostAddrs) List() []netip.Addr {
+	var addrs []netip.Addr
+	for _, a := range t.v.List() {
+		addrs = append(addrs, netip.Addr(a))
+	}
+	return addrs
+}
+
+// Refresh reads all entries back from the kernel.
+func (t *HostAddrs) Refresh() error { return t.v.Refresh() }
+
+// Len is the number of entries.
+func (t *HostAddrs) Len() int { return t.v.Len() }
+
+// MaxEntries is the number of entries there is room for.
+func (t *HostAddrs) MaxEntries() int { return t.v.MaxEntries() }

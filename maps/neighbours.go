@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/fairlead-net/fairlead/bpf"
+)
+
+// Neighbour is a member of a network by address: what ARP and neighbour
+// discovery would find out.
+type Neighbour struct {
+	Net     uint32 // network index
+	Addr    netip.Addr
+	MAC     MAC
+	IfIndex uint32        // of the host end
+	Flags   EndpointFlags // of that endpoint
+}
+
+// String is for logs.
+func (n Neighbour) String() string {
+	return fmt.Sprintf("neighbour net %d %s %s if%d", n.Net, n.Addr, macString(n.MAC), n.IfIndex)
+}
+
+func (n Neighbour) raw() (bpf.TCNeighKey, bpf.TCNeighEntry) {
+	return bpf.TCNeighKey{Addr: toIP(n.Addr), Net: n.Net},
+		bpf.TCNeighEntry{Mac: n.MAC, Ifindex: n.IfIndex, Flags: uint32(n.Flags)}
+}
+
+func neighbourFrom(k bpf.TCNeighKey, v bpf.TCNeighEntry) Neighbour {
+	return Neighbour{Net: k.Net, Addr: fromIP(k.Addr), MAC: v.Mac, IfIndex: v.Ifindex, Flags: EndpointFlags(v.Flags)}
+}
+
+// Neighbours is fl_neigh: MAC and device by network and address.
+type Neighbours struct {
+	view[bpf.TCNeighKey, bpf.TCNeighEntry, Neighbour]
+}
+
+// Delete removes a member's address; absent is success.
+func (t *Neighbours) Delete(net uint32, addr netip.Addr) (deleted bool, err error) {
+	return t.table.Delete(bpf.TCNeighKey{Addr: toIP(addr), Net: net})
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/fairlead-net/fairlead/bpf"
+)
+
+// Set is all tables of one datapath.
+type Set struct {
+	Endpoints  *Endpoints
+	FDB        *FDB
+	Neighbours *Neighbours
+	Publishes  *Publishes
+	HostAddrs  *HostAddrs
+	Subnets    *Subnets
+	Uplinks    *Uplinks
+	Conntrack  *Conntrack
+	Counters   *Counters
+
+	lru map[string]*ebpf.Map // datapath-owned tables without a type of their own
+}
+
+// New makes a Set of the kernel's maps by name. The maps stay the caller's, who
+// closes them when the Set is no longer used. types is the BTF of the object
+// the maps come from; gc runs gc_flows over the batch in its table.
+func New(m map[string]*ebpf.Map, types *btf.Spec, gc func() error) (*Set, error) {
+	for _, name := range Names() {
+		if m[name] == nil {
+			return nil, fmt.Errorf("open tables: map %q is missing", name)
+		}
+	}
+	s := &Set{lru: map[string]*ebpf.Map{
+		bpf.TCMapFlFrag:    m[bpf.TCMapFlFrag],
+		bpf.TCMapFlSockRev: m[bpf.TCMapFlSockRev],
+	}}
+	if err := s.openOwned(m); err != nil {
+		return nil, err
+	}
+	states, err := enumLabels(types, "ct_state", "CT_")
+	if err != nil {
+		return nil, err
+	}
+	s.Conntrack = &Conntrack{
+		confirmed: m[bpf.TCMapFlCt], unconfirmed: m[bpf.TCMapFlCtNew],
+		states: states, gc: m[bpf.GCMapFlGc], run: gc,
+	}
+	s.Counters, err = newCounters(m, types)
+	return s, err
+}
+
+// openOwned opens the tables the control plane writes.
+func (s *Set) openOwned(m map[string]*ebpf.Map) error {
+	endpoints, err := newView(bpf.TCMapFlEndpoint, m[bpf.TCMapFlEndpoint], endpointFrom)
+	if err != nil {
+		return err
+	}
+	fdb, err := newView(bpf.TCMapFlFdb, m[bpf.TCMapFlFdb], fdbFrom)
+	if err != nil {
+		return err
+	}
+	neighbours, err := newView(bpf.TCMapFlNeigh, m[bpf.TCMapFlNeigh], neighbourFrom)
+	if err != nil {
+		return err
+	}
+	subnets, err := newView(bpf.TCMapFlSubnet, m[bpf.TCMapFlSubnet], subnetFrom)
+	if err != nil {
+		return err
+	}
+	uplinks, err := newView(bpf.TCMapFlUplink, m[bpf.TCMapFlUplink], uplinkFrom)
+	if err != nil {
+		return err
+	}
+	if s.HostAddrs, err = newHostAddrs(bpf.TCMapFlHostaddr, m[bpf.TCMapFlHostaddr]); err != nil {
+		return err
+	}
+	if s.Publishes, err = newPublishes(m[bpf.TCMapFlPublish], m[bpf.TCMapFlPortbits]); err != nil {
+		return err
+	}
+	s.Endpoints, s.FDB, s.Neighbours = &Endpoints{endpoints}, &FDB{fdb}, &Neighbours{neighbours}
+	s.Subnets, s.Uplinks = &Subnets{subnets}, &Uplinks{uplinks}
+	return nil
+}
+
+// Names lists the maps a datapath consists of. Its objects have others of their
+// own to work in, which live and die with the programs.
+func Names() []string {
+	return []string{
+		// Written by the control plane.
+		bpf.TCMapFlEndpoint, bpf.TCMapFlFdb, bpf.TCMapFlNeigh, bpf.TCMapFlPublish,
+		bpf.TCMapFlPortbits, bpf.TCMapFlHostaddr, bpf.TCMapFlSubnet, bpf.TCMapFlUplink,
+		// Written by the datapath.
+		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlFrag, bpf.TCMapFlSockRev,
+		bpf.TCMapFlDrops, bpf.TCMapFlPaths, bpf.TCMapFlTraffic, bpf.TCMapFlEvents,
+		// Where both exchange batches of flows to remove.
+		bpf.GCMapFlGc,
+	}
+}
+
+// Fill says how full a table is.
+type Fill struct {
+	Table        string
+	Entries, Max int
+}
+
+// Fills returns how full every table is that can become full, sorted by name.
+// It walks the tables the datapath owns.
+func (s *Set) Fills() ([]Fill, error) {
+	fills := []Fill{
+		{bpf.TCMapFlEndpoint, s.Endpoints.Len(), s.Endpoints.MaxEntries()},
+		{bpf.TCMapFlFdb, s.FDB.Len(), s.FDB.MaxEntries()},
+		{bpf.TCMapFlNeigh, s.Neighbours.Len(), s.Neighbours.MaxEntries()},
+		{bpf.TCMapFlPublish, s.Publishes.Len(), s.Publishes.MaxEntries()},
+		{bpf.TCMapFlHostaddr, s.HostAddrs.Len(), s.HostAddrs.MaxEntries()},
+		{bpf.TCMapFlSubnet, s.Subnets.Len(), s.Subnets.MaxEntries()},
+		{bpf.TCMapFlUplink, s.Uplinks.Len(), s.Uplinks.MaxEntries()},
+	}
+	walked := map[string]*ebpf.Map{
+		bpf.TCMapFlCt: s.Conntrack.confirmed, bpf.TCMapFlCtNew: s.Conntrack.unconfirmed,
+		bpf.TCMapFlFrag: s.lru[bpf.TCMapFlFrag], bpf.TCMapFlSockRev: s.lru[bpf.TCMapFlSockRev],
+	}
+	for name, m := range walked {
+		n, err := count(m)
+		if err != nil {
+			return nil, fmt.Errorf("table %s: %w", name, err)
+		}
+		fills = append(fills, Fill{name, n, int(m.MaxEntries())})
+	}
+	slices.SortFunc(fills, func(a, b Fill) int { return cmp.Compare(a.Table, b.Table) })
+	return fills, nil
+}

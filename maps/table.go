@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// ErrFull: the kernel's table has no room for another entry. The table is as
+// it was, apart from entries that were written before.
+var ErrFull = errors.New("table is full")
+
+const (
+	// batchThreshold is the number of entries above which one batch system call
+	// is cheaper to make than one call an entry.
+	batchThreshold = 16
+	// batchSize bounds the memory of one batch.
+	batchSize = 4096
+)
+
+// kernelMap is what the engine uses of *ebpf.Map.
+type kernelMap interface {
+	Update(key, value any, flags ebpf.MapUpdateFlags) error
+	Delete(key any) error
+	BatchUpdate(keys, values any, opts *ebpf.BatchOptions) (int, error)
+	BatchDelete(keys any, opts *ebpf.BatchOptions) (int, error)
+	BatchLookup(cursor *ebpf.MapBatchCursor, keys, values any, opts *ebpf.BatchOptions) (int, error)
+	Iterate() *ebpf.MapIterator
+	Type() ebpf.MapType
+	MaxEntries() uint32
+}
+
+// Table is a hash or trie that only the control plane writes. It keeps a copy
+// of what the kernel holds; an entry someone else changed is noticed by
+// [Table.Refresh] and [Table.Sync] only. K and V must have the layout of the
+// kernel's key and value, without holes. Safe for concurrent use.
+type Table[K, V comparable] struct {
+	name string
+	m    kernelMap
+
+	mu    sync.Mutex
+	cache map[K]V // what the kernel holds, to the best of our knowledge
+}
+
+// newTable reads the kernel's entries into a new Table.
+func newTable[K, V comparable](name string, m kernelMap) (*Table[K, V], error) {
+	t := &Table[K, V]{name: name, m: m}
+	if err := t.Refresh(); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Refresh reads all entries back from the kernel.
+func (t *Table[K, V]) Refresh() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.refresh()
+}
+
+func (t *Table[K, V]) refresh() error {
+	fresh := make(map[K]V, len(t.cache))
+	err := readAll(t.m, func(k K, v V) bool {
+		fresh[k] = v
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("read table %s: %w", t.name, err)
+	}
+	t.cache = fresh
+	return nil
+}
+
+// Len is the number of entries.
+func (t *Table[K, V]) Len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.cache)
+}
+
+// MaxEntries is the number of entries there is room for.
+func (t *Table[K, V]) MaxEntries() int { return int(t.m.MaxEntries()) }
+
+// Has reports whether there is an entry of that key.
+func (t *Table[K, V]) Has(k K) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.cache[k]
+	return ok
+}
+
+// Entries returns a copy of all entries.
+func (t *Table[K, V]) Entries() map[K]V {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.cache)
+}
+
+// Put makes sure the kernel has the entry. It reports whether it had to write.
+func (t *Table[K, V]) Put(k K, v V) (written bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, err := t.put(map[K]V{k: v})
+	return n > 0, err
+}
+
+// Delete makes sure the kernel has no such entry. It reports whether there was
+// one: an absent entry is success.
+func (t *Table[K, V]) Delete(k K) (deleted bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, err := t.remove([]K{k})
+	return n > 0, err
+}
+
+// PutAll is [Table.Put] for many entries. It returns how many it wrote.
+func (t *Table[K, V]) PutAll(entries map[K]V) (written int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.put(entries)
+}
+
+// DeleteAll is [Table.Delete] for many keys. It returns how many there were.
+func (t *Table[K, V]) DeleteAll(keys []K) (deleted int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.remove(keys)
+}
+
+// Sync makes the kernel's entries exactly desired: it reads all of them back,
+// writes what is missing or wrong, then deletes what is too many. Nothing that
+// is right is touched. Deletes come first only if there is no room otherwise.
+func (t *Table[K, V]) Sync(desired map[K]V) (written, deleted int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sync(desired)
+}
+
+func (t *Table[K, V]) sync(desired map[K]V) (written, deleted int, err error) {
+	if err := t.refresh(); err != nil {
+		return 0, 0, err
+	}
+	var stale []K
+	for k := range t.cache {
+		if _, ok := desired[k]; !ok {
+			stale = append(stale, k)
+		}
+	}
+	written, err = t.put(desired)
+	if err != nil && (!errors.Is(err, ErrFull) || len(stale) == 0) {
+		return written, 0, err
+	}
+	full := err != nil
+	if deleted, err = t.remove(stale); err != nil {
+		return written, deleted, err
+	}
+	if full {
+		var n int
+		n, err = t.put(desired)
+		written += n
+	}
+	return written, deleted, err
+}
+
+// Verify reads all entries back and restores those that someone else changed:
+// what was written is written again, what was not is deleted. It takes Sync's
+// place where nothing new is desired, and costs far less.
+func (t *Table[K, V]) Verify() (restored int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	right, all := 0, 0
+	err = readAll(t.m, func(k K, v V) bool {
+		if want, ok := t.cache[k]; ok && want == v {
+			right++
+		}
+		all++
+		return true
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read table %s: %w", t.name, err)
+	}
+	if right == all && right == len(t.cache) {
+		return 0, nil
+	}
+	written, deleted, err := t.sync(maps.Clone(t.cache))
+	return written + deleted, err
+}
+
+// put writes the entries the cache does not have.
+func (t *Table[K, V]) put(entries map[K]V) (written int, err error) {
+	var keys []K
+	var values []V
+	for k, v := range entries {
+		if have, ok := t.cache[k]; !ok || have != v {
+			keys, values = append(keys, k), append(values, v)
+		}
+	}
+	for len(keys) > 0 {
+		n := min(len(keys), batchSize)
+		done, err := t.putChunk(keys[:n], values[:n])
+		written += done
+		if err != nil {
+			return written, err
+		}
+		keys, values = keys[n:], values[n:]
+	}
+	return written, nil
+}
+
+func (t *Table[K, V]) putChunk(keys []K, values []V) (written int, err error) {
+	if len(keys) > batchThreshold {
+		if _, err := t.m.BatchUpdate(keys, values, nil); err == nil {
+			for i, k := range keys {
+				t.cache[k] = values[i]
+			}
+			return len(keys), nil
+		}
+		// How far a failed batch got is not reliably known, and writing an
+		// entry twice does no harm: go on one by one, to name the culprit.
+	}
+	for i, k := range keys {
+		err := t.m.Update(k, values[i], ebpf.UpdateAny)
+		switch {
+		case errors.Is(err, unix.E2BIG), errors.Is(err, unix.ENOSPC):
+			return written, fmt.Errorf("write to table %s: %w (%d entries)", t.name, ErrFull, t.m.MaxEntries())
+		case err != nil:
+			return written, fmt.Errorf("write to table %s: %w", t.name, err)
+		}
+		t.cache[k] = values[i]
+		written++
+	}
+	return written, nil
+}
+
+// remove deletes the keys the cache has.
+func (t *Table[K, V]) remove(keys []K) (deleted int, err error) {
+	var present []K
+	for _, k := range keys {
+		if _, ok := t.cache[k]; ok {
+			present = append(present, k)
+		}
+	}
+	for len(present) > 0 {
+		n := min(len(present), batchSize)
+		done, err := t.removeChunk(present[:n])
+		deleted += done
+		if err != nil {
+			return deleted, err
+		}
+		present = present[n:]
+	}
+	return deleted, nil
+}
+
+func (t *Table[K, V]) removeChunk(keys []K) (deleted int, err error) {
+	if len(keys) > batchThreshold {
+		if _, err := t.m.BatchDelete(keys, nil); err == nil {
+			for _, k := range keys {
+				delete(t.cache, k)
+			}
+			return len(keys), nil
+		}
+		// As above; a batch also stops at a key that is already gone.
+	}
+	for _, k := range keys {
+		if err := t.m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return deleted, fmt.Errorf("delete from table %s: %w", t.name, err)
+		}
+		if _, ok := t.cache[k]; ok {
+			delete(t.cache, k)
+			deleted++
+		}
+	}
+	return deleted, nil
+}

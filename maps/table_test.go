@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+)
+
+// recorder is a kernel map that records writes in order and counts calls.
+type recorder struct {
+	*ebpf.Map
+	log   []string
+	calls int
+}
+
+func (r *recorder) Update(k, v any, f ebpf.MapUpdateFlags) error {
+	r.calls++
+	r.log = append(r.log, "write")
+	return r.Map.Update(k, v, f)
+}
+
+func (r *recorder) Delete(k any) error {
+	r.calls++
+	r.log = append(r.log, "delete")
+	return r.Map.Delete(k)
+}
+
+func (r *recorder) BatchUpdate(k, v any, o *ebpf.BatchOptions) (int, error) {
+	r.calls++
+	r.log = append(r.log, "batch-write")
+	return r.Map.BatchUpdate(k, v, o)
+}
+
+func (r *recorder) BatchDelete(k any, o *ebpf.BatchOptions) (int, error) {
+	r.calls++
+	r.log = append(r.log, "batch-delete")
+	return r.Map.BatchDelete(k, o)
+}
+
+func mustMap(tb testing.TB, spec *ebpf.MapSpec) *ebpf.Map {
+	tb.Helper()
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { m.Close() })
+	return m
+}
+
+func mustTable(tb testing.TB, max uint32) (*Table[uint32, uint64], *recorder) {
+	tb.Helper()
+	r := &recorder{Map: mustMap(tb, &ebpf.MapSpec{
+		Type: ebpf.Hash, Flags: 1, KeySize: 4, ValueSize: 8, MaxEntries: max, // BPF_F_NO_PREALLOC
+	})}
+	table, err := newTable[uint32, uint64]("test", r)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return table, r
+}
+
+func kernelContents(tb testing.TB, m *ebpf.Map) map[uint32]uint64 {
+	tb.Helper()
+	got := make(map[uint32]uint64)
+	var k uint32
+	var v uint64
+	it := m.Iterate()
+	for it.Next(&k, &v) {
+		got[k] = v
+	}
+	if err := it.Err(); err != nil {
+		tb.Fatal(err)
+	}
+	return got
+}
+
+func TestTablePutDelete(t *testing.T) {
+	table, r := mustTable(t, 100)
+	steps := []struct {
+		name    string
+		do      func() (bool, error)
+		changed bool
+		calls   int
+	}{
+		{"put-new", func() (bool, error) { return table.Put(1, 10) }, true, 1},
+		{"put-same", func() (bool, error) { return table.Put(1, 10) }, false, 0},
+		{"put-other", func() (bool, error) { return table.Put(1, 11) }, true, 1},
+		{"delete-absent", func() (bool, error) { return table.Delete(2) }, false, 0},
+		{"delete", func() (bool, error) { return table.Delete(1) }, true, 1},
+		{"delete-again", func() (bool, error) { return table.Delete(1) }, false, 0},
+	}
+	for _, s := range steps {
+		r.calls = 0
+		changed, err := s.do()
+		if err != nil || changed != s.changed || r.calls != s.calls {
+			t.Errorf("%s: changed %v, %d calls, error %v; want %v, %d", s.name, changed, r.calls, err, s.changed, s.calls)
+		}
+	}
+}
+
+func TestTableDeleteGoneInKernel(t *testing.T) {
+	table, r := mustTable(t, 100)
+	if _, err := table.Put(1, 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Map.Delete(uint32(1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := table.Delete(1); err != nil {
+		t.Errorf("delete of an entry somebody else removed: %v", err)
+	}
+}
+
+func TestTableBatches(t *testing.T) {
+	table, r := mustTable(t, 20000)
+	entries := make(map[uint32]uint64)
+	for i := range uint32(10000) {
+		entries[i] = uint64(i)
+	}
+	n, err := table.PutAll(entries)
+	if err != nil || n != len(entries) {
+		t.Fatalf("PutAll = %d, %v", n, err)
+	}
+	if r.calls != 3 {
+		t.Errorf("%d calls to write 10000 entries, want 3 batches", r.calls)
+	}
+	if diff := cmp.Diff(entries, kernelContents(t, r.Map)); diff != "" {
+		t.Errorf("kernel contents (-want +got):\n%s", diff)
+	}
+	if n, err := table.PutAll(entries); n != 0 || err != nil {
+		t.Errorf("second PutAll = %d, %v", n, err)
+	}
+	keys := []uint32{99999}
+	for i := range uint32(5000) {
+		keys = append(keys, i)
+	}
+	r.calls = 0
+	if n, err := table.DeleteAll(keys); n != 5000 || err != nil {
+		t.Errorf("DeleteAll = %d, %v", n, err)
+	}
+	if r.calls != 2 {
+		t.Errorf("%d calls to delete 5000 entries, want 2 batches", r.calls)
+	}
+	if got := len(kernelContents(t, r.Map)); got != 5000 || table.Len() != 5000 {
+		t.Errorf("%d entries in the kernel, %d by Len", got, table.Len())
+	}
+}
+
+func TestTableBatchWithGoneKey(t *testing.T) {
+	table, r := mustTable(t, 100)
+	entries := make(map[uint32]uint64)
+	var keys []uint32
+	for i := range uint32(50) {
+		entries[i], keys = 1, append(keys, i)
+	}
+	if _, err := table.PutAll(entries); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Map.Delete(uint32(25)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := table.DeleteAll(keys); err != nil {
+		t.Errorf("DeleteAll: %v", err)
+	}
+	if got := kernelContents(t, r.Map); len(got) != 0 || table.Len() != 0 {
+		t.Errorf("left over: %v, Len %d", got, table.Len())
+	}
+}
+
+func TestTableSync(t *testing.T) {
+	table, r := mustTable(t, 100)
+	for k, v := range map[uint32]uint64{1: 1, 2: 2, 3: 3} {
+		if _, err := table.Put(k, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Somebody else changes one entry, removes one and adds one.
+	if err := errors.Join(r.Map.Put(uint32(1), uint64(99)), r.Map.Delete(uint32(2)), r.Map.Put(uint32(7), uint64(7))); err != nil {
+		t.Fatal(err)
+	}
+	desired := map[uint32]uint64{1: 1, 2: 2, 4: 4}
+	r.log = nil
+	written, deleted, err := table.Sync(desired)
+	if err != nil || written != 3 || deleted != 2 {
+		t.Errorf("Sync = %d written, %d deleted, %v; want 3, 2", written, deleted, err)
+	}
+	if want := []string{"write", "write", "write", "delete", "delete"}; !slices.Equal(r.log, want) {
+		t.Errorf("order %v, want %v", r.log, want)
+	}
+	if diff := cmp.Diff(desired, kernelContents(t, r.Map)); diff != "" {
+		t.Errorf("kernel contents (-want +got):\n%s", diff)
+	}
+	r.calls = 0
+	if written, deleted, err := table.Sync(desired); written+deleted+r.calls != 0 || err != nil {
+		t.Errorf("second Sync = %d, %d, %v with %d calls", written, deleted, err, r.calls)
+	}
+}
+
+func TestTableVerify(t *testing.T) {
+	table, r := mustTable(t, 100)
+	want := map[uint32]uint64{1: 1, 2: 2, 3: 3}
+	if _, err := table.PutAll(want); err != nil {
+		t.Fatal(err)
+	}
+	r.calls = 0
+	if n, err := table.Verify(); n+r.calls != 0 || err != nil {
+		t.Errorf("Verify = %d, %v with %d calls; nothing was changed", n, err, r.calls)
+	}
+	for name, breakIt := range map[string]func() error{
+		"changed": func() error { return r.Map.Put(uint32(1), uint64(99)) },
+		"removed": func() error { return r.Map.Delete(uint32(2)) },
+		"added":   func() error { return r.Map.Put(uint32(7), uint64(7)) },
+	} {
+		if err := breakIt(); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := table.Verify(); n != 1 || err != nil {
+			t.Errorf("%s: Verify = %d, %v; want one restored", name, n, err)
+		}
+		if diff := cmp.Diff(want, kernelContents(t, r.Map)); diff != "" {
+			t.Errorf("%s: kernel contents (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestTableFull(t *testing.T) {
+	table, r := mustTable(t, 8)
+	entries := make(map[uint32]uint64)
+	for i := range uint32(8) {
+		entries[i] = 1
+	}
+	if _, err := table.PutAll(entries); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := table.Put(100, 1); !errors.Is(err, ErrFull) {
+		t.Errorf("Put into a full table: %v, want ErrFull", err)
+	}
+	// There is room for the desired entries only once the stale ones are gone.
+	desired := make(map[uint32]uint64)
+	for i := range uint32(8) {
+		desired[i+4] = 2
+	}
+	written, deleted, err := table.Sync(desired)
+	if err != nil || written != 8 || deleted != 4 {
+		t.Errorf("Sync = %d written, %d deleted, %v; want 8, 4", written, deleted, err)
+	}
+	if diff := cmp.Diff(desired, kernelContents(t, r.Map)); diff != "" {
+		t.Errorf("kernel contents (-want +got):\n%s", diff)
+	}
+	desired[50] = 1
+	if _, _, err := table.Sync(desired); !errors.Is(err, ErrFull) {
+		t.Errorf("Sync of too many: %v, want ErrFull", err)
+	}
+}
+
+// Random operations against a plain Go map.
+func TestTableAgainstModel(t *testing.T) {
+	table, r := mustTable(t, 4096)
+	rng := rand.New(rand.NewPCG(1, 2))
+	model := make(map[uint32]uint64)
+	randomMap := func(n int) map[uint32]uint64 {
+		m := make(map[uint32]uint64)
+		for range n {
+			m[rng.Uint32N(64)] = rng.Uint64N(3)
+		}
+		return m
+	}
+	for step := range 500 {
+		var err error
+		switch k := rng.Uint32N(64); rng.IntN(6) {
+		case 0:
+			_, err = table.Put(k, 5)
+			model[k] = 5
+		case 1:
+			_, err = table.Delete(k)
+			delete(model, k)
+		case 2:
+			m := randomMap(rng.IntN(60))
+			_, err = table.PutAll(m)
+			for k, v := range m {
+				model[k] = v
+			}
+		case 3:
+			var keys []uint32
+			for k := range randomMap(rng.IntN(60)) {
+				keys = append(keys, k)
+				delete(model, k)
+			}
+			_, err = table.DeleteAll(keys)
+		case 4:
+			model = randomMap(rng.IntN(60))
+			_, _, err = table.Sync(model)
+			model = table.Entries()
+		case 5: // somebody else meddles; Sync repairs it
+			err = r.Map.Put(k, uint64(9))
+			if _, _, serr := table.Sync(model); err == nil {
+				err = serr
+			}
+		}
+		if err != nil {
+			t.Fatalf("step %d: %v", step, err)
+		}
+		if diff := cmp.Diff(model, kernelContents(t, r.Map)); diff != "" {
+			t.Fatalf("step %d: kernel contents (-want +got):\n%s", step, diff)
+		}
+		if diff := cmp.Diff(model, table.Entries()); diff != "" {
+			t.Fatalf("step %d: cache (-want +got):\n%s", step, diff)
+		}
+	}
+}
+
+func TestCopy(t *testing.T) {
+	spec := &ebpf.MapSpec{Type: ebpf.Hash, Flags: 1, KeySize: 4, ValueSize: 8, MaxEntries: 10000}
+	src := mustMap(t, spec)
+	want := make(map[uint32]uint64)
+	for i := range uint32(9000) {
+		want[i] = uint64(i) + 1
+		if err := src.Put(i, uint64(i)+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	big := spec.Copy()
+	big.MaxEntries = 20000
+	dst := mustMap(t, big)
+	if n, lost, err := Copy(dst, src, false); n != 9000 || lost != 0 || err != nil {
+		t.Errorf("Copy = %d, %d, %v", n, lost, err)
+	}
+	if diff := cmp.Diff(want, kernelContents(t, dst)); diff != "" {
+		t.Errorf("copy (-want +got):\n%s", diff)
+	}
+
+	if err := errors.Join(src.Put(uint32(1), uint64(77)), src.Put(uint32(9999), uint64(5))); err != nil {
+		t.Fatal(err)
+	}
+	want[9999] = 5 // and 1 stays as it was
+	if n, lost, err := Copy(dst, src, true); n != 1 || lost != 0 || err != nil {
+		t.Errorf("Copy of what is missing = %d, %d, %v", n, lost, err)
+	}
+	if diff := cmp.Diff(want, kernelContents(t, dst)); diff != "" {
+		t.Errorf("copy of what is missing (-want +got):\n%s", diff)
+	}
+
+	small := spec.Copy()
+	small.MaxEntries = 100
+	if n, lost, err := Copy(mustMap(t, small), src, false); n != 100 || lost != 8901 || err != nil {
+		t.Errorf("Copy into a smaller map = %d copied, %d lost, %v", n, lost, err)
+	}
+}
