@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// DefaultHost is where the daemon listens unless told otherwise.
+const DefaultHost = "unix:///run/fairlead/api.sock"
+
+// Client speaks to one daemon. It is safe for use by several goroutines.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// NewClient makes a client of the daemon at host, unix:///PATH. It does not
+// connect yet.
+func NewClient(host string) (*Client, error) {
+	path, ok := strings.CutPrefix(host, "unix://")
+	if !ok || !strings.HasPrefix(path, "/") {
+		return nil, fmt.Errorf("host %q: want unix:///PATH, as in %s", host, DefaultHost)
+	}
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+		// A connection kept over a restart of the daemon is a dead one.
+		DisableKeepAlives: true,
+	}
+	return &Client{socket: path, http: &http.Client{Transport: transport, Timeout: requestTimeout}}, nil
+}
+
+// Socket is the path of the daemon's socket.
+func (c *Client) Socket() string { return c.socket }
+
+// do sends in as JSON when it is not nil and decodes the answer into out when
+// that is not nil.
+func (c *Client) do(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	var body io.Reader = http.NoBody
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("encode request %s %s: %w", method, path, err)
+		}
+		if len(b) > MaxBody {
+			return fmt.Errorf("request %s %s has %d bytes, the daemon takes %d at most", method, path, len(b), MaxBody)
+		}
+		body = bytes.NewReader(b)
+	}
+	u := "http://fairlead" + path
+	if len(query) > 0 {
+		u += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u, body)
+	if err != nil {
+		return fmt.Errorf("make request %s %s: %w", method, path, err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.unreachable(ctx, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		return readError(resp)
+	}
+	if out == nil || resp.StatusCode == http.StatusNoContent {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return c.unreachable(ctx, err)
+		}
+		return fmt.Errorf("read answer to %s %s: %w", method, path, err)
+	}
+	return nil
+}
+
+// unreachable names the socket and the remedy.
+func (c *Client) unreachable(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var timeout interface{ Timeout() bool }
+	text := fmt.Sprintf("the daemon at %s broke off the connection: %v; see its log", c.socket, errors.Unwrap(err))
+	switch {
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
+		text = fmt.Sprintf("no daemon listens at %s; start it with \"fairlead daemon\", or name its socket with --host", c.socket)
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		text = fmt.Sprintf("no permission to use the daemon's socket %s; be root or a member of group fairlead", c.socket)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		text = fmt.Sprintf("the daemon at %s does not answer within %s; see its log", c.socket, requestTimeout)
+	}
+	return &unreachableError{text: text, cause: err}
+}
+
+// unreachableError is an ErrUnreachable with a text of its own.
+type unreachableError struct {
+	text  string
+	cause error
+}
+
+func (e *unreachableError) Error() string   { return e.text }
+func (e *unreachableError) Unwrap() []error { return []error{ErrUnreachable, e.cause} }
+
+func readError(resp *http.Response) error {
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	var body errorBody
+	if err != nil || json.Unmarshal(b, &body) != nil || body.Message == "" {
+		body.Message = fmt.Sprintf("the daemon answered %s without an explanation", resp.Status)
+	}
+	return &Error{StatusCode: resp.StatusCode, Message: body.Message}
+}
+
+func (f Filters) query() url.Values {
+	if len(f) == 0 {
+		return nil
+	}
+	b, err := json.Marshal(f)
+	if err != nil { // strings and lists always encode
+		panic(err)
+	}
+	return url.Values{"filters": {string(b)}}
+}
+
+func get[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
+	var out T
+	err := c.do(ctx, http.MethodGet, path, query, nil, &out)
+	return out, err
+}
+
+// Status asks how the daemon is.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return get[Status](ctx, c, "/status", nil)
+}
+
+// Version asks what the daemon was built from.
+func (c *Client) Version(ctx context.Context) (Version, error) {
+	return get[Version](ctx, c, "/version", nil)
+}
+
+// Networks lists networks by name, without their members.
+func (c *Client) Networks(ctx context.Context, f Filters) ([]Network, error) {
+	return get[[]Network](ctx, c, "/networks", f.query())
+}
+
+// Network inspects one network.
+func (c *Client) Network(ctx context.Context, ref string) (Network, error) {
+	return get[Network](ctx, c, networkPath(ref, ""), nil)
+}
+
+// CreateNetwork makes a network.
+func (c *Client) CreateNetwork(ctx context.Context, n NetworkCreate) (NetworkCreated, error) {
+	var out NetworkCreated
+	err := c.do(ctx, http.MethodPost, "/networks/create", nil, n, &out)
+	return out, err
+}
+
+// RemoveNetwork removes a network that has no members.
+func (c *Client) RemoveNetwork(ctx context.Context, ref string) error {
+	return c.do(ctx, http.MethodDelete, networkPath(ref, ""), nil, nil, nil)
+}
+
+// PruneNetworks removes every unused network that the filters take, and
+// returns their names.
+func (c *Client) PruneNetworks(ctx context.Context, f Filters) ([]string, error) {
+	var out NetworksPruned
+	err := c.do(ctx, http.MethodPost, "/networks/prune", f.query(), nil, &out)
+	return out.NetworksDeleted, err
+}
+
+// Connect joins a sandbox to a network.
+func (c *Client) Connect(ctx context.Context, network string, n NetworkConnect) error {
+	return c.do(ctx, http.MethodPost, networkPath(network, "/connect"), nil, n, nil)
+}
+
+// Disconnect takes a sandbox out of a network.
+func (c *Client) Disconnect(ctx context.Context, network string, n NetworkDisconnect) error {
+	return c.do(ctx, http.MethodPost, networkPath(network, "/disconnect"), nil, n, nil)
+}
+
+// Sandboxes lists sandboxes, youngest first.
+func (c *Client) Sandboxes(ctx context.Context, f Filters) ([]SandboxSummary, error) {
+	return get[[]SandboxSummary](ctx, c, "/sandboxes", f.query())
+}
+
+// Sandbox inspects one sandbox.
+func (c *Client) Sandbox(ctx context.Context, ref string) (Sandbox, error) {
+	return get[Sandbox](ctx, c, sandboxPath(ref, ""), nil)
+}
+
+// CreateSandbox makes a sandbox; name may be empty.
+func (c *Client) CreateSandbox(ctx context.Context, name string, s SandboxCreate) (SandboxCreated, error) {
+	var out SandboxCreated
+	err := c.do(ctx, http.MethodPost, "/sandboxes/create", url.Values{"name": {name}}, s, &out)
+	return out, err
+}
+
+// RemoveSandbox removes a sandbox; with force one whose program runs, too.
+func (c *Client) RemoveSandbox(ctx context.Context, ref string, force bool) error {
+	return c.do(ctx, http.MethodDelete, sandboxPath(ref, ""), url.Values{"force": {strconv.FormatBool(force)}}, nil, nil)
+}
+
+// SandboxStarted reports the program that runs in a sandbox.
+func (c *Client) SandboxStarted(ctx context.Context, ref string, s SandboxStarted) error {
+	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/started"), nil, s, nil)
+}
+
+// SandboxExited reports the end of that program.
+func (c *Client) SandboxExited(ctx context.Context, ref string, s SandboxExited) error {
+	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/exited"), nil, s, nil)
+}
+
+// Flows lists tracked connections.
+func (c *Client) Flows(ctx context.Context, f FlowFilter) ([]Flow, error) {
+	return get[[]Flow](ctx, c, "/conntrack", f.query())
+}
+
+// FlushFlows removes tracked connections and returns how many.
+func (c *Client) FlushFlows(ctx context.Context, f FlowFilter) (int, error) {
+	var out FlowsFlushed
+	err := c.do(ctx, http.MethodDelete, "/conntrack", f.query(), nil, &out)
+	return out.Removed, err
+}
+
+func (f FlowFilter) query() url.Values {
+	q := url.Values{}
+	set := func(key, value string) {
+		if value != "" && value != "0" {
+			q.Set(key, value)
+		}
+	}
+	set("protocol", f.Protocol)
+	set("state", f.State)
+	set("address", f.Address)
+	set("network", f.Network)
+	set("port", strconv.Itoa(int(f.Port)))
+	set("limit", strconv.Itoa(f.Limit))
+	return q
+}
+
+// networkPath escapes the name: networks may be called anything.
+func networkPath(ref, verb string) string { return "/networks/" + url.PathEscape(ref) + verb }
+
+func sandboxPath(ref, verb string) string { return "/sandboxes/" + url.PathEscape(ref) + verb }

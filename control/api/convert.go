@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+func (c *NetworkCreate) spec() (model.NetworkSpec, error) {
+	spec := model.NetworkSpec{Name: c.Name, Driver: c.Driver, Internal: c.Internal, Options: c.Options, Labels: c.Labels}
+	switch {
+	case slices.Contains([]string{"overlay", "macvlan", "ipvlan"}, c.Driver):
+		return spec, refuse(model.ErrNotSupported, "network driver %q is not available yet; use \"bridge\"", c.Driver)
+	case c.EnableIPv4 != nil && !*c.EnableIPv4:
+		return spec, refuse(model.ErrNotSupported, "a network without IPv4 is not available yet")
+	case c.Scope != "" && c.Scope != "local":
+		return spec, refuse(model.ErrNotSupported, "scope %q is not available yet; use \"local\"", c.Scope)
+	case c.Attachable, c.Ingress, c.ConfigOnly:
+		return spec, refuse(model.ErrNotSupported, "attachable, ingress and config-only networks are not available yet")
+	}
+	spec.EnableIPv6 = c.EnableIPv6 != nil && *c.EnableIPv6
+	if c.IPAM == nil {
+		return spec, nil
+	}
+	if d := c.IPAM.Driver; d != "" && d != "default" {
+		return spec, refuse(model.ErrNotSupported, "IPAM driver %q is not available yet; use \"default\"", d)
+	}
+	if len(c.IPAM.Options) > 0 {
+		return spec, refuse(model.ErrNotSupported, "IPAM options are not available yet")
+	}
+	for _, conf := range c.IPAM.Config {
+		subnet, err := conf.spec()
+		if err != nil {
+			return spec, err
+		}
+		spec.Subnets = append(spec.Subnets, subnet)
+	}
+	return spec, nil
+}
+
+func (c *IPAMConfig) spec() (s model.SubnetSpec, err error) {
+	if s.Prefix, err = parsePrefix("subnet", c.Subnet); err != nil {
+		return s, err
+	}
+	if s.IPRange, err = parsePrefix("IP range", c.IPRange); err != nil {
+		return s, err
+	}
+	if s.Gateway, err = parseAddr("gateway", c.Gateway); err != nil {
+		return s, err
+	}
+	for name, a := range c.AuxiliaryAddresses {
+		addr, err := parseAddr("auxiliary address "+name, a)
+		if err != nil {
+			return s, err
+		}
+		if s.Aux == nil {
+			s.Aux = map[string]netip.Addr{}
+		}
+		s.Aux[name] = addr
+	}
+	return s, nil
+}
+
+// parsePrefix reads a prefix without host bits; "" is the zero Prefix.
+func parsePrefix(what, s string) (netip.Prefix, error) {
+	if s == "" {
+		return netip.Prefix{}, nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, refuse(model.ErrInvalid, "invalid %s %q: want ADDRESS/LENGTH, as in 10.1.0.0/16 or fd00:1::/64", what, s)
+	}
+	if p != p.Masked() {
+		return p, refuse(model.ErrInvalid, "invalid %s %s: it should be %s", what, s, p.Masked())
+	}
+	return p, nil
+}
+
+func parseAddr(what, s string) (netip.Addr, error) {
+	if s == "" {
+		return netip.Addr{}, nil
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" {
+		return a, refuse(model.ErrInvalid, "invalid %s %q: not an IP address", what, s)
+	}
+	return a.Unmap(), nil
+}
+
+func (c *EndpointConfig) spec(network string) (model.EndpointSpec, error) {
+	spec := model.EndpointSpec{Network: network}
+	if c == nil {
+		return spec, nil
+	}
+	spec.Aliases = c.Aliases
+	if c.MacAddress != "" {
+		mac, err := model.ParseMAC(c.MacAddress)
+		if err != nil {
+			return spec, refuse(model.ErrInvalid, "%v", err)
+		}
+		spec.MAC = mac
+	}
+	if c.IPAMConfig == nil {
+		return spec, nil
+	}
+	var err error
+	if spec.IPv4, err = parseAddr("IPv4 address", c.IPAMConfig.IPv4Address); err != nil {
+		return spec, err
+	}
+	if spec.IPv6, err = parseAddr("IPv6 address", c.IPAMConfig.IPv6Address); err != nil {
+		return spec, err
+	}
+	if spec.IPv4.IsValid() && !spec.IPv4.Is4() {
+		return spec, refuse(model.ErrInvalid, "invalid IPv4 address %q: that is IPv6", spec.IPv4)
+	}
+	if spec.IPv6.IsValid() && spec.IPv6.Is4() {
+		return spec, refuse(model.ErrInvalid, "invalid IPv6 address %q: that is IPv4", spec.IPv6)
+	}
+	return spec, nil
+}
+
+// NewEndpointConfig renders a spec as part of a request. The network's name is
+// not part of it.
+func NewEndpointConfig(spec model.EndpointSpec) *EndpointConfig {
+	c := &EndpointConfig{Aliases: spec.Aliases}
+	if !spec.MAC.IsZero() {
+		c.MacAddress = spec.MAC.String()
+	}
+	if spec.IPv4.IsValid() || spec.IPv6.IsValid() {
+		c.IPAMConfig = &EndpointIPAM{IPv4Address: addrString(spec.IPv4), IPv6Address: addrString(spec.IPv6)}
+	}
+	return c
+}
+
+func (c *SandboxCreate) spec(name string) (model.SandboxSpec, error) {
+	spec := model.SandboxSpec{
+		Name: name, NetNS: c.NetNS, NetworkMode: c.HostConfig.NetworkMode, Hostname: c.Hostname,
+		Labels: c.Labels, Command: c.Cmd, AutoRemove: c.HostConfig.AutoRemove, PublishAll: c.HostConfig.PublishAllPorts,
+	}
+	if spec.NetworkMode == "" {
+		spec.NetworkMode = model.NetworkBridge
+	}
+	var err error
+	configs := c.NetworkingConfig.EndpointsConfig
+	for network, conf := range configs {
+		if len(configs) > 1 || network != spec.NetworkMode {
+			return spec, refuse(model.ErrInvalid, "NetworkingConfig may have one entry only, named %q as NetworkMode is; connect the others afterwards", spec.NetworkMode)
+		}
+		if spec.Endpoint, err = conf.spec(network); err != nil {
+			return spec, err
+		}
+	}
+	if isNetwork(spec.NetworkMode) {
+		spec.Endpoint.Network = spec.NetworkMode
+	}
+	// Maps have no order; a fixed one makes the choice of ports repeatable.
+	for _, key := range slices.Sorted(maps.Keys(c.ExposedPorts)) {
+		p, err := ParseExpose(key)
+		if err != nil {
+			return spec, refuse(model.ErrInvalid, "%v", err)
+		}
+		spec.Expose = append(spec.Expose, p)
+	}
+	for _, key := range slices.Sorted(maps.Keys(c.HostConfig.PortBindings)) {
+		for _, b := range c.HostConfig.PortBindings[key] {
+			p, err := b.spec(key)
+			if err != nil {
+				return spec, refuse(model.ErrInvalid, "published port %q: %v", key, err)
+			}
+			spec.Ports = append(spec.Ports, p)
+		}
+	}
+	return spec, nil
+}
+
+func (b *PortBinding) spec(target string) (model.PortSpec, error) {
+	var ip netip.Addr
+	if b.HostIP != "" {
+		var err error
+		if ip, err = parseHostIP(b.HostIP); err != nil {
+			return model.PortSpec{}, err
+		}
+	}
+	return portSpec(ip, b.HostPort, target)
+}
+
+// isNetwork reports whether a network mode is the name of a network that has
+// endpoints.
+func isNetwork(mode string) bool {
+	return mode != model.NetworkHost && mode != model.NetworkNone && !strings.HasPrefix(mode, "container:")
+}
+
+// NewSandboxCreate renders a spec as a request. The name is not part of it.
+func NewSandboxCreate(spec model.SandboxSpec) SandboxCreate {
+	c := SandboxCreate{
+		Hostname: spec.Hostname, Cmd: spec.Command, Labels: spec.Labels, NetNS: spec.NetNS,
+		HostConfig: HostConfig{NetworkMode: spec.NetworkMode, AutoRemove: spec.AutoRemove, PublishAllPorts: spec.PublishAll},
+	}
+	if len(spec.Expose) > 0 {
+		c.ExposedPorts = map[string]struct{}{}
+	}
+	for _, p := range spec.Expose {
+		c.ExposedPorts[formatTarget(p)] = struct{}{}
+	}
+	if len(spec.Ports) > 0 {
+		c.HostConfig.PortBindings = map[string][]PortBinding{}
+	}
+	for _, p := range spec.Ports {
+		key := formatTarget(model.PortProto{Port: p.Port, Count: p.Count, Proto: p.Proto})
+		b := PortBinding{HostIP: addrString(p.HostIP), HostPort: portRange{p.HostPort, p.HostCount}.String()}
+		c.HostConfig.PortBindings[key] = append(c.HostConfig.PortBindings[key], b)
+	}
+	ep := spec.Endpoint
+	if ep.IPv4.IsValid() || ep.IPv6.IsValid() || !ep.MAC.IsZero() || len(ep.Aliases) > 0 {
+		mode := spec.NetworkMode
+		if mode == "" {
+			mode = model.NetworkBridge
+		}
+		c.NetworkingConfig.EndpointsConfig = map[string]EndpointConfig{mode: *NewEndpointConfig(ep)}
+	}
+	return c
+}
+
+func addrString(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+func prefixString(p netip.Prefix) string {
+	if !p.IsValid() {
+		return ""
+	}
+	return p.String()
+}

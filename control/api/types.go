@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import "time"
+
+// Network is a network as the Docker Engine API shows it.
+type Network struct {
+	Name       string
+	ID         string `json:"Id"`
+	Created    time.Time
+	Scope      string
+	Driver     string
+	EnableIPv4 bool
+	EnableIPv6 bool
+	IPAM       IPAM
+	Internal   bool
+	Containers map[string]NetworkMember // by sandbox ID; filled by inspect only
+	Options    map[string]string
+	Labels     map[string]string
+}
+
+// IPAM is a network's address management.
+type IPAM struct {
+	Driver  string
+	Options map[string]string
+	Config  []IPAMConfig
+}
+
+// IPAMConfig is one subnet with what belongs to it.
+type IPAMConfig struct {
+	Subnet             string            `json:",omitempty"`
+	IPRange            string            `json:",omitempty"`
+	Gateway            string            `json:",omitempty"`
+	AuxiliaryAddresses map[string]string `json:",omitempty"`
+}
+
+// NetworkMember is a sandbox's endpoint as network inspect shows it.
+type NetworkMember struct {
+	Name        string
+	EndpointID  string
+	MacAddress  string
+	IPv4Address string // with prefix length; "" when there is none
+	IPv6Address string
+}
+
+// NetworkCreate is the body of POST /networks/create. The fields below Labels
+// exist because Docker's clients send them; values that ask for something
+// Fairlead has not are refused.
+type NetworkCreate struct {
+	Name       string
+	Driver     string            `json:",omitempty"`
+	EnableIPv4 *bool             `json:",omitempty"`
+	EnableIPv6 *bool             `json:",omitempty"`
+	Internal   bool              `json:",omitempty"`
+	IPAM       *IPAM             `json:",omitempty"`
+	Options    map[string]string `json:",omitempty"`
+	Labels     map[string]string `json:",omitempty"`
+
+	CheckDuplicate bool   `json:",omitempty"`
+	Scope          string `json:",omitempty"`
+	Attachable     bool   `json:",omitempty"`
+	Ingress        bool   `json:",omitempty"`
+	ConfigOnly     bool   `json:",omitempty"`
+}
+
+// NetworkCreated answers POST /networks/create.
+type NetworkCreated struct {
+	ID      string `json:"Id"`
+	Warning string
+}
+
+// NetworksPruned answers POST /networks/prune.
+type NetworksPruned struct {
+	NetworksDeleted []string // names
+}
+
+// EndpointConfig says how a sandbox joins a network.
+type EndpointConfig struct {
+	IPAMConfig *EndpointIPAM `json:",omitempty"`
+	Aliases    []string      `json:",omitempty"`
+	MacAddress string        `json:",omitempty"`
+}
+
+// EndpointIPAM holds the addresses the user chose.
+type EndpointIPAM struct {
+	IPv4Address string `json:",omitempty"`
+	IPv6Address string `json:",omitempty"`
+}
+
+// NetworkConnect is the body of POST /networks/{ref}/connect.
+type NetworkConnect struct {
+	Container      string
+	EndpointConfig *EndpointConfig `json:",omitempty"`
+}
+
+// NetworkDisconnect is the body of POST /networks/{ref}/disconnect.
+type NetworkDisconnect struct {
+	Container string
+	Force     bool `json:",omitempty"`
+}
+
+// PortBinding is one host side of a published port. In a request HostPort may
+// be empty (choose one) or a range A-B.
+type PortBinding struct {
+	HostIP   string `json:"HostIp"`
+	HostPort string
+}
+
+// SandboxCreate is the body of POST /sandboxes/create?name=. Its shape is that
+// of Docker's container create; keys of ExposedPorts and PortBindings may be
+// ranges, as in "9000-9010/tcp".
+type SandboxCreate struct {
+	Hostname         string              `json:",omitempty"`
+	Cmd              []string            `json:",omitempty"`
+	Labels           map[string]string   `json:",omitempty"`
+	ExposedPorts     map[string]struct{} `json:",omitempty"`
+	NetNS            string              `json:",omitempty"` // path of a namespace that exists
+	HostConfig       HostConfig
+	NetworkingConfig NetworkingConfig
+}
+
+// HostConfig is the part of a sandbox that concerns the host.
+type HostConfig struct {
+	NetworkMode     string
+	AutoRemove      bool
+	PublishAllPorts bool                     `json:",omitempty"`
+	PortBindings    map[string][]PortBinding `json:",omitempty"`
+}
+
+// NetworkingConfig says how a new sandbox joins its first network: at most one
+// entry, under the name NetworkMode has.
+type NetworkingConfig struct {
+	EndpointsConfig map[string]EndpointConfig `json:",omitempty"`
+}
+
+// Sandbox is what sandbox inspect shows, in the shape of Docker's container
+// inspect.
+type Sandbox struct {
+	ID              string `json:"Id"`
+	Name            string
+	Created         time.Time
+	State           SandboxState
+	LogPath         string // where run -d sends the program's output
+	Config          SandboxConfig
+	HostConfig      HostConfig
+	NetworkSettings NetworkSettings
+}
+
+// SandboxCreated answers POST /sandboxes/create.
+type SandboxCreated struct {
+	Sandbox
+	Warnings []string // what was accepted but is not served, a sentence each
+}
+
+// The values of SandboxState.Status.
+const (
+	StatusCreated = "created" // no program was started in it
+	StatusRunning = "running"
+	StatusExited  = "exited"
+)
+
+// SandboxState is what is known of the program in a sandbox.
+type SandboxState struct {
+	Status   string
+	Running  bool
+	Pid      int
+	PidStart uint64 // field 22 of /proc/PID/stat
+	ExitCode *int   // null: not exited, or nobody was there to see it
+}
+
+// SandboxConfig is the part of a sandbox that concerns the program.
+type SandboxConfig struct {
+	Hostname     string
+	Cmd          []string
+	Labels       map[string]string
+	ExposedPorts map[string]struct{} `json:",omitempty"`
+}
+
+// NetworkSettings is the sandbox's network as it is now.
+type NetworkSettings struct {
+	SandboxKey string                      // path of the network namespace; "" with NetworkMode host
+	Owned      bool                        // Fairlead made the namespace
+	Ports      map[string][]PortBinding    // "80/tcp" -> host sides, one key per port
+	Networks   map[string]EndpointSettings // by network name
+}
+
+// EndpointSettings is one endpoint of a sandbox.
+type EndpointSettings struct {
+	IPAMConfig          *EndpointIPAM
+	Aliases             []string
+	NetworkID           string
+	EndpointID          string
+	InterfaceName       string
+	Gateway             string
+	IPAddress           string
+	IPPrefixLen         int
+	IPv6Gateway         string
+	GlobalIPv6Address   string
+	GlobalIPv6PrefixLen int
+	MacAddress          string
+	DefaultRoute        bool // the sandbox's default route leads through it
+}
+
+// SandboxSummary is one row of GET /sandboxes.
+type SandboxSummary struct {
+	ID          string `json:"Id"`
+	Name        string
+	Command     []string
+	Created     time.Time
+	State       SandboxState
+	NetworkMode string
+	Networks    []string // names, in the order of attachment
+	Ports       []PortSummary
+	Labels      map[string]string
+}
+
+// PortSummary is a published port, or Count consecutive ones, at one address.
+type PortSummary struct {
+	IP          string
+	PublicPort  uint16
+	PrivatePort uint16
+	Count       uint16
+	Type        string // tcp, udp, sctp
+}
+
+// SandboxStarted is the body of POST /sandboxes/{ref}/started.
+type SandboxStarted struct {
+	Pid      int    // in the daemon's PID namespace
+	PidStart uint64 // field 22 of /proc/PID/stat
+}
+
+// SandboxExited is the body of POST /sandboxes/{ref}/exited.
+type SandboxExited struct {
+	ExitCode int
+}
+
+// Flow is one tracked connection.
+type Flow struct {
+	Protocol         string
+	State            string
+	Source           string // ADDR:PORT, as the flow's first packet had them
+	Destination      string
+	ReplySource      string // the same as the answers have them: what NAT made of it
+	ReplyDestination string
+	Network          string // name; "" for none
+	Publish          uint32 // number of the published port it came through; 0: none
+	AgeSeconds       float64
+	ExpiresSeconds   float64
+}
+
+// FlowFilter restricts GET and DELETE /conntrack. Zero fields match all.
+type FlowFilter struct {
+	Protocol string // tcp, udp, icmp, …
+	State    string
+	Address  string // either address of either direction
+	Port     uint16 // either port of either direction
+	Network  string // name or ID
+	Limit    int    // at most so many; 0: all
+}
+
+// FlowsFlushed answers DELETE /conntrack.
+type FlowsFlushed struct {
+	Removed int
+}
+
+// Status answers GET /status. The daemon fills it.
+type Status struct {
+	Version   string
+	Pid       int
+	Started   time.Time
+	StateDir  string
+	RunDir    string
+	BPFDir    string
+	Attach    string // tcx or clsact
+	Uplinks   []string
+	Networks  int
+	Sandboxes int
+	Endpoints int
+	Publishes int
+	Flows     int // now in the conntrack table
+	FlowsMax  int
+	Repairs   map[string]uint64 // what others broke and reconcile put right, by kind
+	LastError string            // of reconcile; "" when the last pass was clean
+}
+
+// Version answers GET /version.
+type Version struct {
+	Version       string
+	GitCommit     string
+	GoVersion     string
+	Os            string
+	Arch          string
+	KernelVersion string
+}

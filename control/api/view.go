@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// view renders one snapshot. To show one object it looks through the snapshot;
+// for lists it has indexes, so that a list costs what it shows.
+type view struct {
+	snap      *model.Snapshot
+	runDir    string
+	alive     func(pid int, start uint64) bool
+	endpoints map[string][]*model.Endpoint // by sandbox ID; nil: no index
+	publishes map[string][]*model.Publish  // by endpoint ID
+}
+
+func (s *Server) view() *view {
+	return &view{snap: s.cfg.Backend.Snapshot(), runDir: s.cfg.RunDir, alive: s.cfg.Alive}
+}
+
+// index makes the indexes.
+func (v *view) index() *view {
+	v.endpoints, v.publishes = map[string][]*model.Endpoint{}, map[string][]*model.Publish{}
+	for _, e := range v.snap.Endpoints {
+		v.endpoints[e.SandboxID] = append(v.endpoints[e.SandboxID], e)
+	}
+	for _, p := range v.snap.Publishes {
+		v.publishes[p.EndpointID] = append(v.publishes[p.EndpointID], p)
+	}
+	return v
+}
+
+// endpointsOf lists a sandbox's endpoints in the order of attachment.
+func (v *view) endpointsOf(sandboxID string) []*model.Endpoint {
+	eps := v.endpoints[sandboxID]
+	if v.endpoints == nil {
+		for _, e := range v.snap.Endpoints {
+			if e.SandboxID == sandboxID {
+				eps = append(eps, e)
+			}
+		}
+	}
+	slices.SortFunc(eps, func(a, b *model.Endpoint) int { return cmp.Compare(a.Order, b.Order) })
+	return eps
+}
+
+// publishesOf lists what leads to an endpoint.
+func (v *view) publishesOf(endpointID string) []*model.Publish {
+	if v.publishes != nil {
+		return v.publishes[endpointID]
+	}
+	var ps []*model.Publish
+	for _, p := range v.snap.Publishes {
+		if p.EndpointID == endpointID {
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
+func (v *view) network(n *model.Network, members bool) Network {
+	out := Network{
+		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver,
+		EnableIPv4: n.EnableIPv4, EnableIPv6: n.EnableIPv6, Internal: n.Internal,
+		IPAM:       IPAM{Driver: "default", Options: map[string]string{}, Config: []IPAMConfig{}},
+		Containers: map[string]NetworkMember{}, Options: notNil(n.Options), Labels: notNil(n.Labels),
+	}
+	for _, s := range n.Subnets {
+		c := IPAMConfig{Subnet: prefixString(s.Prefix), IPRange: prefixString(s.IPRange), Gateway: addrString(s.Gateway)}
+		for name, a := range s.Aux {
+			if c.AuxiliaryAddresses == nil {
+				c.AuxiliaryAddresses = map[string]string{}
+			}
+			c.AuxiliaryAddresses[name] = a.String()
+		}
+		out.IPAM.Config = append(out.IPAM.Config, c)
+	}
+	if !members {
+		return out
+	}
+	for _, e := range v.snap.Endpoints {
+		if e.NetworkID != n.ID {
+			continue
+		}
+		m := NetworkMember{
+			EndpointID: e.ID, MacAddress: e.MAC.String(),
+			IPv4Address: prefixString(e.IPv4), IPv6Address: prefixString(e.IPv6),
+		}
+		if sb := v.snap.Sandboxes[e.SandboxID]; sb != nil {
+			m.Name = sb.Name
+		}
+		out.Containers[e.SandboxID] = m
+	}
+	return out
+}
+
+func (v *view) state(sb *model.Sandbox) SandboxState {
+	st := SandboxState{Status: StatusCreated}
+	switch {
+	case sb.Exited:
+		st.Status = StatusExited
+		if code := sb.ExitCode; code >= 0 { // else nobody saw it
+			st.ExitCode = &code
+		}
+	case sb.PID == 0:
+	case v.alive(sb.PID, sb.PIDStart):
+		st = SandboxState{Status: StatusRunning, Running: true, Pid: sb.PID, PidStart: sb.PIDStart}
+	default:
+		// A detached program has no parent that would report its status.
+		st.Status = StatusExited
+	}
+	return st
+}
+
+func (v *view) sandbox(sb *model.Sandbox) Sandbox {
+	out := Sandbox{
+		ID: sb.ID, Name: sb.Name, Created: sb.Created, State: v.state(sb), LogPath: v.logPath(sb.ID),
+		Config:     SandboxConfig{Hostname: sb.Hostname, Cmd: sb.Command, Labels: notNil(sb.Labels)},
+		HostConfig: HostConfig{NetworkMode: sb.NetworkMode, AutoRemove: sb.AutoRemove},
+		NetworkSettings: NetworkSettings{
+			SandboxKey: sb.NetNS, Owned: sb.Owned,
+			Ports: map[string][]PortBinding{}, Networks: map[string]EndpointSettings{},
+		},
+	}
+	for _, p := range sb.Expose {
+		if out.Config.ExposedPorts == nil {
+			out.Config.ExposedPorts = map[string]struct{}{}
+		}
+		out.Config.ExposedPorts[formatTarget(p)] = struct{}{}
+	}
+	if len(sb.Ports) > 0 {
+		out.HostConfig.PortBindings = map[string][]PortBinding{}
+	}
+	for _, p := range sb.Ports {
+		key := formatTarget(model.PortProto{Port: p.Port, Count: p.Count, Proto: p.Proto})
+		b := PortBinding{HostIP: addrString(p.HostIP), HostPort: portRange{p.HostPort, p.Count}.String()}
+		out.HostConfig.PortBindings[key] = append(out.HostConfig.PortBindings[key], b)
+	}
+	for _, p := range v.ports(sb) {
+		for i := range p.Count {
+			key := strconv.Itoa(int(p.PrivatePort+i)) + "/" + p.Type
+			b := PortBinding{HostIP: p.IP, HostPort: strconv.Itoa(int(p.PublicPort + i))}
+			out.NetworkSettings.Ports[key] = append(out.NetworkSettings.Ports[key], b)
+		}
+	}
+	for _, e := range v.endpointsOf(sb.ID) {
+		if n := v.snap.Networks[e.NetworkID]; n != nil {
+			out.NetworkSettings.Networks[n.Name] = endpointSettings(n, e)
+		}
+	}
+	return out
+}
+
+// logPath is where run -d sends the program's output.
+func (v *view) logPath(id string) string {
+	return filepath.Join(v.runDir, "logs", id[:min(12, len(id))]+".log")
+}
+
+func endpointSettings(n *model.Network, e *model.Endpoint) EndpointSettings {
+	out := EndpointSettings{
+		Aliases: e.Aliases, NetworkID: e.NetworkID, EndpointID: e.ID, InterfaceName: e.IfName,
+		IPAddress: addrString(e.IPv4.Addr()), GlobalIPv6Address: addrString(e.IPv6.Addr()),
+		MacAddress: e.MAC.String(), DefaultRoute: e.Gateway,
+	}
+	if e.FixedIPv4 || e.FixedIPv6 {
+		out.IPAMConfig = &EndpointIPAM{}
+	}
+	if e.FixedIPv4 {
+		out.IPAMConfig.IPv4Address = out.IPAddress
+	}
+	if e.FixedIPv6 {
+		out.IPAMConfig.IPv6Address = out.GlobalIPv6Address
+	}
+	if s, ok := n.Subnet(true); ok && e.IPv4.IsValid() {
+		out.IPPrefixLen, out.Gateway = e.IPv4.Bits(), addrString(s.Gateway)
+	}
+	if s, ok := n.Subnet(false); ok && e.IPv6.IsValid() {
+		out.GlobalIPv6PrefixLen, out.IPv6Gateway = e.IPv6.Bits(), addrString(s.Gateway)
+	}
+	return out
+}
+
+// ports lists what is published of a sandbox, one entry per host address.
+func (v *view) ports(sb *model.Sandbox) []PortSummary {
+	out := []PortSummary{}
+	for _, e := range v.endpointsOf(sb.ID) {
+		if n := v.snap.Networks[e.NetworkID]; n == nil || n.Internal {
+			continue // internal networks publish nothing
+		}
+		for _, p := range v.publishesOf(e.ID) {
+			for _, ip := range hostAddrs(p.HostIP, e) {
+				out = append(out, PortSummary{
+					IP: ip.String(), PublicPort: p.HostPort, PrivatePort: p.Port, Count: p.Count, Type: p.Proto.String(),
+				})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b PortSummary) int {
+		return cmp.Or(cmp.Compare(a.PrivatePort, b.PrivatePort), cmp.Compare(a.Type, b.Type),
+			cmp.Compare(a.PublicPort, b.PublicPort), cmp.Compare(a.IP, b.IP))
+	})
+	return out
+}
+
+// foldPorts makes consecutive ports one entry: a list of a thousand sandboxes
+// with ten ports each is mostly ports.
+func foldPorts(ports []PortSummary) []PortSummary {
+	type kind struct{ ip, proto string }
+	last := map[kind]int{} // index into out
+	out := ports[:0]
+	for _, p := range ports {
+		k := kind{p.IP, p.Type}
+		if i, ok := last[k]; ok && int(out[i].PublicPort)+int(out[i].Count) == int(p.PublicPort) &&
+			int(out[i].PrivatePort)+int(out[i].Count) == int(p.PrivatePort) {
+			out[i].Count += p.Count
+			continue
+		}
+		last[k] = len(out)
+		out = append(out, p)
+	}
+	return out
+}
+
+// hostAddrs spells out the zero host address: every address of each family
+// the endpoint has.
+func hostAddrs(ip netip.Addr, e *model.Endpoint) []netip.Addr {
+	if ip.IsValid() {
+		return []netip.Addr{ip}
+	}
+	var all []netip.Addr
+	if e.IPv4.IsValid() {
+		all = append(all, netip.IPv4Unspecified())
+	}
+	if e.IPv6.IsValid() {
+		all = append(all, netip.IPv6Unspecified())
+	}
+	return all
+}
+
+func (v *view) summary(sb *model.Sandbox) SandboxSummary {
+	out := SandboxSummary{
+		ID: sb.ID, Name: sb.Name, Command: sb.Command, Created: sb.Created, State: v.state(sb),
+		NetworkMode: sb.NetworkMode, Networks: []string{}, Ports: foldPorts(v.ports(sb)), Labels: notNil(sb.Labels),
+	}
+	for _, e := range v.endpointsOf(sb.ID) {
+		if n := v.snap.Networks[e.NetworkID]; n != nil {
+			out.Networks = append(out.Networks, n.Name)
+		}
+	}
+	return out
+}
+
+func notNil(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
+}
+
+func sortedValues[K comparable, V any](m map[K]V, less func(a, b V) int) []V {
+	return slices.SortedFunc(maps.Values(m), less)
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/store"
+)
+
+// nopKernel costs nothing.
+type nopKernel struct{}
+
+func (nopKernel) Apply(context.Context, *model.Snapshot) error           { return nil }
+func (nopKernel) HostPrefixes(context.Context) ([]netip.Prefix, error)   { return nil, nil }
+func (nopKernel) PortFree(model.Proto, netip.Addr, uint16, uint16) error { return nil }
+func (nopKernel) EphemeralRange() (lo, hi uint16)                        { return 32768, 60999 }
+
+// nopStore costs nothing either once armed; before, it stores.
+type nopStore struct {
+	store.Store
+	off bool
+}
+
+func (s *nopStore) Commit(ctx context.Context, ops ...store.Op) (uint64, error) {
+	if s.off {
+		return 1, nil
+	}
+	return s.Store.Commit(ctx, ops...)
+}
+
+// crowded has 1000 sandboxes in 10 networks with 10 published ports each.
+func crowded(tb testing.TB) *Controller {
+	w := newWorld(tb)
+	s := &nopStore{Store: w.store, off: true}
+	c, err := New(w.config(s, nopKernel{}))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := c.Start(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+	for i := range 10 {
+		if _, err := c.CreateNetwork(tb.Context(), model.NetworkSpec{Name: fmt.Sprint("n", i), EnableIPv6: true}); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	for i := range 1000 {
+		spec := model.SandboxSpec{NetworkMode: fmt.Sprint("n", i%10)}
+		for p := range 10 {
+			spec.Ports = append(spec.Ports, tcp("", uint16(20000+i*10+p), 1, uint16(80+p), 1))
+		}
+		if _, err := c.CreateSandbox(tb.Context(), spec); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return c
+}
+
+func BenchmarkCreateSandbox(b *testing.B) {
+	for name, ports := range map[string][]model.PortSpec{
+		"no-port":     nil,
+		"one-port":    {tcp("", 80, 1, 80, 1)},
+		"automatic":   {tcp("", 0, 0, 80, 1)},
+		"range-10000": {tcp("", 1000, 10000, 1000, 10000)},
+	} {
+		b.Run(name, func(b *testing.B) {
+			c := crowded(b)
+			b.ReportAllocs()
+			for b.Loop() {
+				sb, err := c.CreateSandbox(b.Context(), model.SandboxSpec{Name: "bench", NetworkMode: "n0", Ports: ports})
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if err := c.RemoveSandbox(b.Context(), sb.ID, false); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+// TestVerbsStayFast holds a crowded host to far less than a human notices; a
+// verb takes about a hundredth of the limit, the rest is for slow machines.
+func TestVerbsStayFast(t *testing.T) {
+	// What a verb may take, and what publishing 10 000 ports at once may.
+	const verb, bulk = 100 * time.Millisecond, time.Second
+	c := crowded(t)
+	timed := func(what string, limit time.Duration, f func() error) {
+		t.Helper()
+		begin := time.Now()
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(begin); d > limit {
+			t.Errorf("%s took %v, want at most %v", what, d, limit)
+		}
+	}
+	ctx := t.Context()
+	timed("create", verb, func() error {
+		_, err := c.CreateSandbox(ctx, model.SandboxSpec{Name: "x1", NetworkMode: "n0", Ports: []model.PortSpec{tcp("", 1000, 10000, 1000, 10000)}})
+		return err
+	})
+	if sb, _ := c.Sandbox("x1"); len(c.served[sb.ID]) != 1 {
+		t.Errorf("a range is %d publishes, want 1", len(c.served[sb.ID]))
+	}
+	timed("connect", verb, func() error { _, err := c.Connect(ctx, "n1", "x1", model.EndpointSpec{}); return err })
+	timed("disconnect", verb, func() error { return c.Disconnect(ctx, "n0", "x1", false) })
+	timed("remove", verb, func() error { return c.RemoveSandbox(ctx, "x1", false) })
+	var many []model.PortSpec
+	for i := range 10000 {
+		many = append(many, tcp("", uint16(30000+i), 1, uint16(1+i), 1))
+	}
+	timed("create with 10000 publishes", bulk, func() error {
+		_, err := c.CreateSandbox(ctx, model.SandboxSpec{Name: "x2", NetworkMode: "n0", Ports: many})
+		return err
+	})
+	timed("remove with 10000 publishes", bulk, func() error { return c.RemoveSandbox(ctx, "x2", false) })
+}

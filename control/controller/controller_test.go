@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/store"
+)
+
+// fakeKernel checks every snapshot it is given.
+type fakeKernel struct {
+	t       testing.TB
+	applied *model.Snapshot
+	applies int
+	// apply, if set, may fail an Apply, or panic.
+	apply    func(*model.Snapshot) error
+	prefixes []netip.Prefix
+	busy     map[string]bool // "tcp 80" -> a program listens at every address
+	lo, hi   uint16
+}
+
+func (k *fakeKernel) Apply(_ context.Context, s *model.Snapshot) error {
+	k.applies++
+	if err := checkSnapshot(s); err != nil {
+		k.t.Errorf("apply of a broken snapshot: %v", err)
+	}
+	if k.apply != nil {
+		if err := k.apply(s); err != nil {
+			return err
+		}
+	}
+	k.applied = s
+	return nil
+}
+
+func (k *fakeKernel) HostPrefixes(context.Context) ([]netip.Prefix, error) { return k.prefixes, nil }
+
+func (k *fakeKernel) PortFree(p model.Proto, _ netip.Addr, port, count uint16) error {
+	for i := range count {
+		if k.busy[fmt.Sprint(p, " ", port+i)] {
+			return fmt.Errorf("bind %d: %w", port+i, syscall.EADDRINUSE)
+		}
+	}
+	return nil
+}
+
+func (k *fakeKernel) EphemeralRange() (lo, hi uint16) { return k.lo, k.hi }
+
+// world is a controller under test with what surrounds it.
+type world struct {
+	*Controller
+	t      testing.TB
+	path   string
+	store  *store.Bolt
+	kernel *fakeKernel
+	alive  map[int]bool
+	now    time.Time
+	wrap   func(store.Store) store.Store // around the store; nil: none
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	w := &world{
+		t:      t,
+		path:   filepath.Join(t.TempDir(), "state.db"),
+		kernel: &fakeKernel{t: t, lo: 32768, hi: 60999, busy: map[string]bool{}},
+		alive:  map[int]bool{},
+		now:    time.Unix(1700000000, 0),
+	}
+	t.Cleanup(func() {
+		if w.store != nil {
+			_ = w.store.Close()
+		}
+	})
+	w.restart()
+	return w
+}
+
+func (w *world) config(s store.Store, k Kernel) Config {
+	return Config{
+		Store: s, Kernel: k, RunDir: "/run/fl",
+		Alive: func(pid int, _ uint64) bool { return w.alive[pid] },
+		Now:   func() time.Time { return w.now },
+	}
+}
+
+// restart kills the daemon, whatever it does, and starts another.
+func (w *world) restart() {
+	w.t.Helper()
+	if w.store != nil {
+		if err := w.store.Close(); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	var err error
+	if w.store, err = store.OpenBolt(store.BoltConfig{Path: w.path, NoSync: true}); err != nil {
+		w.t.Fatal(err)
+	}
+	var s store.Store = w.store
+	if w.wrap != nil {
+		s = w.wrap(s)
+	}
+	if w.Controller, err = New(w.config(s, w.kernel)); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.Start(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// check compares the controller with what another one loads from its store: the
+// objects, and what their indices hold.
+func (w *world) check() {
+	w.t.Helper()
+	if err := checkSnapshot(w.Snapshot()); err != nil {
+		w.t.Errorf("snapshot: %v", err)
+	}
+	quiet := &fakeKernel{t: w.t}
+	cfg := w.config(w.store, quiet)
+	cfg.Alive = func(int, uint64) bool { return true } // it shall reap nothing
+	cfg.StartGrace = 1000 * time.Hour
+	fresh, err := New(cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := fresh.Start(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	opts := cmp.Options{cmpopts.IgnoreFields(model.Snapshot{}, "Rev"), cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
+	if diff := cmp.Diff(w.Snapshot(), fresh.Snapshot(), opts); diff != "" {
+		w.t.Errorf("memory (-) and store (+) differ:\n%s", diff)
+	}
+	for id, a := range w.addrs {
+		b := fresh.addrs[id]
+		if b == nil || a.v4.Free() != b.v4.Free() || (a.v6 == nil) != (b.v6 == nil) || a.v6 != nil && a.v6.Free() != b.v6.Free() {
+			w.t.Errorf("address pools of network %s differ from the store's", short(id))
+		}
+	}
+	if len(w.addrs) != len(fresh.addrs) {
+		w.t.Errorf("%d networks have address pools, want %d", len(w.addrs), len(fresh.addrs))
+	}
+	count := func(x portIndex) map[string]int {
+		m := map[string]int{}
+		for k, cs := range x {
+			for _, c := range cs {
+				m[fmt.Sprint(k, c)]++
+			}
+		}
+		return m
+	}
+	if diff := cmp.Diff(count(w.ports), count(fresh.ports)); diff != "" {
+		w.t.Errorf("claimed ports in memory (-) and by the store (+):\n%s", diff)
+	}
+}
+
+// checkSnapshot is what must hold of every state.
+func checkSnapshot(s *model.Snapshot) error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	owner := map[string]string{}
+	own := func(what, who string) {
+		if o, ok := owner[what]; ok {
+			bad("%s belongs to %s and %s", what, short(o), short(who))
+		}
+		owner[what] = who
+	}
+	for id, n := range s.Networks {
+		own("network name "+n.Name, id)
+		own(fmt.Sprint("index ", n.Index), id)
+		if n.ID != id || n.Index == 0 || n.Index >= model.MaxNetworks {
+			bad("network %q is filed under %s with index %d", n.Name, id, n.Index)
+		}
+		for _, sub := range n.Subnets {
+			for oid, o := range s.Networks {
+				for _, os := range o.Subnets {
+					if oid != id && os.Prefix.Overlaps(sub.Prefix) {
+						bad("networks %q and %q overlap", n.Name, o.Name)
+					}
+				}
+			}
+			if sub.Gateway.IsValid() {
+				own(fmt.Sprint(id, sub.Gateway), "gateway")
+			}
+			for k, a := range sub.Aux {
+				own(fmt.Sprint(id, a), k)
+			}
+		}
+		own(fmt.Sprint(id, n.GatewayMAC), "gateway")
+	}
+	netns := map[string]string{}
+	for id, sb := range s.Sandboxes {
+		own("sandbox name "+sb.Name, id)
+		if sb.NetNS != "" && !joinsSandbox(sb.NetworkMode) {
+			own("netns "+sb.NetNS, id)
+			netns[modeContainer+id] = sb.NetNS
+		}
+	}
+	for _, sb := range s.Sandboxes {
+		if joinsSandbox(sb.NetworkMode) && netns[sb.NetworkMode] != sb.NetNS {
+			bad("sandbox %q joins %q, which is not there", sb.Name, sb.NetworkMode)
+		}
+	}
+	checkEndpoints(s, own, bad)
+	return errors.Join(errs...)
+}
+
+func checkEndpoints(s *model.Snapshot, own func(what, who string), bad func(string, ...any)) {
+	for id, ep := range s.Endpoints {
+		n, sb := s.Networks[ep.NetworkID], s.Sandboxes[ep.SandboxID]
+		if n == nil || sb == nil {
+			bad("endpoint %s lacks its network or sandbox", short(id))
+			continue
+		}
+		own("membership "+n.ID+sb.ID, id)
+		own("interface "+sb.ID+ep.IfName, id)
+		own(fmt.Sprint("order ", sb.ID, ep.Order), id)
+		own(fmt.Sprint(n.ID, ep.MAC), id)
+		for _, p := range []netip.Prefix{ep.IPv4, ep.IPv6} {
+			if !p.IsValid() {
+				continue
+			}
+			own(fmt.Sprint(n.ID, p.Addr()), id)
+			if sub, ok := n.Subnet(p.Addr().Is4()); !ok || sub.Prefix != p.Masked() {
+				bad("endpoint %s has address %v outside its network", short(id), p)
+			}
+		}
+		if ep.Gateway {
+			own("gateway of "+sb.ID, id)
+			if n.Internal {
+				bad("gateway of %q is in internal network %q", sb.Name, n.Name)
+			}
+		}
+	}
+	for id, p := range s.Publishes {
+		ep := s.Endpoints[p.EndpointID]
+		if ep == nil || !ep.Gateway || p.ID != id || id == 0 {
+			bad("publish %d is not at a gateway endpoint", id)
+		}
+		for oid, o := range s.Publishes {
+			if oid < id && o.Proto == p.Proto && overlap(o.HostIP, p.HostIP) &&
+				int(o.HostPort) < int(p.HostPort)+int(p.Count) && int(p.HostPort) < int(o.HostPort)+int(o.Count) {
+				bad("publishes %+v and %+v collide", o, p)
+			}
+		}
+	}
+}
+
+func (w *world) network(spec model.NetworkSpec) *model.Network {
+	w.t.Helper()
+	n, err := w.CreateNetwork(w.t.Context(), spec)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
+func (w *world) sandbox(spec model.SandboxSpec) *model.Sandbox {
+	w.t.Helper()
+	sb, err := w.CreateSandbox(w.t.Context(), spec)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return sb
+}
+
+// endpoint is a sandbox's endpoint in a network, or nil.
+func (w *world) endpoint(network, sandbox string) *model.Endpoint {
+	w.t.Helper()
+	n, err1 := w.Network(network)
+	sb, err2 := w.Sandbox(sandbox)
+	if err := errors.Join(err1, err2); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, ep := range w.Snapshot().Endpoints {
+		if ep.NetworkID == n.ID && ep.SandboxID == sb.ID {
+			return ep
+		}
+	}
+	return nil
+}
+
+// refused checks an error's kind and a part of its text, and that nothing
+// half-made is left.
+func (w *world) refused(before *model.Snapshot, err, kind error, text string) {
+	w.t.Helper()
+	var r *model.Refusal
+	if !errors.As(err, &r) || !errors.Is(err, kind) || !strings.Contains(err.Error(), text) {
+		w.t.Errorf("error %v\nwant a refusal of kind %v with %q", err, kind, text)
+	}
+	if w.Snapshot() != before {
+		w.t.Error("a refused verb changed the snapshot")
+	}
+	w.check()
+}
+
+func subnet(s string) model.SubnetSpec { return model.SubnetSpec{Prefix: netip.MustParsePrefix(s)} }
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// tcp is one -p; a host count of 0 leaves the choice of the host port to the
+// controller.
+func tcp(hostIP string, host, hostCount, port, count uint16) model.PortSpec {
+	p := model.PortSpec{HostPort: host, HostCount: hostCount, Port: port, Count: count, Proto: model.TCP}
+	if hostIP != "" {
+		p.HostIP = addr(hostIP)
+	}
+	return p
+}

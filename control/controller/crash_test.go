@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/store"
+)
+
+var (
+	errInjected = errors.New("injected")
+	// errKilled is what a panic stands for: the process is gone.
+	errKilled = errors.New("killed")
+)
+
+// fault says what goes wrong at the next commits or applies.
+type fault struct {
+	storeAfter  bool // the write was done
+	storePanic  bool
+	storeErrors int // how many commits in a row fail
+	applyPanic  bool
+	applyErrors int
+}
+
+// faultyStore fails commits.
+type faultyStore struct {
+	store.Store
+	f *fault
+}
+
+func (s *faultyStore) Commit(ctx context.Context, ops ...store.Op) (uint64, error) {
+	if !s.f.storePanic && s.f.storeErrors == 0 {
+		return s.Store.Commit(ctx, ops...)
+	}
+	if s.f.storeAfter {
+		if _, err := s.Store.Commit(ctx, ops...); err != nil {
+			return 0, err
+		}
+	}
+	if s.f.storePanic {
+		s.f.storePanic = false
+		panic(errKilled)
+	}
+	s.f.storeErrors--
+	return 0, errInjected
+}
+
+func (f *fault) apply(*model.Snapshot) error {
+	if f.applyPanic {
+		f.applyPanic = false
+		panic(errKilled)
+	}
+	if f.applyErrors > 0 {
+		f.applyErrors--
+		return errInjected
+	}
+	return nil
+}
+
+// faults are all ways to fail one verb, with what must hold at once: killed
+// says that the daemon dies.
+func faults() map[string]fault {
+	return map[string]fault{
+		"store-error":             {storeErrors: 1},
+		"store-error-but-written": {storeErrors: 1, storeAfter: true},
+		"store-error-and-revert":  {storeErrors: 2},
+		"store-written-no-revert": {storeErrors: 2, storeAfter: true},
+		"killed-before-write":     {storePanic: true},
+		"killed-after-write":      {storePanic: true, storeAfter: true},
+		"apply-error":             {applyErrors: 1},
+		"apply-error-twice":       {applyErrors: 2},
+		"killed-in-apply":         {applyPanic: true},
+	}
+}
+
+func faultyWorld(t *testing.T) (*world, *fault) {
+	f := &fault{}
+	w := newWorld(t)
+	w.wrap = func(s store.Store) store.Store { return &faultyStore{s, f} }
+	w.kernel.apply = f.apply
+	w.restart()
+	return w, f
+}
+
+// survive runs a verb in which something goes wrong, and restarts the daemon
+// if that killed it.
+func (w *world) survive(verb func() error) (killed bool, err error) {
+	w.t.Helper()
+	func() {
+		defer func() {
+			if r := recover(); r != nil {
+				if r != errKilled { //nolint:errorlint // a panic value, as thrown
+					panic(r)
+				}
+				killed = true
+			}
+		}()
+		err = verb()
+	}()
+	if killed {
+		w.restart()
+	}
+	return killed, err
+}
+
+// verbs are all verbs that change something, each on a world where it works.
+func verbs(ctx context.Context, w *world) map[string]func() error {
+	web := []model.PortSpec{tcp("", 81, 1, 81, 1), tcp("", 0, 0, 80, 1), tcp("", 9000, 10000, 9000, 10000)}
+	return map[string]func() error{
+		"create-network": func() error {
+			_, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "new", EnableIPv6: true})
+			return err
+		},
+		"remove-network": func() error { return w.RemoveNetwork(ctx, "idle") },
+		"prune":          func() error { _, err := w.PruneNetworks(ctx, nil); return err },
+		"create-sandbox": func() error {
+			_, err := w.CreateSandbox(ctx, model.SandboxSpec{Name: "new", NetworkMode: "a", Ports: web, Endpoint: model.EndpointSpec{IPv4: addr("10.0.0.9")}})
+			return err
+		},
+		"remove-sandbox":   func() error { return w.RemoveSandbox(ctx, "old", false) },
+		"remove-by-force":  func() error { return w.RemoveSandbox(ctx, "old", true) },
+		"connect":          func() error { _, err := w.Connect(ctx, "b", "old", model.EndpointSpec{}); return err },
+		"disconnect":       func() error { return w.Disconnect(ctx, "a", "both", false) },
+		"disconnect-force": func() error { return w.Disconnect(ctx, "a", "both", true) },
+		"started":          func() error { return w.SandboxStarted(ctx, "old", 77, 1) },
+		"exited":           func() error { return w.SandboxExited(ctx, "old", 1) },
+		"exited-auto":      func() error { return w.SandboxExited(ctx, "auto", 1) },
+		"reap":             func() error { w.alive = map[int]bool{}; return w.Reap(ctx) },
+	}
+}
+
+func furnish(w *world) {
+	w.network(model.NetworkSpec{Name: "a", Subnets: []model.SubnetSpec{subnet("10.0.0.0/28")}})
+	w.network(model.NetworkSpec{Name: "b", EnableIPv6: true, Options: map[string]string{optHostBinding: "127.0.0.1"}})
+	w.network(model.NetworkSpec{Name: "idle"})
+	w.sandbox(model.SandboxSpec{Name: "old", NetworkMode: "a", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
+	w.sandbox(model.SandboxSpec{Name: "both", NetworkMode: "a", Ports: []model.PortSpec{tcp("", 90, 1, 80, 1)}})
+	w.sandbox(model.SandboxSpec{Name: "auto", NetworkMode: "b", AutoRemove: true, Ports: []model.PortSpec{tcp("", 91, 1, 80, 1)}})
+	if _, err := w.Connect(w.t.Context(), "b", "both", model.EndpointSpec{}); err != nil {
+		w.t.Fatal(err)
+	}
+	w.alive[50] = true
+	if err := w.SandboxStarted(w.t.Context(), "auto", 50, 1); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestEveryVerbSurvivesEveryFault: whatever fails in a verb, it is done wholly
+// or not at all, and can be done again.
+func TestEveryVerbSurvivesEveryFault(t *testing.T) {
+	for name := range verbs(t.Context(), nil) {
+		for what, fl := range faults() {
+			t.Run(name+"/"+what, func(t *testing.T) {
+				t.Parallel()
+				w, f := faultyWorld(t)
+				furnish(w)
+				before := w.Snapshot()
+				verb := verbs(t.Context(), w)[name]
+				*f = fl
+				killed, err := w.survive(verb)
+				if !killed && err != nil {
+					if !errors.Is(err, errInjected) {
+						t.Errorf("error = %v", err)
+					}
+					if w.Snapshot() != before {
+						t.Error("the verb failed, but the snapshot changed")
+					}
+				}
+				// What failed for good, failed; what comes next must work.
+				*f = fault{}
+				_ = w.SandboxExited(t.Context(), "both", 0)
+				w.check()
+				if err := verb(); err != nil && !refusal(err) {
+					t.Errorf("again: %v", err)
+				}
+				w.check()
+				w.restart()
+				if w.check(); w.kernel.applied != w.Snapshot() {
+					t.Error("a start did not apply what it loaded")
+				}
+			})
+		}
+	}
+}
+
+// refusal: the verb had been done, or its subject is gone.
+func refusal(err error) bool {
+	var r *model.Refusal
+	return errors.As(err, &r)
+}
+
+func TestFirstStartSurvivesEveryFault(t *testing.T) {
+	for what, fl := range faults() {
+		t.Run(what, func(t *testing.T) {
+			w, f := faultyWorld(t)
+			path := filepath.Join(t.TempDir(), "new.db")
+			for try := range 3 {
+				s, err := store.OpenBolt(store.BoltConfig{Path: path, NoSync: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				*f = fault{}
+				if try == 0 {
+					*f = fl
+				}
+				c, err := New(w.config(&faultyStore{s, f}, w.kernel))
+				if err != nil {
+					t.Fatal(err)
+				}
+				func() {
+					defer func() { _ = recover() }()
+					err = c.Start(t.Context())
+				}()
+				if try > 0 && (err != nil || len(c.Snapshot().Networks) != 3) {
+					t.Errorf("start %d: %v, %d networks", try, err, len(c.Snapshot().Networks))
+				}
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestRandomVerbsWithFaults does random verbs, a third of them with something
+// going wrong, and checks after each that memory, store and indices agree, and
+// at the end that no address leaked.
+func TestRandomVerbsWithFaults(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 3))
+	t.Logf("seed %d", seed)
+	w, f := faultyWorld(t)
+	var kinds []fault
+	for _, fl := range faults() {
+		kinds = append(kinds, fl)
+	}
+	for range 500 {
+		*f = fault{}
+		if r.IntN(3) == 0 {
+			*f = kinds[r.IntN(len(kinds))]
+		}
+		verb := w.randomVerb(r)
+		if _, err := w.survive(verb); err != nil && !refusal(err) && !errors.Is(err, errInjected) {
+			t.Fatal(err)
+		}
+		*f = fault{}
+		_ = w.SandboxExited(t.Context(), "sb0", 0) // lets what was not taken back be taken back
+		if w.check(); t.Failed() {
+			t.FailNow()
+		}
+	}
+	for _, joins := range []bool{true, false} { // who joins goes first
+		for _, sb := range w.Snapshot().Sandboxes {
+			if joinsSandbox(sb.NetworkMode) != joins {
+				continue
+			}
+			if err := w.RemoveSandbox(t.Context(), sb.ID, true); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for id, a := range w.addrs {
+		n := w.Snapshot().Networks[id]
+		fresh, err := newAddresses(n)
+		if err != nil || a.v4.Free() != fresh.v4.Free() {
+			t.Errorf("network %q leaked %d addresses (%v)", n.Name, fresh.v4.Free()-a.v4.Free(), err)
+		}
+	}
+	if len(w.ports) != 0 {
+		t.Errorf("ports leaked: %v", w.ports)
+	}
+}
+
+func (w *world) randomVerb(r *rand.Rand) func() error {
+	ctx := w.t.Context()
+	net, sb := fmt.Sprint("net", r.IntN(4)), fmt.Sprint("sb", r.IntN(8))
+	switch r.IntN(8) {
+	case 0:
+		spec := model.NetworkSpec{Name: net, EnableIPv6: r.IntN(2) == 0, Internal: r.IntN(3) == 0,
+			Subnets: []model.SubnetSpec{subnet(fmt.Sprintf("10.0.%d.0/29", r.IntN(4)))}}
+		return func() error { _, err := w.CreateNetwork(ctx, spec); return err }
+	case 1:
+		if r.IntN(4) == 0 {
+			return func() error { _, err := w.PruneNetworks(ctx, nil); return err }
+		}
+		return func() error { return w.RemoveNetwork(ctx, net) }
+	case 2, 3:
+		spec := model.SandboxSpec{Name: sb, NetworkMode: net, AutoRemove: r.IntN(3) == 0}
+		if r.IntN(6) == 0 {
+			spec.NetworkMode = fmt.Sprint("container:sb", r.IntN(8))
+			return func() error { _, err := w.CreateSandbox(ctx, spec); return err }
+		}
+		for range r.IntN(3) {
+			host := []string{"", "0.0.0.0", "127.0.0.1", "127.0.0.2", "::1"}[r.IntN(5)]
+			n := uint16(1 + r.IntN(3))
+			p := []model.PortSpec{tcp(host, uint16(80+r.IntN(6)), n, 80, n), tcp(host, 80, 4, 80, 1), tcp(host, 0, 0, 80, n)}
+			spec.Ports = append(spec.Ports, p[r.IntN(3)])
+		}
+		return func() error { _, err := w.CreateSandbox(ctx, spec); return err }
+	case 4:
+		return func() error { return w.RemoveSandbox(ctx, sb, r.IntN(2) == 0) }
+	case 5:
+		return func() error { _, err := w.Connect(ctx, net, sb, model.EndpointSpec{}); return err }
+	case 6:
+		return func() error { return w.Disconnect(ctx, net, sb, r.IntN(2) == 0) }
+	}
+	return func() error { return w.Reap(ctx) }
+}
+
+func TestOrphansAreSwept(t *testing.T) {
+	w := newWorld(t)
+	w.sandbox(model.SandboxSpec{Name: "web", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
+	sb, _ := w.Sandbox("web")
+	if _, err := w.store.Commit(t.Context(), store.Delete(prefixSandbox+sb.ID)); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	if s := w.Snapshot(); len(s.Endpoints)+len(s.Publishes) != 0 {
+		t.Errorf("orphans: %+v", s)
+	}
+	for _, prefix := range []string{prefixEndpoint, prefixPublish} {
+		if es, err := w.store.List(t.Context(), prefix); err != nil || len(es) != 0 {
+			t.Errorf("stored orphans: %v, %v", es, err)
+		}
+	}
+	w.check()
+}
+
+func TestStartRefusesWhatItCannotRead(t *testing.T) {
+	for key, value := range map[string]string{keySchema: "2", prefixNetwork + "x": "{", prefixSandbox + "x": "[]", keyULA: "1"} {
+		w := newWorld(t)
+		if _, err := w.store.Commit(t.Context(), store.Put(key, []byte(value))); err != nil {
+			t.Fatal(err)
+		}
+		c, err := New(w.config(w.store, w.kernel))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(t.Context()); err == nil {
+			t.Errorf("start with %s = %s succeeds", key, value)
+		}
+	}
+}
+
+func TestCancelledVerbDoesNothing(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	before := w.Snapshot()
+	// The caller gives up while its change is being applied.
+	w.kernel.apply = func(s *model.Snapshot) error {
+		if s != before {
+			cancel()
+			return ctx.Err()
+		}
+		return nil
+	}
+	if _, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "n"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("error = %v", err)
+	}
+	if w.Snapshot() != before || w.kernel.applied != before {
+		t.Error("the change was not taken back")
+	}
+	w.check()
+}

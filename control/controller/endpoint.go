@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/ipam"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// Connect joins a sandbox to a network, running or not.
+func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spec model.EndpointSpec) (*model.Endpoint, error) {
+	var ep *model.Endpoint
+	var n *model.Network
+	var sb *model.Sandbox
+	err := c.update(ctx, func(t *tx) (err error) {
+		if n, err = findNetwork(t.next, netRef); err != nil {
+			return err
+		}
+		if sb, err = findSandbox(t.next, sandboxRef); err != nil {
+			return err
+		}
+		if err := connectable(t.next, n, sb); err != nil {
+			return err
+		}
+		if ep, err = t.addEndpoint(n, sb, spec); err != nil {
+			return err
+		}
+		if err := t.retarget(sb, true); err != nil {
+			return err
+		}
+		ep = t.next.Endpoints[ep.ID] // may have become the gateway
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.cfg.Log.Info("sandbox connected", "sandbox", sb.Name, "network", n.Name, "ipv4", ep.IPv4.String(), "ipv6", addrText(ep.IPv6.Addr()))
+	return ep, nil
+}
+
+func connectable(s *model.Snapshot, n *model.Network, sb *model.Sandbox) error {
+	mode := sb.NetworkMode
+	switch {
+	case joinsSandbox(mode) || mode == model.NetworkHost && n.Driver != model.DriverHost:
+		return refuse(model.ErrForbidden, "sandbox %q shares the network namespace of another sandbox or of the host and cannot be connected to any other network (make it anew with --network %s)", sb.Name, n.Name)
+	case n.Driver == model.DriverHost:
+		return refuse(model.ErrForbidden, "cannot connect sandbox %q to host network - it must be created in host network mode (make it anew with --network host)", sb.Name)
+	case n.Driver == model.DriverNull || mode == model.NetworkNone:
+		return refuse(model.ErrForbidden, "sandbox %q cannot be connected to multiple networks with one of the networks in private (none) mode (make it anew with --network NETWORK)", sb.Name)
+	}
+	for _, ep := range s.Endpoints {
+		if ep.SandboxID == sb.ID && ep.NetworkID == n.ID {
+			return refuse(model.ErrForbidden, "endpoint with name %s already exists in network %s (disconnect it first to change it)", sb.Name, n.Name)
+		}
+	}
+	return nil
+}
+
+// Disconnect takes a sandbox out of a network; its default route and published
+// ports move to the next network that can serve them. With force, that it is
+// not connected, or that the kernel will not remove something, is success.
+func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, force bool) error {
+	var n *model.Network
+	var sb *model.Sandbox
+	err := c.update(ctx, func(t *tx) (err error) {
+		t.keep = force
+		if n, err = findNetwork(t.next, netRef); err != nil {
+			return err
+		}
+		if sb, err = findSandbox(t.next, sandboxRef); err != nil {
+			return err
+		}
+		if n.Driver == model.DriverHost && sb.NetworkMode == model.NetworkHost {
+			return refuse(model.ErrForbidden, "sandbox %q cannot be disconnected from host network (remove it instead)", sb.Name)
+		}
+		for _, ep := range t.old.Endpoints {
+			if ep.SandboxID == sb.ID && ep.NetworkID == n.ID {
+				t.removeEndpoint(ep)
+				return t.retarget(sb, false)
+			}
+		}
+		if force {
+			return nil
+		}
+		return refuse(model.ErrForbidden, "sandbox %q is not connected to network %s (see: fairlead inspect %s)", sb.Name, n.Name, sb.Name)
+	})
+	if err == nil {
+		c.cfg.Log.Info("sandbox disconnected", "sandbox", sb.Name, "network", n.Name)
+	}
+	return err
+}
+
+// addEndpoint adds an interface to a sandbox that is in the next snapshot.
+func (t *tx) addEndpoint(n *model.Network, sb *model.Sandbox, spec model.EndpointSpec) (*model.Endpoint, error) {
+	if len(spec.Aliases) > 0 && n.Name == model.NetworkBridge {
+		return nil, refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks (make one with: fairlead network create)")
+	}
+	ep := &model.Endpoint{
+		ID:        newID(t.next.Endpoints),
+		NetworkID: n.ID,
+		SandboxID: sb.ID,
+		Aliases:   slices.Clone(spec.Aliases),
+		FixedIPv4: spec.IPv4.IsValid(),
+		FixedIPv6: spec.IPv6.IsValid(),
+		FixedMAC:  !spec.MAC.IsZero(),
+	}
+	names := map[string]bool{}
+	for _, o := range endpointsOf(t.next, sb.ID) {
+		names[o.IfName] = true
+		ep.Order = max(ep.Order, o.Order+1)
+	}
+	for i := 0; ep.IfName == "" || names[ep.IfName]; i++ {
+		ep.IfName = fmt.Sprintf("eth%d", i)
+	}
+	var err error
+	if ep.MAC, err = t.chooseMAC(n, spec.MAC); err != nil {
+		return nil, err
+	}
+	if ep.IPv4, err = t.takeAddr(n, true, spec.IPv4); err != nil {
+		return nil, err
+	}
+	if ep.IPv6, err = t.takeAddr(n, false, spec.IPv6); err != nil {
+		return nil, err
+	}
+	t.putEndpoint(ep.ID, ep)
+	return ep, nil
+}
+
+// chooseMAC checks the address the user wants (zero: any) or makes one up. Two
+// in one network would share a place in the forwarding table.
+func (t *tx) chooseMAC(n *model.Network, want model.MAC) (model.MAC, error) {
+	owner := map[model.MAC]string{n.GatewayMAC: "the gateway"}
+	for _, ep := range t.next.Endpoints {
+		if ep.NetworkID == n.ID {
+			owner[ep.MAC] = ep.SandboxID
+		}
+	}
+	if want.IsZero() {
+		for {
+			if m := newMAC(); owner[m] == "" {
+				return m, nil
+			}
+		}
+	}
+	if want[0]&1 != 0 {
+		return want, refuse(model.ErrInvalid, "MAC address %v is multicast (choose one whose first byte is even)", want)
+	}
+	if o := owner[want]; o != "" {
+		return want, refuse(model.ErrConflict, "MAC address %v is already in use on network %s by %s (choose another --mac-address)",
+			want, n.Name, sandboxName(t.next, o))
+	}
+	return want, nil
+}
+
+// takeAddr takes an address of a family, the wanted one if there is one, with
+// the subnet's length. It is zero if the network has no such family.
+func (t *tx) takeAddr(n *model.Network, is4 bool, want netip.Addr) (netip.Prefix, error) {
+	s, ok := n.Subnet(is4)
+	if want.IsValid() && (!ok || !s.Prefix.Contains(want)) {
+		has := "none of this family"
+		if ok {
+			has = s.Prefix.String()
+		}
+		return netip.Prefix{}, refuse(model.ErrInvalid, "no configured subnet contains IP address %v (network %s has %s)", want, n.Name, has)
+	}
+	if !ok {
+		return netip.Prefix{}, nil
+	}
+	pool := t.c.addrs[n.ID].pool(is4)
+	a, err := want, error(nil)
+	if want.IsValid() {
+		err = pool.Reserve(want)
+	} else {
+		a, err = pool.Allocate()
+	}
+	switch {
+	case errors.Is(err, ipam.ErrExhausted):
+		return netip.Prefix{}, refuse(model.ErrExhausted, "no available %s addresses on this network's address pools: %s (%s); remove sandboxes from it, or make a larger network",
+			family(is4), n.Name, n.ID)
+	case errors.Is(err, ipam.ErrTaken):
+		return netip.Prefix{}, refuse(model.ErrConflict, "Address already in use: %v belongs to %s of network %s (choose another, or none to get a free one)",
+			want, t.addrOwner(n, s, want), n.Name)
+	case err != nil:
+		return netip.Prefix{}, refuse(model.ErrInvalid, "%v: %v (it names subnet %v or its broadcast; choose another)", want, err, s.Prefix)
+	}
+	t.onUndo(func() { pool.Release(a) })
+	return netip.PrefixFrom(a, s.Prefix.Bits()), nil
+}
+
+func (t *tx) addrOwner(n *model.Network, s model.Subnet, a netip.Addr) string {
+	if a == s.Gateway {
+		return "the gateway"
+	}
+	for name, x := range s.Aux {
+		if x == a {
+			return fmt.Sprintf("auxiliary address %q", name)
+		}
+	}
+	for _, ep := range t.next.Endpoints {
+		if ep.NetworkID == n.ID && ep.Addr(a.Is4()) == a {
+			return fmt.Sprintf("sandbox %q", sandboxName(t.next, ep.SandboxID))
+		}
+	}
+	return "another sandbox"
+}
+
+// removeEndpoint leaves the sandbox's gateway choice and publishes to retarget.
+func (t *tx) removeEndpoint(ep *model.Endpoint) {
+	addrs := t.c.addrs[ep.NetworkID]
+	for _, is4 := range []bool{true, false} {
+		a, pool := ep.Addr(is4), addrs.pool(is4)
+		if !a.IsValid() || pool == nil {
+			continue
+		}
+		pool.Release(a)
+		// It was free for no moment: the lock is held.
+		t.onUndo(func() { _ = pool.Reserve(a) })
+	}
+	t.putEndpoint(ep.ID, nil)
+}
+
+// chooseGateway finds the endpoint that bears the sandbox's default route, the
+// first one whose network has a way out, and marks it. It is nil if there is
+// none.
+func (t *tx) chooseGateway(sandboxID string) *model.Endpoint {
+	var gw *model.Endpoint
+	for _, ep := range endpointsOf(t.next, sandboxID) {
+		is := gw == nil && hasWayOut(t.next.Networks[ep.NetworkID])
+		if ep.Gateway != is {
+			changed := *ep
+			changed.Gateway = is
+			ep = &changed
+			t.putEndpoint(ep.ID, ep)
+		}
+		if is {
+			gw = ep
+		}
+	}
+	return gw
+}
+
+func hasWayOut(n *model.Network) bool {
+	return !n.Internal && slices.ContainsFunc(n.Subnets, func(s model.Subnet) bool { return s.Gateway.IsValid() })
+}
+
+// addrText is "" for no address.
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}

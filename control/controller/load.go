@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/ipam"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/store"
+)
+
+// schema is the version of what this controller writes.
+const schema = 1
+
+// publishRecord is how a publish is stored.
+type publishRecord struct {
+	ID         uint32 `json:"id"`
+	EndpointID string `json:"endpoint_id"`
+	model.PortBinding
+}
+
+// publishRecords is what is stored for a sandbox; nil for nothing.
+func publishRecords(ps []*model.Publish) any {
+	if len(ps) == 0 {
+		return nil
+	}
+	out := make([]publishRecord, len(ps))
+	for i, p := range ps {
+		out[i] = publishRecord{p.ID, p.EndpointID, p.PortBinding}
+	}
+	return out
+}
+
+// Start loads the state, sweeps what an interrupted verb or a dead program left,
+// makes the predefined networks if they are missing, and applies all of it. An
+// object that the kernel refuses does not keep the others from being served:
+// that is logged, and left to the next resync.
+func (c *Controller) Start(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.checkSchema(ctx); err != nil {
+		return err
+	}
+	t := c.begin()
+	if err := c.choosePools(ctx, t); err != nil {
+		return err
+	}
+	if err := c.load(ctx, t); err != nil {
+		return err
+	}
+	if err := t.createPredefined(ctx); err != nil {
+		return err
+	}
+	if n := t.reap(c.dead(t.next)); n > 0 {
+		c.cfg.Log.Info("sandboxes of dead programs removed", "count", n)
+	}
+	ops, _, err := t.encode()
+	if err != nil {
+		return err
+	}
+	if len(ops) > 0 {
+		if _, err := c.cfg.Store.Commit(ctx, ops...); err != nil {
+			return fmt.Errorf("persist the state at start: %w", err)
+		}
+	}
+	c.snap.Store(t.next)
+	if err := c.cfg.Kernel.Apply(ctx, t.next); err != nil {
+		c.cfg.Log.Error("some stored state is not real in the kernel; the next resync tries again", "err", err)
+	}
+	c.cfg.Log.Info("state loaded", "networks", len(t.next.Networks), "sandboxes", len(t.next.Sandboxes), "publishes", len(t.next.Publishes))
+	return nil
+}
+
+func (c *Controller) checkSchema(ctx context.Context) error {
+	var have int
+	found, err := c.get(ctx, keySchema, &have)
+	if err == nil && found && have > schema {
+		return fmt.Errorf("load the state: it was written by a newer fairlead (schema %d, this one knows %d): use that, or another state directory", have, schema)
+	}
+	return err
+}
+
+// get reads one value; false if there is none.
+func (c *Controller) get(ctx context.Context, key string, v any) (bool, error) {
+	e, err := c.cfg.Store.Get(ctx, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(e.Value, v)
+	}
+	if err != nil {
+		return false, fmt.Errorf("load %q: %w", key, err)
+	}
+	return true, nil
+}
+
+// choosePools takes the configured pools and fills the families that have none.
+func (c *Controller) choosePools(ctx context.Context, t *tx) error {
+	c.pools = slices.Clone(c.cfg.DefaultPools)
+	has := func(is4 bool) bool {
+		return slices.ContainsFunc(c.pools, func(p ipam.DefaultPool) bool { return p.Base.Addr().Is4() == is4 })
+	}
+	if !has(true) {
+		c.pools = append(c.pools, ipam.DefaultPools()...)
+	}
+	if has(false) {
+		return nil
+	}
+	var base netip.Prefix
+	found, err := c.get(ctx, keyULA, &base)
+	if err != nil {
+		return err
+	}
+	ula := ipam.NewULA()
+	if found {
+		ula.Base = base
+	} else {
+		t.write(keyULA, nil, ula.Base)
+	}
+	c.pools = append(c.pools, ula)
+	return nil
+}
+
+// load reads every object into the next snapshot and the indices. What refers
+// to something that is not there is swept.
+func (c *Controller) load(ctx context.Context, t *tx) error {
+	for _, step := range []struct {
+		prefix string
+		add    func(t *tx, id string, value []byte) error
+	}{
+		{prefixNetwork, loadNetwork},
+		{prefixSandbox, loadSandbox},
+		{prefixEndpoint, loadEndpoint},
+		{prefixPublish, loadPublishes},
+	} {
+		entries, err := c.cfg.Store.List(ctx, step.prefix)
+		if err != nil {
+			return fmt.Errorf("load the state: %w", err)
+		}
+		for _, e := range entries {
+			err := step.add(t, strings.TrimPrefix(e.Key, step.prefix), e.Value)
+			if errors.Is(err, errOrphan) {
+				c.cfg.Log.Warn("stored object swept", "key", e.Key, "err", err)
+				t.write(e.Key, json.RawMessage(e.Value), nil)
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("load %q: %w", e.Key, err)
+			}
+		}
+	}
+	c.resumeAddresses(t.next)
+	return nil
+}
+
+// errOrphan: an object cannot live without what is not there.
+var errOrphan = errors.New("orphan")
+
+func loadNetwork(t *tx, id string, value []byte) error {
+	var n model.Network
+	if err := json.Unmarshal(value, &n); err != nil {
+		return err
+	}
+	if n.HasDatapath() {
+		addrs, err := newAddresses(&n)
+		if err != nil {
+			return err
+		}
+		t.c.addrs[id] = addrs
+	}
+	t.c.lastIndex = max(t.c.lastIndex, n.Index)
+	put(&t.next.Networks, &t.cloned.networks, id, &n)
+	return nil
+}
+
+func loadSandbox(t *tx, id string, value []byte) error {
+	var sb model.Sandbox
+	if err := json.Unmarshal(value, &sb); err != nil {
+		return err
+	}
+	put(&t.next.Sandboxes, &t.cloned.sandboxes, id, &sb)
+	return nil
+}
+
+func loadEndpoint(t *tx, id string, value []byte) error {
+	var ep model.Endpoint
+	if err := json.Unmarshal(value, &ep); err != nil {
+		return err
+	}
+	addrs := t.c.addrs[ep.NetworkID]
+	if addrs == nil || t.next.Sandboxes[ep.SandboxID] == nil {
+		return fmt.Errorf("%w: its network or sandbox is gone", errOrphan)
+	}
+	for i, is4 := range []bool{true, false} {
+		a := ep.Addr(is4)
+		if !a.IsValid() {
+			continue
+		}
+		pool := addrs.pool(is4)
+		if pool == nil {
+			return fmt.Errorf("%w: its network has no %s subnet", errOrphan, family(is4))
+		}
+		if err := pool.Reserve(a); err != nil {
+			if i == 1 && ep.IPv4.IsValid() {
+				addrs.v4.Release(ep.IPv4.Addr())
+			}
+			return fmt.Errorf("%w: address %v: %w", errOrphan, a, err)
+		}
+	}
+	put(&t.next.Endpoints, &t.cloned.endpoints, id, &ep)
+	return nil
+}
+
+func loadPublishes(t *tx, sandboxID string, value []byte) error {
+	var recs []publishRecord
+	if err := json.Unmarshal(value, &recs); err != nil {
+		return err
+	}
+	for _, r := range recs {
+		if ep := t.next.Endpoints[r.EndpointID]; ep == nil || ep.SandboxID != sandboxID {
+			return fmt.Errorf("%w: its endpoint is gone", errOrphan)
+		}
+	}
+	ps := make([]*model.Publish, len(recs))
+	for i, r := range recs {
+		ps[i] = &model.Publish{ID: r.ID, EndpointID: r.EndpointID, PortBinding: r.PortBinding}
+		t.c.ports.claim(r.ID, r.PortBinding)
+		t.c.lastID = max(t.c.lastID, r.ID)
+		put(&t.next.Publishes, &t.cloned.publishes, r.ID, ps[i])
+	}
+	t.c.setServed(sandboxID, ps)
+	return nil
+}
+
+// resumeAddresses lets every pool go on behind the highest address it handed
+// out, so that a restart does not bring on the reuse of one just released.
+func (c *Controller) resumeAddresses(s *model.Snapshot) {
+	eps := make([]*model.Endpoint, 0, len(s.Endpoints))
+	for _, ep := range s.Endpoints {
+		eps = append(eps, ep)
+	}
+	slices.SortFunc(eps, func(a, b *model.Endpoint) int {
+		return cmp.Or(a.IPv4.Addr().Compare(b.IPv4.Addr()), a.IPv6.Addr().Compare(b.IPv6.Addr()))
+	})
+	for _, ep := range eps {
+		addrs := c.addrs[ep.NetworkID]
+		if !ep.FixedIPv4 && addrs.v4 != nil {
+			addrs.v4.Resume(ep.IPv4.Addr())
+		}
+		if !ep.FixedIPv6 && addrs.v6 != nil {
+			addrs.v6.Resume(ep.IPv6.Addr())
+		}
+	}
+}
+
+// createPredefined makes what must exist from the first start.
+func (t *tx) createPredefined(ctx context.Context) error {
+	for _, spec := range []model.NetworkSpec{
+		{Name: model.NetworkBridge, Driver: model.DriverBridge},
+		{Name: model.NetworkHost, Driver: model.DriverHost},
+		{Name: model.NetworkNone, Driver: model.DriverNull},
+	} {
+		if slices.ContainsFunc(values(t.next.Networks), func(n *model.Network) bool { return n.Name == spec.Name }) {
+			continue
+		}
+		if _, err := t.createNetwork(ctx, spec); err != nil {
+			return fmt.Errorf("make the predefined network %s: %w", spec.Name, err)
+		}
+		t.write(keySchema, nil, schema)
+	}
+	return nil
+}
+
+func values[K comparable, V any](m map[K]V) []V {
+	out := make([]V, 0, len(m))
+	for _, v := range m {
+		out = append(out, v)
+	}
+	return out
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"math/big"
+	"regexp"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// idPrefix is how many digits of an ID must be unique: device names hold no
+// more of it.
+const idPrefix = 11
+
+// nameRule is Docker's rule for containers; networks may be called anything.
+var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+
+const maxNameLen = 255
+
+// newID makes up an ID of 64 hexadecimal digits whose beginning is no other's
+// in the map. The beginning is never all decimal, so nobody takes it for a
+// number.
+func newID[V any](taken map[string]V) string {
+	for {
+		var b [32]byte
+		_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+		id := hex.EncodeToString(b[:])
+		if strings.Trim(id[:idPrefix], "0123456789") != "" && !prefixTaken(taken, id[:idPrefix]) {
+			return id
+		}
+	}
+}
+
+func prefixTaken[V any](taken map[string]V, prefix string) bool {
+	for other := range taken {
+		if strings.HasPrefix(other, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// newMAC makes up a locally administered unicast address.
+func newMAC() model.MAC {
+	var m model.MAC
+	_, _ = rand.Read(m[:])
+	m[0] = m[0]&^1 | 2
+	return m
+}
+
+func pick(words []string) string {
+	i, err := rand.Int(rand.Reader, big.NewInt(int64(len(words))))
+	if err != nil {
+		return words[0]
+	}
+	return words[i.Int64()]
+}
+
+// newName makes up a name that no sandbox has.
+func newName(s *model.Snapshot) string {
+	taken := make(map[string]bool, len(s.Sandboxes))
+	for _, sb := range s.Sandboxes {
+		taken[sb.Name] = true
+	}
+	for try := 0; ; try++ {
+		name := pick(strings.Fields(adjectives)) + "_" + pick(strings.Fields(nouns))
+		if try > 3 {
+			name = fmt.Sprint(name, try-2)
+		}
+		if !taken[name] {
+			return name
+		}
+	}
+}
+
+// What a fairlead is fixed to, and what it leads.
+const (
+	adjectives = `able amber bold brave brisk calm clear coiled crisp dry eager even fair fast firm
+		gentle glad grand hardy keen light lively lucky mellow merry neat noble plain proud quick
+		quiet ready salty sharp shiny silent sleek smart solid steady stout sunny swift tidy tight
+		trim true warm white wise`
+	nouns = `anchor bark beacon binnacle boom bosun bow bridge brig buoy cable capstan cleat clipper
+		compass cutter davit deck dinghy dory fender gaff galley gull halyard harbour hatch hawser
+		helm hull jetty jib keel ketch lantern locker lugger mast mole oar pier pilot port quay
+		rigging rudder sail schooner sextant sheet skiff sloop spar stern tiller topsail winch yawl`
+)

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// CreateNetwork makes a network of driver bridge.
+func (c *Controller) CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
+	if err := validateNetworkSpec(spec); err != nil {
+		return nil, err
+	}
+	var n *model.Network
+	err := c.update(ctx, func(t *tx) (err error) {
+		n, err = t.createNetwork(ctx, spec)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.cfg.Log.Info("network created", "network", n.Name, "id", short(n.ID))
+	return n, nil
+}
+
+func validateNetworkSpec(spec model.NetworkSpec) error {
+	switch spec.Driver {
+	case "", model.DriverBridge:
+	case model.DriverHost, model.DriverNull:
+		return refuse(model.ErrForbidden, "only one instance of %q network is allowed (it exists already; use driver bridge)", spec.Driver)
+	case "overlay", "macvlan", "ipvlan":
+		return refuse(model.ErrNotSupported, "driver %s is not available yet (use driver bridge)", spec.Driver)
+	default:
+		return refuse(model.ErrInvalid, "unknown network driver %q (use driver bridge)", spec.Driver)
+	}
+	name := spec.Name
+	switch {
+	case name == "":
+		return refuse(model.ErrInvalid, "the network has no name (give one)")
+	case len(name) > maxNameLen:
+		return refuse(model.ErrInvalid, "the network's name is %d bytes long (give at most %d)", len(name), maxNameLen)
+	case strings.IndexFunc(name, unicode.IsControl) >= 0 || strings.TrimSpace(name) != name:
+		return refuse(model.ErrInvalid, "invalid network name %q: control characters, or blanks around it (choose another)", name)
+	case name == "default" || strings.HasPrefix(name, modeContainer):
+		return refuse(model.ErrInvalid, "invalid network name %q: it means something else after --network (choose another)", name)
+	case predefined(name):
+		return refuse(model.ErrForbidden, "operation is not permitted on predefined %s network (choose another name)", name)
+	}
+	return nil
+}
+
+// predefined reports whether a network of that name exists from the first
+// start and for ever.
+func predefined(name string) bool {
+	return name == model.NetworkBridge || name == model.NetworkHost || name == model.NetworkNone
+}
+
+// createNetwork adds a network with driver bridge unless the spec says else.
+func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
+	for _, o := range t.next.Networks {
+		if o.Name == spec.Name {
+			return nil, refuse(model.ErrConflict, "network with name %s already exists (choose another name, or remove it with: fairlead network rm %s)",
+				spec.Name, spec.Name)
+		}
+	}
+	index, err := t.c.newIndex(t.next)
+	if err != nil {
+		return nil, err
+	}
+	n := &model.Network{
+		ID:      newID(t.next.Networks),
+		Name:    spec.Name,
+		Index:   index,
+		Created: t.c.cfg.Now().UTC().Round(0),
+		Driver:  model.DriverBridge,
+		Labels:  maps.Clone(spec.Labels),
+	}
+	if spec.Driver != "" {
+		n.Driver = spec.Driver
+	}
+	if !n.HasDatapath() {
+		t.putNetwork(n.ID, n)
+		return n, nil
+	}
+	n.EnableIPv4, n.EnableIPv6 = true, spec.EnableIPv6 || wantsIPv6(spec.Subnets)
+	n.Internal, n.GatewayMAC = spec.Internal, newMAC()
+	if err := applyOptions(n, spec.Options); err != nil {
+		return nil, err
+	}
+	if err := t.resolveSubnets(ctx, n, spec.Subnets); err != nil {
+		return nil, err
+	}
+	addrs, err := newAddresses(n)
+	if err != nil {
+		return nil, err
+	}
+	t.c.addrs[n.ID] = addrs
+	t.onUndo(func() { delete(t.c.addrs, n.ID) })
+	t.putNetwork(n.ID, n)
+	return n, nil
+}
+
+func newAddresses(n *model.Network) (*addresses, error) {
+	var a addresses
+	for _, s := range n.Subnets {
+		pool, err := newPool(s)
+		if err != nil {
+			return nil, fmt.Errorf("network %q: %w", n.Name, err)
+		}
+		if s.Prefix.Addr().Is4() {
+			a.v4 = pool
+		} else {
+			a.v6 = pool
+		}
+	}
+	return &a, nil
+}
+
+// newIndex chooses the datapath's number of a network. It goes round, so that
+// a number is not reused while something may still count under it.
+func (c *Controller) newIndex(s *model.Snapshot) (uint32, error) {
+	taken := make(map[uint32]bool, len(s.Networks))
+	for _, n := range s.Networks {
+		taken[n.Index] = true
+	}
+	for range model.MaxNetworks - 1 {
+		c.lastIndex = c.lastIndex%(model.MaxNetworks-1) + 1
+		if !taken[c.lastIndex] {
+			return c.lastIndex, nil
+		}
+	}
+	return 0, refuse(model.ErrExhausted, "there are %d networks already, the most this host can have (remove unused ones with: fairlead network prune)", len(s.Networks))
+}
+
+// RemoveNetwork removes a network that has no endpoints.
+func (c *Controller) RemoveNetwork(ctx context.Context, ref string) error {
+	var n *model.Network
+	err := c.update(ctx, func(t *tx) (err error) {
+		if n, err = findNetwork(t.next, ref); err != nil {
+			return err
+		}
+		if predefined(n.Name) {
+			return refuse(model.ErrForbidden, "%s is a pre-defined network and cannot be removed (use a network of your own instead)", n.Name)
+		}
+		if eps := membersOf(t.next, n.ID); len(eps) > 0 {
+			return refuse(model.ErrForbidden, "error while removing network: network %s has active endpoints (%s); remove the sandboxes or disconnect them first",
+				n.Name, describeMembers(t.next, eps))
+		}
+		t.removeNetwork(n)
+		return nil
+	})
+	if err == nil {
+		c.cfg.Log.Info("network removed", "network", n.Name, "id", short(n.ID))
+	}
+	return err
+}
+
+// describeMembers names the sandboxes behind endpoints, but not a thousand.
+func describeMembers(s *model.Snapshot, eps []*model.Endpoint) string {
+	const most = 4
+	var b strings.Builder
+	for i, ep := range eps {
+		if i == most {
+			fmt.Fprintf(&b, " and %d more", len(eps)-most)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "name:%q id:%q", sandboxName(s, ep.SandboxID), short(ep.SandboxID))
+	}
+	return b.String()
+}
+
+func (t *tx) removeNetwork(n *model.Network) {
+	addrs := t.c.addrs[n.ID]
+	delete(t.c.addrs, n.ID)
+	t.onUndo(func() { t.c.addrs[n.ID] = addrs })
+	t.putNetwork(n.ID, nil)
+}
+
+// PruneNetworks removes the networks that have no endpoints, except the
+// predefined ones and those that keep (which may be nil) says to keep. It
+// returns the names of those removed, sorted.
+func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network) bool) ([]string, error) {
+	names := []string{}
+	err := c.update(ctx, func(t *tx) error {
+		used := map[string]bool{}
+		for _, ep := range t.next.Endpoints {
+			used[ep.NetworkID] = true
+		}
+		for _, n := range t.old.Networks {
+			if used[n.ID] || predefined(n.Name) || keep != nil && keep(n) {
+				continue
+			}
+			t.removeNetwork(n)
+			names = append(names, n.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	c.cfg.Log.Info("unused networks removed", "count", len(names))
+	return names, nil
+}

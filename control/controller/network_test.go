@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-net/fairlead/control/ipam"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+func TestPredefinedNetworks(t *testing.T) {
+	w := newWorld(t)
+	got := map[string]string{}
+	for _, n := range w.Snapshot().Networks {
+		got[n.Name] = n.Driver
+	}
+	if diff := cmp.Diff(map[string]string{"bridge": "bridge", "host": "host", "none": "null"}, got); diff != "" {
+		t.Error(diff)
+	}
+	bridge, _ := w.Network("bridge")
+	if s, _ := bridge.Subnet(true); s.Prefix.String() != "172.17.0.0/16" || s.Gateway.String() != "172.17.0.1" {
+		t.Errorf("subnet of bridge = %+v", s)
+	}
+	before := w.Snapshot()
+	w.refused(before, w.RemoveNetwork(t.Context(), "bridge"), model.ErrForbidden, "bridge is a pre-defined network and cannot be removed")
+	w.restart()
+	if again, _ := w.Network("bridge"); again.ID != bridge.ID || len(w.Snapshot().Networks) != 3 {
+		t.Error("a restart made the predefined networks anew")
+	}
+	if names, err := w.PruneNetworks(t.Context(), nil); err != nil || len(names) != 0 {
+		t.Errorf("prune = %v, %v", names, err)
+	}
+}
+
+func TestCreateNetworkSubnets(t *testing.T) {
+	full := subnet("10.1.0.0/16")
+	full.Gateway, full.IPRange = addr("10.1.9.9"), netip.MustParsePrefix("10.1.5.0/24")
+	full.Aux = map[string]netip.Addr{"printer": addr("10.1.5.0"), "router": addr("10.1.0.1")}
+	auxFirst := subnet("10.2.0.0/24")
+	auxFirst.Aux = map[string]netip.Addr{"a": addr("10.2.0.1")}
+	tests := []struct {
+		name string
+		spec model.NetworkSpec
+		want string // prefix gateway, …
+		next string // the first sandbox's addresses
+	}{
+		{"default", model.NetworkSpec{}, "172.20.0.0/16 172.20.0.1", "172.20.0.2"},
+		{"ula", model.NetworkSpec{EnableIPv6: true}, "172.20.0.0/16 172.20.0.1, ULA ULA::1", "172.20.0.2 ULA::2"},
+		{"full", model.NetworkSpec{Subnets: []model.SubnetSpec{full}}, "10.1.0.0/16 10.1.9.9", "10.1.5.1"},
+		{"aux-takes-first", model.NetworkSpec{Subnets: []model.SubnetSpec{auxFirst}}, "10.2.0.0/24 10.2.0.2", "10.2.0.3"},
+		{"dual", model.NetworkSpec{EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("2001:db8::/64"), subnet("10.3.0.0/24")}},
+			"10.3.0.0/24 10.3.0.1, 2001:db8::/64 2001:db8::1", "10.3.0.2 2001:db8::2"},
+		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("0.0.0.0/26")}}, "172.18.1.0/26 172.18.1.1", "172.18.1.2"},
+		{"dual-by-subnet", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("2001:db8::/64"), subnet("10.3.0.0/24")}},
+			"10.3.0.0/24 10.3.0.1, 2001:db8::/64 2001:db8::1", "10.3.0.2 2001:db8::2"},
+		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("0.0.0.0/26")}}, "172.18.1.0/26 172.18.1.1", "172.18.1.2"},
+		{"pair", model.NetworkSpec{EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("10.4.0.0/31"), subnet("2001:db8::/127")}},
+			"10.4.0.0/31 10.4.0.0, 2001:db8::/127 2001:db8::", "10.4.0.1 2001:db8::1"},
+		{"pair-internal", model.NetworkSpec{Internal: true, Subnets: []model.SubnetSpec{subnet("10.4.0.0/31")}}, "10.4.0.0/31 none", "10.4.0.0"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.kernel.prefixes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("172.18.0.0/24"), netip.MustParsePrefix("172.19.128.0/17")}
+			tt.spec.Name = "n"
+			n := w.network(tt.spec)
+			ula := ""
+			var subs []string
+			for _, s := range n.Subnets {
+				gw := "none"
+				if s.Gateway.IsValid() {
+					gw = s.Gateway.String()
+				}
+				subs = append(subs, s.Prefix.String()+" "+gw)
+				if strings.HasPrefix(s.Prefix.String(), "fd") {
+					ula = strings.TrimSuffix(s.Prefix.String(), "::/64")
+				}
+			}
+			normal := func(s string) string {
+				if ula != "" {
+					s = strings.ReplaceAll(strings.ReplaceAll(s, ula+"::/64", "ULA"), ula, "ULA")
+				}
+				return s
+			}
+			if got := normal(strings.Join(subs, ", ")); got != tt.want {
+				t.Errorf("subnets = %q, want %q", got, tt.want)
+			}
+			w.sandbox(model.SandboxSpec{Name: "sb", NetworkMode: "n"})
+			ep := w.endpoint("n", "sb")
+			if got := normal(strings.TrimSpace(addrText(ep.IPv4.Addr()) + " " + addrText(ep.IPv6.Addr()))); got != tt.next {
+				t.Errorf("addresses = %q, want %q", got, tt.next)
+			}
+			w.check()
+		})
+	}
+}
+
+// networkRefusal is a request that must be refused.
+type networkRefusal struct {
+	name string
+	spec model.NetworkSpec
+	kind error
+	text string
+}
+
+func networkRefusals() []networkRefusal {
+	with := func(s string, f func(*model.SubnetSpec)) []model.SubnetSpec {
+		sp := subnet(s)
+		f(&sp)
+		return []model.SubnetSpec{sp}
+	}
+	opt := func(k, v string) model.NetworkSpec {
+		return model.NetworkSpec{Name: "n", Options: map[string]string{k: v}}
+	}
+	sub := func(ss ...model.SubnetSpec) model.NetworkSpec {
+		return model.NetworkSpec{Name: "n", EnableIPv6: true, Subnets: ss}
+	}
+	return []networkRefusal{
+		{"no-name", model.NetworkSpec{}, model.ErrInvalid, "no name"},
+		{"predefined", model.NetworkSpec{Name: "host"}, model.ErrForbidden, "operation is not permitted on predefined host network"},
+		{"taken", model.NetworkSpec{Name: "taken"}, model.ErrConflict, "network with name taken already exists"},
+		{"mode-name", model.NetworkSpec{Name: "container:x"}, model.ErrInvalid, "invalid network name"},
+		{"overlay", model.NetworkSpec{Name: "n", Driver: "overlay"}, model.ErrNotSupported, "driver overlay is not available yet"},
+		{"host", model.NetworkSpec{Name: "n", Driver: "host"}, model.ErrForbidden, "only one instance"},
+		{"unknown-driver", model.NetworkSpec{Name: "n", Driver: "x"}, model.ErrInvalid, `unknown network driver "x"`},
+		{"overlap", sub(subnet("10.9.128.0/17")), model.ErrConflict, `Pool overlaps with other one on this address space: 10.9.128.0/17 and network "taken" (10.9.0.0/16)`},
+		{"host-bits", sub(subnet("10.0.0.5/24")), model.ErrInvalid, "invalid subnet 10.0.0.5/24: it should be 10.0.0.0/24"},
+		{"two-v4", sub(subnet("10.0.0.0/24"), subnet("10.0.1.0/24")), model.ErrInvalid, "one subnet per address family"},
+		{"single", sub(subnet("10.0.0.0/32")), model.ErrInvalid, "no room"},
+		{"huge", sub(subnet("0.0.0.0/0")), model.ErrInvalid, "larger than /8"},
+		{"loopback", sub(subnet("127.0.0.0/24")), model.ErrInvalid, "loopback"},
+		{"multicast", sub(subnet("ff02::/64")), model.ErrInvalid, "multicast"},
+		{"gateway-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = addr("10.0.1.1") })...), model.ErrInvalid, "invalid gateway 10.0.1.1: parent subnet 10.0.0.0/24 doesn't contain this address"},
+		{"gateway-network", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = addr("10.0.0.0") })...), model.ErrInvalid, "gateway 10.0.0.0"},
+		{"gateway-broadcast", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = addr("10.0.0.255") })...), model.ErrInvalid, "gateway 10.0.0.255"},
+		{"gateway-without-subnet", sub(model.SubnetSpec{Gateway: addr("10.0.0.1")}), model.ErrInvalid, "must have a corresponding subnet"},
+		{"gateway-is-aux", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) {
+			s.Gateway, s.Aux = addr("10.0.0.9"), map[string]netip.Addr{"x": addr("10.0.0.9")}
+		})...), model.ErrInvalid, "Address already in use"},
+		{"range-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = netip.MustParsePrefix("10.0.1.0/25") })...), model.ErrInvalid, "doesn't contain ip-range"},
+		{"range-bigger", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = netip.MustParsePrefix("10.0.0.0/23") })...), model.ErrInvalid, "CIDR block is bigger"},
+		{"range-family", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = netip.MustParsePrefix("2001:db8::/80") })...), model.ErrInvalid, "parent subnet is an IPv4 block"},
+		{"aux-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Aux = map[string]netip.Addr{"x": addr("10.1.0.1")} })...), model.ErrInvalid, "invalid auxiliary address 10.1.0.1"},
+		{"aux-gateway-name", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) {
+			s.Aux = map[string]netip.Addr{"DefaultGatewayIPv4": addr("10.0.0.9")}
+		})...), model.ErrNotSupported, "not available yet"},
+		{"option-unknown", opt("com.example.x", "1"), model.ErrInvalid, "unknown option com.example.x"},
+		{"option-later", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not available yet"},
+		{"option-bool", opt(optICC, "maybe"), model.ErrInvalid, optICC},
+		{"option-mtu", opt(optMTU, "67"), model.ErrInvalid, "68 to 65535"},
+		{"option-addr", opt(optHostBinding, "localhost"), model.ErrInvalid, optHostBinding},
+	}
+}
+
+func TestCreateNetworkRefuses(t *testing.T) {
+	w := newWorld(t)
+	w.network(model.NetworkSpec{Name: "taken", Subnets: []model.SubnetSpec{subnet("10.9.0.0/16")}})
+	for _, tt := range networkRefusals() {
+		t.Run(tt.name, func(t *testing.T) {
+			w.t = t
+			before := w.Snapshot()
+			_, err := w.CreateNetwork(t.Context(), tt.spec)
+			w.refused(before, err, tt.kind, tt.text)
+		})
+	}
+}
+
+func TestNetworkOptions(t *testing.T) {
+	w := newWorld(t)
+	n := w.network(model.NetworkSpec{Name: "plain"})
+	if !n.ICC || !n.Masquerade || !n.AntiSpoof || n.MTU != 1500 || n.HostBindingIPv4.IsValid() || n.GatewayMAC.IsZero() {
+		t.Errorf("defaults: %+v", n)
+	}
+	opts := map[string]string{optICC: "false", optMasquerade: "0", optAntiSpoof: "false", optMTU: "9000", optHostBinding: "127.0.0.1"}
+	n = w.network(model.NetworkSpec{Name: "test@#$ %", Options: opts, Labels: map[string]string{"a": "b"}})
+	if n.ICC || n.Masquerade || n.AntiSpoof || n.MTU != 9000 || n.HostBindingIPv4 != addr("127.0.0.1") || n.Labels["a"] != "b" {
+		t.Errorf("options: %+v", n)
+	}
+	opts[optICC] = "changed by the caller"
+	if n.Options[optICC] != "false" {
+		t.Error("the network shares the caller's map")
+	}
+	w.check()
+}
+
+func TestDefaultPoolsRunOut(t *testing.T) {
+	w := newWorld(t)
+	for i := range 30 {
+		w.network(model.NetworkSpec{Name: fmt.Sprint("n", i)})
+	}
+	before := w.Snapshot()
+	_, err := w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "more"})
+	w.refused(before, err, model.ErrExhausted, "all predefined address pools have been fully subnetted")
+	w.network(model.NetworkSpec{Name: "given", Subnets: []model.SubnetSpec{subnet("10.0.0.0/24")}})
+}
+
+func TestConfiguredPools(t *testing.T) {
+	w := newWorld(t)
+	cfg := w.cfg
+	cfg.DefaultPools = []ipam.DefaultPool{{Base: netip.MustParsePrefix("10.10.0.0/16"), Size: 24}, {Base: netip.MustParsePrefix("2001:db8::/48"), Size: 64}}
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n, err := c.CreateNetwork(t.Context(), model.NetworkSpec{Name: "n", EnableIPv6: true})
+	if err != nil || n.Subnets[0].Prefix.String() != "10.10.0.0/24" || n.Subnets[1].Prefix.String() != "2001:db8::/64" {
+		t.Errorf("network = %+v, %v", n, err)
+	}
+}
+
+func TestRemoveAndPruneNetworks(t *testing.T) {
+	w := newWorld(t)
+	for _, name := range []string{"used", "idle", "kept", "gone"} {
+		w.network(model.NetworkSpec{Name: name})
+	}
+	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: "used"})
+	before := w.Snapshot()
+	w.refused(before, w.RemoveNetwork(t.Context(), "used"), model.ErrForbidden, `network used has active endpoints (name:"web"`)
+	w.refused(before, w.RemoveNetwork(t.Context(), "nope"), model.ErrNotFound, "network nope not found")
+	if err := w.RemoveNetwork(t.Context(), "gone"); err != nil {
+		t.Error(err)
+	}
+	names, err := w.PruneNetworks(t.Context(), func(n *model.Network) bool { return n.Name == "kept" })
+	if diff := cmp.Diff([]string{"idle"}, names); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	w.check()
+}
+
+func TestNetworkIndexIsNotReusedAtOnce(t *testing.T) {
+	w := newWorld(t)
+	a := w.network(model.NetworkSpec{Name: "a"})
+	if err := w.RemoveNetwork(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if b := w.network(model.NetworkSpec{Name: "b"}); b.Index == a.Index {
+		t.Errorf("index %d reused", a.Index)
+	}
+}
+
+func TestLookupPrecedence(t *testing.T) {
+	w := newWorld(t)
+	a := w.network(model.NetworkSpec{Name: "a"})
+	// Another network is named as the first one's ID begins.
+	b := w.network(model.NetworkSpec{Name: a.ID[:12]})
+	c := w.network(model.NetworkSpec{Name: a.ID})
+	for ref, want := range map[string]string{a.ID: a.ID, a.ID[:12]: b.ID, a.ID[:13]: a.ID, c.ID[:20]: c.ID, "a": a.ID} {
+		if n, err := w.Network(ref); err != nil || n.ID != want {
+			t.Errorf("network %q = %v, %v", ref, n, err)
+		}
+	}
+	if _, err := w.Network(""); err == nil {
+		t.Error("the empty reference means something")
+	}
+	sb := w.sandbox(model.SandboxSpec{Name: "web"})
+	if got, err := w.Sandbox(sb.ID[:5]); err != nil || got != sb {
+		t.Errorf("sandbox = %v, %v", got, err)
+	}
+	for i := range 20 { // of 21 IDs two begin alike
+		w.sandbox(model.SandboxSpec{Name: fmt.Sprint("sb", i)})
+	}
+	seen := map[byte]bool{}
+	for id := range w.Snapshot().Sandboxes {
+		if seen[id[0]] {
+			_, err := w.Sandbox(id[:1])
+			w.refused(w.Snapshot(), err, model.ErrInvalid, "is ambiguous")
+			return
+		}
+		seen[id[0]] = true
+	}
+}

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// maxPort is the highest port number.
+const maxPort = 65535
+
+// validatePorts checks each -p by itself.
+func validatePorts(specs []model.PortSpec) error {
+	for _, p := range specs {
+		if err := validateRangeOf("port", p.Port, p.Count, p.Proto); err != nil {
+			return err
+		}
+		if err := publishable(p.Proto, p.Port); err != nil {
+			return err
+		}
+		if p.HostCount != 0 {
+			if err := validateRangeOf("host port", p.HostPort, p.HostCount, p.Proto); err != nil {
+				return err
+			}
+			if p.HostCount != p.Count && p.Count != 1 {
+				return refuse(model.ErrInvalid, "invalid ranges specified for sandbox and host ports: %s and %s (give ranges of one length, or one sandbox port)",
+					rangeText(p.Port, p.Count), rangeText(p.HostPort, p.HostCount))
+			}
+		}
+		if a := p.HostIP; a.Zone() != "" || a.IsMulticast() {
+			return refuse(model.ErrInvalid, "invalid host address %v of a published port (give an address of this host, without a zone)", a)
+		}
+	}
+	return nil
+}
+
+// publishable refuses what the datapath cannot translate.
+func publishable(p model.Proto, port uint16) error {
+	switch p {
+	case model.TCP, model.UDP:
+		return nil
+	case model.SCTP:
+		return refuse(model.ErrNotSupported, "publishing sctp ports is not available yet (leave out %d/sctp)", port)
+	}
+	return refuse(model.ErrInvalid, "invalid protocol %v of port %d (give tcp or udp)", p, port)
+}
+
+func validateRangeOf(what string, port, count uint16, proto model.Proto) error {
+	if port == 0 || count == 0 || int(port)+int(count)-1 > maxPort {
+		return refuse(model.ErrInvalid, "invalid %s %s/%v (ports are 1 to %d)", what, rangeText(port, count), proto, maxPort)
+	}
+	return nil
+}
+
+func rangeText(port, count uint16) string {
+	if count <= 1 {
+		return fmt.Sprint(port)
+	}
+	return fmt.Sprintf("%d-%d", port, int(port)+int(count)-1)
+}
+
+// withExposed adds to the published ports what -P asks for: every exposed
+// port that is not published already, at a host port of the system's choice.
+func withExposed(specs []model.PortSpec, expose []model.PortProto) []model.PortSpec {
+	all := slices.Clone(specs)
+	covered := func(port uint16, proto model.Proto) bool {
+		return slices.ContainsFunc(all, func(s model.PortSpec) bool {
+			return s.Proto == proto && port >= s.Port && int(port) < int(s.Port)+int(s.Count)
+		})
+	}
+	for _, e := range expose {
+		// Runs of ports that are not covered stay one publish each.
+		run := model.PortSpec{Proto: e.Proto}
+		var runs []model.PortSpec
+		for i := range e.Count {
+			switch port := e.Port + i; {
+			case covered(port, e.Proto):
+				runs = append(runs, run)
+				run = model.PortSpec{Proto: e.Proto}
+			case run.Count == 0:
+				run.Port, run.Count = port, 1
+			default:
+				run.Count++
+			}
+		}
+		for _, r := range append(runs, run) {
+			if r.Count > 0 {
+				all = append(all, r)
+			}
+		}
+	}
+	return all
+}
+
+// bindPorts resolves the published ports of a new sandbox into sb.Ports and
+// serves them at its gateway endpoint. Without one (nil) they are only
+// remembered.
+func (t *tx) bindPorts(sb *model.Sandbox, specs []model.PortSpec, gw *model.Endpoint) error {
+	if len(specs) == 0 {
+		return nil
+	}
+	// The pickier a request, the earlier: exact ports, then ranges to choose
+	// from, then any port.
+	order := make([]int, len(specs))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(freedom(specs[a]), freedom(specs[b])) })
+
+	sb.Ports = make([]model.PortBinding, len(specs))
+	pubs := make([]*model.Publish, len(specs))
+	for _, i := range order {
+		s := specs[i]
+		b := model.PortBinding{HostIP: s.HostIP.Unmap(), HostPort: s.HostPort, Port: s.Port, Count: s.Count, Proto: s.Proto}
+		at := b
+		if gw != nil {
+			n := t.next.Networks[gw.NetworkID]
+			var ok bool
+			if at.HostIP, ok = servedAt(n, gw, b); !ok {
+				return refuse(model.ErrInvalid, "port %s/%v cannot be published at %v: network %s has no %s addresses (choose another host address or network)",
+					rangeText(b.Port, b.Count), b.Proto, at.HostIP, n.Name, family(at.HostIP.Is4()))
+			}
+		}
+		if err := t.choosePort(s, gw, &at); err != nil {
+			return err
+		}
+		b.HostPort = at.HostPort
+		sb.Ports[i] = b
+		if gw != nil {
+			pubs[i] = t.newPublish(gw, at)
+		}
+	}
+	if gw != nil {
+		t.serve(sb.ID, pubs)
+	}
+	return nil
+}
+
+func freedom(s model.PortSpec) int {
+	switch s.HostCount {
+	case s.Count:
+		return 0
+	case 0:
+		return 2
+	}
+	return 1
+}
+
+// servedAt tells at which host address an endpoint serves a binding, and
+// whether it can: one family is not translated into the other.
+func servedAt(n *model.Network, ep *model.Endpoint, b model.PortBinding) (netip.Addr, bool) {
+	a := b.HostIP
+	if !a.IsValid() {
+		a = n.HostBindingIPv4
+	}
+	if !a.IsValid() {
+		return a, true
+	}
+	return a, ep.Addr(a.Is4()).IsValid()
+}
+
+// choosePort fills in b.HostPort, or checks that it can be had.
+func (t *tx) choosePort(s model.PortSpec, gw *model.Endpoint, b *model.PortBinding) error {
+	switch freedom(s) {
+	case 0:
+		if gw == nil {
+			return nil
+		}
+		return t.checkPort(gw, *b)
+	case 1:
+		return t.findPort(b, int(s.HostPort), int(s.HostPort)+int(s.HostCount)-1, 0)
+	}
+	lo, hi := t.c.cfg.Kernel.EphemeralRange()
+	if err := t.findPort(b, int(lo), int(hi), int(t.c.nextPort)); err != nil {
+		return err
+	}
+	t.c.nextPort = b.HostPort + b.Count // not reused at once
+	return nil
+}
+
+// checkPort refuses a binding that another publish or another program
+// occupies. The words are Docker's.
+func (t *tx) checkPort(gw *model.Endpoint, b model.PortBinding) error {
+	if port, id, found := t.c.ports.conflict(b); found {
+		who := "another of this sandbox's ports"
+		if p := t.next.Publishes[id]; p != nil {
+			who = fmt.Sprintf("sandbox %q", t.publishOwner(p))
+		}
+		return refuse(model.ErrConflict, "Bind for %s failed: port is already allocated (by %s; choose another host port)", hostPort(b.HostIP, port), who)
+	}
+	err := t.c.cfg.Kernel.PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
+	if err == nil {
+		return nil
+	}
+	kind, remedy := model.ErrInvalid, "choose a host address and port that can be bound"
+	if busy(err) {
+		kind, remedy = model.ErrConflict, "stop the program that has it, or choose another host port"
+	}
+	backend := gw.IPv4.Addr()
+	if b.HostIP.Is6() {
+		backend = gw.IPv6.Addr()
+	}
+	return refuse(kind, "failed to bind host port for %s:%s/%v: %v (%s)", hostPort(b.HostIP, b.HostPort), hostPort(backend, b.Port), b.Proto, err, remedy)
+}
+
+func (t *tx) publishOwner(p *model.Publish) string {
+	if ep := t.next.Endpoints[p.EndpointID]; ep != nil {
+		return sandboxName(t.next, ep.SandboxID)
+	}
+	return "?"
+}
+
+// busy reports whether PortFree says that another program has the port.
+func busy(err error) bool {
+	return errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, model.ErrConflict)
+}
+
+// maxProbes bounds the sockets that one search for a free port may try to
+// bind.
+const maxProbes = 1 << 16
+
+// findPort chooses b.Count consecutive host ports in lo..hi. The search begins
+// at from and goes round.
+func (t *tx) findPort(b *model.PortBinding, lo, hi, from int) error {
+	starts := hi - lo + 1 - (int(b.Count) - 1)
+	offset := 0
+	if from > lo && from < lo+starts {
+		offset = from - lo
+	}
+	probes := 0
+	for k := 0; k < starts && probes < maxProbes; {
+		first := lo + (offset+k)%starts
+		b.HostPort = uint16(first)
+		if port, _, found := t.c.ports.conflict(*b); found {
+			// Every start up to that port meets it as well.
+			k += min(int(port)-first+1, lo+starts-first)
+			continue
+		}
+		err := t.c.cfg.Kernel.PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
+		if err == nil {
+			return nil
+		}
+		if !busy(err) {
+			return refuse(model.ErrInvalid, "failed to bind host port for %s: %v (choose a host address that can be bound)", hostPort(b.HostIP, b.HostPort), err)
+		}
+		probes += int(b.Count)
+		k += max(1, int(b.Count)/8)
+	}
+	return refuse(model.ErrExhausted, "no free host port of %d-%d at %s for port %s/%v (free some, or choose the host port yourself)",
+		lo, hi, hostAddr(b.HostIP), rangeText(b.Port, b.Count), b.Proto)
+}
+
+// newPublish occupies the host ports of a binding and makes its publish.
+func (t *tx) newPublish(ep *model.Endpoint, b model.PortBinding) *model.Publish {
+	c := t.c
+	for c.lastID++; c.lastID == 0 || t.next.Publishes[c.lastID] != nil; c.lastID++ {
+	}
+	p := &model.Publish{ID: c.lastID, EndpointID: ep.ID, PortBinding: b}
+	c.ports.claim(p.ID, b)
+	t.onUndo(func() { c.ports.release(p.ID, b) })
+	return p
+}
+
+func (t *tx) freePublish(p *model.Publish) {
+	t.c.ports.release(p.ID, p.PortBinding)
+	t.onUndo(func() { t.c.ports.claim(p.ID, p.PortBinding) })
+}
+
+// retarget chooses the sandbox's gateway endpoint anew and lets it serve the
+// published ports. Those that now cannot be served are refused when strict,
+// else left out.
+func (t *tx) retarget(sb *model.Sandbox, strict bool) error {
+	gw := t.chooseGateway(sb.ID)
+	was := t.c.served[sb.ID]
+	spare := make(map[model.PortBinding]*model.Publish, len(was))
+	for _, p := range was {
+		spare[p.PortBinding] = p
+	}
+	now := []*model.Publish{}
+	var missing []model.PortBinding
+	for _, b := range sb.Ports {
+		if gw == nil {
+			break
+		}
+		var ok bool
+		if b.HostIP, ok = servedAt(t.next.Networks[gw.NetworkID], gw, b); !ok {
+			t.c.cfg.Log.Warn("published port is not served: the gateway network lacks its address family", "sandbox", sb.Name, "port", b.HostPort)
+			continue
+		}
+		p := spare[b]
+		if p == nil {
+			missing = append(missing, b)
+			continue
+		}
+		delete(spare, b)
+		if p.EndpointID != gw.ID {
+			p = &model.Publish{ID: p.ID, EndpointID: gw.ID, PortBinding: b}
+		}
+		now = append(now, p)
+	}
+	for _, p := range spare {
+		t.freePublish(p)
+	}
+	for _, b := range missing {
+		if err := t.checkPort(gw, b); err != nil {
+			if strict {
+				return err
+			}
+			t.c.cfg.Log.Warn("published port is not served any more", "sandbox", sb.Name, "err", err)
+			continue
+		}
+		now = append(now, t.newPublish(gw, b))
+	}
+	if !slices.Equal(was, now) {
+		t.serve(sb.ID, now)
+	}
+	return nil
+}
+
+// hostPort renders an address with a port; the zero address as Docker does.
+func hostPort(a netip.Addr, port uint16) string {
+	return netip.AddrPortFrom(hostAddr(a), port).String()
+}
+
+func hostAddr(a netip.Addr) netip.Addr {
+	if !a.IsValid() {
+		return netip.IPv4Unspecified()
+	}
+	return a
+}

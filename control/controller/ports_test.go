@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// served renders what is published, sorted.
+func (w *world) served() string {
+	var out []string
+	for _, p := range w.Snapshot().Publishes {
+		n := w.Snapshot().Networks[w.Snapshot().Endpoints[p.EndpointID].NetworkID].Name
+		ip := "*"
+		if p.HostIP.IsValid() {
+			ip = p.HostIP.String()
+		}
+		out = append(out, fmt.Sprintf("%s:%s->%s/%v@%s", ip, rangeText(p.HostPort, p.Count), rangeText(p.Port, p.Count), p.Proto, n))
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
+func TestPublish(t *testing.T) {
+	udp := tcp("", 53, 1, 53, 1)
+	udp.Proto = model.UDP
+	expose := []model.PortProto{{Port: 80, Count: 1, Proto: model.TCP}, {Port: 90, Count: 3, Proto: model.TCP}, {Port: 80, Count: 1, Proto: model.UDP}}
+	tests := []struct {
+		name string
+		spec model.SandboxSpec
+		want string
+	}{
+		{"exact", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 8080, 1, 80, 1), udp}}, "*:53->53/udp@a *:8080->80/tcp@a"},
+		{"same-port-two-addresses", model.SandboxSpec{Ports: []model.PortSpec{tcp("127.0.0.2", 80, 1, 80, 1), tcp("127.0.0.3", 80, 1, 80, 1)}},
+			"127.0.0.2:80->80/tcp@a 127.0.0.3:80->80/tcp@a"},
+		{"mapped-address", model.SandboxSpec{Ports: []model.PortSpec{tcp("::ffff:127.0.0.1", 80, 1, 80, 1)}}, "127.0.0.1:80->80/tcp@a"},
+		{"range", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 9000, 11, 7000, 11)}}, "*:9000-9010->7000-7010/tcp@a"},
+		{"last-port", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 65535, 1, 65535, 1)}}, "*:65535->65535/tcp@a"},
+		{"all-ports", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 1, 65535, 1, 65535)}}, "*:1-65535->1-65535/tcp@a"},
+		{"one-of-range", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 7000, 5, 80, 1), tcp("", 7000, 5, 80, 1), tcp("", 7000, 1, 81, 1)}},
+			"*:7000->81/tcp@a *:7002->80/tcp@a *:7003->80/tcp@a"}, // 7001 is busy
+		{"automatic", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 0, 0, 80, 1), tcp("127.0.0.1", 0, 0, 80, 1), tcp("", 0, 0, 70, 2)}},
+			"*:50001->80/tcp@a *:50003-50004->70-71/tcp@a 127.0.0.1:50002->80/tcp@a"}, // 50000 is busy
+		{"publish-all", model.SandboxSpec{PublishAll: true, Expose: expose, Ports: []model.PortSpec{tcp("", 8080, 1, 91, 1)}},
+			"*:50001->80/tcp@a *:50002->90/tcp@a *:50003->92/tcp@a *:50004->80/udp@a *:8080->91/tcp@a"},
+		{"publish-all-run", model.SandboxSpec{PublishAll: true, Expose: expose[1:2]}, "*:50001-50003->90-92/tcp@a"},
+		{"expose-only", model.SandboxSpec{Expose: expose}, ""},
+		{"host-discards", model.SandboxSpec{NetworkMode: "host", Ports: []model.PortSpec{udp}}, ""},
+		{"none-discards", model.SandboxSpec{NetworkMode: "none", Ports: []model.PortSpec{udp}}, ""},
+		{"internal-serves-not", model.SandboxSpec{NetworkMode: "in", Ports: []model.PortSpec{udp}}, ""},
+		{"host-binding", model.SandboxSpec{NetworkMode: "bound", Ports: []model.PortSpec{udp, tcp("0.0.0.0", 80, 1, 80, 1)}},
+			"0.0.0.0:80->80/tcp@bound 127.0.0.1:53->53/udp@bound"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.kernel.lo, w.kernel.hi = 50000, 50010
+			if tt.name != "all-ports" {
+				w.kernel.busy = map[string]bool{"tcp 7001": true, "tcp 50000": true}
+			}
+			w.network(model.NetworkSpec{Name: "a"})
+			w.network(model.NetworkSpec{Name: "in", Internal: true})
+			w.network(model.NetworkSpec{Name: "bound", Options: map[string]string{optHostBinding: "127.0.0.1"}})
+			if tt.spec.NetworkMode == "" {
+				tt.spec.NetworkMode = "a"
+			}
+			warn := w.Warnings(tt.spec)
+			if discards := tt.want == "" && len(tt.spec.Ports) > 0; discards != (len(warn) == 1) {
+				t.Errorf("warnings = %q", warn)
+			}
+			w.sandbox(tt.spec)
+			if got := w.served(); got != tt.want {
+				t.Errorf("served = %q, want %q", got, tt.want)
+			}
+			w.check()
+		})
+	}
+}
+
+func TestPublishConflicts(t *testing.T) {
+	tests := []struct {
+		a, b model.PortSpec
+		ok   bool
+	}{
+		{tcp("", 80, 1, 80, 1), tcp("", 80, 1, 81, 1), false},
+		{tcp("", 80, 1, 80, 1), tcp("127.0.0.1", 80, 1, 80, 1), false},
+		{tcp("", 80, 1, 80, 1), tcp("::1", 80, 1, 80, 1), false},
+		{tcp("127.0.0.1", 80, 1, 80, 1), tcp("", 80, 1, 80, 1), false},
+		{tcp("127.0.0.1", 80, 1, 80, 1), tcp("127.0.0.1", 80, 1, 80, 1), false},
+		{tcp("127.0.0.1", 80, 1, 80, 1), tcp("127.0.0.2", 80, 1, 80, 1), true},
+		{tcp("127.0.0.1", 80, 1, 80, 1), tcp("0.0.0.0", 80, 1, 80, 1), false},
+		{tcp("127.0.0.1", 80, 1, 80, 1), tcp("::", 80, 1, 80, 1), true},
+		{tcp("::1", 80, 1, 80, 1), tcp("::", 80, 1, 80, 1), false},
+		{tcp("::1", 80, 1, 80, 1), tcp("0.0.0.0", 80, 1, 80, 1), true},
+		{tcp("0.0.0.0", 80, 1, 80, 1), tcp("::", 80, 1, 80, 1), true},
+		{tcp("0.0.0.0", 80, 1, 80, 1), tcp("", 80, 1, 80, 1), false},
+		{tcp("", 80, 10, 80, 10), tcp("", 89, 1, 80, 1), false},
+		{tcp("", 80, 10, 80, 10), tcp("", 90, 1, 80, 1), true},
+		{tcp("", 85, 1, 80, 1), tcp("", 80, 10, 80, 10), false},
+	}
+	for _, tt := range tests {
+		t.Run(fmt.Sprintf("%v:%d+%d,%v:%d+%d", tt.a.HostIP, tt.a.HostPort, tt.a.HostCount, tt.b.HostIP, tt.b.HostPort, tt.b.HostCount), func(t *testing.T) {
+			w := newWorld(t)
+			w.network(model.NetworkSpec{Name: "n", EnableIPv6: true})
+			mk := func(name string, ps ...model.PortSpec) error {
+				_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: name, NetworkMode: "n", Ports: ps})
+				return err
+			}
+			if err := mk("first", tt.a); err != nil {
+				t.Fatal(err)
+			}
+			before := w.Snapshot()
+			err := mk("second", tt.b)
+			if tt.ok && err != nil {
+				t.Error(err)
+			}
+			if !tt.ok {
+				w.refused(before, err, model.ErrConflict, `failed: port is already allocated (by sandbox "first"`)
+			}
+			// The same within one sandbox, and once the port is free again.
+			for name := range maps.Values(map[int]string{0: "first", 1: "second"}) {
+				if _, err := w.Sandbox(name); err == nil {
+					if err := w.RemoveSandbox(t.Context(), name, false); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if err := mk("both", tt.a, tt.b); (err == nil) != tt.ok {
+				t.Errorf("both in one: %v", err)
+			}
+			if !tt.ok {
+				if err := mk("alone", tt.b); err != nil {
+					t.Errorf("when free: %v", err)
+				}
+			}
+			w.check()
+		})
+	}
+}
+
+func TestPublishRefuses(t *testing.T) {
+	w := newWorld(t)
+	w.kernel.busy = map[string]bool{"tcp 80": true, "tcp 50000": true, "tcp 50001": true}
+	w.kernel.lo, w.kernel.hi = 50000, 50001
+	sctp := tcp("", 80, 1, 80, 1)
+	sctp.Proto = model.SCTP
+	tests := []struct {
+		name string
+		port model.PortSpec
+		kind error
+		text string
+	}{
+		{"foreign", tcp("", 80, 1, 8000, 1), model.ErrConflict, "failed to bind host port for 0.0.0.0:80:172.17.0.2:8000/tcp: bind 80: address already in use"},
+		{"foreign-in-range", tcp("127.0.0.1", 75, 10, 75, 10), model.ErrConflict, "failed to bind host port for 127.0.0.1:75"},
+		{"range-full", tcp("", 50000, 2, 80, 1), model.ErrExhausted, "no free host port of 50000-50001"},
+		{"ephemeral-full", tcp("", 0, 0, 80, 1), model.ErrExhausted, "no free host port of 50000-50001"},
+		{"ephemeral-too-small", tcp("", 0, 0, 80, 3), model.ErrExhausted, "no free host port of 50000-50001"},
+		{"sctp", sctp, model.ErrNotSupported, "publishing sctp ports is not available yet"},
+		{"proto", model.PortSpec{Port: 1, Count: 1, Proto: 1}, model.ErrInvalid, "invalid protocol"},
+		{"port-0", tcp("", 80, 1, 0, 1), model.ErrInvalid, "invalid port 0"},
+		{"host-port-0", tcp("", 0, 1, 80, 1), model.ErrInvalid, "invalid host port 0"},
+		{"beyond", tcp("", 65000, 1000, 1, 1000), model.ErrInvalid, "invalid host port 65000-65999"},
+		{"unequal", tcp("", 90, 2, 80, 3), model.ErrInvalid, "invalid ranges specified"},
+		{"zone", model.PortSpec{HostIP: addr("fe80::1%eth0"), HostPort: 1, HostCount: 1, Port: 1, Count: 1, Proto: model.TCP}, model.ErrInvalid, "invalid host address"},
+		{"family", tcp("::1", 81, 1, 80, 1), model.ErrInvalid, "network bridge has no IPv6 addresses"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w.t = t
+			before := w.Snapshot()
+			_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Ports: []model.PortSpec{tt.port}})
+			w.refused(before, err, tt.kind, tt.text)
+		})
+	}
+}
+
+func TestPublishesFollowTheGateway(t *testing.T) {
+	w := newWorld(t)
+	w.network(model.NetworkSpec{Name: "in", Internal: true})
+	w.network(model.NetworkSpec{Name: "a"})
+	w.network(model.NetworkSpec{Name: "b", EnableIPv6: true, Options: map[string]string{optHostBinding: "127.0.0.1"}})
+	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: "in", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1), tcp("::1", 81, 1, 81, 1)}})
+	step := func(verb, net, want string) {
+		t.Helper()
+		var err error
+		if verb == "connect" {
+			_, err = w.Connect(t.Context(), net, "web", model.EndpointSpec{})
+		} else {
+			err = w.Disconnect(t.Context(), net, "web", false)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := w.served(); got != want {
+			t.Errorf("after %s %s: served = %q, want %q", verb, net, got, want)
+		}
+		w.check()
+	}
+	step("connect", "b", "127.0.0.1:80->80/tcp@b ::1:81->81/tcp@b")
+	step("connect", "a", "127.0.0.1:80->80/tcp@b ::1:81->81/tcp@b")
+	step("disconnect", "b", "*:80->80/tcp@a")
+	step("connect", "b", "*:80->80/tcp@a")
+	step("disconnect", "a", "127.0.0.1:80->80/tcp@b ::1:81->81/tcp@b")
+	step("disconnect", "b", "")
+
+	// While it is not served, the port is anyone's; then connecting is refused.
+	other := w.sandbox(model.SandboxSpec{NetworkMode: "a", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
+	before := w.Snapshot()
+	_, err := w.Connect(t.Context(), "b", "web", model.EndpointSpec{})
+	w.refused(before, err, model.ErrConflict, fmt.Sprintf("port is already allocated (by sandbox %q", other.Name))
+}
+
+func TestAPublishKeepsItsIDWhenItMoves(t *testing.T) {
+	w := newWorld(t)
+	w.network(model.NetworkSpec{Name: "a"})
+	w.sandbox(model.SandboxSpec{Name: "web", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
+	if _, err := w.Connect(t.Context(), "a", "web", model.EndpointSpec{}); err != nil {
+		t.Fatal(err)
+	}
+	ids := slices.Collect(maps.Keys(w.Snapshot().Publishes))
+	if err := w.Disconnect(t.Context(), "bridge", "web", false); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	if p := w.Snapshot().Publishes[ids[0]]; p == nil || p.EndpointID != w.endpoint("a", "web").ID {
+		t.Errorf("publish = %+v", p)
+	}
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// exitUnknown is the exit code of a program that died unseen.
+const exitUnknown = -1
+
+// SandboxStarted notes the program that a client runs in a sandbox.
+func (c *Controller) SandboxStarted(ctx context.Context, ref string, pid int, start uint64) error {
+	if pid <= 0 {
+		return refuse(model.ErrInvalid, "invalid process ID %d (report the program's own)", pid)
+	}
+	return c.update(ctx, func(t *tx) error {
+		sb, err := findSandbox(t.next, ref)
+		if err != nil {
+			return err
+		}
+		if (sb.PID != pid || sb.PIDStart != start) && c.running(sb) {
+			return refuse(model.ErrConflict, "sandbox %q runs a program already (PID %d; use exec for another)", sb.Name, sb.PID)
+		}
+		now := *sb
+		now.PID, now.PIDStart, now.Exited, now.ExitCode = pid, start, false, 0
+		t.putSandbox(sb.ID, &now)
+		t.quiet = true
+		return nil
+	})
+}
+
+// SandboxExited notes that the program ended. An AutoRemove sandbox is removed
+// with that, unless others share its namespace: then Reap does it later.
+func (c *Controller) SandboxExited(ctx context.Context, ref string, code int) error {
+	return c.update(ctx, func(t *tx) error {
+		sb, err := findSandbox(t.next, ref)
+		if err != nil {
+			return err
+		}
+		if sb.AutoRemove && len(joinersOf(t.next, sb.ID)) == 0 {
+			t.removeSandbox(sb)
+			t.keep = true
+			return nil
+		}
+		t.markExited(sb, code)
+		t.quiet = true
+		return nil
+	})
+}
+
+func (t *tx) markExited(sb *model.Sandbox, code int) {
+	now := *sb
+	now.Exited, now.ExitCode = true, code
+	t.putSandbox(sb.ID, &now)
+}
+
+// Reap removes AutoRemove sandboxes whose program is dead or never came, and
+// notes the death of other programs that nobody reported. It is to be called
+// every few seconds.
+func (c *Controller) Reap(ctx context.Context) error {
+	dead := c.dead(c.Snapshot()) // without the lock: mostly there is nothing
+	if len(dead) == 0 {
+		return nil
+	}
+	removed := 0
+	err := c.update(ctx, func(t *tx) error {
+		removed = t.reap(c.dead(t.next))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reap dead sandboxes: %w", err)
+	}
+	if removed > 0 {
+		c.cfg.Log.Info("sandboxes of dead programs removed", "count", removed)
+	}
+	return nil
+}
+
+// reap returns how many sandboxes it removed.
+func (t *tx) reap(dead []*model.Sandbox) (removed int) {
+	t.keep, t.quiet = true, true
+	var shared []*model.Sandbox
+	remove := func(sb *model.Sandbox) {
+		t.removeSandbox(sb)
+		t.quiet = false
+		removed++
+	}
+	for _, sb := range dead {
+		switch {
+		case !sb.AutoRemove:
+			t.markExited(sb, exitUnknown)
+		case len(joinersOf(t.next, sb.ID)) > 0:
+			shared = append(shared, sb) // their last joiner may be in dead
+		default:
+			remove(sb)
+		}
+	}
+	for _, sb := range shared {
+		if len(joinersOf(t.next, sb.ID)) == 0 {
+			remove(sb)
+		}
+	}
+	return removed
+}
+
+// dead lists the sandboxes that Reap has to do something about.
+func (c *Controller) dead(s *model.Snapshot) []*model.Sandbox {
+	var out []*model.Sandbox
+	var shared map[string]bool // modes that join a sandbox
+	for _, sb := range s.Sandboxes {
+		abandoned := sb.PID == 0 && c.cfg.Now().Sub(sb.Created) > c.cfg.StartGrace
+		switch {
+		case sb.AutoRemove && !sb.Exited && sb.PID != 0 && !c.running(sb),
+			sb.AutoRemove && sb.PID == 0 && !sb.Exited && abandoned,
+			!sb.AutoRemove && sb.PID != 0 && !sb.Exited && !c.running(sb):
+			out = append(out, sb)
+		case sb.AutoRemove && sb.Exited:
+			if shared == nil {
+				shared = joinedModes(s)
+			}
+			if !shared[modeContainer+sb.ID] {
+				out = append(out, sb)
+			}
+		}
+	}
+	return out
+}
+
+func joinedModes(s *model.Snapshot) map[string]bool {
+	out := map[string]bool{}
+	for _, sb := range s.Sandboxes {
+		if joinsSandbox(sb.NetworkMode) {
+			out[sb.NetworkMode] = true
+		}
+	}
+	return out
+}
+
+// running reports whether the program that was reported still lives.
+func (c *Controller) running(sb *model.Sandbox) bool {
+	return sb.PID != 0 && !sb.Exited && c.cfg.Alive(sb.PID, sb.PIDStart)
+}
+
+// alive looks the process up in /proc. A zombie is dead: its program is gone,
+// only its exit status waits to be read.
+func alive(pid int, start uint64) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	// The second field is the program's name in parentheses, which may contain
+	// anything; the third follows the last parenthesis.
+	const state, startTime = 3, 22
+	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(fields) <= startTime-state {
+		return false
+	}
+	if s := fields[0][0]; s == 'Z' || s == 'X' {
+		return false
+	}
+	got, err := strconv.ParseUint(string(fields[startTime-state]), 10, 64)
+	return err == nil && (start == 0 || got == start)
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+const (
+	// modeContainer begins the network mode that shares a sandbox's namespace.
+	modeContainer = "container:"
+	// modeDefault is Docker's other name for the network bridge.
+	modeDefault = "default"
+)
+
+// hostnameRule is RFC 1123's, with the underscore that Docker allows.
+var hostnameRule = regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9_])?$`)
+
+func joinsSandbox(mode string) bool { return strings.HasPrefix(mode, modeContainer) }
+
+// CreateSandbox makes a sandbox and joins it to its first network.
+func (c *Controller) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
+	if err := validateSandboxSpec(spec); err != nil {
+		return nil, err
+	}
+	var sb *model.Sandbox
+	err := c.update(ctx, func(t *tx) (err error) {
+		sb, err = t.createSandbox(spec)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.cfg.Log.Info("sandbox created", "sandbox", sb.Name, "id", short(sb.ID), "network", sb.NetworkMode)
+	return sb, nil
+}
+
+// Warnings tells what CreateSandbox accepts but does not serve, one sentence
+// each.
+func (c *Controller) Warnings(spec model.SandboxSpec) []string {
+	if len(spec.Ports) == 0 && !spec.PublishAll {
+		return nil
+	}
+	n, err := findNetwork(c.Snapshot(), networkRef(spec))
+	switch {
+	case err != nil:
+		return nil
+	case n.Driver == model.DriverHost:
+		return []string{"Published ports are discarded when using host network mode"}
+	case n.Driver == model.DriverNull:
+		return []string{"Published ports are discarded when using network none"}
+	case n.Internal:
+		return []string{"Published ports are not served while the sandbox is in internal networks only"}
+	}
+	return nil
+}
+
+// networkRef is the network a spec names, if it does not join a sandbox.
+func networkRef(spec model.SandboxSpec) string {
+	if spec.NetworkMode == "" || spec.NetworkMode == modeDefault {
+		return model.NetworkBridge
+	}
+	return spec.NetworkMode
+}
+
+func validateSandboxSpec(spec model.SandboxSpec) error {
+	switch {
+	case spec.Name != "" && !nameRule.MatchString(spec.Name) || len(spec.Name) > maxNameLen:
+		return refuse(model.ErrInvalid, "Invalid sandbox name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed, at least 2 and at most %d of them", spec.Name, maxNameLen)
+	case spec.NetNS != "" && (!filepath.IsAbs(spec.NetNS) || filepath.Clean(spec.NetNS) != spec.NetNS):
+		return refuse(model.ErrInvalid, "invalid network namespace path %q (give an absolute path without . or ..)", spec.NetNS)
+	case spec.Hostname != "" && !hostnameRule.MatchString(spec.Hostname):
+		return refuse(model.ErrInvalid, "invalid hostname format: %s (letters, digits, dots and hyphens, at most 64)", spec.Hostname)
+	}
+	for _, e := range spec.Expose {
+		if err := validateRangeOf("exposed port", e.Port, e.Count, e.Proto); err != nil {
+			return err
+		}
+		if spec.PublishAll {
+			if err := publishable(e.Proto, e.Port); err != nil {
+				return err
+			}
+		}
+	}
+	if err := validatePorts(spec.Ports); err != nil {
+		return err
+	}
+	if joinsSandbox(spec.NetworkMode) {
+		return validateJoin(spec)
+	}
+	return nil
+}
+
+// validateJoin refuses what a sandbox without a namespace of its own cannot
+// have. The words are Docker's.
+func validateJoin(spec model.SandboxSpec) error {
+	conflicting := ""
+	switch {
+	case spec.NetNS != "":
+		conflicting = "a network namespace path"
+	case spec.Hostname != "":
+		conflicting = "hostname"
+	case len(spec.Ports) > 0 || spec.PublishAll:
+		conflicting = "port publishing"
+	case len(spec.Expose) > 0:
+		conflicting = "port exposing"
+	default:
+		return validateNoEndpoint(spec, "the container type network mode")
+	}
+	return refuse(model.ErrInvalid, "conflicting options: %s and the container type network mode (give it to the sandbox that is joined)", conflicting)
+}
+
+// validateNoEndpoint refuses endpoint settings where there is no endpoint.
+func validateNoEndpoint(spec model.SandboxSpec, mode string) error {
+	ep := spec.Endpoint
+	switch {
+	case ep.IPv4.IsValid() || ep.IPv6.IsValid():
+		return refuse(model.ErrInvalid, "user specified IP address is supported on user defined networks only, not with %s (leave it out, or choose a network)", mode)
+	case !ep.MAC.IsZero():
+		return refuse(model.ErrInvalid, "conflicting options: mac-address and %s (leave one out)", mode)
+	case len(ep.Aliases) > 0:
+		return refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks, not with %s (leave them out)", mode)
+	}
+	return nil
+}
+
+func (t *tx) createSandbox(spec model.SandboxSpec) (*model.Sandbox, error) {
+	sb := &model.Sandbox{
+		ID:         newID(t.next.Sandboxes),
+		Name:       spec.Name,
+		Created:    t.c.cfg.Now().UTC().Round(0),
+		NetNS:      spec.NetNS,
+		Hostname:   spec.Hostname,
+		Labels:     maps.Clone(spec.Labels),
+		Command:    slices.Clone(spec.Command),
+		AutoRemove: spec.AutoRemove,
+		Expose:     slices.Clone(spec.Expose),
+	}
+	if sb.Name == "" {
+		sb.Name = newName(t.next)
+	}
+	for _, o := range t.next.Sandboxes {
+		if o.Name == sb.Name {
+			return nil, refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: fairlead rm %s, or choose another name)",
+				sb.Name, short(o.ID), sb.Name)
+		}
+	}
+	t.putSandbox(sb.ID, sb) // what follows fills it in, before anyone sees it
+	if ref, ok := strings.CutPrefix(spec.NetworkMode, modeContainer); ok {
+		return sb, t.joinSandbox(sb, ref)
+	}
+	n, err := findNetwork(t.next, networkRef(spec))
+	if err != nil {
+		return nil, err
+	}
+	if err := t.giveNamespace(sb, n); err != nil {
+		return nil, err
+	}
+	if !n.HasDatapath() {
+		return sb, validateNoEndpoint(spec, "network "+n.Name)
+	}
+	if _, err := t.addEndpoint(n, sb, spec.Endpoint); err != nil {
+		return nil, err
+	}
+	ports := spec.Ports
+	if spec.PublishAll {
+		ports = withExposed(ports, spec.Expose)
+	}
+	return sb, t.bindPorts(sb, ports, t.chooseGateway(sb.ID))
+}
+
+// joinSandbox makes the new sandbox share another one's namespace.
+func (t *tx) joinSandbox(sb *model.Sandbox, ref string) error {
+	to, err := findSandbox(t.old, ref) // where the new one is not yet
+	if err != nil {
+		return err
+	}
+	sb.NetNS, sb.NetworkMode = to.NetNS, modeContainer+to.ID
+	if joinsSandbox(to.NetworkMode) {
+		sb.NetworkMode = to.NetworkMode // the one that has the namespace
+	}
+	return nil
+}
+
+// giveNamespace decides whose namespace a sandbox of a network lives in.
+func (t *tx) giveNamespace(sb *model.Sandbox, n *model.Network) error {
+	sb.NetworkMode = n.Name
+	if n.Driver == model.DriverHost {
+		if sb.NetNS != "" {
+			return refuse(model.ErrInvalid, "conflicting options: a network namespace path and network host (leave one out)")
+		}
+		return nil
+	}
+	if sb.NetNS == "" {
+		sb.NetNS, sb.Owned = filepath.Join(t.c.cfg.RunDir, "netns", short(sb.ID)), true
+		return nil
+	}
+	for _, o := range t.next.Sandboxes {
+		if o.ID != sb.ID && o.NetNS == sb.NetNS {
+			return refuse(model.ErrConflict, "network namespace %s is already sandbox %q (join it with --network container:%s)", sb.NetNS, o.Name, o.Name)
+		}
+	}
+	return nil
+}
+
+// RemoveSandbox removes a sandbox whose program does not run; with force, any.
+// The program itself is its caller's business. With force, that the kernel
+// will not remove something is success.
+func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) error {
+	var sb *model.Sandbox
+	err := c.update(ctx, func(t *tx) (err error) {
+		t.keep = force
+		if sb, err = findSandbox(t.next, ref); err != nil {
+			return err
+		}
+		if !force && c.running(sb) {
+			return refuse(model.ErrConflict, "cannot remove sandbox %q: its program is running (PID %d): stop it before removing or force remove", sb.Name, sb.PID)
+		}
+		if js := joinersOf(t.next, sb.ID); len(js) > 0 {
+			return refuse(model.ErrConflict, "cannot remove sandbox %q: sandbox %q shares its network namespace (remove that first)", sb.Name, js[0].Name)
+		}
+		t.removeSandbox(sb)
+		return nil
+	})
+	if err == nil {
+		c.cfg.Log.Info("sandbox removed", "sandbox", sb.Name, "id", short(sb.ID))
+	}
+	return err
+}
+
+func (t *tx) removeSandbox(sb *model.Sandbox) {
+	for _, p := range t.c.served[sb.ID] {
+		t.freePublish(p)
+	}
+	t.serve(sb.ID, nil)
+	for _, ep := range endpointsOf(t.next, sb.ID) {
+		t.removeEndpoint(ep)
+	}
+	t.putSandbox(sb.ID, nil)
+}

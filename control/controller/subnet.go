@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/ipam"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// addresses are the pools of one network.
+type addresses struct{ v4, v6 *ipam.Pool }
+
+func (a *addresses) pool(is4 bool) *ipam.Pool {
+	if is4 {
+		return a.v4
+	}
+	return a.v6
+}
+
+func family(is4 bool) string {
+	if is4 {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// wantsIPv6 reports whether a subnet asks for IPv6, as --ipv6 does.
+func wantsIPv6(specs []model.SubnetSpec) bool {
+	return slices.ContainsFunc(specs, func(sp model.SubnetSpec) bool { return sp.Prefix.IsValid() && sp.Prefix.Addr().Is6() })
+}
+
+// resolveSubnets turns what the user asked for into the network's subnets,
+// IPv4 first, with a pool from the defaults for each family that none is
+// given for.
+func (t *tx) resolveSubnets(ctx context.Context, n *model.Network, specs []model.SubnetSpec) error {
+	var byFamily [2]*model.SubnetSpec // IPv4, IPv6
+	for i, sp := range specs {
+		if err := validateSubnet(sp); err != nil {
+			return err
+		}
+		f := 0
+		if sp.Prefix.IsValid() && sp.Prefix.Addr().Is6() {
+			f = 1
+		}
+		if o := byFamily[f]; o != nil {
+			return refuse(model.ErrInvalid, "driver bridge takes one subnet per address family; %v and %v are both %s (make two networks)",
+				o.Prefix, sp.Prefix, family(f == 0))
+		}
+		byFamily[f] = &specs[i]
+	}
+	for f, sp := range byFamily {
+		is4 := f == 0
+		if !is4 && !n.EnableIPv6 {
+			continue
+		}
+		if sp == nil {
+			sp = &model.SubnetSpec{}
+		}
+		s, err := t.resolveSubnet(ctx, n, is4, *sp)
+		if err != nil {
+			return err
+		}
+		n.Subnets = append(n.Subnets, s)
+	}
+	return nil
+}
+
+func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, is4 bool, sp model.SubnetSpec) (model.Subnet, error) {
+	s := model.Subnet{Prefix: sp.Prefix, Gateway: sp.Gateway, IPRange: sp.IPRange, Aux: maps.Clone(sp.Aux)}
+	if !sp.Prefix.IsValid() || sp.Prefix.Addr().IsUnspecified() {
+		size := 0
+		if sp.Prefix.IsValid() {
+			size = sp.Prefix.Bits()
+		}
+		var err error
+		if s.Prefix, err = t.pickSubnet(ctx, is4, size); err != nil {
+			return s, err
+		}
+	} else if other, p := overlapping(t.next, sp.Prefix); other != nil {
+		return s, refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet",
+			sp.Prefix, other.Name, p)
+	}
+	return s, placeGateway(n, &s)
+}
+
+// pickSubnet finds a subnet in the default pools that neither a network nor the
+// host uses.
+func (t *tx) pickSubnet(ctx context.Context, is4 bool, size int) (netip.Prefix, error) {
+	if t.hostPrefixes == nil {
+		ps, err := t.c.cfg.Kernel.HostPrefixes(ctx)
+		if err != nil {
+			return netip.Prefix{}, fmt.Errorf("list the host's prefixes: %w", err)
+		}
+		t.hostPrefixes = append([]netip.Prefix{}, ps...)
+	}
+	avoid := slices.Clone(t.hostPrefixes)
+	for _, n := range t.next.Networks {
+		for _, s := range n.Subnets {
+			avoid = append(avoid, s.Prefix)
+		}
+	}
+	p, err := ipam.Pick(t.c.pools, is4, size, avoid)
+	if err != nil {
+		return p, refuse(model.ErrExhausted, "%v: no %s subnet is left that overlaps neither a network nor a route of this host (give one with --subnet, or remove unused networks)",
+			err, family(is4))
+	}
+	return p, nil
+}
+
+func overlapping(s *model.Snapshot, p netip.Prefix) (*model.Network, netip.Prefix) {
+	for _, n := range s.Networks {
+		for _, o := range n.Subnets {
+			if o.Prefix.Overlaps(p) {
+				return n, o.Prefix
+			}
+		}
+	}
+	return nil, netip.Prefix{}
+}
+
+// validateSubnet checks one --subnet and what belongs to it.
+func validateSubnet(sp model.SubnetSpec) error {
+	p := sp.Prefix
+	if !p.IsValid() {
+		if sp.Gateway.IsValid() || sp.IPRange.IsValid() || len(sp.Aux) > 0 {
+			return refuse(model.ErrInvalid, "every ip-range, gateway or auxiliary address must have a corresponding subnet (add --subnet)")
+		}
+		return nil
+	}
+	a := p.Addr()
+	switch {
+	case a.Is4In6():
+		return refuse(model.ErrInvalid, "invalid subnet %v: IPv4 in IPv6 form (write it as IPv4)", p)
+	case p != p.Masked():
+		return refuse(model.ErrInvalid, "invalid subnet %v: it should be %v", p, p.Masked())
+	case p.Bits() < 8:
+		return refuse(model.ErrInvalid, "invalid subnet %v: larger than /8 (make it smaller)", p)
+	case p.Bits() == a.BitLen():
+		return refuse(model.ErrInvalid, "invalid subnet %v: no room for a gateway and a sandbox (want /%d or larger)", p, a.BitLen()-1)
+	case a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast():
+		return refuse(model.ErrInvalid, "invalid subnet %v: loopback, link-local and multicast addresses cannot be a network's (choose another --subnet)", p)
+	case a.IsUnspecified() && (sp.Gateway.IsValid() || sp.IPRange.IsValid() || len(sp.Aux) > 0):
+		return refuse(model.ErrInvalid, "subnet %v asks for a pool of that size, so ip-range, gateway and auxiliary addresses cannot be known (give a full --subnet)", p)
+	}
+	if err := validateRange(p, sp.IPRange); err != nil {
+		return err
+	}
+	if g := sp.Gateway; g.IsValid() && !p.Contains(g) {
+		return refuse(model.ErrInvalid, "invalid gateway %v: parent subnet %v doesn't contain this address", g, p)
+	}
+	for _, name := range slices.Sorted(maps.Keys(sp.Aux)) {
+		if name == "DefaultGatewayIPv4" || name == "DefaultGatewayIPv6" {
+			return refuse(model.ErrNotSupported, "auxiliary address %s, which moves the sandboxes' default route, is not available yet (use another name)", name)
+		}
+		if !p.Contains(sp.Aux[name]) {
+			return refuse(model.ErrInvalid, "invalid auxiliary address %v: parent subnet %v doesn't contain this address", sp.Aux[name], p)
+		}
+	}
+	return nil
+}
+
+func validateRange(p, r netip.Prefix) error {
+	switch {
+	case !r.IsValid():
+		return nil
+	case r.Addr().Is4() != p.Addr().Is4():
+		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet is an %s block", r, family(p.Addr().Is4()))
+	case r != r.Masked():
+		return refuse(model.ErrInvalid, "invalid ip-range %v: it should be %v", r, r.Masked())
+	case r.Bits() < p.Bits():
+		return refuse(model.ErrInvalid, "invalid ip-range %v: CIDR block is bigger than its parent subnet %v", r, p)
+	case !p.Contains(r.Addr()):
+		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet %v doesn't contain ip-range", r, p)
+	}
+	return nil
+}
+
+// placeGateway fills in the gateway: the first address that is free. An
+// internal network of two addresses has none, so that two sandboxes fit.
+func placeGateway(n *model.Network, s *model.Subnet) error {
+	pool, err := newPool(model.Subnet{Prefix: s.Prefix, Gateway: s.Gateway, IPRange: s.IPRange, Aux: s.Aux})
+	if err != nil {
+		return err
+	}
+	pair := s.Prefix.Bits() == s.Prefix.Addr().BitLen()-1
+	if s.Gateway.IsValid() || n.Internal && pair {
+		return nil
+	}
+	if s.Gateway, err = pool.First(); err != nil {
+		return refuse(model.ErrExhausted, "subnet %v has no address left for the gateway (reserve fewer with --aux-address)", s.Prefix)
+	}
+	return nil
+}
+
+// newPool makes a subnet's pool with its gateway and auxiliary addresses
+// taken.
+func newPool(s model.Subnet) (*ipam.Pool, error) {
+	pool, err := ipam.NewPool(s.Prefix, s.IPRange)
+	if err != nil {
+		return nil, err
+	}
+	if s.Gateway.IsValid() {
+		if err := reserve(pool, s, "gateway", s.Gateway); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Aux)) {
+		if err := reserve(pool, s, "auxiliary address "+name, s.Aux[name]); err != nil {
+			return nil, err
+		}
+	}
+	return pool, nil
+}
+
+func reserve(pool *ipam.Pool, s model.Subnet, what string, a netip.Addr) error {
+	err := pool.Reserve(a)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ipam.ErrTaken):
+		return refuse(model.ErrInvalid, "%s %v: Address already in use (by the gateway or another auxiliary address of %v)", what, a, s.Prefix)
+	}
+	return refuse(model.ErrInvalid, "%s %v: %v (choose another one of %v)", what, a, err, s.Prefix)
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/controller"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// backend is what the API serves: the controller's verbs, and what only the
+// running daemon knows.
+type backend struct {
+	*controller.Controller
+	daemon *daemon
+}
+
+var (
+	_ api.Backend     = (*backend)(nil)
+	_ api.FlowFlusher = (*backend)(nil)
+)
+
+// Status says how the daemon is; [api.Node].
+func (b *backend) Status(context.Context) (api.Status, error) {
+	counts, err := b.daemon.datapath.Maps().Conntrack.Counts()
+	if err != nil {
+		return api.Status{}, err
+	}
+	flows := 0
+	for _, n := range counts.States {
+		flows += n
+	}
+	uplinks, err := b.uplinks()
+	if err != nil {
+		return api.Status{}, err
+	}
+	attach := "clsact"
+	if b.daemon.datapath.TCX() {
+		attach = "tcx"
+	}
+	now := b.daemon.reconciler.Stats()
+	snapshot := b.Snapshot()
+	return api.Status{
+		Version:   b.daemon.cfg.Version,
+		Pid:       os.Getpid(),
+		Started:   b.daemon.started,
+		StateDir:  b.daemon.cfg.Dirs.State,
+		RunDir:    b.daemon.cfg.Dirs.Run,
+		BPFDir:    b.daemon.cfg.Dirs.BPF,
+		Attach:    attach,
+		Uplinks:   uplinks,
+		Networks:  len(snapshot.Networks),
+		Sandboxes: len(snapshot.Sandboxes),
+		Endpoints: len(snapshot.Endpoints),
+		Publishes: publishedPorts(snapshot),
+		Flows:     flows,
+		FlowsMax:  counts.ConfirmedMax / 2,
+		Repairs:   now.Repairs,
+		LastError: now.LastError,
+	}, nil
+}
+
+// publishedPorts counts host ports: a range counts each of its ports.
+func publishedPorts(snapshot *model.Snapshot) int {
+	ports := 0
+	for _, p := range snapshot.Publishes {
+		ports += int(p.Count)
+	}
+	return ports
+}
+
+// uplinks names the devices through which traffic leaves the host. One that
+// vanished just now is left out.
+func (b *backend) uplinks() ([]string, error) {
+	links, err := b.daemon.handle.Links()
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[uint32]string, len(links))
+	for _, link := range links {
+		names[link.Index] = link.Name
+	}
+	var uplinks []string
+	for _, uplink := range b.daemon.datapath.Maps().Uplinks.List() {
+		if name, ok := names[uplink.IfIndex]; ok {
+			uplinks = append(uplinks, name)
+		}
+	}
+	slices.Sort(uplinks)
+	return uplinks, nil
+}
+
+// version says what is running, and on what.
+func (d *daemon) version() api.Version {
+	v := api.Version{
+		Version: d.cfg.Version, GitCommit: d.cfg.Revision,
+		GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH,
+	}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err == nil {
+		v.KernelVersion = unix.ByteSliceToString(name.Release[:])
+	}
+	return v
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/ipam"
+	"github.com/fairlead-net/fairlead/loader"
+)
+
+// Dirs are the three directories that make a daemon: two daemons of one machine
+// share none of them.
+type Dirs struct {
+	State string // what must survive a reboot; default /var/lib/fairlead
+	Run   string // socket, lock, namespaces; default /run/fairlead
+	BPF   string // pins; on a bpffs, or a place to mount one; default /sys/fs/bpf/fairlead
+}
+
+// DefaultDirs are those of a host's one daemon.
+func DefaultDirs() Dirs {
+	return Dirs{State: "/var/lib/fairlead", Run: "/run/fairlead", BPF: "/sys/fs/bpf/fairlead"}
+}
+
+// validate wants three different absolute paths.
+func (d Dirs) validate() error {
+	named := []struct{ flag, path string }{
+		{"--state-dir", d.State}, {"--run-dir", d.Run}, {"--bpf-dir", d.BPF},
+	}
+	for i, dir := range named {
+		if !filepath.IsAbs(dir.path) || filepath.Clean(dir.path) == "/" {
+			return fmt.Errorf("%s is %q (want an absolute path of a directory of its own)", dir.flag, dir.path)
+		}
+		for _, other := range named[:i] {
+			if filepath.Clean(dir.path) == filepath.Clean(other.path) {
+				return fmt.Errorf("%s and %s are both %q (each needs a directory of its own)", other.flag, dir.flag, dir.path)
+			}
+		}
+	}
+	return nil
+}
+
+// Config is all that a daemon can be told.
+type Config struct {
+	Dirs Dirs // required; see DefaultDirs
+
+	// MetricsListen is the address of the metrics' HTTP server; "": none.
+	MetricsListen string
+	// Uplinks are the names of the devices that lead out; none: found from
+	// routes and addresses, and followed as they come and go.
+	Uplinks []string
+	// DefaultPools are cut into subnets for networks that name none; none:
+	// Docker's, and for IPv6 a unique local prefix.
+	DefaultPools []ipam.DefaultPool
+	// SNATMin to SNATMax, inclusive, are the ports that masqueraded flows may be
+	// given whose own is taken; zero: 32768 to 60999.
+	SNATMin, SNATMax uint16
+	// CTMax is the number of entries of the table of confirmed flows, two a
+	// flow; 0: 524288.
+	CTMax uint32
+	// CTTimeouts is when idle flows are forgotten, by state; absent:
+	// nf_conntrack's default.
+	CTTimeouts map[string]time.Duration
+	// MaxEndpoints and MaxPublishes size the tables of those; 0: the default.
+	MaxEndpoints, MaxPublishes uint32
+	// ForceClsact attaches with clsact filters even where the kernel has tcx.
+	ForceClsact bool
+	// CgroupRoot is where the socket programs are attached; "": the cgroup2
+	// mount.
+	CgroupRoot string
+	// MemoryLimit is the heap size, in bytes, near which the garbage collector
+	// works harder; 0: 150 MiB, or what GOMEMLIMIT says.
+	MemoryLimit int64
+
+	// Version and Revision say what is running.
+	Version, Revision string
+	Log               *slog.Logger // required
+}
+
+func (c Config) validate() error {
+	if c.Log == nil {
+		return errors.New("no logger")
+	}
+	if err := c.Dirs.validate(); err != nil {
+		return err
+	}
+	if c.MetricsListen != "" {
+		if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil {
+			return fmt.Errorf("--metrics-listen is %q (want HOST:PORT, as in 127.0.0.1:9477): %w", c.MetricsListen, err)
+		}
+	}
+	if (c.SNATMin == 0) != (c.SNATMax == 0) || c.SNATMax < c.SNATMin {
+		return fmt.Errorf("--snat-ports is %d-%d (want A-B with 1 <= A <= B <= 65535)", c.SNATMin, c.SNATMax)
+	}
+	if _, err := c.timeouts(); err != nil {
+		return fmt.Errorf("--ct-timeout: %w", err)
+	}
+	for _, pool := range c.DefaultPools {
+		if err := pool.Validate(); err != nil {
+			return fmt.Errorf("--default-address-pool: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c Config) timeouts() (t loader.Timeouts, err error) {
+	for state, d := range c.CTTimeouts {
+		if err := t.Set(state, d); err != nil {
+			return t, err
+		}
+	}
+	return t, nil
+}

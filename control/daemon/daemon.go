@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package daemon puts the parts together: it opens the datapath, the state and
+// the sockets, runs what has to run, and lets go of all of it when it is told
+// to. The kernel's objects stay as they are: traffic does not need the daemon.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/controller"
+	"github.com/fairlead-net/fairlead/control/gc"
+	"github.com/fairlead-net/fairlead/control/metrics"
+	"github.com/fairlead-net/fairlead/control/reconcile"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/store"
+	"github.com/fairlead-net/fairlead/loader"
+)
+
+const (
+	stateFile          = "fairlead.db"
+	defaultMemoryLimit = 150 << 20
+	// gcPercent is how much garbage the heap may hold. A verb on a crowded host
+	// makes much of it, and little stays.
+	gcPercent = 50
+)
+
+// daemon is all that runs. What is opened last is closed first.
+type daemon struct {
+	cfg     Config
+	started time.Time
+	log     *slog.Logger
+	closers []func() error
+
+	datapath   *loader.Datapath
+	handle     *rtnl.Handle
+	reconciler *reconcile.Reconciler
+	controller *controller.Controller
+	collector  *gc.Collector
+	metrics    *metrics.Metrics
+	server     *api.Server
+
+	apiSocket     net.Listener
+	metricsSocket net.Listener // nil: none
+}
+
+// Run is a daemon's life. It returns when ctx ends, or with the error that ended
+// it. A daemon that serves the same run directory is taken over from.
+func Run(ctx context.Context, cfg Config) (retErr error) {
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	limitMemory(cfg.MemoryLimit)
+	d := &daemon{cfg: cfg, started: time.Now(), log: cfg.Log}
+	defer func() { retErr = errors.Join(retErr, d.close()) }()
+	if err := d.open(ctx); err != nil {
+		return err
+	}
+	d.notify(systemd.SdNotifyReady)
+	d.log.Info("serving", "socket", d.apiSocket.Addr().String(), "adopted", d.datapath.Adopted(), "took", time.Since(d.started))
+	err := d.serve(ctx)
+	d.notify(systemd.SdNotifyStopping)
+	if err == nil {
+		d.log.Info("ending; the datapath stays")
+	}
+	return err
+}
+
+// limitMemory makes the garbage collector work harder near a limit, unless the
+// operator set one. What little the daemon keeps fits in far less; the limit
+// is for the transient copies of large tables.
+func limitMemory(limit int64) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	if limit == 0 {
+		limit = defaultMemoryLimit
+	}
+	debug.SetMemoryLimit(limit)
+}
+
+// notify tells systemd, if it is there.
+func (d *daemon) notify(state string) {
+	if _, err := systemd.SdNotify(false, state); err != nil {
+		d.log.Warn("systemd not notified", "state", state, "err", err)
+	}
+}
+
+// closeLater has close called when the daemon ends.
+func (d *daemon) closeLater(what string, close func() error) {
+	d.closers = append(d.closers, func() error {
+		if err := close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("close %s: %w", what, err)
+		}
+		return nil
+	})
+}
+
+func (d *daemon) close() error {
+	var errs []error
+	for _, close := range slices.Backward(d.closers) {
+		errs = append(errs, close())
+	}
+	return errors.Join(errs...)
+}
+
+// open brings everything up, in the order in which each needs the others: the
+// lock first, so that nothing is shared with another daemon; the sockets last,
+// so that whoever reaches them is served.
+func (d *daemon) open(ctx context.Context) error {
+	if err := d.openLock(ctx); err != nil {
+		return err
+	}
+	if err := d.openDatapath(); err != nil {
+		return err
+	}
+	if err := d.openState(ctx); err != nil {
+		return err
+	}
+	return d.openSockets()
+}
+
+func (d *daemon) openLock(ctx context.Context) error {
+	if err := os.MkdirAll(d.cfg.Dirs.Run, 0o755); err != nil {
+		return fmt.Errorf("make run directory: %w", err)
+	}
+	cookie, err := netnsCookie()
+	if err != nil {
+		return err
+	}
+	l, err := takeOver(ctx, d.cfg.Dirs.Run, d.log)
+	if err != nil {
+		return err
+	}
+	d.closeLater("lock", l.Close)
+	return l.sign(identity{PID: os.Getpid(), NetNSCookie: cookie, BPFDir: d.cfg.Dirs.BPF})
+}
+
+func (d *daemon) openDatapath() error {
+	var err error
+	if d.handle, err = rtnl.New(); err != nil {
+		return err
+	}
+	d.closeLater("rtnetlink", d.handle.Close)
+	timeouts, err := d.cfg.timeouts()
+	if err != nil {
+		return err
+	}
+	d.datapath, err = loader.Open(loader.Config{
+		BPFDir:       d.cfg.Dirs.BPF,
+		CgroupRoot:   d.cfg.CgroupRoot,
+		ForceClsact:  d.cfg.ForceClsact,
+		SNATMin:      d.cfg.SNATMin,
+		SNATMax:      d.cfg.SNATMax,
+		CTMax:        d.cfg.CTMax,
+		Timeouts:     timeouts,
+		MaxEndpoints: d.cfg.MaxEndpoints,
+		MaxPublishes: d.cfg.MaxPublishes,
+		Log:          d.log,
+	}, d.handle)
+	if err != nil {
+		return err
+	}
+	d.closeLater("datapath", d.datapath.Close)
+	return nil
+}
+
+// openState loads what should be, and makes it so.
+func (d *daemon) openState(ctx context.Context) error {
+	if err := os.MkdirAll(d.cfg.Dirs.State, 0o700); err != nil {
+		return fmt.Errorf("make state directory: %w", err)
+	}
+	state, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(d.cfg.Dirs.State, stateFile)})
+	if err != nil {
+		return err
+	}
+	d.closeLater("state", state.Close)
+	d.metrics = metrics.New(metrics.Config{
+		Stats:     d.stats,
+		Version:   d.cfg.Version,
+		Revision:  d.cfg.Revision,
+		GoVersion: runtime.Version(),
+		Log:       d.log,
+	})
+	d.reconciler = reconcile.New(reconcile.Config{
+		NetNSDir: filepath.Join(d.cfg.Dirs.Run, namespaces),
+		Uplinks:  d.cfg.Uplinks,
+		Observe:  d.metrics.Observe,
+		Log:      d.log,
+	}, d.datapath, reconcile.TablesOf(d.datapath.Maps()), d.handle)
+	d.controller, err = controller.New(controller.Config{
+		Store:        state,
+		Kernel:       d.reconciler,
+		RunDir:       d.cfg.Dirs.Run,
+		DefaultPools: d.cfg.DefaultPools,
+		Log:          d.log,
+	})
+	if err != nil {
+		return err
+	}
+	d.collector = gc.New(gc.Config{Flows: d.datapath.Maps().Conntrack, Log: d.log})
+	return d.controller.Start(ctx)
+}
+
+// openSockets makes the sockets of the API and the metrics.
+func (d *daemon) openSockets() error {
+	if d.cfg.MetricsListen != "" {
+		l, err := net.Listen("tcp", d.cfg.MetricsListen)
+		if err != nil {
+			return fmt.Errorf("listen for metrics (--metrics-listen names another address, or none): %w", err)
+		}
+		d.metricsSocket = l
+		d.closeLater("metrics socket", l.Close)
+	}
+	l, err := listenAPI(d.cfg.Dirs.Run)
+	if err != nil {
+		return err
+	}
+	d.apiSocket = l
+	d.closeLater("API socket", l.Close)
+	d.server = api.NewServer(api.Config{
+		Backend: &backend{daemon: d, Controller: d.controller},
+		Log:     d.log,
+		Version: d.version(),
+		RunDir:  d.cfg.Dirs.Run,
+	})
+	return nil
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/loader"
+)
+
+// Doctor writes in plain words what this kernel offers, what is missing and
+// what follows from it, and how the daemon at host (unix:///PATH) is. It
+// reports whether Fairlead can work here; a daemon that does not run is no
+// hindrance.
+func Doctor(ctx context.Context, w io.Writer, host string) (bool, error) {
+	found := loader.Probe(ctx)
+	if err := ctx.Err(); err != nil {
+		return false, fmt.Errorf("probe the kernel: %w", err)
+	}
+	report := diagnosis(found) + "\nDaemon\n  " + daemonHealth(ctx, host) + "\n"
+	if _, err := io.WriteString(w, report); err != nil {
+		return false, fmt.Errorf("write the report: %w", err)
+	}
+	return found.OK(), nil
+}
+
+// diagnosis renders what was found: a verdict, what is missing with its
+// consequence, and then what is there.
+func diagnosis(found loader.Features) string {
+	var hindrances, missing, there strings.Builder
+	for _, f := range found.List {
+		switch {
+		case f.OK:
+			fmt.Fprintf(&there, "  %s: %s\n", f.Name, f.Why)
+		case f.Required:
+			fmt.Fprintf(&hindrances, "  %s: %s\n    %s\n", f.Name, f.Why, f.Consequence)
+		default:
+			fmt.Fprintf(&missing, "  %s: %s\n    %s\n", f.Name, f.Why, f.Consequence)
+		}
+	}
+	var report strings.Builder
+	verdict := "Fairlead can work here."
+	switch {
+	case !found.OK():
+		verdict = "Fairlead cannot work here."
+	case missing.Len() > 0:
+		verdict = "Fairlead can work here; some things are missing that it can do without."
+	}
+	fmt.Fprintf(&report, "%s (Linux %s)\n", verdict, found.Release)
+	for _, section := range []struct{ title, text string }{
+		{"Needed, and missing", hindrances.String()},
+		{"Missing", missing.String()},
+		{"There", there.String()},
+	} {
+		if section.text != "" {
+			fmt.Fprintf(&report, "\n%s\n%s", section.title, section.text)
+		}
+	}
+	return report.String()
+}
+
+// daemonHealth asks the daemon how it is, in one line.
+func daemonHealth(ctx context.Context, host string) string {
+	client, err := api.NewClient(host)
+	if err != nil {
+		return err.Error()
+	}
+	status, err := client.Status(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	health := fmt.Sprintf("process %d serves %s: %d networks, %d sandboxes, attached by %s",
+		status.Pid, host, status.Networks, status.Sandboxes, status.Attach)
+	if status.LastError != "" {
+		health += "; not all of it is real: " + status.LastError
+	}
+	return health
+}

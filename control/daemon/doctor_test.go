@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"bytes"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-net/fairlead/loader"
+)
+
+func TestDiagnosis(t *testing.T) {
+	kernel := loader.Feature{Name: "kernel", OK: true, Required: true, Why: "Linux 6.1.0"}
+	tcx := loader.Feature{Name: "tcx", Why: "tried", Consequence: "clsact instead."}
+	bpffs := loader.Feature{Name: "bpffs", Required: true, Why: "not found", Consequence: "Mount it."}
+	for _, test := range []struct {
+		name string
+		list []loader.Feature
+		want string
+	}{
+		{"all there", []loader.Feature{kernel}, `Fairlead can work here. (Linux 6.1.0)
+
+There
+  kernel: Linux 6.1.0
+`},
+		{"optional missing", []loader.Feature{kernel, tcx}, `Fairlead can work here; some things are missing that it can do without. (Linux 6.1.0)
+
+Missing
+  tcx: tried
+    clsact instead.
+
+There
+  kernel: Linux 6.1.0
+`},
+		{"required missing", []loader.Feature{kernel, tcx, bpffs}, `Fairlead cannot work here. (Linux 6.1.0)
+
+Needed, and missing
+  bpffs: not found
+    Mount it.
+
+Missing
+  tcx: tried
+    clsact instead.
+
+There
+  kernel: Linux 6.1.0
+`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := diagnosis(loader.Features{Release: "6.1.0", List: test.list})
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("report (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestDoctorWithoutDaemon(t *testing.T) {
+	var out bytes.Buffer
+	if _, err := Doctor(t.Context(), &out, "unix://"+filepath.Join(t.TempDir(), "api.sock")); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "\nDaemon\n  ") {
+		t.Errorf("no word about the daemon in:\n%s", &out)
+	}
+}

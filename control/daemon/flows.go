@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/maps"
+)
+
+// Flows lists tracked connections; [api.Node].
+func (b *backend) Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow, error) {
+	match, err := b.flowMatcher(filter)
+	if err != nil {
+		return nil, err
+	}
+	var found []maps.Flow
+	err = b.daemon.datapath.Maps().Conntrack.Each(func(f maps.Flow) bool {
+		if match(f) {
+			found = append(found, f)
+		}
+		return ctx.Err() == nil && (filter.Limit == 0 || len(found) < filter.Limit)
+	})
+	if err = cmp.Or(err, ctx.Err()); err != nil {
+		return nil, fmt.Errorf("list flows: %w", err)
+	}
+	slices.SortFunc(found, maps.CompareFlows)
+	names := networkNames(b.Snapshot())
+	flows := make([]api.Flow, len(found))
+	for i, f := range found {
+		flows[i] = apiFlow(f, names)
+	}
+	return flows, nil
+}
+
+// FlushFlows has the datapath forget tracked connections; [api.FlowFlusher].
+func (b *backend) FlushFlows(_ context.Context, filter api.FlowFilter) (int, error) {
+	match, err := b.flowMatcher(filter)
+	if err != nil {
+		return 0, err
+	}
+	left := filter.Limit
+	return b.daemon.datapath.Maps().Conntrack.DeleteWhere(func(f maps.Flow) bool {
+		if !match(f) || (filter.Limit > 0 && left == 0) {
+			return false
+		}
+		left--
+		return true
+	})
+}
+
+// flowMatcher turns a filter into a question. A network that does not exist is
+// refused, since an empty list would hide the typing error.
+func (b *backend) flowMatcher(filter api.FlowFilter) (func(maps.Flow) bool, error) {
+	var net uint32
+	if filter.Network != "" {
+		n, err := b.Network(filter.Network)
+		if err != nil {
+			return nil, err
+		}
+		net = n.Index
+	}
+	var addr netip.Addr
+	if filter.Address != "" {
+		var err error
+		if addr, err = netip.ParseAddr(filter.Address); err != nil {
+			return nil, &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf("address %q is malformed (want the form 192.0.2.1 or 2001:db8::1)", filter.Address)}
+		}
+	}
+	return func(f maps.Flow) bool {
+		ends := [4]netip.AddrPort{f.Orig.Src, f.Orig.Dst, f.Reply.Src, f.Reply.Dst}
+		return (filter.Network == "" || f.Net == net) &&
+			(filter.State == "" || f.State == filter.State) &&
+			(filter.Protocol == "" || protoName(f.Proto()) == filter.Protocol) &&
+			(!addr.IsValid() || slices.ContainsFunc(ends[:], func(e netip.AddrPort) bool { return e.Addr() == addr })) &&
+			(filter.Port == 0 || slices.ContainsFunc(ends[:], func(e netip.AddrPort) bool { return e.Port() == filter.Port }))
+	}, nil
+}
+
+// networkNames maps the datapath's numbers to names.
+func networkNames(snapshot *model.Snapshot) map[uint32]string {
+	names := make(map[uint32]string, len(snapshot.Networks))
+	for _, n := range snapshot.Networks {
+		if n.HasDatapath() {
+			names[n.Index] = n.Name
+		}
+	}
+	return names
+}
+
+func apiFlow(f maps.Flow, networks map[uint32]string) api.Flow {
+	return api.Flow{
+		Protocol:         protoName(f.Proto()),
+		State:            f.State,
+		Source:           f.Orig.Src.String(),
+		Destination:      f.Orig.Dst.String(),
+		ReplySource:      f.Reply.Src.String(),
+		ReplyDestination: f.Reply.Dst.String(),
+		Network:          networks[f.Net],
+		Publish:          f.Publish,
+		AgeSeconds:       f.Age.Seconds(),
+		ExpiresSeconds:   f.Expires.Seconds(),
+	}
+}
+
+// protoName names the protocols people know, and numbers the others.
+func protoName(proto uint8) string {
+	switch proto {
+	case 1:
+		return "icmp"
+	case 58:
+		return "icmpv6"
+	case uint8(model.TCP), uint8(model.UDP), uint8(model.SCTP):
+		return model.Proto(proto).String()
+	}
+	return strconv.Itoa(int(proto))
+}

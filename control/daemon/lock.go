@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	lockName     = "daemon.lock"
+	takeoverWait = 5 * time.Second
+	takeoverPoll = 5 * time.Millisecond
+)
+
+// errLocked: a daemon that lives holds the run directory.
+var errLocked = errors.New("locked")
+
+// identity is what the lock file says of its holder. It stays when the daemon
+// ends: cleanup needs to know in which namespace the devices are.
+type identity struct {
+	PID         int    `json:"pid"`
+	NetNSCookie uint64 `json:"netns_cookie"`
+	BPFDir      string `json:"bpf_dir"`
+}
+
+// lock is the run directory's: at most one daemon serves it. The kernel lets go
+// of it when its holder dies in whatever way.
+type lock struct {
+	file *os.File
+}
+
+// tryLock takes the lock of a run directory, or returns errLocked.
+func tryLock(runDir string) (*lock, error) {
+	path := filepath.Join(runDir, lockName)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock file: %w", err)
+	}
+	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		err = errLocked
+		fallthrough
+	case err != nil:
+		return nil, errors.Join(fmt.Errorf("lock %q: %w", path, err), file.Close())
+	}
+	return &lock{file: file}, nil
+}
+
+// takeOver takes the lock; a daemon that holds it is asked to end, which it
+// does without touching the kernel's objects.
+func takeOver(ctx context.Context, runDir string, log *slog.Logger) (*lock, error) {
+	l, err := tryLock(runDir)
+	if !errors.Is(err, errLocked) {
+		return l, err
+	}
+	pid, err := stopHolder(runDir)
+	if err != nil {
+		return nil, fmt.Errorf("take over from the daemon of %q: %w", runDir, err)
+	}
+	log.Info("taking over from a running daemon", "pid", pid)
+	ctx, cancel := context.WithTimeout(ctx, takeoverWait)
+	defer cancel()
+	for {
+		l, err := tryLock(runDir)
+		if !errors.Is(err, errLocked) {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the daemon with pid %d still holds %q after %v (stop it, or use another --run-dir): %w",
+				pid, runDir, takeoverWait, ctx.Err())
+		case <-time.After(takeoverPoll):
+		}
+	}
+}
+
+// stopHolder sends SIGTERM to the process that holds the lock. A process that
+// only inherited the number is left alone.
+func stopHolder(runDir string) (pid int, retErr error) {
+	path := filepath.Join(runDir, lockName)
+	id, err := readIdentity(path)
+	if err != nil {
+		return 0, err
+	}
+	if id.PID <= 1 {
+		return 0, fmt.Errorf("lock file %q names no process", path)
+	}
+	fd, err := unix.PidfdOpen(id.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return id.PID, nil // it just ended, and its lock with it
+	}
+	if err != nil {
+		return 0, fmt.Errorf("open process %d: %w", id.PID, err)
+	}
+	defer func() { retErr = errors.Join(retErr, unix.Close(fd)) }()
+	if !hasOpen(id.PID, path) {
+		return 0, fmt.Errorf("process %d, named in %q, does not hold it (is the daemon in another PID namespace?)", id.PID, path)
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return 0, fmt.Errorf("signal process %d: %w", id.PID, err)
+	}
+	return id.PID, nil
+}
+
+// hasOpen reports whether a process has a file open, or just ended.
+func hasOpen(pid int, path string) bool {
+	want, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	for _, entry := range entries {
+		if got, err := os.Stat(filepath.Join(dir, entry.Name())); err == nil && os.SameFile(want, got) {
+			return true
+		}
+	}
+	return false
+}
+
+// readIdentity reads who holds or last held a lock file.
+func readIdentity(path string) (identity, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return identity{}, fmt.Errorf("read lock file: %w", err)
+	}
+	var id identity
+	if len(text) == 0 {
+		return id, nil // its holder ended before it signed
+	}
+	if err := json.Unmarshal(text, &id); err != nil {
+		return identity{}, fmt.Errorf("read lock file %q: %w", path, err)
+	}
+	return id, nil
+}
+
+// sign writes who holds the lock.
+func (l *lock) sign(id identity) error {
+	text, err := json.Marshal(id)
+	if err != nil {
+		return fmt.Errorf("encode lock file: %w", err)
+	}
+	text = append(text, '\n')
+	if _, err := l.file.WriteAt(text, 0); err != nil {
+		return fmt.Errorf("write lock file: %w", err)
+	}
+	if err := l.file.Truncate(int64(len(text))); err != nil {
+		return fmt.Errorf("write lock file: %w", err)
+	}
+	return nil
+}
+
+// Close lets the next daemon in.
+func (l *lock) Close() error { return l.file.Close() }

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"bufio"
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// holdVariable, when set, turns this test binary into a process that holds the
+// lock of the directory it names, as a daemon would.
+const holdVariable = "FAIRLEAD_TEST_HOLD_LOCK"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(holdVariable); dir != "" {
+		os.Exit(hold(dir))
+	}
+	if dir := os.Getenv(runVariable); dir != "" {
+		os.Exit(runVerb(dir, os.Args[1]))
+	}
+	os.Exit(m.Run())
+}
+
+// hold takes the lock, says so, and lets go when it is told to end.
+func hold(dir string) int {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	l, err := tryLock(dir)
+	if err != nil {
+		return 1
+	}
+	if err := l.sign(identity{PID: os.Getpid(), NetNSCookie: 7}); err != nil {
+		return 1
+	}
+	if _, err := os.Stdout.WriteString("held\n"); err != nil {
+		return 1
+	}
+	<-stop
+	return 0
+}
+
+// startHolder runs hold in a process of its own.
+func startHolder(t *testing.T, dir string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	// The race detector sleeps a second before it lets a process end.
+	cmd.Env = append(os.Environ(), holdVariable+"="+dir, "GORACE=atexit_sleep_ms=0")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "held\n" {
+		t.Fatalf("holder said %q: %v", line, err)
+	}
+	return cmd
+}
+
+func TestTryLock(t *testing.T) {
+	dir := t.TempDir()
+	first, err := tryLock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tryLock(dir); !errors.Is(err, errLocked) {
+		t.Fatalf("second lock: %v, want errLocked", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := tryLock(dir)
+	if err != nil {
+		t.Fatalf("lock after it was let go: %v", err)
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTakeOverAsksTheHolderToEnd(t *testing.T) {
+	dir := t.TempDir()
+	holder := startHolder(t, dir)
+	begin := time.Now()
+	l, err := takeOver(t.Context(), dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("took %v", took)
+	}
+	if err := holder.Wait(); err != nil {
+		t.Errorf("the holder did not end by itself: %v", err)
+	}
+	if id, err := readIdentity(filepath.Join(dir, lockName)); err != nil || id.NetNSCookie != 7 {
+		t.Errorf("identity %+v, %v: want the former holder's until the new one signs", id, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A lock file can name a number that another process bears by now.
+func TestTakeOverSparesStrangers(t *testing.T) {
+	dir := t.TempDir()
+	startHolder(t, dir)
+	stranger := exec.CommandContext(t.Context(), "sleep", "60")
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (&lock{file: file}).sign(identity{PID: stranger.Process.Pid}); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = takeOver(t.Context(), dir, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), "does not hold it") {
+		t.Errorf("takeOver: %v, want a refusal", err)
+	}
+	if err := stranger.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the stranger was hit: %v", err)
+	}
+}
+
+func TestListenAPI(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 { // the second finds what the first left
+		l, err := listenAPI(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(filepath.Join(dir, socketName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != 0o660 {
+			t.Errorf("mode %o, want 660", got)
+		}
+		defer func() { _ = l.Close() }()
+	}
+}
+
+func TestNetNSCookieIsTheNamespaces(t *testing.T) {
+	first, err := netnsCookie()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := netnsCookie()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first != second || first == 0 {
+		t.Errorf("cookies %d and %d of one namespace", first, second)
+	}
+}

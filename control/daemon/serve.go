@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const reapInterval = 2 * time.Second
+
+// serve runs everything that has to run until ctx ends or one part fails, and
+// returns when all of it has ended.
+func (d *daemon) serve(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	run := func(what string, part func(context.Context) error) {
+		group.Go(func() error {
+			if err := part(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			return nil
+		})
+	}
+	run("serve the API", func(ctx context.Context) error { return d.server.Serve(ctx, d.apiSocket) })
+	run("keep the kernel as desired", d.reconciler.Run)
+	run("forget expired flows", d.collector.Run)
+	run("reap sandboxes", d.reap)
+	if d.metricsSocket != nil {
+		run("serve metrics", d.serveMetrics)
+	}
+	return group.Wait()
+}
+
+// reap removes the sandboxes that were to go with their program, whose client
+// could not say that it ended.
+func (d *daemon) reap(ctx context.Context) error {
+	tick := time.NewTicker(reapInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := d.controller.Reap(ctx); err != nil && ctx.Err() == nil {
+				d.log.Warn("sandboxes not reaped", "err", err)
+			}
+		}
+	}
+}
+
+// serveMetrics answers Prometheus. Scrapes are cut off when the daemon ends:
+// nobody's work is lost.
+func (d *daemon) serveMetrics(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", d.metrics.Handler())
+	server := &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       5 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	if err := server.Serve(d.metricsSocket); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	socketName  = "api.sock"
+	socketGroup = "fairlead" // may use the API, where it exists
+)
+
+// listenAPI makes the API's socket: for root, and for the group if there is one.
+// The caller holds the run directory's lock, so that a socket there is stale.
+func listenAPI(runDir string) (_ net.Listener, retErr error) {
+	path := filepath.Join(runDir, socketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove stale socket: %w", err)
+	}
+	// The mask keeps the socket from being open to all until chmod.
+	mask := syscall.Umask(0o177)
+	listener, err := net.Listen("unix", path)
+	syscall.Umask(mask)
+	if err != nil {
+		return nil, fmt.Errorf("listen for the API: %w", err)
+	}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, listener.Close())
+		}
+	}()
+	if err := shareSocket(path); err != nil {
+		return nil, err
+	}
+	return listener, nil
+}
+
+// shareSocket gives the socket its group and mode.
+func shareSocket(path string) error {
+	group, err := user.LookupGroup(socketGroup)
+	var unknown user.UnknownGroupError
+	switch {
+	case errors.As(err, &unknown), errors.Is(err, fs.ErrNotExist): // no such group, or no /etc/group
+	case err != nil:
+		return fmt.Errorf("look up group %q: %w", socketGroup, err)
+	default:
+		gid, err := strconv.Atoi(group.Gid)
+		if err != nil {
+			return fmt.Errorf("group %q has the odd number %q: %w", socketGroup, group.Gid, err)
+		}
+		if err := os.Chown(path, 0, gid); err != nil {
+			return fmt.Errorf("give the API socket to group %q: %w", socketGroup, err)
+		}
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return fmt.Errorf("set mode of the API socket: %w", err)
+	}
+	return nil
+}
+
+// netnsCookie identifies the network namespace this process is in, as long as
+// the machine is up: the socket programs serve no other.
+func netnsCookie() (_ uint64, retErr error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open socket for the namespace's cookie: %w", err)
+	}
+	defer func() { retErr = errors.Join(retErr, unix.Close(fd)) }()
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("read the namespace's cookie: %w", err)
+	}
+	return cookie, nil
+}

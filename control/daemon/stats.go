@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/metrics"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/maps"
+)
+
+// flowTables are the maps that hold flows, with their label in the metrics.
+func flowTables() map[string]string {
+	return map[string]string{"fl_ct": "confirmed", "fl_ct_new": "unconfirmed"}
+}
+
+// stats reads everything the metrics show, from the maps and the model.
+func (d *daemon) stats() (metrics.Stats, error) {
+	set, snapshot := d.datapath.Maps(), d.controller.Snapshot()
+	networks, err := networkStats(set.Counters, snapshot)
+	if err != nil {
+		return metrics.Stats{}, err
+	}
+	drops, err := set.Counters.Drops()
+	if err != nil {
+		return metrics.Stats{}, err
+	}
+	paths, err := set.Counters.Paths()
+	if err != nil {
+		return metrics.Stats{}, err
+	}
+	events, err := set.Counters.Events()
+	if err != nil {
+		return metrics.Stats{}, err
+	}
+	fills, err := set.Fills()
+	if err != nil {
+		return metrics.Stats{}, err
+	}
+	s := metrics.Stats{
+		Networks:  networks,
+		Sandboxes: len(snapshot.Sandboxes),
+		Uplinks:   set.Uplinks.Len(),
+		Drops:     counters(drops),
+		Paths:     counters(paths),
+		Events:    make(map[string]uint64, len(events)),
+		Repairs:   d.reconciler.Stats().Repairs,
+	}
+	for name, c := range events {
+		s.Events[name] = c.Packets
+	}
+	for _, f := range fills {
+		s.Maps = append(s.Maps, metrics.Fill{Name: f.Table, Entries: f.Entries, Limit: f.Max})
+		if label, ok := flowTables()[f.Table]; ok {
+			s.Conntrack = append(s.Conntrack, metrics.Fill{Name: label, Entries: f.Entries, Limit: f.Max})
+		}
+	}
+	return s, nil
+}
+
+// networkStats returns the networks by name, in order.
+func networkStats(c *maps.Counters, snapshot *model.Snapshot) ([]metrics.Network, error) {
+	endpoints := make(map[string]int, len(snapshot.Networks))
+	for _, e := range snapshot.Endpoints {
+		endpoints[e.NetworkID]++
+	}
+	ports := make(map[string]int, len(snapshot.Networks))
+	for _, p := range snapshot.Publishes {
+		if e := snapshot.Endpoints[p.EndpointID]; e != nil {
+			ports[e.NetworkID] += int(p.Count)
+		}
+	}
+	networks := make([]metrics.Network, 0, len(snapshot.Networks))
+	for id, n := range snapshot.Networks {
+		row := metrics.Network{Name: n.Name, Endpoints: endpoints[id], PublishedPorts: ports[id]}
+		if n.HasDatapath() {
+			from, to, err := c.Traffic(n.Index)
+			if err != nil {
+				return nil, err
+			}
+			row.FromEndpoint, row.ToEndpoint = metrics.Counter(from), metrics.Counter(to)
+		}
+		networks = append(networks, row)
+	}
+	slices.SortFunc(networks, func(a, b metrics.Network) int { return cmp.Compare(a.Name, b.Name) })
+	return networks, nil
+}
+
+// counters turns the tables' counters into the metrics'.
+func counters(in map[string]maps.Counter) map[string]metrics.Counter {
+	out := make(map[string]metrics.Counter, len(in))
+	for name, c := range in {
+		out[name] = metrics.Counter(c)
+	}
+	return out
+}

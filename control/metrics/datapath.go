@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"log/slog"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// datapath turns Stats into metrics at scrape time.
+type datapath struct {
+	mu    sync.Mutex // one reader of the maps at a time
+	stats func() (Stats, error)
+	log   *slog.Logger
+
+	up                                 *prometheus.Desc
+	networks, sandboxes, uplinks       *prometheus.Desc
+	endpoints, ports                   *prometheus.Desc
+	networkPackets, networkBytes       *prometheus.Desc
+	dropPackets, dropBytes             *prometheus.Desc
+	pathPackets, pathBytes             *prometheus.Desc
+	events, repairs                    *prometheus.Desc
+	ctEntries, ctLimit, entries, limit *prometheus.Desc
+}
+
+func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("fairlead_"+name, help, labels, nil)
+	}
+	return &datapath{
+		stats: stats,
+		log:   log,
+
+		up: desc("datapath_up", "1 if the datapath's maps could be read for this scrape; 0: their metrics are left out."),
+
+		networks:  desc("networks", "Networks, the predefined ones among them."),
+		sandboxes: desc("sandboxes", "Sandboxes."),
+		uplinks:   desc("uplinks", "Host devices through which traffic leaves the host."),
+		endpoints: desc("endpoints", "Endpoints of a network.", "network"),
+		ports:     desc("published_ports", "Published host ports that lead into a network; a range counts each of its ports.", "network"),
+
+		networkPackets: desc("network_packets_total", "Packets of a network's members, the host among them, by direction as the host sees it.", "network", "direction"),
+		networkBytes:   desc("network_bytes_total", "Bytes of a network's members, the host among them, by direction as the host sees it.", "network", "direction"),
+		dropPackets:    desc("dropped_packets_total", "Packets refused by the datapath; each is counted under exactly one reason.", "reason"),
+		dropBytes:      desc("dropped_bytes_total", "Bytes of the packets refused by the datapath.", "reason"),
+		pathPackets:    desc("forwarded_packets_total", "Packets forwarded by the datapath, by the way they took.", "path"),
+		pathBytes:      desc("forwarded_bytes_total", "Bytes forwarded by the datapath, by the way they took.", "path"),
+		events:         desc("datapath_events_total", "What happened in the datapath that is neither forwarding nor refusing.", "event"),
+		repairs:        desc("reconcile_repairs_total", "Kernel objects found other than desired, and repaired, by kind.", "kind"),
+
+		ctEntries: desc("conntrack_entries", "Entries of the flow tables, two a flow.", "table"),
+		ctLimit:   desc("conntrack_entries_limit", "Entries a flow table has room for.", "table"),
+		entries:   desc("map_entries", "Entries of a BPF map.", "map"),
+		limit:     desc("map_entries_limit", "Entries a BPF map has room for.", "map"),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (d *datapath) Describe(ch chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{
+		d.up, d.networks, d.sandboxes, d.uplinks, d.endpoints, d.ports,
+		d.networkPackets, d.networkBytes, d.dropPackets, d.dropBytes, d.pathPackets, d.pathBytes,
+		d.events, d.repairs, d.ctEntries, d.ctLimit, d.entries, d.limit,
+	} {
+		ch <- desc
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (d *datapath) Collect(ch chan<- prometheus.Metric) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	stats, err := d.stats()
+	if err != nil {
+		d.log.Warn("datapath not readable for metrics", "err", err)
+		ch <- gauge(d.up, 0)
+		return
+	}
+	ch <- gauge(d.up, 1)
+	ch <- gauge(d.networks, len(stats.Networks))
+	ch <- gauge(d.sandboxes, stats.Sandboxes)
+	ch <- gauge(d.uplinks, stats.Uplinks)
+	for _, n := range stats.Networks {
+		ch <- gauge(d.endpoints, n.Endpoints, n.Name)
+		ch <- gauge(d.ports, n.PublishedPorts, n.Name)
+		both(ch, d.networkPackets, d.networkBytes, n.FromEndpoint, n.Name, "from_endpoint")
+		both(ch, d.networkPackets, d.networkBytes, n.ToEndpoint, n.Name, "to_endpoint")
+	}
+	for _, reason := range sorted(stats.Drops) {
+		both(ch, d.dropPackets, d.dropBytes, stats.Drops[reason], reason)
+	}
+	for _, path := range sorted(stats.Paths) {
+		both(ch, d.pathPackets, d.pathBytes, stats.Paths[path], path)
+	}
+	for _, event := range sorted(stats.Events) {
+		ch <- counter(d.events, stats.Events[event], event)
+	}
+	for _, kind := range sorted(stats.Repairs) {
+		ch <- counter(d.repairs, stats.Repairs[kind], kind)
+	}
+	fill(ch, d.ctEntries, d.ctLimit, stats.Conntrack)
+	fill(ch, d.entries, d.limit, stats.Maps)
+}
+
+// fill emits the entries and the limit of each table.
+func fill(ch chan<- prometheus.Metric, entries, limit *prometheus.Desc, tables []Fill) {
+	for _, table := range tables {
+		ch <- gauge(entries, table.Entries, table.Name)
+		ch <- gauge(limit, table.Limit, table.Name)
+	}
+}
+
+// both emits a Counter's packets and bytes.
+func both(ch chan<- prometheus.Metric, packets, bytes *prometheus.Desc, c Counter, labels ...string) {
+	ch <- counter(packets, c.Packets, labels...)
+	ch <- counter(bytes, c.Bytes, labels...)
+}
+
+func gauge(d *prometheus.Desc, v int, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+}
+
+func counter(d *prometheus.Desc, v uint64, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"net/http/httptest"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// full has something of everything.
+func full() (Stats, error) {
+	return Stats{
+		Networks: []Network{{
+			Name:           "web",
+			FromEndpoint:   Counter{Packets: 3, Bytes: 300},
+			ToEndpoint:     Counter{Packets: 2, Bytes: 200},
+			Endpoints:      4,
+			PublishedPorts: 11,
+		}},
+		Sandboxes: 5,
+		Uplinks:   1,
+		Drops:     map[string]Counter{"spoofed_mac": {Packets: 1, Bytes: 60}, "icc": {}},
+		Paths:     map[string]Counter{"peer": {Packets: 7, Bytes: 700}},
+		Events:    map[string]uint64{"ct_created": 9},
+		Conntrack: []Fill{{Name: "confirmed", Entries: 8, Limit: 524288}},
+		Maps:      []Fill{{Name: "fl_endpoint", Entries: 6, Limit: 16384}},
+		Repairs:   map[string]uint64{"device": 1},
+	}, nil
+}
+
+func scrape(t *testing.T, stats func() (Stats, error)) string {
+	t.Helper()
+	m := New(Config{Stats: stats, Version: "1.0", Revision: "abc", GoVersion: "go1", Log: slog.New(slog.DiscardHandler)})
+	m.Observe(Apply, 3*time.Millisecond, nil)
+	m.Observe(Resync, time.Second, errors.New("no"))
+	answer := httptest.NewRecorder()
+	m.Handler().ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+	if answer.Code != 200 {
+		t.Fatalf("status %d: %s", answer.Code, answer.Body)
+	}
+	return answer.Body.String()
+}
+
+// samples are the lines of an answer that carry Fairlead's values; histogram
+// buckets, of which there are many, are left out.
+func samples(text string) []string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "fairlead_") && !strings.Contains(line, "_bucket{") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
+}
+
+func TestSamples(t *testing.T) {
+	want := []string{
+		`fairlead_build_info{goversion="go1",revision="abc",version="1.0"} 1`,
+		`fairlead_conntrack_entries{table="confirmed"} 8`,
+		`fairlead_conntrack_entries_limit{table="confirmed"} 524288`,
+		`fairlead_datapath_events_total{event="ct_created"} 9`,
+		`fairlead_datapath_up 1`,
+		`fairlead_dropped_bytes_total{reason="icc"} 0`,
+		`fairlead_dropped_bytes_total{reason="spoofed_mac"} 60`,
+		`fairlead_dropped_packets_total{reason="icc"} 0`,
+		`fairlead_dropped_packets_total{reason="spoofed_mac"} 1`,
+		`fairlead_endpoints{network="web"} 4`,
+		`fairlead_forwarded_bytes_total{path="peer"} 700`,
+		`fairlead_forwarded_packets_total{path="peer"} 7`,
+		`fairlead_map_entries{map="fl_endpoint"} 6`,
+		`fairlead_map_entries_limit{map="fl_endpoint"} 16384`,
+		`fairlead_network_bytes_total{direction="from_endpoint",network="web"} 300`,
+		`fairlead_network_bytes_total{direction="to_endpoint",network="web"} 200`,
+		`fairlead_network_packets_total{direction="from_endpoint",network="web"} 3`,
+		`fairlead_network_packets_total{direction="to_endpoint",network="web"} 2`,
+		`fairlead_networks 1`,
+		`fairlead_published_ports{network="web"} 11`,
+		`fairlead_reconcile_duration_seconds_sum{operation="apply"} 0.003`,
+		`fairlead_reconcile_duration_seconds_count{operation="apply"} 1`,
+		`fairlead_reconcile_duration_seconds_sum{operation="resync"} 1`,
+		`fairlead_reconcile_duration_seconds_count{operation="resync"} 1`,
+		`fairlead_reconcile_errors_total{operation="apply"} 0`,
+		`fairlead_reconcile_errors_total{operation="resync"} 1`,
+		`fairlead_reconcile_repairs_total{kind="device"} 1`,
+		`fairlead_sandboxes 5`,
+		`fairlead_uplinks 1`,
+	}
+	if diff := cmp.Diff(want, samples(scrape(t, full))); diff != "" {
+		t.Errorf("samples (-want +got):\n%s", diff)
+	}
+}
+
+func TestNothingPartialWhenUnreadable(t *testing.T) {
+	broken := func() (Stats, error) {
+		stats, _ := full()
+		return stats, errors.New("map is gone")
+	}
+	got := samples(scrape(t, broken))
+	if !slices.Contains(got, "fairlead_datapath_up 0") {
+		t.Errorf("want fairlead_datapath_up 0 in %q", got)
+	}
+	for _, line := range got {
+		for _, ours := range []string{"fairlead_network", "fairlead_dropped", "fairlead_map", "fairlead_endpoints"} {
+			if strings.HasPrefix(line, ours) {
+				t.Errorf("%q after a failed read", line)
+			}
+		}
+	}
+}
+
+// TestPromtool holds every name, unit and help text against the rules of the
+// Prometheus project, with its own checker (Debian: package prometheus).
+func TestPromtool(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "promtool", "check", "metrics")
+	cmd.Stdin = strings.NewReader(scrape(t, full))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		t.Errorf("promtool check metrics: %v\n%s", err, &out)
+	}
+	if out.Len() > 0 {
+		t.Errorf("promtool check metrics has remarks:\n%s", &out)
+	}
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package model holds Fairlead's vocabulary as plain values: networks,
+// sandboxes, endpoints, published ports, and the immutable [Snapshot] of all
+// of them that the reconciler turns into kernel objects. It imports the
+// standard library only.
+package model
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Names of the networks that exist from the first start.
+const (
+	NetworkBridge = "bridge"
+	NetworkHost   = "host"
+	NetworkNone   = "none"
+)
+
+// Drivers of a Network, by Docker's names.
+const (
+	DriverBridge = "bridge"
+	DriverHost   = "host"
+	DriverNull   = "null"
+)
+
+// DefaultMTU is the MTU of a network that names none, in bytes.
+const DefaultMTU = 1500
+
+// MAC is an Ethernet hardware address.
+type MAC [6]byte
+
+// ParseMAC reads a 48-bit hardware address. It refuses multicast and all-zero
+// addresses, which no interface may bear.
+func ParseMAC(s string) (MAC, error) {
+	hw, err := net.ParseMAC(s)
+	if err != nil || len(hw) != 6 {
+		return MAC{}, fmt.Errorf("%q is not a MAC address (want the form 02:42:ac:11:00:02)", s)
+	}
+	m := MAC(hw)
+	if m[0]&1 != 0 {
+		return MAC{}, fmt.Errorf("MAC address %q is multicast (the lowest bit of its first byte must be 0)", s)
+	}
+	if m.IsZero() {
+		return MAC{}, fmt.Errorf("MAC address %q is all zero", s)
+	}
+	return m, nil
+}
+
+// IsZero reports whether the address is unset.
+func (m MAC) IsZero() bool { return m == MAC{} }
+
+// String renders the address in colon-separated hexadecimal.
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+
+// MarshalText implements [encoding.TextMarshaler].
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (m *MAC) UnmarshalText(b []byte) error {
+	v, err := ParseMAC(string(b))
+	if err != nil {
+		return err
+	}
+	*m = v
+	return nil
+}
+
+// LinkLocal is the IPv6 link-local address the kernel derives from the
+// hardware address (modified EUI-64, RFC 4291 appendix A).
+func (m MAC) LinkLocal() netip.Addr {
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0,
+		m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]})
+}
+
+// Proto is an IP protocol number (IANA) that ports belong to.
+type Proto uint8
+
+// The protocols that can be published.
+const (
+	TCP  Proto = 6
+	UDP  Proto = 17
+	SCTP Proto = 132
+)
+
+// String is the lower-case name of the protocol, as in "80/tcp".
+func (p Proto) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	case SCTP:
+		return "sctp"
+	}
+	return fmt.Sprintf("proto%d", uint8(p))
+}
+
+// Subnet is one address pool of a Network. A Network has at most one per
+// address family.
+type Subnet struct {
+	Prefix  netip.Prefix          `json:"prefix"`            // masked
+	Gateway netip.Addr            `json:"gateway"`           // zero: none
+	IPRange netip.Prefix          `json:"ip_range,omitzero"` // zero: the whole subnet
+	Aux     map[string]netip.Addr `json:"aux,omitempty"`     // name -> reserved address
+}
+
+// Network is a set of endpoints that reach each other. A value is immutable
+// once it is in a Snapshot; a change makes a new value.
+type Network struct {
+	ID      string    `json:"id"`    // 64 hexadecimal digits
+	Name    string    `json:"name"`  // unique
+	Index   uint32    `json:"index"` // 1..MaxNetworks-1: the datapath's number, unique among living networks
+	Created time.Time `json:"created"`
+	Driver  string    `json:"driver"`
+
+	EnableIPv4 bool     `json:"enable_ipv4"`
+	EnableIPv6 bool     `json:"enable_ipv6"`
+	Subnets    []Subnet `json:"subnets,omitempty"`
+	GatewayMAC MAC      `json:"gateway_mac,omitzero"` // of the host port
+
+	Internal        bool       `json:"internal,omitempty"`         // no way out
+	ICC             bool       `json:"icc"`                        // members may reach each other
+	Masquerade      bool       `json:"masquerade"`                 // SNAT to the uplink's address on the way out
+	AntiSpoof       bool       `json:"antispoof"`                  // source MAC and IP must be the endpoint's own
+	HostBindingIPv4 netip.Addr `json:"host_binding_ipv4,omitzero"` // default host address of published ports
+	MTU             int        `json:"mtu,omitempty"`              // bytes, of the endpoints' devices
+
+	Options map[string]string `json:"options,omitempty"` // as the user gave them
+	Labels  map[string]string `json:"labels,omitempty"`
+}
+
+// MaxNetworks bounds Network.Index; it is the size of the datapath's
+// per-network tables.
+const MaxNetworks = 4096
+
+// HasDatapath reports whether the network has devices and table entries: host
+// and none have not.
+func (n *Network) HasDatapath() bool { return n.Driver == DriverBridge }
+
+// Subnet returns the network's subnet of an address family, if it has one.
+func (n *Network) Subnet(is4 bool) (Subnet, bool) {
+	for _, s := range n.Subnets {
+		if s.Prefix.Addr().Is4() == is4 {
+			return s, true
+		}
+	}
+	return Subnet{}, false
+}
+
+// PortProto is a port of a protocol, or a range of them when Count > 1.
+type PortProto struct {
+	Port  uint16 `json:"port"`
+	Count uint16 `json:"count"` // ports Port … Port+Count-1; at least 1
+	Proto Proto  `json:"proto"`
+}
+
+// Sandbox is one container's network namespace. A value is immutable once it
+// is in a Snapshot.
+type Sandbox struct {
+	ID      string    `json:"id"`
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+
+	// NetworkMode is host, none, container:<sandbox id>, or the name of the
+	// first network.
+	NetworkMode string `json:"network_mode"`
+	// NetNS is the path of the network namespace; empty with NetworkMode host.
+	// With container:<id> it is that sandbox's path.
+	NetNS string `json:"netns,omitempty"`
+	// Owned: Fairlead made the namespace (and removes it), it was not brought
+	// by the user with --netns and is not another sandbox's.
+	Owned bool `json:"owned,omitempty"`
+
+	Hostname   string            `json:"hostname,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Command    []string          `json:"command,omitempty"`
+	AutoRemove bool              `json:"auto_remove,omitempty"`
+	Expose     []PortProto       `json:"expose,omitempty"`
+	// Ports are the published ports as asked for, with automatic host ports
+	// filled in; they are served by the sandbox's gateway endpoint.
+	Ports []PortBinding `json:"ports,omitempty"`
+
+	// What the client reported of the program it runs in the sandbox.
+	PID      int    `json:"pid,omitempty"`       // in the daemon's PID namespace; 0: never started
+	PIDStart uint64 `json:"pid_start,omitempty"` // field 22 of /proc/PID/stat, against PID reuse
+	Exited   bool   `json:"exited,omitempty"`
+	ExitCode int    `json:"exit_code,omitempty"`
+}
+
+// PortBinding is one published port, or a range of Count consecutive ones:
+// host port HostPort+i leads to sandbox port Port+i.
+type PortBinding struct {
+	// HostIP is the host address to listen at. The zero Addr: every address of
+	// every family the gateway endpoint has.
+	HostIP   netip.Addr `json:"host_ip,omitzero"`
+	HostPort uint16     `json:"host_port"`
+	Port     uint16     `json:"port"`
+	Count    uint16     `json:"count"`
+	Proto    Proto      `json:"proto"`
+}
+
+// Endpoint is one interface joining one Sandbox to one Network. A value is
+// immutable once it is in a Snapshot.
+type Endpoint struct {
+	ID        string       `json:"id"`
+	NetworkID string       `json:"network_id"`
+	SandboxID string       `json:"sandbox_id"`
+	IfName    string       `json:"if_name"` // inside the sandbox: eth0, eth1, …
+	MAC       MAC          `json:"mac"`
+	IPv4      netip.Prefix `json:"ipv4,omitzero"` // address with the subnet's length, not masked
+	IPv6      netip.Prefix `json:"ipv6,omitzero"`
+	Aliases   []string     `json:"aliases,omitempty"`
+	// FixedIPv4, FixedIPv6, FixedMAC: the user chose the address.
+	FixedIPv4 bool `json:"fixed_ipv4,omitempty"`
+	FixedIPv6 bool `json:"fixed_ipv6,omitempty"`
+	FixedMAC  bool `json:"fixed_mac,omitempty"`
+	// Order is the endpoint's place in the order of attachment to its sandbox.
+	Order int `json:"order"`
+	// Gateway: the sandbox's default route leads through this endpoint, and its
+	// published ports are served by it.
+	Gateway bool `json:"gateway,omitempty"`
+}
+
+// Addr returns the endpoint's address of a family; the zero Addr if it has none.
+func (e *Endpoint) Addr(is4 bool) netip.Addr {
+	if is4 {
+		return e.IPv4.Addr()
+	}
+	return e.IPv6.Addr()
+}
+
+// Publish is a resolved published port: a PortBinding bound to the endpoint
+// that serves it. A value is immutable once it is in a Snapshot.
+type Publish struct {
+	ID         uint32 // unique among living publishes; the datapath's number, never 0
+	EndpointID string
+	PortBinding
+}
+
+// Snapshot is all desired state of this node. Neither it nor anything it
+// points to changes after it was handed out; two snapshots share the objects
+// that did not change, so pointer equality tells what did.
+type Snapshot struct {
+	Rev       uint64
+	Networks  map[string]*Network  // by ID
+	Sandboxes map[string]*Sandbox  // by ID
+	Endpoints map[string]*Endpoint // by ID
+	Publishes map[uint32]*Publish  // by ID
+}

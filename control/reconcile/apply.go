@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// collect works out the entries of the pass's objects, and those they had
+// before.
+func (p *pass) collect() {
+	for _, n := range p.nets {
+		var now entries
+		if n.usable() {
+			now = hostPortEntries(n.want, n.gateway, n.hostPort)
+		}
+		p.replace(&n.entries, now)
+	}
+	for _, e := range p.eps {
+		var now entries
+		if n := p.r.networks[e.want.NetworkID]; e.hostIf != 0 && n != nil && n.usable() {
+			e.published = len(p.r.serving[e.id]) > 0
+			now = endpointEntries(e.want, n, e.hostIf, e.published)
+		}
+		p.replace(&e.entries, now)
+		for id, b := range p.r.serving[e.id] {
+			p.pubs[id] = b
+		}
+	}
+	for id, b := range p.pubs {
+		var now []portRun
+		if e := p.r.endpoints[b.want.EndpointID]; e != nil && e.want != nil && e.hostIf != 0 {
+			if n := p.r.networks[e.want.NetworkID]; n != nil && n.usable() {
+				now = publishRuns(b.want, e.want, n.want, e.hostIf)
+			}
+		}
+		if len(b.runs) > 0 && !slices.Equal(b.runs, now) {
+			p.flows.publish(id)
+		}
+		p.old.publishes = appendRuns(p.old.publishes, b.runs)
+		p.put.publishes = appendRuns(p.put.publishes, now)
+		b.runs = now
+	}
+	for _, e := range p.goneEps {
+		p.replace(&e.entries, entries{})
+	}
+	for _, n := range p.goneNets {
+		p.replace(&n.entries, entries{})
+	}
+}
+
+func (p *pass) replace(have *entries, now entries) {
+	p.old.add(*have)
+	p.put.add(now)
+	*have = now
+}
+
+// writeEntries writes what is needed before it is referred to.
+func (p *pass) writeEntries() error {
+	t := p.r.tables
+	return p.unsynced(errors.Join(
+		putAll(t.Subnets, p.put.subnets),
+		putAll(t.Endpoints, p.put.endpoints),
+		putAll(t.FDB, p.put.fdb),
+		putAll(t.Neighbours, p.put.neighbours),
+		putAll(t.Publishes, p.put.publishes),
+	))
+}
+
+// deleteEntries deletes what has no successor, in reverse.
+func (p *pass) deleteEntries() error {
+	t := p.r.tables
+	stale := p.old.without(&p.put)
+	return p.unsynced(errors.Join(
+		deleteAll(t.Publishes, stale.publishes),
+		deleteAll(t.Neighbours, stale.neighbours),
+		deleteAll(t.FDB, stale.fdb),
+		deleteAll(t.Endpoints, stale.endpoints),
+		deleteAll(t.Subnets, stale.subnets),
+	))
+}
+
+// unsynced notes a failure to write: the tables are then not what the objects
+// have in them.
+func (p *pass) unsynced(err error) error {
+	p.r.unsynced = p.r.unsynced || err != nil
+	return err
+}
+
+func putAll[E any](t Table[E], es []E) error {
+	if len(es) == 0 {
+		return nil
+	}
+	_, err := t.PutAll(es)
+	return err
+}
+
+func deleteAll[E any](t Table[E], es []E) error {
+	if len(es) == 0 {
+		return nil
+	}
+	_, err := t.DeleteAll(es)
+	return err
+}
+
+// finishNetworks brings the pass's host ports up and gives them what they
+// lack.
+func (p *pass) finishNetworks() {
+	for id, ends := range p.hostPorts {
+		n := p.r.networks[id]
+		if n.broken || n.want == nil {
+			continue
+		}
+		err := p.finishNetwork(n, ends[0], ends[1])
+		n.broken = err != nil
+		p.troubled(&n.trouble, "network", id, err)
+	}
+}
+
+func (p *pass) finishNetwork(n *network, gw, dp rtnl.Link) error {
+	addrs := p.addrs
+	if !p.looked && !p.made[n.id] {
+		var err error
+		if addrs, err = p.r.nl.Addrs(); err != nil {
+			return err
+		}
+	}
+	p.warnForwarding(n, gw)
+	ch, err := p.r.nl.ConfigureHostPort(gw, dp, addrs, n.hostPortSpec())
+	if p.made[n.id] {
+		// Looking at a device settles its carrier, so that the first packet is
+		// not lost.
+		_, err1 := p.r.nl.Link(gw.Index)
+		_, err2 := p.r.nl.Link(dp.Index)
+		return errors.Join(err, err1, err2)
+	}
+	p.countChanges(ch)
+	return err
+}
+
+// warnForwarding says once what an older kernel lacks: without the setting of
+// a single device, the host's stack forwards IPv6 only if it does so on every
+// device, which is the operator's to decide.
+func (p *pass) warnForwarding(n *network, gw rtnl.Link) {
+	if !n.want.EnableIPv6 || gw.Conf.ForceForwarding6 != -1 || p.r.warned {
+		return
+	}
+	p.r.warned = true
+	if v, err := p.r.nl.ReadSysctl("ipv6/conf/all/forwarding"); err == nil && v == "0" {
+		p.r.log.Warn("IPv6 packets that the datapath leaves to the host's stack (no route, unusual devices) are not forwarded on this kernel",
+			"remedy", "set net.ipv6.conf.all.forwarding=1, and accept_ra=2 on uplinks that use router advertisements")
+	}
+}
+
+// finishSandboxes brings host ends up, configures the sandboxes' insides, and
+// marks what is finished.
+func (p *pass) finishSandboxes() {
+	for id, l := range p.hostEnds {
+		e := p.r.endpoints[id]
+		n := p.r.networks[e.want.NetworkID]
+		if e.broken || n == nil || n.want == nil {
+			continue
+		}
+		ch, err := p.r.nl.ConfigureHostEnd(l, mtu(n.want))
+		if e.finished {
+			p.countChanges(ch)
+		}
+		if err != nil {
+			e.broken = true
+			p.troubled(&e.trouble, "endpoint", id, err)
+		}
+	}
+	for _, b := range p.boxes {
+		p.finishSandbox(b)
+	}
+}
+
+// finishSandbox configures a sandbox's inside and marks its endpoints.
+func (p *pass) finishSandbox(b *sandbox) {
+	if !b.hasInside() {
+		return
+	}
+	members := p.r.members(b)
+	err := p.configureSandbox(b, members)
+	if missing := (*rtnl.MissingError)(nil); errors.As(err, &missing) {
+		err = errors.Join(err, p.remake(members, missing.HostIndex))
+	}
+	if errors.Is(err, rtnl.ErrGone) && p.mayBeGone(b.id) {
+		p.gone(b, err)
+		return
+	}
+	p.troubled(&b.trouble, "sandbox", b.id, err)
+	if b.broken = err != nil; b.broken {
+		return
+	}
+	if b.gone {
+		b.gone = false
+		p.r.log.Info("sandbox is back", "sandbox", b.want.Name, "id", short(b.id))
+	}
+	for _, e := range members {
+		if e.finished || e.broken {
+			continue
+		}
+		if err := p.finishEndpoint(e); err != nil {
+			e.broken = true
+			p.troubled(&e.trouble, "endpoint", e.id, err)
+		}
+	}
+}
+
+// members are the endpoints that have a device in the sandbox's namespace.
+func (r *Reconciler) members(b *sandbox) []*endpoint {
+	var es []*endpoint
+	for _, e := range r.endpoints {
+		if e.want == nil || e.hostIf == 0 {
+			continue
+		}
+		o := r.sandboxes[e.want.SandboxID]
+		if o == b || o != nil && o.want.NetNS == b.want.NetNS {
+			es = append(es, e)
+		}
+	}
+	return es
+}
+
+// configureSandbox configures the inside.
+func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
+	ns, err := rtnl.OpenNetNS(b.want.NetNS)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	var devs []rtnl.SandboxDevice
+	for _, e := range members {
+		n := p.r.networks[e.want.NetworkID]
+		if n == nil || n.want == nil {
+			continue
+		}
+		d := rtnl.SandboxDevice{
+			HostIndex: e.hostIf, PeerIndex: e.peerIf, Alias: rtnl.SandboxAlias(e.id),
+			MAC: e.want.MAC, MTU: mtu(n.want),
+		}
+		for _, a := range []netip.Prefix{e.want.IPv4, e.want.IPv6} {
+			if !a.IsValid() {
+				continue
+			}
+			d.Addrs = append(d.Addrs, a)
+			if gw := gateway(n.want, a.Addr().Is4()); e.want.Gateway && gw.IsValid() {
+				d.Gateways = append(d.Gateways, gw)
+			}
+		}
+		devs = append(devs, d)
+	}
+	ch, err := rtnl.ConfigureSandbox(ns, devs)
+	if !slices.ContainsFunc(members, func(e *endpoint) bool { return !e.finished }) {
+		p.countChanges(ch)
+	}
+	return err
+}
+
+// remake deletes the pair whose other end left the sandbox; the next pass
+// makes it anew.
+func (p *pass) remake(members []*endpoint, hostIf uint32) error {
+	for _, e := range members {
+		if e.hostIf == hostIf {
+			p.moveEndpoint(e, 0, 0)
+			e.broken, p.r.again = true, true
+			return p.r.nl.DeleteLink(hostIf)
+		}
+	}
+	return nil
+}
+
+// finishEndpoint sets the mark that says that nothing is left to do.
+func (p *pass) finishEndpoint(e *endpoint) error {
+	if err := p.r.nl.SetAlias(e.hostIf, rtnl.EndpointAlias(e.id)); err != nil {
+		return err
+	}
+	e.finished = true
+	// Looking at a device settles its carrier, so that the first packet is not
+	// lost.
+	_, err := p.r.nl.Link(e.hostIf)
+	return err
+}

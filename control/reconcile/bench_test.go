@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"testing"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// crowd is a world with n sandboxes in ten networks and as many published
+// ports as ten each.
+func crowd(b *testing.B, n int) (*world, *plan) {
+	w := newWorld(b)
+	w.r.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	p := w.plan()
+	var nets []*model.Network
+	for i := range byte(10) {
+		nets = append(nets, p.network(fmt.Sprintf("net%d", i), 1+i))
+	}
+	for i := range n {
+		e := p.endpoint(p.sandbox(fmt.Sprintf("box%d", i)), nets[i%10])
+		host := uint16(2 + i/10)
+		e.IPv4 = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(nets[i%10].Index), byte(host >> 8), byte(host)}), 16)
+		e.MAC = model.MAC{2, 0x42, 10, byte(nets[i%10].Index), byte(host >> 8), byte(host)}
+		e.IPv6 = netip.Prefix{}
+		p.publish(uint32(i+1), e, netip.Addr{}, uint16(10000+10*i), 10)
+	}
+	w.apply(p)
+	p.next = 250
+	return w, p
+}
+
+func BenchmarkConnect(b *testing.B) {
+	w, p := crowd(b, 200)
+	n := p.s.Networks[id("net0")]
+	b.ResetTimer()
+	for i := range b.N {
+		box := p.sandbox(fmt.Sprintf("new%d", i))
+		p.next = 250
+		e := p.endpoint(box, n)
+		w.apply(p)
+		b.StopTimer()
+		delete(p.s.Endpoints, e.ID)
+		delete(p.s.Sandboxes, box.ID)
+		w.apply(p)
+		b.StartTimer()
+	}
+}
+
+func BenchmarkDisconnect(b *testing.B) {
+	w, p := crowd(b, 200)
+	n := p.s.Networks[id("net0")]
+	for i := range b.N {
+		b.StopTimer()
+		box := p.sandbox(fmt.Sprintf("new%d", i))
+		p.next = 250
+		e := p.endpoint(box, n)
+		w.apply(p)
+		b.StartTimer()
+		delete(p.s.Endpoints, e.ID)
+		delete(p.s.Sandboxes, box.ID)
+		w.apply(p)
+	}
+}
+
+// BenchmarkAdopt is the first Apply after a restart.
+func BenchmarkAdopt(b *testing.B) {
+	w, p := crowd(b, 1000)
+	b.ResetTimer()
+	for range b.N {
+		w.restart()
+		w.r.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		w.apply(p)
+	}
+}
+
+// BenchmarkCheck is what Run does every other tick.
+func BenchmarkCheck(b *testing.B) {
+	for name, how := range map[string]thoroughness{"quick": quick, "full": full} {
+		b.Run(name, func(b *testing.B) {
+			w, _ := crowd(b, 1000)
+			b.ResetTimer()
+			for range b.N {
+				if _, err := w.r.check(b.Context(), how); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/loader"
+)
+
+// testCgroup makes a cgroup that nothing is in, so that the machine's
+// processes are let be.
+func testCgroup(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
+			dir := filepath.Join(f[1], fmt.Sprintf("fairlead-test-%d", os.Getpid()))
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.Remove(dir) })
+			return dir
+		}
+	}
+	t.Fatal("cgroup2 is not mounted")
+	return ""
+}
+
+// TestRealDatapath puts the real loader and the real tables under a
+// Reconciler, has two sandboxes and the host talk, and starts anew.
+func TestRealDatapath(t *testing.T) {
+	for name, clsact := range map[string]bool{"tcx": false, "clsact": true} {
+		t.Run(name, func(t *testing.T) { testRealDatapath(t, clsact) })
+	}
+}
+
+func testRealDatapath(t *testing.T, clsact bool) {
+	w := newWorld(t)
+	cfg := loader.Config{
+		BPFDir: filepath.Join(w.dir, "bpf"), CgroupRoot: testCgroup(t), ForceClsact: clsact,
+		CTMax: 1024, MaxEndpoints: 64, MaxPublishes: 64,
+	}
+	t.Cleanup(func() {
+		if err := loader.Cleanup(cfg.BPFDir, w.nl); err != nil {
+			t.Error(err)
+		}
+	})
+	start := func(p *plan) (*loader.Datapath, *Reconciler) {
+		d, err := loader.Open(cfg, w.nl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+		r := New(Config{NetNSDir: w.netnsDir(), Log: w.r.log}, d, TablesOf(d.Maps()), w.nl)
+		w.r = r
+		w.apply(p)
+		return d, r
+	}
+	ip(t, "link", "set", "lo", "up")
+	p := w.plan()
+	n := p.network("net", 7)
+	a, b := p.sandbox("a"), p.sandbox("b")
+	ea, eb := p.endpoint(a, n), p.endpoint(b, n)
+	p.publish(1, ea, netip.Addr{}, 8080, 1)
+	first, _ := start(p)
+	if r := w.resync(); r.Total() != 0 {
+		t.Errorf("repairs just after the start: %v", r)
+	}
+	for _, to := range []netip.Addr{eb.IPv4.Addr(), eb.IPv6.Addr()} {
+		listener := w.listen(b, to)
+		w.dial(a, listener)
+		w.dial(nil, listener) // from the host
+	}
+
+	attached, err := first.Attached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, _ := start(p)
+	again, err := second.Attached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(attached, again); diff != "" {
+		t.Errorf("attachments after a restart (-before +after):\n%s", diff)
+	}
+	if r := w.resync(); r.Total() != 0 {
+		t.Errorf("repairs after a restart: %v", r)
+	}
+
+	// Somebody detaches a program and removes an entry.
+	host := int(w.link(rtnl.EndpointAlias(ea.ID)).Index)
+	if err := second.Detach(host, loader.FromEndpoint); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(cfg.BPFDir, "links")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(cfg.BPFDir, "links"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.resync(); r[RepairProgram] == 0 {
+		t.Errorf("repairs of detached programs: %v", r)
+	}
+	clear(p.s.Publishes)
+	clear(p.s.Endpoints)
+	clear(p.s.Sandboxes)
+	clear(p.s.Networks)
+	w.apply(p)
+	if left, err := second.Attached(); err != nil || len(left) > 0 {
+		t.Errorf("attachments at the end: %v, %v", left, err)
+	}
+	if n := second.Maps().Endpoints.Len() + second.Maps().Publishes.Len() + second.Maps().FDB.Len(); n > 0 {
+		t.Errorf("%d entries at the end", n)
+	}
+}
+
+// listen accepts connections at an address of a sandbox.
+func (w *world) listen(b *model.Sandbox, at netip.Addr) net.Listener {
+	w.tb.Helper()
+	var l net.Listener
+	w.inside(b, func(*rtnl.Handle) (err error) {
+		l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(at, 80)))
+		return err
+	})
+	w.tb.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Write([]byte("hello"))
+			c.Close()
+		}
+	}()
+	return l
+}
+
+// dial connects from a sandbox, or the host, and expects to be greeted, at
+// once: a first packet that is lost would take a second.
+func (w *world) dial(b *model.Sandbox, l net.Listener) {
+	w.tb.Helper()
+	start := time.Now()
+	greet := func(*rtnl.Handle) error {
+		c, err := net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		buf := make([]byte, 5)
+		_, err = c.Read(buf)
+		return err
+	}
+	if b == nil {
+		if err := w.nl.Do(func() error { return greet(w.nl) }); err != nil {
+			w.tb.Errorf("from the host: %v", err)
+		}
+	} else {
+		w.inside(b, greet)
+	}
+	if took := time.Since(start); took > 500*time.Millisecond {
+		w.tb.Errorf("connecting to %v took %v", l.Addr(), took)
+	}
+}

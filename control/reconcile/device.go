@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/loader"
+)
+
+// isShared reports whether the sandbox is in another one's namespace.
+func isShared(b *model.Sandbox) bool { return strings.HasPrefix(b.NetworkMode, "container:") }
+
+// makeNamespaces makes the owned namespaces that are missing.
+func (p *pass) makeNamespaces() {
+	for id, b := range p.boxes {
+		made, err := p.makeNamespace(b)
+		if made {
+			p.count(RepairNamespace, 1)
+		}
+		b.broken = err != nil
+		if errors.Is(err, rtnl.ErrGone) {
+			p.gone(b, err)
+		} else {
+			p.troubled(&b.trouble, "sandbox", id, err)
+		}
+		if p.first && !made && err == nil {
+			// Its inside is as it was left; the check in the background looks.
+			delete(p.boxes, id)
+		}
+	}
+}
+
+// makeNamespace makes an owned sandbox's namespace if it is missing. While a
+// host end lives, so does the namespace its other end is in, though the path
+// was removed: programs may run in it, so it is not replaced.
+func (p *pass) makeNamespace(b *sandbox) (made bool, err error) {
+	if !b.want.Owned {
+		return false, nil
+	}
+	ns, err := rtnl.OpenNetNS(b.want.NetNS)
+	if err == nil {
+		return false, ns.Close()
+	}
+	if !errors.Is(err, rtnl.ErrGone) {
+		return false, err
+	}
+	for id, e := range p.r.endpoints {
+		if e.want == nil || e.want.SandboxID != b.id {
+			continue
+		}
+		l, ok, _ := p.find(rtnl.EndpointAlias(id), rtnl.EndpointDevice(id), e.hostIf)
+		if ok && l.Alias == rtnl.EndpointAlias(id) {
+			return false, err
+		}
+	}
+	return true, rtnl.CreateNetNS(b.want.NetNS)
+}
+
+// makeHostPort makes or adopts a network's host port.
+func (p *pass) makeHostPort(n *network) error {
+	gw, okGW, err := p.find(rtnl.GatewayAlias(n.id), rtnl.GatewayDevice(n.id), n.gateway)
+	if err != nil {
+		return err
+	}
+	dp, okDP, err := p.find(rtnl.HostPortAlias(n.id), rtnl.HostPortDevice(n.id), n.hostPort)
+	if err != nil {
+		return err
+	}
+	if !okGW || !okDP || gw.PeerIndex != dp.Index || dp.PeerIndex != gw.Index {
+		if err := p.deleteLinks(gw, dp); err != nil {
+			return err
+		}
+		if gw, dp, err = p.createHostPort(n); err != nil {
+			return err
+		}
+	}
+	p.hostPorts[n.id] = [2]rtnl.Link{gw, dp}
+	if n.gateway == gw.Index && n.hostPort == dp.Index {
+		return nil
+	}
+	p.flows.device(n.hostPort)
+	p.detachLater(n.hostPort)
+	n.gateway, n.hostPort = gw.Index, dp.Index
+	p.touchNetwork(n) // its endpoints' entries name the host port
+	return nil
+}
+
+func (p *pass) createHostPort(n *network) (gw, dp rtnl.Link, err error) {
+	if p.fresh[n.id] && !p.first {
+		// The number may have been another network's.
+		if err := p.r.tables.Traffic.ResetTraffic(n.want.Index); err != nil {
+			return gw, dp, err
+		}
+	}
+	gw, err = p.r.nl.CreateVeth(rtnl.Veth{
+		Name: rtnl.GatewayDevice(n.id), MAC: n.want.GatewayMAC,
+		PeerName: rtnl.HostPortDevice(n.id), MTU: mtu(n.want),
+	})
+	if err != nil {
+		return gw, dp, err
+	}
+	p.made[n.id] = true
+	p.count(RepairDevice, 1)
+	dp, err = p.r.nl.Link(gw.PeerIndex)
+	return gw, dp, err
+}
+
+// deleteLinks deletes devices that were found; index 0 is none.
+func (p *pass) deleteLinks(links ...rtnl.Link) error {
+	for _, l := range links {
+		if l.Index == 0 {
+			continue
+		}
+		if err := p.r.nl.DeleteLink(l.Index); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeEndpoint makes or adopts an endpoint's pair of devices.
+func (p *pass) makeEndpoint(e *endpoint) {
+	l, err := p.endpointLink(e)
+	e.broken = err != nil
+	if err == nil {
+		p.hostEnds[e.id] = l
+		p.moveEndpoint(e, l.Index, l.PeerIndex)
+		e.finished = l.Alias == rtnl.EndpointAlias(e.id)
+		e.trouble = ""
+		if b := p.r.sandboxes[e.want.SandboxID]; b != nil && (!p.first || !e.finished || !l.Running) {
+			p.boxes[b.id] = b
+		}
+		return
+	}
+	p.moveEndpoint(e, 0, 0)
+	if errors.Is(err, rtnl.ErrGone) && p.mayBeGone(e.id) {
+		p.gone(p.r.sandboxes[e.want.SandboxID], err)
+		return
+	}
+	p.troubled(&e.trouble, "endpoint", e.id, err)
+}
+
+// moveEndpoint notes where an endpoint's devices are now.
+func (p *pass) moveEndpoint(e *endpoint, hostIf, peerIf uint32) {
+	if e.hostIf != hostIf {
+		p.flows.device(e.hostIf)
+		p.detachLater(e.hostIf)
+		e.finished = false
+	}
+	e.hostIf, e.peerIf = hostIf, peerIf
+}
+
+// mayBeGone: the namespace of something that was there before this pass may
+// go away at any time; that is no error of whoever asked for another change.
+func (p *pass) mayBeGone(id string) bool { return p.first || !p.fresh[id] }
+
+// gone marks a sandbox whose namespace is not there, and says so once.
+func (p *pass) gone(b *sandbox, err error) {
+	if b == nil || b.gone {
+		return
+	}
+	b.gone = true
+	p.r.log.Warn("sandbox is out of reach until its network namespace is back",
+		"sandbox", b.want.Name, "id", short(b.id), "err", err)
+}
+
+// endpointLink finds the host end, or makes the pair.
+func (p *pass) endpointLink(e *endpoint) (rtnl.Link, error) {
+	n := p.r.networks[e.want.NetworkID]
+	b := p.r.sandboxes[e.want.SandboxID]
+	if n == nil || !n.usable() || b == nil || b.want == nil {
+		return rtnl.Link{}, errors.New("its network or sandbox is not there")
+	}
+	l, ok, err := p.find(rtnl.EndpointAlias(e.id), rtnl.EndpointDevice(e.id), e.hostIf)
+	if err != nil {
+		return rtnl.Link{}, err
+	}
+	// One that is ours since this daemon's start may be half-made; one from
+	// before is removed and made anew, since what it lacks is not known.
+	if ok && (l.Alias == rtnl.EndpointAlias(e.id) || l.Index == e.hostIf) {
+		return l, nil
+	}
+	if err := p.deleteLinks(l); err != nil {
+		return rtnl.Link{}, err
+	}
+	return p.createEndpoint(e, n, b)
+}
+
+func (p *pass) createEndpoint(e *endpoint, n *network, b *sandbox) (rtnl.Link, error) {
+	made, err := p.makeNamespace(b)
+	if made {
+		p.count(RepairNamespace, 1)
+	}
+	if err != nil {
+		return rtnl.Link{}, err
+	}
+	ns, err := rtnl.OpenNetNS(b.want.NetNS)
+	if err != nil {
+		return rtnl.Link{}, err
+	}
+	defer ns.Close()
+	pair := rtnl.Veth{
+		Name: rtnl.EndpointDevice(e.id), PeerName: e.want.IfName, PeerMAC: e.want.MAC,
+		PeerNS: ns, MTU: mtu(n.want),
+	}
+	l, err := p.r.nl.CreateVeth(pair)
+	if errors.Is(err, rtnl.ErrExists) && len(p.goneEps) > 0 {
+		// One that goes in this very pass may have the name.
+		for _, gone := range p.goneEps {
+			if err := p.removeDevice(rtnl.EndpointAlias(gone.id), rtnl.EndpointDevice(gone.id), gone.hostIf); err != nil {
+				return rtnl.Link{}, err
+			}
+		}
+		l, err = p.r.nl.CreateVeth(pair)
+	}
+	if errors.Is(err, rtnl.ErrExists) {
+		return l, fmt.Errorf("%w (interface %q of the sandbox, or %q of the host)", err, e.want.IfName, rtnl.EndpointDevice(e.id))
+	}
+	if err == nil {
+		p.count(RepairDevice, 1)
+	}
+	return l, err
+}
+
+// detachLater forgets the attachment of a device that is gone or goes.
+func (p *pass) detachLater(ifindex uint32) {
+	if ifindex == 0 {
+		return
+	}
+	p.detached = append(p.detached, ifindex)
+}
+
+// attach attaches the programs of the pass's endpoints and host ports.
+func (p *pass) attach() {
+	for id, n := range p.nets {
+		if n.usable() && !n.broken {
+			_, err := p.r.dp.Attach(int(n.hostPort), loader.FromEndpoint)
+			if n.broken = err != nil; !n.broken {
+				p.r.noteAttached(n.hostPort, loader.FromEndpoint)
+			}
+			p.troubled(&n.trouble, "network", id, err)
+		}
+	}
+	for id, e := range p.eps {
+		if e.hostIf == 0 {
+			continue
+		}
+		if _, err := p.r.dp.Attach(int(e.hostIf), loader.FromEndpoint); err != nil {
+			e.broken = true
+			p.troubled(&e.trouble, "endpoint", id, err)
+			continue
+		}
+		p.r.noteAttached(e.hostIf, loader.FromEndpoint)
+	}
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// HostPrefixes are the prefixes the host has addresses in or routes to, without
+// Fairlead's own and without default routes.
+func (r *Reconciler) HostPrefixes(ctx context.Context) ([]netip.Prefix, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	addrs, err := r.nl.Addrs()
+	if err != nil {
+		return nil, err
+	}
+	ours := r.oursByIndex()
+	seen := make(map[netip.Prefix]bool)
+	for _, a := range addrs {
+		if !ours(a.IfIndex) {
+			seen[a.Prefix.Masked()] = true
+		}
+	}
+	err = r.nl.Routes(func(rt rtnl.Route) bool {
+		own := len(rt.Devices) > 0
+		for _, d := range rt.Devices {
+			own = own && ours(d)
+		}
+		if !own && rt.Dst.Bits() > 0 {
+			seen[rt.Dst.Masked()] = true
+		}
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	ps := make([]netip.Prefix, 0, len(seen))
+	for p := range seen {
+		if a := p.Addr(); !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.IsMulticast() {
+			ps = append(ps, p)
+		}
+	}
+	return ps, nil
+}
+
+// oursByIndex tells Fairlead's devices. It looks each up that it is asked about,
+// since few of them bear addresses or routes.
+func (r *Reconciler) oursByIndex() func(index uint32) bool {
+	known := make(map[uint32]bool)
+	return func(index uint32) bool {
+		is, ok := known[index]
+		if !ok {
+			l, err := r.nl.Link(index)
+			is = err == nil && l.Ours()
+			known[index] = is
+		}
+		return is
+	}
+}
+
+// EphemeralRange bounds the ports the kernel chooses from, both included.
+func (r *Reconciler) EphemeralRange() (lo, hi uint16) {
+	s, err := r.nl.ReadSysctl("ipv4/ip_local_port_range")
+	if err == nil {
+		_, err = fmt.Sscan(s, &lo, &hi)
+	}
+	if err != nil || lo == 0 || lo > hi {
+		return 32768, 60999 // the kernel's default
+	}
+	return lo, hi
+}
+
+// PortFree returns nil if nothing on the host has one of the ports: it binds
+// each and lets go of it. A zero address is every address of both families.
+func (r *Reconciler) PortFree(proto model.Proto, addr netip.Addr, port, count uint16) error {
+	return r.nl.Do(func() error {
+		for i := range count {
+			if err := portFree(proto, addr, port+i); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func portFree(proto model.Proto, addr netip.Addr, port uint16) error {
+	addrs := []netip.Addr{addr}
+	if !addr.IsValid() {
+		// One socket of both families asks for all at once; who is in the way, or
+		// which family is missing, tell the two.
+		if tryBind(proto, netip.AddrPortFrom(netip.IPv6Unspecified(), port), false) == nil {
+			return nil
+		}
+		addrs = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	}
+	for _, a := range addrs {
+		err := tryBind(proto, netip.AddrPortFrom(a, port), true)
+		// A host without a family has nothing in it.
+		if err != nil && (addr.IsValid() || !noFamily(err)) {
+			return fmt.Errorf("bind %s/%s: %w", netip.AddrPortFrom(a, port), proto, err)
+		}
+	}
+	return nil
+}
+
+func noFamily(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
+}
+
+// tryBind binds a socket in the calling thread's namespace, without listening.
+// One of IPv6 that is not of it alone is of both families.
+func tryBind(proto model.Proto, at netip.AddrPort, alone bool) error {
+	kind := unix.SOCK_STREAM
+	if proto == model.UDP {
+		kind = unix.SOCK_DGRAM
+	}
+	family := unix.AF_INET
+	var sa unix.Sockaddr
+	if a := at.Addr(); a.Is4() {
+		sa = &unix.SockaddrInet4{Port: int(at.Port()), Addr: a.As4()}
+	} else {
+		family = unix.AF_INET6
+		sa = &unix.SockaddrInet6{Port: int(at.Port()), Addr: a.As16()}
+	}
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, int(proto))
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil // nobody can have a port of a protocol the kernel lacks
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if family == unix.AF_INET6 {
+		only := 0
+		if alone {
+			only = 1
+		}
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only); err != nil {
+			return err
+		}
+	}
+	if kind == unix.SOCK_STREAM {
+		// What is left of closed connections does not occupy the port.
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return err
+		}
+	}
+	return unix.Bind(fd, sa)
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+func TestPortFree(t *testing.T) {
+	w := newWorld(t)
+	ip(t, "link", "set", "lo", "up")
+	tcp, err := net.Listen("tcp4", "127.0.0.1:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	udp, err := net.ListenPacket("udp6", "[::]:5353")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	addr := netip.MustParseAddr
+	tests := map[string]struct {
+		proto       model.Proto
+		addr        netip.Addr
+		port, count uint16
+		want        error
+	}{
+		"free":                         {model.TCP, netip.Addr{}, 80, 1, nil},
+		"listened on, every address":   {model.TCP, netip.Addr{}, 8080, 1, unix.EADDRINUSE},
+		"listened on, its own address": {model.TCP, addr("127.0.0.1"), 8080, 1, unix.EADDRINUSE},
+		"another family":               {model.TCP, addr("::1"), 8080, 1, nil},
+		"another protocol":             {model.UDP, netip.Addr{}, 8080, 1, nil},
+		"within a range":               {model.TCP, netip.Addr{}, 8000, 100, unix.EADDRINUSE},
+		"UDP":                          {model.UDP, addr("::"), 5353, 1, unix.EADDRINUSE},
+		"not the host's address":       {model.TCP, addr("192.0.2.1"), 80, 1, unix.EADDRNOTAVAIL},
+		"the last port":                {model.TCP, netip.Addr{}, 65535, 1, nil},
+	}
+	for name, tt := range tests {
+		if err := w.r.PortFree(tt.proto, tt.addr, tt.port, tt.count); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", name, err, tt.want)
+		}
+	}
+}
+
+func TestEphemeralRange(t *testing.T) {
+	w := newWorld(t)
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 50000"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if lo, hi := w.r.EphemeralRange(); lo != 40000 || hi != 50000 {
+		t.Errorf("range is %d-%d", lo, hi)
+	}
+}
+
+func TestHostPrefixes(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	p.network("net", 7)
+	w.apply(p)
+	ip(t, "link", "set", "lo", "up")
+	ip(t, "link", "add", "up0", "type", "veth", "peer", "name", "up1")
+	ip(t, "link", "set", "up0", "up")
+	ip(t, "link", "set", "up1", "up")
+	ip(t, "addr", "add", "192.0.2.10/24", "dev", "up0")
+	ip(t, "addr", "add", "2001:db8::10/64", "dev", "up0", "nodad")
+	ip(t, "route", "add", "198.51.100.0/24", "via", "192.0.2.1")
+	ip(t, "route", "add", "default", "via", "192.0.2.1")
+	ps, err := w.r.HostPrefixes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(ps, netip.Prefix.Compare)
+	if got, want := fmt.Sprint(ps), "[192.0.2.0/24 198.51.100.0/24 2001:db8::/64]"; got != want {
+		t.Errorf("prefixes are %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// pass is one run over some of the objects: those that changed, or those that
+// are not as they should be.
+type pass struct {
+	r   *Reconciler
+	ctx context.Context
+	s   *model.Snapshot
+
+	sight // of the host, if the pass looked
+
+	first       bool // after a start: adopt, and count nothing as repaired
+	repair      bool // nobody waits: troubles are logged, repairs counted
+	netsTouched bool
+
+	// What the pass works on, by ID.
+	nets  map[string]*network
+	boxes map[string]*sandbox // to be configured inside
+	eps   map[string]*endpoint
+	pubs  map[uint32]*publish
+	// What the pass removes.
+	goneNets  []*network
+	goneBoxes []*sandbox
+	goneEps   []*endpoint
+	// What the caller made only now; a missing namespace is its error.
+	fresh map[string]bool
+
+	// Host ends and host ports' ends that are not configured yet, by ID.
+	hostEnds  map[string]rtnl.Link
+	hostPorts map[string][2]rtnl.Link // gateway's end, datapath's end
+	made      map[string]bool         // host ports made in this pass
+
+	old, put entries
+	detached []uint32 // devices whose attachments are forgotten
+	flows    flowFilter
+	repairs  Repairs
+	errs     []error
+}
+
+func (r *Reconciler) newPass(ctx context.Context, s *model.Snapshot) (*pass, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	r.passes++
+	return &pass{
+		r: r, ctx: ctx, s: s,
+		nets: make(map[string]*network), boxes: make(map[string]*sandbox),
+		eps: make(map[string]*endpoint), pubs: make(map[uint32]*publish),
+		fresh: make(map[string]bool), made: make(map[string]bool),
+		hostEnds:  make(map[string]rtnl.Link),
+		hostPorts: make(map[string][2]rtnl.Link),
+		repairs:   newRepairs(),
+	}, nil
+}
+
+// sight is the host's devices and addresses.
+type sight struct {
+	looked bool
+	byName map[string]rtnl.Link
+	byID   map[string]rtnl.Link // by alias
+	links  []rtnl.Link
+	addrs  []rtnl.Addr
+}
+
+// look reads all devices and addresses of the host.
+func look(nl *rtnl.Handle) (s sight, err error) {
+	if s.links, err = nl.Links(); err != nil {
+		return s, err
+	}
+	if s.addrs, err = nl.Addrs(); err != nil {
+		return s, err
+	}
+	s.looked = true
+	s.byName, s.byID = make(map[string]rtnl.Link), make(map[string]rtnl.Link)
+	for _, l := range s.links {
+		s.byName[l.Name] = l
+		if strings.HasPrefix(l.Alias, rtnl.AliasPrefix) {
+			s.byID[l.Alias] = l
+		}
+	}
+	return s, nil
+}
+
+// find looks a device of Fairlead's up: by its alias, which survives renaming,
+// or by the name a half-made one has. False if there is none; an error also if
+// somebody else's device has the name.
+func (p *pass) find(alias, name string, index uint32) (rtnl.Link, bool, error) {
+	var l rtnl.Link
+	var err error
+	ok := false
+	switch {
+	case p.looked:
+		if l, ok = p.byID[alias]; !ok {
+			l, ok = p.byName[name]
+		}
+	case index != 0:
+		l, err = p.r.nl.Link(index)
+		ok = err == nil
+	default:
+		l, err = p.r.nl.LinkByName(name)
+		ok = err == nil
+	}
+	if errors.Is(err, rtnl.ErrNoDevice) {
+		err = nil
+	}
+	if ok && !l.Ours() {
+		return rtnl.Link{}, false, fmt.Errorf("device %q is there already and not Fairlead's (remove or rename it)", name)
+	}
+	return l, ok, err
+}
+
+// count counts repairs.
+func (p *pass) count(kind string, n int) {
+	if p.repair && n > 0 {
+		p.repairs[kind] += uint64(n)
+	}
+}
+
+func (p *pass) countChanges(ch rtnl.Changes) {
+	p.count(RepairDevice, ch.Devices)
+	p.count(RepairAddress, ch.Addresses)
+	p.count(RepairRoute, ch.Routes)
+	p.count(RepairSysctl, ch.Sysctls)
+}
+
+// fail notes an error.
+func (p *pass) fail(err error) {
+	if err != nil {
+		p.errs = append(p.errs, err)
+	}
+}
+
+// troubled notes that an object is not as it should be, or (nil) that it is.
+// In a repair it is logged when it is news; a caller who waits gets it.
+func (p *pass) troubled(trouble *string, what, id string, err error) {
+	if err == nil {
+		*trouble = ""
+		return
+	}
+	err = fmt.Errorf("%s %s: %w", what, short(id), err)
+	if !p.repair {
+		p.fail(err)
+	} else if *trouble != err.Error() {
+		p.r.log.Error("not repaired", "err", err)
+		p.r.stats.fail(err)
+	}
+	*trouble = err.Error()
+}
+
+func short(id string) string { return id[:min(12, len(id))] }
+
+// diff finds what the snapshot changes. before is the one that was applied
+// last, or nil.
+func (p *pass) diff(before *model.Snapshot) {
+	if before == nil || !sameMap(before.Networks, p.s.Networks) {
+		p.diffNetworks()
+	}
+	if before == nil || !sameMap(before.Sandboxes, p.s.Sandboxes) {
+		p.diffSandboxes()
+	}
+	if before == nil || !sameMap(before.Endpoints, p.s.Endpoints) {
+		p.diffEndpoints()
+	}
+	if before == nil || !sameMap(before.Publishes, p.s.Publishes) {
+		p.diffPublishes()
+	}
+}
+
+// sameMap reports whether two maps are one object; snapshots share those that
+// did not change.
+func sameMap[K comparable, V any](a, b map[K]V) bool {
+	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
+}
+
+func (p *pass) diffNetworks() {
+	for id, want := range p.s.Networks {
+		n := p.r.networks[id]
+		if !want.HasDatapath() || n != nil && n.want == want {
+			continue
+		}
+		if n == nil {
+			n = &network{id: id}
+			p.r.networks[id] = n
+			p.fresh[id] = true
+		}
+		n.want = want
+		p.touchNetwork(n)
+	}
+	for id, n := range p.r.networks {
+		if p.s.Networks[id] == nil {
+			n.want = nil
+			p.goneNets = append(p.goneNets, n)
+			p.netsTouched = true
+		}
+	}
+}
+
+// touchNetwork takes a network into the pass, and its endpoints, whose entries
+// depend on it.
+func (p *pass) touchNetwork(n *network) {
+	p.nets[n.id] = n
+	p.netsTouched = true
+	for id, e := range p.r.endpoints {
+		if e.want != nil && e.want.NetworkID == n.id {
+			p.eps[id] = e
+		}
+	}
+}
+
+func (p *pass) diffSandboxes() {
+	for id, want := range p.s.Sandboxes {
+		b := p.r.sandboxes[id]
+		switch {
+		case b == nil:
+			b = &sandbox{id: id}
+			p.r.sandboxes[id] = b
+			p.fresh[id] = true
+			p.boxes[id] = b
+		case b.want == nil || b.want.NetNS != want.NetNS:
+			p.boxes[id] = b
+			p.touchSandbox(id)
+		}
+		b.want = want
+	}
+	for id, b := range p.r.sandboxes {
+		// A removed one keeps want, which says what is to be removed.
+		if p.s.Sandboxes[id] == nil {
+			p.goneBoxes = append(p.goneBoxes, b)
+		}
+	}
+}
+
+// touchSandbox takes a sandbox's endpoints into the pass.
+func (p *pass) touchSandbox(id string) {
+	for _, e := range p.r.endpoints {
+		if e.want != nil && e.want.SandboxID == id {
+			p.eps[e.id] = e
+		}
+	}
+}
+
+func (p *pass) diffEndpoints() {
+	for id, want := range p.s.Endpoints {
+		n := p.s.Networks[want.NetworkID]
+		e := p.r.endpoints[id]
+		if n == nil || !n.HasDatapath() || e != nil && e.want == want {
+			continue
+		}
+		if e == nil {
+			e = &endpoint{id: id}
+			p.r.endpoints[id] = e
+			p.fresh[id] = true
+		}
+		e.want = want
+		p.eps[id] = e
+	}
+	for id, e := range p.r.endpoints {
+		if p.s.Endpoints[id] == nil {
+			e.want = nil
+			p.goneEps = append(p.goneEps, e)
+			delete(p.eps, id)
+		}
+	}
+}
+
+func (p *pass) diffPublishes() {
+	r := p.r
+	touched := make(map[string]bool) // endpoints
+	for id, want := range p.s.Publishes {
+		b := r.publishes[id]
+		if b != nil && b.want == want {
+			continue
+		}
+		if b == nil {
+			b = &publish{id: id}
+			r.publishes[id] = b
+		} else {
+			touched[b.want.EndpointID] = true
+			r.unserve(b)
+		}
+		b.want = want
+		r.serve(b)
+		touched[want.EndpointID] = true
+		p.pubs[id] = b
+	}
+	if len(r.publishes) > len(p.s.Publishes) {
+		for id, b := range r.publishes {
+			if p.s.Publishes[id] == nil {
+				p.flows.publish(id)
+				p.old.publishes = appendRuns(p.old.publishes, b.runs)
+				touched[b.want.EndpointID] = true
+				r.unserve(b)
+				delete(r.publishes, id)
+			}
+		}
+	}
+	for id := range touched {
+		e := r.endpoints[id]
+		if published := len(r.serving[id]) > 0; e != nil && e.want != nil && e.published != published {
+			p.eps[id] = e
+		}
+	}
+}
+
+// serve notes that a publish leads to its endpoint.
+func (r *Reconciler) serve(b *publish) {
+	of := r.serving[b.want.EndpointID]
+	if of == nil {
+		of = make(map[uint32]*publish)
+		r.serving[b.want.EndpointID] = of
+	}
+	of[b.id] = b
+}
+
+func (r *Reconciler) unserve(b *publish) {
+	of := r.serving[b.want.EndpointID]
+	delete(of, b.id)
+	if len(of) == 0 {
+		delete(r.serving, b.want.EndpointID)
+	}
+}
+
+// run does the work, in an order that lets no packet pass before its guard is
+// there: devices (still down), entries, programs, then the devices come up and
+// the sandboxes' insides are configured; removals in reverse.
+func (p *pass) run() {
+	p.makeNamespaces()
+	for _, id := range slices.Sorted(maps.Keys(p.nets)) {
+		n := p.nets[id]
+		err := p.makeHostPort(n)
+		n.broken = err != nil
+		p.troubled(&n.trouble, "network", id, err)
+	}
+	for _, e := range p.sortedEndpoints() {
+		p.makeEndpoint(e)
+	}
+	p.collect()
+	p.fail(p.writeEntries())
+	p.attach()
+	p.finishNetworks()
+	p.finishSandboxes()
+	p.remove()
+	p.dropFlows()
+}
+
+// sortedEndpoints is the endpoints of the pass in the order of attachment, so
+// that a sandbox's devices are made in it.
+func (p *pass) sortedEndpoints() []*endpoint {
+	return slices.SortedFunc(maps.Values(p.eps), func(a, b *endpoint) int {
+		if a.want.SandboxID == b.want.SandboxID && a.want.Order != b.want.Order {
+			return a.want.Order - b.want.Order
+		}
+		return strings.Compare(a.id, b.id)
+	})
+}

@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/loader"
+	dp "github.com/fairlead-net/fairlead/maps"
+)
+
+// equal lets cmp compare what netip and the tables have.
+var equal = cmp.Options{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+}
+
+func TestApplyMakesItReal(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n, b := p.network("net", 7), p.sandbox("box")
+	e := p.endpoint(b, n)
+	p.publish(3, e, netip.Addr{}, 8080, 2)
+	p.publish(4, e, netip.MustParseAddr("192.0.2.1"), 90, 1)
+	w.apply(p)
+
+	gw, hp, host := w.link(rtnl.GatewayAlias(n.ID)), w.link(rtnl.HostPortAlias(n.ID)), w.link(rtnl.EndpointAlias(e.ID))
+	if !gw.Running || !hp.Running || !host.Running {
+		t.Error("devices are not ready for the first packet")
+	}
+	flags := dp.ICC | dp.Masquerade | dp.AntiSpoof
+	gw4, gw6 := n.Subnets[0].Gateway, n.Subnets[1].Gateway
+	wantEndpoints := map[uint32]dp.Endpoint{
+		hp.Index: {
+			IfIndex: hp.Index, Net: 7, MAC: n.GatewayMAC, GatewayMAC: n.GatewayMAC, IPv4: gw4, IPv6: gw6,
+			Gateway4: gw4, Gateway6: gw6, Flags: flags | dp.HostPort, HostPortIf: hp.Index, GatewayIf: gw.Index,
+		},
+		host.Index: {
+			IfIndex: host.Index, Net: 7, MAC: e.MAC, GatewayMAC: n.GatewayMAC, IPv4: e.IPv4.Addr(), IPv6: e.IPv6.Addr(),
+			Gateway4: gw4, Gateway6: gw6, Flags: flags | dp.Published, HostPortIf: hp.Index, GatewayIf: gw.Index,
+		},
+	}
+	if diff := cmp.Diff(wantEndpoints, w.endpoints.m, equal); diff != "" {
+		t.Errorf("endpoints (-want +got):\n%s", diff)
+	}
+	for _, a := range []netip.Addr{e.IPv4.Addr(), e.IPv6.Addr(), e.MAC.LinkLocal()} {
+		want := dp.Neighbour{Net: 7, Addr: a, MAC: e.MAC, IfIndex: host.Index, Flags: flags | dp.Published}
+		if got := w.neighbours.m[neighbourKey{7, a}]; got != want {
+			t.Errorf("neighbour %v is %+v, want %+v", a, got, want)
+		}
+	}
+	if len(w.neighbours.m) != 6 || len(w.fdb.m) != 2 || len(w.subnets.m) != 2 {
+		t.Errorf("%d neighbours, %d MACs, %d subnets, want 6, 2, 2", len(w.neighbours.m), len(w.fdb.m), len(w.subnets.m))
+	}
+	var published []string
+	for _, pub := range w.publishes.m {
+		published = append(published, pub.String())
+	}
+	slices.Sort(published)
+	wantPublished := []string{
+		"publish 3: 0.0.0.0:8080 proto 6 to 10.7.0.2:80", "publish 3: 0.0.0.0:8081 proto 6 to 10.7.0.2:81",
+		"publish 3: [::]:8080 proto 6 to [fd00:0:0:7::2]:80", "publish 3: [::]:8081 proto 6 to [fd00:0:0:7::2]:81",
+		"publish 4: 192.0.2.1:90 proto 6 to 10.7.0.2:80",
+	}
+	if diff := cmp.Diff(wantPublished, published); diff != "" {
+		t.Errorf("publishes (-want +got):\n%s", diff)
+	}
+	wantAddrs := []netip.Addr{gw4, n.GatewayMAC.LinkLocal(), gw6}
+	gotAddrs := slices.SortedFunc(maps.Keys(w.hostAddrs.m), netip.Addr.Compare)
+	slices.SortFunc(wantAddrs, netip.Addr.Compare)
+	if diff := cmp.Diff(wantAddrs, gotAddrs, equal); diff != "" {
+		t.Errorf("host addresses (-want +got):\n%s", diff)
+	}
+	wantAttached := map[place]bool{
+		{int(hp.Index), loader.FromEndpoint}: true, {int(host.Index), loader.FromEndpoint}: true,
+	}
+	if diff := cmp.Diff(wantAttached, w.attached, cmp.AllowUnexported(place{})); diff != "" {
+		t.Errorf("attached (-want +got):\n%s", diff)
+	}
+	if !w.cgroup || w.commits != 1 {
+		t.Errorf("cgroup attached: %v, commits: %d", w.cgroup, w.commits)
+	}
+	if repairs := w.resync(); repairs.Total() != 0 {
+		t.Errorf("just applied, and already to be repaired: %v", repairs)
+	}
+}
+
+func TestApplyCostsWhatChanges(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("net", 7)
+	first := p.endpoint(p.sandbox("first"), n)
+	w.apply(p)
+	before := w.endpoints.m[w.link(rtnl.EndpointAlias(first.ID)).Index]
+	w.writes = 0
+	w.apply(p)
+	if w.writes != 0 {
+		t.Errorf("%d writes though nothing changed", w.writes)
+	}
+	p.endpoint(p.sandbox("second"), n)
+	w.apply(p)
+	// One endpoint, one MAC, three addresses, one attachment.
+	if w.writes != 6 {
+		t.Errorf("%d writes for an endpoint, want 6", w.writes)
+	}
+	p.publish(1, first, netip.Addr{}, 80, 1)
+	w.writes = 0
+	w.apply(p)
+	// Two families; and the flag in the endpoint's five entries.
+	if w.writes != 7 {
+		t.Errorf("%d writes for a publish, want 7", w.writes)
+	}
+	if after := w.endpoints.m[before.IfIndex]; after.Flags != before.Flags|dp.Published {
+		t.Errorf("flags of the published endpoint are %#x", after.Flags)
+	}
+}
+
+func TestApplyRemoves(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	w.apply(p)
+	n, b := p.network("net", 7), p.sandbox("box")
+	e := p.endpoint(b, n)
+	p.publish(3, e, netip.Addr{}, 8080, 2)
+	w.apply(p)
+	host := w.link(rtnl.EndpointAlias(e.ID)).Index
+	keep := dp.Flow{InIf: 999}
+	w.flows = []dp.Flow{{InIf: host}, {OutIf: host}, {Publish: 3}, keep}
+
+	delete(p.s.Publishes, 3)
+	w.apply(p)
+	if len(w.flows) != 3 || len(w.publishes.m) != 0 {
+		t.Errorf("after unpublishing: %d flows, %d publishes", len(w.flows), len(w.publishes.m))
+	}
+	clear(p.s.Endpoints)
+	clear(p.s.Sandboxes)
+	clear(p.s.Networks)
+	w.apply(p)
+	if got := w.ours(); len(got) > 0 {
+		t.Errorf("devices stay: %v", got)
+	}
+	if len(w.endpoints.m)+len(w.fdb.m)+len(w.neighbours.m)+len(w.publishes.m)+len(w.subnets.m)+len(w.hostAddrs.m) > 0 {
+		t.Error("entries stay")
+	}
+	if len(w.attached) > 0 {
+		t.Errorf("attachments stay: %v", w.attached)
+	}
+	if _, err := os.Stat(b.NetNS); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the namespace stays: %v", err)
+	}
+	if len(w.flows) != 1 || w.flows[0] != keep {
+		t.Errorf("flows that stay: %v, want %v", w.flows, keep)
+	}
+}
+
+func TestRestartAdoptsUntouched(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	for _, name := range []string{"a", "b"} {
+		n := p.network("net"+name, name[0])
+		e := p.endpoint(p.sandbox("box"+name), n)
+		p.publish(uint32(name[0]), e, netip.Addr{}, uint16(name[0]), 1)
+	}
+	w.apply(p)
+	before, _ := w.nl.Links()
+	w.writes = 0
+	w.restart()
+	w.apply(p)
+	after, _ := w.nl.Links()
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("devices changed (-before +after):\n%s", diff)
+	}
+	if w.writes != 0 {
+		t.Errorf("%d entries or attachments were written again", w.writes)
+	}
+	if r := w.resync(); r.Total() != 0 {
+		t.Errorf("repairs after a restart: %v", r)
+	}
+}
+
+func TestStartSweepsLeftovers(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("net", 7)
+	lost := p.endpoint(p.sandbox("lost"), n)
+	kept := p.endpoint(p.sandbox("kept"), n)
+	w.apply(p)
+
+	// A daemon died while it made these: an endpoint and a host port that are
+	// not marked as finished, and a namespace.
+	half := p.endpoint(p.sandbox("half"), n)
+	if err := rtnl.CreateNetNS(p.s.Sandboxes[half.SandboxID].NetNS); err != nil {
+		t.Fatal(err)
+	}
+	ns, err := rtnl.OpenNetNS(p.s.Sandboxes[half.SandboxID].NetNS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.nl.CreateVeth(rtnl.Veth{Name: rtnl.EndpointDevice(half.ID), PeerName: "eth0", PeerNS: ns, MTU: 1500}); err != nil {
+		t.Fatal(err)
+	}
+	ns.Close()
+	other := p.network("other", 8)
+	if _, err := w.nl.CreateVeth(rtnl.Veth{Name: rtnl.GatewayDevice(other.ID), PeerName: rtnl.HostPortDevice(other.ID), MTU: 1500}); err != nil {
+		t.Fatal(err)
+	}
+	stray := filepath.Join(w.netnsDir(), "stray")
+	if err := rtnl.CreateNetNS(stray); err != nil {
+		t.Fatal(err)
+	}
+	// And one whose store says that it is gone.
+	delete(p.s.Endpoints, lost.ID)
+	delete(p.s.Sandboxes, lost.SandboxID)
+
+	keptIf := w.link(rtnl.EndpointAlias(kept.ID)).Index
+	w.restart()
+	w.apply(p)
+	var want []string
+	for _, e := range []*model.Endpoint{kept, half} {
+		want = append(want, rtnl.EndpointDevice(e.ID))
+	}
+	for _, n := range []*model.Network{n, other} {
+		want = append(want, rtnl.GatewayDevice(n.ID), rtnl.HostPortDevice(n.ID))
+	}
+	slices.Sort(want)
+	if diff := cmp.Diff(want, w.ours()); diff != "" {
+		t.Errorf("devices (-want +got):\n%s", diff)
+	}
+	if w.link(rtnl.EndpointAlias(kept.ID)).Index != keptIf {
+		t.Error("an endpoint that was right was made anew")
+	}
+	for _, name := range []string{stray, filepath.Join(w.netnsDir(), "lost")} {
+		if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("leftover namespace %s: %v", name, err)
+		}
+	}
+	if len(w.endpoints.m) != 4 || len(w.attached) != 4 {
+		t.Errorf("%d endpoints, %d attachments, want 4 of each", len(w.endpoints.m), len(w.attached))
+	}
+	if r := w.resync(); r.Total() != 0 {
+		t.Errorf("repairs after a start: %v", r)
+	}
+}
+
+func TestReboot(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	b := p.sandbox("box")
+	p.endpoint(b, p.network("net", 7))
+	w.apply(p)
+	for _, name := range w.ours() {
+		if l, err := w.nl.LinkByName(name); err == nil {
+			w.nl.DeleteLink(l.Index)
+		}
+	}
+	if err := rtnl.RemoveNetNS(b.NetNS); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	w.apply(p)
+	if len(w.ours()) != 3 {
+		t.Errorf("devices after a reboot: %v", w.ours())
+	}
+	if r := w.resync(); r.Total() != 0 {
+		t.Errorf("repairs after a reboot: %v", r)
+	}
+}
+
+func TestForeignDeviceOfThatName(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("net", 7)
+	w.apply(p)
+	e := p.endpoint(p.sandbox("box"), n)
+	if _, err := w.nl.CreateVeth(rtnl.Veth{Name: "tmp0", PeerName: "tmp1", MTU: 1500}); err != nil {
+		t.Fatal(err)
+	}
+	// A user's own device: no alias, another group.
+	rename(t, "tmp0", rtnl.EndpointDevice(e.ID))
+	if err := w.r.Apply(t.Context(), p.snapshot()); err == nil {
+		t.Error("a foreign device of the endpoint's name was taken over")
+	}
+	if _, err := w.nl.LinkByName(rtnl.EndpointDevice(e.ID)); err != nil {
+		t.Errorf("the foreign device is gone: %v", err)
+	}
+}
+
+func TestGatewayMovesWithoutNewDevices(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	b := p.sandbox("box")
+	first, second := p.endpoint(b, p.network("one", 1)), p.endpoint(b, p.network("two", 2))
+	w.apply(p)
+	index := w.link(rtnl.EndpointAlias(second.ID)).Index
+	moved := *second
+	moved.Gateway = true
+	p.s.Endpoints[second.ID] = &moved
+	delete(p.s.Endpoints, first.ID)
+	w.apply(p)
+	if w.link(rtnl.EndpointAlias(second.ID)).Index != index {
+		t.Error("the endpoint that stayed was made anew")
+	}
+	var gateways []netip.Addr
+	w.inside(b, func(h *rtnl.Handle) error {
+		return h.Routes(func(r rtnl.Route) bool {
+			if r.Dst.Bits() == 0 {
+				gateways = append(gateways, r.Gateway)
+			}
+			return true
+		})
+	})
+	want := []netip.Addr{netip.MustParseAddr("10.2.0.1"), addr6(2, 1)}
+	if diff := cmp.Diff(want, gateways, equal); diff != "" {
+		t.Errorf("default routes (-want +got):\n%s", diff)
+	}
+}
+
+func TestExternalNamespace(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("net", 7)
+	other := p.sandbox("other")
+	p.endpoint(other, n)
+	b := p.sandbox("box")
+	b.Owned, b.NetNS = false, filepath.Join(w.dir, "external")
+	e := p.endpoint(b, n)
+	w.r.Apply(t.Context(), w.plan().snapshot())
+	if err := w.r.Apply(t.Context(), p.snapshot()); !errors.Is(err, rtnl.ErrGone) {
+		t.Errorf("attaching a namespace that is not there: %v, want ErrGone", err)
+	}
+	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
+		t.Fatal(err)
+	}
+	defer rtnl.RemoveNetNS(b.NetNS)
+	w.resync()
+	index := w.link(rtnl.EndpointAlias(e.ID)).Index
+
+	// It goes away; others are not held up by that.
+	if err := rtnl.RemoveNetNS(b.NetNS); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := w.nl.Link(index); errors.Is(err, rtnl.ErrNoDevice) || time.Now().After(deadline) {
+			break
+		}
+	}
+	w.resync()
+	if got := w.r.Stats().GoneSandboxes; got != 1 {
+		t.Errorf("%d sandboxes are counted as gone, want 1", got)
+	}
+	p.endpoint(other, p.network("second", 8))
+	w.apply(p)
+	w.restart()
+	w.apply(p)
+	if _, ok := w.endpoints.m[index]; ok {
+		t.Error("the entry of the endpoint that is gone stays")
+	}
+	// It comes back.
+	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.resync(); r[RepairDevice] != 1 {
+		t.Errorf("repairs when the namespace is back: %v", r)
+	}
+	if got := w.r.Stats().GoneSandboxes; got != 0 {
+		t.Errorf("%d sandboxes are counted as gone, want 0", got)
+	}
+}

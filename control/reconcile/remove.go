@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/loader"
+)
+
+// remove takes away what is not wanted any more. Entries go first: the program
+// drops whatever still comes from a device it does not know. The program goes
+// with the device, so that nothing passes it meanwhile.
+func (p *pass) remove() {
+	p.fail(p.deleteEntries())
+	for _, e := range p.goneEps {
+		p.flows.device(e.hostIf)
+		err := p.removeDevice(rtnl.EndpointAlias(e.id), rtnl.EndpointDevice(e.id), e.hostIf)
+		p.troubled(&e.trouble, "endpoint", e.id, err)
+		if err == nil {
+			delete(p.r.endpoints, e.id)
+		}
+	}
+	for _, n := range p.goneNets {
+		p.flows.device(n.hostPort)
+		err := p.removeDevice(rtnl.HostPortAlias(n.id), rtnl.HostPortDevice(n.id), n.hostPort)
+		p.troubled(&n.trouble, "network", n.id, err)
+		if err == nil {
+			delete(p.r.networks, n.id)
+		}
+	}
+	for _, b := range p.goneBoxes {
+		var err error
+		if b.want.Owned {
+			err = rtnl.RemoveNetNS(b.want.NetNS)
+		}
+		p.troubled(&b.trouble, "sandbox", b.id, err)
+		if err == nil {
+			delete(p.r.sandboxes, b.id)
+		}
+	}
+	for _, ifindex := range p.detached {
+		p.fail(p.r.dp.Detach(int(ifindex), loader.FromEndpoint))
+		delete(p.r.attached, place{int(ifindex), loader.FromEndpoint})
+	}
+}
+
+// removeDevice deletes a device, whose other end goes along.
+func (p *pass) removeDevice(alias, name string, index uint32) error {
+	l, ok, err := p.find(alias, name, index)
+	if err != nil {
+		return nil // somebody else's device by that name: ours is gone
+	}
+	if ok {
+		if err := p.r.nl.DeleteLink(l.Index); err != nil {
+			return err
+		}
+	}
+	p.detachLater(index)
+	return nil
+}
+
+// dropFlows removes the flows of what is gone.
+func (p *pass) dropFlows() {
+	f := &p.r.dropLater
+	f.merge(&p.flows)
+	p.flows = flowFilter{}
+	if f.empty() {
+		return
+	}
+	if _, err := p.r.tables.Flows.DeleteWhere(f.match); err != nil {
+		p.fail(err)
+		return
+	}
+	p.r.dropLater = flowFilter{}
+}

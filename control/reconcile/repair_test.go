@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/loader"
+	dp "github.com/fairlead-net/fairlead/maps"
+)
+
+// ip runs iproute2 in the test's namespace.
+func ip(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		t.Fatalf("ip %v: %v: %s", args, err, out)
+	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	ip(t, "link", "set", from, "name", to, "group", "default")
+}
+
+func TestResyncRepairs(t *testing.T) {
+	type parts struct {
+		w           *world
+		b           *model.Sandbox
+		gw, hp, dev rtnl.Link
+	}
+	write := func(path, v string) error { return os.WriteFile("/proc/sys/net/"+path, []byte(v), 0) }
+	tests := map[string]struct {
+		breakIt func(t *testing.T, x parts)
+		want    Repairs
+	}{
+		"host end deleted":  {func(t *testing.T, x parts) { ip(t, "link", "del", x.dev.Name) }, Repairs{RepairDevice: 1}},
+		"host port deleted": {func(t *testing.T, x parts) { ip(t, "link", "del", x.hp.Name) }, Repairs{RepairDevice: 1}},
+		"host end down":     {func(t *testing.T, x parts) { ip(t, "link", "set", x.dev.Name, "down") }, Repairs{RepairDevice: 1}},
+		"gateway down": {func(t *testing.T, x parts) { ip(t, "link", "set", x.gw.Name, "down") },
+			Repairs{RepairDevice: 1, RepairAddress: 1}},
+		"gateway MTU":             {func(t *testing.T, x parts) { ip(t, "link", "set", x.gw.Name, "mtu", "1400") }, Repairs{RepairDevice: 1}},
+		"gateway MAC":             {func(t *testing.T, x parts) { ip(t, "link", "set", x.gw.Name, "address", "02:00:00:00:00:01") }, Repairs{RepairDevice: 1}},
+		"gateway address removed": {func(t *testing.T, x parts) { ip(t, "addr", "del", "10.7.0.1/16", "dev", x.gw.Name) }, Repairs{RepairAddress: 1}},
+		"gateway address changed": {func(t *testing.T, x parts) {
+			ip(t, "addr", "del", "10.7.0.1/16", "dev", x.gw.Name)
+			ip(t, "addr", "add", "10.7.0.9/16", "dev", x.gw.Name)
+		}, Repairs{RepairAddress: 2}},
+		"forwarding off": {func(t *testing.T, x parts) {
+			if err := write("ipv4/conf/"+x.gw.Name+"/forwarding", "0"); err != nil {
+				t.Fatal(err)
+			}
+		}, Repairs{RepairSysctl: 1}},
+		"entry removed":   {func(_ *testing.T, x parts) { delete(x.w.endpoints.m, x.dev.Index) }, Repairs{RepairEntry: 1}},
+		"entry added":     {func(_ *testing.T, x parts) { x.w.fdb.m[fdbKey{1, dp.MAC{1}}] = dp.FDBEntry{Net: 1} }, Repairs{RepairEntry: 1}},
+		"entries changed": {func(_ *testing.T, x parts) { clear(x.w.publishes.m) }, Repairs{RepairEntry: 4}},
+		"host address removed": {func(_ *testing.T, x parts) {
+			delete(x.w.hostAddrs.m, netip.MustParseAddr("10.7.0.1"))
+		}, Repairs{RepairEntry: 1}},
+		"program detached": {func(_ *testing.T, x parts) {
+			delete(x.w.attached, place{int(x.dev.Index), loader.FromEndpoint})
+		}, Repairs{RepairProgram: 1}},
+		"socket programs detached": {func(_ *testing.T, x parts) { x.w.cgroup = false }, Repairs{RepairProgram: 1}},
+		"sandbox's device down": {func(_ *testing.T, x parts) {
+			x.w.inside(x.b, func(h *rtnl.Handle) error {
+				l, err := h.LinkByName("eth0")
+				down := false
+				return errors.Join(err, h.SetLink(l.Index, rtnl.LinkChange{Up: &down}))
+			})
+		}, Repairs{RepairDevice: 1, RepairAddress: 1, RepairRoute: 2}},
+		"sandbox's address removed": {func(_ *testing.T, x parts) {
+			x.w.inside(x.b, func(h *rtnl.Handle) error {
+				l, err := h.LinkByName("eth0")
+				return errors.Join(err, h.DeleteAddr(l.Index, netip.MustParsePrefix("10.7.0.2/16")))
+			})
+		}, Repairs{RepairAddress: 1, RepairRoute: 1}},
+		"device deleted in the sandbox": {func(_ *testing.T, x parts) {
+			x.w.inside(x.b, func(h *rtnl.Handle) error {
+				l, err := h.LinkByName("eth0")
+				return errors.Join(err, h.DeleteLink(l.Index))
+			})
+		}, Repairs{RepairDevice: 1}},
+		"device renamed": {func(t *testing.T, x parts) {
+			ip(t, "link", "set", x.dev.Name, "down")
+			ip(t, "link", "set", x.dev.Name, "name", "mine")
+		}, Repairs{RepairDevice: 1}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.plan()
+			n, b := p.network("net", 7), p.sandbox("box")
+			e := p.endpoint(b, n)
+			p.publish(1, e, netip.Addr{}, 80, 2)
+			w.apply(p)
+			tt.breakIt(t, parts{w, b, w.link(rtnl.GatewayAlias(n.ID)), w.link(rtnl.HostPortAlias(n.ID)), w.link(rtnl.EndpointAlias(e.ID))})
+			want := newRepairs()
+			for kind, count := range tt.want {
+				want[kind] = count
+			}
+			if diff := cmp.Diff(want, w.resync()); diff != "" {
+				t.Errorf("repairs (-want +got):\n%s", diff)
+			}
+			if got := w.r.Stats().Repairs; !cmp.Equal(Repairs(got), want) {
+				t.Errorf("counted are %v, want %v", got, want)
+			}
+			if len(w.ours()) != 3 || len(w.endpoints.m) != 2 || len(w.attached) != 2 {
+				t.Errorf("devices %v, %d endpoints, %d attachments", w.ours(), len(w.endpoints.m), len(w.attached))
+			}
+		})
+	}
+}
+
+func TestUplinksAreFollowed(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	p.network("net", 7)
+	w.apply(p)
+	if len(w.uplinks.m) != 0 {
+		t.Fatalf("uplinks at first: %v", w.uplinks.m)
+	}
+	ip(t, "link", "add", "up0", "type", "veth", "peer", "name", "up1")
+	ip(t, "link", "set", "up0", "up")
+	ip(t, "link", "set", "up1", "up")
+	ip(t, "addr", "add", "192.0.2.10/24", "dev", "up0")
+	ip(t, "addr", "add", "2001:db8::10/64", "dev", "up0", "nodad")
+	up0, err := w.nl.LinkByName("up0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(want ...dp.Uplink) {
+		t.Helper()
+		if r := w.resync(); r.Total() != 0 {
+			t.Errorf("following the uplinks counts as repair: %v", r)
+		}
+		got := make(map[uint32]dp.Uplink)
+		hooks := 0
+		for _, u := range want {
+			got[u.IfIndex] = u
+			hooks += 2
+		}
+		if diff := cmp.Diff(got, w.uplinks.m, equal); diff != "" {
+			t.Errorf("uplinks (-want +got):\n%s", diff)
+		}
+		if len(w.attached) != 1+hooks {
+			t.Errorf("attached: %v", w.attached)
+		}
+	}
+	v6 := netip.MustParseAddr("2001:db8::10")
+	check(dp.Uplink{IfIndex: up0.Index, IPv4: netip.MustParseAddr("192.0.2.10"), IPv6: v6})
+	if !w.hostAddrs.m[netip.MustParseAddr("192.0.2.10")].IsValid() {
+		t.Error("the uplink's address is not known as the host's")
+	}
+
+	masqueraded := func(a string) dp.Flow {
+		return dp.Flow{NATSrc: true, Reply: dp.Tuple{Dst: netip.AddrPortFrom(netip.MustParseAddr(a), 40000)}}
+	}
+	w.flows = []dp.Flow{masqueraded("192.0.2.10"), masqueraded("2001:db8::10")}
+	ip(t, "addr", "del", "192.0.2.10/24", "dev", "up0")
+	ip(t, "addr", "add", "192.0.2.20/24", "dev", "up0")
+	check(dp.Uplink{IfIndex: up0.Index, IPv4: netip.MustParseAddr("192.0.2.20"), IPv6: v6})
+	if len(w.flows) != 1 || w.flows[0].Reply.Dst.Addr() != v6 {
+		t.Errorf("flows after the address changed: %v", w.flows)
+	}
+	ip(t, "addr", "flush", "dev", "up0")
+	check()
+	// Unnumbered, but a route leads there.
+	ip(t, "route", "add", "198.51.100.0/24", "dev", "up0")
+	check(dp.Uplink{IfIndex: up0.Index})
+	ip(t, "link", "del", "up0")
+	check()
+}
+
+func TestRunRepairsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	e := p.endpoint(p.sandbox("box"), p.network("net", 7))
+	w.apply(p)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.r.Run(ctx) }()
+	time.Sleep(100 * time.Millisecond) // until the watch stands; or the ticker finds it
+	l := w.link(rtnl.EndpointAlias(e.ID))
+	start := time.Now()
+	ip(t, "link", "del", l.Name)
+	for !slices.Contains(w.ours(), l.Name) || w.r.Stats().Repairs[RepairDevice] == 0 {
+		if time.Since(start) > 5*time.Second {
+			t.Fatal("not repaired within 5 s")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Logf("repaired after %v", time.Since(start))
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("run ended with %v", err)
+	}
+}

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/loader"
+)
+
+// The rhythm of Run. Whatever breaks is repaired within 5 s: devices and
+// addresses when the kernel tells, the rest at the next tick, tables at every
+// second one.
+const (
+	tick     = 2 * time.Second
+	settle   = 100 * time.Millisecond // after a change, for the others that follow
+	distance = 500 * time.Millisecond // between checks, however much changes
+	retry    = time.Second            // of a watch that ended
+
+	// surveys bounds how often a look at the host is repeated while it changes.
+	surveys = 2
+
+	// sandboxesPerTick bounds how many sandboxes are entered at one tick.
+	sandboxesPerTick = 100
+)
+
+// thoroughness is how far a check of the host's side goes.
+type thoroughness int
+
+const (
+	quick thoroughness = iota // devices, addresses, uplinks
+	usual                     // and attachments
+	full                      // and tables
+)
+
+// Resync reads everything back (devices, addresses, sysctls, attachments,
+// tables, and the insides of all sandboxes), repairs what is not as the last
+// snapshot says, and returns what it repaired.
+func (r *Reconciler) Resync(ctx context.Context) (Repairs, error) {
+	repairs, err := r.check(ctx, full)
+	if err != nil {
+		return repairs, err
+	}
+	inside, err := r.checkSandboxes(ctx, -1)
+	repairs.add(inside)
+	if r.unfinished() {
+		more, checkErr := r.check(ctx, full)
+		repairs.add(more)
+		err = checkErr
+	}
+	return repairs, err
+}
+
+// unfinished reports whether a pass left something for the next one.
+func (r *Reconciler) unfinished() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.again
+}
+
+// Run keeps the kernel as the last snapshot says until ctx ends.
+func (r *Reconciler) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	changed := make(chan struct{}, 1)
+	wg.Go(func() { r.watch(ctx, changed) })
+
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	var last time.Time
+	var due <-chan time.Time
+	for n := 1; ; {
+		how := quick
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+			if due == nil {
+				due = time.After(max(settle, time.Until(last.Add(distance))))
+			}
+			continue
+		case <-due:
+		case <-ticker.C:
+			if how = usual; n%2 == 0 {
+				how = full
+			}
+			n++
+			r.background(ctx)
+		}
+		due = nil
+		// Errors are logged where they arise.
+		_, _ = r.check(ctx, how)
+		last = time.Now()
+	}
+}
+
+// background looks into some sandboxes.
+func (r *Reconciler) background(ctx context.Context) {
+	_, _ = r.checkSandboxes(ctx, sandboxesPerTick)
+}
+
+// watch waits for changes of devices and addresses.
+func (r *Reconciler) watch(ctx context.Context, changed chan<- struct{}) {
+	for ctx.Err() == nil {
+		err := r.nl.Watch(ctx, changed)
+		if ctx.Err() != nil {
+			return
+		}
+		r.log.Warn("watch over devices is set up again", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retry):
+		}
+	}
+}
+
+// check compares the host's side with what should be, and repairs it.
+func (r *Reconciler) check(ctx context.Context, how thoroughness) (Repairs, error) {
+	repairs, err := r.checkOnce(ctx, how)
+	if err == nil && r.unfinished() {
+		var more Repairs
+		more, err = r.checkOnce(ctx, how)
+		repairs.add(more)
+	}
+	return repairs, err
+}
+
+// checkOnce reads before it takes the lock, so that no verb waits for long:
+// what was read of attachments may be a moment old, but attaching and detaching
+// once too often changes nothing.
+func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (Repairs, error) {
+	start := time.Now()
+	if !r.started() {
+		return newRepairs(), nil // nothing is known yet of what should be
+	}
+	var errs [2]error
+	var attached []loader.Attachment
+	if how >= usual {
+		if attached, errs[0] = r.dp.Attached(); errs[0] == nil && attached == nil {
+			attached = []loader.Attachment{}
+		}
+	}
+	restored := 0
+	if how >= full {
+		restored, errs[1] = r.tables.verify()
+	}
+	s, err := r.survey()
+	defer r.mu.Unlock()
+	if err = errors.Join(append(errs[:], err)...); err != nil {
+		r.unsynced = r.unsynced || errs[1] != nil
+		r.complain(err)
+		return newRepairs(), err
+	}
+	p, err := r.newPass(ctx, r.snap)
+	if err != nil {
+		return newRepairs(), err
+	}
+	p.repair, p.sight, r.again = true, s, false
+	p.count(RepairEntry, restored)
+	err = p.checkHost(how, attached)
+	if err == nil {
+		err = r.commit()
+	}
+	r.complain(err)
+	r.finish(p, "resync", start, err)
+	return p.repairs, err
+}
+
+// checkHost repairs what is not right of what the pass saw.
+func (p *pass) checkHost(how thoroughness, attached []loader.Attachment) error {
+	errs := []error{p.sweep()}
+	p.findBroken()
+	p.run()
+	errs = append(errs, p.errs...)
+	if how >= full && p.r.unsynced {
+		errs = append(errs, p.syncTables())
+	}
+	errs = append(errs, p.checkUplinks(), p.checkCgroup(), p.checkAttachments(attached))
+	return errors.Join(errs...)
+}
+
+// started reports whether there was a first Apply.
+func (r *Reconciler) started() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.snap != nil
+}
+
+// survey looks at the host and returns, with the lock held, what is there now.
+// It looks without the lock, and again if a pass changed something meanwhile;
+// only when that goes on, everybody waits.
+func (r *Reconciler) survey() (sight, error) {
+	for range surveys {
+		r.mu.Lock()
+		before := r.passes
+		r.mu.Unlock()
+		s, err := look(r.nl)
+		r.mu.Lock()
+		if err != nil || r.passes == before {
+			return s, err
+		}
+		r.mu.Unlock()
+	}
+	r.mu.Lock()
+	return look(r.nl)
+}
+
+// complain logs what keeps a check from being complete, once.
+func (r *Reconciler) complain(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != r.complaint {
+		r.log.Error("check of the kernel's objects is not complete", "err", err)
+	}
+	r.complaint = text
+}
+
+// finish keeps account of a pass that repairs.
+func (r *Reconciler) finish(p *pass, operation string, start time.Time, err error) {
+	gone := 0
+	for _, b := range r.sandboxes {
+		if b.gone {
+			gone++
+		}
+	}
+	r.stats.repaired(p.repairs, gone)
+	for kind, n := range p.repairs {
+		if n > 0 {
+			r.log.Warn("repaired what others broke", "kind", kind, "count", n)
+		}
+	}
+	r.done(operation, start, err)
+}
+
+// findBroken takes into the pass what is not as it should be: by what the pass
+// looked up, or because an earlier pass failed.
+func (p *pass) findBroken() {
+	for id, n := range p.r.networks {
+		if n.want == nil {
+			p.goneNets = append(p.goneNets, n)
+			continue
+		}
+		gw, okGW := p.byID[rtnl.GatewayAlias(id)]
+		dp, okDP := p.byID[rtnl.HostPortAlias(id)]
+		if n.broken || !okGW || !okDP || gw.Index != n.gateway || dp.Index != n.hostPort {
+			p.touchNetwork(n)
+			continue
+		}
+		p.hostPorts[id] = [2]rtnl.Link{gw, dp} // compared, and nothing done if right
+	}
+	for id, e := range p.r.endpoints {
+		if e.want == nil {
+			p.goneEps = append(p.goneEps, e)
+			continue
+		}
+		l, ok := p.byID[rtnl.EndpointAlias(id)]
+		if e.broken || !ok || l.Index != e.hostIf {
+			p.eps[id] = e
+			continue
+		}
+		e.peerIf = l.PeerIndex
+		p.hostEnds[id] = l
+		if b := p.r.sandboxes[e.want.SandboxID]; b != nil && !l.Running {
+			p.boxes[b.id] = b // the other end is down, or somewhere else
+		}
+	}
+	for id, b := range p.r.sandboxes {
+		if p.s.Sandboxes[id] == nil {
+			p.goneBoxes = append(p.goneBoxes, b)
+		} else if b.broken {
+			p.boxes[id] = b
+		}
+	}
+}
+
+// checkSandboxes enters up to limit sandboxes, the ones after those entered
+// last, and repairs what is not right inside. A negative limit is all of them.
+// The lock is taken for each anew, so that nobody waits long.
+func (r *Reconciler) checkSandboxes(ctx context.Context, limit int) (Repairs, error) {
+	start := time.Now()
+	total := newRepairs()
+	var errs []error
+	for _, id := range r.nextSandboxes(limit) {
+		if err := ctx.Err(); err != nil {
+			return total, err
+		}
+		repairs, err := r.checkSandbox(ctx, id, start)
+		errs = append(errs, err)
+		total.add(repairs)
+	}
+	return total, errors.Join(errs...)
+}
+
+func (r *Reconciler) checkSandbox(ctx context.Context, id string, start time.Time) (Repairs, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := r.sandboxes[id]
+	if b == nil || r.snap.Sandboxes[id] == nil {
+		return nil, nil
+	}
+	p, err := r.newPass(ctx, r.snap)
+	if err != nil {
+		return nil, err
+	}
+	p.repair = true
+	p.boxes[id] = b
+	p.makeNamespaces()
+	p.finishSandbox(b)
+	if p.repairs.Total() > 0 {
+		r.finish(p, "resync", start, nil)
+	}
+	if b.broken {
+		return p.repairs, fmt.Errorf("%s", b.trouble)
+	}
+	return p.repairs, nil
+}
+
+// nextSandboxes returns the IDs of the next sandboxes to be checked.
+func (r *Reconciler) nextSandboxes(limit int) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ids := slices.Sorted(maps.Keys(r.sandboxes))
+	if limit < 0 || limit >= len(ids) {
+		return ids
+	}
+	i, _ := slices.BinarySearch(ids, r.cursor+"\x00")
+	next := make([]string, 0, limit)
+	for k := range limit {
+		next = append(next, ids[(i+k)%len(ids)])
+	}
+	r.cursor = next[len(next)-1]
+	return next
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// sweep removes Fairlead's devices that belong to nothing, and after a start
+// the namespaces that do. It comes first, since their other ends may bear
+// names that are needed.
+func (p *pass) sweep() error {
+	wanted := make(map[string]bool)
+	for id := range p.s.Networks {
+		wanted[rtnl.GatewayAlias(id)], wanted[rtnl.GatewayDevice(id)] = true, true
+		wanted[rtnl.HostPortAlias(id)], wanted[rtnl.HostPortDevice(id)] = true, true
+	}
+	for id := range p.s.Endpoints {
+		wanted[rtnl.EndpointAlias(id)], wanted[rtnl.EndpointDevice(id)] = true, true
+	}
+	var stale []uint32
+	for _, l := range p.links {
+		// A half-made one that is wanted is dealt with where it is made.
+		if l.Ours() && !wanted[l.Alias] && (l.Alias != "" || !wanted[l.Name]) {
+			p.r.log.Info("leftover device removed", "device", l.Name, "alias", l.Alias)
+			stale = append(stale, l.Index)
+		}
+	}
+	errs := []error{p.r.nl.DeleteLinks(stale)}
+	if p.first && p.r.cfg.NetNSDir != "" {
+		errs = append(errs, p.sweepNamespaces())
+	}
+	return errors.Join(errs...)
+}
+
+func (p *pass) sweepNamespaces() error {
+	wanted := make(map[string]bool)
+	for _, b := range p.s.Sandboxes {
+		wanted[filepath.Clean(b.NetNS)] = true
+	}
+	files, err := os.ReadDir(p.r.cfg.NetNSDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for leftover network namespaces: %w", err)
+	}
+	var errs []error
+	for _, f := range files {
+		path := filepath.Join(p.r.cfg.NetNSDir, f.Name())
+		if !wanted[path] && !f.IsDir() {
+			p.r.log.Info("leftover network namespace removed", "path", path)
+			errs = append(errs, rtnl.RemoveNetNS(path))
+		}
+	}
+	return errors.Join(errs...)
+}

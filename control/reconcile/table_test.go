@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import "maps"
+
+// fakeTable is a table in memory.
+type fakeTable[E comparable, K comparable] struct {
+	w     *world
+	m     map[K]E
+	wrote map[K]E
+	key   func(E) K
+}
+
+func newFakeTable[E comparable, K comparable](w *world, key func(E) K) *fakeTable[E, K] {
+	return &fakeTable[E, K]{w: w, m: make(map[K]E), key: key}
+}
+
+func (t *fakeTable[E, K]) PutAll(es []E) (int, error) {
+	if err := t.w.trip(); err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, e := range es {
+		if have, ok := t.m[t.key(e)]; !ok || have != e {
+			t.m[t.key(e)] = e
+			n++
+		}
+	}
+	t.w.writes += n
+	t.wrote = maps.Clone(t.m)
+	return n, nil
+}
+
+func (t *fakeTable[E, K]) DeleteAll(es []E) (int, error) {
+	if err := t.w.trip(); err != nil {
+		return 0, err
+	}
+	before := len(t.m)
+	for _, e := range es {
+		delete(t.m, t.key(e))
+	}
+	t.w.writes += before - len(t.m)
+	t.wrote = maps.Clone(t.m)
+	return before - len(t.m), nil
+}
+
+func (t *fakeTable[E, K]) Verify() (int, error) {
+	if err := t.w.trip(); err != nil {
+		return 0, err
+	}
+	n, m := 0, t.m
+	for k, e := range t.wrote {
+		if have, ok := m[k]; !ok || have != e {
+			n++
+		}
+	}
+	for k := range m {
+		if _, ok := t.wrote[k]; !ok {
+			n++
+		}
+	}
+	t.m = maps.Clone(t.wrote)
+	t.w.writes += n
+	return n, nil
+}
+
+func (t *fakeTable[E, K]) Sync(es []E) (written, deleted int, err error) {
+	if written, err = t.PutAll(es); err != nil {
+		return 0, 0, err
+	}
+	keep := make(map[K]bool)
+	for _, e := range es {
+		keep[t.key(e)] = true
+	}
+	before := len(t.m)
+	maps.DeleteFunc(t.m, func(k K, _ E) bool { return !keep[k] })
+	t.w.writes += before - len(t.m)
+	t.wrote = maps.Clone(t.m)
+	return written, before - len(t.m), nil
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/loader"
+	"github.com/fairlead-net/fairlead/maps"
+)
+
+// syncTables reads the tables of networks, endpoints and publishes back and
+// makes them exactly what the objects have in them.
+func (p *pass) syncTables() error {
+	var all entries
+	for _, n := range p.r.networks {
+		all.add(n.entries)
+	}
+	for _, e := range p.r.endpoints {
+		all.add(e.entries)
+	}
+	for _, b := range p.r.publishes {
+		all.publishes = appendRuns(all.publishes, b.runs)
+	}
+	t := p.r.tables
+	err := errors.Join(
+		syncTable(p, t.Subnets, all.subnets),
+		syncTable(p, t.Endpoints, all.endpoints),
+		syncTable(p, t.FDB, all.fdb),
+		syncTable(p, t.Neighbours, all.neighbours),
+		syncTable(p, t.Publishes, all.publishes),
+	)
+	p.r.unsynced = err != nil
+	return err
+}
+
+// verify reads the same tables back and restores what others changed.
+func (t *Tables) verify() (restored int, err error) {
+	var errs []error
+	for _, verify := range []func() (int, error){
+		t.Subnets.Verify, t.Endpoints.Verify, t.FDB.Verify, t.Neighbours.Verify, t.Publishes.Verify,
+	} {
+		n, err := verify()
+		restored += n
+		errs = append(errs, err)
+	}
+	return restored, errors.Join(errs...)
+}
+
+func syncTable[E any](p *pass, t Table[E], es []E) error {
+	written, deleted, err := t.Sync(es)
+	p.count(RepairEntry, written+deleted)
+	return err
+}
+
+// checkUplinks finds the uplinks and the host's addresses and brings their
+// tables up to date. Uplinks come and go by themselves: only an entry that
+// changed although they did not is a repair.
+func (p *pass) checkUplinks() error {
+	routed, err := p.routedDevices()
+	if err != nil {
+		return err
+	}
+	var ups []maps.Uplink
+	for _, u := range rtnl.FindUplinks(p.links, p.addrs, routed, p.r.cfg.Uplinks) {
+		m := maps.Uplink{IfIndex: u.IfIndex, IPv4: u.IPv4, IPv6: u.IPv6}
+		if u.L3 {
+			m.Flags = maps.UplinkL3
+		}
+		ups = append(ups, m)
+	}
+	slices.SortFunc(ups, func(a, b maps.Uplink) int { return int(a.IfIndex) - int(b.IfIndex) })
+	same := slices.Equal(ups, p.r.uplinks)
+	if !same {
+		p.r.log.Info("uplinks", "devices", p.names(ups))
+	}
+	written, deleted, err := p.r.tables.Uplinks.Sync(ups)
+	if err != nil {
+		return err
+	}
+	if same {
+		p.count(RepairEntry, written+deleted)
+	}
+	p.r.uplinks = ups
+	p.lookAddrs()
+	err = p.writeHostAddrs()
+	p.dropFlows()
+	return err
+}
+
+// names of uplinks, with their addresses, for the log.
+func (p *pass) names(ups []maps.Uplink) []string {
+	names := []string{}
+	for _, u := range ups {
+		for _, l := range p.links {
+			if l.Index == u.IfIndex {
+				names = append(names, fmt.Sprintf("%s(%s %s)", l.Name, u.IPv4, u.IPv6))
+			}
+		}
+	}
+	return names
+}
+
+// routedDevices tells the devices routes lead through. Tables of routes can be
+// huge, so they are read only if there is a device that nothing else can tell
+// about.
+func (p *pass) routedDevices() (map[uint32]bool, error) {
+	candidates := make(map[uint32]bool)
+	for _, l := range p.links {
+		if len(p.r.cfg.Uplinks) == 0 && rtnl.MayBeUplink(l, p.addrs) {
+			candidates[l.Index] = true
+		}
+	}
+	if len(candidates) == 0 {
+		return nil, nil
+	}
+	routed := make(map[uint32]bool)
+	err := p.r.nl.Routes(func(r rtnl.Route) bool {
+		for _, d := range r.Devices {
+			// Every device has routes to its own link's addresses.
+			if candidates[d] && !r.Dst.Addr().IsLinkLocalUnicast() && !r.Dst.Addr().IsMulticast() {
+				routed[d] = true
+			}
+		}
+		return len(routed) < len(candidates)
+	})
+	return routed, err
+}
+
+// lookAddrs notes the addresses of the host's own devices. Flows that depend
+// on one that is gone are removed.
+func (p *pass) lookAddrs() {
+	ours := make(map[uint32]bool)
+	for _, l := range p.links {
+		ours[l.Index] = l.Ours()
+	}
+	now := make(map[netip.Addr]bool)
+	for _, a := range p.addrs {
+		if ip := a.Prefix.Addr(); !ip.IsLoopback() && !ours[a.IfIndex] {
+			now[ip] = true
+		}
+	}
+	for a := range p.r.hostAddrs {
+		if !now[a] {
+			p.flows.addr(a)
+		}
+	}
+	p.r.hostAddrs = now
+}
+
+// writeHostAddrs writes the table of the host's addresses: those it has by
+// itself, and those of the host ports.
+func (p *pass) writeHostAddrs() error {
+	all := make(map[netip.Addr]bool)
+	for a := range p.r.hostAddrs {
+		all[a] = true
+	}
+	for _, n := range p.r.networks {
+		if !n.usable() {
+			continue
+		}
+		for _, g := range gatewayPrefixes(n.want) {
+			all[g.Addr()] = true
+		}
+		if n.want.EnableIPv6 {
+			all[n.want.GatewayMAC.LinkLocal()] = true
+		}
+	}
+	addrs := make([]netip.Addr, 0, len(all))
+	for a := range all {
+		addrs = append(addrs, a)
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	written, deleted, err := p.r.tables.HostAddrs.Sync(addrs)
+	if slices.Equal(addrs, p.r.wroteAddrs) {
+		p.count(RepairEntry, written+deleted)
+	}
+	p.r.wroteAddrs = addrs
+	return err
+}
+
+// checkCgroup makes sure the socket programs are attached.
+func (p *pass) checkCgroup() error {
+	changed, err := p.r.dp.AttachCgroup()
+	p.count(RepairProgram, changed)
+	return err
+}
+
+// place is where a program is attached.
+type place struct {
+	ifindex int
+	hook    loader.Hook
+}
+
+// places are where programs shall be attached.
+func (r *Reconciler) places() map[place]bool {
+	all := make(map[place]bool)
+	for _, n := range r.networks {
+		if n.usable() {
+			all[place{int(n.hostPort), loader.FromEndpoint}] = true
+		}
+	}
+	for _, e := range r.endpoints {
+		if e.want != nil && e.hostIf != 0 {
+			all[place{int(e.hostIf), loader.FromEndpoint}] = true
+		}
+	}
+	for _, u := range r.uplinks {
+		all[place{int(u.IfIndex), loader.FromUplink}] = true
+		all[place{int(u.IfIndex), loader.ToUplink}] = true
+	}
+	return all
+}

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/loader"
+	dp "github.com/fairlead-net/fairlead/maps"
+)
+
+// errFault is what faults return.
+var errFault = errors.New("fault")
+
+// world is a host of the test's own: a network namespace, and a datapath that
+// only remembers.
+type world struct {
+	tb  testing.TB
+	dir string
+	nl  *rtnl.Handle
+	r   *Reconciler
+
+	writes int // to tables, and attachments, that changed something
+	fault  int // the number of calls until one fails; 0: none does
+
+	attached map[place]bool
+	cgroup   bool
+	commits  int
+	flows    []dp.Flow
+
+	endpoints  *fakeTable[dp.Endpoint, uint32]
+	fdb        *fakeTable[dp.FDBEntry, fdbKey]
+	neighbours *fakeTable[dp.Neighbour, neighbourKey]
+	publishes  *fakeTable[dp.Publish, publishKey]
+	subnets    *fakeTable[dp.Subnet, netip.Prefix]
+	uplinks    *fakeTable[dp.Uplink, uint32]
+	hostAddrs  *fakeTable[netip.Addr, netip.Addr]
+}
+
+func newWorld(tb testing.TB) *world {
+	tb.Helper()
+	if os.Geteuid() != 0 {
+		tb.Skip("needs root: it makes network namespaces")
+	}
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		tb.Fatal(err)
+	}
+	nl, err := rtnl.New()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	w := &world{tb: tb, dir: tb.TempDir(), nl: nl, attached: make(map[place]bool)}
+	w.endpoints = newFakeTable(w, keyOfEndpoint)
+	w.fdb = newFakeTable(w, keyOfFDB)
+	w.neighbours = newFakeTable(w, keyOfNeighbour)
+	w.publishes = newFakeTable(w, keyOfPublish)
+	w.subnets = newFakeTable(w, keyOfSubnet)
+	w.uplinks = newFakeTable(w, func(u dp.Uplink) uint32 { return u.IfIndex })
+	w.hostAddrs = newFakeTable(w, func(a netip.Addr) netip.Addr { return a })
+	w.restart()
+	tb.Cleanup(func() {
+		files, _ := os.ReadDir(w.netnsDir())
+		for _, f := range files {
+			if err := rtnl.RemoveNetNS(filepath.Join(w.netnsDir(), f.Name())); err != nil {
+				tb.Error(err)
+			}
+		}
+		nl.Close()
+	})
+	return w
+}
+
+func (w *world) netnsDir() string { return filepath.Join(w.dir, "netns") }
+
+// restart replaces the reconciler by one that knows nothing.
+func (w *world) restart() {
+	log := slog.New(slog.NewTextHandler(testLog{w.tb}, nil))
+	w.r = New(Config{NetNSDir: w.netnsDir(), Log: log}, w, Tables{
+		Endpoints: w.endpoints, FDB: w.fdb, Neighbours: w.neighbours, Publishes: w.publishes,
+		Subnets: w.subnets, Uplinks: w.uplinks, HostAddrs: w.hostAddrs, Flows: w, Traffic: w,
+	}, w.nl)
+}
+
+type testLog struct{ tb testing.TB }
+
+func (l testLog) Write(b []byte) (int, error) {
+	l.tb.Logf("%s", strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+// trip counts down to the fault.
+func (w *world) trip() error {
+	if w.fault > 0 {
+		if w.fault--; w.fault == 0 {
+			return errFault
+		}
+	}
+	return nil
+}
+
+func (w *world) Attach(ifindex int, h loader.Hook) (bool, error) {
+	if err := w.trip(); err != nil {
+		return false, err
+	}
+	if _, err := w.nl.Link(uint32(ifindex)); err != nil {
+		return false, err
+	}
+	at := place{ifindex, h}
+	if w.attached[at] {
+		return false, nil
+	}
+	w.writes++
+	w.attached[at] = true
+	return true, nil
+}
+
+func (w *world) Detach(ifindex int, h loader.Hook) error {
+	if err := w.trip(); err != nil {
+		return err
+	}
+	delete(w.attached, place{ifindex, h})
+	return nil
+}
+
+func (w *world) AttachCgroup() (int, error) {
+	if w.cgroup {
+		return 0, nil
+	}
+	w.cgroup = true
+	w.writes++
+	return 1, nil
+}
+
+func (w *world) Attached() ([]loader.Attachment, error) {
+	var as []loader.Attachment
+	for at := range w.attached {
+		_, err := w.nl.Link(uint32(at.ifindex))
+		as = append(as, loader.Attachment{IfIndex: at.ifindex, Hook: at.hook, TCX: true, Live: err == nil})
+	}
+	return as, nil
+}
+
+func (w *world) Commit() error {
+	w.commits++
+	return nil
+}
+
+func (w *world) DeleteWhere(match func(dp.Flow) bool) (int, error) {
+	if err := w.trip(); err != nil {
+		return 0, err
+	}
+	before := len(w.flows)
+	w.flows = slices.DeleteFunc(w.flows, match)
+	return before - len(w.flows), nil
+}
+
+func (w *world) ResetTraffic(uint32) error { return w.trip() }
+
+// plan builds snapshots; each call of snapshot gives a new one that shares
+// what did not change.
+type plan struct {
+	w    *world
+	s    model.Snapshot
+	next byte
+}
+
+func (w *world) plan() *plan {
+	return &plan{w: w, next: 2, s: model.Snapshot{
+		Networks:  map[string]*model.Network{},
+		Sandboxes: map[string]*model.Sandbox{},
+		Endpoints: map[string]*model.Endpoint{},
+		Publishes: map[uint32]*model.Publish{},
+	}}
+}
+
+func (p *plan) snapshot() *model.Snapshot {
+	p.s.Rev++
+	return &model.Snapshot{
+		Rev: p.s.Rev, Networks: maps.Clone(p.s.Networks), Sandboxes: maps.Clone(p.s.Sandboxes),
+		Endpoints: maps.Clone(p.s.Endpoints), Publishes: maps.Clone(p.s.Publishes),
+	}
+}
+
+func id(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) }
+
+// network adds one of both families; index is also in its addresses.
+func (p *plan) network(name string, index byte) *model.Network {
+	n := &model.Network{
+		ID: id(name), Name: name, Index: uint32(index), Driver: model.DriverBridge,
+		EnableIPv4: true, EnableIPv6: true, ICC: true, Masquerade: true, AntiSpoof: true,
+		GatewayMAC: model.MAC{2, 0x42, 10, index, 0, 1},
+		Subnets: []model.Subnet{
+			{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, index, 0, 0}), 16), Gateway: netip.AddrFrom4([4]byte{10, index, 0, 1})},
+			{Prefix: netip.PrefixFrom(addr6(index, 0), 64), Gateway: addr6(index, 1)},
+		},
+	}
+	p.s.Networks[n.ID] = n
+	return n
+}
+
+func addr6(index, host byte) netip.Addr {
+	return netip.AddrFrom16([16]byte{0xfd, 0, 0, 0, 0, 0, 0, index, 15: host})
+}
+
+func (p *plan) sandbox(name string) *model.Sandbox {
+	b := &model.Sandbox{
+		ID: id(name), Name: name, Owned: true, NetworkMode: model.NetworkBridge,
+		NetNS: filepath.Join(p.w.netnsDir(), name),
+	}
+	p.s.Sandboxes[b.ID] = b
+	return b
+}
+
+// endpoint attaches a sandbox to a network; the first one has the gateway.
+func (p *plan) endpoint(b *model.Sandbox, n *model.Network) *model.Endpoint {
+	order, used := 0, make(map[int]bool)
+	for _, e := range p.s.Endpoints {
+		if e.SandboxID == b.ID {
+			used[e.Order] = true
+		}
+	}
+	for used[order] {
+		order++
+	}
+	i := byte(n.Index)
+	e := &model.Endpoint{
+		ID: id(b.Name + n.Name), NetworkID: n.ID, SandboxID: b.ID, IfName: fmt.Sprintf("eth%d", order),
+		MAC:  model.MAC{2, 0x42, 10, i, 0, p.next},
+		IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, i, 0, p.next}), 16),
+		IPv6: netip.PrefixFrom(addr6(i, p.next), 64), Order: order, Gateway: len(used) == 0,
+	}
+	p.next++
+	p.s.Endpoints[e.ID] = e
+	return e
+}
+
+func (p *plan) publish(pid uint32, e *model.Endpoint, host netip.Addr, port, count uint16) {
+	p.s.Publishes[pid] = &model.Publish{ID: pid, EndpointID: e.ID, PortBinding: model.PortBinding{
+		HostIP: host, HostPort: port, Port: 80, Count: count, Proto: model.TCP,
+	}}
+}
+
+func (w *world) apply(p *plan) {
+	w.tb.Helper()
+	if err := w.r.Apply(w.tb.Context(), p.snapshot()); err != nil {
+		w.tb.Fatal(err)
+	}
+}
+
+// resync repairs, and then expects that nothing is left to repair.
+func (w *world) resync() Repairs {
+	w.tb.Helper()
+	repairs, err := w.r.Resync(w.tb.Context())
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	again, err := w.r.Resync(w.tb.Context())
+	if err != nil || again.Total() > 0 {
+		w.tb.Errorf("after a repair there is still %v to repair, %v", again, err)
+	}
+	return repairs
+}
+
+// link finds a device by its alias.
+func (w *world) link(alias string) rtnl.Link {
+	w.tb.Helper()
+	ls, err := w.nl.Links()
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	for _, l := range ls {
+		if l.Alias == alias {
+			return l
+		}
+	}
+	w.tb.Fatalf("there is no device %q", alias)
+	return rtnl.Link{}
+}
+
+// ours lists the names of Fairlead's devices.
+func (w *world) ours() []string {
+	w.tb.Helper()
+	ls, err := w.nl.Links()
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	names := []string{}
+	for _, l := range ls {
+		if l.Ours() {
+			names = append(names, l.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// inside runs fn in a sandbox.
+func (w *world) inside(b *model.Sandbox, fn func(h *rtnl.Handle) error) {
+	w.tb.Helper()
+	ns, err := rtnl.OpenNetNS(b.NetNS)
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	defer ns.Close()
+	err = ns.Do(func() error {
+		h, err := rtnl.New()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return fn(h)
+	})
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+}

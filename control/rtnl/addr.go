@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Addr is an address of a device.
+type Addr struct {
+	IfIndex uint32
+	Prefix  netip.Prefix // the address with its length, not masked
+	Scope   uint8        // RT_SCOPE_
+	Flags   uint32       // IFA_F_
+}
+
+// Addrs lists the addresses of every device of the host.
+func (h *Handle) Addrs() ([]Addr, error) {
+	as, err := h.conn.addrs()
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	return as, nil
+}
+
+// AddAddr gives a device of the host an address, without duplicate address
+// detection; one that is there already is success.
+func (h *Handle) AddAddr(index uint32, p netip.Prefix) error { return h.conn.addAddr(index, p) }
+
+// DeleteAddr takes an address from a device of the host; absent is success.
+func (h *Handle) DeleteAddr(index uint32, p netip.Prefix) error {
+	err := h.conn.do(unix.RTM_DELADDR, 0, addrMsg(index, p), addr(unix.IFA_LOCAL, p.Addr()))
+	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove address %s from device %d: %w", p, index, err)
+	}
+	return nil
+}
+
+func (c *conn) addAddr(index uint32, p netip.Prefix) error {
+	msg := addrMsg(index, p)
+	parts := []nl.NetlinkRequestData{msg, addr(unix.IFA_LOCAL, p.Addr()), addr(unix.IFA_ADDRESS, p.Addr())}
+	if p.Addr().Is6() {
+		msg.Flags = unix.IFA_F_NODAD
+	} else if p.Bits() < 31 {
+		parts = append(parts, addr(unix.IFA_BROADCAST, broadcast(p)))
+	}
+	err := c.do(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, parts...)
+	if errors.Is(err, unix.ENODEV) {
+		err = ErrNoDevice
+	}
+	if err != nil {
+		return fmt.Errorf("add address %s to device %d: %w", p, index, err)
+	}
+	return nil
+}
+
+func addrMsg(index uint32, p netip.Prefix) *nl.IfAddrmsg {
+	msg := nl.NewIfAddrmsg(family(p.Addr()))
+	msg.Index = index
+	msg.Prefixlen = uint8(p.Bits())
+	if p.Addr().IsLoopback() {
+		msg.Scope = unix.RT_SCOPE_HOST
+	}
+	return msg
+}
+
+// broadcast is the last address of an IPv4 prefix.
+func broadcast(p netip.Prefix) netip.Addr {
+	b := p.Addr().As4()
+	v := binary.BigEndian.Uint32(b[:]) | ^uint32(0)>>p.Bits()
+	binary.BigEndian.PutUint32(b[:], v)
+	return netip.AddrFrom4(b)
+}
+
+func (c *conn) addrs() ([]Addr, error) {
+	msgs, err := c.dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC))
+	if err != nil {
+		return nil, err
+	}
+	as := make([]Addr, 0, len(msgs))
+	for _, m := range msgs {
+		if a, ok := parseAddr(m); ok {
+			as = append(as, a)
+		}
+	}
+	return as, nil
+}
+
+func parseAddr(m []byte) (Addr, bool) {
+	if len(m) < unix.SizeofIfAddrmsg {
+		return Addr{}, false
+	}
+	a := Addr{IfIndex: binary.NativeEndian.Uint32(m[4:]), Flags: uint32(m[2]), Scope: m[3]}
+	// IPv4 has its own address in LOCAL and perhaps a peer's in ADDRESS; IPv6
+	// leaves LOCAL out when there is no peer.
+	var local, other netip.Addr
+	eachAttr(m[unix.SizeofIfAddrmsg:], func(kind uint16, v []byte) {
+		switch kind {
+		case unix.IFA_LOCAL:
+			local = attrAddr(v)
+		case unix.IFA_ADDRESS:
+			other = attrAddr(v)
+		case unix.IFA_FLAGS:
+			a.Flags = attrU32(v)
+		}
+	})
+	if !local.IsValid() {
+		local = other
+	}
+	a.Prefix = netip.PrefixFrom(local, int(m[1]))
+	return a, a.Prefix.IsValid()
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"errors"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vishvananda/netlink/nl"
+)
+
+func TestDeleteLinks(t *testing.T) {
+	h := testHandle(t)
+	pairs := func(names ...string) (indices []uint32) {
+		for _, name := range names {
+			l, err := h.CreateVeth(Veth{Name: "fl" + name, PeerName: "fp" + name, MTU: 1500})
+			if err != nil {
+				t.Fatal(err)
+			}
+			indices = append(indices, l.Index)
+		}
+		return indices
+	}
+	gone := func(indices []uint32) {
+		t.Helper()
+		for _, index := range indices {
+			if _, err := h.Link(index); !errors.Is(err, ErrNoDevice) {
+				t.Errorf("device %d: %v, want %v", index, err, ErrNoDevice)
+			}
+		}
+	}
+	kept := pairs("keep")
+	for name, names := range map[string][]string{"one": {"a"}, "many": {"a", "b", "c"}} {
+		t.Run(name, func(t *testing.T) {
+			indices := append(pairs(names...), 987654)
+			for range 2 {
+				if err := h.DeleteLinks(indices); err != nil {
+					t.Fatal(err)
+				}
+				gone(indices)
+			}
+		})
+	}
+	t.Run("somebody else's group", func(t *testing.T) {
+		msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+		msg.Index = 1
+		if err := h.conn.do(unix.RTM_SETLINK, 0, msg, u32(unix.IFLA_GROUP, doomedGroup)); err != nil {
+			t.Fatal(err)
+		}
+		indices := pairs("a", "b")
+		if err := h.DeleteLinks(indices); err != nil {
+			t.Fatal(err)
+		}
+		gone(indices)
+		if _, err := h.Link(1); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := h.Link(kept[0]); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrGone is returned when a path leads to no network namespace: it does not
+// exist (any more), or something else is there.
+var ErrGone = errors.New("no network namespace there")
+
+// NetNS is an open network namespace. It stays valid until Close, also when
+// its path goes away.
+type NetNS struct {
+	file *os.File
+}
+
+// OpenNetNS opens the namespace at path; ErrGone if there is none.
+func OpenNetNS(path string) (*NetNS, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open network namespace %q: %w", path, ErrGone)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || st.Type != unix.NSFS_MAGIC {
+		f.Close()
+		return nil, fmt.Errorf("open network namespace %q: %w", path, ErrGone)
+	}
+	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		f.Close()
+		return nil, fmt.Errorf("open network namespace %q: another kind of namespace: %w", path, ErrGone)
+	}
+	return &NetNS{file: f}, nil
+}
+
+// CurrentNetNS opens the namespace of the calling thread.
+func CurrentNetNS() (*NetNS, error) {
+	return OpenNetNS("/proc/thread-self/ns/net")
+}
+
+// Close releases the namespace.
+func (ns *NetNS) Close() error { return ns.file.Close() }
+
+// Inode identifies the namespace among all of this boot: it is the inode of
+// /proc/PID/ns/net of every process inside.
+func (ns *NetNS) Inode() (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(ns.fd(), &st); err != nil {
+		return 0, fmt.Errorf("identify network namespace: %w", err)
+	}
+	return st.Ino, nil
+}
+
+func (ns *NetNS) fd() int { return int(ns.file.Fd()) }
+
+// Do runs fn on a thread inside the namespace. fn must not start goroutines
+// that rely on it.
+func (ns *NetNS) Do(fn func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(ns.fd(), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		return nil
+	}, fn)
+}
+
+// CreateNetNS makes a network namespace and bind-mounts it at path. One that
+// is there already is kept; a file left by an interrupted call is used.
+func CreateNetNS(path string) error {
+	if ns, err := OpenNetNS(path); err == nil {
+		return ns.Close()
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("create network namespace: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o444)
+	if err != nil {
+		return fmt.Errorf("create network namespace: %w", err)
+	}
+	f.Close()
+	return onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("create network namespace: %w", err)
+		}
+		return nil
+	}, func() error {
+		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount network namespace at %q: %w", path, err)
+		}
+		return nil
+	})
+}
+
+// RemoveNetNS unmounts the namespace at path and removes the file. Absent is
+// success; the namespace itself lives on while a process is in it.
+func RemoveNetNS(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err == nil {
+			continue // mounts may be stacked
+		}
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break
+		}
+		return fmt.Errorf("unmount network namespace %q: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove network namespace: %w", err)
+	}
+	return nil
+}
+
+// onThread runs enter, which changes the thread's network namespace, and then
+// fn, on a thread of their own, and puts the thread back. It is the only place
+// where namespaces are switched: a thread that cannot be put back ends with
+// its goroutine (it stays locked), so it never serves anyone else.
+func onThread(enter, fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		err := errors.New("network namespace: function did not return")
+		defer func() { done <- err }()
+		runtime.LockOSThread()
+		home, openErr := os.Open("/proc/thread-self/ns/net")
+		if openErr != nil {
+			runtime.UnlockOSThread()
+			err = fmt.Errorf("remember network namespace: %w", openErr)
+			return
+		}
+		defer home.Close()
+		if enterErr := enter(); enterErr != nil {
+			runtime.UnlockOSThread()
+			err = enterErr
+			return
+		}
+		err = fn()
+		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+			err = errors.Join(err, fmt.Errorf("return to network namespace: %w", back))
+			return
+		}
+		runtime.UnlockOSThread()
+	}()
+	return <-done
+}

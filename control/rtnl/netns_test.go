@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestNetNSLifeIsIdempotent(t *testing.T) {
+	testHandle(t)
+	path := filepath.Join(t.TempDir(), "a", "ns")
+	if err := RemoveNetNS(path); err != nil {
+		t.Errorf("removing what never was: %v", err)
+	}
+	if _, err := OpenNetNS(path); !errors.Is(err, ErrGone) {
+		t.Errorf("open before it is made: %v, want ErrGone", err)
+	}
+	// What an interrupted creation leaves: a file that is no mount.
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenNetNS(path); !errors.Is(err, ErrGone) {
+		t.Errorf("open a plain file: %v, want ErrGone", err)
+	}
+	inode := func() uint64 {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Ino
+	}
+	if err := CreateNetNS(path); err != nil {
+		t.Fatal(err)
+	}
+	first := inode()
+	if err := CreateNetNS(path); err != nil {
+		t.Fatal(err)
+	}
+	if inode() != first {
+		t.Error("a second creation replaced the namespace")
+	}
+	if _, err := OpenNetNS("/proc/self/ns/uts"); !errors.Is(err, ErrGone) {
+		t.Errorf("open a UTS namespace: %v, want ErrGone", err)
+	}
+	for range 2 {
+		if err := RemoveNetNS(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file is still there: %v", err)
+	}
+}
+
+func TestDoComesBackAndSurvivesGoexit(t *testing.T) {
+	testHandle(t)
+	_, ns := testNetNS(t)
+	here, err := CurrentNetNS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	same := func(a, b *NetNS) bool {
+		var x, y unix.Stat_t
+		if unix.Fstat(a.fd(), &x) != nil || unix.Fstat(b.fd(), &y) != nil {
+			t.Fatal("stat a namespace")
+		}
+		return x.Ino == y.Ino
+	}
+	if err := ns.Do(func() error {
+		now, err := CurrentNetNS()
+		if err != nil {
+			return err
+		}
+		defer now.Close()
+		if !same(now, ns) {
+			t.Error("the function does not run in the namespace")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := ns.Do(func() error { runtime.Goexit(); return nil }); err == nil {
+		t.Error("a function that did not return is reported as success")
+	}
+	now, err := CurrentNetNS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer now.Close()
+	if !same(now, here) {
+		t.Error("the caller's thread changed its namespace")
+	}
+}

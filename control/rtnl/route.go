@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// RouteProtocol marks Fairlead's routes (rtm_protocol).
+const RouteProtocol = 76
+
+// Route is a unicast route.
+type Route struct {
+	Dst      netip.Prefix // default: 0.0.0.0/0 or ::/0
+	Gateway  netip.Addr
+	Devices  []uint32 // one, or more of a multipath route
+	Table    uint32
+	Protocol uint8
+	Priority uint32
+}
+
+// Routes calls fn for every unicast route of the host, until it returns false.
+func (h *Handle) Routes(fn func(Route) bool) error {
+	for _, fam := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := h.conn.routes(fam)
+		if err != nil {
+			return fmt.Errorf("list routes: %w", err)
+		}
+		for _, r := range routes {
+			if !fn(r) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+func (c *conn) routes(fam int) ([]Route, error) {
+	msg := nl.NewRtMsg()
+	msg.Family = uint8(fam)
+	msg.Table, msg.Scope, msg.Protocol, msg.Type = 0, 0, 0, 0
+	msgs, err := c.dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, msg)
+	if err != nil {
+		return nil, err
+	}
+	var rs []Route
+	for _, m := range msgs {
+		if r, ok := parseRoute(m); ok {
+			rs = append(rs, r)
+		}
+	}
+	return rs, nil
+}
+
+// replaceDefault makes the default route of the gateway's family lead through
+// it and the device.
+func (c *conn) replaceDefault(gw netip.Addr, device uint32) error {
+	msg := nl.NewRtMsg()
+	msg.Family = uint8(family(gw))
+	msg.Protocol = RouteProtocol
+	err := c.do(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
+		msg, addr(unix.RTA_GATEWAY, gw), u32(unix.RTA_OIF, device))
+	if err != nil {
+		return fmt.Errorf("set default route via %s: %w", gw, err)
+	}
+	return nil
+}
+
+// deleteDefault removes a default route of Fairlead's; absent is success.
+func (c *conn) deleteDefault(r Route) error {
+	msg := nl.NewRtDelMsg()
+	msg.Family = uint8(family(r.Dst.Addr()))
+	msg.Protocol = RouteProtocol
+	msg.Table = unix.RT_TABLE_MAIN
+	parts := []nl.NetlinkRequestData{msg, u32(unix.RTA_PRIORITY, r.Priority)}
+	if r.Gateway.IsValid() {
+		parts = append(parts, addr(unix.RTA_GATEWAY, r.Gateway))
+	}
+	if len(r.Devices) == 1 {
+		parts = append(parts, u32(unix.RTA_OIF, r.Devices[0]))
+	}
+	err := c.do(unix.RTM_DELROUTE, 0, parts...)
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("remove default route via %s: %w", r.Gateway, err)
+	}
+	return nil
+}
+
+func parseRoute(m []byte) (Route, bool) {
+	if len(m) < unix.SizeofRtMsg || m[7] != unix.RTN_UNICAST {
+		return Route{}, false
+	}
+	r := Route{Table: uint32(m[4]), Protocol: m[5]}
+	dst := netip.IPv4Unspecified()
+	if m[0] == unix.AF_INET6 {
+		dst = netip.IPv6Unspecified()
+	}
+	cloned := binary.NativeEndian.Uint32(m[8:])&unix.RTM_F_CLONED != 0
+	eachAttr(m[unix.SizeofRtMsg:], func(kind uint16, v []byte) {
+		switch kind {
+		case unix.RTA_DST:
+			dst = attrAddr(v)
+		case unix.RTA_GATEWAY:
+			r.Gateway = attrAddr(v)
+		case unix.RTA_OIF:
+			r.Devices = append(r.Devices, attrU32(v))
+		case unix.RTA_TABLE:
+			r.Table = attrU32(v)
+		case unix.RTA_PRIORITY:
+			r.Priority = attrU32(v)
+		case unix.RTA_MULTIPATH:
+			r.Devices = append(r.Devices, nextHops(v)...)
+		}
+	})
+	r.Dst = netip.PrefixFrom(dst, int(m[1]))
+	return r, !cloned && r.Dst.IsValid()
+}
+
+// nextHops reads the devices out of RTA_MULTIPATH, an array of struct
+// rtnexthop with attributes each.
+func nextHops(b []byte) []uint32 {
+	var devs []uint32
+	for len(b) >= unix.SizeofRtNexthop {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < unix.SizeofRtNexthop || n > len(b) {
+			break
+		}
+		devs = append(devs, binary.NativeEndian.Uint32(b[4:]))
+		b = b[min(len(b), (n+3)&^3):]
+	}
+	return devs
+}

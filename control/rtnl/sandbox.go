@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// SandboxDevice is what an endpoint's end in the sandbox shall be like.
+type SandboxDevice struct {
+	HostIndex uint32 // of the other end; with PeerIndex it identifies the pair
+	PeerIndex uint32 // of this end, in the sandbox
+	Alias     string
+	MAC       model.MAC
+	MTU       int
+	Addrs     []netip.Prefix
+	Gateways  []netip.Addr // the default routes that lead through this device
+}
+
+// Changes counts what ConfigureSandbox had to change.
+type Changes struct {
+	Devices, Addresses, Routes, Sysctls int
+}
+
+// Any reports whether anything was changed.
+func (c Changes) Any() bool { return c != Changes{} }
+
+// MissingError says which device of a sandbox is not there. It is ErrNoDevice.
+type MissingError struct {
+	HostIndex uint32 // of the other end
+}
+
+// Error names the device by its host end.
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("the other end of device %d is not in the sandbox", e.HostIndex)
+}
+
+// Unwrap makes it ErrNoDevice.
+func (e *MissingError) Unwrap() error { return ErrNoDevice }
+
+// ConfigureSandbox makes the inside of a sandbox as it shall be: the loopback
+// up, the devices configured and up, the default routes in place. What is
+// right already is left alone, and so is what is not Fairlead's: further
+// devices, addresses and routes. A MissingError if a device is not there.
+//
+// It looks first and changes after, so the same call makes, checks and
+// repairs.
+func ConfigureSandbox(ns *NetNS, devs []SandboxDevice) (Changes, error) {
+	var s sandbox
+	err := ns.Do(func() error {
+		c, err := dial()
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		s.conn = c
+		return s.configure(devs)
+	})
+	if err != nil {
+		return s.changes, fmt.Errorf("configure sandbox: %w", err)
+	}
+	return s.changes, nil
+}
+
+// sandbox is one run of ConfigureSandbox, on a thread inside it.
+type sandbox struct {
+	conn    *conn
+	addrs   map[uint32][]Addr
+	changes Changes
+}
+
+func (s *sandbox) configure(devs []SandboxDevice) error {
+	links, err := s.conn.links()
+	if err != nil {
+		return err
+	}
+	addrs, err := s.conn.addrs()
+	if err != nil {
+		return err
+	}
+	s.addrs = make(map[uint32][]Addr, len(links))
+	for _, a := range addrs {
+		s.addrs[a.IfIndex] = append(s.addrs[a.IfIndex], a)
+	}
+	var errs []error
+	for _, l := range links {
+		if l.Loopback {
+			errs = append(errs, s.loopback(l))
+		}
+	}
+	for _, d := range devs {
+		i := slices.IndexFunc(links, d.is)
+		if i < 0 {
+			errs = append(errs, &MissingError{HostIndex: d.HostIndex})
+			continue
+		}
+		errs = append(errs, s.device(links[i], d))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return errors.Join(s.defaultRoute(devs, unix.AF_INET), s.defaultRoute(devs, unix.AF_INET6))
+}
+
+// is reports whether l is the device meant. The indices could be right by
+// chance after somebody moved the device away; the alias is the third witness.
+func (d SandboxDevice) is(l Link) bool {
+	return l.Index == d.PeerIndex && l.PeerIndex == d.HostIndex && l.Kind == "veth" &&
+		(l.Alias == "" || l.Alias == d.Alias)
+}
+
+func (s *sandbox) loopback(l Link) error {
+	if !l.Up {
+		// With that the kernel adds 127.0.0.1 and ::1 itself.
+		s.changes.Devices++
+		up := true
+		return s.conn.setLink(l.Index, LinkChange{Up: &up})
+	}
+	want := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")}
+	if l.Conf.DisableIPv6 == 0 {
+		want = append(want, netip.MustParsePrefix("::1/128"))
+	}
+	return s.addAddrs(l.Index, want)
+}
+
+func (s *sandbox) device(l Link, d SandboxDevice) error {
+	if err := s.sysctls(l, d); err != nil {
+		return err
+	}
+	var ch LinkChange
+	if l.MAC != d.MAC {
+		ch.MAC = &d.MAC
+	}
+	if l.MTU != d.MTU {
+		ch.MTU = &d.MTU
+	}
+	if l.Alias != d.Alias {
+		ch.Alias = &d.Alias
+	}
+	if !l.Up {
+		up := true
+		ch.Up = &up
+	}
+	if (ch != LinkChange{}) {
+		s.changes.Devices++
+		if err := s.conn.setLink(l.Index, ch); err != nil {
+			return fmt.Errorf("set up device %q: %w", l.Name, err)
+		}
+	}
+	return s.addAddrs(l.Index, d.Addrs)
+}
+
+// sysctls keeps IPv6 to what Fairlead configures: no router advertisements
+// taken, no duplicate address detection (addresses are assigned uniquely, and
+// it would delay the first packet), the link-local address by EUI-64, as the
+// datapath expects it. Without an IPv6 address the device has no IPv6 at all.
+func (s *sandbox) sysctls(l Link, d SandboxDevice) error {
+	v6 := slices.ContainsFunc(d.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
+	settings := ipv6Settings(l, v6)
+	s.changes.Sysctls += len(settings)
+	return writeSysctls(settings)
+}
+
+// ipv6Settings are the settings of a device that differ from what an end with
+// or without IPv6 addresses shall have.
+func ipv6Settings(l Link, v6 bool) []Sysctl {
+	var settings []Sysctl
+	set := func(key string, is, want int32) {
+		if is != want && is != -1 {
+			settings = append(settings, Sysctl{
+				Family: "ipv6", Device: l.Name, Key: key, Value: strconv.Itoa(int(want)),
+			})
+		}
+	}
+	if !v6 {
+		set("disable_ipv6", l.Conf.DisableIPv6, 1)
+		return settings
+	}
+	set("accept_dad", l.Conf.AcceptDAD, 0)
+	set("accept_ra", l.Conf.AcceptRA, 0)
+	set("addr_gen_mode", l.Conf.AddrGenMode, addrGenEUI64)
+	set("disable_ipv6", l.Conf.DisableIPv6, 0)
+	return settings
+}
+
+func (s *sandbox) addAddrs(index uint32, want []netip.Prefix) error {
+	for _, p := range want {
+		if hasAddr(s.addrs[index], p) {
+			continue
+		}
+		s.changes.Addresses++
+		if err := s.conn.addAddr(index, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func hasAddr(as []Addr, p netip.Prefix) bool {
+	return slices.ContainsFunc(as, func(a Addr) bool {
+		return a.Prefix == p && a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0
+	})
+}
+
+// defaultRoute makes one family's default route lead where it shall, and takes
+// away Fairlead's others. A default route that is not Fairlead's stays, and
+// then none is added beside it: the program in there wants it so.
+func (s *sandbox) defaultRoute(devs []SandboxDevice, fam int) error {
+	var want netip.Addr
+	var device uint32
+	for _, d := range devs {
+		for _, gw := range d.Gateways {
+			if family(gw) == fam {
+				want, device = gw, d.PeerIndex
+			}
+		}
+	}
+	routes, err := s.conn.routes(fam)
+	if err != nil {
+		return err
+	}
+	right, foreign := false, false
+	var stale []Route
+	for _, r := range routes {
+		switch {
+		case r.Dst.Bits() != 0 || r.Table != unix.RT_TABLE_MAIN:
+		case r.Protocol != RouteProtocol:
+			foreign = true
+		case want.IsValid() && r.Gateway == want && slices.Equal(r.Devices, []uint32{device}):
+			right = true
+		default:
+			stale = append(stale, r)
+		}
+	}
+	if want.IsValid() && !right && !foreign {
+		s.changes.Routes++
+		if err := s.conn.replaceDefault(want, device); err != nil {
+			return err
+		}
+		// One of the stale routes was replaced; deleting it is no error.
+	}
+	for _, r := range stale {
+		s.changes.Routes++
+		if err := s.conn.deleteDefault(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sysctl is one per-device setting of the network stack.
+type Sysctl struct {
+	Family string // "ipv4" or "ipv6"
+	Device string
+	Key    string
+	Value  string
+	// Optional: a kernel without it is fine.
+	Optional bool
+}
+
+func (s Sysctl) dir() string {
+	return filepath.Join("/proc/sys/net", s.Family, "conf", s.Device)
+}
+
+// SetSysctls writes settings of the host's devices.
+func (h *Handle) SetSysctls(settings ...Sysctl) error {
+	if len(settings) == 0 {
+		return nil
+	}
+	return h.Do(func() error { return writeSysctls(settings) })
+}
+
+// writeSysctls works on the calling thread's namespace.
+func writeSysctls(settings []Sysctl) error {
+	var errs []error
+	dir, dirPath := -1, ""
+	for _, s := range settings {
+		if path := s.dir(); path != dirPath {
+			closeDir(dir)
+			// All namespaces' devices of one name collide in the kernel's cache of
+			// names: the way to a device takes long when there are many, so it is
+			// gone once.
+			var err error
+			if dir, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+				dir = -1
+			}
+			dirPath = path
+		}
+		err := writeAt(dir, s)
+		// No IPv6 in this kernel: nothing to set.
+		noFamily := s.Family == "ipv6" && errors.Is(err, fs.ErrNotExist) && !exists("/proc/sys/net/ipv6")
+		if err != nil && !noFamily && (!s.Optional || !errors.Is(err, fs.ErrNotExist)) {
+			errs = append(errs, fmt.Errorf("set sysctl %s to %s: %w", filepath.Join(s.dir(), s.Key), s.Value, err))
+		}
+	}
+	closeDir(dir)
+	return errors.Join(errs...)
+}
+
+func closeDir(fd int) {
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+}
+
+// writeAt writes a setting in its device's directory; -1 is none.
+func writeAt(dir int, s Sysctl) error {
+	if dir < 0 {
+		return fs.ErrNotExist
+	}
+	fd, err := unix.Openat(dir, s.Key, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, []byte(s.Value))
+	return err
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// ReadSysctl reads a setting of the host's network stack by its path below
+// net, as "ipv4/ip_local_port_range".
+func (h *Handle) ReadSysctl(path string) (string, error) {
+	var v string
+	err := h.Do(func() error {
+		b, err := os.ReadFile(filepath.Join("/proc/sys/net", path))
+		v = strings.TrimSpace(string(b))
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("read sysctl: %w", err)
+	}
+	return v, nil
+}

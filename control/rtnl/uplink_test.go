@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+func TestFindUplinks(t *testing.T) {
+	links := []Link{
+		{Index: 1, Name: "lo", Up: true, Loopback: true, Type: unix.ARPHRD_LOOPBACK},
+		{Index: 2, Name: "eth0", Up: true, Type: arphrdEther},
+		{Index: 3, Name: "eth1", Type: arphrdEther},
+		{Index: 4, Name: "wg0", Up: true, Type: unix.ARPHRD_NONE},
+		{Index: 5, Name: "spare", Up: true, Type: arphrdEther},
+		{Index: 6, Name: "flgab", Up: true, Type: arphrdEther, Alias: "fairlead:gateway:ab"},
+	}
+	at := func(dev uint32, p string, flags uint32, scope uint8) Addr {
+		return Addr{IfIndex: dev, Prefix: netip.MustParsePrefix(p), Flags: flags, Scope: scope}
+	}
+	addrs := []Addr{
+		at(1, "127.0.0.1/8", 0, unix.RT_SCOPE_HOST),
+		at(2, "192.0.2.10/24", 0, 0),
+		at(2, "192.0.2.11/24", unix.IFA_F_SECONDARY, 0),
+		at(2, "fe80::1/64", 0, unix.RT_SCOPE_LINK),
+		at(2, "fd00::1/64", 0, 0),
+		at(2, "2001:db8::5/64", unix.IFA_F_SECONDARY, 0), // temporary
+		at(2, "2001:db8::6/64", unix.IFA_F_TENTATIVE, 0),
+		at(2, "2001:db8::7/64", unix.IFA_F_DEPRECATED, 0),
+		at(2, "2001:db8::8/64", 0, 0),
+		at(3, "198.51.100.1/24", 0, 0),
+		at(5, "fe80::5/64", 0, unix.RT_SCOPE_LINK),
+		at(6, "172.17.0.1/16", 0, 0),
+	}
+	eth0 := Uplink{IfIndex: 2, Name: "eth0", IPv4: netip.MustParseAddr("192.0.2.10"), IPv6: netip.MustParseAddr("2001:db8::8")}
+	wg0 := Uplink{IfIndex: 4, Name: "wg0", IPv4: eth0.IPv4, IPv6: eth0.IPv6, L3: true}
+	tests := map[string]struct {
+		routed map[uint32]bool
+		pinned []string
+		want   []Uplink
+	}{
+		"by address":           {nil, nil, []Uplink{eth0}},
+		"by route, unnumbered": {map[uint32]bool{4: true}, nil, []Uplink{eth0, wg0}},
+		"pinned":               {nil, []string{"wg0", "eth9"}, []Uplink{wg0}},
+		"pinned but down":      {nil, []string{"eth1"}, nil},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := FindUplinks(links, addrs, tt.routed, tt.pinned)
+			if diff := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+				t.Errorf("uplinks (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestWatch(t *testing.T) {
+	h := testHandle(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	changed, done := make(chan struct{}, 1), make(chan error, 1)
+	go func() { done <- h.Watch(ctx, changed) }()
+	// Until the watch stands, changes go unseen: make some until one is seen.
+	seen := false
+	for i := 0; i < 500 && !seen; i++ {
+		up := i%2 == 0
+		if err := h.SetLink(1, LinkChange{Up: &up}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-changed:
+			seen = true
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if !seen {
+		t.Error("no change was seen")
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("watch ended with %v", err)
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	h := testHandle(t)
+	want := testHostPort(t, h, true)
+	gw, err := h.LinkByName(GatewayDevice(want.NetworkID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.conn.replaceDefault(netip.MustParseAddr("192.0.2.7"), gw.Index); err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]bool)
+	err = h.Routes(func(r Route) bool {
+		if len(r.Devices) == 1 && r.Devices[0] == gw.Index && !r.Dst.Addr().IsLinkLocalUnicast() {
+			got[r.Dst.String()] = true
+		}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]bool{"192.0.2.0/24": true, "0.0.0.0/0": true, "2001:db8::/64": true}, got); diff != "" {
+		t.Errorf("routes (-want +got):\n%s", diff)
+	}
+}

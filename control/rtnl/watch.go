@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Watch puts a token into changed whenever a device or an address of the host
+// may have changed, until ctx is done. It does not say what: whoever listens
+// looks for itself, so that a lost message costs nothing. Of Fairlead's own
+// devices, which change with every verb, it tells only that one is gone.
+func (h *Handle) Watch(ctx context.Context, changed chan<- struct{}) error {
+	fd := -1
+	err := h.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrNetlink{
+			Family: unix.AF_NETLINK,
+			Groups: unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR,
+		})
+	})
+	if err != nil {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return fmt.Errorf("watch devices: %w", err)
+	}
+	sock := os.NewFile(uintptr(fd), "rtnetlink")
+	defer sock.Close()
+	stop := context.AfterFunc(ctx, func() { sock.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+
+	buf := make([]byte, 1<<16)
+	for {
+		n, err := sock.Read(buf)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		// ENOBUFS: messages were lost, which is as good as one received.
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return fmt.Errorf("watch devices: %w", err)
+		}
+		if err == nil && !newsworthy(buf[:n]) {
+			continue
+		}
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// newsworthy reports whether messages tell of more than that devices of
+// Fairlead's were made or changed.
+func newsworthy(b []byte) bool {
+	msgs, err := syscall.ParseNetlinkMessage(b)
+	if err != nil {
+		return true
+	}
+	for _, m := range msgs {
+		if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg {
+			return true
+		}
+		if l := parseLink(m.Data); !l.Ours() {
+			return true
+		}
+	}
+	return false
+}
