@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// directories are the three a daemon lives in.
+type directories struct {
+	state, run, bpf string
+}
+
+func (d *directories) register(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&d.state, "state-dir", "/var/lib/fairlead", "directory of what survives a reboot")
+	f.StringVar(&d.run, "run-dir", "/run/fairlead", "directory of the socket, the namespaces and the logs")
+	f.StringVar(&d.bpf, "bpf-dir", "/sys/fs/bpf/fairlead", "directory of the pins, in a bpffs (mounted if there is none)")
+}
+
+// addressPool is one --default-address-pool.
+type addressPool struct {
+	base netip.Prefix
+	size int
+}
+
+// daemonOptions are the flags of the daemon, checked.
+type daemonOptions struct {
+	directories
+	metricsListen            string
+	uplinks                  []string
+	pools                    []addressPool
+	snatMin, snatMax         uint16                   // 0: the default
+	ctMax                    uint32                   // 0: the default
+	ctTimeouts               map[string]time.Duration // by state of a flow
+	maxEndpoints, maxPublish uint32                   // 0: the default
+	forceClsact              bool
+	cgroupRoot               string
+	logFormat, logLevel      string
+}
+
+func newDaemonCommand(e *env) *cobra.Command {
+	var o daemonOptions
+	var store, config, snatPorts string
+	var pools, timeouts []string
+	cmd := &cobra.Command{
+		Use:   "daemon [flags]",
+		Short: "Run the daemon",
+		Long: `Run the daemon of this host, in the foreground, until SIGTERM. Networks,
+sandboxes and their traffic outlive it; see "fairlead cleanup". A daemon that
+finds another one in its run directory takes over from it.
+
+--config names a file with a flag a line, without dashes: "uplink = eth0".
+Flags on the command line go before it.`,
+		Args:              exactArgs(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if config != "" {
+				if err := readConfig(cmd.Flags(), config); err != nil {
+					return err
+				}
+			}
+			if err := notYet(cmd, "docker-plugin-dir"); err != nil {
+				return err
+			}
+			if err := o.check(store, snatPorts, pools, timeouts); err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			return e.node.daemon(ctx, o)
+		},
+	}
+	o.register(cmd)
+	f := cmd.Flags()
+	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9477", `address of the Prometheus metrics; "" for none`)
+	f.StringVar(&store, "store", "bolt", "where state is kept; bolt is the one available yet")
+	f.StringArrayVar(&o.uplinks, "uplink", nil, "device that leads out; repeatable (default: found, and followed as they come and go)")
+	f.StringArrayVar(&pools, "default-address-pool", nil, "pool for subnets nobody chose, base=PREFIX,size=LENGTH; repeatable")
+	f.StringVar(&snatPorts, "snat-ports", "", "source ports of masqueraded flows, A-B (default 32768-60999)")
+	f.Uint32Var(&o.ctMax, "ct-max", 0, "size of the conntrack table, two entries a flow (default 524288)")
+	f.StringArrayVar(&timeouts, "ct-timeout", nil, "when idle flows of a state are forgotten, STATE=DURATION as in udp_stream=3m; repeatable (default: nf_conntrack's)")
+	f.Uint32Var(&o.maxEndpoints, "max-endpoints", 0, "size of the endpoint tables (default: that of the build)")
+	f.Uint32Var(&o.maxPublish, "max-publishes", 0, "size of the table of published ports (default: that of the build)")
+	f.BoolVar(&o.forceClsact, "force-clsact", false, "attach with clsact filters even where the kernel has tcx")
+	f.StringVar(&o.cgroupRoot, "cgroup-root", "", "cgroup whose programs reach published ports (default: the cgroup2 mount)")
+	f.StringVar(&config, "config", "", "file with more flags")
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	laterFlags(cmd, "docker-plugin-dir")
+	return cmd
+}
+
+func (o *daemonOptions) check(store, snatPorts string, pools, timeouts []string) error {
+	switch kind, _, _ := strings.Cut(store, "://"); {
+	case store == "bolt":
+	case kind == "etcd" || kind == "consul" || kind == "zk":
+		return fmt.Errorf("--store %s is not available yet; use \"bolt\"", store)
+	default:
+		return usagef("--store %q is unknown; use \"bolt\"", store)
+	}
+	if o.logFormat != "text" && o.logFormat != "json" {
+		return usagef("--log-format %q: want text or json", o.logFormat)
+	}
+	switch o.logLevel {
+	case "debug", "info", "warn", "error":
+	default:
+		return usagef("--log-level %q: want debug, info, warn or error", o.logLevel)
+	}
+	if snatPorts != "" {
+		lo, hi, _ := strings.Cut(snatPorts, "-")
+		from, errFrom := strconv.ParseUint(lo, 10, 16)
+		to, errTo := strconv.ParseUint(hi, 10, 16)
+		if errFrom != nil || errTo != nil || from == 0 || to < from {
+			return usagef("--snat-ports %q: want A-B, from 1 to 65535", snatPorts)
+		}
+		o.snatMin, o.snatMax = uint16(from), uint16(to)
+	}
+	o.ctTimeouts = map[string]time.Duration{}
+	for _, s := range timeouts {
+		state, text, _ := strings.Cut(s, "=")
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return usagef("--ct-timeout %q: want STATE=DURATION, as in udp_stream=3m", s)
+		}
+		o.ctTimeouts[state] = d
+	}
+	for _, s := range pools {
+		p, err := parsePool(s)
+		if err != nil {
+			return err
+		}
+		o.pools = append(o.pools, p)
+	}
+	return nil
+}
+
+// parsePool reads base=PREFIX,size=LENGTH.
+func parsePool(s string) (p addressPool, err error) {
+	for _, field := range strings.Split(s, ",") {
+		key, value, _ := strings.Cut(field, "=")
+		switch key {
+		case "base":
+			p.base, err = netip.ParsePrefix(value)
+		case "size":
+			p.size, err = strconv.Atoi(value)
+		default:
+			err = fmt.Errorf("unknown field %q", key)
+		}
+		if err != nil {
+			return p, usagef("--default-address-pool %q: %v (want base=172.16.0.0/12,size=16)", s, err)
+		}
+	}
+	if !p.base.IsValid() || p.size < p.base.Bits() || p.size > p.base.Addr().BitLen() {
+		return p, usagef("--default-address-pool %q: want base=PREFIX,size=LENGTH, the length not shorter than the prefix's", s)
+	}
+	p.base = p.base.Masked()
+	return p, nil
+}
+
+// readConfig sets the flags a file names, unless the command line did.
+func readConfig(flags *pflag.FlagSet, path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	defer file.Close()
+	given := map[string]bool{}
+	flags.Visit(func(f *pflag.Flag) { given[f.Name] = true })
+	lines := bufio.NewScanner(file)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		key, value, ok := strings.Cut(line, "=")
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+		if !ok || key == "config" || key == "help" || flags.Lookup(key) == nil {
+			return usagef("%s:%d: want FLAG = VALUE with a flag of the daemon, not %q", path, n, line)
+		}
+		if given[key] {
+			continue
+		}
+		if err := flags.Set(key, value); err != nil {
+			return usagef("%s:%d: %v", path, n, err)
+		}
+	}
+	return errors.Join(lines.Err())
+}

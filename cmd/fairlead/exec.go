@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"os/exec"
+
+	"github.com/spf13/cobra"
+)
+
+func newExecCommand(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "exec SANDBOX COMMAND [ARG…]",
+		Short:             "Run a further program in a sandbox",
+		Long:              "Run a further program in a sandbox. Signals and exit status are as with run.",
+		Args:              minArgs("SANDBOX", "COMMAND"),
+		Annotations:       map[string]string{"status": "program"},
+		ValidArgsFunction: completeSandboxes(e, 1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return runExec(cmd.Context(), e, args[0], args[1:]) },
+	}
+	cmd.Flags().SetInterspersed(false)
+	return cmd
+}
+
+func runExec(ctx context.Context, e *env, ref string, command []string) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	sb, err := c.Sandbox(ctx, ref)
+	if err != nil {
+		return err
+	}
+	daemon, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	path, err := findProgram(command[0], e.getenv("PATH"))
+	if err != nil {
+		return err
+	}
+	cmd := &exec.Cmd{Path: path, Args: command, Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr}
+	signals := newRelay()
+	at := place{netns: sb.NetworkSettings.SandboxKey, daemonPid: daemon.Pid, hostname: sb.Config.Hostname}
+	if err := e.start(cmd, at); err != nil {
+		signals.close(false)
+		return startError(path, err)
+	}
+	signals.forward(cmd.Process)
+	code, err := status(cmd.Wait())
+	signals.close(true)
+	if err != nil {
+		return &exitError{exitFailed, err}
+	}
+	return programExit(code)
+}

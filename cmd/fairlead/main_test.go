@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/apitest"
+)
+
+// world is a command line in process, against a fake daemon.
+type world struct {
+	t      *testing.T
+	env    *env
+	fake   *apitest.Fake
+	out    *bytes.Buffer
+	err    *bytes.Buffer
+	places []place
+	stop   func() // the daemon ends; its socket goes
+	serve  func() // it begins again
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "api.sock")
+	w := &world{t: t, fake: apitest.New(), out: &bytes.Buffer{}, err: &bytes.Buffer{}}
+	w.fake.State = api.Status{Version: "v1", Pid: 77, Started: apitest.Created(), RunDir: dir, StateDir: "/state", BPFDir: "/bpf", Attach: "tcx",
+		Uplinks: []string{"eth7"}, Networks: 3, Flows: 2, FlowsMax: 10, Repairs: map[string]uint64{"device": 2, "map": 0}}
+	w.env = &env{
+		stdin: strings.NewReader(""), stdout: w.out, stderr: w.err,
+		getenv: func(key string) string {
+			return map[string]string{"FAIRLEAD_HOST": "unix://" + socket, "PATH": os.Getenv("PATH")}[key]
+		},
+		now: func() time.Time { return apitest.Created().Add(90 * time.Minute) },
+		start: func(cmd *exec.Cmd, at place) error {
+			w.places = append(w.places, at)
+			return cmd.Start()
+		},
+		retryFor: 2 * time.Second,
+		node: nodeCommands{
+			daemon:  func(context.Context, daemonOptions) error { return nil },
+			cleanup: func(context.Context, directories) error { return nil },
+			doctor:  func(context.Context, io.Writer, string) (bool, error) { return true, nil },
+		},
+	}
+	server := api.NewServer(api.Config{Backend: w.fake, Log: slog.New(slog.DiscardHandler), RunDir: dir})
+	w.serve = func() {
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- server.Serve(ctx, l) }()
+		w.stop = func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	w.serve()
+	t.Cleanup(func() { w.stop() })
+	return w
+}
+
+// run executes a command line, and forgets what earlier ones printed.
+func (w *world) run(args ...string) (code int, stdout, stderr string) {
+	w.out.Reset()
+	w.err.Reset()
+	code = execute(context.Background(), w.env, args)
+	return code, w.out.String(), w.err.String()
+}
+
+// ok executes a command line that must succeed in silence but for stdout.
+func (w *world) ok(args ...string) string {
+	w.t.Helper()
+	code, out, stderr := w.run(args...)
+	if code != 0 || stderr != "" {
+		w.t.Fatalf("fairlead %s: exit status %d, stderr %q", strings.Join(args, " "), code, stderr)
+	}
+	return out
+}
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// golden compares with testdata/NAME.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got; -update writes it)\n%s", name, diff)
+	}
+}
+
+func TestRefusedCommandLines(t *testing.T) {
+	for _, tc := range []struct {
+		line string
+		code int
+		want string // on stderr, one line
+	}{
+		{"bogus", 2, `unknown command "bogus" for "fairlead" (see "fairlead --help")`},
+		{"network bogus", 2, `unknown command "bogus" for "fairlead network"`},
+		{"ps --bogus", 2, `unknown flag: --bogus (see "fairlead ps --help")`},
+		{"ps x", 2, "wants no arguments, got 1 argument"},
+		{"network create", 2, "wants NAME, got no argument"},
+		{"network connect a", 2, "wants NETWORK SANDBOX, got 1 argument"},
+		{"network rm", 2, "wants NAME…, got no argument"},
+		{"network create -d overlay a", 1, `network driver "overlay" is not available yet; use "bridge"`},
+		{"network create --subnet 10.0.0.0 a", 2, `subnet "10.0.0.0": want ADDRESS/LENGTH`},
+		{"network create --subnet 10.0.0.0/8 --subnet 10.1.0.0/16 a", 2, "subnets 10.0.0.0/8 and 10.1.0.0/16 overlap"},
+		{"network create --subnet 10.0.0.1/8 a", 1, "invalid subnet 10.0.0.1/8: it should be 10.0.0.0/8"},
+		{"network create --gateway 10.0.0.1 a", 2, "need a --subnet that holds them"},
+		{"network create --subnet 10.1.0.0/16 --gateway 10.2.0.1 a", 2, "gateway 10.2.0.1 is in no --subnet"},
+		{"network create --subnet 10.1.0.0/16 --gateway 10.1.0.1 --gateway 10.1.0.2 a", 2, "two gateways"},
+		{"network create --subnet 10.1.0.0/16 --ip-range 10.2.0.0/24 a", 2, "IP range 10.2.0.0/24 is in no --subnet"},
+		{"network create --subnet 10.1.0.0/16 --aux-address 10.1.0.3 a", 2, "want NAME=ADDRESS"},
+		{"network create --subnet 10.1.0.0/16 --aux-address r=10.2.0.3 a", 2, "is in no --subnet"},
+		{"network create -o =x a", 2, `option "=x": want KEY=VALUE`},
+		{"network connect --link a:b bridge x", 1, "--link is not available yet"},
+		{"network connect --ip fd00::1 bridge x", 2, `--ip "fd00::1" is not an IPv4 address`},
+		{"network connect bridge nobody", 1, "sandbox nobody not found"},
+		{"network rm nothing", 1, "network nothing not found"},
+		{"network prune", 1, "nothing was removed: not confirmed"},
+		{"network ls --filter x", 2, `filter "x": want KEY=VALUE`},
+		{"network ls --filter x=y", 1, `unknown filter "x"`},
+		{"network ls --format {{.Bogus}}", 1, "can't evaluate field Bogus"},
+		{"network ls --format {{", 2, "unclosed action"},
+		{"run", 125, "wants COMMAND…, got no argument"},
+		{"run --bogus", 125, "unknown flag: --bogus"},
+		{"run --link a true", 125, "--link is not available yet"},
+		{"run --dns 192.0.2.1 true", 125, "--dns is not available yet"},
+		{"run --dns-search x true", 125, "--dns-search is not available yet"},
+		{"run --dns-option x true", 125, "--dns-option is not available yet"},
+		{"run --add-host a:192.0.2.1 true", 125, "--add-host is not available yet"},
+		{"run -p x true", 125, `published port "x"`},
+		{"run --expose x true", 125, `exposed port "x"`},
+		{"run --ip x true", 125, `--ip "x" is not an IPv4 address`},
+		{"run --ip6 10.0.0.1 true", 125, `--ip6 "10.0.0.1" is not an IPv6 address`},
+		{"run --mac-address 01:00:00:00:00:00 true", 125, "multicast"},
+		{"run --network a --network a true", 125, `network "a" is given twice`},
+		{"run --network host --network a true", 125, "--network host cannot be combined with other networks"},
+		{"run --network container:x -p 80 true", 125, "--publish belongs to the sandbox whose network is shared"},
+		{"run --network name=a,gw-priority=1 true", 125, "gw-priority in --network is not available yet"},
+		{"run --network name=a,bogus=1 true", 125, `unknown field "bogus"`},
+		{"run --network ip=10.0.0.1 true", 125, "has no name="},
+		{"run --network name=a --ip 10.0.0.1 true", 125, "not beside it"},
+		{"run no-such-command", 127, "no-such-command: command not found in PATH"},
+		{"run /no/such/command", 127, "/no/such/command: no such file"},
+		{"run /etc/passwd", 126, "/etc/passwd: not executable"},
+		{"run /etc", 126, "/etc: is a directory"},
+		{"exec", 125, "wants SANDBOX COMMAND…, got no argument"},
+		{"exec nobody true", 125, "sandbox nobody not found"},
+		{"rm nobody", 1, "sandbox nobody not found"},
+		{"port nobody", 1, "sandbox nobody not found"},
+		{"port a b", 2, `port "b": want PORT or PORT/PROTO`},
+		{"sandbox create --add-host a:b box", 1, "--add-host is not available yet"},
+		{"ct ls --filter colour=red", 2, `unknown filter "colour"`},
+		{"ct ls --filter port=0", 2, "not a port number"},
+		{"daemon --store etcd://192.0.2.1", 1, "--store etcd://192.0.2.1 is not available yet"},
+		{"daemon --store bogus", 2, `--store "bogus" is unknown`},
+		{"daemon --docker-plugin-dir /x", 1, "--docker-plugin-dir is not available yet"},
+		{"daemon --log-format xml", 2, "want text or json"},
+		{"daemon --snat-ports 5-4", 2, "want A-B"},
+		{"daemon --default-address-pool base=10.0.0.0/16,size=8", 2, "not shorter than the prefix's"},
+		{"daemon --config /no/such/file", 1, "no such file"},
+		{"--host tcp://192.0.2.1:1 ps", 2, "want unix:///PATH"},
+		{"--host unix:///no/such.sock ps", 1, `no daemon listens at /no/such.sock; start it with "fairlead daemon"`},
+		{"--host unix:///no/such.sock run true", 125, "no daemon listens"},
+	} {
+		t.Run(tc.line, func(t *testing.T) {
+			w := newWorld(t)
+			code, _, stderr := w.run(strings.Fields(tc.line)...)
+			if code != tc.code || !strings.Contains(stderr, tc.want) {
+				t.Errorf("got %d, %q; want %d, %q", code, stderr, tc.code, tc.want)
+			}
+			if !strings.HasPrefix(stderr, "fairlead: ") || strings.Count(stderr, "\n") != 1 {
+				t.Errorf("stderr is not one line: %q", stderr)
+			}
+			if len(w.fake.Snapshot().Sandboxes) != 0 || len(w.fake.Snapshot().Networks) != 3 {
+				t.Error("something was left behind")
+			}
+		})
+	}
+}
+
+func TestDaemonFlags(t *testing.T) {
+	w := newWorld(t)
+	var got daemonOptions
+	w.env.node.daemon = func(_ context.Context, o daemonOptions) error { got = o; return errors.New("ended") }
+	config := filepath.Join(t.TempDir(), "fairlead.conf")
+	text := "# comment\n\nuplink = eth0\nuplink = eth1\nct-max = 1000\nforce-clsact = true\nlog-format = json\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := w.run("daemon", "--config", config, "--ct-max", "2000", "--state-dir", "/s", "--run-dir", "/r", "--bpf-dir", "/b",
+		"--snat-ports", "40000-50000", "--default-address-pool", "base=10.0.0.0/8,size=24", "--metrics-listen", "")
+	if code != 1 || stderr != "fairlead: ended\n" {
+		t.Errorf("got %d, %q", code, stderr)
+	}
+	if got.state != "/s" || got.run != "/r" || got.bpf != "/b" || strings.Join(got.uplinks, " ") != "eth0 eth1" || got.ctMax != 2000 ||
+		!got.forceClsact || got.logFormat != "json" || got.snatMin != 40000 || got.snatMax != 50000 || got.metricsListen != "" ||
+		len(got.pools) != 1 || got.pools[0].size != 24 {
+		t.Errorf("options: %+v", got)
+	}
+	for _, bad := range []string{"bogus = 1", "uplink", "ct-max = x", "config = y"} {
+		if err := os.WriteFile(config, []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if code, _, stderr := w.run("daemon", "--config", config); code != 2 || !strings.Contains(stderr, config+":1: ") {
+			t.Errorf("%q: got %d, %q", bad, code, stderr)
+		}
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	w := newWorld(t)
+	if out := w.ok("completion", "bash"); !strings.Contains(out, "__start_fairlead") {
+		t.Error("no bash completion")
+	}
+	if _, out, _ := w.run("__complete", "network", "rm", ""); !strings.HasPrefix(out, "bridge\nhost\nnone\n") {
+		t.Errorf("completion of networks: %q", out)
+	}
+	if code, _, _ := w.run("completion", "bogus"); code != 2 {
+		t.Errorf("completion of an unknown shell: exit status %d", code)
+	}
+}

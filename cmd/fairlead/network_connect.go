@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead-net/fairlead/control/api"
+)
+
+type networkConnectOptions struct {
+	ip, ip6 string
+	aliases []string
+}
+
+func newNetworkConnectCommand(e *env) *cobra.Command {
+	var o networkConnectOptions
+	cmd := &cobra.Command{
+		Use:               "connect [flags] NETWORK SANDBOX",
+		Short:             "Join a sandbox to a network",
+		Args:              exactArgs("NETWORK", "SANDBOX"),
+		ValidArgsFunction: completeMembers(e),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := notYet(cmd, "link"); err != nil {
+				return err
+			}
+			return runNetworkConnect(cmd.Context(), e, o, args[0], args[1])
+		},
+	}
+	cmd.Flags().StringVar(&o.ip, "ip", "", "IPv4 address (default: a free one)")
+	cmd.Flags().StringVar(&o.ip6, "ip6", "", "IPv6 address (default: a free one)")
+	cmd.Flags().StringArrayVar(&o.aliases, "alias", nil, "further name in the network")
+	laterFlags(cmd, "link")
+	return cmd
+}
+
+func runNetworkConnect(ctx context.Context, e *env, o networkConnectOptions, network, sandbox string) error {
+	ep := attachment{network: network, aliases: o.aliases}
+	if err := ep.setIP(o.ip, o.ip6); err != nil {
+		return err
+	}
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	return c.Connect(ctx, network, api.NetworkConnect{Container: sandbox, EndpointConfig: ep.config()})
+}

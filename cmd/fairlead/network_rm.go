@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+)
+
+func newNetworkRmCommand(e *env) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:               "rm [flags] NAME…",
+		Aliases:           []string{"remove"},
+		Short:             "Remove networks",
+		Args:              minArgs("NAME"),
+		ValidArgsFunction: completeNetworks(e, 0),
+		RunE:              func(cmd *cobra.Command, args []string) error { return runNetworkRm(cmd.Context(), e, force, args) },
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not mind networks that do not exist")
+	return cmd
+}
+
+func runNetworkRm(ctx context.Context, e *env, force bool, refs []string) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	return removeEach(e, force, refs, func(ref string) error { return c.RemoveNetwork(ctx, ref) })
+}

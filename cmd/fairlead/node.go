@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/fairlead-net/fairlead/control/daemon"
+	"github.com/fairlead-net/fairlead/control/ipam"
+)
+
+// newNodeCommands are those of this program.
+func newNodeCommands(stderr io.Writer) nodeCommands {
+	return nodeCommands{
+		daemon: func(ctx context.Context, o daemonOptions) error {
+			log, err := newLogger(stderr, o.logFormat, o.logLevel)
+			if err != nil {
+				return err
+			}
+			return daemon.Run(ctx, o.config(log))
+		},
+		cleanup: func(ctx context.Context, d directories) error {
+			log, err := newLogger(stderr, "text", "warn")
+			if err != nil {
+				return err
+			}
+			return daemon.Cleanup(ctx, d.dirs(), log)
+		},
+		doctor: daemon.Doctor,
+	}
+}
+
+func (d directories) dirs() daemon.Dirs {
+	return daemon.Dirs{State: d.state, Run: d.run, BPF: d.bpf}
+}
+
+func (o daemonOptions) config(log *slog.Logger) daemon.Config {
+	build := readBuildInfo()
+	c := daemon.Config{
+		Dirs: o.dirs(), MetricsListen: o.metricsListen, Uplinks: o.uplinks, SNATMin: o.snatMin, SNATMax: o.snatMax, CTMax: o.ctMax, CTTimeouts: o.ctTimeouts,
+		MaxEndpoints: o.maxEndpoints, MaxPublishes: o.maxPublish, ForceClsact: o.forceClsact, CgroupRoot: o.cgroupRoot,
+		Version: build.Version, Revision: build.GitCommit, Log: log,
+	}
+	for _, p := range o.pools {
+		c.DefaultPools = append(c.DefaultPools, ipam.DefaultPool{Base: p.base, Size: p.size})
+	}
+	return c
+}
+
+func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
+	var o slog.HandlerOptions
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("log level: %w", err)
+	}
+	o.Level = l
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, &o)), nil
+	}
+	return slog.New(slog.NewTextHandler(w, &o)), nil
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead-net/fairlead/control/api"
+)
+
+// sandboxRow is a sandbox as ps shows it; all strings, as Docker's.
+type sandboxRow struct {
+	Command    string
+	CreatedAt  string
+	ID         string
+	Labels     string
+	Names      string
+	Networks   string
+	Pid        string
+	Ports      string
+	RunningFor string
+	State      string
+	Status     string
+
+	labels map[string]string
+}
+
+// Label is the value of one label, for templates.
+func (r sandboxRow) Label(key string) string { return r.labels[key] }
+
+func newPsCommand(e *env) *cobra.Command {
+	var o listOptions
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "ps [flags]",
+		Short: "List sandboxes, youngest first",
+		Long: `List sandboxes, youngest first. Those whose program has ended are shown with -a,
+or when a filter asks for their status.
+
+Filters: id=PART, label=KEY[=VALUE], name=PART, network=NETWORK, status=created|running|exited.
+Template fields: .ID .Names .Command .CreatedAt .RunningFor .State .Status .Pid .Ports .Networks .Labels .Label "KEY"`,
+		Args:              exactArgs(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runPs(cmd.Context(), e, &o, all) },
+	}
+	o.register(cmd)
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those whose program has ended")
+	return cmd
+}
+
+func runPs(ctx context.Context, e *env, o *listOptions, all bool) error {
+	filters, err := o.parseFilters()
+	if err != nil {
+		return err
+	}
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	if _, asked := filters["status"]; !asked && !all {
+		filters["status"] = []string{api.StatusCreated, api.StatusRunning}
+	}
+	sandboxes, err := c.Sandboxes(ctx, filters)
+	if err != nil {
+		return err
+	}
+	rows := make([]sandboxRow, 0, len(sandboxes))
+	for _, s := range sandboxes {
+		command := strings.Join(s.Command, " ")
+		if !o.noTrunc {
+			command = truncate(command, 20)
+		}
+		if command != "" {
+			command = fmt.Sprintf("%q", command)
+		}
+		rows = append(rows, sandboxRow{
+			Command: command, CreatedAt: s.Created.Format(time.RFC3339Nano), ID: o.shortID(s.ID), Labels: formatLabels(s.Labels),
+			Names: s.Name, Networks: cmp.Or(strings.Join(s.Networks, ","), s.NetworkMode), Pid: fmt.Sprint(s.State.Pid), Ports: formatPorts(s.Ports),
+			RunningFor: age(e.now(), s.Created), State: s.State.Status, Status: formatState(s.State), labels: s.Labels,
+		})
+	}
+	return printList(e.stdout, o, table{
+		headers: headers{"ID": "SANDBOX ID", "Names": "NAMES", "Command": "COMMAND", "CreatedAt": "CREATED AT", "RunningFor": "CREATED",
+			"State": "STATE", "Status": "STATUS", "Pid": "PID", "Ports": "PORTS", "Networks": "NETWORKS", "Labels": "LABELS"},
+		layout: "{{.ID}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Networks}}\t{{.Ports}}\t{{.Names}}",
+		quiet:  "{{.ID}}",
+	}, rows)
+}
+
+func formatState(s api.SandboxState) string {
+	switch {
+	case s.Status == api.StatusRunning:
+		return "Up"
+	case s.Status == api.StatusExited && s.ExitCode != nil:
+		return fmt.Sprintf("Exited (%d)", *s.ExitCode)
+	case s.Status == api.StatusExited:
+		return "Exited"
+	}
+	return "Created"
+}
+
+// formatPorts folds consecutive ports: "0.0.0.0:8080-8081->80-81/tcp".
+func formatPorts(ports []api.PortSummary) string {
+	list := slices.Clone(ports)
+	slices.SortFunc(list, func(a, b api.PortSummary) int {
+		return cmp.Or(cmp.Compare(a.IP, b.IP), cmp.Compare(a.Type, b.Type),
+			cmp.Compare(a.PrivatePort, b.PrivatePort), cmp.Compare(a.PublicPort, b.PublicPort))
+	})
+	var folded []api.PortSummary
+	for _, p := range list {
+		if n := len(folded); n > 0 {
+			last := &folded[n-1]
+			if last.IP == p.IP && last.Type == p.Type && last.PrivatePort+last.Count == p.PrivatePort && last.PublicPort+last.Count == p.PublicPort {
+				last.Count += p.Count
+				continue
+			}
+		}
+		folded = append(folded, p)
+	}
+	slices.SortStableFunc(folded, func(a, b api.PortSummary) int {
+		return cmp.Or(cmp.Compare(a.PrivatePort, b.PrivatePort), cmp.Compare(a.Type, b.Type),
+			cmp.Compare(a.PublicPort, b.PublicPort), cmp.Compare(a.IP, b.IP))
+	})
+	var out []string
+	for _, p := range folded {
+		out = append(out, fmt.Sprintf("%s->%s/%s", net.JoinHostPort(p.IP, portRange(p.PublicPort, p.Count)), portRange(p.PrivatePort, p.Count), p.Type))
+	}
+	return strings.Join(out, ", ")
+}
+
+func portRange(first, count uint16) string {
+	if count <= 1 {
+		return fmt.Sprint(first)
+	}
+	return fmt.Sprintf("%d-%d", first, first+count-1)
+}

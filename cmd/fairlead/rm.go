@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+func newRmCommand(e *env) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:               "rm [flags] SANDBOX…",
+		Short:             "Remove sandboxes",
+		Args:              minArgs("SANDBOX"),
+		ValidArgsFunction: completeSandboxes(e, 0),
+		RunE:              func(cmd *cobra.Command, args []string) error { return runRm(cmd.Context(), e, force, args) },
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill a program that runs; do not mind sandboxes that do not exist")
+	return cmd
+}
+
+func runRm(ctx context.Context, e *env, force bool, refs []string) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	return removeEach(e, force, refs, func(ref string) error { return removeSandbox(ctx, c, ref, force) })
+}
+
+// removeEach removes what each ref names and prints it. One that is refused does
+// not keep the others; with force, one that does not exist is no error.
+func removeEach(e *env, force bool, refs []string, remove func(ref string) error) error {
+	var errs []error
+	for _, ref := range refs {
+		err := remove(ref)
+		switch {
+		case errors.Is(err, api.ErrUnreachable):
+			return errors.Join(append(errs, err)...)
+		case force && errors.Is(err, model.ErrNotFound):
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			fmt.Fprintln(e.stdout, ref)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeSandbox ends the program first when forced: the daemon owns none and
+// kills none.
+func removeSandbox(ctx context.Context, c *api.Client, ref string, force bool) error {
+	sb, err := c.Sandbox(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if sb.State.Running && !force {
+		return fmt.Errorf("sandbox %s: its program (process %d) still runs; stop it first or use --force", sb.Name, sb.State.Pid)
+	}
+	if sb.State.Running {
+		started := func() bool { return api.ProcessAlive(sb.State.Pid, sb.State.PidStart) }
+		if err := kill(sb.State.Pid, started); err != nil {
+			return fmt.Errorf("sandbox %s: %w", sb.Name, err)
+		}
+	}
+	if force && sb.NetworkSettings.Owned {
+		if err := killInside(ctx, c, sb.NetworkSettings.SandboxKey); err != nil {
+			return fmt.Errorf("sandbox %s: %w", sb.Name, err)
+		}
+	}
+	return c.RemoveSandbox(ctx, sb.ID, force)
+}
+
+// killInside kills what else runs in a namespace Fairlead made: workers the
+// program left behind would keep the namespace alive, with nobody to name it.
+func killInside(ctx context.Context, c *api.Client, netns string) error {
+	st, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	ns, err := openNetNS(place{netns: netns, daemonPid: st.Pid})
+	if errors.Is(err, rtnl.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	id, err := ns.Inode()
+	if err != nil {
+		return err
+	}
+	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return fmt.Errorf("list processes: %w", err)
+	}
+	for _, path := range paths {
+		var pid int
+		if _, err := fmt.Sscanf(path, "/proc/%d/", &pid); err != nil {
+			return fmt.Errorf("read process number in %q: %w", path, err)
+		}
+		inside := func() bool {
+			var st unix.Stat_t
+			return unix.Stat(path, &st) == nil && st.Ino == id
+		}
+		if !inside() {
+			continue
+		}
+		if err := kill(pid, inside); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kill kills a process, if it still is the one that is meant, and waits for its
+// end. The descriptor is taken before that is asked, so that no other process
+// can be hit.
+func kill(pid int, meant func() bool) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open process %d: %w", pid, err)
+	}
+	defer unix.Close(fd)
+	if !meant() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", pid, err)
+	}
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return fmt.Errorf("wait for the end of process %d: %w", pid, err)
+		case n == 0:
+			return fmt.Errorf("process %d does not end, though killed 10 seconds ago", pid)
+		default:
+			return nil
+		}
+	}
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+type runOptions struct {
+	sandboxFlags
+	detach bool
+	remove bool
+	name   string
+}
+
+func newRunCommand(e *env) *cobra.Command {
+	var o runOptions
+	cmd := &cobra.Command{
+		Use:   "run [flags] COMMAND [ARG…]",
+		Short: "Run a program in a new sandbox",
+		Long: `Run a program in a new sandbox, in its own network namespace.
+
+In the foreground the program has this terminal and gets this process's
+signals, and its exit status is returned: 128+N after signal N, 126 if it
+cannot be executed, 127 if it is not found, 125 if Fairlead failed.
+With -d it runs in a session of its own, its output goes to the sandbox's
+LogPath (see "fairlead inspect"), and the sandbox's ID is printed.`,
+		Example: `  fairlead run --rm ping -c 3 192.0.2.1
+  fairlead run -d --name web -p 8080:80 nginx -g 'daemon off;'
+  fairlead run --network db --network name=web,ip=10.5.0.9 sh`,
+		Args:        minArgs("COMMAND"),
+		Annotations: map[string]string{"status": "program"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			spec, more, err := o.spec(cmd)
+			if err != nil {
+				return err
+			}
+			spec.Name, spec.AutoRemove, spec.Command = o.name, o.remove, args
+			return runRun(cmd.Context(), e, spec, more, o.detach)
+		},
+	}
+	f := cmd.Flags()
+	f.SetInterspersed(false)
+	f.BoolVarP(&o.detach, "detach", "d", false, "run in the background and print the sandbox's ID")
+	f.BoolVar(&o.remove, "rm", false, "remove the sandbox when the program ends")
+	f.StringVar(&o.name, "name", "", "name of the sandbox (default: made up)")
+	o.register(cmd)
+	return cmd
+}
+
+// session is one run: a sandbox, its program, and the daemon to tell.
+type session struct {
+	env     *env
+	client  *api.Client
+	sandbox api.Sandbox
+	cmd     *exec.Cmd
+	began   uint64 // start time of the program
+}
+
+func runRun(ctx context.Context, e *env, spec model.SandboxSpec, more []attachment, detach bool) error {
+	path, err := findProgram(spec.Command[0], e.getenv("PATH"))
+	if err != nil {
+		return err
+	}
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	daemon, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	s := &session{env: e, client: c, cmd: &exec.Cmd{Path: path, Args: spec.Command}}
+	if s.sandbox, err = createSandbox(ctx, e, c, spec); err != nil {
+		return err
+	}
+	// Not earlier: a signal that ends this process while it waits makes the
+	// daemon drop the sandbox.
+	signals := newRelay()
+	err = s.start(ctx, daemon.Pid, more, detach, signals)
+	if err != nil {
+		signals.close(false)
+		return errors.Join(err, s.discard(ctx))
+	}
+	if detach {
+		signals.close(false)
+		return s.detached(ctx)
+	}
+	signals.forward(s.cmd.Process)
+	code, err := s.foreground(ctx)
+	signals.close(true)
+	if err != nil {
+		return &exitError{exitFailed, err}
+	}
+	return programExit(code)
+}
+
+// createSandbox has the daemon make the sandbox and passes its warnings on.
+func createSandbox(ctx context.Context, e *env, c *api.Client, spec model.SandboxSpec) (api.Sandbox, error) {
+	created, err := c.CreateSandbox(ctx, spec.Name, api.NewSandboxCreate(spec))
+	if err != nil {
+		return api.Sandbox{}, err
+	}
+	for _, w := range created.Warnings {
+		fmt.Fprintf(e.stderr, "fairlead: warning: %s\n", w)
+	}
+	return created.Sandbox, nil
+}
+
+// start joins the remaining networks and starts the program.
+func (s *session) start(ctx context.Context, daemonPid int, more []attachment, detach bool, signals *relay) error {
+	for _, a := range more {
+		err := s.client.Connect(ctx, a.network, api.NetworkConnect{Container: s.sandbox.ID, EndpointConfig: a.config()})
+		if err != nil {
+			return err
+		}
+	}
+	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = s.env.stdin, s.env.stdout, s.env.stderr
+	if detach {
+		log, err := openLog(s.sandbox.LogPath)
+		if err != nil {
+			return err
+		}
+		defer log.Close()
+		s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = nil, log, log
+		s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	}
+	if n, ok := signals.pending(); ok {
+		return &exitError{exitSignal + int(n), fmt.Errorf("stopped by a signal before the program began: %s", n)}
+	}
+	at := place{netns: s.sandbox.NetworkSettings.SandboxKey, daemonPid: daemonPid, hostname: s.sandbox.Config.Hostname}
+	if err := s.env.start(s.cmd, at); err != nil {
+		return startError(s.cmd.Path, err)
+	}
+	// Before anyone waits for it, so that the PID is still its own.
+	began, err := api.ProcessStart(s.cmd.Process.Pid)
+	if err != nil {
+		return errors.Join(&exitError{exitFailed, err}, s.cmd.Process.Kill())
+	}
+	s.began = began
+	return nil
+}
+
+func openLog(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return nil, fmt.Errorf("make directory of the program's log: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("open the program's log: %w", err)
+	}
+	return f, nil
+}
+
+// discard removes the sandbox of a program that never ran.
+func (s *session) discard(ctx context.Context) error {
+	err := s.client.RemoveSandbox(ctx, s.sandbox.ID, true)
+	if err == nil || errors.Is(err, model.ErrNotFound) {
+		return nil
+	}
+	return fmt.Errorf("remove sandbox %s: %w", s.sandbox.Name, err)
+}
+
+// reportStarted tells the daemon which program runs.
+func (s *session) reportStarted(ctx context.Context) error {
+	return persist(ctx, func() error {
+		return s.client.SandboxStarted(ctx, s.sandbox.ID, api.SandboxStarted{Pid: s.cmd.Process.Pid, PidStart: s.began})
+	})
+}
+
+func (s *session) detached(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.env.retryFor)
+	defer cancel()
+	if err := s.reportStarted(ctx); err != nil {
+		// A program nobody knows of could neither be listed nor removed.
+		return errors.Join(fmt.Errorf("program ended again, as the daemon could not be told of it: %w", err), s.cmd.Process.Kill())
+	}
+	fmt.Fprintln(s.env.stdout, s.sandbox.ID)
+	return s.cmd.Process.Release()
+}
+
+// foreground waits for the program and tells the daemon, which may be away for
+// a while, or for good: that must not hurt the program.
+func (s *session) foreground(ctx context.Context) (int, error) {
+	running, cancelRunning := context.WithCancel(ctx)
+	defer cancelRunning()
+	started := make(chan error, 1)
+	go func() { started <- s.reportStarted(running) }()
+	code, err := status(s.cmd.Wait())
+
+	ending, cancelEnding := context.WithTimeout(ctx, s.env.retryFor)
+	defer cancelEnding()
+	var reportErr error
+	select {
+	case reportErr = <-started:
+	case <-ending.Done():
+		cancelRunning()
+		reportErr = <-started
+	}
+	if reportErr == nil {
+		reportErr = s.reportExited(ending, code)
+	}
+	if reportErr != nil && !errors.Is(reportErr, model.ErrNotFound) { // removed under our feet: rm -f
+		fmt.Fprintf(s.env.stderr, "fairlead: warning: sandbox %s: the daemon does not know that the program ended: %v\n",
+			s.sandbox.Name, reportErr)
+	}
+	return code, err
+}
+
+// reportExited tells the daemon, which removes the sandbox if it is to.
+func (s *session) reportExited(ctx context.Context, code int) error {
+	return persist(ctx, func() error {
+		return s.client.SandboxExited(ctx, s.sandbox.ID, api.SandboxExited{ExitCode: code})
+	})
+}
+
+// persist repeats a report while no daemon answers, until ctx ends. Only what
+// may be done twice is given to it.
+func persist(ctx context.Context, report func() error) error {
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		err := report()
+		if err == nil || !errors.Is(err, api.ErrUnreachable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+	}
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+func TestRunStatus(t *testing.T) {
+	for script, want := range map[string]int{"exit 0": 0, "exit 3": 3, "kill -TERM $$": 143, "kill -KILL $$": 137, "exit 125": 125} {
+		w := newWorld(t)
+		code, _, stderr := w.run("run", "sh", "-c", script)
+		if code != want || stderr != "" {
+			t.Errorf("%s: got %d, %q; want %d", script, code, stderr, want)
+		}
+		sb, err := w.fake.Sandbox("made_up")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sb.PID == 0 || sb.PIDStart == 0 || !sb.Exited || sb.ExitCode != want {
+			t.Errorf("%s: reported %+v", script, sb)
+		}
+	}
+}
+
+func TestRunRequest(t *testing.T) {
+	w := newWorld(t)
+	w.ok("network", "create", "a")
+	w.ok("network", "create", "b")
+	w.ok("run", "--rm", "--name", "web", "--hostname", "h", "--network", "a", "--ip", "10.0.0.5", "--mac-address", "02:00:00:00:00:09", "--network-alias", "x",
+		"--network", "name=b,ip6=fd00::5,alias=y", "-p", "8080:80", "-P", "--expose", "53/udp", "--label", "k=v", "echo", "-n", "hello")
+	if w.out.String() != "hello" {
+		t.Errorf("output %q", w.out)
+	}
+	want := model.SandboxSpec{
+		Name: "web", NetworkMode: "a", Hostname: "h", Labels: map[string]string{"k": "v"}, Command: []string{"echo", "-n", "hello"}, AutoRemove: true,
+		Endpoint:   model.EndpointSpec{Network: "a", IPv4: netip.MustParseAddr("10.0.0.5"), MAC: model.MAC{2, 0, 0, 0, 0, 9}, Aliases: []string{"x"}},
+		PublishAll: true, Expose: []model.PortProto{{Port: 53, Count: 1, Proto: model.UDP}},
+		Ports: []model.PortSpec{{HostPort: 8080, HostCount: 1, Port: 80, Count: 1, Proto: model.TCP}},
+	}
+	if diff := cmp.Diff([]model.SandboxSpec{want}, w.fake.Specs, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("spec (-want +got)\n%s", diff)
+	}
+	join := model.EndpointSpec{Network: "b", IPv6: netip.MustParseAddr("fd00::5"), Aliases: []string{"y"}}
+	if diff := cmp.Diff([]model.EndpointSpec{join}, w.fake.Connects, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("second network (-want +got)\n%s", diff)
+	}
+	if want := (place{netns: "/run/fairlead/netns/web", daemonPid: 77, hostname: "h"}); len(w.places) != 1 || w.places[0] != want {
+		t.Errorf("place %+v, want %+v", w.places, want)
+	}
+	code, _, stderr := w.run("run", "--network", "host", "-p", "80", "true")
+	if code != 0 || stderr != "fairlead: warning: Published ports are discarded\n" {
+		t.Errorf("warning: got %d, %q", code, stderr)
+	}
+}
+
+func TestRunLeavesNothingWhenItFails(t *testing.T) {
+	dir := t.TempDir()
+	script, noInterpreter := filepath.Join(dir, "script"), filepath.Join(dir, "orphan")
+	for path, text := range map[string]string{script: "echo no line 1\n", noInterpreter: "#!/no/such/shell\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"--network", "bridge", "--network", "nothing", "true"}, 125, "network nothing not found"},
+		{[]string{script}, 126, "needs a #! line"},
+		{[]string{noInterpreter}, 126, "interpreter"},
+		{[]string{"-d", script}, 126, "needs a #! line"},
+	} {
+		w := newWorld(t)
+		code, _, stderr := w.run(append([]string{"run"}, tc.args...)...)
+		if code != tc.code || !strings.Contains(stderr, tc.want) {
+			t.Errorf("%v: got %d, %q", tc.args, code, stderr)
+		}
+		if n := len(w.fake.Snapshot().Sandboxes); n != 0 {
+			t.Errorf("%v: %d sandboxes left", tc.args, n)
+		}
+	}
+}
+
+func TestRunDetached(t *testing.T) {
+	w := newWorld(t)
+	out := w.ok("run", "-d", "--name", "bg", "sh", "-c", "echo started; exec sleep 60")
+	sb, err := w.fake.Sandbox("bg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out != sb.ID+"\n" {
+		t.Errorf("printed %q, want the ID %s", out, sb.ID)
+	}
+	if !api.ProcessAlive(sb.PID, sb.PIDStart) {
+		t.Fatalf("process %d does not run", sb.PID)
+	}
+	if sid, err := syscall.Getpgid(sb.PID); err != nil || sid != sb.PID {
+		t.Errorf("process group %d, %v; want a session of its own", sid, err)
+	}
+	log := filepath.Join(w.fake.State.RunDir, "logs", sb.ID[:12]+".log")
+	waitFor(t, func() bool { b, _ := os.ReadFile(log); return string(b) == "started\n" })
+	if code, _, stderr := w.run("rm", "bg"); code != 1 || !strings.Contains(stderr, "still runs; stop it first or use --force") {
+		t.Errorf("rm: got %d, %q", code, stderr)
+	}
+	w.ok("rm", "-f", "bg")
+	if api.ProcessAlive(sb.PID, sb.PIDStart) {
+		t.Error("the program survived rm -f")
+	}
+	if _, err := os.Stat(log); !os.IsNotExist(err) {
+		t.Errorf("the log survived rm -f: %v", err)
+	}
+}
+
+func waitFor(t *testing.T, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("it did not happen within 5 s")
+}
+
+func TestReportsSurviveARestartOfTheDaemon(t *testing.T) {
+	w := newWorld(t)
+	started := filepath.Join(t.TempDir(), "started")
+	done := make(chan int)
+	go func() {
+		code, _, _ := w.run("run", "--name", "long", "sh", "-c", "touch "+started+"; sleep 0.5; exit 4")
+		done <- code
+	}()
+	waitFor(t, func() bool { _, err := os.Stat(started); return err == nil })
+	w.stop()
+	time.Sleep(time.Second) // the program ends meanwhile
+	w.serve()
+	if code := <-done; code != 4 {
+		t.Errorf("exit status %d, stderr %q", code, w.err)
+	}
+	if sb, err := w.fake.Sandbox("long"); err != nil || !sb.Exited || sb.ExitCode != 4 || sb.PID == 0 {
+		t.Errorf("reported %+v, %v", sb, err)
+	}
+}
+
+func TestTheProgramsStatusCountsWithoutADaemonToo(t *testing.T) {
+	w := newWorld(t)
+	w.env.retryFor = 100 * time.Millisecond
+	started := filepath.Join(t.TempDir(), "started")
+	done := make(chan int)
+	go func() {
+		code, _, _ := w.run("run", "sh", "-c", "touch "+started+"; sleep 0.5; exit 4")
+		done <- code
+	}()
+	waitFor(t, func() bool { _, err := os.Stat(started); return err == nil })
+	w.stop()
+	if code := <-done; code != 4 || !strings.Contains(w.err.String(), "warning: sandbox made_up: the daemon does not know that the program ended") {
+		t.Errorf("got %d, %q", code, w.err)
+	}
+	w.serve()
+}
+
+func TestSignalsReachTheProgram(t *testing.T) {
+	w := newWorld(t)
+	ready := filepath.Join(t.TempDir(), "ready")
+	done := make(chan int)
+	go func() {
+		code, _, _ := w.run("run", "sh", "-c", "trap 'exit 9' USR1; touch "+ready+"; while :; do sleep 0.05; done")
+		done <- code
+	}()
+	waitFor(t, func() bool { _, err := os.Stat(ready); return err == nil })
+	if err := syscall.Kill(os.Getpid(), syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	if code := <-done; code != 9 {
+		t.Errorf("exit status %d, want the trap's 9", code)
+	}
+}
+
+func TestExec(t *testing.T) {
+	w := newWorld(t)
+	w.ok("sandbox", "create", "--netns", "/proc/self/ns/net", "--hostname", "h", "box")
+	if got := w.fake.Specs[0]; got.NetNS != "/proc/self/ns/net" || got.Name != "box" {
+		t.Errorf("spec %+v", got)
+	}
+	code, out, stderr := w.run("exec", "box", "sh", "-c", "echo in; echo err >&2; exit 5", "--help")
+	if code != 5 || out != "in\n" || stderr != "err\n" {
+		t.Errorf("got %d, %q, %q", code, out, stderr)
+	}
+	if want := (place{netns: "/run/fairlead/netns/box", daemonPid: 77, hostname: "h"}); len(w.places) != 1 || w.places[0] != want {
+		t.Errorf("place %+v, want %+v", w.places, want)
+	}
+}
+
+func TestFindProgram(t *testing.T) {
+	dir := t.TempDir()
+	for name, mode := range map[string]os.FileMode{"a/x": 0o644, "b/x": 0o755, "a/y": 0o644, "here": 0o755} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "a/here"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	path := filepath.Join(dir, "a") + ":" + filepath.Join(dir, "b") + ":"
+	for name, want := range map[string]string{
+		"x": filepath.Join(dir, "b/x"), "y": "126", "z": "127", "here": "./here", "./here": "./here", "a/x": "126", "a/z": "127", "a": "127", "": "127",
+	} {
+		got, err := findProgram(name, path)
+		if err != nil {
+			got = strconv.Itoa(err.(*exitError).code)
+		}
+		if got != want {
+			t.Errorf("%q: got %q, want %q", name, got, want)
+		}
+	}
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// attachment is one network a sandbox shall join, and how.
+type attachment struct {
+	network string
+	ip, ip6 netip.Addr
+	mac     model.MAC
+	aliases []string
+}
+
+func (a *attachment) setIP(ip, ip6 string) error {
+	var err error
+	if ip != "" {
+		if a.ip, err = netip.ParseAddr(ip); err != nil || !a.ip.Is4() {
+			return usagef("--ip %q is not an IPv4 address", ip)
+		}
+	}
+	if ip6 != "" {
+		if a.ip6, err = netip.ParseAddr(ip6); err != nil || !a.ip6.Is6() || a.ip6.Is4In6() || a.ip6.Zone() != "" {
+			return usagef("--ip6 %q is not an IPv6 address", ip6)
+		}
+	}
+	return nil
+}
+
+func (a *attachment) setMAC(mac string) error {
+	if mac == "" {
+		return nil
+	}
+	var err error
+	if a.mac, err = model.ParseMAC(mac); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
+func (a *attachment) spec() model.EndpointSpec {
+	return model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases}
+}
+
+func (a *attachment) config() *api.EndpointConfig { return api.NewEndpointConfig(a.spec()) }
+
+// sandboxFlags are the flags that run and sandbox create share.
+type sandboxFlags struct {
+	networks   []string
+	ip, ip6    string
+	mac        string
+	aliases    []string
+	publish    []string
+	publishAll bool
+	expose     []string
+	hostname   string
+	labels     []string
+}
+
+func (o *sandboxFlags) register(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVar(&o.networks, "network", nil,
+		`network to join, or host, none, container:NAME; repeatable; also as name=NET,ip=…,ip6=…,mac-address=…,alias=… (default "bridge")`)
+	f.StringVar(&o.ip, "ip", "", "IPv4 address in the first network (default: a free one)")
+	f.StringVar(&o.ip6, "ip6", "", "IPv6 address in the first network (default: a free one)")
+	f.StringVar(&o.mac, "mac-address", "", "MAC address in the first network (default: made up)")
+	f.StringArrayVar(&o.aliases, "network-alias", nil, "further name in the first network")
+	f.StringArrayVarP(&o.publish, "publish", "p", nil, "publish a port: [IP:][HOST[-HOST]:]PORT[-PORT][/tcp|udp|sctp]")
+	f.BoolVarP(&o.publishAll, "publish-all", "P", false, "publish all exposed ports at host ports that are free")
+	f.StringArrayVar(&o.expose, "expose", nil, "expose a port: PORT[-PORT][/tcp|udp|sctp]")
+	f.StringVar(&o.hostname, "hostname", "", "host name the program sees")
+	f.StringArrayVar(&o.labels, "label", nil, "label, KEY[=VALUE]")
+	laterFlags(cmd, laterSandboxFlags()...)
+}
+
+// laterSandboxFlags belong to capabilities that are not there yet.
+func laterSandboxFlags() []string {
+	return []string{"link", "dns", "dns-search", "dns-option", "add-host"}
+}
+
+// spec turns the flags into a request and the networks to join afterwards.
+func (o *sandboxFlags) spec(cmd *cobra.Command) (model.SandboxSpec, []attachment, error) {
+	spec := model.SandboxSpec{Hostname: o.hostname, PublishAll: o.publishAll}
+	if err := notYet(cmd, laterSandboxFlags()...); err != nil {
+		return spec, nil, err
+	}
+	if len(o.hostname) > 64 {
+		return spec, nil, usagef("--hostname %q is longer than 64 bytes", o.hostname)
+	}
+	joins, err := o.attachments()
+	if err != nil {
+		return spec, nil, err
+	}
+	spec.NetworkMode, spec.Endpoint = joins[0].network, joins[0].spec()
+	if err := o.checkShared(joins); err != nil {
+		return spec, nil, err
+	}
+	if spec.Labels, err = keyValues("label", o.labels); err != nil {
+		return spec, nil, err
+	}
+	for _, s := range o.expose {
+		p, err := api.ParseExpose(s)
+		if err != nil {
+			return spec, nil, usageError{err}
+		}
+		spec.Expose = append(spec.Expose, p)
+	}
+	for _, s := range o.publish {
+		p, err := api.ParsePublish(s)
+		if err != nil {
+			return spec, nil, usageError{err}
+		}
+		spec.Ports = append(spec.Ports, p)
+	}
+	return spec, joins[1:], nil
+}
+
+// attachments lists the networks in order; the first may be a mode.
+func (o *sandboxFlags) attachments() ([]attachment, error) {
+	values := o.networks
+	if len(values) == 0 {
+		values = []string{model.NetworkBridge}
+	}
+	var list []attachment
+	for _, v := range values {
+		a, err := parseNetwork(v)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(list, func(b attachment) bool { return b.network == a.network }) {
+			return nil, usagef("network %q is given twice", a.network)
+		}
+		list = append(list, a)
+	}
+	first := &list[0]
+	if strings.Contains(values[0], "=") && (o.ip != "" || o.ip6 != "" || o.mac != "" || len(o.aliases) > 0) {
+		return nil, usagef("give addresses and aliases of network %q within --network %q, not beside it", first.network, values[0])
+	}
+	if err := first.setIP(o.ip, o.ip6); err != nil {
+		return nil, err
+	}
+	if err := first.setMAC(o.mac); err != nil {
+		return nil, err
+	}
+	first.aliases = append(first.aliases, o.aliases...)
+	return list, nil
+}
+
+// parseNetwork reads one --network, a name or Docker's list of KEY=VALUE.
+func parseNetwork(v string) (attachment, error) {
+	if !strings.Contains(v, "=") {
+		if v == "" {
+			return attachment{}, usagef("--network is empty")
+		}
+		if v == "default" {
+			v = model.NetworkBridge
+		}
+		return attachment{network: v}, nil
+	}
+	var a attachment
+	for _, field := range strings.Split(v, ",") {
+		key, value, _ := strings.Cut(field, "=")
+		var err error
+		switch key {
+		case "name":
+			a.network = value
+		case "alias":
+			a.aliases = append(a.aliases, value)
+		case "ip":
+			err = a.setIP(value, "")
+		case "ip6":
+			err = a.setIP("", value)
+		case "mac-address":
+			err = a.setMAC(value)
+		case "link-local-ip", "driver-opt", "gw-priority":
+			err = fmt.Errorf("%s in --network is not available yet", key)
+		default:
+			err = usagef("--network %q: unknown field %q (known: name, alias, ip, ip6, mac-address)", v, key)
+		}
+		if err != nil {
+			return a, err
+		}
+	}
+	if a.network == "" {
+		return a, usagef("--network %q has no name=", v)
+	}
+	return a, nil
+}
+
+// checkShared refuses what makes no sense with somebody else's namespace.
+func (o *sandboxFlags) checkShared(joins []attachment) error {
+	for _, a := range joins {
+		shared := a.network == model.NetworkHost || a.network == model.NetworkNone || strings.HasPrefix(a.network, "container:")
+		if shared && len(joins) > 1 {
+			return usagef("--network %s cannot be combined with other networks", a.network)
+		}
+	}
+	if mode := joins[0].network; strings.HasPrefix(mode, "container:") {
+		for _, f := range []struct {
+			name string
+			set  bool
+		}{
+			{"hostname", o.hostname != ""}, {"ip", o.ip != ""}, {"ip6", o.ip6 != ""}, {"mac-address", o.mac != ""},
+			{"network-alias", len(o.aliases) > 0}, {"publish", len(o.publish) > 0}, {"publish-all", o.publishAll},
+			{"expose", len(o.expose) > 0},
+		} {
+			if f.set {
+				return usagef("--%s belongs to the sandbox whose network is shared, it cannot be given with --network %s", f.name, mode)
+			}
+		}
+	}
+	return nil
+}

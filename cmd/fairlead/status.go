@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead-net/fairlead/control/api"
+)
+
+func newStatusCommand(e *env) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:               "status [flags]",
+		Short:             "Show how the daemon is; succeeds once it serves",
+		Args:              exactArgs(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), e, format) },
+	}
+	cmd.Flags().StringVar(&format, "format", "table", `"table", "json" or a Go TEMPLATE`)
+	return cmd
+}
+
+func runStatus(ctx context.Context, e *env, format string) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	st, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	switch format {
+	case "table":
+		return printStatus(e.stdout, c.Socket(), st, e.now())
+	case "json":
+		return json.NewEncoder(e.stdout).Encode(st)
+	}
+	t, err := parseTemplate(format)
+	if err != nil {
+		return err
+	}
+	return executeLine(e.stdout, t, st)
+}
+
+func printStatus(w io.Writer, socket string, st api.Status, now time.Time) error {
+	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(tab, name+":\t"+format+"\n", args...) }
+	row("Daemon", "%s, process %d, started %s", st.Version, st.Pid, age(now, st.Started))
+	row("Socket", "%s", socket)
+	row("Directories", "%s %s %s", st.StateDir, st.RunDir, st.BPFDir)
+	row("Attached with", "%s", st.Attach)
+	uplinks := strings.Join(st.Uplinks, " ")
+	if uplinks == "" {
+		uplinks = "none"
+	}
+	row("Uplinks", "%s", uplinks)
+	row("Networks", "%d", st.Networks)
+	row("Sandboxes", "%d with %d endpoints", st.Sandboxes, st.Endpoints)
+	row("Published ports", "%d", st.Publishes)
+	row("Flows", "%d of %d", st.Flows, st.FlowsMax)
+	var repairs []string
+	for _, kind := range sortedKeys(st.Repairs) {
+		if n := st.Repairs[kind]; n > 0 {
+			repairs = append(repairs, fmt.Sprintf("%s %d", kind, n))
+		}
+	}
+	if len(repairs) == 0 {
+		repairs = []string{"none"}
+	}
+	row("Repairs", "%s", strings.Join(repairs, ", "))
+	if st.LastError != "" {
+		row("Last error", "%s", st.LastError)
+	}
+	return tab.Flush()
+}
