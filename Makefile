@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+
+# The one place that names the compiler of the BPF objects. Another version
+# makes other bytes, so `make lint` would say that the committed objects differ.
+LLVM         := 19
+CLANG        := clang-$(LLVM)
+CLANG_FORMAT := clang-format-$(LLVM)
+
+GO           := go
+PREFIX       := /usr/local
+UNITDIR      := /usr/lib/systemd/system
+SYSUSERSDIR  := /usr/lib/sysusers.d
+# Bounds one test binary; the whole of `make test` stays under 15 minutes.
+TEST_TIMEOUT := 10m
+
+BPF_SOURCES  := $(wildcard bpf/*.bpf.c bpf/lib/*.h)
+DEPS         := LLVM=$(LLVM) test/deps.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help build generate format lint test demo install clean
+
+help: ## Show the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build bin/fairlead; needs nothing but Go.
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+
+generate: ## Compile the BPF programs and their Go bindings anew.
+	@$(DEPS) generate
+	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-$(LLVM) $(GO) generate ./bpf
+
+format: ## Format Go and C.
+	@$(DEPS) generate
+	gofmt -w $$($(GO) list -f '{{.Dir}}' ./...)
+	$(CLANG_FORMAT) -i $(BPF_SOURCES)
+
+lint: generate ## Check format, vet, staticcheck, and that the generated files are committed.
+	@unformatted=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (run make format):"; echo "$$unformatted"; exit 1; fi
+	$(CLANG_FORMAT) --dry-run -Werror $(BPF_SOURCES)
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@git diff --exit-code --stat -- 'bpf/*_bpfel.*' || \
+	{ echo "the files generated in bpf/ differ from those in git (commit or stage what make generate made)"; exit 1; }
+
+# One package at a time: the kernel tests measure gaps and load two cores alone.
+# Compiling is done before, in parallel. The last lines are go test's own.
+test: ## Run every check and test, as root; installs with apt what is missing.
+	@[ "$$(id -u)" = 0 ] || { echo "make test makes network namespaces and loads BPF programs: run it as root"; exit 1; }
+	@$(DEPS) test
+	@$(MAKE) --no-print-directory build lint
+	CGO_ENABLED=1 $(GO) build -race ./...
+	CGO_ENABLED=1 $(GO) test -race -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
+
+demo: build ## See real programs talk through Fairlead, in namespaces, as root.
+	@[ "$$(id -u)" = 0 ] || { echo "make demo makes network namespaces and loads BPF programs: run it as root"; exit 1; }
+	@$(DEPS) demo
+	@bin/fairlead demo
+
+install: build ## Install the binary and the systemd unit (PREFIX, DESTDIR); starts nothing.
+	install -D -m 0755 bin/fairlead $(DESTDIR)$(PREFIX)/bin/fairlead
+	install -d $(DESTDIR)$(UNITDIR)
+	sed 's|@BINDIR@|$(PREFIX)/bin|' deploy/fairlead.service > $(DESTDIR)$(UNITDIR)/fairlead.service
+	chmod 0644 $(DESTDIR)$(UNITDIR)/fairlead.service
+	install -D -m 0644 deploy/fairlead.sysusers $(DESTDIR)$(SYSUSERSDIR)/fairlead.conf
+
+clean: ## Remove what make build made.
+	rm -rf bin

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package arch_test holds the rules of the source tree that a compiler does not
+// check: who may import whom, one comment a package, a licence in each file.
+package arch_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/fairlead-net/fairlead"
+
+// pkg is what `go list` says of a package.
+type pkg struct {
+	ImportPath string
+	Dir        string
+	GoFiles    []string
+	Imports    []string // direct, without those of tests
+	Deps       []string // transitive
+}
+
+// rel is the package's path in the module: "control/model".
+func (p pkg) rel() string {
+	return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")
+}
+
+// allowed says which of the module's packages each may import. "/..." stands
+// for a package and all below it. Tests and benchmarks may import anything.
+var (
+	allowed = map[string][]string{
+		"bpf":                 {},
+		"maps":                {"bpf"},
+		"loader":              {"bpf", "maps"},
+		"control/model":       {},
+		"control/store":       {"control/model"},
+		"control/ipam":        {"control/model"},
+		"control/controller":  {"control/model", "control/store", "control/ipam"},
+		"control/api":         {"control/model"},
+		"control/metrics":     {},
+		"control/rtnl":        {"control/model"},
+		"control/gc":          {"maps"},
+		"control/reconcile":   {"control/model", "control/rtnl", "loader", "maps"},
+		"control/daemon":      {"control/...", "loader", "maps"},
+		"control/api/apitest": {"control/api", "control/model"},
+		"cmd/fairlead":        {"cmd/...", "control/..."},
+		"cmd/fairlead/demo":   {"cmd/fairlead/world"},
+		"cmd/fairlead/world":  {},
+	}
+	laboratories = []string{"bench/...", "test/..."}
+)
+
+// homes says which packages may import a library that others should only meet
+// through them.
+var homes = map[string][]string{
+	"github.com/cilium/ebpf":         {"bpf", "maps", "loader"},
+	"github.com/vishvananda/netlink": {"control/rtnl"},
+	"github.com/vishvananda/netns":   {"control/rtnl"},
+	"github.com/prometheus":          {"control/metrics"},
+	"github.com/coreos/go-systemd":   {"control/daemon"},
+	"go.etcd.io/bbolt":               {"control/store"},
+	"github.com/spf13/cobra":         {"cmd/..."},
+}
+
+// blind are the packages that must not reach the kernel even through others.
+var blind = []string{"control/model", "control/store", "control/ipam", "control/controller", "control/api"}
+
+func TestImportDirection(t *testing.T) {
+	for _, p := range list(t) {
+		if match(laboratories, p.rel()) {
+			continue
+		}
+		may, known := allowed[p.rel()]
+		if !known {
+			t.Errorf("%s is not in the table of who may import whom (add it there with the packages it needs)", p.rel())
+			continue
+		}
+		for _, imp := range p.Imports {
+			in, ours := strings.CutPrefix(imp, module+"/")
+			if ours && !match(may, in) {
+				t.Errorf("%s imports %s; it may import %v", p.rel(), in, may)
+			}
+		}
+	}
+}
+
+func TestModelImportsTheStandardLibraryOnly(t *testing.T) {
+	for _, p := range list(t) {
+		if p.rel() != "control/model" {
+			continue
+		}
+		for _, imp := range p.Deps {
+			first, _, _ := strings.Cut(imp, "/")
+			if strings.Contains(first, ".") {
+				t.Errorf("%s depends on %s", p.rel(), imp)
+			}
+		}
+	}
+}
+
+func TestLibrariesHaveOneHome(t *testing.T) {
+	for _, p := range list(t) {
+		for _, imp := range p.Imports {
+			for lib, home := range homes {
+				if under(imp, lib) && !match(home, p.rel()) && !match(laboratories, p.rel()) {
+					t.Errorf("%s imports %s, which only %v may", p.rel(), imp, home)
+				}
+			}
+		}
+	}
+}
+
+func TestControllerNeverSeesTheKernel(t *testing.T) {
+	for _, p := range list(t) {
+		if !slices.Contains(blind, p.rel()) {
+			continue
+		}
+		for _, dep := range p.Deps {
+			for _, lib := range []string{"github.com/cilium/ebpf", "github.com/vishvananda/netlink", "github.com/vishvananda/netns"} {
+				if under(dep, lib) {
+					t.Errorf("%s depends on %s", p.rel(), dep)
+				}
+			}
+		}
+	}
+}
+
+// under reports whether an import path is a module's or one of its packages.
+func under(imp, lib string) bool {
+	return imp == lib || strings.HasPrefix(imp, lib+"/")
+}
+
+// match reports whether a path is in a list of paths and "path/..." patterns.
+func match(patterns []string, path string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		if base, ok := strings.CutSuffix(pattern, "/..."); ok {
+			return under(path, base)
+		}
+		return path == pattern
+	})
+}
+
+// list returns every package of the module.
+func list(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,Imports,Deps", "./...")
+	cmd.Dir = root(t)
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("go list: %v\n%s", err, exit.Stderr)
+		}
+		t.Fatalf("go list: %v", err)
+	}
+	var pkgs []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		switch err := dec.Decode(&p); {
+		case errors.Is(err, io.EOF):
+			return pkgs
+		case err != nil:
+			t.Fatalf("go list's answer: %v", err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+// root is the module's directory.
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}

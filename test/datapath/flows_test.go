@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/fairlead-net/fairlead/bpf"
+)
+
+// entry is one direction of a flow as the datapath keeps it.
+type entry struct {
+	bpf.TCCtEntry
+	confirmed bool
+}
+
+func (e entry) state() bpf.TCCtState { return bpf.TCCtState(e.State) }
+
+func (e entry) has(f bpf.TCCtFlag) bool { return bpf.TCCtFlag(e.Flags)&f != 0 }
+
+func ipKey(a netip.Addr) bpf.TCIp { return bpf.TCIp{B: a.As16()} }
+
+// netPort is a port as a C field in network byte order has it.
+func netPort(port uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
+}
+
+// tuple is the key of the flow entry a packet finds.
+func (p packet) tuple() bpf.TCTuple {
+	proto := p.proto
+	if proto == echo {
+		proto = layers.IPProtocolICMPv6
+		if p.is4() {
+			proto = layers.IPProtocolICMPv4
+		}
+	}
+	return bpf.TCTuple{Saddr: ipKey(p.src.Addr()), Daddr: ipKey(p.dst.Addr()),
+		Sport: netPort(p.src.Port()), Dport: netPort(p.dst.Port()), Proto: uint8(proto)}
+}
+
+func reversed(t bpf.TCTuple) bpf.TCTuple {
+	t.Saddr, t.Daddr, t.Sport, t.Dport = t.Daddr, t.Saddr, t.Dport, t.Sport
+	return t
+}
+
+// entry finds a flow's entry in either table; it is never in both.
+func (w *world) entry(tb testing.TB, key bpf.TCTuple) (e entry, found bool) {
+	tb.Helper()
+	for _, name := range []string{"fl_ct_new", "fl_ct"} {
+		var v bpf.TCCtEntry
+		err := w.tables[name].Lookup(key, &v)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			continue
+		}
+		must(tb, err)
+		if found {
+			tb.Errorf("%+v is in both tables", key)
+		}
+		e, found = entry{v, name == "fl_ct"}, true
+	}
+	return e, found
+}
+
+// mustEntry is entry where there has to be one.
+func (w *world) mustEntry(tb testing.TB, key bpf.TCTuple) entry {
+	tb.Helper()
+	e, found := w.entry(tb, key)
+	if !found {
+		tb.Fatalf("no flow has %+v", key)
+	}
+	return e
+}
+
+// flowOf is both entries of the flow that packets p and answers to it belong to.
+func (w *world) flowOf(tb testing.TB, p packet) (orig, reply entry) {
+	tb.Helper()
+	orig = w.mustEntry(tb, p.tuple())
+	reply = w.mustEntry(tb, reversed(orig.Xlat))
+	if reversed(reply.Xlat) != p.tuple() {
+		tb.Errorf("the answers of %+v are translated to %+v", p.tuple(), reply.Xlat)
+	}
+	return orig, reply
+}
+
+func (w *world) putEntry(tb testing.TB, key bpf.TCTuple, e entry) {
+	tb.Helper()
+	must(tb, w.table(e).Put(key, e.TCCtEntry))
+}
+
+func (w *world) dropEntry(tb testing.TB, key bpf.TCTuple) {
+	tb.Helper()
+	must(tb, w.table(w.mustEntry(tb, key)).Delete(key))
+}
+
+func (w *world) table(e entry) *ebpf.Map {
+	if e.confirmed {
+		return w.tables["fl_ct"]
+	}
+	return w.tables["fl_ct_new"]
+}
+
+// age has seconds pass for one entry.
+func (w *world) age(tb testing.TB, key bpf.TCTuple, seconds int) {
+	tb.Helper()
+	e := w.mustEntry(tb, key)
+	e.Created -= uint32(seconds)
+	e.Expires -= uint32(seconds)
+	w.putEntry(tb, key, e)
+}
+
+// ageFlow has seconds pass for the flow p belongs to.
+func (w *world) ageFlow(tb testing.TB, p packet, seconds int) {
+	tb.Helper()
+	orig := w.mustEntry(tb, p.tuple())
+	w.age(tb, p.tuple(), seconds)
+	w.age(tb, reversed(orig.Xlat), seconds)
+}
+
+// sizes is how many entries fl_ct_new and fl_ct have.
+func (w *world) sizes(tb testing.TB) (unconfirmed, confirmed int) {
+	tb.Helper()
+	n, err := w.set.Conntrack.Counts()
+	must(tb, err)
+	return n.Unconfirmed, n.Confirmed
+}

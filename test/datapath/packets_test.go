@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"slices"
+	"testing"
+)
+
+// subject is cases that belong together.
+type subject struct {
+	name  string
+	cases func() []testCase
+}
+
+// packets are the subjects where each case looks at single packets.
+func packets() []subject {
+	return []subject{
+		{"Fragments", fragmentCases},
+		{"Headers", headerCases},
+		{"Truncated", truncatedCases},
+		{"OwnErrors", ownErrorCases},
+		{"ForeignErrors", foreignErrorCases},
+		{"Bridge", bridgeCases},
+		{"Ethertypes", ethertypeCases},
+		{"ARP", arpCases},
+		{"ND", ndCases},
+		{"Gateway", gatewayCases},
+		{"Outside", outsideCases},
+		{"Masquerade", masqueradeCases},
+		{"FixedPorts", fixedPortCases},
+		{"PublishOutside", publishOutsideCases},
+		{"PublishMembers", publishMembersCases},
+	}
+}
+
+// flows are those that look at the flow tables, or need what only this kernel has.
+func flows() []subject {
+	return []subject{
+		{"ChecksumComplete", checksumCompleteCases},
+		{"Expiry", expiryCases},
+		{"Recycled", recycledCases},
+		{"HostSockets", hostSocketCases},
+		{"AddressReused", addressReusedCases},
+	}
+}
+
+// TestPackets runs the cases with the programs exactly as they ship, configured
+// for this kernel, and with the ones that say where they redirect to, configured for an
+// old one. One world serves all cases of a variant: to load it takes longer than they do.
+func TestPackets(t *testing.T) {
+	t.Run("shipped", func(t *testing.T) {
+		runSubjects(t, newWorld(t, config{vars: featureVars()}), slices.Concat(packets(), flows()))
+	})
+	t.Run("noting", func(t *testing.T) {
+		runSubjects(t, newWorld(t, config{noteRedirects: true}), packets())
+	})
+}
+
+func runSubjects(t *testing.T, w *world, subjects []subject) {
+	t.Helper()
+	for _, s := range subjects {
+		t.Run(s.name, func(t *testing.T) { runIn(t, w, s.cases()) })
+	}
+}

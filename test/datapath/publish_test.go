@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"net/netip"
+	"slices"
+
+	flmaps "github.com/fairlead-net/fairlead/maps"
+)
+
+// published are the ports of a world that lead to b and d, from a client's port.
+func published() []l4 {
+	return []l4{{"tcp", tcp, 5000, publishTCP, "SA"}, {"udp", udp, 5000, publishUDP, ""}}
+}
+
+// backend is the port behind it.
+func (l l4) backend() uint16 {
+	if l.proto == tcp {
+		return 80
+	}
+	return 53
+}
+
+// client is a packet of somebody outside to an address of the host.
+func (s *scenario) client(f family, l l4, dst netip.AddrPort) packet {
+	p := packet{src: at(f.remote, l.sport), dst: dst, proto: l.proto, payload: "hello"}
+	if l.proto == tcp {
+		p.flags = "S"
+	}
+	return s.outside(p)
+}
+
+// asMember is p on the way into a member's sandbox, to the backend's port.
+func (s *scenario) toBackend(f family, name string, p packet, port uint16) packet {
+	return s.delivered(name, p.with(func(p *packet) { p.dst = at(f.of(s.members[name]), port) }))
+}
+
+// replies has a member answer what it got; it must come out of the uplink as
+// the answer to what the client sent.
+func (s *scenario) replies(f family, name string, got, asked packet, flags string, event ...string) {
+	s.Helper()
+	answer := got.answer(flags)
+	out := answer.routed().with(func(p *packet) { p.src = asked.dst })
+	s.from(name, answer).neigh(f, out, event...)
+	s.leave(out, doneMark).unchanged()
+}
+
+func publishOutsideCases() []testCase {
+	return slices.Concat(publishedOutside(), publishedTwice(), publishedRefused())
+}
+
+func publishedOutside() []testCase {
+	all := published()
+	return slices.Concat(
+		times(all, "published_from_outside-peer", func(s *scenario, f family, l l4) {
+			for _, host := range []netip.Addr{f.uplink, f.second} {
+				s.forget(s.TB)
+				p := s.client(f, l, at(host, l.dport))
+				got := s.toBackend(f, "b", p, l.backend())
+				s.arrive(p).peer("b", got, "ct_created")
+				s.replies(f, "b", got, p, l.reply, l.answerEvent()...)
+				p.flags, got.flags = "A", "A"
+				if l.proto == tcp {
+					s.arrive(p).peer("b", got, "ct_confirmed")
+				}
+				s.arrive(p).peer("b", got)
+				s.replies(f, "b", got, p, "A")
+			}
+		}),
+		times(all, "published_answer_by_stack-pass", func(s *scenario, f family, l l4) {
+			p := s.client(f, l, at(f.uplink, l.dport))
+			got := s.toBackend(f, "b", p, l.backend())
+			s.arrive(p).peer("b", got, "ct_created")
+			answer := got.answer(l.reply).routed()
+			s.leave(answer, 0).passes(answer.with(func(a *packet) { a.src = p.dst }), l.answerEvent()...)
+		}),
+		times(all, "not_published-pass", func(s *scenario, f family, l l4) {
+			s.arrive(s.client(f, l, at(f.uplink, l.dport+1))).unchanged()
+		}),
+		times(all, "published_elsewhere-pass", func(s *scenario, f family, l l4) {
+			// an address that is not the host's
+			s.arrive(s.client(f, l, at(f.barred, l.dport))).unchanged()
+		}),
+		times(all, "published_not_for_us-pass", func(s *scenario, f family, l l4) {
+			p := s.client(f, l, at(f.uplink, l.dport))
+			p.dmac = memberMAC(9, 9)
+			s.arrive(p).unchanged()
+		}),
+	)
+}
+
+func publishedTwice() []testCase {
+	all := published()
+	return slices.Concat(
+		times(all, "published_one_address_client_port_twice-peer", func(s *scenario, f family, l l4) {
+			one, two := s.client(f, l, at(f.uplink, l.dport)), s.client(f, l, at(f.second, l.dport))
+			got := s.toBackend(f, "b", one, l.backend())
+			s.arrive(one).peer("b", got, "ct_created")
+			sending := s.arrive(two)
+			r := sending.do()
+			moved := port(f, two, r.out)
+			event := []string{"ct_created"}
+			for range r.counts["event snat_retry"].Packets {
+				event = append(event, "snat_retry")
+			}
+			gotTwo := got.with(func(p *packet) { p.src = at(f.remote, moved) })
+			sending.peer("b", gotTwo, event...)
+			if moved == l.sport {
+				s.Error("two flows are one for the backend")
+			}
+			s.replies(f, "b", got, one, l.reply, l.answerEvent()...)
+			answer := gotTwo.answer(l.reply)
+			s.from("b", answer).neigh(f, answer.routed().with(func(p *packet) { p.src, p.dst = two.dst, two.src }), l.answerEvent()...)
+		}),
+		times(all, "published_exact_before_wildcard-peer", func(s *scenario, f family, l l4) {
+			c := s.members["c"]
+			exact := flmaps.Publish{HostIP: f.second, Port: l.dport, Proto: uint8(l.proto),
+				Backend: f.of(c), BackendPort: 7, IfIndex: c.IfIndex, Net: c.Net, ID: 200}
+			_, err := s.set.Publishes.Put(exact)
+			must(s.TB, err)
+			defer func() {
+				_, err := s.set.Publishes.Delete(f.second, l.dport, uint8(l.proto))
+				must(s.TB, err)
+			}()
+			p := s.client(f, l, at(f.second, l.dport))
+			s.arrive(p).peer("c", s.toBackend(f, "c", p, 7), "ct_created")
+			p = s.client(f, l, at(f.uplink, l.dport))
+			s.arrive(p).peer("b", s.toBackend(f, "b", p, l.backend()), "ct_created")
+		}),
+	)
+}
+
+func publishedRefused() []testCase {
+	all := published()
+	return slices.Concat(
+		times(all, "published_ttl_1-ttl", func(s *scenario, f family, l l4) {
+			p := s.client(f, l, at(f.uplink, l.dport))
+			p.ttl = 1
+			s.arrive(p).dropped("ttl")
+		}),
+		times(all, "published_source_of_member-spoofed_ip", func(s *scenario, f family, l l4) {
+			p := s.client(f, l, at(f.uplink, l.dport))
+			p.src = at(f.of(s.members["a"]), 5000)
+			s.arrive(p).dropped("spoofed_ip")
+		}),
+		times(all, "published_source_impossible-drop", func(s *scenario, f family, l l4) {
+			p := s.client(f, l, at(f.uplink, l.dport))
+			for _, src := range impossible(f) {
+				p.src = at(src, 5000)
+				if r := s.arrive(p).do(); r.verdict == redirected {
+					s.Errorf("a packet from %s outside reaches the backend", src)
+				}
+			}
+		}),
+		times(all, "published_backend_gone-endpoint_gone", func(s *scenario, f family, l l4) {
+			_, err := s.set.Endpoints.Delete(s.members["b"].IfIndex)
+			must(s.TB, err)
+			defer func() { _, err := s.set.Endpoints.Put(s.members["b"].Endpoint); must(s.TB, err) }()
+			s.arrive(s.client(f, l, at(f.uplink, l.dport))).dropped("endpoint_gone", "ct_created")
+		}),
+		[]testCase{
+			{name: "tcp-published_one_address-peer", run: func(s *scenario, f family) {
+				l := l4{"tcp", tcp, 5000, publishOne, "SA"}
+				p := s.client(f, l, at(f.second, l.dport))
+				s.arrive(p).peer("c", s.toBackend(f, "c", p, 443), "ct_created")
+				s.arrive(s.client(f, l, at(f.uplink, l.dport))).unchanged()
+			}},
+			{name: "tcp-published_no_syn-pass", run: func(s *scenario, f family) {
+				p := s.client(f, published()[0], at(f.uplink, publishTCP))
+				for _, flags := range []string{"A", "SA", "R", "RA", "FA", "SR", ""} {
+					p.flags = flags
+					s.arrive(p).unchanged()
+				}
+			}},
+		},
+	)
+}
+
+// impossible are sources no packet from outside has.
+func impossible(f family) []netip.Addr {
+	if f.is4() {
+		return []netip.Addr{ip("127.0.0.1"), ip("0.0.0.0"), ip("224.0.0.1"), ip("255.255.255.255")}
+	}
+	return []netip.Addr{ip("::1"), ip("::"), ip("ff02::1")}
+}
+
+func publishMembersCases() []testCase {
+	return slices.Concat(publishedToMembers(), publishedByPolicy())
+}
+
+func publishedToMembers() []testCase {
+	all := published()
+	return slices.Concat(
+		times(all, "published_client_of_other_network-peer", func(s *scenario, f family, l l4) {
+			for _, host := range []netip.Addr{f.uplink, f.second, f.gw(s.members["d"]), f.gw(s.members["a"])} {
+				s.forget(s.TB)
+				p := s.via(f, "d", l, at(host, l.dport))
+				got := s.toBackend(f, "b", p, l.backend())
+				s.from("d", p).peer("b", got, "ct_created")
+				answer := got.answer(l.reply)
+				s.from("b", answer).peer("d", s.delivered("d", answer.with(func(a *packet) { a.src = p.dst })), l.answerEvent()...)
+				p.flags, got.flags = "A", "A"
+				if l.proto == tcp {
+					s.from("d", p).peer("b", got, "ct_confirmed")
+				}
+				s.from("d", p).peer("b", got)
+			}
+		}),
+		times(all, "published_client_of_same_network-peer", func(s *scenario, f family, l l4) {
+			for _, host := range []netip.Addr{f.uplink, f.gw(s.members["a"])} {
+				s.forget(s.TB)
+				p := s.via(f, "a", l, at(host, l.dport))
+				got := s.toBackend(f, "b", p, l.backend())
+				s.from("a", p).peer("b", got, "ct_created")
+				// The client is a neighbour: the answer goes straight to its MAC.
+				answer := got.answer(l.reply)
+				answer.dmac = s.members["a"].MAC
+				s.from("b", answer).peer("a", s.delivered("a", answer.with(func(a *packet) { a.src = p.dst })), l.answerEvent()...)
+				// What is no answer passes as it is.
+				other := answer.with(func(p *packet) { p.src = at(p.src.Addr(), 9999) })
+				s.from("b", other).peer("a", other)
+			}
+		}),
+		times(all, "published_client_is_backend-peer", func(s *scenario, f family, l l4) {
+			p := s.via(f, "b", l, at(f.uplink, l.dport))
+			got := s.toBackend(f, "b", p, l.backend())
+			got.src = at(f.gw(s.members["b"]), l.sport)
+			s.from("b", p).peer("b", got, "ct_created")
+			answer := got.answer(l.reply)
+			s.from("b", answer).peer("b", s.delivered("b", answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })), l.answerEvent()...)
+		}),
+	)
+}
+
+func publishedByPolicy() []testCase {
+	all := published()
+	return slices.Concat(
+		times(all, "published_client_of_icc_off-peer", func(s *scenario, f family, l l4) {
+			p := s.via(f, "e", l, at(f.uplink, l.dport))
+			s.from("e", p).peer("b", s.toBackend(f, "b", p, l.backend()), "ct_created")
+		}),
+		times(all, "published_client_of_internal-internal", func(s *scenario, f family, l l4) {
+			s.from("g", s.via(f, "g", l, at(f.uplink, l.dport))).dropped("internal")
+		}),
+		times(all, "published_client_of_internal_gateway-host", func(s *scenario, f family, l l4) {
+			s.from("g", s.via(f, "g", l, at(f.gw(s.members["g"]), l.dport))).toHost()
+		}),
+		times(all, "published_gone_member-endpoint_gone", func(s *scenario, f family, l l4) {
+			_, err := s.set.Endpoints.Delete(s.members["b"].IfIndex)
+			must(s.TB, err)
+			defer func() { _, err := s.set.Endpoints.Put(s.members["b"].Endpoint); must(s.TB, err) }()
+			s.from("a", s.via(f, "a", l, at(f.uplink, l.dport))).dropped("endpoint_gone", "ct_created")
+		}),
+		[]testCase{{name: "tcp-published_no_syn-host", run: func(s *scenario, f family) {
+			p := s.via(f, "a", published()[0], at(f.uplink, publishTCP))
+			for _, flags := range []string{"A", "SA", "R", "RA"} {
+				p.flags = flags
+				s.from("a", p).toHost()
+			}
+		}}},
+	)
+}

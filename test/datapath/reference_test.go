@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/fairlead-net/fairlead/bpf"
+)
+
+// key is a packet's flow.
+type key struct {
+	src, dst netip.AddrPort
+	proto    layers.IPProtocol
+}
+
+func (k key) String() string { return fmt.Sprintf("%s %s to %s", k.proto, k.src, k.dst) }
+
+func (k key) reversed() key { return key{k.dst, k.src, k.proto} }
+
+func (k key) from(port uint16) key {
+	k.src = at(k.src.Addr(), port)
+	return k
+}
+
+func (p packet) key() key { return key{p.src, p.dst, p.proto} }
+
+func (p packet) translated(k key) packet {
+	p.src, p.dst = k.src, k.dst
+	return p
+}
+
+// reference is what the datapath's flows are to be, kept the simple way.
+type reference struct {
+	entries map[key]translation
+	flows   []*refFlow
+	taken   map[endpointPort]bool // published or bound by a socket of the host
+	lo, hi  uint16                // ports to move to
+	// confirmed asks the datapath: an expired flow loses its port only if nobody answered.
+	confirmed func(key) bool
+}
+
+type endpointPort struct {
+	proto layers.IPProtocol
+	port  uint16
+}
+
+// translation is one direction of a flow.
+type translation struct {
+	to   key
+	flow *refFlow
+}
+
+// refFlow is a flow of a member to the outside, of somebody outside to a
+// published port, or of the host's own.
+type refFlow struct {
+	owner   string // member; "": the host
+	publish bool
+	first   key // of the side that began
+	left    key // as that leaves
+	expired bool
+}
+
+func (f *refFlow) String() string { return fmt.Sprintf("%s: %v as %v", f.owner, f.first, f.left) }
+
+// available says whether a new flow may leave as this.
+func (m *reference) available(left key, publish bool) bool {
+	if !publish && m.taken[endpointPort{left.proto, left.src.Port()}] {
+		return false
+	}
+	e, used := m.entries[left.reversed()]
+	return !used || e.flow.expired && !m.confirmed(left.reversed())
+}
+
+// choices are the ports a new flow may get; one if it can keep its own.
+func (m *reference) choices(left key, publish bool) []uint16 {
+	if m.available(left, publish) {
+		return []uint16{left.src.Port()}
+	}
+	var ports []uint16
+	for p := m.lo; p <= m.hi; p++ {
+		if m.available(left.from(p), publish) {
+			ports = append(ports, p)
+		}
+	}
+	return ports
+}
+
+// begin records the flow, in place of an expired one.
+func (m *reference) begin(f *refFlow) {
+	if e, used := m.entries[f.left.reversed()]; used {
+		m.remove(e.flow)
+	}
+	m.entries[f.first] = translation{f.left, f}
+	m.entries[f.left.reversed()] = translation{f.first.reversed(), f}
+	m.flows = append(m.flows, f)
+}
+
+func (m *reference) remove(f *refFlow) {
+	delete(m.entries, f.first)
+	delete(m.entries, f.left.reversed())
+	m.flows = slices.DeleteFunc(m.flows, func(o *refFlow) bool { return o == f })
+}
+
+func (m *reference) removeWhere(match func(*refFlow) bool) int {
+	n := 0
+	for _, f := range slices.Clone(m.flows) {
+		if match(f) {
+			m.remove(f)
+			n++
+		}
+	}
+	return n
+}
+
+// same says how the datapath's tables differ.
+func (m *reference) same(s *scenario) error {
+	have := make(map[bpf.TCTuple]bpf.TCTuple)
+	for _, name := range []string{"fl_ct", "fl_ct_new"} {
+		var k bpf.TCTuple
+		var v bpf.TCCtEntry
+		it := s.tables[name].Iterate()
+		for it.Next(&k, &v) {
+			have[k] = v.Xlat
+		}
+		must(s.TB, it.Err())
+	}
+	for k, want := range m.entries {
+		got, found := have[packet{}.translated(k).of(k.proto).tuple()]
+		if want := (packet{}).translated(want.to).of(k.proto).tuple(); !found || got != want {
+			return fmt.Errorf("%v is to be translated to %v; entry found %t, with %+v", k, want, found, got)
+		}
+	}
+	if len(have) != len(m.entries) {
+		return fmt.Errorf("the tables have %d entries, want %d", len(have), len(m.entries))
+	}
+	return nil
+}
+
+func (p packet) of(proto layers.IPProtocol) packet {
+	p.proto = proto
+	return p
+}

@@ -1,0 +1,74 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# test/deps.sh generate|test|demo: installs with apt-get what that make target
+# needs and this machine lacks, and says what. Starts and enables no service.
+# LLVM, the version of the compiler, comes from the Makefile.
+set -eu
+: "${LLVM:?run this through make}"
+
+# command:package, what each target calls. A command is looked for as root has it.
+compiler="clang-$LLVM:clang-$LLVM llvm-strip-$LLVM:llvm-$LLVM clang-format-$LLVM:clang-format-$LLVM
+	git:git /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev"
+traffic="ip:iproute2 ping:iputils-ping ps:procps nsenter:util-linux curl:curl iperf3:iperf3
+	nginx:nginx-light"
+tools="gcc:gcc /usr/include/stdlib.h:libc6-dev tcpdump:tcpdump traceroute:traceroute script:bsdutils pgrep:procps tc:iproute2 socat:socat nft:nftables
+	ethtool:ethtool jq:jq bpftool:bpftool promtool:prometheus
+	qemu-system-x86_64:qemu-system-x86 busybox:busybox-static"
+
+case "${1-}" in
+generate) wanted=$compiler ;;
+test) wanted="$compiler $traffic $tools" ;;
+demo) wanted=$traffic ;;
+*)
+	echo "usage: LLVM=19 test/deps.sh generate|test|demo" >&2
+	exit 2
+	;;
+esac
+
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+missing=
+for pair in $wanted; do
+	thing=${pair%:*}
+	if ! command -v "$thing" >/dev/null && ! [ -e "$thing" ]; then
+		missing="$missing ${pair##*:}"
+	fi
+done
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+	echo "make $1 needs these Debian packages or their like:$missing" >&2
+	exit 1
+fi
+if [ "$(id -u)" != 0 ]; then
+	echo "make $1 needs (as root): apt-get install --no-install-recommends$missing" >&2
+	exit 1
+fi
+echo "make $1: installing with apt-get:$missing"
+
+# Debian starts a service when its package is installed, unless this file says
+# no; it enables it for the next boot too, which is undone for the new ones.
+policy=/usr/sbin/policy-rc.d
+made=
+restore() { [ -z "$made" ] || rm -f "$policy"; }
+trap restore EXIT
+trap 'exit 130' INT TERM
+if ! [ -e "$policy" ]; then
+	made=yes
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 0755 "$policy"
+fi
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+# shellcheck disable=SC2086 # the list is words
+if ! { apt-get -qq update && apt-get -qq install --no-install-recommends $missing </dev/null; } >"$log" 2>&1; then
+	cat "$log" >&2
+	rm -f "$log"
+	exit 1
+fi
+rm -f "$log"
+for service in nginx:nginx-light prometheus:prometheus; do
+	case " $missing " in
+	*" ${service#*:} "*) systemctl disable --now "${service%:*}" >/dev/null 2>&1 || : ;;
+	esac
+done

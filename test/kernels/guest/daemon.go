@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// daemon is a Fairlead daemon in the default directories.
+type daemon struct {
+	cmd  *exec.Cmd
+	log  string
+	over bool
+}
+
+// startDaemon starts one and waits until it serves.
+func startDaemon() (*daemon, error) {
+	log, err := os.CreateTemp("", "daemon-*.log")
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	d := &daemon{cmd: exec.Command("fairlead", "daemon", "--log-level", "debug"), log: log.Name()}
+	d.cmd.Stdout, d.cmd.Stderr = log, log
+	if err := d.cmd.Start(); err != nil {
+		return nil, err
+	}
+	err = eventually(func() error {
+		_, err := fairlead("status")
+		return err
+	})
+	if err != nil {
+		return d, fmt.Errorf("wait for the daemon: %w", err)
+	}
+	return d, nil
+}
+
+// kill ends it like a crash.
+func (d *daemon) kill() error {
+	d.over = true
+	if err := d.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	_ = d.cmd.Wait() // it was killed, and says so
+	return nil
+}
+
+// stop ends it as an operator does.
+func (d *daemon) stop() error {
+	d.over = true
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	if err := d.cmd.Wait(); err != nil {
+		return fmt.Errorf("stop the daemon: %w", err)
+	}
+	return nil
+}
+
+// end ends it if it runs, and shows its log if something failed.
+func (d *daemon) end(r *report) {
+	if !d.over {
+		_ = d.kill()
+	}
+	if !r.failed {
+		return
+	}
+	text, err := os.ReadFile(d.log)
+	if err != nil {
+		r.note("%v", err)
+		return
+	}
+	const lines = 40
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	r.note("the daemon's log ends with:\n%s", strings.Join(all[max(0, len(all)-lines):], "\n"))
+}
+
+// fairlead runs a command of the client and returns its output.
+func fairlead(command string) (string, error) {
+	var stdout, stderr bytes.Buffer
+	cmd := exec.Command("fairlead", strings.Fields(command)...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.WaitDelay = time.Second // for a program that outlives its client
+	err := cmd.Run()
+	if err != nil {
+		return "", fmt.Errorf("fairlead %s: %w: %s%s", command, err, stdout.Bytes(), bytes.TrimSpace(stderr.Bytes()))
+	}
+	return stdout.String(), nil
+}
+
+// eventually repeats what may fail for a while.
+func eventually(f func() error) error {
+	const limit = 20 * time.Second
+	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
+		err := f()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// inNamespace runs f in the network namespace at a path, on a thread that ends
+// with it.
+func inNamespace(path string, f func() error) error {
+	ns, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter %s: %w", path, err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}

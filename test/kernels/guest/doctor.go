@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+)
+
+// checkDoctor wants a verdict that fits this kernel: it can work, and tcx is
+// listed as there, or as missing with what that means.
+func checkDoctor(r *report, tcx bool) error {
+	out, err := exec.Command("fairlead", "doctor").CombinedOutput()
+	text := string(out)
+	r.note("%s", text)
+	if err != nil {
+		return fmt.Errorf("fairlead doctor: %w", err)
+	}
+	if !strings.HasPrefix(text, "Fairlead can work here") {
+		return fmt.Errorf("fairlead doctor begins with %q", firstLine(text))
+	}
+	if tcx {
+		if line, _ := entry(text, "There", "tcx"); line == "" {
+			return fmt.Errorf("fairlead doctor does not list tcx as there")
+		}
+		return nil
+	}
+	line, consequence := entry(text, "Missing", "tcx")
+	if !strings.Contains(line, "6.6") || !strings.Contains(consequence, "clsact") {
+		return fmt.Errorf("fairlead doctor does not say that tcx is missing (new in 6.6) and clsact used instead: %q, %q", line, consequence)
+	}
+	return nil
+}
+
+// entry finds a thing in a section of doctor's report: its line, and the one
+// below it. Sections are parted by empty lines and begin with their title.
+func entry(text, section, thing string) (line, below string) {
+	for part := range strings.SplitSeq(text, "\n\n") {
+		lines := strings.Split(part, "\n")
+		if lines[0] != section {
+			continue
+		}
+		for i, l := range lines {
+			if strings.HasPrefix(l, "  "+thing+":") {
+				return l, strings.Join(lines[i+1:min(i+2, len(lines))], "")
+			}
+		}
+	}
+	return "", ""
+}
+
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	return line
+}

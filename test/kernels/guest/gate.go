@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/fairlead-net/fairlead/bpf"
+)
+
+// budget is how many instructions the verifier may look at in one program: half
+// of what it would, so that growth is seen before a kernel refuses a program.
+const budget = 500_000
+
+// verifyAll loads every object under every setting of its switches, with tables
+// of the shipped size, and notes how many instructions the verifier looked at.
+func verifyAll(r *report) error {
+	for _, object := range []struct {
+		name string
+		load func() (*ebpf.CollectionSpec, error)
+	}{{"tc", bpf.LoadTC}, {"sock", bpf.LoadSock}, {"gc", bpf.LoadGC}} {
+		spec, err := object.load()
+		if err != nil {
+			return fmt.Errorf("read object %s: %w", object.name, err)
+		}
+		names := switches(spec)
+		for setting := range 1 << len(names) {
+			if err := verify(r, object.name, spec.Copy(), names, setting); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// switches are the object's settings of one byte: what the kernel knows. They
+// decide which code there is.
+func switches(spec *ebpf.CollectionSpec) []string {
+	var names []string
+	for name, v := range spec.Variables {
+		if strings.HasPrefix(name, "cfg_") && v.Size() == 1 {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// verify loads one object with one setting: a bit for each switch.
+func verify(r *report, object string, spec *ebpf.CollectionSpec, names []string, setting int) error {
+	title := object
+	for i, name := range names {
+		value := uint8(setting >> i & 1)
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+		title += fmt.Sprintf(" %s=%d", name, value)
+	}
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return fmt.Errorf("load %s: %w", title, whole(err))
+	}
+	defer coll.Close()
+	var counts []string
+	for _, name := range slices.Sorted(maps.Keys(coll.Programs)) {
+		info, err := coll.Programs[name].Info()
+		if err != nil {
+			return fmt.Errorf("ask about program %s: %w", name, err)
+		}
+		n, ok := info.VerifiedInstructions()
+		if !ok || n > budget {
+			return fmt.Errorf("load %s: program %s took %d instructions to verify, want at most %d", title, name, n, budget)
+		}
+		counts = append(counts, fmt.Sprintf("%s %d", name, n))
+	}
+	r.note("%s: %s", title, strings.Join(counts, ", "))
+	return nil
+}
+
+// whole is an error with the end of the verifier's log.
+func whole(err error) error {
+	var refused *ebpf.VerifierError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	const lines = 40
+	log := refused.Log[max(0, len(refused.Log)-lines):]
+	return fmt.Errorf("%w\n%s", err, strings.Join(log, "\n"))
+}

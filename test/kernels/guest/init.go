@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// reportPort is the serial port the test outside reads; the kernel has the
+// first one.
+const reportPort = "/dev/ttyS1"
+
+// boot is the machine's init: it prepares the machine, runs the tests in a
+// child, reaps what loses its parent, and turns the machine off.
+func boot(args []string) {
+	result := "fail"
+	out, err := prepare()
+	if err == nil {
+		var code int
+		if code, err = superviseTests(args, out); err == nil && code == 0 {
+			result = "pass"
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "init:", err)
+	}
+	if out != nil {
+		fmt.Fprintf(out, "RESULT %s\n", result)
+		_ = unix.IoctlSetInt(int(out.Fd()), unix.TCSBRK, 1) // wait until it is sent; without, a line may be lost
+	}
+	err = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	fmt.Fprintln(os.Stderr, "init: power off:", err)
+}
+
+// prepare mounts what a system has mounted, loads the modules, and opens the
+// report's port.
+func prepare() (*os.File, error) {
+	mounts := []struct{ fstype, at string }{
+		{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/tmp"}, {"tmpfs", "/run"},
+		{"cgroup2", "/sys/fs/cgroup"},
+	}
+	for _, m := range mounts {
+		if err := unix.Mount(m.fstype, m.at, m.fstype, 0, ""); err != nil {
+			return nil, fmt.Errorf("mount %s at %s: %w", m.fstype, m.at, err)
+		}
+	}
+	out, err := os.OpenFile(reportPort, os.O_WRONLY|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	return out, loadModules()
+}
+
+// loadModules loads what the test outside put there, in its order.
+func loadModules() error {
+	files, err := filepath.Glob("/modules/*.ko")
+	if err != nil {
+		return err
+	}
+	for _, path := range files { // sorted
+		if err := loadModule(path); err != nil {
+			return fmt.Errorf("load %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func loadModule(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return unix.FinitModule(int(file.Fd()), "", 0)
+}
+
+// superviseTests runs the tests and returns their exit status. Programs of
+// sandboxes come to init when their client ends.
+func superviseTests(args []string, out *os.File) (int, error) {
+	child, err := os.StartProcess("/bin/guest", append([]string{"guest"}, args...), &os.ProcAttr{
+		Env:   []string{"PATH=/bin", "HOME=/root"},
+		Files: []*os.File{os.Stdin, out, out},
+	})
+	if err != nil {
+		return 0, fmt.Errorf("start tests: %w", err)
+	}
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, fmt.Errorf("wait for the tests: %w", err)
+		case pid == child.Pid && status.Signaled():
+			return 0, fmt.Errorf("the tests ended by signal %d", status.Signal())
+		case pid == child.Pid:
+			return status.ExitStatus(), nil
+		}
+	}
+}

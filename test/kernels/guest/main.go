@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command guest is what runs in the guests of the kernel matrix: as their init
+// it prepares the machine, as its own child it tests Fairlead there, and in
+// sandboxes it is the program that serves and asks. See test/kernels.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+)
+
+func main() {
+	var err error
+	switch {
+	case os.Getpid() == 1:
+		boot(os.Args[1:]) // does not return
+	case len(os.Args) == 3 && os.Args[1] == "serve":
+		err = serve(os.Args[2])
+	case len(os.Args) == 4 && os.Args[1] == "ask":
+		var answer string
+		if answer, err = ask(os.Args[2], os.Args[3]); err == nil {
+			fmt.Println(answer)
+		}
+	default:
+		err = drive(os.Args[1:])
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "guest:", err)
+		os.Exit(1)
+	}
+}
+
+// drive runs all tests and reports each on standard output.
+func drive(args []string) error {
+	flags := flag.NewFlagSet("guest", flag.ContinueOnError)
+	tcx := flags.Bool("tcx", false, "this kernel has tcx, and Fairlead must know")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	// The main thread must not be one that a network namespace keeps.
+	runtime.LockOSThread()
+	r := &report{w: os.Stdout}
+	r.step("verifier", func() error { return verifyAll(r) })
+	r.step("doctor", func() error { return checkDoctor(r, *tcx) })
+	scenario(r, *tcx)
+	if r.failed {
+		return errors.New("some steps failed")
+	}
+	return nil
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// report tells the test outside how it goes: details of a step, each in a line
+// that begins with a space, then "ok STEP" or "FAIL STEP: what".
+type report struct {
+	w      io.Writer
+	failed bool
+}
+
+// step runs one test and reports whether it passed.
+func (r *report) step(name string, f func() error) bool {
+	began := time.Now()
+	err := f()
+	if err != nil {
+		r.failed = true
+		r.note("%v", err)
+	}
+	verdict := "ok"
+	if err != nil {
+		verdict = "FAIL"
+	}
+	fmt.Fprintf(r.w, "%s %s (%s)\n", verdict, name, time.Since(began).Round(time.Millisecond))
+	return err == nil
+}
+
+// note adds a detail, of one line or several.
+func (r *report) note(format string, args ...any) {
+	for line := range strings.Lines(strings.TrimSpace(fmt.Sprintf(format, args...))) {
+		fmt.Fprintf(r.w, "  %s\n", strings.TrimRight(line, "\r\n"))
+	}
+}

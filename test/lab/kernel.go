@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+)
+
+// Devices are the names of the host's devices whose alias begins so.
+func (l *Lab) Devices(alias string) (names []string) {
+	l.Helper()
+	for line := range strings.Lines(l.Must(l.Host, "ip", "-details", "-oneline", "link", "show")) {
+		fields := strings.Fields(line)
+		for i, f := range fields[:len(fields)-1] {
+			if f == "alias" && strings.HasPrefix(fields[i+1], alias) {
+				name, _, _ := strings.Cut(fields[1], "@")
+				names = append(names, strings.TrimSuffix(name, ":"))
+			}
+		}
+	}
+	return names
+}
+
+// Device is the one device whose alias begins so.
+func (l *Lab) Device(alias string) string {
+	l.Helper()
+	names := l.Devices(alias)
+	if len(names) != 1 {
+		l.Fatalf("devices with an alias %s…: %v, want one", alias, names)
+	}
+	return names[0]
+}
+
+// EmptyMap removes every entry of a pinned map, as bpftool could.
+func (l *Lab) EmptyMap(name string) {
+	l.Helper()
+	l.must(l.Host.Do(func() error {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(l.dir, "bpf", "maps", name), nil)
+		if err != nil {
+			return err
+		}
+		defer m.Close()
+		key := make([]byte, m.KeySize())
+		for {
+			err := m.NextKey(nil, &key)
+			if errors.Is(err, ebpf.ErrKeyNotExist) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if err := m.Delete(key); err != nil {
+				return err
+			}
+		}
+	}))
+}
+
+// DetachLinks detaches the pinned links that match pattern, and returns how
+// many there were.
+func (l *Lab) DetachLinks(pattern string) (n int) {
+	l.Helper()
+	l.must(l.Host.Do(func() error {
+		pins, err := filepath.Glob(filepath.Join(l.dir, "bpf", "links", pattern))
+		if err != nil {
+			return err
+		}
+		for _, pin := range pins {
+			attached, err := link.LoadPinnedLink(pin, nil)
+			if err != nil {
+				return err
+			}
+			err = errors.Join(attached.Detach(), attached.Close())
+			if err != nil {
+				return fmt.Errorf("detach %s: %w", pin, err)
+			}
+			n++
+		}
+		return nil
+	}))
+	return n
+}
+
+// Namespaces are the paths of the namespaces that Fairlead made and has not
+// removed, as the host sees them.
+func (l *Lab) Namespaces() (paths []string) {
+	l.Helper()
+	l.must(l.Host.Do(func() error {
+		entries, err := os.ReadDir(filepath.Join(l.dir, "run", "netns"))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		for _, e := range entries {
+			paths = append(paths, filepath.Join(l.dir, "run", "netns", e.Name()))
+		}
+		return err
+	}))
+	return paths
+}
+
+// Repairs are how many things the daemon repaired, by kind.
+func (m Metrics) Repairs() map[string]float64 {
+	return m.labelled("fairlead_reconcile_repairs_total", "kind")
+}
+
+// repairedWithin is how long a repair may take.
+const repairedWithin = 5 * time.Second
+
+// Repaired wants what spoil breaks to work again in time, and counted under
+// one of the kinds.
+func (l *Lab) Repaired(kinds string, spoil func(), works func() error) {
+	l.Helper()
+	before := l.Metrics().Repairs()
+	began := time.Now()
+	spoil()
+	l.Eventually(time.Until(began.Add(repairedWithin)), func() error {
+		now := l.Metrics().Repairs()
+		counted := false
+		for kind := range strings.FieldsSeq(kinds) {
+			counted = counted || now[kind] > before[kind]
+		}
+		if !counted {
+			return fmt.Errorf("no repair of kind %s was counted (all: %v, before: %v)", kinds, now, before)
+		}
+		return works()
+	})
+	l.Logf("repaired within %v", time.Since(began).Round(10*time.Millisecond))
+}
+
+// Reach wants an echo over a new TCP connection or by a datagram.
+func (l *Lab) Reach(h *world.Host, network, address string, port int) error {
+	at := net.JoinHostPort(address, fmt.Sprint(port))
+	c, err := h.Dial(net.Dialer{Timeout: 500 * time.Millisecond}, network, at)
+	if err != nil {
+		return fmt.Errorf("from %s: %w", h.Name, err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(500 * time.Millisecond))
+	if _, err := c.Write([]byte("hello")); err != nil {
+		return fmt.Errorf("from %s: %w", h.Name, err)
+	}
+	b := make([]byte, 100)
+	n, err := c.Read(b)
+	if err != nil {
+		return fmt.Errorf("from %s to %s: %w", h.Name, at, err)
+	}
+	if string(b[:n]) != "hello" {
+		return fmt.Errorf("from %s to %s: got %q", h.Name, at, b[:n])
+	}
+	return nil
+}

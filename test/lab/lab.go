@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lab runs the real fairlead, daemon and command line, in a world of its
+// own: a host, and one or two hosts outside that its uplinks lead to.
+//
+//	outside  192.0.2.254  2001:db8:1::fe ── 192.0.2.1   2001:db8:1::1  eth0  host
+//	outside2 203.0.113.254 2001:db8:2::fe ── 203.0.113.1 2001:db8:2::1 eth1  (Config.Uplinks: 2)
+//
+// Outside bears "the internet" too, 198.51.100.1 and 2001:db8:100::1.
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+)
+
+// Addresses of the lab.
+const (
+	Host4, Host6         = "192.0.2.1", "2001:db8:1::1"
+	Outside4, Outside6   = "192.0.2.254", "2001:db8:1::fe"
+	SecondHost4          = "203.0.113.1"
+	SecondHost6          = "2001:db8:2::1"
+	SecondOutside4       = "203.0.113.254"
+	SecondOutside6       = "2001:db8:2::fe"
+	Internet4, Internet6 = "198.51.100.1", "2001:db8:100::1"
+
+	metricsAddress = "127.0.0.1:9477"
+)
+
+// Config says what a lab is like.
+type Config struct {
+	Clsact     bool     // attach with clsact filters
+	Uplinks    int      // 1 or 2; 0: 1
+	DaemonArgs []string // more flags
+	NoDaemon   bool     // the test starts it
+}
+
+// Lab is a running daemon and the hosts around it.
+type Lab struct {
+	testing.TB
+	Host, Outside, Outside2 *world.Host // Outside2: only with two uplinks
+	Config                  Config
+	Binary                  string
+	Daemon                  *world.Process
+
+	dir string
+}
+
+// New makes a lab whose daemon serves, unless the test starts it. It ends with the test, and fails it if
+// anything of Fairlead's is left then.
+func New(tb testing.TB, cfg Config) *Lab {
+	tb.Helper()
+	if os.Getuid() != 0 {
+		tb.Fatal("the lab makes network namespaces and loads programs: run its tests as root")
+	}
+	l := &Lab{TB: tb, Config: cfg, Binary: Binary()}
+	if l.Binary == "" {
+		tb.Fatal("the package's TestMain does not call lab.Main")
+	}
+	var err error
+	l.dir, err = os.MkdirTemp("", "w") // short, for the path of a socket is 107 bytes at most
+	l.must(err)
+	tb.Cleanup(func() { os.RemoveAll(l.dir) })
+	l.Host = l.NewHost("host")
+	l.Outside = l.NewHost("outside")
+	l.IP(l.Outside, "addr add "+Internet4+"/32 dev lo", "addr add "+Internet6+"/128 dev lo")
+	l.Plug()
+	if cfg.Uplinks == 2 {
+		l.Outside2 = l.NewHost("outside2")
+		l.Cable(l.Outside2, "eth1", SecondHost4, SecondHost6, SecondOutside4, SecondOutside6)
+	}
+	tb.Cleanup(l.close)
+	if !cfg.NoDaemon {
+		l.StartDaemon()
+	}
+	return l
+}
+
+// NewHost makes one more host, which ends with the test.
+func (l *Lab) NewHost(name string) *world.Host {
+	l.Helper()
+	h, err := world.New(name)
+	l.must(err)
+	l.Cleanup(h.Close)
+	return h
+}
+
+// Plug makes the uplink eth0, with the default routes through it.
+func (l *Lab) Plug() {
+	l.Helper()
+	l.Cable(l.Outside, "eth0", Host4, Host6, Outside4, Outside6)
+	l.IP(l.Host, "route add default via "+Outside4, "route add ::/0 via "+Outside6)
+}
+
+// Cable joins the host to one outside.
+func (l *Lab) Cable(out *world.Host, device, host4, host6, out4, out6 string) {
+	l.Helper()
+	l.must(world.Cable(
+		world.End{Host: l.Host, Device: device, Addresses: []string{host4 + "/24", host6 + "/64"}},
+		world.End{Host: out, Device: "eth0", Addresses: []string{out4 + "/24", out6 + "/64"}},
+	))
+}
+
+// IP runs commands of ip(8) on h.
+func (l *Lab) IP(h *world.Host, commands ...string) {
+	l.Helper()
+	l.must(h.IP(commands...))
+}
+
+// Sysctl sets a value under /proc/sys/net on h.
+func (l *Lab) Sysctl(h *world.Host, name, value string) {
+	l.Helper()
+	l.must(h.Sysctl(name, value))
+}
+
+// Dir is a directory of the lab's for files of its programs.
+func (l *Lab) Dir(name string) string {
+	l.Helper()
+	path := filepath.Join(l.dir, name)
+	l.must(os.MkdirAll(path, 0o755))
+	return path
+}
+
+// dirs are the flags that name the daemon's directories.
+func (l *Lab) dirs() []string {
+	return []string{
+		"--state-dir", filepath.Join(l.dir, "state"),
+		"--run-dir", filepath.Join(l.dir, "run"),
+		"--bpf-dir", filepath.Join(l.dir, "bpf"),
+	}
+}
+
+// StartDaemon starts a daemon on the host, in the lab's directories, and waits
+// until it serves. One that runs there already is taken over from.
+func (l *Lab) StartDaemon(args ...string) {
+	l.Helper()
+	args = append(append(append([]string{"daemon", "--metrics-listen", metricsAddress}, l.dirs()...), l.Config.DaemonArgs...), args...)
+	if l.Config.Clsact {
+		args = append(args, "--force-clsact")
+	}
+	daemon, err := l.Host.Spawn(l.Binary, args...)
+	l.must(err)
+	old := l.Daemon
+	l.Daemon = daemon
+	l.Eventually(30*time.Second, func() error {
+		select {
+		case <-daemon.Done():
+			l.Fatalf("the daemon ended:\n%s", daemon.Output())
+		default:
+		}
+		r, err := l.try("status", "--format", "{{.Pid}}")
+		if err == nil && r.Code == 0 && r.Stdout != fmt.Sprintln(daemon.Pid()) {
+			err = errors.New("the old daemon serves yet")
+		}
+		if err == nil && r.Code != 0 {
+			err = errors.New(r.Stderr)
+		}
+		return err
+	})
+	if old != nil {
+		old.Wait()
+		l.logDaemon(old)
+	}
+}
+
+// KillDaemon ends the daemon as a crash would.
+func (l *Lab) KillDaemon() {
+	l.Helper()
+	l.Daemon.Kill()
+	l.logDaemon(l.Daemon)
+	l.Daemon = nil
+}
+
+// StopDaemon ends it as systemd would.
+func (l *Lab) StopDaemon() {
+	l.Helper()
+	if code := l.Daemon.Stop(10 * time.Second); code != 0 {
+		l.Errorf("the daemon ended with status %d", code)
+	}
+	l.logDaemon(l.Daemon)
+	l.Daemon = nil
+}
+
+// logDaemon shows what a daemon that ended logged, if the test failed.
+func (l *Lab) logDaemon(daemon *world.Process) {
+	l.Helper()
+	if strings.Contains(daemon.Output(), "DATA RACE") {
+		l.Errorf("daemon %d had a data race", daemon.Pid())
+	}
+	l.Cleanup(func() {
+		if l.Failed() {
+			l.Logf("log of daemon %d:\n%s", daemon.Pid(), daemon.Output())
+		}
+	})
+}
+
+// Eventually repeats try until it succeeds; the test fails with its last error.
+func (l *Lab) Eventually(within time.Duration, try func() error) {
+	l.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			l.Fatalf("not within %v: %v", within, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// With returns the lab as a subtest has it: its failures are t's.
+func (l *Lab) With(t testing.TB) *Lab {
+	c := *l
+	c.TB = t
+	return &c
+}
+
+// Case runs a part of a test as a subtest.
+func (l *Lab) Case(name string, part func(l *Lab)) {
+	l.Helper()
+	t, ok := l.TB.(*testing.T)
+	if !ok {
+		l.Fatal("only tests have cases")
+	}
+	t.Run(name, func(t *testing.T) { part(l.With(t)) })
+}
+
+func (l *Lab) must(err error) {
+	l.Helper()
+	if err != nil {
+		l.Fatal(err)
+	}
+}
+
+// try runs a fairlead command on the host.
+func (l *Lab) try(args ...string) (world.Result, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return l.Host.RunCommand(l.Command(ctx, l.Binary, args...))
+}
+
+// Command prepares a program that finds this lab's daemon if it is fairlead, or
+// runs that.
+func (l *Lab) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := world.Command(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "FAIRLEAD_HOST=unix://"+filepath.Join(l.dir, "run", "api.sock"))
+	return cmd
+}
+
+// Try runs a fairlead command on the host.
+func (l *Lab) Try(args ...string) world.Result {
+	l.Helper()
+	r, err := l.try(args...)
+	l.must(err)
+	return r
+}
+
+// Address parses one that the test wrote itself.
+func Address(s string) netip.Addr { return netip.MustParseAddr(s) }

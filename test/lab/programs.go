@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+)
+
+// Run runs a program on h for at most 30 s.
+func (l *Lab) Run(h *world.Host, name string, args ...string) world.Result {
+	l.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	r, err := h.Run(ctx, name, args...)
+	l.must(err)
+	return r
+}
+
+// Must runs a program on h that has to succeed and returns its stdout.
+func (l *Lab) Must(h *world.Host, name string, args ...string) string {
+	l.Helper()
+	r := l.Run(h, name, args...)
+	if r.Code != 0 {
+		l.Fatalf("%s: %s %s: status %d\n%s", h.Name, name, strings.Join(args, " "), r.Code, r.Output())
+	}
+	return r.Stdout
+}
+
+// Spawn starts a program on h that runs until the test ends, and shows its
+// output if it failed.
+func (l *Lab) Spawn(h *world.Host, name string, args ...string) *world.Process {
+	l.Helper()
+	p, err := h.Spawn(name, args...)
+	l.must(err)
+	l.Cleanup(func() {
+		p.Kill()
+		if l.Failed() {
+			l.Logf("output of %s on %s:\n%s", name, h.Name, p.Output())
+		}
+	})
+	return p
+}
+
+// Ping sends three echo requests from h and wants as many answers.
+func (l *Lab) Ping(h *world.Host, address string, flags ...string) {
+	l.Helper()
+	r := l.Run(h, "ping", append([]string{"-n", "-c", "3", "-i", "0.05", "-W", "2", address}, flags...)...)
+	if r.Code != 0 || !strings.Contains(r.Stdout, " 0% packet loss") || strings.Contains(r.Stdout, "DUP!") {
+		l.Errorf("%s: ping %s: status %d\n%s", h.Name, address, r.Code, r.Output())
+	}
+}
+
+// NoPing wants no answer to echo requests from h.
+func (l *Lab) NoPing(h *world.Host, address string) {
+	l.Helper()
+	r := l.Run(h, "ping", "-n", "-c", "2", "-i", "0.05", "-W", "0.3", address)
+	if r.Code == 0 {
+		l.Errorf("%s: ping %s was answered:\n%s", h.Name, address, r.Output())
+	}
+}
+
+// HTTP serves on every address of h with nginx. Each answer is one line: the
+// name, the client's address, and its port.
+func (l *Lab) HTTP(h *world.Host, name string, ports ...int) *world.Process {
+	l.Helper()
+	dir, err := os.MkdirTemp(l.dir, "nginx")
+	l.must(err)
+	var listen strings.Builder
+	for _, port := range ports {
+		fmt.Fprintf(&listen, "listen %d reuseport; listen [::]:%d ipv6only=on reuseport;\n", port, port)
+	}
+	config := filepath.Join(dir, "nginx.conf")
+	l.must(os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, listen.String(), dir, name), 0o644))
+	l.must(os.WriteFile(filepath.Join(dir, "large"), make([]byte, 8<<20), 0o644))
+	p := l.Spawn(h, "nginx", "-p", dir, "-e", filepath.Join(dir, "error.log"), "-c", config)
+	for _, port := range ports {
+		l.WaitTCP(h, fmt.Sprintf("127.0.0.1:%d", port))
+	}
+	return p
+}
+
+// nginxConfig is of one program without privileges to drop. The arguments: its
+// directory, the listen lines, the directory, the name.
+const nginxConfig = `
+daemon off; master_process off; worker_processes 1; pid %s/pid; user root;
+events { worker_connections 2048; }
+http {
+  access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi; scgi_temp_path scgi; keepalive_requests 100000;
+  server {
+    %s
+    root %s;
+    location = / { return 200 "%s $remote_addr $remote_port\n"; }
+  }
+}
+`
+
+// WaitTCP waits until something listens.
+func (l *Lab) WaitTCP(h *world.Host, address string) {
+	l.Helper()
+	l.Eventually(5*time.Second, func() error {
+		c, err := h.Dial(net.Dialer{Timeout: time.Second}, "tcp", address)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+}
+
+// curl asks a server of HTTP's for its one line.
+func (l *Lab) curl(h *world.Host, address string, port int, flags ...string) world.Result {
+	l.Helper()
+	url := "http://" + net.JoinHostPort(address, fmt.Sprint(port)) + "/"
+	return l.Run(h, "curl", append([]string{"-sS", "--noproxy", "*", "--max-time", "5", url}, flags...)...)
+}
+
+// Get wants an answer by the named server that saw the client at an address;
+// "": any.
+func (l *Lab) Get(h *world.Host, address string, port int, name, client string) {
+	l.Helper()
+	r := l.curl(h, address, port)
+	got := strings.Fields(r.Stdout)
+	if r.Code != 0 || len(got) != 3 || got[0] != name || (client != "" && got[1] != client) {
+		l.Errorf("%s: curl %s port %d: got %q (status %d %s), want an answer by %s to %s",
+			h.Name, address, port, r.Stdout, r.Code, strings.TrimSpace(r.Stderr), name, client)
+	}
+}
+
+// NoGet wants no answer, be it a refusal or silence.
+func (l *Lab) NoGet(h *world.Host, address string, port int) {
+	l.Helper()
+	r := l.curl(h, address, port, "--max-time", "0.7")
+	if r.Code == 0 {
+		l.Errorf("%s: curl %s port %d was answered: %s", h.Name, address, port, r.Stdout)
+	}
+}
+
+// UDP answers datagrams on every address of h with socat: name, the client's
+// address, and what it sent.
+func (l *Lab) UDP(h *world.Host, name string, port int) {
+	l.Helper()
+	for _, family := range Families() {
+		l.Spawn(h, "socat", fmt.Sprintf("UDP%s-RECVFROM:%d,fork,reuseaddr%s", family, port, family.Of("", ",ipv6only=1")),
+			fmt.Sprintf(`SYSTEM:echo %s $SOCAT_PEERADDR $(cat)`, name))
+	}
+}
+
+// Answer answers datagrams to one address of h as UDP does, at any rate, until
+// the socket that it returns is closed. "": every address; then answers do not
+// bear the address that was asked if h has several.
+func (l *Lab) Answer(h *world.Host, name, address string, port int) io.Closer {
+	l.Helper()
+	c, err := h.ListenPacket("udp", net.JoinHostPort(address, fmt.Sprint(port)))
+	l.must(err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if at, ok := from.(*net.UDPAddr); ok && err == nil {
+				fmt.Fprintf(to{c, from}, "%s %s %s", name, Expand(at.AddrPort().Addr().Unmap().String()), b[:n])
+			}
+		}
+	}()
+	l.Cleanup(func() {
+		c.Close()
+		<-done
+	})
+	return c
+}
+
+// to writes datagrams to one address.
+type to struct {
+	net.PacketConn
+	address net.Addr
+}
+
+func (t to) Write(b []byte) (int, error) { return t.WriteTo(b, t.address) }
+
+// Ask sends a datagram and wants UDP's answer.
+func (l *Lab) Ask(h *world.Host, address string, port int, name, client string) {
+	l.Helper()
+	got := l.ask(h, address, port)
+	fields := strings.Fields(got)
+	if len(fields) != 3 || fields[0] != name || fields[2] != "hello" ||
+		(client != "" && strings.Trim(fields[1], "[]") != Expand(client)) {
+		l.Errorf("%s: datagram to %s port %d: got %q, want an answer by %s to %s", h.Name, address, port, got, name, client)
+	}
+}
+
+// NoAsk wants no answer.
+func (l *Lab) NoAsk(h *world.Host, address string, port int) {
+	l.Helper()
+	if got := l.ask(h, address, port); got != "" {
+		l.Errorf("%s: datagram to %s port %d was answered: %q", h.Name, address, port, got)
+	}
+}
+
+// ask sends a datagram, twice if the first is not answered in half a second.
+func (l *Lab) ask(h *world.Host, address string, port int) string {
+	c, err := h.Dial(net.Dialer{}, "udp", net.JoinHostPort(address, fmt.Sprint(port)))
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	b := make([]byte, 1500)
+	for range 2 {
+		c.Write([]byte("hello")) // refused: the read says so as well
+		c.SetReadDeadline(time.Now().Add(700 * time.Millisecond))
+		if n, err := c.Read(b); err == nil {
+			return string(b[:n])
+		}
+	}
+	return ""
+}
+
+// Expand writes an address as socat does: IPv6 in full.
+func Expand(address string) string {
+	if a := Address(address); a.Is6() {
+		return a.StringExpanded()
+	}
+	return address
+}

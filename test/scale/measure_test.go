@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scale
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// host is the crowded host with what measures it.
+type host struct {
+	*lab.Lab
+	client *api.Client
+	http   *http.Client
+	verbs  []string // in the order in which they were first measured
+	rounds map[string][][]time.Duration
+}
+
+func newHost(t *testing.T) *host {
+	l := lab.New(t, lab.Config{})
+	socket := filepath.Join(l.Dir("run"), "api.sock")
+	client, err := api.NewClient("unix://" + socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &host{
+		Lab: l, client: client, rounds: map[string][][]time.Duration{},
+		http: &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}}},
+	}
+}
+
+// round begins another round of measurements.
+func (h *host) round() {
+	for _, verb := range h.verbs {
+		h.rounds[verb] = append(h.rounds[verb], nil)
+	}
+}
+
+// time measures a verb, which must succeed.
+func (h *host) time(verb string, f func() error) time.Duration {
+	h.Helper()
+	start := time.Now()
+	err := f()
+	took := time.Since(start)
+	if err != nil {
+		h.Fatalf("%s: %v", verb, err)
+	}
+	rounds, known := h.rounds[verb]
+	if !known {
+		h.verbs = append(h.verbs, verb)
+		rounds = [][]time.Duration{nil}
+	}
+	last := len(rounds) - 1
+	rounds[last] = append(rounds[last], took)
+	h.rounds[verb] = rounds
+	return took
+}
+
+// get reads an answer of the API without decoding it: the daemon is measured,
+// not the test.
+func (h *host) get(path string) func() error {
+	return func() error {
+		resp, err := h.http.Get("http://fairlead" + path)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		_, err = io.Copy(io.Discard, resp.Body)
+		if err == nil && resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("status %s", resp.Status)
+		}
+		return err
+	}
+}
+
+// command runs a command that must succeed.
+func (h *host) command(args ...string) func() error {
+	return func() error {
+		if r := h.Try(args...); r.Code != 0 {
+			return fmt.Errorf("status %d: %s", r.Code, r.Output())
+		}
+		return nil
+	}
+}
+
+// report prints all verbs and holds them to the limits. The 99th percentile is
+// the median of those of the rounds, so that one stall of the machine, which is
+// not Fairlead's, does not decide.
+func (h *host) report(limits func(verb string) (middle, p99 time.Duration)) {
+	h.Helper()
+	for _, verb := range h.verbs {
+		var all, tails []time.Duration
+		for _, round := range h.rounds[verb] {
+			if len(round) > 0 {
+				all, tails = append(all, round...), append(tails, percentile(round, 99))
+			}
+		}
+		half, tail := percentile(all, 50), percentile(tails, 50)
+		middle, p99 := limits(verb)
+		h.Logf("%-28s %5d times: p50 %7s  p99 %7s  (of all: p99 %s, worst %s)", verb, len(all),
+			ms(half), ms(tail), ms(percentile(all, 99)), ms(percentile(all, 100)))
+		if half > middle || tail > p99 {
+			h.Errorf("%s: p50 %s, p99 %s; want at most %s and %s", verb, ms(half), ms(tail), ms(middle), ms(p99))
+		}
+	}
+}
+
+func percentile(all []time.Duration, p int) time.Duration {
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[min(len(sorted)-1, len(sorted)*p/100)]
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.1fms", float64(d.Microseconds())/1000) }
+
+// status reads a number of the daemon's /proc/PID/status.
+func (h *host) status(field string) (n int) {
+	h.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.Daemon.Pid()))
+	if err != nil {
+		h.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if value, ok := strings.CutPrefix(line, field+":"); ok {
+			if _, err := fmt.Sscan(value, &n); err != nil {
+				h.Fatal(err)
+			}
+			return n
+		}
+	}
+	h.Fatalf("no %s in the daemon's status", field)
+	return 0
+}
+
+// children counts the daemon's processes.
+func (h *host) children() (n int) {
+	paths, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // ended just now
+		}
+		_, rest, _ := strings.Cut(string(b), ") ")
+		if fields := strings.Fields(rest); len(fields) > 1 && fields[1] == fmt.Sprint(h.Daemon.Pid()) {
+			n++
+		}
+	}
+	return n
+}

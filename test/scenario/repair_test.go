@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scenario
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// What others break works again within five seconds, and is counted.
+func TestRepairs(t *testing.T) {
+	t.Parallel()
+	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
+		web := network(l, "web")
+		b := l.Sandbox("ben", "--network", web, "-p", "8080:7")
+		a := l.Sandbox("anna", "--network", web)
+		l.Echo(b.Host, 7)
+		l.Echo(l.Outside, 7)
+		l.Echo(l.Host, 9)
+		gateway4, gateway6 := l.Gateway(web, lab.IPv4), l.Gateway(web, lab.IPv6)
+		works := func() error { return everything(l, gateway4, gateway6, a, b) }
+		l.Eventually(soon, works)
+		id := l.Network(web).ID
+		gateway, hostPort := l.Device("fairlead:gateway:"+id), l.Device("fairlead:hostport:"+id)
+		ip := func(commands ...string) func() { return func() { l.IP(l.Host, commands...) } }
+		cases := []struct {
+			name, kinds string
+			spoil       func()
+		}{
+			{"gateway device deleted", "device", ip("link del dev " + gateway)},
+			{"gateway device down", "device", ip("link set dev " + gateway + " down")},
+			{"host port down", "device", ip("link set dev " + hostPort + " down")},
+			{"endpoint deleted", "device", ip("link del dev " + l.Device(endpointAlias(l, b)))},
+			{"endpoint down", "device", ip("link set dev " + l.Device(endpointAlias(l, b)) + " down")},
+			{"gateway address changed", "address", ip(
+				"addr del "+gateway4+"/16 dev "+gateway, "addr add 10.99.0.1/24 dev "+gateway,
+				"addr del "+gateway6+"/64 dev "+gateway)},
+			{"forwarding off, IPv4", "sysctl", func() { l.Sysctl(l.Host, "ipv4/conf/"+gateway+"/forwarding", "0") }},
+			{"forwarding off, IPv6", "sysctl", func() { l.Sysctl(l.Host, "ipv6/conf/"+gateway+"/forwarding", "0") }},
+			{"endpoints' programs detached", "program", func() { detach(l, "from_endpoint", endpointAlias(l, b)) }},
+			{"uplink's programs detached", "program", func() { detach(l, "*uplink", "") }},
+			{"programs of the cgroup detached", "program", func() { l.DetachLinks("cgroup-*") }},
+		}
+		for _, table := range []string{"fl_endpoint", "fl_fdb", "fl_neigh", "fl_publish", "fl_hostaddr", "fl_subnet", "fl_uplink"} {
+			cases = append(cases, struct {
+				name, kinds string
+				spoil       func()
+			}{"entries of " + table + " removed", "entry", func() { l.EmptyMap(table) }})
+		}
+		for _, tc := range cases {
+			l.Case(tc.name, func(l *lab.Lab) { l.Repaired(tc.kinds, tc.spoil, works) })
+		}
+		l.Case("sandbox's namespace removed", func(l *lab.Lab) { namespaceRemoved(l, web) })
+	})
+}
+
+// everything tries all that an operator would miss.
+func everything(l *lab.Lab, gateway4, gateway6 string, a, b *lab.Sandbox) error {
+	var errs []error
+	for _, f := range lab.Families() {
+		errs = append(errs,
+			l.Reach(a.Host, "tcp", b.IP(f), 7),
+			l.Reach(a.Host, "tcp", f.Of(gateway4, gateway6), 9),
+			l.Reach(a.Host, "tcp", f.Of(lab.Outside4, lab.Outside6), 7),
+			l.Reach(l.Host, "tcp", b.IP(f), 7),
+			l.Reach(l.Host, "tcp", f.Of("127.0.0.1", "::1"), 8080),
+			l.Reach(l.Outside, "tcp", f.Of(lab.Host4, lab.Host6), 8080),
+		)
+	}
+	return errors.Join(errs...)
+}
+
+func endpointAlias(l *lab.Lab, s *lab.Sandbox) string {
+	l.Helper()
+	for _, e := range l.Inspect(s.Name).NetworkSettings.Networks {
+		return "fairlead:endpoint:" + e.EndpointID
+	}
+	l.Fatalf("sandbox %s has no endpoint", s.Name)
+	return ""
+}
+
+// detach takes programs away from the uplink eth0, or from the endpoint with
+// the alias.
+func detach(l *lab.Lab, hook, alias string) {
+	l.Helper()
+	device := "eth0"
+	if alias != "" {
+		device = l.Device(alias)
+	}
+	if l.Config.Clsact {
+		l.Must(l.Host, "tc", "qdisc", "del", "dev", device, "clsact")
+		return
+	}
+	var index int
+	fmt.Sscan(l.Must(l.Host, "ip", "-oneline", "link", "show", "dev", device), &index)
+	if n := l.DetachLinks(fmt.Sprintf("%s-%d", hook, index)); n == 0 {
+		l.Errorf("no link %s of %s", hook, device)
+	}
+}
+
+// A namespace that others remove does not keep verbs from working (A47).
+func namespaceRemoved(l *lab.Lab, web string) {
+	l.Helper()
+	remove := func(path string) {
+		err := l.Host.Do(func() error {
+			return errors.Join(unix.Unmount(path, unix.MNT_DETACH), unix.Unlink(path))
+		})
+		if err != nil {
+			l.Fatal(err)
+		}
+	}
+	l.Fairlead("sandbox", "create", "--network", web, "-p", "8090:80", "lost")
+	path := l.Inspect("lost").NetworkSettings.SandboxKey
+	remove(path)
+	l.Fairlead("rm", "lost")
+	l.Fairlead("sandbox", "create", "--network", web, "-p", "8090:80", "lost")
+	path = l.Inspect("lost").NetworkSettings.SandboxKey
+	l.Repaired("namespace", func() { remove(path) }, func() error {
+		h, err := l.Host.Enter("lost", path)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return l.Reach(h, "tcp", l.Gateway(web, lab.IPv4), 9)
+	})
+	remove(path)
+	l.Fairlead("network", "disconnect", web, "lost")
+	l.Fairlead("network", "connect", web, "lost")
+	l.Fairlead("rm", "lost")
+}
