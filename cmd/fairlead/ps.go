@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"time"
 
@@ -107,30 +106,10 @@ func formatState(s api.SandboxState) string {
 	return "Created"
 }
 
-// formatPorts folds consecutive ports: "0.0.0.0:8080-8081->80-81/tcp".
+// formatPorts lists ports as Docker does: "0.0.0.0:8080-8081->80-81/tcp".
 func formatPorts(ports []api.PortSummary) string {
-	list := slices.Clone(ports)
-	slices.SortFunc(list, func(a, b api.PortSummary) int {
-		return cmp.Or(cmp.Compare(a.IP, b.IP), cmp.Compare(a.Type, b.Type),
-			cmp.Compare(a.PrivatePort, b.PrivatePort), cmp.Compare(a.PublicPort, b.PublicPort))
-	})
-	var folded []api.PortSummary
-	for _, p := range list {
-		if n := len(folded); n > 0 {
-			last := &folded[n-1]
-			if last.IP == p.IP && last.Type == p.Type && last.PrivatePort+last.Count == p.PrivatePort && last.PublicPort+last.Count == p.PublicPort {
-				last.Count += p.Count
-				continue
-			}
-		}
-		folded = append(folded, p)
-	}
-	slices.SortStableFunc(folded, func(a, b api.PortSummary) int {
-		return cmp.Or(cmp.Compare(a.PrivatePort, b.PrivatePort), cmp.Compare(a.Type, b.Type),
-			cmp.Compare(a.PublicPort, b.PublicPort), cmp.Compare(a.IP, b.IP))
-	})
-	var out []string
-	for _, p := range folded {
+	out := make([]string, 0, len(ports))
+	for _, p := range ports {
 		out = append(out, fmt.Sprintf("%s->%s/%s", net.JoinHostPort(p.IP, portRange(p.PublicPort, p.Count)), portRange(p.PrivatePort, p.Count), p.Type))
 	}
 	return strings.Join(out, ", ")

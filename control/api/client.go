@@ -81,10 +81,12 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	if out == nil || resp.StatusCode == http.StatusNoContent {
 		return nil
 	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return c.unreachable(ctx, err)
-		}
+	var answer bytes.Buffer
+	answer.Grow(int(max(0, resp.ContentLength)) + bytes.MinRead)
+	if _, err := answer.ReadFrom(resp.Body); err != nil {
+		return c.unreachable(ctx, fmt.Errorf("read answer: %w", err))
+	}
+	if err := json.Unmarshal(answer.Bytes(), out); err != nil {
 		return fmt.Errorf("read answer to %s %s: %w", method, path, err)
 	}
 	return nil
