@@ -198,6 +198,7 @@ const (
 	GCProgGcFlows       = "gc_flows"
 	GCVarCfgCsumIpv6    = "cfg_csum_ipv6"
 	GCVarCfgFibSrc      = "cfg_fib_src"
+	GCVarCfgFloodSlice  = "cfg_flood_slice"
 	GCVarCfgMark        = "cfg_mark"
 	GCVarCfgNetnsCookie = "cfg_netns_cookie"
 	GCVarCfgSnatMax     = "cfg_snat_max"
@@ -280,6 +281,7 @@ type GCMapSpecs struct {
 type GCVariableSpecs struct {
 	CfgCsumIpv6    *ebpf.VariableSpec `ebpf:"cfg_csum_ipv6"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
+	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
 	CfgNetnsCookie *ebpf.VariableSpec `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
@@ -356,6 +358,7 @@ func (m *GCMaps) Close() error {
 type GCVariables struct {
 	CfgCsumIpv6    *ebpf.Variable `ebpf:"cfg_csum_ipv6"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
+	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`
 	CfgNetnsCookie *ebpf.Variable `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.Variable `ebpf:"cfg_snat_max"`

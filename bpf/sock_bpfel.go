@@ -186,6 +186,7 @@ const (
 	SockProgSendmsg6      = "sendmsg6"
 	SockVarCfgCsumIpv6    = "cfg_csum_ipv6"
 	SockVarCfgFibSrc      = "cfg_fib_src"
+	SockVarCfgFloodSlice  = "cfg_flood_slice"
 	SockVarCfgMark        = "cfg_mark"
 	SockVarCfgNetnsCookie = "cfg_netns_cookie"
 	SockVarCfgSnatMax     = "cfg_snat_max"
@@ -275,6 +276,7 @@ type SockMapSpecs struct {
 type SockVariableSpecs struct {
 	CfgCsumIpv6    *ebpf.VariableSpec `ebpf:"cfg_csum_ipv6"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
+	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
 	CfgNetnsCookie *ebpf.VariableSpec `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
@@ -347,6 +349,7 @@ func (m *SockMaps) Close() error {
 type SockVariables struct {
 	CfgCsumIpv6    *ebpf.Variable `ebpf:"cfg_csum_ipv6"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
+	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`
 	CfgNetnsCookie *ebpf.Variable `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.Variable `ebpf:"cfg_snat_max"`

@@ -153,7 +153,8 @@ int from_endpoint(struct __sk_buff *skb)
 
 	if (!ep)
 		return finish(skb, -DROP_UNKNOWN_ENDPOINT);
-	count_traffic(ep->net, DIR_FROM_ENDPOINT, skb->len);
+	if (!flood_done(skb))
+		count_traffic(ep->net, DIR_FROM_ENDPOINT, skb->len);
 	return finish(skb, do_from_endpoint(skb, ep));
 }
 
@@ -172,43 +173,41 @@ static __always_inline void masquerade_source(struct __sk_buff *skb, const struc
 		*src = hop->src;
 }
 
-/* Masquerades a packet from endpoint ep that the stack routed to this uplink. */
-static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct pkt *p,
-						 const struct endpoint *ep, __u32 ep_if,
-						 const struct uplink *up)
+/* Makes the prepared flow of a packet that the stack routed to this uplink. */
+static __always_inline int flow_from_stack(struct __sk_buff *skb, struct pkt *p, struct flow *f)
 {
-	struct flow *f = flow_scratch();
-	int err;
+	int err = flow_create(skb, p);
 
-	if (!f)
-		return -DROP_CT_FULL;
-	f->e.xlat = p->t;
-	f->host_src = 0;
-	f->e.flags = 0;
-	if (ep->flags & EP_INTERNAL)
-		return -DROP_INTERNAL;
-	if (ep->flags & EP_MASQUERADE) {
-		masquerade_source(skb, p, ep, up, &f->e.xlat.saddr);
-		f->host_src = 1;
-		if (ip_is_zero(&f->e.xlat.saddr))
-			return -DROP_NO_UPLINK_ADDR;
-	}
-	/* The host itself, from a gateway address: the answer is for its stack. */
-	if (ep->flags & EP_HOSTPORT) {
-		f->e.in_if = 0;
-		f->e.flags = CT_F_HOST;
-	} else {
-		f->e.in_if = ep_if;
-	}
-	f->e.out_if = 0;
-	f->e.publish = 0;
-	f->e.net = ep->net;
-	err = flow_create(skb, p);
 	if (err)
 		return err;
 	frag_remember(p);
 	err = nat_rewrite(skb, p, &f->e.xlat);
 	return err ? err : VERDICT_NEXT;
+}
+
+/* Masquerades a packet from endpoint ep that the stack routed to this uplink. */
+static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct pkt *p,
+						 const struct endpoint *ep, __u32 ep_if,
+						 const struct uplink *up)
+{
+	bool host = ep->flags & EP_HOSTPORT;
+	struct flow *f = flow_prepare(p, ep->net, host ? 0 : ep_if, 0);
+	union ip src;
+
+	if (!f)
+		return -DROP_CT_FULL;
+	if (ep->flags & EP_INTERNAL)
+		return -DROP_INTERNAL;
+	if (ep->flags & EP_MASQUERADE) {
+		masquerade_source(skb, p, ep, up, &src);
+		if (ip_is_zero(&src))
+			return -DROP_NO_UPLINK_ADDR;
+		flow_masquerade(f, &src);
+	}
+	/* The host itself, from a gateway address: the answer is for its stack. */
+	if (host)
+		f->e.flags = CT_F_HOST;
+	return flow_from_stack(skb, p, f);
 }
 
 /* A flow of the host's own whose answers would be taken for a masqueraded
@@ -218,26 +217,16 @@ static __always_inline int avoid_collision(struct __sk_buff *skb, struct pkt *p)
 	struct flow *f;
 	struct tuple answer;
 	bool confirmed;
-	int err;
 
 	tuple_reverse(&answer, &p->t);
 	if (!ct_find(&answer, &confirmed))
 		return VERDICT_NEXT;
-	f = flow_scratch();
+	f = flow_prepare(p, 0, 0, 0);
 	if (!f)
 		return -DROP_CT_FULL;
-	f->e.xlat = p->t;
-	f->e.in_if = 0;
-	f->e.out_if = 0;
-	f->e.publish = 0;
-	f->e.net = 0;
 	f->e.flags = CT_F_HOST;
 	f->host_src = 1;
-	err = flow_create(skb, p);
-	if (err)
-		return err;
-	err = nat_rewrite(skb, p, &f->e.xlat);
-	return err ? err : VERDICT_NEXT;
+	return flow_from_stack(skb, p, f);
 }
 
 /* What cannot be translated may leave if it is the host's own; a sandbox's would leave with an
@@ -343,18 +332,10 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 		return -DROP_SPOOFED_IP;
 	if (p->ttl <= 1)
 		return -DROP_TTL;
-	f = flow_scratch();
+	f = flow_prepare(p, b->net, 0, b->ifindex);
 	if (!f)
 		return -DROP_CT_FULL;
-	f->e.xlat = p->t;
-	f->e.xlat.daddr = b->addr;
-	f->e.xlat.dport = b->port;
-	f->e.in_if = 0;
-	f->e.out_if = b->ifindex;
-	f->e.publish = b->id;
-	f->e.net = b->net;
-	f->e.flags = 0;
-	f->host_src = 0;
+	flow_publish(f, b);
 	err = flow_create(skb, p);
 	if (err)
 		return err;

@@ -53,7 +53,6 @@ const (
 	TCCtFlagCT_F_SEEN    TCCtFlag = 4
 	TCCtFlagCT_F_NAT_SRC TCCtFlag = 8
 	TCCtFlagCT_F_NAT_DST TCCtFlag = 16
-	TCCtFlagCT_F_SYN     TCCtFlag = 32
 	TCCtFlagCT_F_HOST    TCCtFlag = 64
 )
 
@@ -111,7 +110,8 @@ const (
 	TCDropReasonDROP_FLOOD            TCDropReason = 22
 	TCDropReasonDROP_TOO_BIG          TCDropReason = 23
 	TCDropReasonDROP_ROGUE_RA         TCDropReason = 24
-	TCDropReasonDROP_REASON_MAX       TCDropReason = 25
+	TCDropReasonDROP_FLOW_LOST        TCDropReason = 25
+	TCDropReasonDROP_REASON_MAX       TCDropReason = 26
 )
 
 type TCEndpoint struct {
@@ -332,6 +332,7 @@ const (
 	TCProgToUplink        = "to_uplink"
 	TCVarCfgCsumIpv6      = "cfg_csum_ipv6"
 	TCVarCfgFibSrc        = "cfg_fib_src"
+	TCVarCfgFloodSlice    = "cfg_flood_slice"
 	TCVarCfgMark          = "cfg_mark"
 	TCVarCfgNetnsCookie   = "cfg_netns_cookie"
 	TCVarCfgSnatMax       = "cfg_snat_max"
@@ -425,6 +426,7 @@ type TCMapSpecs struct {
 type TCVariableSpecs struct {
 	CfgCsumIpv6      *ebpf.VariableSpec `ebpf:"cfg_csum_ipv6"`
 	CfgFibSrc        *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
+	CfgFloodSlice    *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark          *ebpf.VariableSpec `ebpf:"cfg_mark"`
 	CfgNetnsCookie   *ebpf.VariableSpec `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax       *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
@@ -511,6 +513,7 @@ func (m *TCMaps) Close() error {
 type TCVariables struct {
 	CfgCsumIpv6      *ebpf.Variable `ebpf:"cfg_csum_ipv6"`
 	CfgFibSrc        *ebpf.Variable `ebpf:"cfg_fib_src"`
+	CfgFloodSlice    *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark          *ebpf.Variable `ebpf:"cfg_mark"`
 	CfgNetnsCookie   *ebpf.Variable `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax       *ebpf.Variable `ebpf:"cfg_snat_max"`

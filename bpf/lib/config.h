@@ -18,6 +18,9 @@ volatile const __u16 cfg_snat_max = 60999;
 /* skb->mark of a packet from_endpoint has already translated, between it and to_uplink. */
 volatile const __u32 cfg_mark = 0xf1a17ead;
 
+/* Copies of a broadcast that one run of a program makes. */
+volatile const __u16 cfg_flood_slice = 256;
+
 /* The kernel knows BPF_FIB_LOOKUP_SRC (6.7, commit dab4e1f06cab, backported to some). */
 volatile const __u8 cfg_fib_src = 0;
 

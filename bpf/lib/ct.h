@@ -29,6 +29,20 @@ static __always_inline __u32 ct_timeout(__u8 state)
 	return i < CT_STATE_MAX ? cfg_timeout[i] : 0;
 }
 
+/* Seconds an unanswered flow that began in its middle is kept: of those there can be many that
+ * nobody owns, and each holds a port (nf_conntrack_tcp_timeout_unacknowledged). */
+#define CT_UNANSWERED 300
+
+/* When a flow in this state expires. */
+static __always_inline __u32 ct_expires(__u32 now, __u8 state, bool confirmed)
+{
+	__u32 timeout = ct_timeout(state);
+
+	if (!confirmed && state == CT_ESTABLISHED && timeout > CT_UNANSWERED)
+		timeout = CT_UNANSWERED;
+	return now + timeout;
+}
+
 static __always_inline struct ct_entry *ct_find(const struct tuple *t, bool *confirmed)
 {
 	struct ct_entry *e = bpf_map_lookup_elem(&fl_ct, t);
@@ -136,6 +150,17 @@ static __always_inline __u8 ct_tcp_next(__u8 state, __u8 tcp_flags, __u8 mine, _
 	return state;
 }
 
+/* Does this packet, of the direction whose entry has these flags, begin a new connection with the
+ * ports of one that closes? After a FIN of one side only if the answer says so, too. */
+static __always_inline bool ct_reopens(__u8 state, __u8 tcp_flags, __u8 mine)
+{
+	__u8 syn = tcp_flags & (TCP_SYN | TCP_ACK);
+
+	if (mine & CT_F_REPLY)
+		return syn == (TCP_SYN | TCP_ACK) && state == CT_FIN_WAIT;
+	return syn == TCP_SYN && state >= CT_LAST_ACK;
+}
+
 static __always_inline __u8 ct_udp_next(const struct ct_entry *e, __u8 theirs, __u32 now)
 {
 	if (!(theirs & CT_F_SEEN))
@@ -198,6 +223,7 @@ __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirme
 {
 	struct ct_entry *o;
 	__u8 theirs, state;
+	bool confirm;
 
 	if (!p || !e)
 		return 0;
@@ -222,17 +248,16 @@ __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirme
 		if (!o)
 			return 0;
 		if (!tuple_equal(&o->xlat, &f->reply.xlat)) {
-			/* Another flow has the port by now; the next packet begins anew. */
 			f->key = p->t; /* kernel 6.1, see ct_confirm */
 			bpf_map_delete_elem(&fl_ct_new, &f->key);
-			return -DROP_CT_FULL;
+			return -DROP_FLOW_LOST;
 		}
 	}
-	if (p->t.proto == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
-	    !(e->flags & CT_F_REPLY) && state >= CT_LAST_ACK) {
-		/* The same ports again after the end: a new connection. */
-		e->flags &= ~(CT_F_FIN | CT_F_SYN);
-		o->flags &= ~(CT_F_FIN | CT_F_SYN | CT_F_SEEN);
+	if (p->t.proto == IPPROTO_TCP && ct_reopens(state, p->tcp_flags, e->flags)) {
+		e->flags &= ~CT_F_FIN;
+		o->flags &= ~CT_F_FIN;
+		if (!(e->flags & CT_F_REPLY))
+			o->flags &= ~CT_F_SEEN;
 		state = CT_SYN_SENT;
 	}
 	e->flags |= CT_F_SEEN;
@@ -243,14 +268,15 @@ __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirme
 		state = ct_tcp_next(state, p->tcp_flags, e->flags, theirs);
 	else if (p->t.proto == IPPROTO_UDP)
 		state = ct_udp_next(e, theirs, now);
+	if (p->t.proto == IPPROTO_TCP)
+		confirm = state == CT_ESTABLISHED && (theirs & CT_F_SEEN);
+	else
+		confirm = e->flags & CT_F_REPLY;
 	e->state = state;
 	o->state = state;
-	e->expires = now + ct_timeout(state);
+	e->expires = ct_expires(now, state, confirmed || confirm);
 	o->expires = e->expires;
-	if (confirmed)
-		return 0;
-	if (p->t.proto == IPPROTO_TCP ? state == CT_ESTABLISHED && (theirs & CT_F_SEEN) :
-					(e->flags & CT_F_REPLY) != 0)
+	if (confirm && !confirmed)
 		ct_confirm(&p->t, e, o);
 	return 0;
 }
@@ -271,7 +297,7 @@ static __always_inline int ct_hit(const struct pkt *p, struct ct_entry *e, bool 
 	else if (p->t.proto == IPPROTO_UDP)
 		steady = steady && e->state == CT_UDP_STREAM;
 	if (steady || (!confirmed && p->t.proto != IPPROTO_TCP && !(e->flags & CT_F_REPLY))) {
-		__u32 expires = now + ct_timeout(e->state);
+		__u32 expires = ct_expires(now, e->state, confirmed);
 
 		if (e->expires == expires)
 			return 0;

@@ -1,33 +1,54 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-/* Broadcast and multicast: a copy to each other member of the network. */
+/*
+ * Broadcast and multicast: a copy to each other member of the network.
+ *
+ * All copies wait on this processor, where net.core.netdev_max_backlog of them, 1 000, find
+ * room. So one run makes a few only and sends the frame to its own device once more, behind
+ * these copies; the mark then tells how many members have theirs. When a member comes or goes
+ * in between, another may miss the frame or hear it twice.
+ */
 
 #include "deliver.h"
+
+/* skb->mark of a frame that comes back: in the upper half this, in the lower the members that
+ * have their copy. It is no sandbox's to set: marks end at the border of a namespace. */
+#define FLOOD_MARK 0xf1a20000
+#define FLOOD_MAX 0xff00
 
 struct flood {
 	struct __sk_buff *skb;
 	__u32 net;
 	__u32 from;	 /* ifindex that gets no copy */
 	__u32 only_host; /* the members must not hear each other (icc=false) */
+	__u32 done;	 /* members that have theirs from earlier runs */
+	__u32 base;	 /* members is counted from here */
 	__u32 members;
-	__u32 copies;
+	__u32 copied;
 };
 
-/* Members that get a copy of one packet, at most: bounds the time of one run. */
-#define FLOOD_MAX 4096
+static __always_inline __u32 flood_done(const struct __sk_buff *skb)
+{
+	return (skb->mark & 0xffff0000) == FLOOD_MARK ? skb->mark & 0xffff : 0;
+}
 
 static long flood_one(void *map, __u32 *ifindex, struct endpoint *ep, struct flood *f)
 {
+	__u32 before;
+
 	(void)map;
 	if (ep->net != f->net || *ifindex == f->from)
 		return 0;
 	if (f->only_host && !(ep->flags & EP_HOSTPORT))
 		return 0;
-	if (f->members++ >= FLOOD_MAX)
+	before = f->members++ - f->base;
+	if (before < f->done)
+		return 0;
+	if (before >= f->done + cfg_flood_slice)
 		return 1;
 	if (!bpf_clone_redirect(f->skb, *ifindex, 0))
-		f->copies++;
+		f->copied = 1;
 	return 0;
 }
 
@@ -38,15 +59,28 @@ static __always_inline int flood(struct __sk_buff *skb, const struct endpoint *e
 		.net = ep->net,
 		.from = skb->ifindex,
 		.only_host = !(ep->flags & (EP_ICC | EP_HOSTPORT)),
+		.done = flood_done(skb),
+		/* Any number the verifier does not know: from 0 it would count as far as it goes. */
+		.base = skb->hash,
 	};
+	__u32 members;
 
+	f.members = f.base;
 	skb->mark = 0;
 	bpf_for_each_map_elem(&fl_endpoint, flood_one, &f, 0);
+	members = f.members - f.base;
 	/* With nobody else in the network it has reached everybody. */
-	if (f.members && !f.copies)
+	if (!f.done && members && !f.copied)
 		return -DROP_FLOOD;
-	count_path(skb, PATH_FLOOD);
 	/* One count a packet, however many hear it. */
-	count_traffic(f.net, DIR_TO_ENDPOINT, skb->len);
+	if (!f.done) {
+		count_path(skb, PATH_FLOOD);
+		count_traffic(f.net, DIR_TO_ENDPOINT, skb->len);
+	}
+	f.done += cfg_flood_slice;
+	if (members > f.done && f.done <= FLOOD_MAX) {
+		skb->mark = FLOOD_MARK | f.done;
+		bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+	}
 	return TC_ACT_SHOT; /* the copies are on their way; not a drop, so not counted as one */
 }

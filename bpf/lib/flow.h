@@ -114,11 +114,44 @@ static __always_inline bool flow_find_port(struct __sk_buff *skb, struct flow *f
 	return false;
 }
 
+/* flow_prepare begins the description of the flow of packet p in flow_scratch(): translated to
+ * itself, of network net, from device in_if to out_if (as in struct ct_entry). */
+static __always_inline struct flow *flow_prepare(const struct pkt *p, __u32 net, __u32 in_if,
+						 __u32 out_if)
+{
+	struct flow *f = flow_scratch();
+
+	if (!f)
+		return NULL;
+	f->e.xlat = p->t;
+	f->e.in_if = in_if;
+	f->e.out_if = out_if;
+	f->e.publish = 0;
+	f->e.net = net;
+	f->e.flags = 0;
+	f->host_src = 0;
+	return f;
+}
+
+/* The flow leaves with the host's address src. */
+static __always_inline void flow_masquerade(struct flow *f, const union ip *src)
+{
+	f->e.xlat.saddr = *src;
+	f->host_src = 1;
+}
+
+/* The flow goes to the backend of b. */
+static __always_inline void flow_publish(struct flow *f, const struct publish *b)
+{
+	f->e.xlat.daddr = b->addr;
+	f->e.xlat.dport = b->port;
+	f->e.publish = b->id;
+}
+
 /*
  * flow_create records the flow of packet p as prepared in flow_scratch(), as
  * unconfirmed. xlat.sport is kept when it is free, else chosen from
- * cfg_snat_min..cfg_snat_max. f->e must have xlat, in_if, out_if, publish and
- * net; f->e.flags may have CT_F_HOST.
+ * cfg_snat_min..cfg_snat_max. f->e.flags may have CT_F_HOST.
  * Returns 0, -DROP_SNAT_EXHAUSTED or -DROP_CT_FULL.
  */
 __noinline int flow_create(struct __sk_buff *skb, const struct pkt *p)
@@ -131,7 +164,7 @@ __noinline int flow_create(struct __sk_buff *skb, const struct pkt *p)
 	f->key = p->t;
 	f->e.state = ct_first_state(p);
 	f->e.created = now;
-	f->e.expires = now + ct_timeout(f->e.state);
+	f->e.expires = ct_expires(now, f->e.state, false);
 	f->e.flags = (f->e.flags & CT_F_HOST) | CT_F_SEEN;
 	if (!ip_equal(&f->e.xlat.saddr, &p->t.saddr))
 		f->e.flags |= CT_F_NAT_SRC;

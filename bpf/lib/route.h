@@ -154,25 +154,18 @@ static __always_inline int to_next_hop(struct __sk_buff *skb, const struct pkt *
 static __always_inline int route_published(struct __sk_buff *skb, struct pkt *p,
 					   const struct endpoint *ep, const struct publish *b)
 {
-	struct flow *f = flow_scratch();
+	struct flow *f;
 	int err;
 
-	if (!f)
-		return -DROP_CT_FULL;
 	if (p->ttl <= 1)
 		return ttl_exceeded(skb, p, ep);
-	f->e.xlat = p->t;
-	f->e.xlat.daddr = b->addr;
-	f->e.xlat.dport = b->port;
+	f = flow_prepare(p, b->net, skb->ifindex, b->ifindex);
+	if (!f)
+		return -DROP_CT_FULL;
+	flow_publish(f, b);
 	/* Its own backend: the answer must come back here, so the gateway asks. */
 	if (b->ifindex == skb->ifindex)
 		f->e.xlat.saddr = p->flags & PKT_IP4 ? ep->gw4 : ep->gw6;
-	f->e.in_if = skb->ifindex;
-	f->e.out_if = b->ifindex;
-	f->e.publish = b->id;
-	f->e.net = b->net;
-	f->e.flags = 0;
-	f->host_src = 0;
 	err = flow_create(skb, p);
 	if (err)
 		return err;
@@ -197,22 +190,14 @@ static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
 	case ROUTE_STACK:
 		return to_stack(skb, ep);
 	}
-	f = flow_scratch();
+	f = flow_prepare(p, ep->net, skb->ifindex, 0);
 	if (!f)
 		return -DROP_CT_FULL;
-	f->e.xlat = p->t;
-	f->host_src = 0;
 	if (ep->flags & EP_MASQUERADE) {
 		if (ip_is_zero(&hop->src))
 			return -DROP_NO_UPLINK_ADDR;
-		f->e.xlat.saddr = hop->src;
-		f->host_src = 1;
+		flow_masquerade(f, &hop->src);
 	}
-	f->e.in_if = skb->ifindex;
-	f->e.out_if = 0;
-	f->e.publish = 0;
-	f->e.net = ep->net;
-	f->e.flags = 0;
 	err = flow_create(skb, p);
 	if (err)
 		return err;

@@ -150,7 +150,6 @@ enum ct_flag {
 	CT_F_SEEN = 1 << 2,    /* this direction sent a packet */
 	CT_F_NAT_SRC = 1 << 3, /* source address or port is translated */
 	CT_F_NAT_DST = 1 << 4, /* destination likewise */
-	CT_F_SYN = 1 << 5,     /* this direction sent SYN */
 	CT_F_HOST = 1 << 6,    /* a flow of the host's own stack, SNATed off a collision */
 };
 
@@ -231,6 +230,7 @@ enum drop_reason {
 	DROP_FLOOD = 22,	  /* broadcast or multicast that could be copied to nobody */
 	DROP_TOO_BIG = 23,	  /* larger than the next hop's MTU and the sender was told */
 	DROP_ROGUE_RA = 24,	  /* router advertisement from a sandbox */
+	DROP_FLOW_LOST = 25, /* the flow's port is another's by now; the next packet begins anew */
 	DROP_REASON_MAX,
 };
 

@@ -116,5 +116,13 @@ func outsideCases() []testCase {
 			s.arrive(answer).passes(answer.with(func(p *packet) { p.dst = host.src }), l.answerEvent()...)
 			s.answers("a", p, left, l.reply, l.answerEvent()...)
 		}),
+		times(protocols(), "host_leaving_port_taken_fragments-same_port", func(s *scenario, f family, l l4) {
+			s.opens(f, s.via(f, "a", l, at(f.remote, l.dport)), at(f.uplink, l.sport))
+			host := s.outside(packet{src: at(f.uplink, l.sport), dst: at(f.remote, l.dport), proto: l.proto, flags: "A"}).long(s.TB)
+			first, later := fragments(host)
+			moved := port(f, host, s.leave(first, 0).do().out)
+			left := host.with(func(p *packet) { p.src = at(f.uplink, moved) })
+			s.leave(later, 0).passes(left.as(later.frag))
+		}),
 	)
 }

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// floodMark is FLOOD_MARK.
+const floodMark = 0xf1a20000
+
+// A broadcast to more members than one run makes copies for comes back to its
+// own device until each has its copy, and counts once.
+func TestFloodSlices(t *testing.T) {
+	for slice := 1; slice <= 4; slice++ {
+		runOnce(t, config{vars: map[string]any{"cfg_flood_slice": uint16(slice)}, noteRedirects: true}, []testCase{
+			{name: fmt.Sprint("udp-broadcast_by_", slice, "-flood"), run: func(s *scenario, f family) {
+				for from, others := range map[string][]string{"a": {"gw1", "b", "c"}, "gw1": {"a", "b", "c"}} {
+					s.floodInSlices(f, from, others, slice)
+				}
+			}},
+		})
+	}
+}
+
+func (s *scenario) floodInSlices(f family, from string, others []string, slice int) {
+	s.Helper()
+	p := s.between(f, from, "b").with(func(p *packet) { p.proto, p.dmac = udp, broadcast() })
+	again := "clone " + s.names[s.members[from].IfIndex] + " flags 0x1" // BPF_F_INGRESS
+	var heard, want []string
+	for _, name := range others {
+		want = append(want, "clone "+s.names[s.members[name].IfIndex])
+	}
+	for done := 0; done < len(others); done += slice {
+		sending := s.from(from, p)
+		counted := make(counts)
+		if done > 0 {
+			sending.skb.Mark = floodMark | uint32(done)
+		} else {
+			counted.add("path flood", len(sending.in))
+			counted.add(fmt.Sprint("from ", sending.member.Net), len(sending.in))
+			counted.add(fmt.Sprint("to ", sending.member.Net), len(sending.in))
+		}
+		r := sending.do()
+		if diff := cmp.Diff(counted, r.counts); diff != "" || r.verdict != shot {
+			s.Errorf("after %d copies: verdict %s, counters that moved (-want +got):\n%s", done, r.verdict, diff)
+		}
+		copies := slices.DeleteFunc(slices.Clone(r.to), func(to string) bool { return to == again })
+		if n := min(slice, len(others)-done); len(copies) != n {
+			s.Errorf("after %d copies: %v, want %d more", done, r.to, n)
+		}
+		if more := done+slice < len(others); more != slices.Contains(r.to, again) {
+			s.Errorf("after %d copies: %v; want it sent again: %t", done, r.to, more)
+		}
+		heard = append(heard, copies...)
+	}
+	slices.Sort(heard)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, heard); diff != "" {
+		s.Errorf("copies (-want +got):\n%s", diff)
+	}
+}
