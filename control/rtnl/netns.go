@@ -90,17 +90,20 @@ func CreateNetNS(path string) error {
 		return fmt.Errorf("create network namespace: %w", err)
 	}
 	f.Close()
-	return onThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("create network namespace: %w", err)
-		}
-		return nil
-	}, func() error {
+	return onThread(unshareNetNS, func() error {
 		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mount network namespace at %q: %w", path, err)
 		}
 		return nil
 	})
+}
+
+// unshareNetNS moves the calling thread into a new network namespace.
+func unshareNetNS() error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("create network namespace: %w", err)
+	}
+	return nil
 }
 
 // RemoveNetNS unmounts the namespace at path and removes the file. Absent is

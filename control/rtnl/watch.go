@@ -20,19 +20,10 @@ import (
 func (h *Handle) Watch(ctx context.Context, changed chan<- struct{}) error {
 	fd := -1
 	err := h.Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
-		if err != nil {
-			return err
-		}
-		return unix.Bind(fd, &unix.SockaddrNetlink{
-			Family: unix.AF_NETLINK,
-			Groups: unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR,
-		})
+		fd, err = subscribe(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR)
+		return err
 	})
 	if err != nil {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
 		return fmt.Errorf("watch devices: %w", err)
 	}
 	sock := os.NewFile(uintptr(fd), "rtnetlink")
@@ -58,6 +49,20 @@ func (h *Handle) Watch(ctx context.Context, changed chan<- struct{}) error {
 		default:
 		}
 	}
+}
+
+// subscribe opens a socket, in the calling thread's namespace, that gets the
+// messages of these groups.
+func subscribe(groups uint32) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // newsworthy reports whether messages tell of more than that devices of

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// insidesBuffer is the memory for what the kernel tells faster than it is read:
+// some thousand messages.
+const insidesBuffer = 4 << 20
+
+// InsidesWatch hears what changes inside of sandboxes. Its sockets are in a
+// namespace of their own, where only the sandboxes that were added have
+// numbers: of strangers' namespaces, and of the host's, the kernel tells it
+// nothing.
+type InsidesWatch struct {
+	conn *conn
+	sock *os.File
+}
+
+// NewInsidesWatch returns a watch over no sandbox yet.
+func NewInsidesWatch() (*InsidesWatch, error) {
+	w := new(InsidesWatch)
+	err := onThread(unshareNetNS, func() (err error) {
+		if w.conn, err = dial(); err != nil {
+			return err
+		}
+		if w.sock, err = listenInsides(); err != nil {
+			w.conn.close()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch sandboxes: %w", err)
+	}
+	return w, nil
+}
+
+// listenInsides opens the socket, in the calling thread's namespace, that hears
+// every namespace with a number there.
+func listenInsides() (*os.File, error) {
+	groups := uint32(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR |
+		unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE)
+	fd, err := subscribe(groups)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1)
+	if errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w (needs CAP_NET_BROADCAST)", err)
+	}
+	err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, insidesBuffer))
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "rtnetlink"), nil
+}
+
+// Close ends the watch; Run must have returned.
+func (w *InsidesWatch) Close() error {
+	w.conn.close()
+	return w.sock.Close()
+}
+
+// Add has the watch hear a sandbox, and returns the number it will go by. One
+// that is heard already keeps its number. The kernel takes it off when it goes
+// away, and may then give the number to another.
+func (w *InsidesWatch) Add(ns *NetNS) (number int32, err error) {
+	fd := u32(netlink.NETNSA_FD, uint32(ns.fd()))
+	number, err = w.number(fd)
+	if err == nil && number < 0 {
+		err = w.conn.do(unix.RTM_NEWNSID, 0, nl.NewRtGenMsg(), fd, u32(netlink.NETNSA_NSID, ^uint32(0))) // any
+		if err == nil {
+			number, err = w.number(fd)
+		}
+	}
+	if err != nil {
+		return -1, fmt.Errorf("watch sandbox: %w", err)
+	}
+	return number, nil
+}
+
+// number of a namespace in the watch's own; -1: it has none.
+func (w *InsidesWatch) number(fd *nl.RtAttr) (int32, error) {
+	msg := nl.NewRtGenMsg()
+	b, err := w.conn.get(unix.RTM_GETNSID, unix.RTM_NEWNSID, msg, fd)
+	if err != nil {
+		return -1, err
+	}
+	number := int32(-1)
+	eachAttr(b[min(msg.Len(), len(b)):], func(kind uint16, v []byte) {
+		if kind == netlink.NETNSA_NSID {
+			number = int32(attrU32(v))
+		}
+	})
+	return number, nil
+}
+
+// Run calls changed with the number of each sandbox whose devices, addresses or
+// default routes may have changed, and lost when it missed something, until ctx
+// is done.
+func (w *InsidesWatch) Run(ctx context.Context, changed func(number int32), lost func()) error {
+	stop := context.AfterFunc(ctx, func() { w.sock.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	raw, err := w.sock.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("watch sandboxes: %w", err)
+	}
+	buf, control := make([]byte, 1<<16), make([]byte, unix.CmsgSpace(4))
+	for {
+		var n, controlLen int
+		var recvErr error
+		err := raw.Read(func(fd uintptr) bool {
+			n, controlLen, _, _, recvErr = unix.Recvmsg(int(fd), buf, control, 0)
+			return !errors.Is(recvErr, unix.EAGAIN)
+		})
+		switch err = errors.Join(err, recvErr); {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, unix.ENOBUFS):
+			lost()
+		case err != nil:
+			return fmt.Errorf("watch sandboxes: %w", err)
+		default:
+			if number, ok := sender(control[:controlLen]); ok && changesInside(buf[:n]) {
+				changed(number)
+			}
+		}
+	}
+}
+
+// sender reads the number of the namespace that a message is from. One from the
+// watch's own has none.
+func sender(control []byte) (number int32, ok bool) {
+	msgs, err := unix.ParseSocketControlMessage(control)
+	if err != nil {
+		return 0, false
+	}
+	for _, m := range msgs {
+		if m.Header.Level == unix.SOL_NETLINK && m.Header.Type == unix.NETLINK_LISTEN_ALL_NSID && len(m.Data) >= 4 {
+			return int32(binary.NativeEndian.Uint32(m.Data)), true
+		}
+	}
+	return 0, false
+}
+
+// changesInside reports whether messages tell of what Fairlead configures in a
+// sandbox. Of routes those are the default ones; a router in there may have
+// many others, which change all the time.
+func changesInside(b []byte) bool {
+	msgs, err := syscall.ParseNetlinkMessage(b)
+	if err != nil {
+		return true
+	}
+	for _, m := range msgs {
+		isRoute := m.Header.Type == unix.RTM_NEWROUTE || m.Header.Type == unix.RTM_DELROUTE
+		if !isRoute || len(m.Data) < unix.SizeofRtMsg || m.Data[1] == 0 { // rtm_dst_len
+			return true
+		}
+	}
+	return false
+}
