@@ -234,6 +234,7 @@ func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
 		return err
 	}
 	defer ns.Close()
+	p.r.listen(b, ns) // before the look, so that no change goes unnoticed
 	var devs []rtnl.SandboxDevice
 	for _, e := range members {
 		n := p.r.networks[e.want.NetworkID]

@@ -227,7 +227,7 @@ func (p *pass) diffSandboxes() {
 		b := p.r.sandboxes[id]
 		switch {
 		case b == nil:
-			b = &sandbox{id: id}
+			b = &sandbox{id: id, number: -1}
 			p.r.sandboxes[id] = b
 			p.fresh[id] = true
 			p.boxes[id] = b

@@ -129,9 +129,10 @@ type Reconciler struct {
 	complaint  string              // of the last check
 	warned     bool                // about IPv6 forwarding
 	committed  bool
-	dropLater  flowFilter // flows whose removal failed
-	cursor     string     // sandbox that was checked last
-	clsactTurn int        // attachment that is checked next
+	dropLater  flowFilter         // flows whose removal failed
+	cursor     string             // sandbox that was checked last
+	insides    *rtnl.InsidesWatch // nil: there is none now
+	clsactTurn int                // attachment that is checked next
 
 	stats statistics
 }

@@ -5,9 +5,6 @@ package reconcile
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -16,19 +13,17 @@ import (
 )
 
 // The rhythm of Run. Whatever breaks is repaired within 5 s: devices and
-// addresses when the kernel tells, the rest at the next tick, tables at every
-// second one.
+// addresses, on the host and in sandboxes, when the kernel tells, the rest at
+// the next tick.
 const (
 	tick     = 2 * time.Second
 	settle   = 100 * time.Millisecond // after a change, for the others that follow
 	distance = 500 * time.Millisecond // between checks, however much changes
-	retry    = time.Second            // of a watch that ended
+	retry    = time.Second            // of a watch that ended, first
+	maxRetry = time.Minute            // and at last
 
 	// surveys bounds how often a look at the host is repeated while it changes.
 	surveys = 2
-
-	// sandboxesPerTick bounds how many sandboxes are entered at one tick.
-	sandboxesPerTick = 100
 )
 
 // thoroughness is how far a check of the host's side goes.
@@ -36,8 +31,7 @@ type thoroughness int
 
 const (
 	quick thoroughness = iota // devices, addresses, uplinks
-	usual                     // and attachments
-	full                      // and tables
+	full                      // and attachments and tables
 )
 
 // Resync reads everything back (devices, addresses, sysctls, attachments,
@@ -48,7 +42,7 @@ func (r *Reconciler) Resync(ctx context.Context) (Repairs, error) {
 	if err != nil {
 		return repairs, err
 	}
-	inside, err := r.checkSandboxes(ctx, -1)
+	inside, err := r.checkSandboxes(ctx, r.nextSandboxes(-1))
 	repairs.add(inside)
 	if r.unfinished() {
 		more, checkErr := r.check(ctx, full)
@@ -69,14 +63,19 @@ func (r *Reconciler) unfinished() bool {
 func (r *Reconciler) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	changed := make(chan struct{}, 1)
-	wg.Go(func() { r.watch(ctx, changed) })
+	changed, inside := make(chan struct{}, 1), backlog{news: newNews()}
+	wg.Go(func() {
+		r.keep(ctx, "devices", func() error { return r.nl.Watch(ctx, changed) })
+	})
+	wg.Go(func() {
+		r.keep(ctx, "sandboxes", func() error { return r.watchInsides(ctx, inside.news) })
+	})
 
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var last time.Time
-	var due <-chan time.Time
-	for n := 1; ; {
+	var due, insideDue <-chan time.Time
+	for {
 		how := quick
 		select {
 		case <-ctx.Done():
@@ -86,37 +85,54 @@ func (r *Reconciler) Run(ctx context.Context) error {
 				due = time.After(max(settle, time.Until(last.Add(distance))))
 			}
 			continue
+		case <-inside.ready:
+			if insideDue == nil {
+				insideDue = time.After(max(settle, time.Until(inside.rested)))
+			}
+			continue
+		case <-insideDue:
+			insideDue = nil
+			r.checkBacklog(ctx, &inside)
+			if r.unfinished() {
+				wake(changed)
+			}
+			continue
 		case <-due:
 		case <-ticker.C:
-			if how = usual; n%2 == 0 {
-				how = full
-			}
-			n++
-			r.background(ctx)
+			how = full
+			// Errors are logged where they arise, here and below.
+			_, _ = r.checkSandboxes(ctx, r.nextSandboxes(sandboxesPerTick))
 		}
 		due = nil
-		// Errors are logged where they arise.
 		_, _ = r.check(ctx, how)
 		last = time.Now()
 	}
 }
 
-// background looks into some sandboxes.
-func (r *Reconciler) background(ctx context.Context) {
-	_, _ = r.checkSandboxes(ctx, sandboxesPerTick)
+// wake puts a token into c, unless there is one.
+func wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
-// watch waits for changes of devices and addresses.
-func (r *Reconciler) watch(ctx context.Context, changed chan<- struct{}) {
-	for ctx.Err() == nil {
-		err := r.nl.Watch(ctx, changed)
+// keep runs a watch anew whenever it ends, until ctx does: later and later
+// while that does not help.
+func (r *Reconciler) keep(ctx context.Context, what string, watch func() error) {
+	for wait := retry; ctx.Err() == nil; wait = min(2*wait, maxRetry) {
+		start := time.Now()
+		err := watch()
 		if ctx.Err() != nil {
 			return
 		}
-		r.log.Warn("watch over devices is set up again", "err", err)
+		if time.Since(start) > maxRetry {
+			wait = retry
+		}
+		r.log.Warn("changes are noticed late until the watch works again", "over", what, "in", wait, "err", err)
 		select {
 		case <-ctx.Done():
-		case <-time.After(retry):
+		case <-time.After(wait):
 		}
 	}
 }
@@ -142,13 +158,11 @@ func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (Repairs, 
 	}
 	var errs [2]error
 	var attached []loader.Attachment
-	if how >= usual {
+	restored := 0
+	if how == full {
 		if attached, errs[0] = r.dp.Attached(); errs[0] == nil && attached == nil {
 			attached = []loader.Attachment{}
 		}
-	}
-	restored := 0
-	if how >= full {
 		restored, errs[1] = r.tables.verify()
 	}
 	s, err := r.survey()
@@ -179,7 +193,7 @@ func (p *pass) checkHost(how thoroughness, attached []loader.Attachment) error {
 	p.findBroken()
 	p.run()
 	errs = append(errs, p.errs...)
-	if how >= full && p.r.unsynced {
+	if how == full && p.r.unsynced {
 		errs = append(errs, p.syncTables())
 	}
 	errs = append(errs, p.checkUplinks(), p.checkCgroup(), p.checkAttachments(attached))
@@ -280,63 +294,4 @@ func (p *pass) findBroken() {
 			p.boxes[id] = b
 		}
 	}
-}
-
-// checkSandboxes enters up to limit sandboxes, the ones after those entered
-// last, and repairs what is not right inside. A negative limit is all of them.
-// The lock is taken for each anew, so that nobody waits long.
-func (r *Reconciler) checkSandboxes(ctx context.Context, limit int) (Repairs, error) {
-	start := time.Now()
-	total := newRepairs()
-	var errs []error
-	for _, id := range r.nextSandboxes(limit) {
-		if err := ctx.Err(); err != nil {
-			return total, err
-		}
-		repairs, err := r.checkSandbox(ctx, id, start)
-		errs = append(errs, err)
-		total.add(repairs)
-	}
-	return total, errors.Join(errs...)
-}
-
-func (r *Reconciler) checkSandbox(ctx context.Context, id string, start time.Time) (Repairs, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	b := r.sandboxes[id]
-	if b == nil || r.snap.Sandboxes[id] == nil {
-		return nil, nil
-	}
-	p, err := r.newPass(ctx, r.snap)
-	if err != nil {
-		return nil, err
-	}
-	p.repair = true
-	p.boxes[id] = b
-	p.makeNamespaces()
-	p.finishSandbox(b)
-	if p.repairs.Total() > 0 {
-		r.finish(p, "resync", start, nil)
-	}
-	if b.broken {
-		return p.repairs, fmt.Errorf("%s", b.trouble)
-	}
-	return p.repairs, nil
-}
-
-// nextSandboxes returns the IDs of the next sandboxes to be checked.
-func (r *Reconciler) nextSandboxes(limit int) []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	ids := slices.Sorted(maps.Keys(r.sandboxes))
-	if limit < 0 || limit >= len(ids) {
-		return ids
-	}
-	i, _ := slices.BinarySearch(ids, r.cursor+"\x00")
-	next := make([]string, 0, limit)
-	for k := range limit {
-		next = append(next, ids[(i+k)%len(ids)])
-	}
-	r.cursor = next[len(next)-1]
-	return next
 }

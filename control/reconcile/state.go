@@ -44,7 +44,8 @@ type sandbox struct {
 	id      string
 	want    *model.Sandbox
 	broken  bool
-	gone    bool // its namespace is not there
+	gone    bool  // its namespace is not there
+	number  int32 // by which the watch over sandboxes knows it; -1: it does not
 	trouble string
 }
 

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// watched starts the watch over a world's sandboxes, and looks into all of them
+// as Run would.
+func watched(t *testing.T, w *world) *backlog {
+	t.Helper()
+	b := &backlog{news: newNews()}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.r.watchInsides(ctx, b.news) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("the watch ended with %v", err)
+		}
+	})
+	if !hasNews(b, 5*time.Second) {
+		t.Fatal("the watch does not begin")
+	}
+	w.r.checkBacklog(t.Context(), b)
+	return b
+}
+
+// hasNews waits until there is some, and for that of the same change.
+func hasNews(b *backlog, patience time.Duration) bool {
+	select {
+	case <-b.ready:
+		time.Sleep(settle)
+		return true
+	case <-time.After(patience):
+		return false
+	}
+}
+
+// deleteInside deletes an address of a sandbox's eth0.
+func deleteInside(w *world, b *model.Sandbox, p netip.Prefix) {
+	w.inside(b, func(h *rtnl.Handle) error {
+		l, err := h.LinkByName("eth0")
+		return errors.Join(err, h.DeleteAddr(l.Index, p))
+	})
+}
+
+// settled wants that the news that is left leads to no repair, and so to no
+// more news.
+func settled(t *testing.T, w *world, b *backlog) {
+	t.Helper()
+	before := w.r.Stats().Repairs[RepairAddress]
+	for range 3 {
+		if !hasNews(b, 2*settle) {
+			return
+		}
+		w.r.checkBacklog(t.Context(), b)
+		if now := w.r.Stats().Repairs[RepairAddress]; now != before {
+			t.Fatalf("%d repairs, %d before: repairs lead to repairs", now, before)
+		}
+	}
+	t.Error("repairs lead to news again and again")
+}
+
+func TestInsidesAreHeard(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("net", 7)
+	first, other := p.sandbox("first"), p.sandbox("other")
+	e := p.endpoint(first, n)
+	p.endpoint(other, n)
+	w.apply(p)
+	b := watched(t, w)
+	settled(t, w, b)
+
+	deleteInside(w, first, e.IPv4)
+	if !hasNews(b, time.Second) {
+		t.Fatal("a removed address is not heard")
+	}
+	if ids := w.r.affected(b.take()); len(ids) != 1 || ids[0] != first.ID {
+		t.Errorf("affected are %v, want %s", ids, first.ID)
+	}
+	b.note(w.r.sandboxes[first.ID].number)
+	w.r.checkBacklog(t.Context(), b)
+	if got := w.r.Stats().Repairs; got[RepairAddress] != 1 || got[RepairRoute] != 1 {
+		t.Errorf("repairs are %v, want an address and the default route", got)
+	}
+	settled(t, w, b)
+
+	// One made by a verb, while the watch runs, is heard too.
+	late := p.sandbox("late")
+	e = p.endpoint(late, n)
+	w.apply(p)
+	settled(t, w, b)
+	deleteInside(w, late, e.IPv6)
+	if !hasNews(b, time.Second) {
+		t.Fatal("a removed address is not heard in a new sandbox")
+	}
+	w.r.checkBacklog(t.Context(), b)
+	if got := w.r.Stats().Repairs[RepairAddress]; got != 2 {
+		t.Errorf("%d addresses repaired, want 2", got)
+	}
+}
+
+// When messages were lost all sandboxes are looked into, some in a row, and
+// those that wait already keep their place.
+func TestBacklog(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	const rest = 20
+	for i := range sandboxesAtOnce + rest {
+		p.sandbox(fmt.Sprint("box", i)).NetworkMode = model.NetworkNone
+	}
+	w.apply(p)
+	b := watched(t, w)
+	if len(b.waiting) != rest || len(b.ready) != 1 {
+		t.Fatalf("%d sandboxes wait and %d tokens are there, want %d and 1", len(b.waiting), len(b.ready), rest)
+	}
+	if !b.rested.After(time.Now()) {
+		t.Error("no rest after the work")
+	}
+	waited := b.waiting
+	b.missed()
+	w.r.checkBacklog(t.Context(), b)
+	if len(b.waiting) != rest {
+		t.Errorf("%d sandboxes wait, want %d", len(b.waiting), rest)
+	}
+	for _, id := range waited {
+		if w.r.sandboxes[id].number < 0 || slices.Contains(b.waiting, id) {
+			t.Errorf("sandbox %s waited and has to wait again", short(id))
+		}
+	}
+}
