@@ -33,35 +33,37 @@ func (d *Datapath) attachClsact(ifindex int, h Hook) (changed bool, err error) {
 		return false, err
 	}
 	pin := filepath.Join(d.dir, filtersDir, h.pinName(ifindex))
-	if err := noteProgram(pin, prog, id); err != nil {
+	noted, err := noteProgram(pin, prog, id)
+	if err != nil {
 		return false, err
 	}
-	return d.clsact.ReplaceFilter(ifindex, h.egress(), h.filter(), prog.FD(), uint32(id))
+	changed, err = d.clsact.ReplaceFilter(ifindex, h.egress(), h.filter(), prog.FD(), uint32(id))
+	return changed || noted, err
 }
 
 // noteProgram pins a program, unless it is pinned there.
-func noteProgram(pin string, prog *ebpf.Program, id ebpf.ProgramID) error {
+func noteProgram(pin string, prog *ebpf.Program, id ebpf.ProgramID) (changed bool, err error) {
 	noted, err := ebpf.LoadPinnedProgram(pin, nil)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+		return false, err
 	}
 	if err == nil {
 		defer noted.Close()
 		have, err := progID(noted)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if have == id {
-			return nil
+			return false, nil
 		}
 	}
 	// Pin a clone: a Program can be pinned once, and ours is in progs-<hash>.
 	clone, err := prog.Clone()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer clone.Close()
-	return replacePin(clone, pin)
+	return true, replacePin(clone, pin)
 }
 
 // dropFilter removes a filter and the note of it. No filter is success.
