@@ -5,6 +5,9 @@ package scenario
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +36,7 @@ func TestRepairs(t *testing.T) {
 			spoil       func()
 		}{
 			{"gateway device deleted", "device", ip("link del dev " + gateway)},
+			{"host port deleted", "device", ip("link del dev " + hostPort)},
 			{"gateway device down", "device", ip("link set dev " + gateway + " down")},
 			{"host port down", "device", ip("link set dev " + hostPort + " down")},
 			{"endpoint deleted", "device", ip("link del dev " + l.Device(endpointAlias(l, b)))},
@@ -46,15 +50,25 @@ func TestRepairs(t *testing.T) {
 			{"uplink's programs detached", "program", func() { detach(l, "*uplink", "") }},
 			{"programs of the cgroup detached", "program", func() { l.DetachLinks("cgroup-*") }},
 		}
-		for _, table := range []string{"fl_endpoint", "fl_fdb", "fl_neigh", "fl_publish", "fl_hostaddr", "fl_subnet", "fl_uplink"} {
-			cases = append(cases, struct {
-				name, kinds string
-				spoil       func()
-			}{"entries of " + table + " removed", "entry", func() { l.EmptyMap(table) }})
-		}
 		for _, tc := range cases {
 			l.Case(tc.name, func(l *lab.Lab) { l.Repaired(tc.kinds, tc.spoil, works) })
 		}
+		for _, table := range controlTables() {
+			repairedTable(l, table, works)
+		}
+		pins := []string{"links"}
+		if l.Config.Clsact {
+			pins = append(pins, "filters")
+		}
+		for _, dir := range pins {
+			l.Case("pins in "+dir+" removed", func(l *lab.Lab) { pinsRemoved(l, dir, works) })
+		}
+		l.Case("flows removed", func(l *lab.Lab) {
+			for _, table := range []string{"fl_ct", "fl_ct_new", "fl_frag", "fl_sock_rev"} {
+				l.EmptyMap(table)
+			}
+			l.Eventually(soon, works) // the datapath's own: new flows are as good
+		})
 		l.Case("sandbox's namespace removed", func(l *lab.Lab) { namespaceRemoved(l, web) })
 	})
 }
@@ -101,6 +115,42 @@ func detach(l *lab.Lab, hook, alias string) {
 	if n := l.DetachLinks(fmt.Sprintf("%s-%d", hook, index)); n == 0 {
 		l.Errorf("no link %s of %s", hook, device)
 	}
+}
+
+// pinsRemoved removes what keeps links, or notes of filters, in bpffs.
+func pinsRemoved(l *lab.Lab, dir string, works func() error) {
+	l.Helper()
+	pins := func() (found []string) {
+		err := l.Host.Do(func() (err error) {
+			found, err = filepath.Glob(filepath.Join(l.Dir("bpf"), dir, "*"))
+			return err
+		})
+		if err != nil {
+			l.Fatal(err)
+		}
+		return found
+	}
+	before := pins()
+	if len(before) == 0 {
+		l.Fatal("no pins in " + dir)
+	}
+	l.Repaired("program", func() {
+		err := l.Host.Do(func() error {
+			var errs []error
+			for _, pin := range before {
+				errs = append(errs, os.Remove(pin))
+			}
+			return errors.Join(errs...)
+		})
+		if err != nil {
+			l.Fatal(err)
+		}
+	}, func() error {
+		if now := pins(); !slices.Equal(now, before) {
+			return fmt.Errorf("pins are %v, want %v", now, before)
+		}
+		return works()
+	})
 }
 
 // A namespace that others remove does not keep verbs from working (A47).
