@@ -77,9 +77,9 @@ func parsePinName(name string) (ifindex int, h Hook, ok bool) {
 type Attachment struct {
 	IfIndex   int
 	Hook      Hook
-	ProgramID uint32
-	TCX       bool // a tcx link, not a clsact filter
-	Live      bool // false: the device is gone, or the link was detached
+	ProgramID uint32 // of a link
+	TCX       bool   // a tcx link, not a clsact filter
+	Live      bool   // false: the device is gone, or the link was detached
 }
 
 // Attach makes sure the hook's program, and no earlier version of it, is
@@ -132,18 +132,18 @@ func (d *Datapath) Attached() ([]Attachment, error) {
 		return nil, err
 	}
 	all := make([]Attachment, 0, len(links)+len(filters))
-	for _, a := range append(links, filters...) {
-		read := a.readFilter
-		if a.TCX {
-			read = a.readLink
-		}
-		err := read(d.dir)
+	for _, a := range links {
+		err := a.readLink(d.dir)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // detached just now
 		}
 		if err != nil {
 			return nil, err
 		}
+		all = append(all, a)
+	}
+	for _, a := range filters {
+		a.Live = true // as far as a note tells
 		all = append(all, a)
 	}
 	return all, nil
@@ -178,19 +178,5 @@ func (a *Attachment) readLink(dir string) error {
 	if tcx := info.TCX(); tcx != nil {
 		a.Live = int(tcx.Ifindex) == a.IfIndex
 	}
-	return nil
-}
-
-func (a *Attachment) readFilter(dir string) error {
-	p, err := ebpf.LoadPinnedProgram(filepath.Join(dir, filtersDir, a.Hook.pinName(a.IfIndex)), nil)
-	if err != nil {
-		return fmt.Errorf("open program of %s at device %d: %w", a.Hook, a.IfIndex, err)
-	}
-	defer p.Close()
-	id, err := progID(p)
-	if err != nil {
-		return fmt.Errorf("describe program of %s at device %d: %w", a.Hook, a.IfIndex, err)
-	}
-	a.ProgramID, a.Live = uint32(id), true
 	return nil
 }

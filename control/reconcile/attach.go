@@ -7,13 +7,15 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/fairlead-net/fairlead/loader"
 )
 
-// filtersPerCheck bounds how many clsact filters one check looks up: unlike
-// tcx links, which are listed, each takes two requests.
-const filtersPerCheck = 250
+// filtersPerCheck bounds how many clsact filters one check looks up, though
+// the kernel tells of those that are removed: unlike tcx links, which are
+// listed, each takes two requests.
+const filtersPerCheck = 50
 
 // checkAttachments makes sure every program is attached where it shall be, and
 // nowhere else. have is what is attached, or was a moment ago; nil: nobody
@@ -33,8 +35,9 @@ func (p *pass) checkAttachments(have []loader.Attachment) error {
 		live, stale, filters = p.judge(have, wanted)
 		errs = append(errs, p.checkFilters(filters))
 	}
+	suspects := p.r.suspects.take()
 	for at := range wanted {
-		if live[at] {
+		if live[at] && !suspects[at.ifindex] {
 			continue
 		}
 		changed, err := p.r.dp.Attach(at.ifindex, at.hook)
@@ -53,6 +56,27 @@ func (p *pass) checkAttachments(have []loader.Attachment) error {
 		delete(p.r.attached, at)
 	}
 	return errors.Join(errs...)
+}
+
+// suspects are devices that lost a clsact filter, by index; perhaps one of
+// somebody else's.
+type suspects struct {
+	mu      sync.Mutex
+	devices map[int]bool
+}
+
+func (s *suspects) add(ifindex int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	set(&s.devices, ifindex)
+}
+
+func (s *suspects) take() map[int]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	devices := s.devices
+	s.devices = nil
+	return devices
 }
 
 // judge sorts the attachments there are: those that are right, those that are

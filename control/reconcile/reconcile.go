@@ -134,7 +134,8 @@ type Reconciler struct {
 	insides    *rtnl.InsidesWatch // nil: there is none now
 	clsactTurn int                // attachment that is checked next
 
-	stats statistics
+	suspects suspects
+	stats    statistics
 }
 
 // New returns a Reconciler. It does nothing until the first Apply.

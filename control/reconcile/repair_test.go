@@ -121,6 +121,39 @@ func TestResyncRepairs(t *testing.T) {
 	}
 }
 
+// A filter that the kernel says is gone is restored without a look at all.
+func TestSuspects(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	e := p.endpoint(p.sandbox("box"), p.network("net", 7))
+	w.apply(p)
+	l := w.link(rtnl.EndpointAlias(e.ID))
+	at := place{int(l.Index), loader.FromEndpoint}
+	check := func(want uint64) {
+		t.Helper()
+		if r, err := w.r.check(t.Context(), quick); err != nil || r[RepairProgram] != want {
+			t.Errorf("repaired %v, %v; want %d programs", r, err, want)
+		}
+	}
+	w.r.suspects.add(at.ifindex)
+	check(0)
+	delete(w.attached, at)
+	check(0)
+	w.r.suspects.add(at.ifindex)
+	check(1)
+	if !w.attached[at] {
+		t.Error("not attached again")
+	}
+	delete(w.attached, at)
+	delete(p.s.Endpoints, e.ID)
+	w.r.suspects.add(at.ifindex)
+	w.apply(p)
+	check(0)
+	if w.attached[at] {
+		t.Error("attached again though the endpoint is gone")
+	}
+}
+
 func TestUplinksAreFollowed(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()

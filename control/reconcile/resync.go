@@ -65,7 +65,12 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	defer wg.Wait()
 	changed, inside := make(chan struct{}, 1), backlog{news: newNews()}
 	wg.Go(func() {
-		r.keep(ctx, "devices", func() error { return r.nl.Watch(ctx, changed) })
+		r.keep(ctx, "devices", func() error {
+			return r.nl.Watch(ctx, changed, func(ifindex int) {
+				r.suspects.add(ifindex)
+				wake(changed)
+			})
+		})
 	})
 	wg.Go(func() {
 		r.keep(ctx, "sandboxes", func() error { return r.watchInsides(ctx, inside.news) })

@@ -63,9 +63,11 @@ func TestFindUplinks(t *testing.T) {
 
 func TestWatch(t *testing.T) {
 	h := testHandle(t)
+	fd, id := testProgram(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	changed, done := make(chan struct{}, 1), make(chan error, 1)
-	go func() { done <- h.Watch(ctx, changed) }()
+	unfiltered := make(chan int, 10)
+	go func() { done <- h.Watch(ctx, changed, func(ifindex int) { unfiltered <- ifindex }) }()
 	// Until the watch stands, changes go unseen: make some until one is seen.
 	seen := false
 	for i := 0; i < 500 && !seen; i++ {
@@ -81,6 +83,25 @@ func TestWatch(t *testing.T) {
 	}
 	if !seen {
 		t.Error("no change was seen")
+	}
+	if _, err := h.ReplaceFilter(1, false, "fl_test", fd, id); err != nil {
+		t.Fatal(err)
+	}
+	if len(unfiltered) > 0 {
+		t.Error("a new filter is told as one that is gone")
+	}
+	if err := h.RemoveFilter(1, false, "fl_test"); err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"filter", "qdisc"} {
+		select {
+		case got := <-unfiltered:
+			if got != 1 {
+				t.Errorf("%s of device %d is gone, want 1", what, got)
+			}
+		case <-time.After(time.Second):
+			t.Errorf("a %s is gone, and nobody tells", what)
+		}
 	}
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {

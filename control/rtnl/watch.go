@@ -4,23 +4,26 @@ package rtnl
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"syscall"
 	"time"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
 // Watch puts a token into changed whenever a device or an address of the host
 // may have changed, until ctx is done. It does not say what: whoever listens
 // looks for itself, so that a lost message costs nothing. Of Fairlead's own
-// devices, which change with every verb, it tells only that one is gone.
-func (h *Handle) Watch(ctx context.Context, changed chan<- struct{}) error {
+// devices, which change with every verb, it tells only that one is gone, and
+// which one lost a clsact filter or qdisc.
+func (h *Handle) Watch(ctx context.Context, changed chan<- struct{}, unfiltered func(ifindex int)) error {
 	fd := -1
 	err := h.Do(func() (err error) {
-		fd, err = subscribe(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR)
+		fd, err = subscribe(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_TC)
 		return err
 	})
 	if err != nil {
@@ -41,7 +44,7 @@ func (h *Handle) Watch(ctx context.Context, changed chan<- struct{}) error {
 		if err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return fmt.Errorf("watch devices: %w", err)
 		}
-		if err == nil && !newsworthy(buf[:n]) {
+		if err == nil && !newsworthy(buf[:n], unfiltered) {
 			continue
 		}
 		select {
@@ -66,19 +69,24 @@ func subscribe(groups uint32) (fd int, err error) {
 }
 
 // newsworthy reports whether messages tell of more than that devices of
-// Fairlead's were made or changed.
-func newsworthy(b []byte) bool {
+// Fairlead's, or filters, were made or changed.
+func newsworthy(b []byte, unfiltered func(ifindex int)) bool {
 	msgs, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {
 		return true
 	}
+	news := false
 	for _, m := range msgs {
-		if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg {
-			return true
-		}
-		if l := parseLink(m.Data); !l.Ours() {
-			return true
+		switch kind := m.Header.Type; {
+		case kind == unix.RTM_NEWLINK && len(m.Data) >= unix.SizeofIfInfomsg:
+			l := parseLink(m.Data)
+			news = news || !l.Ours()
+		case (kind == unix.RTM_DELTFILTER || kind == unix.RTM_DELQDISC) && len(m.Data) >= nl.SizeofTcMsg:
+			unfiltered(int(int32(binary.NativeEndian.Uint32(m.Data[4:])))) // tcm_ifindex
+		case kind == unix.RTM_NEWTFILTER || kind == unix.RTM_NEWQDISC:
+		default:
+			news = true
 		}
 	}
-	return false
+	return news
 }
