@@ -50,6 +50,8 @@ func TestScale(t *testing.T) {
 	h := newHost(t)
 	h.build()
 	h.traffic()
+	h.idle()
+	h.repairs()
 	h.within("verbs", func() []string {
 		h.verbs, h.rounds = nil, map[string][][]time.Duration{}
 		for range rounds {

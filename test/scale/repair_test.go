@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scale
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
+
+// idleFor is how long the daemon is watched while nobody wants anything.
+const idleFor = 10 * time.Second
+
+// idleShare is what the daemon may take of one CPU then, in percent.
+const idleShare = 15
+
+// ticksPerSecond is the unit of the times in /proc (USER_HZ).
+const ticksPerSecond = 100
+
+// idle measures what the daemon does when nobody wants anything.
+func (h *host) idle() {
+	h.Helper()
+	count := func(m map[string]float64, what string) float64 {
+		return m["fairlead_reconcile_duration_seconds_"+what+`{operation="resync"}`]
+	}
+	before, cpu := h.Metrics(), h.cpu()
+	time.Sleep(idleFor)
+	share := 100 * (h.cpu() - cpu).Seconds() / idleFor.Seconds()
+	after := h.Metrics()
+	n := count(after, "count") - count(before, "count")
+	h.Logf("idle: %.1f %% of one CPU, %.0f resyncs in %v of %.1f ms each", share, n, idleFor,
+		1000*(count(after, "sum")-count(before, "sum"))/max(1, n))
+	if share > idleShare {
+		h.Errorf("the idle daemon takes %.1f %% of one CPU, want at most %d %%", share, idleShare)
+	}
+}
+
+// cpu is the time the daemon has been running on a processor.
+func (h *host) cpu() time.Duration {
+	h.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", h.Daemon.Pid()))
+	if err != nil {
+		h.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest)
+	var user, system int
+	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
+		h.Fatal(err)
+	}
+	return time.Duration(user+system) * time.Second / ticksPerSecond
+}
+
+// repairs breaks what takes longest to be found on a crowded host.
+func (h *host) repairs() {
+	h.Helper()
+	box, e := h.enter(small*(networks-1) + 999)
+	defer box.Close()
+	ip4 := e.IPAddress
+	h.Logf("address removed inside the 1 000th sandbox of a network:")
+	h.Repaired("address", func() { h.IP(box, "addr del "+ip4+"/16 dev eth0") }, func() error {
+		if r := h.Run(box, "ip", "-oneline", "addr", "show", "to", ip4+"/32"); r.Code != 0 || r.Stdout == "" {
+			return fmt.Errorf("%s is not back: %s", ip4, r.Stderr)
+		}
+		return nil
+	})
+	for _, table := range []string{"fl_neigh", "fl_publish"} {
+		h.Logf("an entry of %s removed:", table)
+		h.removeEntry(table)
+	}
+}
+
+// removeEntry removes one entry of a table, and wants it back.
+func (h *host) removeEntry(table string) {
+	h.Helper()
+	var m *ebpf.Map
+	err := h.Host.Do(func() (err error) {
+		m, err = ebpf.LoadPinnedMap(filepath.Join(h.Dir("bpf"), "maps", table), nil)
+		return err
+	})
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer m.Close()
+	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
+	if err := m.NextKey(nil, &key); err != nil {
+		h.Fatal(err)
+	}
+	h.Repaired("entry", func() {
+		if err := m.Delete(key); err != nil {
+			h.Fatal(err)
+		}
+	}, func() error {
+		return m.Lookup(key, &value)
+	})
+}
