@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -59,8 +60,21 @@ func (h *Host) Start(cmd *exec.Cmd) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	defaultSignals()
 	return h.Do(cmd.Start)
 }
+
+// defaultSignals gives programs that are started from now on every signal's
+// default action. What a parent ignores its programs inherit, and a shell cannot
+// trap it: nohup, a script's background job or a CI runner would change what they
+// do. This process ignores these two as before; the others Go never inherits.
+var defaultSignals = sync.OnceFunc(func() {
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
+})
 
 // Command is a command found as root finds it: in the sbin directories too.
 func Command(ctx context.Context, name string, args ...string) *exec.Cmd {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"syscall"
 	"testing"
 	"time"
@@ -124,5 +125,29 @@ func TestPrograms(t *testing.T) {
 	h.Close()
 	if code := left.Wait(); code != 137 {
 		t.Errorf("program of a closed host: status %d, want 137", code)
+	}
+}
+
+// The test runs itself with every signal ignored that a runner might ignore.
+func TestProgramsHaveDefaultSignals(t *testing.T) {
+	const inner = "FAIRLEAD_TEST_SIGNALS_IGNORED"
+	if os.Getenv(inner) == "" {
+		cmd := exec.Command("sh", "-c", `trap '' HUP INT QUIT PIPE TERM USR1; exec "$0" -test.count=1 -test.run="^$1\$"`, os.Args[0], t.Name())
+		cmd.Env = append(os.Environ(), inner+"=yes")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("with signals ignored: %v\n%s", err, out)
+		}
+		return
+	}
+	h := newTestHost(t, "a")
+	defer h.Close()
+	for _, name := range []string{"HUP", "INT", "QUIT", "PIPE", "TERM", "USR1"} {
+		r, err := h.Run(t.Context(), "sh", "-c", "trap 'exit 33' "+name+"; kill -"+name+" $$; exit 1")
+		if err != nil || r.Code != 33 {
+			t.Errorf("SIG%s: %+v, %v; want that the program can trap it", name, r, err)
+		}
+	}
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil { // ignored yet, or the test dies
+		t.Error(err)
 	}
 }
