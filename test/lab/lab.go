@@ -17,7 +17,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -53,7 +52,8 @@ type Lab struct {
 	Binary                  string
 	Daemon                  *world.Process
 
-	dir string
+	dir     string
+	history *history
 }
 
 // New makes a lab whose daemon serves, unless the test starts it. It ends with the test, and fails it if
@@ -63,7 +63,8 @@ func New(tb testing.TB, cfg Config) *Lab {
 	if os.Getuid() != 0 {
 		tb.Fatal("the lab makes network namespaces and loads programs: run its tests as root")
 	}
-	l := &Lab{TB: tb, Config: cfg, Binary: Binary()}
+	l := &Lab{TB: tb, Config: cfg, Binary: Binary(), history: new(history)}
+	tb.Cleanup(l.explain)
 	if l.Binary == "" {
 		tb.Fatal("the package's TestMain does not call lab.Main")
 	}
@@ -155,7 +156,7 @@ func (l *Lab) StartDaemon(args ...string) {
 	l.Eventually(30*time.Second, func() error {
 		select {
 		case <-daemon.Done():
-			l.Fatalf("the daemon ended:\n%s", daemon.Output())
+			l.Fatalf("the daemon ended:\n%s", tail(daemon.Output(), shownLines))
 		default:
 		}
 		r, err := l.try("status", "--format", "{{.Pid}}")
@@ -169,7 +170,7 @@ func (l *Lab) StartDaemon(args ...string) {
 	})
 	if old != nil {
 		old.Wait()
-		l.logDaemon(old)
+		l.ended(old)
 	}
 }
 
@@ -177,7 +178,7 @@ func (l *Lab) StartDaemon(args ...string) {
 func (l *Lab) KillDaemon() {
 	l.Helper()
 	l.Daemon.Kill()
-	l.logDaemon(l.Daemon)
+	l.ended(l.Daemon)
 	l.Daemon = nil
 }
 
@@ -187,21 +188,8 @@ func (l *Lab) StopDaemon() {
 	if code := l.Daemon.Stop(10 * time.Second); code != 0 {
 		l.Errorf("the daemon ended with status %d", code)
 	}
-	l.logDaemon(l.Daemon)
+	l.ended(l.Daemon)
 	l.Daemon = nil
-}
-
-// logDaemon shows what a daemon that ended logged, if the test failed.
-func (l *Lab) logDaemon(daemon *world.Process) {
-	l.Helper()
-	if strings.Contains(daemon.Output(), "DATA RACE") {
-		l.Errorf("daemon %d had a data race", daemon.Pid())
-	}
-	l.Cleanup(func() {
-		if l.Failed() {
-			l.Logf("log of daemon %d:\n%s", daemon.Pid(), daemon.Output())
-		}
-	})
 }
 
 // Eventually repeats try until it succeeds; the test fails with its last error.

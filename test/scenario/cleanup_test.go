@@ -47,20 +47,20 @@ func TestCleanup(t *testing.T) {
 				l.Reach(c.Host, "tcp", f.Of(lab.Outside4, lab.Outside6), 7),
 			} {
 				if err != nil {
-					t.Error(err)
+					l.Error(err)
 				}
 			}
 		}
 		if info, err := foreign.Info(); err != nil || info.Cgroup() == nil || info.Cgroup().CgroupId == 0 {
-			t.Errorf("the foreign program of the cgroup is detached: %+v, %v", info, err)
+			l.Errorf("the foreign program of the cgroup is detached: %+v, %v", info, err)
 		}
 		l.KillDaemon()
 		l.RunCleanup()
 		if d := cmp.Diff(before, hostState(l)); d != "" {
-			t.Errorf("the host is not as it was (-before +after):\n%s", d)
+			l.Errorf("the host is not as it was (-before +after):\n%s", d)
 		}
 		if info, err := foreign.Info(); err != nil || info.Cgroup() == nil || info.Cgroup().CgroupId == 0 {
-			t.Errorf("the foreign program of the cgroup is detached: %+v, %v", info, err)
+			l.Errorf("the foreign program of the cgroup is detached: %+v, %v", info, err)
 		}
 		l.RunCleanup() // again: nothing to do
 	})

@@ -45,7 +45,7 @@ func TestDaemonDiesInVerbs(t *testing.T) {
 		}
 		consistent(l)
 		if left := l.Devices("fairlead:endpoint:"); len(left) > 0 {
-			t.Errorf("endpoints are left: %v", left)
+			l.Errorf("endpoints are left: %v", left)
 		}
 	})
 }

@@ -53,7 +53,7 @@ func exchangeUnderLoad(t *testing.T, l *lab.Lab) {
 		}
 	}
 	if d := cmp.Diff(objects, l.Objects()); d != "" {
-		t.Errorf("programs or maps were replaced (-before +after):\n%s", d)
+		l.Errorf("programs or maps were replaced (-before +after):\n%s", d)
 	}
 	// Other ports make other programs, as another build would.
 	for i, f := range lab.Families() {
@@ -62,11 +62,11 @@ func exchangeUnderLoad(t *testing.T, l *lab.Lab) {
 	}
 	after := l.Objects()
 	if d := cmp.Diff(onlyMaps(objects), onlyMaps(after)); d != "" {
-		t.Errorf("maps were replaced (-before +after):\n%s", d)
+		l.Errorf("maps were replaced (-before +after):\n%s", d)
 	}
 	for pin := range objects {
 		if _, ok := after[pin]; ok && !strings.HasPrefix(pin, "maps/") {
-			t.Errorf("program %s is still there", pin)
+			l.Errorf("program %s is still there", pin)
 		}
 	}
 }

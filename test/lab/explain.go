@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+)
+
+// How much of each output a failed test shows: a runner's log may keep its last
+// hundred lines only.
+const (
+	shownLines    = 20
+	shownWarnings = 10
+	shownFailures = 5
+)
+
+// history is what a failed test tells at its end. All copies of a lab share it.
+type history struct {
+	mu       sync.Mutex
+	daemons  []*world.Process // that ended
+	failures []string
+}
+
+// ended notes a daemon that did.
+func (l *Lab) ended(daemon *world.Process) {
+	l.Helper()
+	if strings.Contains(daemon.Output(), "DATA RACE") {
+		l.Errorf("daemon %d had a data race:\n%s", daemon.Pid(), warnings(daemon.Output()))
+	}
+	l.history.mu.Lock()
+	defer l.history.mu.Unlock()
+	l.history.daemons = append(l.history.daemons, daemon)
+}
+
+// explain shows, if the test failed, what the daemons warned of and what the
+// last one did, and then once more what failed.
+func (l *Lab) explain() {
+	if !l.Failed() {
+		return
+	}
+	l.history.mu.Lock()
+	defer l.history.mu.Unlock()
+	for i, daemon := range l.history.daemons {
+		text := "warnings:\n" + tail(warnings(daemon.Output()), shownWarnings)
+		if i == len(l.history.daemons)-1 {
+			text += "all:\n" + tail(daemon.Output(), shownLines)
+		}
+		l.Logf("log of daemon %d, %s", daemon.Pid(), text)
+	}
+	l.Logf("what failed:\n%s", strings.Join(l.history.failures, "\n"))
+}
+
+// head is the beginning of a text, and says so.
+func head(text string, n int) string {
+	lines := slices.Collect(strings.Lines(text))
+	if len(lines) <= n {
+		return text
+	}
+	return fmt.Sprintf("%s(%d lines more)", strings.Join(lines[:n], ""), len(lines)-n)
+}
+
+// tail is the end of an output, and says so.
+func tail(output string, n int) string {
+	lines := slices.Collect(strings.Lines(output))
+	if len(lines) <= n {
+		return output
+	}
+	return fmt.Sprintf("(%d lines more)\n%s", len(lines)-n, strings.Join(lines[len(lines)-n:], ""))
+}
+
+// warnings are the lines of a daemon's log above its usual level.
+func warnings(log string) string {
+	var found strings.Builder
+	for line := range strings.Lines(log) {
+		if !strings.Contains(line, "level=INFO") && !strings.Contains(line, "level=DEBUG") {
+			found.WriteString(line)
+		}
+	}
+	return found.String()
+}
+
+func (l *Lab) failed(message string) {
+	l.history.mu.Lock()
+	defer l.history.mu.Unlock()
+	switch n := len(l.history.failures); {
+	case n < shownFailures:
+		l.history.failures = append(l.history.failures, l.Name()+": "+head(strings.TrimSpace(message), shownLines))
+	case n == shownFailures:
+		l.history.failures = append(l.history.failures, "and more")
+	}
+}
+
+// Error is that of the test; explain repeats what it says.
+func (l *Lab) Error(args ...any) {
+	l.Helper()
+	l.failed(fmt.Sprintln(args...))
+	l.TB.Error(args...)
+}
+
+// Errorf is like Error.
+func (l *Lab) Errorf(format string, args ...any) {
+	l.Helper()
+	l.failed(fmt.Sprintf(format, args...))
+	l.TB.Errorf(format, args...)
+}
+
+// Fatal is like Error, and ends the test.
+func (l *Lab) Fatal(args ...any) {
+	l.Helper()
+	l.failed(fmt.Sprintln(args...))
+	l.TB.Fatal(args...)
+}
+
+// Fatalf is like Fatal.
+func (l *Lab) Fatalf(format string, args ...any) {
+	l.Helper()
+	l.failed(fmt.Sprintf(format, args...))
+	l.TB.Fatalf(format, args...)
+}
