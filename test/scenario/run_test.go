@@ -111,9 +111,10 @@ func status(l *lab.Lab, p *world.Process) int {
 	return p.Wait()
 }
 
-// terminal runs a program on a terminal, which script(1) makes.
+// terminal runs a program on a terminal, which script(1) makes. It has a shell
+// start the command, and not every shell outlives a Ctrl-C that is meant for that.
 func terminal(l *lab.Lab) {
-	command := l.Binary + ` run --rm --network web sh -c '
+	command := "exec " + l.Binary + ` run --rm --network web sh -c '
 		tty; stty size; stty raw; stty -raw; trap "echo interrupted once; exit 5" INT; echo ready; while :; do sleep 0.05; done'`
 	cmd := l.Command(context.Background(), "script", "-qec", command, "/dev/null")
 	keys, keyboard := io.Pipe()
