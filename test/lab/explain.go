@@ -46,31 +46,23 @@ func (l *Lab) explain() {
 	l.history.mu.Lock()
 	defer l.history.mu.Unlock()
 	for i, daemon := range l.history.daemons {
-		text := "warnings:\n" + tail(warnings(daemon.Output()), shownWarnings)
+		text := "warnings:\n" + short(warnings(daemon.Output()), shownWarnings)
 		if i == len(l.history.daemons)-1 {
-			text += "all:\n" + tail(daemon.Output(), shownLines)
+			text += "all:\n" + short(daemon.Output(), shownLines)
 		}
 		l.Logf("log of daemon %d, %s", daemon.Pid(), text)
 	}
 	l.Logf("what failed:\n%s", strings.Join(l.history.failures, "\n"))
 }
 
-// head is the beginning of a text, and says so.
-func head(text string, n int) string {
+// short is the beginning and the end of a long text.
+func short(text string, n int) string {
 	lines := slices.Collect(strings.Lines(text))
 	if len(lines) <= n {
 		return text
 	}
-	return fmt.Sprintf("%s(%d lines more)", strings.Join(lines[:n], ""), len(lines)-n)
-}
-
-// tail is the end of an output, and says so.
-func tail(output string, n int) string {
-	lines := slices.Collect(strings.Lines(output))
-	if len(lines) <= n {
-		return output
-	}
-	return fmt.Sprintf("(%d lines more)\n%s", len(lines)-n, strings.Join(lines[len(lines)-n:], ""))
+	first, last := lines[:n/4], lines[len(lines)-(n-n/4):]
+	return fmt.Sprintf("%s(%d lines more)\n%s", strings.Join(first, ""), len(lines)-n, strings.Join(last, ""))
 }
 
 // warnings are the lines of a daemon's log above its usual level.
@@ -89,7 +81,7 @@ func (l *Lab) failed(message string) {
 	defer l.history.mu.Unlock()
 	switch n := len(l.history.failures); {
 	case n < shownFailures:
-		l.history.failures = append(l.history.failures, l.Name()+": "+head(strings.TrimSpace(message), shownLines))
+		l.history.failures = append(l.history.failures, l.Name()+": "+short(strings.TrimSpace(message), shownLines))
 	case n == shownFailures:
 		l.history.failures = append(l.history.failures, "and more")
 	}

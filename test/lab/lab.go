@@ -156,7 +156,7 @@ func (l *Lab) StartDaemon(args ...string) {
 	l.Eventually(30*time.Second, func() error {
 		select {
 		case <-daemon.Done():
-			l.Fatalf("the daemon ended:\n%s", tail(daemon.Output(), shownLines))
+			l.Fatalf("the daemon ended:\n%s", short(daemon.Output(), shownLines))
 		default:
 		}
 		r, err := l.try("status", "--format", "{{.Pid}}")

@@ -45,7 +45,7 @@ func (l *Lab) Spawn(h *world.Host, name string, args ...string) *world.Process {
 	l.Cleanup(func() {
 		p.Kill()
 		if l.Failed() {
-			l.Logf("output of %s on %s:\n%s", name, h.Name, tail(p.Output(), shownLines))
+			l.Logf("output of %s on %s:\n%s", name, h.Name, short(p.Output(), shownLines))
 		}
 	})
 	return p
