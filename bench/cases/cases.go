@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cases says what the benchmarks measure: paths, loads, and what they
+// ought to show. It is data; others run and report it.
+package cases
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Path is the way from a client to a server.
+type Path string
+
+// The paths. A container is what the contestant calls one.
+const (
+	Published Path = "published" // outside → a port the host publishes → container
+	Outbound  Path = "outbound"  // container → masquerade → outside
+	Peers     Path = "peers"     // container → container of the same network
+	Host      Path = "host"      // host → container
+	Localhost Path = "localhost" // host → 127.0.0.1 or ::1, published → container
+	Hairpin   Path = "hairpin"   // container → published port of its host → another container
+)
+
+// Paths are all of them.
+func Paths() []Path { return []Path{Published, Outbound, Peers, Host, Localhost, Hairpin} }
+
+// Load is what passes along it.
+type Load struct {
+	Name    string
+	Kind    string // as package load has it
+	Size    int    // bytes a message
+	Streams int
+}
+
+// Loads are all of them.
+func Loads() []Load {
+	return []Load{
+		{Name: "rr", Kind: "rr", Size: 1},
+		{Name: "rr16", Kind: "rr", Size: 16},
+		{Name: "rr256", Kind: "rr", Size: 256},
+		{Name: "rr1400", Kind: "rr", Size: 1400},
+		{Name: "rr8900", Kind: "rr", Size: 8900},
+		{Name: "crr", Kind: "crr", Size: 1},
+		{Name: "udp64", Kind: "udp", Size: 64},
+		{Name: "stream", Kind: "stream", Streams: 1},
+		{Name: "streams", Kind: "stream", Streams: 4},
+	}
+}
+
+// Case is one thing to measure.
+type Case struct {
+	Path   Path
+	Load   Load
+	Family int // 4 or 6
+}
+
+// Name is "published/rr/4".
+func (c Case) Name() string { return fmt.Sprintf("%s/%s/%d", c.Path, c.Load.Name, c.Family) }
+
+// All are every path with every load in both families.
+func All() []Case {
+	var all []Case
+	for _, family := range []int{4, 6} {
+		for _, p := range Paths() {
+			for _, l := range Loads() {
+				all = append(all, Case{p, l, family})
+			}
+		}
+	}
+	return all
+}
+
+// headline are the cases that have a target, and IPv6's main ones.
+var headline = []string{
+	"published/{rr,crr,udp64,stream}/4", "outbound/{rr,crr,udp64,stream}/4", "peers/{rr,crr,udp64,stream}/4",
+	"localhost/{rr,crr}/4", "host/rr/4", "hairpin/rr/4", "published/{rr,crr}/6", "peers/rr/6",
+}
+
+// smoke are a few that together touch every path and load.
+var smoke = []string{
+	"published/{rr,udp64}/4", "outbound/crr/4", "peers/stream/4", "host/rr/4", "localhost/rr/4", "hairpin/crr/4", "published/rr/6",
+}
+
+// Select returns the cases that patterns name, in the order of All. A pattern
+// is a name with *, or {a,b}, or one of the words all, headline and smoke.
+func Select(patterns []string) ([]Case, error) {
+	var globs []string
+	for _, p := range patterns {
+		switch p {
+		case "all":
+			globs = append(globs, "*/*/*")
+		case "headline":
+			globs = append(globs, headline...)
+		case "smoke":
+			globs = append(globs, smoke...)
+		default:
+			globs = append(globs, p)
+		}
+	}
+	var selected []Case
+	matched := make(map[string]bool)
+	for _, c := range All() {
+		hit := false
+		for _, g := range globs {
+			if matches(g, c.Name()) {
+				hit, matched[g] = true, true
+			}
+		}
+		if hit {
+			selected = append(selected, c)
+		}
+	}
+	for _, g := range globs {
+		if !matched[g] {
+			return nil, fmt.Errorf("no case is called %q (a case is PATH/LOAD/FAMILY, as in published/rr/4)", g)
+		}
+	}
+	return selected, nil
+}
+
+// matches reports whether a pattern fits a name.
+func matches(pattern, name string) bool {
+	return slices.ContainsFunc(expand(pattern), func(p string) bool {
+		ok, err := path.Match(p, name)
+		return err == nil && ok
+	})
+}
+
+// expand writes the first {a,b} of a pattern out.
+func expand(pattern string) []string {
+	before, rest, open := strings.Cut(pattern, "{")
+	list, after, closed := strings.Cut(rest, "}")
+	if !open || !closed {
+		return []string{pattern}
+	}
+	var out []string
+	for word := range strings.SplitSeq(list, ",") {
+		out = append(out, before+word+after)
+	}
+	return out
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package contestant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+
+	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/topology"
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+)
+
+// bridge is a Linux bridge, a veth pair for each container, the host as router
+// and no netfilter: what Docker's network costs without its rules. It has no
+// NAT, so the machine outside has a route to the containers.
+type bridge struct{}
+
+func (bridge) Name() string { return "bridge" }
+func (bridge) Version(context.Context) (string, error) {
+	return "Linux bridge, routed, no netfilter", nil
+}
+
+func (bridge) Build(_ context.Context, t *topology.Topology) (Network, error) {
+	err := t.Host.IP(
+		"link add br0 type bridge",
+		"addr add 10.99.0.1/24 dev br0", "addr add fd00:99::1/64 dev br0 nodad",
+		"link set br0 up",
+	)
+	if err != nil {
+		return nil, err
+	}
+	err = t.Outside.IP("route add 10.99.0.0/24 via 192.0.2.1", "route add fd00:99::/64 via 2001:db8:1::1")
+	if err != nil {
+		return nil, err
+	}
+	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		if err := t.Host.Sysctl(sysctl, "1"); err != nil {
+			return nil, err
+		}
+	}
+	return &bridgeNetwork{t: t}, noNetfilter(t.Host)
+}
+
+// noNetfilter keeps bridged packets from netfilter, where the kernel could show
+// them to it.
+func noNetfilter(h *world.Host) error {
+	for _, name := range []string{"iptables", "ip6tables", "arptables"} {
+		err := h.Sysctl("bridge/bridge-nf-call-"+name, "0")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("keep netfilter out of bridges: %w", err)
+		}
+	}
+	return nil
+}
+
+type bridgeNetwork struct {
+	t          *topology.Topology
+	containers []*bridgeContainer
+}
+
+type bridgeContainer struct {
+	topology.Place
+	host   *world.Host
+	number int
+}
+
+func (n *bridgeNetwork) Container(_ context.Context, name string, _ bool, args ...string) (Container, error) {
+	h, err := world.New(name)
+	if err != nil {
+		return nil, err
+	}
+	c := &bridgeContainer{n.t.On(h), h, len(n.containers) + 2}
+	n.containers = append(n.containers, c)
+	port := fmt.Sprintf("port%d", c.number)
+	err = world.Cable(
+		world.End{Host: n.t.Host, Device: port},
+		world.End{Host: h, Device: "eth0", Addresses: []string{c.Address(4).String() + "/24", c.Address(6).String() + "/64"}},
+	)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.t.Host.IP("link set " + port + " master br0"); err != nil {
+		return nil, err
+	}
+	if err := h.IP("route add default via 10.99.0.1", "route add ::/0 via fd00:99::1"); err != nil {
+		return nil, err
+	}
+	if len(args) > 0 {
+		return c, c.Start(args...)
+	}
+	return c, nil
+}
+
+func (*bridgeNetwork) Published(path cases.Path, server Container, family int) (netip.Addr, error) {
+	if path == cases.Published {
+		return server.Address(family), nil // routed, not translated
+	}
+	return netip.Addr{}, absentf("a bridge without netfilter publishes nothing")
+}
+
+// Close ends the containers; the bridge goes with the world.
+func (n *bridgeNetwork) Close() error {
+	for _, c := range n.containers {
+		c.host.Close()
+	}
+	return nil
+}
+
+func (c *bridgeContainer) Address(family int) netip.Addr {
+	if family == 6 {
+		return netip.MustParseAddr(fmt.Sprintf("fd00:99::%d", c.number))
+	}
+	return netip.MustParseAddr(fmt.Sprintf("10.99.0.%d", c.number))
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package contestant
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/topology"
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+)
+
+// docker is an installed Docker Engine: its dockerd, containerd, runc and
+// docker-proxy, a bridge network and containers whose image holds one program.
+//
+// The daemon has a PID namespace of its own, so that with it everything it has
+// started ends. Containers run without a seccomp filter: the other contestants
+// have none, and its cost is not that of a network.
+type docker struct {
+	name, self string
+	// daemon is the path of dockerd, or fails with Absent.
+	daemon func(ctx context.Context) (string, error)
+	flags  []string       // more of dockerd's flags
+	config map[string]any // what it can only be told in a file; in it, DIR stands for the world's directory
+}
+
+func (d docker) Name() string { return d.name }
+
+func (d docker) Version(ctx context.Context) (string, error) {
+	daemon, err := d.daemon(ctx)
+	if err != nil {
+		return "", err
+	}
+	out, err := world.Command(ctx, daemon, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", daemon, err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func (d docker) Build(ctx context.Context, t *topology.Topology) (_ Network, retErr error) {
+	daemon, err := d.daemon(ctx)
+	if err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(t.Dir, "docker.sock")
+	n := &dockerNetwork{t: t, self: d.self, engine: newEngine(socket), cgroup: "/" + filepath.Base(t.Dir) + "-docker"}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, n.Close())
+		}
+	}()
+	config, err := d.writeConfig(t.Dir)
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{
+		"--pid", "--fork", "--kill-child", "--mount-proc", "--", daemon,
+		"--host", "unix://" + socket, "--config-file", config, "--cgroup-parent", n.cgroup,
+		"--data-root", "/var/lib/docker", "--exec-root", "/run/docker", "--pidfile", "/run/docker.pid",
+	}, d.flags...)
+	cmd := world.Command(context.Background(), "unshare", args...)
+	cmd.SysProcAttr = t.Cgroup.Attr()
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(daemon)+":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
+	if n.daemon, err = t.Host.SpawnCommand(cmd); err != nil {
+		return nil, err
+	}
+	return n, n.prepare(ctx)
+}
+
+// writeConfig writes the daemon's configuration file.
+func (d docker) writeConfig(dir string) (string, error) {
+	text, err := json.Marshal(d.config)
+	if err != nil {
+		return "", fmt.Errorf("encode docker's configuration: %w", err)
+	}
+	path := filepath.Join(dir, "daemon.json")
+	return path, os.WriteFile(path, []byte(strings.ReplaceAll(string(text), "DIR", dir)), 0o644)
+}
+
+type dockerNetwork struct {
+	t      *topology.Topology
+	self   string
+	engine *engine
+	daemon *world.Process
+	cgroup string // parent of the containers'
+}
+
+// prepare waits for the daemon, and makes the image and the network.
+func (n *dockerNetwork) prepare(ctx context.Context) error {
+	for {
+		err := n.engine.call(ctx, http.MethodGet, "/info", nil, nil)
+		if err == nil {
+			break
+		}
+		select {
+		case <-n.daemon.Done():
+			return fmt.Errorf("dockerd ended:\n%s", n.daemon.Output())
+		case <-ctx.Done():
+			return fmt.Errorf("dockerd does not serve: %w; its log:\n%s", err, n.daemon.Output())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	if err := n.engine.importImage(ctx, "bench", n.self); err != nil {
+		return err
+	}
+	return n.engine.call(ctx, http.MethodPost, "/networks/create", map[string]any{
+		"Name": "bench", "Driver": "bridge", "EnableIPv6": true,
+		"IPAM": map[string]any{"Config": []any{
+			map[string]string{"Subnet": "10.99.0.0/24"}, map[string]string{"Subnet": "fd00:99::/64"},
+		}},
+	}, nil)
+}
+
+func (n *dockerNetwork) Container(ctx context.Context, name string, publish bool, args ...string) (Container, error) {
+	if len(args) == 0 {
+		args = []string{n.self, "bench-load", "idle"}
+	}
+	host := map[string]any{
+		"NetworkMode": "bench", "CgroupParent": n.cgroup, "SecurityOpt": []string{"seccomp=unconfined"},
+	}
+	exposed := map[string]any{}
+	if publish {
+		bindings := map[string]any{}
+		for _, port := range []string{fmt.Sprintf("%d/tcp", Port), fmt.Sprintf("%d/udp", Port)} {
+			exposed[port] = struct{}{}
+			bindings[port] = []any{map[string]string{"HostPort": fmt.Sprint(Port)}}
+		}
+		host["PortBindings"] = bindings
+	}
+	err := n.engine.call(ctx, http.MethodPost, "/containers/create?name="+name, map[string]any{
+		"Image": "bench", "Cmd": args, "HostConfig": host, "ExposedPorts": exposed,
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.engine.call(ctx, http.MethodPost, "/containers/"+name+"/start", nil, nil); err != nil {
+		return nil, err
+	}
+	var inspected struct {
+		NetworkSettings struct {
+			Networks map[string]struct {
+				IPAddress, GlobalIPv6Address netip.Addr
+			}
+		}
+	}
+	if err := n.engine.call(ctx, http.MethodGet, "/containers/"+name+"/json", nil, &inspected); err != nil {
+		return nil, err
+	}
+	endpoint := inspected.NetworkSettings.Networks["bench"]
+	return &dockerContainer{n.engine, name, endpoint.IPAddress, endpoint.GlobalIPv6Address}, nil
+}
+
+func (*dockerNetwork) Published(path cases.Path, _ Container, family int) (netip.Addr, error) {
+	return onHost(path, family), nil
+}
+
+// Close ends the daemon with everything in its PID namespace, and removes the
+// cgroups that this leaves.
+func (n *dockerNetwork) Close() error {
+	n.engine.close()
+	if n.daemon != nil {
+		n.daemon.Kill()
+	}
+	return topology.RemoveCgroups(n.cgroup)
+}
+
+type dockerContainer struct {
+	engine *engine
+	name   string
+	v4, v6 netip.Addr
+}
+
+func (c *dockerContainer) Run(ctx context.Context, args ...string) (string, error) {
+	return c.engine.exec(ctx, c.name, args)
+}
+
+func (c *dockerContainer) Address(family int) netip.Addr {
+	if family == 6 {
+		return c.v6
+	}
+	return c.v4
+}

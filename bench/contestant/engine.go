@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package contestant
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+)
+
+// engine speaks to a Docker Engine over its socket, in the engine's own version
+// of the API.
+type engine struct{ http http.Client }
+
+func newEngine(socket string) *engine {
+	return &engine{http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}}
+}
+
+func (e *engine) close() { e.http.CloseIdleConnections() }
+
+// do sends a request whose answer the caller closes.
+func (e *engine) do(ctx context.Context, method, path, contentType string, body io.Reader) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://docker"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", contentType)
+	resp, err := e.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask docker: %w", err)
+	}
+	if resp.StatusCode >= 400 {
+		defer resp.Body.Close()
+		text, _ := io.ReadAll(resp.Body) // the status says enough
+		return nil, fmt.Errorf("docker %s %s: %s: %s", method, path, resp.Status, bytes.TrimSpace(text))
+	}
+	return resp.Body, nil
+}
+
+// call sends in as JSON, and decodes the answer into out unless that is nil.
+func (e *engine) call(ctx context.Context, method, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	answer, err := e.do(ctx, method, path, "application/json", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer answer.Close()
+	if out == nil {
+		_, err = io.Copy(io.Discard, answer)
+		return err
+	}
+	return json.NewDecoder(answer).Decode(out)
+}
+
+// importImage makes an image that holds one program, at the path it has here.
+func (e *engine) importImage(ctx context.Context, name, program string) error {
+	content, err := os.ReadFile(program)
+	if err != nil {
+		return fmt.Errorf("read program of the image: %w", err)
+	}
+	var rootfs bytes.Buffer
+	tw := tar.NewWriter(&rootfs)
+	err = tw.WriteHeader(&tar.Header{Name: strings.TrimPrefix(program, "/"), Mode: 0o755, Size: int64(len(content))})
+	if err == nil {
+		_, err = tw.Write(content)
+	}
+	if err = errors.Join(err, tw.Close()); err != nil {
+		return fmt.Errorf("write image: %w", err)
+	}
+	answer, err := e.do(ctx, http.MethodPost, "/images/create?fromSrc=-&repo="+name, "application/x-tar", &rootfs)
+	if err != nil {
+		return err
+	}
+	defer answer.Close()
+	progress, err := io.ReadAll(answer)
+	if err == nil && bytes.Contains(progress, []byte(`"error"`)) {
+		err = fmt.Errorf("docker import: %s", bytes.TrimSpace(progress))
+	}
+	return err
+}
+
+// exec runs a program in a container to its end and returns what it wrote to
+// stdout.
+func (e *engine) exec(ctx context.Context, container string, args []string) (string, error) {
+	var made struct {
+		ID string `json:"Id"`
+	}
+	err := e.call(ctx, http.MethodPost, "/containers/"+container+"/exec", map[string]any{
+		"AttachStdout": true, "AttachStderr": true, "Cmd": args,
+	}, &made)
+	if err != nil {
+		return "", err
+	}
+	answer, err := e.do(ctx, http.MethodPost, "/exec/"+made.ID+"/start", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		return "", err
+	}
+	defer answer.Close()
+	stdout, stderr, err := demultiplex(answer)
+	if err != nil {
+		return "", fmt.Errorf("read output of %s: %w", args[0], err)
+	}
+	var state struct{ ExitCode int }
+	if err := e.call(ctx, http.MethodGet, "/exec/"+made.ID+"/json", nil, &state); err != nil {
+		return "", err
+	}
+	if state.ExitCode != 0 {
+		return "", fmt.Errorf("%s in %s ended with status %d: %s", strings.Join(args, " "), container, state.ExitCode, strings.TrimSpace(stdout+stderr))
+	}
+	return stdout, nil
+}
+
+// demultiplex splits what the engine sends in frames: which of the two outputs,
+// three zeros, the length, the bytes.
+func demultiplex(r io.Reader) (stdout, stderr string, err error) {
+	var out [2]strings.Builder
+	for {
+		var head [8]byte
+		switch _, err := io.ReadFull(r, head[:]); {
+		case errors.Is(err, io.EOF):
+			return out[0].String(), out[1].String(), nil
+		case err != nil:
+			return "", "", err
+		case head[0] != 1 && head[0] != 2:
+			return "", "", fmt.Errorf("unknown stream %d", head[0])
+		}
+		if _, err := io.CopyN(&out[head[0]-1], r, int64(binary.BigEndian.Uint32(head[4:]))); err != nil {
+			return "", "", err
+		}
+	}
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package contestant
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/topology"
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+)
+
+// fairlead is the program at this path: its daemon, a network and sandboxes.
+type fairlead struct{ self string }
+
+func (fairlead) Name() string { return "fairlead" }
+
+func (f fairlead) Version(ctx context.Context) (string, error) {
+	out, err := world.Command(ctx, f.self, "version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", f.self, err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func (f fairlead) Build(ctx context.Context, t *topology.Topology) (Network, error) {
+	n := &fairleadNetwork{self: f.self, t: t}
+	daemon := world.Command(context.Background(), f.self, "daemon", "--cgroup-root", t.Cgroup.Path, "--metrics-listen", "")
+	daemon.SysProcAttr = t.Cgroup.Attr()
+	p, err := t.Host.SpawnCommand(daemon)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.waitFor(ctx, p); err != nil {
+		return nil, err
+	}
+	_, err = n.cli(ctx, "network", "create", "--ipv6", "bench")
+	return n, err
+}
+
+type fairleadNetwork struct {
+	self       string
+	t          *topology.Topology
+	containers []*fairleadContainer
+}
+
+// waitFor waits until the daemon serves.
+func (n *fairleadNetwork) waitFor(ctx context.Context, daemon *world.Process) error {
+	for {
+		_, err := n.cli(ctx, "status")
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-daemon.Done():
+			return fmt.Errorf("fairlead's daemon ended:\n%s", daemon.Output())
+		case <-ctx.Done():
+			return fmt.Errorf("fairlead's daemon does not serve: %w; its log:\n%s", err, daemon.Output())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// cli runs a fairlead command on the host.
+func (n *fairleadNetwork) cli(ctx context.Context, args ...string) (string, error) {
+	return n.t.On(n.t.Host).Run(ctx, append([]string{n.self, "--host", "unix:///run/fairlead/api.sock"}, args...)...)
+}
+
+// fairleadContainer is a sandbox.
+type fairleadContainer struct {
+	topology.Place
+	host   *world.Host
+	v4, v6 netip.Addr
+}
+
+func (n *fairleadNetwork) Container(ctx context.Context, name string, publish bool, args ...string) (Container, error) {
+	flags := []string{"sandbox", "create", "--network", "bench"}
+	if publish {
+		flags = append(flags, "-p", fmt.Sprintf("%d:%d/tcp", Port, Port), "-p", fmt.Sprintf("%d:%d/udp", Port, Port))
+	}
+	if _, err := n.cli(ctx, append(flags, name)...); err != nil {
+		return nil, err
+	}
+	out, err := n.cli(ctx, "inspect", name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := n.enter(name, out)
+	if err != nil {
+		return nil, err
+	}
+	n.containers = append(n.containers, c)
+	if len(args) > 0 {
+		return c, c.Start(args...)
+	}
+	return c, nil
+}
+
+// enter makes a place of the sandbox that `fairlead inspect` describes.
+func (n *fairleadNetwork) enter(name, inspected string) (*fairleadContainer, error) {
+	var list []struct {
+		NetworkSettings struct {
+			SandboxKey string
+			Networks   map[string]struct {
+				IPAddress, GlobalIPv6Address netip.Addr
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(inspected), &list); err != nil {
+		return nil, fmt.Errorf("read what fairlead inspect says: %w", err)
+	}
+	if len(list) != 1 {
+		return nil, errors.New("fairlead inspect does not show one sandbox")
+	}
+	s := list[0].NetworkSettings
+	h, err := n.t.Host.Enter(name, s.SandboxKey)
+	if err != nil {
+		return nil, err
+	}
+	endpoint := s.Networks["bench"]
+	return &fairleadContainer{n.t.On(h), h, endpoint.IPAddress, endpoint.GlobalIPv6Address}, nil
+}
+
+func (*fairleadNetwork) Published(path cases.Path, _ Container, family int) (netip.Addr, error) {
+	return onHost(path, family), nil
+}
+
+// Close ends the programs in sandboxes; daemon, devices and programs in the
+// kernel go with the world, whose namespaces and bpffs hold them.
+func (n *fairleadNetwork) Close() error {
+	for _, c := range n.containers {
+		c.host.Close()
+	}
+	return nil
+}
+
+func (c *fairleadContainer) Address(family int) netip.Addr {
+	if family == 6 {
+		return c.v6
+	}
+	return c.v4
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package contestant
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/topology"
+)
+
+// limit is no container network at all: the programs run on the host. Two
+// containers are twice the host then, and their network is its loopback.
+type limit struct{}
+
+func (limit) Name() string                            { return "limit" }
+func (limit) Version(context.Context) (string, error) { return "no container network", nil }
+
+func (limit) Build(_ context.Context, t *topology.Topology) (Network, error) {
+	return limitNetwork{t}, nil
+}
+
+type limitNetwork struct{ t *topology.Topology }
+
+func (n limitNetwork) Container(_ context.Context, _ string, _ bool, args ...string) (Container, error) {
+	place := n.t.On(n.t.Host)
+	if len(args) > 0 {
+		if err := place.Start(args...); err != nil {
+			return nil, err
+		}
+	}
+	return limitContainer{place}, nil
+}
+
+func (limitNetwork) Published(path cases.Path, _ Container, family int) (netip.Addr, error) {
+	return onHost(path, family), nil
+}
+
+func (limitNetwork) Close() error { return nil }
+
+type limitContainer struct{ topology.Place }
+
+func (limitContainer) Address(family int) netip.Addr { return topology.Loopback(family) }

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package load
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// serveCRR answers one byte on each connection and closes it.
+func serveCRR(o Options) error {
+	b := make([]byte, 1)
+	return acceptEach(o.Address, func(fd int) {
+		defer unix.Close(fd)
+		if readFull(fd, b) == nil {
+			_ = writeAll(fd, b) // the client notices
+		}
+	})
+}
+
+func runCRR(o Options) (Measures, error) {
+	b := make([]byte, 1)
+	repeat(func() error { return transact(o, b) })
+	times := newLatencies()
+	began := time.Now()
+	for last, end := began, began.Add(o.Duration); last.Before(end); {
+		if err := transact(o, b); err != nil {
+			return nil, err
+		}
+		now := time.Now()
+		times = append(times, now.Sub(last))
+		last = now
+	}
+	return times.measures(time.Since(began))
+}
+
+// transact is one connection's life. It waits until the server has closed.
+func transact(o Options, b []byte) error {
+	fd, err := dial(unix.SOCK_STREAM, o.Address)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := exchange(fd, b); err != nil {
+		return err
+	}
+	switch n, err := unix.Read(fd, b); {
+	case err != nil:
+		return err
+	case n != 0:
+		return errors.New("the server sent more than its answer")
+	}
+	return nil
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package report holds what a run found, round by round, and says what it
+// shows: medians of paired ratios, their range, wins, and whether the rounds
+// show a difference at all.
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/fairlead-net/fairlead/bench/load"
+)
+
+// Run is everything a run measured, as it is written to a file.
+type Run struct {
+	Began       time.Time
+	Took        string
+	Environment Environment
+	Command     []string
+	Seconds     float64           // of each measurement
+	Rounds      int               // that were asked for
+	Contestants map[string]string // name -> version, or why it is absent
+	Order       []string          // of the contestants in the first round
+	Cases       []Case
+}
+
+// Environment is the machine.
+type Environment struct {
+	Kernel, CPU string
+	CPUs        int
+	Clients     int // the processor clients run on
+	Servers     int
+}
+
+// Case is one case's rounds.
+type Case struct {
+	Name   string
+	Absent map[string]string `json:",omitempty"` // contestant -> why it has no such path
+	Rounds []Round
+}
+
+// Round is what each contestant measured in one turn, by name.
+type Round struct {
+	Measured map[string]load.Measures
+	Failed   map[string]string `json:",omitempty"` // contestant -> error
+}
+
+// WriteJSON writes the run with its raw rounds.
+func (r *Run) WriteJSON(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(r)
+}
+
+// Read reads a run that WriteJSON wrote.
+func Read(rd io.Reader) (*Run, error) {
+	r := new(Run)
+	if err := json.NewDecoder(rd).Decode(r); err != nil {
+		return nil, fmt.Errorf("read a run: %w", err)
+	}
+	return r, nil
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package topology
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Cgroup holds the programs of a world, so that what one contestant attaches to
+// its cgroup does not reach another's programs.
+type Cgroup struct {
+	Path string
+	dir  *os.File
+}
+
+func newCgroup() (*Cgroup, error) {
+	root, err := cgroup2()
+	if err != nil {
+		return nil, err
+	}
+	path, err := os.MkdirTemp(root, "fl-bench-")
+	if err != nil {
+		return nil, fmt.Errorf("make cgroup: %w", err)
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(path))
+	}
+	return &Cgroup{Path: path, dir: dir}, nil
+}
+
+// cgroup2 is where it is mounted.
+func cgroup2() (string, error) {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return "", fmt.Errorf("find cgroup2: %w", err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
+			return f[1], nil
+		}
+	}
+	return "", errors.New("cgroup2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup/unified)")
+}
+
+// Attr starts a program in the cgroup.
+func (c *Cgroup) Attr() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, UseCgroupFD: true, CgroupFD: int(c.dir.Fd())}
+}
+
+// Close removes the cgroup once its last program is gone.
+func (c *Cgroup) Close() error {
+	c.dir.Close()
+	return removeCgroup(c.Path)
+}
+
+// RemoveCgroups removes a cgroup of this name, with those below it, from every
+// hierarchy.
+func RemoveCgroups(name string) error {
+	var errs []error
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		found, err := filepath.Glob(filepath.Join(pattern, name))
+		errs = append(errs, err)
+		for _, path := range found {
+			errs = append(errs, removeTree(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeTree removes a cgroup and those below it. A cgroup's files cannot be
+// removed, nor do they hinder.
+func removeTree(path string) error {
+	below, err := os.ReadDir(path)
+	if err != nil {
+		return fmt.Errorf("list cgroup: %w", err)
+	}
+	for _, entry := range below {
+		if entry.IsDir() {
+			if err := removeTree(filepath.Join(path, entry.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return removeCgroup(path)
+}
+
+// removeCgroup removes a cgroup, whose last programs may be about to end.
+func removeCgroup(path string) error {
+	var err error
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if err = os.Remove(path); err == nil || errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+	}
+	return fmt.Errorf("remove cgroup: %w", err)
+}
