@@ -27,18 +27,11 @@ type Run struct {
 	Cases       []Case
 }
 
-// Environment is the machine.
-type Environment struct {
-	Kernel, CPU string
-	CPUs        int
-	Clients     int // the processor clients run on
-	Servers     int
-}
-
 // Case is one case's rounds.
 type Case struct {
 	Name   string
 	Absent map[string]string `json:",omitempty"` // contestant -> why it has no such path
+	Failed map[string]string `json:",omitempty"` // contestant -> why its world could not be made
 	Rounds []Round
 }
 

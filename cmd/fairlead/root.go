@@ -29,6 +29,7 @@ func newRootCommand(e *env) *cobra.Command {
 		newNetworkCommand(e), newRunCommand(e), newExecCommand(e), newPsCommand(e), newInspectCommand(e),
 		newRmCommand(e), newPortCommand(e), newSandboxCommand(e), newStatusCommand(e), newCtCommand(e),
 		newDaemonCommand(e), newDoctorCommand(e), newCleanupCommand(e), newDemoCommand(e), newVersionCommand(e),
+		newBenchCommand(e), newBenchLoadCommand(e),
 	)
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout) // before the completion command, which remembers it

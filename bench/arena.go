@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/contestant"
+	"github.com/fairlead-net/fairlead/bench/load"
+	"github.com/fairlead-net/fairlead/bench/report"
+	"github.com/fairlead-net/fairlead/bench/topology"
+)
+
+// Limits of what may take long when something is wrong.
+const (
+	buildTimeout   = time.Minute
+	measureTimeout = 20 * time.Second // beyond the measurement itself
+)
+
+// arena is a contestant's world, ready to measure one case.
+type arena struct {
+	name    string
+	world   *topology.Topology
+	network contestant.Network // nil: not made
+	client  interface {
+		Run(ctx context.Context, args ...string) (string, error)
+	}
+	command []string // of the client, but for the duration
+}
+
+// newArena makes a world, the contestant's network in it, and the case's
+// server.
+func newArena(ctx context.Context, cfg Config, who contestant.Contestant, env report.Environment, c cases.Case) (_ *arena, retErr error) {
+	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	defer cancel()
+	a := &arena{name: who.Name()}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, a.close())
+		}
+	}()
+	var err error
+	if a.world, err = topology.New(); err != nil {
+		return nil, err
+	}
+	if a.network, err = who.Build(ctx, a.world); err != nil {
+		return nil, err
+	}
+	args := func(role string, cpu int, at netip.Addr) []string {
+		return []string{
+			cfg.Self, "bench-load", role, c.Load.Kind,
+			"--address", netip.AddrPortFrom(at, contestant.Port).String(), "--cpu", strconv.Itoa(cpu),
+			"--size", strconv.Itoa(c.Load.Size), "--streams", strconv.Itoa(c.Load.Streams),
+		}
+	}
+	target, err := a.open(ctx, c, args("serve", env.ServerCPU, anywhere(c.Family)))
+	if err != nil {
+		return nil, err
+	}
+	a.command = args("run", env.ClientCPU, target)
+	return a, nil
+}
+
+// anywhere is where servers listen.
+func anywhere(family int) netip.Addr {
+	if family == 6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}
+
+// open starts the server at its end of the path, chooses where the client is
+// and returns what that one dials.
+func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (target netip.Addr, err error) {
+	host, outside := a.world.On(a.world.Host), a.world.On(a.world.Outside)
+	if c.Path == cases.Outbound {
+		if a.client, err = a.network.Container(ctx, "client", false); err != nil {
+			return target, err
+		}
+		return topology.OutsideAddress(c.Family), outside.Start(serve...)
+	}
+	publish := c.Path == cases.Published || c.Path == cases.Localhost || c.Path == cases.Hairpin
+	server, err := a.network.Container(ctx, "server", publish, serve...)
+	if err != nil {
+		return target, err
+	}
+	switch c.Path {
+	case cases.Published:
+		a.client = outside
+	case cases.Host, cases.Localhost:
+		a.client = host
+	case cases.Peers, cases.Hairpin:
+		if a.client, err = a.network.Container(ctx, "client", false); err != nil {
+			return target, err
+		}
+	}
+	if publish {
+		return a.network.Published(c.Path, server, c.Family)
+	}
+	return server.Address(c.Family), nil
+}
+
+// measure runs the client once.
+func (a *arena) measure(ctx context.Context, d time.Duration) (load.Measures, error) {
+	ctx, cancel := context.WithTimeout(ctx, d+measureTimeout)
+	defer cancel()
+	out, err := a.client.Run(ctx, append(a.command, "--duration", d.String())...)
+	if err != nil {
+		return nil, err
+	}
+	var m load.Measures
+	if err := json.Unmarshal([]byte(out), &m); err != nil {
+		return nil, fmt.Errorf("read what the client measured: %w", err)
+	}
+	return m, nil
+}
+
+// close removes the world.
+func (a *arena) close() error {
+	var errs []error
+	if a.network != nil {
+		errs = append(errs, a.network.Close())
+	}
+	if a.world != nil {
+		errs = append(errs, a.world.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove the world of %s: %w", a.name, err)
+	}
+	return nil
+}

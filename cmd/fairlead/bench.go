@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/fairlead-net/fairlead/bench"
+	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/contestant"
+	"github.com/fairlead-net/fairlead/bench/report"
+)
+
+// benchOptions are the flags of bench.
+type benchOptions struct {
+	cases, contestants []string
+	rounds             int
+	seconds            float64
+	format, out        string
+}
+
+func newBenchCommand(e *env) *cobra.Command {
+	var o benchOptions
+	cmd := &cobra.Command{
+		Use:   "bench [flags]",
+		Short: "Measure Fairlead against Docker's bridge and against no network at all",
+		Long: `Measure Fairlead against others, in namespaces of its own: nothing of this
+host's network is touched, and nothing remains. Every contestant has its turn
+in every round, and what counts is the ratio within a round. Takes root.
+
+A case is PATH/LOAD/FAMILY, as in published/rr/4; * and {a,b} choose several,
+"headline", "smoke" and "all" are lists. A contestant that is not installed is
+reported as absent; "make bench" installs them all.`,
+		Example: `  fairlead bench --case headline --out run.json
+  fairlead bench --case 'peers/{rr,crr}/*' --contestants limit,fairlead --seconds 2`,
+		Args:              exactArgs(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runBench(cmd.Context(), e, o) },
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&o.cases, "case", []string{"headline"}, "cases to measure; repeatable")
+	f.StringSliceVar(&o.contestants, "contestants", nil, "who takes part (default: all)")
+	f.IntVar(&o.rounds, "rounds", 12, "rounds that count")
+	f.Float64Var(&o.seconds, "seconds", 1, "seconds of each measurement")
+	f.StringVar(&o.format, "format", "table", "table or json")
+	f.StringVar(&o.out, "out", "", "file to write the JSON to, whatever the format")
+	return cmd
+}
+
+func runBench(ctx context.Context, e *env, o benchOptions) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	cfg, err := o.config()
+	if err != nil {
+		return err
+	}
+	bar := newProgress(e.stderr, cfg.Measurements())
+	cfg.Progress = func(what string) {
+		bar.Describe(what)
+		_ = bar.Add(1) // it is only shown
+	}
+	run, err := bench.Run(ctx, cfg)
+	_ = bar.Exit()
+	if run == nil {
+		return err
+	}
+	return errors.Join(err, o.write(e.stdout, run))
+}
+
+// config checks the flags.
+func (o *benchOptions) config() (bench.Config, error) {
+	if o.rounds < 1 || o.seconds <= 0 {
+		return bench.Config{}, usagef("--rounds and --seconds must be more than 0")
+	}
+	if o.format != "table" && o.format != "json" {
+		return bench.Config{}, usagef("--format %q: want table or json", o.format)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return bench.Config{}, fmt.Errorf("find this program: %w", err)
+	}
+	list, err := cases.Select(o.cases)
+	if err != nil {
+		return bench.Config{}, usageError{err}
+	}
+	cfg := bench.Config{Self: self, Cases: list, Rounds: o.rounds, Duration: time.Duration(o.seconds * float64(time.Second))}
+	cfg.Contestants, err = chooseContestants(contestant.All(self), o.contestants)
+	return cfg, err
+}
+
+// chooseContestants are those with these names; all if there are none.
+func chooseContestants(all []contestant.Contestant, names []string) ([]contestant.Contestant, error) {
+	if len(names) == 0 {
+		return all, nil
+	}
+	var chosen []contestant.Contestant
+	var known []string
+	for _, c := range all {
+		known = append(known, c.Name())
+		if slices.Contains(names, c.Name()) {
+			chosen = append(chosen, c)
+		}
+	}
+	if len(chosen) != len(names) {
+		return nil, usagef("--contestants %s: want some of %s, each once", strings.Join(names, ","), strings.Join(known, ","))
+	}
+	return chosen, nil
+}
+
+// write shows the run, and keeps it in a file if one is named.
+func (o *benchOptions) write(w io.Writer, run *report.Run) error {
+	if o.out != "" {
+		f, err := os.Create(o.out)
+		if err != nil {
+			return fmt.Errorf("keep the run: %w", err)
+		}
+		if err := errors.Join(run.WriteJSON(f), f.Close()); err != nil {
+			return fmt.Errorf("keep the run: %w", err)
+		}
+	}
+	if o.format == "json" {
+		return run.WriteJSON(w)
+	}
+	return run.WriteTable(w)
+}
+
+// newProgress shows progress if w is a terminal.
+func newProgress(w io.Writer, steps int) *progressbar.ProgressBar {
+	f, ok := w.(*os.File)
+	visible := ok && term.IsTerminal(int(f.Fd()))
+	return progressbar.NewOptions(steps, progressbar.OptionSetWriter(w), progressbar.OptionSetVisibility(visible),
+		progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(true), progressbar.OptionClearOnFinish())
+}
