@@ -50,9 +50,11 @@ func newArena(ctx context.Context, cfg Config, who contestant.Contestant, env re
 	if a.world, err = topology.New(); err != nil {
 		return nil, err
 	}
-	if a.network, err = who.Build(ctx, a.world); err != nil {
+	network, err := who.Build(ctx, a.world)
+	if err != nil {
 		return nil, err
 	}
+	a.network = network
 	args := func(role string, cpu int, at netip.Addr) []string {
 		return []string{
 			cfg.Self, "bench-load", role, c.Load.Kind,

@@ -57,7 +57,7 @@ func absentf(format string, args ...any) error { return Absent{fmt.Sprintf(forma
 // All are the contestants, the yardstick first. self is the program that makes
 // the loads and is Fairlead.
 func All(self string) []Contestant {
-	return []Contestant{limit{}, fairlead{self}, bridge{}, docker20(self)}
+	return []Contestant{limit{}, fairlead{self}, direct{fairlead{self}}, bridge{}, docker20(self)}
 }
 
 // onHost is where a host publishes ports: at its own addresses.

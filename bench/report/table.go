@@ -1,3 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package report
-import "io"
-func (r *Run) WriteTable(w io.Writer) error { return r.WriteJSON(w) }
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// WriteTable writes what a person reads.
+func (r *Run) WriteTable(w io.Writer) error {
+	var b bytes.Buffer
+	r.writeHead(&b)
+	r.writeComparisons(&b)
+	r.writeLosses(&b)
+	r.writeAbsences(&b)
+	_, err := b.WriteTo(w)
+	return err
+}
+
+func (r *Run) writeHead(b *bytes.Buffer) {
+	e := r.Environment
+	fmt.Fprintf(b, "%s, Linux %s %s, %d × %s; clients on processor %d, servers on %d\n",
+		r.Began.Format(time.DateOnly), e.Kernel, e.Machine, e.CPUs, e.CPU, e.ClientCPU, e.ServerCPU)
+	fmt.Fprintf(b, "%d rounds of %g s, in %s\n", r.Rounds, r.Seconds, r.Took)
+	for _, name := range r.Order {
+		fmt.Fprintf(b, "  %s: %s\n", name, r.Contestants[name])
+	}
+	fmt.Fprintf(b, `
+Ratio: the median of the rounds' own ratios, %s over the other, and their range.
+Wins: rounds in which %s did better. A difference is shown if a two-sided sign
+test gives p < %g (10 of 12 wins). A target is judged with %d rounds or more.
+
+`, subject, subject, significance, enough)
+}
+
+func (r *Run) writeComparisons(b *bytes.Buffer) {
+	tab := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tab, "CASE\tMEASURE\tFAIRLEAD\tOTHER\t\tRATIO\tRANGE\tWINS\tSHOWN\tTARGET")
+	for _, c := range r.Compare() {
+		fmt.Fprintf(tab, "%s\t%s %s\t%s\t%s\t%s\t%.2f\t%.2f–%.2f\t%d/%d\t%s\t%s\n",
+			c.Case, c.Measure.Name, c.Measure.Unit, figure(c.Ours), figure(c.Theirs), c.Against,
+			c.Ratio, c.Low, c.High, c.Wins, c.Rounds, c.Verdict, c.target())
+	}
+	tab.Flush()
+}
+
+// target is "≤ 1.04 met", or nothing.
+func (c Comparison) target() string {
+	t := c.Target
+	if t == nil {
+		return ""
+	}
+	sign, word := "≥", "missed"
+	if c.Measure.Lower {
+		sign = "≤"
+	}
+	switch {
+	case !t.Judged:
+		word = "not judged"
+	case t.Met:
+		word = "met"
+	}
+	return fmt.Sprintf("%s %.2f %s", sign, t.Bound, word)
+}
+
+// figure has three digits that matter.
+func figure(v float64) string {
+	switch {
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// writeLosses shows which share of datagrams each lost.
+func (r *Run) writeLosses(b *bytes.Buffer) {
+	tab := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	for _, c := range r.Cases {
+		var line []string
+		for _, name := range r.Order {
+			if loss := c.values(name, "loss"); len(loss) > 0 {
+				line = append(line, fmt.Sprintf("%s %.0f %%", name, 100*median(loss)))
+			}
+		}
+		if len(line) > 0 {
+			fmt.Fprintf(tab, "%s\tdatagrams lost\t%s\n", c.Name, strings.Join(line, "\t"))
+		}
+	}
+	fmt.Fprintln(b)
+	tab.Flush()
+}
+
+// values are what a contestant measured in the rounds.
+func (c Case) values(name, measure string) (list []float64) {
+	for _, round := range c.Rounds {
+		if v, ok := round.Measured[name][measure]; ok {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
+// writeAbsences says who did not take part in what, and what failed.
+func (r *Run) writeAbsences(b *bytes.Buffer) {
+	fmt.Fprintln(b)
+	for _, c := range r.Cases {
+		for _, name := range slices.Sorted(maps.Keys(c.Absent)) {
+			fmt.Fprintf(b, "%s: %s is absent: %s\n", c.Name, name, c.Absent[name])
+		}
+		for _, failure := range c.failures() {
+			fmt.Fprintf(b, "%s: FAILED: %s\n", c.Name, failure)
+		}
+	}
+}
+
+// Failures are what should have been measured and was not, one a line.
+func (r *Run) Failures() (all []string) {
+	for _, c := range r.Cases {
+		for _, failure := range c.failures() {
+			all = append(all, c.Name+": "+failure)
+		}
+	}
+	return all
+}
+
+func (c Case) failures() (all []string) {
+	for _, name := range slices.Sorted(maps.Keys(c.Failed)) {
+		all = append(all, fmt.Sprintf("%s: %s", name, c.Failed[name]))
+	}
+	for i, round := range c.Rounds {
+		for _, name := range slices.Sorted(maps.Keys(round.Failed)) {
+			all = append(all, fmt.Sprintf("round %d: %s: %s", i+1, name, round.Failed[name]))
+		}
+	}
+	return all
+}

@@ -51,7 +51,7 @@ reported as absent; "make bench" installs them all.`,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runBench(cmd.Context(), e, o) },
 	}
 	f := cmd.Flags()
-	f.StringSliceVar(&o.cases, "case", []string{"headline"}, "cases to measure; repeatable")
+	f.StringArrayVar(&o.cases, "case", []string{"headline"}, "cases to measure; repeatable")
 	f.StringSliceVar(&o.contestants, "contestants", nil, "who takes part (default: all)")
 	f.IntVar(&o.rounds, "rounds", 12, "rounds that count")
 	f.Float64Var(&o.seconds, "seconds", 1, "seconds of each measurement")

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cases
+
+import (
+	"slices"
+	"strings"
+)
+
+// Measure is something that loads measure, by the name it has there.
+type Measure struct {
+	Name, Unit string
+	Lower      bool // is better
+}
+
+// Measures are those that contestants are compared by, in the order shown.
+func Measures() []Measure {
+	return []Measure{
+		{"p50", "µs", true}, {"p99", "µs", true}, {"p999", "µs", true},
+		{"rate", "/s", false}, {"gbps", "Gbit/s", false},
+	}
+}
+
+// Docker, as what a target is against, is whichever Docker does better.
+const Docker = "docker"
+
+// Target is what a case ought to show: a median of paired ratios, Fairlead's
+// figure over the other's.
+type Target struct {
+	Paths         []Path
+	Load, Measure string
+	Against       string  // a contestant, or Docker
+	Bound         float64 // at most this if lower is better, else at least
+}
+
+// Targets are all that are set.
+func Targets() []Target {
+	edge := []Path{Published, Outbound}
+	peers := []Path{Peers}
+	localhost := []Path{Localhost}
+	return []Target{
+		{edge, "rr", "p50", "limit", 1.04}, {edge, "rr", "p50", Docker, 0.90},
+		{edge, "rr", "p99", "limit", 1.08}, {edge, "rr", "p99", Docker, 0.92},
+		{edge, "rr", "rate", "limit", 0.96}, {edge, "rr", "rate", Docker, 1.12},
+		{edge, "crr", "rate", "limit", 0.94}, {edge, "crr", "rate", Docker, 1.25},
+		{edge, "udp64", "rate", "limit", 0.95}, {edge, "udp64", "rate", Docker, 1.20},
+		{edge, "stream", "gbps", "limit", 0.97}, {edge, "stream", "gbps", Docker, 1.00},
+		{peers, "rr", "p50", "limit", 1.03}, {peers, "rr", "p50", Docker, 0.88},
+		{peers, "crr", "rate", "limit", 0.93}, {peers, "crr", "rate", Docker, 1.20},
+		{peers, "udp64", "rate", Docker, 1.50}, {peers, "stream", "gbps", Docker, 1.00},
+		{localhost, "rr", "rate", "direct", 0.97}, {localhost, "rr", "rate", Docker, 1.75},
+		{localhost, "crr", "rate", "direct", 0.97}, {localhost, "crr", "rate", Docker, 3.00},
+	}
+}
+
+// TargetOf finds the bound for a case by name, a measure and a contestant or
+// Docker.
+func TargetOf(name, measure, against string) (bound float64, ok bool) {
+	parts := strings.Split(name, "/")
+	if len(parts) != 3 {
+		return 0, false
+	}
+	for _, t := range Targets() {
+		if slices.Contains(t.Paths, Path(parts[0])) && t.Load == parts[1] && t.Measure == measure && t.Against == against {
+			return t.Bound, true
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package contestant
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/topology"
+)
+
+// direct is Fairlead with a host that calls the sandbox by its own address: what
+// a published port on 127.0.0.1 is measured by.
+type direct struct{ fairlead }
+
+func (direct) Name() string { return "direct" }
+
+func (d direct) Build(ctx context.Context, t *topology.Topology) (Network, error) {
+	n, err := d.fairlead.Build(ctx, t)
+	return directNetwork{n}, err
+}
+
+type directNetwork struct{ Network }
+
+func (directNetwork) Published(path cases.Path, server Container, family int) (netip.Addr, error) {
+	if path != cases.Localhost {
+		return netip.Addr{}, absentf("only 127.0.0.1 and ::1 are measured by it")
+	}
+	return server.Address(family), nil
+}

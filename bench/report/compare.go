@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package report
+
+import (
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/bench/cases"
+)
+
+// subject is who the run is about; the others are compared with it.
+const subject = "fairlead"
+
+// enough is how many rounds it takes to judge a target.
+const enough = 12
+
+// significance is the probability, that rounds without any difference come out
+// as lopsided as these or more, below which a difference is shown.
+const significance = 0.05
+
+// Verdict is what the rounds show of the subject.
+type Verdict string
+
+// The verdicts.
+const (
+	Better       Verdict = "better"
+	Worse        Verdict = "worse"
+	NoDifference Verdict = "no difference"
+)
+
+// Comparison is one case's measure, the subject's beside another's.
+type Comparison struct {
+	Case, Against    string
+	Measure          cases.Measure
+	Ours, Theirs     float64 // medians
+	Ratio, Low, High float64 // of the rounds' ratios ours/theirs: median and range
+	Wins, Rounds     int     // rounds in which the subject did better, of those both measured
+	Verdict          Verdict
+	Target           *Target
+}
+
+// Target is a bound on the ratio.
+type Target struct {
+	Bound  float64
+	Met    bool
+	Judged bool // there were enough rounds
+}
+
+// Compare compares the subject with everyone in every case.
+func (r *Run) Compare() []Comparison {
+	var all []Comparison
+	for _, c := range r.Cases {
+		for _, m := range cases.Measures() {
+			all = append(all, r.compareCase(c, m)...)
+		}
+	}
+	return all
+}
+
+func (r *Run) compareCase(c Case, m cases.Measure) []Comparison {
+	var list []Comparison
+	var docker []int // indexes in list
+	for _, other := range r.Order {
+		cmp, ok := c.compare(m, other)
+		if !ok {
+			continue
+		}
+		cmp.aim(other)
+		if strings.HasPrefix(other, cases.Docker) {
+			docker = append(docker, len(list))
+		}
+		list = append(list, cmp)
+	}
+	if len(docker) > 0 {
+		strongest := slices.MinFunc(docker, func(a, b int) int { return list[a].better(list[b]) })
+		list[strongest].aim(cases.Docker)
+	}
+	return list
+}
+
+// compare compares with one contestant; false: they have no round in common.
+func (c Case) compare(m cases.Measure, other string) (Comparison, bool) {
+	cmp := Comparison{Case: c.Name, Against: other, Measure: m}
+	var ours, theirs, ratios []float64
+	losses := 0
+	for _, round := range c.Rounds {
+		a, ok := round.Measured[subject][m.Name]
+		b, ok2 := round.Measured[other][m.Name]
+		if !ok || !ok2 || other == subject || b == 0 {
+			continue
+		}
+		ours, theirs, ratios = append(ours, a), append(theirs, b), append(ratios, a/b)
+		switch {
+		case a == b:
+		case (a < b) == m.Lower:
+			cmp.Wins++
+		default:
+			losses++
+		}
+	}
+	if len(ratios) == 0 {
+		return cmp, false
+	}
+	cmp.Ours, cmp.Theirs, cmp.Ratio = median(ours), median(theirs), median(ratios)
+	cmp.Low, cmp.High, cmp.Rounds = slices.Min(ratios), slices.Max(ratios), len(ratios)
+	cmp.Verdict = verdict(cmp.Wins, losses)
+	return cmp, true
+}
+
+// better orders by how well the subject does, worst first.
+func (c Comparison) better(other Comparison) int {
+	if c.Measure.Lower {
+		c, other = other, c
+	}
+	switch {
+	case c.Ratio < other.Ratio:
+		return -1
+	case c.Ratio > other.Ratio:
+		return 1
+	}
+	return 0
+}
+
+// aim looks the target up that the comparison is judged by.
+func (c *Comparison) aim(against string) {
+	bound, ok := cases.TargetOf(c.Case, c.Measure.Name, against)
+	if !ok {
+		return
+	}
+	met := c.Ratio >= bound
+	if c.Measure.Lower {
+		met = c.Ratio <= bound
+	}
+	c.Target = &Target{Bound: bound, Met: met, Judged: c.Rounds >= enough}
+}
+
+// verdict is that of a two-sided sign test.
+func verdict(wins, losses int) Verdict {
+	switch {
+	case signTest(wins, losses) >= significance:
+		return NoDifference
+	case wins > losses:
+		return Better
+	}
+	return Worse
+}
+
+// signTest is how likely it is that fair coins fall as lopsidedly as this.
+func signTest(wins, losses int) float64 {
+	n := wins + losses
+	p := 0.0
+	for k := max(wins, losses); k <= n; k++ {
+		p += math.Exp(lnFactorial(n) - lnFactorial(k) - lnFactorial(n-k) - float64(n)*math.Ln2)
+	}
+	return min(1, 2*p)
+}
+
+func lnFactorial(n int) float64 {
+	v, _ := math.Lgamma(float64(n) + 1)
+	return v
+}
+
+func median(list []float64) float64 {
+	sorted := slices.Sorted(slices.Values(list))
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+}
