@@ -17,10 +17,10 @@ BPF_SOURCES  := $(wildcard bpf/*.bpf.c bpf/lib/*.h)
 DEPS         := LLVM=$(LLVM) test/deps.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate format lint test demo install clean
+.PHONY: help build generate format lint test bench bench-full bench-smoke demo install clean
 
 help: ## Show the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build bin/fairlead; needs nothing but Go.
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
@@ -51,6 +51,23 @@ test: ## Run every check and test, as root; installs with apt what is missing.
 	@$(MAKE) --no-print-directory build lint
 	CGO_ENABLED=1 $(GO) build -race ./...
 	CGO_ENABLED=1 $(GO) test -race -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
+
+# Where a run of the benchmarks is kept.
+BENCH_OUT := bench/results/headline.json
+bench: build ## Measure against Docker, a bridge and no network, as root; 45 minutes at most.
+	@[ "$$(id -u)" = 0 ] || { echo "make bench makes network namespaces and loads BPF programs: run it as root"; exit 1; }
+	@$(DEPS) bench
+	bin/fairlead bench --case headline --out $(BENCH_OUT)
+
+bench-full: BENCH_OUT := bench/results/full.json
+bench-full: build ## Measure everything; hours.
+	@[ "$$(id -u)" = 0 ] || { echo "make bench-full makes network namespaces and loads BPF programs: run it as root"; exit 1; }
+	@$(DEPS) bench
+	bin/fairlead bench --case all --out $(BENCH_OUT)
+
+bench-smoke: ## Try the benchmarks for a moment; part of make test.
+	@$(DEPS) bench
+	$(GO) test -count=1 -run TestSmoke ./bench
 
 demo: build ## See real programs talk through Fairlead, in namespaces, as root.
 	@[ "$$(id -u)" = 0 ] || { echo "make demo makes network namespaces and loads BPF programs: run it as root"; exit 1; }

@@ -104,7 +104,7 @@ func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (target 
 		}
 	}
 	if publish {
-		return a.network.Published(c.Path, server, c.Family)
+		return a.network.Published(c.Path, server, c.Family), nil
 	}
 	return server.Address(c.Family), nil
 }

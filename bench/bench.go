@@ -88,15 +88,16 @@ func runCase(ctx context.Context, cfg Config, present []contestant.Contestant, e
 		}
 	}()
 	for _, who := range present {
+		if reason := who.Lacks(c.Path); reason != "" {
+			result.Absent[who.Name()] = reason
+			continue
+		}
 		a, err := newArena(ctx, cfg, who, env, c)
-		var absent contestant.Absent
 		switch {
 		case err == nil:
 			arenas = append(arenas, a)
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
-		case errors.As(err, &absent):
-			result.Absent[who.Name()] = absent.Reason
 		default:
 			result.Failed[who.Name()] = err.Error()
 		}

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# test/deps.sh generate|test|demo: installs with apt-get what that make target
+# test/deps.sh generate|test|demo|bench: installs with apt-get what that make target
 # needs and this machine lacks, and says what. Starts and enables no service.
 # LLVM, the version of the compiler, comes from the Makefile.
 set -eu
@@ -16,12 +16,15 @@ tools="gcc:gcc /usr/include/stdlib.h:libc6-dev tcpdump:tcpdump traceroute:tracer
 	ethtool:ethtool jq:jq bpftool:bpftool promtool:prometheus
 	qemu-system-x86_64:qemu-system-x86 busybox:busybox-static"
 
+peers="ip:iproute2 unshare:util-linux dockerd:docker.io iptables:iptables"
+
 case "${1-}" in
 generate) wanted=$compiler ;;
-test) wanted="$compiler $traffic $tools" ;;
+test) wanted="$compiler $traffic $tools $peers" ;;
 demo) wanted=$traffic ;;
+bench) wanted=$peers ;;
 *)
-	echo "usage: LLVM=19 test/deps.sh generate|test|demo" >&2
+	echo "usage: LLVM=19 test/deps.sh generate|test|demo|bench" >&2
 	exit 2
 	;;
 esac
@@ -67,7 +70,7 @@ if ! { apt-get -qq update && apt-get -qq install --no-install-recommends $missin
 	exit 1
 fi
 rm -f "$log"
-for service in nginx:nginx-light prometheus:prometheus; do
+for service in nginx:nginx-light prometheus:prometheus docker.service:docker.io docker.socket:docker.io containerd:docker.io; do
 	case " $missing " in
 	*" ${service#*:} "*) systemctl disable --now "${service%:*}" >/dev/null 2>&1 || : ;;
 	esac

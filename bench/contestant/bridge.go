@@ -24,6 +24,13 @@ func (bridge) Version(context.Context) (string, error) {
 	return "Linux bridge, routed, no netfilter", nil
 }
 
+func (bridge) Lacks(path cases.Path) string {
+	if path == cases.Localhost || path == cases.Hairpin {
+		return "a bridge without netfilter publishes nothing"
+	}
+	return ""
+}
+
 func (bridge) Build(_ context.Context, t *topology.Topology) (Network, error) {
 	err := t.Host.IP(
 		"link add br0 type bridge",
@@ -95,11 +102,9 @@ func (n *bridgeNetwork) Container(_ context.Context, name string, _ bool, args .
 	return c, nil
 }
 
-func (*bridgeNetwork) Published(path cases.Path, server Container, family int) (netip.Addr, error) {
-	if path == cases.Published {
-		return server.Address(family), nil // routed, not translated
-	}
-	return netip.Addr{}, absentf("a bridge without netfilter publishes nothing")
+// Published is the container's own address: it is routed, not translated.
+func (*bridgeNetwork) Published(_ cases.Path, server Container, family int) netip.Addr {
+	return server.Address(family)
 }
 
 // Close ends the containers; the bridge goes with the world.

@@ -23,6 +23,8 @@ type Contestant interface {
 	// Version says what would run. It fails with Absent if that cannot be had
 	// here.
 	Version(ctx context.Context) (string, error)
+	// Lacks says why it has no such path; "": it has it.
+	Lacks(path cases.Path) string
 	// Build makes its network in a world that is fresh. What it starts ends with
 	// the world or with the network's Close, which comes first.
 	Build(ctx context.Context, t *topology.Topology) (Network, error)
@@ -34,8 +36,8 @@ type Network interface {
 	// program, or none if there are no args.
 	Container(ctx context.Context, name string, publish bool, args ...string) (Container, error)
 	// Published is the address at which the client of a path reaches the port
-	// that a container publishes. It fails with Absent if there is none.
-	Published(path cases.Path, server Container, family int) (netip.Addr, error)
+	// that a container publishes.
+	Published(path cases.Path, server Container, family int) netip.Addr
 	Close() error
 }
 
@@ -46,8 +48,7 @@ type Container interface {
 	Address(family int) netip.Addr
 }
 
-// Absent says why a contestant or one of its paths is not there. It is no
-// failure.
+// Absent says why a contestant is not there. It is no failure.
 type Absent struct{ Reason string }
 
 func (a Absent) Error() string { return "absent: " + a.Reason }
@@ -57,8 +58,13 @@ func absentf(format string, args ...any) error { return Absent{fmt.Sprintf(forma
 // All are the contestants, the yardstick first. self is the program that makes
 // the loads and is Fairlead.
 func All(self string) []Contestant {
-	return []Contestant{limit{}, fairlead{self}, direct{fairlead{self}}, bridge{}, docker20(self)}
+	return []Contestant{limit{}, fairlead{self: self}, direct{fairlead{self: self}}, bridge{}, docker20(self)}
 }
+
+// complete is a contestant that has every path.
+type complete struct{}
+
+func (complete) Lacks(cases.Path) string { return "" }
 
 // onHost is where a host publishes ports: at its own addresses.
 func onHost(path cases.Path, family int) netip.Addr {

@@ -16,6 +16,13 @@ type direct struct{ fairlead }
 
 func (direct) Name() string { return "direct" }
 
+func (direct) Lacks(path cases.Path) string {
+	if path != cases.Localhost {
+		return "only 127.0.0.1 and ::1 are measured by it"
+	}
+	return ""
+}
+
 func (d direct) Build(ctx context.Context, t *topology.Topology) (Network, error) {
 	n, err := d.fairlead.Build(ctx, t)
 	return directNetwork{n}, err
@@ -23,9 +30,6 @@ func (d direct) Build(ctx context.Context, t *topology.Topology) (Network, error
 
 type directNetwork struct{ Network }
 
-func (directNetwork) Published(path cases.Path, server Container, family int) (netip.Addr, error) {
-	if path != cases.Localhost {
-		return netip.Addr{}, absentf("only 127.0.0.1 and ::1 are measured by it")
-	}
-	return server.Address(family), nil
+func (directNetwork) Published(_ cases.Path, server Container, family int) netip.Addr {
+	return server.Address(family)
 }

@@ -26,6 +26,7 @@ import (
 // started ends. Containers run without a seccomp filter: the other contestants
 // have none, and its cost is not that of a network.
 type docker struct {
+	complete
 	name, self string
 	// daemon is the path of dockerd, or fails with Absent.
 	daemon func(ctx context.Context) (string, error)
@@ -160,8 +161,8 @@ func (n *dockerNetwork) Container(ctx context.Context, name string, publish bool
 	return &dockerContainer{n.engine, name, endpoint.IPAddress, endpoint.GlobalIPv6Address}, nil
 }
 
-func (*dockerNetwork) Published(path cases.Path, _ Container, family int) (netip.Addr, error) {
-	return onHost(path, family), nil
+func (*dockerNetwork) Published(path cases.Path, _ Container, family int) netip.Addr {
+	return onHost(path, family)
 }
 
 // Close ends the daemon with everything in its PID namespace, and removes the

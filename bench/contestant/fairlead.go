@@ -17,7 +17,10 @@ import (
 )
 
 // fairlead is the program at this path: its daemon, a network and sandboxes.
-type fairlead struct{ self string }
+type fairlead struct {
+	complete
+	self string
+}
 
 func (fairlead) Name() string { return "fairlead" }
 
@@ -127,8 +130,8 @@ func (n *fairleadNetwork) enter(name, inspected string) (*fairleadContainer, err
 	return &fairleadContainer{n.t.On(h), h, endpoint.IPAddress, endpoint.GlobalIPv6Address}, nil
 }
 
-func (*fairleadNetwork) Published(path cases.Path, _ Container, family int) (netip.Addr, error) {
-	return onHost(path, family), nil
+func (*fairleadNetwork) Published(path cases.Path, _ Container, family int) netip.Addr {
+	return onHost(path, family)
 }
 
 // Close ends the programs in sandboxes; daemon, devices and programs in the

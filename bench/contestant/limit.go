@@ -12,7 +12,7 @@ import (
 
 // limit is no container network at all: the programs run on the host. Two
 // containers are twice the host then, and their network is its loopback.
-type limit struct{}
+type limit struct{ complete }
 
 func (limit) Name() string                            { return "limit" }
 func (limit) Version(context.Context) (string, error) { return "no container network", nil }
@@ -33,8 +33,8 @@ func (n limitNetwork) Container(_ context.Context, _ string, _ bool, args ...str
 	return limitContainer{place}, nil
 }
 
-func (limitNetwork) Published(path cases.Path, _ Container, family int) (netip.Addr, error) {
-	return onHost(path, family), nil
+func (limitNetwork) Published(path cases.Path, _ Container, family int) netip.Addr {
+	return onHost(path, family)
 }
 
 func (limitNetwork) Close() error { return nil }

@@ -28,6 +28,7 @@ const (
 	Better       Verdict = "better"
 	Worse        Verdict = "worse"
 	NoDifference Verdict = "no difference"
+	TooFew       Verdict = "too few rounds" // to show one, whatever they are
 )
 
 // Comparison is one case's measure, the subject's beside another's.
@@ -139,6 +140,8 @@ func (c *Comparison) aim(against string) {
 // verdict is that of a two-sided sign test.
 func verdict(wins, losses int) Verdict {
 	switch {
+	case signTest(wins+losses, 0) >= significance:
+		return TooFew
 	case signTest(wins, losses) >= significance:
 		return NoDifference
 	case wins > losses:

@@ -114,7 +114,7 @@ func (r *Run) writeAbsences(b *bytes.Buffer) {
 	fmt.Fprintln(b)
 	for _, c := range r.Cases {
 		for _, name := range slices.Sorted(maps.Keys(c.Absent)) {
-			fmt.Fprintf(b, "%s: %s is absent: %s\n", c.Name, name, c.Absent[name])
+			fmt.Fprintf(b, "%s: no %s: %s\n", c.Name, name, c.Absent[name])
 		}
 		for _, failure := range c.failures() {
 			fmt.Fprintf(b, "%s: FAILED: %s\n", c.Name, failure)

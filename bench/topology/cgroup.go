@@ -24,7 +24,7 @@ func newCgroup() (*Cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	path, err := os.MkdirTemp(root, "fl-bench-")
+	path, err := os.MkdirTemp(root, prefix())
 	if err != nil {
 		return nil, fmt.Errorf("make cgroup: %w", err)
 	}

@@ -31,6 +31,9 @@ type Topology struct {
 	Cgroup        *Cgroup
 }
 
+// prefix begins the names of what is made outside of namespaces.
+func prefix() string { return fmt.Sprintf("fl-bench-%d-", os.Getpid()) }
+
 // HostAddress is the host's on the uplink.
 func HostAddress(family int) netip.Addr {
 	return of(family, "192.0.2.1", "2001:db8:1::1")
@@ -61,7 +64,7 @@ func New() (_ *Topology, retErr error) {
 		}
 	}()
 	var err error
-	if t.Dir, err = os.MkdirTemp("", "fl-bench-"); err != nil {
+	if t.Dir, err = os.MkdirTemp("", prefix()); err != nil {
 		return nil, fmt.Errorf("make directory of a world: %w", err)
 	}
 	if t.Cgroup, err = newCgroup(); err != nil {

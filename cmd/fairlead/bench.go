@@ -77,7 +77,13 @@ func runBench(ctx context.Context, e *env, o benchOptions) error {
 	if run == nil {
 		return err
 	}
-	return errors.Join(err, o.write(e.stdout, run))
+	if err := errors.Join(err, o.write(e.stdout, run)); err != nil {
+		return err
+	}
+	if n := len(run.Failures()); n > 0 {
+		return fmt.Errorf("%d measurements failed; see the report", n)
+	}
+	return nil
 }
 
 // config checks the flags.

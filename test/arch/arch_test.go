@@ -32,7 +32,7 @@ func (p pkg) rel() string {
 }
 
 // allowed says which of the module's packages each may import. "/..." stands
-// for a package and all below it. Tests and benchmarks may import anything.
+// for a package and all below it. Tests may import anything.
 var (
 	allowed = map[string][]string{
 		"bpf":                 {},
@@ -49,11 +49,17 @@ var (
 		"control/reconcile":   {"control/model", "control/rtnl", "loader", "maps"},
 		"control/daemon":      {"control/...", "loader", "maps"},
 		"control/api/apitest": {"control/api", "control/model"},
-		"cmd/fairlead":        {"cmd/...", "control/..."},
+		"cmd/fairlead":        {"bench/...", "cmd/...", "control/..."},
 		"cmd/fairlead/demo":   {"cmd/fairlead/world"},
 		"cmd/fairlead/world":  {},
+		"bench":               {"bench/..."},
+		"bench/load":          {},
+		"bench/cases":         {},
+		"bench/topology":      {"cmd/fairlead/world"},
+		"bench/contestant":    {"bench/cases", "bench/topology", "cmd/fairlead/world"},
+		"bench/report":        {"bench/cases", "bench/load"},
 	}
-	laboratories = []string{"bench/...", "test/..."}
+	laboratories = []string{"test/..."}
 )
 
 // homes says which packages may import a library that others should only meet

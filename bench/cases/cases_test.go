@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cases
+
+import (
+	"slices"
+	"testing"
+)
+
+func names(list []Case) (out []string) {
+	for _, c := range list {
+		out = append(out, c.Name())
+	}
+	return out
+}
+
+func TestSelect(t *testing.T) {
+	for _, tc := range []struct {
+		patterns, want []string
+	}{
+		{[]string{"peers/rr/6"}, []string{"peers/rr/6"}},
+		{[]string{"peers/{crr,rr}/*"}, []string{"peers/rr/4", "peers/crr/4", "peers/rr/6", "peers/crr/6"}},
+		{[]string{"host/crr/4", "host/rr/4", "host/rr/4"}, []string{"host/rr/4", "host/crr/4"}},
+	} {
+		got, err := Select(tc.patterns)
+		if err != nil || !slices.Equal(names(got), tc.want) {
+			t.Errorf("Select(%v) = %v, %v; want %v", tc.patterns, names(got), err, tc.want)
+		}
+	}
+	for _, list := range []string{"all", "headline", "smoke"} {
+		if got, err := Select([]string{list}); err != nil || len(got) == 0 {
+			t.Errorf("Select(%q) = %d cases, %v", list, len(got), err)
+		}
+	}
+	if got, err := Select([]string{"peers/rr/4", "peers/rr/5"}); err == nil {
+		t.Errorf("Select of a case that does not exist = %v", names(got))
+	}
+}
+
+// Each target belongs to a case that make bench measures.
+func TestTargetsAreMeasured(t *testing.T) {
+	selected, err := Select([]string{"headline"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range Targets() {
+		for _, p := range target.Paths {
+			name := string(p) + "/" + target.Load + "/4"
+			if !slices.Contains(names(selected), name) {
+				t.Errorf("%s has a target and is no headline", name)
+			}
+		}
+		if !slices.ContainsFunc(Measures(), func(m Measure) bool { return m.Name == target.Measure }) {
+			t.Errorf("measure %q of a target does not exist", target.Measure)
+		}
+	}
+}

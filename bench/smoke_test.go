@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/load"
+	"github.com/fairlead-net/fairlead/bench/report"
+)
+
+// TestSmoke runs the real thing for a moment: every contestant that a Debian
+// package can bring, on every path. It judges no figure, but that there is one.
+func TestSmoke(t *testing.T) {
+	dir := t.TempDir()
+	binary, out := filepath.Join(dir, "fairlead"), filepath.Join(dir, "run.json")
+	build := exec.Command("go", "build", "-o", binary, "github.com/fairlead-net/fairlead/cmd/fairlead")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // it runs in images that hold nothing else
+	if text, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build fairlead: %v\n%s", err, text)
+	}
+	bench := exec.Command(binary, "bench", "--case", "smoke", "--rounds", "1", "--seconds", "0.2", "--out", out,
+		"--contestants", "limit,fairlead,direct,bridge,docker20")
+	bench.Env = append(os.Environ(), "TMPDIR="+dir)
+	text, err := bench.CombinedOutput()
+	t.Logf("%s", text)
+	if err != nil {
+		t.Errorf("fairlead bench: %v", err)
+	}
+	run := read(t, out)
+	for name, version := range run.Contestants {
+		if strings.HasPrefix(version, "absent") {
+			t.Errorf("%s: %s", name, version)
+		}
+	}
+	selected, err := cases.Select([]string{"smoke"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(run.Cases) != len(selected) {
+		t.Errorf("%d cases were measured, want %d", len(run.Cases), len(selected))
+	}
+	for _, c := range run.Cases {
+		checkCase(t, run, c)
+	}
+	checkNothingLeft(t, dir, bench.Process.Pid)
+}
+
+func read(t *testing.T, path string) *report.Run {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	run, err := report.Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run
+}
+
+// checkCase wants something from everyone who has not said why there is nothing.
+func checkCase(t *testing.T, run *report.Run, c report.Case) {
+	t.Helper()
+	for _, name := range run.Order {
+		if c.Absent[name] != "" {
+			continue
+		}
+		for i, round := range c.Rounds {
+			if m := round.Measured[name]; !plausible(m) {
+				t.Errorf("%s, round %d: %s measured %v", c.Name, i+1, name, m)
+			}
+		}
+	}
+	for _, subject := range []string{"limit", "fairlead", "docker20"} {
+		if c.Absent[subject] != "" {
+			t.Errorf("%s: no %s: %s", c.Name, subject, c.Absent[subject])
+		}
+	}
+}
+
+// plausible reports whether measures fit together.
+func plausible(m load.Measures) bool {
+	if m["rate"] <= 0 && m["gbps"] <= 0 {
+		return false
+	}
+	times := []float64{m["p50"], m["p99"], m["p999"]}
+	return slices.IsSorted(times) && m["loss"] >= 0 && m["loss"] < 1
+}
+
+// checkNothingLeft looks for files, cgroups and programs of the run.
+func checkNothingLeft(t *testing.T, dir string, pid int) {
+	t.Helper()
+	name := fmt.Sprintf("fl-bench-%d-*", pid)
+	for _, pattern := range []string{
+		filepath.Join(dir, name), "/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name,
+	} {
+		left, err := filepath.Glob(pattern)
+		if err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+	}
+	programs, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range programs {
+		if exe, err := os.Readlink(link); err == nil && strings.HasPrefix(exe, dir) {
+			t.Errorf("still running: %s, %s", link, exe)
+		}
+	}
+}
