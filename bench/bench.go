@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/bench/contestant"
 	"github.com/fairlead-net/fairlead/bench/load"
 	"github.com/fairlead-net/fairlead/bench/report"
+	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
 // Config says what to run.
@@ -36,6 +37,9 @@ func (c Config) Measurements() int {
 // Run runs everything. When ctx ends it removes what it made and returns what
 // was measured until then, with the error.
 func Run(ctx context.Context, cfg Config) (*report.Run, error) {
+	if err := topology.Sweep(); err != nil {
+		return nil, err
+	}
 	env, err := report.ReadEnvironment()
 	if err != nil {
 		return nil, err

@@ -16,7 +16,7 @@ tools="gcc:gcc /usr/include/stdlib.h:libc6-dev tcpdump:tcpdump traceroute:tracer
 	ethtool:ethtool jq:jq bpftool:bpftool promtool:prometheus
 	qemu-system-x86_64:qemu-system-x86 busybox:busybox-static"
 
-peers="ip:iproute2 unshare:util-linux dockerd:docker.io iptables:iptables"
+peers="ip:iproute2 unshare:util-linux containerd:containerd dockerd:docker.io iptables:iptables"
 
 case "${1-}" in
 generate) wanted=$compiler ;;
@@ -70,7 +70,7 @@ if ! { apt-get -qq update && apt-get -qq install --no-install-recommends $missin
 	exit 1
 fi
 rm -f "$log"
-for service in nginx:nginx-light prometheus:prometheus docker.service:docker.io docker.socket:docker.io containerd:docker.io; do
+for service in nginx:nginx-light prometheus:prometheus docker.service:docker.io docker.socket:docker.io containerd:containerd; do
 	case " $missing " in
 	*" ${service#*:} "*) systemctl disable --now "${service%:*}" >/dev/null 2>&1 || : ;;
 	esac

@@ -31,9 +31,6 @@ type Topology struct {
 	Cgroup        *Cgroup
 }
 
-// prefix begins the names of what is made outside of namespaces.
-func prefix() string { return fmt.Sprintf("fl-bench-%d-", os.Getpid()) }
-
 // HostAddress is the host's on the uplink.
 func HostAddress(family int) netip.Addr {
 	return of(family, "192.0.2.1", "2001:db8:1::1")
