@@ -84,30 +84,37 @@ func (r *Run) compareCase(c Case, m cases.Measure) []Comparison {
 // compare compares with one contestant; false: they have no round in common.
 func (c Case) compare(m cases.Measure, other string) (Comparison, bool) {
 	cmp := Comparison{Case: c.Name, Against: other, Measure: m}
-	var ours, theirs, ratios []float64
+	ratios := c.ratios(m, other)
+	if len(ratios) == 0 {
+		return cmp, false
+	}
 	losses := 0
-	for _, round := range c.Rounds {
-		a, ok := round.Measured[subject][m.Name]
-		b, ok2 := round.Measured[other][m.Name]
-		if !ok || !ok2 || other == subject || b == 0 {
-			continue
-		}
-		ours, theirs, ratios = append(ours, a), append(theirs, b), append(ratios, a/b)
+	for _, ratio := range ratios {
 		switch {
-		case a == b:
-		case (a < b) == m.Lower:
+		case ratio == 1:
+		case (ratio < 1) == m.Lower:
 			cmp.Wins++
 		default:
 			losses++
 		}
 	}
-	if len(ratios) == 0 {
-		return cmp, false
-	}
-	cmp.Ours, cmp.Theirs, cmp.Ratio = median(ours), median(theirs), median(ratios)
+	cmp.Ours, cmp.Theirs = median(c.values(subject, m.Name)), median(c.values(other, m.Name))
+	cmp.Ratio = median(ratios)
 	cmp.Low, cmp.High, cmp.Rounds = slices.Min(ratios), slices.Max(ratios), len(ratios)
 	cmp.Verdict = verdict(cmp.Wins, losses)
 	return cmp, true
+}
+
+// ratios are the subject's over another's, of the rounds that both measured.
+func (c Case) ratios(m cases.Measure, other string) (list []float64) {
+	for _, round := range c.Rounds {
+		a, ok := round.Measured[subject][m.Name]
+		b, ok2 := round.Measured[other][m.Name]
+		if ok && ok2 && other != subject && b != 0 {
+			list = append(list, a/b)
+		}
+	}
+	return list
 }
 
 // better orders by how well the subject does, worst first.

@@ -50,6 +50,7 @@ reported as absent; "make bench" installs them all.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runBench(cmd.Context(), e, o) },
 	}
+	cmd.AddCommand(newBenchCompareCommand(e))
 	f := cmd.Flags()
 	f.StringArrayVar(&o.cases, "case", []string{"headline"}, "cases to measure; repeatable")
 	f.StringSliceVar(&o.contestants, "contestants", nil, "who takes part (default: all)")
