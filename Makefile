@@ -52,18 +52,23 @@ test: ## Run every check and test, as root; installs with apt what is missing.
 	CGO_ENABLED=1 $(GO) build -race ./...
 	CGO_ENABLED=1 $(GO) test -race -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
 
-# Where a run of the benchmarks is kept.
-BENCH_OUT := bench/results/headline.json
+# A peer that no package brings; and the run itself, kept with its report and charts.
+DOCKER29     := GO=$(GO) bench/docker29.sh || echo "Docker Engine 29 could not be built; the report will say that it is absent"
+RUN_BENCH     = mkdir -p bench/results/$(1) && { bin/fairlead bench --case $(1) --out bench/results/$(1)/run.json \
+	>bench/results/$(1)/report.txt; status=$$?; cat bench/results/$(1)/report.txt; [ $$status = 0 ]; } && \
+	$(GO) run ./bench/chart -out bench/results/$(1) bench/results/$(1)/run.json
+
 bench: build ## Measure against Docker, a bridge and no network, as root; 45 minutes at most.
 	@[ "$$(id -u)" = 0 ] || { echo "make bench makes network namespaces and loads BPF programs: run it as root"; exit 1; }
 	@$(DEPS) bench
-	bin/fairlead bench --case headline --out $(BENCH_OUT)
+	@$(DOCKER29)
+	@$(call RUN_BENCH,headline)
 
-bench-full: BENCH_OUT := bench/results/full.json
 bench-full: build ## Measure everything; hours.
 	@[ "$$(id -u)" = 0 ] || { echo "make bench-full makes network namespaces and loads BPF programs: run it as root"; exit 1; }
 	@$(DEPS) bench
-	bin/fairlead bench --case all --out $(BENCH_OUT)
+	@$(DOCKER29)
+	@$(call RUN_BENCH,all)
 
 bench-smoke: ## Try the benchmarks for a moment; part of make test.
 	@$(DEPS) bench

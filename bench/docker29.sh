@@ -5,6 +5,7 @@
 # docker-proxy and the runc it needs, into the user's cache, once. Needs Go, a C
 # compiler and the Go module proxy.
 set -eu
+: "${GO:=go}"
 
 moby=v2.0.0-beta.24
 runc=v1.5.2
@@ -17,7 +18,7 @@ echo "building Docker Engine 29 ($moby) and runc ($runc) in $dir; this takes min
 mkdir -p "$dir"
 export GOBIN="$dir"
 # runc enters namespaces in C. No seccomp filter is used, nor its library.
-CGO_ENABLED=1 go install "github.com/opencontainers/runc@$runc"
-CGO_ENABLED=1 go install "github.com/moby/moby/v2/cmd/docker-proxy@$moby"
-CGO_ENABLED=1 go install "github.com/moby/moby/v2/cmd/dockerd@$moby"
+CGO_ENABLED=1 "$GO" install "github.com/opencontainers/runc@$runc"
+CGO_ENABLED=1 "$GO" install "github.com/moby/moby/v2/cmd/docker-proxy@$moby"
+CGO_ENABLED=1 "$GO" install "github.com/moby/moby/v2/cmd/dockerd@$moby"
 echo "$moby $runc" >"$dir/versions"

@@ -17,12 +17,13 @@ tools="gcc:gcc /usr/include/stdlib.h:libc6-dev tcpdump:tcpdump traceroute:tracer
 	qemu-system-x86_64:qemu-system-x86 busybox:busybox-static"
 
 peers="ip:iproute2 unshare:util-linux containerd:containerd dockerd:docker.io iptables:iptables"
+builder="nft:nftables gcc:gcc /usr/include/stdlib.h:libc6-dev"
 
 case "${1-}" in
 generate) wanted=$compiler ;;
 test) wanted="$compiler $traffic $tools $peers" ;;
 demo) wanted=$traffic ;;
-bench) wanted=$peers ;;
+bench) wanted="$peers $builder" ;;
 *)
 	echo "usage: LLVM=19 test/deps.sh generate|test|demo|bench" >&2
 	exit 2

@@ -44,10 +44,8 @@ func (bridge) Build(_ context.Context, t *topology.Topology) (Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
-		if err := t.Host.Sysctl(sysctl, "1"); err != nil {
-			return nil, err
-		}
+	if err := t.Forward(); err != nil {
+		return nil, err
 	}
 	return &bridgeNetwork{t: t}, noNetfilter(t.Host)
 }

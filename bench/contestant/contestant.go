@@ -58,7 +58,7 @@ func absentf(format string, args ...any) error { return Absent{fmt.Sprintf(forma
 // All are the contestants, the yardstick first. self is the program that makes
 // the loads and is Fairlead.
 func All(self string) []Contestant {
-	return []Contestant{limit{}, fairlead{self: self}, direct{fairlead{self: self}}, bridge{}, docker20(self)}
+	return []Contestant{limit{}, fairlead{self: self}, direct{fairlead{self: self}}, bridge{}, docker20(self), docker29(self)}
 }
 
 // complete is a contestant that has every path.

@@ -53,6 +53,9 @@ func (d docker) Build(ctx context.Context, t *topology.Topology) (_ Network, ret
 	if err != nil {
 		return nil, err
 	}
+	if err := t.Forward(); err != nil { // with nftables it does not do so itself
+		return nil, err
+	}
 	socket := filepath.Join(t.Dir, "docker.sock")
 	n := &dockerNetwork{t: t, self: d.self, engine: newEngine(socket), cgroup: "/" + filepath.Base(t.Dir) + "-docker"}
 	defer func() {

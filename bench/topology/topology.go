@@ -98,6 +98,16 @@ func mountDirectories() error {
 	return nil
 }
 
+// Forward lets the host route, as an operator would.
+func (t *Topology) Forward() error {
+	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		if err := t.Host.Sysctl(sysctl, "1"); err != nil {
+			return fmt.Errorf("let the host forward: %w", err)
+		}
+	}
+	return nil
+}
+
 // Close ends every program of the world and removes it.
 func (t *Topology) Close() error {
 	for _, h := range []*world.Host{t.Host, t.Outside} {
