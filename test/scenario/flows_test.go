@@ -227,10 +227,11 @@ func TestTrackedFlows(t *testing.T) {
 	})
 }
 
-// stream opens a TCP connection to an echo server and uses it once.
+// stream opens a TCP connection to an echo server and uses it once. It sends no
+// keepalives, which would bring a forgotten flow back.
 func stream(l *lab.Lab, h *world.Host, address string, port int) net.Conn {
 	l.Helper()
-	c, err := h.Dial(net.Dialer{Timeout: 2 * time.Second}, "tcp", net.JoinHostPort(address, fmt.Sprint(port)))
+	c, err := h.Dial(net.Dialer{Timeout: 2 * time.Second, KeepAlive: -1}, "tcp", net.JoinHostPort(address, fmt.Sprint(port)))
 	if err != nil {
 		l.Fatal(err)
 	}

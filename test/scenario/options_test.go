@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scenario
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+func TestNetworkOptions(t *testing.T) {
+	t.Parallel()
+	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
+		l.HTTP(l.Outside, "outside", 80)
+		local := network(l, "local", "-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.1")
+		b := l.Sandbox("ben", "--network", local, "-p", "8080:80")
+		l.HTTP(b.Host, "ben", 80)
+		l.Get(l.Host, "127.0.0.1", 8080, "ben", "")
+		l.NoGet(l.Host, lab.Host4, 8080)
+		l.NoGet(l.Outside, lab.Host4, 8080)
+
+		plain := network(l, "plain", "-o", "com.docker.network.bridge.enable_ip_masquerade=false")
+		a := l.Sandbox("anna", "--network", plain)
+		for _, f := range lab.Families() {
+			l.IP(l.Outside, "route add "+a.IP(f)+" via "+f.Of(lab.Host4, lab.Host6))
+			l.Get(a.Host, f.Of(lab.Outside4, lab.Outside6), 80, "outside", a.IP(f))
+		}
+	})
+}
+
+// A sandbox has the addresses that were asked for, and its way out is through a
+// network that has one.
+func TestAddressesAndRoutes(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t, lab.Config{})
+	l.HTTP(l.Outside, "outside", 80)
+	inside := network(l, "inside", "--internal")
+	web := network(l, "web", "--subnet", "10.5.0.0/24", "--subnet", "fd00:5::/64")
+	a := l.Sandbox("anna", "--network", web, "--ip", "10.5.0.77", "--ip6", "fd00:5::77", "--mac-address", "02:00:00:00:00:77")
+	b := l.Sandbox("ben", "--network", inside)
+	if out := l.Must(a.Host, "ip", "addr", "show", "dev", "eth0"); !strings.Contains(out, "02:00:00:00:00:77") ||
+		!strings.Contains(out, "10.5.0.77/24") || !strings.Contains(out, "fd00:5::77/64") {
+		l.Errorf("the device of anna has not what was asked for:\n%s", out)
+	}
+	families(t, l, func(l *lab.Lab, f lab.Family) {
+		outside := f.Of(lab.Outside4, lab.Outside6)
+		l.Get(a.Host, outside, 80, "outside", "")
+		l.NoGet(b.Host, outside, 80)
+	})
+	l.Fairlead("network", "connect", web, "ben")
+	for _, f := range lab.Families() {
+		l.Get(b.Host, f.Of(lab.Outside4, lab.Outside6), 80, "outside", "")
+	}
+	l.Fairlead("network", "disconnect", web, "ben")
+	for _, f := range lab.Families() {
+		l.NoGet(b.Host, f.Of(lab.Outside4, lab.Outside6), 80)
+	}
+}
+
+// A program may share a namespace, the host's or another sandbox's, or have one
+// that leads nowhere; a sandbox may be a namespace that someone else made.
+func TestNamespaces(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t, lab.Config{})
+	web := network(l, "web")
+	a := l.Sandbox("anna", "--network", web)
+	for mode, want := range map[string]string{
+		"none": "lo", "host": lab.Host4 + "/24", "container:anna": a.IP4.String() + "/16",
+	} {
+		out := l.Fairlead("run", "--rm", "--network", mode, "ip", "-brief", "addr")
+		if !strings.Contains(out, want) || (mode == "none" && strings.Count(out, "\n") > 0) {
+			l.Errorf("run --network %s sees\n%s\nwant %s", mode, out, want)
+		}
+	}
+	foreign := l.NewHost("foreign")
+	l.HTTP(foreign, "foreign", 80)
+	l.Fairlead("sandbox", "create", "--netns", foreign.NetNS(), "--network", web, "-p", "8080:80", "foreign")
+	for _, f := range lab.Families() {
+		l.Get(l.Outside, f.Of(lab.Host4, lab.Host6), 8080, "foreign", f.Of(lab.Outside4, lab.Outside6))
+	}
+	l.Fairlead("rm", "-f", "foreign")
+	if out := l.Must(foreign, "ip", "-brief", "link"); strings.Contains(out, "eth0") {
+		l.Errorf("its device is left in the foreign namespace:\n%s", out)
+	}
+}

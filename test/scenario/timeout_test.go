@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scenario
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// idleStates are those a flow can stay idle in without a peer that breaks the
+// protocol; the datapath's own tests have all.
+var idleStates = []string{
+	"syn_sent", "established", "fin_wait", "time_wait", "close", "udp_new", "udp_replied", "udp_stream", "icmp", "other",
+}
+
+// Idle flows are forgotten when --ct-timeout says so, each state at its own
+// time: every second state is short in one lab and long in the other.
+func TestIdleFlows(t *testing.T) {
+	t.Parallel()
+	for half := range 2 {
+		t.Run(fmt.Sprint("half ", half), func(t *testing.T) {
+			t.Parallel()
+			var args, short, long []string
+			for i, state := range idleStates {
+				if i%2 == half {
+					short, args = append(short, state), append(args, "--ct-timeout", state+"=5s")
+				} else {
+					long, args = append(long, state), append(args, "--ct-timeout", state+"=10m")
+				}
+			}
+			idleFlows(lab.New(t, lab.Config{DaemonArgs: args}), short, long)
+		})
+	}
+}
+
+func idleFlows(l *lab.Lab, short, long []string) {
+	a := l.Sandbox("anna", "--network", network(l, "web"))
+	l.Echo(l.Outside, 7)
+	holder, err := l.Outside.Listen("tcp", ":9") // accepts, and never closes
+	if err != nil {
+		l.Fatal(err)
+	}
+	defer holder.Close()
+	for _, f := range lab.Families() {
+		before := idleFlow(l, a, f)
+		for _, state := range idleStates {
+			if !slices.Contains(before, state) {
+				l.Errorf("IPv%s: no flow was in state %s, only in %v", f, state, before)
+			}
+		}
+	}
+	for _, f := range lab.Families() {
+		l.Eventually(45*time.Second, func() error {
+			for _, state := range states(l, a, f) {
+				if slices.Contains(short, state) {
+					return fmt.Errorf("IPv%s: a flow in state %s is not forgotten", f, state)
+				}
+			}
+			return nil
+		})
+		if left := states(l, a, f); !slices.Equal(left, slices.Sorted(slices.Values(long))) {
+			l.Errorf("IPv%s: flows in states %v are left, want %v", f, left, long)
+		}
+	}
+}
+
+// states are those of a sandbox's flows, sorted.
+func states(l *lab.Lab, a *lab.Sandbox, f lab.Family) (list []string) {
+	l.Helper()
+	for _, flow := range flows(l, a.IP(f)) {
+		list = append(list, strings.Fields(flow)[1])
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// idleFlow makes a flow in each state, lets it be, and returns the states seen.
+func idleFlow(l *lab.Lab, a *lab.Sandbox, f lab.Family) (seen []string) {
+	l.Helper()
+	outside, nobody := f.Of(lab.Outside4, lab.Outside6), f.Of("198.51.100.77", "2001:db8:100::77")
+	for _, begin := range []func(){
+		func() { // for longer than the two seconds that make it a stream
+			c, err := a.Dial(net.Dialer{}, "udp", net.JoinHostPort(outside, "7"))
+			if err != nil {
+				l.Fatal(err)
+			}
+			defer c.Close()
+			for range 30 {
+				io.WriteString(c, "hello") // what is lost does not matter
+				time.Sleep(100 * time.Millisecond)
+			}
+		},
+		func() {
+			stream(l, a.Host, outside, 7)
+			stream(l, a.Host, outside, 7).Close()
+			reset := stream(l, a.Host, outside, 7).(*net.TCPConn)
+			reset.SetLinger(0)
+			reset.Close()
+			half, err := a.Dial(net.Dialer{Timeout: 2 * time.Second, KeepAlive: -1}, "tcp", net.JoinHostPort(outside, "9"))
+			if err != nil {
+				l.Fatal(err)
+			}
+			l.Cleanup(func() { half.Close() })
+			half.(*net.TCPConn).CloseWrite()
+		},
+		func() {
+			if _, err := a.Dial(net.Dialer{Timeout: 300 * time.Millisecond}, "tcp", net.JoinHostPort(nobody, "7")); err == nil {
+				l.Errorf("%s answers", nobody)
+			}
+			if err := l.Reach(a.Host, "udp", outside, 7); err != nil {
+				l.Error(err)
+			}
+			l.Ping(a.Host, outside)
+			for _, network := range []string{"udp", "ip" + f.String() + ":253"} {
+				address := net.JoinHostPort(nobody, "7")
+				if network != "udp" {
+					address = nobody
+				}
+				c, err := a.Dial(net.Dialer{}, network, address)
+				if err != nil {
+					l.Fatal(err)
+				}
+				io.WriteString(c, "hello")
+				c.Close()
+			}
+		},
+	} {
+		begin()
+		seen = append(seen, states(l, a, f)...)
+	}
+	return seen
+}
