@@ -170,7 +170,7 @@ func (s *Server) wrap(h handler) http.Handler {
 			if code == http.StatusInternalServerError {
 				s.cfg.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 			}
-			s.reply(w, r, code, errorBody{Message: err.Error()})
+			s.reply(w, r, code, errorBody{Message: oneLine(err)})
 		case v == nil:
 			w.WriteHeader(http.StatusNoContent)
 		case strings.HasSuffix(r.URL.Path, "/create"):
@@ -237,3 +237,6 @@ func decode(r *http.Request, v any) error {
 	}
 	return refuse(model.ErrInvalid, "the request body is not valid JSON: %v", err)
 }
+
+// oneLine is an error as clients print it. One that was joined has several.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

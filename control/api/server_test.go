@@ -146,8 +146,8 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 		}
 	}
 	f := apitest.New()
-	f.Err = errors.New("disk on fire")
-	if _, err := serve(t, f).Status(t.Context()); err == nil || err.Error() != "disk on fire" {
+	f.Err = errors.Join(errors.New("disk on fire"), errors.New("no water"))
+	if _, err := serve(t, f).Status(t.Context()); err == nil || err.Error() != "disk on fire; no water" {
 		t.Errorf("internal error: got %v", err)
 	}
 }

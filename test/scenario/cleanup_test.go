@@ -113,7 +113,7 @@ func hostState(l *lab.Lab) map[string]string {
 		"IPv6":       "ip -6 route show table all",
 		"rules":      "ip rule; ip -6 rule",
 		"neighbours": "ip neigh show nud permanent; ip neigh show proxy",
-		"filters":    "for d in eth0 foreign0; do tc qdisc show dev $d; tc filter show dev $d ingress; tc filter show dev $d egress; done",
+		"filters":    "for d in $(ip -brief link | cut -d' ' -f1 | cut -d@ -f1); do tc qdisc show dev $d; tc filter show dev $d ingress; tc filter show dev $d egress; done",
 		"firewall":   "nft list ruleset",
 		"mounts":     "cut -d' ' -f4- /proc/self/mountinfo | sort",
 	} {

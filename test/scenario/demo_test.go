@@ -3,6 +3,7 @@
 package scenario
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -19,51 +20,68 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// The demo succeeds, and leaves this machine as it was, also after Ctrl-C. No
-// lab runs beside these tests.
+// The demo succeeds, and leaves the machine as it was, also after Ctrl-C and when
+// a step fails. The machine is a lab's host, which nobody else changes meanwhile.
 func TestDemo(t *testing.T) {
-	before := machine(t)
-	out, code := demo(t, "", 0)
+	l := lab.New(t, lab.Config{NoDaemon: true})
+	before := machine(l)
+	out, code := demo(l, "", 0)
 	if code != 0 || strings.Contains(out, "FAIL") || !strings.Contains(out, "steps as they should be") {
-		t.Errorf("status %d\n%s", code, out)
+		l.Errorf("status %d\n%s", code, out)
 	}
-	asBefore(t, before)
+	asBefore(l, before)
 }
 
 func TestDemoInterrupted(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		for _, at := range []string{"fairlead daemon &", "iperf3 -c"} {
 			t.Run(fmt.Sprint(s, " at ", at), func(t *testing.T) {
-				before := machine(t)
-				out, code := demo(t, at, s)
+				l := lab.New(t, lab.Config{NoDaemon: true})
+				before := machine(l)
+				out, code := demo(l, at, s)
 				if code == 0 || !strings.Contains(out, "interrupted; everything is removed") {
-					t.Errorf("status %d, want that it says it was interrupted\n%s", code, out)
+					l.Errorf("status %d, want that it says it was interrupted\n%s", code, out)
 				}
-				asBefore(t, before)
+				asBefore(l, before)
 			})
 		}
 	}
 }
 
+func TestDemoFails(t *testing.T) {
+	l := lab.New(t, lab.Config{NoDaemon: true})
+	broken := filepath.Join(l.Dir("broken"), "iperf3")
+	if err := os.WriteFile(broken, []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l.Must(l.Host, "sh", "-c", "mount --bind "+broken+" $(command -v iperf3)") // on this host only
+	l.Cleanup(func() { l.Must(l.Host, "sh", "-c", "umount $(command -v iperf3)") })
+	before := machine(l)
+	out, code := demo(l, "", 0)
+	if code != 1 || !strings.Contains(out, "FAIL") || !strings.Contains(out, "steps of the demo failed") {
+		l.Errorf("status %d, want that it says a step failed\n%s", code, out)
+	}
+	asBefore(l, before)
+}
+
 // demo runs fairlead demo, and sends it a signal once it has written a text;
 // "": none.
-func demo(t *testing.T, at string, s syscall.Signal) (output string, code int) {
-	t.Helper()
+func demo(l *lab.Lab, at string, s syscall.Signal) (output string, code int) {
+	l.Helper()
 	read, write, err := os.Pipe()
 	if err != nil {
-		t.Fatal(err)
+		l.Fatal(err)
 	}
 	defer read.Close()
-	cmd := exec.Command(lab.Binary(), "demo")
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, lab.Binary(), "demo")
 	cmd.Stdout, cmd.Stderr = write, write
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	err = cmd.Start()
+	err = l.Host.Start(cmd)
 	write.Close()
 	if err != nil {
-		t.Fatal(err)
+		l.Fatal(err)
 	}
-	timeout := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
-	defer timeout.Stop()
 	var out strings.Builder
 	b := make([]byte, 4096)
 	for {
@@ -75,44 +93,36 @@ func demo(t *testing.T, at string, s syscall.Signal) (output string, code int) {
 		if at != "" && strings.Contains(out.String(), at) {
 			at = ""
 			if err := cmd.Process.Signal(s); err != nil {
-				t.Error(err)
+				l.Error(err)
 			}
 		}
 	}
 	err = cmd.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		t.Error(err)
+		l.Error(err)
 	}
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-// machine is what the demo must not change, by subject.
-func machine(t *testing.T) map[string]string {
-	t.Helper()
-	state := map[string]string{}
+// machine is what the demo must not change, by subject: what a foreign tool
+// could see of the host, and what is the whole machine's.
+func machine(l *lab.Lab) map[string]string {
+	l.Helper()
+	state := hostState(l)
 	for subject, command := range map[string]string{
-		"links":     "ip -oneline link show | cut -d' ' -f1-3 | sort",
-		"addresses": "ip -brief addr show",
-		"routes":    "ip -4 route show table all; ip -6 route show table all | grep -v expires",
-		"mounts":    "sort /proc/self/mountinfo",
 		"files":     "ls -d /run/fairlead* /var/lib/fairlead* /sys/fs/bpf/fairlead* 2>/dev/null; ls " + os.TempDir() + " | grep demo; true",
 		"processes": "pgrep -f ^" + lab.Binary() + " ; true",
 	} {
-		out, err := exec.Command("sh", "-c", command).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s: %v\n%s", command, err, out)
-		}
-		state[subject] = string(out)
+		state[subject] = l.Must(l.Host, "sh", "-c", command)
 	}
-	state["programs"] = programs(t)
+	state["programs"] = programs()
 	return state
 }
 
 // programs are the IDs of the BPF programs that may be Fairlead's and could be
 // left: those of the cgroup. The others end with their devices.
-func programs(t *testing.T) string {
-	t.Helper()
+func programs() string {
 	var list strings.Builder
 	for id, err := ebpf.ProgramGetNextID(0); err == nil; id, err = ebpf.ProgramGetNextID(id) {
 		p, err := ebpf.NewProgramFromID(id)
@@ -128,18 +138,18 @@ func programs(t *testing.T) string {
 	return list.String()
 }
 
-func asBefore(t *testing.T, before map[string]string) {
-	t.Helper()
+func asBefore(l *lab.Lab, before map[string]string) {
+	l.Helper()
 	var d string
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Millisecond) { // the kernel frees later
-		if d = cmp.Diff(before, machine(t)); d == "" || time.Now().After(deadline) {
+		if d = cmp.Diff(before, machine(l)); d == "" || time.Now().After(deadline) {
 			break
 		}
 	}
 	if d != "" {
-		t.Errorf("the machine is not as it was (-before +after):\n%s", d)
+		l.Errorf("the machine is not as it was (-before +after):\n%s", d)
 	}
 	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "fairlead-demo-*")); len(left) > 0 {
-		t.Errorf("directories are left: %v", left)
+		l.Errorf("directories are left: %v", left)
 	}
 }

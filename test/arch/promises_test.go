@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package arch_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+var (
+	testFunc  = regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`)
+	clause    = regexp.MustCompile(`(?m)^package (\w+)$`)
+	namedTest = regexp.MustCompile("`(\\w+\\.Test\\w+)`")
+)
+
+// The table of promises in test/README.md names tests that exist, in every row,
+// and every scenario is the test of a promise.
+func TestPromises(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join(root(t), "test", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	exist, named := tests(t), map[string]bool{}
+	for line := range strings.Lines(string(readme)) {
+		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| promise ") {
+			continue
+		}
+		found := namedTest.FindAllStringSubmatch(line, -1)
+		if len(found) == 0 {
+			t.Errorf("test/README.md names no test in the row %q", line)
+		}
+		for _, match := range found {
+			named[match[1]] = true
+			if !exist[match[1]] {
+				t.Errorf("test/README.md names %s, which does not exist", match[1])
+			}
+		}
+	}
+	for name := range exist {
+		if strings.HasPrefix(name, "scenario.") && !named[name] {
+			t.Errorf("%s has no row in test/README.md", name)
+		}
+	}
+}
+
+// tests are all tests of the module as package.Test.
+func tests(t *testing.T) map[string]bool {
+	t.Helper()
+	found := map[string]bool{}
+	err := filepath.WalkDir(root(t), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		pkg := clause.FindStringSubmatch(string(text))
+		if pkg == nil {
+			t.Errorf("%s has no package clause", path)
+			return nil
+		}
+		for _, match := range testFunc.FindAllStringSubmatch(string(text), -1) {
+			found[strings.TrimSuffix(pkg[1], "_test")+"."+match[1]] = true
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
