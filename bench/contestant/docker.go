@@ -4,6 +4,7 @@ package contestant
 
 import (
 	"context"
+	"debug/buildinfo"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,7 +46,12 @@ func (d docker) Version(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("ask %s for its version: %w", daemon, err)
 	}
-	return strings.TrimSpace(string(out)), nil
+	version := strings.TrimSpace(string(out))
+	// One that go install has built only knows its module's version.
+	if info, err := buildinfo.ReadFile(daemon); err == nil && strings.HasPrefix(info.Main.Version, "v") {
+		version = fmt.Sprintf("%s (%s %s)", version, info.Main.Path, info.Main.Version)
+	}
+	return version, nil
 }
 
 func (d docker) Build(ctx context.Context, t *topology.Topology) (_ Network, retErr error) {

@@ -11,14 +11,18 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/fairlead-net/fairlead/bench/cases"
 )
 
 // WriteTable writes what a person reads.
 func (r *Run) WriteTable(w io.Writer) error {
 	var b bytes.Buffer
 	r.writeHead(&b)
-	r.writeComparisons(&b)
-	r.writeLosses(&b)
+	if slices.Contains(r.Order, subject) {
+		r.writeComparisons(&b)
+	}
+	r.writeFigures(&b)
 	r.writeAbsences(&b)
 	_, err := b.WriteTo(w)
 	return err
@@ -32,15 +36,15 @@ func (r *Run) writeHead(b *bytes.Buffer) {
 	for _, name := range r.Order {
 		fmt.Fprintf(b, "  %s: %s\n", name, r.Contestants[name])
 	}
-	fmt.Fprintf(b, `
-Ratio: the median of the rounds' own ratios, %s over the other, and their range.
+	fmt.Fprintln(b)
+}
+
+func (r *Run) writeComparisons(b *bytes.Buffer) {
+	fmt.Fprintf(b, `Ratio: the median of the rounds' own ratios, %s over the other, and their range.
 Wins: rounds in which %s did better. A difference is shown if a two-sided sign
 test gives p < %g (10 of 12 wins). A target is judged with %d rounds or more.
 
 `, subject, subject, significance, enough)
-}
-
-func (r *Run) writeComparisons(b *bytes.Buffer) {
 	tab := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tab, "CASE\tMEASURE\tFAIRLEAD\tOTHER\t\tRATIO\tRANGE\tWINS\tSHOWN\tTARGET")
 	for _, c := range r.Compare() {
@@ -49,6 +53,7 @@ func (r *Run) writeComparisons(b *bytes.Buffer) {
 			c.Ratio, c.Low, c.High, c.Wins, c.Rounds, c.Verdict, c.target())
 	}
 	tab.Flush()
+	fmt.Fprintln(b)
 }
 
 // target is "≤ 1.04 met", or nothing.
@@ -81,21 +86,26 @@ func figure(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// writeLosses shows which share of datagrams each lost.
-func (r *Run) writeLosses(b *bytes.Buffer) {
+// writeFigures shows what each measured, the medians of its rounds.
+func (r *Run) writeFigures(b *bytes.Buffer) {
+	measures := append(cases.Measures(), cases.Measure{Name: "sent", Unit: "/s"}, cases.Measure{Name: "loss", Lower: true})
 	tab := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(tab, "MEDIANS\t\t%s\n", strings.ToUpper(strings.Join(r.Order, "\t")))
 	for _, c := range r.Cases {
-		var line []string
-		for _, name := range r.Order {
-			if loss := c.values(name, "loss"); len(loss) > 0 {
-				line = append(line, fmt.Sprintf("%s %.0f %%", name, 100*median(loss)))
+		for _, m := range measures {
+			line, any := fmt.Sprintf("%s\t%s %s", c.Name, m.Name, m.Unit), false
+			for _, name := range r.Order {
+				cell := "–"
+				if list := c.values(name, m.Name); len(list) > 0 {
+					cell, any = figure(median(list)), true
+				}
+				line += "\t" + cell
+			}
+			if any {
+				fmt.Fprintln(tab, line)
 			}
 		}
-		if len(line) > 0 {
-			fmt.Fprintf(tab, "%s\tdatagrams lost\t%s\n", c.Name, strings.Join(line, "\t"))
-		}
 	}
-	fmt.Fprintln(b)
 	tab.Flush()
 }
 
