@@ -55,3 +55,26 @@ func TestTargetsAreMeasured(t *testing.T) {
 		}
 	}
 }
+
+// Together the cases of make bench-smoke touch everything once.
+func TestSmokeTouchesEverything(t *testing.T) {
+	selected, err := Select([]string{"smoke"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range Paths() {
+		if !slices.ContainsFunc(selected, func(c Case) bool { return c.Path == p }) {
+			t.Errorf("no case has path %s", p)
+		}
+	}
+	for _, l := range Loads() {
+		if !slices.ContainsFunc(selected, func(c Case) bool { return c.Load.Kind == l.Kind }) {
+			t.Errorf("no case has a load of kind %s", l.Kind)
+		}
+	}
+	for _, family := range []int{4, 6} {
+		if !slices.ContainsFunc(selected, func(c Case) bool { return c.Family == family }) {
+			t.Errorf("no case has family %d", family)
+		}
+	}
+}

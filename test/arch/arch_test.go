@@ -53,6 +53,7 @@ var (
 		"cmd/fairlead/demo":   {"cmd/fairlead/world"},
 		"cmd/fairlead/world":  {},
 		"bench":               {"bench/..."},
+		"bench/chart":         {"bench/report"},
 		"bench/load":          {},
 		"bench/cases":         {},
 		"bench/topology":      {"cmd/fairlead/world"},
@@ -72,6 +73,7 @@ var homes = map[string][]string{
 	"github.com/coreos/go-systemd":   {"control/daemon"},
 	"go.etcd.io/bbolt":               {"control/store"},
 	"github.com/spf13/cobra":         {"cmd/..."},
+	"gonum.org/v1/plot":              {"bench/chart"},
 }
 
 // blind are the packages that must not reach the kernel even through others.
