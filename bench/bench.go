@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
@@ -85,26 +86,18 @@ func versions(ctx context.Context, cfg Config, r *report.Run) (present []contest
 // runCase runs all rounds of a case.
 func runCase(ctx context.Context, cfg Config, present []contestant.Contestant, env report.Environment, c cases.Case) (_ *report.Case, retErr error) {
 	result := &report.Case{Name: c.Name(), Absent: make(map[string]string), Failed: make(map[string]string)}
-	var arenas []*arena
-	defer func() {
-		for _, a := range arenas {
-			retErr = errors.Join(retErr, a.close())
-		}
-	}()
+	var able []contestant.Contestant
 	for _, who := range present {
 		if reason := who.Lacks(c.Path); reason != "" {
 			result.Absent[who.Name()] = reason
 			continue
 		}
-		a, err := newArena(ctx, cfg, who, env, c)
-		switch {
-		case err == nil:
-			arenas = append(arenas, a)
-		case ctx.Err() != nil:
-			return nil, context.Cause(ctx)
-		default:
-			result.Failed[who.Name()] = err.Error()
-		}
+		able = append(able, who)
+	}
+	arenas, failed := openArenas(ctx, cfg, able, env, c)
+	defer func() { retErr = errors.Join(retErr, closeArenas(arenas)) }()
+	for name, err := range failed {
+		result.Failed[name] = err.Error()
 	}
 	for round := range cfg.Rounds + 1 {
 		got := runRound(ctx, cfg, arenas, c, round)
@@ -116,6 +109,37 @@ func runCase(ctx context.Context, cfg Config, present []contestant.Contestant, e
 		}
 	}
 	return result, nil
+}
+
+// openArenas makes the worlds of a case, all at once: this takes much longer
+// than it works.
+func openArenas(ctx context.Context, cfg Config, able []contestant.Contestant, env report.Environment, c cases.Case) (arenas []*arena, failed map[string]error) {
+	made, errs := make([]*arena, len(able)), make([]error, len(able))
+	var wg sync.WaitGroup
+	for i, who := range able {
+		wg.Go(func() { made[i], errs[i] = newArena(ctx, cfg, who, env, c) })
+	}
+	wg.Wait()
+	failed = make(map[string]error)
+	for i, who := range able {
+		if errs[i] != nil {
+			failed[who.Name()] = errs[i]
+		} else {
+			arenas = append(arenas, made[i])
+		}
+	}
+	return arenas, failed
+}
+
+// closeArenas removes the worlds.
+func closeArenas(arenas []*arena) error {
+	errs := make([]error, len(arenas))
+	var wg sync.WaitGroup
+	for i, a := range arenas {
+		wg.Go(func() { errs[i] = a.close() })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // runRound lets each contestant measure once. The one that begins is another
