@@ -86,19 +86,19 @@ func TestMountsArePrivate(t *testing.T) {
 
 func TestPrograms(t *testing.T) {
 	h := newTestHost(t, "a")
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
 	for _, tc := range []struct {
 		name    string
-		ctx     context.Context
+		within  time.Duration
 		command string
 		want    Result
 	}{
-		{"status", t.Context(), "echo out; echo err >&2; exit 3", Result{"out\n", "err\n", 3}},
-		{"signal", t.Context(), "kill -TERM $$", Result{Code: 143}},
-		{"timeout", ctx, "exec sleep 60", Result{Code: 137}},
+		{"status", time.Minute, "echo out; echo err >&2; exit 3", Result{"out\n", "err\n", 3}},
+		{"signal", time.Minute, "kill -TERM $$", Result{Code: 143}},
+		{"timeout", time.Second, "exec sleep 60", Result{Code: 137}},
 	} {
-		r, err := h.Run(tc.ctx, "sh", "-c", tc.command)
+		ctx, cancel := context.WithTimeout(t.Context(), tc.within)
+		r, err := h.Run(ctx, "sh", "-c", tc.command)
+		cancel()
 		if err != nil || r != tc.want {
 			t.Errorf("%s: %+v, %v; want %+v", tc.name, r, err, tc.want)
 		}
