@@ -80,7 +80,8 @@ static __always_inline int flood(struct __sk_buff *skb, const struct endpoint *e
 	f.done += cfg_flood_slice;
 	if (members > f.done && f.done <= FLOOD_MAX) {
 		skb->mark = FLOOD_MARK | f.done;
-		bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+		if (bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS))
+			return -DROP_FLOOD;
 	}
 	return TC_ACT_SHOT; /* the copies are on their way; not a drop, so not counted as one */
 }

@@ -227,7 +227,7 @@ enum drop_reason {
 	DROP_NO_UPLINK_ADDR = 19, /* the uplink has no address to masquerade with */
 	DROP_BAD_ICMP = 20,	  /* ICMP error whose embedded packet makes no sense */
 	DROP_UNSUPPORTED = 21,	  /* a protocol that cannot be translated */
-	DROP_FLOOD = 22,	  /* broadcast or multicast that could be copied to nobody */
+	DROP_FLOOD = 22,	  /* broadcast or multicast that reached nobody, or not all */
 	DROP_TOO_BIG = 23,	  /* larger than the next hop's MTU and the sender was told */
 	DROP_ROGUE_RA = 24,	  /* router advertisement from a sandbox */
 	DROP_FLOW_LOST = 25, /* the flow's port is another's by now; the next packet begins anew */
