@@ -24,17 +24,19 @@ const (
 	perRound = 20
 )
 
-// What the daemon is held to. Verbs shall answer within 100 ms at the 99th
-// percentile, and take half of that; noisy neighbours of a virtual machine
-// sometimes make it twice. What costs a scan or a lock too many shows in the
-// median, which is steady.
+// What the daemon is held to: verbs answer within 100 ms at the 99th percentile,
+// and what costs a scan or a lock too many shows in the median.
 const (
 	verbMiddle = 60 * time.Millisecond
-	verbTail   = 200 * time.Millisecond
-	// A command has these beyond the start of a program on this machine; it decodes
-	// and prints 1 120 rows.
-	commandMiddle = 100 * time.Millisecond
-	commandTail   = 200 * time.Millisecond
+	verbTail   = 100 * time.Millisecond
+	// A command is started, too, and decodes and prints 1 120 rows.
+	commandMiddle = 120 * time.Millisecond
+	commandTail   = 300 * time.Millisecond
+
+	// usualStart is what starting this program takes where all this was measured.
+	// A machine that takes longer, or is busy, has as much more for the rest.
+	usualStart     = 30 * time.Millisecond
+	startsMeasured = 11
 
 	rangeTime = time.Second
 	rangeKiB  = 10 << 10
@@ -52,14 +54,14 @@ func TestScale(t *testing.T) {
 	h.traffic()
 	h.idle()
 	h.repairs()
-	h.within("verbs", func() []string {
+	h.within("verbs", func(slowness float64) []string {
 		h.verbs, h.rounds = nil, map[string][][]time.Duration{}
 		for range rounds {
 			h.round()
 			h.measureVerbs()
 		}
 		h.measureCommands()
-		return h.report()
+		return h.report(slowness)
 	})
 	h.within("a range of ports", h.publishRange)
 	if rss := h.status("VmRSS"); rss > memoryKiB {
@@ -150,15 +152,10 @@ func (h *host) measureVerbs() {
 	}
 }
 
-// startCommand asks nothing of the daemon that takes time: it tells how long this
-// machine takes to start a program now.
-const startCommand = "fairlead version"
-
 // measureCommands measures the same with the command line, which has to start
 // and to print.
 func (h *host) measureCommands() {
 	for i := range perRound {
-		h.time(startCommand, h.command("version"))
 		h.time("fairlead sandbox create", h.command("sandbox", "create", "--network", network(i%2), "-p", "5000:80", "extra"))
 		h.time("fairlead port", h.command("port", "extra"))
 		h.time("fairlead inspect", h.command("inspect", "extra"))
@@ -175,7 +172,7 @@ func (h *host) measureCommands() {
 
 // publishRange publishes 10 000 ports more at once, a few times; below those that
 // the kernel gives to clients. It returns what is beyond the limits.
-func (h *host) publishRange() (beyond []string) {
+func (h *host) publishRange(slowness float64) (beyond []string) {
 	h.Helper()
 	var took []time.Duration
 	without, with := h.leastMemory(), math.MaxInt
@@ -195,8 +192,8 @@ func (h *host) publishRange() (beyond []string) {
 		without = min(without, h.leastMemory())
 	}
 	h.Logf("publish a range of 10000 ports: %s (of %v), %d KiB more memory, no process", ms(percentile(took, 50)), took, with-without)
-	if d := percentile(took, 50); d > rangeTime {
-		beyond = append(beyond, fmt.Sprintf("publishing 10000 ports took %v, want at most %v", d, rangeTime))
+	if d := percentile(took, 50); d > stretch(rangeTime, slowness) {
+		beyond = append(beyond, fmt.Sprintf("publishing 10000 ports took %v, want at most %v", d, stretch(rangeTime, slowness)))
 	}
 	if with-without > rangeKiB {
 		beyond = append(beyond, fmt.Sprintf("publishing 10000 ports took %d KiB of memory, want at most %d", with-without, rangeKiB))
@@ -218,7 +215,7 @@ func (h *host) leastMemory() int {
 
 // restart kills the daemon and starts another. It returns what is beyond the
 // limits.
-func (h *host) restart() (beyond []string) {
+func (h *host) restart(slowness float64) (beyond []string) {
 	h.Helper()
 	before := h.Objects()
 	h.KillDaemon()
@@ -226,8 +223,8 @@ func (h *host) restart() (beyond []string) {
 	h.StartDaemon()
 	took := time.Since(start)
 	h.Logf("restart after kill -9, until it serves: %v", took.Round(time.Millisecond))
-	if took > restart {
-		beyond = append(beyond, fmt.Sprintf("the restart took %v, want at most %v", took, restart))
+	if took > stretch(restart, slowness) {
+		beyond = append(beyond, fmt.Sprintf("the restart took %v, want at most %v", took, stretch(restart, slowness)))
 	}
 	for pin, id := range h.Objects() {
 		if before[pin] != id {
