@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
 )
@@ -88,18 +90,19 @@ func BenchmarkCreateSandbox(b *testing.B) {
 }
 
 // TestVerbsStayFast holds a crowded host to far less than a human notices; a
-// verb takes about a hundredth of the limit, the rest is for slow machines.
+// verb takes about a hundredth of the limit, the rest is for slow machines. What
+// counts is processor time, for others may have the processors.
 func TestVerbsStayFast(t *testing.T) {
 	// What a verb may take, and what publishing 10 000 ports at once may.
 	const verb, bulk = 100 * time.Millisecond, time.Second
 	c := crowded(t)
 	timed := func(what string, limit time.Duration, f func() error) {
 		t.Helper()
-		begin := time.Now()
+		begin := processorTime(t)
 		if err := f(); err != nil {
 			t.Fatal(err)
 		}
-		if d := time.Since(begin); d > limit {
+		if d := processorTime(t) - begin; d > limit {
 			t.Errorf("%s took %v, want at most %v", what, d, limit)
 		}
 	}
@@ -123,4 +126,14 @@ func TestVerbsStayFast(t *testing.T) {
 		return err
 	})
 	timed("remove with 10000 publishes", bulk, func() error { return c.RemoveSandbox(ctx, "x2", false) })
+}
+
+// processorTime is what all threads of this process had.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &now); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(now.Nano())
 }
