@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
@@ -28,96 +30,74 @@ const (
 // streams, a thousand datagrams and two hundred new connections a second, all
 // echoed.
 type Load struct {
-	name   string
+	server *Server
+	before int64 // segments the server had sent again
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	stop   sync.Once
 
 	mu     sync.Mutex
 	report Report
 }
 
-// Report is what became of a load.
+// Report is what became of a load. The times under "as programs saw it" hold the
+// time that they waited for a processor; the others do not.
 type Report struct {
 	Messages, Datagrams, Connections int           // echoed
-	Lost                             int           // datagrams without an echo
-	StreamGap                        time.Duration // longest time a message took to come back
-	DatagramGap                      time.Duration // longest time between two echoes
-	ConnectTime                      time.Duration // longest time a new connection and one message took
-	Errors                           []string      // resets, failed connects, wrong echoes
+	Transit                          time.Duration // longest time a datagram was under way, there or back
+	Pause                            time.Duration // longest time between two that left: what happened in it is not seen
+	Lost                             int           // datagrams that left and did not arrive
+	Retransmitted                    int           // segments
+	Errors                           []string      // resets, failed connects, wrong echoes, failed measuring
 
-	stalls map[string][]stall // by kind of traffic
+	// As programs saw it.
+	StreamGap   time.Duration // longest time a message took to come back
+	DatagramGap time.Duration // longest time between two echoes
+	ConnectTime time.Duration // longest time a new connection and one message took
 }
 
 func (r Report) String() string {
-	return fmt.Sprintf("%d messages (longest %v), %d datagrams (%d lost, longest gap %v), %d connections (longest %v), %d errors",
-		r.Messages, r.StreamGap.Round(100*time.Microsecond), r.Datagrams, r.Lost, r.DatagramGap.Round(100*time.Microsecond),
-		r.Connections, r.ConnectTime.Round(100*time.Microsecond), len(r.Errors))
+	const fine = 100 * time.Microsecond
+	return fmt.Sprintf("%d messages, %d datagrams (longest under way %v, %d lost, longest pause %v), %d connections, %d segments sent again, %d errors; programs saw %v, %v, %v",
+		r.Messages, r.Datagrams, r.Transit.Round(fine/10), r.Lost, r.Pause.Round(fine), r.Connections, r.Retransmitted, len(r.Errors),
+		r.StreamGap.Round(fine), r.DatagramGap.Round(fine), r.ConnectTime.Round(fine))
 }
 
-// Echo serves a load on server's port, on every address, TCP and UDP.
-func (l *Lab) Echo(server *world.Host, port int) {
-	l.Helper()
-	address := fmt.Sprintf(":%d", port)
-	tcp, err := server.Listen("tcp", address)
-	l.must(err)
-	udp, err := server.ListenPacket("udp", address)
-	l.must(err)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := tcp.Accept()
-			if err != nil {
-				return
-			}
-			go func() { // ends with the client
-				defer c.Close()
-				b := make([]byte, 16<<10)
-				for {
-					n, err := c.Read(b)
-					if err != nil {
-						return
-					}
-					if _, err := c.Write(b[:n]); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	})
-	wg.Go(func() {
-		b := make([]byte, 2000)
-		for {
-			n, from, err := udp.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			udp.WriteTo(b[:n], from)
-		}
-	})
-	l.Cleanup(func() {
-		tcp.Close()
-		udp.Close()
-		wg.Wait()
-	})
+// Disturbances are what must not happen to a load.
+func (r Report) Disturbances(longest time.Duration) []string {
+	list := slices.Clone(r.Errors)
+	if r.Lost > 0 {
+		list = append(list, fmt.Sprintf("%d datagrams were lost", r.Lost))
+	}
+	if r.Retransmitted > 0 {
+		list = append(list, fmt.Sprintf("%d segments were sent again", r.Retransmitted))
+	}
+	if r.Transit > longest {
+		list = append(list, fmt.Sprintf("a datagram was under way for %v", r.Transit))
+	}
+	return list
 }
 
-// StartLoad starts a load from client to an address where Echo answers. It has
-// reached its full rate when StartLoad returns.
-func (l *Lab) StartLoad(name string, client *world.Host, address string) *Load {
+// StartLoad starts a load from client to an address where server answers, which
+// has one load at a time. It has reached its full rate when StartLoad returns.
+func (l *Lab) StartLoad(name string, client *world.Host, server *Server, address string) *Load {
 	l.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	d := &Load{name: name, cancel: cancel}
+	d := &Load{server: server, before: server.retransmitted.Load(), cancel: cancel}
 	l.Cleanup(func() { d.Stop() })
 	for i := range streams {
 		c, err := client.Dial(net.Dialer{Timeout: 3 * time.Second}, "tcp", address)
 		if err != nil {
 			l.Fatalf("load %s: stream %d: %v", name, i, err)
 		}
-		d.wg.Go(func() { d.stream(ctx, c, time.Duration(i)*streamInterval/streams) })
+		d.wg.Go(func() { d.stream(ctx, c.(*net.TCPConn), time.Duration(i)*streamInterval/streams) })
 	}
 	c, err := client.Dial(net.Dialer{}, "udp", address)
 	l.must(err)
-	d.wg.Go(func() { d.datagrams(ctx, c) })
+	udp := c.(*net.UDPConn)
+	l.must(server.requests.send(udp))
+	l.must(server.replies.receive(udp))
+	d.wg.Go(func() { d.datagrams(ctx, udp) })
 	for range dialers {
 		h, err := client.Enter(client.Name, client.NetNS())
 		l.must(err)
@@ -132,8 +112,12 @@ func (l *Lab) StartLoad(name string, client *world.Host, address string) *Load {
 
 // Stop ends the load and returns what became of it.
 func (d *Load) Stop() Report {
-	d.cancel()
-	d.wg.Wait()
+	d.stop.Do(func() {
+		d.cancel()
+		d.wg.Wait()
+		d.server.settle()
+		d.report.Retransmitted += int(d.server.retransmitted.Load() - d.before)
+	})
 	return d.report
 }
 
@@ -152,7 +136,7 @@ func (d *Load) fail(format string, args ...any) {
 }
 
 // stream sends a message at a fixed rate and wants each back.
-func (d *Load) stream(ctx context.Context, c net.Conn, phase time.Duration) {
+func (d *Load) stream(ctx context.Context, c *net.TCPConn, phase time.Duration) {
 	defer c.Close()
 	time.Sleep(phase)
 	out, in := make([]byte, streamSize), make([]byte, streamSize)
@@ -176,55 +160,91 @@ func (d *Load) stream(ctx context.Context, c net.Conn, phase time.Duration) {
 			break
 		}
 		count++
-		took := time.Since(sent)
-		longest = max(longest, took)
-		d.stalled("message", sent, took)
+		longest = max(longest, time.Since(sent))
 	}
+	d.countRetransmissions(c)
 	d.note(func(r *Report) {
 		r.Messages += count
 		r.StreamGap = max(r.StreamGap, longest)
 	})
 }
 
-// datagrams sends them at a fixed rate and measures the gaps between the echoes.
-func (d *Load) datagrams(ctx context.Context, c net.Conn) {
-	var sent uint64
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		b := make([]byte, 8)
-		for next := time.Now(); ctx.Err() == nil; next = next.Add(datagramEvery) {
-			time.Sleep(time.Until(next))
-			binary.BigEndian.PutUint64(b, sent)
-			if _, err := c.Write(b); err != nil {
-				d.fail("datagram: %v", err)
-			}
-			sent++
-		}
-		time.Sleep(200 * time.Millisecond) // for the last ones
-		c.SetReadDeadline(time.Now())
-	})
-	var received int
+func (d *Load) countRetransmissions(c *net.TCPConn) {
+	n, err := retransmissions(c)
+	if err != nil {
+		d.fail("connection: %v", err)
+	}
+	d.note(func(r *Report) { r.Retransmitted += n })
+}
+
+// datagrams sends them at a fixed rate, and afterwards asks the kernel what became
+// of each.
+func (d *Load) datagrams(ctx context.Context, c *net.UDPConn) {
+	defer c.Close()
+	var received atomic.Int64
 	var longest time.Duration
+	var wg sync.WaitGroup
+	wg.Go(func() { longest = d.echoes(c, &received) })
+	first, last := d.sendDatagrams(ctx, c)
+	for deadline := time.Now().Add(3 * time.Second); received.Load() < int64(last-first+1) && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	c.SetReadDeadline(time.Now())
+	wg.Wait()
+	d.collect(c) // some may have waited for an address
+	fate, err := d.server.judge(first, last)
+	if err != nil {
+		d.fail("judge datagrams: %v", err)
+	}
+	if fate.unknown > 0 {
+		d.fail("%d datagrams were not sent back, or not measured", fate.unknown)
+	}
+	d.note(func(r *Report) {
+		r.Datagrams, r.Transit, r.Pause, r.Lost, r.DatagramGap = int(received.Load()), fate.longest, fate.pause, fate.lost, longest
+	})
+}
+
+// sendDatagrams returns the numbers of the first and the last one that was sent.
+func (d *Load) sendDatagrams(ctx context.Context, c *net.UDPConn) (first, last uint64) {
+	b := make([]byte, numberSize)
+	first = d.server.number.Load() + 1
+	for next := time.Now(); ctx.Err() == nil; next = next.Add(datagramEvery) {
+		time.Sleep(time.Until(next))
+		binary.NativeEndian.PutUint64(b, d.server.number.Load()+1)
+		if _, err := c.Write(b); err != nil { // it may be the last one's, and this one is not sent
+			d.fail("datagram: %v", err)
+			continue
+		}
+		d.server.number.Add(1)
+		d.collect(c)
+	}
+	return first, d.server.number.Load()
+}
+
+func (d *Load) collect(c *net.UDPConn) {
+	if err := d.server.requests.collect(c); err != nil {
+		d.fail("collect what was sent: %v", err)
+	}
+}
+
+// echoes counts them, and returns the longest time between two.
+func (d *Load) echoes(c *net.UDPConn, received *atomic.Int64) (longest time.Duration) {
 	var last time.Time
 	b := make([]byte, 2000)
 	for {
-		if _, err := c.Read(b); errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
-			break
+		if _, err := c.Read(b); isTimeout(err) {
+			return longest
 		} else if err != nil {
 			d.fail("datagram: %v", err)
 			time.Sleep(datagramEvery)
 			continue
 		}
 		now := time.Now()
-		if received++; received > 1 {
+		if received.Add(1) > 1 {
 			longest = max(longest, now.Sub(last))
-			d.stalled("datagram", last, now.Sub(last))
 		}
 		last = now
 	}
-	wg.Wait()
-	c.Close()
-	d.note(func(r *Report) { r.Datagrams, r.Lost, r.DatagramGap = received, int(sent)-received, longest })
 }
 
 func isTimeout(err error) bool {
@@ -237,12 +257,11 @@ func (d *Load) connections(ctx context.Context, h *world.Host, address string) {
 	for next := time.Now(); ctx.Err() == nil; next = next.Add(dialers * dialInterval) {
 		time.Sleep(time.Until(next))
 		began := time.Now()
-		if err := connectOnce(h, address); err != nil {
+		if err := d.connectOnce(h, address); err != nil {
 			d.fail("connection: %v", err)
 			continue
 		}
 		took := time.Since(began)
-		d.stalled("connection", began, took)
 		d.note(func(r *Report) {
 			r.Connections++
 			r.ConnectTime = max(r.ConnectTime, took)
@@ -250,7 +269,7 @@ func (d *Load) connections(ctx context.Context, h *world.Host, address string) {
 	}
 }
 
-func connectOnce(h *world.Host, address string) error {
+func (d *Load) connectOnce(h *world.Host, address string) error {
 	c, err := h.Dial(net.Dialer{Timeout: 5 * time.Second}, "tcp", address)
 	if err != nil {
 		return err
@@ -261,5 +280,6 @@ func connectOnce(h *world.Host, address string) error {
 		return err
 	}
 	_, err = io.ReadFull(c, make([]byte, 5))
+	d.countRetransmissions(c.(*net.TCPConn))
 	return err
 }
