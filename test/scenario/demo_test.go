@@ -15,58 +15,94 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
 // The demo succeeds, and leaves the machine as it was, also after Ctrl-C and when
-// a step fails. The machine is a lab's host, which nobody else changes meanwhile.
+// a step fails. The machine is a place that nobody else changes meanwhile.
 func TestDemo(t *testing.T) {
-	l := lab.New(t, lab.Config{NoDaemon: true})
-	before := machine(l)
-	out, code := demo(l, "", 0)
+	l := newPlace(t)
+	before := l.state()
+	out, code := l.demo("", 0)
 	if code != 0 || strings.Contains(out, "FAIL") || !strings.Contains(out, "steps as they should be") {
 		l.Errorf("status %d\n%s", code, out)
 	}
-	asBefore(l, before)
+	l.asBefore(before)
 }
 
 func TestDemoInterrupted(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		for _, at := range []string{"fairlead daemon &", "iperf3 -c"} {
 			t.Run(fmt.Sprint(s, " at ", at), func(t *testing.T) {
-				l := lab.New(t, lab.Config{NoDaemon: true})
-				before := machine(l)
-				out, code := demo(l, at, s)
+				l := newPlace(t)
+				before := l.state()
+				out, code := l.demo(at, s)
 				if code == 0 || !strings.Contains(out, "interrupted; everything is removed") {
 					l.Errorf("status %d, want that it says it was interrupted\n%s", code, out)
 				}
-				asBefore(l, before)
+				l.asBefore(before)
 			})
 		}
 	}
 }
 
 func TestDemoFails(t *testing.T) {
-	l := lab.New(t, lab.Config{NoDaemon: true})
+	l := newPlace(t)
 	broken := filepath.Join(l.Dir("broken"), "iperf3")
 	if err := os.WriteFile(broken, []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	l.Must(l.Host, "sh", "-c", "mount --bind "+broken+" $(command -v iperf3)") // on this host only
 	l.Cleanup(func() { l.Must(l.Host, "sh", "-c", "umount $(command -v iperf3)") })
-	before := machine(l)
-	out, code := demo(l, "", 0)
+	before := l.state()
+	out, code := l.demo("", 0)
 	if code != 1 || !strings.Contains(out, "FAIL") || !strings.Contains(out, "steps of the demo failed") {
 		l.Errorf("status %d, want that it says a step failed\n%s", code, out)
 	}
-	asBefore(l, before)
+	l.asBefore(before)
+}
+
+// place is a lab's host with all that a demo can touch for itself: the directories
+// of daemons, one for temporary files, and a cgroup.
+type place struct {
+	*lab.Lab
+	temporary string
+	cgroup    *os.File
+}
+
+func newPlace(t *testing.T) *place {
+	t.Helper()
+	l := &place{Lab: lab.New(t, lab.Config{NoDaemon: true})}
+	l.temporary = l.Dir("tmp")
+	root := cgroupRoot(t)
+	path, err := os.MkdirTemp(root, "fairlead-demo-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(path); err != nil { // a program is in it
+			t.Error(err)
+		}
+	})
+	if l.cgroup, err = os.Open(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.cgroup.Close() })
+	for _, line := range []string{
+		"mount --bind " + path + " " + root,
+		"mount -t tmpfs tmpfs /run", "mount -t tmpfs tmpfs /var/lib", "mount -t bpf bpf /sys/fs/bpf",
+	} {
+		l.Must(l.Host, "sh", "-c", line)
+	}
+	return l
 }
 
 // demo runs fairlead demo, and sends it a signal once it has written a text;
 // "": none.
-func demo(l *lab.Lab, at string, s syscall.Signal) (output string, code int) {
+func (l *place) demo(at string, s syscall.Signal) (output string, code int) {
 	l.Helper()
 	read, write, err := os.Pipe()
 	if err != nil {
@@ -77,6 +113,8 @@ func demo(l *lab.Lab, at string, s syscall.Signal) (output string, code int) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, lab.Binary(), "demo")
 	cmd.Stdout, cmd.Stderr = write, write
+	cmd.Env = append(os.Environ(), "TMPDIR="+l.temporary)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, UseCgroupFD: true, CgroupFD: int(l.cgroup.Fd())}
 	err = l.Host.Start(cmd)
 	write.Close()
 	if err != nil {
@@ -105,51 +143,51 @@ func demo(l *lab.Lab, at string, s syscall.Signal) (output string, code int) {
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-// machine is what the demo must not change, by subject: what a foreign tool
-// could see of the host, and what is the whole machine's.
-func machine(l *lab.Lab) map[string]string {
+// state is what the demo must not change, by subject: what a foreign tool could
+// see of the host, and what else it could leave.
+func (l *place) state() map[string]string {
 	l.Helper()
-	state := hostState(l)
-	for subject, command := range map[string]string{
-		"files":     "ls -d /run/fairlead* /var/lib/fairlead* /sys/fs/bpf/fairlead* 2>/dev/null; ls " + os.TempDir() + " | grep demo; true",
-		"processes": "pgrep -f ^" + lab.Binary() + " ; true",
-	} {
-		state[subject] = l.Must(l.Host, "sh", "-c", command)
+	state := hostState(l.Lab)
+	state["files"] = l.Must(l.Host, "ls", "-R", "/run", "/var/lib", "/sys/fs/bpf", l.temporary)
+	processes, err := os.ReadFile(filepath.Join(l.cgroup.Name(), "cgroup.procs"))
+	if err != nil {
+		l.Fatal(err)
 	}
-	state["programs"] = programs()
+	state["processes"] = string(processes)
+	state["programs"] = l.programs()
 	return state
 }
 
-// programs are the IDs of the BPF programs that may be Fairlead's and could be
-// left: those of the cgroup. The others end with their devices.
-func programs() string {
+// programs are those that are attached to the cgroup. The others end with their
+// devices.
+func (l *place) programs() string {
+	l.Helper()
 	var list strings.Builder
-	for id, err := ebpf.ProgramGetNextID(0); err == nil; id, err = ebpf.ProgramGetNextID(id) {
-		p, err := ebpf.NewProgramFromID(id)
+	for _, hook := range []ebpf.AttachType{
+		ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect, ebpf.AttachCGroupInet4Bind, ebpf.AttachCGroupInet6Bind,
+		ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg, ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg,
+		ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
+	} {
+		r, err := link.QueryPrograms(link.QueryOptions{Target: int(l.cgroup.Fd()), Attach: hook})
 		if err != nil {
-			continue // gone meanwhile
+			l.Fatal(err)
 		}
-		info, err := p.Info()
-		p.Close()
-		if err == nil && info.Name == "connect4" {
-			fmt.Fprintln(&list, info.Name, id)
+		for _, p := range r.Programs {
+			fmt.Fprintln(&list, hook, p.ID)
 		}
 	}
 	return list.String()
 }
 
-func asBefore(l *lab.Lab, before map[string]string) {
+func (l *place) asBefore(before map[string]string) {
 	l.Helper()
 	var d string
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Millisecond) { // the kernel frees later
-		if d = cmp.Diff(before, machine(l)); d == "" || time.Now().After(deadline) {
+		if d = cmp.Diff(before, l.state()); d == "" || time.Now().After(deadline) {
 			break
 		}
 	}
 	if d != "" {
 		l.Errorf("the machine is not as it was (-before +after):\n%s", d)
-	}
-	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "fairlead-demo-*")); len(left) > 0 {
-		l.Errorf("directories are left: %v", left)
 	}
 }
