@@ -12,7 +12,8 @@ func newCleanupCommand(e *env) *cobra.Command {
 		Long: `Remove every device, namespace, route, program and map of the daemon that lived
 in these three directories, and nothing else. What it knew of networks and
 sandboxes stays in the state directory: the next daemon makes them again, unless
-that directory is removed too. Refused while the daemon runs.`,
+that directory is removed too. Refused while a daemon runs in this network
+namespace.`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return e.node.cleanup(cmd.Context(), dirs) },

@@ -30,8 +30,8 @@ const devicesAtOnce = 256
 // Cleanup removes every kernel object of the daemon that lived in the
 // directories, and nothing else: devices, namespaces, programs, maps and pins.
 // The run directory, which describes them, goes along; what is stored in the
-// state directory stays. It is refused while the daemon runs. Absent
-// directories are success.
+// state directory stays. It is refused while the daemon runs, or one of other
+// directories in this network namespace. Absent directories are success.
 //
 // Devices are known by their alias, in the network namespace the daemon noted
 // in its run directory. Without a note there are none it could have made since
@@ -55,6 +55,11 @@ func cleanup(ctx context.Context, dirs Dirs, handle *rtnl.Handle, log *slog.Logg
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, unlock()) }()
+	release, err := claimNetNS(ctx, dirs.Run, log)
+	if err != nil {
+		return err
+	}
+	defer func() { retErr = errors.Join(retErr, release()) }()
 	if ran {
 		if err := removeDevices(ctx, handle, log); err != nil {
 			return err

@@ -149,6 +149,12 @@ func (d *daemon) openLock(ctx context.Context) error {
 		return err
 	}
 	d.closeLater("lock", l.Close)
+	// After the lock: the daemon that is taken over from has let go of both.
+	release, err := claimNetNS(ctx, d.cfg.Dirs.Run, d.log)
+	if err != nil {
+		return err
+	}
+	d.closeLater("claim of the network namespace", release)
 	return l.sign(identity{PID: os.Getpid(), NetNSCookie: cookie, BPFDir: d.cfg.Dirs.BPF})
 }
 

@@ -48,6 +48,8 @@ func runVerb(dir, verb string) int {
 		err = Run(ctx, Config{Dirs: testDirs(dir), MetricsListen: testMetrics, Version: "test", Log: log})
 	case "cleanup":
 		err = Cleanup(ctx, testDirs(dir), log)
+	case "squat":
+		err = squat()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
@@ -183,11 +185,7 @@ func (n *node) scrape() string {
 
 func (n *node) cleanup() world.Result {
 	n.Helper()
-	result, err := n.host.RunCommand(n.command("cleanup"))
-	if err != nil {
-		n.Fatal(err)
-	}
-	return result
+	return n.run("cleanup")
 }
 
 // devices lists the host's devices but for the loopback.

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+)
+
+const nobody = 65534
+
+// squat takes the daemons' name as somebody without rights, until it is killed.
+func squat() error {
+	if err := syscall.Setuid(nobody); err != nil {
+		return err
+	}
+	l, err := net.Listen("unix", claimName)
+	if err != nil {
+		return err
+	}
+	fmt.Println("squatting")
+	for {
+		if _, err := l.Accept(); err != nil {
+			return err
+		}
+	}
+}
+
+// beside is a node of other directories on the same host.
+func (n *node) beside() *node {
+	n.Helper()
+	dir, err := os.MkdirTemp("", "d")
+	if err != nil {
+		n.Fatal(err)
+	}
+	n.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return &node{T: n.T, host: n.host, dir: dir}
+}
+
+// run runs a verb to its end.
+func (n *node) run(verb string) world.Result {
+	n.Helper()
+	result, err := n.host.RunCommand(n.command(verb))
+	if err != nil {
+		n.Fatal(err)
+	}
+	return result
+}
+
+// A daemon of other directories would take the first one's devices for
+// leftovers, and a cleanup too.
+func TestOneDaemonInANetworkNamespace(t *testing.T) {
+	n := newNode(t)
+	first := n.start()
+	devices, pins := n.devices(), n.pinned()
+	other := n.beside()
+	for _, verb := range []string{"daemon", "cleanup"} {
+		result := other.run(verb)
+		if result.Code != 1 || strings.Count(result.Stderr, "\n") != 1 {
+			t.Errorf("%s beside a daemon: status %d, %q; want a refusal in one line", verb, result.Code, result.Output())
+		}
+		for _, want := range []string{fmt.Sprintf("process %d,", first.Pid()), filepath.Join(n.dir, "run"), "stop it first"} {
+			if !strings.Contains(result.Stderr, want) {
+				t.Errorf("%s beside a daemon says %q, without %q", verb, result.Stderr, want)
+			}
+		}
+	}
+	if got := n.devices(); !slices.Equal(got, devices) {
+		t.Errorf("devices %q beside a refused daemon, want %q", got, devices)
+	}
+	if diff := cmp.Diff(pins, n.pinned()); diff != "" {
+		t.Errorf("a refused daemon replaced programs or maps (-before +after):\n%s", diff)
+	}
+	if _, err := os.Stat(filepath.Join(other.dir, "bpf")); !os.IsNotExist(err) {
+		t.Errorf("pins of the refused daemon: %v, want none", err)
+	}
+	first.Kill()
+	n.cleanup()
+	other.start()
+}
+
+// A daemon that is stopped, or in another PID namespace, says little.
+func TestHolderOfFewWords(t *testing.T) {
+	n := newNode(t)
+	first := n.start()
+	if err := first.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	result := n.beside().run("daemon")
+	if want := fmt.Sprintf("process %d rules", first.Pid()); result.Code != 1 || !strings.Contains(result.Stderr, want) {
+		t.Errorf("beside a stopped daemon: status %d, %q; want %q", result.Code, result.Output(), want)
+	}
+	if got, want := (holder{runDir: "/run/x"}).String(), `a process of another PID namespace, with --run-dir "/run/x",`; got != want {
+		t.Errorf("a holder without a number is %q, want %q", got, want)
+	}
+}
+
+// Abstract names are anybody's.
+func TestStrangersDoNotKeepADaemonAway(t *testing.T) {
+	n := newNode(t)
+	stranger, err := n.host.SpawnCommand(n.command("squat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); stranger.Output() == ""; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the stranger does not listen")
+		}
+	}
+	p := n.start()
+	if want := fmt.Sprintf("pid=%d uid=%d", stranger.Pid(), nobody); !strings.Contains(p.Output(), want) {
+		t.Errorf("the daemon's log does not name the stranger, %q:\n%s", want, p.Output())
+	}
+}
