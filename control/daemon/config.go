@@ -8,7 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/loader"
@@ -44,6 +47,9 @@ func (d Dirs) validate() error {
 	}
 	return nil
 }
+
+// maxSocketPath is the longest path a unix socket can have, in bytes.
+const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
 
 // Config is all that a daemon can be told.
 type Config struct {
@@ -90,8 +96,16 @@ func (c Config) validate() error {
 		return err
 	}
 	if c.MetricsListen != "" {
-		if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil {
+		if _, err := net.ResolveTCPAddr("tcp", c.MetricsListen); err != nil {
 			return fmt.Errorf("--metrics-listen is %q (want HOST:PORT, as in 127.0.0.1:9477): %w", c.MetricsListen, err)
+		}
+	}
+	if n := len(filepath.Join(c.Dirs.Run, socketName)); n > maxSocketPath {
+		return fmt.Errorf("--run-dir is %q (%d bytes too long for the path of a socket in it; name a shorter one)", c.Dirs.Run, n-maxSocketPath)
+	}
+	for _, name := range c.Uplinks {
+		if name == "" || len(name) >= unix.IFNAMSIZ || strings.ContainsAny(name, "/: \t\n") {
+			return fmt.Errorf("--uplink is %q (want the name of a device, as in eth0; repeat the flag for more)", name)
 		}
 	}
 	if (c.SNATMin == 0) != (c.SNATMax == 0) || c.SNATMax < c.SNATMin {

@@ -45,6 +45,7 @@ type daemon struct {
 	log     *slog.Logger
 	closers []func() error
 
+	store      store.Store
 	datapath   *loader.Datapath
 	handle     *rtnl.Handle
 	reconciler *reconcile.Reconciler
@@ -121,10 +122,20 @@ func (d *daemon) close() error {
 }
 
 // open brings everything up, in the order in which each needs the others: the
-// lock first, so that nothing is shared with another daemon; the sockets last,
-// so that whoever reaches them is served.
+// lock early, so that nothing is shared with another daemon; what the operator
+// may have misnamed before the kernel's objects; the API last, so that whoever
+// reaches it is served.
 func (d *daemon) open(ctx context.Context) error {
+	if err := d.makeDirs(); err != nil {
+		return err
+	}
 	if err := d.openLock(ctx); err != nil {
+		return err
+	}
+	if err := d.openStore(); err != nil {
+		return err
+	}
+	if err := d.listenMetrics(); err != nil {
 		return err
 	}
 	if err := d.openDatapath(); err != nil {
@@ -133,13 +144,10 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
-	return d.openSockets()
+	return d.openAPI()
 }
 
 func (d *daemon) openLock(ctx context.Context) error {
-	if err := os.MkdirAll(d.cfg.Dirs.Run, 0o755); err != nil {
-		return fmt.Errorf("make run directory: %w", err)
-	}
 	cookie, err := netnsCookie()
 	if err != nil {
 		return err
@@ -164,6 +172,9 @@ func (d *daemon) openDatapath() error {
 		return err
 	}
 	d.closeLater("rtnetlink", d.handle.Close)
+	if err := d.lookForUplinks(); err != nil {
+		return err
+	}
 	timeouts, err := d.cfg.timeouts()
 	if err != nil {
 		return err
@@ -189,14 +200,6 @@ func (d *daemon) openDatapath() error {
 
 // openState loads what should be, and makes it so.
 func (d *daemon) openState(ctx context.Context) error {
-	if err := os.MkdirAll(d.cfg.Dirs.State, 0o700); err != nil {
-		return fmt.Errorf("make state directory: %w", err)
-	}
-	state, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(d.cfg.Dirs.State, stateFile)})
-	if err != nil {
-		return err
-	}
-	d.closeLater("state", state.Close)
 	d.metrics = metrics.New(metrics.Config{
 		Stats:     d.stats,
 		Version:   d.cfg.Version,
@@ -210,8 +213,9 @@ func (d *daemon) openState(ctx context.Context) error {
 		Observe:  d.metrics.Observe,
 		Log:      d.log,
 	}, d.datapath, reconcile.TablesOf(d.datapath.Maps()), d.handle)
+	var err error
 	d.controller, err = controller.New(controller.Config{
-		Store:        state,
+		Store:        d.store,
 		Kernel:       d.reconciler,
 		RunDir:       d.cfg.Dirs.Run,
 		DefaultPools: d.cfg.DefaultPools,
@@ -224,16 +228,8 @@ func (d *daemon) openState(ctx context.Context) error {
 	return d.controller.Start(ctx)
 }
 
-// openSockets makes the sockets of the API and the metrics.
-func (d *daemon) openSockets() error {
-	if d.cfg.MetricsListen != "" {
-		l, err := net.Listen("tcp", d.cfg.MetricsListen)
-		if err != nil {
-			return fmt.Errorf("listen for metrics (--metrics-listen names another address, or none): %w", err)
-		}
-		d.metricsSocket = l
-		d.closeLater("metrics socket", l.Close)
-	}
+// openAPI makes the socket of the API.
+func (d *daemon) openAPI() error {
 	l, err := listenAPI(d.cfg.Dirs.Run)
 	if err != nil {
 		return err

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// What is misnamed is refused in one line that names the flag, while nothing of
+// the kernel's is touched yet.
+func TestMisnamed(t *testing.T) {
+	n := newNode(t)
+	if l, err := n.host.Listen("tcp", testMetrics); err != nil {
+		t.Fatal(err)
+	} else {
+		defer l.Close()
+	}
+	readOnly := t.TempDir()
+	if r, err := n.host.Run(t.Context(), "mount", "-t", "tmpfs", "-o", "ro", "none", readOnly); err != nil || r.Code != 0 {
+		t.Fatalf("mount: %v\n%s", err, r.Output())
+	}
+	for _, test := range []struct {
+		name    string
+		misname func(*Config)
+		want    []string
+	}{
+		{"metrics-no-port", func(c *Config) { c.MetricsListen = "nonsense" }, []string{"--metrics-listen", "want HOST:PORT"}},
+		{"metrics-bad-port", func(c *Config) { c.MetricsListen = "127.0.0.1:99999" }, []string{"--metrics-listen", "want HOST:PORT"}},
+		{"metrics-in-use", func(c *Config) { c.MetricsListen = testMetrics }, []string{"--metrics-listen", "name another", "address already in use"}},
+		{"metrics-not-ours", func(c *Config) { c.MetricsListen = "192.0.2.1:80" }, []string{"--metrics-listen", "name another"}},
+		{"state-cannot-be", func(c *Config) { c.Dirs.State = "/proc/nope" }, []string{"--state-dir", "/proc/nope", "name a directory"}},
+		{"state-read-only", func(c *Config) { c.Dirs.State = readOnly }, []string{"--state-dir", readOnly, "read-only"}},
+		{"run-read-only", func(c *Config) { c.Dirs.Run = readOnly }, []string{"--run-dir", readOnly, "read-only"}},
+		{"run-too-long", func(c *Config) { c.Dirs.Run = "/run/" + strings.Repeat("x", 94) }, []string{"--run-dir", "1 bytes too long"}},
+		{"uplink-no-name", func(c *Config) { c.Uplinks = []string{"eth0,eth1,eth2,eth3"} }, []string{"--uplink", "want the name of a device"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			cfg := Config{Dirs: testDirs(n.dir), Log: slog.New(slog.DiscardHandler)}
+			test.misname(&cfg)
+			err := n.host.Do(func() error { return Run(ctx, cfg) })
+			if err == nil {
+				t.Fatal("not refused")
+			}
+			for _, want := range append(test.want, "(") { // the remedy
+				if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("refused with %q, want one line with %q", err, want)
+				}
+			}
+			if devices := n.devices(); len(devices) > 0 {
+				t.Errorf("devices %q were made", devices)
+			}
+			if _, err := os.Stat(filepath.Join(n.dir, "bpf")); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("directory of pins: %v, want none", err)
+			}
+		})
+	}
+}
+
+// A pinned uplink may come later: no refusal, but a word.
+func TestAbsentUplinkIsWarnedOf(t *testing.T) {
+	n := newNode(t)
+	if err := n.host.IP("link add ext0 type veth peer name far0"); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	d := &daemon{cfg: Config{Uplinks: []string{"ext0", "ext1"}}, log: slog.New(slog.NewTextHandler(&log, nil))}
+	err := n.host.Do(func() (err error) {
+		if d.handle, err = rtnl.New(); err != nil {
+			return err
+		}
+		return errors.Join(d.lookForUplinks(), d.handle.Close())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "level=WARN") || !strings.Contains(got, "uplink=ext1") {
+		t.Errorf("the log says %q, want one warning of ext1", got)
+	}
+}
