@@ -4,7 +4,9 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // backend is what the API serves: the controller's verbs, and what only the
@@ -26,6 +29,22 @@ var (
 	_ api.Backend     = (*backend)(nil)
 	_ api.FlowFlusher = (*backend)(nil)
 )
+
+// CreateSandbox makes a sandbox; [api.Backend]. The controller, which meets no
+// kernel, would only learn from a half-made one that its namespace is missing.
+func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
+	if filepath.IsAbs(spec.NetNS) {
+		ns, err := rtnl.OpenNetNS(spec.NetNS)
+		if err != nil {
+			return nil, &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(
+				"%v (ip netns add NAME makes one at /run/netns/NAME; without --netns the sandbox gets a new one)", err)}
+		}
+		if err := ns.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return b.Controller.CreateSandbox(ctx, spec)
+}
 
 // Status says how the daemon is; [api.Node].
 func (b *backend) Status(context.Context) (api.Status, error) {
