@@ -20,8 +20,8 @@ import (
 
 // Limits of what may take long when something is wrong.
 const (
-	buildTimeout   = time.Minute
-	measureTimeout = 20 * time.Second // beyond the measurement itself
+	buildTimeout   = 3 * time.Minute // docker publishes a thousand ports in one of them
+	measureTimeout = 2 * time.Minute // beyond the measurement itself
 )
 
 // arena is a contestant's world, ready to measure one case.
@@ -50,7 +50,7 @@ func newArena(ctx context.Context, cfg Config, who contestant.Contestant, env re
 	if a.world, err = topology.New(); err != nil {
 		return nil, err
 	}
-	network, err := who.Build(ctx, a.world)
+	network, err := who.Build(ctx, a.world, c.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -83,27 +83,30 @@ func anywhere(family int) netip.Addr {
 func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (target netip.Addr, err error) {
 	host, outside := a.world.On(a.world.Host), a.world.On(a.world.Outside)
 	if c.Path == cases.Outbound {
-		if a.client, err = a.network.Container(ctx, "client", false); err != nil {
+		if a.client, err = a.network.Container(ctx, "client", 0); err != nil {
 			return target, err
 		}
 		return topology.OutsideAddress(c.Family), outside.Start(serve...)
 	}
-	publish := c.Path == cases.Published || c.Path == cases.Localhost || c.Path == cases.Hairpin
-	server, err := a.network.Container(ctx, "server", publish, serve...)
+	ports := c.Path.Growth().Ports
+	if c.Path == cases.Published || c.Path == cases.Localhost || c.Path == cases.Hairpin || c.Path.Grows() {
+		ports = max(1, ports)
+	}
+	server, err := a.network.Container(ctx, "server", ports, serve...)
 	if err != nil {
 		return target, err
 	}
 	switch c.Path {
-	case cases.Published:
+	default: // published, whatever grows
 		a.client = outside
 	case cases.Host, cases.Localhost:
 		a.client = host
 	case cases.Peers, cases.Hairpin:
-		if a.client, err = a.network.Container(ctx, "client", false); err != nil {
+		if a.client, err = a.network.Container(ctx, "client", 0); err != nil {
 			return target, err
 		}
 	}
-	if publish {
+	if ports > 0 {
 		return a.network.Published(c.Path, server, c.Family), nil
 	}
 	return server.Address(c.Family), nil

@@ -88,36 +88,51 @@ func runCase(ctx context.Context, cfg Config, present []contestant.Contestant, e
 	result := &report.Case{Name: c.Name(), Absent: make(map[string]string), Failed: make(map[string]string)}
 	var able []contestant.Contestant
 	for _, who := range present {
-		if reason := who.Lacks(c.Path); reason != "" {
+		if reason := who.Lacks(c); reason != "" {
 			result.Absent[who.Name()] = reason
 			continue
 		}
 		able = append(able, who)
 	}
-	arenas, failed := openArenas(ctx, cfg, able, env, c)
-	defer func() { retErr = errors.Join(retErr, closeArenas(arenas)) }()
+	entries, failed := open(ctx, cfg, able, env, c)
+	defer func() { retErr = errors.Join(retErr, closeAll(entries)) }()
 	for name, err := range failed {
 		result.Failed[name] = err.Error()
 	}
-	for round := range cfg.Rounds + 1 {
-		got := runRound(ctx, cfg, arenas, c, round)
+	if err := warmUp(ctx, cfg, entries, c, result); err != nil {
+		return nil, err
+	}
+	for round := range cfg.Rounds {
+		got := runRound(ctx, cfg, entries, c, round)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if round > 0 { // the first is the warm-up
-			result.Rounds = append(result.Rounds, got)
-		}
+		result.Rounds = append(result.Rounds, got)
 	}
 	return result, nil
 }
 
-// openArenas makes the worlds of a case, all at once: this takes much longer
-// than it works.
-func openArenas(ctx context.Context, cfg Config, able []contestant.Contestant, env report.Environment, c cases.Case) (arenas []*arena, failed map[string]error) {
-	made, errs := make([]*arena, len(able)), make([]error, len(able))
+// warmUp is a round that does not count. What it is good for is what Fairlead's
+// programs cost: to count that takes time too.
+func warmUp(ctx context.Context, cfg Config, entries []entry, c cases.Case, result *report.Case) error {
+	counting, err := startCounting(entries)
+	if err != nil {
+		return err
+	}
+	runRound(ctx, cfg, entries, c, 0)
+	if result.Costs, err = counting.costs(); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// open makes the worlds of a case, all at once: this takes much longer than it
+// works.
+func open(ctx context.Context, cfg Config, able []contestant.Contestant, env report.Environment, c cases.Case) (entries []entry, failed map[string]error) {
+	made, errs := make([]subject, len(able)), make([]error, len(able))
 	var wg sync.WaitGroup
 	for i, who := range able {
-		wg.Go(func() { made[i], errs[i] = newArena(ctx, cfg, who, env, c) })
+		wg.Go(func() { made[i], errs[i] = newSubject(ctx, cfg, who, env, c) })
 	}
 	wg.Wait()
 	failed = make(map[string]error)
@@ -125,18 +140,18 @@ func openArenas(ctx context.Context, cfg Config, able []contestant.Contestant, e
 		if errs[i] != nil {
 			failed[who.Name()] = errs[i]
 		} else {
-			arenas = append(arenas, made[i])
+			entries = append(entries, entry{who.Name(), made[i]})
 		}
 	}
-	return arenas, failed
+	return entries, failed
 }
 
-// closeArenas removes the worlds.
-func closeArenas(arenas []*arena) error {
-	errs := make([]error, len(arenas))
+// closeAll removes the worlds.
+func closeAll(entries []entry) error {
+	errs := make([]error, len(entries))
 	var wg sync.WaitGroup
-	for i, a := range arenas {
-		wg.Go(func() { errs[i] = a.close() })
+	for i, e := range entries {
+		wg.Go(func() { errs[i] = e.close() })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
@@ -144,17 +159,17 @@ func closeArenas(arenas []*arena) error {
 
 // runRound lets each contestant measure once. The one that begins is another
 // in each round.
-func runRound(ctx context.Context, cfg Config, arenas []*arena, c cases.Case, round int) report.Round {
+func runRound(ctx context.Context, cfg Config, entries []entry, c cases.Case, round int) report.Round {
 	got := report.Round{Measured: make(map[string]load.Measures), Failed: make(map[string]string)}
-	for i := range arenas {
-		a := arenas[(i+round)%len(arenas)]
-		cfg.Progress(fmt.Sprintf("%s %s", c.Name(), a.name))
-		m, err := a.measure(ctx, cfg.Duration)
+	for i := range entries {
+		e := entries[(i+round)%len(entries)]
+		cfg.Progress(fmt.Sprintf("%s %s", c.Name(), e.name))
+		m, err := e.measure(ctx, cfg.Duration)
 		if err != nil {
-			got.Failed[a.name] = err.Error()
+			got.Failed[e.name] = err.Error()
 			continue
 		}
-		got.Measured[a.name] = m
+		got.Measured[e.name] = m
 	}
 	return got
 }

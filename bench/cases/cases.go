@@ -24,18 +24,19 @@ const (
 	Hairpin   Path = "hairpin"   // container → published port of its host → another container
 )
 
-// Paths are all of them.
+// Paths are those that every load passes along.
 func Paths() []Path { return []Path{Published, Outbound, Peers, Host, Localhost, Hairpin} }
 
 // Load is what passes along it.
 type Load struct {
 	Name    string
 	Kind    string // as package load has it
-	Size    int    // bytes a message
+	Size    int    // bytes a message; of a setup, how many of what it makes
 	Streams int
+	Fresh   bool // every round has a new world
 }
 
-// Loads are all of them.
+// Loads are those that pass along every path.
 func Loads() []Load {
 	return []Load{
 		{Name: "rr", Kind: "rr", Size: 1},
@@ -60,7 +61,7 @@ type Case struct {
 // Name is "published/rr/4".
 func (c Case) Name() string { return fmt.Sprintf("%s/%s/%d", c.Path, c.Load.Name, c.Family) }
 
-// All are every path with every load in both families.
+// All are every path with every load in both families, and growth.
 func All() []Case {
 	var all []Case
 	for _, family := range []int{4, 6} {
@@ -70,7 +71,7 @@ func All() []Case {
 			}
 		}
 	}
-	return all
+	return append(all, growth()...)
 }
 
 // headline are the cases that have a target, and IPv6's main ones.
@@ -84,19 +85,25 @@ var smoke = []string{
 	"published/udp64/4", "outbound/crr/4", "peers/stream/4", "host/rr/4", "localhost/crr/4", "hairpin/rr/6",
 }
 
+// lists are names of several cases.
+func lists() map[string][]string {
+	var grown []string
+	for _, c := range growth() {
+		if !c.long() {
+			grown = append(grown, c.Name())
+		}
+	}
+	return map[string][]string{"all": {"*/*/*"}, "headline": headline, "smoke": smoke, "growth": grown}
+}
+
 // Select returns the cases that patterns name, in the order of All. A pattern
-// is a name with *, or {a,b}, or one of the words all, headline and smoke.
+// is a name with *, or {a,b}, or one of the words all, headline, growth and smoke.
 func Select(patterns []string) ([]Case, error) {
 	var globs []string
 	for _, p := range patterns {
-		switch p {
-		case "all":
-			globs = append(globs, "*/*/*")
-		case "headline":
-			globs = append(globs, headline...)
-		case "smoke":
-			globs = append(globs, smoke...)
-		default:
+		if list, ok := lists()[p]; ok {
+			globs = append(globs, list...)
+		} else {
 			globs = append(globs, p)
 		}
 	}

@@ -27,7 +27,7 @@ func TestSelect(t *testing.T) {
 			t.Errorf("Select(%v) = %v, %v; want %v", tc.patterns, names(got), err, tc.want)
 		}
 	}
-	for _, list := range []string{"all", "headline", "smoke"} {
+	for _, list := range []string{"all", "headline", "growth", "smoke"} {
 		if got, err := Select([]string{list}); err != nil || len(got) == 0 {
 			t.Errorf("Select(%q) = %d cases, %v", list, len(got), err)
 		}
@@ -37,9 +37,9 @@ func TestSelect(t *testing.T) {
 	}
 }
 
-// Each target belongs to a case that make bench measures.
+// Each target belongs to a case that make bench or make bench-growth measures.
 func TestTargetsAreMeasured(t *testing.T) {
-	selected, err := Select([]string{"headline"})
+	selected, err := Select([]string{"headline", "growth"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestTargetsAreMeasured(t *testing.T) {
 		for _, p := range target.Paths {
 			name := string(p) + "/" + target.Load + "/4"
 			if !slices.Contains(names(selected), name) {
-				t.Errorf("%s has a target and is no headline", name)
+				t.Errorf("%s has a target and is neither headline nor growth", name)
 			}
 		}
 		if !slices.ContainsFunc(Measures(), func(m Measure) bool { return m.Name == target.Measure }) {

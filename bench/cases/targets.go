@@ -18,18 +18,22 @@ func Measures() []Measure {
 	return []Measure{
 		{"p50", "µs", true}, {"p99", "µs", true}, {"p999", "µs", true},
 		{"rate", "/s", false}, {"gbps", "Gbit/s", false},
+		{"kept", "", false}, {"took", "ms", true}, {"memory", "kB", true}, {"processes", "", true},
 	}
 }
 
 // Docker, as what a target is against, is whichever Docker does better.
 const Docker = "docker"
 
+// Itself is what a target is against that bounds Fairlead's own figure.
+const Itself = "itself"
+
 // Target is what a case ought to show: a median of paired ratios, Fairlead's
-// figure over the other's.
+// figure over the other's; or of Itself.
 type Target struct {
 	Paths         []Path
 	Load, Measure string
-	Against       string  // a contestant, or Docker
+	Against       string  // a contestant, Docker or Itself
 	Bound         float64 // at most this if lower is better, else at least
 }
 
@@ -38,6 +42,7 @@ func Targets() []Target {
 	edge := []Path{Published, Outbound}
 	peers := []Path{Peers}
 	localhost := []Path{Localhost}
+	setup := []Path{Setup}
 	return []Target{
 		{edge, "rr", "p50", "limit", 1.04}, {edge, "rr", "p50", Docker, 0.90},
 		{edge, "rr", "p99", "limit", 1.08}, {edge, "rr", "p99", Docker, 0.92},
@@ -50,11 +55,16 @@ func Targets() []Target {
 		{peers, "udp64", "rate", Docker, 1.50}, {peers, "stream", "gbps", Docker, 1.00},
 		{localhost, "rr", "rate", "direct", 0.97}, {localhost, "rr", "rate", Docker, 1.75},
 		{localhost, "crr", "rate", "direct", 0.97}, {localhost, "crr", "rate", Docker, 3.00},
+		{localhost, "crr60000", "kept", Itself, 0.90},
+		{[]Path{Ports10000}, "crr", "rate", "few", 0.98}, {[]Path{Flows1000000}, "rr", "rate", "few", 0.95},
+		{setup, "publish1000", "took", Itself, 100}, {setup, "publish10000", "took", Itself, 500},
+		{setup, "publish1000", "processes", Itself, 0}, {setup, "publish10000", "processes", Itself, 0},
+		{setup, "publish10000", "memory", Itself, 10_000}, {setup, "connect50", "p50", Docker, 0.25},
 	}
 }
 
-// TargetOf finds the bound for a case by name, a measure and a contestant or
-// Docker.
+// TargetOf finds the bound for a case by name, a measure and a contestant,
+// Docker or Itself.
 func TargetOf(name, measure, against string) (bound float64, ok bool) {
 	parts := strings.Split(name, "/")
 	if len(parts) != 3 {

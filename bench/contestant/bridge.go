@@ -24,14 +24,14 @@ func (bridge) Version(context.Context) (string, error) {
 	return "Linux bridge, routed, no netfilter", nil
 }
 
-func (bridge) Lacks(path cases.Path) string {
-	if path == cases.Localhost || path == cases.Hairpin {
+func (bridge) Lacks(c cases.Case) string {
+	if c.Path == cases.Localhost || c.Path == cases.Hairpin {
 		return "a bridge without netfilter publishes nothing"
 	}
-	return ""
+	return unmanaged(c)
 }
 
-func (bridge) Build(_ context.Context, t *topology.Topology) (Network, error) {
+func (bridge) Build(_ context.Context, t *topology.Topology, _ cases.Path) (Network, error) {
 	err := t.Host.IP(
 		"link add br0 type bridge",
 		"addr add 10.99.0.1/24 dev br0", "addr add fd00:99::1/64 dev br0 nodad",
@@ -73,7 +73,7 @@ type bridgeContainer struct {
 	number int
 }
 
-func (n *bridgeNetwork) Container(_ context.Context, name string, _ bool, args ...string) (Container, error) {
+func (n *bridgeNetwork) Container(_ context.Context, name string, _ int, args ...string) (Container, error) {
 	h, err := world.New(name)
 	if err != nil {
 		return nil, err

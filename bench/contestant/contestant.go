@@ -23,18 +23,19 @@ type Contestant interface {
 	// Version says what would run. It fails with Absent if that cannot be had
 	// here.
 	Version(ctx context.Context) (string, error)
-	// Lacks says why it has no such path; "": it has it.
-	Lacks(path cases.Path) string
-	// Build makes its network in a world that is fresh. What it starts ends with
-	// the world or with the network's Close, which comes first.
-	Build(ctx context.Context, t *topology.Topology) (Network, error)
+	// Lacks says why it cannot take part in a case; "": it can.
+	Lacks(c cases.Case) string
+	// Build makes its network for a path in a world that is fresh. What it starts
+	// ends with the world or with the network's Close, which comes first.
+	Build(ctx context.Context, t *topology.Topology, path cases.Path) (Network, error)
 }
 
 // Network is a contestant's network in one world.
 type Network interface {
 	// Container makes one that runs args until the world ends, as its only
-	// program, or none if there are no args.
-	Container(ctx context.Context, name string, publish bool, args ...string) (Container, error)
+	// program, or none if there are no args. It publishes as many ports, the first
+	// of which is Port.
+	Container(ctx context.Context, name string, ports int, args ...string) (Container, error)
 	// Published is the address at which the client of a path reaches the port
 	// that a container publishes.
 	Published(path cases.Path, server Container, family int) netip.Addr
@@ -58,13 +59,16 @@ func absentf(format string, args ...any) error { return Absent{fmt.Sprintf(forma
 // All are the contestants, the yardstick first. self is the program that makes
 // the loads and is Fairlead.
 func All(self string) []Contestant {
-	return []Contestant{limit{}, fairlead{self: self}, direct{fairlead{self: self}}, bridge{}, docker20(self), docker29(self)}
+	return []Contestant{limit{}, fairlead{self}, direct{fairlead{self}}, few{fairlead{self}}, bridge{}, docker20(self), docker29(self)}
 }
 
-// complete is a contestant that has every path.
-type complete struct{}
-
-func (complete) Lacks(cases.Path) string { return "" }
+// unmanaged says why what has no daemon has no such case.
+func unmanaged(c cases.Case) string {
+	if c.Path.Grows() || c.Path == cases.Setup {
+		return "it has nothing that grows, nor anyone who makes it"
+	}
+	return ""
+}
 
 // onHost is where a host publishes ports: at its own addresses.
 func onHost(path cases.Path, family int) netip.Addr {

@@ -16,15 +16,15 @@ type direct struct{ fairlead }
 
 func (direct) Name() string { return "direct" }
 
-func (direct) Lacks(path cases.Path) string {
-	if path != cases.Localhost {
+func (direct) Lacks(c cases.Case) string {
+	if c.Path != cases.Localhost {
 		return "only 127.0.0.1 and ::1 are measured by it"
 	}
 	return ""
 }
 
-func (d direct) Build(ctx context.Context, t *topology.Topology) (Network, error) {
-	n, err := d.fairlead.Build(ctx, t)
+func (d direct) Build(ctx context.Context, t *topology.Topology, path cases.Path) (Network, error) {
+	n, err := d.fairlead.Build(ctx, t, path)
 	return directNetwork{n}, err
 }
 

@@ -20,6 +20,9 @@ import (
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
 )
 
+// maxDockerPorts is how many published ports can be borne.
+const maxDockerPorts = 1000
+
 // docker is an installed Docker Engine: its dockerd, containerd, runc and
 // docker-proxy, a bridge network and containers whose image holds one program.
 //
@@ -27,7 +30,6 @@ import (
 // started ends. Containers run without a seccomp filter: the other contestants
 // have none, and its cost is not that of a network.
 type docker struct {
-	complete
 	name, self string
 	// daemon is the path of dockerd, or fails with Absent.
 	daemon func(ctx context.Context) (string, error)
@@ -36,6 +38,16 @@ type docker struct {
 }
 
 func (d docker) Name() string { return d.name }
+
+func (docker) Lacks(c cases.Case) string {
+	switch {
+	case c.Path.Growth().Flows > 0:
+		return "its flows are the kernel's, whose table cannot be filled from here"
+	case c.Path.Growth().Ports > maxDockerPorts || c.Load.Kind == cases.Publish && c.Load.Size > maxDockerPorts:
+		return fmt.Sprintf("it is not asked for more than %d ports, which are two processes each", maxDockerPorts)
+	}
+	return ""
+}
 
 func (d docker) Version(ctx context.Context) (string, error) {
 	daemon, err := d.daemon(ctx)
@@ -54,7 +66,7 @@ func (d docker) Version(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-func (d docker) Build(ctx context.Context, t *topology.Topology) (_ Network, retErr error) {
+func (d docker) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (_ Network, retErr error) {
 	daemon, err := d.daemon(ctx)
 	if err != nil {
 		return nil, err
@@ -63,7 +75,7 @@ func (d docker) Build(ctx context.Context, t *topology.Topology) (_ Network, ret
 		return nil, err
 	}
 	socket := filepath.Join(t.Dir, "docker.sock")
-	n := &dockerNetwork{t: t, self: d.self, engine: newEngine(socket), cgroup: "/" + filepath.Base(t.Dir) + "-docker"}
+	n := &dockerNetwork{t: t, self: d.self, engine: newEngine(d.name, socket), cgroup: "/" + filepath.Base(t.Dir) + "-docker"}
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, n.Close())
@@ -98,9 +110,9 @@ func (d docker) writeConfig(dir string) (string, error) {
 }
 
 type dockerNetwork struct {
+	*engine
 	t      *topology.Topology
 	self   string
-	engine *engine
 	daemon *world.Process
 	cgroup string // parent of the containers'
 }
@@ -108,7 +120,7 @@ type dockerNetwork struct {
 // prepare waits for the daemon, and makes the image and the network.
 func (n *dockerNetwork) prepare(ctx context.Context) error {
 	for {
-		err := n.engine.call(ctx, http.MethodGet, "/info", nil, nil)
+		err := n.call(ctx, http.MethodGet, "/info", nil, nil)
 		if err == nil {
 			break
 		}
@@ -120,40 +132,42 @@ func (n *dockerNetwork) prepare(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	if err := n.engine.importImage(ctx, "bench", n.self); err != nil {
+	if err := n.importImage(ctx, "bench", n.self); err != nil {
 		return err
 	}
-	return n.engine.call(ctx, http.MethodPost, "/networks/create", map[string]any{
-		"Name": "bench", "Driver": "bridge", "EnableIPv6": true,
-		"IPAM": map[string]any{"Config": []any{
-			map[string]string{"Subnet": "10.99.0.0/24"}, map[string]string{"Subnet": "fd00:99::/64"},
-		}},
-	}, nil)
+	return n.CreateNetwork(ctx, "bench", "10.99.0.0/24", "fd00:99::/64")
 }
 
-func (n *dockerNetwork) Container(ctx context.Context, name string, publish bool, args ...string) (Container, error) {
+// start makes and starts a container, and says how long the start took: it is
+// then that docker publishes.
+func (n *dockerNetwork) start(ctx context.Context, name string, ports int, args []string) (time.Duration, error) {
 	if len(args) == 0 {
 		args = []string{n.self, "bench-load", "idle"}
 	}
-	host := map[string]any{
-		"NetworkMode": "bench", "CgroupParent": n.cgroup, "SecurityOpt": []string{"seccomp=unconfined"},
-	}
-	exposed := map[string]any{}
-	if publish {
-		bindings := map[string]any{}
-		for _, port := range []string{fmt.Sprintf("%d/tcp", Port), fmt.Sprintf("%d/udp", Port)} {
-			exposed[port] = struct{}{}
-			bindings[port] = []any{map[string]string{"HostPort": fmt.Sprint(Port)}}
-		}
-		host["PortBindings"] = bindings
-	}
-	err := n.engine.call(ctx, http.MethodPost, "/containers/create?name="+name, map[string]any{
-		"Image": "bench", "Cmd": args, "HostConfig": host, "ExposedPorts": exposed,
+	exposed, bindings := published(ports)
+	err := n.call(ctx, http.MethodPost, "/containers/create?name="+name, map[string]any{
+		"Image": "bench", "Cmd": args, "ExposedPorts": exposed,
+		"HostConfig": map[string]any{
+			"NetworkMode": "bench", "CgroupParent": n.cgroup, "SecurityOpt": []string{"seccomp=unconfined"},
+			"PortBindings": bindings,
+		},
 	}, nil)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	if err := n.engine.call(ctx, http.MethodPost, "/containers/"+name+"/start", nil, nil); err != nil {
+	began := time.Now()
+	err = n.call(ctx, http.MethodPost, "/containers/"+name+"/start", nil, nil)
+	return time.Since(began), err
+}
+
+func (n *dockerNetwork) Start(ctx context.Context, name string, ports int) (time.Duration, error) {
+	return n.start(ctx, name, ports, nil)
+}
+
+func (n *dockerNetwork) Usage() (Usage, error) { return usageOf(n.daemon.Pid()) }
+
+func (n *dockerNetwork) Container(ctx context.Context, name string, ports int, args ...string) (Container, error) {
+	if _, err := n.start(ctx, name, ports, args); err != nil {
 		return nil, err
 	}
 	var inspected struct {
@@ -163,7 +177,7 @@ func (n *dockerNetwork) Container(ctx context.Context, name string, publish bool
 			}
 		}
 	}
-	if err := n.engine.call(ctx, http.MethodGet, "/containers/"+name+"/json", nil, &inspected); err != nil {
+	if err := n.call(ctx, http.MethodGet, "/containers/"+name+"/json", nil, &inspected); err != nil {
 		return nil, err
 	}
 	endpoint := inspected.NetworkSettings.Networks["bench"]

@@ -18,11 +18,14 @@ import (
 )
 
 // engine speaks to a Docker Engine over its socket, in the engine's own version
-// of the API.
-type engine struct{ http http.Client }
+// of the API; or to Fairlead, whose API has the same shapes.
+type engine struct {
+	name string
+	http http.Client
+}
 
-func newEngine(socket string) *engine {
-	return &engine{http.Client{Transport: &http.Transport{
+func newEngine(name, socket string) *engine {
+	return &engine{name, http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)
@@ -34,19 +37,19 @@ func (e *engine) close() { e.http.CloseIdleConnections() }
 
 // do sends a request whose answer the caller closes.
 func (e *engine) do(ctx context.Context, method, path, contentType string, body io.Reader) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://docker"+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, "http://engine"+path, body)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", contentType)
 	resp, err := e.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask docker: %w", err)
+		return nil, fmt.Errorf("ask %s: %w", e.name, err)
 	}
 	if resp.StatusCode >= 400 {
 		defer resp.Body.Close()
 		text, _ := io.ReadAll(resp.Body) // the status says enough
-		return nil, fmt.Errorf("docker %s %s: %s: %s", method, path, resp.Status, bytes.TrimSpace(text))
+		return nil, fmt.Errorf("%s %s %s: %s: %s", e.name, method, path, resp.Status, bytes.TrimSpace(text))
 	}
 	return resp.Body, nil
 }

@@ -7,20 +7,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/kernel"
 	"github.com/fairlead-net/fairlead/bench/topology"
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
 )
 
 // fairlead is the program at this path: its daemon, a network and sandboxes.
-type fairlead struct {
-	complete
-	self string
-}
+type fairlead struct{ self string }
 
 func (fairlead) Name() string { return "fairlead" }
 
@@ -32,43 +31,71 @@ func (f fairlead) Version(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-func (f fairlead) Build(ctx context.Context, t *topology.Topology) (Network, error) {
-	n := &fairleadNetwork{self: f.self, t: t}
-	daemon := world.Command(context.Background(), f.self, "daemon", "--cgroup-root", t.Cgroup.Path, "--metrics-listen", "")
+func (fairlead) Lacks(cases.Case) string { return "" }
+
+func (f fairlead) Build(ctx context.Context, t *topology.Topology, path cases.Path) (Network, error) {
+	flows := path.Growth().Flows
+	return f.build(ctx, t, flows, flows)
+}
+
+// build makes room for flows beside those of the load, if there are to be any,
+// and fills in as many.
+func (f fairlead) build(ctx context.Context, t *topology.Topology, room, flows int) (*fairleadNetwork, error) {
+	args := []string{"daemon", "--cgroup-root", t.Cgroup.Path, "--metrics-listen", ""}
+	if room > 0 {
+		args = append(args, "--ct-max", fmt.Sprint(2*room))
+	}
+	daemon := world.Command(context.Background(), f.self, args...)
 	daemon.SysProcAttr = t.Cgroup.Attr()
 	p, err := t.Host.SpawnCommand(daemon)
 	if err != nil {
 		return nil, err
 	}
-	if err := n.waitFor(ctx, p); err != nil {
+	n := &fairleadNetwork{self: f.self, t: t, daemon: p}
+	n.engine = newEngine("fairlead", n.inside("/run/fairlead/api.sock"))
+	if err := n.waitFor(ctx); err != nil {
 		return nil, err
 	}
-	_, err = n.cli(ctx, "network", "create", "--ipv6", "bench")
-	return n, err
+	if _, err := n.cli(ctx, "network", "create", "--ipv6", "bench"); err != nil || flows == 0 {
+		return n, err
+	}
+	return n, kernel.FillFlows(n.Pins(), flows)
 }
 
 type fairleadNetwork struct {
+	*engine
+	daemon     *world.Process
 	self       string
 	t          *topology.Topology
 	containers []*fairleadContainer
 }
 
 // waitFor waits until the daemon serves.
-func (n *fairleadNetwork) waitFor(ctx context.Context, daemon *world.Process) error {
+func (n *fairleadNetwork) waitFor(ctx context.Context) error {
 	for {
 		_, err := n.cli(ctx, "status")
 		if err == nil {
 			return nil
 		}
 		select {
-		case <-daemon.Done():
-			return fmt.Errorf("fairlead's daemon ended:\n%s", daemon.Output())
+		case <-n.daemon.Done():
+			return fmt.Errorf("fairlead's daemon ended:\n%s", n.daemon.Output())
 		case <-ctx.Done():
-			return fmt.Errorf("fairlead's daemon does not serve: %w; its log:\n%s", err, daemon.Output())
+			return fmt.Errorf("fairlead's daemon does not serve: %w; its log:\n%s", err, n.daemon.Output())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
+
+// inside is the path of what the daemon's mount namespace has at path.
+func (n *fairleadNetwork) inside(path string) string {
+	return fmt.Sprintf("/proc/%d/root%s", n.daemon.Pid(), path)
+}
+
+// Pins is the directory of what the daemon has in the kernel.
+func (n *fairleadNetwork) Pins() string { return n.inside("/sys/fs/bpf/fairlead") }
+
+func (n *fairleadNetwork) Usage() (Usage, error) { return usageOf(n.daemon.Pid()) }
 
 // cli runs a fairlead command on the host.
 func (n *fairleadNetwork) cli(ctx context.Context, args ...string) (string, error) {
@@ -82,12 +109,18 @@ type fairleadContainer struct {
 	v4, v6 netip.Addr
 }
 
-func (n *fairleadNetwork) Container(ctx context.Context, name string, publish bool, args ...string) (Container, error) {
-	flags := []string{"sandbox", "create", "--network", "bench"}
-	if publish {
-		flags = append(flags, "-p", fmt.Sprintf("%d:%d/tcp", Port, Port), "-p", fmt.Sprintf("%d:%d/udp", Port, Port))
-	}
-	if _, err := n.cli(ctx, append(flags, name)...); err != nil {
+// Start makes a sandbox; a program would only have to enter it.
+func (n *fairleadNetwork) Start(ctx context.Context, name string, ports int) (time.Duration, error) {
+	exposed, bindings := published(ports)
+	began := time.Now()
+	err := n.call(ctx, http.MethodPost, "/sandboxes/create?name="+name, map[string]any{
+		"ExposedPorts": exposed, "HostConfig": map[string]any{"NetworkMode": "bench", "PortBindings": bindings},
+	}, nil)
+	return time.Since(began), err
+}
+
+func (n *fairleadNetwork) Container(ctx context.Context, name string, ports int, args ...string) (Container, error) {
+	if _, err := n.Start(ctx, name, ports); err != nil {
 		return nil, err
 	}
 	out, err := n.cli(ctx, "inspect", name)
@@ -137,6 +170,7 @@ func (*fairleadNetwork) Published(path cases.Path, _ Container, family int) neti
 // Close ends the programs in sandboxes; daemon, devices and programs in the
 // kernel go with the world, whose namespaces and bpffs hold them.
 func (n *fairleadNetwork) Close() error {
+	n.engine.close()
 	for _, c := range n.containers {
 		c.host.Close()
 	}

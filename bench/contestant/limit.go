@@ -12,18 +12,20 @@ import (
 
 // limit is no container network at all: the programs run on the host. Two
 // containers are twice the host then, and their network is its loopback.
-type limit struct{ complete }
+type limit struct{}
 
 func (limit) Name() string                            { return "limit" }
 func (limit) Version(context.Context) (string, error) { return "no container network", nil }
 
-func (limit) Build(_ context.Context, t *topology.Topology) (Network, error) {
+func (limit) Lacks(c cases.Case) string { return unmanaged(c) }
+
+func (limit) Build(_ context.Context, t *topology.Topology, _ cases.Path) (Network, error) {
 	return limitNetwork{t}, nil
 }
 
 type limitNetwork struct{ t *topology.Topology }
 
-func (n limitNetwork) Container(_ context.Context, _ string, _ bool, args ...string) (Container, error) {
+func (n limitNetwork) Container(_ context.Context, _ string, _ int, args ...string) (Container, error) {
 	place := n.t.On(n.t.Host)
 	if len(args) > 0 {
 		if err := place.Start(args...); err != nil {

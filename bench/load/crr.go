@@ -4,6 +4,7 @@ package load
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,40 @@ func runCRR(o Options) (Measures, error) {
 		last = now
 	}
 	return times.measures(time.Since(began))
+}
+
+// Of runCRR60000: how many connections, and how many of them at either end are
+// compared.
+const (
+	manyConnections = 60_000
+	endConnections  = 5_000
+)
+
+func runCRR60000(o Options) (Measures, error) {
+	b := make([]byte, 1)
+	repeat(func() error { return transact(o, b) })
+	times := newLatencies()
+	var first, last time.Duration
+	began := time.Now()
+	for i := range manyConnections {
+		start := time.Now()
+		if err := transact(o, b); err != nil {
+			return nil, fmt.Errorf("connection %d: %w", i+1, err)
+		}
+		took := time.Since(start)
+		times = append(times, took)
+		if i < endConnections {
+			first += took
+		}
+		if i >= manyConnections-endConnections {
+			last += took
+		}
+	}
+	m, err := times.measures(time.Since(began))
+	if err == nil {
+		m["kept"] = first.Seconds() / last.Seconds()
+	}
+	return m, err
 }
 
 // transact is one connection's life. It waits until the server has closed.

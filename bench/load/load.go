@@ -12,6 +12,8 @@
 //	rr      one TCP connection; a request of Size bytes, an answer of as many, again
 //	crr     a connection for each transaction: connect, 1 byte, 1 byte; the
 //	        server closes first, as a web server that was asked to
+//	crr60000  60 000 of these, however long that takes; what counts is how much
+//	        of the rate of the first 5 000 the last 5 000 keep
 //	stream  Streams TCP connections, written to in 128 KiB pieces; what counts
 //	        is what the server says it has read
 //	udp     datagrams of Size bytes as fast as they can be sent; what counts is
@@ -34,7 +36,8 @@ import (
 
 // Measures are what one run found, by name: p50, p99 and p999 in microseconds;
 // rate, transactions or received datagrams a second; sent, datagrams a second;
-// loss, the share that was not received; gbps, 10⁹ bits a second.
+// loss, the share that was not received; gbps, 10⁹ bits a second;
+// kept, the rate at the end over that at the beginning.
 type Measures map[string]float64
 
 // Options say which load to make.
@@ -54,10 +57,11 @@ type kind struct {
 }
 
 var kinds = map[string]kind{
-	"rr":     {serveRR, runRR},
-	"crr":    {serveCRR, runCRR},
-	"stream": {serveStream, runStream},
-	"udp":    {serveUDP, runUDP},
+	"rr":       {serveRR, runRR},
+	"crr":      {serveCRR, runCRR},
+	"crr60000": {serveCRR, runCRR60000},
+	"stream":   {serveStream, runStream},
+	"udp":      {serveUDP, runUDP},
 }
 
 // Serve answers clients until the process is killed.
@@ -106,26 +110,30 @@ func pin(cpu int) error {
 	return nil
 }
 
-// latencies collects how long each transaction took.
-type latencies []time.Duration
+// Latencies are how long each transaction took.
+type Latencies []time.Duration
 
 // newLatencies has room for a million without growing.
-func newLatencies() latencies { return make(latencies, 0, 1<<20) }
+func newLatencies() Latencies { return make(Latencies, 0, 1<<20) }
 
 // measures sums them up; took is the time of all of them together.
-func (l latencies) measures(took time.Duration) (Measures, error) {
+func (l Latencies) measures(took time.Duration) (Measures, error) {
 	if len(l) == 0 {
 		return nil, errors.New("no transaction ended in time")
 	}
-	slices.Sort(l)
-	return Measures{
-		"rate": float64(len(l)) / took.Seconds(),
-		"p50":  l.quantile(0.5), "p99": l.quantile(0.99), "p999": l.quantile(0.999),
-	}, nil
+	m := l.Quantiles()
+	m["rate"] = float64(len(l)) / took.Seconds()
+	return m, nil
 }
 
-// quantile is that of sorted latencies, in microseconds.
-func (l latencies) quantile(q float64) float64 {
+// Quantiles are p50, p99 and p999 of one or more.
+func (l Latencies) Quantiles() Measures {
+	slices.Sort(l)
+	return Measures{"p50": l.quantile(0.5), "p99": l.quantile(0.99), "p999": l.quantile(0.999)}
+}
+
+// quantile is that of sorted Latencies, in microseconds.
+func (l Latencies) quantile(q float64) float64 {
 	return float64(l[int(q*float64(len(l)-1)+0.5)].Nanoseconds()) / 1000
 }
 

@@ -55,7 +55,7 @@ func WriteChanges(w io.Writer, list []Change) error {
 	fmt.Fprintf(&b, `Ratio: the median of the rounds' ratios, %s over %s. A change is shown if a
 two-sided Mann-Whitney test over the rounds' ratios gives p < %g.
 
-`, subject, yardstick, changeSignificance)
+`, Subject, yardstick, changeSignificance)
 	tab := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tab, "CASE\tMEASURE\tOLD\tNEW\tCHANGE\tSHOWN")
 	for _, c := range list {

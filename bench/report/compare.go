@@ -10,8 +10,8 @@ import (
 	"github.com/fairlead-net/fairlead/bench/cases"
 )
 
-// subject is who the run is about; the others are compared with it.
-const subject = "fairlead"
+// Subject is who the run is about; the others are compared with it.
+const Subject = "fairlead"
 
 // enough is how many rounds it takes to judge a target.
 const enough = 12
@@ -42,7 +42,7 @@ type Comparison struct {
 	Target           *Target
 }
 
-// Target is a bound on the ratio.
+// Target is a bound on a ratio, or on a figure.
 type Target struct {
 	Bound  float64
 	Met    bool
@@ -98,7 +98,7 @@ func (c Case) compare(m cases.Measure, other string) (Comparison, bool) {
 			losses++
 		}
 	}
-	cmp.Ours, cmp.Theirs = median(c.values(subject, m.Name)), median(c.values(other, m.Name))
+	cmp.Ours, cmp.Theirs = median(c.values(Subject, m.Name)), median(c.values(other, m.Name))
 	cmp.Ratio = median(ratios)
 	cmp.Low, cmp.High, cmp.Rounds = slices.Min(ratios), slices.Max(ratios), len(ratios)
 	cmp.Verdict = verdict(cmp.Wins, losses)
@@ -108,9 +108,9 @@ func (c Case) compare(m cases.Measure, other string) (Comparison, bool) {
 // ratios are the subject's over another's, of the rounds that both measured.
 func (c Case) ratios(m cases.Measure, other string) (list []float64) {
 	for _, round := range c.Rounds {
-		a, ok := round.Measured[subject][m.Name]
+		a, ok := round.Measured[Subject][m.Name]
 		b, ok2 := round.Measured[other][m.Name]
-		if ok && ok2 && other != subject && b != 0 {
+		if ok && ok2 && other != Subject && b != 0 {
 			list = append(list, a/b)
 		}
 	}
@@ -137,11 +137,8 @@ func (c *Comparison) aim(against string) {
 	if !ok {
 		return
 	}
-	met := c.Ratio >= bound
-	if c.Measure.Lower {
-		met = c.Ratio <= bound
-	}
-	c.Target = &Target{Bound: bound, Met: met, Judged: c.Rounds >= enough}
+	t := judge(c.Measure, c.Ratio, bound, c.Rounds)
+	c.Target = &t
 }
 
 // verdict is that of a two-sided sign test.

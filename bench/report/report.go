@@ -32,7 +32,16 @@ type Case struct {
 	Name   string
 	Absent map[string]string `json:",omitempty"` // contestant -> why it has no such path
 	Failed map[string]string `json:",omitempty"` // contestant -> why its world could not be made
+	// Costs are those of Fairlead's programs, by name, counted by the kernel in
+	// the warm-up. Counting adds the reading of a clock to each run.
+	Costs  map[string]Cost `json:",omitempty"`
 	Rounds []Round
+}
+
+// Cost is what a program costs, on the average of its runs.
+type Cost struct {
+	Runs        uint64
+	Nanoseconds float64 // of one run
 }
 
 // Round is what each contestant measured in one turn, by name.

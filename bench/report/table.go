@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -19,10 +20,12 @@ import (
 func (r *Run) WriteTable(w io.Writer) error {
 	var b bytes.Buffer
 	r.writeHead(&b)
-	if slices.Contains(r.Order, subject) {
+	if slices.Contains(r.Order, Subject) {
 		r.writeComparisons(&b)
+		r.writeBounds(&b)
 	}
 	r.writeFigures(&b)
+	r.writeCosts(&b)
 	r.writeAbsences(&b)
 	_, err := b.WriteTo(w)
 	return err
@@ -44,7 +47,7 @@ func (r *Run) writeComparisons(b *bytes.Buffer) {
 Wins: rounds in which %s did better. A difference is shown if a two-sided sign
 test gives p < %g (10 of 12 wins). A target is judged with %d rounds or more.
 
-`, subject, subject, significance, enough)
+`, Subject, Subject, significance, enough)
 	tab := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tab, "CASE\tMEASURE\tFAIRLEAD\tOTHER\t\tRATIO\tRANGE\tWINS\tSHOWN\tTARGET")
 	for _, c := range r.Compare() {
@@ -56,14 +59,18 @@ test gives p < %g (10 of 12 wins). A target is judged with %d rounds or more.
 	fmt.Fprintln(b)
 }
 
-// target is "≤ 1.04 met", or nothing.
+// target is that of a comparison, or nothing.
 func (c Comparison) target() string {
-	t := c.Target
-	if t == nil {
+	if c.Target == nil {
 		return ""
 	}
+	return c.Target.text(c.Measure)
+}
+
+// text is "≤ 1.04 met".
+func (t Target) text(m cases.Measure) string {
 	sign, word := "≥", "missed"
-	if c.Measure.Lower {
+	if m.Lower {
 		sign = "≤"
 	}
 	switch {
@@ -77,10 +84,10 @@ func (c Comparison) target() string {
 
 // figure has three digits that matter.
 func figure(v float64) string {
-	switch {
-	case v >= 100:
+	switch size := math.Abs(v); {
+	case size >= 100:
 		return fmt.Sprintf("%.0f", v)
-	case v >= 10:
+	case size >= 10:
 		return fmt.Sprintf("%.1f", v)
 	}
 	return fmt.Sprintf("%.2f", v)

@@ -57,7 +57,8 @@ var (
 		"bench/load":          {},
 		"bench/cases":         {},
 		"bench/topology":      {"cmd/fairlead/world"},
-		"bench/contestant":    {"bench/cases", "bench/topology", "cmd/fairlead/world"},
+		"bench/contestant":    {"bench/cases", "bench/kernel", "bench/topology", "cmd/fairlead/world"},
+		"bench/kernel":        {"bpf", "maps"},
 		"bench/report":        {"bench/cases", "bench/load"},
 	}
 	laboratories = []string{"test/..."}
@@ -66,7 +67,7 @@ var (
 // homes says which packages may import a library that others should only meet
 // through them.
 var homes = map[string][]string{
-	"github.com/cilium/ebpf":         {"bpf", "maps", "loader"},
+	"github.com/cilium/ebpf":         {"bpf", "maps", "loader", "bench/kernel"},
 	"github.com/vishvananda/netlink": {"control/rtnl"},
 	"github.com/vishvananda/netns":   {"control/rtnl"},
 	"github.com/prometheus":          {"control/metrics"},
