@@ -17,7 +17,7 @@ BPF_SOURCES  := $(wildcard bpf/*.bpf.c bpf/lib/*.h)
 DEPS         := LLVM=$(LLVM) test/deps.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate format lint test bench bench-full bench-smoke demo install clean
+.PHONY: help build generate format lint test bench bench-full bench-growth bench-smoke demo install clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ bench-full: build ## Measure everything; hours.
 	@$(DEPS) bench
 	@$(DOCKER29)
 	@$(call RUN_BENCH,all)
+
+bench-growth: build ## Measure many ports, many flows, and how fast they are made; an hour or more.
+	@[ "$$(id -u)" = 0 ] || { echo "make bench-growth makes network namespaces and loads BPF programs: run it as root"; exit 1; }
+	@$(DEPS) bench
+	@$(DOCKER29)
+	@$(call RUN_BENCH,growth)
 
 bench-smoke: ## Try the benchmarks for a moment; part of make test.
 	@$(DEPS) bench

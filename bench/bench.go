@@ -32,7 +32,14 @@ type Config struct {
 
 // Measurements is how many calls of Progress to expect.
 func (c Config) Measurements() int {
-	return len(c.Cases) * len(c.Contestants) * (c.Rounds + 1)
+	n := 0
+	for _, one := range c.Cases {
+		n += len(c.Contestants) * c.Rounds
+		if !one.Load.Fresh {
+			n += len(c.Contestants)
+		}
+	}
+	return n
 }
 
 // Run runs everything. When ctx ends it removes what it made and returns what
@@ -99,8 +106,10 @@ func runCase(ctx context.Context, cfg Config, present []contestant.Contestant, e
 	for name, err := range failed {
 		result.Failed[name] = err.Error()
 	}
-	if err := warmUp(ctx, cfg, entries, c, result); err != nil {
-		return nil, err
+	if !c.Load.Fresh {
+		if err := warmUp(ctx, cfg, entries, c, result); err != nil {
+			return nil, err
+		}
 	}
 	for round := range cfg.Rounds {
 		got := runRound(ctx, cfg, entries, c, round)

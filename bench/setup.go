@@ -91,24 +91,22 @@ func (s *setup) publish(ctx context.Context) (load.Measures, error) {
 }
 
 // connect connects the first container to the second network and disconnects it,
-// as often. One of the two is measured.
+// as often.
 func (s *setup) connect(ctx context.Context) (load.Measures, error) {
-	verbs := map[string]func(ctx context.Context, network, container string) error{
-		cases.Connect: s.network.Connect, cases.Disconnect: s.network.Disconnect,
-	}
-	var times load.Latencies
+	var joined, left load.Latencies
 	for range s.load.Size {
-		for _, verb := range []string{cases.Connect, cases.Disconnect} {
-			began := time.Now()
-			if err := verbs[verb](ctx, second, first); err != nil {
-				return nil, err
-			}
-			if verb == s.load.Kind {
-				times = append(times, time.Since(began))
-			}
+		began := time.Now()
+		if err := s.network.Connect(ctx, second, first); err != nil {
+			return nil, err
 		}
+		between := time.Now()
+		if err := s.network.Disconnect(ctx, second, first); err != nil {
+			return nil, err
+		}
+		joined, left = append(joined, between.Sub(began)), append(left, time.Since(between))
 	}
-	return times.Quantiles(), nil
+	join, leave := joined.Quantiles(), left.Quantiles()
+	return load.Measures{"p50": join["p50"], "p99": join["p99"], "leave50": leave["p50"], "leave99": leave["p99"]}, nil
 }
 
 // close removes the world.

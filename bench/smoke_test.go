@@ -27,7 +27,7 @@ func TestSmoke(t *testing.T) {
 		t.Fatalf("build fairlead: %v\n%s", err, text)
 	}
 	bench := exec.Command(binary, "bench", "--case", "smoke", "--rounds", "1", "--seconds", "0.2", "--out", out,
-		"--contestants", "limit,fairlead,direct,bridge,docker20")
+		"--contestants", "limit,fairlead,direct,few,bridge,docker20")
 	bench.Env = append(os.Environ(), "TMPDIR="+dir)
 	text, err := bench.CombinedOutput()
 	t.Logf("%s", text)
@@ -50,6 +50,7 @@ func TestSmoke(t *testing.T) {
 	for _, c := range run.Cases {
 		checkCase(t, run, c)
 	}
+	checkCosts(t, run.Cases[0])
 	checkNothingLeft(t, dir, bench.Process.Pid)
 }
 
@@ -80,16 +81,30 @@ func checkCase(t *testing.T, run *report.Run, c report.Case) {
 			}
 		}
 	}
+	grows := strings.HasPrefix(c.Name, "ports") || strings.HasPrefix(c.Name, "setup")
 	for _, subject := range []string{"limit", "fairlead", "docker20"} {
+		if grows && subject != "fairlead" {
+			continue
+		}
 		if c.Absent[subject] != "" {
 			t.Errorf("%s: no %s: %s", c.Name, subject, c.Absent[subject])
 		}
 	}
 }
 
+// checkCosts wants the programs of published ports to have been counted.
+func checkCosts(t *testing.T, c report.Case) {
+	t.Helper()
+	for _, program := range []string{"from_uplink", "from_endpoint"} {
+		if cost := c.Costs[program]; cost.Runs == 0 || cost.Nanoseconds <= 0 {
+			t.Errorf("%s: %s cost %+v", c.Name, program, cost)
+		}
+	}
+}
+
 // plausible reports whether measures fit together.
 func plausible(m load.Measures) bool {
-	if m["rate"] <= 0 && m["gbps"] <= 0 {
+	if m["rate"] <= 0 && m["gbps"] <= 0 && m["took"] <= 0 {
 		return false
 	}
 	times := []float64{m["p50"], m["p99"], m["p999"]}

@@ -33,7 +33,7 @@ type Load struct {
 	Kind    string // as package load has it
 	Size    int    // bytes a message; of a setup, how many of what it makes
 	Streams int
-	Fresh   bool // every round has a new world
+	Fresh   bool // every round has a new world; there is nothing to warm up
 }
 
 // Loads are those that pass along every path.
@@ -80,9 +80,11 @@ var headline = []string{
 	"localhost/{rr,crr}/4", "host/rr/4", "hairpin/rr/4", "published/{rr,crr}/6", "peers/rr/6",
 }
 
-// smoke are a few that together touch every path, kind of load and family.
+// smoke are a few that together touch every path, kind of load and family, and
+// of growth what is quick.
 var smoke = []string{
 	"published/udp64/4", "outbound/crr/4", "peers/stream/4", "host/rr/4", "localhost/crr/4", "hairpin/rr/6",
+	"ports10000/crr/4", "setup/publish10000/4",
 }
 
 // lists are names of several cases.

@@ -32,6 +32,10 @@ func FillFlows(dir string, entries int) (retErr error) {
 		return fmt.Errorf("fill conntrack: %w", err)
 	}
 	defer func() { retErr = errors.Join(retErr, table.Close()) }()
+	return fill(table, entries)
+}
+
+func fill(table *ebpf.Map, entries int) error {
 	expires := maps.Now() + flowLifetime
 	const batch = 10_000 // entries
 	for written := 0; written < entries; written += batch {
