@@ -5,6 +5,7 @@ package load
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,27 +49,27 @@ func runCRR60000(o Options) (Measures, error) {
 	b := make([]byte, 1)
 	repeat(func() error { return transact(o, b) })
 	times := newLatencies()
-	var first, last time.Duration
 	began := time.Now()
 	for i := range manyConnections {
 		start := time.Now()
 		if err := transact(o, b); err != nil {
 			return nil, fmt.Errorf("connection %d: %w", i+1, err)
 		}
-		took := time.Since(start)
-		times = append(times, took)
-		if i < endConnections {
-			first += took
-		}
-		if i >= manyConnections-endConnections {
-			last += took
-		}
+		times = append(times, time.Since(start))
 	}
-	m, err := times.measures(time.Since(began))
+	took := time.Since(began)
+	kept := times.kept(endConnections)
+	m, err := times.measures(took)
 	if err == nil {
-		m["kept"] = first.Seconds() / last.Seconds()
+		m["kept"] = kept
 	}
 	return m, err
+}
+
+// kept compares the first n with the last, by their medians.
+func (l Latencies) kept(n int) float64 {
+	first, last := slices.Clone(l[:n]), slices.Clone(l[len(l)-n:])
+	return first.median() / last.median()
 }
 
 // transact is one connection's life. It waits until the server has closed.

@@ -12,8 +12,8 @@
 //	rr      one TCP connection; a request of Size bytes, an answer of as many, again
 //	crr     a connection for each transaction: connect, 1 byte, 1 byte; the
 //	        server closes first, as a web server that was asked to
-//	crr60000  60 000 of these, however long that takes; what counts is how much
-//	        of the rate of the first 5 000 the last 5 000 keep
+//	crr60000  60 000 of these, however long that takes; what counts is how
+//	        much of the speed of the first 5 000 the last 5 000 keep, by medians
 //	stream  Streams TCP connections, written to in 128 KiB pieces; what counts
 //	        is what the server says it has read
 //	udp     datagrams of Size bytes as fast as they can be sent; what counts is
@@ -37,7 +37,7 @@ import (
 // Measures are what one run found, by name: p50, p99 and p999 in microseconds;
 // rate, transactions or received datagrams a second; sent, datagrams a second;
 // loss, the share that was not received; gbps, 10⁹ bits a second;
-// kept, the rate at the end over that at the beginning.
+// kept, the speed at the end over that at the beginning.
 type Measures map[string]float64
 
 // Options say which load to make.
@@ -130,6 +130,12 @@ func (l Latencies) measures(took time.Duration) (Measures, error) {
 func (l Latencies) Quantiles() Measures {
 	slices.Sort(l)
 	return Measures{"p50": l.quantile(0.5), "p99": l.quantile(0.99), "p999": l.quantile(0.999)}
+}
+
+// median sorts them.
+func (l Latencies) median() float64 {
+	slices.Sort(l)
+	return l.quantile(0.5)
 }
 
 // quantile is that of sorted Latencies, in microseconds.
