@@ -104,11 +104,8 @@ func arrest(dirs Dirs) (ran bool, unlock func() error, retErr error) {
 	if err != nil {
 		return false, nil, err
 	}
-	if id.NetNSCookie != cookie {
-		return false, nil, fmt.Errorf("the daemon of %q lived in another network namespace (run cleanup there, with nsenter --net=PATH)", dirs.Run)
-	}
-	if filepath.Clean(id.BPFDir) != filepath.Clean(dirs.BPF) {
-		return false, nil, fmt.Errorf("the daemon of %q had its pins in %q, not %q (give that as --bpf-dir)", dirs.Run, id.BPFDir, dirs.BPF)
+	if err := id.sameNode(identity{NetNSCookie: cookie, BPFDir: dirs.BPF}, dirs.Run); err != nil {
+		return false, nil, err
 	}
 	return true, l.Close, nil
 }

@@ -152,7 +152,8 @@ func (d *daemon) openLock(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l, err := takeOver(ctx, d.cfg.Dirs.Run, d.log)
+	me := identity{PID: os.Getpid(), NetNSCookie: cookie, BPFDir: d.cfg.Dirs.BPF}
+	l, err := takeOver(ctx, d.cfg.Dirs.Run, me, d.log)
 	if err != nil {
 		return err
 	}
@@ -163,7 +164,7 @@ func (d *daemon) openLock(ctx context.Context) error {
 		return err
 	}
 	d.closeLater("claim of the network namespace", release)
-	return l.sign(identity{PID: os.Getpid(), NetNSCookie: cookie, BPFDir: d.cfg.Dirs.BPF})
+	return l.sign(me)
 }
 
 func (d *daemon) openDatapath() error {

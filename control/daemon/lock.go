@@ -58,14 +58,26 @@ func tryLock(runDir string) (*lock, error) {
 	return &lock{file: file}, nil
 }
 
+// sameNode refuses to go on with what the last daemon of a run directory left,
+// where that is in another network namespace or bpffs directory than mine.
+func (id identity) sameNode(mine identity, runDir string) error {
+	if id.NetNSCookie != mine.NetNSCookie {
+		return fmt.Errorf("the daemon of %q lives in another network namespace (go there with nsenter --net=PATH, or use another --run-dir)", runDir)
+	}
+	if filepath.Clean(id.BPFDir) != filepath.Clean(mine.BPFDir) {
+		return fmt.Errorf("the daemon of %q has its pins in %q, not %q (give that as --bpf-dir)", runDir, id.BPFDir, mine.BPFDir)
+	}
+	return nil
+}
+
 // takeOver takes the lock; a daemon that holds it is asked to end, which it
 // does without touching the kernel's objects.
-func takeOver(ctx context.Context, runDir string, log *slog.Logger) (*lock, error) {
+func takeOver(ctx context.Context, runDir string, mine identity, log *slog.Logger) (*lock, error) {
 	l, err := tryLock(runDir)
 	if !errors.Is(err, errLocked) {
 		return l, err
 	}
-	pid, err := stopHolder(runDir)
+	pid, err := stopHolder(runDir, mine)
 	if err != nil {
 		return nil, fmt.Errorf("take over from the daemon of %q: %w", runDir, err)
 	}
@@ -88,7 +100,7 @@ func takeOver(ctx context.Context, runDir string, log *slog.Logger) (*lock, erro
 
 // stopHolder sends SIGTERM to the process that holds the lock. A process that
 // only inherited the number is left alone.
-func stopHolder(runDir string) (pid int, retErr error) {
+func stopHolder(runDir string, mine identity) (pid int, retErr error) {
 	path := filepath.Join(runDir, lockName)
 	id, err := readIdentity(path)
 	if err != nil {
@@ -96,6 +108,9 @@ func stopHolder(runDir string) (pid int, retErr error) {
 	}
 	if id.PID <= 1 {
 		return 0, fmt.Errorf("lock file %q names no process", path)
+	}
+	if err := id.sameNode(mine, runDir); err != nil {
+		return 0, err
 	}
 	fd, err := unix.PidfdOpen(id.PID, 0)
 	if errors.Is(err, unix.ESRCH) {

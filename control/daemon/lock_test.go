@@ -9,8 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strings"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +19,9 @@ import (
 // holdVariable, when set, turns this test binary into a process that holds the
 // lock of the directory it names, as a daemon would.
 const holdVariable = "FAIRLEAD_TEST_HOLD_LOCK"
+
+// heldCookie is that of the namespace that hold says it lives in.
+const heldCookie = 7
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(holdVariable); dir != "" {
@@ -38,7 +41,7 @@ func hold(dir string) int {
 	if err != nil {
 		return 1
 	}
-	if err := l.sign(identity{PID: os.Getpid(), NetNSCookie: 7}); err != nil {
+	if err := l.sign(identity{PID: os.Getpid(), NetNSCookie: heldCookie}); err != nil {
 		return 1
 	}
 	if _, err := os.Stdout.WriteString("held\n"); err != nil {
@@ -88,11 +91,28 @@ func TestTryLock(t *testing.T) {
 	}
 }
 
+// A daemon of another namespace or bpffs directory is no earlier one of ours.
+func TestTakeOverSparesOtherNodes(t *testing.T) {
+	dir := t.TempDir()
+	holder := startHolder(t, dir)
+	for _, mine := range []identity{{NetNSCookie: heldCookie + 1}, {NetNSCookie: heldCookie, BPFDir: "/elsewhere"}} {
+		if _, err := takeOver(t.Context(), dir, mine, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "--") {
+			t.Errorf("taken over as %+v: %v; want a refusal that names a flag", mine, err)
+		}
+	}
+	if _, err := tryLock(dir); !errors.Is(err, errLocked) {
+		t.Errorf("the holder was ended: %v", err)
+	}
+	if err := holder.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestTakeOverAsksTheHolderToEnd(t *testing.T) {
 	dir := t.TempDir()
 	holder := startHolder(t, dir)
 	begin := time.Now()
-	l, err := takeOver(t.Context(), dir, slog.New(slog.DiscardHandler))
+	l, err := takeOver(t.Context(), dir, identity{NetNSCookie: heldCookie}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +148,7 @@ func TestTakeOverSparesStrangers(t *testing.T) {
 	if err := file.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, err = takeOver(t.Context(), dir, slog.New(slog.DiscardHandler))
+	_, err = takeOver(t.Context(), dir, identity{NetNSCookie: heldCookie}, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "does not hold it") {
 		t.Errorf("takeOver: %v, want a refusal", err)
 	}

@@ -25,7 +25,8 @@ type NetNS struct {
 
 // OpenNetNS opens the namespace at path; ErrGone if there is none.
 func OpenNetNS(path string) (*NetNS, error) {
-	f, err := os.Open(path)
+	// Somebody's FIFO must not keep the caller waiting.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open network namespace %q: %w", path, ErrGone)
 	}
