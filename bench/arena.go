@@ -20,7 +20,7 @@ import (
 
 // Limits of what may take long when something is wrong.
 const (
-	buildTimeout   = 3 * time.Minute // docker publishes a thousand ports in one of them
+	buildTimeout   = 5 * time.Minute // docker may have a thousand ports to publish
 	measureTimeout = 2 * time.Minute // beyond the measurement itself
 )
 

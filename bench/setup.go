@@ -15,7 +15,7 @@ import (
 )
 
 // setupTimeout limits one measurement of a setup.
-const setupTimeout = 5 * time.Minute
+const setupTimeout = 10 * time.Minute
 
 // setup is a contestant's world in which something is made, and that is what is
 // measured.
