@@ -23,7 +23,6 @@ const (
 	streamSize     = 64
 	dialInterval   = 5 * time.Millisecond // between new connections
 	dialers        = 4                    // threads that make them
-	datagramEvery  = time.Millisecond
 )
 
 // Load is traffic between two hosts that must not be disturbed: a hundred TCP
@@ -185,13 +184,23 @@ func (d *Load) datagrams(ctx context.Context, c *net.UDPConn) {
 	var longest time.Duration
 	var wg sync.WaitGroup
 	wg.Go(func() { longest = d.echoes(c, &received) })
-	first, last := d.sendDatagrams(ctx, c)
-	for deadline := time.Now().Add(3 * time.Second); received.Load() < int64(last-first+1) && time.Now().Before(deadline); {
+	first := d.server.number.Load() + 1
+	sent, err := d.server.requests.sendUntil(ctx, c, first)
+	if err != nil {
+		d.fail("send datagrams: %v", err)
+	}
+	for _, e := range sent.Errors {
+		d.fail("datagram: %v", e)
+	}
+	last := d.server.number.Add(sent.Sent)
+	for deadline := time.Now().Add(3 * time.Second); received.Load() < int64(sent.Sent) && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	c.SetReadDeadline(time.Now())
 	wg.Wait()
-	d.collect(c) // some may have waited for an address
+	if err := d.server.requests.collect(c); err != nil { // some may have waited for an address
+		d.fail("collect what was sent: %v", err)
+	}
 	fate, err := d.server.judge(first, last)
 	if err != nil {
 		d.fail("judge datagrams: %v", err)
@@ -202,29 +211,6 @@ func (d *Load) datagrams(ctx context.Context, c *net.UDPConn) {
 	d.note(func(r *Report) {
 		r.Datagrams, r.Transit, r.Pause, r.Lost, r.DatagramGap = int(received.Load()), fate.longest, fate.pause, fate.lost, longest
 	})
-}
-
-// sendDatagrams returns the numbers of the first and the last one that was sent.
-func (d *Load) sendDatagrams(ctx context.Context, c *net.UDPConn) (first, last uint64) {
-	b := make([]byte, numberSize)
-	first = d.server.number.Load() + 1
-	for next := time.Now(); ctx.Err() == nil; next = next.Add(datagramEvery) {
-		time.Sleep(time.Until(next))
-		binary.NativeEndian.PutUint64(b, d.server.number.Load()+1)
-		if _, err := c.Write(b); err != nil { // it may be the last one's, and this one is not sent
-			d.fail("datagram: %v", err)
-			continue
-		}
-		d.server.number.Add(1)
-		d.collect(c)
-	}
-	return first, d.server.number.Load()
-}
-
-func (d *Load) collect(c *net.UDPConn) {
-	if err := d.server.requests.collect(c); err != nil {
-		d.fail("collect what was sent: %v", err)
-	}
 }
 
 // echoes counts them, and returns the longest time between two.

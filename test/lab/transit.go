@@ -25,8 +25,10 @@ type leg struct {
 	filter  *ebpf.Program // of the receiver's socket
 	arrived *ebpf.Map     // time (TAI) by number
 
-	mu   sync.Mutex
-	left map[uint64]int64 // time (UTC) by number
+	mu     sync.Mutex
+	left   map[uint64]int64 // time (UTC) by number
+	packet [4096]byte       // of the error queue
+	oob    [512]byte
 }
 
 const (
@@ -101,26 +103,25 @@ func (g *leg) send(c *net.UDPConn) error {
 
 // collect takes from the error queue what a socket has sent.
 func (g *leg) collect(c *net.UDPConn) error {
-	b, oob := make([]byte, 4096), make([]byte, 512)
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	return control(c, func(fd int) error {
 		for {
-			n, noob, _, _, err := unix.Recvmsg(fd, b, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+			n, noob, _, _, err := unix.Recvmsg(fd, g.packet[:], g.oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 			if errors.Is(err, unix.EAGAIN) {
 				return nil
 			}
 			if err != nil {
 				return os.NewSyscallError("recvmsg", err)
 			}
-			at, err := timestamp(oob[:noob])
+			at, err := timestamp(g.oob[:noob])
 			if err != nil {
 				return err
 			}
 			if at == 0 || n < numberSize { // an error, or no numbered datagram
 				continue
 			}
-			g.mu.Lock()
-			g.left[binary.NativeEndian.Uint64(b[n-numberSize:n])] = at
-			g.mu.Unlock()
+			g.left[binary.NativeEndian.Uint64(g.packet[n-numberSize:n])] = at
 		}
 	})
 }
