@@ -9,8 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"strings"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -142,7 +142,7 @@ func TestTakeOverSparesStrangers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (&lock{file: file}).sign(identity{PID: stranger.Process.Pid}); err != nil {
+	if err := (&lock{file: file}).sign(identity{PID: stranger.Process.Pid, NetNSCookie: heldCookie}); err != nil {
 		t.Fatal(err)
 	}
 	if err := file.Close(); err != nil {
