@@ -88,27 +88,29 @@ type route struct {
 	inside, outside, plainServer *lab.Server
 }
 
-// undisturbed wants an event to disturb no load of a family. If the machine
-// itself lost packets or held them up, which the load without Fairlead shows, it
-// is tried again.
+// undisturbed wants an event to disturb no load of a family. It is tried again if
+// the machine itself lost packets or held them up, which the load without Fairlead
+// shows, or if it kept a sender from sending, so that nothing could be seen.
 func (r route) undisturbed(l *lab.Lab, event string, f lab.Family, do func()) {
 	l.Helper()
 	const tries = 3
 	for try := 1; ; try++ {
-		disturbances, machine := r.underLoad(l, event, f, do)
-		if len(disturbances) == 0 {
+		disturbances, machine, unseen := r.underLoad(l, event, f, do)
+		if len(disturbances)+len(unseen) == 0 {
 			return
 		}
-		if len(machine) == 0 || try == tries {
-			l.Errorf("%s, IPv%s: %q; without Fairlead: %q", event, f, disturbances, machine)
+		message := fmt.Sprintf("%s, IPv%s: %q; without Fairlead: %q; not seen: %q", event, f, disturbances, machine, unseen)
+		if try == tries || len(disturbances) > 0 && len(machine) == 0 {
+			l.Error(message)
 			return
 		}
-		l.Logf("%s, IPv%s: %q, but without Fairlead too: %q", event, f, disturbances, machine)
+		l.Log(message)
 	}
 }
 
-// underLoad returns what disturbed the loads with and without Fairlead.
-func (r route) underLoad(l *lab.Lab, event string, f lab.Family, do func()) (disturbances, machine []string) {
+// underLoad returns what disturbed the loads with and without Fairlead, and when
+// one was not sent.
+func (r route) underLoad(l *lab.Lab, event string, f lab.Family, do func()) (disturbances, machine, unseen []string) {
 	l.Helper()
 	published := net.JoinHostPort(f.Of(lab.Host4, lab.Host6), "8080")
 	away := net.JoinHostPort(f.Of(lab.Outside4, lab.Outside6), "7")
@@ -125,6 +127,9 @@ func (r route) underLoad(l *lab.Lab, event string, f lab.Family, do func()) (dis
 		for _, d := range report.Disturbances(longestTransit) {
 			disturbances = append(disturbances, name+": "+d)
 		}
+		if report.Pause > longestTransit {
+			unseen = append(unseen, fmt.Sprintf("%s: nothing was sent for %v", name, report.Pause))
+		}
 	}
-	return disturbances, control.Disturbances(longestTransit)
+	return disturbances, control.Disturbances(longestTransit), unseen
 }
