@@ -86,15 +86,14 @@ func idleFlow(l *lab.Lab, a *lab.Sandbox, f lab.Family) (seen []string) {
 	l.Helper()
 	outside, nobody := f.Of(lab.Outside4, lab.Outside6), f.Of("198.51.100.77", "2001:db8:100::77")
 	for _, begin := range []func(){
-		func() { // for longer than the two seconds that make it a stream
+		func() { // for longer than the two seconds that make it a stream, which are counted in whole ones
 			c, err := a.Dial(net.Dialer{}, "udp", net.JoinHostPort(outside, "7"))
 			if err != nil {
 				l.Fatal(err)
 			}
 			defer c.Close()
-			for range 30 {
+			for begun := time.Now(); time.Since(begun) < 4*time.Second; time.Sleep(100 * time.Millisecond) {
 				io.WriteString(c, "hello") // what is lost does not matter
-				time.Sleep(100 * time.Millisecond)
 			}
 		},
 		func() {
