@@ -20,19 +20,27 @@
 static __always_inline int check_source(struct __sk_buff *skb, const struct endpoint *ep,
 					__be16 eth_proto, bool multicast)
 {
+	struct ipv6hdr *ip6;
 	union ip a;
 
 	if (eth_proto == bpf_htons(ETH_P_IP)) {
-		__be32 v4;
+		struct iphdr *ip;
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + 12, &v4, 4))
+		if (!have(skb, L3 + sizeof(*ip)))
 			return -DROP_MALFORMED;
-		if (ip_is4(&ep->ip4) && v4 == ep->ip4.w[3])
+		ip = DATA(skb, L3);
+		if ((void *)(ip + 1) > DATA_END(skb))
+			return -DROP_MALFORMED;
+		if (ip_is4(&ep->ip4) && ip->saddr == ep->ip4.w[3])
 			return 0;
-		return !v4 && multicast ? 0 : -DROP_SPOOFED_IP;
+		return !ip->saddr && multicast ? 0 : -DROP_SPOOFED_IP;
 	}
-	if (bpf_skb_load_bytes(skb, ETH_HLEN + 8, &a, 16))
+	if (!have(skb, L3 + sizeof(*ip6)))
 		return -DROP_MALFORMED;
+	ip6 = DATA(skb, L3);
+	if ((void *)(ip6 + 1) > DATA_END(skb))
+		return -DROP_MALFORMED;
+	ip_set6(&a, &ip6->saddr);
 	if ((!ip_is_zero(&ep->ip6) && ip_equal(&a, &ep->ip6)) || ip_is_eui64(&a, ep->mac))
 		return 0;
 	return ip_is_zero(&a) && multicast ? 0 : -DROP_SPOOFED_IP;
@@ -344,9 +352,13 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 }
 
 /* The stack's own, unless somebody outside means a sandbox or the loopback directly. */
-static __always_inline int uplink_to_host(const struct pkt *p, const struct uplink *up)
+static __always_inline int uplink_to_host(struct __sk_buff *skb, const struct pkt *p)
 {
-	if (ip_equal(&p->t.daddr, &up->ip4) || ip_equal(&p->t.daddr, &up->ip6))
+	__u32 ifindex = skb->ifindex;
+	struct uplink *up = bpf_map_lookup_elem(&fl_uplink, &ifindex);
+
+	/* Mostly it is for the uplink's own address, which is found sooner than the others. */
+	if (up && (ip_equal(&p->t.daddr, &up->ip4) || ip_equal(&p->t.daddr, &up->ip6)))
 		return VERDICT_NEXT;
 	if (ip_is_loopback(&p->t.daddr))
 		return -DROP_LOOPBACK;
@@ -355,50 +367,59 @@ static __always_inline int uplink_to_host(const struct pkt *p, const struct upli
 	return VERDICT_NEXT;
 }
 
+/* A packet of no flow that arrived for the host. */
+static __always_inline int uplink_new(struct __sk_buff *skb, struct pkt *p)
+{
+	if (publish_may_begin(p)) {
+		struct publish *b = publish_find(&p->t.daddr, p->t.dport, p->t.proto,
+						 host_addr(&p->t.daddr));
+
+		if (b && !(p->t.proto == IPPROTO_UDP && host_connected(skb, &p->t)))
+			return uplink_published(skb, p, b);
+	}
+	return uplink_to_host(skb, p);
+}
+
+/* An ICMP error that arrived for the host. */
+static __always_inline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
+{
+	struct icmp_work *w = icmp_scratch();
+	struct ct_entry *e;
+	int err;
+
+	if (!w || icmp_related(skb, p, 0, w, &e))
+		return VERDICT_NEXT;
+	if (!e)
+		return uplink_to_host(skb, p);
+	if (e->out_if)
+		return p->ttl > 1 ? route_to_sandbox(skb, p, &w->to, e->out_if) : -DROP_TTL;
+	err = nat_rewrite(skb, p, &w->to);
+	return err ? err : VERDICT_NEXT;
+}
+
 static __always_inline int do_from_uplink(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex;
 	struct ct_entry *e;
-	struct uplink *up;
 	bool confirmed;
 	struct pkt p;
 	int err;
 
 	/* PACKET_HOST only: the rest is the stack's. */
-	up = bpf_map_lookup_elem(&fl_uplink, &ifindex);
-	if (!up || skb->pkt_type != 0 || !is_ip(skb->protocol))
+	if (skb->pkt_type != 0 || !is_ip(skb->protocol))
 		return VERDICT_NEXT;
 	err = parse(skb, &p, skb->protocol);
 	if (err == -DROP_FRAG_UNKNOWN || (!err && p.flags & PKT_ICMP_LOCAL))
-		return uplink_to_host(&p, up);
+		return uplink_to_host(skb, &p);
 	if (err)
 		return VERDICT_NEXT;
-	if (p.flags & PKT_ICMP_ERROR) {
-		struct icmp_work *w = icmp_scratch();
-
-		if (!w || icmp_related(skb, &p, 0, w, &e))
-			return VERDICT_NEXT;
-		if (!e)
-			return uplink_to_host(&p, up);
-		if (e->out_if)
-			return p.ttl > 1 ? route_to_sandbox(skb, &p, &w->to, e->out_if) : -DROP_TTL;
-		err = nat_rewrite(skb, &p, &w->to);
-		return err ? err : VERDICT_NEXT;
-	}
+	if (p.flags & PKT_ICMP_ERROR)
+		return uplink_icmp_error(skb, &p);
 	e = ct_find(&p.t, &confirmed);
-	if (e && !e->in_if) {
-		if (!e->out_if)
-			return known_to_stack(skb, &p, e, confirmed);
-		return p.ttl > 1 ? known_to_sandbox(skb, &p, e, confirmed) : -DROP_TTL;
-	}
-	if (publish_may_begin(&p)) {
-		struct publish *b = publish_find(&p.t.daddr, p.t.dport, p.t.proto,
-						 host_addr(&p.t.daddr));
-
-		if (b && !(p.t.proto == IPPROTO_UDP && host_connected(skb, &p.t)))
-			return uplink_published(skb, &p, b);
-	}
-	return uplink_to_host(&p, up);
+	if (!e || e->in_if)
+		return uplink_new(skb, &p);
+	if (!e->out_if)
+		return known_to_stack(skb, &p, e, confirmed);
+	return p.ttl > 1 ? known_to_sandbox(skb, &p, e, confirmed) : -DROP_TTL;
 }
 
 SEC("tc")

@@ -257,6 +257,31 @@ type TCPublishKey struct {
 	Pad   [5]uint8
 }
 
+type TCRouteSlot struct {
+	_   structs.HostLayout
+	Key struct {
+		_      structs.HostLayout
+		T      TCTuple
+		Iif    uint32
+		Prefer uint32
+	}
+	Tick uint32
+	Pad  uint32
+	Hop  struct {
+		_   structs.HostLayout
+		Src TCIp
+		Nh  struct {
+			_        structs.HostLayout
+			NhFamily uint32
+			Ipv4Nh   uint32
+			_        [12]byte
+		}
+		Ifindex uint32
+		Mtu     uint32
+		_       [4]byte
+	}
+}
+
 type TCSockRev struct {
 	_       structs.HostLayout
 	Addr    TCIp
@@ -318,10 +343,10 @@ const (
 	TCMapFlHostaddr       = "fl_hostaddr"
 	TCMapFlIcmp           = "fl_icmp"
 	TCMapFlNeigh          = "fl_neigh"
-	TCMapFlNextHop        = "fl_next_hop"
 	TCMapFlPaths          = "fl_paths"
 	TCMapFlPortbits       = "fl_portbits"
 	TCMapFlPublish        = "fl_publish"
+	TCMapFlRoute          = "fl_route"
 	TCMapFlScratch        = "fl_scratch"
 	TCMapFlSockRev        = "fl_sock_rev"
 	TCMapFlSubnet         = "fl_subnet"
@@ -409,10 +434,10 @@ type TCMapSpecs struct {
 	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
 	FlIcmp     *ebpf.MapSpec `ebpf:"fl_icmp"`
 	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
-	FlNextHop  *ebpf.MapSpec `ebpf:"fl_next_hop"`
 	FlPaths    *ebpf.MapSpec `ebpf:"fl_paths"`
 	FlPortbits *ebpf.MapSpec `ebpf:"fl_portbits"`
 	FlPublish  *ebpf.MapSpec `ebpf:"fl_publish"`
+	FlRoute    *ebpf.MapSpec `ebpf:"fl_route"`
 	FlScratch  *ebpf.MapSpec `ebpf:"fl_scratch"`
 	FlSockRev  *ebpf.MapSpec `ebpf:"fl_sock_rev"`
 	FlSubnet   *ebpf.MapSpec `ebpf:"fl_subnet"`
@@ -472,10 +497,10 @@ type TCMaps struct {
 	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
 	FlIcmp     *ebpf.Map `ebpf:"fl_icmp"`
 	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
-	FlNextHop  *ebpf.Map `ebpf:"fl_next_hop"`
 	FlPaths    *ebpf.Map `ebpf:"fl_paths"`
 	FlPortbits *ebpf.Map `ebpf:"fl_portbits"`
 	FlPublish  *ebpf.Map `ebpf:"fl_publish"`
+	FlRoute    *ebpf.Map `ebpf:"fl_route"`
 	FlScratch  *ebpf.Map `ebpf:"fl_scratch"`
 	FlSockRev  *ebpf.Map `ebpf:"fl_sock_rev"`
 	FlSubnet   *ebpf.Map `ebpf:"fl_subnet"`
@@ -495,10 +520,10 @@ func (m *TCMaps) Close() error {
 		m.FlHostaddr,
 		m.FlIcmp,
 		m.FlNeigh,
-		m.FlNextHop,
 		m.FlPaths,
 		m.FlPortbits,
 		m.FlPublish,
+		m.FlRoute,
 		m.FlScratch,
 		m.FlSockRev,
 		m.FlSubnet,

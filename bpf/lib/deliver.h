@@ -30,15 +30,22 @@ static __always_inline int to_host_port(struct __sk_buff *skb, __u32 hostport_if
 /* Decrements the hop limit. */
 static __always_inline int decrement_ttl(struct __sk_buff *skb, const struct pkt *p)
 {
-	__u8 ttl = p->ttl - 1;
+	struct ipv6hdr *ip6;
 	struct iphdr *ip;
 	__u32 sum;
 
-	/* IPv6 has no header sum to balance it (CHECKSUM_COMPLETE). */
-	if (!(p->flags & PKT_IP4))
-		return bpf_skb_store_bytes(skb, L3 + 7, &ttl, 1, BPF_F_RECOMPUTE_CSUM) ?
-			       -DROP_NAT_FAILED :
-			       0;
+	if (!(p->flags & PKT_IP4)) {
+		if (!have(skb, L3 + sizeof(*ip6)))
+			return -DROP_NAT_FAILED;
+		ip6 = DATA(skb, L3);
+		if ((void *)(ip6 + 1) > DATA_END(skb))
+			return -DROP_NAT_FAILED;
+		ip6->hop_limit = p->ttl - 1;
+		/* IPv6 has no header sum to balance it (CHECKSUM_COMPLETE): the 16-bit word
+		 * whose lower byte it is becomes less by one. */
+		bpf_csum_update(skb, (__u32)~bpf_htons(1));
+		return 0;
+	}
 	if (!have(skb, L3 + sizeof(*ip)))
 		return -DROP_NAT_FAILED;
 	ip = DATA(skb, L3);
@@ -47,7 +54,7 @@ static __always_inline int decrement_ttl(struct __sk_buff *skb, const struct pkt
 	/* RFC 1141: TTL is the upper byte of its 16-bit word. */
 	sum = ip->check + bpf_htons(0x0100);
 	ip->check = sum + (sum >= 0xffff);
-	ip->ttl = ttl;
+	ip->ttl = p->ttl - 1;
 	return 0;
 }
 

@@ -38,14 +38,41 @@ static __always_inline __u64 csum_flags(const struct pkt *p)
 	return flags;
 }
 
+/* What a one's complement sum changes by when words of *from become those of *to: bpf_csum_diff()
+ * without its call. Of mapped addresses only the last word can differ. */
+static __always_inline __u64 addr_diff(const union ip *from, const union ip *to, bool is4)
+{
+	__u64 sum = 0;
+
+	for (int i = is4 ? 3 : 0; i < 4; i++)
+		sum += (__u64)to->w[i] + (__u32)~from->w[i];
+	return sum;
+}
+
+/* Folds a sum of 32-bit words into one. */
+static __always_inline __u32 csum_fold32(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return sum;
+}
+
+/* Folds a sum of 16- or 32-bit words into one of 16 bits. */
+static __always_inline __u16 csum_fold16(__u64 sum)
+{
+	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + ((sum >> 32) & 0xffff) + (sum >> 48);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
 /* Ports, or the ICMP echo id; the later fragments have none. */
 static __always_inline int nat_ports(struct __sk_buff *skb, const struct pkt *p,
 				     const struct tuple *to)
 {
 	__be16 ports[2] = { to->sport, to->dport };
-	__be16 old[2] = { p->t.sport, p->t.dport };
 	int csum = csum_offset(p->t.proto);
-	__s64 diff;
+	__u32 diff;
 
 	if (p->t.sport == to->sport && p->t.dport == to->dport)
 		return 0;
@@ -53,51 +80,68 @@ static __always_inline int nat_ports(struct __sk_buff *skb, const struct pkt *p,
 		return 0;
 	if (csum == CSUM_NONE)
 		return -DROP_UNSUPPORTED; /* SCTP's CRC32c, RFC 9260 section 6.8 */
-	diff = bpf_csum_diff((__be32 *)old, 4, (__be32 *)ports, 4, 0);
+	diff = (__u32)to->sport + (__u16)~p->t.sport + to->dport + (__u16)~p->t.dport;
 	if (bpf_l4_csum_replace(skb, p->l4 + csum, 0, diff,
 				p->t.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0))
 		return -DROP_NAT_FAILED;
 	if (p->t.proto == IPPROTO_ICMP || p->t.proto == IPPROTO_ICMPV6) {
 		__be16 id = p->t.sport ? to->sport : to->dport;
 
-		if (bpf_skb_store_bytes(skb, p->l4 + 4, &id, 2, 0))
-			return -DROP_NAT_FAILED;
-		return 0;
+		return bpf_skb_store_bytes(skb, p->l4 + 4, &id, 2, 0) ? -DROP_NAT_FAILED : 0;
 	}
-	if (bpf_skb_store_bytes(skb, p->l4, ports, sizeof(ports), 0))
-		return -DROP_NAT_FAILED;
+	return bpf_skb_store_bytes(skb, p->l4, ports, sizeof(ports), 0) ? -DROP_NAT_FAILED : 0;
+}
+
+/* Writes the addresses and, for IPv4, what its header's sum changes by. */
+static __always_inline int store_addrs(struct __sk_buff *skb, const struct pkt *p,
+				       const struct tuple *to, __u64 diff)
+{
+	if (p->flags & PKT_IP4) {
+		struct iphdr *ip;
+
+		if (!have(skb, L3 + sizeof(*ip)))
+			return -DROP_NAT_FAILED;
+		ip = DATA(skb, L3);
+		if ((void *)(ip + 1) > DATA_END(skb))
+			return -DROP_NAT_FAILED;
+		ip->check = ~csum_fold16((__u16)~ip->check + diff);
+		ip->saddr = to->saddr.w[3];
+		ip->daddr = to->daddr.w[3];
+	} else {
+		struct ipv6hdr *ip;
+
+		if (!have(skb, L3 + sizeof(*ip)))
+			return -DROP_NAT_FAILED;
+		ip = DATA(skb, L3);
+		if ((void *)(ip + 1) > DATA_END(skb))
+			return -DROP_NAT_FAILED;
+		__builtin_memcpy(&ip->saddr, &to->saddr, 16);
+		__builtin_memcpy(&ip->daddr, &to->daddr, 16);
+	}
 	return 0;
 }
 
 static __always_inline int nat_addrs(struct __sk_buff *skb, const struct pkt *p,
 				     const struct tuple *to)
 {
+	bool is4 = p->flags & PKT_IP4;
 	int csum = csum_offset(p->t.proto);
-	bool balanced;
-	__s64 diff;
+	__u64 diff;
 
 	if (ip_equal(&p->t.saddr, &to->saddr) && ip_equal(&p->t.daddr, &to->daddr))
 		return 0;
-	/* saddr and daddr are neighbours in the tuple; the mapped form's constant
-	 * bytes cancel out. */
-	diff = bpf_csum_diff((__be32 *)&p->t.saddr, 32, (__be32 *)&to->saddr, 32, 0);
+	diff = addr_diff(&p->t.saddr, &to->saddr, is4) + addr_diff(&p->t.daddr, &to->daddr, is4);
 	/* ICMPv4 has no pseudo-header. */
-	balanced = csum != CSUM_NONE && p->t.proto != IPPROTO_ICMP && !(p->flags & PKT_FRAG_LATER);
-	if (balanced &&
-	    bpf_l4_csum_replace(skb, p->l4 + csum, 0, diff, BPF_F_PSEUDO_HDR | csum_flags(p)))
-		return -DROP_NAT_FAILED;
-	if (p->flags & PKT_IP4) {
-		__be32 a[2] = { to->saddr.w[3], to->daddr.w[3] };
-
-		if (bpf_l3_csum_replace(skb, L3 + 10, 0, diff, 0) ||
-		    bpf_skb_store_bytes(skb, L3 + 12, a, sizeof(a), 0))
+	if (csum != CSUM_NONE && p->t.proto != IPPROTO_ICMP && !(p->flags & PKT_FRAG_LATER)) {
+		if (bpf_l4_csum_replace(skb, p->l4 + csum, 0, csum_fold32(diff),
+					BPF_F_PSEUDO_HDR | csum_flags(p)))
 			return -DROP_NAT_FAILED;
-		return 0;
+	} else if (!is4) {
+		/* Where no layer 4 sum balances the addresses, the packet's own must follow
+		 * (CHECKSUM_COMPLETE; of other packets the helper does nothing). */
+		bpf_csum_update(skb, csum_fold32(diff));
 	}
-	/* Where no layer 4 sum balances the addresses, the packet's own must follow. */
-	if (bpf_skb_store_bytes(skb, L3 + 8, &to->saddr, 32, balanced ? 0 : BPF_F_RECOMPUTE_CSUM))
-		return -DROP_NAT_FAILED;
-	return 0;
+	return store_addrs(skb, p, to, diff);
 }
 
 /* nat_rewrite gives the packet the addresses and ports of *to. Pointers into

@@ -86,8 +86,21 @@ static __always_inline bool icmp4_is_error(__u8 type)
 	       type == ICMP_PARAMETERPROB || type == ICMP_SOURCE_QUENCH;
 }
 
-/* Fills ports (or the ICMP id) and flags from the layer 4 header at p->l4. */
-static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p)
+/* Reads len bytes from off bytes into layer 4. plain is where that begins without options or
+ * extension headers: there it is read in place, which spares a call a packet. */
+static __always_inline bool l4_read(struct __sk_buff *skb, const struct pkt *p, __u32 plain,
+				    __u32 off, void *to, __u32 len)
+{
+	void *from = DATA(skb, plain + off);
+
+	if (p->l4 != plain || from + len > DATA_END(skb))
+		return !bpf_skb_load_bytes(skb, p->l4 + off, to, len);
+	__builtin_memcpy(to, from, len);
+	return true;
+}
+
+/* Fills ports (or the ICMP id) and flags from the layer 4 header at p->l4; plain: see l4_read. */
+static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 plain)
 {
 	struct {
 		__be16 sport;
@@ -98,12 +111,12 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p)
 
 	if (!has_ports(p->t.proto) && p->t.proto != IPPROTO_ICMP && p->t.proto != IPPROTO_ICMPV6)
 		return 0;
-	if (bpf_skb_load_bytes(skb, p->l4, &h, sizeof(h)))
+	if (!l4_read(skb, p, plain, 0, &h, sizeof(h)))
 		return -DROP_MALFORMED;
 	if (p->t.proto == IPPROTO_TCP) {
 		__u8 b[2]; /* data offset, flags: RFC 9293 section 3.1 */
 
-		if (bpf_skb_load_bytes(skb, p->l4 + 12, b, sizeof(b)))
+		if (!l4_read(skb, p, plain, 12, b, sizeof(b)))
 			return -DROP_MALFORMED;
 		p->l4_len = (b[0] >> 4) * 4;
 		p->tcp_flags = b[1];
@@ -202,7 +215,7 @@ static __always_inline int parse_ip4(struct __sk_buff *skb, struct pkt *p)
 	}
 	if (frag & IP_MF)
 		p->flags |= PKT_FRAG_FIRST;
-	return parse_l4(skb, p);
+	return parse_l4(skb, p, L3 + sizeof(*ip));
 }
 
 /* Extension headers walked at most; RFC 8200 section 4.1 lists seven kinds. */
@@ -268,15 +281,17 @@ static __always_inline int parse_ip6(struct __sk_buff *skb, struct pkt *p)
 	err = skip_exthdrs(skb, p);
 	if (err || (p->flags & PKT_FRAG_LATER))
 		return err;
-	return parse_l4(skb, p);
+	return parse_l4(skb, p, L3 + sizeof(*ip));
 }
 
-/* parse fills *p from an IP packet. eth_proto: ETH_P_IP or
- * ETH_P_IPV6, NBO. Later fragments get their ports from the first. */
-static __always_inline int parse(struct __sk_buff *skb, struct pkt *p, __be16 eth_proto)
+/* parse fills *p from an IP packet. eth_proto: ETH_P_IP or ETH_P_IPV6, NBO. Later
+ * fragments get their ports from the first. Global, so that it is verified once. */
+__noinline int parse(struct __sk_buff *skb, struct pkt *p, __be16 eth_proto)
 {
 	int err;
 
+	if (!p)
+		return -DROP_MALFORMED;
 	__builtin_memset(p, 0, sizeof(*p));
 	err = eth_proto == bpf_htons(ETH_P_IP) ? parse_ip4(skb, p) : parse_ip6(skb, p);
 	if (err)

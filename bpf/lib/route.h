@@ -17,16 +17,38 @@ struct next_hop {
 	union ip src; /* address the route prefers to send from */
 	struct bpf_redir_neigh nh;
 	__u32 ifindex;
-	__u32 mtu;
+	__u32 mtu; /* in bytes; 0: not known */
 };
 
-/* Too big for the stack; bottom halves are off from look-up to use. */
+/*
+ * What a lookup found, for the packets that follow: it is the dearest thing that a packet needs,
+ * and the answer hardly ever changes. It is asked again after ROUTE_TICK at most, so that a route,
+ * an address or an uplink that changes is followed at once by human measure. The key is all that
+ * a routing rule can look at (ports, the source).
+ */
+struct route_key {
+	struct tuple t;
+	__u32 iif;
+	__u32 prefer;
+};
+
+struct route_slot {
+	struct route_key key;
+	__u32 tick; /* when it was asked */
+	__u32 pad;
+	struct next_hop hop;
+};
+
+#define ROUTE_SLOTS 1024
+#define ROUTE_TICK 26 /* units of 2^26 ns: 67 ms */
+
+/* Of one processor alone; bottom halves are off from look-up to use. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, ROUTE_SLOTS);
 	__type(key, __u32);
-	__uint(value_size, sizeof(struct next_hop));
-} fl_next_hop SEC(".maps");
+	__type(value, struct route_slot);
+} fl_route SEC(".maps");
 
 enum route_result {
 	ROUTE_OK,
@@ -34,42 +56,51 @@ enum route_result {
 	ROUTE_TOO_BIG, /* next_hop->mtu says how big it may be */
 };
 
-/* route_find looks up the way of a packet from p->t.saddr to daddr that entered at device iif.
- * prefer: find the address the route prefers, for which IPv6 walks every address of the host; else
- * hop->src is the uplink's first. */
-static __always_inline enum route_result route_find(struct __sk_buff *skb, const struct pkt *p,
-						    const union ip *daddr, __u32 iif, bool prefer,
-						    struct next_hop **hop)
+/* Any function of the key will do that differs where flows do. */
+static __always_inline struct route_slot *route_slot(const struct route_key *k)
+{
+	__u64 h = (k->t.saddr.d[1] ^ k->t.daddr.d[1] ^ ((__u64)k->t.sport << 32 | k->t.dport)) +
+		  k->prefer;
+	__u32 i;
+
+	h *= 0x9e3779b97f4a7c15ULL; /* 2^64 over the golden ratio */
+	i = (h >> 32) % ROUTE_SLOTS;
+	return bpf_map_lookup_elem(&fl_route, &i);
+}
+
+static __always_inline bool route_key_equal(const struct route_key *a, const struct route_key *b)
+{
+	return tuple_equal(&a->t, &b->t) && a->iif == b->iif && a->prefer == b->prefer;
+}
+
+/* Asks the kernel for the way of a packet of len bytes with key k. */
+static __always_inline enum route_result route_ask(struct __sk_buff *skb, const struct route_key *k,
+						   __u32 len, bool is4, struct next_hop *out)
 {
 	struct bpf_fib_lookup fib = {};
-	bool is4 = p->flags & PKT_IP4;
-	__u32 flags = 0, zero = 0;
-	struct next_hop *out;
 	struct uplink *up;
+	__u32 flags = 0;
 	long err;
 
-	*hop = out = bpf_map_lookup_elem(&fl_next_hop, &zero);
-	if (!out)
-		return ROUTE_STACK;
-
-	fib.ifindex = iif;
-	fib.tot_len = p->len > 0xffff ? 0xffff : p->len;
-	fib.l4_protocol = p->t.proto;
-	fib.sport = p->t.sport;
-	fib.dport = p->t.dport;
+	fib.ifindex = k->iif;
+	fib.tot_len = len > 0xffff ? 0xffff : len;
+	fib.l4_protocol = k->t.proto;
+	fib.sport = k->t.sport;
+	fib.dport = k->t.dport;
 	if (is4) {
 		fib.family = 2; /* AF_INET */
-		fib.ipv4_src = p->t.saddr.w[3];
-		fib.ipv4_dst = daddr->w[3];
+		fib.ipv4_src = k->t.saddr.w[3];
+		fib.ipv4_dst = k->t.daddr.w[3];
 	} else {
 		fib.family = 10; /* AF_INET6 */
-		__builtin_memcpy(fib.ipv6_src, &p->t.saddr, 16);
-		__builtin_memcpy(fib.ipv6_dst, daddr, 16);
+		__builtin_memcpy(fib.ipv6_src, &k->t.saddr, 16);
+		__builtin_memcpy(fib.ipv6_dst, &k->t.daddr, 16);
 	}
 	if (cfg_fib_src)
-		flags = BPF_FIB_LOOKUP_SKIP_NEIGH | (prefer ? BPF_FIB_LOOKUP_SRC : 0);
+		flags = BPF_FIB_LOOKUP_SKIP_NEIGH | (k->prefer ? BPF_FIB_LOOKUP_SRC : 0);
 	err = bpf_fib_lookup(skb, &fib, sizeof(fib), flags);
-	out->mtu = fib.mtu_result;
+	/* Without a neighbour (below 6.3) this is the length that was asked with. */
+	out->mtu = err == BPF_FIB_LKUP_RET_NO_NEIGH ? 0 : fib.mtu_result;
 	if (err == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return ROUTE_TOO_BIG;
 	if (err != BPF_FIB_LKUP_RET_SUCCESS && err != BPF_FIB_LKUP_RET_NO_NEIGH)
@@ -79,7 +110,7 @@ static __always_inline enum route_result route_find(struct __sk_buff *skb, const
 	if (!up)
 		return ROUTE_STACK;
 	out->src = is4 ? up->ip4 : up->ip6;
-	if (cfg_fib_src && prefer) {
+	if (cfg_fib_src && k->prefer) {
 		if (is4)
 			ip_set4(&out->src, fib.ipv4_src);
 		else
@@ -92,6 +123,31 @@ static __always_inline enum route_result route_find(struct __sk_buff *skb, const
 	else
 		__builtin_memcpy(out->nh.ipv6_nh, fib.ipv6_dst, 16);
 	return ROUTE_OK;
+}
+
+/* route_find looks up the way of a packet from p->t.saddr to daddr that entered at device iif.
+ * prefer: find the address the route prefers, for which IPv6 walks every address of the host; else
+ * hop->src is the uplink's first. */
+static __always_inline enum route_result route_find(struct __sk_buff *skb, const struct pkt *p,
+						    const union ip *daddr, __u32 iif, bool prefer,
+						    struct next_hop **hop)
+{
+	struct route_key k = { .t = p->t, .iif = iif, .prefer = prefer };
+	__u32 tick = bpf_ktime_get_coarse_ns() >> ROUTE_TICK;
+	enum route_result got;
+	struct route_slot *s;
+
+	k.t.daddr = *daddr;
+	s = route_slot(&k);
+	if (!s)
+		return ROUTE_STACK;
+	*hop = &s->hop;
+	if (s->tick == tick && route_key_equal(&s->key, &k))
+		return p->len > s->hop.mtu ? ROUTE_TOO_BIG : ROUTE_OK;
+	got = route_ask(skb, &k, p->len, p->flags & PKT_IP4, &s->hop);
+	s->tick = got == ROUTE_OK && s->hop.mtu ? tick : 0;
+	s->key = k;
+	return got;
 }
 
 /* To the host's stack through the network's host port: what BPF cannot do. */
