@@ -138,7 +138,7 @@ func matches(pattern, name string) bool {
 	})
 }
 
-// expand writes the first {a,b} of a pattern out.
+// expand writes each {a,b} of a pattern out.
 func expand(pattern string) []string {
 	before, rest, open := strings.Cut(pattern, "{")
 	list, after, closed := strings.Cut(rest, "}")
@@ -147,7 +147,7 @@ func expand(pattern string) []string {
 	}
 	var out []string
 	for word := range strings.SplitSeq(list, ",") {
-		out = append(out, before+word+after)
+		out = append(out, expand(before+word+after)...)
 	}
 	return out
 }

@@ -20,6 +20,7 @@ func TestSelect(t *testing.T) {
 	}{
 		{[]string{"peers/rr/6"}, []string{"peers/rr/6"}},
 		{[]string{"peers/{crr,rr}/*"}, []string{"peers/rr/4", "peers/crr/4", "peers/rr/6", "peers/crr/6"}},
+		{[]string{"{host,peers}/{rr,crr}/6"}, []string{"peers/rr/6", "peers/crr/6", "host/rr/6", "host/crr/6"}},
 		{[]string{"host/crr/4", "host/rr/4", "host/rr/4"}, []string{"host/rr/4", "host/crr/4"}},
 	} {
 		got, err := Select(tc.patterns)
