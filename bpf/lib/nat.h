@@ -66,39 +66,48 @@ static __always_inline __u16 csum_fold16(__u64 sum)
 	return sum;
 }
 
-/* Ports, or the ICMP echo id; the later fragments have none. */
-static __always_inline int nat_ports(struct __sk_buff *skb, const struct pkt *p,
+/* Makes the layer 4 sum follow the ports, or the ICMP echo id. */
+static __always_inline int sum_ports(struct __sk_buff *skb, const struct pkt *p,
 				     const struct tuple *to)
 {
-	__be16 ports[2] = { to->sport, to->dport };
 	int csum = csum_offset(p->t.proto);
 	__u32 diff;
 
-	if (p->t.sport == to->sport && p->t.dport == to->dport)
-		return 0;
-	if (p->flags & PKT_FRAG_LATER)
-		return 0;
 	if (csum == CSUM_NONE)
 		return -DROP_UNSUPPORTED; /* SCTP's CRC32c, RFC 9260 section 6.8 */
 	diff = (__u32)to->sport + (__u16)~p->t.sport + to->dport + (__u16)~p->t.dport;
-	if (bpf_l4_csum_replace(skb, p->l4 + csum, 0, diff,
-				p->t.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0))
-		return -DROP_NAT_FAILED;
-	if (p->t.proto == IPPROTO_ICMP || p->t.proto == IPPROTO_ICMPV6) {
-		__be16 id = p->t.sport ? to->sport : to->dport;
+	return bpf_l4_csum_replace(skb, p->l4 + csum, 0, diff,
+				   p->t.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0) ?
+		       -DROP_NAT_FAILED :
+		       0;
+}
 
-		return bpf_skb_store_bytes(skb, p->l4 + 4, &id, 2, 0) ? -DROP_NAT_FAILED : 0;
-	}
-	return bpf_skb_store_bytes(skb, p->l4, ports, sizeof(ports), 0) ? -DROP_NAT_FAILED : 0;
+/* Makes the layer 4 sum, or for want of one the packet's, follow the addresses. */
+static __always_inline int sum_addrs(struct __sk_buff *skb, const struct pkt *p, __u64 diff)
+{
+	int csum = csum_offset(p->t.proto);
+
+	/* ICMPv4 has no pseudo-header. */
+	if (csum != CSUM_NONE && p->t.proto != IPPROTO_ICMP && !(p->flags & PKT_FRAG_LATER))
+		return bpf_l4_csum_replace(skb, p->l4 + csum, 0, csum_fold32(diff),
+					   BPF_F_PSEUDO_HDR | csum_flags(p)) ?
+			       -DROP_NAT_FAILED :
+			       0;
+	/* IPv6 has no header sum to balance them (CHECKSUM_COMPLETE; of other packets
+	 * the helper does nothing). */
+	if (!(p->flags & PKT_IP4))
+		bpf_csum_update(skb, csum_fold32(diff));
+	return 0;
 }
 
 /* Writes the addresses and, for IPv4, what its header's sum changes by. */
 static __always_inline int store_addrs(struct __sk_buff *skb, const struct pkt *p,
 				       const struct tuple *to, __u64 diff)
 {
-	if (p->flags & PKT_IP4) {
-		struct iphdr *ip;
+	struct ipv6hdr *ip6;
+	struct iphdr *ip;
 
+	if (p->flags & PKT_IP4) {
 		if (!have(skb, L3 + sizeof(*ip)))
 			return -DROP_NAT_FAILED;
 		ip = DATA(skb, L3);
@@ -107,51 +116,61 @@ static __always_inline int store_addrs(struct __sk_buff *skb, const struct pkt *
 		ip->check = ~csum_fold16((__u16)~ip->check + diff);
 		ip->saddr = to->saddr.w[3];
 		ip->daddr = to->daddr.w[3];
-	} else {
-		struct ipv6hdr *ip;
-
-		if (!have(skb, L3 + sizeof(*ip)))
-			return -DROP_NAT_FAILED;
-		ip = DATA(skb, L3);
-		if ((void *)(ip + 1) > DATA_END(skb))
-			return -DROP_NAT_FAILED;
-		__builtin_memcpy(&ip->saddr, &to->saddr, 16);
-		__builtin_memcpy(&ip->daddr, &to->daddr, 16);
+		return 0;
 	}
+	if (!have(skb, L3 + sizeof(*ip6)))
+		return -DROP_NAT_FAILED;
+	ip6 = DATA(skb, L3);
+	if ((void *)(ip6 + 1) > DATA_END(skb))
+		return -DROP_NAT_FAILED;
+	__builtin_memcpy(&ip6->saddr, &to->saddr, 16);
+	__builtin_memcpy(&ip6->daddr, &to->daddr, 16);
 	return 0;
 }
 
-static __always_inline int nat_addrs(struct __sk_buff *skb, const struct pkt *p,
-				     const struct tuple *to)
+static __always_inline int store_ports(struct __sk_buff *skb, const struct pkt *p,
+				       const struct tuple *to)
 {
-	bool is4 = p->flags & PKT_IP4;
-	int csum = csum_offset(p->t.proto);
-	__u64 diff;
+	/* Without options and extension headers they are written in place. */
+	__u32 plain = p->flags & PKT_IP4 ? L3 + sizeof(struct iphdr) : L3 + sizeof(struct ipv6hdr);
+	__be16 ports[2] = { to->sport, to->dport }, *h = DATA(skb, plain);
+	__be16 id = p->t.sport ? to->sport : to->dport;
 
-	if (ip_equal(&p->t.saddr, &to->saddr) && ip_equal(&p->t.daddr, &to->daddr))
+	if (has_ports(p->t.proto) && p->l4 == plain && (void *)(h + 2) <= DATA_END(skb)) {
+		h[0] = ports[0];
+		h[1] = ports[1];
 		return 0;
-	diff = addr_diff(&p->t.saddr, &to->saddr, is4) + addr_diff(&p->t.daddr, &to->daddr, is4);
-	/* ICMPv4 has no pseudo-header. */
-	if (csum != CSUM_NONE && p->t.proto != IPPROTO_ICMP && !(p->flags & PKT_FRAG_LATER)) {
-		if (bpf_l4_csum_replace(skb, p->l4 + csum, 0, csum_fold32(diff),
-					BPF_F_PSEUDO_HDR | csum_flags(p)))
-			return -DROP_NAT_FAILED;
-	} else if (!is4) {
-		/* Where no layer 4 sum balances the addresses, the packet's own must follow
-		 * (CHECKSUM_COMPLETE; of other packets the helper does nothing). */
-		bpf_csum_update(skb, csum_fold32(diff));
 	}
-	return store_addrs(skb, p, to, diff);
+	if (p->t.proto == IPPROTO_ICMP || p->t.proto == IPPROTO_ICMPV6)
+		return bpf_skb_store_bytes(skb, p->l4 + 4, &id, 2, 0) ? -DROP_NAT_FAILED : 0;
+	return bpf_skb_store_bytes(skb, p->l4, ports, sizeof(ports), 0) ? -DROP_NAT_FAILED : 0;
 }
 
 /* nat_rewrite gives the packet the addresses and ports of *to. Pointers into
  * the packet are void afterwards; p still has the old tuple. */
 __noinline int nat_rewrite(struct __sk_buff *skb, const struct pkt *p, const struct tuple *to)
 {
+	bool is4, ports, addrs;
+	__u64 diff;
 	int err;
 
 	if (!p || !to)
 		return -DROP_NAT_FAILED;
-	err = nat_ports(skb, p, to);
-	return err ? err : nat_addrs(skb, p, to);
+	is4 = p->flags & PKT_IP4;
+	/* The later fragments have no ports. */
+	ports = (p->t.sport != to->sport || p->t.dport != to->dport) &&
+		!(p->flags & PKT_FRAG_LATER);
+	addrs = !ip_equal(&p->t.saddr, &to->saddr) || !ip_equal(&p->t.daddr, &to->daddr);
+	if (ports) {
+		err = sum_ports(skb, p, to);
+		if (!err)
+			err = store_ports(skb, p, to);
+		if (err)
+			return err;
+	}
+	if (!addrs)
+		return 0;
+	diff = addr_diff(&p->t.saddr, &to->saddr, is4) + addr_diff(&p->t.daddr, &to->daddr, is4);
+	err = sum_addrs(skb, p, diff);
+	return err ? err : store_addrs(skb, p, to, diff);
 }
