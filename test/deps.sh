@@ -16,7 +16,7 @@ tools="gcc:gcc /usr/include/stdlib.h:libc6-dev tcpdump:tcpdump traceroute:tracer
 	ethtool:ethtool jq:jq bpftool:bpftool promtool:prometheus
 	qemu-system-x86_64:qemu-system-x86 busybox:busybox-static"
 
-peers="ip:iproute2 unshare:util-linux containerd:containerd dockerd:docker.io iptables:iptables"
+peers="ip:iproute2 unshare:util-linux containerd:containerd dockerd:docker.io iptables:iptables nginx:nginx-light wrk:wrk"
 builder="nft:nftables gcc:gcc /usr/include/stdlib.h:libc6-dev"
 
 case "${1-}" in

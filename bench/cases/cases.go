@@ -45,6 +45,8 @@ func Loads() []Load {
 		{Name: "rr1400", Kind: "rr", Size: 1400},
 		{Name: "rr8900", Kind: "rr", Size: 8900},
 		{Name: "crr", Kind: "crr", Size: 1},
+		{Name: "http", Kind: "http", Streams: 16},
+		{Name: "httpclose", Kind: "httpclose", Streams: 16},
 		{Name: "udp64", Kind: "udp", Size: 64},
 		{Name: "stream", Kind: "stream", Streams: 1},
 		{Name: "streams", Kind: "stream", Streams: 4},
@@ -76,14 +78,14 @@ func All() []Case {
 
 // headline are the cases that have a target, and IPv6's main ones.
 var headline = []string{
-	"published/{rr,crr,udp64,stream}/4", "outbound/{rr,crr,udp64,stream}/4", "peers/{rr,crr,udp64,stream}/4",
+	"published/{rr,crr,http,httpclose,udp64,stream}/4", "outbound/{rr,crr,udp64,stream}/4", "peers/{rr,crr,udp64,stream}/4",
 	"localhost/{rr,crr}/4", "host/rr/4", "hairpin/rr/4", "published/{rr,crr}/6", "peers/rr/6",
 }
 
 // smoke are a few that together touch every path, kind of load and family, and
 // of growth what is quick.
 var smoke = []string{
-	"published/udp64/4", "outbound/crr/4", "peers/stream/4", "host/rr/4", "localhost/crr/4", "hairpin/rr/6",
+	"published/udp64/4", "outbound/crr/4", "peers/stream/4", "host/http/4", "localhost/httpclose/4", "hairpin/rr/6",
 	"ports10000/crr/4", "setup/publish10000/4",
 }
 

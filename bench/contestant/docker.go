@@ -11,11 +11,14 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/load"
 	"github.com/fairlead-net/fairlead/bench/topology"
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
 )
@@ -24,7 +27,8 @@ import (
 const maxDockerPorts = 1000
 
 // docker is an installed Docker Engine: its dockerd, containerd, runc and
-// docker-proxy, a bridge network and containers whose image holds one program.
+// docker-proxy, a bridge network and containers whose image holds
+// the programs of the loads.
 //
 // The daemon has a PID namespace of its own, so that with it everything it has
 // started ends. Containers run without a seccomp filter: the other contestants
@@ -132,10 +136,37 @@ func (n *dockerNetwork) prepare(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	if err := n.importImage(ctx, "bench", n.self); err != nil {
+	files, err := imageFiles(ctx, n.self)
+	if err != nil {
+		return err
+	}
+	if err := n.importImage(ctx, "bench", files); err != nil {
 		return err
 	}
 	return n.CreateNetwork(ctx, "bench", "10.99.0.0/24", "fd00:99::/64")
+}
+
+// imageFiles are what containers run: the program that makes the loads and,
+// where they are installed, those of the http loads with their libraries.
+func imageFiles(ctx context.Context, self string) ([]string, error) {
+	files := []string{self}
+	for _, name := range []string{load.Nginx, load.Wrk} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			continue // a case that needs it fails, for everybody
+		}
+		out, err := world.Command(ctx, "ldd", path).Output()
+		if err != nil {
+			return nil, fmt.Errorf("libraries of %s: %w", path, err)
+		}
+		files = append(files, path)
+		for word := range strings.FieldsSeq(string(out)) {
+			if filepath.IsAbs(word) && !slices.Contains(files, word) {
+				files = append(files, word)
+			}
+		}
+	}
+	return files, nil
 }
 
 // start makes and starts a container, and says how long the start took: it is

@@ -3,7 +3,7 @@
 // Package load makes traffic and measures it: one small client and server for
 // each kind of load, run as one static program by every contestant.
 //
-// Each side is one thread, locked and pinned to one processor, that calls
+// Each side, save of http, is one thread, locked and pinned to one processor, that calls
 // blocking sockets by system call; no poller, no garbage collection and no
 // other goroutine works while it measures. Times are of the monotonic clock,
 // around each transaction. A client measures only after a whole transaction
@@ -16,6 +16,9 @@
 //	        much of the speed of the first 5 000 the last 5 000 keep, by medians
 //	stream  Streams TCP connections, written to in 128 KiB pieces; what counts
 //	        is what the server says it has read
+//	http    requests over Streams connections that stay; wrk asks, nginx answers
+//	        from memory, both as Debian has them
+//	httpclose  the same with a connection for each request
 //	udp     datagrams of Size bytes as fast as they can be sent; what counts is
 //	        what the server has read, asked over TCP before and after
 package load
@@ -45,7 +48,7 @@ type Options struct {
 	Kind     string         // required: see Kinds
 	Address  netip.AddrPort // client: where the server is; server: where to listen
 	Size     int            // bytes a message; rr and udp
-	Streams  int            // connections; stream
+	Streams  int            // connections; stream and http
 	Duration time.Duration  // of the measurement; client
 	CPU      int            // processor to stay on
 }
@@ -57,11 +60,13 @@ type kind struct {
 }
 
 var kinds = map[string]kind{
-	"rr":       {serveRR, runRR},
-	"crr":      {serveCRR, runCRR},
-	"crr60000": {serveCRR, runCRR60000},
-	"stream":   {serveStream, runStream},
-	"udp":      {serveUDP, runUDP},
+	"rr":        {serveRR, runRR},
+	"crr":       {serveCRR, runCRR},
+	"crr60000":  {serveCRR, runCRR60000},
+	"http":      {serveHTTP, runHTTP},
+	"httpclose": {serveHTTP, runHTTPClose},
+	"stream":    {serveStream, runStream},
+	"udp":       {serveUDP, runUDP},
 }
 
 // Serve answers clients until the process is killed.

@@ -57,7 +57,7 @@ var (
 		"bench/load":          {},
 		"bench/cases":         {},
 		"bench/topology":      {"cmd/fairlead/world"},
-		"bench/contestant":    {"bench/cases", "bench/kernel", "bench/topology", "cmd/fairlead/world"},
+		"bench/contestant":    {"bench/cases", "bench/kernel", "bench/load", "bench/topology", "cmd/fairlead/world"},
 		"bench/kernel":        {"bpf", "maps"},
 		"bench/report":        {"bench/cases", "bench/load"},
 	}
