@@ -368,7 +368,7 @@ static __always_inline int uplink_to_host(struct __sk_buff *skb, const struct pk
 }
 
 /* A packet of no flow that arrived for the host. */
-static __always_inline int uplink_new(struct __sk_buff *skb, struct pkt *p)
+static __noinline int uplink_new(struct __sk_buff *skb, struct pkt *p)
 {
 	if (publish_may_begin(p)) {
 		struct publish *b = publish_find(&p->t.daddr, p->t.dport, p->t.proto,
@@ -381,7 +381,7 @@ static __always_inline int uplink_new(struct __sk_buff *skb, struct pkt *p)
 }
 
 /* An ICMP error that arrived for the host. */
-static __always_inline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
+static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 {
 	struct icmp_work *w = icmp_scratch();
 	struct ct_entry *e;

@@ -284,15 +284,13 @@ static __always_inline int parse_ip6(struct __sk_buff *skb, struct pkt *p)
 	return parse_l4(skb, p, L3 + sizeof(*ip));
 }
 
-/* parse fills *p from an IP packet. eth_proto: ETH_P_IP or ETH_P_IPV6, NBO. Later
- * fragments get their ports from the first. Global, so that it is verified once. */
-__noinline int parse(struct __sk_buff *skb, struct pkt *p, __be16 eth_proto)
+/* Fills *p, which is all zero. Global, so that it is verified once. */
+__noinline int parse_into(struct __sk_buff *skb, struct pkt *p, __be16 eth_proto)
 {
 	int err;
 
 	if (!p)
 		return -DROP_MALFORMED;
-	__builtin_memset(p, 0, sizeof(*p));
 	err = eth_proto == bpf_htons(ETH_P_IP) ? parse_ip4(skb, p) : parse_ip6(skb, p);
 	if (err)
 		return err;
@@ -303,6 +301,15 @@ __noinline int parse(struct __sk_buff *skb, struct pkt *p, __be16 eth_proto)
 	if (skb->gso_size)
 		p->len = p->l4 - L3 + p->l4_len + skb->gso_size;
 	return 0;
+}
+
+/* parse fills *p from an IP packet. eth_proto: ETH_P_IP or
+ * ETH_P_IPV6, NBO. Later fragments get their ports from the first. */
+static __always_inline int parse(struct __sk_buff *skb, struct pkt *p, __be16 eth_proto)
+{
+	/* Here, because kernel 6.1 lets a global function have initialised memory only. */
+	__builtin_memset(p, 0, sizeof(*p));
+	return parse_into(skb, p, eth_proto);
 }
 
 static __always_inline bool is_ip(__be16 eth_proto)

@@ -56,11 +56,12 @@ enum route_result {
 	ROUTE_TOO_BIG, /* next_hop->mtu says how big it may be */
 };
 
-/* Any function of the key will do that differs where flows do. */
-static __always_inline struct route_slot *route_slot(const struct route_key *k)
+/* Where the answer for a packet is kept: any function of its key will do that differs where
+ * flows do. */
+static __always_inline struct route_slot *route_slot(const struct tuple *t, const union ip *daddr,
+						     bool prefer)
 {
-	__u64 h = (k->t.saddr.d[1] ^ k->t.daddr.d[1] ^ ((__u64)k->t.sport << 32 | k->t.dport)) +
-		  k->prefer;
+	__u64 h = (t->saddr.d[1] ^ daddr->d[1] ^ ((__u64)t->sport << 32 | t->dport)) + prefer;
 	__u32 i;
 
 	h *= 0x9e3779b97f4a7c15ULL; /* 2^64 over the golden ratio */
@@ -68,14 +69,18 @@ static __always_inline struct route_slot *route_slot(const struct route_key *k)
 	return bpf_map_lookup_elem(&fl_route, &i);
 }
 
-static __always_inline bool route_key_equal(const struct route_key *a, const struct route_key *b)
+/* Is it the key of a packet with tuple *t, but to *daddr? */
+static __always_inline bool route_key_is(const struct route_key *k, const struct tuple *t,
+					 const union ip *daddr, __u32 iif, bool prefer)
 {
-	return tuple_equal(&a->t, &b->t) && a->iif == b->iif && a->prefer == b->prefer;
+	return ip_equal(&k->t.saddr, &t->saddr) && ip_equal(&k->t.daddr, daddr) &&
+	       k->t.sport == t->sport && k->t.dport == t->dport && k->t.proto == t->proto &&
+	       k->iif == iif && k->prefer == prefer;
 }
 
 /* Asks the kernel for the way of a packet of len bytes with key k. */
-static __always_inline enum route_result route_ask(struct __sk_buff *skb, const struct route_key *k,
-						   __u32 len, bool is4, struct next_hop *out)
+static __noinline enum route_result route_ask(struct __sk_buff *skb, const struct route_key *k,
+					      __u32 len, bool is4, struct next_hop *out)
 {
 	struct bpf_fib_lookup fib = {};
 	struct uplink *up;
@@ -127,26 +132,29 @@ static __always_inline enum route_result route_ask(struct __sk_buff *skb, const 
 
 /* route_find looks up the way of a packet from p->t.saddr to daddr that entered at device iif.
  * prefer: find the address the route prefers, for which IPv6 walks every address of the host; else
- * hop->src is the uplink's first. */
+ * hop->src may be the uplink's first. */
 static __always_inline enum route_result route_find(struct __sk_buff *skb, const struct pkt *p,
 						    const union ip *daddr, __u32 iif, bool prefer,
 						    struct next_hop **hop)
 {
-	struct route_key k = { .t = p->t, .iif = iif, .prefer = prefer };
 	__u32 tick = bpf_ktime_get_coarse_ns() >> ROUTE_TICK;
+	bool is4 = p->flags & PKT_IP4;
 	enum route_result got;
 	struct route_slot *s;
 
-	k.t.daddr = *daddr;
-	s = route_slot(&k);
+	prefer |= is4; /* it costs nothing there */
+	s = route_slot(&p->t, daddr, prefer);
 	if (!s)
 		return ROUTE_STACK;
 	*hop = &s->hop;
-	if (s->tick == tick && route_key_equal(&s->key, &k))
+	if (s->tick == tick && route_key_is(&s->key, &p->t, daddr, iif, prefer))
 		return p->len > s->hop.mtu ? ROUTE_TOO_BIG : ROUTE_OK;
-	got = route_ask(skb, &k, p->len, p->flags & PKT_IP4, &s->hop);
+	s->key.t = p->t;
+	s->key.t.daddr = *daddr;
+	s->key.iif = iif;
+	s->key.prefer = prefer;
+	got = route_ask(skb, &s->key, p->len, is4, &s->hop);
 	s->tick = got == ROUTE_OK && s->hop.mtu ? tick : 0;
-	s->key = k;
 	return got;
 }
 
@@ -310,8 +318,7 @@ static __always_inline __u32 subnet_of(const union ip *a)
 }
 
 /* A packet of no flow yet, from endpoint ep to the gateway's MAC. */
-static __always_inline int route_new(struct __sk_buff *skb, struct pkt *p,
-				     const struct endpoint *ep)
+static __noinline int route_new(struct __sk_buff *skb, struct pkt *p, const struct endpoint *ep)
 {
 	const union ip *dst = &p->t.daddr;
 	struct neigh_entry *n;
@@ -382,8 +389,8 @@ static __always_inline int icmp_related(struct __sk_buff *skb, struct pkt *p, __
 }
 
 /* An ICMP error from endpoint ep. */
-static __always_inline int route_icmp_error(struct __sk_buff *skb, struct pkt *p,
-					    const struct endpoint *ep)
+static __noinline int route_icmp_error(struct __sk_buff *skb, struct pkt *p,
+				       const struct endpoint *ep)
 {
 	struct icmp_work *w = icmp_scratch();
 	struct next_hop *hop;
