@@ -13,6 +13,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bench/cases"
 	"github.com/fairlead-net/fairlead/bench/contestant"
+	"github.com/fairlead-net/fairlead/bench/kernel"
 	"github.com/fairlead-net/fairlead/bench/load"
 	"github.com/fairlead-net/fairlead/bench/report"
 	"github.com/fairlead-net/fairlead/bench/topology"
@@ -96,6 +97,9 @@ func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (target 
 	if err != nil {
 		return target, err
 	}
+	if err := a.crowd(ctx, c.Path.Growth().Endpoints-1); err != nil {
+		return target, err
+	}
 	switch c.Path {
 	default: // published, whatever grows
 		a.client = outside
@@ -112,17 +116,42 @@ func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (target 
 	return server.Address(c.Family), nil
 }
 
-// measure runs the client once.
+// crowd makes as many more containers, which do nothing.
+func (a *arena) crowd(ctx context.Context, more int) error {
+	managed, _ := a.network.(contestant.Managed)
+	for i := range more {
+		if _, err := managed.Start(ctx, fmt.Sprintf("other%d", i), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measure runs the client once. Where the machine counts cycles, those of a
+// transaction are all that passed from the client's start to its end.
 func (a *arena) measure(ctx context.Context, d time.Duration) (load.Measures, error) {
 	ctx, cancel := context.WithTimeout(ctx, d+measureTimeout)
 	defer cancel()
+	cycles, err := kernel.StartCycles()
+	if err != nil {
+		return nil, err
+	}
 	out, err := a.client.Run(ctx, append(a.command, "--duration", d.String())...)
+	var spent uint64
+	if cycles != nil {
+		var counted error
+		spent, counted = cycles.Stop()
+		err = errors.Join(err, counted)
+	}
 	if err != nil {
 		return nil, err
 	}
 	var m load.Measures
 	if err := json.Unmarshal([]byte(out), &m); err != nil {
 		return nil, fmt.Errorf("read what the client measured: %w", err)
+	}
+	if n := m["rate"] * d.Seconds(); spent > 0 && n > 0 {
+		m["cycles"] = float64(spent) / n
 	}
 	return m, nil
 }

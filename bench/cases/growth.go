@@ -6,21 +6,28 @@ import "fmt"
 
 // Paths of growth: Published, on a host that bears more.
 const (
-	Ports1000    Path = "ports1000"    // the container publishes 1 000 ports
-	Ports10000   Path = "ports10000"   // 10 000
-	Flows1000000 Path = "flows1000000" // conntrack holds 1 000 000 entries, of flows that are silent
+	Ports100      Path = "ports100" // the container publishes 100 ports
+	Ports1000     Path = "ports1000"
+	Ports10000    Path = "ports10000"
+	Endpoints10   Path = "endpoints10" // its network has 10 endpoints
+	Endpoints100  Path = "endpoints100"
+	Endpoints1000 Path = "endpoints1000"
+	Flows100000   Path = "flows100000" // conntrack holds 100 000 entries, of flows that are silent
+	Flows1000000  Path = "flows1000000"
 )
 
 // Setup is no path: what is measured is how a network is made.
 const Setup Path = "setup"
 
 // Grown says how much of what a path has.
-type Grown struct{ Ports, Flows int }
+type Grown struct{ Ports, Endpoints, Flows int }
 
 // Growth is that of a path; the zero value: it has none.
 func (p Path) Growth() Grown {
 	return map[Path]Grown{
-		Ports1000: {Ports: 1000}, Ports10000: {Ports: 10_000}, Flows1000000: {Flows: 1_000_000},
+		Ports100: {Ports: 100}, Ports1000: {Ports: 1000}, Ports10000: {Ports: 10_000},
+		Endpoints10: {Endpoints: 10}, Endpoints100: {Endpoints: 100}, Endpoints1000: {Endpoints: 1000},
+		Flows100000: {Flows: 100_000}, Flows1000000: {Flows: 1_000_000},
 	}[p]
 }
 
@@ -37,10 +44,12 @@ const (
 func growth() []Case {
 	crr, rr := Load{Name: "crr", Kind: "crr", Size: 1}, Load{Name: "rr", Kind: "rr", Size: 1}
 	list := []Case{
-		{Ports1000, crr, 4}, {Ports10000, crr, 4}, {Flows1000000, rr, 4},
+		{Ports100, crr, 4}, {Ports1000, crr, 4}, {Ports10000, crr, 4},
+		{Endpoints10, crr, 4}, {Endpoints100, crr, 4}, {Endpoints1000, crr, 4},
+		{Flows100000, rr, 4}, {Flows1000000, rr, 4},
 		{Localhost, Load{Name: "crr60000", Kind: "crr60000", Size: 1, Fresh: true}, 4},
 	}
-	for _, n := range []int{1, 1000, 10_000} {
+	for _, n := range []int{1, 100, 1000, 10_000} {
 		list = append(list, Case{Setup, Load{Name: fmt.Sprint(Publish, n), Kind: Publish, Size: n, Fresh: true}, 4})
 	}
 	for _, n := range []int{50, 1000} {

@@ -18,7 +18,7 @@ func Measures() []Measure {
 	return []Measure{
 		{"p50", "µs", true}, {"p99", "µs", true}, {"p999", "µs", true},
 		{"rate", "/s", false}, {"gbps", "Gbit/s", false},
-		{"leave50", "µs", true}, {"leave99", "µs", true},
+		{"cycles", "", true}, {"leave50", "µs", true}, {"leave99", "µs", true},
 		{"kept", "", false}, {"took", "ms", true}, {"memory", "kB", true}, {"processes", "", true},
 	}
 }

@@ -23,8 +23,11 @@ import (
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
 )
 
-// maxDockerPorts is how many published ports can be borne.
-const maxDockerPorts = 1000
+// What can be borne of it.
+const (
+	maxDockerPorts      = 1000
+	maxDockerContainers = 100
+)
 
 // docker is an installed Docker Engine: its dockerd, containerd, runc and
 // docker-proxy, a bridge network and containers whose image holds
@@ -49,6 +52,8 @@ func (docker) Lacks(c cases.Case) string {
 		return "its flows are the kernel's, whose table cannot be filled from here"
 	case c.Path.Growth().Ports > maxDockerPorts || c.Load.Kind == cases.Publish && c.Load.Size > maxDockerPorts:
 		return fmt.Sprintf("it is not asked for more than %d ports, which are two processes each", maxDockerPorts)
+	case c.Path.Growth().Endpoints > maxDockerContainers:
+		return fmt.Sprintf("it is not asked for more than %d containers, which are several processes each", maxDockerContainers)
 	}
 	return ""
 }

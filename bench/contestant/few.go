@@ -4,13 +4,14 @@ package contestant
 
 import (
 	"context"
+	"time"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
-// few is Fairlead on a host that bears little: one published port, a thousand
-// entries in conntrack. It is the yardstick of growth only.
+// few is Fairlead on a host that bears little: one published port, one endpoint, a
+// thousand entries in conntrack. It is the yardstick of growth only.
 type few struct{ fairlead }
 
 // fewFlows are its entries where growth is of them.
@@ -36,3 +37,6 @@ type fewNetwork struct{ *fairleadNetwork }
 func (n fewNetwork) Container(ctx context.Context, name string, ports int, args ...string) (Container, error) {
 	return n.fairleadNetwork.Container(ctx, name, min(1, ports), args...)
 }
+
+// Start makes none: what comes this way is growth.
+func (fewNetwork) Start(context.Context, string, int) (time.Duration, error) { return 0, nil }

@@ -40,7 +40,8 @@ import (
 // Measures are what one run found, by name: p50, p99 and p999 in microseconds;
 // rate, transactions or received datagrams a second; sent, datagrams a second;
 // loss, the share that was not received; gbps, 10⁹ bits a second;
-// kept, the speed at the end over that at the beginning.
+// kept, the speed at the end over that at the beginning. Whoever starts the client may
+// add cycles, of the processors, for a transaction or a datagram.
 type Measures map[string]float64
 
 // Options say which load to make.
