@@ -22,8 +22,9 @@ const (
 	// claimWait is for a killed holder to be gone: its locks go one by one.
 	claimWait = time.Second
 	claimPoll = 10 * time.Millisecond
-	// answerWait bounds the wait for a holder that is stopped, or a stranger.
-	answerWait = 500 * time.Millisecond
+	// answerWait bounds the wait for an answer; only a holder that is stopped, or a
+	// stranger, costs that long.
+	answerWait = 3 * time.Second
 	maxRunDir  = 4096
 )
 
