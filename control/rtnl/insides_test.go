@@ -66,13 +66,14 @@ func in(t *testing.T, ns *NetNS, f func(c *conn) error) {
 	}
 }
 
-// untilQuiet returns what is heard until nothing more is for a while.
-func untilQuiet(changed <-chan int32, while time.Duration) (numbers []int32) {
-	for {
+// untilQuiet returns what is heard until nothing is at first, or nothing more for
+// a while.
+func untilQuiet(changed <-chan int32, first, while time.Duration) (numbers []int32) {
+	for wait := first; ; wait = while {
 		select {
 		case n := <-changed:
 			numbers = append(numbers, n)
-		case <-time.After(while):
+		case <-time.After(wait):
 			return numbers
 		}
 	}
@@ -98,7 +99,7 @@ func TestInsidesWatch(t *testing.T) {
 		t.Errorf("the number is %d, and %d, %v when asked for again", number, again, err)
 	}
 
-	untilQuiet(changed, 2*time.Second) // carriers settle within one
+	untilQuiet(changed, 2*time.Second, 2*time.Second) // carriers settle within one
 
 	four, six := d.Gateways[0], d.Gateways[1]
 	route := func(c *conn, kind, flags int, dst netip.Prefix, gw netip.Addr) error {
@@ -107,6 +108,7 @@ func TestInsidesWatch(t *testing.T) {
 		return c.do(kind, flags, msg, addr(unix.RTA_DST, dst.Addr()), addr(unix.RTA_GATEWAY, gw))
 	}
 	down, mtu := false, 1300
+	const quiet = 500 * time.Millisecond
 	tests := []struct {
 		name   string
 		ns     *NetNS
@@ -133,7 +135,11 @@ func TestInsidesWatch(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			in(t, tt.ns, tt.change)
-			got := untilQuiet(changed, 500*time.Millisecond)
+			first := quiet
+			if tt.heard {
+				first = 5 * time.Second // a program may have to wait for its turn
+			}
+			got := untilQuiet(changed, first, quiet)
 			if len(got) > 0 != tt.heard {
 				t.Errorf("heard of %v; want it heard: %t", got, tt.heard)
 			}

@@ -99,7 +99,7 @@ func TestWatch(t *testing.T) {
 			if got != 1 {
 				t.Errorf("%s of device %d is gone, want 1", what, got)
 			}
-		case <-time.After(time.Second):
+		case <-time.After(5 * time.Second):
 			t.Errorf("a %s is gone, and nobody tells", what)
 		}
 	}
