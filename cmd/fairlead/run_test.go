@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -137,17 +139,39 @@ func waitFor(t *testing.T, ok func() bool) {
 	t.Fatal("it did not happen within 5 s")
 }
 
+// runUntilTold runs a program that has begun, and that exits with status 4 when it
+// is told to end. done gets run's own status.
+func (w *world) runUntilTold(flags ...string) (pid int, end func(), done <-chan int) {
+	w.t.Helper()
+	dir := w.t.TempDir()
+	started, told := filepath.Join(dir, "started"), filepath.Join(dir, "told")
+	code := make(chan int)
+	args := append([]string{"run"}, flags...)
+	args = append(args, "sh", "-c", "echo $$ >"+started+"; while [ ! -e "+told+" ]; do sleep 0.02; done; exit 4")
+	go func() {
+		c, _, _ := w.run(args...)
+		code <- c
+	}()
+	waitFor(w.t, func() bool {
+		b, _ := os.ReadFile(started) // not there yet
+		n, err := fmt.Sscanf(string(b), "%d\n", &pid)
+		return n == 1 && err == nil
+	})
+	return pid, func() {
+		if err := os.WriteFile(told, nil, 0o644); err != nil {
+			w.t.Fatal(err)
+		}
+	}, code
+}
+
 func TestReportsSurviveARestartOfTheDaemon(t *testing.T) {
 	w := newWorld(t)
-	started := filepath.Join(t.TempDir(), "started")
-	done := make(chan int)
-	go func() {
-		code, _, _ := w.run("run", "--name", "long", "sh", "-c", "touch "+started+"; sleep 0.5; exit 4")
-		done <- code
-	}()
-	waitFor(t, func() bool { _, err := os.Stat(started); return err == nil })
+	w.env.retryFor = time.Minute
+	pid, end, done := w.runUntilTold("--name", "long")
 	w.stop()
-	time.Sleep(time.Second) // the program ends meanwhile
+	end()
+	waitFor(t, func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
+	time.Sleep(100 * time.Millisecond) // so that it is reported while no daemon is there
 	w.serve()
 	if code := <-done; code != 4 {
 		t.Errorf("exit status %d, stderr %q", code, w.err)
@@ -160,14 +184,9 @@ func TestReportsSurviveARestartOfTheDaemon(t *testing.T) {
 func TestTheProgramsStatusCountsWithoutADaemonToo(t *testing.T) {
 	w := newWorld(t)
 	w.env.retryFor = 100 * time.Millisecond
-	started := filepath.Join(t.TempDir(), "started")
-	done := make(chan int)
-	go func() {
-		code, _, _ := w.run("run", "sh", "-c", "touch "+started+"; sleep 0.5; exit 4")
-		done <- code
-	}()
-	waitFor(t, func() bool { _, err := os.Stat(started); return err == nil })
+	_, end, done := w.runUntilTold()
 	w.stop()
+	end()
 	if code := <-done; code != 4 || !strings.Contains(w.err.String(), "warning: sandbox made_up: the daemon does not know that the program ended") {
 		t.Errorf("got %d, %q", code, w.err)
 	}
