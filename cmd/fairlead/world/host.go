@@ -7,6 +7,7 @@
 package world
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -150,10 +151,12 @@ func (h *Host) Dial(d net.Dialer, network, address string) (c net.Conn, err erro
 	return c, err
 }
 
-// Listen opens a listening socket on the host.
+// Listen opens a listening socket on the host. Its connections send no keepalives:
+// one that is idle is to look so.
 func (h *Host) Listen(network, address string) (l net.Listener, err error) {
+	config := net.ListenConfig{KeepAlive: -1}
 	err = h.Do(func() error {
-		l, err = net.Listen(network, address)
+		l, err = config.Listen(context.Background(), network, address)
 		return err
 	})
 	return l, err
