@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,8 +13,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
 )
 
 // Devices are the names of the host's devices whose alias begins so.
@@ -137,27 +134,4 @@ func (l *Lab) Repaired(kinds string, spoil func(), works func() error) {
 		return works()
 	})
 	l.Logf("repaired within %v", time.Since(began).Round(10*time.Millisecond))
-}
-
-// Reach wants an echo over a new TCP connection or by a datagram.
-func (l *Lab) Reach(h *world.Host, network, address string, port int) error {
-	at := net.JoinHostPort(address, fmt.Sprint(port))
-	c, err := h.Dial(net.Dialer{Timeout: 500 * time.Millisecond}, network, at)
-	if err != nil {
-		return fmt.Errorf("from %s: %w", h.Name, err)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(500 * time.Millisecond))
-	if _, err := c.Write([]byte("hello")); err != nil {
-		return fmt.Errorf("from %s: %w", h.Name, err)
-	}
-	b := make([]byte, 100)
-	n, err := c.Read(b)
-	if err != nil {
-		return fmt.Errorf("from %s to %s: %w", h.Name, at, err)
-	}
-	if string(b[:n]) != "hello" {
-		return fmt.Errorf("from %s to %s: got %q", h.Name, at, b[:n])
-	}
-	return nil
 }

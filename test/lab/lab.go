@@ -192,16 +192,18 @@ func (l *Lab) StopDaemon() {
 	l.Daemon = nil
 }
 
-// Eventually repeats try until it succeeds; the test fails with its last error.
+// Eventually repeats try until it succeeds. The test fails with its last error if
+// one that began too late failed: a try may take long, and begin early.
 func (l *Lab) Eventually(within time.Duration, try func() error) {
 	l.Helper()
 	deadline := time.Now().Add(within)
 	for {
+		late := time.Now().After(deadline)
 		err := try()
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
+		if late {
 			l.Fatalf("not within %v: %v", within, err)
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -87,16 +87,20 @@ func (m Metrics) labelled(name, label string) map[string]float64 {
 	return found
 }
 
-// Dropped runs f and wants at least n packets refused for the reason
-// meanwhile, and none for any reason that is not among the others.
+// droppedWithin is how long a packet that is under way may take to be counted.
+const droppedWithin = 5 * time.Second
+
+// Dropped runs f and wants at least n packets refused for the reason in the end,
+// and none for any reason that is not among the others.
 func (l *Lab) Dropped(reason string, n float64, f func(), others ...string) {
 	l.Helper()
 	before := l.Metrics().Drops()
 	f()
-	moved := map[string]float64{}
-	for r, v := range l.Metrics().Drops() {
-		if v != before[r] {
-			moved[r] = v - before[r]
+	var moved map[string]float64
+	for deadline := time.Now().Add(droppedWithin); ; time.Sleep(20 * time.Millisecond) {
+		moved = moves(before, l.Metrics().Drops())
+		if moved[reason] >= n || time.Now().After(deadline) {
+			break
 		}
 	}
 	got := moved[reason]
@@ -110,4 +114,15 @@ func (l *Lab) Dropped(reason string, n float64, f func(), others ...string) {
 	if len(rest) > 0 {
 		l.Errorf("packets dropped for other reasons than %s: %v", reason, rest)
 	}
+}
+
+// moves is what changed between two sets of counters.
+func moves(before, after map[string]float64) map[string]float64 {
+	moved := map[string]float64{}
+	for name, v := range after {
+		if v != before[name] {
+			moved[name] = v - before[name]
+		}
+	}
+	return moved
 }

@@ -81,7 +81,6 @@ func (l *Lab) HTTP(h *world.Host, name string, ports ...int) *world.Process {
 	}
 	config := filepath.Join(dir, "nginx.conf")
 	l.must(os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, listen.String(), dir, name), 0o644))
-	l.must(os.WriteFile(filepath.Join(dir, "large"), make([]byte, 8<<20), 0o644))
 	p := l.Spawn(h, "nginx", "-p", dir, "-e", filepath.Join(dir, "error.log"), "-c", config)
 	for _, port := range ports {
 		l.WaitTCP(h, fmt.Sprintf("127.0.0.1:%d", port))
@@ -190,48 +189,3 @@ type to struct {
 }
 
 func (t to) Write(b []byte) (int, error) { return t.WriteTo(b, t.address) }
-
-// Ask sends a datagram and wants UDP's answer.
-func (l *Lab) Ask(h *world.Host, address string, port int, name, client string) {
-	l.Helper()
-	got := l.ask(h, address, port)
-	fields := strings.Fields(got)
-	if len(fields) != 3 || fields[0] != name || fields[2] != "hello" ||
-		(client != "" && strings.Trim(fields[1], "[]") != Expand(client)) {
-		l.Errorf("%s: datagram to %s port %d: got %q, want an answer by %s to %s", h.Name, address, port, got, name, client)
-	}
-}
-
-// NoAsk wants no answer.
-func (l *Lab) NoAsk(h *world.Host, address string, port int) {
-	l.Helper()
-	if got := l.ask(h, address, port); got != "" {
-		l.Errorf("%s: datagram to %s port %d was answered: %q", h.Name, address, port, got)
-	}
-}
-
-// ask sends a datagram, twice if the first is not answered in half a second.
-func (l *Lab) ask(h *world.Host, address string, port int) string {
-	c, err := h.Dial(net.Dialer{}, "udp", net.JoinHostPort(address, fmt.Sprint(port)))
-	if err != nil {
-		return ""
-	}
-	defer c.Close()
-	b := make([]byte, 1500)
-	for range 2 {
-		c.Write([]byte("hello")) // refused: the read says so as well
-		c.SetReadDeadline(time.Now().Add(700 * time.Millisecond))
-		if n, err := c.Read(b); err == nil {
-			return string(b[:n])
-		}
-	}
-	return ""
-}
-
-// Expand writes an address as socat does: IPv6 in full.
-func Expand(address string) string {
-	if a := Address(address); a.Is6() {
-		return a.StringExpanded()
-	}
-	return address
-}

@@ -42,9 +42,9 @@ func TestCleanup(t *testing.T) {
 		l.Echo(l.Outside, 7)
 		for _, f := range lab.Families() {
 			for _, err := range []error{
-				l.Reach(l.Outside, "tcp", f.Of(lab.Host4, lab.Host6), 8080),
-				l.Reach(l.Host, "udp", f.Of(lab.Host4, lab.Host6), 8080),
-				l.Reach(c.Host, "tcp", f.Of(lab.Outside4, lab.Outside6), 7),
+				l.Reach(lab.Patient, l.Outside, "tcp", f.Of(lab.Host4, lab.Host6), 8080),
+				l.Reach(lab.Patient, l.Host, "udp", f.Of(lab.Host4, lab.Host6), 8080),
+				l.Reach(lab.Patient, c.Host, "tcp", f.Of(lab.Outside4, lab.Outside6), 7),
 			} {
 				if err != nil {
 					l.Error(err)

@@ -80,7 +80,8 @@ func verbs(l *lab.Lab, prefix string, stop <-chan struct{}) {
 // consistent wants the kernel to hold what the daemon says, and no more.
 func consistent(l *lab.Lab) {
 	l.Helper()
-	l.Eventually(soon, func() error {
+	// A try starts many programs, so a few of them take long on a busy machine.
+	l.Eventually(time.Minute, func() error {
 		var endpoints, networks, namespaces []string
 		for id := range strings.FieldsSeq(l.Fairlead("network", "ls", "--quiet", "--no-trunc", "--filter", "driver=bridge")) {
 			networks = append(networks, id)

@@ -95,7 +95,7 @@ func (s *sender) hears(l *lab.Lab, name string, within time.Duration) {
 // silent wants no answer, once those under way have come.
 func (s *sender) silent(l *lab.Lab) {
 	l.Helper()
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(500 * time.Millisecond)
 	for len(s.heard) > 0 {
 		<-s.heard
 	}
@@ -106,8 +106,9 @@ func (s *sender) silent(l *lab.Lab) {
 	}
 }
 
-// freshFlow is how soon a flow that goes on must reach whoever is published.
-const freshFlow = time.Second
+// freshFlow is how soon a flow that goes on must reach whoever is published. One
+// that stood in its way would do so for good, as it goes on.
+const freshFlow = 5 * time.Second
 
 // A sender that never stops reaches whoever serves the port now, from the same
 // source port: no flow of the past stands in its way.
@@ -181,7 +182,7 @@ func TestTrackedFlows(t *testing.T) {
 		host, outside := f.Of(lab.Host4, lab.Host6), f.Of(lab.Outside4, lab.Outside6)
 		out := stream(l, a.Host, outside, 7)
 		in := stream(l, l.Outside, host, 8080)
-		if err := l.Reach(a.Host, "udp", outside, 7); err != nil {
+		if err := l.Reach(lab.Patient, a.Host, "udp", outside, 7); err != nil {
 			l.Error(err)
 		}
 		l.Ping(a.Host, outside)

@@ -20,28 +20,38 @@ func TestOnlyPublishedIsReached(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
 		web := network(l, "web")
-		b := l.Sandbox("ben", "--network", web, "-p", "8080:80", "-p", "127.0.0.1:5000:5000/udp", "-p", "[::1]:5000:5000/udp")
+		b := l.Sandbox("ben", "--network", web, "-p", "8080:80", "-p", "127.0.0.1:5000:5000/udp", "-p", "[::1]:5000:5000/udp",
+			"-p", "127.0.0.1:5353:53/udp", "-p", "[::1]:5353:53/udp")
 		l.HTTP(b.Host, "ben", 80)
+		l.UDP(b.Host, "ben", 53)
 		// The kernel's own guard is off, so that only Fairlead's is there.
 		l.Sysctl(l.Host, "ipv4/conf/all/route_localnet", "1")
 		mac := macOf(l, l.Host)
 		families(t, l, func(l *lab.Lab, f lab.Family) {
 			host, outside := f.Of(lab.Host4, lab.Host6), f.Of(lab.Outside4, lab.Outside6)
-			for _, target := range []string{b.IP(f), l.Gateway(web, f)} {
+			gateway := l.Gateway(web, f)
+			for _, target := range []string{b.IP(f), gateway} {
 				l.IP(l.Outside, "route add "+target+" via "+host)
 			}
 			l.Dropped("direct", 2, func() { l.NoPing(l.Outside, b.IP(f)) })
 			l.Dropped("direct", 1, func() { l.NoGet(l.Outside, b.IP(f), 80) })
 			l.Dropped("direct", 1, func() { l.NoGet(l.Outside, b.IP(f), 8080) })
 			l.Get(l.Outside, host, 8080, "ben", outside)
+			// A gateway's address is one of the host's own, which the host answers for.
+			l.Ping(l.Outside, gateway)
+			l.Get(l.Outside, gateway, 8080, "ben", outside)
+			l.NoGet(l.Outside, gateway, 80)
+
+			loopback := f.Of("127.0.0.1", "::1")
+			l.Ask(l.Host, loopback, 5353, "ben", gateway)
+			l.NoAsk(l.Outside, host, 5353)
+			l.Dropped("direct", 2, func() { l.NoAsk(l.Outside, b.IP(f), 53) })
 
 			heard := listenUDP(l, b.Host, "udp"+f.String(), ":5000")
 			defer heard.Close()
-			loopback := f.Of("127.0.0.1", "::1")
 			l.Dropped("loopback", 1, func() {
 				sendFrame(l, l.Outside, udpFrame(l, macOf(l, l.Outside), mac,
 					netip.AddrPortFrom(lab.Address(outside), 5000), netip.AddrPortFrom(lab.Address(loopback), 5000)))
-				time.Sleep(100 * time.Millisecond)
 			})
 			heard.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 			if n, from, err := heard.ReadFrom(make([]byte, 100)); err == nil {
@@ -170,7 +180,7 @@ func TestTraceroute(t *testing.T) {
 			l.IP(l.Outside, "route get "+f.Of(far4, far6))
 			want := []string{l.Gateway(web, f), f.Of(lab.Outside4, lab.Outside6), f.Of(far4, far6)}
 			for _, kind := range []string{"-U", "-I", "-T"} { // UDP, ICMP, TCP
-				out := l.Must(a.Host, "traceroute", "-"+f.String(), "-n", "-q", "1", "-w", "1", "-m", "5", kind, f.Of(far4, far6))
+				out := l.Must(a.Host, "traceroute", "-"+f.String(), "-n", "-q", "1", "-w", "5", "-m", "5", kind, f.Of(far4, far6))
 				var hops []string
 				for line := range strings.Lines(out) {
 					if fields := strings.Fields(line); len(fields) > 1 && fields[0] != "traceroute" {

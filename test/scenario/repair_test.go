@@ -78,12 +78,12 @@ func everything(l *lab.Lab, gateway4, gateway6 string, a, b *lab.Sandbox) error 
 	var errs []error
 	for _, f := range lab.Families() {
 		errs = append(errs,
-			l.Reach(a.Host, "tcp", b.IP(f), 7),
-			l.Reach(a.Host, "tcp", f.Of(gateway4, gateway6), 9),
-			l.Reach(a.Host, "tcp", f.Of(lab.Outside4, lab.Outside6), 7),
-			l.Reach(l.Host, "tcp", b.IP(f), 7),
-			l.Reach(l.Host, "tcp", f.Of("127.0.0.1", "::1"), 8080),
-			l.Reach(l.Outside, "tcp", f.Of(lab.Host4, lab.Host6), 8080),
+			l.Reach(lab.Brief, a.Host, "tcp", b.IP(f), 7),
+			l.Reach(lab.Brief, a.Host, "tcp", f.Of(gateway4, gateway6), 9),
+			l.Reach(lab.Brief, a.Host, "tcp", f.Of(lab.Outside4, lab.Outside6), 7),
+			l.Reach(lab.Brief, l.Host, "tcp", b.IP(f), 7),
+			l.Reach(lab.Brief, l.Host, "tcp", f.Of("127.0.0.1", "::1"), 8080),
+			l.Reach(lab.Brief, l.Outside, "tcp", f.Of(lab.Host4, lab.Host6), 8080),
 		)
 	}
 	return errors.Join(errs...)
@@ -176,7 +176,7 @@ func namespaceRemoved(l *lab.Lab, web string) {
 			return err
 		}
 		defer h.Close()
-		return l.Reach(h, "tcp", l.Gateway(web, lab.IPv4), 9)
+		return l.Reach(lab.Brief, h, "tcp", l.Gateway(web, lab.IPv4), 9)
 	})
 	remove(path)
 	l.Fairlead("network", "disconnect", web, "lost")

@@ -229,16 +229,25 @@ func (p packet) receive(timeout int) string {
 
 // bulk wants a TCP transfer to a sandbox with full segments, in both directions.
 func bulk(l *lab.Lab, from *world.Host, to *lab.Sandbox) {
-	server := l.Spawn(to.Host, "iperf3", "-s", "-p", "5201", "--forceflush")
-	l.Eventually(5*time.Second, func() error { // a connection to try it would be its first client
+	port := 5201
+	for _, f := range lab.Families() {
+		for _, flag := range []string{"--bidir", "--zerocopy"} {
+			transferIperf(l, from, to, f, fmt.Sprint(port), flag)
+			port++
+		}
+	}
+}
+
+// transferIperf does one transfer, to a server of its own: one that had a client
+// before is busy, or does not listen, until it is done with that.
+func transferIperf(l *lab.Lab, from *world.Host, to *lab.Sandbox, f lab.Family, port, flag string) {
+	l.Helper()
+	server := l.Spawn(to.Host, "iperf3", "-s", "-1", "-p", port, "--forceflush")
+	l.Eventually(10*time.Second, func() error { // a connection to try it would be its client
 		if !strings.Contains(server.Output(), "listening") {
 			return errors.New("iperf3 does not listen")
 		}
 		return nil
 	})
-	for _, f := range lab.Families() {
-		for _, flag := range []string{"--bidir", "--zerocopy"} {
-			l.Must(from, "iperf3", "-c", to.IP(f), "-p", "5201", "-n", "64M", flag)
-		}
-	}
+	l.Must(from, "iperf3", "-c", to.IP(f), "-p", port, "-n", "64M", flag)
 }

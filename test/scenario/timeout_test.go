@@ -113,7 +113,7 @@ func idleFlow(l *lab.Lab, a *lab.Sandbox, f lab.Family) (seen []string) {
 			if _, err := a.Dial(net.Dialer{Timeout: 300 * time.Millisecond}, "tcp", net.JoinHostPort(nobody, "7")); err == nil {
 				l.Errorf("%s answers", nobody)
 			}
-			if err := l.Reach(a.Host, "udp", outside, 7); err != nil {
+			if err := l.Reach(lab.Patient, a.Host, "udp", outside, 7); err != nil {
 				l.Error(err)
 			}
 			l.Ping(a.Host, outside)

@@ -109,7 +109,7 @@ func TestUplinkChangesAddress(t *testing.T) {
 				"route replace "+f.Of("default", "::/0")+" via "+outside)
 			flow.sees(l, next)
 			l.Get(a.Host, outside, 80, "outside", next)
-			l.Eventually(soon, func() error { return l.Reach(l.Outside, "tcp", next, 7070) })
+			l.Eventually(soon, func() error { return l.Reach(lab.Brief, l.Outside, "tcp", next, 7070) })
 			l.Get(l.Outside, next, 8080, "ben", outside)
 			noFlows(l, old)
 		})
@@ -134,10 +134,10 @@ func TestUplinkGoesAndComes(t *testing.T) {
 		for _, f := range lab.Families() {
 			other := f.Of(lab.SecondOutside4, lab.SecondOutside6)
 			for _, network := range []string{"tcp", "udp"} {
-				if l.Reach(a.Host, network, f.Of(lab.Outside4, lab.Outside6), 7) == nil {
+				if l.Reach(lab.Brief, a.Host, network, f.Of(lab.Outside4, lab.Outside6), 7) == nil {
 					l.Errorf("IPv%s, %s: outside is reached without an uplink", f, network)
 				}
-				if err := l.Reach(a.Host, network, other, 7); err != nil {
+				if err := l.Reach(lab.Patient, a.Host, network, other, 7); err != nil {
 					l.Errorf("IPv%s, %s: over the other uplink: %v", f, network, err)
 				}
 			}
@@ -150,8 +150,8 @@ func TestUplinkGoesAndComes(t *testing.T) {
 			flow[f].echoes(l)
 			for _, network := range []string{"tcp", "udp"} {
 				l.Eventually(soon, func() error {
-					return errors.Join(l.Reach(a.Host, network, f.Of(lab.Outside4, lab.Outside6), 7),
-						l.Reach(l.Outside, network, f.Of(lab.Host4, lab.Host6), 8080))
+					return errors.Join(l.Reach(lab.Brief, a.Host, network, f.Of(lab.Outside4, lab.Outside6), 7),
+						l.Reach(lab.Brief, l.Outside, network, f.Of(lab.Host4, lab.Host6), 8080))
 				})
 			}
 		}
