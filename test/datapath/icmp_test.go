@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 const (
@@ -271,7 +272,40 @@ func errorsAboutPublished() []testCase {
 			})
 			s.from("b", e).peer("d", s.delivered("d", want))
 		}),
+		times(published(), "error_of_backend_without_route-no_route", func(s *scenario, f family, l l4) {
+			p := s.client(f, l, at(f.second, l.dport))
+			got := s.toBackend(f, "b", p, l.backend())
+			s.arrive(p).peer("b", got, "ct_created")
+			defer s.withoutRoute(f)()
+			kind := portUnreachable(f)
+			e := s.via(f, "b", l4{}, at(f.remote, 0))
+			e.icmp, e.payload = &kind, s.quoting(got, got)
+			s.from("b", e).dropped("no_route")
+		}),
+		times(published()[:1], "answer_without_route-stack", func(s *scenario, f family, l l4) {
+			p := s.client(f, l, at(f.uplink, l.dport))
+			got := s.toBackend(f, "b", p, l.backend())
+			s.arrive(p).peer("b", got, "ct_created")
+			defer s.withoutRoute(f)()
+			s.from("b", got.answer(l.reply)).toStack()
+		}),
 	)
+}
+
+// routeRemembered is longer than the datapath may go by a route that is gone.
+const routeRemembered = 80 * time.Millisecond
+
+// withoutRoute takes the default route away, and returns what brings it back.
+func (s *scenario) withoutRoute(f family) (restore func()) {
+	s.Helper()
+	route := " default via " + f.router.String() + " dev up0"
+	s.ns.ip(s.TB, "route del"+route)
+	time.Sleep(routeRemembered)
+	return func() {
+		s.Helper()
+		s.ns.ip(s.TB, "route add"+route)
+		time.Sleep(routeRemembered)
+	}
 }
 
 func errorsAboutNothing() []testCase {

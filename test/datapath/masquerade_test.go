@@ -216,6 +216,16 @@ func fixedPortCases() []testCase {
 			s.opens(f, s.via(f, "a", l, at(f.remote, l.dport)), at(f.uplink, l.sport))
 			s.from("b", s.via(f, "b", l, at(f.remote, l.dport))).dropped("snat_exhausted")
 		}),
+		// No packet makes such a flow; nothing but this would keep a wrong CRC from leaving.
+		times(all[:1], "flow_has_other_port-unsupported", func(s *scenario, f family, l l4) {
+			p := s.via(f, "a", l, at(f.remote, l.dport))
+			s.opens(f, p, at(f.uplink, l.sport))
+			e := s.mustEntry(s.TB, p.tuple())
+			s.dropEntry(s.TB, reversed(e.Xlat))
+			e.Xlat.Sport = netPort(l.sport + 1)
+			s.putEntry(s.TB, p.tuple(), e)
+			s.from("a", p).dropped("unsupported")
+		}),
 	)
 }
 
