@@ -214,7 +214,7 @@ func TestTrackedFlows(t *testing.T) {
 			}
 			return nil
 		})
-		l.Eventually(30*time.Second, func() error {
+		l.Eventually(time.Minute, func() error { // ten seconds, and the tables are walked every thirty
 			time.Sleep(500 * time.Millisecond)
 			if got := l.Fairlead(closed...); got != "" {
 				return fmt.Errorf("still there: %s", got)

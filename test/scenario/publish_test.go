@@ -3,7 +3,11 @@
 package scenario
 
 import (
+	"fmt"
+	"net"
+	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/fairlead-net/fairlead/test/lab"
 )
@@ -31,6 +35,7 @@ func TestPublishedPort(t *testing.T) {
 				for _, addr := range []string{f.Of("127.0.0.1", "::1"), host, gateway} {
 					l.Get(l.Host, addr, 8080, "ben", gateway)
 					l.Ask(l.Host, addr, 5353, "ben", gateway)
+					noBackendShows(l, addr, 8080, 5353, "udp", "udp"+f.String())
 				}
 			})
 			l.Case("same network", func(l *lab.Lab) {
@@ -53,4 +58,72 @@ func TestPublishedPort(t *testing.T) {
 			})
 		})
 	})
+}
+
+// A backend that has IPv4 only is reached by [::1] too, as a program finds it that
+// asks for localhost.
+func TestPublishedPortOfIPv4Only(t *testing.T) {
+	t.Parallel()
+	modes(t, lab.Config{}, func(_ *testing.T, l *lab.Lab) {
+		l.Fairlead("network", "create", "four")
+		b := l.Sandbox("ben", "--network", "four", "-p", "8080:80", "-p", "5353:53/udp")
+		if b.IP6.IsValid() {
+			l.Fatalf("the backend has %v", b.IP6)
+		}
+		l.HTTP(b.Host, "ben", 80)
+		l.UDP(b.Host, "ben", 53)
+		gateway := l.Gateway("four", lab.IPv4)
+		for _, addr := range []string{"::1", "127.0.0.1", lab.Host4} {
+			l.Get(l.Host, addr, 8080, "ben", gateway)
+			l.Ask(l.Host, addr, 5353, "ben", gateway)
+			noBackendShows(l, addr, 8080, 5353)
+		}
+		for _, addr := range []string{"127.0.0.1", lab.Host4} {
+			noBackendShows(l, addr, 8080, 5353, "udp", "udp4")
+		}
+	})
+}
+
+// noBackendShows wants a program of the host to see the address that it asked as its
+// peer and as the source of answers, not the backend's. sockets are the networks of
+// sockets that are not connected.
+func noBackendShows(l *lab.Lab, address string, tcp, udp int, sockets ...string) {
+	l.Helper()
+	for network, port := range map[string]int{"tcp": tcp, "udp": udp} {
+		want := net.JoinHostPort(address, fmt.Sprint(port))
+		c, err := l.Host.Dial(net.Dialer{Timeout: lab.Patient}, network, want)
+		if err != nil {
+			l.Errorf("connect to %s: %v", want, err)
+			continue
+		}
+		if got := c.RemoteAddr().String(); got != want {
+			l.Errorf("the peer of a %s socket connected to %s is %s", network, want, got)
+		}
+		c.Close()
+	}
+	want := netip.AddrPortFrom(lab.Address(address), uint16(udp))
+	for _, network := range sockets {
+		if got := answerer(l, network, want); got != want {
+			l.Errorf("the answer to a datagram to %v, on a socket %s, is from %v", want, network, got)
+		}
+	}
+}
+
+// answerer is who answers datagrams from a socket that is not connected.
+func answerer(l *lab.Lab, network string, to netip.AddrPort) netip.AddrPort {
+	l.Helper()
+	c, err := l.Host.ListenPacket(network, "")
+	if err != nil {
+		l.Fatal(err)
+	}
+	defer c.Close()
+	var from net.Addr
+	l.Eventually(lab.Patient, func() error {
+		c.WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(to)) // refused: the read says so as well
+		c.SetReadDeadline(time.Now().Add(lab.Brief))
+		_, from, err = c.ReadFrom(make([]byte, 100))
+		return err
+	})
+	at := from.(*net.UDPAddr).AddrPort()
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 }
