@@ -68,6 +68,7 @@ func connectable(s *model.Snapshot, n *model.Network, sb *model.Sandbox) error {
 func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, force bool) error {
 	var n *model.Network
 	var sb *model.Sandbox
+	was := false
 	err := c.update(ctx, func(t *tx) (err error) {
 		t.keep = force
 		if n, err = findNetwork(t.next, netRef); err != nil {
@@ -81,6 +82,7 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 		}
 		for _, ep := range t.old.Endpoints {
 			if ep.SandboxID == sb.ID && ep.NetworkID == n.ID {
+				was = true
 				t.removeEndpoint(ep)
 				return t.retarget(sb, false)
 			}
@@ -90,7 +92,7 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 		}
 		return refuse(model.ErrForbidden, "sandbox %q is not connected to network %s (see: fairlead inspect %s)", sb.Name, n.Name, sb.Name)
 	})
-	if err == nil {
+	if err == nil && was {
 		c.cfg.Log.Info("sandbox disconnected", "sandbox", sb.Name, "network", n.Name)
 	}
 	return err

@@ -209,6 +209,8 @@ func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network
 		return nil, err
 	}
 	slices.Sort(names)
-	c.cfg.Log.Info("unused networks removed", "count", len(names))
+	if len(names) > 0 {
+		c.cfg.Log.Info("unused networks removed", "count", len(names))
+	}
 	return names, nil
 }

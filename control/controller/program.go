@@ -39,7 +39,8 @@ func (c *Controller) SandboxStarted(ctx context.Context, ref string, pid int, st
 // SandboxExited notes that the program ended. An AutoRemove sandbox is removed
 // with that, unless others share its namespace: then Reap does it later.
 func (c *Controller) SandboxExited(ctx context.Context, ref string, code int) error {
-	return c.update(ctx, func(t *tx) error {
+	var removed *model.Sandbox
+	err := c.update(ctx, func(t *tx) error {
 		sb, err := findSandbox(t.next, ref)
 		if err != nil {
 			return err
@@ -47,12 +48,17 @@ func (c *Controller) SandboxExited(ctx context.Context, ref string, code int) er
 		if sb.AutoRemove && len(joinersOf(t.next, sb.ID)) == 0 {
 			t.removeSandbox(sb)
 			t.keep = true
+			removed = sb
 			return nil
 		}
 		t.markExited(sb, code)
 		t.quiet = true
 		return nil
 	})
+	if err == nil && removed != nil {
+		c.logRemoved(removed)
+	}
+	return err
 }
 
 func (t *tx) markExited(sb *model.Sandbox, code int) {

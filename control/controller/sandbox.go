@@ -230,9 +230,13 @@ func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) 
 		return nil
 	})
 	if err == nil {
-		c.cfg.Log.Info("sandbox removed", "sandbox", sb.Name, "id", short(sb.ID))
+		c.logRemoved(sb)
 	}
 	return err
+}
+
+func (c *Controller) logRemoved(sb *model.Sandbox) {
+	c.cfg.Log.Info("sandbox removed", "sandbox", sb.Name, "id", short(sb.ID))
 }
 
 func (t *tx) removeSandbox(sb *model.Sandbox) {

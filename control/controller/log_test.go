@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// logged has the controller write to a buffer, without what is another in each run.
+func (w *world) logged() *bytes.Buffer {
+	log := new(bytes.Buffer)
+	w.cfg.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey || a.Key == "id" || a.Key == "ipv4" || a.Key == "ipv6" {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+	return log
+}
+
+// An operator reads in the log what was changed: a line for each verb that changes
+// something, and none for one that is refused or finds nothing to do.
+func TestVerbsAreLogged(t *testing.T) {
+	w := newWorld(t)
+	log, ctx := w.logged(), t.Context()
+	sandbox := func(name string, autoRemove bool) func() error {
+		return func() error {
+			_, err := w.CreateSandbox(ctx, model.SandboxSpec{Name: name, NetworkMode: "web", AutoRemove: autoRemove})
+			return err
+		}
+	}
+	network := func(name string) func() error {
+		return func() error { _, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: name}); return err }
+	}
+	connect := func() error { _, err := w.Connect(ctx, "back", "anna", model.EndpointSpec{}); return err }
+	disconnect := func() error { return w.Disconnect(ctx, "back", "anna", true) }
+	prune := func() error { _, err := w.PruneNetworks(ctx, nil); return err }
+	for _, step := range []struct {
+		verb    string
+		do      func() error
+		refused error
+		want    string
+	}{
+		{"network create", network("web"), nil, `level=INFO msg="network created" network=web`},
+		{"network create, of a name that is taken", network("web"), model.ErrConflict, ""},
+		{"network create, another", network("back"), nil, `level=INFO msg="network created" network=back`},
+		{"sandbox create", sandbox("anna", false), nil, `level=INFO msg="sandbox created" sandbox=anna network=web`},
+		{"run", sandbox("ben", true), nil, `level=INFO msg="sandbox created" sandbox=ben network=web`},
+		{"run, the program begins", func() error { return w.SandboxStarted(ctx, "ben", 7, 0) }, nil, ""},
+		{"run, the program ends", func() error { return w.SandboxExited(ctx, "ben", 0) }, nil, `level=INFO msg="sandbox removed" sandbox=ben`},
+		{"network connect", connect, nil, `level=INFO msg="sandbox connected" sandbox=anna network=back`},
+		{"network connect, again", connect, model.ErrForbidden, ""},
+		{"network rm, of one in use", func() error { return w.RemoveNetwork(ctx, "web") }, model.ErrForbidden, ""},
+		{"network disconnect", disconnect, nil, `level=INFO msg="sandbox disconnected" sandbox=anna network=back`},
+		{"network disconnect, again", disconnect, nil, ""},
+		{"network prune", prune, nil, `level=INFO msg="unused networks removed" count=1`},
+		{"network prune, again", prune, nil, ""},
+		{"rm", func() error { return w.RemoveSandbox(ctx, "anna", false) }, nil, `level=INFO msg="sandbox removed" sandbox=anna`},
+		{"rm, again", func() error { return w.RemoveSandbox(ctx, "anna", false) }, model.ErrNotFound, ""},
+		{"network rm", func() error { return w.RemoveNetwork(ctx, "web") }, nil, `level=INFO msg="network removed" network=web`},
+	} {
+		log.Reset()
+		if err := step.do(); !errors.Is(err, step.refused) {
+			t.Fatalf("%s: %v, want %v", step.verb, err, step.refused)
+		}
+		if got := strings.TrimSuffix(log.String(), "\n"); got != step.want {
+			t.Errorf("%s: the log says %q, want %q", step.verb, got, step.want)
+		}
+	}
+}
+
+// What happens without a verb is logged too, and what failed.
+func TestWhatNobodyAskedForIsLogged(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	if _, err := w.CreateSandbox(ctx, model.SandboxSpec{Name: "ben", NetworkMode: "bridge", AutoRemove: true}); err != nil {
+		t.Fatal(err)
+	}
+	log := w.logged()
+	says := func(want string) {
+		t.Helper()
+		if got := strings.TrimSuffix(log.String(), "\n"); got != want {
+			t.Errorf("the log says %q, want %q", got, want)
+		}
+		log.Reset()
+	}
+	w.now = w.now.Add(time.Hour)
+	if err := w.Reap(ctx); err != nil {
+		t.Fatal(err)
+	}
+	says(`level=INFO msg="sandboxes of dead programs removed" count=1`)
+	if err := w.Reap(ctx); err != nil {
+		t.Fatal(err)
+	}
+	says("")
+
+	broken := errors.New("the kernel is broken")
+	w.kernel.apply = func(*model.Snapshot) error { return broken }
+	if _, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "web"}); !errors.Is(err, broken) {
+		t.Fatalf("create: %v, want %v", err, broken)
+	}
+	says(`level=ERROR msg="kernel state is not back as it was before a failed change; the next resync repairs it" err="the kernel is broken"`)
+}
