@@ -107,13 +107,16 @@ static __always_inline struct publish *backend_of(const struct ask *a)
 	return find(&any, a);
 }
 
-/* Can a socket call of this family reach the backend? */
-static __always_inline bool reachable(const struct ask *a, const struct publish *b)
+/* Can a socket call of this family reach the backend? An unconnected IPv6 socket cannot be led to
+ * IPv4: udpv6_sendmsg() refuses that with ENOTSUPP. */
+static __always_inline bool reachable(const struct ask *a, const struct publish *b, bool connects)
 {
-	return !a->is4 || ip_is4(&b->addr);
+	if (ip_is4(&a->addr) == ip_is4(&b->addr))
+		return true;
+	return !a->is4 && connects;
 }
 
-static __always_inline int lead(struct bpf_sock_addr *ctx, bool is4)
+static __always_inline int lead(struct bpf_sock_addr *ctx, bool is4, bool connects)
 {
 	struct sock_rev_key k = {};
 	struct sock_rev v = {};
@@ -123,7 +126,7 @@ static __always_inline int lead(struct bpf_sock_addr *ctx, bool is4)
 	if (!ours(ctx) || !ask_of(ctx, &a, is4))
 		return ALLOW;
 	b = backend_of(&a);
-	if (!b || !reachable(&a, b))
+	if (!b || !reachable(&a, b, connects))
 		return ALLOW;
 	k.cookie = bpf_get_socket_cookie(ctx);
 	k.addr = b->addr;
@@ -180,25 +183,25 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, bool is4)
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
-	return lead(ctx, true);
+	return lead(ctx, true, true);
 }
 
 SEC("cgroup/connect6")
 int connect6(struct bpf_sock_addr *ctx)
 {
-	return lead(ctx, false);
+	return lead(ctx, false, true);
 }
 
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return lead(ctx, true);
+	return lead(ctx, true, false);
 }
 
 SEC("cgroup/sendmsg6")
 int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return lead(ctx, false);
+	return lead(ctx, false, false);
 }
 
 SEC("cgroup/recvmsg4")

@@ -81,6 +81,15 @@ func TestPublishedPortOfIPv4Only(t *testing.T) {
 		for _, addr := range []string{"127.0.0.1", lab.Host4} {
 			noBackendShows(l, addr, 8080, 5353, "udp", "udp4")
 		}
+		// Such a socket cannot be led there, but its call must not fail for that.
+		c, err := l.Host.ListenPacket("udp6", "")
+		if err != nil {
+			l.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.WriteTo([]byte("hello"), &net.UDPAddr{IP: net.IPv6loopback, Port: 5353}); err != nil {
+			l.Error(err)
+		}
 	})
 }
 
