@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,9 @@ const (
 	namespaces = "netns" // of the sandboxes Fairlead made
 	logs       = "logs"  // what detached programs write
 )
+
+// arrestWait is for a daemon that was just told to end to be gone.
+const arrestWait = 3 * time.Second
 
 // devicesAtOnce is how many devices go between two looks whether to stop.
 const devicesAtOnce = 256
@@ -50,7 +54,7 @@ func Cleanup(ctx context.Context, dirs Dirs, log *slog.Logger) error {
 }
 
 func cleanup(ctx context.Context, dirs Dirs, handle *rtnl.Handle, log *slog.Logger) (retErr error) {
-	ran, unlock, err := arrest(dirs)
+	ran, unlock, err := arrest(ctx, dirs)
 	if err != nil {
 		return err
 	}
@@ -76,12 +80,12 @@ func cleanup(ctx context.Context, dirs Dirs, handle *rtnl.Handle, log *slog.Logg
 
 // arrest keeps a daemon from starting in the directories until unlock, and
 // reports whether one ran there, in this network namespace.
-func arrest(dirs Dirs) (ran bool, unlock func() error, retErr error) {
+func arrest(ctx context.Context, dirs Dirs) (ran bool, unlock func() error, retErr error) {
 	path := filepath.Join(dirs.Run, lockName)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return false, func() error { return nil }, nil
 	}
-	l, err := tryLock(dirs.Run)
+	l, err := awaitLock(ctx, dirs.Run, arrestWait)
 	if errors.Is(err, errLocked) {
 		return false, nil, fmt.Errorf("a daemon serves %q (stop it first, with systemctl stop fairlead or SIGTERM)", dirs.Run)
 	}

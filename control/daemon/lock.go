@@ -20,7 +20,7 @@ import (
 const (
 	lockName     = "daemon.lock"
 	takeoverWait = 5 * time.Second
-	takeoverPoll = 5 * time.Millisecond
+	lockPoll     = 5 * time.Millisecond
 )
 
 // errLocked: a daemon that lives holds the run directory.
@@ -82,18 +82,25 @@ func takeOver(ctx context.Context, runDir string, mine identity, log *slog.Logge
 		return nil, fmt.Errorf("take over from the daemon of %q: %w", runDir, err)
 	}
 	log.Info("taking over from a running daemon", "pid", pid)
-	ctx, cancel := context.WithTimeout(ctx, takeoverWait)
-	defer cancel()
-	for {
+	l, err = awaitLock(ctx, runDir, takeoverWait)
+	if errors.Is(err, errLocked) {
+		return nil, fmt.Errorf("the daemon with pid %d still holds %q after %v (stop it, or use another --run-dir): %w",
+			pid, runDir, takeoverWait, err)
+	}
+	return l, err
+}
+
+// awaitLock takes the lock as soon as its holder lets go; errLocked: it did not.
+func awaitLock(ctx context.Context, runDir string, wait time.Duration) (*lock, error) {
+	for deadline := time.Now().Add(wait); ; {
 		l, err := tryLock(runDir)
-		if !errors.Is(err, errLocked) {
+		if !errors.Is(err, errLocked) || time.Now().After(deadline) {
 			return l, err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("the daemon with pid %d still holds %q after %v (stop it, or use another --run-dir): %w",
-				pid, runDir, takeoverWait, ctx.Err())
-		case <-time.After(takeoverPoll):
+			return nil, ctx.Err()
+		case <-time.After(lockPoll):
 		}
 	}
 }

@@ -91,6 +91,29 @@ func TestTryLock(t *testing.T) {
 	}
 }
 
+// Cleanup right after the daemon was told to end waits for it, but not for ever.
+func TestCleanupWaitsForADaemonThatEnds(t *testing.T) {
+	dirs := testDirs(t.TempDir())
+	if err := os.MkdirAll(dirs.Run, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	holder, err := tryLock(dirs.Run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := arrest(t.Context(), dirs); err == nil || !strings.Contains(err.Error(), "stop it first") {
+		t.Errorf("cleanup beside a daemon: %v, want a refusal that says to stop it", err)
+	}
+	time.AfterFunc(arrestWait/10, func() { _ = holder.Close() })
+	ran, unlock, err := arrest(t.Context(), dirs)
+	if err != nil || ran {
+		t.Fatalf("cleanup after a daemon that ends: ran %t, %v", ran, err)
+	}
+	if err := unlock(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A daemon of another namespace or bpffs directory is no earlier one of ours.
 func TestTakeOverSparesOtherNodes(t *testing.T) {
 	dir := t.TempDir()
