@@ -66,7 +66,7 @@ func TestOutputs(t *testing.T) {
 func TestInspectShowsWhatThereIs(t *testing.T) {
 	w := populated(t)
 	code, out, stderr := w.run("network", "inspect", "-f", "{{.Name}}", "web", "nothing", "bridge")
-	if code != 1 || out != "web\nbridge\n" || stderr != "fairlead: network nothing not found\n" {
+	if code != 1 || out != "web\nbridge\n" || stderr != "fairlead: network nothing not found (see: fairlead network ls)\n" {
 		t.Errorf("got %d, %q, %q", code, out, stderr)
 	}
 }
@@ -74,7 +74,7 @@ func TestInspectShowsWhatThereIs(t *testing.T) {
 func TestRemovals(t *testing.T) {
 	w := populated(t)
 	code, out, stderr := w.run("network", "rm", "nothing", "web")
-	if code != 1 || out != "web\n" || stderr != "fairlead: network nothing not found\n" {
+	if code != 1 || out != "web\n" || stderr != "fairlead: network nothing not found (see: fairlead network ls)\n" {
 		t.Errorf("network rm: got %d, %q, %q", code, out, stderr)
 	}
 	if out := w.ok("network", "rm", "-f", "nothing"); out != "" {

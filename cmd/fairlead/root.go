@@ -30,6 +30,9 @@ func newRootCommand(e *env) *cobra.Command {
 		newRmCommand(e), newPortCommand(e), newSandboxCommand(e), newStatusCommand(e), newCtCommand(e),
 		newDaemonCommand(e), newDoctorCommand(e), newCleanupCommand(e), newDemoCommand(e), newVersionCommand(e),
 		newBenchCommand(e), newBenchLoadCommand(e),
+		newLaterCommand("policy", "--internal and icc=false are the rules there are, see: fairlead network create --help"),
+		newLaterCommand("nat", "NAT shows in: fairlead ct ls"),
+		newLaterCommand("monitor", "refused packets are counted in the metrics, flows are in: fairlead ct ls"),
 	)
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout) // before the completion command, which remembers it
@@ -47,6 +50,15 @@ func newGroup(use, short string, verbs ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: verbArgs, RunE: showHelp}
 	c.AddCommand(verbs...)
 	return c
+}
+
+// newLaterCommand is known but refused, so that the refusal can say what there
+// is instead.
+func newLaterCommand(name, instead string) *cobra.Command {
+	return &cobra.Command{
+		Use: name, Short: "Not available yet", Hidden: true, DisableFlagParsing: true,
+		RunE: func(*cobra.Command, []string) error { return fmt.Errorf("%s is not available yet (%s)", name, instead) },
+	}
 }
 
 // verbArgs refuses what is no verb of the group.
@@ -67,11 +79,13 @@ func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 func notYet(cmd *cobra.Command, flags ...string) error {
 	for _, name := range flags {
 		if cmd.Flags().Changed(name) {
-			return fmt.Errorf("--%s is not available yet", name)
+			return later("--" + name)
 		}
 	}
 	return nil
 }
+
+func later(what string) error { return fmt.Errorf("%s is not available yet (leave it out)", what) }
 
 // laterFlags declares flags that are known but refused, so that the refusal
 // can say so.

@@ -42,21 +42,21 @@ func TestRunRequest(t *testing.T) {
 	w := newWorld(t)
 	w.ok("network", "create", "a")
 	w.ok("network", "create", "b")
-	w.ok("run", "--rm", "--name", "web", "--hostname", "h", "--network", "a", "--ip", "10.0.0.5", "--mac-address", "02:00:00:00:00:09", "--network-alias", "x",
-		"--network", "name=b,ip6=fd00::5,alias=y", "-p", "8080:80", "-P", "--expose", "53/udp", "--label", "k=v", "echo", "-n", "hello")
+	w.ok("run", "--rm", "--name", "web", "--hostname", "h", "--network", "a", "--ip", "10.0.0.5", "--mac-address", "02:00:00:00:00:09",
+		"--network", "name=b,ip6=fd00::5", "-p", "8080:80", "-P", "--expose", "53/udp", "--label", "k=v", "echo", "-n", "hello")
 	if w.out.String() != "hello" {
 		t.Errorf("output %q", w.out)
 	}
 	want := model.SandboxSpec{
 		Name: "web", NetworkMode: "a", Hostname: "h", Labels: map[string]string{"k": "v"}, Command: []string{"echo", "-n", "hello"}, AutoRemove: true,
-		Endpoint:   model.EndpointSpec{Network: "a", IPv4: netip.MustParseAddr("10.0.0.5"), MAC: model.MAC{2, 0, 0, 0, 0, 9}, Aliases: []string{"x"}},
+		Endpoint:   model.EndpointSpec{Network: "a", IPv4: netip.MustParseAddr("10.0.0.5"), MAC: model.MAC{2, 0, 0, 0, 0, 9}},
 		PublishAll: true, Expose: []model.PortProto{{Port: 53, Count: 1, Proto: model.UDP}},
 		Ports: []model.PortSpec{{HostPort: 8080, HostCount: 1, Port: 80, Count: 1, Proto: model.TCP}},
 	}
 	if diff := cmp.Diff([]model.SandboxSpec{want}, w.fake.Specs, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("spec (-want +got)\n%s", diff)
 	}
-	join := model.EndpointSpec{Network: "b", IPv6: netip.MustParseAddr("fd00::5"), Aliases: []string{"y"}}
+	join := model.EndpointSpec{Network: "b", IPv6: netip.MustParseAddr("fd00::5")}
 	if diff := cmp.Diff([]model.EndpointSpec{join}, w.fake.Connects, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("second network (-want +got)\n%s", diff)
 	}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,7 +18,6 @@ type attachment struct {
 	network string
 	ip, ip6 netip.Addr
 	mac     model.MAC
-	aliases []string
 }
 
 func (a *attachment) setIP(ip, ip6 string) error {
@@ -49,7 +47,7 @@ func (a *attachment) setMAC(mac string) error {
 }
 
 func (a *attachment) spec() model.EndpointSpec {
-	return model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases}
+	return model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac}
 }
 
 func (a *attachment) config() *api.EndpointConfig { return api.NewEndpointConfig(a.spec()) }
@@ -59,7 +57,6 @@ type sandboxFlags struct {
 	networks   []string
 	ip, ip6    string
 	mac        string
-	aliases    []string
 	publish    []string
 	publishAll bool
 	expose     []string
@@ -70,11 +67,10 @@ type sandboxFlags struct {
 func (o *sandboxFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.networks, "network", nil,
-		`network to join, or host, none, container:NAME; repeatable; also as name=NET,ip=…,ip6=…,mac-address=…,alias=… (default "bridge")`)
+		`network to join, or host, none, container:NAME; repeatable; also as name=NET,ip=…,ip6=…,mac-address=… (default "bridge")`)
 	f.StringVar(&o.ip, "ip", "", "IPv4 address in the first network (default: a free one)")
 	f.StringVar(&o.ip6, "ip6", "", "IPv6 address in the first network (default: a free one)")
 	f.StringVar(&o.mac, "mac-address", "", "MAC address in the first network (default: made up)")
-	f.StringArrayVar(&o.aliases, "network-alias", nil, "further name in the first network")
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, "publish a port: [IP:][HOST[-HOST]:]PORT[-PORT][/tcp|udp|sctp]")
 	f.BoolVarP(&o.publishAll, "publish-all", "P", false, "publish all exposed ports at host ports that are free")
 	f.StringArrayVar(&o.expose, "expose", nil, "expose a port: PORT[-PORT][/tcp|udp|sctp]")
@@ -85,7 +81,7 @@ func (o *sandboxFlags) register(cmd *cobra.Command) {
 
 // laterSandboxFlags belong to capabilities that are not there yet.
 func laterSandboxFlags() []string {
-	return []string{"link", "dns", "dns-search", "dns-option", "add-host"}
+	return []string{"network-alias", "link", "dns", "dns-search", "dns-option", "add-host"}
 }
 
 // spec turns the flags into a request and the networks to join afterwards.
@@ -143,8 +139,8 @@ func (o *sandboxFlags) attachments() ([]attachment, error) {
 		list = append(list, a)
 	}
 	first := &list[0]
-	if strings.Contains(values[0], "=") && (o.ip != "" || o.ip6 != "" || o.mac != "" || len(o.aliases) > 0) {
-		return nil, usagef("give addresses and aliases of network %q within --network %q, not beside it", first.network, values[0])
+	if strings.Contains(values[0], "=") && (o.ip != "" || o.ip6 != "" || o.mac != "") {
+		return nil, usagef("give addresses of network %q within --network %q, not beside it", first.network, values[0])
 	}
 	if err := first.setIP(o.ip, o.ip6); err != nil {
 		return nil, err
@@ -152,7 +148,6 @@ func (o *sandboxFlags) attachments() ([]attachment, error) {
 	if err := first.setMAC(o.mac); err != nil {
 		return nil, err
 	}
-	first.aliases = append(first.aliases, o.aliases...)
 	return list, nil
 }
 
@@ -174,18 +169,16 @@ func parseNetwork(v string) (attachment, error) {
 		switch key {
 		case "name":
 			a.network = value
-		case "alias":
-			a.aliases = append(a.aliases, value)
 		case "ip":
 			err = a.setIP(value, "")
 		case "ip6":
 			err = a.setIP("", value)
 		case "mac-address":
 			err = a.setMAC(value)
-		case "link-local-ip", "driver-opt", "gw-priority":
-			err = fmt.Errorf("%s in --network is not available yet", key)
+		case "alias", "link-local-ip", "driver-opt", "gw-priority":
+			err = later(key + " in --network")
 		default:
-			err = usagef("--network %q: unknown field %q (known: name, alias, ip, ip6, mac-address)", v, key)
+			err = usagef("--network %q: unknown field %q (known: name, ip, ip6, mac-address)", v, key)
 		}
 		if err != nil {
 			return a, err
@@ -211,8 +204,7 @@ func (o *sandboxFlags) checkShared(joins []attachment) error {
 			set  bool
 		}{
 			{"hostname", o.hostname != ""}, {"ip", o.ip != ""}, {"ip6", o.ip6 != ""}, {"mac-address", o.mac != ""},
-			{"network-alias", len(o.aliases) > 0}, {"publish", len(o.publish) > 0}, {"publish-all", o.publishAll},
-			{"expose", len(o.expose) > 0},
+			{"publish", len(o.publish) > 0}, {"publish-all", o.publishAll}, {"expose", len(o.expose) > 0},
 		} {
 			if f.set {
 				return usagef("--%s belongs to the sandbox whose network is shared, it cannot be given with --network %s", f.name, mode)

@@ -101,8 +101,8 @@ func TestRefusals(t *testing.T) {
 		{"bad-gateway", "POST", "/networks/create", `{"Name":"a","IPAM":{"Config":[{"Subnet":"10.0.0.0/24","Gateway":"x"}]}}`, 400, `invalid gateway "x"`},
 		{"bad-mac", "POST", "/networks/bridge/connect", `{"Container":"x","EndpointConfig":{"MacAddress":"01:00:00:00:00:00"}}`, 400, "multicast"},
 		{"v6-as-v4", "POST", "/networks/bridge/connect", `{"Container":"x","EndpointConfig":{"IPAMConfig":{"IPv4Address":"::1"}}}`, 400, "that is IPv6"},
-		{"no-sandbox", "POST", "/networks/bridge/connect", `{"Container":"nobody"}`, 404, "sandbox nobody not found"},
-		{"no-network", "GET", "/networks/nothing", "", 404, "network nothing not found"},
+		{"no-sandbox", "POST", "/networks/bridge/connect", `{"Container":"nobody"}`, 404, "no such sandbox: nobody (see: fairlead ps)"},
+		{"no-network", "GET", "/networks/nothing", "", 404, "network nothing not found (see: fairlead network ls)"},
 		{"bad-port", "POST", "/sandboxes/create", `{"HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":"x"}]}}}`, 400, `published port "80/tcp": host port: "x" is not a port number`},
 		{"two-networks", "POST", "/sandboxes/create", `{"NetworkingConfig":{"EndpointsConfig":{"a":{},"b":{}}}}`, 400, "one entry only"},
 		{"no-pid", "POST", "/sandboxes/x/started", `{"Pid":0}`, 400, "Pid must be a process ID"},
@@ -300,7 +300,7 @@ func TestSandboxLife(t *testing.T) {
 	if _, err := os.Stat(sb.LogPath); !os.IsNotExist(err) {
 		t.Errorf("log of a removed sandbox: %v", err)
 	}
-	if got := status(); got != "sandbox web not found" {
+	if got := status(); got != "no such sandbox: web (see: fairlead ps)" {
 		t.Errorf("after removal: %q", got)
 	}
 }

@@ -30,7 +30,7 @@ func findNetwork(s *model.Snapshot, ref string) (*model.Network, error) {
 	case matches > 1:
 		return nil, refuse(model.ErrInvalid, "network %s is ambiguous (%d matches found on ID prefix; give more digits or the name)", ref, matches)
 	}
-	return nil, refuse(model.ErrNotFound, "network %s not found (see: fairlead network ls)", ref)
+	return nil, model.NoNetwork(ref)
 }
 
 func findSandbox(s *model.Snapshot, ref string) (*model.Sandbox, error) {
@@ -41,7 +41,7 @@ func findSandbox(s *model.Snapshot, ref string) (*model.Sandbox, error) {
 	case matches > 1:
 		return nil, refuse(model.ErrInvalid, "sandbox %s is ambiguous (%d matches found on ID prefix; give more digits or the name)", ref, matches)
 	}
-	return nil, refuse(model.ErrNotFound, "no such sandbox: %s (see: fairlead ps)", ref)
+	return nil, model.NoSandbox(ref)
 }
 
 // find returns the one object that ref means; else how many it may mean.

@@ -36,6 +36,16 @@ func (r *Refusal) Error() string { return r.Text }
 // Unwrap makes errors.Is(err, ErrConflict) and the like work.
 func (r *Refusal) Unwrap() error { return r.Kind }
 
+// NoNetwork is the refusal of a name or ID that is no network's.
+func NoNetwork(ref string) error {
+	return &Refusal{Kind: ErrNotFound, Text: "network " + ref + " not found (see: fairlead network ls)"}
+}
+
+// NoSandbox is NoNetwork for sandboxes.
+func NoSandbox(ref string) error {
+	return &Refusal{Kind: ErrNotFound, Text: "no such sandbox: " + ref + " (see: fairlead ps)"}
+}
+
 // SubnetSpec is one --subnet with what belongs to it. A zero Prefix asks for a
 // pool; with Gateway, IPRange or Aux set the Prefix must be set.
 type SubnetSpec struct {

@@ -104,17 +104,13 @@ func (f *Fake) join(n *model.Network, sb *model.Sandbox, order int) *model.Endpo
 	return ep
 }
 
-func notFound(kind, ref string) error {
-	return &model.Refusal{Kind: model.ErrNotFound, Text: fmt.Sprintf("%s %s not found", kind, ref)}
-}
-
 func (f *Fake) network(ref string) (*model.Network, error) {
 	for _, n := range f.snap.Networks {
 		if n.Name == ref || strings.HasPrefix(n.ID, ref) {
 			return n, nil
 		}
 	}
-	return nil, notFound("network", ref)
+	return nil, model.NoNetwork(ref)
 }
 
 func (f *Fake) sandbox(ref string) (*model.Sandbox, error) {
@@ -123,7 +119,7 @@ func (f *Fake) sandbox(ref string) (*model.Sandbox, error) {
 			return s, nil
 		}
 	}
-	return nil, notFound("sandbox", ref)
+	return nil, model.NoSandbox(ref)
 }
 
 // Snapshot implements [api.Controller]. The maps are copies.
