@@ -19,6 +19,9 @@ import (
 type nopKernel struct{}
 
 func (nopKernel) Apply(context.Context, *model.Snapshot) error           { return nil }
+func (nopKernel) HostAddr(context.Context, netip.Prefix) (string, netip.Addr, error) {
+	return "", netip.Addr{}, nil
+}
 func (nopKernel) HostPrefixes(context.Context) ([]netip.Prefix, error)   { return nil, nil }
 func (nopKernel) PortFree(model.Proto, netip.Addr, uint16, uint16) error { return nil }
 func (nopKernel) EphemeralRange() (lo, hi uint16)                        { return 32768, 60999 }

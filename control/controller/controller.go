@@ -28,6 +28,9 @@ type Kernel interface {
 	Apply(ctx context.Context, s *model.Snapshot) error
 	// HostPrefixes are the prefixes the host has addresses in or routes to.
 	HostPrefixes(ctx context.Context) ([]netip.Prefix, error)
+	// HostAddr finds an address of the host's own within a prefix, and the device
+	// that has it; "" if there is none.
+	HostAddr(ctx context.Context, within netip.Prefix) (device string, addr netip.Addr, err error)
 	// PortFree returns nil if count ports from port on can be bound at the
 	// address; a zero address is every address. An error that is
 	// syscall.EADDRINUSE or model.ErrConflict says that another program has one.

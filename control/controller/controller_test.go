@@ -28,6 +28,7 @@ type fakeKernel struct {
 	// apply, if set, may fail an Apply, or panic.
 	apply    func(*model.Snapshot) error
 	prefixes []netip.Prefix
+	addr     netip.Addr // of the host's eth0
 	busy     map[string]bool // "tcp 80" -> a program listens at every address
 	lo, hi   uint16
 }
@@ -47,6 +48,13 @@ func (k *fakeKernel) Apply(_ context.Context, s *model.Snapshot) error {
 }
 
 func (k *fakeKernel) HostPrefixes(context.Context) ([]netip.Prefix, error) { return k.prefixes, nil }
+
+func (k *fakeKernel) HostAddr(_ context.Context, within netip.Prefix) (string, netip.Addr, error) {
+	if within.Contains(k.addr) {
+		return "eth0", k.addr, nil
+	}
+	return "", netip.Addr{}, nil
+}
 
 func (k *fakeKernel) PortFree(p model.Proto, _ netip.Addr, port, count uint16) error {
 	for i := range count {

@@ -130,6 +130,7 @@ func networkRefusals() []networkRefusal {
 		{"host", model.NetworkSpec{Name: "n", Driver: "host"}, model.ErrForbidden, "only one instance"},
 		{"unknown-driver", model.NetworkSpec{Name: "n", Driver: "x"}, model.ErrInvalid, `unknown network driver "x"`},
 		{"overlap", sub(subnet("10.9.128.0/17")), model.ErrConflict, `Pool overlaps with other one on this address space: 10.9.128.0/17 and network "taken" (10.9.0.0/16)`},
+		{"host-address", sub(subnet("10.8.0.0/16")), model.ErrConflict, "subnet 10.8.0.0/16 contains 10.8.7.6, an address of this host's device eth0 (choose another --subnet)"},
 		{"host-bits", sub(subnet("10.0.0.5/24")), model.ErrInvalid, "invalid subnet 10.0.0.5/24: it should be 10.0.0.0/24"},
 		{"two-v4", sub(subnet("10.0.0.0/24"), subnet("10.0.1.0/24")), model.ErrInvalid, "one subnet per address family"},
 		{"single", sub(subnet("10.0.0.0/32")), model.ErrInvalid, "no room"},
@@ -161,6 +162,7 @@ func networkRefusals() []networkRefusal {
 func TestCreateNetworkRefuses(t *testing.T) {
 	w := newWorld(t)
 	w.network(model.NetworkSpec{Name: "taken", Subnets: []model.SubnetSpec{subnet("10.9.0.0/16")}})
+	w.kernel.addr = addr("10.8.7.6")
 	for _, tt := range networkRefusals() {
 		t.Run(tt.name, func(t *testing.T) {
 			w.t = t

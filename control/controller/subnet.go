@@ -83,11 +83,28 @@ func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, is4 bool, sp m
 		if s.Prefix, err = t.pickSubnet(ctx, is4, size); err != nil {
 			return s, err
 		}
-	} else if other, p := overlapping(t.next, sp.Prefix); other != nil {
-		return s, refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet",
-			sp.Prefix, other.Name, p)
+	} else if err := t.checkTaken(ctx, sp.Prefix); err != nil {
+		return s, err
 	}
 	return s, placeGateway(n, &s)
+}
+
+// checkTaken refuses a subnet that a network or the host itself lives in. A
+// route of the host's, or a wider prefix around the subnet, is no obstacle: the
+// operator chose it.
+func (t *tx) checkTaken(ctx context.Context, p netip.Prefix) error {
+	if other, o := overlapping(t.next, p); other != nil {
+		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet",
+			p, other.Name, o)
+	}
+	device, addr, err := t.c.cfg.Kernel.HostAddr(ctx, p)
+	if err != nil {
+		return fmt.Errorf("look for the host's addresses in %v: %w", p, err)
+	}
+	if device != "" {
+		return refuse(model.ErrConflict, "subnet %v contains %v, an address of this host's device %s (choose another --subnet)", p, addr, device)
+	}
+	return nil
 }
 
 // pickSubnet finds a subnet in the default pools that neither a network nor the

@@ -53,6 +53,33 @@ func (r *Reconciler) HostPrefixes(ctx context.Context) ([]netip.Prefix, error) {
 	return ps, nil
 }
 
+// HostAddr finds an address within a prefix on a device that is not Fairlead's.
+func (r *Reconciler) HostAddr(ctx context.Context, within netip.Prefix) (device string, addr netip.Addr, err error) {
+	if err := ctx.Err(); err != nil {
+		return "", addr, err
+	}
+	addrs, err := r.nl.Addrs()
+	if err != nil {
+		return "", addr, err
+	}
+	for _, a := range addrs {
+		if !within.Contains(a.Prefix.Addr()) {
+			continue
+		}
+		link, err := r.nl.Link(a.IfIndex)
+		if errors.Is(err, rtnl.ErrNoDevice) {
+			continue // it went, with its addresses
+		}
+		if err != nil {
+			return "", addr, err
+		}
+		if !link.Ours() {
+			return link.Name, a.Prefix.Addr(), nil
+		}
+	}
+	return "", addr, nil
+}
+
 // oursByIndex tells Fairlead's devices. It looks each up that it is asked about,
 // since few of them bear addresses or routes.
 func (r *Reconciler) oursByIndex() func(index uint32) bool {

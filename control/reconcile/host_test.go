@@ -85,3 +85,31 @@ func TestHostPrefixes(t *testing.T) {
 		t.Errorf("prefixes are %s, want %s", got, want)
 	}
 }
+
+// Only the host's own addresses count: neither a prefix around the one asked
+// for, nor a gateway of Fairlead's.
+func TestHostAddr(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	p.network("net", 7)
+	w.apply(p)
+	ip(t, "link", "add", "up0", "type", "veth", "peer", "name", "up1")
+	ip(t, "addr", "add", "192.0.2.10/24", "dev", "up0")
+	ip(t, "addr", "add", "2001:db8::10/64", "dev", "up0", "nodad")
+	for within, want := range map[string]string{
+		"192.0.2.0/28": "up0 192.0.2.10", "192.0.0.0/16": "up0 192.0.2.10", "192.0.2.128/25": "", "192.0.2.0/29": "",
+		"2001:db8::/32": "up0 2001:db8::10", "2001:db8:0:1::/64": "", "10.7.0.0/16": "",
+	} {
+		device, addr, err := w.r.HostAddr(t.Context(), netip.MustParsePrefix(within))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := device
+		if device != "" {
+			got += " " + addr.String()
+		}
+		if got != want {
+			t.Errorf("within %s: %q, want %q", within, got, want)
+		}
+	}
+}
