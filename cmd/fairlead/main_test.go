@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fairlead-net/fairlead/bpf"
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/api/apitest"
 )
@@ -245,6 +247,23 @@ func TestDaemonFlags(t *testing.T) {
 		}
 		if code, _, stderr := w.run("daemon", "--config", config); code != 2 || !strings.Contains(stderr, config+":1: ") {
 			t.Errorf("%q: got %d, %q", bad, code, stderr)
+		}
+	}
+}
+
+// The figures in the help of the daemon's flags are those of the objects.
+func TestDaemonHelpNamesTheSizesOfTheTables(t *testing.T) {
+	spec, err := bpf.LoadTC()
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := newDaemonCommand(&env{}).Flags()
+	for flag, table := range map[string]string{
+		"ct-max": bpf.TCMapFlCt, "max-endpoints": bpf.TCMapFlEndpoint, "max-publishes": bpf.TCMapFlPublish,
+	} {
+		want := fmt.Sprintf("(default %d)", spec.Maps[table].MaxEntries)
+		if usage := flags.Lookup(flag).Usage; !strings.HasSuffix(usage, want) {
+			t.Errorf("help of --%s is %q, the table's size is %s", flag, usage, want)
 		}
 	}
 }
