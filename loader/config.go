@@ -18,7 +18,6 @@ package loader
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -110,19 +109,19 @@ func (t Timeouts) byState() map[bpf.TCCtState]time.Duration {
 
 func (c *Config) validate() error {
 	if !filepath.IsAbs(c.BPFDir) || filepath.Clean(c.BPFDir) == "/" {
-		return fmt.Errorf("bpf directory %q is not an absolute path of a directory of its own", c.BPFDir)
+		return fmt.Errorf("bpf directory %q is not an absolute path of a directory of its own (give one below /sys/fs/bpf)", c.BPFDir)
 	}
 	c.BPFDir = filepath.Clean(c.BPFDir)
 	if (c.SNATMin == 0) != (c.SNATMax == 0) || c.SNATMin > c.SNATMax {
-		return fmt.Errorf("port range %d-%d for masquerading is empty or begins at 0", c.SNATMin, c.SNATMax)
+		return fmt.Errorf("port range %d-%d for masquerading is empty or begins at 0 (want A-B, from 1 to 65535)", c.SNATMin, c.SNATMax)
 	}
 	for state, d := range c.Timeouts.byState() {
 		if d < 0 || (d > 0 && d < time.Second) || d > 1<<31*time.Second {
-			return fmt.Errorf("timeout %s of flow state %d is out of range (from 1s)", d, state)
+			return fmt.Errorf("timeout %s of flow state %d is out of range (want 1s or more)", d, state)
 		}
 	}
 	if c.CTMax != 0 && c.CTMax < 16 {
-		return errors.New("less than 16 entries for flows")
+		return fmt.Errorf("a conntrack table of %d entries is too small (want 16 or more)", c.CTMax)
 	}
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	return nil

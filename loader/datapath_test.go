@@ -154,12 +154,12 @@ func TestValidate(t *testing.T) {
 		want string // "": fine
 	}{
 		{"minimal", Config{BPFDir: "/sys/fs/bpf/x"}, ""},
-		{"relative", Config{BPFDir: "x"}, "absolute"},
+		{"relative", Config{BPFDir: "x"}, "absolute path of a directory of its own (give one below /sys/fs/bpf)"},
 		{"root", Config{BPFDir: "/"}, "directory of its own"},
-		{"ports-reversed", Config{BPFDir: "/x", SNATMin: 5, SNATMax: 4}, "port range"},
+		{"ports-reversed", Config{BPFDir: "/x", SNATMin: 5, SNATMax: 4}, "port range 5-4 for masquerading is empty or begins at 0 (want A-B, from 1 to 65535)"},
 		{"ports-half", Config{BPFDir: "/x", SNATMax: 4}, "port range"},
-		{"timeout-short", Config{BPFDir: "/x", Timeouts: Timeouts{ICMP: time.Millisecond}}, "timeout 1ms"},
-		{"ct-tiny", Config{BPFDir: "/x", CTMax: 1}, "16 entries"},
+		{"timeout-short", Config{BPFDir: "/x", Timeouts: Timeouts{ICMP: time.Millisecond}}, "is out of range (want 1s or more)"},
+		{"ct-tiny", Config{BPFDir: "/x", CTMax: 1}, "1 entries is too small (want 16 or more)"},
 	} {
 		err := tt.cfg.validate()
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {

@@ -18,7 +18,7 @@ import (
 // nopKernel costs nothing.
 type nopKernel struct{}
 
-func (nopKernel) Apply(context.Context, *model.Snapshot) error           { return nil }
+func (nopKernel) Apply(context.Context, *model.Snapshot) error { return nil }
 func (nopKernel) HostAddr(context.Context, netip.Prefix) (string, netip.Addr, error) {
 	return "", netip.Addr{}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,7 +29,7 @@ type fakeKernel struct {
 	// apply, if set, may fail an Apply, or panic.
 	apply    func(*model.Snapshot) error
 	prefixes []netip.Prefix
-	addr     netip.Addr // of the host's eth0
+	addr     netip.Addr      // of the host's eth0
 	busy     map[string]bool // "tcp 80" -> a program listens at every address
 	lo, hi   uint16
 }
@@ -301,13 +302,19 @@ func (w *world) endpoint(network, sandbox string) *model.Endpoint {
 	return nil
 }
 
-// refused checks an error's kind and a part of its text, and that nothing
-// half-made is left.
+// remedy is how a refusal says what to do: in brackets, or in its last clause.
+var remedy = regexp.MustCompile(`\)$|; |it should be `)
+
+// refused checks an error's kind and a part of its text, that it names a
+// remedy, and that nothing half-made is left.
 func (w *world) refused(before *model.Snapshot, err, kind error, text string) {
 	w.t.Helper()
 	var r *model.Refusal
 	if !errors.As(err, &r) || !errors.Is(err, kind) || !strings.Contains(err.Error(), text) {
 		w.t.Errorf("error %v\nwant a refusal of kind %v with %q", err, kind, text)
+	}
+	if !remedy.MatchString(err.Error()) {
+		w.t.Errorf("the refusal %q names no remedy", err)
 	}
 	if w.Snapshot() != before {
 		w.t.Error("a refused verb changed the snapshot")

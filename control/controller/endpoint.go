@@ -165,11 +165,11 @@ func (t *tx) chooseMAC(n *model.Network, want model.MAC) (model.MAC, error) {
 func (t *tx) takeAddr(n *model.Network, is4 bool, want netip.Addr) (netip.Prefix, error) {
 	s, ok := n.Subnet(is4)
 	if want.IsValid() && (!ok || !s.Prefix.Contains(want)) {
-		has := "none of this family"
+		remedy := "has no " + family(is4) + ", leave it out"
 		if ok {
-			has = s.Prefix.String()
+			remedy = "has " + s.Prefix.String() + ", choose one of it"
 		}
-		return netip.Prefix{}, refuse(model.ErrInvalid, "no configured subnet contains IP address %v (network %s has %s)", want, n.Name, has)
+		return netip.Prefix{}, refuse(model.ErrInvalid, "no configured subnet contains IP address %v (network %s %s)", want, n.Name, remedy)
 	}
 	if !ok {
 		return netip.Prefix{}, nil

@@ -137,17 +137,17 @@ func networkRefusals() []networkRefusal {
 		{"huge", sub(subnet("0.0.0.0/0")), model.ErrInvalid, "larger than /8"},
 		{"loopback", sub(subnet("127.0.0.0/24")), model.ErrInvalid, "loopback"},
 		{"multicast", sub(subnet("ff02::/64")), model.ErrInvalid, "multicast"},
-		{"gateway-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = addr("10.0.1.1") })...), model.ErrInvalid, "invalid gateway 10.0.1.1: parent subnet 10.0.0.0/24 doesn't contain this address"},
+		{"gateway-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = addr("10.0.1.1") })...), model.ErrInvalid, "invalid gateway 10.0.1.1: parent subnet 10.0.0.0/24 doesn't contain this address (choose one of it)"},
 		{"gateway-network", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = addr("10.0.0.0") })...), model.ErrInvalid, "gateway 10.0.0.0"},
 		{"gateway-broadcast", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = addr("10.0.0.255") })...), model.ErrInvalid, "gateway 10.0.0.255"},
 		{"gateway-without-subnet", sub(model.SubnetSpec{Gateway: addr("10.0.0.1")}), model.ErrInvalid, "must have a corresponding subnet"},
 		{"gateway-is-aux", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) {
 			s.Gateway, s.Aux = addr("10.0.0.9"), map[string]netip.Addr{"x": addr("10.0.0.9")}
 		})...), model.ErrInvalid, "Address already in use"},
-		{"range-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = netip.MustParsePrefix("10.0.1.0/25") })...), model.ErrInvalid, "doesn't contain ip-range"},
-		{"range-bigger", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = netip.MustParsePrefix("10.0.0.0/23") })...), model.ErrInvalid, "CIDR block is bigger"},
-		{"range-family", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = netip.MustParsePrefix("2001:db8::/80") })...), model.ErrInvalid, "parent subnet is an IPv4 block"},
-		{"aux-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Aux = map[string]netip.Addr{"x": addr("10.1.0.1")} })...), model.ErrInvalid, "invalid auxiliary address 10.1.0.1"},
+		{"range-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = netip.MustParsePrefix("10.0.1.0/25") })...), model.ErrInvalid, "doesn't contain ip-range (give a part of that)"},
+		{"range-bigger", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = netip.MustParsePrefix("10.0.0.0/23") })...), model.ErrInvalid, "CIDR block is bigger than its parent subnet 10.0.0.0/24 (give a part of that)"},
+		{"range-family", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = netip.MustParsePrefix("2001:db8::/80") })...), model.ErrInvalid, "parent subnet is an IPv4 block (give a part of 10.0.0.0/24)"},
+		{"aux-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Aux = map[string]netip.Addr{"x": addr("10.1.0.1")} })...), model.ErrInvalid, "invalid auxiliary address 10.1.0.1: parent subnet 10.0.0.0/24 doesn't contain this address (choose one of it)"},
 		{"aux-gateway-name", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) {
 			s.Aux = map[string]netip.Addr{"DefaultGatewayIPv4": addr("10.0.0.9")}
 		})...), model.ErrNotSupported, "not available yet"},

@@ -73,7 +73,7 @@ func networkRef(spec model.SandboxSpec) string {
 func validateSandboxSpec(spec model.SandboxSpec) error {
 	switch {
 	case spec.Name != "" && !nameRule.MatchString(spec.Name) || len(spec.Name) > maxNameLen:
-		return refuse(model.ErrInvalid, "Invalid sandbox name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed, at least 2 and at most %d of them", spec.Name, maxNameLen)
+		return refuse(model.ErrInvalid, "Invalid sandbox name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed, at least 2 and at most %d of them (choose another)", spec.Name, maxNameLen)
 	case spec.NetNS != "" && (!filepath.IsAbs(spec.NetNS) || filepath.Clean(spec.NetNS) != spec.NetNS):
 		return refuse(model.ErrInvalid, "invalid network namespace path %q (give an absolute path without . or ..)", spec.NetNS)
 	case spec.Hostname != "" && !hostnameRule.MatchString(spec.Hostname):
@@ -221,7 +221,7 @@ func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) 
 			return err
 		}
 		if !force && c.running(sb) {
-			return refuse(model.ErrConflict, "cannot remove sandbox %q: its program is running (PID %d): stop it before removing or force remove", sb.Name, sb.PID)
+			return refuse(model.ErrConflict, "cannot remove sandbox %q: its program is running (PID %d): stop it before removing or force remove (fairlead rm -f %s)", sb.Name, sb.PID, sb.Name)
 		}
 		if js := joinersOf(t.next, sb.ID); len(js) > 0 {
 			return refuse(model.ErrConflict, "cannot remove sandbox %q: sandbox %q shares its network namespace (remove that first)", sb.Name, js[0].Name)

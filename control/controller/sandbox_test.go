@@ -86,8 +86,8 @@ func TestCreateSandboxRefuses(t *testing.T) {
 		{"netns-taken", model.SandboxSpec{NetNS: "/ns"}, model.ErrConflict, "--network container:web"},
 		{"netns-host", model.SandboxSpec{NetNS: "/other", NetworkMode: "host"}, model.ErrInvalid, "conflicting options"},
 		{"hostname", model.SandboxSpec{Hostname: "a b"}, model.ErrInvalid, "invalid hostname format"},
-		{"ip-outside", in(model.EndpointSpec{IPv4: addr("10.9.9.9")}), model.ErrInvalid, "no configured subnet contains IP address 10.9.9.9"},
-		{"ip6-none", in(model.EndpointSpec{IPv6: addr("2001:db8::1")}), model.ErrInvalid, "no configured subnet contains IP address 2001:db8::1"},
+		{"ip-outside", in(model.EndpointSpec{IPv4: addr("10.9.9.9")}), model.ErrInvalid, "no configured subnet contains IP address 10.9.9.9 (network n has 10.0.0.0/29, choose one of it)"},
+		{"ip6-none", in(model.EndpointSpec{IPv6: addr("2001:db8::1")}), model.ErrInvalid, "no configured subnet contains IP address 2001:db8::1 (network n has no IPv6, leave it out)"},
 		{"ip-taken", in(model.EndpointSpec{IPv4: addr("10.0.0.2")}), model.ErrConflict, `Address already in use: 10.0.0.2 belongs to sandbox "web"`},
 		{"ip-gateway", in(model.EndpointSpec{IPv4: addr("10.0.0.1")}), model.ErrConflict, "Address already in use: 10.0.0.1 belongs to the gateway"},
 		{"ip-broadcast", in(model.EndpointSpec{IPv4: addr("10.0.0.7")}), model.ErrInvalid, "broadcast"},
@@ -239,7 +239,7 @@ func TestRemoveSandbox(t *testing.T) {
 	before := w.Snapshot()
 	w.refused(before, w.SandboxStarted(t.Context(), "web", 43, 8), model.ErrConflict, "runs a program already")
 	w.refused(before, w.SandboxStarted(t.Context(), "web", 0, 0), model.ErrInvalid, "invalid process ID")
-	w.refused(before, w.RemoveSandbox(t.Context(), "web", false), model.ErrConflict, "stop it before removing or force remove")
+	w.refused(before, w.RemoveSandbox(t.Context(), "web", false), model.ErrConflict, "stop it before removing or force remove (fairlead rm -f web)")
 	w.refused(before, w.RemoveSandbox(t.Context(), "web", true), model.ErrConflict, `sandbox "join" shares its network namespace`)
 	w.refused(before, w.RemoveSandbox(t.Context(), "nope", true), model.ErrNotFound, "no such sandbox")
 	for _, name := range []string{"join", "web"} {

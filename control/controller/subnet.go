@@ -170,14 +170,14 @@ func validateSubnet(sp model.SubnetSpec) error {
 		return err
 	}
 	if g := sp.Gateway; g.IsValid() && !p.Contains(g) {
-		return refuse(model.ErrInvalid, "invalid gateway %v: parent subnet %v doesn't contain this address", g, p)
+		return refuse(model.ErrInvalid, "invalid gateway %v: parent subnet %v doesn't contain this address (choose one of it)", g, p)
 	}
 	for _, name := range slices.Sorted(maps.Keys(sp.Aux)) {
 		if name == "DefaultGatewayIPv4" || name == "DefaultGatewayIPv6" {
 			return refuse(model.ErrNotSupported, "auxiliary address %s, which moves the sandboxes' default route, is not available yet (use another name)", name)
 		}
 		if !p.Contains(sp.Aux[name]) {
-			return refuse(model.ErrInvalid, "invalid auxiliary address %v: parent subnet %v doesn't contain this address", sp.Aux[name], p)
+			return refuse(model.ErrInvalid, "invalid auxiliary address %v: parent subnet %v doesn't contain this address (choose one of it)", sp.Aux[name], p)
 		}
 	}
 	return nil
@@ -188,13 +188,13 @@ func validateRange(p, r netip.Prefix) error {
 	case !r.IsValid():
 		return nil
 	case r.Addr().Is4() != p.Addr().Is4():
-		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet is an %s block", r, family(p.Addr().Is4()))
+		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet is an %s block (give a part of %v)", r, family(p.Addr().Is4()), p)
 	case r != r.Masked():
 		return refuse(model.ErrInvalid, "invalid ip-range %v: it should be %v", r, r.Masked())
 	case r.Bits() < p.Bits():
-		return refuse(model.ErrInvalid, "invalid ip-range %v: CIDR block is bigger than its parent subnet %v", r, p)
+		return refuse(model.ErrInvalid, "invalid ip-range %v: CIDR block is bigger than its parent subnet %v (give a part of that)", r, p)
 	case !p.Contains(r.Addr()):
-		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet %v doesn't contain ip-range", r, p)
+		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet %v doesn't contain ip-range (give a part of that)", r, p)
 	}
 	return nil
 }
