@@ -30,6 +30,12 @@ bench) wanted="$peers $builder" ;;
 	;;
 esac
 
+# The one thing that a target keeps outside of the repository and apt.
+kernels=${XDG_CACHE_HOME:-/var/cache}/fairlead/kernels # as in test/kernels
+if [ "$1" = test ] && ! [ -e "$kernels" ]; then
+	echo "make test: downloading kernels to boot, which stay in $kernels"
+fi
+
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 missing=
 for pair in $wanted; do

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"log/slog"
 	"net/http/httptest"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -112,6 +115,38 @@ func TestNothingPartialWhenUnreadable(t *testing.T) {
 		for _, ours := range []string{"fairlead_network", "fairlead_dropped", "fairlead_map", "fairlead_endpoints"} {
 			if strings.HasPrefix(line, ours) {
 				t.Errorf("%q after a failed read", line)
+			}
+		}
+	}
+}
+
+var (
+	typeLine = regexp.MustCompile(`(?m)^# TYPE (fairlead_\w+) `)
+	named    = regexp.MustCompile(`\bfairlead_\w+`)
+)
+
+// Every metric the documents name is one that a scrape has.
+func TestDocumentedNames(t *testing.T) {
+	exist := map[string]bool{}
+	for _, match := range typeLine.FindAllStringSubmatch(scrape(t, full), -1) {
+		exist[match[1]] = true
+	}
+	documents := []string{"../../README.md"}
+	for _, pattern := range []string{"../../docs/*.md", "../../docs/*/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil || len(found) == 0 {
+			t.Fatalf("no documents at %s: %v", pattern, err)
+		}
+		documents = append(documents, found...)
+	}
+	for _, path := range documents {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range named.FindAllString(string(text), -1) {
+			if !exist[name] {
+				t.Errorf("%s names the metric %s, which does not exist", path, name)
 			}
 		}
 	}
