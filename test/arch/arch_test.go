@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -135,6 +137,32 @@ func TestControllerNeverSeesTheKernel(t *testing.T) {
 				if under(dep, lib) {
 					t.Errorf("%s depends on %s", p.rel(), dep)
 				}
+			}
+		}
+	}
+}
+
+// setns moves a thread into another namespace.
+var setns = regexp.MustCompile(`unix\.Setns\(|SYS_SETNS|netns\.Set\(`)
+
+// setnsHomes are the files that may do so. The daemon switches network
+// namespaces in one function only, which puts the thread back.
+var setnsHomes = []string{
+	"control/rtnl/netns.go",        // onThread
+	"cmd/fairlead/world/host.go",   // the hosts of demo and bench, on threads of their own
+	"cmd/fairlead/enter.go",        // of the host name alone
+	"test/kernels/guest/daemon.go", // the tests' own
+}
+
+func TestNamespacesAreSwitchedInOnePlace(t *testing.T) {
+	for _, p := range list(t) {
+		for _, name := range p.GoFiles {
+			text, err := os.ReadFile(filepath.Join(p.Dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if file := filepath.Join(p.rel(), name); setns.Match(text) != slices.Contains(setnsHomes, file) {
+				t.Errorf("%s: switches namespaces: %t, want the opposite (rtnl.NetNS.Do does it for others)", file, setns.Match(text))
 			}
 		}
 	}

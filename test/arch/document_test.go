@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package arch_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+var (
+	// treeRow is a row of the table: the directory, what it holds, its imports.
+	treeRow = regexp.MustCompile("(?m)^\\| `([^`]+?)/?` \\| .* \\| (.*) \\|$")
+	quoted  = regexp.MustCompile("`([^`]+)`")
+)
+
+// The table in docs/architecture.md says what is enforced here. A row is about
+// its directory and what is below it and has no row of its own; what these may
+// import of each other is left out.
+func TestDocumentedImports(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root(t), "docs", "architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented, enforced := map[string][]string{}, map[string][]string{}
+	for _, row := range treeRow.FindAllStringSubmatch(string(text), -1) {
+		documented[row[1]] = nil
+		for _, name := range quoted.FindAllStringSubmatch(row[2], -1) {
+			documented[row[1]] = append(documented[row[1]], name[1])
+		}
+	}
+	for name, imports := range allowed {
+		dir := rowOf(documented, name)
+		for _, imp := range imports {
+			if rowOf(documented, imp) != dir {
+				enforced[dir] = append(enforced[dir], imp)
+			}
+		}
+	}
+	if diff := cmp.Diff(sets(enforced), sets(documented), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("who may import whom: enforced (-) and docs/architecture.md (+) differ\n%s", diff)
+	}
+}
+
+// rowOf is the directory whose row is about a package; "" if there is none.
+func rowOf(rows map[string][]string, name string) string {
+	for dir := strings.TrimSuffix(name, "/..."); dir != "."; dir = filepath.Dir(dir) {
+		if _, ok := rows[dir]; ok {
+			return dir
+		}
+	}
+	return ""
+}
+
+// sets are the lists sorted, without repetition and without empty ones.
+func sets(lists map[string][]string) map[string][]string {
+	out := map[string][]string{}
+	for key, list := range lists {
+		if len(list) > 0 {
+			out[key] = slices.Compact(slices.Sorted(slices.Values(list)))
+		}
+	}
+	return out
+}
