@@ -14,9 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/fairlead-net/fairlead/bench"
 	"github.com/fairlead-net/fairlead/bench/cases"
@@ -142,12 +140,4 @@ func (o *benchOptions) write(w io.Writer, run *report.Run) error {
 		return run.WriteJSON(w)
 	}
 	return run.WriteTable(w)
-}
-
-// newProgress shows progress if w is a terminal.
-func newProgress(w io.Writer, steps int) *progressbar.ProgressBar {
-	f, ok := w.(*os.File)
-	visible := ok && term.IsTerminal(int(f.Fd()))
-	return progressbar.NewOptions(steps, progressbar.OptionSetWriter(w), progressbar.OptionSetVisibility(visible),
-		progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(true), progressbar.OptionClearOnFinish())
 }

@@ -27,7 +27,9 @@ func newNodeCommands(stderr io.Writer) nodeCommands {
 			if err != nil {
 				return err
 			}
-			return daemon.Cleanup(ctx, d.dirs(), log)
+			progress, stop := showProgress(stderr, "removing devices")
+			defer stop()
+			return daemon.Cleanup(ctx, d.dirs(), progress, log)
 		},
 		doctor: daemon.Doctor,
 	}

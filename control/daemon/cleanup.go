@@ -28,8 +28,9 @@ const (
 // arrestWait is for a daemon that was just told to end to be gone.
 const arrestWait = 3 * time.Second
 
-// devicesAtOnce is how many devices go between two looks whether to stop.
-const devicesAtOnce = 256
+// devicesAtOnce is how many devices go between two looks whether to stop, and two
+// reports: about a second's.
+const devicesAtOnce = 64
 
 // Cleanup removes every kernel object of the daemon that lived in the
 // directories, and nothing else: devices, namespaces, programs, maps and pins.
@@ -40,8 +41,9 @@ const devicesAtOnce = 256
 // Devices are known by their alias, in the network namespace the daemon noted
 // in its run directory. Without a note there are none it could have made since
 // the machine came up, save for a run directory removed by hand; those the next
-// daemon there sweeps.
-func Cleanup(ctx context.Context, dirs Dirs, log *slog.Logger) error {
+// daemon there sweeps. A thousand take some 20 s: progress is told how many are
+// gone, of how many.
+func Cleanup(ctx context.Context, dirs Dirs, progress func(done, all int), log *slog.Logger) error {
 	if err := dirs.validate(); err != nil {
 		return err
 	}
@@ -49,11 +51,11 @@ func Cleanup(ctx context.Context, dirs Dirs, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	err = cleanup(ctx, dirs, handle, log)
+	err = cleanup(ctx, dirs, handle, progress, log)
 	return errors.Join(err, handle.Close())
 }
 
-func cleanup(ctx context.Context, dirs Dirs, handle *rtnl.Handle, log *slog.Logger) (retErr error) {
+func cleanup(ctx context.Context, dirs Dirs, handle *rtnl.Handle, progress func(done, all int), log *slog.Logger) (retErr error) {
 	ran, unlock, err := arrest(ctx, dirs)
 	if err != nil {
 		return err
@@ -65,7 +67,7 @@ func cleanup(ctx context.Context, dirs Dirs, handle *rtnl.Handle, log *slog.Logg
 	}
 	defer func() { retErr = errors.Join(retErr, release()) }()
 	if ran {
-		if err := removeDevices(ctx, handle, log); err != nil {
+		if err := removeDevices(ctx, handle, progress, log); err != nil {
 			return err
 		}
 	}
@@ -116,13 +118,16 @@ func arrest(ctx context.Context, dirs Dirs) (ran bool, unlock func() error, retE
 
 // removeDevices removes what bears Fairlead's alias; the other ends, inside the
 // sandboxes, go along.
-func removeDevices(ctx context.Context, handle *rtnl.Handle, log *slog.Logger) error {
+func removeDevices(ctx context.Context, handle *rtnl.Handle, progress func(done, all int), log *slog.Logger) error {
 	links, err := handle.Links()
 	if err != nil {
 		return err
 	}
 	links = slices.DeleteFunc(links, func(l rtnl.Link) bool { return !l.Ours() })
+	done := 0
 	for some := range slices.Chunk(links, devicesAtOnce) {
+		progress(done, len(links))
+		done += len(some)
 		if err := ctx.Err(); err != nil {
 			return err
 		}

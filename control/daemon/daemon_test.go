@@ -47,7 +47,7 @@ func runVerb(dir, verb string) int {
 	case "daemon":
 		err = Run(ctx, Config{Dirs: testDirs(dir), MetricsListen: testMetrics, Version: "test", Log: log})
 	case "cleanup":
-		err = Cleanup(ctx, testDirs(dir), log)
+		err = Cleanup(ctx, testDirs(dir), func(int, int) {}, log)
 	case "squat":
 		err = squat()
 	}
