@@ -12,6 +12,7 @@ import (
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/test/lab"
 )
 
 // The crowd. A Linux bridge takes 1 023 members; the first network has more.
@@ -22,6 +23,7 @@ const (
 	ports    = 10000
 	rounds   = 5
 	perRound = 20
+	flows    = 1000 // for ct ls, of one sandbox to the outside
 )
 
 // What the daemon is held to: verbs answer within 100 ms at the 99th percentile,
@@ -58,6 +60,7 @@ func TestScale(t *testing.T) {
 		h.verbs, h.rounds = nil, map[string][][]time.Duration{}
 		for range rounds {
 			h.round()
+			h.makeFlows()
 			h.measureVerbs()
 		}
 		h.measureCommands()
@@ -129,6 +132,29 @@ func (h *host) build() {
 	h.Logf("%d sandboxes, %d in one network, %d ports: %v", total, big, ports, time.Since(start).Round(time.Millisecond))
 }
 
+// makeFlows has a sandbox send a datagram to each of many ports outside; always
+// from the same one, so they never are more.
+func (h *host) makeFlows() {
+	h.Helper()
+	box, _ := h.enter(0)
+	defer box.Close()
+	c, err := box.ListenPacket("udp4", ":4000")
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer c.Close()
+	for i := range flows {
+		to := &net.UDPAddr{IP: net.ParseIP(lab.Outside4), Port: 10000 + i}
+		if _, err := c.WriteTo([]byte("hello"), to); err != nil {
+			h.Fatal(err)
+		}
+	}
+	list, err := h.client.Flows(h.Context(), api.FlowFilter{Protocol: "udp"})
+	if err != nil || len(list) < flows {
+		h.Fatalf("%d flows of %d are tracked, %v", len(list), flows, err)
+	}
+}
+
 // measureVerbs is one round over the verbs of the API.
 func (h *host) measureVerbs() {
 	ctx, v6 := h.Context(), true
@@ -141,16 +167,32 @@ func (h *host) measureVerbs() {
 		h.time("network connect", func() error {
 			return h.client.Connect(ctx, "extra", api.NetworkConnect{Container: "extra"})
 		})
+		if i%2 == 1 { // it is not there yet
+			h.time("network connect to the big one", func() error {
+				return h.client.Connect(ctx, network(0), api.NetworkConnect{Container: "extra"})
+			})
+		}
 		h.time("inspect", h.get("/sandboxes/extra"))
 		h.time("network inspect", h.get("/networks/"+network(i%2)))
 		h.time("ps", h.get("/sandboxes"))
 		h.time("network ls", h.get("/networks"))
 		h.time("status", h.get("/status"))
+		h.time("ct ls", h.get("/conntrack"))
 		h.time("network disconnect", func() error {
 			return h.client.Disconnect(ctx, "extra", api.NetworkDisconnect{Container: "extra"})
 		})
 		h.time("rm", func() error { return h.client.RemoveSandbox(ctx, "extra", true) })
-		h.time("network rm", func() error { return h.client.RemoveNetwork(ctx, "extra") })
+		if i%2 == 0 {
+			h.time("network rm", func() error { return h.client.RemoveNetwork(ctx, "extra") })
+			continue
+		}
+		h.time("network prune", func() error {
+			names, err := h.client.PruneNetworks(ctx, nil)
+			if err == nil && len(names) != 1 {
+				err = fmt.Errorf("it removed %q, want one network", names)
+			}
+			return err
+		})
 	}
 }
 
@@ -163,6 +205,7 @@ func (h *host) measureCommands() {
 		h.time("fairlead inspect", h.command("inspect", "extra"))
 		h.time("fairlead ps", h.command("ps"))
 		h.time("fairlead network ls", h.command("network", "ls"))
+		h.time("fairlead ct ls", h.command("ct", "ls"))
 		h.time("fairlead rm", h.command("rm", "extra"))
 	}
 	for range rounds {
