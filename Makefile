@@ -54,7 +54,7 @@ test: ## Run every check and test, as root; installs with apt what is missing.
 
 # A peer that no package brings; and the run itself, kept with its report and charts.
 DOCKER29     := GO=$(GO) bench/docker29.sh || echo "Docker Engine 29 could not be built; the report will say that it is absent"
-RUN_BENCH     = mkdir -p bench/results/$(1) && { bin/fairlead bench --case $(1) --out bench/results/$(1)/run.json \
+RUN_BENCH     = mkdir -p bench/results/$(1) && { bin/fairlead bench --case $(1) $(2) --out bench/results/$(1)/run.json \
 	>bench/results/$(1)/report.txt; status=$$?; cat bench/results/$(1)/report.txt; [ $$status = 0 ]; } && \
 	$(GO) run ./bench/chart -out bench/results/$(1) bench/results/$(1)/run.json
 
@@ -62,19 +62,19 @@ bench: build ## Measure against Docker, a bridge and no network, as root; 45 min
 	@[ "$$(id -u)" = 0 ] || { echo "make bench makes network namespaces and loads BPF programs: run it as root"; exit 1; }
 	@$(DEPS) bench
 	@$(DOCKER29)
-	@$(call RUN_BENCH,headline)
+	@$(call RUN_BENCH,headline,--seconds 0.7)
 
 bench-full: build ## Measure everything; hours.
 	@[ "$$(id -u)" = 0 ] || { echo "make bench-full makes network namespaces and loads BPF programs: run it as root"; exit 1; }
 	@$(DEPS) bench
 	@$(DOCKER29)
-	@$(call RUN_BENCH,all)
+	@$(call RUN_BENCH,all,)
 
 bench-growth: build ## Measure many ports, many flows, and how fast they are made; an hour or more.
 	@[ "$$(id -u)" = 0 ] || { echo "make bench-growth makes network namespaces and loads BPF programs: run it as root"; exit 1; }
 	@$(DEPS) bench
 	@$(DOCKER29)
-	@$(call RUN_BENCH,growth)
+	@$(call RUN_BENCH,growth,)
 
 bench-smoke: ## Try the benchmarks for a moment; part of make test.
 	@$(DEPS) bench

@@ -58,6 +58,8 @@ type Case struct {
 	Path   Path
 	Load   Load
 	Family int // 4 or 6
+	// Alone: Docker does not take part, which would take it hours.
+	Alone bool
 }
 
 // Name is "published/rr/4".
@@ -69,7 +71,7 @@ func All() []Case {
 	for _, family := range []int{4, 6} {
 		for _, p := range Paths() {
 			for _, l := range Loads() {
-				all = append(all, Case{p, l, family})
+				all = append(all, Case{Path: p, Load: l, Family: family})
 			}
 		}
 	}
@@ -80,7 +82,12 @@ func All() []Case {
 var headline = []string{
 	"published/{rr,crr,http,httpclose,udp64,stream}/4", "outbound/{rr,crr,udp64,stream}/4", "peers/{rr,crr,udp64,stream}/4",
 	"localhost/{rr,crr}/4", "host/rr/4", "hairpin/rr/4", "published/{rr,crr}/6", "peers/rr/6",
+	"ports10000/crr/4", "flows1000000/rr/4", "setup/connect50/4",
 }
+
+// headlineAlone are those that have a target and that Docker has no time for
+// among the others; it has its turn in growth.
+var headlineAlone = []string{"localhost/crr60000/4", "setup/publish{1000,10000}/4"}
 
 // smoke are a few that together touch every path, kind of load and family, and
 // of growth what is quick.
@@ -89,44 +96,61 @@ var smoke = []string{
 	"ports10000/crr/4", "setup/publish10000/4",
 }
 
-// lists are names of several cases.
-func lists() map[string][]string {
+// choice is a pattern that chooses cases, and how they are measured then.
+type choice struct {
+	pattern string
+	alone   bool
+}
+
+// lists are the words that choose several cases.
+func lists() map[string][]choice {
+	choose := func(alone bool, patterns ...string) (list []choice) {
+		for _, p := range patterns {
+			list = append(list, choice{p, alone})
+		}
+		return list
+	}
 	var grown []string
 	for _, c := range growth() {
 		if !c.long() {
 			grown = append(grown, c.Name())
 		}
 	}
-	return map[string][]string{"all": {"*/*/*"}, "headline": headline, "smoke": smoke, "growth": grown}
+	return map[string][]choice{
+		"all": choose(false, "*/*/*"), "smoke": choose(false, smoke...), "growth": choose(false, grown...),
+		"headline": append(choose(false, headline...), choose(true, headlineAlone...)...),
+	}
 }
 
 // Select returns the cases that patterns name, in the order of All. A pattern
 // is a name with *, or {a,b}, or one of the words all, headline, growth and smoke.
 func Select(patterns []string) ([]Case, error) {
-	var globs []string
+	var choices []choice
 	for _, p := range patterns {
 		if list, ok := lists()[p]; ok {
-			globs = append(globs, list...)
+			choices = append(choices, list...)
 		} else {
-			globs = append(globs, p)
+			choices = append(choices, choice{pattern: p})
 		}
 	}
 	var selected []Case
-	matched := make(map[string]bool)
+	matched := make(map[choice]bool)
 	for _, c := range All() {
+		c.Alone = true
 		hit := false
-		for _, g := range globs {
-			if matches(g, c.Name()) {
-				hit, matched[g] = true, true
+		for _, ch := range choices {
+			if matches(ch.pattern, c.Name()) {
+				hit, matched[ch] = true, true
+				c.Alone = c.Alone && ch.alone
 			}
 		}
 		if hit {
 			selected = append(selected, c)
 		}
 	}
-	for _, g := range globs {
-		if !matched[g] {
-			return nil, fmt.Errorf("no case is called %q (a case is PATH/LOAD/FAMILY, as in published/rr/4)", g)
+	for _, ch := range choices {
+		if !matched[ch] {
+			return nil, fmt.Errorf("no case is called %q (a case is PATH/LOAD/FAMILY, as in published/rr/4)", ch.pattern)
 		}
 	}
 	return selected, nil

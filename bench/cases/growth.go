@@ -44,16 +44,16 @@ const (
 func growth() []Case {
 	crr, rr := Load{Name: "crr", Kind: "crr", Size: 1}, Load{Name: "rr", Kind: "rr", Size: 1}
 	list := []Case{
-		{Ports100, crr, 4}, {Ports1000, crr, 4}, {Ports10000, crr, 4},
-		{Endpoints10, crr, 4}, {Endpoints100, crr, 4}, {Endpoints1000, crr, 4},
-		{Flows100000, rr, 4}, {Flows1000000, rr, 4},
-		{Localhost, Load{Name: "crr60000", Kind: "crr60000", Size: 1, Fresh: true}, 4},
+		{Path: Ports100, Load: crr, Family: 4}, {Path: Ports1000, Load: crr, Family: 4}, {Path: Ports10000, Load: crr, Family: 4},
+		{Path: Endpoints10, Load: crr, Family: 4}, {Path: Endpoints100, Load: crr, Family: 4}, {Path: Endpoints1000, Load: crr, Family: 4},
+		{Path: Flows100000, Load: rr, Family: 4}, {Path: Flows1000000, Load: rr, Family: 4},
+		{Path: Localhost, Load: Load{Name: "crr60000", Kind: "crr60000", Size: 1, Fresh: true}, Family: 4},
 	}
 	for _, n := range []int{1, 100, 1000, 10_000} {
-		list = append(list, Case{Setup, Load{Name: fmt.Sprint(Publish, n), Kind: Publish, Size: n, Fresh: true}, 4})
+		list = append(list, Case{Path: Setup, Load: Load{Name: fmt.Sprint(Publish, n), Kind: Publish, Size: n, Fresh: true}, Family: 4})
 	}
 	for _, n := range []int{50, 1000} {
-		list = append(list, Case{Setup, Load{Name: fmt.Sprint(Connect, n), Kind: Connect, Size: n}, 4})
+		list = append(list, Case{Path: Setup, Load: Load{Name: fmt.Sprint(Connect, n), Kind: Connect, Size: n}, Family: 4})
 	}
 	return list
 }

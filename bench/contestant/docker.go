@@ -48,6 +48,8 @@ func (d docker) Name() string { return d.name }
 
 func (docker) Lacks(c cases.Case) string {
 	switch {
+	case c.Alone:
+		return "it would take hours; make bench-growth measures it"
 	case c.Path.Growth().Flows > 0:
 		return "its flows are the kernel's, whose table cannot be filled from here"
 	case c.Path.Growth().Ports > maxDockerPorts || c.Load.Kind == cases.Publish && c.Load.Size > maxDockerPorts:
