@@ -4,7 +4,9 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -25,9 +27,10 @@ func TestProgressOnATerminalOnly(t *testing.T) {
 	report, stop = showProgress(terminal, "devices")
 	report(3, 10)
 	stop()
-	b := make([]byte, 4096)
-	n, err := screen.Read(b)
-	if shown := string(b[:n]); err != nil || !strings.Contains(shown, "devices") || !strings.Contains(shown, "3/10") {
+	terminal.Close()
+	// After the last who wrote to it has closed it, and all is read, it is gone (EIO).
+	shown, err := io.ReadAll(screen)
+	if !errors.Is(err, unix.EIO) || !strings.Contains(string(shown), "devices") || !strings.Contains(string(shown), "3/10") {
 		t.Errorf("the terminal shows %q, %v", shown, err)
 	}
 }

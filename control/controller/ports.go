@@ -99,6 +99,38 @@ func withExposed(specs []model.PortSpec, expose []model.PortProto) []model.PortS
 	return all
 }
 
+// joinRuns makes one of exact ports that follow each other, at the host and in the
+// sandbox: so ten thousand that are asked for one by one cost what a range does.
+func joinRuns(specs []model.PortSpec) []model.PortSpec {
+	var exact, others []model.PortSpec
+	for _, s := range specs {
+		if freedom(s) == 0 {
+			exact = append(exact, s)
+		} else {
+			others = append(others, s)
+		}
+	}
+	slices.SortStableFunc(exact, func(a, b model.PortSpec) int {
+		return cmp.Or(a.HostIP.Compare(b.HostIP), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.HostPort, b.HostPort))
+	})
+	var joined []model.PortSpec
+	for _, s := range exact {
+		if last := len(joined) - 1; last >= 0 && follows(joined[last], s) {
+			joined[last].Count += s.Count
+			joined[last].HostCount += s.HostCount
+			continue
+		}
+		joined = append(joined, s)
+	}
+	return append(joined, others...)
+}
+
+// follows reports whether b goes on where a, exact as well, ends.
+func follows(a, b model.PortSpec) bool {
+	return a.HostIP == b.HostIP && a.Proto == b.Proto &&
+		int(a.HostPort)+int(a.Count) == int(b.HostPort) && int(a.Port)+int(a.Count) == int(b.Port)
+}
+
 // bindPorts resolves the published ports of a new sandbox into sb.Ports and
 // serves them at its gateway endpoint. Without one (nil) they are only
 // remembered.

@@ -41,6 +41,9 @@ func TestPublish(t *testing.T) {
 			"127.0.0.2:80->80/tcp@a 127.0.0.3:80->80/tcp@a"},
 		{"mapped-address", model.SandboxSpec{Ports: []model.PortSpec{tcp("::ffff:127.0.0.1", 80, 1, 80, 1)}}, "127.0.0.1:80->80/tcp@a"},
 		{"range", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 9000, 11, 7000, 11)}}, "*:9000-9010->7000-7010/tcp@a"},
+		{"one-by-one", model.SandboxSpec{Ports: []model.PortSpec{
+			tcp("", 8082, 1, 82, 1), tcp("", 8080, 1, 80, 1), udp, tcp("127.0.0.1", 9090, 1, 83, 1), tcp("", 8081, 1, 81, 1), tcp("", 8083, 2, 83, 2), tcp("", 8085, 1, 80, 1)}},
+			"*:53->53/udp@a *:8080-8084->80-84/tcp@a *:8085->80/tcp@a 127.0.0.1:9090->83/tcp@a"},
 		{"last-port", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 65535, 1, 65535, 1)}}, "*:65535->65535/tcp@a"},
 		{"all-ports", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 1, 65535, 1, 65535)}}, "*:1-65535->1-65535/tcp@a"},
 		{"one-of-range", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 7000, 5, 80, 1), tcp("", 7000, 5, 80, 1), tcp("", 7000, 1, 81, 1)}},

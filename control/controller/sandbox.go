@@ -173,7 +173,7 @@ func (t *tx) createSandbox(spec model.SandboxSpec) (*model.Sandbox, error) {
 	if spec.PublishAll {
 		ports = withExposed(ports, spec.Expose)
 	}
-	return sb, t.bindPorts(sb, ports, t.chooseGateway(sb.ID))
+	return sb, t.bindPorts(sb, joinRuns(ports), t.chooseGateway(sb.ID))
 }
 
 // joinSandbox makes the new sandbox share another one's namespace.
