@@ -44,13 +44,14 @@ lint: generate ## Check format, vet, staticcheck, and that the generated files a
 	{ echo "the files generated in bpf/ differ from those in git (commit or stage what make generate made)"; exit 1; }
 
 # One package at a time: the kernel tests measure gaps and load two cores alone.
-# Compiling is done before, in parallel. The last lines are go test's own.
+# Compiling is done before, in parallel; -w, without debuggers' tables, has each linked in
+# two thirds of the time. The last lines are go test's own.
 test: ## Run every check and test, as root; installs with apt what is missing.
 	@[ "$$(id -u)" = 0 ] || { echo "make test makes network namespaces and loads BPF programs: run it as root"; exit 1; }
 	@$(DEPS) test
 	@$(MAKE) --no-print-directory build lint
 	CGO_ENABLED=1 $(GO) build -race ./...
-	CGO_ENABLED=1 $(GO) test -race -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
+	CGO_ENABLED=1 $(GO) test -race -ldflags=-w -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
 
 # A peer that no package brings; and the run itself, kept with its report and charts.
 DOCKER29     := GO=$(GO) bench/docker29.sh || echo "Docker Engine 29 could not be built; the report will say that it is absent"
