@@ -217,6 +217,12 @@ func (c *Client) RemoveSandbox(ctx context.Context, ref string, force bool) erro
 	return c.do(ctx, http.MethodDelete, sandboxPath(ref, ""), url.Values{"force": {strconv.FormatBool(force)}}, nil, nil)
 }
 
+// CheckSandbox has the daemon look at a sandbox's interfaces at once and repair
+// them; an error says what stays wrong.
+func (c *Client) CheckSandbox(ctx context.Context, ref string) error {
+	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/check"), nil, nil, nil)
+}
+
 // SandboxStarted reports the program that runs in a sandbox.
 func (c *Client) SandboxStarted(ctx context.Context, ref string, s SandboxStarted) error {
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/started"), nil, s, nil)

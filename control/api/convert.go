@@ -97,7 +97,7 @@ func (c *EndpointConfig) spec(network string) (model.EndpointSpec, error) {
 	if c == nil {
 		return spec, nil
 	}
-	spec.Aliases = c.Aliases
+	spec.Aliases, spec.IfName = c.Aliases, c.InterfaceName
 	if c.MacAddress != "" {
 		mac, err := model.ParseMAC(c.MacAddress)
 		if err != nil {
@@ -127,7 +127,7 @@ func (c *EndpointConfig) spec(network string) (model.EndpointSpec, error) {
 // NewEndpointConfig renders a spec as part of a request. The network's name is
 // not part of it.
 func NewEndpointConfig(spec model.EndpointSpec) *EndpointConfig {
-	c := &EndpointConfig{Aliases: spec.Aliases}
+	c := &EndpointConfig{Aliases: spec.Aliases, InterfaceName: spec.IfName}
 	if !spec.MAC.IsZero() {
 		c.MacAddress = spec.MAC.String()
 	}
@@ -216,7 +216,7 @@ func NewSandboxCreate(spec model.SandboxSpec) SandboxCreate {
 		c.HostConfig.PortBindings[key] = append(c.HostConfig.PortBindings[key], b)
 	}
 	ep := spec.Endpoint
-	if ep.IPv4.IsValid() || ep.IPv6.IsValid() || !ep.MAC.IsZero() || len(ep.Aliases) > 0 {
+	if ep.IPv4.IsValid() || ep.IPv6.IsValid() || !ep.MAC.IsZero() || ep.IfName != "" || len(ep.Aliases) > 0 {
 		mode := spec.NetworkMode
 		if mode == "" {
 			mode = model.NetworkBridge

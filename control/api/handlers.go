@@ -171,6 +171,14 @@ func (s *Server) sandboxRemove(r *http.Request) (any, error) {
 	return nil, nil
 }
 
+func (s *Server) sandboxCheck(r *http.Request) (any, error) {
+	sb, err := s.cfg.Backend.Sandbox(r.PathValue("ref"))
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.cfg.Backend.CheckSandbox(r.Context(), sb.ID)
+}
+
 func (s *Server) sandboxStarted(r *http.Request) (any, error) {
 	var body SandboxStarted
 	if err := decode(r, &body); err != nil {

@@ -56,6 +56,9 @@ type Controller interface {
 type Node interface {
 	Flows(ctx context.Context, filter FlowFilter) ([]Flow, error)
 	Status(ctx context.Context) (Status, error)
+	// CheckSandbox looks at a sandbox's interfaces in the kernel at once and
+	// repairs them. An error says what stays wrong.
+	CheckSandbox(ctx context.Context, id string) error
 }
 
 // Backend is all that the Server serves.
@@ -106,6 +109,7 @@ func NewServer(cfg Config) *Server {
 		"POST /sandboxes/create":          s.sandboxCreate,
 		"GET /sandboxes/{ref}":            s.sandboxInspect,
 		"DELETE /sandboxes/{ref}":         s.sandboxRemove,
+		"POST /sandboxes/{ref}/check":     s.sandboxCheck,
 		"POST /sandboxes/{ref}/started":   s.sandboxStarted,
 		"POST /sandboxes/{ref}/exited":    s.sandboxExited,
 		"GET /conntrack":                  s.flowList,

@@ -80,6 +80,9 @@ type EndpointConfig struct {
 	IPAMConfig *EndpointIPAM `json:",omitempty"`
 	Aliases    []string      `json:",omitempty"`
 	MacAddress string        `json:",omitempty"`
+	// InterfaceName is the interface's name in the sandbox; "": the first free of
+	// eth0, eth1, ….
+	InterfaceName string `json:",omitempty"`
 }
 
 // EndpointIPAM holds the addresses the user chose.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -112,15 +113,14 @@ func (t *tx) addEndpoint(n *model.Network, sb *model.Sandbox, spec model.Endpoin
 		FixedIPv6: spec.IPv6.IsValid(),
 		FixedMAC:  !spec.MAC.IsZero(),
 	}
-	names := map[string]bool{}
-	for _, o := range endpointsOf(t.next, sb.ID) {
-		names[o.IfName] = true
+	others := endpointsOf(t.next, sb.ID)
+	for _, o := range others {
 		ep.Order = max(ep.Order, o.Order+1)
 	}
-	for i := 0; ep.IfName == "" || names[ep.IfName]; i++ {
-		ep.IfName = fmt.Sprintf("eth%d", i)
-	}
 	var err error
+	if ep.IfName, err = chooseIfName(sb, others, spec.IfName); err != nil {
+		return nil, err
+	}
 	if ep.MAC, err = t.chooseMAC(n, spec.MAC); err != nil {
 		return nil, err
 	}
@@ -132,6 +132,27 @@ func (t *tx) addEndpoint(n *model.Network, sb *model.Sandbox, spec model.Endpoin
 	}
 	t.putEndpoint(ep.ID, ep)
 	return ep, nil
+}
+
+// chooseIfName checks the name the user wants ("": any) or takes the first free
+// one. What else has it in the namespace is known when the device is made.
+func chooseIfName(sb *model.Sandbox, others []*model.Endpoint, want string) (string, error) {
+	taken := func(name string) bool {
+		return slices.ContainsFunc(others, func(o *model.Endpoint) bool { return o.IfName == name })
+	}
+	switch {
+	case want == "":
+		for i := 0; ; i++ {
+			if name := fmt.Sprintf("eth%d", i); !taken(name) {
+				return name, nil
+			}
+		}
+	case !ifNameRule.MatchString(want) || slices.Contains(reservedIfNames, want):
+		return "", refuse(model.ErrInvalid, "invalid interface name %q (want 1 to 15 letters, digits, and _ . -, and none of %s)", want, strings.Join(reservedIfNames, ", "))
+	case taken(want):
+		return "", refuse(model.ErrConflict, "sandbox %q has an interface %s already (choose another name)", sb.Name, want)
+	}
+	return want, nil
 }
 
 // chooseMAC checks the address the user wants (zero: any) or makes one up. Two

@@ -22,6 +22,13 @@ var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 
 const maxNameLen = 255
 
+// ifNameRule is narrower than the kernel's, which takes all but slash, colon and
+// blanks: names are shown and typed.
+var ifNameRule = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,15}$`)
+
+// reservedIfNames mean something else where interfaces are configured.
+var reservedIfNames = []string{".", "..", "lo", "all", "default"}
+
 // newID makes up an ID of 64 hexadecimal digits whose beginning is no other's
 // in the map. The beginning is never all decimal, so nobody takes it for a
 // number.

@@ -125,6 +125,8 @@ func validateNoEndpoint(spec model.SandboxSpec, mode string) error {
 		return refuse(model.ErrInvalid, "user specified IP address is supported on user defined networks only, not with %s (leave it out, or choose a network)", mode)
 	case !ep.MAC.IsZero():
 		return refuse(model.ErrInvalid, "conflicting options: mac-address and %s (leave one out)", mode)
+	case ep.IfName != "":
+		return refuse(model.ErrInvalid, "conflicting options: interface name and %s (leave one out)", mode)
 	case len(ep.Aliases) > 0:
 		return refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks, not with %s (leave them out)", mode)
 	}

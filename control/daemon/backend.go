@@ -46,6 +46,14 @@ func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*m
 	return b.Controller.CreateSandbox(ctx, spec)
 }
 
+// CheckSandbox looks at a sandbox's interfaces at once; [api.Node].
+func (b *backend) CheckSandbox(ctx context.Context, id string) error {
+	if err := b.daemon.reconciler.Check(ctx, id); err != nil {
+		return &model.Refusal{Kind: model.ErrConflict, Text: err.Error()}
+	}
+	return nil
+}
+
 // Status says how the daemon is; [api.Node].
 func (b *backend) Status(context.Context) (api.Status, error) {
 	counts, err := b.daemon.datapath.Maps().Conntrack.Counts()

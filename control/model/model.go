@@ -209,7 +209,7 @@ type Endpoint struct {
 	ID        string       `json:"id"`
 	NetworkID string       `json:"network_id"`
 	SandboxID string       `json:"sandbox_id"`
-	IfName    string       `json:"if_name"` // inside the sandbox: eth0, eth1, …
+	IfName    string       `json:"if_name"` // inside the sandbox: eth0, eth1, …, or as asked for
 	MAC       MAC          `json:"mac"`
 	IPv4      netip.Prefix `json:"ipv4,omitzero"` // address with the subnet's length, not masked
 	IPv6      netip.Prefix `json:"ipv6,omitzero"`

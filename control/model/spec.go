@@ -72,6 +72,7 @@ type EndpointSpec struct {
 	IPv4    netip.Addr
 	IPv6    netip.Addr
 	MAC     MAC
+	IfName  string // inside the sandbox; "": the first free of eth0, eth1, …
 	Aliases []string
 }
 

@@ -219,7 +219,7 @@ func (p *pass) createEndpoint(e *endpoint, n *network, b *sandbox) (rtnl.Link, e
 		l, err = p.r.nl.CreateVeth(pair)
 	}
 	if errors.Is(err, rtnl.ErrExists) {
-		return l, fmt.Errorf("%w (interface %q of the sandbox, or %q of the host)", err, e.want.IfName, rtnl.EndpointDevice(e.id))
+		return l, &model.Refusal{Kind: model.ErrConflict, Text: fmt.Sprintf("interface %q exists in %s already (remove it, or choose another name)", e.want.IfName, b.want.NetNS)}
 	}
 	if err == nil {
 		p.count(RepairDevice, 1)

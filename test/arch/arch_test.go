@@ -45,6 +45,7 @@ var (
 		"control/ipam":        {"control/model"},
 		"control/controller":  {"control/model", "control/store", "control/ipam"},
 		"control/api":         {"control/model"},
+		"control/cni":         {"control/api", "control/model"},
 		"control/metrics":     {},
 		"control/rtnl":        {"control/model"},
 		"control/gc":          {"maps"},
@@ -52,6 +53,7 @@ var (
 		"control/daemon":      {"control/...", "loader", "maps"},
 		"control/api/apitest": {"control/api", "control/model"},
 		"cmd/fairlead":        {"bench/...", "cmd/...", "control/..."},
+		"cmd/fairlead-cni":    {"control/api", "control/cni"},
 		"cmd/fairlead/demo":   {"cmd/fairlead/world"},
 		"cmd/fairlead/world":  {},
 		"bench":               {"bench/..."},
@@ -75,12 +77,13 @@ var homes = map[string][]string{
 	"github.com/prometheus":          {"control/metrics"},
 	"github.com/coreos/go-systemd":   {"control/daemon"},
 	"go.etcd.io/bbolt":               {"control/store"},
+	"github.com/containernetworking": {"control/cni", "cmd/fairlead-cni"},
 	"github.com/spf13/cobra":         {"cmd/..."},
 	"gonum.org/v1/plot":              {"bench/chart"},
 }
 
 // blind are the packages that must not reach the kernel even through others.
-var blind = []string{"control/model", "control/store", "control/ipam", "control/controller", "control/api"}
+var blind = []string{"control/model", "control/store", "control/ipam", "control/controller", "control/api", "control/cni"}
 
 func TestImportDirection(t *testing.T) {
 	for _, p := range list(t) {

@@ -132,6 +132,9 @@ func (l *Lab) Dir(name string) string {
 	return path
 }
 
+// Socket is the path of the daemon's socket.
+func (l *Lab) Socket() string { return filepath.Join(l.dir, "run", "api.sock") }
+
 // dirs are the flags that name the daemon's directories.
 func (l *Lab) dirs() []string {
 	return []string{
@@ -245,7 +248,7 @@ func (l *Lab) try(args ...string) (world.Result, error) {
 // runs that.
 func (l *Lab) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := world.Command(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "FAIRLEAD_HOST=unix://"+filepath.Join(l.dir, "run", "api.sock"))
+	cmd.Env = append(os.Environ(), "FAIRLEAD_HOST=unix://"+l.Socket())
 	return cmd
 }
 

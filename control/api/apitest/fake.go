@@ -310,5 +310,11 @@ func (f *Fake) FlushFlows(_ context.Context, filter api.FlowFilter) (int, error)
 	return len(f.FlowList), f.Err
 }
 
+// CheckSandbox implements [api.Node].
+func (f *Fake) CheckSandbox(_ context.Context, id string) error {
+	f.event("check %s", id)
+	return f.Err
+}
+
 // Status implements [api.Node].
 func (f *Fake) Status(context.Context) (api.Status, error) { return f.State, f.Err }

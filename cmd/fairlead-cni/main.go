@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command fairlead-cni is the CNI plugin of Fairlead: container runtimes start it
+// for each interface of each container. It asks the daemon and ends.
+package main
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/cni"
+)
+
+func main() {
+	ctx := context.Background()
+	p := &cni.Plugin{
+		Dial:   func(host string) (cni.Daemon, error) { return api.NewClient(host) },
+		Stderr: os.Stderr,
+	}
+	skel.PluginMainFuncs(skel.CNIFuncs{
+		Add: func(a *skel.CmdArgs) error {
+			res, err := p.Add(ctx, attachment(a), a.StdinData)
+			if err != nil {
+				return err
+			}
+			return types.PrintResult(res, res.Version())
+		},
+		Del:    func(a *skel.CmdArgs) error { return p.Del(ctx, attachment(a), a.StdinData) },
+		Check:  func(a *skel.CmdArgs) error { return p.Check(ctx, attachment(a), a.StdinData) },
+		GC:     func(a *skel.CmdArgs) error { return p.GC(ctx, a.StdinData) },
+		Status: func(a *skel.CmdArgs) error { return p.Status(ctx, a.StdinData) },
+	}, version.All, about())
+}
+
+func attachment(a *skel.CmdArgs) cni.Attachment {
+	return cni.Attachment{ContainerID: a.ContainerID, NetNS: a.Netns, IfName: a.IfName, Args: a.Args}
+}
+
+// about is what runtimes parse the version from.
+func about() string {
+	v := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		v = info.Main.Version
+	}
+	return "CNI fairlead-cni plugin " + v
+}

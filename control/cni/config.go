@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// keyValid is where GC finds what is to stay.
+const keyValid = "cni.dev/valid-attachments"
+
+// config is the plugin's part of a network configuration. All of it but the name
+// says what the network is like if it has to be made.
+type config struct {
+	types.PluginConf
+
+	// Host is the daemon's socket, unix:///PATH; "": FAIRLEAD_HOST, else the
+	// default.
+	Host string `json:"host"`
+	// Subnets are one of a family at most; none: pools of the daemon's.
+	Subnets  []api.IPAMConfig  `json:"subnets"`
+	IPv6     bool              `json:"ipv6"`     // with a pool of the daemon's, if no subnet is IPv6
+	MTU      int               `json:"mtu"`      // 0: 1500
+	IPMasq   *bool             `json:"ipMasq"`   // nil: true
+	Internal bool              `json:"internal"` // no way out
+	Isolated bool              `json:"isolated"` // members do not reach each other
+	Options  map[string]string `json:"options"`  // as of network create
+
+	RuntimeConfig runtimeConfig `json:"runtimeConfig"`
+
+	raw        []byte
+	namesValid bool // GC's list is there, if only empty
+}
+
+// runtimeConfig is what the runtime adds for the capabilities it was told of.
+type runtimeConfig struct {
+	PortMappings []portMapping       `json:"portMappings"`
+	IPs          []string            `json:"ips"`
+	MAC          string              `json:"mac"`
+	Aliases      map[string][]string `json:"aliases"` // by network
+	IPRanges     [][]ipRange         `json:"ipRanges"`
+}
+
+type portMapping struct {
+	HostPort      int    `json:"hostPort"`
+	ContainerPort int    `json:"containerPort"`
+	Protocol      string `json:"protocol"`
+	HostIP        string `json:"hostIP"`
+}
+
+type ipRange struct {
+	Subnet     string `json:"subnet"`
+	Gateway    string `json:"gateway"`
+	RangeStart string `json:"rangeStart"`
+	RangeEnd   string `json:"rangeEnd"`
+}
+
+// Keys that a configuration may have. Others are refused, lest a misspelt one be
+// taken for a default.
+var (
+	configKeys = []string{
+		"cniVersion", "name", "type", "capabilities", "ipam", "dns", "args", "prevResult", "runtimeConfig",
+		"host", "subnets", "ipv6", "mtu", "ipMasq", "internal", "isolated", "options",
+	}
+	runtimeKeys = []string{"portMappings", "ips", "mac", "aliases", "ipRanges"}
+)
+
+// parseConfig reads the configuration; strictly where it is going to be used.
+func parseConfig(b []byte, strict bool) (*config, error) {
+	c := &config{raw: b}
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(b, &keys); err != nil {
+		return nil, refuse(types.ErrDecodingFailure, "network configuration: %v", err)
+	}
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, refuse(types.ErrDecodingFailure, "network configuration: %v", err)
+	}
+	_, c.namesValid = keys[keyValid]
+	c.CNIVersion = cmp.Or(c.CNIVersion, "0.1.0") // the specification's default
+	if !strict {
+		return c, nil
+	}
+	var runtimeConfig map[string]json.RawMessage
+	if raw, ok := keys["runtimeConfig"]; ok {
+		if err := json.Unmarshal(raw, &runtimeConfig); err != nil {
+			return nil, refuse(types.ErrDecodingFailure, "network configuration: runtimeConfig: %v", err)
+		}
+	}
+	if err := known("", keys, configKeys); err != nil {
+		return nil, err
+	}
+	return c, known("capability ", runtimeConfig, runtimeKeys)
+}
+
+// known refuses keys that are not among those wanted. The specification wants the
+// key and the value in the message.
+func known(what string, have map[string]json.RawMessage, want []string) error {
+	for _, key := range slices.Sorted(maps.Keys(have)) {
+		if !slices.Contains(want, key) && !strings.HasPrefix(key, "cni.dev/") {
+			return refuse(types.ErrUnsupportedField, "%s%q: %s is not supported (known are %s)", what, key, have[key], strings.Join(want, ", "))
+		}
+	}
+	return nil
+}
+
+func (c *config) host() string {
+	return cmp.Or(c.Host, os.Getenv("FAIRLEAD_HOST"), api.DefaultHost)
+}
+
+// previous is the result that ADD gave.
+func (c *config) previous() (*current.Result, error) {
+	if err := version.ParsePrevResult(&c.PluginConf); err != nil {
+		return nil, refuse(types.ErrDecodingFailure, "prevResult: %v", err)
+	}
+	if c.PrevResult == nil {
+		return nil, refuse(types.ErrInvalidNetworkConfig, "CHECK without prevResult in the configuration")
+	}
+	prev, err := current.GetResult(c.PrevResult)
+	if err != nil {
+		return nil, refuse(types.ErrDecodingFailure, "prevResult: %v", err)
+	}
+	return prev, nil
+}
+
+// args are the CNI_ARGS that mean something here.
+type args struct {
+	types.CommonArgs
+	IP                types.UnmarshallableString
+	MAC               types.UnmarshallableString
+	K8S_POD_NAME      types.UnmarshallableString //nolint:revive // the names are the runtimes'
+	K8S_POD_NAMESPACE types.UnmarshallableString
+}
+
+func parseArgs(s string) (args, error) {
+	var a args
+	if err := types.LoadArgs(s, &a); err != nil {
+		return a, refuse(types.ErrInvalidEnvironmentVariables, "CNI_%v", err)
+	}
+	return a, nil
+}
+
+// labels tell people which pod, or which container of podman's, a sandbox is.
+func (a *args) labels() map[string]string {
+	labels := map[string]string{}
+	if a.K8S_POD_NAME != "" {
+		labels["io.kubernetes.pod.name"] = string(a.K8S_POD_NAME)
+	}
+	if a.K8S_POD_NAMESPACE != "" {
+		labels["io.kubernetes.pod.namespace"] = string(a.K8S_POD_NAMESPACE)
+	}
+	return labels
+}
+
+// endpointSpec asks for the interface. An IPAM plugin's addresses come before the
+// runtime's, which that plugin was told of.
+func (c *call) endpointSpec(a args, lease *current.Result) (spec model.EndpointSpec, err error) {
+	spec = model.EndpointSpec{Network: c.Name, IfName: c.IfName, Aliases: c.RuntimeConfig.Aliases[c.Name]}
+	if mac := cmp.Or(c.RuntimeConfig.MAC, string(a.MAC)); mac != "" {
+		if spec.MAC, err = model.ParseMAC(mac); err != nil {
+			return spec, refuse(types.ErrInvalidNetworkConfig, "%v", err)
+		}
+	}
+	wanted := c.RuntimeConfig.IPs
+	if a.IP != "" && len(wanted) == 0 {
+		wanted = []string{string(a.IP)}
+	}
+	if lease != nil {
+		wanted = nil
+		for _, ip := range lease.IPs {
+			wanted = append(wanted, ip.Address.IP.String())
+		}
+	}
+	for _, s := range wanted {
+		addr, _, _ := strings.Cut(s, "/") // the length is the network's
+		ip, err := netip.ParseAddr(addr)
+		if err != nil {
+			return spec, refuse(types.ErrInvalidNetworkConfig, "%q is not an IP address", s)
+		}
+		place := &spec.IPv6
+		if ip = ip.Unmap(); ip.Is4() {
+			place = &spec.IPv4
+		}
+		if place.IsValid() {
+			return spec, refuse(types.ErrInvalidNetworkConfig, "addresses %v and %v: an interface has one of a family", *place, ip)
+		}
+		*place = ip
+	}
+	return spec, nil
+}
+
+// ports are the published ports.
+func (r *runtimeConfig) ports() ([]model.PortSpec, error) {
+	var specs []model.PortSpec
+	for _, m := range r.PortMappings {
+		if m.HostPort <= 0 || m.ContainerPort <= 0 {
+			return nil, refuse(types.ErrInvalidNetworkConfig, "port mapping %+v: ports are 1 to 65535", m)
+		}
+		key := m.binding()
+		text := fmt.Sprintf("%s:%s", key.HostPort, m.target())
+		if strings.Contains(key.HostIP, ":") {
+			text = "[" + key.HostIP + "]:" + text
+		} else if key.HostIP != "" {
+			text = key.HostIP + ":" + text
+		}
+		spec, err := api.ParsePublish(text)
+		if err != nil {
+			return nil, refuse(types.ErrInvalidNetworkConfig, "port mapping: %v", err)
+		}
+		specs = append(specs, spec)
+	}
+	return specs, nil
+}
+
+func (m *portMapping) target() string {
+	return strconv.Itoa(m.ContainerPort) + "/" + strings.ToLower(cmp.Or(m.Protocol, "tcp"))
+}
+
+func (m *portMapping) binding() api.PortBinding {
+	return api.PortBinding{HostIP: m.HostIP, HostPort: strconv.Itoa(m.HostPort)}
+}
+
+// portBindings are the published ports in the API's form.
+func (r *runtimeConfig) portBindings() map[string][]api.PortBinding {
+	out := map[string][]api.PortBinding{}
+	for _, m := range r.PortMappings {
+		out[m.target()] = append(out[m.target()], m.binding())
+	}
+	return out
+}
+
+// hasBinding: an address may be written in several ways.
+func hasBinding(have []api.PortBinding, want api.PortBinding) bool {
+	ip, _ := netip.ParseAddr(want.HostIP) // "": every address
+	return slices.ContainsFunc(have, func(b api.PortBinding) bool {
+		got, _ := netip.ParseAddr(b.HostIP)
+		return got == ip.Unmap() && b.HostPort == want.HostPort
+	})
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// errConflict is the plugin's own code: a port, address or interface is taken, or
+// the network is another than the configuration says.
+const errConflict = 100
+
+func refuse(code uint, format string, args ...any) error {
+	return types.NewError(code, fmt.Sprintf(format, args...), "")
+}
+
+// coded gives an error the code of the specification's that fits; nil is nil.
+func coded(err error) error {
+	var e *types.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, api.ErrUnreachable):
+		return types.NewError(types.ErrTryAgainLater, err.Error(), `another daemon's socket is named by "host" in the network configuration`)
+	case errors.Is(err, model.ErrConflict), errors.Is(err, model.ErrForbidden):
+		return refuse(errConflict, "%v", err)
+	case errors.Is(err, model.ErrNotFound):
+		return refuse(types.ErrUnknownContainer, "%v", err)
+	case errors.Is(err, model.ErrInvalid):
+		return refuse(types.ErrInvalidNetworkConfig, "%v", err)
+	case errors.Is(err, model.ErrNotSupported):
+		return refuse(types.ErrUnsupportedField, "%v", err)
+	}
+	return refuse(types.ErrInternal, "%v", err)
+}
+
+// notAvailable is the answer of STATUS when the daemon has none.
+func notAvailable(err error) error {
+	return refuse(types.ErrPluginNotAvailable, "%v", err)
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// labelNetwork is the label of a network that was made from a configuration.
+const labelNetwork = "fairlead.cni"
+
+// Options of a network that have a key of their own in the configuration.
+const (
+	optICC        = "com.docker.network.bridge.enable_icc"
+	optMasquerade = "com.docker.network.bridge.enable_ip_masquerade"
+	optMTU        = "com.docker.network.driver.mtu"
+)
+
+// network finds the network of the configuration, or makes it.
+func (c *call) network(ctx context.Context, lease *current.Result) (*api.Network, error) {
+	want, err := c.networkCreate(lease)
+	if err != nil {
+		return nil, err
+	}
+	n, err := c.findNetwork(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if n == nil {
+		_, refused := c.CreateNetwork(ctx, want)
+		if refused != nil && !errors.Is(refused, model.ErrConflict) {
+			return nil, refused
+		}
+		// After a conflict it is there, if another ADD was first to make it.
+		if n, err = c.findNetwork(ctx); err != nil {
+			return nil, err
+		}
+		if n == nil {
+			return nil, refused
+		}
+	}
+	return n, differs(n, want)
+}
+
+// findNetwork is nil if there is none.
+func (c *call) findNetwork(ctx context.Context) (*api.Network, error) {
+	list, err := c.Networks(ctx, api.Filters{"name": {"^" + regexp.QuoteMeta(c.Name) + "$"}})
+	if err != nil {
+		return nil, err
+	}
+	for i := range list {
+		if list[i].Name == c.Name {
+			return &list[i], nil
+		}
+	}
+	return nil, nil
+}
+
+// networkCreate is what the configuration says of the network.
+func (c *call) networkCreate(lease *current.Result) (api.NetworkCreate, error) {
+	n := api.NetworkCreate{
+		Name: c.Name, Driver: model.DriverBridge, Internal: c.Internal,
+		Options: map[string]string{}, Labels: map[string]string{labelNetwork: "true"},
+	}
+	for k, v := range c.Options {
+		n.Options[k] = v
+	}
+	if c.MTU != 0 {
+		n.Options[optMTU] = strconv.Itoa(c.MTU)
+	}
+	if c.IPMasq != nil {
+		n.Options[optMasquerade] = strconv.FormatBool(*c.IPMasq)
+	}
+	if c.Isolated {
+		n.Options[optICC] = "false"
+	}
+	if c.IPv6 {
+		n.EnableIPv6 = &c.IPv6
+	}
+	subnets, err := c.subnets(lease)
+	if len(subnets) > 0 {
+		n.IPAM = &api.IPAM{Config: subnets}
+	}
+	return n, err
+}
+
+// subnets are the IPAM plugin's, the configuration's, or the runtime's.
+func (c *call) subnets(lease *current.Result) ([]api.IPAMConfig, error) {
+	if lease != nil {
+		return leased(lease), nil
+	}
+	subnets := slices.Clone(c.Subnets)
+	for _, set := range c.RuntimeConfig.IPRanges {
+		for _, r := range set {
+			if r.RangeStart != "" || r.RangeEnd != "" {
+				return nil, refuse(types.ErrUnsupportedField, "ipRanges: rangeStart %q and rangeEnd %q are not supported (give the network an ipRange)", r.RangeStart, r.RangeEnd)
+			}
+			subnets = append(subnets, api.IPAMConfig{Subnet: r.Subnet, Gateway: r.Gateway})
+		}
+	}
+	return subnets, nil
+}
+
+// leased are the subnets of an IPAM plugin's addresses.
+func leased(lease *current.Result) []api.IPAMConfig {
+	var subnets []api.IPAMConfig
+	for _, ip := range lease.IPs {
+		s := api.IPAMConfig{Subnet: prefixOf(ip.Address).Masked().String()}
+		if ip.Gateway != nil {
+			s.Gateway = ip.Gateway.String()
+		}
+		subnets = append(subnets, s)
+	}
+	return subnets
+}
+
+func prefixOf(n net.IPNet) netip.Prefix {
+	addr, _ := netip.AddrFromSlice(n.IP)
+	length, _ := n.Mask.Size()
+	return netip.PrefixFrom(addr.Unmap(), length)
+}
+
+// differs tells in what an existing network is not what the configuration says.
+func differs(have *api.Network, want api.NetworkCreate) error {
+	differ := func(what, is, should string) error {
+		return refuse(errConflict, "network %s has %s %q, the configuration says %q (change one of them, or its name)", have.Name, what, is, should)
+	}
+	if have.Driver != want.Driver {
+		return differ("driver", have.Driver, want.Driver)
+	}
+	if have.Internal != want.Internal {
+		return differ("internal", strconv.FormatBool(have.Internal), strconv.FormatBool(want.Internal))
+	}
+	for k, v := range want.Options {
+		if have.Options[k] != v {
+			return differ("option "+k, have.Options[k], v)
+		}
+	}
+	if want.IPAM == nil {
+		return nil
+	}
+	for _, w := range want.IPAM.Config {
+		i := slices.IndexFunc(have.IPAM.Config, func(h api.IPAMConfig) bool { return h.Subnet == w.Subnet })
+		if i < 0 {
+			return differ("subnets", subnetNames(have.IPAM.Config), w.Subnet)
+		}
+		if h := have.IPAM.Config[i]; w.Gateway != "" && h.Gateway != w.Gateway {
+			return differ("gateway", h.Gateway, w.Gateway)
+		}
+	}
+	return nil
+}
+
+func subnetNames(configs []api.IPAMConfig) (names string) {
+	for i, c := range configs {
+		if i > 0 {
+			names += ", "
+		}
+		names += c.Subnet
+	}
+	return names
+}

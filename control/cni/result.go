@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// result tells the runtime what was made.
+func (c *call) result(n *api.Network, sb api.Sandbox) (*current.Result, error) {
+	ep, ok := sb.NetworkSettings.Networks[c.Name]
+	if !ok {
+		return nil, refuse(types.ErrInternal, "the daemon does not show the interface in network %s", c.Name)
+	}
+	res := &current.Result{
+		CNIVersion: current.ImplementedSpecVersion,
+		Interfaces: []*current.Interface{{Name: ep.InterfaceName, Mac: ep.MacAddress, Mtu: mtu(n), Sandbox: c.NetNS}},
+		Routes:     []*types.Route{},
+		DNS:        c.DNS,
+	}
+	addAddress(res, ep.IPAddress, ep.IPPrefixLen, ep.Gateway, ep.DefaultRoute)
+	addAddress(res, ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen, ep.IPv6Gateway, ep.DefaultRoute)
+	return res, nil
+}
+
+// addAddress adds an address of the interface, if there is one, and the default
+// route if that leads through it.
+func addAddress(res *current.Result, addr string, length int, gateway string, defaultRoute bool) {
+	ip, err := netip.ParseAddr(addr)
+	if err != nil {
+		return // "": none
+	}
+	gw := net.ParseIP(gateway) // nil: none
+	bits := ip.BitLen()
+	res.IPs = append(res.IPs, &current.IPConfig{
+		Interface: current.Int(0), Gateway: gw,
+		Address: net.IPNet{IP: net.IP(ip.AsSlice()), Mask: net.CIDRMask(length, bits)},
+	})
+	if defaultRoute && gw != nil {
+		all := net.IPNet{IP: make(net.IP, bits/8), Mask: net.CIDRMask(0, bits)}
+		res.Routes = append(res.Routes, &types.Route{Dst: all, GW: gw})
+	}
+}
+
+func mtu(n *api.Network) int {
+	if mtu, err := strconv.Atoi(n.Options[optMTU]); err == nil {
+		return mtu
+	}
+	return model.DefaultMTU
+}
+
+// sameAddresses wants an interface to have what the runtime was told.
+func sameAddresses(prev *current.Result, ep api.EndpointSettings, ifName string) error {
+	have := []string{ep.IPAddress, ep.GlobalIPv6Address}
+	for _, ip := range prev.IPs {
+		if i := ip.Interface; i != nil && (*i < 0 || *i >= len(prev.Interfaces) || prev.Interfaces[*i].Name != ifName) {
+			continue // a chained plugin's
+		}
+		if addr := prefixOf(ip.Address).Addr().String(); !slices.Contains(have, addr) {
+			return refuse(errConflict, "interface %s has no address %s", ifName, addr)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Check looks at a sandbox and its endpoints at once and repairs what is not as
+// it should be. An error says what stays wrong.
+func (r *Reconciler) Check(ctx context.Context, id string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := r.checkAll(ctx, id)
+	if err != nil && r.again {
+		err = r.checkAll(ctx, id) // a pair without its other end was removed; now it is made
+	}
+	return err
+}
+
+// checkAll is one pass over a sandbox and its endpoints.
+func (r *Reconciler) checkAll(ctx context.Context, id string) error {
+	b := r.sandboxes[id]
+	if b == nil || r.snap.Sandboxes[id] == nil {
+		return fmt.Errorf("sandbox %s is not there", short(id))
+	}
+	start := time.Now()
+	p, err := r.newPass(ctx, r.snap)
+	if err != nil {
+		return err
+	}
+	p.repair = true
+	p.boxes[id] = b
+	p.touchSandbox(id)
+	p.run()
+	r.finish(p, "resync", start, nil)
+	return p.wrong(b)
+}
+
+// wrong is what a pass over a sandbox left undone.
+func (p *pass) wrong(b *sandbox) error {
+	errs := p.errs
+	for _, e := range p.eps {
+		if e.broken && !b.gone {
+			errs = append(errs, errors.New(e.trouble))
+		}
+	}
+	switch {
+	case b.gone:
+		errs = append(errs, fmt.Errorf("sandbox %s: its network namespace %s is gone", short(b.id), b.want.NetNS))
+	case b.broken:
+		errs = append(errs, errors.New(b.trouble))
+	}
+	return errors.Join(errs...)
+}
