@@ -13,7 +13,6 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -123,23 +122,29 @@ type container struct {
 	*world.Host
 	r    *runtime
 	conf *libcni.RuntimeConf
+	end  func() // takes the namespace away
 }
 
 // container makes one, with these capability arguments.
 func (r *runtime) container(id string, capabilities config) *container {
 	r.Helper()
-	h := r.NewHost(id)
+	h, err := world.New(id)
+	if err != nil {
+		r.Fatal(err)
+	}
+	end := sync.OnceFunc(h.Close)
+	r.Cleanup(end)
 	return &container{h, r, &libcni.RuntimeConf{
 		ContainerID: id, NetNS: h.NetNS(), IfName: "eth0", CapabilityArgs: capabilities,
 		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAME", "pod-" + id}},
-	}}
+	}, end}
 }
 
 // as is the container with another interface.
 func (c *container) as(ifName string) *container {
 	conf := *c.conf
 	conf.IfName = ifName
-	return &container{c.Host, c.r, &conf}
+	return &container{c.Host, c.r, &conf, c.end}
 }
 
 func timeout() (context.Context, context.CancelFunc) {
@@ -217,4 +222,14 @@ func (r *runtime) wantSandboxes(want string, endpoints int) {
 	}
 }
 
-func (r *runtime) path(name string) string { return filepath.Join(r.plugins, name) }
+
+// forget removes libcni's cache, as a host does that lost it.
+func (r *runtime) forget() error { return os.RemoveAll(r.Dir("cache")) }
+
+// NoError wants none.
+func (r *runtime) NoError(what string, err error) {
+	r.Helper()
+	if err != nil {
+		r.Errorf("%s: %v", what, err)
+	}
+}

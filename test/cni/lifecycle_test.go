@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// CHECK finds what is broken and has it repaired; DEL succeeds however often, and
+// when the namespace is gone.
+func TestCheckAndDel(t *testing.T) {
+	t.Parallel()
+	r := newRuntime(t, lab.Config{})
+	pods := r.list("1.0.0", "pods", nil)
+	a, b := r.container("anna", nil), r.container("ben", nil)
+	a.add(pods)
+	b4 := b.ip(pods)
+	for _, harm := range []string{"link set eth0 down", "addr flush dev eth0", "link del eth0"} {
+		r.IP(a.Host, harm)
+		if err := a.check(pods); err != nil {
+			t.Errorf("CHECK after ip %s: %v", harm, err)
+		}
+		r.Ping(a.Host, b4)
+	}
+	r.wantCode("ADD of an interface that is there", second(a.tryAdd(pods)), 100)
+	r.Fairlead("network", "disconnect", "pods", "cni-anna")
+	r.wantCode("CHECK without an interface", a.check(pods), types.ErrUnknownContainer)
+	r.Fairlead("rm", "-f", "cni-anna")
+	r.wantCode("CHECK without a sandbox", a.check(pods), types.ErrUnknownContainer)
+	for range 2 {
+		a.del(pods)
+	}
+	b.end() // and with it the namespace
+	r.wantCode("CHECK without a namespace", b.check(pods), errConflict)
+	for range 2 {
+		b.del(pods)
+	}
+	r.wantSandboxes("", 0)
+}
+
+// errConflict is the plugin's own code.
+const errConflict = 100
+
+func second[A any](_ A, err error) error { return err }
+
+// One container has several networks under the names the runtime chose; the first
+// with a way out bears the default route and the ports.
+func TestSeveralNetworks(t *testing.T) {
+	t.Parallel()
+	r := newRuntime(t, lab.Config{})
+	quiet := r.list("1.0.0", "quiet", config{"internal": true})
+	front := r.list("1.0.0", "front", config{"isolated": true})
+	ports := config{"portMappings": []config{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}}
+	a, b := r.container("anna", ports), r.container("ben", nil)
+	if res := a.as("net0").add(quiet); len(res.Routes) != 0 {
+		t.Errorf("routes %v through an internal network", res.Routes)
+	}
+	if res := a.as("net1").add(front); len(res.Routes) != 1 {
+		t.Errorf("routes %v, want a default route", res.Routes)
+	}
+	r.wantCode("the same network again", second(a.as("net2").tryAdd(front)), errConflict)
+	r.HTTP(a.Host, "anna", 80)
+	r.Get(r.Outside, lab.Host4, 8080, "anna", lab.Outside4)
+	b4 := b.ip(front)
+	r.NoPing(a.Host, b4) // isolated
+	r.IP(b.Host, "link add eth1 type veth peer name other")
+	r.wantCode("an interface of somebody else's", second(b.as("eth1").tryAdd(quiet)), errConflict)
+	r.wantSandboxes("cni-ben front\ncni-anna quiet,front", 3)
+	a.as("net1").del(front)
+	a.as("net2").del(quiet) // not that interface
+	r.wantSandboxes("cni-ben front\ncni-anna quiet", 2)
+	a.as("net0").del(quiet)
+	b.del(front)
+	r.wantSandboxes("", 0)
+}
+
+// Containers that come at once find one network, whoever makes it.
+func TestFirstAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRuntime(t, lab.Config{})
+	pods := r.list("1.0.0", "pods", nil)
+	var all []*container
+	for _, id := range strings.Fields("a1 b2 c3 d4 e5 f6") {
+		all = append(all, r.container(id, nil))
+	}
+	ips := make([]string, len(all))
+	var wg sync.WaitGroup
+	for i, c := range all {
+		wg.Go(func() {
+			if res, err := c.tryAdd(pods); err != nil {
+				t.Errorf("ADD %s: %v", c.Name, err)
+			} else {
+				ips[i] = res.IPs[0].Address.IP.String()
+			}
+		})
+	}
+	wg.Wait()
+	for i, c := range all {
+		r.Ping(c.Host, ips[(i+1)%len(all)])
+	}
+	for _, c := range all {
+		wg.Go(func() { c.del(pods) })
+	}
+	wg.Wait()
+	r.wantSandboxes("", 0)
+}
+
+// GC removes what the runtime knows nothing of, and nothing else.
+func TestGC(t *testing.T) {
+	t.Parallel()
+	r := newRuntime(t, lab.Config{})
+	pods, other := r.list("1.1.0", "pods", nil), r.list("1.1.0", "other", nil)
+	a, b, c := r.container("anna", nil), r.container("ben", nil), r.container("cleo", nil)
+	a4 := a.ip(pods)
+	b.add(pods)
+	b.as("eth1").add(other)
+	c.add(pods)
+	c.end()
+	lodger := r.Sandbox("lodger", "--network", "pods") // not the runtime's
+	r.NoError("drop libcni's memory", r.forget())
+	gc := func(l *libcni.NetworkConfigList, valid ...types.GCAttachment) error {
+		ctx, cancel := timeout()
+		defer cancel()
+		return r.GCNetworkList(ctx, l, &libcni.GCArgs{ValidAttachments: valid})
+	}
+	r.NoError("GC", gc(pods, types.GCAttachment{ContainerID: "anna", IfName: "eth0"}, types.GCAttachment{ContainerID: "ben", IfName: "eth1"}))
+	r.wantSandboxes("lodger pods\ncni-ben other\ncni-anna pods", 3)
+	r.Ping(lodger.Host, a4)
+	r.NoError("GC of all", gc(pods))
+	r.NoError("GC of all", gc(other))
+	r.wantSandboxes("lodger pods", 1)
+	r.Remove(lodger)
+}
+
+// A daemon that is away is told of at once; what it made outlives it.
+func TestDaemonAway(t *testing.T) {
+	t.Parallel()
+	r := newRuntime(t, lab.Config{NoDaemon: true})
+	pods := r.list("1.1.0", "pods", nil)
+	a, b := r.container("anna", nil), r.container("ben", nil)
+	status := func() error {
+		ctx, cancel := timeout()
+		defer cancel()
+		return r.GetStatusNetworkList(ctx, pods)
+	}
+	away := func() {
+		t.Helper()
+		start := time.Now()
+		err := second(b.tryAdd(pods))
+		r.wantCode("ADD", err, types.ErrTryAgainLater)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("ADD took %v to find no daemon", took)
+		}
+		if e := (*types.Error)(nil); errors.As(err, &e) && !strings.Contains(e.Msg, r.Socket()) {
+			t.Errorf("message %q does not name the socket", e.Msg)
+		}
+		r.wantCode("DEL", b.tryDel(pods), types.ErrTryAgainLater)
+		r.wantCode("STATUS", status(), types.ErrPluginNotAvailable)
+	}
+	away()
+	r.StartDaemon()
+	r.NoError("STATUS", status())
+	a4 := a.ip(pods)
+	r.KillDaemon()
+	away()
+	r.StartDaemon()
+	b.add(pods)
+	r.Ping(b.Host, a4)
+	r.NoError("CHECK", a.check(pods))
+	r.KillDaemon()
+	a.end() // unseen
+	r.StartDaemon()
+	r.NoError("CHECK", b.check(pods))
+	time.Sleep(5 * time.Second) // two looks
+	if n := strings.Count(r.Daemon.Output(), "cni-anna"); n != 1 {
+		t.Errorf("the daemon speaks %d times of the container that is gone:\n%s", n, r.Daemon.Output())
+	}
+	a.del(pods)
+	b.del(pods)
+	r.wantSandboxes("", 0)
+}
+
+// Another plugin may manage the addresses, and others come after.
+func TestChain(t *testing.T) {
+	t.Parallel()
+	r := newRuntime(t, lab.Config{})
+	ipam := config{"type": "host-local", "dataDir": r.Dir("leases"), "ranges": [][]config{
+		{{"subnet": "10.78.0.0/24", "rangeStart": "10.78.0.100"}}, {{"subnet": "fd00:78::/64"}},
+	}, "routes": []config{{"dst": "0.0.0.0/0"}}}
+	pods := r.list("1.0.0", "pods", config{"ipam": ipam}, config{"type": "tuning", "sysctl": config{"net.ipv4.ip_default_ttl": "42"}})
+	a, b := r.container("anna", nil), r.container("ben", nil)
+	if got := a.ip(pods); got != "10.78.0.100" {
+		t.Errorf("address %s, want host-local's first", got)
+	}
+	r.Ping(b.Host, "127.0.0.1")
+	b4 := b.ip(pods)
+	r.Ping(a.Host, b4)
+	r.Ping(a.Host, lab.Internet4)
+	if got := strings.TrimSpace(r.Must(a.Host, "cat", "/proc/sys/net/ipv4/ip_default_ttl")); got != "42" {
+		t.Errorf("TTL %s, want tuning's", got)
+	}
+	r.NoError("CHECK", a.check(pods))
+	for _, c := range []*container{a, b} {
+		c.del(pods)
+		c.del(pods)
+	}
+	if left := r.Must(r.Host, "find", r.Dir("leases"), "-name", "10.78.*"); left != "" {
+		t.Errorf("host-local has leases yet:\n%s", left)
+	}
+	r.wantSandboxes("", 0)
+}
