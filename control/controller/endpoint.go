@@ -121,13 +121,13 @@ func (t *tx) addEndpoint(n *model.Network, sb *model.Sandbox, spec model.Endpoin
 	if ep.IfName, err = chooseIfName(sb, others, spec.IfName); err != nil {
 		return nil, err
 	}
-	if ep.MAC, err = t.chooseMAC(n, spec.MAC); err != nil {
-		return nil, err
-	}
 	if ep.IPv4, err = t.takeAddr(n, true, spec.IPv4); err != nil {
 		return nil, err
 	}
 	if ep.IPv6, err = t.takeAddr(n, false, spec.IPv6); err != nil {
+		return nil, err
+	}
+	if ep.MAC, err = t.chooseMAC(n, spec.MAC, ep.IPv4.Addr()); err != nil {
 		return nil, err
 	}
 	t.putEndpoint(ep.ID, ep)
@@ -155,9 +155,10 @@ func chooseIfName(sb *model.Sandbox, others []*model.Endpoint, want string) (str
 	return want, nil
 }
 
-// chooseMAC checks the address the user wants (zero: any) or makes one up. Two
-// in one network would share a place in the forwarding table.
-func (t *tx) chooseMAC(n *model.Network, want model.MAC) (model.MAC, error) {
+// chooseMAC checks the address the user wants, or takes (zero: any) the one that
+// belongs to the IPv4 address, so that those who remember the last owner of that
+// reach this one. Two in one network would share a place in the forwarding table.
+func (t *tx) chooseMAC(n *model.Network, want model.MAC, ip netip.Addr) (model.MAC, error) {
 	owner := map[model.MAC]string{n.GatewayMAC: "the gateway"}
 	for _, ep := range t.next.Endpoints {
 		if ep.NetworkID == n.ID {
@@ -165,11 +166,11 @@ func (t *tx) chooseMAC(n *model.Network, want model.MAC) (model.MAC, error) {
 		}
 	}
 	if want.IsZero() {
-		for {
-			if m := newMAC(); owner[m] == "" {
-				return m, nil
-			}
+		m := macOf(ip)
+		for m.IsZero() || owner[m] != "" {
+			m = newMAC()
 		}
+		return m, nil
 	}
 	if want[0]&1 != 0 {
 		return want, refuse(model.ErrInvalid, "MAC address %v is multicast (choose one whose first byte is even)", want)

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/big"
+	"net/netip"
 	"regexp"
 	"strings"
 
@@ -58,6 +59,16 @@ func newMAC() model.MAC {
 	_, _ = rand.Read(m[:])
 	m[0] = m[0]&^1 | 2
 	return m
+}
+
+// macOf is the address that belongs to an IPv4 address, as Docker has it; zero for
+// any other.
+func macOf(ip netip.Addr) model.MAC {
+	if !ip.Is4() {
+		return model.MAC{}
+	}
+	a := ip.As4()
+	return model.MAC{0x02, 0x42, a[0], a[1], a[2], a[3]}
 }
 
 func pick(words []string) string {

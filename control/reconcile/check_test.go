@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// A check repairs a sandbox at once, and tells what it cannot repair.
+func TestCheck(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	b := p.sandbox("box")
+	b.Owned, b.NetNS = false, filepath.Join(w.dir, "external")
+	e := p.endpoint(b, p.network("net", 7))
+	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
+		t.Fatal(err)
+	}
+	defer rtnl.RemoveNetNS(b.NetNS)
+	w.apply(p)
+	for _, harm := range []func(){
+		func() {},
+		func() { deleteInside(w, b, e.IPv4) },
+		func() { w.must(w.nl.DeleteLink(w.link(rtnl.EndpointAlias(e.ID)).Index)) },
+		func() { w.deletePeer(b) },
+	} {
+		harm()
+		if err := w.r.Check(t.Context(), b.ID); err != nil {
+			t.Errorf("check: %v", err)
+		}
+		if got := w.resync(); got.Total() != 0 {
+			t.Errorf("left to repair after a check: %v", got)
+		}
+	}
+	if err := w.r.Check(t.Context(), "nobody"); err == nil {
+		t.Error("a check of no sandbox succeeds")
+	}
+	// Somebody else's device has the name.
+	w.inside(b, func(h *rtnl.Handle) error {
+		l, err := h.LinkByName("eth0")
+		if err == nil {
+			err = h.DeleteLink(l.Index)
+		}
+		_, made := h.CreateVeth(rtnl.Veth{Name: "eth0", PeerName: "stranger", MTU: 1500})
+		return errors.Join(err, made)
+	})
+	w.wrong(b, `interface "eth0" exists in `)
+	w.must(rtnl.RemoveNetNS(b.NetNS))
+	w.wrong(b, "is gone")
+}
+
+// wrong wants a check to say so.
+func (w *world) wrong(b *model.Sandbox, text string) {
+	w.tb.Helper()
+	if err := w.r.Check(w.tb.Context(), b.ID); err == nil || !strings.Contains(err.Error(), text) {
+		w.tb.Errorf("check: %v, want %q", err, text)
+	}
+}
+
+func (w *world) must(err error) {
+	w.tb.Helper()
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+}
+
+// deletePeer deletes the pair from inside of the sandbox.
+func (w *world) deletePeer(b *model.Sandbox) {
+	w.inside(b, func(h *rtnl.Handle) error {
+		l, err := h.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return h.DeleteLink(l.Index)
+	})
+}
