@@ -6,9 +6,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"runtime/debug"
 
+	"github.com/containernetworking/cni/pkg/ns"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
@@ -25,6 +27,9 @@ func main() {
 	}
 	skel.PluginMainFuncs(skel.CNIFuncs{
 		Add: func(a *skel.CmdArgs) error {
+			if err := notOurs(a); err != nil {
+				return err
+			}
 			res, err := p.Add(ctx, attachment(a), a.StdinData)
 			if err != nil {
 				return err
@@ -40,6 +45,16 @@ func main() {
 
 func attachment(a *skel.CmdArgs) cni.Attachment {
 	return cni.Attachment{ContainerID: a.ContainerID, NetNS: a.Netns, IfName: a.IfName, Args: a.Args}
+}
+
+// notOurs refuses the namespace of the host. The library does too, but afterwards.
+func notOurs(a *skel.CmdArgs) error {
+	if same, err := ns.CheckNetNS(a.Netns); err != nil {
+		return err
+	} else if same && a.NetnsOverride == "" {
+		return types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("CNI_NETNS: %s is the host's own network namespace", a.Netns), "")
+	}
+	return nil
 }
 
 // about is what runtimes parse the version from.

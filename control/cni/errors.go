@@ -33,7 +33,8 @@ func coded(err error) error {
 	case errors.Is(err, model.ErrConflict), errors.Is(err, model.ErrForbidden):
 		return refuse(errConflict, "%v", err)
 	case errors.Is(err, model.ErrNotFound):
-		return refuse(types.ErrUnknownContainer, "%v", err)
+		// Removed between two requests; the runtime may begin anew.
+		return refuse(types.ErrTryAgainLater, "%v", err)
 	case errors.Is(err, model.ErrInvalid):
 		return refuse(types.ErrInvalidNetworkConfig, "%v", err)
 	case errors.Is(err, model.ErrNotSupported):

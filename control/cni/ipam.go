@@ -4,6 +4,7 @@ package cni
 
 import (
 	"context"
+	"errors"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
@@ -23,10 +24,27 @@ func (c *call) lease(ctx context.Context) (*current.Result, error) {
 		return nil, err
 	}
 	lease, err := current.NewResultFromResult(r)
-	if err == nil && len(lease.IPs) == 0 {
-		err = refuse(types.ErrInvalidNetworkConfig, "IPAM plugin %s gave no address", c.IPAM.Type)
+	if err == nil {
+		err = usable(lease)
 	}
-	return lease, err
+	if err != nil {
+		return nil, errors.Join(err, c.release(ctx))
+	}
+	return lease, nil
+}
+
+// usable refuses what the network would not do for the IPAM plugin. Its default
+// route is the network's own.
+func usable(lease *current.Result) error {
+	if len(lease.IPs) == 0 {
+		return refuse(types.ErrInvalidNetworkConfig, "the IPAM plugin gave no address")
+	}
+	for _, r := range lease.Routes {
+		if length, _ := r.Dst.Mask.Size(); length != 0 {
+			return refuse(types.ErrUnsupportedField, "the IPAM plugin's route to %s is not supported (leave out all but the default route)", r.Dst.String())
+		}
+	}
+	return nil
 }
 
 func (c *call) release(ctx context.Context) error {

@@ -3,6 +3,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -27,6 +28,9 @@ const (
 	optMasquerade = "com.docker.network.bridge.enable_ip_masquerade"
 	optMTU        = "com.docker.network.driver.mtu"
 )
+
+// defaults are what a network has that was made without the option.
+var defaults = map[string]string{optICC: "true", optMasquerade: "true", optMTU: strconv.Itoa(model.DefaultMTU)}
 
 // network finds the network of the configuration, or makes it.
 func (c *call) network(ctx context.Context, lease *current.Result) (*api.Network, error) {
@@ -144,8 +148,8 @@ func differs(have *api.Network, want api.NetworkCreate) error {
 		return differ("internal", strconv.FormatBool(have.Internal), strconv.FormatBool(want.Internal))
 	}
 	for k, v := range want.Options {
-		if have.Options[k] != v {
-			return differ("option "+k, have.Options[k], v)
+		if is := cmp.Or(have.Options[k], defaults[k]); is != v {
+			return differ("option "+k, is, v)
 		}
 	}
 	if want.IPAM == nil {

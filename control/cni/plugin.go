@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"regexp"
 
@@ -99,7 +100,7 @@ func (c *call) add(ctx context.Context) (*current.Result, error) {
 	if c.RawPrevResult != nil {
 		return nil, refuse(types.ErrInvalidNetworkConfig, "%s makes the interface: it must be the first plugin of network %s", c.Type, c.Name)
 	}
-	if !isNetNS(c.NetNS) {
+	if gone(c.NetNS) {
 		return nil, refuse(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: no network namespace at %s", c.NetNS)
 	}
 	lease, err := c.lease(ctx)
@@ -148,7 +149,7 @@ func (c *call) join(ctx context.Context, spec model.SandboxSpec, refused error) 
 		return sb, err
 	case sb.Config.Labels[LabelContainer] != c.ContainerID:
 		return sb, refused // somebody else's
-	case !isNetNS(sb.NetworkSettings.SandboxKey):
+	case gone(sb.NetworkSettings.SandboxKey):
 		// Of before a restart of the host, say: the runtime begins anew.
 		if err := c.remove(ctx, sb.ID); err != nil {
 			return sb, err
@@ -212,7 +213,7 @@ func (c *call) detach(ctx context.Context, ref string, which func(sb api.Sandbox
 	if !member || !which(sb, ep.InterfaceName) {
 		return nil
 	}
-	if len(sb.NetworkSettings.Networks) == 1 || !isNetNS(sb.NetworkSettings.SandboxKey) {
+	if len(sb.NetworkSettings.Networks) == 1 || gone(sb.NetworkSettings.SandboxKey) {
 		return c.remove(ctx, sb.ID)
 	}
 	err = c.Disconnect(ctx, c.Name, api.NetworkDisconnect{Container: sb.ID, Force: true})
@@ -347,9 +348,14 @@ func (c *call) sandboxSpec(lease *current.Result) (model.SandboxSpec, error) {
 	return spec, err
 }
 
-// isNetNS reports whether there is a namespace at the path: one that was
-// unmounted may leave a file.
-func isNetNS(path string) bool {
+// gone reports whether there is no namespace at the path: none was given, or one
+// was unmounted, which may leave a file. One that cannot be looked at is there.
+func gone(path string) bool {
 	var st unix.Statfs_t
-	return path != "" && unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+	switch err := unix.Statfs(path, &st); {
+	case path == "", errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		return true
+	default:
+		return err == nil && st.Type != unix.NSFS_MAGIC
+	}
 }

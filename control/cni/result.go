@@ -15,7 +15,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// result tells the runtime what was made.
+// result tells the runtime what was made. The device on the host is not shown: it
+// is no place for other plugins, as packets do not pass its queue.
 func (c *call) result(n *api.Network, sb api.Sandbox) (*current.Result, error) {
 	ep, ok := sb.NetworkSettings.Networks[c.Name]
 	if !ok {
