@@ -120,7 +120,9 @@ func TestPodman(t *testing.T) {
 		t.Errorf("label %q, want podman's name", got)
 	}
 	var state []struct {
-		NetworkSettings struct{ Networks map[string]struct{ IPAddress string } }
+		NetworkSettings struct {
+			Networks map[string]struct{ IPAddress string }
+		}
 	}
 	if err := json.Unmarshal([]byte(p.do("inspect", "web")), &state); err != nil || state[0].NetworkSettings.Networks["pods"].IPAddress != "10.79.0.9" {
 		t.Errorf("podman inspect: %+v, %v", state, err)

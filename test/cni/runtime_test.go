@@ -32,17 +32,17 @@ func TestMain(m *testing.M) { lab.Main(m) }
 // debianPlugins is where Debian's containernetworking-plugins are.
 const debianPlugins = "/usr/lib/cni"
 
-// plugin builds the plugin once and returns its directory. What is in TMPDIR goes
-// with the tests.
-var plugin = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "plugin")
+// binaries is a directory with the programs as they ship, without the race detector.
+// What is in TMPDIR goes with the tests.
+var binaries = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "bin")
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-o", dir, "github.com/fairlead-net/fairlead/cmd/fairlead-cni")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", dir, "github.com/fairlead-net/fairlead/cmd/fairlead", "github.com/fairlead-net/fairlead/cmd/fairlead-cni")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build fairlead-cni: %w\n%s", err, out)
+		return "", fmt.Errorf("build: %w\n%s", err, out)
 	}
 	return dir, nil
 })
@@ -57,7 +57,7 @@ type runtime struct {
 // newRuntime makes a lab with a runtime.
 func newRuntime(t *testing.T, cfg lab.Config) *runtime {
 	t.Helper()
-	dir, err := plugin()
+	dir, err := binaries()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,6 @@ func (r *runtime) wantSandboxes(want string, endpoints int) {
 		r.Errorf("devices %v, want %d", got, endpoints)
 	}
 }
-
 
 // forget removes libcni's cache, as a host does that lost it.
 func (r *runtime) forget() error { return os.RemoveAll(r.Dir("cache")) }
