@@ -8,6 +8,7 @@ CLANG_FORMAT := clang-format-$(LLVM)
 
 GO           := go
 PREFIX       := /usr/local
+CNIDIR       := /opt/cni/bin
 UNITDIR      := /usr/lib/systemd/system
 SYSUSERSDIR  := /usr/lib/sysusers.d
 # Bounds one test binary; the whole of `make test` stays under 15 minutes.
@@ -22,7 +23,7 @@ DEPS         := LLVM=$(LLVM) test/deps.sh
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## Build bin/fairlead; needs nothing but Go.
+build: ## Build bin/fairlead and bin/fairlead-cni; needs nothing but Go.
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o bin/ ./cmd/...
 
 generate: ## Compile the BPF programs and their Go bindings anew.
@@ -86,8 +87,9 @@ demo: build ## See real programs talk through Fairlead, in namespaces, as root.
 	@$(DEPS) demo
 	@bin/fairlead demo
 
-install: build ## Install the binary and the systemd unit (PREFIX, DESTDIR); starts nothing.
+install: build ## Install binaries and the systemd unit (PREFIX, CNIDIR, DESTDIR); starts nothing.
 	install -D -m 0755 bin/fairlead $(DESTDIR)$(PREFIX)/bin/fairlead
+	install -D -m 0755 bin/fairlead-cni $(DESTDIR)$(CNIDIR)/fairlead-cni
 	install -d $(DESTDIR)$(UNITDIR)
 	sed 's|@BINDIR@|$(PREFIX)/bin|' deploy/fairlead.service > $(DESTDIR)$(UNITDIR)/fairlead.service
 	chmod 0644 $(DESTDIR)$(UNITDIR)/fairlead.service

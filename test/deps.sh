@@ -17,11 +17,12 @@ tools="gcc:gcc /usr/include/stdlib.h:libc6-dev tcpdump:tcpdump traceroute:tracer
 	qemu-system-x86_64:qemu-system-x86 busybox:busybox-static"
 
 peers="ip:iproute2 unshare:util-linux containerd:containerd dockerd:docker.io iptables:iptables nginx:nginx-light wrk:wrk"
+runtimes="podman:podman crun:crun /usr/lib/cni/bridge:containernetworking-plugins"
 builder="nft:nftables gcc:gcc /usr/include/stdlib.h:libc6-dev"
 
 case "${1-}" in
 generate) wanted=$compiler ;;
-test) wanted="$compiler $traffic $tools $peers" ;;
+test) wanted="$compiler $traffic $tools $peers $runtimes" ;;
 demo) wanted=$traffic ;;
 bench) wanted="$peers $builder" ;;
 *)
@@ -77,7 +78,8 @@ if ! { apt-get -qq update && apt-get -qq install --no-install-recommends $missin
 	exit 1
 fi
 rm -f "$log"
-for service in nginx:nginx-light prometheus:prometheus docker.service:docker.io docker.socket:docker.io containerd:containerd; do
+for service in nginx:nginx-light prometheus:prometheus docker.service:docker.io docker.socket:docker.io containerd:containerd \
+	podman.socket:podman podman.service:podman podman-restart.service:podman podman-auto-update.timer:podman podman-auto-update.service:podman; do
 	case " $missing " in
 	*" ${service#*:} "*) systemctl disable --now "${service%:*}" >/dev/null 2>&1 || : ;;
 	esac
