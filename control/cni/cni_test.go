@@ -374,6 +374,27 @@ func TestAddAfterTheNamespaceWent(t *testing.T) {
 	}
 }
 
+// What went without a DEL does not keep its port and address for ever.
+func TestAddTakesFromTheDead(t *testing.T) {
+	w := newWorld(t)
+	old := w.namespace("old")
+	conf := w.conf(keys{"subnets": []keys{{"subnet": "10.1.0.0/16"}}, "runtimeConfig": keys{
+		"ips": []string{"10.1.0.9"}, "portMappings": []keys{{"hostPort": 8080, "containerPort": 80}},
+	}})
+	w.add(at("c1", old), conf)
+	other := at("c2", w.namespace("other"))
+	_, err := w.Add(t.Context(), other, conf)
+	w.refused(err, errConflict, `"cni-c1"`)
+	w.must(os.Remove(old))
+	_, err = w.Add(t.Context(), other, conf)
+	w.refused(err, errConflict, `"cni-c1"`) // the daemon sees it yet
+	w.broken = &model.Refusal{Kind: model.ErrConflict, Text: "gone"}
+	w.add(other, conf)
+	if got := w.names(); got != "cni-c2" {
+		t.Errorf("sandboxes %s, want cni-c2", got)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	w := newWorld(t)
 	a := at("c1", "/proc/self/ns/net")

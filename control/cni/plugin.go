@@ -124,18 +124,43 @@ func (c *call) attach(ctx context.Context, lease *current.Result) (*current.Resu
 	if err != nil {
 		return nil, err
 	}
-	created, err := c.CreateSandbox(ctx, sandboxName(c.ContainerID), api.NewSandboxCreate(spec))
-	sb := created.Sandbox
-	if errors.Is(err, model.ErrConflict) {
-		sb, err = c.join(ctx, spec, err)
+	sb, err := c.enter(ctx, spec)
+	if errors.Is(err, model.ErrConflict) && c.sweep(ctx) {
+		sb, err = c.enter(ctx, spec)
 	}
 	if err != nil {
 		return nil, err
 	}
+	return c.result(n, sb)
+}
+
+// enter makes the container's sandbox, or joins the network to the one it has.
+func (c *call) enter(ctx context.Context, spec model.SandboxSpec) (api.Sandbox, error) {
+	created, err := c.CreateSandbox(ctx, spec.Name, api.NewSandboxCreate(spec))
+	if errors.Is(err, model.ErrConflict) {
+		return c.join(ctx, spec, err)
+	}
 	for _, w := range created.Warnings {
 		fmt.Fprintln(c.stderr, w)
 	}
-	return c.result(n, sb)
+	return created.Sandbox, err
+}
+
+// sweep removes what runtimes left behind: sandboxes whose namespace neither this
+// process nor the daemon finds. They may have the port or address that is wanted.
+// It reports whether there were any.
+func (c *call) sweep(ctx context.Context) (swept bool) {
+	list, err := c.Sandboxes(ctx, api.Filters{"label": {LabelContainer}})
+	if err != nil {
+		return false // the refusal that led here is the news
+	}
+	for _, s := range list {
+		sb, err := c.Sandbox(ctx, s.ID)
+		if err == nil && gone(sb.NetworkSettings.SandboxKey) && c.CheckSandbox(ctx, s.ID) != nil {
+			swept = c.remove(ctx, s.ID) == nil || swept
+		}
+	}
+	return swept
 }
 
 // join joins one more network to a container's sandbox. refused is why the

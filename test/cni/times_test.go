@@ -16,7 +16,7 @@ import (
 )
 
 // rounds is small for the sake of the other tests; docs/cni.md has more.
-var rounds = flag.Int("rounds", 12, "how often each contestant of TestTimes adds and removes a container")
+var rounds = flag.Int("rounds", 10, "how often each contestant of TestTimes adds and removes a container")
 
 // contestant is a runtime's network and its container.
 type contestant struct {
