@@ -3,169 +3,16 @@
 package cni
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
-	"errors"
-	"flag"
 	"fmt"
-	"log/slog"
-	"maps"
-	"net"
-	"net/netip"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
-	"github.com/fairlead-net/fairlead/control/api"
-	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/store"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-// world is a plugin and the daemon it talks to: a controller without a kernel,
-// behind the real API and its socket.
-type world struct {
-	*testing.T
-	Plugin
-	*controller.Controller
-	socket string
-	stderr bytes.Buffer
-	broken error // what a check of a sandbox finds
-}
-
-// kernel makes nothing.
-type kernel struct{}
-
-func (kernel) Apply(context.Context, *model.Snapshot) error         { return nil }
-func (kernel) HostPrefixes(context.Context) ([]netip.Prefix, error) { return nil, nil }
-func (kernel) EphemeralRange() (lo, hi uint16)                      { return 32768, 60999 }
-func (kernel) PortFree(_ model.Proto, _ netip.Addr, port, count uint16) error {
-	if port == 22 {
-		return syscall.EADDRINUSE
-	}
-	return nil
-}
-
-func (w *world) Status(context.Context) (api.Status, error)                { return api.Status{}, nil }
-func (w *world) CheckSandbox(context.Context, string) error                { return w.broken }
-func (w *world) Flows(context.Context, api.FlowFilter) ([]api.Flow, error) { return nil, nil }
-
-func newWorld(t *testing.T) *world {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "cni") // short, for the path of a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	st, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(dir, "state")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.Close() })
-	w := &world{T: t, socket: filepath.Join(dir, "sock")}
-	w.Plugin = Plugin{Dial: func(host string) (Daemon, error) { return api.NewClient(host) }, Stderr: &w.stderr}
-	if w.Controller, err = controller.New(controller.Config{Store: st, Kernel: kernel{}, RunDir: dir}); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("unix", w.socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() {
-		served <- api.NewServer(api.Config{Backend: w, RunDir: dir, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
-	return w
-}
-
-// keys are a part of a configuration.
-type keys map[string]any
-
-// conf is the configuration of network "pods".
-func (w *world) conf(more keys) []byte {
-	w.Helper()
-	all := keys{"cniVersion": "1.1.0", "name": "pods", "type": "fairlead-cni", "host": "unix://" + w.socket}
-	maps.Copy(all, more)
-	b, err := json.Marshal(all)
-	if err != nil {
-		w.Fatal(err)
-	}
-	return b
-}
-
-// namespace is a path of one, which can be removed.
-func (w *world) namespace(name string) string {
-	w.Helper()
-	path := filepath.Join(w.TempDir(), name)
-	if err := os.Symlink("/proc/self/ns/net", path); err != nil {
-		w.Fatal(err)
-	}
-	return path
-}
-
-// at is an attachment as eth0.
-func at(id, netns string) Attachment {
-	return Attachment{ContainerID: id, NetNS: netns, IfName: "eth0"}
-}
-
-// add must succeed; it returns the result as the runtime gets it.
-func (w *world) add(a Attachment, conf []byte) string {
-	w.Helper()
-	res, err := w.Add(w.Context(), a, conf)
-	if err != nil {
-		w.Fatalf("ADD: %v", err)
-	}
-	var b bytes.Buffer
-	if err := res.PrintTo(&b); err != nil {
-		w.Fatal(err)
-	}
-	return b.String()
-}
-
-// refused wants an error with a code and a text.
-func (w *world) refused(err error, code uint, text string) {
-	w.Helper()
-	var e *types.Error
-	if !errors.As(err, &e) || e.Code != code || !strings.Contains(e.Msg, text) {
-		w.Errorf("error %v (%+v)\nwant code %d and %q", err, e, code, text)
-	}
-}
-
-func (w *world) must(err error) {
-	w.Helper()
-	if err != nil {
-		w.Fatal(err)
-	}
-}
-
-// names are those of the sandboxes.
-func (w *world) names() string {
-	var names []string
-	for _, sb := range w.Snapshot().Sandboxes {
-		names = append(names, sb.Name)
-	}
-	slices.Sort(names)
-	return strings.Join(names, " ")
-}
 
 func TestResultsByVersion(t *testing.T) {
 	var out strings.Builder
@@ -215,6 +62,7 @@ func TestNetworkFromConfiguration(t *testing.T) {
 		{"ipMasq", true, `"false", the configuration says "true"`},
 		{"subnets", []keys{{"subnet": "10.2.0.0/16"}}, `subnets "10.1.0.0/16, `},
 		{"subnets", []keys{{"subnet": "10.1.0.0/16", "gateway": "10.1.0.9"}}, `gateway "10.1.0.1"`},
+		{"subnets", []keys{{"subnet": "10.1.0.0/16", "ipRange": "10.1.8.0/24"}}, `ipRange "10.1.9.0/24"`},
 	} {
 		_, err := w.Add(t.Context(), at("c3", third), w.conf(keys{tt.key: tt.v}))
 		w.refused(err, errConflict, tt.text)
@@ -222,6 +70,9 @@ func TestNetworkFromConfiguration(t *testing.T) {
 	w.add(at("c4", w.namespace("c4")), w.conf(keys{"name": "plain"}))
 	_, err = w.Add(t.Context(), at("c5", third), w.conf(keys{"name": "plain", "mtu": 1500, "ipMasq": true}))
 	w.must(err) // the defaults, spelt out
+	w.add(at("c6", w.namespace("c6")), w.conf(keys{"name": "six", "subnets": []keys{{"subnet": "2001:0db8:0::/64", "gateway": "2001:db8:0::0009"}}}))
+	w.add(at("c7", w.namespace("c7")), w.conf(keys{"name": "six", "subnets": []keys{{"subnet": "2001:0db8:0::/64", "gateway": "2001:db8:0::0009"}}}))
+	w.add(at("c8", w.namespace("c8")), w.conf(keys{"name": "sized", "subnets": []keys{{"subnet": "0.0.0.0/28"}}}))
 }
 
 func TestSandboxOfAContainer(t *testing.T) {
@@ -309,152 +160,4 @@ func TestRefusals(t *testing.T) {
 	}
 	_, err = w.Add(t.Context(), at("c1", other), []byte("{"))
 	w.refused(err, types.ErrDecodingFailure, "network configuration")
-}
-
-func TestDaemonAbsent(t *testing.T) {
-	w := newWorld(t)
-	conf := w.conf(keys{"host": "unix:///nowhere/api.sock"})
-	_, err := w.Add(t.Context(), at("c1", "/proc/self/ns/net"), conf)
-	w.refused(err, types.ErrTryAgainLater, "no daemon listens at /nowhere/api.sock")
-	w.refused(w.Del(t.Context(), at("c1", ""), conf), types.ErrTryAgainLater, "/nowhere/api.sock")
-	w.refused(w.Plugin.Status(t.Context(), conf), types.ErrPluginNotAvailable, "/nowhere/api.sock")
-	w.must(w.Plugin.Status(t.Context(), w.conf(nil)))
-}
-
-func TestDel(t *testing.T) {
-	w := newWorld(t)
-	ns := w.namespace("ns")
-	conf, second := w.conf(nil), w.conf(keys{"name": "second"})
-	a := at("c1", ns)
-	w.add(a, conf)
-	b := a
-	b.IfName = "eth1"
-	w.add(b, second)
-	for _, other := range []Attachment{{ContainerID: "c1", IfName: "eth7"}, {ContainerID: "nobody", IfName: "eth0"}} {
-		w.must(w.Del(t.Context(), other, conf))
-	}
-	w.must(w.Del(t.Context(), a, w.conf(keys{"name": "elsewhere", "misspelt": true}))) // DEL is not strict
-	if n := len(w.Snapshot().Endpoints); n != 2 {
-		t.Errorf("%d endpoints, want both", n)
-	}
-	w.must(w.Del(t.Context(), a, conf))
-	w.must(w.Del(t.Context(), a, conf))
-	if n := len(w.Snapshot().Endpoints); n != 1 || w.names() != "cni-c1" {
-		t.Errorf("%d endpoints of %s, want one of cni-c1", n, w.names())
-	}
-	w.add(a, conf)
-	w.must(os.Remove(ns)) // with the namespace all is gone
-	b.NetNS = ""
-	w.must(w.Del(t.Context(), b, second))
-	if got := w.names(); got != "" {
-		t.Errorf("sandboxes %s, want none", got)
-	}
-	// A sandbox of somebody else's is let be.
-	_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: "cni-mine", NetworkMode: "pods", Endpoint: model.EndpointSpec{Network: "pods"}})
-	w.must(err)
-	w.must(w.Del(t.Context(), at("mine", ""), conf))
-	if got := w.names(); got != "cni-mine" {
-		t.Errorf("sandboxes %q, want cni-mine", got)
-	}
-}
-
-// A container whose namespace went without a DEL, in a restart of the host, begins
-// anew.
-func TestAddAfterTheNamespaceWent(t *testing.T) {
-	w := newWorld(t)
-	old := w.namespace("old")
-	w.add(at("c1", old), w.conf(nil))
-	w.must(os.Remove(old))
-	again := w.namespace("again")
-	w.add(at("c1", again), w.conf(nil))
-	sb, err := w.Sandbox("cni-c1")
-	w.must(err)
-	if sb.NetNS != again || len(w.Snapshot().Endpoints) != 1 {
-		t.Errorf("sandbox = %+v, %d endpoints", sb, len(w.Snapshot().Endpoints))
-	}
-}
-
-// What went without a DEL does not keep its port and address for ever.
-func TestAddTakesFromTheDead(t *testing.T) {
-	w := newWorld(t)
-	old := w.namespace("old")
-	conf := w.conf(keys{"subnets": []keys{{"subnet": "10.1.0.0/16"}}, "runtimeConfig": keys{
-		"ips": []string{"10.1.0.9"}, "portMappings": []keys{{"hostPort": 8080, "containerPort": 80}},
-	}})
-	w.add(at("c1", old), conf)
-	other := at("c2", w.namespace("other"))
-	_, err := w.Add(t.Context(), other, conf)
-	w.refused(err, errConflict, `"cni-c1"`)
-	w.must(os.Remove(old))
-	_, err = w.Add(t.Context(), other, conf)
-	w.refused(err, errConflict, `"cni-c1"`) // the daemon sees it yet
-	w.broken = &model.Refusal{Kind: model.ErrConflict, Text: "gone"}
-	w.add(other, conf)
-	if got := w.names(); got != "cni-c2" {
-		t.Errorf("sandboxes %s, want cni-c2", got)
-	}
-}
-
-func TestCheck(t *testing.T) {
-	w := newWorld(t)
-	a := at("c1", "/proc/self/ns/net")
-	var prev keys
-	w.must(json.Unmarshal([]byte(w.add(a, w.conf(nil))), &prev))
-	conf := w.conf(keys{"prevResult": prev})
-	w.must(w.Check(t.Context(), a, conf))
-	w.refused(w.Check(t.Context(), a, w.conf(nil)), types.ErrInvalidNetworkConfig, "prevResult")
-	b := a
-	b.IfName = "eth1"
-	w.refused(w.Check(t.Context(), b, conf), types.ErrUnknownContainer, "no interface eth1 in network pods")
-	w.refused(w.Check(t.Context(), at("c2", a.NetNS), conf), types.ErrUnknownContainer, "container c2")
-	w.refused(w.Check(t.Context(), at("c1", "/elsewhere"), conf), types.ErrInvalidEnvironmentVariables, "not /elsewhere")
-	w.broken = &model.Refusal{Kind: model.ErrConflict, Text: "cracked"}
-	w.refused(w.Check(t.Context(), a, conf), errConflict, "cracked")
-	w.broken = nil
-	prev["ips"].([]any)[0].(map[string]any)["address"] = "10.9.9.9/24"
-	w.refused(w.Check(t.Context(), a, w.conf(keys{"prevResult": prev})), errConflict, "no address 10.9.9.9")
-}
-
-func TestGC(t *testing.T) {
-	w := newWorld(t)
-	conf, second := w.conf(nil), w.conf(keys{"name": "second"})
-	for i, id := range []string{"keep", "drop", "half"} {
-		a := at(id, w.namespace(fmt.Sprint(i)))
-		w.add(a, conf)
-		if id == "half" {
-			a.IfName = "eth1"
-			w.add(a, second)
-		}
-	}
-	_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: "lodger", NetworkMode: "pods", Endpoint: model.EndpointSpec{Network: "pods"}})
-	w.must(err)
-	w.refused(w.GC(t.Context(), conf), types.ErrInvalidNetworkConfig, "would remove everything")
-	valid := []keys{{"containerID": "keep", "ifname": "eth0"}, {"containerID": "half", "ifname": "eth9"}}
-	w.must(w.GC(t.Context(), w.conf(keys{keyValid: valid})))
-	if got := w.names(); got != "cni-half cni-keep lodger" {
-		t.Errorf("sandboxes after GC: %s", got)
-	}
-	w.must(w.GC(t.Context(), w.conf(keys{keyValid: []keys{}})))
-	w.must(w.GC(t.Context(), w.conf(keys{keyValid: []keys{}, "name": "second"})))
-	w.must(w.GC(t.Context(), w.conf(keys{keyValid: nil, "name": "nowhere"})))
-	if got := w.names(); got != "lodger" {
-		t.Errorf("sandboxes after GC of all: %s", got)
-	}
-}
-
-// What the runtime sends is no reason to panic.
-func FuzzAdd(f *testing.F) {
-	f.Add([]byte(`{"cniVersion":"1.1.0","name":"pods","type":"x","runtimeConfig":{"portMappings":[{"hostPort":1}]}}`))
-	f.Add([]byte(`{"name":"pods","prevResult":{"ips":[{"interface":7}]},"runtimeConfig":null,"subnets":[null]}`))
-	p := Plugin{Stderr: new(bytes.Buffer), Dial: func(string) (Daemon, error) { return api.NewClient("unix:///nowhere") }}
-	f.Fuzz(func(t *testing.T, conf []byte) {
-		a := at("c1", "/proc/self/ns/net")
-		_, err := p.Add(t.Context(), a, conf)
-		for _, err := range []error{err, p.Check(t.Context(), a, conf), p.GC(t.Context(), conf)} {
-			var e *types.Error
-			if err != nil && !errors.As(err, &e) {
-				t.Errorf("error without a code: %v", err)
-			}
-		}
-	})
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,8 +28,8 @@ const keyValid = "cni.dev/valid-attachments"
 type config struct {
 	types.PluginConf
 
-	// Host is the daemon's socket, unix:///PATH; "": FAIRLEAD_HOST, else the
-	// default.
+	// Host is the daemon's socket, unix:///PATH; "": the default. There is no
+	// variable for it: runtimes do not hand their environment to every DEL.
 	Host string `json:"host"`
 	// Subnets are one of a family at most; none: pools of the daemon's.
 	Subnets  []api.IPAMConfig  `json:"subnets"`
@@ -95,16 +94,16 @@ func parseConfig(b []byte, strict bool) (*config, error) {
 	if !strict {
 		return c, nil
 	}
-	var runtimeConfig map[string]json.RawMessage
+	var capabilities map[string]json.RawMessage
 	if raw, ok := keys["runtimeConfig"]; ok {
-		if err := json.Unmarshal(raw, &runtimeConfig); err != nil {
+		if err := json.Unmarshal(raw, &capabilities); err != nil {
 			return nil, refuse(types.ErrDecodingFailure, "network configuration: runtimeConfig: %v", err)
 		}
 	}
 	if err := known("", keys, configKeys); err != nil {
 		return nil, err
 	}
-	return c, known("capability ", runtimeConfig, runtimeKeys)
+	return c, known("capability ", capabilities, runtimeKeys)
 }
 
 // known refuses keys that are not among those wanted. The specification wants the
@@ -116,10 +115,6 @@ func known(what string, have map[string]json.RawMessage, want []string) error {
 		}
 	}
 	return nil
-}
-
-func (c *config) host() string {
-	return cmp.Or(c.Host, os.Getenv("FAIRLEAD_HOST"), api.DefaultHost)
 }
 
 // previous is the result that ADD gave.
@@ -142,7 +137,7 @@ type args struct {
 	types.CommonArgs
 	IP                types.UnmarshallableString
 	MAC               types.UnmarshallableString
-	K8S_POD_NAME      types.UnmarshallableString //nolint:revive // the names are the runtimes'
+	K8S_POD_NAME      types.UnmarshallableString // the names are the runtimes'
 	K8S_POD_NAMESPACE types.UnmarshallableString
 }
 

@@ -138,33 +138,49 @@ func prefixOf(n net.IPNet) netip.Prefix {
 
 // differs tells in what an existing network is not what the configuration says.
 func differs(have *api.Network, want api.NetworkCreate) error {
-	differ := func(what, is, should string) error {
-		return refuse(errConflict, "network %s has %s %q, the configuration says %q (change one of them, or its name)", have.Name, what, is, should)
-	}
 	if have.Driver != want.Driver {
-		return differ("driver", have.Driver, want.Driver)
+		return differ(have, "driver", have.Driver, want.Driver)
 	}
 	if have.Internal != want.Internal {
-		return differ("internal", strconv.FormatBool(have.Internal), strconv.FormatBool(want.Internal))
+		return differ(have, "internal", strconv.FormatBool(have.Internal), strconv.FormatBool(want.Internal))
 	}
 	for k, v := range want.Options {
 		if is := cmp.Or(have.Options[k], defaults[k]); is != v {
-			return differ("option "+k, is, v)
+			return differ(have, "option "+k, is, v)
 		}
 	}
 	if want.IPAM == nil {
 		return nil
 	}
-	for _, w := range want.IPAM.Config {
-		i := slices.IndexFunc(have.IPAM.Config, func(h api.IPAMConfig) bool { return h.Subnet == w.Subnet })
-		if i < 0 {
-			return differ("subnets", subnetNames(have.IPAM.Config), w.Subnet)
+	return subnetsDiffer(have, want.IPAM.Config)
+}
+
+func subnetsDiffer(have *api.Network, want []api.IPAMConfig) error {
+	for _, w := range want {
+		subnet, err := netip.ParsePrefix(w.Subnet)
+		switch {
+		case w.Subnet == "" || err == nil && subnet.Addr().IsUnspecified():
+			continue // whichever the daemon chose
+		case err != nil:
+			return refuse(types.ErrInvalidNetworkConfig, "%q is not a subnet", w.Subnet)
 		}
-		if h := have.IPAM.Config[i]; w.Gateway != "" && h.Gateway != w.Gateway {
-			return differ("gateway", h.Gateway, w.Gateway)
+		i := slices.IndexFunc(have.IPAM.Config, func(h api.IPAMConfig) bool { return h.Subnet == subnet.String() })
+		if i < 0 {
+			return differ(have, "subnets", subnetNames(have.IPAM.Config), w.Subnet)
+		}
+		h := have.IPAM.Config[i]
+		if gateway, _ := netip.ParseAddr(w.Gateway); w.Gateway != "" && gateway.String() != h.Gateway {
+			return differ(have, "gateway", h.Gateway, w.Gateway)
+		}
+		if w.IPRange != "" && w.IPRange != h.IPRange {
+			return differ(have, "ipRange", h.IPRange, w.IPRange)
 		}
 	}
 	return nil
+}
+
+func differ(n *api.Network, what, is, should string) error {
+	return refuse(errConflict, "network %s has %s %q, the configuration says %q (change one of them, or its name)", n.Name, what, is, should)
 }
 
 func subnetNames(configs []api.IPAMConfig) (names string) {

@@ -7,13 +7,12 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
-	"maps"
-	"regexp"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -72,141 +71,16 @@ func (p *Plugin) begin(a Attachment, conf []byte, strict bool) (*call, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := p.Dial(c.host())
+	d, err := p.Dial(cmp.Or(c.Host, api.DefaultHost))
 	if err != nil {
 		return nil, refuse(types.ErrInvalidNetworkConfig, "%v", err)
 	}
 	return &call{Daemon: d, config: c, Attachment: a, stderr: p.Stderr}, nil
 }
 
-// Add joins a container to the network, which is made if it is not there.
-func (p *Plugin) Add(ctx context.Context, a Attachment, conf []byte) (types.Result, error) {
-	c, err := p.begin(a, conf, true)
-	if err != nil {
-		return nil, err
-	}
-	res, err := c.add(ctx)
-	if err != nil {
-		return nil, coded(err)
-	}
-	out, err := res.GetAsVersion(c.CNIVersion)
-	if err != nil {
-		return nil, refuse(types.ErrIncompatibleCNIVersion, "%v", err)
-	}
-	return out, nil
-}
-
-func (c *call) add(ctx context.Context) (*current.Result, error) {
-	if c.RawPrevResult != nil {
-		return nil, refuse(types.ErrInvalidNetworkConfig, "%s makes the interface: it must be the first plugin of network %s", c.Type, c.Name)
-	}
-	if gone(c.NetNS) {
-		return nil, refuse(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: no network namespace at %s", c.NetNS)
-	}
-	lease, err := c.lease(ctx)
-	if err != nil {
-		return nil, err
-	}
-	res, err := c.attach(ctx, lease)
-	if err != nil && c.delegates() {
-		err = errors.Join(err, c.release(ctx))
-	}
-	return res, err
-}
-
-// attach makes the network, the sandbox and the interface.
-func (c *call) attach(ctx context.Context, lease *current.Result) (*current.Result, error) {
-	n, err := c.network(ctx, lease)
-	if err != nil {
-		return nil, err
-	}
-	spec, err := c.sandboxSpec(lease)
-	if err != nil {
-		return nil, err
-	}
-	sb, err := c.enter(ctx, spec)
-	if errors.Is(err, model.ErrConflict) && c.sweep(ctx) {
-		sb, err = c.enter(ctx, spec)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return c.result(n, sb)
-}
-
-// enter makes the container's sandbox, or joins the network to the one it has.
-func (c *call) enter(ctx context.Context, spec model.SandboxSpec) (api.Sandbox, error) {
-	created, err := c.CreateSandbox(ctx, spec.Name, api.NewSandboxCreate(spec))
-	if errors.Is(err, model.ErrConflict) {
-		return c.join(ctx, spec, err)
-	}
-	for _, w := range created.Warnings {
-		fmt.Fprintln(c.stderr, w)
-	}
-	return created.Sandbox, err
-}
-
-// sweep removes what runtimes left behind: sandboxes whose namespace neither this
-// process nor the daemon finds. They may have the port or address that is wanted.
-// It reports whether there were any.
-func (c *call) sweep(ctx context.Context) (swept bool) {
-	list, err := c.Sandboxes(ctx, api.Filters{"label": {LabelContainer}})
-	if err != nil {
-		return false // the refusal that led here is the news
-	}
-	for _, s := range list {
-		sb, err := c.Sandbox(ctx, s.ID)
-		if err == nil && gone(sb.NetworkSettings.SandboxKey) && c.CheckSandbox(ctx, s.ID) != nil {
-			swept = c.remove(ctx, s.ID) == nil || swept
-		}
-	}
-	return swept
-}
-
-// join joins one more network to a container's sandbox. refused is why the
-// sandbox could not be made: if it is not because there is one, it stands.
-func (c *call) join(ctx context.Context, spec model.SandboxSpec, refused error) (api.Sandbox, error) {
-	sb, err := c.Sandbox(ctx, spec.Name)
-	switch {
-	case errors.Is(err, model.ErrNotFound):
-		return sb, refused
-	case err != nil:
-		return sb, err
-	case sb.Config.Labels[LabelContainer] != c.ContainerID:
-		return sb, refused // somebody else's
-	case gone(sb.NetworkSettings.SandboxKey):
-		// Of before a restart of the host, say: the runtime begins anew.
-		if err := c.remove(ctx, sb.ID); err != nil {
-			return sb, err
-		}
-		created, err := c.CreateSandbox(ctx, spec.Name, api.NewSandboxCreate(spec))
-		return created.Sandbox, err
-	case sb.NetworkSettings.SandboxKey != spec.NetNS:
-		return sb, refuse(types.ErrInvalidEnvironmentVariables, "container %s is attached in network namespace %s, not %s (DEL it first)",
-			c.ContainerID, sb.NetworkSettings.SandboxKey, spec.NetNS)
-	}
-	if err := c.samePorts(sb); err != nil {
-		return sb, err
-	}
-	err = c.Connect(ctx, c.Name, api.NetworkConnect{Container: sb.ID, EndpointConfig: api.NewEndpointConfig(spec.Endpoint)})
-	if err != nil {
-		return sb, err
-	}
-	return c.Sandbox(ctx, sb.ID)
-}
-
-// samePorts wants the published ports to be those the sandbox has: they are the
-// container's, not an interface's.
-func (c *call) samePorts(sb api.Sandbox) error {
-	for key, want := range c.RuntimeConfig.portBindings() {
-		for _, b := range want {
-			if !hasBinding(sb.HostConfig.PortBindings[key], b) {
-				return refuse(errConflict, "port %s of container %s cannot be published now: give portMappings to its first network", key, c.ContainerID)
-			}
-		}
-	}
-	return nil
-}
+// patience is how long DEL waits for a daemon that is being started again: some
+// runtimes do not repeat a DEL that failed.
+const patience = 700 * time.Millisecond
 
 // Del takes a container out of the network. What is not there is no error.
 func (p *Plugin) Del(ctx context.Context, a Attachment, conf []byte) error {
@@ -214,9 +88,14 @@ func (p *Plugin) Del(ctx context.Context, a Attachment, conf []byte) error {
 	if err != nil {
 		return err
 	}
-	err = c.detach(ctx, sandboxName(a.ContainerID), func(sb api.Sandbox, ifName string) bool {
+	this := func(sb api.Sandbox, ifName string) bool {
 		return sb.Config.Labels[LabelContainer] == a.ContainerID && ifName == a.IfName
-	})
+	}
+	err = c.detach(ctx, sandboxName(a.ContainerID), this)
+	for start := time.Now(); errors.Is(err, api.ErrUnreachable) && time.Since(start) < patience; {
+		time.Sleep(patience / 10)
+		err = c.detach(ctx, sandboxName(a.ContainerID), this)
+	}
 	if err == nil && c.delegates() {
 		err = c.release(ctx)
 	}
@@ -342,35 +221,6 @@ func (c *call) gc(ctx context.Context) error {
 		}))
 	}
 	return errors.Join(errs...)
-}
-
-// longID is an ID that people see, and type, the beginning of.
-var longID = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
-// sandboxName is the name of a container's sandbox.
-func sandboxName(containerID string) string {
-	if longID.MatchString(containerID) {
-		containerID = containerID[:12]
-	}
-	return "cni-" + containerID
-}
-
-// sandboxSpec asks for the container's sandbox with its first network.
-func (c *call) sandboxSpec(lease *current.Result) (model.SandboxSpec, error) {
-	spec := model.SandboxSpec{
-		Name: sandboxName(c.ContainerID), NetNS: c.NetNS, NetworkMode: c.Name,
-		Labels: map[string]string{LabelContainer: c.ContainerID},
-	}
-	args, err := parseArgs(c.Args)
-	if err != nil {
-		return spec, err
-	}
-	maps.Copy(spec.Labels, args.labels())
-	if spec.Ports, err = c.RuntimeConfig.ports(); err != nil {
-		return spec, err
-	}
-	spec.Endpoint, err = c.endpointSpec(args, lease)
-	return spec, err
 }
 
 // gone reports whether there is no namespace at the path: none was given, or one

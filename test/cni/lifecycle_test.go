@@ -186,7 +186,14 @@ func TestDaemonAway(t *testing.T) {
 		t.Errorf("the daemon speaks %d times of the container that is gone:\n%s", n, r.Daemon.Output())
 	}
 	a.del(pods)
-	b.del(pods)
+	r.KillDaemon()
+	deleted := make(chan error, 1)
+	go func() { deleted <- b.tryDel(pods) }()
+	r.StartDaemon()
+	if err := <-deleted; err != nil {
+		r.wantCode("DEL beside a start that takes long", err, types.ErrTryAgainLater)
+		b.del(pods)
+	}
 	r.wantSandboxes("", 0)
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,6 +43,7 @@ func newPodman(t *testing.T) *podman {
 	r.write("podman/containers.conf", conf)
 	r.Must(r.Host, "mount", "-t", "tmpfs", "run", "/run")
 	r.Must(r.Host, "mount", "--make-shared", "/run")
+	r.Must(r.Host, "ln", "-s", filepath.Dir(r.Socket()), "/run/fairlead") // where the plugin looks
 	first := r.Spawn(r.Host, "unshare", "--pid", "--mount", "--propagation", "unchanged", "--fork", "--kill-child", "--mount-proc",
 		"sh", "-c", "mount -t tmpfs lib /var/lib && mount -t tmpfs shm /dev/shm && mount -t tmpfs cgroup /sys/fs/cgroup && echo ready && sleep infinity & wait")
 	r.Eventually(5*time.Second, func() error {
@@ -67,7 +69,7 @@ func (p *podman) try(args ...string) world.Result {
 	p.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	all := append([]string{"--target", p.pid, "--pid", "--mount", "--", "env", p.env, "podman"}, append(p.args, args...)...)
+	all := slices.Concat([]string{"--target", p.pid, "--pid", "--mount", "--", "env", p.env, "podman"}, p.args, args)
 	r, err := p.Host.Run(ctx, "nsenter", all...)
 	if err != nil {
 		p.Fatal(err)
@@ -88,10 +90,9 @@ func (p *podman) do(args ...string) string {
 func TestPodman(t *testing.T) {
 	t.Parallel()
 	p := newPodman(t)
-	list := p.list("1.0.0", "pods", config{"subnets": []config{{"subnet": "10.79.0.0/24"}}})
-	p.write("podman/net/pods.conflist", string(list.Bytes))
+	p.write("podman/net/pods.conflist", documented(t))
 	p.image()
-	p.do("run", "-d", "--name", "web", "--cgroups", "disabled", "--network", "pods", "--ip", "10.79.0.9", "-p", "8080:80", "box", "/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www")
+	p.do("run", "-d", "--name", "web", "--cgroups", "disabled", "--network", "pods", "--ip", "10.77.0.9", "-p", "8080:80", "box", "/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www")
 	get := func(h *world.Host, url string) {
 		t.Helper()
 		p.Eventually(5*time.Second, func() error {
@@ -108,7 +109,7 @@ func TestPodman(t *testing.T) {
 		get(p.Host, "http://127.0.0.1:8080/")
 	}
 	served()
-	if got := p.do("run", "--rm", "--cgroups", "disabled", "--network", "pods", "box", "/bin/busybox", "ping", "-c", "1", "10.79.0.9"); !strings.Contains(got, " 0% packet loss") {
+	if got := p.do("run", "--rm", "--cgroups", "disabled", "--network", "pods", "box", "/bin/busybox", "ping", "-c", "1", "10.77.0.9"); !strings.Contains(got, " 0% packet loss") {
 		t.Errorf("ping between containers:\n%s", got)
 	}
 	id := p.do("inspect", "--format", "{{.Id}}", "web")[:12]
@@ -124,7 +125,7 @@ func TestPodman(t *testing.T) {
 			Networks map[string]struct{ IPAddress string }
 		}
 	}
-	if err := json.Unmarshal([]byte(p.do("inspect", "web")), &state); err != nil || state[0].NetworkSettings.Networks["pods"].IPAddress != "10.79.0.9" {
+	if err := json.Unmarshal([]byte(p.do("inspect", "web")), &state); err != nil || state[0].NetworkSettings.Networks["pods"].IPAddress != "10.77.0.9" {
 		t.Errorf("podman inspect: %+v, %v", state, err)
 	}
 	p.do("restart", "--time", "0", "web")
@@ -137,6 +138,21 @@ func TestPodman(t *testing.T) {
 	served()
 	p.do("rm", "--force", "--time", "0", "web")
 	p.wantSandboxes("", 0)
+}
+
+// documented is the configuration in docs/cni.md.
+func documented(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/cni.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, ok := strings.Cut(string(page), "pods.conflist <<'E'\n")
+	conf, _, end := strings.Cut(after, "\nE\n")
+	if !ok || !end {
+		t.Fatal("docs/cni.md shows no configuration")
+	}
+	return conf
 }
 
 // image imports a file system with nothing but busybox.
