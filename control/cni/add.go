@@ -46,7 +46,7 @@ func (c *call) add(ctx context.Context) (*current.Result, error) {
 	}
 	res, err := c.attach(ctx, lease)
 	if err != nil && c.delegates() {
-		err = errors.Join(err, c.release(ctx))
+		err = both(err, c.release(ctx))
 	}
 	return res, err
 }

@@ -3,8 +3,10 @@
 package cni
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -31,7 +33,7 @@ func coded(err error) error {
 	case errors.Is(err, api.ErrUnreachable):
 		return types.NewError(types.ErrTryAgainLater, err.Error(), `another daemon's socket is named by "host" in the network configuration`)
 	case errors.Is(err, model.ErrConflict), errors.Is(err, model.ErrForbidden):
-		return refuse(errConflict, "%v", err)
+		return refuse(errConflict, "%s", oneLine(err))
 	case errors.Is(err, model.ErrNotFound):
 		// Removed between two requests; the runtime may begin anew.
 		return refuse(types.ErrTryAgainLater, "%v", err)
@@ -40,8 +42,21 @@ func coded(err error) error {
 	case errors.Is(err, model.ErrNotSupported):
 		return refuse(types.ErrUnsupportedField, "%v", err)
 	}
-	return refuse(types.ErrInternal, "%v", err)
+	return refuse(types.ErrInternal, "%s", oneLine(err))
 }
+
+// both is two errors as one that has the code of the first; either may be nil.
+func both(first, second error) error {
+	if first == nil || second == nil {
+		return cmp.Or(first, second)
+	}
+	var e *types.Error
+	errors.As(coded(first), &e)
+	return types.NewError(e.Code, e.Msg+"; "+oneLine(second), e.Details)
+}
+
+// oneLine is an error's text; one that was joined has several lines.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // notAvailable is the answer of STATUS when the daemon has none.
 func notAvailable(err error) error {

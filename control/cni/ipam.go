@@ -4,7 +4,6 @@ package cni
 
 import (
 	"context"
-	"errors"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
@@ -28,7 +27,7 @@ func (c *call) lease(ctx context.Context) (*current.Result, error) {
 		err = usable(lease)
 	}
 	if err != nil {
-		return nil, errors.Join(err, c.release(ctx))
+		return nil, both(err, c.release(ctx))
 	}
 	return lease, nil
 }

@@ -200,7 +200,7 @@ func (p *Plugin) GC(ctx context.Context, conf []byte) error {
 	}
 	err = c.gc(ctx)
 	if c.delegates() {
-		err = errors.Join(err, c.leaseGC(ctx))
+		err = both(err, c.leaseGC(ctx))
 	}
 	return coded(err)
 }

@@ -147,6 +147,18 @@ func TestGC(t *testing.T) {
 	}
 }
 
+func TestTwoErrorsAsOne(t *testing.T) {
+	w := &world{T: t}
+	first := &model.Refusal{Kind: model.ErrInvalid, Text: "first"}
+	second := types.NewError(types.ErrIOFailure, "second", "")
+	w.refused(both(first, second), types.ErrInvalidNetworkConfig, "first; second")
+	w.refused(both(nil, second), types.ErrIOFailure, "second")
+	w.refused(coded(errors.Join(first, first)), types.ErrInvalidNetworkConfig, "first")
+	if err := both(nil, nil); err != nil {
+		t.Errorf("of none: %v", err)
+	}
+}
+
 // What the runtime sends is no reason to panic.
 func FuzzAdd(f *testing.F) {
 	f.Add([]byte(`{"cniVersion":"1.1.0","name":"pods","type":"x","runtimeConfig":{"portMappings":[{"hostPort":1}]}}`))
