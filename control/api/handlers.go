@@ -150,7 +150,13 @@ func (s *Server) sandboxCreate(r *http.Request) (any, error) {
 		// Nobody is left to learn the sandbox's name, let alone to remove it.
 		return nil, cmp.Or(s.cfg.Backend.RemoveSandbox(context.WithoutCancel(r.Context()), sb.ID, true), r.Context().Err())
 	}
-	return SandboxCreated{Sandbox: s.view().sandbox(sb), Warnings: s.cfg.Backend.Warnings(spec)}, nil
+	v := s.view()
+	created := SandboxCreated{Sandbox: v.sandbox(sb), Warnings: s.cfg.Backend.Warnings(spec)}
+	if n, err := s.cfg.Backend.Network(sb.NetworkMode); err == nil {
+		joined := v.network(n, false)
+		created.Network = &joined
+	}
+	return created, nil
 }
 
 func (s *Server) sandboxRemove(r *http.Request) (any, error) {

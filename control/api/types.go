@@ -153,6 +153,7 @@ type Sandbox struct {
 // SandboxCreated answers POST /sandboxes/create.
 type SandboxCreated struct {
 	Sandbox
+	Network  *Network // the one it joined, without its members; null: none
 	Warnings []string // what was accepted but is not served, a sentence each
 }
 

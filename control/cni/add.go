@@ -3,6 +3,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,9 +52,9 @@ func (c *call) add(ctx context.Context) (*current.Result, error) {
 	return res, err
 }
 
-// attach makes the network, the sandbox and the interface.
+// attach makes the sandbox and the interface, and the network if it is not there.
 func (c *call) attach(ctx context.Context, lease *current.Result) (*current.Result, error) {
-	n, err := c.network(ctx, lease)
+	want, err := c.networkCreate(lease)
 	if err != nil {
 		return nil, err
 	}
@@ -61,26 +62,59 @@ func (c *call) attach(ctx context.Context, lease *current.Result) (*current.Resu
 	if err != nil {
 		return nil, err
 	}
-	sb, err := c.enter(ctx, spec)
+	n, sb, err := c.enter(ctx, spec)
+	if errors.Is(err, model.ErrNotFound) {
+		n, sb, err = c.enterNew(ctx, want, spec)
+	}
 	if errors.Is(err, model.ErrConflict) && c.sweep(ctx) {
-		sb, err = c.enter(ctx, spec)
+		n, sb, err = c.enter(ctx, spec)
 	}
 	if err != nil {
 		return nil, err
 	}
+	if err := differs(n, want); err != nil {
+		return nil, both(err, c.leave(ctx, sb))
+	}
 	return c.result(n, sb)
 }
 
+// enterNew makes the network first. Another ADD may do the same.
+func (c *call) enterNew(ctx context.Context, want api.NetworkCreate, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
+	_, refused := c.CreateNetwork(ctx, want)
+	if refused != nil && !errors.Is(refused, model.ErrConflict) {
+		return nil, api.Sandbox{}, refused
+	}
+	n, sb, err := c.enter(ctx, spec)
+	if refused != nil && errors.Is(err, model.ErrNotFound) {
+		err = refused
+	}
+	return n, sb, err
+}
+
 // enter makes the container's sandbox, or joins the network to the one it has.
-func (c *call) enter(ctx context.Context, spec model.SandboxSpec) (api.Sandbox, error) {
-	created, err := c.CreateSandbox(ctx, spec.Name, api.NewSandboxCreate(spec))
+func (c *call) enter(ctx context.Context, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
+	n, sb, err := c.create(ctx, spec)
 	if errors.Is(err, model.ErrConflict) {
 		return c.join(ctx, spec, err)
+	}
+	return n, sb, err
+}
+
+// create makes the container's sandbox. To ask first whether there is such a
+// network would be a step more for every container.
+func (c *call) create(ctx context.Context, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
+	created, err := c.CreateSandbox(ctx, spec.Name, api.NewSandboxCreate(spec))
+	if err != nil {
+		return nil, created.Sandbox, err
+	}
+	if n := created.Network; n == nil || n.Name != c.Name {
+		// The name was taken for the beginning of another one's ID.
+		return nil, created.Sandbox, cmp.Or(c.remove(ctx, created.ID), c.noNetwork())
 	}
 	for _, w := range created.Warnings {
 		fmt.Fprintln(c.stderr, w)
 	}
-	return created.Sandbox, err
+	return created.Network, created.Sandbox, nil
 }
 
 // sweep removes what runtimes left behind: sandboxes whose namespace neither this
@@ -102,34 +136,37 @@ func (c *call) sweep(ctx context.Context) (swept bool) {
 
 // join joins one more network to a container's sandbox. refused is why the
 // sandbox could not be made: if it is not because there is one, it stands.
-func (c *call) join(ctx context.Context, spec model.SandboxSpec, refused error) (api.Sandbox, error) {
+func (c *call) join(ctx context.Context, spec model.SandboxSpec, refused error) (*api.Network, api.Sandbox, error) {
 	sb, err := c.Sandbox(ctx, spec.Name)
 	switch {
 	case errors.Is(err, model.ErrNotFound):
-		return sb, refused
+		return nil, sb, refused
 	case err != nil:
-		return sb, err
+		return nil, sb, err
 	case sb.Config.Labels[LabelContainer] != c.ContainerID:
-		return sb, refused // somebody else's
+		return nil, sb, refused // somebody else's
 	case gone(sb.NetworkSettings.SandboxKey):
 		// Of before a restart of the host, say: the runtime begins anew.
 		if err := c.remove(ctx, sb.ID); err != nil {
-			return sb, err
+			return nil, sb, err
 		}
-		created, err := c.CreateSandbox(ctx, spec.Name, api.NewSandboxCreate(spec))
-		return created.Sandbox, err
+		return c.create(ctx, spec)
 	case sb.NetworkSettings.SandboxKey != spec.NetNS:
-		return sb, refuse(types.ErrInvalidEnvironmentVariables, "container %s is attached in network namespace %s, not %s (DEL it first)",
+		return nil, sb, refuse(types.ErrInvalidEnvironmentVariables, "container %s is attached in network namespace %s, not %s (DEL it first)",
 			c.ContainerID, sb.NetworkSettings.SandboxKey, spec.NetNS)
 	}
 	if err := c.samePorts(sb); err != nil {
-		return sb, err
+		return nil, sb, err
 	}
-	err = c.Connect(ctx, c.Name, api.NetworkConnect{Container: sb.ID, EndpointConfig: api.NewEndpointConfig(spec.Endpoint)})
+	n, err := c.findNetwork(ctx)
 	if err != nil {
-		return sb, err
+		return nil, sb, err
 	}
-	return c.Sandbox(ctx, sb.ID)
+	err = c.Connect(ctx, n.ID, api.NetworkConnect{Container: sb.ID, EndpointConfig: api.NewEndpointConfig(spec.Endpoint)})
+	if err == nil {
+		sb, err = c.Sandbox(ctx, sb.ID)
+	}
+	return n, sb, err
 }
 
 // samePorts wants the published ports to be those the sandbox has: they are the

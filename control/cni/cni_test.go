@@ -75,6 +75,28 @@ func TestNetworkFromConfiguration(t *testing.T) {
 	w.add(at("c8", w.namespace("c8")), w.conf(keys{"name": "sized", "subnets": []keys{{"subnet": "0.0.0.0/28"}}}))
 }
 
+// A name that is also the beginning of another network's ID means the name.
+func TestNameLikeAnID(t *testing.T) {
+	w := newWorld(t)
+	other, err := w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "other"})
+	w.must(err)
+	a, b := at("c1", w.namespace("c1")), at("c2", w.namespace("c2"))
+	w.add(b, w.conf(nil))
+	b.IfName = "eth1"
+	w.add(b, w.conf(keys{"name": other.ID[:3]}))
+	w.add(a, w.conf(keys{"name": other.ID[:4]}))
+	for _, ep := range w.Snapshot().Endpoints {
+		if ep.NetworkID == other.ID {
+			t.Errorf("endpoint = %+v", ep)
+		}
+	}
+	_, err = w.Add(t.Context(), at("c3", w.namespace("c3")), w.conf(keys{"name": "default"}))
+	w.refused(err, types.ErrInvalidNetworkConfig, `invalid network name "default"`)
+	if got := w.names(); got != "cni-c1 cni-c2" {
+		t.Errorf("sandboxes %s", got)
+	}
+}
+
 func TestSandboxOfAContainer(t *testing.T) {
 	w := newWorld(t)
 	id := strings.Repeat("0123456789abcdef", 4)
@@ -139,7 +161,9 @@ func TestRefusals(t *testing.T) {
 		{"subnet", at("c1", other), keys{"name": "new", "subnets": []keys{{"subnet": "10.9.0.1/16"}}}, 7, "it should be 10.9.0.0/16"},
 		{"interface-name", Attachment{ContainerID: "c1", NetNS: other, IfName: "all"}, nil, 7, "invalid interface name"},
 		{"subnet-taken", at("c1", other), keys{"name": "new", "subnets": []keys{{"subnet": "10.1.0.0/16"}}}, 100, "Pool overlaps"},
-		{"network-host", at("c1", other), keys{"name": "host"}, 100, `driver "host"`},
+		{"network-host", at("c1", other), keys{"name": "host"}, 7, "network host"},
+		{"network-none", at("c1", other), keys{"name": "none"}, 7, "and network none"},
+		{"network-differs", at("c1", other), keys{"internal": true}, 100, `internal "false"`},
 		{"port-taken", at("c1", other), port(22, "tcp"), 100, "address already in use"},
 		{"ip-taken", at("c1", other), keys{"runtimeConfig": keys{"ips": []string{"10.1.0.2"}}}, 100, `belongs to sandbox "cni-first"`},
 		{"namespace-taken", at("c1", "/proc/self/ns/net"), nil, 100, `is already sandbox "cni-first"`},

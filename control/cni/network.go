@@ -5,7 +5,6 @@ package cni
 import (
 	"cmp"
 	"context"
-	"errors"
 	"net"
 	"net/netip"
 	"regexp"
@@ -32,44 +31,20 @@ const (
 // defaults are what a network has that was made without the option.
 var defaults = map[string]string{optICC: "true", optMasquerade: "true", optMTU: strconv.Itoa(model.DefaultMTU)}
 
-// network finds the network of the configuration, or makes it.
-func (c *call) network(ctx context.Context, lease *current.Result) (*api.Network, error) {
-	want, err := c.networkCreate(lease)
-	if err != nil {
-		return nil, err
-	}
-	n, err := c.findNetwork(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if n == nil {
-		_, refused := c.CreateNetwork(ctx, want)
-		if refused != nil && !errors.Is(refused, model.ErrConflict) {
-			return nil, refused
-		}
-		// After a conflict it is there, if another ADD was first to make it.
-		if n, err = c.findNetwork(ctx); err != nil {
-			return nil, err
-		}
-		if n == nil {
-			return nil, refused
-		}
-	}
-	return n, differs(n, want)
-}
-
-// findNetwork is nil if there is none.
+// findNetwork finds the network of the configuration.
 func (c *call) findNetwork(ctx context.Context) (*api.Network, error) {
 	list, err := c.Networks(ctx, api.Filters{"name": {"^" + regexp.QuoteMeta(c.Name) + "$"}})
-	if err != nil {
-		return nil, err
-	}
 	for i := range list {
 		if list[i].Name == c.Name {
 			return &list[i], nil
 		}
 	}
-	return nil, nil
+	return nil, cmp.Or(err, c.noNetwork())
+}
+
+// noNetwork says that the network is not there.
+func (c *call) noNetwork() error {
+	return &model.Refusal{Kind: model.ErrNotFound, Text: "network " + c.Name + " not found"}
 }
 
 // networkCreate is what the configuration says of the network.

@@ -103,8 +103,7 @@ func (p *Plugin) Del(ctx context.Context, a Attachment, conf []byte) error {
 }
 
 // detach takes a sandbox that a runtime attached out of the network, if the
-// predicate takes its interface there. The sandbox goes with its last interface,
-// or with its namespace.
+// predicate takes its interface there.
 func (c *call) detach(ctx context.Context, ref string, which func(sb api.Sandbox, ifName string) bool) error {
 	sb, err := c.Sandbox(ctx, ref)
 	if errors.Is(err, model.ErrNotFound) {
@@ -117,10 +116,16 @@ func (c *call) detach(ctx context.Context, ref string, which func(sb api.Sandbox
 	if !member || !which(sb, ep.InterfaceName) {
 		return nil
 	}
-	if len(sb.NetworkSettings.Networks) == 1 || gone(sb.NetworkSettings.SandboxKey) {
+	return c.leave(ctx, sb)
+}
+
+// leave takes a sandbox out of the network. It goes with its last interface, or
+// with its namespace.
+func (c *call) leave(ctx context.Context, sb api.Sandbox) error {
+	if len(sb.NetworkSettings.Networks) <= 1 || gone(sb.NetworkSettings.SandboxKey) {
 		return c.remove(ctx, sb.ID)
 	}
-	err = c.Disconnect(ctx, c.Name, api.NetworkDisconnect{Container: sb.ID, Force: true})
+	err := c.Disconnect(ctx, c.Name, api.NetworkDisconnect{Container: sb.ID, Force: true})
 	if errors.Is(err, model.ErrNotFound) {
 		return nil
 	}
