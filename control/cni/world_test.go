@@ -45,7 +45,10 @@ type kernel struct{}
 
 func (kernel) Apply(context.Context, *model.Snapshot) error         { return nil }
 func (kernel) HostPrefixes(context.Context) ([]netip.Prefix, error) { return nil, nil }
-func (kernel) EphemeralRange() (lo, hi uint16)                      { return 32768, 60999 }
+func (kernel) HostAddr(context.Context, netip.Prefix) (string, netip.Addr, error) {
+	return "", netip.Addr{}, nil
+}
+func (kernel) EphemeralRange() (lo, hi uint16) { return 32768, 60999 }
 func (kernel) PortFree(_ model.Proto, _ netip.Addr, port, count uint16) error {
 	if port == 22 {
 		return syscall.EADDRINUSE
