@@ -40,6 +40,7 @@ type addressPool struct {
 type daemonOptions struct {
 	directories
 	metricsListen            string
+	dockerPluginDir          string
 	uplinks                  []string
 	pools                    []addressPool
 	snatMin, snatMax         uint16                   // 0: the default
@@ -72,9 +73,6 @@ Flags on the command line go before it.`,
 					return err
 				}
 			}
-			if err := notYet(cmd, "docker-plugin-dir"); err != nil {
-				return err
-			}
 			if err := o.check(store, snatPorts, pools, timeouts); err != nil {
 				return err
 			}
@@ -85,6 +83,7 @@ Flags on the command line go before it.`,
 	}
 	o.register(cmd)
 	f := cmd.Flags()
+	f.StringVar(&o.dockerPluginDir, "docker-plugin-dir", "/run/docker/plugins", `directory where Docker looks for plugins; "" not to serve it`)
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9477", `address of the Prometheus metrics; "" for none`)
 	f.StringVar(&store, "store", "bolt", "where state is kept; bolt is the one available yet")
 	f.StringArrayVar(&o.uplinks, "uplink", nil, "device that leads out; repeatable (default: found, and followed as they come and go)")
@@ -99,7 +98,6 @@ Flags on the command line go before it.`,
 	f.StringVar(&config, "config", "", "file with more flags")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	laterFlags(cmd, "docker-plugin-dir")
 	return cmd
 }
 

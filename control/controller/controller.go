@@ -51,8 +51,12 @@ type Config struct {
 	// Alive reports whether the process of that ID and start time (field 22 of
 	// /proc/PID/stat; 0 matches any) lives. nil: look into /proc.
 	Alive func(pid int, start uint64) bool
+	// NetNSThere reports whether something is at the path of a network namespace.
+	// nil: look.
+	NetNSThere func(path string) bool
 	// StartGrace is how long the client of an AutoRemove sandbox may take from
-	// creating it to reporting its program. 0: one minute.
+	// creating it to reporting its program, and a container engine from asking
+	// for an endpoint to having a namespace for it. 0: one minute.
 	StartGrace time.Duration
 	Now        func() time.Time // nil: time.Now
 }
@@ -77,6 +81,9 @@ func (c *Config) validate() error {
 	if c.Alive == nil {
 		c.Alive = alive
 	}
+	if c.NetNSThere == nil {
+		c.NetNSThere = there
+	}
 	if c.StartGrace == 0 {
 		c.StartGrace = time.Minute
 	}
@@ -96,8 +103,9 @@ type Controller struct {
 	// unsettled are the ops that take back a change which may have reached the
 	// store or the kernel but did not succeed.
 	unsettled []store.Op
-	pools     []ipam.DefaultPool
+	defaults  []ipam.DefaultPool
 	addrs     map[string]*addresses       // by network ID; driver bridge only
+	pools     map[string]*ipam.Pool       // by ID of the engines' pools
 	ports     portIndex                   // what living publishes occupy
 	served    map[string][]*model.Publish // by sandbox ID
 	lastIndex uint32                      // of networks
@@ -113,6 +121,7 @@ func New(cfg Config) (*Controller, error) {
 	c := &Controller{
 		cfg:    cfg,
 		addrs:  map[string]*addresses{},
+		pools:  map[string]*ipam.Pool{},
 		ports:  portIndex{},
 		served: map[string][]*model.Publish{},
 	}
@@ -121,6 +130,7 @@ func New(cfg Config) (*Controller, error) {
 		Sandboxes: map[string]*model.Sandbox{},
 		Endpoints: map[string]*model.Endpoint{},
 		Publishes: map[uint32]*model.Publish{},
+		Pools:     map[string]*model.AddressPool{},
 	})
 	return c, nil
 }

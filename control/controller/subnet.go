@@ -86,6 +86,12 @@ func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, is4 bool, sp m
 	} else if other, p := overlapping(t.next, sp.Prefix); other != nil {
 		return s, refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet",
 			sp.Prefix, other.Name, p)
+	} else if pool := overlappingPool(t.next, sp.Prefix); pool != nil && !(n.Foreign && pool.Prefix == sp.Prefix) {
+		return s, refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and a container engine's (%v); choose another --subnet",
+			sp.Prefix, pool.Prefix)
+	}
+	if n.Foreign {
+		return s, nil // the engine chooses the gateway, or wants none
 	}
 	return s, placeGateway(n, &s)
 }
@@ -106,7 +112,10 @@ func (t *tx) pickSubnet(ctx context.Context, is4 bool, size int) (netip.Prefix, 
 			avoid = append(avoid, s.Prefix)
 		}
 	}
-	p, err := ipam.Pick(t.c.pools, is4, size, avoid)
+	for _, p := range t.next.Pools {
+		avoid = append(avoid, p.Prefix)
+	}
+	p, err := ipam.Pick(t.c.defaults, is4, size, avoid)
 	if err != nil {
 		return p, refuse(model.ErrExhausted, "%v: no %s subnet is left that overlaps neither a network nor a route of this host (give one with --subnet, or remove unused networks)",
 			err, family(is4))
@@ -123,6 +132,15 @@ func overlapping(s *model.Snapshot, p netip.Prefix) (*model.Network, netip.Prefi
 		}
 	}
 	return nil, netip.Prefix{}
+}
+
+func overlappingPool(s *model.Snapshot, p netip.Prefix) *model.AddressPool {
+	for _, o := range s.Pools {
+		if o.Prefix.Overlaps(p) {
+			return o
+		}
+	}
+	return nil
 }
 
 // validateSubnet checks one --subnet and what belongs to it.

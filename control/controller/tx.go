@@ -21,6 +21,7 @@ const (
 	prefixSandbox  = "sandbox/"
 	prefixEndpoint = "endpoint/"
 	prefixPublish  = "publish/" // and the sandbox's ID: what it serves
+	prefixPool     = "pool/"
 	keySchema      = "meta/schema"
 	keyULA         = "meta/ula"
 )
@@ -33,7 +34,7 @@ type tx struct {
 	old  *model.Snapshot
 	next *model.Snapshot
 
-	cloned struct{ networks, sandboxes, endpoints, publishes bool }
+	cloned struct{ networks, sandboxes, endpoints, publishes, pools bool }
 
 	changes []change
 	changed map[string]int // key -> index into changes
@@ -216,6 +217,11 @@ func (t *tx) putSandbox(id string, sb *model.Sandbox) {
 func (t *tx) putEndpoint(id string, ep *model.Endpoint) {
 	t.write(prefixEndpoint+id, orNil(t.next.Endpoints[id]), orNil(ep))
 	put(&t.next.Endpoints, &t.cloned.endpoints, id, ep)
+}
+
+func (t *tx) putPool(id string, p *model.AddressPool) {
+	t.write(prefixPool+id, orNil(t.next.Pools[id]), orNil(p))
+	put(&t.next.Pools, &t.cloned.pools, id, p)
 }
 
 // serve sets what a sandbox publishes. The caller has made the claims in the

@@ -55,6 +55,9 @@ const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
 type Config struct {
 	Dirs Dirs // required; see DefaultDirs
 
+	// DockerPluginDir is where a Docker Engine looks for plugins; "": Docker is not
+	// served.
+	DockerPluginDir string
 	// MetricsListen is the address of the metrics' HTTP server; "": none.
 	MetricsListen string
 	// Uplinks are the names of the devices that lead out; none: found from
@@ -102,6 +105,9 @@ func (c Config) validate() error {
 	}
 	if n := len(filepath.Join(c.Dirs.Run, socketName)); n > maxSocketPath {
 		return fmt.Errorf("--run-dir is %q (%d bytes too long for the path of a socket in it; name a shorter one)", c.Dirs.Run, n-maxSocketPath)
+	}
+	if c.DockerPluginDir != "" && !filepath.IsAbs(c.DockerPluginDir) || len(pluginSocket(c.DockerPluginDir)) > maxSocketPath {
+		return fmt.Errorf("--docker-plugin-dir is %q (want a short absolute path, as in /run/docker/plugins, or \"\" for none)", c.DockerPluginDir)
 	}
 	for _, name := range c.Uplinks {
 		if name == "" || len(name) >= unix.IFNAMSIZ || strings.ContainsAny(name, "/: \t\n") {

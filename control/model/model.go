@@ -116,6 +116,9 @@ type Network struct {
 	Index   uint32    `json:"index"` // 1..MaxNetworks-1: the datapath's number, unique among living networks
 	Created time.Time `json:"created"`
 	Driver  string    `json:"driver"`
+	// Foreign: a container engine's. It chooses the addresses, and it alone joins
+	// sandboxes to it.
+	Foreign bool `json:"foreign,omitempty"`
 
 	EnableIPv4 bool     `json:"enable_ipv4"`
 	EnableIPv6 bool     `json:"enable_ipv6"`
@@ -174,6 +177,10 @@ type Sandbox struct {
 	// Owned: Fairlead made the namespace (and removes it), it was not brought
 	// by the user with --netns and is not another sandbox's.
 	Owned bool `json:"owned,omitempty"`
+	// Foreign: the inside is a container engine's. Fairlead makes each endpoint's
+	// pair of devices and leaves the inner end on the host; the engine moves it
+	// in, names it and configures it.
+	Foreign bool `json:"foreign,omitempty"`
 
 	Hostname   string            `json:"hostname,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
@@ -208,8 +215,8 @@ type PortBinding struct {
 type Endpoint struct {
 	ID        string       `json:"id"`
 	NetworkID string       `json:"network_id"`
-	SandboxID string       `json:"sandbox_id"`
-	IfName    string       `json:"if_name"` // inside the sandbox: eth0, eth1, …
+	SandboxID string       `json:"sandbox_id"` // "": addresses are reserved, and no sandbox has joined yet
+	IfName    string       `json:"if_name"`    // inside the sandbox: eth0, eth1, …; of a foreign one, before the engine takes it
 	MAC       MAC          `json:"mac"`
 	IPv4      netip.Prefix `json:"ipv4,omitzero"` // address with the subnet's length, not masked
 	IPv6      netip.Prefix `json:"ipv6,omitzero"`
@@ -223,6 +230,8 @@ type Endpoint struct {
 	// Gateway: the sandbox's default route leads through this endpoint, and its
 	// published ports are served by it.
 	Gateway bool `json:"gateway,omitempty"`
+	// Reserved is when an engine asked for the endpoint; zero for Fairlead's own.
+	Reserved time.Time `json:"reserved,omitzero"`
 }
 
 // Addr returns the endpoint's address of a family; the zero Addr if it has none.
@@ -231,6 +240,16 @@ func (e *Endpoint) Addr(is4 bool) netip.Addr {
 		return e.IPv4.Addr()
 	}
 	return e.IPv6.Addr()
+}
+
+// AddressPool is a subnet that a container engine asked for, before any network
+// has it or for another driver's, and the addresses it took. A value is
+// immutable once it is in a Snapshot.
+type AddressPool struct {
+	ID      string       `json:"id"` // the subnet as text
+	Prefix  netip.Prefix `json:"prefix"`
+	IPRange netip.Prefix `json:"ip_range,omitzero"` // zero: the whole subnet
+	Taken   []netip.Addr `json:"taken,omitempty"`   // in the order of taking
 }
 
 // Publish is a resolved published port: a PortBinding bound to the endpoint
@@ -250,4 +269,5 @@ type Snapshot struct {
 	Sandboxes map[string]*Sandbox  // by ID
 	Endpoints map[string]*Endpoint // by ID
 	Publishes map[uint32]*Publish  // by ID
+	Pools     map[string]*AddressPool
 }

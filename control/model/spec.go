@@ -49,6 +49,7 @@ type SubnetSpec struct {
 type NetworkSpec struct {
 	Name       string
 	Driver     string // "": bridge
+	ForeignID  string // of a container engine's network: it keeps its own ID
 	EnableIPv6 bool
 	Internal   bool
 	Subnets    []SubnetSpec
@@ -58,11 +59,12 @@ type NetworkSpec struct {
 
 // EndpointSpec asks for an endpoint in a network.
 type EndpointSpec struct {
-	Network string // name, ID or unique ID prefix
-	IPv4    netip.Addr
-	IPv6    netip.Addr
-	MAC     MAC
-	Aliases []string
+	ForeignID string // of a container engine's endpoint: it keeps its own ID
+	Network   string // name, ID or unique ID prefix
+	IPv4      netip.Addr
+	IPv6      netip.Addr
+	MAC       MAC
+	Aliases   []string
 }
 
 // SandboxSpec asks for a sandbox.

@@ -145,7 +145,7 @@ func (l *Lab) dirs() []string {
 // until it serves. One that runs there already is taken over from.
 func (l *Lab) StartDaemon(args ...string) {
 	l.Helper()
-	args = append(append(append([]string{"daemon", "--metrics-listen", metricsAddress}, l.dirs()...), l.Config.DaemonArgs...), args...)
+	args = append(append(append([]string{"daemon", "--metrics-listen", metricsAddress, "--docker-plugin-dir", ""}, l.dirs()...), l.Config.DaemonArgs...), args...)
 	if l.Config.Clsact {
 		args = append(args, "--force-clsact")
 	}

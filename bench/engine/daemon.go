@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+)
+
+// Config says how an engine is started. All fields but Flags and File are
+// required.
+type Config struct {
+	Program      string // dockerd's path; runc and docker-proxy may be beside it
+	Socket       string // it serves there
+	Dir          string // for its configuration file
+	CgroupParent string // of its containers' cgroups
+	Flags        []string
+	// File is what it can only be told in a file; in it, DIR stands for Dir.
+	File map[string]any
+	Attr *syscall.SysProcAttr
+}
+
+// Start starts an engine on a host that has directories of its own. It has a PID
+// namespace of its own too, so that with it everything it has started ends.
+func Start(h *world.Host, cfg Config) (*world.Process, error) {
+	file, err := writeFile(cfg)
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{
+		"--pid", "--fork", "--kill-child", "--mount-proc", "--", cfg.Program,
+		"--host", "unix://" + cfg.Socket, "--config-file", file, "--cgroup-parent", cfg.CgroupParent,
+		"--data-root", "/var/lib/docker", "--exec-root", "/run/docker", "--pidfile", "/run/docker.pid",
+	}, cfg.Flags...)
+	cmd := world.Command(context.Background(), "unshare", args...)
+	cmd.SysProcAttr = cfg.Attr
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(cfg.Program)+":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
+	return h.SpawnCommand(cmd)
+}
+
+// writeFile writes the configuration file.
+func writeFile(cfg Config) (string, error) {
+	text, err := json.Marshal(cfg.File)
+	if err != nil {
+		return "", fmt.Errorf("encode docker's configuration: %w", err)
+	}
+	path := filepath.Join(cfg.Dir, "daemon.json")
+	return path, os.WriteFile(path, []byte(strings.ReplaceAll(string(text), "DIR", cfg.Dir)), 0o644)
+}
+
+// WaitFor waits until the engine serves.
+func (e *Client) WaitFor(ctx context.Context, daemon *world.Process) error {
+	for {
+		err := e.Call(ctx, http.MethodGet, "/info", nil, nil)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-daemon.Done():
+			return fmt.Errorf("dockerd ended:\n%s", daemon.Output())
+		case <-ctx.Done():
+			return fmt.Errorf("dockerd does not serve: %w; its log:\n%s", err, daemon.Output())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Debian finds the dockerd of the package docker.io, and what it needs.
+func Debian(ctx context.Context) (string, error) {
+	for _, program := range []string{"dockerd", "containerd", "runc", "docker-proxy", "iptables"} {
+		if world.Command(ctx, program).Err != nil {
+			return "", fmt.Errorf("%s is not installed (apt-get install --no-install-recommends docker.io iptables)", program)
+		}
+	}
+	return world.Command(ctx, "dockerd").Path, nil
+}
+
+// DebianFile is the file of the one that Debian finds.
+func DebianFile() map[string]any {
+	return map[string]any{"deprecated-key-path": "DIR/key.json"} // else in /etc
+}
