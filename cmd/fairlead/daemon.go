@@ -18,9 +18,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// directories are the three a daemon lives in.
+// directories are those a daemon lives in.
 type directories struct {
-	state, run, bpf string
+	state, run, bpf, dockerPlugins string
 }
 
 func (d *directories) register(cmd *cobra.Command) {
@@ -28,6 +28,7 @@ func (d *directories) register(cmd *cobra.Command) {
 	f.StringVar(&d.state, "state-dir", "/var/lib/fairlead", "directory of what survives a reboot")
 	f.StringVar(&d.run, "run-dir", "/run/fairlead", "directory of the socket, the namespaces and the logs")
 	f.StringVar(&d.bpf, "bpf-dir", "/sys/fs/bpf/fairlead", "directory of the pins, in a bpffs (mounted if there is none)")
+	f.StringVar(&d.dockerPlugins, "docker-plugin-dir", "/run/docker/plugins", `directory where Docker looks for plugins; "" not to serve it`)
 }
 
 // addressPool is one --default-address-pool.
@@ -40,7 +41,6 @@ type addressPool struct {
 type daemonOptions struct {
 	directories
 	metricsListen            string
-	dockerPluginDir          string
 	uplinks                  []string
 	pools                    []addressPool
 	snatMin, snatMax         uint16                   // 0: the default
@@ -83,7 +83,6 @@ Flags on the command line go before it.`,
 	}
 	o.register(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.dockerPluginDir, "docker-plugin-dir", "/run/docker/plugins", `directory where Docker looks for plugins; "" not to serve it`)
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9477", `address of the Prometheus metrics; "" for none`)
 	f.StringVar(&store, "store", "bolt", "where state is kept; bolt is the one available yet")
 	f.StringArrayVar(&o.uplinks, "uplink", nil, "device that leads out; repeatable (default: found, and followed as they come and go)")

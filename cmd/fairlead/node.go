@@ -34,13 +34,13 @@ func newNodeCommands(stderr io.Writer) nodeCommands {
 }
 
 func (d directories) dirs() daemon.Dirs {
-	return daemon.Dirs{State: d.state, Run: d.run, BPF: d.bpf}
+	return daemon.Dirs{State: d.state, Run: d.run, BPF: d.bpf, DockerPlugins: d.dockerPlugins}
 }
 
 func (o daemonOptions) config(log *slog.Logger) daemon.Config {
 	build := readBuildInfo()
 	c := daemon.Config{
-		Dirs: o.dirs(), MetricsListen: o.metricsListen, DockerPluginDir: o.dockerPluginDir, Uplinks: o.uplinks, SNATMin: o.snatMin, SNATMax: o.snatMax, CTMax: o.ctMax, CTTimeouts: o.ctTimeouts,
+		Dirs: o.dirs(), MetricsListen: o.metricsListen, Uplinks: o.uplinks, SNATMin: o.snatMin, SNATMax: o.snatMax, CTMax: o.ctMax, CTTimeouts: o.ctTimeouts,
 		MaxEndpoints: o.maxEndpoints, MaxPublishes: o.maxPublish, ForceClsact: o.forceClsact, CgroupRoot: o.cgroupRoot,
 		Version: build.Version, Revision: build.GitCommit, Log: log,
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -67,8 +68,10 @@ type world struct {
 	store  *store.Bolt
 	kernel *fakeKernel
 	alive  map[int]bool
-	now    time.Time
-	wrap   func(store.Store) store.Store // around the store; nil: none
+	// unmounted are the paths of namespaces that are not there.
+	unmounted map[string]bool
+	now       time.Time
+	wrap      func(store.Store) store.Store // around the store; nil: none
 }
 
 func newWorld(t testing.TB) *world {
@@ -78,7 +81,9 @@ func newWorld(t testing.TB) *world {
 		path:   filepath.Join(t.TempDir(), "state.db"),
 		kernel: &fakeKernel{t: t, lo: 32768, hi: 60999, busy: map[string]bool{}},
 		alive:  map[int]bool{},
-		now:    time.Unix(1700000000, 0),
+
+		unmounted: map[string]bool{},
+		now:       time.Unix(1700000000, 0),
 	}
 	t.Cleanup(func() {
 		if w.store != nil {
@@ -94,6 +99,8 @@ func (w *world) config(s store.Store, k Kernel) Config {
 		Store: s, Kernel: k, RunDir: "/run/fl",
 		Alive: func(pid int, _ uint64) bool { return w.alive[pid] },
 		Now:   func() time.Time { return w.now },
+
+		NetNSThere: func(path string) bool { return !w.unmounted[path] },
 	}
 }
 
@@ -141,7 +148,10 @@ func (w *world) check() {
 	}
 	opts := cmp.Options{cmpopts.IgnoreFields(model.Snapshot{}, "Rev"), cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
-	if diff := cmp.Diff(w.Snapshot(), fresh.Snapshot(), opts); diff != "" {
+	want := *w.Snapshot()
+	want.Pools = maps.Clone(want.Pools)
+	maps.DeleteFunc(want.Pools, func(_ string, p *model.AddressPool) bool { return len(p.Taken) == 0 }) // a start sweeps those
+	if diff := cmp.Diff(&want, fresh.Snapshot(), opts); diff != "" {
 		w.t.Errorf("memory (-) and store (+) differ:\n%s", diff)
 	}
 	for id, a := range w.addrs {
@@ -161,6 +171,14 @@ func (w *world) check() {
 			}
 		}
 		return m
+	}
+	for id, p := range fresh.pools {
+		if o := w.pools[id]; o == nil || p.Free() != o.Free() {
+			w.t.Errorf("pool %s differs from the store's", id)
+		}
+	}
+	if len(w.pools) != len(w.Snapshot().Pools) {
+		w.t.Errorf("%d pools, want %d", len(w.pools), len(w.Snapshot().Pools))
 	}
 	if diff := cmp.Diff(count(w.ports), count(fresh.ports)); diff != "" {
 		w.t.Errorf("claimed ports in memory (-) and by the store (+):\n%s", diff)
@@ -221,13 +239,19 @@ func checkSnapshot(s *model.Snapshot) error {
 func checkEndpoints(s *model.Snapshot, own func(what, who string), bad func(string, ...any)) {
 	for id, ep := range s.Endpoints {
 		n, sb := s.Networks[ep.NetworkID], s.Sandboxes[ep.SandboxID]
-		if n == nil || sb == nil {
+		waits := ep.SandboxID == "" && !ep.Reserved.IsZero() && !ep.Gateway
+		if n == nil || sb == nil && !waits {
 			bad("endpoint %s lacks its network or sandbox", short(id))
 			continue
 		}
-		own("membership "+n.ID+sb.ID, id)
-		own("interface "+sb.ID+ep.IfName, id)
-		own(fmt.Sprint("order ", sb.ID, ep.Order), id)
+		if sb != nil {
+			own("membership "+n.ID+sb.ID, id)
+			own("interface "+sb.ID+ep.IfName, id)
+			own(fmt.Sprint("order ", sb.ID, ep.Order), id)
+			if sb.Foreign != n.Foreign || sb.Foreign == ep.Reserved.IsZero() {
+				bad("endpoint %s mixes Fairlead's own with an engine's", short(id))
+			}
+		}
 		own(fmt.Sprint(n.ID, ep.MAC), id)
 		for _, p := range []netip.Prefix{ep.IPv4, ep.IPv6} {
 			if !p.IsValid() {

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -133,6 +135,35 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 		"exited":           func() error { return w.SandboxExited(ctx, "old", 1) },
 		"exited-auto":      func() error { return w.SandboxExited(ctx, "auto", 1) },
 		"reap":             func() error { w.alive = map[int]bool{}; return w.Reap(ctx) },
+
+		"foreign-network": func() error {
+			_, err := w.CreateNetwork(ctx, foreignNetwork("f2", "10.9.0.0/24"))
+			return err
+		},
+		"foreign-network-gone": func() error { return w.RemoveForeignNetwork(ctx, foreignID("idle")) },
+		"reserve": func() error {
+			_, err := w.ReserveEndpoint(ctx, foreignID("f"), model.EndpointSpec{ForeignID: foreignID("new"), IPv4: addr("10.8.0.9")})
+			return err
+		},
+		"join":         func() error { _, err := w.JoinEndpoint(ctx, foreignID("waits"), "docker-2", "/run/x/2"); return err },
+		"join-another": func() error { _, err := w.JoinEndpoint(ctx, foreignID("joined"), "docker-2", "/run/x/2"); return err },
+		"publish": func() error {
+			return w.PublishEndpoint(ctx, foreignID("joined"), []model.PortSpec{tcp("", 700, 2, 80, 2)})
+		},
+		"unpublish": func() error { return w.UnpublishEndpoint(ctx, foreignID("serves")) },
+		"release":   func() error { return w.ReleaseEndpoint(ctx, foreignID("serves")) },
+		"request-pool": func() error {
+			_, err := w.RequestPool(ctx, true, prefix("10.7.0.0/24"), prefix("10.7.0.128/25"))
+			return err
+		},
+		"release-pool":    func() error { return w.ReleasePool(ctx, "10.6.0.0/24") },
+		"request-address": func() error { _, err := w.RequestAddress(ctx, "10.6.0.0/24", netip.Addr{}, false); return err },
+		"release-address": func() error { return w.ReleaseAddress(ctx, "10.6.0.0/24", addr("10.6.0.1")) },
+		"forgotten": func() error {
+			w.now = w.now.Add(time.Hour)
+			w.unmounted["/run/x/1"] = true
+			return w.Reap(ctx)
+		},
 	}
 }
 
@@ -150,6 +181,7 @@ func furnish(w *world) {
 	if err := w.SandboxStarted(w.t.Context(), "auto", 50, 1); err != nil {
 		w.t.Fatal(err)
 	}
+	furnishForeign(w)
 }
 
 // TestEveryVerbSurvivesEveryFault: whatever fails in a verb, it is done wholly

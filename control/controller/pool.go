@@ -14,8 +14,7 @@ import (
 )
 
 // RequestPool reserves a subnet for an engine: the one it names, or one of the
-// default pools. One that nobody uses is given out again: the engine did not
-// get the answer.
+// default pools.
 func (c *Controller) RequestPool(ctx context.Context, is4 bool, prefix, within netip.Prefix) (*model.AddressPool, error) {
 	spec := model.SubnetSpec{Prefix: prefix, IPRange: within}
 	if err := validateSubnet(spec); err != nil {
@@ -33,7 +32,7 @@ func (c *Controller) RequestPool(ctx context.Context, is4 bool, prefix, within n
 		if other, has := overlapping(t.next, p.Prefix); other != nil {
 			return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet", p.Prefix, other.Name, has)
 		}
-		if o := overlappingPool(t.next, p.Prefix); o != nil && (o.ID != p.ID || len(o.Taken) > 0) {
+		if o := overlappingPool(t.next, p.Prefix); o != nil {
 			return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and %v; choose another --subnet", p.Prefix, o.Prefix)
 		}
 		made = p
@@ -157,6 +156,9 @@ func loadPool(t *tx, id string, value []byte) error {
 	var p model.AddressPool
 	if err := json.Unmarshal(value, &p); err != nil {
 		return err
+	}
+	if len(p.Taken) == 0 {
+		return fmt.Errorf("%w: nobody has taken an address of it, so the engine did not get the answer", errOrphan)
 	}
 	pool, err := poolOf(&p)
 	if err != nil {

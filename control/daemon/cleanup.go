@@ -71,6 +71,9 @@ func cleanup(ctx context.Context, dirs Dirs, handle *rtnl.Handle, log *slog.Logg
 	if err := removeNamespaces(dirs.Run); err != nil {
 		return err
 	}
+	if err := removeDockerSocket(dirs.DockerPlugins); err != nil {
+		return err
+	}
 	return removeRunDir(dirs.Run)
 }
 

@@ -141,15 +141,16 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.listenMetrics(); err != nil {
 		return err
 	}
+	if err := d.listenDocker(); err != nil {
+		return err
+	}
 	if err := d.openDatapath(); err != nil {
 		return err
 	}
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
-	if err := d.openDocker(); err != nil {
-		return err
-	}
+	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: d.controller, Log: d.log})
 	return d.openAPI()
 }
 

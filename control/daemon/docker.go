@@ -15,43 +15,56 @@ import (
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 )
 
-// pluginSocket is where a Docker Engine finds the driver.
+// pluginSocket is where a Docker Engine finds the drivers.
 func pluginSocket(dir string) string { return filepath.Join(dir, dockerplugin.Name+".sock") }
 
-// openDocker makes the socket of the Docker Engine's drivers.
-func (d *daemon) openDocker() error {
-	if d.cfg.DockerPluginDir == "" {
+// listenDocker makes the socket of the Docker Engine's drivers, for root alone.
+// It is served once there is something to serve: who asks before that waits.
+func (d *daemon) listenDocker() error {
+	dir := d.cfg.Dirs.DockerPlugins
+	if dir == "" {
 		return nil
 	}
-	l, err := listenDocker(d.cfg.DockerPluginDir)
-	if err != nil {
-		return err
-	}
-	d.dockerSocket = l
-	d.closeLater("Docker's socket", l.Close)
-	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: d.controller, Log: d.log})
-	return nil
-}
-
-// listenDocker makes the socket, for root alone. One that nobody answers at is
-// stale; who answers serves other sandboxes than these.
-func listenDocker(dir string) (net.Listener, error) {
 	path := pluginSocket(dir)
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("another daemon serves Docker at %q (give this one a --docker-plugin-dir of its own, or \"\" for none)", path)
+	if answers(path) {
+		return fmt.Errorf(`another daemon serves Docker at %q (give this one a --docker-plugin-dir of its own, or "" for none)`, path)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make Docker's plugin directory: %w (name another with --docker-plugin-dir, or \"\" for none)", err)
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		err = removeDockerSocket(dir)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("remove stale socket: %w", err)
+	if err != nil {
+		return fmt.Errorf(`--docker-plugin-dir %q cannot be used (name another, or "" for none): %w`, dir, err)
 	}
 	mask := syscall.Umask(0o177)
 	l, err := net.Listen("unix", path)
 	syscall.Umask(mask)
 	if err != nil {
-		return nil, fmt.Errorf("listen for Docker: %w", err)
+		return fmt.Errorf(`--docker-plugin-dir %q cannot be used (name another, or "" for none): %w`, dir, err)
 	}
-	return l, nil
+	d.dockerSocket = l
+	d.closeLater("Docker's socket", l.Close)
+	return nil
+}
+
+// answers reports whether somebody serves a socket.
+func answers(path string) bool {
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+// removeDockerSocket removes the socket that a killed daemon left, which would
+// keep an engine trying. One that somebody serves stays, and none is success.
+func removeDockerSocket(dir string) error {
+	if dir == "" || answers(pluginSocket(dir)) {
+		return nil
+	}
+	if err := os.Remove(pluginSocket(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove stale socket: %w", err)
+	}
+	return nil
 }

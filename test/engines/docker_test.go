@@ -42,12 +42,12 @@ const (
 
 func newDocker(t *testing.T, flags ...string) *docker {
 	t.Helper()
-	l := lab.New(t, lab.Config{NoDaemon: true})
+	l := lab.New(t, lab.Config{NoDaemon: true, DockerPlugins: plugins})
 	if err := l.Host.Do(topology.OwnDirectories); err != nil {
 		t.Fatal(err)
 	}
 	d := &docker{Lab: l, cgroup: "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker"))), flags: flags}
-	l.StartDaemon("--docker-plugin-dir", plugins)
+	l.StartDaemon()
 	t.Cleanup(d.close)
 	d.startEngine()
 	d.importImage()

@@ -42,6 +42,8 @@ type Config struct {
 	Uplinks    int      // 1 or 2; 0: 1
 	DaemonArgs []string // more flags
 	NoDaemon   bool     // the test starts it
+	// DockerPlugins is where the daemon serves Docker; "": nowhere.
+	DockerPlugins string
 }
 
 // Lab is a running daemon and the hosts around it.
@@ -138,6 +140,7 @@ func (l *Lab) dirs() []string {
 		"--state-dir", filepath.Join(l.dir, "state"),
 		"--run-dir", filepath.Join(l.dir, "run"),
 		"--bpf-dir", filepath.Join(l.dir, "bpf"),
+		"--docker-plugin-dir", l.Config.DockerPlugins,
 	}
 }
 
@@ -145,7 +148,7 @@ func (l *Lab) dirs() []string {
 // until it serves. One that runs there already is taken over from.
 func (l *Lab) StartDaemon(args ...string) {
 	l.Helper()
-	args = append(append(append([]string{"daemon", "--metrics-listen", metricsAddress, "--docker-plugin-dir", ""}, l.dirs()...), l.Config.DaemonArgs...), args...)
+	args = append(append(append([]string{"daemon", "--metrics-listen", metricsAddress}, l.dirs()...), l.Config.DaemonArgs...), args...)
 	if l.Config.Clsact {
 		args = append(args, "--force-clsact")
 	}
