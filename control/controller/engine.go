@@ -5,6 +5,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"path/filepath"
 	"slices"
 
@@ -37,9 +38,14 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 		if ep = t.next.Endpoints[spec.ForeignID]; ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
 			return nil // the engine did not get the answer
 		}
-		if ep, err = t.newEndpoint(n, spec); err != nil {
+		want := spec
+		if want.MAC.IsZero() {
+			want.MAC = t.followingMAC(n, spec.IPv4)
+		}
+		if ep, err = t.newEndpoint(n, want); err != nil {
 			return err
 		}
+		ep.FixedMAC = !spec.MAC.IsZero()
 		ep.IfName = innerPrefix + ep.ID[:idPrefix]
 		ep.Reserved = c.cfg.Now().UTC().Round(0)
 		t.putEndpoint(ep.ID, ep)
@@ -47,6 +53,23 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 		return nil
 	})
 	return ep, err
+}
+
+// followingMAC is a MAC made from an IPv4 address; zero if there is none, or
+// somebody has it. An engine hands an address out again at once, and then what
+// the neighbours remember of it is still right.
+func (t *tx) followingMAC(n *model.Network, a netip.Addr) model.MAC {
+	if !a.Is4() {
+		return model.MAC{}
+	}
+	b := a.As4()
+	mac := model.MAC{0x02, 0x42, b[0], b[1], b[2], b[3]}
+	for _, ep := range t.next.Endpoints {
+		if ep.NetworkID == n.ID && ep.MAC == mac {
+			return model.MAC{}
+		}
+	}
+	return mac
 }
 
 // fits reports whether an endpoint has what a spec asks for.

@@ -63,7 +63,7 @@ func TestEngineEndpoint(t *testing.T) {
 	w.network(foreignNetwork("f", "10.8.0.0/24"))
 	spec := model.EndpointSpec{ForeignID: foreignID("ep"), IPv4: addr("10.8.0.20")}
 	ep, err := w.ReserveEndpoint(ctx, foreignID("f"), spec)
-	if err != nil || ep.ID != spec.ForeignID || ep.MAC.IsZero() || ep.IPv4 != prefix("10.8.0.20/24") {
+	if err != nil || ep.ID != spec.ForeignID || ep.MAC.String() != "02:42:0a:08:00:14" || ep.FixedMAC || ep.IPv4 != prefix("10.8.0.20/24") {
 		t.Fatalf("reserved %+v, %v", ep, err)
 	}
 	applies := w.kernel.applies

@@ -1,206 +1,228 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package engines drives real container engines on top of the real fairlead:
-// each in a host of its own, with directories of its own.
 package engines
 
 import (
-	"archive/tar"
-	"context"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/fairlead-net/fairlead/bench/engine"
-	"github.com/fairlead-net/fairlead/bench/topology"
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// docker is a lab with a Docker Engine that has the plugin.
-type docker struct {
-	*lab.Lab
-	engine *world.Process
-	cgroup string
-	flags  []string
-}
-
-const (
-	socket   = "/run/docker.sock"
-	plugins  = "/run/docker/plugins"
-	cli      = "/usr/bin/docker" // the package's
-	image    = "box"
-	patience = 30 * time.Second
-)
-
-func newDocker(t *testing.T, flags ...string) *docker {
-	t.Helper()
-	l := lab.New(t, lab.Config{NoDaemon: true, DockerPlugins: plugins})
-	if err := l.Host.Do(topology.OwnDirectories); err != nil {
-		t.Fatal(err)
-	}
-	d := &docker{Lab: l, cgroup: "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker"))), flags: flags}
-	l.StartDaemon()
-	t.Cleanup(d.close)
-	d.startEngine()
-	d.importImage()
-	return d
-}
-
-// startEngine starts dockerd and waits until it serves.
-func (d *docker) startEngine() {
-	d.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	program, err := engine.Debian(ctx)
-	if err != nil {
-		d.Fatal(err)
-	}
-	d.engine, err = engine.Start(d.Host, engine.Config{
-		Program: program, Socket: socket, Dir: d.Dir("docker"), CgroupParent: d.cgroup,
-		Flags: d.flags, File: engine.DebianFile(), Attr: &syscall.SysProcAttr{Setpgid: true},
-	})
-	if err != nil {
-		d.Fatal(err)
-	}
-	d.Eventually(patience, func() error {
-		_, err := d.try("version")
-		return err
-	})
-}
-
-func (d *docker) close() {
-	if d.Failed() {
-		d.Logf("dockerd's log:\n%s", d.engine.Output())
-	}
-	d.engine.Kill()
-	if err := topology.RemoveCgroups(d.cgroup); err != nil {
-		d.Error(err)
-	}
-}
-
-// try runs a command of the engine's.
-func (d *docker) try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	r, err := d.Host.RunCommand(world.Command(ctx, cli, append([]string{"--host", "unix://" + socket}, args...)...))
-	if err == nil && r.Code != 0 {
-		err = errors.New(strings.TrimSpace(r.Output()))
-	}
-	return strings.TrimSuffix(r.Stdout, "\n"), err
-}
-
-// docker runs a command that must succeed and returns what it wrote to stdout,
-// without the last newline.
-func (d *docker) docker(args ...string) string {
-	d.Helper()
-	out, err := d.try(args...)
-	if err != nil {
-		d.Fatalf("docker %s: %v", strings.Join(args, " "), err)
-	}
-	return out
-}
-
-// refused runs a command that must fail, with a message that holds the text.
-func (d *docker) refused(text string, args ...string) {
-	d.Helper()
-	out, err := d.try(args...)
-	if err == nil || !strings.Contains(err.Error(), text) {
-		d.Errorf("docker %s: got %q, %v; want an error that says %q", strings.Join(args, " "), out, err, text)
-	}
-}
-
-// importImage makes an image that answers every request with one line: the
-// container's $NAME, the client's address and its port.
-func (d *docker) importImage() {
-	d.Helper()
-	busybox, err := os.ReadFile("/bin/busybox") // of the package busybox-static
-	if err != nil {
-		d.Fatal(err)
-	}
-	path := filepath.Join(d.Dir("docker"), "rootfs.tar")
-	file, err := os.Create(path)
-	if err != nil {
-		d.Fatal(err)
-	}
-	defer file.Close()
-	tw := tar.NewWriter(file)
-	for _, f := range []struct {
-		header  tar.Header
-		content []byte
-	}{
-		{tar.Header{Name: "bin/busybox", Mode: 0o755}, busybox},
-		{tar.Header{Name: "bin/sh", Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil},
-		{tar.Header{Name: "www/cgi-bin/index.cgi", Mode: 0o755}, []byte("#!/bin/sh\necho; echo $NAME $REMOTE_ADDR $REMOTE_PORT\n")},
-	} {
-		f.header.Size = int64(len(f.content))
-		if err := tw.WriteHeader(&f.header); err != nil {
-			d.Fatal(err)
-		}
-		if _, err := tw.Write(f.content); err != nil {
-			d.Fatal(err)
-		}
-	}
-	if err := tw.Close(); err != nil {
-		d.Fatal(err)
-	}
-	d.docker("import", "--change", `CMD ["/bin/busybox", "httpd", "-f", "-p", "0.0.0.0:80", "-h", "/www"]`, path, image)
-}
-
-// run starts a container of that name with these flags, whose server answers.
-func (d *docker) run(name string, flags ...string) *world.Host {
-	d.Helper()
-	d.docker(append(append([]string{"run", "-d", "--name", name, "-e", "NAME=" + name}, flags...), image)...)
-	h := d.enter(name)
-	d.WaitTCP(h, "127.0.0.1:80")
-	return h
-}
-
-// enter makes a host of a container's network namespace. Only the engine sees
-// its mount.
-func (d *docker) enter(name string) *world.Host {
-	d.Helper()
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", d.engine.Pid()))
-	if err != nil {
-		d.Fatal(err)
-	}
-	key := d.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name)
-	h, err := d.Host.Enter(name, filepath.Join("/proc", strings.TrimSpace(string(children)), "root", key))
-	if err != nil {
-		d.Fatal(err)
-	}
-	d.Cleanup(h.Close)
-	return h
-}
-
-// address is a container's in a network.
-func (d *docker) address(name, network string) string {
-	d.Helper()
-	return d.docker("inspect", "--format", `{{(index .NetworkSettings.Networks "`+network+`").IPAddress}}`, name)
-}
-
-func TestDockerSkeleton(t *testing.T) {
+// Published ports of containers answer everybody, and are the host's to give
+// once.
+func TestDockerPublishes(t *testing.T) {
+	t.Parallel()
 	d := newDocker(t)
 	d.docker("network", "create", "-d", "fairlead", "web")
-	ben := d.run("ben", "--network", "web", "-p", "18080:80")
+	d.docker("network", "create", "-d", "fairlead", "other")
+	ben := d.run("ben", "--network", "web", "-p", "18080:80", "-p", "127.0.0.1:18081:80", "-p", "80", "-p", "18090-18092:90-92", "-p", "5000:5000/udp")
 	anna := d.run("anna", "--network", "web")
-	t.Log(d.Must(ben, "/usr/sbin/ip", "addr"))
-	t.Log(d.Must(ben, "/usr/sbin/ip", "route"))
-	d.Get(anna, d.address("ben", "web"), 80, "ben", d.address("anna", "web"))
+	otto := d.run("otto", "--network", "other")
+	d.UDP(ben, "ben", 5000)
+
+	address := d.address("anna", "web")
+	d.Get(anna, d.address("ben", "web"), 80, "ben", address)
 	d.Get(d.Outside, lab.Host4, 18080, "ben", lab.Outside4)
 	d.Get(d.Host, "127.0.0.1", 18080, "ben", "")
-	d.Get(anna, lab.Host4, 18080, "ben", "")
-	t.Log(d.Fairlead("ps"))
-	t.Log(d.Fairlead("network", "ls"))
+	d.Get(d.Host, lab.Host4, 18080, "ben", "")
+	d.Get(anna, lab.Host4, 18080, "ben", address)
+	d.Get(otto, lab.Host4, 18080, "ben", d.address("otto", "other"))
+	d.Get(ben, lab.Host4, 18080, "ben", "")
+	d.Get(d.Host, "127.0.0.1", 18081, "ben", "")
+	d.NoGet(d.Outside, lab.Host4, 18081)
+	d.NoGet(otto, d.address("ben", "web"), 80)
+	d.Ask(d.Outside, lab.Host4, 5000, "ben", lab.Outside4)
+	d.HTTP(d.Outside, "outside", 8000)
+	d.Get(ben, lab.Outside4, 8000, "outside", lab.Host4)
+
+	ports := d.ports("ben")
+	for _, want := range []string{"0.0.0.0:18080->80/tcp", "127.0.0.1:18081->80/tcp", "0.0.0.0:18090-18092->90-92/tcp", "0.0.0.0:5000->5000/udp"} {
+		if !strings.Contains(ports, want) {
+			t.Errorf("fairlead ps shows %q, not %q", ports, want)
+		}
+	}
+	if got := d.Fairlead("port", d.sandbox("ben"), "5000/udp"); got != "0.0.0.0:5000" {
+		t.Errorf("fairlead port: %q", got)
+	}
+	d.Get(d.Outside, lab.Host4, chosen(t, ports), "ben", lab.Outside4)
+
+	d.refused("port is already allocated", "run", "--name", "cleo", "--network", "web", "-p", "18080:80", image)
+	d.docker("rm", "cleo")
+	l, err := d.Host.Listen("tcp", ":18100")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.refused("address already in use", "run", "--name", "cleo", "--network", "web", "-p", "18100:80", "-e", "NAME=cleo", image)
+	l.Close()
+	d.docker("start", "cleo")
+	d.Get(d.Outside, lab.Host4, 18100, "cleo", lab.Outside4)
+	if l, err := d.Host.Listen("tcp", ":18100"); err == nil {
+		l.Close()
+		t.Error("the host can take a published port")
+	}
+
+	d.docker("rm", "-f", "ben", "anna", "otto", "cleo")
+	d.docker("network", "rm", "web", "other")
+	d.nothingLeft()
+}
+
+// chosen is the host port of those that lies in the ephemeral range.
+func chosen(t *testing.T, ports string) int {
+	t.Helper()
+	for _, p := range strings.Split(ports, ", ") {
+		var port int
+		if _, err := fmt.Sscanf(p, "0.0.0.0:%d->80/tcp", &port); err == nil && port >= 32768 {
+			return port
+		}
+	}
+	t.Fatalf("no port was chosen: %q", ports)
+	return 0
+}
+
+// What docker network create and docker run can ask for.
+func TestDockerOptions(t *testing.T) {
+	t.Parallel()
+	d := newDocker(t)
+	d.docker("network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/24", "--ipv6", "--subnet", "fd00:77::/64",
+		"--aux-address", "r1=10.77.0.2", "-o", "com.docker.network.driver.mtu=1400", "web")
+	anna := d.run("anna", "--network", "web", "--ip", "10.77.0.20", "--ip6", "fd00:77::20", "--mac-address", "02:11:22:33:44:55")
+	ben := d.run("ben", "--network", "web", "-p", "18080:80")
+	link := d.Must(anna, "ip", "addr", "show", "eth0")
+	for _, want := range []string{"10.77.0.20/24", "fd00:77::20/64", "02:11:22:33:44:55", "mtu 1400"} {
+		if !strings.Contains(link, want) {
+			t.Errorf("the container's device lacks %s:\n%s", want, link)
+		}
+	}
+	d.Ping(ben, "10.77.0.20")
+	d.Ping(ben, "fd00:77::20")
+	d.Ping(anna, lab.Outside6)
+	d.Ping(ben, "10.77.0.1")
+	d.refused("Address already in use", "run", "--network", "web", "--ip", "10.77.0.20", image)
+	d.refused("unknown option foo", "network", "create", "-d", "fairlead", "-o", "foo=bar", "x")
+	d.refused("overlaps", "network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/16", "x")
+
+	d.docker("network", "create", "-d", "fairlead", "--internal", "cellar")
+	in1, in2 := d.run("in1", "--network", "cellar"), d.run("in2", "--network", "cellar")
+	d.Ping(in1, d.address("in2", "cellar"))
+	d.NoPing(in1, lab.Outside4)
+	if routes := d.Must(in2, "ip", "route"); strings.Contains(routes, "default") {
+		t.Errorf("an internal network has a way out:\n%s", routes)
+	}
+
+	d.docker("network", "create", "-d", "fairlead", "-o", "com.docker.network.bridge.enable_icc=false", "cells")
+	c1 := d.run("c1", "--network", "cells")
+	d.run("c2", "--network", "cells")
+	d.NoPing(c1, d.address("c2", "cells"))
+	d.Ping(c1, lab.Outside4)
+
+	names := strings.Split(strings.TrimSpace(d.docker("ps", "-q", "-a")), "\n")
+	d.docker(append([]string{"rm", "-f"}, names...)...)
+	d.docker("network", "rm", "web", "cellar", "cells")
+	d.nothingLeft()
+}
+
+// With --ipam-driver fairlead the addresses are Fairlead's choice.
+func TestDockerIPAM(t *testing.T) {
+	t.Parallel()
+	d := newDocker(t)
+	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "auto")
+	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead",
+		"--subnet", "10.78.0.0/24", "--ip-range", "10.78.0.128/25", "--gateway", "10.78.0.254", "named")
+	d.refused("overlaps", "network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "--subnet", "10.78.0.0/16", "x")
+	d.refused("unknown --ipam-opt", "network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "--ipam-opt", "k=v", "x")
+	d.Refused(1, []string{"overlaps"}, "network", "create", "--subnet", "10.78.0.0/24", "x")
+	anna := d.run("anna", "--network", "auto")
+	ben := d.run("ben", "--network", "named", "-p", "18080:80")
+	d.run("otto", "--network", "named", "--ip", "10.78.0.9")
+	for name, want := range map[string]string{"ben": "10.78.0.128", "otto": "10.78.0.9"} {
+		if got := d.address(name, "named"); got != want {
+			t.Errorf("%s has %s, want %s", name, got, want)
+		}
+	}
+	d.Ping(ben, "10.78.0.254")
+	d.Get(ben, "10.78.0.9", 80, "otto", "10.78.0.128")
+	d.Get(anna, lab.Host4, 18080, "ben", d.address("anna", "auto"))
+	d.docker("rm", "-f", "anna", "ben", "otto")
+	d.docker("network", "rm", "auto", "named")
+	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "--subnet", "10.78.0.0/16", "x")
+	d.docker("network", "rm", "x")
+	d.nothingLeft()
+}
+
+// Containers join and leave networks while they run; the published ports follow
+// the default route.
+func TestDockerConnects(t *testing.T) {
+	t.Parallel()
+	d := newDocker(t)
+	d.docker("network", "create", "-d", "fairlead", "beta")
+	d.docker("network", "create", "-d", "fairlead", "alpha") // of two, the engine prefers this one
+	ben := d.run("ben", "--network", "beta", "-p", "18080:80")
+	anna := d.run("anna", "--network", "alpha")
+	d.NoPing(anna, d.address("ben", "beta"))
+	serves := func(network string) {
+		t.Helper()
+		d.Get(d.Outside, lab.Host4, 18080, "ben", lab.Outside4)
+		if route := d.Must(ben, "ip", "route", "get", lab.Outside4); !strings.Contains(route, "src "+d.address("ben", network)) {
+			t.Errorf("the way out is not through %s: %s", network, route)
+		}
+	}
+	serves("beta")
+	for range 2 {
+		d.docker("network", "connect", "alpha", "ben")
+		d.Get(anna, d.address("ben", "alpha"), 80, "ben", d.address("anna", "alpha"))
+		serves("alpha")
+		if got := d.Fairlead("ps", "--filter", "name="+d.sandbox("ben"), "--format", "{{.Networks}}"); strings.Count(got, "docker-") != 2 {
+			t.Errorf("fairlead ps shows the networks %q", got)
+		}
+		d.docker("network", "disconnect", "alpha", "ben")
+		serves("beta")
+		d.NoPing(anna, d.address("ben", "beta"))
+	}
+	// Docker's own networks are beside it.
+	d.docker("network", "create", "theirs")
+	d.docker("network", "connect", "theirs", "ben")
+	d.Get(d.Host, d.address("ben", "theirs"), 80, "ben", "")
+	d.docker("network", "disconnect", "theirs", "ben")
+	serves("beta")
 	d.docker("rm", "-f", "ben", "anna")
+	d.docker("network", "rm", "alpha", "beta", "theirs")
+	d.nothingLeft()
+}
+
+// Whatever ends a container, nothing of it stays; and it starts again.
+func TestDockerLifecycle(t *testing.T) {
+	t.Parallel()
+	d := newDocker(t)
+	d.docker("network", "create", "-d", "fairlead", "web")
+	d.run("ben", "--network", "web", "-p", "18080:80")
+	for what, end := range map[string]func(){
+		"stop": func() { d.docker("stop", "-t", "1", "ben") },
+		"kill": func() { d.docker("kill", "ben") },
+		"kill -9": func() { // behind the engine's back
+			d.Must(d.Host, "nsenter", "-t", d.pid(), "-p", "-m", "kill", "-9", d.docker("inspect", "--format", "{{.State.Pid}}", "ben"))
+		},
+	} {
+		end()
+		d.Eventually(5*time.Second, func() error {
+			if d.Fairlead("ps", "-q") != "" {
+				return fmt.Errorf("after %s the sandbox is there", what)
+			}
+			return nil
+		})
+		d.NoGet(d.Outside, lab.Host4, 18080)
+		d.docker("start", "ben")
+		d.WaitTCP(d.Outside, lab.Host4+":18080")
+	}
+	d.docker("restart", "-t", "1", "ben")
+	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	d.docker("rm", "-f", "ben")
+	d.refused("no such file", "run", "--network", "web", "--name", "bad", image, "/no/such/program")
+	d.docker("rm", "bad")
 	d.docker("network", "rm", "web")
-	t.Log(d.Fairlead("ps"))
-	t.Log(d.Daemon.Output())
+	d.nothingLeft()
 }

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package engines drives real container engines on top of the real fairlead:
+// each in a host of its own, with directories of its own.
+package engines
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/bench/engine"
+	"github.com/fairlead-net/fairlead/bench/topology"
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// docker is a lab with a Docker Engine that has the plugin.
+type docker struct {
+	*lab.Lab
+	engine *world.Process
+	cgroup string
+	flags  []string
+}
+
+const (
+	socket   = "/run/docker.sock"
+	plugins  = "/run/docker/plugins"
+	cli      = "/usr/bin/docker" // the package's
+	image    = "box"
+	patience = 30 * time.Second
+)
+
+func newDocker(t *testing.T, flags ...string) *docker {
+	t.Helper()
+	l := lab.New(t, lab.Config{NoDaemon: true, DockerPlugins: plugins})
+	if err := l.Host.Do(topology.OwnDirectories); err != nil {
+		t.Fatal(err)
+	}
+	d := &docker{Lab: l, cgroup: "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker"))), flags: flags}
+	l.StartDaemon()
+	t.Cleanup(d.close)
+	d.startEngine()
+	d.importImage()
+	return d
+}
+
+// startEngine starts dockerd and waits until it serves.
+func (d *docker) startEngine() {
+	d.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	program, err := engine.Debian(ctx)
+	if err != nil {
+		d.Fatal(err)
+	}
+	d.engine, err = engine.Start(d.Host, engine.Config{
+		Program: program, Socket: socket, Dir: d.Dir("docker"), CgroupParent: d.cgroup,
+		Flags: d.flags, File: engine.DebianFile(), Attr: &syscall.SysProcAttr{Setpgid: true},
+	})
+	if err != nil {
+		d.Fatal(err)
+	}
+	d.Eventually(patience, func() error {
+		_, err := d.try("version")
+		return err
+	})
+}
+
+func (d *docker) close() {
+	if d.Failed() {
+		d.Logf("dockerd's log:\n%s", d.engine.Output())
+	}
+	d.engine.Kill()
+	if err := topology.RemoveCgroups(d.cgroup); err != nil {
+		d.Error(err)
+	}
+}
+
+// try runs a command of the engine's.
+func (d *docker) try(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r, err := d.Host.RunCommand(world.Command(ctx, cli, append([]string{"--host", "unix://" + socket}, args...)...))
+	if err == nil && r.Code != 0 {
+		err = errors.New(strings.TrimSpace(r.Output()))
+	}
+	return strings.TrimSuffix(r.Stdout, "\n"), err
+}
+
+// docker runs a command that must succeed and returns what it wrote to stdout,
+// without the last newline.
+func (d *docker) docker(args ...string) string {
+	d.Helper()
+	out, err := d.try(args...)
+	if err != nil {
+		d.Fatalf("docker %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+// refused runs a command that must fail, with a message that holds the text.
+func (d *docker) refused(text string, args ...string) {
+	d.Helper()
+	out, err := d.try(args...)
+	if err == nil || !strings.Contains(err.Error(), text) {
+		d.Errorf("docker %s: got %q, %v; want an error that says %q", strings.Join(args, " "), out, err, text)
+	}
+}
+
+// importImage makes an image that answers every request with one line: the
+// container's $NAME, the client's address and its port.
+func (d *docker) importImage() {
+	d.Helper()
+	busybox, err := os.ReadFile("/bin/busybox") // of the package busybox-static
+	if err != nil {
+		d.Fatal(err)
+	}
+	path := filepath.Join(d.Dir("docker"), "rootfs.tar")
+	file, err := os.Create(path)
+	if err != nil {
+		d.Fatal(err)
+	}
+	defer file.Close()
+	tw := tar.NewWriter(file)
+	for _, f := range []struct {
+		header  tar.Header
+		content []byte
+	}{
+		{tar.Header{Name: "bin/busybox", Mode: 0o755}, busybox},
+		{tar.Header{Name: "bin/sh", Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil},
+		{tar.Header{Name: "www/cgi-bin/index.cgi", Mode: 0o755}, []byte("#!/bin/sh\necho; echo $NAME $REMOTE_ADDR $REMOTE_PORT\n")},
+	} {
+		f.header.Size = int64(len(f.content))
+		if err := tw.WriteHeader(&f.header); err != nil {
+			d.Fatal(err)
+		}
+		if _, err := tw.Write(f.content); err != nil {
+			d.Fatal(err)
+		}
+	}
+	if err := tw.Close(); err != nil {
+		d.Fatal(err)
+	}
+	d.docker("import", "--change", `CMD ["/bin/busybox", "httpd", "-f", "-p", "0.0.0.0:80", "-h", "/www"]`, path, image)
+}
+
+// run starts a container of that name with these flags, whose server answers.
+func (d *docker) run(name string, flags ...string) *world.Host {
+	d.Helper()
+	d.docker(append(append([]string{"run", "-d", "--name", name, "-e", "NAME=" + name}, flags...), image)...)
+	h := d.enter(name)
+	d.WaitTCP(h, "127.0.0.1:80")
+	return h
+}
+
+// enter makes a host of a container's network namespace. Only the engine sees
+// its mount.
+func (d *docker) enter(name string) *world.Host {
+	d.Helper()
+	key := d.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name)
+	h, err := d.Host.Enter(name, filepath.Join("/proc", d.pid(), "root", key))
+	if err != nil {
+		d.Fatal(err)
+	}
+	d.Cleanup(h.Close)
+	return h
+}
+
+// pid is dockerd's own: the process started is the one that waits for it.
+func (d *docker) pid() string {
+	d.Helper()
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", d.engine.Pid()))
+	if err != nil {
+		d.Fatal(err)
+	}
+	return strings.TrimSpace(string(children))
+}
+
+// address is a container's in a network.
+func (d *docker) address(name, network string) string {
+	d.Helper()
+	return d.docker("inspect", "--format", `{{(index .NetworkSettings.Networks "`+network+`").IPAddress}}`, name)
+}
+
+// sandbox is the name that Fairlead gives a container's sandbox.
+func (d *docker) sandbox(name string) string {
+	d.Helper()
+	return "docker-" + filepath.Base(d.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name))
+}
+
+// ports are what Fairlead says of a container's published ports.
+func (d *docker) ports(name string) string {
+	d.Helper()
+	return d.Fairlead("ps", "--filter", "name="+d.sandbox(name), "--format", "{{.Ports}}")
+}
+
+// nothingLeft wants no trace of containers and networks, and that none of it
+// was taken for damage.
+func (d *docker) nothingLeft() {
+	d.Helper()
+	if ps := d.Fairlead("ps", "-a", "-q"); ps != "" {
+		d.Errorf("sandboxes are left:\n%s", d.Fairlead("ps", "-a"))
+	}
+	if names := d.Fairlead("network", "ls", "--format", "{{.Name}}"); strings.Contains(names, "docker-") {
+		d.Errorf("networks are left:\n%s", names)
+	}
+	for _, line := range strings.Split(d.Must(d.Host, "ip", "-o", "link"), "\n") {
+		if strings.Contains(line, "alias fairlead:endpoint") || strings.Contains(line, ": fls") {
+			d.Errorf("device is left: %s", line)
+		}
+	}
+	for kind, n := range d.Metrics().Repairs() {
+		if n > 0 {
+			d.Errorf("%v repairs of kind %s, want none", n, kind)
+		}
+	}
+}
