@@ -21,6 +21,7 @@ type nopKernel struct{}
 func (nopKernel) Apply(context.Context, *model.Snapshot) error           { return nil }
 func (nopKernel) HostPrefixes(context.Context) ([]netip.Prefix, error)   { return nil, nil }
 func (nopKernel) PortFree(model.Proto, netip.Addr, uint16, uint16) error { return nil }
+func (nopKernel) InnerEnd(*model.Endpoint) (model.InnerEnd, error)       { return model.InnerTaken, nil }
 func (nopKernel) EphemeralRange() (lo, hi uint16)                        { return 32768, 60999 }
 
 // nopStore costs nothing either once armed; before, it stores.

@@ -32,6 +32,8 @@ type Kernel interface {
 	// address; a zero address is every address. An error that is
 	// syscall.EADDRINUSE or model.ErrConflict says that another program has one.
 	PortFree(proto model.Proto, addr netip.Addr, port, count uint16) error
+	// InnerEnd tells where the inner end of a container engine's endpoint is.
+	InnerEnd(ep *model.Endpoint) (model.InnerEnd, error)
 	// EphemeralRange bounds the ports to choose from, both included.
 	EphemeralRange() (lo, hi uint16)
 }
@@ -51,12 +53,9 @@ type Config struct {
 	// Alive reports whether the process of that ID and start time (field 22 of
 	// /proc/PID/stat; 0 matches any) lives. nil: look into /proc.
 	Alive func(pid int, start uint64) bool
-	// NetNSThere reports whether something is at the path of a network namespace.
-	// nil: look.
-	NetNSThere func(path string) bool
 	// StartGrace is how long the client of an AutoRemove sandbox may take from
 	// creating it to reporting its program, and a container engine from asking
-	// for an endpoint to having a namespace for it. 0: one minute.
+	// for an endpoint to taking its inner end. 0: one minute.
 	StartGrace time.Duration
 	Now        func() time.Time // nil: time.Now
 }
@@ -80,9 +79,6 @@ func (c *Config) validate() error {
 	}
 	if c.Alive == nil {
 		c.Alive = alive
-	}
-	if c.NetNSThere == nil {
-		c.NetNSThere = there
 	}
 	if c.StartGrace == 0 {
 		c.StartGrace = time.Minute

@@ -31,6 +31,7 @@ type fakeKernel struct {
 	prefixes []netip.Prefix
 	busy     map[string]bool // "tcp 80" -> a program listens at every address
 	lo, hi   uint16
+	inner    map[string]model.InnerEnd // by endpoint ID; absent: taken
 }
 
 func (k *fakeKernel) Apply(_ context.Context, s *model.Snapshot) error {
@@ -58,6 +59,13 @@ func (k *fakeKernel) PortFree(p model.Proto, _ netip.Addr, port, count uint16) e
 	return nil
 }
 
+func (k *fakeKernel) InnerEnd(ep *model.Endpoint) (model.InnerEnd, error) {
+	if inner, ok := k.inner[ep.ID]; ok {
+		return inner, nil
+	}
+	return model.InnerTaken, nil
+}
+
 func (k *fakeKernel) EphemeralRange() (lo, hi uint16) { return k.lo, k.hi }
 
 // world is a controller under test with what surrounds it.
@@ -68,10 +76,8 @@ type world struct {
 	store  *store.Bolt
 	kernel *fakeKernel
 	alive  map[int]bool
-	// unmounted are the paths of namespaces that are not there.
-	unmounted map[string]bool
-	now       time.Time
-	wrap      func(store.Store) store.Store // around the store; nil: none
+	now    time.Time
+	wrap   func(store.Store) store.Store // around the store; nil: none
 }
 
 func newWorld(t testing.TB) *world {
@@ -79,11 +85,9 @@ func newWorld(t testing.TB) *world {
 	w := &world{
 		t:      t,
 		path:   filepath.Join(t.TempDir(), "state.db"),
-		kernel: &fakeKernel{t: t, lo: 32768, hi: 60999, busy: map[string]bool{}},
+		kernel: &fakeKernel{t: t, lo: 32768, hi: 60999, busy: map[string]bool{}, inner: map[string]model.InnerEnd{}},
 		alive:  map[int]bool{},
-
-		unmounted: map[string]bool{},
-		now:       time.Unix(1700000000, 0),
+		now:    time.Unix(1700000000, 0),
 	}
 	t.Cleanup(func() {
 		if w.store != nil {
@@ -99,8 +103,6 @@ func (w *world) config(s store.Store, k Kernel) Config {
 		Store: s, Kernel: k, RunDir: "/run/fl",
 		Alive: func(pid int, _ uint64) bool { return w.alive[pid] },
 		Now:   func() time.Time { return w.now },
-
-		NetNSThere: func(path string) bool { return !w.unmounted[path] },
 	}
 }
 

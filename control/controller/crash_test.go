@@ -145,6 +145,10 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 			_, err := w.ReserveEndpoint(ctx, foreignID("f"), model.EndpointSpec{ForeignID: foreignID("new"), IPv4: addr("10.8.0.9")})
 			return err
 		},
+		"reserve-again": func() error {
+			_, err := w.ReserveEndpoint(ctx, foreignID("f"), model.EndpointSpec{ForeignID: foreignID("new"), IPv4: addr("10.8.0.4")})
+			return err
+		},
 		"join":         func() error { _, err := w.JoinEndpoint(ctx, foreignID("waits"), "docker-2", "/run/x/2"); return err },
 		"join-another": func() error { _, err := w.JoinEndpoint(ctx, foreignID("joined"), "docker-2", "/run/x/2"); return err },
 		"publish": func() error {
@@ -161,7 +165,7 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 		"release-address": func() error { return w.ReleaseAddress(ctx, "10.6.0.0/24", addr("10.6.0.1")) },
 		"forgotten": func() error {
 			w.now = w.now.Add(time.Hour)
-			w.unmounted["/run/x/1"] = true
+			w.kernel.inner[foreignID("joined")] = model.InnerGone
 			return w.Reap(ctx)
 		},
 	}

@@ -26,11 +26,25 @@ func refuseForeign(what, remedy string) error {
 	return refuse(model.ErrForbidden, "%s is a container engine's (use that: %s)", what, remedy)
 }
 
+// unforgotten is update; but what the engine forgot, as when it was killed, may
+// have the port that it asks for.
+func (c *Controller) unforgotten(ctx context.Context, fn func(*tx) error) error {
+	err := c.update(ctx, fn)
+	if !errors.Is(err, model.ErrConflict) || len(c.abandoned(c.Snapshot())) == 0 {
+		return err
+	}
+	if err := c.Reap(ctx); err != nil {
+		return err
+	}
+	return c.update(ctx, fn)
+}
+
 // ReserveEndpoint takes a MAC and addresses for an endpoint in an engine's
 // network. An address or MAC that the spec leaves out is chosen.
 func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error) {
 	var ep *model.Endpoint
 	err := c.update(ctx, func(t *tx) (err error) {
+		t.quiet = true
 		n := t.next.Networks[networkID]
 		if n == nil || !n.Foreign {
 			return refuse(model.ErrNotFound, "network %s is not known to Fairlead (remove it from the engine and create it anew)", short(networkID))
@@ -38,6 +52,7 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 		if ep = t.next.Endpoints[spec.ForeignID]; ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
 			return nil // the engine did not get the answer
 		}
+		t.yield(n, spec)
 		want := spec
 		if want.MAC.IsZero() {
 			want.MAC = t.followingMAC(n, spec.IPv4)
@@ -49,10 +64,24 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 		ep.IfName = innerPrefix + ep.ID[:idPrefix]
 		ep.Reserved = c.cfg.Now().UTC().Round(0)
 		t.putEndpoint(ep.ID, ep)
-		t.quiet = true
 		return nil
 	})
 	return ep, err
+}
+
+// yield gives up the endpoint that has an address of the spec's. In its networks
+// the engine chooses the addresses, and never one that is in use: it forgot that
+// endpoint, as when it was killed, though something may hold its namespace yet.
+func (t *tx) yield(n *model.Network, spec model.EndpointSpec) {
+	for _, ep := range membersOf(t.next, n.ID) {
+		for _, a := range []netip.Addr{spec.IPv4, spec.IPv6} {
+			if a.IsValid() && ep.Addr(a.Is4()) == a && t.next.Endpoints[ep.ID] != nil {
+				t.c.cfg.Log.Warn("the engine gave an address to another; who had it is given up", "address", a.String(), "sandbox", sandboxName(t.next, ep.SandboxID))
+				t.releaseEndpoint(ep)
+				t.quiet, t.keep = false, true
+			}
+		}
+	}
 }
 
 // followingMAC is a MAC made from an IPv4 address; zero if there is none, or
@@ -168,7 +197,7 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 	if err != nil || done {
 		return err
 	}
-	return c.update(ctx, func(t *tx) error {
+	return c.unforgotten(ctx, func(t *tx) error {
 		was, err := t.foreignEndpoint(id)
 		if err != nil {
 			return err

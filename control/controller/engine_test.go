@@ -72,7 +72,7 @@ func TestEngineEndpoint(t *testing.T) {
 		t.Errorf("reserved again: %+v, %v", again, err)
 	}
 	before := w.Snapshot()
-	_, err = w.ReserveEndpoint(ctx, foreignID("f"), model.EndpointSpec{ForeignID: foreignID("other"), IPv4: spec.IPv4})
+	_, err = w.ReserveEndpoint(ctx, foreignID("f"), model.EndpointSpec{ForeignID: foreignID("other"), IPv4: addr("10.8.0.1")})
 	w.refused(before, err, model.ErrConflict, "Address already in use")
 	w.refused(before, w.PublishEndpoint(ctx, ep.ID, nil), model.ErrInvalid, "join first")
 
@@ -214,7 +214,7 @@ func TestForeignIsLeftToTheEngine(t *testing.T) {
 func TestForgottenEndpointsGo(t *testing.T) {
 	w := newWorld(t)
 	furnishForeign(w)
-	w.unmounted["/run/x/3"] = true
+	w.kernel.inner[foreignID("serves")] = model.InnerOnHost
 	reap := func() {
 		if err := w.Reap(t.Context()); err != nil {
 			t.Fatal(err)
@@ -229,9 +229,36 @@ func TestForgottenEndpointsGo(t *testing.T) {
 	if s := w.Snapshot(); len(s.Endpoints) != 1 || s.Endpoints[foreignID("joined")] == nil || len(s.Sandboxes) != 1 || len(s.Publishes) != 0 {
 		t.Errorf("left: %+v", s)
 	}
-	w.unmounted["/run/x/1"] = true
-	if w.restart(); len(w.Snapshot().Endpoints) != 0 {
-		t.Error("a start, as after the machine's, keeps what is gone")
+	w.restart()
+	w.kernel.inner[foreignID("joined")] = model.InnerGone
+	if reap(); len(w.Snapshot().Endpoints) != 0 {
+		t.Error("what is gone stays")
+	}
+}
+
+// What a killed engine had is no hindrance to what it asks for next.
+func TestForgottenEndpointYields(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	w.network(foreignNetwork("f", "10.8.0.0/24"))
+	ports := []model.PortSpec{tcp("", 80, 1, 80, 1)}
+	old, other := w.reserve("old", "/run/x/1"), w.reserve("other", "/run/x/2")
+	if err := w.PublishEndpoint(ctx, old.ID, ports); err != nil {
+		t.Fatal(err)
+	}
+	again := model.EndpointSpec{ForeignID: foreignID("again"), IPv4: other.IPv4.Addr()}
+	if _, err := w.ReserveEndpoint(ctx, foreignID("f"), again); err != nil || w.Snapshot().Endpoints[other.ID] != nil {
+		t.Fatalf("the other is still there, or %v", err)
+	}
+	w.check()
+	if _, err := w.JoinEndpoint(ctx, again.ForeignID, "docker-3", "/run/x/3"); err != nil {
+		t.Fatal(err)
+	}
+	before := w.Snapshot()
+	w.refused(before, w.PublishEndpoint(ctx, again.ForeignID, ports), model.ErrConflict, "already allocated")
+	w.kernel.inner[old.ID] = model.InnerGone
+	if err := w.PublishEndpoint(ctx, again.ForeignID, ports); err != nil {
+		t.Error(err)
 	}
 	w.check()
 }

@@ -59,8 +59,8 @@ func (c *Controller) Start(ctx context.Context) error {
 	if err := t.createPredefined(ctx); err != nil {
 		return err
 	}
-	if n := t.reap(c.dead(t.next), c.abandoned(t.next)); n > 0 {
-		c.cfg.Log.Info("sandboxes of dead programs, and what engines forgot, removed", "count", n)
+	if n := t.reap(c.dead(t.next), nil); n > 0 { // what engines have is known once it is applied
+		c.cfg.Log.Info("sandboxes of dead programs removed", "count", n)
 	}
 	ops, _, err := t.encode()
 	if err != nil {

@@ -148,24 +148,30 @@ func joinedModes(s *model.Snapshot) map[string]bool {
 	return out
 }
 
-// abandoned lists the endpoints that a container engine forgot: no sandbox
-// joined them, or its namespace is gone, longer than an engine takes.
+// abandoned lists the endpoints that a container engine forgot: their devices
+// went with its namespace, or it has not taken them for longer than an engine
+// takes. Where the namespace's path is does not matter, nor whether it can be
+// seen from here.
 func (c *Controller) abandoned(s *model.Snapshot) []*model.Endpoint {
 	var out []*model.Endpoint
 	for _, ep := range s.Endpoints {
-		if ep.Reserved.IsZero() || c.cfg.Now().Sub(ep.Reserved) <= c.cfg.StartGrace {
+		if ep.Reserved.IsZero() {
 			continue
 		}
-		if sb := s.Sandboxes[ep.SandboxID]; sb == nil || !c.cfg.NetNSThere(sb.NetNS) {
+		inner := model.InnerOnHost
+		if ep.SandboxID != "" {
+			var err error
+			if inner, err = c.cfg.Kernel.InnerEnd(ep); err != nil {
+				c.cfg.Log.Warn("endpoint is kept, not knowing whether an engine has it", "endpoint", short(ep.ID), "err", err)
+				continue
+			}
+		}
+		late := c.cfg.Now().Sub(ep.Reserved) > c.cfg.StartGrace
+		if inner == model.InnerGone || inner == model.InnerOnHost && late {
 			out = append(out, ep)
 		}
 	}
 	return out
-}
-
-func there(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
 }
 
 // running reports whether the program that was reported still lives.

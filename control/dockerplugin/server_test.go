@@ -34,6 +34,7 @@ type kernel struct{}
 
 func (kernel) Apply(context.Context, *model.Snapshot) error               { return nil }
 func (kernel) HostPrefixes(context.Context) ([]netip.Prefix, error)       { return nil, nil }
+func (kernel) InnerEnd(*model.Endpoint) (model.InnerEnd, error)           { return model.InnerTaken, nil }
 func (kernel) EphemeralRange() (lo, hi uint16)                            { return 32768, 60999 }
 func (kernel) PortFree(_ model.Proto, _ netip.Addr, port, _ uint16) error { return busy(port) }
 
@@ -184,7 +185,7 @@ func TestRefusals(t *testing.T) {
 		{"NetworkDriver.CreateNetwork", fmt.Sprintf(`{"NetworkID":%q}`, hexID("cc")), "no IPv4 subnet"},
 		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q}`, net), "no ID"},
 		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q}`, hexID("dd"), hexID("ee")), "not known to Fairlead"},
-		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"Address":"10.77.0.2/24"}}`, net, hexID("ee")), "already in use"},
+		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"Address":"10.77.0.1/24"}}`, net, hexID("ee")), "already in use"},
 		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"Address":"10.78.0.2/24"}}`, net, hexID("ee")), "no configured subnet contains"},
 		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"MacAddress":"x"}}`, net, hexID("ee")), "not a MAC address"},
 		{"NetworkDriver.Join", fmt.Sprintf(`{"EndpointID":%q,"SandboxKey":"netns/12"}`, ep), "absolute path"},

@@ -242,6 +242,16 @@ func (e *Endpoint) Addr(is4 bool) netip.Addr {
 	return e.IPv6.Addr()
 }
 
+// InnerEnd is where the inner end of a foreign sandbox's endpoint is.
+type InnerEnd int
+
+// The places of an inner end.
+const (
+	InnerGone   InnerEnd = iota // with the engine's namespace, and the host end too
+	InnerOnHost                 // the engine has not taken it yet, or gave it back
+	InnerTaken                  // in the engine's namespace
+)
+
 // AddressPool is a subnet that a container engine asked for, before any network
 // has it or for another driver's, and the addresses it took. A value is
 // immutable once it is in a Snapshot.

@@ -32,6 +32,14 @@ func (w *world) quiet(when string) {
 	}
 }
 
+// inner wants an endpoint's inner end to be somewhere.
+func (w *world) inner(e *model.Endpoint, want model.InnerEnd) {
+	w.tb.Helper()
+	if got, err := w.r.InnerEnd(e); err != nil || got != want {
+		w.tb.Errorf("the inner end is at %v, %v; want %v", got, err, want)
+	}
+}
+
 // An engine takes the inner end, and gives it back; neither is damage, nor is
 // the inner end's state anybody's business but the engine's.
 func TestForeignSandbox(t *testing.T) {
@@ -50,6 +58,7 @@ func TestForeignSandbox(t *testing.T) {
 		t.Errorf("host end up: %v, %d endpoints, %d attachments", host.Up, len(w.endpoints.m), len(w.attached))
 	}
 	w.quiet("before the engine takes it")
+	w.inner(e, model.InnerOnHost)
 
 	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
 		t.Fatal(err)
@@ -64,6 +73,7 @@ func TestForeignSandbox(t *testing.T) {
 		t.Errorf("adopting took %d writes", w.writes)
 	}
 	w.quiet("adopted")
+	w.inner(e, model.InnerTaken)
 
 	home := fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
 	w.inside(b, func(*rtnl.Handle) error {
@@ -74,6 +84,7 @@ func TestForeignSandbox(t *testing.T) {
 		return nil
 	})
 	w.quiet("given back")
+	w.inner(e, model.InnerOnHost)
 	if _, err := w.nl.LinkByName(e.IfName); err != nil {
 		t.Error(err)
 	}
@@ -96,7 +107,9 @@ func TestForeignPairGone(t *testing.T) {
 	p.publish(1, e, n.Subnets[0].Gateway, 80, 1)
 	w.apply(p)
 	ip(t, "link", "del", e.IfName)
+	w.inner(e, model.InnerGone)
 	w.quiet("gone")
+	w.inner(e, model.InnerGone)
 	if len(w.endpoints.m) != 1 || len(w.publishes.m) != 0 || len(w.ours()) != 2 {
 		t.Errorf("%d endpoints, %d publishes, devices %v", len(w.endpoints.m), len(w.publishes.m), w.ours())
 	}

@@ -18,6 +18,7 @@ func TestMain(m *testing.M) { lab.Main(m) }
 func TestDockerPublishes(t *testing.T) {
 	t.Parallel()
 	d := newDocker(t)
+	rules := d.rules()
 	d.docker("network", "create", "-d", "fairlead", "web")
 	d.docker("network", "create", "-d", "fairlead", "other")
 	ben := d.run("ben", "--network", "web", "-p", "18080:80", "-p", "127.0.0.1:18081:80", "-p", "80", "-p", "18090-18092:90-92", "-p", "5000:5000/udp")
@@ -66,6 +67,9 @@ func TestDockerPublishes(t *testing.T) {
 		t.Error("the host can take a published port")
 	}
 
+	if now := d.rules(); now != rules {
+		t.Errorf("netfilter's rules were\n%s\nand are now\n%s", rules, now)
+	}
 	d.docker("rm", "-f", "ben", "anna", "otto", "cleo")
 	d.docker("network", "rm", "web", "other")
 	d.nothingLeft()

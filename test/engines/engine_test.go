@@ -61,6 +61,9 @@ func (d *docker) startEngine() {
 	if err != nil {
 		d.Fatal(err)
 	}
+	// One that was killed left files with process IDs, and each has a namespace of
+	// its own for those.
+	d.Must(d.Host, "rm", "-f", "/run/docker.pid", "/run/docker/containerd/containerd.pid")
 	d.engine, err = engine.Start(d.Host, engine.Config{
 		Program: program, Socket: socket, Dir: d.Dir("docker"), CgroupParent: d.cgroup,
 		Flags: d.flags, File: engine.DebianFile(), Attr: &syscall.SysProcAttr{Setpgid: true},
@@ -157,12 +160,13 @@ func (d *docker) run(name string, flags ...string) *world.Host {
 	d.Helper()
 	d.docker(append(append([]string{"run", "-d", "--name", name, "-e", "NAME=" + name}, flags...), image)...)
 	h := d.enter(name)
+	d.Cleanup(h.Close)
 	d.WaitTCP(h, "127.0.0.1:80")
 	return h
 }
 
-// enter makes a host of a container's network namespace. Only the engine sees
-// its mount.
+// enter makes a host of a container's network namespace, which the caller closes.
+// Only the engine sees its mount.
 func (d *docker) enter(name string) *world.Host {
 	d.Helper()
 	key := d.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name)
@@ -170,7 +174,6 @@ func (d *docker) enter(name string) *world.Host {
 	if err != nil {
 		d.Fatal(err)
 	}
-	d.Cleanup(h.Close)
 	return h
 }
 
@@ -188,6 +191,12 @@ func (d *docker) pid() string {
 func (d *docker) address(name, network string) string {
 	d.Helper()
 	return d.docker("inspect", "--format", `{{(index .NetworkSettings.Networks "`+network+`").IPAddress}}`, name)
+}
+
+// rules are netfilter's, of both its faces, without counters.
+func (d *docker) rules() string {
+	d.Helper()
+	return d.Must(d.Host, "sh", "-c", "{ iptables-save; ip6tables-save; nft list ruleset; } | sed -e '/^#/d' -e 's/\\[[0-9:]*\\]//' -e 's/counter packets [0-9]* bytes [0-9]*//'")
 }
 
 // sandbox is the name that Fairlead gives a container's sandbox.
