@@ -88,3 +88,24 @@ func Debian(ctx context.Context) (string, error) {
 func DebianFile() map[string]any {
 	return map[string]any{"deprecated-key-path": "DIR/key.json"} // else in /etc
 }
+
+// Built finds the dockerd of Engine 29 that bench/docker29.sh has built, and
+// what it needs.
+func Built(ctx context.Context) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find what was built: %w", err)
+	}
+	dir := filepath.Join(cache, "fairlead", "docker29")
+	for _, program := range []string{"dockerd", "docker-proxy", "runc"} {
+		if _, err := os.Stat(filepath.Join(dir, program)); err != nil {
+			return "", fmt.Errorf("%s is not built (make bench builds it)", filepath.Join(dir, program))
+		}
+	}
+	for _, program := range []string{"containerd", "nft"} {
+		if world.Command(ctx, program).Err != nil {
+			return "", fmt.Errorf("%s is not installed (make bench installs it)", program)
+		}
+	}
+	return filepath.Join(dir, "dockerd"), nil
+}

@@ -53,14 +53,15 @@ func TestDockerPublishes(t *testing.T) {
 	d.Get(d.Outside, lab.Host4, chosen(t, ports), "ben", lab.Outside4)
 
 	d.refused("port is already allocated", "run", "--name", "cleo", "--network", "web", "-p", "18080:80", image)
-	d.docker("rm", "cleo")
+	d.docker("rm", "-f", "cleo")
 	l, err := d.Host.Listen("tcp", ":18100")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.refused("address already in use", "run", "--name", "cleo", "--network", "web", "-p", "18100:80", "-e", "NAME=cleo", image)
+	d.refused("address already in use", "run", "--name", "cleo", "--network", "web", "-p", "18100:80", image)
 	l.Close()
-	d.docker("start", "cleo")
+	d.docker("rm", "-f", "cleo")
+	d.run("cleo", "--network", "web", "-p", "18100:80")
 	d.Get(d.Outside, lab.Host4, 18100, "cleo", lab.Outside4)
 	if l, err := d.Host.Listen("tcp", ":18100"); err == nil {
 		l.Close()

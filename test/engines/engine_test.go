@@ -27,7 +27,26 @@ type docker struct {
 	*lab.Lab
 	engine *world.Process
 	cgroup string
-	flags  []string
+}
+
+// kind is a version of the engine, with what it takes to run it here.
+type kind struct {
+	find  func(context.Context) (string, error)
+	flags []string
+	file  map[string]any
+}
+
+// engineVar names the variable that chooses another engine than Debian's: "29",
+// which make bench builds.
+const engineVar = "FAIRLEAD_TEST_ENGINE"
+
+// kindUnderTest is Debian's Engine 20.10 with iptables, or Engine 29 with
+// nftables, whose runc knows no seccomp.
+func kindUnderTest() kind {
+	if os.Getenv(engineVar) == "29" {
+		return kind{engine.Built, []string{"--firewall-backend", "nftables", "--seccomp-profile", "unconfined"}, nil}
+	}
+	return kind{engine.Debian, nil, engine.DebianFile()}
 }
 
 const (
@@ -38,13 +57,16 @@ const (
 	patience = 30 * time.Second
 )
 
-func newDocker(t *testing.T, flags ...string) *docker {
+func newDocker(t *testing.T) *docker {
 	t.Helper()
 	l := lab.New(t, lab.Config{NoDaemon: true, DockerPlugins: plugins})
 	if err := l.Host.Do(topology.OwnDirectories); err != nil {
 		t.Fatal(err)
 	}
-	d := &docker{Lab: l, cgroup: "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker"))), flags: flags}
+	d := &docker{Lab: l, cgroup: "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker")))}
+	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		l.Sysctl(l.Host, sysctl, "1") // with nftables the engine wants that of the operator
+	}
 	l.StartDaemon()
 	t.Cleanup(d.close)
 	d.startEngine()
@@ -57,7 +79,8 @@ func (d *docker) startEngine() {
 	d.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	program, err := engine.Debian(ctx)
+	under := kindUnderTest()
+	program, err := under.find(ctx)
 	if err != nil {
 		d.Fatal(err)
 	}
@@ -66,7 +89,7 @@ func (d *docker) startEngine() {
 	d.Must(d.Host, "rm", "-f", "/run/docker.pid", "/run/docker/containerd/containerd.pid")
 	d.engine, err = engine.Start(d.Host, engine.Config{
 		Program: program, Socket: socket, Dir: d.Dir("docker"), CgroupParent: d.cgroup,
-		Flags: d.flags, File: engine.DebianFile(), Attr: &syscall.SysProcAttr{Setpgid: true},
+		Flags: under.flags, File: under.file, Attr: &syscall.SysProcAttr{Setpgid: true},
 	})
 	if err != nil {
 		d.Fatal(err)
