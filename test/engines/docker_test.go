@@ -38,6 +38,10 @@ func TestDockerPublishes(t *testing.T) {
 	d.NoGet(d.Outside, lab.Host4, 18081)
 	d.NoGet(otto, d.address("ben", "web"), 80)
 	d.Ask(d.Outside, lab.Host4, 5000, "ben", lab.Outside4)
+	// The engine's own DNS has the names.
+	if got := d.docker("exec", "anna", "/bin/busybox", "wget", "-qO-", "http://ben/"); !strings.HasPrefix(got, "ben "+address) {
+		t.Errorf("asked by name, ben answered %q", got)
+	}
 	d.HTTP(d.Outside, "outside", 8000)
 	d.Get(ben, lab.Outside4, 8000, "outside", lab.Host4)
 
