@@ -27,21 +27,38 @@ type Config struct {
 	// File is what it can only be told in a file; in it, DIR stands for Dir.
 	File map[string]any
 	Attr *syscall.SysProcAttr
+	// Outlived: what it has started goes on when it is killed, until the process
+	// that Start returns is; see Resume.
+	Outlived bool
 }
 
 // Start starts an engine on a host that has directories of its own. It has a PID
 // namespace of its own too, so that with it everything it has started ends.
 func Start(h *world.Host, cfg Config) (*world.Process, error) {
+	args := []string{"unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--"}
+	if cfg.Outlived {
+		args = append(args, "sh", "-c", `"$@" & wait; exec sleep infinity`, "sh")
+	}
+	return spawn(h, cfg, args)
+}
+
+// Resume starts an engine again that was to be outlived and was killed, in the
+// namespaces of the process whose ID this is.
+func Resume(h *world.Host, cfg Config, pid string) (*world.Process, error) {
+	return spawn(h, cfg, []string{"nsenter", "--target", pid, "--pid", "--mount", "--"})
+}
+
+// spawn starts dockerd by way of another program.
+func spawn(h *world.Host, cfg Config, by []string) (*world.Process, error) {
 	file, err := writeFile(cfg)
 	if err != nil {
 		return nil, err
 	}
-	args := append([]string{
-		"--pid", "--fork", "--kill-child", "--mount-proc", "--", cfg.Program,
-		"--host", "unix://" + cfg.Socket, "--config-file", file, "--cgroup-parent", cfg.CgroupParent,
+	args := append(by[1:], cfg.Program,
+		"--host", "unix://"+cfg.Socket, "--config-file", file, "--cgroup-parent", cfg.CgroupParent,
 		"--data-root", "/var/lib/docker", "--exec-root", "/run/docker", "--pidfile", "/run/docker.pid",
-	}, cfg.Flags...)
-	cmd := world.Command(context.Background(), "unshare", args...)
+	)
+	cmd := world.Command(context.Background(), by[0], append(args, cfg.Flags...)...)
 	cmd.SysProcAttr = cfg.Attr
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(cfg.Program)+":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
 	return h.SpawnCommand(cmd)

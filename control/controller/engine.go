@@ -115,12 +115,14 @@ func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (
 		return nil, refuse(model.ErrInvalid, "invalid path %q or name %q of a sandbox (give an absolute path without . or ..)", netns, name)
 	}
 	var ep *model.Endpoint
+	var n *model.Network
 	err := c.update(ctx, func(t *tx) error {
 		was, err := t.foreignEndpoint(id)
 		if err != nil {
 			return err
 		}
-		sb, err := t.foreignSandbox(name, netns, t.next.Networks[was.NetworkID])
+		n = t.next.Networks[was.NetworkID]
+		sb, err := t.foreignSandbox(name, netns, n)
 		if err != nil {
 			return err
 		}
@@ -141,7 +143,7 @@ func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("engine's sandbox joined", "sandbox", name, "network", c.Snapshot().Networks[ep.NetworkID].Name, "ipv4", ep.IPv4.String())
+	c.cfg.Log.Info("engine's sandbox joined", "sandbox", name, "network", n.Name, "ipv4", ep.IPv4.String())
 	return ep, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"slices"
 
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -29,9 +30,8 @@ type ids struct{ NetworkID, EndpointID string }
 type networkRequest struct {
 	NetworkID string
 	Options   struct {
-		Generic    map[string]string `json:"com.docker.network.generic"` // -o
-		EnableIPv6 bool              `json:"com.docker.network.enable_ipv6"`
-		Internal   bool              `json:"com.docker.network.internal"`
+		Generic  map[string]string `json:"com.docker.network.generic"` // -o
+		Internal bool              `json:"com.docker.network.internal"`
 	}
 	IPv4Data, IPv6Data []ipamData
 }
@@ -51,10 +51,10 @@ func (s *Server) createNetwork(ctx context.Context, r *networkRequest) (any, err
 		return nil, refuse("the network has no ID")
 	}
 	spec := model.NetworkSpec{
-		Name: namePrefix + short(r.NetworkID), ForeignID: r.NetworkID, EnableIPv6: r.Options.EnableIPv6,
+		Name: namePrefix + short(r.NetworkID), ForeignID: r.NetworkID,
 		Internal: r.Options.Internal, Options: r.Options.Generic,
 	}
-	for _, data := range append(r.IPv4Data, r.IPv6Data...) {
+	for _, data := range slices.Concat(r.IPv4Data, r.IPv6Data) {
 		subnet, err := data.spec()
 		if err != nil {
 			return nil, err

@@ -65,6 +65,18 @@ func TestForeignSandbox(t *testing.T) {
 	}
 	defer rtnl.RemoveNetNS(b.NetNS)
 	ip(t, "link", "set", e.IfName, "netns", b.NetNS, "name", "eth0")
+	w.inner(e, model.InnerTaken)
+	inIt := func(args ...string) {
+		t.Helper()
+		w.inside(b, func(*rtnl.Handle) error {
+			out, err := exec.Command("ip", args...).CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("ip %v: %w: %s", args, err, out)
+			}
+			return err
+		})
+	}
+	inIt("link", "set", "eth0", "up")
 	w.quiet("taken")
 	w.writes = 0
 	w.restart()
@@ -76,13 +88,7 @@ func TestForeignSandbox(t *testing.T) {
 	w.inner(e, model.InnerTaken)
 
 	home := fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
-	w.inside(b, func(*rtnl.Handle) error {
-		out, err := exec.Command("ip", "link", "set", "eth0", "netns", home, "name", e.IfName).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("%w: %s", err, out)
-		}
-		return nil
-	})
+	inIt("link", "set", "eth0", "down", "netns", home, "name", e.IfName)
 	w.quiet("given back")
 	w.inner(e, model.InnerOnHost)
 	if _, err := w.nl.LinkByName(e.IfName); err != nil {

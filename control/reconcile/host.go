@@ -84,6 +84,9 @@ func (r *Reconciler) InnerEnd(ep *model.Endpoint) (model.InnerEnd, error) {
 	if err != nil {
 		return 0, err
 	}
+	if host.Running {
+		return model.InnerTaken, nil // only the engine brings the inner end up
+	}
 	inner, err := r.nl.LinkByName(ep.IfName)
 	switch {
 	case errors.Is(err, rtnl.ErrNoDevice):

@@ -53,7 +53,9 @@ func TestDockerdDies(t *testing.T) {
 	d.docker("start", "ben")
 	held.Close()
 	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	d.KillDaemon() // and both at once, as when the machine goes down
 	d.engine.Kill()
+	d.StartDaemon()
 	d.Eventually(5*time.Second, func() error {
 		if ps := d.Fairlead("ps", "-q"); ps != "" {
 			return fmt.Errorf("sandbox %s is there", ps)
@@ -62,6 +64,25 @@ func TestDockerdDies(t *testing.T) {
 	})
 	d.startEngine()
 	d.docker("rm", "-f", "ben")
+	d.docker("network", "rm", "web")
+	d.nothingLeft()
+}
+
+// With live-restore containers outlive the engine, and so does all of Fairlead's.
+func TestDockerLiveRestore(t *testing.T) {
+	d := newDockerLive(t, true)
+	d.docker("network", "create", "-d", "fairlead", "web")
+	ben := d.run("ben", "--network", "web", "-p", "18080:80", "-p", "7000:7", "-p", "7000:7/udp")
+	load := d.StartLoad("published port", d.Outside, d.Echo(ben, 7), net.JoinHostPort(lab.Host4, "7000"))
+	d.exchangeEngine()
+	if report := load.Stop(); len(report.Errors) > 0 {
+		t.Errorf("connections broke: %q", report.Errors)
+	}
+	anna := d.run("anna", "--network", "web")
+	d.Get(anna, d.address("ben", "web"), 80, "ben", d.address("anna", "web"))
+	d.docker("restart", "-t", "1", "ben")
+	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	d.docker("rm", "-f", "ben", "anna")
 	d.docker("network", "rm", "web")
 	d.nothingLeft()
 }

@@ -27,6 +27,7 @@ type docker struct {
 	*lab.Lab
 	engine *world.Process
 	cgroup string
+	live   bool // containers outlive the engine
 }
 
 // kind is a version of the engine, with what it takes to run it here.
@@ -57,13 +58,15 @@ const (
 	patience = 30 * time.Second
 )
 
-func newDocker(t *testing.T) *docker {
+func newDocker(t *testing.T) *docker { return newDockerLive(t, false) }
+
+func newDockerLive(t *testing.T, live bool) *docker {
 	t.Helper()
 	l := lab.New(t, lab.Config{NoDaemon: true, DockerPlugins: plugins})
 	if err := l.Host.Do(topology.OwnDirectories); err != nil {
 		t.Fatal(err)
 	}
-	d := &docker{Lab: l, cgroup: "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker")))}
+	d := &docker{Lab: l, cgroup: "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker"))), live: live}
 	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
 		l.Sysctl(l.Host, sysctl, "1") // with nftables the engine wants that of the operator
 	}
@@ -74,8 +77,8 @@ func newDocker(t *testing.T) *docker {
 	return d
 }
 
-// startEngine starts dockerd and waits until it serves.
-func (d *docker) startEngine() {
+// config is how the engine is started.
+func (d *docker) config() engine.Config {
 	d.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -84,16 +87,54 @@ func (d *docker) startEngine() {
 	if err != nil {
 		d.Fatal(err)
 	}
+	flags := under.flags
+	if d.live {
+		flags = append(flags, "--live-restore")
+	}
+	return engine.Config{
+		Program: program, Socket: socket, Dir: d.Dir("docker"), CgroupParent: d.cgroup,
+		Flags: flags, File: under.file, Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: d.live,
+	}
+}
+
+// startEngine starts dockerd and waits until it serves.
+func (d *docker) startEngine() {
+	d.Helper()
 	// One that was killed left files with process IDs, and each has a namespace of
 	// its own for those.
 	d.Must(d.Host, "rm", "-f", "/run/docker.pid", "/run/docker/containerd/containerd.pid")
-	d.engine, err = engine.Start(d.Host, engine.Config{
-		Program: program, Socket: socket, Dir: d.Dir("docker"), CgroupParent: d.cgroup,
-		Flags: under.flags, File: under.file, Attr: &syscall.SysProcAttr{Setpgid: true},
+	var err error
+	if d.engine, err = engine.Start(d.Host, d.config()); err != nil {
+		d.Fatal(err)
+	}
+	d.waitForEngine()
+}
+
+// exchangeEngine kills dockerd, whose containers go on, and starts it anew.
+func (d *docker) exchangeEngine() {
+	d.Helper()
+	d.Must(d.Host, "nsenter", "--target", d.pid(), "--pid", "--mount", "sh", "-c", "kill -9 $(cat /run/docker.pid)")
+	d.Eventually(patience, func() error {
+		if _, err := d.try("version"); err == nil {
+			return errors.New("the engine serves yet")
+		}
+		return nil
 	})
+	again, err := engine.Resume(d.Host, d.config(), d.pid())
 	if err != nil {
 		d.Fatal(err)
 	}
+	d.Cleanup(func() {
+		if d.Failed() {
+			d.Logf("log of the second dockerd:\n%s", again.Output())
+		}
+		again.Kill()
+	})
+	d.waitForEngine()
+}
+
+func (d *docker) waitForEngine() {
+	d.Helper()
 	d.Eventually(patience, func() error {
 		_, err := d.try("version")
 		return err
