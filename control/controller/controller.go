@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -95,7 +94,7 @@ type Controller struct {
 	cfg  Config
 	snap atomic.Pointer[model.Snapshot]
 
-	mu sync.Mutex // held through a whole verb; guards what follows
+	turn chan struct{} // holds a token through a whole verb; guards what follows
 	// unsettled are the ops that take back a change which may have reached the
 	// store or the kernel but did not succeed.
 	unsettled []store.Op
@@ -116,6 +115,7 @@ func New(cfg Config) (*Controller, error) {
 	}
 	c := &Controller{
 		cfg:    cfg,
+		turn:   make(chan struct{}, 1),
 		addrs:  map[string]*addresses{},
 		pools:  map[string]*ipam.Pool{},
 		ports:  portIndex{},

@@ -302,6 +302,11 @@ func TestRandomVerbsWithFaults(t *testing.T) {
 			}
 		}
 	}
+	for id, ep := range w.Snapshot().Endpoints { // those that wait for a sandbox
+		if err := w.ReleaseEndpoint(t.Context(), id); err != nil {
+			t.Errorf("%+v: %v", ep, err)
+		}
+	}
 	for id, a := range w.addrs {
 		n := w.Snapshot().Networks[id]
 		fresh, err := newAddresses(n)
@@ -317,7 +322,9 @@ func TestRandomVerbsWithFaults(t *testing.T) {
 func (w *world) randomVerb(r *rand.Rand) func() error {
 	ctx := w.t.Context()
 	net, sb := fmt.Sprint("net", r.IntN(4)), fmt.Sprint("sb", r.IntN(8))
-	switch r.IntN(8) {
+	switch r.IntN(11) {
+	case 8, 9, 10:
+		return w.randomRequest(r)
 	case 0:
 		spec := model.NetworkSpec{Name: net, EnableIPv6: r.IntN(2) == 0, Internal: r.IntN(3) == 0,
 			Subnets: []model.SubnetSpec{subnet(fmt.Sprintf("10.0.%d.0/29", r.IntN(4)))}}
@@ -348,6 +355,51 @@ func (w *world) randomVerb(r *rand.Rand) func() error {
 		return func() error { return w.Disconnect(ctx, net, sb, r.IntN(2) == 0) }
 	}
 	return func() error { return w.Reap(ctx) }
+}
+
+// randomRequest is one of a container engine's.
+func (w *world) randomRequest(r *rand.Rand) func() error {
+	ctx := w.t.Context()
+	i := r.IntN(2)
+	net, ep := foreignID(fmt.Sprint("f", i)), foreignID(fmt.Sprint("ep", r.IntN(6)))
+	pool, a := fmt.Sprintf("10.2.%d.0/29", i), addr(fmt.Sprintf("10.1.%d.%d", i, 2+r.IntN(4)))
+	switch r.IntN(10) {
+	case 0:
+		return func() error {
+			_, err := w.CreateNetwork(ctx, foreignNetwork(fmt.Sprint("f", i), fmt.Sprintf("10.1.%d.0/29", i)))
+			return err
+		}
+	case 1:
+		return func() error { return w.RemoveForeignNetwork(ctx, net) }
+	case 2, 3:
+		spec := model.EndpointSpec{ForeignID: ep}
+		if r.IntN(2) == 0 {
+			spec.IPv4 = a
+		}
+		return func() error { _, err := w.ReserveEndpoint(ctx, net, spec); return err }
+	case 4, 5:
+		box := r.IntN(3)
+		return func() error {
+			_, err := w.JoinEndpoint(ctx, ep, fmt.Sprint("docker-", box), fmt.Sprint("/run/x/", box))
+			return err
+		}
+	case 6:
+		ports := []model.PortSpec{tcp("", uint16(80+r.IntN(6)), 1, 80, 1), tcp("", 0, 0, 80, 1)}
+		return func() error { return w.PublishEndpoint(ctx, ep, ports) }
+	case 7:
+		return func() error { return w.UnpublishEndpoint(ctx, ep) }
+	case 8:
+		switch r.IntN(4) {
+		case 0:
+			return func() error { _, err := w.RequestPool(ctx, true, prefix(pool), netip.Prefix{}); return err }
+		case 1:
+			return func() error { return w.ReleasePool(ctx, pool) }
+		case 2:
+			return func() error { return w.ReleaseAddress(ctx, pool, prefix(pool).Addr().Next()) }
+		}
+		return func() error { _, err := w.RequestAddress(ctx, pool, netip.Addr{}, r.IntN(2) == 0); return err }
+	}
+	return func() error { return w.ReleaseEndpoint(ctx, ep) }
 }
 
 func TestOrphansAreSwept(t *testing.T) {
@@ -383,6 +435,37 @@ func TestStartRefusesWhatItCannotRead(t *testing.T) {
 			t.Errorf("start with %s = %s succeeds", key, value)
 		}
 	}
+}
+
+// Who gives up while another verb is under way hears of it at once.
+func TestWaitingEndsWithTheCaller(t *testing.T) {
+	w := newWorld(t)
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	w.kernel.apply = func(*model.Snapshot) error {
+		close(begun)
+		<-goOn
+		return nil
+	}
+	ended := make(chan error)
+	go func() {
+		_, err := w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "slow"})
+		ended <- err
+	}()
+	<-begun
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "waits"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error = %v", err)
+	}
+	close(goOn)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	w.kernel.apply = nil
+	if _, err := w.Network("waits"); err == nil {
+		t.Error("it was done all the same")
+	}
+	w.check()
 }
 
 func TestCancelledVerbDoesNothing(t *testing.T) {

@@ -123,28 +123,37 @@ func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (
 		}
 		n = t.next.Networks[was.NetworkID]
 		sb, err := t.foreignSandbox(name, netns, n)
-		if err != nil {
-			return err
+		if err == nil {
+			ep = t.enter(was, sb)
 		}
-		if was.SandboxID != sb.ID {
-			t.leave(was)
-		}
-		now := *t.next.Endpoints[id]
-		now.SandboxID, now.Order = sb.ID, 0
-		for _, o := range endpointsOf(t.next, sb.ID) {
-			if o.ID != id {
-				now.Order = max(now.Order, o.Order+1)
-			}
-		}
-		ep = &now
-		t.putEndpoint(id, ep)
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	c.cfg.Log.Info("engine's sandbox joined", "sandbox", name, "network", n.Name, "ipv4", ep.IPv4.String())
 	return ep, nil
+}
+
+// enter puts an endpoint into a sandbox, last. Another one of the same network
+// goes: an engine has one a network, so it forgot that.
+func (t *tx) enter(ep *model.Endpoint, sb *model.Sandbox) *model.Endpoint {
+	if ep.SandboxID != sb.ID {
+		t.leave(ep)
+	}
+	now := *t.next.Endpoints[ep.ID]
+	now.SandboxID, now.Order = sb.ID, 0
+	others := slices.DeleteFunc(endpointsOf(t.next, sb.ID), func(o *model.Endpoint) bool { return o.ID == ep.ID })
+	if len(others) > 0 {
+		now.Order = others[len(others)-1].Order + 1
+	}
+	t.putEndpoint(ep.ID, &now)
+	for _, o := range others {
+		if o.NetworkID == ep.NetworkID {
+			t.releaseEndpoint(o)
+		}
+	}
+	return &now
 }
 
 // foreignEndpoint finds an engine's endpoint.
@@ -183,13 +192,9 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 	}
 	done := false
 	err := c.update(ctx, func(t *tx) error {
-		ep, err := t.foreignEndpoint(id)
+		ep, sb, err := t.joined(id)
 		if err != nil {
 			return err
-		}
-		sb := t.next.Sandboxes[ep.SandboxID]
-		if sb == nil {
-			return refuse(model.ErrInvalid, "endpoint %s has not been joined by a sandbox (join first)", short(id))
 		}
 		if done = ep.Gateway && serves(sb, ports); !done {
 			t.unpublish(sb) // in an update of its own: a port is free when the kernel says so
@@ -200,16 +205,28 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 		return err
 	}
 	return c.unforgotten(ctx, func(t *tx) error {
-		was, err := t.foreignEndpoint(id)
+		was, in, err := t.joined(id)
 		if err != nil {
 			return err
 		}
-		ep, sb := *was, *t.next.Sandboxes[was.SandboxID]
+		ep, sb := *was, *in
 		ep.Gateway = true
 		t.putEndpoint(id, &ep)
 		t.putSandbox(sb.ID, &sb)
 		return t.bindPorts(&sb, ports, &ep)
 	})
+}
+
+// joined finds an engine's endpoint and the sandbox it is in.
+func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
+	ep, err := t.foreignEndpoint(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if sb := t.next.Sandboxes[ep.SandboxID]; sb != nil {
+		return ep, sb, nil
+	}
+	return nil, nil, refuse(model.ErrInvalid, "no sandbox has joined endpoint %s (join first)", short(id))
 }
 
 // serves reports whether a sandbox's ports are what was asked for.

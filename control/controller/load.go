@@ -44,8 +44,10 @@ func publishRecords(ps []*model.Publish) any {
 // object that the kernel refuses does not keep the others from being served:
 // that is logged, and left to the next resync.
 func (c *Controller) Start(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	if err := c.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer c.endTurn()
 	if err := c.checkSchema(ctx); err != nil {
 		return err
 	}

@@ -57,11 +57,10 @@ func (c *Controller) begin() *tx {
 // update runs one verb: fn changes the model, then the change is persisted,
 // then applied. If any of these fails, or panics, all are as before.
 func (c *Controller) update(ctx context.Context, fn func(*tx) error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := ctx.Err(); err != nil {
-		return err // it gave up while it waited for its turn
+	if err := c.takeTurn(ctx); err != nil {
+		return err
 	}
+	defer c.endTurn()
 	if err := c.settle(ctx); err != nil {
 		return err
 	}
@@ -94,6 +93,21 @@ func (c *Controller) update(ctx context.Context, fn func(*tx) error) error {
 	done = true
 	return nil
 }
+
+// takeTurn waits until no other verb is under way, or its caller gives up.
+func (c *Controller) takeTurn(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case c.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for other changes to be done: %w (try again)", ctx.Err())
+	}
+}
+
+func (c *Controller) endTurn() { <-c.turn }
 
 // commit persists and applies.
 func (t *tx) commit(ctx context.Context, ops []store.Op) error {

@@ -21,7 +21,7 @@ func TestDockerPublishes(t *testing.T) {
 	rules := d.rules()
 	d.docker("network", "create", "-d", "fairlead", "web")
 	d.docker("network", "create", "-d", "fairlead", "other")
-	ben := d.run("ben", "--network", "web", "-p", "18080:80", "-p", "127.0.0.1:18081:80", "-p", "80", "-p", "18090-18092:90-92", "-p", "5000:5000/udp")
+	ben := d.run("ben", "--network", "web", "--network-alias", "benjamin", "-p", "18080:80", "-p", "127.0.0.1:18081:80", "-p", "80", "-p", "18090-18092:90-92", "-p", "5000:5000/udp")
 	anna := d.run("anna", "--network", "web")
 	otto := d.run("otto", "--network", "other")
 	d.UDP(ben, "ben", 5000)
@@ -42,6 +42,11 @@ func TestDockerPublishes(t *testing.T) {
 	if got := d.docker("exec", "anna", "/bin/busybox", "wget", "-qO-", "http://ben/"); !strings.HasPrefix(got, "ben "+address) {
 		t.Errorf("asked by name, ben answered %q", got)
 	}
+	if got := d.docker("exec", "anna", "/bin/busybox", "wget", "-qO-", "http://benjamin/"); !strings.HasPrefix(got, "ben ") {
+		t.Errorf("asked by its alias, ben answered %q", got)
+	}
+	d.run("paul", "--network", "web", "--expose", "80", "-P")
+	d.Get(d.Outside, lab.Host4, chosen(t, d.ports("paul")), "paul", lab.Outside4)
 	d.HTTP(d.Outside, "outside", 8000)
 	d.Get(ben, lab.Outside4, 8000, "outside", lab.Host4)
 
@@ -75,7 +80,7 @@ func TestDockerPublishes(t *testing.T) {
 	if now := d.rules(); now != rules {
 		t.Errorf("netfilter's rules were\n%s\nand are now\n%s", rules, now)
 	}
-	d.docker("rm", "-f", "ben", "anna", "otto", "cleo")
+	d.docker("rm", "-f", "ben", "anna", "otto", "paul", "cleo")
 	d.docker("network", "rm", "web", "other")
 	d.nothingLeft()
 }
