@@ -203,7 +203,15 @@ func TestDockerConnects(t *testing.T) {
 	d.Get(d.Host, d.address("ben", "theirs"), 80, "ben", "")
 	d.docker("network", "disconnect", "theirs", "ben")
 	serves("beta")
-	d.docker("rm", "-f", "ben", "anna")
+	// A container of theirs moves over with its port, and back.
+	d.run("mary", "--network", "theirs", "-p", "18081:80")
+	for _, move := range [][2]string{{"theirs", "beta"}, {"beta", "theirs"}} {
+		d.Get(d.Outside, lab.Host4, 18081, "mary", "")
+		d.docker("network", "connect", move[1], "mary")
+		d.docker("network", "disconnect", move[0], "mary")
+		d.Get(d.Outside, lab.Host4, 18081, "mary", "")
+	}
+	d.docker("rm", "-f", "ben", "anna", "mary")
 	d.docker("network", "rm", "alpha", "beta", "theirs")
 	d.nothingLeft()
 }
