@@ -37,7 +37,8 @@ type Config struct {
 func Start(h *world.Host, cfg Config) (*world.Process, error) {
 	args := []string{"unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--"}
 	if cfg.Outlived {
-		args = append(args, "sh", "-c", `"$@" & wait; exec sleep infinity`, "sh")
+		// The first process of a PID namespace has to collect what ended.
+		args = append(args, "sh", "-c", `"$@" & while :; do wait; sleep 0.1; done`, "sh")
 	}
 	return spawn(h, cfg, args)
 }

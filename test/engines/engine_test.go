@@ -120,6 +120,8 @@ func (d *docker) exchangeEngine() {
 		}
 		return nil
 	})
+	// containerd died with it; the file's process ID may be seen for a while.
+	d.Must(d.Host, "rm", "-f", "/run/docker/containerd/containerd.pid")
 	again, err := engine.Resume(d.Host, d.config(), d.pid())
 	if err != nil {
 		d.Fatal(err)
