@@ -7,7 +7,6 @@ package contestant
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
@@ -53,8 +52,6 @@ type Container interface {
 type Absent struct{ Reason string }
 
 func (a Absent) Error() string { return "absent: " + a.Reason }
-
-func absentf(format string, args ...any) error { return Absent{fmt.Sprintf(format, args...)} }
 
 // All are the contestants, the yardstick first. self is the program that makes
 // the loads and is Fairlead.

@@ -5,12 +5,10 @@ package contestant
 import (
 	"context"
 	"debug/buildinfo"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -18,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/engine"
 	"github.com/fairlead-net/fairlead/bench/load"
 	"github.com/fairlead-net/fairlead/bench/topology"
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
@@ -86,42 +85,24 @@ func (d docker) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (
 		return nil, err
 	}
 	socket := filepath.Join(t.Dir, "docker.sock")
-	n := &dockerNetwork{t: t, self: d.self, engine: newEngine(d.name, socket), cgroup: "/" + filepath.Base(t.Dir) + "-docker"}
+	n := &dockerNetwork{t: t, self: d.self, Client: engine.New(d.name, socket), cgroup: "/" + filepath.Base(t.Dir) + "-docker"}
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, n.Close())
 		}
 	}()
-	config, err := d.writeConfig(t.Dir)
+	n.daemon, err = engine.Start(t.Host, engine.Config{
+		Program: daemon, Socket: socket, Dir: t.Dir, CgroupParent: n.cgroup,
+		Flags: d.flags, File: d.config, Attr: t.Cgroup.Attr(),
+	})
 	if err != nil {
-		return nil, err
-	}
-	args := append([]string{
-		"--pid", "--fork", "--kill-child", "--mount-proc", "--", daemon,
-		"--host", "unix://" + socket, "--config-file", config, "--cgroup-parent", n.cgroup,
-		"--data-root", "/var/lib/docker", "--exec-root", "/run/docker", "--pidfile", "/run/docker.pid",
-	}, d.flags...)
-	cmd := world.Command(context.Background(), "unshare", args...)
-	cmd.SysProcAttr = t.Cgroup.Attr()
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(daemon)+":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
-	if n.daemon, err = t.Host.SpawnCommand(cmd); err != nil {
 		return nil, err
 	}
 	return n, n.prepare(ctx)
 }
 
-// writeConfig writes the daemon's configuration file.
-func (d docker) writeConfig(dir string) (string, error) {
-	text, err := json.Marshal(d.config)
-	if err != nil {
-		return "", fmt.Errorf("encode docker's configuration: %w", err)
-	}
-	path := filepath.Join(dir, "daemon.json")
-	return path, os.WriteFile(path, []byte(strings.ReplaceAll(string(text), "DIR", dir)), 0o644)
-}
-
 type dockerNetwork struct {
-	*engine
+	*engine.Client
 	t      *topology.Topology
 	self   string
 	daemon *world.Process
@@ -130,24 +111,14 @@ type dockerNetwork struct {
 
 // prepare waits for the daemon, and makes the image and the network.
 func (n *dockerNetwork) prepare(ctx context.Context) error {
-	for {
-		err := n.call(ctx, http.MethodGet, "/info", nil, nil)
-		if err == nil {
-			break
-		}
-		select {
-		case <-n.daemon.Done():
-			return fmt.Errorf("dockerd ended:\n%s", n.daemon.Output())
-		case <-ctx.Done():
-			return fmt.Errorf("dockerd does not serve: %w; its log:\n%s", err, n.daemon.Output())
-		case <-time.After(20 * time.Millisecond):
-		}
+	if err := n.WaitFor(ctx, n.daemon); err != nil {
+		return err
 	}
 	files, err := imageFiles(ctx, n.self)
 	if err != nil {
 		return err
 	}
-	if err := n.importImage(ctx, "bench", files); err != nil {
+	if err := n.ImportImage(ctx, "bench", files); err != nil {
 		return err
 	}
 	return n.CreateNetwork(ctx, "bench", "10.99.0.0/24", "fd00:99::/64")
@@ -183,7 +154,7 @@ func (n *dockerNetwork) start(ctx context.Context, name string, ports int, args 
 		args = []string{n.self, "bench-load", "idle"}
 	}
 	exposed, bindings := published(ports)
-	err := n.call(ctx, http.MethodPost, "/containers/create?name="+name, map[string]any{
+	err := n.Call(ctx, http.MethodPost, "/containers/create?name="+name, map[string]any{
 		"Image": "bench", "Cmd": args, "ExposedPorts": exposed,
 		"HostConfig": map[string]any{
 			"NetworkMode": "bench", "CgroupParent": n.cgroup, "SecurityOpt": []string{"seccomp=unconfined"},
@@ -194,7 +165,7 @@ func (n *dockerNetwork) start(ctx context.Context, name string, ports int, args 
 		return 0, err
 	}
 	began := time.Now()
-	err = n.call(ctx, http.MethodPost, "/containers/"+name+"/start", nil, nil)
+	err = n.Call(ctx, http.MethodPost, "/containers/"+name+"/start", nil, nil)
 	return time.Since(began), err
 }
 
@@ -215,11 +186,11 @@ func (n *dockerNetwork) Container(ctx context.Context, name string, ports int, a
 			}
 		}
 	}
-	if err := n.call(ctx, http.MethodGet, "/containers/"+name+"/json", nil, &inspected); err != nil {
+	if err := n.Call(ctx, http.MethodGet, "/containers/"+name+"/json", nil, &inspected); err != nil {
 		return nil, err
 	}
 	endpoint := inspected.NetworkSettings.Networks["bench"]
-	return &dockerContainer{n.engine, name, endpoint.IPAddress, endpoint.GlobalIPv6Address}, nil
+	return &dockerContainer{n.Client, name, endpoint.IPAddress, endpoint.GlobalIPv6Address}, nil
 }
 
 func (*dockerNetwork) Published(path cases.Path, _ Container, family int) netip.Addr {
@@ -229,7 +200,7 @@ func (*dockerNetwork) Published(path cases.Path, _ Container, family int) netip.
 // Close ends the daemon with everything in its PID namespace, and removes the
 // cgroups that this leaves.
 func (n *dockerNetwork) Close() error {
-	n.engine.close()
+	n.Client.Close()
 	if n.daemon != nil {
 		n.daemon.Kill()
 	}
@@ -237,13 +208,13 @@ func (n *dockerNetwork) Close() error {
 }
 
 type dockerContainer struct {
-	engine *engine
+	engine *engine.Client
 	name   string
 	v4, v6 netip.Addr
 }
 
 func (c *dockerContainer) Run(ctx context.Context, args ...string) (string, error) {
-	return c.engine.exec(ctx, c.name, args)
+	return c.engine.Exec(ctx, c.name, args)
 }
 
 func (c *dockerContainer) Address(family int) netip.Addr {

@@ -5,7 +5,7 @@ package contestant
 import (
 	"context"
 
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/engine"
 )
 
 // docker20 is Docker Engine 20.10 as Debian ships it: bridge, iptables and
@@ -14,16 +14,15 @@ func docker20(self string) Contestant {
 	return docker{
 		name: "docker20", self: self, daemon: debianDockerd,
 		flags:  []string{"--experimental", "--ip6tables"},
-		config: map[string]any{"deprecated-key-path": "DIR/key.json"}, // else in /etc
+		config: engine.DebianFile(),
 	}
 }
 
 // debianDockerd is the one of the package docker.io.
 func debianDockerd(ctx context.Context) (string, error) {
-	for _, program := range []string{"dockerd", "containerd", "runc", "docker-proxy", "iptables"} {
-		if world.Command(ctx, program).Err != nil {
-			return "", absentf("%s is not installed (apt-get install --no-install-recommends docker.io iptables)", program)
-		}
+	path, err := engine.Debian(ctx)
+	if err != nil {
+		return "", Absent{err.Error()}
 	}
-	return world.Command(ctx, "dockerd").Path, nil
+	return path, nil
 }

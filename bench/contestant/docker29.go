@@ -4,11 +4,8 @@ package contestant
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"path/filepath"
 
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/engine"
 )
 
 // docker29 is Docker Engine 29, built from its Go module with its docker-proxy
@@ -22,20 +19,9 @@ func docker29(self string) Contestant {
 
 // builtDockerd is the one that bench/docker29.sh has built.
 func builtDockerd(ctx context.Context) (string, error) {
-	cache, err := os.UserCacheDir()
+	path, err := engine.Built(ctx)
 	if err != nil {
-		return "", fmt.Errorf("find what was built: %w", err)
+		return "", Absent{err.Error()}
 	}
-	dir := filepath.Join(cache, "fairlead", "docker29")
-	for _, program := range []string{"dockerd", "docker-proxy", "runc"} {
-		if _, err := os.Stat(filepath.Join(dir, program)); err != nil {
-			return "", absentf("%s is not built (make bench builds it)", filepath.Join(dir, program))
-		}
-	}
-	for _, program := range []string{"containerd", "nft"} {
-		if world.Command(ctx, program).Err != nil {
-			return "", absentf("%s is not installed (make bench installs it)", program)
-		}
-	}
-	return filepath.Join(dir, "dockerd"), nil
+	return path, nil
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/engine"
 	"github.com/fairlead-net/fairlead/bench/kernel"
 	"github.com/fairlead-net/fairlead/bench/topology"
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
@@ -52,7 +53,7 @@ func (f fairlead) build(ctx context.Context, t *topology.Topology, room, flows i
 		return nil, err
 	}
 	n := &fairleadNetwork{self: f.self, t: t, daemon: p}
-	n.engine = newEngine("fairlead", n.inside("/run/fairlead/api.sock"))
+	n.Client = engine.New("fairlead", n.inside("/run/fairlead/api.sock"))
 	if err := n.waitFor(ctx); err != nil {
 		return nil, err
 	}
@@ -63,7 +64,7 @@ func (f fairlead) build(ctx context.Context, t *topology.Topology, room, flows i
 }
 
 type fairleadNetwork struct {
-	*engine
+	*engine.Client
 	daemon     *world.Process
 	self       string
 	t          *topology.Topology
@@ -113,7 +114,7 @@ type fairleadContainer struct {
 func (n *fairleadNetwork) Start(ctx context.Context, name string, ports int) (time.Duration, error) {
 	exposed, bindings := published(ports)
 	began := time.Now()
-	err := n.call(ctx, http.MethodPost, "/sandboxes/create?name="+name, map[string]any{
+	err := n.Call(ctx, http.MethodPost, "/sandboxes/create?name="+name, map[string]any{
 		"ExposedPorts": exposed, "HostConfig": map[string]any{"NetworkMode": "bench", "PortBindings": bindings},
 	}, nil)
 	return time.Since(began), err
@@ -170,7 +171,7 @@ func (*fairleadNetwork) Published(path cases.Path, _ Container, family int) neti
 // Close ends the programs in sandboxes; daemon, devices and programs in the
 // kernel go with the world, whose namespaces and bpffs hold them.
 func (n *fairleadNetwork) Close() error {
-	n.engine.close()
+	n.Client.Close()
 	for _, c := range n.containers {
 		c.host.Close()
 	}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,25 +34,6 @@ type Managed interface {
 type Usage struct {
 	Processes int
 	Memory    int // resident, kB
-}
-
-// CreateNetwork is the same request for Docker and Fairlead, as are those below.
-func (e *engine) CreateNetwork(ctx context.Context, name string, subnets ...string) error {
-	var config []map[string]string
-	for _, s := range subnets {
-		config = append(config, map[string]string{"Subnet": s})
-	}
-	return e.call(ctx, http.MethodPost, "/networks/create", map[string]any{
-		"Name": name, "Driver": "bridge", "EnableIPv6": true, "IPAM": map[string]any{"Config": config},
-	}, nil)
-}
-
-func (e *engine) Connect(ctx context.Context, network, container string) error {
-	return e.call(ctx, http.MethodPost, "/networks/"+network+"/connect", map[string]any{"Container": container}, nil)
-}
-
-func (e *engine) Disconnect(ctx context.Context, network, container string) error {
-	return e.call(ctx, http.MethodPost, "/networks/"+network+"/disconnect", map[string]any{"Container": container}, nil)
 }
 
 // published are the ports that a container publishes, as Exposed- and

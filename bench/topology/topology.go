@@ -83,11 +83,12 @@ func New() (_ *Topology, retErr error) {
 	if err := t.Host.IP("route add default via 192.0.2.254", "route add ::/0 via 2001:db8:1::fe"); err != nil {
 		return nil, err
 	}
-	return t, t.Host.Do(mountDirectories)
+	return t, t.Host.Do(OwnDirectories)
 }
 
-// mountDirectories hides the machine's own from the host.
-func mountDirectories() error {
+// OwnDirectories hides the machine's directories for daemons, of the host that
+// it is done on.
+func OwnDirectories() error {
 	for _, m := range []struct{ kind, path string }{
 		{"tmpfs", "/run"}, {"tmpfs", "/var/lib"}, {"tmpfs", "/opt"}, {"bpf", "/sys/fs/bpf"},
 	} {

@@ -10,7 +10,7 @@ func newCleanupCommand(e *env) *cobra.Command {
 		Use:   "cleanup [flags]",
 		Short: "Remove every kernel object of a daemon that is gone",
 		Long: `Remove every device, namespace, route, program and map of the daemon that lived
-in these three directories, and nothing else. What it knew of networks and
+in these directories, and nothing else. What it knew of networks and
 sandboxes stays in the state directory: the next daemon makes them again, unless
 that directory is removed too. Refused while a daemon runs in this network
 namespace.`,

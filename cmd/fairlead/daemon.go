@@ -18,9 +18,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// directories are the three a daemon lives in.
+// directories are those a daemon lives in.
 type directories struct {
-	state, run, bpf string
+	state, run, bpf, dockerPlugins string
 }
 
 func (d *directories) register(cmd *cobra.Command) {
@@ -28,6 +28,7 @@ func (d *directories) register(cmd *cobra.Command) {
 	f.StringVar(&d.state, "state-dir", "/var/lib/fairlead", "directory of what survives a reboot")
 	f.StringVar(&d.run, "run-dir", "/run/fairlead", "directory of the socket, the namespaces and the logs")
 	f.StringVar(&d.bpf, "bpf-dir", "/sys/fs/bpf/fairlead", "directory of the pins, in a bpffs (mounted if there is none)")
+	f.StringVar(&d.dockerPlugins, "docker-plugin-dir", "/run/docker/plugins", `directory where Docker looks for plugins; "" not to serve it`)
 }
 
 // addressPool is one --default-address-pool.
@@ -72,9 +73,6 @@ Flags on the command line go before it.`,
 					return err
 				}
 			}
-			if err := notYet(cmd, "docker-plugin-dir"); err != nil {
-				return err
-			}
 			if err := o.check(store, snatPorts, pools, timeouts); err != nil {
 				return err
 			}
@@ -99,7 +97,6 @@ Flags on the command line go before it.`,
 	f.StringVar(&config, "config", "", "file with more flags")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	laterFlags(cmd, "docker-plugin-dir")
 	return cmd
 }
 

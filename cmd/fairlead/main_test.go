@@ -193,7 +193,6 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"ct ls --filter port=0", 2, "not a port number"},
 		{"daemon --store etcd://192.0.2.1", 1, "--store etcd://192.0.2.1 is not available yet; use \"bolt\""},
 		{"daemon --store bogus", 2, `--store "bogus" is unknown`},
-		{"daemon --docker-plugin-dir /x", 1, "--docker-plugin-dir is not available yet (leave it out)"},
 		{"daemon --log-format xml", 2, "want text or json"},
 		{"daemon --snat-ports 5-4", 2, "want A-B"},
 		{"daemon --default-address-pool base=10.0.0.0/16,size=8", 2, "not shorter than the prefix's"},

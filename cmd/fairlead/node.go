@@ -36,7 +36,7 @@ func newNodeCommands(stderr io.Writer) nodeCommands {
 }
 
 func (d directories) dirs() daemon.Dirs {
-	return daemon.Dirs{State: d.state, Run: d.run, BPF: d.bpf}
+	return daemon.Dirs{State: d.state, Run: d.run, BPF: d.bpf, DockerPlugins: d.dockerPlugins}
 }
 
 func (o daemonOptions) config(log *slog.Logger) daemon.Config {

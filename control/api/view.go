@@ -88,7 +88,7 @@ func (v *view) network(n *model.Network, members bool) Network {
 		return out
 	}
 	for _, e := range v.snap.Endpoints {
-		if e.NetworkID != n.ID {
+		if e.NetworkID != n.ID || e.SandboxID == "" {
 			continue
 		}
 		m := NetworkMember{
@@ -111,6 +111,8 @@ func (v *view) state(sb *model.Sandbox) SandboxState {
 		if code := sb.ExitCode; code >= 0 { // else nobody saw it
 			st.ExitCode = &code
 		}
+	case sb.Foreign: // an engine has it while it runs something there
+		st = SandboxState{Status: StatusRunning, Running: true}
 	case sb.PID == 0:
 	case v.alive(sb.PID, sb.PIDStart):
 		st = SandboxState{Status: StatusRunning, Running: true, Pid: sb.PID, PidStart: sb.PIDStart}

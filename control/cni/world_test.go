@@ -11,19 +11,17 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/controller"
-	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/controller/controllertest"
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
@@ -38,22 +36,6 @@ type world struct {
 	socket string
 	stderr bytes.Buffer
 	broken error // what a check of a sandbox finds
-}
-
-// kernel makes nothing.
-type kernel struct{}
-
-func (kernel) Apply(context.Context, *model.Snapshot) error         { return nil }
-func (kernel) HostPrefixes(context.Context) ([]netip.Prefix, error) { return nil, nil }
-func (kernel) HostAddr(context.Context, netip.Prefix) (string, netip.Addr, error) {
-	return "", netip.Addr{}, nil
-}
-func (kernel) EphemeralRange() (lo, hi uint16) { return 32768, 60999 }
-func (kernel) PortFree(_ model.Proto, _ netip.Addr, port, count uint16) error {
-	if port == 22 {
-		return syscall.EADDRINUSE
-	}
-	return nil
 }
 
 func (w *world) Status(context.Context) (api.Status, error)                { return api.Status{}, nil }
@@ -74,7 +56,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { st.Close() })
 	w := &world{T: t, socket: filepath.Join(dir, "sock")}
 	w.Plugin = Plugin{Dial: func(host string) (Daemon, error) { return api.NewClient(host) }, Stderr: &w.stderr}
-	if w.Controller, err = controller.New(controller.Config{Store: st, Kernel: kernel{}, RunDir: dir}); err != nil {
+	if w.Controller, err = controller.New(controller.Config{Store: st, Kernel: controllertest.Kernel{Busy: 22}, RunDir: dir}); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Start(t.Context()); err != nil {

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +34,8 @@ type Kernel interface {
 	// address; a zero address is every address. An error that is
 	// syscall.EADDRINUSE or model.ErrConflict says that another program has one.
 	PortFree(proto model.Proto, addr netip.Addr, port, count uint16) error
+	// InnerEnd tells where the inner end of a container engine's endpoint is.
+	InnerEnd(ep *model.Endpoint) (model.InnerEnd, error)
 	// EphemeralRange bounds the ports to choose from, both included.
 	EphemeralRange() (lo, hi uint16)
 }
@@ -55,7 +56,8 @@ type Config struct {
 	// /proc/PID/stat; 0 matches any) lives. nil: look into /proc.
 	Alive func(pid int, start uint64) bool
 	// StartGrace is how long the client of an AutoRemove sandbox may take from
-	// creating it to reporting its program. 0: one minute.
+	// creating it to reporting its program, and a container engine from asking
+	// for an endpoint to taking its inner end. 0: one minute.
 	StartGrace time.Duration
 	Now        func() time.Time // nil: time.Now
 }
@@ -95,12 +97,13 @@ type Controller struct {
 	cfg  Config
 	snap atomic.Pointer[model.Snapshot]
 
-	mu sync.Mutex // held through a whole verb; guards what follows
+	turn chan struct{} // holds a token through a whole verb; guards what follows
 	// unsettled are the ops that take back a change which may have reached the
 	// store or the kernel but did not succeed.
 	unsettled []store.Op
-	pools     []ipam.DefaultPool
+	defaults  []ipam.DefaultPool
 	addrs     map[string]*addresses       // by network ID; driver bridge only
+	pools     map[string]*ipam.Pool       // by ID of the engines' pools
 	ports     portIndex                   // what living publishes occupy
 	served    map[string][]*model.Publish // by sandbox ID
 	lastIndex uint32                      // of networks
@@ -115,7 +118,9 @@ func New(cfg Config) (*Controller, error) {
 	}
 	c := &Controller{
 		cfg:    cfg,
+		turn:   make(chan struct{}, 1),
 		addrs:  map[string]*addresses{},
+		pools:  map[string]*ipam.Pool{},
 		ports:  portIndex{},
 		served: map[string][]*model.Publish{},
 	}
@@ -124,6 +129,7 @@ func New(cfg Config) (*Controller, error) {
 		Sandboxes: map[string]*model.Sandbox{},
 		Endpoints: map[string]*model.Endpoint{},
 		Publishes: map[uint32]*model.Publish{},
+		Pools:     map[string]*model.AddressPool{},
 	})
 	return c, nil
 }

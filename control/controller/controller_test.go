@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"regexp"
@@ -32,6 +33,7 @@ type fakeKernel struct {
 	addr     netip.Addr      // of the host's eth0
 	busy     map[string]bool // "tcp 80" -> a program listens at every address
 	lo, hi   uint16
+	inner    map[string]model.InnerEnd // by endpoint ID; absent: taken
 }
 
 func (k *fakeKernel) Apply(_ context.Context, s *model.Snapshot) error {
@@ -66,6 +68,13 @@ func (k *fakeKernel) PortFree(p model.Proto, _ netip.Addr, port, count uint16) e
 	return nil
 }
 
+func (k *fakeKernel) InnerEnd(ep *model.Endpoint) (model.InnerEnd, error) {
+	if inner, ok := k.inner[ep.ID]; ok {
+		return inner, nil
+	}
+	return model.InnerTaken, nil
+}
+
 func (k *fakeKernel) EphemeralRange() (lo, hi uint16) { return k.lo, k.hi }
 
 // world is a controller under test with what surrounds it.
@@ -85,7 +94,7 @@ func newWorld(t testing.TB) *world {
 	w := &world{
 		t:      t,
 		path:   filepath.Join(t.TempDir(), "state.db"),
-		kernel: &fakeKernel{t: t, lo: 32768, hi: 60999, busy: map[string]bool{}},
+		kernel: &fakeKernel{t: t, lo: 32768, hi: 60999, busy: map[string]bool{}, inner: map[string]model.InnerEnd{}},
 		alive:  map[int]bool{},
 		now:    time.Unix(1700000000, 0),
 	}
@@ -150,7 +159,10 @@ func (w *world) check() {
 	}
 	opts := cmp.Options{cmpopts.IgnoreFields(model.Snapshot{}, "Rev"), cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
-	if diff := cmp.Diff(w.Snapshot(), fresh.Snapshot(), opts); diff != "" {
+	want := *w.Snapshot()
+	want.Pools = maps.Clone(want.Pools)
+	maps.DeleteFunc(want.Pools, func(_ string, p *model.AddressPool) bool { return len(p.Taken) == 0 }) // a start sweeps those
+	if diff := cmp.Diff(&want, fresh.Snapshot(), opts); diff != "" {
 		w.t.Errorf("memory (-) and store (+) differ:\n%s", diff)
 	}
 	for id, a := range w.addrs {
@@ -170,6 +182,14 @@ func (w *world) check() {
 			}
 		}
 		return m
+	}
+	for id, p := range fresh.pools {
+		if o := w.pools[id]; o == nil || p.Free() != o.Free() {
+			w.t.Errorf("pool %s differs from the store's", id)
+		}
+	}
+	if len(w.pools) != len(w.Snapshot().Pools) {
+		w.t.Errorf("%d pools, want %d", len(w.pools), len(w.Snapshot().Pools))
 	}
 	if diff := cmp.Diff(count(w.ports), count(fresh.ports)); diff != "" {
 		w.t.Errorf("claimed ports in memory (-) and by the store (+):\n%s", diff)
@@ -230,13 +250,19 @@ func checkSnapshot(s *model.Snapshot) error {
 func checkEndpoints(s *model.Snapshot, own func(what, who string), bad func(string, ...any)) {
 	for id, ep := range s.Endpoints {
 		n, sb := s.Networks[ep.NetworkID], s.Sandboxes[ep.SandboxID]
-		if n == nil || sb == nil {
+		waits := ep.SandboxID == "" && !ep.Reserved.IsZero() && !ep.Gateway
+		if n == nil || sb == nil && !waits {
 			bad("endpoint %s lacks its network or sandbox", short(id))
 			continue
 		}
-		own("membership "+n.ID+sb.ID, id)
-		own("interface "+sb.ID+ep.IfName, id)
-		own(fmt.Sprint("order ", sb.ID, ep.Order), id)
+		if sb != nil {
+			own("membership "+n.ID+sb.ID, id)
+			own("interface "+sb.ID+ep.IfName, id)
+			own(fmt.Sprint("order ", sb.ID, ep.Order), id)
+			if sb.Foreign != n.Foreign || sb.Foreign == ep.Reserved.IsZero() {
+				bad("endpoint %s mixes Fairlead's own with an engine's", short(id))
+			}
+		}
 		own(fmt.Sprint(n.ID, ep.MAC), id)
 		for _, p := range []netip.Prefix{ep.IPv4, ep.IPv6} {
 			if !p.IsValid() {

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -133,6 +135,39 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 		"exited":           func() error { return w.SandboxExited(ctx, "old", 1) },
 		"exited-auto":      func() error { return w.SandboxExited(ctx, "auto", 1) },
 		"reap":             func() error { w.alive = map[int]bool{}; return w.Reap(ctx) },
+
+		"foreign-network": func() error {
+			_, err := w.CreateNetwork(ctx, foreignNetwork("f2", "10.9.0.0/24"))
+			return err
+		},
+		"foreign-network-gone": func() error { return w.RemoveForeignNetwork(ctx, foreignID("idle")) },
+		"reserve": func() error {
+			_, err := w.ReserveEndpoint(ctx, foreignID("f"), model.EndpointSpec{ForeignID: foreignID("new"), IPv4: addr("10.8.0.9")})
+			return err
+		},
+		"reserve-again": func() error {
+			_, err := w.ReserveEndpoint(ctx, foreignID("f"), model.EndpointSpec{ForeignID: foreignID("new"), IPv4: addr("10.8.0.4")})
+			return err
+		},
+		"join":         func() error { _, err := w.JoinEndpoint(ctx, foreignID("waits"), "docker-2", "/run/x/2"); return err },
+		"join-another": func() error { _, err := w.JoinEndpoint(ctx, foreignID("joined"), "docker-2", "/run/x/2"); return err },
+		"publish": func() error {
+			return w.PublishEndpoint(ctx, foreignID("joined"), []model.PortSpec{tcp("", 700, 2, 80, 2)})
+		},
+		"unpublish": func() error { return w.UnpublishEndpoint(ctx, foreignID("serves")) },
+		"release":   func() error { return w.ReleaseEndpoint(ctx, foreignID("serves")) },
+		"request-pool": func() error {
+			_, err := w.RequestPool(ctx, true, prefix("10.7.0.0/24"), prefix("10.7.0.128/25"))
+			return err
+		},
+		"release-pool":    func() error { return w.ReleasePool(ctx, "10.6.0.0/24") },
+		"request-address": func() error { _, err := w.RequestAddress(ctx, "10.6.0.0/24", netip.Addr{}, false); return err },
+		"release-address": func() error { return w.ReleaseAddress(ctx, "10.6.0.0/24", addr("10.6.0.1")) },
+		"forgotten": func() error {
+			w.now = w.now.Add(time.Hour)
+			w.kernel.inner[foreignID("joined")] = model.InnerGone
+			return w.Reap(ctx)
+		},
 	}
 }
 
@@ -150,6 +185,7 @@ func furnish(w *world) {
 	if err := w.SandboxStarted(w.t.Context(), "auto", 50, 1); err != nil {
 		w.t.Fatal(err)
 	}
+	furnishForeign(w)
 }
 
 // TestEveryVerbSurvivesEveryFault: whatever fails in a verb, it is done wholly
@@ -266,6 +302,11 @@ func TestRandomVerbsWithFaults(t *testing.T) {
 			}
 		}
 	}
+	for id, ep := range w.Snapshot().Endpoints { // those that wait for a sandbox
+		if err := w.ReleaseEndpoint(t.Context(), id); err != nil {
+			t.Errorf("%+v: %v", ep, err)
+		}
+	}
 	for id, a := range w.addrs {
 		n := w.Snapshot().Networks[id]
 		fresh, err := newAddresses(n)
@@ -281,7 +322,9 @@ func TestRandomVerbsWithFaults(t *testing.T) {
 func (w *world) randomVerb(r *rand.Rand) func() error {
 	ctx := w.t.Context()
 	net, sb := fmt.Sprint("net", r.IntN(4)), fmt.Sprint("sb", r.IntN(8))
-	switch r.IntN(8) {
+	switch r.IntN(11) {
+	case 8, 9, 10:
+		return w.randomRequest(r)
 	case 0:
 		spec := model.NetworkSpec{Name: net, EnableIPv6: r.IntN(2) == 0, Internal: r.IntN(3) == 0,
 			Subnets: []model.SubnetSpec{subnet(fmt.Sprintf("10.0.%d.0/29", r.IntN(4)))}}
@@ -312,6 +355,51 @@ func (w *world) randomVerb(r *rand.Rand) func() error {
 		return func() error { return w.Disconnect(ctx, net, sb, r.IntN(2) == 0) }
 	}
 	return func() error { return w.Reap(ctx) }
+}
+
+// randomRequest is one of a container engine's.
+func (w *world) randomRequest(r *rand.Rand) func() error {
+	ctx := w.t.Context()
+	i := r.IntN(2)
+	net, ep := foreignID(fmt.Sprint("f", i)), foreignID(fmt.Sprint("ep", r.IntN(6)))
+	pool, a := fmt.Sprintf("10.2.%d.0/29", i), addr(fmt.Sprintf("10.1.%d.%d", i, 2+r.IntN(4)))
+	switch r.IntN(10) {
+	case 0:
+		return func() error {
+			_, err := w.CreateNetwork(ctx, foreignNetwork(fmt.Sprint("f", i), fmt.Sprintf("10.1.%d.0/29", i)))
+			return err
+		}
+	case 1:
+		return func() error { return w.RemoveForeignNetwork(ctx, net) }
+	case 2, 3:
+		spec := model.EndpointSpec{ForeignID: ep}
+		if r.IntN(2) == 0 {
+			spec.IPv4 = a
+		}
+		return func() error { _, err := w.ReserveEndpoint(ctx, net, spec); return err }
+	case 4, 5:
+		box := r.IntN(3)
+		return func() error {
+			_, err := w.JoinEndpoint(ctx, ep, fmt.Sprint("docker-", box), fmt.Sprint("/run/x/", box))
+			return err
+		}
+	case 6:
+		ports := []model.PortSpec{tcp("", uint16(80+r.IntN(6)), 1, 80, 1), tcp("", 0, 0, 80, 1)}
+		return func() error { return w.PublishEndpoint(ctx, ep, ports) }
+	case 7:
+		return func() error { return w.UnpublishEndpoint(ctx, ep) }
+	case 8:
+		switch r.IntN(4) {
+		case 0:
+			return func() error { _, err := w.RequestPool(ctx, true, prefix(pool), netip.Prefix{}); return err }
+		case 1:
+			return func() error { return w.ReleasePool(ctx, pool) }
+		case 2:
+			return func() error { return w.ReleaseAddress(ctx, pool, prefix(pool).Addr().Next()) }
+		}
+		return func() error { _, err := w.RequestAddress(ctx, pool, netip.Addr{}, r.IntN(2) == 0); return err }
+	}
+	return func() error { return w.ReleaseEndpoint(ctx, ep) }
 }
 
 func TestOrphansAreSwept(t *testing.T) {
@@ -347,6 +435,37 @@ func TestStartRefusesWhatItCannotRead(t *testing.T) {
 			t.Errorf("start with %s = %s succeeds", key, value)
 		}
 	}
+}
+
+// Who gives up while another verb is under way hears of it at once.
+func TestWaitingEndsWithTheCaller(t *testing.T) {
+	w := newWorld(t)
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	w.kernel.apply = func(*model.Snapshot) error {
+		close(begun)
+		<-goOn
+		return nil
+	}
+	ended := make(chan error)
+	go func() {
+		_, err := w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "slow"})
+		ended <- err
+	}()
+	<-begun
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "waits"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error = %v", err)
+	}
+	close(goOn)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	w.kernel.apply = nil
+	if _, err := w.Network("waits"); err == nil {
+		t.Error("it was done all the same")
+	}
+	w.check()
 }
 
 func TestCancelledVerbDoesNothing(t *testing.T) {

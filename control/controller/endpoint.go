@@ -48,6 +48,8 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 func connectable(s *model.Snapshot, n *model.Network, sb *model.Sandbox) error {
 	mode := sb.NetworkMode
 	switch {
+	case n.Foreign || sb.Foreign:
+		return refuseForeign("network "+n.Name+" or sandbox "+sb.Name, "docker network connect")
 	case joinsSandbox(mode) || mode == model.NetworkHost && n.Driver != model.DriverHost:
 		return refuse(model.ErrForbidden, "sandbox %q shares the network namespace of another sandbox or of the host and cannot be connected to any other network (make it anew with --network %s)", sb.Name, n.Name)
 	case n.Driver == model.DriverHost:
@@ -78,6 +80,9 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 		if sb, err = findSandbox(t.next, sandboxRef); err != nil {
 			return err
 		}
+		if sb.Foreign {
+			return refuseForeign("sandbox "+sb.Name, "docker network disconnect")
+		}
 		if n.Driver == model.DriverHost && sb.NetworkMode == model.NetworkHost {
 			return refuse(model.ErrForbidden, "sandbox %q cannot be disconnected from host network (remove it instead)", sb.Name)
 		}
@@ -104,22 +109,35 @@ func (t *tx) addEndpoint(n *model.Network, sb *model.Sandbox, spec model.Endpoin
 	if len(spec.Aliases) > 0 && n.Name == model.NetworkBridge {
 		return nil, refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks (make one with: fairlead network create)")
 	}
-	ep := &model.Endpoint{
-		ID:        newID(t.next.Endpoints),
-		NetworkID: n.ID,
-		SandboxID: sb.ID,
-		Aliases:   slices.Clone(spec.Aliases),
-		FixedIPv4: spec.IPv4.IsValid(),
-		FixedIPv6: spec.IPv6.IsValid(),
-		FixedMAC:  !spec.MAC.IsZero(),
+	ep, err := t.newEndpoint(n, spec)
+	if err != nil {
+		return nil, err
 	}
+	ep.SandboxID = sb.ID
 	others := endpointsOf(t.next, sb.ID)
 	for _, o := range others {
 		ep.Order = max(ep.Order, o.Order+1)
 	}
-	var err error
 	if ep.IfName, err = chooseIfName(sb, others, spec.IfName); err != nil {
 		return nil, err
+	}
+	t.putEndpoint(ep.ID, ep)
+	return ep, nil
+}
+
+// newEndpoint takes the addresses of an endpoint that is in no sandbox yet.
+func (t *tx) newEndpoint(n *model.Network, spec model.EndpointSpec) (*model.Endpoint, error) {
+	id, err := chooseID(t.next.Endpoints, spec.ForeignID)
+	if err != nil {
+		return nil, err
+	}
+	ep := &model.Endpoint{
+		ID:        id,
+		NetworkID: n.ID,
+		Aliases:   slices.Clone(spec.Aliases),
+		FixedIPv4: spec.IPv4.IsValid(),
+		FixedIPv6: spec.IPv6.IsValid(),
+		FixedMAC:  !spec.MAC.IsZero(),
 	}
 	if ep.IPv4, err = t.takeAddr(n, true, spec.IPv4); err != nil {
 		return nil, err
@@ -130,7 +148,6 @@ func (t *tx) addEndpoint(n *model.Network, sb *model.Sandbox, spec model.Endpoin
 	if ep.MAC, err = t.chooseMAC(n, spec.MAC, ep.IPv4.Addr()); err != nil {
 		return nil, err
 	}
-	t.putEndpoint(ep.ID, ep)
 	return ep, nil
 }
 

@@ -44,8 +44,10 @@ func publishRecords(ps []*model.Publish) any {
 // object that the kernel refuses does not keep the others from being served:
 // that is logged, and left to the next resync.
 func (c *Controller) Start(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	if err := c.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer c.endTurn()
 	if err := c.checkSchema(ctx); err != nil {
 		return err
 	}
@@ -59,7 +61,7 @@ func (c *Controller) Start(ctx context.Context) error {
 	if err := t.createPredefined(ctx); err != nil {
 		return err
 	}
-	if n := t.reap(c.dead(t.next)); n > 0 {
+	if n := t.reap(c.dead(t.next), nil); n > 0 { // what engines have is known once it is applied
 		c.cfg.Log.Info("sandboxes of dead programs removed", "count", n)
 	}
 	ops, _, err := t.encode()
@@ -105,12 +107,12 @@ func (c *Controller) get(ctx context.Context, key string, v any) (bool, error) {
 
 // choosePools takes the configured pools and fills the families that have none.
 func (c *Controller) choosePools(ctx context.Context, t *tx) error {
-	c.pools = slices.Clone(c.cfg.DefaultPools)
+	c.defaults = slices.Clone(c.cfg.DefaultPools)
 	has := func(is4 bool) bool {
-		return slices.ContainsFunc(c.pools, func(p ipam.DefaultPool) bool { return p.Base.Addr().Is4() == is4 })
+		return slices.ContainsFunc(c.defaults, func(p ipam.DefaultPool) bool { return p.Base.Addr().Is4() == is4 })
 	}
 	if !has(true) {
-		c.pools = append(c.pools, ipam.DefaultPools()...)
+		c.defaults = append(c.defaults, ipam.DefaultPools()...)
 	}
 	if has(false) {
 		return nil
@@ -126,7 +128,7 @@ func (c *Controller) choosePools(ctx context.Context, t *tx) error {
 	} else {
 		t.write(keyULA, nil, ula.Base)
 	}
-	c.pools = append(c.pools, ula)
+	c.defaults = append(c.defaults, ula)
 	return nil
 }
 
@@ -141,6 +143,7 @@ func (c *Controller) load(ctx context.Context, t *tx) error {
 		{prefixSandbox, loadSandbox},
 		{prefixEndpoint, loadEndpoint},
 		{prefixPublish, loadPublishes},
+		{prefixPool, loadPool},
 	} {
 		entries, err := c.cfg.Store.List(ctx, step.prefix)
 		if err != nil {
@@ -197,7 +200,7 @@ func loadEndpoint(t *tx, id string, value []byte) error {
 		return err
 	}
 	addrs := t.c.addrs[ep.NetworkID]
-	if addrs == nil || t.next.Sandboxes[ep.SandboxID] == nil {
+	if addrs == nil || ep.SandboxID != "" && t.next.Sandboxes[ep.SandboxID] == nil {
 		return fmt.Errorf("%w: its network or sandbox is gone", errOrphan)
 	}
 	for i, is4 := range []bool{true, false} {

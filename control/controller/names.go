@@ -44,6 +44,22 @@ func newID[V any](taken map[string]V) string {
 	}
 }
 
+// idRule is the form of an ID.
+var idRule = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// chooseID makes up an ID, or checks the one that a container engine gave.
+func chooseID[V any](taken map[string]V, given string) (string, error) {
+	switch {
+	case given == "":
+		return newID(taken), nil
+	case !idRule.MatchString(given):
+		return "", refuse(model.ErrInvalid, "invalid ID %q (want 64 hexadecimal digits in lower case)", given)
+	case prefixTaken(taken, given[:idPrefix]):
+		return "", refuse(model.ErrConflict, "the ID %s begins as another's does (try again with another)", short(given))
+	}
+	return given, nil
+}
+
 func prefixTaken[V any](taken map[string]V, prefix string) bool {
 	for other := range taken {
 		if strings.HasPrefix(other, prefix) {

@@ -74,9 +74,14 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 	if err != nil {
 		return nil, err
 	}
+	id, err := chooseID(t.next.Networks, spec.ForeignID)
+	if err != nil {
+		return nil, err
+	}
 	n := &model.Network{
-		ID:      newID(t.next.Networks),
+		ID:      id,
 		Name:    spec.Name,
+		Foreign: spec.ForeignID != "",
 		Index:   index,
 		Created: t.c.cfg.Now().UTC().Round(0),
 		Driver:  model.DriverBridge,
@@ -187,7 +192,7 @@ func (t *tx) removeNetwork(n *model.Network) {
 }
 
 // PruneNetworks removes the networks that have no endpoints, except the
-// predefined ones and those that keep (which may be nil) says to keep. It
+// predefined ones, container engines', and those that keep (which may be nil) says to keep. It
 // returns the names of those removed, sorted.
 func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network) bool) ([]string, error) {
 	names := []string{}
@@ -197,7 +202,7 @@ func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network
 			used[ep.NetworkID] = true
 		}
 		for _, n := range t.old.Networks {
-			if used[n.ID] || predefined(n.Name) || keep != nil && keep(n) {
+			if used[n.ID] || predefined(n.Name) || n.Foreign || keep != nil && keep(n) {
 				continue
 			}
 			t.removeNetwork(n)

@@ -68,30 +68,35 @@ func (t *tx) markExited(sb *model.Sandbox, code int) {
 }
 
 // Reap removes AutoRemove sandboxes whose program is dead or never came, and
-// notes the death of other programs that nobody reported. It is to be called
+// notes the death of other programs that nobody reported. It removes what
+// container engines forgot, too. It is to be called
 // every few seconds.
 func (c *Controller) Reap(ctx context.Context) error {
-	dead := c.dead(c.Snapshot()) // without the lock: mostly there is nothing
-	if len(dead) == 0 {
+	s := c.Snapshot() // without the lock: mostly there is nothing
+	if len(c.dead(s)) == 0 && len(c.abandoned(s)) == 0 {
 		return nil
 	}
 	removed := 0
 	err := c.update(ctx, func(t *tx) error {
-		removed = t.reap(c.dead(t.next))
+		removed = t.reap(c.dead(t.next), c.abandoned(t.next))
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("reap dead sandboxes: %w", err)
 	}
 	if removed > 0 {
-		c.cfg.Log.Info("sandboxes of dead programs removed", "count", removed)
+		c.cfg.Log.Info("sandboxes of dead programs, and what engines forgot, removed", "count", removed)
 	}
 	return nil
 }
 
-// reap returns how many sandboxes it removed.
-func (t *tx) reap(dead []*model.Sandbox) (removed int) {
-	t.keep, t.quiet = true, true
+// reap returns how many sandboxes and endpoints it removed.
+func (t *tx) reap(dead []*model.Sandbox, abandoned []*model.Endpoint) (removed int) {
+	t.keep, t.quiet = true, len(abandoned) == 0
+	for _, ep := range abandoned {
+		t.releaseEndpoint(ep)
+		removed++
+	}
 	var shared []*model.Sandbox
 	remove := func(sb *model.Sandbox) {
 		t.removeSandbox(sb)
@@ -144,6 +149,32 @@ func joinedModes(s *model.Snapshot) map[string]bool {
 	for _, sb := range s.Sandboxes {
 		if joinsSandbox(sb.NetworkMode) {
 			out[sb.NetworkMode] = true
+		}
+	}
+	return out
+}
+
+// abandoned lists the endpoints that a container engine forgot: their devices
+// went with its namespace, or it has not taken them for longer than an engine
+// takes. Where the namespace's path is does not matter, nor whether it can be
+// seen from here.
+func (c *Controller) abandoned(s *model.Snapshot) []*model.Endpoint {
+	var out []*model.Endpoint
+	for _, ep := range s.Endpoints {
+		if ep.Reserved.IsZero() {
+			continue
+		}
+		inner := model.InnerOnHost
+		if ep.SandboxID != "" {
+			var err error
+			if inner, err = c.cfg.Kernel.InnerEnd(ep); err != nil {
+				c.cfg.Log.Warn("endpoint is kept, not knowing whether an engine has it", "endpoint", short(ep.ID), "err", err)
+				continue
+			}
+		}
+		late := c.cfg.Now().Sub(ep.Reserved) > c.cfg.StartGrace
+		if inner == model.InnerGone || inner == model.InnerOnHost && late {
+			out = append(out, ep)
 		}
 	}
 	return out

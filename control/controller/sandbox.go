@@ -162,6 +162,9 @@ func (t *tx) createSandbox(spec model.SandboxSpec) (*model.Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
+	if n.Foreign {
+		return nil, refuseForeign("network "+n.Name, "docker run --network")
+	}
 	if err := t.giveNamespace(sb, n); err != nil {
 		return nil, err
 	}
@@ -183,6 +186,9 @@ func (t *tx) joinSandbox(sb *model.Sandbox, ref string) error {
 	to, err := findSandbox(t.old, ref) // where the new one is not yet
 	if err != nil {
 		return err
+	}
+	if to.Foreign {
+		return refuseForeign("sandbox "+to.Name, "docker run --network container:…")
 	}
 	sb.NetNS, sb.NetworkMode = to.NetNS, modeContainer+to.ID
 	if joinsSandbox(to.NetworkMode) {
@@ -221,6 +227,9 @@ func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) 
 		t.keep = force
 		if sb, err = findSandbox(t.next, ref); err != nil {
 			return err
+		}
+		if !force && sb.Foreign {
+			return refuseForeign("sandbox "+sb.Name, "docker rm, or force remove what the engine forgot")
 		}
 		if !force && c.running(sb) {
 			return refuse(model.ErrConflict, "cannot remove sandbox %q: its program is running (PID %d): stop it before removing or force remove (fairlead rm -f %s)", sb.Name, sb.PID, sb.Name)

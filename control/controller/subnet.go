@@ -83,19 +83,25 @@ func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, is4 bool, sp m
 		if s.Prefix, err = t.pickSubnet(ctx, is4, size); err != nil {
 			return s, err
 		}
-	} else if err := t.checkTaken(ctx, sp.Prefix); err != nil {
+	} else if err := t.checkTaken(ctx, sp.Prefix, n.Foreign); err != nil {
 		return s, err
+	}
+	if n.Foreign {
+		return s, nil // the engine chooses the gateway, or wants none
 	}
 	return s, placeGateway(n, &s)
 }
 
-// checkTaken refuses a subnet that a network or the host itself lives in. A
-// route of the host's, or a wider prefix around the subnet, is no obstacle: the
-// operator chose it.
-func (t *tx) checkTaken(ctx context.Context, p netip.Prefix) error {
+// checkTaken refuses a subnet that a network or the host itself lives in, or that
+// an engine has taken; foreign: for a network of its own. A route of the host's, or
+// a wider prefix around the subnet, is no obstacle: the operator chose it.
+func (t *tx) checkTaken(ctx context.Context, p netip.Prefix, foreign bool) error {
 	if other, o := overlapping(t.next, p); other != nil {
 		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet",
 			p, other.Name, o)
+	}
+	if pool := overlappingPool(t.next, p); pool != nil && !(foreign && pool.Prefix == p) {
+		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and a container engine's (%v); choose another --subnet", p, pool.Prefix)
 	}
 	device, addr, err := t.c.cfg.Kernel.HostAddr(ctx, p)
 	if err != nil {
@@ -123,7 +129,10 @@ func (t *tx) pickSubnet(ctx context.Context, is4 bool, size int) (netip.Prefix, 
 			avoid = append(avoid, s.Prefix)
 		}
 	}
-	p, err := ipam.Pick(t.c.pools, is4, size, avoid)
+	for _, p := range t.next.Pools {
+		avoid = append(avoid, p.Prefix)
+	}
+	p, err := ipam.Pick(t.c.defaults, is4, size, avoid)
 	if err != nil {
 		return p, refuse(model.ErrExhausted, "%v: no %s subnet is left that overlaps neither a network nor a route of this host (give one with --subnet, or remove unused networks)",
 			err, family(is4))
@@ -140,6 +149,15 @@ func overlapping(s *model.Snapshot, p netip.Prefix) (*model.Network, netip.Prefi
 		}
 	}
 	return nil, netip.Prefix{}
+}
+
+func overlappingPool(s *model.Snapshot, p netip.Prefix) *model.AddressPool {
+	for _, o := range s.Pools {
+		if o.Prefix.Overlaps(p) {
+			return o
+		}
+	}
+	return nil
 }
 
 // validateSubnet checks one --subnet and what belongs to it.

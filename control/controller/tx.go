@@ -21,6 +21,7 @@ const (
 	prefixSandbox  = "sandbox/"
 	prefixEndpoint = "endpoint/"
 	prefixPublish  = "publish/" // and the sandbox's ID: what it serves
+	prefixPool     = "pool/"
 	keySchema      = "meta/schema"
 	keyULA         = "meta/ula"
 )
@@ -33,7 +34,7 @@ type tx struct {
 	old  *model.Snapshot
 	next *model.Snapshot
 
-	cloned struct{ networks, sandboxes, endpoints, publishes bool }
+	cloned struct{ networks, sandboxes, endpoints, publishes, pools bool }
 
 	changes []change
 	changed map[string]int // key -> index into changes
@@ -56,11 +57,10 @@ func (c *Controller) begin() *tx {
 // update runs one verb: fn changes the model, then the change is persisted,
 // then applied. If any of these fails, or panics, all are as before.
 func (c *Controller) update(ctx context.Context, fn func(*tx) error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := ctx.Err(); err != nil {
-		return err // it gave up while it waited for its turn
+	if err := c.takeTurn(ctx); err != nil {
+		return err
 	}
+	defer c.endTurn()
 	if err := c.settle(ctx); err != nil {
 		return err
 	}
@@ -93,6 +93,21 @@ func (c *Controller) update(ctx context.Context, fn func(*tx) error) error {
 	done = true
 	return nil
 }
+
+// takeTurn waits until no other verb is under way, or its caller gives up.
+func (c *Controller) takeTurn(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case c.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for other changes to be done: %w (try again)", ctx.Err())
+	}
+}
+
+func (c *Controller) endTurn() { <-c.turn }
 
 // commit persists and applies.
 func (t *tx) commit(ctx context.Context, ops []store.Op) error {
@@ -216,6 +231,11 @@ func (t *tx) putSandbox(id string, sb *model.Sandbox) {
 func (t *tx) putEndpoint(id string, ep *model.Endpoint) {
 	t.write(prefixEndpoint+id, orNil(t.next.Endpoints[id]), orNil(ep))
 	put(&t.next.Endpoints, &t.cloned.endpoints, id, ep)
+}
+
+func (t *tx) putPool(id string, p *model.AddressPool) {
+	t.write(prefixPool+id, orNil(t.next.Pools[id]), orNil(p))
+	put(&t.next.Pools, &t.cloned.pools, id, p)
 }
 
 // serve sets what a sandbox publishes. The caller has made the claims in the

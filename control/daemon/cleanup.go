@@ -77,6 +77,9 @@ func cleanup(ctx context.Context, dirs Dirs, handle *rtnl.Handle, progress func(
 	if err := removeNamespaces(dirs.Run); err != nil {
 		return err
 	}
+	if err := removeDockerSocket(dirs.DockerPlugins); err != nil {
+		return err
+	}
 	return removeRunDir(dirs.Run)
 }
 

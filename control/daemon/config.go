@@ -17,20 +17,23 @@ import (
 	"github.com/fairlead-net/fairlead/loader"
 )
 
-// Dirs are the three directories that make a daemon: two daemons of one machine
-// share none of them.
+// Dirs are the directories that make a daemon: two daemons of one machine share
+// none of them.
 type Dirs struct {
 	State string // what must survive a reboot; default /var/lib/fairlead
 	Run   string // socket, lock, namespaces; default /run/fairlead
 	BPF   string // pins; on a bpffs, or a place to mount one; default /sys/fs/bpf/fairlead
+	// DockerPlugins is where a Docker Engine looks for plugins, as a rule
+	// /run/docker/plugins; "": Docker is not served.
+	DockerPlugins string
 }
 
-// DefaultDirs are those of a host's one daemon.
+// DefaultDirs are those of a host's one daemon, without Docker.
 func DefaultDirs() Dirs {
 	return Dirs{State: "/var/lib/fairlead", Run: "/run/fairlead", BPF: "/sys/fs/bpf/fairlead"}
 }
 
-// validate wants three different absolute paths.
+// validate wants different absolute paths.
 func (d Dirs) validate() error {
 	named := []struct{ flag, path string }{
 		{"--state-dir", d.State}, {"--run-dir", d.Run}, {"--bpf-dir", d.BPF},
@@ -44,6 +47,9 @@ func (d Dirs) validate() error {
 				return fmt.Errorf("%s and %s are both %q (each needs a directory of its own)", other.flag, dir.flag, dir.path)
 			}
 		}
+	}
+	if d.DockerPlugins != "" && (!filepath.IsAbs(d.DockerPlugins) || len(pluginSocket(d.DockerPlugins)) > maxSocketPath) {
+		return fmt.Errorf(`--docker-plugin-dir is %q (want a short absolute path, as in /run/docker/plugins, or "" for none)`, d.DockerPlugins)
 	}
 	return nil
 }

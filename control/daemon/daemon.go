@@ -22,6 +22,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/controller"
+	"github.com/fairlead-net/fairlead/control/dockerplugin"
 	"github.com/fairlead-net/fairlead/control/gc"
 	"github.com/fairlead-net/fairlead/control/metrics"
 	"github.com/fairlead-net/fairlead/control/reconcile"
@@ -53,8 +54,10 @@ type daemon struct {
 	collector  *gc.Collector
 	metrics    *metrics.Metrics
 	server     *api.Server
+	docker     *dockerplugin.Server
 
 	apiSocket     net.Listener
+	dockerSocket  net.Listener // nil: none
 	metricsSocket net.Listener // nil: none
 }
 
@@ -138,12 +141,16 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.listenMetrics(); err != nil {
 		return err
 	}
+	if err := d.listenDocker(); err != nil {
+		return err
+	}
 	if err := d.openDatapath(); err != nil {
 		return err
 	}
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
+	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: d.controller, Log: d.log})
 	return d.openAPI()
 }
 

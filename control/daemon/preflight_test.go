@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +22,12 @@ import (
 func TestMisnamed(t *testing.T) {
 	n := newNode(t)
 	if l, err := n.host.Listen("tcp", testMetrics); err != nil {
+		t.Fatal(err)
+	} else {
+		defer l.Close()
+	}
+	served := t.TempDir()
+	if l, err := net.Listen("unix", pluginSocket(served)); err != nil {
 		t.Fatal(err)
 	} else {
 		defer l.Close()
@@ -42,6 +49,9 @@ func TestMisnamed(t *testing.T) {
 		{"state-read-only", func(c *Config) { c.Dirs.State = readOnly }, []string{"--state-dir", readOnly, "read-only"}},
 		{"run-read-only", func(c *Config) { c.Dirs.Run = readOnly }, []string{"--run-dir", readOnly, "read-only"}},
 		{"run-too-long", func(c *Config) { c.Dirs.Run = "/run/" + strings.Repeat("x", 94) }, []string{"--run-dir", "1 bytes too long"}},
+		{"docker-relative", func(c *Config) { c.Dirs.DockerPlugins = "plugins" }, []string{"--docker-plugin-dir", "want a short absolute path"}},
+		{"docker-read-only", func(c *Config) { c.Dirs.DockerPlugins = readOnly }, []string{"--docker-plugin-dir", readOnly, "read-only"}},
+		{"docker-served", func(c *Config) { c.Dirs.DockerPlugins = served }, []string{"--docker-plugin-dir", "another daemon serves Docker"}},
 		{"uplink-no-name", func(c *Config) { c.Uplinks = []string{"eth0,eth1,eth2,eth3"} }, []string{"--uplink", "want the name of a device"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -31,6 +31,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	run("keep the kernel as desired", d.reconciler.Run)
 	run("forget expired flows", d.collector.Run)
 	run("reap sandboxes", d.reap)
+	if d.dockerSocket != nil {
+		run("serve Docker", func(ctx context.Context) error { return d.docker.Serve(ctx, d.dockerSocket) })
+	}
 	if d.metricsSocket != nil {
 		run("serve metrics", d.serveMetrics)
 	}
@@ -38,18 +41,19 @@ func (d *daemon) serve(ctx context.Context) error {
 }
 
 // reap removes the sandboxes that were to go with their program, whose client
-// could not say that it ended.
+// could not say that it ended, and what container engines forgot: first what
+// did not survive the machine's start.
 func (d *daemon) reap(ctx context.Context) error {
 	tick := time.NewTicker(reapInterval)
 	defer tick.Stop()
 	for {
+		if err := d.controller.Reap(ctx); err != nil && ctx.Err() == nil {
+			d.log.Warn("sandboxes not reaped", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if err := d.controller.Reap(ctx); err != nil && ctx.Err() == nil {
-				d.log.Warn("sandboxes not reaped", "err", err)
-			}
 		}
 	}
 }

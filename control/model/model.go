@@ -116,6 +116,9 @@ type Network struct {
 	Index   uint32    `json:"index"` // 1..MaxNetworks-1: the datapath's number, unique among living networks
 	Created time.Time `json:"created"`
 	Driver  string    `json:"driver"`
+	// Foreign: a container engine's. It chooses the addresses, and it alone joins
+	// sandboxes to it.
+	Foreign bool `json:"foreign,omitempty"`
 
 	EnableIPv4 bool     `json:"enable_ipv4"`
 	EnableIPv6 bool     `json:"enable_ipv6"`
@@ -174,6 +177,10 @@ type Sandbox struct {
 	// Owned: Fairlead made the namespace (and removes it), it was not brought
 	// by the user with --netns and is not another sandbox's.
 	Owned bool `json:"owned,omitempty"`
+	// Foreign: the inside is a container engine's. Fairlead makes each endpoint's
+	// pair of devices and leaves the inner end on the host; the engine moves it
+	// in, names it and configures it.
+	Foreign bool `json:"foreign,omitempty"`
 
 	Hostname   string            `json:"hostname,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
@@ -206,14 +213,16 @@ type PortBinding struct {
 // Endpoint is one interface joining one Sandbox to one Network. A value is
 // immutable once it is in a Snapshot.
 type Endpoint struct {
-	ID        string       `json:"id"`
-	NetworkID string       `json:"network_id"`
-	SandboxID string       `json:"sandbox_id"`
-	IfName    string       `json:"if_name"` // inside the sandbox: eth0, eth1, …, or as asked for
-	MAC       MAC          `json:"mac"`
-	IPv4      netip.Prefix `json:"ipv4,omitzero"` // address with the subnet's length, not masked
-	IPv6      netip.Prefix `json:"ipv6,omitzero"`
-	Aliases   []string     `json:"aliases,omitempty"`
+	ID        string `json:"id"`
+	NetworkID string `json:"network_id"`
+	SandboxID string `json:"sandbox_id"` // "": addresses are reserved, and no sandbox has joined yet
+	// IfName is the name inside the sandbox: eth0, eth1, …, or as asked for; of a foreign
+	// one, before the engine takes it.
+	IfName  string       `json:"if_name"`
+	MAC     MAC          `json:"mac"`
+	IPv4    netip.Prefix `json:"ipv4,omitzero"` // address with the subnet's length, not masked
+	IPv6    netip.Prefix `json:"ipv6,omitzero"`
+	Aliases []string     `json:"aliases,omitempty"`
 	// FixedIPv4, FixedIPv6, FixedMAC: the user chose the address.
 	FixedIPv4 bool `json:"fixed_ipv4,omitempty"`
 	FixedIPv6 bool `json:"fixed_ipv6,omitempty"`
@@ -223,6 +232,8 @@ type Endpoint struct {
 	// Gateway: the sandbox's default route leads through this endpoint, and its
 	// published ports are served by it.
 	Gateway bool `json:"gateway,omitempty"`
+	// Reserved is when an engine asked for the endpoint; zero for Fairlead's own.
+	Reserved time.Time `json:"reserved,omitzero"`
 }
 
 // Addr returns the endpoint's address of a family; the zero Addr if it has none.
@@ -231,6 +242,26 @@ func (e *Endpoint) Addr(is4 bool) netip.Addr {
 		return e.IPv4.Addr()
 	}
 	return e.IPv6.Addr()
+}
+
+// InnerEnd is where the inner end of a foreign sandbox's endpoint is.
+type InnerEnd int
+
+// The places of an inner end.
+const (
+	InnerGone   InnerEnd = iota // with the engine's namespace, and the host end too
+	InnerOnHost                 // the engine has not taken it yet, or gave it back
+	InnerTaken                  // in the engine's namespace
+)
+
+// AddressPool is a subnet that a container engine asked for, before any network
+// has it or for another driver's, and the addresses it took. A value is
+// immutable once it is in a Snapshot.
+type AddressPool struct {
+	ID      string       `json:"id"` // the subnet as text
+	Prefix  netip.Prefix `json:"prefix"`
+	IPRange netip.Prefix `json:"ip_range,omitzero"` // zero: the whole subnet
+	Taken   []netip.Addr `json:"taken,omitempty"`   // in the order of taking
 }
 
 // Publish is a resolved published port: a PortBinding bound to the endpoint
@@ -250,4 +281,5 @@ type Snapshot struct {
 	Sandboxes map[string]*Sandbox  // by ID
 	Endpoints map[string]*Endpoint // by ID
 	Publishes map[uint32]*Publish  // by ID
+	Pools     map[string]*AddressPool
 }

@@ -59,6 +59,7 @@ type SubnetSpec struct {
 type NetworkSpec struct {
 	Name       string
 	Driver     string // "": bridge
+	ForeignID  string // of a container engine's network: it keeps its own ID
 	EnableIPv6 bool
 	Internal   bool
 	Subnets    []SubnetSpec
@@ -68,12 +69,13 @@ type NetworkSpec struct {
 
 // EndpointSpec asks for an endpoint in a network.
 type EndpointSpec struct {
-	Network string // name, ID or unique ID prefix
-	IPv4    netip.Addr
-	IPv6    netip.Addr
-	MAC     MAC
-	IfName  string // inside the sandbox; "": the first free of eth0, eth1, …
-	Aliases []string
+	ForeignID string // of a container engine's endpoint: it keeps its own ID
+	Network   string // name, ID or unique ID prefix
+	IPv4      netip.Addr
+	IPv6      netip.Addr
+	MAC       MAC
+	IfName    string // inside the sandbox; "": the first free of eth0, eth1, …
+	Aliases   []string
 }
 
 // SandboxSpec asks for a sandbox.

@@ -169,6 +169,9 @@ func (p *pass) finishSandboxes() {
 		if e.finished {
 			p.countChanges(ch)
 		}
+		if err == nil && !e.finished && isForeign(p.s, e.want) {
+			err = p.finishEndpoint(e)
+		}
 		if err != nil {
 			e.broken = true
 			p.troubled(&e.trouble, "endpoint", id, err)

@@ -138,6 +138,10 @@ func (p *pass) makeEndpoint(e *endpoint) {
 		return
 	}
 	p.moveEndpoint(e, 0, 0)
+	if errors.Is(err, errTaken) {
+		e.broken, e.trouble = false, ""
+		return
+	}
 	if errors.Is(err, rtnl.ErrGone) && p.mayBeGone(e.id) {
 		p.gone(p.r.sandboxes[e.want.SandboxID], err)
 		return
@@ -169,7 +173,13 @@ func (p *pass) gone(b *sandbox, err error) {
 		"sandbox", b.want.Name, "id", short(b.id), "err", err)
 }
 
-// endpointLink finds the host end, or makes the pair.
+// errTaken: a container engine's namespace took the pair along when it ended, or
+// somebody deleted it. The engine would not take another; it will give the
+// endpoint up, or is to restart the container.
+var errTaken = errors.New("the pair of devices of a container engine's sandbox is gone")
+
+// endpointLink finds the host end, or makes the pair. That of a foreign endpoint
+// is made by a verb only, which is when the engine is going to take it.
 func (p *pass) endpointLink(e *endpoint) (rtnl.Link, error) {
 	n := p.r.networks[e.want.NetworkID]
 	b := p.r.sandboxes[e.want.SandboxID]
@@ -188,10 +198,19 @@ func (p *pass) endpointLink(e *endpoint) (rtnl.Link, error) {
 	if err := p.deleteLinks(l); err != nil {
 		return rtnl.Link{}, err
 	}
+	if isForeign(p.s, e.want) && (p.repair || p.first) {
+		return rtnl.Link{}, errTaken
+	}
 	return p.createEndpoint(e, n, b)
 }
 
 func (p *pass) createEndpoint(e *endpoint, n *network, b *sandbox) (rtnl.Link, error) {
+	pair := rtnl.Veth{
+		Name: rtnl.EndpointDevice(e.id), PeerName: e.want.IfName, PeerMAC: e.want.MAC, MTU: mtu(n.want),
+	}
+	if b.want.Foreign {
+		return p.createPair(pair, "the host's namespace")
+	}
 	made, err := p.makeNamespace(b)
 	if made {
 		p.count(RepairNamespace, 1)
@@ -199,15 +218,15 @@ func (p *pass) createEndpoint(e *endpoint, n *network, b *sandbox) (rtnl.Link, e
 	if err != nil {
 		return rtnl.Link{}, err
 	}
-	ns, err := rtnl.OpenNetNS(b.want.NetNS)
-	if err != nil {
+	if pair.PeerNS, err = rtnl.OpenNetNS(b.want.NetNS); err != nil {
 		return rtnl.Link{}, err
 	}
-	defer ns.Close()
-	pair := rtnl.Veth{
-		Name: rtnl.EndpointDevice(e.id), PeerName: e.want.IfName, PeerMAC: e.want.MAC,
-		PeerNS: ns, MTU: mtu(n.want),
-	}
+	defer pair.PeerNS.Close()
+	return p.createPair(pair, b.want.NetNS)
+}
+
+// createPair makes the devices; where is the namespace of the inner end.
+func (p *pass) createPair(pair rtnl.Veth, where string) (rtnl.Link, error) {
 	l, err := p.r.nl.CreateVeth(pair)
 	if errors.Is(err, rtnl.ErrExists) && len(p.goneEps) > 0 {
 		// One that goes in this very pass may have the name.
@@ -219,7 +238,7 @@ func (p *pass) createEndpoint(e *endpoint, n *network, b *sandbox) (rtnl.Link, e
 		l, err = p.r.nl.CreateVeth(pair)
 	}
 	if errors.Is(err, rtnl.ErrExists) {
-		return l, &model.Refusal{Kind: model.ErrConflict, Text: fmt.Sprintf("interface %q exists in %s already (remove it, or choose another name)", e.want.IfName, b.want.NetNS)}
+		return l, &model.Refusal{Kind: model.ErrConflict, Text: fmt.Sprintf("interface %q exists in %s already (remove it, or choose another name)", pair.PeerName, where)}
 	}
 	if err == nil {
 		p.count(RepairDevice, 1)

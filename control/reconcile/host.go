@@ -95,6 +95,37 @@ func (r *Reconciler) oursByIndex() func(index uint32) bool {
 	}
 }
 
+// InnerEnd tells where the inner end of a foreign sandbox's endpoint is. It looks
+// for itself: it is asked what others did just now.
+func (r *Reconciler) InnerEnd(ep *model.Endpoint) (model.InnerEnd, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.endpoints[ep.ID]
+	if e == nil || e.hostIf == 0 {
+		return model.InnerGone, nil
+	}
+	host, err := r.nl.Link(e.hostIf)
+	if errors.Is(err, rtnl.ErrNoDevice) {
+		return model.InnerGone, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if host.Running {
+		return model.InnerTaken, nil // only the engine brings the inner end up
+	}
+	inner, err := r.nl.LinkByName(ep.IfName)
+	switch {
+	case errors.Is(err, rtnl.ErrNoDevice):
+		return model.InnerTaken, nil
+	case err != nil:
+		return 0, err
+	case inner.PeerIndex == host.Index:
+		return model.InnerOnHost, nil
+	}
+	return model.InnerTaken, nil
+}
+
 // EphemeralRange bounds the ports the kernel chooses from, both included.
 func (r *Reconciler) EphemeralRange() (lo, hi uint16) {
 	s, err := r.nl.ReadSysctl("ipv4/ip_local_port_range")

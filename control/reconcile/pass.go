@@ -258,7 +258,7 @@ func (p *pass) diffEndpoints() {
 	for id, want := range p.s.Endpoints {
 		n := p.s.Networks[want.NetworkID]
 		e := p.r.endpoints[id]
-		if n == nil || !n.HasDatapath() || e != nil && e.want == want {
+		if want.SandboxID == "" || n == nil || !n.HasDatapath() || e != nil && e.want == want {
 			continue
 		}
 		if e == nil {
@@ -270,7 +270,7 @@ func (p *pass) diffEndpoints() {
 		p.eps[id] = e
 	}
 	for id, e := range p.r.endpoints {
-		if p.s.Endpoints[id] == nil {
+		if wantedEndpoint(p.s, id) == nil {
 			e.want = nil
 			p.goneEps = append(p.goneEps, e)
 			delete(p.eps, id)

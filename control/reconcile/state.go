@@ -50,9 +50,10 @@ type sandbox struct {
 }
 
 // hasInside reports whether there is a namespace to configure: none with the
-// host's, and another sandbox's is configured there.
+// host's, another sandbox's is configured there, and a foreign one's by the
+// container engine.
 func (b *sandbox) hasInside() bool {
-	return b.want != nil && b.want.NetNS != "" && (b.want.Owned || !isShared(b.want))
+	return b.want != nil && !b.want.Foreign && b.want.NetNS != "" && (b.want.Owned || !isShared(b.want))
 }
 
 // endpoint is what was made of a model.Endpoint.
@@ -66,6 +67,22 @@ type endpoint struct {
 	entries   entries
 	broken    bool
 	trouble   string
+}
+
+// wantedEndpoint is an endpoint that shall have devices; nil: there is none, or
+// its sandbox has not joined yet.
+func wantedEndpoint(s *model.Snapshot, id string) *model.Endpoint {
+	if e := s.Endpoints[id]; e != nil && e.SandboxID != "" {
+		return e
+	}
+	return nil
+}
+
+// isForeign reports whether a container engine moves the endpoint's inner end
+// into its sandbox, and configures it there.
+func isForeign(s *model.Snapshot, e *model.Endpoint) bool {
+	b := s.Sandboxes[e.SandboxID]
+	return b != nil && b.Foreign
 }
 
 // publish is what was made of a model.Publish.

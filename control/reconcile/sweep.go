@@ -21,8 +21,14 @@ func (p *pass) sweep() error {
 		wanted[rtnl.GatewayAlias(id)], wanted[rtnl.GatewayDevice(id)] = true, true
 		wanted[rtnl.HostPortAlias(id)], wanted[rtnl.HostPortDevice(id)] = true, true
 	}
-	for id := range p.s.Endpoints {
+	for id, e := range p.s.Endpoints {
+		if e.SandboxID == "" {
+			continue
+		}
 		wanted[rtnl.EndpointAlias(id)], wanted[rtnl.EndpointDevice(id)] = true, true
+		if isForeign(p.s, e) {
+			wanted[e.IfName] = true // until the engine takes it, and when it gave it back
+		}
 	}
 	var stale []uint32
 	for _, l := range p.links {

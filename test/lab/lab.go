@@ -42,6 +42,8 @@ type Config struct {
 	Uplinks    int      // 1 or 2; 0: 1
 	DaemonArgs []string // more flags
 	NoDaemon   bool     // the test starts it
+	// DockerPlugins is where the daemon serves Docker; "": nowhere.
+	DockerPlugins string
 }
 
 // Lab is a running daemon and the hosts around it.
@@ -141,6 +143,7 @@ func (l *Lab) dirs() []string {
 		"--state-dir", filepath.Join(l.dir, "state"),
 		"--run-dir", filepath.Join(l.dir, "run"),
 		"--bpf-dir", filepath.Join(l.dir, "bpf"),
+		"--docker-plugin-dir", l.Config.DockerPlugins,
 	}
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package contestant
+// Package engine speaks to a Docker Engine, and starts one in a world.
+package engine
 
 import (
 	"archive/tar"
@@ -17,15 +18,16 @@ import (
 	"strings"
 )
 
-// engine speaks to a Docker Engine over its socket, in the engine's own version
+// Client speaks to a Docker Engine over its socket, in the engine's own version
 // of the API; or to Fairlead, whose API has the same shapes.
-type engine struct {
+type Client struct {
 	name string
 	http http.Client
 }
 
-func newEngine(name, socket string) *engine {
-	return &engine{name, http.Client{Transport: &http.Transport{
+// New makes a Client of the engine at the socket. The name is for errors.
+func New(name, socket string) *Client {
+	return &Client{name, http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)
@@ -33,10 +35,11 @@ func newEngine(name, socket string) *engine {
 	}}}
 }
 
-func (e *engine) close() { e.http.CloseIdleConnections() }
+// Close lets go of idle connections.
+func (e *Client) Close() { e.http.CloseIdleConnections() }
 
 // do sends a request whose answer the caller closes.
-func (e *engine) do(ctx context.Context, method, path, contentType string, body io.Reader) (io.ReadCloser, error) {
+func (e *Client) do(ctx context.Context, method, path, contentType string, body io.Reader) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://engine"+path, body)
 	if err != nil {
 		return nil, err
@@ -54,8 +57,8 @@ func (e *engine) do(ctx context.Context, method, path, contentType string, body 
 	return resp.Body, nil
 }
 
-// call sends in as JSON, and decodes the answer into out unless that is nil.
-func (e *engine) call(ctx context.Context, method, path string, in, out any) error {
+// Call sends in as JSON, and decodes the answer into out unless that is nil.
+func (e *Client) Call(ctx context.Context, method, path string, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
@@ -72,9 +75,9 @@ func (e *engine) call(ctx context.Context, method, path string, in, out any) err
 	return json.NewDecoder(answer).Decode(out)
 }
 
-// importImage makes an image that holds files, at the paths they have here, and
+// ImportImage makes an image that holds files, at the paths they have here, and
 // what it takes to be root there.
-func (e *engine) importImage(ctx context.Context, name string, files []string) error {
+func (e *Client) ImportImage(ctx context.Context, name string, files []string) error {
 	var rootfs bytes.Buffer
 	tw := tar.NewWriter(&rootfs)
 	add := func(path string, content []byte) error {
@@ -110,13 +113,13 @@ func (e *engine) importImage(ctx context.Context, name string, files []string) e
 	return err
 }
 
-// exec runs a program in a container to its end and returns what it wrote to
+// Exec runs a program in a container to its end and returns what it wrote to
 // stdout.
-func (e *engine) exec(ctx context.Context, container string, args []string) (string, error) {
+func (e *Client) Exec(ctx context.Context, container string, args []string) (string, error) {
 	var made struct {
 		ID string `json:"Id"`
 	}
-	err := e.call(ctx, http.MethodPost, "/containers/"+container+"/exec", map[string]any{
+	err := e.Call(ctx, http.MethodPost, "/containers/"+container+"/exec", map[string]any{
 		"AttachStdout": true, "AttachStderr": true, "Cmd": args,
 	}, &made)
 	if err != nil {
@@ -132,7 +135,7 @@ func (e *engine) exec(ctx context.Context, container string, args []string) (str
 		return "", fmt.Errorf("read output of %s: %w", args[0], err)
 	}
 	var state struct{ ExitCode int }
-	if err := e.call(ctx, http.MethodGet, "/exec/"+made.ID+"/json", nil, &state); err != nil {
+	if err := e.Call(ctx, http.MethodGet, "/exec/"+made.ID+"/json", nil, &state); err != nil {
 		return "", err
 	}
 	if state.ExitCode != 0 {
@@ -159,4 +162,25 @@ func demultiplex(r io.Reader) (stdout, stderr string, err error) {
 			return "", "", err
 		}
 	}
+}
+
+// CreateNetwork makes a bridge network. It is the same request for Docker and Fairlead, as are those below.
+func (e *Client) CreateNetwork(ctx context.Context, name string, subnets ...string) error {
+	var config []map[string]string
+	for _, s := range subnets {
+		config = append(config, map[string]string{"Subnet": s})
+	}
+	return e.Call(ctx, http.MethodPost, "/networks/create", map[string]any{
+		"Name": name, "Driver": "bridge", "EnableIPv6": true, "IPAM": map[string]any{"Config": config},
+	}, nil)
+}
+
+// Connect joins a container to a network.
+func (e *Client) Connect(ctx context.Context, network, container string) error {
+	return e.Call(ctx, http.MethodPost, "/networks/"+network+"/connect", map[string]any{"Container": container}, nil)
+}
+
+// Disconnect takes a container out of a network.
+func (e *Client) Disconnect(ctx context.Context, network, container string) error {
+	return e.Call(ctx, http.MethodPost, "/networks/"+network+"/disconnect", map[string]any{"Container": container}, nil)
 }

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"path/filepath"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// The verbs of a container engine, which reserves an endpoint first, then joins
+// a sandbox to it, then publishes ports. It may repeat each, and give up between
+// any two: Reap removes what it forgot.
+
+// innerPrefix begins the name that an endpoint's inner end has on the host until
+// the engine takes it. Its third letter is no hexadecimal digit, so it is no host
+// end's name.
+const innerPrefix = "fls"
+
+// refuseForeign is the refusal of what a container engine has to do itself.
+func refuseForeign(what, remedy string) error {
+	return refuse(model.ErrForbidden, "%s is a container engine's (use that: %s)", what, remedy)
+}
+
+// unforgotten is update; but what the engine forgot, as when it was killed, may
+// have the port that it asks for.
+func (c *Controller) unforgotten(ctx context.Context, fn func(*tx) error) error {
+	err := c.update(ctx, fn)
+	if !errors.Is(err, model.ErrConflict) || len(c.abandoned(c.Snapshot())) == 0 {
+		return err
+	}
+	if err := c.Reap(ctx); err != nil {
+		return err
+	}
+	return c.update(ctx, fn)
+}
+
+// ReserveEndpoint takes a MAC and addresses for an endpoint in an engine's
+// network. An address or MAC that the spec leaves out is chosen.
+func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error) {
+	var ep *model.Endpoint
+	err := c.update(ctx, func(t *tx) (err error) {
+		t.quiet = true
+		n := t.next.Networks[networkID]
+		if n == nil || !n.Foreign {
+			return refuse(model.ErrNotFound, "network %s is not known to Fairlead (remove it from the engine and create it anew)", short(networkID))
+		}
+		if ep = t.next.Endpoints[spec.ForeignID]; ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
+			return nil // the engine did not get the answer
+		}
+		t.yield(n, spec)
+		if ep, err = t.newEndpoint(n, spec); err != nil {
+			return err
+		}
+		ep.IfName = innerPrefix + ep.ID[:idPrefix]
+		ep.Reserved = c.cfg.Now().UTC().Round(0)
+		t.putEndpoint(ep.ID, ep)
+		return nil
+	})
+	return ep, err
+}
+
+// yield gives up the endpoint that has an address of the spec's. In its networks
+// the engine chooses the addresses, and never one that is in use: it forgot that
+// endpoint, as when it was killed, though something may hold its namespace yet.
+func (t *tx) yield(n *model.Network, spec model.EndpointSpec) {
+	for _, ep := range membersOf(t.next, n.ID) {
+		for _, a := range []netip.Addr{spec.IPv4, spec.IPv6} {
+			if a.IsValid() && ep.Addr(a.Is4()) == a && t.next.Endpoints[ep.ID] != nil {
+				t.c.cfg.Log.Warn("the engine gave an address to another; who had it is given up", "address", a.String(), "sandbox", sandboxName(t.next, ep.SandboxID))
+				t.releaseEndpoint(ep)
+				t.quiet, t.keep = false, true
+			}
+		}
+	}
+}
+
+// fits reports whether an endpoint has what a spec asks for.
+func fits(ep *model.Endpoint, spec model.EndpointSpec) bool {
+	return (!spec.IPv4.IsValid() || spec.IPv4 == ep.IPv4.Addr()) && (!spec.IPv6.IsValid() || spec.IPv6 == ep.IPv6.Addr()) &&
+		(spec.MAC.IsZero() || spec.MAC == ep.MAC)
+}
+
+// JoinEndpoint makes a reserved endpoint's devices, for the sandbox whose
+// network namespace is or will be at the path. The sandbox gets the name if it
+// is new.
+func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
+	if !filepath.IsAbs(netns) || filepath.Clean(netns) != netns || !nameRule.MatchString(name) || len(name) > maxNameLen {
+		return nil, refuse(model.ErrInvalid, "invalid path %q or name %q of a sandbox (give an absolute path without . or ..)", netns, name)
+	}
+	var ep *model.Endpoint
+	var n *model.Network
+	err := c.update(ctx, func(t *tx) error {
+		was, err := t.foreignEndpoint(id)
+		if err != nil {
+			return err
+		}
+		n = t.next.Networks[was.NetworkID]
+		sb, err := t.foreignSandbox(name, netns, n)
+		if err == nil {
+			ep = t.enter(was, sb)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.cfg.Log.Info("engine's sandbox joined", "sandbox", name, "network", n.Name, "ipv4", ep.IPv4.String())
+	return ep, nil
+}
+
+// enter puts an endpoint into a sandbox, last. Another one of the same network
+// goes: an engine has one a network, so it forgot that.
+func (t *tx) enter(ep *model.Endpoint, sb *model.Sandbox) *model.Endpoint {
+	if ep.SandboxID != sb.ID {
+		t.leave(ep)
+	}
+	now := *t.next.Endpoints[ep.ID]
+	now.SandboxID, now.Order = sb.ID, 0
+	others := slices.DeleteFunc(endpointsOf(t.next, sb.ID), func(o *model.Endpoint) bool { return o.ID == ep.ID })
+	if len(others) > 0 {
+		now.Order = others[len(others)-1].Order + 1
+	}
+	t.putEndpoint(ep.ID, &now)
+	for _, o := range others {
+		if o.NetworkID == ep.NetworkID {
+			t.releaseEndpoint(o)
+		}
+	}
+	return &now
+}
+
+// foreignEndpoint finds an engine's endpoint.
+func (t *tx) foreignEndpoint(id string) (*model.Endpoint, error) {
+	if ep := t.next.Endpoints[id]; ep != nil && !ep.Reserved.IsZero() {
+		return ep, nil
+	}
+	return nil, refuse(model.ErrNotFound, "endpoint %s is not known to Fairlead (disconnect the container with force, or remove it, and start anew)", short(id))
+}
+
+// foreignSandbox finds the sandbox of a namespace, or adds it.
+func (t *tx) foreignSandbox(name, netns string, n *model.Network) (*model.Sandbox, error) {
+	for _, sb := range t.next.Sandboxes {
+		switch {
+		case sb.NetNS == netns && sb.Foreign:
+			return sb, nil
+		case sb.NetNS == netns:
+			return nil, refuse(model.ErrConflict, "network namespace %s is already sandbox %q (remove that with: fairlead rm %s)", netns, sb.Name, sb.Name)
+		case sb.Name == name:
+			return nil, refuse(model.ErrConflict, "the sandbox name %q is in use (remove that with: fairlead rm %s)", name, name)
+		}
+	}
+	sb := &model.Sandbox{
+		ID: newID(t.next.Sandboxes), Name: name, Created: t.c.cfg.Now().UTC().Round(0),
+		NetworkMode: n.Name, NetNS: netns, Foreign: true,
+	}
+	t.putSandbox(sb.ID, sb)
+	return sb, nil
+}
+
+// PublishEndpoint has an endpoint serve published ports: these, and no others of
+// its sandbox's.
+func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec) error {
+	if err := validatePorts(ports); err != nil {
+		return err
+	}
+	done := false
+	err := c.update(ctx, func(t *tx) error {
+		ep, sb, err := t.joined(id)
+		if err != nil {
+			return err
+		}
+		if done = ep.Gateway && serves(sb, ports); !done {
+			t.unpublish(sb) // in an update of its own: a port is free when the kernel says so
+		}
+		return nil
+	})
+	if err != nil || done {
+		return err
+	}
+	return c.unforgotten(ctx, func(t *tx) error {
+		was, in, err := t.joined(id)
+		if err != nil {
+			return err
+		}
+		ep, sb := *was, *in
+		ep.Gateway = true
+		t.putEndpoint(id, &ep)
+		t.putSandbox(sb.ID, &sb)
+		return t.bindPorts(&sb, ports, &ep)
+	})
+}
+
+// joined finds an engine's endpoint and the sandbox it is in.
+func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
+	ep, err := t.foreignEndpoint(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if sb := t.next.Sandboxes[ep.SandboxID]; sb != nil {
+		return ep, sb, nil
+	}
+	return nil, nil, refuse(model.ErrInvalid, "no sandbox has joined endpoint %s (join first)", short(id))
+}
+
+// serves reports whether a sandbox's ports are what was asked for.
+func serves(sb *model.Sandbox, ports []model.PortSpec) bool {
+	return slices.EqualFunc(sb.Ports, ports, func(b model.PortBinding, s model.PortSpec) bool {
+		chosen := s.HostCount == 0 || b.HostPort >= s.HostPort && int(b.HostPort) < int(s.HostPort)+int(s.HostCount)
+		return chosen && b.HostIP == s.HostIP.Unmap() && b.Port == s.Port && b.Count == s.Count && b.Proto == s.Proto
+	})
+}
+
+// UnpublishEndpoint has an endpoint serve no ports. That it does not is success,
+// and that it does not exist.
+func (c *Controller) UnpublishEndpoint(ctx context.Context, id string) error {
+	return c.update(ctx, func(t *tx) error {
+		if ep := t.next.Endpoints[id]; ep != nil && ep.Gateway && !ep.Reserved.IsZero() {
+			t.unpublish(t.next.Sandboxes[ep.SandboxID])
+		}
+		return nil
+	})
+}
+
+// unpublish takes the ports from a sandbox, and from the endpoint that serves
+// them.
+func (t *tx) unpublish(sb *model.Sandbox) {
+	for _, p := range t.c.served[sb.ID] {
+		t.freePublish(p)
+	}
+	t.serve(sb.ID, nil)
+	for _, ep := range endpointsOf(t.next, sb.ID) {
+		if ep.Gateway {
+			now := *ep
+			now.Gateway = false
+			t.putEndpoint(ep.ID, &now)
+		}
+	}
+	if len(sb.Ports) > 0 {
+		now := *sb
+		now.Ports = nil
+		t.putSandbox(sb.ID, &now)
+	}
+}
+
+// ReleaseEndpoint gives up an engine's endpoint with its devices and addresses.
+// That there is none is success. A sandbox goes with its last endpoint.
+func (c *Controller) ReleaseEndpoint(ctx context.Context, id string) error {
+	return c.update(ctx, func(t *tx) error {
+		ep := t.next.Endpoints[id]
+		if ep == nil {
+			return nil
+		}
+		if ep.Reserved.IsZero() {
+			return refuse(model.ErrForbidden, "endpoint %s is Fairlead's own (use fairlead network disconnect)", short(id))
+		}
+		t.keep = true
+		t.releaseEndpoint(ep)
+		return nil
+	})
+}
+
+func (t *tx) releaseEndpoint(ep *model.Endpoint) {
+	t.leave(ep)
+	t.removeEndpoint(t.next.Endpoints[ep.ID])
+}
+
+// leave takes an endpoint out of its sandbox.
+func (t *tx) leave(ep *model.Endpoint) {
+	sb := t.next.Sandboxes[ep.SandboxID]
+	if sb == nil {
+		return
+	}
+	if ep.Gateway {
+		t.unpublish(sb)
+	}
+	now := *t.next.Endpoints[ep.ID]
+	now.SandboxID = ""
+	t.putEndpoint(ep.ID, &now)
+	if len(endpointsOf(t.next, sb.ID)) == 0 {
+		t.putSandbox(sb.ID, nil)
+	}
+}
+
+// RemoveForeignNetwork removes an engine's network. That there is none is
+// success.
+func (c *Controller) RemoveForeignNetwork(ctx context.Context, id string) error {
+	if n := c.Snapshot().Networks[id]; n != nil && !n.Foreign {
+		return refuse(model.ErrForbidden, "network %s is Fairlead's own (use fairlead network rm)", n.Name)
+	}
+	err := c.RemoveNetwork(ctx, id)
+	if errors.Is(err, model.ErrNotFound) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// foreignID is the ID an engine gives to something of that name.
+func foreignID(name string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(name))) }
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+func foreignNetwork(name, subnet string) model.NetworkSpec {
+	return model.NetworkSpec{Name: name, ForeignID: foreignID(name), Subnets: []model.SubnetSpec{{
+		Prefix: prefix(subnet), Gateway: prefix(subnet).Addr().Next(),
+	}}}
+}
+
+// reserve makes an endpoint in network f, and joins it unless netns is "".
+func (w *world) reserve(name, netns string) *model.Endpoint {
+	w.t.Helper()
+	ep, err := w.ReserveEndpoint(w.t.Context(), foreignID("f"), model.EndpointSpec{ForeignID: foreignID(name)})
+	if err == nil && netns != "" {
+		ep, err = w.JoinEndpoint(w.t.Context(), ep.ID, "docker-"+netns[len(netns)-1:], netns)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return ep
+}
+
+// furnishForeign adds what an engine has: a network with an endpoint that
+// waits, one that joined, and one that publishes; and a pool.
+func furnishForeign(w *world) {
+	w.t.Helper()
+	w.network(foreignNetwork("f", "10.8.0.0/24"))
+	w.network(foreignNetwork("idle-f", "10.10.0.0/24"))
+	w.reserve("waits", "")
+	w.reserve("joined", "/run/x/1")
+	w.reserve("serves", "/run/x/3")
+	ctx := w.t.Context()
+	if err := w.PublishEndpoint(ctx, foreignID("serves"), []model.PortSpec{tcp("", 600, 1, 80, 1), tcp("", 0, 0, 81, 1)}); err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := w.RequestPool(ctx, true, prefix("10.6.0.0/24"), netip.Prefix{}); err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := w.RequestAddress(ctx, "10.6.0.0/24", netip.Addr{}, true); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestEngineEndpoint(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	w.network(foreignNetwork("f", "10.8.0.0/24"))
+	spec := model.EndpointSpec{ForeignID: foreignID("ep"), IPv4: addr("10.8.0.20")}
+	ep, err := w.ReserveEndpoint(ctx, foreignID("f"), spec)
+	if err != nil || ep.ID != spec.ForeignID || ep.MAC.String() != "02:42:0a:08:00:14" || ep.FixedMAC || ep.IPv4 != prefix("10.8.0.20/24") {
+		t.Fatalf("reserved %+v, %v", ep, err)
+	}
+	applies := w.kernel.applies
+	again, err := w.ReserveEndpoint(ctx, foreignID("f"), spec)
+	if err != nil || again != ep || w.kernel.applies != applies {
+		t.Errorf("reserved again: %+v, %v", again, err)
+	}
+	before := w.Snapshot()
+	_, err = w.ReserveEndpoint(ctx, foreignID("f"), model.EndpointSpec{ForeignID: foreignID("other"), IPv4: addr("10.8.0.1")})
+	w.refused(before, err, model.ErrConflict, "Address already in use")
+	w.refused(before, w.PublishEndpoint(ctx, ep.ID, nil), model.ErrInvalid, "join first")
+
+	joined, err := w.JoinEndpoint(ctx, ep.ID, "docker-box", "/run/x/box")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sb, err := w.Sandbox("docker-box")
+	if err != nil || !sb.Foreign || sb.Owned || sb.NetNS != "/run/x/box" || joined.SandboxID != sb.ID || joined.IfName != "fls"+ep.ID[:11] {
+		t.Errorf("joined %+v of %+v, %v", joined, sb, err)
+	}
+	if again, err := w.JoinEndpoint(ctx, ep.ID, "docker-box", "/run/x/box"); err != nil || again.SandboxID != sb.ID {
+		t.Errorf("joined again: %+v, %v", again, err)
+	}
+	w.check()
+
+	ports := []model.PortSpec{tcp("", 80, 1, 80, 1), tcp("", 0, 0, 81, 1)}
+	for range 2 {
+		if err := w.PublishEndpoint(ctx, ep.ID, ports); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sb, _ = w.Sandbox("docker-box")
+	if len(w.Snapshot().Publishes) != 2 || sb.Ports[0].HostPort != 80 || sb.Ports[1].HostPort != 32768 {
+		t.Errorf("published: %+v", sb.Ports)
+	}
+	w.check()
+	for range 2 {
+		if err := w.UnpublishEndpoint(ctx, ep.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if sb, _ = w.Sandbox("docker-box"); len(w.Snapshot().Publishes)+len(sb.Ports) != 0 {
+		t.Errorf("still published: %+v", sb.Ports)
+	}
+	for range 2 {
+		if err := w.ReleaseEndpoint(ctx, ep.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := w.Snapshot(); len(s.Endpoints)+len(s.Sandboxes) != 0 {
+		t.Errorf("left: %+v", s)
+	}
+	w.check()
+}
+
+// The published ports go to the endpoint that has the default route; with it
+// they go away.
+func TestEnginePortsMove(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	w.network(foreignNetwork("f", "10.8.0.0/24"))
+	w.network(foreignNetwork("g", "10.9.0.0/24"))
+	first := w.reserve("first", "/run/x/1")
+	second, err := w.ReserveEndpoint(ctx, foreignID("g"), model.EndpointSpec{ForeignID: foreignID("second")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err = w.JoinEndpoint(ctx, second.ID, "docker-1", "/run/x/1"); err != nil || second.SandboxID != first.SandboxID || second.Order != 1 {
+		t.Fatalf("joined %+v, %v", second, err)
+	}
+	ports := []model.PortSpec{tcp("", 80, 1, 80, 1)}
+	for _, id := range []string{first.ID, second.ID, first.ID} {
+		if err := w.PublishEndpoint(ctx, id, ports); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range w.Snapshot().Publishes {
+			if p.EndpointID != id {
+				t.Errorf("served by %s, want %s", short(p.EndpointID), short(id))
+			}
+		}
+		w.check()
+	}
+	if err := w.UnpublishEndpoint(ctx, second.ID); err != nil || len(w.Snapshot().Publishes) != 1 {
+		t.Errorf("who does not serve stopped serving: %v", err)
+	}
+	if err := w.ReleaseEndpoint(ctx, first.ID); err != nil || len(w.Snapshot().Publishes) != 0 || len(w.Snapshot().Sandboxes) != 1 {
+		t.Errorf("after the first is gone: %+v, %v", w.Snapshot(), err)
+	}
+	w.check()
+}
+
+// A host port that somebody has is refused, and nothing is half published.
+func TestEnginePortConflict(t *testing.T) {
+	w := newWorld(t)
+	w.network(foreignNetwork("f", "10.8.0.0/24"))
+	w.sandbox(model.SandboxSpec{Name: "mine", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
+	w.kernel.busy["tcp 90"] = true
+	ep := w.reserve("ep", "/run/x/1")
+	before := w.Snapshot()
+	for port, text := range map[uint16]string{80: "port is already allocated", 90: "address already in use"} {
+		err := w.PublishEndpoint(t.Context(), ep.ID, []model.PortSpec{tcp("", 70, 1, 70, 1), tcp("", port, 1, 80, 1)})
+		w.refused(before, err, model.ErrConflict, text)
+	}
+}
+
+// What an engine has is its own to change, save for what it forgot.
+func TestForeignIsLeftToTheEngine(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	furnishForeign(w)
+	w.sandbox(model.SandboxSpec{Name: "mine"})
+	own := w.network(model.NetworkSpec{Name: "own"})
+	before := w.Snapshot()
+	create := func(mode string) error {
+		_, err := w.CreateSandbox(ctx, model.SandboxSpec{NetworkMode: mode})
+		return err
+	}
+	connect := func(network, sandbox string) error {
+		_, err := w.Connect(ctx, network, sandbox, model.EndpointSpec{})
+		return err
+	}
+	for what, err := range map[string]error{
+		"run":        create("f"),
+		"join":       create("container:docker-1"),
+		"connect":    connect("f", "mine"),
+		"take":       connect("own", "docker-1"),
+		"disconnect": w.Disconnect(ctx, "f", "docker-1", true),
+		"remove":     w.RemoveSandbox(ctx, "docker-1", false),
+		"network":    w.RemoveForeignNetwork(ctx, own.ID),
+	} {
+		t.Log(what)
+		text := "container engine's"
+		if what == "network" {
+			text = "Fairlead's own"
+		}
+		w.refused(before, err, model.ErrForbidden, text)
+	}
+	if names, err := w.PruneNetworks(ctx, nil); err != nil || len(names) != 1 || names[0] != "own" {
+		t.Errorf("pruned %v, %v", names, err)
+	}
+	if err := w.RemoveSandbox(ctx, "docker-1", true); err != nil {
+		t.Error(err)
+	}
+	w.check()
+}
+
+// What an engine began and forgot goes after a while; what runs stays.
+func TestForgottenEndpointsGo(t *testing.T) {
+	w := newWorld(t)
+	furnishForeign(w)
+	w.kernel.inner[foreignID("serves")] = model.InnerOnHost
+	reap := func() {
+		if err := w.Reap(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.check()
+	}
+	if reap(); len(w.Snapshot().Endpoints) != 3 {
+		t.Error("an engine got no time")
+	}
+	w.now = w.now.Add(2 * time.Minute)
+	reap()
+	if s := w.Snapshot(); len(s.Endpoints) != 1 || s.Endpoints[foreignID("joined")] == nil || len(s.Sandboxes) != 1 || len(s.Publishes) != 0 {
+		t.Errorf("left: %+v", s)
+	}
+	w.restart()
+	w.kernel.inner[foreignID("joined")] = model.InnerGone
+	if reap(); len(w.Snapshot().Endpoints) != 0 {
+		t.Error("what is gone stays")
+	}
+}
+
+// What a killed engine had is no hindrance to what it asks for next.
+func TestForgottenEndpointYields(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	w.network(foreignNetwork("f", "10.8.0.0/24"))
+	ports := []model.PortSpec{tcp("", 80, 1, 80, 1)}
+	old, other := w.reserve("old", "/run/x/1"), w.reserve("other", "/run/x/2")
+	if err := w.PublishEndpoint(ctx, old.ID, ports); err != nil {
+		t.Fatal(err)
+	}
+	again := model.EndpointSpec{ForeignID: foreignID("again"), IPv4: other.IPv4.Addr()}
+	if _, err := w.ReserveEndpoint(ctx, foreignID("f"), again); err != nil || w.Snapshot().Endpoints[other.ID] != nil {
+		t.Fatalf("the other is still there, or %v", err)
+	}
+	w.check()
+	if _, err := w.JoinEndpoint(ctx, again.ForeignID, "docker-3", "/run/x/3"); err != nil {
+		t.Fatal(err)
+	}
+	before := w.Snapshot()
+	w.refused(before, w.PublishEndpoint(ctx, again.ForeignID, ports), model.ErrConflict, "already allocated")
+	w.kernel.inner[old.ID] = model.InnerGone
+	if err := w.PublishEndpoint(ctx, again.ForeignID, ports); err != nil {
+		t.Error(err)
+	}
+	w.check()
+}
+
+func TestEnginePools(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	request := func(is4 bool, p, within string) (*model.AddressPool, error) {
+		var a, b netip.Prefix
+		if p != "" {
+			a = prefix(p)
+		}
+		if within != "" {
+			b = prefix(within)
+		}
+		return w.RequestPool(ctx, is4, a, b)
+	}
+	chosen, err := request(true, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p6, err := request(false, "", "")
+	if err != nil || !p6.Prefix.Addr().Is6() {
+		t.Fatalf("IPv6 pool %+v, %v", p6, err)
+	}
+	if w.restart(); len(w.Snapshot().Pools) != 0 {
+		t.Error("pools whose engine did not get the answer stay")
+	}
+	p, err := request(true, "10.6.0.0/24", "10.6.0.128/25")
+	if err != nil {
+		t.Fatal(err)
+	}
+	take := func(want string, gateway bool) (string, error) {
+		var a netip.Addr
+		if want != "" {
+			a = addr(want)
+		}
+		got, err := w.RequestAddress(ctx, p.ID, a, gateway)
+		return got.String(), err
+	}
+	for _, tt := range []struct {
+		want    string
+		gateway bool
+		got     string
+	}{{"", true, "10.6.0.1/24"}, {"", false, "10.6.0.128/24"}, {"10.6.0.9", false, "10.6.0.9/24"}, {"", false, "10.6.0.129/24"}} {
+		if got, err := take(tt.want, tt.gateway); err != nil || got != tt.got {
+			t.Errorf("address %q, gateway %v: got %s, %v; want %s", tt.want, tt.gateway, got, err, tt.got)
+		}
+	}
+	before := w.Snapshot()
+	_, err = take("10.6.0.9", false)
+	w.refused(before, err, model.ErrConflict, "already in use")
+	_, err = request(true, "10.6.0.0/16", "")
+	w.refused(before, err, model.ErrConflict, "overlaps")
+	_, err = w.CreateNetwork(ctx, model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("10.6.0.0/24")}})
+	w.refused(before, err, model.ErrConflict, "overlaps")
+	_, err = w.RequestAddress(ctx, "10.1.0.0/24", netip.Addr{}, false)
+	w.refused(before, err, model.ErrNotFound, "not known to Fairlead")
+	// The engine's own network may have the very pool.
+	w.network(foreignNetwork("f", "10.6.0.0/24"))
+	w.restart()
+	for range 2 {
+		if err := w.ReleaseAddress(ctx, p.ID, addr("10.6.0.129")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := take("", false); err != nil || got != "10.6.0.130/24" {
+		t.Errorf("an address is reused at once: %s, %v", got, err)
+	}
+	for _, id := range []string{p.ID, p.ID, chosen.ID, p6.ID} {
+		if err := w.ReleasePool(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(w.Snapshot().Pools)+len(w.pools) != 0 {
+		t.Errorf("pools left: %v", w.Snapshot().Pools)
+	}
+	w.check()
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/ipam"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// RequestPool reserves a subnet for an engine: the one it names, or one of the
+// default pools.
+func (c *Controller) RequestPool(ctx context.Context, is4 bool, prefix, within netip.Prefix) (*model.AddressPool, error) {
+	spec := model.SubnetSpec{Prefix: prefix, IPRange: within}
+	if err := validateSubnet(spec); err != nil {
+		return nil, err
+	}
+	var made *model.AddressPool
+	err := c.update(ctx, func(t *tx) (err error) {
+		p := &model.AddressPool{Prefix: prefix, IPRange: within}
+		if !prefix.IsValid() {
+			if p.Prefix, err = t.pickSubnet(ctx, is4, 0); err != nil {
+				return err
+			}
+		}
+		p.ID = p.Prefix.String()
+		if err := t.checkTaken(ctx, p.Prefix, false); err != nil {
+			return err
+		}
+		made = p
+		t.quiet = true
+		return t.addPool(p)
+	})
+	return made, err
+}
+
+func (t *tx) addPool(p *model.AddressPool) error {
+	pool, err := poolOf(p)
+	if err != nil {
+		return err
+	}
+	t.usePool(p.ID, pool)
+	t.putPool(p.ID, p)
+	return nil
+}
+
+// ReleasePool gives a subnet back. That it is free is success.
+func (c *Controller) ReleasePool(ctx context.Context, id string) error {
+	return c.update(ctx, func(t *tx) error {
+		t.usePool(id, nil)
+		t.putPool(id, nil)
+		t.quiet = true
+		return nil
+	})
+}
+
+// RequestAddress takes an address of a pool: the one that is wanted, else for a
+// gateway the lowest, else the next.
+func (c *Controller) RequestAddress(ctx context.Context, poolID string, want netip.Addr, gateway bool) (netip.Prefix, error) {
+	var got netip.Prefix
+	err := c.update(ctx, func(t *tx) (err error) {
+		p, pool := t.next.Pools[poolID], t.c.pools[poolID]
+		if p == nil {
+			return refuse(model.ErrNotFound, "address pool %q is not known to Fairlead (remove the network from the engine and create it anew)", poolID)
+		}
+		a := want
+		switch {
+		case want.IsValid():
+		case gateway:
+			a, err = pool.First()
+		default:
+			a, err = pool.Allocate()
+		}
+		if err == nil && (want.IsValid() || gateway) {
+			err = pool.Reserve(a)
+		}
+		if err != nil {
+			return refuseAddress(p, want, err)
+		}
+		t.onUndo(func() { pool.Release(a) })
+		now := *p
+		now.Taken = append(slices.Clone(p.Taken), a)
+		t.putPool(poolID, &now)
+		t.quiet = true
+		got = netip.PrefixFrom(a, p.Prefix.Bits())
+		return nil
+	})
+	return got, err
+}
+
+func refuseAddress(p *model.AddressPool, want netip.Addr, err error) error {
+	if !want.IsValid() {
+		return refuse(model.ErrExhausted, "no available addresses in pool %v: %v (remove containers, or make a larger network)", p.Prefix, err)
+	}
+	return refuse(model.ErrConflict, "address %v of pool %v: %v (choose another)", want, p.Prefix, err)
+}
+
+// ReleaseAddress gives an address back. That it is free is success.
+func (c *Controller) ReleaseAddress(ctx context.Context, poolID string, a netip.Addr) error {
+	return c.update(ctx, func(t *tx) error {
+		p := t.next.Pools[poolID]
+		if p == nil || !slices.Contains(p.Taken, a) {
+			return nil
+		}
+		pool := t.c.pools[poolID]
+		pool.Release(a)
+		t.onUndo(func() { _ = pool.Reserve(a) }) // it was free for no moment: the lock is held
+		now := *p
+		now.Taken = slices.DeleteFunc(slices.Clone(p.Taken), func(o netip.Addr) bool { return o == a })
+		t.putPool(poolID, &now)
+		t.quiet = true
+		return nil
+	})
+}
+
+// poolOf makes what hands out a pool's addresses, and goes on behind the one
+// taken last.
+func poolOf(p *model.AddressPool) (*ipam.Pool, error) {
+	pool, err := ipam.NewPool(p.Prefix, p.IPRange)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range p.Taken {
+		if err := pool.Reserve(a); err != nil {
+			return nil, fmt.Errorf("address %v of pool %v: %w", a, p.Prefix, err)
+		}
+		pool.Resume(a)
+	}
+	return pool, nil
+}
+
+// usePool sets what hands out a pool's addresses; nil: nothing.
+func (t *tx) usePool(id string, pool *ipam.Pool) {
+	was := t.c.pools[id]
+	t.c.setPool(id, pool)
+	t.onUndo(func() { t.c.setPool(id, was) })
+}
+
+func (c *Controller) setPool(id string, pool *ipam.Pool) {
+	if pool == nil {
+		delete(c.pools, id)
+	} else {
+		c.pools[id] = pool
+	}
+}
+
+func loadPool(t *tx, id string, value []byte) error {
+	var p model.AddressPool
+	if err := json.Unmarshal(value, &p); err != nil {
+		return err
+	}
+	if len(p.Taken) == 0 {
+		return fmt.Errorf("%w: nobody has taken an address of it, so the engine did not get the answer", errOrphan)
+	}
+	pool, err := poolOf(&p)
+	if err != nil {
+		return err
+	}
+	t.c.setPool(id, pool)
+	put(&t.next.Pools, &t.cloned.pools, id, &p)
+	return nil
+}

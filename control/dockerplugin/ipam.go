@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dockerplugin
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+type ipamCapabilities struct{ RequiresMACAddress, RequiresRequestReplay bool }
+
+// addressSpaces are names that the engine passes back; each host has one space.
+type addressSpaces struct{ LocalDefaultAddressSpace, GlobalDefaultAddressSpace string }
+
+type poolRequest struct {
+	Pool    string // "": one of the default pools
+	SubPool string // --ip-range
+	Options map[string]string
+	V6      bool
+}
+
+type poolAnswer struct {
+	PoolID, Pool string
+	Data         map[string]string
+}
+
+func (s *Server) requestPool(ctx context.Context, r *poolRequest) (any, error) {
+	if len(r.Options) > 0 {
+		return nil, refuse("unknown --ipam-opt %s (Fairlead has none)", strings.Join(slices.Sorted(maps.Keys(r.Options)), ", "))
+	}
+	prefix, err := parsePrefix(r.Pool)
+	if err != nil {
+		return nil, err
+	}
+	within, err := parsePrefix(r.SubPool)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := s.cfg.Controller.RequestPool(ctx, !r.V6, prefix, within)
+	if err != nil {
+		return nil, err
+	}
+	return poolAnswer{pool.ID, pool.Prefix.String(), map[string]string{}}, nil
+}
+
+// parsePrefix reads a prefix; "": none.
+func parsePrefix(text string) (netip.Prefix, error) {
+	if text == "" {
+		return netip.Prefix{}, nil
+	}
+	p, err := netip.ParsePrefix(text)
+	if err != nil {
+		return p, refuse("invalid subnet %q: %v", text, err)
+	}
+	return p, nil
+}
+
+type poolID struct{ PoolID string }
+
+func (s *Server) releasePool(ctx context.Context, r *poolID) (any, error) {
+	return done{}, s.cfg.Controller.ReleasePool(ctx, r.PoolID)
+}
+
+// addressRequest names an address without its prefix's length; "": any.
+type addressRequest struct {
+	PoolID  string
+	Address string
+	Options struct {
+		Type string `json:"RequestAddressType"`
+	}
+}
+
+// typeGateway is the type of a network's gateway address.
+const typeGateway = "com.docker.network.gateway"
+
+type addressAnswer struct {
+	Address string
+	Data    map[string]string
+}
+
+func (s *Server) requestAddress(ctx context.Context, r *addressRequest) (any, error) {
+	var want netip.Addr
+	if r.Address != "" {
+		var err error
+		if want, err = parseAddr(r.Address); err != nil {
+			return nil, err
+		}
+	}
+	got, err := s.cfg.Controller.RequestAddress(ctx, r.PoolID, want, r.Options.Type == typeGateway)
+	if err != nil {
+		return nil, err
+	}
+	return addressAnswer{got.String(), map[string]string{}}, nil
+}
+
+func (s *Server) releaseAddress(ctx context.Context, r *addressRequest) (any, error) {
+	a, err := parseAddr(r.Address)
+	if err != nil {
+		return nil, err
+	}
+	return done{}, s.cfg.Controller.ReleaseAddress(ctx, r.PoolID, a)
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dockerplugin
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"path"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+const (
+	// namePrefix begins the names of Docker's networks and sandboxes, of which it
+	// tells the IDs only.
+	namePrefix = "docker-"
+	// devicePrefix begins the names of devices in the containers; the engine adds
+	// the number.
+	devicePrefix = "eth"
+)
+
+type networkCapabilities struct{ Scope, ConnectivityScope string }
+
+// ids are what most requests hold.
+type ids struct{ NetworkID, EndpointID string }
+
+// networkRequest asks for a network. Its subnets are chosen.
+type networkRequest struct {
+	NetworkID string
+	Options   struct {
+		Generic  map[string]string `json:"com.docker.network.generic"` // -o
+		Internal bool              `json:"com.docker.network.internal"`
+	}
+	IPv4Data, IPv6Data []ipamData
+}
+
+// ipamData is one subnet. Addresses have the prefix's length.
+type ipamData struct {
+	Pool         string
+	Gateway      string
+	AuxAddresses map[string]string
+}
+
+func (s *Server) createNetwork(ctx context.Context, r *networkRequest) (any, error) {
+	if n := s.cfg.Controller.Snapshot().Networks[r.NetworkID]; n != nil && n.Foreign {
+		return done{}, nil // the engine starts, or did not get the answer
+	}
+	if r.NetworkID == "" {
+		return nil, refuse("the network has no ID")
+	}
+	spec := model.NetworkSpec{
+		Name: namePrefix + short(r.NetworkID), ForeignID: r.NetworkID,
+		Internal: r.Options.Internal, Options: r.Options.Generic,
+	}
+	for _, data := range slices.Concat(r.IPv4Data, r.IPv6Data) {
+		subnet, err := data.spec()
+		if err != nil {
+			return nil, err
+		}
+		spec.Subnets = append(spec.Subnets, subnet)
+	}
+	if len(r.IPv4Data) == 0 {
+		return nil, refuse("the network has no IPv4 subnet (create it with one)")
+	}
+	_, err := s.cfg.Controller.CreateNetwork(ctx, spec)
+	return done{}, err
+}
+
+func (d *ipamData) spec() (s model.SubnetSpec, err error) {
+	if s.Prefix, err = netip.ParsePrefix(d.Pool); err != nil {
+		return s, refuse("invalid subnet %q: %v", d.Pool, err)
+	}
+	if d.Gateway != "" {
+		if s.Gateway, err = parseAddr(d.Gateway); err != nil {
+			return s, err
+		}
+	}
+	for name, text := range d.AuxAddresses {
+		a, err := parseAddr(text)
+		if err != nil {
+			return s, err
+		}
+		if s.Aux == nil {
+			s.Aux = map[string]netip.Addr{}
+		}
+		s.Aux[name] = a
+	}
+	return s, nil
+}
+
+// parseAddr reads an address with a prefix length or without.
+func parseAddr(text string) (netip.Addr, error) {
+	if p, err := netip.ParsePrefix(text); err == nil {
+		return p.Addr(), nil
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil {
+		return a, refuse("invalid address %q: %v", text, err)
+	}
+	return a, nil
+}
+
+func (s *Server) deleteNetwork(ctx context.Context, r *ids) (any, error) {
+	return done{}, s.cfg.Controller.RemoveForeignNetwork(ctx, r.NetworkID)
+}
+
+// device is an endpoint's interface: in the request what is chosen already, in
+// the answer what was not.
+type device struct {
+	Address, AddressIPv6, MacAddress string `json:",omitempty"`
+}
+
+type endpointRequest struct {
+	ids
+	Interface *device
+}
+
+type endpointAnswer struct{ Interface device }
+
+func (s *Server) createEndpoint(ctx context.Context, r *endpointRequest) (any, error) {
+	asked := device{}
+	if r.Interface != nil {
+		asked = *r.Interface
+	}
+	spec, err := asked.spec()
+	if err != nil {
+		return nil, err
+	}
+	if spec.ForeignID = r.EndpointID; spec.ForeignID == "" {
+		return nil, refuse("the endpoint has no ID")
+	}
+	ep, err := s.cfg.Controller.ReserveEndpoint(ctx, r.NetworkID, spec)
+	if err != nil {
+		return nil, err
+	}
+	var chosen device
+	if asked.MacAddress == "" {
+		chosen.MacAddress = ep.MAC.String()
+	}
+	if asked.Address == "" && ep.IPv4.IsValid() {
+		chosen.Address = ep.IPv4.String()
+	}
+	if asked.AddressIPv6 == "" && ep.IPv6.IsValid() {
+		chosen.AddressIPv6 = ep.IPv6.String()
+	}
+	return endpointAnswer{chosen}, nil
+}
+
+func (d *device) spec() (s model.EndpointSpec, err error) {
+	if d.Address != "" {
+		if s.IPv4, err = parseAddr(d.Address); err != nil {
+			return s, err
+		}
+	}
+	if d.AddressIPv6 != "" {
+		if s.IPv6, err = parseAddr(d.AddressIPv6); err != nil {
+			return s, err
+		}
+	}
+	if d.MacAddress != "" {
+		if s.MAC, err = model.ParseMAC(d.MacAddress); err != nil {
+			return s, refuse("%v", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *Server) deleteEndpoint(ctx context.Context, r *ids) (any, error) {
+	return done{}, s.cfg.Controller.ReleaseEndpoint(ctx, r.EndpointID)
+}
+
+// endpointInfo has nothing to tell: what the engine could show of a remote
+// driver's ports it throws away.
+func (s *Server) endpointInfo(_ context.Context, r *ids) (any, error) {
+	if s.cfg.Controller.Snapshot().Endpoints[r.EndpointID] == nil {
+		return nil, refuse("endpoint %s is not known to Fairlead", short(r.EndpointID))
+	}
+	return struct{ Value map[string]any }{map[string]any{}}, nil
+}
+
+type joinRequest struct {
+	ids
+	SandboxKey string
+}
+
+// joinAnswer tells the engine what to take, and the way out. The gateway service
+// would join the container to a bridge of Docker's, too.
+type joinAnswer struct {
+	InterfaceName         struct{ SrcName, DstPrefix string }
+	Gateway, GatewayIPv6  string `json:",omitempty"`
+	DisableGatewayService bool
+}
+
+func (s *Server) join(ctx context.Context, r *joinRequest) (any, error) {
+	// The key is a path that may not exist yet.
+	ep, err := s.cfg.Controller.JoinEndpoint(ctx, r.EndpointID, namePrefix+path.Base(r.SandboxKey), r.SandboxKey)
+	if err != nil {
+		return nil, err
+	}
+	n := s.cfg.Controller.Snapshot().Networks[ep.NetworkID]
+	if n == nil {
+		return nil, fmt.Errorf("network %s went away", short(ep.NetworkID))
+	}
+	out := joinAnswer{DisableGatewayService: true}
+	out.InterfaceName.SrcName, out.InterfaceName.DstPrefix = ep.IfName, devicePrefix
+	if !n.Internal {
+		out.Gateway, out.GatewayIPv6 = gateway(n, ep, true), gateway(n, ep, false)
+	}
+	return out, nil
+}
+
+// gateway is an endpoint's way out in a family; "": none.
+func gateway(n *model.Network, ep *model.Endpoint, is4 bool) string {
+	if subnet, ok := n.Subnet(is4); ok && subnet.Gateway.IsValid() && ep.Addr(is4).IsValid() {
+		return subnet.Gateway.String()
+	}
+	return ""
+}
+
+// leave stops serving published ports. The devices stay until the endpoint is
+// deleted, for the engine is going to give the inner end back.
+func (s *Server) leave(ctx context.Context, r *ids) (any, error) {
+	return done{}, s.cfg.Controller.UnpublishEndpoint(ctx, r.EndpointID)
+}
+
+type publishRequest struct {
+	ids
+	Options struct {
+		Ports []portBinding `json:"com.docker.network.portmap"`
+	}
+}
+
+func (s *Server) publish(ctx context.Context, r *publishRequest) (any, error) {
+	ports, err := portSpecs(r.Options.Ports)
+	if err != nil {
+		return nil, err
+	}
+	return done{}, s.cfg.Controller.PublishEndpoint(ctx, r.EndpointID, ports)
+}
+
+// short is the form of an ID that people see.
+func short(id string) string { return id[:min(12, len(id))] }

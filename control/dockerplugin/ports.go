@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dockerplugin
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// portBinding is one published port. A range comes as one binding a port;
+// HostPortEnd beyond HostPort asks for one free port of those.
+type portBinding struct {
+	Proto       uint8
+	Port        uint16
+	HostIP      string // "": every address
+	HostPort    uint16 // 0: any
+	HostPortEnd uint16
+}
+
+// portSpecs are the bindings as -p has them. The engine has no order; here they
+// are sorted, and ports in a row are one range again.
+func portSpecs(bindings []portBinding) ([]model.PortSpec, error) {
+	specs := make([]model.PortSpec, 0, len(bindings))
+	for _, b := range bindings {
+		s, err := b.spec()
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, s)
+	}
+	slices.SortFunc(specs, func(a, b model.PortSpec) int {
+		return cmp.Or(cmp.Compare(a.Proto, b.Proto), a.HostIP.Compare(b.HostIP), cmp.Compare(a.Port, b.Port), cmp.Compare(a.HostPort, b.HostPort))
+	})
+	rows := specs[:0]
+	for _, s := range specs {
+		if len(rows) > 0 && follows(rows[len(rows)-1], s) {
+			rows[len(rows)-1].Count++
+			rows[len(rows)-1].HostCount++
+			continue
+		}
+		rows = append(rows, s)
+	}
+	return rows, nil
+}
+
+func (b *portBinding) spec() (model.PortSpec, error) {
+	s := model.PortSpec{Proto: model.Proto(b.Proto), Port: b.Port, Count: 1, HostPort: b.HostPort}
+	switch {
+	case b.HostPort == 0: // any
+	case b.HostPortEnd > b.HostPort:
+		s.HostCount = b.HostPortEnd - b.HostPort + 1
+	default:
+		s.HostCount = 1
+	}
+	if b.HostIP == "" {
+		return s, nil
+	}
+	a, err := netip.ParseAddr(b.HostIP)
+	if err != nil {
+		return s, refuse("invalid host address %q of port %d: %v", b.HostIP, b.Port, err)
+	}
+	s.HostIP = a.Unmap()
+	return s, nil
+}
+
+// follows reports whether b is the port behind those of a, at the host too.
+func follows(a, b model.PortSpec) bool {
+	return a.HostCount == a.Count && b.HostCount == 1 && a.Proto == b.Proto && a.HostIP == b.HostIP &&
+		int(b.Port) == int(a.Port)+int(a.Count) && int(b.HostPort) == int(a.HostPort)+int(a.Count)
+}

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dockerplugin
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-net/fairlead/control/controller"
+	"github.com/fairlead-net/fairlead/control/controller/controllertest"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/store"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// world is a server over a real controller.
+type world struct {
+	*Server
+	*controller.Controller
+	t testing.TB
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	s, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(t.TempDir(), "state.db"), NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	c, err := controller.New(controller.Config{Store: s, Kernel: controllertest.Kernel{Busy: 90}, RunDir: "/run/fl"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return &world{NewServer(Config{Controller: c, Log: slog.New(slog.DiscardHandler)}), c, t}
+}
+
+// ask sends a request, and returns the answer's status and body.
+func (w *world) ask(method, body string) (int, string) {
+	r := httptest.NewRequest(http.MethodPost, "/"+method, strings.NewReader(body))
+	rec := httptest.NewRecorder()
+	w.ServeHTTP(rec, r)
+	if got := rec.Header().Get("Content-Type"); got != contentType {
+		w.t.Errorf("%s: content type %q", method, got)
+	}
+	return rec.Code, strings.TrimSpace(rec.Body.String())
+}
+
+// must asks for what succeeds.
+func (w *world) must(method, body string) string {
+	w.t.Helper()
+	code, out := w.ask(method, body)
+	if code != http.StatusOK {
+		w.t.Fatalf("%s %s: %d %s", method, body, code, out)
+	}
+	return out
+}
+
+// refused asks for what fails, with a text that an engine shows.
+func (w *world) refused(method, body, text string) {
+	w.t.Helper()
+	code, out := w.ask(method, body)
+	var r refusal
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code == http.StatusOK || r.Err != r.Error || !strings.Contains(r.Err, text) {
+		w.t.Errorf("%s %s: %d %s, want an error that says %q", method, body, code, out, text)
+	}
+}
+
+// What engines ask, word for word (save for names of their test's plugin), and
+// what they get. Each request is sent twice: the answer to the first may have
+// been lost.
+func TestReplay(t *testing.T) {
+	for _, engine := range []string{"engine20", "engine29"} {
+		for _, twice := range []bool{false, true} {
+			t.Run(fmt.Sprint(engine, "/twice=", twice), func(t *testing.T) {
+				w := newWorld(t)
+				golden := filepath.Join("testdata", engine+".txt")
+				want, err := os.ReadFile(golden)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := w.replay(string(want), twice)
+				if *update && !twice {
+					if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if diff := cmp.Diff(string(want), got); diff != "" {
+					t.Errorf("answers (-want +got):\n%s", diff)
+				}
+				if s := w.Snapshot(); len(s.Networks) != 3 || len(s.Sandboxes)+len(s.Endpoints)+len(s.Publishes)+len(s.Pools) != 0 {
+					t.Errorf("left behind: %+v", s)
+				}
+			})
+		}
+	}
+}
+
+// replay renders requests with their answers.
+func (w *world) replay(transcript string, twice bool) string {
+	var out strings.Builder
+	for line := range strings.Lines(transcript) {
+		if strings.HasPrefix(line, "< ") {
+			continue
+		}
+		out.WriteString(line)
+		request, ok := strings.CutPrefix(line, "> ")
+		if !ok {
+			continue
+		}
+		method, body, _ := strings.Cut(strings.TrimSpace(request), " ")
+		// Who asks twice for any address or subnet, gets two.
+		if twice && !strings.HasPrefix(method, "IpamDriver.Request") {
+			w.ask(method, body)
+		}
+		code, answer := w.ask(method, body)
+		fmt.Fprintf(&out, "< %d %s\n", code, answer)
+	}
+	return out.String()
+}
+
+// hexID is an ID that begins with these digits.
+func hexID(head string) string { return head + strings.Repeat("0", 64-len(head)) }
+
+func createNetwork(id, more string) string {
+	return fmt.Sprintf(`{"NetworkID":%q,"Options":{"com.docker.network.generic":{}%s},"IPv4Data":[{"Pool":"10.77.0.0/24","Gateway":"10.77.0.1/24"}],"IPv6Data":[]}`, id, more)
+}
+
+func TestRefusals(t *testing.T) {
+	w := newWorld(t)
+	net, ep := hexID("aa"), hexID("bb")
+	w.must("NetworkDriver.CreateNetwork", createNetwork(net, ""))
+	w.must("NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"Address":"10.77.0.2/24"}}`, net, ep))
+	program := func(ports string) string {
+		return fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Options":{"com.docker.network.portmap":[%s]}}`, net, ep, ports)
+	}
+	w.refused("NetworkDriver.ProgramExternalConnectivity", program(""), "join first")
+	w.must("NetworkDriver.Join", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"SandboxKey":"/run/docker/netns/12"}`, net, ep))
+	before := w.Snapshot()
+	for _, tt := range []struct{ method, body, text string }{
+		{"NetworkDriver.AllocateNetwork", "{}", "does not serve"},
+		{"NetworkDriver.CreateNetwork", "", "not what this version knows"},
+		{"NetworkDriver.CreateNetwork", "[]", "not what this version knows"},
+		{"NetworkDriver.CreateNetwork", "{}{}", "goes on"},
+		{"NetworkDriver.CreateNetwork", createNetwork("", ""), "no ID"},
+		{"NetworkDriver.CreateNetwork", createNetwork("../../x", ""), "64 hexadecimal digits"},
+		{"NetworkDriver.CreateNetwork", createNetwork(hexID("aa000000000b"), ""), "begins as another's does"},
+		{"NetworkDriver.CreateNetwork", createNetwork(hexID("cc"), ""), "overlaps"},
+		{"NetworkDriver.CreateNetwork", strings.Replace(createNetwork(hexID("cc"), ""), "generic\":{", "generic\":{\"foo\":\"bar\"", 1), "unknown option foo"},
+		{"NetworkDriver.CreateNetwork", strings.Replace(createNetwork(hexID("cc"), ""), "10.77.0.0/24", "0.0.0.0/0", 1), "larger than /8"},
+		{"NetworkDriver.CreateNetwork", fmt.Sprintf(`{"NetworkID":%q}`, hexID("cc")), "no IPv4 subnet"},
+		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q}`, net), "no ID"},
+		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q}`, hexID("dd"), hexID("ee")), "not known to Fairlead"},
+		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"Address":"10.77.0.1/24"}}`, net, hexID("ee")), "already in use"},
+		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"Address":"10.78.0.2/24"}}`, net, hexID("ee")), "no configured subnet contains"},
+		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"MacAddress":"x"}}`, net, hexID("ee")), "not a MAC address"},
+		{"NetworkDriver.Join", fmt.Sprintf(`{"EndpointID":%q,"SandboxKey":"netns/12"}`, ep), "absolute path"},
+		{"NetworkDriver.Join", fmt.Sprintf(`{"EndpointID":%q,"SandboxKey":"/x"}`, hexID("ee")), "not known to Fairlead"},
+		{"NetworkDriver.EndpointOperInfo", fmt.Sprintf(`{"EndpointID":%q}`, hexID("ee")), "not known to Fairlead"},
+		{"NetworkDriver.ProgramExternalConnectivity", program(`{"Proto":6,"Port":80,"HostPort":90,"HostPortEnd":90}`), "already in use"},
+		{"NetworkDriver.ProgramExternalConnectivity", program(`{"Proto":6,"Port":80,"HostIP":"x"}`), "invalid host address"},
+		{"NetworkDriver.ProgramExternalConnectivity", program(`{"Proto":6,"Port":0}`), "invalid port"},
+		{"NetworkDriver.ProgramExternalConnectivity", program(`{"Proto":132,"Port":80}`), "sctp"},
+		{"NetworkDriver.ProgramExternalConnectivity", program(`{"Proto":6,"Port":70000}`), "not what this version knows"},
+		{"NetworkDriver.DeleteNetwork", fmt.Sprintf(`{"NetworkID":%q}`, net), "active endpoints"},
+		{"IpamDriver.RequestPool", `{"Pool":"x"}`, "invalid subnet"},
+		{"IpamDriver.RequestPool", `{"Options":{"k":"v"}}`, "unknown --ipam-opt k"},
+		{"IpamDriver.RequestPool", `{"SubPool":"10.1.0.0/16"}`, "must have a corresponding subnet"},
+		{"IpamDriver.RequestPool", `{"Pool":"10.77.0.0/24"}`, "overlaps"},
+		{"IpamDriver.RequestAddress", `{"PoolID":"x"}`, "not known to Fairlead"},
+		{"IpamDriver.ReleaseAddress", `{"PoolID":"x","Address":"y"}`, "invalid address"},
+	} {
+		w.refused(tt.method, tt.body, tt.text)
+	}
+	if diff := cmp.Diff(len(before.Endpoints)+len(before.Networks)+len(before.Publishes)+len(before.Pools),
+		len(w.Snapshot().Endpoints)+len(w.Snapshot().Networks)+len(w.Snapshot().Publishes)+len(w.Snapshot().Pools)); diff != "" {
+		t.Errorf("a refusal left something: %s", diff)
+	}
+}
+
+func TestPortSpecs(t *testing.T) {
+	got, err := portSpecs([]portBinding{
+		{Proto: 17, Port: 9001, HostPort: 9001, HostPortEnd: 9001}, {Proto: 6, Port: 443},
+		{Proto: 17, Port: 9000, HostPort: 9000, HostPortEnd: 9000}, {Proto: 6, Port: 80, HostIP: "127.0.0.1", HostPort: 8080, HostPortEnd: 8080},
+		{Proto: 6, Port: 81, HostPort: 8000, HostPortEnd: 8009}, {Proto: 6, Port: 82, HostPort: 8001, HostPortEnd: 8001},
+	})
+	want := []model.PortSpec{
+		{Proto: model.TCP, Port: 81, Count: 1, HostPort: 8000, HostCount: 10},
+		{Proto: model.TCP, Port: 82, Count: 1, HostPort: 8001, HostCount: 1},
+		{Proto: model.TCP, Port: 443, Count: 1},
+		{Proto: model.TCP, Port: 80, Count: 1, HostPort: 8080, HostCount: 1, HostIP: netip.MustParseAddr("127.0.0.1")},
+		{Proto: model.UDP, Port: 9000, Count: 2, HostPort: 9000, HostCount: 2},
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
+// Requests of many containers come at once; all are served, and nothing stays.
+func TestManyAtOnce(t *testing.T) {
+	w := newWorld(t)
+	net := hexID("aa")
+	w.must("NetworkDriver.CreateNetwork", createNetwork(net, ""))
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			both := fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q`, net, hexID(fmt.Sprintf("b%02d", i)))
+			for _, r := range []struct{ method, more string }{
+				{"CreateEndpoint", `,"Interface":{}}`},
+				{"Join", fmt.Sprintf(`,"SandboxKey":"/run/docker/netns/%d"}`, 10+i)},
+				{"ProgramExternalConnectivity", `,"Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80}]}}`},
+				{"RevokeExternalConnectivity", "}"}, {"Leave", "}"}, {"DeleteEndpoint", "}"},
+			} {
+				if code, out := w.ask("NetworkDriver."+r.method, both+r.more); code != http.StatusOK {
+					t.Errorf("%s: %d %s", r.method, code, out)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	w.must("NetworkDriver.DeleteNetwork", fmt.Sprintf(`{"NetworkID":%q}`, net))
+}
+
+// panicking is a controller that does.
+type panicking struct{ Controller }
+
+func TestPanicIsAnError(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Controller = panicking{}
+	w.refused("NetworkDriver.DeleteNetwork", "{}", "internal error")
+}
+
+func TestServeEnds(t *testing.T) {
+	w := newWorld(t)
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Serve(ctx, l) }()
+	c := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", l.Addr().String())
+	}}}
+	r, err := c.Post("http://plugin/Plugin.Activate", "", nil)
+	if err != nil || r.StatusCode != http.StatusOK {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	r.Body.Close()
+	cancel()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it does not end")
+	}
+}
+
+// FuzzBodies: whatever a body holds, the answer is JSON, and nothing is
+// half-made.
+func FuzzBodies(f *testing.F) {
+	for _, engine := range []string{"engine20", "engine29"} {
+		b, err := os.ReadFile(filepath.Join("testdata", engine+".txt"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			if request, ok := strings.CutPrefix(line, "> "); ok {
+				method, body, _ := strings.Cut(strings.TrimSpace(request), " ")
+				f.Add(method, body)
+			}
+		}
+	}
+	f.Add("NetworkDriver.Join", `{"EndpointID":null,"SandboxKey":"/"}`)
+	w := newWorld(f)
+	f.Fuzz(func(t *testing.T, method, body string) {
+		for _, c := range method {
+			if c <= ' ' || c > '~' || strings.ContainsRune("%?#", c) {
+				t.Skip("no path")
+			}
+		}
+		code, out := w.ask(method, body)
+		if !json.Valid([]byte(out)) && code != http.StatusMovedPermanently && code != http.StatusTemporaryRedirect {
+			t.Errorf("%s %s: %d %q", method, body, code, out)
+		}
+		for id, ep := range w.Snapshot().Endpoints {
+			if w.Snapshot().Networks[ep.NetworkID] == nil || len(id) != 64 {
+				t.Errorf("half-made: %+v", ep)
+			}
+		}
+	})
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// foreign makes the sandbox an engine's, at a path where nothing is yet.
+func (p *plan) foreign(name string, n *model.Network) (*model.Sandbox, *model.Endpoint) {
+	b := p.sandbox(name)
+	b.Owned, b.Foreign, b.NetNS = false, true, filepath.Join(p.w.dir, name)
+	e := p.endpoint(b, n)
+	e.IfName = "fls" + e.ID[:11]
+	return b, e
+}
+
+// quiet wants nothing to repair.
+func (w *world) quiet(when string) {
+	w.tb.Helper()
+	if repairs := w.resync(); repairs.Total() != 0 {
+		w.tb.Errorf("%s: repaired %v", when, repairs)
+	}
+}
+
+// inner wants an endpoint's inner end to be somewhere.
+func (w *world) inner(e *model.Endpoint, want model.InnerEnd) {
+	w.tb.Helper()
+	if got, err := w.r.InnerEnd(e); err != nil || got != want {
+		w.tb.Errorf("the inner end is at %v, %v; want %v", got, err, want)
+	}
+}
+
+// An engine takes the inner end, and gives it back; neither is damage, nor is
+// the inner end's state anybody's business but the engine's.
+func TestForeignSandbox(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("net", 7)
+	w.apply(p)
+	b, e := p.foreign("box", n)
+	w.apply(p)
+	host := w.link(rtnl.EndpointAlias(e.ID))
+	inner, err := w.nl.LinkByName(e.IfName)
+	if err != nil || inner.MAC != e.MAC || inner.PeerIndex != host.Index {
+		t.Fatalf("inner end: %+v, %v", inner, err)
+	}
+	if !host.Up || len(w.endpoints.m) != 2 || len(w.attached) != 2 {
+		t.Errorf("host end up: %v, %d endpoints, %d attachments", host.Up, len(w.endpoints.m), len(w.attached))
+	}
+	w.quiet("before the engine takes it")
+	w.inner(e, model.InnerOnHost)
+
+	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
+		t.Fatal(err)
+	}
+	defer rtnl.RemoveNetNS(b.NetNS)
+	ip(t, "link", "set", e.IfName, "netns", b.NetNS, "name", "eth0")
+	w.inner(e, model.InnerTaken)
+	inIt := func(args ...string) {
+		t.Helper()
+		w.inside(b, func(*rtnl.Handle) error {
+			out, err := exec.Command("ip", args...).CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("ip %v: %w: %s", args, err, out)
+			}
+			return err
+		})
+	}
+	inIt("link", "set", "eth0", "up")
+	w.quiet("taken")
+	w.writes = 0
+	w.restart()
+	w.apply(p)
+	if w.link(rtnl.EndpointAlias(e.ID)).Index != host.Index || w.writes != 0 {
+		t.Errorf("adopting took %d writes", w.writes)
+	}
+	w.quiet("adopted")
+	w.inner(e, model.InnerTaken)
+
+	home := fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
+	inIt("link", "set", "eth0", "down", "netns", home, "name", e.IfName)
+	w.quiet("given back")
+	w.inner(e, model.InnerOnHost)
+	if _, err := w.nl.LinkByName(e.IfName); err != nil {
+		t.Error(err)
+	}
+	delete(p.s.Endpoints, e.ID)
+	delete(p.s.Sandboxes, b.ID)
+	w.apply(p)
+	if len(w.ours()) != 2 {
+		t.Errorf("left: %v", w.ours())
+	}
+}
+
+// The pair that went with the engine's namespace is not made anew, by a repair
+// or a start; a verb makes it.
+func TestForeignPairGone(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("net", 7)
+	w.apply(p)
+	_, e := p.foreign("box", n)
+	p.publish(1, e, n.Subnets[0].Gateway, 80, 1)
+	w.apply(p)
+	ip(t, "link", "del", e.IfName)
+	w.inner(e, model.InnerGone)
+	w.quiet("gone")
+	w.inner(e, model.InnerGone)
+	if len(w.endpoints.m) != 1 || len(w.publishes.m) != 0 || len(w.ours()) != 2 {
+		t.Errorf("%d endpoints, %d publishes, devices %v", len(w.endpoints.m), len(w.publishes.m), w.ours())
+	}
+	w.restart()
+	w.apply(p)
+	w.quiet("gone, and started anew")
+	if len(w.ours()) != 2 {
+		t.Errorf("devices %v", w.ours())
+	}
+	again := *e // the engine joins again: it did not get the answer
+	p.s.Endpoints[e.ID] = &again
+	w.apply(p)
+	if len(w.endpoints.m) != 2 || len(w.publishes.m) != 1 || len(w.ours()) != 4 {
+		t.Errorf("%d endpoints, %d publishes, devices %v", len(w.endpoints.m), len(w.publishes.m), w.ours())
+	}
+	delete(p.s.Publishes, 1)
+	delete(p.s.Endpoints, e.ID)
+	delete(p.s.Sandboxes, e.SandboxID)
+	w.apply(p)
+	if len(w.endpoints.m) != 1 || len(w.ours()) != 2 {
+		t.Errorf("left: %d endpoints, devices %v", len(w.endpoints.m), w.ours())
+	}
+}
+
+// An endpoint that waits for its sandbox has nothing in the kernel; nor has one
+// that left it.
+func TestEndpointWithoutSandbox(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	_, e := p.foreign("box", p.network("net", 7))
+	waits := *e
+	waits.SandboxID = ""
+	p.s.Endpoints[e.ID] = &waits
+	w.apply(p)
+	w.quiet("waits")
+	joined := len(w.ours())
+	p.s.Endpoints[e.ID] = e
+	w.apply(p)
+	w.quiet("joined")
+	left := waits
+	p.s.Endpoints[e.ID] = &left
+	w.apply(p)
+	w.quiet("left")
+	if joined != 2 || len(w.ours()) != 2 || len(w.endpoints.m) != 1 {
+		t.Errorf("devices %d, then %v; %d endpoints", joined, w.ours(), len(w.endpoints.m))
+	}
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engines
+
+import (
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// Fairlead is killed, started, and taken over from under running containers: no
+// connection breaks, and the containers are known afterwards.
+func TestDockerOutlivesFairlead(t *testing.T) {
+	d := newDocker(t)
+	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "web")
+	ben := d.run("ben", "--network", "web", "-p", "18080:80", "-p", "7000:7", "-p", "7000:7/udp")
+	anna := d.run("anna", "--network", "web")
+	before := d.Fairlead("ps", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Networks}} {{.Ports}}")
+	load := d.StartLoad("published port", d.Outside, d.Echo(ben, 7), net.JoinHostPort(lab.Host4, "7000"))
+	d.KillDaemon()
+	time.Sleep(300 * time.Millisecond)
+	d.StartDaemon()
+	d.StartDaemon() // takes over
+	report := load.Stop()
+	if t.Log(report); len(report.Errors) > 0 {
+		t.Errorf("connections broke: %q", report.Errors)
+	}
+	if after := d.Fairlead("ps", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Networks}} {{.Ports}}"); after != before {
+		t.Errorf("sandboxes were\n%s\nand are now\n%s", before, after)
+	}
+	d.Get(anna, d.address("ben", "web"), 80, "ben", "")
+	otto := d.run("otto", "--network", "web")
+	d.Get(otto, lab.Host4, 18080, "ben", d.address("otto", "web"))
+	d.docker("rm", "-f", "ben", "anna", "otto")
+	d.docker("network", "rm", "web")
+	d.nothingLeft()
+}
+
+// The engine dies with its containers. It will not tell of them when it is back;
+// what they had is given up, and they can start.
+func TestDockerdDies(t *testing.T) {
+	t.Parallel()
+	d := newDocker(t)
+	d.docker("network", "create", "-d", "fairlead", "web")
+	d.docker("run", "-d", "--name", "ben", "--network", "web", "-p", "18080:80", image)
+	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	held := d.enter("ben") // somebody looks around in there
+	d.engine.Kill()
+	d.startEngine()
+	d.docker("start", "ben")
+	held.Close()
+	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	d.KillDaemon() // and both at once, as when the machine goes down
+	d.engine.Kill()
+	d.StartDaemon()
+	d.Eventually(5*time.Second, func() error {
+		if ps := d.Fairlead("ps", "-q"); ps != "" {
+			return fmt.Errorf("sandbox %s is there", ps)
+		}
+		return nil
+	})
+	d.startEngine()
+	d.docker("rm", "-f", "ben")
+	d.docker("network", "rm", "web")
+	d.nothingLeft()
+}
+
+// With live-restore containers outlive the engine, and so does all of Fairlead's.
+func TestDockerLiveRestore(t *testing.T) {
+	d := newDockerLive(t, true)
+	d.docker("network", "create", "-d", "fairlead", "web")
+	ben := d.run("ben", "--network", "web", "-p", "18080:80", "-p", "7000:7", "-p", "7000:7/udp")
+	load := d.StartLoad("published port", d.Outside, d.Echo(ben, 7), net.JoinHostPort(lab.Host4, "7000"))
+	d.exchangeEngine()
+	if report := load.Stop(); len(report.Errors) > 0 {
+		t.Errorf("connections broke: %q", report.Errors)
+	}
+	anna := d.run("anna", "--network", "web")
+	d.Get(anna, d.address("ben", "web"), 80, "ben", d.address("anna", "web"))
+	d.docker("restart", "-t", "1", "ben")
+	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	d.docker("rm", "-f", "ben", "anna")
+	d.docker("network", "rm", "web")
+	d.nothingLeft()
+}
+
+// Without Fairlead the engine starts as fast, and serves everything else.
+func TestDockerWithoutFairlead(t *testing.T) {
+	t.Parallel()
+	d := newDocker(t)
+	d.docker("network", "create", "-d", "fairlead", "web")
+	d.StopDaemon()
+	d.engine.Kill()
+	began := time.Now()
+	d.startEngine()
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the engine took %v to start without Fairlead", took)
+	}
+	d.run("theirs")
+	d.StartDaemon()
+	ben := d.run("ben", "--network", "web")
+	d.Get(ben, d.address("ben", "web"), 80, "ben", "")
+	d.docker("rm", "-f", "ben", "theirs")
+	d.docker("network", "rm", "web")
+	d.nothingLeft()
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engines
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// Published ports of containers answer everybody, and are the host's to give
+// once.
+func TestDockerPublishes(t *testing.T) {
+	t.Parallel()
+	d := newDocker(t)
+	rules := d.rules()
+	d.docker("network", "create", "-d", "fairlead", "web")
+	d.docker("network", "create", "-d", "fairlead", "other")
+	ben := d.run("ben", "--network", "web", "--network-alias", "benjamin", "-p", "18080:80", "-p", "127.0.0.1:18081:80", "-p", "80", "-p", "18090-18092:90-92", "-p", "5000:5000/udp")
+	anna := d.run("anna", "--network", "web")
+	otto := d.run("otto", "--network", "other")
+	d.UDP(ben, "ben", 5000)
+
+	address := d.address("anna", "web")
+	d.Get(anna, d.address("ben", "web"), 80, "ben", address)
+	d.Get(d.Outside, lab.Host4, 18080, "ben", lab.Outside4)
+	d.Get(d.Host, "127.0.0.1", 18080, "ben", "")
+	d.Get(d.Host, lab.Host4, 18080, "ben", "")
+	d.Get(anna, lab.Host4, 18080, "ben", address)
+	d.Get(otto, lab.Host4, 18080, "ben", d.address("otto", "other"))
+	d.Get(ben, lab.Host4, 18080, "ben", "")
+	d.Get(d.Host, "127.0.0.1", 18081, "ben", "")
+	d.NoGet(d.Outside, lab.Host4, 18081)
+	d.NoGet(otto, d.address("ben", "web"), 80)
+	d.Ask(d.Outside, lab.Host4, 5000, "ben", lab.Outside4)
+	// The engine's own DNS has the names.
+	if got := d.docker("exec", "anna", "/bin/busybox", "wget", "-qO-", "http://ben/"); !strings.HasPrefix(got, "ben "+address) {
+		t.Errorf("asked by name, ben answered %q", got)
+	}
+	if got := d.docker("exec", "anna", "/bin/busybox", "wget", "-qO-", "http://benjamin/"); !strings.HasPrefix(got, "ben ") {
+		t.Errorf("asked by its alias, ben answered %q", got)
+	}
+	d.run("paul", "--network", "web", "--expose", "80", "-P")
+	d.Get(d.Outside, lab.Host4, chosen(t, d.ports("paul")), "paul", lab.Outside4)
+	d.HTTP(d.Outside, "outside", 8000)
+	d.Get(ben, lab.Outside4, 8000, "outside", lab.Host4)
+
+	ports := d.ports("ben")
+	for _, want := range []string{"0.0.0.0:18080->80/tcp", "127.0.0.1:18081->80/tcp", "0.0.0.0:18090-18092->90-92/tcp", "0.0.0.0:5000->5000/udp"} {
+		if !strings.Contains(ports, want) {
+			t.Errorf("fairlead ps shows %q, not %q", ports, want)
+		}
+	}
+	if got := d.Fairlead("port", d.sandbox("ben"), "5000/udp"); got != "0.0.0.0:5000" {
+		t.Errorf("fairlead port: %q", got)
+	}
+	d.Get(d.Outside, lab.Host4, chosen(t, ports), "ben", lab.Outside4)
+
+	d.refused("port is already allocated", "run", "--name", "cleo", "--network", "web", "-p", "18080:80", image)
+	d.docker("rm", "-f", "cleo")
+	l, err := d.Host.Listen("tcp", ":18100")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.refused("address already in use", "run", "--name", "cleo", "--network", "web", "-p", "18100:80", image)
+	l.Close()
+	d.docker("rm", "-f", "cleo")
+	d.run("cleo", "--network", "web", "-p", "18100:80")
+	d.Get(d.Outside, lab.Host4, 18100, "cleo", lab.Outside4)
+	if l, err := d.Host.Listen("tcp", ":18100"); err == nil {
+		l.Close()
+		t.Error("the host can take a published port")
+	}
+
+	if now := d.rules(); now != rules {
+		t.Errorf("netfilter's rules were\n%s\nand are now\n%s", rules, now)
+	}
+	d.docker("rm", "-f", "ben", "anna", "otto", "paul", "cleo")
+	d.docker("network", "rm", "web", "other")
+	d.nothingLeft()
+}
+
+// chosen is the host port of those that lies in the ephemeral range.
+func chosen(t *testing.T, ports string) int {
+	t.Helper()
+	for _, p := range strings.Split(ports, ", ") {
+		var port int
+		if _, err := fmt.Sscanf(p, "0.0.0.0:%d->80/tcp", &port); err == nil && port >= 32768 {
+			return port
+		}
+	}
+	t.Fatalf("no port was chosen: %q", ports)
+	return 0
+}
+
+// What docker network create and docker run can ask for.
+func TestDockerOptions(t *testing.T) {
+	t.Parallel()
+	d := newDocker(t)
+	d.docker("network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/24", "--ipv6", "--subnet", "fd00:77::/64",
+		"--aux-address", "r1=10.77.0.2", "-o", "com.docker.network.driver.mtu=1400", "web")
+	anna := d.run("anna", "--network", "web", "--ip", "10.77.0.20", "--ip6", "fd00:77::20", "--mac-address", "02:11:22:33:44:55")
+	ben := d.run("ben", "--network", "web", "-p", "18080:80")
+	link := d.Must(anna, "ip", "addr", "show", "eth0")
+	for _, want := range []string{"10.77.0.20/24", "fd00:77::20/64", "02:11:22:33:44:55", "mtu 1400"} {
+		if !strings.Contains(link, want) {
+			t.Errorf("the container's device lacks %s:\n%s", want, link)
+		}
+	}
+	d.Ping(ben, "10.77.0.20")
+	d.Ping(ben, "fd00:77::20")
+	d.Ping(anna, lab.Outside6)
+	d.Ping(ben, "10.77.0.1")
+	d.refused("Address already in use", "run", "--network", "web", "--ip", "10.77.0.20", image)
+	d.refused("unknown option foo", "network", "create", "-d", "fairlead", "-o", "foo=bar", "x")
+	d.refused("overlaps", "network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/16", "x")
+
+	d.docker("network", "create", "-d", "fairlead", "--internal", "cellar")
+	in1, in2 := d.run("in1", "--network", "cellar"), d.run("in2", "--network", "cellar")
+	d.Ping(in1, d.address("in2", "cellar"))
+	d.NoPing(in1, lab.Outside4)
+	if routes := d.Must(in2, "ip", "route"); strings.Contains(routes, "default") {
+		t.Errorf("an internal network has a way out:\n%s", routes)
+	}
+
+	d.docker("network", "create", "-d", "fairlead", "-o", "com.docker.network.bridge.enable_icc=false", "cells")
+	c1 := d.run("c1", "--network", "cells")
+	d.run("c2", "--network", "cells")
+	d.NoPing(c1, d.address("c2", "cells"))
+	d.Ping(c1, lab.Outside4)
+
+	names := strings.Split(strings.TrimSpace(d.docker("ps", "-q", "-a")), "\n")
+	d.docker(append([]string{"rm", "-f"}, names...)...)
+	d.docker("network", "rm", "web", "cellar", "cells")
+	d.nothingLeft()
+}
+
+// With --ipam-driver fairlead the addresses are Fairlead's choice.
+func TestDockerIPAM(t *testing.T) {
+	t.Parallel()
+	d := newDocker(t)
+	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "auto")
+	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead",
+		"--subnet", "10.78.0.0/24", "--ip-range", "10.78.0.128/25", "--gateway", "10.78.0.254", "named")
+	d.refused("overlaps", "network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "--subnet", "10.78.0.0/16", "x")
+	d.refused("unknown --ipam-opt", "network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "--ipam-opt", "k=v", "x")
+	d.Refused(1, []string{"overlaps"}, "network", "create", "--subnet", "10.78.0.0/24", "x")
+	anna := d.run("anna", "--network", "auto")
+	ben := d.run("ben", "--network", "named", "-p", "18080:80")
+	d.run("otto", "--network", "named", "--ip", "10.78.0.9")
+	for name, want := range map[string]string{"ben": "10.78.0.128", "otto": "10.78.0.9"} {
+		if got := d.address(name, "named"); got != want {
+			t.Errorf("%s has %s, want %s", name, got, want)
+		}
+	}
+	d.Ping(ben, "10.78.0.254")
+	d.Get(ben, "10.78.0.9", 80, "otto", "10.78.0.128")
+	d.Get(anna, lab.Host4, 18080, "ben", d.address("anna", "auto"))
+	d.docker("rm", "-f", "anna", "ben", "otto")
+	d.docker("network", "rm", "auto", "named")
+	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "--subnet", "10.78.0.0/16", "x")
+	d.docker("network", "rm", "x")
+	d.nothingLeft()
+}
+
+// Containers join and leave networks while they run; the published ports follow
+// the default route.
+func TestDockerConnects(t *testing.T) {
+	t.Parallel()
+	d := newDocker(t)
+	d.docker("network", "create", "-d", "fairlead", "beta")
+	d.docker("network", "create", "-d", "fairlead", "alpha") // of two, the engine prefers this one
+	ben := d.run("ben", "--network", "beta", "-p", "18080:80")
+	anna := d.run("anna", "--network", "alpha")
+	d.NoPing(anna, d.address("ben", "beta"))
+	serves := func(network string) {
+		t.Helper()
+		d.Get(d.Outside, lab.Host4, 18080, "ben", lab.Outside4)
+		if route := d.Must(ben, "ip", "route", "get", lab.Outside4); !strings.Contains(route, "src "+d.address("ben", network)) {
+			t.Errorf("the way out is not through %s: %s", network, route)
+		}
+	}
+	serves("beta")
+	for range 2 {
+		d.docker("network", "connect", "alpha", "ben")
+		d.Get(anna, d.address("ben", "alpha"), 80, "ben", d.address("anna", "alpha"))
+		serves("alpha")
+		if got := d.Fairlead("ps", "--filter", "name="+d.sandbox("ben"), "--format", "{{.Networks}}"); strings.Count(got, "docker-") != 2 {
+			t.Errorf("fairlead ps shows the networks %q", got)
+		}
+		d.docker("network", "disconnect", "alpha", "ben")
+		serves("beta")
+		d.NoPing(anna, d.address("ben", "beta"))
+	}
+	// Docker's own networks are beside it.
+	d.docker("network", "create", "theirs")
+	d.docker("network", "connect", "theirs", "ben")
+	d.Get(d.Host, d.address("ben", "theirs"), 80, "ben", "")
+	d.docker("network", "disconnect", "theirs", "ben")
+	serves("beta")
+	// A container of theirs moves over with its port, and back.
+	d.run("mary", "--network", "theirs", "-p", "18081:80")
+	for _, move := range [][2]string{{"theirs", "beta"}, {"beta", "theirs"}} {
+		d.Get(d.Outside, lab.Host4, 18081, "mary", "")
+		d.docker("network", "connect", move[1], "mary")
+		d.docker("network", "disconnect", move[0], "mary")
+		d.Get(d.Outside, lab.Host4, 18081, "mary", "")
+	}
+	d.docker("rm", "-f", "ben", "anna", "mary")
+	d.docker("network", "rm", "alpha", "beta", "theirs")
+	d.nothingLeft()
+}
+
+// Whatever ends a container, nothing of it stays; and it starts again.
+func TestDockerLifecycle(t *testing.T) {
+	t.Parallel()
+	d := newDocker(t)
+	d.docker("network", "create", "-d", "fairlead", "web")
+	d.run("ben", "--network", "web", "-p", "18080:80")
+	for what, end := range map[string]func(){
+		"stop": func() { d.docker("stop", "-t", "1", "ben") },
+		"kill": func() { d.docker("kill", "ben") },
+		"kill -9": func() { // behind the engine's back
+			d.Must(d.Host, "nsenter", "-t", d.pid(), "-p", "-m", "kill", "-9", d.docker("inspect", "--format", "{{.State.Pid}}", "ben"))
+		},
+	} {
+		end()
+		d.Eventually(5*time.Second, func() error {
+			if d.Fairlead("ps", "-q") != "" {
+				return fmt.Errorf("after %s the sandbox is there", what)
+			}
+			return nil
+		})
+		d.NoGet(d.Outside, lab.Host4, 18080)
+		d.docker("start", "ben")
+		d.WaitTCP(d.Outside, lab.Host4+":18080")
+	}
+	d.docker("restart", "-t", "1", "ben")
+	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	d.docker("rm", "-f", "ben")
+	d.refused("no such file", "run", "--network", "web", "--name", "bad", image, "/no/such/program")
+	d.docker("rm", "bad")
+	d.docker("network", "rm", "web")
+	d.nothingLeft()
+}

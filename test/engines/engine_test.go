@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package engines drives real container engines on top of the real fairlead:
+// each in a host of its own, with directories of its own.
+package engines
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/bench/engine"
+	"github.com/fairlead-net/fairlead/bench/topology"
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// docker is a lab with a Docker Engine that has the plugin.
+type docker struct {
+	*lab.Lab
+	engine *world.Process
+	cgroup string
+	live   bool // containers outlive the engine
+}
+
+// kind is a version of the engine, with what it takes to run it here.
+type kind struct {
+	find  func(context.Context) (string, error)
+	flags []string
+	file  map[string]any
+}
+
+// engineVar names the variable that chooses another engine than Debian's: "29",
+// which make bench builds.
+const engineVar = "FAIRLEAD_TEST_ENGINE"
+
+// kindUnderTest is Debian's Engine 20.10 with iptables, or Engine 29 with
+// nftables, whose runc knows no seccomp.
+func kindUnderTest() kind {
+	if os.Getenv(engineVar) == "29" {
+		return kind{engine.Built, []string{"--firewall-backend", "nftables", "--seccomp-profile", "unconfined"}, nil}
+	}
+	return kind{engine.Debian, nil, engine.DebianFile()}
+}
+
+const (
+	socket   = "/run/docker.sock"
+	plugins  = "/run/docker/plugins"
+	cli      = "/usr/bin/docker" // the package's
+	image    = "box"
+	patience = 30 * time.Second
+)
+
+func newDocker(t *testing.T) *docker { return newDockerLive(t, false) }
+
+func newDockerLive(t *testing.T, live bool) *docker {
+	t.Helper()
+	l := lab.New(t, lab.Config{NoDaemon: true, DockerPlugins: plugins})
+	if err := l.Host.Do(topology.OwnDirectories); err != nil {
+		t.Fatal(err)
+	}
+	d := &docker{Lab: l, cgroup: "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker"))), live: live}
+	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		l.Sysctl(l.Host, sysctl, "1") // with nftables the engine wants that of the operator
+	}
+	l.StartDaemon()
+	t.Cleanup(d.close)
+	d.startEngine()
+	d.importImage()
+	return d
+}
+
+// config is how the engine is started.
+func (d *docker) config() engine.Config {
+	d.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	under := kindUnderTest()
+	program, err := under.find(ctx)
+	if err != nil {
+		d.Fatal(err)
+	}
+	flags := under.flags
+	if d.live {
+		flags = append(flags, "--live-restore")
+	}
+	return engine.Config{
+		Program: program, Socket: socket, Dir: d.Dir("docker"), CgroupParent: d.cgroup,
+		Flags: flags, File: under.file, Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: d.live,
+	}
+}
+
+// startEngine starts dockerd and waits until it serves.
+func (d *docker) startEngine() {
+	d.Helper()
+	// One that was killed left files with process IDs, and each has a namespace of
+	// its own for those.
+	d.Must(d.Host, "rm", "-f", "/run/docker.pid", "/run/docker/containerd/containerd.pid")
+	var err error
+	if d.engine, err = engine.Start(d.Host, d.config()); err != nil {
+		d.Fatal(err)
+	}
+	d.waitForEngine()
+}
+
+// exchangeEngine kills dockerd, whose containers go on, and starts it anew.
+func (d *docker) exchangeEngine() {
+	d.Helper()
+	d.Must(d.Host, "nsenter", "--target", d.pid(), "--pid", "--mount", "sh", "-c", "kill -9 $(cat /run/docker.pid)")
+	d.Eventually(patience, func() error {
+		if _, err := d.try("version"); err == nil {
+			return errors.New("the engine serves yet")
+		}
+		return nil
+	})
+	// containerd died with it; the file's process ID may be seen for a while.
+	d.Must(d.Host, "rm", "-f", "/run/docker/containerd/containerd.pid")
+	again, err := engine.Resume(d.Host, d.config(), d.pid())
+	if err != nil {
+		d.Fatal(err)
+	}
+	d.Cleanup(func() {
+		if d.Failed() {
+			d.Logf("log of the second dockerd:\n%s", again.Output())
+		}
+		again.Kill()
+	})
+	d.waitForEngine()
+}
+
+func (d *docker) waitForEngine() {
+	d.Helper()
+	d.Eventually(patience, func() error {
+		_, err := d.try("version")
+		return err
+	})
+}
+
+func (d *docker) close() {
+	if d.Failed() {
+		d.Logf("dockerd's log:\n%s", d.engine.Output())
+	}
+	d.engine.Kill()
+	if err := topology.RemoveCgroups(d.cgroup); err != nil {
+		d.Error(err)
+	}
+}
+
+// try runs a command of the engine's.
+func (d *docker) try(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r, err := d.Host.RunCommand(world.Command(ctx, cli, append([]string{"--host", "unix://" + socket}, args...)...))
+	if err == nil && r.Code != 0 {
+		err = errors.New(strings.TrimSpace(r.Output()))
+	}
+	return strings.TrimSuffix(r.Stdout, "\n"), err
+}
+
+// docker runs a command that must succeed and returns what it wrote to stdout,
+// without the last newline.
+func (d *docker) docker(args ...string) string {
+	d.Helper()
+	out, err := d.try(args...)
+	if err != nil {
+		d.Fatalf("docker %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+// refused runs a command that must fail, with a message that holds the text.
+func (d *docker) refused(text string, args ...string) {
+	d.Helper()
+	out, err := d.try(args...)
+	if err == nil || !strings.Contains(err.Error(), text) {
+		d.Errorf("docker %s: got %q, %v; want an error that says %q", strings.Join(args, " "), out, err, text)
+	}
+}
+
+// importImage makes an image that answers every request with one line: the
+// container's $NAME, the client's address and its port.
+func (d *docker) importImage() {
+	d.Helper()
+	busybox, err := os.ReadFile("/bin/busybox") // of the package busybox-static
+	if err != nil {
+		d.Fatal(err)
+	}
+	path := filepath.Join(d.Dir("docker"), "rootfs.tar")
+	file, err := os.Create(path)
+	if err != nil {
+		d.Fatal(err)
+	}
+	defer file.Close()
+	tw := tar.NewWriter(file)
+	for _, f := range []struct {
+		header  tar.Header
+		content []byte
+	}{
+		{tar.Header{Name: "bin/busybox", Mode: 0o755}, busybox},
+		{tar.Header{Name: "bin/sh", Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil},
+		{tar.Header{Name: "www/cgi-bin/index.cgi", Mode: 0o755}, []byte("#!/bin/sh\necho; echo $NAME $REMOTE_ADDR $REMOTE_PORT\n")},
+	} {
+		f.header.Size = int64(len(f.content))
+		if err := tw.WriteHeader(&f.header); err != nil {
+			d.Fatal(err)
+		}
+		if _, err := tw.Write(f.content); err != nil {
+			d.Fatal(err)
+		}
+	}
+	if err := tw.Close(); err != nil {
+		d.Fatal(err)
+	}
+	d.docker("import", "--change", `CMD ["/bin/busybox", "httpd", "-f", "-p", "0.0.0.0:80", "-h", "/www"]`, path, image)
+}
+
+// run starts a container of that name with these flags, whose server answers.
+func (d *docker) run(name string, flags ...string) *world.Host {
+	d.Helper()
+	d.docker(append(append([]string{"run", "-d", "--name", name, "-e", "NAME=" + name}, flags...), image)...)
+	h := d.enter(name)
+	d.Cleanup(h.Close)
+	d.WaitTCP(h, "127.0.0.1:80")
+	return h
+}
+
+// enter makes a host of a container's network namespace, which the caller closes.
+// Only the engine sees its mount.
+func (d *docker) enter(name string) *world.Host {
+	d.Helper()
+	key := d.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name)
+	h, err := d.Host.Enter(name, filepath.Join("/proc", d.pid(), "root", key))
+	if err != nil {
+		d.Fatal(err)
+	}
+	return h
+}
+
+// pid is dockerd's own: the process started is the one that waits for it.
+func (d *docker) pid() string {
+	d.Helper()
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", d.engine.Pid()))
+	if err != nil {
+		d.Fatal(err)
+	}
+	return strings.TrimSpace(string(children))
+}
+
+// address is a container's in a network.
+func (d *docker) address(name, network string) string {
+	d.Helper()
+	return d.docker("inspect", "--format", `{{(index .NetworkSettings.Networks "`+network+`").IPAddress}}`, name)
+}
+
+// rules are netfilter's, of both its faces, without counters.
+func (d *docker) rules() string {
+	d.Helper()
+	return d.Must(d.Host, "sh", "-c", "{ iptables-save; ip6tables-save; nft list ruleset; } | sed -e '/^#/d' -e 's/\\[[0-9:]*\\]//' -e 's/counter packets [0-9]* bytes [0-9]*//'")
+}
+
+// sandbox is the name that Fairlead gives a container's sandbox.
+func (d *docker) sandbox(name string) string {
+	d.Helper()
+	return "docker-" + filepath.Base(d.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name))
+}
+
+// ports are what Fairlead says of a container's published ports.
+func (d *docker) ports(name string) string {
+	d.Helper()
+	return d.Fairlead("ps", "--filter", "name="+d.sandbox(name), "--format", "{{.Ports}}")
+}
+
+// nothingLeft wants no trace of containers and networks, and that none of it
+// was taken for damage.
+func (d *docker) nothingLeft() {
+	d.Helper()
+	if ps := d.Fairlead("ps", "-a", "-q"); ps != "" {
+		d.Errorf("sandboxes are left:\n%s", d.Fairlead("ps", "-a"))
+	}
+	if names := d.Fairlead("network", "ls", "--format", "{{.Name}}"); strings.Contains(names, "docker-") {
+		d.Errorf("networks are left:\n%s", names)
+	}
+	for _, line := range strings.Split(d.Must(d.Host, "ip", "-o", "link"), "\n") {
+		if strings.Contains(line, "alias fairlead:endpoint") || strings.Contains(line, ": fls") {
+			d.Errorf("device is left: %s", line)
+		}
+	}
+	for kind, n := range d.Metrics().Repairs() {
+		if n > 0 {
+			d.Errorf("%v repairs of kind %s, want none", n, kind)
+		}
+	}
+}
