@@ -69,33 +69,35 @@ func (t *tx) markExited(sb *model.Sandbox, code int) {
 
 // Reap removes AutoRemove sandboxes whose program is dead or never came, and
 // notes the death of other programs that nobody reported. It removes what
-// container engines forgot, too. It is to be called
-// every few seconds.
+// container engines forgot, too. It is to be called every few seconds.
 func (c *Controller) Reap(ctx context.Context) error {
 	s := c.Snapshot() // without the lock: mostly there is nothing
 	if len(c.dead(s)) == 0 && len(c.abandoned(s)) == 0 {
 		return nil
 	}
-	removed := 0
+	removed, forgotten := 0, 0
 	err := c.update(ctx, func(t *tx) error {
-		removed = t.reap(c.dead(t.next), c.abandoned(t.next))
+		abandoned := c.abandoned(t.next)
+		removed, forgotten = t.reap(c.dead(t.next), abandoned), len(abandoned)
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("reap dead sandboxes: %w", err)
 	}
 	if removed > 0 {
-		c.cfg.Log.Info("sandboxes of dead programs, and what engines forgot, removed", "count", removed)
+		c.cfg.Log.Info("sandboxes of dead programs removed", "count", removed)
+	}
+	if forgotten > 0 {
+		c.cfg.Log.Info("endpoints that an engine forgot removed", "count", forgotten)
 	}
 	return nil
 }
 
-// reap returns how many sandboxes and endpoints it removed.
+// reap removes both, and returns how many sandboxes of dead programs there were.
 func (t *tx) reap(dead []*model.Sandbox, abandoned []*model.Endpoint) (removed int) {
 	t.keep, t.quiet = true, len(abandoned) == 0
 	for _, ep := range abandoned {
 		t.releaseEndpoint(ep)
-		removed++
 	}
 	var shared []*model.Sandbox
 	remove := func(sb *model.Sandbox) {
