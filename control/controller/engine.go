@@ -168,6 +168,7 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 	if err := validatePorts(ports); err != nil {
 		return err
 	}
+	ports = joinRuns(ports)
 	done := false
 	err := c.update(ctx, func(t *tx) error {
 		ep, sb, err := t.joined(id)

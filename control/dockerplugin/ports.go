@@ -21,7 +21,7 @@ type portBinding struct {
 }
 
 // portSpecs are the bindings as -p has them. The engine has no order; here they
-// are sorted, and ports in a row are one range again.
+// are sorted, so that a request that comes again is the same.
 func portSpecs(bindings []portBinding) ([]model.PortSpec, error) {
 	specs := make([]model.PortSpec, 0, len(bindings))
 	for _, b := range bindings {
@@ -34,16 +34,7 @@ func portSpecs(bindings []portBinding) ([]model.PortSpec, error) {
 	slices.SortFunc(specs, func(a, b model.PortSpec) int {
 		return cmp.Or(cmp.Compare(a.Proto, b.Proto), a.HostIP.Compare(b.HostIP), cmp.Compare(a.Port, b.Port), cmp.Compare(a.HostPort, b.HostPort))
 	})
-	rows := specs[:0]
-	for _, s := range specs {
-		if len(rows) > 0 && follows(rows[len(rows)-1], s) {
-			rows[len(rows)-1].Count++
-			rows[len(rows)-1].HostCount++
-			continue
-		}
-		rows = append(rows, s)
-	}
-	return rows, nil
+	return specs, nil
 }
 
 func (b *portBinding) spec() (model.PortSpec, error) {
@@ -64,10 +55,4 @@ func (b *portBinding) spec() (model.PortSpec, error) {
 	}
 	s.HostIP = a.Unmap()
 	return s, nil
-}
-
-// follows reports whether b is the port behind those of a, at the host too.
-func follows(a, b model.PortSpec) bool {
-	return a.HostCount == a.Count && b.HostCount == 1 && a.Proto == b.Proto && a.HostIP == b.HostIP &&
-		int(b.Port) == int(a.Port)+int(a.Count) && int(b.HostPort) == int(a.HostPort)+int(a.Count)
 }

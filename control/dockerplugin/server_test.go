@@ -207,7 +207,8 @@ func TestPortSpecs(t *testing.T) {
 		{Proto: model.TCP, Port: 82, Count: 1, HostPort: 8001, HostCount: 1},
 		{Proto: model.TCP, Port: 443, Count: 1},
 		{Proto: model.TCP, Port: 80, Count: 1, HostPort: 8080, HostCount: 1, HostIP: netip.MustParseAddr("127.0.0.1")},
-		{Proto: model.UDP, Port: 9000, Count: 2, HostPort: 9000, HostCount: 2},
+		{Proto: model.UDP, Port: 9000, Count: 1, HostPort: 9000, HostCount: 1},
+		{Proto: model.UDP, Port: 9001, Count: 1, HostPort: 9001, HostCount: 1},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
