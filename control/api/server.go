@@ -10,7 +10,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -19,13 +18,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/httpserve"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // Limits of the server.
 const (
 	MaxBody        = 1 << 20 // bytes of a request body
-	requestTimeout = 60 * time.Second
+	requestTimeout = httpserve.RequestTimeout
 )
 
 // Controller is the part of the Backend that holds and changes the model.
@@ -127,30 +127,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serve
 // Serve answers requests on the listener until ctx ends, then lets those under
 // way finish for a few seconds. It closes the listener.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       15 * time.Second,
-		WriteTimeout:      requestTimeout + 5*time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelWarn),
-	}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
-	select {
-	case err := <-served:
-		return fmt.Errorf("serve API on %q: %w", l.Addr(), err)
-	case <-ctx.Done():
-	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	err := srv.Shutdown(grace)
-	if err != nil {
-		err = errors.Join(fmt.Errorf("finish API requests: %w", err), srv.Close())
-	}
-	<-served
-	return err
+	return httpserve.Serve(ctx, "API", l, s, 5*time.Second, s.cfg.Log)
 }
 
 // handler answers a request with a value to encode; nil means status 204.

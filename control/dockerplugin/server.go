@@ -24,6 +24,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/httpserve"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -133,28 +134,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serve
 // Serve answers requests on the listener until ctx ends, then lets those under
 // way finish. It closes the listener.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       15 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelWarn),
-	}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
-	select {
-	case err := <-served:
-		return fmt.Errorf("serve Docker on %q: %w", l.Addr(), err)
-	case <-ctx.Done():
-	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
-	defer cancel()
-	err := srv.Shutdown(grace)
-	if err != nil {
-		err = errors.Join(fmt.Errorf("finish Docker's requests: %w", err), srv.Close())
-	}
-	<-served
-	return err
+	return httpserve.Serve(ctx, "Docker", l, s, requestTimeout, s.cfg.Log)
 }
 
 func (s *Server) wrap(h handler) http.Handler {
