@@ -166,11 +166,10 @@ type GCTuple struct {
 }
 
 type GCUplink struct {
-	_     structs.HostLayout
-	Ip4   GCIp
-	Ip6   GCIp
-	Flags uint32
-	Pad   uint32
+	_   structs.HostLayout
+	Ip4 GCIp
+	Ip6 GCIp
+	Pad [2]uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -196,7 +195,6 @@ const (
 	GCMapFlTraffic      = "fl_traffic"
 	GCMapFlUplink       = "fl_uplink"
 	GCProgGcFlows       = "gc_flows"
-	GCVarCfgCsumIpv6    = "cfg_csum_ipv6"
 	GCVarCfgFibSrc      = "cfg_fib_src"
 	GCVarCfgFloodSlice  = "cfg_flood_slice"
 	GCVarCfgMark        = "cfg_mark"
@@ -279,7 +277,6 @@ type GCMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type GCVariableSpecs struct {
-	CfgCsumIpv6    *ebpf.VariableSpec `ebpf:"cfg_csum_ipv6"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
@@ -356,7 +353,6 @@ func (m *GCMaps) Close() error {
 //
 // It can be passed to LoadGCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type GCVariables struct {
-	CfgCsumIpv6    *ebpf.Variable `ebpf:"cfg_csum_ipv6"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`

@@ -147,11 +147,10 @@ type SockTuple struct {
 }
 
 type SockUplink struct {
-	_     structs.HostLayout
-	Ip4   SockIp
-	Ip6   SockIp
-	Flags uint32
-	Pad   uint32
+	_   structs.HostLayout
+	Ip4 SockIp
+	Ip6 SockIp
+	Pad [2]uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -184,7 +183,6 @@ const (
 	SockProgRecvmsg6      = "recvmsg6"
 	SockProgSendmsg4      = "sendmsg4"
 	SockProgSendmsg6      = "sendmsg6"
-	SockVarCfgCsumIpv6    = "cfg_csum_ipv6"
 	SockVarCfgFibSrc      = "cfg_fib_src"
 	SockVarCfgFloodSlice  = "cfg_flood_slice"
 	SockVarCfgMark        = "cfg_mark"
@@ -274,7 +272,6 @@ type SockMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockVariableSpecs struct {
-	CfgCsumIpv6    *ebpf.VariableSpec `ebpf:"cfg_csum_ipv6"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
@@ -347,7 +344,6 @@ func (m *SockMaps) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockVariables struct {
-	CfgCsumIpv6    *ebpf.Variable `ebpf:"cfg_csum_ipv6"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`

@@ -436,6 +436,5 @@ enum ct_state *unused_ct_state __attribute__((unused));
 enum ct_flag *unused_ct_flag __attribute__((unused));
 enum ep_flag *unused_ep_flag __attribute__((unused));
 enum direction *unused_direction __attribute__((unused));
-enum uplink_flag *unused_uplink_flag __attribute__((unused));
 
 char _license[] SEC("license") = "Dual BSD/GPL";

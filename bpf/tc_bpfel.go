@@ -316,18 +316,11 @@ type TCTuple struct {
 }
 
 type TCUplink struct {
-	_     structs.HostLayout
-	Ip4   TCIp
-	Ip6   TCIp
-	Flags uint32
-	Pad   uint32
+	_   structs.HostLayout
+	Ip4 TCIp
+	Ip6 TCIp
+	Pad [2]uint32
 }
-
-type TCUplinkFlag uint32
-
-const (
-	TCUplinkFlagUPLINK_L3 TCUplinkFlag = 1
-)
 
 // Names of all BPF objects in the ELF.
 //
@@ -355,7 +348,6 @@ const (
 	TCProgFromEndpoint    = "from_endpoint"
 	TCProgFromUplink      = "from_uplink"
 	TCProgToUplink        = "to_uplink"
-	TCVarCfgCsumIpv6      = "cfg_csum_ipv6"
 	TCVarCfgFibSrc        = "cfg_fib_src"
 	TCVarCfgFloodSlice    = "cfg_flood_slice"
 	TCVarCfgMark          = "cfg_mark"
@@ -370,7 +362,6 @@ const (
 	TCVarUnusedDropReason = "unused_drop_reason"
 	TCVarUnusedEpFlag     = "unused_ep_flag"
 	TCVarUnusedFwdPath    = "unused_fwd_path"
-	TCVarUnusedUplinkFlag = "unused_uplink_flag"
 )
 
 // LoadTC returns the embedded CollectionSpec for TC.
@@ -449,7 +440,6 @@ type TCMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TCVariableSpecs struct {
-	CfgCsumIpv6      *ebpf.VariableSpec `ebpf:"cfg_csum_ipv6"`
 	CfgFibSrc        *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice    *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark          *ebpf.VariableSpec `ebpf:"cfg_mark"`
@@ -464,7 +454,6 @@ type TCVariableSpecs struct {
 	UnusedDropReason *ebpf.VariableSpec `ebpf:"unused_drop_reason"`
 	UnusedEpFlag     *ebpf.VariableSpec `ebpf:"unused_ep_flag"`
 	UnusedFwdPath    *ebpf.VariableSpec `ebpf:"unused_fwd_path"`
-	UnusedUplinkFlag *ebpf.VariableSpec `ebpf:"unused_uplink_flag"`
 }
 
 // TCObjects contains all objects after they have been loaded into the kernel.
@@ -536,7 +525,6 @@ func (m *TCMaps) Close() error {
 //
 // It can be passed to LoadTCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TCVariables struct {
-	CfgCsumIpv6      *ebpf.Variable `ebpf:"cfg_csum_ipv6"`
 	CfgFibSrc        *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice    *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark          *ebpf.Variable `ebpf:"cfg_mark"`
@@ -551,7 +539,6 @@ type TCVariables struct {
 	UnusedDropReason *ebpf.Variable `ebpf:"unused_drop_reason"`
 	UnusedEpFlag     *ebpf.Variable `ebpf:"unused_ep_flag"`
 	UnusedFwdPath    *ebpf.Variable `ebpf:"unused_fwd_path"`
-	UnusedUplinkFlag *ebpf.Variable `ebpf:"unused_uplink_flag"`
 }
 
 // TCPrograms contains all programs after they have been loaded into the kernel.

@@ -125,13 +125,12 @@ func TestConfigure(t *testing.T) {
 	var lo, hi uint16
 	get(o.tc, "cfg_snat_min", &lo)
 	get(o.tc, "cfg_snat_max", &hi)
-	var fib, csum uint8
+	var fib uint8
 	get(o.tc, "cfg_fib_src", &fib)
-	get(o.tc, "cfg_csum_ipv6", &csum)
 	timeouts := make([]uint32, bpf.TCCtStateCT_STATE_MAX)
 	get(o.tc, "cfg_timeout", timeouts)
-	if cookie != 0x1234567890 || lo != 1000 || hi != 2000 || fib != 1 || csum != 0 {
-		t.Errorf("cookie %#x, ports %d-%d, fib %d, csum %d", cookie, lo, hi, fib, csum)
+	if cookie != 0x1234567890 || lo != 1000 || hi != 2000 || fib != 1 {
+		t.Errorf("cookie %#x, ports %d-%d, fib %d", cookie, lo, hi, fib)
 	}
 	if timeouts[bpf.TCCtStateCT_UDP_STREAM] != 77 || timeouts[bpf.TCCtStateCT_ESTABLISHED] != 432000 {
 		t.Errorf("timeouts %v: want one changed, the others by default", timeouts)

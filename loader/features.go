@@ -94,8 +94,6 @@ func probes() []probe {
 			"Sandboxes are connected by veth pairs, which is the default anyway."},
 		{"fib_src", false, tried(probeFIBSrc, version{6, 7}),
 			"Masqueraded packets get the uplink's first address, even if the route prefers another (src)."},
-		{"csum_ipv6", false, tried(probeCsumIPv6, version{6, 16}),
-			"The kernel logs \"hw csum failure\" for translated IPv6 packets of network cards that sum up whole packets, and checks them in software."},
 		{"socket programs", false, tried(helper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie), version{5, 7}),
 			"Published ports are not reachable through 127.0.0.1 from the host itself."},
 		{"cgroup2", false, findCgroupRoot,

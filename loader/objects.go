@@ -55,7 +55,6 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, have kernelFlags) error {
 	values := map[string]any{
 		bpf.TCVarCfgNetnsCookie: cfg.NetnsCookie,
 		bpf.TCVarCfgFibSrc:      flag(have.fibSrc),
-		bpf.TCVarCfgCsumIpv6:    flag(have.csumIPv6),
 	}
 	if cfg.SNATMax != 0 {
 		values[bpf.TCVarCfgSnatMin], values[bpf.TCVarCfgSnatMax] = cfg.SNATMin, cfg.SNATMax

@@ -16,21 +16,18 @@ import (
 
 // kernelFlags is what the programs must know of the kernel.
 type kernelFlags struct {
-	fibSrc   bool // BPF_FIB_LOOKUP_SRC
-	csumIPv6 bool // BPF_F_IPV6 of bpf_l4_csum_replace
+	fibSrc bool // BPF_FIB_LOOKUP_SRC
 }
 
 func probeFlags() kernelFlags {
 	v := kernelVersion()
 	fib, _ := judge(probeFIBSrc(), v, version{6, 7})
-	csum, _ := judge(probeCsumIPv6(), v, version{6, 16})
-	return kernelFlags{fibSrc: fib, csumIPv6: csum}
+	return kernelFlags{fibSrc: fib}
 }
 
 // Values of enums in linux/bpf.h.
 const (
 	fibLookupSrc = 1 << 4 // BPF_FIB_LOOKUP_SRC
-	csumFlagIPv6 = 1 << 7 // BPF_F_IPV6
 	loopback     = 1      // ifindex of lo in every network namespace
 )
 
@@ -52,19 +49,6 @@ func probeFIBSrc() error {
 		asm.Return(),
 	)
 	return tryHelper(insns, unix.EAFNOSUPPORT)
-}
-
-// probeCsumIPv6 gives an odd offset: the helper refuses an unknown flag before
-// it looks at that.
-func probeCsumIPv6() error {
-	return tryHelper(asm.Instructions{
-		asm.Mov.Imm(asm.R2, 1),
-		asm.Mov.Imm(asm.R3, 0),
-		asm.Mov.Imm(asm.R4, 0),
-		asm.Mov.Imm(asm.R5, csumFlagIPv6),
-		asm.FnL4CsumReplace.Call(),
-		asm.Return(),
-	}, unix.EFAULT)
 }
 
 // tryHelper runs a program that returns a helper's verdict on a flag: EINVAL

@@ -192,25 +192,28 @@ func (t *Table[K, V]) Verify() (restored int, err error) {
 	return written + deleted, err
 }
 
-// put writes the entries the cache does not have.
+// put writes the entries the cache does not have, a batch at a time.
 func (t *Table[K, V]) put(entries map[K]V) (written int, err error) {
 	var keys []K
 	var values []V
-	for k, v := range entries {
-		if have, ok := t.cache[k]; !ok || have != v {
-			keys, values = append(keys, k), append(values, v)
-		}
-	}
-	for len(keys) > 0 {
-		n := min(len(keys), batchSize)
-		done, err := t.putChunk(keys[:n], values[:n])
+	flush := func() error {
+		done, err := t.putChunk(keys, values)
 		written += done
-		if err != nil {
-			return written, err
-		}
-		keys, values = keys[n:], values[n:]
+		keys, values = keys[:0], values[:0]
+		return err
 	}
-	return written, nil
+	for k, v := range entries {
+		if have, ok := t.cache[k]; ok && have == v {
+			continue
+		}
+		if keys, values = append(keys, k), append(values, v); len(keys) == batchSize {
+			if err := flush(); err != nil {
+				return written, err
+			}
+		}
+	}
+	err = flush()
+	return written, err
 }
 
 func (t *Table[K, V]) putChunk(keys []K, values []V) (written int, err error) {

@@ -9,25 +9,21 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// UplinkL3 marks an uplink whose packets have no Ethernet header.
-const UplinkL3 = uint32(bpf.TCUplinkFlagUPLINK_L3)
-
 // Uplink is a device packets leave the host by.
 type Uplink struct {
 	IfIndex    uint32
 	IPv4, IPv6 netip.Addr // to masquerade with when the route names none; zero: none
-	Flags      uint32     // UplinkL3
 }
 
 // String is for logs.
 func (u Uplink) String() string { return fmt.Sprintf("uplink if%d %s %s", u.IfIndex, u.IPv4, u.IPv6) }
 
 func (u Uplink) raw() (uint32, bpf.TCUplink) {
-	return u.IfIndex, bpf.TCUplink{Ip4: toIP(u.IPv4), Ip6: toIP(u.IPv6), Flags: u.Flags}
+	return u.IfIndex, bpf.TCUplink{Ip4: toIP(u.IPv4), Ip6: toIP(u.IPv6)}
 }
 
 func uplinkFrom(ifindex uint32, v bpf.TCUplink) Uplink {
-	return Uplink{IfIndex: ifindex, IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6), Flags: v.Flags}
+	return Uplink{IfIndex: ifindex, IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6)}
 }
 
 // Uplinks is fl_uplink: uplinks by device.

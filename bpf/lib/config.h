@@ -24,9 +24,6 @@ volatile const __u16 cfg_flood_slice = 256;
 /* The kernel knows BPF_FIB_LOOKUP_SRC (6.7, commit dab4e1f06cab, backported to some). */
 volatile const __u8 cfg_fib_src = 0;
 
-/* The kernel knows BPF_F_IPV6 of bpf_l4_csum_replace (6.16, commit ead7f9b8de65, backported to some). */
-volatile const __u8 cfg_csum_ipv6 = 0;
-
 /* Idle time after which a flow of each state is forgotten, in seconds: the
  * defaults of nf_conntrack (Documentation/networking/nf_conntrack-sysctl.rst). */
 volatile const __u32 cfg_timeout[CT_STATE_MAX] = {

@@ -156,13 +156,6 @@ static __always_inline int icmp_rewrite_embedded(struct __sk_buff *skb, const st
 /* An ICMP message's type and code in one argument. */
 #define ICMP_KIND(type, code) ((type) << 8 | (code))
 
-static __always_inline __u16 csum_fold(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
-
 /* Shortens the packet to what is quoted and copies that to m. */
 static __always_inline bool icmp_quote(struct __sk_buff *skb, struct icmp_msg *m, __u32 quote)
 {
@@ -185,8 +178,8 @@ static __always_inline void icmp_headers4(struct icmp_msg *m, __be32 src, __be32
 	ip->protocol = IPPROTO_ICMP;
 	ip->saddr = src;
 	ip->daddr = dst;
-	ip->check = csum_fold(bpf_csum_diff(0, 0, (__be32 *)ip, sizeof(*ip), 0));
-	m->check = csum_fold(bpf_csum_diff(0, 0, (__be32 *)&m->type, 8 + ICMP_QUOTE, 0));
+	ip->check = ~csum_fold(bpf_csum_diff(0, 0, (__be32 *)ip, sizeof(*ip), 0));
+	m->check = ~csum_fold(bpf_csum_diff(0, 0, (__be32 *)&m->type, 8 + ICMP_QUOTE, 0));
 }
 
 static __always_inline void icmp_headers6(struct icmp_msg *m, const union ip *src,
@@ -207,7 +200,7 @@ static __always_inline void icmp_headers6(struct icmp_msg *m, const union ip *sr
 	__builtin_memcpy(&ip->saddr, src, 16);
 	__builtin_memcpy(&ip->daddr, dst, 16);
 	sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
-	m->check = csum_fold(bpf_csum_diff(0, 0, (__be32 *)&m->type, 8 + ICMP_QUOTE, sum));
+	m->check = ~csum_fold(bpf_csum_diff(0, 0, (__be32 *)&m->type, 8 + ICMP_QUOTE, sum));
 }
 
 /* icmp_error turns the packet into an error about itself, from address src to its sender,

@@ -6,10 +6,6 @@
 #include "config.h"
 #include "pkt.h"
 
-#ifndef BPF_F_IPV6
-#define BPF_F_IPV6 (1ULL << 7) /* kernel commit ead7f9b8de65 */
-#endif
-
 #define CSUM_NONE (-1)
 
 /* Offset of the layer 4 checksum in its header, or CSUM_NONE. */
@@ -27,15 +23,10 @@ static __always_inline int csum_offset(__u8 proto)
 	return CSUM_NONE;
 }
 
-static __always_inline __u64 csum_flags(const struct pkt *p)
+/* A sum of 0 in UDP means that there is none, and stays so (RFC 768). */
+static __always_inline __u64 csum_flags(__u8 proto)
 {
-	__u64 flags = p->t.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-
-	/* Without it a CHECKSUM_COMPLETE sum goes wrong: IPv6 has no header sum to
-	 * balance the address. */
-	if (cfg_csum_ipv6 && !(p->flags & PKT_IP4))
-		flags |= BPF_F_IPV6;
-	return flags;
+	return proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 }
 
 /* What a one's complement sum changes by when words of *from become those of *to: bpf_csum_diff()
@@ -49,16 +40,8 @@ static __always_inline __u64 addr_diff(const union ip *from, const union ip *to,
 	return sum;
 }
 
-/* Folds a sum of 32-bit words into one. */
-static __always_inline __u32 csum_fold32(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	return sum;
-}
-
-/* Folds a sum of 16- or 32-bit words into one of 16 bits. */
-static __always_inline __u16 csum_fold16(__u64 sum)
+/* Folds a sum of words of any size into one of 16 bits. */
+static __always_inline __u16 csum_fold(__u64 sum)
 {
 	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + ((sum >> 32) & 0xffff) + (sum >> 48);
 	sum = (sum & 0xffff) + (sum >> 16);
@@ -76,27 +59,26 @@ static __always_inline int sum_ports(struct __sk_buff *skb, const struct pkt *p,
 	if (csum == CSUM_NONE)
 		return -DROP_UNSUPPORTED; /* SCTP's CRC32c, RFC 9260 section 6.8 */
 	diff = (__u32)to->sport + (__u16)~p->t.sport + to->dport + (__u16)~p->t.dport;
-	return bpf_l4_csum_replace(skb, p->l4 + csum, 0, diff,
-				   p->t.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0) ?
+	return bpf_l4_csum_replace(skb, p->l4 + csum, 0, diff, csum_flags(p->t.proto)) ?
 		       -DROP_NAT_FAILED :
 		       0;
 }
 
-/* Makes the layer 4 sum, or for want of one the packet's, follow the addresses. */
-static __always_inline int sum_addrs(struct __sk_buff *skb, const struct pkt *p, __u64 diff)
+/* Makes the sums of layer 4 and of the packet follow the addresses. */
+static __always_inline int sum_addrs(struct __sk_buff *skb, const struct pkt *p, __u16 diff)
 {
 	int csum = csum_offset(p->t.proto);
 
 	/* ICMPv4 has no pseudo-header. */
-	if (csum != CSUM_NONE && p->t.proto != IPPROTO_ICMP && !(p->flags & PKT_FRAG_LATER))
-		return bpf_l4_csum_replace(skb, p->l4 + csum, 0, csum_fold32(diff),
-					   BPF_F_PSEUDO_HDR | csum_flags(p)) ?
-			       -DROP_NAT_FAILED :
-			       0;
-	/* IPv6 has no header sum to balance them (CHECKSUM_COMPLETE; of other packets
-	 * the helper does nothing). */
+	if (csum != CSUM_NONE && p->t.proto != IPPROTO_ICMP && !(p->flags & PKT_FRAG_LATER) &&
+	    bpf_l4_csum_replace(skb, p->l4 + csum, 0, diff,
+				BPF_F_PSEUDO_HDR | csum_flags(p->t.proto)))
+		return -DROP_NAT_FAILED;
+	/* IPv6 has no header sum to balance the addresses. Of a packet whose card summed it up
+	 * (CHECKSUM_COMPLETE) the helper above takes them off, as for IPv4, unless a flag says
+	 * otherwise that kernels before 6.16 lack; others it leaves alone, as this does. */
 	if (!(p->flags & PKT_IP4))
-		bpf_csum_update(skb, csum_fold32(diff));
+		bpf_csum_update(skb, diff);
 	return 0;
 }
 
@@ -113,7 +95,7 @@ static __always_inline int store_addrs(struct __sk_buff *skb, const struct pkt *
 		ip = DATA(skb, L3);
 		if ((void *)(ip + 1) > DATA_END(skb))
 			return -DROP_NAT_FAILED;
-		ip->check = ~csum_fold16((__u16)~ip->check + diff);
+		ip->check = ~csum_fold((__u16)~ip->check + diff);
 		ip->saddr = to->saddr.w[3];
 		ip->daddr = to->daddr.w[3];
 		return 0;
@@ -171,6 +153,6 @@ __noinline int nat_rewrite(struct __sk_buff *skb, const struct pkt *p, const str
 	if (!addrs)
 		return 0;
 	diff = addr_diff(&p->t.saddr, &to->saddr, is4) + addr_diff(&p->t.daddr, &to->daddr, is4);
-	err = sum_addrs(skb, p, diff);
+	err = sum_addrs(skb, p, csum_fold(diff));
 	return err ? err : store_addrs(skb, p, to, diff);
 }

@@ -67,9 +67,7 @@ static __always_inline int nd_answer(struct __sk_buff *skb, const struct pkt *p,
 		__builtin_memcpy(l4, &a.type, 32);
 		sum = bpf_csum_diff(0, 0, (__be32 *)l4, 32, sum);
 	}
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	a.check = ~sum;
+	a.check = ~csum_fold(sum);
 	if (bpf_skb_change_tail(skb, sizeof(a), 0) ||
 	    bpf_skb_store_bytes(skb, 0, &a, sizeof(a), BPF_F_INVALIDATE_HASH))
 		return -DROP_NAT_FAILED;

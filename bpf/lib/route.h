@@ -22,7 +22,7 @@ struct next_hop {
 
 /*
  * What a lookup found, for the packets that follow: it is the dearest thing that a packet needs,
- * and the answer hardly ever changes. It is asked again after ROUTE_TICK at most, so that a route,
+ * and the answer hardly ever changes. It is asked again in each tick, so that a route,
  * an address or an uplink that changes is followed at once by human measure. The key is all that
  * a routing rule can look at (ports, the source).
  */
@@ -39,8 +39,9 @@ struct route_slot {
 	struct next_hop hop;
 };
 
-#define ROUTE_SLOTS 1024
-#define ROUTE_TICK 26 /* units of 2^26 ns: 67 ms */
+#define ROUTE_SLOTS_SHIFT 10
+#define ROUTE_SLOTS (1 << ROUTE_SLOTS_SHIFT)
+#define ROUTE_TICK_SHIFT 26 /* a tick is 2^26 ns: 67 ms */
 
 /* Of one processor alone; bottom halves are off from look-up to use. */
 struct {
@@ -64,8 +65,8 @@ static __always_inline struct route_slot *route_slot(const struct tuple *t, cons
 	__u64 h = (t->saddr.d[1] ^ daddr->d[1] ^ ((__u64)t->sport << 32 | t->dport)) + prefer;
 	__u32 i;
 
-	h *= 0x9e3779b97f4a7c15ULL; /* 2^64 over the golden ratio */
-	i = (h >> 32) % ROUTE_SLOTS;
+	h *= 0x9e3779b97f4a7c15ULL;	   /* 2^64 over the golden ratio */
+	i = h >> (64 - ROUTE_SLOTS_SHIFT); /* the bits that all of the key's reach */
 	return bpf_map_lookup_elem(&fl_route, &i);
 }
 
@@ -132,12 +133,12 @@ static __noinline enum route_result route_ask(struct __sk_buff *skb, const struc
 
 /* route_find looks up the way of a packet from p->t.saddr to daddr that entered at device iif.
  * prefer: find the address the route prefers, for which IPv6 walks every address of the host; else
- * hop->src may be the uplink's first. */
+ * hop->src may be the uplink's first. For IPv4 it is always found. */
 static __always_inline enum route_result route_find(struct __sk_buff *skb, const struct pkt *p,
 						    const union ip *daddr, __u32 iif, bool prefer,
 						    struct next_hop **hop)
 {
-	__u32 tick = bpf_ktime_get_coarse_ns() >> ROUTE_TICK;
+	__u32 tick = bpf_ktime_get_coarse_ns() >> ROUTE_TICK_SHIFT;
 	bool is4 = p->flags & PKT_IP4;
 	enum route_result got;
 	struct route_slot *s;
@@ -154,7 +155,7 @@ static __always_inline enum route_result route_find(struct __sk_buff *skb, const
 	s->key.iif = iif;
 	s->key.prefer = prefer;
 	got = route_ask(skb, &s->key, p->len, is4, &s->hop);
-	s->tick = got == ROUTE_OK && s->hop.mtu ? tick : 0;
+	s->tick = got == ROUTE_OK && s->hop.mtu ? tick : tick - 1;
 	return got;
 }
 

@@ -117,14 +117,9 @@ _Static_assert(sizeof(struct subnet_key) == 20, "struct subnet_key");
 struct uplink {
 	union ip ip4; /* address to masquerade with when the route names none; zero: none */
 	union ip ip6;
-	__u32 flags; /* enum uplink_flag */
-	__u32 pad;
+	__u32 pad[2];
 };
 _Static_assert(sizeof(struct uplink) == 40, "struct uplink");
-
-enum uplink_flag {
-	UPLINK_L3 = 1 << 0, /* packets have no Ethernet header */
-};
 
 /* States of a flow (nf_conntrack's, RFC 9293 section 3.3.2 from the middle of the path). */
 enum ct_state {

@@ -125,6 +125,23 @@ func joinRuns(specs []model.PortSpec) []model.PortSpec {
 	return append(joined, others...)
 }
 
+// joinExposed is the same for exposed ports.
+func joinExposed(exposed []model.PortProto) []model.PortProto {
+	sorted := slices.Clone(exposed)
+	slices.SortFunc(sorted, func(a, b model.PortProto) int {
+		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port))
+	})
+	var joined []model.PortProto
+	for _, e := range sorted {
+		if last := len(joined) - 1; last >= 0 && joined[last].Proto == e.Proto && int(joined[last].Port)+int(joined[last].Count) == int(e.Port) {
+			joined[last].Count += e.Count
+			continue
+		}
+		joined = append(joined, e)
+	}
+	return joined
+}
+
 // follows reports whether b goes on where a, exact as well, ends.
 func follows(a, b model.PortSpec) bool {
 	return a.HostIP == b.HostIP && a.Proto == b.Proto &&

@@ -143,7 +143,7 @@ func (t *tx) createSandbox(spec model.SandboxSpec) (*model.Sandbox, error) {
 		Labels:     maps.Clone(spec.Labels),
 		Command:    slices.Clone(spec.Command),
 		AutoRemove: spec.AutoRemove,
-		Expose:     slices.Clone(spec.Expose),
+		Expose:     joinExposed(spec.Expose),
 	}
 	if sb.Name == "" {
 		sb.Name = newName(t.next)

@@ -64,15 +64,19 @@ func (d *daemon) listenMetrics() error {
 	return nil
 }
 
-// lookForUplinks warns of pinned uplinks that are not there. They may come.
+// lookForUplinks warns of pinned uplinks that are not there, which may come, and
+// of those that cannot be one.
 func (d *daemon) lookForUplinks() error {
 	links, err := d.handle.Links()
 	if err != nil {
 		return err
 	}
 	for _, name := range d.cfg.Uplinks {
-		if !slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Name == name }) {
+		switch i := slices.IndexFunc(links, func(l rtnl.Link) bool { return l.Name == name }); {
+		case i < 0:
 			d.log.Warn("no such device yet; it is an uplink as soon as it is there", "uplink", name)
+		case !links[i].Ethernet():
+			d.log.Warn("packets of the device have no Ethernet header, so it is no uplink (docs/limits.md)", "uplink", name)
 		}
 	}
 	return nil

@@ -100,6 +100,9 @@ type Link struct {
 	Conf      Conf
 }
 
+// Ethernet reports whether the device's packets have Ethernet headers.
+func (l Link) Ethernet() bool { return l.Type == 1 /* ARPHRD_ETHER */ }
+
 // Ours reports whether the device is Fairlead's, finished or half-made.
 func (l *Link) Ours() bool {
 	if strings.HasPrefix(l.Alias, AliasPrefix) {

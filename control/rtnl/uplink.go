@@ -16,14 +16,13 @@ type Uplink struct {
 	Name    string
 	IPv4    netip.Addr // to masquerade with; zero: none
 	IPv6    netip.Addr
-	L3      bool // packets have no Ethernet header
 }
-
-const arphrdEther = 1 // ARPHRD_ETHER
 
 // FindUplinks chooses the uplinks among the host's devices: with pinned those
 // that bear one of the names, else every one that is up, is not a loopback nor
-// Fairlead's own, and has a global address or a route (routed says which).
+// Fairlead's own, and has a global address or a route (routed says which). A
+// device whose packets have no Ethernet header never is: programs there would
+// look for one.
 func FindUplinks(links []Link, addrs []Addr, routed map[uint32]bool, pinned []string) []Uplink {
 	byLink := make(map[uint32][]Addr)
 	var spare4, spare6 []Addr // for uplinks that have no address of their own
@@ -39,7 +38,7 @@ func FindUplinks(links []Link, addrs []Addr, routed map[uint32]bool, pinned []st
 			continue
 		}
 		spare4, spare6 = append(spare4, own...), append(spare6, own...)
-		if l.Loopback {
+		if l.Loopback || !l.Ethernet() {
 			continue
 		}
 		if len(pinned) > 0 && !slices.Contains(pinned, l.Name) {
@@ -49,8 +48,7 @@ func FindUplinks(links []Link, addrs []Addr, routed map[uint32]bool, pinned []st
 			continue
 		}
 		ups = append(ups, Uplink{
-			IfIndex: l.Index, Name: l.Name, L3: l.Type != arphrdEther,
-			IPv4: best(own, true), IPv6: best(own, false),
+			IfIndex: l.Index, Name: l.Name, IPv4: best(own, true), IPv6: best(own, false),
 		})
 	}
 	for i := range ups {
@@ -68,7 +66,7 @@ func FindUplinks(links []Link, addrs []Addr, routed map[uint32]bool, pinned []st
 // MayBeUplink reports whether only its routes can tell if a device is an
 // uplink: it is up and has no global address.
 func MayBeUplink(l Link, addrs []Addr) bool {
-	return l.Up && !l.Loopback && !l.Ours() &&
+	return l.Up && !l.Loopback && l.Ethernet() && !l.Ours() &&
 		!slices.ContainsFunc(addrs, func(a Addr) bool { return a.IfIndex == l.Index && global(a) })
 }
 

@@ -16,11 +16,12 @@ import (
 func TestFindUplinks(t *testing.T) {
 	links := []Link{
 		{Index: 1, Name: "lo", Up: true, Loopback: true, Type: unix.ARPHRD_LOOPBACK},
-		{Index: 2, Name: "eth0", Up: true, Type: arphrdEther},
-		{Index: 3, Name: "eth1", Type: arphrdEther},
+		{Index: 2, Name: "eth0", Up: true, Type: unix.ARPHRD_ETHER},
+		{Index: 3, Name: "eth1", Type: unix.ARPHRD_ETHER},
 		{Index: 4, Name: "wg0", Up: true, Type: unix.ARPHRD_NONE},
-		{Index: 5, Name: "spare", Up: true, Type: arphrdEther},
-		{Index: 6, Name: "flgab", Up: true, Type: arphrdEther, Alias: "fairlead:gateway:ab"},
+		{Index: 5, Name: "spare", Up: true, Type: unix.ARPHRD_ETHER},
+		{Index: 7, Name: "eth2", Up: true, Type: unix.ARPHRD_ETHER},
+		{Index: 6, Name: "flgab", Up: true, Type: unix.ARPHRD_ETHER, Alias: "fairlead:gateway:ab"},
 	}
 	at := func(dev uint32, p string, flags uint32, scope uint8) Addr {
 		return Addr{IfIndex: dev, Prefix: netip.MustParsePrefix(p), Flags: flags, Scope: scope}
@@ -40,15 +41,16 @@ func TestFindUplinks(t *testing.T) {
 		at(6, "172.17.0.1/16", 0, 0),
 	}
 	eth0 := Uplink{IfIndex: 2, Name: "eth0", IPv4: netip.MustParseAddr("192.0.2.10"), IPv6: netip.MustParseAddr("2001:db8::8")}
-	wg0 := Uplink{IfIndex: 4, Name: "wg0", IPv4: eth0.IPv4, IPv6: eth0.IPv6, L3: true}
+	eth2 := Uplink{IfIndex: 7, Name: "eth2", IPv4: eth0.IPv4, IPv6: eth0.IPv6}
 	tests := map[string]struct {
 		routed map[uint32]bool
 		pinned []string
 		want   []Uplink
 	}{
 		"by address":           {nil, nil, []Uplink{eth0}},
-		"by route, unnumbered": {map[uint32]bool{4: true}, nil, []Uplink{eth0, wg0}},
-		"pinned":               {nil, []string{"wg0", "eth9"}, []Uplink{wg0}},
+		"by route, unnumbered": {map[uint32]bool{7: true}, nil, []Uplink{eth0, eth2}},
+		"pinned":               {nil, []string{"eth2", "eth9"}, []Uplink{eth2}},
+		"no Ethernet header":   {map[uint32]bool{4: true}, []string{"wg0", "eth0"}, []Uplink{eth0}},
 		"pinned but down":      {nil, []string{"eth1"}, nil},
 	}
 	for name, tt := range tests {

@@ -36,7 +36,7 @@ func (s *scenario) secondUplink(f family) (src netip.Addr, use, leave func()) {
 	return src, use, leave
 }
 
-// awaitRouteTick waits until what the datapath remembers of routes is old: ROUTE_TICK in
+// awaitRouteTick waits until what the datapath remembers of routes is old: ROUTE_TICK_SHIFT in
 // bpf/lib/route.h.
 func awaitRouteTick(tb testing.TB) {
 	tb.Helper()

@@ -23,7 +23,7 @@ const doneMark = 0xf1a17ead
 
 // featureVars is the configuration that says what this kernel can.
 func featureVars() map[string]any {
-	return map[string]any{"cfg_fib_src": kernelHas(6, 7), "cfg_csum_ipv6": kernelHas(6, 16)}
+	return map[string]any{"cfg_fib_src": kernelHas(6, 7)}
 }
 
 // with adds variables to a configuration's.
