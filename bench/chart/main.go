@@ -129,7 +129,8 @@ func newPlot(title string, rows []string, low, high float64) *plot.Plot {
 		}
 	}
 	p.X.Tick.Marker = ticks
-	p.Y.Min, p.Y.Max = 0.5-float64(len(rows)), 0.5
+	p.Y.Min, p.Y.Max = 0.5-float64(len(rows)), 3 // with room for the legend
+	p.Y.Label.Text = "case"                      // and for the names, which the plot cuts off else
 	var names plot.ConstantTicks
 	for i, row := range rows {
 		names = append(names, plot.Tick{Value: -float64(i), Label: row})
