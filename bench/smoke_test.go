@@ -27,7 +27,7 @@ func TestSmoke(t *testing.T) {
 		t.Fatalf("build fairlead: %v\n%s", err, text)
 	}
 	bench := exec.Command(binary, "bench", "--case", "smoke", "--rounds", "1", "--seconds", "0.2", "--out", out,
-		"--contestants", "limit,fairlead,direct,few,bridge,docker20")
+		"--contestants", "limit,fairlead,direct,few,bridge,docker20,fairlead-docker")
 	bench.Env = append(os.Environ(), "TMPDIR="+dir)
 	text, err := bench.CombinedOutput()
 	t.Logf("%s", text)
@@ -82,7 +82,7 @@ func checkCase(t *testing.T, run *report.Run, c report.Case) {
 		}
 	}
 	grows := strings.HasPrefix(c.Name, "ports") || strings.HasPrefix(c.Name, "setup")
-	for _, subject := range []string{"limit", "fairlead", "docker20"} {
+	for _, subject := range []string{"limit", "fairlead", "docker20", "fairlead-docker"} {
 		if grows && subject != "fairlead" {
 			continue
 		}

@@ -26,6 +26,10 @@ func Measures() []Measure {
 // Docker, as what a target is against, is whichever Docker does better.
 const Docker = "docker"
 
+// Under is Fairlead as a Docker Engine's network driver. A target against it is a
+// bound of how much better the command line's sandboxes may be.
+const Under = "fairlead-docker"
+
 // Itself is what a target is against that bounds Fairlead's own figure.
 const Itself = "itself"
 
@@ -35,7 +39,7 @@ type Target struct {
 	Paths         []Path
 	Load, Measure string
 	Against       string  // a contestant, Docker or Itself
-	Bound         float64 // at most this if lower is better, else at least
+	Bound         float64 // at most this if lower is better, else at least; against Under the reverse
 }
 
 // Targets are all that are set.
@@ -61,6 +65,8 @@ func Targets() []Target {
 		{setup, "publish1000", "took", Itself, 100}, {setup, "publish10000", "took", Itself, 500},
 		{setup, "publish1000", "processes", Itself, 0}, {setup, "publish10000", "processes", Itself, 0},
 		{setup, "publish10000", "memory", Itself, 10_000}, {setup, "connect50", "p50", Docker, 0.25},
+		{Paths(), "rr", "p50", Under, 0.95}, {append(edge, Peers, Localhost), "crr", "rate", Under, 1.05},
+		{append(edge, Peers), "udp64", "rate", Under, 1.05}, {append(edge, Peers), "stream", "gbps", Under, 1.05},
 	}
 }
 

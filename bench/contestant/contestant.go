@@ -56,7 +56,10 @@ func (a Absent) Error() string { return "absent: " + a.Reason }
 // All are the contestants, the yardstick first. self is the program that makes
 // the loads and is Fairlead.
 func All(self string) []Contestant {
-	return []Contestant{limit{}, fairlead{self}, direct{fairlead{self}}, few{fairlead{self}}, bridge{}, docker20(self), docker29(self)}
+	return []Contestant{
+		limit{}, fairlead{self}, direct{fairlead{self}}, few{fairlead{self}}, bridge{},
+		docker20(self), docker29(self), underDocker20(self),
+	}
 }
 
 // unmanaged says why what has no daemon has no such case.

@@ -76,7 +76,12 @@ func (d docker) Version(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-func (d docker) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (_ Network, retErr error) {
+func (d docker) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (Network, error) {
+	return d.build(ctx, t, "bridge")
+}
+
+// build starts the engine and makes a network of that driver.
+func (d docker) build(ctx context.Context, t *topology.Topology, driver string) (_ *dockerNetwork, retErr error) {
 	daemon, err := d.daemon(ctx)
 	if err != nil {
 		return nil, err
@@ -85,7 +90,7 @@ func (d docker) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (
 		return nil, err
 	}
 	socket := filepath.Join(t.Dir, "docker.sock")
-	n := &dockerNetwork{t: t, self: d.self, Client: engine.New(d.name, socket), cgroup: "/" + filepath.Base(t.Dir) + "-docker"}
+	n := &dockerNetwork{self: d.self, driver: driver, Client: engine.New(d.name, socket), cgroup: "/" + filepath.Base(t.Dir) + "-docker"}
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, n.Close())
@@ -103,8 +108,8 @@ func (d docker) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (
 
 type dockerNetwork struct {
 	*engine.Client
-	t      *topology.Topology
 	self   string
+	driver string // of its networks
 	daemon *world.Process
 	cgroup string // parent of the containers'
 }
@@ -171,6 +176,11 @@ func (n *dockerNetwork) start(ctx context.Context, name string, ports int, args 
 
 func (n *dockerNetwork) Start(ctx context.Context, name string, ports int) (time.Duration, error) {
 	return n.start(ctx, name, ports, nil)
+}
+
+// CreateNetwork makes a network of the driver.
+func (n *dockerNetwork) CreateNetwork(ctx context.Context, name string, subnets ...string) error {
+	return n.Client.CreateNetwork(ctx, n.driver, name, subnets...)
 }
 
 func (n *dockerNetwork) Usage() (Usage, error) { return usageOf(n.daemon.Pid()) }

@@ -10,7 +10,7 @@ import (
 
 // docker20 is Docker Engine 20.10 as Debian ships it: bridge, iptables and
 // docker-proxy.
-func docker20(self string) Contestant {
+func docker20(self string) docker {
 	return docker{
 		name: "docker20", self: self, daemon: debianDockerd,
 		flags:  []string{"--experimental", "--ip6tables"},

@@ -42,10 +42,23 @@ func (f fairlead) Build(ctx context.Context, t *topology.Topology, path cases.Pa
 // build makes room for flows beside those of the load, if there are to be any,
 // and fills in as many.
 func (f fairlead) build(ctx context.Context, t *topology.Topology, room, flows int) (*fairleadNetwork, error) {
-	args := []string{"daemon", "--cgroup-root", t.Cgroup.Path, "--metrics-listen", ""}
+	var args []string
 	if room > 0 {
 		args = append(args, "--ct-max", fmt.Sprint(2*room))
 	}
+	n, err := f.start(ctx, t, args...)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := n.cli(ctx, "network", "create", "--ipv6", "bench"); err != nil || flows == 0 {
+		return n, err
+	}
+	return n, kernel.FillFlows(n.Pins(), flows)
+}
+
+// start starts the daemon and waits until it serves.
+func (f fairlead) start(ctx context.Context, t *topology.Topology, flags ...string) (*fairleadNetwork, error) {
+	args := append([]string{"daemon", "--cgroup-root", t.Cgroup.Path, "--metrics-listen", ""}, flags...)
 	daemon := world.Command(context.Background(), f.self, args...)
 	daemon.SysProcAttr = t.Cgroup.Attr()
 	p, err := t.Host.SpawnCommand(daemon)
@@ -54,13 +67,7 @@ func (f fairlead) build(ctx context.Context, t *topology.Topology, room, flows i
 	}
 	n := &fairleadNetwork{self: f.self, t: t, daemon: p}
 	n.Client = engine.New("fairlead", n.inside("/run/fairlead/api.sock"))
-	if err := n.waitFor(ctx); err != nil {
-		return nil, err
-	}
-	if _, err := n.cli(ctx, "network", "create", "--ipv6", "bench"); err != nil || flows == 0 {
-		return n, err
-	}
-	return n, kernel.FillFlows(n.Pins(), flows)
+	return n, n.waitFor(ctx)
 }
 
 type fairleadNetwork struct {
@@ -95,6 +102,11 @@ func (n *fairleadNetwork) inside(path string) string {
 
 // Pins is the directory of what the daemon has in the kernel.
 func (n *fairleadNetwork) Pins() string { return n.inside("/sys/fs/bpf/fairlead") }
+
+// CreateNetwork makes another network.
+func (n *fairleadNetwork) CreateNetwork(ctx context.Context, name string, subnets ...string) error {
+	return n.Client.CreateNetwork(ctx, "bridge", name, subnets...)
+}
 
 func (n *fairleadNetwork) Usage() (Usage, error) { return usageOf(n.daemon.Pid()) }
 

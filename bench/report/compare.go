@@ -45,6 +45,7 @@ type Comparison struct {
 // Target is a bound on a ratio, or on a figure.
 type Target struct {
 	Bound  float64
+	Most   bool // it is to be this at most
 	Met    bool
 	Judged bool // there were enough rounds
 }
@@ -137,7 +138,11 @@ func (c *Comparison) aim(against string) {
 	if !ok {
 		return
 	}
-	t := judge(c.Measure, c.Ratio, bound, c.Rounds)
+	most := c.Measure.Lower
+	if against == cases.Under { // that the subject is no better is what is aimed at
+		most = !most
+	}
+	t := judge(c.Ratio, bound, most, c.Rounds)
 	c.Target = &t
 }
 

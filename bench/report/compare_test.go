@@ -6,6 +6,7 @@ import (
 	"math"
 	"testing"
 
+	"github.com/fairlead-net/fairlead/bench/cases"
 	"github.com/fairlead-net/fairlead/bench/load"
 )
 
@@ -98,6 +99,26 @@ func TestTargetsAreJudgedByTheStrongerDocker(t *testing.T) {
 	}
 	if len(against) != 1 || against[0] != "docker29" {
 		t.Errorf("judged against %v, want docker29", against)
+	}
+}
+
+// TestUnderDockerIsToBeAlike wants the bound against Fairlead as a driver to be one of how
+// much better the command line's sandboxes are, not how much worse.
+func TestUnderDockerIsToBeAlike(t *testing.T) {
+	for _, tc := range []struct {
+		name, measure string
+		under         float64 // the subject's is 10
+		want          string
+	}{
+		{"peers/rr/4", "p50", 10.4, "≥ 0.95 met"}, {"peers/rr/4", "p50", 11, "≥ 0.95 missed"}, {"peers/rr/4", "p50", 5, "≥ 0.95 met"},
+		{"peers/crr/4", "rate", 9.6, "≤ 1.05 met"}, {"peers/crr/4", "rate", 9, "≤ 1.05 missed"}, {"peers/crr/4", "rate", 20, "≤ 1.05 met"},
+	} {
+		r := Run{Order: []string{Subject, cases.Under}, Cases: []Case{
+			twelve(tc.name, tc.measure, steady(10), map[string]float64{cases.Under: tc.under}),
+		}}
+		if got := r.Compare()[0].target(); got != tc.want {
+			t.Errorf("%s, %s of 10 beside %g: %q, want %q", tc.name, tc.measure, tc.under, got, tc.want)
+		}
 	}
 }
 

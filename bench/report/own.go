@@ -31,7 +31,7 @@ func (r *Run) Bounds() (all []Bounded) {
 				continue
 			}
 			b := Bounded{Case: c.Name, Measure: m, Median: median(values), Rounds: len(values)}
-			b.Target = judge(m, b.Median, bound, b.Rounds)
+			b.Target = judge(b.Median, bound, m.Lower, b.Rounds)
 			all = append(all, b)
 		}
 	}
@@ -39,12 +39,12 @@ func (r *Run) Bounds() (all []Bounded) {
 }
 
 // judge compares what was found with a bound.
-func judge(m cases.Measure, found, bound float64, rounds int) Target {
+func judge(found, bound float64, most bool, rounds int) Target {
 	met := found >= bound
-	if m.Lower {
+	if most {
 		met = found <= bound
 	}
-	return Target{Bound: bound, Met: met, Judged: rounds >= enough}
+	return Target{Bound: bound, Most: most, Met: met, Judged: rounds >= enough}
 }
 
 func (r *Run) writeBounds(b *bytes.Buffer) {
@@ -55,7 +55,7 @@ func (r *Run) writeBounds(b *bytes.Buffer) {
 	tab := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tab, "FAIRLEAD ALONE\tMEASURE\tMEDIAN\tROUNDS\tTARGET")
 	for _, f := range bounds {
-		fmt.Fprintf(tab, "%s\t%s %s\t%s\t%d\t%s\n", f.Case, f.Measure.Name, f.Measure.Unit, figure(f.Median), f.Rounds, f.Target.text(f.Measure))
+		fmt.Fprintf(tab, "%s\t%s %s\t%s\t%d\t%s\n", f.Case, f.Measure.Name, f.Measure.Unit, figure(f.Median), f.Rounds, f.Target.text())
 	}
 	tab.Flush()
 	fmt.Fprintln(b)

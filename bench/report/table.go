@@ -64,13 +64,13 @@ func (c Comparison) target() string {
 	if c.Target == nil {
 		return ""
 	}
-	return c.Target.text(c.Measure)
+	return c.Target.text()
 }
 
 // text is "≤ 1.04 met".
-func (t Target) text(m cases.Measure) string {
+func (t Target) text() string {
 	sign, word := "≥", "missed"
-	if m.Lower {
+	if t.Most {
 		sign = "≤"
 	}
 	switch {

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package contestant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/topology"
+)
+
+// under is Fairlead under a Docker Engine: the engine's containers, in a network of
+// Fairlead's driver. Their packets are to cost what those of the command line's
+// sandboxes do.
+type under struct {
+	docker
+	fairlead fairlead
+}
+
+// underDocker20 is under Docker Engine 20.10 as Debian ships it.
+func underDocker20(self string) Contestant {
+	d := docker20(self)
+	d.name = cases.Under
+	return under{d, fairlead{self}}
+}
+
+func (u under) Version(ctx context.Context) (string, error) {
+	engine, err := u.docker.Version(ctx)
+	if err != nil {
+		return "", err
+	}
+	own, err := u.fairlead.Version(ctx)
+	return fmt.Sprintf("%s, network driver of %s", engine, own), err
+}
+
+func (u under) Lacks(c cases.Case) string {
+	if c.Path.Grows() {
+		return "what grows is Fairlead's, and measured there"
+	}
+	return u.docker.Lacks(c)
+}
+
+// Build starts Fairlead first: the engine finds the driver by its socket.
+func (u under) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (Network, error) {
+	f, err := u.fairlead.start(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	n, err := u.build(ctx, t, "fairlead")
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return underNetwork{n, f}, nil
+}
+
+type underNetwork struct {
+	*dockerNetwork
+	fairlead *fairleadNetwork
+}
+
+// Usage is that of both daemons.
+func (n underNetwork) Usage() (Usage, error) {
+	engine, err := n.dockerNetwork.Usage()
+	own, err2 := n.fairlead.Usage()
+	return Usage{engine.Processes + own.Processes, engine.Memory + own.Memory}, errors.Join(err, err2)
+}
+
+func (n underNetwork) Close() error { return errors.Join(n.dockerNetwork.Close(), n.fairlead.Close()) }
