@@ -50,6 +50,7 @@ lint: generate ## Check format, vet, staticcheck, and that the generated files a
 test: ## Run every check and test, as root; installs with apt what is missing.
 	@[ "$$(id -u)" = 0 ] || { echo "make test makes network namespaces and loads BPF programs: run it as root"; exit 1; }
 	@$(DEPS) test
+	@GO=$(GO) test/crictl.sh
 	@$(MAKE) --no-print-directory build lint
 	CGO_ENABLED=1 $(GO) build -race ./...
 	CGO_ENABLED=1 $(GO) test -race -ldflags=-w -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...

@@ -3,87 +3,46 @@
 package cni
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// podman is Debian's podman on the lab's host, in namespaces of processes and
-// mounts that end with the test, and with what it keeps outside of its
-// directories on file systems of its own.
+// podman is Debian's podman on the lab's host.
 type podman struct {
-	*runtime
-	pid  string // of the first process in its namespaces
-	env  string
+	*apart
 	args []string
 }
 
-// newPodman starts the namespaces. The daemon sees the mounts under /run, where
-// podman puts network namespaces.
 func newPodman(t *testing.T) *podman {
 	t.Helper()
 	r := newRuntime(t, lab.Config{})
-	p := &podman{runtime: r, env: "CONTAINERS_CONF=" + filepath.Join(r.Dir("podman"), "containers.conf")}
-	p.args = []string{
-		"--root", r.Dir("podman/root"), "--runroot", "/run/containers", "--tmpdir", "/run/libpod",
+	r.write("podman.conf", fmt.Sprintf("[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [%q, %q]\n"+
+		"[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nenable_port_reservation = false\nruntime = \"crun\"\n", r.plugins, debianPlugins))
+	p := &podman{r.apart("mount -t tmpfs cgroup /sys/fs/cgroup"), []string{
+		"CONTAINERS_CONF=" + filepath.Join(r.Dir("."), "podman.conf"),
+		"podman", "--root", r.Dir("podman/root"), "--runroot", "/run/containers", "--tmpdir", "/run/libpod",
 		"--storage-driver", "vfs", "--network-config-dir", r.Dir("podman/net"),
-	}
-	conf := fmt.Sprintf("[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [%q, %q]\n"+
-		"[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nenable_port_reservation = false\nruntime = \"crun\"\n", r.plugins, debianPlugins)
-	r.write("podman/containers.conf", conf)
-	r.Must(r.Host, "mount", "-t", "tmpfs", "run", "/run")
-	r.Must(r.Host, "mount", "--make-shared", "/run")
-	r.Must(r.Host, "ln", "-s", filepath.Dir(r.Socket()), "/run/fairlead") // where the plugin looks
-	first := r.Spawn(r.Host, "unshare", "--pid", "--mount", "--propagation", "unchanged", "--fork", "--kill-child", "--mount-proc",
-		"sh", "-c", "mount -t tmpfs lib /var/lib && mount -t tmpfs shm /dev/shm && mount -t tmpfs cgroup /sys/fs/cgroup && echo ready && sleep infinity & wait")
-	r.Eventually(5*time.Second, func() error {
-		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", first.Pid(), first.Pid()))
-		p.pid = strings.TrimSpace(string(children))
-		if err == nil && !strings.Contains(first.Output(), "ready") {
-			err = fmt.Errorf("not ready: %s", first.Output())
-		}
-		return err
-	})
+	}}
 	t.Cleanup(func() { p.try("rm", "--all", "--force", "--time", "0") })
 	return p
 }
 
-func (r *runtime) write(name, content string) {
-	r.Helper()
-	if err := os.WriteFile(filepath.Join(r.Dir("."), name), []byte(content), 0o644); err != nil {
-		r.Fatal(err)
-	}
-}
-
 func (p *podman) try(args ...string) world.Result {
 	p.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	all := slices.Concat([]string{"--target", p.pid, "--pid", "--mount", "--", "env", p.env, "podman"}, p.args, args)
-	r, err := p.Host.Run(ctx, "nsenter", all...)
-	if err != nil {
-		p.Fatal(err)
-	}
-	return r
+	return p.apart.try("env", slices.Concat(p.args, args)...)
 }
 
 func (p *podman) do(args ...string) string {
 	p.Helper()
-	r := p.try(args...)
-	if r.Code != 0 {
-		p.Fatalf("podman %s: status %d\n%s", strings.Join(args, " "), r.Code, r.Output())
-	}
-	return strings.TrimSpace(r.Stdout)
+	return p.apart.do("env", slices.Concat(p.args, args)...)
 }
 
 // A container of podman's is published, reaches others, stops and starts again.
@@ -93,20 +52,10 @@ func TestPodman(t *testing.T) {
 	p.write("podman/net/pods.conflist", documented(t))
 	p.image()
 	p.do("run", "-d", "--name", "web", "--cgroups", "disabled", "--network", "pods", "--ip", "10.77.0.9", "-p", "8080:80", "box", "/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www")
-	get := func(h *world.Host, url string) {
-		t.Helper()
-		p.Eventually(5*time.Second, func() error {
-			r := p.Run(h, "curl", "-sS", "--noproxy", "*", "--max-time", "2", url)
-			if r.Stdout != "served\n" {
-				return fmt.Errorf("%s: curl %s: %s", h.Name, url, r.Output())
-			}
-			return nil
-		})
-	}
 	served := func() {
 		t.Helper()
-		get(p.Outside, "http://"+lab.Host4+":8080/")
-		get(p.Host, "http://127.0.0.1:8080/")
+		p.served(p.Outside, lab.Host4, 8080, "served")
+		p.served(p.Host, "127.0.0.1", 8080, "served")
 	}
 	served()
 	if got := p.do("run", "--rm", "--cgroups", "disabled", "--network", "pods", "box", "/bin/busybox", "ping", "-c", "1", "10.77.0.9"); !strings.Contains(got, " 0% packet loss") {
@@ -158,13 +107,5 @@ func documented(t *testing.T) string {
 // image imports a file system with nothing but busybox.
 func (p *podman) image() {
 	p.Helper()
-	root := p.Dir("rootfs")
-	for _, dir := range []string{"bin", "www", "etc", "proc", "sys", "dev"} {
-		p.Dir("rootfs/" + dir)
-	}
-	p.write("rootfs/www/index.html", "served\n")
-	p.Must(p.Host, "cp", p.Must(p.Host, "sh", "-c", "printf %s $(command -v busybox)"), filepath.Join(root, "bin", "busybox"))
-	tar := filepath.Join(p.Dir("."), strconv.Itoa(os.Getpid())+".tar")
-	p.Must(p.Host, "tar", "-C", root, "-cf", tar, ".")
-	p.do("import", tar, "box")
+	p.do("import", p.rootfs(), "box")
 }

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+)
+
+// apart is a place for a real runtime on the lab's host: namespaces of processes and
+// mounts that end with the test, and file systems of its own where it keeps what
+// cannot be told to be elsewhere.
+type apart struct {
+	*runtime
+	pid   string // of the first process in its namespaces
+	first *world.Process
+}
+
+// apart makes the namespaces, and does with the mounts what more says. The daemon sees
+// the mounts under /run, where runtimes put network namespaces.
+func (r *runtime) apart(more string) *apart {
+	r.Helper()
+	r.Must(r.Host, "mount", "-t", "tmpfs", "run", "/run")
+	r.Must(r.Host, "mount", "--make-shared", "/run")
+	r.Must(r.Host, "ln", "-s", filepath.Dir(r.Socket()), "/run/fairlead") // where the plugin looks
+	a := &apart{runtime: r}
+	a.first = r.Spawn(r.Host, "unshare", "--pid", "--mount", "--propagation", "unchanged", "--fork", "--kill-child", "--mount-proc",
+		"sh", "-c", "mount -t tmpfs lib /var/lib && mount -t tmpfs shm /dev/shm && "+more+" && echo ready && sleep infinity & wait")
+	r.Eventually(5*time.Second, func() error {
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", a.first.Pid(), a.first.Pid()))
+		a.pid = strings.TrimSpace(string(children))
+		if err == nil && !strings.Contains(a.first.Output(), "ready") {
+			err = fmt.Errorf("not ready: %s", a.first.Output())
+		}
+		return err
+	})
+	return a
+}
+
+// enter is the command that runs a program in the namespaces.
+func (a *apart) enter(program string, args []string) []string {
+	return append([]string{"nsenter", "--target", a.pid, "--pid", "--mount", "--", program}, args...)
+}
+
+func (a *apart) try(program string, args ...string) world.Result {
+	a.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	all := a.enter(program, args)
+	r, err := a.Host.Run(ctx, all[0], all[1:]...)
+	if err != nil {
+		a.Fatal(err)
+	}
+	return r
+}
+
+func (a *apart) do(program string, args ...string) string {
+	a.Helper()
+	r := a.try(program, args...)
+	if r.Code != 0 {
+		a.Fatalf("%s %s: status %d\n%s", program, strings.Join(args, " "), r.Code, r.Output())
+	}
+	return strings.TrimSpace(r.Stdout)
+}
+
+// write writes a file in the lab's directory.
+func (r *runtime) write(name, content string) (path string) {
+	r.Helper()
+	path = filepath.Join(r.Dir("."), name)
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		r.Fatal(err)
+	}
+	return path
+}
+
+// rootfs is an archive of a file system with nothing but busybox and a page.
+func (r *runtime) rootfs() string {
+	r.Helper()
+	root := r.Dir("rootfs")
+	for _, dir := range []string{"bin", "www", "etc", "proc", "sys", "dev"} {
+		r.Dir("rootfs/" + dir)
+	}
+	r.write("rootfs/www/index.html", "served\n")
+	r.Must(r.Host, "cp", r.Must(r.Host, "sh", "-c", "printf %s $(command -v busybox)"), filepath.Join(root, "bin", "busybox"))
+	tar := filepath.Join(r.Dir("."), "rootfs.tar")
+	r.Must(r.Host, "tar", "-C", root, "-cf", tar, ".")
+	return tar
+}
+
+// served waits until a page is served to a host.
+func (r *runtime) served(h *world.Host, addr string, port int, want string) {
+	r.Helper()
+	r.Eventually(5*time.Second, func() error {
+		url := fmt.Sprintf("http://%s:%d/", addr, port)
+		got := r.Run(h, "curl", "-sS", "--noproxy", "*", "--max-time", "2", url)
+		if got.Stdout != want+"\n" {
+			return fmt.Errorf("%s: curl %s: %s, want %s", h.Name, url, got.Output(), want)
+		}
+		return nil
+	})
+}
