@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 type networkCreateOptions struct {
@@ -42,7 +43,7 @@ func newNetworkCreateCommand(e *env) *cobra.Command {
 	f.StringVarP(&o.driver, "driver", "d", "bridge", "network driver; bridge is the one available yet")
 	f.StringArrayVar(&o.subnets, "subnet", nil, "subnet, ADDRESS/LENGTH; one per address family (default: from the daemon's pools)")
 	f.StringArrayVar(&o.gateways, "gateway", nil, "gateway address of a subnet (default: its first)")
-	f.StringArrayVar(&o.ranges, "ip-range", nil, "part of a subnet that addresses are chosen from")
+	f.StringArrayVar(&o.ranges, "ip-range", nil, "part of a subnet that addresses are chosen from: ADDRESS/LENGTH or FIRST-LAST")
 	f.StringArrayVar(&o.aux, "aux-address", nil, "address never handed out, NAME=ADDRESS")
 	f.BoolVar(&o.ipv6, "ipv6", false, "have IPv6, with a /64 of the daemon's pools unless --subnet names one")
 	f.BoolVar(&o.internal, "internal", false, "no way in or out but for the host itself")
@@ -157,11 +158,11 @@ func assignGateways(list []string, find func(netip.Addr) *api.IPAMConfig) error 
 
 func assignRanges(list []string, find func(netip.Addr) *api.IPAMConfig) error {
 	for _, s := range list {
-		p, err := netip.ParsePrefix(s)
+		p, err := model.ParseAddrRange(s)
 		if err != nil {
-			return usagef("IP range %q: want ADDRESS/LENGTH", s)
+			return usagef("IP range: %v", err)
 		}
-		c := find(p.Addr())
+		c := find(p.First)
 		if c == nil {
 			return usagef("IP range %s is in no --subnet", p)
 		}

@@ -47,8 +47,8 @@ func (c *IPAMConfig) spec() (s model.SubnetSpec, err error) {
 	if s.Prefix, err = parsePrefix("subnet", c.Subnet); err != nil {
 		return s, err
 	}
-	if s.IPRange, err = parsePrefix("IP range", c.IPRange); err != nil {
-		return s, err
+	if s.IPRange, err = model.ParseAddrRange(c.IPRange); err != nil {
+		return s, refuse(model.ErrInvalid, "invalid IP range: %v", err)
 	}
 	if s.Gateway, err = parseAddr("gateway", c.Gateway); err != nil {
 		return s, err

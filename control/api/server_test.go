@@ -170,7 +170,7 @@ func TestNetworkLife(t *testing.T) {
 	want := model.NetworkSpec{Name: "a/b@#$ c", Driver: "bridge", EnableIPv6: true, Internal: true,
 		Labels: map[string]string{"l": "1"}, Options: map[string]string{"com.docker.network.driver.mtu": "1400"},
 		Subnets: []model.SubnetSpec{
-			{Prefix: netip.MustParsePrefix("10.5.0.0/16"), IPRange: netip.MustParsePrefix("10.5.1.0/24"), Gateway: netip.MustParseAddr("10.5.0.9"),
+			{Prefix: netip.MustParsePrefix("10.5.0.0/16"), IPRange: model.RangeOf(netip.MustParsePrefix("10.5.1.0/24")), Gateway: netip.MustParseAddr("10.5.0.9"),
 				Aux: map[string]netip.Addr{"r": netip.MustParseAddr("10.5.0.8")}},
 			{Prefix: netip.MustParsePrefix("fd00:5::/64")},
 		}}

@@ -75,7 +75,7 @@ func (v *view) network(n *model.Network, members bool) Network {
 		Containers: map[string]NetworkMember{}, Options: notNil(n.Options), Labels: notNil(n.Labels),
 	}
 	for _, s := range n.Subnets {
-		c := IPAMConfig{Subnet: prefixString(s.Prefix), IPRange: prefixString(s.IPRange), Gateway: addrString(s.Gateway)}
+		c := IPAMConfig{Subnet: prefixString(s.Prefix), IPRange: s.IPRange.String(), Gateway: addrString(s.Gateway)}
 		for name, a := range s.Aux {
 			if c.AuxiliaryAddresses == nil {
 				c.AuxiliaryAddresses = map[string]string{}

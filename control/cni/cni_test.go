@@ -3,13 +3,16 @@
 package cni
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -73,6 +76,28 @@ func TestNetworkFromConfiguration(t *testing.T) {
 	w.add(at("c6", w.namespace("c6")), w.conf(keys{"name": "six", "subnets": []keys{{"subnet": "2001:0db8:0::/64", "gateway": "2001:db8:0::0009"}}}))
 	w.add(at("c7", w.namespace("c7")), w.conf(keys{"name": "six", "subnets": []keys{{"subnet": "2001:0db8:0::/64", "gateway": "2001:db8:0::0009"}}}))
 	w.add(at("c8", w.namespace("c8")), w.conf(keys{"name": "sized", "subnets": []keys{{"subnet": "0.0.0.0/28"}}}))
+}
+
+// Ranges of addresses and DNS may be the runtime's.
+func TestRuntimesRangesAndDNS(t *testing.T) {
+	w := newWorld(t)
+	conf := keys{"dns": keys{"nameservers": []string{"192.0.2.1"}, "domain": "conf.test", "search": []string{"conf.test"}}, "runtimeConfig": keys{
+		"ipRanges": [][]keys{{{"subnet": "10.1.0.0/16", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.10"}}, {{"subnet": "2001:db8::/64", "rangeStart": "2001:db8::7"}}},
+		"dns":      keys{"servers": []string{"192.0.2.53"}, "options": []string{"ndots:2"}},
+	}}
+	var res current.Result
+	w.must(json.Unmarshal([]byte(w.add(at("c1", "/proc/self/ns/net"), w.conf(conf))), &res))
+	if a, b := res.IPs[0].Address.String(), res.IPs[1].Address.String(); a != "10.1.0.9/16" || b != "2001:db8::7/64" {
+		t.Errorf("addresses %s and %s, want the first of the ranges", a, b)
+	}
+	want := types.DNS{Nameservers: []string{"192.0.2.53"}, Domain: "conf.test", Search: []string{"conf.test"}, Options: []string{"ndots:2"}}
+	if diff := cmp.Diff(want, res.DNS); diff != "" {
+		t.Errorf("DNS (-want +got):\n%s", diff)
+	}
+	conf["subnets"], conf["runtimeConfig"] = []keys{{"subnet": "10.1.0.0/16", "ipRange": "10.1.0.9-10.1.0.10"}}, keys{}
+	w.add(at("c2", w.namespace("c2")), w.conf(conf))
+	_, err := w.Add(t.Context(), at("c3", w.namespace("c3")), w.conf(nil))
+	w.refused(err, errConflict, "no available")
 }
 
 // A name that is also the beginning of another network's ID means the name.
@@ -146,7 +171,9 @@ func TestRefusals(t *testing.T) {
 		{"unknown-key", at("c1", other), keys{"subent": "10.0.0.0/8"}, 2, `"subent": "10.0.0.0/8" is not supported`},
 		{"bandwidth", at("c1", other), keys{"runtimeConfig": keys{"bandwidth": keys{"ingressRate": 1}}}, 2, `capability "bandwidth": {"ingressRate":1}`},
 		{"sctp", at("c1", other), port(99, "sctp"), 2, "sctp"},
-		{"ranges-of-addresses", at("c1", other), keys{"runtimeConfig": keys{"ipRanges": [][]keys{{{"subnet": "10.1.0.0/16", "rangeStart": "10.1.0.9"}}}}}, 2, "10.1.0.9"},
+		{"range-backwards", at("c1", other), keys{"runtimeConfig": keys{"ipRanges": [][]keys{{{"subnet": "10.1.0.0/16", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.8"}}}}}, 7, "ends before it begins"},
+		{"range-of-no-subnet", at("c1", other), keys{"runtimeConfig": keys{"ipRanges": [][]keys{{{"subnet": "x", "rangeStart": "10.1.0.9"}}}}}, 7, `"x" is not a subnet`},
+		{"range-outside", at("c1", other), keys{"runtimeConfig": keys{"ipRanges": [][]keys{{{"subnet": "10.1.0.0/16", "rangeEnd": "10.2.0.0"}}}}}, 100, `the configuration says "10.1.0.0-10.2.0.0"`},
 		{"no-namespace", at("c1", "/nowhere"), nil, 4, "no network namespace at /nowhere"},
 		{"args", Attachment{ContainerID: "c1", NetNS: other, IfName: "eth0", Args: "X=1"}, nil, 4, "X=1"},
 		{"type-of-key", at("c1", other), keys{"mtu": "big"}, 6, "mtu"},

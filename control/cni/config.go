@@ -53,6 +53,7 @@ type runtimeConfig struct {
 	MAC          string              `json:"mac"`
 	Aliases      map[string][]string `json:"aliases"` // by network
 	IPRanges     [][]ipRange         `json:"ipRanges"`
+	DNS          runtimeDNS          `json:"dns"`
 }
 
 type portMapping struct {
@@ -62,11 +63,52 @@ type portMapping struct {
 	HostIP        string `json:"hostIP"`
 }
 
+// runtimeDNS is what the runtime wants to find in the result.
+type runtimeDNS struct {
+	Servers  []string `json:"servers"`
+	Searches []string `json:"searches"`
+	Options  []string `json:"options"`
+}
+
+// dns is the configuration's, with what the runtime says in its place.
+func (c *config) dns() types.DNS {
+	dns, runtime := c.DNS, c.RuntimeConfig.DNS
+	if len(runtime.Servers) > 0 {
+		dns.Nameservers = runtime.Servers
+	}
+	if len(runtime.Searches) > 0 {
+		dns.Search = runtime.Searches
+	}
+	if len(runtime.Options) > 0 {
+		dns.Options = runtime.Options
+	}
+	return dns
+}
+
 type ipRange struct {
 	Subnet     string `json:"subnet"`
 	Gateway    string `json:"gateway"`
-	RangeStart string `json:"rangeStart"`
-	RangeEnd   string `json:"rangeEnd"`
+	RangeStart string `json:"rangeStart"` // "": the subnet's first
+	RangeEnd   string `json:"rangeEnd"`   // "": the subnet's last
+}
+
+// config is the subnet with its range.
+func (r *ipRange) config() (api.IPAMConfig, error) {
+	c := api.IPAMConfig{Subnet: r.Subnet, Gateway: r.Gateway}
+	if r.RangeStart == "" && r.RangeEnd == "" {
+		return c, nil
+	}
+	subnet, err := netip.ParsePrefix(r.Subnet)
+	if err != nil {
+		return c, refuse(types.ErrInvalidNetworkConfig, "ipRanges: %q is not a subnet", r.Subnet)
+	}
+	whole := model.RangeOf(subnet)
+	within, err := model.ParseAddrRange(cmp.Or(r.RangeStart, whole.First.String()) + "-" + cmp.Or(r.RangeEnd, whole.Last.String()))
+	if err != nil {
+		return c, refuse(types.ErrInvalidNetworkConfig, "ipRanges: %v", err)
+	}
+	c.IPRange = within.String()
+	return c, nil
 }
 
 // Keys that a configuration may have. Others are refused, lest a misspelt one be
@@ -76,7 +118,7 @@ var (
 		"cniVersion", "name", "type", "capabilities", "ipam", "dns", "args", "prevResult", "runtimeConfig",
 		"host", "subnets", "ipv6", "mtu", "ipMasq", "internal", "isolated", "options",
 	}
-	runtimeKeys = []string{"portMappings", "ips", "mac", "aliases", "ipRanges"}
+	runtimeKeys = []string{"portMappings", "ips", "mac", "aliases", "ipRanges", "dns"}
 )
 
 // parseConfig reads the configuration; strictly where it is going to be used.

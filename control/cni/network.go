@@ -83,10 +83,11 @@ func (c *call) subnets(lease *current.Result) ([]api.IPAMConfig, error) {
 	subnets := slices.Clone(c.Subnets)
 	for _, set := range c.RuntimeConfig.IPRanges {
 		for _, r := range set {
-			if r.RangeStart != "" || r.RangeEnd != "" {
-				return nil, refuse(types.ErrUnsupportedField, "ipRanges: rangeStart %q and rangeEnd %q are not supported (give the network an ipRange)", r.RangeStart, r.RangeEnd)
+			s, err := r.config()
+			if err != nil {
+				return nil, err
 			}
-			subnets = append(subnets, api.IPAMConfig{Subnet: r.Subnet, Gateway: r.Gateway})
+			subnets = append(subnets, s)
 		}
 	}
 	return subnets, nil
@@ -147,11 +148,21 @@ func subnetsDiffer(have *api.Network, want []api.IPAMConfig) error {
 		if gateway, _ := netip.ParseAddr(w.Gateway); w.Gateway != "" && gateway.String() != h.Gateway {
 			return differ(have, "gateway", h.Gateway, w.Gateway)
 		}
-		if w.IPRange != "" && w.IPRange != h.IPRange {
+		if is, should := within(h), within(w); w.IPRange != "" && is != should {
 			return differ(have, "ipRange", h.IPRange, w.IPRange)
 		}
 	}
 	return nil
+}
+
+// within is the range that addresses are chosen from: the whole subnet, if none is
+// given. There are several ways to write it.
+func within(c api.IPAMConfig) model.AddrRange {
+	r, err := model.ParseAddrRange(cmp.Or(c.IPRange, c.Subnet))
+	if err != nil {
+		return model.AddrRange{} // of the configuration's: the daemon's is none
+	}
+	return r
 }
 
 func differ(n *api.Network, what, is, should string) error {

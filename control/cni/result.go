@@ -26,7 +26,7 @@ func (c *call) result(n *api.Network, sb api.Sandbox) (*current.Result, error) {
 		CNIVersion: current.ImplementedSpecVersion,
 		Interfaces: []*current.Interface{{Name: ep.InterfaceName, Mac: ep.MacAddress, Mtu: mtu(n), Sandbox: c.NetNS}},
 		Routes:     []*types.Route{},
-		DNS:        c.DNS,
+		DNS:        c.dns(),
 	}
 	addAddress(res, ep.IPAddress, ep.IPPrefixLen, ep.Gateway, ep.DefaultRoute)
 	addAddress(res, ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen, ep.IPv6Gateway, ep.DefaultRoute)

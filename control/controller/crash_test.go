@@ -157,7 +157,7 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 		"unpublish": func() error { return w.UnpublishEndpoint(ctx, foreignID("serves")) },
 		"release":   func() error { return w.ReleaseEndpoint(ctx, foreignID("serves")) },
 		"request-pool": func() error {
-			_, err := w.RequestPool(ctx, true, prefix("10.7.0.0/24"), prefix("10.7.0.128/25"))
+			_, err := w.RequestPool(ctx, true, prefix("10.7.0.0/24"), model.RangeOf(prefix("10.7.0.128/25")))
 			return err
 		},
 		"release-pool":    func() error { return w.ReleasePool(ctx, "10.6.0.0/24") },
@@ -391,7 +391,7 @@ func (w *world) randomRequest(r *rand.Rand) func() error {
 	case 8:
 		switch r.IntN(4) {
 		case 0:
-			return func() error { _, err := w.RequestPool(ctx, true, prefix(pool), netip.Prefix{}); return err }
+			return func() error { _, err := w.RequestPool(ctx, true, prefix(pool), model.AddrRange{}); return err }
 		case 1:
 			return func() error { return w.ReleasePool(ctx, pool) }
 		case 2:

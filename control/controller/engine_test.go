@@ -49,7 +49,7 @@ func furnishForeign(w *world) {
 	if err := w.PublishEndpoint(ctx, foreignID("serves"), []model.PortSpec{tcp("", 600, 1, 80, 1), tcp("", 0, 0, 81, 1)}); err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.RequestPool(ctx, true, prefix("10.6.0.0/24"), netip.Prefix{}); err != nil {
+	if _, err := w.RequestPool(ctx, true, prefix("10.6.0.0/24"), model.AddrRange{}); err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := w.RequestAddress(ctx, "10.6.0.0/24", netip.Addr{}, true); err != nil {
@@ -267,12 +267,13 @@ func TestEnginePools(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
 	request := func(is4 bool, p, within string) (*model.AddressPool, error) {
-		var a, b netip.Prefix
+		var a netip.Prefix
 		if p != "" {
 			a = prefix(p)
 		}
-		if within != "" {
-			b = prefix(within)
+		b, err := model.ParseAddrRange(within)
+		if err != nil {
+			t.Fatal(err)
 		}
 		return w.RequestPool(ctx, is4, a, b)
 	}

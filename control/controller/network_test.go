@@ -40,7 +40,7 @@ func TestPredefinedNetworks(t *testing.T) {
 
 func TestCreateNetworkSubnets(t *testing.T) {
 	full := subnet("10.1.0.0/16")
-	full.Gateway, full.IPRange = addr("10.1.9.9"), netip.MustParsePrefix("10.1.5.0/24")
+	full.Gateway, full.IPRange = addr("10.1.9.9"), model.RangeOf(netip.MustParsePrefix("10.1.5.0/24"))
 	full.Aux = map[string]netip.Addr{"printer": addr("10.1.5.0"), "router": addr("10.1.0.1")}
 	auxFirst := subnet("10.2.0.0/24")
 	auxFirst.Aux = map[string]netip.Addr{"a": addr("10.2.0.1")}
@@ -144,9 +144,9 @@ func networkRefusals() []networkRefusal {
 		{"gateway-is-aux", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) {
 			s.Gateway, s.Aux = addr("10.0.0.9"), map[string]netip.Addr{"x": addr("10.0.0.9")}
 		})...), model.ErrInvalid, "Address already in use"},
-		{"range-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = netip.MustParsePrefix("10.0.1.0/25") })...), model.ErrInvalid, "doesn't contain ip-range (give a part of that)"},
-		{"range-bigger", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = netip.MustParsePrefix("10.0.0.0/23") })...), model.ErrInvalid, "CIDR block is bigger than its parent subnet 10.0.0.0/24 (give a part of that)"},
-		{"range-family", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = netip.MustParsePrefix("2001:db8::/80") })...), model.ErrInvalid, "parent subnet is an IPv4 block (give a part of 10.0.0.0/24)"},
+		{"range-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = model.RangeOf(netip.MustParsePrefix("10.0.1.0/25")) })...), model.ErrInvalid, "doesn't contain ip-range (give a part of that)"},
+		{"range-bigger", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = model.RangeOf(netip.MustParsePrefix("10.0.0.0/23")) })...), model.ErrInvalid, "CIDR block is bigger than its parent subnet 10.0.0.0/24 (give a part of that)"},
+		{"range-family", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = model.RangeOf(netip.MustParsePrefix("2001:db8::/80")) })...), model.ErrInvalid, "parent subnet is an IPv4 block (give a part of 10.0.0.0/24)"},
 		{"aux-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Aux = map[string]netip.Addr{"x": addr("10.1.0.1")} })...), model.ErrInvalid, "invalid auxiliary address 10.1.0.1: parent subnet 10.0.0.0/24 doesn't contain this address (choose one of it)"},
 		{"aux-gateway-name", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) {
 			s.Aux = map[string]netip.Addr{"DefaultGatewayIPv4": addr("10.0.0.9")}

@@ -15,7 +15,7 @@ import (
 
 // RequestPool reserves a subnet for an engine: the one it names, or one of the
 // default pools.
-func (c *Controller) RequestPool(ctx context.Context, is4 bool, prefix, within netip.Prefix) (*model.AddressPool, error) {
+func (c *Controller) RequestPool(ctx context.Context, is4 bool, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error) {
 	spec := model.SubnetSpec{Prefix: prefix, IPRange: within}
 	if err := validateSubnet(spec); err != nil {
 		return nil, err

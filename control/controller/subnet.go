@@ -201,17 +201,16 @@ func validateSubnet(sp model.SubnetSpec) error {
 	return nil
 }
 
-func validateRange(p, r netip.Prefix) error {
+func validateRange(p netip.Prefix, r model.AddrRange) error {
+	whole := model.RangeOf(p)
 	switch {
 	case !r.IsValid():
 		return nil
-	case r.Addr().Is4() != p.Addr().Is4():
+	case r.First.Is4() != p.Addr().Is4():
 		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet is an %s block (give a part of %v)", r, family(p.Addr().Is4()), p)
-	case r != r.Masked():
-		return refuse(model.ErrInvalid, "invalid ip-range %v: it should be %v", r, r.Masked())
-	case r.Bits() < p.Bits():
+	case r != whole && r.Contains(whole.First) && r.Contains(whole.Last):
 		return refuse(model.ErrInvalid, "invalid ip-range %v: CIDR block is bigger than its parent subnet %v (give a part of that)", r, p)
-	case !p.Contains(r.Addr()):
+	case !p.Contains(r.First) || !p.Contains(r.Last):
 		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet %v doesn't contain ip-range (give a part of that)", r, p)
 	}
 	return nil

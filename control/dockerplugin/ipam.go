@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 type ipamCapabilities struct{ RequiresMACAddress, RequiresRequestReplay bool }
@@ -35,9 +37,9 @@ func (s *Server) requestPool(ctx context.Context, r *poolRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	within, err := parsePrefix(r.SubPool)
+	within, err := model.ParseAddrRange(r.SubPool)
 	if err != nil {
-		return nil, err
+		return nil, refuse("invalid --ip-range: %v", err)
 	}
 	pool, err := s.cfg.Controller.RequestPool(ctx, !r.V6, prefix, within)
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"testing"
+
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // slowPool is the reference: the whole range as a list, searched linearly.
@@ -19,7 +21,7 @@ type slowPool struct {
 	cursor int // index into choose
 }
 
-func newSlow(prefix, within netip.Prefix) *slowPool {
+func newSlow(prefix netip.Prefix, within model.AddrRange) *slowPool {
 	s := &slowPool{prefix: prefix, taken: map[netip.Addr]bool{}}
 	var all []netip.Addr
 	for a := prefix.Addr(); prefix.Contains(a); a = a.Next() {
@@ -82,18 +84,19 @@ func TestPoolAgainstModel(t *testing.T) {
 		{"192.0.2.0/31", ""}, {"192.0.2.0/30", ""}, {"192.0.2.0/29", ""}, {"192.0.2.0/26", ""},
 		{"192.0.2.0/26", "192.0.2.0/28"}, {"192.0.2.0/26", "192.0.2.48/28"}, {"192.0.2.0/27", "192.0.2.5/32"},
 		{"255.255.255.240/28", ""}, {"192.0.2.7/32", ""}, {"192.0.2.0/24", "192.0.2.0/32"},
+		{"192.0.2.0/24", "192.0.2.250-192.0.2.255"}, {"192.0.2.0/24", "192.0.2.0-192.0.2.6"}, {"192.0.2.0/24", "192.0.2.3-192.0.2.9"},
 		{"2001:db8::/127", ""}, {"2001:db8::/126", ""}, {"2001:db8::/122", "2001:db8::30/124"},
 		{"ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff0/124", ""},
 	} {
 		t.Run(tt.prefix+","+tt.within, func(t *testing.T) {
 			prefix := netip.MustParsePrefix(tt.prefix)
-			within := prefix
-			if tt.within != "" {
-				within = netip.MustParsePrefix(tt.within)
-			}
-			p, err := NewPool(prefix, within)
+			p, err := NewPool(prefix, addrRange(t, tt.within))
 			if err != nil {
 				t.Fatal(err)
+			}
+			within := model.RangeOf(prefix)
+			if tt.within != "" {
+				within = addrRange(t, tt.within)
 			}
 			runModel(t, p, newSlow(prefix, within))
 		})
@@ -139,7 +142,7 @@ func runModel(t *testing.T, p *Pool, s *slowPool) {
 }
 
 func TestPoolOf64HostBits(t *testing.T) {
-	p, err := NewPool(netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("2001:db8:0:1::/64"))
+	p, err := NewPool(netip.MustParsePrefix("2001:db8::/32"), addrRange(t, "2001:db8:0:1::/64"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,12 +158,21 @@ func TestPoolOf64HostBits(t *testing.T) {
 	}
 }
 
+func addrRange(t *testing.T, s string) model.AddrRange {
+	t.Helper()
+	r, err := model.ParseAddrRange(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 func TestNewPoolRefuses(t *testing.T) {
 	for _, tt := range [][2]string{
-		{"192.0.2.1/24", "192.0.2.0/28"}, {"192.0.2.0/24", "192.0.2.1/28"},
+		{"192.0.2.1/24", "192.0.2.0/28"}, {"192.0.2.0/24", "192.0.1.255-192.0.2.3"}, {"192.0.2.0/24", "192.0.2.9-192.0.3.0"},
 		{"192.0.2.0/24", "192.0.0.0/16"}, {"192.0.2.0/24", "198.51.100.0/28"}, {"192.0.2.0/24", "2001:db8::/64"},
 	} {
-		if _, err := NewPool(netip.MustParsePrefix(tt[0]), netip.MustParsePrefix(tt[1])); err == nil {
+		if _, err := NewPool(netip.MustParsePrefix(tt[0]), addrRange(t, tt[1])); err == nil {
 			t.Errorf("NewPool(%v) is accepted", tt)
 		}
 	}

@@ -5,10 +5,13 @@
 package ipam
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"net/netip"
+
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 var (
@@ -26,8 +29,8 @@ var (
 // was released is handed out again only after all others had their turn.
 type Pool struct {
 	prefix   netip.Prefix
-	within   netip.Prefix // what Allocate chooses from
-	next     netip.Addr   // where Allocate looks first; outside within: its start
+	within   model.AddrRange // what Allocate chooses from
+	next     netip.Addr      // where Allocate looks first; outside within: its start
 	taken    map[netip.Addr]struct{}
 	used     uint64 // of taken, those in within
 	capacity uint64 // usable addresses of within; saturates
@@ -35,14 +38,14 @@ type Pool struct {
 
 // NewPool makes the pool of a subnet, which must be masked. A zero within is
 // the whole subnet.
-func NewPool(prefix, within netip.Prefix) (*Pool, error) {
+func NewPool(prefix netip.Prefix, within model.AddrRange) (*Pool, error) {
+	if !prefix.IsValid() || prefix != prefix.Masked() {
+		return nil, fmt.Errorf("make address pool of %v: not a masked prefix", prefix)
+	}
 	if !within.IsValid() {
-		within = prefix
+		within = model.RangeOf(prefix)
 	}
-	if !prefix.IsValid() || prefix != prefix.Masked() || within != within.Masked() {
-		return nil, fmt.Errorf("make address pool of %v, range %v: not masked prefixes", prefix, within)
-	}
-	if within.Bits() < prefix.Bits() || !prefix.Contains(within.Addr()) {
+	if !prefix.Contains(within.First) || !prefix.Contains(within.Last) || within.Last.Less(within.First) {
 		return nil, fmt.Errorf("make address pool of %v: range %v is not inside", prefix, within)
 	}
 	p := &Pool{prefix: prefix, within: within, taken: map[netip.Addr]struct{}{}}
@@ -52,11 +55,15 @@ func NewPool(prefix, within netip.Prefix) (*Pool, error) {
 
 // count is the number of usable addresses in p.within.
 func (p *Pool) count() uint64 {
-	bits := p.within.Addr().BitLen() - p.within.Bits()
-	if bits >= 64 {
+	first, last := p.within.First.As16(), p.within.Last.As16()
+	if [8]byte(first[:8]) != [8]byte(last[:8]) {
 		return math.MaxUint64
 	}
-	n := uint64(1) << bits
+	n := binary.BigEndian.Uint64(last[8:]) - binary.BigEndian.Uint64(first[8:])
+	if n == math.MaxUint64 {
+		return n
+	}
+	n++
 	if !p.Usable(p.prefix.Addr()) && p.within.Contains(p.prefix.Addr()) {
 		n--
 	}
@@ -99,7 +106,7 @@ func (p *Pool) Allocate() (netip.Addr, error) {
 	a := p.next
 	for { // ends, because one is free
 		if !p.within.Contains(a) {
-			a = p.within.Addr()
+			a = p.within.First
 		}
 		if _, taken := p.taken[a]; !taken && p.Usable(a) {
 			break
@@ -157,11 +164,4 @@ func (p *Pool) Free() uint64 {
 }
 
 // Last is the highest address of a prefix.
-func Last(p netip.Prefix) netip.Addr {
-	b := p.Masked().Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
-}
+func Last(p netip.Prefix) netip.Addr { return model.RangeOf(p).Last }

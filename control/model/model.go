@@ -104,7 +104,7 @@ func (p Proto) String() string {
 type Subnet struct {
 	Prefix  netip.Prefix          `json:"prefix"`            // masked
 	Gateway netip.Addr            `json:"gateway"`           // zero: none
-	IPRange netip.Prefix          `json:"ip_range,omitzero"` // zero: the whole subnet
+	IPRange AddrRange             `json:"ip_range,omitzero"` // zero: the whole subnet
 	Aux     map[string]netip.Addr `json:"aux,omitempty"`     // name -> reserved address
 }
 
@@ -260,7 +260,7 @@ const (
 type AddressPool struct {
 	ID      string       `json:"id"` // the subnet as text
 	Prefix  netip.Prefix `json:"prefix"`
-	IPRange netip.Prefix `json:"ip_range,omitzero"` // zero: the whole subnet
+	IPRange AddrRange    `json:"ip_range,omitzero"` // zero: the whole subnet
 	Taken   []netip.Addr `json:"taken,omitempty"`   // in the order of taking
 }
 

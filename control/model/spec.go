@@ -51,7 +51,7 @@ func NoSandbox(ref string) error {
 type SubnetSpec struct {
 	Prefix  netip.Prefix
 	Gateway netip.Addr
-	IPRange netip.Prefix
+	IPRange AddrRange
 	Aux     map[string]netip.Addr
 }
 
