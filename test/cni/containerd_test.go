@@ -139,22 +139,14 @@ func (c *containerd) describe(name string, hostPort int) (pod, container string)
 		})
 }
 
-// pod starts one and returns its ID.
-func (c *containerd) pod(name string, hostPort int) string {
-	c.Helper()
-	podFile, _ := c.describe(name, hostPort)
-	pod := c.cri("runp", podFile)
-	c.serve(pod, name, hostPort)
-	return pod
-}
-
-// serve starts a container in a pod and returns its ID.
-func (c *containerd) serve(pod, name string, hostPort int) string {
+// pod starts one with a container in it, and returns the IDs of both.
+func (c *containerd) pod(name string, hostPort int) (pod, container string) {
 	c.Helper()
 	podFile, containerFile := c.describe(name, hostPort)
-	container := c.cri("create", pod, containerFile, podFile)
+	pod = c.cri("runp", podFile)
+	container = c.cri("create", pod, containerFile, podFile)
 	c.cri("start", container)
-	return container
+	return pod, container
 }
 
 // networkReady waits until containerd says whether it has a network.
@@ -230,13 +222,17 @@ func TestContainerd(t *testing.T) {
 	c.networkReady(false) // there is no configuration
 	c.write("cni/net.d/pods.conflist", documented(t))
 	c.networkReady(true)
-	anna, ben := c.pod("anna", 8080), c.pod("ben", 8081)
+	anna, _ := c.pod("anna", 8080)
+	ben, inBen := c.pod("ben", 8081)
 	c.served(c.Outside, lab.Host4, 8080, "anna")
 	c.served(c.Outside, lab.Host4, 8081, "ben")
 	c.served(c.Host, "127.0.0.1", 8080, "anna")
 	c.wantSandboxes("cni-"+ben[:12]+" pods\ncni-"+anna[:12]+" pods", 2)
 	if got, want := c.Inspect("cni-" + anna[:12]).Config.Labels["io.kubernetes.pod.name"], "anna"; got != want {
 		t.Errorf("label %q, want the pod's name", got)
+	}
+	if got := c.cri("exec", "--sync", inBen, "/bin/busybox", "wget", "-qO-", "http://"+c.address(anna)+"/"); got != "anna" {
+		t.Errorf("a pod reads %q from another, want its name", got)
 	}
 	cleo, _ := c.describe("cleo", 8080)
 	if r := c.tryCRI("runp", cleo); r.Code == 0 || !strings.Contains(r.Output(), "8080") {
@@ -258,7 +254,7 @@ func TestContainerd(t *testing.T) {
 	c.cri("stopp", anna)
 	c.wantSandboxes("cni-"+ben[:12]+" pods", 1)
 	c.cri("rmp", anna)
-	again := c.pod("anna", 8080)
+	again, _ := c.pod("anna", 8080)
 	c.served(c.Outside, lab.Host4, 8080, "anna")
 	for _, pod := range []string{again, ben} {
 		c.cri("stopp", pod)
