@@ -19,6 +19,7 @@ const (
 	optHostBinding = "com.docker.network.bridge.host_binding_ipv4"
 	optMTU         = "com.docker.network.driver.mtu"
 	optAntiSpoof   = "fairlead.antispoof"
+	optDNS         = "fairlead.dns"
 )
 
 // Limits of the MTU: the least that IPv4 (RFC 791) and IPv6 (RFC 8200) demand,
@@ -59,6 +60,8 @@ func applyOptions(n *model.Network, options map[string]string) error {
 			n.Masquerade, err = boolOption(k, v)
 		case optAntiSpoof:
 			n.AntiSpoof, err = boolOption(k, v)
+		case optDNS:
+			n.DNS, err = boolOption(k, v)
 		case optHostBinding:
 			n.HostBindingIPv4, err = addrOption(k, v)
 		case optMTU:
@@ -106,6 +109,6 @@ func unknownOption(k string) error {
 	if slices.Contains(laterOptions, k) {
 		return refuse(model.ErrNotSupported, "option %s is not available yet (leave it out)", k)
 	}
-	known := []string{optICC, optMasquerade, optHostBinding, optMTU, optAntiSpoof}
+	known := []string{optICC, optMasquerade, optHostBinding, optMTU, optAntiSpoof, optDNS}
 	return refuse(model.ErrInvalid, "unknown option %s of driver bridge (known are %s)", k, strings.Join(known, ", "))
 }

@@ -22,9 +22,11 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/controller"
+	"github.com/fairlead-net/fairlead/control/dns"
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 	"github.com/fairlead-net/fairlead/control/gc"
 	"github.com/fairlead-net/fairlead/control/metrics"
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -55,6 +57,7 @@ type daemon struct {
 	metrics    *metrics.Metrics
 	server     *api.Server
 	docker     *dockerplugin.Server
+	dns        *dns.Server
 
 	apiSocket     net.Listener
 	dockerSocket  net.Listener // nil: none
@@ -221,10 +224,11 @@ func (d *daemon) openState(ctx context.Context) error {
 		Observe:  d.metrics.Observe,
 		Log:      d.log,
 	}, d.datapath, reconcile.TablesOf(d.datapath.Maps()), d.handle)
+	d.dns = dns.New(dns.Config{Log: d.log})
 	var err error
 	d.controller, err = controller.New(controller.Config{
 		Store:        d.store,
-		Kernel:       d.reconciler,
+		Kernel:       named{d.reconciler, d.dns},
 		RunDir:       d.cfg.Dirs.Run,
 		DefaultPools: d.cfg.DefaultPools,
 		Log:          d.log,
@@ -234,6 +238,22 @@ func (d *daemon) openState(ctx context.Context) error {
 	}
 	d.collector = gc.New(gc.Config{Flows: d.datapath.Maps().Conntrack, Log: d.log})
 	return d.controller.Start(ctx)
+}
+
+// named is the kernel with the names that go with what it is told: they are served when
+// a verb returns.
+type named struct {
+	*reconcile.Reconciler
+	dns *dns.Server
+}
+
+// Apply implements [controller.Kernel].
+func (n named) Apply(ctx context.Context, s *model.Snapshot) error {
+	err := n.Reconciler.Apply(ctx, s)
+	if err == nil {
+		n.dns.Update(s)
+	}
+	return err
 }
 
 // openAPI makes the socket of the API.

@@ -31,6 +31,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	run("keep the kernel as desired", d.reconciler.Run)
 	run("forget expired flows", d.collector.Run)
 	run("reap sandboxes", d.reap)
+	run("serve DNS", d.dns.Run)
 	if d.dockerSocket != nil {
 		run("serve Docker", func(ctx context.Context) error { return d.docker.Serve(ctx, d.dockerSocket) })
 	}

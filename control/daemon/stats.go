@@ -47,6 +47,8 @@ func (d *daemon) stats() (metrics.Stats, error) {
 		Paths:     counters(paths),
 		Events:    make(map[string]uint64, len(events)),
 		Repairs:   d.reconciler.Stats().Repairs,
+		Questions: d.dns.Counts(),
+		Unserved:  d.dns.Unserved(),
 	}
 	for name, c := range events {
 		s.Events[name] = c.Packets

@@ -22,6 +22,7 @@ type datapath struct {
 	dropPackets, dropBytes             *prometheus.Desc
 	pathPackets, pathBytes             *prometheus.Desc
 	events, repairs                    *prometheus.Desc
+	questions, unserved                *prometheus.Desc
 	ctEntries, ctLimit, entries, limit *prometheus.Desc
 }
 
@@ -49,6 +50,8 @@ func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
 		pathBytes:      desc("forwarded_bytes_total", "Bytes forwarded by the datapath, by the way they took.", "path"),
 		events:         desc("datapath_events_total", "What happened in the datapath that is neither forwarding nor refusing.", "event"),
 		repairs:        desc("reconcile_repairs_total", "Kernel objects found other than desired, and repaired, by kind.", "kind"),
+		questions:      desc("dns_questions_total", "Questions of DNS that sandboxes asked at their gateways, by result.", "result"),
+		unserved:       desc("dns_unserved_addresses", "Gateway addresses where names are not served, because another program has port 53."),
 
 		ctEntries: desc("conntrack_entries", "Entries of the flow tables, two a flow.", "table"),
 		ctLimit:   desc("conntrack_entries_limit", "Entries a flow table has room for.", "table"),
@@ -62,7 +65,7 @@ func (d *datapath) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		d.up, d.networks, d.sandboxes, d.uplinks, d.endpoints, d.ports,
 		d.networkPackets, d.networkBytes, d.dropPackets, d.dropBytes, d.pathPackets, d.pathBytes,
-		d.events, d.repairs, d.ctEntries, d.ctLimit, d.entries, d.limit,
+		d.events, d.repairs, d.questions, d.unserved, d.ctEntries, d.ctLimit, d.entries, d.limit,
 	} {
 		ch <- desc
 	}
@@ -100,6 +103,10 @@ func (d *datapath) Collect(ch chan<- prometheus.Metric) {
 	for _, kind := range sorted(stats.Repairs) {
 		ch <- counter(d.repairs, stats.Repairs[kind], kind)
 	}
+	for _, result := range sorted(stats.Questions) {
+		ch <- counter(d.questions, stats.Questions[result], result)
+	}
+	ch <- gauge(d.unserved, stats.Unserved)
 	fill(ch, d.ctEntries, d.ctLimit, stats.Conntrack)
 	fill(ch, d.entries, d.limit, stats.Maps)
 }

@@ -51,6 +51,8 @@ type Stats struct {
 	Conntrack []Fill
 	Maps      []Fill
 	Repairs   map[string]uint64 // by kind of what others broke and reconcile mended
+	Questions map[string]uint64 // of DNS, by result
+	Unserved  int               // addresses where names are not served, another program having the port
 }
 
 // Config says what a [Metrics] shows.

@@ -37,6 +37,8 @@ func full() (Stats, error) {
 		Conntrack: []Fill{{Name: "confirmed", Entries: 8, Limit: 524288}},
 		Maps:      []Fill{{Name: "fl_endpoint", Entries: 6, Limit: 16384}},
 		Repairs:   map[string]uint64{"device": 1},
+		Questions: map[string]uint64{"local": 7},
+		Unserved:  1,
 	}, nil
 }
 
@@ -72,6 +74,8 @@ func TestSamples(t *testing.T) {
 		`fairlead_conntrack_entries_limit{table="confirmed"} 524288`,
 		`fairlead_datapath_events_total{event="ct_created"} 9`,
 		`fairlead_datapath_up 1`,
+		`fairlead_dns_questions_total{result="local"} 7`,
+		`fairlead_dns_unserved_addresses 1`,
 		`fairlead_dropped_bytes_total{reason="icc"} 0`,
 		`fairlead_dropped_bytes_total{reason="spoofed_mac"} 60`,
 		`fairlead_dropped_packets_total{reason="icc"} 0`,

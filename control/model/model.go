@@ -131,6 +131,7 @@ type Network struct {
 	AntiSpoof       bool       `json:"antispoof"`                  // source MAC and IP must be the endpoint's own
 	HostBindingIPv4 netip.Addr `json:"host_binding_ipv4,omitzero"` // default host address of published ports
 	MTU             int        `json:"mtu,omitempty"`              // bytes, of the endpoints' devices
+	DNS             bool       `json:"dns,omitempty"`              // names are served at the gateway addresses
 
 	Options map[string]string `json:"options,omitempty"` // as the user gave them
 	Labels  map[string]string `json:"labels,omitempty"`

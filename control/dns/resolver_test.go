@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/miekg/dns"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// world is two networks and an internal one: web is in both of the first, db in back
+// with the alias of two, lone in the internal one.
+func world() *model.Snapshot {
+	s := &model.Snapshot{Networks: map[string]*model.Network{}, Sandboxes: map[string]*model.Sandbox{}, Endpoints: map[string]*model.Endpoint{}}
+	for _, n := range []*model.Network{
+		{ID: "n1", Name: "Front", Driver: model.DriverBridge, DNS: true}, {ID: "n2", Name: "back.end", Driver: model.DriverBridge, DNS: true},
+		{ID: "n3", Name: "quiet", Driver: model.DriverBridge, DNS: true, Internal: true},
+	} {
+		s.Networks[n.ID] = n
+	}
+	join := func(id, sandbox, network, v4, v6 string, aliases ...string) {
+		ep := &model.Endpoint{ID: id, SandboxID: sandbox, NetworkID: network, Aliases: aliases, Order: len(s.Endpoints), Gateway: network == "n2"}
+		ep.IPv4, _ = netip.ParsePrefix(v4)
+		ep.IPv6, _ = netip.ParsePrefix(v6) // "": none
+		s.Endpoints[id] = ep
+	}
+	for _, sb := range []*model.Sandbox{
+		{ID: strings.Repeat("a", 64), Name: "web", Hostname: "Www-1"}, {ID: strings.Repeat("b", 64), Name: "db"},
+		{ID: strings.Repeat("c", 64), Name: "db2"}, {ID: strings.Repeat("d", 64), Name: "lone"},
+	} {
+		s.Sandboxes[sb.ID] = sb
+	}
+	a, b, c, d := strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64), strings.Repeat("d", 64)
+	join("e1", a, "n1", "10.1.0.2/16", "fd01::2/64", "shared")
+	join("e2", a, "n2", "10.2.0.2/16", "")
+	join("e3", b, "n2", "10.2.0.3/16", "", "shared", "any.name_1")
+	join("e4", c, "n2", "10.2.0.4/16", "", "shared")
+	join("e5", d, "n3", "10.3.0.2/16", "")
+	s.Endpoints["e6"] = &model.Endpoint{ID: "e6", NetworkID: "n1", IPv4: netip.MustParsePrefix("10.1.0.9/16")} // reserved, of no sandbox
+	return s
+}
+
+// ask asks a resolver over the world, whose upstream nobody is.
+func ask(s *model.Snapshot, network, from, name string, qtype uint16, udp bool) (*dns.Msg, string) {
+	r := resolver{snapshot: func() *model.Snapshot { return s }, upstream: newUpstream("/nonexistent", nil)}
+	q := new(dns.Msg).SetQuestion(name, qtype)
+	return r.answer(context.Background(), network, netip.MustParseAddr(from), udp, q)
+}
+
+func TestNames(t *testing.T) {
+	for _, tc := range []struct {
+		network, from, name string
+		qtype               uint16
+		want                string // the answers, sorted; "-": none
+		rcode               int
+	}{
+		{"n1", "10.1.0.2", "web.", dns.TypeA, "10.2.0.2", 0}, // of the network of its default route
+		{"n1", "10.1.0.2", "web.front.", dns.TypeA, "10.1.0.2", 0},
+		{"n1", "10.1.0.2", "WEB.Front.", dns.TypeAAAA, "fd01::2", 0},
+		{"n1", "fd01::2", "db.back.end.", dns.TypeA, "10.2.0.3", 0},
+		{"n1", "10.1.0.2", "shared.", dns.TypeA, "10.2.0.3 10.2.0.4", 0},
+		{"n1", "10.1.0.2", "shared.front.", dns.TypeA, "10.1.0.2", 0},
+		{"n1", "10.1.0.2", "Any.Name_1.", dns.TypeA, "10.2.0.3", 0},
+		{"n1", "10.1.0.2", "db.", dns.TypeAAAA, "-", 0}, // it is there, without such an address
+		{"n1", "10.1.0.2", "db.", dns.TypeMX, "-", 0},
+		{"n2", "10.2.0.3", "www-1.", dns.TypeA, "10.2.0.2", 0},
+		{"n2", "10.2.0.3", "aaaaaaaaaaaa.", dns.TypeA, "10.2.0.2", 0},
+		{"n2", "10.2.0.3", "web.front.", dns.TypeA, "", dns.RcodeServerFailure}, // it is no member
+		{"n2", "10.2.0.3", "lone.", dns.TypeA, "", dns.RcodeServerFailure},
+		{"n2", "10.2.0.3", ".", dns.TypeA, "", dns.RcodeServerFailure},
+		{"n1", "10.1.0.1", "web.", dns.TypeA, "10.1.0.2", 0}, // the host, no member
+		{"n3", "10.3.0.2", "lone.", dns.TypeA, "10.3.0.2", 0},
+		{"n3", "10.3.0.2", "example.com.", dns.TypeA, "", dns.RcodeNameError}, // nothing leaves
+		{"n2", "10.2.0.3", "2.0.2.10.in-addr.arpa.", dns.TypePTR, "web.back.end.", 0},
+		{"n1", "10.1.0.2", "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.D.F.IP6.arpa.", dns.TypePTR, "web.Front.", 0},
+		{"n2", "10.2.0.3", "2.0.1.10.in-addr.arpa.", dns.TypePTR, "", dns.RcodeServerFailure},
+		{"n2", "10.2.0.3", "0.2.10.in-addr.arpa.", dns.TypePTR, "", dns.RcodeServerFailure},
+	} {
+		a, _ := ask(world(), tc.network, tc.from, tc.name, tc.qtype, true)
+		var got []string
+		for _, rr := range a.Answer {
+			switch rr := rr.(type) {
+			case *dns.A:
+				got = append(got, rr.A.String())
+			case *dns.AAAA:
+				got = append(got, rr.AAAA.String())
+			case *dns.PTR:
+				got = append(got, rr.Ptr)
+			}
+			if rr.Header().Name != tc.name {
+				t.Errorf("%s: the answer spells it %s", tc.name, rr.Header().Name)
+			}
+		}
+		slices.Sort(got)
+		if text := strings.Join(got, " "); text != strings.Trim(tc.want, "-") || a.Rcode != tc.rcode || !a.RecursionAvailable || a.Authoritative {
+			t.Errorf("%s from %s in %s: %q, %s; want %q, %s", tc.name, tc.from, tc.network, text, dns.RcodeToString[a.Rcode], tc.want, dns.RcodeToString[tc.rcode])
+		}
+	}
+}
+
+// An alias of two hundred does not fit, by UDP; each is first as often as the others.
+func TestManyAnswers(t *testing.T) {
+	s := world()
+	for i := range 200 {
+		id := fmt.Sprintf("%064x", i)
+		s.Sandboxes[id] = &model.Sandbox{ID: id, Name: "many" + id}
+		s.Endpoints[id] = &model.Endpoint{ID: id, SandboxID: id, NetworkID: "n1", Aliases: []string{"crowd"}, IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, 1, byte(i)}), 16)}
+	}
+	a, _ := ask(s, "n1", "10.1.0.2", "crowd.", dns.TypeA, true)
+	if packed, err := a.Pack(); err != nil || len(packed) > dns.MinMsgSize || !a.Truncated {
+		t.Errorf("%d bytes by UDP, truncated %v, %v", len(packed), a.Truncated, err)
+	}
+	if a, _ = ask(s, "n1", "10.1.0.2", "crowd.", dns.TypeA, false); len(a.Answer) != 200 || a.Truncated {
+		t.Errorf("%d answers by TCP, truncated %v", len(a.Answer), a.Truncated)
+	}
+	first := map[string]int{}
+	for range 1000 {
+		a, _ := ask(world(), "n2", "10.2.0.3", "shared.", dns.TypeA, true)
+		first[a.Answer[0].(*dns.A).A.String()]++
+	}
+	if len(first) != 2 || first["10.2.0.3"] < 400 || first["10.2.0.4"] < 400 {
+		t.Errorf("first were %v", first)
+	}
+	big := new(dns.Msg).SetQuestion("crowd.", dns.TypeA).SetEdns0(1232, false)
+	r := resolver{snapshot: func() *model.Snapshot { return s }}
+	a, _ = r.answer(t.Context(), "n1", netip.MustParseAddr("10.1.0.2"), true, big)
+	if packed, err := a.Pack(); err != nil || len(packed) <= dns.MinMsgSize || len(packed) > 1232 || a.IsEdns0() == nil {
+		t.Errorf("%d bytes to one who takes 1232, %v", len(packed), err)
+	}
+}
+
+// What is no question gets no answer, or a refusal; nothing panics.
+func FuzzAnswer(f *testing.F) {
+	for _, q := range []*dns.Msg{new(dns.Msg).SetQuestion("web.", dns.TypeA), new(dns.Msg).SetQuestion("2.0.1.10.in-addr.arpa.", dns.TypePTR), {}, new(dns.Msg).SetUpdate("web."), new(dns.Msg).SetReply(new(dns.Msg))} {
+		packed, err := q.Pack()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(packed)
+	}
+	s := world()
+	r := resolver{snapshot: func() *model.Snapshot { return s }, upstream: newUpstream("/nonexistent", nil)}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		q := new(dns.Msg)
+		if q.Unpack(b) != nil {
+			return
+		}
+		a, result := r.answer(t.Context(), "n1", netip.MustParseAddr("10.1.0.2"), true, q)
+		if !slices.Contains(Results(), result) || (a == nil) != (q.Response || len(q.Question) == 0) {
+			t.Errorf("%v is answered %v, %s", q, a, result)
+		}
+		if a != nil && (a.Id != q.Id || !a.Response) {
+			t.Errorf("%v is answered %v", q, a)
+		}
+	})
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// port is where DNS is served, by UDP and TCP.
+const port = 53
+
+// retry is how long until an address is tried again that another program has.
+const retry = 5 * time.Second
+
+// Config is what New needs.
+type Config struct {
+	// ResolvConf is the file that names the host's resolvers; "": /etc/resolv.conf.
+	ResolvConf string
+	Log        *slog.Logger // required
+}
+
+// Server serves the names of the networks that want it, each at its gateway
+// addresses.
+type Server struct {
+	cfg      Config
+	resolver resolver
+	desired  atomic.Pointer[model.Snapshot]
+	counts   map[string]*atomic.Uint64 // by result
+
+	mu     sync.Mutex
+	at     map[netip.Addr]*listener
+	failed map[netip.Addr]bool // said to be somebody else's
+	ended  bool
+}
+
+// New makes a server, which serves nothing until the first Update.
+func New(cfg Config) *Server {
+	if cfg.ResolvConf == "" {
+		cfg.ResolvConf = "/etc/resolv.conf"
+	}
+	s := &Server{cfg: cfg, counts: map[string]*atomic.Uint64{}, at: map[netip.Addr]*listener{}, failed: map[netip.Addr]bool{}}
+	for _, r := range Results() {
+		s.counts[r] = new(atomic.Uint64)
+	}
+	s.desired.Store(&model.Snapshot{})
+	s.resolver.snapshot, s.resolver.upstream = s.desired.Load, newUpstream(cfg.ResolvConf, s.serves)
+	return s
+}
+
+// Update has the server follow a snapshot whose addresses the host has. When it
+// returns, questions at those addresses are answered. An address that another program
+// has is no error: it is tried again by Run.
+func (s *Server) Update(snapshot *model.Snapshot) {
+	s.desired.Store(snapshot)
+	s.sync()
+}
+
+// Run tries again what failed, until ctx ends, and then ends serving.
+func (s *Server) Run(ctx context.Context) error {
+	tick := time.NewTicker(retry)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.ended = true
+			for addr := range s.at {
+				s.forget(addr)
+			}
+			return nil
+		case <-tick.C:
+			s.sync()
+		}
+	}
+}
+
+// Counts are the questions so far, by result.
+func (s *Server) Counts() map[string]uint64 {
+	counts := map[string]uint64{}
+	for r, n := range s.counts {
+		counts[r] = n.Load()
+	}
+	return counts
+}
+
+// Unserved is how many addresses another program has.
+func (s *Server) Unserved() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.failed)
+}
+
+// serves reports whether an address is one of the server's own.
+func (s *Server) serves(address string) bool {
+	addr, err := netip.ParseAddr(address)
+	if err != nil {
+		return false
+	}
+	for _, n := range s.desired.Load().Networks {
+		if slices.Contains(gateways(n), addr.Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+// gateways are the addresses where a network's names are served.
+func gateways(n *model.Network) (list []netip.Addr) {
+	if !n.DNS || n.Foreign || !n.HasDatapath() {
+		return nil
+	}
+	for _, subnet := range n.Subnets {
+		if subnet.Gateway.IsValid() {
+			list = append(list, subnet.Gateway)
+		}
+	}
+	return list
+}
+
+// sync opens and closes what differs from what is desired.
+func (s *Server) sync() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	wanted := map[netip.Addr]string{} // network by address
+	for id, n := range s.desired.Load().Networks {
+		for _, addr := range gateways(n) {
+			wanted[addr] = id
+		}
+	}
+	for addr, l := range s.at {
+		if wanted[addr] != l.network {
+			s.forget(addr)
+		}
+	}
+	for addr := range s.failed {
+		if _, ok := wanted[addr]; !ok {
+			delete(s.failed, addr)
+		}
+	}
+	for addr, network := range wanted {
+		if s.at[addr] == nil {
+			s.open(addr, network)
+		}
+	}
+}
+
+// open serves a network at an address, and says once if it cannot.
+func (s *Server) open(addr netip.Addr, network string) {
+	l, err := s.listen(addr, network)
+	switch {
+	case err == nil:
+		s.at[addr] = l
+		if s.failed[addr] {
+			s.cfg.Log.Info("names are served again", "address", addr)
+			delete(s.failed, addr)
+		}
+	case !s.failed[addr]:
+		s.failed[addr] = true
+		s.cfg.Log.Warn("names are not served until port 53 is free there", "address", addr, "err", err)
+	}
+}
+
+func (s *Server) forget(addr netip.Addr) {
+	s.at[addr].close()
+	delete(s.at, addr)
+}
+
+// listener serves a network at one address.
+type listener struct {
+	network string
+	servers []*dns.Server
+	stop    context.CancelFunc
+}
+
+func (s *Server) listen(addr netip.Addr, network string) (*listener, error) {
+	ctx, stop := context.WithCancel(context.Background())
+	l := &listener{network: network, stop: stop}
+	at := netip.AddrPortFrom(addr, port).String()
+	lc := net.ListenConfig{Control: control}
+	packets, err := lc.ListenPacket(ctx, "udp", at)
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("serve DNS: %w", err)
+	}
+	streams, err := lc.Listen(ctx, "tcp", at)
+	if err != nil {
+		stop()
+		return nil, errors.Join(fmt.Errorf("serve DNS: %w", err), packets.Close())
+	}
+	handler := func(udp bool) dns.Handler {
+		return dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { s.handle(ctx, w, network, udp, q) })
+	}
+	l.servers = []*dns.Server{{PacketConn: packets, Handler: handler(true), UDPSize: dns.MaxMsgSize}, {Listener: streams, Handler: handler(false)}}
+	for _, server := range l.servers {
+		go func() {
+			if err := server.ActivateAndServe(); !errClosed(err) {
+				s.cfg.Log.Warn("names are no longer served", "address", addr, "err", err)
+			}
+		}()
+	}
+	return l, nil
+}
+
+// control has a daemon that takes over listen beside the one before, and an address be
+// taken before its device is up.
+func control(network, _ string, c syscall.RawConn) error {
+	var err error
+	set := func(fd uintptr) {
+		level, freebind := unix.SOL_IP, unix.IP_FREEBIND
+		if network == "udp6" || network == "tcp6" {
+			level, freebind = unix.SOL_IPV6, unix.IPV6_FREEBIND
+		}
+		err = errors.Join(
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1),
+			unix.SetsockoptInt(int(fd), level, freebind, 1),
+		)
+	}
+	return errors.Join(c.Control(set), err)
+}
+
+// close ends serving; questions that are being asked get no answer.
+func (l *listener) close() {
+	l.stop()
+	for _, server := range l.servers {
+		if server.PacketConn != nil {
+			_ = server.PacketConn.Close() // what is wrong with it does not matter now
+		} else {
+			_ = server.Listener.Close()
+		}
+	}
+}
+
+// handle answers one question.
+func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, network string, udp bool, q *dns.Msg) {
+	from, err := netip.ParseAddrPort(w.RemoteAddr().String())
+	if err != nil {
+		return
+	}
+	a, result := s.resolver.answer(ctx, network, from.Addr().Unmap().WithZone(""), udp, q)
+	s.counts[result].Add(1)
+	if a != nil {
+		_ = w.WriteMsg(a) // who asked will ask again
+	}
+}

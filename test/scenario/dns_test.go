@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scenario
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// question asks a server from a host and returns the answer as text: an address, or the
+// code if there is none.
+func question(h *world.Host, protocol, server, name string, qtype uint16) (string, error) {
+	c, err := h.Dial(net.Dialer{Timeout: time.Second}, protocol, net.JoinHostPort(server, "53"))
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	client := dns.Client{Net: protocol, Timeout: 2 * time.Second}
+	a, _, err := client.ExchangeWithConn(new(dns.Msg).SetQuestion(name, qtype), &dns.Conn{Conn: c})
+	if err != nil {
+		return "", err
+	}
+	for _, rr := range a.Answer {
+		switch rr := rr.(type) {
+		case *dns.A:
+			return rr.A.String(), nil
+		case *dns.AAAA:
+			return rr.AAAA.String(), nil
+		}
+	}
+	return dns.RcodeToString[a.Rcode], nil
+}
+
+// names is a lab whose host asks a resolver outside, which knows one name.
+type names struct {
+	*lab.Lab
+	asked atomic.Int32 // the resolver
+}
+
+func newNames(t *testing.T) *names {
+	t.Helper()
+	n := &names{Lab: lab.New(t, lab.Config{NoDaemon: true})}
+	file := filepath.Join(n.Dir("etc"), "resolv.conf")
+	if err := os.WriteFile(file, []byte("nameserver "+lab.Outside4+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n.Must(n.Host, "mount", "--bind", file, "/etc/resolv.conf")
+	t.Cleanup(func() { n.Must(n.Host, "umount", "/etc/resolv.conf") })
+	packets, err := n.Outside.ListenPacket("udp", lab.Outside4+":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &dns.Server{PacketConn: packets, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		n.asked.Add(1)
+		a := new(dns.Msg).SetReply(q)
+		if q.Question[0].Name == "example.com." {
+			a.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: "example.com.", Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.ParseIP(lab.Internet4)}}
+		} else {
+			a.Rcode = dns.RcodeNameError
+		}
+		_ = w.WriteMsg(a)
+	})}
+	go func() { _ = server.ActivateAndServe() }()
+	t.Cleanup(func() { _ = server.Shutdown() })
+	n.StartDaemon()
+	return n
+}
+
+func (n *names) want(h *world.Host, protocol, server, name string, qtype uint16, want string) {
+	n.Helper()
+	if got, err := question(h, protocol, server, name, qtype); got != want {
+		n.Errorf("%s asks %s for %s by %s: %q, %v; want %s", h.Name, server, name, protocol, got, err, want)
+	}
+}
+
+// Members of a network that serves names learn each other's, and those outside from
+// the host's resolver; who is in an internal network only, nothing from there.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	n := newNames(t)
+	n.Fairlead("network", "create", "-o", "fairlead.dns=true", "--ipv6", "web")
+	n.Fairlead("network", "create", "-o", "fairlead.dns=true", "--internal", "quiet")
+	n.Fairlead("network", "create", "mute")
+	a, b := n.Sandbox("anna", "--network", "web"), n.Sandbox("ben", "--network", "web")
+	gw4, gw6 := n.Gateway("web", lab.IPv4), n.Gateway("web", lab.IPv6)
+	for _, protocol := range []string{"udp", "tcp"} {
+		for _, gw := range []string{gw4, gw6} {
+			n.want(a.Host, protocol, gw, "ben.", dns.TypeA, b.IP4.String())
+			n.want(a.Host, protocol, gw, "BEN.web.", dns.TypeAAAA, b.IP6.String())
+		}
+	}
+	n.want(a.Host, "udp", gw4, "example.com.", dns.TypeA, lab.Internet4)
+	n.want(a.Host, "udp", gw4, "nobody.", dns.TypeA, "NXDOMAIN")
+	n.want(n.Host, "udp", gw4, "anna.", dns.TypeA, a.IP4.String())
+
+	asked := n.asked.Load()
+	lone, mute := n.Sandbox("lone", "--network", "quiet"), n.Sandbox("mute", "--network", "mute")
+	quiet := n.Gateway("quiet", lab.IPv4)
+	n.want(lone.Host, "udp", quiet, "lone.", dns.TypeA, lone.IP4.String())
+	n.want(lone.Host, "udp", quiet, "example.com.", dns.TypeA, "NXDOMAIN")
+	n.want(lone.Host, "udp", quiet, "anna.", dns.TypeA, "NXDOMAIN")
+	if got := n.asked.Load(); got != asked {
+		t.Errorf("the resolver outside was asked %d times from an internal network", got-asked)
+	}
+	if got, err := question(mute.Host, "tcp", n.Gateway("mute", lab.IPv4), "mute.", dns.TypeA); err == nil {
+		t.Errorf("a network without names answers %s", got)
+	}
+
+	n.Fairlead("network", "connect", "web", "lone")
+	n.want(lone.Host, "udp", quiet, "anna.", dns.TypeA, a.IP4.String())
+	n.want(lone.Host, "udp", quiet, "example.com.", dns.TypeA, lab.Internet4)
+	n.Remove(b)
+	n.want(a.Host, "udp", gw4, "ben.", dns.TypeA, "NXDOMAIN")
+	b = n.Sandbox("ben", "--network", "web")
+	n.want(a.Host, "udp", gw4, "ben.", dns.TypeA, b.IP4.String())
+
+	n.StartDaemon() // takes over
+	n.want(a.Host, "udp", gw4, "ben.", dns.TypeA, b.IP4.String())
+	n.KillDaemon()
+	n.StartDaemon()
+	n.want(a.Host, "tcp", gw4, "ben.", dns.TypeA, b.IP4.String())
+	for what, want := range map[string]float64{"local": 1, "forwarded": 0, "failed": 0} {
+		if got := n.Metrics()[fmt.Sprintf(`fairlead_dns_questions_total{result=%q}`, what)]; got != want {
+			t.Errorf("%v questions were %s, want %v", got, what, want)
+		}
+	}
+}
+
+// A program of the host that has port 53 keeps it; names are served when it has ended.
+func TestNamesBesideAServer(t *testing.T) {
+	t.Parallel()
+	n := newNames(t)
+	other, err := n.Host.ListenPacket("udp", "0.0.0.0:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Fairlead("network", "create", "-o", "fairlead.dns=true", "web")
+	a := n.Sandbox("anna", "--network", "web")
+	gw := n.Gateway("web", lab.IPv4)
+	if got := n.Metrics()["fairlead_dns_unserved_addresses"]; got != 1 {
+		t.Errorf("%v addresses are not served, want 1", got)
+	}
+	other.Close()
+	n.Eventually(10*time.Second, func() error {
+		got, err := question(a.Host, "udp", gw, "anna.", dns.TypeA)
+		if err == nil && got != a.IP4.String() {
+			err = fmt.Errorf("answer %s", got)
+		}
+		return err
+	})
+	if got := n.Metrics()["fairlead_dns_unserved_addresses"]; got != 0 {
+		t.Errorf("%v addresses are not served, want none", got)
+	}
+	// What a removed network had is free for others.
+	n.Remove(a)
+	n.Fairlead("network", "rm", "web")
+	again, err := n.Host.ListenPacket("udp", "0.0.0.0:53")
+	if err != nil {
+		t.Fatalf("port 53 after the network is gone: %v", err)
+	}
+	again.Close()
+}
