@@ -89,6 +89,10 @@ var headline = []string{
 // among the others; it has its turn in growth.
 var headlineAlone = []string{"localhost/crr60000/4", "setup/publish{1000,10000}/4"}
 
+// engine are those that tell a Docker Engine's containers in Fairlead's network from
+// Fairlead's sandboxes: every kind of load at the edge of the host, and between two.
+var engine = []string{"published/{rr,crr,http,httpclose,udp64,stream}/4", "peers/{rr,crr,udp64,stream}/4"}
+
 // smoke are a few that together touch every path, kind of load and family, and
 // of growth what is quick.
 var smoke = []string{
@@ -117,13 +121,14 @@ func lists() map[string][]choice {
 		}
 	}
 	return map[string][]choice{
-		"all": choose(false, "*/*/*"), "smoke": choose(false, smoke...), "growth": choose(false, grown...),
+		"all": choose(false, "*/*/*"), "smoke": choose(false, smoke...), "engine": choose(false, engine...), "growth": choose(false, grown...),
 		"headline": append(choose(false, headline...), choose(true, headlineAlone...)...),
 	}
 }
 
 // Select returns the cases that patterns name, in the order of All. A pattern
-// is a name with *, or {a,b}, or one of the words all, headline, growth and smoke.
+// is a name with *, or {a,b}, or one of the words all, headline,
+// engine, growth and smoke.
 func Select(patterns []string) ([]Case, error) {
 	var choices []choice
 	for _, p := range patterns {

@@ -28,7 +28,7 @@ func TestSelect(t *testing.T) {
 			t.Errorf("Select(%v) = %v, %v; want %v", tc.patterns, names(got), err, tc.want)
 		}
 	}
-	for _, list := range []string{"all", "headline", "growth", "smoke"} {
+	for _, list := range []string{"all", "headline", "engine", "growth", "smoke"} {
 		if got, err := Select([]string{list}); err != nil || len(got) == 0 {
 			t.Errorf("Select(%q) = %d cases, %v", list, len(got), err)
 		}
@@ -67,6 +67,22 @@ func TestTargetsAreMeasured(t *testing.T) {
 		}
 		if !slices.ContainsFunc(Measures(), func(m Measure) bool { return m.Name == target.Measure }) {
 			t.Errorf("measure %q of a target does not exist", target.Measure)
+		}
+	}
+}
+
+// Each case of make bench-engine has a target to compare the two by.
+func TestEngineIsJudged(t *testing.T) {
+	selected, err := Select([]string{"engine"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range selected {
+		if !slices.ContainsFunc(Measures(), func(m Measure) bool {
+			_, ok := TargetOf(c.Name(), m.Name, Under)
+			return ok
+		}) {
+			t.Errorf("%s has no target against %s", c.Name(), Under)
 		}
 	}
 }

@@ -67,6 +67,7 @@ func Targets() []Target {
 		{setup, "publish10000", "memory", Itself, 10_000}, {setup, "connect50", "p50", Docker, 0.25},
 		{Paths(), "rr", "p50", Under, 0.95}, {append(edge, Peers, Localhost), "crr", "rate", Under, 1.05},
 		{append(edge, Peers), "udp64", "rate", Under, 1.05}, {append(edge, Peers), "stream", "gbps", Under, 1.05},
+		{[]Path{Published}, "http", "rate", Under, 1.05}, {[]Path{Published}, "httpclose", "rate", Under, 1.05},
 	}
 }
 

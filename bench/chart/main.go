@@ -92,11 +92,10 @@ func drawChart(r *report.Run, title string, measures []string, path string) erro
 		return errors.New("the run has nothing to compare")
 	}
 	p := newPlot(title, rows, low, high)
-	for i, name := range r.Order {
-		if s := all[name]; s != nil {
-			if err := s.addTo(p, name, i, len(r.Order)); err != nil {
-				return err
-			}
+	drawn := slices.DeleteFunc(slices.Clone(r.Order), func(name string) bool { return all[name] == nil })
+	for i, name := range drawn { // plotutil has seven colours
+		if err := all[name].addTo(p, name, i, len(drawn)); err != nil {
+			return err
 		}
 	}
 	height := vg.Length(len(rows))*1.1*vg.Centimeter + 4*vg.Centimeter

@@ -90,7 +90,7 @@ func (d docker) build(ctx context.Context, t *topology.Topology, driver string) 
 		return nil, err
 	}
 	socket := filepath.Join(t.Dir, "docker.sock")
-	n := &dockerNetwork{self: d.self, driver: driver, Client: engine.New(d.name, socket), cgroup: "/" + filepath.Base(t.Dir) + "-docker"}
+	n := &dockerNetwork{self: d.self, driver: driver, Client: engine.New(d.name, socket), cgroup: t.Cgroup.Containers()}
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, n.Close())
@@ -207,14 +207,14 @@ func (*dockerNetwork) Published(path cases.Path, _ Container, family int) netip.
 	return onHost(path, family)
 }
 
-// Close ends the daemon with everything in its PID namespace, and removes the
-// cgroups that this leaves.
+// Close ends the daemon with everything in its PID namespace; the cgroups that this
+// leaves go with the world.
 func (n *dockerNetwork) Close() error {
 	n.Client.Close()
 	if n.daemon != nil {
 		n.daemon.Kill()
 	}
-	return topology.RemoveCgroups(n.cgroup)
+	return nil
 }
 
 type dockerContainer struct {

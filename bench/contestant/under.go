@@ -35,11 +35,11 @@ func (u under) Version(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%s, network driver of %s", engine, own), err
 }
 
-func (u under) Lacks(c cases.Case) string {
-	if c.Path.Grows() {
-		return "what grows is Fairlead's, and measured there"
+func (under) Lacks(c cases.Case) string {
+	if c.Path.Grows() || c.Path == cases.Setup {
+		return "only what packets cost is measured by it"
 	}
-	return u.docker.Lacks(c)
+	return ""
 }
 
 // Build starts Fairlead first: the engine finds the driver by its socket.
@@ -58,13 +58,6 @@ func (u under) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (N
 type underNetwork struct {
 	*dockerNetwork
 	fairlead *fairleadNetwork
-}
-
-// Usage is that of both daemons.
-func (n underNetwork) Usage() (Usage, error) {
-	engine, err := n.dockerNetwork.Usage()
-	own, err2 := n.fairlead.Usage()
-	return Usage{engine.Processes + own.Processes, engine.Memory + own.Memory}, errors.Join(err, err2)
 }
 
 func (n underNetwork) Close() error { return errors.Join(n.dockerNetwork.Close(), n.fairlead.Close()) }

@@ -13,10 +13,12 @@ import (
 )
 
 // Cgroup holds the programs of a world, so that what one contestant attaches to
-// its cgroup does not reach another's programs.
+// its cgroup does not reach another's programs. They are in one below it, with
+// another beside them for an engine's containers: a cgroup that has controllers for
+// those below it can hold no programs.
 type Cgroup struct {
 	Path string
-	dir  *os.File
+	dir  *os.File // of the programs
 }
 
 func newCgroup() (*Cgroup, error) {
@@ -28,12 +30,19 @@ func newCgroup() (*Cgroup, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make cgroup: %w", err)
 	}
-	dir, err := os.Open(path)
+	programs := filepath.Join(path, "programs")
+	if err := os.Mkdir(programs, 0o755); err != nil {
+		return nil, errors.Join(fmt.Errorf("make cgroup: %w", err), os.Remove(path))
+	}
+	dir, err := os.Open(programs)
 	if err != nil {
-		return nil, errors.Join(err, os.Remove(path))
+		return nil, errors.Join(err, removeTree(path))
 	}
 	return &Cgroup{Path: path, dir: dir}, nil
 }
+
+// Containers is the name of the cgroup for an engine's containers.
+func (c *Cgroup) Containers() string { return "/" + filepath.Base(c.Path) + "/containers" }
 
 // cgroup2 is where it is mounted.
 func cgroup2() (string, error) {
@@ -54,10 +63,11 @@ func (c *Cgroup) Attr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, UseCgroupFD: true, CgroupFD: int(c.dir.Fd())}
 }
 
-// Close removes the cgroup once its last program is gone.
+// Close removes the cgroup once its last program is gone, with what an engine made
+// of the same name in other hierarchies.
 func (c *Cgroup) Close() error {
 	c.dir.Close()
-	return removeCgroup(c.Path)
+	return errors.Join(removeTree(c.Path), RemoveCgroups(filepath.Base(c.Path)))
 }
 
 // RemoveCgroups removes a cgroup of this name, with those below it, from every

@@ -40,8 +40,8 @@ host's network is touched, and nothing remains. Every contestant has its turn
 in every round, and what counts is the ratio within a round. Takes root.
 
 A case is PATH/LOAD/FAMILY, as in published/rr/4; * and {a,b} choose several,
-"headline", "growth", "smoke" and "all" are lists. A contestant that is not installed is
-reported as absent; "make bench" installs them all.`,
+"headline", "engine", "growth", "smoke" and "all" are lists. A contestant that is not
+installed is reported as absent; "make bench" installs them all.`,
 		Example: `  fairlead bench --case headline --out run.json
   fairlead bench --case 'peers/{rr,crr}/*' --contestants limit,fairlead --seconds 2`,
 		Args:              exactArgs(),
