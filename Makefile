@@ -16,9 +16,11 @@ TEST_TIMEOUT := 10m
 
 BPF_SOURCES  := $(wildcard bpf/*.bpf.c bpf/lib/*.h)
 DEPS         := LLVM=$(LLVM) test/deps.sh
+ROOT          = [ "$$(id -u)" = 0 ] || \
+	{ echo "make $@ makes network namespaces and loads BPF programs: run it as root"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate format lint test bench bench-full bench-growth bench-smoke demo install clean
+.PHONY: help build generate format lint test bench bench-engine bench-full bench-growth bench-smoke demo install clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,7 +50,7 @@ lint: generate ## Check format, vet, staticcheck, and that the generated files a
 # Compiling is done before, in parallel; -w, without debuggers' tables, has each linked in
 # two thirds of the time. The last lines are go test's own.
 test: ## Run every check and test, as root; installs with apt what is missing.
-	@[ "$$(id -u)" = 0 ] || { echo "make test makes network namespaces and loads BPF programs: run it as root"; exit 1; }
+	@$(ROOT)
 	@$(DEPS) test
 	@GO=$(GO) test/crictl.sh
 	@$(MAKE) --no-print-directory build lint
@@ -62,19 +64,26 @@ RUN_BENCH     = mkdir -p bench/results/$(1) && { bin/fairlead bench --case $(1) 
 	$(GO) run ./bench/chart -out bench/results/$(1) bench/results/$(1)/run.json
 
 bench: build ## Measure against Docker, a bridge and no network, as root; 45 minutes at most.
-	@[ "$$(id -u)" = 0 ] || { echo "make bench makes network namespaces and loads BPF programs: run it as root"; exit 1; }
+	@$(ROOT)
 	@$(DEPS) bench
 	@$(DOCKER29)
 	@$(call RUN_BENCH,headline,--seconds 0.7)
 
+ENGINE       := fairlead,docker20,fairlead-docker
+
+bench-engine: build ## Measure Fairlead under Docker, beside either alone; six minutes.
+	@$(ROOT)
+	@$(DEPS) bench
+	@$(call RUN_BENCH,engine,--seconds 0.6 --contestants $(ENGINE))
+
 bench-full: build ## Measure everything; hours.
-	@[ "$$(id -u)" = 0 ] || { echo "make bench-full makes network namespaces and loads BPF programs: run it as root"; exit 1; }
+	@$(ROOT)
 	@$(DEPS) bench
 	@$(DOCKER29)
 	@$(call RUN_BENCH,all,)
 
 bench-growth: build ## Measure many ports, many flows, and how fast they are made; an hour or more.
-	@[ "$$(id -u)" = 0 ] || { echo "make bench-growth makes network namespaces and loads BPF programs: run it as root"; exit 1; }
+	@$(ROOT)
 	@$(DEPS) bench
 	@$(DOCKER29)
 	@$(call RUN_BENCH,growth,)
@@ -84,7 +93,7 @@ bench-smoke: ## Try the benchmarks for a moment; part of make test.
 	$(GO) test -count=1 -run TestSmoke ./bench
 
 demo: build ## See real programs talk through Fairlead, in namespaces, as root.
-	@[ "$$(id -u)" = 0 ] || { echo "make demo makes network namespaces and loads BPF programs: run it as root"; exit 1; }
+	@$(ROOT)
 	@$(DEPS) demo
 	@bin/fairlead demo
 

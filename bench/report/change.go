@@ -39,7 +39,7 @@ func Changes(before, after *Run) []Change {
 			continue
 		}
 		for _, m := range cases.Measures() {
-			a, b := c.ratios(m, yardstick), after.Cases[i].ratios(m, yardstick)
+			a, b := c.ratios(m, Subject, yardstick), after.Cases[i].ratios(m, Subject, yardstick)
 			if len(a) == 0 || len(b) == 0 {
 				continue
 			}

@@ -31,13 +31,13 @@ const (
 	TooFew       Verdict = "too few rounds" // to show one, whatever they are
 )
 
-// Comparison is one case's measure, the subject's beside another's.
+// Comparison is one case's measure, the subject's or Under's beside another's.
 type Comparison struct {
 	Case, Against    string
 	Measure          cases.Measure
 	Ours, Theirs     float64 // medians
 	Ratio, Low, High float64 // of the rounds' ratios ours/theirs: median and range
-	Wins, Rounds     int     // rounds in which the subject did better, of those both measured
+	Wins, Rounds     int     // rounds in which it did better, of those both measured
 	Verdict          Verdict
 	Target           *Target
 }
@@ -51,26 +51,38 @@ type Target struct {
 }
 
 // Compare compares the subject with everyone in every case.
-func (r *Run) Compare() []Comparison {
+func (r *Run) Compare() []Comparison { return r.compare(Subject, r.Order) }
+
+// CompareUnder compares Fairlead as an engine's driver with the engines' own networks.
+// It is to keep the subject's targets against them.
+func (r *Run) CompareUnder() []Comparison {
+	return r.compare(cases.Under, slices.DeleteFunc(slices.Clone(r.Order), func(name string) bool { return !isDocker(name) }))
+}
+
+// compare compares one with others in every case.
+func (r *Run) compare(one string, others []string) []Comparison {
 	var all []Comparison
 	for _, c := range r.Cases {
 		for _, m := range cases.Measures() {
-			all = append(all, r.compareCase(c, m)...)
+			all = append(all, c.compareAll(m, one, others)...)
 		}
 	}
 	return all
 }
 
-func (r *Run) compareCase(c Case, m cases.Measure) []Comparison {
+// isDocker reports whether a contestant is Docker with a network of its own.
+func isDocker(name string) bool { return strings.HasPrefix(name, cases.Docker) }
+
+func (c Case) compareAll(m cases.Measure, one string, others []string) []Comparison {
 	var list []Comparison
 	var docker []int // indexes in list
-	for _, other := range r.Order {
-		cmp, ok := c.compare(m, other)
+	for _, other := range others {
+		cmp, ok := c.compare(m, one, other)
 		if !ok {
 			continue
 		}
 		cmp.aim(other)
-		if strings.HasPrefix(other, cases.Docker) {
+		if isDocker(other) {
 			docker = append(docker, len(list))
 		}
 		list = append(list, cmp)
@@ -82,10 +94,10 @@ func (r *Run) compareCase(c Case, m cases.Measure) []Comparison {
 	return list
 }
 
-// compare compares with one contestant; false: they have no round in common.
-func (c Case) compare(m cases.Measure, other string) (Comparison, bool) {
+// compare compares two contestants; false: they have no round in common.
+func (c Case) compare(m cases.Measure, one, other string) (Comparison, bool) {
 	cmp := Comparison{Case: c.Name, Against: other, Measure: m}
-	ratios := c.ratios(m, other)
+	ratios := c.ratios(m, one, other)
 	if len(ratios) == 0 {
 		return cmp, false
 	}
@@ -99,26 +111,26 @@ func (c Case) compare(m cases.Measure, other string) (Comparison, bool) {
 			losses++
 		}
 	}
-	cmp.Ours, cmp.Theirs = median(c.values(Subject, m.Name)), median(c.values(other, m.Name))
+	cmp.Ours, cmp.Theirs = median(c.values(one, m.Name)), median(c.values(other, m.Name))
 	cmp.Ratio = median(ratios)
 	cmp.Low, cmp.High, cmp.Rounds = slices.Min(ratios), slices.Max(ratios), len(ratios)
 	cmp.Verdict = verdict(cmp.Wins, losses)
 	return cmp, true
 }
 
-// ratios are the subject's over another's, of the rounds that both measured.
-func (c Case) ratios(m cases.Measure, other string) (list []float64) {
+// ratios are one's over another's, of the rounds that both measured.
+func (c Case) ratios(m cases.Measure, one, other string) (list []float64) {
 	for _, round := range c.Rounds {
-		a, ok := round.Measured[Subject][m.Name]
+		a, ok := round.Measured[one][m.Name]
 		b, ok2 := round.Measured[other][m.Name]
-		if ok && ok2 && other != Subject && b != 0 {
+		if ok && ok2 && one != other && b != 0 {
 			list = append(list, a/b)
 		}
 	}
 	return list
 }
 
-// better orders by how well the subject does, worst first.
+// better orders by how well it does, worst first.
 func (c Comparison) better(other Comparison) int {
 	if c.Measure.Lower {
 		c, other = other, c

@@ -122,6 +122,25 @@ func TestUnderDockerIsToBeAlike(t *testing.T) {
 	}
 }
 
+// TestUnderDockerKeepsTheRatios wants it to be judged by the subject's bound against the
+// better Docker, and compared with nobody else.
+func TestUnderDockerKeepsTheRatios(t *testing.T) {
+	for _, tc := range []struct {
+		under float64
+		want  string
+	}{
+		{12.6, "≥ 1.25 met"}, {12.4, "≥ 1.25 missed"},
+	} {
+		r := Run{Order: []string{Subject, "limit", "docker20", "docker29", cases.Under}, Cases: []Case{
+			twelve("published/crr/4", "rate", steady(20), map[string]float64{"limit": 9, "docker20": 9, "docker29": 10, cases.Under: tc.under}),
+		}}
+		got := r.CompareUnder()
+		if len(got) != 2 || got[0].target() != "" || got[1].Against != "docker29" || got[1].target() != tc.want {
+			t.Errorf("with %g: %+v, want docker20 without a target and docker29's %q", tc.under, got, tc.want)
+		}
+	}
+}
+
 func TestSignTest(t *testing.T) {
 	for _, tc := range []struct {
 		wins, losses int

@@ -48,9 +48,18 @@ Wins: rounds in which %s did better. A difference is shown if a two-sided sign
 test gives p < %g (10 of 12 wins). A target is judged with %d rounds or more.
 
 `, Subject, Subject, significance, enough)
+	tabulate(b, Subject, r.Compare())
+	if under := r.CompareUnder(); len(under) > 0 {
+		fmt.Fprintf(b, "The same for %s beside Docker's own networks.\n\n", cases.Under)
+		tabulate(b, cases.Under, under)
+	}
+}
+
+// tabulate shows one contestant beside others.
+func tabulate(b *bytes.Buffer, name string, list []Comparison) {
 	tab := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tab, "CASE\tMEASURE\tFAIRLEAD\tOTHER\t\tRATIO\tRANGE\tWINS\tSHOWN\tTARGET")
-	for _, c := range r.Compare() {
+	fmt.Fprintf(tab, "CASE\tMEASURE\t%s\tOTHER\t\tRATIO\tRANGE\tWINS\tSHOWN\tTARGET\n", strings.ToUpper(name))
+	for _, c := range list {
 		fmt.Fprintf(tab, "%s\t%s %s\t%s\t%s\t%s\t%.2f\t%.2f–%.2f\t%d/%d\t%s\t%s\n",
 			c.Case, c.Measure.Name, c.Measure.Unit, figure(c.Ours), figure(c.Theirs), c.Against,
 			c.Ratio, c.Low, c.High, c.Wins, c.Rounds, c.Verdict, c.target())
