@@ -29,18 +29,37 @@ const (
 )
 
 // docker is an installed Docker Engine: its dockerd, containerd, runc and
-// docker-proxy, a bridge network and containers whose image holds
-// the programs of the loads.
+// docker-proxy, a network and containers whose image holds the programs of the
+// loads.
 //
 // The daemon has a PID namespace of its own, so that with it everything it has
 // started ends. Containers run without a seccomp filter: the other contestants
 // have none, and its cost is not that of a network.
 type docker struct {
 	name, self string
-	// daemon is the path of dockerd, or fails with Absent.
-	daemon func(ctx context.Context) (string, error)
+	// find is the path of dockerd, or says what is missing.
+	find   func(ctx context.Context) (string, error)
 	flags  []string       // more of dockerd's flags
 	config map[string]any // what it can only be told in a file; in it, DIR stands for the world's directory
+}
+
+// docker20 is Docker Engine 20.10 as Debian ships it: bridge, iptables and
+// docker-proxy.
+func docker20(self string) docker {
+	return docker{
+		name: "docker20", self: self, find: engine.Debian,
+		flags:  []string{"--experimental", "--ip6tables"},
+		config: engine.DebianFile(),
+	}
+}
+
+// docker29 is Docker Engine 29, built from its Go module with its docker-proxy
+// and the runc it needs: bridge and nftables. containerd is Debian's.
+func docker29(self string) docker {
+	return docker{
+		name: "docker29", self: self, find: engine.Built,
+		flags: []string{"--firewall-backend", "nftables"},
+	}
 }
 
 func (d docker) Name() string { return d.name }
@@ -60,9 +79,9 @@ func (docker) Lacks(c cases.Case) string {
 }
 
 func (d docker) Version(ctx context.Context) (string, error) {
-	daemon, err := d.daemon(ctx)
+	daemon, err := d.find(ctx)
 	if err != nil {
-		return "", err
+		return "", Absent{err.Error()}
 	}
 	out, err := world.Command(ctx, daemon, "--version").Output()
 	if err != nil {
@@ -82,7 +101,7 @@ func (d docker) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (
 
 // build starts the engine and makes a network of that driver.
 func (d docker) build(ctx context.Context, t *topology.Topology, driver string) (_ *dockerNetwork, retErr error) {
-	daemon, err := d.daemon(ctx)
+	daemon, err := d.find(ctx)
 	if err != nil {
 		return nil, err
 	}
