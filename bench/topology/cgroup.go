@@ -5,6 +5,7 @@ package topology
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +20,14 @@ import (
 type Cgroup struct {
 	Path string
 	dir  *os.File // of the programs
+	// procs are the files by which a program enters controllers that have hierarchies of
+	// their own.
+	procs []string
 }
+
+// controllers are those that engines have containers under, and that cost
+// something while they run: their time is shared out by group, their memory counted.
+var controllers = []string{"cpu", "memory"}
 
 func newCgroup() (*Cgroup, error) {
 	root, err := cgroup2()
@@ -38,7 +46,36 @@ func newCgroup() (*Cgroup, error) {
 	if err != nil {
 		return nil, errors.Join(err, removeTree(path))
 	}
-	return &Cgroup{Path: path, dir: dir}, nil
+	c := &Cgroup{Path: path, dir: dir}
+	if err := c.control(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// control puts the programs under the controllers.
+func (c *Cgroup) control() error {
+	for _, name := range controllers {
+		hierarchy := filepath.Join("/sys/fs/cgroup", name)
+		if _, err := os.Stat(hierarchy); errors.Is(err, fs.ErrNotExist) {
+			err := os.WriteFile(filepath.Join(c.Path, "cgroup.subtree_control"), []byte("+"+name), 0)
+			if err != nil {
+				return fmt.Errorf("put programs under the controller %s: %w", name, err)
+			}
+			continue
+		}
+		path := filepath.Join(hierarchy, filepath.Base(c.Path), "programs")
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return fmt.Errorf("make cgroup: %w", err)
+		}
+		c.procs = append(c.procs, filepath.Join(path, "cgroup.procs"))
+	}
+	return nil
+}
+
+// enter is the command that runs another under the controllers.
+func (c *Cgroup) enter(args []string) []string {
+	return append([]string{"sh", "-c", `for f in $0; do echo $$ >$f || exit; done; exec "$@"`, strings.Join(c.procs, " ")}, args...)
 }
 
 // Containers is the name of the cgroup for an engine's containers.
@@ -88,6 +125,9 @@ func RemoveCgroups(name string) error {
 // removed, nor do they hinder.
 func removeTree(path string) error {
 	below, err := os.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) { // removed by another name of its hierarchy
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("list cgroup: %w", err)
 	}

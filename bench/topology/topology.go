@@ -143,6 +143,7 @@ type place struct {
 }
 
 func (p place) command(ctx context.Context, args []string) *exec.Cmd {
+	args = p.cgroup.enter(args)
 	cmd := world.Command(ctx, args[0], args[1:]...)
 	cmd.SysProcAttr = p.cgroup.Attr()
 	return cmd
