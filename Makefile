@@ -57,8 +57,10 @@ test: ## Run every check and test, as root; installs with apt what is missing.
 	CGO_ENABLED=1 $(GO) build -race ./...
 	CGO_ENABLED=1 $(GO) test -race -ldflags=-w -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
 
-# A peer that no package brings; and the run itself, kept with its report and charts.
+# A peer that no package brings; who is compared under Docker; and the run itself, kept with
+# its report and charts.
 DOCKER29     := GO=$(GO) bench/docker29.sh || echo "Docker Engine 29 could not be built; the report will say that it is absent"
+ENGINE       := fairlead,docker20,fairlead-docker
 RUN_BENCH     = mkdir -p bench/results/$(1) && { bin/fairlead bench --case $(1) $(2) --out bench/results/$(1)/run.json \
 	>bench/results/$(1)/report.txt; status=$$?; cat bench/results/$(1)/report.txt; [ $$status = 0 ]; } && \
 	$(GO) run ./bench/chart -out bench/results/$(1) bench/results/$(1)/run.json
@@ -68,8 +70,6 @@ bench: build ## Measure against Docker, a bridge and no network, as root; 45 min
 	@$(DEPS) bench
 	@$(DOCKER29)
 	@$(call RUN_BENCH,headline,--seconds 0.7)
-
-ENGINE       := fairlead,docker20,fairlead-docker
 
 bench-engine: build ## Measure Fairlead under Docker, beside either alone; six minutes.
 	@$(ROOT)

@@ -53,13 +53,13 @@ func newCgroup() (*Cgroup, error) {
 	return c, nil
 }
 
-// control puts the programs under the controllers.
+// control puts the programs under the controllers, where the machine has them.
 func (c *Cgroup) control() error {
 	for _, name := range controllers {
 		hierarchy := filepath.Join("/sys/fs/cgroup", name)
 		if _, err := os.Stat(hierarchy); errors.Is(err, fs.ErrNotExist) {
 			err := os.WriteFile(filepath.Join(c.Path, "cgroup.subtree_control"), []byte("+"+name), 0)
-			if err != nil {
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("put programs under the controller %s: %w", name, err)
 			}
 			continue
