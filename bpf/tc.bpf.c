@@ -106,7 +106,7 @@ static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *
 		return to_host_port(skb, dst->ifindex, ep->net, PATH_REDIRECT);
 	if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
 		return -DROP_ICC;
-	return to_sandbox(skb, dst->ifindex, ep->net);
+	return to_sandbox(skb, dst->ifindex, ep->net, dst->flags);
 }
 
 static __always_inline int do_from_endpoint(struct __sk_buff *skb, const struct endpoint *ep)

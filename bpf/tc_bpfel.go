@@ -138,6 +138,7 @@ const (
 	TCEpFlagEP_INTERNAL   TCEpFlag = 8
 	TCEpFlagEP_ICC        TCEpFlag = 16
 	TCEpFlagEP_MASQUERADE TCEpFlag = 32
+	TCEpFlagEP_SHAPED     TCEpFlag = 64
 )
 
 type TCFdbEntry struct {

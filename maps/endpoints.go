@@ -28,6 +28,8 @@ const (
 	ICC = EndpointFlags(bpf.TCEpFlagEP_ICC)
 	// Masquerade: packets leave the host with the uplink's address.
 	Masquerade = EndpointFlags(bpf.TCEpFlagEP_MASQUERADE)
+	// Shaped: what the endpoint gets must wait in its host end's queue.
+	Shaped = EndpointFlags(bpf.TCEpFlagEP_SHAPED)
 )
 
 // Endpoint is what the datapath knows of the device packets arrive at.

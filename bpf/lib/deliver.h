@@ -5,12 +5,17 @@
 
 #include "nat.h"
 
-/* Into the sandbox of endpoint ifindex, as it is. The sandbox must not see marks of the host. */
-static __always_inline int to_sandbox(struct __sk_buff *skb, __u32 ifindex, __u32 net)
+/* Into the sandbox of endpoint ifindex, which has these flags, as it is. The sandbox must not
+ * see marks of the host. */
+static __always_inline int to_sandbox(struct __sk_buff *skb, __u32 ifindex, __u32 net, __u32 flags)
 {
 	count_traffic(net, DIR_TO_ENDPOINT, skb->len);
-	count_path(skb, PATH_PEER);
 	skb->mark = 0;
+	if (flags & EP_SHAPED) {
+		count_path(skb, PATH_REDIRECT);
+		return bpf_redirect(ifindex, 0);
+	}
+	count_path(skb, PATH_PEER);
 	/* Below 6.15 the receiver would see PACKET_OTHERHOST and drop it: the
 	 * frame is not addressed to the host end (kernel commit c4327229948879). */
 	if (skb->pkt_type != 0)
@@ -90,5 +95,5 @@ static __always_inline int route_to_sandbox(struct __sk_buff *skb, const struct 
 	err = set_macs(skb, ep->mac, ep->gw_mac);
 	if (err)
 		return err;
-	return to_sandbox(skb, ifindex, ep->net);
+	return to_sandbox(skb, ifindex, ep->net, ep->flags);
 }

@@ -39,6 +39,7 @@ enum ep_flag {
 	EP_INTERNAL = 1 << 3,	/* its network has no way out */
 	EP_ICC = 1 << 4,	/* members of its network reach each other */
 	EP_MASQUERADE = 1 << 5, /* leaves the host with the uplink's address */
+	EP_SHAPED = 1 << 6,	/* what it gets must wait in its host end's queue */
 };
 
 /* fl_endpoint: ifindex of the host end (host port: of the datapath's end) -> */
@@ -233,7 +234,7 @@ enum drop_reason {
 enum fwd_path {
 	PATH_PEER = 0,	   /* bpf_redirect_peer: straight into a sandbox */
 	PATH_NEIGH = 1,	   /* bpf_redirect_neigh: straight to an uplink */
-	PATH_REDIRECT = 2, /* bpf_redirect: to a host port */
+	PATH_REDIRECT = 2, /* bpf_redirect: to a host port, or through a host end's queue */
 	PATH_STACK = 3,	   /* handed to the host's stack to be routed there */
 	PATH_FLOOD = 4,	   /* copies to several members */
 	PATH_REPLY = 5,	   /* answered in the program (ARP, ND) */
