@@ -97,7 +97,7 @@ func (c *EndpointConfig) spec(network string) (model.EndpointSpec, error) {
 	if c == nil {
 		return spec, nil
 	}
-	spec.Aliases, spec.IfName = c.Aliases, c.InterfaceName
+	spec.Aliases, spec.IfName, spec.Bandwidth = c.Aliases, c.InterfaceName, c.Bandwidth.spec()
 	if c.MacAddress != "" {
 		mac, err := model.ParseMAC(c.MacAddress)
 		if err != nil {
@@ -124,10 +124,31 @@ func (c *EndpointConfig) spec(network string) (model.EndpointSpec, error) {
 	return spec, nil
 }
 
+func (b *Bandwidth) spec() model.Bandwidth {
+	if b == nil {
+		return model.Bandwidth{}
+	}
+	return model.Bandwidth{
+		Ingress: model.Limit{Rate: b.IngressRate, Burst: b.IngressBurst},
+		Egress:  model.Limit{Rate: b.EgressRate, Burst: b.EgressBurst},
+	}
+}
+
+// newBandwidth renders limits; nil: there are none.
+func newBandwidth(b model.Bandwidth) *Bandwidth {
+	if b.IsZero() {
+		return nil
+	}
+	return &Bandwidth{
+		IngressRate: b.Ingress.Rate, IngressBurst: b.Ingress.Burst,
+		EgressRate: b.Egress.Rate, EgressBurst: b.Egress.Burst,
+	}
+}
+
 // NewEndpointConfig renders a spec as part of a request. The network's name is
 // not part of it.
 func NewEndpointConfig(spec model.EndpointSpec) *EndpointConfig {
-	c := &EndpointConfig{Aliases: spec.Aliases, InterfaceName: spec.IfName}
+	c := &EndpointConfig{Aliases: spec.Aliases, InterfaceName: spec.IfName, Bandwidth: newBandwidth(spec.Bandwidth)}
 	if !spec.MAC.IsZero() {
 		c.MacAddress = spec.MAC.String()
 	}
@@ -216,7 +237,7 @@ func NewSandboxCreate(spec model.SandboxSpec) SandboxCreate {
 		c.HostConfig.PortBindings[key] = append(c.HostConfig.PortBindings[key], b)
 	}
 	ep := spec.Endpoint
-	if ep.IPv4.IsValid() || ep.IPv6.IsValid() || !ep.MAC.IsZero() || ep.IfName != "" || len(ep.Aliases) > 0 {
+	if ep.IPv4.IsValid() || ep.IPv6.IsValid() || !ep.MAC.IsZero() || ep.IfName != "" || len(ep.Aliases) > 0 || !ep.Bandwidth.IsZero() {
 		mode := spec.NetworkMode
 		if mode == "" {
 			mode = model.NetworkBridge

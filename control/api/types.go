@@ -82,7 +82,17 @@ type EndpointConfig struct {
 	MacAddress string        `json:",omitempty"`
 	// InterfaceName is the interface's name in the sandbox; "": the first free of
 	// eth0, eth1, ….
-	InterfaceName string `json:",omitempty"`
+	InterfaceName string     `json:",omitempty"`
+	Bandwidth     *Bandwidth `json:",omitempty"` // null: as fast as it goes
+}
+
+// Bandwidth is the limits of an interface, by CNI's names: rates in bits per second,
+// bursts in bits, both zero where there is no limit. Ingress is towards the sandbox.
+type Bandwidth struct {
+	IngressRate  uint64
+	IngressBurst uint64
+	EgressRate   uint64
+	EgressBurst  uint64
 }
 
 // EndpointIPAM holds the addresses the user chose.
@@ -203,7 +213,8 @@ type EndpointSettings struct {
 	GlobalIPv6Address   string
 	GlobalIPv6PrefixLen int
 	MacAddress          string
-	DefaultRoute        bool // the sandbox's default route leads through it
+	DefaultRoute        bool       // the sandbox's default route leads through it
+	Bandwidth           *Bandwidth `json:",omitempty"`
 }
 
 // SandboxSummary is one row of GET /sandboxes.

@@ -172,6 +172,7 @@ func endpointSettings(n *model.Network, e *model.Endpoint) EndpointSettings {
 		Aliases: e.Aliases, NetworkID: e.NetworkID, EndpointID: e.ID, InterfaceName: e.IfName,
 		IPAddress: addrString(e.IPv4.Addr()), GlobalIPv6Address: addrString(e.IPv6.Addr()),
 		MacAddress: e.MAC.String(), DefaultRoute: e.Gateway,
+		Bandwidth: newBandwidth(e.Bandwidth),
 	}
 	if e.FixedIPv4 || e.FixedIPv6 {
 		out.IPAMConfig = &EndpointIPAM{}

@@ -54,6 +54,7 @@ type runtimeConfig struct {
 	Aliases      map[string][]string `json:"aliases"` // by network
 	IPRanges     [][]ipRange         `json:"ipRanges"`
 	DNS          runtimeDNS          `json:"dns"`
+	Bandwidth    json.RawMessage     `json:"bandwidth"`
 }
 
 type portMapping struct {
@@ -118,7 +119,8 @@ var (
 		"cniVersion", "name", "type", "capabilities", "ipam", "dns", "args", "prevResult", "runtimeConfig",
 		"host", "subnets", "ipv6", "mtu", "ipMasq", "internal", "isolated", "options",
 	}
-	runtimeKeys = []string{"portMappings", "ips", "mac", "aliases", "ipRanges", "dns"}
+	runtimeKeys   = []string{"portMappings", "ips", "mac", "aliases", "ipRanges", "dns", "bandwidth"}
+	bandwidthKeys = []string{"ingressRate", "ingressBurst", "egressRate", "egressBurst"}
 )
 
 // parseConfig reads the configuration; strictly where it is going to be used.
@@ -211,6 +213,9 @@ func (c *call) endpointSpec(a args, lease *current.Result) (spec model.EndpointS
 		if spec.MAC, err = model.ParseMAC(mac); err != nil {
 			return spec, refuse(types.ErrInvalidNetworkConfig, "%v", err)
 		}
+	}
+	if spec.Bandwidth, err = c.RuntimeConfig.bandwidth(); err != nil {
+		return spec, err
 	}
 	wanted := c.RuntimeConfig.IPs
 	if a.IP != "" && len(wanted) == 0 {

@@ -109,11 +109,14 @@ func (t *tx) addEndpoint(n *model.Network, sb *model.Sandbox, spec model.Endpoin
 	if len(spec.Aliases) > 0 && n.Name == model.NetworkBridge {
 		return nil, refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks (make one with: fairlead network create)")
 	}
+	if err := checkBandwidth(n, spec.Bandwidth); err != nil {
+		return nil, err
+	}
 	ep, err := t.newEndpoint(n, spec)
 	if err != nil {
 		return nil, err
 	}
-	ep.SandboxID = sb.ID
+	ep.SandboxID, ep.Bandwidth = sb.ID, spec.Bandwidth
 	others := endpointsOf(t.next, sb.ID)
 	for _, o := range others {
 		ep.Order = max(ep.Order, o.Order+1)

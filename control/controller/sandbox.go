@@ -127,6 +127,8 @@ func validateNoEndpoint(spec model.SandboxSpec, mode string) error {
 		return refuse(model.ErrInvalid, "conflicting options: mac-address and %s (leave one out)", mode)
 	case ep.IfName != "":
 		return refuse(model.ErrInvalid, "conflicting options: interface name and %s (leave one out)", mode)
+	case !ep.Bandwidth.IsZero():
+		return refuse(model.ErrInvalid, "conflicting options: bandwidth limits and %s (leave one out)", mode)
 	case len(ep.Aliases) > 0:
 		return refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks, not with %s (leave them out)", mode)
 	}

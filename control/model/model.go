@@ -224,6 +224,8 @@ type Endpoint struct {
 	IPv4    netip.Prefix `json:"ipv4,omitzero"` // address with the subnet's length, not masked
 	IPv6    netip.Prefix `json:"ipv6,omitzero"`
 	Aliases []string     `json:"aliases,omitempty"`
+	// Bandwidth limits it; zero: as fast as it goes.
+	Bandwidth Bandwidth `json:"bandwidth,omitzero"`
 	// FixedIPv4, FixedIPv6, FixedMAC: the user chose the address.
 	FixedIPv4 bool `json:"fixed_ipv4,omitempty"`
 	FixedIPv6 bool `json:"fixed_ipv6,omitempty"`

@@ -76,6 +76,7 @@ type EndpointSpec struct {
 	MAC       MAC
 	IfName    string // inside the sandbox; "": the first free of eth0, eth1, …
 	Aliases   []string
+	Bandwidth Bandwidth
 }
 
 // SandboxSpec asks for a sandbox.

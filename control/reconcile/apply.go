@@ -165,7 +165,7 @@ func (p *pass) finishSandboxes() {
 		if e.broken || n == nil || n.want == nil {
 			continue
 		}
-		ch, err := p.r.nl.ConfigureHostEnd(l, mtu(n.want))
+		ch, err := p.configureHostEnd(e, l, mtu(n.want))
 		if e.finished {
 			p.countChanges(ch)
 		}
@@ -180,6 +180,29 @@ func (p *pass) finishSandboxes() {
 	for _, b := range p.boxes {
 		p.finishSandbox(b)
 	}
+}
+
+// configureHostEnd limits what goes to the sandbox before it brings the host end up.
+func (p *pass) configureHostEnd(e *endpoint, l rtnl.Link, mtu int) (rtnl.Changes, error) {
+	limit := e.want.Bandwidth.Ingress
+	shaped := false
+	if !limit.IsZero() {
+		var err error
+		if e.finished && p.shapers == nil {
+			p.shapers, err = p.r.nl.Shapers()
+		}
+		if err == nil {
+			shaped, err = p.r.nl.Shape(l.Index, limit, p.shapers)
+		}
+		if err != nil {
+			return rtnl.Changes{}, err
+		}
+	}
+	ch, err := p.r.nl.ConfigureHostEnd(l, mtu)
+	if shaped {
+		ch.Devices++
+	}
+	return ch, err
 }
 
 // finishSandbox configures a sandbox's inside and marks its endpoints.
@@ -246,7 +269,7 @@ func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
 		}
 		d := rtnl.SandboxDevice{
 			HostIndex: e.hostIf, PeerIndex: e.peerIf, Alias: rtnl.SandboxAlias(e.id),
-			MAC: e.want.MAC, MTU: mtu(n.want),
+			MAC: e.want.MAC, MTU: mtu(n.want), Limit: e.want.Bandwidth.Egress,
 		}
 		for _, a := range []netip.Prefix{e.want.IPv4, e.want.IPv6} {
 			if !a.IsValid() {

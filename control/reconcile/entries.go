@@ -84,6 +84,9 @@ func endpointEntries(ep *model.Endpoint, net *network, hostIf uint32, published 
 	if published && !n.Internal {
 		flags |= maps.Published
 	}
+	if !ep.Bandwidth.Ingress.IsZero() {
+		flags |= maps.Shaped
+	}
 	return memberEntries(maps.Endpoint{
 		IfIndex: hostIf, Net: n.Index, MAC: ep.MAC, GatewayMAC: n.GatewayMAC,
 		IPv4: ep.Addr(true), IPv6: ep.Addr(false),

@@ -44,6 +44,7 @@ type pass struct {
 	hostEnds  map[string]rtnl.Link
 	hostPorts map[string][2]rtnl.Link // gateway's end, datapath's end
 	made      map[string]bool         // host ports made in this pass
+	shapers   rtnl.Shapers            // of the host; nil: not looked up
 
 	old, put entries
 	detached []uint32 // devices whose attachments are forgotten

@@ -51,7 +51,7 @@ func NewInsidesWatch() (*InsidesWatch, error) {
 // every namespace with a number there.
 func listenInsides() (*os.File, error) {
 	groups := uint32(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR |
-		unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE)
+		unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE | unix.RTMGRP_TC)
 	fd, err := subscribe(groups)
 	if err != nil {
 		return nil, err
@@ -108,8 +108,8 @@ func (w *InsidesWatch) number(fd *nl.RtAttr) (int32, error) {
 	return number, nil
 }
 
-// Run calls changed with the number of each sandbox whose devices, addresses or
-// default routes may have changed, and lost when it missed something, until ctx
+// Run calls changed with the number of each sandbox whose devices, addresses,
+// default routes or limits may have changed, and lost when it missed something, until ctx
 // is done.
 func (w *InsidesWatch) Run(ctx context.Context, changed func(number int32), lost func()) error {
 	stop := context.AfterFunc(ctx, func() { w.sock.SetReadDeadline(time.Unix(1, 0)) })
@@ -158,15 +158,20 @@ func sender(control []byte) (number int32, ok bool) {
 
 // changesInside reports whether messages tell of what Fairlead configures in a
 // sandbox. Of routes those are the default ones; a router in there may have
-// many others, which change all the time.
+// many others, which change all the time. Of traffic control only a qdisc that is gone
+// counts: the kernel tells of new ones also when somebody merely looks.
 func changesInside(b []byte) bool {
 	msgs, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {
 		return true
 	}
 	for _, m := range msgs {
-		isRoute := m.Header.Type == unix.RTM_NEWROUTE || m.Header.Type == unix.RTM_DELROUTE
-		if !isRoute || len(m.Data) < unix.SizeofRtMsg || m.Data[1] == 0 { // rtm_dst_len
+		switch m.Header.Type {
+		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+			if len(m.Data) < unix.SizeofRtMsg || m.Data[1] == 0 { // rtm_dst_len
+				return true
+			}
+		case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR, unix.RTM_DELQDISC:
 			return true
 		}
 	}

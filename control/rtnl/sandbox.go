@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/model"
@@ -21,6 +22,7 @@ type SandboxDevice struct {
 	Alias     string
 	MAC       model.MAC
 	MTU       int
+	Limit     model.Limit // of what leaves by it
 	Addrs     []netip.Prefix
 	Gateways  []netip.Addr // the default routes that lead through this device
 }
@@ -74,6 +76,8 @@ func ConfigureSandbox(ns *NetNS, devs []SandboxDevice) (Changes, error) {
 type sandbox struct {
 	conn    *conn
 	addrs   map[uint32][]Addr
+	tc      *netlink.Handle // nil: nothing is limited
+	shapers Shapers
 	changes Changes
 }
 
@@ -89,6 +93,12 @@ func (s *sandbox) configure(devs []SandboxDevice) error {
 	s.addrs = make(map[uint32][]Addr, len(links))
 	for _, a := range addrs {
 		s.addrs[a.IfIndex] = append(s.addrs[a.IfIndex], a)
+	}
+	if slices.ContainsFunc(devs, func(d SandboxDevice) bool { return !d.Limit.IsZero() }) {
+		if err := s.openTC(); err != nil {
+			return err
+		}
+		defer s.tc.Close()
 	}
 	var errs []error
 	for _, l := range links {
@@ -108,6 +118,17 @@ func (s *sandbox) configure(devs []SandboxDevice) error {
 		return err
 	}
 	return errors.Join(s.defaultRoute(devs, unix.AF_INET), s.defaultRoute(devs, unix.AF_INET6))
+}
+
+// openTC looks how the devices are limited.
+func (s *sandbox) openTC() (err error) {
+	if s.tc, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("open rtnetlink socket: %w", err)
+	}
+	if s.shapers, err = listShapers(s.tc); err != nil {
+		s.tc.Close()
+	}
+	return err
 }
 
 // is reports whether l is the device meant. The indices could be right by
@@ -134,6 +155,15 @@ func (s *sandbox) loopback(l Link) error {
 func (s *sandbox) device(l Link, d SandboxDevice) error {
 	if err := s.sysctls(l, d); err != nil {
 		return err
+	}
+	if !d.Limit.IsZero() {
+		changed, err := shape(s.tc, l.Index, d.Limit, s.shapers)
+		if changed {
+			s.changes.Devices++
+		}
+		if err != nil {
+			return err
+		}
 	}
 	var ch LinkChange
 	if l.MAC != d.MAC {

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+// Limit bounds what passes an interface in one direction; the zero Limit does not.
+type Limit struct {
+	Rate  uint64 `json:"rate"`  // bits per second
+	Burst uint64 `json:"burst"` // bits that may pass at once after a pause
+}
+
+// IsZero reports whether there is no limit.
+func (l Limit) IsZero() bool { return l == Limit{} }
+
+// Bandwidth is the limits of an interface.
+type Bandwidth struct {
+	Ingress Limit `json:"ingress,omitzero"` // towards the sandbox
+	Egress  Limit `json:"egress,omitzero"`  // from it
+}
+
+// IsZero reports whether there is no limit either way.
+func (b Bandwidth) IsZero() bool { return b == Bandwidth{} }
