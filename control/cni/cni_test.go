@@ -133,6 +133,7 @@ func TestSandboxOfAContainer(t *testing.T) {
 			{"hostPort": 8080, "containerPort": 80, "protocol": "TCP"}, {"hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"},
 			{"hostPort": 8081, "containerPort": 80, "hostIP": "::1"},
 		},
+		"bandwidth": keys{"ingressRate": 1_000_000, "ingressBurst": 100_000, "egressRate": 0, "egressBurst": 0},
 	}}))
 	sb, err := w.Sandbox("cni-0123456789ab")
 	w.must(err)
@@ -141,7 +142,7 @@ func TestSandboxOfAContainer(t *testing.T) {
 	}
 	for _, ep := range w.Snapshot().Endpoints {
 		if ep.IfName != "net7" || ep.IPv4.String() != "10.1.2.3/16" || ep.IPv6.String() != "2001:db8::9/64" || ep.MAC.String() != "02:00:00:00:00:07" ||
-			fmt.Sprint(ep.Aliases) != "[www]" {
+			fmt.Sprint(ep.Aliases) != "[www]" || ep.Bandwidth != (model.Bandwidth{Ingress: model.Limit{Rate: 1_000_000, Burst: 100_000}}) {
 			t.Errorf("endpoint = %+v", ep)
 		}
 	}
@@ -161,6 +162,7 @@ func TestRefusals(t *testing.T) {
 	port := func(host int, proto string) keys {
 		return keys{"runtimeConfig": keys{"portMappings": []keys{{"hostPort": host, "containerPort": 80, "protocol": proto}}}}
 	}
+	limited := func(limits keys) keys { return keys{"runtimeConfig": keys{"bandwidth": limits}} }
 	for _, tt := range []struct {
 		name string
 		a    Attachment
@@ -169,7 +171,10 @@ func TestRefusals(t *testing.T) {
 		text string
 	}{
 		{"unknown-key", at("c1", other), keys{"subent": "10.0.0.0/8"}, 2, `"subent": "10.0.0.0/8" is not supported`},
-		{"bandwidth", at("c1", other), keys{"runtimeConfig": keys{"bandwidth": keys{"ingressRate": 1}}}, 2, `capability "bandwidth": {"ingressRate":1}`},
+		{"bandwidth", at("c1", other), limited(keys{"ingressRate": 1_000_000}), 7, "ingress rate of 1000000 bit/s without a burst"},
+		{"bandwidth-key", at("c1", other), limited(keys{"ingresRate": 1}), 2, `bandwidth "ingresRate": 1 is not supported`},
+		{"bandwidth-number", at("c1", other), limited(keys{"ingressRate": "1M"}), 7, "whole numbers"},
+		{"bandwidth-form", at("c1", other), keys{"runtimeConfig": keys{"bandwidth": 7}}, 6, "runtimeConfig: bandwidth: "},
 		{"sctp", at("c1", other), port(99, "sctp"), 2, "sctp"},
 		{"range-backwards", at("c1", other), keys{"runtimeConfig": keys{"ipRanges": [][]keys{{{"subnet": "10.1.0.0/16", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.8"}}}}}, 7, "ends before it begins"},
 		{"range-of-no-subnet", at("c1", other), keys{"runtimeConfig": keys{"ipRanges": [][]keys{{{"subnet": "x", "rangeStart": "10.1.0.9"}}}}}, 7, `"x" is not a subnet`},

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"errors"
+	"math"
 	"testing"
 
 	"github.com/fairlead-net/fairlead/control/model"
@@ -26,6 +27,40 @@ func TestMACBelongsToTheAddress(t *testing.T) {
 		t.Errorf("MAC = %s, want another than the one that is taken", got)
 	}
 	w.check()
+}
+
+// The limits of an interface are kept, and refused if no packet could pass.
+func TestBandwidth(t *testing.T) {
+	w := newWorld(t)
+	w.network(model.NetworkSpec{Name: "a"})
+	w.network(model.NetworkSpec{Name: "jumbo", Options: map[string]string{"com.docker.network.driver.mtu": "9000"}})
+	want := model.Bandwidth{Ingress: model.Limit{Rate: 3036, Burst: 12144}, Egress: model.Limit{Rate: 1e15, Burst: 8 * math.MaxUint32}}
+	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: "a", Endpoint: model.EndpointSpec{Bandwidth: want}})
+	w.restart()
+	if got := w.endpoint("a", "web").Bandwidth; got != want {
+		t.Errorf("limits are %+v, want %+v", got, want)
+	}
+	before := w.Snapshot()
+	for _, tt := range []struct {
+		limit model.Limit
+		text  string
+	}{
+		{model.Limit{Rate: 1e6}, "egress rate of 1000000 bit/s without a burst (give both, or neither)"},
+		{model.Limit{Burst: 1e6}, "egress burst of 1000000 bits without a rate (give both, or neither)"},
+		{model.Limit{Rate: 18035, Burst: 1e6}, "egress rate of 18035 bit/s is out of range (18036 to 1000000000000000)"},
+		{model.Limit{Rate: 1e15 + 1, Burst: 1e6}, "egress rate of 1000000000000001 bit/s is out of range"},
+		{model.Limit{Rate: 1e6, Burst: 72143}, "egress burst of 72143 bits is out of range (72144, one packet of this network, to 34359738360)"},
+		{model.Limit{Rate: 1e6, Burst: 8*math.MaxUint32 + 1}, "egress burst of 34359738361 bits is out of range"},
+	} {
+		_, err := w.Connect(t.Context(), "jumbo", "web", model.EndpointSpec{Bandwidth: model.Bandwidth{Egress: tt.limit}})
+		w.refused(before, err, model.ErrInvalid, tt.text)
+	}
+	_, err := w.Connect(t.Context(), "jumbo", "web", model.EndpointSpec{Bandwidth: model.Bandwidth{Ingress: model.Limit{Rate: 1}}})
+	w.refused(before, err, model.ErrInvalid, "ingress rate of 1 bit/s")
+	for _, mode := range []string{"host", "none", "container:web"} {
+		_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: "other", NetworkMode: mode, Endpoint: model.EndpointSpec{Bandwidth: want}})
+		w.refused(before, err, model.ErrInvalid, "bandwidth limits")
+	}
 }
 
 func TestInterfaceNames(t *testing.T) {

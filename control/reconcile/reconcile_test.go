@@ -7,8 +7,10 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,6 +128,48 @@ func TestApplyCostsWhatChanges(t *testing.T) {
 	}
 }
 
+// Only what goes to an endpoint with a limit has to wait in its host end's queue.
+func TestLimits(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n, b := p.network("net", 7), p.sandbox("box")
+	limited, sends := p.endpoint(b, n), p.endpoint(p.sandbox("sends"), n)
+	limited.Bandwidth = limits()
+	sends.Bandwidth.Egress = limits().Egress
+	w.apply(p)
+	for _, tt := range []struct {
+		e            *model.Endpoint
+		shaped       bool
+		host, inside string // the rates of the qdiscs; "": it has none
+	}{{limited, true, "rate 20Mbit", "rate 10Gbit"}, {sends, false, "", "rate 10Gbit"}} {
+		l := w.link(rtnl.EndpointAlias(tt.e.ID))
+		if got := w.endpoints.m[l.Index].Flags&dp.Shaped != 0; got != tt.shaped {
+			t.Errorf("%s: the flag of its entry is %t, want %t", l.Name, got, tt.shaped)
+		}
+		if got := w.fdb.m[fdbKey{7, tt.e.MAC}].Flags&dp.Shaped != 0; got != tt.shaped {
+			t.Errorf("%s: the flag of its MAC is %t, want %t", l.Name, got, tt.shaped)
+		}
+		w.wantQdisc(l.Name, tt.host)
+		w.inside(p.s.Sandboxes[tt.e.SandboxID], func(*rtnl.Handle) error {
+			w.wantQdisc("eth0", tt.inside)
+			return nil
+		})
+	}
+}
+
+// wantQdisc wants a device of the calling thread's namespace to have tbf with this, or no qdisc.
+func (w *world) wantQdisc(device, want string) {
+	w.tb.Helper()
+	out, err := exec.Command("tc", "qdisc", "show", "dev", device, "root").CombinedOutput()
+	if err != nil {
+		w.tb.Fatalf("%v: %s", err, out)
+	}
+	is := string(out)
+	if strings.Contains(is, "tbf 666c: root") != (want != "") || !strings.Contains(is, want) {
+		w.tb.Errorf("%s has %q, want %q", device, is, want)
+	}
+}
+
 func TestApplyRemoves(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -170,6 +214,7 @@ func TestRestartAdoptsUntouched(t *testing.T) {
 	for _, name := range []string{"a", "b"} {
 		n := p.network("net"+name, name[0])
 		e := p.endpoint(p.sandbox("box"+name), n)
+		e.Bandwidth = limits()
 		p.publish(uint32(name[0]), e, netip.Addr{}, uint16(name[0]), 1)
 	}
 	w.apply(p)

@@ -5,6 +5,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"math"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -23,9 +24,20 @@ import (
 // ip runs iproute2 in the test's namespace.
 func ip(t *testing.T, args ...string) {
 	t.Helper()
-	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-		t.Fatalf("ip %v: %v: %s", args, err, out)
+	run(t, "ip", args...)
+}
+
+// run runs a program in the calling thread's namespace.
+func run(t *testing.T, program string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v: %v: %s", program, args, err, out)
 	}
+}
+
+// limits are some.
+func limits() model.Bandwidth {
+	return model.Bandwidth{Ingress: model.Limit{Rate: 20e6, Burst: 1e6}, Egress: model.Limit{Rate: 10e9, Burst: math.MaxUint32}}
 }
 
 func rename(t *testing.T, from, to string) {
@@ -90,6 +102,16 @@ func TestResyncRepairs(t *testing.T) {
 				return errors.Join(err, h.DeleteLink(l.Index))
 			})
 		}, Repairs{RepairDevice: 1}},
+		"limit of the host end removed": {func(t *testing.T, x parts) { run(t, "tc", "qdisc", "del", "dev", x.dev.Name, "root") }, Repairs{RepairDevice: 1}},
+		"limit of the host end changed": {func(t *testing.T, x parts) {
+			run(t, "tc", "qdisc", "change", "dev", x.dev.Name, "root", "tbf", "rate", "9mbit", "burst", "64k", "limit", "1m")
+		}, Repairs{RepairDevice: 1}},
+		"limit in the sandbox replaced": {func(t *testing.T, x parts) {
+			x.w.inside(x.b, func(*rtnl.Handle) error {
+				run(t, "tc", "qdisc", "replace", "dev", "eth0", "root", "pfifo")
+				return nil
+			})
+		}, Repairs{RepairDevice: 1}},
 		"device renamed": {func(t *testing.T, x parts) {
 			ip(t, "link", "set", x.dev.Name, "down")
 			ip(t, "link", "set", x.dev.Name, "name", "mine")
@@ -101,6 +123,7 @@ func TestResyncRepairs(t *testing.T) {
 			p := w.plan()
 			n, b := p.network("net", 7), p.sandbox("box")
 			e := p.endpoint(b, n)
+			e.Bandwidth = limits()
 			p.publish(1, e, netip.Addr{}, 80, 2)
 			w.apply(p)
 			tt.breakIt(t, parts{w, b, w.link(rtnl.GatewayAlias(n.ID)), w.link(rtnl.HostPortAlias(n.ID)), w.link(rtnl.EndpointAlias(e.ID))})

@@ -158,8 +158,7 @@ func sender(control []byte) (number int32, ok bool) {
 
 // changesInside reports whether messages tell of what Fairlead configures in a
 // sandbox. Of routes those are the default ones; a router in there may have
-// many others, which change all the time. Of traffic control only a qdisc that is gone
-// counts: the kernel tells of new ones also when somebody merely looks.
+// many others, which change all the time. Of traffic control it is a limit that is gone.
 func changesInside(b []byte) bool {
 	msgs, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {
@@ -171,7 +170,11 @@ func changesInside(b []byte) bool {
 			if len(m.Data) < unix.SizeofRtMsg || m.Data[1] == 0 { // rtm_dst_len
 				return true
 			}
-		case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR, unix.RTM_DELQDISC:
+		case unix.RTM_DELQDISC:
+			if len(m.Data) < nl.SizeofTcMsg || binary.NativeEndian.Uint32(m.Data[8:]) == shaperHandle { // tcm_handle
+				return true
+			}
+		case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR:
 			return true
 		}
 	}

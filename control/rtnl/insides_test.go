@@ -120,6 +120,9 @@ func TestInsidesWatch(t *testing.T) {
 		{"another route added", ns, func(c *conn) error {
 			return route(c, unix.RTM_NEWROUTE, unix.NLM_F_CREATE, netip.MustParsePrefix("198.51.100.0/24"), four)
 		}, false},
+		{"limit set", ns, func(*conn) error { return limit(d.PeerIndex) }, false},
+		{"limit replaced by another qdisc", ns, func(*conn) error { return pfifo(d.PeerIndex) }, true},
+		{"other qdisc replaced", ns, func(*conn) error { return limit(d.PeerIndex) }, false},
 		{"MTU changed", ns, func(c *conn) error { return c.setLink(d.PeerIndex, LinkChange{MTU: &mtu}) }, true},
 		{"address removed", ns, func(c *conn) error {
 			return c.do(unix.RTM_DELADDR, 0, addrMsg(d.PeerIndex, d.Addrs[1]), addr(unix.IFA_LOCAL, d.Addrs[1].Addr()))
