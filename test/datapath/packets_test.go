@@ -22,6 +22,7 @@ func packets() []subject {
 		{"OwnErrors", ownErrorCases},
 		{"ForeignErrors", foreignErrorCases},
 		{"Bridge", bridgeCases},
+		{"Shaped", shapedCases},
 		{"Ethertypes", ethertypeCases},
 		{"ARP", arpCases},
 		{"ND", ndCases},

@@ -223,6 +223,16 @@ func (p *sent) peer(name string, out frame, event ...string) *result {
 	return p.expect(expectation{verdict: redirected, out: out, to: []string{"peer " + p.names[m.IfIndex]}, counts: c})
 }
 
+// queued: into a member's sandbox through the queue of its host end.
+func (p *sent) queued(name string, out frame, event ...string) {
+	p.Helper()
+	c, m := events(event), p.members[name]
+	n := len(out.bytes(p.TB))
+	c.add("path redirect", n)
+	c.add(fmt.Sprint("to ", m.Net), n)
+	p.expect(expectation{verdict: redirected, out: out, to: []string{"redirect " + p.names[m.IfIndex]}, counts: c})
+}
+
 // neigh: to the router outside.
 func (p *sent) neigh(f family, out frame, event ...string) *result {
 	p.Helper()

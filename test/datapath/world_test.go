@@ -126,12 +126,14 @@ func (w *world) change(tb testing.TB, name string, f func(*flmaps.Endpoint)) {
 	old := w.members[name]
 	e := old.Endpoint
 	f(&e)
-	_, err := w.set.Endpoints.Put(e)
-	must(tb, err)
-	tb.Cleanup(func() {
-		_, err := w.set.Endpoints.Put(old.Endpoint)
+	put := func(e flmaps.Endpoint) {
+		_, err := w.set.Endpoints.Put(e)
 		must(tb, err)
-	})
+		_, err = w.set.FDB.Put(flmaps.FDBEntry{Net: e.Net, MAC: e.MAC, IfIndex: e.IfIndex, Flags: e.Flags})
+		must(tb, err)
+	}
+	put(e)
+	tb.Cleanup(func() { put(old.Endpoint) })
 }
 
 // skBuff is struct __sk_buff of <linux/bpf.h>.
