@@ -4,11 +4,14 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -21,11 +24,27 @@ func Doctor(ctx context.Context, w io.Writer, host string) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, fmt.Errorf("probe the kernel: %w", err)
 	}
+	found.List = append(found.List, shaping(rtnl.ProbeShaping()))
 	report := diagnosis(found) + "\nDaemon\n  " + daemonHealth(ctx, host) + "\n"
 	if _, err := io.WriteString(w, report); err != nil {
 		return false, fmt.Errorf("write the report: %w", err)
 	}
 	return found.OK(), nil
+}
+
+// shaping is what a try to limit bandwidth tells.
+func shaping(err error) loader.Feature {
+	f := loader.Feature{Name: "shaping", OK: err == nil, Why: "tried, and it works"}
+	switch {
+	case errors.Is(err, model.ErrNotSupported):
+		f.Why = "tried, and this kernel has no qdisc tbf (module sch_tbf)"
+	case err != nil:
+		f.Why = fmt.Sprintf("could not be tried (%v)", err)
+	}
+	if !f.OK {
+		f.Consequence = "Bandwidth cannot be limited: a sandbox with limits is refused."
+	}
+	return f
 }
 
 // diagnosis renders what was found: a verdict, what is missing with its

@@ -4,12 +4,14 @@ package daemon
 
 import (
 	"bytes"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -64,7 +66,26 @@ func TestDoctorWithoutDaemon(t *testing.T) {
 	if _, err := Doctor(t.Context(), &out, "unix://"+filepath.Join(t.TempDir(), "api.sock")); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(out.String(), "\nDaemon\n  ") {
-		t.Errorf("no word about the daemon in:\n%s", &out)
+	for _, section := range []string{"\nDaemon\n  ", "\n  shaping: "} {
+		if !strings.Contains(out.String(), section) {
+			t.Errorf("no %q in:\n%s", section, &out)
+		}
+	}
+}
+
+func TestShaping(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		ok   bool
+		text string
+	}{
+		{nil, true, "it works"},
+		{&model.Refusal{Kind: model.ErrNotSupported, Text: "no"}, false, "sch_tbf"},
+		{errors.New("EPERM"), false, "could not be tried (EPERM)"},
+	} {
+		got := shaping(tt.err)
+		if got.OK != tt.ok || got.Required || !strings.Contains(got.Why, tt.text) || (got.Consequence == "") != tt.ok {
+			t.Errorf("%v: %+v", tt.err, got)
+		}
 	}
 }

@@ -34,6 +34,9 @@ func matrix() []kernel {
 // The kernel cannot ask for any: no modprobe is there.
 func modules() []string { return []string{"veth", "sch_ingress", "cls_bpf"} }
 
+// lateModules are loaded by the tests, who want to know what is without them.
+func lateModules() []string { return []string{"sch_tbf"} }
+
 func TestKernelMatrix(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots emulated machines")
@@ -48,7 +51,7 @@ func TestKernelMatrix(t *testing.T) {
 		t.Run(k.series, func(t *testing.T) {
 			image := unpack(t, k.deb(t))
 			var root cpio
-			for _, dir := range []string{"bin", "dev", "modules", "proc", "root", "run", "sys", "tmp", "var"} {
+			for _, dir := range []string{"bin", "dev", "late", "modules", "proc", "root", "run", "sys", "tmp", "var"} {
 				root.dir(dir)
 			}
 			root.file("bin/busybox", mustRead(t, busybox))
@@ -56,8 +59,10 @@ func TestKernelMatrix(t *testing.T) {
 			root.file("bin/fairlead", mustRead(t, filepath.Join(programs, "fairlead")))
 			root.file("bin/guest", mustRead(t, filepath.Join(programs, "guest")))
 			root.link("init", "bin/guest")
-			for i, m := range loadOrder(t, busybox, image, modules()) {
-				root.file(fmt.Sprintf("modules/%02d-%s.ko", i, m.name), m.content)
+			for dir, names := range map[string][]string{"modules": modules(), "late": lateModules()} {
+				for i, m := range loadOrder(t, busybox, image, names) {
+					root.file(fmt.Sprintf("%s/%02d-%s.ko", dir, i, m.name), m.content)
+				}
 			}
 			initrd := filepath.Join(t.TempDir(), "initramfs")
 			must(t, os.WriteFile(initrd, root.archive(), 0o600))

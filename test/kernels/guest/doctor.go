@@ -9,7 +9,7 @@ import (
 )
 
 // checkDoctor wants a verdict that fits this kernel: it can work, and tcx is
-// listed as there, or as missing with what that means.
+// listed as there, or as missing with what that means. The qdisc tbf is missing yet.
 func checkDoctor(r *report, tcx bool) error {
 	out, err := exec.Command("fairlead", "doctor").CombinedOutput()
 	text := string(out)
@@ -19,6 +19,9 @@ func checkDoctor(r *report, tcx bool) error {
 	}
 	if !strings.HasPrefix(text, "Fairlead can work here") {
 		return fmt.Errorf("fairlead doctor begins with %q", firstLine(text))
+	}
+	if line, _ := entry(text, "Missing", "shaping"); !strings.Contains(line, "sch_tbf") {
+		return fmt.Errorf("fairlead doctor does not say that tbf is missing")
 	}
 	if tcx {
 		if line, _ := entry(text, "There", "tcx"); line == "" {

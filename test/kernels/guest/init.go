@@ -53,12 +53,12 @@ func prepare() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return out, loadModules()
+	return out, loadModules("/modules")
 }
 
-// loadModules loads what the test outside put there, in its order.
-func loadModules() error {
-	files, err := filepath.Glob("/modules/*.ko")
+// loadModules loads what the test outside put into a directory, in its order.
+func loadModules(dir string) error {
+	files, err := filepath.Glob(dir + "/*.ko")
 	if err != nil {
 		return err
 	}
