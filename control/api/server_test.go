@@ -179,11 +179,12 @@ func TestNetworkLife(t *testing.T) {
 	}
 	sb := f.Add(model.Sandbox{Name: "web"})
 	connect := api.NetworkConnect{Container: "web", EndpointConfig: &api.EndpointConfig{Aliases: []string{"www"}, MacAddress: "02:00:00:00:00:01",
-		IPAMConfig: &api.EndpointIPAM{IPv4Address: "10.5.0.7"}}}
+		IPAMConfig: &api.EndpointIPAM{IPv4Address: "10.5.0.7"}, Bandwidth: &api.Bandwidth{IngressRate: 1, IngressBurst: 2, EgressRate: 3, EgressBurst: 4}}}
 	if err := c.Connect(t.Context(), "a/b@#$ c", connect); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.Connects[0]; got.IPv4 != netip.MustParseAddr("10.5.0.7") || got.MAC != (model.MAC{2, 0, 0, 0, 0, 1}) || got.Aliases[0] != "www" {
+	limits := model.Bandwidth{Ingress: model.Limit{Rate: 1, Burst: 2}, Egress: model.Limit{Rate: 3, Burst: 4}}
+	if got := f.Connects[0]; got.Bandwidth != limits || got.IPv4 != netip.MustParseAddr("10.5.0.7") || got.MAC != (model.MAC{2, 0, 0, 0, 0, 1}) || got.Aliases[0] != "www" {
 		t.Errorf("endpoint spec: %+v", got)
 	}
 	n, err := c.Network(t.Context(), "a/b@#$ c")
