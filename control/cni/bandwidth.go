@@ -4,6 +4,9 @@ package cni
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -22,6 +25,10 @@ func (r *runtimeConfig) bandwidth() (b model.Bandwidth, err error) {
 	if err := json.Unmarshal(r.Bandwidth, &keys); err != nil {
 		return b, refuse(types.ErrDecodingFailure, "runtimeConfig: bandwidth: %v", err)
 	}
+	// containerd writes the keys as Go does, with capitals.
+	maps.DeleteFunc(keys, func(key string, _ json.RawMessage) bool {
+		return slices.ContainsFunc(bandwidthKeys, func(k string) bool { return strings.EqualFold(k, key) })
+	})
 	if err := known("bandwidth ", keys, bandwidthKeys); err != nil {
 		return b, err
 	}

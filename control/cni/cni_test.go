@@ -133,7 +133,7 @@ func TestSandboxOfAContainer(t *testing.T) {
 			{"hostPort": 8080, "containerPort": 80, "protocol": "TCP"}, {"hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"},
 			{"hostPort": 8081, "containerPort": 80, "hostIP": "::1"},
 		},
-		"bandwidth": keys{"ingressRate": 1_000_000, "ingressBurst": 100_000, "egressRate": 0, "egressBurst": 0},
+		"bandwidth": keys{"ingressRate": 1_000_000, "IngressBurst": 100_000, "egressRate": 0, "EgressBurst": 0},
 	}}))
 	sb, err := w.Sandbox("cni-0123456789ab")
 	w.must(err)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	gocni "github.com/containerd/go-cni"
 
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
@@ -130,6 +132,7 @@ func (c *containerd) describe(name string, hostPort int) (pod, container string)
 			"log_directory": c.Dir("logs"),
 			"port_mappings": []config{{"protocol": 0, "container_port": 80, "host_port": hostPort}},
 			"linux":         config{},
+			"annotations":   config{"kubernetes.io/ingress-bandwidth": "20M"},
 		}), c.writeJSON(name+"-container.json", config{
 			"metadata": config{"name": name},
 			"image":    config{"image": criImage},
@@ -230,6 +233,10 @@ func TestContainerd(t *testing.T) {
 	c.wantSandboxes("cni-"+ben[:12]+" pods\ncni-"+anna[:12]+" pods", 2)
 	if got, want := c.Inspect("cni-" + anna[:12]).Config.Labels["io.kubernetes.pod.name"], "anna"; got != want {
 		t.Errorf("label %q, want the pod's name", got)
+	}
+	limits := c.Inspect("cni-" + anna[:12]).NetworkSettings.Networks["pods"].Bandwidth
+	if want := (api.Bandwidth{IngressRate: 20_000_000, IngressBurst: math.MaxUint32}); limits == nil || *limits != want {
+		t.Errorf("limits %+v, want %+v, as the pod's annotation and containerd say", limits, want)
 	}
 	if got := c.cri("exec", "--sync", inBen, "/bin/busybox", "wget", "-qO-", "http://"+c.address(anna)+"/"); got != "anna" {
 		t.Errorf("a pod reads %q from another, want its name", got)
