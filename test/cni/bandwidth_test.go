@@ -207,4 +207,16 @@ func TestBandwidthRefused(t *testing.T) {
 		}
 		r.wantSandboxes("", 0)
 	}
+
+	// The reference plugin cannot limit Fairlead's containers, and says so.
+	chain := r.list("1.0.0", "pods", nil, config{"type": "bandwidth", "capabilities": config{"bandwidth": true}})
+	anna, ben := r.container("anna", config{"bandwidth": limits()}), r.container("ben", nil)
+	if _, err := anna.tryAdd(chain); err == nil {
+		r.Error("the reference plugin takes limits, though no packet would meet them")
+	}
+	ben.add(chain)
+	for _, c := range []*container{anna, ben} {
+		c.del(chain)
+	}
+	r.wantSandboxes("", 0)
 }
