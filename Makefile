@@ -9,6 +9,7 @@ CLANG_FORMAT := clang-format-$(LLVM)
 GO           := go
 PREFIX       := /usr/local
 CNIDIR       := /opt/cni/bin
+NETAVARKDIR  := /usr/local/lib/netavark
 UNITDIR      := /usr/lib/systemd/system
 SYSUSERSDIR  := /usr/lib/sysusers.d
 # Bounds one test binary; the whole of `make test` stays under 15 minutes.
@@ -25,7 +26,7 @@ ROOT          = [ "$$(id -u)" = 0 ] || \
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## Build bin/fairlead and bin/fairlead-cni; needs nothing but Go.
+build: ## Build the programs of bin/; needs nothing but Go.
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o bin/ ./cmd/...
 
 generate: ## Compile the BPF programs and their Go bindings anew.
@@ -97,9 +98,10 @@ demo: build ## See real programs talk through Fairlead, in namespaces, as root.
 	@$(DEPS) demo
 	@bin/fairlead demo
 
-install: build ## Install binaries and the systemd unit (PREFIX, CNIDIR, DESTDIR); starts nothing.
+install: build ## Install binaries and the systemd unit (PREFIX, CNIDIR, NETAVARKDIR, DESTDIR); starts nothing.
 	install -D -m 0755 bin/fairlead $(DESTDIR)$(PREFIX)/bin/fairlead
 	install -D -m 0755 bin/fairlead-cni $(DESTDIR)$(CNIDIR)/fairlead-cni
+	install -D -m 0755 bin/fairlead-netavark $(DESTDIR)$(NETAVARKDIR)/fairlead
 	install -d $(DESTDIR)$(UNITDIR)
 	sed 's|@BINDIR@|$(PREFIX)/bin|' deploy/fairlead.service > $(DESTDIR)$(UNITDIR)/fairlead.service
 	chmod 0644 $(DESTDIR)$(UNITDIR)/fairlead.service

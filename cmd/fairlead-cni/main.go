@@ -16,13 +16,14 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/cni"
 )
 
 func main() {
 	ctx := context.Background()
 	p := &cni.Plugin{
-		Dial:   func(host string) (cni.Daemon, error) { return api.NewClient(host) },
+		Dial:   func(host string) (attach.Daemon, error) { return api.NewClient(host) },
 		Stderr: os.Stderr,
 	}
 	skel.PluginMainFuncs(skel.CNIFuncs{

@@ -5,11 +5,8 @@ package cni
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -17,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -227,69 +225,19 @@ func (c *call) endpointSpec(a args, lease *current.Result) (spec model.EndpointS
 			wanted = append(wanted, ip.Address.IP.String())
 		}
 	}
-	for _, s := range wanted {
-		addr, _, _ := strings.Cut(s, "/") // the length is the network's
-		ip, err := netip.ParseAddr(addr)
-		if err != nil {
-			return spec, refuse(types.ErrInvalidNetworkConfig, "%q is not an IP address", s)
-		}
-		place := &spec.IPv6
-		if ip = ip.Unmap(); ip.Is4() {
-			place = &spec.IPv4
-		}
-		if place.IsValid() {
-			return spec, refuse(types.ErrInvalidNetworkConfig, "addresses %v and %v: an interface has one of a family", *place, ip)
-		}
-		*place = ip
-	}
-	return spec, nil
+	spec.IPv4, spec.IPv6, err = attach.Addresses(wanted)
+	return spec, err
 }
 
 // ports are the published ports.
 func (r *runtimeConfig) ports() ([]model.PortSpec, error) {
 	var specs []model.PortSpec
 	for _, m := range r.PortMappings {
-		if m.HostPort <= 0 || m.ContainerPort <= 0 {
-			return nil, refuse(types.ErrInvalidNetworkConfig, "port mapping %+v: ports are 1 to 65535", m)
-		}
-		key := m.binding()
-		text := fmt.Sprintf("%s:%s", key.HostPort, m.target())
-		if strings.Contains(key.HostIP, ":") {
-			text = "[" + key.HostIP + "]:" + text
-		} else if key.HostIP != "" {
-			text = key.HostIP + ":" + text
-		}
-		spec, err := api.ParsePublish(text)
+		spec, err := attach.Port(m.HostIP, m.HostPort, m.ContainerPort, 1, m.Protocol)
 		if err != nil {
 			return nil, refuse(types.ErrInvalidNetworkConfig, "port mapping: %v", err)
 		}
 		specs = append(specs, spec)
 	}
 	return specs, nil
-}
-
-func (m *portMapping) target() string {
-	return strconv.Itoa(m.ContainerPort) + "/" + strings.ToLower(cmp.Or(m.Protocol, "tcp"))
-}
-
-func (m *portMapping) binding() api.PortBinding {
-	return api.PortBinding{HostIP: m.HostIP, HostPort: strconv.Itoa(m.HostPort)}
-}
-
-// portBindings are the published ports in the API's form.
-func (r *runtimeConfig) portBindings() map[string][]api.PortBinding {
-	out := map[string][]api.PortBinding{}
-	for _, m := range r.PortMappings {
-		out[m.target()] = append(out[m.target()], m.binding())
-	}
-	return out
-}
-
-// hasBinding: an address may be written in several ways.
-func hasBinding(have []api.PortBinding, want api.PortBinding) bool {
-	ip, _ := netip.ParseAddr(want.HostIP) // "": every address
-	return slices.ContainsFunc(have, func(b api.PortBinding) bool {
-		got, _ := netip.ParseAddr(b.HostIP)
-		return got == ip.Unmap() && b.HostPort == want.HostPort
-	})
 }

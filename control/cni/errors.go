@@ -11,6 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -32,6 +33,8 @@ func coded(err error) error {
 		return e
 	case errors.Is(err, api.ErrUnreachable):
 		return types.NewError(types.ErrTryAgainLater, err.Error(), `another daemon's socket is named by "host" in the network configuration`)
+	case errors.Is(err, attach.ErrOtherNamespace):
+		return refuse(types.ErrInvalidEnvironmentVariables, "%v", err)
 	case errors.Is(err, model.ErrConflict), errors.Is(err, model.ErrForbidden):
 		return refuse(errConflict, "%s", oneLine(err))
 	case errors.Is(err, model.ErrNotFound):

@@ -10,35 +10,20 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
-	"io/fs"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
-	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // LabelContainer is the label of a sandbox that a runtime attached; its value is
 // the runtime's ID of the container.
 const LabelContainer = "fairlead.cni.container"
-
-// Daemon is what the plugin asks of the daemon; an [api.Client].
-type Daemon interface {
-	Status(ctx context.Context) (api.Status, error)
-	Networks(ctx context.Context, f api.Filters) ([]api.Network, error)
-	CreateNetwork(ctx context.Context, n api.NetworkCreate) (api.NetworkCreated, error)
-	Sandboxes(ctx context.Context, f api.Filters) ([]api.SandboxSummary, error)
-	Sandbox(ctx context.Context, ref string) (api.Sandbox, error)
-	CreateSandbox(ctx context.Context, name string, s api.SandboxCreate) (api.SandboxCreated, error)
-	CheckSandbox(ctx context.Context, ref string) error
-	RemoveSandbox(ctx context.Context, ref string, force bool) error
-	Connect(ctx context.Context, network string, n api.NetworkConnect) error
-	Disconnect(ctx context.Context, network string, n api.NetworkDisconnect) error
-}
 
 // Attachment is what a runtime says of one interface of one container.
 type Attachment struct {
@@ -52,14 +37,14 @@ type Attachment struct {
 // specification's.
 type Plugin struct {
 	// Dial makes the client of the daemon at a host, unix:///PATH. Required.
-	Dial func(host string) (Daemon, error)
+	Dial func(host string) (attach.Daemon, error)
 	// Stderr gets warnings. Required.
 	Stderr io.Writer
 }
 
 // call is one verb in progress.
 type call struct {
-	Daemon
+	attach.Daemon
 	*config
 	Attachment
 	stderr io.Writer
@@ -78,9 +63,13 @@ func (p *Plugin) begin(a Attachment, conf []byte, strict bool) (*call, error) {
 	return &call{Daemon: d, config: c, Attachment: a, stderr: p.Stderr}, nil
 }
 
-// patience is how long DEL waits for a daemon that is being started again: some
-// runtimes do not repeat a DEL that failed.
-const patience = 700 * time.Millisecond
+// container is the runtime's, as the daemon has it.
+func (c *call) container() *attach.Container {
+	return &attach.Container{
+		Daemon: c.Daemon, Label: LabelContainer, ID: c.ContainerID, Names: []string{sandboxName(c.ContainerID)},
+		Warn: func(s string) { fmt.Fprintln(c.stderr, s) },
+	}
+}
 
 // Del takes a container out of the network. What is not there is no error.
 func (p *Plugin) Del(ctx context.Context, a Attachment, conf []byte) error {
@@ -88,57 +77,11 @@ func (p *Plugin) Del(ctx context.Context, a Attachment, conf []byte) error {
 	if err != nil {
 		return err
 	}
-	this := func(sb api.Sandbox, ifName string) bool {
-		return sb.Config.Labels[LabelContainer] == a.ContainerID && ifName == a.IfName
-	}
-	err = c.detach(ctx, sandboxName(a.ContainerID), this)
-	for start := time.Now(); errors.Is(err, api.ErrUnreachable) && time.Since(start) < patience; {
-		time.Sleep(patience / 10)
-		err = c.detach(ctx, sandboxName(a.ContainerID), this)
-	}
+	err = c.container().Part(ctx, c.Name, c.IfName)
 	if err == nil && c.delegates() {
 		err = c.release(ctx)
 	}
 	return coded(err)
-}
-
-// detach takes a sandbox that a runtime attached out of the network, if the
-// predicate takes its interface there.
-func (c *call) detach(ctx context.Context, ref string, which func(sb api.Sandbox, ifName string) bool) error {
-	sb, err := c.Sandbox(ctx, ref)
-	if errors.Is(err, model.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	ep, member := sb.NetworkSettings.Networks[c.Name]
-	if !member || !which(sb, ep.InterfaceName) {
-		return nil
-	}
-	return c.leave(ctx, sb)
-}
-
-// leave takes a sandbox out of the network. It goes with its last interface, or
-// with its namespace.
-func (c *call) leave(ctx context.Context, sb api.Sandbox) error {
-	if len(sb.NetworkSettings.Networks) <= 1 || gone(sb.NetworkSettings.SandboxKey) {
-		return c.remove(ctx, sb.ID)
-	}
-	err := c.Disconnect(ctx, c.Name, api.NetworkDisconnect{Container: sb.ID, Force: true})
-	if errors.Is(err, model.ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
-// remove removes a sandbox; none is success.
-func (c *call) remove(ctx context.Context, id string) error {
-	err := c.RemoveSandbox(ctx, id, true)
-	if errors.Is(err, model.ErrNotFound) {
-		return nil
-	}
-	return err
 }
 
 // Check wants a container to be attached as ADD left it. What the daemon can
@@ -221,21 +164,23 @@ func (c *call) gc(ctx context.Context) error {
 	}
 	var errs []error
 	for _, sb := range list {
-		errs = append(errs, c.detach(ctx, sb.ID, func(sb api.Sandbox, ifName string) bool {
-			return !valid[types.GCAttachment{ContainerID: sb.Config.Labels[LabelContainer], IfName: ifName}]
-		}))
+		errs = append(errs, c.collect(ctx, sb.ID, valid))
 	}
 	return errors.Join(errs...)
 }
 
-// gone reports whether there is no namespace at the path: none was given, or one
-// was unmounted, which may leave a file. One that cannot be looked at is there.
-func gone(path string) bool {
-	var st unix.Statfs_t
-	switch err := unix.Statfs(path, &st); {
-	case path == "", errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		return true
-	default:
-		return err == nil && st.Type != unix.NSFS_MAGIC
+// collect takes a sandbox out of the network unless the runtime knows of it.
+func (c *call) collect(ctx context.Context, id string, valid map[types.GCAttachment]bool) error {
+	sb, err := c.Sandbox(ctx, id)
+	if errors.Is(err, model.ErrNotFound) {
+		return nil
 	}
+	if err != nil {
+		return err
+	}
+	ep, member := sb.NetworkSettings.Networks[c.Name]
+	if !member || valid[types.GCAttachment{ContainerID: sb.Config.Labels[LabelContainer], IfName: ep.InterfaceName}] {
+		return nil
+	}
+	return c.container().Leave(ctx, sb, c.Name)
 }

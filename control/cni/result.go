@@ -6,13 +6,12 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/fairlead-net/fairlead/control/api"
-	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/attach"
 )
 
 // result tells the runtime what was made. The device on the host is not shown: it
@@ -24,7 +23,7 @@ func (c *call) result(n *api.Network, sb api.Sandbox) (*current.Result, error) {
 	}
 	res := &current.Result{
 		CNIVersion: current.ImplementedSpecVersion,
-		Interfaces: []*current.Interface{{Name: ep.InterfaceName, Mac: ep.MacAddress, Mtu: mtu(n), Sandbox: c.NetNS}},
+		Interfaces: []*current.Interface{{Name: ep.InterfaceName, Mac: ep.MacAddress, Mtu: attach.MTU(n), Sandbox: c.NetNS}},
 		Routes:     []*types.Route{},
 		DNS:        c.dns(),
 	}
@@ -50,13 +49,6 @@ func addAddress(res *current.Result, addr string, length int, gateway string, de
 		all := net.IPNet{IP: make(net.IP, bits/8), Mask: net.CIDRMask(0, bits)}
 		res.Routes = append(res.Routes, &types.Route{Dst: all, GW: gw})
 	}
-}
-
-func mtu(n *api.Network) int {
-	if mtu, err := strconv.Atoi(n.Options[optMTU]); err == nil {
-		return mtu
-	}
-	return model.DefaultMTU
 }
 
 // sameAddresses wants an interface to have what the runtime was told.

@@ -20,6 +20,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/controller/controllertest"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -55,7 +56,7 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Cleanup(func() { st.Close() })
 	w := &world{T: t, socket: filepath.Join(dir, "sock")}
-	w.Plugin = Plugin{Dial: func(host string) (Daemon, error) { return api.NewClient(host) }, Stderr: &w.stderr}
+	w.Plugin = Plugin{Dial: func(host string) (attach.Daemon, error) { return api.NewClient(host) }, Stderr: &w.stderr}
 	if w.Controller, err = controller.New(controller.Config{Store: st, Kernel: controllertest.Kernel{Busy: 22}, RunDir: dir}); err != nil {
 		t.Fatal(err)
 	}

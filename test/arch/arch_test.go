@@ -46,7 +46,9 @@ var (
 		"control/controller":                {"control/model", "control/store", "control/ipam"},
 		"control/api":                       {"control/model", "control/httpserve"},
 		"control/httpserve":                 {},
-		"control/cni":                       {"control/api", "control/model"},
+		"control/attach":                    {"control/api", "control/model"},
+		"control/cni":                       {"control/api", "control/attach", "control/model"},
+		"control/netavark":                  {"control/api", "control/attach", "control/model"},
 		"control/dockerplugin":              {"control/model", "control/httpserve"},
 		"control/metrics":                   {},
 		"control/dns":                       {"control/model"},
@@ -57,7 +59,8 @@ var (
 		"control/controller/controllertest": {"control/model"},
 		"control/api/apitest":               {"control/api", "control/model"},
 		"cmd/fairlead":                      {"bench/...", "cmd/...", "control/..."},
-		"cmd/fairlead-cni":                  {"control/api", "control/cni"},
+		"cmd/fairlead-cni":                  {"control/api", "control/attach", "control/cni"},
+		"cmd/fairlead-netavark":             {"control/api", "control/attach", "control/netavark"},
 		"cmd/fairlead/demo":                 {"cmd/fairlead/world"},
 		"cmd/fairlead/world":                {},
 		"bench":                             {"bench/..."},
@@ -89,7 +92,7 @@ var homes = map[string][]string{
 }
 
 // blind are the packages that must not reach the kernel even through others.
-var blind = []string{"control/model", "control/store", "control/ipam", "control/controller", "control/api", "control/cni", "control/dockerplugin"}
+var blind = []string{"control/model", "control/store", "control/ipam", "control/controller", "control/api", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
 
 func TestImportDirection(t *testing.T) {
 	for _, p := range list(t) {

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attach
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// Options of a network that runtimes have words of their own for.
+const (
+	OptICC        = "com.docker.network.bridge.enable_icc"
+	OptMasquerade = "com.docker.network.bridge.enable_ip_masquerade"
+	OptMTU        = "com.docker.network.driver.mtu"
+)
+
+// defaults are what a network has that was made without the option.
+var defaults = map[string]string{OptICC: "true", OptMasquerade: "true", OptMTU: strconv.Itoa(model.DefaultMTU)}
+
+// MTU is a network's.
+func MTU(n *api.Network) int {
+	if mtu, err := strconv.Atoi(n.Options[OptMTU]); err == nil {
+		return mtu
+	}
+	return model.DefaultMTU
+}
+
+// Differs tells in what an existing network is not what the runtime says of it.
+func Differs(have *api.Network, want api.NetworkCreate) error {
+	if have.Driver != want.Driver {
+		return differ(have, "driver", have.Driver, want.Driver)
+	}
+	if have.Internal != want.Internal {
+		return differ(have, "internal", strconv.FormatBool(have.Internal), strconv.FormatBool(want.Internal))
+	}
+	for _, k := range slices.Sorted(maps.Keys(want.Options)) {
+		if is := cmp.Or(have.Options[k], defaults[k]); is != want.Options[k] {
+			return differ(have, "option "+k, is, want.Options[k])
+		}
+	}
+	if want.IPAM == nil {
+		return nil
+	}
+	return subnetsDiffer(have, want.IPAM.Config)
+}
+
+func subnetsDiffer(have *api.Network, want []api.IPAMConfig) error {
+	for _, w := range want {
+		subnet, err := netip.ParsePrefix(w.Subnet)
+		switch {
+		case w.Subnet == "" || err == nil && subnet.Addr().IsUnspecified():
+			continue // whichever the daemon chose
+		case err != nil:
+			return refuse(model.ErrInvalid, "%q is not a subnet", w.Subnet)
+		}
+		i := slices.IndexFunc(have.IPAM.Config, func(h api.IPAMConfig) bool { return h.Subnet == subnet.String() })
+		if i < 0 {
+			return differ(have, "subnets", subnetNames(have.IPAM.Config), w.Subnet)
+		}
+		h := have.IPAM.Config[i]
+		if gateway, _ := netip.ParseAddr(w.Gateway); w.Gateway != "" && gateway.String() != h.Gateway {
+			return differ(have, "gateway", h.Gateway, w.Gateway)
+		}
+		if is, should := within(h), within(w); w.IPRange != "" && is != should {
+			return differ(have, "ipRange", h.IPRange, w.IPRange)
+		}
+	}
+	return nil
+}
+
+// within is the range that addresses are chosen from: the whole subnet, if none is
+// given. There are several ways to write it.
+func within(c api.IPAMConfig) model.AddrRange {
+	r, err := model.ParseAddrRange(cmp.Or(c.IPRange, c.Subnet))
+	if err != nil {
+		return model.AddrRange{} // of the runtime's: the daemon's is none
+	}
+	return r
+}
+
+func differ(n *api.Network, what, is, should string) error {
+	return refuse(model.ErrConflict, "network %s has %s %q, the configuration says %q (change one of them, or its name)", n.Name, what, is, should)
+}
+
+func subnetNames(configs []api.IPAMConfig) string {
+	var names []string
+	for _, c := range configs {
+		names = append(names, c.Subnet)
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netavark
+
+import (
+	"encoding/json"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/attach"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// labelNetwork is the label of a network that podman made; its value is podman's ID.
+const labelNetwork = "fairlead.netavark"
+
+// Options of podman network create that mean something to this driver only, or
+// something else to the daemon. All others are the daemon's.
+const (
+	optHost    = "fairlead.host" // the daemon's socket, unix:///PATH
+	optMTU     = "mtu"
+	optIsolate = "isolate"
+)
+
+// network is podman's configuration of a network.
+type network struct {
+	Name        string            `json:"name"`
+	ID          string            `json:"id"`
+	Interface   string            `json:"network_interface"`
+	Subnets     []subnet          `json:"subnets"`
+	Routes      []json.RawMessage `json:"routes"`
+	IPv6        bool              `json:"ipv6_enabled"`
+	Internal    bool              `json:"internal"`
+	DNSServers  []string          `json:"network_dns_servers"`
+	Options     map[string]string `json:"options"`
+	IPAMOptions map[string]string `json:"ipam_options"`
+
+	raw map[string]json.RawMessage
+}
+
+type subnet struct {
+	Subnet  string `json:"subnet"`
+	Gateway string `json:"gateway,omitempty"`
+	// LeaseRange is podman's own: it chooses the addresses.
+	LeaseRange json.RawMessage `json:"lease_range,omitempty"`
+}
+
+func parseNetwork(b []byte) (*network, error) {
+	n := &network{}
+	if err := json.Unmarshal(b, n); err != nil {
+		return nil, refuse("network configuration: %v", err)
+	}
+	if err := json.Unmarshal(b, &n.raw); err != nil {
+		return nil, refuse("network configuration: %v", err)
+	}
+	if n.Name == "" || n.ID == "" {
+		return nil, refuse("network configuration: name %q and id %q: both are needed", n.Name, n.ID)
+	}
+	return n, nil
+}
+
+// create is the request that makes the network.
+func (n *network) create() (api.NetworkCreate, error) {
+	want := api.NetworkCreate{
+		Name: n.Name, Driver: model.DriverBridge, Internal: n.Internal,
+		Options: map[string]string{}, Labels: map[string]string{labelNetwork: n.ID},
+	}
+	switch driver := n.IPAMOptions["driver"]; {
+	case n.Interface != "":
+		return want, refuse("network %s: interface name %q: there is no bridge to name (leave it out)", n.Name, n.Interface)
+	case len(n.Routes) > 0:
+		return want, refuse("network %s: routes are not supported (leave them out)", n.Name)
+	case len(n.DNSServers) > 0:
+		return want, refuse("network %s: DNS servers of a network are not supported (give them to each container)", n.Name)
+	case driver != "" && driver != "host-local":
+		return want, refuse("network %s: IPAM driver %q is not supported (leave it out)", n.Name, driver)
+	}
+	ipv6 := n.IPv6
+	for _, s := range n.Subnets {
+		p, err := netip.ParsePrefix(s.Subnet)
+		if err != nil {
+			return want, refuse("network %s: %q is not a subnet", n.Name, s.Subnet)
+		}
+		if want.IPAM == nil {
+			want.IPAM = &api.IPAM{}
+		}
+		want.IPAM.Config = append(want.IPAM.Config, api.IPAMConfig{Subnet: s.Subnet, Gateway: s.Gateway})
+		ipv6 = ipv6 || p.Addr().Is6()
+	}
+	if ipv6 {
+		want.EnableIPv6 = &ipv6
+	}
+	for _, k := range slices.Sorted(maps.Keys(n.Options)) {
+		v := n.Options[k]
+		switch k {
+		case optHost:
+		case optMTU:
+			want.Options[attach.OptMTU] = v
+		case optIsolate:
+			if isolate, err := strconv.ParseBool(v); v != "strict" && (err != nil || !isolate) {
+				return want, refuse("network %s: option isolate=%s: networks never reach each other (leave it out)", n.Name, v)
+			}
+		default:
+			want.Options[k] = v
+		}
+	}
+	return want, nil
+}
+
+// completed is the configuration with what the daemon chose. Names of containers are
+// not served, so podman is not to say that they are.
+func (n *network) completed(have *api.Network) ([]byte, error) {
+	subnets := []subnet{}
+	for _, c := range have.IPAM.Config {
+		s := subnet{Subnet: c.Subnet, Gateway: c.Gateway}
+		if i := slices.IndexFunc(n.Subnets, func(given subnet) bool { return given.Subnet == c.Subnet }); i >= 0 {
+			s.LeaseRange = n.Subnets[i].LeaseRange
+		}
+		subnets = append(subnets, s)
+	}
+	for key, value := range map[string]any{
+		"subnets": subnets, "ipv6_enabled": have.EnableIPv6, "dns_enabled": false,
+		"ipam_options": map[string]string{"driver": "host-local"},
+	} {
+		b, err := json.Marshal(value)
+		if err != nil {
+			return nil, err
+		}
+		n.raw[key] = b
+	}
+	return json.Marshal(n.raw)
+}
+
+// attachment is what podman says of one interface of one container.
+type attachment struct {
+	ContainerID   string        `json:"container_id"`
+	ContainerName string        `json:"container_name"`
+	PortMappings  []portMapping `json:"port_mappings"`
+	Network       network       `json:"network"`
+	Options       struct {
+		Aliases       []string          `json:"aliases"`
+		InterfaceName string            `json:"interface_name"`
+		StaticIPs     []string          `json:"static_ips"`
+		StaticMAC     string            `json:"static_mac"`
+		Options       map[string]string `json:"options"`
+	} `json:"network_options"`
+}
+
+type portMapping struct {
+	ContainerPort int    `json:"container_port"`
+	HostIP        string `json:"host_ip"`
+	HostPort      int    `json:"host_port"`
+	Protocol      string `json:"protocol"` // several, with commas between; "": tcp
+	Range         int    `json:"range"`    // how many ports; 0: 1
+}
+
+func parseAttachment(b []byte) (*attachment, error) {
+	a := &attachment{}
+	if err := json.Unmarshal(b, a); err != nil {
+		return nil, refuse("request: %v", err)
+	}
+	for _, need := range []struct{ key, value string }{
+		{"container_id", a.ContainerID}, {"container_name", a.ContainerName},
+		{"network.name", a.Network.Name}, {"network_options.interface_name", a.Options.InterfaceName},
+	} {
+		if need.value == "" {
+			return nil, refuse("request without %s", need.key)
+		}
+	}
+	return a, nil
+}
+
+// sandboxSpec asks for the container's sandbox with its first network.
+func (a *attachment) sandboxSpec(netns string) (model.SandboxSpec, error) {
+	spec := model.SandboxSpec{
+		NetNS: netns, NetworkMode: a.Network.Name,
+		// CNI's runtimes give the name so, podman 4 among them.
+		Labels:   map[string]string{LabelContainer: a.ContainerID, "io.kubernetes.pod.name": a.ContainerName},
+		Endpoint: model.EndpointSpec{Network: a.Network.Name, IfName: a.Options.InterfaceName, Aliases: a.aliases()},
+	}
+	for _, k := range slices.Sorted(maps.Keys(a.Options.Options)) {
+		return spec, refuse("network %s: option %s=%s of a container is not supported (leave it out)", a.Network.Name, k, a.Options.Options[k])
+	}
+	var err error
+	if a.Options.StaticMAC != "" {
+		if spec.Endpoint.MAC, err = model.ParseMAC(a.Options.StaticMAC); err != nil {
+			return spec, refuse("%v", err)
+		}
+	}
+	if spec.Endpoint.IPv4, spec.Endpoint.IPv6, err = attach.Addresses(a.Options.StaticIPs); err != nil {
+		return spec, err
+	}
+	for _, m := range a.PortMappings {
+		for proto := range strings.SplitSeq(m.Protocol, ",") {
+			p, err := attach.Port(m.HostIP, m.HostPort, m.ContainerPort, max(1, m.Range), proto)
+			if err != nil {
+				return spec, err
+			}
+			spec.Ports = append(spec.Ports, p)
+		}
+	}
+	return spec, nil
+}
+
+// aliases are the names besides the sandbox's, which may not be the container's.
+func (a *attachment) aliases() []string {
+	all := append(slices.Clone(a.Options.Aliases), a.ContainerName)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// statusBlock is netavark's.
+type statusBlock struct {
+	DNSSearchDomains []string                    `json:"dns_search_domains"`
+	DNSServerIPs     []string                    `json:"dns_server_ips"`
+	Interfaces       map[string]networkInterface `json:"interfaces"`
+}
+
+type networkInterface struct {
+	MACAddress string       `json:"mac_address"`
+	Subnets    []netAddress `json:"subnets"`
+}
+
+type netAddress struct {
+	IPNet   string `json:"ipnet"`
+	Gateway string `json:"gateway,omitempty"`
+}
+
+func status(n *api.Network, sb api.Sandbox, ifName string) ([]byte, error) {
+	ep := sb.NetworkSettings.Networks[n.Name]
+	made := networkInterface{MACAddress: ep.MacAddress}
+	for _, addr := range []struct {
+		ip, gateway string
+		length      int
+	}{{ep.IPAddress, ep.Gateway, ep.IPPrefixLen}, {ep.GlobalIPv6Address, ep.IPv6Gateway, ep.GlobalIPv6PrefixLen}} {
+		if addr.ip == "" {
+			continue
+		}
+		if n.Internal {
+			addr.gateway = "" // no way out
+		}
+		made.Subnets = append(made.Subnets, netAddress{addr.ip + "/" + strconv.Itoa(addr.length), addr.gateway})
+	}
+	return json.Marshal(statusBlock{[]string{}, []string{}, map[string]networkInterface{ifName: made}})
+}

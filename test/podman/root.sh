@@ -1,0 +1,32 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# test/podman/root.sh: makes a root of Debian trixie with podman 5 and netavark, once,
+# and prints its path. The machine's own libraries stay as they are. Needs debootstrap
+# and a Debian mirror: that of the machine's apt, else deb.debian.org.
+set -eu
+
+suite=trixie
+packages=podman,netavark,crun
+cache=${XDG_CACHE_HOME:-/var/cache}/fairlead
+root=$cache/podman5
+
+# A root is whole when it has its name: it is made under another.
+mkdir -p "$cache"
+exec 9>"$cache/podman5.lock"
+flock 9
+if ! [ -e "$root" ]; then
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep '/debian/*$' | head -n 1)
+	half=$cache/podman5.half
+	rm -rf "$half"
+	echo "making a root of Debian $suite with podman 5, which stays in $root" >&2
+	debootstrap --variant=minbase --include="$packages" "$suite" "$half" "${mirror:-http://deb.debian.org/debian}" >"$cache/podman5.log" 2>&1 || {
+		tail -n 5 "$cache/podman5.log" >&2
+		rm -rf "$half"
+		exit 1
+	}
+	rm -rf "$half"/var/cache/apt/archives/*.deb "$half"/var/lib/apt/lists/*
+	mv "$half" "$root"
+	rm -f "$cache/podman5.log"
+fi
+echo "$root"
