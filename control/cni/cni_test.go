@@ -117,7 +117,7 @@ func TestNameLikeAnID(t *testing.T) {
 	}
 	_, err = w.Add(t.Context(), at("c3", w.namespace("c3")), w.conf(keys{"name": "default"}))
 	w.refused(err, types.ErrInvalidNetworkConfig, `invalid network name "default"`)
-	if got := w.names(); got != "cni-c1 cni-c2" {
+	if got := w.Names(); got != "cni-c1 cni-c2" {
 		t.Errorf("sandboxes %s", got)
 	}
 }
@@ -211,7 +211,7 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 	w.T = t
-	if got := w.names(); got != "cni-first cni-mine" {
+	if got := w.Names(); got != "cni-first cni-mine" {
 		t.Errorf("sandboxes after the refusals: %s", got)
 	}
 	_, err = w.Add(t.Context(), at("c1", other), []byte("{"))

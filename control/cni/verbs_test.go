@@ -45,21 +45,21 @@ func TestDel(t *testing.T) {
 	}
 	w.must(w.Del(t.Context(), a, conf))
 	w.must(w.Del(t.Context(), a, conf))
-	if n := len(w.Snapshot().Endpoints); n != 1 || w.names() != "cni-c1" {
-		t.Errorf("%d endpoints of %s, want one of cni-c1", n, w.names())
+	if n := len(w.Snapshot().Endpoints); n != 1 || w.Names() != "cni-c1" {
+		t.Errorf("%d endpoints of %s, want one of cni-c1", n, w.Names())
 	}
 	w.add(a, conf)
 	w.must(os.Remove(ns)) // with the namespace all is gone
 	b.NetNS = ""
 	w.must(w.Del(t.Context(), b, second))
-	if got := w.names(); got != "" {
+	if got := w.Names(); got != "" {
 		t.Errorf("sandboxes %s, want none", got)
 	}
 	// A sandbox of somebody else's is let be.
 	_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: "cni-mine", NetworkMode: "pods", Endpoint: model.EndpointSpec{Network: "pods"}})
 	w.must(err)
 	w.must(w.Del(t.Context(), at("mine", ""), conf))
-	if got := w.names(); got != "cni-mine" {
+	if got := w.Names(); got != "cni-mine" {
 		t.Errorf("sandboxes %q, want cni-mine", got)
 	}
 }
@@ -94,9 +94,9 @@ func TestAddTakesFromTheDead(t *testing.T) {
 	w.must(os.Remove(old))
 	_, err = w.Add(t.Context(), other, conf)
 	w.refused(err, errConflict, `"cni-c1"`) // the daemon sees it yet
-	w.broken = &model.Refusal{Kind: model.ErrConflict, Text: "gone"}
+	w.Broken = &model.Refusal{Kind: model.ErrConflict, Text: "gone"}
 	w.add(other, conf)
-	if got := w.names(); got != "cni-c2" {
+	if got := w.Names(); got != "cni-c2" {
 		t.Errorf("sandboxes %s, want cni-c2", got)
 	}
 }
@@ -114,9 +114,9 @@ func TestCheck(t *testing.T) {
 	w.refused(w.Check(t.Context(), b, conf), types.ErrUnknownContainer, "no interface eth1 in network pods")
 	w.refused(w.Check(t.Context(), at("c2", a.NetNS), conf), types.ErrUnknownContainer, "container c2")
 	w.refused(w.Check(t.Context(), at("c1", "/elsewhere"), conf), types.ErrInvalidEnvironmentVariables, "not /elsewhere")
-	w.broken = &model.Refusal{Kind: model.ErrConflict, Text: "cracked"}
+	w.Broken = &model.Refusal{Kind: model.ErrConflict, Text: "cracked"}
 	w.refused(w.Check(t.Context(), a, conf), errConflict, "cracked")
-	w.broken = nil
+	w.Broken = nil
 	prev["ips"].([]any)[0].(map[string]any)["address"] = "10.9.9.9/24"
 	w.refused(w.Check(t.Context(), a, w.conf(keys{"prevResult": prev})), errConflict, "no address 10.9.9.9")
 }
@@ -137,13 +137,13 @@ func TestGC(t *testing.T) {
 	w.refused(w.GC(t.Context(), conf), types.ErrInvalidNetworkConfig, "would remove everything")
 	valid := []keys{{"containerID": "keep", "ifname": "eth0"}, {"containerID": "half", "ifname": "eth9"}}
 	w.must(w.GC(t.Context(), w.conf(keys{keyValid: valid})))
-	if got := w.names(); got != "cni-half cni-keep lodger" {
+	if got := w.Names(); got != "cni-half cni-keep lodger" {
 		t.Errorf("sandboxes after GC: %s", got)
 	}
 	w.must(w.GC(t.Context(), w.conf(keys{keyValid: []keys{}})))
 	w.must(w.GC(t.Context(), w.conf(keys{keyValid: []keys{}, "name": "second"})))
 	w.must(w.GC(t.Context(), w.conf(keys{keyValid: nil, "name": "nowhere"})))
-	if got := w.names(); got != "lodger" {
+	if got := w.Names(); got != "lodger" {
 		t.Errorf("sandboxes after GC of all: %s", got)
 	}
 }

@@ -7,7 +7,7 @@
 set -eu
 
 suite=trixie
-packages=podman,netavark,crun
+packages=podman,netavark,crun,curl
 cache=${XDG_CACHE_HOME:-/var/cache}/fairlead
 root=$cache/podman5
 

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package attachtest is a daemon for the tests of the faces to runtimes: a controller
+// without a kernel, behind the real API and its socket.
+package attachtest
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/controller"
+	"github.com/fairlead-net/fairlead/control/controller/controllertest"
+	"github.com/fairlead-net/fairlead/control/store"
+)
+
+// Daemon ends with its test.
+type Daemon struct {
+	*controller.Controller
+	Socket string
+	Broken error // what a check of a sandbox finds
+}
+
+// Status is empty.
+func (d *Daemon) Status(context.Context) (api.Status, error) { return api.Status{}, nil }
+
+// CheckSandbox finds what the test says.
+func (d *Daemon) CheckSandbox(context.Context, string) error { return d.Broken }
+
+// Flows are none.
+func (d *Daemon) Flows(context.Context, api.FlowFilter) ([]api.Flow, error) { return nil, nil }
+
+// New starts a daemon on whose host port 22 is taken.
+func New(t *testing.T) *Daemon {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "att") // short, for the path of a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	st, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(dir, "state")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	d := &Daemon{Socket: filepath.Join(dir, "sock")}
+	if d.Controller, err = controller.New(controller.Config{Store: st, Kernel: controllertest.Kernel{Busy: 22}, RunDir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", d.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- api.NewServer(api.Config{Backend: d, RunDir: dir, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// Names are those of the sandboxes.
+func (d *Daemon) Names() string {
+	var names []string
+	for _, sb := range d.Snapshot().Sandboxes {
+		names = append(names, sb.Name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, " ")
+}
+
+// Namespace is a path of one, which can be removed.
+func Namespace(t *testing.T, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.Symlink("/proc/self/ns/net", path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
