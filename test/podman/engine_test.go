@@ -67,6 +67,24 @@ events_logger = "none"
 runtime = "crun"
 `
 
+// mounts make podman's root of Debian's, what is written to which stays in memory. The
+// containers are beside it, for one overlay is no place for another.
+const mounts = `
+	mount -t tmpfs upper "$3"
+	mkdir "$3/upper" "$3/work"
+	mount -t overlay -o "lowerdir=$1,upperdir=$3/upper,workdir=$3/work" root "$2"
+	mkdir -p "$2/var/lib/containers" "$2$4"
+	mount -t tmpfs containers "$2/var/lib/containers"
+	mount --bind "$4" "$2$4"
+	mount --bind /run "$2/run"
+	mount --rbind /dev "$2/dev"
+	mount -t tmpfs shm "$2/dev/shm"
+	mount --rbind /sys "$2/sys"
+	mount -t tmpfs cgroup "$2/sys/fs/cgroup"
+	mount -t proc proc "$2/proc"
+	echo ready
+	sleep infinity & wait`
+
 // newEngine starts the namespaces. What podman writes is in memory; the daemon sees
 // what it mounts under /run, where the network namespaces are.
 func newEngine(t *testing.T, configure bool) *engine {
@@ -81,25 +99,9 @@ func newEngine(t *testing.T, configure bool) *engine {
 	}
 	e := &engine{Lab: lab.New(t, lab.Config{})}
 	e.root = e.Dir("root")
-	e.Must(e.Host, "sh", "-ec", `
-		mount -t tmpfs run /run && mount --make-shared /run
-		mkdir /run/fairlead && mount --bind "$3" /run/fairlead
-		mount -t tmpfs upper "$4" && mkdir "$4/upper" "$4/work"
-		mount -t overlay -o "lowerdir=$1,upperdir=$4/upper,workdir=$4/work" root "$2"
-		mount --bind /run "$2/run"
-		mount -t tmpfs tmp "$2/tmp"
-		mount --rbind /dev "$2/dev"
-		mount -t tmpfs shm "$2/dev/shm"
-		mount --rbind /sys "$2/sys"
-		mount -t tmpfs cgroup "$2/sys/fs/cgroup"`,
-		"sh", lower, e.root, filepath.Dir(e.Socket()), e.Dir("memory"))
-	e.write("etc/containers/containers.conf", settings)
-	if configure {
-		e.write("etc/containers/containers.conf.d/fairlead.conf", "[engine]\nenable_port_reservation = false\n")
-		e.install(program)
-	}
+	e.Must(e.Host, "sh", "-ec", `mount -t tmpfs run /run && mount --make-shared /run && ln -s "$0" /run/fairlead`, filepath.Dir(e.Socket()))
 	first := e.Spawn(e.Host, "unshare", "--pid", "--mount", "--propagation", "unchanged", "--fork", "--kill-child",
-		"sh", "-c", `mount -t proc proc "$0/proc" && echo ready && sleep infinity & wait`, e.root)
+		"sh", "-ec", mounts, "sh", lower, e.root, e.Dir("memory"), filepath.Dir(e.Socket()))
 	e.Eventually(patience, func() error {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", first.Pid(), first.Pid()))
 		e.pid = strings.TrimSpace(string(children))
@@ -108,6 +110,11 @@ func newEngine(t *testing.T, configure bool) *engine {
 		}
 		return err
 	})
+	e.write("etc/containers/containers.conf", settings)
+	if configure {
+		e.write("etc/containers/containers.conf.d/fairlead.conf", "[engine]\nenable_port_reservation = false\n")
+		e.install(program)
+	}
 	t.Cleanup(func() { e.try("rm", "--all", "--force", "--time", "0") })
 	return e
 }
@@ -115,13 +122,19 @@ func newEngine(t *testing.T, configure bool) *engine {
 // install puts the plugin where the Makefile does.
 func (e *engine) install(program string) {
 	e.Helper()
-	e.Must(e.Host, "install", "-D", program, filepath.Join(e.root, "usr/local/lib/netavark/fairlead"))
+	e.shell(`install -D "$1" "$2"`, program, e.root+"/usr/local/lib/netavark/fairlead")
 }
 
 // write makes a file in podman's root.
 func (e *engine) write(name, content string) {
 	e.Helper()
-	e.Must(e.Host, "sh", "-ec", `mkdir -p "$(dirname "$1")" && printf %s "$2" >"$1"`, "sh", filepath.Join(e.root, name), content)
+	e.shell(`mkdir -p "$(dirname "$1")" && printf %s "$2" >"$1"`, filepath.Join(e.root, name), content)
+}
+
+// shell runs a script in podman's namespaces, outside of its root.
+func (e *engine) shell(script string, args ...string) {
+	e.Helper()
+	e.Must(e.Host, "nsenter", slices.Concat([]string{"--target", e.pid, "--pid", "--mount", "--", "sh", "-ec", script, "sh"}, args)...)
 }
 
 // inside runs a program in podman's root and namespaces.
@@ -165,12 +178,12 @@ func (e *engine) refused(text string, args ...string) {
 // importImage imports a file system with nothing but busybox.
 func (e *engine) importImage() {
 	e.Helper()
-	e.Must(e.Host, "sh", "-ec", `
+	e.shell(`
 		for dir in bin www etc proc sys dev; do mkdir -p "$1/tmp/rootfs/$dir"; done
 		echo served >"$1/tmp/rootfs/www/index.html"
 		cp "$(command -v busybox)" "$1/tmp/rootfs/bin/busybox"
 		for name in sh httpd sleep ping wget cat ip; do ln -s busybox "$1/tmp/rootfs/bin/$name"; done
-		tar -C "$1/tmp/rootfs" -cf "$1/tmp/rootfs.tar" .`, "sh", e.root)
+		tar -C "$1/tmp/rootfs" -cf "$1/tmp/rootfs.tar" .`, e.root)
 	e.podman("import", "/tmp/rootfs.tar", image)
 }
 
