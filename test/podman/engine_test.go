@@ -89,6 +89,8 @@ const mounts = `
 // what it mounts under /run, where the network namespaces are.
 func newEngine(t *testing.T, configure bool) *engine {
 	t.Helper()
+	t0 := time.Now()
+	defer func() { t.Logf("TIMING new %v", time.Since(t0)) }()
 	lower, err := trixie()
 	if err != nil {
 		t.Fatalf("root.sh: %v", err)
@@ -146,7 +148,9 @@ func (e *engine) inside(args ...string) world.Result {
 		"--target", e.pid, "--pid", "--mount", "--", "chroot", e.root, "env", "-i", "HOME=/root",
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PODMAN_IGNORE_CGROUPSV1_WARNING=1",
 	}, args)...)
+	t0 := time.Now()
 	r, err := e.Host.RunCommand(cmd)
+	e.Logf("TIMING %v %q", time.Since(t0), args)
 	if err != nil {
 		e.Fatal(err)
 	}
@@ -190,7 +194,7 @@ func (e *engine) importImage() {
 // httpd runs a container that serves port 80.
 func (e *engine) httpd(name string, flags ...string) {
 	e.Helper()
-	e.podman(slices.Concat([]string{"run", "-d", "--name", name}, flags, []string{image, "httpd", "-f", "-p", "80", "-h", "/www"})...)
+	e.podman(slices.Concat([]string{"run", "-d", "--cap-add", "NET_RAW", "--name", name}, flags, []string{image, "httpd", "-f", "-p", "80", "-h", "/www"})...)
 }
 
 // served wants the page at a URL, seen from a host.
@@ -205,11 +209,17 @@ func (e *engine) served(h *world.Host, url string) {
 	})
 }
 
-// want wants these sandboxes, "name networks" each in the order of names, and as many
+// want wants these sandboxes, name/networks each in the order of names, and as many
 // endpoints.
 func (e *engine) want(endpoints int, sandboxes ...string) {
 	e.Helper()
-	got := strings.Fields(strings.ReplaceAll(e.Fairlead("ps", "--all", "--format", "{{.Names}}/{{.Networks}}"), ", ", ","))
+	var got []string
+	for line := range strings.Lines(e.Fairlead("ps", "--all", "--format", "{{.Names}}/{{.Networks}}")) {
+		name, list, _ := strings.Cut(strings.TrimSpace(line), "/")
+		networks := strings.Split(list, ",") // in netavark's order, which is none
+		slices.Sort(networks)
+		got = append(got, name+"/"+strings.Join(networks, ","))
+	}
 	slices.Sort(got)
 	if !slices.Equal(got, sandboxes) {
 		e.Errorf("sandboxes %q, want %q", got, sandboxes)

@@ -3,27 +3,212 @@
 package podman
 
 import (
+	"encoding/json"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// A container of podman's is published, starts again, and is gone without a trace.
+// Containers of podman's are published, reach each other, start again, and leave
+// nothing.
 func TestPodman(t *testing.T) {
 	t.Parallel()
 	e := newEngine(t, true)
 	e.importImage()
-	e.podman("network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/16", "pods")
-	e.httpd("web", "--network", "pods", "-p", "8080:80")
+	e.podman("network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/16", "--ipv6", "-o", "mtu=1400", "pods")
+	for _, part := range []struct {
+		name string
+		try  func(*engine)
+	}{
+		{"published", published}, {"together", together}, {"connected", connected}, {"refused", refused}, {"created", created},
+	} {
+		t.Run(part.name, func(t *testing.T) {
+			c := *e
+			c.Lab = e.With(t)
+			part.try(&c)
+			c.podman("rm", "--all", "--force", "--time", "0")
+			c.want(0)
+			e.Daemon = c.Daemon // which a part may have started again
+		})
+	}
+}
+
+// published: ports outside and on the host, of every kind of podman's, over restarts
+// of the container and of the daemon.
+func published(e *engine) {
+	e.httpd("web", "--network", "pods", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", "9000-9002:79-81", "-p", "[::1]:8082:80")
 	served := func() {
-		t.Helper()
-		e.served(e.Outside, "http://"+lab.Host4+":8080/")
-		e.served(e.Host, "http://127.0.0.1:8080/")
+		e.Helper()
+		for _, url := range []string{lab.Host4 + ":8080", "[" + lab.Host6 + "]:8080", lab.Host4 + ":9001"} {
+			e.served(e.Outside, "http://"+url+"/")
+		}
+		for _, url := range []string{"127.0.0.1:8080", "127.0.0.1:8081", "[::1]:8082", "127.0.0.1:9001"} {
+			e.served(e.Host, "http://"+url+"/")
+		}
 	}
 	served()
+	if r := e.Run(e.Outside, "curl", "-sS", "--noproxy", "*", "--max-time", "1", "http://"+lab.Host4+":8081/"); r.Code == 0 {
+		e.Errorf("the port of 127.0.0.1 is served outside: %s", r.Output())
+	}
 	e.want(1, "web/pods")
+	id := e.podman("inspect", "--format", "{{.Id}}", "web")
+	if got := e.Inspect("web").Config.Labels; got["fairlead.netavark.container"] != id || got["io.kubernetes.pod.name"] != "web" {
+		e.Errorf("labels %v, want podman's ID and name", got)
+	}
+	if got := e.podman("exec", "web", "cat", "/sys/class/net/eth0/mtu"); got != "1400" {
+		e.Errorf("MTU %s, want 1400", got)
+	}
 	e.podman("restart", "--time", "0", "web")
 	served()
-	e.podman("rm", "--force", "--time", "0", "web")
+	e.podman("stop", "--time", "0", "web")
 	e.want(0)
+	e.KillDaemon()
+	start := time.Now()
+	e.refused("no daemon listens at /run/fairlead/api.sock", "start", "web")
+	if took := time.Since(start); took > patience/3 {
+		e.Errorf("start without a daemon took %v", took)
+	}
+	e.StartDaemon()
+	e.podman("start", "web")
+	served()
+	e.podman("rename", "web", "shop") // its removal is by the ID
+	e.podman("rm", "--force", "--time", "0", "shop")
+	e.want(0)
+}
+
+// address is what podman shows of a container in a network.
+type address struct {
+	IPAddress, MacAddress, Gateway, GlobalIPv6Address string
+}
+
+func (e *engine) address(container, network string) address {
+	e.Helper()
+	var state []struct {
+		NetworkSettings struct{ Networks map[string]address }
+	}
+	if err := json.Unmarshal([]byte(e.podman("inspect", container)), &state); err != nil {
+		e.Fatal(err)
+	}
+	return state[0].NetworkSettings.Networks[network]
+}
+
+// ping sends one from a container.
+func (e *engine) ping(container, ip string) world.Result {
+	e.Helper()
+	return e.try("exec", container, "ping", "-c", "1", "-W", "2", ip)
+}
+
+// together: addresses as asked for, of both families, and no way into another network.
+func together(e *engine) {
+	e.httpd("anna", "--network", "pods:ip=10.77.3.4,mac=02:00:00:00:03:04,interface_name=net7")
+	e.httpd("ben", "--network", "pods", "--network-alias", "benjamin")
+	anna, ben := e.address("anna", "pods"), e.address("ben", "pods")
+	if anna.IPAddress != "10.77.3.4" || anna.MacAddress != "02:00:00:00:03:04" || anna.Gateway != "10.77.0.1" || anna.GlobalIPv6Address == "" {
+		e.Errorf("podman shows %+v", anna)
+	}
+	if got := e.podman("exec", "anna", "ip", "addr", "show", "net7"); !strings.Contains(got, "10.77.3.4/16") || !strings.Contains(got, "02:00:00:00:03:04") {
+		e.Errorf("inside:\n%s", got)
+	}
+	if aliases := e.Inspect("ben").NetworkSettings.Networks["pods"].Aliases; !slices.Contains(aliases, "benjamin") {
+		e.Errorf("aliases %v, want benjamin", aliases)
+	}
+	e.podman("network", "create", "-d", "fairlead", "--internal", "back")
+	e.httpd("carl", "--network", "back")
+	for _, way := range []struct {
+		from, to string
+		open     bool
+	}{
+		{"ben", anna.IPAddress, true}, {"anna", ben.GlobalIPv6Address, true}, {"anna", lab.Internet4, true},
+		{"anna", e.address("carl", "back").IPAddress, false}, {"carl", lab.Internet4, false},
+	} {
+		if r := e.ping(way.from, way.to); (r.Code == 0) != way.open {
+			e.Errorf("ping %s from %s: want open: %t\n%s", way.to, way.from, way.open, r.Output())
+		}
+	}
+	e.podman("rm", "--force", "--time", "0", "carl")
+	e.podman("network", "rm", "back")
+}
+
+// connected: several networks, while the container runs.
+func connected(e *engine) {
+	e.podman("network", "create", "-d", "fairlead", "front")
+	e.podman("network", "create", "-d", "fairlead", "back")
+	e.httpd("web", "--network", "front", "--network", "pods", "-p", "8080:80")
+	e.want(2, "web/front,pods")
+	e.served(e.Outside, "http://"+lab.Host4+":8080/")
+	e.httpd("db", "--network", "back")
+	db := e.address("db", "back").IPAddress
+	if r := e.ping("web", db); r.Code == 0 {
+		e.Errorf("web reaches a network it is not in:\n%s", r.Output())
+	}
+	e.podman("network", "connect", "back", "web")
+	e.want(4, "db/back", "web/back,front,pods")
+	if r := e.ping("web", db); r.Code != 0 {
+		e.Errorf("web does not reach the network it joined:\n%s", r.Output())
+	}
+	e.podman("network", "disconnect", "front", "web")
+	e.want(3, "db/back", "web/back,pods")
+	e.served(e.Outside, "http://"+lab.Host4+":8080/") // through another now
+	e.podman("network", "disconnect", "pods", "web")
+	e.podman("network", "disconnect", "back", "web")
+	e.want(1, "db/back")
+	e.podman("network", "connect", "pods", "web")
+	e.served(e.Outside, "http://"+lab.Host4+":8080/")
+	e.podman("network", "rm", "--force", "--time", "0", "front", "back")
+}
+
+// refused: what fails leaves nothing.
+func refused(e *engine) {
+	e.httpd("first", "--network", "pods:ip=10.77.0.9", "-p", "8080:80")
+	run := func(text string, flags ...string) {
+		e.Helper()
+		e.refused(text, slices.Concat([]string{"run", "--rm"}, flags, []string{image, "sleep", "1"})...)
+	}
+	run("port is already allocated (by sandbox \"first\"", "--network", "pods", "-p", "8080:80")
+	run("sctp", "--network", "pods", "-p", "8081:80/sctp")
+	run("not supported", "--network", "pods:vrf=red")
+	e.want(1, "first/pods")
+
+	// One of Fairlead's has the name, and an address that podman knows nothing of.
+	e.Fairlead("sandbox", "create", "--network", "pods", "--ip", "10.77.0.77", "web")
+	run("10.77.0.77", "--network", "pods:ip=10.77.0.77")
+	e.httpd("web", "--network", "pods")
+	id := e.podman("inspect", "--format", "{{.Id}}", "web")[:12]
+	e.want(3, "first/pods", "web-"+id+"/pods", "web/pods")
+	e.podman("rm", "--force", "--time", "0", "web")
+	e.want(2, "first/pods", "web/pods")
+	e.Fairlead("rm", "web")
+}
+
+// created: networks are checked when they are made.
+func created(e *engine) {
+	create := []string{"network", "create", "-d", "fairlead"}
+	for text, flags := range map[string][]string{
+		`unknown option nonsense`: {"-o", "nonsense=1"},
+		"mtu":       {"-o", "mtu=big"},
+		"isolate=false":             {"-o", "isolate=false"},
+		"Pool overlaps":             {"--subnet", "10.77.0.0/24"},
+		"routes":                    {"--subnet", "10.78.0.0/24", "--route", "10.9.0.0/16,10.78.0.7"},
+		"interface name":            {"--interface-name", "br7"},
+		"IPAM driver":               {"--ipam-driver", "none"},
+	} {
+		e.refused(text, slices.Concat(create, flags, []string{"odd"})...)
+	}
+	e.podman(slices.Concat(create, []string{"-o", "isolate=true", "-o", "com.docker.network.bridge.enable_icc=false", "--subnet", "10.79.0.0/24", "alone"})...)
+	if n := e.Network("alone"); n.IPAM.Config[0].Subnet != "10.79.0.0/24" || n.Options["com.docker.network.bridge.enable_icc"] != "false" {
+		e.Errorf("network %+v", n)
+	}
+	e.podman("network", "rm", "alone")
+	e.podman(slices.Concat(create, []string{"--subnet", "10.80.0.0/24", "alone"})...) // anew
+	if n := e.Network("alone"); n.IPAM.Config[0].Subnet != "10.80.0.0/24" {
+		e.Errorf("network %+v", n)
+	}
+	e.Fairlead("network", "rm", "alone")
+	e.httpd("one", "--network", "alone") // podman's configuration makes it again
+	e.want(1, "one/alone")
+	e.podman("network", "rm", "--force", "--time", "0", "alone")
 }
