@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/fairlead-net/fairlead/control/api"

@@ -15,7 +15,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/attach"
-	"github.com/fairlead-net/fairlead/control/attach/attachtest"
+	"github.com/fairlead-net/fairlead/test/attachtest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

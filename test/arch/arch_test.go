@@ -57,7 +57,6 @@ var (
 		"control/reconcile":                 {"control/model", "control/rtnl", "loader", "maps"},
 		"control/daemon":                    {"control/...", "loader", "maps"},
 		"control/controller/controllertest": {"control/model"},
-		"control/attach/attachtest":         {"control/api", "control/controller", "control/controller/controllertest", "control/store"},
 		"control/api/apitest":               {"control/api", "control/model"},
 		"cmd/fairlead":                      {"bench/...", "cmd/...", "control/..."},
 		"cmd/fairlead-cni":                  {"control/api", "control/attach", "control/cni"},
