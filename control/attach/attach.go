@@ -90,7 +90,7 @@ func (c *Container) enterNew(ctx context.Context, want api.NetworkCreate, spec m
 
 // enter makes the container's sandbox, or joins the network to the one it has.
 func (c *Container) enter(ctx context.Context, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
-	n, sb, err := c.create(ctx, spec)
+	n, sb, err := c.create(ctx, c.Names[0], spec)
 	if errors.Is(err, model.ErrConflict) {
 		return c.join(ctx, spec, err)
 	}
@@ -99,16 +99,8 @@ func (c *Container) enter(ctx context.Context, spec model.SandboxSpec) (*api.Net
 
 // create makes the container's sandbox. To ask first whether there is such a
 // network would be a step more for every container.
-func (c *Container) create(ctx context.Context, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
-	created, err := c.CreateSandbox(ctx, c.Names[0], api.NewSandboxCreate(spec))
-	for _, name := range c.Names[1:] {
-		if !errors.Is(err, model.ErrConflict) {
-			break
-		}
-		if again, refused := c.CreateSandbox(ctx, name, api.NewSandboxCreate(spec)); refused == nil {
-			created, err = again, nil
-		}
-	}
+func (c *Container) create(ctx context.Context, name string, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
+	created, err := c.CreateSandbox(ctx, name, api.NewSandboxCreate(spec))
 	if err != nil {
 		return nil, created.Sandbox, err
 	}
@@ -128,7 +120,7 @@ func (c *Container) join(ctx context.Context, spec model.SandboxSpec, refused er
 	sb, err := c.Find(ctx)
 	switch {
 	case errors.Is(err, model.ErrNotFound):
-		return nil, sb, refused
+		return c.createOther(ctx, spec, refused)
 	case err != nil:
 		return nil, sb, err
 	case Gone(sb.NetworkSettings.SandboxKey):
@@ -136,7 +128,7 @@ func (c *Container) join(ctx context.Context, spec model.SandboxSpec, refused er
 		if err := c.remove(ctx, sb.ID); err != nil {
 			return nil, sb, err
 		}
-		return c.create(ctx, spec)
+		return c.enter(ctx, spec)
 	case sb.NetworkSettings.SandboxKey != spec.NetNS:
 		return nil, sb, fmt.Errorf("container %s is %w, %s, not %s (take it out of there first)",
 			c.ID, ErrOtherNamespace, sb.NetworkSettings.SandboxKey, spec.NetNS)
@@ -153,6 +145,18 @@ func (c *Container) join(ctx context.Context, spec model.SandboxSpec, refused er
 		sb, err = c.Sandbox(ctx, sb.ID)
 	}
 	return n, sb, err
+}
+
+// createOther makes the container's sandbox under another of its names, if it was
+// refused for the first.
+func (c *Container) createOther(ctx context.Context, spec model.SandboxSpec, refused error) (*api.Network, api.Sandbox, error) {
+	for _, name := range c.Names[1:] {
+		n, sb, err := c.create(ctx, name, spec)
+		if !errors.Is(err, model.ErrConflict) {
+			return n, sb, err
+		}
+	}
+	return nil, api.Sandbox{}, refused
 }
 
 // samePorts wants the published ports to be those the sandbox has: they are the

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netavark
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/attach"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/test/attachtest"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// world is a plugin and the daemon it talks to.
+type world struct {
+	*testing.T
+	Plugin
+	*attachtest.Daemon
+	stderr bytes.Buffer
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{T: t, Daemon: attachtest.New(t)}
+	w.Plugin = Plugin{Dial: func(host string) (attach.Daemon, error) { return api.NewClient(host) }, Stderr: &w.stderr}
+	return w
+}
+
+// keys are a part of a request.
+type keys map[string]any
+
+func (k keys) with(more keys) keys {
+	all := maps.Clone(k)
+	maps.Copy(all, more)
+	return all
+}
+
+func (w *world) json(k keys) []byte {
+	w.Helper()
+	b, err := json.Marshal(k)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return b
+}
+
+const networkID = "2f259bab93aaaaa2542ba43ef33eb990d0999ee1b9924b557b7be53c0b7a1bb9"
+
+// network is podman's request to make network "pods".
+func (w *world) network(more keys) keys {
+	return keys{
+		"name": "pods", "id": networkID, "driver": "fairlead", "ipv6_enabled": false, "internal": false, "dns_enabled": true,
+		"created": "2026-11-25T06:46:14.173Z", "options": keys{optHost: "unix://" + w.Socket},
+	}.with(more)
+}
+
+// options are those of a network.
+func (w *world) options(more keys) keys {
+	return keys{"options": keys{optHost: "unix://" + w.Socket}.with(more)}
+}
+
+// create must succeed; it returns the network as podman keeps it.
+func (w *world) create(n keys) keys {
+	w.Helper()
+	out, err := w.Create(w.Context(), w.json(n))
+	if err != nil {
+		w.Fatalf("create: %v", err)
+	}
+	var kept keys
+	if err := json.Unmarshal(out, &kept); err != nil {
+		w.Fatal(err)
+	}
+	return kept
+}
+
+// attachment is netavark's request for container "web", ID 0123456789ab…, as eth0.
+func (w *world) attachment(network, more, options keys) []byte {
+	w.Helper()
+	id := strings.Repeat("0123456789abcdef", 4)
+	return w.json(keys{
+		"container_id": id, "container_name": "web", "port_mappings": nil, "network": network,
+		"network_options": keys{"aliases": []string{id[:12]}, "interface_name": "eth0", "static_ips": nil, "static_mac": nil}.with(options),
+	}.with(more))
+}
+
+func (w *world) setup(netns string, request []byte) string {
+	w.Helper()
+	out, err := w.Setup(w.Context(), netns, request)
+	if err != nil {
+		w.Fatalf("setup: %v", err)
+	}
+	return string(out)
+}
+
+func (w *world) must(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// refused wants an error with a text, as netavark reads it.
+func (w *world) refused(err error, text string) {
+	w.Helper()
+	if err == nil || !strings.Contains(err.Error(), text) {
+		w.Errorf("error %v\nwant %q", err, text)
+		return
+	}
+	var failure struct{ Error string }
+	out := Failure(err)
+	if json.Unmarshal(out, &failure) != nil || !strings.Contains(failure.Error, text) || bytes.Count(out, []byte("\n")) != 1 || strings.Contains(failure.Error, "\n") {
+		w.Errorf("failure %q, want one line", out)
+	}
+}
+
+func (w *world) namespace(name string) string {
+	w.Helper()
+	return attachtest.Namespace(w.T, name)
+}
+
+// What podman keeps of a network, and shows of a container.
+func TestAnswers(t *testing.T) {
+	var out strings.Builder
+	for _, n := range []keys{
+		{},
+		{"ipv6_enabled": true, "labels": keys{"a": "b"}},
+		{"internal": true, "subnets": []keys{{"subnet": "10.1.0.0/16"}}},
+		{"subnets": []keys{
+			{"subnet": "10.1.0.0/16", "gateway": "10.1.255.254", "lease_range": keys{"start_ip": "10.1.9.1", "end_ip": "10.1.9.255"}},
+			{"subnet": "2001:db8:1::/64"},
+		}},
+	} {
+		w := newWorld(t)
+		given := w.json(n)
+		kept := w.create(w.network(n))
+		answer := w.setup("/proc/self/ns/net", w.attachment(kept, keys{}, keys{}))
+		delete(kept, "options") // the socket has another name in every test
+		if n["ipv6_enabled"] == true {
+			answer, kept["subnets"] = "chosen by chance", len(kept["subnets"].([]any))
+		}
+		fmt.Fprintf(&out, "%s\n%s\n%s\n\n", given, w.json(kept), answer)
+	}
+	const golden = "testdata/answers.golden"
+	if *update {
+		if err := os.WriteFile(golden, []byte(out.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil || string(want) != out.String() {
+		t.Errorf("answers (%v):\n%s", err, out.String())
+	}
+}
+
+func TestOptionsOfANetwork(t *testing.T) {
+	w := newWorld(t)
+	kept := w.create(w.network(w.options(keys{"mtu": "9000", "isolate": "strict", "com.docker.network.bridge.enable_icc": "false"})))
+	n, err := w.Network("pods")
+	w.must(err)
+	if n.MTU != 9000 || n.ICC || !n.Masquerade || n.Labels[labelNetwork] != networkID {
+		t.Errorf("network = %+v", n)
+	}
+	w.must(w.RemoveNetwork(t.Context(), "pods")) // it is made again as it was
+	w.setup("/proc/self/ns/net", w.attachment(kept, keys{}, keys{}))
+	if again, err := w.Network("pods"); err != nil || again.MTU != 9000 || again.ICC || again.Subnets[0].Prefix != n.Subnets[0].Prefix {
+		t.Errorf("network = %+v, %v", again, err)
+	}
+}
+
+// A network of the same name is used if it fits, and replaced if podman forgot it.
+func TestNetworkThatIsThere(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "pods"})
+	w.must(err)
+	first := w.create(w.network(nil))
+	_, err = w.Create(t.Context(), w.json(w.network(keys{"internal": true})))
+	w.refused(err, `network pods has internal "false", the configuration says "true"`)
+	w.create(w.network(keys{"name": "mine", "subnets": []keys{{"subnet": "10.1.0.0/16"}}}))
+	w.create(w.network(keys{"name": "mine", "id": "another", "internal": true, "subnets": []keys{{"subnet": "10.2.0.0/16"}}}))
+	if n, err := w.Network("mine"); err != nil || !n.Internal || n.Subnets[0].Prefix.String() != "10.2.0.0/16" {
+		t.Errorf("network = %+v, %v", n, err)
+	}
+	_, err = w.Create(t.Context(), w.json(w.network(keys{"name": "theirs", "subnets": []keys{{"subnet": "10.2.0.0/16"}}})))
+	w.refused(err, "Pool overlaps")
+	w.setup("/proc/self/ns/net", w.attachment(first, keys{}, keys{}))
+}
+
+func TestContainer(t *testing.T) {
+	w := newWorld(t)
+	kept := w.create(w.network(keys{"subnets": []keys{{"subnet": "10.1.0.0/16"}, {"subnet": "2001:db8::/64"}}}))
+	ports := keys{"port_mappings": []keys{
+		{"host_ip": "", "host_port": 8080, "container_port": 80, "protocol": "tcp", "range": 1},
+		{"host_ip": "127.0.0.1", "host_port": 5300, "container_port": 53, "protocol": "udp,tcp", "range": 3},
+		{"host_ip": "::1", "host_port": 8081, "container_port": 80, "protocol": "", "range": 0},
+	}}
+	options := keys{
+		"interface_name": "net7", "static_ips": []string{"10.1.2.3", "2001:db8::9"}, "static_mac": "02:00:00:00:00:07", "aliases": []string{"www", "web"},
+	}
+	w.setup("/proc/self/ns/net", w.attachment(kept, ports, options))
+	sb, err := w.Sandbox("web")
+	w.must(err)
+	if !strings.HasPrefix(sb.Labels[LabelContainer], "0123456789abcdef0123") || sb.Labels["io.kubernetes.pod.name"] != "web" || len(sb.Ports) != 4 || sb.Ports[1].Count != 3 {
+		t.Errorf("sandbox = %+v", sb)
+	}
+	for _, ep := range w.Snapshot().Endpoints {
+		if ep.IfName != "net7" || ep.IPv4.String() != "10.1.2.3/16" || ep.IPv6.String() != "2001:db8::9/64" || ep.MAC.String() != "02:00:00:00:00:07" ||
+			!slices.Equal(ep.Aliases, []string{"web", "www"}) {
+			t.Errorf("endpoint = %+v", ep)
+		}
+	}
+	second := w.create(w.network(keys{"name": "second"}))
+	w.setup("/proc/self/ns/net", w.attachment(second, ports, keys{"interface_name": "net8"}))
+	if n := len(w.Snapshot().Endpoints); n != 2 || w.Names() != "web" {
+		t.Errorf("%d endpoints of %s, want two of web", n, w.Names())
+	}
+}
+
+func TestNames(t *testing.T) {
+	w := newWorld(t)
+	kept := w.create(w.network(nil))
+	_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: "web"})
+	w.must(err)
+	ns := w.namespace("ns")
+	w.setup(ns, w.attachment(kept, keys{}, keys{}))
+	if got := w.Names(); got != "web web-0123456789ab" {
+		t.Errorf("sandboxes %s", got)
+	}
+	w.must(w.Teardown(t.Context(), w.attachment(kept, keys{"container_name": "renamed"}, keys{})))
+	if got := w.Names(); got != "web" {
+		t.Errorf("sandboxes %s, want web", got)
+	}
+	w.setup(ns, w.attachment(kept, keys{"container_id": "short", "container_name": "w"}, keys{}))
+	if got := w.Names(); got != "podman-w web" {
+		t.Errorf("sandboxes %s", got)
+	}
+}
+
+func TestTeardown(t *testing.T) {
+	w := newWorld(t)
+	ns := w.namespace("ns")
+	kept, second := w.create(w.network(nil)), w.create(w.network(keys{"name": "second"}))
+	one, two := w.attachment(kept, keys{}, keys{}), w.attachment(second, keys{}, keys{"interface_name": "eth1"})
+	for range 2 {
+		w.must(w.Teardown(t.Context(), one))
+	}
+	w.setup(ns, one)
+	w.setup(ns, two)
+	w.must(w.Teardown(t.Context(), w.attachment(kept, keys{}, keys{"interface_name": "eth7"})))
+	w.must(w.Teardown(t.Context(), w.attachment(w.network(keys{"name": "elsewhere"}), keys{}, keys{})))
+	if n := len(w.Snapshot().Endpoints); n != 2 {
+		t.Errorf("%d endpoints, want both", n)
+	}
+	w.must(w.Teardown(t.Context(), one))
+	w.must(w.Teardown(t.Context(), one))
+	if n := len(w.Snapshot().Endpoints); n != 1 || w.Names() != "web" {
+		t.Errorf("%d endpoints of %s, want one of web", n, w.Names())
+	}
+	w.setup(ns, one)
+	w.must(os.Remove(ns)) // with the namespace all is gone
+	w.must(w.Teardown(t.Context(), two))
+	if got := w.Names(); got != "" {
+		t.Errorf("sandboxes %s, want none", got)
+	}
+	// One whose namespace went in a restart of the host begins anew.
+	old, again := w.namespace("old"), w.namespace("again")
+	w.setup(old, one)
+	w.must(os.Remove(old))
+	w.setup(again, one)
+	if sb, err := w.Sandbox("web"); err != nil || sb.NetNS != again || w.Names() != "web" {
+		t.Errorf("sandbox = %+v, %v, of %s", sb, err, w.Names())
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	w := newWorld(t)
+	kept := w.create(w.network(keys{"subnets": []keys{{"subnet": "10.1.0.0/16"}}}))
+	w.setup("/proc/self/ns/net", w.attachment(kept, keys{"container_id": "first", "container_name": "first", "port_mappings": []keys{{"host_port": 8080, "container_port": 80}}}, keys{}))
+	const here = "/proc/thread-self/ns/net"
+	port := func(m keys) keys { return keys{"port_mappings": []keys{m}} }
+	for _, tt := range []struct {
+		netns         string
+		more, options keys
+		text          string
+	}{
+		{"/nowhere", nil, nil, `no network namespace at "/nowhere"`},
+		{here, port(keys{"host_port": 99, "container_port": 80, "protocol": "sctp"}), nil, "sctp"},
+		{here, port(keys{"host_port": 0, "container_port": 80}), nil, "ports are 1 to 65535"},
+		{here, port(keys{"host_port": 65535, "container_port": 80, "range": 2}), nil, "65536"},
+		{here, port(keys{"host_port": 22, "container_port": 80}), nil, "address already in use"},
+		{here, port(keys{"host_port": 8080, "container_port": 80}), nil, `already allocated (by sandbox "first"`},
+		{here, port(keys{"host_port": "x"}), nil, "request: json"},
+		{here, nil, keys{"static_ips": []string{"10.1"}}, `"10.1" is not an IP address`},
+		{here, nil, keys{"static_ips": []string{"10.1.0.7", "10.1.0.8"}}, "one of a family"},
+		{here, nil, keys{"static_ips": []string{"10.2.0.7"}}, "no configured subnet contains"},
+		{here, nil, keys{"static_mac": "01:00:00:00:00:00"}, "multicast"},
+		{here, nil, keys{"interface_name": "all"}, "invalid interface name"},
+		{here, nil, keys{"interface_name": ""}, "without network_options.interface_name"},
+		{here, nil, keys{"options": keys{"vrf": "red"}}, "option vrf=red of a container is not supported"},
+		{here, keys{"container_id": ""}, nil, "without container_id"},
+		{here, keys{"network": kept.with(keys{"subnets": []keys{{"subnet": "10.9.0.0/16"}}})}, nil, `subnets "10.1.0.0/16"`},
+	} {
+		_, err := w.Setup(t.Context(), tt.netns, w.attachment(kept, tt.more, tt.options))
+		w.refused(err, tt.text)
+	}
+	for text, more := range map[string]keys{
+		"unknown option nonsense":                    w.options(keys{"nonsense": "1"}),
+		"isolate=false: networks never reach":        w.options(keys{"isolate": "false"}),
+		"want unix:///PATH":                          {"options": keys{optHost: "tcp://127.0.0.1"}},
+		`interface name "br7": there is no bridge`:   {"network_interface": "br7"},
+		"routes are not supported":                   {"routes": []keys{{"destination": "10.9.0.0/16", "gateway": "10.1.0.7"}}},
+		"DNS servers of a network are not supported": {"network_dns_servers": []string{"192.0.2.53"}},
+		`IPAM driver "dhcp" is not supported`:        {"ipam_options": keys{"driver": "dhcp"}},
+		`"10.1" is not a subnet`:                     {"subnets": []keys{{"subnet": "10.1"}}},
+		"it should be 10.9.0.0/16":                   {"subnets": []keys{{"subnet": "10.9.0.1/16"}}},
+		"name \"\" and id":                           {"name": ""},
+		"predefined host network":                    {"name": "host"},
+	} {
+		_, err := w.Create(t.Context(), w.json(w.network(keys{"name": "new"}).with(more)))
+		w.refused(err, text)
+	}
+	if got := w.Names(); got != "first" || len(w.Snapshot().Endpoints) != 1 {
+		t.Errorf("sandboxes %s, %d endpoints, want only first's", got, len(w.Snapshot().Endpoints))
+	}
+	if _, err := w.Network("new"); err == nil {
+		t.Error("a network that was refused is there")
+	}
+}
+
+func TestDaemonAbsent(t *testing.T) {
+	w := newWorld(t)
+	n := w.network(keys{"options": keys{optHost: "unix:///nowhere/api.sock"}})
+	start := time.Now()
+	_, err := w.Create(t.Context(), w.json(n))
+	w.refused(err, "no daemon listens at /nowhere/api.sock")
+	_, err = w.Setup(t.Context(), "/proc/self/ns/net", w.attachment(n, keys{}, keys{}))
+	w.refused(err, "no daemon listens at /nowhere/api.sock")
+	w.refused(w.Teardown(t.Context(), w.attachment(n, keys{}, keys{})), "/nowhere/api.sock")
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("three refusals took %v, want one within a second", took)
+	}
+}
+
+// What podman sends is no reason to panic, and what is refused makes nothing.
+func FuzzSetup(f *testing.F) {
+	f.Add([]byte(`{"container_id":"c","container_name":"c","port_mappings":[{"host_port":1,"container_port":1,"range":70000}],"network":{"name":"pods","id":"1"},"network_options":{"interface_name":"eth0"}}`))
+	f.Add([]byte(`{"name":"pods","id":"1","subnets":[null,{"subnet":"::/0"}],"options":null,"ipam_options":{"driver":"host-local"}}`))
+	p := Plugin{Stderr: new(bytes.Buffer), Dial: func(string) (attach.Daemon, error) { return api.NewClient("unix:///nowhere") }}
+	f.Fuzz(func(t *testing.T, request []byte) {
+		_, created := p.Create(t.Context(), request)
+		if n, err := parseNetwork(request); err == nil {
+			if _, err := n.completed(&api.Network{}); err != nil {
+				t.Errorf("completed: %v", err)
+			}
+		}
+		if a, err := parseAttachment(request); err == nil {
+			_, _ = a.sandboxSpec("/nowhere")
+			_, _ = a.Network.create()
+		}
+		if created == nil {
+			t.Error("a network was made without a daemon")
+		}
+	})
+}
