@@ -17,7 +17,7 @@ tools="gcc:gcc /usr/include/stdlib.h:libc6-dev tcpdump:tcpdump traceroute:tracer
 	qemu-system-x86_64:qemu-system-x86 busybox:busybox-static"
 
 peers="ip:iproute2 unshare:util-linux containerd:containerd dockerd:docker.io iptables:iptables nginx:nginx-light wrk:wrk"
-runtimes="podman:podman crun:crun /usr/lib/cni/bridge:containernetworking-plugins"
+runtimes="debootstrap:debootstrap podman:podman crun:crun /usr/lib/cni/bridge:containernetworking-plugins"
 builder="nft:nftables gcc:gcc /usr/include/stdlib.h:libc6-dev"
 
 case "${1-}" in
@@ -31,10 +31,13 @@ bench) wanted="$peers $builder" ;;
 	;;
 esac
 
-# The one thing that a target keeps outside of the repository and apt.
-kernels=${XDG_CACHE_HOME:-/var/cache}/fairlead/kernels # as in test/kernels
-if [ "$1" = test ] && ! [ -e "$kernels" ]; then
-	echo "make test: downloading kernels to boot, which stay in $kernels"
+# What a target keeps outside of the repository and apt.
+cache=${XDG_CACHE_HOME:-/var/cache}/fairlead # as in test/kernels and test/podman
+if [ "$1" = test ] && ! [ -e "$cache/kernels" ]; then
+	echo "make test: downloading kernels to boot, which stay in $cache/kernels"
+fi
+if [ "$1" = test ] && ! [ -e "$cache/podman5" ]; then
+	echo "make test: making a root of Debian with podman 5, which stays in $cache/podman5"
 fi
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

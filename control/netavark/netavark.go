@@ -109,9 +109,18 @@ func (p *Plugin) Setup(ctx context.Context, netns string, stdin []byte) ([]byte,
 		_ = c.Part(ctx, a.Network.Name, a.Options.InterfaceName)
 	}
 	if err != nil {
-		return nil, err
+		return nil, reservedByPodman(err)
 	}
 	return status(n, sb, a.Options.InterfaceName)
+}
+
+// reservedByPodman adds the remedy to the refusal of a port that podman itself, as it
+// does unless told otherwise, keeps from others.
+func reservedByPodman(err error) error {
+	if !strings.Contains(err.Error(), "failed to bind host port") {
+		return err
+	}
+	return fmt.Errorf("%w; if podman itself has it, set enable_port_reservation = false in [engine] of containers.conf", err)
 }
 
 // Teardown takes a container out of the network. What is not there is no error.

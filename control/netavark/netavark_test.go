@@ -297,7 +297,7 @@ func TestRefusals(t *testing.T) {
 		{here, port(keys{"host_port": 99, "container_port": 80, "protocol": "sctp"}), nil, "sctp"},
 		{here, port(keys{"host_port": 0, "container_port": 80}), nil, "ports are 1 to 65535"},
 		{here, port(keys{"host_port": 65535, "container_port": 80, "range": 2}), nil, "65536"},
-		{here, port(keys{"host_port": 22, "container_port": 80}), nil, "address already in use"},
+		{here, port(keys{"host_port": 22, "container_port": 80}), nil, "enable_port_reservation = false"},
 		{here, port(keys{"host_port": 8080, "container_port": 80}), nil, `already allocated (by sandbox "first"`},
 		{here, port(keys{"host_port": "x"}), nil, "request: json"},
 		{here, nil, keys{"static_ips": []string{"10.1"}}, `"10.1" is not an IP address`},

@@ -173,6 +173,14 @@ func refused(e *engine) {
 	run("not supported", "--network", "pods:vrf=red")
 	e.want(1, "first/pods")
 
+	// podman keeps the ports itself if it is not told to leave that to Fairlead.
+	e.write("etc/reserving.conf", "[engine]\nenable_port_reservation = true\n")
+	r := e.inside("env", "CONTAINERS_CONF_OVERRIDE=/etc/reserving.conf", "podman", "run", "--rm", "--network", "pods", "-p", "8082:80", image, "sleep", "1")
+	if r.Code == 0 || !strings.Contains(r.Stderr, "enable_port_reservation = false") {
+		e.Errorf("with podman's reservation: status %d, want a message that says how to end it\n%s", r.Code, r.Output())
+	}
+	e.want(1, "first/pods")
+
 	// One of Fairlead's has the name, and an address that podman knows nothing of.
 	e.Fairlead("sandbox", "create", "--network", "pods", "--ip", "10.77.0.77", "web")
 	run("10.77.0.77", "--network", "pods:ip=10.77.0.77")
@@ -189,12 +197,12 @@ func created(e *engine) {
 	create := []string{"network", "create", "-d", "fairlead"}
 	for text, flags := range map[string][]string{
 		`unknown option nonsense`: {"-o", "nonsense=1"},
-		"mtu":       {"-o", "mtu=big"},
-		"isolate=false":             {"-o", "isolate=false"},
-		"Pool overlaps":             {"--subnet", "10.77.0.0/24"},
-		"routes":                    {"--subnet", "10.78.0.0/24", "--route", "10.9.0.0/16,10.78.0.7"},
-		"interface name":            {"--interface-name", "br7"},
-		"IPAM driver":               {"--ipam-driver", "none"},
+		"mtu":                     {"-o", "mtu=big"},
+		"isolate=false":           {"-o", "isolate=false"},
+		"Pool overlaps":           {"--subnet", "10.77.0.0/24"},
+		"routes":                  {"--subnet", "10.78.0.0/24", "--route", "10.9.0.0/16,10.78.0.7"},
+		"interface name":          {"--interface-name", "br7"},
+		"IPAM driver":             {"--ipam-driver", "none"},
 	} {
 		e.refused(text, slices.Concat(create, flags, []string{"odd"})...)
 	}

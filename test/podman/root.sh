@@ -7,7 +7,7 @@
 set -eu
 
 suite=trixie
-packages=podman,netavark,crun,curl
+packages=podman,netavark,crun,catatonit,curl
 cache=${XDG_CACHE_HOME:-/var/cache}/fairlead
 root=$cache/podman5
 
