@@ -24,7 +24,7 @@ func TestPodman(t *testing.T) {
 		name string
 		try  func(*engine)
 	}{
-		{"published", published}, {"together", together}, {"connected", connected}, {"refused", refused}, {"created", created},
+		{"published", published}, {"pod", pod}, {"together", together}, {"connected", connected}, {"refused", refused}, {"created", created},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			c := *e
@@ -77,6 +77,16 @@ func published(e *engine) {
 	served()
 	e.podman("rename", "web", "shop") // its removal is by the ID
 	e.podman("rm", "--force", "--time", "0", "shop")
+	e.want(0)
+}
+
+// pod: its containers share the sandbox, which has the pod's name.
+func pod(e *engine) {
+	e.podman("pod", "create", "--name", "shop", "--infra-image", image, "--infra-command", "/bin/sleep 1000", "--network", "pods", "-p", "8080:80")
+	e.httpd("web", "--pod", "shop")
+	e.served(e.Outside, "http://"+lab.Host4+":8080/")
+	e.want(1, "shop/pods")
+	e.podman("pod", "rm", "--force", "--time", "0", "shop")
 	e.want(0)
 }
 

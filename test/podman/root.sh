@@ -7,15 +7,16 @@
 set -eu
 
 suite=trixie
-packages=podman,netavark,crun,catatonit,curl
+packages=podman,netavark,crun,curl
 cache=${XDG_CACHE_HOME:-/var/cache}/fairlead
 root=$cache/podman5
 
-# A root is whole when it has its name: it is made under another.
+# A root is whole when it has its name: it is made under another. One that was made of
+# other packages is made anew.
 mkdir -p "$cache"
 exec 9>"$cache/podman5.lock"
 flock 9
-if ! [ -e "$root" ]; then
+if [ "$(cat "$root/made-of" 2>/dev/null)" != "$suite $packages" ]; then
 	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep '/debian/*$' | head -n 1)
 	half=$cache/podman5.half
 	rm -rf "$half"
@@ -26,6 +27,8 @@ if ! [ -e "$root" ]; then
 		exit 1
 	}
 	rm -rf "$half"/var/cache/apt/archives/*.deb "$half"/var/lib/apt/lists/*
+	echo "$suite $packages" >"$half/made-of"
+	rm -rf "$root"
 	mv "$half" "$root"
 	rm -f "$cache/podman5.log"
 fi
