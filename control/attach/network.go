@@ -19,10 +19,11 @@ const (
 	OptICC        = "com.docker.network.bridge.enable_icc"
 	OptMasquerade = "com.docker.network.bridge.enable_ip_masquerade"
 	OptMTU        = "com.docker.network.driver.mtu"
+	OptDNS        = "fairlead.dns"
 )
 
 // defaults are what a network has that was made without the option.
-var defaults = map[string]string{OptICC: "true", OptMasquerade: "true", OptMTU: strconv.Itoa(model.DefaultMTU)}
+var defaults = map[string]string{OptICC: "true", OptMasquerade: "true", OptMTU: strconv.Itoa(model.DefaultMTU), OptDNS: "false"}
 
 // MTU is a network's.
 func MTU(n *api.Network) int {
@@ -30,6 +31,17 @@ func MTU(n *api.Network) int {
 		return mtu
 	}
 	return model.DefaultMTU
+}
+
+// NameServers are where a network's names are served; none, if they are not.
+func NameServers(n *api.Network) []string {
+	servers := []string{}
+	if served, _ := strconv.ParseBool(n.Options[OptDNS]); served {
+		for _, c := range n.IPAM.Config {
+			servers = append(servers, c.Gateway)
+		}
+	}
+	return servers
 }
 
 // Differs tells in what an existing network is not what the runtime says of it.

@@ -35,6 +35,7 @@ type network struct {
 	Routes      []json.RawMessage `json:"routes"`
 	IPv6        bool              `json:"ipv6_enabled"`
 	Internal    bool              `json:"internal"`
+	DNS         bool              `json:"dns_enabled"`
 	DNSServers  []string          `json:"network_dns_servers"`
 	Options     map[string]string `json:"options"`
 	IPAMOptions map[string]string `json:"ipam_options"`
@@ -94,6 +95,9 @@ func (n *network) create() (api.NetworkCreate, error) {
 	if ipv6 {
 		want.EnableIPv6 = &ipv6
 	}
+	if n.DNS {
+		want.Options[attach.OptDNS] = "true"
+	}
 	for _, k := range slices.Sorted(maps.Keys(n.Options)) {
 		v := n.Options[k]
 		switch k {
@@ -111,8 +115,7 @@ func (n *network) create() (api.NetworkCreate, error) {
 	return want, nil
 }
 
-// completed is the configuration with what the daemon chose. Names of containers are
-// not served, so podman is not to say that they are.
+// completed is the configuration with what the daemon chose, or has.
 func (n *network) completed(have *api.Network) ([]byte, error) {
 	subnets := []subnet{}
 	for _, c := range have.IPAM.Config {
@@ -123,7 +126,7 @@ func (n *network) completed(have *api.Network) ([]byte, error) {
 		subnets = append(subnets, s)
 	}
 	for key, value := range map[string]any{
-		"subnets": subnets, "ipv6_enabled": have.EnableIPv6, "dns_enabled": false,
+		"subnets": subnets, "ipv6_enabled": have.EnableIPv6, "dns_enabled": len(attach.NameServers(have)) > 0,
 		"ipam_options": map[string]string{"driver": "host-local"},
 	} {
 		b, err := json.Marshal(value)
@@ -245,5 +248,5 @@ func status(n *api.Network, sb api.Sandbox, ifName string) ([]byte, error) {
 		}
 		made.Subnets = append(made.Subnets, netAddress{addr.ip + "/" + strconv.Itoa(addr.length), addr.gateway})
 	}
-	return json.Marshal(statusBlock{[]string{}, []string{}, map[string]networkInterface{ifName: made}})
+	return json.Marshal(statusBlock{[]string{}, attach.NameServers(n), map[string]networkInterface{ifName: made}})
 }

@@ -4,6 +4,7 @@ package podman
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,7 +13,7 @@ import (
 // The ten lines of docs/podman.md work as printed.
 func TestPodmanDocs(t *testing.T) {
 	t.Parallel()
-	e := newEngine(t, false)
+	e := newEngine(t)
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "podman.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -27,13 +28,13 @@ func TestPodmanDocs(t *testing.T) {
 			commands++
 		}
 	}
-	program, err := plugin()
+	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.shell(`install -D "$2" "$1/root/clone/bin/fairlead-netavark"
-		install "$3" "$1/usr/local/bin/fairlead"
-		install "$(command -v busybox)" "$1/bin/busybox"`, e.root, program, e.Binary)
+	e.install(plugin(t), "root/clone/bin/fairlead-netavark")
+	e.install(e.Binary, "usr/local/bin/fairlead")
+	e.install(busybox, "bin/busybox")
 	r := e.inside("sh", "-c", script)
 	if r.Code != 0 || commands != 11 || !strings.Contains(r.Stdout, "hello\n") || !strings.Contains(r.Stdout, "0.0.0.0:18080->80/tcp   web") {
 		t.Errorf("%d commands ended with status %d\n%s", commands, r.Code, r.Output())

@@ -35,9 +35,9 @@ var trixie = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(out)), err
 })
 
-// plugin is the program as it ships, without the race detector. What is in TMPDIR goes
-// with the tests.
-var plugin = sync.OnceValues(func() (string, error) {
+// built is the directory of the program as it ships, without the race detector. What
+// is in TMPDIR goes with the tests.
+var built = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "bin")
 	if err != nil {
 		return "", err
@@ -47,18 +47,27 @@ var plugin = sync.OnceValues(func() (string, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
 	}
-	return filepath.Join(dir, "fairlead-netavark"), nil
+	return dir, nil
 })
 
-// engine is podman on the lab's host, in the root of trixie, and in namespaces of
+// plugin is the path of the program.
+func plugin(tb testing.TB) string {
+	tb.Helper()
+	dir, err := built()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return filepath.Join(dir, "fairlead-netavark")
+}
+
+// engine is podman on the lab's host, with the root of trixie, in namespaces of
 // processes and mounts that end with the test.
 type engine struct {
 	*lab.Lab
-	root string
-	pid  string // of the first process in its namespaces
+	pid string // of the first process in its namespaces
 }
 
-// settings are the page's, and what a machine without systemd needs.
+// settings are what a machine without systemd needs.
 const settings = `[containers]
 cgroups = "disabled"
 [engine]
@@ -68,12 +77,13 @@ runtime = "crun"
 `
 
 // mounts make podman's root of Debian's, what is written to which stays in memory. The
-// containers are beside it, for one overlay is no place for another.
+// containers are beside it, for one overlay is no place for another. It has to be the
+// root of the namespace: in a mere chroot, containers would find their way out of theirs.
 const mounts = `
 	mount -t tmpfs upper "$3"
 	mkdir "$3/upper" "$3/work"
 	mount -t overlay -o "lowerdir=$1,upperdir=$3/upper,workdir=$3/work" root "$2"
-	mkdir -p "$2/var/lib/containers" "$2$4"
+	mkdir -p "$2/var/lib/containers" "$2$4" "$2/old"
 	mount -t tmpfs containers "$2/var/lib/containers"
 	mount --bind "$4" "$2$4"
 	mount --bind /run "$2/run"
@@ -82,26 +92,26 @@ const mounts = `
 	mount --rbind /sys "$2/sys"
 	mount -t tmpfs cgroup "$2/sys/fs/cgroup"
 	mount -t proc proc "$2/proc"
+	cd "$2"
+	pivot_root . old
+	mount --make-rslave /old
+	umount -l /old
 	echo ready
 	sleep infinity & wait`
 
-// newEngine starts the namespaces. What podman writes is in memory; the daemon sees
-// what it mounts under /run, where the network namespaces are.
-func newEngine(t *testing.T, configure bool) *engine {
+// newEngine starts the namespaces. The daemon sees what podman mounts under /run, where
+// the network namespaces are.
+func newEngine(t *testing.T) *engine {
 	t.Helper()
 	lower, err := trixie()
 	if err != nil {
 		t.Fatalf("root.sh: %v", err)
 	}
-	program, err := plugin()
-	if err != nil {
-		t.Fatal(err)
-	}
 	e := &engine{Lab: lab.New(t, lab.Config{})}
-	e.root = e.Dir("root")
-	e.Must(e.Host, "sh", "-ec", `mount -t tmpfs run /run && mount --make-shared /run && ln -s "$0" /run/fairlead`, filepath.Dir(e.Socket()))
+	run := filepath.Dir(e.Socket())
+	e.Must(e.Host, "sh", "-ec", `mount -t tmpfs run /run && mount --make-shared /run && ln -s "$0" /run/fairlead`, run)
 	first := e.Spawn(e.Host, "unshare", "--pid", "--mount", "--propagation", "unchanged", "--fork", "--kill-child",
-		"sh", "-ec", mounts, "sh", lower, e.root, e.Dir("memory"), filepath.Dir(e.Socket()))
+		"sh", "-ec", mounts, "sh", lower, e.Dir("root"), e.Dir("memory"), run)
 	e.Eventually(patience, func() error {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", first.Pid(), first.Pid()))
 		e.pid = strings.TrimSpace(string(children))
@@ -112,30 +122,36 @@ func newEngine(t *testing.T, configure bool) *engine {
 	})
 	e.write("etc/resolv.conf", "nameserver "+lab.Outside4+"\n") // which refuses, so nothing waits for it
 	e.write("etc/containers/containers.conf", settings)
-	if configure {
-		e.write("etc/containers/containers.conf.d/fairlead.conf", "[engine]\nenable_port_reservation = false\n")
-		e.install(program)
-	}
 	t.Cleanup(func() { e.try("rm", "--all", "--force", "--time", "0") })
 	return e
 }
 
-// install puts the plugin where the Makefile does.
-func (e *engine) install(program string) {
-	e.Helper()
-	e.shell(`install -D "$1" "$2"`, program, e.root+"/usr/local/lib/netavark/fairlead")
-}
+// path is that of a file in podman's root.
+func (e *engine) path(name string) string { return filepath.Join("/proc", e.pid, "root", name) }
 
 // write makes a file in podman's root.
 func (e *engine) write(name, content string) {
 	e.Helper()
-	e.shell(`mkdir -p "$(dirname "$1")" && printf %s "$2" >"$1"`, filepath.Join(e.root, name), content)
+	err := os.MkdirAll(filepath.Dir(e.path(name)), 0o755)
+	if err == nil {
+		err = os.WriteFile(e.path(name), []byte(content), 0o644)
+	}
+	if err != nil {
+		e.Fatal(err)
+	}
 }
 
-// shell runs a script in podman's namespaces, outside of its root.
-func (e *engine) shell(script string, args ...string) {
+// install puts a program into podman's root.
+func (e *engine) install(program, name string) {
 	e.Helper()
-	e.Must(e.Host, "nsenter", slices.Concat([]string{"--target", e.pid, "--pid", "--mount", "--", "sh", "-ec", script, "sh"}, args)...)
+	e.Must(e.Host, "install", "-D", program, e.path(name))
+}
+
+// installPlugin puts the plugin where the Makefile does.
+func (e *engine) installPlugin() {
+	e.Helper()
+	e.install(plugin(e), "usr/local/lib/netavark/fairlead")
+	e.write("etc/containers/containers.conf.d/fairlead.conf", "[engine]\nenable_port_reservation = false\n")
 }
 
 // inside runs a program in podman's root and namespaces.
@@ -143,11 +159,10 @@ func (e *engine) inside(args ...string) world.Result {
 	e.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	cmd := world.Command(ctx, "nsenter", slices.Concat([]string{
-		"--target", e.pid, "--pid", "--mount", "--", "chroot", e.root, "env", "-i", "HOME=/root",
+	r, err := e.Host.RunCommand(world.Command(ctx, "nsenter", slices.Concat([]string{
+		"--target", e.pid, "--pid", "--mount", "--", "env", "-i", "HOME=/root",
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PODMAN_IGNORE_CGROUPSV1_WARNING=1",
-	}, args)...)
-	r, err := e.Host.RunCommand(cmd)
+	}, args)...))
 	if err != nil {
 		e.Fatal(err)
 	}
@@ -179,12 +194,13 @@ func (e *engine) refused(text string, args ...string) {
 // importImage imports a file system with nothing but busybox.
 func (e *engine) importImage() {
 	e.Helper()
-	e.shell(`
-		for dir in bin www etc proc sys dev; do mkdir -p "$1/tmp/rootfs/$dir"; done
-		echo served >"$1/tmp/rootfs/www/index.html"
-		cp "$(command -v busybox)" "$1/tmp/rootfs/bin/busybox"
-		for name in sh httpd sleep ping wget cat ip; do ln -s busybox "$1/tmp/rootfs/bin/$name"; done
-		tar -C "$1/tmp/rootfs" -cf "$1/tmp/rootfs.tar" .`, e.root)
+	rootfs := e.Dir("rootfs")
+	e.Must(e.Host, "sh", "-ec", `
+		for dir in bin www etc proc sys dev; do mkdir -p "$1/$dir"; done
+		echo served >"$1/www/index.html"
+		cp "$(command -v busybox)" "$1/bin/busybox"
+		for name in sh httpd sleep ping wget cat ip; do ln -s busybox "$1/bin/$name"; done
+		tar -C "$1" -cf "$2" .`, "sh", rootfs, e.path("tmp/rootfs.tar"))
 	e.podman("import", "/tmp/rootfs.tar", image)
 }
 

@@ -17,7 +17,8 @@ import (
 // nothing.
 func TestPodman(t *testing.T) {
 	t.Parallel()
-	e := newEngine(t, true)
+	e := newEngine(t)
+	e.installPlugin()
 	e.importImage()
 	e.podman("network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/16", "--ipv6", "-o", "mtu=1400", "pods")
 	for _, part := range []struct {
@@ -126,7 +127,17 @@ func together(e *engine) {
 	if aliases := e.Inspect("ben").NetworkSettings.Networks["pods"].Aliases; !slices.Contains(aliases, "benjamin") {
 		e.Errorf("aliases %v, want benjamin", aliases)
 	}
-	e.podman("network", "create", "-d", "fairlead", "--internal", "back")
+	for _, from := range []string{"anna", "ben"} {
+		for _, name := range []string{"ben", "benjamin", "anna.pods"} {
+			if got := e.try("exec", from, "wget", "-qO-", "http://"+name+"/"); got.Stdout != "served\n" {
+				e.Errorf("http://%s/ from %s: %s", name, from, got.Output())
+			}
+		}
+	}
+	if got := e.podman("exec", "anna", "cat", "/etc/resolv.conf"); !strings.Contains(got, "nameserver 10.77.0.1\n") {
+		e.Errorf("resolv.conf:\n%s", got)
+	}
+	e.podman("network", "create", "-d", "fairlead", "--internal", "--disable-dns", "back")
 	e.httpd("carl", "--network", "back")
 	for _, way := range []struct {
 		from, to string
