@@ -76,7 +76,7 @@ func (n *network) create() (api.NetworkCreate, error) {
 	case len(n.Routes) > 0:
 		return want, refuse("network %s: routes are not supported (leave them out)", n.Name)
 	case len(n.DNSServers) > 0:
-		return want, refuse("network %s: DNS servers of a network are not supported (give them to each container)", n.Name)
+		return want, refuse("network %s: DNS servers of a network are not supported (podman network update --dns-drop takes them away)", n.Name)
 	case driver != "" && driver != "host-local":
 		return want, refuse("network %s: IPAM driver %q is not supported (leave it out)", n.Name, driver)
 	}
