@@ -13,8 +13,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"github.com/fairlead-net/fairlead/control/api"
-	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/test/attachtest"
 )
 
@@ -31,7 +29,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{T: t, Daemon: attachtest.New(t)}
-	w.Plugin = Plugin{Dial: func(host string) (attach.Daemon, error) { return api.NewClient(host) }, Stderr: &w.stderr}
+	w.Plugin = Plugin{Dial: attachtest.Dial, Stderr: &w.stderr}
 	return w
 }
 

@@ -4,9 +4,11 @@ package netavark
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -27,14 +29,11 @@ type world struct {
 	*testing.T
 	Plugin
 	*attachtest.Daemon
-	stderr bytes.Buffer
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{T: t, Daemon: attachtest.New(t)}
-	w.Plugin = Plugin{Dial: func(host string) (attach.Daemon, error) { return api.NewClient(host) }, Stderr: &w.stderr}
-	return w
+	return &world{t, Plugin{Dial: attachtest.Dial, Stderr: io.Discard}, attachtest.New(t)}
 }
 
 // keys are a part of a request.
@@ -351,11 +350,43 @@ func TestDaemonAbsent(t *testing.T) {
 	}
 }
 
+// cut is a daemon that does what it is asked, and whose first answer is lost.
+type cut struct {
+	attach.Daemon
+	lost *bool
+}
+
+func (c cut) CreateSandbox(ctx context.Context, name string, s api.SandboxCreate) (api.SandboxCreated, error) {
+	created, err := c.Daemon.CreateSandbox(ctx, name, s)
+	if err == nil && !*c.lost {
+		*c.lost = true
+		return api.SandboxCreated{}, fmt.Errorf("%w: broken off", api.ErrUnreachable)
+	}
+	return created, err
+}
+
+// A setup that failed left nothing, also if the daemon had done it all.
+func TestAnswerLost(t *testing.T) {
+	w := newWorld(t)
+	kept, lost := w.create(w.network(nil)), false
+	w.Dial = func(host string) (attach.Daemon, error) {
+		d, err := api.NewClient(host)
+		return cut{d, &lost}, err
+	}
+	request := w.attachment(kept, keys{}, keys{})
+	_, err := w.Setup(t.Context(), "/proc/self/ns/net", request)
+	w.refused(err, "broken off")
+	if got := w.Names(); got != "" || len(w.Snapshot().Endpoints) != 0 {
+		t.Errorf("sandboxes %s, want none", got)
+	}
+	w.setup("/proc/self/ns/net", request)
+}
+
 // What podman sends is no reason to panic, and what is refused makes nothing.
 func FuzzSetup(f *testing.F) {
 	f.Add([]byte(`{"container_id":"c","container_name":"c","port_mappings":[{"host_port":1,"container_port":1,"range":70000}],"network":{"name":"pods","id":"1"},"network_options":{"interface_name":"eth0"}}`))
 	f.Add([]byte(`{"name":"pods","id":"1","subnets":[null,{"subnet":"::/0"}],"options":null,"ipam_options":{"driver":"host-local"}}`))
-	p := Plugin{Stderr: new(bytes.Buffer), Dial: func(string) (attach.Daemon, error) { return api.NewClient("unix:///nowhere") }}
+	p := Plugin{Stderr: io.Discard, Dial: func(string) (attach.Daemon, error) { return api.NewClient("unix:///nowhere") }}
 	f.Fuzz(func(t *testing.T, request []byte) {
 		_, created := p.Create(t.Context(), request)
 		if n, err := parseNetwork(request); err == nil {

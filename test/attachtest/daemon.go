@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/controller/controllertest"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -35,6 +36,9 @@ func (d *Daemon) CheckSandbox(context.Context, string) error { return d.Broken }
 
 // Flows are none.
 func (d *Daemon) Flows(context.Context, api.FlowFilter) ([]api.Flow, error) { return nil, nil }
+
+// Dial makes the client of the daemon at a host.
+func Dial(host string) (attach.Daemon, error) { return api.NewClient(host) }
 
 // New starts a daemon on whose host port 22 is taken.
 func New(t *testing.T) *Daemon {
