@@ -54,6 +54,7 @@ test: ## Run every check and test, as root; installs with apt what is missing.
 	@$(ROOT)
 	@$(DEPS) test
 	@GO=$(GO) test/crictl.sh
+	@GO=$(GO) bench/docker29.sh
 	@$(MAKE) --no-print-directory build lint
 	CGO_ENABLED=1 $(GO) build -race ./...
 	CGO_ENABLED=1 $(GO) test -race -ldflags=-w -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...

@@ -117,12 +117,12 @@ func Built(ctx context.Context) (string, error) {
 	dir := filepath.Join(cache, "fairlead", "docker29")
 	for _, program := range []string{"dockerd", "docker-proxy", "runc"} {
 		if _, err := os.Stat(filepath.Join(dir, program)); err != nil {
-			return "", fmt.Errorf("%s is not built (make bench builds it)", filepath.Join(dir, program))
+			return "", fmt.Errorf("%s is not built (bench/docker29.sh builds it)", filepath.Join(dir, program))
 		}
 	}
 	for _, program := range []string{"containerd", "nft"} {
 		if world.Command(ctx, program).Err != nil {
-			return "", fmt.Errorf("%s is not installed (make bench installs it)", program)
+			return "", fmt.Errorf("%s is not installed (make test and make bench install it)", program)
 		}
 	}
 	return filepath.Join(dir, "dockerd"), nil

@@ -13,8 +13,10 @@ import (
 
 // Fairlead is killed, started, and taken over from under running containers: no
 // connection breaks, and the containers are known afterwards.
-func TestDockerOutlivesFairlead(t *testing.T) {
-	d := newDocker(t)
+func TestDockerOutlivesFairlead(t *testing.T) { eachVersion(t, outlivesFairlead) }
+
+func outlivesFairlead(t *testing.T, k kind) {
+	d := newDocker(t, k)
 	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "web")
 	ben := d.run("ben", "--network", "web", "-p", "18080:80", "-p", "7000:7", "-p", "7000:7/udp")
 	anna := d.run("anna", "--network", "web")
@@ -43,7 +45,11 @@ func TestDockerOutlivesFairlead(t *testing.T) {
 // what they had is given up, and they can start.
 func TestDockerdDies(t *testing.T) {
 	t.Parallel()
-	d := newDocker(t)
+	eachVersion(t, dockerdDies)
+}
+
+func dockerdDies(t *testing.T, k kind) {
+	d := newDocker(t, k)
 	d.docker("network", "create", "-d", "fairlead", "web")
 	d.docker("run", "-d", "--name", "ben", "--network", "web", "-p", "18080:80", image)
 	d.WaitTCP(d.Outside, lab.Host4+":18080")
@@ -69,8 +75,10 @@ func TestDockerdDies(t *testing.T) {
 }
 
 // With live-restore containers outlive the engine, and so does all of Fairlead's.
-func TestDockerLiveRestore(t *testing.T) {
-	d := newDockerLive(t, true)
+func TestDockerLiveRestore(t *testing.T) { eachVersion(t, liveRestore) }
+
+func liveRestore(t *testing.T, k kind) {
+	d := newDockerLive(t, k, true)
 	d.docker("network", "create", "-d", "fairlead", "web")
 	ben := d.run("ben", "--network", "web", "-p", "18080:80", "-p", "7000:7", "-p", "7000:7/udp")
 	load := d.StartLoad("published port", d.Outside, d.Echo(ben, 7), net.JoinHostPort(lab.Host4, "7000"))
@@ -90,7 +98,11 @@ func TestDockerLiveRestore(t *testing.T) {
 // Without Fairlead the engine starts as fast, and serves everything else.
 func TestDockerWithoutFairlead(t *testing.T) {
 	t.Parallel()
-	d := newDocker(t)
+	eachVersion(t, withoutFairlead)
+}
+
+func withoutFairlead(t *testing.T, k kind) {
+	d := newDocker(t, k)
 	d.docker("network", "create", "-d", "fairlead", "web")
 	d.StopDaemon()
 	d.engine.Kill()

@@ -13,11 +13,29 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
+// What works with every engine: one is started of each kind, for all scenes.
+func TestDocker(t *testing.T) {
+	t.Parallel()
+	for _, k := range []kind{engine20, engine29, iptables} {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			d := newDocker(t, k)
+			d.scene("publishes", publishes)
+			d.scene("connects", connects)
+			if k.name == iptables.name { // another backend changes no more
+				return
+			}
+			d.scene("options", options)
+			d.scene("ipam", fairleadIPAM)
+			d.scene("lifecycle", lifecycle)
+			d.scene("docs", docsAsPrinted)
+		})
+	}
+}
+
 // Published ports of containers answer everybody, and are the host's to give
 // once.
-func TestDockerPublishes(t *testing.T) {
-	t.Parallel()
-	d := newDocker(t)
+func publishes(d *docker) {
 	rules := d.rules()
 	d.docker("network", "create", "-d", "fairlead", "web")
 	d.docker("network", "create", "-d", "fairlead", "other")
@@ -40,32 +58,32 @@ func TestDockerPublishes(t *testing.T) {
 	d.Ask(d.Outside, lab.Host4, 5000, "ben", lab.Outside4)
 	// The engine's own DNS has the names.
 	if got := d.docker("exec", "anna", "/bin/busybox", "wget", "-qO-", "http://ben/"); !strings.HasPrefix(got, "ben "+address) {
-		t.Errorf("asked by name, ben answered %q", got)
+		d.Errorf("asked by name, ben answered %q", got)
 	}
 	if got := d.docker("exec", "anna", "/bin/busybox", "wget", "-qO-", "http://benjamin/"); !strings.HasPrefix(got, "ben ") {
-		t.Errorf("asked by its alias, ben answered %q", got)
+		d.Errorf("asked by its alias, ben answered %q", got)
 	}
 	d.run("paul", "--network", "web", "--expose", "80", "-P")
-	d.Get(d.Outside, lab.Host4, chosen(t, d.ports("paul")), "paul", lab.Outside4)
+	d.Get(d.Outside, lab.Host4, chosen(d, d.ports("paul")), "paul", lab.Outside4)
 	d.HTTP(d.Outside, "outside", 8000)
 	d.Get(ben, lab.Outside4, 8000, "outside", lab.Host4)
 
 	ports := d.ports("ben")
 	for _, want := range []string{"0.0.0.0:18080->80/tcp", "127.0.0.1:18081->80/tcp", "0.0.0.0:18090-18092->90-92/tcp", "0.0.0.0:5000->5000/udp"} {
 		if !strings.Contains(ports, want) {
-			t.Errorf("fairlead ps shows %q, not %q", ports, want)
+			d.Errorf("fairlead ps shows %q, not %q", ports, want)
 		}
 	}
 	if got := d.Fairlead("port", d.sandbox("ben"), "5000/udp"); got != "0.0.0.0:5000" {
-		t.Errorf("fairlead port: %q", got)
+		d.Errorf("fairlead port: %q", got)
 	}
-	d.Get(d.Outside, lab.Host4, chosen(t, ports), "ben", lab.Outside4)
+	d.Get(d.Outside, lab.Host4, chosen(d, ports), "ben", lab.Outside4)
 
 	d.refused("port is already allocated", "run", "--name", "cleo", "--network", "web", "-p", "18080:80", image)
 	d.docker("rm", "-f", "cleo")
 	l, err := d.Host.Listen("tcp", ":18100")
 	if err != nil {
-		t.Fatal(err)
+		d.Fatal(err)
 	}
 	d.refused("address already in use", "run", "--name", "cleo", "--network", "web", "-p", "18100:80", image)
 	l.Close()
@@ -74,34 +92,31 @@ func TestDockerPublishes(t *testing.T) {
 	d.Get(d.Outside, lab.Host4, 18100, "cleo", lab.Outside4)
 	if l, err := d.Host.Listen("tcp", ":18100"); err == nil {
 		l.Close()
-		t.Error("the host can take a published port")
+		d.Error("the host can take a published port")
 	}
 
 	if now := d.rules(); now != rules {
-		t.Errorf("netfilter's rules were\n%s\nand are now\n%s", rules, now)
+		d.Errorf("netfilter's rules were\n%s\nand are now\n%s", rules, now)
 	}
 	d.docker("rm", "-f", "ben", "anna", "otto", "paul", "cleo")
 	d.docker("network", "rm", "web", "other")
-	d.nothingLeft()
 }
 
 // chosen is the host port of those that lies in the ephemeral range.
-func chosen(t *testing.T, ports string) int {
-	t.Helper()
+func chosen(d *docker, ports string) int {
+	d.Helper()
 	for _, p := range strings.Split(ports, ", ") {
 		var port int
 		if _, err := fmt.Sscanf(p, "0.0.0.0:%d->80/tcp", &port); err == nil && port >= 32768 {
 			return port
 		}
 	}
-	t.Fatalf("no port was chosen: %q", ports)
+	d.Fatalf("no port was chosen: %q", ports)
 	return 0
 }
 
 // What docker network create and docker run can ask for.
-func TestDockerOptions(t *testing.T) {
-	t.Parallel()
-	d := newDocker(t)
+func options(d *docker) {
 	d.docker("network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/24", "--ipv6", "--subnet", "fd00:77::/64",
 		"--aux-address", "r1=10.77.0.2", "-o", "com.docker.network.driver.mtu=1400", "web")
 	anna := d.run("anna", "--network", "web", "--ip", "10.77.0.20", "--ip6", "fd00:77::20", "--mac-address", "02:11:22:33:44:55")
@@ -109,7 +124,7 @@ func TestDockerOptions(t *testing.T) {
 	link := d.Must(anna, "ip", "addr", "show", "eth0")
 	for _, want := range []string{"10.77.0.20/24", "fd00:77::20/64", "02:11:22:33:44:55", "mtu 1400"} {
 		if !strings.Contains(link, want) {
-			t.Errorf("the container's device lacks %s:\n%s", want, link)
+			d.Errorf("the container's device lacks %s:\n%s", want, link)
 		}
 	}
 	d.Ping(ben, "10.77.0.20")
@@ -125,7 +140,7 @@ func TestDockerOptions(t *testing.T) {
 	d.Ping(in1, d.address("in2", "cellar"))
 	d.NoPing(in1, lab.Outside4)
 	if routes := d.Must(in2, "ip", "route"); strings.Contains(routes, "default") {
-		t.Errorf("an internal network has a way out:\n%s", routes)
+		d.Errorf("an internal network has a way out:\n%s", routes)
 	}
 
 	d.docker("network", "create", "-d", "fairlead", "-o", "com.docker.network.bridge.enable_icc=false", "cells")
@@ -137,13 +152,10 @@ func TestDockerOptions(t *testing.T) {
 	names := strings.Split(strings.TrimSpace(d.docker("ps", "-q", "-a")), "\n")
 	d.docker(append([]string{"rm", "-f"}, names...)...)
 	d.docker("network", "rm", "web", "cellar", "cells")
-	d.nothingLeft()
 }
 
 // With --ipam-driver fairlead the addresses are Fairlead's choice.
-func TestDockerIPAM(t *testing.T) {
-	t.Parallel()
-	d := newDocker(t)
+func fairleadIPAM(d *docker) {
 	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "auto")
 	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead",
 		"--subnet", "10.78.0.0/24", "--ip-range", "10.78.0.128/25", "--gateway", "10.78.0.254", "named")
@@ -155,7 +167,7 @@ func TestDockerIPAM(t *testing.T) {
 	d.run("otto", "--network", "named", "--ip", "10.78.0.9")
 	for name, want := range map[string]string{"ben": "10.78.0.128", "otto": "10.78.0.9"} {
 		if got := d.address(name, "named"); got != want {
-			t.Errorf("%s has %s, want %s", name, got, want)
+			d.Errorf("%s has %s, want %s", name, got, want)
 		}
 	}
 	d.Ping(ben, "10.78.0.254")
@@ -165,24 +177,21 @@ func TestDockerIPAM(t *testing.T) {
 	d.docker("network", "rm", "auto", "named")
 	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "--subnet", "10.78.0.0/16", "x")
 	d.docker("network", "rm", "x")
-	d.nothingLeft()
 }
 
 // Containers join and leave networks while they run; the published ports follow
 // the default route.
-func TestDockerConnects(t *testing.T) {
-	t.Parallel()
-	d := newDocker(t)
+func connects(d *docker) {
 	d.docker("network", "create", "-d", "fairlead", "beta")
 	d.docker("network", "create", "-d", "fairlead", "alpha") // of two, the engine prefers this one
 	ben := d.run("ben", "--network", "beta", "-p", "18080:80")
 	anna := d.run("anna", "--network", "alpha")
 	d.NoPing(anna, d.address("ben", "beta"))
 	serves := func(network string) {
-		t.Helper()
+		d.Helper()
 		d.Get(d.Outside, lab.Host4, 18080, "ben", lab.Outside4)
 		if route := d.Must(ben, "ip", "route", "get", lab.Outside4); !strings.Contains(route, "src "+d.address("ben", network)) {
-			t.Errorf("the way out is not through %s: %s", network, route)
+			d.Errorf("the way out is not through %s: %s", network, route)
 		}
 	}
 	serves("beta")
@@ -191,7 +200,7 @@ func TestDockerConnects(t *testing.T) {
 		d.Get(anna, d.address("ben", "alpha"), 80, "ben", d.address("anna", "alpha"))
 		serves("alpha")
 		if got := d.Fairlead("ps", "--filter", "name="+d.sandbox("ben"), "--format", "{{.Networks}}"); strings.Count(got, "docker-") != 2 {
-			t.Errorf("fairlead ps shows the networks %q", got)
+			d.Errorf("fairlead ps shows the networks %q", got)
 		}
 		d.docker("network", "disconnect", "alpha", "ben")
 		serves("beta")
@@ -213,13 +222,10 @@ func TestDockerConnects(t *testing.T) {
 	}
 	d.docker("rm", "-f", "ben", "anna", "mary")
 	d.docker("network", "rm", "alpha", "beta", "theirs")
-	d.nothingLeft()
 }
 
 // Whatever ends a container, nothing of it stays; and it starts again.
-func TestDockerLifecycle(t *testing.T) {
-	t.Parallel()
-	d := newDocker(t)
+func lifecycle(d *docker) {
 	d.docker("network", "create", "-d", "fairlead", "web")
 	d.run("ben", "--network", "web", "-p", "18080:80")
 	for what, end := range map[string]func(){
@@ -246,5 +252,4 @@ func TestDockerLifecycle(t *testing.T) {
 	d.refused("no such file", "run", "--network", "web", "--name", "bad", image, "/no/such/program")
 	d.docker("rm", "bad")
 	d.docker("network", "rm", "web")
-	d.nothingLeft()
 }

@@ -7,17 +7,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"testing"
 	"time"
 )
 
 // The ten lines of docs/docker.md work as printed.
-func TestDockerDocs(t *testing.T) {
-	t.Parallel()
-	d := newDocker(t)
+func docsAsPrinted(d *docker) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "docker.md"))
 	if err != nil {
-		t.Fatal(err)
+		d.Fatal(err)
 	}
 	_, section, _ := strings.Cut(string(text), "\n## Ten lines\n")
 	_, block, _ := strings.Cut(section, "\n```\n")
@@ -30,13 +27,12 @@ func TestDockerDocs(t *testing.T) {
 			commands++
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(d.Context(), time.Minute)
 	defer cancel()
 	cmd := d.Command(ctx, "sh", "-c", "PATH=$PATH:"+filepath.Dir(d.Binary)+"\neval \"$1\"", "sh", script)
 	cmd.Dir = d.Dir("docs")
 	r, err := d.Host.RunCommand(cmd)
 	if err != nil || r.Code != 0 || commands < 8 || strings.Count(r.Stdout, "hello\n") < 3 || !strings.Contains(r.Stdout, "0.0.0.0:18080->80/tcp") {
-		t.Errorf("%d commands ended with status %d, %v\n%s", commands, r.Code, err, r.Output())
+		d.Errorf("%d commands ended with status %d, %v\n%s", commands, r.Code, err, r.Output())
 	}
-	d.nothingLeft()
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,6 +26,7 @@ import (
 // docker is a lab with a Docker Engine that has the plugin.
 type docker struct {
 	*lab.Lab
+	kind   kind
 	engine *world.Process
 	cgroup string
 	live   bool // containers outlive the engine
@@ -32,41 +34,47 @@ type docker struct {
 
 // kind is a version of the engine, with what it takes to run it here.
 type kind struct {
+	name  string
 	find  func(context.Context) (string, error)
 	flags []string
 	file  map[string]any
 }
 
-// engineVar names the variable that chooses another engine than Debian's: "29",
-// which make bench builds.
-const engineVar = "FAIRLEAD_TEST_ENGINE"
-
-// kindUnderTest is Debian's Engine 20.10 with iptables, or Engine 29 with
-// nftables, whose runc knows no seccomp.
-func kindUnderTest() kind {
-	if os.Getenv(engineVar) == "29" {
-		return kind{engine.Built, []string{"--firewall-backend", "nftables", "--seccomp-profile", "unconfined"}, nil}
-	}
-	return kind{engine.Debian, nil, engine.DebianFile()}
-}
+// The engines under test: Debian's, and the one that bench/docker29.sh has built,
+// whose runc knows no seccomp, with each of its firewall backends.
+var (
+	engine20 = kind{"20.10", engine.Debian, nil, engine.DebianFile()}
+	engine29 = kind{"29", engine.Built, []string{"--firewall-backend", "nftables", "--seccomp-profile", "unconfined"}, nil}
+	iptables = kind{"29 with iptables", engine.Built, []string{"--firewall-backend", "iptables", "--seccomp-profile", "unconfined"}, nil}
+)
 
 const (
 	socket   = "/run/docker.sock"
 	plugins  = "/run/docker/plugins"
 	cli      = "/usr/bin/docker" // the package's
-	image    = "box"
+	image    = "answerer"
 	patience = 30 * time.Second
 )
 
-func newDocker(t *testing.T) *docker { return newDockerLive(t, false) }
+// eachVersion runs a test with both versions of the engine, side by side.
+func eachVersion(t *testing.T, part func(t *testing.T, k kind)) {
+	for _, k := range []kind{engine20, engine29} {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			part(t, k)
+		})
+	}
+}
 
-func newDockerLive(t *testing.T, live bool) *docker {
+func newDocker(t *testing.T, k kind) *docker { return newDockerLive(t, k, false) }
+
+func newDockerLive(t *testing.T, k kind, live bool) *docker {
 	t.Helper()
 	l := lab.New(t, lab.Config{NoDaemon: true, DockerPlugins: plugins})
 	if err := l.Host.Do(topology.OwnDirectories); err != nil {
 		t.Fatal(err)
 	}
-	d := &docker{Lab: l, cgroup: "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker"))), live: live}
+	d := &docker{Lab: l, kind: k, cgroup: "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker"))), live: live}
 	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
 		l.Sysctl(l.Host, sysctl, "1") // with nftables the engine wants that of the operator
 	}
@@ -82,19 +90,43 @@ func (d *docker) config() engine.Config {
 	d.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	under := kindUnderTest()
-	program, err := under.find(ctx)
+	program, err := d.kind.find(ctx)
 	if err != nil {
 		d.Fatal(err)
 	}
-	flags := under.flags
+	flags := slices.Clone(d.kind.flags)
 	if d.live {
 		flags = append(flags, "--live-restore")
 	}
 	return engine.Config{
 		Program: program, Socket: socket, Dir: d.Dir("docker"), CgroupParent: d.cgroup,
-		Flags: flags, File: under.file, Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: d.live,
+		Flags: flags, File: d.kind.file, Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: d.live,
 	}
+}
+
+// scene runs a part of a test on an engine that others have too: it finds and
+// leaves neither containers nor networks.
+func (d *docker) scene(name string, part func(d *docker)) {
+	d.Helper()
+	d.Case(name, func(l *lab.Lab) {
+		in := *d
+		in.Lab = l
+		in.Cleanup(func() {
+			if in.Failed() { // the others go on
+				in.sweep()
+			}
+		})
+		part(&in)
+		in.nothingLeft()
+	})
+}
+
+// sweep removes all containers and networks.
+func (d *docker) sweep() {
+	if ids, _ := d.try("ps", "-a", "-q"); ids != "" {
+		_, _ = d.try(append([]string{"rm", "-f"}, strings.Fields(ids)...)...) // may be broken
+	}
+	_, _ = d.try("network", "prune", "-f")
 }
 
 // startEngine starts dockerd and waits until it serves.
