@@ -40,6 +40,7 @@ type addressPool struct {
 // daemonOptions are the flags of the daemon, checked.
 type daemonOptions struct {
 	directories
+	dockerSocket             string
 	metricsListen            string
 	uplinks                  []string
 	pools                    []addressPool
@@ -83,6 +84,7 @@ Flags on the command line go before it.`,
 	}
 	o.register(cmd)
 	f := cmd.Flags()
+	f.StringVar(&o.dockerSocket, "docker-socket", "/var/run/docker.sock", `API of the Docker that is served, to learn names; "" not to ask`)
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9477", `address of the Prometheus metrics; "" for none`)
 	f.StringVar(&store, "store", "bolt", "where state is kept; bolt is the one available yet")
 	f.StringArrayVar(&o.uplinks, "uplink", nil, "device that leads out; repeatable (default: found, and followed as they come and go)")

@@ -63,10 +63,11 @@ func removeSandbox(ctx context.Context, c *api.Client, ref string, force bool) e
 	if err != nil {
 		return err
 	}
-	if sb.State.Running && !force {
+	runs := sb.State.Running && sb.State.Pid != 0 // else it is an engine's, of which the daemon speaks
+	if runs && !force {
 		return fmt.Errorf("sandbox %s: its program (process %d) still runs; stop it first or use --force", sb.Name, sb.State.Pid)
 	}
-	if sb.State.Running {
+	if runs {
 		started := func() bool { return api.ProcessAlive(sb.State.Pid, sb.State.PidStart) }
 		if err := kill(sb.State.Pid, started); err != nil {
 			return fmt.Errorf("sandbox %s: %w", sb.Name, err)

@@ -155,6 +155,7 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 			return w.PublishEndpoint(ctx, foreignID("joined"), []model.PortSpec{tcp("", 700, 2, 80, 2)})
 		},
 		"unpublish": func() error { return w.UnpublishEndpoint(ctx, foreignID("serves")) },
+		"name":      func() error { return w.NameForeign(ctx, engineNames("web", "joined", "ben")) },
 		"release":   func() error { return w.ReleaseEndpoint(ctx, foreignID("serves")) },
 		"request-pool": func() error {
 			_, err := w.RequestPool(ctx, true, prefix("10.7.0.0/24"), model.RangeOf(prefix("10.7.0.128/25")))

@@ -17,13 +17,14 @@ func (c *Controller) Network(ref string) (*model.Network, error) {
 	return findNetwork(c.Snapshot(), ref)
 }
 
-// Sandbox finds a sandbox as Network finds a network.
+// Sandbox finds a sandbox as Network finds a network; a container engine's by the ID
+// that it has there, too.
 func (c *Controller) Sandbox(ref string) (*model.Sandbox, error) {
 	return findSandbox(c.Snapshot(), ref)
 }
 
 func findNetwork(s *model.Snapshot, ref string) (*model.Network, error) {
-	n, matches := find(s.Networks, ref, func(n *model.Network) string { return n.Name })
+	n, matches := find(s.Networks, ref, (*model.Network).Called, nil)
 	switch {
 	case n != nil:
 		return n, nil
@@ -34,7 +35,7 @@ func findNetwork(s *model.Snapshot, ref string) (*model.Network, error) {
 }
 
 func findSandbox(s *model.Snapshot, ref string) (*model.Sandbox, error) {
-	sb, matches := find(s.Sandboxes, ref, func(sb *model.Sandbox) string { return sb.Name })
+	sb, matches := find(s.Sandboxes, ref, (*model.Sandbox).Called, func(sb *model.Sandbox) string { return sb.EngineID })
 	switch {
 	case sb != nil:
 		return sb, nil
@@ -44,18 +45,19 @@ func findSandbox(s *model.Snapshot, ref string) (*model.Sandbox, error) {
 	return nil, model.NoSandbox(ref)
 }
 
-// find returns the one object that ref means; else how many it may mean.
-func find[V any](m map[string]*V, ref string, name func(*V) string) (*V, int) {
+// find returns the one object that ref means; else how many it may mean. otherID is
+// one more ID of an object's, or nil.
+func find[V any](m map[string]*V, ref string, called func(*V, string) bool, otherID func(*V) string) (*V, int) {
 	if v := m[ref]; v != nil {
 		return v, 1
 	}
 	var byID *V
 	matches := 0
 	for id, v := range m {
-		if name(v) == ref {
+		if called(v, ref) {
 			return v, 1
 		}
-		if ref != "" && strings.HasPrefix(id, ref) {
+		if ref != "" && (strings.HasPrefix(id, ref) || otherID != nil && strings.HasPrefix(otherID(v), ref)) {
 			byID = v
 			matches++
 		}

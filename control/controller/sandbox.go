@@ -151,7 +151,7 @@ func (t *tx) createSandbox(spec model.SandboxSpec) (*model.Sandbox, error) {
 		sb.Name = newName(t.next)
 	}
 	for _, o := range t.next.Sandboxes {
-		if o.Name == sb.Name {
+		if o.Called(sb.Name) {
 			return nil, refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: fairlead rm %s, or choose another name)",
 				sb.Name, short(o.ID), sb.Name)
 		}

@@ -61,6 +61,10 @@ const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
 type Config struct {
 	Dirs Dirs // required; see DefaultDirs
 
+	// DockerSocket is where the API of the Docker Engine is that Dirs.DockerPlugins
+	// serves: the names of its networks and containers are asked for there. "": they
+	// are not.
+	DockerSocket string
 	// MetricsListen is the address of the metrics' HTTP server; "": none.
 	MetricsListen string
 	// Uplinks are the names of the devices that lead out; none: found from
@@ -100,6 +104,9 @@ func (c Config) validate() error {
 	}
 	if err := c.Dirs.validate(); err != nil {
 		return err
+	}
+	if c.DockerSocket != "" && !filepath.IsAbs(c.DockerSocket) {
+		return fmt.Errorf(`--docker-socket is %q (want an absolute path, as in /var/run/docker.sock, or "" not to ask for names)`, c.DockerSocket)
 	}
 	if c.MetricsListen != "" {
 		if _, err := net.ResolveTCPAddr("tcp", c.MetricsListen); err != nil {

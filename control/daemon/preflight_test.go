@@ -41,6 +41,7 @@ func TestMisnamed(t *testing.T) {
 		misname func(*Config)
 		want    []string
 	}{
+		{"docker-socket-relative", func(c *Config) { c.DockerSocket = "docker.sock" }, []string{"--docker-socket", "want an absolute path"}},
 		{"metrics-no-port", func(c *Config) { c.MetricsListen = "nonsense" }, []string{"--metrics-listen", "want HOST:PORT"}},
 		{"metrics-bad-port", func(c *Config) { c.MetricsListen = "127.0.0.1:99999" }, []string{"--metrics-listen", "want HOST:PORT"}},
 		{"metrics-in-use", func(c *Config) { c.MetricsListen = testMetrics }, []string{"--metrics-listen", "name another", "address already in use"}},

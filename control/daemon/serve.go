@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/fairlead-net/fairlead/control/dockerplugin"
 )
 
 const reapInterval = 2 * time.Second
@@ -34,6 +36,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	run("serve DNS", d.dns.Run)
 	if d.dockerSocket != nil {
 		run("serve Docker", func(ctx context.Context) error { return d.docker.Serve(ctx, d.dockerSocket) })
+		if d.cfg.DockerSocket != "" {
+			run("learn Docker's names", dockerplugin.NewNamer(d.cfg.DockerSocket, d.controller, d.log).Run)
+		}
 	}
 	if d.metricsSocket != nil {
 		run("serve metrics", d.serveMetrics)

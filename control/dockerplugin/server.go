@@ -3,7 +3,8 @@
 // Package dockerplugin serves a Docker Engine: libnetwork's remote network
 // driver and remote IPAM driver, over a unix socket in the engine's plugin
 // directory. It turns the engine's requests into verbs of a [Controller], and
-// knows neither the kernel nor the engine's API.
+// knows nothing of the kernel. A [Namer] asks the engine for names, which those
+// requests lack; they themselves never wait for the engine.
 //
 // Every request may come twice, for the engine asks again when it did not get
 // the answer, and those of different endpoints come at the same time.

@@ -111,8 +111,11 @@ type Subnet struct {
 // Network is a set of endpoints that reach each other. A value is immutable
 // once it is in a Snapshot; a change makes a new value.
 type Network struct {
-	ID      string    `json:"id"`    // 64 hexadecimal digits
-	Name    string    `json:"name"`  // unique
+	ID   string `json:"id"`   // 64 hexadecimal digits
+	Name string `json:"name"` // unique
+	// MadeAs is the name that an engine's network was made with, which finds it too,
+	// once it is called as the engine calls it; "": Name.
+	MadeAs  string    `json:"made_as,omitempty"`
 	Index   uint32    `json:"index"` // 1..MaxNetworks-1: the datapath's number, unique among living networks
 	Created time.Time `json:"created"`
 	Driver  string    `json:"driver"`
@@ -162,11 +165,17 @@ type PortProto struct {
 	Proto Proto  `json:"proto"`
 }
 
+// Called reports whether the network is found by a name.
+func (n *Network) Called(name string) bool { return called(name, n.Name, n.MadeAs) }
+
+func called(name, now, madeAs string) bool { return name != "" && (name == now || name == madeAs) }
+
 // Sandbox is one container's network namespace. A value is immutable once it
 // is in a Snapshot.
 type Sandbox struct {
 	ID      string    `json:"id"`
 	Name    string    `json:"name"`
+	MadeAs  string    `json:"made_as,omitempty"` // as of a Network
 	Created time.Time `json:"created"`
 
 	// NetworkMode is host, none, container:<sandbox id>, or the name of the
@@ -182,6 +191,9 @@ type Sandbox struct {
 	// pair of devices and leaves the inner end on the host; the engine moves it
 	// in, names it and configures it.
 	Foreign bool `json:"foreign,omitempty"`
+	// EngineID is the container's of a foreign sandbox, which finds it too; "": not
+	// learnt yet.
+	EngineID string `json:"engine_id,omitempty"`
 
 	Hostname   string            `json:"hostname,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
@@ -198,6 +210,9 @@ type Sandbox struct {
 	Exited   bool   `json:"exited,omitempty"`
 	ExitCode int    `json:"exit_code,omitempty"`
 }
+
+// Called reports whether the sandbox is found by a name.
+func (s *Sandbox) Called(name string) bool { return called(name, s.Name, s.MadeAs) }
 
 // PortBinding is one published port, or a range of Count consecutive ones:
 // host port HostPort+i leads to sandbox port Port+i.

@@ -46,6 +46,15 @@ func NoSandbox(ref string) error {
 	return &Refusal{Kind: ErrNotFound, Text: "no such sandbox: " + ref + " (see: fairlead ps)"}
 }
 
+// EngineNames are what a container engine calls what it made here.
+type EngineNames struct {
+	Networks   map[string]string     // by the network's ID
+	Containers map[string]EngineName // by the ID of an endpoint of the container's
+}
+
+// EngineName is a container's name and ID.
+type EngineName struct{ Name, ID string }
+
 // SubnetSpec is one --subnet with what belongs to it. A zero Prefix asks for a
 // pool; with Gateway, IPRange or Aux set the Prefix must be set.
 type SubnetSpec struct {

@@ -20,6 +20,8 @@ func outlivesFairlead(t *testing.T, k kind) {
 	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "web")
 	ben := d.run("ben", "--network", "web", "-p", "18080:80", "-p", "7000:7", "-p", "7000:7/udp")
 	anna := d.run("anna", "--network", "web")
+	d.shown("ben", "{{.ID}}")
+	d.shown("anna", "{{.ID}}")
 	before := d.Fairlead("ps", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Networks}} {{.Ports}}")
 	load := d.StartLoad("published port", d.Outside, d.Echo(ben, 7), net.JoinHostPort(lab.Host4, "7000"))
 	d.KillDaemon()
@@ -34,9 +36,13 @@ func outlivesFairlead(t *testing.T, k kind) {
 		t.Errorf("sandboxes were\n%s\nand are now\n%s", before, after)
 	}
 	d.Get(anna, d.address("ben", "web"), 80, "ben", "")
+	d.KillDaemon()
+	d.docker("rename", "anna", "hanna")
+	d.StartDaemon()
+	d.shown("hanna", "{{.ID}}")
 	otto := d.run("otto", "--network", "web")
 	d.Get(otto, lab.Host4, 18080, "ben", d.address("otto", "web"))
-	d.docker("rm", "-f", "ben", "anna", "otto")
+	d.docker("rm", "-f", "ben", "hanna", "otto")
 	d.docker("network", "rm", "web")
 	d.nothingLeft()
 }

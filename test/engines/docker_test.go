@@ -25,6 +25,7 @@ func TestDocker(t *testing.T) {
 			if k.name == iptables.name { // another backend changes no more
 				return
 			}
+			d.scene("names", names)
 			d.scene("options", options)
 			d.scene("ipam", fairleadIPAM)
 			d.scene("lifecycle", lifecycle)
@@ -64,17 +65,17 @@ func publishes(d *docker) {
 		d.Errorf("asked by its alias, ben answered %q", got)
 	}
 	d.run("paul", "--network", "web", "--expose", "80", "-P")
-	d.Get(d.Outside, lab.Host4, chosen(d, d.ports("paul")), "paul", lab.Outside4)
+	d.Get(d.Outside, lab.Host4, chosen(d, d.shown("paul", "{{.Ports}}")), "paul", lab.Outside4)
 	d.HTTP(d.Outside, "outside", 8000)
 	d.Get(ben, lab.Outside4, 8000, "outside", lab.Host4)
 
-	ports := d.ports("ben")
+	ports := d.shown("ben", "{{.Ports}}")
 	for _, want := range []string{"0.0.0.0:18080->80/tcp", "127.0.0.1:18081->80/tcp", "0.0.0.0:18090-18092->90-92/tcp", "0.0.0.0:5000->5000/udp"} {
 		if !strings.Contains(ports, want) {
 			d.Errorf("fairlead ps shows %q, not %q", ports, want)
 		}
 	}
-	if got := d.Fairlead("port", d.sandbox("ben"), "5000/udp"); got != "0.0.0.0:5000" {
+	if got := d.Fairlead("port", "ben", "5000/udp"); got != "0.0.0.0:5000" {
 		d.Errorf("fairlead port: %q", got)
 	}
 	d.Get(d.Outside, lab.Host4, chosen(d, ports), "ben", lab.Outside4)
@@ -199,7 +200,7 @@ func connects(d *docker) {
 		d.docker("network", "connect", "alpha", "ben")
 		d.Get(anna, d.address("ben", "alpha"), 80, "ben", d.address("anna", "alpha"))
 		serves("alpha")
-		if got := d.Fairlead("ps", "--filter", "name="+d.sandbox("ben"), "--format", "{{.Networks}}"); strings.Count(got, "docker-") != 2 {
+		if got := d.shown("ben", "{{.Networks}}"); !strings.Contains(got, "alpha") || !strings.Contains(got, "beta") {
 			d.Errorf("fairlead ps shows the networks %q", got)
 		}
 		d.docker("network", "disconnect", "alpha", "ben")

@@ -297,16 +297,16 @@ func (d *docker) rules() string {
 	return d.Must(d.Host, "sh", "-c", "{ iptables-save; ip6tables-save; nft list ruleset; } | sed -e '/^#/d' -e 's/\\[[0-9:]*\\]//' -e 's/counter packets [0-9]* bytes [0-9]*//'")
 }
 
-// sandbox is the name that Fairlead gives a container's sandbox.
-func (d *docker) sandbox(name string) string {
+// shown is what Fairlead tells of a container once it has learnt its name.
+func (d *docker) shown(name, format string) (out string) {
 	d.Helper()
-	return "docker-" + filepath.Base(d.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name))
-}
-
-// ports are what Fairlead says of a container's published ports.
-func (d *docker) ports(name string) string {
-	d.Helper()
-	return d.Fairlead("ps", "--filter", "name="+d.sandbox(name), "--format", "{{.Ports}}")
+	d.Eventually(10*time.Second, func() error {
+		if out = d.Fairlead("ps", "--filter", "name=^"+name+"$", "--format", format); out == "" {
+			return fmt.Errorf("fairlead ps knows no %s", name)
+		}
+		return nil
+	})
+	return out
 }
 
 // nothingLeft wants no trace of containers and networks, and that none of it
@@ -316,7 +316,7 @@ func (d *docker) nothingLeft() {
 	if ps := d.Fairlead("ps", "-a", "-q"); ps != "" {
 		d.Errorf("sandboxes are left:\n%s", d.Fairlead("ps", "-a"))
 	}
-	if names := d.Fairlead("network", "ls", "--format", "{{.Name}}"); strings.Contains(names, "docker-") {
+	if names := d.Fairlead("network", "ls", "--format", "{{.Name}}"); names != "bridge\nhost\nnone" {
 		d.Errorf("networks are left:\n%s", names)
 	}
 	for _, line := range strings.Split(d.Must(d.Host, "ip", "-o", "link"), "\n") {

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// NameForeign calls a container engine's networks and sandboxes as the engine calls
+// them, where nobody else is called that; else as they were made. Those that it does
+// not name keep their names. The name that one was made with goes on finding it.
+func (c *Controller) NameForeign(ctx context.Context, names model.EngineNames) error {
+	var renamed [][2]string
+	err := c.update(ctx, func(t *tx) error {
+		t.quiet = true // the kernel knows no names
+		renamed = append(t.nameNetworks(names.Networks), t.nameSandboxes(names.Containers)...)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, r := range renamed {
+		c.cfg.Log.Info("called as its engine calls it", "was", r[0], "name", r[1])
+	}
+	return nil
+}
+
+func (t *tx) nameNetworks(names map[string]string) (renamed [][2]string) {
+	all := make([]naming, 0, len(t.next.Networks))
+	for id, n := range t.next.Networks {
+		want := ""
+		if n.Foreign && validateNetworkSpec(model.NetworkSpec{Name: names[id]}) == nil {
+			want = names[id]
+		}
+		all = append(all, naming{id, n.Name, cmp.Or(n.MadeAs, n.Name), want})
+	}
+	for _, new := range rename(all) {
+		n := *t.next.Networks[new.id]
+		renamed = append(renamed, [2]string{n.Name, new.name})
+		for id, sb := range t.next.Sandboxes {
+			if sb.Foreign && sb.NetworkMode == n.Name {
+				now := *sb
+				now.NetworkMode = new.name
+				t.putSandbox(id, &now)
+			}
+		}
+		n.Name, n.MadeAs = new.name, new.madeAs
+		t.putNetwork(n.ID, &n)
+	}
+	return renamed
+}
+
+func (t *tx) nameSandboxes(names map[string]model.EngineName) (renamed [][2]string) {
+	wants := map[string]string{}
+	for _, id := range slices.Sorted(maps.Keys(names)) {
+		ep, known := t.next.Endpoints[id], names[id]
+		if ep == nil {
+			continue
+		}
+		sb := t.next.Sandboxes[ep.SandboxID]
+		if sb == nil || !sb.Foreign || !idRule.MatchString(known.ID) {
+			continue
+		}
+		if sb.EngineID != known.ID {
+			now := *sb
+			now.EngineID = known.ID
+			t.putSandbox(sb.ID, &now)
+		}
+		if nameRule.MatchString(known.Name) && len(known.Name) <= maxNameLen {
+			wants[sb.ID] = known.Name
+		}
+	}
+	all := make([]naming, 0, len(t.next.Sandboxes))
+	for id, sb := range t.next.Sandboxes {
+		all = append(all, naming{id, sb.Name, cmp.Or(sb.MadeAs, sb.Name), wants[id]})
+	}
+	for _, new := range rename(all) {
+		sb := *t.next.Sandboxes[new.id]
+		renamed = append(renamed, [2]string{sb.Name, new.name})
+		sb.Name, sb.MadeAs = new.name, new.madeAs
+		t.putSandbox(sb.ID, &sb)
+	}
+	return renamed
+}
+
+// naming is an object's names: what it is called, what it was made as, and what it
+// should be called; "": as it is.
+type naming struct{ id, name, madeAs, want string }
+
+// rename returns those whose name changes, with the new one. Each gets what it wants
+// unless another keeps that name, or was made with it, or has a lower ID and wants it
+// too; then it is called as it was made.
+func rename(all []naming) (changed []naming) {
+	slices.SortFunc(all, func(a, b naming) int { return strings.Compare(a.id, b.id) })
+	taken := map[string]string{} // name -> ID
+	for _, o := range all {
+		taken[o.madeAs] = o.id
+		if o.want == "" {
+			taken[o.name] = o.id
+		}
+	}
+	for _, o := range all {
+		if o.want == "" {
+			continue
+		}
+		if by, ok := taken[o.want]; ok && by != o.id {
+			o.want = o.madeAs
+		}
+		taken[o.want] = o.id
+		if o.want != o.name {
+			o.name = o.want
+			changed = append(changed, o)
+		}
+	}
+	return changed
+}

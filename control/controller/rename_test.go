@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"testing"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// engineNames are what an engine calls the network f and the containers of endpoints,
+// given as endpoint, name, endpoint, name …
+func engineNames(network string, containers ...string) model.EngineNames {
+	names := model.EngineNames{Networks: map[string]string{foreignID("f"): network}, Containers: map[string]model.EngineName{}}
+	for i := 0; i < len(containers); i += 2 {
+		names.Containers[foreignID(containers[i])] = model.EngineName{Name: containers[i+1], ID: foreignID("container " + containers[i])}
+	}
+	return names
+}
+
+// What an engine has is called as it calls it, where nobody else is; the first name
+// and both IDs find it always.
+func TestEngineNames(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	furnishForeign(w)
+	w.sandbox(model.SandboxSpec{Name: "mine"})
+	w.network(model.NetworkSpec{Name: "own"})
+	is := func(name string, refs ...string) {
+		t.Helper()
+		for _, ref := range refs {
+			if sb, err := w.Sandbox(ref); err != nil || sb.Name != name {
+				t.Errorf("%s is %+v, %v; want %s", ref, sb, err, name)
+			}
+		}
+	}
+	name := func(names model.EngineNames) {
+		t.Helper()
+		applies := w.kernel.applies
+		if err := w.NameForeign(ctx, names); err != nil {
+			t.Fatal(err)
+		}
+		if w.kernel.applies != applies {
+			t.Error("the kernel was told names")
+		}
+		w.check()
+	}
+	name(engineNames("web", "joined", "ben", "serves", "mine", "waits", "waits", "unknown", "anna"))
+	id := foreignID("container joined")
+	is("ben", "ben", "docker-1", id, id[:12])
+	is("docker-3", "docker-3", foreignID("container serves"))
+	if sb, _ := w.Sandbox("ben"); sb.NetworkMode != "web" {
+		t.Errorf("its network is %q", sb.NetworkMode)
+	}
+	for _, ref := range []string{"web", "f", foreignID("f")} {
+		if n, err := w.Network(ref); err != nil || n.Name != "web" {
+			t.Errorf("network %s is %+v, %v", ref, n, err)
+		}
+	}
+	before := w.Snapshot()
+	for _, taken := range []string{"ben", "docker-1"} {
+		_, err := w.CreateSandbox(ctx, model.SandboxSpec{Name: taken})
+		w.refused(before, err, model.ErrConflict, "already in use")
+	}
+	_, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "f"})
+	w.refused(before, err, model.ErrConflict, "already exists")
+
+	name(engineNames("own", "joined", "paul", "serves", "ben")) // names change hands
+	is("paul", "paul", "docker-1")
+	is("ben", "ben", "docker-3")
+	if n, _ := w.Network("f"); n.Name != "f" {
+		t.Errorf("the network is called %s", n.Name)
+	}
+	name(engineNames("bridge", "joined", "ben", "serves", "paul")) // and are exchanged
+	is("ben", "docker-1")
+	is("paul", "docker-3")
+	name(engineNames("\n", "joined", "../x", "serves", "")) // what is no name changes nothing
+	is("ben", "docker-1")
+	is("paul", "docker-3")
+	if before := w.Snapshot(); w.NameForeign(ctx, model.EngineNames{}) != nil || w.Snapshot() != before {
+		t.Error("nothing was learnt, and something changed")
+	}
+	w.restart()
+	is("ben", "docker-1", id)
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engines
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Containers and networks are called what Docker calls them, wherever Fairlead shows
+// them, also after docker rename; a name that Fairlead has given stays with who has it.
+func names(d *docker) {
+	d.docker("network", "create", "-d", "fairlead", "web")
+	d.run("ben", "--network", "web", "-p", "18080:80")
+	d.shown("ben", "{{.ID}}")
+	shows := func(want string, args ...string) {
+		d.Helper()
+		d.Eventually(10*time.Second, func() error {
+			if out := d.Try(args...).Output(); !strings.Contains(out, want) {
+				return errors.New(strings.Join(args, " ") + " shows " + out)
+			}
+			return nil
+		})
+	}
+	shows("web", "network", "ls", "--format", "{{.Name}}")
+	shows(`"Name": "ben"`, "network", "inspect", "web")
+	shows("80/tcp -> 0.0.0.0:18080", "port", "ben")
+	shows("80/tcp -> 0.0.0.0:18080", "port", d.docker("inspect", "--format", "{{.Id}}", "ben"))
+	made := "docker-" + filepath.Base(d.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", "ben"))
+	shows("80/tcp -> 0.0.0.0:18080", "port", made)
+	firstName := func(network string) string {
+		return "docker-" + d.docker("network", "inspect", "--format", "{{.Id}}", network)[:12]
+	}
+	shows(`"Name": "web"`, "network", "inspect", firstName("web"))
+	if d.Metrics()[`fairlead_published_ports{network="web"}`] != 1 {
+		d.Error("the metrics do not call the network web")
+	}
+	d.docker("rename", "ben", "benjamin")
+	shows("80/tcp -> 0.0.0.0:18080", "port", "benjamin")
+	d.Refused(1, []string{"no such sandbox"}, "port", "ben")
+
+	d.Fairlead("sandbox", "create", "mine", "--network", "none")
+	d.Fairlead("network", "create", "ours")
+	d.docker("network", "create", "-d", "fairlead", "ours")
+	d.run("mine", "--network", "ours")
+	shows("docker-", "ps", "--filter", "network="+firstName("ours"), "--format", "{{.Names}}")
+	d.Refused(1, []string{"is a container engine's"}, "rm", "benjamin")
+	d.docker("rm", "-f", "benjamin", "mine")
+	d.docker("network", "rm", "web", "ours")
+	d.Fairlead("rm", "mine")
+	d.Fairlead("network", "rm", "ours")
+}
