@@ -12,6 +12,7 @@ CNIDIR       := /opt/cni/bin
 NETAVARKDIR  := /usr/local/lib/netavark
 UNITDIR      := /usr/lib/systemd/system
 SYSUSERSDIR  := /usr/lib/sysusers.d
+PLUGINDIR    := bin/docker-plugin
 # Bounds one test binary; the whole of `make test` stays under 15 minutes.
 TEST_TIMEOUT := 10m
 
@@ -21,10 +22,10 @@ ROOT          = [ "$$(id -u)" = 0 ] || \
 	{ echo "make $@ makes network namespaces and loads BPF programs: run it as root"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate format lint test bench bench-engine bench-full bench-growth bench-smoke demo install clean
+.PHONY: help build generate format lint test bench bench-engine bench-full bench-growth bench-smoke demo install docker-plugin clean
 
 help: ## Show the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the programs of bin/; needs nothing but Go.
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o bin/ ./cmd/...
@@ -107,6 +108,10 @@ install: build ## Install binaries and the systemd unit (PREFIX, CNIDIR, NETAVAR
 	sed 's|@BINDIR@|$(PREFIX)/bin|' deploy/fairlead.service > $(DESTDIR)$(UNITDIR)/fairlead.service
 	chmod 0644 $(DESTDIR)$(UNITDIR)/fairlead.service
 	install -D -m 0644 deploy/fairlead.sysusers $(DESTDIR)$(SYSUSERSDIR)/fairlead.conf
+
+docker-plugin: ## Make in PLUGINDIR what `docker plugin create` takes.
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o $(PLUGINDIR)/rootfs/fairlead ./cmd/fairlead
+	install -m 0644 deploy/docker-plugin/config.json $(PLUGINDIR)/config.json
 
 clean: ## Remove what make build made.
 	rm -rf bin

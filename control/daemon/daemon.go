@@ -147,6 +147,9 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.listenDocker(); err != nil {
 		return err
 	}
+	if err := d.unlockSysctls(); err != nil {
+		return err
+	}
 	if err := d.openDatapath(); err != nil {
 		return err
 	}

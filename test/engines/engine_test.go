@@ -28,8 +28,9 @@ type docker struct {
 	*lab.Lab
 	kind   kind
 	engine *world.Process
-	cgroup string
 	live   bool // containers outlive the engine
+	// cgroups are left when the engine is killed; the first is its containers'.
+	cgroups []string
 }
 
 // kind is a version of the engine, with what it takes to run it here.
@@ -70,18 +71,25 @@ func newDocker(t *testing.T, k kind) *docker { return newDockerLive(t, k, false)
 
 func newDockerLive(t *testing.T, k kind, live bool) *docker {
 	t.Helper()
+	d := newHost(t, k, live)
+	d.StartDaemon()
+	d.startEngine()
+	d.importImage()
+	return d
+}
+
+// newHost is a host that an engine can be started on.
+func newHost(t *testing.T, k kind, live bool) *docker {
+	t.Helper()
 	l := lab.New(t, lab.Config{NoDaemon: true, DockerPlugins: plugins})
 	if err := l.Host.Do(topology.OwnDirectories); err != nil {
 		t.Fatal(err)
 	}
-	d := &docker{Lab: l, kind: k, cgroup: "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker"))), live: live}
+	d := &docker{Lab: l, kind: k, live: live, cgroups: []string{"/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker")))}}
 	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
 		l.Sysctl(l.Host, sysctl, "1") // with nftables the engine wants that of the operator
 	}
-	l.StartDaemon()
 	t.Cleanup(d.close)
-	d.startEngine()
-	d.importImage()
 	return d
 }
 
@@ -99,7 +107,7 @@ func (d *docker) config() engine.Config {
 		flags = append(flags, "--live-restore")
 	}
 	return engine.Config{
-		Program: program, Socket: socket, Dir: d.Dir("docker"), CgroupParent: d.cgroup,
+		Program: program, Socket: socket, Dir: d.Dir("docker"), CgroupParent: d.cgroups[0],
 		Flags: flags, File: d.kind.file, Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: d.live,
 	}
 }
@@ -176,12 +184,17 @@ func (d *docker) waitForEngine() {
 }
 
 func (d *docker) close() {
+	if d.engine == nil {
+		return
+	}
 	if d.Failed() {
 		d.Logf("dockerd's log:\n%s", d.engine.Output())
 	}
 	d.engine.Kill()
-	if err := topology.RemoveCgroups(d.cgroup); err != nil {
-		d.Error(err)
+	for _, name := range d.cgroups {
+		if err := topology.RemoveCgroups(name); err != nil {
+			d.Error(err)
+		}
 	}
 }
 

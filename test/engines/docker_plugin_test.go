@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engines
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// The plugin that make docker-plugin makes: the engine starts and stops it.
+func TestDockerManagedPlugin(t *testing.T) {
+	t.Parallel()
+	eachVersion(t, managedPlugin)
+}
+
+func managedPlugin(t *testing.T, k kind) {
+	d := newHost(t, k, false)
+	dir := d.Dir("plugin")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	r, err := d.Host.Run(ctx, "make", "-C", filepath.Join("..", ".."), "docker-plugin", "PLUGINDIR="+dir)
+	if err != nil || r.Code != 0 {
+		t.Fatalf("make docker-plugin: %v, status %d\n%s", err, r.Code, r.Output())
+	}
+	d.startEngine()
+	d.importImage()
+	d.docker("plugin", "create", "fairlead", dir)
+	d.cgroups = append(d.cgroups, d.docker("plugin", "inspect", "--format", "{{.Id}}", "fairlead"))
+	d.docker("plugin", "enable", "fairlead")
+	d.docker("network", "create", "-d", "fairlead:latest", "web")
+	ben := d.run("ben", "--network", "web", "-p", "18080:80")
+	d.Get(d.Outside, lab.Host4, 18080, "ben", lab.Outside4)
+	d.Get(d.Host, "127.0.0.1", 18080, "ben", "")
+	d.Get(ben, lab.Host4, 18080, "ben", "")
+	fairlead := func(args ...string) string {
+		d.Helper()
+		return d.Must(d.Host, "nsenter", append([]string{"-t", d.pid(), "-p", "-m", d.Binary, "--host", "unix:///run/fairlead/api.sock"}, args...)...)
+	}
+	d.Eventually(10*time.Second, func() error {
+		if ps := fairlead("ps"); !strings.Contains(ps, "ben") || !strings.Contains(ps, "0.0.0.0:18080->80/tcp") {
+			return errors.New("fairlead ps shows " + ps)
+		}
+		return nil
+	})
+	if out := fairlead("run", "--rm", "ip", "route", "show", "default"); !strings.Contains(out, "dev eth0") {
+		t.Errorf("a sandbox of the plugin's daemon has the routes %q", out)
+	}
+	// Killed, it is started by the engine; and with the engine, before its containers.
+	killed := strings.TrimSpace(fairlead("status", "--format", "{{.Pid}}"))
+	d.Must(d.Host, "nsenter", "-t", d.pid(), "-p", "-m", "kill", "-9", killed)
+	d.Get(d.Outside, lab.Host4, 18080, "ben", lab.Outside4)
+	d.Eventually(patience, func() error {
+		if _, err := d.try("network", "create", "-d", "fairlead:latest", "other"); err != nil {
+			return err
+		}
+		return nil
+	})
+	d.engine.Kill()
+	d.startEngine()
+	d.docker("start", "ben")
+	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	d.docker("rm", "-f", "ben")
+	d.docker("network", "rm", "web", "other")
+	d.docker("plugin", "disable", "fairlead")
+	d.docker("plugin", "rm", "fairlead")
+	d.Must(d.Host, d.Binary, "cleanup")
+}
