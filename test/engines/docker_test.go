@@ -29,7 +29,8 @@ func TestDocker(t *testing.T) {
 			d.scene("options", options)
 			d.scene("ipam", fairleadIPAM)
 			d.scene("lifecycle", lifecycle)
-			d.scene("docs", docsAsPrinted)
+			d.scene("ten lines", tenLines)
+			d.scene("compose", compose)
 		})
 	}
 }
