@@ -121,7 +121,7 @@ func (t *tx) addEndpoint(n *model.Network, sb *model.Sandbox, spec model.Endpoin
 	for _, o := range others {
 		ep.Order = max(ep.Order, o.Order+1)
 	}
-	if ep.IfName, err = chooseIfName(sb, others, spec.IfName); err != nil {
+	if ep.IfName, err = chooseIfName(n, sb, others, spec.IfName); err != nil {
 		return nil, err
 	}
 	t.putEndpoint(ep.ID, ep)
@@ -156,14 +156,14 @@ func (t *tx) newEndpoint(n *model.Network, spec model.EndpointSpec) (*model.Endp
 
 // chooseIfName checks the name the user wants ("": any) or takes the first free
 // one. What else has it in the namespace is known when the device is made.
-func chooseIfName(sb *model.Sandbox, others []*model.Endpoint, want string) (string, error) {
+func chooseIfName(n *model.Network, sb *model.Sandbox, others []*model.Endpoint, want string) (string, error) {
 	taken := func(name string) bool {
 		return slices.ContainsFunc(others, func(o *model.Endpoint) bool { return o.IfName == name })
 	}
 	switch {
 	case want == "":
 		for i := 0; ; i++ {
-			if name := fmt.Sprintf("eth%d", i); !taken(name) {
+			if name := fmt.Sprint(n.InterfacePrefix(), i); !taken(name) {
 				return name, nil
 			}
 		}

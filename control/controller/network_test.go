@@ -148,11 +148,12 @@ func networkRefusals() []networkRefusal {
 		{"range-bigger", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = model.RangeOf(netip.MustParsePrefix("10.0.0.0/23")) })...), model.ErrInvalid, "CIDR block is bigger than its parent subnet 10.0.0.0/24 (give a part of that)"},
 		{"range-family", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = model.RangeOf(netip.MustParsePrefix("2001:db8::/80")) })...), model.ErrInvalid, "parent subnet is an IPv4 block (give a part of 10.0.0.0/24)"},
 		{"aux-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Aux = map[string]netip.Addr{"x": addr("10.1.0.1")} })...), model.ErrInvalid, "invalid auxiliary address 10.1.0.1: parent subnet 10.0.0.0/24 doesn't contain this address (choose one of it)"},
-		{"aux-gateway-name", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) {
-			s.Aux = map[string]netip.Addr{"DefaultGatewayIPv4": addr("10.0.0.9")}
-		})...), model.ErrNotSupported, "not available yet"},
 		{"option-unknown", opt("com.example.x", "1"), model.ErrInvalid, "unknown option com.example.x"},
-		{"option-later", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not available yet"},
+		{"option-refused", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not supported (there is no bridge; leave it out"},
+		{"option-mode", opt(optGateMode6, "routed"), model.ErrNotSupported, "routed of option " + optGateMode6 + " is not available yet"},
+		{"option-no-mode", opt(optGateMode4, "nut"), model.ErrInvalid, "want nat"},
+		{"option-prefix", opt(optIfPrefix, "a/b"), model.ErrInvalid, optIfPrefix},
+		{"option-prefix-long", opt(optIfPrefix, "abcdefghijkl"), model.ErrInvalid, "up to 11"},
 		{"option-bool", opt(optICC, "maybe"), model.ErrInvalid, optICC},
 		{"option-mtu", opt(optMTU, "67"), model.ErrInvalid, "68 to 65535"},
 		{"option-addr", opt(optHostBinding, "localhost"), model.ErrInvalid, optHostBinding},
@@ -179,10 +180,14 @@ func TestNetworkOptions(t *testing.T) {
 	if !n.ICC || !n.Masquerade || !n.AntiSpoof || n.MTU != 1500 || n.HostBindingIPv4.IsValid() || n.GatewayMAC.IsZero() {
 		t.Errorf("defaults: %+v", n)
 	}
-	opts := map[string]string{optICC: "false", optMasquerade: "0", optAntiSpoof: "false", optMTU: "9000", optHostBinding: "127.0.0.1"}
+	opts := map[string]string{optICC: "false", optMasquerade: "0", optAntiSpoof: "false", optMTU: "9000", optHostBinding: "127.0.0.1", optIfPrefix: "net", optGateMode4: "nat"}
 	n = w.network(model.NetworkSpec{Name: "test@#$ %", Options: opts, Labels: map[string]string{"a": "b"}})
 	if n.ICC || n.Masquerade || n.AntiSpoof || n.MTU != 9000 || n.HostBindingIPv4 != addr("127.0.0.1") || n.Labels["a"] != "b" {
 		t.Errorf("options: %+v", n)
+	}
+	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: n.Name})
+	if ep := w.endpoint(n.Name, "web"); ep.IfName != "net0" {
+		t.Errorf("an interface is called %s", ep.IfName)
 	}
 	opts[optICC] = "changed by the caller"
 	if n.Options[optICC] != "false" {

@@ -18,6 +18,9 @@ const (
 	optMasquerade  = "com.docker.network.bridge.enable_ip_masquerade"
 	optHostBinding = "com.docker.network.bridge.host_binding_ipv4"
 	optMTU         = "com.docker.network.driver.mtu"
+	optIfPrefix    = "com.docker.network.container_iface_prefix"
+	optGateMode4   = "com.docker.network.bridge.gateway_mode_ipv4"
+	optGateMode6   = "com.docker.network.bridge.gateway_mode_ipv6"
 	optAntiSpoof   = "fairlead.antispoof"
 	optDNS         = "fairlead.dns"
 )
@@ -30,21 +33,21 @@ const (
 	maxMTU  = 65535
 )
 
-// laterOptions are those that Docker's bridge has and this one does not yet.
-var laterOptions = []string{
-	"com.docker.network.bridge.name",
-	"com.docker.network.bridge.gateway_mode_ipv4",
-	"com.docker.network.bridge.gateway_mode_ipv6",
-	"com.docker.network.bridge.inhibit_ipv4",
-	"com.docker.network.bridge.default_bridge",
-	"com.docker.network.bridge.trusted_host_interfaces",
-	"com.docker.network.container_iface_prefix",
-	"com.docker.network.host_ipv4",
-	"com.docker.network.host_ipv6",
-	"com.docker.network.advertise_addr_nmsgs",
-	"com.docker.network.advertise_addr_ms",
-	"com.docker.network.enable_ipv4",
-	"com.docker.network.enable_ipv6",
+// knownOptions are those that mean something here.
+var knownOptions = []string{optICC, optMasquerade, optHostBinding, optMTU, optIfPrefix, optGateMode4, optGateMode6, optAntiSpoof, optDNS}
+
+// refusedOptions are others of Docker's bridge, and what to do without them.
+var refusedOptions = map[string]string{
+	"com.docker.network.bridge.name":                    "there is no bridge; leave it out, a network's device on the host is called as Fairlead likes",
+	"com.docker.network.bridge.inhibit_ipv4":            "the host always has the gateway's address; for another way out name an auxiliary address " + model.AuxDefaultGateway4,
+	"com.docker.network.bridge.default_bridge":          "that is Docker's own docker0; leave it out",
+	"com.docker.network.bridge.trusted_host_interfaces": "from outside only published ports are reached; leave it out and publish them",
+	"com.docker.network.host_ipv4":                      "masquerading takes the address that the host's route prefers; leave it out and set that with: ip route … src",
+	"com.docker.network.host_ipv6":                      "masquerading takes the address that the host's route prefers; leave it out and set that with: ip -6 route … src",
+	"com.docker.network.advertise_addr_nmsgs":           "no neighbour has to be told of an address, for the datapath answers for all; leave it out",
+	"com.docker.network.advertise_addr_ms":              "no neighbour has to be told of an address, for the datapath answers for all; leave it out",
+	"com.docker.network.enable_ipv4":                    "every network has IPv4; leave it out",
+	"com.docker.network.enable_ipv6":                    "leave it out and use --ipv6",
 }
 
 // applyOptions reads the user's options into the network.
@@ -66,6 +69,10 @@ func applyOptions(n *model.Network, options map[string]string) error {
 			n.HostBindingIPv4, err = addrOption(k, v)
 		case optMTU:
 			n.MTU, err = mtuOption(v, n.EnableIPv6)
+		case optIfPrefix:
+			n.IfPrefix, err = prefixOption(v)
+		case optGateMode4, optGateMode6:
+			err = gatewayMode(k, v)
 		default:
 			err = unknownOption(k)
 		}
@@ -105,10 +112,29 @@ func mtuOption(v string, ipv6 bool) (int, error) {
 	return mtu, nil
 }
 
-func unknownOption(k string) error {
-	if slices.Contains(laterOptions, k) {
-		return refuse(model.ErrNotSupported, "option %s is not available yet (leave it out)", k)
+// prefixOption wants a name that leaves room for a number.
+func prefixOption(v string) (string, error) {
+	const room = 4
+	if !ifNameRule.MatchString(v) || len(v) > 15-room || strings.HasPrefix(v, ".") {
+		return "", refuse(model.ErrInvalid, "invalid value %q of option %s (want up to %d letters, digits, and _ . -)", v, optIfPrefix, 15-room)
 	}
-	known := []string{optICC, optMasquerade, optHostBinding, optMTU, optAntiSpoof, optDNS}
-	return refuse(model.ErrInvalid, "unknown option %s of driver bridge (known are %s)", k, strings.Join(known, ", "))
+	return v, nil
+}
+
+// gatewayMode takes the one mode that there is.
+func gatewayMode(k, v string) error {
+	switch v {
+	case "", "nat":
+		return nil
+	case "routed", "nat-unprotected", "isolated":
+		return refuse(model.ErrNotSupported, "value %s of option %s is not available yet (leave it out, or use nat)", v, k)
+	}
+	return refuse(model.ErrInvalid, "invalid value %q of option %s (want nat)", v, k)
+}
+
+func unknownOption(k string) error {
+	if why, ok := refusedOptions[k]; ok {
+		return refuse(model.ErrNotSupported, "option %s is not supported (%s)", k, why)
+	}
+	return refuse(model.ErrInvalid, "unknown option %s of driver bridge (known are %s)", k, strings.Join(knownOptions, ", "))
 }

@@ -191,9 +191,6 @@ func validateSubnet(sp model.SubnetSpec) error {
 		return refuse(model.ErrInvalid, "invalid gateway %v: parent subnet %v doesn't contain this address (choose one of it)", g, p)
 	}
 	for _, name := range slices.Sorted(maps.Keys(sp.Aux)) {
-		if name == "DefaultGatewayIPv4" || name == "DefaultGatewayIPv6" {
-			return refuse(model.ErrNotSupported, "auxiliary address %s, which moves the sandboxes' default route, is not available yet (use another name)", name)
-		}
 		if !p.Contains(sp.Aux[name]) {
 			return refuse(model.ErrInvalid, "invalid auxiliary address %v: parent subnet %v doesn't contain this address (choose one of it)", sp.Aux[name], p)
 		}

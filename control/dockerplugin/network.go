@@ -12,14 +12,9 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-const (
-	// namePrefix begins the names of Docker's networks and sandboxes, of which it
-	// tells the IDs only.
-	namePrefix = "docker-"
-	// devicePrefix begins the names of devices in the containers; the engine adds
-	// the number.
-	devicePrefix = "eth"
-)
+// namePrefix begins the names of Docker's networks and sandboxes until a [Namer] has
+// learnt theirs.
+const namePrefix = "docker-"
 
 type networkCapabilities struct{ Scope, ConnectivityScope string }
 
@@ -115,6 +110,9 @@ type device struct {
 type endpointRequest struct {
 	ids
 	Interface *device
+	Options   struct {
+		IfName string `json:"com.docker.network.endpoint.ifname"`
+	}
 }
 
 type endpointAnswer struct{ Interface device }
@@ -127,6 +125,9 @@ func (s *Server) createEndpoint(ctx context.Context, r *endpointRequest) (any, e
 	spec, err := asked.spec()
 	if err != nil {
 		return nil, err
+	}
+	if name := r.Options.IfName; name != "" {
+		return nil, refuse("the interface cannot be called %s, for the engine takes no name from a plugin (use the network's option com.docker.network.container_iface_prefix)", name)
 	}
 	if spec.ForeignID = r.EndpointID; spec.ForeignID == "" {
 		return nil, refuse("the endpoint has no ID")
@@ -204,17 +205,17 @@ func (s *Server) join(ctx context.Context, r *joinRequest) (any, error) {
 		return nil, fmt.Errorf("network %s went away", short(ep.NetworkID))
 	}
 	out := joinAnswer{DisableGatewayService: true}
-	out.InterfaceName.SrcName, out.InterfaceName.DstPrefix = ep.IfName, devicePrefix
+	out.InterfaceName.SrcName, out.InterfaceName.DstPrefix = ep.IfName, n.InterfacePrefix()
 	if !n.Internal {
-		out.Gateway, out.GatewayIPv6 = gateway(n, ep, true), gateway(n, ep, false)
+		out.Gateway, out.GatewayIPv6 = defaultRoute(n, ep, true), defaultRoute(n, ep, false)
 	}
 	return out, nil
 }
 
-// gateway is an endpoint's way out in a family; "": none.
-func gateway(n *model.Network, ep *model.Endpoint, is4 bool) string {
-	if subnet, ok := n.Subnet(is4); ok && subnet.Gateway.IsValid() && ep.Addr(is4).IsValid() {
-		return subnet.Gateway.String()
+// defaultRoute is an endpoint's way out in a family; "": none.
+func defaultRoute(n *model.Network, ep *model.Endpoint, is4 bool) string {
+	if subnet, ok := n.Subnet(is4); ok && subnet.DefaultRoute().IsValid() && ep.Addr(is4).IsValid() {
+		return subnet.DefaultRoute().String()
 	}
 	return ""
 }

@@ -7,6 +7,7 @@
 package model
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -108,6 +109,26 @@ type Subnet struct {
 	Aux     map[string]netip.Addr `json:"aux,omitempty"`     // name -> reserved address
 }
 
+// Names of auxiliary addresses, of Docker's, that the default route of sandboxes leads
+// to instead of the gateway.
+const (
+	AuxDefaultGateway4 = "DefaultGatewayIPv4"
+	AuxDefaultGateway6 = "DefaultGatewayIPv6"
+)
+
+// DefaultRoute is the address that the default route of sandboxes leads to; the zero
+// Addr: they have none.
+func (s Subnet) DefaultRoute() netip.Addr {
+	name := AuxDefaultGateway6
+	if s.Prefix.Addr().Is4() {
+		name = AuxDefaultGateway4
+	}
+	if a, ok := s.Aux[name]; ok {
+		return a
+	}
+	return s.Gateway
+}
+
 // Network is a set of endpoints that reach each other. A value is immutable
 // once it is in a Snapshot; a change makes a new value.
 type Network struct {
@@ -135,6 +156,7 @@ type Network struct {
 	HostBindingIPv4 netip.Addr `json:"host_binding_ipv4,omitzero"` // default host address of published ports
 	MTU             int        `json:"mtu,omitempty"`              // bytes, of the endpoints' devices
 	DNS             bool       `json:"dns,omitempty"`              // names are served at the gateway addresses
+	IfPrefix        string     `json:"if_prefix,omitempty"`        // of interface names in sandboxes, before a number; "": eth
 
 	Options map[string]string `json:"options,omitempty"` // as the user gave them
 	Labels  map[string]string `json:"labels,omitempty"`
@@ -164,6 +186,9 @@ type PortProto struct {
 	Count uint16 `json:"count"` // ports Port … Port+Count-1; at least 1
 	Proto Proto  `json:"proto"`
 }
+
+// InterfacePrefix begins the names of interfaces in sandboxes that nobody chose.
+func (n *Network) InterfacePrefix() string { return cmp.Or(n.IfPrefix, "eth") }
 
 // Called reports whether the network is found by a name.
 func (n *Network) Called(name string) bool { return called(name, n.Name, n.MadeAs) }

@@ -276,8 +276,8 @@ func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
 				continue
 			}
 			d.Addrs = append(d.Addrs, a)
-			if gw := gateway(n.want, a.Addr().Is4()); e.want.Gateway && gw.IsValid() {
-				d.Gateways = append(d.Gateways, gw)
+			if s, _ := n.want.Subnet(a.Addr().Is4()); e.want.Gateway && s.DefaultRoute().IsValid() {
+				d.Gateways = append(d.Gateways, s.DefaultRoute())
 			}
 		}
 		devs = append(devs, d)

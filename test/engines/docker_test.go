@@ -137,6 +137,24 @@ func options(d *docker) {
 	d.refused("unknown option foo", "network", "create", "-d", "fairlead", "-o", "foo=bar", "x")
 	d.refused("overlaps", "network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/16", "x")
 
+	const keys = "com.docker.network."
+	d.docker("network", "create", "-d", "fairlead", "--subnet", "10.79.0.0/24", "--aux-address", "DefaultGatewayIPv4=10.79.0.2", "-o", keys+"bridge.gateway_mode_ipv4=nat",
+		"-o", keys+"container_iface_prefix=net", "-o", keys+"bridge.host_binding_ipv4=::1", "-o", "fairlead.antispoof=false", "routed")
+	router, behind := d.run("router", "--network", "routed"), d.run("behind", "--network", "routed", "-p", "18081:80")
+	if route := d.Must(behind, "ip", "route", "show", "default"); !strings.Contains(route, "via 10.79.0.2 dev net0") {
+		d.Errorf("the default route is %q", route)
+	}
+	d.NoPing(behind, lab.Outside4)
+	d.IP(router, "addr add 10.79.0.2/24 dev net0")
+	d.IP(router, "route replace default via 10.79.0.1")
+	d.Sysctl(router, "ipv4/ip_forward", "1")
+	d.Ping(behind, lab.Outside4)
+	d.NoGet(d.Outside, lab.Host4, 18081)
+	d.NoGet(d.Outside, lab.Host6, 18081)
+	d.Get(d.Host, "::1", 18081, "behind", "")
+	d.refused("there is no bridge", "network", "create", "-d", "fairlead", "-o", keys+"bridge.name=br7", "x")
+	d.refused("takes no name from a plugin", "network", "connect", "--driver-opt", keys+"endpoint.ifname=foo0", "routed", "ben")
+
 	d.docker("network", "create", "-d", "fairlead", "--internal", "cellar")
 	in1, in2 := d.run("in1", "--network", "cellar"), d.run("in2", "--network", "cellar")
 	d.Ping(in1, d.address("in2", "cellar"))
@@ -153,7 +171,7 @@ func options(d *docker) {
 
 	names := strings.Split(strings.TrimSpace(d.docker("ps", "-q", "-a")), "\n")
 	d.docker(append([]string{"rm", "-f"}, names...)...)
-	d.docker("network", "rm", "web", "cellar", "cells")
+	d.docker("network", "rm", "web", "cellar", "cells", "routed")
 }
 
 // With --ipam-driver fairlead the addresses are Fairlead's choice.
