@@ -100,13 +100,14 @@ demo: build ## See real programs talk through Fairlead, in namespaces, as root.
 	@$(DEPS) demo
 	@bin/fairlead demo
 
-install: build ## Install binaries and the systemd unit (PREFIX, CNIDIR, NETAVARKDIR, DESTDIR); starts nothing.
+install: build ## Install binaries and the systemd units (PREFIX, CNIDIR, NETAVARKDIR, DESTDIR); starts nothing.
 	install -D -m 0755 bin/fairlead $(DESTDIR)$(PREFIX)/bin/fairlead
 	install -D -m 0755 bin/fairlead-cni $(DESTDIR)$(CNIDIR)/fairlead-cni
 	install -D -m 0755 bin/fairlead-netavark $(DESTDIR)$(NETAVARKDIR)/fairlead
 	install -d $(DESTDIR)$(UNITDIR)
 	sed 's|@BINDIR@|$(PREFIX)/bin|' deploy/fairlead.service > $(DESTDIR)$(UNITDIR)/fairlead.service
 	chmod 0644 $(DESTDIR)$(UNITDIR)/fairlead.service
+	install -m 0644 deploy/fairlead.socket $(DESTDIR)$(UNITDIR)/fairlead.socket
 	install -D -m 0644 deploy/fairlead.sysusers $(DESTDIR)$(SYSUSERSDIR)/fairlead.conf
 
 docker-plugin: ## Make in PLUGINDIR what `docker plugin create` takes.

@@ -61,6 +61,7 @@ type daemon struct {
 
 	apiSocket     net.Listener
 	dockerSocket  net.Listener // nil: none
+	activated     bool         // the Docker socket is systemd's
 	metricsSocket net.Listener // nil: none
 }
 
@@ -73,7 +74,11 @@ func Run(ctx context.Context, cfg Config) (retErr error) {
 	limitMemory(cfg.MemoryLimit)
 	d := &daemon{cfg: cfg, started: time.Now(), log: cfg.Log}
 	defer func() { retErr = errors.Join(retErr, d.close()) }()
+	if err := d.takeDockerSocket(); err != nil {
+		return err
+	}
 	if err := d.open(ctx); err != nil {
+		d.refuseDocker(ctx, err)
 		return err
 	}
 	d.notify(systemd.SdNotifyReady)

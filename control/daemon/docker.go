@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,17 +13,58 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
+
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 )
 
 // pluginSocket is where a Docker Engine finds the drivers.
 func pluginSocket(dir string) string { return filepath.Join(dir, dockerplugin.Name+".sock") }
 
+// takeDockerSocket takes the socket that systemd has made for the engine's drivers,
+// where it has: an engine that asks while no daemon runs then starts one, and waits,
+// instead of trying for 15 s.
+func (d *daemon) takeDockerSocket() error {
+	passed, err := activation.Listeners()
+	if err != nil || len(passed) == 0 {
+		return err
+	}
+	want := pluginSocket(d.cfg.Dirs.DockerPlugins)
+	for _, l := range passed {
+		switch {
+		case l == nil || l.Addr().String() != want:
+			return fmt.Errorf("systemd passes another socket than %q (see fairlead.socket and --docker-plugin-dir)", want)
+		case d.dockerSocket != nil:
+			return fmt.Errorf("systemd passes %q twice (see fairlead.socket)", want)
+		}
+		d.dockerSocket, d.activated = l, true
+		d.closeLater("Docker's socket", l.Close)
+	}
+	return nil
+}
+
+// refusing is how long a daemon that cannot start tells so to engines that made
+// systemd start it. They would try on their own for 15 s if it just ended.
+const refusing = time.Second
+
+// refuseDocker answers whatever engines ask with the reason why nobody serves them, if
+// their socket is systemd's.
+func (d *daemon) refuseDocker(ctx context.Context, reason error) {
+	if !d.activated {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, refusing)
+	defer cancel()
+	if err := dockerplugin.Refuse(ctx, d.dockerSocket, fmt.Errorf("fairlead cannot start: %w", reason), d.log); err != nil {
+		d.log.Warn("engines are not told that nobody serves them", "err", err)
+	}
+}
+
 // listenDocker makes the socket of the Docker Engine's drivers, for root alone.
 // It is served once there is something to serve: who asks before that waits.
 func (d *daemon) listenDocker() error {
 	dir := d.cfg.Dirs.DockerPlugins
-	if dir == "" {
+	if dir == "" || d.dockerSocket != nil {
 		return nil
 	}
 	path := pluginSocket(dir)

@@ -138,6 +138,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return httpserve.Serve(ctx, "Docker", l, s, requestTimeout, s.cfg.Log)
 }
 
+// Refuse answers every request with the reason why nobody serves the engine, until ctx
+// ends. It closes the listener.
+func Refuse(ctx context.Context, l net.Listener, reason error, log *slog.Logger) error {
+	s := &Server{cfg: Config{Log: log}}
+	refuse := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		s.refused(w, http.StatusInternalServerError, oneLine(reason))
+	})
+	return httpserve.Serve(ctx, "Docker", l, refuse, requestTimeout, log)
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
 func (s *Server) wrap(h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
@@ -156,7 +168,7 @@ func (s *Server) wrap(h handler) http.Handler {
 		out, err := h(ctx, body)
 		if err != nil {
 			s.cfg.Log.Warn("request of Docker's refused", "path", r.URL.Path, "err", err)
-			s.refused(w, http.StatusInternalServerError, strings.ReplaceAll(err.Error(), "\n", "; "))
+			s.refused(w, http.StatusInternalServerError, oneLine(err))
 			return
 		}
 		s.reply(w, http.StatusOK, out)

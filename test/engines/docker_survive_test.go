@@ -101,6 +101,52 @@ func liveRestore(t *testing.T, k kind) {
 	d.nothingLeft()
 }
 
+// An engine that asks while Fairlead does not run has it started by systemd, and one
+// that cannot start says why: neither the engine's start nor anything else waits.
+func TestDockerStartsFairlead(t *testing.T) {
+	t.Parallel()
+	eachVersion(t, startsFairlead)
+}
+
+func startsFairlead(t *testing.T, k kind) {
+	d := newDocker(t, k)
+	d.docker("network", "create", "-d", "fairlead", "web")
+	d.docker("run", "-d", "--restart", "always", "--name", "ben", "--network", "web", "-p", "18080:80", image)
+	timed := func(what string, within time.Duration, do func()) {
+		t.Helper()
+		began := time.Now()
+		do()
+		if took := time.Since(began); took > within {
+			t.Errorf("%s took %v, want %v at most", what, took, within)
+		} else {
+			t.Logf("%s took %v", what, took)
+		}
+	}
+	d.StopDaemon()
+	d.engine.Kill()
+	stop := d.activate()
+	timed("the start of an engine whose containers need Fairlead", 5*time.Second, d.startEngine)
+	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	stop()
+
+	d.engine.Kill()
+	stop = d.activate("--state-dir", "/proc/nowhere")
+	timed("the start of an engine while Fairlead cannot start", 5*time.Second, d.startEngine)
+	timed("a container that needs Fairlead", 3*time.Second, func() {
+		d.refused("fairlead cannot start: --state-dir", "start", "ben")
+	})
+	timed("a container that does not", 3*time.Second, func() { d.run("theirs") })
+	stop()
+
+	stop = d.activate()
+	d.docker("start", "ben")
+	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	d.docker("rm", "-f", "ben", "theirs")
+	d.docker("network", "rm", "web")
+	d.nothingLeft()
+	stop()
+}
+
 // Without Fairlead the engine starts as fast, and serves everything else.
 func TestDockerWithoutFairlead(t *testing.T) {
 	t.Parallel()

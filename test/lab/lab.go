@@ -151,11 +151,7 @@ func (l *Lab) dirs() []string {
 // until it serves. One that runs there already is taken over from.
 func (l *Lab) StartDaemon(args ...string) {
 	l.Helper()
-	args = append(append(append([]string{"daemon", "--metrics-listen", metricsAddress}, l.dirs()...), l.Config.DaemonArgs...), args...)
-	if l.Config.Clsact {
-		args = append(args, "--force-clsact")
-	}
-	daemon, err := l.Host.Spawn(l.Binary, args...)
+	daemon, err := l.Host.Spawn(l.Binary, l.DaemonArgs(args...)...)
 	l.must(err)
 	old := l.Daemon
 	l.Daemon = daemon
@@ -178,6 +174,15 @@ func (l *Lab) StartDaemon(args ...string) {
 		old.Wait()
 		l.ended(old)
 	}
+}
+
+// DaemonArgs is the command line of a daemon in the lab's directories, with more flags.
+func (l *Lab) DaemonArgs(more ...string) []string {
+	args := append(append([]string{"daemon", "--metrics-listen", metricsAddress}, l.dirs()...), l.Config.DaemonArgs...)
+	if l.Config.Clsact {
+		args = append(args, "--force-clsact")
+	}
+	return append(args, more...)
 }
 
 // KillDaemon ends the daemon as a crash would.
