@@ -3,8 +3,8 @@
 package engines
 
 import (
-	"context"
 	"errors"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,18 +16,16 @@ import (
 // The plugin that make docker-plugin makes: the engine starts and stops it.
 func TestDockerManagedPlugin(t *testing.T) {
 	t.Parallel()
-	eachVersion(t, managedPlugin)
+	dir := t.TempDir()
+	out, err := exec.CommandContext(t.Context(), "make", "-C", filepath.Join("..", ".."), "docker-plugin", "PLUGINDIR="+dir).CombinedOutput()
+	if err != nil {
+		t.Fatalf("make docker-plugin: %v\n%s", err, out)
+	}
+	eachVersion(t, func(t *testing.T, k kind) { managedPlugin(t, k, dir) })
 }
 
-func managedPlugin(t *testing.T, k kind) {
+func managedPlugin(t *testing.T, k kind, dir string) {
 	d := newHost(t, k, false)
-	dir := d.Dir("plugin")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	r, err := d.Host.Run(ctx, "make", "-C", filepath.Join("..", ".."), "docker-plugin", "PLUGINDIR="+dir)
-	if err != nil || r.Code != 0 {
-		t.Fatalf("make docker-plugin: %v, status %d\n%s", err, r.Code, r.Output())
-	}
 	d.startEngine()
 	d.importImage()
 	d.docker("plugin", "create", "fairlead", dir)

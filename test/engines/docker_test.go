@@ -119,10 +119,14 @@ func chosen(d *docker, ports string) int {
 
 // What docker network create and docker run can ask for.
 func options(d *docker) {
+	const keys = "com.docker.network."
 	d.docker("network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/24", "--ipv6", "--subnet", "fd00:77::/64",
-		"--aux-address", "r1=10.77.0.2", "-o", "com.docker.network.driver.mtu=1400", "web")
+		"--aux-address", "r1=10.77.0.2", "-o", keys+"driver.mtu=1400", "-o", keys+"bridge.host_binding_ipv4="+lab.Host6, "web")
 	anna := d.run("anna", "--network", "web", "--ip", "10.77.0.20", "--ip6", "fd00:77::20", "--mac-address", "02:11:22:33:44:55")
-	ben := d.run("ben", "--network", "web", "-p", "18080:80")
+	ben := d.run("ben", "--network", "web", "-p", "18080:8080")
+	d.HTTP(ben, "ben", 8080)
+	d.Get(d.Outside, lab.Host6, 18080, "ben", lab.Outside6)
+	d.NoGet(d.Outside, lab.Host4, 18080)
 	link := d.Must(anna, "ip", "addr", "show", "eth0")
 	for _, want := range []string{"10.77.0.20/24", "fd00:77::20/64", "02:11:22:33:44:55", "mtu 1400"} {
 		if !strings.Contains(link, want) {
@@ -137,9 +141,8 @@ func options(d *docker) {
 	d.refused("unknown option foo", "network", "create", "-d", "fairlead", "-o", "foo=bar", "x")
 	d.refused("overlaps", "network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/16", "x")
 
-	const keys = "com.docker.network."
 	d.docker("network", "create", "-d", "fairlead", "--subnet", "10.79.0.0/24", "--aux-address", "DefaultGatewayIPv4=10.79.0.2", "-o", keys+"bridge.gateway_mode_ipv4=nat",
-		"-o", keys+"container_iface_prefix=net", "-o", keys+"bridge.host_binding_ipv4=::1", "-o", "fairlead.antispoof=false", "routed")
+		"-o", keys+"container_iface_prefix=net", "-o", keys+"bridge.host_binding_ipv4=127.0.0.1", "-o", "fairlead.antispoof=false", "routed")
 	router, behind := d.run("router", "--network", "routed"), d.run("behind", "--network", "routed", "-p", "18081:80")
 	if route := d.Must(behind, "ip", "route", "show", "default"); !strings.Contains(route, "via 10.79.0.2 dev net0") {
 		d.Errorf("the default route is %q", route)
@@ -150,8 +153,7 @@ func options(d *docker) {
 	d.Sysctl(router, "ipv4/ip_forward", "1")
 	d.Ping(behind, lab.Outside4)
 	d.NoGet(d.Outside, lab.Host4, 18081)
-	d.NoGet(d.Outside, lab.Host6, 18081)
-	d.Get(d.Host, "::1", 18081, "behind", "")
+	d.Get(d.Host, "127.0.0.1", 18081, "behind", "")
 	d.refused("there is no bridge", "network", "create", "-d", "fairlead", "-o", keys+"bridge.name=br7", "x")
 	d.refused("takes no name from a plugin", "network", "connect", "--driver-opt", keys+"endpoint.ifname=foo0", "routed", "ben")
 
