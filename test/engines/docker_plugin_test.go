@@ -51,7 +51,7 @@ func managedPlugin(t *testing.T, k kind, dir string) {
 	}
 	// Killed, it is started by the engine; and with the engine, before its containers.
 	killed := strings.TrimSpace(fairlead("status", "--format", "{{.Pid}}"))
-	d.Must(d.Host, "nsenter", "-t", d.pid(), "-p", "-m", "kill", "-9", killed)
+	d.inEngine("kill -9 " + killed)
 	d.Get(d.Outside, lab.Host4, 18080, "ben", lab.Outside4)
 	d.Eventually(patience, func() error {
 		if _, err := d.try("network", "create", "-d", "fairlead:latest", "other"); err != nil {

@@ -57,7 +57,12 @@ func TestDockerdDies(t *testing.T) {
 func dockerdDies(t *testing.T, k kind) {
 	d := newDocker(t, k)
 	d.docker("network", "create", "-d", "fairlead", "web")
-	d.docker("run", "-d", "--name", "ben", "--network", "web", "-p", "18080:80", image)
+	d.docker("run", "-d", "--name", "ben", "--stop-timeout", "1", "--network", "web", "-p", "18080:80", image)
+	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	d.inEngine("kill $(cat /run/docker.pid)") // it ends its containers
+	d.engine.Wait()
+	d.startEngine()
+	d.docker("start", "ben")
 	d.WaitTCP(d.Outside, lab.Host4+":18080")
 	held := d.enter("ben") // somebody looks around in there
 	d.engine.Kill()
@@ -80,6 +85,42 @@ func dockerdDies(t *testing.T, k kind) {
 	d.nothingLeft()
 }
 
+// Fairlead dies at some moment of a container's start or removal: what the engine had
+// not finished it takes back, or Fairlead sweeps.
+func TestDockerFairleadDiesInRequests(t *testing.T) {
+	t.Parallel()
+	eachVersion(t, diesInRequests)
+}
+
+func diesInRequests(t *testing.T, k kind) {
+	d := newDocker(t, k)
+	d.docker("network", "create", "-d", "fairlead", "web")
+	for i, after := range []time.Duration{50, 120} {
+		for _, command := range [][]string{
+			{"run", "-d", "--name", "ben", "--network", "web", "-p", "18080:80", image},
+			{"rm", "-f", "ben"},
+		} {
+			done := make(chan error, 1)
+			go func() {
+				_, err := d.try(command...)
+				done <- err
+			}()
+			time.Sleep(after * time.Millisecond)
+			d.KillDaemon()
+			d.StartDaemon()
+			if err := <-done; err != nil {
+				t.Logf("round %d, %s: %v", i, command[0], err)
+			}
+		}
+		_, _ = d.try("rm", "-f", "ben") // it may be gone
+		d.docker("run", "-d", "--name", "ben", "--network", "web", "-p", "18080:80", image)
+		d.WaitTCP(d.Outside, lab.Host4+":18080")
+		d.docker("rm", "-f", "ben")
+	}
+	d.docker("network", "rm", "web")
+	d.nothingLeft()
+}
+
 // With live-restore containers outlive the engine, and so does all of Fairlead's.
 func TestDockerLiveRestore(t *testing.T) { eachVersion(t, liveRestore) }
 
@@ -88,7 +129,8 @@ func liveRestore(t *testing.T, k kind) {
 	d.docker("network", "create", "-d", "fairlead", "web")
 	ben := d.run("ben", "--network", "web", "-p", "18080:80", "-p", "7000:7", "-p", "7000:7/udp")
 	load := d.StartLoad("published port", d.Outside, d.Echo(ben, 7), net.JoinHostPort(lab.Host4, "7000"))
-	d.exchangeEngine()
+	d.exchangeEngine("KILL")
+	d.exchangeEngine("TERM")
 	if report := load.Stop(); len(report.Errors) > 0 {
 		t.Errorf("connections broke: %q", report.Errors)
 	}

@@ -5,6 +5,7 @@ package engines
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,6 +30,7 @@ func TestDocker(t *testing.T) {
 			d.scene("options", options)
 			d.scene("ipam", fairleadIPAM)
 			d.scene("lifecycle", lifecycle)
+			d.scene("at once", atOnce)
 			d.scene("ten lines", tenLines)
 			d.scene("compose", compose)
 		})
@@ -38,6 +40,7 @@ func TestDocker(t *testing.T) {
 // Published ports of containers answer everybody, and are the host's to give
 // once.
 func publishes(d *docker) {
+	theirs := d.run("theirs", "-p", "18200:80") // in Docker's own network
 	rules := d.rules()
 	d.docker("network", "create", "-d", "fairlead", "web")
 	d.docker("network", "create", "-d", "fairlead", "other")
@@ -97,11 +100,22 @@ func publishes(d *docker) {
 		d.Error("the host can take a published port")
 	}
 
+	d.run("linked", "--network", "web", "--link", "ben:db")
+	if got := d.docker("exec", "linked", "/bin/busybox", "wget", "-qO-", "http://db/"); !strings.HasPrefix(got, "ben ") {
+		d.Errorf("asked by its link, ben answered %q", got)
+	}
+	d.Get(d.Outside, lab.Host4, 18200, "theirs", lab.Outside4)
+	d.Get(theirs, lab.Host4, 18080, "ben", "")
+
 	if now := d.rules(); now != rules {
 		d.Errorf("netfilter's rules were\n%s\nand are now\n%s", rules, now)
 	}
-	d.docker("rm", "-f", "ben", "anna", "otto", "paul", "cleo")
+	d.docker("rm", "-f", "ben", "anna", "otto", "paul", "cleo", "linked")
 	d.docker("network", "rm", "web", "other")
+	if now := d.rules(); now != rules {
+		d.Errorf("netfilter's rules were\n%s\nand are in the end\n%s", rules, now)
+	}
+	d.docker("rm", "-f", "theirs")
 }
 
 // chosen is the host port of those that lies in the ephemeral range.
@@ -246,6 +260,36 @@ func connects(d *docker) {
 	d.docker("network", "rm", "alpha", "beta", "theirs")
 }
 
+// Containers come, change networks and go at the same time.
+func atOnce(d *docker) {
+	d.docker("network", "create", "-d", "fairlead", "web")
+	d.docker("network", "create", "-d", "fairlead", "other")
+	all := func(command func(name string, i int) []string) {
+		d.Helper()
+		var wg sync.WaitGroup
+		for i := range 6 {
+			wg.Go(func() {
+				args := command(fmt.Sprint("c", i), i)
+				if _, err := d.try(args...); err != nil {
+					d.Errorf("docker %s: %v", strings.Join(args, " "), err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	all(func(name string, i int) []string {
+		return []string{"run", "-d", "--name", name, "-e", "NAME=" + name, "--network", "web", "-p", fmt.Sprintf("%d:80", 18080+i), image}
+	})
+	for i := range 6 {
+		d.WaitTCP(d.Outside, fmt.Sprint(lab.Host4, ":", 18080+i))
+		d.Get(d.Outside, lab.Host4, 18080+i, fmt.Sprint("c", i), lab.Outside4)
+	}
+	all(func(name string, _ int) []string { return []string{"network", "connect", "other", name} })
+	all(func(name string, _ int) []string { return []string{"network", "disconnect", "web", name} })
+	all(func(name string, _ int) []string { return []string{"rm", "-f", name} })
+	d.docker("network", "rm", "web", "other")
+}
+
 // Whatever ends a container, nothing of it stays; and it starts again.
 func lifecycle(d *docker) {
 	d.docker("network", "create", "-d", "fairlead", "web")
@@ -254,7 +298,7 @@ func lifecycle(d *docker) {
 		"stop": func() { d.docker("stop", "-t", "1", "ben") },
 		"kill": func() { d.docker("kill", "ben") },
 		"kill -9": func() { // behind the engine's back
-			d.Must(d.Host, "nsenter", "-t", d.pid(), "-p", "-m", "kill", "-9", d.docker("inspect", "--format", "{{.State.Pid}}", "ben"))
+			d.inEngine("kill -9 " + d.docker("inspect", "--format", "{{.State.Pid}}", "ben"))
 		},
 	} {
 		end()

@@ -150,18 +150,13 @@ func (d *docker) startEngine() {
 	d.waitForEngine()
 }
 
-// exchangeEngine kills dockerd, whose containers go on, and starts it anew.
-func (d *docker) exchangeEngine() {
+// exchangeEngine ends dockerd with a signal, while its containers go on, and starts it
+// anew.
+func (d *docker) exchangeEngine(signal string) {
 	d.Helper()
-	d.Must(d.Host, "nsenter", "--target", d.pid(), "--pid", "--mount", "sh", "-c", "kill -9 $(cat /run/docker.pid)")
-	d.Eventually(patience, func() error {
-		if _, err := d.try("version"); err == nil {
-			return errors.New("the engine serves yet")
-		}
-		return nil
-	})
-	// containerd died with it; the file's process ID may be seen for a while.
-	d.Must(d.Host, "rm", "-f", "/run/docker/containerd/containerd.pid")
+	d.inEngine("pid=$(cat /run/docker.pid); kill -" + signal + " $pid; while kill -0 $pid; do sleep 0.02; done 2>/dev/null")
+	// containerd ends with it; the file's process ID may be seen for a while.
+	d.Must(d.Host, "rm", "-f", "/run/docker.pid", "/run/docker/containerd/containerd.pid")
 	again, err := engine.Resume(d.Host, d.config(), d.pid())
 	if err != nil {
 		d.Fatal(err)
@@ -173,6 +168,12 @@ func (d *docker) exchangeEngine() {
 		again.Kill()
 	})
 	d.waitForEngine()
+}
+
+// inEngine runs a shell's command where dockerd sees its processes and mounts.
+func (d *docker) inEngine(command string) {
+	d.Helper()
+	d.Must(d.Host, "nsenter", "--target", d.pid(), "--pid", "--mount", "sh", "-c", command)
 }
 
 func (d *docker) waitForEngine() {
