@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # bench/docker29.sh: builds Docker Engine 29 from its Go module, with its
-# docker-proxy and the runc it needs, into the user's cache, once: make test and
-# make bench call it. Needs Go, a C
-# compiler and the Go module proxy.
+# docker-proxy and the runc it needs, into the user's cache, once: make test and make
+# bench call it. Needs Go, a C compiler and the Go module proxy.
 set -eu
 : "${GO:=go}"
 

@@ -69,7 +69,7 @@ func (d *daemon) listenDocker() error {
 	}
 	path := pluginSocket(dir)
 	if answers(path) {
-		return fmt.Errorf(`another daemon serves Docker at %q (give this one a --docker-plugin-dir of its own, or "" for none)`, path)
+		return fmt.Errorf(`another daemon serves Docker at %q, or systemd (fairlead.socket) listens there (give this one a --docker-plugin-dir of its own, or "" for none)`, path)
 	}
 	err := os.MkdirAll(dir, 0o755)
 	if err == nil {

@@ -30,6 +30,7 @@ func managedPlugin(t *testing.T, k kind, dir string) {
 	d.importImage()
 	d.docker("plugin", "create", "fairlead", dir)
 	d.cgroups = append(d.cgroups, d.docker("plugin", "inspect", "--format", "{{.Id}}", "fairlead"))
+	d.docker("plugin", "set", "fairlead", "args=--log-level debug")
 	d.docker("plugin", "enable", "fairlead")
 	d.docker("network", "create", "-d", "fairlead:latest", "web")
 	ben := d.run("ben", "--network", "web", "-p", "18080:80")
@@ -38,7 +39,7 @@ func managedPlugin(t *testing.T, k kind, dir string) {
 	d.Get(ben, lab.Host4, 18080, "ben", "")
 	fairlead := func(args ...string) string {
 		d.Helper()
-		return d.Must(d.Host, "nsenter", append([]string{"-t", d.pid(), "-p", "-m", d.Binary, "--host", "unix:///run/fairlead/api.sock"}, args...)...)
+		return d.Must(d.Host, "nsenter", append([]string{"-t", d.pid(), "-p", "-m", d.Binary}, args...)...)
 	}
 	d.Eventually(10*time.Second, func() error {
 		if ps := fairlead("ps"); !strings.Contains(ps, "ben") || !strings.Contains(ps, "0.0.0.0:18080->80/tcp") {

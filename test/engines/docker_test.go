@@ -33,6 +33,7 @@ func TestDocker(t *testing.T) {
 			d.scene("at once", atOnce)
 			d.scene("ten lines", tenLines)
 			d.scene("compose", compose)
+			d.scene("moves", moves)
 		})
 	}
 }

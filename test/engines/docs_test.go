@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/fairlead-net/fairlead/test/lab"
 )
 
 // The ten lines of docs/docker.md work as printed.
@@ -24,6 +26,28 @@ func compose(d *docker) {
 	if strings.Count(out, "hello\n") != 3 || strings.Count(out, "0.0.0.0:18080->80/tcp") != 1 {
 		d.Errorf("the commands said\n%s", out)
 	}
+}
+
+// And so do those that move running containers over, and back.
+func moves(d *docker) {
+	d.docker("network", "create", "web")
+	d.docker("run", "-d", "--name", "shop", "--network", "web", "--network-alias", "store", "-p", "18080:80", image)
+	d.docker("run", "-d", "--name", "stock", "--network", "web", image)
+	d.docker("create", "--name", "stopped", "--network", "web", image)
+	d.printed("Moving over, and back")
+	driver := d.docker("network", "inspect", "--format", "{{.Driver}}", "web")
+	networks := d.docker("inspect", "--format", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}", "shop", "stock", "stopped")
+	if driver != "fairlead" || networks != "web\nweb\nweb" {
+		d.Errorf("the containers are in %q, whose driver is %s", networks, driver)
+	}
+	d.docker("start", "stopped")
+	d.docker("restart", "-t", "0", "shop")
+	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	for _, from := range []string{"stock", "stopped"} {
+		d.docker("exec", from, "/bin/busybox", "wget", "-qO-", "http://store/cgi-bin/index.cgi")
+	}
+	d.docker("rm", "-f", "shop", "stock", "stopped")
+	d.docker("network", "rm", "web")
 }
 
 // printed runs the commands of a section of docs/docker.md: the lines with a prompt in
@@ -54,6 +78,8 @@ func (d *docker) printed(title string) string {
 			if command, ok := strings.CutPrefix(line, "# "); ok {
 				script += command
 				commands++
+			} else if more, ok := strings.CutPrefix(line, "> "); ok {
+				script += more
 			}
 		}
 	}
