@@ -18,6 +18,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/fairlead-net/fairlead/control/api"
@@ -74,7 +75,11 @@ func Run(ctx context.Context, cfg Config) (retErr error) {
 	limitMemory(cfg.MemoryLimit)
 	d := &daemon{cfg: cfg, started: time.Now(), log: cfg.Log}
 	defer func() { retErr = errors.Join(retErr, d.close()) }()
-	if err := d.takeDockerSocket(); err != nil {
+	passed, err := activation.Listeners()
+	if err != nil {
+		return fmt.Errorf("take systemd's sockets: %w", err)
+	}
+	if err := d.takeDockerSocket(passed); err != nil {
 		return err
 	}
 	if err := d.open(ctx); err != nil {
@@ -83,7 +88,7 @@ func Run(ctx context.Context, cfg Config) (retErr error) {
 	}
 	d.notify(systemd.SdNotifyReady)
 	d.log.Info("serving", "socket", d.apiSocket.Addr().String(), "adopted", d.datapath.Adopted(), "took", time.Since(d.started))
-	err := d.serve(ctx)
+	err = d.serve(ctx)
 	d.notify(systemd.SdNotifyStopping)
 	if err == nil {
 		d.log.Info("ending; the datapath stays")

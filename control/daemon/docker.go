@@ -13,22 +13,16 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
-
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 )
 
 // pluginSocket is where a Docker Engine finds the drivers.
 func pluginSocket(dir string) string { return filepath.Join(dir, dockerplugin.Name+".sock") }
 
-// takeDockerSocket takes the socket that systemd has made for the engine's drivers,
-// where it has: an engine that asks while no daemon runs then starts one, and waits,
-// instead of trying for 15 s.
-func (d *daemon) takeDockerSocket() error {
-	passed, err := activation.Listeners()
-	if err != nil || len(passed) == 0 {
-		return err
-	}
+// takeDockerSocket takes the socket that systemd has made for the engine's drivers, and
+// passes: an engine that asks while no daemon runs then starts one, and waits, instead
+// of trying for 15 s.
+func (d *daemon) takeDockerSocket(passed []net.Listener) error {
 	want := pluginSocket(d.cfg.Dirs.DockerPlugins)
 	for _, l := range passed {
 		switch {

@@ -3,11 +3,16 @@
 package daemon
 
 import (
+	"context"
 	"errors"
+	"io"
 	"io/fs"
+	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -45,5 +50,53 @@ func TestDockerSocket(t *testing.T) {
 	}
 	if err := removeDockerSocket(""); err != nil {
 		t.Error(err)
+	}
+}
+
+// systemd's socket is taken if it is the right one. A daemon that cannot start answers
+// engines there with the reason, and leaves the socket's file, which is systemd's.
+func TestDockerSocketOfSystemd(t *testing.T) {
+	dir := t.TempDir()
+	listen := func(path string) net.Listener {
+		t.Helper()
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.(*net.UnixListener).SetUnlinkOnClose(false) // as of one that was passed
+		t.Cleanup(func() { l.Close() })
+		return l
+	}
+	right, wrong := listen(pluginSocket(dir)), listen(filepath.Join(dir, "other.sock"))
+	for _, passed := range [][]net.Listener{{wrong}, {right, wrong}, {right, right}, {nil}} {
+		d := &daemon{cfg: Config{Dirs: Dirs{DockerPlugins: dir}}}
+		if err := d.takeDockerSocket(passed); err == nil || !strings.Contains(err.Error(), "fairlead.socket") {
+			t.Errorf("%v was taken, or %v", passed, err)
+		}
+	}
+	d := &daemon{cfg: Config{Dirs: Dirs{DockerPlugins: dir}}, log: slog.New(slog.DiscardHandler)}
+	if err := errors.Join(d.takeDockerSocket([]net.Listener{right}), d.listenDocker()); err != nil || d.dockerSocket != right {
+		t.Fatalf("has %v, %v", d.dockerSocket, err)
+	}
+	refused := make(chan struct{})
+	go func() {
+		defer close(refused)
+		d.refuseDocker(t.Context(), errors.New("no such directory"))
+	}()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", pluginSocket(dir))
+	}}}
+	answer, err := client.Post("http://fairlead/Plugin.Activate", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(answer.Body)
+	answer.Body.Close()
+	if want := `{"Err":"fairlead cannot start: no such directory"`; answer.StatusCode < 500 || !strings.HasPrefix(string(text), want) || err != nil {
+		t.Errorf("an engine got %s %s, %v", answer.Status, text, err)
+	}
+	<-refused
+	if _, err := os.Lstat(pluginSocket(dir)); err != nil {
+		t.Errorf("the socket is gone: %v", err)
 	}
 }

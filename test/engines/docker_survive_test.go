@@ -11,8 +11,9 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// Fairlead is killed, started, and taken over from under running containers: no
-// connection breaks, and the containers are known afterwards.
+// Fairlead is killed, started, and taken over from under running containers, and
+// others end and start beside: no connection breaks, and the containers are known
+// afterwards.
 func TestDockerOutlivesFairlead(t *testing.T) { eachVersion(t, outlivesFairlead) }
 
 func outlivesFairlead(t *testing.T, k kind) {
@@ -28,6 +29,11 @@ func outlivesFairlead(t *testing.T, k kind) {
 	time.Sleep(300 * time.Millisecond)
 	d.StartDaemon()
 	d.StartDaemon() // takes over
+	d.run("mary", "--network", "web", "-p", "18090:80")
+	d.docker("restart", "-t", "0", "mary")
+	d.docker("kill", "mary")
+	d.docker("start", "mary")
+	d.docker("rm", "-f", "mary")
 	report := load.Stop()
 	if t.Log(report); len(report.Errors) > 0 {
 		t.Errorf("connections broke: %q", report.Errors)
