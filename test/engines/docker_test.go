@@ -28,6 +28,7 @@ func TestDocker(t *testing.T) {
 			}
 			d.scene("names", names)
 			d.scene("options", options)
+			d.scene("option keys", optionKeys)
 			d.scene("ipam", fairleadIPAM)
 			d.scene("lifecycle", lifecycle)
 			d.scene("at once", atOnce)
@@ -62,13 +63,7 @@ func publishes(d *docker) {
 	d.NoGet(d.Outside, lab.Host4, 18081)
 	d.NoGet(otto, d.address("ben", "web"), 80)
 	d.Ask(d.Outside, lab.Host4, 5000, "ben", lab.Outside4)
-	// The engine's own DNS has the names.
-	if got := d.docker("exec", "anna", "/bin/busybox", "wget", "-qO-", "http://ben/"); !strings.HasPrefix(got, "ben "+address) {
-		d.Errorf("asked by name, ben answered %q", got)
-	}
-	if got := d.docker("exec", "anna", "/bin/busybox", "wget", "-qO-", "http://benjamin/"); !strings.HasPrefix(got, "ben ") {
-		d.Errorf("asked by its alias, ben answered %q", got)
-	}
+	d.answersTo("anna", map[string]string{"ben": "ben " + address, "benjamin": "ben "})
 	d.run("paul", "--network", "web", "--expose", "80", "-P")
 	d.Get(d.Outside, lab.Host4, chosen(d, d.shown("paul", "{{.Ports}}")), "paul", lab.Outside4)
 	d.HTTP(d.Outside, "outside", 8000)
@@ -85,6 +80,25 @@ func publishes(d *docker) {
 	}
 	d.Get(d.Outside, lab.Host4, chosen(d, ports), "ben", lab.Outside4)
 
+	conflicts(d)
+	d.run("linked", "--network", "web", "--link", "ben:db")
+	d.answersTo("linked", map[string]string{"db": "ben "})
+	d.Get(d.Outside, lab.Host4, 18200, "theirs", lab.Outside4)
+	d.Get(theirs, lab.Host4, 18080, "ben", "")
+
+	if now := d.rules(); now != rules {
+		d.Errorf("netfilter's rules were\n%s\nand are now\n%s", rules, now)
+	}
+	d.docker("rm", "-f", "ben", "anna", "otto", "paul", "cleo", "linked")
+	d.docker("network", "rm", "web", "other")
+	if now := d.rules(); now != rules {
+		d.Errorf("netfilter's rules were\n%s\nand are in the end\n%s", rules, now)
+	}
+	d.docker("rm", "-f", "theirs")
+}
+
+// conflicts wants host ports that are taken refused; 18080 is a container's.
+func conflicts(d *docker) {
 	d.refused("port is already allocated", "run", "--name", "cleo", "--network", "web", "-p", "18080:80", image)
 	d.docker("rm", "-f", "cleo")
 	l, err := d.Host.Listen("tcp", ":18100")
@@ -100,23 +114,17 @@ func publishes(d *docker) {
 		l.Close()
 		d.Error("the host can take a published port")
 	}
+}
 
-	d.run("linked", "--network", "web", "--link", "ben:db")
-	if got := d.docker("exec", "linked", "/bin/busybox", "wget", "-qO-", "http://db/"); !strings.HasPrefix(got, "ben ") {
-		d.Errorf("asked by its link, ben answered %q", got)
+// answersTo wants the engine's DNS in a container to know names: who is asked by each
+// answers so.
+func (d *docker) answersTo(container string, names map[string]string) {
+	d.Helper()
+	for name, want := range names {
+		if got := d.docker("exec", container, "/bin/busybox", "wget", "-qO-", "http://"+name+"/"); !strings.HasPrefix(got, want) {
+			d.Errorf("asked as %s, a container answers %q", name, got)
+		}
 	}
-	d.Get(d.Outside, lab.Host4, 18200, "theirs", lab.Outside4)
-	d.Get(theirs, lab.Host4, 18080, "ben", "")
-
-	if now := d.rules(); now != rules {
-		d.Errorf("netfilter's rules were\n%s\nand are now\n%s", rules, now)
-	}
-	d.docker("rm", "-f", "ben", "anna", "otto", "paul", "cleo", "linked")
-	d.docker("network", "rm", "web", "other")
-	if now := d.rules(); now != rules {
-		d.Errorf("netfilter's rules were\n%s\nand are in the end\n%s", rules, now)
-	}
-	d.docker("rm", "-f", "theirs")
 }
 
 // chosen is the host port of those that lies in the ephemeral range.
@@ -132,9 +140,11 @@ func chosen(d *docker, ports string) int {
 	return 0
 }
 
+// keys begin the names of Docker's options.
+const keys = "com.docker.network."
+
 // What docker network create and docker run can ask for.
 func options(d *docker) {
-	const keys = "com.docker.network."
 	d.docker("network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/24", "--ipv6", "--subnet", "fd00:77::/64",
 		"--aux-address", "r1=10.77.0.2", "-o", keys+"driver.mtu=1400", "-o", keys+"bridge.host_binding_ipv4="+lab.Host6, "web")
 	anna := d.run("anna", "--network", "web", "--ip", "10.77.0.20", "--ip6", "fd00:77::20", "--mac-address", "02:11:22:33:44:55")
@@ -156,22 +166,6 @@ func options(d *docker) {
 	d.refused("unknown option foo", "network", "create", "-d", "fairlead", "-o", "foo=bar", "x")
 	d.refused("overlaps", "network", "create", "-d", "fairlead", "--subnet", "10.77.0.0/16", "x")
 
-	d.docker("network", "create", "-d", "fairlead", "--subnet", "10.79.0.0/24", "--aux-address", "DefaultGatewayIPv4=10.79.0.2", "-o", keys+"bridge.gateway_mode_ipv4=nat",
-		"-o", keys+"container_iface_prefix=net", "-o", keys+"bridge.host_binding_ipv4=127.0.0.1", "-o", "fairlead.antispoof=false", "routed")
-	router, behind := d.run("router", "--network", "routed"), d.run("behind", "--network", "routed", "-p", "18081:80")
-	if route := d.Must(behind, "ip", "route", "show", "default"); !strings.Contains(route, "via 10.79.0.2 dev net0") {
-		d.Errorf("the default route is %q", route)
-	}
-	d.NoPing(behind, lab.Outside4)
-	d.IP(router, "addr add 10.79.0.2/24 dev net0")
-	d.IP(router, "route replace default via 10.79.0.1")
-	d.Sysctl(router, "ipv4/ip_forward", "1")
-	d.Ping(behind, lab.Outside4)
-	d.NoGet(d.Outside, lab.Host4, 18081)
-	d.Get(d.Host, "127.0.0.1", 18081, "behind", "")
-	d.refused("there is no bridge", "network", "create", "-d", "fairlead", "-o", keys+"bridge.name=br7", "x")
-	d.refused("takes no name from a plugin", "network", "connect", "--driver-opt", keys+"endpoint.ifname=foo0", "routed", "ben")
-
 	d.docker("network", "create", "-d", "fairlead", "--internal", "cellar")
 	in1, in2 := d.run("in1", "--network", "cellar"), d.run("in2", "--network", "cellar")
 	d.Ping(in1, d.address("in2", "cellar"))
@@ -188,7 +182,28 @@ func options(d *docker) {
 
 	names := strings.Split(strings.TrimSpace(d.docker("ps", "-q", "-a")), "\n")
 	d.docker(append([]string{"rm", "-f"}, names...)...)
-	d.docker("network", "rm", "web", "cellar", "cells", "routed")
+	d.docker("network", "rm", "web", "cellar", "cells")
+}
+
+// More of the bridge driver's options: they mean the same, or are refused.
+func optionKeys(d *docker) {
+	d.docker("network", "create", "-d", "fairlead", "--subnet", "10.79.0.0/24", "--aux-address", "DefaultGatewayIPv4=10.79.0.2", "-o", keys+"bridge.gateway_mode_ipv4=nat",
+		"-o", keys+"container_iface_prefix=net", "-o", keys+"bridge.host_binding_ipv4=127.0.0.1", "-o", "fairlead.antispoof=false", "routed")
+	router, behind := d.run("router", "--network", "routed"), d.run("behind", "--network", "routed", "-p", "18081:80")
+	if route := d.Must(behind, "ip", "route", "show", "default"); !strings.Contains(route, "via 10.79.0.2 dev net0") {
+		d.Errorf("the default route is %q", route)
+	}
+	d.NoPing(behind, lab.Outside4)
+	d.IP(router, "addr add 10.79.0.2/24 dev net0")
+	d.IP(router, "route replace default via 10.79.0.1")
+	d.Sysctl(router, "ipv4/ip_forward", "1")
+	d.Ping(behind, lab.Outside4)
+	d.NoGet(d.Outside, lab.Host4, 18081)
+	d.Get(d.Host, "127.0.0.1", 18081, "behind", "")
+	d.refused("there is no bridge", "network", "create", "-d", "fairlead", "-o", keys+"bridge.name=br7", "x")
+	d.refused("takes no name from a plugin", "run", "--name", "named", "--network", "name=routed,driver-opt="+keys+"endpoint.ifname=foo0", image)
+	d.docker("rm", "-f", "router", "behind", "named")
+	d.docker("network", "rm", "routed")
 }
 
 // With --ipam-driver fairlead the addresses are Fairlead's choice.
