@@ -63,7 +63,7 @@ func managedPlugin(t *testing.T, k kind, dir string) {
 	d.engine.Kill()
 	d.startEngine()
 	d.docker("start", "ben")
-	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	d.answers()
 	d.docker("rm", "-f", "ben")
 	d.docker("network", "rm", "web", "other")
 	d.docker("plugin", "disable", "fairlead")

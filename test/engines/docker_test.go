@@ -326,10 +326,10 @@ func lifecycle(d *docker) {
 		})
 		d.NoGet(d.Outside, lab.Host4, 18080)
 		d.docker("start", "ben")
-		d.WaitTCP(d.Outside, lab.Host4+":18080")
+		d.answers()
 	}
 	d.docker("restart", "-t", "1", "ben")
-	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	d.answers()
 	d.docker("rm", "-f", "ben")
 	d.refused("no such file", "run", "--network", "web", "--name", "bad", image, "/no/such/program")
 	d.docker("rm", "bad")

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/fairlead-net/fairlead/test/lab"
 )
 
 // The ten lines of docs/docker.md work as printed.
@@ -42,7 +40,7 @@ func moves(d *docker) {
 	}
 	d.docker("start", "stopped")
 	d.docker("restart", "-t", "0", "shop")
-	d.WaitTCP(d.Outside, lab.Host4+":18080")
+	d.answers()
 	for _, from := range []string{"stock", "stopped"} {
 		d.docker("exec", from, "/bin/busybox", "wget", "-qO-", "http://store/cgi-bin/index.cgi")
 	}

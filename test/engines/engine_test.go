@@ -28,7 +28,8 @@ type docker struct {
 	*lab.Lab
 	kind   kind
 	engine *world.Process
-	live   bool // containers outlive the engine
+	live   bool          // containers outlive the engine
+	took   time.Duration // the engine's first start; more when much else runs
 	// cgroups are left when the engine is killed; the first is its containers'.
 	cgroups []string
 }
@@ -140,14 +141,16 @@ func (d *docker) sweep() {
 // startEngine starts dockerd and waits until it serves.
 func (d *docker) startEngine() {
 	d.Helper()
-	// One that was killed left files with process IDs, and each has a namespace of
-	// its own for those.
-	d.Must(d.Host, "rm", "-f", "/run/docker.pid", "/run/docker/containerd/containerd.pid")
+	d.removePIDFiles()
+	began := time.Now()
 	var err error
 	if d.engine, err = engine.Start(d.Host, d.config()); err != nil {
 		d.Fatal(err)
 	}
 	d.waitForEngine()
+	if d.took == 0 {
+		d.took = time.Since(began)
+	}
 }
 
 // exchangeEngine ends dockerd with a signal, while its containers go on, and starts it
@@ -155,8 +158,7 @@ func (d *docker) startEngine() {
 func (d *docker) exchangeEngine(signal string) {
 	d.Helper()
 	d.inEngine("pid=$(cat /run/docker.pid); kill -" + signal + " $pid; while kill -0 $pid; do sleep 0.02; done 2>/dev/null")
-	// containerd ends with it; the file's process ID may be seen for a while.
-	d.Must(d.Host, "rm", "-f", "/run/docker.pid", "/run/docker/containerd/containerd.pid")
+	d.removePIDFiles()
 	again, err := engine.Resume(d.Host, d.config(), d.pid())
 	if err != nil {
 		d.Fatal(err)
@@ -168,6 +170,13 @@ func (d *docker) exchangeEngine(signal string) {
 		again.Kill()
 	})
 	d.waitForEngine()
+}
+
+// removePIDFiles removes what an engine that was killed left: the process IDs in there
+// are another's by now, in a namespace of its own.
+func (d *docker) removePIDFiles() {
+	d.Helper()
+	d.Must(d.Host, "rm", "-f", "/run/docker.pid", "/run/docker/containerd/containerd.pid")
 }
 
 // inEngine runs a shell's command where dockerd sees its processes and mounts.
