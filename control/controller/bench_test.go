@@ -24,6 +24,7 @@ func (nopKernel) HostAddr(context.Context, netip.Prefix) (string, netip.Addr, er
 }
 func (nopKernel) HostPrefixes(context.Context) ([]netip.Prefix, error)   { return nil, nil }
 func (nopKernel) PortFree(model.Proto, netip.Addr, uint16, uint16) error { return nil }
+func (nopKernel) Gone(time.Duration) []string                            { return nil }
 func (nopKernel) InnerEnd(*model.Endpoint) (model.InnerEnd, error)       { return model.InnerTaken, nil }
 func (nopKernel) EphemeralRange() (lo, hi uint16)                        { return 32768, 60999 }
 

@@ -36,6 +36,8 @@ type Kernel interface {
 	PortFree(proto model.Proto, addr netip.Addr, port, count uint16) error
 	// InnerEnd tells where the inner end of a container engine's endpoint is.
 	InnerEnd(ep *model.Endpoint) (model.InnerEnd, error)
+	// Gone lists the sandboxes whose network namespace ended at least that long ago.
+	Gone(least time.Duration) []string
 	// EphemeralRange bounds the ports to choose from, both included.
 	EphemeralRange() (lo, hi uint16)
 }
@@ -57,7 +59,8 @@ type Config struct {
 	Alive func(pid int, start uint64) bool
 	// StartGrace is how long the client of an AutoRemove sandbox may take from
 	// creating it to reporting its program, and a container engine from asking
-	// for an endpoint to taking its inner end. 0: one minute.
+	// for an endpoint to taking its inner end, and a container runtime from ending a
+	// namespace to taking its sandbox away. 0: one minute.
 	StartGrace time.Duration
 	Now        func() time.Time // nil: time.Now
 }

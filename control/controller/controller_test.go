@@ -34,6 +34,7 @@ type fakeKernel struct {
 	busy     map[string]bool // "tcp 80" -> a program listens at every address
 	lo, hi   uint16
 	inner    map[string]model.InnerEnd // by endpoint ID; absent: taken
+	gone     []string                  // sandboxes whose namespace ended
 }
 
 func (k *fakeKernel) Apply(_ context.Context, s *model.Snapshot) error {
@@ -74,6 +75,8 @@ func (k *fakeKernel) InnerEnd(ep *model.Endpoint) (model.InnerEnd, error) {
 	}
 	return model.InnerTaken, nil
 }
+
+func (k *fakeKernel) Gone(time.Duration) []string { return k.gone }
 
 func (k *fakeKernel) EphemeralRange() (lo, hi uint16) { return k.lo, k.hi }
 

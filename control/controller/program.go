@@ -69,16 +69,22 @@ func (t *tx) markExited(sb *model.Sandbox, code int) {
 
 // Reap removes AutoRemove sandboxes whose program is dead or never came, and
 // notes the death of other programs that nobody reported. It removes what
-// container engines forgot, too. It is to be called every few seconds.
+// container engines and runtimes forgot, too. It is to be called every few seconds.
 func (c *Controller) Reap(ctx context.Context) error {
 	s := c.Snapshot() // without the lock: mostly there is nothing
-	if len(c.dead(s)) == 0 && len(c.abandoned(s)) == 0 {
+	if len(c.dead(s)) == 0 && len(c.abandoned(s)) == 0 && len(c.departed(s)) == 0 {
 		return nil
 	}
 	removed, forgotten := 0, 0
+	var departed []*model.Sandbox
 	err := c.update(ctx, func(t *tx) error {
 		abandoned := c.abandoned(t.next)
 		removed, forgotten = t.reap(c.dead(t.next), abandoned), len(abandoned)
+		departed = c.departed(t.next)
+		for _, sb := range departed {
+			t.removeSandbox(sb)
+			t.quiet = false
+		}
 		return nil
 	})
 	if err != nil {
@@ -89,6 +95,9 @@ func (c *Controller) Reap(ctx context.Context) error {
 	}
 	if forgotten > 0 {
 		c.cfg.Log.Info("endpoints that an engine forgot removed", "count", forgotten)
+	}
+	for _, sb := range departed {
+		c.cfg.Log.Info("sandbox removed, whose network namespace ended without a word of its runtime's", "sandbox", sb.Name, "id", short(sb.ID))
 	}
 	return nil
 }
@@ -177,6 +186,19 @@ func (c *Controller) abandoned(s *model.Snapshot) []*model.Endpoint {
 		late := c.cfg.Now().Sub(ep.Reserved) > c.cfg.StartGrace
 		if inner == model.InnerGone || inner == model.InnerOnHost && late {
 			out = append(out, ep)
+		}
+	}
+	return out
+}
+
+// departed lists the sandboxes of container runtimes whose namespace ended without
+// the runtime's taking them away: in a crash, or a restart of the host. Those that
+// people attached wait for the namespace to come back.
+func (c *Controller) departed(s *model.Snapshot) []*model.Sandbox {
+	var out []*model.Sandbox
+	for _, id := range c.cfg.Kernel.Gone(c.cfg.StartGrace) {
+		if sb := s.Sandboxes[id]; sb != nil && sb.OfRuntime() && len(joinersOf(s, id)) == 0 {
+			out = append(out, sb)
 		}
 	}
 	return out

@@ -316,6 +316,44 @@ func TestReap(t *testing.T) {
 	reap("plain! stays")
 }
 
+// A runtime's sandbox goes with its namespace; one that was attached by hand waits.
+func TestReapOfNamespacesThatEnded(t *testing.T) {
+	w := newWorld(t)
+	log := w.logged()
+	for name, labels := range map[string]map[string]string{
+		"runtimes": {"fairlead.cni.container": "c1"}, "shared": {"fairlead.cni.container": "c2"}, "lives": {"fairlead.cni.container": "c3"}, "mine": {"a": "b"},
+	} {
+		sb := w.sandbox(model.SandboxSpec{Name: name, NetworkMode: "bridge", NetNS: "/run/netns/" + name, Labels: labels,
+			Ports: []model.PortSpec{tcp("", 0, 0, 80, 1)}})
+		if name != "lives" {
+			w.kernel.gone = append(w.kernel.gone, sb.ID)
+		}
+	}
+	w.kernel.gone = append(w.kernel.gone, "nobody")
+	join := w.sandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:shared"})
+	log.Reset()
+	for _, want := range []string{"join lives mine shared", "lives mine", "lives mine"} {
+		if err := w.Reap(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := w.names(); got != want {
+			t.Errorf("after reap: %q, want %q", got, want)
+		}
+		w.check()
+		if w.Snapshot().Sandboxes[join.ID] != nil {
+			if err := w.RemoveSandbox(t.Context(), "join", false); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if got := strings.Count(log.String(), "whose network namespace ended"); got != 2 {
+		t.Errorf("the log has %d lines of them, want 2:\n%s", got, log)
+	}
+	if got := len(w.kernel.applied.Publishes); got != 2 {
+		t.Errorf("the kernel has %d publishes, want 2", got)
+	}
+}
+
 func TestSandboxExited(t *testing.T) {
 	w := newWorld(t)
 	w.program("auto", 20, true)

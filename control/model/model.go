@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -238,6 +239,17 @@ type Sandbox struct {
 
 // Called reports whether the sandbox is found by a name.
 func (s *Sandbox) Called(name string) bool { return called(name, s.Name, s.MadeAs) }
+
+// OfRuntime reports whether a container runtime attached the namespace and is to take
+// it away again: the faces to them set a label fairlead.FACE.container.
+func (s *Sandbox) OfRuntime() bool {
+	for label := range s.Labels {
+		if strings.HasPrefix(label, "fairlead.") && strings.HasSuffix(label, ".container") {
+			return !s.Owned && !s.Foreign
+		}
+	}
+	return false
+}
 
 // PortBinding is one published port, or a range of Count consecutive ones:
 // host port HostPort+i leads to sandbox port Port+i.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -168,7 +169,7 @@ func (p *pass) gone(b *sandbox, err error) {
 	if b == nil || b.gone {
 		return
 	}
-	b.gone = true
+	b.gone, b.goneAt = true, time.Now()
 	p.r.log.Warn("sandbox is out of reach until its network namespace is back",
 		"sandbox", b.want.Name, "id", short(b.id), "err", err)
 }

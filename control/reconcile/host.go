@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -93,6 +94,34 @@ func (r *Reconciler) oursByIndex() func(index uint32) bool {
 		}
 		return is
 	}
+}
+
+// Gone lists the sandboxes whose namespace ended at least that long ago: there is
+// none at its path, and no device is left that would have ended with it. A namespace
+// that lives on without a path, or where this process does not see it, is not gone.
+func (r *Reconciler) Gone(least time.Duration) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var ids []string
+	for id, b := range r.sandboxes {
+		if b.gone && time.Since(b.goneAt) >= least && !r.hasDevice(id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// hasDevice reports whether an endpoint of the sandbox has a device, or may have.
+func (r *Reconciler) hasDevice(id string) bool {
+	for _, e := range r.endpoints {
+		if e.want == nil || e.want.SandboxID != id || e.hostIf == 0 {
+			continue
+		}
+		if _, err := r.nl.Link(e.hostIf); !errors.Is(err, rtnl.ErrNoDevice) {
+			return true
+		}
+	}
+	return false
 }
 
 // InnerEnd tells where the inner end of a foreign sandbox's endpoint is. It looks

@@ -404,12 +404,18 @@ func TestExternalNamespace(t *testing.T) {
 	if got := w.r.Stats().GoneSandboxes; got != 1 {
 		t.Errorf("%d sandboxes are counted as gone, want 1", got)
 	}
+	if at, later := w.r.Gone(0), w.r.Gone(time.Hour); !slices.Equal(at, []string{b.ID}) || len(later) != 0 {
+		t.Errorf("%v are gone, and %v for an hour; want %s and none", at, later, b.ID)
+	}
 	p.endpoint(other, p.network("second", 8))
 	w.apply(p)
 	w.restart()
 	w.apply(p)
 	if _, ok := w.endpoints.m[index]; ok {
 		t.Error("the entry of the endpoint that is gone stays")
+	}
+	if got := w.r.Gone(0); !slices.Equal(got, []string{b.ID}) {
+		t.Errorf("%v are gone after a restart, want %s", got, b.ID)
 	}
 	// It comes back.
 	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
@@ -420,5 +426,18 @@ func TestExternalNamespace(t *testing.T) {
 	}
 	if got := w.r.Stats().GoneSandboxes; got != 0 {
 		t.Errorf("%d sandboxes are counted as gone, want 0", got)
+	}
+	// It goes on without a path.
+	ns, err := rtnl.OpenNetNS(b.NetNS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	if err := rtnl.RemoveNetNS(b.NetNS); err != nil {
+		t.Fatal(err)
+	}
+	w.resync()
+	if n, got := w.r.Stats().GoneSandboxes, w.r.Gone(0); n != 1 || len(got) != 0 {
+		t.Errorf("%d sandboxes are out of reach, want 1; %v are gone, want none", n, got)
 	}
 }

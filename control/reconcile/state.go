@@ -4,6 +4,7 @@ package reconcile
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -44,7 +45,8 @@ type sandbox struct {
 	id      string
 	want    *model.Sandbox
 	broken  bool
-	gone    bool  // its namespace is not there
+	gone    bool // its namespace is not there
+	goneAt  time.Time
 	number  int32 // by which the watch over sandboxes knows it; -1: it does not
 	trouble string
 }
