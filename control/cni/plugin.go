@@ -109,7 +109,7 @@ func (c *call) check(ctx context.Context, prev *current.Result) error {
 	case sb.NetworkSettings.SandboxKey != c.NetNS:
 		return refuse(types.ErrInvalidEnvironmentVariables, "container %s is attached in network namespace %s, not %s", c.ContainerID, sb.NetworkSettings.SandboxKey, c.NetNS)
 	}
-	if err := sameAddresses(prev, ep, c.IfName); err != nil {
+	if err := sameInterface(prev, ep, c.IfName); err != nil {
 		return err
 	}
 	if err := c.CheckSandbox(ctx, sb.ID); err != nil {

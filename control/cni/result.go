@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -51,8 +52,13 @@ func addAddress(res *current.Result, addr string, length int, gateway string, de
 	}
 }
 
-// sameAddresses wants an interface to have what the runtime was told.
-func sameAddresses(prev *current.Result, ep api.EndpointSettings, ifName string) error {
+// sameInterface wants an interface to have what the runtime was told.
+func sameInterface(prev *current.Result, ep api.EndpointSettings, ifName string) error {
+	for _, i := range prev.Interfaces {
+		if i.Name == ifName && i.Sandbox != "" && i.Mac != "" && !strings.EqualFold(i.Mac, ep.MacAddress) {
+			return refuse(errConflict, "interface %s has MAC %s, not %s (a plugin that comes later may not change it: ask for it with the capability mac)", ifName, ep.MacAddress, i.Mac)
+		}
+	}
 	have := []string{ep.IPAddress, ep.GlobalIPv6Address}
 	for _, ip := range prev.IPs {
 		if i := ip.Interface; i != nil && (*i < 0 || *i >= len(prev.Interfaces) || prev.Interfaces[*i].Name != ifName) {

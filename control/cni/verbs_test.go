@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -117,6 +118,12 @@ func TestCheck(t *testing.T) {
 	w.Broken = &model.Refusal{Kind: model.ErrConflict, Text: "cracked"}
 	w.refused(w.Check(t.Context(), a, conf), errConflict, "cracked")
 	w.Broken = nil
+	inside := prev["interfaces"].([]any)[0].(map[string]any)
+	mac := inside["mac"]
+	inside["mac"] = "02:00:00:00:00:09" // of a plugin that comes later
+	w.refused(w.Check(t.Context(), a, w.conf(keys{"prevResult": prev})), errConflict, "not 02:00:00:00:00:09")
+	inside["mac"] = strings.ToUpper(mac.(string))
+	w.must(w.Check(t.Context(), a, w.conf(keys{"prevResult": prev})))
 	prev["ips"].([]any)[0].(map[string]any)["address"] = "10.9.9.9/24"
 	w.refused(w.Check(t.Context(), a, w.conf(keys{"prevResult": prev})), errConflict, "no address 10.9.9.9")
 }
