@@ -24,6 +24,9 @@ func TestDaemonAbsent(t *testing.T) {
 	_, err := w.Add(t.Context(), at("c1", "/proc/self/ns/net"), conf)
 	w.refused(err, types.ErrTryAgainLater, "no daemon listens at /nowhere/api.sock")
 	w.refused(w.Del(t.Context(), at("c1", ""), conf), types.ErrTryAgainLater, "/nowhere/api.sock")
+	w.refused(w.Check(t.Context(), at("c1", "/proc/self/ns/net"), w.conf(keys{"host": "unix:///nowhere/api.sock", "prevResult": keys{"cniVersion": "1.1.0"}})),
+		types.ErrTryAgainLater, "/nowhere/api.sock")
+	w.refused(w.GC(t.Context(), w.conf(keys{"host": "unix:///nowhere/api.sock", keyValid: []keys{}})), types.ErrTryAgainLater, "/nowhere/api.sock")
 	w.refused(w.Plugin.Status(t.Context(), conf), types.ErrPluginNotAvailable, "/nowhere/api.sock")
 	w.must(w.Plugin.Status(t.Context(), w.conf(nil)))
 }

@@ -253,6 +253,9 @@ func TestContainerd(t *testing.T) {
 	if r := c.tryCRI("runp", cleo); r.Code == 0 || !strings.Contains(r.Output(), "api.sock") {
 		t.Errorf("a pod without a daemon: status %d\n%s", r.Code, r.Output())
 	}
+	if r := c.tryCRI("stopp", anna); r.Code == 0 || !strings.Contains(r.Output(), "api.sock") {
+		t.Errorf("a pod that is to stop without a daemon: status %d\n%s", r.Code, r.Output())
+	}
 	c.StartDaemon()
 	c.daemon.Kill()
 	c.served(c.Outside, lab.Host4, 8081, "ben")
@@ -268,4 +271,68 @@ func TestContainerd(t *testing.T) {
 		c.cri("rmp", pod)
 	}
 	c.wantSandboxes("", 0)
+}
+
+// bridgeConfiguration is of the plugins that a node had before.
+const bridgeConfiguration = `{ "cniVersion": "1.0.0", "name": "pods", "plugins": [
+  { "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
+    "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.78.0.0/16" }]], "routes": [{ "dst": "0.0.0.0/0" }] } },
+  { "type": "portmap", "capabilities": { "portMappings": true } } ] }`
+
+// exchange gives containerd another configuration, whose first plugin is named.
+func (c *containerd) exchange(configuration, plugin string) {
+	c.Helper()
+	c.write("cni/net.d/pods.conflist", configuration)
+	c.Eventually(10*time.Second, func() error {
+		info := c.cri("info")
+		if !strings.Contains(strings.ReplaceAll(info, " ", ""), `"type":"`+plugin+`"`) {
+			return errors.New(info)
+		}
+		return nil
+	})
+}
+
+// A node moves over, works as docs/cni.md shows, and moves back.
+func TestContainerdMoves(t *testing.T) {
+	t.Parallel()
+	c := newContainerd(t)
+	for _, plugin := range []string{"bridge", "host-local", "portmap"} {
+		c.Must(c.Host, "ln", "-s", filepath.Join(debianPlugins, plugin), c.Dir("opt/cni/bin"))
+	}
+	others := func() {
+		t.Helper()
+		c.exchange(bridgeConfiguration, "bridge")
+		pod, _ := c.pod("anna", 8080)
+		c.served(c.Outside, lab.Host4, 8080, "anna")
+		c.wantSandboxes("", 0)
+		c.cri("stopp", pod)
+		c.cri("rmp", pod)
+		if left := c.do("sh", "-c", "iptables-save | grep -e --dport; ls /var/lib/cni/networks/pods/10.* 2>/dev/null || :"); left != "" {
+			t.Errorf("the pod left behind:\n%s", left)
+		}
+	}
+	others()
+	c.exchange(documented(t), "fairlead-cni")
+	c.asPrinted()
+	c.wantSandboxes("", 0)
+	others()
+}
+
+// asPrinted does what docs/cni.md shows.
+func (c *containerd) asPrinted() {
+	c.Helper()
+	page, err := os.ReadFile("../../docs/cni.md")
+	if err != nil {
+		c.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(page), "\n## containerd, Kubernetes\n")
+	_, block, _ = strings.Cut(block, "\n```\n")
+	block, _, _ = strings.Cut(block, "\n```\n")
+	image := fmt.Sprintf(`%q }, "command": [ "/bin/busybox", "httpd", "-f", "-h", "/www" ]`, criImage) // its own program sleeps
+	script := c.write("printed.sh", "set -ex\ncd "+c.Dir("printed")+"\n"+strings.Replace(block, `"IMAGE" }`, image, 1)+"\n")
+	r := c.try("env", "no_proxy=*", "PATH="+filepath.Dir(c.crictl[0])+":"+c.plugins+":"+os.Getenv("PATH"), "CRI_CONFIG_FILE="+filepath.Join(c.Dir("."), "crictl.yaml"),
+		"CONTAINER_RUNTIME_ENDPOINT=unix://"+containerdSocket, "IMAGE_SERVICE_ENDPOINT=unix://"+containerdSocket, "sh", script)
+	if r.Code != 0 || !strings.Contains(r.Stdout, "\nserved\n") || !strings.Contains(r.Stdout, "0.0.0.0:8080->80/tcp") {
+		c.Errorf("docs/cni.md, as printed: status %d\n%s", r.Code, r.Output())
+	}
 }

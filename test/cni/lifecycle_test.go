@@ -142,6 +142,24 @@ func TestGC(t *testing.T) {
 	r.Remove(lodger)
 }
 
+// withinASecond wants a code, and soon. DEL waits 0.7 s itself, so a busy machine gets
+// several tries.
+func (r *runtime) withinASecond(verb string, code uint, do func() error) error {
+	r.Helper()
+	var took time.Duration
+	for range 5 {
+		start := time.Now()
+		err := do()
+		took = time.Since(start)
+		r.wantCode(verb, err, code)
+		if took <= time.Second {
+			return err
+		}
+	}
+	r.Errorf("%s takes %v to find no daemon, at the fifth try", verb, took)
+	return nil
+}
+
 // A daemon that is away is told of at once; what it made outlives it.
 func TestDaemonAway(t *testing.T) {
 	t.Parallel()
@@ -155,17 +173,12 @@ func TestDaemonAway(t *testing.T) {
 	}
 	away := func() {
 		t.Helper()
-		start := time.Now()
-		err := second(b.tryAdd(pods))
-		r.wantCode("ADD", err, types.ErrTryAgainLater)
-		if took := time.Since(start); took > time.Second {
-			t.Errorf("ADD took %v to find no daemon", took)
-		}
+		err := r.withinASecond("ADD", types.ErrTryAgainLater, func() error { return second(b.tryAdd(pods)) })
 		if e := (*types.Error)(nil); errors.As(err, &e) && !strings.Contains(e.Msg, r.Socket()) {
 			t.Errorf("message %q does not name the socket", e.Msg)
 		}
-		r.wantCode("DEL", b.tryDel(pods), types.ErrTryAgainLater)
-		r.wantCode("STATUS", status(), types.ErrPluginNotAvailable)
+		r.withinASecond("DEL", types.ErrTryAgainLater, func() error { return b.tryDel(pods) })
+		r.withinASecond("STATUS", types.ErrPluginNotAvailable, status)
 	}
 	away()
 	r.StartDaemon()
