@@ -135,6 +135,12 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 		"exited":           func() error { return w.SandboxExited(ctx, "old", 1) },
 		"exited-auto":      func() error { return w.SandboxExited(ctx, "auto", 1) },
 		"reap":             func() error { w.alive = map[int]bool{}; return w.Reap(ctx) },
+		"reap-departed": func() error {
+			if sb, err := w.Sandbox("old"); err == nil {
+				w.kernel.gone = []string{sb.ID}
+			}
+			return w.Reap(ctx)
+		},
 
 		"foreign-network": func() error {
 			_, err := w.CreateNetwork(ctx, foreignNetwork("f2", "10.9.0.0/24"))
@@ -176,7 +182,8 @@ func furnish(w *world) {
 	w.network(model.NetworkSpec{Name: "a", Subnets: []model.SubnetSpec{subnet("10.0.0.0/28")}})
 	w.network(model.NetworkSpec{Name: "b", EnableIPv6: true, Options: map[string]string{optHostBinding: "127.0.0.1"}})
 	w.network(model.NetworkSpec{Name: "idle"})
-	w.sandbox(model.SandboxSpec{Name: "old", NetworkMode: "a", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
+	w.sandbox(model.SandboxSpec{Name: "old", NetworkMode: "a", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)},
+		NetNS: "/run/netns/old", Labels: map[string]string{"fairlead.cni.container": "c1"}})
 	w.sandbox(model.SandboxSpec{Name: "both", NetworkMode: "a", Ports: []model.PortSpec{tcp("", 90, 1, 80, 1)}})
 	w.sandbox(model.SandboxSpec{Name: "auto", NetworkMode: "b", AutoRemove: true, Ports: []model.PortSpec{tcp("", 91, 1, 80, 1)}})
 	if _, err := w.Connect(w.t.Context(), "b", "both", model.EndpointSpec{}); err != nil {

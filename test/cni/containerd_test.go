@@ -131,6 +131,7 @@ func (c *containerd) describe(name string, hostPort int) (pod, container string)
 			"hostname":      name,
 			"log_directory": c.Dir("logs"),
 			"port_mappings": []config{{"protocol": 0, "container_port": 80, "host_port": hostPort}},
+			"dns_config":    config{"servers": []string{"192.0.2.53"}, "searches": []string{"pods.test"}},
 			"linux":         config{},
 			"annotations":   config{"kubernetes.io/ingress-bandwidth": "20M"},
 		}), c.writeJSON(name+"-container.json", config{
@@ -223,9 +224,12 @@ func TestContainerd(t *testing.T) {
 	t.Parallel()
 	c := newContainerd(t)
 	c.networkReady(false) // there is no configuration
-	c.write("cni/net.d/pods.conflist", documented(t))
+	c.write("cni/net.d/pods.conflist", strings.Replace(documented(t), `"ips": true`, `"ips": true, "dns": true`, 1))
 	c.networkReady(true)
 	anna, _ := c.pod("anna", 8080)
+	if got := c.cri("inspectp", "--output", "go-template", "--template", "{{json .info.cniResult.DNS}}", anna); !strings.Contains(got, "192.0.2.53") || !strings.Contains(got, "pods.test") {
+		t.Errorf("the plugin's result has DNS %s, want what the pod says", got)
+	}
 	ben, inBen := c.pod("ben", 8081)
 	c.served(c.Outside, lab.Host4, 8080, "anna")
 	c.served(c.Outside, lab.Host4, 8081, "ben")
