@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -52,6 +53,9 @@ type Container struct {
 	ID string
 	// Names are for the container's sandbox, which gets the first that is free.
 	Names []string
+	// Defaults are options of a network that is made, where the runtime says nothing of
+	// them. One that is there may have others.
+	Defaults map[string]string
 	// Warn is told what the daemon accepted but does not serve.
 	Warn func(string)
 }
@@ -77,6 +81,10 @@ func (c *Container) Join(ctx context.Context, want api.NetworkCreate, spec model
 
 // enterNew makes the network first. Somebody else may do the same.
 func (c *Container) enterNew(ctx context.Context, want api.NetworkCreate, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
+	options := map[string]string{}
+	maps.Copy(options, c.Defaults)
+	maps.Copy(options, want.Options)
+	want.Options = options
 	_, refused := c.CreateNetwork(ctx, want)
 	if refused != nil && !errors.Is(refused, model.ErrConflict) {
 		return nil, api.Sandbox{}, refused

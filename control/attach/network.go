@@ -38,7 +38,9 @@ func NameServers(n *api.Network) []string {
 	servers := []string{}
 	if served, _ := strconv.ParseBool(n.Options[OptDNS]); served {
 		for _, c := range n.IPAM.Config {
-			servers = append(servers, c.Gateway)
+			if c.Gateway != "" {
+				servers = append(servers, c.Gateway)
+			}
 		}
 	}
 	return servers

@@ -69,13 +69,16 @@ func (c *call) attach(ctx context.Context, lease *current.Result) (*current.Resu
 // longID is an ID that people see, and type, the beginning of.
 var longID = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// sandboxName is the name of a container's sandbox.
-func sandboxName(containerID string) string {
+// shortID is what people call a container that has no name.
+func shortID(containerID string) string {
 	if longID.MatchString(containerID) {
-		containerID = containerID[:12]
+		return containerID[:12]
 	}
-	return "cni-" + containerID
+	return containerID
 }
+
+// sandboxName is the name of a container's sandbox.
+func sandboxName(containerID string) string { return "cni-" + shortID(containerID) }
 
 // sandboxSpec asks for the container's sandbox with its first network.
 func (c *call) sandboxSpec(lease *current.Result) (model.SandboxSpec, error) {

@@ -100,6 +100,41 @@ func TestRuntimesRangesAndDNS(t *testing.T) {
 	w.refused(err, errConflict, "no available")
 }
 
+// Names are served at the gateways, unless somebody says otherwise.
+func TestNamesAreServed(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "mute"})
+	w.must(err)
+	off := keys{"options": keys{"fairlead.dns": "false"}}
+	nameservers := func(more keys) []string {
+		t.Helper()
+		var res current.Result
+		id := fmt.Sprintf("c%d", len(w.Snapshot().Sandboxes))
+		w.must(json.Unmarshal([]byte(w.add(at(id, w.namespace(id)), w.conf(more))), &res))
+		return res.DNS.Nameservers
+	}
+	for _, tt := range []struct {
+		conf keys
+		want []string
+	}{
+		{keys{"subnets": []keys{{"subnet": "10.1.0.0/16"}, {"subnet": "2001:db8::/64"}}}, []string{"10.1.0.1", "2001:db8::1"}},
+		{keys{"dns": keys{"nameservers": []string{"192.0.2.1"}}}, []string{"192.0.2.1"}},
+		{keys{"runtimeConfig": keys{"dns": keys{"servers": []string{"192.0.2.2"}}}}, []string{"192.0.2.2"}},
+		{keys{"name": "mute"}, nil},
+		{keys{"name": "mute", "options": off["options"]}, nil}, // as it is
+		{keys{"name": "off", "options": off["options"]}, nil},
+		{keys{"name": "off"}, nil}, // no contradiction
+	} {
+		if diff := cmp.Diff(tt.want, nameservers(tt.conf)); diff != "" {
+			t.Errorf("%v: nameservers (-want +got):\n%s", tt.conf, diff)
+		}
+	}
+	for _, conf := range []keys{{"name": "mute", "options": keys{"fairlead.dns": "true"}}, off} {
+		_, err := w.Add(t.Context(), at("odd", w.namespace("odd"+fmt.Sprint(len(conf)))), w.conf(conf))
+		w.refused(err, errConflict, "option fairlead.dns")
+	}
+}
+
 // A name that is also the beginning of another network's ID means the name.
 func TestNameLikeAnID(t *testing.T) {
 	w := newWorld(t)
@@ -142,7 +177,7 @@ func TestSandboxOfAContainer(t *testing.T) {
 	}
 	for _, ep := range w.Snapshot().Endpoints {
 		if ep.IfName != "net7" || ep.IPv4.String() != "10.1.2.3/16" || ep.IPv6.String() != "2001:db8::9/64" || ep.MAC.String() != "02:00:00:00:00:07" ||
-			fmt.Sprint(ep.Aliases) != "[www]" || ep.Bandwidth != (model.Bandwidth{Ingress: model.Limit{Rate: 1_000_000, Burst: 100_000}}) {
+			fmt.Sprint(ep.Aliases) != "[www web 0123456789ab]" || ep.Bandwidth != (model.Bandwidth{Ingress: model.Limit{Rate: 1_000_000, Burst: 100_000}}) {
 			t.Errorf("endpoint = %+v", ep)
 		}
 	}

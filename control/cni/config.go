@@ -207,7 +207,7 @@ func (a *args) labels() map[string]string {
 // endpointSpec asks for the interface. An IPAM plugin's addresses come before the
 // runtime's, which that plugin was told of.
 func (c *call) endpointSpec(a args, lease *current.Result) (spec model.EndpointSpec, err error) {
-	spec = model.EndpointSpec{Network: c.Name, IfName: c.IfName, Aliases: c.RuntimeConfig.Aliases[c.Name]}
+	spec = model.EndpointSpec{Network: c.Name, IfName: c.IfName, Aliases: c.aliases(a)}
 	if mac := cmp.Or(c.RuntimeConfig.MAC, string(a.MAC)); mac != "" {
 		if spec.MAC, err = model.ParseMAC(mac); err != nil {
 			return spec, refuse(types.ErrInvalidNetworkConfig, "%v", err)
@@ -228,6 +228,22 @@ func (c *call) endpointSpec(a args, lease *current.Result) (spec model.EndpointS
 	}
 	spec.IPv4, spec.IPv6, err = attach.Addresses(wanted)
 	return spec, err
+}
+
+// aliases are the names of the container in the network: what the runtime calls it and
+// the beginning of its ID, which is not the sandbox's. Predefined networks have no names.
+func (c *call) aliases(a args) []string {
+	list := slices.Clone(c.RuntimeConfig.Aliases[c.Name])
+	switch c.Name {
+	case model.NetworkBridge, model.NetworkHost, model.NetworkNone, "default":
+		return list
+	}
+	for _, name := range []string{string(a.K8S_POD_NAME), shortID(c.ContainerID)} {
+		if name != "" && !slices.Contains(list, name) {
+			list = append(list, name)
+		}
+	}
+	return list
 }
 
 // ports are the published ports.

@@ -67,7 +67,8 @@ func (p *Plugin) begin(a Attachment, conf []byte, strict bool) (*call, error) {
 func (c *call) container() *attach.Container {
 	return &attach.Container{
 		Daemon: c.Daemon, Label: LabelContainer, ID: c.ContainerID, Names: []string{sandboxName(c.ContainerID)},
-		Warn: func(s string) { fmt.Fprintln(c.stderr, s) },
+		Defaults: map[string]string{attach.OptDNS: "true"},
+		Warn:     func(s string) { fmt.Fprintln(c.stderr, s) },
 	}
 }
 

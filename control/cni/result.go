@@ -28,6 +28,9 @@ func (c *call) result(n *api.Network, sb api.Sandbox) (*current.Result, error) {
 		Routes:     []*types.Route{},
 		DNS:        c.dns(),
 	}
+	if len(res.DNS.Nameservers) == 0 {
+		res.DNS.Nameservers = attach.NameServers(n)
+	}
 	addAddress(res, ep.IPAddress, ep.IPPrefixLen, ep.Gateway, ep.DefaultRoute)
 	addAddress(res, ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen, ep.IPv6Gateway, ep.DefaultRoute)
 	return res, nil

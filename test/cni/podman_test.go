@@ -89,6 +89,68 @@ func TestPodman(t *testing.T) {
 	p.wantSandboxes("", 0)
 }
 
+// Containers of podman's find each other by name and alias, at the address each has now,
+// and what is outside by the host's resolver; from an internal network nothing leaves.
+func TestPodmanNames(t *testing.T) {
+	t.Parallel()
+	p := newPodman(t)
+	outside := p.Resolver()
+	p.write("podman/net/pods.conflist", documented(t))
+	p.write("podman/net/quiet.conflist", `{ "cniVersion": "1.0.0", "name": "quiet", "plugins": [
+		{ "type": "fairlead-cni", "internal": true, "capabilities": { "ips": true, "aliases": true } } ] }`)
+	p.image()
+	run := func(name, network string, more ...string) (id string) {
+		t.Helper()
+		args := slices.Concat([]string{"run", "-d", "--name", name, "--cgroups", "disabled", "--network", network}, more,
+			[]string{"box", "/bin/busybox", "sleep", "1000"})
+		return p.do(args...)[:12]
+	}
+	// want wants what a container finds to be this address, or this to be said.
+	want := func(from, name, want string) {
+		t.Helper()
+		r := p.try("exec", from, "/bin/busybox", "nslookup", "-type=a", name)
+		if !strings.Contains(r.Stdout, "Address: "+want+"\n") && !strings.Contains(r.Output(), ": "+want+"\n") {
+			t.Errorf("%s asks for %s, want %s:\n%s", from, name, want, r.Output())
+		}
+	}
+	address := func(name string) string {
+		t.Helper()
+		return p.do("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name)
+	}
+	run("client", "pods")
+	id := run("web", "pods", "--network-alias", "www")
+	before := address("web")
+	for _, name := range []string{"web", "WWW", id, "web.pods", "cni-" + id} {
+		want("client", name, before)
+	}
+	want("client", "example.com", lab.Internet4)
+	want("client", "nobody", "NXDOMAIN")
+	p.do("stop", "--time", "0", "web")
+	want("client", "web", "NXDOMAIN")
+	run("between", "pods", "--ip", before) // so that it gets another address
+	p.do("start", "web")
+	if after := address("web"); after == before {
+		t.Errorf("web has %s again", after)
+	} else {
+		want("client", "www", after)
+	}
+	p.KillDaemon()
+	p.StartDaemon()
+	want("client", "between", before)
+	p.do("rm", "--force", "--time", "0", "web")
+	want("client", "web", "NXDOMAIN")
+
+	run("lone", "quiet")
+	run("near", "quiet")
+	asked := outside.Asked.Load()
+	want("lone", "near", address("near"))
+	want("lone", "client", "NXDOMAIN")
+	want("lone", "example.com", "NXDOMAIN")
+	if got := outside.Asked.Load() - asked; got != 0 {
+		t.Errorf("the resolver outside was asked %d times from an internal network", got)
+	}
+}
+
 // documented is the configuration in docs/cni.md.
 func documented(t *testing.T) string {
 	t.Helper()

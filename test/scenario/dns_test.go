@@ -5,9 +5,6 @@ package scenario
 import (
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,39 +38,16 @@ func question(h *world.Host, protocol, server, name string, qtype uint16) (strin
 	return dns.RcodeToString[a.Rcode], nil
 }
 
-// names is a lab whose host asks a resolver outside, which knows one name.
+// names is a lab whose host asks a resolver outside.
 type names struct {
 	*lab.Lab
-	asked atomic.Int32 // the resolver
+	*lab.Resolver
 }
 
 func newNames(t *testing.T) *names {
 	t.Helper()
-	n := &names{Lab: lab.New(t, lab.Config{NoDaemon: true})}
-	file := filepath.Join(n.Dir("etc"), "resolv.conf")
-	if err := os.WriteFile(file, []byte("nameserver "+lab.Outside4+"\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	n.Must(n.Host, "mount", "--bind", file, "/etc/resolv.conf")
-	t.Cleanup(func() { n.Must(n.Host, "umount", "/etc/resolv.conf") })
-	packets, err := n.Outside.ListenPacket("udp", lab.Outside4+":53")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &dns.Server{PacketConn: packets, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		n.asked.Add(1)
-		a := new(dns.Msg).SetReply(q)
-		if q.Question[0].Name == "example.com." {
-			a.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: "example.com.", Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.ParseIP(lab.Internet4)}}
-		} else {
-			a.Rcode = dns.RcodeNameError
-		}
-		_ = w.WriteMsg(a)
-	})}
-	go func() { _ = server.ActivateAndServe() }()
-	t.Cleanup(func() { _ = server.Shutdown() })
-	n.StartDaemon()
-	return n
+	l := lab.New(t, lab.Config{})
+	return &names{l, l.Resolver()}
 }
 
 func (n *names) want(h *world.Host, protocol, server, name string, qtype uint16, want string) {
@@ -103,13 +77,13 @@ func TestNames(t *testing.T) {
 	n.want(a.Host, "udp", gw4, "nobody.", dns.TypeA, "NXDOMAIN")
 	n.want(n.Host, "udp", gw4, "anna.", dns.TypeA, a.IP4.String())
 
-	asked := n.asked.Load()
+	asked := n.Asked.Load()
 	lone, mute := n.Sandbox("lone", "--network", "quiet"), n.Sandbox("mute", "--network", "mute")
 	quiet := n.Gateway("quiet", lab.IPv4)
 	n.want(lone.Host, "udp", quiet, "lone.", dns.TypeA, lone.IP4.String())
 	n.want(lone.Host, "udp", quiet, "example.com.", dns.TypeA, "NXDOMAIN")
 	n.want(lone.Host, "udp", quiet, "anna.", dns.TypeA, "NXDOMAIN")
-	if got := n.asked.Load(); got != asked {
+	if got := n.Asked.Load(); got != asked {
 		t.Errorf("the resolver outside was asked %d times from an internal network", got-asked)
 	}
 	if got, err := question(mute.Host, "tcp", n.Gateway("mute", lab.IPv4), "mute.", dns.TypeA); err == nil {
