@@ -21,6 +21,7 @@
 #include "lib/config.h"
 #include "lib/count.h"
 #include "lib/ip.h"
+#include "lib/member.h"
 #include "lib/portbits.h"
 
 #define ALLOW 1
@@ -90,7 +91,7 @@ static __always_inline struct publish *backend_of(const struct ask *a)
 	if (!port_published(a->proto, a->port))
 		return NULL;
 	b = find(&a->addr, a);
-	if (b)
+	if (b || names_served(&a->addr, a->port))
 		return b;
 	if (ip_is4(&a->addr))
 		ip_set4(&any, 0);
@@ -172,7 +173,7 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, bool is4)
 	if (!ip_equal(&a.addr, &any) && !find(&a.addr, &a)) {
 		if (ip_is4(&a.addr))
 			ip_set4(&any, 0);
-		if (!find(&any, &a))
+		if (names_served(&a.addr, a.port) || !find(&any, &a))
 			return ALLOW;
 	}
 	count_event(EV_SOCK_BIND_REFUSED);

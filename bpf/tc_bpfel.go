@@ -139,6 +139,7 @@ const (
 	TCEpFlagEP_ICC        TCEpFlag = 16
 	TCEpFlagEP_MASQUERADE TCEpFlag = 32
 	TCEpFlagEP_SHAPED     TCEpFlag = 64
+	TCEpFlagEP_DNS        TCEpFlag = 128
 )
 
 type TCFdbEntry struct {

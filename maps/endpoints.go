@@ -30,6 +30,9 @@ const (
 	Masquerade = EndpointFlags(bpf.TCEpFlagEP_MASQUERADE)
 	// Shaped: what the endpoint gets must wait in its host end's queue.
 	Shaped = EndpointFlags(bpf.TCEpFlagEP_SHAPED)
+	// DNS: a host port at whose addresses names are served. A port that is published
+	// at every address is not published there, if it is 53.
+	DNS = EndpointFlags(bpf.TCEpFlagEP_DNS)
 )
 
 // Endpoint is what the datapath knows of the device packets arrive at.

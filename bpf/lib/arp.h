@@ -4,6 +4,7 @@
 /* ARP (RFC 826), answered in the program for every member of the network. */
 
 #include "flood.h"
+#include "member.h"
 
 /* <linux/if_arp.h> drags in the C library. */
 #define ARPOP_REQUEST 1
@@ -21,14 +22,6 @@ struct arp_eth {
 	__u8 tpa[4];
 };
 _Static_assert(sizeof(struct arp_eth) == 28, "struct arp_eth");
-
-static __always_inline int neigh_find(const union ip *a, __u32 net, struct neigh_entry **n)
-{
-	struct neigh_key k = { .addr = *a, .net = net };
-
-	*n = bpf_map_lookup_elem(&fl_neigh, &k);
-	return *n != NULL;
-}
 
 static __always_inline int arp_answer(struct __sk_buff *skb, struct arp_eth *q,
 				      const struct neigh_entry *n)

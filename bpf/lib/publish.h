@@ -4,6 +4,7 @@
 /* Published ports: which backend serves (host address, port, protocol)? */
 
 #include "flow.h"
+#include "member.h"
 
 /* The address that stands for every address of the host, in t's family. */
 static __always_inline void publish_wildcard(union ip *a, bool is4)
@@ -22,7 +23,7 @@ static __always_inline struct publish *publish_find(const union ip *addr, __be16
 	struct publish *b;
 
 	b = bpf_map_lookup_elem(&fl_publish, &k);
-	if (b || !any)
+	if (b || !any || names_served(addr, port))
 		return b;
 	publish_wildcard(&k.addr, ip_is4(addr));
 	return bpf_map_lookup_elem(&fl_publish, &k);

@@ -309,15 +309,6 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 	return to_next_hop(skb, p, &to, hop);
 }
 
-/* The network whose subnet holds the address, or 0. */
-static __always_inline __u32 subnet_of(const union ip *a)
-{
-	struct subnet_key k = { .prefixlen = 128, .addr = *a };
-	__u32 *net = bpf_map_lookup_elem(&fl_subnet, &k);
-
-	return net ? *net : 0;
-}
-
 /* A packet of no flow yet, from endpoint ep to the gateway's MAC. */
 static __noinline int route_new(struct __sk_buff *skb, struct pkt *p, const struct endpoint *ep)
 {

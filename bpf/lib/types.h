@@ -40,6 +40,7 @@ enum ep_flag {
 	EP_ICC = 1 << 4,	/* members of its network reach each other */
 	EP_MASQUERADE = 1 << 5, /* leaves the host with the uplink's address */
 	EP_SHAPED = 1 << 6,	/* what it gets must wait in its host end's queue */
+	EP_DNS = 1 << 7,	/* a host port at whose addresses names are served */
 };
 
 /* fl_endpoint: ifindex of the host end (host port: of the datapath's end) -> */

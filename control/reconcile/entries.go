@@ -65,10 +65,14 @@ func gatewayPrefixes(n *model.Network) []netip.Prefix {
 // the devices given.
 func hostPortEntries(n *model.Network, gatewayIf, hostPortIf uint32) entries {
 	gw4, gw6 := gateway(n, true), gateway(n, false)
+	flags := maps.HostPort | networkFlags(n)
+	if n.DNS {
+		flags |= maps.DNS
+	}
 	e := memberEntries(maps.Endpoint{
 		IfIndex: hostPortIf, Net: n.Index, MAC: n.GatewayMAC, GatewayMAC: n.GatewayMAC,
 		IPv4: gw4, IPv6: gw6, Gateway4: gw4, Gateway6: gw6,
-		Flags:      maps.HostPort | networkFlags(n),
+		Flags:      flags,
 		HostPortIf: hostPortIf, GatewayIf: gatewayIf,
 	}, n.EnableIPv6)
 	for _, s := range n.Subnets {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -168,11 +169,13 @@ func (r *Reconciler) EphemeralRange() (lo, hi uint16) {
 }
 
 // PortFree returns nil if nothing on the host has one of the ports: it binds
-// each and lets go of it. A zero address is every address of both families.
+// each and lets go of it. A zero address is every address of both families; to those
+// where names are served, which keep their port, that does not extend.
 func (r *Reconciler) PortFree(proto model.Proto, addr netip.Addr, port, count uint16) error {
+	served := r.served()
 	return r.nl.Do(func() error {
 		for i := range count {
-			if err := portFree(proto, addr, port+i); err != nil {
+			if err := portFree(proto, addr, port+i, served); err != nil {
 				return err
 			}
 		}
@@ -180,7 +183,25 @@ func (r *Reconciler) PortFree(proto model.Proto, addr netip.Addr, port, count ui
 	})
 }
 
-func portFree(proto model.Proto, addr netip.Addr, port uint16) error {
+// dnsPort is where names are served.
+const dnsPort = 53
+
+// served are the addresses where names are.
+func (r *Reconciler) served() (list []netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.networks {
+		if n.want == nil || !n.want.DNS {
+			continue
+		}
+		for _, p := range gatewayPrefixes(n.want) {
+			list = append(list, p.Addr())
+		}
+	}
+	return list
+}
+
+func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Addr) error {
 	addrs := []netip.Addr{addr}
 	if !addr.IsValid() {
 		// One socket of both families asks for all at once; who is in the way, or
@@ -192,12 +213,27 @@ func portFree(proto model.Proto, addr netip.Addr, port uint16) error {
 	}
 	for _, a := range addrs {
 		err := tryBind(proto, netip.AddrPortFrom(a, port), true)
+		if port == dnsPort && a.IsUnspecified() && errors.Is(err, unix.EADDRINUSE) && onlyAt(served, proto, a.Is4(), port) {
+			continue
+		}
 		// A host without a family has nothing in it.
 		if err != nil && (addr.IsValid() || !noFamily(err)) {
 			return fmt.Errorf("bind %s/%s: %w", netip.AddrPortFrom(a, port), proto, err)
 		}
 	}
 	return nil
+}
+
+// onlyAt reports whether those who have a port have it at certain addresses only.
+func onlyAt(addrs []netip.Addr, proto model.Proto, is4 bool, port uint16) bool {
+	bound, err := rtnl.Bound(proto, port)
+	if err != nil {
+		return false // what bind said stands
+	}
+	return !slices.ContainsFunc(bound, func(a netip.Addr) bool {
+		concerns := a.Is4() == is4 || a == netip.IPv6Unspecified() // which may mean both families
+		return concerns && !slices.Contains(addrs, a)
+	})
 }
 
 func noFamily(err error) bool {

@@ -246,6 +246,31 @@ func publishedByPolicy() []testCase {
 		times(all, "published_client_of_internal_gateway-host", func(s *scenario, f family, l l4) {
 			s.from("g", s.via(f, "g", l, at(f.gw(s.members["g"]), l.dport))).toHost()
 		}),
+		times(all, "names_served_at_gateway-host", func(s *scenario, f family, l l4) {
+			// Port 53 is published at every address, but where a network's names are served.
+			gw, b := s.members["gw1"], s.members["b"]
+			served := flmaps.Neighbour{Net: gw.Net, Addr: f.of(gw), MAC: gw.MAC, IfIndex: gw.IfIndex, Flags: gw.Flags | flmaps.DNS}
+			_, err := s.set.Neighbours.Put(served)
+			must(s.TB, err)
+			_, err = s.set.Publishes.Put(flmaps.Publish{HostIP: f.any, Port: 53, Proto: uint8(l.proto),
+				Backend: f.of(b), BackendPort: l.backend(), IfIndex: b.IfIndex, Net: b.Net, ID: 201})
+			must(s.TB, err)
+			defer func() {
+				served.Flags = gw.Flags
+				_, err := s.set.Neighbours.Put(served)
+				must(s.TB, err)
+				_, err = s.set.Publishes.Delete(f.any, 53, uint8(l.proto))
+				must(s.TB, err)
+			}()
+			for _, member := range []string{"a", "d"} {
+				s.from(member, s.via(f, member, l, at(f.of(gw), 53))).toHost()
+				for _, host := range []netip.Addr{f.uplink, f.gw(s.members["d"])} {
+					s.forget(s.TB)
+					p := s.via(f, member, l, at(host, 53))
+					s.from(member, p).peer("b", s.toBackend(f, "b", p, l.backend()), "ct_created")
+				}
+			}
+		}),
 		times(all, "published_gone_member-endpoint_gone", func(s *scenario, f family, l l4) {
 			_, err := s.set.Endpoints.Delete(s.members["b"].IfIndex)
 			must(s.TB, err)

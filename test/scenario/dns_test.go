@@ -5,6 +5,7 @@ package scenario
 import (
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -143,4 +144,64 @@ func TestNamesBesideAServer(t *testing.T) {
 		t.Fatalf("port 53 after the network is gone: %v", err)
 	}
 	again.Close()
+}
+
+// A container may have port 53 of every address of the host: but for the gateways where
+// names are served, whichever came first.
+func TestNamesBesideAPublishedServer(t *testing.T) {
+	t.Parallel()
+	n := newNames(t)
+	n.Fairlead("network", "create", "-o", "fairlead.dns=true", "web")
+	a := n.Sandbox("anna", "--network", "web")
+	own, err := n.Host.ListenPacket("udp", "127.0.0.53:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish := []string{"sandbox", "create", "--network", "web", "-p", "53:53/udp", "-p", "53:53/tcp", "hole"}
+	if r := n.Try(publish...); r.Code == 0 || !strings.Contains(r.Output(), "address already in use") {
+		t.Errorf("the port of a program of the host's is published: %s", r.Output())
+	}
+	own.Close()
+	hole := n.Sandbox("hole", publish[2:len(publish)-1]...)
+	packets, err := hole.Host.ListenPacket("udp", ":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams, err := hole.Host.Listen("tcp", ":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refuse := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeNotAuth)) })
+	for _, server := range []*dns.Server{{PacketConn: packets, Handler: refuse}, {Listener: streams, Handler: refuse}} {
+		go func() { _ = server.ActivateAndServe() }()
+		t.Cleanup(func() { _ = server.Shutdown() })
+	}
+	n.Fairlead("network", "create", "-o", "fairlead.dns=true", "later")
+	n.Fairlead("network", "create", "mute")
+	b, c := n.Sandbox("ben", "--network", "later"), n.Sandbox("carl", "--network", "mute")
+	served := func() {
+		t.Helper()
+		for _, protocol := range []string{"udp", "tcp"} {
+			n.want(a.Host, protocol, n.Gateway("web", lab.IPv4), "anna.", dns.TypeA, a.IP4.String())
+			n.want(b.Host, protocol, n.Gateway("later", lab.IPv4), "ben.", dns.TypeA, b.IP4.String())
+			n.want(n.Host, protocol, n.Gateway("web", lab.IPv4), "anna.", dns.TypeA, a.IP4.String())
+			n.want(a.Host, protocol, lab.Host4, "anna.", dns.TypeA, "NOTAUTH")
+			n.want(c.Host, protocol, n.Gateway("mute", lab.IPv4), "carl.", dns.TypeA, "NOTAUTH")
+			n.want(n.Outside, protocol, lab.Host4, "anna.", dns.TypeA, "NOTAUTH")
+			n.want(n.Host, protocol, "127.0.0.1", "anna.", dns.TypeA, "NOTAUTH")
+		}
+		if got := n.Metrics()["fairlead_dns_unserved_addresses"]; got != 0 {
+			t.Errorf("%v addresses are not served, want none", got)
+		}
+	}
+	served()
+	n.StartDaemon() // takes over
+	served()
+	n.KillDaemon()
+	n.StartDaemon()
+	served()
+	if l, err := n.Host.ListenPacket("udp", "0.0.0.0:53"); err == nil {
+		l.Close()
+		t.Error("a program of the host binds the published port")
+	}
 }
