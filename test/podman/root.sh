@@ -3,7 +3,7 @@
 #
 # test/podman/root.sh: makes a root of Debian trixie with podman 5 and netavark, once,
 # and prints its path. The machine's own libraries stay as they are. Needs debootstrap
-# and a Debian mirror: that of the machine's apt, else deb.debian.org.
+# and the Debian mirror that the machine's apt names.
 set -eu
 
 suite=trixie
@@ -17,11 +17,15 @@ mkdir -p "$cache"
 exec 9>"$cache/podman5.lock"
 flock 9
 if [ "$(cat "$root/made-of" 2>/dev/null)" != "$suite $packages" ]; then
-	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep '/debian/*$' | head -n 1)
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1)
+	[ -n "$mirror" ] || {
+		echo "apt names no mirror of Debian (add one to its sources, and: apt-get update)" >&2
+		exit 1
+	}
 	half=$cache/podman5.half
 	rm -rf "$half"
 	echo "making a root of Debian $suite with podman 5, which stays in $root" >&2
-	debootstrap --variant=minbase --include="$packages" "$suite" "$half" "${mirror:-http://deb.debian.org/debian}" >"$cache/podman5.log" 2>&1 || {
+	debootstrap --variant=minbase --include="$packages" "$suite" "$half" "$mirror" >"$cache/podman5.log" 2>&1 || {
 		tail -n 5 "$cache/podman5.log" >&2
 		rm -rf "$half"
 		exit 1
