@@ -26,6 +26,14 @@ func refuseForeign(what, remedy string) error {
 	return refuse(model.ErrForbidden, "%s is a container engine's (use that: %s)", what, remedy)
 }
 
+// maker is the command that removes what was made with it.
+func maker(foreign bool) string {
+	if foreign {
+		return "docker"
+	}
+	return "fairlead"
+}
+
 // unforgotten is update; but what the engine forgot, as when it was killed, may
 // have the port that it asks for.
 func (c *Controller) unforgotten(ctx context.Context, fn func(*tx) error) error {
@@ -293,7 +301,7 @@ func (c *Controller) RemoveForeignNetwork(ctx context.Context, id string) error 
 	if n := c.Snapshot().Networks[id]; n != nil && !n.Foreign {
 		return refuse(model.ErrForbidden, "network %s is Fairlead's own (use fairlead network rm)", n.Name)
 	}
-	err := c.RemoveNetwork(ctx, id)
+	err := c.removeNetwork(ctx, id, true)
 	if errors.Is(err, model.ErrNotFound) {
 		return nil
 	}

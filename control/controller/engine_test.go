@@ -192,6 +192,7 @@ func TestForeignIsLeftToTheEngine(t *testing.T) {
 		"take":       connect("own", "docker-1"),
 		"disconnect": w.Disconnect(ctx, "f", "docker-1", true),
 		"remove":     w.RemoveSandbox(ctx, "docker-1", false),
+		"rm":         w.RemoveNetwork(ctx, "f"),
 		"network":    w.RemoveForeignNetwork(ctx, own.ID),
 	} {
 		t.Log(what)

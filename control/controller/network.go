@@ -66,8 +66,8 @@ func predefined(name string) bool {
 func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
 	for _, o := range t.next.Networks {
 		if o.Called(spec.Name) {
-			return nil, refuse(model.ErrConflict, "network with name %s already exists (choose another name, or remove it with: fairlead network rm %s)",
-				spec.Name, spec.Name)
+			return nil, refuse(model.ErrConflict, "network with name %s already exists (choose another name, or remove it with: %s network rm %s)",
+				spec.Name, maker(o.Foreign), spec.Name)
 		}
 	}
 	index, err := t.c.newIndex(t.next)
@@ -146,10 +146,18 @@ func (c *Controller) newIndex(s *model.Snapshot) (uint32, error) {
 
 // RemoveNetwork removes a network that has no endpoints.
 func (c *Controller) RemoveNetwork(ctx context.Context, ref string) error {
+	return c.removeNetwork(ctx, ref, false)
+}
+
+// removeNetwork removes a network of Fairlead's own, or one of an engine's that asks.
+func (c *Controller) removeNetwork(ctx context.Context, ref string, foreign bool) error {
 	var n *model.Network
 	err := c.update(ctx, func(t *tx) (err error) {
 		if n, err = findNetwork(t.next, ref); err != nil {
 			return err
+		}
+		if n.Foreign && !foreign {
+			return refuseForeign("network "+n.Name, "docker network rm "+n.Name)
 		}
 		if predefined(n.Name) {
 			return refuse(model.ErrForbidden, "%s is a pre-defined network and cannot be removed (use a network of your own instead)", n.Name)

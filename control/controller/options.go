@@ -64,7 +64,9 @@ func applyOptions(n *model.Network, options map[string]string) error {
 		case optAntiSpoof:
 			n.AntiSpoof, err = boolOption(k, v)
 		case optDNS:
-			n.DNS, err = boolOption(k, v)
+			if n.DNS, err = boolOption(k, v); n.DNS && n.Foreign {
+				err = refuse(model.ErrNotSupported, "option %s: the names in a container engine's network are the engine's to serve (leave it out)", k)
+			}
 		case optHostBinding:
 			n.HostBindingIPv4, err = addrOption(k, v)
 		case optMTU:

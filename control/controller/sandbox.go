@@ -152,8 +152,8 @@ func (t *tx) createSandbox(spec model.SandboxSpec) (*model.Sandbox, error) {
 	}
 	for _, o := range t.next.Sandboxes {
 		if o.Called(sb.Name) {
-			return nil, refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: fairlead rm %s, or choose another name)",
-				sb.Name, short(o.ID), sb.Name)
+			return nil, refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: %s rm %s, or choose another name)",
+				sb.Name, short(o.ID), maker(o.Foreign), sb.Name)
 		}
 	}
 	t.putSandbox(sb.ID, sb) // what follows fills it in, before anyone sees it
@@ -165,7 +165,7 @@ func (t *tx) createSandbox(spec model.SandboxSpec) (*model.Sandbox, error) {
 		return nil, err
 	}
 	if n.Foreign {
-		return nil, refuseForeign("network "+n.Name, "docker run --network")
+		return nil, refuseForeign("network "+n.Name, "docker run --network; or name another network")
 	}
 	if err := t.giveNamespace(sb, n); err != nil {
 		return nil, err

@@ -92,7 +92,7 @@ func arrest(ctx context.Context, dirs Dirs) (ran bool, unlock func() error, retE
 	}
 	l, err := awaitLock(ctx, dirs.Run, arrestWait)
 	if errors.Is(err, errLocked) {
-		return false, nil, fmt.Errorf("a daemon serves %q (stop it first, with systemctl stop fairlead or SIGTERM)", dirs.Run)
+		return false, nil, fmt.Errorf("a daemon serves %q (stop it first, with systemctl stop fairlead.socket fairlead, or SIGTERM)", dirs.Run)
 	}
 	if err != nil {
 		return false, nil, err

@@ -61,26 +61,20 @@ type daemon struct {
 	dns        *dns.Server
 
 	apiSocket     net.Listener
-	dockerSocket  net.Listener // nil: none
-	activated     bool         // the Docker socket is systemd's
-	metricsSocket net.Listener // nil: none
+	dockerSocket  net.Listener   // nil: none
+	passed        []net.Listener // systemd's sockets
+	metricsSocket net.Listener   // nil: none
 }
 
 // Run is a daemon's life. It returns when ctx ends, or with the error that ended
 // it. A daemon that serves the same run directory is taken over from.
 func Run(ctx context.Context, cfg Config) (retErr error) {
-	if err := cfg.validate(); err != nil {
-		return err
-	}
 	limitMemory(cfg.MemoryLimit)
 	d := &daemon{cfg: cfg, started: time.Now(), log: cfg.Log}
 	defer func() { retErr = errors.Join(retErr, d.close()) }()
-	passed, err := activation.Listeners()
-	if err != nil {
+	var err error
+	if d.passed, err = activation.Listeners(); err != nil {
 		return fmt.Errorf("take systemd's sockets: %w", err)
-	}
-	if err := d.takeDockerSocket(passed); err != nil {
-		return err
 	}
 	if err := d.open(ctx); err != nil {
 		d.refuseDocker(ctx, err)
@@ -142,6 +136,12 @@ func (d *daemon) close() error {
 // may have misnamed before the kernel's objects; the API last, so that whoever
 // reaches it is served.
 func (d *daemon) open(ctx context.Context) error {
+	if err := d.cfg.validate(); err != nil {
+		return err
+	}
+	if err := d.takeDockerSocket(); err != nil {
+		return err
+	}
 	if err := d.makeDirs(); err != nil {
 		return err
 	}

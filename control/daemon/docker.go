@@ -10,6 +10,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,16 +25,16 @@ func pluginSocket(dir string) string { return filepath.Join(dir, dockerplugin.Na
 // takeDockerSocket takes the socket that systemd has made for the engine's drivers, and
 // passes: an engine that asks while no daemon runs then starts one, and waits, instead
 // of trying for 15 s.
-func (d *daemon) takeDockerSocket(passed []net.Listener) error {
+func (d *daemon) takeDockerSocket() error {
 	want := pluginSocket(d.cfg.Dirs.DockerPlugins)
-	for _, l := range passed {
+	for _, l := range d.passed {
 		switch {
 		case l == nil || l.Addr().String() != want:
 			return fmt.Errorf("systemd passes another socket than %q (see fairlead.socket and --docker-plugin-dir)", want)
 		case d.dockerSocket != nil:
 			return fmt.Errorf("systemd passes %q twice (see fairlead.socket)", want)
 		}
-		d.dockerSocket, d.activated = l, true
+		d.dockerSocket = l
 		d.closeLater("Docker's socket", l.Close)
 	}
 	return nil
@@ -41,17 +44,23 @@ func (d *daemon) takeDockerSocket(passed []net.Listener) error {
 // systemd start it. They would try on their own for 15 s if it just ended.
 const refusing = time.Second
 
-// refuseDocker answers whatever engines ask with the reason why nobody serves them, if
-// their socket is systemd's.
+// refuseDocker answers whatever engines ask at systemd's sockets with the reason why
+// nobody serves them.
 func (d *daemon) refuseDocker(ctx context.Context, reason error) {
-	if !d.activated {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, refusing)
 	defer cancel()
-	if err := dockerplugin.Refuse(ctx, d.dockerSocket, fmt.Errorf("fairlead cannot start: %w", reason), d.log); err != nil {
-		d.log.Warn("engines are not told that nobody serves them", "err", err)
+	var all sync.WaitGroup
+	for _, l := range d.passed {
+		if l == nil {
+			continue // no socket that listens
+		}
+		all.Go(func() {
+			if err := dockerplugin.Refuse(ctx, l, fmt.Errorf("fairlead cannot start: %w", reason), d.log); err != nil {
+				d.log.Warn("engines are not told that nobody serves them", "err", err)
+			}
+		})
 	}
+	all.Wait()
 }
 
 // listenDocker makes the socket of the Docker Engine's drivers, for root alone.
@@ -83,14 +92,38 @@ func (d *daemon) listenDocker() error {
 	return nil
 }
 
-// answers reports whether somebody serves a socket.
+// answers reports whether somebody serves a socket. One that is seen to listen is not
+// called: it may be systemd's, who would start a daemon.
 func answers(path string) bool {
+	if listens(path) {
+		return true
+	}
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err != nil {
 		return false
 	}
 	c.Close()
 	return true
+}
+
+// listens reports whether a socket of this network namespace listens at the path, as
+// /proc/net/unix (proc_net_unix(5)) shows it.
+func listens(path string) bool {
+	const flags, name, accepting = 3, 7, 0x10000 // fields, and __SO_ACCEPTCON
+	table, err := os.ReadFile("/proc/thread-self/net/unix")
+	if err != nil {
+		return false // then it is called
+	}
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) <= name || fields[name] != path {
+			continue
+		}
+		if f, err := strconv.ParseUint(fields[flags], 16, 32); err == nil && f&accepting != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // removeDockerSocket removes the socket that a killed daemon left, which would

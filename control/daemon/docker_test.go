@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A killed daemon's socket does not keep the next one away, nor does it outlive
@@ -53,6 +54,30 @@ func TestDockerSocket(t *testing.T) {
 	}
 }
 
+// To learn whether somebody serves a socket of systemd's does not call it, which would
+// start a daemon.
+func TestDockerSocketIsNotCalled(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", pluginSocket(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	d := &daemon{cfg: Config{Dirs: Dirs{DockerPlugins: dir}}}
+	if err := d.listenDocker(); err == nil || !strings.Contains(err.Error(), "fairlead.socket") {
+		t.Errorf("beside systemd's socket: %v", err)
+	}
+	if err := removeDockerSocket(dir); err != nil {
+		t.Error(err)
+	}
+	if err := l.(*net.UnixListener).SetDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the socket was called: %v", err)
+	}
+}
+
 // systemd's socket is taken if it is the right one. A daemon that cannot start answers
 // engines there with the reason, and leaves the socket's file, which is systemd's.
 func TestDockerSocketOfSystemd(t *testing.T) {
@@ -69,13 +94,13 @@ func TestDockerSocketOfSystemd(t *testing.T) {
 	}
 	right, wrong := listen(pluginSocket(dir)), listen(filepath.Join(dir, "other.sock"))
 	for _, passed := range [][]net.Listener{{wrong}, {right, wrong}, {right, right}, {nil}} {
-		d := &daemon{cfg: Config{Dirs: Dirs{DockerPlugins: dir}}}
-		if err := d.takeDockerSocket(passed); err == nil || !strings.Contains(err.Error(), "fairlead.socket") {
+		d := &daemon{cfg: Config{Dirs: Dirs{DockerPlugins: dir}}, passed: passed}
+		if err := d.takeDockerSocket(); err == nil || !strings.Contains(err.Error(), "fairlead.socket") {
 			t.Errorf("%v was taken, or %v", passed, err)
 		}
 	}
-	d := &daemon{cfg: Config{Dirs: Dirs{DockerPlugins: dir}}, log: slog.New(slog.DiscardHandler)}
-	if err := errors.Join(d.takeDockerSocket([]net.Listener{right}), d.listenDocker()); err != nil || d.dockerSocket != right {
+	d := &daemon{cfg: Config{Dirs: Dirs{DockerPlugins: dir}}, passed: []net.Listener{right}, log: slog.New(slog.DiscardHandler)}
+	if err := errors.Join(d.takeDockerSocket(), d.listenDocker()); err != nil || d.dockerSocket != right {
 		t.Fatalf("has %v, %v", d.dockerSocket, err)
 	}
 	refused := make(chan struct{})

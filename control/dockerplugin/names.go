@@ -127,7 +127,8 @@ func (n *Namer) follow(ctx context.Context) error {
 		case err := <-ended:
 			return err
 		case <-events:
-			if settle = settleTime; again == nil {
+			if again == nil || settle > settleTime { // a look that waits longer is one more try
+				settle = settleTime
 				again = time.After(settle)
 			}
 		case <-again:

@@ -101,17 +101,23 @@ func (e *fakeEngine) start(t *testing.T) *http.Server {
 	return server
 }
 
+// tell sends an event.
+func (e *fakeEngine) tell(t *testing.T) {
+	t.Helper()
+	select {
+	case e.events <- struct{}{}:
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody listens to the events")
+	}
+}
+
 // rename has an event of the engine's tell of another name.
 func (e *fakeEngine) rename(t *testing.T, to string, f *fakeNames) {
 	t.Helper()
 	e.mu.Lock()
 	e.name = to
 	e.mu.Unlock()
-	select {
-	case e.events <- struct{}{}:
-	case <-time.After(10 * time.Second):
-		t.Fatal("nobody listens to the events")
-	}
+	e.tell(t)
 	eventually(t, "the name "+to, func() bool { got, _ := f.last(); return got.Containers["e1"].Name == to })
 }
 
@@ -143,9 +149,9 @@ func TestNamer(t *testing.T) {
 	server = e.start(t)
 	e.rename(t, "again", f)
 
-	e.mu.Lock()
+	e.tell(t)
+	e.mu.Lock() // before it is asked, for it has time to settle
 	before := len(e.asked)
-	e.events <- struct{}{}
 	time.Sleep(askTimeout + 2*lookEvery)
 	if n := len(e.asked) - before; n > 5 {
 		t.Errorf("an engine that hangs was asked %d times in %v", n, askTimeout+2*lookEvery)

@@ -45,8 +45,13 @@ func names(d *docker) {
 	d.Fairlead("network", "create", "ours")
 	d.docker("network", "create", "-d", "fairlead", "ours")
 	d.run("mine", "--network", "ours")
-	shows("docker-", "ps", "--filter", "network="+firstName("ours"), "--format", "{{.Names}}")
+	shows("docker-", "inspect", d.docker("inspect", "--format", "{{.Id}}", "mine")) // once that is learnt
+	if got := d.Fairlead("ps", "--filter", "network="+firstName("ours"), "--format", "{{.Names}}"); !strings.HasPrefix(got, "docker-") {
+		d.Errorf("a container whose name another has is called %s", got)
+	}
 	d.Refused(1, []string{"is a container engine's"}, "rm", "benjamin")
+	d.Refused(1, []string{"docker network rm web"}, "network", "rm", "web")
+	d.Refused(1, []string{"docker network rm web"}, "network", "create", "web")
 	d.docker("rm", "-f", "benjamin", "mine")
 	d.docker("network", "rm", "web", "ours")
 	d.Fairlead("rm", "mine")
