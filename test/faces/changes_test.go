@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faces
+
+import (
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// refusing are things that cannot be had.
+var refusing = chain{
+	{"a port that another container publishes", func(s *stage) string {
+		return s.taken(container{name: "rob", network: "web", publish: []string{"18080:80"}})
+	}},
+	{"a port that a program of the host has", func(s *stage) string {
+		l, err := s.Host.Listen("tcp", ":18100")
+		if err != nil {
+			return failed(err)
+		}
+		defer l.Close()
+		return s.taken(container{name: "rob", network: "web", publish: []string{"18100:80"}})
+	}},
+	{"a program of the host takes a published TCP port", func(s *stage) string {
+		l, err := s.Host.Listen("tcp", ":18080")
+		if err != nil {
+			return "refused"
+		}
+		l.Close()
+		return "gets it"
+	}},
+	{"a program of the host takes a published UDP port", func(s *stage) string {
+		c, err := s.Host.ListenPacket("udp", ":18080")
+		if err != nil {
+			return "refused"
+		}
+		c.Close()
+		return "gets it"
+	}},
+	{"an address outside of the subnet", func(s *stage) string {
+		return s.taken(container{name: "rob", network: "web", ip: "10.99.0.5"})
+	}},
+	{"an address that another container has", func(s *stage) string {
+		return s.taken(container{name: "rob", network: "web", ip: s.ip("anna")})
+	}},
+	{"removal of a network that is in use", func(s *stage) string {
+		if err := s.removeNetwork("cellar"); err != nil {
+			return s.refusal(err)
+		}
+		return "removed"
+	}},
+}
+
+// reasons are what faces say when they refuse because of what they were asked for.
+var reasons = []string{"already", "in use", "subnet", "taken", "contain", "active endpoints"}
+
+// taken tries to start a container that asks for too much.
+func (s *stage) taken(c container) string {
+	err := s.run(c)
+	if err == nil {
+		err = s.remove(c.name)
+		if err == nil {
+			return "gets it"
+		}
+		return failed(err)
+	}
+	return s.refusal(err)
+}
+
+// refusal is the observation of an error that tells why.
+func (s *stage) refusal(err error) string {
+	if slices.ContainsFunc(reasons, func(text string) bool { return strings.Contains(err.Error(), text) }) {
+		return "refused"
+	}
+	return failed(err)
+}
+
+// living is a container that chose its addresses, through a restart.
+var living = chain{
+	{"a fixed address", func(s *stage) string {
+		err := s.begin(container{name: "fred", network: "web", ip: "10.77.0.50", mac: "02:11:22:33:44:55", publish: []string{"18086:80", "18086:80/udp"}})
+		if err != nil {
+			return failed(err)
+		}
+		return same(s.ip("fred") == "10.77.0.50")
+	}},
+	{"a fixed MAC", func(s *stage) string { return s.hasMAC("fred") }},
+	{"a client of UDP goes on over a restart", func(s *stage) string {
+		c, err := s.Outside.Dial(net.Dialer{}, "udp", net.JoinHostPort(lab.Host4, "18086"))
+		if err != nil {
+			return failed(err)
+		}
+		defer c.Close()
+		if _, err := say(c, 8); err != nil {
+			return failed(err)
+		}
+		s.leave("fred")
+		if err := s.restart("fred"); err != nil {
+			return failed(err)
+		}
+		if err := s.serves("fred"); err != nil {
+			return failed(err)
+		}
+		_, err = say(c, 8)
+		return word(err)
+	}},
+	{"a published port after a restart: the server sees", func(s *stage) string { return s.seen(s.Outside, "tcp", lab.Host4, 18086) }},
+	{"the fixed address after a restart", func(s *stage) string { return same(s.ip("fred") == "10.77.0.50") }},
+	{"the fixed MAC after a restart", func(s *stage) string { return s.hasMAC("fred") }},
+}
+
+func (s *stage) hasMAC(name string) string {
+	d, err := s.device(name, "eth0")
+	if err != nil {
+		return failed(err)
+	}
+	return same(d.HardwareAddr.String() == "02:11:22:33:44:55")
+}
+
+func same(yes bool) string {
+	if yes {
+		return "yes"
+	}
+	return "no"
+}
+
+// moving is a container that leaves one network for another.
+var moving = chain{
+	{"connect while running: the new network is reached", func(s *stage) string {
+		if err := s.begin(container{name: "mo", network: "other", publish: []string{"18087:80"}}); err != nil {
+			return failed(err)
+		}
+		if err := s.connect("web", "mo"); err != nil {
+			return failed(err)
+		}
+		return reached(s.in("mo"), "tcp", s.ip("ben"), 80)
+	}},
+	{"and the old one", func(s *stage) string { return reached(s.in("mo"), "tcp", s.ip("otto"), 80) }},
+	{"the way out, with a second network of a later name", func(s *stage) string { return s.wayOut("mo") }},
+	{"the published port then: the server sees", func(s *stage) string { return s.seen(s.Outside, "tcp", lab.Host4, 18087) }},
+	{"the way out, with a third network of the first name", func(s *stage) string {
+		if err := s.connect("attic", "mo"); err != nil {
+			return failed(err)
+		}
+		return s.wayOut("mo")
+	}},
+	{"the published port then, again", func(s *stage) string { return s.seen(s.Outside, "tcp", lab.Host4, 18087) }},
+	{"disconnect while running: the network is reached", func(s *stage) string {
+		for _, n := range []string{"other", "attic"} {
+			if err := s.disconnect(n, "mo"); err != nil {
+				return failed(err)
+			}
+		}
+		return reached(s.in("mo"), "tcp", s.ip("otto"), 80)
+	}},
+	{"the way out after that", func(s *stage) string { return s.wayOut("mo") }},
+	{"the published port after that: the server sees", func(s *stage) string { return s.seen(s.Outside, "tcp", lab.Host4, 18087) }},
+}
+
+// wayOut is the network that a container's default route leads through.
+func (s *stage) wayOut(name string) string {
+	route, err := on(s.in(name), "ip", "-4", "route", "show", "default")
+	if err != nil {
+		return failed(err)
+	}
+	for _, n := range networks {
+		gateway := strings.Replace(n.subnet4, ".0/24", ".1", 1)
+		if strings.Contains(route, "via "+gateway+" ") {
+			return n.name
+		}
+	}
+	return "none"
+}
+
+// leaving is a network with a container that come and go.
+var leaving = chain{
+	{"publishing changes netfilter's rules", func(s *stage) string {
+		before, err := s.traces()
+		if err != nil {
+			return failed(err)
+		}
+		s.before = before
+		if err := s.createNetwork(network{name: "brief", subnet4: "10.90.0.0/24", subnet6: "fd00:90::/64"}); err != nil {
+			return failed(err)
+		}
+		if err := s.begin(container{name: "tim", network: "brief", publish: []string{"18088:80"}}); err != nil {
+			return failed(err)
+		}
+		now, err := s.traces()
+		if err != nil {
+			return failed(err)
+		}
+		return same(now.rules != before.rules)
+	}},
+	{"what removal leaves", func(s *stage) string {
+		s.leave("tim")
+		if err := s.remove("tim"); err != nil {
+			return failed(err)
+		}
+		if err := s.removeNetwork("brief"); err != nil {
+			return failed(err)
+		}
+		var left []string
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			now, err := s.traces()
+			if err != nil {
+				return failed(err)
+			}
+			left = nil
+			for what, differs := range map[string]bool{"rules": now.rules != s.before.rules, "devices": now.devices != s.before.devices, "routes": now.routes != s.before.routes} {
+				if differs {
+					left = append(left, what)
+				}
+			}
+			if len(left) == 0 {
+				return "nothing"
+			}
+			if time.Now().After(deadline) {
+				slices.Sort(left)
+				return strings.Join(left, ", ")
+			}
+		}
+	}},
+}
+
+// traces are what containers and networks may leave on the host.
+type traces struct{ rules, devices, routes string }
+
+func (s *stage) traces() (t traces, err error) {
+	for _, c := range []struct {
+		into   *string
+		script string
+	}{
+		{&t.rules, "{ iptables-save; ip6tables-save; nft list ruleset; } 2>/dev/null | sed -e '/^#/d' -e 's/\\[[0-9:]*\\]//' -e 's/counter packets [0-9]* bytes [0-9]*//'"},
+		{&t.devices, "ip -o link | cut -d: -f2 | sort"},
+		{&t.routes, "ip route; ip -6 route"},
+	} {
+		if *c.into, err = on(s.Host, "sh", "-c", c.script); err != nil {
+			return t, err
+		}
+	}
+	return t, nil
+}
+
+// killing is what goes on when the daemon that looks after the network is killed.
+var killing = chain{
+	{"network daemon killed: an open connection goes on", func(s *stage) string {
+		c, err := s.Outside.Dial(net.Dialer{Timeout: silence}, "tcp", net.JoinHostPort(lab.Host4, "18080"))
+		if err != nil {
+			return failed(err)
+		}
+		defer c.Close()
+		if _, err := say(c, 8); err != nil {
+			return failed(err)
+		}
+		s.kill()
+		_, err = say(c, 8)
+		return word(err)
+	}},
+	{"then, published TCP from outside: the server sees", func(s *stage) string { return s.seen(s.Outside, "tcp", lab.Host4, 18080) }},
+	{"then, published TCP from the host at 127.0.0.1", func(s *stage) string { return s.seen(s.Host, "tcp", "127.0.0.1", 18080) }},
+	{"then, published TCP from a neighbour", func(s *stage) string { return s.seen(s.in("anna"), "tcp", lab.Host4, 18080) }},
+	{"then, container to container by address", func(s *stage) string { return s.seen(s.in("anna"), "tcp", s.ip("ben"), 80) }},
+	{"then, container to outside: the server sees", func(s *stage) string { return s.seen(s.in("anna"), "tcp", lab.Outside4, outsidePort) }},
+}
+
+// choosing is a container whose address the face chose.
+var choosing = chain{
+	{"an address nobody fixed, after a restart", func(s *stage) string {
+		if err := s.begin(container{name: "gina", network: "quiet"}); err != nil {
+			return failed(err)
+		}
+		before := s.ip("gina")
+		s.leave("gina")
+		if err := s.restart("gina"); err != nil {
+			return failed(err)
+		}
+		if err := s.serves("gina"); err != nil {
+			return failed(err)
+		}
+		if now := s.ip("gina"); now != before {
+			return "another"
+		}
+		return "the same"
+	}},
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faces
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+const (
+	page       = "../../docs/faces.md"
+	refreshVar = "FAIRLEAD_REFRESH"
+)
+
+// table holds what was observed.
+type table struct {
+	mu   sync.Mutex
+	rows map[cell]string
+}
+
+// cell is a behaviour of a face.
+type cell struct{ behaviour, face string }
+
+func newTable() *table { return &table{rows: map[cell]string{}} }
+
+func (a *table) put(behaviour, face, observation string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.rows[cell{behaviour, face}] = observation
+}
+
+// judge wants every observation made, and every difference from the first face
+// explained, and no other explained.
+func (a *table) judge(t *testing.T) {
+	t.Helper()
+	why := explanations(t)
+	for _, b := range behaviours() {
+		want := a.rows[cell{b.name, columns[0].name}]
+		for _, c := range columns {
+			at := cell{b.name, c.name}
+			got, made := a.rows[at]
+			d, explained := why[at]
+			switch {
+			case !made:
+				t.Errorf("%s: %q was not observed", at.face, at.behaviour)
+			case isFailure(got):
+				t.Errorf("%s: %q could not be observed: %s", at.face, at.behaviour, strings.TrimPrefix(got, failure))
+			case explained && got == want:
+				t.Errorf("%s: %q is %q, as with %s, but a difference is explained: %s", at.face, at.behaviour, got, columns[0].name, d.why)
+			case explained && got != d.observed:
+				t.Errorf("%s: %q is %q; explained is %q: %s", at.face, at.behaviour, got, d.observed, d.why)
+			case !explained && got != want:
+				t.Errorf("%s: %q is %q, with %s %q: say why in explained", at.face, at.behaviour, got, columns[0].name, want)
+			}
+			delete(why, at)
+		}
+	}
+	for at := range why {
+		t.Errorf("explained is %q of %s, which nobody observes", at.behaviour, at.face)
+	}
+}
+
+// explanations are those of single cells.
+func explanations(t *testing.T) map[cell]difference {
+	t.Helper()
+	all := map[cell]difference{}
+	for _, d := range explained {
+		for _, face := range d.faces {
+			for _, behaviour := range d.behaviours {
+				at := cell{behaviour, face}
+				if _, twice := all[at]; twice {
+					t.Errorf("%q of %s is explained twice", behaviour, face)
+				}
+				all[at] = d
+			}
+		}
+	}
+	return all
+}
+
+// document writes docs/faces.md, or compares it.
+func (a *table) document(t *testing.T) {
+	t.Helper()
+	text := a.markdown(t)
+	if os.Getenv(refreshVar) != "" {
+		if err := os.WriteFile(page, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	was, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(was) != text {
+		t.Errorf("docs/faces.md is not what was observed; write it anew: %s=1 go test ./test/faces", refreshVar)
+	}
+}
+
+const head = `# One list of behaviours, every face
+
+The same is asked of every way to have containers. ` + "`test/faces`" + ` starts real engines and
+runtimes, each in a host of its own with a machine outside, looks, and writes this page:
+
+` + "```" + `
+%s=1 go test ./test/faces
+` + "```" + `
+
+The first column is Docker's own bridge driver, which the others are held to. A number says
+why a face differs; one that nobody has explained fails the test, and so does an
+explanation that is no longer true.
+
+"The server sees" is followed by the client's address in the eyes of the server: the
+client's own, the gateway of the server's network, or the host. "no" is silence or an
+answer that says that there is no way, "refused" is an error that says why.
+
+`
+
+// markdown is the page.
+func (a *table) markdown(t *testing.T) string {
+	t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, head, refreshVar)
+	names := make([]string, len(columns))
+	for i, c := range columns {
+		names[i] = c.name
+	}
+	fmt.Fprintf(&b, "| | %s |\n|---|%s\n", strings.Join(names, " | "), strings.Repeat("---|", len(columns)))
+	why := explanations(t)
+	var reasons []string
+	for _, row := range behaviours() {
+		fmt.Fprintf(&b, "| %s |", row.name)
+		for _, c := range columns {
+			at := cell{row.name, c.name}
+			fmt.Fprintf(&b, " %s", a.rows[at])
+			if d, explained := why[at]; explained {
+				n := slices.Index(reasons, d.why)
+				if n < 0 {
+					n = len(reasons)
+					reasons = append(reasons, d.why)
+				}
+				fmt.Fprintf(&b, " (%d)", n+1)
+			}
+			b.WriteString(" |")
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("\n## Why they differ\n\n")
+	for i, reason := range reasons {
+		b.WriteString(wrap(fmt.Sprintf("%d. %s", i+1, reason)))
+	}
+	return b.String()
+}
+
+// wrap breaks a reason into lines.
+func wrap(text string) string {
+	var b strings.Builder
+	column := 0
+	for word := range strings.FieldsSeq(text) {
+		if column > 0 && column+1+len(word) > 90 {
+			b.WriteString("\n   ")
+			column = 3
+		} else if column > 0 {
+			b.WriteString(" ")
+			column++
+		}
+		b.WriteString(word)
+		column += len(word)
+	}
+	return b.String() + "\n"
+}
+
+// print shows the table to whoever runs the test.
+func (a *table) print(t *testing.T) {
+	t.Helper()
+	width := 0
+	for _, row := range behaviours() {
+		width = max(width, len(row.name))
+	}
+	line := func(first string, cell func(face string) string) {
+		fmt.Printf("%-*s", width, first)
+		for _, c := range columns {
+			fmt.Printf("  %-*s", len(c.name), cell(c.name))
+		}
+		fmt.Println()
+	}
+	line("", func(face string) string { return face })
+	for _, row := range behaviours() {
+		line(row.name, func(face string) string {
+			short, _, _ := strings.Cut(a.rows[cell{row.name, face}], ":")
+			return cmp.Or(short, "-")
+		})
+	}
+}
