@@ -175,15 +175,20 @@ func (s *stage) wayOut(name string) string {
 	return "none"
 }
 
-// leaving is a network with a container that come and go.
+// leaving is a network with two containers that come and go.
 var leaving = chain{
 	{"publishing changes netfilter's rules", func(s *stage) string {
-		before, err := s.traces()
-		if err != nil {
+		var err error
+		if s.before, err = s.traces(); err != nil {
 			return failed(err)
 		}
-		s.before = before
 		if err := s.createNetwork(network{name: "brief", subnet4: "10.90.0.0/24", subnet6: "fd00:90::/64"}); err != nil {
+			return failed(err)
+		}
+		if err := s.begin(container{name: "tom", network: "brief"}); err != nil {
+			return failed(err)
+		}
+		if s.between, err = s.traces(); err != nil {
 			return failed(err)
 		}
 		if err := s.begin(container{name: "tim", network: "brief", publish: []string{"18088:80"}}); err != nil {
@@ -193,37 +198,51 @@ var leaving = chain{
 		if err != nil {
 			return failed(err)
 		}
-		return same(now.rules != before.rules)
+		return same(now.rules != s.between.rules)
 	}},
-	{"what removal leaves", func(s *stage) string {
+	{"what a container leaves that is removed", func(s *stage) string {
 		s.leave("tim")
 		if err := s.remove("tim"); err != nil {
+			return failed(err)
+		}
+		return s.left(s.between)
+	}},
+	{"what a network leaves that is removed", func(s *stage) string {
+		s.leave("tom")
+		if err := s.remove("tom"); err != nil {
 			return failed(err)
 		}
 		if err := s.removeNetwork("brief"); err != nil {
 			return failed(err)
 		}
-		var left []string
-		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-			now, err := s.traces()
-			if err != nil {
-				return failed(err)
-			}
-			left = nil
-			for what, differs := range map[string]bool{"rules": now.rules != s.before.rules, "devices": now.devices != s.before.devices, "routes": now.routes != s.before.routes} {
-				if differs {
-					left = append(left, what)
-				}
-			}
-			if len(left) == 0 {
-				return "nothing"
-			}
-			if time.Now().After(deadline) {
-				slices.Sort(left)
-				return strings.Join(left, ", ")
-			}
-		}
+		return s.left(s.before)
 	}},
+}
+
+// left is what there is that was not.
+func (s *stage) left(before traces) string {
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		now, err := s.traces()
+		if err != nil {
+			return failed(err)
+		}
+		var left []string
+		if now.devices != before.devices {
+			left = append(left, "devices")
+		}
+		if now.routes != before.routes {
+			left = append(left, "routes")
+		}
+		if now.rules != before.rules {
+			left = append(left, "rules")
+		}
+		if len(left) == 0 {
+			return "nothing"
+		}
+		if time.Now().After(deadline) {
+			return strings.Join(left, ", ")
+		}
+	}
 }
 
 // traces are what containers and networks may leave on the host.

@@ -27,32 +27,53 @@ type docker struct {
 	pid    string // of the first process in the engine's namespaces
 }
 
-func startDockerBridge(t *testing.T) (*lab.Lab, face) {
-	return startDocker(t, "bridge", newLab(t, lab.Config{}))
+// kind is a version of the engine, with what it takes to run it here.
+type kind struct {
+	find  func(context.Context) (string, error)
+	flags []string
+	file  map[string]any
 }
 
-func startDockerFairlead(t *testing.T) (*lab.Lab, face) {
+// The engines: Debian's, and the one that bench/docker29.sh has built, whose runc knows
+// no seccomp.
+var (
+	engine20 = kind{engine.Debian, nil, engine.DebianFile()}
+	engine29 = kind{engine.Built, []string{"--firewall-backend", "nftables", "--seccomp-profile", "unconfined"}, nil}
+)
+
+// bridge starts an engine with its own driver.
+func (k kind) bridge(t *testing.T) (*lab.Lab, face) {
+	l := newLab(t, lab.Config{})
+	return l, k.start(t, "bridge", l)
+}
+
+// fairlead starts an engine with Fairlead's driver.
+func (k kind) fairlead(t *testing.T) (*lab.Lab, face) {
 	l := newLab(t, lab.Config{DockerPlugins: "/run/docker/plugins"})
-	return startDocker(t, "fairlead", l)
+	return l, k.start(t, "fairlead", l)
 }
 
-// startDocker starts Debian's Engine 20.10, whose containers outlive it.
-func startDocker(t *testing.T, driver string, l *lab.Lab) (*lab.Lab, face) {
+// start starts an engine, whose containers outlive it.
+func (k kind) start(t *testing.T, driver string, l *lab.Lab) face {
 	if err := l.Host.Do(topology.OwnDirectories); err != nil {
 		t.Fatal(err)
 	}
 	if driver == "fairlead" {
 		l.StartDaemon()
 	}
+	if k.file == nil { // with nftables the engine wants that of the operator
+		l.Sysctl(l.Host, "ipv4/ip_forward", "1")
+		l.Sysctl(l.Host, "ipv6/conf/all/forwarding", "1")
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	program := must[string](l)(engine.Debian(ctx))
+	program := must[string](l)(k.find(ctx))
 	f := &docker{Lab: l, driver: driver, socket: filepath.Join(l.Dir("docker"), "docker.sock")}
 	cgroup := "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker")))
 	var err error
 	f.engine, err = engine.Start(l.Host, engine.Config{
 		Program: program, Socket: f.socket, Dir: l.Dir("docker"), CgroupParent: cgroup,
-		Flags: []string{"--live-restore"}, File: engine.DebianFile(), Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: true,
+		Flags: append([]string{"--live-restore"}, k.flags...), File: k.file, Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +96,7 @@ func startDocker(t *testing.T, driver string, l *lab.Lab) (*lab.Lab, face) {
 	children := must[[]byte](l)(os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", f.engine.Pid())))
 	f.pid = strings.TrimSpace(string(children))
 	must[string](l)(f.do("import", image(l), "peer"))
-	return l, f
+	return f
 }
 
 func (f *docker) do(args ...string) (string, error) {

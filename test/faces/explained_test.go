@@ -12,19 +12,23 @@ type difference struct {
 
 var (
 	// fairleads are the faces with Fairlead.
-	fairleads = []string{"docker + fairlead", "fairlead"}
-	// unnamed are those where nobody serves names.
-	unnamed = []string{"fairlead"}
-	// plain are those that choose addresses and ways as Fairlead does by itself.
-	plain = []string{"fairlead"}
+	fairleads = []string{"docker + fairlead", "docker 29 + fairlead", "podman 4", "CNI", "fairlead"}
+	// plugged are those where an engine tells a plugin what to do.
+	plugged = []string{"docker + fairlead", "docker 29 + fairlead"}
+	// own are those where Fairlead chooses addresses and ways, and no engine serves names.
+	own = []string{"podman 4", "CNI", "fairlead"}
+	// sixth are those that treat IPv6 as IPv4.
+	sixth = append([]string{"docker 29"}, fairleads...)
 )
 
 // Reasons for more than one observation.
 const (
 	noProxy = "Docker's docker-proxy asks in the client's place, and its datagrams come back from another address than was asked; with Fairlead nothing is between client and server."
-	noIPv6  = "Engine 20.10 sets no rules for IPv6 unless told to; Fairlead treats both families alike."
-	direct  = "Engine 20.10 lets a published port's packets in from everywhere (since 28 it does not); with Fairlead nothing is reached from outside but what is published."
-	names   = "The command line serves no names yet; a resolver is the engine's or runtime's part."
+	noIPv6  = "Engine 20.10 makes no rules for IPv6 unless told to: containers keep their address outside, are reached there, and docker-proxy serves their ports; Engine 29 and Fairlead treat both families alike."
+	direct  = "Engine 20.10 lets packets to a published port's container in from everywhere; with Engine 29 and Fairlead nothing is reached from outside but what is published."
+	proxies = "docker-proxy dies with Docker, and serves the host's loopback addresses and neighbours; with Fairlead only the kernel does."
+	ended   = "CNI has no verb for the end of a network; `fairlead network rm` removes it."
+	numbers = "CNI has no port that is chosen; a runtime chooses."
 )
 
 var explained = []difference{
@@ -39,31 +43,70 @@ var explained = []difference{
 		"published over IPv6 from a neighbour",
 	}},
 	{noProxy, "gateway", fairleads, []string{"published UDP from the container itself"}},
-	{"The connection of a program on the host is led to the container when it is opened, and its source is chosen for that way: it is the gateway.",
+	{
+		"A connection of a program on the host is led to the container when it is opened, and its source is chosen for that way: it is the gateway.",
 		"gateway", fairleads, []string{
 			"published TCP from the host by its address",
 			"published UDP from the host by its address",
-		}},
-	{noIPv6, "host", fairleads, []string{"container to outside, IPv6: the server sees"}},
-	{noIPv6, "no", fairleads, []string{"outside, straight to the IPv6 address of a container"}},
-	{direct, "no", fairleads, []string{"outside, straight to the address of a container: its published port"}},
-	{"Docker does not ask a plugin for its ports; `fairlead ps` and `fairlead port` show them.",
-		"no", []string{"docker + fairlead"}, []string{"published ports are shown"}},
-	{"The kernel's route lookup for BPF knows the MTU of a route only where the route locks it.",
-		"they pass", fairleads, []string{"a container learns the MTU of a route of the host"}},
-	{"With Fairlead the source must be the container's own; `-o fairlead.antispoof=false` lets others pass.",
-		"no", fairleads, []string{"a container uses an address it gave itself"}},
-	{"Fairlead makes no rules: its tables are BPF's.",
-		"no", fairleads, []string{"publishing changes netfilter's rules"}},
-	{"Docker's docker-proxy dies with it, and serves the host's and the neighbours' connections; with Fairlead only the kernel does.",
-		"gateway", fairleads, []string{"then, published TCP from the host at 127.0.0.1"}},
-	{"Docker's docker-proxy dies with it, and serves the host's and the neighbours' connections; with Fairlead only the kernel does.",
-		"client", fairleads, []string{"then, published TCP from a neighbour"}},
-	{names, "no", unnamed, []string{"the name of a container", "its alias", "its short ID"}},
-	{"Docker's resolver is reached by rules in the container; without it the container asks the host's resolver itself.",
-		"yes", unnamed, []string{"the same, after the container flushed its own netfilter rules"}},
-	{"A container is made anew, and Fairlead does not give away soon what it took back.",
-		"another", plain, []string{"an address nobody fixed, after a restart"}},
-	{"The way out is the first joined network that has one; Docker takes the first by name.",
-		"other", plain, []string{"the way out, with a third network of the first name"}},
+		},
+	},
+	{
+		"Engine 29's docker-proxy answers from the address that was asked.",
+		"gateway", []string{"docker 29"}, []string{
+			"published UDP from a neighbour",
+			"published UDP from another network",
+			"published UDP from the container itself",
+		},
+	},
+	{noIPv6, "client", []string{"docker 29"}, []string{
+		"published over IPv6 from outside",
+		"published over IPv6 from the host by its address",
+	}},
+	{noIPv6, "host", sixth, []string{"container to outside, IPv6: the server sees"}},
+	{noIPv6, "no", sixth, []string{"outside, straight to the IPv6 address of a container"}},
+	{direct, "no", sixth, []string{"outside, straight to the address of a container: its published port"}},
+	{
+		"Docker does not ask a plugin for its ports; `fairlead ps` and `fairlead port` show them.",
+		"no", plugged, []string{"published ports are shown"},
+	},
+	{
+		"CNI has no verb for it; `fairlead port` shows them.",
+		"n/a", []string{"CNI"}, []string{"published ports are shown"},
+	},
+	{numbers, "no", []string{"CNI"}, []string{
+		"a port is chosen for -p 81, and answers outside",
+		"a port is chosen for -p 127.0.0.1::82, and answers there",
+	}},
+	{
+		"The kernel's route lookup for BPF knows the MTU of a route only where the route locks it (`mtu lock`).",
+		"they pass", fairleads, []string{"a container learns the MTU of a route of the host"},
+	},
+	{
+		"With Fairlead the source must be the container's own; `-o fairlead.antispoof=false` lets others pass.",
+		"no", fairleads, []string{"a container uses an address it gave itself"},
+	},
+	{
+		"Fairlead makes no rules: its tables are BPF's.",
+		"no", fairleads, []string{"publishing changes netfilter's rules"},
+	},
+	{proxies, "gateway", fairleads, []string{"then, published TCP from the host at 127.0.0.1"}},
+	{proxies, "client", fairleads, []string{"then, published TCP from a neighbour"}},
+	{
+		"Names are the engine's or runtime's; Fairlead serves none yet.",
+		"no", own, []string{"the name of a container", "its alias", "its short ID"},
+	},
+	{
+		"Docker's resolver is reached by rules in the container; without it the container asks the host's resolver itself.",
+		"yes", own, []string{"the same, after the container flushed its own netfilter rules"},
+	},
+	{
+		"An address that was given back is not given away soon, to its old owner neither.",
+		"another", own, []string{"an address nobody fixed, after a restart"},
+	},
+	{
+		"The way out is the first joined network that has one; Docker takes the first by name.",
+		"other", own, []string{"the way out, with a third network of the first name"},
+	},
+	{ended, "devices, routes", []string{"podman 4"}, []string{"what a network leaves that is removed"}},
+	{ended, "n/a", []string{"CNI"}, []string{"what a network leaves that is removed", "removal of a network that is in use"}},
 }

@@ -51,8 +51,12 @@ type column struct {
 
 // columns are all faces; the first is the reference.
 var columns = []column{
-	{"docker", startDockerBridge},
-	{"docker + fairlead", startDockerFairlead},
+	{"docker", engine20.bridge},
+	{"docker + fairlead", engine20.fairlead},
+	{"docker 29", engine29.bridge},
+	{"docker 29 + fairlead", engine29.fairlead},
+	{"podman 4", startPodman4},
+	{"CNI", startLibcni},
 	{"fairlead", startCLI},
 }
 

@@ -17,10 +17,10 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// peer is the program that containers run, on this machine.
-var peer string
+// peer is the program that containers run, on this machine; plugin is CNI's.
+var peer, plugin string
 
-// build makes peer, and the CNI plugin, in the lab's directory of temporary files.
+// build makes them, without the race detector.
 func build(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
@@ -29,7 +29,7 @@ func build(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	peer = filepath.Join(dir, "peer")
+	peer, plugin = filepath.Join(dir, "peer"), filepath.Join(dir, "fairlead-cni")
 }
 
 // image is a tarball with nothing but peer.

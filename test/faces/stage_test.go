@@ -62,7 +62,8 @@ func newLab(t *testing.T, cfg lab.Config) *lab.Lab {
 type stage struct {
 	*lab.Lab
 	face
-	before  traces // before leaving
+	before  traces // before the network of leaving
+	between traces // with its first container
 	mu      sync.Mutex
 	entered map[string]*world.Host
 }

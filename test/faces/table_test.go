@@ -152,27 +152,25 @@ func (a *table) markdown(t *testing.T) string {
 	}
 	b.WriteString("\n## Why they differ\n\n")
 	for i, reason := range reasons {
-		b.WriteString(wrap(fmt.Sprintf("%d. %s", i+1, reason)))
+		b.WriteString(wrap(fmt.Sprintf("%d. ", i+1), reason))
 	}
 	return b.String()
 }
 
-// wrap breaks a reason into lines.
-func wrap(text string) string {
-	var b strings.Builder
-	column := 0
+// wrap breaks an item of a list into lines.
+func wrap(item, text string) string {
+	const width = 92
+	lines := []string{item}
 	for word := range strings.FieldsSeq(text) {
-		if column > 0 && column+1+len(word) > 90 {
-			b.WriteString("\n   ")
-			column = 3
-		} else if column > 0 {
-			b.WriteString(" ")
-			column++
+		last := &lines[len(lines)-1]
+		if len(*last)+len(word) > width {
+			*last = strings.TrimRight(*last, " ")
+			lines = append(lines, strings.Repeat(" ", len(item)))
+			last = &lines[len(lines)-1]
 		}
-		b.WriteString(word)
-		column += len(word)
+		*last += word + " "
 	}
-	return b.String() + "\n"
+	return strings.TrimRight(strings.Join(lines, "\n"), " ") + "\n"
 }
 
 // print shows the table to whoever runs the test.
