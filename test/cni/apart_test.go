@@ -13,33 +13,17 @@ import (
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
 )
 
-// apart is a place for a real runtime on the lab's host: namespaces of processes and
-// mounts that end with the test, and file systems of its own where it keeps what
-// cannot be told to be elsewhere.
+// apart is a place for a real runtime on the lab's host.
 type apart struct {
 	*runtime
-	pid   string // of the first process in its namespaces
-	first *world.Process
+	pid string // by which it is entered
 }
 
-// apart makes the namespaces, and does with the mounts what more says. The daemon sees
-// the mounts under /run, where runtimes put network namespaces.
+// apart makes the place, with more mounts.
 func (r *runtime) apart(more string) *apart {
 	r.Helper()
-	r.Must(r.Host, "mount", "-t", "tmpfs", "run", "/run")
-	r.Must(r.Host, "mount", "--make-shared", "/run")
+	a := &apart{r, r.Apart(more)}
 	r.Must(r.Host, "ln", "-s", filepath.Dir(r.Socket()), "/run/fairlead") // where the plugin looks
-	a := &apart{runtime: r}
-	a.first = r.Spawn(r.Host, "unshare", "--pid", "--mount", "--propagation", "unchanged", "--fork", "--kill-child", "--mount-proc",
-		"sh", "-c", "mount -t tmpfs lib /var/lib && mount -t tmpfs shm /dev/shm && "+more+" && echo ready && sleep infinity & wait")
-	r.Eventually(5*time.Second, func() error {
-		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", a.first.Pid(), a.first.Pid()))
-		a.pid = strings.TrimSpace(string(children))
-		if err == nil && !strings.Contains(a.first.Output(), "ready") {
-			err = fmt.Errorf("not ready: %s", a.first.Output())
-		}
-		return err
-	})
 	return a
 }
 

@@ -201,11 +201,15 @@ var leaving = chain{
 		return same(now.rules != s.between.rules)
 	}},
 	{"what a container leaves that is removed", func(s *stage) string {
+		namespace, err := s.netns("tim")
+		if err != nil {
+			return failed(err)
+		}
 		s.leave("tim")
 		if err := s.remove("tim"); err != nil {
 			return failed(err)
 		}
-		return s.left(s.between)
+		return s.left(s.between, namespace)
 	}},
 	{"what a network leaves that is removed", func(s *stage) string {
 		s.leave("tom")
@@ -219,8 +223,8 @@ var leaving = chain{
 	}},
 }
 
-// left is what there is that was not.
-func (s *stage) left(before traces) string {
+// left is what there is that was not, and namespaces that are there yet.
+func (s *stage) left(before traces, namespaces ...string) string {
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		now, err := s.traces()
 		if err != nil {
@@ -229,6 +233,12 @@ func (s *stage) left(before traces) string {
 		var left []string
 		if now.devices != before.devices {
 			left = append(left, "devices")
+		}
+		for _, path := range namespaces {
+			// Engine 20.10 leaves a file where it was for a minute.
+			if kind, err := on(s.Host, "stat", "--file-system", "--format", "%T", path); err == nil && kind == "nsfs" {
+				left = append(left, "namespace")
+			}
 		}
 		if now.routes != before.routes {
 			left = append(left, "routes")

@@ -40,6 +40,7 @@ var explained = []difference{
 		"published UDP from a neighbour",
 		"published UDP from another network",
 		"published over IPv6 from outside",
+		"published over IPv6, UDP, from outside",
 		"published over IPv6 from a neighbour",
 	}},
 	{noProxy, "gateway", fairleads, []string{"published UDP from the container itself"}},
@@ -60,6 +61,7 @@ var explained = []difference{
 	},
 	{noIPv6, "client", []string{"docker 29"}, []string{
 		"published over IPv6 from outside",
+		"published over IPv6, UDP, from outside",
 		"published over IPv6 from the host by its address",
 	}},
 	{noIPv6, "host", sixth, []string{"container to outside, IPv6: the server sees"}},

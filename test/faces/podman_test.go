@@ -21,7 +21,7 @@ type podman4 struct {
 func startPodman4(t *testing.T) (*lab.Lab, face) {
 	l := newLab(t, lab.Config{})
 	l.StartDaemon()
-	pid := l.Apart("mount -t tmpfs lib /var/lib && mount -t tmpfs shm /dev/shm && mount -t tmpfs cgroup /sys/fs/cgroup")
+	pid := l.Apart("mount -t tmpfs cgroup /sys/fs/cgroup")
 	conf := filepath.Join(l.Dir("podman"), "containers.conf")
 	write(l, conf, fmt.Sprintf("[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [%q]\n"+
 		"[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nenable_port_reservation = false\nruntime = \"crun\"\n", filepath.Dir(plugin)))

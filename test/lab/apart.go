@@ -9,15 +9,16 @@ import (
 )
 
 // Apart makes a place for a container runtime on the host: namespaces of processes and
-// mounts that end with the test. The script makes its mounts there; it shares those
-// under /run with the host, where runtimes put network namespaces. The result is the
-// process ID by which the place is entered.
-func (l *Lab) Apart(script string) (pid string) {
+// mounts that end with the test, and file systems of its own where runtimes keep what
+// cannot be told to be elsewhere; more is a command that mounts others. The place shares
+// with the host what it mounts under /run, where network namespaces are. It is entered by
+// the process ID returned.
+func (l *Lab) Apart(more string) (pid string) {
 	l.Helper()
 	l.Must(l.Host, "mount", "-t", "tmpfs", "run", "/run")
 	l.Must(l.Host, "mount", "--make-shared", "/run")
 	first := l.Spawn(l.Host, "unshare", "--pid", "--mount", "--propagation", "unchanged", "--fork", "--kill-child", "--mount-proc",
-		"sh", "-c", script+" && echo ready && sleep infinity & wait")
+		"sh", "-c", "mount -t tmpfs lib /var/lib && mount -t tmpfs shm /dev/shm && "+more+" && echo ready && sleep infinity & wait")
 	l.Eventually(2*Patient, func() error {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", first.Pid()))
 		pid = strings.TrimSpace(string(children))
