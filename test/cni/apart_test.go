@@ -5,7 +5,6 @@ package cni
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -22,9 +21,14 @@ type apart struct {
 // apart makes the place, with more mounts.
 func (r *runtime) apart(more string) *apart {
 	r.Helper()
-	a := &apart{r, r.Apart(more)}
+	return r.at(r.Apart(more))
+}
+
+// at is the place that is entered by a process ID.
+func (r *runtime) at(pid string) *apart {
+	r.Helper()
 	r.Must(r.Host, "ln", "-s", filepath.Dir(r.Socket()), "/run/fairlead") // where the plugin looks
-	return a
+	return &apart{r, pid}
 }
 
 // enter is the command that runs a program in the namespaces.
@@ -53,16 +57,6 @@ func (a *apart) do(program string, args ...string) string {
 	return strings.TrimSpace(r.Stdout)
 }
 
-// write writes a file in the lab's directory.
-func (r *runtime) write(name, content string) (path string) {
-	r.Helper()
-	path = filepath.Join(r.Dir("."), name)
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		r.Fatal(err)
-	}
-	return path
-}
-
 // rootfs is an archive of a file system with nothing but busybox and a page.
 func (r *runtime) rootfs() string {
 	r.Helper()
@@ -70,7 +64,7 @@ func (r *runtime) rootfs() string {
 	for _, dir := range []string{"bin", "www", "etc", "proc", "sys", "dev"} {
 		r.Dir("rootfs/" + dir)
 	}
-	r.write("rootfs/www/index.html", "served\n")
+	r.Write("rootfs/www/index.html", "served\n")
 	r.Must(r.Host, "cp", r.Must(r.Host, "sh", "-c", "printf %s $(command -v busybox)"), filepath.Join(root, "bin", "busybox"))
 	tar := filepath.Join(r.Dir("."), "rootfs.tar")
 	r.Must(r.Host, "tar", "-C", root, "-cf", tar, ".")

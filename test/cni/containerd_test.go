@@ -15,118 +15,44 @@ import (
 
 	gocni "github.com/containerd/go-cni"
 
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// containerd is Debian's containerd on the lab's host, which serves Kubernetes' runtime
-// interface (CRI), and crictl, which speaks it. test/crictl.sh builds that.
+// containerd is Debian's containerd on the lab's host.
 type containerd struct {
 	*apart
-	crictl []string
-	daemon *world.Process
+	*lab.Containerd
 }
-
-const containerdSocket = "/run/containerd/containerd.sock"
 
 func newContainerd(t *testing.T) *containerd {
 	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := newRuntime(t, lab.Config{})
-	// ctr has no flag for these directories.
-	c := &containerd{apart: r.apart("mount --bind " + r.Dir("cni") + " /etc/cni && mount --bind " + r.Dir("opt") + " /opt")}
-	c.crictl = []string{
-		filepath.Join(cache, "fairlead", "crictl", "crictl"), "--config", r.write("crictl.yaml", ""), "--timeout", "20s",
-		"--runtime-endpoint", "unix://" + containerdSocket, "--image-endpoint", "unix://" + containerdSocket,
-	}
-	r.write("containerd.toml", fmt.Sprintf(`version = 2
-root = %q
-state = "/run/containerd"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = %q
-  disable_cgroup = true
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".containerd]
-  snapshotter = "native"
-`, r.Dir("containerd"), criImage))
-	// containerd calls loopback too, and looks in one directory only.
-	r.Must(r.Host, "ln", "-s", filepath.Join(r.plugins, "fairlead-cni"), filepath.Join(debianPlugins, "loopback"), r.Dir("opt/cni/bin"))
-	r.Dir("cni/net.d")
-	c.start()
-	t.Cleanup(func() { c.tryCRI("rmp", "--all", "--force") })
-	c.importImage()
-	return c
-}
-
-// start starts containerd and waits until it serves.
-func (c *containerd) start() {
-	c.Helper()
-	command := c.enter("containerd", []string{"--config", filepath.Join(c.Dir("."), "containerd.toml")})
-	c.daemon = c.Spawn(c.Host, command[0], command[1:]...)
-	c.Eventually(20*time.Second, func() error {
-		if s := c.tryCRI("version"); s.Code != 0 {
-			return errors.New(s.Output())
-		}
-		return nil
-	})
-}
-
-// criImage is the one image there is: pods' own, and their containers'.
-const criImage = "localhost/box:latest"
-
-// importImage hands containerd an archive as docker save writes it.
-func (c *containerd) importImage() {
-	c.Helper()
-	layer := c.rootfs()
-	dir := c.Dir("image")
-	c.Must(c.Host, "mv", layer, filepath.Join(dir, "layer.tar"))
-	sum, _, _ := strings.Cut(c.Must(c.Host, "sha256sum", filepath.Join(dir, "layer.tar")), " ")
-	c.writeJSON("image/config.json", config{
-		"architecture": "amd64", "os": "linux",
-		"config": config{"Cmd": []string{"/bin/busybox", "sh", "-c", "while :; do /bin/busybox sleep 3600; done"}},
-		"rootfs": config{"type": "layers", "diff_ids": []string{"sha256:" + sum}},
-	})
-	c.writeJSON("image/manifest.json", []config{{"Config": "config.json", "RepoTags": []string{criImage}, "Layers": []string{"layer.tar"}}})
-	archive := filepath.Join(c.Dir("."), "image.tar")
-	c.Must(c.Host, "tar", "-C", dir, "-cf", archive, ".")
-	c.ctr("images", "import", "--snapshotter", "native", archive)
-}
-
-func (r *runtime) writeJSON(name string, content any) (path string) {
-	r.Helper()
-	b, err := json.Marshal(content)
-	if err != nil {
-		r.Fatal(err)
-	}
-	return r.write(name, string(b))
+	c := r.NewContainerd(r.rootfs(), []string{"/bin/busybox", "sh", "-c", "while :; do /bin/busybox sleep 3600; done"},
+		filepath.Join(r.plugins, "fairlead-cni"), filepath.Join(debianPlugins, "loopback")) // it calls that too
+	return &containerd{r.at(c.Pid), c}
 }
 
 func (c *containerd) ctr(args ...string) string {
 	c.Helper()
-	return c.do("ctr", append([]string{"--address", containerdSocket, "--namespace", "k8s.io"}, args...)...)
-}
-
-// tryCRI runs crictl.
-func (c *containerd) tryCRI(args ...string) world.Result {
-	c.Helper()
-	return c.try(c.crictl[0], append(c.crictl[1:], args...)...)
+	command := c.Ctr(args...)
+	return strings.TrimSpace(c.Must(c.Host, command[0], command[1:]...))
 }
 
 func (c *containerd) cri(args ...string) string {
 	c.Helper()
-	return c.do(c.crictl[0], append(c.crictl[1:], args...)...)
+	r := c.TryCRI(args...)
+	if r.Code != 0 {
+		c.Fatalf("crictl %s: status %d\n%s", strings.Join(args, " "), r.Code, r.Output())
+	}
+	return strings.TrimSpace(r.Stdout)
 }
 
 // describe writes what a pod and its container are, which serves the pod's name, and
 // returns the files.
 func (c *containerd) describe(name string, hostPort int) (pod, container string) {
 	c.Helper()
-	return c.writeJSON(name+"-pod.json", config{
+	return c.WriteJSON(name+"-pod.json", config{
 			"metadata":      config{"name": name, "namespace": "default", "uid": name},
 			"hostname":      name,
 			"log_directory": c.Dir("logs"),
@@ -134,9 +60,9 @@ func (c *containerd) describe(name string, hostPort int) (pod, container string)
 			"dns_config":    config{"servers": []string{"192.0.2.53"}, "searches": []string{"pods.test"}},
 			"linux":         config{},
 			"annotations":   config{"kubernetes.io/ingress-bandwidth": "20M"},
-		}), c.writeJSON(name+"-container.json", config{
+		}), c.WriteJSON(name+"-container.json", config{
 			"metadata": config{"name": name},
-			"image":    config{"image": criImage},
+			"image":    config{"image": lab.ContainerdImage},
 			"command":  []string{"/bin/busybox", "sh", "-c", "echo " + name + " >/www/index.html; exec /bin/busybox httpd -f -p 80 -h /www"},
 			"log_path": name + ".log",
 			"linux":    config{},
@@ -202,7 +128,7 @@ func TestCtr(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.ctr("run", "--detach", "--snapshotter", "native", "--with-ns", "network:"+inside, criImage, "web", "/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www")
+	c.ctr("run", "--detach", "--snapshotter", "native", "--with-ns", "network:"+inside, lab.ContainerdImage, "web", "/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www")
 	c.served(c.Outside, lab.Host4, 8080, "served")
 	c.served(c.Host, network.Interfaces["eth0"].IPConfigs[0].IP.String(), 80, "served")
 	c.NoError("check", cni.Check(ctx, "web", netns))
@@ -224,7 +150,7 @@ func TestContainerd(t *testing.T) {
 	t.Parallel()
 	c := newContainerd(t)
 	c.networkReady(false) // there is no configuration
-	c.write("cni/net.d/pods.conflist", strings.Replace(documented(t), `"ips": true`, `"ips": true, "dns": true`, 1))
+	c.Write("cni/net.d/pods.conflist", strings.Replace(documented(t), `"ips": true`, `"ips": true, "dns": true`, 1))
 	c.networkReady(true)
 	anna, _ := c.pod("anna", 8080)
 	if got := c.cri("inspectp", "--output", "go-template", "--template", "{{json .info.cniResult.DNS}}", anna); !strings.Contains(got, "192.0.2.53") || !strings.Contains(got, "pods.test") {
@@ -246,7 +172,7 @@ func TestContainerd(t *testing.T) {
 		t.Errorf("a pod reads %q from another, want its name", got)
 	}
 	cleo, _ := c.describe("cleo", 8080)
-	if r := c.tryCRI("runp", cleo); r.Code == 0 || !strings.Contains(r.Output(), "8080") {
+	if r := c.TryCRI("runp", cleo); r.Code == 0 || !strings.Contains(r.Output(), "8080") {
 		t.Errorf("a pod with a host port that is taken: status %d\n%s", r.Code, r.Output())
 	}
 	c.wantSandboxes("cni-"+ben[:12]+" pods\ncni-"+anna[:12]+" pods", 2)
@@ -254,16 +180,16 @@ func TestContainerd(t *testing.T) {
 	// What is killed comes back, and pods do not notice.
 	c.KillDaemon()
 	c.served(c.Outside, lab.Host4, 8080, "anna")
-	if r := c.tryCRI("runp", cleo); r.Code == 0 || !strings.Contains(r.Output(), "api.sock") {
+	if r := c.TryCRI("runp", cleo); r.Code == 0 || !strings.Contains(r.Output(), "api.sock") {
 		t.Errorf("a pod without a daemon: status %d\n%s", r.Code, r.Output())
 	}
-	if r := c.tryCRI("stopp", anna); r.Code == 0 || !strings.Contains(r.Output(), "api.sock") {
+	if r := c.TryCRI("stopp", anna); r.Code == 0 || !strings.Contains(r.Output(), "api.sock") {
 		t.Errorf("a pod that is to stop without a daemon: status %d\n%s", r.Code, r.Output())
 	}
 	c.StartDaemon()
-	c.daemon.Kill()
+	c.Containerd.Daemon.Kill()
 	c.served(c.Outside, lab.Host4, 8081, "ben")
-	c.start()
+	c.Containerd.Start()
 
 	c.cri("stopp", anna)
 	c.wantSandboxes("cni-"+ben[:12]+" pods", 1)
@@ -286,7 +212,7 @@ const bridgeConfiguration = `{ "cniVersion": "1.0.0", "name": "pods", "plugins":
 // exchange gives containerd another configuration, whose first plugin is named.
 func (c *containerd) exchange(configuration, plugin string) {
 	c.Helper()
-	c.write("cni/net.d/pods.conflist", configuration)
+	c.Write("cni/net.d/pods.conflist", configuration)
 	c.Eventually(10*time.Second, func() error {
 		info := c.cri("info")
 		if !strings.Contains(strings.ReplaceAll(info, " ", ""), `"type":"`+plugin+`"`) {
@@ -332,10 +258,10 @@ func (c *containerd) asPrinted() {
 	_, block, _ := strings.Cut(string(page), "\n## containerd, Kubernetes\n")
 	_, block, _ = strings.Cut(block, "\n```\n")
 	block, _, _ = strings.Cut(block, "\n```\n")
-	image := fmt.Sprintf(`%q }, "command": [ "/bin/busybox", "httpd", "-f", "-h", "/www" ]`, criImage) // its own program sleeps
-	script := c.write("printed.sh", "set -ex\ncd "+c.Dir("printed")+"\n"+strings.Replace(block, `"IMAGE" }`, image, 1)+"\n")
-	r := c.try("env", "no_proxy=*", "PATH="+filepath.Dir(c.crictl[0])+":"+c.plugins+":"+os.Getenv("PATH"), "CRI_CONFIG_FILE="+filepath.Join(c.Dir("."), "crictl.yaml"),
-		"CONTAINER_RUNTIME_ENDPOINT=unix://"+containerdSocket, "IMAGE_SERVICE_ENDPOINT=unix://"+containerdSocket, "sh", script)
+	image := fmt.Sprintf(`%q }, "command": [ "/bin/busybox", "httpd", "-f", "-h", "/www" ]`, lab.ContainerdImage) // its own program sleeps
+	script := c.Write("printed.sh", "set -ex\ncd "+c.Dir("printed")+"\n"+strings.Replace(block, `"IMAGE" }`, image, 1)+"\n")
+	r := c.try("env", "no_proxy=*", "PATH="+filepath.Dir(c.Crictl[0])+":"+c.plugins+":"+os.Getenv("PATH"), "CRI_CONFIG_FILE="+filepath.Join(c.Dir("."), "crictl.yaml"),
+		"CONTAINER_RUNTIME_ENDPOINT=unix://"+lab.ContainerdSocket, "IMAGE_SERVICE_ENDPOINT=unix://"+lab.ContainerdSocket, "sh", script)
 	if r.Code != 0 || !strings.Contains(r.Stdout, "\nserved\n") || !strings.Contains(r.Stdout, "0.0.0.0:8080->80/tcp") {
 		c.Errorf("docs/cni.md, as printed: status %d\n%s", r.Code, r.Output())
 	}

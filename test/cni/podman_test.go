@@ -24,7 +24,7 @@ type podman struct {
 func newPodman(t *testing.T) *podman {
 	t.Helper()
 	r := newRuntime(t, lab.Config{})
-	r.write("podman.conf", fmt.Sprintf("[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [%q, %q]\n"+
+	r.Write("podman.conf", fmt.Sprintf("[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [%q, %q]\n"+
 		"[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nenable_port_reservation = false\nruntime = \"crun\"\n", r.plugins, debianPlugins))
 	p := &podman{r.apart("mount -t tmpfs cgroup /sys/fs/cgroup"), []string{
 		"CONTAINERS_CONF=" + filepath.Join(r.Dir("."), "podman.conf"),
@@ -49,7 +49,7 @@ func (p *podman) do(args ...string) string {
 func TestPodman(t *testing.T) {
 	t.Parallel()
 	p := newPodman(t)
-	p.write("podman/net/pods.conflist", documented(t))
+	p.Write("podman/net/pods.conflist", documented(t))
 	p.image()
 	p.do("run", "-d", "--name", "web", "--cgroups", "disabled", "--network", "pods", "--ip", "10.77.0.9", "-p", "8080:80", "box", "/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www")
 	served := func() {

@@ -22,8 +22,7 @@ func startPodman4(t *testing.T) (*lab.Lab, face) {
 	l := newLab(t, lab.Config{})
 	l.StartDaemon()
 	pid := l.Apart("mount -t tmpfs cgroup /sys/fs/cgroup")
-	conf := filepath.Join(l.Dir("podman"), "containers.conf")
-	write(l, conf, fmt.Sprintf("[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [%q]\n"+
+	conf := l.Write("containers.conf", fmt.Sprintf("[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [%q]\n"+
 		"[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nenable_port_reservation = false\nruntime = \"crun\"\n", filepath.Dir(plugin)))
 	f := &podman4{l, []string{
 		"--target", pid, "--pid", "--mount", "--", "env", "CONTAINERS_CONF=" + conf, "podman",
@@ -38,12 +37,6 @@ func startPodman4(t *testing.T) (*lab.Lab, face) {
 		_ = f.act("rm", "--all", "--force", "--time", "0") // the lab looks what is left
 	})
 	return l, f
-}
-
-func write(l *lab.Lab, path, content string) {
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		l.Fatal(err)
-	}
 }
 
 func (f *podman4) do(args ...string) (string, error) {
