@@ -12,11 +12,17 @@ type difference struct {
 
 var (
 	// fairleads are the faces with Fairlead.
-	fairleads = []string{"docker + fairlead", "docker 29 + fairlead", "podman 4", "CNI", "fairlead"}
+	fairleads = append([]string{"CRI"}, several...)
+	// several are those of them where a user has several networks.
+	several = []string{"docker + fairlead", "docker 29 + fairlead", "podman 4", "CNI", "fairlead"}
 	// plugged are those where an engine tells a plugin what to do.
 	plugged = []string{"docker + fairlead", "docker 29 + fairlead"}
 	// own are those where Fairlead chooses addresses and ways, and no engine serves names.
-	own = []string{"podman 4", "CNI", "fairlead"}
+	own = append([]string{"CRI"}, free...)
+	// free are those of them where a user has several networks.
+	free = []string{"podman 4", "CNI", "fairlead"}
+	// runtimes are those that are told of containers by CNI alone.
+	runtimes = []string{"CNI", "CRI"}
 	// sixth are those that treat IPv6 as IPv4.
 	sixth = append([]string{"docker 29"}, fairleads...)
 )
@@ -32,13 +38,15 @@ const (
 )
 
 var explained = []difference{
-	{noProxy, "client", fairleads, []string{
+	{noProxy, "client", several, []string{
 		"icc=false: container to a neighbour's published port",
+		"published TCP from another network",
+		"published UDP from another network",
+	}},
+	{noProxy, "client", fairleads, []string{
 		"published TCP from a neighbour",
 		"published TCP from a neighbour at the gateway",
-		"published TCP from another network",
 		"published UDP from a neighbour",
-		"published UDP from another network",
 		"published over IPv6 from outside",
 		"published over IPv6, UDP, from outside",
 		"published over IPv6 from a neighbour",
@@ -72,10 +80,10 @@ var explained = []difference{
 		"no", plugged, []string{"published ports are shown"},
 	},
 	{
-		"CNI has no verb for it; `fairlead port` shows them.",
-		"n/a", []string{"CNI"}, []string{"published ports are shown"},
+		"CNI and crictl have no word for it; `fairlead port` shows them.",
+		"n/a", runtimes, []string{"published ports are shown"},
 	},
-	{numbers, "no", []string{"CNI"}, []string{
+	{numbers, "no", runtimes, []string{
 		"a port is chosen for -p 81, and answers outside",
 		"a port is chosen for -p 127.0.0.1::82, and answers there",
 	}},
@@ -99,7 +107,7 @@ var explained = []difference{
 	},
 	{
 		"Docker's resolver is reached by rules in the container; without it the container asks the host's resolver itself.",
-		"yes", own, []string{"the same, after the container flushed its own netfilter rules"},
+		"yes", free, []string{"the same, after the container flushed its own netfilter rules"},
 	},
 	{
 		"An address that was given back is not given away soon, to its old owner neither.",
@@ -107,8 +115,47 @@ var explained = []difference{
 	},
 	{
 		"The way out is the first joined network that has one; Docker takes the first by name.",
-		"other", own, []string{"the way out, with a third network of the first name"},
+		"other", free, []string{"the way out, with a third network of the first name"},
 	},
 	{ended, "devices, routes", []string{"podman 4"}, []string{"what a network leaves that is removed"}},
-	{ended, "n/a", []string{"CNI"}, []string{"what a network leaves that is removed", "removal of a network that is in use"}},
+	{ended, "n/a", runtimes, []string{"what a network leaves that is removed", "removal of a network that is in use"}},
+	{
+		"CRI knows one network, that of all pods.",
+		"n/a", []string{"CRI"}, []string{
+			"the same, after the container flushed its own netfilter rules",
+			"the same, from an internal network",
+			"container to a container of another network",
+			"internal network: container to container",
+			"internal network: container to outside",
+			"internal network: host to container",
+			"icc=false: container to container",
+			"icc=false: container to outside",
+			"icc=false: container to a neighbour's published port",
+			"container to the gateway of another network: ping",
+			"published TCP from another network",
+			"published TCP from an internal network",
+			"published UDP from another network",
+			"MTU with driver.mtu=1400",
+			"connect while running: the new network is reached",
+			"and the old one",
+			"the way out, with a second network of a later name",
+			"the published port then: the server sees",
+			"the way out, with a third network of the first name",
+			"the published port then, again",
+			"disconnect while running: the network is reached",
+			"the way out after that",
+			"the published port after that: the server sees",
+		},
+	},
+	{
+		"CRI lets nobody say what address a pod has.",
+		"n/a", []string{"CRI"}, []string{
+			"an address outside of the subnet",
+			"an address that another container has",
+			"a fixed address",
+			"a fixed MAC",
+			"the fixed address after a restart",
+			"the fixed MAC after a restart",
+		},
+	},
 }

@@ -57,6 +57,7 @@ var columns = []column{
 	{"docker 29 + fairlead", engine29.fairlead},
 	{"podman 4", startPodman4},
 	{"CNI", startLibcni},
+	{"CRI", startCRI},
 	{"fairlead", startCLI},
 }
 
