@@ -190,9 +190,9 @@ type device struct {
 }
 
 // device reads one, such as eth0.
-func (s *stage) device(name, device_ string) (d device, err error) {
+func (s *stage) device(name, inside string) (d device, err error) {
 	err = s.in(name).Do(func() error {
-		i, err := net.InterfaceByName(device_)
+		i, err := net.InterfaceByName(inside)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
