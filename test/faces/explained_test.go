@@ -14,13 +14,15 @@ var (
 	// fairleads are the faces with Fairlead.
 	fairleads = append([]string{"CRI"}, several...)
 	// several are those of them where a user has several networks.
-	several = []string{"docker + fairlead", "docker 29 + fairlead", "podman 4", "CNI", "fairlead"}
+	several = []string{"docker + fairlead", "docker 29 + fairlead", "podman 4", "podman 5", "CNI", "fairlead"}
 	// plugged are those where an engine tells a plugin what to do.
 	plugged = []string{"docker + fairlead", "docker 29 + fairlead"}
 	// own are those where Fairlead chooses addresses and ways, and no engine serves names.
 	own = append([]string{"CRI"}, free...)
 	// free are those of them where a user has several networks.
-	free = []string{"podman 4", "CNI", "fairlead"}
+	free = []string{"podman 4", "podman 5", "CNI", "fairlead"}
+	// unnamed are those where nobody serves names.
+	unnamed = []string{"podman 4", "CNI", "CRI", "fairlead"}
 	// runtimes are those that are told of containers by CNI alone.
 	runtimes = []string{"CNI", "CRI"}
 	// sixth are those that treat IPv6 as IPv4.
@@ -33,7 +35,7 @@ const (
 	noIPv6  = "Engine 20.10 makes no rules for IPv6 unless told to: containers keep their address outside, are reached there, and docker-proxy serves their ports; Engine 29 and Fairlead treat both families alike."
 	direct  = "Engine 20.10 lets packets to a published port's container in from everywhere; with Engine 29 and Fairlead nothing is reached from outside but what is published."
 	proxies = "docker-proxy dies with Docker, and serves the host's loopback addresses and neighbours; with Fairlead only the kernel does."
-	ended   = "CNI has no verb for the end of a network; `fairlead network rm` removes it."
+	ended   = "Neither CNI nor netavark tells a plugin of the end of a network; `fairlead network rm` removes it."
 	numbers = "CNI has no port that is chosen; a runtime chooses."
 )
 
@@ -103,7 +105,7 @@ var explained = []difference{
 	{proxies, "client", fairleads, []string{"then, published TCP from a neighbour"}},
 	{
 		"Names are the engine's or runtime's; Fairlead serves none yet.",
-		"no", own, []string{"the name of a container", "its alias", "its short ID"},
+		"no", unnamed, []string{"the name of a container", "its alias", "its short ID"},
 	},
 	{
 		"Docker's resolver is reached by rules in the container; without it the container asks the host's resolver itself.",
@@ -117,7 +119,7 @@ var explained = []difference{
 		"The way out is the first joined network that has one; Docker takes the first by name.",
 		"other", free, []string{"the way out, with a third network of the first name"},
 	},
-	{ended, "devices, routes", []string{"podman 4"}, []string{"what a network leaves that is removed"}},
+	{ended, "devices, routes", []string{"podman 4", "podman 5"}, []string{"what a network leaves that is removed"}},
 	{ended, "n/a", runtimes, []string{"what a network leaves that is removed", "removal of a network that is in use"}},
 	{
 		"CRI knows one network, that of all pods.",

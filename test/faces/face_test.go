@@ -56,6 +56,7 @@ var columns = []column{
 	{"docker 29", engine29.bridge},
 	{"docker 29 + fairlead", engine29.fairlead},
 	{"podman 4", startPodman4},
+	{"podman 5", startPodman5},
 	{"CNI", startLibcni},
 	{"CRI", startCRI},
 	{"fairlead", startCLI},

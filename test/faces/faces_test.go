@@ -17,14 +17,15 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// peer is the program that containers run, on this machine; plugin is CNI's.
+// peer is the program that containers run, on this machine; plugin is CNI's, and netavark's
+// is beside it.
 var peer, plugin string
 
 // build makes them, without the race detector.
 func build(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-w", "-o", dir, "./peer", "../../cmd/fairlead-cni")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-w", "-o", dir, "./peer", "../../cmd/fairlead-cni", "../../cmd/fairlead-netavark")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)

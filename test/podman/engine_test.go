@@ -76,29 +76,6 @@ events_logger = "none"
 runtime = "crun"
 `
 
-// mounts make podman's root of Debian's, what is written to which stays in memory. The
-// containers are beside it, for one overlay is no place for another. It has to be the
-// root of the namespace: in a mere chroot, containers would find their way out of theirs.
-const mounts = `
-	mount -t tmpfs upper "$3"
-	mkdir "$3/upper" "$3/work"
-	mount -t overlay -o "lowerdir=$1,upperdir=$3/upper,workdir=$3/work" root "$2"
-	mkdir -p "$2/var/lib/containers" "$2$4" "$2/old"
-	mount -t tmpfs containers "$2/var/lib/containers"
-	mount --bind "$4" "$2$4"
-	mount --bind /run "$2/run"
-	mount --rbind /dev "$2/dev"
-	mount -t tmpfs shm "$2/dev/shm"
-	mount --rbind /sys "$2/sys"
-	mount -t tmpfs cgroup "$2/sys/fs/cgroup"
-	mount -t proc proc "$2/proc"
-	cd "$2"
-	pivot_root . old
-	mount --make-rslave /old
-	umount -l /old
-	echo ready
-	sleep infinity & wait`
-
 // newEngine starts the namespaces. The daemon sees what podman mounts under /run, where
 // the network namespaces are.
 func newEngine(t *testing.T) *engine {
@@ -108,18 +85,8 @@ func newEngine(t *testing.T) *engine {
 		t.Fatalf("root.sh: %v", err)
 	}
 	e := &engine{Lab: lab.New(t, lab.Config{})}
-	run := filepath.Dir(e.Socket())
-	e.Must(e.Host, "sh", "-ec", `mount -t tmpfs run /run && mount --make-shared /run && ln -s "$0" /run/fairlead`, run)
-	first := e.Spawn(e.Host, "unshare", "--pid", "--mount", "--propagation", "unchanged", "--fork", "--kill-child",
-		"sh", "-ec", mounts, "sh", lower, e.Dir("root"), e.Dir("memory"), run)
-	e.Eventually(patience, func() error {
-		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", first.Pid(), first.Pid()))
-		e.pid = strings.TrimSpace(string(children))
-		if err == nil && !strings.Contains(first.Output(), "ready") {
-			err = fmt.Errorf("not ready: %s", first.Output())
-		}
-		return err
-	})
+	e.pid = e.ApartIn(lower)
+	e.Must(e.Host, "ln", "-s", filepath.Dir(e.Socket()), "/run/fairlead")
 	e.write("etc/resolv.conf", "nameserver "+lab.Outside4+"\n") // which refuses, so nothing waits for it
 	e.write("etc/containers/containers.conf", settings)
 	t.Cleanup(func() { e.try("rm", "--all", "--force", "--time", "0") })
