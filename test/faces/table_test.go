@@ -111,9 +111,11 @@ runtimes, each in a host of its own with a machine outside, looks, and writes th
 %s=1 go test ./test/faces
 ` + "```" + `
 
-The first column is Docker's own bridge driver, which the others are held to. A number says
-why a face differs; one that nobody has explained fails the test, and so does an
-explanation that is no longer true.
+The first column is Docker's own bridge driver, which the others are held to. "docker" is
+Engine 20.10, "docker 29" has nftables for a backend; both podmans, CNI (libcni alone), CRI
+(pods of containerd's) and "fairlead", the command line, have Fairlead's networks. A number
+says why a face differs; a difference that nobody has explained fails the test, and so does
+an explanation that is no longer true.
 
 "The server sees" is followed by the client's address in the eyes of the server: the
 client's own, the gateway of the server's network, or the host. "no" is silence or an
