@@ -95,8 +95,8 @@ func TestPodmanNames(t *testing.T) {
 	t.Parallel()
 	p := newPodman(t)
 	outside := p.Resolver()
-	p.write("podman/net/pods.conflist", documented(t))
-	p.write("podman/net/quiet.conflist", `{ "cniVersion": "1.0.0", "name": "quiet", "plugins": [
+	p.Write("podman/net/pods.conflist", documented(t))
+	p.Write("podman/net/quiet.conflist", `{ "cniVersion": "1.0.0", "name": "quiet", "plugins": [
 		{ "type": "fairlead-cni", "internal": true, "capabilities": { "ips": true, "aliases": true } } ] }`)
 	p.image()
 	run := func(name, network string, more ...string) (id string) {

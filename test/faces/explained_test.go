@@ -21,8 +21,8 @@ var (
 	own = append([]string{"CRI"}, free...)
 	// free are those of them where a user has several networks.
 	free = []string{"podman 4", "podman 5", "CNI", "fairlead"}
-	// unnamed are those where nobody serves names.
-	unnamed = []string{"podman 4", "CNI", "CRI", "fairlead"}
+	// unnamed are those where a program does not ask the gateway for names.
+	unnamed = []string{"CRI", "fairlead"}
 	// runtimes are those that are told of containers by CNI alone.
 	runtimes = []string{"CNI", "CRI"}
 	// sixth are those that treat IPv6 as IPv4.
@@ -104,7 +104,7 @@ var explained = []difference{
 	{proxies, "gateway", fairleads, []string{"then, published TCP from the host at 127.0.0.1"}},
 	{proxies, "client", fairleads, []string{"then, published TCP from a neighbour"}},
 	{
-		"Names are the engine's or runtime's; Fairlead serves none yet.",
+		"A program of `fairlead run` sees the host's resolvers, and a pod of CRI those that its configuration names.",
 		"no", unnamed, []string{"the name of a container", "its alias", "its short ID"},
 	},
 	{
