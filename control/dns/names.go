@@ -19,7 +19,8 @@ type names struct {
 	snapshot *model.Snapshot
 	byName   map[place][]*model.Endpoint // by name in lower case
 	byAddr   map[owner]*model.Endpoint
-	networks map[string]string // ID by name in lower case
+	of       map[string][]*model.Endpoint // by sandbox
+	networks map[string]string            // ID by name in lower case
 }
 
 // place is a name in a network.
@@ -33,7 +34,7 @@ type owner struct {
 
 // newNames lists the names of every sandbox in each of its networks.
 func newNames(s *model.Snapshot) *names {
-	n := &names{s, map[place][]*model.Endpoint{}, map[owner]*model.Endpoint{}, map[string]string{}}
+	n := &names{s, map[place][]*model.Endpoint{}, map[owner]*model.Endpoint{}, map[string][]*model.Endpoint{}, map[string]string{}}
 	for id, network := range s.Networks {
 		n.networks[strings.ToLower(network.Name)] = id
 	}
@@ -42,6 +43,7 @@ func newNames(s *model.Snapshot) *names {
 		if sb == nil {
 			continue
 		}
+		n.of[sb.ID] = append(n.of[sb.ID], ep)
 		for _, addr := range []netip.Addr{ep.Addr(true), ep.Addr(false)} {
 			if addr.IsValid() {
 				n.byAddr[owner{ep.NetworkID, addr}] = ep
@@ -52,7 +54,22 @@ func newNames(s *model.Snapshot) *names {
 			n.byName[at] = append(n.byName[at], ep)
 		}
 	}
+	for _, own := range n.of {
+		slices.SortFunc(own, func(a, b *model.Endpoint) int {
+			if a.Gateway != b.Gateway {
+				return cmp.Compare(b2i(b.Gateway), b2i(a.Gateway))
+			}
+			return cmp.Compare(a.Order, b.Order)
+		})
+	}
 	return n
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // namesOf are a sandbox's names in the network of one of its endpoints, in lower case,
@@ -66,38 +83,23 @@ func namesOf(sb *model.Sandbox, ep *model.Endpoint) (list []string) {
 	return list
 }
 
-// networksOf are the networks whose names somebody may know who asks in a network: all
-// he is a member of, the one of his default route first. One who is no member, as the
-// host, knows the network's.
-func (n *names) networksOf(asked string, from netip.Addr) []string {
+// networksOf are the networks whose names a member may know who asks in one: all he is
+// a member of, the one of his default route first. nil: it is no member.
+func (n *names) networksOf(asked string, from netip.Addr) (list []string) {
 	ep := n.byAddr[owner{asked, from}]
 	if ep == nil {
-		return []string{asked}
+		return nil
 	}
-	var own []*model.Endpoint
-	for _, other := range n.snapshot.Endpoints {
-		if other.SandboxID == ep.SandboxID {
-			own = append(own, other)
-		}
-	}
-	slices.SortFunc(own, func(a, b *model.Endpoint) int {
-		if a.Gateway != b.Gateway {
-			return cmp.Compare(b2i(b.Gateway), b2i(a.Gateway))
-		}
-		return cmp.Compare(a.Order, b.Order)
-	})
-	var list []string
-	for _, e := range own {
-		list = append(list, e.NetworkID)
+	for _, own := range n.of[ep.SandboxID] {
+		list = append(list, own.NetworkID)
 	}
 	return list
 }
 
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
+// host reports whether an address is the host's own in a network.
+func (n *names) host(network string, addr netip.Addr) bool {
+	in := n.snapshot.Networks[network]
+	return in != nil && slices.Contains(gateways(in), addr)
 }
 
 // find returns the endpoints that have a name, in the first of the networks that knows

@@ -10,7 +10,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"strings"
-	"sync/atomic"
+	"sync"
 
 	"github.com/miekg/dns"
 
@@ -36,22 +36,23 @@ func Results() []string { return []string{Local, Forwarded, Failed, Refused} }
 type resolver struct {
 	snapshot func() *model.Snapshot
 	upstream *upstream
-	last     atomic.Pointer[names]
+	mu       sync.Mutex
+	last     *names
 }
 
 // names are those of the present snapshot.
 func (r *resolver) names() *names {
-	now := r.snapshot()
-	if n := r.last.Load(); n != nil && n.snapshot == now {
-		return n
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := r.snapshot(); r.last == nil || r.last.snapshot != now {
+		r.last = newNames(now)
 	}
-	n := newNames(now)
-	r.last.Store(n)
-	return n
+	return r.last
 }
 
 // answer answers a question that came from an address in a network; nil: it gets no
-// answer.
+// answer. Members learn names and what is outside, the host the network's names: what
+// its own resolvers asked here must not come back to them. Who is neither is refused.
 func (r *resolver) answer(ctx context.Context, network string, from netip.Addr, udp bool, q *dns.Msg) (a *dns.Msg, result string) {
 	switch {
 	case q.Response || len(q.Question) == 0:
@@ -61,16 +62,23 @@ func (r *resolver) answer(ctx context.Context, network string, from netip.Addr, 
 	}
 	n := r.names()
 	networks := n.networksOf(network, from)
+	member := networks != nil
+	if !member && n.host(network, from) {
+		networks = []string{network}
+	}
 	if a := local(n, networks, q); a != nil {
 		if udp {
 			a.Truncate(room(q))
 		}
 		return a, Local
 	}
+	if !member {
+		return reply(q, dns.RcodeRefused), Refused
+	}
 	if !n.outside(networks) {
 		return reply(q, dns.RcodeNameError), Local // there is nothing else in there
 	}
-	return r.upstream.ask(ctx, udp, q)
+	return r.upstream.ask(ctx, from, udp, q)
 }
 
 // room is how long an answer by UDP may be, in bytes (RFC 1035 section 4.2.1, RFC 6891

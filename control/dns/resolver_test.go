@@ -25,6 +25,7 @@ func world() *model.Snapshot {
 	} {
 		s.Networks[n.ID] = n
 	}
+	s.Networks["n1"].Subnets = []model.Subnet{{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Gateway: netip.MustParseAddr("10.1.0.1")}}
 	join := func(id, sandbox, network, v4, v6 string, aliases ...string) {
 		ep := &model.Endpoint{ID: id, SandboxID: sandbox, NetworkID: network, Aliases: aliases, Order: len(s.Endpoints), Gateway: network == "n2"}
 		ep.IPv4, _ = netip.ParsePrefix(v4)
@@ -75,7 +76,11 @@ func TestNames(t *testing.T) {
 		{"n2", "10.2.0.3", "web.front.", dns.TypeA, "", dns.RcodeServerFailure}, // it is no member
 		{"n2", "10.2.0.3", "lone.", dns.TypeA, "", dns.RcodeServerFailure},
 		{"n2", "10.2.0.3", ".", dns.TypeA, "", dns.RcodeServerFailure},
-		{"n1", "10.1.0.1", "web.", dns.TypeA, "10.1.0.2", 0}, // the host, no member
+		{"n1", "10.1.0.1", "web.", dns.TypeA, "10.1.0.2", 0},                               // the host
+		{"n1", "10.1.0.1", "example.com.", dns.TypeA, "", dns.RcodeRefused},                // whose resolvers it has itself
+		{"n1", "10.2.0.3", "web.", dns.TypeA, "", dns.RcodeRefused},                        // a member of another network
+		{"n1", "10.1.0.9", "web.", dns.TypeA, "", dns.RcodeRefused},                        // an address that is only reserved
+		{"n1", "192.0.2.254", "2.0.1.10.in-addr.arpa.", dns.TypePTR, "", dns.RcodeRefused}, // somebody outside
 		{"n3", "10.3.0.2", "lone.", dns.TypeA, "10.3.0.2", 0},
 		{"n3", "10.3.0.2", "example.com.", dns.TypeA, "", dns.RcodeNameError}, // nothing leaves
 		{"n2", "10.2.0.3", "2.0.2.10.in-addr.arpa.", dns.TypePTR, "web.back.end.", 0},

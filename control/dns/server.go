@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/model"
@@ -23,6 +24,10 @@ import (
 
 // port is where DNS is served, by UDP and TCP.
 const port = 53
+
+// maxStreams is how many TCP connections an address serves at once, which are idle for
+// 8 s at most; more wait.
+const maxStreams = 128
 
 // retry is how long until an address is tried again that another program has.
 const retry = 5 * time.Second
@@ -209,7 +214,7 @@ func (s *Server) listen(addr netip.Addr, network string) (*listener, error) {
 	handler := func(udp bool) dns.Handler {
 		return dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { s.handle(ctx, w, network, udp, q) })
 	}
-	l.servers = []*dns.Server{{PacketConn: packets, Handler: handler(true), UDPSize: dns.MaxMsgSize}, {Listener: streams, Handler: handler(false)}}
+	l.servers = []*dns.Server{{PacketConn: packets, Handler: handler(true), UDPSize: dns.MaxMsgSize}, {Listener: netutil.LimitListener(streams, maxStreams), Handler: handler(false)}}
 	for _, server := range l.servers {
 		go func() {
 			if err := server.ActivateAndServe(); !errClosed(err) {

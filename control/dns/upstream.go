@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +24,7 @@ const (
 	stagger    = 700 * time.Millisecond // until the next one is asked too
 	grudge     = 30 * time.Second       // for which one that failed is asked last
 	maxAsking  = 1024                   // questions at once
+	maxOfOne   = 128                    // of them by one who asks
 )
 
 // upstream are the host's resolvers, as a file names them now.
@@ -29,18 +32,40 @@ type upstream struct {
 	file string
 	// own reports whether an address is one where names are served: to ask there would
 	// go round in a circle.
-	own    func(address string) bool
-	port   string // of the servers; 53 but in tests
-	asking chan struct{}
+	own  func(address string) bool
+	port string // of the servers; 53 but in tests
 
 	mu      sync.Mutex
 	seen    os.FileInfo // the file when it was read
-	servers []string    // with their port
+	servers []string
 	failed  map[string]time.Time
+	asking  int
+	by      map[netip.Addr]int // of them
 }
 
 func newUpstream(file string, own func(string) bool) *upstream {
-	return &upstream{file: file, own: own, port: "53", asking: make(chan struct{}, maxAsking), failed: map[string]time.Time{}}
+	return &upstream{file: file, own: own, port: "53", failed: map[string]time.Time{}, by: map[netip.Addr]int{}}
+}
+
+// enter counts a question that is asked; false: there are too many.
+func (u *upstream) enter(from netip.Addr) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.asking >= maxAsking || u.by[from] >= maxOfOne {
+		return false
+	}
+	u.asking++
+	u.by[from]++
+	return true
+}
+
+func (u *upstream) leave(from netip.Addr) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.asking--
+	if u.by[from]--; u.by[from] == 0 {
+		delete(u.by, from)
+	}
 }
 
 // list is whom to ask, in this order.
@@ -56,14 +81,14 @@ func (u *upstream) list() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		u.seen, u.servers = now, nil
-		for _, server := range conf.Servers {
-			if !u.own(server) && len(u.servers) < maxServers {
-				u.servers = append(u.servers, net.JoinHostPort(server, u.port))
-			}
+		u.seen, u.servers = now, conf.Servers
+	}
+	var list []string
+	for _, server := range u.servers {
+		if !u.own(server) && len(list) < maxServers {
+			list = append(list, net.JoinHostPort(server, u.port))
 		}
 	}
-	list := slices.Clone(u.servers)
 	slices.SortStableFunc(list, func(a, b string) int { return cmp.Compare(u.bad(a), u.bad(b)) })
 	return list, nil
 }
@@ -76,7 +101,8 @@ func (u *upstream) bad(server string) int {
 	return 0
 }
 
-// remember notes whether a server answered.
+// remember notes whether a server answered, be it with a refusal: that may be of what
+// one sandbox asked.
 func (u *upstream) remember(server string, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -88,13 +114,11 @@ func (u *upstream) remember(server string, ok bool) {
 }
 
 // ask passes a question on, by the protocol it came with, and returns the answer.
-func (u *upstream) ask(ctx context.Context, udp bool, q *dns.Msg) (*dns.Msg, string) {
-	select {
-	case u.asking <- struct{}{}:
-		defer func() { <-u.asking }()
-	default:
+func (u *upstream) ask(ctx context.Context, from netip.Addr, udp bool, q *dns.Msg) (*dns.Msg, string) {
+	if !u.enter(from) {
 		return reply(q, dns.RcodeRefused), Refused
 	}
+	defer u.leave(from)
 	servers, err := u.list()
 	if err != nil || len(servers) == 0 {
 		return reply(q, dns.RcodeServerFailure), Failed
@@ -146,7 +170,7 @@ func (u *upstream) first(ctx context.Context, udp bool, q *dns.Msg, servers []st
 			}
 			good := got.answer != nil && got.answer.Rcode != dns.RcodeServerFailure && got.answer.Rcode != dns.RcodeRefused
 			if ctx.Err() == nil {
-				u.remember(got.server, good)
+				u.remember(got.server, got.answer != nil)
 			}
 			if good {
 				return last
@@ -170,10 +194,15 @@ func exchange(ctx context.Context, udp bool, q *dns.Msg, server string) *dns.Msg
 	ask := q.Copy()
 	ask.Id = dns.Id()
 	a, _, err := client.ExchangeContext(ctx, ask, server)
-	if err != nil || len(a.Question) != 1 || a.Question[0] != ask.Question[0] {
+	if err != nil || len(a.Question) != 1 || !same(a.Question[0], ask.Question[0]) {
 		return nil
 	}
 	return a
+}
+
+// same compares questions; upper and lower case are the same (RFC 4343).
+func same(a, b dns.Question) bool {
+	return strings.EqualFold(a.Name, b.Name) && a.Qtype == b.Qtype && a.Qclass == b.Qclass
 }
 
 // errClosed is no news when a server of ours ends.

@@ -5,6 +5,7 @@ package dns
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,6 +56,8 @@ func newOutside(t *testing.T, host string, port int, rcode int) (*outside, int) 
 
 const silent = -1
 
+var asker = netip.MustParseAddr("10.1.0.2")
+
 // resolvConf names servers, all at one port.
 func resolvConf(t *testing.T, path string, servers ...string) string {
 	t.Helper()
@@ -75,29 +78,34 @@ func TestUpstream(t *testing.T) {
 		want  int
 		from  int // the server whose answer it is; -1: none's
 		most  time.Duration
+		again bool // the first server is asked first the next time too
 	}{
-		{"first", []int{dns.RcodeSuccess, dns.RcodeSuccess}, dns.RcodeSuccess, 0, stagger},
-		{"says no such name", []int{dns.RcodeNameError, dns.RcodeSuccess}, dns.RcodeNameError, -1, stagger},
-		{"fails", []int{dns.RcodeServerFailure, dns.RcodeRefused, dns.RcodeSuccess}, dns.RcodeSuccess, 2, stagger},
-		{"silent", []int{silent, dns.RcodeSuccess}, dns.RcodeSuccess, 1, time.Second},
-		{"all fail", []int{dns.RcodeServerFailure, dns.RcodeRefused}, dns.RcodeRefused, -1, stagger},
-		{"all silent", []int{silent}, dns.RcodeServerFailure, -1, patience + time.Second},
+		{"first", []int{dns.RcodeSuccess, dns.RcodeSuccess}, dns.RcodeSuccess, 0, stagger, true},
+		{"says no such name", []int{dns.RcodeNameError, dns.RcodeSuccess}, dns.RcodeNameError, -1, stagger, true},
+		{"fails", []int{dns.RcodeServerFailure, dns.RcodeRefused, dns.RcodeSuccess}, dns.RcodeSuccess, 2, stagger, true},
+		{"silent", []int{silent, dns.RcodeSuccess}, dns.RcodeSuccess, 1, time.Second, false},
+		{"all fail", []int{dns.RcodeServerFailure, dns.RcodeRefused}, dns.RcodeRefused, -1, stagger, true},
+		{"all silent", []int{silent}, dns.RcodeServerFailure, -1, patience + time.Second, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			var servers []string
+			var first *outside
 			port := 0
 			for i, code := range tc.codes {
 				var o *outside
 				o, port = newOutside(t, fmt.Sprintf("127.0.53.%d", i+1), port, code)
 				servers = append(servers, o.host)
+				if first == nil {
+					first = o
+				}
 			}
 			u := newUpstream(resolvConf(t, filepath.Join(t.TempDir(), "resolv.conf"), servers...), func(string) bool { return false })
 			u.port = fmt.Sprint(port)
 			for _, udp := range []bool{true, false} {
 				q := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
 				began := time.Now()
-				a, _ := u.ask(t.Context(), udp, q)
+				a, _ := u.ask(t.Context(), asker, udp, q)
 				if took := time.Since(began); took > tc.most+500*time.Millisecond {
 					t.Errorf("took %v", took)
 				}
@@ -108,12 +116,11 @@ func TestUpstream(t *testing.T) {
 					t.Errorf("answer %v, want that of %s", a.Answer, servers[tc.from])
 				}
 			}
-			if tc.from > 0 { // the second time, the one that answered is asked first
-				began := time.Now()
-				u.ask(t.Context(), true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA))
-				if took := time.Since(began); took > stagger {
-					t.Errorf("the one that failed is asked first again: %v", took)
-				}
+			// One that was silent is asked last from then on; one that refuses may have its reason.
+			before := first.asked.Load()
+			u.ask(t.Context(), asker, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA))
+			if got := first.asked.Load() > before; got != tc.again {
+				t.Errorf("the first server was asked again: %v, want %v", got, tc.again)
 			}
 		})
 	}
@@ -127,26 +134,55 @@ func TestResolvConfChanges(t *testing.T) {
 	u := newUpstream(file, func(s string) bool { return s == "127.0.53.13" })
 	u.port = fmt.Sprint(port)
 	q := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
-	if m, _ := u.ask(t.Context(), true, q); len(m.Answer) != 1 {
+	if m, _ := u.ask(t.Context(), asker, true, q); len(m.Answer) != 1 {
 		t.Errorf("answer %v", m)
 	}
-	resolvConf(t, file, b.host, "127.0.53.13")
-	if m, _ := u.ask(t.Context(), true, q); len(m.Answer) != 1 || b.asked.Load() != 1 || a.asked.Load() != 1 {
+	resolvConf(t, file, "127.0.53.13", b.host, "127.0.53.13") // longer: times of files may be coarse
+	if m, _ := u.ask(t.Context(), asker, true, q); len(m.Answer) != 1 || b.asked.Load() != 1 || a.asked.Load() != 1 {
 		t.Errorf("answer %v; asked %d and %d times", m, a.asked.Load(), b.asked.Load())
 	}
 	resolvConf(t, file, "127.0.53.13")
-	if m, result := u.ask(t.Context(), true, q); m.Rcode != dns.RcodeServerFailure || result != Failed {
+	if m, result := u.ask(t.Context(), asker, true, q); m.Rcode != dns.RcodeServerFailure || result != Failed {
 		t.Errorf("answer %v, %s with nobody to ask", m, result)
+	}
+}
+
+// A server is our own from when names are served there, and no longer than that.
+func TestOwnServersComeAndGo(t *testing.T) {
+	a, port := newOutside(t, "127.0.53.21", 0, dns.RcodeSuccess)
+	own := false
+	u := newUpstream(resolvConf(t, filepath.Join(t.TempDir(), "resolv.conf"), a.host), func(string) bool { return own })
+	u.port = fmt.Sprint(port)
+	for i, want := range []string{Forwarded, Failed, Forwarded} {
+		own = i == 1
+		if _, result := u.ask(t.Context(), asker, true, new(dns.Msg).SetQuestion("eXample.com.", dns.TypeA)); result != want {
+			t.Errorf("question %d is %s, want %s", i, result, want)
+		}
 	}
 }
 
 // Beyond so many at once a question is refused at once.
 func TestTooManyAtOnce(t *testing.T) {
 	u := newUpstream("/nonexistent", nil)
-	for range maxAsking {
-		u.asking <- struct{}{}
+	other := netip.MustParseAddr("10.1.0.3")
+	ask := func(from netip.Addr) string {
+		_, result := u.ask(t.Context(), from, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA))
+		return result
 	}
-	if m, result := u.ask(t.Context(), true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA)); m.Rcode != dns.RcodeRefused || result != Refused {
-		t.Errorf("answer %v, %s", m, result)
+	for range maxOfOne {
+		u.enter(asker)
+	}
+	if one, another := ask(asker), ask(other); one != Refused || another != Failed {
+		t.Errorf("one who asks too much is %s, another %s", one, another)
+	}
+	for i := range maxAsking - maxOfOne {
+		u.enter(netip.AddrFrom4([4]byte{10, 2, byte(i >> 8), byte(i)}))
+	}
+	if got := ask(other); got != Refused {
+		t.Errorf("one question too many is %s", got)
+	}
+	u.leave(asker)
+	if got := ask(other); got != Failed || len(u.by) != 1+maxAsking-maxOfOne {
+		t.Errorf("then it is %s, of %d", got, len(u.by))
 	}
 }

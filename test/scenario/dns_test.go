@@ -87,6 +87,9 @@ func TestNames(t *testing.T) {
 	if got := n.Asked.Load(); got != asked {
 		t.Errorf("the resolver outside was asked %d times from an internal network", got-asked)
 	}
+	n.want(mute.Host, "udp", gw4, "anna.", dns.TypeA, "REFUSED")
+	n.want(mute.Host, "tcp", quiet, "example.com.", dns.TypeA, "REFUSED")
+	n.want(n.Host, "udp", gw4, "example.com.", dns.TypeA, "REFUSED")
 	if got, err := question(mute.Host, "tcp", n.Gateway("mute", lab.IPv4), "mute.", dns.TypeA); err == nil {
 		t.Errorf("a network without names answers %s", got)
 	}
