@@ -35,6 +35,8 @@ func (e *Error) Unwrap() error {
 		return model.ErrNotFound
 	case http.StatusConflict:
 		return model.ErrConflict
+	case http.StatusGone:
+		return model.ErrGone
 	case http.StatusNotImplemented:
 		return model.ErrNotSupported
 	}
@@ -55,6 +57,8 @@ func statusOf(err error) int {
 		return http.StatusNotFound
 	case errors.Is(err, model.ErrConflict), errors.Is(err, model.ErrExhausted):
 		return http.StatusConflict
+	case errors.Is(err, model.ErrGone):
+		return http.StatusGone
 	case errors.Is(err, model.ErrInvalid):
 		return http.StatusBadRequest
 	case errors.Is(err, model.ErrForbidden):

@@ -200,9 +200,9 @@ func (c *Container) Find(ctx context.Context) (api.Sandbox, error) {
 	return api.Sandbox{}, model.NoSandbox(c.Names[0])
 }
 
-// sweep removes what runtimes left behind: sandboxes whose namespace neither this
-// process nor the daemon finds. They may have the port or address that is wanted.
-// It reports whether there were any.
+// sweep removes what runtimes left behind: sandboxes whose namespace has ended, as the
+// daemon knows. They may have the port or address that is wanted. It reports whether
+// there were any.
 func (c *Container) sweep(ctx context.Context) (swept bool) {
 	list, err := c.Sandboxes(ctx, api.Filters{"label": {c.Label}})
 	if err != nil {
@@ -210,7 +210,7 @@ func (c *Container) sweep(ctx context.Context) (swept bool) {
 	}
 	for _, s := range list {
 		sb, err := c.Sandbox(ctx, s.ID)
-		if err == nil && Gone(sb.NetworkSettings.SandboxKey) && c.CheckSandbox(ctx, s.ID) != nil {
+		if err == nil && Gone(sb.NetworkSettings.SandboxKey) && errors.Is(c.CheckSandbox(ctx, s.ID), model.ErrGone) {
 			swept = c.remove(ctx, s.ID) == nil || swept
 		}
 	}

@@ -35,7 +35,7 @@ func coded(err error) error {
 		return types.NewError(types.ErrTryAgainLater, err.Error(), `another daemon's socket is named by "host" in the network configuration`)
 	case errors.Is(err, attach.ErrOtherNamespace):
 		return refuse(types.ErrInvalidEnvironmentVariables, "%v", err)
-	case errors.Is(err, model.ErrConflict), errors.Is(err, model.ErrForbidden):
+	case errors.Is(err, model.ErrConflict), errors.Is(err, model.ErrGone), errors.Is(err, model.ErrForbidden):
 		return refuse(errConflict, "%s", oneLine(err))
 	case errors.Is(err, model.ErrNotFound):
 		// Removed between two requests; the runtime may begin anew.

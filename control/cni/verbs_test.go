@@ -98,7 +98,19 @@ func TestAddTakesFromTheDead(t *testing.T) {
 	w.must(os.Remove(old))
 	_, err = w.Add(t.Context(), other, conf)
 	w.refused(err, errConflict, `"cni-c1"`) // the daemon sees it yet
-	w.Broken = &model.Refusal{Kind: model.ErrConflict, Text: "gone"}
+	for _, lives := range []error{
+		&model.Refusal{Kind: model.ErrConflict, Text: "not at its path"}, // but its device is there
+		&model.Refusal{Kind: model.ErrNotSupported, Text: "this kernel cannot tell"},
+		errors.New("out of memory"),
+	} {
+		w.Broken = lives
+		_, err = w.Add(t.Context(), other, conf)
+		w.refused(err, errConflict, `"cni-c1"`)
+		if got := w.Names(); got != "cni-c1" {
+			t.Errorf("sandboxes %s while a check says %q, want cni-c1", got, lives)
+		}
+	}
+	w.Broken = &model.Refusal{Kind: model.ErrGone, Text: "gone"}
 	w.add(other, conf)
 	if got := w.Names(); got != "cni-c2" {
 		t.Errorf("sandboxes %s, want cni-c2", got)

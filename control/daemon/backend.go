@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -48,10 +49,12 @@ func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*m
 
 // CheckSandbox looks at a sandbox's interfaces at once; [api.Node].
 func (b *backend) CheckSandbox(ctx context.Context, id string) error {
-	if err := b.daemon.reconciler.Check(ctx, id); err != nil {
+	switch err := b.daemon.reconciler.Check(ctx, id); {
+	case err == nil, errors.Is(err, model.ErrGone):
+		return err
+	default:
 		return &model.Refusal{Kind: model.ErrConflict, Text: err.Error()}
 	}
-	return nil
 }
 
 // Status says how the daemon is; [api.Node].

@@ -14,6 +14,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrConflict: the name, address or port is taken, or the thing is in use.
 	ErrConflict = errors.New("conflict")
+	// ErrGone: what the thing was for has ended, and does not come back by itself.
+	ErrGone = errors.New("gone")
 	// ErrInvalid: the request contradicts itself or the rules.
 	ErrInvalid = errors.New("invalid")
 	// ErrForbidden: the thing is predefined and cannot be changed.

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // Check looks at a sandbox and its endpoints at once and repairs what is not as
-// it should be. An error says what stays wrong.
+// it should be. An error says what stays wrong; it is a [model.ErrGone] if the
+// namespace ended, as [Reconciler.Gone] knows it.
 func (r *Reconciler) Check(ctx context.Context, id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -49,8 +52,11 @@ func (p *pass) wrong(b *sandbox) error {
 		}
 	}
 	switch {
+	case b.gone && p.r.hasDevice(b.id):
+		errs = append(errs, fmt.Errorf("sandbox %s: its network namespace lives, but not at %s (bind it there again)", short(b.id), b.want.NetNS))
 	case b.gone:
-		errs = append(errs, fmt.Errorf("sandbox %s: its network namespace %s is gone", short(b.id), b.want.NetNS))
+		errs = append(errs, &model.Refusal{Kind: model.ErrGone, Text: fmt.Sprintf(
+			"sandbox %s: its network namespace %s is gone", short(b.id), b.want.NetNS)})
 	case b.broken:
 		errs = append(errs, errors.New(b.trouble))
 	}

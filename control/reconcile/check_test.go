@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -51,14 +52,33 @@ func TestCheck(t *testing.T) {
 		return errors.Join(err, made)
 	})
 	w.wrong(b, `interface "eth0" exists in `)
+	// It goes, and then the namespace's path; the namespace lives on.
+	w.deletePeer(b)
+	w.must(w.r.Check(t.Context(), b.ID))
+	ns, err := rtnl.OpenNetNS(b.NetNS)
+	w.must(err)
+	defer ns.Close()
 	w.must(rtnl.RemoveNetNS(b.NetNS))
-	w.wrong(b, "is gone")
+	w.wrong(b, "lives, but not at "+b.NetNS)
+	w.restart()
+	w.apply(p)
+	w.wrong(b, "lives, but not at "+b.NetNS)
+	w.must(ns.Close())
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := w.r.Check(t.Context(), b.ID)
+		if errors.Is(err, model.ErrGone) && strings.Contains(err.Error(), "is gone") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("check after the namespace ended: %v, want ErrGone", err)
+		}
+	}
 }
 
 // wrong wants a check to say so.
 func (w *world) wrong(b *model.Sandbox, text string) {
 	w.tb.Helper()
-	if err := w.r.Check(w.tb.Context(), b.ID); err == nil || !strings.Contains(err.Error(), text) {
+	if err := w.r.Check(w.tb.Context(), b.ID); err == nil || errors.Is(err, model.ErrGone) || !strings.Contains(err.Error(), text) {
 		w.tb.Errorf("check: %v, want %q", err, text)
 	}
 }
