@@ -156,13 +156,14 @@ func (c *Container) join(ctx context.Context, spec model.SandboxSpec, refused er
 }
 
 // createOther makes the container's sandbox under another of its names, if it was
-// refused for the first.
+// refused for the first. The last refusal stands: those before may be of the name alone.
 func (c *Container) createOther(ctx context.Context, spec model.SandboxSpec, refused error) (*api.Network, api.Sandbox, error) {
 	for _, name := range c.Names[1:] {
 		n, sb, err := c.create(ctx, name, spec)
 		if !errors.Is(err, model.ErrConflict) {
 			return n, sb, err
 		}
+		refused = err
 	}
 	return nil, api.Sandbox{}, refused
 }

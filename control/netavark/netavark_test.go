@@ -243,6 +243,10 @@ func TestNames(t *testing.T) {
 	if got := w.Names(); got != "podman-w web" {
 		t.Errorf("sandboxes %s", got)
 	}
+	// That one name is taken is not what stands in the way.
+	taken := keys{"port_mappings": []keys{{"host_port": 22, "container_port": 80}}}
+	_, err = w.Setup(t.Context(), w.namespace("late"), w.attachment(kept, taken, keys{}))
+	w.refused(err, "address already in use")
 }
 
 func TestTeardown(t *testing.T) {
