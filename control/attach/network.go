@@ -54,6 +54,9 @@ func Differs(have *api.Network, want api.NetworkCreate) error {
 	if have.Internal != want.Internal {
 		return differ(have, "internal", strconv.FormatBool(have.Internal), strconv.FormatBool(want.Internal))
 	}
+	if want.EnableIPv6 != nil && *want.EnableIPv6 && !have.EnableIPv6 {
+		return differ(have, "IPv6", "false", "true")
+	}
 	for _, k := range slices.Sorted(maps.Keys(want.Options)) {
 		if is := cmp.Or(have.Options[k], defaults[k]); is != want.Options[k] {
 			return differ(have, "option "+k, is, want.Options[k])

@@ -231,6 +231,7 @@ func TestRefusals(t *testing.T) {
 		{"network-host", at("c1", other), keys{"name": "host"}, 7, "network host"},
 		{"network-none", at("c1", other), keys{"name": "none"}, 7, "and network none"},
 		{"network-differs", at("c1", other), keys{"internal": true}, 100, `internal "false"`},
+		{"network-without-ipv6", at("c1", other), keys{"ipv6": true}, 100, `IPv6 "false"`},
 		{"port-taken", at("c1", other), port(22, "tcp"), 100, "address already in use"},
 		{"ip-taken", at("c1", other), keys{"runtimeConfig": keys{"ips": []string{"10.1.0.2"}}}, 100, `belongs to sandbox "cni-first"`},
 		{"namespace-taken", at("c1", "/proc/self/ns/net"), nil, 100, `is already sandbox "cni-first"`},

@@ -185,6 +185,8 @@ func TestNetworkThatIsThere(t *testing.T) {
 	first := w.create(w.network(nil))
 	_, err = w.Create(t.Context(), w.json(w.network(keys{"internal": true})))
 	w.refused(err, `network pods has internal "false", the configuration says "true"`)
+	_, err = w.Create(t.Context(), w.json(w.network(keys{"ipv6_enabled": true})))
+	w.refused(err, `network pods has IPv6 "false", the configuration says "true"`)
 	w.create(w.network(keys{"name": "mine", "subnets": []keys{{"subnet": "10.1.0.0/16"}}}))
 	w.create(w.network(keys{"name": "mine", "id": "another", "internal": true, "subnets": []keys{{"subnet": "10.2.0.0/16"}}}))
 	if n, err := w.Network("mine"); err != nil || !n.Internal || n.Subnets[0].Prefix.String() != "10.2.0.0/16" {
