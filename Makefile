@@ -55,6 +55,7 @@ test: ## Run every check and test, as root; installs with apt what is missing.
 	@$(ROOT)
 	@$(DEPS) test
 	@GO=$(GO) test/crictl.sh
+	@test/podman/root.sh >/dev/null
 	@GO=$(GO) bench/docker29.sh
 	@$(MAKE) --no-print-directory build lint
 	CGO_ENABLED=1 $(GO) build -race ./...

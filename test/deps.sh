@@ -7,14 +7,15 @@
 set -eu
 : "${LLVM:?run this through make}"
 
-# command:package, what each target calls. A command is looked for as root has it.
+# command:package, what each target calls. A command is looked for as root has it. What
+# another package has under the same name too is told by a file that only this one has.
 compiler="clang-$LLVM:clang-$LLVM llvm-strip-$LLVM:llvm-$LLVM clang-format-$LLVM:clang-format-$LLVM
 	git:git /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev"
 traffic="ip:iproute2 ping:iputils-ping ps:procps nsenter:util-linux curl:curl iperf3:iperf3
 	nginx:nginx-light"
 tools="gcc:gcc /usr/include/stdlib.h:libc6-dev tcpdump:tcpdump traceroute:traceroute script:bsdutils pgrep:procps tc:iproute2 socat:socat nft:nftables
 	ethtool:ethtool jq:jq bpftool:bpftool promtool:prometheus
-	qemu-system-x86_64:qemu-system-x86 busybox:busybox-static"
+	qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static"
 
 peers="ip:iproute2 unshare:util-linux containerd:containerd dockerd:docker.io iptables:iptables nginx:nginx-light wrk:wrk"
 runtimes="docker-compose:docker-compose debootstrap:debootstrap podman:podman crun:crun /usr/lib/cni/bridge:containernetworking-plugins"

@@ -11,21 +11,33 @@ packages=podman,netavark,crun,curl
 cache=${XDG_CACHE_HOME:-/var/cache}/fairlead
 root=$cache/podman5
 
+# mirror is the first that apt knows to be Debian's, which its lists say.
+mirror() {
+	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' |
+		grep -E '^https?://' | head -n 1
+}
+
 # A root is whole when it has its name: it is made under another. One that was made of
 # other packages is made anew.
 mkdir -p "$cache"
 exec 9>"$cache/podman5.lock"
 flock 9
 if [ "$(cat "$root/made-of" 2>/dev/null)" != "$suite $packages" ]; then
-	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1)
+	mirror=$(mirror)
 	[ -n "$mirror" ] || {
-		echo "apt names no mirror of Debian (add one to its sources, and: apt-get update)" >&2
+		apt-get -qq update >&2 || :
+		mirror=$(mirror)
+	}
+	[ -n "$mirror" ] || {
+		echo "apt names no mirror of Debian (add one with http:// or https:// to its sources)" >&2
 		exit 1
 	}
 	half=$cache/podman5.half
 	rm -rf "$half"
 	echo "making a root of Debian $suite with podman 5, which stays in $root" >&2
-	debootstrap --variant=minbase --include="$packages" "$suite" "$half" "$mirror" >"$cache/podman5.log" 2>&1 || {
+	# What it mounts in the root goes with the namespace, even if it is killed: the next
+	# rm must not meet it.
+	unshare -m debootstrap --variant=minbase --include="$packages" "$suite" "$half" "$mirror" >"$cache/podman5.log" 2>&1 || {
 		tail -n 5 "$cache/podman5.log" >&2
 		rm -rf "$half"
 		exit 1
