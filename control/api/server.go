@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -59,6 +60,8 @@ type Node interface {
 	// CheckSandbox looks at a sandbox's interfaces in the kernel at once and
 	// repairs them. An error says what stays wrong.
 	CheckSandbox(ctx context.Context, id string) error
+	// Unserved lists the gateways where names should be served and are not.
+	Unserved() []netip.Addr
 }
 
 // Backend is all that the Server serves.

@@ -18,6 +18,9 @@ type Network struct {
 	Containers map[string]NetworkMember // by sandbox ID; filled by inspect only
 	Options    map[string]string
 	Labels     map[string]string
+	// Unserved are the gateways where the network's names should be served and are
+	// not: another program has the port.
+	Unserved []string `json:",omitempty"`
 }
 
 // IPAM is a network's address management.

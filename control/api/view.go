@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -21,10 +22,11 @@ type view struct {
 	alive     func(pid int, start uint64) bool
 	endpoints map[string][]*model.Endpoint // by sandbox ID; nil: no index
 	publishes map[string][]*model.Publish  // by endpoint ID
+	unserved  func() []netip.Addr
 }
 
 func (s *Server) view() *view {
-	return &view{snap: s.cfg.Backend.Snapshot(), runDir: s.cfg.RunDir, alive: s.cfg.Alive}
+	return &view{snap: s.cfg.Backend.Snapshot(), runDir: s.cfg.RunDir, alive: s.cfg.Alive, unserved: sync.OnceValue(s.cfg.Backend.Unserved)}
 }
 
 // index makes the indexes.
@@ -83,6 +85,9 @@ func (v *view) network(n *model.Network, members bool) Network {
 			c.AuxiliaryAddresses[name] = a.String()
 		}
 		out.IPAM.Config = append(out.IPAM.Config, c)
+		if n.DNS && slices.Contains(v.unserved(), s.Gateway) {
+			out.Unserved = append(out.Unserved, c.Gateway)
+		}
 	}
 	if !members {
 		return out

@@ -33,8 +33,16 @@ func MTU(n *api.Network) int {
 	return model.DefaultMTU
 }
 
+// HasNames reports whether a network's names are to be served.
+func HasNames(n *api.Network) bool { return len(named(n)) > 0 }
+
 // NameServers are where a network's names are served; none, if they are not.
 func NameServers(n *api.Network) []string {
+	return slices.DeleteFunc(named(n), func(gateway string) bool { return slices.Contains(n.Unserved, gateway) })
+}
+
+// named are the gateways where a network's names are to be served.
+func named(n *api.Network) []string {
 	servers := []string{}
 	if served, _ := strconv.ParseBool(n.Options[OptDNS]); served {
 		for _, c := range n.IPAM.Config {

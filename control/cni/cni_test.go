@@ -5,6 +5,7 @@ package cni
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -128,6 +129,10 @@ func TestNamesAreServed(t *testing.T) {
 		if diff := cmp.Diff(tt.want, nameservers(tt.conf)); diff != "" {
 			t.Errorf("%v: nameservers (-want +got):\n%s", tt.conf, diff)
 		}
+	}
+	w.Silent = []netip.Addr{netip.MustParseAddr("10.1.0.1")} // another program has the port
+	if diff := cmp.Diff([]string{"2001:db8::1"}, nameservers(nil)); diff != "" {
+		t.Errorf("beside another server: nameservers (-want +got):\n%s", diff)
 	}
 	for _, conf := range []keys{{"name": "mute", "options": keys{"fairlead.dns": "true"}}, off} {
 		_, err := w.Add(t.Context(), at("odd", w.namespace("odd"+fmt.Sprint(len(conf)))), w.conf(conf))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -55,6 +56,19 @@ func (b *backend) CheckSandbox(ctx context.Context, id string) error {
 	default:
 		return &model.Refusal{Kind: model.ErrConflict, Text: err.Error()}
 	}
+}
+
+// Unserved lists the gateways where names should be served and are not; [api.Node].
+// Sockets are looked at only when the server says that there are some.
+func (b *backend) Unserved() []netip.Addr {
+	if b.daemon.dns.Unserved() == 0 {
+		return nil
+	}
+	list, err := b.daemon.reconciler.Unserved()
+	if err != nil {
+		b.daemon.log.Warn("not known where names are not served", "err", err)
+	}
+	return list
 }
 
 // Status says how the daemon is; [api.Node].

@@ -126,7 +126,7 @@ func (n *network) completed(have *api.Network) ([]byte, error) {
 		subnets = append(subnets, s)
 	}
 	for key, value := range map[string]any{
-		"subnets": subnets, "ipv6_enabled": have.EnableIPv6, "dns_enabled": len(attach.NameServers(have)) > 0,
+		"subnets": subnets, "ipv6_enabled": have.EnableIPv6, "dns_enabled": attach.HasNames(have),
 		"ipam_options": map[string]string{"driver": "host-local"},
 	} {
 		b, err := json.Marshal(value)

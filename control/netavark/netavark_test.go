@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -195,6 +196,20 @@ func TestNetworkThatIsThere(t *testing.T) {
 	_, err = w.Create(t.Context(), w.json(w.network(keys{"name": "theirs", "subnets": []keys{{"subnet": "10.2.0.0/16"}}})))
 	w.refused(err, "Pool overlaps")
 	w.setup("/proc/self/ns/net", w.attachment(first, keys{}, keys{}))
+}
+
+// A network whose names another program keeps from being served has names nevertheless;
+// its containers are told of servers that answer only.
+func TestNamesUnserved(t *testing.T) {
+	w := newWorld(t)
+	w.Silent = []netip.Addr{netip.MustParseAddr("10.1.0.1")}
+	kept := w.create(w.network(keys{"subnets": []keys{{"subnet": "10.1.0.0/16"}, {"subnet": "2001:db8::/64"}}}))
+	if kept["dns_enabled"] != true {
+		t.Errorf("network = %v, want names", kept)
+	}
+	if got := w.setup("/proc/self/ns/net", w.attachment(kept, keys{}, keys{})); !strings.Contains(got, `"dns_server_ips":["2001:db8::1"]`) {
+		t.Errorf("answer %s, want one server", got)
+	}
 }
 
 func TestContainer(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,7 +26,8 @@ import (
 type Daemon struct {
 	*controller.Controller
 	Socket string
-	Broken error // what a check of a sandbox finds
+	Broken error        // what a check of a sandbox finds
+	Silent []netip.Addr // gateways where no names are served
 }
 
 // Status is empty.
@@ -33,6 +35,9 @@ func (d *Daemon) Status(context.Context) (api.Status, error) { return api.Status
 
 // CheckSandbox finds what the test says.
 func (d *Daemon) CheckSandbox(context.Context, string) error { return d.Broken }
+
+// Unserved are the gateways that the test says.
+func (d *Daemon) Unserved() []netip.Addr { return d.Silent }
 
 // Flows are none.
 func (d *Daemon) Flows(context.Context, api.FlowFilter) ([]api.Flow, error) { return nil, nil }

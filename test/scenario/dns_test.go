@@ -128,6 +128,10 @@ func TestNamesBesideAServer(t *testing.T) {
 	if got := n.Metrics()["fairlead_dns_unserved_addresses"]; got != 1 {
 		t.Errorf("%v addresses are not served, want 1", got)
 	}
+	unserved := func() string { return n.Fairlead("network", "inspect", "-f", `{{index . "Unserved"}}`, "web") }
+	if got := unserved(); got != "["+gw+"]" {
+		t.Errorf("unserved are %s, want %s", got, gw)
+	}
 	other.Close()
 	n.Eventually(10*time.Second, func() error {
 		got, err := question(a.Host, "udp", gw, "anna.", dns.TypeA)
@@ -138,6 +142,9 @@ func TestNamesBesideAServer(t *testing.T) {
 	})
 	if got := n.Metrics()["fairlead_dns_unserved_addresses"]; got != 0 {
 		t.Errorf("%v addresses are not served, want none", got)
+	}
+	if got := unserved(); got != "<no value>" {
+		t.Errorf("unserved are %s, want none", got)
 	}
 	// What a removed network had is free for others.
 	n.Remove(a)

@@ -32,7 +32,8 @@ type Fake struct {
 	FlowList []api.Flow
 	Filter   api.FlowFilter // of the last call of Flows
 	State    api.Status
-	Err      error // returned by every verb when set
+	Missing  []netip.Addr // gateways where no names are served
+	Err      error        // returned by every verb when set
 }
 
 // New is a Fake with the predefined networks.
@@ -315,6 +316,9 @@ func (f *Fake) CheckSandbox(_ context.Context, id string) error {
 	f.event("check %s", id)
 	return f.Err
 }
+
+// Unserved implements [api.Node].
+func (f *Fake) Unserved() []netip.Addr { return f.Missing }
 
 // Status implements [api.Node].
 func (f *Fake) Status(context.Context) (api.Status, error) { return f.State, f.Err }
