@@ -5,6 +5,8 @@ package cni
 import (
 	"errors"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -46,6 +48,27 @@ func TestCheckAndDel(t *testing.T) {
 		b.del(pods)
 	}
 	r.wantSandboxes("", 0)
+}
+
+// A container that lives keeps its port though its namespace has lost its path; one that
+// ended gives it to who wants it.
+func TestAddBesideALostPath(t *testing.T) {
+	t.Parallel()
+	r := newRuntime(t, lab.Config{})
+	pods := r.list("1.0.0", "pods", nil)
+	ports := config{"portMappings": []config{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}}
+	a, b, witness := r.container("anna", ports), r.container("ben", ports), r.container("witness", nil)
+	path := filepath.Join(t.TempDir(), "anna")
+	r.NoError("link", os.Symlink(a.conf.NetNS, path))
+	a.conf.NetNS = path
+	a4 := a.ip(pods)
+	witness.add(pods)
+	r.NoError("unlink", os.Remove(path))
+	r.wantCode("ADD that wants the port of one that lives", second(b.tryAdd(pods)), errConflict)
+	r.Ping(witness.Host, a4)
+	a.end()
+	r.Eventually(10*time.Second, func() error { return second(b.tryAdd(pods)) })
+	r.wantSandboxes("cni-ben pods\ncni-witness pods", 2)
 }
 
 // errConflict is the plugin's own code.
