@@ -59,17 +59,7 @@ func (b *backend) CheckSandbox(ctx context.Context, id string) error {
 }
 
 // Unserved lists the gateways where names should be served and are not; [api.Node].
-// Sockets are looked at only when the server says that there are some.
-func (b *backend) Unserved() []netip.Addr {
-	if b.daemon.dns.Unserved() == 0 {
-		return nil
-	}
-	list, err := b.daemon.reconciler.Unserved()
-	if err != nil {
-		b.daemon.log.Warn("not known where names are not served", "err", err)
-	}
-	return list
-}
+func (b *backend) Unserved() []netip.Addr { return b.daemon.dns.Unserved() }
 
 // Status says how the daemon is; [api.Node].
 func (b *backend) Status(context.Context) (api.Status, error) {

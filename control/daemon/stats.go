@@ -48,7 +48,7 @@ func (d *daemon) stats() (metrics.Stats, error) {
 		Events:    make(map[string]uint64, len(events)),
 		Repairs:   d.reconciler.Stats().Repairs,
 		Questions: d.dns.Counts(),
-		Unserved:  d.dns.Unserved(),
+		Unserved:  len(d.dns.Unserved()),
 	}
 	for name, c := range events {
 		s.Events[name] = c.Packets

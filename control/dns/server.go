@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -104,11 +105,11 @@ func (s *Server) Counts() map[string]uint64 {
 	return counts
 }
 
-// Unserved is how many addresses another program has.
-func (s *Server) Unserved() int {
+// Unserved are the addresses that another program has.
+func (s *Server) Unserved() []netip.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.failed)
+	return slices.Collect(maps.Keys(s.failed))
 }
 
 // serves reports whether an address is one of the server's own.

@@ -201,20 +201,6 @@ func (r *Reconciler) served() (list []netip.Addr) {
 	return list
 }
 
-// Unserved lists the addresses where names should be served and nobody listens. Another
-// program has the port at every address, then.
-func (r *Reconciler) Unserved() ([]netip.Addr, error) {
-	var bound []netip.Addr
-	err := r.nl.Do(func() (err error) {
-		bound, err = rtnl.Bound(model.UDP, dnsPort)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(r.served(), func(a netip.Addr) bool { return slices.Contains(bound, a) }), nil
-}
-
 func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Addr) error {
 	addrs := []netip.Addr{addr}
 	if !addr.IsValid() {
