@@ -195,6 +195,7 @@ const (
 	GCMapFlTraffic      = "fl_traffic"
 	GCMapFlUplink       = "fl_uplink"
 	GCProgGcFlows       = "gc_flows"
+	GCVarCfgConntrack   = "cfg_conntrack"
 	GCVarCfgFibSrc      = "cfg_fib_src"
 	GCVarCfgFloodSlice  = "cfg_flood_slice"
 	GCVarCfgMark        = "cfg_mark"
@@ -277,6 +278,7 @@ type GCMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type GCVariableSpecs struct {
+	CfgConntrack   *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
@@ -353,6 +355,7 @@ func (m *GCMaps) Close() error {
 //
 // It can be passed to LoadGCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type GCVariables struct {
+	CfgConntrack   *ebpf.Variable `ebpf:"cfg_conntrack"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`

@@ -183,6 +183,7 @@ const (
 	SockProgRecvmsg6      = "recvmsg6"
 	SockProgSendmsg4      = "sendmsg4"
 	SockProgSendmsg6      = "sendmsg6"
+	SockVarCfgConntrack   = "cfg_conntrack"
 	SockVarCfgFibSrc      = "cfg_fib_src"
 	SockVarCfgFloodSlice  = "cfg_flood_slice"
 	SockVarCfgMark        = "cfg_mark"
@@ -272,6 +273,7 @@ type SockMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockVariableSpecs struct {
+	CfgConntrack   *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
@@ -344,6 +346,7 @@ func (m *SockMaps) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockVariables struct {
+	CfgConntrack   *ebpf.Variable `ebpf:"cfg_conntrack"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`

@@ -13,6 +13,7 @@
  */
 
 #include "lib/nd.h"
+#include "lib/netfilter.h"
 #include "lib/route.h"
 
 /* The packet's source address is the endpoint's own? Unspecified sources pass where the
@@ -362,8 +363,13 @@ static __always_inline int uplink_to_host(struct __sk_buff *skb, const struct pk
 		return VERDICT_NEXT;
 	if (ip_is_loopback(&p->t.daddr))
 		return -DROP_LOOPBACK;
-	if (subnet_of(&p->t.daddr) && !host_addr(&p->t.daddr))
+	if (!subnet_of(&p->t.daddr) || host_addr(&p->t.daddr))
+		return VERDICT_NEXT;
+	/* Unless it answers what a sandbox asked at an address of the host's that netfilter
+	 * translates, as it does for ports that Docker publishes. */
+	if (!stack_waits_for(skb, p))
 		return -DROP_DIRECT;
+	frag_remember(p);
 	return VERDICT_NEXT;
 }
 

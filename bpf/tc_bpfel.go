@@ -350,6 +350,7 @@ const (
 	TCProgFromEndpoint    = "from_endpoint"
 	TCProgFromUplink      = "from_uplink"
 	TCProgToUplink        = "to_uplink"
+	TCVarCfgConntrack     = "cfg_conntrack"
 	TCVarCfgFibSrc        = "cfg_fib_src"
 	TCVarCfgFloodSlice    = "cfg_flood_slice"
 	TCVarCfgMark          = "cfg_mark"
@@ -442,6 +443,7 @@ type TCMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TCVariableSpecs struct {
+	CfgConntrack     *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
 	CfgFibSrc        *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice    *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark          *ebpf.VariableSpec `ebpf:"cfg_mark"`
@@ -527,6 +529,7 @@ func (m *TCMaps) Close() error {
 //
 // It can be passed to LoadTCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TCVariables struct {
+	CfgConntrack     *ebpf.Variable `ebpf:"cfg_conntrack"`
 	CfgFibSrc        *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice    *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark          *ebpf.Variable `ebpf:"cfg_mark"`

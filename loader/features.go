@@ -94,6 +94,9 @@ func probes() []probe {
 			"Sandboxes are connected by veth pairs, which is the default anyway."},
 		{"fib_src", false, tried(probeFIBSrc, version{6, 7}),
 			"Masqueraded packets get the uplink's first address, even if the route prefers another (src)."},
+		{"conntrack", false, findConntrack,
+			"Sandboxes do not reach, at the host's addresses, ports that Docker publishes for its own networks. " +
+				"If Docker does: modprobe nf_conntrack, and restart the daemon."},
 		{"socket programs", false, tried(helper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie), version{5, 7}),
 			"Published ports are not reachable through 127.0.0.1 from the host itself."},
 		{"cgroup2", false, findCgroupRoot,

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 
 	"github.com/fairlead-net/fairlead/bpf"
 	"github.com/fairlead-net/fairlead/maps"
@@ -55,6 +56,10 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, have kernelFlags) error {
 	values := map[string]any{
 		bpf.TCVarCfgNetnsCookie: cfg.NetnsCookie,
 		bpf.TCVarCfgFibSrc:      flag(have.fibSrc),
+		bpf.TCVarCfgConntrack:   flag(have.conntrack),
+	}
+	if !have.conntrack {
+		removeKfuncs(spec)
 	}
 	if cfg.SNATMax != 0 {
 		values[bpf.TCVarCfgSnatMin], values[bpf.TCVarCfgSnatMax] = cfg.SNATMin, cfg.SNATMax
@@ -91,6 +96,18 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, have kernelFlags) error {
 		}
 	}
 	return nil
+}
+
+// removeKfuncs has the calls of kernel functions, which nothing reaches then, find nothing:
+// the verifier looks for them, and for a JIT, before it removes what is not reached.
+func removeKfuncs(spec *ebpf.CollectionSpec) {
+	for _, p := range spec.Programs {
+		for i, ins := range p.Instructions {
+			if ins.IsKfuncCall() {
+				p.Instructions[i] = asm.Mov.Imm(asm.R0, 0)
+			}
+		}
+	}
 }
 
 func flag(b bool) uint8 {

@@ -12,17 +12,20 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/bpf"
 )
 
 // kernelFlags is what the programs must know of the kernel.
 type kernelFlags struct {
-	fibSrc bool // BPF_FIB_LOOKUP_SRC
+	fibSrc    bool // BPF_FIB_LOOKUP_SRC
+	conntrack bool // bpf_skb_ct_lookup
 }
 
 func probeFlags() kernelFlags {
 	v := kernelVersion()
 	fib, _ := judge(probeFIBSrc(), v, version{6, 7})
-	return kernelFlags{fibSrc: fib}
+	return kernelFlags{fibSrc: fib, conntrack: probeConntrack() == nil}
 }
 
 // Values of enums in linux/bpf.h.
@@ -49,6 +52,56 @@ func probeFIBSrc() error {
 		asm.Return(),
 	)
 	return tryHelper(insns, unix.EAFNOSUPPORT)
+}
+
+// probeConntrack loads a program that asks the kernel's connection tracking as the datapath
+// does, with the datapath's own calls: they know the names of what they call.
+func probeConntrack() error {
+	spec, err := bpf.LoadTC()
+	if err != nil {
+		return fmt.Errorf("read embedded object: %w", err)
+	}
+	calls := make(map[string]asm.Instruction)
+	for _, ins := range spec.Programs[bpf.TCProgFromUplink].Instructions {
+		if ins.IsKfuncCall() {
+			calls[ins.Reference()] = ins
+		}
+	}
+	const tuple, opts = 12, 12 // bytes of IPv4's, and of struct nf_opts
+	insns := asm.Instructions{asm.Mov.Imm(asm.R0, 0)}
+	for off := int16(-32); off < 0; off += 8 {
+		insns = append(insns, asm.StoreMem(asm.RFP, off, asm.R0, asm.DWord))
+	}
+	insns = append(insns,
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, -32),
+		asm.Mov.Imm(asm.R3, tuple),
+		asm.Mov.Reg(asm.R4, asm.RFP),
+		asm.Add.Imm(asm.R4, -16),
+		asm.Mov.Imm(asm.R5, opts),
+		calls["bpf_skb_ct_lookup"],
+		asm.JEq.Imm(asm.R0, 0, "none"),
+		asm.Mov.Reg(asm.R1, asm.R0),
+		calls["bpf_ct_release"],
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("none"),
+		asm.Return(),
+	)
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "fl_probe", Type: ebpf.SchedCLS, Instructions: insns, License: "GPL",
+	})
+	if err != nil {
+		return fmt.Errorf("load a probe: %w", err)
+	}
+	return p.Close()
+}
+
+// findConntrack says no more of a probe that fails than doctor has room for: the verifier's
+// words are about the probe.
+func findConntrack() (bool, string) {
+	if err := probeConntrack(); err != nil {
+		return false, "tried, and programs cannot ask it: nf_conntrack is not loaded, the kernel has no types of it (BTF), or there is no JIT"
+	}
+	return true, "tried, and programs can ask it"
 }
 
 // tryHelper runs a program that returns a helper's verdict on a flag: EINVAL

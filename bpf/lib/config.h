@@ -24,6 +24,9 @@ volatile const __u16 cfg_flood_slice = 256;
 /* The kernel knows BPF_FIB_LOOKUP_SRC (6.7, commit dab4e1f06cab, backported to some). */
 volatile const __u8 cfg_fib_src = 0;
 
+/* The kernel's connection tracking can be asked (5.18, nf_conntrack loaded, and a JIT). */
+volatile const __u8 cfg_conntrack = 0;
+
 /* Idle time after which a flow of each state is forgotten, in seconds: the
  * defaults of nf_conntrack (Documentation/networking/nf_conntrack-sysctl.rst). */
 volatile const __u32 cfg_timeout[CT_STATE_MAX] = {

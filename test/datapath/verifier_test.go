@@ -69,10 +69,12 @@ type object struct {
 func objects(t *testing.T) []object {
 	t.Helper()
 	var all []object
-	for fib := range uint8(2) {
+	for setting := range uint8(4) {
+		fib, conntrack := setting&1, setting>>1
 		spec, err := bpf.LoadTC()
 		must(t, err)
-		all = append(all, object{fmt.Sprintf("cfg_fib_src=%d", fib), spec, map[string]any{"cfg_fib_src": fib}})
+		all = append(all, object{fmt.Sprintf("cfg_conntrack=%d cfg_fib_src=%d", conntrack, fib), spec,
+			map[string]any{"cfg_conntrack": conntrack, "cfg_fib_src": fib}})
 	}
 	sock, err := bpf.LoadSock()
 	must(t, err)
