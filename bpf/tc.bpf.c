@@ -216,6 +216,8 @@ static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct p
 	/* The host itself, from a gateway address: the answer is for its stack. */
 	if (host)
 		f->e.flags = CT_F_HOST;
+	else if (nf_translates(skb, &p->t))
+		f->e.flags = CT_F_STACK;
 	return flow_from_stack(skb, p, f);
 }
 
@@ -363,13 +365,8 @@ static __always_inline int uplink_to_host(struct __sk_buff *skb, const struct pk
 		return VERDICT_NEXT;
 	if (ip_is_loopback(&p->t.daddr))
 		return -DROP_LOOPBACK;
-	if (!subnet_of(&p->t.daddr) || host_addr(&p->t.daddr))
-		return VERDICT_NEXT;
-	/* Unless it answers what a sandbox asked at an address of the host's that netfilter
-	 * translates, as it does for ports that Docker publishes. */
-	if (!stack_waits_for(skb, p))
+	if (subnet_of(&p->t.daddr) && !host_addr(&p->t.daddr))
 		return -DROP_DIRECT;
-	frag_remember(p);
 	return VERDICT_NEXT;
 }
 
@@ -397,7 +394,7 @@ static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 		return VERDICT_NEXT;
 	if (!e)
 		return uplink_to_host(skb, p);
-	if (e->out_if)
+	if (e->out_if && !(e->flags & CT_F_STACK))
 		return p->ttl > 1 ? route_to_sandbox(skb, p, &w->to, e->out_if) : -DROP_TTL;
 	err = nat_rewrite(skb, p, &w->to);
 	return err ? err : VERDICT_NEXT;
@@ -423,7 +420,7 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 	e = ct_find(&p.t, &confirmed);
 	if (!e || e->in_if)
 		return uplink_new(skb, &p);
-	if (!e->out_if)
+	if (!e->out_if || e->flags & CT_F_STACK)
 		return known_to_stack(skb, &p, e, confirmed);
 	return p.ttl > 1 ? known_to_sandbox(skb, &p, e, confirmed) : -DROP_TTL;
 }

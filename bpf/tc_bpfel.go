@@ -54,6 +54,7 @@ const (
 	TCCtFlagCT_F_NAT_SRC TCCtFlag = 8
 	TCCtFlagCT_F_NAT_DST TCCtFlag = 16
 	TCCtFlagCT_F_HOST    TCCtFlag = 64
+	TCCtFlagCT_F_STACK   TCCtFlag = 128
 )
 
 type TCCtState uint32

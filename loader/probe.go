@@ -62,9 +62,9 @@ func probeConntrack() error {
 		return fmt.Errorf("read embedded object: %w", err)
 	}
 	calls := make(map[string]asm.Instruction)
-	for _, ins := range spec.Programs[bpf.TCProgFromUplink].Instructions {
+	for _, ins := range spec.Programs[bpf.TCProgToUplink].Instructions {
 		if ins.IsKfuncCall() {
-			calls[ins.Reference()] = ins
+			calls[ins.Reference()] = ins.WithSource(nil) // all instructions have one, or none
 		}
 	}
 	const tuple, opts = 12, 12 // bytes of IPv4's, and of struct nf_opts

@@ -105,7 +105,7 @@ static __always_inline void ct_make_partner(struct ct_entry *out, const struct t
 	out->in_if = e->out_if;
 	out->out_if = e->in_if;
 	out->flags = (e->flags ^ CT_F_REPLY) &
-		     (CT_F_REPLY | CT_F_HOST | CT_F_NAT_SRC | CT_F_NAT_DST);
+		     (CT_F_REPLY | CT_F_HOST | CT_F_STACK | CT_F_NAT_SRC | CT_F_NAT_DST);
 }
 
 /* First state of a flow, by its first packet. */

@@ -151,7 +151,7 @@ static __always_inline void flow_publish(struct flow *f, const struct publish *b
 /*
  * flow_create records the flow of packet p as prepared in flow_scratch(), as
  * unconfirmed. xlat.sport is kept when it is free, else chosen from
- * cfg_snat_min..cfg_snat_max. f->e.flags may have CT_F_HOST.
+ * cfg_snat_min..cfg_snat_max. f->e.flags may have CT_F_HOST or CT_F_STACK.
  * Returns 0, -DROP_SNAT_EXHAUSTED or -DROP_CT_FULL.
  */
 __noinline int flow_create(struct __sk_buff *skb, const struct pkt *p)
@@ -165,7 +165,7 @@ __noinline int flow_create(struct __sk_buff *skb, const struct pkt *p)
 	f->e.state = ct_first_state(p);
 	f->e.created = now;
 	f->e.expires = ct_expires(now, f->e.state, false);
-	f->e.flags = (f->e.flags & CT_F_HOST) | CT_F_SEEN;
+	f->e.flags = (f->e.flags & (CT_F_HOST | CT_F_STACK)) | CT_F_SEEN;
 	if (!ip_equal(&f->e.xlat.saddr, &p->t.saddr))
 		f->e.flags |= CT_F_NAT_SRC;
 	if (!ip_equal(&f->e.xlat.daddr, &p->t.daddr))

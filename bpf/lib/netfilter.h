@@ -2,15 +2,16 @@
 #pragma once
 
 /*
- * What the kernel's own connection tracking knows: asked where the datapath would refuse
- * a packet that the host's stack may be waiting for.
+ * What the kernel's own connection tracking knows of a flow that its stack routed here.
  */
 
-#include "config.h"
-#include "pkt.h"
+#include "flow.h"
 
 #define NETNS_CURRENT (-1) /* BPF_F_CURRENT_NETNS */
-#define NF_DIR_REPLY 1	   /* IP_CT_DIR_REPLY of <linux/netfilter/nf_conntrack_tuple_common.h> */
+
+/* enum ip_conntrack_dir of <linux/netfilter/nf_conntrack_tuple_common.h> */
+#define NF_DIR_ORIGINAL 0
+#define NF_DIR_REPLY 1
 
 /* The kernel's struct bpf_ct_opts of 5.18. Newer kernels have a longer one and take this too. */
 struct nf_opts {
@@ -32,31 +33,31 @@ struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_tuple *
 				  __u32 opts_size) __ksym __weak;
 void bpf_ct_release(struct nf_conn *ct) __ksym __weak;
 
-/* Does the packet answer a flow that the stack began, and translated? Tracked are TCP and UDP
- * only. What comes from outside straight to a sandbox is refused before it is tracked. */
-static __noinline bool stack_waits_for(struct __sk_buff *skb, const struct pkt *p)
+/* Is there a tracked flow whose packets of direction dir arrive as t? */
+static __noinline bool nf_tracks(struct __sk_buff *skb, const struct tuple *t, __u8 dir)
 {
-	struct nf_opts opts = { .netns_id = NETNS_CURRENT, .l4_proto = p->t.proto };
-	struct bpf_sock_tuple t = {};
+	struct nf_opts opts = { .netns_id = NETNS_CURRENT, .l4_proto = t->proto };
+	struct bpf_sock_tuple st;
 	struct nf_conn *ct;
 
-	if (!cfg_conntrack || (p->t.proto != IPPROTO_TCP && p->t.proto != IPPROTO_UDP))
-		return false;
-	if (p->flags & PKT_IP4) {
-		t.ipv4.saddr = p->t.saddr.w[3];
-		t.ipv4.daddr = p->t.daddr.w[3];
-		t.ipv4.sport = p->t.sport;
-		t.ipv4.dport = p->t.dport;
-		ct = bpf_skb_ct_lookup(skb, &t, sizeof(t.ipv4), &opts, sizeof(opts));
-	} else {
-		__builtin_memcpy(t.ipv6.saddr, &p->t.saddr, sizeof(t.ipv6.saddr));
-		__builtin_memcpy(t.ipv6.daddr, &p->t.daddr, sizeof(t.ipv6.daddr));
-		t.ipv6.sport = p->t.sport;
-		t.ipv6.dport = p->t.dport;
-		ct = bpf_skb_ct_lookup(skb, &t, sizeof(t.ipv6), &opts, sizeof(opts));
-	}
+	if (sock_tuple(&st, t) == sizeof(st.ipv4))
+		ct = bpf_skb_ct_lookup(skb, &st, sizeof(st.ipv4), &opts, sizeof(opts));
+	else
+		ct = bpf_skb_ct_lookup(skb, &st, sizeof(st.ipv6), &opts, sizeof(opts));
 	if (!ct)
 		return false;
 	bpf_ct_release(ct);
-	return opts.dir == NF_DIR_REPLY;
+	return opts.dir == dir;
+}
+
+/* Did netfilter change where this packet goes, so that its answer must meet netfilter again?
+ * It tells TCP and UDP only. */
+static __always_inline bool nf_translates(struct __sk_buff *skb, const struct tuple *t)
+{
+	struct tuple answer;
+
+	if (!cfg_conntrack || (t->proto != IPPROTO_TCP && t->proto != IPPROTO_UDP))
+		return false;
+	tuple_reverse(&answer, t);
+	return nf_tracks(skb, &answer, NF_DIR_REPLY) && !nf_tracks(skb, t, NF_DIR_ORIGINAL);
 }

@@ -148,6 +148,7 @@ enum ct_flag {
 	CT_F_NAT_SRC = 1 << 3, /* source address or port is translated */
 	CT_F_NAT_DST = 1 << 4, /* destination likewise */
 	CT_F_HOST = 1 << 6,    /* a flow of the host's own stack, SNATed off a collision */
+	CT_F_STACK = 1 << 7,   /* netfilter translated the destination: answers go by the stack */
 };
 
 /* fl_ct and fl_ct_new: tuple as the packet arrives -> what becomes of it. One
