@@ -207,6 +207,12 @@ static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct p
 		return -DROP_CT_FULL;
 	if (ep->flags & EP_INTERNAL)
 		return -DROP_INTERNAL;
+	if (!host && nf_translates(skb, &p->t)) {
+		/* A port that Docker publishes for its own networks. Masquerading is netfilter's,
+		 * too: where it sees bridged packets, it sees the answer before from_uplink. */
+		f->e.flags = CT_F_STACK;
+		return flow_from_stack(skb, p, f);
+	}
 	if (ep->flags & EP_MASQUERADE) {
 		masquerade_source(skb, p, ep, up, &src);
 		if (ip_is_zero(&src))
@@ -216,8 +222,6 @@ static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct p
 	/* The host itself, from a gateway address: the answer is for its stack. */
 	if (host)
 		f->e.flags = CT_F_HOST;
-	else if (nf_translates(skb, &p->t))
-		f->e.flags = CT_F_STACK;
 	return flow_from_stack(skb, p, f);
 }
 
