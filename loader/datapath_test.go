@@ -146,6 +146,37 @@ func TestConfigure(t *testing.T) {
 	}
 }
 
+// Where the kernel's connection tracking cannot be asked, programs load that do not try.
+func TestWithoutConntrack(t *testing.T) {
+	w := newWorld(t)
+	for _, have := range []bool{true, false} {
+		o, err := newObjects(w.cfg, kernelFlags{conntrack: have})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var asked uint8
+		if err := o.tc.Variables["cfg_conntrack"].Get(&asked); err != nil {
+			t.Fatal(err)
+		}
+		calls := 0
+		for _, p := range o.programs() {
+			for _, ins := range p.Instructions {
+				if ins.IsKfuncCall() {
+					calls++
+				}
+			}
+		}
+		if (asked != 0) != have || (calls != 0) != have {
+			t.Errorf("conntrack %v: cfg_conntrack is %d, %d calls", have, asked, calls)
+		}
+		progs, err := o.load(nil)
+		if err != nil {
+			t.Fatalf("conntrack %v: %v", have, err)
+		}
+		closeAll(progs)
+	}
+}
+
 func TestValidate(t *testing.T) {
 	for _, tt := range []struct {
 		name string

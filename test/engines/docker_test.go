@@ -42,7 +42,8 @@ func TestDocker(t *testing.T) {
 // Published ports of containers answer everybody, and are the host's to give
 // once.
 func publishes(d *docker) {
-	theirs := d.run("theirs", "-p", "18200:80") // in Docker's own network
+	theirs := d.run("theirs", "-p", "18200:80", "-p", "18201:5000/udp") // in Docker's own network
+	d.UDP(theirs, "theirs", 5000)
 	rules := d.rules()
 	d.docker("network", "create", "-d", "fairlead", "web")
 	d.docker("network", "create", "-d", "fairlead", "other")
@@ -85,6 +86,8 @@ func publishes(d *docker) {
 	d.answersTo("linked", map[string]string{"db": "ben "})
 	d.Get(d.Outside, lab.Host4, 18200, "theirs", lab.Outside4)
 	d.Get(theirs, lab.Host4, 18080, "ben", "")
+	d.Get(anna, lab.Host4, 18200, "theirs", address)
+	d.Ask(anna, lab.Host4, 18201, "theirs", address)
 
 	if now := d.rules(); now != rules {
 		d.Errorf("netfilter's rules were\n%s\nand are now\n%s", rules, now)

@@ -37,6 +37,9 @@ func modules() []string { return []string{"veth", "sch_ingress", "cls_bpf"} }
 // lateModules are loaded by the tests, who want to know what is without them.
 func lateModules() []string { return []string{"sch_tbf"} }
 
+// netfilterModules are loaded after the programs were verified without them.
+func netfilterModules() []string { return []string{"nf_conntrack"} }
+
 func TestKernelMatrix(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots emulated machines")
@@ -51,7 +54,7 @@ func TestKernelMatrix(t *testing.T) {
 		t.Run(k.series, func(t *testing.T) {
 			image := unpack(t, k.deb(t))
 			var root cpio
-			for _, dir := range []string{"bin", "dev", "late", "modules", "proc", "root", "run", "sys", "tmp", "var"} {
+			for _, dir := range []string{"bin", "dev", "late", "modules", "netfilter", "proc", "root", "run", "sys", "tmp", "var"} {
 				root.dir(dir)
 			}
 			root.file("bin/busybox", mustRead(t, busybox))
@@ -59,7 +62,7 @@ func TestKernelMatrix(t *testing.T) {
 			root.file("bin/fairlead", mustRead(t, filepath.Join(programs, "fairlead")))
 			root.file("bin/guest", mustRead(t, filepath.Join(programs, "guest")))
 			root.link("init", "bin/guest")
-			for dir, names := range map[string][]string{"modules": modules(), "late": lateModules()} {
+			for dir, names := range map[string][]string{"modules": modules(), "late": lateModules(), "netfilter": netfilterModules()} {
 				for i, m := range loadOrder(t, busybox, image, names) {
 					root.file(fmt.Sprintf("%s/%02d-%s.ko", dir, i, m.name), m.content)
 				}

@@ -36,6 +36,18 @@ func checkDoctor(r *report, tcx bool) error {
 	return nil
 }
 
+// checkConntrack wants doctor to list the kernel's connection tracking in a section.
+func checkConntrack(section string) error {
+	out, err := exec.Command("fairlead", "doctor").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("fairlead doctor: %w", err)
+	}
+	if line, _ := entry(string(out), section, "conntrack"); line == "" {
+		return fmt.Errorf("fairlead doctor does not list conntrack under %q:\n%s", section, out)
+	}
+	return nil
+}
+
 // entry finds a thing in a section of doctor's report: its line, and the one
 // below it. Sections are parted by empty lines and begin with their title.
 func entry(text, section, thing string) (line, below string) {

@@ -18,9 +18,12 @@ import (
 // of what it would, so that growth is seen before a kernel refuses a program.
 const budget = 500_000
 
+const conntrackSwitch = "cfg_conntrack"
+
 // verifyAll loads every object under every setting of its switches, with tables
-// of the shipped size, and notes how many instructions the verifier looked at.
-func verifyAll(r *report) error {
+// of the shipped size, and notes how many instructions the verifier looked at. All
+// settings but that of cfg_conntrack: it needs the module to be there, and is given.
+func verifyAll(r *report, conntrack uint8) error {
 	for _, object := range []struct {
 		name string
 		load func() (*ebpf.CollectionSpec, error)
@@ -28,6 +31,13 @@ func verifyAll(r *report) error {
 		spec, err := object.load()
 		if err != nil {
 			return fmt.Errorf("read object %s: %w", object.name, err)
+		}
+		if v := spec.Variables[conntrackSwitch]; v != nil {
+			if err := v.Set(conntrack); err != nil {
+				return fmt.Errorf("set %s: %w", conntrackSwitch, err)
+			}
+		} else if conntrack != 0 {
+			continue // verified before
 		}
 		names := switches(spec)
 		for setting := range 1 << len(names) {
@@ -39,12 +49,12 @@ func verifyAll(r *report) error {
 	return nil
 }
 
-// switches are the object's settings of one byte: what the kernel knows. They
+// switches are the object's other settings of one byte: what the kernel knows. They
 // decide which code there is.
 func switches(spec *ebpf.CollectionSpec) []string {
 	var names []string
 	for name, v := range spec.Variables {
-		if strings.HasPrefix(name, "cfg_") && v.Size() == 1 {
+		if strings.HasPrefix(name, "cfg_") && v.Size() == 1 && name != conntrackSwitch {
 			names = append(names, name)
 		}
 	}

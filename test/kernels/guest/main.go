@@ -44,8 +44,17 @@ func drive(args []string) error {
 	// The main thread must not be one that a network namespace keeps.
 	runtime.LockOSThread()
 	r := &report{w: os.Stdout}
-	r.step("verifier", func() error { return verifyAll(r) })
+	r.step("verifier", func() error { return verifyAll(r, 0) })
 	r.step("doctor", func() error { return checkDoctor(r, *tcx) })
+	r.step("conntrack", func() error {
+		if err := checkConntrack("Missing"); err != nil {
+			return err
+		}
+		if err := loadModules("/netfilter"); err != nil {
+			return err
+		}
+		return errors.Join(checkConntrack("There"), verifyAll(r, 1))
+	})
 	scenario(r, *tcx)
 	if r.failed {
 		return errors.New("some steps failed")
