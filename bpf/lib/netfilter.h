@@ -29,8 +29,8 @@ struct nf_conn {
 
 /* Of the kernel or its module nf_conntrack; the loader sets cfg_conntrack where they work. */
 struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_tuple *tuple,
-				  __u32 tuple_size, struct nf_opts *opts,
-				  __u32 opts_size) __ksym __weak;
+				  __u32 tuple_size, struct nf_opts *opts, __u32 opts_size) __ksym
+	__weak;
 void bpf_ct_release(struct nf_conn *ct) __ksym __weak;
 
 /* Is there a tracked flow whose packets of direction dir arrive as t? */
