@@ -13,7 +13,8 @@ NETAVARKDIR  := /usr/local/lib/netavark
 UNITDIR      := /usr/lib/systemd/system
 SYSUSERSDIR  := /usr/lib/sysusers.d
 PLUGINDIR    := bin/docker-plugin
-# Bounds one test binary; the whole of `make test` stays under 15 minutes.
+# Bounds one test binary; the whole of `make test` stays under 15 minutes once what it
+# installs and builds is there.
 TEST_TIMEOUT := 10m
 
 BPF_SOURCES  := $(wildcard bpf/*.bpf.c bpf/lib/*.h)
