@@ -127,7 +127,10 @@ func stopHolder(runDir string, mine identity) (pid int, retErr error) {
 		return 0, fmt.Errorf("open process %d: %w", id.PID, err)
 	}
 	defer func() { retErr = errors.Join(retErr, unix.Close(fd)) }()
-	if !hasOpen(id.PID, path) {
+	switch open, ending := hasOpen(id.PID, path); {
+	case ending:
+		return id.PID, nil // and its lock in a moment
+	case !open:
 		return 0, fmt.Errorf("process %d, named in %q, does not hold it (is the daemon in another PID namespace?)", id.PID, path)
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -136,23 +139,24 @@ func stopHolder(runDir string, mine identity) (pid int, retErr error) {
 	return id.PID, nil
 }
 
-// hasOpen reports whether a process has a file open, or just ended.
-func hasOpen(pid int, path string) bool {
+// hasOpen reports whether a process has a file open. ending: it has none at all, for it
+// ends or has ended; what it held the kernel lets go of a moment later.
+func hasOpen(pid int, path string) (open, ending bool) {
 	want, err := os.Stat(path)
 	if err != nil {
-		return false
+		return false, false
 	}
 	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return errors.Is(err, fs.ErrNotExist)
+	if err != nil || len(entries) == 0 {
+		return false, err == nil || errors.Is(err, fs.ErrNotExist)
 	}
 	for _, entry := range entries {
 		if got, err := os.Stat(filepath.Join(dir, entry.Name())); err == nil && os.SameFile(want, got) {
-			return true
+			return true, false
 		}
 	}
-	return false
+	return false, false
 }
 
 // readIdentity reads who holds or last held a lock file.

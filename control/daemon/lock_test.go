@@ -114,6 +114,28 @@ func TestCleanupWaitsForADaemonThatEnds(t *testing.T) {
 	}
 }
 
+// A daemon that was killed and has no files any more may hold its lock for a moment yet.
+func TestTakeOverFromOneThatEnds(t *testing.T) {
+	dir := t.TempDir()
+	killed := startHolder(t, dir)
+	if err := killed.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	defer killed.Wait() // until then its number is not anybody else's
+	still, err := awaitLock(t.Context(), dir, 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { _ = still.Close() })
+	l, err := takeOver(t.Context(), dir, identity{NetNSCookie: heldCookie}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A daemon of another namespace or bpffs directory is no earlier one of ours.
 func TestTakeOverSparesOtherNodes(t *testing.T) {
 	dir := t.TempDir()
