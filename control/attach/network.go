@@ -14,20 +14,12 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Options of a network that runtimes have words of their own for.
-const (
-	OptICC        = "com.docker.network.bridge.enable_icc"
-	OptMasquerade = "com.docker.network.bridge.enable_ip_masquerade"
-	OptMTU        = "com.docker.network.driver.mtu"
-	OptDNS        = "fairlead.dns"
-)
-
 // defaults are what a network has that was made without the option.
-var defaults = map[string]string{OptICC: "true", OptMasquerade: "true", OptMTU: strconv.Itoa(model.DefaultMTU), OptDNS: "false"}
+var defaults = map[string]string{model.OptICC: "true", model.OptMasquerade: "true", model.OptMTU: strconv.Itoa(model.DefaultMTU), model.OptDNS: "false"}
 
 // MTU is a network's.
 func MTU(n *api.Network) int {
-	if mtu, err := strconv.Atoi(n.Options[OptMTU]); err == nil {
+	if mtu, err := strconv.Atoi(n.Options[model.OptMTU]); err == nil {
 		return mtu
 	}
 	return model.DefaultMTU
@@ -44,7 +36,7 @@ func NameServers(n *api.Network) []string {
 // named are the gateways where a network's names are to be served.
 func named(n *api.Network) []string {
 	servers := []string{}
-	if served, _ := strconv.ParseBool(n.Options[OptDNS]); served {
+	if served, _ := strconv.ParseBool(n.Options[model.OptDNS]); served {
 		for _, c := range n.IPAM.Config {
 			if c.Gateway != "" {
 				servers = append(servers, c.Gateway)

@@ -11,7 +11,6 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/fairlead-net/fairlead/control/api"
-	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -28,13 +27,13 @@ func (c *call) networkCreate(lease *current.Result) (api.NetworkCreate, error) {
 		n.Options[k] = v
 	}
 	if c.MTU != 0 {
-		n.Options[attach.OptMTU] = strconv.Itoa(c.MTU)
+		n.Options[model.OptMTU] = strconv.Itoa(c.MTU)
 	}
 	if c.IPMasq != nil {
-		n.Options[attach.OptMasquerade] = strconv.FormatBool(*c.IPMasq)
+		n.Options[model.OptMasquerade] = strconv.FormatBool(*c.IPMasq)
 	}
 	if c.Isolated {
-		n.Options[attach.OptICC] = "false"
+		n.Options[model.OptICC] = "false"
 	}
 	if c.IPv6 {
 		n.EnableIPv6 = &c.IPv6

@@ -67,7 +67,7 @@ func (p *Plugin) begin(a Attachment, conf []byte, strict bool) (*call, error) {
 func (c *call) container() *attach.Container {
 	return &attach.Container{
 		Daemon: c.Daemon, Label: LabelContainer, ID: c.ContainerID, Names: []string{sandboxName(c.ContainerID)},
-		Defaults: map[string]string{attach.OptDNS: "true"},
+		Defaults: map[string]string{model.OptDNS: "true"},
 		Warn:     func(s string) { fmt.Fprintln(c.stderr, s) },
 	}
 }

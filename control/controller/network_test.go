@@ -154,8 +154,8 @@ func networkRefusals() []networkRefusal {
 		{"option-no-mode", opt(optGateMode4, "nut"), model.ErrInvalid, "want nat"},
 		{"option-prefix", opt(optIfPrefix, "a/b"), model.ErrInvalid, optIfPrefix},
 		{"option-prefix-long", opt(optIfPrefix, "abcdefghijkl"), model.ErrInvalid, "up to 11"},
-		{"option-bool", opt(optICC, "maybe"), model.ErrInvalid, optICC},
-		{"option-mtu", opt(optMTU, "67"), model.ErrInvalid, "68 to 65535"},
+		{"option-bool", opt(model.OptICC, "maybe"), model.ErrInvalid, model.OptICC},
+		{"option-mtu", opt(model.OptMTU, "67"), model.ErrInvalid, "68 to 65535"},
 		{"option-addr", opt(optHostBinding, "localhost"), model.ErrInvalid, optHostBinding},
 	}
 }
@@ -180,7 +180,7 @@ func TestNetworkOptions(t *testing.T) {
 	if !n.ICC || !n.Masquerade || !n.AntiSpoof || n.MTU != 1500 || n.HostBindingIPv4.IsValid() || n.GatewayMAC.IsZero() {
 		t.Errorf("defaults: %+v", n)
 	}
-	opts := map[string]string{optICC: "false", optMasquerade: "0", optAntiSpoof: "false", optMTU: "9000", optHostBinding: "127.0.0.1", optIfPrefix: "net", optGateMode4: "nat"}
+	opts := map[string]string{model.OptICC: "false", model.OptMasquerade: "0", optAntiSpoof: "false", model.OptMTU: "9000", optHostBinding: "127.0.0.1", optIfPrefix: "net", optGateMode4: "nat"}
 	n = w.network(model.NetworkSpec{Name: "test@#$ %", Options: opts, Labels: map[string]string{"a": "b"}})
 	if n.ICC || n.Masquerade || n.AntiSpoof || n.MTU != 9000 || n.HostBindingIPv4 != addr("127.0.0.1") || n.Labels["a"] != "b" {
 		t.Errorf("options: %+v", n)
@@ -189,8 +189,8 @@ func TestNetworkOptions(t *testing.T) {
 	if ep := w.endpoint(n.Name, "web"); ep.IfName != "net0" {
 		t.Errorf("an interface is called %s", ep.IfName)
 	}
-	opts[optICC] = "changed by the caller"
-	if n.Options[optICC] != "false" {
+	opts[model.OptICC] = "changed by the caller"
+	if n.Options[model.OptICC] != "false" {
 		t.Error("the network shares the caller's map")
 	}
 	w.check()

@@ -14,15 +14,11 @@ import (
 
 // Options of driver bridge.
 const (
-	optICC         = "com.docker.network.bridge.enable_icc"
-	optMasquerade  = "com.docker.network.bridge.enable_ip_masquerade"
 	optHostBinding = "com.docker.network.bridge.host_binding_ipv4"
-	optMTU         = "com.docker.network.driver.mtu"
 	optIfPrefix    = "com.docker.network.container_iface_prefix"
 	optGateMode4   = "com.docker.network.bridge.gateway_mode_ipv4"
 	optGateMode6   = "com.docker.network.bridge.gateway_mode_ipv6"
 	optAntiSpoof   = "fairlead.antispoof"
-	optDNS         = "fairlead.dns"
 )
 
 // Limits of the MTU: the least that IPv4 (RFC 791) and IPv6 (RFC 8200) demand,
@@ -34,7 +30,7 @@ const (
 )
 
 // knownOptions are those that mean something here.
-var knownOptions = []string{optICC, optMasquerade, optHostBinding, optMTU, optIfPrefix, optGateMode4, optGateMode6, optAntiSpoof, optDNS}
+var knownOptions = []string{model.OptICC, model.OptMasquerade, optHostBinding, model.OptMTU, optIfPrefix, optGateMode4, optGateMode6, optAntiSpoof, model.OptDNS}
 
 // refusedOptions are others of Docker's bridge, and what to do without them.
 var refusedOptions = map[string]string{
@@ -57,19 +53,19 @@ func applyOptions(n *model.Network, options map[string]string) error {
 		v := options[k]
 		var err error
 		switch k {
-		case optICC:
+		case model.OptICC:
 			n.ICC, err = boolOption(k, v)
-		case optMasquerade:
+		case model.OptMasquerade:
 			n.Masquerade, err = boolOption(k, v)
 		case optAntiSpoof:
 			n.AntiSpoof, err = boolOption(k, v)
-		case optDNS:
+		case model.OptDNS:
 			if n.DNS, err = boolOption(k, v); n.DNS && n.Foreign {
 				err = refuse(model.ErrNotSupported, "option %s: the names in a container engine's network are the engine's to serve (leave it out)", k)
 			}
 		case optHostBinding:
 			n.HostBindingIPv4, err = addrOption(k, v)
-		case optMTU:
+		case model.OptMTU:
 			n.MTU, err = mtuOption(v, n.EnableIPv6)
 		case optIfPrefix:
 			n.IfPrefix, err = prefixOption(v)
@@ -109,7 +105,7 @@ func mtuOption(v string, ipv6 bool) (int, error) {
 	}
 	mtu, err := strconv.Atoi(v)
 	if err != nil || mtu < low || mtu > maxMTU {
-		return 0, refuse(model.ErrInvalid, "invalid value %q of option %s (want %d to %d bytes)", v, optMTU, low, maxMTU)
+		return 0, refuse(model.ErrInvalid, "invalid value %q of option %s (want %d to %d bytes)", v, model.OptMTU, low, maxMTU)
 	}
 	return mtu, nil
 }

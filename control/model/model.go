@@ -29,6 +29,15 @@ const (
 	DriverNull   = "null"
 )
 
+// Options of a network, Docker's keys and Fairlead's, that runtimes of containers have
+// words of their own for.
+const (
+	OptICC        = "com.docker.network.bridge.enable_icc"
+	OptMasquerade = "com.docker.network.bridge.enable_ip_masquerade"
+	OptMTU        = "com.docker.network.driver.mtu"
+	OptDNS        = "fairlead.dns"
+)
+
 // DefaultMTU is the MTU of a network that names none, in bytes.
 const DefaultMTU = 1500
 

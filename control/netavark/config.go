@@ -96,14 +96,14 @@ func (n *network) create() (api.NetworkCreate, error) {
 		want.EnableIPv6 = &ipv6
 	}
 	if n.DNS {
-		want.Options[attach.OptDNS] = "true"
+		want.Options[model.OptDNS] = "true"
 	}
 	for _, k := range slices.Sorted(maps.Keys(n.Options)) {
 		v := n.Options[k]
 		switch k {
 		case optHost:
 		case optMTU:
-			want.Options[attach.OptMTU] = v
+			want.Options[model.OptMTU] = v
 		case optIsolate:
 			if isolate, err := strconv.ParseBool(v); v != "strict" && (err != nil || !isolate) {
 				return want, refuse("network %s: option isolate=%s: networks never reach each other (leave it out)", n.Name, v)

@@ -68,8 +68,8 @@ func found(ctx context.Context, d attach.Daemon, n *network, want api.NetworkCre
 	if missing != nil {
 		return nil, cmp.Or(err, missing) // it was another conflict
 	}
-	if _, asked := n.Options[attach.OptDNS]; !asked {
-		delete(want.Options, attach.OptDNS) // podman asks it of every network
+	if _, asked := n.Options[model.OptDNS]; !asked {
+		delete(want.Options, model.OptDNS) // podman asks it of every network
 	}
 	return have, attach.Differs(have, want)
 }
