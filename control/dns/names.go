@@ -55,21 +55,17 @@ func newNames(s *model.Snapshot) *names {
 		}
 	}
 	for _, own := range n.of {
-		slices.SortFunc(own, func(a, b *model.Endpoint) int {
-			if a.Gateway != b.Gateway {
-				return cmp.Compare(b2i(b.Gateway), b2i(a.Gateway))
-			}
-			return cmp.Compare(a.Order, b.Order)
-		})
+		slices.SortFunc(own, func(a, b *model.Endpoint) int { return cmp.Compare(rank(a), rank(b)) })
 	}
 	return n
 }
 
-func b2i(b bool) int {
-	if b {
-		return 1
+// rank orders a sandbox's endpoints: that of its default route, then as they were joined.
+func rank(ep *model.Endpoint) int {
+	if ep.Gateway {
+		return -1
 	}
-	return 0
+	return ep.Order
 }
 
 // namesOf are a sandbox's names in the network of one of its endpoints, in lower case,

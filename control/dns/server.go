@@ -115,15 +115,9 @@ func (s *Server) Unserved() []netip.Addr {
 // serves reports whether an address is one of the server's own.
 func (s *Server) serves(address string) bool {
 	addr, err := netip.ParseAddr(address)
-	if err != nil {
-		return false
-	}
-	for _, n := range s.desired.Load().Networks {
-		if slices.Contains(gateways(n), addr.Unmap()) {
-			return true
-		}
-	}
-	return false
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return err == nil && (s.at[addr.Unmap()] != nil || s.failed[addr.Unmap()])
 }
 
 // gateways are the addresses where a network's names are served.
