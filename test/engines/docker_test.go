@@ -18,12 +18,12 @@ func TestMain(m *testing.M) { lab.Main(m) }
 func TestDocker(t *testing.T) {
 	t.Parallel()
 	for _, k := range []kind{engine20, engine29, iptables} {
-		t.Run(k.name, func(t *testing.T) {
+		t.Run(k.Name, func(t *testing.T) {
 			t.Parallel()
 			d := newDocker(t, k)
 			d.scene("publishes", publishes)
 			d.scene("connects", connects)
-			if k.name == iptables.name { // another backend changes no more
+			if k.Name == iptables.Name { // another backend changes no more
 				return
 			}
 			d.scene("names", names)

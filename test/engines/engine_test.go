@@ -34,20 +34,14 @@ type docker struct {
 	cgroups []string
 }
 
-// kind is a version of the engine, with what it takes to run it here.
-type kind struct {
-	name  string
-	find  func(context.Context) (string, error)
-	flags []string
-	file  map[string]any
-}
+// kind is a version of the engine.
+type kind = lab.Engine
 
-// The engines under test: Debian's, and the one that bench/docker29.sh has built,
-// whose runc knows no seccomp, with each of its firewall backends.
+// The engines under test: Debian's, and 29 with each of its firewall backends.
 var (
-	engine20 = kind{"20.10", engine.Debian, nil, engine.DebianFile()}
-	engine29 = kind{"29", engine.Built, []string{"--firewall-backend", "nftables", "--seccomp-profile", "unconfined"}, nil}
-	iptables = kind{"29 with iptables", engine.Built, []string{"--firewall-backend", "iptables", "--seccomp-profile", "unconfined"}, nil}
+	engine20 = lab.Engine20()
+	engine29 = lab.Engine29("29", "nftables")
+	iptables = lab.Engine29("29 with iptables", "iptables")
 )
 
 const (
@@ -61,7 +55,7 @@ const (
 // eachVersion runs a test with both versions of the engine, side by side.
 func eachVersion(t *testing.T, part func(t *testing.T, k kind)) {
 	for _, k := range []kind{engine20, engine29} {
-		t.Run(k.name, func(t *testing.T) {
+		t.Run(k.Name, func(t *testing.T) {
 			t.Parallel()
 			part(t, k)
 		})
@@ -99,17 +93,17 @@ func (d *docker) config() engine.Config {
 	d.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	program, err := d.kind.find(ctx)
+	program, err := d.kind.Find(ctx)
 	if err != nil {
 		d.Fatal(err)
 	}
-	flags := slices.Clone(d.kind.flags)
+	flags := slices.Clone(d.kind.Flags)
 	if d.live {
 		flags = append(flags, "--live-restore")
 	}
 	return engine.Config{
 		Program: program, Socket: socket, Dir: d.Dir("docker"), CgroupParent: d.cgroups[0],
-		Flags: flags, File: d.kind.file, Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: d.live,
+		Flags: flags, File: d.kind.File, Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: d.live,
 	}
 }
 

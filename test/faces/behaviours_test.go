@@ -88,14 +88,14 @@ var looking = chain{
 		}
 		return s.named("anna", id[:12], s.ip("ben"))
 	}},
-	{"a name in the world, asked of the host's resolver", func(s *stage) string { return s.named("anna", "known.example", lab.Internet4) }},
+	{"a name in the world, asked of the host's resolver", func(s *stage) string { return s.named("anna", "example.com", lab.Internet4) }},
 	{"the same, after the container flushed its own netfilter rules", func(s *stage) string {
 		if _, err := on(s.in("otto"), "nft", "flush", "ruleset"); err != nil {
 			return failed(err)
 		}
-		return s.named("otto", "known.example", lab.Internet4)
+		return s.named("otto", "example.com", lab.Internet4)
 	}},
-	{"the same, from an internal network", func(s *stage) string { return s.named("cleo", "known.example", lab.Internet4) }},
+	{"the same, from an internal network", func(s *stage) string { return s.named("cleo", "example.com", lab.Internet4) }},
 	{"container to a container of another network", func(s *stage) string { return reached(s.in("otto"), "tcp", s.ip("ben"), 80) }},
 	{"internal network: container to container", func(s *stage) string { return reached(s.in("cleo"), "tcp", s.ip("cato"), 80) }},
 	{"internal network: container to outside", func(s *stage) string { return reached(s.in("cleo"), "tcp", lab.Outside4, outsidePort) }},

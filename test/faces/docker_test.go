@@ -27,19 +27,10 @@ type docker struct {
 	pid    string // of the first process in the engine's namespaces
 }
 
-// kind is a version of the engine, with what it takes to run it here.
-type kind struct {
-	find  func(context.Context) (string, error)
-	flags []string
-	file  map[string]any
-}
+// kind is a version of the engine.
+type kind struct{ lab.Engine }
 
-// The engines: Debian's, and the one that bench/docker29.sh has built, whose runc knows
-// no seccomp.
-var (
-	engine20 = kind{engine.Debian, nil, engine.DebianFile()}
-	engine29 = kind{engine.Built, []string{"--firewall-backend", "nftables", "--seccomp-profile", "unconfined"}, nil}
-)
+var engine20, engine29 = kind{lab.Engine20()}, kind{lab.Engine29("29", "nftables")}
 
 // bridge starts an engine with its own driver.
 func (k kind) bridge(t *testing.T) (*lab.Lab, face) {
@@ -61,19 +52,19 @@ func (k kind) start(t *testing.T, driver string, l *lab.Lab) face {
 	if driver == "fairlead" {
 		l.StartDaemon()
 	}
-	if k.file == nil { // with nftables the engine wants that of the operator
+	if k.File == nil { // with nftables the engine wants that of the operator
 		l.Sysctl(l.Host, "ipv4/ip_forward", "1")
 		l.Sysctl(l.Host, "ipv6/conf/all/forwarding", "1")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	program := must[string](l)(k.find(ctx))
+	program := must[string](l)(k.Find(ctx))
 	f := &docker{Lab: l, driver: driver, socket: filepath.Join(l.Dir("docker"), "docker.sock")}
 	cgroup := "/fl-lab-" + filepath.Base(filepath.Dir(l.Dir("docker")))
 	var err error
 	f.engine, err = engine.Start(l.Host, engine.Config{
 		Program: program, Socket: f.socket, Dir: l.Dir("docker"), CgroupParent: cgroup,
-		Flags: append([]string{"--live-restore"}, k.flags...), File: k.file, Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: true,
+		Flags: append([]string{"--live-restore"}, k.Flags...), File: k.File, Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: true,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,12 +32,7 @@ const (
 func newLab(t *testing.T, cfg lab.Config) *lab.Lab {
 	cfg.NoDaemon = true
 	l := lab.New(t, cfg)
-	conf := filepath.Join(t.TempDir(), "resolv.conf")
-	if err := os.WriteFile(conf, []byte("nameserver "+lab.Outside4+"\noptions timeout:2 attempts:1\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	l.Must(l.Host, "mount", "--bind", conf, "/etc/resolv.conf")
-	serveNames(l)
+	l.Resolver()
 	l.Spawn(l.Outside, peer, "serve", "outside", fmt.Sprint(outsidePort))
 	l.IP(l.Outside, "route add 10.77.0.0/24 via "+lab.Host4, "route add fd00:77::/64 via "+lab.Host6) // to containers
 	l.IP(l.Outside, "addr add "+second4+"/32 dev lo")
@@ -354,52 +347,4 @@ func (s *stage) who(from *world.Host, address string) string {
 		return "host"
 	}
 	return address
-}
-
-// serveNames answers every query that comes to the machine outside with one address.
-func serveNames(l *lab.Lab) {
-	c, err := l.Outside.ListenPacket("udp", net.JoinHostPort(lab.Outside4, "53"))
-	if err != nil {
-		l.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		b := make([]byte, 1500)
-		for {
-			n, from, err := c.ReadFrom(b)
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err == nil {
-				c.WriteTo(named(b[:n]), from)
-			}
-		}
-	}()
-	l.Cleanup(func() {
-		c.Close()
-		<-done
-	})
-}
-
-// named makes the answer to a query: that known.example has the address of "the
-// internet", and other names do not exist.
-func named(query []byte) []byte {
-	const header, known = 12, "\x05known\x07example\x00"
-	if len(query) < header+len(known)+4 {
-		return nil
-	}
-	end := header + strings.IndexByte(string(query[header:]), 0) + 1 + 4
-	answer := append([]byte(nil), query[:end]...)
-	copy(answer[2:], []byte{0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0})
-	switch {
-	case string(query[header:end-4]) != known:
-		answer[3] |= 3
-	case query[end-3] == 1: // of type A
-		answer[7] = 1
-		address := lab.Address(lab.Internet4).As4()
-		answer = append(answer, 0xc0, header, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4)
-		answer = append(answer, address[:]...)
-	}
-	return answer
 }

@@ -19,7 +19,7 @@ type Resolver struct{ Asked atomic.Int32 }
 func (l *Lab) Resolver() *Resolver {
 	l.Helper()
 	file := filepath.Join(l.Dir("etc"), "resolv.conf")
-	l.must(os.WriteFile(file, []byte("nameserver "+Outside4+"\n"), 0o644))
+	l.must(os.WriteFile(file, []byte("nameserver "+Outside4+"\noptions timeout:2 attempts:1\n"), 0o644))
 	l.Must(l.Host, "mount", "--bind", file, "/etc/resolv.conf")
 	l.Cleanup(func() { l.Must(l.Host, "umount", "/etc/resolv.conf") })
 	packets, err := l.Outside.ListenPacket("udp", Outside4+":53")
