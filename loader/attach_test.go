@@ -286,6 +286,47 @@ func TestSwitchKind(t *testing.T) {
 	}
 }
 
+// A filter comes first, which takes the kernel no time, and a link after it; what is
+// attached already, and what can have no filter, is left to Attach.
+func TestAttachAtOnce(t *testing.T) {
+	w := newWorld(t)
+	a := w.ifindex("a")
+	atOnce := func(d *Datapath, provisional bool, links, filters int) {
+		t.Helper()
+		got, err := d.AttachAtOnce(a, FromEndpoint)
+		on, _ := w.onDevice(a, FromEndpoint)
+		if got != provisional || err != nil || len(on) != links || len(w.clsact.filters) != filters {
+			t.Errorf("AttachAtOnce = %v, %v; links %v, filters %v; want %v, %d links, %d filters",
+				got, err, on, w.clsact.filters, provisional, links, filters)
+		}
+	}
+	d := w.open()
+	atOnce(d, true, 0, 1)
+	atOnce(d, true, 0, 1)
+	if !w.attach(d, a, FromEndpoint) {
+		t.Error("the filter was not made a link")
+	}
+	atOnce(d, false, 1, 0)
+	if err := d.Detach(a, FromEndpoint); err != nil {
+		t.Error(err)
+	}
+	w.clsact.err = errors.New("no cls_bpf")
+	atOnce(d, false, 1, 0)
+	if got := w.entries(filtersDir); len(got) != 0 {
+		t.Errorf("notes of filters that are not there: %v", got)
+	}
+	if err := d.Detach(a, FromEndpoint); err != nil {
+		t.Error(err)
+	}
+	d.Close()
+	d, err := Open(w.cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	atOnce(d, false, 1, 0)
+}
+
 func TestOpenWithoutAnyKind(t *testing.T) {
 	w := newWorld(t)
 	w.cfg.ForceClsact = true

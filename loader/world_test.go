@@ -138,6 +138,10 @@ func (f *fakeClsact) ReplaceFilter(ifindex int, egress bool, name string, fd int
 }
 
 func (f *fakeClsact) RemoveFilter(ifindex int, egress bool, name string) error {
-	delete(f.filters, filterKey{ifindex, egress, name})
+	k := filterKey{ifindex, egress, name}
+	if _, ok := f.filters[k]; !ok {
+		return nil
+	}
+	delete(f.filters, k)
 	return f.err
 }

@@ -4,10 +4,12 @@ package reconcile
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/fairlead-net/fairlead/loader"
 )
@@ -16,6 +18,81 @@ import (
 // the kernel tells of those that are removed: unlike tcx links, which are
 // listed, each takes two requests.
 const filtersPerCheck = 50
+
+// hurry is how long no verb changed anything before programs that were attached in
+// a hurry are attached for good: what an engine does next to its container would
+// wait for that.
+const hurry = 500 * time.Millisecond
+
+// attachProgram attaches what takes packets from a device; at once if a verb waits.
+func (p *pass) attachProgram(ifindex uint32) (err error) {
+	at := place{int(ifindex), loader.FromEndpoint}
+	provisional := false
+	if p.repair || p.first {
+		_, err = p.r.dp.Attach(at.ifindex, at.hook)
+	} else {
+		provisional, err = p.r.dp.AttachAtOnce(at.ifindex, at.hook)
+	}
+	if err != nil {
+		return err
+	}
+	p.r.noteAttached(at, provisional)
+	return nil
+}
+
+// noteAttached notes that a program was attached, so that a missing one is known to
+// have been detached by others.
+func (r *Reconciler) noteAttached(at place, provisional bool) {
+	r.attached[at] = true
+	if provisional {
+		r.provisional[at] = true
+	} else {
+		delete(r.provisional, at)
+	}
+}
+
+// forgetAttached notes that a device is gone, or goes.
+func (r *Reconciler) forgetAttached(at place) {
+	delete(r.attached, at)
+	delete(r.provisional, at)
+}
+
+// attachForGood attaches one after the other what was attached in a hurry, until ctx
+// ends. What is left then, the next daemon's first pass attaches.
+func (r *Reconciler) attachForGood(ctx context.Context) {
+	var due <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.hurried:
+		case <-due:
+		}
+		due = nil
+		if wait, more := r.attachOne(); more {
+			due = time.After(wait)
+		}
+	}
+}
+
+// attachOne attaches one of them, unless a verb is not long past; then it says how
+// long to wait for the next.
+func (r *Reconciler) attachOne() (wait time.Duration, more bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if wait := time.Until(r.lastApply.Add(hurry)); wait > 0 {
+		return wait, true
+	}
+	for at := range r.provisional {
+		if _, err := r.dp.Attach(at.ifindex, at.hook); err != nil {
+			// The checks go on trying, and say what is wrong.
+			r.log.Debug("not attached for good", "ifindex", at.ifindex, "err", err)
+		}
+		delete(r.provisional, at)
+		break
+	}
+	return 0, len(r.provisional) > 0
+}
 
 // checkAttachments makes sure every program is attached where it shall be, and
 // nowhere else. have is what is attached, or was a moment ago; nil: nobody
@@ -43,17 +120,17 @@ func (p *pass) checkAttachments(have []loader.Attachment) error {
 		changed, err := p.r.dp.Attach(at.ifindex, at.hook)
 		if err != nil {
 			errs = append(errs, err)
-			delete(p.r.attached, at)
+			p.r.forgetAttached(at)
 			continue
 		}
 		if changed && p.r.attached[at] {
 			p.count(RepairProgram, 1)
 		}
-		p.r.attached[at] = true
+		p.r.noteAttached(at, false)
 	}
 	for _, at := range stale {
 		errs = append(errs, p.r.dp.Detach(at.ifindex, at.hook))
-		delete(p.r.attached, at)
+		p.r.forgetAttached(at)
 	}
 	return errors.Join(errs...)
 }
@@ -93,7 +170,7 @@ func (p *pass) judge(have []loader.Attachment, wanted map[place]bool) (live map[
 		if a.Live && (!p.first || p.r.attached[at]) {
 			live[at] = true
 		}
-		if a.Live && !a.TCX && !p.first {
+		if a.Live && !a.TCX && !p.first && !p.r.provisional[at] {
 			filters = append(filters, at)
 		}
 	}
@@ -118,10 +195,4 @@ func (p *pass) checkFilters(at []place) error {
 	}
 	p.r.clsactTurn += n
 	return errors.Join(errs...)
-}
-
-// noteAttached notes that programs were attached, so that a missing one is
-// known to have been detached by others.
-func (r *Reconciler) noteAttached(ifindex uint32, h loader.Hook) {
-	r.attached[place{int(ifindex), h}] = true
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
-	"github.com/fairlead-net/fairlead/loader"
 )
 
 // isShared reports whether the sandbox is in another one's namespace.
@@ -259,10 +258,8 @@ func (p *pass) detachLater(ifindex uint32) {
 func (p *pass) attach() {
 	for id, n := range p.nets {
 		if n.usable() && !n.broken {
-			_, err := p.r.dp.Attach(int(n.hostPort), loader.FromEndpoint)
-			if n.broken = err != nil; !n.broken {
-				p.r.noteAttached(n.hostPort, loader.FromEndpoint)
-			}
+			err := p.attachProgram(n.hostPort)
+			n.broken = err != nil
 			p.troubled(&n.trouble, "network", id, err)
 		}
 	}
@@ -270,11 +267,9 @@ func (p *pass) attach() {
 		if e.hostIf == 0 {
 			continue
 		}
-		if _, err := p.r.dp.Attach(int(e.hostIf), loader.FromEndpoint); err != nil {
+		if err := p.attachProgram(e.hostIf); err != nil {
 			e.broken = true
 			p.troubled(&e.trouble, "endpoint", id, err)
-			continue
 		}
-		p.r.noteAttached(e.hostIf, loader.FromEndpoint)
 	}
 }

@@ -78,6 +78,7 @@ func TestForeignSandbox(t *testing.T) {
 	}
 	inIt("link", "set", "eth0", "up")
 	w.quiet("taken")
+	w.attachForGood()
 	w.writes = 0
 	w.restart()
 	w.apply(p)

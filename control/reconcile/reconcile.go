@@ -30,6 +30,9 @@ type Datapath interface {
 	// Attach makes sure the hook's program is attached to a device, and reports
 	// whether it had to do anything.
 	Attach(ifindex int, h loader.Hook) (changed bool, err error)
+	// AttachAtOnce attaches it without the time that Attach takes, and reports
+	// whether that is but provisional, until Attach.
+	AttachAtOnce(ifindex int, h loader.Hook) (provisional bool, err error)
 	// Detach makes sure it is not. No device is success.
 	Detach(ifindex int, h loader.Hook) error
 	// AttachCgroup makes sure the socket programs are attached, and returns how
@@ -112,27 +115,31 @@ type Reconciler struct {
 	nl     *rtnl.Handle
 	log    *slog.Logger
 
-	mu         sync.Mutex
-	snap       *model.Snapshot // as applied last; nil before the first Apply
-	networks   map[string]*network
-	sandboxes  map[string]*sandbox
-	endpoints  map[string]*endpoint
-	publishes  map[uint32]*publish
-	serving    map[string]map[uint32]*publish // by endpoint
-	uplinks    []maps.Uplink
-	hostAddrs  map[netip.Addr]bool // of the host's own devices, as last seen
-	wroteAddrs []netip.Addr        // what fl_hostaddr holds
-	attached   map[place]bool      // where programs were attached
-	passes     uint64              // so far
-	again      bool                // a pass left something for the next one
-	unsynced   bool                // writing to a table failed
-	complaint  string              // of the last check
-	warned     bool                // about IPv6 forwarding
-	committed  bool
-	dropLater  flowFilter         // flows whose removal failed
-	cursor     string             // sandbox that was checked last
-	insides    *rtnl.InsidesWatch // nil: there is none now
-	clsactTurn int                // attachment that is checked next
+	mu          sync.Mutex
+	snap        *model.Snapshot // as applied last; nil before the first Apply
+	networks    map[string]*network
+	sandboxes   map[string]*sandbox
+	endpoints   map[string]*endpoint
+	publishes   map[uint32]*publish
+	serving     map[string]map[uint32]*publish // by endpoint
+	uplinks     []maps.Uplink
+	hostAddrs   map[netip.Addr]bool // of the host's own devices, as last seen
+	wroteAddrs  []netip.Addr        // what fl_hostaddr holds
+	attached    map[place]bool      // where programs were attached
+	provisional map[place]bool      // of the attached: those that Attach is to be called for
+	passes      uint64              // so far
+	again       bool                // a pass left something for the next one
+	unsynced    bool                // writing to a table failed
+	complaint   string              // of the last check
+	warned      bool                // about IPv6 forwarding
+	committed   bool
+	dropLater   flowFilter         // flows whose removal failed
+	cursor      string             // sandbox that was checked last
+	insides     *rtnl.InsidesWatch // nil: there is none now
+	clsactTurn  int                // attachment that is checked next
+
+	lastApply time.Time     // when it ended
+	hurried   chan struct{} // something is provisional
 
 	suspects suspects
 	stats    statistics
@@ -148,13 +155,15 @@ func New(cfg Config, dp Datapath, tables Tables, nl *rtnl.Handle) *Reconciler {
 	}
 	return &Reconciler{
 		cfg: cfg, dp: dp, tables: tables, nl: nl, log: cfg.Log,
-		networks:  make(map[string]*network),
-		sandboxes: make(map[string]*sandbox),
-		endpoints: make(map[string]*endpoint),
-		publishes: make(map[uint32]*publish),
-		serving:   make(map[string]map[uint32]*publish),
-		attached:  make(map[place]bool),
-		stats:     newStatistics(),
+		networks:    make(map[string]*network),
+		sandboxes:   make(map[string]*sandbox),
+		endpoints:   make(map[string]*endpoint),
+		publishes:   make(map[uint32]*publish),
+		serving:     make(map[string]map[uint32]*publish),
+		attached:    make(map[place]bool),
+		provisional: make(map[place]bool),
+		hurried:     make(chan struct{}, 1),
+		stats:       newStatistics(),
 	}
 }
 
@@ -177,6 +186,10 @@ func (r *Reconciler) Apply(ctx context.Context, s *model.Snapshot) error {
 		err = r.change(ctx, s)
 	}
 	r.done("apply", start, err)
+	r.lastApply = time.Now()
+	if len(r.provisional) > 0 {
+		wake(r.hurried)
+	}
 	return err
 }
 

@@ -39,8 +39,9 @@ func (p *pass) remove() {
 		}
 	}
 	for _, ifindex := range p.detached {
-		p.fail(p.r.dp.Detach(int(ifindex), loader.FromEndpoint))
-		delete(p.r.attached, place{int(ifindex), loader.FromEndpoint})
+		at := place{int(ifindex), loader.FromEndpoint}
+		p.fail(p.r.dp.Detach(at.ifindex, at.hook))
+		p.r.forgetAttached(at)
 	}
 }
 

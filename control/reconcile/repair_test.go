@@ -237,6 +237,68 @@ func TestUplinksAreFollowed(t *testing.T) {
 	check()
 }
 
+// A verb attaches filters, which no check touches; they become links when no verb
+// came for a while, or by the next daemon.
+func TestAttachedForGood(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	w.apply(p)
+	e := p.endpoint(p.sandbox("box"), p.network("net", 7))
+	filters := func(want int) {
+		t.Helper()
+		w.r.mu.Lock()
+		defer w.r.mu.Unlock()
+		if len(w.attached) != 2 || len(w.provisional) != want {
+			t.Errorf("attached at %d places, %d of them by filters; want 2, %d", len(w.attached), len(w.provisional), want)
+		}
+	}
+	w.apply(p)
+	filters(2)
+	w.quiet("attached by filters")
+	filters(2)
+	w.restart()
+	w.apply(p)
+	filters(0)
+
+	delete(p.s.Endpoints, e.ID)
+	w.apply(p)
+	p.s.Endpoints[e.ID] = e
+	last := time.Now()
+	w.apply(p)
+	filters(1)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.r.Run(ctx) }()
+	for range 8 { // verbs that come and go, for longer than one would be waited for
+		before := last
+		last = time.Now()
+		p.publish(1, e, netip.Addr{}, 80, 1)
+		w.apply(p)
+		delete(p.s.Publishes, 1)
+		w.apply(p)
+		if time.Since(before) < hurry {
+			filters(1)
+		}
+		time.Sleep(hurry / 4)
+	}
+	for more := true; more; time.Sleep(10 * time.Millisecond) {
+		if time.Since(last) > 10*time.Second {
+			t.Fatal("still attached by a filter")
+		}
+		w.r.mu.Lock()
+		more = len(w.provisional) > 0
+		w.r.mu.Unlock()
+	}
+	filters(0)
+	if took := time.Since(last); took < hurry {
+		t.Errorf("attached %v after the last verb, want %v at least", took, hurry)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("run ended with %v", err)
+	}
+}
+
 func TestRunRepairsAtOnce(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()

@@ -75,6 +75,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	wg.Go(func() {
 		r.keep(ctx, "sandboxes", func() error { return r.watchInsides(ctx, inside.news) })
 	})
+	wg.Go(func() { r.attachForGood(ctx) })
 
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,10 +39,11 @@ type world struct {
 	writes int // to tables, and attachments, that changed something
 	fault  int // the number of calls until one fails; 0: none does
 
-	attached map[place]bool
-	cgroup   bool
-	commits  int
-	flows    []dp.Flow
+	attached    map[place]bool
+	provisional map[place]bool // of the attached: filters
+	cgroup      bool
+	commits     int
+	flows       []dp.Flow
 
 	endpoints  *fakeTable[dp.Endpoint, uint32]
 	fdb        *fakeTable[dp.FDBEntry, fdbKey]
@@ -65,7 +67,7 @@ func newWorld(tb testing.TB) *world {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	w := &world{tb: tb, dir: tb.TempDir(), nl: nl, attached: make(map[place]bool)}
+	w := &world{tb: tb, dir: tb.TempDir(), nl: nl, attached: make(map[place]bool), provisional: make(map[place]bool)}
 	w.endpoints = newFakeTable(w, keyOfEndpoint)
 	w.fdb = newFakeTable(w, keyOfFDB)
 	w.neighbours = newFakeTable(w, keyOfNeighbour)
@@ -122,12 +124,21 @@ func (w *world) Attach(ifindex int, h loader.Hook) (bool, error) {
 		return false, err
 	}
 	at := place{ifindex, h}
-	if w.attached[at] {
+	if w.attached[at] && !w.provisional[at] {
 		return false, nil
 	}
+	delete(w.provisional, at)
 	w.writes++
 	w.attached[at] = true
 	return true, nil
+}
+
+func (w *world) AttachAtOnce(ifindex int, h loader.Hook) (bool, error) {
+	changed, err := w.Attach(ifindex, h)
+	if changed {
+		w.provisional[place{ifindex, h}] = true
+	}
+	return changed, err
 }
 
 func (w *world) Detach(ifindex int, h loader.Hook) error {
@@ -135,6 +146,7 @@ func (w *world) Detach(ifindex int, h loader.Hook) error {
 		return err
 	}
 	delete(w.attached, place{ifindex, h})
+	delete(w.provisional, place{ifindex, h})
 	return nil
 }
 
@@ -151,7 +163,7 @@ func (w *world) Attached() ([]loader.Attachment, error) {
 	var as []loader.Attachment
 	for at := range w.attached {
 		_, err := w.nl.Link(uint32(at.ifindex))
-		as = append(as, loader.Attachment{IfIndex: at.ifindex, Hook: at.hook, TCX: true, Live: err == nil})
+		as = append(as, loader.Attachment{IfIndex: at.ifindex, Hook: at.hook, TCX: !w.provisional[at], Live: err == nil})
 	}
 	return as, nil
 }
@@ -260,6 +272,13 @@ func (w *world) apply(p *plan) {
 	w.tb.Helper()
 	if err := w.r.Apply(w.tb.Context(), p.snapshot()); err != nil {
 		w.tb.Fatal(err)
+	}
+}
+
+// attachForGood makes links of all filters, as Run does after a while.
+func (w *world) attachForGood() {
+	w.r.lastApply = time.Time{}
+	for more := true; more; _, more = w.r.attachOne() {
 	}
 }
 

@@ -185,3 +185,17 @@ func (l *Lab) Objects() map[string]uint32 {
 	}
 	return ids
 }
+
+// Filters are the notes of clsact filters that the daemon attached.
+func (l *Lab) Filters() []string {
+	l.Helper()
+	var names []string
+	l.must(l.Host.Do(func() error {
+		files, err := os.ReadDir(filepath.Join(l.dir, "bpf", "filters"))
+		for _, f := range files {
+			names = append(names, f.Name())
+		}
+		return err
+	}))
+	return names
+}

@@ -75,6 +75,60 @@ func exchangeUnderLoad(t *testing.T, l *lab.Lab) {
 	}
 }
 
+// The programs of new devices are filters until no verb comes for a while; that they
+// become links then disturbs nothing.
+func TestAttachedForGoodUnderLoad(t *testing.T) {
+	l := lab.New(t, lab.Config{})
+	web := network(l, "web")
+	plain, plainServer := l.NewControl()
+	outside := l.Echo(l.Outside, 7)
+	for _, f := range lab.Families() {
+		var idle func()
+		next := func() route {
+			idle = busy(l)
+			l.Try("rm", "-f", "ben", "anna") // those of the try before
+			b := l.Sandbox("ben", "--network", web, "-p", "8080:80", "-p", "8080:80/udp")
+			a := l.Sandbox("anna", "--network", web)
+			return route{
+				from: a.Host, inside: l.Echo(b.Host, 80), outside: outside, plain: plain, plainServer: plainServer,
+			}
+		}
+		undisturbed(l, "filters become links", f, next, func() {
+			if n := len(l.Filters()); n < 2 {
+				l.Errorf("%d filters, want those of two sandboxes", n)
+			}
+			idle()
+			l.Eventually(10*time.Second, func() error {
+				if filters := l.Filters(); len(filters) > 0 {
+					return fmt.Errorf("filters %q are no links yet", filters)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// busy keeps the daemon busy with verbs until idle is called.
+func busy(l *lab.Lab) (idle func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+				for _, verb := range []string{"create", "rm"} {
+					if r := l.Try("network", verb, "busy"); r.Code != 0 {
+						l.Errorf("network %s: %s", verb, r.Stderr)
+					}
+				}
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
+}
+
 func onlyMaps(objects map[string]uint32) map[string]uint32 {
 	objects = maps.Clone(objects)
 	maps.DeleteFunc(objects, func(pin string, _ uint32) bool { return !strings.HasPrefix(pin, "maps/") })
@@ -93,9 +147,15 @@ type route struct {
 // shows, or if it kept a sender from sending, so that nothing could be seen.
 func (r route) undisturbed(l *lab.Lab, event string, f lab.Family, do func()) {
 	l.Helper()
+	undisturbed(l, event, f, func() route { return r }, do)
+}
+
+// undisturbed is the same over another route at each try.
+func undisturbed(l *lab.Lab, event string, f lab.Family, next func() route, do func()) {
+	l.Helper()
 	const tries = 3
 	for try := 1; ; try++ {
-		disturbances, machine, unseen := r.underLoad(l, event, f, do)
+		disturbances, machine, unseen := next().underLoad(l, event, f, do)
 		if len(disturbances)+len(unseen) == 0 {
 			return
 		}
