@@ -104,21 +104,21 @@ func (d *Datapath) Attach(ifindex int, h Hook) (changed bool, err error) {
 // link costs: some 10 ms, in which nobody can configure the network, since the
 // kernel waits for all processors with rtnl held (tcx_entry_sync). It is a clsact
 // filter, which costs each packet a little more, until Attach makes it a link; it
-// reports whether that is to be done. What is attached already is left to Attach, and
-// so is a device that can have no filter.
-func (d *Datapath) AttachAtOnce(ifindex int, h Hook) (provisional bool, err error) {
+// reports whether it had to do anything, and whether Attach is to be called. Where a
+// link is, or no filter can be, it is Attach.
+func (d *Datapath) AttachAtOnce(ifindex int, h Hook) (changed, provisional bool, err error) {
 	if d.tcx && d.clsact != nil {
 		_, err := os.Lstat(filepath.Join(d.dir, linksDir, h.pinName(ifindex)))
 		if errors.Is(err, os.ErrNotExist) {
-			_, err = d.attachClsact(ifindex, h)
+			changed, err = d.attachClsact(ifindex, h)
 			if err == nil {
-				return true, nil
+				return changed, true, nil
 			}
 			d.log.Debug("no filter, a link instead", "hook", h.String(), "ifindex", ifindex, "err", err)
 		}
 	}
-	_, err = d.Attach(ifindex, h)
-	return false, err
+	changed, err = d.Attach(ifindex, h)
+	return changed, false, err
 }
 
 // Detach makes sure the hook's program is not attached to a device. No

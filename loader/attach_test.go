@@ -291,27 +291,27 @@ func TestSwitchKind(t *testing.T) {
 func TestAttachAtOnce(t *testing.T) {
 	w := newWorld(t)
 	a := w.ifindex("a")
-	atOnce := func(d *Datapath, provisional bool, links, filters int) {
+	atOnce := func(d *Datapath, change, provisional bool, links, filters int) {
 		t.Helper()
-		got, err := d.AttachAtOnce(a, FromEndpoint)
+		changed, got, err := d.AttachAtOnce(a, FromEndpoint)
 		on, _ := w.onDevice(a, FromEndpoint)
-		if got != provisional || err != nil || len(on) != links || len(w.clsact.filters) != filters {
-			t.Errorf("AttachAtOnce = %v, %v; links %v, filters %v; want %v, %d links, %d filters",
-				got, err, on, w.clsact.filters, provisional, links, filters)
+		if changed != change || got != provisional || err != nil || len(on) != links || len(w.clsact.filters) != filters {
+			t.Errorf("AttachAtOnce = %v, %v, %v; links %v, filters %v; want %v, %v, %d links, %d filters",
+				changed, got, err, on, w.clsact.filters, change, provisional, links, filters)
 		}
 	}
 	d := w.open()
-	atOnce(d, true, 0, 1)
-	atOnce(d, true, 0, 1)
+	atOnce(d, true, true, 0, 1)
+	atOnce(d, false, true, 0, 1)
 	if !w.attach(d, a, FromEndpoint) {
 		t.Error("the filter was not made a link")
 	}
-	atOnce(d, false, 1, 0)
+	atOnce(d, false, false, 1, 0)
 	if err := d.Detach(a, FromEndpoint); err != nil {
 		t.Error(err)
 	}
 	w.clsact.err = errors.New("no cls_bpf")
-	atOnce(d, false, 1, 0)
+	atOnce(d, true, false, 1, 0)
 	if got := w.entries(filtersDir); len(got) != 0 {
 		t.Errorf("notes of filters that are not there: %v", got)
 	}
@@ -324,7 +324,7 @@ func TestAttachAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	atOnce(d, false, 1, 0)
+	atOnce(d, true, false, 1, 0)
 }
 
 func TestOpenWithoutAnyKind(t *testing.T) {

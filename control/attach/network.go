@@ -15,7 +15,7 @@ import (
 )
 
 // defaults are what a network has that was made without the option.
-var defaults = map[string]string{model.OptICC: "true", model.OptMasquerade: "true", model.OptMTU: strconv.Itoa(model.DefaultMTU), model.OptDNS: "false"}
+var defaults = map[string]string{model.OptICC: "true", model.OptMasquerade: "true", model.OptMTU: strconv.Itoa(model.DefaultMTU), model.OptDNS: "false", model.OptUntracked: "false"}
 
 // MTU is a network's.
 func MTU(n *api.Network) int {

@@ -30,7 +30,7 @@ const (
 )
 
 // knownOptions are those that mean something here.
-var knownOptions = []string{model.OptICC, model.OptMasquerade, optHostBinding, model.OptMTU, optIfPrefix, optGateMode4, optGateMode6, optAntiSpoof, model.OptDNS}
+var knownOptions = []string{model.OptICC, model.OptMasquerade, optHostBinding, model.OptMTU, optIfPrefix, optGateMode4, optGateMode6, optAntiSpoof, model.OptDNS, model.OptUntracked}
 
 // refusedOptions are others of Docker's bridge, and what to do without them.
 var refusedOptions = map[string]string{
@@ -63,6 +63,8 @@ func applyOptions(n *model.Network, options map[string]string) error {
 			if n.DNS, err = boolOption(k, v); n.DNS && n.Foreign {
 				err = refuse(model.ErrNotSupported, "option %s: the names in a container engine's network are the engine's to serve (leave it out)", k)
 			}
+		case model.OptUntracked:
+			n.Untracked, err = boolOption(k, v)
 		case optHostBinding:
 			n.HostBindingIPv4, err = addrOption(k, v)
 		case model.OptMTU:

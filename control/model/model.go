@@ -36,6 +36,7 @@ const (
 	OptMasquerade = "com.docker.network.bridge.enable_ip_masquerade"
 	OptMTU        = "com.docker.network.driver.mtu"
 	OptDNS        = "fairlead.dns"
+	OptUntracked  = "fairlead.untracked"
 )
 
 // DefaultMTU is the MTU of a network that names none, in bytes.
@@ -166,6 +167,7 @@ type Network struct {
 	HostBindingIPv4 netip.Addr `json:"host_binding_ipv4,omitzero"` // default host address of published ports
 	MTU             int        `json:"mtu,omitempty"`              // bytes, of the endpoints' devices
 	DNS             bool       `json:"dns,omitempty"`              // names are served at the gateway addresses
+	Untracked       bool       `json:"untracked,omitempty"`        // no conntrack in the sandboxes' namespaces
 	IfPrefix        string     `json:"if_prefix,omitempty"`        // of interface names in sandboxes, before a number; "": eth
 
 	Options map[string]string `json:"options,omitempty"` // as the user gave them

@@ -207,11 +207,18 @@ func (p *pass) configureHostEnd(e *endpoint, l rtnl.Link, mtu int) (rtnl.Changes
 
 // finishSandbox configures a sandbox's inside and marks its endpoints.
 func (p *pass) finishSandbox(b *sandbox) {
+	if b.want != nil && b.want.Foreign {
+		p.troubled(&b.trouble, "sandbox", b.id, p.untrack(b, p.r.members(b)))
+		return
+	}
 	if !b.hasInside() {
 		return
 	}
 	members := p.r.members(b)
 	err := p.configureSandbox(b, members)
+	if err == nil {
+		err = p.untrack(b, members)
+	}
 	if missing := (*rtnl.MissingError)(nil); errors.As(err, &missing) {
 		err = errors.Join(err, p.remake(members, missing.HostIndex))
 	}

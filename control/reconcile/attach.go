@@ -31,7 +31,7 @@ func (p *pass) attachProgram(ifindex uint32) (err error) {
 	if p.repair || p.first {
 		_, err = p.r.dp.Attach(at.ifindex, at.hook)
 	} else {
-		provisional, err = p.r.dp.AttachAtOnce(at.ifindex, at.hook)
+		_, provisional, err = p.r.dp.AttachAtOnce(at.ifindex, at.hook)
 	}
 	if err != nil {
 		return err
@@ -117,7 +117,7 @@ func (p *pass) checkAttachments(have []loader.Attachment) error {
 		if live[at] && !suspects[at.ifindex] {
 			continue
 		}
-		changed, err := p.r.dp.Attach(at.ifindex, at.hook)
+		changed, provisional, err := p.attachAgain(at)
 		if err != nil {
 			errs = append(errs, err)
 			p.r.forgetAttached(at)
@@ -126,13 +126,22 @@ func (p *pass) checkAttachments(have []loader.Attachment) error {
 		if changed && p.r.attached[at] {
 			p.count(RepairProgram, 1)
 		}
-		p.r.noteAttached(at, false)
+		p.r.noteAttached(at, provisional)
 	}
 	for _, at := range stale {
 		errs = append(errs, p.r.dp.Detach(at.ifindex, at.hook))
 		p.r.forgetAttached(at)
 	}
 	return errors.Join(errs...)
+}
+
+// attachAgain restores what may have been detached as it was attached.
+func (p *pass) attachAgain(at place) (changed, provisional bool, err error) {
+	if p.r.provisional[at] {
+		return p.r.dp.AttachAtOnce(at.ifindex, at.hook)
+	}
+	changed, err = p.r.dp.Attach(at.ifindex, at.hook)
+	return changed, false, err
 }
 
 // suspects are devices that lost a clsact filter, by index; perhaps one of

@@ -30,9 +30,9 @@ type Datapath interface {
 	// Attach makes sure the hook's program is attached to a device, and reports
 	// whether it had to do anything.
 	Attach(ifindex int, h loader.Hook) (changed bool, err error)
-	// AttachAtOnce attaches it without the time that Attach takes, and reports
-	// whether that is but provisional, until Attach.
-	AttachAtOnce(ifindex int, h loader.Hook) (provisional bool, err error)
+	// AttachAtOnce is Attach without the time that it takes, and reports whether that
+	// is but provisional, until Attach.
+	AttachAtOnce(ifindex int, h loader.Hook) (changed, provisional bool, err error)
 	// Detach makes sure it is not. No device is success.
 	Detach(ifindex int, h loader.Hook) error
 	// AttachCgroup makes sure the socket programs are attached, and returns how

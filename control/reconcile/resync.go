@@ -289,8 +289,9 @@ func (p *pass) findBroken() {
 		}
 		e.peerIf = l.PeerIndex
 		p.hostEnds[id] = l
-		if b := p.r.sandboxes[e.want.SandboxID]; b != nil && !l.Running {
-			p.boxes[b.id] = b // the other end is down, or somewhere else
+		b := p.r.sandboxes[e.want.SandboxID]
+		if b != nil && (!l.Running || p.isTracked(b, e)) {
+			p.boxes[b.id] = b // the other end is down, or somewhere else, or an engine took it
 		}
 	}
 	for id, b := range p.r.sandboxes {

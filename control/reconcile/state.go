@@ -42,13 +42,14 @@ func mtu(n *model.Network) int {
 
 // sandbox is what was made of a model.Sandbox.
 type sandbox struct {
-	id      string
-	want    *model.Sandbox
-	broken  bool
-	gone    bool // its namespace is not there
-	goneAt  time.Time
-	number  int32 // by which the watch over sandboxes knows it; -1: it does not
-	trouble string
+	id        string
+	want      *model.Sandbox
+	broken    bool
+	gone      bool // its namespace is not there
+	goneAt    time.Time
+	untracked []uint32 // inner ends whose packets are not tracked
+	number    int32    // by which the watch over sandboxes knows it; -1: it does not
+	trouble   string
 }
 
 // hasInside reports whether there is a namespace to configure: none with the

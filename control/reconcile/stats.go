@@ -16,6 +16,7 @@ const (
 	RepairSysctl    = "sysctl"    // of a Fairlead device
 	RepairEntry     = "entry"     // of a control-owned table
 	RepairProgram   = "program"   // detached
+	RepairRule      = "rule"      // that exempts a device from connection tracking
 	RepairNamespace = "namespace" // an owned one, gone
 )
 
@@ -25,7 +26,7 @@ type Repairs map[string]uint64
 func newRepairs() Repairs {
 	r := make(Repairs)
 	for _, kind := range []string{
-		RepairDevice, RepairAddress, RepairRoute, RepairSysctl, RepairEntry, RepairProgram, RepairNamespace,
+		RepairDevice, RepairAddress, RepairRoute, RepairSysctl, RepairEntry, RepairProgram, RepairRule, RepairNamespace,
 	} {
 		r[kind] = 0
 	}

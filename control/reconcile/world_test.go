@@ -133,12 +133,15 @@ func (w *world) Attach(ifindex int, h loader.Hook) (bool, error) {
 	return true, nil
 }
 
-func (w *world) AttachAtOnce(ifindex int, h loader.Hook) (bool, error) {
-	changed, err := w.Attach(ifindex, h)
-	if changed {
-		w.provisional[place{ifindex, h}] = true
+func (w *world) AttachAtOnce(ifindex int, h loader.Hook) (changed, provisional bool, err error) {
+	at := place{ifindex, h}
+	if w.provisional[at] {
+		return false, true, nil
 	}
-	return changed, err
+	if changed, err = w.Attach(ifindex, h); changed {
+		w.provisional[at] = true
+	}
+	return changed, changed, err
 }
 
 func (w *world) Detach(ifindex int, h loader.Hook) error {

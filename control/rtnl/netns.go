@@ -64,6 +64,38 @@ func (ns *NetNS) Inode() (uint64, error) {
 	return st.Ino, nil
 }
 
+// PeerNetNS opens the namespace that the other end of a host's device is in, by way of
+// a process in it; ErrGone if there is none, or none that is visible. A container
+// engine's path of a namespace need not lead anywhere outside of the engine.
+func (h *Handle) PeerNetNS(index uint32) (*NetNS, error) {
+	l, err := h.tc.LinkByIndex(int(index))
+	if err != nil {
+		return nil, fmt.Errorf("look up device %d: %w", index, err)
+	}
+	want := l.Attrs().NetNsID
+	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[string]bool)
+	for _, path := range paths {
+		name, err := os.Readlink(path)
+		if err != nil || seen[name] { // it ended, or is none of ours to see
+			continue
+		}
+		seen[name] = true
+		ns, err := OpenNetNS(path)
+		if err != nil {
+			continue
+		}
+		if id, err := h.tc.GetNetNsIdByFd(ns.fd()); err == nil && id == want && want >= 0 {
+			return ns, nil
+		}
+		ns.Close()
+	}
+	return nil, fmt.Errorf("no process is seen in the namespace of the other end of device %d: %w", index, ErrGone)
+}
+
 func (ns *NetNS) fd() int { return int(ns.file.Fd()) }
 
 // Do runs fn on a thread inside the namespace. fn must not start goroutines

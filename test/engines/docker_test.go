@@ -4,11 +4,14 @@ package engines
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
@@ -29,6 +32,7 @@ func TestDocker(t *testing.T) {
 			d.scene("names", names)
 			d.scene("options", options)
 			d.scene("option keys", optionKeys)
+			d.scene("untracked", untracked)
 			d.scene("ipam", fairleadIPAM)
 			d.scene("lifecycle", lifecycle)
 			d.scene("at once", atOnce)
@@ -207,6 +211,62 @@ func optionKeys(d *docker) {
 	d.refused("takes no name from a plugin", "run", "--name", "named", "--network", "name=routed,driver-opt="+keys+"endpoint.ifname=foo0", image)
 	d.docker("rm", "-f", "router", "behind", "named")
 	d.docker("network", "rm", "routed")
+}
+
+// Because of the engine's DNS the kernel tracks every connection in a container; where
+// the network does not want it, only those to the DNS.
+func untracked(d *docker) {
+	d.docker("network", "create", "-d", "fairlead", "tracked")
+	d.docker("network", "create", "-d", "fairlead", "-o", model.OptUntracked+"=true", "fast")
+	d.refused("want true or false", "network", "create", "-d", "fairlead", "-o", model.OptUntracked+"=yes", "x")
+	plain := d.run("plain", "--network", "tracked", "-p", "18081:80")
+	anna, ben := d.run("anna", "--network", "fast"), d.run("ben", "--network", "fast", "-p", "18080:80")
+	d.becomesUntracked("anna", "ben")
+	before := d.tracked(anna, ben)
+	d.Get(d.Outside, lab.Host4, 18080, "ben", lab.Outside4)
+	d.Get(anna, d.address("ben", "fast"), 80, "ben", d.address("anna", "fast"))
+	if after := d.tracked(anna, ben); after > before {
+		d.Errorf("%d connections are tracked, %d were before", after, before)
+	}
+	d.answersTo("anna", map[string]string{"ben": "ben "})
+
+	d.docker("network", "connect", "tracked", "anna")
+	before = d.tracked(anna, plain)
+	d.Get(anna, d.address("plain", "tracked"), 80, "plain", d.address("anna", "tracked"))
+	if after := d.tracked(anna, plain); after != before+2 {
+		d.Errorf("of the other network's connections %d are tracked, %d were before; want two more", after, before)
+	}
+	d.docker("restart", "-t", "0", "ben")
+	d.becomesUntracked("ben")
+	d.docker("rm", "-f", "plain", "anna", "ben")
+	d.docker("network", "rm", "tracked", "fast")
+}
+
+// tracked is how many connections the kernel tracks in namespaces.
+func (d *docker) tracked(hosts ...*world.Host) (all int) {
+	d.Helper()
+	for _, h := range hosts {
+		n, err := strconv.Atoi(strings.TrimSpace(d.Must(h, "cat", "/proc/sys/net/netfilter/nf_conntrack_count")))
+		if err != nil {
+			d.Fatal(err)
+		}
+		all += n
+	}
+	return all
+}
+
+// becomesUntracked waits for the rules that exempt containers' one device.
+func (d *docker) becomesUntracked(containers ...string) {
+	d.Helper()
+	for _, name := range containers {
+		h := d.enter(name)
+		d.Eventually(5*time.Second, func() error {
+			if r := d.Run(h, "nft", "list", "table", "inet", "fairlead"); strings.Count(r.Stdout, "notrack") != 2 {
+				return fmt.Errorf("%s has the rules %q%s", name, r.Stdout, r.Stderr)
+			}
+			return nil
+		})
+	}
 }
 
 // With --ipam-driver fairlead the addresses are Fairlead's choice.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
@@ -56,7 +57,7 @@ func TestDockerOutlivesFairlead(t *testing.T) { eachVersion(t, outlivesFairlead)
 
 func outlivesFairlead(t *testing.T, k kind) {
 	d := newDocker(t, k)
-	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "web")
+	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "-o", model.OptUntracked+"=true", "web")
 	ben := d.run("ben", "--network", "web", "-p", "18080:80", "-p", "7000:7", "-p", "7000:7/udp")
 	anna := d.run("anna", "--network", "web")
 	d.shown("ben", "{{.ID}}")
@@ -80,10 +81,17 @@ func outlivesFairlead(t *testing.T, k kind) {
 		t.Errorf("sandboxes were\n%s\nand are now\n%s", before, after)
 	}
 	d.Get(anna, d.address("ben", "web"), 80, "ben", "")
+	d.Must(ben, "nft", "flush", "table", "inet", "fairlead")
+	d.becomesUntracked("ben")
+	if n := d.Metrics().Repairs()["rule"]; n != 1 {
+		t.Errorf("%v repairs of rules, want one", n)
+	}
 	d.KillDaemon()
 	d.docker("rename", "anna", "hanna")
+	d.Must(ben, "nft", "delete", "table", "inet", "fairlead")
 	d.StartDaemon()
 	d.shown("hanna", "{{.ID}}")
+	d.becomesUntracked("ben", "hanna")
 	otto := d.run("otto", "--network", "web")
 	d.Get(otto, lab.Host4, 18080, "ben", d.address("otto", "web"))
 	d.end("ben", "hanna", "otto")

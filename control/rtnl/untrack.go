@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// untrackTable is the nftables table, of family inet, of a sandbox whose packets are
+// not tracked.
+const untrackTable = "fairlead"
+
+// untrackHooks are where the kernel would begin to track a packet: as it comes in, or
+// is sent, by a device of the rule's.
+var untrackHooks = []struct {
+	chain  string
+	hook   *nftables.ChainHook
+	device expr.MetaKey
+}{
+	{"prerouting", nftables.ChainHookPrerouting, expr.MetaKeyIIF},
+	{"output", nftables.ChainHookOutput, expr.MetaKeyOIF},
+}
+
+// Untrack makes sure that the kernel tracks no connection (conntrack) of the packets
+// that pass certain devices, by index, of a namespace, and no other devices than these
+// are exempt. It tracks them where there are rules of NAT, though none matches. It
+// reports whether it had to do anything.
+func Untrack(ns *NetNS, devices []uint32) (changed bool, err error) {
+	devices = slices.Sorted(slices.Values(devices))
+	err = ns.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		have, there, err := untracked(c)
+		if err != nil || slices.Equal(have, devices) {
+			return err
+		}
+		changed = true
+		return replaceUntracked(c, there, devices)
+	})
+	if err != nil {
+		return false, fmt.Errorf("exempt devices from connection tracking: %w", err)
+	}
+	return changed, nil
+}
+
+// untracked are the exempt devices. A table that is not as replaceUntracked makes it
+// exempts none.
+func untracked(c *nftables.Conn) (devices []uint32, there bool, err error) {
+	table, err := c.ListTableOfFamily(untrackTable, nftables.TableFamilyINet)
+	if errors.Is(err, unix.ENOENT) || err == nil && table == nil {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	for i, h := range untrackHooks {
+		rules, err := c.GetRules(table, &nftables.Chain{Name: h.chain, Table: table})
+		if errors.Is(err, unix.ENOENT) {
+			return nil, true, nil
+		}
+		if err != nil {
+			return nil, true, err
+		}
+		var these []uint32
+		for _, r := range rules {
+			these = append(these, exempts(r))
+		}
+		slices.Sort(these)
+		if i > 0 && !slices.Equal(these, devices) {
+			return nil, true, nil
+		}
+		devices = these
+	}
+	return devices, true, nil
+}
+
+// exempts is the device that a rule exempts; 0: it is another rule.
+func exempts(r *nftables.Rule) uint32 {
+	if len(r.Exprs) != 3 {
+		return 0
+	}
+	cmp, ok := r.Exprs[1].(*expr.Cmp)
+	if _, notrack := r.Exprs[2].(*expr.Notrack); !ok || !notrack || len(cmp.Data) != 4 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(cmp.Data)
+}
+
+// replaceUntracked is one transaction.
+func replaceUntracked(c *nftables.Conn, there bool, devices []uint32) error {
+	table := &nftables.Table{Name: untrackTable, Family: nftables.TableFamilyINet}
+	if there {
+		c.DelTable(table)
+	}
+	if len(devices) > 0 {
+		c.AddTable(table)
+	}
+	for _, h := range untrackHooks {
+		if len(devices) == 0 {
+			break
+		}
+		chain := c.AddChain(&nftables.Chain{
+			Name: h.chain, Table: table, Type: nftables.ChainTypeFilter,
+			Hooknum: h.hook, Priority: nftables.ChainPriorityRaw,
+		})
+		for _, d := range devices {
+			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+				&expr.Meta{Key: h.device, Register: 1},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.NativeEndian.AppendUint32(nil, d)},
+				&expr.Notrack{},
+			}})
+		}
+	}
+	return c.Flush()
+}
