@@ -65,7 +65,7 @@ test: ## Run every check and test, as root; installs with apt what is missing.
 # A peer that no package brings; who is compared under Docker; and the run itself, kept with
 # its report and charts.
 DOCKER29     := GO=$(GO) bench/docker29.sh || echo "Docker Engine 29 could not be built; the report will say that it is absent"
-ENGINE       := fairlead,docker20,fairlead-docker
+ENGINE       := fairlead,docker20,fairlead-docker,fairlead-untracked
 RUN_BENCH     = mkdir -p bench/results/$(1) && { bin/fairlead bench --case $(1) $(2) --out bench/results/$(1)/run.json \
 	>bench/results/$(1)/report.txt; status=$$?; cat bench/results/$(1)/report.txt; [ $$status = 0 ]; } && \
 	$(GO) run ./bench/chart -out bench/results/$(1) bench/results/$(1)/run.json
@@ -76,7 +76,7 @@ bench: build ## Measure against Docker, a bridge and no network, as root; 45 min
 	@$(DOCKER29)
 	@$(call RUN_BENCH,headline,--seconds 0.7)
 
-bench-engine: build ## Measure Fairlead under Docker, beside either alone; six minutes.
+bench-engine: build ## Measure Fairlead under Docker, beside either alone; eight minutes.
 	@$(ROOT)
 	@$(DEPS) bench
 	@$(call RUN_BENCH,engine,--seconds 0.6 --contestants $(ENGINE))

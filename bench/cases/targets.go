@@ -26,9 +26,13 @@ func Measures() []Measure {
 // Docker, as what a target is against, is whichever Docker does better.
 const Docker = "docker"
 
-// Under is Fairlead as a Docker Engine's network driver. A target against it is a
-// bound of how much better the command line's sandboxes may be.
-const Under = "fairlead-docker"
+// Under is Fairlead as a Docker Engine's network driver, and Untracked the same where the
+// kernel does not track the containers' connections. A target against Under, which is one
+// against Untracked too, is a bound of how much better the command line's sandboxes may be.
+const (
+	Under     = "fairlead-docker"
+	Untracked = "fairlead-untracked"
+)
 
 // Itself is what a target is against that bounds Fairlead's own figure.
 const Itself = "itself"
@@ -74,6 +78,9 @@ func Targets() []Target {
 // TargetOf finds the bound for a case by name, a measure and a contestant,
 // Docker or Itself.
 func TargetOf(name, measure, against string) (bound float64, ok bool) {
+	if against == Untracked {
+		against = Under
+	}
 	parts := strings.Split(name, "/")
 	if len(parts) != 3 {
 		return 0, false

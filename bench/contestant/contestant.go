@@ -58,7 +58,7 @@ func (a Absent) Error() string { return "absent: " + a.Reason }
 func All(self string) []Contestant {
 	return []Contestant{
 		limit{}, fairlead{self}, direct{fairlead{self}}, few{fairlead{self}}, bridge{},
-		docker20(self), docker29(self), underDocker20(self),
+		docker20(self), docker29(self), underDocker20(self), untrackedDocker20(self),
 	}
 }
 

@@ -38,9 +38,10 @@ const (
 type docker struct {
 	name, self string
 	// find is the path of dockerd, or says what is missing.
-	find   func(ctx context.Context) (string, error)
-	flags  []string       // more of dockerd's flags
-	config map[string]any // what it can only be told in a file; in it, DIR stands for the world's directory
+	find    func(ctx context.Context) (string, error)
+	flags   []string          // more of dockerd's flags
+	options map[string]string // of its networks
+	config  map[string]any    // what it can only be told in a file; in it, DIR stands for the world's directory
 }
 
 // docker20 is Docker Engine 20.10 as Debian ships it: bridge, iptables and
@@ -109,7 +110,7 @@ func (d docker) build(ctx context.Context, t *topology.Topology, driver string) 
 		return nil, err
 	}
 	socket := filepath.Join(t.Dir, "docker.sock")
-	n := &dockerNetwork{self: d.self, driver: driver, Client: engine.New(d.name, socket), cgroup: t.Cgroup.Containers()}
+	n := &dockerNetwork{self: d.self, driver: driver, options: d.options, Client: engine.New(d.name, socket), cgroup: t.Cgroup.Containers()}
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, n.Close())
@@ -127,10 +128,11 @@ func (d docker) build(ctx context.Context, t *topology.Topology, driver string) 
 
 type dockerNetwork struct {
 	*engine.Client
-	self   string
-	driver string // of its networks
-	daemon *world.Process
-	cgroup string // parent of the containers'
+	self    string
+	driver  string            // of its networks
+	options map[string]string // of these
+	daemon  *world.Process
+	cgroup  string // parent of the containers'
 }
 
 // prepare waits for the daemon, and makes the image and the network.
@@ -199,7 +201,7 @@ func (n *dockerNetwork) Start(ctx context.Context, name string, ports int) (time
 
 // CreateNetwork makes a network of the driver.
 func (n *dockerNetwork) CreateNetwork(ctx context.Context, name string, subnets ...string) error {
-	return n.Client.CreateNetwork(ctx, n.driver, name, subnets...)
+	return n.Client.CreateNetwork(ctx, n.driver, n.options, name, subnets...)
 }
 
 func (n *dockerNetwork) Usage() (Usage, error) { return usageOf(n.daemon.Pid()) }

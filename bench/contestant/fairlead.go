@@ -105,7 +105,7 @@ func (n *fairleadNetwork) Pins() string { return n.inside("/sys/fs/bpf/fairlead"
 
 // CreateNetwork makes another network.
 func (n *fairleadNetwork) CreateNetwork(ctx context.Context, name string, subnets ...string) error {
-	return n.Client.CreateNetwork(ctx, "bridge", name, subnets...)
+	return n.Client.CreateNetwork(ctx, "bridge", nil, name, subnets...)
 }
 
 func (n *fairleadNetwork) Usage() (Usage, error) { return usageOf(n.daemon.Pid()) }

@@ -20,9 +20,17 @@ type under struct {
 }
 
 // underDocker20 is under Docker Engine 20.10 as Debian ships it.
-func underDocker20(self string) Contestant {
+func underDocker20(self string) Contestant { return newUnder(self, cases.Under, nil) }
+
+// untrackedDocker20 is the same in a network where the kernel does not track the
+// containers' connections, which it does for the sake of the engine's DNS.
+func untrackedDocker20(self string) Contestant {
+	return newUnder(self, cases.Untracked, map[string]string{"fairlead.untracked": "true"})
+}
+
+func newUnder(self, name string, options map[string]string) Contestant {
 	d := docker20(self)
-	d.name = cases.Under
+	d.name, d.options = name, options
 	return under{d, fairlead{self}}
 }
 

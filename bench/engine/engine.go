@@ -164,14 +164,14 @@ func demultiplex(r io.Reader) (stdout, stderr string, err error) {
 	}
 }
 
-// CreateNetwork makes a network of a driver. It is the same request for Docker and Fairlead, as are those below.
-func (e *Client) CreateNetwork(ctx context.Context, driver, name string, subnets ...string) error {
+// CreateNetwork makes a network of a driver with options. It is the same request for Docker and Fairlead, as are those below.
+func (e *Client) CreateNetwork(ctx context.Context, driver string, options map[string]string, name string, subnets ...string) error {
 	var config []map[string]string
 	for _, s := range subnets {
 		config = append(config, map[string]string{"Subnet": s})
 	}
 	return e.Call(ctx, http.MethodPost, "/networks/create", map[string]any{
-		"Name": name, "Driver": driver, "EnableIPv6": true, "IPAM": map[string]any{"Config": config},
+		"Name": name, "Driver": driver, "Options": options, "EnableIPv6": true, "IPAM": map[string]any{"Config": config},
 	}, nil)
 }
 

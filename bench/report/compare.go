@@ -31,7 +31,7 @@ const (
 	TooFew       Verdict = "too few rounds" // to show one, whatever they are
 )
 
-// Comparison is one case's measure, the subject's or Under's beside another's.
+// Comparison is one case's measure, one contestant's beside another's.
 type Comparison struct {
 	Case, Against    string
 	Measure          cases.Measure
@@ -53,10 +53,10 @@ type Target struct {
 // Compare compares the subject with everyone in every case.
 func (r *Run) Compare() []Comparison { return r.compare(Subject, r.Order) }
 
-// CompareUnder compares Fairlead as an engine's driver with the engines' own networks.
-// It is to keep the subject's targets against them.
-func (r *Run) CompareUnder() []Comparison {
-	return r.compare(cases.Under, slices.DeleteFunc(slices.Clone(r.Order), func(name string) bool { return !isDocker(name) }))
+// CompareUnder compares Fairlead as an engine's driver, Under or Untracked, with the
+// engines' own networks. It is to keep the subject's targets against them.
+func (r *Run) CompareUnder(driver string) []Comparison {
+	return r.compare(driver, slices.DeleteFunc(slices.Clone(r.Order), func(name string) bool { return !isDocker(name) }))
 }
 
 // compare compares one with others in every case.
@@ -151,7 +151,7 @@ func (c *Comparison) aim(against string) {
 		return
 	}
 	most := c.Measure.Lower
-	if against == cases.Under { // that the subject is no better is what is aimed at
+	if against == cases.Under || against == cases.Untracked { // that the subject is no better is what is aimed at
 		most = !most
 	}
 	t := judge(c.Ratio, bound, most, c.Rounds)

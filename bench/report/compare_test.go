@@ -113,11 +113,13 @@ func TestUnderDockerIsToBeAlike(t *testing.T) {
 		{"peers/rr/4", "p50", 10.4, "≥ 0.95 met"}, {"peers/rr/4", "p50", 12, "≥ 0.95 missed"}, {"peers/rr/4", "p50", 5, "≥ 0.95 met"},
 		{"peers/stream/4", "gbps", 9.6, "≤ 1.05 met"}, {"peers/stream/4", "gbps", 9, "≤ 1.05 missed"}, {"peers/stream/4", "gbps", 20, "≤ 1.05 met"},
 	} {
-		r := Run{Order: []string{Subject, cases.Under}, Cases: []Case{
-			twelve(tc.name, tc.measure, steady(10), map[string]float64{cases.Under: tc.under}),
-		}}
-		if got := r.Compare()[0].target(); got != tc.want {
-			t.Errorf("%s, %s of 10 beside %g: %q, want %q", tc.name, tc.measure, tc.under, got, tc.want)
+		for _, driver := range []string{cases.Under, cases.Untracked} {
+			r := Run{Order: []string{Subject, driver}, Cases: []Case{
+				twelve(tc.name, tc.measure, steady(10), map[string]float64{driver: tc.under}),
+			}}
+			if got := r.Compare()[0].target(); got != tc.want {
+				t.Errorf("%s, %s of 10 beside %s's %g: %q, want %q", tc.name, tc.measure, driver, tc.under, got, tc.want)
+			}
 		}
 	}
 }
@@ -134,7 +136,7 @@ func TestUnderDockerKeepsTheRatios(t *testing.T) {
 		r := Run{Order: []string{Subject, "limit", "docker20", "docker29", cases.Under}, Cases: []Case{
 			twelve("published/crr/4", "rate", steady(20), map[string]float64{"limit": 9, "docker20": 9, "docker29": 10, cases.Under: tc.under}),
 		}}
-		got := r.CompareUnder()
+		got := r.CompareUnder(cases.Under)
 		if len(got) != 2 || got[0].target() != "" || got[1].Against != "docker29" || got[1].target() != tc.want {
 			t.Errorf("with %g: %+v, want docker20 without a target and docker29's %q", tc.under, got, tc.want)
 		}

@@ -49,9 +49,11 @@ test gives p < %g (10 of 12 wins). A target is judged with %d rounds or more.
 
 `, Subject, Subject, significance, enough)
 	tabulate(b, Subject, r.Compare())
-	if under := r.CompareUnder(); len(under) > 0 {
-		fmt.Fprintf(b, "The same for %s beside Docker's own networks.\n\n", cases.Under)
-		tabulate(b, cases.Under, under)
+	for _, driver := range []string{cases.Under, cases.Untracked} {
+		if under := r.CompareUnder(driver); len(under) > 0 {
+			fmt.Fprintf(b, "The same for %s beside Docker's own networks.\n\n", driver)
+			tabulate(b, driver, under)
+		}
 	}
 }
 
