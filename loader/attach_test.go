@@ -247,8 +247,8 @@ func TestClsact(t *testing.T) {
 	if err != nil || len(got) != 2 || got[0].TCX || !got[0].Live {
 		t.Errorf("Attached = %+v, %v", got, err)
 	}
-	if err := errors.Join(d.Detach(a, ToUplink), d.Detach(a, ToUplink)); err != nil {
-		t.Errorf("Detach: %v", err)
+	if err := errors.Join(d.Detach(a, ToUplink), d.Detach(a, ToUplink)); err != nil || w.clsact.qdiscs[a] {
+		t.Errorf("Detach: %v; the uplink's qdisc stays: %t", err, w.clsact.qdiscs[a])
 	}
 	d.Close()
 
@@ -305,6 +305,9 @@ func TestAttachAtOnce(t *testing.T) {
 	atOnce(d, false, true, 0, 1)
 	if !w.attach(d, a, FromEndpoint) {
 		t.Error("the filter was not made a link")
+	}
+	if !w.clsact.qdiscs[a] {
+		t.Error("the qdisc was taken off a device that may be up")
 	}
 	atOnce(d, false, false, 1, 0)
 	if err := d.Detach(a, FromEndpoint); err != nil {

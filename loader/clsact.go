@@ -18,9 +18,10 @@ type Clsact interface {
 	// qdisc is added when it is missing. A filter that has progID already is
 	// left alone. It reports whether it had to do anything.
 	ReplaceFilter(ifindex int, egress bool, name string, fd int, progID uint32) (changed bool, err error)
-	// RemoveFilter makes sure the device has no filter of that name. No filter,
-	// and no device, is success.
-	RemoveFilter(ifindex int, egress bool, name string) error
+	// RemoveFilter makes sure the device has no filter of that name; with qdisc, nor
+	// the clsact qdisc, if that bears no other filter. No filter, and no device, is
+	// success.
+	RemoveFilter(ifindex int, egress bool, name string, qdisc bool) error
 }
 
 // attachClsact makes sure the filter of a hook at a device is there. A filter
@@ -66,7 +67,8 @@ func noteProgram(pin string, prog *ebpf.Program, id ebpf.ProgramID) (changed boo
 	return true, replacePin(clone, pin)
 }
 
-// dropFilter removes a filter and the note of it. No filter is success.
+// dropFilter removes a filter and the note of it. No filter is success. Fairlead's own
+// devices keep the qdisc, for they would lose packets without it, and it goes with them.
 func dropFilter(dir string, ifindex int, h Hook, c Clsact) (changed bool, err error) {
 	pin := filepath.Join(dir, filtersDir, h.pinName(ifindex))
 	if _, err := os.Lstat(pin); errors.Is(err, os.ErrNotExist) {
@@ -75,7 +77,7 @@ func dropFilter(dir string, ifindex int, h Hook, c Clsact) (changed bool, err er
 	if c == nil {
 		return false, fmt.Errorf("remove filter %q: clsact is not available", h.filter())
 	}
-	if err := c.RemoveFilter(ifindex, h.egress(), h.filter()); err != nil {
+	if err := c.RemoveFilter(ifindex, h.egress(), h.filter(), h != FromEndpoint); err != nil {
 		return false, err
 	}
 	return true, removePin(pin)

@@ -36,7 +36,7 @@ func newWorld(t *testing.T) *world {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatalf("make a network namespace: %v", err)
 	}
-	w := &world{tb: t, log: new(bytes.Buffer), clsact: &fakeClsact{filters: make(map[filterKey]uint32)}}
+	w := &world{tb: t, log: new(bytes.Buffer), clsact: &fakeClsact{filters: make(map[filterKey]uint32), qdiscs: make(map[int]bool)}}
 	w.ip("link", "add", "name", "a", "type", "veth", "peer", "name", "b")
 	w.ip("link", "set", "dev", "a", "up")
 	w.cfg = Config{
@@ -121,9 +121,10 @@ type filterKey struct {
 	name    string
 }
 
-// fakeClsact remembers filters.
+// fakeClsact remembers filters, and which devices have a qdisc for them.
 type fakeClsact struct {
 	filters map[filterKey]uint32
+	qdiscs  map[int]bool
 	err     error
 }
 
@@ -134,14 +135,18 @@ func (f *fakeClsact) ReplaceFilter(ifindex int, egress bool, name string, fd int
 	k := filterKey{ifindex, egress, name}
 	changed := f.filters[k] != progID
 	f.filters[k] = progID
+	f.qdiscs[ifindex] = true
 	return changed, nil
 }
 
-func (f *fakeClsact) RemoveFilter(ifindex int, egress bool, name string) error {
+func (f *fakeClsact) RemoveFilter(ifindex int, egress bool, name string, qdisc bool) error {
 	k := filterKey{ifindex, egress, name}
 	if _, ok := f.filters[k]; !ok {
 		return nil
 	}
 	delete(f.filters, k)
+	if qdisc {
+		delete(f.qdiscs, ifindex)
+	}
 	return f.err
 }

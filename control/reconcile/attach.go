@@ -24,8 +24,8 @@ const filtersPerCheck = 50
 // wait for that.
 const hurry = 500 * time.Millisecond
 
-// attachProgram attaches what takes packets from a device; at once if a verb waits.
-func (p *pass) attachProgram(ifindex uint32) (err error) {
+// attachEndpoint attaches what takes packets from an endpoint; at once if a verb waits.
+func (p *pass) attachEndpoint(ifindex uint32) (err error) {
 	at := place{int(ifindex), loader.FromEndpoint}
 	provisional := false
 	if p.repair || p.first {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/loader"
 )
 
 // isShared reports whether the sandbox is in another one's namespace.
@@ -258,7 +259,10 @@ func (p *pass) detachLater(ifindex uint32) {
 func (p *pass) attach() {
 	for id, n := range p.nets {
 		if n.usable() && !n.broken {
-			err := p.attachProgram(n.hostPort)
+			_, err := p.r.dp.Attach(int(n.hostPort), loader.FromEndpoint)
+			if err == nil {
+				p.r.noteAttached(place{int(n.hostPort), loader.FromEndpoint}, false)
+			}
 			n.broken = err != nil
 			p.troubled(&n.trouble, "network", id, err)
 		}
@@ -267,7 +271,7 @@ func (p *pass) attach() {
 		if e.hostIf == 0 {
 			continue
 		}
-		if err := p.attachProgram(e.hostIf); err != nil {
+		if err := p.attachEndpoint(e.hostIf); err != nil {
 			e.broken = true
 			p.troubled(&e.trouble, "endpoint", id, err)
 		}

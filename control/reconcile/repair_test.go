@@ -237,8 +237,8 @@ func TestUplinksAreFollowed(t *testing.T) {
 	check()
 }
 
-// A verb attaches filters, which no check touches; they become links when no verb
-// came for a while, or by the next daemon.
+// A verb attaches a filter to an endpoint, which no check touches; it becomes a link when
+// no verb came for a while, or by the next daemon.
 func TestAttachedForGood(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -253,9 +253,9 @@ func TestAttachedForGood(t *testing.T) {
 		}
 	}
 	w.apply(p)
-	filters(2)
-	w.quiet("attached by filters")
-	filters(2)
+	filters(1)
+	w.quiet("attached by a filter")
+	filters(1)
 	w.restart()
 	w.apply(p)
 	filters(0)

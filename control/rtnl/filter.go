@@ -46,9 +46,11 @@ func (h *Handle) ReplaceFilter(ifindex int, egress bool, name string, fd int, pr
 	return true, nil
 }
 
-// RemoveFilter takes Fairlead's filter off a device, and the clsact qdisc with
-// it if nobody else has a filter there. Absent is success.
-func (h *Handle) RemoveFilter(ifindex int, egress bool, name string) error {
+// RemoveFilter takes Fairlead's filter off a device, and if qdisc is set the clsact
+// qdisc with it, unless somebody else has a filter there. Absent is success. With the
+// qdisc a device that is up loses what is sent by it for some milliseconds: the kernel
+// deactivates it (qdisc_graft).
+func (h *Handle) RemoveFilter(ifindex int, egress bool, name string, qdisc bool) error {
 	found := false
 	for _, f := range h.filters(ifindex, egress) {
 		found = found || f.Priority == filterPriority && f.Name == name
@@ -59,6 +61,9 @@ func (h *Handle) RemoveFilter(ifindex int, egress bool, name string) error {
 	err := h.tc.FilterDel(&netlink.BpfFilter{FilterAttrs: filterAttrs(ifindex, egress), Fd: -1})
 	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(tcError(err), ErrNoDevice) {
 		return fmt.Errorf("remove filter %q from device %d: %w", name, ifindex, err)
+	}
+	if !qdisc {
+		return nil
 	}
 	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {

@@ -80,14 +80,14 @@ func TestFilterLife(t *testing.T) {
 		if want := min(1, max(0, 2-i)); qdiscs() != want {
 			t.Errorf("%d clsact qdiscs before removal %d, want %d", qdiscs(), i, want)
 		}
-		if err := h.RemoveFilter(dev, egress, "fl_test"); err != nil {
+		if err := h.RemoveFilter(dev, egress, "fl_test", true); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := h.DeleteLink(l.Index); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.RemoveFilter(dev, true, "fl_test"); err != nil {
+	if err := h.RemoveFilter(dev, true, "fl_test", true); err != nil {
 		t.Errorf("remove from a device that is gone: %v", err)
 	}
 	if _, err := h.ReplaceFilter(dev, true, "fl_test", newFD, newID); err == nil {

@@ -92,7 +92,7 @@ func TestWatch(t *testing.T) {
 	if len(unfiltered) > 0 {
 		t.Error("a new filter is told as one that is gone")
 	}
-	if err := h.RemoveFilter(1, false, "fl_test"); err != nil {
+	if err := h.RemoveFilter(1, false, "fl_test", true); err != nil {
 		t.Fatal(err)
 	}
 	for _, what := range []string{"filter", "qdisc"} {
