@@ -29,7 +29,8 @@ type Cgroup struct {
 // something while they run: their time is shared out by group, their memory counted.
 var controllers = []string{"cpu", "memory"}
 
-func newCgroup() (*Cgroup, error) {
+// NewCgroup makes one.
+func NewCgroup() (*Cgroup, error) {
 	root, err := cgroup2()
 	if err != nil {
 		return nil, err

@@ -64,7 +64,7 @@ func New() (_ *Topology, retErr error) {
 	if t.Dir, err = os.MkdirTemp("", prefix()); err != nil {
 		return nil, fmt.Errorf("make directory of a world: %w", err)
 	}
-	if t.Cgroup, err = newCgroup(); err != nil {
+	if t.Cgroup, err = NewCgroup(); err != nil {
 		return nil, err
 	}
 	if t.Host, err = world.New("host"); err != nil {

@@ -5,7 +5,6 @@
 package engines
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -233,41 +232,12 @@ func (d *docker) refused(text string, args ...string) {
 	}
 }
 
-// importImage makes an image that answers every request with one line: the
-// container's $NAME, the client's address and its port.
+// importImage imports what lab.WriteImage makes.
 func (d *docker) importImage() {
 	d.Helper()
-	busybox, err := os.ReadFile("/bin/busybox") // of the package busybox-static
-	if err != nil {
-		d.Fatal(err)
-	}
 	path := filepath.Join(d.Dir("docker"), "rootfs.tar")
-	file, err := os.Create(path)
-	if err != nil {
-		d.Fatal(err)
-	}
-	defer file.Close()
-	tw := tar.NewWriter(file)
-	for _, f := range []struct {
-		header  tar.Header
-		content []byte
-	}{
-		{tar.Header{Name: "bin/busybox", Mode: 0o755}, busybox},
-		{tar.Header{Name: "bin/sh", Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil},
-		{tar.Header{Name: "www/cgi-bin/index.cgi", Mode: 0o755}, []byte("#!/bin/sh\necho; echo $NAME $REMOTE_ADDR $REMOTE_PORT\n")},
-	} {
-		f.header.Size = int64(len(f.content))
-		if err := tw.WriteHeader(&f.header); err != nil {
-			d.Fatal(err)
-		}
-		if _, err := tw.Write(f.content); err != nil {
-			d.Fatal(err)
-		}
-	}
-	if err := tw.Close(); err != nil {
-		d.Fatal(err)
-	}
-	d.docker("import", "--change", `CMD ["/bin/busybox", "httpd", "-f", "-p", "0.0.0.0:80", "-h", "/www"]`, path, image)
+	d.WriteImage(path)
+	d.docker("import", "--change", lab.ImageCommand, path, image)
 }
 
 // run starts a container of that name with these flags, whose server answers.

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package systemd boots a real systemd, and tries the units that `make install` installs
+// beside Debian's Docker Engine and its units.
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/bench/topology"
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+func TestMain(m *testing.M) { lab.MainUnraced(m) }
+
+const (
+	patience = 30 * time.Second
+	image    = "answerer"
+)
+
+// machine is a machine outside of which is the lab's: namespaces of all kinds, with the
+// programs of the machine that the test runs on, and systemd as first process. The lab's
+// host holds its disk.
+type machine struct {
+	*lab.Lab
+	cgroup *topology.Cgroup
+	power  *world.Process // it ends when the machine is switched off
+	pid    string         // systemd's
+	host   *world.Host    // the machine's network
+	// took is the first start of an engine that has no containers; more when much else
+	// runs.
+	took time.Duration
+}
+
+// disk is where the disk is mounted: what a machine writes to its /etc, /usr and /var.
+const disk = "/mnt"
+
+// switchOn makes a machine's mounts and becomes its systemd, with the disk as argument. Its
+// first boot finds none of the units, engines and mounts that are configured here. Of the
+// kernel it can change what belongs to its namespaces.
+const switchOn = `
+	mount -o remount,bind,ro /
+	for dir in etc usr; do
+		mkdir -p "$1/$dir/upper" "$1/$dir/work"
+		mount -t overlay -o "lowerdir=/$dir,upperdir=$1/$dir/upper,workdir=$1/$dir/work" "$dir" "/$dir"
+	done
+	if ! [ -e "$1/var" ]; then
+		mkdir "$1/var" "$1/local" "$1/dev"
+		rm -rf /etc/systemd/system /etc/fstab /etc/init.d /etc/rc?.d /etc/docker /etc/default/docker /etc/containerd
+		mkdir -p /etc/systemd/system
+		ln -s /dev/null /etc/systemd/system/getty.target
+	fi
+	mount --bind "$1/var" /var
+	mount --bind "$1/local" /usr/local
+	for dir in opt root tmp; do mount -t tmpfs "$dir" "/$dir"; done
+	mount -t tmpfs -o mode=755 run /run
+	mount -t tmpfs -o mode=755 dev "$1/dev"
+	cd /dev
+	cp -a null zero full random urandom tty "$1/dev"
+	mkdir "$1/dev/pts" "$1/dev/shm"
+	ln -s pts/ptmx "$1/dev/ptmx"
+	mount --move "$1/dev" /dev
+	mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts /dev/pts
+	mount -t sysfs -o ro sysfs /sys
+	mount -t cgroup2 cgroup /sys/fs/cgroup
+	mount -t bpf bpf /sys/fs/bpf
+	mount -t proc proc /proc
+	for path in /proc/sysrq-trigger /proc/sys/*; do
+		[ "$path" = /proc/sys/net ] || ! [ -e "$path" ] || mount --bind -o ro "$path" "$path"
+	done
+	hostname machine
+	ip link set lo up
+	until [ -e /sys/class/net/eth0 ]; do sleep 0.02; done
+	exec env -i container=lab PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --system`
+
+// newMachine boots a machine where Fairlead is installed and Docker is not enabled.
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	m := &machine{Lab: lab.New(t, lab.Config{NoDaemon: true})}
+	m.Must(m.Host, "mount", "-t", "tmpfs", "disk", disk)
+	var err error
+	if m.cgroup, err = topology.NewCgroup(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.close)
+	m.boot()
+	m.install()
+	return m
+}
+
+// boot switches the machine on, plugs its cable in, and waits until it is up.
+func (m *machine) boot() {
+	m.Helper()
+	cmd := world.Command(context.Background(), "unshare",
+		"--net", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child", "sh", "-ec", switchOn, "sh", disk)
+	cmd.SysProcAttr = m.cgroup.Attr()
+	var err error
+	if m.power, err = m.Host.SpawnCommand(cmd); err != nil {
+		m.Fatal(err)
+	}
+	m.Eventually(patience, func() error {
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", m.power.Pid()))
+		if m.pid = strings.TrimSpace(string(children)); err == nil && m.pid == "" {
+			err = errors.New("the machine has no process")
+		}
+		return err
+	})
+	if m.host, err = m.Host.Enter("machine", filepath.Join("/proc", m.pid, "ns/net")); err != nil {
+		m.Fatal(err)
+	}
+	m.Run(m.Outside, "ip", "link", "delete", "eth0") // of the last boot, whose end goes with its namespace
+	err = world.Cable(
+		world.End{Host: m.host, Device: "eth0", Addresses: []string{lab.Host4 + "/24", lab.Host6 + "/64"}},
+		world.End{Host: m.Outside, Device: "eth0", Addresses: []string{lab.Outside4 + "/24", lab.Outside6 + "/64"}},
+	)
+	if err != nil {
+		m.Fatal(err)
+	}
+	m.IP(m.host, "route add default via "+lab.Outside4, "route add ::/0 via "+lab.Outside6)
+	m.Eventually(patience, func() error {
+		select {
+		case <-m.power.Done():
+			m.Fatalf("the machine did not boot:\n%s", m.power.Output())
+		default:
+		}
+		if r := m.inside("systemctl", "is-system-running"); r.Stdout != "running\n" && r.Stdout != "degraded\n" {
+			return fmt.Errorf("the machine is %s", r.Output())
+		}
+		return nil
+	})
+}
+
+// reboot lets systemd stop everything and switch the machine off, and boots it.
+func (m *machine) reboot() {
+	m.Helper()
+	m.must("systemctl", "reboot")
+	select {
+	case <-m.power.Done():
+	case <-time.After(patience):
+		m.Fatal("the machine does not switch itself off")
+	}
+	m.host.Close()
+	m.boot()
+}
+
+// close switches the machine off as a power cut does.
+func (m *machine) close() {
+	if m.Failed() && m.host != nil {
+		m.Logf("its journal:\n%s%s", m.inside("systemctl", "--failed").Stdout, m.inside("journalctl", "--no-pager", "--lines", "60").Output())
+	}
+	if m.power != nil {
+		m.power.Kill()
+	}
+	if m.host != nil {
+		m.host.Close()
+	}
+	if err := m.cgroup.Close(); err != nil {
+		m.Error(err)
+	}
+}
+
+// staged is where `make install` has installed everything, as a packager has it done.
+var staged = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "stage")
+	if err != nil {
+		return "", err
+	}
+	if out, err := exec.Command("make", "-C", "../..", "install", "DESTDIR="+dir).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("make install: %w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+// install installs Fairlead on the machine.
+func (m *machine) install() {
+	m.Helper()
+	dir, err := staged()
+	if err != nil {
+		m.Fatal(err)
+	}
+	m.Must(m.Host, "cp", "-a", "--no-preserve=ownership", filepath.Join(dir, "usr"), filepath.Join(dir, "opt"), m.path("/"))
+}
+
+// path is that of a file of the machine's, as the test sees it.
+func (m *machine) path(name string) string { return filepath.Join("/proc", m.pid, "root", name) }
+
+// inside runs a program on the machine.
+func (m *machine) inside(args ...string) world.Result {
+	m.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := world.Command(ctx, "nsenter", slices.Concat([]string{
+		"--target", m.pid, "--all", "--", "env", "-i", "HOME=/root",
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	}, args)...)
+	cmd.SysProcAttr = m.cgroup.Attr()
+	r, err := m.Host.RunCommand(cmd)
+	if err != nil {
+		m.Fatal(err)
+	}
+	return r
+}
+
+// must runs a program that must succeed and returns what it wrote to stdout, without the
+// last newline.
+func (m *machine) must(args ...string) string {
+	m.Helper()
+	r := m.inside(args...)
+	if r.Code != 0 {
+		m.Fatalf("%s: status %d\n%s", strings.Join(args, " "), r.Code, r.Output())
+	}
+	return strings.TrimSuffix(r.Stdout, "\n")
+}
+
+// property is what systemd shows of a unit.
+func (m *machine) property(unit, name string) string {
+	m.Helper()
+	return m.must("systemctl", "show", "--property", name, "--value", unit)
+}
+
+// moment is when something happened to a unit, by the clock that starts with the kernel.
+func (m *machine) moment(unit, name string) time.Duration {
+	m.Helper()
+	text := m.property(unit, name+"TimestampMonotonic")
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n == 0 {
+		m.Fatalf("%s of %s is %q", name, unit, text)
+	}
+	return time.Duration(n) * time.Microsecond
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package systemd
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// start enables and starts Fairlead and the engine, as docs/operations.md says, and
+// imports the image.
+func (m *machine) start() {
+	m.Helper()
+	m.must("systemctl", "enable", "--now", "docker")
+	m.took = m.engineStart()
+	m.must("systemctl", "enable", "--now", "fairlead.socket", "fairlead")
+	m.WriteImage(m.path("/var/rootfs.tar"))
+	m.docker("import", "--change", lab.ImageCommand, "/var/rootfs.tar", image)
+}
+
+// engineStart is how long the engine's last start took by itself.
+func (m *machine) engineStart() time.Duration {
+	m.Helper()
+	return m.moment("docker.service", "ActiveEnter") - m.moment("docker.service", "ExecMainStart")
+}
+
+// docker runs a command of the engine's that must succeed.
+func (m *machine) docker(args ...string) string {
+	m.Helper()
+	return m.must(append([]string{"/usr/bin/docker"}, args...)...)
+}
+
+// run starts a container in the network web.
+func (m *machine) run(name string, flags ...string) {
+	m.Helper()
+	m.docker(slices.Concat([]string{"run", "-d", "--stop-timeout", "1", "--network", "web", "--name", name, "-e", "NAME=" + name}, flags, []string{image})...)
+}
+
+// answers waits until a published port answers outside.
+func (m *machine) answers(port int, name string) {
+	m.Helper()
+	m.WaitTCP(m.Outside, fmt.Sprintf("%s:%d", lab.Host4, port))
+	m.Get(m.Outside, lab.Host4, port, name, lab.Outside4)
+}
+
+// within wants something to have taken a time at most, and what a few starts of an engine
+// take longer while much else runs.
+func (m *machine) within(what string, limit, took time.Duration) {
+	m.Helper()
+	if limit += min(4*m.took, 10*time.Second); took > limit {
+		m.Errorf("%s took %v, want %v at most", what, took, limit)
+	} else {
+		m.Logf("%s took %v", what, took)
+	}
+}
+
+// timed is within for what do does.
+func (m *machine) timed(what string, limit time.Duration, do func()) {
+	m.Helper()
+	began := time.Now()
+	do()
+	m.within(what, limit, time.Since(began))
+}
+
+// awaitDaemon waits until another daemon than the one with that process ID serves.
+func (m *machine) awaitDaemon(old string) {
+	m.Helper()
+	m.Eventually(patience, func() error {
+		if r := m.inside("fairlead", "status", "--format", "{{.Pid}}"); r.Code != 0 || strings.TrimSpace(r.Stdout) == old {
+			return fmt.Errorf("no new daemon serves: %s", r.Output())
+		}
+		return nil
+	})
+}
+
+// active wants a unit to be in that state.
+func (m *machine) active(unit, state string) {
+	m.Helper()
+	if got := m.property(unit, "ActiveState"); got != state {
+		m.Errorf("%s is %s, want %s", unit, got, state)
+	}
+}
+
+// The units are without mistakes, an engine's request starts Fairlead, and no connection
+// breaks when it is restarted, or killed and brought back.
+func TestUnits(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	if r := m.inside("systemd-analyze", "verify", "fairlead.service", "fairlead.socket"); r.Code != 0 || r.Output() != "" {
+		t.Errorf("systemd-analyze verify: status %d\n%s", r.Code, r.Output())
+	}
+	m.start()
+	for _, unit := range []string{"fairlead.service", "fairlead.socket"} {
+		m.active(unit, "active")
+		if before := strings.Fields(m.property(unit, "Before")); !slices.Contains(before, "docker.service") {
+			t.Errorf("%s is before %q, not before docker.service", unit, before)
+		}
+	}
+
+	m.must("systemctl", "stop", "fairlead.service")
+	m.timed("to make a network when an engine's request starts Fairlead", 3*time.Second, func() {
+		m.docker("network", "create", "-d", "fairlead", "web")
+	})
+	m.active("fairlead.service", "active")
+	m.run("ben", "-p", "18080:80", "-p", "7000:7", "-p", "7000:7/udp")
+	m.answers(18080, "ben")
+
+	load := m.StartLoad("published port", m.Outside, m.Echo(m.container("ben"), 7), net.JoinHostPort(lab.Host4, "7000"))
+	for _, command := range [][]string{
+		{"restart", "fairlead"},
+		{"kill", "--signal", "KILL", "fairlead"},
+	} {
+		old := m.property("fairlead.service", "MainPID")
+		m.must(append([]string{"systemctl"}, command...)...)
+		m.awaitDaemon(old)
+	}
+	if report := load.Stop(); len(report.Errors) > 0 {
+		t.Errorf("connections broke: %q", report.Errors)
+	} else {
+		t.Log(report)
+	}
+	m.must("systemctl", "stop", "fairlead.socket", "fairlead")
+	m.answers(18080, "ben")
+	if r := m.inside("ls", "/run/docker/plugins"); r.Stdout != "" {
+		t.Errorf("with fairlead.socket stopped /run/docker/plugins holds %s", r.Stdout)
+	}
+	m.must("systemctl", "start", "fairlead.socket", "fairlead")
+	m.docker("rm", "-f", "ben")
+	m.docker("network", "rm", "web")
+}
+
+// container makes a host of a container's network namespace.
+func (m *machine) container(name string) *world.Host {
+	m.Helper()
+	h, err := m.Host.Enter(name, m.path(m.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name)))
+	if err != nil {
+		m.Fatal(err)
+	}
+	m.Cleanup(h.Close)
+	return h
+}
+
+// What the machine had is back after a reboot, in the units' own order, whether Fairlead
+// can start or not: then the engine starts all the same, and says why its containers do
+// not, until that is mended.
+func TestBoot(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.start()
+	m.docker("network", "create", "-d", "fairlead", "web")
+	m.run("ben", "--restart", "always", "-p", "18080:80")
+	m.answers(18080, "ben")
+
+	m.reboot()
+	m.answers(18080, "ben")
+	ready, asked := m.moment("fairlead.service", "ActiveEnter"), m.moment("docker.service", "ExecMainStart")
+	if ready > asked {
+		t.Errorf("the engine was started %v before Fairlead was ready", ready-asked)
+	}
+	m.within("Fairlead's start at boot", 3*time.Second, ready-m.moment("fairlead.service", "ExecMainStart"))
+	m.within("the engine's start at boot", 3*time.Second, m.engineStart())
+	if got := m.must("stat", "--format", "%A %U %G", "/run/fairlead/api.sock"); got != "srw-rw---- root fairlead" {
+		t.Errorf("the API's socket is %q", got)
+	}
+
+	m.write("/etc/systemd/system/fairlead.service.d/broken.conf", "[Service]\nExecStart=\nExecStart=/usr/local/bin/fairlead daemon --state-dir /proc/nowhere\n")
+	m.reboot()
+	m.within("the engine's start at boot while Fairlead cannot start", 3*time.Second, m.engineStart())
+	m.within("all that the engine waited for", 4*time.Second, m.moment("docker.service", "ActiveEnter")-m.moment("sockets.target", "ActiveEnter"))
+	m.timed("a container that needs Fairlead", 3*time.Second, func() {
+		r := m.inside("/usr/bin/docker", "start", "ben")
+		if r.Code == 0 || !strings.Contains(r.Stderr, "fairlead cannot start: --state-dir") {
+			t.Errorf("docker start: status %d, want Fairlead's reason\n%s", r.Code, r.Output())
+		}
+	})
+	engine := m.property("docker.service", "MainPID")
+	m.must("rm", "/etc/systemd/system/fairlead.service.d/broken.conf")
+	m.must("systemctl", "daemon-reload")
+	m.must("systemctl", "restart", "fairlead")
+	m.docker("start", "ben")
+	m.answers(18080, "ben")
+	if now := m.property("docker.service", "MainPID"); now != engine {
+		t.Errorf("the engine was process %s and is %s: it was restarted", engine, now)
+	}
+}
+
+// write makes a file on the machine.
+func (m *machine) write(name, content string) {
+	m.Helper()
+	err := os.MkdirAll(filepath.Dir(m.path(name)), 0o755)
+	if err == nil {
+		err = os.WriteFile(m.path(name), []byte(content), 0o644)
+	}
+	if err != nil {
+		m.Fatal(err)
+	}
+}
