@@ -57,6 +57,12 @@ func newDaemonCommand(e *env) *cobra.Command {
 	var o daemonOptions
 	var store, config, snatPorts string
 	var pools, timeouts []string
+	refuse := func(cmd *cobra.Command, err error) error {
+		if err != nil {
+			e.node.refuse(cmd.Context(), err)
+		}
+		return err
+	}
 	cmd := &cobra.Command{
 		Use:   "daemon [flags]",
 		Short: "Run the daemon",
@@ -66,22 +72,21 @@ finds another one in its run directory takes over from it.
 
 --config names a file with a flag a line, without dashes: "uplink = eth0".
 Flags on the command line go before it.`,
-		Args:              exactArgs(),
+		Args:              func(cmd *cobra.Command, args []string) error { return refuse(cmd, exactArgs()(cmd, args)) },
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if config != "" {
-				if err := readConfig(cmd.Flags(), config); err != nil {
-					return err
-				}
+			if err := readConfig(cmd.Flags(), config); err != nil {
+				return refuse(cmd, err)
 			}
 			if err := o.check(store, snatPorts, pools, timeouts); err != nil {
-				return err
+				return refuse(cmd, err)
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
 			return e.node.daemon(ctx, o)
 		},
 	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return refuse(cmd, usageError{err}) })
 	o.register(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.dockerSocket, "docker-socket", "/var/run/docker.sock", `API of the Docker that is served, to learn names; "" not to ask`)
@@ -169,8 +174,11 @@ func parsePool(s string) (p addressPool, err error) {
 	return p, nil
 }
 
-// readConfig sets the flags a file names, unless the command line did.
+// readConfig sets the flags a file names, unless the command line did. "": no file.
 func readConfig(flags *pflag.FlagSet, path string) error {
+	if path == "" {
+		return nil
+	}
 	file, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)

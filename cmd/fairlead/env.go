@@ -44,7 +44,10 @@ type env struct {
 // nodeCommands are the verbs that work on this node itself, not through a
 // daemon's API.
 type nodeCommands struct {
-	daemon  func(ctx context.Context, o daemonOptions) error
+	daemon func(ctx context.Context, o daemonOptions) error
+	// refuse is for a daemon whose command line makes no sense: it tells those that made
+	// systemd start it.
+	refuse  func(ctx context.Context, reason error)
 	cleanup func(ctx context.Context, o directories) error
 	// doctor writes its report, on the daemon at host too, and returns whether
 	// Fairlead can work here.

@@ -57,6 +57,7 @@ func newWorld(t *testing.T) *world {
 		retryFor: 2 * time.Second,
 		node: nodeCommands{
 			daemon:  func(context.Context, daemonOptions) error { return nil },
+			refuse:  func(context.Context, error) {},
 			cleanup: func(context.Context, directories) error { return nil },
 			doctor:  func(context.Context, io.Writer, string) (bool, error) { return true, nil },
 		},
@@ -240,12 +241,21 @@ func TestDaemonFlags(t *testing.T) {
 		len(got.pools) != 1 || got.pools[0].size != 24 {
 		t.Errorf("options: %+v", got)
 	}
+	var refused error
+	w.env.node.refuse = func(_ context.Context, reason error) { refused = reason }
 	for _, bad := range []string{"bogus = 1", "uplink", "ct-max = x", "config = y"} {
+		refused = nil
 		if err := os.WriteFile(config, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if code, _, stderr := w.run("daemon", "--config", config); code != 2 || !strings.Contains(stderr, config+":1: ") {
-			t.Errorf("%q: got %d, %q", bad, code, stderr)
+		if code, _, stderr := w.run("daemon", "--config", config); code != 2 || !strings.Contains(stderr, config+":1: ") || refused == nil || !strings.Contains(stderr, refused.Error()) {
+			t.Errorf("%q: got %d, %q, and engines were told %v", bad, code, stderr, refused)
+		}
+	}
+	for _, bad := range [][]string{{"--bogus"}, {"surplus"}, {"--config", "/none"}, {"--log-level", "loud"}} {
+		refused = nil
+		if _, _, stderr := w.run(append([]string{"daemon"}, bad...)...); refused == nil || !strings.Contains(stderr, refused.Error()) {
+			t.Errorf("%q: engines were told %v, and the operator %q", bad, refused, stderr)
 		}
 	}
 }

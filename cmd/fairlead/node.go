@@ -22,6 +22,9 @@ func newNodeCommands(stderr io.Writer) nodeCommands {
 			}
 			return daemon.Run(ctx, o.config(log))
 		},
+		refuse: func(ctx context.Context, reason error) {
+			daemon.Refuse(ctx, reason, slog.New(slog.NewTextHandler(stderr, nil)))
+		},
 		cleanup: func(ctx context.Context, d directories) error {
 			log, err := newLogger(stderr, "text", "warn")
 			if err != nil {

@@ -142,6 +142,9 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.takeDockerSocket(); err != nil {
 		return err
 	}
+	if err := d.keepDocker(); err != nil {
+		return err
+	}
 	if err := d.makeDirs(); err != nil {
 		return err
 	}

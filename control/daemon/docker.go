@@ -7,14 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
 
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 )
@@ -44,6 +48,16 @@ func (d *daemon) takeDockerSocket() error {
 // systemd start it. They would try on their own for 15 s if it just ended.
 const refusing = time.Second
 
+// Refuse is for a daemon that is not even run, for the reason: it answers engines that made
+// systemd start it, as [Run] does when it cannot start.
+func Refuse(ctx context.Context, reason error, log *slog.Logger) {
+	passed, err := activation.Listeners()
+	if err != nil {
+		log.Warn("engines are not told that nobody serves them", "err", err)
+	}
+	(&daemon{passed: passed, log: log}).refuseDocker(ctx, reason)
+}
+
 // refuseDocker answers whatever engines ask at systemd's sockets with the reason why
 // nobody serves them.
 func (d *daemon) refuseDocker(ctx context.Context, reason error) {
@@ -61,6 +75,20 @@ func (d *daemon) refuseDocker(ctx context.Context, reason error) {
 		})
 	}
 	all.Wait()
+}
+
+// keepDocker refuses what listenDocker would, before a running daemon is asked to end: one
+// that systemd has started does not take its socket with it.
+func (d *daemon) keepDocker() error {
+	dir := d.cfg.Dirs.DockerPlugins
+	if dir == "" || d.dockerSocket != nil {
+		return nil
+	}
+	path := pluginSocket(dir)
+	if inode := listener(path); inode != "" && hasSocket(1, inode) {
+		return fmt.Errorf(`systemd listens at %q for fairlead.socket (use systemctl, or give this daemon a --docker-plugin-dir of its own, or "" for none)`, path)
+	}
+	return nil
 }
 
 // listenDocker makes the socket of the Docker Engine's drivers, for root alone.
@@ -95,7 +123,7 @@ func (d *daemon) listenDocker() error {
 // answers reports whether somebody serves a socket. One that is seen to listen is not
 // called: it may be systemd's, who would start a daemon.
 func answers(path string) bool {
-	if listens(path) {
+	if listener(path) != "" {
 		return true
 	}
 	c, err := net.DialTimeout("unix", path, time.Second)
@@ -106,13 +134,13 @@ func answers(path string) bool {
 	return true
 }
 
-// listens reports whether a socket of this network namespace listens at the path, as
-// /proc/net/unix (proc_net_unix(5)) shows it.
-func listens(path string) bool {
-	const flags, name, accepting = 3, 7, 0x10000 // fields, and __SO_ACCEPTCON
+// listener is the inode of a socket of this network namespace that listens at the path, as
+// /proc/net/unix (proc_net_unix(5)) shows it; "": none does.
+func listener(path string) (inode string) {
+	const flags, number, name, accepting = 3, 6, 7, 0x10000 // fields, and __SO_ACCEPTCON
 	table, err := os.ReadFile("/proc/thread-self/net/unix")
 	if err != nil {
-		return false // then it is called
+		return "" // then it is called
 	}
 	for line := range strings.Lines(string(table)) {
 		fields := strings.Fields(line)
@@ -120,10 +148,19 @@ func listens(path string) bool {
 			continue
 		}
 		if f, err := strconv.ParseUint(fields[flags], 16, 32); err == nil && f&accepting != 0 {
-			return true
+			return fields[number]
 		}
 	}
-	return false
+	return ""
+}
+
+// hasSocket reports whether a process has a socket open.
+func hasSocket(pid int, inode string) bool {
+	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is right
+	return slices.ContainsFunc(links, func(link string) bool {
+		to, err := os.Readlink(link)
+		return err == nil && to == "socket:["+inode+"]"
+	})
 }
 
 // removeDockerSocket removes the socket that a killed daemon left, which would

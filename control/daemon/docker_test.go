@@ -70,6 +70,9 @@ func TestDockerSocketIsNotCalled(t *testing.T) {
 	if err := removeDockerSocket(dir); err != nil {
 		t.Error(err)
 	}
+	if inode := listener(pluginSocket(dir)); !hasSocket(os.Getpid(), inode) || hasSocket(os.Getpid(), "1") {
+		t.Errorf("this process has the socket with inode %q open, and none with inode 1", inode)
+	}
 	if err := l.(*net.UnixListener).SetDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}

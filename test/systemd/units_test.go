@@ -3,6 +3,7 @@
 package systemd
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -128,20 +129,67 @@ func TestUnits(t *testing.T) {
 	} else {
 		t.Log(report)
 	}
-	m.must("systemctl", "stop", "fairlead.socket", "fairlead")
-	m.answers(18080, "ben")
-	if r := m.inside("ls", "/run/docker/plugins"); r.Stdout != "" {
-		t.Errorf("with fairlead.socket stopped /run/docker/plugins holds %s", r.Stdout)
-	}
-	m.must("systemctl", "start", "fairlead.socket", "fairlead")
+	m.refused(`systemd listens at "/run/docker/plugins/fairlead.sock"`, "fairlead", "daemon")
+	m.must("fairlead", "status")
+	m.confined()
 	m.docker("rm", "-f", "ben")
 	m.docker("network", "rm", "web")
+	m.must("systemctl", "stop", "fairlead.socket", "fairlead")
+	m.Get(m.Outside, lab.Host4, 18090, "anna", lab.Outside4)
+	m.must("fairlead", "cleanup")
+	left := m.must("sh", "-c", "ls -d /run/fairlead /sys/fs/bpf/fairlead /run/docker/plugins/fairlead.sock 2>/dev/null; ip -oneline link | grep 'alias fairlead' || :")
+	if left != "" {
+		t.Errorf("after cleanup there is\n%s", left)
+	}
+}
+
+// confined wants all that the daemon does to work with what the unit leaves it.
+func (m *machine) confined() {
+	m.Helper()
+	status := m.must("sh", "-c", "cat /proc/$(systemctl show --property MainPID --value fairlead)/status")
+	const sysModule = 16 // CAP_SYS_MODULE, which others on the machine have
+	var bounds uint64
+	_, text, _ := strings.Cut(status, "\nCapBnd:")
+	if _, err := fmt.Sscanf(text, "%x", &bounds); err != nil || bounds&(1<<sysModule) != 0 || !strings.Contains(status, "\nNoNewPrivs:\t1\n") {
+		m.Errorf("the daemon is not confined:\n%s", status)
+	}
+	m.must("fairlead", "network", "create", "--ipv6", "-o", "fairlead.dns=true", "lan")
+	m.must("fairlead", "sandbox", "create", "--network", "lan", "-p", "18090:80", "anna")
+	m.must("ip", "netns", "add", "theirs")
+	m.must("fairlead", "sandbox", "create", "--network", "lan", "--netns", "/run/netns/theirs", "otto")
+	m.HTTP(m.enter("anna", m.must("fairlead", "inspect", "--format", "{{.NetworkSettings.SandboxKey}}", "anna")), "anna", 80)
+	m.Get(m.Outside, lab.Host4, 18090, "anna", lab.Outside4)
+	gateway := m.must("fairlead", "network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", "lan")
+	if got := m.must("ip", "netns", "exec", "theirs", "busybox", "nslookup", "anna", gateway); !strings.Contains(got, "anna") {
+		m.Errorf("the name anna is answered with %q", got)
+	}
+	m.must("fairlead", "run", "--rm", "--network", "lan", "ping", "-c", "1", "-W", "5", gateway)
+	m.must("ip", "netns", "exec", "theirs", "ip", "route", "delete", "default")
+	m.Eventually(patience, func() error {
+		if r := m.inside("ip", "netns", "exec", "theirs", "ip", "route", "show", "default"); r.Stdout == "" {
+			return errors.New("the default route that was removed is not repaired")
+		}
+		return nil
+	})
+	m.must("fairlead", "rm", "-f", "otto")
+	m.must("curl", "--silent", "--fail", "--noproxy", "*", "http://127.0.0.1:9477/metrics")
+	for line := range strings.Lines(m.must("journalctl", "--unit", "fairlead", "--output", "cat")) {
+		if strings.Contains(line, "level=ERROR") || strings.Contains(line, "level=WARN") && !strings.Contains(line, "repaired what others broke") {
+			m.Errorf("the daemon says: %s", line)
+		}
+	}
 }
 
 // container makes a host of a container's network namespace.
 func (m *machine) container(name string) *world.Host {
 	m.Helper()
-	h, err := m.Host.Enter(name, m.path(m.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name)))
+	return m.enter(name, m.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name))
+}
+
+// enter makes a host of a network namespace at a path of the machine's.
+func (m *machine) enter(name, path string) *world.Host {
+	m.Helper()
+	h, err := m.Host.Enter(name, m.path(path))
 	if err != nil {
 		m.Fatal(err)
 	}
@@ -172,19 +220,22 @@ func TestBoot(t *testing.T) {
 		t.Errorf("the API's socket is %q", got)
 	}
 
-	m.write("/etc/systemd/system/fairlead.service.d/broken.conf", "[Service]\nExecStart=\nExecStart=/usr/local/bin/fairlead daemon --state-dir /proc/nowhere\n")
+	m.flags("--state-dir", "/proc/nowhere")
 	m.reboot()
 	m.within("the engine's start at boot while Fairlead cannot start", 3*time.Second, m.engineStart())
 	m.within("all that the engine waited for", 4*time.Second, m.moment("docker.service", "ActiveEnter")-m.moment("sockets.target", "ActiveEnter"))
 	m.timed("a container that needs Fairlead", 3*time.Second, func() {
-		r := m.inside("/usr/bin/docker", "start", "ben")
-		if r.Code == 0 || !strings.Contains(r.Stderr, "fairlead cannot start: --state-dir") {
-			t.Errorf("docker start: status %d, want Fairlead's reason\n%s", r.Code, r.Output())
-		}
+		m.refused("fairlead cannot start: --state-dir", "/usr/bin/docker", "start", "ben")
+	})
+	m.flags("--bogus")
+	m.timed("the engine's restart while Fairlead cannot start", 4*time.Second, func() {
+		m.must("systemctl", "restart", "docker")
+	})
+	m.timed("a container that needs Fairlead", 3*time.Second, func() {
+		m.refused("fairlead cannot start: unknown flag: --bogus", "/usr/bin/docker", "start", "ben")
 	})
 	engine := m.property("docker.service", "MainPID")
-	m.must("rm", "/etc/systemd/system/fairlead.service.d/broken.conf")
-	m.must("systemctl", "daemon-reload")
+	m.flags()
 	m.must("systemctl", "restart", "fairlead")
 	m.docker("start", "ben")
 	m.answers(18080, "ben")
@@ -193,14 +244,25 @@ func TestBoot(t *testing.T) {
 	}
 }
 
-// write makes a file on the machine.
-func (m *machine) write(name, content string) {
+// flags has the daemon started with these flags from now on.
+func (m *machine) flags(flags ...string) {
 	m.Helper()
-	err := os.MkdirAll(filepath.Dir(m.path(name)), 0o755)
+	dir := m.path("/etc/systemd/system/fairlead.service.d")
+	command := strings.Join(append([]string{"/usr/local/bin/fairlead daemon"}, flags...), " ")
+	err := os.MkdirAll(dir, 0o755)
 	if err == nil {
-		err = os.WriteFile(m.path(name), []byte(content), 0o644)
+		err = os.WriteFile(filepath.Join(dir, "flags.conf"), []byte("[Service]\nExecStart=\nExecStart="+command+"\n"), 0o644)
 	}
 	if err != nil {
 		m.Fatal(err)
+	}
+	m.must("systemctl", "daemon-reload")
+}
+
+// refused wants a command to fail with a message that holds the text.
+func (m *machine) refused(text string, command ...string) {
+	m.Helper()
+	if r := m.inside(command...); r.Code == 0 || !strings.Contains(r.Stderr, text) {
+		m.Errorf("%s: status %d, want a message with %q\n%s", strings.Join(command, " "), r.Code, text, r.Output())
 	}
 }
