@@ -18,7 +18,7 @@ tools="gcc:gcc /usr/include/stdlib.h:libc6-dev tcpdump:tcpdump traceroute:tracer
 	qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static"
 
 peers="ip:iproute2 unshare:util-linux containerd:containerd dockerd:docker.io iptables:iptables nginx:nginx-light wrk:wrk"
-runtimes="docker-compose:docker-compose debootstrap:debootstrap podman:podman crun:crun /usr/lib/cni/bridge:containernetworking-plugins"
+runtimes="/usr/lib/systemd/systemd:systemd /usr/lib/systemd/system/dbus.socket:dbus docker-compose:docker-compose debootstrap:debootstrap podman:podman crun:crun /usr/lib/cni/bridge:containernetworking-plugins"
 builder="nft:nftables gcc:gcc /usr/include/stdlib.h:libc6-dev"
 
 case "${1-}" in

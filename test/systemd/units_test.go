@@ -137,9 +137,26 @@ func TestUnits(t *testing.T) {
 	m.must("systemctl", "stop", "fairlead.socket", "fairlead")
 	m.Get(m.Outside, lab.Host4, 18090, "anna", lab.Outside4)
 	m.must("fairlead", "cleanup")
+	m.nothingLeft()
+
+	m.command("/usr/local/bin/absent")
+	m.must("systemctl", "start", "fairlead.socket")
+	m.timed("to give up a daemon whose program is missing", 8*time.Second, func() {
+		m.refused("", "curl", "--unix-socket", "/run/docker/plugins/fairlead.sock", "http://fairlead/Plugin.Activate")
+	})
+	m.active("fairlead.socket", "failed")
+	m.command("/usr/local/bin/fairlead daemon")
+	m.must("systemctl", "reset-failed", "fairlead")
+	m.must("systemctl", "start", "fairlead.socket", "fairlead")
+	m.docker("network", "create", "-d", "fairlead", "web")
+}
+
+// nothingLeft wants nothing of Fairlead's but its state.
+func (m *machine) nothingLeft() {
+	m.Helper()
 	left := m.must("sh", "-c", "ls -d /run/fairlead /sys/fs/bpf/fairlead /run/docker/plugins/fairlead.sock 2>/dev/null; ip -oneline link | grep 'alias fairlead' || :")
 	if left != "" {
-		t.Errorf("after cleanup there is\n%s", left)
+		m.Errorf("after cleanup there is\n%s", left)
 	}
 }
 
@@ -160,7 +177,7 @@ func (m *machine) confined() {
 	m.HTTP(m.enter("anna", m.must("fairlead", "inspect", "--format", "{{.NetworkSettings.SandboxKey}}", "anna")), "anna", 80)
 	m.Get(m.Outside, lab.Host4, 18090, "anna", lab.Outside4)
 	gateway := m.must("fairlead", "network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", "lan")
-	if got := m.must("ip", "netns", "exec", "theirs", "busybox", "nslookup", "anna", gateway); !strings.Contains(got, "anna") {
+	if got := m.must("ip", "netns", "exec", "theirs", "busybox", "nslookup", "anna", gateway); !strings.Contains(got, "Name:\tanna") {
 		m.Errorf("the name anna is answered with %q", got)
 	}
 	m.must("fairlead", "run", "--rm", "--network", "lan", "ping", "-c", "1", "-W", "5", gateway)
@@ -220,14 +237,14 @@ func TestBoot(t *testing.T) {
 		t.Errorf("the API's socket is %q", got)
 	}
 
-	m.flags("--state-dir", "/proc/nowhere")
+	m.command("/usr/local/bin/fairlead daemon --state-dir /proc/nowhere")
 	m.reboot()
 	m.within("the engine's start at boot while Fairlead cannot start", 3*time.Second, m.engineStart())
 	m.within("all that the engine waited for", 4*time.Second, m.moment("docker.service", "ActiveEnter")-m.moment("sockets.target", "ActiveEnter"))
 	m.timed("a container that needs Fairlead", 3*time.Second, func() {
 		m.refused("fairlead cannot start: --state-dir", "/usr/bin/docker", "start", "ben")
 	})
-	m.flags("--bogus")
+	m.command("/usr/local/bin/fairlead daemon --bogus")
 	m.timed("the engine's restart while Fairlead cannot start", 4*time.Second, func() {
 		m.must("systemctl", "restart", "docker")
 	})
@@ -235,7 +252,7 @@ func TestBoot(t *testing.T) {
 		m.refused("fairlead cannot start: unknown flag: --bogus", "/usr/bin/docker", "start", "ben")
 	})
 	engine := m.property("docker.service", "MainPID")
-	m.flags()
+	m.command("/usr/local/bin/fairlead daemon")
 	m.must("systemctl", "restart", "fairlead")
 	m.docker("start", "ben")
 	m.answers(18080, "ben")
@@ -244,14 +261,13 @@ func TestBoot(t *testing.T) {
 	}
 }
 
-// flags has the daemon started with these flags from now on.
-func (m *machine) flags(flags ...string) {
+// command is what starts the daemon from now on.
+func (m *machine) command(command string) {
 	m.Helper()
 	dir := m.path("/etc/systemd/system/fairlead.service.d")
-	command := strings.Join(append([]string{"/usr/local/bin/fairlead daemon"}, flags...), " ")
 	err := os.MkdirAll(dir, 0o755)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "flags.conf"), []byte("[Service]\nExecStart=\nExecStart="+command+"\n"), 0o644)
+		err = os.WriteFile(filepath.Join(dir, "command.conf"), []byte("[Service]\nExecStart=\nExecStart="+command+"\n"), 0o644)
 	}
 	if err != nil {
 		m.Fatal(err)
