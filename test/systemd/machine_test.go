@@ -23,7 +23,13 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-func TestMain(m *testing.M) { lab.MainUnraced(m) }
+func TestMain(m *testing.M) {
+	if err := topology.Sweep(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	lab.MainUnraced(m)
+}
 
 const (
 	patience = 30 * time.Second
@@ -47,9 +53,9 @@ type machine struct {
 // disk is where the disk is mounted: what a machine writes to its /etc, /usr and /var.
 const disk = "/mnt"
 
-// switchOn makes a machine's mounts and becomes its systemd, with the disk as argument. Its
-// first boot finds none of the units, engines and mounts that are configured here. Of the
-// kernel it can change what belongs to its namespaces.
+// switchOn makes a machine's mounts and becomes its systemd, with the disk as argument. What
+// this machine has configured and enabled, the other does not have. Of the kernel it can
+// change what belongs to its namespaces.
 const switchOn = `
 	mount -o remount,bind,ro /
 	for dir in etc usr; do
@@ -58,9 +64,7 @@ const switchOn = `
 	done
 	if ! [ -e "$1/var" ]; then
 		mkdir "$1/var" "$1/local" "$1/dev"
-		rm -rf /etc/systemd/system /etc/fstab /etc/init.d /etc/rc?.d /etc/docker /etc/default/docker /etc/containerd
-		mkdir -p /etc/systemd/system
-		ln -s /dev/null /etc/systemd/system/getty.target
+		rm -rf /etc/systemd /etc/init.d /usr/lib/systemd/system-generators /etc/docker /etc/default/docker /etc/containerd
 	fi
 	mount --bind "$1/var" /var
 	mount --bind "$1/local" /usr/local
@@ -83,7 +87,7 @@ const switchOn = `
 	hostname machine
 	ip link set lo up
 	until [ -e /sys/class/net/eth0 ]; do sleep 0.02; done
-	exec env -i container=lab PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --system`
+	exec env -i container=lab PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /usr/lib/systemd/systemd --system`
 
 // newMachine boots a machine where Fairlead is installed and Docker is not enabled.
 func newMachine(t *testing.T) *machine {
@@ -177,7 +181,9 @@ var staged = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if out, err := exec.Command("make", "-C", "../..", "install", "DESTDIR="+dir).CombinedOutput(); err != nil {
+	cmd := exec.Command("make", "-C", "../..", "install", "DESTDIR="+dir)
+	cmd.Env = append(os.Environ(), "MAKEFLAGS=") // those of the make that runs the tests
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("make install: %w\n%s", err, out)
 	}
 	return dir, nil

@@ -172,23 +172,25 @@ func (m *machine) confined() {
 	}
 	m.must("fairlead", "network", "create", "--ipv6", "-o", "fairlead.dns=true", "lan")
 	m.must("fairlead", "sandbox", "create", "--network", "lan", "-p", "18090:80", "anna")
-	m.must("ip", "netns", "add", "theirs")
-	m.must("fairlead", "sandbox", "create", "--network", "lan", "--netns", "/run/netns/theirs", "otto")
+	m.must("systemd-run", "--unit", "theirs", "--property", "Type=exec", "--property", "PrivateNetwork=yes", "sleep", "infinity")
+	theirs := "/proc/" + m.property("theirs", "MainPID") + "/ns/net"
+	m.must("fairlead", "sandbox", "create", "--network", "lan", "--netns", theirs, "otto")
 	m.HTTP(m.enter("anna", m.must("fairlead", "inspect", "--format", "{{.NetworkSettings.SandboxKey}}", "anna")), "anna", 80)
 	m.Get(m.Outside, lab.Host4, 18090, "anna", lab.Outside4)
 	gateway := m.must("fairlead", "network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", "lan")
-	if got := m.must("ip", "netns", "exec", "theirs", "busybox", "nslookup", "anna", gateway); !strings.Contains(got, "Name:\tanna") {
+	if got := m.must("nsenter", "--net="+theirs, "busybox", "nslookup", "anna", gateway); !strings.Contains(got, "Name:\tanna") {
 		m.Errorf("the name anna is answered with %q", got)
 	}
 	m.must("fairlead", "run", "--rm", "--network", "lan", "ping", "-c", "1", "-W", "5", gateway)
-	m.must("ip", "netns", "exec", "theirs", "ip", "route", "delete", "default")
+	m.must("nsenter", "--net="+theirs, "ip", "route", "delete", "default")
 	m.Eventually(patience, func() error {
-		if r := m.inside("ip", "netns", "exec", "theirs", "ip", "route", "show", "default"); r.Stdout == "" {
+		if r := m.inside("nsenter", "--net="+theirs, "ip", "route", "show", "default"); r.Stdout == "" {
 			return errors.New("the default route that was removed is not repaired")
 		}
 		return nil
 	})
 	m.must("fairlead", "rm", "-f", "otto")
+	m.must("systemctl", "stop", "theirs")
 	m.must("curl", "--silent", "--fail", "--noproxy", "*", "http://127.0.0.1:9477/metrics")
 	for line := range strings.Lines(m.must("journalctl", "--unit", "fairlead", "--output", "cat")) {
 		if strings.Contains(line, "level=ERROR") || strings.Contains(line, "level=WARN") && !strings.Contains(line, "repaired what others broke") {
@@ -245,6 +247,7 @@ func TestBoot(t *testing.T) {
 		m.refused("fairlead cannot start: --state-dir", "/usr/bin/docker", "start", "ben")
 	})
 	m.command("/usr/local/bin/fairlead daemon --bogus")
+	m.must("systemctl", "stop", "fairlead.service") // one that tells of another reason
 	m.timed("the engine's restart while Fairlead cannot start", 4*time.Second, func() {
 		m.must("systemctl", "restart", "docker")
 	})
