@@ -36,9 +36,9 @@ const (
 	image    = "answerer"
 )
 
-// machine is a machine outside of which is the lab's: namespaces of all kinds, with the
-// programs of the machine that the test runs on, and systemd as first process. The lab's
-// host holds its disk.
+// machine is namespaces of all kinds, with the programs of the machine that the test runs
+// on, and systemd as first process. What is outside of it is the lab's, whose host holds its
+// disk.
 type machine struct {
 	*lab.Lab
 	cgroup *topology.Cgroup
@@ -84,7 +84,6 @@ const switchOn = `
 	for path in /proc/sysrq-trigger /proc/sys/*; do
 		[ "$path" = /proc/sys/net ] || ! [ -e "$path" ] || mount --bind -o ro "$path" "$path"
 	done
-	hostname machine
 	ip link set lo up
 	until [ -e /sys/class/net/eth0 ]; do sleep 0.02; done
 	exec env -i container=lab PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /usr/lib/systemd/systemd --system`
@@ -114,7 +113,7 @@ func (m *machine) boot() {
 	if m.power, err = m.Host.SpawnCommand(cmd); err != nil {
 		m.Fatal(err)
 	}
-	m.Eventually(patience, func() error {
+	m.whileOn(func() error {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", m.power.Pid()))
 		if m.pid = strings.TrimSpace(string(children)); err == nil && m.pid == "" {
 			err = errors.New("the machine has no process")
@@ -133,16 +132,24 @@ func (m *machine) boot() {
 		m.Fatal(err)
 	}
 	m.IP(m.host, "route add default via "+lab.Outside4, "route add ::/0 via "+lab.Outside6)
+	m.whileOn(func() error {
+		if r := m.inside("systemctl", "is-system-running"); r.Stdout != "running\n" && r.Stdout != "degraded\n" {
+			return fmt.Errorf("the machine is %s", r.Output())
+		}
+		return nil
+	})
+}
+
+// whileOn repeats try until it succeeds, if the machine does not switch itself off before.
+func (m *machine) whileOn(try func() error) {
+	m.Helper()
 	m.Eventually(patience, func() error {
 		select {
 		case <-m.power.Done():
 			m.Fatalf("the machine did not boot:\n%s", m.power.Output())
 		default:
 		}
-		if r := m.inside("systemctl", "is-system-running"); r.Stdout != "running\n" && r.Stdout != "degraded\n" {
-			return fmt.Errorf("the machine is %s", r.Output())
-		}
-		return nil
+		return try()
 	})
 }
 
@@ -156,6 +163,7 @@ func (m *machine) reboot() {
 		m.Fatal("the machine does not switch itself off")
 	}
 	m.host.Close()
+	m.host = nil
 	m.boot()
 }
 
