@@ -166,10 +166,11 @@ type GCTuple struct {
 }
 
 type GCUplink struct {
-	_   structs.HostLayout
-	Ip4 GCIp
-	Ip6 GCIp
-	Pad [2]uint32
+	_     structs.HostLayout
+	Ip4   GCIp
+	Ip6   GCIp
+	Flags uint32
+	Pad   uint32
 }
 
 // Names of all BPF objects in the ELF.

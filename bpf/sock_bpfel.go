@@ -147,10 +147,11 @@ type SockTuple struct {
 }
 
 type SockUplink struct {
-	_   structs.HostLayout
-	Ip4 SockIp
-	Ip6 SockIp
-	Pad [2]uint32
+	_     structs.HostLayout
+	Ip4   SockIp
+	Ip6   SockIp
+	Flags uint32
+	Pad   uint32
 }
 
 // Names of all BPF objects in the ELF.

@@ -207,9 +207,10 @@ static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct p
 		return -DROP_CT_FULL;
 	if (ep->flags & EP_INTERNAL)
 		return -DROP_INTERNAL;
-	if (!host && nf_translates(skb, &p->t)) {
-		/* A port that Docker publishes for its own networks. Masquerading is netfilter's,
-		 * too: where it sees bridged packets, it sees the answer before from_uplink. */
+	if (!host && (up->flags & UP_STACK || nf_translates(skb, &p->t))) {
+		/* A port that Docker publishes for its own networks, or one of its containers
+		 * itself. Masquerading is netfilter's, too: where it sees bridged packets, it sees
+		 * the answer before from_uplink. */
 		f->e.flags = CT_F_STACK;
 		return flow_from_stack(skb, p, f);
 	}
@@ -442,6 +443,7 @@ enum ct_event *unused_ct_event __attribute__((unused));
 enum ct_state *unused_ct_state __attribute__((unused));
 enum ct_flag *unused_ct_flag __attribute__((unused));
 enum ep_flag *unused_ep_flag __attribute__((unused));
+enum up_flag *unused_up_flag __attribute__((unused));
 enum direction *unused_direction __attribute__((unused));
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -281,7 +281,7 @@ type TCRouteSlot struct {
 		}
 		Ifindex uint32
 		Mtu     uint32
-		_       [4]byte
+		UpFlags uint32
 	}
 }
 
@@ -318,11 +318,18 @@ type TCTuple struct {
 	Pad   [3]uint8
 }
 
+type TCUpFlag uint32
+
+const (
+	TCUpFlagUP_STACK TCUpFlag = 1
+)
+
 type TCUplink struct {
-	_   structs.HostLayout
-	Ip4 TCIp
-	Ip6 TCIp
-	Pad [2]uint32
+	_     structs.HostLayout
+	Ip4   TCIp
+	Ip6   TCIp
+	Flags uint32
+	Pad   uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -366,6 +373,7 @@ const (
 	TCVarUnusedDropReason = "unused_drop_reason"
 	TCVarUnusedEpFlag     = "unused_ep_flag"
 	TCVarUnusedFwdPath    = "unused_fwd_path"
+	TCVarUnusedUpFlag     = "unused_up_flag"
 )
 
 // LoadTC returns the embedded CollectionSpec for TC.
@@ -459,6 +467,7 @@ type TCVariableSpecs struct {
 	UnusedDropReason *ebpf.VariableSpec `ebpf:"unused_drop_reason"`
 	UnusedEpFlag     *ebpf.VariableSpec `ebpf:"unused_ep_flag"`
 	UnusedFwdPath    *ebpf.VariableSpec `ebpf:"unused_fwd_path"`
+	UnusedUpFlag     *ebpf.VariableSpec `ebpf:"unused_up_flag"`
 }
 
 // TCObjects contains all objects after they have been loaded into the kernel.
@@ -545,6 +554,7 @@ type TCVariables struct {
 	UnusedDropReason *ebpf.Variable `ebpf:"unused_drop_reason"`
 	UnusedEpFlag     *ebpf.Variable `ebpf:"unused_ep_flag"`
 	UnusedFwdPath    *ebpf.Variable `ebpf:"unused_fwd_path"`
+	UnusedUpFlag     *ebpf.Variable `ebpf:"unused_up_flag"`
 }
 
 // TCPrograms contains all programs after they have been loaded into the kernel.

@@ -13,17 +13,22 @@ import (
 type Uplink struct {
 	IfIndex    uint32
 	IPv4, IPv6 netip.Addr // to masquerade with when the route names none; zero: none
+	Stack      bool       // what goes there is the host's stack's to forward
 }
 
 // String is for logs.
 func (u Uplink) String() string { return fmt.Sprintf("uplink if%d %s %s", u.IfIndex, u.IPv4, u.IPv6) }
 
 func (u Uplink) raw() (uint32, bpf.TCUplink) {
-	return u.IfIndex, bpf.TCUplink{Ip4: toIP(u.IPv4), Ip6: toIP(u.IPv6)}
+	v := bpf.TCUplink{Ip4: toIP(u.IPv4), Ip6: toIP(u.IPv6)}
+	if u.Stack {
+		v.Flags = uint32(bpf.TCUpFlagUP_STACK)
+	}
+	return u.IfIndex, v
 }
 
 func uplinkFrom(ifindex uint32, v bpf.TCUplink) Uplink {
-	return Uplink{IfIndex: ifindex, IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6)}
+	return Uplink{IfIndex: ifindex, IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6), Stack: v.Flags&uint32(bpf.TCUpFlagUP_STACK) != 0}
 }
 
 // Uplinks is fl_uplink: uplinks by device.

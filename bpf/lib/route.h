@@ -18,6 +18,7 @@ struct next_hop {
 	struct bpf_redir_neigh nh;
 	__u32 ifindex;
 	__u32 mtu; /* in bytes; 0: not known */
+	__u32 up_flags; /* of the uplink */
 };
 
 /*
@@ -115,6 +116,7 @@ static __noinline enum route_result route_ask(struct __sk_buff *skb, const struc
 	up = bpf_map_lookup_elem(&fl_uplink, &out->ifindex);
 	if (!up)
 		return ROUTE_STACK;
+	out->up_flags = up->flags;
 	out->src = is4 ? up->ip4 : up->ip6;
 	if (cfg_fib_src && k->prefer) {
 		if (is4)
@@ -255,6 +257,8 @@ static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
 	case ROUTE_STACK:
 		return to_stack(skb, ep);
 	}
+	if (hop->up_flags & UP_STACK)
+		return to_stack(skb, ep);
 	f = flow_prepare(p, ep->net, skb->ifindex, 0);
 	if (!f)
 		return -DROP_CT_FULL;
@@ -283,6 +287,8 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 
 	if (p->ttl <= 1)
 		return ttl_exceeded(skb, p, ep);
+	if (e->flags & CT_F_STACK)
+		return to_stack(skb, ep); /* to_uplink meets it again */
 	err = ct_hit(p, e, confirmed);
 	if (err)
 		return err;

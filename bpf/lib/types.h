@@ -119,9 +119,16 @@ _Static_assert(sizeof(struct subnet_key) == 20, "struct subnet_key");
 struct uplink {
 	union ip ip4; /* address to masquerade with when the route names none; zero: none */
 	union ip ip6;
-	__u32 pad[2];
+	__u32 flags; /* enum up_flag */
+	__u32 pad;
 };
 _Static_assert(sizeof(struct uplink) == 40, "struct uplink");
+
+enum up_flag {
+	/* A bridge of containers or guests that others made: what goes there is the stack's to
+	 * forward, so that the rules of whoever made it hold. */
+	UP_STACK = 1 << 0,
+};
 
 /* States of a flow (nf_conntrack's, RFC 9293 section 3.3.2 from the middle of the path). */
 enum ct_state {
@@ -148,7 +155,7 @@ enum ct_flag {
 	CT_F_NAT_SRC = 1 << 3, /* source address or port is translated */
 	CT_F_NAT_DST = 1 << 4, /* destination likewise */
 	CT_F_HOST = 1 << 6,    /* a flow of the host's own stack, SNATed off a collision */
-	CT_F_STACK = 1 << 7,   /* netfilter translated the destination: answers go by the stack */
+	CT_F_STACK = 1 << 7,   /* the stack forwards it, and netfilter sees its answers, too */
 };
 
 /* fl_ct and fl_ct_new: tuple as the packet arrives -> what becomes of it. One

@@ -67,7 +67,7 @@ func (p *pass) checkUplinks() error {
 	}
 	var ups []maps.Uplink
 	for _, u := range rtnl.FindUplinks(p.links, p.addrs, routed, p.r.cfg.Uplinks) {
-		ups = append(ups, maps.Uplink{IfIndex: u.IfIndex, IPv4: u.IPv4, IPv6: u.IPv6})
+		ups = append(ups, maps.Uplink{IfIndex: u.IfIndex, IPv4: u.IPv4, IPv6: u.IPv6, Stack: u.Stack})
 	}
 	slices.SortFunc(ups, func(a, b maps.Uplink) int { return int(a.IfIndex) - int(b.IfIndex) })
 	same := slices.Equal(ups, p.r.uplinks)

@@ -90,6 +90,7 @@ type Link struct {
 	Name      string
 	Alias     string
 	Kind      string // "veth", …; empty for hardware
+	Master    uint32 // the bridge, or the like, that it is a port of; 0: none
 	MAC       model.MAC
 	MTU       int
 	Type      uint16 // ARPHRD_
@@ -286,6 +287,8 @@ func parseLink(m []byte) Link {
 			l.Alias = attrString(v)
 		case unix.IFLA_LINK:
 			l.PeerIndex = attrU32(v)
+		case unix.IFLA_MASTER:
+			l.Master = attrU32(v)
 		case unix.IFLA_MTU:
 			l.MTU = int(attrU32(v))
 		case unix.IFLA_GROUP:

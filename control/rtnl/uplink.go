@@ -16,6 +16,9 @@ type Uplink struct {
 	Name    string
 	IPv4    netip.Addr // to masquerade with; zero: none
 	IPv6    netip.Addr
+	// Stack: a bridge of containers or guests that others made. What goes there is the
+	// host's stack's to forward, where the rules of whoever made it hold.
+	Stack bool
 }
 
 // FindUplinks chooses the uplinks among the host's devices: with pinned those
@@ -49,6 +52,7 @@ func FindUplinks(links []Link, addrs []Addr, routed map[uint32]bool, pinned []st
 		}
 		ups = append(ups, Uplink{
 			IfIndex: l.Index, Name: l.Name, IPv4: best(own, true), IPv6: best(own, false),
+			Stack: len(pinned) == 0 && isInner(l, links),
 		})
 	}
 	for i := range ups {
@@ -61,6 +65,14 @@ func FindUplinks(links []Link, addrs []Addr, routed map[uint32]bool, pinned []st
 		}
 	}
 	return ups
+}
+
+// isInner reports whether a device is a bridge that leads nowhere but to containers and
+// guests: it has no other ports than ends of veth pairs and taps.
+func isInner(bridge Link, links []Link) bool {
+	return bridge.Kind == "bridge" && !slices.ContainsFunc(links, func(port Link) bool {
+		return port.Master == bridge.Index && port.Kind != "veth" && port.Kind != "tun"
+	})
 }
 
 // MayBeUplink reports whether only its routes can tell if a device is an

@@ -22,6 +22,11 @@ func TestFindUplinks(t *testing.T) {
 		{Index: 5, Name: "spare", Up: true, Type: unix.ARPHRD_ETHER},
 		{Index: 7, Name: "eth2", Up: true, Type: unix.ARPHRD_ETHER},
 		{Index: 6, Name: "flgab", Up: true, Type: unix.ARPHRD_ETHER, Alias: "fairlead:gateway:ab"},
+		{Index: 8, Name: "docker0", Up: true, Type: unix.ARPHRD_ETHER, Kind: "bridge"},
+		{Index: 9, Name: "veth1", Up: true, Type: unix.ARPHRD_ETHER, Kind: "veth", Master: 8},
+		{Index: 10, Name: "vnet0", Up: true, Type: unix.ARPHRD_ETHER, Kind: "tun", Master: 8},
+		{Index: 11, Name: "br0", Up: true, Type: unix.ARPHRD_ETHER, Kind: "bridge"},
+		{Index: 12, Name: "eth3", Up: true, Type: unix.ARPHRD_ETHER, Master: 11},
 	}
 	at := func(dev uint32, p string, flags uint32, scope uint8) Addr {
 		return Addr{IfIndex: dev, Prefix: netip.MustParsePrefix(p), Flags: flags, Scope: scope}
@@ -42,6 +47,10 @@ func TestFindUplinks(t *testing.T) {
 	}
 	eth0 := Uplink{IfIndex: 2, Name: "eth0", IPv4: netip.MustParseAddr("192.0.2.10"), IPv6: netip.MustParseAddr("2001:db8::8")}
 	eth2 := Uplink{IfIndex: 7, Name: "eth2", IPv4: eth0.IPv4, IPv6: eth0.IPv6}
+	docker0 := Uplink{IfIndex: 8, Name: "docker0", IPv4: eth0.IPv4, IPv6: eth0.IPv6, Stack: true}
+	br0 := Uplink{IfIndex: 11, Name: "br0", IPv4: eth0.IPv4, IPv6: eth0.IPv6}
+	pinned := docker0
+	pinned.Stack = false
 	tests := map[string]struct {
 		routed map[uint32]bool
 		pinned []string
@@ -51,6 +60,8 @@ func TestFindUplinks(t *testing.T) {
 		"by route, unnumbered": {map[uint32]bool{7: true}, nil, []Uplink{eth0, eth2}},
 		"pinned":               {nil, []string{"eth2", "eth9"}, []Uplink{eth2}},
 		"no Ethernet header":   {map[uint32]bool{4: true}, []string{"wg0", "eth0"}, []Uplink{eth0}},
+		"bridges":              {map[uint32]bool{8: true, 11: true}, nil, []Uplink{eth0, docker0, br0}},
+		"bridge, pinned":       {nil, []string{"docker0"}, []Uplink{pinned}},
 		"pinned but down":      {nil, []string{"eth1"}, nil},
 	}
 	for name, tt := range tests {

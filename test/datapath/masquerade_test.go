@@ -156,6 +156,23 @@ func notMasqueraded() []testCase {
 		times(all, "device_is_no_uplink-stack", func(s *scenario, f family, l l4) {
 			s.from("a", s.via(f, "a", l, at(f.strange, l.dport))).toStack()
 		}),
+		// The stack has its rules for what goes there, and for the answers.
+		times(all, "to_a_bridge_of_containers-stack", func(s *scenario, f family, l l4) {
+			bridge := func(is bool) {
+				_, err := s.set.Uplinks.Put(flmaps.Uplink{IfIndex: s.uplink.index, IPv4: uplink4, IPv6: uplink6, Stack: is})
+				must(s.TB, err)
+				awaitRouteTick(s.TB)
+			}
+			bridge(true)
+			defer bridge(false)
+			p := s.via(f, "a", l, at(f.remote, l.dport))
+			s.from("a", p).toStack()
+			s.leave(p.routed(), 0).passes(p.routed(), "ct_created")
+			answer := s.outside(p.answer(l.reply))
+			s.arrive(answer).passes(answer, l.answerEvent()...)
+			s.from("a", p).toStack()
+			s.leave(p.routed(), 0).passes(p.routed())
+		}),
 		times(all, "reply_to_removed_member-endpoint_gone", func(s *scenario, f family, l l4) {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			left := s.opens(f, p, at(f.uplink, l.sport))

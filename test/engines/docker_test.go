@@ -26,6 +26,7 @@ func TestDocker(t *testing.T) {
 			d := newDocker(t, k)
 			d.scene("publishes", publishes)
 			d.scene("connects", connects)
+			d.scene("rules", rulesHold)
 			if k.Name == iptables.Name { // another backend changes no more
 				return
 			}
@@ -102,6 +103,31 @@ func publishes(d *docker) {
 		d.Errorf("netfilter's rules were\n%s\nand are in the end\n%s", rules, now)
 	}
 	d.docker("rm", "-f", "theirs")
+}
+
+// Docker's rules for its own networks hold for Fairlead's containers as for everybody.
+func rulesHold(d *docker) {
+	d.docker("network", "create", "--internal", "closed")
+	d.docker("network", "create", "-d", "fairlead", "web")
+	hidden, open := d.run("hidden", "--network", "closed"), d.run("open", "-p", "18200:80")
+	anna := d.run("anna", "--network", "web", "-p", "18080:80")
+	address := d.address("anna", "web")
+	d.NoGet(anna, d.address("hidden", "closed"), 80)
+	d.NoGet(hidden, address, 80)
+	if d.kind.Name == engine20.Name { // which keeps nobody else from them
+		d.Get(anna, d.address("open", "bridge"), 80, "open", address)
+	}
+	d.Get(anna, lab.Host4, 18200, "open", address)
+	d.Get(open, lab.Host4, 18080, "anna", "")
+	if d.kind.Name != engine29.Name {
+		d.Must(d.Host, "iptables", "-I", "DOCKER-USER", "-s", address, "-j", "DROP")
+		d.NoGet(anna, d.address("open", "bridge"), 80)
+		d.NoGet(anna, lab.Host4, 18200)
+		d.Must(d.Host, "iptables", "-D", "DOCKER-USER", "-s", address, "-j", "DROP")
+		d.Get(anna, lab.Host4, 18200, "open", address)
+	}
+	d.docker("rm", "-f", "hidden", "open", "anna")
+	d.docker("network", "rm", "closed", "web")
 }
 
 // conflicts wants host ports that are taken refused; 18080 is a container's.
