@@ -95,8 +95,8 @@ func probes() []probe {
 		{"fib_src", false, tried(probeFIBSrc, version{6, 7}),
 			"Masqueraded packets get the uplink's first address, even if the route prefers another (src)."},
 		{"conntrack", false, findConntrack,
-			"Sandboxes do not reach, at the host's addresses, ports that Docker publishes for its own networks. " +
-				"If Docker does: modprobe nf_conntrack, and restart the daemon."},
+			"Sandboxes do not reach ports of the host's that netfilter leads to another machine. " +
+				"If it does: modprobe nf_conntrack, and restart the daemon."},
 		{"socket programs", false, tried(helper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie), version{5, 7}),
 			"Published ports are not reachable through 127.0.0.1 from the host itself."},
 		{"cgroup2", false, findCgroupRoot,

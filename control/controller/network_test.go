@@ -24,7 +24,7 @@ func TestPredefinedNetworks(t *testing.T) {
 		t.Error(diff)
 	}
 	bridge, _ := w.Network("bridge")
-	if s, _ := bridge.Subnet(true); s.Prefix.String() != "172.17.0.0/16" || s.Gateway.String() != "172.17.0.1" {
+	if s, _ := bridge.Subnet(true); s.Prefix.String() != "172.28.0.0/16" || s.Gateway.String() != "172.28.0.1" {
 		t.Errorf("subnet of bridge = %+v", s)
 	}
 	before := w.Snapshot()
@@ -50,16 +50,16 @@ func TestCreateNetworkSubnets(t *testing.T) {
 		want string // prefix gateway, …
 		next string // the first sandbox's addresses
 	}{
-		{"default", model.NetworkSpec{}, "172.20.0.0/16 172.20.0.1", "172.20.0.2"},
-		{"ula", model.NetworkSpec{EnableIPv6: true}, "172.20.0.0/16 172.20.0.1, ULA ULA::1", "172.20.0.2 ULA::2"},
+		{"default", model.NetworkSpec{}, "172.31.0.0/16 172.31.0.1", "172.31.0.2"},
+		{"ula", model.NetworkSpec{EnableIPv6: true}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
 		{"full", model.NetworkSpec{Subnets: []model.SubnetSpec{full}}, "10.1.0.0/16 10.1.9.9", "10.1.5.1"},
 		{"aux-takes-first", model.NetworkSpec{Subnets: []model.SubnetSpec{auxFirst}}, "10.2.0.0/24 10.2.0.2", "10.2.0.3"},
 		{"dual", model.NetworkSpec{EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("2001:db8::/64"), subnet("10.3.0.0/24")}},
 			"10.3.0.0/24 10.3.0.1, 2001:db8::/64 2001:db8::1", "10.3.0.2 2001:db8::2"},
-		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("0.0.0.0/26")}}, "172.18.1.0/26 172.18.1.1", "172.18.1.2"},
+		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("0.0.0.0/26")}}, "172.29.1.0/26 172.29.1.1", "172.29.1.2"},
 		{"dual-by-subnet", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("2001:db8::/64"), subnet("10.3.0.0/24")}},
 			"10.3.0.0/24 10.3.0.1, 2001:db8::/64 2001:db8::1", "10.3.0.2 2001:db8::2"},
-		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("0.0.0.0/26")}}, "172.18.1.0/26 172.18.1.1", "172.18.1.2"},
+		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("0.0.0.0/26")}}, "172.29.1.0/26 172.29.1.1", "172.29.1.2"},
 		{"pair", model.NetworkSpec{EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("10.4.0.0/31"), subnet("2001:db8::/127")}},
 			"10.4.0.0/31 10.4.0.0, 2001:db8::/127 2001:db8::", "10.4.0.1 2001:db8::1"},
 		{"pair-internal", model.NetworkSpec{Internal: true, Subnets: []model.SubnetSpec{subnet("10.4.0.0/31")}}, "10.4.0.0/31 none", "10.4.0.0"},
@@ -67,7 +67,7 @@ func TestCreateNetworkSubnets(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.kernel.prefixes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("172.18.0.0/24"), netip.MustParsePrefix("172.19.128.0/17")}
+			w.kernel.prefixes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("172.29.0.0/24"), netip.MustParsePrefix("172.30.128.0/17")}
 			tt.spec.Name = "n"
 			n := w.network(tt.spec)
 			ula := ""
@@ -150,6 +150,7 @@ func networkRefusals() []networkRefusal {
 		{"aux-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Aux = map[string]netip.Addr{"x": addr("10.1.0.1")} })...), model.ErrInvalid, "invalid auxiliary address 10.1.0.1: parent subnet 10.0.0.0/24 doesn't contain this address (choose one of it)"},
 		{"option-unknown", opt("com.example.x", "1"), model.ErrInvalid, "unknown option com.example.x"},
 		{"option-refused", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not supported (there is no bridge; leave it out"},
+		{"option-set", opt(optInhibit4, "true"), model.ErrNotSupported, optInhibit4 + " is not supported (the host always has"},
 		{"option-mode", opt(optGateMode6, "routed"), model.ErrNotSupported, "routed of option " + optGateMode6 + " is not available yet"},
 		{"option-no-mode", opt(optGateMode4, "nut"), model.ErrInvalid, "want nat"},
 		{"option-prefix", opt(optIfPrefix, "a/b"), model.ErrInvalid, optIfPrefix},
@@ -188,6 +189,12 @@ func TestNetworkOptions(t *testing.T) {
 	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: n.Name})
 	if ep := w.endpoint(n.Name, "web"); ep.IfName != "net0" {
 		t.Errorf("an interface is called %s", ep.IfName)
+	}
+	defaults := w.network(model.NetworkSpec{Name: "defaults", Options: map[string]string{
+		optHostBinding: "0.0.0.0", optInhibit4: "false", optDefaultBridge: "false", model.OptUntracked: "1",
+	}})
+	if defaults.HostBindingIPv4.IsValid() || !defaults.Untracked {
+		t.Errorf("options as they are by default, but for one: %+v", defaults)
 	}
 	opts[model.OptICC] = "changed by the caller"
 	if n.Options[model.OptICC] != "false" {

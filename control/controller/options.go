@@ -19,6 +19,10 @@ const (
 	optGateMode4   = "com.docker.network.bridge.gateway_mode_ipv4"
 	optGateMode6   = "com.docker.network.bridge.gateway_mode_ipv6"
 	optAntiSpoof   = "fairlead.antispoof"
+
+	// These say nothing when they are false.
+	optInhibit4      = "com.docker.network.bridge.inhibit_ipv4"
+	optDefaultBridge = "com.docker.network.bridge.default_bridge"
 )
 
 // Limits of the MTU: the least that IPv4 (RFC 791) and IPv6 (RFC 8200) demand,
@@ -34,9 +38,9 @@ var knownOptions = []string{model.OptICC, model.OptMasquerade, optHostBinding, m
 
 // refusedOptions are others of Docker's bridge, and what to do without them.
 var refusedOptions = map[string]string{
-	"com.docker.network.bridge.name":                    "there is no bridge; leave it out, a network's device on the host is called as Fairlead likes",
-	"com.docker.network.bridge.inhibit_ipv4":            "the host always has the gateway's address; for another way out name an auxiliary address " + model.AuxDefaultGateway4,
-	"com.docker.network.bridge.default_bridge":          "that is Docker's own docker0; leave it out",
+	"com.docker.network.bridge.name": "there is no bridge; leave it out, a network's device on the host is called as Fairlead likes",
+	optInhibit4:                      "the host always has the gateway's address; for another way out name an auxiliary address " + model.AuxDefaultGateway4,
+	optDefaultBridge:                 "that is Docker's own docker0; leave it out",
 	"com.docker.network.bridge.trusted_host_interfaces": "from outside only published ports are reached; leave it out and publish them",
 	"com.docker.network.host_ipv4":                      "masquerading takes the address that the host's route prefers; leave it out and set that with: ip route … src",
 	"com.docker.network.host_ipv6":                      "masquerading takes the address that the host's route prefers; leave it out and set that with: ip -6 route … src",
@@ -66,11 +70,18 @@ func applyOptions(n *model.Network, options map[string]string) error {
 		case model.OptUntracked:
 			n.Untracked, err = boolOption(k, v)
 		case optHostBinding:
-			n.HostBindingIPv4, err = addrOption(k, v)
+			if n.HostBindingIPv4, err = addrOption(k, v); n.HostBindingIPv4 == netip.IPv4Unspecified() {
+				n.HostBindingIPv4 = netip.Addr{} // as without it: every address, of IPv6 too
+			}
 		case model.OptMTU:
 			n.MTU, err = mtuOption(v, n.EnableIPv6)
 		case optIfPrefix:
 			n.IfPrefix, err = prefixOption(v)
+		case optInhibit4, optDefaultBridge:
+			var set bool
+			if set, err = boolOption(k, v); set {
+				err = unknownOption(k)
+			}
 		case optGateMode4, optGateMode6:
 			err = gatewayMode(k, v)
 		default:

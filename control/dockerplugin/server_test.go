@@ -23,6 +23,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/controller/controllertest"
+	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
 )
@@ -43,7 +44,9 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	c, err := controller.New(controller.Config{Store: s, Kernel: controllertest.Kernel{Busy: 90}, RunDir: "/run/fl"})
+	// Those of the daemon that the engines' words were taken down from.
+	pools := []ipam.DefaultPool{{Base: netip.MustParsePrefix("172.17.0.0/16"), Size: 16}, {Base: netip.MustParsePrefix("172.18.0.0/15"), Size: 16}}
+	c, err := controller.New(controller.Config{Store: s, Kernel: controllertest.Kernel{Busy: 90}, RunDir: "/run/fl", DefaultPools: pools})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,17 +22,17 @@ type DefaultPool struct {
 	Size int // prefix length of each subnet; at least Base.Bits()
 }
 
-// DefaultPools are the IPv4 pools that Docker has, in its order. For IPv6 see
-// [NewULA].
+// DefaultPools are the IPv4 pools that Docker has. It begins with 172.17.0.0/16, so these
+// begin elsewhere: while an engine does not run nobody sees the subnets that it is going to
+// bring back, and at boot it starts last. For IPv6 see [NewULA].
 func DefaultPools() []DefaultPool {
 	p := netip.MustParsePrefix
 	return []DefaultPool{
-		{p("172.17.0.0/16"), 16},
-		{p("172.18.0.0/16"), 16},
-		{p("172.19.0.0/16"), 16},
-		{p("172.20.0.0/14"), 16},
-		{p("172.24.0.0/14"), 16},
 		{p("172.28.0.0/14"), 16},
+		{p("172.24.0.0/14"), 16},
+		{p("172.20.0.0/14"), 16},
+		{p("172.18.0.0/15"), 16},
+		{p("172.17.0.0/16"), 16},
 		{p("192.168.0.0/16"), 20},
 	}
 }

@@ -196,15 +196,16 @@ func TestPick(t *testing.T) {
 		avoid []netip.Prefix
 		want  string
 	}{
-		{"first", true, 0, nil, "172.17.0.0/16"},
-		{"default-route-is-no-place", true, 0, prefixes("0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"), "172.17.0.0/16"},
-		{"smaller-inside", true, 0, prefixes("172.17.3.0/24"), "172.18.0.0/16"},
+		{"first", true, 0, nil, "172.28.0.0/16"},
+		{"default-route-is-no-place", true, 0, prefixes("0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"), "172.28.0.0/16"},
+		{"smaller-inside", true, 0, prefixes("172.28.3.0/24"), "172.29.0.0/16"},
+		{"docker-comes-last", true, 0, prefixes("172.20.0.0/14", "172.24.0.0/13"), "172.18.0.0/16"},
 		{"larger-around", true, 0, prefixes("172.16.0.0/12"), "192.168.0.0/20"},
 		{"not-aligned", true, 0, prefixes("172.16.0.0/12", "192.168.0.0/22", "192.168.5.0/24", "192.168.17.0/32"), "192.168.32.0/20"},
-		{"sized", true, 24, prefixes("172.17.0.0/24", "172.17.1.128/25"), "172.17.2.0/24"},
+		{"sized", true, 24, prefixes("172.28.0.0/24", "172.28.1.128/25"), "172.28.2.0/24"},
 		{"sized-larger-than-pool", true, 12, nil, ""},
 		{"full", true, 0, prefixes("172.16.0.0/12", "192.168.0.0/16"), ""},
-		{"other-family", true, 0, prefixes("::/2", "fd00::/8"), "172.17.0.0/16"},
+		{"other-family", true, 0, prefixes("::/2", "fd00::/8"), "172.28.0.0/16"},
 		{"v6", false, 0, prefixes("fd00:1:2::/64", "fd00:1:2:1::1/128", "172.17.0.0/16"), "fd00:1:2:2::/64"},
 		{"v6-sized", false, 56, nil, "fd00:1:2::/56"},
 	} {

@@ -3,12 +3,15 @@
 package reconcile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -112,4 +115,28 @@ func TestHostAddr(t *testing.T) {
 			t.Errorf("within %s: %q, want %q", within, got, want)
 		}
 	}
+}
+
+// A device that comes with an address in a network's subnet is told of once.
+func TestOverlapsAreTold(t *testing.T) {
+	w := newWorld(t)
+	var log bytes.Buffer
+	w.r.log = slog.New(slog.NewTextHandler(&log, nil))
+	p := w.plan()
+	n := p.network("net", 7)
+	w.apply(p)
+	told := func(want int) {
+		t.Helper()
+		w.resync()
+		if got := strings.Count(log.String(), "device=docker0"); got != want {
+			t.Errorf("told %d times, want %d:\n%s", got, want, &log)
+		}
+	}
+	told(0)
+	ip(t, "link", "add", "docker0", "type", "bridge")
+	ip(t, "addr", "add", "192.0.2.1/24", "dev", "docker0")
+	told(0)
+	ip(t, "addr", "add", n.Subnets[0].Gateway.String()+"/24", "dev", "docker0")
+	told(1)
+	told(1)
 }

@@ -141,6 +141,8 @@ type Reconciler struct {
 	lastApply time.Time     // when it ended
 	hurried   chan struct{} // something is provisional
 
+	overlaps map[overlap]bool // that were told
+
 	suspects suspects
 	stats    statistics
 }

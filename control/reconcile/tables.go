@@ -83,6 +83,7 @@ func (p *pass) checkUplinks() error {
 	}
 	p.r.uplinks = ups
 	p.lookAddrs()
+	p.warnOverlaps()
 	err = p.writeHostAddrs()
 	p.dropFlows()
 	return err
@@ -146,6 +147,42 @@ func (p *pass) lookAddrs() {
 		}
 	}
 	p.r.hostAddrs = now
+}
+
+// warnOverlaps says once which other device of the host lives in a network's subnet. A
+// new network avoids the subnets that the host has; a container engine that starts later
+// brings its own back.
+func (p *pass) warnOverlaps() {
+	now := make(map[overlap]bool)
+	for _, a := range p.addrs {
+		i := slices.IndexFunc(p.links, func(l rtnl.Link) bool { return l.Index == a.IfIndex })
+		if i < 0 || p.links[i].Ours() || p.links[i].Loopback {
+			continue
+		}
+		for _, n := range p.r.networks {
+			if n.want == nil {
+				continue
+			}
+			for _, s := range n.want.Subnets {
+				o := overlap{n.id, a.IfIndex}
+				if !s.Prefix.Contains(a.Prefix.Addr()) || now[o] {
+					continue
+				}
+				if now[o] = true; !p.r.overlaps[o] {
+					p.r.log.Warn("a device of the host is in a network's subnet: packets to either go astray",
+						"network", n.want.Name, "subnet", s.Prefix, "device", p.links[i].Name, "address", a.Prefix,
+						"remedy", "make one of the two anew with another subnet")
+				}
+			}
+		}
+	}
+	p.r.overlaps = now
+}
+
+// overlap is a network by ID, and a device that is not Fairlead's.
+type overlap struct {
+	network string
+	device  uint32
 }
 
 // writeHostAddrs writes the table of the host's addresses: those it has by
