@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"time"
 
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
@@ -48,7 +49,8 @@ func (d *daemon) serve(ctx context.Context) error {
 
 // reap removes the sandboxes that were to go with their program, whose client
 // could not say that it ended, and what container engines forgot: first what
-// did not survive the machine's start.
+// did not survive the machine's start. Since that needs what all else needs, it is also
+// what tells systemd that this daemon does not hang.
 func (d *daemon) reap(ctx context.Context) error {
 	tick := time.NewTicker(reapInterval)
 	defer tick.Stop()
@@ -56,6 +58,7 @@ func (d *daemon) reap(ctx context.Context) error {
 		if err := d.controller.Reap(ctx); err != nil && ctx.Err() == nil {
 			d.log.Warn("sandboxes not reaped", "err", err)
 		}
+		d.notify(systemd.SdNotifyWatchdog)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -131,6 +131,7 @@ func TestUnits(t *testing.T) {
 	}
 	m.refused(`systemd listens at "/run/docker/plugins/fairlead.sock"`, "fairlead", "daemon")
 	m.must("fairlead", "status")
+	m.hangs()
 	m.confined()
 	m.docker("rm", "-f", "ben")
 	m.docker("network", "rm", "web")
@@ -149,6 +150,24 @@ func TestUnits(t *testing.T) {
 	m.must("systemctl", "reset-failed", "fairlead")
 	m.must("systemctl", "start", "fairlead.socket", "fairlead")
 	m.docker("network", "create", "-d", "fairlead", "web")
+}
+
+// hangs stops the daemon in its tracks, and wants another one, and traffic all the while.
+func (m *machine) hangs() {
+	m.Helper()
+	m.dropIn("watchdog", "WatchdogSec=5")
+	old := m.property("fairlead.service", "MainPID")
+	m.must("systemctl", "restart", "fairlead")
+	m.awaitDaemon(old)
+	old = m.property("fairlead.service", "MainPID")
+	m.must("kill", "-STOP", old)
+	m.answers(18080, "ben")
+	m.timed("a network, asked of a daemon that hangs", 10*time.Second, func() {
+		m.docker("network", "create", "-d", "fairlead", "other")
+	})
+	m.awaitDaemon(old)
+	m.answers(18080, "ben")
+	m.docker("network", "rm", "other")
 }
 
 // nothingLeft wants nothing of Fairlead's but its state.
@@ -267,10 +286,16 @@ func TestBoot(t *testing.T) {
 // command is what starts the daemon from now on.
 func (m *machine) command(command string) {
 	m.Helper()
+	m.dropIn("command", "ExecStart=\nExecStart="+command)
+}
+
+// dropIn changes the service.
+func (m *machine) dropIn(name, lines string) {
+	m.Helper()
 	dir := m.path("/etc/systemd/system/fairlead.service.d")
 	err := os.MkdirAll(dir, 0o755)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "command.conf"), []byte("[Service]\nExecStart=\nExecStart="+command+"\n"), 0o644)
+		err = os.WriteFile(filepath.Join(dir, name+".conf"), []byte("[Service]\n"+lines+"\n"), 0o644)
 	}
 	if err != nil {
 		m.Fatal(err)
