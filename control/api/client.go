@@ -218,9 +218,16 @@ func (c *Client) RemoveSandbox(ctx context.Context, ref string, force bool) erro
 }
 
 // CheckSandbox has the daemon look at a sandbox's interfaces at once and repair
-// them; an error says what stays wrong.
-func (c *Client) CheckSandbox(ctx context.Context, ref string) error {
-	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/check"), nil, nil, nil)
+// them; an error says what stays wrong, or is not what a runtime was told.
+func (c *Client) CheckSandbox(ctx context.Context, ref string, told Told) error {
+	query := url.Values{}
+	if told.EndpointID != "" {
+		query.Set("endpoint", told.EndpointID)
+	}
+	for _, gateway := range told.Gateways {
+		query.Add("gateway", gateway.String())
+	}
+	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/check"), query, nil, nil)
 }
 
 // SandboxStarted reports the program that runs in a sandbox.

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -178,11 +179,20 @@ func (s *Server) sandboxRemove(r *http.Request) (any, error) {
 }
 
 func (s *Server) sandboxCheck(r *http.Request) (any, error) {
+	query := r.URL.Query()
+	told := Told{EndpointID: query.Get("endpoint")}
+	for _, v := range query["gateway"] {
+		gateway, err := netip.ParseAddr(v)
+		if err != nil {
+			return nil, refuse(model.ErrInvalid, "gateway %q is not an IP address", v)
+		}
+		told.Gateways = append(told.Gateways, gateway)
+	}
 	sb, err := s.cfg.Backend.Sandbox(r.PathValue("ref"))
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.cfg.Backend.CheckSandbox(r.Context(), sb.ID)
+	return nil, s.cfg.Backend.CheckSandbox(r.Context(), sb.ID, told)
 }
 
 func (s *Server) sandboxStarted(r *http.Request) (any, error) {

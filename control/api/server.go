@@ -58,8 +58,8 @@ type Node interface {
 	Flows(ctx context.Context, filter FlowFilter) ([]Flow, error)
 	Status(ctx context.Context) (Status, error)
 	// CheckSandbox looks at a sandbox's interfaces in the kernel at once and
-	// repairs them. An error says what stays wrong.
-	CheckSandbox(ctx context.Context, id string) error
+	// repairs them. An error says what stays wrong, or is not what a runtime was told.
+	CheckSandbox(ctx context.Context, id string, told Told) error
 	// Unserved lists the gateways where names should be served and are not.
 	Unserved() []netip.Addr
 }

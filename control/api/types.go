@@ -2,7 +2,10 @@
 
 package api
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Network is a network as the Docker Engine API shows it.
 type Network struct {
@@ -246,6 +249,12 @@ type PortSummary struct {
 type SandboxStarted struct {
 	Pid      int    // in the daemon's PID namespace
 	PidStart uint64 // field 22 of /proc/PID/stat
+}
+
+// Told is what a runtime was told of an interface of a sandbox's; zero: nothing.
+type Told struct {
+	EndpointID string
+	Gateways   []netip.Addr // of the default routes that lead through it
 }
 
 // SandboxExited is the body of POST /sandboxes/{ref}/exited.

@@ -172,6 +172,9 @@ func (c *config) previous() (*current.Result, error) {
 	if err != nil {
 		return nil, refuse(types.ErrDecodingFailure, "prevResult: %v", err)
 	}
+	if slices.Contains(prev.Interfaces, nil) || slices.Contains(prev.IPs, nil) || slices.Contains(prev.Routes, nil) {
+		return nil, refuse(types.ErrDecodingFailure, "prevResult: null instead of an interface, address or route")
+	}
 	return prev, nil
 }
 

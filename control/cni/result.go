@@ -3,6 +3,7 @@
 package cni
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -62,14 +63,31 @@ func sameInterface(prev *current.Result, ep api.EndpointSettings, ifName string)
 			return refuse(errConflict, "interface %s has MAC %s, not %s (a plugin that comes later may not change it: ask for it with the capability mac)", ifName, ep.MacAddress, i.Mac)
 		}
 	}
-	have := []string{ep.IPAddress, ep.GlobalIPv6Address}
+	have := []string{
+		fmt.Sprintf("%s/%d", ep.IPAddress, ep.IPPrefixLen), fmt.Sprintf("%s/%d", ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen),
+	}
 	for _, ip := range prev.IPs {
 		if i := ip.Interface; i != nil && (*i < 0 || *i >= len(prev.Interfaces) || prev.Interfaces[*i].Name != ifName) {
 			continue // a chained plugin's
 		}
-		if addr := prefixOf(ip.Address).Addr().String(); !slices.Contains(have, addr) {
+		if addr := prefixOf(ip.Address).String(); !slices.Contains(have, addr) {
 			return refuse(errConflict, "interface %s has no address %s", ifName, addr)
 		}
 	}
 	return nil
+}
+
+// defaultRoutes are the gateways of those that the runtime was told of. A plugin that
+// comes later may have led them elsewhere.
+func defaultRoutes(prev *current.Result, ep api.EndpointSettings) []netip.Addr {
+	var gateways []netip.Addr
+	for _, r := range prev.Routes {
+		length, _ := r.Dst.Mask.Size()
+		gw, _ := netip.AddrFromSlice(r.GW)
+		gw = gw.Unmap()
+		if length == 0 && gw.IsValid() && slices.Contains([]string{ep.Gateway, ep.IPv6Gateway}, gw.String()) {
+			gateways = append(gateways, gw)
+		}
+	}
+	return gateways
 }

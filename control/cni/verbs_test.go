@@ -7,11 +7,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/attach"
@@ -130,6 +134,30 @@ func TestCheck(t *testing.T) {
 	w.refused(w.Check(t.Context(), b, conf), types.ErrUnknownContainer, "no interface eth1 in network pods")
 	w.refused(w.Check(t.Context(), at("c2", a.NetNS), conf), types.ErrUnknownContainer, "container c2")
 	w.refused(w.Check(t.Context(), at("c1", "/elsewhere"), conf), types.ErrInvalidEnvironmentVariables, "not /elsewhere")
+	var id string
+	for id = range w.Snapshot().Endpoints {
+	}
+	gateway := netip.MustParseAddr(prev["routes"].([]any)[0].(map[string]any)["gw"].(string))
+	for _, tt := range []struct {
+		routes any
+		want   []netip.Addr
+	}{
+		{prev["routes"], []netip.Addr{gateway}},
+		{[]keys{{"dst": "0.0.0.0/0", "gw": "192.0.2.9"}, {"dst": "192.0.2.0/24", "gw": gateway}}, nil}, // another plugin's
+		{nil, nil},
+	} {
+		now := maps.Clone(prev)
+		now["routes"] = tt.routes
+		w.must(w.Check(t.Context(), a, w.conf(keys{"prevResult": now})))
+		if diff := cmp.Diff(api.Told{EndpointID: id, Gateways: tt.want}, w.Told, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			t.Errorf("routes %v: what is compared (-want +got):\n%s", tt.routes, diff)
+		}
+	}
+	for _, part := range []string{"interfaces", "ips", "routes"} {
+		now := maps.Clone(prev)
+		now[part] = []any{nil}
+		w.refused(w.Check(t.Context(), a, w.conf(keys{"prevResult": now})), types.ErrDecodingFailure, "prevResult: null")
+	}
 	w.Broken = &model.Refusal{Kind: model.ErrConflict, Text: "cracked"}
 	w.refused(w.Check(t.Context(), a, conf), errConflict, "cracked")
 	w.Broken = nil
@@ -140,7 +168,7 @@ func TestCheck(t *testing.T) {
 	inside["mac"] = strings.ToUpper(mac.(string))
 	w.must(w.Check(t.Context(), a, w.conf(keys{"prevResult": prev})))
 	prev["ips"].([]any)[0].(map[string]any)["address"] = "10.9.9.9/24"
-	w.refused(w.Check(t.Context(), a, w.conf(keys{"prevResult": prev})), errConflict, "no address 10.9.9.9")
+	w.refused(w.Check(t.Context(), a, w.conf(keys{"prevResult": prev})), errConflict, "no address 10.9.9.9/24")
 }
 
 func TestGC(t *testing.T) {

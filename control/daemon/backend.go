@@ -49,8 +49,12 @@ func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*m
 }
 
 // CheckSandbox looks at a sandbox's interfaces at once; [api.Node].
-func (b *backend) CheckSandbox(ctx context.Context, id string) error {
-	switch err := b.daemon.reconciler.Check(ctx, id); {
+func (b *backend) CheckSandbox(ctx context.Context, id string, told api.Told) error {
+	err := b.daemon.reconciler.Check(ctx, id)
+	if err == nil && told.EndpointID != "" {
+		err = b.daemon.reconciler.Compare(told.EndpointID, told.Gateways)
+	}
+	switch {
 	case err == nil, errors.Is(err, model.ErrGone):
 		return err
 	default:

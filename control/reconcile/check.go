@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // Check looks at a sandbox and its endpoints at once and repairs what is not as
@@ -22,6 +24,28 @@ func (r *Reconciler) Check(ctx context.Context, id string) error {
 		err = r.checkAll(ctx, id) // a pair without its other end was removed; now it is made
 	}
 	return err
+}
+
+// Compare compares an endpoint's end in its sandbox with what a runtime was told: its
+// name is the endpoint's, and the default routes through these gateways lead through
+// it. What a program in the sandbox made of them is not repaired.
+func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.endpoints[endpointID]
+	if e == nil || e.want == nil || r.sandboxes[e.want.SandboxID] == nil {
+		return fmt.Errorf("endpoint %s is not there", short(endpointID))
+	}
+	b := r.sandboxes[e.want.SandboxID]
+	ns, err := rtnl.OpenNetNS(b.want.NetNS)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := rtnl.CompareSandbox(ns, e.peerIf, e.want.IfName, gateways); err != nil {
+		return fmt.Errorf("sandbox %s: %w", short(b.id), err)
+	}
+	return nil
 }
 
 // checkAll is one pass over a sandbox and its endpoints.

@@ -4,6 +4,7 @@ package reconcile
 
 import (
 	"errors"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -42,6 +43,28 @@ func TestCheck(t *testing.T) {
 	if err := w.r.Check(t.Context(), "nobody"); err == nil {
 		t.Error("a check of no sandbox succeeds")
 	}
+	// What the program in there changes is told of, not repaired.
+	gateways := []netip.Addr{netip.MustParseAddr("10.7.0.1")}
+	compare := func(id, want string) {
+		t.Helper()
+		if err := w.r.Compare(id, gateways); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("compared: %v, want %q", err, want)
+		}
+	}
+	compare(e.ID, "")
+	w.inside(b, func(*rtnl.Handle) error {
+		ip(t, "route", "replace", "default", "via", "10.7.0.99", "dev", "eth0")
+		return nil
+	})
+	w.must(w.r.Check(t.Context(), b.ID))
+	compare(e.ID, `default via 10.7.0.99 dev eth0`)
+	w.inside(b, func(*rtnl.Handle) error {
+		ip(t, "route", "del", "default")
+		return nil
+	})
+	w.must(w.r.Check(t.Context(), b.ID))
+	compare(e.ID, "")
+	compare("nobody", "endpoint nobody is not there")
 	// Somebody else's device has the name.
 	w.inside(b, func(h *rtnl.Handle) error {
 		l, err := h.LinkByName("eth0")

@@ -27,6 +27,7 @@ type Daemon struct {
 	*controller.Controller
 	Socket string
 	Broken error        // what a check of a sandbox finds
+	Told   api.Told     // what a check of a sandbox was to compare
 	Silent []netip.Addr // gateways where no names are served
 }
 
@@ -34,7 +35,10 @@ type Daemon struct {
 func (d *Daemon) Status(context.Context) (api.Status, error) { return api.Status{}, nil }
 
 // CheckSandbox finds what the test says.
-func (d *Daemon) CheckSandbox(context.Context, string) error { return d.Broken }
+func (d *Daemon) CheckSandbox(_ context.Context, _ string, told api.Told) error {
+	d.Told = told
+	return d.Broken
+}
 
 // Unserved are the gateways that the test says.
 func (d *Daemon) Unserved() []netip.Addr { return d.Silent }

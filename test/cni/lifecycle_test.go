@@ -34,6 +34,34 @@ func TestCheckAndDel(t *testing.T) {
 		}
 		r.Ping(a.Host, b4)
 	}
+	// What the program in there changed stays, and CHECK says so until it is undone.
+	for _, tt := range []struct {
+		harm, mend []string
+		want       string
+	}{
+		{
+			[]string{"route replace default via 172.17.99.99 dev eth0 onlink"}, []string{"route del default"},
+			`the route "default via 172.17.99.99 dev eth0" has taken the place of "default via `,
+		},
+		{
+			[]string{"link set eth0 down", "link set eth0 name foo0", "link set foo0 up"}, []string{"link set foo0 down", "link set foo0 name eth0"},
+			`interface "eth0" is called "foo0" now`,
+		},
+	} {
+		for _, harm := range tt.harm {
+			r.IP(a.Host, harm)
+		}
+		err := a.check(pods)
+		r.wantCode("CHECK after ip "+tt.harm[0], err, errConflict)
+		if err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("CHECK after ip %s: %v, want %q", tt.harm, err, tt.want)
+		}
+		for _, mend := range tt.mend {
+			r.IP(a.Host, mend)
+		}
+		r.NoError("CHECK after ip "+tt.mend[0], a.check(pods))
+		r.Ping(a.Host, lab.Internet4)
+	}
 	r.wantCode("ADD of an interface that is there", second(a.tryAdd(pods)), 100)
 	r.Fairlead("network", "disconnect", "pods", "cni-anna")
 	r.wantCode("CHECK without an interface", a.check(pods), types.ErrUnknownContainer)

@@ -312,8 +312,8 @@ func (f *Fake) FlushFlows(_ context.Context, filter api.FlowFilter) (int, error)
 }
 
 // CheckSandbox implements [api.Node].
-func (f *Fake) CheckSandbox(_ context.Context, id string) error {
-	f.event("check %s", id)
+func (f *Fake) CheckSandbox(_ context.Context, id string, told api.Told) error {
+	f.event("check %s %v", id, told)
 	return f.Err
 }
 
