@@ -121,6 +121,7 @@ func (c *EndpointConfig) spec(network string) (model.EndpointSpec, error) {
 	if spec.IPv6.IsValid() && spec.IPv6.Is4() {
 		return spec, refuse(model.ErrInvalid, "invalid IPv6 address %q: that is IPv4", spec.IPv6)
 	}
+	spec.Leased = c.IPAMConfig.Leased
 	return spec, nil
 }
 
@@ -153,7 +154,7 @@ func NewEndpointConfig(spec model.EndpointSpec) *EndpointConfig {
 		c.MacAddress = spec.MAC.String()
 	}
 	if spec.IPv4.IsValid() || spec.IPv6.IsValid() {
-		c.IPAMConfig = &EndpointIPAM{IPv4Address: addrString(spec.IPv4), IPv6Address: addrString(spec.IPv6)}
+		c.IPAMConfig = &EndpointIPAM{IPv4Address: addrString(spec.IPv4), IPv6Address: addrString(spec.IPv6), Leased: spec.Leased}
 	}
 	return c
 }

@@ -105,6 +105,8 @@ type Bandwidth struct {
 type EndpointIPAM struct {
 	IPv4Address string `json:",omitempty"`
 	IPv6Address string `json:",omitempty"`
+	// Leased: they are of a program that wants to hear when they are free.
+	Leased bool `json:",omitempty"`
 }
 
 // NetworkConnect is the body of POST /networks/{ref}/connect.

@@ -180,7 +180,7 @@ func endpointSettings(n *model.Network, e *model.Endpoint) EndpointSettings {
 		Bandwidth: newBandwidth(e.Bandwidth),
 	}
 	if e.FixedIPv4 || e.FixedIPv6 {
-		out.IPAMConfig = &EndpointIPAM{}
+		out.IPAMConfig = &EndpointIPAM{Leased: e.Leased}
 	}
 	if e.FixedIPv4 {
 		out.IPAMConfig.IPv4Address = out.IPAddress

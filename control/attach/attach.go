@@ -203,7 +203,7 @@ func (c *Container) Find(ctx context.Context) (api.Sandbox, error) {
 
 // sweep removes what runtimes left behind: sandboxes whose namespace has ended, as the
 // daemon knows. They may have the port or address that is wanted. It reports whether
-// there were any.
+// there were any. Leases it could not give back.
 func (c *Container) sweep(ctx context.Context) (swept bool) {
 	list, err := c.Sandboxes(ctx, api.Filters{"label": {c.Label}})
 	if err != nil {
@@ -211,7 +211,7 @@ func (c *Container) sweep(ctx context.Context) (swept bool) {
 	}
 	for _, s := range list {
 		sb, err := c.Sandbox(ctx, s.ID)
-		if err == nil && Gone(sb.NetworkSettings.SandboxKey) && errors.Is(c.CheckSandbox(ctx, s.ID, api.Told{}), model.ErrGone) {
+		if err == nil && !leased(sb, "") && Gone(sb.NetworkSettings.SandboxKey) && errors.Is(c.CheckSandbox(ctx, s.ID, api.Told{}), model.ErrGone) {
 			swept = c.remove(ctx, s.ID) == nil || swept
 		}
 	}
@@ -248,12 +248,23 @@ func (c *Container) part(ctx context.Context, network, ifName string) error {
 }
 
 // Leave takes a sandbox out of a network that it is in. It goes with its last
-// interface, or with its namespace.
+// interface, or with its namespace, unless leases of its others are to be given back.
 func (c *Container) Leave(ctx context.Context, sb api.Sandbox, network string) error {
-	if len(sb.NetworkSettings.Networks) <= 1 || Gone(sb.NetworkSettings.SandboxKey) {
+	if len(sb.NetworkSettings.Networks) <= 1 || Gone(sb.NetworkSettings.SandboxKey) && !leased(sb, network) {
 		return c.remove(ctx, sb.ID)
 	}
 	return absent(c.Disconnect(ctx, network, api.NetworkDisconnect{Container: sb.ID, Force: true}))
+}
+
+// leased reports whether other programs are to hear when the sandbox's addresses are
+// free, not counting those of one network.
+func leased(sb api.Sandbox, except string) bool {
+	for name, ep := range sb.NetworkSettings.Networks {
+		if name != except && ep.IPAMConfig != nil && ep.IPAMConfig.Leased {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *Container) remove(ctx context.Context, id string) error {

@@ -224,7 +224,7 @@ func (c *call) endpointSpec(a args, lease *current.Result) (spec model.EndpointS
 		wanted = []string{string(a.IP)}
 	}
 	if lease != nil {
-		wanted = nil
+		wanted, spec.Leased = nil, true
 		for _, ip := range lease.IPs {
 			wanted = append(wanted, ip.Address.IP.String())
 		}

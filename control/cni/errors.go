@@ -30,7 +30,10 @@ func coded(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &e):
-		return e
+		if err == error(e) {
+			return e
+		}
+		return refuse(e.Code, "%s", oneLine(err)) // with whose it is
 	case errors.Is(err, api.ErrUnreachable):
 		return types.NewError(types.ErrTryAgainLater, err.Error(), `another daemon's socket is named by "host" in the network configuration`)
 	case errors.Is(err, attach.ErrOtherNamespace):

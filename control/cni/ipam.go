@@ -4,10 +4,15 @@ package cni
 
 import (
 	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
 )
 
 // delegates reports whether another plugin manages the addresses.
@@ -54,10 +59,69 @@ func (c *call) checkLease(ctx context.Context) error {
 	return invoke.DelegateCheck(ctx, c.IPAM.Type, c.raw, nil)
 }
 
-func (c *call) leaseStatus(ctx context.Context) error {
-	return invoke.DelegateStatus(ctx, c.IPAM.Type, c.raw, nil)
+// ipamPlugin is the IPAM plugin where it is asked for more than one container.
+type ipamPlugin struct {
+	path  string
+	knows bool   // the configuration's version, which has STATUS and GC
+	conf  []byte // in the latest version that it knows
 }
 
-func (c *call) leaseGC(ctx context.Context) error {
-	return invoke.DelegateGC(ctx, c.IPAM.Type, c.raw, nil)
+// findIPAM asks the IPAM plugin what it knows.
+func (c *call) findIPAM(ctx context.Context) (*ipamPlugin, error) {
+	path, err := invoke.FindInPath(c.IPAM.Type, filepath.SplitList(os.Getenv("CNI_PATH")))
+	if err != nil {
+		return nil, err
+	}
+	info, err := invoke.GetVersionInfo(ctx, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	versions := info.SupportedVersions()
+	p := &ipamPlugin{path: path, conf: c.raw, knows: slices.Contains(versions, c.CNIVersion)}
+	if p.knows || len(versions) == 0 {
+		return p, nil
+	}
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(c.raw, &keys); err != nil {
+		return nil, err
+	}
+	if keys["cniVersion"], err = json.Marshal(slices.MaxFunc(versions, laterVersion)); err != nil {
+		return nil, err
+	}
+	p.conf, err = json.Marshal(keys)
+	return p, err
+}
+
+func laterVersion(a, b string) int {
+	if later, err := version.GreaterThan(a, b); err == nil && later {
+		return 1
+	}
+	return -1
+}
+
+// del gives back the addresses of an attachment, as DEL of it would.
+func (p *ipamPlugin) del(ctx context.Context, a types.GCAttachment, netNS string) error {
+	return invoke.ExecPluginWithoutResult(ctx, p.path, p.conf, &invoke.Args{
+		Command: "DEL", ContainerID: a.ContainerID, NetNS: netNS, IfName: a.IfName, Path: os.Getenv("CNI_PATH"),
+	}, nil)
+}
+
+// gc has the plugin remove what else it has, if it knows how.
+func (p *ipamPlugin) gc(ctx context.Context) error {
+	if !p.knows {
+		return nil
+	}
+	return invoke.ExecPluginWithoutResult(ctx, p.path, p.conf, &invoke.DelegateArgs{Command: "GC"}, nil)
+}
+
+// leaseStatus reports whether the IPAM plugin could serve an ADD.
+func (c *call) leaseStatus(ctx context.Context) error {
+	p, err := c.findIPAM(ctx)
+	if err != nil {
+		return notAvailable(err)
+	}
+	if !p.knows {
+		return refuse(types.ErrPluginNotAvailable, "the IPAM plugin %s does not know version %s of CNI (take one that the plugin knows for \"cniVersion\", or a later plugin)", c.IPAM.Type, c.CNIVersion)
+	}
+	return invoke.ExecPluginWithoutResult(ctx, p.path, p.conf, &invoke.DelegateArgs{Command: "STATUS"}, nil)
 }

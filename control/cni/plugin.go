@@ -147,14 +147,18 @@ func (p *Plugin) GC(ctx context.Context, conf []byte) error {
 	if !c.namesValid {
 		return refuse(types.ErrInvalidNetworkConfig, "GC without %q in the configuration would remove everything", keyValid)
 	}
-	err = c.gc(ctx)
-	if c.delegates() {
-		err = both(err, c.leaseGC(ctx))
+	if !c.delegates() {
+		return coded(c.gc(ctx, nil))
 	}
-	return coded(err)
+	ipam, err := c.findIPAM(ctx)
+	if err != nil {
+		return coded(err)
+	}
+	return coded(both(c.gc(ctx, ipam), ipam.gc(ctx)))
 }
 
-func (c *call) gc(ctx context.Context) error {
+// gc removes them; ipam is nil if no plugin manages the addresses.
+func (c *call) gc(ctx context.Context, ipam *ipamPlugin) error {
 	valid := map[types.GCAttachment]bool{}
 	for _, a := range c.ValidAttachments {
 		valid[a] = true
@@ -165,13 +169,14 @@ func (c *call) gc(ctx context.Context) error {
 	}
 	var errs []error
 	for _, sb := range list {
-		errs = append(errs, c.collect(ctx, sb.ID, valid))
+		errs = append(errs, c.collect(ctx, sb.ID, valid, ipam))
 	}
 	return errors.Join(errs...)
 }
 
-// collect takes a sandbox out of the network unless the runtime knows of it.
-func (c *call) collect(ctx context.Context, id string, valid map[types.GCAttachment]bool) error {
+// collect takes a sandbox out of the network unless the runtime knows of it. Its
+// addresses are given back before: if that fails, the next GC finds it yet.
+func (c *call) collect(ctx context.Context, id string, valid map[types.GCAttachment]bool, ipam *ipamPlugin) error {
 	sb, err := c.Sandbox(ctx, id)
 	if errors.Is(err, model.ErrNotFound) {
 		return nil
@@ -180,8 +185,14 @@ func (c *call) collect(ctx context.Context, id string, valid map[types.GCAttachm
 		return err
 	}
 	ep, member := sb.NetworkSettings.Networks[c.Name]
-	if !member || valid[types.GCAttachment{ContainerID: sb.Config.Labels[LabelContainer], IfName: ep.InterfaceName}] {
+	a := types.GCAttachment{ContainerID: sb.Config.Labels[LabelContainer], IfName: ep.InterfaceName}
+	if !member || valid[a] {
 		return nil
+	}
+	if ipam != nil {
+		if err := ipam.del(ctx, a, sb.NetworkSettings.SandboxKey); err != nil {
+			return fmt.Errorf("container %s: %w", a.ContainerID, err)
+		}
 	}
 	return c.container().Leave(ctx, sb, c.Name)
 }

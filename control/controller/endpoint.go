@@ -141,6 +141,7 @@ func (t *tx) newEndpoint(n *model.Network, spec model.EndpointSpec) (*model.Endp
 		FixedIPv4: spec.IPv4.IsValid(),
 		FixedIPv6: spec.IPv6.IsValid(),
 		FixedMAC:  !spec.MAC.IsZero(),
+		Leased:    spec.Leased,
 	}
 	if ep.IPv4, err = t.takeAddr(n, true, spec.IPv4); err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
 	"github.com/fairlead-net/fairlead/control/model"
@@ -193,16 +194,19 @@ func (c *Controller) abandoned(s *model.Snapshot) []*model.Endpoint {
 
 // departed lists the sandboxes of container runtimes whose namespace ended without
 // the runtime's taking them away: in a crash, or a restart of the host. Those that
-// people attached wait for the namespace to come back.
+// people attached wait for the namespace to come back, and those with leased addresses
+// for the runtime.
 func (c *Controller) departed(s *model.Snapshot) []*model.Sandbox {
 	var out []*model.Sandbox
 	for _, id := range c.cfg.Kernel.Gone(c.cfg.StartGrace) {
-		if sb := s.Sandboxes[id]; sb != nil && sb.OfRuntime() && len(joinersOf(s, id)) == 0 {
+		if sb := s.Sandboxes[id]; sb != nil && sb.OfRuntime() && len(joinersOf(s, id)) == 0 && !slices.ContainsFunc(endpointsOf(s, id), isLeased) {
 			out = append(out, sb)
 		}
 	}
 	return out
 }
+
+func isLeased(ep *model.Endpoint) bool { return ep.Leased }
 
 // running reports whether the program that was reported still lives.
 func (c *Controller) running(sb *model.Sandbox) bool {

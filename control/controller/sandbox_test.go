@@ -319,7 +319,6 @@ func TestReap(t *testing.T) {
 // A runtime's sandbox goes with its namespace; one that was attached by hand waits.
 func TestReapOfNamespacesThatEnded(t *testing.T) {
 	w := newWorld(t)
-	log := w.logged()
 	for name, labels := range map[string]map[string]string{
 		"runtimes": {"fairlead.cni.container": "c1"}, "shared": {"fairlead.cni.container": "c2"}, "lives": {"fairlead.cni.container": "c3"}, "mine": {"a": "b"},
 	} {
@@ -329,10 +328,13 @@ func TestReapOfNamespacesThatEnded(t *testing.T) {
 			w.kernel.gone = append(w.kernel.gone, sb.ID)
 		}
 	}
-	w.kernel.gone = append(w.kernel.gone, "nobody")
+	leased := w.sandbox(model.SandboxSpec{Name: "leased", NetworkMode: "bridge", NetNS: "/run/netns/leased",
+		Labels: map[string]string{"fairlead.cni.container": "c4"}, Endpoint: model.EndpointSpec{Leased: true}})
+	w.kernel.gone = append(w.kernel.gone, leased.ID, "nobody")
 	join := w.sandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:shared"})
-	log.Reset()
-	for _, want := range []string{"join lives mine shared", "lives mine", "lives mine"} {
+	w.restart()
+	log := w.logged()
+	for _, want := range []string{"join leased lives mine shared", "leased lives mine", "leased lives mine"} {
 		if err := w.Reap(t.Context()); err != nil {
 			t.Error(err)
 		}

@@ -293,6 +293,9 @@ type Endpoint struct {
 	FixedIPv4 bool `json:"fixed_ipv4,omitempty"`
 	FixedIPv6 bool `json:"fixed_ipv6,omitempty"`
 	FixedMAC  bool `json:"fixed_mac,omitempty"`
+	// Leased: another program gave the addresses, and who takes the endpoint away tells
+	// it that they are free. So nobody does who does not know of it.
+	Leased bool `json:"leased,omitempty"`
 	// Order is the endpoint's place in the order of attachment to its sandbox.
 	Order int `json:"order"`
 	// Gateway: the sandbox's default route leads through this endpoint, and its

@@ -88,6 +88,7 @@ type EndpointSpec struct {
 	IfName    string // inside the sandbox; "": the first free of eth0, eth1, …
 	Aliases   []string
 	Bandwidth Bandwidth
+	Leased    bool // another program gave the addresses, and is to hear when they are free
 }
 
 // SandboxSpec asks for a sandbox.

@@ -191,6 +191,42 @@ func TestGC(t *testing.T) {
 	r.NoError("GC of all", gc(other))
 	r.wantSandboxes("lodger pods", 1)
 	r.Remove(lodger)
+	r.givesLeasesBack()
+}
+
+// givesLeasesBack wants GC to give host-local, which knows no GC, the addresses of what it
+// removes, and no others.
+func (r *runtime) givesLeasesBack() {
+	r.Helper()
+	ipam := config{"ipam": config{"type": "host-local", "dataDir": r.Dir("leases"), "ranges": [][]config{
+		{{"subnet": "10.78.0.0/29"}}, // a gateway and five
+	}}}
+	pods, collecting := r.list("1.0.0", "leased", ipam), r.list("1.1.0", "leased", ipam)
+	var all []*container
+	for _, id := range strings.Fields("a1 b2 c3 d4 e5") {
+		all = append(all, r.container(id, nil))
+		all[len(all)-1].add(pods)
+	}
+	for _, c := range all[1:] {
+		c.end()
+	}
+	r.NoError("drop libcni's memory", r.forget())
+	full := r.container("full", nil)
+	if _, err := full.tryAdd(pods); err == nil || !strings.Contains(err.Error(), "no IP addresses available") {
+		r.Errorf("ADD without a free address: %v", err)
+	}
+	ctx, cancel := timeout()
+	defer cancel()
+	valid := []types.GCAttachment{{ContainerID: "a1", IfName: "eth0"}}
+	r.NoError("GC", r.GCNetworkList(ctx, collecting, &libcni.GCArgs{ValidAttachments: valid}))
+	r.wantSandboxes("cni-a1 leased", 1)
+	if left := r.Must(r.Host, "find", r.Dir("leases"), "-name", "10.78.*"); strings.Count(left, "10.78.") != 1 {
+		r.Errorf("host-local has these leases, want one:\n%s", left)
+	}
+	full.add(pods)
+	full.del(pods)
+	all[0].del(pods)
+	r.wantSandboxes("", 0)
 }
 
 // withinASecond wants a code, and soon. DEL waits 0.7 s itself, so a busy machine gets
