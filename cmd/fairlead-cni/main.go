@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 
@@ -21,12 +22,13 @@ import (
 )
 
 func main() {
+	conf := configuration()
 	ctx := context.Background()
 	p := &cni.Plugin{
 		Dial:   func(host string) (attach.Daemon, error) { return api.NewClient(host) },
 		Stderr: os.Stderr,
 	}
-	skel.PluginMainFuncs(skel.CNIFuncs{
+	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{
 		Add: func(a *skel.CmdArgs) error {
 			if err := notOurs(a); err != nil {
 				return err
@@ -42,6 +44,27 @@ func main() {
 		GC:     func(a *skel.CmdArgs) error { return p.GC(ctx, a.StdinData) },
 		Status: func(a *skel.CmdArgs) error { return p.Status(ctx, a.StdinData) },
 	}, version.All, about())
+	if err != nil {
+		_, _ = os.Stdout.Write(cni.Failure(conf, err)) // the status tells too
+		os.Exit(1)
+	}
+}
+
+// configuration is what the runtime says; the library gets it too. A person who starts
+// the program without a verb says nothing.
+func configuration() []byte {
+	if verb := os.Getenv("CNI_COMMAND"); verb == "" || verb == "VERSION" {
+		return nil
+	}
+	conf, _ := io.ReadAll(os.Stdin) // what is lost of it makes it no JSON, which is refused
+	if r, w, err := os.Pipe(); err == nil {
+		os.Stdin = r
+		go func() {
+			_, _ = w.Write(conf)
+			_ = w.Close()
+		}()
+	}
+	return conf
 }
 
 func attachment(a *skel.CmdArgs) cni.Attachment {

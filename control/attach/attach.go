@@ -326,6 +326,19 @@ func Addresses(wanted []string) (v4, v6 netip.Addr, err error) {
 	return v4, v6, nil
 }
 
+// aliasRule is what can be asked for as a name; runtimes' own names are such too.
+var aliasRule = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}$`)
+
+// CheckAliases refuses what nobody can ask for.
+func CheckAliases(aliases []string) error {
+	for _, alias := range aliases {
+		if !aliasRule.MatchString(alias) {
+			return refuse(model.ErrInvalid, "alias %q is not a name (it may have letters, digits, and _ . - but not begin with . or -)", alias)
+		}
+	}
+	return nil
+}
+
 func refuse(kind error, format string, args ...any) error {
 	return &model.Refusal{Kind: kind, Text: fmt.Sprintf(format, args...)}
 }

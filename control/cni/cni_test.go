@@ -196,6 +196,10 @@ func TestSandboxOfAContainer(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	w := newWorld(t)
 	w.add(at("first", "/proc/self/ns/net"), w.conf(keys{"subnets": []keys{{"subnet": "10.1.0.0/16"}}}))
+	var mac string
+	for _, ep := range w.Snapshot().Endpoints {
+		mac = ep.MAC.String()
+	}
 	_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: "cni-mine"})
 	w.must(err)
 	other := "/proc/thread-self/ns/net"
@@ -232,11 +236,16 @@ func TestRefusals(t *testing.T) {
 		{"ip-outside", at("c1", other), keys{"runtimeConfig": keys{"ips": []string{"10.2.0.7"}}}, 7, "no configured subnet contains"},
 		{"subnet", at("c1", other), keys{"name": "new", "subnets": []keys{{"subnet": "10.9.0.1/16"}}}, 7, "it should be 10.9.0.0/16"},
 		{"interface-name", Attachment{ContainerID: "c1", NetNS: other, IfName: "all"}, nil, 7, "invalid interface name"},
-		{"subnet-taken", at("c1", other), keys{"name": "new", "subnets": []keys{{"subnet": "10.1.0.0/16"}}}, 100, "Pool overlaps"},
+		{"subnet-taken", at("c1", other), keys{"name": "new", "subnets": []keys{{"subnet": "10.1.0.0/16"}}}, 100, `choose another subnet in "subnets"`},
 		{"network-host", at("c1", other), keys{"name": "host"}, 7, "network host"},
 		{"network-none", at("c1", other), keys{"name": "none"}, 7, "and network none"},
 		{"network-differs", at("c1", other), keys{"internal": true}, 100, `internal "false"`},
 		{"network-without-ipv6", at("c1", other), keys{"ipv6": true}, 100, `IPv6 "false"`},
+		{"mac-taken", at("c1", other), keys{"runtimeConfig": keys{"mac": mac}}, 100, `choose another MAC address with the capability "mac"`},
+		{"alias", at("c1", other), keys{"runtimeConfig": keys{"aliases": keys{"pods": []string{"www", "bad name!"}}}}, 7, `alias "bad name!" is not a name`},
+		{"alias-of-nothing", at("c1", other), keys{"runtimeConfig": keys{"aliases": keys{"pods": []string{""}}}}, 7, `alias "" is not a name`},
+		{"dns", at("c1", other), keys{"dns": keys{"nameservers": []string{"192.0.2.1", "notanip"}}}, 7, `DNS server "notanip" is not an IP address`},
+		{"dns-of-the-runtime", at("c1", other), keys{"runtimeConfig": keys{"dns": keys{"servers": []string{"::1", "notanip"}}}}, 7, `DNS server "notanip" is not an IP address`},
 		{"port-taken", at("c1", other), port(22, "tcp"), 100, "address already in use"},
 		{"ip-taken", at("c1", other), keys{"runtimeConfig": keys{"ips": []string{"10.1.0.2"}}}, 100, `belongs to sandbox "cni-first"`},
 		{"namespace-taken", at("c1", "/proc/self/ns/net"), nil, 100, `is already sandbox "cni-first"`},

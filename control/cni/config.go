@@ -146,7 +146,20 @@ func parseConfig(b []byte, strict bool) (*config, error) {
 	if err := known("", keys, configKeys); err != nil {
 		return nil, err
 	}
-	return c, known("capability ", capabilities, runtimeKeys)
+	if err := known("capability ", capabilities, runtimeKeys); err != nil {
+		return nil, err
+	}
+	return c, c.checkDNS()
+}
+
+// checkDNS refuses servers that no resolver could ask.
+func (c *config) checkDNS() error {
+	for _, server := range append(slices.Clone(c.DNS.Nameservers), c.RuntimeConfig.DNS.Servers...) {
+		if _, err := netip.ParseAddr(server); err != nil {
+			return refuse(types.ErrInvalidNetworkConfig, "DNS server %q is not an IP address", server)
+		}
+	}
+	return nil
 }
 
 // known refuses keys that are not among those wanted. The specification wants the
@@ -211,6 +224,9 @@ func (a *args) labels() map[string]string {
 // runtime's, which that plugin was told of.
 func (c *call) endpointSpec(a args, lease *current.Result) (spec model.EndpointSpec, err error) {
 	spec = model.EndpointSpec{Network: c.Name, IfName: c.IfName, Aliases: c.aliases(a)}
+	if err := attach.CheckAliases(c.RuntimeConfig.Aliases[c.Name]); err != nil {
+		return spec, err
+	}
 	if mac := cmp.Or(c.RuntimeConfig.MAC, string(a.MAC)); mac != "" {
 		if spec.MAC, err = model.ParseMAC(mac); err != nil {
 			return spec, refuse(types.ErrInvalidNetworkConfig, "%v", err)

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -122,13 +123,22 @@ func (c *call) check(ctx context.Context, prev *current.Result) error {
 	return nil
 }
 
+// statusPatience is how long STATUS waits for the daemon: runtimes ask every few seconds.
+const statusPatience = 3 * time.Second
+
 // Status reports whether ADD could be served.
 func (p *Plugin) Status(ctx context.Context, conf []byte) error {
 	c, err := p.begin(Attachment{}, conf, true)
 	if err != nil {
 		return err
 	}
-	if _, err = c.Daemon.Status(ctx); err != nil {
+	soon, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	_, err = c.Daemon.Status(soon)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("the daemon at %s does not answer within %s (see its log)", cmp.Or(c.Host, api.DefaultHost), statusPatience)
+	}
+	if err != nil {
 		return notAvailable(err)
 	}
 	if c.delegates() {

@@ -26,7 +26,7 @@ func TestDaemonAbsent(t *testing.T) {
 	w := newWorld(t)
 	conf := w.conf(keys{"host": "unix:///nowhere/api.sock"})
 	_, err := w.Add(t.Context(), at("c1", "/proc/self/ns/net"), conf)
-	w.refused(err, types.ErrTryAgainLater, "no daemon listens at /nowhere/api.sock")
+	w.refused(err, types.ErrTryAgainLater, `no daemon listens at /nowhere/api.sock; start it with "fairlead daemon", or name its socket with "host" in the network configuration`)
 	w.refused(w.Del(t.Context(), at("c1", ""), conf), types.ErrTryAgainLater, "/nowhere/api.sock")
 	w.refused(w.Check(t.Context(), at("c1", "/proc/self/ns/net"), w.conf(keys{"host": "unix:///nowhere/api.sock", "prevResult": keys{"cniVersion": "1.1.0"}})),
 		types.ErrTryAgainLater, "/nowhere/api.sock")

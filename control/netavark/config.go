@@ -188,7 +188,10 @@ func (a *attachment) sandboxSpec(netns string) (model.SandboxSpec, error) {
 	for _, k := range slices.Sorted(maps.Keys(a.Options.Options)) {
 		return spec, refuse("network %s: option %s=%s of a container is not supported (leave it out)", a.Network.Name, k, a.Options.Options[k])
 	}
-	var err error
+	err := attach.CheckAliases(a.Options.Aliases)
+	if err != nil {
+		return spec, err
+	}
 	if a.Options.StaticMAC != "" {
 		if spec.Endpoint.MAC, err = model.ParseMAC(a.Options.StaticMAC); err != nil {
 			return spec, refuse("%v", err)

@@ -162,9 +162,13 @@ func (p *Plugin) container(a *attachment) (*attach.Container, error) {
 func Failure(err error) []byte {
 	b, _ := json.Marshal(struct { // a string is always marshalled
 		Error string `json:"error"`
-	}{strings.ReplaceAll(err.Error(), "\n", "; ")})
+	}{asHere.Replace(err.Error())})
 	return append(b, '\n')
 }
+
+// asHere makes one line of an error that was joined, and says with what podman names the
+// daemon's socket. Other flags in errors are podman's too.
+var asHere = strings.NewReplacer("\n", "; ", "--host", "the network's option "+optHost)
 
 func refuse(format string, args ...any) error {
 	return &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(format, args...)}

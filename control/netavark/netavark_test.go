@@ -323,6 +323,7 @@ func TestRefusals(t *testing.T) {
 		{here, nil, keys{"static_ips": []string{"10.1"}}, `"10.1" is not an IP address`},
 		{here, nil, keys{"static_ips": []string{"10.1.0.7", "10.1.0.8"}}, "one of a family"},
 		{here, nil, keys{"static_ips": []string{"10.2.0.7"}}, "no configured subnet contains"},
+		{here, nil, keys{"aliases": []string{"www", "bad name!"}}, `alias "bad name!" is not a name`},
 		{here, nil, keys{"static_mac": "01:00:00:00:00:00"}, "multicast"},
 		{here, nil, keys{"interface_name": "all"}, "invalid interface name"},
 		{here, nil, keys{"interface_name": ""}, "without network_options.interface_name"},
@@ -363,6 +364,9 @@ func TestDaemonAbsent(t *testing.T) {
 	start := time.Now()
 	_, err := w.Create(t.Context(), w.json(n))
 	w.refused(err, "no daemon listens at /nowhere/api.sock")
+	if out := Failure(err); !bytes.Contains(out, []byte("name its socket with the network's option fairlead.host")) {
+		t.Errorf("failure %q, want podman's way to name another socket", out)
+	}
 	_, err = w.Setup(t.Context(), "/proc/self/ns/net", w.attachment(n, keys{}, keys{}))
 	w.refused(err, "no daemon listens at /nowhere/api.sock")
 	w.refused(w.Teardown(t.Context(), w.attachment(n, keys{}, keys{})), "/nowhere/api.sock")

@@ -4,10 +4,12 @@ package cni
 
 import (
 	"encoding/json"
+	"net"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 )
@@ -32,24 +34,39 @@ func TestProtocol(t *testing.T) {
 	if _, about := call(""); !strings.HasPrefix(about, "CNI fairlead-cni plugin ") {
 		t.Errorf("without a command: %q", about)
 	}
+	socket := filepath.Join(t.TempDir(), "silent")
+	silent, err := net.Listen("unix", socket) // for the kernel accepts what nobody reads
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	start := time.Now()
+	status, _ := call(`{"cniVersion":"1.1.0","name":"pods","host":"unix://`+socket+`"}`, "CNI_COMMAND=STATUS", "CNI_PATH=/")
+	if took := time.Since(start); took > 20*time.Second || !strings.Contains(status, `"code": 50`) || !strings.Contains(status, socket+" does not answer within 3s") {
+		t.Errorf("STATUS of a daemon that says nothing, after %v: %s", took, status)
+	}
 	add := []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_NETNS=/proc/self/ns/net", "CNI_IFNAME=eth0", "CNI_PATH=/"}
 	for _, tt := range []struct {
 		name, stdin string
 		env         []string
 		code        uint
+		version     string // of the answer
 	}{
-		{"version", `{"cniVersion":"9.0.0","name":"pods"}`, add, types.ErrIncompatibleCNIVersion},
-		{"no-gc-before-1.1", `{"cniVersion":"1.0.0","name":"pods"}`, []string{"CNI_COMMAND=GC", "CNI_PATH=/"}, types.ErrIncompatibleCNIVersion},
-		{"no-environment", `{"cniVersion":"1.0.0","name":"pods"}`, []string{"CNI_COMMAND=ADD"}, types.ErrInvalidEnvironmentVariables},
-		{"no-json", `{`, add, types.ErrDecodingFailure},
-		{"no-name", `{"cniVersion":"1.0.0"}`, add, types.ErrInvalidNetworkConfig},
-		{"host's-namespace", `{"cniVersion":"1.0.0","name":"pods"}`, add, types.ErrInvalidNetNS},
+		{"version", `{"cniVersion":"9.0.0","name":"pods"}`, add, types.ErrIncompatibleCNIVersion, "1.1.0"},
+		{"no-gc-before-1.1", `{"cniVersion":"1.0.0","name":"pods"}`, []string{"CNI_COMMAND=GC", "CNI_PATH=/"}, types.ErrIncompatibleCNIVersion, "1.0.0"},
+		{"no-environment", `{"cniVersion":"1.0.0","name":"pods"}`, []string{"CNI_COMMAND=ADD"}, types.ErrInvalidEnvironmentVariables, "1.0.0"},
+		{"no-json", `{`, add, types.ErrDecodingFailure, "1.1.0"},
+		{"no-name", `{"cniVersion":"1.0.0"}`, add, types.ErrInvalidNetworkConfig, "1.0.0"},
+		{"host's-namespace", `{"cniVersion":"1.0.0","name":"pods"}`, add, types.ErrInvalidNetNS, "1.0.0"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			out, _ := call(tt.stdin, tt.env...)
-			var e types.Error
-			if err := json.Unmarshal([]byte(out), &e); err != nil || e.Code != tt.code {
-				t.Errorf("%s, want code %d", out, tt.code)
+			var e struct {
+				types.Error
+				Version string `json:"cniVersion"`
+			}
+			if err := json.Unmarshal([]byte(out), &e); err != nil || e.Code != tt.code || e.Version != tt.version {
+				t.Errorf("%s, want code %d and version %s", out, tt.code, tt.version)
 			}
 		})
 	}
