@@ -17,7 +17,7 @@ struct next_hop {
 	union ip src; /* address the route prefers to send from */
 	struct bpf_redir_neigh nh;
 	__u32 ifindex;
-	__u32 mtu; /* in bytes; 0: not known */
+	__u32 mtu;	/* in bytes; 0: not known */
 	__u32 up_flags; /* of the uplink */
 };
 
