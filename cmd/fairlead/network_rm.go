@@ -18,7 +18,7 @@ func newNetworkRmCommand(e *env) *cobra.Command {
 		ValidArgsFunction: completeNetworks(e, 0),
 		RunE:              func(cmd *cobra.Command, args []string) error { return runNetworkRm(cmd.Context(), e, force, args) },
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not mind networks that do not exist")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not mind networks that do not exist; remove one of Docker's that Docker does not have")
 	return cmd
 }
 
@@ -27,5 +27,9 @@ func runNetworkRm(ctx context.Context, e *env, force bool, refs []string) error 
 	if err != nil {
 		return err
 	}
-	return removeEach(e, force, refs, func(ref string) error { return c.RemoveNetwork(ctx, ref) })
+	remove := c.RemoveNetwork
+	if force {
+		remove = c.ForceRemoveNetwork
+	}
+	return removeEach(e, force, refs, func(ref string) error { return remove(ctx, ref) })
 }

@@ -80,6 +80,9 @@ func TestRemovals(t *testing.T) {
 	if out := w.ok("network", "rm", "-f", "nothing"); out != "" {
 		t.Errorf("network rm -f: %q", out)
 	}
+	if last := w.fake.Events[len(w.fake.Events)-1]; last != "force nothing" {
+		t.Errorf("network rm -f asked for %q", last)
+	}
 	if out := w.ok("rm", "done", "box"); out != "done\nbox\n" {
 		t.Errorf("rm: %q", out)
 	}

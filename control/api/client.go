@@ -177,6 +177,12 @@ func (c *Client) RemoveNetwork(ctx context.Context, ref string) error {
 	return c.do(ctx, http.MethodDelete, networkPath(ref, ""), nil, nil, nil)
 }
 
+// ForceRemoveNetwork is the same, and removes a container engine's network, too, if the
+// engine does not have it.
+func (c *Client) ForceRemoveNetwork(ctx context.Context, ref string) error {
+	return c.do(ctx, http.MethodDelete, networkPath(ref, ""), url.Values{"force": {"true"}}, nil, nil)
+}
+
 // PruneNetworks removes every unused network that the filters take, and
 // returns their names.
 func (c *Client) PruneNetworks(ctx context.Context, f Filters) ([]string, error) {

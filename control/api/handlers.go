@@ -59,7 +59,15 @@ func (s *Server) networkCreate(r *http.Request) (any, error) {
 }
 
 func (s *Server) networkRemove(r *http.Request) (any, error) {
-	return nil, s.cfg.Backend.RemoveNetwork(r.Context(), r.PathValue("ref"))
+	force, err := parseForce(r)
+	if err != nil {
+		return nil, err
+	}
+	remove := s.cfg.Backend.RemoveNetwork
+	if force {
+		remove = s.cfg.Backend.ForceRemoveNetwork
+	}
+	return nil, remove(r.Context(), r.PathValue("ref"))
 }
 
 func (s *Server) networkPrune(r *http.Request) (any, error) {
@@ -160,10 +168,19 @@ func (s *Server) sandboxCreate(r *http.Request) (any, error) {
 	return created, nil
 }
 
-func (s *Server) sandboxRemove(r *http.Request) (any, error) {
-	force, err := strconv.ParseBool(cmp.Or(r.URL.Query().Get("force"), "false"))
+func parseForce(r *http.Request) (bool, error) {
+	text := r.URL.Query().Get("force")
+	force, err := strconv.ParseBool(cmp.Or(text, "false"))
 	if err != nil {
-		return nil, refuse(model.ErrInvalid, "query parameter force must be true or false, not %q", r.URL.Query().Get("force"))
+		return false, refuse(model.ErrInvalid, "query parameter force must be true or false, not %q", text)
+	}
+	return force, nil
+}
+
+func (s *Server) sandboxRemove(r *http.Request) (any, error) {
+	force, err := parseForce(r)
+	if err != nil {
+		return nil, err
 	}
 	sb, err := s.cfg.Backend.Sandbox(r.PathValue("ref"))
 	if err != nil {

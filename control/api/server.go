@@ -60,6 +60,9 @@ type Node interface {
 	// CheckSandbox looks at a sandbox's interfaces in the kernel at once and
 	// repairs them. An error says what stays wrong, or is not what a runtime was told.
 	CheckSandbox(ctx context.Context, id string, told Told) error
+	// ForceRemoveNetwork removes a network, also a container engine's that the
+	// engine does not have.
+	ForceRemoveNetwork(ctx context.Context, ref string) error
 	// Unserved lists the gateways where names should be served and are not.
 	Unserved() []netip.Addr
 }

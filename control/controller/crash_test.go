@@ -164,9 +164,10 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 		"name":      func() error { return w.NameForeign(ctx, engineNames("web", "joined", "ben")) },
 		"release":   func() error { return w.ReleaseEndpoint(ctx, foreignID("serves")) },
 		"request-pool": func() error {
-			_, err := w.RequestPool(ctx, true, prefix("10.7.0.0/24"), model.RangeOf(prefix("10.7.0.128/25")))
+			_, err := w.RequestPool(ctx, "", true, prefix("10.7.0.0/24"), model.RangeOf(prefix("10.7.0.128/25")))
 			return err
 		},
+		"forget":          func() error { return w.ForgetForeign(ctx, []string{foreignID("idle-f"), "10.6.0.0/24"}) },
 		"release-pool":    func() error { return w.ReleasePool(ctx, "10.6.0.0/24") },
 		"request-address": func() error { _, err := w.RequestAddress(ctx, "10.6.0.0/24", netip.Addr{}, false); return err },
 		"release-address": func() error { return w.ReleaseAddress(ctx, "10.6.0.0/24", addr("10.6.0.1")) },
@@ -399,7 +400,7 @@ func (w *world) randomRequest(r *rand.Rand) func() error {
 	case 8:
 		switch r.IntN(4) {
 		case 0:
-			return func() error { _, err := w.RequestPool(ctx, true, prefix(pool), model.AddrRange{}); return err }
+			return func() error { _, err := w.RequestPool(ctx, "", true, prefix(pool), model.AddrRange{}); return err }
 		case 1:
 			return func() error { return w.ReleasePool(ctx, pool) }
 		case 2:

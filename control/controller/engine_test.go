@@ -49,7 +49,7 @@ func furnishForeign(w *world) {
 	if err := w.PublishEndpoint(ctx, foreignID("serves"), []model.PortSpec{tcp("", 600, 1, 80, 1), tcp("", 0, 0, 81, 1)}); err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.RequestPool(ctx, true, prefix("10.6.0.0/24"), model.AddrRange{}); err != nil {
+	if _, err := w.RequestPool(ctx, "", true, prefix("10.6.0.0/24"), model.AddrRange{}); err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := w.RequestAddress(ctx, "10.6.0.0/24", netip.Addr{}, true); err != nil {
@@ -276,7 +276,7 @@ func TestEnginePools(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return w.RequestPool(ctx, is4, a, b)
+		return w.RequestPool(ctx, "", is4, a, b)
 	}
 	chosen, err := request(true, "", "")
 	if err != nil {

@@ -82,6 +82,7 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 		ID:      id,
 		Name:    spec.Name,
 		Foreign: spec.ForeignID != "",
+		Engine:  spec.Engine,
 		Index:   index,
 		Created: t.c.cfg.Now().UTC().Round(0),
 		Driver:  model.DriverBridge,
@@ -157,7 +158,7 @@ func (c *Controller) removeNetwork(ctx context.Context, ref string, foreign bool
 			return err
 		}
 		if n.Foreign && !foreign {
-			return refuseForeign("network "+n.Name, "docker network rm "+n.Name)
+			return refuseForeign("network "+n.Name, fmt.Sprintf("docker network rm %s; one that it has no more goes with: fairlead network rm --force %[1]s", n.Name))
 		}
 		if predefined(n.Name) {
 			return refuse(model.ErrForbidden, "%s is a pre-defined network and cannot be removed (use a network of your own instead)", n.Name)

@@ -13,16 +13,16 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// RequestPool reserves a subnet for an engine: the one it names, or one of the
-// default pools.
-func (c *Controller) RequestPool(ctx context.Context, is4 bool, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error) {
+// RequestPool reserves a subnet for an engine (see [model.Network]): the one it names,
+// or one of the default pools.
+func (c *Controller) RequestPool(ctx context.Context, engine string, is4 bool, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error) {
 	spec := model.SubnetSpec{Prefix: prefix, IPRange: within}
 	if err := validateSubnet(spec); err != nil {
 		return nil, err
 	}
 	var made *model.AddressPool
 	err := c.update(ctx, func(t *tx) (err error) {
-		p := &model.AddressPool{Prefix: prefix, IPRange: within}
+		p := &model.AddressPool{Prefix: prefix, IPRange: within, Engine: engine}
 		if !prefix.IsValid() {
 			if p.Prefix, err = t.pickSubnet(ctx, is4, 0); err != nil {
 				return err

@@ -19,6 +19,7 @@ func (c *Controller) NameForeign(ctx context.Context, names model.EngineNames) e
 	var renamed [][2]string
 	err := c.update(ctx, func(t *tx) error {
 		t.quiet = true // the kernel knows no names
+		t.noteEngine(names)
 		renamed = append(t.nameNetworks(names.Networks), t.nameSandboxes(names.Containers)...)
 		return nil
 	})

@@ -48,6 +48,35 @@ func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*m
 	return b.Controller.CreateSandbox(ctx, spec)
 }
 
+// ForceRemoveNetwork removes a network, also a container engine's that the engine does
+// not have; [api.Node]. Without an engine to ask, the operator's word is taken for it.
+func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
+	n, err := b.Network(ref)
+	if err != nil {
+		return err
+	}
+	if !n.Foreign {
+		return b.RemoveNetwork(ctx, n.ID)
+	}
+	if b.daemon.namer != nil {
+		has, err := b.daemon.namer.Has(ctx, n.ID)
+		if err != nil {
+			return &model.Refusal{Kind: model.ErrConflict, Text: fmt.Sprintf("network %s is a container engine's, which does not tell whether it has it: %v (mend or end the engine, and try again)", n.Name, err)}
+		}
+		if has {
+			return &model.Refusal{Kind: model.ErrForbidden, Text: fmt.Sprintf("network %s is a container engine's, which has it (use that: docker network rm %[1]s)", n.Name)}
+		}
+	}
+	if err := b.RemoveForeignNetwork(ctx, n.ID); err != nil {
+		return err
+	}
+	subnets := make([]string, len(n.Subnets))
+	for i, s := range n.Subnets {
+		subnets[i] = s.Prefix.String()
+	}
+	return b.ForgetForeign(ctx, subnets)
+}
+
 // CheckSandbox looks at a sandbox's interfaces at once; [api.Node].
 func (b *backend) CheckSandbox(ctx context.Context, id string, told api.Told) error {
 	err := b.daemon.reconciler.Check(ctx, id)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/httpserve"
 )
 
 const (
@@ -106,14 +108,8 @@ func askHolder() (_ holder, retErr error) {
 		return holder{}, err
 	}
 	defer func() { retErr = errors.Join(retErr, conn.Close()) }()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
+	cred, err := httpserve.Peer(conn.(*net.UnixConn))
 	if err != nil {
-		return holder{}, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err := errors.Join(err, credErr); err != nil {
 		return holder{}, err
 	}
 	if err := conn.SetReadDeadline(time.Now().Add(answerWait)); err != nil {

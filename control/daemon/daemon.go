@@ -58,6 +58,7 @@ type daemon struct {
 	metrics    *metrics.Metrics
 	server     *api.Server
 	docker     *dockerplugin.Server
+	namer      *dockerplugin.Namer // nil: no engine is asked for names
 	dns        *dns.Server
 
 	apiSocket     net.Listener
@@ -169,7 +170,10 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
-	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: d.controller, Log: d.log})
+	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: d.controller, Log: d.log, Socket: d.cfg.DockerSocket})
+	if d.dockerSocket != nil && d.cfg.DockerSocket != "" {
+		d.namer = dockerplugin.NewNamer(d.cfg.DockerSocket, d.controller, d.log)
+	}
 	return d.openAPI()
 }
 

@@ -12,8 +12,6 @@ import (
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
-
-	"github.com/fairlead-net/fairlead/control/dockerplugin"
 )
 
 const reapInterval = 2 * time.Second
@@ -37,9 +35,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	run("serve DNS", d.dns.Run)
 	if d.dockerSocket != nil {
 		run("serve Docker", func(ctx context.Context) error { return d.docker.Serve(ctx, d.dockerSocket) })
-		if d.cfg.DockerSocket != "" {
-			run("learn Docker's names", dockerplugin.NewNamer(d.cfg.DockerSocket, d.controller, d.log).Run)
-		}
+	}
+	if d.namer != nil {
+		run("learn Docker's names", d.namer.Run)
 	}
 	if d.metricsSocket != nil {
 		run("serve metrics", d.serveMetrics)

@@ -41,7 +41,7 @@ func (s *Server) requestPool(ctx context.Context, r *poolRequest) (any, error) {
 	if err != nil {
 		return nil, refuse("invalid --ip-range: %v", err)
 	}
-	pool, err := s.cfg.Controller.RequestPool(ctx, !r.V6, prefix, within)
+	pool, err := s.cfg.Controller.RequestPool(ctx, s.maker(ctx), !r.V6, prefix, within)
 	if err != nil {
 		return nil, err
 	}

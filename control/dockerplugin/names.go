@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -39,22 +40,28 @@ const maxAnswer = 256 << 20
 type Names interface {
 	Snapshot() *model.Snapshot
 	NameForeign(ctx context.Context, names model.EngineNames) error
+	// ForgetForeign removes networks without endpoints, and pools without networks.
+	ForgetForeign(ctx context.Context, ids []string) error
 }
 
 // Namer learns what the engine calls its networks and containers: the requests of a
 // driver do not tell. It is no part of their handlers, for the engine holds locks
 // while it waits for those. It listens to the engine's events, and asks for the lists
-// when one concerns names; while no network is the engine's, it asks nothing. An
-// engine that does not answer leaves the names as they are.
+// when one concerns names; while nothing is the engine's, it asks nothing. An engine that
+// does not answer leaves the names as they are. What the engine made and does not have
+// is removed.
 type Namer struct {
-	names Names
-	log   *slog.Logger
-	http  http.Client
+	names       Names
+	log         *slog.Logger
+	http        http.Client
+	forgetAfter time.Duration
+	engine      string               // the ID of the one that is followed
+	missing     map[string]time.Time // what it does not have, and since when; by ID
 }
 
 // NewNamer makes a Namer of the engine whose API is at the socket.
 func NewNamer(socket string, names Names, log *slog.Logger) *Namer {
-	return &Namer{names: names, log: log, http: http.Client{Transport: &http.Transport{
+	return &Namer{names: names, log: log, forgetAfter: forgetAfter, http: http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			d := net.Dialer{Timeout: askTimeout}
 			return d.DialContext(ctx, "unix", socket)
@@ -85,18 +92,19 @@ func (n *Namer) Run(ctx context.Context) error {
 	}
 }
 
-// needed reports whether a network is an engine's.
+// needed reports whether a network or a pool is an engine's.
 func (n *Namer) needed() bool {
-	for _, network := range n.names.Snapshot().Networks {
+	s := n.names.Snapshot()
+	for _, network := range s.Networks {
 		if network.Foreign {
 			return true
 		}
 	}
-	return false
+	return len(s.Pools) > 0
 }
 
 // eventFilter chooses the events that concern names.
-const eventFilter = `{"type":{"container":true,"network":true},"event":{"start":true,"rename":true,"create":true,"connect":true}}`
+const eventFilter = `{"type":{"container":true,"network":true},"event":{"start":true,"rename":true,"create":true,"connect":true,"destroy":true}}`
 
 // follow keeps the names right until the engine is gone.
 func (n *Namer) follow(ctx context.Context) error {
@@ -119,7 +127,12 @@ func (n *Namer) follow(ctx context.Context) error {
 		}
 		ended <- errors.Join(errors.New("the engine's events ended"), lines.Err())
 	}()
-	again, settle := time.After(0), settleTime // for what was before
+	var info struct{ ID string }
+	if err := n.ask(ctx, "/info", &info); err != nil {
+		return err
+	}
+	n.engine, n.missing = info.ID, nil
+	again, settle, soon := time.After(0), settleTime, true // for what was before
 	for {
 		select {
 		case <-ctx.Done():
@@ -127,16 +140,17 @@ func (n *Namer) follow(ctx context.Context) error {
 		case err := <-ended:
 			return err
 		case <-events:
-			if again == nil || settle > settleTime { // a look that waits longer is one more try
-				settle = settleTime
+			if !soon {
+				settle, soon = settleTime, true
 				again = time.After(settle)
 			}
 		case <-again:
-			again = nil
+			soon = false
 			all, err := n.learn(ctx)
 			if err != nil {
 				return err
 			}
+			again = time.After(n.untilForget())
 			if !all && settle <= maxSettle {
 				again = time.After(settle)
 				settle *= 2
@@ -145,15 +159,19 @@ func (n *Namer) follow(ctx context.Context) error {
 	}
 }
 
+// network is one in the engine's list.
+type network struct {
+	ID   string `json:"Id"`
+	Name string
+	IPAM struct{ Config []struct{ Subnet string } }
+}
+
 // learn asks for the names and passes them on. all: every network and sandbox of the
 // engine's was among them.
 func (n *Namer) learn(ctx context.Context) (all bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	var networks []struct {
-		ID   string `json:"Id"`
-		Name string
-	}
+	var networks []network
 	if err := n.ask(ctx, "/networks", &networks); err != nil {
 		return false, err
 	}
@@ -161,9 +179,16 @@ func (n *Namer) learn(ctx context.Context) (all bool, err error) {
 	if err := n.ask(ctx, "/containers/json", &containers); err != nil {
 		return false, err
 	}
-	names := model.EngineNames{Networks: map[string]string{}, Containers: map[string]model.EngineName{}}
+	names := model.EngineNames{
+		Engine: n.engine, Networks: map[string]string{}, Subnets: map[netip.Prefix]bool{}, Containers: map[string]model.EngineName{},
+	}
 	for _, network := range networks {
 		names.Networks[network.ID] = network.Name
+		for _, c := range network.IPAM.Config {
+			if p, err := netip.ParsePrefix(c.Subnet); err == nil { // it may have none
+				names.Subnets[p] = true
+			}
+		}
 	}
 	for _, c := range containers {
 		for _, e := range c.NetworkSettings.Networks {
@@ -171,6 +196,9 @@ func (n *Namer) learn(ctx context.Context) (all bool, err error) {
 		}
 	}
 	if err := n.names.NameForeign(ctx, names); err != nil {
+		return false, err
+	}
+	if err := n.forget(ctx, names); err != nil {
 		return false, err
 	}
 	s := n.names.Snapshot()

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"reflect"
 	"sync"
@@ -17,11 +18,19 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// fakeNames has one network of an engine's, and notes the names.
+// fakeNames has one network of an engine's, and notes the names and what is forgotten.
 type fakeNames struct {
-	mu    sync.Mutex
-	snap  model.Snapshot
-	names []model.EngineNames
+	mu        sync.Mutex
+	snap      model.Snapshot
+	names     []model.EngineNames
+	forgotten []string
+}
+
+func (f *fakeNames) ForgetForeign(_ context.Context, ids []string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.forgotten = append(f.forgotten, ids...)
+	return nil
 }
 
 func (f *fakeNames) Snapshot() *model.Snapshot {
@@ -72,8 +81,10 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := e.name
 	e.mu.Unlock()
 	switch r.URL.Path {
+	case "/info":
+		fmt.Fprint(w, `{"ID":"me"}`)
 	case "/networks":
-		fmt.Fprint(w, `[{"Name":"web","Id":"n1","Driver":"fairlead"}]`)
+		fmt.Fprint(w, `[{"Name":"web","Id":"n1","Driver":"fairlead","IPAM":{"Config":[{"Subnet":"10.1.0.0/24"},{}]}}]`)
 	case "/containers/json":
 		fmt.Fprintf(w, `[{"Id":"c1","Names":["/anna/link","/%s"],"NetworkSettings":{"Networks":{"web":{"EndpointID":"e1"}}}}]`, name)
 	case "/events":
@@ -139,7 +150,7 @@ func TestNamer(t *testing.T) {
 	f.mu.Lock()
 	f.snap.Networks = map[string]*model.Network{"n1": {ID: "n1", Foreign: true}}
 	f.mu.Unlock()
-	want := model.EngineNames{Networks: map[string]string{"n1": "web"}, Containers: map[string]model.EngineName{"e1": {Name: "ben", ID: "c1"}}}
+	want := model.EngineNames{Engine: "me", Networks: map[string]string{"n1": "web"}, Subnets: map[netip.Prefix]bool{netip.MustParsePrefix("10.1.0.0/24"): true}, Containers: map[string]model.EngineName{"e1": {Name: "ben", ID: "c1"}}}
 	eventually(t, "names", func() bool { _, n := f.last(); return n > 0 })
 	if got, _ := f.last(); !reflect.DeepEqual(got, want) {
 		t.Errorf("names are %+v, want %+v", got, want)

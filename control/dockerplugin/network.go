@@ -46,7 +46,7 @@ func (s *Server) createNetwork(ctx context.Context, r *networkRequest) (any, err
 		return nil, refuse("the network has no ID")
 	}
 	spec := model.NetworkSpec{
-		Name: namePrefix + short(r.NetworkID), ForeignID: r.NetworkID,
+		Name: namePrefix + short(r.NetworkID), ForeignID: r.NetworkID, Engine: s.maker(ctx),
 		Internal: r.Options.Internal, Options: r.Options.Generic,
 	}
 	for _, data := range slices.Concat(r.IPv4Data, r.IPv6Data) {

@@ -54,7 +54,7 @@ type Controller interface {
 	PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec) error
 	UnpublishEndpoint(ctx context.Context, id string) error
 	ReleaseEndpoint(ctx context.Context, id string) error
-	RequestPool(ctx context.Context, is4 bool, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error)
+	RequestPool(ctx context.Context, engine string, is4 bool, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error)
 	ReleasePool(ctx context.Context, id string) error
 	RequestAddress(ctx context.Context, poolID string, want netip.Addr, gateway bool) (netip.Prefix, error)
 	ReleaseAddress(ctx context.Context, poolID string, a netip.Addr) error
@@ -64,6 +64,7 @@ type Controller interface {
 type Config struct {
 	Controller Controller   // required
 	Log        *slog.Logger // required
+	Socket     string       // of the API of the engine that a Namer asks; "": none
 }
 
 // Server is the [http.Handler] of both drivers.

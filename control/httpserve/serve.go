@@ -11,10 +11,32 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // RequestTimeout is how long a request may take at most.
 const RequestTimeout = time.Minute
+
+type connKey struct{}
+
+// Conn is the connection that a request of that context came on; nil if it came on none.
+func Conn(ctx context.Context) net.Conn {
+	c, _ := ctx.Value(connKey{}).(net.Conn)
+	return c
+}
+
+// Peer is the process at the other end of a connection, as the kernel says.
+func Peer(c *net.UnixConn) (*unix.Ucred, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return cred, errors.Join(err, credErr)
+}
 
 // Serve answers requests on the listener until ctx ends, then lets those under
 // way finish for as long as grace. It closes the listener. what names the server in
@@ -28,6 +50,7 @@ func Serve(ctx context.Context, what string, l net.Listener, h http.Handler, gra
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()

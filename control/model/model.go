@@ -154,6 +154,9 @@ type Network struct {
 	// Foreign: a container engine's. It chooses the addresses, and it alone joins
 	// sandboxes to it.
 	Foreign bool `json:"foreign,omitempty"`
+	// Engine is the ID of the engine that last had it in its list of networks;
+	// EngineAsked until one had; "": one that is not asked, as far as is known.
+	Engine string `json:"engine,omitempty"`
 
 	EnableIPv4 bool     `json:"enable_ipv4"`
 	EnableIPv6 bool     `json:"enable_ipv6"`
@@ -173,6 +176,9 @@ type Network struct {
 	Options map[string]string `json:"options,omitempty"` // as the user gave them
 	Labels  map[string]string `json:"labels,omitempty"`
 }
+
+// EngineAsked stands for the engine that Fairlead asks for names, before its ID is known.
+const EngineAsked = "asked"
 
 // MaxNetworks bounds Network.Index; it is the size of the datapath's
 // per-network tables.
@@ -331,6 +337,7 @@ type AddressPool struct {
 	Prefix  netip.Prefix `json:"prefix"`
 	IPRange AddrRange    `json:"ip_range,omitzero"` // zero: the whole subnet
 	Taken   []netip.Addr `json:"taken,omitempty"`   // in the order of taking
+	Engine  string       `json:"engine,omitempty"`  // as of a Network
 }
 
 // Publish is a resolved published port: a PortBinding bound to the endpoint

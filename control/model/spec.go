@@ -48,9 +48,11 @@ func NoSandbox(ref string) error {
 	return &Refusal{Kind: ErrNotFound, Text: "no such sandbox: " + ref + " (see: fairlead ps)"}
 }
 
-// EngineNames are what a container engine calls what it made here.
+// EngineNames are what a container engine calls what it made here: all that it has.
 type EngineNames struct {
+	Engine     string                // its ID
 	Networks   map[string]string     // by the network's ID
+	Subnets    map[netip.Prefix]bool // of its networks
 	Containers map[string]EngineName // by the ID of an endpoint of the container's
 }
 
@@ -71,6 +73,7 @@ type NetworkSpec struct {
 	Name       string
 	Driver     string // "": bridge
 	ForeignID  string // of a container engine's network: it keeps its own ID
+	Engine     string // as of a Network
 	EnableIPv6 bool
 	Internal   bool
 	Subnets    []SubnetSpec

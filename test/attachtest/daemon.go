@@ -40,6 +40,11 @@ func (d *Daemon) CheckSandbox(_ context.Context, _ string, told api.Told) error 
 	return d.Broken
 }
 
+// ForceRemoveNetwork removes no engine's network.
+func (d *Daemon) ForceRemoveNetwork(ctx context.Context, ref string) error {
+	return d.RemoveNetwork(ctx, ref)
+}
+
 // Unserved are the gateways that the test says.
 func (d *Daemon) Unserved() []netip.Addr { return d.Silent }
 

@@ -24,6 +24,9 @@ func TestDocker(t *testing.T) {
 		t.Run(k.Name, func(t *testing.T) {
 			t.Parallel()
 			d := newDocker(t, k)
+			if k.Name != iptables.Name {
+				d.loses()
+			}
 			d.scene("publishes", publishes)
 			d.scene("connects", connects)
 			d.scene("rules", rulesHold)
@@ -40,6 +43,7 @@ func TestDocker(t *testing.T) {
 			d.scene("ten lines", tenLines)
 			d.scene("compose", compose)
 			d.scene("moves", moves)
+			d.scene("lost", lost)
 		})
 	}
 }

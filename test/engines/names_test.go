@@ -30,10 +30,7 @@ func names(d *docker) {
 	shows("80/tcp -> 0.0.0.0:18080", "port", d.docker("inspect", "--format", "{{.Id}}", "ben"))
 	made := "docker-" + filepath.Base(d.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", "ben"))
 	shows("80/tcp -> 0.0.0.0:18080", "port", made)
-	firstName := func(network string) string {
-		return "docker-" + d.docker("network", "inspect", "--format", "{{.Id}}", network)[:12]
-	}
-	shows(`"Name": "web"`, "network", "inspect", firstName("web"))
+	shows(`"Name": "web"`, "network", "inspect", d.firstName("web"))
 	if d.Metrics()[`fairlead_published_ports{network="web"}`] != 1 {
 		d.Error("the metrics do not call the network web")
 	}
@@ -46,7 +43,7 @@ func names(d *docker) {
 	d.docker("network", "create", "-d", "fairlead", "ours")
 	d.run("mine", "--network", "ours")
 	shows("docker-", "inspect", d.docker("inspect", "--format", "{{.Id}}", "mine")) // once that is learnt
-	if got := d.Fairlead("ps", "--filter", "network="+firstName("ours"), "--format", "{{.Names}}"); !strings.HasPrefix(got, "docker-") {
+	if got := d.Fairlead("ps", "--filter", "network="+d.firstName("ours"), "--format", "{{.Names}}"); !strings.HasPrefix(got, "docker-") {
 		d.Errorf("a container whose name another has is called %s", got)
 	}
 	d.Refused(1, []string{"is a container engine's"}, "rm", "benjamin")

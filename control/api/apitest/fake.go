@@ -183,6 +183,14 @@ func (f *Fake) RemoveNetwork(_ context.Context, ref string) error {
 	return err
 }
 
+// ForceRemoveNetwork implements [api.Node].
+func (f *Fake) ForceRemoveNetwork(ctx context.Context, ref string) error {
+	f.mu.Lock()
+	f.Events = append(f.Events, "force "+ref)
+	f.mu.Unlock()
+	return f.RemoveNetwork(ctx, ref)
+}
+
 // PruneNetworks implements [api.Controller].
 func (f *Fake) PruneNetworks(_ context.Context, keep func(*model.Network) bool) ([]string, error) {
 	f.mu.Lock()

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// noteEngine notes whose the networks and pools are that an engine has.
+func (t *tx) noteEngine(names model.EngineNames) {
+	if names.Engine == "" {
+		return
+	}
+	for id, n := range t.next.Networks {
+		if _, has := names.Networks[id]; has && n.Foreign && n.Engine != names.Engine {
+			now := *n
+			now.Engine = names.Engine
+			t.putNetwork(id, &now)
+		}
+	}
+	for id, p := range t.next.Pools {
+		if names.Subnets[p.Prefix] && p.Engine != names.Engine {
+			now := *p
+			now.Engine = names.Engine
+			t.putPool(id, &now)
+		}
+	}
+}
+
+// ForgetForeign removes engines' networks and pools of those IDs: their engine does not
+// have them. A network with endpoints stays, and a pool with a network.
+func (c *Controller) ForgetForeign(ctx context.Context, ids []string) error {
+	var networks []*model.Network
+	var pools []*model.AddressPool
+	err := c.update(ctx, func(t *tx) error {
+		for _, id := range ids {
+			if n := t.next.Networks[id]; n != nil && n.Foreign && len(membersOf(t.next, id)) == 0 {
+				t.removeNetwork(n)
+				networks = append(networks, n)
+			}
+		}
+		for _, id := range ids {
+			p := t.next.Pools[id]
+			if p == nil {
+				continue
+			}
+			if user, _ := overlapping(t.next, p.Prefix); user == nil {
+				t.usePool(id, nil)
+				t.putPool(id, nil)
+				pools = append(pools, p)
+			}
+		}
+		t.quiet = len(networks) == 0
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, n := range networks {
+		c.cfg.Log.Info("network removed, which its engine does not have", "network", n.Name, "id", short(n.ID))
+	}
+	for _, p := range pools {
+		c.cfg.Log.Info("address pool released, which no network of its engine has", "pool", p.Prefix.String())
+	}
+	return nil
+}

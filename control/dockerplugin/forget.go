@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dockerplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/httpserve"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// forgetAfter is for how long an engine must not have a network of its own, or one for
+// an address pool, until that is removed: longer than it takes to make one.
+const forgetAfter = time.Minute
+
+// forget removes what the engine made and, as all of its answers for a while say, does
+// not have: it died before it had finished, or removed the network without Fairlead's
+// hearing of that.
+func (n *Namer) forget(ctx context.Context, names model.EngineNames) error {
+	now, missing := time.Now(), map[string]time.Time{}
+	var gone []string
+	for _, id := range unlisted(n.names.Snapshot(), names) {
+		since, before := n.missing[id]
+		if !before {
+			since = now
+		}
+		missing[id] = since
+		if now.Sub(since) >= n.forgetAfter {
+			gone = append(gone, id)
+		}
+	}
+	n.missing = missing
+	if len(gone) == 0 {
+		return nil
+	}
+	for _, id := range gone {
+		delete(missing, id) // one that is in use yet is looked at anew
+	}
+	return n.names.ForgetForeign(ctx, gone)
+}
+
+// untilForget is how long it takes until something missing is forgotten, if it stays so.
+func (n *Namer) untilForget() time.Duration {
+	wait := n.forgetAfter
+	for _, since := range n.missing {
+		wait = min(wait, n.forgetAfter-time.Since(since))
+	}
+	return wait
+}
+
+// unlisted are the IDs of the networks and pools that the engine made and does not have.
+func unlisted(s *model.Snapshot, names model.EngineNames) (ids []string) {
+	if names.Engine == "" {
+		return nil
+	}
+	made := func(by string) bool { return by == names.Engine || by == model.EngineAsked }
+	used := map[string]bool{}
+	for _, ep := range s.Endpoints {
+		used[ep.NetworkID] = true
+	}
+	for id, n := range s.Networks {
+		if _, has := names.Networks[id]; !has && n.Foreign && made(n.Engine) && !used[id] {
+			ids = append(ids, id)
+		}
+	}
+	for id, p := range s.Pools {
+		if made(p.Engine) && !names.Subnets[p.Prefix] {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// Has asks whether the engine has a network. One that does not run has none.
+func (n *Namer) Has(ctx context.Context, id string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var networks []network
+	err := n.ask(ctx, "/networks", &networks)
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+		return false, nil
+	}
+	for _, network := range networks {
+		if network.ID == id {
+			return true, err
+		}
+	}
+	return false, err
+}
+
+// maker is who sends a request, as of a [model.Network]. An engine that serves the API
+// that is asked for names has its socket.
+func (s *Server) maker(ctx context.Context) string {
+	conn, ok := httpserve.Conn(ctx).(*net.UnixConn)
+	if !ok || s.cfg.Socket == "" {
+		return ""
+	}
+	peer, err := httpserve.Peer(conn)
+	if err == nil {
+		var has bool
+		if has, err = hasSocket(peer.Pid, s.cfg.Socket); has {
+			return model.EngineAsked
+		}
+	}
+	if err != nil {
+		s.cfg.Log.Debug("it is not known which engine asks", "err", err)
+	}
+	return ""
+}
+
+// hasSocket reports whether a process has a unix socket that is bound to a path. Who
+// bound it, systemd or the process, does not matter.
+func hasSocket(pid int32, path string) (bool, error) {
+	table, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return false, err
+	}
+	path = resolved(path)
+	bound := map[string]bool{}
+	for line := range strings.Lines(string(table)) {
+		// Num RefCount Protocol Flags Type St Inode Path
+		if f := strings.Fields(line); len(f) == 8 && filepath.Base(f[7]) == filepath.Base(path) && resolved(f[7]) == path {
+			bound["socket:["+f[6]+"]"] = true
+		}
+	}
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	fds, err := os.ReadDir(dir)
+	if err != nil {
+		return false, err
+	}
+	for _, fd := range fds {
+		// One that was closed meanwhile is not it.
+		if target, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && bound[target] {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// resolved is a socket's path without symbolic links in its directory.
+func resolved(path string) string {
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		return filepath.Join(dir, filepath.Base(path))
+	}
+	return path
+}
