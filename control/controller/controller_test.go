@@ -277,7 +277,11 @@ func checkEndpoints(s *model.Snapshot, own func(what, who string), bad func(stri
 			}
 		}
 		if ep.Gateway {
-			own("gateway of "+sb.ID, id)
+			what := "gateway of "
+			if ep.Only4 || sb.Foreign && !n.WayOut(ep, false).IsValid() {
+				what = "gateway for IPv4 of "
+			}
+			own(what+sb.ID, id)
 			if n.Internal {
 				bad("gateway of %q is in internal network %q", sb.Name, n.Name)
 			}

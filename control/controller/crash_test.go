@@ -158,7 +158,7 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 		"join":         func() error { _, err := w.JoinEndpoint(ctx, foreignID("waits"), "docker-2", "/run/x/2"); return err },
 		"join-another": func() error { _, err := w.JoinEndpoint(ctx, foreignID("joined"), "docker-2", "/run/x/2"); return err },
 		"publish": func() error {
-			return w.PublishEndpoint(ctx, foreignID("joined"), []model.PortSpec{tcp("", 700, 2, 80, 2)})
+			return w.PublishEndpoint(ctx, foreignID("joined"), []model.PortSpec{tcp("", 700, 2, 80, 2)}, false)
 		},
 		"unpublish": func() error { return w.UnpublishEndpoint(ctx, foreignID("serves")) },
 		"name":      func() error { return w.NameForeign(ctx, engineNames("web", "joined", "ben")) },
@@ -394,7 +394,7 @@ func (w *world) randomRequest(r *rand.Rand) func() error {
 		}
 	case 6:
 		ports := []model.PortSpec{tcp("", uint16(80+r.IntN(6)), 1, 80, 1), tcp("", 0, 0, 80, 1)}
-		return func() error { return w.PublishEndpoint(ctx, ep, ports) }
+		return func() error { return w.PublishEndpoint(ctx, ep, ports, false) }
 	case 7:
 		return func() error { return w.UnpublishEndpoint(ctx, ep) }
 	case 8:

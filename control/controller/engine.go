@@ -170,92 +170,6 @@ func (t *tx) foreignSandbox(name, netns string, n *model.Network) (*model.Sandbo
 	return sb, nil
 }
 
-// PublishEndpoint has an endpoint serve published ports: these, and no others of
-// its sandbox's.
-func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec) error {
-	if err := validatePorts(ports); err != nil {
-		return err
-	}
-	ports = joinRuns(ports)
-	done := false
-	err := c.update(ctx, func(t *tx) error {
-		ep, sb, err := t.joined(id)
-		if err != nil {
-			return err
-		}
-		if done = ep.Gateway && serves(sb, ports); !done {
-			t.unpublish(sb) // in an update of its own: a port is free when the kernel says so
-		}
-		return nil
-	})
-	if err != nil || done {
-		return err
-	}
-	return c.unforgotten(ctx, func(t *tx) error {
-		was, in, err := t.joined(id)
-		if err != nil {
-			return err
-		}
-		ep, sb := *was, *in
-		ep.Gateway = true
-		t.putEndpoint(id, &ep)
-		t.putSandbox(sb.ID, &sb)
-		return t.bindPorts(&sb, ports, &ep)
-	})
-}
-
-// joined finds an engine's endpoint and the sandbox it is in.
-func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
-	ep, err := t.foreignEndpoint(id)
-	if err != nil {
-		return nil, nil, err
-	}
-	if sb := t.next.Sandboxes[ep.SandboxID]; sb != nil {
-		return ep, sb, nil
-	}
-	return nil, nil, refuse(model.ErrInvalid, "no sandbox has joined endpoint %s (join first)", short(id))
-}
-
-// serves reports whether a sandbox's ports are what was asked for.
-func serves(sb *model.Sandbox, ports []model.PortSpec) bool {
-	return slices.EqualFunc(sb.Ports, ports, func(b model.PortBinding, s model.PortSpec) bool {
-		chosen := s.HostCount == 0 || b.HostPort >= s.HostPort && int(b.HostPort) < int(s.HostPort)+int(s.HostCount)
-		return chosen && b.HostIP == s.HostIP.Unmap() && b.Port == s.Port && b.Count == s.Count && b.Proto == s.Proto
-	})
-}
-
-// UnpublishEndpoint has an endpoint serve no ports. That it does not is success,
-// and that it does not exist.
-func (c *Controller) UnpublishEndpoint(ctx context.Context, id string) error {
-	return c.update(ctx, func(t *tx) error {
-		if ep := t.next.Endpoints[id]; ep != nil && ep.Gateway && !ep.Reserved.IsZero() {
-			t.unpublish(t.next.Sandboxes[ep.SandboxID])
-		}
-		return nil
-	})
-}
-
-// unpublish takes the ports from a sandbox, and from the endpoint that serves
-// them.
-func (t *tx) unpublish(sb *model.Sandbox) {
-	for _, p := range t.c.served[sb.ID] {
-		t.freePublish(p)
-	}
-	t.serve(sb.ID, nil)
-	for _, ep := range endpointsOf(t.next, sb.ID) {
-		if ep.Gateway {
-			now := *ep
-			now.Gateway = false
-			t.putEndpoint(ep.ID, &now)
-		}
-	}
-	if len(sb.Ports) > 0 {
-		now := *sb
-		now.Ports = nil
-		t.putSandbox(sb.ID, &now)
-	}
-}
-
 // ReleaseEndpoint gives up an engine's endpoint with its devices and addresses.
 // That there is none is success. A sandbox goes with its last endpoint.
 func (c *Controller) ReleaseEndpoint(ctx context.Context, id string) error {
@@ -284,9 +198,7 @@ func (t *tx) leave(ep *model.Endpoint) {
 	if sb == nil {
 		return
 	}
-	if ep.Gateway {
-		t.unpublish(sb)
-	}
+	t.unpublish(ep)
 	now := *t.next.Endpoints[ep.ID]
 	now.SandboxID = ""
 	t.putEndpoint(ep.ID, &now)

@@ -46,7 +46,7 @@ func furnishForeign(w *world) {
 	w.reserve("joined", "/run/x/1")
 	w.reserve("serves", "/run/x/3")
 	ctx := w.t.Context()
-	if err := w.PublishEndpoint(ctx, foreignID("serves"), []model.PortSpec{tcp("", 600, 1, 80, 1), tcp("", 0, 0, 81, 1)}); err != nil {
+	if err := w.PublishEndpoint(ctx, foreignID("serves"), []model.PortSpec{tcp("", 600, 1, 80, 1), tcp("", 0, 0, 81, 1)}, false); err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := w.RequestPool(ctx, "", true, prefix("10.6.0.0/24"), model.AddrRange{}); err != nil {
@@ -74,7 +74,7 @@ func TestEngineEndpoint(t *testing.T) {
 	before := w.Snapshot()
 	_, err = w.ReserveEndpoint(ctx, foreignID("f"), model.EndpointSpec{ForeignID: foreignID("other"), IPv4: addr("10.8.0.1")})
 	w.refused(before, err, model.ErrConflict, "Address already in use")
-	w.refused(before, w.PublishEndpoint(ctx, ep.ID, nil), model.ErrInvalid, "join first")
+	w.refused(before, w.PublishEndpoint(ctx, ep.ID, nil, false), model.ErrInvalid, "join first")
 
 	joined, err := w.JoinEndpoint(ctx, ep.ID, "docker-box", "/run/x/box")
 	if err != nil {
@@ -91,7 +91,7 @@ func TestEngineEndpoint(t *testing.T) {
 
 	ports := []model.PortSpec{tcp("", 80, 1, 80, 1), tcp("", 0, 0, 81, 1)}
 	for range 2 {
-		if err := w.PublishEndpoint(ctx, ep.ID, ports); err != nil {
+		if err := w.PublishEndpoint(ctx, ep.ID, ports, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -136,7 +136,7 @@ func TestEnginePortsMove(t *testing.T) {
 	}
 	ports := []model.PortSpec{tcp("", 80, 1, 80, 1)}
 	for _, id := range []string{first.ID, second.ID, first.ID} {
-		if err := w.PublishEndpoint(ctx, id, ports); err != nil {
+		if err := w.PublishEndpoint(ctx, id, ports, false); err != nil {
 			t.Fatal(err)
 		}
 		for _, p := range w.Snapshot().Publishes {
@@ -164,7 +164,7 @@ func TestEnginePortConflict(t *testing.T) {
 	ep := w.reserve("ep", "/run/x/1")
 	before := w.Snapshot()
 	for port, text := range map[uint16]string{80: "port is already allocated", 90: "address already in use"} {
-		err := w.PublishEndpoint(t.Context(), ep.ID, []model.PortSpec{tcp("", 70, 1, 70, 1), tcp("", port, 1, 80, 1)})
+		err := w.PublishEndpoint(t.Context(), ep.ID, []model.PortSpec{tcp("", 70, 1, 70, 1), tcp("", port, 1, 80, 1)}, false)
 		w.refused(before, err, model.ErrConflict, text)
 	}
 }
@@ -244,7 +244,7 @@ func TestForgottenEndpointYields(t *testing.T) {
 	w.network(foreignNetwork("f", "10.8.0.0/24"))
 	ports := []model.PortSpec{tcp("", 80, 1, 80, 1)}
 	old, other := w.reserve("old", "/run/x/1"), w.reserve("other", "/run/x/2")
-	if err := w.PublishEndpoint(ctx, old.ID, ports); err != nil {
+	if err := w.PublishEndpoint(ctx, old.ID, ports, false); err != nil {
 		t.Fatal(err)
 	}
 	again := model.EndpointSpec{ForeignID: foreignID("again"), IPv4: other.IPv4.Addr()}
@@ -256,9 +256,9 @@ func TestForgottenEndpointYields(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := w.Snapshot()
-	w.refused(before, w.PublishEndpoint(ctx, again.ForeignID, ports), model.ErrConflict, "already allocated")
+	w.refused(before, w.PublishEndpoint(ctx, again.ForeignID, ports, false), model.ErrConflict, "already allocated")
 	w.kernel.inner[old.ID] = model.InnerGone
-	if err := w.PublishEndpoint(ctx, again.ForeignID, ports); err != nil {
+	if err := w.PublishEndpoint(ctx, again.ForeignID, ports, false); err != nil {
 		t.Error(err)
 	}
 	w.check()

@@ -155,6 +155,17 @@ func (t *tx) bindPorts(sb *model.Sandbox, specs []model.PortSpec, gw *model.Endp
 	if len(specs) == 0 {
 		return nil
 	}
+	var pubs []*model.Publish
+	var err error
+	if sb.Ports, pubs, err = t.resolvePorts(specs, gw); err == nil && gw != nil {
+		t.serve(sb.ID, pubs)
+	}
+	return err
+}
+
+// resolvePorts chooses the host ports, and makes the publishes at an endpoint, none if
+// that is nil.
+func (t *tx) resolvePorts(specs []model.PortSpec, gw *model.Endpoint) (ports []model.PortBinding, pubs []*model.Publish, err error) {
 	// The pickier a request, the earlier: exact ports, then ranges to choose
 	// from, then any port.
 	order := make([]int, len(specs))
@@ -163,8 +174,8 @@ func (t *tx) bindPorts(sb *model.Sandbox, specs []model.PortSpec, gw *model.Endp
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(freedom(specs[a]), freedom(specs[b])) })
 
-	sb.Ports = make([]model.PortBinding, len(specs))
-	pubs := make([]*model.Publish, len(specs))
+	ports = make([]model.PortBinding, len(specs))
+	pubs = make([]*model.Publish, len(specs))
 	for _, i := range order {
 		s := specs[i]
 		b := model.PortBinding{HostIP: s.HostIP.Unmap(), HostPort: s.HostPort, Port: s.Port, Count: s.Count, Proto: s.Proto}
@@ -173,23 +184,20 @@ func (t *tx) bindPorts(sb *model.Sandbox, specs []model.PortSpec, gw *model.Endp
 			n := t.next.Networks[gw.NetworkID]
 			var ok bool
 			if at.HostIP, ok = servedAt(n, gw, b); !ok {
-				return refuse(model.ErrInvalid, "port %s/%v cannot be published at %v: network %s has no %s addresses (choose another host address or network)",
+				return nil, nil, refuse(model.ErrInvalid, "port %s/%v cannot be published at %v: network %s has no %s addresses (choose another host address or network)",
 					rangeText(b.Port, b.Count), b.Proto, at.HostIP, n.Name, family(at.HostIP.Is4()))
 			}
 		}
 		if err := t.choosePort(s, gw, &at); err != nil {
-			return err
+			return nil, nil, err
 		}
 		b.HostPort = at.HostPort
-		sb.Ports[i] = b
+		ports[i] = b
 		if gw != nil {
 			pubs[i] = t.newPublish(gw, at)
 		}
 	}
-	if gw != nil {
-		t.serve(sb.ID, pubs)
-	}
-	return nil
+	return ports, pubs, nil
 }
 
 func freedom(s model.PortSpec) int {

@@ -206,18 +206,16 @@ func (s *Server) join(ctx context.Context, r *joinRequest) (any, error) {
 	}
 	out := joinAnswer{DisableGatewayService: true}
 	out.InterfaceName.SrcName, out.InterfaceName.DstPrefix = ep.IfName, n.InterfacePrefix()
-	if !n.Internal {
-		out.Gateway, out.GatewayIPv6 = defaultRoute(n, ep, true), defaultRoute(n, ep, false)
-	}
+	out.Gateway, out.GatewayIPv6 = addrText(n.WayOut(ep, true)), addrText(n.WayOut(ep, false))
 	return out, nil
 }
 
-// defaultRoute is an endpoint's way out in a family; "": none.
-func defaultRoute(n *model.Network, ep *model.Endpoint, is4 bool) string {
-	if subnet, ok := n.Subnet(is4); ok && subnet.DefaultRoute().IsValid() && ep.Addr(is4).IsValid() {
-		return subnet.DefaultRoute().String()
+// addrText is "" for no address.
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
 	}
-	return ""
+	return a.String()
 }
 
 // leave stops serving published ports. The devices stay until the endpoint is
@@ -226,10 +224,13 @@ func (s *Server) leave(ctx context.Context, r *ids) (any, error) {
 	return done{}, s.cfg.Controller.UnpublishEndpoint(ctx, r.EndpointID)
 }
 
+// publishRequest makes an endpoint the way out. One whose network has no IPv6 leaves that
+// to another endpoint, if the option says so or Revoke did not end the other.
 type publishRequest struct {
 	ids
 	Options struct {
 		Ports []portBinding `json:"com.docker.network.portmap"`
+		Only4 bool          `json:"com.docker.network.driver.private.no_proxy_6to4"`
 	}
 }
 
@@ -238,7 +239,7 @@ func (s *Server) publish(ctx context.Context, r *publishRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return done{}, s.cfg.Controller.PublishEndpoint(ctx, r.EndpointID, ports)
+	return done{}, s.cfg.Controller.PublishEndpoint(ctx, r.EndpointID, ports, r.Options.Only4)
 }
 
 // short is the form of an ID that people see.

@@ -199,6 +199,25 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// The engine says so when IPv6 is another endpoint's.
+func TestPublishIPv4Only(t *testing.T) {
+	w := newWorld(t)
+	ids := fmt.Sprintf(`"NetworkID":%q,"EndpointID":%q`, hexID("aa"), hexID("bb"))
+	w.must("NetworkDriver.CreateNetwork", createNetwork(hexID("aa"), ""))
+	w.must("NetworkDriver.CreateEndpoint", `{`+ids+`,"Interface":{}}`)
+	w.must("NetworkDriver.Join", `{`+ids+`,"SandboxKey":"/run/docker/netns/12"}`)
+	for option, want := range map[string]netip.Addr{
+		"": {}, `"com.docker.network.driver.private.no_proxy_6to4":true,`: netip.IPv4Unspecified(),
+	} {
+		w.must("NetworkDriver.ProgramExternalConnectivity", `{`+ids+`,"Options":{`+option+`"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":8080}]}}`)
+		for _, p := range w.Snapshot().Publishes {
+			if p.HostIP != want {
+				t.Errorf("option %q: published at %v, want %v", option, p.HostIP, want)
+			}
+		}
+	}
+}
+
 func TestPortSpecs(t *testing.T) {
 	got, err := portSpecs([]portBinding{
 		{Proto: 17, Port: 9001, HostPort: 9001, HostPortEnd: 9001}, {Proto: 6, Port: 443},

@@ -198,6 +198,15 @@ func (n *Network) Subnet(is4 bool) (Subnet, bool) {
 	return Subnet{}, false
 }
 
+// WayOut is where an endpoint's default route of an address family leads; zero: it has
+// none.
+func (n *Network) WayOut(ep *Endpoint, is4 bool) netip.Addr {
+	if s, ok := n.Subnet(is4); ok && !n.Internal && ep.Addr(is4).IsValid() {
+		return s.DefaultRoute()
+	}
+	return netip.Addr{}
+}
+
 // PortProto is a port of a protocol, or a range of them when Count > 1.
 type PortProto struct {
 	Port  uint16 `json:"port"`
@@ -307,6 +316,9 @@ type Endpoint struct {
 	// Gateway: the sandbox's default route leads through this endpoint, and its
 	// published ports are served by it.
 	Gateway bool `json:"gateway,omitempty"`
+	// Only4: an engine told that another endpoint, maybe another driver's, is the way
+	// out for IPv6, and serves published ports at the host's IPv6 addresses.
+	Only4 bool `json:"only4,omitempty"`
 	// Reserved is when an engine asked for the endpoint; zero for Fairlead's own.
 	Reserved time.Time `json:"reserved,omitzero"`
 }

@@ -30,6 +30,9 @@ func TestDocker(t *testing.T) {
 			d.scene("publishes", publishes)
 			d.scene("connects", connects)
 			d.scene("rules", rulesHold)
+			if k.Name != engine20.Name {
+				d.scene("parted", parted)
+			}
 			if k.Name == iptables.Name { // another backend changes no more
 				return
 			}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// An engine's sandbox has a gateway endpoint, which serves the published ports, or one
+// for each address family. The engine tells which endpoints are gateways; for what, only
+// in part.
+
+// gateways are the endpoints of a sandbox that serve published ports at the host's
+// addresses of a family. v6 is nil if that is not for an endpoint here to do.
+type gateways struct{ v4, v6 *model.Endpoint }
+
+// PublishEndpoint makes an endpoint serve published ports, these and no others of its
+// sandbox's: alone, or with the one that is the gateway already, if either is for one
+// family only. only4 is as of an [model.Endpoint].
+func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, only4 bool) error {
+	if err := validatePorts(ports); err != nil {
+		return err
+	}
+	ports = joinRuns(ports)
+	done := false
+	err := c.update(ctx, func(t *tx) error {
+		ep, sb, err := t.joined(id)
+		if err != nil {
+			return err
+		}
+		gws := t.gatewaysWith(ep, only4)
+		if done = ep.Gateway && ep.Only4 == only4 && t.serves(sb, gws, ports); done {
+			return nil
+		}
+		for _, o := range endpointsOf(t.next, sb.ID) { // in an update of its own: a port is free when the kernel says so
+			t.unpublish(o)
+		}
+		for _, gw := range []*model.Endpoint{gws.v4, gws.v6} { // so that the next update finds it
+			if gw != nil && gw.ID != id {
+				t.putEndpoint(gw.ID, gw)
+			}
+		}
+		return nil
+	})
+	if err != nil || done {
+		return err
+	}
+	return c.unforgotten(ctx, func(t *tx) error {
+		was, in, err := t.joined(id)
+		if err != nil {
+			return err
+		}
+		ep, sb := *was, *in
+		gws := t.gatewaysWith(&ep, only4)
+		ep.Gateway, ep.Only4 = true, only4
+		t.putEndpoint(id, &ep)
+		pubs, err := t.bindParts(&sb, gws, ports)
+		if err != nil {
+			return err
+		}
+		t.putSandbox(sb.ID, &sb)
+		t.serve(sb.ID, pubs)
+		return nil
+	})
+}
+
+// joined finds an engine's endpoint and the sandbox it is in.
+func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
+	ep, err := t.foreignEndpoint(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if sb := t.next.Sandboxes[ep.SandboxID]; sb != nil {
+		return ep, sb, nil
+	}
+	return nil, nil, refuse(model.ErrInvalid, "no sandbox has joined endpoint %s (join first)", short(id))
+}
+
+// gatewaysWith are those of a sandbox when the engine makes an endpoint one, and whether
+// that is for IPv4 only. Another stays if one of both has no way out by IPv6 and the
+// other has: from one that is no gateway any more the engine takes that first.
+func (t *tx) gatewaysWith(ep *model.Endpoint, only4 bool) gateways {
+	has6 := func(e *model.Endpoint) bool { return t.next.Networks[e.NetworkID].WayOut(e, false).IsValid() }
+	no6 := only4 || !has6(ep)
+	for _, o := range endpointsOf(t.next, ep.SandboxID) {
+		switch other6 := has6(o) && !o.Only4; {
+		case o.ID == ep.ID || !o.Gateway:
+		case no6 && other6:
+			return gateways{ep, o}
+		case !no6 && !other6:
+			return gateways{o, ep}
+		}
+	}
+	if only4 {
+		return gateways{v4: ep}
+	}
+	return gateways{ep, ep}
+}
+
+// parts are the ports that each gateway serves. same tells of one of v6 that both serve
+// which it is in v4, where the host port is chosen; -1: only IPv6 has it.
+func (t *tx) parts(gws gateways, ports []model.PortSpec) (v4, v6 []model.PortSpec, same []int) {
+	if gws.v4 == gws.v6 {
+		return ports, nil, nil
+	}
+	binding := t.next.Networks[gws.v4.NetworkID].HostBindingIPv4
+	for _, s := range ports {
+		a, both := s.HostIP.Unmap(), !s.HostIP.IsValid() && !binding.IsValid()
+		if both {
+			a, s.HostIP = netip.IPv6Unspecified(), netip.IPv4Unspecified()
+		}
+		if both || !a.Is6() {
+			v4 = append(v4, s)
+		}
+		if gws.v6 == nil || !a.Is6() {
+			continue
+		}
+		s.HostIP = a
+		v6 = append(v6, s)
+		if both {
+			same = append(same, len(v4)-1)
+		} else {
+			same = append(same, -1)
+		}
+	}
+	return v4, v6, same
+}
+
+// bindParts resolves ports into a sandbox's, and makes the publishes of each, in the
+// same order.
+func (t *tx) bindParts(sb *model.Sandbox, gws gateways, ports []model.PortSpec) ([]*model.Publish, error) {
+	v4, v6, same := t.parts(gws, ports)
+	bound4, pubs4, err := t.resolvePorts(v4, gws.v4)
+	if err != nil {
+		return nil, err
+	}
+	for i, k := range same {
+		if k >= 0 {
+			v6[i].HostPort, v6[i].HostCount = bound4[k].HostPort, v6[i].Count
+		}
+	}
+	bound6, pubs6, err := t.resolvePorts(v6, gws.v6)
+	if err != nil {
+		return nil, err
+	}
+	sb.Ports = slices.Concat(bound4, bound6)
+	return slices.Concat(pubs4, pubs6), nil
+}
+
+// serves reports whether a sandbox's ports are what was asked for, each at its gateway.
+func (t *tx) serves(sb *model.Sandbox, gws gateways, ports []model.PortSpec) bool {
+	v4, v6, _ := t.parts(gws, ports)
+	pubs := t.c.served[sb.ID]
+	if len(sb.Ports) != len(pubs) || len(pubs) != len(v4)+len(v6) {
+		return false
+	}
+	for i, s := range slices.Concat(v4, v6) {
+		b, gw := sb.Ports[i], gws.v4
+		if i >= len(v4) {
+			gw = gws.v6
+		}
+		chosen := s.HostCount == 0 || b.HostPort >= s.HostPort && int(b.HostPort) < int(s.HostPort)+int(s.HostCount)
+		if !chosen || b.HostIP != s.HostIP.Unmap() || b.Port != s.Port || b.Count != s.Count || b.Proto != s.Proto || pubs[i].EndpointID != gw.ID {
+			return false
+		}
+	}
+	return true
+}
+
+// UnpublishEndpoint has an endpoint serve no ports. That it does not is success,
+// and that it does not exist.
+func (c *Controller) UnpublishEndpoint(ctx context.Context, id string) error {
+	return c.update(ctx, func(t *tx) error {
+		if ep := t.next.Endpoints[id]; ep != nil && !ep.Reserved.IsZero() {
+			t.unpublish(ep)
+		}
+		return nil
+	})
+}
+
+// unpublish takes from an endpoint the ports that it serves, and from its sandbox.
+func (t *tx) unpublish(ep *model.Endpoint) {
+	if !ep.Gateway {
+		return
+	}
+	in := t.next.Sandboxes[ep.SandboxID]
+	var ports []model.PortBinding
+	var pubs []*model.Publish
+	for i, p := range t.c.served[in.ID] {
+		if p.EndpointID == ep.ID {
+			t.freePublish(p)
+			continue
+		}
+		ports, pubs = append(ports, in.Ports[i]), append(pubs, p)
+	}
+	t.serve(in.ID, pubs)
+	now, sb := *ep, *in
+	now.Gateway, now.Only4, sb.Ports = false, false, ports
+	t.putEndpoint(ep.ID, &now)
+	t.putSandbox(sb.ID, &sb)
+}

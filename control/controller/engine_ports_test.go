@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// An engine may have one endpoint for the way out by IPv4 and another for IPv6: each
+// serves the ports at the host's addresses of that family.
+func TestEnginePortsParted(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	dual := foreignNetwork("dual", "10.9.0.0/24")
+	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: prefix("fd00:9::/64"), Gateway: addr("fd00:9::1")})
+	w.network(foreignNetwork("four", "10.8.0.0/24"))
+	w.network(dual)
+	for _, name := range []string{"four", "dual"} {
+		spec := model.EndpointSpec{ForeignID: foreignID("in " + name)}
+		if _, err := w.ReserveEndpoint(ctx, foreignID(name), spec); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.JoinEndpoint(ctx, spec.ForeignID, "docker-1", "/run/x/1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	four, dual6 := foreignID("in four"), foreignID("in dual")
+	ports := []model.PortSpec{tcp("", 80, 1, 8080, 1), tcp("", 0, 0, 81, 1), tcp("127.0.0.1", 82, 1, 82, 1), tcp("::1", 83, 1, 83, 1)}
+	serves := func(want string) {
+		t.Helper()
+		w.check()
+		var got []string
+		for _, p := range w.Snapshot().Publishes {
+			who := "dual"
+			if p.EndpointID == four {
+				who = "four"
+			}
+			got = append(got, fmt.Sprintf("%s:%d@%s", hostText(p), p.Port, who))
+		}
+		slices.Sort(got)
+		if text := strings.Join(got, " "); text != want {
+			t.Errorf("served are\n%s, want\n%s", text, want)
+		}
+		if sb, _ := w.Sandbox("docker-1"); len(sb.Ports) != len(got) {
+			t.Errorf("shown are %v", sb.Ports)
+		}
+	}
+	publish := func(id string, only4 bool) {
+		t.Helper()
+		if err := w.PublishEndpoint(ctx, id, ports, only4); err != nil {
+			t.Fatal(err)
+		}
+		rev := w.Snapshot().Rev
+		if err := w.PublishEndpoint(ctx, id, ports, only4); err != nil || w.Snapshot().Rev != rev {
+			t.Errorf("asked again it changes something: %v", err)
+		}
+	}
+	unpublish := func(id string) {
+		t.Helper()
+		for range 2 {
+			if err := w.UnpublishEndpoint(ctx, id); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	const (
+		whole  = "*:80:8080@dual *:auto:81@dual 127.0.0.1:82:82@dual ::1:83:83@dual"
+		half4  = "0.0.0.0:80:8080@four 0.0.0.0:auto:81@four 127.0.0.1:82:82@four"
+		half6  = "::1:83:83@dual :::80:8080@dual :::auto:81@dual"
+		parted = half4 + " " + half6
+	)
+	publish(dual6, false)
+	serves(whole)
+	publish(four, true) // it becomes the gateway for IPv4
+	serves(parted)
+	byPort := map[uint16]uint16{}
+	for _, p := range w.Snapshot().Publishes {
+		if p.Port == 81 && byPort[p.Port] != 0 && byPort[p.Port] != p.HostPort {
+			t.Errorf("host ports %d and %d were chosen for one", p.HostPort, byPort[p.Port])
+		}
+		byPort[p.Port] = p.HostPort
+	}
+	w.restart()
+	serves(parted)
+	publish(dual6, false) // as it was, for IPv6
+	serves(parted)
+	unpublish(four)
+	serves(half6)
+	publish(dual6, false)
+	serves(whole)
+	unpublish(dual6)
+	serves("")
+	publish(four, true) // another driver has IPv6
+	serves(half4)
+	unpublish(four)
+
+	ports = slices.Delete(ports, 3, 4) // an IPv4 network cannot serve ::1
+	publish(four, false)
+	publish(dual6, false) // and the first is not revoked
+	serves(strings.Replace(parted, "::1:83:83@dual ", "", 1))
+	unpublish(dual6)
+	serves(half4)
+	publish(dual6, false)
+	if err := w.ReleaseEndpoint(ctx, dual6); err != nil {
+		t.Fatal(err)
+	}
+	serves(half4)
+}
+
+// hostText is a publish's host address and port.
+func hostText(p *model.Publish) string {
+	host, port := "*", "auto"
+	if p.HostIP.IsValid() {
+		host = p.HostIP.String()
+	}
+	if p.HostPort < 32768 {
+		port = fmt.Sprint(p.HostPort)
+	}
+	return host + ":" + port
+}
