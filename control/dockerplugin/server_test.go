@@ -245,21 +245,104 @@ func TestManyAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 50 {
 		wg.Go(func() {
-			both := fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q`, net, hexID(fmt.Sprintf("b%02d", i)))
-			for _, r := range []struct{ method, more string }{
-				{"CreateEndpoint", `,"Interface":{}}`},
-				{"Join", fmt.Sprintf(`,"SandboxKey":"/run/docker/netns/%d"}`, 10+i)},
-				{"ProgramExternalConnectivity", `,"Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80}]}}`},
-				{"RevokeExternalConnectivity", "}"}, {"Leave", "}"}, {"DeleteEndpoint", "}"},
-			} {
-				if code, out := w.ask("NetworkDriver."+r.method, both+r.more); code != http.StatusOK {
-					t.Errorf("%s: %d %s", r.method, code, out)
-				}
-			}
+			w.life(net, hexID(fmt.Sprintf("b%02d", i)), fmt.Sprint(10+i))
 		})
 	}
 	wg.Wait()
 	w.must("NetworkDriver.DeleteNetwork", fmt.Sprintf(`{"NetworkID":%q}`, net))
+}
+
+// held is a controller whose verbs for one endpoint wait to be let go, each once.
+type held struct {
+	Controller
+	id      string
+	entered chan string
+	release chan struct{}
+}
+
+func (h *held) wait(id, verb string) {
+	if id == h.id {
+		h.entered <- verb
+		<-h.release
+	}
+}
+
+func (h *held) ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error) {
+	h.wait(spec.ForeignID, "reserve")
+	return h.Controller.ReserveEndpoint(ctx, networkID, spec)
+}
+
+func (h *held) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
+	h.wait(id, "join")
+	return h.Controller.JoinEndpoint(ctx, id, name, netns)
+}
+
+func (h *held) PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, only4 bool) error {
+	h.wait(id, "publish")
+	return h.Controller.PublishEndpoint(ctx, id, ports, only4)
+}
+
+func (h *held) UnpublishEndpoint(ctx context.Context, id string) error {
+	h.wait(id, "unpublish")
+	return h.Controller.UnpublishEndpoint(ctx, id)
+}
+
+func (h *held) ReleaseEndpoint(ctx context.Context, id string) error {
+	h.wait(id, "release")
+	return h.Controller.ReleaseEndpoint(ctx, id)
+}
+
+// life has an endpoint's requests answered, from its first to its last.
+func (w *world) life(network, endpoint, key string) {
+	both := fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q`, network, endpoint)
+	for _, r := range []struct{ method, more string }{
+		{"CreateEndpoint", `,"Interface":{}}`},
+		{"Join", fmt.Sprintf(`,"SandboxKey":"/run/docker/netns/%s"}`, key)},
+		{"ProgramExternalConnectivity", `,"Options":{"com.docker.network.portmap":[{"Proto":6,"Port":80}]}}`},
+		{"EndpointOperInfo", "}"},
+		{"RevokeExternalConnectivity", "}"}, {"Leave", "}"}, {"DeleteEndpoint", "}"},
+	} {
+		if code, out := w.ask("NetworkDriver."+r.method, both+r.more); code != http.StatusOK {
+			w.t.Errorf("%s: %d %s", r.method, code, out)
+		}
+	}
+}
+
+// Wherever an endpoint's request is held up, another endpoint's are answered.
+func TestRequestsOverlap(t *testing.T) {
+	w := newWorld(t)
+	slow := &held{Controller: w.cfg.Controller, id: hexID("b1"), entered: make(chan string), release: make(chan struct{})}
+	w.cfg.Controller = slow
+	net := hexID("aa")
+	w.must("NetworkDriver.CreateNetwork", createNetwork(net, ""))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		w.life(net, slow.id, "slow")
+	}()
+	times := 0
+	for {
+		select {
+		case verb := <-slow.entered:
+			other := make(chan struct{})
+			go func() {
+				defer close(other)
+				w.life(net, hexID(fmt.Sprint("c", times)), fmt.Sprint("other", times))
+			}()
+			select {
+			case <-other:
+			case <-time.After(10 * time.Second):
+				t.Fatalf("while one endpoint waits in %s, another's requests are not answered", verb)
+			}
+			times++
+			slow.release <- struct{}{}
+		case <-ended:
+			if times != 6 {
+				t.Errorf("held up %d times, want 6", times)
+			}
+			return
+		}
+	}
 }
 
 // panicking is a controller that does.

@@ -337,7 +337,11 @@ func connects(d *docker) {
 	d.NoPing(anna, d.address("ben", "beta"))
 	serves := func(network string) {
 		d.Helper()
-		d.Get(d.Outside, lab.Host4, 18080, "ben", lab.Outside4)
+		client := lab.Outside4
+		if network == "aaa" {
+			client = "" // the engine's proxy may be in between
+		}
+		d.Get(d.Outside, lab.Host4, 18080, "ben", client)
 		if route := d.Must(ben, "ip", "route", "get", lab.Outside4); !strings.Contains(route, "src "+d.address("ben", network)) {
 			d.Errorf("the way out is not through %s: %s", network, route)
 		}
@@ -360,6 +364,20 @@ func connects(d *docker) {
 	d.Get(d.Host, d.address("ben", "theirs"), 80, "ben", "")
 	d.docker("network", "disconnect", "theirs", "ben")
 	serves("beta")
+	// One of those that the engine prefers takes the port over, and gives it back.
+	d.docker("network", "create", "aaa")
+	for range 2 {
+		d.docker("network", "connect", "aaa", "ben")
+		serves("aaa")
+		if ports := d.shown("ben", "{{.Ports}}|"); ports != "|" {
+			d.Errorf("fairlead ps shows %s, though Docker's own network serves the port", ports)
+		}
+		d.docker("network", "disconnect", "aaa", "ben")
+		serves("beta")
+		if ports := d.shown("ben", "{{.Ports}}"); ports != "0.0.0.0:18080->80/tcp" {
+			d.Errorf("fairlead ps shows %q", ports)
+		}
+	}
 	// A container of theirs moves over with its port, and back.
 	d.run("mary", "--network", "theirs", "-p", "18081:80")
 	for _, move := range [][2]string{{"theirs", "beta"}, {"beta", "theirs"}} {
@@ -369,12 +387,19 @@ func connects(d *docker) {
 		d.Get(d.Outside, lab.Host4, 18081, "mary", "")
 	}
 	d.docker("rm", "-f", "ben", "anna", "mary")
-	d.docker("network", "rm", "alpha", "beta", "theirs")
+	d.docker("network", "rm", "alpha", "beta", "theirs", "aaa")
 }
 
-// Containers come, change networks and go at the same time.
+// Containers come, change networks and go at the same time, and while a request about
+// another is under way.
 func atOnce(d *docker) {
 	d.docker("network", "create", "-d", "fairlead", "web")
+	finish := d.beginRequest()
+	d.run("ben", "--network", "web", "-p", "18080:80")
+	d.docker("rm", "-f", "ben")
+	if answer := finish(); !strings.Contains(answer, "is not known to Fairlead") {
+		d.Errorf("a request that began before a container came and went is answered with %q", answer)
+	}
 	d.docker("network", "create", "-d", "fairlead", "other")
 	all := func(command func(name string, i int) []string) {
 		d.Helper()
