@@ -451,6 +451,14 @@ func lifecycle(d *docker) {
 	}
 	d.docker("restart", "-t", "1", "ben")
 	d.answers()
+	d.docker("pause", "ben")
+	d.NoGet(d.Outside, lab.Host4, 18080)
+	d.docker("unpause", "ben")
+	d.Get(d.Outside, lab.Host4, 18080, "ben", lab.Outside4)
+	d.docker("network", "create", "-d", "fairlead", "unused")
+	if pruned := d.docker("network", "prune", "-f"); !strings.Contains(pruned, "unused") || strings.Contains(pruned, "web") {
+		d.Errorf("docker network prune: %s", pruned)
+	}
 	d.docker("rm", "-f", "ben")
 	d.refused("no such file", "run", "--network", "web", "--name", "bad", image, "/no/such/program")
 	d.docker("rm", "bad")
