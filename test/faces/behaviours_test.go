@@ -272,9 +272,14 @@ func large(from *world.Host, address string, port int) string {
 	return word(err)
 }
 
-// spoof asks with an address that nobody gave the container.
+// spoof asks with an address that nobody gave the container. It asks with its own first:
+// else the kernel would ask for the neighbour with that address, too, for all the others
+// that ask at this time.
 func spoof(s *stage) string {
 	const own = "10.77.0.200"
+	if _, err := ask(s.in("anna"), "tcp", s.ip("ben")+":80"); err != nil {
+		return failed(err)
+	}
 	if err := s.in("anna").IP("addr add " + own + "/24 dev eth0"); err != nil {
 		return failed(err)
 	}
