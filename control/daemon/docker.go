@@ -11,9 +11,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -21,6 +18,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
+	"github.com/fairlead-net/fairlead/control/httpserve"
 )
 
 // pluginSocket is where a Docker Engine finds the drivers.
@@ -85,7 +83,9 @@ func (d *daemon) keepDocker() error {
 		return nil
 	}
 	path := pluginSocket(dir)
-	if inode := listener(path); inode != "" && hasSocket(1, inode) {
+	// What cannot be seen is not refused; listening fails then, if it must.
+	inode, _ := httpserve.Listener(path)
+	if has, _ := httpserve.HasSocket(1, inode); inode != "" && has {
 		return fmt.Errorf(`systemd listens at %q for fairlead.socket (use systemctl, or give this daemon a --docker-plugin-dir of its own, or "" for none)`, path)
 	}
 	return nil
@@ -123,7 +123,7 @@ func (d *daemon) listenDocker() error {
 // answers reports whether somebody serves a socket. One that is seen to listen is not
 // called: it may be systemd's, who would start a daemon.
 func answers(path string) bool {
-	if listener(path) != "" {
+	if inode, err := httpserve.Listener(path); err == nil && inode != "" {
 		return true
 	}
 	c, err := net.DialTimeout("unix", path, time.Second)
@@ -132,35 +132,6 @@ func answers(path string) bool {
 	}
 	c.Close()
 	return true
-}
-
-// listener is the inode of a socket of this network namespace that listens at the path, as
-// /proc/net/unix (proc_net_unix(5)) shows it; "": none does.
-func listener(path string) (inode string) {
-	const flags, number, name, accepting = 3, 6, 7, 0x10000 // fields, and __SO_ACCEPTCON
-	table, err := os.ReadFile("/proc/thread-self/net/unix")
-	if err != nil {
-		return "" // then it is called
-	}
-	for line := range strings.Lines(string(table)) {
-		fields := strings.Fields(line)
-		if len(fields) <= name || fields[name] != path {
-			continue
-		}
-		if f, err := strconv.ParseUint(fields[flags], 16, 32); err == nil && f&accepting != 0 {
-			return fields[number]
-		}
-	}
-	return ""
-}
-
-// hasSocket reports whether a process has a socket open.
-func hasSocket(pid int, inode string) bool {
-	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is right
-	return slices.ContainsFunc(links, func(link string) bool {
-		to, err := os.Readlink(link)
-		return err == nil && to == "socket:["+inode+"]"
-	})
 }
 
 // removeDockerSocket removes the socket that a killed daemon left, which would

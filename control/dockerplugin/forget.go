@@ -5,11 +5,7 @@ package dockerplugin
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
-	"os"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -103,52 +99,25 @@ func (s *Server) maker(ctx context.Context) string {
 	if !ok || s.cfg.Socket == "" {
 		return ""
 	}
-	peer, err := httpserve.Peer(conn)
-	if err == nil {
-		var has bool
-		if has, err = hasSocket(peer.Pid, s.cfg.Socket); has {
-			return model.EngineAsked
-		}
-	}
+	has, err := holds(conn, s.cfg.Socket)
 	if err != nil {
 		s.cfg.Log.Debug("it is not known which engine asks", "err", err)
+	}
+	if has {
+		return model.EngineAsked
 	}
 	return ""
 }
 
-// hasSocket reports whether a process has a unix socket that is bound to a path. Who
-// bound it, systemd or the process, does not matter.
-func hasSocket(pid int32, path string) (bool, error) {
-	table, err := os.ReadFile("/proc/net/unix")
+// holds reports whether the process at the other end has the socket that listens at a path.
+func holds(conn *net.UnixConn, path string) (bool, error) {
+	peer, err := httpserve.Peer(conn)
 	if err != nil {
 		return false, err
 	}
-	path = resolved(path)
-	bound := map[string]bool{}
-	for line := range strings.Lines(string(table)) {
-		// Num RefCount Protocol Flags Type St Inode Path
-		if f := strings.Fields(line); len(f) == 8 && filepath.Base(f[7]) == filepath.Base(path) && resolved(f[7]) == path {
-			bound["socket:["+f[6]+"]"] = true
-		}
-	}
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	fds, err := os.ReadDir(dir)
-	if err != nil {
+	inode, err := httpserve.Listener(path)
+	if err != nil || inode == "" {
 		return false, err
 	}
-	for _, fd := range fds {
-		// One that was closed meanwhile is not it.
-		if target, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && bound[target] {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// resolved is a socket's path without symbolic links in its directory.
-func resolved(path string) string {
-	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
-		return filepath.Join(dir, filepath.Base(path))
-	}
-	return path
+	return httpserve.HasSocket(int(peer.Pid), inode)
 }

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package httpserve
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Peer is the process at the other end of a connection, as the kernel says.
+func Peer(c *net.UnixConn) (*unix.Ucred, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return cred, errors.Join(err, credErr)
+}
+
+// Listener is the inode of a socket of this network namespace that listens at a path,
+// which symbolic links may lead to, as /proc/net/unix (proc_net_unix(5)) shows it; "":
+// none does.
+func Listener(path string) (inode string, err error) {
+	const flags, number, name, accepting = 3, 6, 7, 0x10000 // fields, and __SO_ACCEPTCON
+	table, err := os.ReadFile("/proc/thread-self/net/unix")
+	if err != nil {
+		return "", err
+	}
+	path = resolved(path)
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) <= name || filepath.Base(fields[name]) != filepath.Base(path) || resolved(fields[name]) != path {
+			continue
+		}
+		if f, err := strconv.ParseUint(fields[flags], 16, 32); err == nil && f&accepting != 0 {
+			return fields[number], nil
+		}
+	}
+	return "", nil
+}
+
+// HasSocket reports whether a process has a socket open. Who made it, systemd or the
+// process, does not matter.
+func HasSocket(pid int, inode string) (bool, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	fds, err := os.ReadDir(dir)
+	return slices.ContainsFunc(fds, func(fd os.DirEntry) bool {
+		to, err := os.Readlink(filepath.Join(dir, fd.Name())) // one that was closed meanwhile is not it
+		return err == nil && to == "socket:["+inode+"]"
+	}), err
+}
+
+// resolved is a socket's path without symbolic links in its directory.
+func resolved(path string) string {
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		return filepath.Join(dir, filepath.Base(path))
+	}
+	return path
+}
