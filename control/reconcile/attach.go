@@ -84,6 +84,7 @@ func (r *Reconciler) attachOne() (wait time.Duration, more bool) {
 		return wait, true
 	}
 	for at := range r.provisional {
+		r.suspects.clear(at.ifindex)
 		if _, err := r.dp.Attach(at.ifindex, at.hook); err != nil {
 			// The checks go on trying, and say what is wrong.
 			r.log.Debug("not attached for good", "ifindex", at.ifindex, "err", err)
@@ -149,12 +150,26 @@ func (p *pass) attachAgain(at place) (changed, provisional bool, err error) {
 type suspects struct {
 	mu      sync.Mutex
 	devices map[int]bool
+	cleared map[int]bool // of those the next one to go is Fairlead's own doing
 }
 
-func (s *suspects) add(ifindex int) {
+// add reports whether that is news.
+func (s *suspects) add(ifindex int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.cleared[ifindex] {
+		delete(s.cleared, ifindex)
+		return false
+	}
 	set(&s.devices, ifindex)
+	return true
+}
+
+// clear says that Fairlead is going to remove a filter.
+func (s *suspects) clear(ifindex int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	set(&s.cleared, ifindex)
 }
 
 func (s *suspects) take() map[int]bool {

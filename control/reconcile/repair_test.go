@@ -323,3 +323,17 @@ func TestRunRepairsAtOnce(t *testing.T) {
 		t.Errorf("run ended with %v", err)
 	}
 }
+
+// Only a filter that others removed is looked after.
+func TestOwnRemovalIsNoNews(t *testing.T) {
+	var s suspects
+	s.clear(5)
+	for i, want := range []bool{false, true} {
+		if got := s.add(5); got != want {
+			t.Errorf("removal %d of a filter is news: %t, want %t", i+1, got, want)
+		}
+	}
+	if got := s.take(); len(got) != 1 || !got[5] {
+		t.Errorf("suspects are %v", got)
+	}
+}

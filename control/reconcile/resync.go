@@ -67,8 +67,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	wg.Go(func() {
 		r.keep(ctx, "devices", func() error {
 			return r.nl.Watch(ctx, changed, func(ifindex int) {
-				r.suspects.add(ifindex)
-				wake(changed)
+				if r.suspects.add(ifindex) {
+					wake(changed)
+				}
 			})
 		})
 	})

@@ -83,7 +83,7 @@ func newsworthy(b []byte, unfiltered func(ifindex int)) bool {
 			news = news || !l.Ours()
 		case (kind == unix.RTM_DELTFILTER || kind == unix.RTM_DELQDISC) && len(m.Data) >= nl.SizeofTcMsg:
 			unfiltered(int(int32(binary.NativeEndian.Uint32(m.Data[4:])))) // tcm_ifindex
-		case kind == unix.RTM_NEWTFILTER || kind == unix.RTM_NEWQDISC:
+		case kind == unix.RTM_NEWTFILTER || kind == unix.RTM_NEWQDISC || kind == unix.RTM_NEWCHAIN || kind == unix.RTM_DELCHAIN:
 		default:
 			news = true
 		}

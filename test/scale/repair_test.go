@@ -27,6 +27,7 @@ func (h *host) idle() {
 	count := func(m map[string]float64, what string) float64 {
 		return m["fairlead_reconcile_duration_seconds_"+what+`{operation="resync"}`]
 	}
+	h.attachedForGood()
 	before, cpu := h.Metrics(), h.cpu()
 	time.Sleep(idleFor)
 	share := 100 * (h.cpu() - cpu).Seconds() / idleFor.Seconds()
@@ -37,6 +38,19 @@ func (h *host) idle() {
 	if share > idleShare {
 		h.Errorf("the idle daemon takes %.1f %% of one CPU, want at most %d %%", share, idleShare)
 	}
+}
+
+// attachedForGood waits until all programs are: the kernel takes some 10 ms for each.
+func (h *host) attachedForGood() {
+	h.Helper()
+	start := time.Now()
+	h.Eventually(2*time.Minute, func() error {
+		if filters := h.Filters(); len(filters) > 0 {
+			return fmt.Errorf("%d filters are no links yet", len(filters))
+		}
+		return nil
+	})
+	h.Logf("attached for good after another %v", time.Since(start).Round(time.Millisecond))
 }
 
 // cpu is the time the daemon has been running on a processor.
