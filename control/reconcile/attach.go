@@ -24,31 +24,25 @@ const filtersPerCheck = 50
 // wait for that.
 const hurry = 500 * time.Millisecond
 
-// attachEndpoint attaches what takes packets from an endpoint; at once if a verb waits.
-func (p *pass) attachEndpoint(ifindex uint32) (err error) {
-	at := place{int(ifindex), loader.FromEndpoint}
+// attachAt attaches the program of a place and notes it, so that a missing one is known
+// to have been detached by others. It is provisional perhaps, if that is to be at once.
+func (r *Reconciler) attachAt(at place, atOnce bool) (changed bool, err error) {
 	provisional := false
-	if p.repair || p.first {
-		_, err = p.r.dp.Attach(at.ifindex, at.hook)
+	if atOnce {
+		changed, provisional, err = r.dp.AttachAtOnce(at.ifindex, at.hook)
 	} else {
-		_, provisional, err = p.r.dp.AttachAtOnce(at.ifindex, at.hook)
+		changed, err = r.dp.Attach(at.ifindex, at.hook)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
-	p.r.noteAttached(at, provisional)
-	return nil
-}
-
-// noteAttached notes that a program was attached, so that a missing one is known to
-// have been detached by others.
-func (r *Reconciler) noteAttached(at place, provisional bool) {
 	r.attached[at] = true
 	if provisional {
 		r.provisional[at] = true
 	} else {
 		delete(r.provisional, at)
 	}
+	return changed, nil
 }
 
 // forgetAttached notes that a device is gone, or goes.
@@ -85,11 +79,11 @@ func (r *Reconciler) attachOne() (wait time.Duration, more bool) {
 	}
 	for at := range r.provisional {
 		r.suspects.clear(at.ifindex)
-		if _, err := r.dp.Attach(at.ifindex, at.hook); err != nil {
+		if _, err := r.attachAt(at, false); err != nil {
 			// The checks go on trying, and say what is wrong.
 			r.log.Debug("not attached for good", "ifindex", at.ifindex, "err", err)
+			delete(r.provisional, at)
 		}
-		delete(r.provisional, at)
 		break
 	}
 	return 0, len(r.provisional) > 0
@@ -118,31 +112,22 @@ func (p *pass) checkAttachments(have []loader.Attachment) error {
 		if live[at] && !suspects[at.ifindex] {
 			continue
 		}
-		changed, provisional, err := p.attachAgain(at)
+		was := p.r.attached[at]
+		changed, err := p.r.attachAt(at, p.r.provisional[at]) // as it was
 		if err != nil {
 			errs = append(errs, err)
 			p.r.forgetAttached(at)
 			continue
 		}
-		if changed && p.r.attached[at] {
+		if changed && was {
 			p.count(RepairProgram, 1)
 		}
-		p.r.noteAttached(at, provisional)
 	}
 	for _, at := range stale {
 		errs = append(errs, p.r.dp.Detach(at.ifindex, at.hook))
 		p.r.forgetAttached(at)
 	}
 	return errors.Join(errs...)
-}
-
-// attachAgain restores what may have been detached as it was attached.
-func (p *pass) attachAgain(at place) (changed, provisional bool, err error) {
-	if p.r.provisional[at] {
-		return p.r.dp.AttachAtOnce(at.ifindex, at.hook)
-	}
-	changed, err = p.r.dp.Attach(at.ifindex, at.hook)
-	return changed, false, err
 }
 
 // suspects are devices that lost a clsact filter, by index; perhaps one of

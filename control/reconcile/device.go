@@ -259,10 +259,7 @@ func (p *pass) detachLater(ifindex uint32) {
 func (p *pass) attach() {
 	for id, n := range p.nets {
 		if n.usable() && !n.broken {
-			_, err := p.r.dp.Attach(int(n.hostPort), loader.FromEndpoint)
-			if err == nil {
-				p.r.noteAttached(place{int(n.hostPort), loader.FromEndpoint}, false)
-			}
+			_, err := p.r.attachAt(place{int(n.hostPort), loader.FromEndpoint}, false)
 			n.broken = err != nil
 			p.troubled(&n.trouble, "network", id, err)
 		}
@@ -271,7 +268,8 @@ func (p *pass) attach() {
 		if e.hostIf == 0 {
 			continue
 		}
-		if err := p.attachEndpoint(e.hostIf); err != nil {
+		// At once if a verb waits.
+		if _, err := p.r.attachAt(place{int(e.hostIf), loader.FromEndpoint}, !p.repair && !p.first); err != nil {
 			e.broken = true
 			p.troubled(&e.trouble, "endpoint", id, err)
 		}

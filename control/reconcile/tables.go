@@ -153,10 +153,16 @@ func (p *pass) lookAddrs() {
 // new network avoids the subnets that the host has; a container engine that starts later
 // brings its own back.
 func (p *pass) warnOverlaps() {
+	others := make(map[uint32]string) // names of devices
+	for _, l := range p.links {
+		if !l.Ours() && !l.Loopback {
+			others[l.Index] = l.Name
+		}
+	}
 	now := make(map[overlap]bool)
 	for _, a := range p.addrs {
-		i := slices.IndexFunc(p.links, func(l rtnl.Link) bool { return l.Index == a.IfIndex })
-		if i < 0 || p.links[i].Ours() || p.links[i].Loopback {
+		device, ok := others[a.IfIndex]
+		if !ok {
 			continue
 		}
 		for _, n := range p.r.networks {
@@ -170,7 +176,7 @@ func (p *pass) warnOverlaps() {
 				}
 				if now[o] = true; !p.r.overlaps[o] {
 					p.r.log.Warn("a device of the host is in a network's subnet: packets to either go astray",
-						"network", n.want.Name, "subnet", s.Prefix, "device", p.links[i].Name, "address", a.Prefix,
+						"network", n.want.Name, "subnet", s.Prefix, "device", device, "address", a.Prefix,
 						"remedy", "make one of the two anew with another subnet")
 				}
 			}

@@ -21,7 +21,7 @@ func (p *pass) isTracked(b *sandbox, e *endpoint) bool {
 // that are not tracked. What a container engine did not take yet comes when it is up.
 func (p *pass) untrack(b *sandbox, members []*endpoint) error {
 	var devices []uint32
-	var outer uint32 // a host end
+	var outer rtnl.Link // a host end of an engine's
 	for _, e := range members {
 		n := p.r.networks[e.want.NetworkID]
 		if n == nil || n.want == nil || !n.want.Untracked {
@@ -35,18 +35,15 @@ func (p *pass) untrack(b *sandbox, members []*endpoint) error {
 			if err != nil {
 				return err
 			}
-			e.peerIf = l.PeerIndex
+			e.peerIf, outer = l.PeerIndex, l
 		}
-		devices, outer = append(devices, e.peerIf), e.hostIf
+		devices = append(devices, e.peerIf)
 	}
-	if len(devices) == 0 && len(b.untracked) == 0 {
+	if len(devices) == 0 && (b.want.Foreign || len(b.untracked) == 0) {
+		b.untracked = nil // of a container that ended, or left the network: the rules name no device
 		return nil
 	}
 	slices.Sort(devices)
-	if b.want.Foreign && len(devices) == 0 {
-		b.untracked = nil // the container ended, or left the network: the rules name no device
-		return nil
-	}
 	ns, err := p.openInside(b, outer)
 	if err != nil {
 		return fmt.Errorf("connections in the sandbox are tracked: %w", err)
@@ -63,10 +60,10 @@ func (p *pass) untrack(b *sandbox, members []*endpoint) error {
 	return nil
 }
 
-// openInside opens a sandbox's namespace, which has the other end of a host's device.
-func (p *pass) openInside(b *sandbox, hostIf uint32) (*rtnl.NetNS, error) {
+// openInside opens a sandbox's namespace; an engine's is where the other end of a device is.
+func (p *pass) openInside(b *sandbox, outer rtnl.Link) (*rtnl.NetNS, error) {
 	if b.want.Foreign {
-		return p.r.nl.PeerNetNS(hostIf)
+		return p.r.nl.PeerNetNS(outer)
 	}
 	return rtnl.OpenNetNS(b.want.NetNS)
 }

@@ -87,6 +87,7 @@ type Conf struct {
 type Link struct {
 	Index     uint32
 	PeerIndex uint32 // of a veth: the other end, in whichever namespace
+	PeerNSID  int32  // the number that this namespace has for that one; -1: it is the same
 	Name      string
 	Alias     string
 	Kind      string // "veth", …; empty for hardware
@@ -277,6 +278,7 @@ func parseLink(m []byte) Link {
 		Index:    binary.NativeEndian.Uint32(m[4:]),
 		Up:       flags&unix.IFF_UP != 0,
 		Loopback: flags&unix.IFF_LOOPBACK != 0,
+		PeerNSID: -1,
 		Conf:     Conf{-1, -1, -1, -1, -1, -1, -1},
 	}
 	eachAttr(m[unix.SizeofIfInfomsg:], func(kind uint16, v []byte) {
@@ -287,6 +289,8 @@ func parseLink(m []byte) Link {
 			l.Alias = attrString(v)
 		case unix.IFLA_LINK:
 			l.PeerIndex = attrU32(v)
+		case unix.IFLA_LINK_NETNSID:
+			l.PeerNSID = int32(attrU32(v))
 		case unix.IFLA_MASTER:
 			l.Master = attrU32(v)
 		case unix.IFLA_MTU:

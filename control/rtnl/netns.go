@@ -67,12 +67,7 @@ func (ns *NetNS) Inode() (uint64, error) {
 // PeerNetNS opens the namespace that the other end of a host's device is in, by way of
 // a process in it; ErrGone if there is none, or none that is visible. A container
 // engine's path of a namespace need not lead anywhere outside of the engine.
-func (h *Handle) PeerNetNS(index uint32) (*NetNS, error) {
-	l, err := h.tc.LinkByIndex(int(index))
-	if err != nil {
-		return nil, fmt.Errorf("look up device %d: %w", index, err)
-	}
-	want := l.Attrs().NetNsID
+func (h *Handle) PeerNetNS(l Link) (*NetNS, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
 	if err != nil {
 		return nil, err
@@ -88,12 +83,12 @@ func (h *Handle) PeerNetNS(index uint32) (*NetNS, error) {
 		if err != nil {
 			continue
 		}
-		if id, err := h.tc.GetNetNsIdByFd(ns.fd()); err == nil && id == want && want >= 0 {
+		if id, err := h.tc.GetNetNsIdByFd(ns.fd()); err == nil && id >= 0 && int32(id) == l.PeerNSID {
 			return ns, nil
 		}
 		ns.Close()
 	}
-	return nil, fmt.Errorf("no process is seen in the namespace of the other end of device %d: %w", index, ErrGone)
+	return nil, fmt.Errorf("no process is seen in the namespace of the other end of device %q: %w", l.Name, ErrGone)
 }
 
 func (ns *NetNS) fd() int { return int(ns.file.Fd()) }
