@@ -8,6 +8,7 @@ package rtnl
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -28,6 +29,8 @@ type Handle struct {
 	ns   *NetNS
 	conn *conn
 	tc   *netlink.Handle
+	// deletions are those whose caller did not wait for the kernel's answer.
+	deletions sync.WaitGroup
 }
 
 // New returns a handle bound to the calling thread's network namespace.
@@ -47,8 +50,10 @@ func New() (*Handle, error) {
 	return h, nil
 }
 
-// Close releases the handle; nothing in the kernel changes.
+// Close releases the handle; nothing in the kernel changes. It waits for deletions
+// that the kernel has not answered yet, which use the handle until then.
 func (h *Handle) Close() error {
+	h.deletions.Wait()
 	h.tc.Close()
 	h.conn.close()
 	return h.ns.Close()

@@ -134,7 +134,7 @@ func (h *Handle) LinkByName(name string) (Link, error) { return h.conn.link(0, n
 // for which it waits for all processors and for other deletions.
 func (h *Handle) DeleteLink(index uint32) error {
 	done := make(chan error, 1)
-	go func() { done <- h.deleteLink(index) }()
+	h.deletions.Go(func() { done <- h.deleteLink(index) })
 	look := time.NewTicker(deletionLook)
 	defer look.Stop()
 	for {

@@ -4,6 +4,8 @@ package rtnl
 
 import (
 	"errors"
+	"runtime"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -60,5 +62,29 @@ func TestDeleteLinks(t *testing.T) {
 	})
 	if _, err := h.Link(kept[0]); err != nil {
 		t.Error(err)
+	}
+}
+
+// DeleteLink does not wait for the kernel's answer; Close does, since the goroutine that
+// waits uses the handle's namespace.
+func TestCloseWaitsForDeletions(t *testing.T) {
+	h := testHandle(t)
+	l, err := h.CreateVeth(Veth{Name: "fla", PeerName: "fpa", MTU: 1500})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Deletions queue up for the lock that this one has to take as well.
+	for _, index := range []uint32{l.Index, l.Index, l.Index, l.Index} {
+		if err := h.DeleteLink(index); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	if strings.Contains(string(stacks), "deleteLink") {
+		t.Errorf("a deletion goes on after Close:\n%s", stacks)
 	}
 }

@@ -157,12 +157,17 @@ func pinsRemoved(l *lab.Lab, dir string, works func() error) {
 func namespaceRemoved(l *lab.Lab, web string) {
 	l.Helper()
 	remove := func(path string) {
-		err := l.Host.Do(func() error {
-			return errors.Join(unix.Unmount(path, unix.MNT_DETACH), unix.Unlink(path))
+		l.Helper()
+		// The daemon hears of the devices that go with the namespace, and may have made it
+		// again between the two steps.
+		l.Eventually(soon, func() error {
+			return l.Host.Do(func() error {
+				if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+					return err
+				}
+				return unix.Unlink(path)
+			})
 		})
-		if err != nil {
-			l.Fatal(err)
-		}
 	}
 	l.Fairlead("sandbox", "create", "--network", web, "-p", "8090:80", "lost")
 	path := l.Inspect("lost").NetworkSettings.SandboxKey
