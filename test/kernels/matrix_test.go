@@ -3,30 +3,31 @@
 package kernels
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/fairlead-net/fairlead/bench/vm"
+	"github.com/fairlead-net/fairlead/bench/vm/guest"
 )
 
 // guestTime bounds one guest, from power on to power off.
 const guestTime = 120 * time.Second
 
-// kernel is one of the kernels tested: that of a Debian suite.
+// kernel is one of the kernels tested.
 type kernel struct {
-	series string // "6.1"
-	suite  string
-	tcx    bool // whether it has tcx; the guest checks that Fairlead knows
+	vm.Kernel
+	tcx bool // whether it has tcx; the guest checks that Fairlead knows
 }
 
 func matrix() []kernel {
 	return []kernel{
-		{series: "6.1", suite: "bookworm"}, // the oldest that Fairlead supports
-		{series: "6.12", suite: "trixie", tcx: true},
+		{Kernel: vm.Kernel{Series: "6.1", Suite: "bookworm"}}, // the oldest that Fairlead supports
+		{Kernel: vm.Kernel{Series: "6.12", Suite: "trixie"}, tcx: true},
 	}
 }
 
@@ -47,66 +48,68 @@ func TestKernelMatrix(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skipf("the kernels and the emulator are for amd64, this machine is %s", runtime.GOARCH)
 	}
-	busybox := mustFind(t, "busybox", "busybox-static")
-	qemu := mustFind(t, "qemu-system-x86_64", "qemu-system-x86")
-	programs := build(t)
+	must(t, vm.Needs())
+	programs := t.TempDir()
+	must(t, vm.Build(t.Context(), programs, "github.com/fairlead-net/fairlead/cmd/fairlead", "github.com/fairlead-net/fairlead/test/kernels/guest"))
 	for _, k := range matrix() {
-		t.Run(k.series, func(t *testing.T) {
-			image := unpack(t, k.deb(t))
-			var root cpio
-			for _, dir := range []string{"bin", "dev", "late", "modules", "netfilter", "proc", "root", "run", "sys", "tmp", "var"} {
-				root.dir(dir)
-			}
-			root.file("bin/busybox", mustRead(t, busybox))
-			root.link("bin/ping", "busybox")
-			root.file("bin/fairlead", mustRead(t, filepath.Join(programs, "fairlead")))
-			root.file("bin/guest", mustRead(t, filepath.Join(programs, "guest")))
-			root.link("init", "bin/guest")
-			for dir, names := range map[string][]string{"modules": modules(), "late": lateModules(), "netfilter": netfilterModules()} {
-				for i, m := range loadOrder(t, busybox, image, names) {
-					root.file(fmt.Sprintf("%s/%02d-%s.ko", dir, i, m.name), m.content)
-				}
-			}
-			initrd := filepath.Join(t.TempDir(), "initramfs")
-			must(t, os.WriteFile(initrd, root.archive(), 0o600))
-
-			g := guest{qemu: qemu, kernel: vmlinuz(t, image), initrd: initrd, args: fmt.Sprintf("-tcx=%t", k.tcx)}
-			g.run(t)
+		t.Run(k.Series, func(t *testing.T) {
+			deb, err := k.Fetch(t.Context())
+			must(t, err)
+			image, err := vm.Unpack(t.Context(), deb, t.TempDir())
+			must(t, err)
+			run(t, vm.Machine{
+				Image: image, Root: archive(t, programs, image), Args: fmt.Sprintf("-tcx=%t", k.tcx), CPUs: 2, Time: guestTime,
+			})
 		})
 	}
 }
 
-// build compiles what runs in the guests, without cgo and so without libraries,
-// and returns its directory.
-func build(t *testing.T) string {
+// archive is the guest's root directory.
+func archive(t *testing.T, programs string, image vm.Image) []byte {
 	t.Helper()
-	dir := t.TempDir()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "./cmd/fairlead", "./test/kernels/guest")
-	cmd.Dir = "../.."
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	var root vm.Archive
+	for _, dir := range []string{"dev", "proc", "root", "run", "sys", "tmp", "var"} {
+		root.Dir(dir)
 	}
-	return dir
+	must(t, root.Busybox("ping"))
+	for _, name := range []string{"fairlead", "guest"} {
+		content, err := os.ReadFile(filepath.Join(programs, name))
+		must(t, err)
+		root.File("bin/"+name, content)
+	}
+	root.Link("init", "bin/guest")
+	must(t, root.Modules(image, guest.Modules, modules()...))
+	must(t, root.Modules(image, "/late", lateModules()...))
+	must(t, root.Modules(image, "/netfilter", netfilterModules()...))
+	return root.Bytes()
 }
 
-// mustFind finds a command of a Debian package.
-func mustFind(t *testing.T, command, pkg string) string {
+// run boots the guest and makes a subtest of each step it reports.
+func run(t *testing.T, m vm.Machine) {
 	t.Helper()
-	path, err := exec.LookPath(command)
+	out, err := m.Run(t.Context())
+	t.Logf("the guest ran for %s", out.Took.Round(time.Second/10))
+	var detail []string
+	for line := range strings.Lines(out.Report) {
+		line = strings.TrimRight(line, "\r\n")
+		verdict, rest, _ := strings.Cut(line, " ")
+		switch verdict {
+		case "ok", "FAIL":
+			name, text, _ := strings.Cut(rest, " ")
+			t.Run(name, func(t *testing.T) {
+				t.Log(strings.Join(append([]string{text}, detail...), "\n"))
+				if verdict == "FAIL" {
+					t.Fail()
+				}
+			})
+			detail = nil
+		default: // belongs to the step whose verdict follows
+			detail = append(detail, line)
+		}
+	}
 	if err != nil {
-		t.Fatalf("%v (apt-get install %s; make test does)", err, pkg)
+		t.Errorf("%v\nlast, the guest said:\n%s", err, strings.Join(detail, "\n"))
 	}
-	return path
-}
-
-func mustRead(t *testing.T, path string) []byte {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	must(t, err)
-	return content
 }
 
 func must(t *testing.T, err error) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-net/fairlead/bench/vm/guest"
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -44,7 +45,7 @@ func (w *world) limits() error {
 	if err := same(before); err != nil {
 		return fmt.Errorf("after a refusal: %w", err)
 	}
-	if err := loadModules("/late"); err != nil {
+	if err := guest.LoadModules("/late"); err != nil {
 		return err
 	}
 	if err := create(); err != nil {

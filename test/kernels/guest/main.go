@@ -11,13 +11,15 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+
+	"github.com/fairlead-net/fairlead/bench/vm/guest"
 )
 
 func main() {
 	var err error
 	switch {
 	case os.Getpid() == 1:
-		boot(os.Args[1:]) // does not return
+		guest.Boot(os.Args[1:]) // does not return
 	case len(os.Args) == 3 && os.Args[1] == "serve":
 		err = serve(os.Args[2])
 	case len(os.Args) == 4 && os.Args[1] == "ask":
@@ -50,7 +52,7 @@ func drive(args []string) error {
 		if err := checkConntrack("Missing"); err != nil {
 			return err
 		}
-		if err := loadModules("/netfilter"); err != nil {
+		if err := guest.LoadModules("/netfilter"); err != nil {
 			return err
 		}
 		return errors.Join(checkConntrack("There"), verifyAll(r, 1))

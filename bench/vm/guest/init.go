@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package guest is the init of the machines that package vm boots.
+package guest
 
 import (
 	"errors"
@@ -11,26 +12,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reportPort is the serial port the test outside reads; the kernel has the
-// first one.
+// reportPort is the serial port whose output vm.Machine returns as the report;
+// the kernel has the first one.
 const reportPort = "/dev/ttyS1"
 
-// boot is the machine's init: it prepares the machine, runs the tests in a
-// child, reaps what loses its parent, and turns the machine off.
-func boot(args []string) {
-	result := "fail"
+// Modules is the directory of the modules that Boot loads.
+const Modules = "/modules"
+
+// Passed is the last line of the report of a guest whose child had status 0.
+const Passed = "RESULT pass"
+
+// Boot is the machine's init: it prepares the machine, runs this program again in
+// a child, reaps what loses its parent, and turns the machine off. The child's
+// output is the report, to which it adds a line with the result.
+func Boot(args []string) {
+	result := "RESULT fail"
 	out, err := prepare()
 	if err == nil {
 		var code int
-		if code, err = superviseTests(args, out); err == nil && code == 0 {
-			result = "pass"
+		if code, err = supervise(args, out); err == nil && code == 0 {
+			result = Passed
 		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "init:", err)
 	}
 	if out != nil {
-		fmt.Fprintf(out, "RESULT %s\n", result)
+		fmt.Fprintln(out, result)
 		_ = unix.IoctlSetInt(int(out.Fd()), unix.TCSBRK, 1) // wait until it is sent; without, a line may be lost
 	}
 	err = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
@@ -53,11 +61,11 @@ func prepare() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return out, loadModules("/modules")
+	return out, LoadModules(Modules)
 }
 
-// loadModules loads what the test outside put into a directory, in its order.
-func loadModules(dir string) error {
+// LoadModules loads the modules that the archive has in a directory, in its order.
+func LoadModules(dir string) error {
 	files, err := filepath.Glob(dir + "/*.ko")
 	if err != nil {
 		return err
@@ -79,15 +87,15 @@ func loadModule(path string) error {
 	return unix.FinitModule(int(file.Fd()), "", 0)
 }
 
-// superviseTests runs the tests and returns their exit status. Programs of
+// supervise runs the child and returns its exit status. Programs of
 // sandboxes come to init when their client ends.
-func superviseTests(args []string, out *os.File) (int, error) {
-	child, err := os.StartProcess("/bin/guest", append([]string{"guest"}, args...), &os.ProcAttr{
+func supervise(args []string, out *os.File) (int, error) {
+	child, err := os.StartProcess("/proc/self/exe", append([]string{os.Args[0]}, args...), &os.ProcAttr{
 		Env:   []string{"PATH=/bin", "HOME=/root"},
 		Files: []*os.File{os.Stdin, out, out},
 	})
 	if err != nil {
-		return 0, fmt.Errorf("start tests: %w", err)
+		return 0, fmt.Errorf("start this program again: %w", err)
 	}
 	for {
 		var status unix.WaitStatus
@@ -95,9 +103,9 @@ func superviseTests(args []string, out *os.File) (int, error) {
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
-			return 0, fmt.Errorf("wait for the tests: %w", err)
+			return 0, fmt.Errorf("wait for it: %w", err)
 		case pid == child.Pid && status.Signaled():
-			return 0, fmt.Errorf("the tests ended by signal %d", status.Signal())
+			return 0, fmt.Errorf("it ended by signal %d", status.Signal())
 		case pid == child.Pid:
 			return status.ExitStatus(), nil
 		}

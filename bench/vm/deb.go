@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package kernels
+package vm
 
 import (
 	"bufio"
@@ -13,41 +13,56 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"testing"
 	"time"
 )
 
-// deb returns the path of the kernel's package in the cache, where it is put
+// Kernel is that of a Debian suite.
+type Kernel struct {
+	Series string // "6.1"
+	Suite  string // "bookworm"
+}
+
+// Fetch returns the path of the kernel's package in the cache, where it is put
 // first if it is not there yet.
-func (k kernel) deb(t *testing.T) string {
-	t.Helper()
+func (k Kernel) Fetch(ctx context.Context) (_ string, retErr error) {
 	cache := filepath.Join(cmp.Or(os.Getenv("XDG_CACHE_HOME"), "/var/cache"), "fairlead", "kernels")
-	pattern := filepath.Join(cache, "linux-image-"+k.series+".*.deb")
-	found, err := filepath.Glob(pattern)
-	must(t, err)
+	found, err := k.in(cache)
+	if err != nil {
+		return "", err
+	}
 	if len(found) > 0 {
-		return found[len(found)-1]
+		return found[len(found)-1], nil
 	}
-	must(t, os.MkdirAll(cache, 0o755))
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", err
+	}
 	dir, err := os.MkdirTemp(cache, "download-")
-	must(t, err)
-	defer os.RemoveAll(dir)
-	if err := k.download(dir); err != nil {
-		t.Fatalf("download the kernel of Debian %s: %v", k.suite, err)
+	if err != nil {
+		return "", err
 	}
-	found, err = filepath.Glob(filepath.Join(dir, "linux-image-"+k.series+".*.deb"))
-	must(t, err)
+	defer func() { retErr = errors.Join(retErr, os.RemoveAll(dir)) }()
+	if err := k.download(ctx, dir); err != nil {
+		return "", fmt.Errorf("download the kernel of Debian %s: %w", k.Suite, err)
+	}
+	found, err = k.in(dir)
+	if err != nil {
+		return "", err
+	}
 	if len(found) != 1 {
-		t.Fatalf("Debian %s has %d packages linux-image-%s.*, want one", k.suite, len(found), k.series)
+		return "", fmt.Errorf("suite %s of Debian has %d packages linux-image-%s.*, want one", k.Suite, len(found), k.Series)
 	}
 	path := filepath.Join(cache, filepath.Base(found[0]))
-	must(t, os.Rename(found[0], path)) // whole or not at all
-	return path
+	return path, os.Rename(found[0], path) // whole or not at all
+}
+
+// in lists the kernel's packages in a directory.
+func (k Kernel) in(dir string) ([]string, error) {
+	return filepath.Glob(filepath.Join(dir, "linux-image-"+k.Series+".*.deb"))
 }
 
 // download fetches the package into dir, with package lists of its own: those
 // of the machine are for another suite.
-func (k kernel) download(dir string) error {
+func (k Kernel) download(ctx context.Context, dir string) error {
 	archive, err := debianArchive()
 	if err != nil {
 		return err
@@ -57,21 +72,21 @@ func (k kernel) download(dir string) error {
 			return err
 		}
 	}
-	source := fmt.Sprintf("deb %s%s %s main\n", signedBy(), archive, k.suite)
+	source := fmt.Sprintf("deb %s%s %s main\n", signedBy(), archive, k.Suite)
 	if err := os.WriteFile(filepath.Join(dir, "sources.list"), []byte(source), 0o644); err != nil {
 		return err
 	}
-	if _, err := apt(dir, "apt-get", "-qq", "update"); err != nil {
+	if _, err := apt(ctx, dir, "apt-get", "-qq", "update"); err != nil {
 		return err
 	}
 	const meta = "linux-image-cloud-amd64"
-	out, err := apt(dir, "apt-cache", "depends", "--important", meta)
+	out, err := apt(ctx, dir, "apt-cache", "depends", "--important", meta)
 	if err != nil {
 		return err
 	}
 	for line := range strings.Lines(out) {
 		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: "); ok {
-			_, err := apt(dir, "apt-get", "-qq", "download", name)
+			_, err := apt(ctx, dir, "apt-get", "-qq", "download", name)
 			return err
 		}
 	}
@@ -80,8 +95,8 @@ func (k kernel) download(dir string) error {
 
 // apt runs one of apt's commands on the lists of dir only. It changes nothing
 // that belongs to the machine.
-func apt(dir, command string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+func apt(ctx context.Context, dir, command string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	options := []string{
 		"-o", "Dir::Etc::SourceList=" + filepath.Join(dir, "sources.list"),
@@ -129,23 +144,25 @@ func signedBy() string {
 	return "[signed-by=" + keys + "] "
 }
 
-// unpack puts the package's files into a directory of the test's.
-func unpack(t *testing.T, deb string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if out, err := exec.Command("dpkg-deb", "-x", deb, dir).CombinedOutput(); err != nil {
-		t.Fatalf("unpack %s (remove it to have it fetched anew): %v\n%s", deb, err, out)
-	}
-	return dir
+// Image is an unpacked package of a kernel.
+type Image struct {
+	Kernel  string // the kernel's path
+	Release string // as uname has it
+	dir     string
 }
 
-// vmlinuz is the kernel in an unpacked package.
-func vmlinuz(t *testing.T, image string) string {
-	t.Helper()
-	found, err := filepath.Glob(filepath.Join(image, "boot", "vmlinuz-*"))
-	must(t, err)
-	if len(found) != 1 {
-		t.Fatalf("the package has %d kernels, want one", len(found))
+// Unpack puts a package's files into dir.
+func Unpack(ctx context.Context, deb, dir string) (Image, error) {
+	if out, err := exec.CommandContext(ctx, "dpkg-deb", "-x", deb, dir).CombinedOutput(); err != nil {
+		return Image{}, fmt.Errorf("unpack %s (remove it to have it fetched anew): %w\n%s", deb, err, out)
 	}
-	return found[0]
+	const prefix = "vmlinuz-"
+	found, err := filepath.Glob(filepath.Join(dir, "boot", prefix+"*"))
+	if err != nil {
+		return Image{}, err
+	}
+	if len(found) != 1 {
+		return Image{}, fmt.Errorf("the package %s has %d kernels, want one", deb, len(found))
+	}
+	return Image{Kernel: found[0], Release: strings.TrimPrefix(filepath.Base(found[0]), prefix), dir: dir}, nil
 }
