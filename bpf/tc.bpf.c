@@ -351,8 +351,9 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 	f = flow_prepare(p, b->net, 0, b->ifindex);
 	if (!f)
 		return -DROP_CT_FULL;
-	flow_publish(f, b);
-	err = flow_create(skb, p);
+	err = flow_publish(f, b);
+	if (!err)
+		err = flow_create(skb, p);
 	if (err)
 		return err;
 	frag_remember(p);

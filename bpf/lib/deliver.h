@@ -78,7 +78,7 @@ static __always_inline int set_macs(struct __sk_buff *skb, const __u8 *dmac, con
 }
 
 /* Routed into the sandbox of endpoint ifindex, translated to *to. */
-static __always_inline int route_to_sandbox(struct __sk_buff *skb, const struct pkt *p,
+static __always_inline int route_to_sandbox(struct __sk_buff *skb, struct pkt *p,
 					    const struct tuple *to, __u32 ifindex)
 {
 	struct endpoint *ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);

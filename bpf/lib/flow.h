@@ -140,12 +140,27 @@ static __always_inline void flow_masquerade(struct flow *f, const union ip *src)
 	f->host_src = 1;
 }
 
-/* The flow goes to the backend of b. */
-static __always_inline void flow_publish(struct flow *f, const struct publish *b)
+/* The flow goes to the backend of b. If that lacks the client's family, the gateway of its network
+ * asks in the client's place. Returns 0 or -DROP_X. */
+static __always_inline int flow_publish(struct flow *f, const struct publish *b)
 {
+	const union ip *gw;
+	struct endpoint *ep;
+	__u32 ifindex = b->ifindex;
+
 	f->e.xlat.daddr = b->addr;
 	f->e.xlat.dport = b->port;
 	f->e.publish = b->id;
+	if (ip_is4(&f->e.xlat.saddr) == ip_is4(&b->addr))
+		return 0;
+	ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+	if (!ep)
+		return -DROP_ENDPOINT_GONE;
+	gw = ip_is4(&b->addr) ? &ep->gw4 : &ep->gw6;
+	if (ip_is_zero(gw))
+		return -DROP_NO_UPLINK_ADDR;
+	flow_masquerade(f, gw);
+	return 0;
 }
 
 /*

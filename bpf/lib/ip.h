@@ -93,3 +93,12 @@ static __always_inline bool tuple_equal(const struct tuple *a, const struct tupl
 		 (a->daddr.d[0] ^ b->daddr.d[0]) | (a->daddr.d[1] ^ b->daddr.d[1]) |
 		 (a->sport ^ b->sport) | (a->dport ^ b->dport) | (a->proto ^ b->proto));
 }
+
+/* Folds a sum of words of any size into one of 16 bits. */
+static __always_inline __u16 csum_fold(__u64 sum)
+{
+	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + ((sum >> 32) & 0xffff) + (sum >> 48);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}

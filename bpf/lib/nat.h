@@ -4,7 +4,7 @@
 /* Rewriting packets to a translated tuple. */
 
 #include "config.h"
-#include "pkt.h"
+#include "xlat.h"
 
 #define CSUM_NONE (-1)
 
@@ -40,15 +40,6 @@ static __always_inline __u64 addr_diff(const union ip *from, const union ip *to,
 	return sum;
 }
 
-/* Folds a sum of words of any size into one of 16 bits. */
-static __always_inline __u16 csum_fold(__u64 sum)
-{
-	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + ((sum >> 32) & 0xffff) + (sum >> 48);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
-}
-
 /* Makes the layer 4 sum follow the ports, or the ICMP echo id. */
 static __always_inline int sum_ports(struct __sk_buff *skb, const struct pkt *p,
 				     const struct tuple *to)
@@ -64,8 +55,10 @@ static __always_inline int sum_ports(struct __sk_buff *skb, const struct pkt *p,
 		       0;
 }
 
-/* Makes the sums of layer 4 and of the packet follow the addresses. */
-static __always_inline int sum_addrs(struct __sk_buff *skb, const struct pkt *p, __u16 diff)
+/* Makes the sums of layer 4 and of the packet follow the addresses. xlat: the header that has
+ * them is going to be another, and takes care of the packet's. */
+static __always_inline int sum_addrs(struct __sk_buff *skb, const struct pkt *p, __u16 diff,
+				     bool xlat)
 {
 	int csum = csum_offset(p->t.proto);
 
@@ -77,7 +70,7 @@ static __always_inline int sum_addrs(struct __sk_buff *skb, const struct pkt *p,
 	/* IPv6 has no header sum to balance the addresses. Of a packet whose card summed it up
 	 * (CHECKSUM_COMPLETE) the helper above takes them off, as for IPv4, unless a flag says
 	 * otherwise that kernels before 6.16 lack; others it leaves alone, as this does. */
-	if (!(p->flags & PKT_IP4))
+	if (!(p->flags & PKT_IP4) && !xlat)
 		bpf_csum_update(skb, diff);
 	return 0;
 }
@@ -128,11 +121,11 @@ static __always_inline int store_ports(struct __sk_buff *skb, const struct pkt *
 	return bpf_skb_store_bytes(skb, p->l4, ports, sizeof(ports), 0) ? -DROP_NAT_FAILED : 0;
 }
 
-/* nat_rewrite gives the packet the addresses and ports of *to. Pointers into
- * the packet are void afterwards; p still has the old tuple. */
-__noinline int nat_rewrite(struct __sk_buff *skb, const struct pkt *p, const struct tuple *to)
+/* nat_rewrite gives the packet the addresses and ports of *to, and headers of their family.
+ * Pointers into the packet are void afterwards; p still has the old tuple. */
+__noinline int nat_rewrite(struct __sk_buff *skb, struct pkt *p, const struct tuple *to)
 {
-	bool is4, ports, addrs;
+	bool is4, ports, addrs, xlat;
 	__u64 diff;
 	int err;
 
@@ -152,7 +145,12 @@ __noinline int nat_rewrite(struct __sk_buff *skb, const struct pkt *p, const str
 	}
 	if (!addrs)
 		return 0;
+	/* In a sum the mapped form of an IPv4 address is worth what the address is. */
+	xlat = xlat_needed(p, &to->daddr);
+	is4 = is4 && !xlat;
 	diff = addr_diff(&p->t.saddr, &to->saddr, is4) + addr_diff(&p->t.daddr, &to->daddr, is4);
-	err = sum_addrs(skb, p, csum_fold(diff));
-	return err ? err : store_addrs(skb, p, to, diff);
+	err = sum_addrs(skb, p, csum_fold(diff), xlat);
+	if (err)
+		return err;
+	return xlat ? xlat_headers(skb, p, to) : store_addrs(skb, p, to, diff);
 }

@@ -140,8 +140,8 @@ static __always_inline enum route_result route_find(struct __sk_buff *skb, const
 						    const union ip *daddr, __u32 iif, bool prefer,
 						    struct next_hop **hop)
 {
-	__u32 tick = bpf_ktime_get_coarse_ns() >> ROUTE_TICK_SHIFT;
-	bool is4 = p->flags & PKT_IP4;
+	__u32 tick = bpf_ktime_get_coarse_ns() >> ROUTE_TICK_SHIFT, len = xlat_len(p, daddr);
+	bool is4 = ip_is4(daddr);
 	enum route_result got;
 	struct route_slot *s;
 
@@ -151,12 +151,12 @@ static __always_inline enum route_result route_find(struct __sk_buff *skb, const
 		return ROUTE_STACK;
 	*hop = &s->hop;
 	if (s->tick == tick && route_key_is(&s->key, &p->t, daddr, iif, prefer))
-		return p->len > s->hop.mtu ? ROUTE_TOO_BIG : ROUTE_OK;
+		return len > s->hop.mtu ? ROUTE_TOO_BIG : ROUTE_OK;
 	s->key.t = p->t;
 	s->key.t.daddr = *daddr;
 	s->key.iif = iif;
 	s->key.prefer = prefer;
-	got = route_ask(skb, &s->key, p->len, is4, &s->hop);
+	got = route_ask(skb, &s->key, len, is4, &s->hop);
 	s->tick = got == ROUTE_OK && s->hop.mtu ? tick : tick - 1;
 	return got;
 }
@@ -189,21 +189,23 @@ static __always_inline int ttl_exceeded(struct __sk_buff *skb, const struct pkt 
 	return tell_sender(skb, p, ep, ICMP_KIND(type, 0), 0, -DROP_TTL);
 }
 
+/* p is larger than the MTU of the way to *daddr. */
 static __always_inline int too_big(struct __sk_buff *skb, const struct pkt *p,
-				   const struct endpoint *ep, __u32 mtu)
+				   const struct endpoint *ep, const union ip *daddr, __u32 mtu)
 {
+	mtu -= xlat_len(p, daddr) - p->len; /* as its sender counts */
 	if (!(p->flags & PKT_IP4))
 		return tell_sender(skb, p, ep, ICMP_KIND(ICMPV6_PKT_TOOBIG, 0), mtu, -DROP_TOO_BIG);
-	/* The stack fragments what may be fragmented. */
-	if (!(p->flags & PKT_DF))
+	/* The stack fragments what may be fragmented, unless it becomes IPv6. */
+	if (!(p->flags & PKT_DF) && ip_is4(daddr))
 		return to_stack(skb, ep);
 	return tell_sender(skb, p, ep, ICMP_KIND(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED), mtu,
 			   -DROP_TOO_BIG);
 }
 
 /* Sends the packet, translated to *to, to the next hop. */
-static __always_inline int to_next_hop(struct __sk_buff *skb, const struct pkt *p,
-				       const struct tuple *to, struct next_hop *hop)
+static __always_inline int to_next_hop(struct __sk_buff *skb, struct pkt *p, const struct tuple *to,
+				       struct next_hop *hop)
 {
 	int err = nat_rewrite(skb, p, to);
 
@@ -229,9 +231,11 @@ static __always_inline int route_published(struct __sk_buff *skb, struct pkt *p,
 	f = flow_prepare(p, b->net, skb->ifindex, b->ifindex);
 	if (!f)
 		return -DROP_CT_FULL;
-	flow_publish(f, b);
+	err = flow_publish(f, b);
+	if (err)
+		return err;
 	/* Its own backend: the answer must come back here, so the gateway asks. */
-	if (b->ifindex == skb->ifindex)
+	if (b->ifindex == skb->ifindex && !f->host_src)
 		f->e.xlat.saddr = p->flags & PKT_IP4 ? ep->gw4 : ep->gw6;
 	err = flow_create(skb, p);
 	if (err)
@@ -253,7 +257,7 @@ static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
 	case ROUTE_OK:
 		break;
 	case ROUTE_TOO_BIG:
-		return too_big(skb, p, ep, hop->mtu);
+		return too_big(skb, p, ep, &p->t.daddr, hop->mtu);
 	case ROUTE_STACK:
 		return to_stack(skb, ep);
 	}
@@ -298,9 +302,10 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 	case ROUTE_OK:
 		break;
 	case ROUTE_TOO_BIG:
-		return too_big(skb, p, ep, hop->mtu);
+		return too_big(skb, p, ep, &to.daddr, hop->mtu);
 	case ROUTE_STACK:
-		return to_stack(skb, ep);
+		/* For the stack a packet that is to change its family is the host's. */
+		return xlat_needed(p, &to.daddr) ? -DROP_NO_ROUTE : to_stack(skb, ep);
 	}
 	/* Mostly it is the uplink's first address; only else is the dear lookup needed. */
 	if (masqueraded && !ip_equal(&hop->src, &to.saddr) && cfg_fib_src &&

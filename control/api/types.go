@@ -126,6 +126,9 @@ type NetworkDisconnect struct {
 type PortBinding struct {
 	HostIP   string `json:"HostIp"`
 	HostPort string
+	// ClientSeenAs is the address that the sandbox sees instead of a client's, where the host
+	// address is of a family that the sandbox lacks; "": the client's own. Not in requests.
+	ClientSeenAs string `json:",omitempty"`
 }
 
 // SandboxCreate is the body of POST /sandboxes/create?name=. Its shape is that
@@ -245,6 +248,8 @@ type PortSummary struct {
 	PrivatePort uint16
 	Count       uint16
 	Type        string // tcp, udp, sctp
+	// ClientSeenAs is as of a PortBinding.
+	ClientSeenAs string `json:",omitempty"`
 }
 
 // SandboxStarted is the body of POST /sandboxes/{ref}/started.

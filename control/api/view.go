@@ -155,7 +155,7 @@ func (v *view) sandbox(sb *model.Sandbox) Sandbox {
 	for _, p := range v.ports(sb) {
 		for i := range p.Count {
 			key := strconv.Itoa(int(p.PrivatePort+i)) + "/" + p.Type
-			b := PortBinding{HostIP: p.IP, HostPort: strconv.Itoa(int(p.PublicPort + i))}
+			b := PortBinding{HostIP: p.IP, HostPort: strconv.Itoa(int(p.PublicPort + i)), ClientSeenAs: p.ClientSeenAs}
 			out.NetworkSettings.Ports[key] = append(out.NetworkSettings.Ports[key], b)
 		}
 	}
@@ -201,14 +201,18 @@ func endpointSettings(n *model.Network, e *model.Endpoint) EndpointSettings {
 func (v *view) ports(sb *model.Sandbox) []PortSummary {
 	out := []PortSummary{}
 	for _, e := range v.endpointsOf(sb.ID) {
-		if n := v.snap.Networks[e.NetworkID]; n == nil || n.Internal {
+		n := v.snap.Networks[e.NetworkID]
+		if n == nil || n.Internal {
 			continue // internal networks publish nothing
 		}
 		for _, p := range v.publishesOf(e.ID) {
-			for _, ip := range hostAddrs(p.HostIP, e) {
-				out = append(out, PortSummary{
-					IP: ip.String(), PublicPort: p.HostPort, PrivatePort: p.Port, Count: p.Count, Type: p.Proto.String(),
-				})
+			for _, ip := range hostAddrs(p.HostIP) {
+				if backend := n.Backend(e, ip); backend.IsValid() {
+					out = append(out, PortSummary{
+						IP: ip.String(), PublicPort: p.HostPort, PrivatePort: p.Port, Count: p.Count, Type: p.Proto.String(),
+						ClientSeenAs: clientSeenAs(n, ip, backend),
+					})
+				}
 			}
 		}
 	}
@@ -238,20 +242,22 @@ func foldPorts(ports []PortSummary) []PortSummary {
 	return out
 }
 
-// hostAddrs spells out the zero host address: every address of each family
-// the endpoint has.
-func hostAddrs(ip netip.Addr, e *model.Endpoint) []netip.Addr {
+// hostAddrs spells out the zero host address: every address of each family.
+func hostAddrs(ip netip.Addr) []netip.Addr {
 	if ip.IsValid() {
 		return []netip.Addr{ip}
 	}
-	var all []netip.Addr
-	if e.IPv4.IsValid() {
-		all = append(all, netip.IPv4Unspecified())
+	return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+}
+
+// clientSeenAs is whom the backend takes for the client at a host address: the gateway, if the
+// backend is of the other family.
+func clientSeenAs(n *model.Network, host, backend netip.Addr) string {
+	if host.Is4() == backend.Is4() {
+		return ""
 	}
-	if e.IPv6.IsValid() {
-		all = append(all, netip.IPv6Unspecified())
-	}
-	return all
+	s, _ := n.Subnet(backend.Is4())
+	return addrString(s.Gateway)
 }
 
 func (v *view) summary(sb *model.Sandbox) SandboxSummary {

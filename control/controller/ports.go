@@ -184,7 +184,7 @@ func (t *tx) resolvePorts(specs []model.PortSpec, gw *model.Endpoint) (ports []m
 			n := t.next.Networks[gw.NetworkID]
 			var ok bool
 			if at.HostIP, ok = servedAt(n, gw, b); !ok {
-				return nil, nil, refuse(model.ErrInvalid, "port %s/%v cannot be published at %v: network %s has no %s addresses (choose another host address or network)",
+				return nil, nil, refuse(model.ErrInvalid, "port %s/%v cannot be published at %v: network %s has no %s addresses, or no gateway (choose another host address or network)",
 					rangeText(b.Port, b.Count), b.Proto, at.HostIP, n.Name, family(at.HostIP.Is4()))
 			}
 		}
@@ -211,7 +211,7 @@ func freedom(s model.PortSpec) int {
 }
 
 // servedAt tells at which host address an endpoint serves a binding, and
-// whether it can: one family is not translated into the other.
+// whether it can.
 func servedAt(n *model.Network, ep *model.Endpoint, b model.PortBinding) (netip.Addr, bool) {
 	a := b.HostIP
 	if !a.IsValid() {
@@ -220,7 +220,7 @@ func servedAt(n *model.Network, ep *model.Endpoint, b model.PortBinding) (netip.
 	if !a.IsValid() {
 		return a, true
 	}
-	return a, ep.Addr(a.Is4()).IsValid()
+	return a, n.Backend(ep, a).IsValid()
 }
 
 // choosePort fills in b.HostPort, or checks that it can be had.
@@ -260,10 +260,7 @@ func (t *tx) checkPort(gw *model.Endpoint, b model.PortBinding) error {
 	if busy(err) {
 		kind, remedy = model.ErrConflict, "stop the program that has it, or choose another host port"
 	}
-	backend := gw.IPv4.Addr()
-	if b.HostIP.Is6() {
-		backend = gw.IPv6.Addr()
-	}
+	backend := t.next.Networks[gw.NetworkID].Backend(gw, hostAddr(b.HostIP))
 	return refuse(kind, "failed to bind host port for %s:%s/%v: %v (%s)", hostPort(b.HostIP, b.HostPort), hostPort(backend, b.Port), b.Proto, err, remedy)
 }
 
@@ -348,7 +345,7 @@ func (t *tx) retarget(sb *model.Sandbox, strict bool) error {
 		}
 		var ok bool
 		if b.HostIP, ok = servedAt(t.next.Networks[gw.NetworkID], gw, b); !ok {
-			t.c.cfg.Log.Warn("published port is not served: the gateway network lacks its address family", "sandbox", sb.Name, "port", b.HostPort)
+			t.c.cfg.Log.Warn("published port is not served: the gateway network lacks its address family, or a gateway", "sandbox", sb.Name, "port", b.HostPort)
 			continue
 		}
 		p := spare[b]

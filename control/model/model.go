@@ -277,11 +277,26 @@ func (s *Sandbox) OfRuntime() bool {
 	return false
 }
 
+// Backend returns the address of ep that serves a port published at a host address; the zero Addr
+// if none does. For clients of a family that ep lacks the datapath translates to the other, with
+// the gateway of the network as their source. A loopback address has clients on the host
+// alone, and what connects an IPv4 socket of a program there to IPv6 does not exist.
+func (n *Network) Backend(ep *Endpoint, host netip.Addr) netip.Addr {
+	if a := ep.Addr(host.Is4()); a.IsValid() {
+		return a
+	}
+	gw, _ := n.Subnet(!host.Is4())
+	if !gw.Gateway.IsValid() || host.Is4() && host.IsLoopback() {
+		return netip.Addr{}
+	}
+	return ep.Addr(!host.Is4())
+}
+
 // PortBinding is one published port, or a range of Count consecutive ones:
 // host port HostPort+i leads to sandbox port Port+i.
 type PortBinding struct {
 	// HostIP is the host address to listen at. The zero Addr: every address of
-	// every family the gateway endpoint has.
+	// both families.
 	HostIP   netip.Addr `json:"host_ip,omitzero"`
 	HostPort uint16     `json:"host_port"`
 	Port     uint16     `json:"port"`

@@ -140,9 +140,9 @@ func publishRuns(p *model.Publish, ep *model.Endpoint, n *model.Network, hostIf 
 	}
 	var runs []portRun
 	for _, host := range hosts {
-		backend := ep.Addr(host.Is4())
+		backend := n.Backend(ep, host)
 		if !backend.IsValid() {
-			continue // the endpoint is not in that family
+			continue
 		}
 		runs = append(runs, portRun{count: p.Count, first: maps.Publish{
 			HostIP: host, Port: p.HostPort, Proto: uint8(p.Proto),

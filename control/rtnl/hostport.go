@@ -123,8 +123,9 @@ func gatewaySettings(l Link, v6 bool) []Sysctl {
 		}
 	}
 	set("ipv4", "forwarding", l.Conf.Forwarding4)
+	// Also without IPv6 of its own: the answers of a port that serves IPv6 clients enter here.
+	set("ipv6", "forwarding", l.Conf.Forwarding6)
 	if v6 {
-		set("ipv6", "forwarding", l.Conf.Forwarding6)
 		set("ipv6", "force_forwarding", l.Conf.ForceForwarding6)
 	}
 	return settings

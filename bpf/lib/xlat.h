@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * IP/ICMP translation (RFC 7915): a client of one family and a backend that has only the other.
+ *
+ * Tuples hold addresses of both families in one form, so the entries of such a flow are like any
+ * other's. What differs is the headers of its packets, and this header changes those.
+ */
+
+#include "pkt.h"
+
+#define FRAGHDR_LEN 8 /* RFC 8200 section 4.5 */
+#define FRAGHDR_OFFSET 0xfff8
+#define FRAGHDR_M 1
+
+/* What an IPv6 packet has more than the same of IPv4. */
+#define XLAT_DIFF (sizeof(struct ipv6hdr) - sizeof(struct iphdr))
+
+/* A packet of IPv4 up to this size may be fragmented on its way after translation, since its sender
+ * would not send smaller ones (RFC 7915 section 5.1). */
+#define XLAT_MAY_FRAGMENT 1260
+
+#ifndef BPF_F_ADJ_ROOM_FIXED_GSO
+#define BPF_F_ADJ_ROOM_FIXED_GSO (1ULL << 0)
+#endif
+
+struct fraghdr {
+	__u8 next;
+	__u8 reserved;
+	__be16 offset; /* in the upper 13 bits; M is the lowest */
+	__be32 id;
+};
+_Static_assert(sizeof(struct fraghdr) == FRAGHDR_LEN, "struct fraghdr");
+
+static __always_inline bool pkt_is_fragment(const struct pkt *p)
+{
+	return p->flags & (PKT_FRAG_FIRST | PKT_FRAG_LATER);
+}
+
+/* Does a packet to *to or from it change its family? */
+static __always_inline bool xlat_needed(const struct pkt *p, const union ip *to)
+{
+	return !(p->flags & PKT_IP4) == ip_is4(to);
+}
+
+/* The length of packet p (see struct pkt) when it goes to *daddr. */
+static __always_inline __u32 xlat_len(const struct pkt *p, const union ip *daddr)
+{
+	__u32 l4 = p->len - (p->l4 - L3), fragment = pkt_is_fragment(p) ? FRAGHDR_LEN : 0;
+
+	if (!xlat_needed(p, daddr))
+		return p->len;
+	return p->flags & PKT_IP4 ? sizeof(struct ipv6hdr) + fragment + l4 :
+				    sizeof(struct iphdr) + l4;
+}
+
+/* Makes room behind the IP header, or takes it away. */
+static __always_inline int xlat_room(struct __sk_buff *skb, __s32 diff)
+{
+	if (diff && bpf_skb_adjust_room(skb, diff, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return -DROP_NAT_FAILED;
+	return 0;
+}
+
+/* Changes what the kernel takes the packet for, and its EtherType. Between the headers are 20 bytes
+ * more or less then. GSO and CHECKSUM_PARTIAL go on to work: segments keep their size, and
+ * where to put the sum is counted from the buffer's begin. */
+static __always_inline int xlat_proto(struct __sk_buff *skb, __be16 proto)
+{
+	if (bpf_skb_change_proto(skb, proto, 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN - sizeof(proto), &proto, sizeof(proto), 0))
+		return -DROP_NAT_FAILED;
+	return 0;
+}
+
+/* Puts the length of layer 4 into a header's field, which excludes (IPv6) or includes
+ * (IPv4) the header. Segments longer than the field can tell have 0 there (BIG TCP). */
+static __always_inline int xlat_set_len(struct __sk_buff *skb, __u32 len, __be16 *field)
+{
+	if (len > 0xffff && !skb->gso_size)
+		return -DROP_TOO_BIG;
+	*field = len > 0xffff ? 0 : bpf_htons(len);
+	return 0;
+}
+
+/* The length of what follows the IP headers: as the header says, for the frame may be padded. */
+static __always_inline int xlat_l4_len(struct __sk_buff *skb, __u32 len, __u32 headers, __u32 *l4)
+{
+	if (!len && skb->gso_size)
+		*l4 = skb->len - L3 - headers;
+	else if (len < headers)
+		return -DROP_MALFORMED;
+	else
+		*l4 = len - headers;
+	return 0;
+}
+
+/* Fills the header's fields about fragments (RFC 7915 section 5.1.1). */
+static __always_inline int xlat_fragment4(struct __sk_buff *skb, const struct pkt *p,
+					  struct iphdr *ip)
+{
+	struct fraghdr h;
+	__u16 offset;
+
+	if (!pkt_is_fragment(p)) {
+		if (p->len > XLAT_MAY_FRAGMENT + XLAT_DIFF)
+			ip->frag_off = bpf_htons(IP_DF);
+		else
+			ip->id = bpf_get_prandom_u32();
+		return 0;
+	}
+	/* Other extension headers belong to the whole packet, of which this is a part. */
+	if (p->l4 != L3 + sizeof(struct ipv6hdr) + FRAGHDR_LEN ||
+	    bpf_skb_load_bytes(skb, L3 + sizeof(struct ipv6hdr), &h, sizeof(h)))
+		return -DROP_UNSUPPORTED;
+	offset = bpf_ntohs(h.offset);
+	ip->frag_off = bpf_htons((offset & FRAGHDR_OFFSET) >> 3 | (offset & FRAGHDR_M ? IP_MF : 0));
+	ip->id = bpf_htons(bpf_ntohl(h.id));
+	return 0;
+}
+
+/* IPv6 to IPv4: RFC 7915 section 5.1. Extension headers are left out. */
+static __always_inline int xlat_to4(struct __sk_buff *skb, struct pkt *p, const struct tuple *to)
+{
+	__u32 headers = p->l4 - L3, l4;
+	struct iphdr ip = {};
+	struct ipv6hdr ip6;
+	int err;
+
+	if (bpf_skb_load_bytes(skb, L3, &ip6, sizeof(ip6)))
+		return -DROP_MALFORMED;
+	err = xlat_fragment4(skb, p, &ip);
+	if (err)
+		return err;
+	l4 = bpf_ntohs(ip6.payload_len);
+	err = xlat_l4_len(skb, l4 ? l4 + sizeof(ip6) : 0, headers, &l4);
+	if (err)
+		return err;
+	err = xlat_set_len(skb, sizeof(ip) + l4, &ip.tot_len);
+	if (err)
+		return err;
+	ip.version = 4;
+	ip.ihl = sizeof(ip) / 4;
+	ip.tos = ip6.priority << 4 | ip6.flow_lbl[0] >> 4;
+	ip.ttl = p->ttl;
+	ip.protocol = p->t.proto;
+	ip.saddr = to->saddr.w[3];
+	ip.daddr = to->daddr.w[3];
+	ip.check = ~csum_fold(bpf_csum_diff(0, 0, (__be32 *)&ip, sizeof(ip), 0));
+	err = xlat_room(skb, (__s32)sizeof(ip6) - (__s32)headers);
+	if (err)
+		return err;
+	err = xlat_proto(skb, bpf_htons(ETH_P_IP));
+	if (err)
+		return err;
+	if (bpf_skb_store_bytes(skb, L3, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM))
+		return -DROP_NAT_FAILED;
+	p->flags |= PKT_IP4;
+	p->l4 = L3 + sizeof(ip);
+	return 0;
+}
+
+/* IPv4 to IPv6: RFC 7915 section 4.1. Options are left out. */
+static __always_inline int xlat_to6(struct __sk_buff *skb, struct pkt *p, const struct tuple *to)
+{
+	__u32 headers = p->l4 - L3, fragment = pkt_is_fragment(p) ? FRAGHDR_LEN : 0, l4;
+	struct ipv6hdr ip6 = {};
+	struct fraghdr h = {};
+	struct iphdr ip;
+	__u16 offset;
+	int err;
+
+	if (bpf_skb_load_bytes(skb, L3, &ip, sizeof(ip)))
+		return -DROP_MALFORMED;
+	err = xlat_l4_len(skb, bpf_ntohs(ip.tot_len), headers, &l4);
+	if (err)
+		return err;
+	err = xlat_set_len(skb, fragment + l4, &ip6.payload_len);
+	if (err)
+		return err;
+	ip6.version = 6;
+	ip6.priority = ip.tos >> 4;
+	ip6.flow_lbl[0] = ip.tos << 4;
+	ip6.nexthdr = fragment ? IPPROTO_FRAGMENT : p->t.proto;
+	ip6.hop_limit = p->ttl;
+	__builtin_memcpy(&ip6.saddr, &to->saddr, 16);
+	__builtin_memcpy(&ip6.daddr, &to->daddr, 16);
+	err = xlat_proto(skb, bpf_htons(ETH_P_IPV6));
+	if (err)
+		return err;
+	err = xlat_room(skb, (__s32)(sizeof(ip) + fragment) - (__s32)headers);
+	if (err)
+		return err;
+	if (bpf_skb_store_bytes(skb, L3, &ip6, sizeof(ip6), BPF_F_RECOMPUTE_CSUM))
+		return -DROP_NAT_FAILED;
+	if (fragment) {
+		offset = bpf_ntohs(ip.frag_off);
+		h.next = p->t.proto;
+		h.offset = bpf_htons((offset & IP_OFFSET) << 3 | (offset & IP_MF ? FRAGHDR_M : 0));
+		h.id = bpf_htonl(bpf_ntohs(ip.id));
+		if (bpf_skb_store_bytes(skb, L3 + sizeof(ip6), &h, sizeof(h), BPF_F_RECOMPUTE_CSUM))
+			return -DROP_NAT_FAILED;
+	}
+	p->flags &= ~PKT_IP4;
+	p->l4 = L3 + sizeof(ip6) + fragment;
+	return 0;
+}
+
+/* xlat_headers gives the packet headers of the other family, with the addresses of *to. Its layer 4
+ * is *to's already. Of p the family, the offset and the length change. */
+static __always_inline int xlat_headers(struct __sk_buff *skb, struct pkt *p,
+					const struct tuple *to)
+{
+	__u32 len = xlat_len(p, &to->daddr);
+	int err = p->flags & PKT_IP4 ? xlat_to6(skb, p, to) : xlat_to4(skb, p, to);
+
+	p->len = len;
+	return err;
+}
