@@ -26,10 +26,17 @@ type SockCtEntry struct {
 	OutIf   uint32
 	Expires uint32
 	Publish uint32
-	State   uint8
-	Flags   uint8
-	Net     uint16
 	Created uint32
+	Policy  uint32
+	Flags   uint16
+	Net     uint16
+	Node    uint16
+	State   uint8
+	Scale   uint8
+	End     uint32
+	Ack     uint32
+	Win     uint32
+	Pend    uint32
 }
 
 type SockEndpoint struct {

@@ -26,10 +26,17 @@ type TCCtEntry struct {
 	OutIf   uint32
 	Expires uint32
 	Publish uint32
-	State   uint8
-	Flags   uint8
-	Net     uint16
 	Created uint32
+	Policy  uint32
+	Flags   uint16
+	Net     uint16
+	Node    uint16
+	State   uint8
+	Scale   uint8
+	End     uint32
+	Ack     uint32
+	Win     uint32
+	Pend    uint32
 }
 
 type TCCtEvent uint32
@@ -55,6 +62,7 @@ const (
 	TCCtFlagCT_F_NAT_DST TCCtFlag = 16
 	TCCtFlagCT_F_HOST    TCCtFlag = 64
 	TCCtFlagCT_F_STACK   TCCtFlag = 128
+	TCCtFlagCT_F_SEQ     TCCtFlag = 256
 )
 
 type TCCtState uint32

@@ -257,7 +257,7 @@ func TestRemoveFlows(t *testing.T) {
 		r := bpf.TCTuple{Dport: port, Proto: 6, Saddr: bpf.TCIp{B: [16]byte{2}}, Daddr: bpf.TCIp{B: [16]byte{1}}}
 		err := errors.Join(
 			d.tables.maps["fl_ct"].Put(k, bpf.TCCtEntry{Xlat: k, Expires: expires}),
-			d.tables.maps["fl_ct"].Put(r, bpf.TCCtEntry{Xlat: r, Expires: expires, Flags: uint8(bpf.TCCtFlagCT_F_REPLY)}),
+			d.tables.maps["fl_ct"].Put(r, bpf.TCCtEntry{Xlat: r, Expires: expires, Flags: uint16(bpf.TCCtFlagCT_F_REPLY)}),
 		)
 		if err != nil {
 			t.Fatal(err)

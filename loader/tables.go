@@ -18,9 +18,11 @@ import (
 type tables struct {
 	dir  string
 	maps map[string]*ebpf.Map
-	// old is maps that were replaced by others of the same layout: programs
+	// old is maps that were replaced by others of the same entries: programs
 	// that are still attached may go on writing to them until Commit.
 	old map[string]*ebpf.Map
+	// layouts says how entries of old maps become entries of the new ones.
+	layouts map[string]maps.Layout
 	// fresh is the maps that are not pinned yet.
 	fresh map[string]bool
 }
@@ -30,7 +32,7 @@ type tables struct {
 func openTables(dir string, specs map[string]*ebpf.MapSpec, log *slog.Logger) (_ *tables, retErr error) {
 	t := &tables{
 		dir: dir, maps: make(map[string]*ebpf.Map),
-		old: make(map[string]*ebpf.Map), fresh: make(map[string]bool),
+		old: make(map[string]*ebpf.Map), layouts: make(map[string]maps.Layout), fresh: make(map[string]bool),
 	}
 	defer func() {
 		if retErr != nil {
@@ -65,28 +67,35 @@ func (t *tables) open(name string, spec *ebpf.MapSpec, log *slog.Logger) error {
 	if pinned == nil {
 		return nil
 	}
-	if !onlySizeDiffers(spec, pinned) {
-		log.Warn("table has another layout now and starts empty", "table", name, "old", pinned.String())
+	if t.layouts[name], err = convertible(spec, pinned); err != nil {
+		log.Warn("table has another layout now and starts empty", "table", name, "old", pinned.String(), "err", err)
 		delete(t.old, name)
 		return pinned.Close()
 	}
-	copied, lost, err := maps.Copy(m, pinned, false)
+	copied, lost, err := maps.Copy(m, pinned, t.layouts[name], false)
 	if err != nil {
 		return fmt.Errorf("move entries of map %s: %w", name, err)
 	}
-	log.Info("table has another size now and was copied", "table", name,
+	log.Info("table has another size or layout now and was copied", "table", name,
 		"from", pinned.MaxEntries(), "to", m.MaxEntries(), "entries", copied, "no_room", lost)
 	return nil
 }
 
-// onlySizeDiffers: the map is a hash like the one wanted, but for its size.
-func onlySizeDiffers(spec *ebpf.MapSpec, m *ebpf.Map) bool {
+// convertible returns how entries of a pinned map become entries of the one
+// wanted: both are hashes of one kind with keys of one size.
+func convertible(spec *ebpf.MapSpec, m *ebpf.Map) (maps.Layout, error) {
 	if spec.Type != ebpf.Hash && spec.Type != ebpf.LRUHash {
-		return false
+		return maps.Layout{}, fmt.Errorf("a %s is not converted", spec.Type)
 	}
 	same := spec.Copy()
-	same.MaxEntries = m.MaxEntries()
-	return same.Compatible(m) == nil
+	same.MaxEntries, same.ValueSize = m.MaxEntries(), m.ValueSize()
+	if err := same.Compatible(m); err != nil {
+		return maps.Layout{}, err
+	}
+	if spec.ValueSize == m.ValueSize() {
+		return maps.Layout{}, nil
+	}
+	return maps.LayoutOf(spec, m)
 }
 
 // pin pins the maps that are new, in place of what was pinned by their names.
@@ -103,7 +112,7 @@ func (t *tables) pin() error {
 // settle copies what programs wrote to replaced maps after they were copied.
 func (t *tables) settle(log *slog.Logger) error {
 	for name, old := range t.old {
-		copied, lost, err := maps.Copy(t.maps[name], old, true)
+		copied, lost, err := maps.Copy(t.maps[name], old, t.layouts[name], true)
 		if err != nil {
 			return fmt.Errorf("move late entries of map %s: %w", name, err)
 		}

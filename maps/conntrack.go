@@ -98,7 +98,7 @@ func Now() uint32 {
 // then unconfirmed ones. Flows may come and go meanwhile.
 func (c *Conntrack) Each(visit func(Flow) bool) error {
 	return c.entries(func(k bpf.TCTuple, e bpf.TCCtEntry, f func() Flow) bool {
-		if e.Flags&uint8(bpf.TCCtFlagCT_F_REPLY) != 0 {
+		if e.Flags&uint16(bpf.TCCtFlagCT_F_REPLY) != 0 {
 			return true
 		}
 		return visit(f())
@@ -118,7 +118,7 @@ func (c *Conntrack) Counts() (FlowCounts, error) {
 	tally := func(total *int) func(bpf.TCTuple, bpf.TCCtEntry) bool {
 		return func(_ bpf.TCTuple, e bpf.TCCtEntry) bool {
 			*total++
-			if e.Flags&uint8(bpf.TCCtFlagCT_F_REPLY) == 0 {
+			if e.Flags&uint16(bpf.TCCtFlagCT_F_REPLY) == 0 {
 				n.States[c.state(e.State)]++
 			}
 			return true

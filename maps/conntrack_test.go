@@ -28,11 +28,11 @@ func (w *world) addFlow(tb testing.TB, confirmed bool, f flowSpec) {
 	xlat.Saddr, xlat.Sport = ip("203.0.113.1"), swap16(f.port+1000)
 	e := bpf.TCCtEntry{
 		Xlat: xlat, InIf: 7, Expires: f.expires, Created: f.created, Net: 3, Publish: 9,
-		State: uint8(bpf.TCCtStateCT_ESTABLISHED), Flags: uint8(bpf.TCCtFlagCT_F_NAT_SRC),
+		State: uint8(bpf.TCCtStateCT_ESTABLISHED), Flags: uint16(bpf.TCCtFlagCT_F_NAT_SRC),
 	}
 	r := e
 	r.Xlat, r.InIf, r.OutIf = reverse(orig), 0, 7
-	r.Flags = uint8(bpf.TCCtFlagCT_F_REPLY | bpf.TCCtFlagCT_F_NAT_DST)
+	r.Flags = uint16(bpf.TCCtFlagCT_F_REPLY | bpf.TCCtFlagCT_F_NAT_DST)
 	m := w.m["fl_ct_new"]
 	if confirmed {
 		m = w.m["fl_ct"]

@@ -78,11 +78,16 @@ func count(m *ebpf.Map) (int, error) {
 	return n, nil
 }
 
-// Copy writes the entries of the hash src to dst, which must have the same key
-// and value size. With onlyMissing it leaves alone the keys dst has already.
-// It returns how many entries it wrote and how many found no room in dst.
-func Copy(dst, src *ebpf.Map, onlyMissing bool) (copied, lost int, err error) {
-	if dst.KeySize() != src.KeySize() || dst.ValueSize() != src.ValueSize() {
+// Copy writes the entries of the hash src to dst, whose keys must have the same
+// size, with values converted by layout. With onlyMissing it leaves alone the
+// keys dst has already. It returns how many entries it wrote and how many found
+// no room in dst.
+func Copy(dst, src *ebpf.Map, layout Layout, onlyMissing bool) (copied, lost int, err error) {
+	size := src.ValueSize()
+	if layout.size != 0 {
+		size = layout.size
+	}
+	if dst.KeySize() != src.KeySize() || dst.ValueSize() != size {
 		return 0, 0, errors.New("copy table: keys or values differ in size")
 	}
 	flags := ebpf.UpdateAny
@@ -90,7 +95,7 @@ func Copy(dst, src *ebpf.Map, onlyMissing bool) (copied, lost int, err error) {
 		flags = ebpf.UpdateNoExist
 	}
 	err = readRaw(src, func(keys, values any, n int) error {
-		ks, vs := reflect.ValueOf(keys).Slice(0, n), reflect.ValueOf(values).Slice(0, n)
+		ks, vs := reflect.ValueOf(keys).Slice(0, n), layout.values(reflect.ValueOf(values).Slice(0, n))
 		if n > 0 && !onlyMissing {
 			if _, err := dst.BatchUpdate(ks.Interface(), vs.Interface(), nil); err == nil {
 				copied += n
@@ -121,9 +126,6 @@ func Copy(dst, src *ebpf.Map, onlyMissing bool) (copied, lost int, err error) {
 // sizes only the map knows.
 func readRaw(m *ebpf.Map, visit func(keys, values any, n int) error) error {
 	size := batchSize
-	bytesOf := func(n uint32) reflect.Type {
-		return reflect.SliceOf(reflect.ArrayOf(int(n), reflect.TypeFor[byte]()))
-	}
 	keys := reflect.MakeSlice(bytesOf(m.KeySize()), size, size).Interface()
 	values := reflect.MakeSlice(bytesOf(m.ValueSize()), size, size).Interface()
 	var cursor ebpf.MapBatchCursor
@@ -146,4 +148,9 @@ func readRaw(m *ebpf.Map, visit func(keys, values any, n int) error) error {
 			return nil
 		}
 	}
+}
+
+// bytesOf is the type of a slice of arrays of n bytes.
+func bytesOf(n uint32) reflect.Type {
+	return reflect.SliceOf(reflect.ArrayOf(int(n), reflect.TypeFor[byte]()))
 }

@@ -106,7 +106,7 @@ func TestLayout(t *testing.T) {
 		{"subnet_key", unsafe.Sizeof(bpf.TCSubnetKey{}), 20},
 		{"uplink", unsafe.Sizeof(bpf.TCUplink{}), 40},
 		{"tuple", unsafe.Sizeof(bpf.TCTuple{}), 40},
-		{"ct_entry", unsafe.Sizeof(bpf.TCCtEntry{}), 64},
+		{"ct_entry", unsafe.Sizeof(bpf.TCCtEntry{}), 88},
 		{"gc_batch", unsafe.Sizeof(bpf.GCGcBatch{}), 16 + 256*40},
 	} {
 		if tt.got != tt.want {

@@ -328,7 +328,7 @@ func TestCopy(t *testing.T) {
 	big := spec.Copy()
 	big.MaxEntries = 20000
 	dst := mustMap(t, big)
-	if n, lost, err := Copy(dst, src, false); n != 9000 || lost != 0 || err != nil {
+	if n, lost, err := Copy(dst, src, Layout{}, false); n != 9000 || lost != 0 || err != nil {
 		t.Errorf("Copy = %d, %d, %v", n, lost, err)
 	}
 	if diff := cmp.Diff(want, kernelContents(t, dst)); diff != "" {
@@ -339,7 +339,7 @@ func TestCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	want[9999] = 5 // and 1 stays as it was
-	if n, lost, err := Copy(dst, src, true); n != 1 || lost != 0 || err != nil {
+	if n, lost, err := Copy(dst, src, Layout{}, true); n != 1 || lost != 0 || err != nil {
 		t.Errorf("Copy of what is missing = %d, %d, %v", n, lost, err)
 	}
 	if diff := cmp.Diff(want, kernelContents(t, dst)); diff != "" {
@@ -348,7 +348,7 @@ func TestCopy(t *testing.T) {
 
 	small := spec.Copy()
 	small.MaxEntries = 100
-	if n, lost, err := Copy(mustMap(t, small), src, false); n != 100 || lost != 8901 || err != nil {
+	if n, lost, err := Copy(mustMap(t, small), src, Layout{}, false); n != 100 || lost != 8901 || err != nil {
 		t.Errorf("Copy into a smaller map = %d copied, %d lost, %v", n, lost, err)
 	}
 }

@@ -45,7 +45,7 @@ func fill(table *ebpf.Map, entries int) error {
 			there, back := directions(uint32(i))
 			e := bpf.TCCtEntry{Xlat: there, Expires: expires, State: uint8(bpf.TCCtStateCT_ESTABLISHED)}
 			r := e
-			r.Xlat, r.Flags = back, uint8(bpf.TCCtFlagCT_F_REPLY)
+			r.Xlat, r.Flags = back, uint16(bpf.TCCtFlagCT_F_REPLY)
 			keys, values = append(keys, there, back), append(values, e, r)
 		}
 		if _, err := table.BatchUpdate(keys, values, nil); err != nil {

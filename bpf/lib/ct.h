@@ -129,7 +129,7 @@ static __always_inline __u8 ct_first_state(const struct pkt *p)
 
 /* Next state of a TCP flow after a packet with these flags; mine and theirs are the two
  * entries' flags, this packet's already in mine. */
-static __always_inline __u8 ct_tcp_next(__u8 state, __u8 tcp_flags, __u8 mine, __u8 theirs)
+static __always_inline __u8 ct_tcp_next(__u8 state, __u8 tcp_flags, __u16 mine, __u16 theirs)
 {
 	if (tcp_flags & TCP_RST)
 		return CT_CLOSE;
@@ -152,7 +152,7 @@ static __always_inline __u8 ct_tcp_next(__u8 state, __u8 tcp_flags, __u8 mine, _
 
 /* Does this packet, of the direction whose entry has these flags, begin a new connection with the
  * ports of one that closes? After a FIN of one side only if the answer says so, too. */
-static __always_inline bool ct_reopens(__u8 state, __u8 tcp_flags, __u8 mine)
+static __always_inline bool ct_reopens(__u8 state, __u8 tcp_flags, __u16 mine)
 {
 	__u8 syn = tcp_flags & (TCP_SYN | TCP_ACK);
 
@@ -161,7 +161,7 @@ static __always_inline bool ct_reopens(__u8 state, __u8 tcp_flags, __u8 mine)
 	return syn == TCP_SYN && state >= CT_LAST_ACK;
 }
 
-static __always_inline __u8 ct_udp_next(const struct ct_entry *e, __u8 theirs, __u32 now)
+static __always_inline __u8 ct_udp_next(const struct ct_entry *e, __u16 theirs, __u32 now)
 {
 	if (!(theirs & CT_F_SEEN))
 		return CT_UDP_NEW;
@@ -222,7 +222,8 @@ static __always_inline void ct_confirm(const struct tuple *key, const struct ct_
 __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirmed, __u32 now)
 {
 	struct ct_entry *o;
-	__u8 theirs, state;
+	__u16 theirs;
+	__u8 state;
 	bool confirm;
 
 	if (!p || !e)

@@ -156,23 +156,36 @@ enum ct_flag {
 	CT_F_NAT_DST = 1 << 4, /* destination likewise */
 	CT_F_HOST = 1 << 6,    /* a flow of the host's own stack, SNATed off a collision */
 	CT_F_STACK = 1 << 7,   /* the stack forwards it, and netfilter sees its answers, too */
+	CT_F_SEQ = 1 << 8,     /* TCP: this direction's sequence numbers are known */
 };
 
 /* fl_ct and fl_ct_new: tuple as the packet arrives -> what becomes of it. One
  * entry a direction; the partner's key is the reverse of xlat, the partner's
- * xlat is the reverse of the key. */
+ * xlat is the reverse of the key.
+ *
+ * The loader converts pinned tables of another layout field by field, by name: a field keeps
+ * its name and its meaning, and zero in a new one stands for "not known". 88 bytes take as much
+ * memory as 64 did (an element of fl_ct comes from the kernel's slab of 192 bytes). */
 struct ct_entry {
 	struct tuple xlat; /* the packet after translation */
 	__u32 in_if;	   /* host end the packets come from; 0: an uplink or the host */
 	__u32 out_if;	   /* host end they go to; 0: routed */
 	__u32 expires;	   /* CLOCK_MONOTONIC, seconds */
 	__u32 publish;	   /* model.Publish.ID that made it; 0: none */
-	__u8 state;	   /* enum ct_state, kept equal in both entries */
-	__u8 flags;	   /* enum ct_flag */
-	__u16 net;	   /* network index the flow is accounted to */
 	__u32 created;	   /* CLOCK_MONOTONIC, seconds */
+	__u32 policy;	   /* reserved: generation of the policy that allowed it */
+	__u16 flags;	   /* enum ct_flag */
+	__u16 net;	   /* network index the flow is accounted to */
+	__u16 node;	   /* reserved: the node its packets go to; 0: this one */
+	__u8 state;	   /* enum ct_state, kept equal in both entries */
+	/* TCP, of this direction, with CT_F_SEQ (ct.h): */
+	__u8 scale; /* shift of the windows it advertises */
+	__u32 end;  /* sequence number after the last byte it sent */
+	__u32 ack;  /* latest acknowledgement it sent */
+	__u32 win;  /* largest window it advertised, in bytes */
+	__u32 pend; /* see ct.h */
 };
-_Static_assert(sizeof(struct ct_entry) == 64, "struct ct_entry");
+_Static_assert(sizeof(struct ct_entry) == 88, "struct ct_entry");
 
 /* fl_frag: what a non-first fragment shares with its first -> the ports */
 struct frag_key {
