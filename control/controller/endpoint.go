@@ -143,11 +143,15 @@ func (t *tx) newEndpoint(n *model.Network, spec model.EndpointSpec) (*model.Endp
 		FixedMAC:  !spec.MAC.IsZero(),
 		Leased:    spec.Leased,
 	}
-	if ep.IPv4, err = t.takeAddr(n, true, spec.IPv4); err != nil {
-		return nil, err
+	if spec.IPv4.IsValid() || !spec.Exact {
+		if ep.IPv4, err = t.takeAddr(n, true, spec.IPv4); err != nil {
+			return nil, err
+		}
 	}
-	if ep.IPv6, err = t.takeAddr(n, false, spec.IPv6); err != nil {
-		return nil, err
+	if spec.IPv6.IsValid() || !spec.Exact {
+		if ep.IPv6, err = t.takeAddr(n, false, spec.IPv6); err != nil {
+			return nil, err
+		}
 	}
 	if ep.MAC, err = t.chooseMAC(n, spec.MAC, ep.IPv4.Addr()); err != nil {
 		return nil, err
@@ -257,17 +261,20 @@ func (t *tx) addrOwner(n *model.Network, s model.Subnet, a netip.Addr) string {
 
 // removeEndpoint leaves the sandbox's gateway choice and publishes to retarget.
 func (t *tx) removeEndpoint(ep *model.Endpoint) {
-	addrs := t.c.addrs[ep.NetworkID]
-	for _, is4 := range []bool{true, false} {
-		a, pool := ep.Addr(is4), addrs.pool(is4)
-		if !a.IsValid() || pool == nil {
-			continue
-		}
-		pool.Release(a)
-		// It was free for no moment: the lock is held.
-		t.onUndo(func() { _ = pool.Reserve(a) })
-	}
+	t.releaseAddr(ep.NetworkID, ep.IPv4.Addr())
+	t.releaseAddr(ep.NetworkID, ep.IPv6.Addr())
 	t.putEndpoint(ep.ID, nil)
+}
+
+// releaseAddr gives an address back to a network's pool; the zero Addr is none.
+func (t *tx) releaseAddr(networkID string, a netip.Addr) {
+	pool := t.c.addrs[networkID].pool(a.Is4())
+	if !a.IsValid() || pool == nil {
+		return
+	}
+	pool.Release(a)
+	// It was free for no moment: the lock is held.
+	t.onUndo(func() { _ = pool.Reserve(a) })
 }
 
 // chooseGateway finds the endpoint that bears the sandbox's default route, the

@@ -48,7 +48,8 @@ func (c *Controller) unforgotten(ctx context.Context, fn func(*tx) error) error 
 }
 
 // ReserveEndpoint takes a MAC and addresses for an endpoint in an engine's
-// network. An address or MAC that the spec leaves out is chosen.
+// network. A MAC that the spec leaves out is chosen, and an IPv4 address if it names no
+// address at all.
 func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error) {
 	var ep *model.Endpoint
 	err := c.update(ctx, func(t *tx) (err error) {
@@ -61,6 +62,9 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 			return nil // the engine did not get the answer
 		}
 		t.yield(n, spec)
+		// An address that the engine does not ask for is not for Fairlead to choose: the
+		// container may have no IPv6, and would get it with the address.
+		spec.Exact = spec.IPv4.IsValid() || spec.IPv6.IsValid() || !n.EnableIPv4
 		if ep, err = t.newEndpoint(n, spec); err != nil {
 			return err
 		}
@@ -72,19 +76,74 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 	return ep, err
 }
 
-// yield gives up the endpoint that has an address of the spec's. In its networks
-// the engine chooses the addresses, and never one that is in use: it forgot that
-// endpoint, as when it was killed, though something may hold its namespace yet.
+// yield takes the addresses that the spec names from the network's other endpoints. In
+// its networks the engine chooses the addresses, and never one that it knows to be in
+// use: it took the address back, as it does with the IPv6 address of an interface without
+// IPv6, or it forgot who had it, as when it was killed. In the second case something may
+// hold the old namespace yet. An endpoint whose namespace lives keeps all the rest; any
+// other is released.
 func (t *tx) yield(n *model.Network, spec model.EndpointSpec) {
 	for _, ep := range membersOf(t.next, n.ID) {
+		var lost []netip.Addr
 		for _, a := range []netip.Addr{spec.IPv4, spec.IPv6} {
-			if a.IsValid() && ep.Addr(a.Is4()) == a && t.next.Endpoints[ep.ID] != nil {
-				t.c.cfg.Log.Warn("the engine gave an address to another; who had it is given up", "address", a.String(), "sandbox", sandboxName(t.next, ep.SandboxID))
-				t.releaseEndpoint(ep)
-				t.quiet, t.keep = false, true
+			if a.IsValid() && ep.Addr(a.Is4()) == a {
+				lost = append(lost, a)
 			}
 		}
+		if len(lost) == 0 {
+			continue
+		}
+		log := t.c.cfg.Log.With("addresses", lost, "sandbox", sandboxName(t.next, ep.SandboxID))
+		if t.lives(ep) && (spec.MAC.IsZero() || spec.MAC != ep.MAC) {
+			log.Warn("the engine gave an address to another endpoint; this one goes on without it")
+			t.dropAddresses(n, ep, lost)
+		} else {
+			log.Warn("the engine gave an address to another endpoint; this one, which the engine forgot, is removed")
+			t.releaseEndpoint(ep)
+		}
+		t.quiet, t.keep = false, true
 	}
+}
+
+// lives reports whether an engine has taken the endpoint's inner end, and its namespace
+// is still there. In doubt it does.
+func (t *tx) lives(ep *model.Endpoint) bool {
+	if ep.SandboxID == "" {
+		return false
+	}
+	inner, err := t.c.cfg.Kernel.InnerEnd(ep)
+	if err != nil {
+		t.c.cfg.Log.Warn("endpoint is kept, not knowing whether an engine has it", "endpoint", short(ep.ID), "err", err)
+	}
+	return err != nil || inner == model.InnerTaken
+}
+
+// dropAddresses takes addresses from an engine's endpoint, and the published ports that
+// it cannot serve without them. An IPv4 address is only ever taken from what the engine
+// forgot, so all ports go with that. Without any address the endpoint does not keep the
+// MAC that belongs to its IPv4 address: that is for the address's next owner.
+func (t *tx) dropAddresses(n *model.Network, ep *model.Endpoint, lost []netip.Addr) {
+	now, forgotten := *ep, false
+	for _, a := range lost {
+		if a.Is4() {
+			now.IPv4, now.FixedIPv4, forgotten = netip.Prefix{}, false, true
+		} else {
+			now.IPv6, now.FixedIPv6 = netip.Prefix{}, false
+		}
+		t.releaseAddr(n.ID, a)
+	}
+	none := !now.IPv4.IsValid() && !now.IPv6.IsValid()
+	if none {
+		now.MAC, now.FixedMAC = newMAC(), false
+	}
+	t.putEndpoint(ep.ID, &now)
+	if !now.Gateway {
+		return
+	}
+	t.serveOnly(&now, func(b model.PortBinding) bool {
+		_, can := servedAt(n, &now, b)
+		return can && !forgotten && !none
+	})
 }
 
 // fits reports whether an endpoint has what a spec asks for.

@@ -187,19 +187,31 @@ func (t *tx) unpublish(ep *model.Endpoint) {
 	if !ep.Gateway {
 		return
 	}
+	t.serveOnly(ep, func(model.PortBinding) bool { return false })
+	now := *ep
+	now.Gateway, now.Only4 = false, false
+	t.putEndpoint(ep.ID, &now)
+}
+
+// serveOnly takes from an engine's endpoint, and from its sandbox, the ports that it serves
+// and is not to keep.
+func (t *tx) serveOnly(ep *model.Endpoint, keep func(model.PortBinding) bool) {
 	in := t.next.Sandboxes[ep.SandboxID]
+	served := t.c.served[in.ID]
 	var ports []model.PortBinding
 	var pubs []*model.Publish
-	for i, p := range t.c.served[in.ID] {
-		if p.EndpointID == ep.ID {
+	for i, p := range served {
+		if p.EndpointID == ep.ID && !keep(p.PortBinding) {
 			t.freePublish(p)
 			continue
 		}
 		ports, pubs = append(ports, in.Ports[i]), append(pubs, p)
 	}
+	if len(pubs) == len(served) {
+		return
+	}
 	t.serve(in.ID, pubs)
-	now, sb := *ep, *in
-	now.Gateway, now.Only4, sb.Ports = false, false, ports
-	t.putEndpoint(ep.ID, &now)
+	sb := *in
+	sb.Ports = ports
 	t.putSandbox(sb.ID, &sb)
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -248,8 +249,12 @@ func TestForgottenEndpointYields(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := model.EndpointSpec{ForeignID: foreignID("again"), IPv4: other.IPv4.Addr()}
-	if _, err := w.ReserveEndpoint(ctx, foreignID("f"), again); err != nil || w.Snapshot().Endpoints[other.ID] != nil {
-		t.Fatalf("the other is still there, or %v", err)
+	now, err := w.ReserveEndpoint(ctx, foreignID("f"), again)
+	if err != nil || now.MAC != other.MAC {
+		t.Fatalf("the address's next owner is %+v, %v", now, err)
+	}
+	if left := w.Snapshot().Endpoints[other.ID]; left == nil || left.IPv4.IsValid() || left.MAC == now.MAC {
+		t.Fatalf("an endpoint in a namespace that lives goes with its address, or keeps it: %+v", left)
 	}
 	w.check()
 	if _, err := w.JoinEndpoint(ctx, again.ForeignID, "docker-3", "/run/x/3"); err != nil {
@@ -260,6 +265,122 @@ func TestForgottenEndpointYields(t *testing.T) {
 	w.kernel.inner[old.ID] = model.InnerGone
 	if err := w.PublishEndpoint(ctx, again.ForeignID, ports, false); err != nil {
 		t.Error(err)
+	}
+	w.check()
+}
+
+// An engine takes the IPv6 address back of an interface that has no IPv6, and gives it to
+// the next: only that address goes, and the ports are served by the other. Who has no
+// namespace goes wholly.
+func TestAddressGivenAnew(t *testing.T) {
+	dual := foreignNetwork("f", "10.8.0.0/24")
+	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: prefix("fd00:8::/64"), Gateway: addr("fd00:8::1")})
+	reserve := func(w *world, name, v4, v6 string) *model.Endpoint {
+		spec := model.EndpointSpec{ForeignID: foreignID(name), IPv4: addr(v4)}
+		if v6 != "" {
+			spec.IPv6 = addr(v6)
+		}
+		ep, err := w.ReserveEndpoint(t.Context(), foreignID("f"), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ep
+	}
+	for _, tt := range []struct {
+		name     string
+		inner    model.InnerEnd
+		v4, v6   string // of the next
+		left     string // addresses of the first; "": it is gone
+		hostPort []uint16
+	}{
+		{"IPv6", model.InnerTaken, "10.8.0.3", "fd00:8::2", "10.8.0.2/24 -", []uint16{80, 81, 82}},
+		{"IPv4", model.InnerTaken, "10.8.0.2", "fd00:8::3", "- fd00:8::2/64", nil},
+		{"both", model.InnerTaken, "10.8.0.2", "fd00:8::2", "- -", nil},
+		{"namespace gone", model.InnerGone, "10.8.0.3", "fd00:8::2", "", nil},
+		{"given back", model.InnerOnHost, "10.8.0.3", "fd00:8::2", "", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.network(dual)
+			first := reserve(w, "first", "10.8.0.2", "fd00:8::2")
+			if _, err := w.JoinEndpoint(t.Context(), first.ID, "docker-1", "/run/x/1"); err != nil {
+				t.Fatal(err)
+			}
+			ports := []model.PortSpec{tcp("", 80, 1, 80, 1), tcp("0.0.0.0", 81, 1, 80, 1), tcp("::", 82, 1, 80, 1)}
+			if err := w.PublishEndpoint(t.Context(), first.ID, ports, false); err != nil {
+				t.Fatal(err)
+			}
+			w.kernel.inner[first.ID] = tt.inner
+			applies := w.kernel.applies
+			next := reserve(w, "next", tt.v4, tt.v6)
+			if w.kernel.applies == applies {
+				t.Error("the kernel does not hear of it")
+			}
+			w.check()
+			text := func(p netip.Prefix) string {
+				if p.IsValid() {
+					return p.String()
+				}
+				return "-"
+			}
+			left := ""
+			if ep := w.Snapshot().Endpoints[first.ID]; ep != nil {
+				left = text(ep.IPv4) + " " + text(ep.IPv6)
+				if keeps := tt.v4 != "10.8.0.2" || ep.IPv6.IsValid(); keeps != (ep.MAC == first.MAC) {
+					t.Errorf("MAC is %v, was %v", ep.MAC, first.MAC)
+				}
+			}
+			if left != tt.left {
+				t.Errorf("the first has %q, want %q", left, tt.left)
+			}
+			var served []uint16
+			for _, p := range w.Snapshot().Publishes {
+				served = append(served, p.HostPort)
+			}
+			slices.Sort(served)
+			if !slices.Equal(served, tt.hostPort) {
+				t.Errorf("served are %v, want %v", served, tt.hostPort)
+			}
+			w.restart()
+			if tt.hostPort == nil { // the next may have what the first lost
+				ports[2].HostPort--
+			} else {
+				ports[2].HostPort++
+			}
+			if _, err := w.JoinEndpoint(t.Context(), next.ID, "docker-2", "/run/x/2"); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.PublishEndpoint(t.Context(), next.ID, ports[2:], false); err != nil {
+				t.Error(err)
+			}
+			w.check()
+			for _, id := range []string{first.ID, next.ID} {
+				if err := w.ReleaseEndpoint(t.Context(), id); err != nil {
+					t.Error(err)
+				}
+			}
+			if s := w.Snapshot(); len(s.Endpoints)+len(s.Sandboxes)+len(s.Publishes) != 0 {
+				t.Errorf("left: %+v", s)
+			}
+			w.check()
+		})
+	}
+}
+
+// What an engine does not ask for it does not get: the container may have no IPv6.
+func TestEngineAddressesAreTheEngines(t *testing.T) {
+	w := newWorld(t)
+	dual := foreignNetwork("f", "10.8.0.0/24")
+	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: prefix("fd00:8::/64"), Gateway: addr("fd00:8::1")})
+	w.network(dual)
+	for name, spec := range map[string]model.EndpointSpec{
+		"IPv4 only": {IPv4: addr("10.8.0.2")}, "IPv6 only": {IPv6: addr("fd00:8::2")},
+	} {
+		spec.ForeignID = foreignID(name)
+		ep, err := w.ReserveEndpoint(t.Context(), foreignID("f"), spec)
+		if err != nil || ep.IPv4.Addr() != spec.IPv4 || ep.IPv6.Addr() != spec.IPv6 {
+			t.Errorf("%s: reserved %+v, %v", name, ep, err)
+		}
 	}
 	w.check()
 }

@@ -87,6 +87,7 @@ type EndpointSpec struct {
 	Network   string // name, ID or unique ID prefix
 	IPv4      netip.Addr
 	IPv6      netip.Addr
+	Exact     bool // it gets no other address than these
 	MAC       MAC
 	IfName    string // inside the sandbox; "": the first free of eth0, eth1, …
 	Aliases   []string

@@ -4,15 +4,18 @@ package reconcile
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	dp "github.com/fairlead-net/fairlead/maps"
 )
 
 // foreign makes the sandbox an engine's, at a path where nothing is yet.
@@ -163,4 +166,45 @@ func TestEndpointWithoutSandbox(t *testing.T) {
 	if joined != 2 || len(w.ours()) != 2 || len(w.endpoints.m) != 1 {
 		t.Errorf("devices %d, then %v; %d endpoints", joined, w.ours(), len(w.endpoints.m))
 	}
+}
+
+// An endpoint that loses one of its addresses keeps the rest: its devices, its entries, and the
+// flows that are not the lost address's.
+func TestEndpointLosesAnAddress(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("net", 7)
+	w.apply(p)
+	_, e := p.foreign("box", n)
+	p.publish(1, e, netip.Addr{}, 80, 1)
+	w.apply(p)
+	host := w.link(rtnl.EndpointAlias(e.ID)).Index
+	at := func(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, 80) }
+	v4, v6 := at(e.IPv4.Addr()), at(e.IPv6.Addr())
+	keep := []dp.Flow{{InIf: host, Orig: dp.Tuple{Src: v4}}, {OutIf: host, Reply: dp.Tuple{Src: v4}}, {InIf: 999, Orig: dp.Tuple{Src: v6}}, {OutIf: 999, Reply: dp.Tuple{Src: v6}}}
+	w.flows = append(slices.Clone(keep), dp.Flow{InIf: host, Orig: dp.Tuple{Src: v6}}, dp.Flow{OutIf: host, Reply: dp.Tuple{Src: v6}})
+	less := *e
+	less.IPv6 = netip.Prefix{}
+	p.s.Endpoints[e.ID] = &less
+	w.apply(p)
+	if !slices.Equal(w.flows, keep) {
+		t.Errorf("flows that stay: %v, want %v", w.flows, keep)
+	}
+	if now := w.link(rtnl.EndpointAlias(e.ID)).Index; now != host {
+		t.Errorf("the host end is device %d, was %d", now, host)
+	}
+	for _, m := range w.neighbours.m {
+		if m.Addr == e.IPv6.Addr() {
+			t.Errorf("the lost address is known yet: %+v", m)
+		}
+	}
+	for _, m := range w.publishes.m {
+		if m.Backend == e.IPv6.Addr() {
+			t.Errorf("a published port leads to the lost address: %+v", m)
+		}
+	}
+	if m := w.endpoints.m[host]; m.IPv4 != e.IPv4.Addr() || m.IPv6.IsValid() {
+		t.Errorf("the endpoint's entry is %+v", m)
+	}
+	w.quiet("afterwards")
 }

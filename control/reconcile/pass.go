@@ -267,6 +267,7 @@ func (p *pass) diffEndpoints() {
 			p.r.endpoints[id] = e
 			p.fresh[id] = true
 		}
+		p.noteLost(e, want)
 		e.want = want
 		p.eps[id] = e
 	}
@@ -275,6 +276,18 @@ func (p *pass) diffEndpoints() {
 			e.want = nil
 			p.goneEps = append(p.goneEps, e)
 			delete(p.eps, id)
+		}
+	}
+}
+
+// noteLost has the flows dropped that belong to addresses which an endpoint no longer has.
+func (p *pass) noteLost(e *endpoint, want *model.Endpoint) {
+	if e.want == nil {
+		return
+	}
+	for _, is4 := range []bool{true, false} {
+		if a := e.want.Addr(is4); a.IsValid() && want.Addr(is4) != a {
+			p.flows.member(e.hostIf, a)
 		}
 	}
 }

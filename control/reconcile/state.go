@@ -100,6 +100,13 @@ type flowFilter struct {
 	devices   map[uint32]bool     // host ends that are gone
 	publishes map[uint32]bool     // publishes that are gone or lead elsewhere
 	addrs     map[netip.Addr]bool // addresses the host lost
+	members   map[member]bool     // addresses that endpoints lost
+}
+
+// member is an address of an endpoint with the host end given.
+type member struct {
+	device uint32
+	addr   netip.Addr
 }
 
 func (f *flowFilter) device(ifindex uint32) {
@@ -109,7 +116,16 @@ func (f *flowFilter) device(ifindex uint32) {
 }
 func (f *flowFilter) publish(id uint32) { set(&f.publishes, id) }
 func (f *flowFilter) addr(a netip.Addr) { set(&f.addrs, a) }
-func (f *flowFilter) empty() bool       { return len(f.devices)+len(f.publishes)+len(f.addrs) == 0 }
+func (f *flowFilter) member(device uint32, a netip.Addr) {
+	if device != 0 {
+		set(&f.members, member{device, a})
+	}
+}
+
+func (f *flowFilter) empty() bool {
+	return len(f.devices)+len(f.publishes)+len(f.addrs)+len(f.members) == 0
+}
+
 func (f *flowFilter) merge(o *flowFilter) {
 	for k := range o.devices {
 		f.device(k)
@@ -120,13 +136,17 @@ func (f *flowFilter) merge(o *flowFilter) {
 	for k := range o.addrs {
 		f.addr(k)
 	}
+	for k := range o.members {
+		f.member(k.device, k.addr)
+	}
 }
 
 // match reports whether the flow belongs to something that is gone. An
 // address counts where the flow was translated to it, or came to it.
 func (f *flowFilter) match(fl maps.Flow) bool {
 	return f.devices[fl.InIf] || f.devices[fl.OutIf] || f.publishes[fl.Publish] ||
-		fl.NATSrc && f.addrs[fl.Reply.Dst.Addr()] || fl.NATDst && f.addrs[fl.Orig.Dst.Addr()]
+		fl.NATSrc && f.addrs[fl.Reply.Dst.Addr()] || fl.NATDst && f.addrs[fl.Orig.Dst.Addr()] ||
+		f.members[member{fl.InIf, fl.Orig.Src.Addr()}] || f.members[member{fl.OutIf, fl.Reply.Src.Addr()}]
 }
 
 func set[K comparable](m *map[K]bool, k K) {

@@ -40,6 +40,7 @@ func TestDocker(t *testing.T) {
 			d.scene("options", options)
 			d.scene("option keys", optionKeys)
 			d.scene("untracked", untracked)
+			d.scene("IPv6 switched off", switchedOff)
 			d.scene("ipam", fairleadIPAM)
 			d.scene("lifecycle", lifecycle)
 			d.scene("at once", atOnce)
