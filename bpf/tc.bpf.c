@@ -15,6 +15,7 @@
 #include "lib/nd.h"
 #include "lib/netfilter.h"
 #include "lib/route.h"
+#include "lib/vlan.h"
 
 /* The packet's source address is the endpoint's own? Unspecified sources pass where the
  * protocols that need them (DHCP, DAD, MLD) use them: to multicast and broadcast. */
@@ -110,12 +111,36 @@ static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *
 	return to_sandbox(skb, dst->ifindex, ep->net, dst->flags);
 }
 
+/* Is a frame to a group of members meant for an address of the host that ep reaches through the
+ * gateway only, if at all? The host's stack would deliver it (RFC 1122 section 3.3.6 says discard). */
+static __noinline bool group_to_host(struct __sk_buff *skb, const struct endpoint *ep,
+				     __be16 eth_proto)
+{
+	union ip dst = {};
+
+	if (eth_proto == bpf_htons(ETH_P_IP)) {
+		ip_set4(&dst, 0);
+		if (bpf_skb_load_bytes(skb, L3 + 16, &dst.w[3], 4))
+			return true;
+	} else if (bpf_skb_load_bytes(skb, L3 + 24, &dst, sizeof(dst))) {
+		return true;
+	}
+	if (ip_equal(&dst, &ep->gw4) || ip_equal(&dst, &ep->gw6))
+		return false;
+	return host_addr(&dst) || ip_is_loopback(&dst);
+}
+
 static __always_inline int do_from_endpoint(struct __sk_buff *skb, const struct endpoint *ep)
 {
 	bool checked = ep->flags & EP_ANTISPOOF && !(ep->flags & EP_HOSTPORT), multicast;
 	struct ethhdr eth, *h;
 	int verdict;
 
+	if (skb->vlan_present) {
+		verdict = vlan_untag(skb);
+		if (verdict)
+			return verdict;
+	}
 	if (!have(skb, ETH_HLEN))
 		return -DROP_MALFORMED;
 	h = DATA(skb, 0);
@@ -143,6 +168,10 @@ static __always_inline int do_from_endpoint(struct __sk_buff *skb, const struct 
 		}
 		if (!(ep->flags & EP_HOSTPORT) && mac_equal(eth.h_dest, ep->gw_mac))
 			return route_from_endpoint(skb, ep, eth.h_proto);
+		if (multicast && !(ep->flags & EP_HOSTPORT) && group_to_host(skb, ep, eth.h_proto))
+			return -DROP_MARTIAN;
+	} else if (is_vlan(eth.h_proto)) {
+		return -DROP_VLAN;
 	}
 	if (multicast)
 		return flood(skb, ep);
@@ -295,9 +324,7 @@ static __always_inline int do_to_uplink(struct __sk_buff *skb)
 	err = parse(skb, &p, skb->protocol);
 	if (err)
 		return unless_from_sandbox(&p, up, err);
-	if (p.flags & PKT_ICMP_LOCAL)
-		return VERDICT_NEXT;
-	if (p.flags & PKT_ICMP_ERROR)
+	if (p.flags & (PKT_ICMP_ERROR | PKT_ICMP_LOCAL))
 		return unless_from_sandbox(&p, up, -DROP_BAD_ICMP);
 	e = ct_find(&p.t, &confirmed);
 	if (e) {
@@ -346,6 +373,8 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 		return -DROP_LOOPBACK; /* published for the host's own programs */
 	if (impossible_outside(&p->t.saddr) || subnet_of(&p->t.saddr) || host_addr(&p->t.saddr))
 		return -DROP_SPOOFED_IP;
+	if (ip_is_linklocal6(&p->t.saddr))
+		return -DROP_MARTIAN; /* the answer could not be routed (RFC 4291 section 2.5.6) */
 	if (p->ttl <= 1)
 		return -DROP_TTL;
 	f = flow_prepare(p, b->net, 0, b->ifindex);
@@ -396,9 +425,7 @@ static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 	struct ct_entry *e;
 	int err;
 
-	if (!w || icmp_related(skb, p, 0, w, &e))
-		return VERDICT_NEXT;
-	if (!e)
+	if (!w || icmp_related(skb, p, 0, w, &e) || !e)
 		return uplink_to_host(skb, p);
 	if (e->out_if && !(e->flags & CT_F_STACK))
 		return p->ttl > 1 ? route_to_sandbox(skb, p, &w->to, e->out_if) : -DROP_TTL;
@@ -414,13 +441,23 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 	int err;
 
 	/* PACKET_HOST only: the rest is the stack's. */
-	if (skb->pkt_type != 0 || !is_ip(skb->protocol))
+	if (skb->pkt_type != 0)
 		return VERDICT_NEXT;
+	if (skb->vlan_present) {
+		if (vlan_id(skb))
+			return VERDICT_NEXT; /* for a VLAN device, or nobody */
+		err = vlan_untag(skb);
+		if (err)
+			return err;
+	}
+	if (!is_ip(skb->protocol))
+		return is_vlan(skb->protocol) ? -DROP_VLAN : VERDICT_NEXT;
 	err = parse(skb, &p, skb->protocol);
-	if (err == -DROP_FRAG_UNKNOWN || (!err && p.flags & PKT_ICMP_LOCAL))
+	if (err == -DROP_MARTIAN)
+		return err;
+	/* What cannot be parsed is the stack's to refuse, but for no sandbox. */
+	if (err || p.flags & PKT_ICMP_LOCAL)
 		return uplink_to_host(skb, &p);
-	if (err)
-		return VERDICT_NEXT;
 	if (p.flags & PKT_ICMP_ERROR)
 		return uplink_icmp_error(skb, &p);
 	e = ct_find(&p.t, &confirmed);

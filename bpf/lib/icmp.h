@@ -86,6 +86,8 @@ static __always_inline int icmp_embedded(struct __sk_buff *skb, const struct pkt
 		ip_set6(&in->t.daddr, &ip.daddr);
 		in->t.proto = ip.nexthdr;
 		in->l4 = l3 + sizeof(ip);
+		if (ip_is4(&in->t.saddr) || ip_is4(&in->t.daddr)) /* see parse_ip6 */
+			return -DROP_BAD_ICMP;
 		if (skip_exthdrs(skb, in) || in->flags & PKT_FRAG_LATER)
 			return -DROP_BAD_ICMP;
 	}

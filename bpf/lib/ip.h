@@ -47,10 +47,12 @@ static __always_inline bool ip_is_unspecified(const union ip *a)
 	return ip_is4(a) ? !a->b[12] : ip_is_zero(a);
 }
 
-/* 224.0.0.0/3 (multicast, reserved, broadcast) or ff00::/8. */
+/* 224.0.0.0/4, 255.255.255.255 or ff00::/8. 240.0.0.0/4 is unicast to Linux. */
 static __always_inline bool ip_is_multicast(const union ip *a)
 {
-	return ip_is4(a) ? a->b[12] >= 224 : a->b[0] == 0xff;
+	if (ip_is4(a))
+		return (a->b[12] & 0xf0) == 0xe0 || a->w[3] == 0xffffffff;
+	return a->b[0] == 0xff;
 }
 
 /* fe80::/10 (RFC 4291 section 2.5.6); the IPv4 range 169.254.0.0/16 is routed like any other. */

@@ -39,7 +39,7 @@ enum pkt_flag {
 	PKT_ICMP_ERROR = 1 << 2, /* carries the packet it is about */
 	PKT_IP4 = 1 << 3,
 	PKT_DF = 1 << 4,	 /* must not be fragmented on the way */
-	PKT_ICMP_LOCAL = 1 << 5, /* ICMPv6 of the link (ND, MLD): never routed */
+	PKT_ICMP_LOCAL = 1 << 5, /* ICMPv6 of the link (icmp6_is_local): never routed */
 };
 
 /* Devices without an Ethernet header are not supported: the IP header is always here. */
@@ -86,6 +86,15 @@ static __always_inline bool icmp4_is_error(__u8 type)
 	       type == ICMP_PARAMETERPROB || type == ICMP_SOURCE_QUENCH;
 }
 
+/* Messages whose receiver is on the same link by definition: multicast listener discovery
+ * (RFC 2710, RFC 3810), neighbour discovery (RFC 4861), its inverse (RFC 3122), certification
+ * paths (RFC 3971), multicast router discovery (RFC 4286). All others are routed. */
+static __always_inline bool icmp6_is_local(__u8 type)
+{
+	return (type >= 130 && type <= 137) || (type >= 141 && type <= 143) || type == 148 ||
+	       type == 149 || (type >= 151 && type <= 153);
+}
+
 /* Reads len bytes from off bytes into layer 4. plain is where that begins without options or
  * extension headers: there it is read in place, which spares a call a packet. */
 static __always_inline bool l4_read(struct __sk_buff *skb, const struct pkt *p, __u32 plain,
@@ -107,7 +116,7 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 
 		__be16 dport;
 		__be16 x2; /* ICMP: id */
 		__be16 x3;
-	} h;
+	} h = {}; /* kernel 6.18's verifier fails on a helper that is the first to use a stack slot */
 
 	if (!has_ports(p->t.proto) && p->t.proto != IPPROTO_ICMP && p->t.proto != IPPROTO_ICMPV6)
 		return 0;
@@ -145,7 +154,7 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 
 		p->t.dport = h.x2;
 	else if (p->icmp_type < 128)
 		p->flags |= PKT_ICMP_ERROR;
-	else
+	else if (icmp6_is_local(p->icmp_type))
 		p->flags |= PKT_ICMP_LOCAL;
 	return 0;
 }
@@ -278,6 +287,10 @@ static __always_inline int parse_ip6(struct __sk_buff *skb, struct pkt *p)
 	p->l4 = L3 + sizeof(*ip);
 	p->len = bpf_ntohs(ip->payload_len) + sizeof(*ip);
 	p->flags = PKT_DF;
+	/* In the one form of addresses they are IPv4's, and would match its flows. No host sends
+	 * them (RFC 4038 section 4.2); Linux does not accept them, either. */
+	if (ip_is4(&p->t.saddr) || ip_is4(&p->t.daddr))
+		return -DROP_MARTIAN;
 	err = skip_exthdrs(skb, p);
 	if (err || (p->flags & PKT_FRAG_LATER))
 		return err;

@@ -320,19 +320,26 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 	return to_next_hop(skb, p, &to, hop);
 }
 
-/* A packet of no flow yet, from endpoint ep to the gateway's MAC. */
-static __noinline int route_new(struct __sk_buff *skb, struct pkt *p, const struct endpoint *ep)
+/* A packet of no flow yet, from endpoint ep to the gateway's MAC, as far as it does not leave
+ * the host; VERDICT_NEXT: it does. begins: it may begin a flow. */
+static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
+					const struct endpoint *ep, bool begins)
 {
 	const union ip *dst = &p->t.daddr;
 	struct neigh_entry *n;
 	__u32 net;
 
+	/* The gateway's MAC is not the way to a group. */
+	if (ip_is_multicast(dst) || ip_is_unspecified(dst))
+		return -DROP_MARTIAN;
+	if (p->flags & PKT_ICMP_LOCAL && !ip_equal(dst, &ep->gw6) && !ip_is_linklocal6(dst))
+		return -DROP_BAD_ICMP;
 	if (ip_equal(dst, &ep->gw4) || ip_equal(dst, &ep->gw6) || host_addr(dst)) {
 		if (ep->flags & EP_INTERNAL) {
 			/* The host is reachable through this network's gateway only. */
 			if (!ip_equal(dst, &ep->gw4) && !ip_equal(dst, &ep->gw6))
 				return -DROP_INTERNAL;
-		} else if (publish_may_begin(p)) {
+		} else if (begins && publish_may_begin(p)) {
 			struct publish *b = publish_find(dst, p->t.dport, p->t.proto, true);
 
 			if (b)
@@ -357,7 +364,35 @@ static __noinline int route_new(struct __sk_buff *skb, struct pkt *p, const stru
 		return -DROP_INTERNAL;
 	if (ip_is_linklocal6(dst) || ip_is_linklocal6(&p->t.saddr))
 		return to_host_port(skb, ep->hostport_if, ep->net, PATH_REDIRECT);
-	return route_outside(skb, p, ep);
+	return VERDICT_NEXT;
+}
+
+static __noinline int route_new(struct __sk_buff *skb, struct pkt *p, const struct endpoint *ep)
+{
+	int verdict = route_inside(skb, p, ep, true);
+
+	return verdict == VERDICT_NEXT ? route_outside(skb, p, ep) : verdict;
+}
+
+/* An ICMP error p of endpoint ep about no flow. It can be about a packet that came to ep without
+ * one, from the host or from a network that the host's stack forwards for: then it returns to that
+ * packet's sender. in: the packet that it embeds. */
+static __always_inline int route_stray_error(struct __sk_buff *skb, struct pkt *p,
+					     const struct endpoint *ep, const struct pkt *in)
+{
+	struct next_hop *hop;
+	int verdict;
+
+	if (!ip_equal(&in->t.saddr, &p->t.daddr))
+		return -DROP_BAD_ICMP;
+	if (ep->flags & EP_ANTISPOOF && !ip_equal(&in->t.daddr, &p->t.saddr))
+		return -DROP_BAD_ICMP;
+	verdict = route_inside(skb, p, ep, false);
+	if (verdict != VERDICT_NEXT)
+		return verdict;
+	if (route_find(skb, p, &p->t.daddr, ep->gateway_if, false, &hop) == ROUTE_STACK)
+		return to_stack(skb, ep);
+	return -DROP_BAD_ICMP;
 }
 
 /* Translates what the ICMP error p embeds, if it is about a packet of a flow whose answers
@@ -406,7 +441,7 @@ static __noinline int route_icmp_error(struct __sk_buff *skb, struct pkt *p,
 	if (err)
 		return err;
 	if (!e)
-		return to_host_port(skb, ep->hostport_if, ep->net, PATH_REDIRECT);
+		return route_stray_error(skb, p, ep, &w->in);
 	if (p->ttl <= 1)
 		return -DROP_TTL;
 	if (e->out_if)
@@ -432,8 +467,6 @@ __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint 
 		return err;
 	/* Whatever becomes of a first fragment, the later ones must follow it. */
 	frag_remember(&p);
-	if (p.flags & PKT_ICMP_LOCAL)
-		return to_host_port(skb, ep->hostport_if, ep->net, PATH_REDIRECT);
 	if (p.flags & PKT_ICMP_ERROR)
 		return route_icmp_error(skb, &p, ep);
 	e = ct_find(&p.t, &confirmed);

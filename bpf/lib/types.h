@@ -243,12 +243,15 @@ enum drop_reason {
 	DROP_ARP_UNKNOWN = 17,	  /* ARP or ND for an address nobody in the network has */
 	DROP_TTL = 18,		  /* hop limit exceeded on the way to an endpoint */
 	DROP_NO_UPLINK_ADDR = 19, /* the uplink has no address to masquerade with */
-	DROP_BAD_ICMP = 20,	  /* ICMP error whose embedded packet makes no sense */
-	DROP_UNSUPPORTED = 21,	  /* a protocol that cannot be translated */
-	DROP_FLOOD = 22,	  /* broadcast or multicast that reached nobody, or not all */
-	DROP_TOO_BIG = 23,	  /* larger than the next hop's MTU and the sender was told */
-	DROP_ROGUE_RA = 24,	  /* router advertisement from a sandbox */
+	DROP_BAD_ICMP = 20,    /* ICMP error about no packet its sender got, or ICMPv6 of the link
+				   * that would have to be routed */
+	DROP_UNSUPPORTED = 21, /* a protocol that cannot be translated */
+	DROP_FLOOD = 22,       /* broadcast or multicast that reached nobody, or not all */
+	DROP_TOO_BIG = 23,     /* larger than the next hop's MTU and the sender was told */
+	DROP_ROGUE_RA = 24,    /* router advertisement from a sandbox */
 	DROP_FLOW_LOST = 25, /* the flow's port is another's by now; the next packet begins anew */
+	DROP_VLAN = 26,	     /* a VLAN tag, where the receiver's kernel would look behind it */
+	DROP_MARTIAN = 27,   /* an address that is never routed, or not at this place */
 	DROP_REASON_MAX,
 };
 

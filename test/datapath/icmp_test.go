@@ -319,13 +319,6 @@ func errorsAboutNothing() []testCase {
 			p := s.outside(packet{src: at(a, 1), dst: at(f.remote, 2), proto: udp})
 			s.arrive(s.outside(errorAbout(portUnreachable(f), f.remote, a, string(p.ipBytes(s.TB))))).dropped("direct")
 		}},
-		{name: "icmp-error_about_nothing-host", run: func(s *scenario, f family) {
-			kind := portUnreachable(f)
-			p := packet{src: at(f.remote, 1), dst: at(f.of(s.members["a"]), 2), proto: udp, ttl: 3}
-			e := s.via(f, "a", l4{}, at(f.gw(s.members["a"]), 0))
-			e.icmp, e.payload = &kind, string(p.ipBytes(s.TB))
-			s.from("a", e).toHost()
-		}},
 		{name: "icmp-error_embeds_nothing-bad_icmp", run: func(s *scenario, f family) {
 			kind := portUnreachable(f)
 			e := s.via(f, "a", l4{}, at(f.remote, 0))

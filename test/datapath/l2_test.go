@@ -10,7 +10,6 @@ import (
 
 const (
 	experimental = 0x88b5 // IEEE 802, for local experiments
-	vlan         = 0x8100
 )
 
 func broadcast() flmaps.MAC { return flmaps.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff} }
@@ -156,9 +155,6 @@ func ethertypeCases() []testCase {
 	}
 	return []testCase{
 		{name: "experimental-member_to_member-peer", only: "ipv4", run: both(experimental, func(s *scenario, r raw) {
-			s.from("a", r).peer("b", r)
-		})},
-		{name: "vlan-member_to_member-peer", only: "ipv4", run: both(vlan, func(s *scenario, r raw) {
 			s.from("a", r).peer("b", r)
 		})},
 		{name: "llc-member_to_member-peer", only: "ipv4", run: both(20, func(s *scenario, r raw) {

@@ -26,6 +26,7 @@ func packets() []subject {
 		{"Ethertypes", ethertypeCases},
 		{"ARP", arpCases},
 		{"ND", ndCases},
+		{"Isolation", isolationCases},
 		{"Gateway", gatewayCases},
 		{"Outside", outsideCases},
 		{"Masquerade", masqueradeCases},
