@@ -120,7 +120,9 @@ const (
 	TCDropReasonDROP_TOO_BIG          TCDropReason = 23
 	TCDropReasonDROP_ROGUE_RA         TCDropReason = 24
 	TCDropReasonDROP_FLOW_LOST        TCDropReason = 25
-	TCDropReasonDROP_REASON_MAX       TCDropReason = 26
+	TCDropReasonDROP_VLAN             TCDropReason = 26
+	TCDropReasonDROP_MARTIAN          TCDropReason = 27
+	TCDropReasonDROP_REASON_MAX       TCDropReason = 28
 )
 
 type TCEndpoint struct {
