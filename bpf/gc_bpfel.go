@@ -74,7 +74,7 @@ type GCFlow struct {
 	Key     GCTuple
 	Rkey    GCTuple
 	HostSrc uint32
-	Pad     uint32
+	Gateway uint32
 }
 
 type GCFragEntry struct {

@@ -12,6 +12,7 @@
  * docs/datapath.md tells the life of a packet on each path.
  */
 
+#include "lib/hostflow.h"
 #include "lib/nd.h"
 #include "lib/netfilter.h"
 #include "lib/route.h"
@@ -108,6 +109,13 @@ static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *
 		return to_host_port(skb, dst->ifindex, ep->net, PATH_REDIRECT);
 	if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
 		return -DROP_ICC;
+	if (ep->flags & EP_HOSTPORT && dst->flags & EP_PUBLISHED && is_ip(eth->h_proto) &&
+	    gateway_port(skb, eth->h_proto)) {
+		int verdict = host_to_member(skb, eth->h_proto, ep->net, dst->ifindex);
+
+		if (verdict != VERDICT_NEXT)
+			return verdict;
+	}
 	return to_sandbox(skb, dst->ifindex, ep->net, dst->flags);
 }
 
@@ -380,7 +388,7 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 	f = flow_prepare(p, b->net, 0, b->ifindex);
 	if (!f)
 		return -DROP_CT_FULL;
-	err = flow_publish(f, b);
+	err = flow_publish(f, b, false);
 	if (!err)
 		err = flow_create(skb, p);
 	if (err)

@@ -173,7 +173,7 @@ type TCFlow struct {
 	Key     TCTuple
 	Rkey    TCTuple
 	HostSrc uint32
-	Pad     uint32
+	Gateway uint32
 }
 
 type TCFragEntry struct {

@@ -77,7 +77,7 @@ struct flow {
 	struct tuple key;      /* scratch */
 	struct tuple rkey;     /* scratch */
 	__u32 host_src; /* e.xlat.saddr is the host's: keep off its sockets and published ports */
-	__u32 pad;
+	__u32 gateway;	/* it is a gateway's: see GATEWAY_PORT_MAX */
 };
 
 /* Too big for the stack. Programs of one CPU do not interrupt each other between

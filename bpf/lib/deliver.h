@@ -6,12 +6,12 @@
 #include "nat.h"
 
 /* Into the sandbox of endpoint ifindex, which has these flags, as it is. The sandbox must not
- * see marks of the host. */
+ * see marks of the host. A flow of the host's own may end here, too (hostflow.h). */
 static __always_inline int to_sandbox(struct __sk_buff *skb, __u32 ifindex, __u32 net, __u32 flags)
 {
 	count_traffic(net, DIR_TO_ENDPOINT, skb->len);
 	skb->mark = 0;
-	if (flags & EP_SHAPED) {
+	if (flags & (EP_SHAPED | EP_HOSTPORT)) {
 		count_path(skb, PATH_REDIRECT);
 		return bpf_redirect(ifindex, 0);
 	}

@@ -16,6 +16,14 @@
 /* Ports tried before a packet is refused; after ~25 random ones the chance is small. */
 #define PORT_TRIES 32
 
+/*
+ * What a program of the host sends to a sandbox has a gateway's address, too, and no entry. So flows
+ * translated to such an address take source ports up to this one: by default the kernel hands
+ * out others (net.ipv4.ip_local_port_range), and a packet of the host's with one of these is
+ * looked up (host_to_member).
+ */
+#define GATEWAY_PORT_MAX 32767
+
 /* Fills *st with the flow a packet t belongs to at its receiver; returns the length to look up. */
 static __always_inline __u32 sock_tuple(struct bpf_sock_tuple *st, const struct tuple *t)
 {
@@ -85,9 +93,14 @@ static __always_inline int flow_claim(struct flow *f, __u32 now)
 	return bpf_map_update_elem(&fl_ct_new, &f->rkey, &f->reply, BPF_ANY) ? 1 : 0;
 }
 
-/* Is f->e.xlat.sport usable? Claims the answer's tuple if so. */
-static __always_inline int flow_try_port(struct __sk_buff *skb, struct flow *f, __u32 now)
+/* Is the source port of the flow in flow_scratch() usable? Claims the answer's tuple and returns 0
+ * if so. Global, so that it is verified once and not for each try. */
+__noinline int flow_try_port(struct __sk_buff *skb, __u32 now)
 {
+	struct flow *f = flow_scratch();
+
+	if (!f)
+		return 1;
 	tuple_reverse(&f->rkey, &f->e.xlat);
 	if (f->host_src &&
 	    (port_published(f->rkey.proto, f->rkey.dport) || host_socket(skb, &f->rkey)))
@@ -95,17 +108,39 @@ static __always_inline int flow_try_port(struct __sk_buff *skb, struct flow *f, 
 	return flow_claim(f, now);
 }
 
+struct port_range {
+	__u32 min;
+	__u32 max;
+};
+
+/* The ports a flow with source port sport may be moved to. Servers trust privileged ports (NFS,
+ * rsh), so these stay such; the classes are those of nf_nat_l4proto_unique_tuple(). */
+static __always_inline struct port_range port_range(const struct flow *f, __u32 sport)
+{
+	if (f->key.proto != IPPROTO_ICMP && f->key.proto != IPPROTO_ICMPV6) {
+		if (sport < 512)
+			return (struct port_range){ 1, 511 };
+		if (sport < 1024)
+			return (struct port_range){ 600, 1023 };
+	}
+	if (f->gateway)
+		return (struct port_range){ 1024, GATEWAY_PORT_MAX };
+	return (struct port_range){ cfg_snat_min, cfg_snat_max };
+}
+
 /* Claims the first usable source port: its own, then some of the range. */
 static __always_inline bool flow_find_port(struct __sk_buff *skb, struct flow *f, __u32 now)
 {
-	__u32 range = (__u32)cfg_snat_max - cfg_snat_min + 1, start = bpf_get_prandom_u32();
+	__u32 own = bpf_ntohs(f->e.xlat.sport), start = bpf_get_prandom_u32();
+	struct port_range r = port_range(f, own);
+	bool fits = !f->gateway || own <= r.max;
 
 	for (__u32 i = 0; i <= PORT_TRIES; i++) {
-		if (i) {
-			f->e.xlat.sport = bpf_htons(cfg_snat_min + (start + i) % range);
+		if (i || !fits)
+			f->e.xlat.sport = bpf_htons(r.min + (start + i) % (r.max - r.min + 1));
+		if (i)
 			count_event(EV_SNAT_RETRY);
-		}
-		if (!flow_try_port(skb, f, now))
+		if (!flow_try_port(skb, now))
 			return true;
 		/* Only a port of TCP and UDP and the id of an ICMP echo request can be changed. */
 		if (f->key.proto == IPPROTO_SCTP || !f->key.sport)
@@ -130,6 +165,7 @@ static __always_inline struct flow *flow_prepare(const struct pkt *p, __u32 net,
 	f->e.net = net;
 	f->e.flags = 0;
 	f->host_src = 0;
+	f->gateway = 0;
 	return f;
 }
 
@@ -140,9 +176,17 @@ static __always_inline void flow_masquerade(struct flow *f, const union ip *src)
 	f->host_src = 1;
 }
 
-/* The flow goes to the backend of b. If that lacks the client's family, the gateway of its network
- * asks in the client's place. Returns 0 or -DROP_X. */
-static __always_inline int flow_publish(struct flow *f, const struct publish *b)
+/* The flow comes from the gateway of the network it goes to, so that its answers come back here. */
+static __always_inline void flow_from_gateway(struct flow *f, const union ip *gateway)
+{
+	flow_masquerade(f, gateway);
+	f->gateway = 1;
+}
+
+/* The flow goes to the backend of b. For a client on this host (here), and for one of the family
+ * that the backend lacks, the gateway of its network asks in the client's place. Returns 0 or
+ * -DROP_X. */
+static __always_inline int flow_publish(struct flow *f, const struct publish *b, bool here)
 {
 	const union ip *gw;
 	struct endpoint *ep;
@@ -151,7 +195,7 @@ static __always_inline int flow_publish(struct flow *f, const struct publish *b)
 	f->e.xlat.daddr = b->addr;
 	f->e.xlat.dport = b->port;
 	f->e.publish = b->id;
-	if (ip_is4(&f->e.xlat.saddr) == ip_is4(&b->addr))
+	if (!here && ip_is4(&f->e.xlat.saddr) == ip_is4(&b->addr))
 		return 0;
 	ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
 	if (!ep)
@@ -159,7 +203,7 @@ static __always_inline int flow_publish(struct flow *f, const struct publish *b)
 	gw = ip_is4(&b->addr) ? &ep->gw4 : &ep->gw6;
 	if (ip_is_zero(gw))
 		return -DROP_NO_UPLINK_ADDR;
-	flow_masquerade(f, gw);
+	flow_from_gateway(f, gw);
 	return 0;
 }
 

@@ -219,7 +219,9 @@ static __always_inline int to_next_hop(struct __sk_buff *skb, struct pkt *p, con
 	return bpf_redirect_neigh(hop->ifindex, &hop->nh, sizeof(hop->nh), 0);
 }
 
-/* Begins a flow of endpoint ep to publish b. */
+/* Begins a flow of endpoint ep to publish b. The backend sees its gateway: it may be a neighbour of
+ * the client's, or the client itself, to whom it would answer directly; and a neighbour may have a
+ * flow to the backend itself with the same ports. */
 static __always_inline int route_published(struct __sk_buff *skb, struct pkt *p,
 					   const struct endpoint *ep, const struct publish *b)
 {
@@ -231,12 +233,9 @@ static __always_inline int route_published(struct __sk_buff *skb, struct pkt *p,
 	f = flow_prepare(p, b->net, skb->ifindex, b->ifindex);
 	if (!f)
 		return -DROP_CT_FULL;
-	err = flow_publish(f, b);
+	err = flow_publish(f, b, true);
 	if (err)
 		return err;
-	/* Its own backend: the answer must come back here, so the gateway asks. */
-	if (b->ifindex == skb->ifindex && !f->host_src)
-		f->e.xlat.saddr = p->flags & PKT_IP4 ? ep->gw4 : ep->gw6;
 	err = flow_create(skb, p);
 	if (err)
 		return err;

@@ -65,9 +65,7 @@ func fragmentsTranslated() []testCase {
 			s.arrive(later).peer("b", got.as(later.frag))
 		}),
 		times(published()[1:], "fragments_answer_on_link-peer", func(s *scenario, f family, l l4) {
-			p := s.via(f, "a", l, at(f.uplink, l.dport))
-			got := s.toBackend(f, "b", p, l.backend())
-			s.from("a", p).peer("b", got, "ct_created")
+			p, got := s.begunBefore(f, l)
 			answer := got.answer(l.reply).long(s.TB)
 			answer.dmac = s.members["a"].MAC
 			want := s.delivered("a", answer.with(func(a *packet) { a.src = p.dst }))
@@ -249,9 +247,7 @@ func truncatedCases() []testCase {
 			s.truncate(f, l, func(b literal) *sent { return s.leave(b, 0) }, s.via(f, "a", l, at(f.remote, l.dport)))
 		}),
 		times(published(), "truncated_answer_on_link-pass", func(s *scenario, f family, l l4) {
-			p := s.via(f, "a", l, at(f.uplink, l.dport))
-			got := s.toBackend(f, "b", p, l.backend())
-			s.from("a", p).peer("b", got, "ct_created")
+			_, got := s.begunBefore(f, l)
 			answer := got.answer(l.reply)
 			answer.dmac = s.members["a"].MAC
 			s.truncate(f, l, func(b literal) *sent { return s.from("b", b) }, answer)

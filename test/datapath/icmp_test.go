@@ -262,13 +262,14 @@ func errorsAboutPublished() []testCase {
 		}),
 		times(published(), "error_of_backend_to_other_network-peer", func(s *scenario, f family, l l4) {
 			p := s.via(f, "d", l, at(f.uplink, l.dport))
-			got := s.toBackend(f, "b", p, l.backend())
+			got := s.byGateway(f, "b", p, l.backend())
 			s.from("d", p).peer("b", got, "ct_created")
 			kind := portUnreachable(f)
-			e := s.via(f, "b", l4{}, p.src)
-			e.icmp, e.payload, e.dst = &kind, s.quoting(got, got), at(p.src.Addr(), 0)
+			e := s.via(f, "b", l4{}, at(got.src.Addr(), 0))
+			e.icmp, e.payload = &kind, s.quoting(got, got)
 			want := e.with(func(e *packet) {
-				e.src, e.payload = at(f.uplink, 0), s.quoting(got, got.with(func(q *packet) { q.dst = p.dst }))
+				e.src, e.dst = at(f.uplink, 0), at(p.src.Addr(), 0)
+				e.payload = s.quoting(got, got.with(func(q *packet) { q.src, q.dst = p.src, p.dst }))
 			})
 			s.from("b", e).peer("d", s.delivered("d", want))
 		}),

@@ -33,6 +33,7 @@ func packets() []subject {
 		{"FixedPorts", fixedPortCases},
 		{"PublishOutside", publishOutsideCases},
 		{"PublishMembers", publishMembersCases},
+		{"Tuples", tupleCases},
 	}
 }
 

@@ -36,6 +36,14 @@ func (s *scenario) toBackend(f family, name string, p packet, port uint16) packe
 	return s.delivered(name, p.with(func(p *packet) { p.dst = at(f.of(s.members[name]), port) }))
 }
 
+// byGateway is toBackend for a client on this host, whom the gateway stands for. The port is
+// kept, for it is one of those a gateway uses (GATEWAY_PORT_MAX).
+func (s *scenario) byGateway(f family, name string, p packet, port uint16) packet {
+	got := s.toBackend(f, name, p, port)
+	got.src = at(f.gw(s.members[name]), p.src.Port())
+	return got
+}
+
 // replies has a member answer what it got; it must come out of the uplink as
 // the answer to what the client sent.
 func (s *scenario) replies(f family, name string, got, asked packet, flags string, event ...string) {
@@ -192,45 +200,55 @@ func publishMembersCases() []testCase {
 func publishedToMembers() []testCase {
 	all := published()
 	return slices.Concat(
-		times(all, "published_client_of_other_network-peer", func(s *scenario, f family, l l4) {
-			for _, host := range []netip.Addr{f.uplink, f.second, f.gw(s.members["d"]), f.gw(s.members["a"])} {
-				s.forget(s.TB)
-				p := s.via(f, "d", l, at(host, l.dport))
-				got := s.toBackend(f, "b", p, l.backend())
-				s.from("d", p).peer("b", got, "ct_created")
-				answer := got.answer(l.reply)
-				s.from("b", answer).peer("d", s.delivered("d", answer.with(func(a *packet) { a.src = p.dst })), l.answerEvent()...)
-				p.flags, got.flags = "A", "A"
-				if l.proto == tcp {
-					s.from("d", p).peer("b", got, "ct_confirmed")
+		times(all, "published_client_of_host-peer", func(s *scenario, f family, l l4) {
+			b := s.members["b"]
+			for _, client := range []string{"a", "b", "d"} { // of the same network, the backend itself, of another network
+				for _, host := range []netip.Addr{f.uplink, f.second, f.gw(s.members[client]), f.gw(b)} {
+					s.forget(s.TB)
+					p := s.via(f, client, l, at(host, l.dport))
+					got := s.byGateway(f, "b", p, l.backend())
+					s.from(client, p).peer("b", got, "ct_created")
+					answer := got.answer(l.reply)
+					s.from("b", answer).peer(client, s.delivered(client, answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })), l.answerEvent()...)
+					p.flags, got.flags = "A", "A"
+					if l.proto == tcp {
+						s.from(client, p).peer("b", got, "ct_confirmed")
+					}
+					s.from(client, p).peer("b", got)
 				}
-				s.from("d", p).peer("b", got)
 			}
 		}),
-		times(all, "published_client_of_same_network-peer", func(s *scenario, f family, l l4) {
-			for _, host := range []netip.Addr{f.uplink, f.gw(s.members["a"])} {
-				s.forget(s.TB)
-				p := s.via(f, "a", l, at(host, l.dport))
-				got := s.toBackend(f, "b", p, l.backend())
-				s.from("a", p).peer("b", got, "ct_created")
-				// The client is a neighbour: the answer goes straight to its MAC.
-				answer := got.answer(l.reply)
-				answer.dmac = s.members["a"].MAC
-				s.from("b", answer).peer("a", s.delivered("a", answer.with(func(a *packet) { a.src = p.dst })), l.answerEvent()...)
-				// What is no answer passes as it is.
-				other := answer.with(func(p *packet) { p.src = at(p.src.Addr(), 9999) })
-				s.from("b", other).peer("a", other)
-			}
-		}),
-		times(all, "published_client_is_backend-peer", func(s *scenario, f family, l l4) {
-			p := s.via(f, "b", l, at(f.uplink, l.dport))
-			got := s.toBackend(f, "b", p, l.backend())
-			got.src = at(f.gw(s.members["b"]), l.sport)
-			s.from("b", p).peer("b", got, "ct_created")
+		times(all, "published_begun_before_gateway-peer", func(s *scenario, f family, l l4) {
+			p, got := s.begunBefore(f, l)
+			s.from("a", p).peer("b", got)
 			answer := got.answer(l.reply)
-			s.from("b", answer).peer("b", s.delivered("b", answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })), l.answerEvent()...)
+			answer.dmac = s.members["a"].MAC
+			s.from("b", answer).peer("a", s.delivered("a", answer.with(func(a *packet) { a.src = p.dst })), l.answerEvent()...)
+			// What is no answer passes as it is.
+			other := answer.with(func(p *packet) { p.src = at(p.src.Addr(), 9999) })
+			s.from("b", other).peer("a", other)
 		}),
+		[]testCase{{name: "published_backend_without_gateway-no_uplink_addr", run: func(s *scenario, f family) {
+			s.change(s.TB, "b", func(e *flmaps.Endpoint) { e.Gateway4, e.Gateway6 = netip.Addr{}, netip.Addr{} })
+			s.from("a", s.via(f, "a", published()[0], at(f.uplink, publishTCP))).dropped("no_uplink_addr")
+		}}},
 	)
+}
+
+// begunBefore is a flow of a to b's port as versions made it that showed the backend the client's
+// address: its answers go by the link. It returns what a sends and b gets.
+func (s *scenario) begunBefore(f family, l l4) (p, got packet) {
+	s.Helper()
+	p = s.via(f, "a", l, at(f.uplink, l.dport))
+	through := s.byGateway(f, "b", p, l.backend())
+	s.from("a", p).peer("b", through, "ct_created")
+	got = s.toBackend(f, "b", p, l.backend())
+	orig, reply := s.flowOf(s.TB, p)
+	s.dropEntry(s.TB, reversed(orig.Xlat))
+	orig.Xlat = got.tuple()
+	s.putEntry(s.TB, p.tuple(), orig)
+	s.putEntry(s.TB, reversed(orig.Xlat), reply)
+	return p, got
 }
 
 func publishedByPolicy() []testCase {
@@ -238,7 +256,7 @@ func publishedByPolicy() []testCase {
 	return slices.Concat(
 		times(all, "published_client_of_icc_off-peer", func(s *scenario, f family, l l4) {
 			p := s.via(f, "e", l, at(f.uplink, l.dport))
-			s.from("e", p).peer("b", s.toBackend(f, "b", p, l.backend()), "ct_created")
+			s.from("e", p).peer("b", s.byGateway(f, "b", p, l.backend()), "ct_created")
 		}),
 		times(all, "published_client_of_internal-internal", func(s *scenario, f family, l l4) {
 			s.from("g", s.via(f, "g", l, at(f.uplink, l.dport))).dropped("internal")
@@ -267,7 +285,7 @@ func publishedByPolicy() []testCase {
 				for _, host := range []netip.Addr{f.uplink, f.gw(s.members["d"])} {
 					s.forget(s.TB)
 					p := s.via(f, member, l, at(host, 53))
-					s.from(member, p).peer("b", s.toBackend(f, "b", p, l.backend()), "ct_created")
+					s.from(member, p).peer("b", s.byGateway(f, "b", p, l.backend()), "ct_created")
 				}
 			}
 		}),
@@ -275,7 +293,7 @@ func publishedByPolicy() []testCase {
 			_, err := s.set.Endpoints.Delete(s.members["b"].IfIndex)
 			must(s.TB, err)
 			defer func() { _, err := s.set.Endpoints.Put(s.members["b"].Endpoint); must(s.TB, err) }()
-			s.from("a", s.via(f, "a", l, at(f.uplink, l.dport))).dropped("endpoint_gone", "ct_created")
+			s.from("a", s.via(f, "a", l, at(f.uplink, l.dport))).dropped("endpoint_gone")
 		}),
 		[]testCase{{name: "tcp-published_no_syn-host", run: func(s *scenario, f family) {
 			p := s.via(f, "a", published()[0], at(f.uplink, publishTCP))

@@ -146,7 +146,7 @@ func (r *randomRun) remote(proto layers.IPProtocol) netip.AddrPort {
 }
 
 // ports are all there are; some are the backend's, some in the range to move to.
-func (r *randomRun) port() uint16 { return pick(r, uint16(80), 40001, 50001, 50003) }
+func (r *randomRun) port() uint16 { return pick(r, uint16(80), 800, 40001, 50001, 50003) }
 
 func (r *randomRun) memberSends() {
 	name, proto := pick(r, "a", "b", "c", "d"), r.proto()

@@ -82,12 +82,24 @@ func (m *reference) choices(left key, publish bool) []uint16 {
 		return []uint16{left.src.Port()}
 	}
 	var ports []uint16
-	for p := m.lo; p <= m.hi; p++ {
+	lo, hi := m.portRange(left)
+	for p := lo; p <= hi; p++ {
 		if m.available(left.from(p), publish) {
 			ports = append(ports, p)
 		}
 	}
 	return ports
+}
+
+// portRange are the ports a flow may be moved to: a privileged one stays privileged.
+func (m *reference) portRange(left key) (lo, hi uint16) {
+	switch port := left.src.Port(); {
+	case left.proto == echo || port >= 1024:
+		return m.lo, m.hi
+	case port >= 512:
+		return 600, 1023
+	}
+	return 1, 511
 }
 
 // begin records the flow, in place of an expired one.

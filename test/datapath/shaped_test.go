@@ -51,7 +51,7 @@ func shapedCases() []testCase {
 			p := s.client(f, l, at(f.uplink, l.dport))
 			s.arrive(p).queued("b", s.toBackend(f, "b", p, l.backend()), "ct_created")
 			m := s.via(f, "d", l, at(f.uplink, l.dport))
-			s.from("d", m).queued("b", s.toBackend(f, "b", m, l.backend()), "ct_created")
+			s.from("d", m).queued("b", s.byGateway(f, "b", m, l.backend()), "ct_created")
 		}),
 	)
 }

@@ -60,7 +60,7 @@ func conversations() []conversation {
 		}},
 		{"published_to_member", published(), func(s *scenario, f family, l l4) (client, server func(string) *sent, first packet) {
 			p := s.via(f, "d", l, at(f.uplink, l.dport))
-			got := s.toBackend(f, "b", p, l.backend())
+			got := s.byGateway(f, "b", p, l.backend())
 			return s.sender("d", p), s.sender("b", got.answer("")), p
 		}},
 	}

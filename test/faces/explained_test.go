@@ -40,20 +40,15 @@ const (
 )
 
 var explained = []difference{
-	{noProxy, "client", several, []string{
-		"icc=false: container to a neighbour's published port",
-		"published TCP from another network",
-		"published UDP from another network",
+	{noProxy, "gateway", several, []string{"published UDP from another network"}},
+	{noProxy, "gateway", fairleads, []string{
+		"published UDP from a neighbour",
+		"published UDP from the container itself",
 	}},
 	{noProxy, "client", fairleads, []string{
-		"published TCP from a neighbour",
-		"published TCP from a neighbour at the gateway",
-		"published UDP from a neighbour",
 		"published over IPv6 from outside",
 		"published over IPv6, UDP, from outside",
-		"published over IPv6 from a neighbour",
 	}},
-	{noProxy, "gateway", fairleads, []string{"published UDP from the container itself"}},
 	{
 		"A connection of a program on the host is led to the container when it is opened, and its source is chosen for that way: it is the gateway.",
 		"gateway", fairleads, []string{
@@ -102,7 +97,7 @@ var explained = []difference{
 		"no", fairleads, []string{"publishing changes netfilter's rules"},
 	},
 	{proxies, "gateway", fairleads, []string{"then, published TCP from the host at 127.0.0.1"}},
-	{proxies, "client", fairleads, []string{"then, published TCP from a neighbour"}},
+	{proxies, "gateway", fairleads, []string{"then, published TCP from a neighbour"}},
 	{
 		"A program of `fairlead run` sees the host's resolvers, and a pod of CRI those that its configuration names.",
 		"no", unnamed, []string{"the name of a container", "its alias", "its short ID"},

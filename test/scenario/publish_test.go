@@ -12,8 +12,8 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// A published port answers clients everywhere, and the backend sees the
-// client's own address.
+// A published port answers clients everywhere, and the backend sees the address of a client
+// outside, and its gateway for all on the host.
 func TestPublishedPort(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -40,14 +40,14 @@ func TestPublishedPort(t *testing.T) {
 			})
 			l.Case("same network", func(l *lab.Lab) {
 				for _, addr := range []string{host, gateway} {
-					l.Get(neighbour.Host, addr, 8080, "ben", neighbour.IP(f))
-					l.Ask(neighbour.Host, addr, 5353, "ben", neighbour.IP(f))
+					l.Get(neighbour.Host, addr, 8080, "ben", gateway)
+					l.Ask(neighbour.Host, addr, 5353, "ben", gateway)
 				}
 			})
 			l.Case("other network", func(l *lab.Lab) {
 				for _, addr := range []string{host, l.Gateway(other, f)} {
-					l.Get(stranger.Host, addr, 8080, "ben", stranger.IP(f))
-					l.Ask(stranger.Host, addr, 5353, "ben", stranger.IP(f))
+					l.Get(stranger.Host, addr, 8080, "ben", gateway)
+					l.Ask(stranger.Host, addr, 5353, "ben", gateway)
 				}
 			})
 			l.Case("self", func(l *lab.Lab) {

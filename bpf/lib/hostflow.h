@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * What a program of the host sends to a sandbox has a gateway's address and needs no translation,
+ * so it has no entry. Only if its ports are those of a flow that was translated to the gateway's
+ * address before, it gets one and leaves with another port: the older flow is never moved.
+ */
+
+#include "flow.h"
+#include "nat.h"
+
+/* May the packet have the ports of a flow translated to the gateway's address? It says so when it
+ * does not see at once. */
+static __always_inline bool gateway_port(struct __sk_buff *skb, __be16 eth_proto)
+{
+	struct ipv6hdr *ip6;
+	__be16 sport, *h;
+	__u32 l4;
+	__u8 proto;
+
+	if (eth_proto == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip;
+
+		l4 = L3 + sizeof(*ip);
+		if (!have(skb, l4 + sizeof(sport)))
+			return false;
+		ip = DATA(skb, L3);
+		h = DATA(skb, L3 + sizeof(*ip));
+		if ((void *)(h + 1) > DATA_END(skb))
+			return false;
+		if (ip->frag_off & bpf_htons(IP_OFFSET))
+			return false; /* has no ports */
+		if (ip->ihl != 5)
+			return true;
+		proto = ip->protocol;
+	} else {
+		l4 = L3 + sizeof(*ip6);
+		if (!have(skb, l4 + sizeof(sport)))
+			return false;
+		ip6 = DATA(skb, L3);
+		h = DATA(skb, L3 + sizeof(*ip6));
+		if ((void *)(h + 1) > DATA_END(skb))
+			return false;
+		proto = ip6->nexthdr;
+		if (proto != IPPROTO_TCP && proto != IPPROTO_UDP && proto != IPPROTO_ICMPV6)
+			return true;
+	}
+	return (proto == IPPROTO_TCP || proto == IPPROTO_UDP) && bpf_ntohs(*h) <= GATEWAY_PORT_MAX;
+}
+
+/* Does the packet begin a flow where another has the answers already? */
+static __always_inline bool host_collides(const struct pkt *p)
+{
+	struct tuple answer;
+	bool confirmed;
+
+	if (p->t.proto == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return false;
+	tuple_reverse(&answer, &p->t);
+	return ct_find(&answer, &confirmed);
+}
+
+/* host_to_member sees a packet from the host port of network net to the sandbox of endpoint
+ * ifindex, before it goes there. Global, so that it is verified once. */
+__noinline int host_to_member(struct __sk_buff *skb, __be16 eth_proto, __u32 net, __u32 ifindex)
+{
+	struct ct_entry *e;
+	bool confirmed;
+	struct tuple to;
+	struct flow *f;
+	struct pkt p;
+	int err;
+
+	if (parse(skb, &p, eth_proto) || p.flags & (PKT_ICMP_ERROR | PKT_ICMP_LOCAL) ||
+	    (p.t.proto != IPPROTO_TCP && p.t.proto != IPPROTO_UDP))
+		return VERDICT_NEXT;
+	e = ct_find(&p.t, &confirmed);
+	if (e && e->in_if == skb->ifindex) {
+		to = e->xlat;
+		err = ct_hit(&p, e, confirmed);
+	} else {
+		if (!host_collides(&p))
+			return VERDICT_NEXT;
+		f = flow_prepare(&p, net, skb->ifindex, ifindex);
+		if (!f)
+			return -DROP_CT_FULL;
+		f->e.flags = CT_F_HOST;
+		flow_from_gateway(f, &p.t.saddr);
+		err = flow_create(skb, &p);
+		to = f->e.xlat;
+	}
+	if (err)
+		return err;
+	err = nat_rewrite(skb, &p, &to);
+	return err ? err : VERDICT_NEXT;
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"slices"
+)
+
+// gatewayPortMax is GATEWAY_PORT_MAX of bpf/lib/flow.h.
+const gatewayPortMax = 32767
+
+// No two flows are one for a sandbox or on the wire, whoever made them, and the older is not moved.
+func tupleCases() []testCase {
+	return slices.Concat(tuplesAtBackend(), hostMoved(), privilegedPorts())
+}
+
+// tries is how often a port was tried beyond the first, for the counters.
+func (r *result) tries() []string {
+	return slices.Repeat([]string{"snat_retry"}, int(r.counts["event snat_retry"].Packets))
+}
+
+// publishedElsewhere is a flow of a client on this host to b's port that cannot keep its source
+// port; it returns what b gets.
+func (s *scenario) publishedElsewhere(f family, client string, l l4, p packet) packet {
+	s.Helper()
+	sending := s.from(client, p)
+	r := sending.do()
+	moved := port(f, p, r.out)
+	if moved == p.src.Port() || moved > gatewayPortMax || (moved < 1024) != (p.src.Port() < 1024) {
+		s.Errorf("the flow from port %d has port %d at the backend", p.src.Port(), moved)
+	}
+	got := s.byGateway(f, "b", p, l.backend()).with(func(g *packet) { g.src = at(g.src.Addr(), moved) })
+	sending.peer("b", got, append(r.tries(), "ct_created")...)
+	return got
+}
+
+// fromHost is a packet of the host's own to b's port, from a gateway's address.
+func (s *scenario) fromHost(f family, l l4, sport uint16) packet {
+	p := s.between(f, "gw1", "b")
+	p.src, p.dst, p.proto, p.flags = at(p.src.Addr(), sport), at(p.dst.Addr(), l.backend()), l.proto, ""
+	if l.proto == tcp {
+		p.flags = "S"
+	}
+	return p
+}
+
+func tuplesAtBackend() []testCase {
+	all := published()
+	return slices.Concat(
+		times(all, "published_of_host_and_direct-apart", func(s *scenario, f family, l l4) {
+			direct := s.between(f, "a", "b").with(func(p *packet) {
+				p.src, p.dst, p.proto, p.flags = at(p.src.Addr(), l.sport), at(p.dst.Addr(), l.backend()), l.proto, ""
+			})
+			for range 2 { // whichever comes first
+				p := s.via(f, "a", l, at(f.uplink, l.dport))
+				got := s.byGateway(f, "b", p, l.backend())
+				s.from("a", direct).peer("b", direct)
+				s.from("a", p).peer("b", got, "ct_created")
+				s.from("a", direct).peer("b", direct)
+				s.from("b", direct.answer("")).peer("a", direct.answer(""))
+				answer := got.answer(l.reply)
+				s.from("b", answer).peer("a", s.delivered("a", answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })), l.answerEvent()...)
+				s.forget(s.TB)
+			}
+		}),
+		times(all, "published_of_host_same_port_twice-other_port", func(s *scenario, f family, l l4) {
+			one, two := s.via(f, "a", l, at(f.uplink, l.dport)), s.via(f, "d", l, at(f.uplink, l.dport))
+			s.from("a", one).peer("b", s.byGateway(f, "b", one, l.backend()), "ct_created")
+			got := s.publishedElsewhere(f, "d", l, two)
+			answer := got.answer(l.reply)
+			s.from("b", answer).peer("d", s.delivered("d", answer.with(func(a *packet) { a.src, a.dst = two.dst, two.src })), l.answerEvent()...)
+		}),
+		times(all, "published_of_host_high_port-gateway_port", func(s *scenario, f family, l l4) {
+			l.sport = 40001
+			s.publishedElsewhere(f, "a", l, s.via(f, "a", l, at(f.uplink, l.dport)))
+		}),
+		times(all, "published_of_host_port_of_host_socket-other_port", func(s *scenario, f family, l l4) {
+			gw, b := f.gw(s.members["b"]), f.of(s.members["b"])
+			s.bind(l.proto, at(gw, l.sport), at(b, l.backend()))
+			s.publishedElsewhere(f, "a", l, s.via(f, "a", l, at(f.uplink, l.dport)))
+			s.forget(s.TB)
+			s.publishedElsewhere(f, "b", l, s.via(f, "b", l, at(f.uplink, l.dport)))
+		}),
+	)
+}
+
+func hostMoved() []testCase {
+	all := published()
+	return slices.Concat(
+		times(all, "host_to_backend-same_port", func(s *scenario, f family, l l4) {
+			for _, sport := range []uint16{l.sport, 800, 40001} {
+				p := s.fromHost(f, l, sport)
+				s.from("gw1", p).peer("b", p)
+				s.from("b", p.answer(l.reply)).toHost()
+			}
+		}),
+		times(all, "host_to_backend_port_of_hairpin-other_port", func(s *scenario, f family, l l4) {
+			for _, client := range []string{"a", "b", "d"} {
+				for _, sport := range []uint16{l.sport, 800} {
+					s.forget(s.TB)
+					l.sport = sport
+					s.hostMoves(f, l, client)
+				}
+			}
+		}),
+		[]testCase{{name: "tcp-host_established_port_of_hairpin-same_port", run: func(s *scenario, f family) {
+			l := published()[0]
+			p := s.via(f, "a", l, at(f.uplink, l.dport))
+			s.from("a", p).peer("b", s.byGateway(f, "b", p, l.backend()), "ct_created")
+			// It began before: nobody moves it.
+			for _, flags := range []string{"A", "SA", "R"} {
+				host := s.fromHost(f, l, l.sport).with(func(p *packet) { p.flags = flags })
+				s.from("gw1", host).peer("b", host)
+			}
+		}}},
+	)
+}
+
+// hostMoves has a client on this host begin a flow to b's port, and then the host from the same port.
+func (s *scenario) hostMoves(f family, l l4, client string) {
+	s.Helper()
+	p := s.via(f, client, l, at(f.uplink, l.dport))
+	got := s.byGateway(f, "b", p, l.backend())
+	s.from(client, p).peer("b", got, "ct_created")
+
+	host := s.fromHost(f, l, l.sport)
+	sending := s.from("gw1", host)
+	r := sending.do()
+	moved := port(f, host, r.out)
+	if moved == l.sport || moved > gatewayPortMax || (moved < 1024) != (l.sport < 1024) {
+		s.Errorf("the host's flow from port %d has port %d", l.sport, moved)
+	}
+	left := host.with(func(p *packet) { p.src = at(p.src.Addr(), moved) })
+	sending.peer("b", left, append(r.tries(), "ct_created")...)
+	s.from("gw1", host).peer("b", left) // again: the same
+
+	answer := left.answer(l.reply)
+	toHost := s.delivered("gw1", answer.with(func(a *packet) { a.dst = host.src }))
+	s.from("b", answer).queued("gw1", toHost, l.answerEvent()...)
+	if l.proto == tcp {
+		host.flags, left.flags = "A", "A"
+		s.from("gw1", host).peer("b", left, "ct_confirmed")
+	}
+	// The older one is as it was.
+	answer = got.answer(l.reply)
+	s.from("b", answer).peer(client, s.delivered(client, answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })), l.answerEvent()...)
+}
+
+func privilegedPorts() []testCase {
+	all := protocols()[:2]
+	return times(all, "privileged_port_taken-privileged", func(s *scenario, f family, l l4) {
+		for _, class := range []struct{ port, lo, hi uint16 }{{300, 1, 511}, {511, 1, 511}, {512, 600, 1023}, {1000, 600, 1023}, {1023, 600, 1023}} {
+			for range 5 {
+				s.forget(s.TB)
+				l.sport = class.port
+				s.opens(f, s.via(f, "a", l, at(f.remote, l.dport)), at(f.uplink, l.sport))
+				p := s.via(f, "b", l, at(f.remote, l.dport))
+				sending := s.from("b", p)
+				r := sending.do()
+				moved := port(f, p, r.out)
+				if moved == class.port || moved < class.lo || moved > class.hi {
+					s.Errorf("the second flow from port %d leaves from %d, want one of %d to %d", class.port, moved, class.lo, class.hi)
+				}
+				left := p.routed().with(func(p *packet) { p.src = at(f.uplink, moved) })
+				sending.neigh(f, left, append(r.tries(), "ct_created")...)
+				s.answers("b", p, left, l.reply, l.answerEvent()...)
+			}
+		}
+	})
+}
