@@ -16,13 +16,15 @@
  * or extension headers, and more than the 8 bytes RFC 792 asks for. */
 #define ICMP_QUOTE 96
 
+#define ICMP_TTL 64 /* of errors that begin here */
+
 /* The message being made: an IP header, right-aligned, the ICMP header, and the quote. */
 struct icmp_msg {
 	__u8 ip[sizeof(struct ipv6hdr)]; /* an IPv4 header stands at its end */
 	__u8 type;
 	__u8 code;
 	__be16 check;
-	__be32 mtu;
+	__be32 mtu; /* or what other types have there */
 	__u8 quote[ICMP_QUOTE];
 };
 
@@ -74,6 +76,8 @@ static __always_inline int icmp_embedded(struct __sk_buff *skb, const struct pkt
 		ip_set4(&in->t.daddr, ip.daddr);
 		in->t.proto = ip.protocol;
 		in->l4 = l3 + ip.ihl * 4;
+		in->len = bpf_ntohs(ip.tot_len);
+		in->ttl = ip.ttl;
 		in->flags = PKT_IP4;
 		if (bpf_ntohs(ip.frag_off) & IP_OFFSET)
 			return -DROP_BAD_ICMP;
@@ -88,6 +92,8 @@ static __always_inline int icmp_embedded(struct __sk_buff *skb, const struct pkt
 		in->l4 = l3 + sizeof(ip);
 		if (ip_is4(&in->t.saddr) || ip_is4(&in->t.daddr)) /* see parse_ip6 */
 			return -DROP_BAD_ICMP;
+		in->len = bpf_ntohs(ip.payload_len) + sizeof(ip);
+		in->ttl = ip.hop_limit;
 		if (skip_exthdrs(skb, in) || in->flags & PKT_FRAG_LATER)
 			return -DROP_BAD_ICMP;
 	}
@@ -169,14 +175,15 @@ static __always_inline bool icmp_quote(struct __sk_buff *skb, struct icmp_msg *m
 	return !bpf_skb_load_bytes(skb, L3, m->quote, quote);
 }
 
-static __always_inline void icmp_headers4(struct icmp_msg *m, __be32 src, __be32 dst, __u32 quote)
+static __always_inline void icmp_headers4(struct icmp_msg *m, __be32 src, __be32 dst, __u8 ttl,
+					  __u32 quote)
 {
 	struct iphdr *ip = (void *)(m->ip + IP4_IN_IP6);
 
 	ip->version = 4;
 	ip->ihl = 5;
 	ip->tot_len = bpf_htons(sizeof(*ip) + 8 + quote);
-	ip->ttl = 64;
+	ip->ttl = ttl;
 	ip->protocol = IPPROTO_ICMP;
 	ip->saddr = src;
 	ip->daddr = dst;
@@ -185,7 +192,7 @@ static __always_inline void icmp_headers4(struct icmp_msg *m, __be32 src, __be32
 }
 
 static __always_inline void icmp_headers6(struct icmp_msg *m, const union ip *src,
-					  const union ip *dst, __u32 quote)
+					  const union ip *dst, __u8 ttl, __u32 quote)
 {
 	struct {
 		union ip s, d;
@@ -198,7 +205,7 @@ static __always_inline void icmp_headers6(struct icmp_msg *m, const union ip *sr
 	ip->version = 6;
 	ip->payload_len = bpf_htons(8 + quote);
 	ip->nexthdr = IPPROTO_ICMPV6;
-	ip->hop_limit = 64;
+	ip->hop_limit = ttl;
 	__builtin_memcpy(&ip->saddr, src, 16);
 	__builtin_memcpy(&ip->daddr, dst, 16);
 	sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
@@ -230,9 +237,9 @@ __noinline int icmp_error(struct __sk_buff *skb, const struct pkt *p, const unio
 	m->code = kind;
 	m->mtu = bpf_htonl(mtu);
 	if (p->flags & PKT_IP4)
-		icmp_headers4(m, src->w[3], p->t.saddr.w[3], quote);
+		icmp_headers4(m, src->w[3], p->t.saddr.w[3], ICMP_TTL, quote);
 	else
-		icmp_headers6(m, src, &p->t.saddr, quote);
+		icmp_headers6(m, src, &p->t.saddr, ICMP_TTL, quote);
 	if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)) ||
 	    bpf_skb_adjust_room(skb, sizeof(m->ip) - skip + 8, BPF_ADJ_ROOM_MAC, 0) ||
 	    bpf_skb_store_bytes(skb, L3, m->ip + skip, sizeof(m->ip) - skip + 8,

@@ -40,17 +40,21 @@ static __always_inline __u64 addr_diff(const union ip *from, const union ip *to,
 	return sum;
 }
 
+/* What a sum changes by when the ports of p become those of *to. */
+static __always_inline __u32 port_diff(const struct pkt *p, const struct tuple *to)
+{
+	return (__u32)to->sport + (__u16)~p->t.sport + to->dport + (__u16)~p->t.dport;
+}
+
 /* Makes the layer 4 sum follow the ports, or the ICMP echo id. */
 static __always_inline int sum_ports(struct __sk_buff *skb, const struct pkt *p,
 				     const struct tuple *to)
 {
 	int csum = csum_offset(p->t.proto);
-	__u32 diff;
 
 	if (csum == CSUM_NONE)
 		return -DROP_UNSUPPORTED; /* SCTP's CRC32c, RFC 9260 section 6.8 */
-	diff = (__u32)to->sport + (__u16)~p->t.sport + to->dport + (__u16)~p->t.dport;
-	return bpf_l4_csum_replace(skb, p->l4 + csum, 0, diff, csum_flags(p->t.proto)) ?
+	return bpf_l4_csum_replace(skb, p->l4 + csum, 0, port_diff(p, to), csum_flags(p->t.proto)) ?
 		       -DROP_NAT_FAILED :
 		       0;
 }
@@ -149,7 +153,13 @@ __noinline int nat_rewrite(struct __sk_buff *skb, struct pkt *p, const struct tu
 	xlat = xlat_needed(p, &to->daddr);
 	is4 = is4 && !xlat;
 	diff = addr_diff(&p->t.saddr, &to->saddr, is4) + addr_diff(&p->t.daddr, &to->daddr, is4);
-	err = sum_addrs(skb, p, csum_fold(diff), xlat);
+	if (xlat && p->flags & PKT_IP4 && udp_without_sum(skb, p)) {
+		/* Nothing balanced the ports in the packet's sum (CHECKSUM_COMPLETE). */
+		bpf_csum_update(skb, port_diff(p, to));
+		err = xlat_udp_sum(skb, p, to);
+	} else {
+		err = sum_addrs(skb, p, csum_fold(diff), xlat);
+	}
 	if (err)
 		return err;
 	return xlat ? xlat_headers(skb, p, to) : store_addrs(skb, p, to, diff);

@@ -3,8 +3,8 @@
 
 /* Routing out of the host: the kernel's own table decides. */
 
-#include "icmp.h"
 #include "publish.h"
+#include "xlat_icmp.h"
 
 #ifndef BPF_FIB_LOOKUP_SKIP_NEIGH
 #define BPF_FIB_LOOKUP_SKIP_NEIGH (1U << 2) /* 6.3 */
@@ -400,8 +400,8 @@ static __always_inline int route_stray_error(struct __sk_buff *skb, struct pkt *
 static __always_inline int icmp_related(struct __sk_buff *skb, struct pkt *p, __u32 in_if,
 					struct icmp_work *w, struct ct_entry **out)
 {
+	bool confirmed, xlat;
 	struct ct_entry *e;
-	bool confirmed;
 	int err;
 
 	*out = NULL;
@@ -414,11 +414,13 @@ static __always_inline int icmp_related(struct __sk_buff *skb, struct pkt *p, __
 		return 0;
 	w->to = p->t;
 	w->to.daddr = e->xlat.daddr;
-	/* The flow's own end speaks, not a router on the way. */
-	if (ip_equal(&p->t.saddr, &w->key.saddr))
+	/* The flow's own end speaks, not a router on the way; or one that has no address in the
+	 * other family. */
+	xlat = xlat_needed(p, &e->xlat.daddr);
+	if (xlat || ip_equal(&p->t.saddr, &w->key.saddr))
 		w->to.saddr = e->xlat.saddr;
 	tuple_reverse(&w->key, &e->xlat);
-	err = icmp_rewrite_embedded(skb, p, &w->in, &w->key);
+	err = xlat ? xlat_icmp(skb, p, w) : icmp_rewrite_embedded(skb, p, &w->in, &w->key);
 	if (err)
 		return err;
 	*out = e;

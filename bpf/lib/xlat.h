@@ -33,6 +33,38 @@ struct fraghdr {
 };
 _Static_assert(sizeof(struct fraghdr) == FRAGHDR_LEN, "struct fraghdr");
 
+/* Bytes summed at once. */
+#define XLAT_CHUNK 256
+
+/* What is at hand while a packet is translated. */
+struct xlat_work {
+	__u8 ip6[sizeof(struct ipv6hdr)];
+	__u8 ip[sizeof(struct iphdr)];
+	struct fraghdr frag;
+	struct {
+		union ip saddr;
+		union ip daddr;
+		__be32 len;
+		__be32 next;
+	} pseudo;		    /* RFC 8200 section 8.1 */
+	__u8 chunk[XLAT_CHUNK + 4]; /* and the rest of a word */
+};
+
+/* Too big for the stack; bottom halves are off from look-up to use. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xlat_work);
+} fl_xlat SEC(".maps");
+
+static __always_inline struct xlat_work *xlat_scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&fl_xlat, &zero);
+}
+
 static __always_inline bool pkt_is_fragment(const struct pkt *p)
 {
 	return p->flags & (PKT_FRAG_FIRST | PKT_FRAG_LATER);
@@ -98,9 +130,10 @@ static __always_inline int xlat_l4_len(struct __sk_buff *skb, __u32 len, __u32 h
 
 /* Fills the header's fields about fragments (RFC 7915 section 5.1.1). */
 static __always_inline int xlat_fragment4(struct __sk_buff *skb, const struct pkt *p,
-					  struct iphdr *ip)
+					  struct xlat_work *w)
 {
-	struct fraghdr h;
+	struct fraghdr *h = &w->frag;
+	struct iphdr *ip = (void *)w->ip;
 	__u16 offset;
 
 	if (!pkt_is_fragment(p)) {
@@ -112,109 +145,193 @@ static __always_inline int xlat_fragment4(struct __sk_buff *skb, const struct pk
 	}
 	/* Other extension headers belong to the whole packet, of which this is a part. */
 	if (p->l4 != L3 + sizeof(struct ipv6hdr) + FRAGHDR_LEN ||
-	    bpf_skb_load_bytes(skb, L3 + sizeof(struct ipv6hdr), &h, sizeof(h)))
+	    bpf_skb_load_bytes(skb, L3 + sizeof(struct ipv6hdr), h, sizeof(*h)))
 		return -DROP_UNSUPPORTED;
-	offset = bpf_ntohs(h.offset);
+	offset = bpf_ntohs(h->offset);
 	ip->frag_off = bpf_htons((offset & FRAGHDR_OFFSET) >> 3 | (offset & FRAGHDR_M ? IP_MF : 0));
-	ip->id = bpf_htons(bpf_ntohl(h.id));
+	ip->id = bpf_htons(bpf_ntohl(h->id));
 	return 0;
 }
 
 /* IPv6 to IPv4: RFC 7915 section 5.1. Extension headers are left out. */
-static __always_inline int xlat_to4(struct __sk_buff *skb, struct pkt *p, const struct tuple *to)
+static __always_inline int xlat_to4(struct __sk_buff *skb, struct pkt *p, const struct tuple *to,
+				    struct xlat_work *w)
 {
 	__u32 headers = p->l4 - L3, l4;
-	struct iphdr ip = {};
-	struct ipv6hdr ip6;
+	struct ipv6hdr *ip6 = (void *)w->ip6;
+	struct iphdr *ip = (void *)w->ip;
 	int err;
 
-	if (bpf_skb_load_bytes(skb, L3, &ip6, sizeof(ip6)))
+	__builtin_memset(ip, 0, sizeof(*ip));
+	if (bpf_skb_load_bytes(skb, L3, ip6, sizeof(*ip6)))
 		return -DROP_MALFORMED;
-	err = xlat_fragment4(skb, p, &ip);
+	err = xlat_fragment4(skb, p, w);
 	if (err)
 		return err;
-	l4 = bpf_ntohs(ip6.payload_len);
-	err = xlat_l4_len(skb, l4 ? l4 + sizeof(ip6) : 0, headers, &l4);
+	l4 = bpf_ntohs(ip6->payload_len);
+	err = xlat_l4_len(skb, l4 ? l4 + sizeof(*ip6) : 0, headers, &l4);
 	if (err)
 		return err;
-	err = xlat_set_len(skb, sizeof(ip) + l4, &ip.tot_len);
+	err = xlat_set_len(skb, sizeof(*ip) + l4, &ip->tot_len);
 	if (err)
 		return err;
-	ip.version = 4;
-	ip.ihl = sizeof(ip) / 4;
-	ip.tos = ip6.priority << 4 | ip6.flow_lbl[0] >> 4;
-	ip.ttl = p->ttl;
-	ip.protocol = p->t.proto;
-	ip.saddr = to->saddr.w[3];
-	ip.daddr = to->daddr.w[3];
-	ip.check = ~csum_fold(bpf_csum_diff(0, 0, (__be32 *)&ip, sizeof(ip), 0));
-	err = xlat_room(skb, (__s32)sizeof(ip6) - (__s32)headers);
+	ip->version = 4;
+	ip->ihl = sizeof(*ip) / 4;
+	ip->tos = ip6->priority << 4 | ip6->flow_lbl[0] >> 4;
+	ip->ttl = p->ttl;
+	ip->protocol = p->t.proto;
+	ip->saddr = to->saddr.w[3];
+	ip->daddr = to->daddr.w[3];
+	ip->check = ~csum_fold(bpf_csum_diff(0, 0, (__be32 *)ip, sizeof(*ip), 0));
+	err = xlat_room(skb, (__s32)sizeof(*ip6) - (__s32)headers);
 	if (err)
 		return err;
 	err = xlat_proto(skb, bpf_htons(ETH_P_IP));
 	if (err)
 		return err;
-	if (bpf_skb_store_bytes(skb, L3, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM))
+	if (bpf_skb_store_bytes(skb, L3, ip, sizeof(*ip), BPF_F_RECOMPUTE_CSUM))
 		return -DROP_NAT_FAILED;
 	p->flags |= PKT_IP4;
-	p->l4 = L3 + sizeof(ip);
+	p->l4 = L3 + sizeof(*ip);
 	return 0;
 }
 
 /* IPv4 to IPv6: RFC 7915 section 4.1. Options are left out. */
-static __always_inline int xlat_to6(struct __sk_buff *skb, struct pkt *p, const struct tuple *to)
+static __always_inline int xlat_to6(struct __sk_buff *skb, struct pkt *p, const struct tuple *to,
+				    struct xlat_work *w)
 {
 	__u32 headers = p->l4 - L3, fragment = pkt_is_fragment(p) ? FRAGHDR_LEN : 0, l4;
-	struct ipv6hdr ip6 = {};
-	struct fraghdr h = {};
-	struct iphdr ip;
+	struct ipv6hdr *ip6 = (void *)w->ip6;
+	struct iphdr *ip = (void *)w->ip;
 	__u16 offset;
 	int err;
 
-	if (bpf_skb_load_bytes(skb, L3, &ip, sizeof(ip)))
+	__builtin_memset(ip6, 0, sizeof(*ip6));
+	if (bpf_skb_load_bytes(skb, L3, ip, sizeof(*ip)))
 		return -DROP_MALFORMED;
-	err = xlat_l4_len(skb, bpf_ntohs(ip.tot_len), headers, &l4);
+	err = xlat_l4_len(skb, bpf_ntohs(ip->tot_len), headers, &l4);
 	if (err)
 		return err;
-	err = xlat_set_len(skb, fragment + l4, &ip6.payload_len);
+	err = xlat_set_len(skb, fragment + l4, &ip6->payload_len);
 	if (err)
 		return err;
-	ip6.version = 6;
-	ip6.priority = ip.tos >> 4;
-	ip6.flow_lbl[0] = ip.tos << 4;
-	ip6.nexthdr = fragment ? IPPROTO_FRAGMENT : p->t.proto;
-	ip6.hop_limit = p->ttl;
-	__builtin_memcpy(&ip6.saddr, &to->saddr, 16);
-	__builtin_memcpy(&ip6.daddr, &to->daddr, 16);
+	ip6->version = 6;
+	ip6->priority = ip->tos >> 4;
+	ip6->flow_lbl[0] = ip->tos << 4;
+	ip6->nexthdr = fragment ? IPPROTO_FRAGMENT : p->t.proto;
+	ip6->hop_limit = p->ttl;
+	__builtin_memcpy(&ip6->saddr, &to->saddr, 16);
+	__builtin_memcpy(&ip6->daddr, &to->daddr, 16);
 	err = xlat_proto(skb, bpf_htons(ETH_P_IPV6));
 	if (err)
 		return err;
-	err = xlat_room(skb, (__s32)(sizeof(ip) + fragment) - (__s32)headers);
+	err = xlat_room(skb, (__s32)(sizeof(*ip) + fragment) - (__s32)headers);
 	if (err)
 		return err;
-	if (bpf_skb_store_bytes(skb, L3, &ip6, sizeof(ip6), BPF_F_RECOMPUTE_CSUM))
+	if (bpf_skb_store_bytes(skb, L3, ip6, sizeof(*ip6), BPF_F_RECOMPUTE_CSUM))
 		return -DROP_NAT_FAILED;
 	if (fragment) {
-		offset = bpf_ntohs(ip.frag_off);
-		h.next = p->t.proto;
-		h.offset = bpf_htons((offset & IP_OFFSET) << 3 | (offset & IP_MF ? FRAGHDR_M : 0));
-		h.id = bpf_htonl(bpf_ntohs(ip.id));
-		if (bpf_skb_store_bytes(skb, L3 + sizeof(ip6), &h, sizeof(h), BPF_F_RECOMPUTE_CSUM))
+		offset = bpf_ntohs(ip->frag_off);
+		w->frag.next = p->t.proto;
+		w->frag.reserved = 0;
+		w->frag.offset = bpf_htons((offset & IP_OFFSET) << 3 |
+					   (offset & IP_MF ? FRAGHDR_M : 0));
+		w->frag.id = bpf_htonl(bpf_ntohs(ip->id));
+		if (bpf_skb_store_bytes(skb, L3 + sizeof(*ip6), &w->frag, sizeof(w->frag),
+					BPF_F_RECOMPUTE_CSUM))
 			return -DROP_NAT_FAILED;
 	}
 	p->flags &= ~PKT_IP4;
-	p->l4 = L3 + sizeof(ip6) + fragment;
+	p->l4 = L3 + sizeof(*ip6) + fragment;
 	return 0;
+}
+
+/* What is left to be summed of a packet. */
+struct xlat_sum {
+	struct __sk_buff *skb;
+	__u32 off;
+	__u32 len;
+	__u32 sum;
+	__u32 failed;
+};
+
+/* For bpf_loop: sums a chunk; 1: that was the last. */
+static long xlat_sum_chunk(__u32 i __attribute__((unused)), struct xlat_sum *s)
+{
+	__u32 n = s->len < XLAT_CHUNK ? s->len : XLAT_CHUNK;
+	struct xlat_work *w = xlat_scratch();
+
+	s->failed = 1;
+	if (!w)
+		return 1;
+	barrier_var(n); /* or clang drops the check the verifier needs */
+	if (!n || n > XLAT_CHUNK || bpf_skb_load_bytes(s->skb, s->off, w->chunk, n))
+		return 1;
+	__builtin_memset(w->chunk + n, 0, 3);
+	s->sum = bpf_csum_diff(0, 0, (__be32 *)w->chunk, (n + 3) & ~3U, s->sum);
+	s->failed = 0;
+	s->off += n;
+	s->len -= n;
+	return !s->len;
+}
+
+/* Sums a datagram of IPv4 that came without a sum, which IPv6 does not allow (RFC 7915 section
+ * 4.5; RFC 8200 section 8.1): as one to *to, for whose addresses the sum is right then. */
+static __noinline int xlat_udp_sum(struct __sk_buff *skb, const struct pkt *p,
+				   const struct tuple *to)
+{
+	struct xlat_sum s = { .skb = skb, .off = p->l4 };
+	struct xlat_work *w = xlat_scratch();
+	__be16 len;
+	__u16 sum;
+
+	if (!w)
+		return -DROP_NAT_FAILED;
+	/* A part of it cannot be summed. */
+	if (pkt_is_fragment(p))
+		return -DROP_UNSUPPORTED;
+	if (bpf_skb_load_bytes(skb, p->l4 + offsetof(struct udphdr, len), &len, sizeof(len)))
+		return -DROP_MALFORMED;
+	s.len = bpf_ntohs(len);
+	w->pseudo.saddr = to->saddr;
+	w->pseudo.daddr = to->daddr;
+	w->pseudo.len = bpf_htonl(s.len);
+	w->pseudo.next = bpf_htonl(IPPROTO_UDP);
+	s.sum = bpf_csum_diff(0, 0, (__be32 *)&w->pseudo, sizeof(w->pseudo), 0);
+	bpf_loop(0xffff / XLAT_CHUNK + 1, xlat_sum_chunk, &s, 0);
+	if (s.failed || s.len)
+		return -DROP_MALFORMED;
+	sum = ~csum_fold(s.sum);
+	if (!sum)
+		sum = 0xffff;
+	return bpf_skb_store_bytes(skb, p->l4 + offsetof(struct udphdr, check), &sum, sizeof(sum),
+				   BPF_F_RECOMPUTE_CSUM) ?
+		       -DROP_NAT_FAILED :
+		       0;
+}
+
+/* Is p a datagram without a sum? */
+static __always_inline bool udp_without_sum(struct __sk_buff *skb, const struct pkt *p)
+{
+	__u16 sum;
+
+	return p->t.proto == IPPROTO_UDP && !(p->flags & PKT_FRAG_LATER) &&
+	       !bpf_skb_load_bytes(skb, p->l4 + offsetof(struct udphdr, check), &sum,
+				   sizeof(sum)) &&
+	       !sum;
 }
 
 /* xlat_headers gives the packet headers of the other family, with the addresses of *to. Its layer 4
  * is *to's already. Of p the family, the offset and the length change. */
-static __always_inline int xlat_headers(struct __sk_buff *skb, struct pkt *p,
-					const struct tuple *to)
+static __noinline int xlat_headers(struct __sk_buff *skb, struct pkt *p, const struct tuple *to)
 {
 	__u32 len = xlat_len(p, &to->daddr);
-	int err = p->flags & PKT_IP4 ? xlat_to6(skb, p, to) : xlat_to4(skb, p, to);
+	struct xlat_work *w = xlat_scratch();
+	int err;
 
+	if (!w)
+		return -DROP_NAT_FAILED;
+	err = p->flags & PKT_IP4 ? xlat_to6(skb, p, to, w) : xlat_to4(skb, p, to, w);
 	p->len = len;
 	return err;
 }

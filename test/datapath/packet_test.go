@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net"
@@ -33,11 +34,12 @@ type packet struct {
 	src, dst   netip.AddrPort
 	proto      layers.IPProtocol
 	flags      string // TCP: letters of SAFRP
-	ttl        uint8
+	ttl, tos   uint8
 	noDF       bool
 	id         uint16 // IPv4
 	frag       *fragment
 	noSum      bool      // UDP without a checksum
+	mss        uint16    // TCP option; 0: none
 	icmp       *icmpKind // an ICMP message other than echo; payload is its body
 	ext        []byte    // IPv6 extension headers as they are; ext's first is extProto
 	extProto   layers.IPProtocol
@@ -112,7 +114,7 @@ func (p packet) ipBytes(tb testing.TB) []byte {
 
 func (p packet) ip4(proto layers.IPProtocol) *layers.IPv4 {
 	ip := &layers.IPv4{
-		Version: 4, TTL: p.ttl, Id: p.id, Protocol: proto, Options: p.options,
+		Version: 4, TTL: p.ttl, TOS: p.tos, Id: p.id, Protocol: proto, Options: p.options,
 		SrcIP: p.src.Addr().AsSlice(), DstIP: p.dst.Addr().AsSlice(),
 	}
 	if !p.noDF {
@@ -129,7 +131,7 @@ func (p packet) ip4(proto layers.IPProtocol) *layers.IPv4 {
 
 func (p packet) ip6(proto layers.IPProtocol) *layers.IPv6 {
 	return &layers.IPv6{
-		Version: 6, HopLimit: p.ttl, NextHeader: proto,
+		Version: 6, HopLimit: p.ttl, TrafficClass: p.tos, NextHeader: proto,
 		SrcIP: p.src.Addr().AsSlice(), DstIP: p.dst.Addr().AsSlice(),
 	}
 }
@@ -176,6 +178,9 @@ func (p packet) tcp(tb testing.TB, network gopacket.NetworkLayer) *layers.TCP {
 		SYN: strings.Contains(p.flags, "S"), ACK: strings.Contains(p.flags, "A"),
 		FIN: strings.Contains(p.flags, "F"), RST: strings.Contains(p.flags, "R"),
 		PSH: strings.Contains(p.flags, "P"),
+	}
+	if p.mss != 0 {
+		h.Options = []layers.TCPOption{{OptionType: layers.TCPOptionKindMSS, OptionLength: 4, OptionData: binary.BigEndian.AppendUint16(nil, p.mss)}}
 	}
 	must(tb, h.SetNetworkLayerForChecksum(network))
 	return h

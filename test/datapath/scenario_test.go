@@ -279,9 +279,9 @@ func (p *sent) answered(out frame) {
 }
 
 // refused: back to where it came from as an ICMP error, counted as dropped.
-func (p *sent) refused(reason string, out frame) {
+func (p *sent) refused(reason string, out frame, event ...string) {
 	p.Helper()
-	c := make(counts)
+	c := events(event)
 	c.add("drop "+reason, len(p.in))
 	p.expect(expectation{verdict: redirected, out: out, to: []string{"redirect " + p.names[p.member.IfIndex]}, counts: c})
 }

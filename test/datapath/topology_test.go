@@ -59,6 +59,8 @@ const (
 	publishUDP = 5353 // wildcard -> b:53
 	publishOne = 8443 // second address only -> c:443
 	publishOth = 9090 // wildcard -> d:90, TCP and UDP
+	xlatTCP    = 8046 // wildcard -> b:80 in the other family
+	xlatUDP    = 5346 // wildcard -> b:53 in the other family
 )
 
 // member is an endpoint or the host port of a network.
@@ -223,6 +225,11 @@ func (t topology) publishes() []maps.Publish {
 				IfIndex: m.IfIndex, Net: m.Net, ID: p.id,
 			})
 		}
+		b := t.members["b"]
+		for id, p := range []maps.Publish{{Port: xlatTCP, Proto: uint8(tcp), BackendPort: 80}, {Port: xlatUDP, Proto: uint8(udp), BackendPort: 53}} {
+			p.HostIP, p.Backend, p.IfIndex, p.Net, p.ID = f.any, f.other().of(b), b.IfIndex, b.Net, uint32(106+id)
+			all = append(all, p)
+		}
 	}
 	return all
 }
@@ -241,6 +248,15 @@ func families() []family {
 }
 
 func (f family) is4() bool { return f.any.Is4() }
+
+// other is the other family.
+func (f family) other() family {
+	all := families()
+	if f.is4() {
+		return all[1]
+	}
+	return all[0]
+}
 
 // of is the member's address.
 func (f family) of(m member) netip.Addr {

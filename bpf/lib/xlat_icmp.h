@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * ICMP errors of the other family (RFC 7915 sections 4.2, 4.3, 5.2 and 5.3).
+ *
+ * An error about a packet that was translated arrives in the family the packet left in. It is made
+ * anew, for all of it changes: both IP headers, type and code, and the sum, which in IPv6 covers
+ * a pseudo-header.
+ */
+
+#include "icmp.h"
+
+/* Bytes of the embedded packet's layer 4 that are kept. */
+#define XLAT_QUOTE_L4 (ICMP_QUOTE - sizeof(struct ipv6hdr))
+
+#define IPV6_MIN_MTU 1280
+
+#define ICMP_PROT_UNREACH 2 /* codes of ICMP_DEST_UNREACH */
+#define ICMP_PORT_UNREACH 3
+#define ICMP_HOST_UNREACH 1
+#define ICMP_NET_ANO 9
+#define ICMP_HOST_ANO 10
+#define ICMP_PKT_FILTERED 13
+#define ICMP_PREC_VIOLATION 14
+#define ICMP_PREC_CUTOFF 15
+
+#define ICMPV6_DEST_UNREACH 1
+#define ICMPV6_NOROUTE 0 /* its codes */
+#define ICMPV6_ADM_PROHIBITED 1
+#define ICMPV6_PORT_UNREACH 4
+#define ICMPV6_PARAMPROB 4
+#define ICMPV6_HDR_FIELD 0 /* its codes */
+#define ICMPV6_UNK_NEXTHDR 1
+
+#define XLAT_NO_ICMP 0xffff /* no ICMP_KIND: the other family has no such error */
+
+/* What an error says: type and code as ICMP_KIND, and the word behind the checksum, HBO. */
+struct xlat_says {
+	__u32 kind;
+	__u32 rest;
+};
+
+/* The place in an IPv4 header of what is at this place of an IPv6 header (figure 6). */
+static __always_inline __u32 xlat_pointer4(__u32 at)
+{
+	if (at < 2)
+		return at;
+	switch (at) {
+	case 4 ... 5:
+		return 2; /* length */
+	case 6:
+		return 9; /* protocol */
+	case 7:
+		return 8; /* TTL */
+	case 8 ... 23:
+		return 12; /* source */
+	case 24 ... 39:
+		return 16; /* destination */
+	}
+	return XLAT_NO_ICMP;
+}
+
+/* The reverse (figure 3). */
+static __always_inline __u32 xlat_pointer6(__u32 at)
+{
+	if (at < 2)
+		return at;
+	switch (at) {
+	case 2 ... 3:
+		return 4;
+	case 8:
+		return 7;
+	case 9:
+		return 6;
+	case 12 ... 15:
+		return 8;
+	case 16 ... 19:
+		return 24;
+	}
+	return XLAT_NO_ICMP;
+}
+
+/* Translates the meaning of an ICMPv6 error. */
+static __always_inline void xlat_says4(struct xlat_says *s)
+{
+	__u8 type = s->kind >> 8, code = s->kind;
+	__u32 rest = s->rest;
+
+	s->kind = XLAT_NO_ICMP;
+	s->rest = 0;
+	switch (type) {
+	case ICMPV6_DEST_UNREACH:
+		if (code == ICMPV6_PORT_UNREACH)
+			s->kind = ICMP_KIND(ICMP_DEST_UNREACH, ICMP_PORT_UNREACH);
+		else if (code == ICMPV6_ADM_PROHIBITED)
+			s->kind = ICMP_KIND(ICMP_DEST_UNREACH, ICMP_HOST_ANO);
+		else if (code < ICMPV6_PORT_UNREACH)
+			s->kind = ICMP_KIND(ICMP_DEST_UNREACH, ICMP_HOST_UNREACH);
+		return;
+	case ICMPV6_PKT_TOOBIG:
+		s->kind = ICMP_KIND(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED);
+		s->rest = rest < IPV6_MIN_MTU ? IPV6_MIN_MTU - XLAT_DIFF : rest - XLAT_DIFF;
+		if (s->rest > 0xffff)
+			s->rest = 0xffff;
+		return;
+	case ICMPV6_TIME_EXCEED:
+		s->kind = ICMP_KIND(ICMP_TIME_EXCEEDED, code);
+		return;
+	case ICMPV6_PARAMPROB:
+		if (code == ICMPV6_UNK_NEXTHDR)
+			s->kind = ICMP_KIND(ICMP_DEST_UNREACH, ICMP_PROT_UNREACH);
+		rest = xlat_pointer4(rest);
+		if (code != ICMPV6_HDR_FIELD || rest == XLAT_NO_ICMP)
+			return;
+		s->kind = ICMP_KIND(ICMP_PARAMETERPROB, 0);
+		s->rest = rest << 24;
+	}
+}
+
+/* Of an unreachable destination in IPv4. rest: the MTU, if that is why. */
+static __always_inline void xlat_unreachable6(struct xlat_says *s, __u8 code, __u32 rest)
+{
+	switch (code) {
+	case ICMP_PROT_UNREACH:
+		s->kind = ICMP_KIND(ICMPV6_PARAMPROB, ICMPV6_UNK_NEXTHDR);
+		s->rest = 6; /* where the IPv6 header has it */
+		return;
+	case ICMP_PORT_UNREACH:
+		s->kind = ICMP_KIND(ICMPV6_DEST_UNREACH, ICMPV6_PORT_UNREACH);
+		return;
+	case ICMP_FRAG_NEEDED:
+		s->kind = ICMP_KIND(ICMPV6_PKT_TOOBIG, 0);
+		s->rest = (rest & 0xffff) + XLAT_DIFF;
+		if (s->rest < IPV6_MIN_MTU)
+			s->rest = IPV6_MIN_MTU;
+		return;
+	case ICMP_NET_ANO:
+	case ICMP_HOST_ANO:
+	case ICMP_PKT_FILTERED:
+	case ICMP_PREC_CUTOFF:
+		s->kind = ICMP_KIND(ICMPV6_DEST_UNREACH, ICMPV6_ADM_PROHIBITED);
+		return;
+	}
+	if (code < ICMP_PREC_VIOLATION)
+		s->kind = ICMP_KIND(ICMPV6_DEST_UNREACH, ICMPV6_NOROUTE);
+}
+
+/* Translates the meaning of an ICMPv4 error. */
+static __always_inline void xlat_says6(struct xlat_says *s)
+{
+	__u8 type = s->kind >> 8, code = s->kind;
+	__u32 rest = s->rest;
+
+	s->kind = XLAT_NO_ICMP;
+	s->rest = 0;
+	switch (type) {
+	case ICMP_DEST_UNREACH:
+		xlat_unreachable6(s, code, rest);
+		return;
+	case ICMP_TIME_EXCEEDED:
+		s->kind = ICMP_KIND(ICMPV6_TIME_EXCEED, code);
+		return;
+	case ICMP_PARAMETERPROB:
+		rest = xlat_pointer6(rest >> 24);
+		if ((code != 0 && code != 2) || rest == XLAT_NO_ICMP)
+			return;
+		s->kind = ICMP_KIND(ICMPV6_PARAMPROB, ICMPV6_HDR_FIELD);
+		s->rest = rest;
+	}
+}
+
+/* Reads what the error p says, and translates it. */
+static __always_inline int xlat_says(struct __sk_buff *skb, const struct pkt *p,
+				     struct xlat_says *s)
+{
+	struct {
+		__u8 type;
+		__u8 code;
+		__be16 check;
+		__be32 rest;
+	} h;
+
+	if (bpf_skb_load_bytes(skb, p->l4, &h, sizeof(h)))
+		return -DROP_BAD_ICMP;
+	s->kind = ICMP_KIND(h.type, h.code);
+	s->rest = bpf_ntohl(h.rest);
+	if (p->flags & PKT_IP4)
+		xlat_says6(s);
+	else
+		xlat_says4(s);
+	return s->kind == XLAT_NO_ICMP ? -DROP_UNSUPPORTED : 0;
+}
+
+/* The IP header of an embedded packet, of the family that *t has; len: of what follows it. */
+static __always_inline void xlat_embedded4(struct iphdr *ip, const struct pkt *in,
+					   const struct tuple *t, __u32 len)
+{
+	ip->version = 4;
+	ip->ihl = sizeof(*ip) / 4;
+	ip->tot_len = bpf_htons(sizeof(*ip) + len);
+	ip->frag_off = bpf_htons(IP_DF);
+	ip->ttl = in->ttl;
+	ip->protocol = t->proto;
+	ip->saddr = t->saddr.w[3];
+	ip->daddr = t->daddr.w[3];
+	ip->check = ~csum_fold(bpf_csum_diff(0, 0, (__be32 *)ip, sizeof(*ip), 0));
+}
+
+static __always_inline void xlat_embedded6(struct ipv6hdr *ip, const struct pkt *in,
+					   const struct tuple *t, __u32 len)
+{
+	ip->version = 6;
+	ip->payload_len = bpf_htons(len);
+	ip->nexthdr = t->proto;
+	ip->hop_limit = in->ttl;
+	__builtin_memcpy(&ip->saddr, &t->saddr, 16);
+	__builtin_memcpy(&ip->daddr, &t->daddr, 16);
+}
+
+/* Puts the embedded packet into w->msg as w->key, which is of the other family than p; returns its
+ * length, or -DROP_X. A part of its layer 4 will do: it says whose the packet was. */
+static __always_inline int xlat_quote(struct __sk_buff *skb, const struct pkt *p,
+				      struct icmp_work *w)
+{
+	__u32 header = w->in.l4 - embedded_l3(p);
+	__u32 len = w->in.len > header ? w->in.len - header : 0, n = p->len - (w->in.l4 - L3);
+	__u8 *quote = w->msg.quote, *l4;
+
+	if (p->flags & PKT_IP4) {
+		header = sizeof(struct ipv6hdr);
+		xlat_embedded6((void *)quote, &w->in, &w->key, len);
+		l4 = quote + sizeof(struct ipv6hdr);
+	} else {
+		header = sizeof(struct iphdr);
+		xlat_embedded4((void *)quote, &w->in, &w->key, len);
+		l4 = quote + sizeof(struct iphdr);
+	}
+	barrier_var(n); /* or clang drops the check the verifier needs */
+	if (n > XLAT_QUOTE_L4)
+		n = XLAT_QUOTE_L4;
+	if (n < 8 || bpf_skb_load_bytes(skb, w->in.l4, l4, n))
+		return -DROP_BAD_ICMP;
+	((__be16 *)l4)[0] = w->key.sport;
+	((__be16 *)l4)[1] = w->key.dport;
+	return header + n;
+}
+
+/* Writes w->msg, which quotes so many bytes, as the whole of the packet. */
+static __always_inline int xlat_message(struct __sk_buff *skb, const struct pkt *p,
+					struct icmp_work *w, __u32 quote)
+{
+	__u32 skip = p->flags & PKT_IP4 ? 0 : IP4_IN_IP6, len;
+
+	if (p->flags & PKT_IP4)
+		icmp_headers6(&w->msg, &w->to.saddr, &w->to.daddr, p->ttl, quote);
+	else
+		icmp_headers4(&w->msg, w->to.saddr.w[3], w->to.daddr.w[3], p->ttl, quote);
+	barrier_var(quote);
+	if (quote > ICMP_QUOTE)
+		return -DROP_NAT_FAILED;
+	len = sizeof(w->msg.ip) - skip + 8 + quote;
+	if (xlat_proto(skb, p->flags & PKT_IP4 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP)) ||
+	    bpf_skb_change_tail(skb, L3 + len, 0) ||
+	    bpf_skb_store_bytes(skb, L3, w->msg.ip + skip, len,
+				BPF_F_INVALIDATE_HASH | BPF_F_RECOMPUTE_CSUM))
+		return -DROP_NAT_FAILED;
+	return 0;
+}
+
+/* xlat_icmp makes the error p, about packet w->in, one of the other family: to and from w->to, about
+ * a packet w->key. p is that error then. */
+static __noinline int xlat_icmp(struct __sk_buff *skb, struct pkt *p, struct icmp_work *w)
+{
+	struct xlat_says says;
+	int quote, err;
+
+	err = xlat_says(skb, p, &says);
+	if (err)
+		return err;
+	__builtin_memset(&w->msg, 0, sizeof(w->msg));
+	quote = xlat_quote(skb, p, w);
+	if (quote < 0)
+		return quote;
+	w->msg.type = says.kind >> 8;
+	w->msg.code = says.kind;
+	w->msg.mtu = bpf_htonl(says.rest);
+	w->to.proto = p->flags & PKT_IP4 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
+	err = xlat_message(skb, p, w, quote);
+	if (err)
+		return err;
+	p->t = w->to;
+	p->flags ^= PKT_IP4;
+	p->l4 = L3 + (p->flags & PKT_IP4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+	p->len = p->l4 - L3 + 8 + quote;
+	return 0;
+}
