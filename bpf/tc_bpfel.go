@@ -342,6 +342,29 @@ type TCUplink struct {
 	Pad   uint32
 }
 
+type TCXlatWork struct {
+	_    structs.HostLayout
+	Ip6  [40]uint8
+	Ip   [20]uint8
+	Frag struct {
+		_        structs.HostLayout
+		Next     uint8
+		Reserved uint8
+		Offset   uint16
+		Id       uint32
+	}
+	_      [4]byte
+	Pseudo struct {
+		_     structs.HostLayout
+		Saddr TCIp
+		Daddr TCIp
+		Len   uint32
+		Next  uint32
+	}
+	Chunk [260]uint8
+	_     [4]byte
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -365,6 +388,7 @@ const (
 	TCMapFlSubnet         = "fl_subnet"
 	TCMapFlTraffic        = "fl_traffic"
 	TCMapFlUplink         = "fl_uplink"
+	TCMapFlXlat           = "fl_xlat"
 	TCProgFromEndpoint    = "from_endpoint"
 	TCProgFromUplink      = "from_uplink"
 	TCProgToUplink        = "to_uplink"
@@ -456,6 +480,7 @@ type TCMapSpecs struct {
 	FlSubnet   *ebpf.MapSpec `ebpf:"fl_subnet"`
 	FlTraffic  *ebpf.MapSpec `ebpf:"fl_traffic"`
 	FlUplink   *ebpf.MapSpec `ebpf:"fl_uplink"`
+	FlXlat     *ebpf.MapSpec `ebpf:"fl_xlat"`
 }
 
 // TCVariableSpecs contains global variables before they are loaded into the kernel.
@@ -519,6 +544,7 @@ type TCMaps struct {
 	FlSubnet   *ebpf.Map `ebpf:"fl_subnet"`
 	FlTraffic  *ebpf.Map `ebpf:"fl_traffic"`
 	FlUplink   *ebpf.Map `ebpf:"fl_uplink"`
+	FlXlat     *ebpf.Map `ebpf:"fl_xlat"`
 }
 
 func (m *TCMaps) Close() error {
@@ -542,6 +568,7 @@ func (m *TCMaps) Close() error {
 		m.FlSubnet,
 		m.FlTraffic,
 		m.FlUplink,
+		m.FlXlat,
 	)
 }
 
