@@ -60,7 +60,7 @@ func (l *Lab) left(objects []object) (left []string) {
 			left = append(left, "link "+line)
 		}
 	}
-	mounts, err := os.ReadFile(filepath.Join(l.Host.NetNS(), "../../mountinfo"))
+	mounts, err := os.ReadFile(l.mountinfo())
 	if err != nil {
 		left = append(left, err.Error())
 	}

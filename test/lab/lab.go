@@ -54,8 +54,9 @@ type Lab struct {
 	Binary                  string
 	Daemon                  *world.Process
 
-	dir     string
-	history *history
+	dir       string
+	history   *history
+	inherited []mount // that the host was made with
 }
 
 // New makes a lab whose daemon serves, unless the test starts it. It ends with the test, and fails it if
@@ -75,6 +76,7 @@ func New(tb testing.TB, cfg Config) *Lab {
 	l.must(err)
 	tb.Cleanup(func() { os.RemoveAll(l.dir) })
 	l.Host = l.NewHost("host")
+	l.inherited = readMounts(tb, l.mountinfo())
 	l.Outside = l.NewHost("outside")
 	l.IP(l.Outside, "addr add "+Internet4+"/32 dev lo", "addr add "+Internet6+"/128 dev lo")
 	l.Plug()

@@ -115,10 +115,11 @@ func hostState(l *lab.Lab) map[string]string {
 		"neighbours": "ip neigh show nud permanent; ip neigh show proxy",
 		"filters":    "for d in $(ip -brief link | cut -d' ' -f1 | cut -d@ -f1); do tc qdisc show dev $d; tc filter show dev $d ingress; tc filter show dev $d egress; done",
 		"firewall":   "nft list ruleset",
-		"mounts":     "cut -d' ' -f4- /proc/self/mountinfo | sort",
 	} {
 		state[subject] = l.Must(l.Host, "sh", "-c", command)
 	}
+	made, lost := l.Mounts()
+	state["mounts"], state["lost mounts"] = strings.Join(made, "\n"), strings.Join(lost, "\n")
 	err := l.Host.Do(func() error {
 		return filepath.WalkDir("/proc/sys/net", func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {

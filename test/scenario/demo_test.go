@@ -22,7 +22,8 @@ import (
 )
 
 // The demo succeeds, and leaves the machine as it was, also after Ctrl-C and when
-// a step fails. The machine is a place that nobody else changes meanwhile.
+// a step fails. The machine is a place that nobody else changes meanwhile; around it,
+// others make and remove mounts and namespaces.
 func TestDemo(t *testing.T) {
 	l := newPlace(t)
 	before := l.state()
@@ -75,6 +76,7 @@ type place struct {
 
 func newPlace(t *testing.T) *place {
 	t.Helper()
+	lab.Neighbours(t)
 	l := &place{Lab: lab.New(t, lab.Config{NoDaemon: true})}
 	l.temporary = l.Dir("tmp")
 	root := cgroupRoot(t)
