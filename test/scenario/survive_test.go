@@ -20,6 +20,10 @@ import (
 // is exchanged.
 const longestTransit = 50 * time.Millisecond
 
+// retryTime bounds, for each test, the tries that the machine spoilt: one that never
+// sees enough says so, long before the alarm of the package.
+const retryTime = 90 * time.Second
+
 // The modes run one after the other, and no other lab beside them.
 func TestDaemonExchangedUnderLoad(t *testing.T) {
 	for _, clsact := range []bool{false, true} {
@@ -34,7 +38,8 @@ func exchangeUnderLoad(t *testing.T, l *lab.Lab) {
 	b := l.Sandbox("ben", "--network", web, "-p", "8080:80", "-p", "8080:80/udp")
 	a := l.Sandbox("anna", "--network", web)
 	r := route{
-		from: a, reached: l.Echo(a.Host, 80), inside: l.Echo(b.Host, 80), outside: l.Echo(l.Outside, 7),
+		retries: &retries{left: retryTime},
+		from:    a, reached: l.Echo(a.Host, 80), inside: l.Echo(b.Host, 80), outside: l.Echo(l.Outside, 7),
 	}
 	r.plain, r.plainServer = l.NewControl()
 	objects := l.Objects()
@@ -82,6 +87,7 @@ func TestAttachedForGoodUnderLoad(t *testing.T) {
 	web := network(l, "web")
 	plain, plainServer := l.NewControl()
 	outside := l.Echo(l.Outside, 7)
+	budget := &retries{left: retryTime}
 	for _, f := range lab.Families() {
 		var idle func()
 		next := func() route {
@@ -94,7 +100,7 @@ func TestAttachedForGoodUnderLoad(t *testing.T) {
 				plain: plain, plainServer: plainServer,
 			}
 		}
-		undisturbed(l, "filters become links", f, next, func() {
+		budget.undisturbed(l, "filters become links", f, next, func() {
 			if len(l.Filters()) == 0 {
 				l.Error("no filters are left: the test came too late")
 			}
@@ -139,40 +145,62 @@ func onlyMaps(objects map[string]uint32) map[string]uint32 {
 // route is where loads go: in through the published port, out from a sandbox, from the
 // host to that sandbox, and between two hosts that have no Fairlead.
 type route struct {
+	*retries
 	from                                  *lab.Sandbox
 	plain                                 *world.Host
 	inside, outside, reached, plainServer *lab.Server
 }
 
-// undisturbed wants an event to disturb no load of a family. It is tried again if
-// the machine itself lost packets or held them up, which the load without Fairlead
-// shows, or if it kept a sender from sending, so that nothing could be seen.
+// undisturbed wants an event to disturb no load of a family.
 func (r route) undisturbed(l *lab.Lab, event string, f lab.Family, do func()) {
 	l.Helper()
-	undisturbed(l, event, f, func() route { return r }, do)
+	r.retries.undisturbed(l, event, f, func() route { return r }, do)
 }
 
-// undisturbed is the same over another route at each try.
-func undisturbed(l *lab.Lab, event string, f lab.Family, next func() route, do func()) {
+// retries are what a test may still spend on repetitions.
+type retries struct{ left time.Duration }
+
+// undisturbed wants an event to disturb no load of a family, over another route at each
+// try. It is tried again if the machine itself lost packets or held them up, which the
+// load without Fairlead shows, or until each load was seen once: a sender that the machine
+// kept from sending sees nothing.
+func (b *retries) undisturbed(l *lab.Lab, event string, f lab.Family, next func() route, do func()) {
 	l.Helper()
-	const tries = 3
+	seen := map[string]bool{}
 	for try := 1; ; try++ {
-		disturbances, machine, unseen := next().underLoad(l, event, f, do)
+		began := time.Now()
+		loads, machine := next().underLoad(l, event, f, do)
+		if try > 1 {
+			b.left -= time.Since(began)
+		}
+		var disturbances, unseen []string
+		for name, report := range loads {
+			for _, d := range report.Disturbances(longestTransit) {
+				disturbances = append(disturbances, name+": "+d)
+			}
+			seen[name] = seen[name] || report.Pause <= longestTransit
+			if !seen[name] {
+				unseen = append(unseen, fmt.Sprintf("%s: nothing was sent for %v", name, report.Pause))
+			}
+		}
 		if len(disturbances)+len(unseen) == 0 {
 			return
 		}
-		message := fmt.Sprintf("%s, IPv%s: %q; without Fairlead: %q; not seen: %q", event, f, disturbances, machine, unseen)
-		if try == tries || len(disturbances) > 0 && len(machine) == 0 {
+		message := fmt.Sprintf("%s, IPv%s, try %d: %q; without Fairlead: %q; not seen: %q", event, f, try, disturbances, machine, unseen)
+		if len(disturbances) > 0 && len(machine) == 0 {
 			l.Error(message)
+			return
+		}
+		if b.left <= 0 {
+			l.Error(message + "; no time is left to try again")
 			return
 		}
 		l.Log(message)
 	}
 }
 
-// underLoad returns what disturbed the loads with and without Fairlead, and when
-// one was not sent.
-func (r route) underLoad(l *lab.Lab, event string, f lab.Family, do func()) (disturbances, machine, unseen []string) {
+// underLoad returns what became of the loads, and what disturbed the one without Fairlead.
+func (r route) underLoad(l *lab.Lab, event string, f lab.Family, do func()) (loads map[string]lab.Report, machine []string) {
 	l.Helper()
 	published := net.JoinHostPort(f.Of(lab.Host4, lab.Host6), "8080")
 	away := net.JoinHostPort(f.Of(lab.Outside4, lab.Outside6), "7")
@@ -182,17 +210,11 @@ func (r route) underLoad(l *lab.Lab, event string, f lab.Family, do func()) (dis
 	own := l.StartLoad("from the host", l.Host, r.reached, net.JoinHostPort(r.from.IP(f), "80"))
 	do()
 	time.Sleep(500 * time.Millisecond)
-	reports := map[string]lab.Report{"published port": in.Stop(), "masquerade": out.Stop(), "from the host": own.Stop()}
+	loads = map[string]lab.Report{"published port": in.Stop(), "masquerade": out.Stop(), "from the host": own.Stop()}
 	control := plain.Stop()
 	l.Logf("%s, IPv%s, no Fairlead: %v", event, f, control)
-	for name, report := range reports {
+	for name, report := range loads {
 		l.Logf("%s, IPv%s, %s: %v", event, f, name, report)
-		for _, d := range report.Disturbances(longestTransit) {
-			disturbances = append(disturbances, name+": "+d)
-		}
-		if report.Pause > longestTransit {
-			unseen = append(unseen, fmt.Sprintf("%s: nothing was sent for %v", name, report.Pause))
-		}
 	}
-	return disturbances, control.Disturbances(longestTransit), unseen
+	return loads, control.Disturbances(longestTransit)
 }
