@@ -19,6 +19,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 	dp "github.com/fairlead-net/fairlead/maps"
+	"github.com/fairlead-net/fairlead/test/machine"
 )
 
 // ip runs iproute2 in the test's namespace.
@@ -309,15 +310,16 @@ func TestRunRepairsAtOnce(t *testing.T) {
 	go func() { done <- w.r.Run(ctx) }()
 	time.Sleep(100 * time.Millisecond) // until the watch stands; or the ticker finds it
 	l := w.link(rtnl.EndpointAlias(e.ID))
-	start := time.Now()
+	watch := machine.Start()
+	defer watch.Stop()
 	ip(t, "link", "del", l.Name)
 	for !slices.Contains(w.ours(), l.Name) || w.r.Stats().Repairs[RepairDevice] == 0 {
-		if time.Since(start) > 5*time.Second {
+		if watch.Over(5 * time.Second) {
 			t.Fatal("not repaired within 5 s")
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Logf("repaired after %v", time.Since(start))
+	t.Logf("repaired after %v", watch.Took())
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("run ended with %v", err)

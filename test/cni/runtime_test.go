@@ -148,7 +148,7 @@ func (c *container) as(ifName string) *container {
 }
 
 func timeout() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), 20*time.Second)
+	return context.WithTimeout(context.Background(), time.Minute)
 }
 
 func (c *container) tryAdd(l *libcni.NetworkConfigList) (*current.Result, error) {

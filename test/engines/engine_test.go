@@ -49,7 +49,7 @@ const (
 	plugins  = "/run/docker/plugins"
 	cli      = "/usr/bin/docker" // the package's
 	image    = "answerer"
-	patience = 30 * time.Second
+	patience = time.Minute
 )
 
 // eachVersion runs a test with both versions of the engine, side by side.

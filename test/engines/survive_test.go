@@ -40,14 +40,7 @@ func (d *docker) answers() {
 // longer while much else runs.
 func (d *docker) timed(what string, within time.Duration, do func()) {
 	d.Helper()
-	within += min(4*d.took, 10*time.Second)
-	began := time.Now()
-	do()
-	if took := time.Since(began); took > within {
-		d.Errorf("%s took %v, want %v at most", what, took, within)
-	} else {
-		d.Logf("%s took %v", what, took)
-	}
+	d.Timed(what, within+min(4*d.took, 10*time.Second), do)
 }
 
 // Fairlead is killed, started, and taken over from under running containers, and

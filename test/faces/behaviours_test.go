@@ -220,7 +220,7 @@ func ping(h *world.Host, address string, flags ...string) string {
 func hostServer(s *stage) string {
 	p := s.Spawn(s.Host, peer, "serve", "host", "18200")
 	defer p.Kill()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		if _, err := ask(s.Host, "tcp", "127.0.0.1:18200"); err == nil {
 			return s.seen(s.in("anna"), "tcp", lab.Host4, 18200)
 		} else if time.Now().After(deadline) {

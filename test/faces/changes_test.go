@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/test/lab"
+	"github.com/fairlead-net/fairlead/test/machine"
 )
 
 // refusing are things that cannot be had.
@@ -253,7 +254,9 @@ var leaving = chain{
 
 // left is what there is that was not, and namespaces that are there yet.
 func (s *stage) left(before traces, namespaces ...string) string {
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	watch := machine.Start()
+	defer watch.Stop()
+	for ; ; time.Sleep(50 * time.Millisecond) {
 		now, err := s.traces()
 		if err != nil {
 			return failed(err)
@@ -277,7 +280,7 @@ func (s *stage) left(before traces, namespaces ...string) string {
 		if len(left) == 0 {
 			return "nothing"
 		}
-		if time.Now().After(deadline) {
+		if watch.Over(5 * time.Second) {
 			return strings.Join(left, ", ")
 		}
 	}

@@ -124,7 +124,7 @@ func (s *stage) serves(name string) error {
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		_, err := ask(h, "tcp", "127.0.0.1:80")
 		if err == nil || time.Now().After(deadline) {
 			return err

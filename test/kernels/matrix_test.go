@@ -3,6 +3,7 @@
 package kernels
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,9 +14,10 @@ import (
 
 	"github.com/fairlead-net/fairlead/bench/vm"
 	"github.com/fairlead-net/fairlead/bench/vm/guest"
+	"github.com/fairlead-net/fairlead/test/machine"
 )
 
-// guestTime bounds one guest, from power on to power off.
+// guestTime bounds one guest, from power on to power off, on an idle machine.
 const guestTime = 120 * time.Second
 
 // kernel is one of the kernels tested.
@@ -58,7 +60,7 @@ func TestKernelMatrix(t *testing.T) {
 			image, err := vm.Unpack(t.Context(), deb, t.TempDir())
 			must(t, err)
 			run(t, vm.Machine{
-				Image: image, Root: archive(t, programs, image), Args: fmt.Sprintf("-tcx=%t", k.tcx), CPUs: 2, Time: guestTime,
+				Image: image, Root: archive(t, programs, image), Args: fmt.Sprintf("-tcx=%t", k.tcx), CPUs: 2, Time: 8 * guestTime,
 			})
 		})
 	}
@@ -84,10 +86,27 @@ func archive(t *testing.T, programs string, image vm.Image) []byte {
 	return root.Bytes()
 }
 
+// endWhenOver cancels a guest that does not end in time.
+func endWhenOver(ctx context.Context, cancel context.CancelCauseFunc, watch *machine.Watch) {
+	for !watch.Over(guestTime) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second / 10):
+		}
+	}
+	cancel(fmt.Errorf("the guest did not end within %s", watch.Stretch(guestTime)))
+}
+
 // run boots the guest and makes a subtest of each step it reports.
 func run(t *testing.T, m vm.Machine) {
 	t.Helper()
-	out, err := m.Run(t.Context())
+	watch := machine.Start()
+	defer watch.Stop()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	go endWhenOver(ctx, cancel, watch)
+	out, err := m.Run(ctx)
 	t.Logf("the guest ran for %s", out.Took.Round(time.Second/10))
 	var detail []string
 	for line := range strings.Lines(out.Report) {

@@ -15,7 +15,7 @@ import (
 // its turn, so what must come gets long. Brief is for what must not come, and for
 // what is tried again.
 const (
-	Patient = 5 * time.Second
+	Patient = 20 * time.Second
 	Brief   = 500 * time.Millisecond
 )
 
@@ -70,7 +70,7 @@ func exchange(c net.Conn, every, within time.Duration) (string, error) {
 // Ask sends datagrams until one is answered, and wants UDP's answer.
 func (l *Lab) Ask(h *world.Host, address string, port int, name, client string) {
 	l.Helper()
-	got, err := l.ask(h, address, port, 10*time.Second)
+	got, err := l.ask(h, address, port, Patient)
 	fields := strings.Fields(got)
 	if len(fields) != 3 || fields[0] != name || fields[2] != "hello" ||
 		(client != "" && strings.Trim(fields[1], "[]") != Expand(client)) {

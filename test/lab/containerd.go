@@ -70,7 +70,7 @@ func (c *Containerd) Start() {
 	c.l.Helper()
 	command := c.Command("containerd", "--config", filepath.Join(c.l.Dir("."), "containerd.toml"))
 	c.Daemon = c.l.Spawn(c.l.Host, command[0], command[1:]...)
-	c.l.Eventually(20*time.Second, func() error {
+	c.l.Eventually(30*time.Second, func() error {
 		if s := c.TryCRI("version"); s.Code != 0 {
 			return errors.New(s.Output())
 		}

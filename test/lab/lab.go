@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/test/machine"
 )
 
 // Addresses of the lab.
@@ -198,7 +199,7 @@ func (l *Lab) KillDaemon() {
 // StopDaemon ends it as systemd would.
 func (l *Lab) StopDaemon() {
 	l.Helper()
-	if code := l.Daemon.Stop(10 * time.Second); code != 0 {
+	if code := l.Daemon.Stop(time.Minute); code != 0 {
 		l.Errorf("the daemon ended with status %d", code)
 	}
 	l.ended(l.Daemon)
@@ -206,21 +207,37 @@ func (l *Lab) StopDaemon() {
 }
 
 // Eventually repeats try until it succeeds. The test fails with its last error if
-// one that began too late failed: a try may take long, and begin early.
+// one that began too late failed: a try may take long, and begin early. A busy machine has
+// as much longer as it is slower.
 func (l *Lab) Eventually(within time.Duration, try func() error) {
 	l.Helper()
-	deadline := time.Now().Add(within)
+	m := machine.Start()
+	defer m.Stop()
 	for {
-		late := time.Now().After(deadline)
+		late := m.Over(within)
 		err := try()
 		if err == nil {
 			return
 		}
 		if late {
-			l.Fatalf("not within %v: %v", within, err)
+			l.Fatalf("not within %v: %v", m.Stretch(within).Round(time.Millisecond), err)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// Timed wants something done within a time.
+func (l *Lab) Timed(what string, within time.Duration, do func()) {
+	l.Helper()
+	m := machine.Start()
+	defer m.Stop()
+	do()
+	took := m.Took()
+	if m.Over(within) {
+		l.Errorf("%s took %v, want %v at most (on a machine %.1f times slower than an idle one)", what, took, within, m.Slowness())
+		return
+	}
+	l.Logf("%s took %v", what, took)
 }
 
 // With returns the lab as a subtest has it: its failures are t's.
@@ -249,7 +266,7 @@ func (l *Lab) must(err error) {
 
 // try runs a fairlead command on the host.
 func (l *Lab) try(args ...string) (world.Result, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	return l.Host.RunCommand(l.Command(ctx, l.Binary, args...))
 }

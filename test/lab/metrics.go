@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/fairlead-net/fairlead/test/machine"
 )
 
 // Metrics are the samples of one scrape: name with labels, as written, to value.
@@ -97,9 +99,11 @@ func (l *Lab) Dropped(reason string, n float64, f func(), others ...string) {
 	before := l.Metrics().Drops()
 	f()
 	var moved map[string]float64
-	for deadline := time.Now().Add(droppedWithin); ; time.Sleep(20 * time.Millisecond) {
+	watch := machine.Start()
+	defer watch.Stop()
+	for ; ; time.Sleep(20 * time.Millisecond) {
 		moved = moves(before, l.Metrics().Drops())
-		if moved[reason] >= n || time.Now().After(deadline) {
+		if moved[reason] >= n || watch.Over(droppedWithin) {
 			break
 		}
 	}

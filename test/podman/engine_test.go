@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { lab.Main(m) }
 
 const (
-	patience = 30 * time.Second
+	patience = time.Minute
 	image    = "box"
 )
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/test/lab"
+	"github.com/fairlead-net/fairlead/test/machine"
 )
 
 // host is the crowded host with what measures it.
@@ -103,13 +104,15 @@ const attempts = 3
 
 // within measures until nothing is beyond the limits, which stretch on a slow
 // machine.
-func (h *host) within(what string, measure func(slowness float64) (beyond []string)) {
+func (h *host) within(what string, measure func(stretch stretch) (beyond []string)) {
 	h.Helper()
 	var beyond []string
 	for try := 1; try <= attempts; try++ {
-		slowness := h.slowness()
-		h.Logf("%s, attempt %d: limits times %.1f", what, try, slowness)
-		if beyond = measure(slowness); len(beyond) == 0 {
+		stretch, stop := h.stretch()
+		beyond = measure(stretch)
+		h.Logf("%s, attempt %d: limits times %.1f", what, try, stretch(time.Second).Seconds())
+		stop()
+		if len(beyond) == 0 {
 			return
 		}
 		h.Logf("%s, attempt %d of %d: %s", what, try, attempts, strings.Join(beyond, "; "))
@@ -132,14 +135,23 @@ func (h *host) slowness() float64 {
 	return max(1, percentile(starts, 50).Seconds()/usualStart.Seconds())
 }
 
-func stretch(limit time.Duration, slowness float64) time.Duration {
-	return time.Duration(float64(limit) * slowness)
+// stretch is what a limit is on this machine, as slow and as busy as it was until now.
+type stretch func(limit time.Duration) time.Duration
+
+// stretch looks how slow the machine is, and how busy from now on.
+func (h *host) stretch() (s stretch, stop func()) {
+	h.Helper()
+	slowness := h.slowness()
+	watch := machine.Start()
+	return func(limit time.Duration) time.Duration {
+		return max(watch.Stretch(limit), time.Duration(float64(limit)*slowness))
+	}, watch.Stop
 }
 
 // report prints all verbs and returns those that are beyond the limits. The 99th percentile is
 // the median of those of the rounds, so that one stall of the machine, which is
 // not Fairlead's, does not decide.
-func (h *host) report(slowness float64) (beyond []string) {
+func (h *host) report(stretch stretch) (beyond []string) {
 	h.Helper()
 	for _, verb := range h.verbs {
 		half, tail := h.percentiles(verb)
@@ -150,7 +162,7 @@ func (h *host) report(slowness float64) (beyond []string) {
 		if strings.HasPrefix(verb, "fairlead ") {
 			middle, p99 = commandMiddle, commandTail
 		}
-		middle, p99 = stretch(middle, slowness), stretch(p99, slowness)
+		middle, p99 = stretch(middle), stretch(p99)
 		if half > middle || tail > p99 {
 			beyond = append(beyond, fmt.Sprintf("%s: p50 %s, p99 %s; want at most %s and %s", verb, ms(half), ms(tail), ms(middle), ms(p99)))
 		}

@@ -100,9 +100,9 @@ func TestAttachedForGoodUnderLoad(t *testing.T) {
 				plain: plain, plainServer: plainServer,
 			}
 		}
-		budget.undisturbed(l, "filters become links", f, next, func() {
+		budget.undisturbed(l, "filters become links", f, next, func() (spoilt string) {
 			if len(l.Filters()) == 0 {
-				l.Error("no filters are left: the test came too late")
+				spoilt = "no filters were left: the daemon had to wait for verbs too long"
 			}
 			idle()
 			l.Eventually(10*time.Second, func() error {
@@ -111,6 +111,7 @@ func TestAttachedForGoodUnderLoad(t *testing.T) {
 				}
 				return nil
 			})
+			return spoilt
 		})
 	}
 }
@@ -154,7 +155,7 @@ type route struct {
 // undisturbed wants an event to disturb no load of a family.
 func (r route) undisturbed(l *lab.Lab, event string, f lab.Family, do func()) {
 	l.Helper()
-	r.retries.undisturbed(l, event, f, func() route { return r }, do)
+	r.retries.undisturbed(l, event, f, func() route { return r }, func() string { do(); return "" })
 }
 
 // retries are what a test may still spend on repetitions.
@@ -162,23 +163,27 @@ type retries struct{ left time.Duration }
 
 // undisturbed wants an event to disturb no load of a family, over another route at each
 // try. It is tried again if the machine itself lost packets or held them up, which the
-// load without Fairlead shows, or until each load was seen once: a sender that the machine
-// kept from sending sees nothing.
-func (b *retries) undisturbed(l *lab.Lab, event string, f lab.Family, next func() route, do func()) {
+// load without Fairlead shows, if do says why the try shows nothing, or until each load was
+// seen once: a sender that the machine kept from sending sees nothing.
+func (b *retries) undisturbed(l *lab.Lab, event string, f lab.Family, next func() route, do func() (spoilt string)) {
 	l.Helper()
 	seen := map[string]bool{}
 	for try := 1; ; try++ {
 		began := time.Now()
-		loads, machine := next().underLoad(l, event, f, do)
+		var spoilt string
+		loads, machine := next().underLoad(l, event, f, func() { spoilt = do() })
 		if try > 1 {
 			b.left -= time.Since(began)
 		}
-		var disturbances, unseen []string
+		var unseen, disturbances []string
+		if spoilt != "" {
+			unseen = append(unseen, spoilt)
+		}
 		for name, report := range loads {
 			for _, d := range report.Disturbances(longestTransit) {
 				disturbances = append(disturbances, name+": "+d)
 			}
-			seen[name] = seen[name] || report.Pause <= longestTransit
+			seen[name] = seen[name] || spoilt == "" && report.Pause <= longestTransit
 			if !seen[name] {
 				unseen = append(unseen, fmt.Sprintf("%s: nothing was sent for %v", name, report.Pause))
 			}

@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-net/fairlead/bench/topology"
 	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
 	"github.com/fairlead-net/fairlead/test/lab"
+	busy "github.com/fairlead-net/fairlead/test/machine"
 )
 
 func TestMain(m *testing.M) {
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	patience = 30 * time.Second
+	patience = time.Minute
 	image    = "answerer"
 )
 
@@ -47,7 +48,8 @@ type machine struct {
 	host   *world.Host    // the machine's network
 	// took is the first start of an engine that has no containers; more when much else
 	// runs.
-	took time.Duration
+	took  time.Duration
+	watch *busy.Watch // since the last boot began
 }
 
 // disk is where the disk is mounted: what a machine writes to its /etc, /usr and /var.
@@ -106,6 +108,8 @@ func newMachine(t *testing.T) *machine {
 // boot switches the machine on, plugs its cable in, and waits until it is up.
 func (m *machine) boot() {
 	m.Helper()
+	m.watch = busy.Start()
+	m.Cleanup(m.watch.Stop)
 	cmd := world.Command(context.Background(), "unshare",
 		"--net", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child", "sh", "-ec", switchOn, "sh", disk)
 	cmd.SysProcAttr = m.cgroup.Attr()

@@ -39,7 +39,7 @@ func Cable(a, b End) error {
 // waitUp waits until the kernel has noticed the carrier: until then it drops
 // what is sent, and it may take a second.
 func (e End) waitUp() error {
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		r, err := e.Host.Run(context.Background(), "ip", "-o", "link", "show", "dev", e.Device)
 		if err != nil {
 			return err

@@ -99,7 +99,7 @@ func fairlead(command string) (string, error) {
 
 // eventually repeats what may fail for a while.
 func eventually(f func() error) error {
-	const limit = 20 * time.Second
+	const limit = time.Minute
 	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
 		err := f()
 		if err == nil || time.Now().After(deadline) {

@@ -12,7 +12,7 @@ import (
 )
 
 // patience is how long one exchange may take on an emulated machine.
-const patience = 5 * time.Second
+const patience = 30 * time.Second
 
 // service answers each line, over TCP, and each datagram with the address it
 // came from.
