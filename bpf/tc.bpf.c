@@ -197,10 +197,10 @@ int from_endpoint(struct __sk_buff *skb)
 	__u32 ifindex = skb->ifindex;
 	struct endpoint *ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
 
-	if (!ep)
-		return finish(skb, -DROP_UNKNOWN_ENDPOINT);
 	if (!flood_done(skb))
-		count_traffic(ep->net, DIR_FROM_ENDPOINT, skb->len);
+		count_traffic(ep ? ep->net : NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);
+	if (!ep)
+		return flood_done(skb) ? TC_ACT_SHOT : finish(skb, -DROP_UNKNOWN_ENDPOINT);
 	return finish(skb, do_from_endpoint(skb, ep));
 }
 
@@ -359,8 +359,9 @@ int to_uplink(struct __sk_buff *skb)
 {
 	if (skb->mark == cfg_mark) {
 		skb->mark = 0;
-		return TC_ACT_UNSPEC;
+		return TC_ACT_UNSPEC; /* accounted to the endpoint it is from */
 	}
+	count_traffic(NET_UPLINKS, DIR_TO_ENDPOINT, skb->len);
 	return finish(skb, do_to_uplink(skb));
 }
 
@@ -368,6 +369,23 @@ int to_uplink(struct __sk_buff *skb)
 static __always_inline bool impossible_outside(const union ip *src)
 {
 	return ip_is_loopback(src) || ip_is_unspecified(src) || ip_is_multicast(src);
+}
+
+/* A packet from outside to a sandbox whose hop limit ends here. Its sender is told by the uplink, or
+ * if that has no address by the one it asked, as a router would (RFC 1812 section 5.3.1). */
+static __always_inline int uplink_ttl_exceeded(struct __sk_buff *skb, const struct pkt *p)
+{
+	__u32 ifindex = skb->ifindex;
+	struct uplink *up = bpf_map_lookup_elem(&fl_uplink, &ifindex);
+	const union ip *src = &p->t.daddr;
+
+	if (p->flags & (PKT_ICMP_ERROR | PKT_FRAG_LATER) || !icmp_may_send())
+		return -DROP_TTL;
+	if (up && p->flags & PKT_IP4 && !ip_is_zero(&up->ip4))
+		src = &up->ip4;
+	else if (up && !(p->flags & PKT_IP4) && !ip_is_zero(&up->ip6))
+		src = &up->ip6;
+	return icmp_refuse(skb, p, src, icmp_time_exceeded(p), 0, -DROP_TTL);
 }
 
 /* Begins a flow from outside to publish b. */
@@ -384,7 +402,7 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 	if (ip_is_linklocal6(&p->t.saddr))
 		return -DROP_MARTIAN; /* the answer could not be routed (RFC 4291 section 2.5.6) */
 	if (p->ttl <= 1)
-		return -DROP_TTL;
+		return uplink_ttl_exceeded(skb, p);
 	f = flow_prepare(p, b->net, 0, b->ifindex);
 	if (!f)
 		return -DROP_CT_FULL;
@@ -473,12 +491,13 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 		return uplink_new(skb, &p);
 	if (!e->out_if || e->flags & CT_F_STACK)
 		return known_to_stack(skb, &p, e, confirmed);
-	return p.ttl > 1 ? known_to_sandbox(skb, &p, e, confirmed) : -DROP_TTL;
+	return p.ttl > 1 ? known_to_sandbox(skb, &p, e, confirmed) : uplink_ttl_exceeded(skb, &p);
 }
 
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
+	count_traffic(NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);
 	return finish(skb, do_from_uplink(skb));
 }
 

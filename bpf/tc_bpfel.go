@@ -49,7 +49,8 @@ const (
 	TCCtEventEV_SNAT_RETRY        TCCtEvent = 4
 	TCCtEventEV_SOCK_CONNECT      TCCtEvent = 5
 	TCCtEventEV_SOCK_BIND_REFUSED TCCtEvent = 6
-	TCCtEventEV_MAX               TCCtEvent = 7
+	TCCtEventEV_FLOOD_CUT         TCCtEvent = 7
+	TCCtEventEV_MAX               TCCtEvent = 8
 )
 
 type TCCtFlag uint32
@@ -200,8 +201,15 @@ const (
 	TCFwdPathPATH_STACK    TCFwdPath = 3
 	TCFwdPathPATH_FLOOD    TCFwdPath = 4
 	TCFwdPathPATH_REPLY    TCFwdPath = 5
-	TCFwdPathPATH_MAX      TCFwdPath = 6
+	TCFwdPathPATH_PASS     TCFwdPath = 6
+	TCFwdPathPATH_MAX      TCFwdPath = 7
 )
+
+type TCIcmpBudget struct {
+	_    structs.HostLayout
+	Tick uint64
+	Sent uint64
+}
 
 type TCIcmpWork struct {
 	_   structs.HostLayout
@@ -378,6 +386,7 @@ const (
 	TCMapFlFrag           = "fl_frag"
 	TCMapFlHostaddr       = "fl_hostaddr"
 	TCMapFlIcmp           = "fl_icmp"
+	TCMapFlIcmpRate       = "fl_icmp_rate"
 	TCMapFlNeigh          = "fl_neigh"
 	TCMapFlPaths          = "fl_paths"
 	TCMapFlPortbits       = "fl_portbits"
@@ -470,6 +479,7 @@ type TCMapSpecs struct {
 	FlFrag     *ebpf.MapSpec `ebpf:"fl_frag"`
 	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
 	FlIcmp     *ebpf.MapSpec `ebpf:"fl_icmp"`
+	FlIcmpRate *ebpf.MapSpec `ebpf:"fl_icmp_rate"`
 	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
 	FlPaths    *ebpf.MapSpec `ebpf:"fl_paths"`
 	FlPortbits *ebpf.MapSpec `ebpf:"fl_portbits"`
@@ -534,6 +544,7 @@ type TCMaps struct {
 	FlFrag     *ebpf.Map `ebpf:"fl_frag"`
 	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
 	FlIcmp     *ebpf.Map `ebpf:"fl_icmp"`
+	FlIcmpRate *ebpf.Map `ebpf:"fl_icmp_rate"`
 	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
 	FlPaths    *ebpf.Map `ebpf:"fl_paths"`
 	FlPortbits *ebpf.Map `ebpf:"fl_portbits"`
@@ -558,6 +569,7 @@ func (m *TCMaps) Close() error {
 		m.FlFrag,
 		m.FlHostaddr,
 		m.FlIcmp,
+		m.FlIcmpRate,
 		m.FlNeigh,
 		m.FlPaths,
 		m.FlPortbits,

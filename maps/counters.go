@@ -59,6 +59,10 @@ func (c *Counters) Paths() (map[string]Counter, error) { return readCounters(c.p
 // Events returns how often what happened; the number is in Packets.
 func (c *Counters) Events() (map[string]Counter, error) { return readCounters(c.events, c.eventLabels) }
 
+// UplinkTraffic is the network index under which Traffic has what programs met at uplinks: what arrived
+// as sent by endpoints, what left as sent to them.
+const UplinkTraffic = 0
+
 // Traffic returns what the endpoints of a network sent and were sent.
 func (c *Counters) Traffic(net uint32) (from, to Counter, err error) {
 	base := net * uint32(bpf.TCDirectionDIR_MAX)

@@ -8,6 +8,9 @@
  * for a packet that is refused. VERDICT_NEXT stands for TC_ACT_UNSPEC ("let the next
  * program or the stack see it"), which is itself negative. finish() turns
  * either into what the kernel wants, at one place, and counts the refusal.
+ *
+ * Each packet that a program accounts to a network, or to the uplinks, moves exactly one counter of
+ * fl_paths or fl_drops: received = forwarded + passed + dropped.
  */
 
 #include <linux/pkt_cls.h>
@@ -46,5 +49,8 @@ static __always_inline int finish(struct __sk_buff *skb, int verdict)
 		count(&fl_drops, -verdict, skb->len);
 		return TC_ACT_SHOT;
 	}
-	return verdict == VERDICT_NEXT ? TC_ACT_UNSPEC : verdict;
+	if (verdict != VERDICT_NEXT)
+		return verdict;
+	count_path(skb, PATH_PASS);
+	return TC_ACT_UNSPEC;
 }

@@ -52,6 +52,15 @@ static long flood_one(void *map, __u32 *ifindex, struct endpoint *ep, struct flo
 	return 0;
 }
 
+/* Sends the frame to its own device once more, for the members after the first done. */
+static __always_inline bool flood_again(struct __sk_buff *skb, __u32 done)
+{
+	if (done > FLOOD_MAX)
+		return false;
+	skb->mark = FLOOD_MARK | done;
+	return !bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+}
+
 static __always_inline int flood(struct __sk_buff *skb, const struct endpoint *ep)
 {
 	struct flood f = {
@@ -78,10 +87,7 @@ static __always_inline int flood(struct __sk_buff *skb, const struct endpoint *e
 		count_traffic(f.net, DIR_TO_ENDPOINT, skb->len);
 	}
 	f.done += cfg_flood_slice;
-	if (members > f.done && f.done <= FLOOD_MAX) {
-		skb->mark = FLOOD_MARK | f.done;
-		if (bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS))
-			return -DROP_FLOOD;
-	}
+	if (members > f.done && !flood_again(skb, f.done))
+		count_event(EV_FLOOD_CUT);
 	return TC_ACT_SHOT; /* the copies are on their way; not a drop, so not counted as one */
 }

@@ -249,3 +249,55 @@ __noinline int icmp_error(struct __sk_buff *skb, const struct pkt *p, const unio
 		return -DROP_NAT_FAILED;
 	return 0;
 }
+
+/* ICMP errors sent to the outside in a tick of 67 ms, by one processor: nearly a thousand a second, the
+ * default of net.ipv4.icmp_msgs_per_sec, so that they are no means to flood somebody else with. */
+#define ICMP_TICK_SHIFT 26
+#define ICMP_PER_TICK 64
+
+struct icmp_budget {
+	__u64 tick;
+	__u64 sent; /* in this tick */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct icmp_budget);
+} fl_icmp_rate SEC(".maps");
+
+static __always_inline bool icmp_may_send(void)
+{
+	__u64 tick = bpf_ktime_get_coarse_ns() >> ICMP_TICK_SHIFT;
+	struct icmp_budget *b;
+	__u32 zero = 0;
+
+	b = bpf_map_lookup_elem(&fl_icmp_rate, &zero);
+	if (!b)
+		return false;
+	if (b->tick != tick) {
+		b->tick = tick;
+		b->sent = 0;
+	}
+	return b->sent++ < ICMP_PER_TICK;
+}
+
+/* Turns packet p into an ICMP error to its sender, from src, and sends that back out of the device
+ * it came in by. The packet is refused all the same: refusal, -DROP_X, is counted. */
+static __always_inline int icmp_refuse(struct __sk_buff *skb, const struct pkt *p,
+				       const union ip *src, __u32 kind, __u32 mtu, int refusal)
+{
+	__u32 len = skb->len;
+
+	if (ip_is_zero(src) || icmp_error(skb, p, src, kind, mtu))
+		return refusal;
+	/* Counted here, because the packet lives on as the error. */
+	count(&fl_drops, -refusal, len);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+static __always_inline __u32 icmp_time_exceeded(const struct pkt *p)
+{
+	return ICMP_KIND(p->flags & PKT_IP4 ? ICMP_TIME_EXCEEDED : ICMPV6_TIME_EXCEED, 0);
+}

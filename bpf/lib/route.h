@@ -167,26 +167,20 @@ static __always_inline int to_stack(struct __sk_buff *skb, const struct endpoint
 	return to_host_port(skb, ep->hostport_if, ep->net, PATH_STACK);
 }
 
+/* Tells the sender in ep's network, from the gateway, why its packet is refused. */
 static __always_inline int tell_sender(struct __sk_buff *skb, const struct pkt *p,
 				       const struct endpoint *ep, __u32 kind, __u32 mtu,
 				       int refusal)
 {
 	const union ip *src = p->flags & PKT_IP4 ? &ep->gw4 : &ep->gw6;
-	__u32 len = skb->len;
 
-	if (ip_is_zero(src) || icmp_error(skb, p, src, kind, mtu))
-		return refusal;
-	/* Refused all the same: counted here, because the packet lives on as the error. */
-	count(&fl_drops, -refusal, len);
-	return bpf_redirect(skb->ifindex, 0);
+	return icmp_refuse(skb, p, src, kind, mtu, refusal);
 }
 
 static __always_inline int ttl_exceeded(struct __sk_buff *skb, const struct pkt *p,
 					const struct endpoint *ep)
 {
-	__u8 type = p->flags & PKT_IP4 ? ICMP_TIME_EXCEEDED : ICMPV6_TIME_EXCEED;
-
-	return tell_sender(skb, p, ep, ICMP_KIND(type, 0), 0, -DROP_TTL);
+	return tell_sender(skb, p, ep, icmp_time_exceeded(p), 0, -DROP_TTL);
 }
 
 /* p is larger than the MTU of the way to *daddr. */

@@ -246,7 +246,7 @@ enum drop_reason {
 	DROP_BAD_ICMP = 20,    /* ICMP error about no packet its sender got, or ICMPv6 of the link
 				   * that would have to be routed */
 	DROP_UNSUPPORTED = 21, /* a protocol that cannot be translated */
-	DROP_FLOOD = 22,       /* broadcast or multicast that reached nobody, or not all */
+	DROP_FLOOD = 22,       /* broadcast or multicast that reached nobody */
 	DROP_TOO_BIG = 23,     /* larger than the next hop's MTU and the sender was told */
 	DROP_ROGUE_RA = 24,    /* router advertisement from a sandbox */
 	DROP_FLOW_LOST = 25, /* the flow's port is another's by now; the next packet begins anew */
@@ -263,6 +263,7 @@ enum fwd_path {
 	PATH_STACK = 3,	   /* handed to the host's stack to be routed there */
 	PATH_FLOOD = 4,	   /* copies to several members */
 	PATH_REPLY = 5,	   /* answered in the program (ARP, ND) */
+	PATH_PASS = 6,	   /* left to the host's stack, or to leave, by a program at an uplink */
 	PATH_MAX,
 };
 
@@ -275,8 +276,13 @@ enum ct_event {
 	EV_SNAT_RETRY = 4,	  /* ports tried beyond the first */
 	EV_SOCK_CONNECT = 5,	  /* host sockets led to a backend */
 	EV_SOCK_BIND_REFUSED = 6, /* binds of a published port refused */
+	EV_FLOOD_CUT = 7,	  /* broadcasts that did not reach all members */
 	EV_MAX,
 };
+
+/* Packets are accounted to their network, index 1 and up; those that a program meets at an uplink
+ * here, arriving as DIR_FROM_ENDPOINT and leaving as DIR_TO_ENDPOINT. */
+#define NET_UPLINKS 0
 
 enum direction {
 	DIR_FROM_ENDPOINT = 0,

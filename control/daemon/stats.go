@@ -23,6 +23,10 @@ func (d *daemon) stats() (metrics.Stats, error) {
 	if err != nil {
 		return metrics.Stats{}, err
 	}
+	arrived, left, err := set.Counters.Traffic(maps.UplinkTraffic)
+	if err != nil {
+		return metrics.Stats{}, err
+	}
 	drops, err := set.Counters.Drops()
 	if err != nil {
 		return metrics.Stats{}, err
@@ -43,6 +47,8 @@ func (d *daemon) stats() (metrics.Stats, error) {
 		Networks:  networks,
 		Sandboxes: len(snapshot.Sandboxes),
 		Uplinks:   set.Uplinks.Len(),
+		Arrived:   metrics.Counter(arrived),
+		Left:      metrics.Counter(left),
 		Drops:     counters(drops),
 		Paths:     counters(paths),
 		Events:    make(map[string]uint64, len(events)),

@@ -19,6 +19,7 @@ type datapath struct {
 	networks, sandboxes, uplinks       *prometheus.Desc
 	endpoints, ports                   *prometheus.Desc
 	networkPackets, networkBytes       *prometheus.Desc
+	uplinkPackets, uplinkBytes         *prometheus.Desc
 	dropPackets, dropBytes             *prometheus.Desc
 	pathPackets, pathBytes             *prometheus.Desc
 	events, repairs                    *prometheus.Desc
@@ -44,9 +45,11 @@ func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
 
 		networkPackets: desc("network_packets_total", "Packets of a network's members, the host among them, by direction as the host sees it.", "network", "direction"),
 		networkBytes:   desc("network_bytes_total", "Bytes of a network's members, the host among them, by direction as the host sees it.", "network", "direction"),
+		uplinkPackets:  desc("uplink_packets_total", "Packets that the datapath's programs met at uplinks, by direction; those of sandboxes that it sent there itself are not among them.", "direction"),
+		uplinkBytes:    desc("uplink_bytes_total", "Bytes of the packets that the datapath's programs met at uplinks.", "direction"),
 		dropPackets:    desc("dropped_packets_total", "Packets refused by the datapath; each is counted under exactly one reason.", "reason"),
 		dropBytes:      desc("dropped_bytes_total", "Bytes of the packets refused by the datapath.", "reason"),
-		pathPackets:    desc("forwarded_packets_total", "Packets forwarded by the datapath, by the way they took.", "path"),
+		pathPackets:    desc("forwarded_packets_total", "Packets forwarded by the datapath, by the way they took; pass: left to the host at an uplink, or to leave by it.", "path"),
 		pathBytes:      desc("forwarded_bytes_total", "Bytes forwarded by the datapath, by the way they took.", "path"),
 		events:         desc("datapath_events_total", "What happened in the datapath that is neither forwarding nor refusing.", "event"),
 		repairs:        desc("reconcile_repairs_total", "Kernel objects found other than desired, and repaired, by kind.", "kind"),
@@ -64,7 +67,7 @@ func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
 func (d *datapath) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		d.up, d.networks, d.sandboxes, d.uplinks, d.endpoints, d.ports,
-		d.networkPackets, d.networkBytes, d.dropPackets, d.dropBytes, d.pathPackets, d.pathBytes,
+		d.networkPackets, d.networkBytes, d.uplinkPackets, d.uplinkBytes, d.dropPackets, d.dropBytes, d.pathPackets, d.pathBytes,
 		d.events, d.repairs, d.questions, d.unserved, d.ctEntries, d.ctLimit, d.entries, d.limit,
 	} {
 		ch <- desc
@@ -91,6 +94,8 @@ func (d *datapath) Collect(ch chan<- prometheus.Metric) {
 		both(ch, d.networkPackets, d.networkBytes, n.FromEndpoint, n.Name, "from_endpoint")
 		both(ch, d.networkPackets, d.networkBytes, n.ToEndpoint, n.Name, "to_endpoint")
 	}
+	both(ch, d.uplinkPackets, d.uplinkBytes, stats.Arrived, "arrived")
+	both(ch, d.uplinkPackets, d.uplinkBytes, stats.Left, "left")
 	for _, reason := range sorted(stats.Drops) {
 		both(ch, d.dropPackets, d.dropBytes, stats.Drops[reason], reason)
 	}

@@ -45,6 +45,8 @@ type Stats struct {
 	Networks  []Network
 	Sandboxes int
 	Uplinks   int
+	Arrived   Counter            // at uplinks
+	Left      Counter            // by uplinks, what from_endpoint sent there itself left out
 	Drops     map[string]Counter // by reason
 	Paths     map[string]Counter // by the way a packet took
 	Events    map[string]uint64  // by name

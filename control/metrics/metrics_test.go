@@ -37,6 +37,8 @@ func full() (Stats, error) {
 		Conntrack: []Fill{{Name: "confirmed", Entries: 8, Limit: 524288}},
 		Maps:      []Fill{{Name: "fl_endpoint", Entries: 6, Limit: 16384}},
 		Repairs:   map[string]uint64{"device": 1},
+		Arrived:   Counter{40, 4000},
+		Left:      Counter{50, 5000},
 		Questions: map[string]uint64{"local": 7},
 		Unserved:  1,
 	}, nil
@@ -99,6 +101,10 @@ func TestSamples(t *testing.T) {
 		`fairlead_reconcile_errors_total{operation="resync"} 1`,
 		`fairlead_reconcile_repairs_total{kind="device"} 1`,
 		`fairlead_sandboxes 5`,
+		`fairlead_uplink_bytes_total{direction="arrived"} 4000`,
+		`fairlead_uplink_bytes_total{direction="left"} 5000`,
+		`fairlead_uplink_packets_total{direction="arrived"} 40`,
+		`fairlead_uplink_packets_total{direction="left"} 50`,
 		`fairlead_uplinks 1`,
 	}
 	if diff := cmp.Diff(want, samples(scrape(t, full))); diff != "" {

@@ -28,6 +28,15 @@ func (s *scenario) complains(f family, p packet, kind icmpKind) packet {
 	}
 }
 
+// uplinkComplains is the datapath's own ICMP error about p, which arrived from outside.
+func (s *scenario) uplinkComplains(f family, p packet, kind icmpKind) packet {
+	quote := p.ipBytes(s.TB)
+	return packet{
+		smac: p.dmac, dmac: p.smac, src: at(f.uplink, 0), dst: at(p.src.Addr(), 0), ttl: 64, noDF: true,
+		icmp: &kind, payload: string(quote[:min(len(quote), quoteMax)]),
+	}
+}
+
 // unpadded is a frame of ours as the datapath makes it: not filled up to 60 bytes.
 type unpadded struct{ packet }
 

@@ -187,7 +187,7 @@ func notMasqueraded() []testCase {
 			left := s.opens(f, p, at(f.uplink, l.sport))
 			answer := s.outside(left.answer(l.reply))
 			answer.ttl = 1
-			s.arrive(answer).dropped("ttl")
+			s.arrive(answer).refused("ttl", unpadded{s.uplinkComplains(f, answer, timeExceeded(f))})
 		}),
 		times(all, "reply_from_other_remote-pass", func(s *scenario, f family, l l4) {
 			left := s.opens(f, s.via(f, "a", l, at(f.remote, l.dport)), at(f.uplink, l.sport))

@@ -5,6 +5,7 @@ package datapath
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
@@ -145,7 +146,29 @@ func publishedRefused() []testCase {
 		times(all, "published_ttl_1-ttl", func(s *scenario, f family, l l4) {
 			p := s.client(f, l, at(f.uplink, l.dport))
 			p.ttl = 1
-			s.arrive(p).dropped("ttl")
+			s.arrive(p).refused("ttl", unpadded{s.uplinkComplains(f, p, timeExceeded(f))})
+			p.dst = at(f.second, l.dport) // of the router on the way is told, not of whom it asked
+			s.arrive(p).refused("ttl", unpadded{s.uplinkComplains(f, p, timeExceeded(f))})
+			p.dst, p.ttl = at(f.uplink, l.dport), 2
+			first := s.toBackend(f, "b", p, l.backend())
+			s.arrive(p).peer("b", first, "ct_created")
+			p.ttl = 1
+			s.arrive(p).refused("ttl", unpadded{s.uplinkComplains(f, p, timeExceeded(f))})
+		}),
+		times(all, "published_ttl_1_many-limited", func(s *scenario, f family, l l4) {
+			p := s.client(f, l, at(f.uplink, l.dport))
+			p.ttl = 1
+			const sent = 2000
+			told := 0
+			for range sent {
+				if s.arrive(p).quick().verdict == redirected {
+					told++
+				}
+			}
+			if told == 0 || told > sent/2 {
+				s.Errorf("%d of %d senders were told, want some, and a bounded rate", told, sent)
+			}
+			time.Sleep(routeRemembered) // the next case's sender is told
 		}),
 		times(all, "published_source_of_member-spoofed_ip", func(s *scenario, f family, l l4) {
 			p := s.client(f, l, at(f.uplink, l.dport))

@@ -160,8 +160,13 @@ type expectation struct {
 func (p *sent) expect(e expectation) *result {
 	p.Helper()
 	r := p.do()
-	if p.member.name != "" {
+	switch {
+	case p.member.name != "":
 		e.counts.add(fmt.Sprint("from ", p.member.Net), len(p.in))
+	case p.program != "to_uplink": // or a device that is no endpoint
+		e.counts.add("from 0", len(p.in))
+	case p.skb.Mark != doneMark:
+		e.counts.add("to 0", len(p.in))
 	}
 	if r.verdict != e.verdict {
 		p.Errorf("%s on %s: verdict %s, want %s", p.program, p.on, r.verdict, e.verdict)
@@ -283,13 +288,17 @@ func (p *sent) refused(reason string, out frame, event ...string) {
 	p.Helper()
 	c := events(event)
 	c.add("drop "+reason, len(p.in))
-	p.expect(expectation{verdict: redirected, out: out, to: []string{"redirect " + p.names[p.member.IfIndex]}, counts: c})
+	p.expect(expectation{verdict: redirected, out: out, to: []string{"redirect " + p.names[p.skb.Ifindex]}, counts: c})
 }
 
 // passes: on to the stack, or out of the device, as out.
 func (p *sent) passes(out frame, event ...string) *result {
 	p.Helper()
-	return p.expect(expectation{verdict: next, out: out, counts: events(event)})
+	c := events(event)
+	if p.skb.Mark != doneMark {
+		c.add("path pass", len(out.bytes(p.TB)))
+	}
+	return p.expect(expectation{verdict: next, out: out, counts: c})
 }
 
 // unchanged: the same, and nothing happened.

@@ -279,7 +279,7 @@ func xlatRefused() []testCase {
 		times(xlated(), "xlat_ttl_1-ttl", func(s *scenario, f family, l l4) {
 			p := s.requests(f, l)
 			p.ttl = 1
-			s.arrive(p).dropped("ttl")
+			s.arrive(p).refused("ttl", unpadded{s.uplinkComplains(f, p, timeExceeded(f))})
 		}),
 		times(xlated(), "xlat_answer_ttl_1-time_exceeded", func(s *scenario, f family, l l4) {
 			p := s.requests(f, l)

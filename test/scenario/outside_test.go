@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,17 +181,43 @@ func TestTraceroute(t *testing.T) {
 			l.IP(l.Outside, "route get "+f.Of(far4, far6))
 			want := []string{l.Gateway(web, f), f.Of(lab.Outside4, lab.Outside6), f.Of(far4, far6)}
 			for _, kind := range []string{"-U", "-I", "-T"} { // UDP, ICMP, TCP
-				out := l.Must(a.Host, "traceroute", "-"+f.String(), "-n", "-q", "1", "-w", "5", "-m", "5", kind, f.Of(far4, far6))
-				var hops []string
-				for line := range strings.Lines(out) {
-					if fields := strings.Fields(line); len(fields) > 1 && fields[0] != "traceroute" {
-						hops = append(hops, fields[1])
-					}
-				}
+				hops := trace(l, a.Host, f, kind, f.Of(far4, far6))
 				if strings.Join(hops, " ") != strings.Join(want, " ") {
 					l.Errorf("traceroute %s: hops %v, want %v", kind, hops, want)
 				}
 			}
 		})
 	})
+}
+
+// A client outside sees the host as a router on the way to a published port.
+func TestTracerouteToPublished(t *testing.T) {
+	t.Parallel()
+	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
+		a := l.Sandbox("anna", "--network", network(l, "web"), "-p", "8080:80", "-p", "5300:5300/udp")
+		l.HTTP(a.Host, "anna", 80)
+		families(t, l, func(l *lab.Lab, f lab.Family) {
+			host := f.Of(lab.Host4, lab.Host6)
+			// The host's address is that of the hop and of the port: it is seen twice.
+			want := []string{host, host}
+			for _, kind := range [][]string{{"-T", "-p", "8080"}, {"-U", "-p", "5300"}} {
+				if hops := trace(l, l.Outside, f, kind[0], append(kind[1:], host)...); !slices.Equal(hops, want) {
+					l.Errorf("traceroute %v: hops %v, want %v", kind, hops, want)
+				}
+			}
+		})
+	})
+}
+
+// trace is the addresses that traceroute(8) shows on the way.
+func trace(l *lab.Lab, from *world.Host, f lab.Family, kind string, args ...string) []string {
+	l.Helper()
+	args = append([]string{"-" + f.String(), "-n", "-q", "1", "-w", "5", "-m", "5", kind}, args...)
+	var hops []string
+	for line := range strings.Lines(l.Must(from, "traceroute", args...)) {
+		if fields := strings.Fields(line); len(fields) > 1 && fields[0] != "traceroute" {
+			hops = append(hops, fields[1])
+		}
+	}
+	return hops
 }

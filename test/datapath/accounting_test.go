@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// accounted is how many random packets the accounting law is tried with.
+const accounted = 1_000_000
+
+// Every packet that a program sees is accounted once as received, and once as forwarded, passed
+// or dropped: received = forwarded + passed + dropped.
+func TestAccounting(t *testing.T) {
+	w := newWorld(t, config{vars: featureVars()})
+	s := &scenario{TB: t, world: w}
+	r := rand.New(rand.NewPCG(firstSeed, 0))
+	pool := s.accountingPool()
+	before := w.counts(t)
+	runs := 0
+	for range accounted {
+		p := pool[r.IntN(len(pool))]
+		frame := mutated(r, p.in)
+		if len(frame) < minimal(frame) {
+			continue // the kernel tries no program with it
+		}
+		if _, err := w.exec(p.program, frame, p.skb, 0); err != nil {
+			t.Fatalf("%s: %v\n%s", p.program, err, dump(frame))
+		}
+		runs++
+	}
+	if runs < accounted*9/10 {
+		t.Errorf("only %d of %d packets were sent", runs, accounted)
+	}
+	var received, done int
+	moved := w.counts(t).since(before)
+	for name, c := range moved {
+		switch kind, what, _ := strings.Cut(name, " "); {
+		case kind == "from", kind == "to" && what == "0":
+			received += int(c.Packets)
+		case kind == "path", kind == "drop":
+			done += int(c.Packets)
+		}
+	}
+	if received != runs || done != runs {
+		t.Errorf("%d packets were accounted as received and %d as forwarded, passed or dropped, want %d: %v", received, done, runs, moved)
+	}
+	for _, name := range []string{"path peer", "path neigh", "path stack", "path redirect", "path flood", "path reply", "path pass",
+		"drop malformed", "drop isolated", "drop direct", "drop vlan", "drop martian", "drop bad_icmp", "drop frag_unknown", "drop ttl"} {
+		if moved[name].Packets == 0 {
+			t.Errorf("no packet moved %q: the random packets do not reach what they are to try", name)
+		}
+	}
+}
+
+// minimal is how short a frame of its EtherType BPF_PROG_TEST_RUN takes (bpf_prog_test_run_skb).
+func minimal(frame []byte) int {
+	switch {
+	case len(frame) < 14:
+		return 14
+	case frame[12] == 0x08 && frame[13] == 0x00:
+		return 14 + 20
+	case frame[12] == 0x86 && frame[13] == 0xdd:
+		return 14 + 40
+	}
+	return 14
+}
+
+// accountingPool are packets of all kinds, at each program.
+func (s *scenario) accountingPool() []*sent {
+	var pool []*sent
+	for _, f := range families() {
+		for _, l := range append(slices.Concat(protocols(), published()), l4{name: "gre", proto: gre}) {
+			for _, to := range []netip.Addr{f.uplink, f.remote, f.of(s.members["d"]), f.of(s.members["c"]), f.narrow} {
+				dst := at(to, l.dport)
+				for _, from := range []string{"a", "b", "e", "g"} {
+					pool = append(pool, s.from(from, s.via(f, from, l, dst)))
+				}
+				p := s.client(f, l, dst)
+				pool = append(pool, s.arrive(p), s.arrive(p.answer("SA").with(func(q *packet) { q.smac, q.dmac = p.smac, p.dmac })))
+				out := p
+				out.src = at(f.uplink, l.sport)
+				pool = append(pool, s.leave(out, 0))
+				out.src = at(f.of(s.members["a"]), l.sport)
+				pool = append(pool, s.leave(out, 0))
+				first, later := fragments(s.via(f, "a", l, dst).long(s.TB))
+				pool = append(pool, s.from("a", first), s.from("a", later), s.arrive(p.long(s.TB).as(&fragment{offset: 32, n: 32})))
+			}
+			p := s.between(f, "a", "b")
+			pool = append(pool, s.from("a", p), s.from("gw1", s.between(f, "gw1", "a")),
+				s.from("a", p.with(func(p *packet) { p.dmac = broadcast() })))
+		}
+		e := s.stray(f, "a", portUnreachable(f), at(f.gw(s.members["a"]), 1), at(f.of(s.members["a"]), 2), f.gw(s.members["a"]))
+		pool = append(pool, s.from("a", e), s.arrive(s.outside(errorAbout(portUnreachable(f), f.remote, f.uplink, e.payload))))
+	}
+	a := s.members["a"]
+	ask := arp{smac: a.MAC, dmac: broadcast(), op: 1, sender: a.MAC, senderIP: a.IPv4, target4: s.members["b"].IPv4}
+	return append(pool, s.from("a", ask))
+}
+
+// mutated is a frame changed at random: often not at all, or not so much that it is nothing any more.
+func mutated(r *rand.Rand, frame []byte) []byte {
+	b := slices.Clone(frame)
+	switch r.IntN(8) {
+	case 0: // other headers
+		for range 1 + r.IntN(4) {
+			b[12+r.IntN(min(len(b)-12, 60))] = byte(r.Uint32())
+		}
+	case 1: // an address or a port, so that flows meet and miss
+		b[len(b)-1-r.IntN(len(b)-14)] ^= 1 << r.IntN(8)
+	case 2: // cut
+		b = b[:r.IntN(len(b))]
+	case 3: // tagged
+		tags := tagsInFrame()
+		t := tags[r.IntN(len(tags))]
+		var head []byte
+		for _, tag := range t {
+			head = append(head, byte(tag[0]>>8), byte(tag[0]), byte(tag[1]>>8), byte(tag[1]))
+		}
+		b = slices.Concat(b[:12], head, b[12:])
+	case 4: // hop limit
+		if b[12] == 0x08 {
+			b[22] = byte(r.IntN(3))
+		} else {
+			b[21] = byte(r.IntN(3))
+		}
+	}
+	return b
+}
