@@ -21,6 +21,7 @@ type networkCreateOptions struct {
 	gateways []string
 	ranges   []string
 	aux      []string
+	ipv4     bool
 	ipv6     bool
 	internal bool
 	labels   []string
@@ -34,6 +35,7 @@ func newNetworkCreateCommand(e *env) *cobra.Command {
 		Short: "Make a network and print its ID",
 		Example: `  fairlead network create web
   fairlead network create --ipv6 --subnet 10.5.0.0/16 --gateway 10.5.0.254 --subnet fd00:5::/64 db
+  fairlead network create --ipv4=false --ipv6 six
   fairlead network create --internal -o com.docker.network.driver.mtu=9000 backend`,
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -45,6 +47,7 @@ func newNetworkCreateCommand(e *env) *cobra.Command {
 	f.StringArrayVar(&o.gateways, "gateway", nil, "gateway address of a subnet (default: its first)")
 	f.StringArrayVar(&o.ranges, "ip-range", nil, "part of a subnet that addresses are chosen from: ADDRESS/LENGTH or FIRST-LAST")
 	f.StringArrayVar(&o.aux, "aux-address", nil, "address never handed out, NAME=ADDRESS")
+	f.BoolVar(&o.ipv4, "ipv4", true, "have IPv4; --ipv4=false --ipv6 is IPv6 alone")
 	f.BoolVar(&o.ipv6, "ipv6", false, "have IPv6, with a /64 of the daemon's pools unless --subnet names one")
 	f.BoolVar(&o.internal, "internal", false, "no way in or out but for the host itself")
 	f.StringArrayVar(&o.labels, "label", nil, "label, KEY[=VALUE]")
@@ -70,7 +73,7 @@ func runNetworkCreate(ctx context.Context, e *env, o networkCreateOptions, name 
 		return err
 	}
 	n, err := c.CreateNetwork(ctx, api.NetworkCreate{
-		Name: name, Driver: o.driver, EnableIPv6: &o.ipv6, Internal: o.internal,
+		Name: name, Driver: o.driver, EnableIPv4: &o.ipv4, EnableIPv6: &o.ipv6, Internal: o.internal,
 		IPAM: &api.IPAM{Driver: "default", Config: ipam}, Options: options, Labels: labels,
 	})
 	if err != nil {

@@ -16,14 +16,13 @@ func (c *NetworkCreate) spec() (model.NetworkSpec, error) {
 	switch {
 	case slices.Contains([]string{"overlay", "macvlan", "ipvlan"}, c.Driver):
 		return spec, refuse(model.ErrNotSupported, "network driver %q is not available yet; use \"bridge\"", c.Driver)
-	case c.EnableIPv4 != nil && !*c.EnableIPv4:
-		return spec, refuse(model.ErrNotSupported, "a network without IPv4 is not available yet (leave EnableIPv4 out)")
 	case c.Scope != "" && c.Scope != "local":
 		return spec, refuse(model.ErrNotSupported, "scope %q is not available yet; use \"local\"", c.Scope)
 	case c.Attachable, c.Ingress, c.ConfigOnly:
 		return spec, refuse(model.ErrNotSupported, "attachable, ingress and config-only networks are not available yet (leave these fields out)")
 	}
 	spec.EnableIPv6 = c.EnableIPv6 != nil && *c.EnableIPv6
+	spec.NoIPv4 = c.EnableIPv4 != nil && !*c.EnableIPv4
 	if c.IPAM == nil {
 		return spec, nil
 	}

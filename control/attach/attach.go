@@ -76,6 +76,9 @@ func (c *Container) Join(ctx context.Context, want api.NetworkCreate, spec model
 	if err := Differs(n, want); err != nil {
 		return nil, sb, errors.Join(err, c.Leave(ctx, sb, want.Name))
 	}
+	if n.EnableIPv4 && want.EnableIPv4 != nil && !*want.EnableIPv4 {
+		c.Warn(fmt.Sprintf("network %s has IPv4, which the configuration does not ask for: remove it, and it is made anew without", n.Name))
+	}
 	return n, sb, nil
 }
 

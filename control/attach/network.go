@@ -46,6 +46,16 @@ func named(n *api.Network) []string {
 	return servers
 }
 
+// AllIPv6 reports whether a runtime's subnets are of IPv6 alone, and so the network.
+func AllIPv6(subnets []api.IPAMConfig) bool {
+	for _, s := range subnets {
+		if p, err := netip.ParsePrefix(s.Subnet); err != nil || p.Addr().Is4() {
+			return false
+		}
+	}
+	return len(subnets) > 0
+}
+
 // Differs tells in what an existing network is not what the runtime says of it.
 func Differs(have *api.Network, want api.NetworkCreate) error {
 	if have.Driver != want.Driver {

@@ -40,6 +40,27 @@ func TestResultsByVersion(t *testing.T) {
 	}
 }
 
+// A configuration whose subnets are of IPv6 alone makes a network without IPv4. In one that has
+// IPv4 already that is warned of.
+func TestNetworkOfIPv6Alone(t *testing.T) {
+	w := newWorld(t)
+	w.add(at("c1", "/proc/self/ns/net"), w.conf(keys{"subnets": []keys{{"subnet": "2001:db8:1::/64"}}}))
+	n, err := w.Network("pods")
+	w.must(err)
+	for _, ep := range w.Snapshot().Endpoints {
+		if n.EnableIPv4 || ep.IPv4.IsValid() || !ep.IPv6.IsValid() {
+			t.Errorf("network = %+v, endpoint = %+v", n, ep)
+		}
+	}
+	w.add(at("c2", w.namespace("c2")), w.conf(keys{"name": "both", "subnets": []keys{{"subnet": "10.2.0.0/16"}, {"subnet": "2001:db8:2::/64"}}}))
+	var warned strings.Builder
+	w.Stderr = &warned
+	w.add(at("c3", w.namespace("c3")), w.conf(keys{"name": "both", "subnets": []keys{{"subnet": "2001:db8:2::/64"}}}))
+	if want := "network both has IPv4, which the configuration does not ask for"; !strings.Contains(warned.String(), want) {
+		t.Errorf("warned %q, want %q", warned.String(), want)
+	}
+}
+
 func TestNetworkFromConfiguration(t *testing.T) {
 	w := newWorld(t)
 	no := false

@@ -11,6 +11,7 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -41,6 +42,9 @@ func (c *call) networkCreate(lease *current.Result) (api.NetworkCreate, error) {
 	subnets, err := c.subnets(lease)
 	if len(subnets) > 0 {
 		n.IPAM = &api.IPAM{Config: subnets}
+	}
+	if no := false; attach.AllIPv6(subnets) {
+		n.EnableIPv4 = &no
 	}
 	return n, err
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
 )
@@ -170,7 +171,7 @@ func (w *world) check() {
 	}
 	for id, a := range w.addrs {
 		b := fresh.addrs[id]
-		if b == nil || a.v4.Free() != b.v4.Free() || (a.v6 == nil) != (b.v6 == nil) || a.v6 != nil && a.v6.Free() != b.v6.Free() {
+		if b == nil || !sameFree(a.v4, b.v4) || !sameFree(a.v6, b.v6) {
 			w.t.Errorf("address pools of network %s differ from the store's", short(id))
 		}
 	}
@@ -197,6 +198,11 @@ func (w *world) check() {
 	if diff := cmp.Diff(count(w.ports), count(fresh.ports)); diff != "" {
 		w.t.Errorf("claimed ports in memory (-) and by the store (+):\n%s", diff)
 	}
+}
+
+// sameFree reports whether two pools have as many addresses left; nil is none.
+func sameFree(a, b *ipam.Pool) bool {
+	return (a == nil) == (b == nil) && (a == nil || a.Free() == b.Free())
 }
 
 // checkSnapshot is what must hold of every state.

@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("sandbox connected", "sandbox", sb.Name, "network", n.Name, "ipv4", ep.IPv4.String(), "ipv6", addrText(ep.IPv6.Addr()))
+	c.cfg.Log.Info("sandbox connected", "sandbox", sb.Name, "network", n.Name, "ipv4", addrText(ep.IPv4.Addr()), "ipv6", addrText(ep.IPv6.Addr()))
 	return ep, nil
 }
 
@@ -143,17 +144,18 @@ func (t *tx) newEndpoint(n *model.Network, spec model.EndpointSpec) (*model.Endp
 		FixedMAC:  !spec.MAC.IsZero(),
 		Leased:    spec.Leased,
 	}
-	if spec.IPv4.IsValid() || !spec.Exact {
+	exact := spec.Exact || spec.Leased
+	if spec.IPv4.IsValid() || !exact {
 		if ep.IPv4, err = t.takeAddr(n, true, spec.IPv4); err != nil {
 			return nil, err
 		}
 	}
-	if spec.IPv6.IsValid() || !spec.Exact {
+	if spec.IPv6.IsValid() || !exact {
 		if ep.IPv6, err = t.takeAddr(n, false, spec.IPv6); err != nil {
 			return nil, err
 		}
 	}
-	if ep.MAC, err = t.chooseMAC(n, spec.MAC, ep.IPv4.Addr()); err != nil {
+	if ep.MAC, err = t.chooseMAC(n, spec.MAC, cmp.Or(ep.IPv4.Addr(), ep.IPv6.Addr())); err != nil {
 		return nil, err
 	}
 	return ep, nil
@@ -181,7 +183,7 @@ func chooseIfName(n *model.Network, sb *model.Sandbox, others []*model.Endpoint,
 }
 
 // chooseMAC checks the address the user wants, or takes (zero: any) the one that
-// belongs to the IPv4 address, so that those who remember the last owner of that
+// belongs to the address, so that those who remember the last owner of that
 // reach this one. Two in one network would share a place in the forwarding table.
 func (t *tx) chooseMAC(n *model.Network, want model.MAC, ip netip.Addr) (model.MAC, error) {
 	owner := map[model.MAC]string{n.GatewayMAC: "the gateway"}

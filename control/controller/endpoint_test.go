@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"testing"
@@ -26,6 +27,23 @@ func TestMACBelongsToTheAddress(t *testing.T) {
 	if got := w.endpoint("n", "at10.0.0.7").MAC; got.IsZero() || got == mac("02:42:0a:00:00:07") {
 		t.Errorf("MAC = %s, want another than the one that is taken", got)
 	}
+	w.check()
+}
+
+// Of the families that another program leased no address of, none is taken.
+func TestLeasedFamilies(t *testing.T) {
+	w := newWorld(t)
+	w.network(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("10.0.0.0/24"), subnet("fd00::/64")}})
+	for name, spec := range map[string]model.EndpointSpec{
+		"four": {IPv4: addr("10.0.0.9")}, "six": {IPv6: addr("fd00::9")}, "both": {IPv4: addr("10.0.0.8"), IPv6: addr("fd00::8")},
+	} {
+		spec.Leased = true
+		w.sandbox(model.SandboxSpec{Name: name, NetworkMode: "n", Endpoint: spec})
+		if ep := w.endpoint("n", name); ep.IPv4.Addr() != spec.IPv4 || ep.IPv6.Addr() != spec.IPv6 || ep.MAC != macOf(cmp.Or(spec.IPv4, spec.IPv6)) {
+			t.Errorf("%s: %+v", name, ep)
+		}
+	}
+	w.restart()
 	w.check()
 }
 

@@ -121,7 +121,7 @@ func (t *tx) lives(ep *model.Endpoint) bool {
 // dropAddresses takes addresses from an engine's endpoint, and the published ports that
 // it cannot serve without them. An IPv4 address is only ever taken from what the engine
 // forgot, so all ports go with that. Without any address the endpoint does not keep the
-// MAC that belongs to its IPv4 address: that is for the address's next owner.
+// MAC that belongs to one: that is for the address's next owner.
 func (t *tx) dropAddresses(n *model.Network, ep *model.Endpoint, lost []netip.Addr) {
 	now, forgotten := *ep, false
 	for _, a := range lost {
@@ -176,7 +176,7 @@ func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("engine's sandbox joined", "sandbox", name, "network", n.Name, "ipv4", ep.IPv4.String())
+	c.cfg.Log.Info("engine's sandbox joined", "sandbox", name, "network", n.Name, "ipv4", addrText(ep.IPv4.Addr()), "ipv6", addrText(ep.IPv6.Addr()))
 	return ep, nil
 }
 

@@ -367,6 +367,41 @@ func TestAddressGivenAnew(t *testing.T) {
 	}
 }
 
+// The families of an engine's network are those of its subnets: what its options say, the engine
+// has made of them what its user wants.
+func TestEngineFamilies(t *testing.T) {
+	w := newWorld(t)
+	for i, tt := range []struct{ subnets []string }{
+		{[]string{"10.7.0.0/24"}}, {[]string{"fd00:7::/64"}}, {[]string{"10.7.1.0/24", "fd00:7:1::/64"}},
+	} {
+		for _, value := range []string{"true", "false"} {
+			name := fmt.Sprint("f", i, value)
+			spec := model.NetworkSpec{Name: name, ForeignID: foreignID(name), Options: map[string]string{optIPv4: value, optIPv6: value}}
+			for _, s := range tt.subnets {
+				spec.Subnets = append(spec.Subnets, model.SubnetSpec{Prefix: prefix(s), Gateway: prefix(s).Addr().Next()})
+			}
+			n := w.network(spec)
+			has4, has6 := spec.Subnets[0].Prefix.Addr().Is4(), spec.Subnets[len(spec.Subnets)-1].Prefix.Addr().Is6()
+			if n.EnableIPv4 != has4 || n.EnableIPv6 != has6 || len(n.Subnets) != len(tt.subnets) {
+				t.Errorf("%v with options %s: %+v", tt.subnets, value, n)
+			}
+			w.check()
+			if err := w.RemoveForeignNetwork(t.Context(), n.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// Where the engine asks for no address, as in a network without IPv4 for a container without
+	// IPv6, none is chosen.
+	spec := model.NetworkSpec{Name: "six", ForeignID: foreignID("f"), Subnets: []model.SubnetSpec{{Prefix: prefix("fd00:8::/64"), Gateway: addr("fd00:8::1")}}}
+	w.network(spec)
+	ep := w.reserve("bare", "/run/x/1")
+	if ep.IPv4.IsValid() || ep.IPv6.IsValid() {
+		t.Errorf("reserved %+v", ep)
+	}
+	w.check()
+}
+
 // What an engine does not ask for it does not get: the container may have no IPv6.
 func TestEngineAddressesAreTheEngines(t *testing.T) {
 	w := newWorld(t)

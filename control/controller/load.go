@@ -256,10 +256,10 @@ func (c *Controller) resumeAddresses(s *model.Snapshot) {
 	})
 	for _, ep := range eps {
 		addrs := c.addrs[ep.NetworkID]
-		if !ep.FixedIPv4 && addrs.v4 != nil {
+		if !ep.FixedIPv4 && ep.IPv4.IsValid() {
 			addrs.v4.Resume(ep.IPv4.Addr())
 		}
-		if !ep.FixedIPv6 && addrs.v6 != nil {
+		if !ep.FixedIPv6 && ep.IPv6.IsValid() {
 			addrs.v6.Resume(ep.IPv6.Addr())
 		}
 	}

@@ -77,14 +77,14 @@ func newMAC() model.MAC {
 	return m
 }
 
-// macOf is the address that belongs to an IPv4 address, as Docker has it; zero for
-// any other.
+// macOf is the address that belongs to an IPv4 address, as Docker has it, and to an IPv6
+// address by the part in which neighbours differ; zero for the zero Addr.
 func macOf(ip netip.Addr) model.MAC {
-	if !ip.Is4() {
+	if !ip.IsValid() {
 		return model.MAC{}
 	}
-	a := ip.As4()
-	return model.MAC{0x02, 0x42, a[0], a[1], a[2], a[3]}
+	a := ip.AsSlice()
+	return model.MAC(append([]byte{0x02, 0x42}, a[len(a)-4:]...))
 }
 
 func pick(words []string) string {

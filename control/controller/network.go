@@ -95,7 +95,9 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 		t.putNetwork(n.ID, n)
 		return n, nil
 	}
-	n.EnableIPv4, n.EnableIPv6 = true, spec.EnableIPv6 || wantsIPv6(spec.Subnets)
+	if err := chooseFamilies(n, spec); err != nil {
+		return nil, err
+	}
 	n.Internal, n.GatewayMAC = spec.Internal, newMAC()
 	if err := applyOptions(n, spec.Options); err != nil {
 		return nil, err

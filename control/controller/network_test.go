@@ -56,6 +56,12 @@ func TestCreateNetworkSubnets(t *testing.T) {
 		{"aux-takes-first", model.NetworkSpec{Subnets: []model.SubnetSpec{auxFirst}}, "10.2.0.0/24 10.2.0.2", "10.2.0.3"},
 		{"dual", model.NetworkSpec{EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("2001:db8::/64"), subnet("10.3.0.0/24")}},
 			"10.3.0.0/24 10.3.0.1, 2001:db8::/64 2001:db8::1", "10.3.0.2 2001:db8::2"},
+		{"IPv6 alone", model.NetworkSpec{NoIPv4: true, EnableIPv6: true}, "ULA ULA::1", "ULA::2"},
+		{"IPv6 alone by subnet", model.NetworkSpec{NoIPv4: true, Subnets: []model.SubnetSpec{subnet("2001:db8::/64")}}, "2001:db8::/64 2001:db8::1", "2001:db8::2"},
+		{"IPv6 alone by options", model.NetworkSpec{Options: map[string]string{optIPv4: "false", optIPv6: "true"}}, "ULA ULA::1", "ULA::2"},
+		{"dual by option", model.NetworkSpec{Options: map[string]string{optIPv4: "true", optIPv6: "true"}}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
+		{"IPv4 by option", model.NetworkSpec{Options: map[string]string{optIPv6: "false"}}, "172.31.0.0/16 172.31.0.1", "172.31.0.2"},
+		{"option and flag", model.NetworkSpec{EnableIPv6: true, Options: map[string]string{optIPv6: "false"}}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
 		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("0.0.0.0/26")}}, "172.29.1.0/26 172.29.1.1", "172.29.1.2"},
 		{"dual-by-subnet", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("2001:db8::/64"), subnet("10.3.0.0/24")}},
 			"10.3.0.0/24 10.3.0.1, 2001:db8::/64 2001:db8::1", "10.3.0.2 2001:db8::2"},
@@ -122,6 +128,11 @@ func networkRefusals() []networkRefusal {
 		return model.NetworkSpec{Name: "n", EnableIPv6: true, Subnets: ss}
 	}
 	return []networkRefusal{
+		{"no family", model.NetworkSpec{Name: "n", NoIPv4: true}, model.ErrInvalid, "neither IPv4 nor IPv6 (add --ipv6)"},
+		{"no family by option", opt(optIPv4, "false"), model.ErrInvalid, "neither IPv4 nor IPv6"},
+		{"no IPv4 and its subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("10.9.0.0/24")}}, model.ErrInvalid, "is to have no IPv4 and has an IPv4 subnet"},
+		{"no IPv4 and any subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{{}}}, model.ErrInvalid, "is to have none of"},
+		{"family by a bad option", opt(optIPv6, "maybe"), model.ErrInvalid, "want true or false"},
 		{"no-name", model.NetworkSpec{}, model.ErrInvalid, "no name"},
 		{"predefined", model.NetworkSpec{Name: "host"}, model.ErrForbidden, "operation is not permitted on predefined host network"},
 		{"taken", model.NetworkSpec{Name: "taken"}, model.ErrConflict, "network with name taken already exists"},

@@ -19,6 +19,8 @@ const (
 	optGateMode4   = "com.docker.network.bridge.gateway_mode_ipv4"
 	optGateMode6   = "com.docker.network.bridge.gateway_mode_ipv6"
 	optAntiSpoof   = "fairlead.antispoof"
+	optIPv4        = "com.docker.network.enable_ipv4"
+	optIPv6        = "com.docker.network.enable_ipv6"
 
 	// These say nothing when they are false.
 	optInhibit4      = "com.docker.network.bridge.inhibit_ipv4"
@@ -34,7 +36,7 @@ const (
 )
 
 // knownOptions are those that mean something here.
-var knownOptions = []string{model.OptICC, model.OptMasquerade, optHostBinding, model.OptMTU, optIfPrefix, optGateMode4, optGateMode6, optAntiSpoof, model.OptDNS, model.OptUntracked}
+var knownOptions = []string{model.OptICC, model.OptMasquerade, optHostBinding, model.OptMTU, optIfPrefix, optGateMode4, optGateMode6, optIPv4, optIPv6, optAntiSpoof, model.OptDNS, model.OptUntracked}
 
 // refusedOptions are others of Docker's bridge, and what to do without them.
 var refusedOptions = map[string]string{
@@ -46,8 +48,6 @@ var refusedOptions = map[string]string{
 	"com.docker.network.host_ipv6":                      "masquerading takes the address that the host's route prefers; leave it out and set that with: ip -6 route … src",
 	"com.docker.network.advertise_addr_nmsgs":           "no neighbour has to be told of an address, for the datapath answers for all; leave it out",
 	"com.docker.network.advertise_addr_ms":              "no neighbour has to be told of an address, for the datapath answers for all; leave it out",
-	"com.docker.network.enable_ipv4":                    "every network has IPv4; leave it out",
-	"com.docker.network.enable_ipv6":                    "leave it out and use --ipv6",
 }
 
 // applyOptions reads the user's options into the network.
@@ -84,6 +84,8 @@ func applyOptions(n *model.Network, options map[string]string) error {
 			}
 		case optGateMode4, optGateMode6:
 			err = gatewayMode(k, v)
+		case optIPv4, optIPv6: // chooseFamilies has read them; of an engine's network they are its affair
+			_, err = boolOption(k, v)
 		default:
 			err = unknownOption(k)
 		}

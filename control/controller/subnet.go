@@ -31,9 +31,41 @@ func family(is4 bool) string {
 	return "IPv6"
 }
 
-// wantsIPv6 reports whether a subnet asks for IPv6, as --ipv6 does.
-func wantsIPv6(specs []model.SubnetSpec) bool {
-	return slices.ContainsFunc(specs, func(sp model.SubnetSpec) bool { return sp.Prefix.IsValid() && sp.Prefix.Addr().Is6() })
+// chooseFamilies sets the families of a network. A subnet of IPv6 asks for that, as --ipv6
+// does. In an engine's network the subnets alone tell, for they have what the engine
+// made of its user's options.
+func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
+	has := func(is4 bool) bool {
+		return slices.ContainsFunc(spec.Subnets, func(sp model.SubnetSpec) bool {
+			return sp.Prefix.IsValid() && sp.Prefix.Addr().Is4() == is4
+		})
+	}
+	if n.Foreign {
+		n.EnableIPv4, n.EnableIPv6 = has(true), has(false)
+		return nil
+	}
+	n.EnableIPv4, n.EnableIPv6 = !spec.NoIPv4, spec.EnableIPv6 || has(false)
+	if v, ok := spec.Options[optIPv4]; ok {
+		on, err := boolOption(optIPv4, v)
+		if err != nil {
+			return err
+		}
+		n.EnableIPv4 = n.EnableIPv4 && on
+	}
+	if v, ok := spec.Options[optIPv6]; ok {
+		on, err := boolOption(optIPv6, v)
+		if err != nil {
+			return err
+		}
+		n.EnableIPv6 = n.EnableIPv6 || on
+	}
+	switch {
+	case !n.EnableIPv4 && !n.EnableIPv6:
+		return refuse(model.ErrInvalid, "network %s would have neither IPv4 nor IPv6 (add --ipv6)", n.Name)
+	case !n.EnableIPv4 && has(true):
+		return refuse(model.ErrInvalid, "network %s is to have no IPv4 and has an IPv4 subnet (leave one out)", n.Name)
+	}
+	return nil
 }
 
 // resolveSubnets turns what the user asked for into the network's subnets,
@@ -49,6 +81,9 @@ func (t *tx) resolveSubnets(ctx context.Context, n *model.Network, specs []model
 		if sp.Prefix.IsValid() && sp.Prefix.Addr().Is6() {
 			f = 1
 		}
+		if f == 0 && !n.EnableIPv4 {
+			return refuse(model.ErrInvalid, "a subnet that is not named is of IPv4, which network %s is to have none of (name an IPv6 subnet)", n.Name)
+		}
 		if o := byFamily[f]; o != nil {
 			return refuse(model.ErrInvalid, "driver bridge takes one subnet per address family; %v and %v are both %s (make two networks)",
 				o.Prefix, sp.Prefix, family(f == 0))
@@ -57,7 +92,7 @@ func (t *tx) resolveSubnets(ctx context.Context, n *model.Network, specs []model
 	}
 	for f, sp := range byFamily {
 		is4 := f == 0
-		if !is4 && !n.EnableIPv6 {
+		if is4 && !n.EnableIPv4 || !is4 && !n.EnableIPv6 {
 			continue
 		}
 		if sp == nil {

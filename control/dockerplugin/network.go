@@ -56,8 +56,8 @@ func (s *Server) createNetwork(ctx context.Context, r *networkRequest) (any, err
 		}
 		spec.Subnets = append(spec.Subnets, subnet)
 	}
-	if len(r.IPv4Data) == 0 {
-		return nil, refuse("the network has no IPv4 subnet (create it with one)")
+	if len(spec.Subnets) == 0 {
+		return nil, refuse("the network has no subnet (create it with one)")
 	}
 	_, err := s.cfg.Controller.CreateNetwork(ctx, spec)
 	return done{}, err

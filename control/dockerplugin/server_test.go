@@ -169,7 +169,7 @@ func TestRefusals(t *testing.T) {
 		{"NetworkDriver.CreateNetwork", createNetwork(hexID("cc"), ""), "overlaps"},
 		{"NetworkDriver.CreateNetwork", strings.Replace(createNetwork(hexID("cc"), ""), "generic\":{", "generic\":{\"foo\":\"bar\"", 1), "unknown option foo"},
 		{"NetworkDriver.CreateNetwork", strings.Replace(createNetwork(hexID("cc"), ""), "10.77.0.0/24", "0.0.0.0/0", 1), "larger than /8"},
-		{"NetworkDriver.CreateNetwork", fmt.Sprintf(`{"NetworkID":%q}`, hexID("cc")), "no IPv4 subnet"},
+		{"NetworkDriver.CreateNetwork", fmt.Sprintf(`{"NetworkID":%q}`, hexID("cc")), "no subnet"},
 		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q}`, net), "no ID"},
 		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q}`, hexID("dd"), hexID("ee")), "not known to Fairlead"},
 		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"Address":"10.77.0.1/24"}}`, net, hexID("ee")), "already in use"},

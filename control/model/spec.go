@@ -75,6 +75,7 @@ type NetworkSpec struct {
 	ForeignID  string // of a container engine's network: it keeps its own ID
 	Engine     string // as of a Network
 	EnableIPv6 bool
+	NoIPv4     bool // IPv6 alone
 	Internal   bool
 	Subnets    []SubnetSpec
 	Options    map[string]string // -o, Docker's keys
@@ -87,12 +88,13 @@ type EndpointSpec struct {
 	Network   string // name, ID or unique ID prefix
 	IPv4      netip.Addr
 	IPv6      netip.Addr
-	Exact     bool // it gets no other address than these
+	// Exact: it gets an address of the families alone that the spec names one of.
+	Exact     bool
 	MAC       MAC
 	IfName    string // inside the sandbox; "": the first free of eth0, eth1, …
 	Aliases   []string
 	Bandwidth Bandwidth
-	Leased    bool // another program gave the addresses, and is to hear when they are free
+	Leased    bool // another program gave the addresses, all of them, and is to hear when they are free
 }
 
 // SandboxSpec asks for a sandbox.

@@ -64,8 +64,10 @@ func parseNetwork(b []byte) (*network, error) {
 	return n, nil
 }
 
-// create is the request that makes the network.
-func (n *network) create() (api.NetworkCreate, error) {
+// create is the request that makes the network. podman completes what its user asks for:
+// with --ipv6 an IPv6 subnet gets one of IPv4 beside it, as in a bridge network of podman's
+// own. Once it is complete, the subnets are all.
+func (n *network) create(complete bool) (api.NetworkCreate, error) {
 	want := api.NetworkCreate{
 		Name: n.Name, Driver: model.DriverBridge, Internal: n.Internal,
 		Options: map[string]string{}, Labels: map[string]string{labelNetwork: n.ID},
@@ -94,6 +96,9 @@ func (n *network) create() (api.NetworkCreate, error) {
 	}
 	if ipv6 {
 		want.EnableIPv6 = &ipv6
+	}
+	if no := false; want.IPAM != nil && attach.AllIPv6(want.IPAM.Config) && (complete || !n.IPv6) {
+		want.EnableIPv4 = &no
 	}
 	if n.DNS {
 		want.Options[model.OptDNS] = "true"

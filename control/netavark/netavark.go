@@ -40,7 +40,7 @@ func (p *Plugin) Create(ctx context.Context, stdin []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	want, err := n.create()
+	want, err := n.create(false)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (p *Plugin) Setup(ctx context.Context, netns string, stdin []byte) ([]byte,
 	if attach.Gone(netns) {
 		return nil, refuse("no network namespace at %q", netns)
 	}
-	want, err := a.Network.create()
+	want, err := a.Network.create(true)
 	if err != nil {
 		return nil, err
 	}

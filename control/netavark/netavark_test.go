@@ -179,6 +179,28 @@ func TestOptionsOfANetwork(t *testing.T) {
 	}
 }
 
+// A network whose subnets are of IPv6 alone has no IPv4, unless --ipv6 says that its user
+// wants both; made again from what podman keeps, it is the same.
+func TestNetworkOfIPv6Alone(t *testing.T) {
+	for _, both := range []bool{false, true} {
+		w := newWorld(t)
+		kept := w.create(w.network(keys{"ipv6_enabled": both, "subnets": []keys{{"subnet": "2001:db8:1::/64"}}}))
+		for range 2 {
+			n, err := w.Network("pods")
+			w.must(err)
+			if n.EnableIPv4 != both || !n.EnableIPv6 || (len(n.Subnets) == 2) != both {
+				t.Errorf("--ipv6 %t: network = %+v", both, n)
+			}
+			w.must(w.RemoveNetwork(t.Context(), "pods"))
+			answer := w.setup("/proc/self/ns/net", w.attachment(kept, keys{}, keys{}))
+			if got := strings.Count(answer, `"ipnet"`); got != len(n.Subnets) || !strings.Contains(answer, "2001:db8:1::") {
+				t.Errorf("--ipv6 %t: podman is told %s", both, answer)
+			}
+			w.must(w.Teardown(t.Context(), w.attachment(kept, keys{}, keys{})))
+		}
+	}
+}
+
 // A network of the same name is used if it fits, and replaced if podman forgot it.
 func TestNetworkThatIsThere(t *testing.T) {
 	w := newWorld(t)
@@ -423,7 +445,7 @@ func FuzzSetup(f *testing.F) {
 		}
 		if a, err := parseAttachment(request); err == nil {
 			_, _ = a.sandboxSpec("/nowhere")
-			_, _ = a.Network.create()
+			_, _ = a.Network.create(true)
 		}
 		if created == nil {
 			t.Error("a network was made without a daemon")

@@ -275,7 +275,7 @@ func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
 			continue
 		}
 		d := rtnl.SandboxDevice{
-			HostIndex: e.hostIf, PeerIndex: e.peerIf, Alias: rtnl.SandboxAlias(e.id),
+			HostIndex: e.hostIf, PeerIndex: e.peerIf, Alias: rtnl.SandboxAlias(e.id), Fresh: !e.finished,
 			MAC: e.want.MAC, MTU: mtu(n.want), Limit: e.want.Bandwidth.Egress,
 		}
 		for _, a := range []netip.Prefix{e.want.IPv4, e.want.IPv6} {

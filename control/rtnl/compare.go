@@ -12,7 +12,7 @@ import (
 
 // CompareSandbox wants a device of a sandbox to bear a name, and the default routes
 // through these gateways to lead through it before all others. An error says what is
-// there instead, and what to do.
+// there instead, and what to do. Where IPv6 was switched off, none is wanted.
 func CompareSandbox(ns *NetNS, device uint32, name string, gateways []netip.Addr) error {
 	return ns.Do(func() error {
 		c, err := dial()
@@ -24,9 +24,10 @@ func CompareSandbox(ns *NetNS, device uint32, name string, gateways []netip.Addr
 		if err != nil {
 			return err
 		}
-		names := make(map[uint32]string, len(links))
+		names, off := make(map[uint32]string, len(links)), false
 		for _, l := range links {
 			names[l.Index] = l.Name
+			off = off || l.Index == device && l.Conf.DisableIPv6 == 1
 		}
 		switch is, ok := names[device]; {
 		case !ok:
@@ -35,6 +36,9 @@ func CompareSandbox(ns *NetNS, device uint32, name string, gateways []netip.Addr
 			return fmt.Errorf("interface %q is called %q now (give it its name again)", name, is)
 		}
 		for _, gw := range gateways {
+			if gw.Is6() && off {
+				continue // the namespace's owner wants no IPv6
+			}
 			routes, err := c.routes(family(gw))
 			if err != nil {
 				return err

@@ -5,9 +5,12 @@ package rtnl
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,6 +23,7 @@ type SandboxDevice struct {
 	HostIndex uint32 // of the other end; with PeerIndex it identifies the pair
 	PeerIndex uint32 // of this end, in the sandbox
 	Alias     string
+	Fresh     bool // it was not configured yet
 	MAC       model.MAC
 	MTU       int
 	Limit     model.Limit // of what leaves by it
@@ -51,7 +55,8 @@ func (e *MissingError) Unwrap() error { return ErrNoDevice }
 // ConfigureSandbox makes the inside of a sandbox as it shall be: the loopback
 // up, the devices configured and up, the default routes in place. What is
 // right already is left alone, and so is what is not Fairlead's: further
-// devices, addresses and routes. A MissingError if a device is not there.
+// devices, addresses and routes, and whether a device has IPv6, once it was
+// configured. A MissingError if a device is not there.
 //
 // It looks first and changes after, so the same call makes, checks and
 // repairs.
@@ -106,13 +111,15 @@ func (s *sandbox) configure(devs []SandboxDevice) error {
 			errs = append(errs, s.loopback(l))
 		}
 	}
-	for _, d := range devs {
-		i := slices.IndexFunc(links, d.is)
-		if i < 0 {
+	devs = slices.Clone(devs)
+	for i := range devs {
+		d := &devs[i]
+		k := slices.IndexFunc(links, d.is)
+		if k < 0 {
 			errs = append(errs, &MissingError{HostIndex: d.HostIndex})
 			continue
 		}
-		errs = append(errs, s.device(links[i], d))
+		errs = append(errs, s.device(links[k], d))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -152,7 +159,8 @@ func (s *sandbox) loopback(l Link) error {
 	return s.addAddrs(l.Index, want)
 }
 
-func (s *sandbox) device(l Link, d SandboxDevice) error {
+// device configures one. What the namespace's owner does not want of d is taken out.
+func (s *sandbox) device(l Link, d *SandboxDevice) error {
 	if err := s.sysctls(l, d); err != nil {
 		return err
 	}
@@ -191,13 +199,44 @@ func (s *sandbox) device(l Link, d SandboxDevice) error {
 // sysctls keeps IPv6 to what Fairlead configures: no router advertisements
 // taken, no duplicate address detection (addresses are assigned uniquely, and
 // it would delay the first packet), the link-local address by EUI-64, as the
-// datapath expects it. Without an IPv6 address the device has no IPv6 at all.
-func (s *sandbox) sysctls(l Link, d SandboxDevice) error {
+// datapath expects it. Without an IPv6 address a device begins without IPv6.
+//
+// Whether a device has IPv6 is for the namespace's owner to say, before in the
+// setting of all devices, and from then on: it is not switched on again, and
+// then there are no addresses nor routes.
+func (s *sandbox) sysctls(l Link, d *SandboxDevice) error {
 	v6 := slices.ContainsFunc(d.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
 	settings := ipv6Settings(l, v6)
+	off := l.Conf.DisableIPv6 == 1
+	if d.Fresh && off && v6 {
+		var err error
+		if off, err = allOff(); err != nil {
+			return err
+		}
+	}
+	if !d.Fresh || off {
+		settings = slices.DeleteFunc(settings, func(s Sysctl) bool { return s.Key == disableIPv6 })
+	}
+	if off && v6 {
+		d.Addrs = slices.DeleteFunc(slices.Clone(d.Addrs), func(p netip.Prefix) bool { return p.Addr().Is6() })
+		d.Gateways = slices.DeleteFunc(slices.Clone(d.Gateways), netip.Addr.Is6)
+	}
 	s.changes.Sysctls += len(settings)
 	return writeSysctls(settings)
 }
+
+// allOff reports whether IPv6 is switched off on all devices of the calling thread's
+// namespace.
+func allOff() (bool, error) {
+	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/" + disableIPv6)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6
+		return false, fmt.Errorf("read sysctl: %w", err)
+	}
+	return strings.TrimSpace(string(b)) == "1", nil
+}
+
+// disableIPv6 is the setting that switches IPv6 off.
+const disableIPv6 = "disable_ipv6"
 
 // ipv6Settings are the settings of a device that differ from what an end with
 // or without IPv6 addresses shall have.
@@ -211,13 +250,13 @@ func ipv6Settings(l Link, v6 bool) []Sysctl {
 		}
 	}
 	if !v6 {
-		set("disable_ipv6", l.Conf.DisableIPv6, 1)
+		set(disableIPv6, l.Conf.DisableIPv6, 1)
 		return settings
 	}
 	set("accept_dad", l.Conf.AcceptDAD, 0)
 	set("accept_ra", l.Conf.AcceptRA, 0)
 	set("addr_gen_mode", l.Conf.AddrGenMode, addrGenEUI64)
-	set("disable_ipv6", l.Conf.DisableIPv6, 0)
+	set(disableIPv6, l.Conf.DisableIPv6, 0)
 	return settings
 }
 

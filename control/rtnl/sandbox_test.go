@@ -33,7 +33,7 @@ func testEndpoint(t *testing.T, h *Handle, ns *NetNS, id, ifName string, host by
 	a6 := netip.MustParseAddr("2001:db8::").As16()
 	a6[15] = host
 	return l, SandboxDevice{
-		HostIndex: l.Index, PeerIndex: l.PeerIndex, Alias: SandboxAlias(id), MAC: mac, MTU: 1400,
+		HostIndex: l.Index, PeerIndex: l.PeerIndex, Alias: SandboxAlias(id), Fresh: true, MAC: mac, MTU: 1400,
 		Addrs:    []netip.Prefix{netip.PrefixFrom(a4, 24), netip.PrefixFrom(netip.AddrFrom16(a6), 64)},
 		Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
 	}
@@ -131,6 +131,86 @@ func TestConfigureSandboxWithoutIPv6(t *testing.T) {
 	}
 }
 
+// Whether there is IPv6 is for the namespace's owner to say: before the first configuration
+// for all devices, later for each.
+func TestIPv6IsTheOwners(t *testing.T) {
+	without := func(d *SandboxDevice) { d.Addrs, d.Gateways = d.Addrs[:1], d.Gateways[:1] }
+	dual := func(*SandboxDevice) {}
+	for _, tt := range []struct {
+		name          string
+		network       func(*SandboxDevice)
+		before, after map[string]string // settings of IPv6, by device
+		has           bool              // eth0 has its IPv6 address and route
+		off           int32
+		again         *Changes // after IPv6 was switched on again; nil: it is not
+	}{
+		{"off for all before", dual, map[string]string{"all": "1"}, nil, false, 1, &Changes{Addresses: 1, Routes: 1}},
+		{"off for new devices before", dual, map[string]string{"default": "1"}, nil, true, 0, nil},
+		{"off for all", dual, nil, map[string]string{"all": "1"}, false, 1, &Changes{Addresses: 1, Routes: 1}},
+		{"off at the device", dual, nil, map[string]string{"eth0": "1"}, false, 1, &Changes{Addresses: 1, Routes: 1}},
+		{"network without IPv6", without, nil, nil, false, 1, nil},
+		{"network without IPv6, on", without, nil, map[string]string{"eth0": "0"}, false, 0, nil},
+		{"off, network without IPv6", without, map[string]string{"all": "1"}, nil, false, 1, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := testHandle(t)
+			_, ns := testNetNS(t)
+			set := func(settings map[string]string) {
+				t.Helper()
+				err := ns.Do(func() (err error) {
+					for device, value := range settings {
+						err = errors.Join(err, os.WriteFile("/proc/sys/net/ipv6/conf/"+device+"/disable_ipv6", []byte(value), 0))
+					}
+					return err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			set(tt.before)
+			_, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
+			tt.network(&d)
+			configure := func() Changes {
+				t.Helper()
+				ch, err := ConfigureSandbox(ns, []SandboxDevice{d})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return ch
+			}
+			check := func(has bool, off int32) {
+				t.Helper()
+				links, addrs, routes := inside(t, ns)
+				want, wantRoutes := []string{"192.0.2.2/24"}, 1
+				if has {
+					want, wantRoutes = append(want, "2001:db8::2/64"), 2
+				}
+				if diff := cmp.Diff(want, addrs["eth0"]); diff != "" || len(routes) != wantRoutes || links["eth0"].Conf.DisableIPv6 != off {
+					t.Errorf("addresses (-want +got):\n%s\nroutes %v, IPv6 off %d, want %d and %d", diff, routes, links["eth0"].Conf.DisableIPv6, wantRoutes, off)
+				}
+			}
+			configure()
+			d.Fresh = false
+			set(tt.after)
+			if ch := configure(); ch.Any() {
+				t.Errorf("repaired %+v", ch)
+			}
+			check(tt.has, tt.off)
+			if err := CompareSandbox(ns, d.PeerIndex, "eth0", d.Gateways); err != nil {
+				t.Errorf("compared: %v", err)
+			}
+			if tt.again == nil {
+				return
+			}
+			set(map[string]string{"all": "0", "eth0": "0"})
+			if ch := configure(); ch != *tt.again {
+				t.Errorf("switched on again: changed %+v, want %+v", ch, *tt.again)
+			}
+			check(true, 0)
+		})
+	}
+}
+
 func TestConfigureSandboxRepairs(t *testing.T) {
 	type breakage func(c *conn, d SandboxDevice) error
 	tests := map[string]struct {
@@ -151,9 +231,9 @@ func TestConfigureSandboxRepairs(t *testing.T) {
 			empty := ""
 			return c.setLink(d.PeerIndex, LinkChange{Alias: &empty})
 		}, Changes{Devices: 1}},
-		"IPv6 disabled": {func(_ *conn, _ SandboxDevice) error {
-			return os.WriteFile("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", []byte("1"), 0)
-		}, Changes{Addresses: 1, Routes: 1, Sysctls: 1}},
+		"router advertisements taken": {func(_ *conn, _ SandboxDevice) error {
+			return os.WriteFile("/proc/sys/net/ipv6/conf/eth0/accept_ra", []byte("1"), 0)
+		}, Changes{Sysctls: 1}},
 		"default route removed": {func(c *conn, d SandboxDevice) error {
 			return c.deleteDefault(Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: d.Gateways[0]})
 		}, Changes{Routes: 1}},
@@ -178,6 +258,7 @@ func TestConfigureSandboxRepairs(t *testing.T) {
 			if _, err := ConfigureSandbox(ns, []SandboxDevice{d}); err != nil {
 				t.Fatal(err)
 			}
+			d.Fresh = false
 			err := ns.Do(func() error {
 				c, err := dial()
 				if err != nil {

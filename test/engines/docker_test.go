@@ -36,6 +36,9 @@ func TestDocker(t *testing.T) {
 			if k.Name == iptables.Name { // another backend changes no more
 				return
 			}
+			if k.Name != engine20.Name {
+				d.scene("IPv6 alone", ipv6Alone)
+			}
 			d.scene("names", names)
 			d.scene("options", options)
 			d.scene("option keys", optionKeys)

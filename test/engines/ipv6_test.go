@@ -65,3 +65,27 @@ func (d *docker) addresses(h *world.Host) string {
 	}
 	return strings.Join(list, " ")
 }
+
+// ipv6Alone is a network without IPv4, which Engine 29 has: its containers have none either.
+func ipv6Alone(d *docker) {
+	d.Must(d.Host, "curl", "-sSf", "--unix-socket", socket, "-H", "Content-Type: application/json", "-d",
+		`{"Name": "six", "Driver": "fairlead", "EnableIPv4": false, "EnableIPv6": true, "IPAM": {"Config": [{"Subnet": "fd70::/64"}]}}`, "http://docker/v1.48/networks/create")
+	anna, ben := d.run("anna", "--network", "six", "-p", "18094:81"), d.run("ben", "--network", "six")
+	d.HTTP(anna, "anna", 81) // the image's server has IPv4 alone
+	if got := d.addresses(anna); !strings.HasPrefix(got, "fd70::") || strings.Contains(got, " ") {
+		d.Errorf("the container has %s, want an IPv6 address", got)
+	}
+	address := func(name string) string {
+		return d.docker("inspect", "--format", "{{.NetworkSettings.Networks.six.GlobalIPv6Address}}", name)
+	}
+	d.Get(ben, address("anna"), 81, "anna", address("ben"))
+	d.Get(d.Outside, lab.Host6, 18094, "anna", lab.Outside6)
+	d.Get(d.Outside, lab.Host4, 18094, "anna", "")
+	d.Get(d.Host, "::1", 18094, "anna", "")
+	d.Ping(ben, lab.Internet6)
+	if n := d.Fairlead("network", "ls", "--filter", "driver=bridge", "--format", "{{.IPv4}} {{.IPv6}}"); !strings.Contains(n, "false true") {
+		d.Errorf("fairlead network ls: %s", n)
+	}
+	d.docker("rm", "-f", "anna", "ben")
+	d.docker("network", "rm", "six")
+}

@@ -26,6 +26,7 @@ func TestPodman(t *testing.T) {
 		try  func(*engine)
 	}{
 		{"published", published}, {"pod", pod}, {"together", together}, {"connected", connected}, {"refused", refused}, {"created", created},
+		{"IPv6 alone", ipv6Alone}, {"IPv6 switched off", switchedOff},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			c := *e
@@ -238,4 +239,44 @@ func created(e *engine) {
 	e.httpd("one", "--network", "alone") // podman's configuration makes it again
 	e.want(1, "one/alone")
 	e.podman("network", "rm", "--force", "--time", "0", "alone")
+}
+
+// ipv6Alone: a network whose subnets are of IPv6 has no IPv4, unless --ipv6 asks for both.
+func ipv6Alone(e *engine) {
+	e.podman("network", "create", "-d", "fairlead", "--subnet", "fd88::/64", "six")
+	e.podman("network", "create", "-d", "fairlead", "--ipv6", "--subnet", "fd89::/64", "both")
+	e.httpd("web", "--network", "six", "-p", "8080:80")
+	e.httpd("two", "--network", "both")
+	if a := e.address("web", "six"); a.IPAddress != "" || !strings.HasPrefix(a.GlobalIPv6Address, "fd88::") {
+		e.Errorf("podman shows %+v", a)
+	}
+	if a := e.address("two", "both"); a.IPAddress == "" || !strings.HasPrefix(a.GlobalIPv6Address, "fd89::") {
+		e.Errorf("podman shows %+v", a)
+	}
+	if got := e.podman("exec", "web", "ip", "-4", "addr", "show", "dev", "eth0"); got != "" {
+		e.Errorf("inside:\n%s", got)
+	}
+	e.served(e.Outside, "http://["+lab.Host6+"]:8080/")
+	e.served(e.Outside, "http://"+lab.Host4+":8080/")
+	if r := e.ping("web", lab.Internet6); r.Code != 0 {
+		e.Errorf("ping by IPv6: %s", r.Output())
+	}
+	e.podman("network", "rm", "--force", "--time", "0", "six", "both")
+}
+
+// switchedOff: a container's own settings are let be.
+func switchedOff(e *engine) {
+	e.httpd("web", "--network", "pods", "--sysctl", "net.ipv6.conf.all.disable_ipv6=1")
+	time.Sleep(5 * time.Second)
+	if got := e.podman("exec", "web", "ip", "-6", "addr", "show", "dev", "eth0"); got != "" {
+		e.Errorf("inside:\n%s", got)
+	}
+	for kind, n := range e.Metrics().Repairs() {
+		if n > 0 {
+			e.Errorf("%v repairs of kind %s, want none", n, kind)
+		}
+	}
+	if r := e.ping("web", lab.Internet4); r.Code != 0 {
+		e.Errorf("ping by IPv4: %s", r.Output())
+	}
 }

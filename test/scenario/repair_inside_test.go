@@ -80,6 +80,22 @@ func TestRepairsInside(t *testing.T) {
 			}
 			l.Repaired("route", ip("route del 0.0.0.0/0"), works)
 		})
+		l.Case("IPv6 is the program's own to switch off", func(l *lab.Lab) {
+			for _, device := range []string{"all", "eth0"} {
+				before := l.Metrics().Repairs()
+				l.Sysctl(a.Host, "ipv6/conf/"+device+"/disable_ipv6", "1")
+				time.Sleep(twoTicks)
+				if out := l.Must(a.Host, "ip", "-6", "addr", "show", "dev", "eth0"); out != "" {
+					l.Errorf("switched off by %s, eth0 has %s", device, out)
+				}
+				if now := l.Metrics().Repairs(); !maps.Equal(now, before) {
+					l.Errorf("switched off by %s: repairs are %v, before %v", device, now, before)
+				}
+				l.Ping(a.Host, lab.Internet4)
+				l.Sysctl(a.Host, "ipv6/conf/"+device+"/disable_ipv6", "0")
+				l.Eventually(soon, works)
+			}
+		})
 		l.Case("device deleted", func(l *lab.Lab) { l.Repaired("device", ip("link del dev eth0"), works) })
 	})
 }

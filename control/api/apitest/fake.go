@@ -163,7 +163,7 @@ func (f *Fake) CreateNetwork(_ context.Context, spec model.NetworkSpec) (*model.
 	if f.Err != nil {
 		return nil, f.Err
 	}
-	n := &model.Network{Name: spec.Name, Driver: cmp.Or(spec.Driver, model.DriverBridge), EnableIPv4: true, EnableIPv6: spec.EnableIPv6,
+	n := &model.Network{Name: spec.Name, Driver: cmp.Or(spec.Driver, model.DriverBridge), EnableIPv4: !spec.NoIPv4, EnableIPv6: spec.EnableIPv6,
 		Internal: spec.Internal, Options: spec.Options, Labels: spec.Labels}
 	for _, s := range spec.Subnets {
 		n.Subnets = append(n.Subnets, model.Subnet(s))
