@@ -11,7 +11,7 @@
  */
 
 #include "config.h"
-#include "pkt.h"
+#include "window.h"
 
 /* CLOCK_MONOTONIC in seconds, at the resolution of the timer tick. */
 static __always_inline __u32 now_seconds(void)
@@ -106,6 +106,11 @@ static __always_inline void ct_make_partner(struct ct_entry *out, const struct t
 	out->out_if = e->in_if;
 	out->flags = (e->flags ^ CT_F_REPLY) &
 		     (CT_F_REPLY | CT_F_HOST | CT_F_STACK | CT_F_NAT_SRC | CT_F_NAT_DST);
+	out->end = 0;
+	out->ack = 0;
+	out->win = 0;
+	out->pend = 0;
+	out->scale = 0;
 }
 
 /* First state of a flow, by its first packet. */
@@ -127,38 +132,128 @@ static __always_inline __u8 ct_first_state(const struct pkt *p)
 	return CT_OTHER;
 }
 
-/* Next state of a TCP flow after a packet with these flags; mine and theirs are the two
- * entries' flags, this packet's already in mine. */
-static __always_inline __u8 ct_tcp_next(__u8 state, __u8 tcp_flags, __u16 mine, __u16 theirs)
+/* The rest of a new flow's entry: numbers of its first packet. */
+static __always_inline void ct_begin_sequence(struct ct_entry *e, const struct pkt *p)
 {
-	if (tcp_flags & TCP_RST)
-		return CT_CLOSE;
-	if (mine & theirs & CT_F_FIN) {
-		if (state == CT_TIME_WAIT || (state == CT_LAST_ACK && !(tcp_flags & TCP_FIN)))
-			return CT_TIME_WAIT;
-		return CT_LAST_ACK;
-	}
-	if ((mine | theirs) & CT_F_FIN)
-		return CT_FIN_WAIT;
-	/* A SYN-ACK of a connection that is established is a repeated one. */
-	if (tcp_flags & TCP_SYN)
-		return mine & CT_F_REPLY && state != CT_ESTABLISHED ? CT_SYN_RECV : state;
-	/* Data after a RST that the receiver did not believe (RFC 5961): the
-	 * flow lives. */
-	if (state == CT_CLOSE || state == CT_SYN_RECV || (theirs & CT_F_SEEN))
-		return CT_ESTABLISHED;
-	return state;
+	e->policy = 0;
+	e->node = 0;
+	e->scale = 0;
+	e->end = 0;
+	e->ack = 0;
+	e->win = 0;
+	e->pend = 0;
+	if (p->t.proto != IPPROTO_TCP || p->tcp_flags & TCP_RST || p->flags & PKT_FRAG_FIRST)
+		return;
+	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		window_begin(e, p);
+	else
+		window_adopt(e, p);
 }
 
 /* Does this packet, of the direction whose entry has these flags, begin a new connection with the
- * ports of one that closes? After a FIN of one side only if the answer says so, too. */
+ * ports of one that closes? */
 static __always_inline bool ct_reopens(__u8 state, __u8 tcp_flags, __u16 mine)
 {
-	__u8 syn = tcp_flags & (TCP_SYN | TCP_ACK);
+	return !(mine & CT_F_REPLY) && (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+	       state >= CT_LAST_ACK;
+}
 
-	if (mine & CT_F_REPLY)
-		return syn == (TCP_SYN | TCP_ACK) && state == CT_FIN_WAIT;
-	return syn == TCP_SYN && state >= CT_LAST_ACK;
+/* A SYN, without ACK; returns the next state, or CT_STATE_MAX: nothing changes. */
+static __always_inline __u8 ct_tcp_syn(const struct pkt *p, struct ct_entry *e, struct ct_entry *o)
+{
+	__u8 state = e->state;
+
+	if (ct_reopens(state, p->tcp_flags, e->flags)) {
+		e->flags &= ~CT_F_FIN;
+		o->flags &= ~(CT_F_FIN | CT_F_SEEN | CT_F_SEQ);
+		state = CT_SYN_SENT;
+	} else if (state != CT_SYN_SENT) {
+		/* Repeated; or the other side says so, if it is a new connection. */
+		if (state >= CT_ESTABLISHED)
+			e->pend = p->seq + 1;
+		return CT_STATE_MAX;
+	}
+	window_begin(e, p);
+	return e->flags & CT_F_REPLY ? CT_SYN_RECV : state; /* both may begin at once */
+}
+
+/* The answer to a SYN that came in the middle of a connection: the old one is gone. */
+static __always_inline void ct_tcp_anew(const struct pkt *p, struct ct_entry *e, struct ct_entry *o)
+{
+	e->flags &= ~CT_F_FIN;
+	o->flags &= ~CT_F_FIN;
+	window_infer(o, p);
+	window_begin(e, p);
+}
+
+/* A SYN-ACK, as ct_tcp_syn. */
+static __always_inline __u8 ct_tcp_synack(const struct pkt *p, struct ct_entry *e,
+					  struct ct_entry *o)
+{
+	__u8 state = e->state;
+
+	if (state == CT_ESTABLISHED || state == CT_FIN_WAIT) {
+		if (!(e->flags & CT_F_REPLY) || p->ack != o->pend)
+			return CT_STATE_MAX;
+		ct_tcp_anew(p, e, o);
+		return CT_SYN_RECV;
+	}
+	if (state > CT_SYN_RECV)
+		return CT_STATE_MAX;
+	if (!(o->flags & CT_F_SEQ))
+		window_infer(o,
+			     p); /* its entry was recycled, or is of a build that knew no numbers */
+	else if (!window_answers(p, o))
+		return CT_STATE_MAX;
+	if (!(e->flags & CT_F_SEQ) || e->pend != p->seq + 1)
+		window_begin(e, p);
+	e->ack = p->ack;
+	if (p->scale == TCP_NO_SCALE)
+		o->scale = 0;
+	o->ack = e->pend; /* or more, in the next packet */
+	return e->flags & CT_F_REPLY ? CT_SYN_RECV : state;
+}
+
+/* A packet that is neither SYN nor RST, as ct_tcp_syn. */
+static __always_inline __u8 ct_tcp_data(const struct pkt *p, struct ct_entry *e, struct ct_entry *o,
+					bool confirmed)
+{
+	__u8 state = e->state;
+
+	if (state == CT_CLOSE && !confirmed)
+		return CT_STATE_MAX;
+	if (state < CT_ESTABLISHED) {
+		if (state == CT_SYN_SENT || !window_completes(p, e, o))
+			return CT_STATE_MAX;
+		window_adopt(e, p);
+		e->pend = e->end ^ 0x80000000;
+		o->pend = o->end ^ 0x80000000;
+		state = CT_ESTABLISHED;
+	} else if (!window_fits(p, e, o)) {
+		return CT_STATE_MAX;
+	}
+	if (p->tcp_flags & TCP_FIN)
+		e->flags |= CT_F_FIN;
+	if (e->flags & o->flags & CT_F_FIN) {
+		if (state == CT_TIME_WAIT || (state == CT_LAST_ACK && !(p->tcp_flags & TCP_FIN)))
+			return CT_TIME_WAIT;
+		return CT_LAST_ACK;
+	}
+	if ((e->flags | o->flags) & CT_F_FIN)
+		return CT_FIN_WAIT;
+	return CT_ESTABLISHED; /* after CT_CLOSE, too: the receiver did not believe the RST */
+}
+
+/* Next state of a TCP flow after packet p of e's direction; CT_STATE_MAX: it changes nothing,
+ * because it does not fit the sequence numbers or is a repetition. */
+static __always_inline __u8 ct_tcp_next(const struct pkt *p, struct ct_entry *e, struct ct_entry *o,
+					bool confirmed)
+{
+	if (p->tcp_flags & TCP_RST)
+		return window_resets(p, e, o, e->state < CT_ESTABLISHED) ? CT_CLOSE : CT_STATE_MAX;
+	if (!(p->tcp_flags & TCP_SYN))
+		return ct_tcp_data(p, e, o, confirmed);
+	return p->tcp_flags & TCP_ACK ? ct_tcp_synack(p, e, o) : ct_tcp_syn(p, e, o);
 }
 
 static __always_inline __u8 ct_udp_next(const struct ct_entry *e, __u16 theirs, __u32 now)
@@ -218,11 +313,11 @@ static __always_inline void ct_confirm(const struct tuple *key, const struct ct_
 	count_event(EV_CT_CONFIRMED);
 }
 
-/* A flow whose end or beginning this packet may be: both entries change. */
+/* A packet that may begin or end its flow, or that does not continue it: both entries are
+ * looked at. */
 __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirmed, __u32 now)
 {
 	struct ct_entry *o;
-	__u16 theirs;
 	__u8 state;
 	bool confirm;
 
@@ -254,23 +349,22 @@ __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirme
 			return -DROP_FLOW_LOST;
 		}
 	}
-	if (p->t.proto == IPPROTO_TCP && ct_reopens(state, p->tcp_flags, e->flags)) {
-		e->flags &= ~CT_F_FIN;
-		o->flags &= ~CT_F_FIN;
-		if (!(e->flags & CT_F_REPLY))
-			o->flags &= ~CT_F_SEEN;
-		state = CT_SYN_SENT;
+	if (p->t.proto == IPPROTO_TCP) {
+		state = ct_tcp_next(p, e, o, confirmed);
+		if (state == CT_STATE_MAX) {
+			/* Forwarded: its receiver judges better. */
+			if (e->state == CT_ESTABLISHED) {
+				e->expires = ct_expires(now, CT_ESTABLISHED, confirmed);
+				o->expires = e->expires;
+			}
+			return 0;
+		}
 	}
 	e->flags |= CT_F_SEEN;
-	if (p->tcp_flags & TCP_FIN)
-		e->flags |= CT_F_FIN;
-	theirs = o->flags;
+	if (p->t.proto == IPPROTO_UDP)
+		state = ct_udp_next(e, o->flags, now);
 	if (p->t.proto == IPPROTO_TCP)
-		state = ct_tcp_next(state, p->tcp_flags, e->flags, theirs);
-	else if (p->t.proto == IPPROTO_UDP)
-		state = ct_udp_next(e, theirs, now);
-	if (p->t.proto == IPPROTO_TCP)
-		confirm = state == CT_ESTABLISHED && (theirs & CT_F_SEEN);
+		confirm = state == CT_ESTABLISHED && o->flags & CT_F_SEEN;
 	else
 		confirm = e->flags & CT_F_REPLY;
 	e->state = state;
@@ -289,12 +383,13 @@ static __always_inline int ct_hit(const struct pkt *p, struct ct_entry *e, bool 
 	__u32 now = now_seconds();
 	bool steady = confirmed && (e->flags & CT_F_SEEN);
 
-	/* A later fragment has no flags that could change a state. */
-	if (p->flags & PKT_FRAG_LATER)
+	/* A later fragment has no flags that could change a state, TCP's first has no numbers that
+	 * would allow it. */
+	if (p->flags & PKT_FRAG_LATER || (p->flags & PKT_FRAG_FIRST && p->t.proto == IPPROTO_TCP))
 		steady = true;
 	else if (p->t.proto == IPPROTO_TCP)
-		steady = steady && e->state == CT_ESTABLISHED &&
-			 !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST));
+		steady = steady && e->state == CT_ESTABLISHED && e->flags & CT_F_SEQ &&
+			 !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) && window_continues(e, p);
 	else if (p->t.proto == IPPROTO_UDP)
 		steady = steady && e->state == CT_UDP_STREAM;
 	if (steady || (!confirmed && p->t.proto != IPPROTO_TCP && !(e->flags & CT_F_REPLY))) {

@@ -229,6 +229,7 @@ __noinline int flow_create(struct __sk_buff *skb, const struct pkt *p)
 		f->e.flags |= CT_F_NAT_SRC;
 	if (!ip_equal(&f->e.xlat.daddr, &p->t.daddr))
 		f->e.flags |= CT_F_NAT_DST;
+	ct_begin_sequence(&f->e, p);
 	ct_make_partner(&f->reply, &f->key, &f->e);
 	if (!flow_find_port(skb, f, now))
 		return -DROP_SNAT_EXHAUSTED;

@@ -29,6 +29,11 @@
 #define ICMPV6_ECHO_REQUEST 128
 #define ICMPV6_ECHO_REPLY 129
 
+/* Kinds of TCP options, RFC 9293 section 3.2 and RFC 7323. */
+#define TCPOPT_EOL 0
+#define TCPOPT_NOP 1
+#define TCPOPT_WSCALE 3
+
 #define IP_DF 0x4000
 #define IP_MF 0x2000
 #define IP_OFFSET 0x1fff
@@ -45,23 +50,37 @@ enum pkt_flag {
 /* Devices without an Ethernet header are not supported: the IP header is always here. */
 #define L3 ETH_HLEN
 
+/* No bigger than it must be: it stands on the stack of the deepest chain of calls. */
 struct pkt {
 	struct tuple t;
-	__u32 l4;      /* offset of the layer 4 header */
-	__u32 len;     /* of one IP packet, in bytes; of one segment if GSO */
-	__u32 frag_id; /* NBO */
-	__u8 flags;    /* enum pkt_flag */
+	__u32 len;  /* of one IP packet, in bytes; of one segment if GSO */
+	__u16 l4;   /* offset of the layer 4 header */
+	__u16 win;  /* TCP: as the header has it, HBO */
+	__u8 flags; /* enum pkt_flag */
 	__u8 ttl;
 	__u8 tcp_flags; /* byte 13 of the TCP header */
-	__u8 icmp_type;
-	__u8 l4_len; /* of the layer 4 header, in bytes */
-	__u8 pad[3];
+	union {
+		__u8 icmp_type;
+		__u8 scale; /* of a SYN: shift of the sender's windows, or TCP_NO_SCALE */
+	};
+	/* TCP, HBO; fragments have none: */
+	__u32 seq;
+	__u32 seq_end; /* after the last byte; SYN and FIN count as one */
+	union {
+		__u32 ack;
+		__u32 frag_id; /* of fragments, NBO */
+	};
 };
+_Static_assert(sizeof(struct pkt) == 64, "struct pkt");
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
+
+#define TCP_NO_SCALE 0x80
+#define TCP_MAX_SCALE 14 /* RFC 7323 section 2.3 */
+#define TCP_OPTIONS_MAX 16
 
 /* have makes the first len bytes readable directly; false: the packet is
  * shorter. It may move the packet. */
@@ -108,6 +127,58 @@ static __always_inline bool l4_read(struct __sk_buff *skb, const struct pkt *p, 
 	return true;
 }
 
+/* The window scale that a SYN asks for, whose options are from off to end (RFC 7323 section 2.2). */
+static __always_inline __u8 tcp_scale(struct __sk_buff *skb, __u32 off, __u32 end)
+{
+	__u8 o[3] = {}; /* kind, length, value */
+
+	for (int i = 0; i < TCP_OPTIONS_MAX; i++) {
+		if (off + sizeof(o) > end || bpf_skb_load_bytes(skb, off, o, sizeof(o)))
+			break;
+		if (o[0] == TCPOPT_WSCALE)
+			return o[2] > TCP_MAX_SCALE ? TCP_MAX_SCALE : o[2];
+		if (o[0] == TCPOPT_NOP)
+			off++;
+		else if (o[0] == TCPOPT_EOL || o[1] < 2)
+			break;
+		else
+			off += o[1];
+	}
+	return TCP_NO_SCALE;
+}
+
+/* Fills the flags and sequence numbers, and *len with the length of the header; plain: see
+ * l4_read. p->len is still the IP header's. */
+static __always_inline int parse_tcp(struct __sk_buff *skb, struct pkt *p, __u32 plain, __u32 *len)
+{
+	struct {
+		__be32 seq;
+		__be32 ack;
+		__u8 off; /* data offset in 32-bit words, upper half */
+		__u8 flags;
+		__be16 win;
+	} h = {}; /* from byte 4: RFC 9293 section 3.1 */
+	__s32 payload;
+
+	if (!l4_read(skb, p, plain, 4, &h, sizeof(h)))
+		return -DROP_MALFORMED;
+	*len = (h.off >> 4) * 4;
+	p->tcp_flags = h.flags;
+	if (p->flags & PKT_FRAG_FIRST)
+		return 0;
+	p->seq = bpf_ntohl(h.seq);
+	p->ack = bpf_ntohl(h.ack);
+	p->win = bpf_ntohs(h.win);
+	/* Ethernet pads short packets, and the length in the header of a GSO packet may be 0. */
+	payload = (skb->gso_size ? skb->len : p->len + L3) - p->l4 - *len;
+	p->seq_end = p->seq + (payload > 0 ? payload : 0) + (h.flags & TCP_FIN);
+	if (h.flags & TCP_SYN) {
+		p->seq_end++;
+		p->scale = tcp_scale(skb, p->l4 + sizeof(struct tcphdr), p->l4 + *len);
+	}
+	return 0;
+}
+
 /* Fills ports (or the ICMP id) and flags from the layer 4 header at p->l4; plain: see l4_read. */
 static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 plain)
 {
@@ -117,21 +188,18 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 
 		__be16 x2; /* ICMP: id */
 		__be16 x3;
 	} h = {}; /* kernel 6.18's verifier fails on a helper that is the first to use a stack slot */
+	__u32 len = sizeof(h);
 
 	if (!has_ports(p->t.proto) && p->t.proto != IPPROTO_ICMP && p->t.proto != IPPROTO_ICMPV6)
 		return 0;
 	if (!l4_read(skb, p, plain, 0, &h, sizeof(h)))
 		return -DROP_MALFORMED;
-	if (p->t.proto == IPPROTO_TCP) {
-		__u8 b[2]; /* data offset, flags: RFC 9293 section 3.1 */
-
-		if (!l4_read(skb, p, plain, 12, b, sizeof(b)))
-			return -DROP_MALFORMED;
-		p->l4_len = (b[0] >> 4) * 4;
-		p->tcp_flags = b[1];
-	} else {
-		p->l4_len = sizeof(h);
-	}
+	if (p->t.proto == IPPROTO_TCP && parse_tcp(skb, p, plain, &len))
+		return -DROP_MALFORMED;
+	/* A GSO packet leaves as segments; the header's length says nothing of
+	 * them (and is 0 with BIG TCP). */
+	if (skb->gso_size)
+		p->len = p->l4 - L3 + len + skb->gso_size;
 	if (has_ports(p->t.proto)) {
 		p->t.sport = h.sport;
 		p->t.dport = h.dport;
@@ -309,10 +377,6 @@ __noinline int parse_into(struct __sk_buff *skb, struct pkt *p, __be16 eth_proto
 		return err;
 	if (p->flags & PKT_FRAG_LATER)
 		return frag_recall(p);
-	/* A GSO packet leaves as segments; the header's length says nothing of
-	 * them (and is 0 with BIG TCP). */
-	if (skb->gso_size)
-		p->len = p->l4 - L3 + p->l4_len + skb->gso_size;
 	return 0;
 }
 

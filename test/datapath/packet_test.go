@@ -34,6 +34,8 @@ type packet struct {
 	src, dst   netip.AddrPort
 	proto      layers.IPProtocol
 	flags      string // TCP: letters of SAFRP
+	seq, ack   uint32 // TCP: beyond firstSeq
+	wscale     uint8  // TCP: option of a SYN; 0: none
 	ttl, tos   uint8
 	noDF       bool
 	id         uint16 // IPv4
@@ -66,6 +68,7 @@ func (p packet) with(change func(*packet)) packet {
 // answer is what the receiver of p sends back, unrouted.
 func (p packet) answer(flags string) packet {
 	p.src, p.dst, p.smac, p.dmac, p.flags = p.dst, p.src, p.dmac, p.smac, flags
+	p.seq, p.ack = p.ack, p.seq
 	p.ttl = 64
 	return p
 }
@@ -174,7 +177,7 @@ func (p packet) l4(tb testing.TB) (layers.IPProtocol, []byte) {
 func (p packet) tcp(tb testing.TB, network gopacket.NetworkLayer) *layers.TCP {
 	h := &layers.TCP{
 		SrcPort: layers.TCPPort(p.src.Port()), DstPort: layers.TCPPort(p.dst.Port()),
-		Seq: 0x01020304, Ack: 0x05060708, Window: 64240,
+		Seq: firstSeq + p.seq, Ack: firstSeq + p.ack, Window: 64240,
 		SYN: strings.Contains(p.flags, "S"), ACK: strings.Contains(p.flags, "A"),
 		FIN: strings.Contains(p.flags, "F"), RST: strings.Contains(p.flags, "R"),
 		PSH: strings.Contains(p.flags, "P"),
@@ -182,9 +185,20 @@ func (p packet) tcp(tb testing.TB, network gopacket.NetworkLayer) *layers.TCP {
 	if p.mss != 0 {
 		h.Options = []layers.TCPOption{{OptionType: layers.TCPOptionKindMSS, OptionLength: 4, OptionData: binary.BigEndian.AppendUint16(nil, p.mss)}}
 	}
+	if h.SYN {
+		h.Seq--
+	}
+	if h.SYN && p.wscale != 0 {
+		h.Options = append(h.Options, layers.TCPOption{OptionType: layers.TCPOptionKindNop},
+			layers.TCPOption{OptionType: layers.TCPOptionKindWindowScale, OptionLength: 3, OptionData: []byte{p.wscale}})
+	}
 	must(tb, h.SetNetworkLayerForChecksum(network))
 	return h
 }
+
+// firstSeq is the sequence number of the first byte of both sides, unless a packet says
+// otherwise: each packet repeats the data of the one before.
+const firstSeq = 0x01020304
 
 // icmpBytes makes an echo message, or the one p.icmp says.
 func (p packet) icmpBytes(tb testing.TB, network gopacket.NetworkLayer) []byte {

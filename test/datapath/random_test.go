@@ -152,17 +152,18 @@ func (r *randomRun) memberSends() {
 	name, proto := pick(r, "a", "b", "c", "d"), r.proto()
 	l := l4{proto: proto, sport: r.port()}
 	p := r.via(r.f, name, l, r.remote(proto))
-	p.flags = r.flags(proto, "S", "A", "A", "FA", "R")
+	p.flags = r.flags(proto, "S", "S", "A", "A", "A", "FA", "R", "RA")
 	r.fromMember(name, p)
 }
 
 func (r *randomRun) fromMember(name string, p packet) {
 	r.Helper()
-	r.note("%s sends %v %s", name, p.key(), p.flags)
+	p = r.numbered(p)
+	r.note("%s sends %v %s", name, p.key(), p.says())
 	result := r.from(name, p).quick()
 	e, known := r.ref.entries[p.key()]
 	if known {
-		e.flow.expired = false
+		r.continues(e.flow, p)
 		r.compare(result, redirected, p.routed().translated(e.to))
 		return
 	}
@@ -170,6 +171,64 @@ func (r *randomRun) fromMember(name string, p packet) {
 	flow := &refFlow{owner: name, first: p.key()}
 	if r.begins(flow, left, result, p) {
 		r.compare(result, redirected, p.routed().translated(flow.left))
+	}
+}
+
+// numbered gives a TCP packet sequence numbers: mostly those that its flow expects, else those
+// of the beginning, or any.
+func (r *randomRun) numbered(p packet) packet {
+	if p.proto != tcp {
+		return p
+	}
+	if strings.Contains(p.flags, "S") {
+		p.wscale = pick(r, uint8(0), 2, 7)
+	}
+	e, known := r.ref.entries[p.key()]
+	how := r.IntN(10)
+	if how < 6 && known {
+		i := e.flow.side(p)
+		p.seq, p.ack = e.flow.tcp.sides[i].End-firstSeq, e.flow.tcp.sides[1-i].End-firstSeq
+		if how == 0 {
+			p.ack = e.flow.tcp.sides[1-i].Pending - firstSeq
+		}
+	} else if how >= 8 {
+		p.seq, p.ack = r.number(), r.number()
+	}
+	return p
+}
+
+func (r *randomRun) number() uint32 {
+	return pick(r, 0, 5, 6, ^uint32(0), 1000, 65536, 65537, ^uint32(65536), 1<<20, 1<<24, 1<<31, r.Uint32())
+}
+
+// side is 0 for a packet of who began the flow, 1 for the other's.
+func (f *refFlow) side(p packet) int {
+	if p.key() == f.first {
+		return 0
+	}
+	return 1
+}
+
+// says is a packet's flags and numbers.
+func (p packet) says() string {
+	if p.proto != tcp {
+		return ""
+	}
+	return fmt.Sprintf("%s seq %d ack %d scale %d", p.flags, int32(p.seq), int32(p.ack), p.wscale)
+}
+
+// continues is a packet of a known flow.
+func (r *randomRun) continues(flow *refFlow, p packet) {
+	r.Helper()
+	if flow.tcp == nil {
+		flow.expired = false
+		return
+	}
+	if flow.tcp.packet(flow.side(p), p.segment()) {
+		flow.expired = false
+	}
+	if err := flow.tcp.same(r.flowOf(r.TB, packet{}.translated(flow.first).of(tcp))); err != nil {
+		r.wrong("%v: %v", flow, err)
 	}
 }
 
@@ -189,6 +248,9 @@ func (r *randomRun) begins(flow *refFlow, left key, result result, p packet) boo
 		return false
 	}
 	flow.left = left.from(got)
+	if p.proto == tcp {
+		flow.tcp = newRefTCP(p.segment())
+	}
 	r.note("  begins %s", flow)
 	r.ref.begin(flow)
 	return true
@@ -210,7 +272,7 @@ func (r *randomRun) flowAnswers() {
 	}
 	flow := pick(r, r.ref.flows...)
 	k := flow.left.reversed()
-	flags := r.flags(k.proto, "SA", "A", "A", "FA", "R")
+	flags := r.flags(k.proto, "SA", "SA", "A", "A", "A", "FA", "R", "RA")
 	if !flow.publish {
 		r.fromOutside(k, flags)
 		return
@@ -229,11 +291,11 @@ func (r *randomRun) outsideSends() {
 
 func (r *randomRun) fromOutside(k key, flags string) {
 	r.Helper()
-	r.note("outside sends %v %s", k, flags)
-	p := r.outside(packet{proto: k.proto, flags: flags, payload: "hello"}.translated(k))
+	p := r.numbered(r.outside(packet{proto: k.proto, flags: flags, payload: "hello"}.translated(k)))
+	r.note("outside sends %v %s", k, p.says())
 	result := r.arrive(p).quick()
 	if e, known := r.ref.entries[k]; known {
-		e.flow.expired = false
+		r.continues(e.flow, p)
 		p = p.translated(e.to)
 		if e.flow.owner == "" {
 			r.compare(result, next, p)
@@ -257,14 +319,14 @@ func (r *randomRun) fromOutside(k key, flags string) {
 func (r *randomRun) hostSends() {
 	proto := r.proto()
 	k := key{at(r.f.uplink, r.port()), r.remote(proto), proto}
-	p := r.outside(packet{proto: proto, flags: r.flags(proto, "S", "A"), payload: "hello"}.translated(k))
-	r.note("the host sends %v %s", k, p.flags)
+	p := r.numbered(r.outside(packet{proto: proto, flags: r.flags(proto, "S", "A"), payload: "hello"}.translated(k)))
+	r.note("the host sends %v %s", k, p.says())
 	result := r.leave(p, 0).quick()
 	e, known := r.ref.entries[k]
 	_, collides := r.ref.entries[k.reversed()]
 	switch {
 	case known:
-		e.flow.expired = false
+		r.continues(e.flow, p)
 		r.compare(result, next, p.translated(e.to))
 	case collides:
 		flow := &refFlow{first: k}

@@ -63,6 +63,7 @@ type refFlow struct {
 	first   key // of the side that began
 	left    key // as that leaves
 	expired bool
+	tcp     *refTCP // of TCP
 }
 
 func (f *refFlow) String() string { return fmt.Sprintf("%s: %v as %v", f.owner, f.first, f.left) }

@@ -51,7 +51,7 @@ func conversations() []conversation {
 		{"masqueraded", any, func(s *scenario, f family, l l4) (client, server func(string) *sent, first packet) {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			left := p.routed().with(func(p *packet) { p.src = at(f.uplink, l.sport) })
-			return s.sender("a", p), func(flags string) *sent { return s.arrive(s.outside(left.answer(flags))) }, p
+			return s.sender("a", p), s.sender("", s.outside(left.answer(""))), p
 		}},
 		{"published", published(), func(s *scenario, f family, l l4) (client, server func(string) *sent, first packet) {
 			p := s.client(f, l, at(f.uplink, l.dport))
@@ -66,11 +66,19 @@ func conversations() []conversation {
 	}
 }
 
-// sender sends p, with other flags, from a member or, without a name, from outside.
+// sender sends p, with other flags, from a member or, without a name, from outside. Lower case
+// flags are blind guesses: s of the sequence number, k of the acknowledgement.
 func (s *scenario) sender(name string, p packet) func(flags string) *sent {
 	return func(flags string) *sent {
+		const far = 1 << 30
 		p := p
 		p.flags = flags
+		if strings.Contains(flags, "s") {
+			p.seq = far
+		}
+		if strings.Contains(flags, "k") {
+			p.ack = far
+		}
 		if name == "" {
 			return s.arrive(p)
 		}
@@ -160,17 +168,43 @@ func walks() map[string][]step {
 		"closed_by_server": after(
 			step{'s', "FA", finWait, true}, step{'s', "FA", finWait, true}, step{'c', "A", finWait, true},
 			step{'c', "FA", lastAck, true}, step{'s', "A", timeWait, true}),
-		"closed_by_both":      after(step{'c', "FA", finWait, true}, step{'s', "FA", lastAck, true}, step{'s', "A", timeWait, true}, step{'c', "A", timeWait, true}),
-		"reset":               after(step{'s', "R", closed, true}, step{'s', "RA", closed, true}, step{'c', "RA", closed, true}),
-		"reset_not_believed":  after(step{'s', "R", closed, true}, step{'c', "PA", established, true}, step{'s', "R", closed, true}, step{'s', "A", established, true}),
-		"refused":             {{'c', "S", synSent, false}, {'s', "RA", closed, false}},
-		"refused_then_not":    {{'c', "S", synSent, false}, {'s', "RA", closed, false}, {'c', "S", synSent, false}, {'s', "SA", synRecv, false}, {'c', "A", established, true}},
-		"reused_when_done":    slices.Concat(finished, again),
-		"reused_when_reset":   slices.Concat(after(step{'c', "RA", closed, true}), again),
-		"reused_in_last_ack":  slices.Concat(finished[:5], again),
-		"reused_in_fin_wait":  slices.Concat(finished[:4], []step{{'c', "S", finWait, true}}, again[1:]),
+		"closed_by_both":     after(step{'c', "FA", finWait, true}, step{'s', "FA", lastAck, true}, step{'s', "A", timeWait, true}, step{'c', "A", timeWait, true}),
+		"reset":              after(step{'s', "R", closed, true}, step{'s', "RA", closed, true}, step{'c', "RA", closed, true}),
+		"reset_not_believed": after(step{'s', "R", closed, true}, step{'c', "PA", established, true}, step{'s', "R", closed, true}, step{'s', "A", established, true}),
+		"refused":            {{'c', "S", synSent, false}, {'s', "RA", closed, false}},
+		"refused_then_not":   {{'c', "S", synSent, false}, {'s', "RA", closed, false}, {'c', "S", synSent, false}, {'s', "SA", synRecv, false}, {'c', "A", established, true}},
+		"reused_when_done":   slices.Concat(finished, again),
+		"reused_when_reset":  slices.Concat(after(step{'c', "RA", closed, true}), again),
+		"reused_in_last_ack": slices.Concat(finished[:5], again),
+		"reused_in_fin_wait": slices.Concat(finished[:4], []step{{'c', "S", finWait, true}}, again[1:]),
+		// Whoever does not see the packets can only guess (RFC 5961).
+		"guessed_handshake": {
+			{'c', "S", synSent, false}, {'c', "A", synSent, false}, {'s', "SAk", synSent, false}, {'s', "SA", synRecv, false},
+			{'c', "Ak", synRecv, false}, {'c', "As", synRecv, false}, {'c', "PAk", synRecv, false}, {'c', "FAk", synRecv, false},
+			{'c', "Rs", synRecv, false}, {'s', "Rsk", synRecv, false}, {'c', "A", established, true},
+		},
+		"guessed_end": after(guesses(established)...),
+		"guessed_end_then_true": after(slices.Concat(guesses(established),
+			[]step{{'c', "FA", finWait, true}}, guesses(finWait), []step{{'s', "FA", lastAck, true}, {'c', "A", timeWait, true}})...),
+		"answered_after_refusal": {{'c', "S", synSent, false}, {'s', "RA", closed, false}, {'s', "SA", closed, false}, {'c', "A", closed, false}},
+		"answered_after_reset":   after(step{'s', "R", closed, true}, step{'s', "SA", closed, true}),
+		// One side restarted, and begins again from the same port.
+		"begun_again_in_the_middle": after(
+			step{'c', "Ss", established, true}, step{'s', "SA", established, true}, step{'s', "SAk", synRecv, true},
+			step{'c', "A", synRecv, true}, step{'c', "As", established, true}, step{'s', "Ak", established, true}),
 		"reused_and_finished": slices.Concat(finished, again, finished[3:]),
 	}
+}
+
+// guesses are packets that are to end a flow, of both sides, and change nothing.
+func guesses(state bpf.TCCtState) []step {
+	var all []step
+	for _, by := range []byte("cs") {
+		for _, flags := range []string{"Rs", "RAs", "RAsk", "FAs", "FAk", "FAsk", "Ask", "SAsk"} {
+			all = append(all, step{by, flags, state, true})
+		}
+	}
+	return all
 }
 
 func TestStatesTCP(t *testing.T) {
