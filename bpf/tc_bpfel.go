@@ -225,16 +225,16 @@ type TCIcmpWork struct {
 	In struct {
 		_        structs.HostLayout
 		T        TCTuple
-		L4       uint32
 		Len      uint32
-		FragId   uint32
+		L4       uint16
+		Win      uint16
 		Flags    uint8
 		Ttl      uint8
 		TcpFlags uint8
 		IcmpType uint8
-		L4Len    uint8
-		Pad      [3]uint8
-		_        [4]byte
+		Seq      uint32
+		SeqEnd   uint32
+		Ack      uint32
 	}
 	Key TCTuple
 	To  TCTuple
