@@ -11,6 +11,7 @@
  */
 
 #include "ct.h"
+#include "netfilter.h"
 #include "portbits.h"
 
 /* Ports tried before a packet is refused; after ~25 random ones the chance is small. */
@@ -23,43 +24,6 @@
  * looked up (host_to_member).
  */
 #define GATEWAY_PORT_MAX 32767
-
-/* Fills *st with the flow a packet t belongs to at its receiver; returns the length to look up. */
-static __always_inline __u32 sock_tuple(struct bpf_sock_tuple *st, const struct tuple *t)
-{
-	__builtin_memset(st, 0, sizeof(*st));
-	if (ip_is4(&t->saddr)) {
-		st->ipv4.saddr = t->saddr.w[3];
-		st->ipv4.daddr = t->daddr.w[3];
-		st->ipv4.sport = t->sport;
-		st->ipv4.dport = t->dport;
-		return sizeof(st->ipv4);
-	}
-	__builtin_memcpy(st->ipv6.saddr, &t->saddr, 16);
-	__builtin_memcpy(st->ipv6.daddr, &t->daddr, 16);
-	st->ipv6.sport = t->sport;
-	st->ipv6.dport = t->dport;
-	return sizeof(st->ipv6);
-}
-
-/* Does a socket of the host use this flow already? t: as its answer arrives. */
-static __always_inline bool host_socket(struct __sk_buff *skb, const struct tuple *t)
-{
-	struct bpf_sock_tuple st;
-	struct bpf_sock *sk;
-	__u32 len = sock_tuple(&st, t);
-
-	if (t->proto == IPPROTO_TCP)
-		sk = bpf_skc_lookup_tcp(skb, &st, len, BPF_F_CURRENT_NETNS, 0);
-	else if (t->proto == IPPROTO_UDP)
-		sk = bpf_sk_lookup_udp(skb, &st, len, BPF_F_CURRENT_NETNS, 0);
-	else
-		return false;
-	if (!sk)
-		return false;
-	bpf_sk_release(sk);
-	return true;
-}
 
 /* Claims f->rkey for this flow. 0: ours now (or already); 1: somebody else's. */
 static __always_inline int flow_claim(struct flow *f, __u32 now)
@@ -103,7 +67,7 @@ __noinline int flow_try_port(struct __sk_buff *skb, __u32 now)
 		return 1;
 	tuple_reverse(&f->rkey, &f->e.xlat);
 	if (f->host_src &&
-	    (port_published(f->rkey.proto, f->rkey.dport) || host_socket(skb, &f->rkey)))
+	    (port_published(f->rkey.proto, f->rkey.dport) || host_has(skb, &f->rkey)))
 		return 1;
 	return flow_claim(f, now);
 }

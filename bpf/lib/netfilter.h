@@ -2,16 +2,19 @@
 #pragma once
 
 /*
- * What the kernel's own connection tracking knows of a flow that its stack routed here.
+ * What the kernel's own connection tracking knows: of a flow that the stack routed here, and of
+ * flows that other NATs of the host made.
  */
 
-#include "flow.h"
+#include "config.h"
+#include "hostsock.h"
 
 #define NETNS_CURRENT (-1) /* BPF_F_CURRENT_NETNS */
 
 /* enum ip_conntrack_dir of <linux/netfilter/nf_conntrack_tuple_common.h> */
 #define NF_DIR_ORIGINAL 0
 #define NF_DIR_REPLY 1
+#define NF_DIR_NONE 2
 
 /* The kernel's struct bpf_ct_opts of 5.18. Newer kernels have a longer one and take this too. */
 struct nf_opts {
@@ -33,21 +36,36 @@ struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_tuple *
 	__weak;
 void bpf_ct_release(struct nf_conn *ct) __ksym __weak;
 
+/* Connection tracking can be asked, and about this protocol. */
+static __always_inline bool nf_asked(__u8 proto)
+{
+	return cfg_conntrack && (proto == IPPROTO_TCP || proto == IPPROTO_UDP);
+}
+
+/* The direction of the tracked flow that has *st, or NF_DIR_NONE. */
+static __always_inline int nf_direction(struct __sk_buff *skb, struct bpf_sock_tuple *st, __u32 len,
+					__u8 proto)
+{
+	struct nf_opts opts = { .netns_id = NETNS_CURRENT, .l4_proto = proto };
+	struct nf_conn *ct;
+
+	if (len == sizeof(st->ipv4))
+		ct = bpf_skb_ct_lookup(skb, st, sizeof(st->ipv4), &opts, sizeof(opts));
+	else
+		ct = bpf_skb_ct_lookup(skb, st, sizeof(st->ipv6), &opts, sizeof(opts));
+	if (!ct)
+		return NF_DIR_NONE;
+	bpf_ct_release(ct);
+	return opts.dir;
+}
+
 /* Is there a tracked flow whose packets of direction dir arrive as t? */
 static __noinline bool nf_tracks(struct __sk_buff *skb, const struct tuple *t, __u8 dir)
 {
-	struct nf_opts opts = { .netns_id = NETNS_CURRENT, .l4_proto = t->proto };
 	struct bpf_sock_tuple st;
-	struct nf_conn *ct;
+	__u32 len = sock_tuple(&st, t);
 
-	if (sock_tuple(&st, t) == sizeof(st.ipv4))
-		ct = bpf_skb_ct_lookup(skb, &st, sizeof(st.ipv4), &opts, sizeof(opts));
-	else
-		ct = bpf_skb_ct_lookup(skb, &st, sizeof(st.ipv6), &opts, sizeof(opts));
-	if (!ct)
-		return false;
-	bpf_ct_release(ct);
-	return opts.dir == dir;
+	return nf_direction(skb, &st, len, t->proto) == dir;
 }
 
 /* Did netfilter change where this packet goes, so that its answer must meet netfilter again?
@@ -56,8 +74,20 @@ static __always_inline bool nf_translates(struct __sk_buff *skb, const struct tu
 {
 	struct tuple answer;
 
-	if (!cfg_conntrack || (t->proto != IPPROTO_TCP && t->proto != IPPROTO_UDP))
+	if (!nf_asked(t->proto))
 		return false;
 	tuple_reverse(&answer, t);
 	return nf_tracks(skb, &answer, NF_DIR_REPLY) && !nf_tracks(skb, t, NF_DIR_ORIGINAL);
+}
+
+/* Has the host a flow whose packets arrive as t: a socket, or what another NAT on it translates
+ * (guests, containers of others: they share the host's addresses with ours)? */
+static __always_inline bool host_has(struct __sk_buff *skb, const struct tuple *t)
+{
+	struct bpf_sock_tuple st;
+	__u32 len = sock_tuple(&st, t);
+
+	if (host_socket(skb, &st, len, t->proto))
+		return true;
+	return nf_asked(t->proto) && nf_direction(skb, &st, len, t->proto) != NF_DIR_NONE;
 }

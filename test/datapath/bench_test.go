@@ -76,7 +76,7 @@ func (s *scenario) confirmPublished(f family) packet {
 
 // BenchmarkPath measures what a program costs a packet, without the device it is redirected to.
 func BenchmarkPath(b *testing.B) {
-	w := newWorld(b, config{vars: featureVars()})
+	w := newWorld(b, config{vars: with(featureVars(), map[string]any{"cfg_conntrack": uint8(1)})})
 	for _, c := range benches() {
 		for _, f := range families() {
 			b.Run(c.name+"/"+f.name, func(b *testing.B) {

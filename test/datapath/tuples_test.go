@@ -3,7 +3,11 @@
 package datapath
 
 import (
+	"net/netip"
 	"slices"
+	"testing"
+
+	"github.com/vishvananda/netlink"
 )
 
 // gatewayPortMax is GATEWAY_PORT_MAX of bpf/lib/flow.h.
@@ -166,5 +170,62 @@ func privilegedPorts() []testCase {
 				s.answers("b", p, left, l.reply, l.answerEvent()...)
 			}
 		}
+	})
+}
+
+// Another NAT of the host, netfilter's, has a port towards the same server: the guest's flow is
+// the older one. What nobody has been given stays free.
+func TestOtherNAT(t *testing.T) {
+	w := newWorld(t, config{vars: with(featureVars(), map[string]any{"cfg_conntrack": uint8(1)})})
+	runIn(t, w, slices.Concat(
+		times(protocols()[:2], "masqueraded_port_of_guest-other_port", func(s *scenario, f family, l l4) {
+			s.guestFlow(f, l, at(f.remote, l.dport))
+			p := s.via(f, "a", l, at(f.remote, l.dport))
+			s.answers("a", p, s.opensElsewhere(f, l, p), l.reply, l.answerEvent()...)
+		}),
+		times(protocols()[:2], "routed_by_stack_port_of_guest-other_port", func(s *scenario, f family, l l4) {
+			s.guestFlow(f, l, at(f.remote, l.dport))
+			p := s.via(f, "a", l, at(f.remote, l.dport))
+			if got := port(f, p, s.leave(p, 0).do().out); got == l.sport {
+				s.Errorf("left with port %d, which a guest has", got)
+			}
+		}),
+		times(protocols()[:2], "masqueraded_port_of_guest_to_another-same_port", func(s *scenario, f family, l l4) {
+			s.guestFlow(f, l, at(f.router, l.dport))
+			s.opens(f, s.via(f, "a", l, at(f.remote, l.dport)), at(f.uplink, l.sport))
+		}),
+		times(protocols()[:2], "guest_after_masqueraded-other_port", func(s *scenario, f family, l l4) {
+			left := s.opens(f, s.via(f, "a", l, at(f.remote, l.dport)), at(f.uplink, l.sport))
+			s.guestFlow(f, l, at(f.remote, l.dport))
+			guest := s.outside(left)
+			if got := port(f, guest, s.leave(guest, 0).do().out); got == l.sport {
+				s.Errorf("the guest left with port %d, which a sandbox has", got)
+			}
+		}),
+	))
+}
+
+// guestFlow has netfilter track a flow of a guest to a server, masqueraded with the uplink's
+// address, from l.sport, until the test ends.
+func (s *scenario) guestFlow(f family, l l4, server netip.AddrPort) {
+	s.Helper()
+	guest, kind := ip("172.22.0.2"), netlink.InetFamily(netlink.FAMILY_V4)
+	if !f.is4() {
+		guest, kind = ip("fd22::2"), netlink.InetFamily(netlink.FAMILY_V6)
+	}
+	tuple := func(src, dst netip.AddrPort) netlink.IPTuple {
+		return netlink.IPTuple{SrcIP: src.Addr().AsSlice(), DstIP: dst.Addr().AsSlice(), SrcPort: src.Port(), DstPort: dst.Port(), Protocol: uint8(l.proto)}
+	}
+	flow := &netlink.ConntrackFlow{FamilyType: uint8(kind), TimeOut: 100,
+		Forward: tuple(at(guest, l.sport), server), Reverse: tuple(server, at(f.uplink, l.sport))}
+	if l.proto == tcp {
+		flow.ProtoInfo = &netlink.ProtoInfoTCP{State: 3}
+	}
+	var err error
+	s.ns.do(func() { err = netlink.ConntrackCreate(netlink.ConntrackTable, kind, flow) })
+	must(s.TB, err)
+	s.Cleanup(func() {
+		s.ns.do(func() { err = netlink.ConntrackTableFlush(netlink.ConntrackTable) })
+		must(s.TB, err)
 	})
 }

@@ -241,3 +241,47 @@ func TestProxyOfManyNetworks(t *testing.T) {
 		ask(l)
 	})
 }
+
+// guestRules has netfilter masquerade a guest.
+const guestRules = `
+table %[1]s guests {
+	chain postrouting {
+		type nat hook postrouting priority srcnat;
+		%[1]s saddr %[2]s oifname eth0 masquerade
+	}
+}
+`
+
+// A guest of the host that netfilter masquerades, and a sandbox, ask one server from one port: the
+// later has another, and the older goes on.
+func TestGuestOfOtherNAT(t *testing.T) {
+	t.Parallel()
+	const guest4, guest6, router4, router6 = "172.22.0.2", "fd22::2", "172.22.0.1", "fd22::1"
+	modes(t, lab.Config{NoDaemon: true}, func(t *testing.T, l *lab.Lab) {
+		for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+			l.Sysctl(l.Host, sysctl, "1")
+		}
+		guest := l.NewHost("guest")
+		if err := world.Cable(world.End{Host: l.Host, Device: "guest", Addresses: []string{router4 + "/24", router6 + "/64"}},
+			world.End{Host: guest, Device: "eth0", Addresses: []string{guest4 + "/24", guest6 + "/64"}}); err != nil {
+			l.Fatal(err)
+		}
+		l.IP(guest, "route add default via "+router4, "route add ::/0 via "+router6)
+		l.Must(l.Host, "nft", "-f", l.Write("guest.nft", fmt.Sprintf(guestRules, "ip", guest4)+fmt.Sprintf(guestRules, "ip6", guest6)))
+		l.StartDaemon()
+		a := l.Sandbox("anna", "--network", network(l, "web"))
+		seers(l, l.Outside, 8080)
+		families(t, l, func(l *lab.Lab, f lab.Family) {
+			server := talker{address: f.Of(lab.Outside4, lab.Outside6), port: 8080}
+			sport := 45000
+			for _, network := range []string{"tcp", "udp"} {
+				for _, order := range [][2]*world.Host{{guest, a.Host}, {a.Host, guest}} {
+					sport++
+					first, second := server, server
+					first.host, second.host = order[0], order[1]
+					apart(l, network, [2]talker{first, second}, sport)
+				}
+			}
+		})
+	})
+}
