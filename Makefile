@@ -23,7 +23,7 @@ ROOT          = [ "$$(id -u)" = 0 ] || \
 	{ echo "make $@ makes network namespaces and loads BPF programs: run it as root"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate format lint test bench bench-engine bench-full bench-growth bench-smoke demo install docker-plugin clean
+.PHONY: help build generate format lint test bench bench-count bench-engine bench-full bench-growth bench-smoke demo install docker-plugin clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,7 @@ test: ## Run every check and test, as root; installs with apt what is missing.
 	@GO=$(GO) test/crictl.sh
 	@test/podman/root.sh >/dev/null
 	@GO=$(GO) bench/docker29.sh
+	@$(GO) run ./bench/count -note
 	@$(MAKE) --no-print-directory build lint
 	CGO_ENABLED=1 $(GO) build -race ./...
 	CGO_ENABLED=1 $(GO) test -race -ldflags=-w -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
@@ -75,6 +76,11 @@ bench: build ## Measure against Docker, a bridge and no network, as root; 45 min
 	@$(DEPS) bench
 	@$(DOCKER29)
 	@$(call RUN_BENCH,headline,--seconds 0.7)
+
+bench-count: ## Count instructions in a guest, 15 minutes; CONTESTANTS=fairlead: only these, two.
+	@$(DEPS) count
+	$(GO) run ./bench/count $(if $(CONTESTANTS),-contestants $(CONTESTANTS))
+	@cat bench/results/count/table.txt
 
 bench-engine: build ## Measure Fairlead under Docker, beside either alone; eight minutes.
 	@$(ROOT)

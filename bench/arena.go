@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -33,7 +34,7 @@ type arena struct {
 	client  interface {
 		Run(ctx context.Context, args ...string) (string, error)
 	}
-	command []string // of the client, but for the duration
+	command []string // of the client, but for how long it measures
 }
 
 // newArena makes a world, the contestant's network in it, and the case's
@@ -130,13 +131,11 @@ func (a *arena) crowd(ctx context.Context, more int) error {
 // measure runs the client once. Where the machine counts cycles, those of a
 // transaction are all that passed from the client's start to its end.
 func (a *arena) measure(ctx context.Context, d time.Duration) (load.Measures, error) {
-	ctx, cancel := context.WithTimeout(ctx, d+measureTimeout)
-	defer cancel()
 	cycles, err := kernel.StartCycles()
 	if err != nil {
 		return nil, err
 	}
-	out, err := a.client.Run(ctx, append(a.command, "--duration", d.String())...)
+	m, err := a.run(ctx, d, "--duration", d.String())
 	var spent uint64
 	if cycles != nil {
 		var counted error
@@ -146,12 +145,22 @@ func (a *arena) measure(ctx context.Context, d time.Duration) (load.Measures, er
 	if err != nil {
 		return nil, err
 	}
-	var m load.Measures
-	if err := json.Unmarshal([]byte(out), &m); err != nil {
-		return nil, fmt.Errorf("read what the client measured: %w", err)
-	}
 	if n := m["rate"] * d.Seconds(); spent > 0 && n > 0 {
 		m["cycles"] = float64(spent) / n
+	}
+	return m, nil
+}
+
+// run runs the client with more arguments, which make it measure for as long as d.
+func (a *arena) run(ctx context.Context, d time.Duration, args ...string) (m load.Measures, err error) {
+	ctx, cancel := context.WithTimeout(ctx, d+measureTimeout)
+	defer cancel()
+	out, err := a.client.Run(ctx, slices.Concat(a.command, args)...)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal([]byte(out), &m); err != nil {
+		return nil, fmt.Errorf("read what the client measured: %w", err)
 	}
 	return m, nil
 }

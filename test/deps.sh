@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# test/deps.sh generate|test|demo|bench: installs with apt-get what that make target
+# test/deps.sh generate|test|demo|bench|count: installs with apt-get what that make target
 # needs and this machine lacks, and says what. Starts and enables no service.
 # LLVM, the version of the compiler, comes from the Makefile.
 set -eu
@@ -14,8 +14,9 @@ compiler="clang-$LLVM:clang-$LLVM llvm-strip-$LLVM:llvm-$LLVM clang-format-$LLVM
 traffic="ip:iproute2 ping:iputils-ping ps:procps nsenter:util-linux curl:curl iperf3:iperf3
 	nginx:nginx-light"
 tools="gcc:gcc /usr/include/stdlib.h:libc6-dev tcpdump:tcpdump traceroute:traceroute script:bsdutils pgrep:procps tc:iproute2 socat:socat nft:nftables
-	ethtool:ethtool jq:jq bpftool:bpftool promtool:prometheus
-	qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static"
+	ethtool:ethtool jq:jq bpftool:bpftool promtool:prometheus"
+guests="qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static
+	ip:iproute2 nft:nftables iptables:iptables gcc:gcc /usr/include/stdlib.h:libc6-dev"
 
 peers="ip:iproute2 unshare:util-linux containerd:containerd dockerd:docker.io iptables:iptables nginx:nginx-light wrk:wrk"
 runtimes="/usr/lib/systemd/systemd:systemd /usr/lib/systemd/system/dbus.socket:dbus docker-compose:docker-compose debootstrap:debootstrap podman:podman crun:crun /usr/lib/cni/bridge:containernetworking-plugins"
@@ -23,19 +24,20 @@ builder="nft:nftables gcc:gcc /usr/include/stdlib.h:libc6-dev"
 
 case "${1-}" in
 generate) wanted=$compiler ;;
-test) wanted="$compiler $traffic $tools $peers $runtimes" ;;
+test) wanted="$compiler $traffic $tools $guests $peers $runtimes" ;;
 demo) wanted=$traffic ;;
 bench) wanted="$peers $builder" ;;
+count) wanted=$guests ;;
 *)
-	echo "usage: LLVM=19 test/deps.sh generate|test|demo|bench" >&2
+	echo "usage: LLVM=19 test/deps.sh generate|test|demo|bench|count" >&2
 	exit 2
 	;;
 esac
 
 # What a target keeps outside of the repository and apt.
-cache=${XDG_CACHE_HOME:-/var/cache}/fairlead # as in test/kernels and test/podman
-if [ "$1" = test ] && ! [ -e "$cache/kernels" ]; then
-	echo "make test: downloading kernels to boot, which stay in $cache/kernels"
+cache=${XDG_CACHE_HOME:-/var/cache}/fairlead # as in bench/vm and test/podman
+if { [ "$1" = test ] || [ "$1" = count ]; } && ! [ -e "$cache/kernels" ]; then
+	echo "make: downloading kernels to boot, which stay in $cache/kernels"
 fi
 if [ "$1" = test ] && ! [ -e "$cache/podman5" ]; then
 	echo "make test: making a root of Debian with podman 5, which stays in $cache/podman5"

@@ -80,15 +80,14 @@ func (n *bridgeNetwork) Container(_ context.Context, name string, _ int, args ..
 	}
 	c := &bridgeContainer{n.t.On(h), h, len(n.containers) + 2}
 	n.containers = append(n.containers, c)
-	port := fmt.Sprintf("port%d", c.number)
 	err = world.Cable(
-		world.End{Host: n.t.Host, Device: port},
+		world.End{Host: n.t.Host, Device: c.port()},
 		world.End{Host: h, Device: "eth0", Addresses: []string{c.Address(4).String() + "/24", c.Address(6).String() + "/64"}},
 	)
 	if err != nil {
 		return nil, err
 	}
-	if err := n.t.Host.IP("link set " + port + " master br0"); err != nil {
+	if err := n.t.Host.IP("link set " + c.port() + " master br0"); err != nil {
 		return nil, err
 	}
 	if err := h.IP("route add default via 10.99.0.1", "route add ::/0 via fd00:99::1"); err != nil {
@@ -112,6 +111,9 @@ func (n *bridgeNetwork) Close() error {
 	}
 	return nil
 }
+
+// port is the host's end of its pair.
+func (c *bridgeContainer) port() string { return fmt.Sprintf("port%d", c.number) }
 
 func (c *bridgeContainer) Address(family int) netip.Addr {
 	if family == 6 {

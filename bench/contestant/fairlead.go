@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
@@ -109,6 +110,9 @@ func (n *fairleadNetwork) CreateNetwork(ctx context.Context, name string, subnet
 }
 
 func (n *fairleadNetwork) Usage() (Usage, error) { return usageOf(n.daemon.Pid()) }
+
+// Pause stops the daemon's process until it is killed.
+func (n *fairleadNetwork) Pause() error { return n.daemon.Signal(syscall.SIGSTOP) }
 
 // cli runs a fairlead command on the host.
 func (n *fairleadNetwork) cli(ctx context.Context, args ...string) (string, error) {

@@ -36,6 +36,10 @@ type Usage struct {
 	Memory    int // resident, kB
 }
 
+// Pauser is a network whose daemon can be paused once everything is made, so that nothing
+// but the datapath works.
+type Pauser interface{ Pause() error }
+
 // published are the ports that a container publishes, as Exposed- and
 // PortBindings have them: as many TCP ports from Port, and UDP's Port.
 func published(ports int) (exposed, bindings map[string]any) {

@@ -144,11 +144,16 @@ func signedBy() string {
 	return "[signed-by=" + keys + "] "
 }
 
+// Release is the kernel in a package, as uname has it.
+func Release(deb string) string {
+	release, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(deb), "linux-image-"), "_")
+	return release
+}
+
 // Image is an unpacked package of a kernel.
 type Image struct {
-	Kernel  string // the kernel's path
-	Release string // as uname has it
-	dir     string
+	Kernel string // its path
+	dir    string
 }
 
 // Unpack puts a package's files into dir.
@@ -156,13 +161,12 @@ func Unpack(ctx context.Context, deb, dir string) (Image, error) {
 	if out, err := exec.CommandContext(ctx, "dpkg-deb", "-x", deb, dir).CombinedOutput(); err != nil {
 		return Image{}, fmt.Errorf("unpack %s (remove it to have it fetched anew): %w\n%s", deb, err, out)
 	}
-	const prefix = "vmlinuz-"
-	found, err := filepath.Glob(filepath.Join(dir, "boot", prefix+"*"))
+	found, err := filepath.Glob(filepath.Join(dir, "boot", "vmlinuz-*"))
 	if err != nil {
 		return Image{}, err
 	}
 	if len(found) != 1 {
 		return Image{}, fmt.Errorf("the package %s has %d kernels, want one", deb, len(found))
 	}
-	return Image{Kernel: found[0], Release: strings.TrimPrefix(filepath.Base(found[0]), prefix), dir: dir}, nil
+	return Image{Kernel: found[0], dir: dir}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,8 +25,11 @@ const Passed = "RESULT pass"
 
 // Boot is the machine's init: it prepares the machine, runs this program again in
 // a child, reaps what loses its parent, and turns the machine off. The child's
-// output is the report, to which it adds a line with the result.
+// output is the report, to which it adds a line with the result. The child gets the flags
+// among the arguments, which have to be NAME=VALUE: the rest are options of the kernel
+// that it did not know.
 func Boot(args []string) {
+	args = slices.DeleteFunc(args, func(arg string) bool { return arg[0] != '-' })
 	result := "RESULT fail"
 	out, err := prepare()
 	if err == nil {

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package contestant
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/topology"
+)
+
+// The rules that engines leave on a host where one container, 10.99.0.2, publishes Port,
+// with the bridge called br0. TestEnginesRules captures them.
+var (
+	//go:embed rules/docker29.nft
+	docker29Rules string
+	//go:embed rules/docker20.iptables
+	docker20Rules string
+)
+
+// ruled is a bridge with an engine's rules, but without the engine: where nothing else
+// may run than what packets meet.
+type ruled struct {
+	bridge
+	name, version string
+	text          string
+	load          []string // the program that loads a file with the text, and its flags
+	filterBridged bool     // the engine has the kernel show bridged packets to netfilter
+	flowtable     bool     // what an operator may add to make established flows faster
+}
+
+func (r ruled) Name() string                            { return r.name }
+func (r ruled) Version(context.Context) (string, error) { return r.version, nil }
+
+func (r ruled) Lacks(c cases.Case) string {
+	if c.Family == 6 && r.load[0] == "iptables-restore" {
+		return "its rules are for IPv4"
+	}
+	return r.bridge.Lacks(c)
+}
+
+func (r ruled) Build(ctx context.Context, t *topology.Topology, path cases.Path) (Network, error) {
+	n, err := r.bridge.Build(ctx, t, path)
+	if err != nil {
+		return nil, err
+	}
+	if r.filterBridged {
+		if err := t.Host.Sysctl("bridge/bridge-nf-call-iptables", "1"); err != nil {
+			return nil, errors.Join(fmt.Errorf("show bridged packets to netfilter: %w", err), n.Close())
+		}
+	}
+	net := &ruledNetwork{n.(*bridgeNetwork), r}
+	if err := net.apply(ctx, r.text, r.load...); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return net, nil
+}
+
+type ruledNetwork struct {
+	*bridgeNetwork
+	ruled ruled
+}
+
+func (n *ruledNetwork) Container(ctx context.Context, name string, ports int, args ...string) (Container, error) {
+	c, err := n.bridgeNetwork.Container(ctx, name, ports, args...)
+	if err != nil || !n.ruled.flowtable {
+		return c, err
+	}
+	return c, n.offload(ctx)
+}
+
+// offload has established flows take a shortcut between the uplink and the bridge's
+// ports, past the rules, as nft(8) describes under flowtables.
+func (n *ruledNetwork) offload(ctx context.Context) error {
+	devices := "eth0"
+	for _, c := range n.containers {
+		devices += ", " + c.port()
+	}
+	return n.apply(ctx, fmt.Sprintf(`
+table inet shortcut
+delete table inet shortcut
+table inet shortcut {
+	flowtable flows { hook ingress priority filter; devices = { %s }; }
+	chain forward { type filter hook forward priority filter - 10; policy accept; ct state established flow add @flows; }
+}
+`, devices), "nft", "-f")
+}
+
+// apply loads rules with a program.
+func (n *ruledNetwork) apply(ctx context.Context, rules string, program ...string) error {
+	file := filepath.Join(n.t.Dir, "rules")
+	if err := os.WriteFile(file, []byte(rules), 0o600); err != nil {
+		return fmt.Errorf("write rules: %w", err)
+	}
+	_, err := n.t.On(n.t.Host).Run(ctx, append(program, file)...)
+	return err
+}
+
+func (*ruledNetwork) Published(path cases.Path, _ Container, family int) netip.Addr {
+	return onHost(path, family)
+}
+
+// Counted are the contestants that are counted, none of which runs an engine. program is
+// Fairlead.
+func Counted(program string) []Contestant {
+	nft := ruled{
+		name: "nft", version: "bridge, with the rules of Docker Engine 29 (nftables)",
+		text: docker29Rules, load: []string{"nft", "-f"},
+	}
+	flowtable := nft
+	flowtable.name, flowtable.version, flowtable.flowtable = "flowtable", nft.version+" and a software flowtable", true
+	return []Contestant{
+		limit{}, bridge{}, flowtable, nft,
+		ruled{
+			name: "iptables", version: "bridge, with the rules of Docker Engine 20.10 (iptables, br_netfilter)",
+			text: docker20Rules, load: []string{"iptables-restore"}, filterBridged: true,
+		},
+		fairlead{program},
+	}
+}

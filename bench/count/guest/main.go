@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command guest is what runs in the guests of package count: as their init it prepares
+// the machine, as its own child it has the benchmarks' worlds and contestants made, and
+// counts there.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/bench"
+	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/contestant"
+	"github.com/fairlead-net/fairlead/bench/vm/guest"
+)
+
+func main() {
+	if os.Getpid() == 1 {
+		guest.Boot(os.Args[1:]) // does not return
+	}
+	if err := drive(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "guest:", err)
+		os.Exit(1)
+	}
+}
+
+// drive counts what the flags say, and writes a line for each case: its name, and the
+// rounds' counts.
+func drive(args []string) error {
+	flags := flag.NewFlagSet("guest", flag.ContinueOnError)
+	name := flags.String("contestant", "", "who is counted")
+	pattern := flags.String("cases", "", "which cases, as PATH/LOAD/FAMILY")
+	rounds := flags.Int("rounds", 1, "rounds that count")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	all := contestant.Counted("/bin/fairlead")
+	i := slices.IndexFunc(all, func(c contestant.Contestant) bool { return c.Name() == *name })
+	if i < 0 {
+		return fmt.Errorf("contestant %q is unknown (arguments %q)", *name, args)
+	}
+	for _, c := range cases.Counted(*pattern) {
+		if all[i].Lacks(c.Case) != "" {
+			continue
+		}
+		counts, err := bench.Count(context.Background(), "/bin/load", all[i], c.Case, c.Transactions, *rounds)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.Name(), err)
+		}
+		fmt.Print("count ", c.Name())
+		for _, n := range counts {
+			fmt.Printf(" %.1f", n)
+		}
+		fmt.Println()
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command count counts the instructions that a transaction takes, of user and kernel,
+// in a guest whose clock goes by them: how busy this machine is changes how long that
+// takes, and nothing else. It writes a table; its test holds Fairlead to that.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// tablePath is where the table is, in the repository.
+const tablePath = "bench/results/count/table.txt"
+
+// contestants are all there are, in the table's order.
+var contestants = []string{"limit", "bridge", "flowtable", "nft", "iptables", "fairlead"}
+
+// counted is the pattern of all cases.
+const counted = "*/*/*"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	var o options
+	who := flag.String("contestants", strings.Join(contestants, ","), "who is counted; the others keep what the table has, if nothing else has changed")
+	flag.StringVar(&o.cases, "cases", counted, "cases to count, as in published/rr/4")
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds; their median is the count")
+	flag.StringVar(&o.fairlead, "fairlead", "", "program to count as Fairlead (default: built from here)")
+	flag.StringVar(&o.out, "out", tablePath, "table to write")
+	noted := flag.Bool("note", false, "only say if counts here cannot be compared with the table's")
+	flag.Parse()
+	o.contestants = strings.Split(*who, ",")
+	work := run
+	if *noted {
+		work = note
+	}
+	if err := work(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "count:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	contestants   []string
+	cases         string
+	rounds        int
+	fairlead, out string
+}
+
+// run counts, and writes the table anew.
+func run(ctx context.Context, o options) error {
+	for _, name := range o.contestants {
+		if !slices.Contains(contestants, name) {
+			return fmt.Errorf("contestant %q is unknown; want some of %s", name, strings.Join(contestants, ","))
+		}
+	}
+	l, err := newLaboratory(ctx, o.fairlead)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	t, err := readTable(o.out)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err == nil && t.Environment != l.environment:
+		t = newTable(l.environment)
+	case err != nil:
+		return err
+	}
+	for _, name := range o.contestants {
+		fmt.Fprintf(os.Stderr, "counting %s\n", name)
+		counts, err := l.count(ctx, name, o.cases, o.rounds)
+		if err != nil {
+			return err
+		}
+		for c, n := range counts {
+			t.set(c, name, n)
+		}
+	}
+	return t.write(o.out)
+}
+
+// note says if the table was counted in another environment.
+func note(ctx context.Context, o options) error {
+	deb, err := kernel.Fetch(ctx)
+	if err != nil {
+		return err
+	}
+	here, err := describe(ctx, deb)
+	if err != nil {
+		return err
+	}
+	t, err := readTable(o.out)
+	if err != nil {
+		return err
+	}
+	if t.Environment != here {
+		fmt.Println(t.otherwise(here))
+	}
+	return nil
+}
