@@ -219,8 +219,29 @@ static __always_inline void masquerade_source(struct __sk_buff *skb, const struc
 		*src = hop->src;
 }
 
+/* A packet was translated here: uplinks that this one is made of shall leave it alone. */
+static __always_inline void translated_above(struct __sk_buff *skb, const struct uplink *up)
+{
+	__u32 below = up->flags / UP_BELOW;
+
+	if (below)
+		skb->mark = cfg_mark + below - 1;
+}
+
+/* Did an uplink above this one, or from_endpoint, translate the packet? */
+static __always_inline bool is_translated(struct __sk_buff *skb)
+{
+	__u32 below = skb->mark - cfg_mark;
+
+	if (below > UP_BELOW_MAX)
+		return false;
+	skb->mark = below ? skb->mark - 1 : 0;
+	return true;
+}
+
 /* Makes the prepared flow of a packet that the stack routed to this uplink. */
-static __always_inline int flow_from_stack(struct __sk_buff *skb, struct pkt *p, struct flow *f)
+static __always_inline int flow_from_stack(struct __sk_buff *skb, struct pkt *p, struct flow *f,
+					   const struct uplink *up)
 {
 	int err = flow_create(skb, p);
 
@@ -228,7 +249,10 @@ static __always_inline int flow_from_stack(struct __sk_buff *skb, struct pkt *p,
 		return err;
 	frag_remember(p);
 	err = nat_rewrite(skb, p, &f->e.xlat);
-	return err ? err : VERDICT_NEXT;
+	if (err)
+		return err;
+	translated_above(skb, up);
+	return VERDICT_NEXT;
 }
 
 /* Masquerades a packet from endpoint ep that the stack routed to this uplink. */
@@ -249,7 +273,7 @@ static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct p
 		 * itself. Masquerading is netfilter's, too: where it sees bridged packets, it sees
 		 * the answer before from_uplink. */
 		f->e.flags = CT_F_STACK;
-		return flow_from_stack(skb, p, f);
+		return flow_from_stack(skb, p, f, up);
 	}
 	if (ep->flags & EP_MASQUERADE) {
 		masquerade_source(skb, p, ep, up, &src);
@@ -260,12 +284,13 @@ static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct p
 	/* The host itself, from a gateway address: the answer is for its stack. */
 	if (host)
 		f->e.flags = CT_F_HOST;
-	return flow_from_stack(skb, p, f);
+	return flow_from_stack(skb, p, f, up);
 }
 
 /* A flow of the host's own whose answers would be taken for a masqueraded
  * flow's: it leaves with another port. */
-static __always_inline int avoid_collision(struct __sk_buff *skb, struct pkt *p)
+static __always_inline int avoid_collision(struct __sk_buff *skb, struct pkt *p,
+					   const struct uplink *up)
 {
 	struct flow *f;
 	struct tuple answer;
@@ -279,7 +304,7 @@ static __always_inline int avoid_collision(struct __sk_buff *skb, struct pkt *p)
 		return -DROP_CT_FULL;
 	f->e.flags = CT_F_HOST;
 	f->host_src = 1;
-	return flow_from_stack(skb, p, f);
+	return flow_from_stack(skb, p, f, up);
 }
 
 /* What cannot be translated may leave if it is the host's own; a sandbox's would leave with an
@@ -312,7 +337,8 @@ static __always_inline bool route_moved(struct __sk_buff *skb, const struct pkt 
 	if (!ep)
 		return false;
 	masquerade_source(skb, p, ep, up, &src);
-	return !ip_equal(old, &src);
+	/* None is one that is gone just now, with a device that is down, and may come back. */
+	return !ip_is_zero(&src) && !ip_equal(old, &src);
 }
 
 static __always_inline int do_to_uplink(struct __sk_buff *skb)
@@ -336,15 +362,19 @@ static __always_inline int do_to_uplink(struct __sk_buff *skb)
 		return unless_from_sandbox(&p, up, -DROP_BAD_ICMP);
 	e = ct_find(&p.t, &confirmed);
 	if (e) {
-		if (!route_moved(skb, &p, e, up))
-			return known_to_stack(skb, &p, e, confirmed);
+		if (!route_moved(skb, &p, e, up)) {
+			err = known_to_stack(skb, &p, e, confirmed);
+			if (err == VERDICT_NEXT)
+				translated_above(skb, up);
+			return err;
+		}
 		flow_forget(&p.t, &e->xlat);
 	}
 	if (ip_equal(&p.t.saddr, &up->ip4) || ip_equal(&p.t.saddr, &up->ip6))
-		return avoid_collision(skb, &p);
+		return avoid_collision(skb, &p, up);
 	net = subnet_of(&p.t.saddr);
 	if (!net)
-		return avoid_collision(skb, &p);
+		return avoid_collision(skb, &p, up);
 	if (!neigh_find(&p.t.saddr, net, &n))
 		return -DROP_ENDPOINT_GONE;
 	ifindex = n->ifindex;
@@ -357,11 +387,12 @@ static __always_inline int do_to_uplink(struct __sk_buff *skb)
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
-	if (skb->mark == cfg_mark) {
-		skb->mark = 0;
-		return TC_ACT_UNSPEC; /* accounted to the endpoint it is from */
-	}
+	if (is_translated(skb))
+		return TC_ACT_UNSPEC; /* accounted to the endpoint it is from, or at the uplink above */
 	count_traffic(NET_UPLINKS, DIR_TO_ENDPOINT, skb->len);
+	/* A tagged packet left by a VLAN device, which is an uplink of its own. */
+	if (skb->vlan_present)
+		return finish(skb, VERDICT_NEXT);
 	return finish(skb, do_to_uplink(skb));
 }
 

@@ -14,6 +14,7 @@ type Uplink struct {
 	IfIndex    uint32
 	IPv4, IPv6 netip.Addr // to masquerade with when the route names none; zero: none
 	Stack      bool       // what goes there is the host's stack's to forward
+	Below      int        // uplinks that packets still leave by below this one
 }
 
 // String is for logs.
@@ -24,11 +25,15 @@ func (u Uplink) raw() (uint32, bpf.TCUplink) {
 	if u.Stack {
 		v.Flags = uint32(bpf.TCUpFlagUP_STACK)
 	}
+	v.Flags += uint32(u.Below) * uint32(bpf.TCUpFlagUP_BELOW)
 	return u.IfIndex, v
 }
 
 func uplinkFrom(ifindex uint32, v bpf.TCUplink) Uplink {
-	return Uplink{IfIndex: ifindex, IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6), Stack: v.Flags&uint32(bpf.TCUpFlagUP_STACK) != 0}
+	return Uplink{
+		IfIndex: ifindex, IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6),
+		Stack: v.Flags&uint32(bpf.TCUpFlagUP_STACK) != 0, Below: int(v.Flags / uint32(bpf.TCUpFlagUP_BELOW)),
+	}
 }
 
 // Uplinks is fl_uplink: uplinks by device.

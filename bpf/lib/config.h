@@ -15,7 +15,8 @@ volatile const __u64 cfg_netns_cookie = 0;
 volatile const __u16 cfg_snat_min = 32768;
 volatile const __u16 cfg_snat_max = 60999;
 
-/* skb->mark of a packet from_endpoint has already translated, between it and to_uplink. */
+/* skb->mark of a packet that is translated already, for to_uplink to see; plus the number of
+ * uplinks below the next one that will see it, too (UP_BELOW). */
 volatile const __u32 cfg_mark = 0xf1a17ead;
 
 /* Copies of a broadcast that one run of a program makes. */

@@ -123,6 +123,10 @@ static __noinline enum route_result route_ask(struct __sk_buff *skb, const struc
 			ip_set4(&out->src, fib.ipv4_src);
 		else
 			ip_set6(&out->src, fib.ipv6_src);
+		/* Where the device has none, the kernel takes any address of the host: a gateway's
+		 * is no better than a sandbox's. */
+		if (!ip_equal(&out->src, is4 ? &up->ip4 : &up->ip6) && subnet_of(&out->src))
+			out->src = is4 ? up->ip4 : up->ip6;
 	}
 	/* The next hop replaced the destination, perhaps in the other family (RFC 8950). */
 	out->nh.nh_family = fib.family;
@@ -209,7 +213,7 @@ static __always_inline int to_next_hop(struct __sk_buff *skb, struct pkt *p, con
 	if (err)
 		return err;
 	count_path(skb, PATH_NEIGH);
-	skb->mark = cfg_mark; /* to_uplink: done already */
+	skb->mark = cfg_mark + hop->up_flags / UP_BELOW; /* to_uplink: done already */
 	return bpf_redirect_neigh(hop->ifindex, &hop->nh, sizeof(hop->nh), 0);
 }
 
@@ -305,6 +309,9 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 	    route_find(skb, p, &to.daddr, ep->gateway_if, true, &hop) != ROUTE_OK)
 		return to_stack(skb, ep);
 	if (masqueraded && !ip_equal(&hop->src, &to.saddr)) {
+		/* It may come back, as IPv6 addresses do with a device that was down. */
+		if (ip_is_zero(&hop->src))
+			return -DROP_NO_UPLINK_ADDR;
 		/* The route moved to another uplink: the old address would not
 		 * bring answers back (nf_nat_masquerade forgets such flows too). */
 		flow_forget(&p->t, &to);

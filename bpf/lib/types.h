@@ -128,7 +128,11 @@ enum up_flag {
 	/* A bridge of containers or guests that others made: what goes there is the stack's to
 	 * forward, so that the rules of whoever made it hold. */
 	UP_STACK = 1 << 0,
+	/* From this bit on: how many uplinks a packet still leaves by below this one, as from
+	 * a macvlan device over a card. Only one may translate it. */
+	UP_BELOW = 1 << 8,
 };
+#define UP_BELOW_MAX 7
 
 /* States of a flow (nf_conntrack's, RFC 9293 section 3.3.2 from the middle of the path). */
 enum ct_state {

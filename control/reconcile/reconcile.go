@@ -122,16 +122,19 @@ type Reconciler struct {
 	endpoints   map[string]*endpoint
 	publishes   map[uint32]*publish
 	serving     map[string]map[uint32]*publish // by endpoint
-	uplinks     []maps.Uplink
-	hostAddrs   map[netip.Addr]bool // of the host's own devices, as last seen
-	wroteAddrs  []netip.Addr        // what fl_hostaddr holds
-	attached    map[place]bool      // where programs were attached
-	provisional map[place]bool      // of the attached: those that Attach is to be called for
-	passes      uint64              // so far
-	again       bool                // a pass left something for the next one
-	unsynced    bool                // writing to a table failed
-	complaint   string              // of the last check
-	warned      bool                // about IPv6 forwarding
+	uplinks     []rtnl.Uplink
+	kept        keptUplinks
+	hostAddrs   map[netip.Addr]uint32 // of the host's own devices, by which has them, as last seen
+	lost        lostAddrs
+	linger      time.Duration
+	wroteAddrs  []netip.Addr   // what fl_hostaddr holds
+	attached    map[place]bool // where programs were attached
+	provisional map[place]bool // of the attached: those that Attach is to be called for
+	passes      uint64         // so far
+	again       bool           // a pass left something for the next one
+	unsynced    bool           // writing to a table failed
+	complaint   string         // of the last check
+	warned      bool           // about IPv6 forwarding
 	committed   bool
 	dropLater   flowFilter         // flows whose removal failed
 	cursor      string             // sandbox that was checked last
@@ -166,6 +169,7 @@ func New(cfg Config, dp Datapath, tables Tables, nl *rtnl.Handle) *Reconciler {
 		provisional: make(map[place]bool),
 		hurried:     make(chan struct{}, 1),
 		stats:       newStatistics(),
+		linger:      linger,
 	}
 }
 

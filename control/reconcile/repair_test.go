@@ -226,10 +226,23 @@ func TestUplinksAreFollowed(t *testing.T) {
 	ip(t, "addr", "del", "192.0.2.10/24", "dev", "up0")
 	ip(t, "addr", "add", "192.0.2.20/24", "dev", "up0")
 	check(dp.Uplink{IfIndex: up0.Index, IPv4: netip.MustParseAddr("192.0.2.20"), IPv6: v6})
-	if len(w.flows) != 1 || w.flows[0].Reply.Dst.Addr() != v6 {
-		t.Errorf("flows after the address changed: %v", w.flows)
+	if len(w.flows) != 2 {
+		t.Errorf("flows just after the address changed: %v", w.flows)
 	}
 	ip(t, "addr", "flush", "dev", "up0")
+	v4 := netip.MustParseAddr("192.0.2.10") // the lowest of those it had
+	check(dp.Uplink{IfIndex: up0.Index, IPv4: v4, IPv6: v6})
+	ip(t, "link", "set", "up0", "down")
+	w.r.linger = 0
+	check(dp.Uplink{IfIndex: up0.Index, IPv4: v4, IPv6: v6}) // as long as it is down
+	ip(t, "addr", "add", "2001:db8::10/64", "dev", "up0", "nodad")
+	ip(t, "link", "set", "up0", "up")
+	check(dp.Uplink{IfIndex: up0.Index, IPv6: v6})
+	if len(w.flows) != 1 || w.flows[0].Reply.Dst.Addr() != v6 {
+		t.Errorf("flows after one address came back: %v", w.flows)
+	}
+	ip(t, "addr", "flush", "dev", "up0")
+	w.resync()
 	check()
 	// Unnumbered, but a route leads there.
 	ip(t, "route", "add", "198.51.100.0/24", "dev", "up0")

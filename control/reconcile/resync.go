@@ -64,15 +64,11 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	changed, inside := make(chan struct{}, 1), backlog{news: newNews()}
+	uplinks := make(chan uint32, newcomers)
 	wg.Go(func() {
-		r.keep(ctx, "devices", func() error {
-			return r.nl.Watch(ctx, changed, func(ifindex int) {
-				if r.suspects.add(ifindex) {
-					wake(changed)
-				}
-			})
-		})
+		r.keep(ctx, "devices", func() error { return r.watchHost(ctx, changed, uplinks) })
 	})
+	wg.Go(func() { r.hasten(ctx, uplinks) })
 	wg.Go(func() {
 		r.keep(ctx, "sandboxes", func() error { return r.watchInsides(ctx, inside.news) })
 	})

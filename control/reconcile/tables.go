@@ -65,16 +65,24 @@ func (p *pass) checkUplinks() error {
 	if err != nil {
 		return err
 	}
-	var ups []maps.Uplink
-	for _, u := range rtnl.FindUplinks(p.links, p.addrs, routed, p.r.cfg.Uplinks) {
-		ups = append(ups, maps.Uplink{IfIndex: u.IfIndex, IPv4: u.IPv4, IPv6: u.IPv6, Stack: u.Stack})
+	through, err := p.r.nl.DefaultDevices()
+	if err != nil {
+		return err
 	}
-	slices.SortFunc(ups, func(a, b maps.Uplink) int { return int(a.IfIndex) - int(b.IfIndex) })
+	p.lookAddrs()
+	ups := rtnl.FindUplinks(p.links, append(p.r.lost.addrs(), p.addrs...), rtnl.UplinkRules{
+		Pinned: p.r.cfg.Uplinks, Kept: p.r.kept.names(), Routed: routed, Default: through,
+	})
+	slices.SortFunc(ups, func(a, b rtnl.Uplink) int { return int(a.IfIndex) - int(b.IfIndex) })
 	same := slices.Equal(ups, p.r.uplinks)
 	if !same {
-		p.r.log.Info("uplinks", "devices", p.names(ups))
+		p.r.log.Info("uplinks", "devices", describe(ups))
 	}
-	written, deleted, err := p.r.tables.Uplinks.Sync(ups)
+	entries := make([]maps.Uplink, len(ups))
+	for i, u := range ups {
+		entries[i] = maps.Uplink{IfIndex: u.IfIndex, IPv4: u.IPv4, IPv6: u.IPv6, Stack: u.Stack, Below: u.Below}
+	}
+	written, deleted, err := p.r.tables.Uplinks.Sync(entries)
 	if err != nil {
 		return err
 	}
@@ -82,22 +90,18 @@ func (p *pass) checkUplinks() error {
 		p.count(RepairEntry, written+deleted)
 	}
 	p.r.uplinks = ups
-	p.lookAddrs()
+	p.r.kept.note(ups, p.links, p.r.linger)
 	p.warnOverlaps()
 	err = p.writeHostAddrs()
 	p.dropFlows()
 	return err
 }
 
-// names of uplinks, with their addresses, for the log.
-func (p *pass) names(ups []maps.Uplink) []string {
+// describe names uplinks, with their addresses, for the log.
+func describe(ups []rtnl.Uplink) []string {
 	names := []string{}
 	for _, u := range ups {
-		for _, l := range p.links {
-			if l.Index == u.IfIndex {
-				names = append(names, fmt.Sprintf("%s(%s %s)", l.Name, u.IPv4, u.IPv6))
-			}
-		}
+		names = append(names, fmt.Sprintf("%s(%s %s)", u.Name, u.IPv4, u.IPv6))
 	}
 	return names
 }
@@ -129,22 +133,25 @@ func (p *pass) routedDevices() (map[uint32]bool, error) {
 }
 
 // lookAddrs notes the addresses of the host's own devices. Flows that depend
-// on one that is gone are removed.
+// on one that is gone for good are removed.
 func (p *pass) lookAddrs() {
 	ours := make(map[uint32]bool)
 	for _, l := range p.links {
 		ours[l.Index] = l.Ours()
 	}
-	now := make(map[netip.Addr]bool)
+	now := make(map[netip.Addr]uint32)
 	for _, a := range p.addrs {
 		if ip := a.Prefix.Addr(); !ip.IsLoopback() && !ours[a.IfIndex] {
-			now[ip] = true
+			now[ip] = a.IfIndex
 		}
 	}
-	for a := range p.r.hostAddrs {
-		if !now[a] {
-			p.flows.addr(a)
+	for a, device := range p.r.hostAddrs {
+		if _, ok := now[a]; !ok {
+			p.r.lost.add(a, device)
 		}
+	}
+	for _, a := range p.r.lost.expired(now, p.links, p.r.linger) {
+		p.flows.addr(a)
 	}
 	p.r.hostAddrs = now
 }
@@ -248,9 +255,8 @@ func (r *Reconciler) places() map[place]bool {
 			all[place{int(e.hostIf), loader.FromEndpoint}] = true
 		}
 	}
-	for _, u := range r.uplinks {
-		all[place{int(u.IfIndex), loader.FromUplink}] = true
-		all[place{int(u.IfIndex), loader.ToUplink}] = true
+	for _, at := range r.uplinkPlaces() {
+		all[at] = true
 	}
 	return all
 }

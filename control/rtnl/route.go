@@ -41,6 +41,50 @@ func (h *Handle) Routes(fn func(Route) bool) error {
 	return nil
 }
 
+// Addresses that nobody has and only a default route leads to: RFC 7600, and one of a block
+// that IANA has not given away.
+var (
+	elsewhere4 = netip.MustParseAddr("192.0.0.8")
+	elsewhere6 = netip.MustParseAddr("2000::1")
+)
+
+// maxDefaultBits: two routes of one bit each are a default route as well.
+const maxDefaultBits = 1
+
+// DefaultDevices lists the devices that the host's default routes lead through, as its own
+// packets take them. It looks one address of each family up, however many routes there are.
+func (h *Handle) DefaultDevices() ([]uint32, error) {
+	var devices []uint32
+	for _, dst := range []netip.Addr{elsewhere4, elsewhere6} {
+		r, err := h.conn.matchRoute(dst)
+		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look up default route: %w", err)
+		}
+		if r.Dst.Bits() <= maxDefaultBits {
+			devices = append(devices, r.Devices...)
+		}
+	}
+	return devices, nil
+}
+
+// matchRoute finds the unicast route that packets to dst take; an empty one if it is of another
+// kind.
+func (c *conn) matchRoute(dst netip.Addr) (Route, error) {
+	msg := nl.NewRtMsg()
+	msg.Family, msg.Dst_len = uint8(family(dst)), uint8(dst.BitLen())
+	msg.Table, msg.Scope, msg.Protocol, msg.Type = 0, 0, 0, 0
+	msg.Flags = unix.RTM_F_FIB_MATCH
+	m, err := c.get(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, msg, addr(unix.RTA_DST, dst))
+	if err != nil {
+		return Route{}, err
+	}
+	r, _ := parseRoute(m)
+	return r, nil
+}
+
 func (c *conn) routes(fam int) ([]Route, error) {
 	msg := nl.NewRtMsg()
 	msg.Family = uint8(fam)

@@ -19,40 +19,52 @@ type Uplink struct {
 	// Stack: a bridge of containers or guests that others made. What goes there is the
 	// host's stack's to forward, where the rules of whoever made it hold.
 	Stack bool
+	Below int  // uplinks that its packets still leave by below it
+	Kept  bool // it has neither address nor route just now
+	// ReceivesBelow: what arrives for it is seen by an uplink below it, as addressed to the
+	// host (an ipvlan device, which has the MAC of the one below).
+	ReceivesBelow bool
 }
 
-// FindUplinks chooses the uplinks among the host's devices: with pinned those
-// that bear one of the names, else every one that is up, is not a loopback nor
-// Fairlead's own, and has a global address or a route (routed says which). A
-// device whose packets have no Ethernet header never is: programs there would
-// look for one.
-func FindUplinks(links []Link, addrs []Addr, routed map[uint32]bool, pinned []string) []Uplink {
+// UplinkRules say which devices are uplinks.
+type UplinkRules struct {
+	Pinned []string        // by name; none: they are found
+	Kept   map[string]bool // names of devices that were uplinks a moment ago
+	// Devices that routes lead through; of those that nothing else tells about.
+	Routed map[uint32]bool
+	// Devices that default routes lead through.
+	Default []uint32
+}
+
+// FindUplinks chooses the uplinks among the host's devices: of the pinned names, or else every
+// one that is not a loopback nor Fairlead's own, and has a global address or a route. One that
+// is down is an uplink as well: when it comes up, its programs must be there before a packet
+// is. A device whose packets have no Ethernet header never is: programs there would look for
+// one.
+func FindUplinks(links []Link, addrs []Addr, rules UplinkRules) []Uplink {
 	byLink := make(map[uint32][]Addr)
-	var spare4, spare6 []Addr // for uplinks that have no address of their own
 	for _, a := range addrs {
 		if global(a) {
 			byLink[a.IfIndex] = append(byLink[a.IfIndex], a)
 		}
 	}
+	var spare4, spare6 []Addr // for uplinks that have no address of their own
 	var ups []Uplink
 	for _, l := range links {
 		own := byLink[l.Index]
-		if l.Ours() || !l.Up {
+		if l.Ours() {
 			continue
 		}
-		spare4, spare6 = append(spare4, own...), append(spare6, own...)
-		if l.Loopback || !l.Ethernet() {
-			continue
+		if l.Up {
+			spare4, spare6 = append(spare4, own...), append(spare6, own...)
 		}
-		if len(pinned) > 0 && !slices.Contains(pinned, l.Name) {
-			continue
-		}
-		if len(pinned) == 0 && len(own) == 0 && !routed[l.Index] {
+		if l.Loopback || !l.Ethernet() || !rules.choose(l, links, len(own) > 0) {
 			continue
 		}
 		ups = append(ups, Uplink{
 			IfIndex: l.Index, Name: l.Name, IPv4: best(own, true), IPv6: best(own, false),
-			Stack: len(pinned) == 0 && isInner(l, links),
+			Stack: len(rules.Pinned) == 0 && isInner(l, links) && !slices.Contains(rules.Default, l.Index),
+			Kept:  len(rules.Pinned) == 0 && len(own) == 0 && !rules.Routed[l.Index],
 		})
 	}
 	for i := range ups {
@@ -64,7 +76,78 @@ func FindUplinks(links []Link, addrs []Addr, routed map[uint32]bool, pinned []st
 			ups[i].IPv6 = best(spare6, false)
 		}
 	}
+	stack(ups, links)
 	return ups
+}
+
+// stack finds out which uplinks send and receive by others.
+func stack(ups []Uplink, links []Link) {
+	is := make(map[uint32]bool)
+	for _, u := range ups {
+		is[u.IfIndex] = true
+	}
+	by := lowers(links)
+	for i, u := range ups {
+		ups[i].Below = min(countBelow(u.IfIndex, by, is, maxStack), MaxBelow)
+		ups[i].ReceivesBelow = ups[i].Below > 0 && slices.ContainsFunc(links, func(l Link) bool {
+			return l.Index == u.IfIndex && isIPVLAN(l)
+		})
+	}
+}
+
+func (r *UplinkRules) choose(l Link, links []Link, addressed bool) bool {
+	if len(r.Pinned) > 0 {
+		return slices.Contains(r.Pinned, l.Name)
+	}
+	return addressed || r.Routed[l.Index] || r.Kept[l.Name] && !isPort(l, links)
+}
+
+// isPort reports whether a device is one of those that a bridge or bond is made of: IP
+// packets that arrive there are the bridge's.
+func isPort(l Link, links []Link) bool {
+	return l.Master != 0 && slices.ContainsFunc(links, func(m Link) bool {
+		return m.Index == l.Master && m.Kind != "vrf"
+	})
+}
+
+// maxStack bounds how deep devices are looked through.
+const maxStack = 8
+
+// MaxBelow is the most that Uplink.Below says (UP_BELOW_MAX).
+const MaxBelow = 7
+
+// lowers are, by device, the devices that it sends its packets by as they are: not those of a
+// VLAN device, whose tag makes them another segment's.
+func lowers(links []Link) map[uint32][]uint32 {
+	all := make(map[uint32][]uint32)
+	for _, l := range links {
+		if l.Master != 0 {
+			all[l.Master] = append(all[l.Master], l.Index)
+		}
+		if l.PeerNSID == -1 && (isMACVLAN(l) || isIPVLAN(l)) {
+			all[l.Index] = append(all[l.Index], l.PeerIndex)
+		}
+	}
+	return all
+}
+
+func isMACVLAN(l Link) bool { return l.Kind == "macvlan" || l.Kind == "macvtap" }
+func isIPVLAN(l Link) bool  { return l.Kind == "ipvlan" || l.Kind == "ipvtap" }
+
+// countBelow counts the uplinks that a packet leaves by below a device.
+func countBelow(index uint32, lowers map[uint32][]uint32, ups map[uint32]bool, depth int) int {
+	if depth == 0 {
+		return 0
+	}
+	most := 0
+	for _, lower := range lowers[index] {
+		n := countBelow(lower, lowers, ups, depth-1)
+		if ups[lower] {
+			n++
+		}
+		most = max(most, n)
+	}
+	return most
 }
 
 // isInner reports whether a device is a bridge that leads nowhere but to containers and
@@ -76,7 +159,7 @@ func isInner(bridge Link, links []Link) bool {
 }
 
 // MayBeUplink reports whether only its routes can tell if a device is an
-// uplink: it is up and has no global address.
+// uplink: it is up, so that it can have some, and has no global address.
 func MayBeUplink(l Link, addrs []Addr) bool {
 	return l.Up && !l.Loopback && l.Ethernet() && !l.Ours() &&
 		!slices.ContainsFunc(addrs, func(a Addr) bool { return a.IfIndex == l.Index && global(a) })
@@ -85,8 +168,7 @@ func MayBeUplink(l Link, addrs []Addr) bool {
 // global reports whether packets to elsewhere may bear the address.
 func global(a Addr) bool {
 	ip := a.Prefix.Addr()
-	return a.Scope == unix.RT_SCOPE_UNIVERSE && ip.IsGlobalUnicast() &&
-		a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0
+	return a.Scope == unix.RT_SCOPE_UNIVERSE && ip.IsGlobalUnicast() && a.Flags&unix.IFA_F_DADFAILED == 0
 }
 
 // best is the address of a family to masquerade with. The first one wins, in
@@ -108,6 +190,9 @@ func best(as []Addr, is4 bool) netip.Addr {
 // SECONDARY means temporary: those go away while flows still use them.
 func rank(a Addr) int {
 	r := 0
+	if a.Flags&unix.IFA_F_TENTATIVE != 0 {
+		r += 8 // soon usable: flows that have it already keep it
+	}
 	if a.Flags&unix.IFA_F_DEPRECATED != 0 {
 		r += 4
 	}

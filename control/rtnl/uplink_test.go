@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -46,31 +47,73 @@ func TestFindUplinks(t *testing.T) {
 		at(6, "172.17.0.1/16", 0, 0),
 	}
 	eth0 := Uplink{IfIndex: 2, Name: "eth0", IPv4: netip.MustParseAddr("192.0.2.10"), IPv6: netip.MustParseAddr("2001:db8::8")}
+	eth1 := Uplink{IfIndex: 3, Name: "eth1", IPv4: netip.MustParseAddr("198.51.100.1"), IPv6: eth0.IPv6} // down
 	eth2 := Uplink{IfIndex: 7, Name: "eth2", IPv4: eth0.IPv4, IPv6: eth0.IPv6}
 	docker0 := Uplink{IfIndex: 8, Name: "docker0", IPv4: eth0.IPv4, IPv6: eth0.IPv6, Stack: true}
 	br0 := Uplink{IfIndex: 11, Name: "br0", IPv4: eth0.IPv4, IPv6: eth0.IPv6}
-	pinned := docker0
-	pinned.Stack = false
+	kept := Uplink{IfIndex: 5, Name: "spare", IPv4: eth0.IPv4, IPv6: eth0.IPv6, Kept: true}
+	nested := docker0
+	nested.Stack = false
 	tests := map[string]struct {
-		routed map[uint32]bool
-		pinned []string
-		want   []Uplink
+		rules UplinkRules
+		want  []Uplink
 	}{
-		"by address":           {nil, nil, []Uplink{eth0}},
-		"by route, unnumbered": {map[uint32]bool{7: true}, nil, []Uplink{eth0, eth2}},
-		"pinned":               {nil, []string{"eth2", "eth9"}, []Uplink{eth2}},
-		"no Ethernet header":   {map[uint32]bool{4: true}, []string{"wg0", "eth0"}, []Uplink{eth0}},
-		"bridges":              {map[uint32]bool{8: true, 11: true}, nil, []Uplink{eth0, docker0, br0}},
-		"bridge, pinned":       {nil, []string{"docker0"}, []Uplink{pinned}},
-		"pinned but down":      {nil, []string{"eth1"}, nil},
+		"by address, also down":      {UplinkRules{}, []Uplink{eth0, eth1}},
+		"by route, unnumbered":       {UplinkRules{Routed: map[uint32]bool{7: true}}, []Uplink{eth0, eth1, eth2}},
+		"pinned":                     {UplinkRules{Pinned: []string{"eth2", "eth9"}}, []Uplink{eth2}},
+		"pinned and down":            {UplinkRules{Pinned: []string{"eth1"}}, []Uplink{eth1}},
+		"no Ethernet header":         {UplinkRules{Routed: map[uint32]bool{4: true}, Pinned: []string{"wg0", "eth0"}}, []Uplink{eth0}},
+		"bridges":                    {UplinkRules{Routed: map[uint32]bool{8: true, 11: true}}, []Uplink{eth0, eth1, docker0, br0}},
+		"bridge, pinned":             {UplinkRules{Pinned: []string{"docker0"}}, []Uplink{nested}},
+		"bridge that the host is in": {UplinkRules{Routed: map[uint32]bool{8: true}, Default: []uint32{8}}, []Uplink{eth0, eth1, nested}},
+		"a moment ago":               {UplinkRules{Kept: map[string]bool{"spare": true, "eth0": true}}, []Uplink{eth0, eth1, kept}},
+		"a moment ago, a port now":   {UplinkRules{Kept: map[string]bool{"eth3": true}}, []Uplink{eth0, eth1}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			got := FindUplinks(links, addrs, tt.routed, tt.pinned)
+			got := FindUplinks(links, addrs, tt.rules)
+			slices.SortFunc(got, func(a, b Uplink) int { return int(a.IfIndex) - int(b.IfIndex) })
 			if diff := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 				t.Errorf("uplinks (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// What leaves by a stack of uplinks is translated by the uppermost only.
+func TestStackedUplinks(t *testing.T) {
+	links := []Link{
+		{Index: 2, Name: "eth0", PeerNSID: -1},
+		{Index: 3, Name: "eth1", PeerNSID: -1, Master: 4},
+		{Index: 4, Name: "bond0", Kind: "bond", PeerNSID: -1, Master: 5},
+		{Index: 5, Name: "br0", Kind: "bridge", PeerNSID: -1},
+		{Index: 6, Name: "mac0", Kind: "macvlan", PeerIndex: 2, PeerNSID: -1},
+		{Index: 7, Name: "mac0.7", Kind: "vlan", PeerIndex: 6, PeerNSID: -1},
+		{Index: 8, Name: "ip0", Kind: "ipvlan", PeerIndex: 2, PeerNSID: -1},
+		{Index: 9, Name: "mac1", Kind: "macvlan", PeerIndex: 5, PeerNSID: -1},
+		{Index: 10, Name: "ip1", Kind: "ipvlan", PeerIndex: 2, PeerNSID: 3}, // of another namespace's device
+		{Index: 11, Name: "veth0", Kind: "veth", PeerIndex: 2, PeerNSID: -1},
+	}
+	var addrs []Addr
+	for i := range links {
+		l := &links[i]
+		l.Up, l.Type = true, unix.ARPHRD_ETHER
+		addrs = append(addrs, Addr{IfIndex: l.Index, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(l.Index)}), 24)})
+	}
+	got := make(map[string][2]int)
+	for _, u := range FindUplinks(links, addrs, UplinkRules{}) {
+		below := 0
+		if u.ReceivesBelow {
+			below = 1
+		}
+		got[u.Name] = [2]int{u.Below, below}
+	}
+	want := map[string][2]int{
+		"eth0": {}, "eth1": {}, "bond0": {1, 0}, "br0": {2, 0}, "mac0": {1, 0}, "mac0.7": {},
+		"ip0": {1, 1}, "mac1": {3, 0}, "ip1": {}, "veth0": {},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("uplinks below, and whether they receive (-want +got):\n%s", diff)
 	}
 }
 
@@ -80,7 +123,18 @@ func TestWatch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	changed, done := make(chan struct{}, 1), make(chan error, 1)
 	unfiltered := make(chan int, 10)
-	go func() { done <- h.Watch(ctx, changed, func(ifindex int) { unfiltered <- ifindex }) }()
+	go func() {
+		done <- h.Watch(ctx, Listener{
+			Changed: func() {
+				select {
+				case changed <- struct{}{}:
+				default:
+				}
+			},
+			Unfiltered: func(ifindex int) { unfiltered <- ifindex },
+			Link:       func(Link) {}, Addr: func(uint32) {},
+		})
+	}()
 	// Until the watch stands, changes go unseen: make some until one is seen.
 	seen := false
 	for i := 0; i < 500 && !seen; i++ {

@@ -15,12 +15,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch puts a token into changed whenever a device or an address of the host
-// may have changed, until ctx is done. It does not say what: whoever listens
-// looks for itself, so that a lost message costs nothing. Of Fairlead's own
-// devices, which change with every verb, it tells only that one is gone, and
-// which one lost a clsact filter or qdisc.
-func (h *Handle) Watch(ctx context.Context, changed chan<- struct{}, unfiltered func(ifindex int)) error {
+// Listener is told what Watch sees. Its functions must not block.
+type Listener struct {
+	// Changed: a device or an address of the host may have changed. It is not said what:
+	// whoever listens looks for itself, so that a lost message costs nothing. Of Fairlead's
+	// own devices, which change with every verb, only that one is gone.
+	Changed func()
+	// Unfiltered: a device lost a clsact filter or qdisc.
+	Unfiltered func(ifindex int)
+	// Link: a device that is not Fairlead's is new, or changed.
+	Link func(l Link)
+	// Addr: a device, perhaps one of Fairlead's, has a new address that others may know.
+	Addr func(ifindex uint32)
+}
+
+// Watch tells of devices and addresses of the host, until ctx is done.
+func (h *Handle) Watch(ctx context.Context, to Listener) error {
 	fd := -1
 	err := h.Do(func() (err error) {
 		fd, err = subscribe(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_TC)
@@ -44,12 +54,8 @@ func (h *Handle) Watch(ctx context.Context, changed chan<- struct{}, unfiltered 
 		if err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return fmt.Errorf("watch devices: %w", err)
 		}
-		if err == nil && !newsworthy(buf[:n], unfiltered) {
-			continue
-		}
-		select {
-		case changed <- struct{}{}:
-		default:
+		if err != nil || newsworthy(buf[:n], to) {
+			to.Changed()
 		}
 	}
 }
@@ -70,7 +76,7 @@ func subscribe(groups uint32) (fd int, err error) {
 
 // newsworthy reports whether messages tell of more than that devices of
 // Fairlead's, or filters, were made or changed.
-func newsworthy(b []byte, unfiltered func(ifindex int)) bool {
+func newsworthy(b []byte, to Listener) bool {
 	msgs, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {
 		return true
@@ -79,11 +85,18 @@ func newsworthy(b []byte, unfiltered func(ifindex int)) bool {
 	for _, m := range msgs {
 		switch kind := m.Header.Type; {
 		case kind == unix.RTM_NEWLINK && len(m.Data) >= unix.SizeofIfInfomsg:
-			l := parseLink(m.Data)
-			news = news || !l.Ours()
+			if l := parseLink(m.Data); !l.Ours() {
+				to.Link(l)
+				news = true
+			}
 		case (kind == unix.RTM_DELTFILTER || kind == unix.RTM_DELQDISC) && len(m.Data) >= nl.SizeofTcMsg:
-			unfiltered(int(int32(binary.NativeEndian.Uint32(m.Data[4:])))) // tcm_ifindex
+			to.Unfiltered(int(int32(binary.NativeEndian.Uint32(m.Data[4:])))) // tcm_ifindex
 		case kind == unix.RTM_NEWTFILTER || kind == unix.RTM_NEWQDISC || kind == unix.RTM_NEWCHAIN || kind == unix.RTM_DELCHAIN:
+		case kind == unix.RTM_NEWADDR:
+			if a, ok := parseAddr(m.Data); ok && global(a) {
+				to.Addr(a.IfIndex)
+			}
+			news = true
 		default:
 			news = true
 		}

@@ -75,10 +75,19 @@ func flows(l *lab.Lab, address string) []string {
 	return strings.Split(out, "\n")
 }
 
+// forgotten is how long the daemon may take to forget an address of the host's that is gone:
+// 10 s, and then until it looks.
+const forgotten = 10*time.Second + soon
+
 // noFlows wants none with an address, soon.
 func noFlows(l *lab.Lab, address string) {
 	l.Helper()
-	l.Eventually(soon, func() error {
+	noFlowsWithin(l, soon, address)
+}
+
+func noFlowsWithin(l *lab.Lab, within time.Duration, address string) {
+	l.Helper()
+	l.Eventually(within, func() error {
 		if list := flows(l, address); len(list) > 0 {
 			return fmt.Errorf("flows of %s: %q", address, list)
 		}
@@ -111,7 +120,7 @@ func TestUplinkChangesAddress(t *testing.T) {
 			l.Get(a.Host, outside, 80, "outside", next)
 			l.Eventually(soon, func() error { return l.Reach(lab.Brief, l.Outside, "tcp", next, 7070) })
 			l.Get(l.Outside, next, 8080, "ben", outside)
-			noFlows(l, old)
+			noFlowsWithin(l, forgotten, old)
 		})
 	})
 }
@@ -143,7 +152,7 @@ func TestUplinkGoesAndComes(t *testing.T) {
 			}
 		}
 		for _, address := range []string{lab.Host4, lab.Host6} {
-			noFlows(l, address)
+			noFlowsWithin(l, forgotten, address)
 		}
 		l.Plug() // another device by the same name
 		for _, f := range lab.Families() {
