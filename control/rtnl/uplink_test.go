@@ -200,3 +200,31 @@ func TestRoutes(t *testing.T) {
 		t.Errorf("routes (-want +got):\n%s", diff)
 	}
 }
+
+func TestDefaultDevices(t *testing.T) {
+	h := testHandle(t)
+	list := func() []uint32 {
+		t.Helper()
+		devices, err := h.DefaultDevices()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return devices
+	}
+	want := testHostPort(t, h, true)
+	gw, err := h.LinkByName(GatewayDevice(want.NetworkID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := list(); len(got) > 0 {
+		t.Errorf("default routes through %v, want none", got)
+	}
+	for _, via := range []string{"192.0.2.7", "2001:db8::7"} {
+		if err := h.conn.replaceDefault(netip.MustParseAddr(via), gw.Index); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]uint32{gw.Index, gw.Index}, list()); diff != "" {
+		t.Errorf("default routes of both families (-want +got):\n%s", diff)
+	}
+}
