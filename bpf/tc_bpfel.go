@@ -340,6 +340,7 @@ type TCUpFlag uint32
 
 const (
 	TCUpFlagUP_STACK TCUpFlag = 1
+	TCUpFlagUP_BELOW TCUpFlag = 256
 )
 
 type TCUplink struct {
