@@ -14,8 +14,8 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// talker is a TCP connection with an echo server whose ends never stop talking.
-type talker struct {
+// longStream is a TCP connection with an echo server whose ends never stop talking.
+type longStream struct {
 	name string
 	conn net.Conn
 
@@ -24,14 +24,14 @@ type talker struct {
 	err  error
 }
 
-// newTalker connects, and talks at times that differ from those of others.
-func newTalker(l *lab.Lab, h *world.Host, address string, phase time.Duration) *talker {
+// newLongStream connects, and talks at times that differ from those of others.
+func newLongStream(l *lab.Lab, h *world.Host, address string, phase time.Duration) *longStream {
 	l.Helper()
 	c, err := h.Dial(net.Dialer{Timeout: lab.Patient, KeepAlive: -1}, "tcp", address)
 	if err != nil {
 		l.Fatal(err)
 	}
-	s := &talker{name: fmt.Sprintf("%s to %s", c.LocalAddr(), address), conn: c}
+	s := &longStream{name: fmt.Sprintf("%s to %s", c.LocalAddr(), address), conn: c}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		b := make([]byte, 1<<16)
@@ -60,7 +60,7 @@ func newTalker(l *lab.Lab, h *world.Host, address string, phase time.Duration) *
 	return s
 }
 
-func (s *talker) note(back []byte, err error) {
+func (s *longStream) note(back []byte, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.back.Write(back)
@@ -73,7 +73,7 @@ func (s *talker) note(back []byte, err error) {
 }
 
 // lives wants the stream to bring something back that was said just now.
-func (s *talker) lives(l *lab.Lab, after string) {
+func (s *longStream) lives(l *lab.Lab, after string) {
 	l.Helper()
 	s.conn.Write([]byte(after)) // what is wrong shows when it does not come back
 	l.Eventually(20*time.Second, func() error {
@@ -91,7 +91,7 @@ func (s *talker) lives(l *lab.Lab, after string) {
 
 // streams are some of each family, from outside to a published port and from a sandbox to
 // outside.
-type streams []*talker
+type streams []*longStream
 
 func newStreams(l *lab.Lab) (list streams) {
 	l.Helper()
@@ -104,8 +104,8 @@ func newStreams(l *lab.Lab) (list streams) {
 		for i := range 8 {
 			phase := time.Duration(i) * 3 * time.Millisecond
 			list = append(list,
-				newTalker(l, l.Outside, net.JoinHostPort(f.Of(lab.Host4, lab.Host6), "7070"), phase),
-				newTalker(l, a.Host, net.JoinHostPort(f.Of(lab.Outside4, lab.Outside6), "7"), phase))
+				newLongStream(l, l.Outside, net.JoinHostPort(f.Of(lab.Host4, lab.Host6), "7070"), phase),
+				newLongStream(l, a.Host, net.JoinHostPort(f.Of(lab.Outside4, lab.Outside6), "7"), phase))
 		}
 	}
 	return list
