@@ -23,7 +23,7 @@ ROOT          = [ "$$(id -u)" = 0 ] || \
 	{ echo "make $@ makes network namespaces and loads BPF programs: run it as root"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate format lint test bench bench-count bench-engine bench-full bench-growth bench-smoke demo install docker-plugin clean
+.PHONY: help build generate format lint test bench bench-count bench-engine bench-full bench-growth bench-smoke fuzz demo install docker-plugin clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,6 +102,12 @@ bench-growth: build ## Measure many ports, many flows, and how fast they are mad
 bench-smoke: ## Try the benchmarks for a moment; part of make test.
 	@$(DEPS) bench
 	$(GO) test -count=1 -run TestSmoke ./bench
+
+DURATION := 1h
+fuzz: ## Compare with the kernel's own NAT on random packets for DURATION, as root.
+	@$(ROOT)
+	@$(DEPS) test
+	$(GO) test -count=1 -timeout 0 -v -run TestDifferences ./test/fuzz -time $(DURATION)
 
 demo: build ## See real programs talk through Fairlead, in namespaces, as root.
 	@$(ROOT)

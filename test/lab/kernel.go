@@ -40,29 +40,39 @@ func (l *Lab) Device(alias string) string {
 	return names[0]
 }
 
+// PinnedMap opens a map that the daemon pinned. The test closes it.
+func (l *Lab) PinnedMap(name string) (m *ebpf.Map) {
+	l.Helper()
+	l.must(l.Host.Do(func() (err error) {
+		m, err = ebpf.LoadPinnedMap(filepath.Join(l.dir, "bpf", "maps", name), nil)
+		return err
+	}))
+	return m
+}
+
 // EmptyMap removes every entry of a pinned map, as bpftool could.
 func (l *Lab) EmptyMap(name string) {
 	l.Helper()
-	l.must(l.Host.Do(func() error {
-		m, err := ebpf.LoadPinnedMap(filepath.Join(l.dir, "bpf", "maps", name), nil)
+	m := l.PinnedMap(name)
+	defer m.Close()
+	l.must(Empty(m))
+}
+
+// Empty removes every entry of a map.
+func Empty(m *ebpf.Map) error {
+	key := make([]byte, m.KeySize())
+	for {
+		err := m.NextKey(nil, &key)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
-		defer m.Close()
-		key := make([]byte, m.KeySize())
-		for {
-			err := m.NextKey(nil, &key)
-			if errors.Is(err, ebpf.ErrKeyNotExist) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			if err := m.Delete(key); err != nil {
-				return err
-			}
+		if err := m.Delete(key); err != nil {
+			return err
 		}
-	}))
+	}
 }
 
 // DetachLinks detaches the pinned links that match pattern, and returns how

@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fuzz
+
+import (
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// rule explains a difference that is right. docs/fuzzing.md has its row.
+type rule struct {
+	name     string
+	explains func(d difference) bool
+}
+
+var rules = []rule{
+	{"bridged", bridged},
+	{"invalid passes", invalidPasses},
+	{"middle of a published flow", middleOfPublished},
+	{"incomplete fragments", incompleteFragments},
+	{"strangers' errors", strangersErrors},
+	{"bad checksum", badChecksum},
+	{"not judged on a bridge", notJudged},
+	{"invalid on a bridge", invalidBridged},
+	{"inner sources", innerSources},
+	{"unasked replies", unaskedReplies},
+	{"hop limit on a bridge", hopLimitBridged},
+	{"hop limit told", hopLimitTold},
+	{"closed flow", closedFlow},
+	{"timers of the host", hostTimers},
+	{"privileged at the gateway", privilegedAtGateway},
+	{"error to the host", errorToHost},
+	{"hop limit of odd ICMP", hopLimitOddICMP},
+	{"length believed", lengthBelieved},
+	{"refused first", refusedFirst},
+	{"flags that nobody sends", oddFlags},
+	{"SYN again", synAgain},
+	{"exact segments", exactSegments},
+	{"handshake that ends", handshakeEnds},
+}
+
+// parting are rules after which the twins' flows are not the same: what follows is not compared.
+var parting = []rule{
+	{"one port of the host twice", hostPortTwice},
+	{"tags", tags},
+	{"server opens", serverOpens},
+	{"kernel reuses a port", kernelReuses},
+	{"closed socket answers", closedSocketAnswers},
+}
+
+// known are faults that are not fixed, by their row in docs/fuzzing.md. Each has a sequence in testdata, which fails when it
+// shows the fault no more: then the row goes, and the sequence must find nothing from then on.
+var known = []rule{
+	{"N3", func(d difference) bool {
+		other, ok := shares(d)
+		return ok && (other.Client == "guest" || d.flow().Client == "guest")
+	}},
+	{"F6", func(d difference) bool {
+		acked := d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) == ack })
+		return d.is("state") && d.fairlead.text == string(open) && d.kernel.text == string(opening) && !acked
+	}},
+	{"F5", func(d difference) bool {
+		f := d.flow()
+		member := networkOf(f.Client) != "" && networkOf(f.Client) == memberNetwork(f.Dst)
+		return d.st().TTL == 1 && f.DMAC == "" && member
+	}},
+	{"F4", func(d difference) bool {
+		t := d.flow().Dport
+		return d.flow().Proto == unix.IPPROTO_ICMP && t != 8 && t != 0 && (d.flow().Client == "out" || d.st().Kind == "reverse")
+	}},
+	{"F3", func(d difference) bool {
+		return d.fairlead != nil && d.fairlead.p.icmpError() && d.flow().Client == "host" && d.st().Kind == "reverse"
+	}},
+	{"N15", func(d difference) bool {
+		return d.st().allFragments() && !d.flow().spoofed() && d.flow().DMAC == "" && (d.fairlead == nil || d.fairlead.p.fragment())
+	}},
+	{"S6", func(d difference) bool {
+		return d.fairlead != nil && d.kernel == nil && d.flow().DMAC == "" && slices.Contains(d.fairlead.p.bad, "TCP header")
+	}},
+	{"F1", func(d difference) bool {
+		return d.st().Kind == "error" && d.st().Type == 5 && d.fairlead != nil && d.kernel == nil && d.flow().Dst.Is4()
+	}},
+	{"F2", func(d difference) bool {
+		return (d.flow().Client == "out" || d.flow().Client == "guest") && hostAddrs[d.flow().Dst] && d.flow().Dst != hostAddr(d.flow().Dst) && d.kernel != nil
+	}},
+}
+
+// memberNetwork is the network of the sandbox with an address; "": no sandbox has it.
+func memberNetwork(a netip.Addr) string {
+	for _, n := range nodes {
+		if n.addr4 == a || n.addr6 == a {
+			return n.network
+		}
+	}
+	return ""
+}
+
+// spoofed says whether the source is not the client's.
+func (f *flow) spoofed() bool {
+	return f.Src.IsValid() && f.Src != nodeOf(f.Client).addr(familyOf(f.Src)) && !(f.Client == "out" && internetAddr(f.Src))
+}
+
+func hostAddr(a netip.Addr) netip.Addr {
+	return netip.MustParseAddr(familyOf(a).Of(lab.Host4, lab.Host6))
+}
+
+// A receiver sees by itself that a checksum or a length is wrong. Fairlead changes a checksum with what it translates and lets
+// it be wrong; a router's stack and connection tracking look.
+func badChecksum(d difference) bool {
+	if d.fairlead == nil || d.kernel != nil {
+		return false
+	}
+	for _, bad := range d.fairlead.p.bad {
+		if strings.HasSuffix(bad, "checksum") || bad == "length" {
+			return true
+		}
+	}
+	return false
+}
+
+// What is sent to a member's MAC is not judged beyond its source. The kernel has its bridged packets pass the host's
+// rules, and loses those that it cannot parse.
+func notJudged(d difference) bool {
+	f := d.flow()
+	return f.DMAC != "" && d.kernel == nil && (d.fairlead.node == f.DMAC || d.fairlead.node == f.Client) && networkOf(f.Client) == networkOf(f.DMAC) &&
+		(d.st().Flip > 0 || d.st().Cut > 0) && len(d.st().Tags) == 0 && !d.flow().Src.IsValid()
+}
+
+// Between members of one network the kernel's bridge forwards what connection tracking finds invalid untranslated.
+func invalidBridged(d difference) bool {
+	return d.kernel != nil && d.invalid && networkOf(d.flow().Client) != "" && networkOf(d.flow().Client) == networkOf(d.kernel.node)
+}
+
+func (d *difference) flow() *flow { return &d.seq.Flows[d.flowOf] }
+
+// is says whether both came out of a node.
+func (d *difference) is(node string) bool {
+	return d.fairlead != nil && d.kernel != nil && d.fairlead.node == node
+}
+
+func (d *difference) st() *step { return &d.seq.Steps[d.step] }
+
+// The kernel's bridge translates between members of one network without routing: it leaves the hop limit and the
+// source MAC as they are. Fairlead routes.
+func bridged(d difference) bool {
+	return d.fairlead != nil && d.kernel != nil && d.fairlead.rest == d.kernel.rest &&
+		networkOf(d.flow().Client) != "" && networkOf(d.flow().Client) == networkOf(d.fairlead.node) &&
+		d.fairlead.p.ttl+1 == d.kernel.p.ttl
+}
+
+// Connection tracking refuses TCP segments out of their window, or that begin nothing. Fairlead leaves the judgement to the
+// receiver, whose they are; its own state does not follow them.
+func invalidPasses(d difference) bool {
+	return d.fairlead != nil && d.kernel == nil && d.invalid && d.flow().Proto == unix.IPPROTO_TCP &&
+		(d.st().Kind == "forward" || d.st().Kind == "reverse")
+}
+
+// A published port is reached by SYN only. Other segments of no flow are for the host's stack, which resets them; the
+// kernel's connection tracking takes them for a flow that is older than its memory.
+func middleOfPublished(d difference) bool {
+	_, ok := published[d.flow().Dport]
+	return ok && d.flow().Proto == unix.IPPROTO_TCP && d.st().Kind == "forward" && d.st().Flags&(syn|ack|rst) != syn
+}
+
+// The kernel keeps fragments until all are there. Fairlead forwards each.
+func incompleteFragments(d difference) bool {
+	st := d.st()
+	return len(st.Frags) > 0 && !st.allFragments() && d.kernel == nil && d.fairlead.p.fragment()
+}
+
+func (st *step) allFragments() bool {
+	sent := map[int]bool{}
+	for _, i := range st.Frags {
+		sent[i] = true
+	}
+	return len(sent) == st.Len/fragmentSize+1
+}
+
+// netfilter takes an ICMP error about a flow from anybody. Fairlead wants it from where the flow goes.
+func strangersErrors(d difference) bool {
+	return d.fairlead == nil && d.st().Kind == "error" && d.st().Node != ""
+}
+
+// A packet from outside whose source is the host's or a sandbox's is not from outside. The kernel would look by rp_filter,
+// which is off here and on most hosts is.
+func innerSources(d difference) bool {
+	src := d.flow().Src
+	return d.fairlead == nil && networkOf(d.flow().Client) == "" && src.IsValid() && !internetAddr(src)
+}
+
+// backend is the sandbox that a flow to a published port is led to; "host": none.
+func backend(f *flow) string {
+	if name, ok := published[f.Dport]; ok {
+		return name
+	}
+	return "host"
+}
+
+func internetAddr(a netip.Addr) bool { return a == internet[familyOf(a)] }
+
+// An answer to an ICMP request that was none leaves a sandbox like anything else. Connection tracking finds it invalid.
+func unaskedReplies(d difference) bool {
+	return d.invalid && d.kernel == nil && isICMP(d.flow().Proto) && slices.Contains([]uint16{0, 14, 18, 200, 129, 140}, d.flow().Dport) &&
+		networkOf(d.fairlead.node) == ""
+}
+
+// Between members of one network the kernel's bridge translates, and does not look at the hop limit, or loses the packet.
+func hopLimitBridged(d difference) bool {
+	return d.st().TTL == 1 && networkOf(d.flow().Client) != "" && networkOf(d.flow().Client) == networkOf(backend(d.flow()))
+}
+
+// Both tell a sender that its hop limit was exceeded. Fairlead does so with the gateway's address and embeds less.
+func hopLimitTold(d difference) bool {
+	return d.st().TTL == 1 && d.fairlead != nil && d.kernel != nil && d.fairlead.p.icmpError() && d.kernel.p.icmpError() &&
+		d.fairlead.p.icmpType == d.kernel.p.icmpType && d.fairlead.p.dst == d.kernel.p.dst &&
+		gist(d.fairlead) == gist(d.kernel)
+}
+
+// A RST in the handshake is the sender's if it is exact, or acknowledges exactly: so a receiver judges it while it waits for a
+// SYN-ACK (RFC 9293 section 3.10.7.3). A FIN of the server's may come before the client's ACK. The kernel wants both in the window
+// that it has seen, which then is empty.
+func handshakeEnds(d difference) bool {
+	return d.is("state") && d.fairlead.text == string(closing) && d.kernel.text == string(opening) && d.had(func(st step) bool {
+		exact := st.Seq == 0 || st.Kind == "reverse" && st.Flags&ack != 0 && st.Ack == 0
+		early := st.Kind == "reverse" && st.Seq >= 0 && st.Seq < defaultWindow
+		return st.Flags&rst != 0 && exact || st.Flags&fin != 0 && early
+	})
+}
+
+// gist is what an ICMP error says without who says it and how much it embeds.
+func gist(s *seen) string {
+	_, text, _ := strings.Cut(s.rest, " type ")
+	text, _, _ = strings.Cut(text, " payload")
+	return text
+}
+
+// A RST that ends a flow that was not assured has the kernel forget it at once. Fairlead remembers it for the timeout of state
+// close, so that what is under way yet is still translated.
+func closedFlow(d difference) bool {
+	return !d.is("state") && d.had(func(st step) bool { return st.Flags&rst != 0 })
+}
+
+// had says whether the flow had such a step before, or, after the last step, at all.
+func (d *difference) had(such func(step) bool) bool {
+	steps := d.seq.Steps[:d.step]
+	if d.is("state") {
+		steps = d.seq.Steps
+	}
+	return slices.ContainsFunc(steps, func(st step) bool { return st.Flow == d.flowOf && such(st) })
+}
+
+// What is not allowed to leave is dropped whatever its hop limit. A router looks at the hop limit first.
+func refusedFirst(d difference) bool {
+	f := d.flow()
+	to := memberNetwork(f.Dst)
+	refused := networkOf(f.Client) == "inner" || to != "" && to != networkOf(f.Client)
+	return refused && d.st().TTL == 1 && d.fairlead == nil && d.kernel.node == f.Client
+}
+
+// Connection tracking refuses combinations of flags that nobody sends. A receiver goes by RST, then SYN, then FIN (RFC 9293 section
+// 3.10.7), and so does Fairlead.
+func oddFlags(d difference) bool {
+	return d.is("state") && d.had(func(st step) bool {
+		switch st.Flags &^ (psh | 0xc0) {
+		case syn, syn | ack, rst, rst | ack, fin | ack, ack:
+			return false
+		}
+		return st.Kind == "forward" || st.Kind == "reverse"
+	})
+}
+
+// A SYN on a connection that is open, and the SYN-ACK that belongs to it, make the kernel begin anew: it may have missed the
+// end. Fairlead goes by the sequence number, which is the old one. After a RST it is Fairlead that begins anew at once.
+func synAgain(d difference) bool {
+	n := 0
+	d.had(func(st step) bool {
+		if st.Kind == "forward" && st.Flags&(syn|ack|rst) == syn {
+			n++
+		}
+		return false
+	})
+	return d.is("state") && n > 1 && (d.kernel.text == string(opening) || d.fairlead.text == string(opening))
+}
+
+// A segment that is not where it belongs, or in fragments, or whose hop limit ends here, moves the kernel's connection on if it
+// is in the window. Fairlead waits for one that is exact (RFC 5961 section 3.2 and 4.2).
+func exactSegments(d difference) bool {
+	order := map[string]int{string(opening): 0, string(open): 1, string(closing): 2}
+	return d.is("state") && order[d.fairlead.text] < order[d.kernel.text] && d.had(func(st step) bool {
+		return st.Seq != 0 || st.Ack != 0 || len(st.Frags) > 0 || st.TTL == 1 || st.Flip > 0 || st.Cut > 0 || st.Flags&syn != 0 && st.Len > 0
+	})
+}
+
+// Which port a flow leaves with is the forwarder's to choose: it may be one that an earlier flow, which ended, had.
+func kernelReuses(d difference) bool {
+	return d.kernel != nil && d.portOf(d.kernel) != d.flow().name() && d.fairlead != nil && d.portOf(d.fairlead) == d.flow().name() &&
+		d.fairlead.node == d.kernel.node
+}
+
+var portName = regexp.MustCompile(`<(?:privileged )?port of ([^>]+)>`)
+
+// portOf names the flow that first had the port that a packet bears; the step's own if it bears none that was chosen.
+func (d *difference) portOf(s *seen) string {
+	if match := portName.FindStringSubmatch(s.text); match != nil {
+		return match[1]
+	}
+	return d.flow().name()
+}
+
+// shares says whether Fairlead has the flow share a tuple with another one, which the kernel has not.
+func shares(d difference) (other *flow, ok bool) {
+	if d.fairlead == nil || d.kernel != nil && d.portOf(d.kernel) != d.flow().name() {
+		return nil, false
+	}
+	for k := range d.seq.Flows {
+		other = &d.seq.Flows[k]
+		if name := other.name(); name == d.portOf(d.fairlead) && name != d.flow().name() {
+			return other, true
+		}
+	}
+	return nil, false
+}
+
+// A socket of the host's sends some segments when its timers say so: acknowledgements of data, and what it repeats.
+func hostTimers(d difference) bool {
+	timed := func(s *seen) bool {
+		return s == nil || s.p.proto == unix.IPPROTO_TCP && s.own && (s.p.flags == ack || s.again)
+	}
+	return timed(d.fairlead) && timed(d.kernel)
+}
+
+// A program of the host is led to the backend when it connects. So one local port does not connect to two published addresses
+// of one backend: the second connect gets EADDRNOTAVAIL, or, with UDP and SO_REUSEADDR, the two are one flow. netfilter translates its packets, and gives them another port.
+func hostPortTwice(d difference) bool {
+	if d.st().Kind != "connect" || d.flow().Proto == unix.IPPROTO_TCP && d.fairlead != nil && d.fairlead.node != "host" {
+		return false
+	}
+	for k, other := range d.seq.Flows {
+		if k != d.flowOf && other.Client == "host" && other.Proto == d.flow().Proto && other.Sport == d.flow().Sport && other.Dst != d.flow().Dst {
+			return true
+		}
+	}
+	return false
+}
+
+// A packet that says that it is larger than it is and than the path takes is too big to Fairlead. The kernel sees first that it
+// is cut off.
+func lengthBelieved(d difference) bool {
+	if d.kernel != nil || d.st().Flip == 0 || d.fairlead.node != d.flow().Client && d.st().Kind == "forward" {
+		return false
+	}
+	p := d.fairlead.p
+	return p.proto == unix.IPPROTO_ICMPV6 && p.icmpType == 2 || p.proto == unix.IPPROTO_ICMP && p.icmpType == 3 && p.icmpCode == 4
+}
+
+// Tags behind a tag are dropped, wherever they come from: no member of a network and nobody outside means them for an untagged
+// interface. The kernel takes off those of VLAN 0, however many.
+func tags(d difference) bool { return len(d.st().Tags) > 1 && d.fairlead == nil }
+
+// The gateway stands for neighbours of the backend with ports of its own, all above 1023.
+func privilegedAtGateway(d difference) bool {
+	return d.is(backend(d.flow())) && networkOf(d.flow().Client) != "" &&
+		d.fairlead.rest == strings.Replace(d.kernel.rest, "<privileged port", "<port", 1)
+}
+
+// A socket of the host's is connected to the backend itself, and its stack takes an ICMP error from anybody. Under netfilter
+// the same error is about a translated packet, and lost if the address that was asked is a loopback.
+func errorToHost(d difference) bool {
+	return d.st().Kind == "error" && d.st().Node != "" && d.flow().Client == "host" && (d.fairlead == nil || d.fairlead.node == "host")
+}
+
+// A SYN from the server, on a flow that is about to end: the kernel takes it for a new connection to its own address. Fairlead
+// lets the sandbox answer, whose flow it is.
+func serverOpens(d difference) bool {
+	return d.flow().Proto == unix.IPPROTO_TCP && d.st().Kind == "reverse" && d.st().Flags&(syn|ack|rst) == syn
+}
+
+// The host's stack answers for a socket that is closed as its own connection tracking lets it, which on Fairlead's host knows
+// only what the host itself sent and got.
+func closedSocketAnswers(d difference) bool {
+	refusal := func(s *seen) bool { return s == nil || s.p.flags&rst != 0 || s.p.icmpError() }
+	return d.flow().Client == "host" && d.st().Kind == "reverse" && refusal(d.fairlead) && refusal(d.kernel)
+}
+
+// The kernel does not answer ICMP of types that it does not know: they may be errors. Fairlead knows which are.
+func hopLimitOddICMP(d difference) bool {
+	return d.st().TTL == 1 && d.flow().Proto == unix.IPPROTO_ICMP && d.flow().Dport == 200 && d.kernel == nil && d.fairlead.node == d.flow().Client
+}
+
+// compare pairs what came out of both twins and returns what no rule explains. ends: the row that
+// explains something after which the twins' flows are not the same.
+func (f *fuzzer) compare(all difference, fairlead, kernel []*seen) (found []difference, ends string) {
+	fairlead, kernel = leaveOut(fairlead, kernel), leaveOut(kernel, fairlead)
+	for _, d := range pair(all, fairlead, kernel) {
+		if r := explaining(known, d); r != nil {
+			f.used["known: "+r.name]++
+			ends = r.name
+		} else if r := explaining(parting, d); r != nil {
+			f.used[r.name]++
+			ends = r.name
+		} else if r := explaining(rules, d); r != nil {
+			f.used[r.name]++
+		} else {
+			found = append(found, d)
+		}
+	}
+	return found, ends
+}
+
+// explaining is the first rule that explains a difference; nil: none does.
+func explaining(rules []rule, d difference) *rule {
+	for i, r := range rules {
+		if r.explains(d) {
+			return &rules[i]
+		}
+	}
+	return nil
+}
+
+// leaveOut are those of a that have no equal in b.
+func leaveOut(a, b []*seen) (rest []*seen) {
+	count := map[string]int{}
+	for _, x := range b {
+		count[x.text]++
+	}
+	for _, x := range a {
+		if count[x.text] == 0 {
+			rest = append(rest, x)
+			continue
+		}
+		count[x.text]--
+	}
+	return rest
+}
+
+// pair puts together what came out of the same node.
+func pair(d difference, fairlead, kernel []*seen) (all []difference) {
+	used := map[*seen]bool{}
+	for _, a := range fairlead {
+		d.fairlead, d.kernel = a, nil
+		for _, b := range kernel {
+			if !used[b] && b.node == a.node {
+				d.kernel = b
+				used[b] = true
+				break
+			}
+		}
+		all = append(all, d)
+	}
+	for _, b := range kernel {
+		if !used[b] {
+			d.fairlead, d.kernel = nil, b
+			all = append(all, d)
+		}
+	}
+	return all
+}
