@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -36,7 +37,10 @@ var (
 // kernel, would only learn from a half-made one that its namespace is missing.
 func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
 	if filepath.IsAbs(spec.NetNS) {
-		ns, err := rtnl.OpenNetNS(spec.NetNS)
+		ns, err := b.daemon.handle.OpenInside(spec.NetNS)
+		if errors.Is(err, rtnl.ErrHost) {
+			return nil, refuseHost(spec.NetNS)
+		}
 		if err != nil {
 			return nil, &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(
 				"%v (ip netns add NAME makes one at /run/netns/NAME; without --netns the sandbox gets a new one)", err)}
@@ -46,6 +50,35 @@ func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*m
 		}
 	}
 	return b.Controller.CreateSandbox(ctx, spec)
+}
+
+// refuseHost is the refusal to take the host for a sandbox.
+func refuseHost(path string) error {
+	return &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(
+		"network namespace %q is the host's own (name another; in the host's network a sandbox is with --network host)", path)}
+}
+
+// foreign is the controller as container engines have it.
+type foreign struct {
+	*controller.Controller
+	handle *rtnl.Handle
+	log    *slog.Logger
+}
+
+// JoinEndpoint makes an endpoint's devices; [dockerplugin.Controller]. The path need not lead
+// anywhere outside of the engine.
+func (f foreign) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
+	ns, err := f.handle.OpenInside(netns)
+	if errors.Is(err, rtnl.ErrHost) {
+		return nil, refuseHost(netns)
+	}
+	if err == nil {
+		err = ns.Close()
+	}
+	if err != nil && !errors.Is(err, rtnl.ErrGone) {
+		f.log.Debug("an engine's network namespace is not looked at", "path", netns, "err", err)
+	}
+	return f.Controller.JoinEndpoint(ctx, id, name, netns)
 }
 
 // ForceRemoveNetwork removes a network, also a container engine's that the engine does

@@ -170,7 +170,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
-	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: d.controller, Log: d.log, Socket: d.cfg.DockerSocket})
+	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: foreign{d.controller, d.handle, d.log}, Log: d.log, Socket: d.cfg.DockerSocket})
 	if d.dockerSocket != nil && d.cfg.DockerSocket != "" {
 		d.namer = dockerplugin.NewNamer(d.cfg.DockerSocket, d.controller, d.log)
 	}

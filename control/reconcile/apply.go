@@ -262,7 +262,7 @@ func (r *Reconciler) members(b *sandbox) []*endpoint {
 
 // configureSandbox configures the inside.
 func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
-	ns, err := rtnl.OpenNetNS(b.want.NetNS)
+	ns, err := p.r.nl.OpenInside(b.want.NetNS)
 	if err != nil {
 		return err
 	}

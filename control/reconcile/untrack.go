@@ -65,5 +65,5 @@ func (p *pass) openInside(b *sandbox, outer rtnl.Link) (*rtnl.NetNS, error) {
 	if b.want.Foreign {
 		return p.r.nl.PeerNetNS(outer)
 	}
-	return rtnl.OpenNetNS(b.want.NetNS)
+	return p.r.nl.OpenInside(b.want.NetNS)
 }

@@ -17,6 +17,18 @@ import (
 // exist (any more), or something else is there.
 var ErrGone = errors.New("no network namespace there")
 
+// ErrHost is returned when a path that should lead into a sandbox leads to the handle's own
+// namespace, the host's: by mistake, or because the process whose path it was has ended and
+// one of the host's has its ID now. It is an ErrGone.
+var ErrHost error = hostError{}
+
+type hostError struct{}
+
+func (hostError) Error() string { return "this is the host's own network namespace" }
+
+// Is makes it an ErrGone.
+func (hostError) Is(target error) bool { return target == ErrGone }
+
 // NetNS is an open network namespace. It stays valid until Close, also when
 // its path goes away.
 type NetNS struct {
@@ -62,6 +74,33 @@ func (ns *NetNS) Inode() (uint64, error) {
 		return 0, fmt.Errorf("identify network namespace: %w", err)
 	}
 	return st.Ino, nil
+}
+
+// OpenInside opens the namespace at path, which must be another than the handle's own; ErrHost
+// if it is not, whatever its path, ErrGone if there is none.
+func (h *Handle) OpenInside(path string) (*NetNS, error) {
+	ns, err := OpenNetNS(path)
+	if err != nil {
+		return nil, err
+	}
+	same, err := h.ns.same(ns)
+	if err == nil && same {
+		err = fmt.Errorf("open network namespace %q: %w", path, ErrHost)
+	}
+	if err != nil {
+		ns.Close()
+		return nil, err
+	}
+	return ns, nil
+}
+
+// same reports whether two are one namespace.
+func (ns *NetNS) same(o *NetNS) (bool, error) {
+	var a, b unix.Stat_t
+	if err := errors.Join(unix.Fstat(ns.fd(), &a), unix.Fstat(o.fd(), &b)); err != nil {
+		return false, fmt.Errorf("identify network namespace: %w", err)
+	}
+	return a.Dev == b.Dev && a.Ino == b.Ino, nil
 }
 
 // PeerNetNS opens the namespace that the other end of a host's device is in, by way of

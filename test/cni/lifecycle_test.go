@@ -19,6 +19,27 @@ import (
 	"github.com/fairlead-net/fairlead/test/machine"
 )
 
+// The host's own namespace is refused, and untouched.
+func TestHostIsNoContainer(t *testing.T) {
+	t.Parallel()
+	r := newRuntime(t, lab.Config{})
+	pods := r.list("1.0.0", "pods", nil)
+	a := r.container("anna", nil)
+	a.conf.NetNS, a.conf.IfName = r.Host.NetNS(), "eth7"
+	before := r.Must(r.Host, "ip", "addr", "show", "dev", "eth0")
+	_, err := a.tryAdd(pods)
+	if err == nil || !strings.Contains(err.Error(), "is the host's own") {
+		t.Errorf("ADD of the host: %v", err)
+	}
+	r.wantSandboxes("", 0)
+	if after := r.Must(r.Host, "ip", "addr", "show", "dev", "eth0"); after != before {
+		t.Errorf("the host had\n%s\nand has\n%s", before, after)
+	}
+	if links := r.Must(r.Host, "ip", "-o", "link"); strings.Contains(links, "eth7") {
+		t.Errorf("the host has\n%s", links)
+	}
+}
+
 // CHECK finds what is broken and has it repaired; DEL succeeds however often, and
 // when the namespace is gone.
 func TestCheckAndDel(t *testing.T) {

@@ -73,6 +73,10 @@ func TestNamespaces(t *testing.T) {
 			l.Errorf("run --network %s sees\n%s\nwant %s", mode, out, want)
 		}
 	}
+	l.Refused(1, []string{"is the host's own", l.Host.NetNS()}, "sandbox", "create", "--netns", l.Host.NetNS(), "--network", web, "mine")
+	if out := l.Fairlead("ps", "-a", "--format", "{{.Names}}"); out != "anna" {
+		l.Errorf("sandboxes are %q, want anna", out)
+	}
 	foreign := l.NewHost("foreign")
 	l.HTTP(foreign, "foreign", 80)
 	l.Fairlead("sandbox", "create", "--netns", foreign.NetNS(), "--network", web, "-p", "8080:80", "foreign")
