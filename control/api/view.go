@@ -76,7 +76,7 @@ func (v *view) network(n *model.Network, members bool) Network {
 		IPAM:       IPAM{Driver: "default", Options: map[string]string{}, Config: []IPAMConfig{}},
 		Containers: map[string]NetworkMember{}, Options: notNil(n.Options), Labels: notNil(n.Labels),
 	}
-	for _, s := range n.Subnets {
+	for _, s := range n.Claimed() {
 		c := IPAMConfig{Subnet: prefixString(s.Prefix), IPRange: s.IPRange.String(), Gateway: addrString(s.Gateway)}
 		for name, a := range s.Aux {
 			if c.AuxiliaryAddresses == nil {

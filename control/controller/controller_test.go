@@ -222,9 +222,12 @@ func checkSnapshot(s *model.Snapshot) error {
 		if n.ID != id || n.Index == 0 || n.Index >= model.MaxNetworks {
 			bad("network %q is filed under %s with index %d", n.Name, id, n.Index)
 		}
-		for _, sub := range n.Subnets {
+		if used := hasMembers(s, id); used && n.Idle || !used && predefined(n.Name) && n.HasDatapath() && !n.Idle {
+			bad("network %q: idle %t, has members %t", n.Name, n.Idle, used)
+		}
+		for _, sub := range n.Claimed() {
 			for oid, o := range s.Networks {
-				for _, os := range o.Subnets {
+				for _, os := range o.Claimed() {
 					if oid != id && os.Prefix.Overlaps(sub.Prefix) {
 						bad("networks %q and %q overlap", n.Name, o.Name)
 					}

@@ -30,7 +30,7 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 		if err := connectable(t.next, n, sb); err != nil {
 			return err
 		}
-		if ep, err = t.addEndpoint(n, sb, spec); err != nil {
+		if ep, err = t.addEndpoint(ctx, n, sb, spec); err != nil {
 			return err
 		}
 		if err := t.retarget(sb, true); err != nil {
@@ -106,11 +106,15 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 }
 
 // addEndpoint adds an interface to a sandbox that is in the next snapshot.
-func (t *tx) addEndpoint(n *model.Network, sb *model.Sandbox, spec model.EndpointSpec) (*model.Endpoint, error) {
+func (t *tx) addEndpoint(ctx context.Context, n *model.Network, sb *model.Sandbox, spec model.EndpointSpec) (*model.Endpoint, error) {
 	if len(spec.Aliases) > 0 && n.Name == model.NetworkBridge {
 		return nil, refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks (make one with: fairlead network create)")
 	}
 	if err := checkBandwidth(n, spec.Bandwidth); err != nil {
+		return nil, err
+	}
+	n, err := t.wake(ctx, n)
+	if err != nil {
 		return nil, err
 	}
 	ep, err := t.newEndpoint(n, spec)
@@ -266,6 +270,7 @@ func (t *tx) removeEndpoint(ep *model.Endpoint) {
 	t.releaseAddr(ep.NetworkID, ep.IPv4.Addr())
 	t.releaseAddr(ep.NetworkID, ep.IPv6.Addr())
 	t.putEndpoint(ep.ID, nil)
+	t.idle(ep.NetworkID)
 }
 
 // releaseAddr gives an address back to a network's pool; the zero Addr is none.

@@ -64,6 +64,9 @@ func (c *Controller) Start(ctx context.Context) error {
 	if n := t.reap(c.dead(t.next), nil); n > 0 { // what engines have is known once it is applied
 		c.cfg.Log.Info("sandboxes of dead programs removed", "count", n)
 	}
+	for id := range t.next.Networks { // of before networks could be idle
+		t.idle(id)
+	}
 	ops, _, err := t.encode()
 	if err != nil {
 		return err

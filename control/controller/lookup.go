@@ -91,6 +91,15 @@ func membersOf(s *model.Snapshot, networkID string) []*model.Endpoint {
 	return out
 }
 
+func hasMembers(s *model.Snapshot, networkID string) bool {
+	for _, ep := range s.Endpoints {
+		if ep.NetworkID == networkID {
+			return true
+		}
+	}
+	return false
+}
+
 // joinersOf lists the sandboxes that share a sandbox's namespace.
 func joinersOf(s *model.Snapshot, sandboxID string) []*model.Sandbox {
 	var out []*model.Sandbox

@@ -4,12 +4,15 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"unicode"
 
+	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -102,17 +105,95 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 	if err := applyOptions(n, spec.Options); err != nil {
 		return nil, err
 	}
-	if err := t.resolveSubnets(ctx, n, spec.Subnets); err != nil {
-		return nil, err
+	n.Idle = predefined(n.Name)
+	err = t.resolveSubnets(ctx, n, spec.Subnets)
+	if n.Idle && errors.Is(err, model.ErrExhausted) {
+		n.Subnets, err = nil, nil // there may be some when it is needed
 	}
-	addrs, err := newAddresses(n)
 	if err != nil {
 		return nil, err
 	}
-	t.c.addrs[n.ID] = addrs
-	t.onUndo(func() { delete(t.c.addrs, n.ID) })
+	if err := t.useAddresses(n); err != nil {
+		return nil, err
+	}
 	t.putNetwork(n.ID, n)
 	return n, nil
+}
+
+// useAddresses makes the pools of a network's subnets.
+func (t *tx) useAddresses(n *model.Network) error {
+	addrs, err := newAddresses(n)
+	if err != nil {
+		return err
+	}
+	was := t.c.addrs[n.ID]
+	t.c.addrs[n.ID] = addrs
+	t.onUndo(func() {
+		if was == nil {
+			delete(t.c.addrs, n.ID)
+		} else {
+			t.c.addrs[n.ID] = was
+		}
+	})
+	return nil
+}
+
+// wake makes a network claim subnets, if it does not: those that it had, unless somebody else
+// has taken them meanwhile.
+func (t *tx) wake(ctx context.Context, n *model.Network) (*model.Network, error) {
+	if !n.Idle {
+		return n, nil
+	}
+	now := *n
+	now.Idle = false
+	free, usable, err := t.stillFree(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	if !free {
+		now.Subnets = nil
+		err := t.resolveSubnets(ctx, &now, nil)
+		switch {
+		case errors.Is(err, model.ErrExhausted) && usable:
+			now.Subnets = n.Subnets
+		case err != nil:
+			return nil, err
+		default:
+			if err := t.useAddresses(&now); err != nil {
+				return nil, err
+			}
+		}
+	}
+	t.putNetwork(n.ID, &now)
+	return &now, nil
+}
+
+// stillFree reports whether nobody lives in an idle network's subnets or has a route there;
+// usable: there are but routes around them, as of a tunnel that all traffic takes.
+func (t *tx) stillFree(ctx context.Context, n *model.Network) (free, usable bool, err error) {
+	host, err := t.prefixesOfHost(ctx)
+	if err != nil {
+		return false, false, err
+	}
+	free, usable = len(n.Subnets) > 0, len(n.Subnets) > 0
+	for _, s := range n.Subnets {
+		only := []ipam.DefaultPool{{Base: s.Prefix, Size: s.Prefix.Bits()}}
+		_, taken := ipam.Pick(only, s.Prefix.Addr().Is4(), 0, slices.Concat(host, t.claimed()))
+		free = free && taken == nil
+		usable = usable && !slices.ContainsFunc(t.claimed(), s.Prefix.Overlaps) && !slices.ContainsFunc(host, func(p netip.Prefix) bool { return s.Prefix.Contains(p.Addr()) && p.Bits() >= s.Prefix.Bits() })
+	}
+	return free, usable, nil
+}
+
+// idle makes a predefined network claim nothing while it has no endpoint.
+func (t *tx) idle(networkID string) {
+	n := t.next.Networks[networkID]
+	if n == nil || n.Idle || !n.HasDatapath() || !predefined(n.Name) || hasMembers(t.next, n.ID) {
+		return
+	}
+	now := *n
+	now.Idle = true
+	t.putNetwork(n.ID, &now)
 }
 
 func newAddresses(n *model.Network) (*addresses, error) {

@@ -3,8 +3,11 @@
 package controller
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -12,6 +15,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/store"
 )
 
 func TestPredefinedNetworks(t *testing.T) {
@@ -36,6 +40,126 @@ func TestPredefinedNetworks(t *testing.T) {
 	if names, err := w.PruneNetworks(t.Context(), nil); err != nil || len(names) != 0 {
 		t.Errorf("prune = %v, %v", names, err)
 	}
+}
+
+// The default network claims a subnet with its first endpoint, and none without: then others may
+// have it, and it gets another.
+func TestDefaultNetworkClaimsNothing(t *testing.T) {
+	had := "172.28.0.0/16"
+	for _, tt := range []struct {
+		name   string
+		others func(w *world)
+		want   string
+	}{
+		{"nobody", func(*world) {}, had},
+		{"a network", func(w *world) {
+			w.network(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("172.28.5.0/24")}})
+		}, "172.29.0.0/16"},
+		{"a network of any subnet", func(w *world) { w.network(model.NetworkSpec{Name: "n"}) }, had},
+		{"an engine's network", func(w *world) { w.network(foreignNetwork("f", had)) }, "172.29.0.0/16"},
+		{"an engine's pool", func(w *world) {
+			if _, err := w.RequestPool(t.Context(), "", true, prefix(had), model.AddrRange{}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.RequestAddress(t.Context(), had, netip.Addr{}, true); err != nil {
+				t.Fatal(err)
+			}
+		}, "172.29.0.0/16"},
+		{"the host", func(w *world) { w.kernel.prefixes = []netip.Prefix{prefix("172.28.0.0/24")} }, "172.29.0.0/16"},
+		{"a route around", func(w *world) { w.kernel.prefixes = []netip.Prefix{prefix("172.28.0.0/15")} }, "172.30.0.0/16"},
+		{"routes around all", func(w *world) { w.kernel.prefixes = []netip.Prefix{prefix("172.16.0.0/12"), prefix("192.168.0.0/16")} }, had},
+		{"routes around all, and the host", func(w *world) {
+			w.kernel.prefixes = []netip.Prefix{prefix("172.16.0.0/13"), prefix("172.24.0.0/14"), prefix("172.30.0.0/15"), prefix("192.168.0.0/16"), prefix("172.28.0.1/32")}
+		}, "172.29.0.0/16"},
+		{"a tunnel for everything", func(w *world) { w.kernel.prefixes = []netip.Prefix{prefix("128.0.0.0/1")} }, had},
+	} {
+		for _, used := range []bool{false, true} { // by a sandbox that is gone again
+			t.Run(fmt.Sprint(tt.name, "/used=", used), func(t *testing.T) {
+				w := newWorld(t)
+				if used {
+					w.sandbox(model.SandboxSpec{Name: "first"})
+					if err := w.RemoveSandbox(t.Context(), "first", false); err != nil {
+						t.Fatal(err)
+					}
+				}
+				idle := func() {
+					t.Helper()
+					n, err := w.Network("bridge")
+					if err != nil || !n.Idle || len(n.Claimed()) != 0 {
+						t.Errorf("unused, the network is %+v, %v", n, err)
+					}
+					w.check()
+				}
+				idle()
+				w.restart()
+				tt.others(w)
+				idle()
+				w.sandbox(model.SandboxSpec{Name: "sb"})
+				n, _ := w.Network("bridge")
+				if n.Idle || len(n.Subnets) != 1 || n.Subnets[0].Prefix.String() != tt.want {
+					t.Errorf("used, the network is %+v, want %s", n, tt.want)
+				}
+				first := w.endpoint("bridge", "sb").IPv4
+				w.restart()
+				if again, _ := w.Network("bridge"); again.Idle || again.Subnets[0].Prefix != n.Subnets[0].Prefix || w.endpoint("bridge", "sb").IPv4 != first {
+					t.Errorf("after a restart the network is %+v", again)
+				}
+				if err := w.Disconnect(t.Context(), "bridge", "sb", false); err != nil {
+					t.Fatal(err)
+				}
+				idle()
+				if _, err := w.Connect(t.Context(), "bridge", "sb", model.EndpointSpec{}); err != nil {
+					t.Fatal(err)
+				}
+				if second := w.endpoint("bridge", "sb").IPv4; second == first || second.Masked() != first.Masked() {
+					t.Errorf("connected again it has %v, had %v", second, first)
+				}
+				w.check()
+			})
+		}
+	}
+	t.Run("state of before", func(t *testing.T) {
+		w := newWorld(t)
+		n, _ := w.Network("bridge")
+		was := *n
+		was.Idle = false
+		b, err := json.Marshal(&was)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.store.Commit(t.Context(), store.Put(prefixNetwork+n.ID, b)); err != nil {
+			t.Fatal(err)
+		}
+		w.restart()
+		if n, _ := w.Network("bridge"); !n.Idle || len(n.Subnets) != 1 {
+			t.Errorf("the network is %+v", n)
+		}
+		w.check()
+	})
+	t.Run("no subnet left at the first start", func(t *testing.T) {
+		w := newWorld(t)
+		cfg := w.cfg
+		w.kernel.prefixes = []netip.Prefix{prefix("172.16.0.0/12"), prefix("192.168.0.0/16")}
+		var err error
+		if cfg.Store, err = store.OpenBolt(store.BoltConfig{Path: filepath.Join(t.TempDir(), "state.db"), NoSync: true}); err != nil {
+			t.Fatal(err)
+		}
+		defer cfg.Store.(*store.Bolt).Close()
+		c, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.CreateSandbox(t.Context(), model.SandboxSpec{}); !errors.Is(err, model.ErrExhausted) {
+			t.Errorf("a sandbox was made, or %v", err)
+		}
+		w.kernel.prefixes = nil
+		if _, err := c.CreateSandbox(t.Context(), model.SandboxSpec{}); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestCreateNetworkSubnets(t *testing.T) {
@@ -216,11 +340,13 @@ func TestNetworkOptions(t *testing.T) {
 
 func TestDefaultPoolsRunOut(t *testing.T) {
 	w := newWorld(t)
-	for i := range 30 {
+	for i := range 31 { // the default network's subnet, which nobody uses, is the last
 		w.network(model.NetworkSpec{Name: fmt.Sprint("n", i)})
 	}
 	before := w.Snapshot()
 	_, err := w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "more"})
+	w.refused(before, err, model.ErrExhausted, "all predefined address pools have been fully subnetted")
+	_, err = w.CreateSandbox(t.Context(), model.SandboxSpec{})
 	w.refused(before, err, model.ErrExhausted, "all predefined address pools have been fully subnetted")
 	w.network(model.NetworkSpec{Name: "given", Subnets: []model.SubnetSpec{subnet("10.0.0.0/24")}})
 }

@@ -32,7 +32,7 @@ func (c *Controller) CreateSandbox(ctx context.Context, spec model.SandboxSpec) 
 	}
 	var sb *model.Sandbox
 	err := c.update(ctx, func(t *tx) (err error) {
-		sb, err = t.createSandbox(spec)
+		sb, err = t.createSandbox(ctx, spec)
 		return err
 	})
 	if err != nil {
@@ -135,7 +135,7 @@ func validateNoEndpoint(spec model.SandboxSpec, mode string) error {
 	return nil
 }
 
-func (t *tx) createSandbox(spec model.SandboxSpec) (*model.Sandbox, error) {
+func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
 	sb := &model.Sandbox{
 		ID:         newID(t.next.Sandboxes),
 		Name:       spec.Name,
@@ -173,7 +173,7 @@ func (t *tx) createSandbox(spec model.SandboxSpec) (*model.Sandbox, error) {
 	if !n.HasDatapath() {
 		return sb, validateNoEndpoint(spec, "network "+n.Name)
 	}
-	if _, err := t.addEndpoint(n, sb, spec.Endpoint); err != nil {
+	if _, err := t.addEndpoint(ctx, n, sb, spec.Endpoint); err != nil {
 		return nil, err
 	}
 	ports := spec.Ports

@@ -149,25 +149,23 @@ func (t *tx) checkTaken(ctx context.Context, p netip.Prefix, foreign bool) error
 }
 
 // pickSubnet finds a subnet in the default pools that neither a network nor the
-// host uses.
+// host uses; rather one that no idle network would like to have again.
 func (t *tx) pickSubnet(ctx context.Context, is4 bool, size int) (netip.Prefix, error) {
-	if t.hostPrefixes == nil {
-		ps, err := t.c.cfg.Kernel.HostPrefixes(ctx)
-		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("list the host's prefixes: %w", err)
-		}
-		t.hostPrefixes = append([]netip.Prefix{}, ps...)
+	host, err := t.prefixesOfHost(ctx)
+	if err != nil {
+		return netip.Prefix{}, err
 	}
-	avoid := slices.Clone(t.hostPrefixes)
+	avoid := slices.Concat(host, t.claimed())
+	rather := slices.Clone(avoid)
 	for _, n := range t.next.Networks {
 		for _, s := range n.Subnets {
-			avoid = append(avoid, s.Prefix)
+			rather = append(rather, s.Prefix)
 		}
 	}
-	for _, p := range t.next.Pools {
-		avoid = append(avoid, p.Prefix)
+	p, err := ipam.Pick(t.c.defaults, is4, size, rather)
+	if err != nil {
+		p, err = ipam.Pick(t.c.defaults, is4, size, avoid)
 	}
-	p, err := ipam.Pick(t.c.defaults, is4, size, avoid)
 	if err != nil {
 		return p, refuse(model.ErrExhausted, "%v: no %s subnet is left that overlaps neither a network nor a route of this host (give one with --subnet, or remove unused networks)",
 			err, family(is4))
@@ -175,9 +173,35 @@ func (t *tx) pickSubnet(ctx context.Context, is4 bool, size int) (netip.Prefix, 
 	return p, nil
 }
 
+// prefixesOfHost are those that the host has, or has routes to.
+func (t *tx) prefixesOfHost(ctx context.Context) ([]netip.Prefix, error) {
+	if t.hostPrefixes == nil {
+		ps, err := t.c.cfg.Kernel.HostPrefixes(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list the host's prefixes: %w", err)
+		}
+		t.hostPrefixes = append([]netip.Prefix{}, ps...)
+	}
+	return t.hostPrefixes, nil
+}
+
+// claimed are the prefixes of networks and of engines' pools.
+func (t *tx) claimed() []netip.Prefix {
+	var ps []netip.Prefix
+	for _, n := range t.next.Networks {
+		for _, s := range n.Claimed() {
+			ps = append(ps, s.Prefix)
+		}
+	}
+	for _, p := range t.next.Pools {
+		ps = append(ps, p.Prefix)
+	}
+	return ps
+}
+
 func overlapping(s *model.Snapshot, p netip.Prefix) (*model.Network, netip.Prefix) {
 	for _, n := range s.Networks {
-		for _, o := range n.Subnets {
+		for _, o := range n.Claimed() {
 			if o.Prefix.Overlaps(p) {
 				return n, o.Prefix
 			}

@@ -260,7 +260,7 @@ func (n *node) checkMetrics() {
 		`fairlead_dropped_packets_total{reason="spoofed_mac"} 0`,
 		`fairlead_forwarded_packets_total{path="peer"} 0`,
 		`fairlead_conntrack_entries_limit{table="confirmed"} 524288`,
-		`fairlead_map_entries{map="fl_subnet"} 1`,
+		`fairlead_map_entries{map="fl_subnet"} 0`,
 		`fairlead_reconcile_duration_seconds_count{operation="apply"} 1`,
 		`fairlead_build_info{`,
 	} {

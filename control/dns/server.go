@@ -125,7 +125,7 @@ func gateways(n *model.Network) (list []netip.Addr) {
 	if !n.DNS || n.Foreign || !n.HasDatapath() {
 		return nil
 	}
-	for _, subnet := range n.Subnets {
+	for _, subnet := range n.Claimed() {
 		if subnet.Gateway.IsValid() {
 			list = append(list, subnet.Gateway)
 		}

@@ -158,6 +158,10 @@ type Network struct {
 	// EngineAsked until one had; "": one that is not asked, as far as is known.
 	Engine string `json:"engine,omitempty"`
 
+	// Idle: a predefined network without endpoints. Its subnets are those that it gets again if
+	// they are still free; until then it has no device and claims nothing.
+	Idle bool `json:"idle,omitempty"`
+
 	EnableIPv4 bool     `json:"enable_ipv4"`
 	EnableIPv6 bool     `json:"enable_ipv6"`
 	Subnets    []Subnet `json:"subnets,omitempty"`
@@ -187,6 +191,14 @@ const MaxNetworks = 4096
 // HasDatapath reports whether the network has devices and table entries: host
 // and none have not.
 func (n *Network) HasDatapath() bool { return n.Driver == DriverBridge }
+
+// Claimed are the subnets that are the network's now.
+func (n *Network) Claimed() []Subnet {
+	if n.Idle {
+		return nil
+	}
+	return n.Subnets
+}
 
 // Subnet returns the network's subnet of an address family, if it has one.
 func (n *Network) Subnet(is4 bool) (Subnet, bool) {

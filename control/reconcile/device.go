@@ -92,11 +92,12 @@ func (p *pass) makeHostPort(n *network) error {
 }
 
 func (p *pass) createHostPort(n *network) (gw, dp rtnl.Link, err error) {
-	if p.fresh[n.id] && !p.first {
+	if p.r.numbers[n.want.Index] != n.id {
 		// The number may have been another network's.
 		if err := p.r.tables.Traffic.ResetTraffic(n.want.Index); err != nil {
 			return gw, dp, err
 		}
+		p.r.numbers[n.want.Index] = n.id
 	}
 	gw, err = p.r.nl.CreateVeth(rtnl.Veth{
 		Name: rtnl.GatewayDevice(n.id), MAC: n.want.GatewayMAC,
@@ -219,7 +220,7 @@ func (p *pass) createEndpoint(e *endpoint, n *network, b *sandbox) (rtnl.Link, e
 	if err != nil {
 		return rtnl.Link{}, err
 	}
-	if pair.PeerNS, err = rtnl.OpenNetNS(b.want.NetNS); err != nil {
+	if pair.PeerNS, err = p.r.nl.OpenInside(b.want.NetNS); err != nil {
 		return rtnl.Link{}, err
 	}
 	defer pair.PeerNS.Close()

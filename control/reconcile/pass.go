@@ -188,10 +188,13 @@ func sameMap[K comparable, V any](a, b map[K]V) bool {
 	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }
 
+// hasDevice reports whether a network is to have a host port; nil: it is not there.
+func hasDevice(n *model.Network) bool { return n != nil && n.HasDatapath() && !n.Idle }
+
 func (p *pass) diffNetworks() {
 	for id, want := range p.s.Networks {
 		n := p.r.networks[id]
-		if !want.HasDatapath() || n != nil && n.want == want {
+		if !hasDevice(want) || n != nil && n.want == want {
 			continue
 		}
 		if n == nil {
@@ -203,7 +206,7 @@ func (p *pass) diffNetworks() {
 		p.touchNetwork(n)
 	}
 	for id, n := range p.r.networks {
-		if p.s.Networks[id] == nil {
+		if !hasDevice(p.s.Networks[id]) {
 			n.want = nil
 			p.goneNets = append(p.goneNets, n)
 			p.netsTouched = true

@@ -118,6 +118,7 @@ type Reconciler struct {
 	mu          sync.Mutex
 	snap        *model.Snapshot // as applied last; nil before the first Apply
 	networks    map[string]*network
+	numbers     map[uint32]string // network by the number whose traffic is counted for it
 	sandboxes   map[string]*sandbox
 	endpoints   map[string]*endpoint
 	publishes   map[uint32]*publish
@@ -161,6 +162,7 @@ func New(cfg Config, dp Datapath, tables Tables, nl *rtnl.Handle) *Reconciler {
 	return &Reconciler{
 		cfg: cfg, dp: dp, tables: tables, nl: nl, log: cfg.Log,
 		networks:    make(map[string]*network),
+		numbers:     make(map[uint32]string),
 		sandboxes:   make(map[string]*sandbox),
 		endpoints:   make(map[string]*endpoint),
 		publishes:   make(map[uint32]*publish),
@@ -216,6 +218,9 @@ func (r *Reconciler) first(ctx context.Context, s *model.Snapshot) error {
 	r.snap = s
 	if err := p.sweep(); err != nil {
 		r.log.Error("leftovers stay", "err", err)
+	}
+	for id, n := range s.Networks {
+		r.numbers[n.Index] = id
 	}
 	p.diff(nil)
 	p.run()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -167,6 +168,52 @@ func (w *world) wantQdisc(device, want string) {
 	is := string(out)
 	if strings.Contains(is, "tbf 666c: root") != (want != "") || !strings.Contains(is, want) {
 		w.tb.Errorf("%s has %q, want %q", device, is, want)
+	}
+}
+
+// A network that nobody uses has neither device nor entry, nor is what is left of it from before
+// kept; used, it has all, and what was counted for it stays.
+func TestIdleNetwork(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("net", 7)
+	b := p.sandbox("box")
+	e := p.endpoint(b, n)
+	w.apply(p)
+	used := w.ours()
+	idle := func() {
+		t.Helper()
+		if got := w.ours(); len(got) > 0 {
+			t.Errorf("devices stay: %v", got)
+		}
+		if len(w.endpoints.m)+len(w.fdb.m)+len(w.neighbours.m)+len(w.subnets.m)+len(w.hostAddrs.m)+len(w.attached) > 0 {
+			t.Error("entries or attachments stay")
+		}
+		w.quiet("idle")
+	}
+	without := *n
+	without.Idle = true
+	for range 2 {
+		p.s.Networks[n.ID] = &without
+		delete(p.s.Endpoints, e.ID)
+		w.apply(p)
+		idle()
+		p.s.Networks[n.ID], p.s.Endpoints[e.ID] = n, e
+		w.apply(p)
+		if got := w.ours(); !slices.Equal(got, used) || len(w.subnets.m) != 2 || len(w.endpoints.m) != 2 {
+			t.Errorf("used again it has devices %v, %d subnets and %d endpoints; at first it had %v", got, len(w.subnets.m), len(w.endpoints.m), used)
+		}
+		w.quiet("used again")
+	}
+	w.restart()
+	p.s.Networks[n.ID] = &without
+	delete(p.s.Endpoints, e.ID)
+	w.apply(p)
+	idle()
+	p.s.Networks[n.ID], p.s.Endpoints[e.ID] = n, e
+	w.apply(p)
+	if len(w.reset) > 0 {
+		t.Errorf("counters of %v were reset", w.reset)
 	}
 }
 
@@ -369,6 +416,56 @@ func TestGatewayMovesWithoutNewDevices(t *testing.T) {
 	if diff := cmp.Diff(want, gateways, equal); diff != "" {
 		t.Errorf("default routes (-want +got):\n%s", diff)
 	}
+}
+
+// A path that leads to the host's own namespace, as of a process that ended and whose ID another
+// has, is none into a sandbox: nothing is made or changed on the host.
+func TestHostIsNoSandbox(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("net", 7)
+	b := p.sandbox("box")
+	b.Owned, b.NetNS = false, filepath.Join(w.dir, "external")
+	e := p.endpoint(b, n)
+	w.apply(w.plan())
+	toHost := func() {
+		t.Helper()
+		w.must(os.WriteFile(b.NetNS, nil, 0o600))
+		w.must(w.nl.Do(func() error { return unix.Mount("/proc/thread-self/ns/net", b.NetNS, "", unix.MS_BIND, "") }))
+	}
+	untouched := func(when string) {
+		t.Helper()
+		if l, err := w.nl.LinkByName("eth0"); err == nil {
+			t.Errorf("%s: the host has %+v", when, l)
+		}
+		if lo, err := w.nl.LinkByName("lo"); err != nil || lo.Up {
+			t.Errorf("%s: the host's loopback was brought up, or %v", when, err)
+		}
+	}
+	toHost()
+	if err := w.r.Apply(t.Context(), p.snapshot()); !errors.Is(err, rtnl.ErrHost) {
+		t.Errorf("attaching the host: %v, want ErrHost", err)
+	}
+	untouched("attached")
+	w.must(rtnl.RemoveNetNS(b.NetNS))
+	w.must(rtnl.CreateNetNS(b.NetNS))
+	w.resync()
+	index := w.link(rtnl.EndpointAlias(e.ID)).Index
+	w.must(rtnl.RemoveNetNS(b.NetNS))
+	w.must(w.nl.DeleteLink(index))
+	toHost()
+	w.resync()
+	untouched("taken for the sandbox that ended")
+	if err := w.r.Check(t.Context(), b.ID); !errors.Is(err, model.ErrGone) {
+		t.Errorf("check: %v, want ErrGone", err)
+	}
+	if err := w.r.Compare(e.ID, nil); !errors.Is(err, rtnl.ErrHost) {
+		t.Errorf("compare: %v, want ErrHost", err)
+	}
+	if got := w.r.Gone(0); !slices.Equal(got, []string{b.ID}) {
+		t.Errorf("%v are gone, want %s", got, b.ID)
+	}
+	w.must(rtnl.RemoveNetNS(b.NetNS))
 }
 
 func TestExternalNamespace(t *testing.T) {

@@ -17,7 +17,10 @@ import (
 // names that are needed.
 func (p *pass) sweep() error {
 	wanted := make(map[string]bool)
-	for id := range p.s.Networks {
+	for id, n := range p.s.Networks {
+		if !hasDevice(n) {
+			continue
+		}
 		wanted[rtnl.GatewayAlias(id)], wanted[rtnl.GatewayDevice(id)] = true, true
 		wanted[rtnl.HostPortAlias(id)], wanted[rtnl.HostPortDevice(id)] = true, true
 	}

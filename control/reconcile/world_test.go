@@ -44,6 +44,7 @@ type world struct {
 	cgroup      bool
 	commits     int
 	flows       []dp.Flow
+	reset       []uint32 // networks whose counters were
 
 	endpoints  *fakeTable[dp.Endpoint, uint32]
 	fdb        *fakeTable[dp.FDBEntry, fdbKey]
@@ -185,7 +186,10 @@ func (w *world) DeleteWhere(match func(dp.Flow) bool) (int, error) {
 	return before - len(w.flows), nil
 }
 
-func (w *world) ResetTraffic(uint32) error { return w.trip() }
+func (w *world) ResetTraffic(net uint32) error {
+	w.reset = append(w.reset, net)
+	return w.trip()
+}
 
 // plan builds snapshots; each call of snapshot gives a new one that shares
 // what did not change.

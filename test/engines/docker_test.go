@@ -40,6 +40,7 @@ func TestDocker(t *testing.T) {
 				d.scene("IPv6 alone", ipv6Alone)
 			}
 			d.scene("names", names)
+			d.scene("default network", unusedDefault)
 			d.scene("options", options)
 			d.scene("option keys", optionKeys)
 			d.scene("untracked", untracked)
