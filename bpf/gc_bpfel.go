@@ -73,6 +73,7 @@ type GCFlow struct {
 	Reply   GCCtEntry
 	Key     GCTuple
 	Rkey    GCTuple
+	Other   GCTuple
 	HostSrc uint32
 	Gateway uint32
 }

@@ -173,6 +173,7 @@ type TCFlow struct {
 	Reply   TCCtEntry
 	Key     TCTuple
 	Rkey    TCTuple
+	Other   TCTuple
 	HostSrc uint32
 	Gateway uint32
 }

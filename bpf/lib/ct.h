@@ -76,6 +76,7 @@ struct flow {
 	struct ct_entry reply; /* scratch */
 	struct tuple key;      /* scratch */
 	struct tuple rkey;     /* scratch */
+	struct tuple other;    /* scratch */
 	__u32 host_src; /* e.xlat.saddr is the host's: keep off its sockets and published ports */
 	__u32 gateway;	/* it is a gateway's: see GATEWAY_PORT_MAX */
 };

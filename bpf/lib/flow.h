@@ -49,10 +49,8 @@ static __always_inline int flow_claim(struct flow *f, __u32 now)
 	/* Our own, left when the partner was recycled; or an expired one, which goes as a whole: its
 	 * other entry must not lead here. */
 	if (!tuple_equal(&taken->xlat, &f->reply.xlat)) {
-		struct tuple loser;
-
-		tuple_reverse(&loser, &taken->xlat);
-		bpf_map_delete_elem(&fl_ct_new, &loser);
+		tuple_reverse(&f->other, &taken->xlat);
+		bpf_map_delete_elem(&fl_ct_new, &f->other);
 	}
 	return bpf_map_update_elem(&fl_ct_new, &f->rkey, &f->reply, BPF_ANY) ? 1 : 0;
 }

@@ -236,10 +236,18 @@ static __always_inline int xlat_quote(struct __sk_buff *skb, const struct pkt *p
 		xlat_embedded4((void *)quote, &w->in, &w->key, len);
 		l4 = quote + sizeof(struct iphdr);
 	}
-	barrier_var(n); /* or clang drops the check the verifier needs */
 	if (n > XLAT_QUOTE_L4)
 		n = XLAT_QUOTE_L4;
-	if (n < 8 || bpf_skb_load_bytes(skb, w->in.l4, l4, n))
+	/* Clang must neither drop the checks nor make one of both, or test a copy: the verifier of
+	 * kernel 6.1 would lose the bounds. */
+	barrier_var(n);
+	if (n > XLAT_QUOTE_L4)
+		return -DROP_BAD_ICMP;
+	barrier_var(n);
+	if (n < 8)
+		return -DROP_BAD_ICMP;
+	barrier_var(n);
+	if (bpf_skb_load_bytes(skb, w->in.l4, l4, n))
 		return -DROP_BAD_ICMP;
 	((__be16 *)l4)[0] = w->key.sport;
 	((__be16 *)l4)[1] = w->key.dport;
