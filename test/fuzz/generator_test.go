@@ -111,12 +111,14 @@ func (g generator) sequence() sequence {
 	for i := range 1 + g.IntN(5) {
 		f := g.flow(family)
 		if i > 0 && g.in(2) { // of the same client, from the same port
-			before := s.Flows[g.IntN(i)]
+			before := s.Flows[g.IntN(len(s.Flows))]
 			if before.Proto == f.Proto && before.Client != f.DMAC && (before.Client == "host") == (f.Client == "host") {
 				f.Client, f.Sport = before.Client, before.Sport
 			}
 		}
-		s.Flows = append(s.Flows, f)
+		if !slices.ContainsFunc(s.Flows, func(other flow) bool { return other.name() == f.name() }) {
+			s.Flows = append(s.Flows, f)
+		}
 	}
 	for range 3 + g.IntN(25) {
 		k := g.IntN(len(s.Flows))

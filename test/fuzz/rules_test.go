@@ -57,10 +57,6 @@ var parting = []rule{
 // known are faults that are not fixed, by their row in docs/fuzzing.md. Each has a sequence in testdata, which fails when it
 // shows the fault no more: then the row goes, and the sequence must find nothing from then on.
 var known = []rule{
-	{"N3", func(d difference) bool {
-		other, ok := shares(d)
-		return ok && (other.Client == "guest" || d.flow().Client == "guest")
-	}},
 	{"F6", func(d difference) bool {
 		acked := d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) == ack })
 		return d.is("state") && d.fairlead.text == string(open) && d.kernel.text == string(opening) && !acked
@@ -311,20 +307,6 @@ func (d *difference) portOf(s *seen) string {
 		return match[1]
 	}
 	return d.flow().name()
-}
-
-// shares says whether Fairlead has the flow share a tuple with another one, which the kernel has not.
-func shares(d difference) (other *flow, ok bool) {
-	if d.fairlead == nil || d.kernel != nil && d.portOf(d.kernel) != d.flow().name() {
-		return nil, false
-	}
-	for k := range d.seq.Flows {
-		other = &d.seq.Flows[k]
-		if name := other.name(); name == d.portOf(d.fairlead) && name != d.flow().name() {
-			return other, true
-		}
-	}
-	return nil, false
 }
 
 // A socket of the host's sends some segments when its timers say so: acknowledgements of data, and what it repeats.
