@@ -5,6 +5,7 @@ package maps
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -86,7 +87,7 @@ func (t *Publishes) PutAll(ps []Publish) (written int, err error) {
 	keys := publishKeys(ps)
 	for _, k := range keys {
 		if err := t.bits.set(slotOf(k)); err != nil {
-			return 0, err
+			return 0, errors.Join(err, t.clearUnused(keys))
 		}
 	}
 	had := t.which(keys)
@@ -96,7 +97,22 @@ func (t *Publishes) PutAll(ps []Publish) (written int, err error) {
 			t.refs[slotOf(keys[i])]++
 		}
 	}
+	if err != nil {
+		err = errors.Join(err, t.clearUnused(keys))
+	}
 	return written, err
+}
+
+// clearUnused clears the bits of ports that have no entry.
+func (t *Publishes) clearUnused(keys []bpf.TCPublishKey) error {
+	for _, k := range keys {
+		if slot := slotOf(k); t.refs[slot] == 0 {
+			if err := t.bits.clear(slot); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Delete removes a published port; absent is success.

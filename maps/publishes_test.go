@@ -3,10 +3,12 @@
 package maps
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
@@ -140,5 +142,44 @@ func TestPublishesBitsAgainstModel(t *testing.T) {
 		if diff := cmp.Diff(want, w.setBits(t)); diff != "" {
 			t.Fatalf("step %d: bits (-want +got):\n%s", step, diff)
 		}
+	}
+}
+
+// What does not fit leaves nothing, neither entries of a batch that went further than is
+// known, nor bits.
+func TestPublishesFull(t *testing.T) {
+	specs := mustSpecs(t)
+	specs["fl_publish"].MaxEntries = 24
+	w := &world{m: map[string]*ebpf.Map{"fl_publish": mustMap(t, specs["fl_publish"]), "fl_portbits": mustMap(t, specs["fl_portbits"])}}
+	table, err := newPublishes(w.m["fl_publish"], w.m["fl_portbits"])
+	must(t, err)
+	var old, more []Publish
+	for i := range uint16(20) {
+		old, more = append(old, publish("0.0.0.0", 100+i, tcp)), append(more, publish("0.0.0.0", 1000+64*i, tcp))
+	}
+	_, err = table.PutAll(old)
+	must(t, err)
+	_, err = table.PutAll(more)
+	if full := (*FullError)(nil); !errors.As(err, &full) || full.Table != "fl_publish" || full.Max != 24 {
+		t.Errorf("PutAll of too many: %v", err)
+	}
+	if got, want := len(w.setBits(t)), table.Len(); got != want || want != 24 {
+		t.Errorf("%d ports have bits, %d entries, want 24", got, want)
+	}
+	if n, err := table.Verify(); n != 0 || err != nil {
+		t.Errorf("Verify = %d, %v; want nothing to restore", n, err)
+	}
+	_, err = table.DeleteAll(more)
+	must(t, err)
+	want := make(map[[2]uint16]bool)
+	for _, p := range old {
+		want[[2]uint16{0, p.Port}] = true
+	}
+	if diff := cmp.Diff(want, w.setBits(t)); diff != "" {
+		t.Errorf("bits (-want +got):\n%s", diff)
+	}
+	must(t, table.Refresh())
+	if table.Len() != len(old) {
+		t.Errorf("%d entries are left, want %d", table.Len(), len(old))
 	}
 }

@@ -16,6 +16,17 @@ import (
 // it was, apart from entries that were written before.
 var ErrFull = errors.New("table is full")
 
+// FullError is [ErrFull] of a table.
+type FullError struct {
+	Table string
+	Max   int // entries that it has room for
+}
+
+func (e *FullError) Error() string { return fmt.Sprintf("table %s is full (%d entries)", e.Table, e.Max) }
+
+// Is makes errors.Is(err, ErrFull) work.
+func (e *FullError) Is(target error) bool { return target == ErrFull }
+
 const (
 	// batchThreshold is the number of entries above which one batch system call
 	// is cheaper to make than one call an entry.
@@ -229,16 +240,34 @@ func (t *Table[K, V]) putChunk(keys []K, values []V) (written int, err error) {
 	}
 	for i, k := range keys {
 		err := t.m.Update(k, values[i], ebpf.UpdateAny)
-		switch {
-		case errors.Is(err, unix.E2BIG), errors.Is(err, unix.ENOSPC):
-			return written, fmt.Errorf("write to table %s: %w (%d entries)", t.name, ErrFull, t.m.MaxEntries())
-		case err != nil:
-			return written, fmt.Errorf("write to table %s: %w", t.name, err)
+		if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
+			err = &FullError{t.name, t.MaxEntries()}
+		}
+		if err != nil {
+			return written, errors.Join(fmt.Errorf("write to table %s: %w", t.name, err), t.restore(keys[i:]))
 		}
 		t.cache[k] = values[i]
 		written++
 	}
 	return written, nil
+}
+
+// restore makes the kernel's entries of these keys those of the cache: a batch that
+// failed may have written some of them.
+func (t *Table[K, V]) restore(keys []K) error {
+	var errs []error
+	for _, k := range keys {
+		var err error
+		if v, ok := t.cache[k]; ok {
+			err = t.m.Update(k, v, ebpf.UpdateAny)
+		} else if err = t.m.Delete(k); errors.Is(err, ebpf.ErrKeyNotExist) {
+			err = nil
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("take a write to table %s back: %w", t.name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // remove deletes the keys the cache has.

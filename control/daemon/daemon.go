@@ -32,6 +32,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/store"
 	"github.com/fairlead-net/fairlead/loader"
+	"github.com/fairlead-net/fairlead/maps"
 )
 
 const (
@@ -269,9 +270,30 @@ type named struct {
 
 // Apply implements [controller.Kernel].
 func (n named) Apply(ctx context.Context, s *model.Snapshot) error {
-	err := n.Reconciler.Apply(ctx, s)
-	if err == nil {
-		n.dns.Update(s)
+	if err := n.Reconciler.Apply(ctx, s); err != nil {
+		return explainFull(err)
+	}
+	n.dns.Update(s)
+	return nil
+}
+
+// sizeFlags are the flags that say how many entries tables have room for.
+var sizeFlags = map[string][]string{
+	"--max-endpoints": {"fl_endpoint", "fl_fdb", "fl_neigh"},
+	"--max-publishes": {"fl_publish"},
+}
+
+// explainFull names the flag that gives a full table more room, if that is the error.
+func explainFull(err error) error {
+	full := (*maps.FullError)(nil)
+	if !errors.As(err, &full) {
+		return err
+	}
+	for flag, tables := range sizeFlags {
+		if slices.Contains(tables, full.Table) {
+			return &model.Refusal{Kind: model.ErrExhausted, Text: fmt.Sprintf(
+				"%v (restart the daemon with a larger %s)", err, flag)}
+		}
 	}
 	return err
 }

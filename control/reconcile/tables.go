@@ -53,7 +53,9 @@ func (t *Tables) verify() (restored int, err error) {
 
 func syncTable[E any](p *pass, t Table[E], es []E) error {
 	written, deleted, err := t.Sync(es)
-	p.count(RepairEntry, written+deleted)
+	if !p.r.unsynced { // otherwise nobody else need have changed anything
+		p.count(RepairEntry, written+deleted)
+	}
 	return err
 }
 
