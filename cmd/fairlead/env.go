@@ -39,6 +39,7 @@ type env struct {
 	node           nodeCommands
 	start          func(cmd *exec.Cmd, at place) error
 	retryFor       time.Duration // how long reports to a restarting daemon are repeated
+	grace          time.Duration // how long the daemon may go on to make a sandbox after Ctrl-C
 }
 
 // nodeCommands are the verbs that work on this node itself, not through a
@@ -57,7 +58,7 @@ type nodeCommands struct {
 func newEnv() *env {
 	return &env{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		getenv: os.Getenv, now: time.Now, node: newNodeCommands(os.Stderr), start: startInside, retryFor: 10 * time.Second,
+		getenv: os.Getenv, now: time.Now, node: newNodeCommands(os.Stderr), start: startInside, retryFor: 10 * time.Second, grace: 5 * time.Second,
 	}
 }
 

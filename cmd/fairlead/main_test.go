@@ -55,6 +55,7 @@ func newWorld(t *testing.T) *world {
 			return cmd.Start()
 		},
 		retryFor: 2 * time.Second,
+		grace:    5 * time.Second,
 		node: nodeCommands{
 			daemon:  func(context.Context, daemonOptions) error { return nil },
 			refuse:  func(context.Context, error) {},

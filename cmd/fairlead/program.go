@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -116,6 +118,7 @@ func programExit(code int) error {
 // program once that runs.
 type relay struct {
 	signals chan os.Signal
+	held    syscall.Signal // the first that came in hold and ends programs; 0: none
 	stop    chan struct{}
 	done    chan struct{}
 }
@@ -155,13 +158,53 @@ func (r *relay) forward(p *os.Process) {
 	}()
 }
 
+// hold does something that is not to be broken off. After a signal that ends programs it
+// has a grace; a second one ends it at once.
+func (r *relay) hold(ctx context.Context, grace time.Duration, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case s := <-r.signals:
+				n, ends := endsPrograms(s)
+				if !ends {
+					continue
+				}
+				if r.held != 0 {
+					cancel()
+					continue
+				}
+				r.held = n
+				defer time.AfterFunc(grace, cancel).Stop()
+			case <-done:
+				return
+			}
+		}
+	}()
+	err := do(ctx)
+	close(done)
+	<-stopped
+	return err
+}
+
+func endsPrograms(s os.Signal) (syscall.Signal, bool) {
+	n, ok := s.(syscall.Signal)
+	return n, ok && n != unix.SIGWINCH && n != unix.SIGCONT
+}
+
 // pending returns a signal that came before there was a program and would have
 // ended it.
 func (r *relay) pending() (syscall.Signal, bool) {
+	if r.held != 0 {
+		return r.held, true
+	}
 	for {
 		select {
 		case s := <-r.signals:
-			if n, ok := s.(syscall.Signal); ok && n != unix.SIGWINCH && n != unix.SIGCONT {
+			if n, ends := endsPrograms(s); ends {
 				return n, true
 			}
 		default:

@@ -83,19 +83,17 @@ func runRun(ctx context.Context, e *env, spec model.SandboxSpec, more []attachme
 		return err
 	}
 	s := &session{env: e, client: c, cmd: &exec.Cmd{Path: path, Args: spec.Command}}
-	if s.sandbox, err = createSandbox(ctx, e, c, spec); err != nil {
+	signals := newRelay()
+	if err := s.make(ctx, spec, more, signals); err != nil {
+		signals.close(false)
 		return err
 	}
-	// Not earlier: a signal that ends this process while it waits makes the
-	// daemon drop the sandbox.
-	signals := newRelay()
-	err = s.start(ctx, daemon.Pid, more, detach, signals)
-	if err != nil {
+	if err := s.start(daemon.Pid, detach); err != nil {
 		signals.close(false)
 		return errors.Join(err, s.discard(ctx))
 	}
 	if detach {
-		signals.close(false)
+		defer signals.close(false) // once the daemon knows of the program
 		return s.detached(ctx)
 	}
 	signals.forward(s.cmd.Process)
@@ -107,26 +105,45 @@ func runRun(ctx context.Context, e *env, spec model.SandboxSpec, more []attachme
 	return programExit(code)
 }
 
-// createSandbox has the daemon make the sandbox and passes its warnings on.
-func createSandbox(ctx context.Context, e *env, c *api.Client, spec model.SandboxSpec) (api.Sandbox, error) {
-	created, err := c.CreateSandbox(ctx, spec.Name, api.NewSandboxCreate(spec))
-	if err != nil {
-		return api.Sandbox{}, err
-	}
-	for _, w := range created.Warnings {
-		fmt.Fprintf(e.stderr, "fairlead: warning: %s\n", w)
-	}
-	return created.Sandbox, nil
-}
-
-// start joins the remaining networks and starts the program.
-func (s *session) start(ctx context.Context, daemonPid int, more []attachment, detach bool, signals *relay) error {
-	for _, a := range more {
-		err := s.client.Connect(ctx, a.network, api.NetworkConnect{Container: s.sandbox.ID, EndpointConfig: a.config()})
-		if err != nil {
+// make has the daemon make the sandbox and join its networks. A signal that comes meanwhile
+// has it removed again: this process must not end before it knows what it has to remove.
+func (s *session) make(ctx context.Context, spec model.SandboxSpec, more []attachment, signals *relay) error {
+	err := signals.hold(ctx, s.env.grace, func(ctx context.Context) error {
+		if err := s.create(ctx, spec); err != nil {
 			return err
 		}
+		for _, a := range more {
+			err := s.client.Connect(ctx, a.network, api.NetworkConnect{Container: s.sandbox.ID, EndpointConfig: a.config()})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if n, ok := signals.pending(); ok {
+		err = &exitError{exitSignal + int(n), fmt.Errorf("stopped by a signal before the sandbox was ready: %s", n)}
 	}
+	if err == nil || s.sandbox.ID == "" {
+		return err
+	}
+	return errors.Join(err, s.discard(ctx))
+}
+
+// create has the daemon make the sandbox and passes its warnings on.
+func (s *session) create(ctx context.Context, spec model.SandboxSpec) error {
+	created, err := s.client.CreateSandbox(ctx, spec.Name, api.NewSandboxCreate(spec))
+	if err != nil {
+		return err
+	}
+	s.sandbox = created.Sandbox
+	for _, w := range created.Warnings {
+		fmt.Fprintf(s.env.stderr, "fairlead: warning: %s\n", w)
+	}
+	return nil
+}
+
+// start starts the program.
+func (s *session) start(daemonPid int, detach bool) error {
 	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = s.env.stdin, s.env.stdout, s.env.stderr
 	if detach {
 		log, err := openLog(s.sandbox.LogPath)
@@ -136,9 +153,6 @@ func (s *session) start(ctx context.Context, daemonPid int, more []attachment, d
 		defer log.Close()
 		s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = nil, log, log
 		s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	}
-	if n, ok := signals.pending(); ok {
-		return &exitError{exitSignal + int(n), fmt.Errorf("stopped by a signal before the program began: %s", n)}
 	}
 	at := place{netns: s.sandbox.NetworkSettings.SandboxKey, daemonPid: daemonPid, hostname: s.sandbox.Config.Hostname}
 	if err := s.env.start(s.cmd, at); err != nil {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -95,6 +96,48 @@ func TestRunLeavesNothingWhenItFails(t *testing.T) {
 		if n := len(w.fake.Snapshot().Sandboxes); n != 0 {
 			t.Errorf("%v: %d sandboxes left", tc.args, n)
 		}
+	}
+}
+
+// A signal that comes before the program runs, in whatever moment, leaves no sandbox.
+func TestStoppedWhileASandboxIsMade(t *testing.T) {
+	ran := filepath.Join(t.TempDir(), "ran")
+	for _, command := range []string{"run --rm touch " + ran, "run touch " + ran, "run -d touch " + ran, "sandbox create box", "run --network a --network b touch " + ran} {
+		for _, n := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+			for when, making := range map[string]func(ctx context.Context){
+				"while it is made": func(context.Context) { send(t, n); time.Sleep(50 * time.Millisecond) },
+				"and it hangs":     func(ctx context.Context) { send(t, n); <-ctx.Done() },
+				"twice, and it hangs": func(ctx context.Context) {
+					send(t, n)
+					time.Sleep(50 * time.Millisecond) // two at once are one
+					send(t, n)
+					<-ctx.Done()
+				},
+			} {
+				w := newWorld(t)
+				w.ok("network", "create", "a")
+				w.ok("network", "create", "b")
+				w.fake.Making = making
+				if when == "and it hangs" {
+					w.env.grace = 50 * time.Millisecond
+				}
+				code, _, stderr := w.run(strings.Fields(command)...)
+				want := "fairlead: stopped by a signal before the sandbox was ready: " + n.String() + "\n"
+				if code != 128+int(n) || stderr != want {
+					t.Errorf("%s, %v %s: got %d, %q", command, n, when, code, stderr)
+				}
+				waitFor(t, func() bool { return len(w.fake.Snapshot().Sandboxes) == 0 })
+			}
+		}
+	}
+	if _, err := os.Stat(ran); !os.IsNotExist(err) {
+		t.Errorf("a program ran: %v", err)
+	}
+}
+
+func send(t *testing.T, n syscall.Signal) {
+	if err := syscall.Kill(os.Getpid(), n); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -4,13 +4,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -52,16 +50,12 @@ func runSandboxCreate(ctx context.Context, e *env, spec model.SandboxSpec, more 
 	if err != nil {
 		return err
 	}
-	sb, err := createSandbox(ctx, e, c, spec)
-	if err != nil {
+	s := &session{env: e, client: c}
+	signals := newRelay()
+	defer signals.close(false)
+	if err := s.make(ctx, spec, more, signals); err != nil {
 		return err
 	}
-	s := &session{env: e, client: c, sandbox: sb}
-	for _, a := range more {
-		if err := c.Connect(ctx, a.network, api.NetworkConnect{Container: sb.ID, EndpointConfig: a.config()}); err != nil {
-			return errors.Join(err, s.discard(ctx))
-		}
-	}
-	fmt.Fprintln(e.stdout, sb.ID)
+	fmt.Fprintln(e.stdout, s.sandbox.ID)
 	return nil
 }

@@ -16,6 +16,35 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
+// A run that is stopped early, at whatever moment, leaves no sandbox.
+func TestRunStopped(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t, lab.Config{})
+	for _, flags := range [][]string{{"--rm"}, {"--rm", "-d"}, {"-d", "--network", network(l, "a"), "--network", network(l, "b")}} {
+		for _, n := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+			for after := time.Duration(0); after <= 120*time.Millisecond; after += 8 * time.Millisecond {
+				cmd := l.Command(context.Background(), l.Binary, append(append([]string{"run"}, flags...), "sleep", "60")...)
+				p, err := l.Host.SpawnCommand(cmd)
+				if err != nil {
+					l.Fatal(err)
+				}
+				time.Sleep(after)
+				p.Signal(n) // it may have ended
+				p.Wait()
+				if id := strings.TrimSpace(p.Output()); len(id) == 64 { // with -d: it was ready before
+					l.Fairlead("rm", "-f", id)
+				}
+				l.Eventually(soon, func() error {
+					if left := l.Fairlead("ps", "--all"); strings.Count(left, "\n") > 0 {
+						return fmt.Errorf("run %v stopped by %v after %v left\n%s", flags, n, after, left)
+					}
+					return nil
+				})
+			}
+		}
+	}
+}
+
 // A program in a sandbox behaves as if a shell had started it.
 func TestRun(t *testing.T) {
 	t.Parallel()

@@ -34,6 +34,8 @@ type Fake struct {
 	State    api.Status
 	Missing  []netip.Addr // gateways where no names are served
 	Err      error        // returned by every verb when set
+	// Making is called while a sandbox is being made; nil: nothing is.
+	Making func(ctx context.Context)
 }
 
 // New is a Fake with the predefined networks.
@@ -228,12 +230,15 @@ func (f *Fake) Disconnect(_ context.Context, network, sandbox string, force bool
 }
 
 // CreateSandbox implements [api.Controller].
-func (f *Fake) CreateSandbox(_ context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
+func (f *Fake) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
 	f.mu.Lock()
 	f.Specs = append(f.Specs, spec)
 	f.mu.Unlock()
 	if f.Err != nil {
 		return nil, f.Err
+	}
+	if f.Making != nil {
+		f.Making(ctx)
 	}
 	name := spec.Name
 	if name == "" {
