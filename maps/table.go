@@ -22,7 +22,9 @@ type FullError struct {
 	Max   int // entries that it has room for
 }
 
-func (e *FullError) Error() string { return fmt.Sprintf("table %s is full (%d entries)", e.Table, e.Max) }
+func (e *FullError) Error() string {
+	return fmt.Sprintf("table %s is full (%d entries)", e.Table, e.Max)
+}
 
 // Is makes errors.Is(err, ErrFull) work.
 func (e *FullError) Is(target error) bool { return target == ErrFull }
