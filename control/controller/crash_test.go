@@ -440,8 +440,8 @@ func TestStartRefusesWhatItCannotRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Start(t.Context()); err == nil {
-			t.Errorf("start with %s = %s succeeds", key, value)
+		if err := c.Start(t.Context()); err == nil || errors.Is(err, store.ErrDamaged) != (key != keySchema) {
+			t.Errorf("start with %s = %s: %v", key, value, err)
 		}
 	}
 }

@@ -100,12 +100,20 @@ func (c *Controller) get(ctx context.Context, key string, v any) (bool, error) {
 		return false, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(e.Value, v)
+		err = damaged(json.Unmarshal(e.Value, v))
 	}
 	if err != nil {
 		return false, fmt.Errorf("load %q: %w", key, err)
 	}
 	return true, nil
+}
+
+// damaged is the error of a value that makes no sense.
+func damaged(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", store.ErrDamaged, err)
 }
 
 // choosePools takes the configured pools and fills the families that have none.
@@ -160,7 +168,7 @@ func (c *Controller) load(ctx context.Context, t *tx) error {
 				continue
 			}
 			if err != nil {
-				return fmt.Errorf("load %q: %w", e.Key, err)
+				return fmt.Errorf("load %q: %w", e.Key, damaged(err))
 			}
 		}
 	}

@@ -258,7 +258,7 @@ func (d *daemon) openState(ctx context.Context) error {
 		return err
 	}
 	d.collector = gc.New(gc.Config{Flows: d.datapath.Maps().Conntrack, Log: d.log})
-	return d.controller.Start(ctx)
+	return d.explainDamage(d.controller.Start(ctx))
 }
 
 // named is the kernel with the names that go with what it is told: they are served when

@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -42,11 +43,22 @@ func (d *daemon) makeDirs() error {
 func (d *daemon) openStore() error {
 	state, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(d.cfg.Dirs.State, stateFile)})
 	if err != nil {
-		return fmt.Errorf("--state-dir: %w", err)
+		return d.explainDamage(fmt.Errorf("--state-dir: %w", err))
 	}
 	d.store = state
 	d.closeLater("state", state.Close)
 	return nil
+}
+
+// explainDamage says what can be done about a state file that is damaged, if that is the
+// error.
+func (d *daemon) explainDamage(err error) error {
+	if !errors.Is(err, store.ErrDamaged) {
+		return err
+	}
+	path := filepath.Join(d.cfg.Dirs.State, stateFile)
+	return fmt.Errorf("%w (put a copy of %[2]s back, or move it aside with \"mv %[2]s %[2]s.damaged\" and start again:"+
+		" then all networks, sandboxes and published ports are forgotten, and running containers have to be started anew)", err, path)
 }
 
 // listenMetrics makes the socket of the metrics, which a daemon that was taken

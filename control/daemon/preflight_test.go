@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/store"
 )
 
 // What is misnamed is refused in one line that names the flag, while nothing of
@@ -36,6 +37,8 @@ func TestMisnamed(t *testing.T) {
 	if r, err := n.host.Run(t.Context(), "mount", "-t", "tmpfs", "-o", "ro", "none", readOnly); err != nil || r.Code != 0 {
 		t.Fatalf("mount: %v\n%s", err, r.Output())
 	}
+	damaged := stateDir(t, func(path string) error { return os.WriteFile(path, bytes.Repeat([]byte{7}, 1<<16), 0o600) })
+	short := stateDir(t, func(path string) error { return os.Truncate(path, 9000) })
 	for _, test := range []struct {
 		name    string
 		misname func(*Config)
@@ -54,6 +57,8 @@ func TestMisnamed(t *testing.T) {
 		{"docker-read-only", func(c *Config) { c.Dirs.DockerPlugins = readOnly }, []string{"--docker-plugin-dir", readOnly, "read-only"}},
 		{"docker-served", func(c *Config) { c.Dirs.DockerPlugins = served }, []string{"--docker-plugin-dir", "another daemon serves Docker"}},
 		{"uplink-no-name", func(c *Config) { c.Uplinks = []string{"eth0,eth1,eth2,eth3"} }, []string{"--uplink", "want the name of a device"}},
+		{"state-damaged", func(c *Config) { c.Dirs.State = damaged }, []string{"--state-dir", "it is damaged", "mv " + damaged}},
+		{"state-cut-short", func(c *Config) { c.Dirs.State = short }, []string{"--state-dir", "it is damaged", "mv " + short}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -77,6 +82,22 @@ func TestMisnamed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// stateDir is a state directory whose file was spoilt.
+func stateDir(t *testing.T, spoil func(path string) error) string {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, stateFile)
+	s, err := store.OpenBolt(store.BoltConfig{Path: path})
+	if err == nil {
+		_, err = s.Commit(t.Context(), store.Put("network/x", bytes.Repeat([]byte("x"), 1<<14)))
+		err = errors.Join(err, s.Close(), spoil(path))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // A pinned uplink may come later: no refusal, but a word.

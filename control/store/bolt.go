@@ -54,7 +54,7 @@ func OpenBolt(cfg BoltConfig) (*Bolt, error) {
 	if cfg.LockTimeout == 0 {
 		cfg.LockTimeout = 5 * time.Second
 	}
-	db, err := bbolt.Open(cfg.Path, 0o600, &bbolt.Options{
+	db, err := openSound(cfg.Path, &bbolt.Options{
 		Timeout:      cfg.LockTimeout,
 		NoSync:       cfg.NoSync,
 		FreelistType: bbolt.FreelistMapType,
@@ -66,10 +66,18 @@ func OpenBolt(cfg BoltConfig) (*Bolt, error) {
 		return nil, fmt.Errorf("open state file %q: %w", cfg.Path, err)
 	}
 	b := &Bolt{db: db, leases: map[LeaseID]*boltLease{}}
-	if err := db.Update(sweepLeased); err != nil {
-		return nil, errors.Join(fmt.Errorf("prepare state file %q: %w", cfg.Path, err), db.Close())
+	if err := b.update(sweepLeased); err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare state file %q: %w", cfg.Path, err), guard(db.Close))
 	}
 	return b, nil
+}
+
+func (b *Bolt) view(do func(*bbolt.Tx) error) error {
+	return guard(func() error { return b.db.View(do) })
+}
+
+func (b *Bolt) update(do func(*bbolt.Tx) error) error {
+	return guard(func() error { return b.db.Update(do) })
 }
 
 // sweepLeased makes the buckets and deletes what belonged to leases of an
@@ -85,7 +93,7 @@ func sweepLeased(tx *bbolt.Tx) error {
 	var stale [][]byte
 	if err := kv.ForEach(func(k, v []byte) error {
 		if len(v) < headerLen {
-			return fmt.Errorf("value of %q is cut short", k)
+			return fmt.Errorf("%w: value of %q is cut short", ErrDamaged, k)
 		}
 		if leaseOf(v) != 0 {
 			stale = append(stale, bytes.Clone(k))
@@ -108,7 +116,7 @@ func (b *Bolt) Get(ctx context.Context, key string) (Entry, error) {
 	if err := ctx.Err(); err != nil {
 		return e, fmt.Errorf("get %q: %w", key, err)
 	}
-	err := b.db.View(func(tx *bbolt.Tx) error {
+	err := b.view(func(tx *bbolt.Tx) error {
 		v := tx.Bucket([]byte(bucketKV)).Get([]byte(key))
 		if v == nil {
 			return ErrNotFound
@@ -125,7 +133,7 @@ func (b *Bolt) Get(ctx context.Context, key string) (Entry, error) {
 // List implements Store.
 func (b *Bolt) List(ctx context.Context, prefix string) ([]Entry, error) {
 	var out []Entry
-	err := b.db.View(func(tx *bbolt.Tx) error {
+	err := b.view(func(tx *bbolt.Tx) error {
 		c := tx.Bucket([]byte(bucketKV)).Cursor()
 		for k, v := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
 			if err := ctx.Err(); err != nil {
@@ -163,7 +171,7 @@ func (b *Bolt) commit(ops []Op) (rev uint64, err error) {
 		}
 	}
 	var events []Event
-	err = b.db.Update(func(tx *bbolt.Tx) error {
+	err = b.update(func(tx *bbolt.Tx) error {
 		kv := tx.Bucket([]byte(bucketKV))
 		if err := compare(kv, ops); err != nil {
 			return err
@@ -247,7 +255,7 @@ func (b *Bolt) Close() error {
 		delete(b.leases, id)
 	}
 	b.hub.close()
-	if err := b.db.Close(); err != nil {
+	if err := guard(b.db.Close); err != nil {
 		return fmt.Errorf("close state file: %w", err)
 	}
 	return nil

@@ -58,7 +58,7 @@ func (l *boltLease) Revoke(context.Context) error {
 	l.timer.Stop()
 	delete(l.b.leases, l.id)
 	var ops []Op
-	err := l.b.db.View(func(tx *bbolt.Tx) error {
+	err := l.b.view(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(bucketKV)).ForEach(func(k, v []byte) error {
 			if leaseOf(v) == l.id {
 				ops = append(ops, Delete(string(k)))
