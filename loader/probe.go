@@ -165,6 +165,8 @@ func judge(err error, have, since version) (ok bool, why string) {
 	switch {
 	case err == nil:
 		return true, "tried, and it works"
+	case errors.Is(err, ebpf.ErrNotSupported) && have.atLeast(since):
+		return false, "tried, and this kernel was built without it"
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return false, fmt.Sprintf("tried, and this kernel does not have it (new in Linux %s)", since)
 	case have.atLeast(since):

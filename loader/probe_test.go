@@ -35,7 +35,8 @@ func TestJudge(t *testing.T) {
 		why  string
 	}{
 		{"tried-yes", nil, version{6, 1}, true, "it works"}, // backported
-		{"tried-no", fmt.Errorf("x: %w", ebpf.ErrNotSupported), version{6, 18}, false, "does not have it (new in Linux 6.6)"},
+		{"tried-no", fmt.Errorf("x: %w", ebpf.ErrNotSupported), version{6, 1}, false, "does not have it (new in Linux 6.6)"},
+		{"tried-off", fmt.Errorf("x: %w", ebpf.ErrNotSupported), version{6, 18}, false, "was built without it"},
 		{"untried-new", errors.New("not permitted"), version{6, 6}, true, "could not be tried (not permitted), but Linux 6.6"},
 		{"untried-old", errors.New("not permitted"), version{6, 1}, false, "Linux 6.1 is older than 6.6"},
 		{"untried-next-major", errors.New("not permitted"), version{7, 0}, true, ""},

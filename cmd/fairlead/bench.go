@@ -46,7 +46,12 @@ installed is reported as absent; "make bench" installs them all.`,
   fairlead bench --case 'peers/{rr,crr}/*' --contestants limit,fairlead --seconds 2`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return runBench(cmd.Context(), e, o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := e.needsRoot(cmd); err != nil {
+				return err
+			}
+			return runBench(cmd.Context(), e, o)
+		},
 	}
 	cmd.AddCommand(newBenchCompareCommand(e))
 	f := cmd.Flags()

@@ -16,7 +16,12 @@ that directory is removed too. Refused while a daemon runs in this network
 namespace.`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return e.node.cleanup(cmd.Context(), dirs) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := e.needsRoot(cmd); err != nil {
+				return err
+			}
+			return e.node.cleanup(cmd.Context(), dirs)
+		},
 	}
 	dirs.register(cmd)
 	return cmd

@@ -30,7 +30,7 @@ type flowRow struct {
 	Expires          string
 }
 
-const flowFilters = "Filters: proto=NAME, state=STATE, addr=ADDRESS, port=PORT, network=NETWORK."
+const flowFilters = "Filters: proto=NAME, state=STATE, addr=ADDRESS[/LENGTH], port=PORT, network=NETWORK."
 
 func newCtLsCommand(e *env) *cobra.Command {
 	var o listOptions

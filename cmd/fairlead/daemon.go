@@ -75,6 +75,9 @@ Flags on the command line go before it.`,
 		Args:              func(cmd *cobra.Command, args []string) error { return refuse(cmd, exactArgs()(cmd, args)) },
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := e.needsRoot(cmd); err != nil {
+				return err
+			}
 			if err := readConfig(cmd.Flags(), config); err != nil {
 				return refuse(cmd, err)
 			}

@@ -18,6 +18,9 @@ and how the daemon is. Succeeds if Fairlead can work here.`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := e.needsRoot(cmd); err != nil {
+				return err
+			}
 			return runDoctor(cmd.Context(), e)
 		},
 	}

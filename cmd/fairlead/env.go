@@ -39,6 +39,7 @@ type env struct {
 	node           nodeCommands
 	start          func(cmd *exec.Cmd, at place) error
 	retryFor       time.Duration // how long reports to a restarting daemon are repeated
+	uid            int           // of the user, as far as the kernel is concerned
 	grace          time.Duration // how long the daemon may go on to make a sandbox after Ctrl-C
 }
 
@@ -58,7 +59,7 @@ type nodeCommands struct {
 func newEnv() *env {
 	return &env{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		getenv: os.Getenv, now: time.Now, node: newNodeCommands(os.Stderr), start: startInside, retryFor: 10 * time.Second, grace: 5 * time.Second,
+		getenv: os.Getenv, now: time.Now, node: newNodeCommands(os.Stderr), start: startInside, retryFor: 10 * time.Second, grace: 5 * time.Second, uid: os.Geteuid(),
 	}
 }
 
@@ -134,6 +135,15 @@ func execute(ctx context.Context, e *env, args []string) int {
 // runsProgram reports whether the exit status belongs to a program.
 func runsProgram(cmd *cobra.Command) bool {
 	return cmd.Annotations["status"] == "program"
+}
+
+// needsRoot refuses a command that works on the kernel for anybody but root, before it
+// takes the lack of permissions for something else.
+func (e *env) needsRoot(cmd *cobra.Command) error {
+	if e.uid == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s needs root (run it as root, or with sudo)", cmd.CommandPath())
 }
 
 // exactArgs wants one argument per name.

@@ -278,6 +278,18 @@ func TestDaemonHelpNamesTheSizesOfTheTables(t *testing.T) {
 	}
 }
 
+// Who is not root is told so, in one line, by whatever works on the kernel itself.
+func TestNeedsRoot(t *testing.T) {
+	w := newWorld(t)
+	w.env.uid = 1000
+	for _, command := range []string{"daemon", "doctor", "bench", "demo", "cleanup"} {
+		code, out, stderr := w.run(command)
+		if want := "fairlead: fairlead " + command + " needs root (run it as root, or with sudo)\n"; code != 1 || out != "" || stderr != want {
+			t.Errorf("%s: got %d, %q, %q", command, code, out, stderr)
+		}
+	}
+}
+
 func TestCompletion(t *testing.T) {
 	w := newWorld(t)
 	if out := w.ok("completion", "bash"); !strings.Contains(out, "__start_fairlead") {

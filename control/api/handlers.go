@@ -262,16 +262,28 @@ func (s *Server) flowFlush(r *http.Request) (any, error) {
 	return FlowsFlushed{Removed: n}, nil
 }
 
+// parseAddrOrPrefix gives what is asked for its usual form; "": all.
+func parseAddrOrPrefix(text string) (string, error) {
+	if !strings.Contains(text, "/") {
+		addr, err := parseAddr("address", text)
+		return addrString(addr), err
+	}
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		return "", refuse(model.ErrInvalid, "address %q is malformed (want the form 192.0.2.1 or 2001:db8::/64)", text)
+	}
+	return prefix.Masked().String(), nil
+}
+
 func parseFlowFilter(r *http.Request) (FlowFilter, error) {
 	q := r.URL.Query()
 	f := FlowFilter{
 		Protocol: strings.ToLower(q.Get("protocol")), State: strings.ToLower(q.Get("state")), Network: q.Get("network"),
 	}
-	addr, err := parseAddr("address", q.Get("address"))
-	if err != nil {
+	var err error
+	if f.Address, err = parseAddrOrPrefix(q.Get("address")); err != nil {
 		return f, err
 	}
-	f.Address = addrString(addr)
 	if p := q.Get("port"); p != "" {
 		if f.Port, err = parsePort(p); err != nil {
 			return f, refuse(model.ErrInvalid, "%v", err)

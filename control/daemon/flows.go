@@ -9,9 +9,11 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/loader"
 	"github.com/fairlead-net/fairlead/maps"
 )
 
@@ -67,21 +69,55 @@ func (b *backend) flowMatcher(filter api.FlowFilter) (func(maps.Flow) bool, erro
 		}
 		net = n.Index
 	}
-	var addr netip.Addr
-	if filter.Address != "" {
-		var err error
-		if addr, err = netip.ParseAddr(filter.Address); err != nil {
-			return nil, &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf("address %q is malformed (want the form 192.0.2.1 or 2001:db8::1)", filter.Address)}
+	if filter.State != "" {
+		if err := new(loader.Timeouts).Set(filter.State, time.Second); err != nil {
+			return nil, &model.Refusal{Kind: model.ErrInvalid, Text: err.Error()}
 		}
+	}
+	if !isProtocol(filter.Protocol) {
+		return nil, &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(
+			"no protocol is called %q (want tcp, udp, sctp, icmp, icmpv6, or a number from 0 to 255)", filter.Protocol)}
+	}
+	within, err := parseWithin(filter.Address)
+	if err != nil {
+		return nil, err
 	}
 	return func(f maps.Flow) bool {
 		ends := [4]netip.AddrPort{f.Orig.Src, f.Orig.Dst, f.Reply.Src, f.Reply.Dst}
 		return (filter.Network == "" || f.Net == net) &&
 			(filter.State == "" || f.State == filter.State) &&
 			(filter.Protocol == "" || protoName(f.Proto()) == filter.Protocol) &&
-			(!addr.IsValid() || slices.ContainsFunc(ends[:], func(e netip.AddrPort) bool { return e.Addr() == addr })) &&
+			(!within.IsValid() || slices.ContainsFunc(ends[:], func(e netip.AddrPort) bool { return within.Contains(e.Addr()) })) &&
 			(filter.Port == 0 || slices.ContainsFunc(ends[:], func(e netip.AddrPort) bool { return e.Port() == filter.Port }))
 	}, nil
+}
+
+// parseWithin reads an address or a prefix; "": all.
+func parseWithin(text string) (netip.Prefix, error) {
+	if text == "" {
+		return netip.Prefix{}, nil
+	}
+	prefix, err := netip.ParsePrefix(text)
+	if addr, addrErr := netip.ParseAddr(text); addrErr == nil {
+		prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	if err != nil {
+		return prefix, &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf("address %q is malformed (want the form 192.0.2.1 or 2001:db8::/64)", text)}
+	}
+	return prefix.Masked(), nil
+}
+
+// isProtocol reports whether protoName ever gives that name; "": all.
+func isProtocol(name string) bool {
+	if name == "" {
+		return true
+	}
+	for number := range 256 {
+		if protoName(uint8(number)) == name {
+			return true
+		}
+	}
+	return false
 }
 
 // networkNames maps the datapath's numbers to names.
@@ -106,7 +142,7 @@ func apiFlow(f maps.Flow, networks map[uint32]string) api.Flow {
 		Network:          networks[f.Net],
 		Publish:          f.Publish,
 		AgeSeconds:       f.Age.Seconds(),
-		ExpiresSeconds:   f.Expires.Seconds(),
+		ExpiresSeconds:   max(0, f.Expires.Seconds()), // overdue ones wait to be collected
 	}
 }
 
