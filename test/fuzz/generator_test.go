@@ -39,6 +39,7 @@ type step struct {
 	Type   byte   `json:",omitempty"` // of an ICMP error
 	Code   byte   `json:",omitempty"`
 	Back   bool   `json:",omitempty"` // error: about an answer, to the server
+	Forged bool   `json:",omitempty"` // error: about a packet of the flow that never was
 	Tags   []tag  `json:",omitempty"`
 	Frags  []int  `json:",omitempty"` // which fragments are sent, in which order
 	ID     uint16 `json:",omitempty"`
@@ -113,7 +114,7 @@ func (g generator) sequence() sequence {
 		if i > 0 && g.in(2) { // of the same client, from the same port
 			before := s.Flows[g.IntN(len(s.Flows))]
 			if before.Proto == f.Proto && before.Client != f.DMAC && (before.Client == "host") == (f.Client == "host") {
-				f.Client, f.Sport = before.Client, before.Sport
+				f.Client, f.Sport, f.Src = before.Client, before.Sport, before.Src
 			}
 		}
 		if !slices.ContainsFunc(s.Flows, func(other flow) bool { return other.name() == f.name() }) {

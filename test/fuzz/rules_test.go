@@ -42,7 +42,7 @@ var rules = []rule{
 	{"flags that nobody sends", oddFlags},
 	{"SYN again", synAgain},
 	{"exact segments", exactSegments},
-	{"handshake that ends", handshakeEnds},
+	{"exact end", exactEnd},
 }
 
 // parting are rules after which the twins' flows are not the same: what follows is not compared.
@@ -76,7 +76,7 @@ var known = []rule{
 	{"N15", func(d difference) bool {
 		return d.st().allFragments() && !d.flow().spoofed() && d.flow().DMAC == "" && (d.fairlead == nil || d.fairlead.p.fragment())
 	}},
-	{"S6", func(d difference) bool {
+	{"F7", func(d difference) bool {
 		return d.fairlead != nil && d.kernel == nil && d.flow().DMAC == "" && slices.Contains(d.fairlead.p.bad, "TCP header")
 	}},
 	{"F1", func(d difference) bool {
@@ -99,7 +99,7 @@ func memberNetwork(a netip.Addr) string {
 
 // spoofed says whether the source is not the client's.
 func (f *flow) spoofed() bool {
-	return f.Src.IsValid() && f.Src != nodeOf(f.Client).addr(familyOf(f.Src)) && !(f.Client == "out" && internetAddr(f.Src))
+	return f.Src.IsValid() && f.Src != nodeOf(f.Client).addr(familyOf(f.Src)) && !(networkOf(f.Client) == "" && internetAddr(f.Src))
 }
 
 func hostAddr(a netip.Addr) netip.Addr {
@@ -218,13 +218,17 @@ func hopLimitTold(d difference) bool {
 		gist(d.fairlead) == gist(d.kernel)
 }
 
-// A RST in the handshake is the sender's if it is exact, or acknowledges exactly: so a receiver judges it while it waits for a
-// SYN-ACK (RFC 9293 section 3.10.7.3). A FIN of the server's may come before the client's ACK. The kernel wants both in the window
-// that it has seen, which then is empty.
-func handshakeEnds(d difference) bool {
-	return d.is("state") && d.fairlead.text == string(closing) && d.kernel.text == string(opening) && d.had(func(st step) bool {
-		exact := st.Seq == 0 || st.Kind == "reverse" && st.Flags&ack != 0 && st.Ack == 0
-		early := st.Kind == "reverse" && st.Seq >= 0 && st.Seq < defaultWindow
+// A RST with the sequence number that is next ends a connection, as at the receiver, whatever it acknowledges; in the handshake
+// one that acknowledges the SYN exactly does so, too (RFC 9293 section 3.10.7.3), and a FIN of the server's may come before the
+// client's ACK. The kernel wants all to be in the window that it has seen, and takes what follows for a new connection.
+func exactEnd(d difference) bool {
+	if !d.is("state") || d.fairlead.text != string(closing) {
+		return false
+	}
+	shaking := d.kernel.text == string(opening)
+	return d.had(func(st step) bool {
+		exact := st.Seq == 0 || shaking && st.Kind == "reverse" && st.Flags&ack != 0 && st.Ack == 0
+		early := shaking && st.Kind == "reverse" && st.Seq >= 0 && st.Seq < defaultWindow
 		return st.Flags&rst != 0 && exact || st.Flags&fin != 0 && early
 	})
 }

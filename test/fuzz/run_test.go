@@ -52,6 +52,19 @@ func (d difference) String() string {
 // run tries a sequence in both twins and returns what no rule explains, or the rule or known fault that ended it.
 func (f *fuzzer) run(s sequence) (found []difference, ends string) {
 	f.Helper()
+	states := f.begin(&s)
+	for i := range s.Steps {
+		found, ends = f.step(&s, i, states)
+		if len(found) > 0 || ends != "" {
+			return found, ends // what follows would follow from it
+		}
+	}
+	return f.compareStates(&s)
+}
+
+// begin has both twins forget what was, and returns what the ends of a sequence's flows know.
+func (f *fuzzer) begin(s *sequence) []flowState {
+	f.Helper()
 	for _, w := range f.twins() {
 		w.closeSockets()
 	}
@@ -67,13 +80,7 @@ func (f *fuzzer) run(s sequence) (found []difference, ends string) {
 		c, s := uint32(k+1)<<20, uint32(k+1)<<28
 		states[k] = flowState{client: c, server: s, clientISN: c, serverISN: s}
 	}
-	for i := range s.Steps {
-		found, ends = f.step(&s, i, states)
-		if len(found) > 0 || ends != "" {
-			return found, ends // what follows would follow from it
-		}
-	}
-	return f.compareStates(&s)
+	return states
 }
 
 // step does one thing in both twins and compares what comes of it.
@@ -293,6 +300,8 @@ func (w *twin) error(fl *flow, st step) func() error {
 	about := w.view.server[st.Flow]
 	if st.Back {
 		about = w.view.client[st.Flow]
+	} else if st.Forged {
+		about = &seen{node: fl.Client, p: w.forward(fl, step{}, flowState{})}
 	}
 	if about == nil {
 		return nil
