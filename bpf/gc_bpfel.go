@@ -68,14 +68,26 @@ type GCFdbKey struct {
 }
 
 type GCFlow struct {
-	_       structs.HostLayout
-	E       GCCtEntry
-	Reply   GCCtEntry
-	Key     GCTuple
-	Rkey    GCTuple
-	Other   GCTuple
+	_     structs.HostLayout
+	E     GCCtEntry
+	Reply GCCtEntry
+	Key   GCTuple
+	Rkey  GCTuple
+	Other GCTuple
+	St    struct {
+		_    structs.HostLayout
+		Ipv4 struct {
+			_     structs.HostLayout
+			Saddr uint32
+			Daddr uint32
+			Sport uint16
+			Dport uint16
+		}
+		_ [24]byte
+	}
 	HostSrc uint32
 	Gateway uint32
+	_       [4]byte
 }
 
 type GCFragEntry struct {
@@ -194,6 +206,7 @@ const (
 	GCMapFlFrag         = "fl_frag"
 	GCMapFlGc           = "fl_gc"
 	GCMapFlHostaddr     = "fl_hostaddr"
+	GCMapFlHostnet      = "fl_hostnet"
 	GCMapFlNeigh        = "fl_neigh"
 	GCMapFlPaths        = "fl_paths"
 	GCMapFlPortbits     = "fl_portbits"
@@ -272,6 +285,7 @@ type GCMapSpecs struct {
 	FlFrag     *ebpf.MapSpec `ebpf:"fl_frag"`
 	FlGc       *ebpf.MapSpec `ebpf:"fl_gc"`
 	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
+	FlHostnet  *ebpf.MapSpec `ebpf:"fl_hostnet"`
 	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
 	FlPaths    *ebpf.MapSpec `ebpf:"fl_paths"`
 	FlPortbits *ebpf.MapSpec `ebpf:"fl_portbits"`
@@ -326,6 +340,7 @@ type GCMaps struct {
 	FlFrag     *ebpf.Map `ebpf:"fl_frag"`
 	FlGc       *ebpf.Map `ebpf:"fl_gc"`
 	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
+	FlHostnet  *ebpf.Map `ebpf:"fl_hostnet"`
 	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
 	FlPaths    *ebpf.Map `ebpf:"fl_paths"`
 	FlPortbits *ebpf.Map `ebpf:"fl_portbits"`
@@ -348,6 +363,7 @@ func (m *GCMaps) Close() error {
 		m.FlFrag,
 		m.FlGc,
 		m.FlHostaddr,
+		m.FlHostnet,
 		m.FlNeigh,
 		m.FlPaths,
 		m.FlPortbits,

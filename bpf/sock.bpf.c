@@ -90,15 +90,16 @@ static __always_inline struct publish *backend_of(const struct ask *a)
 
 	if (!port_published(a->proto, a->port))
 		return NULL;
-	b = find(&a->addr, a);
-	if (b || names_served(&a->addr, a->port))
-		return b;
 	if (ip_is4(&a->addr))
 		ip_set4(&any, 0);
 	/* Connecting to the unspecified address means the loopback (ip(7)). */
 	unspecified = ip_equal(&a->addr, &any);
-	if (!loopback && !unspecified && !bpf_map_lookup_elem(&fl_hostaddr, &a->addr))
+	/* An address that went elsewhere leads there, whatever is published. */
+	if (!loopback && !unspecified && !host_addr(&a->addr))
 		return NULL;
+	b = find(&a->addr, a);
+	if (b || names_served(&a->addr, a->port))
+		return b;
 	b = find(&any, a);
 	if (b || ip_is4(&a->addr))
 		return b;

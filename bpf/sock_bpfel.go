@@ -173,6 +173,7 @@ const (
 	SockMapFlFdb          = "fl_fdb"
 	SockMapFlFrag         = "fl_frag"
 	SockMapFlHostaddr     = "fl_hostaddr"
+	SockMapFlHostnet      = "fl_hostnet"
 	SockMapFlNeigh        = "fl_neigh"
 	SockMapFlPaths        = "fl_paths"
 	SockMapFlPortbits     = "fl_portbits"
@@ -267,6 +268,7 @@ type SockMapSpecs struct {
 	FlFdb      *ebpf.MapSpec `ebpf:"fl_fdb"`
 	FlFrag     *ebpf.MapSpec `ebpf:"fl_frag"`
 	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
+	FlHostnet  *ebpf.MapSpec `ebpf:"fl_hostnet"`
 	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
 	FlPaths    *ebpf.MapSpec `ebpf:"fl_paths"`
 	FlPortbits *ebpf.MapSpec `ebpf:"fl_portbits"`
@@ -319,6 +321,7 @@ type SockMaps struct {
 	FlFdb      *ebpf.Map `ebpf:"fl_fdb"`
 	FlFrag     *ebpf.Map `ebpf:"fl_frag"`
 	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
+	FlHostnet  *ebpf.Map `ebpf:"fl_hostnet"`
 	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
 	FlPaths    *ebpf.Map `ebpf:"fl_paths"`
 	FlPortbits *ebpf.Map `ebpf:"fl_portbits"`
@@ -339,6 +342,7 @@ func (m *SockMaps) Close() error {
 		m.FlFdb,
 		m.FlFrag,
 		m.FlHostaddr,
+		m.FlHostnet,
 		m.FlNeigh,
 		m.FlPaths,
 		m.FlPortbits,

@@ -213,8 +213,7 @@ static __always_inline void masquerade_source(struct __sk_buff *skb, const struc
 	struct next_hop *hop;
 
 	*src = p->flags & PKT_IP4 ? up->ip4 : up->ip6;
-	if (cfg_fib_src &&
-	    route_find(skb, p, &p->t.daddr, ep->gateway_if, true, &hop) == ROUTE_OK &&
+	if (cfg_fib_src && route_find(skb, p, &p->t, ep->gateway_if, true, &hop) == ROUTE_OK &&
 	    hop->ifindex == skb->ifindex)
 		*src = hop->src;
 }
@@ -465,9 +464,9 @@ static __always_inline int uplink_to_host(struct __sk_buff *skb, const struct pk
 /* A packet of no flow that arrived for the host. */
 static __noinline int uplink_new(struct __sk_buff *skb, struct pkt *p)
 {
-	if (publish_may_begin(p)) {
-		struct publish *b = publish_find(&p->t.daddr, p->t.dport, p->t.proto,
-						 host_addr(&p->t.daddr));
+	/* What is not for the host now is in transit, whatever is published. */
+	if (publish_may_begin(p) && host_addr(&p->t.daddr)) {
+		struct publish *b = publish_find(&p->t.daddr, p->t.dport, p->t.proto);
 
 		if (b && !(p->t.proto == IPPROTO_UDP && host_connected(skb, &p->t)))
 			return uplink_published(skb, p, b);

@@ -168,14 +168,26 @@ type TCFdbKey struct {
 }
 
 type TCFlow struct {
-	_       structs.HostLayout
-	E       TCCtEntry
-	Reply   TCCtEntry
-	Key     TCTuple
-	Rkey    TCTuple
-	Other   TCTuple
+	_     structs.HostLayout
+	E     TCCtEntry
+	Reply TCCtEntry
+	Key   TCTuple
+	Rkey  TCTuple
+	Other TCTuple
+	St    struct {
+		_    structs.HostLayout
+		Ipv4 struct {
+			_     structs.HostLayout
+			Saddr uint32
+			Daddr uint32
+			Sport uint16
+			Dport uint16
+		}
+		_ [24]byte
+	}
 	HostSrc uint32
 	Gateway uint32
+	_       [4]byte
 }
 
 type TCFragEntry struct {
@@ -387,6 +399,7 @@ const (
 	TCMapFlFdb            = "fl_fdb"
 	TCMapFlFrag           = "fl_frag"
 	TCMapFlHostaddr       = "fl_hostaddr"
+	TCMapFlHostnet        = "fl_hostnet"
 	TCMapFlIcmp           = "fl_icmp"
 	TCMapFlIcmpRate       = "fl_icmp_rate"
 	TCMapFlNeigh          = "fl_neigh"
@@ -480,6 +493,7 @@ type TCMapSpecs struct {
 	FlFdb      *ebpf.MapSpec `ebpf:"fl_fdb"`
 	FlFrag     *ebpf.MapSpec `ebpf:"fl_frag"`
 	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
+	FlHostnet  *ebpf.MapSpec `ebpf:"fl_hostnet"`
 	FlIcmp     *ebpf.MapSpec `ebpf:"fl_icmp"`
 	FlIcmpRate *ebpf.MapSpec `ebpf:"fl_icmp_rate"`
 	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
@@ -545,6 +559,7 @@ type TCMaps struct {
 	FlFdb      *ebpf.Map `ebpf:"fl_fdb"`
 	FlFrag     *ebpf.Map `ebpf:"fl_frag"`
 	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
+	FlHostnet  *ebpf.Map `ebpf:"fl_hostnet"`
 	FlIcmp     *ebpf.Map `ebpf:"fl_icmp"`
 	FlIcmpRate *ebpf.Map `ebpf:"fl_icmp_rate"`
 	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
@@ -570,6 +585,7 @@ func (m *TCMaps) Close() error {
 		m.FlFdb,
 		m.FlFrag,
 		m.FlHostaddr,
+		m.FlHostnet,
 		m.FlIcmp,
 		m.FlIcmpRate,
 		m.FlNeigh,

@@ -20,6 +20,7 @@ type Set struct {
 	Neighbours *Neighbours
 	Publishes  *Publishes
 	HostAddrs  *HostAddrs
+	HostNets   *Subnets // prefixes of the host's; their network is 1
 	Subnets    *Subnets
 	Uplinks    *Uplinks
 	Conntrack  *Conntrack
@@ -74,6 +75,10 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 	if err != nil {
 		return err
 	}
+	hostNets, err := newView(bpf.TCMapFlHostnet, m[bpf.TCMapFlHostnet], subnetFrom)
+	if err != nil {
+		return err
+	}
 	uplinks, err := newView(bpf.TCMapFlUplink, m[bpf.TCMapFlUplink], uplinkFrom)
 	if err != nil {
 		return err
@@ -85,7 +90,7 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 		return err
 	}
 	s.Endpoints, s.FDB, s.Neighbours = &Endpoints{endpoints}, &FDB{fdb}, &Neighbours{neighbours}
-	s.Subnets, s.Uplinks = &Subnets{subnets}, &Uplinks{uplinks}
+	s.Subnets, s.HostNets, s.Uplinks = &Subnets{subnets}, &Subnets{hostNets}, &Uplinks{uplinks}
 	return nil
 }
 
@@ -95,7 +100,7 @@ func Names() []string {
 	return []string{
 		// Written by the control plane.
 		bpf.TCMapFlEndpoint, bpf.TCMapFlFdb, bpf.TCMapFlNeigh, bpf.TCMapFlPublish,
-		bpf.TCMapFlPortbits, bpf.TCMapFlHostaddr, bpf.TCMapFlSubnet, bpf.TCMapFlUplink,
+		bpf.TCMapFlPortbits, bpf.TCMapFlHostaddr, bpf.TCMapFlHostnet, bpf.TCMapFlSubnet, bpf.TCMapFlUplink,
 		// Written by the datapath.
 		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlFrag, bpf.TCMapFlSockRev,
 		bpf.TCMapFlDrops, bpf.TCMapFlPaths, bpf.TCMapFlTraffic, bpf.TCMapFlEvents,
@@ -119,6 +124,7 @@ func (s *Set) Fills() ([]Fill, error) {
 		{bpf.TCMapFlNeigh, s.Neighbours.Len(), s.Neighbours.MaxEntries()},
 		{bpf.TCMapFlPublish, s.Publishes.Len(), s.Publishes.MaxEntries()},
 		{bpf.TCMapFlHostaddr, s.HostAddrs.Len(), s.HostAddrs.MaxEntries()},
+		{bpf.TCMapFlHostnet, s.HostNets.Len(), s.HostNets.MaxEntries()},
 		{bpf.TCMapFlSubnet, s.Subnets.Len(), s.Subnets.MaxEntries()},
 		{bpf.TCMapFlUplink, s.Uplinks.Len(), s.Uplinks.MaxEntries()},
 	}

@@ -234,7 +234,7 @@ func TestFills(t *testing.T) {
 		}
 	}
 	want := map[string]int{
-		"fl_endpoint": 0, "fl_fdb": 0, "fl_neigh": 0, "fl_publish": 0, "fl_hostaddr": 1, "fl_subnet": 0,
+		"fl_endpoint": 0, "fl_fdb": 0, "fl_neigh": 0, "fl_publish": 0, "fl_hostaddr": 1, "fl_hostnet": 0, "fl_subnet": 0,
 		"fl_uplink": 0, "fl_ct": 2, "fl_ct_new": 0, "fl_frag": 0, "fl_sock_rev": 0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

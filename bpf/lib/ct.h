@@ -77,6 +77,7 @@ struct flow {
 	struct tuple key;      /* scratch */
 	struct tuple rkey;     /* scratch */
 	struct tuple other;    /* scratch */
+	struct bpf_sock_tuple st; /* scratch */
 	__u32 host_src; /* e.xlat.saddr is the host's: keep off its sockets and published ports */
 	__u32 gateway;	/* it is a gateway's: see GATEWAY_PORT_MAX */
 };

@@ -65,7 +65,7 @@ __noinline int flow_try_port(struct __sk_buff *skb, __u32 now)
 		return 1;
 	tuple_reverse(&f->rkey, &f->e.xlat);
 	if (f->host_src &&
-	    (port_published(f->rkey.proto, f->rkey.dport) || host_has(skb, &f->rkey)))
+	    (port_published(f->rkey.proto, f->rkey.dport) || host_has(skb, &f->rkey, &f->st)))
 		return 1;
 	return flow_claim(f, now);
 }

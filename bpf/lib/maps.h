@@ -69,6 +69,16 @@ struct {
 	__type(value, __u32);
 } fl_hostaddr SEC(".maps");
 
+/* Prefixes whose every address is the host's: local routes without an address ("ip route add local
+ * PREFIX dev lo"). Full: the prefix is not known as the host's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct subnet_key);
+	__type(value, __u32);
+} fl_hostnet SEC(".maps");
+
 /* Subnets of all networks. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);

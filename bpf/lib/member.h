@@ -16,6 +16,15 @@ static __always_inline __u32 subnet_of(const union ip *a)
 	return net ? *net : 0;
 }
 
+/* Is it an address of the host's? Whole prefixes may be, by a local route. Not inlined, because
+ * the stack of those who ask is full. */
+static __noinline bool host_addr(const union ip *a)
+{
+	struct subnet_key k = { .prefixlen = 128, .addr = *a };
+
+	return bpf_map_lookup_elem(&fl_hostaddr, a) || bpf_map_lookup_elem(&fl_hostnet, &k);
+}
+
 static __always_inline int neigh_find(const union ip *a, __u32 net, struct neigh_entry **n)
 {
 	struct neigh_key k = { .addr = *a, .net = net };

@@ -81,13 +81,13 @@ static __always_inline bool nf_translates(struct __sk_buff *skb, const struct tu
 }
 
 /* Has the host a flow whose packets arrive as t: a socket, or what another NAT on it translates
- * (guests, containers of others: they share the host's addresses with ours)? */
-static __always_inline bool host_has(struct __sk_buff *skb, const struct tuple *t)
+ * (guests, containers of others: they share the host's addresses with ours)? *st is scratch. */
+static __always_inline bool host_has(struct __sk_buff *skb, const struct tuple *t,
+				     struct bpf_sock_tuple *st)
 {
-	struct bpf_sock_tuple st;
-	__u32 len = sock_tuple(&st, t);
+	__u32 len = sock_tuple(st, t);
 
-	if (host_socket(skb, &st, len, t->proto))
+	if (host_socket(skb, st, len, t->proto))
 		return true;
-	return nf_asked(t->proto) && nf_direction(skb, &st, len, t->proto) != NF_DIR_NONE;
+	return nf_asked(t->proto) && nf_direction(skb, st, len, t->proto) != NF_DIR_NONE;
 }

@@ -15,23 +15,17 @@ static __always_inline void publish_wildcard(union ip *a, bool is4)
 		a->w[2] = bpf_htonl(0xffff);
 }
 
-/* any: a wildcard publish counts too, that is, addr is the host's own. */
-static __always_inline struct publish *publish_find(const union ip *addr, __be16 port, __u8 proto,
-						    bool any)
+/* Who serves the port at addr, which is the host's own? Not inlined, for the sake of the stack. */
+static __noinline struct publish *publish_find(const union ip *addr, __be16 port, __u8 proto)
 {
 	struct publish_key k = { .addr = *addr, .port = port, .proto = proto };
 	struct publish *b;
 
 	b = bpf_map_lookup_elem(&fl_publish, &k);
-	if (b || !any || names_served(addr, port))
+	if (b || names_served(addr, port))
 		return b;
 	publish_wildcard(&k.addr, ip_is4(addr));
 	return bpf_map_lookup_elem(&fl_publish, &k);
-}
-
-static __always_inline bool host_addr(const union ip *a)
-{
-	return bpf_map_lookup_elem(&fl_hostaddr, a);
 }
 
 /* Is the packet an answer to a socket of the host that is connected to its sender? Its

@@ -60,10 +60,9 @@ enum route_result {
 
 /* Where the answer for a packet is kept: any function of its key will do that differs where
  * flows do. */
-static __always_inline struct route_slot *route_slot(const struct tuple *t, const union ip *daddr,
-						     bool prefer)
+static __always_inline struct route_slot *route_slot(const struct tuple *t, bool prefer)
 {
-	__u64 h = (t->saddr.d[1] ^ daddr->d[1] ^ ((__u64)t->sport << 32 | t->dport)) + prefer;
+	__u64 h = (t->saddr.d[1] ^ t->daddr.d[1] ^ ((__u64)t->sport << 32 | t->dport)) + prefer;
 	__u32 i;
 
 	h *= 0x9e3779b97f4a7c15ULL;	   /* 2^64 over the golden ratio */
@@ -71,13 +70,10 @@ static __always_inline struct route_slot *route_slot(const struct tuple *t, cons
 	return bpf_map_lookup_elem(&fl_route, &i);
 }
 
-/* Is it the key of a packet with tuple *t, but to *daddr? */
 static __always_inline bool route_key_is(const struct route_key *k, const struct tuple *t,
-					 const union ip *daddr, __u32 iif, bool prefer)
+					 __u32 iif, bool prefer)
 {
-	return ip_equal(&k->t.saddr, &t->saddr) && ip_equal(&k->t.daddr, daddr) &&
-	       k->t.sport == t->sport && k->t.dport == t->dport && k->t.proto == t->proto &&
-	       k->iif == iif && k->prefer == prefer;
+	return tuple_equal(&k->t, t) && k->iif == iif && k->prefer == prefer;
 }
 
 /* Asks the kernel for the way of a packet of len bytes with key k. */
@@ -137,27 +133,26 @@ static __noinline enum route_result route_ask(struct __sk_buff *skb, const struc
 	return ROUTE_OK;
 }
 
-/* route_find looks up the way of a packet from p->t.saddr to daddr that entered at device iif.
+/* route_find looks up the way of packet p that entered at device iif, as if it were of flow *by.
  * prefer: find the address the route prefers, for which IPv6 walks every address of the host; else
  * hop->src may be the uplink's first. For IPv4 it is always found. */
 static __always_inline enum route_result route_find(struct __sk_buff *skb, const struct pkt *p,
-						    const union ip *daddr, __u32 iif, bool prefer,
+						    const struct tuple *by, __u32 iif, bool prefer,
 						    struct next_hop **hop)
 {
-	__u32 tick = bpf_ktime_get_coarse_ns() >> ROUTE_TICK_SHIFT, len = xlat_len(p, daddr);
-	bool is4 = ip_is4(daddr);
+	__u32 tick = bpf_ktime_get_coarse_ns() >> ROUTE_TICK_SHIFT, len = xlat_len(p, &by->daddr);
+	bool is4 = ip_is4(&by->daddr);
 	enum route_result got;
 	struct route_slot *s;
 
 	prefer |= is4; /* it costs nothing there */
-	s = route_slot(&p->t, daddr, prefer);
+	s = route_slot(by, prefer);
 	if (!s)
 		return ROUTE_STACK;
 	*hop = &s->hop;
-	if (s->tick == tick && route_key_is(&s->key, &p->t, daddr, iif, prefer))
+	if (s->tick == tick && route_key_is(&s->key, by, iif, prefer))
 		return len > s->hop.mtu ? ROUTE_TOO_BIG : ROUTE_OK;
-	s->key.t = p->t;
-	s->key.t.daddr = *daddr;
+	s->key.t = *by;
 	s->key.iif = iif;
 	s->key.prefer = prefer;
 	got = route_ask(skb, &s->key, len, is4, &s->hop);
@@ -250,7 +245,7 @@ static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
 
 	if (p->ttl <= 1)
 		return ttl_exceeded(skb, p, ep);
-	switch (route_find(skb, p, &p->t.daddr, ep->gateway_if, ep->flags & EP_MASQUERADE, &hop)) {
+	switch (route_find(skb, p, &p->t, ep->gateway_if, ep->flags & EP_MASQUERADE, &hop)) {
 	case ROUTE_OK:
 		break;
 	case ROUTE_TOO_BIG:
@@ -274,28 +269,41 @@ static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
 	return to_next_hop(skb, p, &f->e.xlat, hop);
 }
 
+/* Is e of packets that leave with another source, as their flow began? */
+static __always_inline bool ct_masqueraded(const struct ct_entry *e)
+{
+	return (e->flags & (CT_F_NAT_SRC | CT_F_REPLY)) == CT_F_NAT_SRC;
+}
+
 /* A packet of a known flow, from endpoint ep. */
 static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 				       const struct endpoint *ep, struct ct_entry *e,
 				       bool confirmed)
 {
+	struct icmp_work *w = icmp_scratch(); /* the stack is full */
 	struct next_hop *hop;
 	/* Copied: confirming the flow gives the entry's memory back. */
 	struct tuple to = e->xlat;
 	__u32 out_if = e->out_if;
-	bool masqueraded = (e->flags & (CT_F_NAT_SRC | CT_F_REPLY)) == CT_F_NAT_SRC;
 	int err;
 
+	if (!w)
+		return -DROP_NAT_FAILED;
 	if (p->ttl <= 1)
 		return ttl_exceeded(skb, p, ep);
 	if (e->flags & CT_F_STACK)
 		return to_stack(skb, ep); /* to_uplink meets it again */
+	/* An answer goes the way of the address that was asked, as the host's own answers do. */
+	if (ct_masqueraded(e))
+		w->key = p->t;
+	else
+		w->key = e->xlat;
 	err = ct_hit(p, e, confirmed);
 	if (err)
 		return err;
 	if (out_if)
 		return route_to_sandbox(skb, p, &to, out_if);
-	switch (route_find(skb, p, &to.daddr, ep->gateway_if, false, &hop)) {
+	switch (route_find(skb, p, &w->key, ep->gateway_if, false, &hop)) {
 	case ROUTE_OK:
 		break;
 	case ROUTE_TOO_BIG:
@@ -304,20 +312,21 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 		/* For the stack a packet that is to change its family is the host's. */
 		return xlat_needed(p, &to.daddr) ? -DROP_NO_ROUTE : to_stack(skb, ep);
 	}
-	/* Mostly it is the uplink's first address; only else is the dear lookup needed. */
-	if (masqueraded && !ip_equal(&hop->src, &to.saddr) && cfg_fib_src &&
-	    route_find(skb, p, &to.daddr, ep->gateway_if, true, &hop) != ROUTE_OK)
+	/* Of a masqueraded one the route must lead to where its address is. Mostly it is the uplink's
+	 * first address; only else is the dear lookup needed. */
+	if (ip_equal(&w->key.saddr, &to.saddr) || ip_equal(&hop->src, &to.saddr))
+		return to_next_hop(skb, p, &to, hop);
+	if (cfg_fib_src && route_find(skb, p, &w->key, ep->gateway_if, true, &hop) != ROUTE_OK)
 		return to_stack(skb, ep);
-	if (masqueraded && !ip_equal(&hop->src, &to.saddr)) {
-		/* It may come back, as IPv6 addresses do with a device that was down. */
-		if (ip_is_zero(&hop->src))
-			return -DROP_NO_UPLINK_ADDR;
-		/* The route moved to another uplink: the old address would not
-		 * bring answers back (nf_nat_masquerade forgets such flows too). */
-		flow_forget(&p->t, &to);
-		return route_outside(skb, p, ep);
-	}
-	return to_next_hop(skb, p, &to, hop);
+	if (ip_equal(&hop->src, &to.saddr))
+		return to_next_hop(skb, p, &to, hop);
+	/* It may come back, as IPv6 addresses do with a device that was down. */
+	if (ip_is_zero(&hop->src))
+		return -DROP_NO_UPLINK_ADDR;
+	/* The route moved to another uplink: the old address would not
+	 * bring answers back (nf_nat_masquerade forgets such flows too). */
+	flow_forget(&p->t, &to);
+	return route_outside(skb, p, ep);
 }
 
 /* A packet of no flow yet, from endpoint ep to the gateway's MAC, as far as it does not leave
@@ -340,7 +349,7 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 			if (!ip_equal(dst, &ep->gw4) && !ip_equal(dst, &ep->gw6))
 				return -DROP_INTERNAL;
 		} else if (begins && publish_may_begin(p)) {
-			struct publish *b = publish_find(dst, p->t.dport, p->t.proto, true);
+			struct publish *b = publish_find(dst, p->t.dport, p->t.proto);
 
 			if (b)
 				return route_published(skb, p, ep, b);
@@ -390,7 +399,7 @@ static __always_inline int route_stray_error(struct __sk_buff *skb, struct pkt *
 	verdict = route_inside(skb, p, ep, false);
 	if (verdict != VERDICT_NEXT)
 		return verdict;
-	if (route_find(skb, p, &p->t.daddr, ep->gateway_if, false, &hop) == ROUTE_STACK)
+	if (route_find(skb, p, &p->t, ep->gateway_if, false, &hop) == ROUTE_STACK)
 		return to_stack(skb, ep);
 	return -DROP_BAD_ICMP;
 }
@@ -433,6 +442,7 @@ static __noinline int route_icmp_error(struct __sk_buff *skb, struct pkt *p,
 				       const struct endpoint *ep)
 {
 	struct icmp_work *w = icmp_scratch();
+	const struct tuple *by;
 	struct next_hop *hop;
 	struct ct_entry *e;
 	int err;
@@ -448,7 +458,8 @@ static __noinline int route_icmp_error(struct __sk_buff *skb, struct pkt *p,
 		return -DROP_TTL;
 	if (e->out_if)
 		return route_to_sandbox(skb, p, &w->to, e->out_if);
-	if (route_find(skb, p, &w->to.daddr, ep->gateway_if, false, &hop) != ROUTE_OK)
+	by = ct_masqueraded(e) ? &p->t : &w->to;
+	if (route_find(skb, p, by, ep->gateway_if, false, &hop) != ROUTE_OK)
 		return -DROP_NO_ROUTE;
 	return to_next_hop(skb, p, &w->to, hop);
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -76,6 +77,7 @@ type sight struct {
 	byID   map[string]rtnl.Link // by alias
 	links  []rtnl.Link
 	addrs  []rtnl.Addr
+	local  []netip.Prefix // local routes that no address is the reason of
 }
 
 // look reads all devices and addresses of the host.
@@ -84,6 +86,9 @@ func look(nl *rtnl.Handle) (s sight, err error) {
 		return s, err
 	}
 	if s.addrs, err = nl.Addrs(); err != nil {
+		return s, err
+	}
+	if s.local, err = nl.LocalPrefixes(s.addrs); err != nil {
 		return s, err
 	}
 	s.looked = true

@@ -78,6 +78,7 @@ type Tables struct {
 	Subnets    Table[maps.Subnet]
 	Uplinks    Table[maps.Uplink]
 	HostAddrs  AddrTable
+	HostNets   Table[maps.Subnet]
 	Flows      FlowTable
 	Traffic    TrafficTable
 }
@@ -86,7 +87,7 @@ type Tables struct {
 func TablesOf(s *maps.Set) Tables {
 	return Tables{
 		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes,
-		Subnets: s.Subnets, Uplinks: s.Uplinks, HostAddrs: s.HostAddrs,
+		Subnets: s.Subnets, Uplinks: s.Uplinks, HostAddrs: s.HostAddrs, HostNets: s.HostNets,
 		Flows: s.Conntrack, Traffic: s.Counters,
 	}
 }
@@ -129,6 +130,7 @@ type Reconciler struct {
 	lost        lostAddrs
 	linger      time.Duration
 	wroteAddrs  []netip.Addr   // what fl_hostaddr holds
+	hostNets    []maps.Subnet  // what fl_hostnet holds
 	attached    map[place]bool // where programs were attached
 	provisional map[place]bool // of the attached: those that Attach is to be called for
 	passes      uint64         // so far

@@ -94,7 +94,7 @@ func (p *pass) checkUplinks() error {
 	p.r.uplinks = ups
 	p.r.kept.note(ups, p.links, p.r.linger)
 	p.warnOverlaps()
-	err = p.writeHostAddrs()
+	err = errors.Join(p.writeHostAddrs(), p.writeHostNets())
 	p.dropFlows()
 	return err
 }
@@ -228,6 +228,21 @@ func (p *pass) writeHostAddrs() error {
 		p.count(RepairEntry, written+deleted)
 	}
 	p.r.wroteAddrs = addrs
+	return err
+}
+
+// writeHostNets writes the table of the prefixes whose every address is the host's. As uplinks,
+// they come and go by themselves.
+func (p *pass) writeHostNets() error {
+	nets := make([]maps.Subnet, len(p.local))
+	for i, prefix := range p.local {
+		nets[i] = maps.Subnet{Prefix: prefix, Net: 1}
+	}
+	written, deleted, err := p.r.tables.HostNets.Sync(nets)
+	if slices.Equal(nets, p.r.hostNets) {
+		p.count(RepairEntry, written+deleted)
+	}
+	p.r.hostNets = nets
 	return err
 }
 

@@ -53,6 +53,7 @@ type world struct {
 	subnets    *fakeTable[dp.Subnet, netip.Prefix]
 	uplinks    *fakeTable[dp.Uplink, uint32]
 	hostAddrs  *fakeTable[netip.Addr, netip.Addr]
+	hostNets   *fakeTable[dp.Subnet, netip.Prefix]
 }
 
 func newWorld(tb testing.TB) *world {
@@ -74,6 +75,7 @@ func newWorld(tb testing.TB) *world {
 	w.neighbours = newFakeTable(w, keyOfNeighbour)
 	w.publishes = newFakeTable(w, keyOfPublish)
 	w.subnets = newFakeTable(w, keyOfSubnet)
+	w.hostNets = newFakeTable(w, keyOfSubnet)
 	w.uplinks = newFakeTable(w, func(u dp.Uplink) uint32 { return u.IfIndex })
 	w.hostAddrs = newFakeTable(w, func(a netip.Addr) netip.Addr { return a })
 	w.restart()
@@ -96,7 +98,7 @@ func (w *world) restart() {
 	log := slog.New(slog.NewTextHandler(testLog{w.tb}, nil))
 	w.r = New(Config{NetNSDir: w.netnsDir(), Log: log}, w, Tables{
 		Endpoints: w.endpoints, FDB: w.fdb, Neighbours: w.neighbours, Publishes: w.publishes,
-		Subnets: w.subnets, Uplinks: w.uplinks, HostAddrs: w.hostAddrs, Flows: w, Traffic: w,
+		Subnets: w.subnets, Uplinks: w.uplinks, HostAddrs: w.hostAddrs, HostNets: w.hostNets, Flows: w, Traffic: w,
 	}, w.nl)
 }
 

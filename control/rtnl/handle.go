@@ -82,6 +82,21 @@ func dial() (*conn, error) {
 	return &conn{sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}, nil
 }
 
+// strict has the kernel check requests to list strictly, and heed what they ask for. Errors
+// have no words then: nl does not understand those that end a list.
+func (c *conn) strict() error {
+	for _, s := range c.sockets {
+		if err := s.Socket.SetExtAck(false); err != nil {
+			return fmt.Errorf("set NETLINK_EXT_ACK: %w", err)
+		}
+		err := unix.SetsockoptInt(s.Socket.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
+		if err != nil {
+			return fmt.Errorf("set NETLINK_GET_STRICT_CHK: %w", err)
+		}
+	}
+	return nil
+}
+
 func (c *conn) close() {
 	for _, s := range c.sockets {
 		s.Close()

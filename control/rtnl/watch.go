@@ -17,7 +17,7 @@ import (
 
 // Listener is told what Watch sees. Its functions must not block.
 type Listener struct {
-	// Changed: a device or an address of the host may have changed. It is not said what:
+	// Changed: a device, an address or a local route of the host may have changed. It is not said what:
 	// whoever listens looks for itself, so that a lost message costs nothing. Of Fairlead's
 	// own devices, which change with every verb, only that one is gone.
 	Changed func()
@@ -33,7 +33,11 @@ type Listener struct {
 func (h *Handle) Watch(ctx context.Context, to Listener) error {
 	fd := -1
 	err := h.Do(func() (err error) {
-		fd, err = subscribe(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_TC)
+		fd, err = subscribe(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_TC |
+			unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE)
+		if err == nil {
+			err = localRoutesOnly(fd)
+		}
 		return err
 	})
 	if err != nil {
@@ -72,6 +76,31 @@ func subscribe(groups uint32) (fd int, err error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// localRoutesOnly has the kernel keep messages about other routes from a socket: a router may
+// have very many.
+func localRoutesOnly(fd int) error {
+	kind := func(k uint16) uint32 { // as the filter sees a 16-bit word of the host's order
+		return uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, k)))
+	}
+	const typeAt, rtmTypeAt = 4, unix.SizeofNlMsghdr + 7
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: typeAt},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: kind(unix.RTM_NEWROUTE), Jt: 1},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: kind(unix.RTM_DELROUTE), Jf: 2},
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: rtmTypeAt},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.RTN_LOCAL, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+		{Code: unix.BPF_RET | unix.BPF_K},
+	}
+	err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+	if err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("attach filter: %w", err)
+	}
+	return nil
 }
 
 // newsworthy reports whether messages tell of more than that devices of

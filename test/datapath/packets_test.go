@@ -34,6 +34,7 @@ func packets() []subject {
 		{"PublishOutside", publishOutsideCases},
 		{"PublishMembers", publishMembersCases},
 		{"Tuples", tupleCases},
+		{"HostAddresses", hostAddressCases},
 		{"Xlat", xlatCases},
 	}
 }

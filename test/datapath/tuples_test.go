@@ -4,10 +4,13 @@ package datapath
 
 import (
 	"net/netip"
+	"os/exec"
 	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
 // gatewayPortMax is GATEWAY_PORT_MAX of bpf/lib/flow.h.
@@ -228,4 +231,92 @@ func (s *scenario) guestFlow(f family, l l4, server netip.AddrPort) {
 		s.ns.do(func() { err = netlink.ConntrackTableFlush(netlink.ConntrackTable) })
 		must(s.TB, err)
 	})
+}
+
+// Which addresses are the host's, now.
+func hostAddressCases() []testCase {
+	all := published()
+	return slices.Concat(
+		times(all, "published_address_gone-transit", func(s *scenario, f family, l l4) {
+			b := s.members["b"]
+			away := f.barred // published there, but not the host's
+			_, err := s.set.Publishes.Put(flmaps.Publish{HostIP: away, Port: l.dport, Proto: uint8(l.proto),
+				Backend: f.of(b), BackendPort: l.backend(), IfIndex: b.IfIndex, Net: b.Net, ID: 210})
+			must(s.TB, err)
+			defer func() { _, err := s.set.Publishes.Delete(away, l.dport, uint8(l.proto)); must(s.TB, err) }()
+			p := s.client(f, l, at(away, l.dport))
+			s.arrive(p).unchanged()
+			_, err = s.set.HostAddrs.Put(away)
+			must(s.TB, err)
+			s.arrive(p).peer("b", s.toBackend(f, "b", p, l.backend()), "ct_created")
+			_, err = s.set.HostAddrs.Delete(away)
+			must(s.TB, err)
+			p.src = at(p.src.Addr(), 5001)
+			s.arrive(p).unchanged()
+		}),
+		times(all, "published_at_local_prefix-peer", func(s *scenario, f family, l l4) {
+			bits := 24
+			if !f.is4() {
+				bits = 64
+			}
+			prefix, err := f.strange.Next().Prefix(bits)
+			must(s.TB, err)
+			_, err = s.set.HostNets.Put(flmaps.Subnet{Prefix: prefix, Net: 1})
+			must(s.TB, err)
+			defer func() { _, err := s.set.HostNets.Delete(prefix); must(s.TB, err) }()
+			p := s.client(f, l, at(f.strange, l.dport))
+			s.arrive(p).peer("b", s.toBackend(f, "b", p, l.backend()), "ct_created")
+			m := s.via(f, "a", l, at(f.strange, l.dport))
+			s.from("a", m).peer("b", s.byGateway(f, "b", m, l.backend()), "ct_created")
+			s.from("a", s.via(f, "a", l, at(f.strange, 7070))).toHost()
+			p.src = at(f.strange, 5000)
+			s.arrive(p).dropped("spoofed_ip")
+		}),
+	)
+}
+
+// An answer takes the way of the address that was asked, as the host's own answers do.
+func TestRouteOfAnswer(t *testing.T) {
+	w := newWorld(t, config{noteRedirects: true})
+	runIn(t, w, times(published(), "published_rule_from_address-its_uplink", func(s *scenario, f family, l l4) {
+		second, router, family := ip("203.0.113.2"), "203.0.113.1", "-4"
+		if !f.is4() {
+			second, router, family = ip("2001:db8:0:6::2"), "2001:db8:0:6::1", "-6"
+		}
+		_, err := s.set.Uplinks.Put(flmaps.Uplink{IfIndex: s.other.index, IPv4: ip("203.0.113.2"), IPv6: ip("2001:db8:0:6::2")})
+		must(s.TB, err)
+		defer func() { _, err := s.set.Uplinks.Delete(s.other.index); must(s.TB, err) }()
+		rule := func(what string) {
+			s.Helper()
+			var out []byte
+			var err error
+			s.ns.do(func() {
+				out, err = exec.Command("ip", family, "rule", what, "from", second.String(), "lookup", "200").CombinedOutput()
+			})
+			if err != nil {
+				s.Fatalf("ip rule %s: %v\n%s", what, err, out)
+			}
+		}
+		s.ns.ip(s.TB, "route add default via "+router+" dev oth0 table 200")
+		defer s.ns.ip(s.TB, "route del default via "+router+" dev oth0 table 200")
+		rule("add")
+		defer rule("del")
+		awaitRouteTick(s.TB)
+		for asked, want := range map[netip.Addr]string{second: "neigh oth0 via " + router, f.uplink: "neigh up0 via " + f.router.String()} {
+			s.forget(s.TB)
+			p := s.client(f, l, at(asked, l.dport))
+			got := s.toBackend(f, "b", p, l.backend())
+			s.arrive(p).peer("b", got, "ct_created")
+			answer := got.answer(l.reply)
+			out := answer.routed().with(func(a *packet) { a.src = p.dst })
+			s.from("b", answer).expect(expectation{verdict: redirected, out: out, mark: doneMark, to: []string{want},
+				counts: s.neighCounts(out, l.answerEvent()...)})
+			kind := portUnreachable(f)
+			e := s.via(f, "b", l4{}, at(f.remote, 0))
+			e.icmp, e.payload = &kind, s.quoting(got, got)
+			if r := s.from("b", e).do(); len(r.to) != 1 || r.to[0] != want {
+				s.Errorf("an error about what was sent to %s goes to %v, want %s", asked, r.to, want)
+			}
+		}
+	}))
 }
