@@ -13,6 +13,7 @@
  */
 
 #include "lib/hostflow.h"
+#include "lib/frag.h"
 #include "lib/nd.h"
 #include "lib/netfilter.h"
 #include "lib/route.h"
@@ -60,7 +61,6 @@ static __always_inline int known_to_sandbox(struct __sk_buff *skb, struct pkt *p
 
 	if (err)
 		return err;
-	frag_remember(p);
 	return route_to_sandbox(skb, p, &to, out_if);
 }
 
@@ -73,7 +73,6 @@ static __always_inline int known_to_stack(struct __sk_buff *skb, struct pkt *p, 
 
 	if (err)
 		return err;
-	frag_remember(p);
 	err = nat_rewrite(skb, p, &to);
 	return err ? err : VERDICT_NEXT;
 }
@@ -85,8 +84,12 @@ __noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
 	struct ct_entry *e;
 	bool confirmed;
 	struct pkt p;
+	int err;
 
-	if (parse(skb, &p, eth_proto) || p.flags & (PKT_ICMP_ERROR | PKT_ICMP_LOCAL))
+	err = frag_follow(skb, &p, parse(skb, &p, eth_proto));
+	if (err == TC_ACT_SHOT || err == -DROP_NAT_FAILED)
+		return err;
+	if (err || p.flags & (PKT_ICMP_ERROR | PKT_ICMP_LOCAL))
 		return VERDICT_NEXT;
 	e = ct_find(&p.t, &confirmed);
 	if (!e || e->in_if != skb->ifindex || !e->out_if || p.ttl <= 1)
@@ -246,7 +249,6 @@ static __always_inline int flow_from_stack(struct __sk_buff *skb, struct pkt *p,
 
 	if (err)
 		return err;
-	frag_remember(p);
 	err = nat_rewrite(skb, p, &f->e.xlat);
 	if (err)
 		return err;
@@ -357,6 +359,7 @@ static __always_inline int do_to_uplink(struct __sk_buff *skb)
 	err = parse(skb, &p, skb->protocol);
 	if (err)
 		return unless_from_sandbox(&p, up, err);
+	frag_remember(&p); /* the stack sends them in order */
 	if (p.flags & (PKT_ICMP_ERROR | PKT_ICMP_LOCAL))
 		return unless_from_sandbox(&p, up, -DROP_BAD_ICMP);
 	e = ct_find(&p.t, &confirmed);
@@ -441,7 +444,6 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 		err = flow_create(skb, p);
 	if (err)
 		return err;
-	frag_remember(p);
 	return route_to_sandbox(skb, p, &f->e.xlat, b->ifindex);
 }
 
@@ -511,6 +513,11 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 	err = parse(skb, &p, skb->protocol);
 	if (err == -DROP_MARTIAN)
 		return err;
+	if (p.flags & (PKT_FRAG_FIRST | PKT_FRAG_LATER) && host_addr(&p.t.daddr)) {
+		err = frag_follow(skb, &p, err);
+		if (err == TC_ACT_SHOT || err == -DROP_NAT_FAILED)
+			return err;
+	}
 	/* What cannot be parsed is the stack's to refuse, but for no sandbox. */
 	if (err || p.flags & PKT_ICMP_LOCAL)
 		return uplink_to_host(skb, &p);

@@ -13,12 +13,6 @@
 #include "config.h"
 #include "window.h"
 
-/* CLOCK_MONOTONIC in seconds, at the resolution of the timer tick. */
-static __always_inline __u32 now_seconds(void)
-{
-	return bpf_ktime_get_coarse_ns() / 1000000000ULL;
-}
-
 static __always_inline __u32 ct_timeout(__u8 state)
 {
 	__u32 i = state;

@@ -116,13 +116,23 @@ struct {
 	__type(value, struct ct_entry);
 } fl_ct_new SEC(".maps");
 
-/* Ports of fragmented packets in flight; the oldest goes first. */
+/* Ports of fragmented packets in flight, for as long as a receiver would wait for the rest; the oldest
+ * goes first. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
 	__type(key, struct frag_key);
 	__type(value, struct frag_entry);
 } fl_frag SEC(".maps");
+
+/* Fragments that wait for their first, in slots found by a hash. Full: further ones are refused, or
+ * left to the host's stack. The last slot is none: it says until when any is waiting. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HELD_SLOTS + 1);
+	__type(key, __u32);
+	__type(value, struct held);
+} fl_held SEC(".maps");
 
 /* Host sockets led to a backend; the oldest goes first. */
 struct {

@@ -13,6 +13,7 @@
 #include <linux/tcp.h>
 #include <linux/udp.h>
 #include <stdbool.h>
+#include "clock.h"
 #include "count.h"
 #include "ip.h"
 
@@ -55,7 +56,10 @@ struct pkt {
 	struct tuple t;
 	__u32 len;  /* of one IP packet, in bytes; of one segment if GSO */
 	__u16 l4;   /* offset of the layer 4 header */
-	__u16 win;  /* TCP: as the header has it, HBO */
+	union {
+		__u16 win;	 /* TCP: as the header has it, HBO */
+		__u8 frag_proto; /* of fragments: as in struct frag_key */
+	};
 	__u8 flags; /* enum pkt_flag */
 	__u8 ttl;
 	__u8 tcp_flags; /* byte 13 of the TCP header */
@@ -233,22 +237,18 @@ static __always_inline void frag_key_of(struct frag_key *k, const struct pkt *p)
 	k->saddr = p->t.saddr;
 	k->daddr = p->t.daddr;
 	k->id = p->frag_id;
-	k->proto = p->t.proto;
+	k->proto = p->frag_proto;
 	k->pad[0] = 0;
 	k->pad[1] = 0;
 	k->pad[2] = 0;
 }
 
-/* frag_remember keeps the ports of a first fragment for those that follow. */
-static __always_inline void frag_remember(const struct pkt *p)
+/* What the first of these fragments has told, while they may still be on their way; else NULL. */
+static __always_inline struct frag_entry *frag_find(const struct frag_key *k)
 {
-	struct frag_entry v = { p->t.sport, p->t.dport };
-	struct frag_key k;
+	struct frag_entry *v = bpf_map_lookup_elem(&fl_frag, k);
 
-	if (!(p->flags & PKT_FRAG_FIRST))
-		return;
-	frag_key_of(&k, p);
-	bpf_map_update_elem(&fl_frag, &k, &v, BPF_ANY);
+	return v && (__s32)(v->expires - now_seconds()) > 0 ? v : NULL;
 }
 
 static __always_inline int frag_recall(struct pkt *p)
@@ -257,11 +257,12 @@ static __always_inline int frag_recall(struct pkt *p)
 	struct frag_key k;
 
 	frag_key_of(&k, p);
-	v = bpf_map_lookup_elem(&fl_frag, &k);
+	v = frag_find(&k);
 	if (!v)
 		return -DROP_FRAG_UNKNOWN;
 	p->t.sport = v->sport;
 	p->t.dport = v->dport;
+	p->t.proto = v->proto;
 	return 0;
 }
 
@@ -286,6 +287,7 @@ static __always_inline int parse_ip4(struct __sk_buff *skb, struct pkt *p)
 	if (frag & IP_DF)
 		p->flags |= PKT_DF;
 	p->frag_id = ip->id;
+	p->frag_proto = ip->protocol;
 	if (frag & IP_OFFSET) {
 		p->flags |= PKT_FRAG_LATER;
 		return 0;
@@ -321,6 +323,7 @@ static __always_inline int skip_exthdrs(struct __sk_buff *skb, struct pkt *p)
 			return -DROP_MALFORMED;
 		if (p->t.proto == IPPROTO_FRAGMENT) {
 			p->frag_id = h.frag_id;
+			p->frag_proto = h.next;
 			p->l4 += 8;
 			p->t.proto = h.next;
 			/* offset in the upper 13 bits, M in the lowest */

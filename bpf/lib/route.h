@@ -3,6 +3,7 @@
 
 /* Routing out of the host: the kernel's own table decides. */
 
+#include "frag.h"
 #include "publish.h"
 #include "xlat_icmp.h"
 
@@ -475,11 +476,10 @@ __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint 
 
 	if (!ep)
 		return -DROP_UNKNOWN_ENDPOINT;
-	err = parse(skb, &p, eth_proto);
+	/* Whatever becomes of a first fragment, the later ones must follow it. */
+	err = frag_follow(skb, &p, parse(skb, &p, eth_proto));
 	if (err)
 		return err;
-	/* Whatever becomes of a first fragment, the later ones must follow it. */
-	frag_remember(&p);
 	if (p.flags & PKT_ICMP_ERROR)
 		return route_icmp_error(skb, &p, ep);
 	e = ct_find(&p.t, &confirmed);

@@ -191,12 +191,12 @@ struct ct_entry {
 };
 _Static_assert(sizeof(struct ct_entry) == 88, "struct ct_entry");
 
-/* fl_frag: what a non-first fragment shares with its first -> the ports */
+/* fl_frag: what a non-first fragment shares with its first -> what only the first has */
 struct frag_key {
 	union ip saddr;
 	union ip daddr;
-	__be32 id; /* IPv4: 16 bits, zero-extended */
-	__u8 proto;
+	__be32 id;  /* IPv4: 16 bits, zero-extended */
+	__u8 proto; /* of IPv4's header, or of IPv6's fragment header */
 	__u8 pad[3];
 };
 _Static_assert(sizeof(struct frag_key) == 40, "struct frag_key");
@@ -204,7 +204,30 @@ _Static_assert(sizeof(struct frag_key) == 40, "struct frag_key");
 struct frag_entry {
 	__be16 sport;
 	__be16 dport;
+	__u8 proto; /* of layer 4 */
+	__u8 pad[3];
+	__u32 expires; /* CLOCK_MONOTONIC, seconds */
 };
+
+/* fl_held: fragments that came before their first. */
+#define HELD_SLOTS 256
+#define HELD_FRAME 2048
+
+enum held_state {
+	HELD_FREE,
+	HELD_BUSY, /* a program works on it */
+	HELD_FULL,
+};
+
+struct held {
+	struct frag_key key;
+	__u32 state;   /* enum held_state */
+	__u32 expires; /* CLOCK_MONOTONIC, seconds */
+	__u32 ifindex; /* of the device it arrived at */
+	__u32 len;     /* of the frame, in bytes */
+	__u8 frame[HELD_FRAME];
+};
+_Static_assert(sizeof(struct held) == 56 + HELD_FRAME, "struct held");
 
 /* fl_sock_rev: which published address a host socket believes to talk to */
 struct sock_rev_key {
@@ -241,7 +264,7 @@ enum drop_reason {
 	DROP_NO_ROUTE = 11,
 	DROP_SNAT_EXHAUSTED = 12, /* no free port left to masquerade with */
 	DROP_CT_FULL = 13,	  /* no room for the flow's state */
-	DROP_FRAG_UNKNOWN = 14,	  /* a fragment whose first was not seen */
+	DROP_FRAG_UNKNOWN = 14,	  /* a fragment whose first was not seen, nor room to wait for it */
 	DROP_ENDPOINT_GONE = 15,  /* the flow's endpoint was removed */
 	DROP_NAT_FAILED = 16,	  /* the packet could not be rewritten */
 	DROP_ARP_UNKNOWN = 17,	  /* ARP or ND for an address nobody in the network has */
@@ -268,6 +291,7 @@ enum fwd_path {
 	PATH_FLOOD = 4,	   /* copies to several members */
 	PATH_REPLY = 5,	   /* answered in the program (ARP, ND) */
 	PATH_PASS = 6,	   /* left to the host's stack, or to leave, by a program at an uplink */
+	PATH_HELD = 7,	   /* a fragment kept until its first comes; it is received again then */
 	PATH_MAX,
 };
 

@@ -30,7 +30,7 @@ func (p packet) long(tb testing.TB) packet {
 func (p packet) as(f *fragment) packet { p.frag = f; return p }
 
 func fragmentCases() []testCase {
-	return slices.Concat(fragmentsTranslated(), fragmentsElsewhere())
+	return slices.Concat(fragmentsTranslated(), fragmentsElsewhere(), fragmentsOutOfOrder(), fragmentsNotHeld())
 }
 
 func fragmentsTranslated() []testCase {
@@ -99,10 +99,6 @@ func fragmentsElsewhere() []testCase {
 			s.from("a", first).peer("c", s.delivered("c", p).as(first.frag))
 			s.from("a", later).peer("c", s.delivered("c", p).as(later.frag))
 		}),
-		times(all, "later_fragment_unknown-frag_unknown", func(s *scenario, f family, l l4) {
-			_, later := fragments(s.via(f, "a", l, at(f.remote, l.dport)).long(s.TB))
-			s.from("a", later).dropped("frag_unknown")
-		}),
 		times(all, "later_fragment_unknown_from_stack-frag_unknown", func(s *scenario, f family, l l4) {
 			_, later := fragments(s.via(f, "a", l, at(f.remote, l.dport)).long(s.TB))
 			s.leave(later, 0).dropped("frag_unknown") // not out with the member's own address
@@ -110,10 +106,6 @@ func fragmentsElsewhere() []testCase {
 		times(all, "later_fragment_unknown_of_host-pass", func(s *scenario, f family, l l4) {
 			_, later := fragments(s.outside(packet{src: at(f.uplink, 1), dst: at(f.remote, 2), proto: l.proto}).long(s.TB))
 			s.leave(later, 0).unchanged()
-		}),
-		times(all, "later_fragment_unknown_from_outside-pass", func(s *scenario, f family, l l4) {
-			_, later := fragments(s.client(f, l, at(f.uplink, l.dport)).long(s.TB))
-			s.arrive(later).unchanged()
 		}),
 		times(all, "later_fragment_unknown_to_member-direct", func(s *scenario, f family, l l4) {
 			_, later := fragments(s.client(f, l, at(f.of(s.members["a"]), l.dport)).long(s.TB))
@@ -123,7 +115,7 @@ func fragmentsElsewhere() []testCase {
 			first, later := fragments(s.via(f, "a", l, at(f.remote, l.dport)).long(s.TB))
 			s.from("a", first).do()
 			later.id++
-			s.from("a", later).dropped("frag_unknown")
+			s.from("a", later).held()
 		}),
 	)
 }

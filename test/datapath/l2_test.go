@@ -42,7 +42,11 @@ func bridged() []testCase {
 			})
 			s.from("a", p).peer("b", p)
 			p.smac, p.dmac, p.src, p.dst = p.dmac, p.smac, p.dst, p.src
-			s.from("b", p).peer("a", p) // b is published: looked at more closely
+			// b is published, so its packets are looked at more closely: this may be an answer.
+			s.from("b", p).held()
+			first := p.as(&fragment{n: 32, more: true})
+			s.from("b", first).releases(1).peer("a", first)
+			s.from("b", p).peer("a", p)
 		}},
 		{name: "tcp-host_to_member-peer", run: func(s *scenario, f family) {
 			p := s.between(f, "gw1", "a")

@@ -91,6 +91,7 @@ type sent struct {
 	in      []byte
 	skb     skBuff
 	flags   uint32
+	again   []string // other frames that are received again
 	result  *result
 }
 
@@ -175,6 +176,7 @@ func (p *sent) expect(e expectation) *result {
 		p.Errorf("%s on %s: mark %#x, want %#x", p.program, p.on, r.mark, e.mark)
 	}
 	if p.to != nil {
+		e.to = append(e.to, p.again...)
 		slices.Sort(e.to)
 		if diff := cmp.Diff(e.to, r.to); diff != "" {
 			p.Errorf("%s on %s: redirected (-want +got):\n%s", p.program, p.on, diff)

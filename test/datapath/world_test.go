@@ -118,6 +118,22 @@ func (w *world) forget(tb testing.TB) {
 			}
 		}
 	}
+	w.forgetHeld(tb)
+}
+
+// forgetHeld empties the slots of fragments that wait for their first, if one was used.
+func (w *world) forgetHeld(tb testing.TB) {
+	tb.Helper()
+	m := w.tables["fl_held"]
+	empty := make([]byte, m.ValueSize())
+	var summary []byte
+	must(tb, m.Lookup(uint32(heldSlots), &summary))
+	if slices.Equal(summary, empty) {
+		return
+	}
+	for i := range uint32(heldSlots + 1) {
+		must(tb, m.Put(i, empty))
+	}
 }
 
 // change gives a member other properties until the test ends.
