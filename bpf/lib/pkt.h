@@ -54,8 +54,8 @@ enum pkt_flag {
 /* No bigger than it must be: it stands on the stack of the deepest chain of calls. */
 struct pkt {
 	struct tuple t;
-	__u32 len;  /* of one IP packet, in bytes; of one segment if GSO */
-	__u16 l4;   /* offset of the layer 4 header */
+	__u32 len; /* of one IP packet, in bytes; of one segment if GSO */
+	__u16 l4;  /* offset of the layer 4 header */
 	union {
 		__u16 win;	 /* TCP: as the header has it, HBO */
 		__u8 frag_proto; /* of fragments: as in struct frag_key */
