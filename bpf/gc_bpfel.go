@@ -91,9 +91,12 @@ type GCFlow struct {
 }
 
 type GCFragEntry struct {
-	_     structs.HostLayout
-	Sport uint16
-	Dport uint16
+	_       structs.HostLayout
+	Sport   uint16
+	Dport   uint16
+	Proto   uint8
+	Pad     [3]uint8
+	Expires uint32
 }
 
 type GCFragKey struct {
@@ -112,6 +115,16 @@ type GCGcBatch struct {
 	Removed uint32
 	Force   uint32
 	Keys    [256]GCTuple
+}
+
+type GCHeld struct {
+	_       structs.HostLayout
+	Key     GCFragKey
+	State   uint32
+	Expires uint32
+	Ifindex uint32
+	Len     uint32
+	Frame   [2048]uint8
 }
 
 type GCIp struct {
@@ -205,6 +218,7 @@ const (
 	GCMapFlFdb          = "fl_fdb"
 	GCMapFlFrag         = "fl_frag"
 	GCMapFlGc           = "fl_gc"
+	GCMapFlHeld         = "fl_held"
 	GCMapFlHostaddr     = "fl_hostaddr"
 	GCMapFlHostnet      = "fl_hostnet"
 	GCMapFlNeigh        = "fl_neigh"
@@ -284,6 +298,7 @@ type GCMapSpecs struct {
 	FlFdb      *ebpf.MapSpec `ebpf:"fl_fdb"`
 	FlFrag     *ebpf.MapSpec `ebpf:"fl_frag"`
 	FlGc       *ebpf.MapSpec `ebpf:"fl_gc"`
+	FlHeld     *ebpf.MapSpec `ebpf:"fl_held"`
 	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
 	FlHostnet  *ebpf.MapSpec `ebpf:"fl_hostnet"`
 	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
@@ -339,6 +354,7 @@ type GCMaps struct {
 	FlFdb      *ebpf.Map `ebpf:"fl_fdb"`
 	FlFrag     *ebpf.Map `ebpf:"fl_frag"`
 	FlGc       *ebpf.Map `ebpf:"fl_gc"`
+	FlHeld     *ebpf.Map `ebpf:"fl_held"`
 	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
 	FlHostnet  *ebpf.Map `ebpf:"fl_hostnet"`
 	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
@@ -362,6 +378,7 @@ func (m *GCMaps) Close() error {
 		m.FlFdb,
 		m.FlFrag,
 		m.FlGc,
+		m.FlHeld,
 		m.FlHostaddr,
 		m.FlHostnet,
 		m.FlNeigh,

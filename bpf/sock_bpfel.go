@@ -68,9 +68,12 @@ type SockFdbKey struct {
 }
 
 type SockFragEntry struct {
-	_     structs.HostLayout
-	Sport uint16
-	Dport uint16
+	_       structs.HostLayout
+	Sport   uint16
+	Dport   uint16
+	Proto   uint8
+	Pad     [3]uint8
+	Expires uint32
 }
 
 type SockFragKey struct {
@@ -80,6 +83,16 @@ type SockFragKey struct {
 	Id    uint32
 	Proto uint8
 	Pad   [3]uint8
+}
+
+type SockHeld struct {
+	_       structs.HostLayout
+	Key     SockFragKey
+	State   uint32
+	Expires uint32
+	Ifindex uint32
+	Len     uint32
+	Frame   [2048]uint8
 }
 
 type SockIp struct {
@@ -172,6 +185,7 @@ const (
 	SockMapFlEvents       = "fl_events"
 	SockMapFlFdb          = "fl_fdb"
 	SockMapFlFrag         = "fl_frag"
+	SockMapFlHeld         = "fl_held"
 	SockMapFlHostaddr     = "fl_hostaddr"
 	SockMapFlHostnet      = "fl_hostnet"
 	SockMapFlNeigh        = "fl_neigh"
@@ -267,6 +281,7 @@ type SockMapSpecs struct {
 	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
 	FlFdb      *ebpf.MapSpec `ebpf:"fl_fdb"`
 	FlFrag     *ebpf.MapSpec `ebpf:"fl_frag"`
+	FlHeld     *ebpf.MapSpec `ebpf:"fl_held"`
 	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
 	FlHostnet  *ebpf.MapSpec `ebpf:"fl_hostnet"`
 	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
@@ -320,6 +335,7 @@ type SockMaps struct {
 	FlEvents   *ebpf.Map `ebpf:"fl_events"`
 	FlFdb      *ebpf.Map `ebpf:"fl_fdb"`
 	FlFrag     *ebpf.Map `ebpf:"fl_frag"`
+	FlHeld     *ebpf.Map `ebpf:"fl_held"`
 	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
 	FlHostnet  *ebpf.Map `ebpf:"fl_hostnet"`
 	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
@@ -341,6 +357,7 @@ func (m *SockMaps) Close() error {
 		m.FlEvents,
 		m.FlFdb,
 		m.FlFrag,
+		m.FlHeld,
 		m.FlHostaddr,
 		m.FlHostnet,
 		m.FlNeigh,

@@ -191,9 +191,12 @@ type TCFlow struct {
 }
 
 type TCFragEntry struct {
-	_     structs.HostLayout
-	Sport uint16
-	Dport uint16
+	_       structs.HostLayout
+	Sport   uint16
+	Dport   uint16
+	Proto   uint8
+	Pad     [3]uint8
+	Expires uint32
 }
 
 type TCFragKey struct {
@@ -215,8 +218,19 @@ const (
 	TCFwdPathPATH_FLOOD    TCFwdPath = 4
 	TCFwdPathPATH_REPLY    TCFwdPath = 5
 	TCFwdPathPATH_PASS     TCFwdPath = 6
-	TCFwdPathPATH_MAX      TCFwdPath = 7
+	TCFwdPathPATH_HELD     TCFwdPath = 7
+	TCFwdPathPATH_MAX      TCFwdPath = 8
 )
+
+type TCHeld struct {
+	_       structs.HostLayout
+	Key     TCFragKey
+	State   uint32
+	Expires uint32
+	Ifindex uint32
+	Len     uint32
+	Frame   [2048]uint8
+}
 
 type TCIcmpBudget struct {
 	_    structs.HostLayout
@@ -397,7 +411,9 @@ const (
 	TCMapFlEndpoint       = "fl_endpoint"
 	TCMapFlEvents         = "fl_events"
 	TCMapFlFdb            = "fl_fdb"
+	TCMapFlFirst          = "fl_first"
 	TCMapFlFrag           = "fl_frag"
+	TCMapFlHeld           = "fl_held"
 	TCMapFlHostaddr       = "fl_hostaddr"
 	TCMapFlHostnet        = "fl_hostnet"
 	TCMapFlIcmp           = "fl_icmp"
@@ -491,7 +507,9 @@ type TCMapSpecs struct {
 	FlEndpoint *ebpf.MapSpec `ebpf:"fl_endpoint"`
 	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
 	FlFdb      *ebpf.MapSpec `ebpf:"fl_fdb"`
+	FlFirst    *ebpf.MapSpec `ebpf:"fl_first"`
 	FlFrag     *ebpf.MapSpec `ebpf:"fl_frag"`
+	FlHeld     *ebpf.MapSpec `ebpf:"fl_held"`
 	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
 	FlHostnet  *ebpf.MapSpec `ebpf:"fl_hostnet"`
 	FlIcmp     *ebpf.MapSpec `ebpf:"fl_icmp"`
@@ -557,7 +575,9 @@ type TCMaps struct {
 	FlEndpoint *ebpf.Map `ebpf:"fl_endpoint"`
 	FlEvents   *ebpf.Map `ebpf:"fl_events"`
 	FlFdb      *ebpf.Map `ebpf:"fl_fdb"`
+	FlFirst    *ebpf.Map `ebpf:"fl_first"`
 	FlFrag     *ebpf.Map `ebpf:"fl_frag"`
+	FlHeld     *ebpf.Map `ebpf:"fl_held"`
 	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
 	FlHostnet  *ebpf.Map `ebpf:"fl_hostnet"`
 	FlIcmp     *ebpf.Map `ebpf:"fl_icmp"`
@@ -583,7 +603,9 @@ func (m *TCMaps) Close() error {
 		m.FlEndpoint,
 		m.FlEvents,
 		m.FlFdb,
+		m.FlFirst,
 		m.FlFrag,
+		m.FlHeld,
 		m.FlHostaddr,
 		m.FlHostnet,
 		m.FlIcmp,
