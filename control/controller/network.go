@@ -51,6 +51,8 @@ func validateNetworkSpec(spec model.NetworkSpec) error {
 		return refuse(model.ErrInvalid, "the network's name is %d bytes long (give at most %d)", len(name), maxNameLen)
 	case strings.IndexFunc(name, unicode.IsControl) >= 0 || strings.TrimSpace(name) != name:
 		return refuse(model.ErrInvalid, "invalid network name %q: control characters, or blanks around it (choose another)", name)
+	case name == "." || name == "..":
+		return refuse(model.ErrInvalid, "invalid network name %q: it means a directory in paths, as those of the API are (choose another)", name)
 	case name == "default" || strings.HasPrefix(name, modeContainer):
 		return refuse(model.ErrInvalid, "invalid network name %q: it means something else after --network (choose another)", name)
 	case predefined(name):

@@ -252,6 +252,8 @@ func networkRefusals() []networkRefusal {
 		return model.NetworkSpec{Name: "n", EnableIPv6: true, Subnets: ss}
 	}
 	return []networkRefusal{
+		{"name dot", model.NetworkSpec{Name: "."}, model.ErrInvalid, "means a directory"},
+		{"name dots", model.NetworkSpec{Name: ".."}, model.ErrInvalid, "means a directory"},
 		{"no family", model.NetworkSpec{Name: "n", NoIPv4: true}, model.ErrInvalid, "neither IPv4 nor IPv6 (add --ipv6)"},
 		{"no family by option", opt(optIPv4, "false"), model.ErrInvalid, "neither IPv4 nor IPv6"},
 		{"no IPv4 and its subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("10.9.0.0/24")}}, model.ErrInvalid, "is to have no IPv4 and has an IPv4 subnet"},

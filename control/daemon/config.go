@@ -113,6 +113,9 @@ func (c Config) validate() error {
 			return fmt.Errorf("--metrics-listen is %q (want HOST:PORT, as in 127.0.0.1:9477): %w", c.MetricsListen, err)
 		}
 	}
+	if err := c.checkCgroupRoot(); err != nil {
+		return err
+	}
 	if n := len(filepath.Join(c.Dirs.Run, socketName)); n > maxSocketPath {
 		return fmt.Errorf("--run-dir is %q (%d bytes too long for the path of a socket in it; name a shorter one)", c.Dirs.Run, n-maxSocketPath)
 	}
@@ -131,6 +134,22 @@ func (c Config) validate() error {
 		if err := pool.Validate(); err != nil {
 			return fmt.Errorf("--default-address-pool: %w", err)
 		}
+	}
+	return nil
+}
+
+// checkCgroupRoot: programs can be attached to a directory of cgroup2 only.
+func (c Config) checkCgroupRoot() error {
+	if c.CgroupRoot == "" {
+		return nil
+	}
+	var st unix.Statfs_t
+	err := unix.Statfs(c.CgroupRoot, &st)
+	if err == nil && st.Type != unix.CGROUP2_SUPER_MAGIC {
+		err = errors.New("it is in no cgroup2 file system")
+	}
+	if err != nil {
+		return fmt.Errorf("--cgroup-root is %q (want a directory where cgroup2 is mounted, as in /sys/fs/cgroup): %w", c.CgroupRoot, err)
 	}
 	return nil
 }

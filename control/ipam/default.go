@@ -68,12 +68,24 @@ func (d DefaultPool) Validate() error {
 		return errors.New("base is missing (want base=172.16.0.0/12,size=16)")
 	case d.Base != d.Base.Masked():
 		return fmt.Errorf("base %v has host bits set (want %v)", d.Base, d.Base.Masked())
+	case reserved(d.Base):
+		return fmt.Errorf("base %v holds loopback, link-local or multicast addresses, which cannot be a network's (choose another)", d.Base)
 	case d.Size < d.Base.Bits():
 		return fmt.Errorf("size %d is shorter than base %v", d.Size, d.Base)
 	case d.Size >= d.Base.Addr().BitLen():
 		return fmt.Errorf("size %d leaves no address to hand out", d.Size)
 	}
 	return nil
+}
+
+// reserved reports whether a prefix overlaps addresses that networks cannot have.
+func reserved(p netip.Prefix) bool {
+	for _, r := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/8", "fe80::/10", "ff00::/8"} {
+		if p.Overlaps(netip.MustParsePrefix(r)) {
+			return true
+		}
+	}
+	return false
 }
 
 // NewULA makes up a unique local /48 (RFC 4193) to cut IPv6 subnets from.

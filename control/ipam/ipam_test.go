@@ -281,6 +281,12 @@ func TestParseDefaultPool(t *testing.T) {
 			t.Errorf("ParseDefaultPool(%q): %v", s, err)
 		}
 	}
+	for _, base := range []string{"224.0.0.0/8", "239.1.0.0/16", "127.0.0.0/8", "169.254.0.0/16", "0.0.0.0/0", "ff05::/16", "fe80::/64", "::/0"} {
+		d := DefaultPool{Base: netip.MustParsePrefix(base)}
+		if d.Size = d.Base.Bits() + 8; d.Validate() == nil {
+			t.Errorf("a pool of %s is accepted", base)
+		}
+	}
 	if u := NewULA(); u.Validate() != nil || !netip.MustParsePrefix("fd00::/8").Overlaps(u.Base) {
 		t.Errorf("NewULA = %v", u)
 	}
