@@ -376,6 +376,7 @@ func (p *pass) run() {
 	p.attach()
 	p.finishNetworks()
 	p.finishSandboxes()
+	p.announce()
 	p.remove()
 	p.dropFlows()
 }

@@ -18,8 +18,9 @@ type network struct {
 	gateway  uint32         // ifindex of the end with the addresses; 0: not there
 	hostPort uint32         // ifindex of the end with the program
 	entries  entries
-	broken   bool   // something is still to be done
-	trouble  string // what, as it was logged
+	macs     map[netip.Addr]model.MAC // that addresses of members have, or had last
+	broken   bool                     // something is still to be done
+	trouble  string                   // what, as it was logged
 }
 
 func (n *network) usable() bool { return n.want != nil && n.hostPort != 0 }
@@ -149,9 +150,13 @@ func (f *flowFilter) match(fl maps.Flow) bool {
 		f.members[member{fl.InIf, fl.Orig.Src.Addr()}] || f.members[member{fl.OutIf, fl.Reply.Src.Addr()}]
 }
 
-func set[K comparable](m *map[K]bool, k K) {
+func put[K comparable, V any](m *map[K]V, k K, v V) {
 	if *m == nil {
-		*m = make(map[K]bool)
+		*m = make(map[K]V)
 	}
-	(*m)[k] = true
+	(*m)[k] = v
+}
+
+func set[K comparable](m *map[K]bool, k K) {
+	put(m, k, true)
 }

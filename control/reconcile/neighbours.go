@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"net/netip"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// announce tells the host's stack and the other members which addresses of the pass's
+// endpoints had another MAC before: they would send to that for some seconds. What addresses
+// had before this daemon's start is not known.
+func (p *pass) announce() {
+	for _, e := range p.eps {
+		n := p.r.networks[e.want.NetworkID]
+		if e.hostIf == 0 || n == nil || !n.usable() {
+			continue
+		}
+		for _, now := range e.entries.neighbours {
+			before, known := n.macs[now.Addr]
+			put(&n.macs, now.Addr, model.MAC(now.MAC))
+			if !known || before == model.MAC(now.MAC) {
+				continue
+			}
+			if err := p.announceAddress(n, e, now.Addr, model.MAC(now.MAC)); err != nil {
+				p.r.log.Warn("neighbours learn late that an address has another MAC", "address", now.Addr, "mac", model.MAC(now.MAC), "err", err)
+			}
+		}
+	}
+}
+
+func (p *pass) announceAddress(n *network, e *endpoint, ip netip.Addr, mac model.MAC) error {
+	if err := p.r.nl.ChangeNeighbour(n.gateway, ip, mac); err != nil {
+		return err
+	}
+	var members []rtnl.Member
+	for _, o := range p.r.endpoints {
+		if o != e && o.want != nil && o.hostIf != 0 && o.want.NetworkID == n.id {
+			members = append(members, rtnl.Member{MAC: o.want.MAC, IPv6: o.want.Addr(false)})
+		}
+	}
+	return p.r.nl.Announce(n.gateway, ip, mac, members)
+}
