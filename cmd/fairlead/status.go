@@ -63,6 +63,9 @@ func printStatus(w io.Writer, socket string, st api.Status, now time.Time) error
 		uplinks = "none"
 	}
 	row("Uplinks", "%s", uplinks)
+	for _, trouble := range st.Troubles {
+		row("Uplink trouble", "%s", trouble)
+	}
 	row("Networks", "%d", st.Networks)
 	row("Sandboxes", "%d with %d endpoints", st.Sandboxes, st.Endpoints)
 	row("Published ports", "%d", st.Publishes)

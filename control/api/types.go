@@ -300,14 +300,16 @@ type FlowsFlushed struct {
 
 // Status answers GET /status. The daemon fills it.
 type Status struct {
-	Version   string
-	Pid       int
-	Started   time.Time
-	StateDir  string
-	RunDir    string
-	BPFDir    string
-	Attach    string // tcx or clsact
-	Uplinks   []string
+	Version  string
+	Pid      int
+	Started  time.Time
+	StateDir string
+	RunDir   string
+	BPFDir   string
+	Attach   string // tcx or clsact
+	Uplinks  []string
+	// Troubles are uplinks that will not work, and why, a line each.
+	Troubles  []string
 	Networks  int
 	Sandboxes int
 	Endpoints int

@@ -141,6 +141,10 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
+	troubles, err := b.daemon.handle.LookForTroubles(b.daemon.cfg.Uplinks)
+	if err != nil {
+		return api.Status{}, err
+	}
 	attach := "clsact"
 	if b.daemon.datapath.TCX() {
 		attach = "tcx"
@@ -156,6 +160,7 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 		BPFDir:    b.daemon.cfg.Dirs.BPF,
 		Attach:    attach,
 		Uplinks:   uplinks,
+		Troubles:  troubles,
 		Networks:  len(snapshot.Networks),
 		Sandboxes: len(snapshot.Sandboxes),
 		Endpoints: len(snapshot.Endpoints),

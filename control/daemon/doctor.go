@@ -25,7 +25,8 @@ func Doctor(ctx context.Context, w io.Writer, host string) (bool, error) {
 		return false, fmt.Errorf("probe the kernel: %w", err)
 	}
 	found.List = append(found.List, shaping(rtnl.ProbeShaping()))
-	report := diagnosis(found) + "\nDaemon\n  " + daemonHealth(ctx, host) + "\n"
+	health, status := daemonHealth(ctx, host)
+	report := diagnosis(found) + uplinkTroubles(status) + "\nDaemon\n  " + health + "\n"
 	if _, err := io.WriteString(w, report); err != nil {
 		return false, fmt.Errorf("write the report: %w", err)
 	}
@@ -82,20 +83,49 @@ func diagnosis(found loader.Features) string {
 	return report.String()
 }
 
-// daemonHealth asks the daemon how it is, in one line.
-func daemonHealth(ctx context.Context, host string) string {
+// uplinkTroubles tells of uplinks that do not work: the daemon's, which knows the pinned
+// ones, or, without a daemon, this host's as they would be found.
+func uplinkTroubles(status *api.Status) string {
+	var troubles []string
+	if status != nil {
+		troubles = status.Troubles
+	} else {
+		found, err := lookForTroubles()
+		if err != nil {
+			found = []string{"not known: " + err.Error()}
+		}
+		troubles = found
+	}
+	if len(troubles) == 0 {
+		return ""
+	}
+	return "\nUplinks\n  " + strings.Join(troubles, "\n  ") + "\n"
+}
+
+func lookForTroubles() ([]string, error) {
+	h, err := rtnl.New()
+	if err != nil {
+		return nil, err
+	}
+	troubles, err := h.LookForTroubles(nil)
+	return troubles, errors.Join(err, h.Close())
+}
+
+// daemonHealth asks the daemon how it is; the first result says it in one line, the second
+// is its status, nil if it has none.
+func daemonHealth(ctx context.Context, host string) (string, *api.Status) {
 	client, err := api.NewClient(host)
 	if err != nil {
-		return err.Error()
+		return err.Error(), nil
 	}
 	status, err := client.Status(ctx)
 	if err != nil {
-		return err.Error()
+		return err.Error(), nil
 	}
 	health := fmt.Sprintf("process %d serves %s: %d networks, %d sandboxes, attached by %s",
 		status.Pid, host, status.Networks, status.Sandboxes, status.Attach)
 	if status.LastError != "" {
 		health += "; not all of it is real: " + status.LastError
 	}
-	return health
+	return health, &status
 }

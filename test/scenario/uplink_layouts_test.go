@@ -3,6 +3,7 @@
 package scenario
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/fairlead-net/fairlead/test/lab"
@@ -143,4 +144,27 @@ func serves(t *testing.T, l *lab.Lab, layout uplinkLayout) {
 			newTalk(l, a.Host, outside, 53).sees(l, host)
 		}
 	})
+}
+
+// What is wrong with uplinks is said where an operator looks, while it is so.
+func TestUplinkTroubles(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t, lab.Config{})
+	say := func(want string) {
+		l.Helper()
+		status, doctor := l.Fairlead("status"), l.Fairlead("doctor")
+		if want == "" && (strings.Contains(status, "trouble") || strings.Contains(doctor, "\nUplinks\n")) {
+			l.Errorf("trouble without reason: %s\n%s", status, doctor)
+		}
+		if !strings.Contains(status, want) || !strings.Contains(doctor, want) {
+			l.Errorf("want %q said by both: %s\n%s", want, status, doctor)
+		}
+	}
+	say("")
+	l.IP(l.Host, "link set eth0 down")
+	say("eth0: it is down")
+	l.IP(l.Host, "link set eth0 up", "xfrm policy add dir out src 0.0.0.0/0 dst 203.0.113.0/24 action block")
+	say("the host has IPsec policies")
+	l.IP(l.Host, "xfrm policy flush")
+	say("")
 }

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// UplinkTroubles says, a line each, which devices that lead out of the host do not work as
+// uplinks, and why. encrypted: the host has IPsec policies for what leaves.
+func UplinkTroubles(links []Link, addrs []Addr, rules UplinkRules, encrypted bool) []string {
+	var list []string
+	say := func(device, format string, args ...any) {
+		list = append(list, device+": "+fmt.Sprintf(format, args...))
+	}
+	ups := FindUplinks(links, addrs, rules)
+	is := func(index uint32) bool {
+		return slices.ContainsFunc(ups, func(u Uplink) bool { return u.IfIndex == index })
+	}
+	for _, name := range rules.Pinned {
+		if !slices.ContainsFunc(links, func(l Link) bool { return l.Name == name }) {
+			say(name, "there is no such device (--uplink)")
+		}
+	}
+	through := slices.Compact(slices.Sorted(slices.Values(rules.Default)))
+	for _, l := range links {
+		leads, named := slices.Contains(through, l.Index), slices.Contains(rules.Pinned, l.Name)
+		switch {
+		case l.Ours() || l.Loopback:
+		case !l.Ethernet() && (leads || named):
+			say(l.Name, "its packets have no Ethernet header: what leaves by it is not masqueraded, and what arrives is the host's (docs/limits.md)")
+		case leads && !is(l.Index):
+			say(l.Name, "the default route leads through it, but --uplink does not name it")
+		case is(l.Index) && !l.Up:
+			say(l.Name, "it is down")
+		case is(l.Index) && isPort(l, links):
+			say(l.Name, "it is a port of another device, to which its addresses belong")
+		}
+	}
+	if len(links) > 0 && len(ups) == 0 {
+		list = append(list, "no device leads out of the host: nothing is masqueraded, and published ports answer the host and its sandboxes only")
+	}
+	if encrypted {
+		list = append(list, "the host has IPsec policies for packets that leave it: those of sandboxes leave without (docs/limits.md)")
+	}
+	return list
+}
+
+// LookForTroubles is UplinkTroubles of the host as it is.
+func (h *Handle) LookForTroubles(pinned []string) ([]string, error) {
+	links, err := h.Links()
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := h.Addrs()
+	if err != nil {
+		return nil, err
+	}
+	through, err := h.DefaultDevices()
+	if err != nil {
+		return nil, err
+	}
+	encrypted, err := h.encrypts()
+	if err != nil {
+		return nil, err
+	}
+	rules := UplinkRules{Pinned: pinned, Default: through, Routed: make(map[uint32]bool)}
+	for _, device := range through {
+		rules.Routed[device] = true
+	}
+	return UplinkTroubles(links, addrs, rules, encrypted), nil
+}
+
+// encrypts reports whether the host has IPsec policies for packets that leave it or that it
+// forwards, other than those of a socket. A kernel without IPsec has none.
+func (h *Handle) encrypts() (bool, error) {
+	var policies []netlink.XfrmPolicy
+	err := h.Do(func() (err error) {
+		policies, err = netlink.XfrmPolicyList(netlink.FAMILY_ALL)
+		return err
+	})
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return false, nil
+	}
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return false, fmt.Errorf("list IPsec policies: %w", err)
+	}
+	return slices.ContainsFunc(policies, func(p netlink.XfrmPolicy) bool {
+		return p.Dir == netlink.XFRM_DIR_OUT || p.Dir == netlink.XFRM_DIR_FWD
+	}), nil
+}

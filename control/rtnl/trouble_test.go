@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+func TestUplinkTroubles(t *testing.T) {
+	links := []Link{
+		{Index: 1, Name: "lo", Up: true, Loopback: true, Type: unix.ARPHRD_LOOPBACK},
+		{Index: 2, Name: "eth0", Up: true, Type: unix.ARPHRD_ETHER},
+		{Index: 3, Name: "eth1", Type: unix.ARPHRD_ETHER},
+		{Index: 4, Name: "wg0", Up: true, Type: unix.ARPHRD_NONE},
+		{Index: 5, Name: "br0", Up: true, Kind: "bridge", Type: unix.ARPHRD_ETHER},
+		{Index: 6, Name: "eth2", Up: true, Master: 5, Type: unix.ARPHRD_ETHER},
+	}
+	at := func(device uint32) Addr {
+		return Addr{IfIndex: device, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(device)}), 24)}
+	}
+	for name, tt := range map[string]struct {
+		addrs     []Addr
+		rules     UplinkRules
+		encrypted bool
+		want      []string // the beginnings
+	}{
+		"none":               {addrs: []Addr{at(2)}, rules: UplinkRules{Default: []uint32{2, 2}}},
+		"down":               {addrs: []Addr{at(2), at(3)}, want: []string{"eth1: it is down"}},
+		"no Ethernet":        {addrs: []Addr{at(2), at(4)}, rules: UplinkRules{Default: []uint32{4}}, want: []string{"wg0: its packets have no Ethernet header"}},
+		"not named":          {addrs: []Addr{at(2), at(5)}, rules: UplinkRules{Default: []uint32{2}, Pinned: []string{"br0"}}, want: []string{"eth0: the default route leads through it"}},
+		"not there":          {rules: UplinkRules{Pinned: []string{"eth0", "eth9"}}, want: []string{"eth9: there is no such device"}},
+		"a port's addresses": {addrs: []Addr{at(6)}, want: []string{"eth2: it is a port"}},
+		"no uplink":          {want: []string{"no device leads out of the host"}},
+		"IPsec":              {addrs: []Addr{at(2)}, encrypted: true, want: []string{"the host has IPsec policies"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := UplinkTroubles(links, tt.addrs, tt.rules, tt.encrypted)
+			bad := len(got) != len(tt.want)
+			for i := 0; !bad && i < len(got); i++ {
+				bad = !strings.HasPrefix(got[i], tt.want[i])
+			}
+			if bad {
+				t.Errorf("troubles %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestEncrypts(t *testing.T) {
+	h := testHandle(t)
+	encrypts := func(want bool) {
+		t.Helper()
+		if got, err := h.encrypts(); err != nil || got != want {
+			t.Errorf("IPsec policies: %t, %v; want %t", got, err, want)
+		}
+	}
+	encrypts(false)
+	dst, err := netlink.ParseIPNet("0.0.0.0/0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := &netlink.XfrmPolicy{Dst: dst, Src: dst, Dir: netlink.XFRM_DIR_IN, Action: netlink.XFRM_POLICY_BLOCK}
+	add := func() {
+		t.Helper()
+		if err := h.Do(func() error { return netlink.XfrmPolicyAdd(policy) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add()
+	encrypts(false) // what arrives is the stack's
+	policy.Dir = netlink.XFRM_DIR_OUT
+	add()
+	encrypts(true)
+}
