@@ -37,7 +37,7 @@ esac
 # What a target keeps outside of the repository and apt.
 cache=${XDG_CACHE_HOME:-/var/cache}/fairlead # as in bench/vm and test/podman
 if { [ "$1" = test ] || [ "$1" = count ]; } && ! [ -e "$cache/kernels" ]; then
-	echo "make: downloading kernels to boot, which stay in $cache/kernels"
+	echo "make $1: downloading kernels to boot, which stay in $cache/kernels"
 fi
 if [ "$1" = test ] && ! [ -e "$cache/podman5" ]; then
 	echo "make test: making a root of Debian with podman 5, which stays in $cache/podman5"

@@ -20,7 +20,7 @@ import (
 )
 
 // guestTime bounds one guest, from power on to power off.
-const guestTime = 10 * time.Minute
+const guestTime = 8 * time.Minute
 
 // kernel is the one that guests run.
 var kernel = vm.Kernel{Series: "6.12", Suite: "trixie"}

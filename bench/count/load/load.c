@@ -12,8 +12,8 @@
  *	bursts  datagrams of --size bytes, BURST at once, and one answer; one datagram
  *	        counts as a transaction
  *
- * It is in C: Go's runtime adds as much to a transaction as the kernel takes for it, and
- * not the same each time, for its threads wake up when a system call waits.
+ * It is in C: threads of Go's runtime wake up while a system call waits, and what they
+ * add to a transaction differs by a tenth of it from one round to the next.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
