@@ -43,6 +43,9 @@ func lateModules() []string { return []string{"sch_tbf"} }
 // netfilterModules are loaded after the programs were verified without them.
 func netfilterModules() []string { return []string{"nf_conntrack"} }
 
+// uplinkModules are of devices that this machine's kernel may lack.
+func uplinkModules() []string { return []string{"8021q", "macvlan", "ipvlan", "bonding"} }
+
 func TestKernelMatrix(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots emulated machines")
@@ -83,6 +86,7 @@ func archive(t *testing.T, programs string, image vm.Image) []byte {
 	must(t, root.Modules(image, guest.Modules, modules()...))
 	must(t, root.Modules(image, "/late", lateModules()...))
 	must(t, root.Modules(image, "/netfilter", netfilterModules()...))
+	must(t, root.Modules(image, "/uplinks", uplinkModules()...))
 	return root.Bytes()
 }
 

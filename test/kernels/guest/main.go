@@ -57,6 +57,7 @@ func drive(args []string) error {
 		}
 		return errors.Join(checkConntrack("There"), verifyAll(r, 1))
 	})
+	r.step("devices", func() error { return guest.LoadModules("/uplinks") })
 	scenario(r, *tcx)
 	if r.failed {
 		return errors.New("some steps failed")

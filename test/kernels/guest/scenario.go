@@ -43,6 +43,7 @@ func scenario(r *report, tcx bool) {
 		{"start", w.start},
 		{"attachments", func() error { return checkAttachments(uplink, tcx) }},
 		{"traffic", w.traffic},
+		{"layouts", w.layouts},
 		{"limits", w.limits},
 		{"killed", w.kill},
 		{"restarted", w.restart},
