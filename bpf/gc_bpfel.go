@@ -212,6 +212,7 @@ type GCUplink struct {
 const (
 	GCMapFlCt           = "fl_ct"
 	GCMapFlCtNew        = "fl_ct_new"
+	GCMapFlCtUsed       = "fl_ct_used"
 	GCMapFlDrops        = "fl_drops"
 	GCMapFlEndpoint     = "fl_endpoint"
 	GCMapFlEvents       = "fl_events"
@@ -232,6 +233,7 @@ const (
 	GCMapFlUplink       = "fl_uplink"
 	GCProgGcFlows       = "gc_flows"
 	GCVarCfgConntrack   = "cfg_conntrack"
+	GCVarCfgCtMax       = "cfg_ct_max"
 	GCVarCfgFibSrc      = "cfg_fib_src"
 	GCVarCfgFloodSlice  = "cfg_flood_slice"
 	GCVarCfgMark        = "cfg_mark"
@@ -292,6 +294,7 @@ type GCProgramSpecs struct {
 type GCMapSpecs struct {
 	FlCt       *ebpf.MapSpec `ebpf:"fl_ct"`
 	FlCtNew    *ebpf.MapSpec `ebpf:"fl_ct_new"`
+	FlCtUsed   *ebpf.MapSpec `ebpf:"fl_ct_used"`
 	FlDrops    *ebpf.MapSpec `ebpf:"fl_drops"`
 	FlEndpoint *ebpf.MapSpec `ebpf:"fl_endpoint"`
 	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
@@ -317,6 +320,7 @@ type GCMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type GCVariableSpecs struct {
 	CfgConntrack   *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
+	CfgCtMax       *ebpf.VariableSpec `ebpf:"cfg_ct_max"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
@@ -348,6 +352,7 @@ func (o *GCObjects) Close() error {
 type GCMaps struct {
 	FlCt       *ebpf.Map `ebpf:"fl_ct"`
 	FlCtNew    *ebpf.Map `ebpf:"fl_ct_new"`
+	FlCtUsed   *ebpf.Map `ebpf:"fl_ct_used"`
 	FlDrops    *ebpf.Map `ebpf:"fl_drops"`
 	FlEndpoint *ebpf.Map `ebpf:"fl_endpoint"`
 	FlEvents   *ebpf.Map `ebpf:"fl_events"`
@@ -372,6 +377,7 @@ func (m *GCMaps) Close() error {
 	return _GCClose(
 		m.FlCt,
 		m.FlCtNew,
+		m.FlCtUsed,
 		m.FlDrops,
 		m.FlEndpoint,
 		m.FlEvents,
@@ -398,6 +404,7 @@ func (m *GCMaps) Close() error {
 // It can be passed to LoadGCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type GCVariables struct {
 	CfgConntrack   *ebpf.Variable `ebpf:"cfg_conntrack"`
+	CfgCtMax       *ebpf.Variable `ebpf:"cfg_ct_max"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`

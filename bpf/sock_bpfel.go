@@ -180,6 +180,7 @@ type SockUplink struct {
 const (
 	SockMapFlCt           = "fl_ct"
 	SockMapFlCtNew        = "fl_ct_new"
+	SockMapFlCtUsed       = "fl_ct_used"
 	SockMapFlDrops        = "fl_drops"
 	SockMapFlEndpoint     = "fl_endpoint"
 	SockMapFlEvents       = "fl_events"
@@ -207,6 +208,7 @@ const (
 	SockProgSendmsg4      = "sendmsg4"
 	SockProgSendmsg6      = "sendmsg6"
 	SockVarCfgConntrack   = "cfg_conntrack"
+	SockVarCfgCtMax       = "cfg_ct_max"
 	SockVarCfgFibSrc      = "cfg_fib_src"
 	SockVarCfgFloodSlice  = "cfg_flood_slice"
 	SockVarCfgMark        = "cfg_mark"
@@ -276,6 +278,7 @@ type SockProgramSpecs struct {
 type SockMapSpecs struct {
 	FlCt       *ebpf.MapSpec `ebpf:"fl_ct"`
 	FlCtNew    *ebpf.MapSpec `ebpf:"fl_ct_new"`
+	FlCtUsed   *ebpf.MapSpec `ebpf:"fl_ct_used"`
 	FlDrops    *ebpf.MapSpec `ebpf:"fl_drops"`
 	FlEndpoint *ebpf.MapSpec `ebpf:"fl_endpoint"`
 	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
@@ -299,6 +302,7 @@ type SockMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockVariableSpecs struct {
 	CfgConntrack   *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
+	CfgCtMax       *ebpf.VariableSpec `ebpf:"cfg_ct_max"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
@@ -330,6 +334,7 @@ func (o *SockObjects) Close() error {
 type SockMaps struct {
 	FlCt       *ebpf.Map `ebpf:"fl_ct"`
 	FlCtNew    *ebpf.Map `ebpf:"fl_ct_new"`
+	FlCtUsed   *ebpf.Map `ebpf:"fl_ct_used"`
 	FlDrops    *ebpf.Map `ebpf:"fl_drops"`
 	FlEndpoint *ebpf.Map `ebpf:"fl_endpoint"`
 	FlEvents   *ebpf.Map `ebpf:"fl_events"`
@@ -352,6 +357,7 @@ func (m *SockMaps) Close() error {
 	return _SockClose(
 		m.FlCt,
 		m.FlCtNew,
+		m.FlCtUsed,
 		m.FlDrops,
 		m.FlEndpoint,
 		m.FlEvents,
@@ -376,6 +382,7 @@ func (m *SockMaps) Close() error {
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockVariables struct {
 	CfgConntrack   *ebpf.Variable `ebpf:"cfg_conntrack"`
+	CfgCtMax       *ebpf.Variable `ebpf:"cfg_ct_max"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`

@@ -407,6 +407,7 @@ type TCXlatWork struct {
 const (
 	TCMapFlCt             = "fl_ct"
 	TCMapFlCtNew          = "fl_ct_new"
+	TCMapFlCtUsed         = "fl_ct_used"
 	TCMapFlDrops          = "fl_drops"
 	TCMapFlEndpoint       = "fl_endpoint"
 	TCMapFlEvents         = "fl_events"
@@ -433,6 +434,7 @@ const (
 	TCProgFromUplink      = "from_uplink"
 	TCProgToUplink        = "to_uplink"
 	TCVarCfgConntrack     = "cfg_conntrack"
+	TCVarCfgCtMax         = "cfg_ct_max"
 	TCVarCfgFibSrc        = "cfg_fib_src"
 	TCVarCfgFloodSlice    = "cfg_flood_slice"
 	TCVarCfgMark          = "cfg_mark"
@@ -503,6 +505,7 @@ type TCProgramSpecs struct {
 type TCMapSpecs struct {
 	FlCt       *ebpf.MapSpec `ebpf:"fl_ct"`
 	FlCtNew    *ebpf.MapSpec `ebpf:"fl_ct_new"`
+	FlCtUsed   *ebpf.MapSpec `ebpf:"fl_ct_used"`
 	FlDrops    *ebpf.MapSpec `ebpf:"fl_drops"`
 	FlEndpoint *ebpf.MapSpec `ebpf:"fl_endpoint"`
 	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
@@ -532,6 +535,7 @@ type TCMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type TCVariableSpecs struct {
 	CfgConntrack     *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
+	CfgCtMax         *ebpf.VariableSpec `ebpf:"cfg_ct_max"`
 	CfgFibSrc        *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice    *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark          *ebpf.VariableSpec `ebpf:"cfg_mark"`
@@ -571,6 +575,7 @@ func (o *TCObjects) Close() error {
 type TCMaps struct {
 	FlCt       *ebpf.Map `ebpf:"fl_ct"`
 	FlCtNew    *ebpf.Map `ebpf:"fl_ct_new"`
+	FlCtUsed   *ebpf.Map `ebpf:"fl_ct_used"`
 	FlDrops    *ebpf.Map `ebpf:"fl_drops"`
 	FlEndpoint *ebpf.Map `ebpf:"fl_endpoint"`
 	FlEvents   *ebpf.Map `ebpf:"fl_events"`
@@ -599,6 +604,7 @@ func (m *TCMaps) Close() error {
 	return _TCClose(
 		m.FlCt,
 		m.FlCtNew,
+		m.FlCtUsed,
 		m.FlDrops,
 		m.FlEndpoint,
 		m.FlEvents,
@@ -629,6 +635,7 @@ func (m *TCMaps) Close() error {
 // It can be passed to LoadTCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TCVariables struct {
 	CfgConntrack     *ebpf.Variable `ebpf:"cfg_conntrack"`
+	CfgCtMax         *ebpf.Variable `ebpf:"cfg_ct_max"`
 	CfgFibSrc        *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice    *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark          *ebpf.Variable `ebpf:"cfg_mark"`

@@ -81,8 +81,10 @@ func Open(cfg Config, c Clsact) (_ *Datapath, retErr error) {
 	for name, p := range objs.sock.Programs {
 		d.cgroup[name] = p.AttachType
 	}
-	d.set, err = maps.New(d.tables.maps, objs.tc.Types, d.runGC)
-	return d, err
+	if d.set, err = maps.New(d.tables.maps, objs.tc.Types, d.runGC); err != nil {
+		return nil, err
+	}
+	return d, d.set.Conntrack.Recount()
 }
 
 // openPrograms opens the maps, adopts or loads the programs, and only then
@@ -165,6 +167,9 @@ func pinPrograms(dir string, progs map[string]*ebpf.Program) error {
 // versions are removed.
 func (d *Datapath) Commit() error {
 	if err := d.tables.settle(d.log); err != nil {
+		return err
+	}
+	if err := d.set.Conntrack.Recount(); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(d.dir)

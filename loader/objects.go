@@ -64,6 +64,9 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, have kernelFlags) error {
 	if cfg.SNATMax != 0 {
 		values[bpf.TCVarCfgSnatMin], values[bpf.TCVarCfgSnatMax] = cfg.SNATMin, cfg.SNATMax
 	}
+	if cfg.CTMax != 0 {
+		values[bpf.TCVarCfgCtMax] = cfg.CTMax
+	}
 	if v := spec.Variables[bpf.TCVarCfgTimeout]; v != nil {
 		seconds := make([]uint32, bpf.TCCtStateCT_STATE_MAX)
 		if err := v.Get(seconds); err != nil {

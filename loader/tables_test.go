@@ -113,6 +113,10 @@ func TestConvertFlows(t *testing.T) {
 	put(first.maps["fl_ct_new"], 1000)
 
 	d := w.open()
+	var used uint64
+	if err := d.tables.maps["fl_ct_used"].Lookup(uint32(0), &used); err != nil || used != 300 {
+		t.Errorf("the programs count %d entries, %v; want 300", used, err)
+	}
 	put(first.maps["fl_ct"], 2000) // by programs that are still attached
 	put(first.maps["fl_ct_new"], 3000)
 	if err := d.Commit(); err != nil {

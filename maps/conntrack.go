@@ -49,7 +49,7 @@ type Flow struct {
 	State     string
 	Age       time.Duration // since the first packet
 	Expires   time.Duration // until it is forgotten; negative: overdue
-	Confirmed bool          // an answer was seen
+	Confirmed bool          // both sides use it: it is never evicted
 	Publish   uint32        // ID of the publish that made it; 0: none
 	Net       uint32        // network index it is accounted to
 	InIf      uint32        // host end the original packets come from; 0: an uplink or the host
@@ -78,7 +78,8 @@ type FlowCounts struct {
 // the datapath remove flows. Safe for concurrent use.
 type Conntrack struct {
 	confirmed, unconfirmed *ebpf.Map
-	states                 []string // by enum ct_state
+	used                   *ebpf.Map // how many entries confirmed has, as the programs count
+	states                 []string  // by enum ct_state
 
 	gcMu sync.Mutex // fl_gc holds one batch
 	gc   *ebpf.Map
@@ -144,6 +145,43 @@ func (c *Conntrack) Expired(now uint32) ([]FlowKey, error) {
 		return true
 	})
 	return keys.keys, err
+}
+
+// countSlack is how many entries the programs' count may be off: it changes while
+// the table is read.
+const countSlack = 64
+
+// Recount corrects the programs' count of the entries of fl_ct, by which they
+// refuse new flows. It is off after entries were written from outside.
+func (c *Conntrack) Recount() error {
+	before, err := c.count()
+	if err != nil {
+		return err
+	}
+	entries, err := count(c.confirmed)
+	if err != nil {
+		return fmt.Errorf("table %s: %w", bpf.TCMapFlCt, err)
+	}
+	after, err := c.count()
+	if err != nil {
+		return err
+	}
+	low, high := min(before, after)-countSlack, max(before, after)+countSlack
+	if int64(entries) >= low && int64(entries) <= high {
+		return nil
+	}
+	if err := c.used.Put(uint32(0), uint64(entries)); err != nil {
+		return fmt.Errorf("write to table %s: %w", bpf.TCMapFlCtUsed, err)
+	}
+	return nil
+}
+
+func (c *Conntrack) count() (int64, error) {
+	var n int64
+	if err := c.used.Lookup(uint32(0), &n); err != nil {
+		return 0, fmt.Errorf("read table %s: %w", bpf.TCMapFlCtUsed, err)
+	}
+	return n, nil
 }
 
 // DeleteWhere removes the flows match says yes to, expired or not. It returns

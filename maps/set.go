@@ -50,7 +50,7 @@ func New(m map[string]*ebpf.Map, types *btf.Spec, gc func() error) (*Set, error)
 		return nil, err
 	}
 	s.Conntrack = &Conntrack{
-		confirmed: m[bpf.TCMapFlCt], unconfirmed: m[bpf.TCMapFlCtNew],
+		confirmed: m[bpf.TCMapFlCt], unconfirmed: m[bpf.TCMapFlCtNew], used: m[bpf.TCMapFlCtUsed],
 		states: states, gc: m[bpf.GCMapFlGc], run: gc,
 	}
 	s.Counters, err = newCounters(m, types)
@@ -102,7 +102,7 @@ func Names() []string {
 		bpf.TCMapFlEndpoint, bpf.TCMapFlFdb, bpf.TCMapFlNeigh, bpf.TCMapFlPublish,
 		bpf.TCMapFlPortbits, bpf.TCMapFlHostaddr, bpf.TCMapFlHostnet, bpf.TCMapFlSubnet, bpf.TCMapFlUplink,
 		// Written by the datapath.
-		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlFrag, bpf.TCMapFlSockRev,
+		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlCtUsed, bpf.TCMapFlFrag, bpf.TCMapFlSockRev,
 		bpf.TCMapFlDrops, bpf.TCMapFlPaths, bpf.TCMapFlTraffic, bpf.TCMapFlEvents,
 		// Where both exchange batches of flows to remove.
 		bpf.GCMapFlGc,

@@ -28,6 +28,9 @@ volatile const __u8 cfg_fib_src = 0;
 /* The kernel's connection tracking can be asked (5.18, nf_conntrack loaded, and a JIT). */
 volatile const __u8 cfg_conntrack = 0;
 
+/* Entries of fl_ct. */
+volatile const __u32 cfg_ct_max = 524288;
+
 /* Idle time after which a flow of each state is forgotten, in seconds: the
  * defaults of nf_conntrack (Documentation/networking/nf_conntrack-sysctl.rst). */
 volatile const __u32 cfg_timeout[CT_STATE_MAX] = {

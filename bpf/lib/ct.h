@@ -5,9 +5,11 @@
  * Flow state. A flow has two entries, one a direction, each holding all a
  * packet of that direction needs; so an established packet costs one lookup.
  *
- * Flows nobody has answered are in fl_ct_new, which recycles; a flow moves to
- * fl_ct, which does not, when its handshake is complete (TCP) or the first
- * answer comes (others). So a flood of first packets cannot evict real flows.
+ * Every flow begins in fl_ct_new, which recycles. It moves to fl_ct, which does not, when it is
+ * assured: TCP by a handshake whose numbers fit, UDP and others when both sides have sent for
+ * longer than two seconds; ICMP never (nf_conntrack's IPS_ASSURED). So a flood, answered or not,
+ * cannot evict real flows. A TCP connection that fl_ct would have no room for is
+ * refused at its first packet; other flows get at most half of fl_ct.
  */
 
 #include "config.h"
@@ -259,6 +261,49 @@ static __always_inline __u8 ct_udp_next(const struct ct_entry *e, __u16 theirs, 
 	return now - e->created > 2 ? CT_UDP_STREAM : CT_UDP_REPLIED;
 }
 
+static __always_inline __s64 *ct_used(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&fl_ct_used, &zero);
+}
+
+static __always_inline void ct_use(__s64 entries)
+{
+	__s64 *used = ct_used();
+
+	if (used)
+		__sync_fetch_and_add(used, entries);
+}
+
+/* Is there room in fl_ct for another flow of this protocol? A sixteenth is left to connections
+ * whose handshake is under way, half to TCP. */
+static __always_inline bool ct_room(__u8 proto)
+{
+	__s64 *used = ct_used();
+	__s64 max = cfg_ct_max;
+
+	return used && *used < (proto == IPPROTO_TCP ? max - max / 16 : max / 2);
+}
+
+/* Writes an entry of fl_ct. */
+static __always_inline bool ct_put(const struct tuple *key, const struct ct_entry *e)
+{
+	if (!bpf_map_update_elem(&fl_ct, key, e, BPF_NOEXIST)) {
+		ct_use(1);
+		return true;
+	}
+	return !bpf_map_update_elem(&fl_ct, key, e, BPF_EXIST);
+}
+
+static __always_inline bool ct_delete(const struct tuple *key)
+{
+	if (bpf_map_delete_elem(&fl_ct, key))
+		return false;
+	ct_use(-1);
+	return true;
+}
+
 /* flow_forget removes both entries of the flow whose packets *key are translated to *xlat; what
  * another flow has by now stays. Global, so that it is verified once. */
 __noinline int flow_forget(const struct tuple *key, const struct tuple *xlat)
@@ -276,13 +321,13 @@ __noinline int flow_forget(const struct tuple *key, const struct tuple *xlat)
 	if (o && tuple_equal(&o->xlat, &back))
 		bpf_map_delete_elem(&fl_ct_new, &k);
 	o = bpf_map_lookup_elem(&fl_ct, &k);
-	if (o && tuple_equal(&o->xlat, &back) && !bpf_map_delete_elem(&fl_ct, &k))
+	if (o && tuple_equal(&o->xlat, &back) && ct_delete(&k))
 		count_event(EV_CT_DELETED);
-	bpf_map_delete_elem(&fl_ct, &own);
+	ct_delete(&own);
 	return 0;
 }
 
-/* Moves an answered flow to the table that is never recycled. Full: it stays. */
+/* Moves an assured flow to the table that is never recycled. Full: it stays. */
 static __always_inline void ct_confirm(const struct tuple *key, const struct ct_entry *e,
 				       const struct ct_entry *partner)
 {
@@ -295,18 +340,26 @@ static __always_inline void ct_confirm(const struct tuple *key, const struct ct_
 	f->key = *key;
 	f->e = *e;
 	tuple_reverse(&f->rkey, &e->xlat);
-	if (bpf_map_update_elem(&fl_ct, &f->key, &f->e, BPF_ANY)) {
+	if ((f->key.proto != IPPROTO_TCP && !ct_room(f->key.proto)) || !ct_put(&f->key, &f->e)) {
 		count_event(EV_CT_NOT_CONFIRMED);
 		return;
 	}
-	if (bpf_map_update_elem(&fl_ct, &f->rkey, partner, BPF_ANY)) {
-		bpf_map_delete_elem(&fl_ct, &f->key);
+	if (!ct_put(&f->rkey, partner)) {
+		ct_delete(&f->key);
 		count_event(EV_CT_NOT_CONFIRMED);
 		return;
 	}
 	bpf_map_delete_elem(&fl_ct_new, &f->key);
 	bpf_map_delete_elem(&fl_ct_new, &f->rkey);
 	count_event(EV_CT_CONFIRMED);
+}
+
+/* Is this flow, which is not TCP, in use by both sides? As UDP's, whose state says it. */
+static __always_inline bool ct_lasting(const struct tuple *t, const struct ct_entry *e,
+				       const struct ct_entry *o, __u32 now)
+{
+	return t->proto != IPPROTO_ICMP && t->proto != IPPROTO_ICMPV6 && o->flags & CT_F_SEEN &&
+	       now - e->created > 2;
 }
 
 /* A packet that may begin or end its flow, or that does not continue it: both entries are
@@ -362,7 +415,7 @@ __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirme
 	if (p->t.proto == IPPROTO_TCP)
 		confirm = state == CT_ESTABLISHED && o->flags & CT_F_SEEN;
 	else
-		confirm = e->flags & CT_F_REPLY;
+		confirm = ct_lasting(&p->t, e, o, now);
 	e->state = state;
 	o->state = state;
 	e->expires = ct_expires(now, state, confirmed || confirm);
@@ -388,7 +441,7 @@ static __always_inline int ct_hit(const struct pkt *p, struct ct_entry *e, bool 
 			 !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) && window_continues(e, p);
 	else if (p->t.proto == IPPROTO_UDP)
 		steady = steady && e->state == CT_UDP_STREAM;
-	if (steady || (!confirmed && p->t.proto != IPPROTO_TCP && !(e->flags & CT_F_REPLY))) {
+	if (steady || (!confirmed && p->t.proto != IPPROTO_TCP && e->flags & CT_F_SEEN)) {
 		__u32 expires = ct_expires(now, e->state, confirmed);
 
 		if (e->expires == expires)

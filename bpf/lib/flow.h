@@ -182,6 +182,9 @@ __noinline int flow_create(struct __sk_buff *skb, const struct pkt *p)
 
 	if (!p || !f)
 		return -DROP_CT_FULL;
+	/* Better not to begin than to be lost later; others live in fl_ct_new, too. */
+	if (p->t.proto == IPPROTO_TCP && !ct_room(IPPROTO_TCP))
+		return -DROP_CT_FULL;
 	f->key = p->t;
 	f->e.state = ct_first_state(p);
 	f->e.created = now;

@@ -98,8 +98,9 @@ struct {
 
 /* ---- written by the datapath ---- */
 
-/* Confirmed flows, two entries each: an answer was seen. Never evicted; full:
- * the flow stays in fl_ct_new (EV_CT_NOT_CONFIRMED). */
+/* Flows that are kept, two entries each: ct.h says which. Never evicted. Nearly full: new TCP
+ * connections are refused (DROP_CT_FULL); half full: other flows stay in fl_ct_new
+ * (EV_CT_NOT_CONFIRMED). */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -108,13 +109,22 @@ struct {
 	__type(value, struct ct_entry);
 } fl_ct SEC(".maps");
 
-/* Flows without an answer yet. A flood recycles the oldest of these only. */
+/* All other flows. A flood recycles those that were used least lately, and no others. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 131072);
 	__type(key, struct tuple);
 	__type(value, struct ct_entry);
 } fl_ct_new SEC(".maps");
+
+/* How many entries fl_ct has, which programs cannot ask before kernel 6.6. The daemon corrects it
+ * where it drifts. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __s64);
+} fl_ct_used SEC(".maps");
 
 /* Ports of fragmented packets in flight, for as long as a receiver would wait for the rest; the oldest
  * goes first. */

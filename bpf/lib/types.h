@@ -263,7 +263,7 @@ enum drop_reason {
 	DROP_LOOPBACK = 10, /* from outside to a loopback address, or from a sandbox */
 	DROP_NO_ROUTE = 11,
 	DROP_SNAT_EXHAUSTED = 12, /* no free port left to masquerade with */
-	DROP_CT_FULL = 13,	  /* no room for the flow's state */
+	DROP_CT_FULL = 13,	  /* the table of flows is full of living ones */
 	DROP_FRAG_UNKNOWN = 14,	  /* a fragment whose first was not seen, nor room to wait for it */
 	DROP_ENDPOINT_GONE = 15,  /* the flow's endpoint was removed */
 	DROP_NAT_FAILED = 16,	  /* the packet could not be rewritten */
@@ -300,7 +300,7 @@ enum ct_event {
 	EV_CT_CREATED = 0,	  /* unconfirmed flows made */
 	EV_CT_CONFIRMED = 1,	  /* flows moved to fl_ct */
 	EV_CT_DELETED = 2,	  /* flows removed from fl_ct */
-	EV_CT_NOT_CONFIRMED = 3,  /* fl_ct was full; the flow stays in fl_ct_new */
+	EV_CT_NOT_CONFIRMED = 3,  /* no room in fl_ct; the flow stays in fl_ct_new */
 	EV_SNAT_RETRY = 4,	  /* ports tried beyond the first */
 	EV_SOCK_CONNECT = 5,	  /* host sockets led to a backend */
 	EV_SOCK_BIND_REFUSED = 6, /* binds of a published port refused */

@@ -98,7 +98,7 @@ Flags on the command line go before it.`,
 	f.StringArrayVar(&o.uplinks, "uplink", nil, "device that leads out; repeatable (default: found, and followed as they come and go)")
 	f.StringArrayVar(&pools, "default-address-pool", nil, "pool for subnets nobody chose, base=PREFIX,size=LENGTH; repeatable")
 	f.StringVar(&snatPorts, "snat-ports", "", "source ports of masqueraded flows, A-B (default 32768-60999)")
-	f.Uint32Var(&o.ctMax, "ct-max", 0, "size of the conntrack table, two entries a flow (default 524288)")
+	f.Uint32Var(&o.ctMax, "ct-max", 0, "size of the conntrack table, two entries a flow; new TCP connections are refused when 15/16 are taken (default 524288)")
 	f.StringArrayVar(&timeouts, "ct-timeout", nil, "when idle flows of a state are forgotten, STATE=DURATION as in udp_stream=3m; repeatable (default: nf_conntrack's)")
 	f.Uint32Var(&o.maxEndpoints, "max-endpoints", 0, "size of the endpoint tables, an entry a sandbox in a network and one a network (default 16384)")
 	f.Uint32Var(&o.maxPublish, "max-publishes", 0, "size of the table of published ports, an entry a port for each of IPv4 and IPv6 (default 131072)")

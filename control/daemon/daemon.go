@@ -257,8 +257,14 @@ func (d *daemon) openState(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.collector = gc.New(gc.Config{Flows: d.datapath.Maps().Conntrack, Log: d.log})
+	d.collector = gc.New(gc.Config{Flows: d.datapath.Maps().Conntrack, Refused: d.refusedFlows, Log: d.log})
 	return d.explainDamage(d.controller.Start(ctx))
+}
+
+// refusedFlows is how many packets were refused because the table of flows is full.
+func (d *daemon) refusedFlows() (uint64, error) {
+	drops, err := d.datapath.Maps().Counters.Drops()
+	return drops["ct_full"].Packets, err
 }
 
 // named is the kernel with the names that go with what it is told: they are served when

@@ -20,6 +20,8 @@ type Flows interface {
 	Expired(now uint32) ([]maps.FlowKey, error)
 	// Remove removes those of the flows that are overdue.
 	Remove(keys []maps.FlowKey, force bool) (removed int, err error)
+	// Recount corrects the datapath's count of the flows that it keeps.
+	Recount() error
 }
 
 // Bounds of the time between two walks, and the share of one CPU that walking
@@ -32,6 +34,9 @@ const (
 
 	// many expired flows at one walk: the next one shall come sooner.
 	many = 1024
+
+	// warnInterval is the least time between two warnings that the table is full.
+	warnInterval = time.Minute
 )
 
 // Config is what New needs.
@@ -40,15 +45,22 @@ type Config struct {
 	Flows Flows
 	// Now is the datapath's clock. Nil: maps.Now.
 	Now func() uint32
-	// Log is told about walks that failed. Nil: nobody.
+	// Refused returns how many packets were refused so far because the table of
+	// flows is full. Nil: it is not watched.
+	Refused func() (uint64, error)
+	// Log is told about walks that failed, and about a full table. Nil: nobody.
 	Log *slog.Logger
 }
 
 // Collector walks the flow tables again and again.
 type Collector struct {
-	flows Flows
-	now   func() uint32
-	log   *slog.Logger
+	flows   Flows
+	now     func() uint32
+	refused func() (uint64, error)
+	log     *slog.Logger
+
+	told   uint64    // refused packets that were logged, or from before
+	toldAt time.Time // when; zero: not yet looked
 
 	mu    sync.Mutex
 	stats Stats
@@ -64,7 +76,7 @@ type Stats struct {
 
 // New returns a Collector. It does nothing until Run.
 func New(cfg Config) *Collector {
-	c := &Collector{flows: cfg.Flows, now: cfg.Now, log: cfg.Log, stats: Stats{Interval: startInterval}}
+	c := &Collector{flows: cfg.Flows, now: cfg.Now, refused: cfg.Refused, log: cfg.Log, stats: Stats{Interval: startInterval}}
 	if c.now == nil {
 		c.now = maps.Now
 	}
@@ -94,9 +106,13 @@ func (c *Collector) Collect() {
 	if err == nil && len(keys) > 0 {
 		removed, err = c.flows.Remove(keys, false)
 	}
+	if err == nil {
+		err = c.flows.Recount()
+	}
 	if err != nil {
 		c.log.Warn("expired flows stay for now", "err", err)
 	}
+	c.warnFull(start)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := &c.stats
@@ -107,6 +123,26 @@ func (c *Collector) Collect() {
 	s.Removed += uint64(removed)
 	s.LastWalk = time.Since(start)
 	s.Interval = next(s.Interval, len(keys), s.LastWalk)
+}
+
+// warnFull logs, once in a while, that new connections are refused.
+func (c *Collector) warnFull(now time.Time) {
+	if c.refused == nil {
+		return
+	}
+	n, err := c.refused()
+	if err != nil {
+		c.log.Warn("cannot tell whether the table of flows is full", "err", err)
+		return
+	}
+	if c.toldAt.IsZero() { // those before are another daemon's to tell
+		c.told, c.toldAt = n, now.Add(-warnInterval)
+	}
+	if n == c.told || now.Sub(c.toldAt) < warnInterval {
+		return
+	}
+	c.log.Warn("the table of flows is full: new connections are refused (raise --ct-max)", "refused", n-c.told)
+	c.told, c.toldAt = n, now
 }
 
 // next is the time until the next walk: shorter while much expires, longer

@@ -3,8 +3,11 @@
 package gc
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +21,12 @@ type fakeFlows struct {
 	removed int
 	err     error
 	forced  bool
+	counted int
+}
+
+func (f *fakeFlows) Recount() error {
+	f.counted++
+	return nil
 }
 
 func (f *fakeFlows) Expired(uint32) ([]maps.FlowKey, error) {
@@ -40,9 +49,39 @@ func TestCollect(t *testing.T) {
 	}
 	f.err = errors.New("no")
 	c.Collect()
+	if f.counted != 1 {
+		t.Errorf("the flows were counted %d times, want once", f.counted)
+	}
 	if s := c.Stats(); s.Walks != 2 || s.Errors != 1 || s.Removed != 3 {
 		t.Errorf("statistics are %+v", s)
 	}
+}
+
+// A full table is logged at most once a minute, with what was refused since.
+func TestWarnsOfFullTable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		refused := uint64(7) // before this daemon
+		c := New(Config{Flows: &fakeFlows{}, Log: slog.New(slog.NewTextHandler(&log, nil)),
+			Refused: func() (uint64, error) { return refused, nil }})
+		for _, step := range []struct {
+			refused uint64
+			want    string // "": nothing
+		}{{0, ""}, {5, "refused=5"}, {100, ""}, {0, ""}} {
+			refused += step.refused
+			c.Collect()
+			if got := log.String(); (got == "") != (step.want == "") || !strings.Contains(got, step.want) {
+				t.Errorf("%d refused: the log says %q, want %q", step.refused, got, step.want)
+			}
+			log.Reset()
+			time.Sleep(10 * time.Second)
+		}
+		time.Sleep(warnInterval)
+		c.Collect()
+		if got := log.String(); !strings.Contains(got, "refused=100") || !strings.Contains(got, "--ct-max") {
+			t.Errorf("a minute later the log says %q", got)
+		}
+	})
 }
 
 func TestNext(t *testing.T) {

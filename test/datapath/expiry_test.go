@@ -8,15 +8,19 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// confirm begins a flow of a member to a port of the remote and has it answered;
-// it returns its packet and what that leaves as.
+// confirm begins a flow of a member to a port of the remote and has it answered until it is
+// assured, which echo never is; it returns its packet and what that leaves as.
 func (s *scenario) confirm(f family, name string, l l4) (p, left packet) {
 	s.Helper()
 	p = s.via(f, name, l, at(f.remote, l.dport))
 	left = s.opens(f, p, at(f.uplink, l.sport))
-	s.answers(name, p, left, l.reply, l.answerEvent()...)
+	s.answers(name, p, left, l.reply)
 	p.flags, left.flags = "A", "A"
-	if l.proto == tcp {
+	switch l.proto {
+	case udp:
+		s.ageFlow(s.TB, p, 3)
+		fallthrough
+	case tcp:
 		s.from(name, p).neigh(f, left, "ct_confirmed")
 	}
 	return p, left
@@ -158,7 +162,7 @@ func expiredPort() []testCase {
 				s.from("a", a).dropped("flow_lost")
 			}
 			s.opensElsewhere(f, l, a)
-			s.answers("b", b, left, l.reply, l.answerEvent()...)
+			s.answers("b", b, left, l.reply)
 		}
 	}
 	return slices.Concat(
@@ -184,13 +188,13 @@ func recycledCases() []testCase {
 			if again.Xlat != reply.Xlat || again.InIf != reply.InIf || again.OutIf != reply.OutIf {
 				s.Errorf("made again: %+v, was %+v", again, reply)
 			}
-			s.answers("a", p, left, l.reply, l.answerEvent()...)
+			s.answers("a", p, left, l.reply)
 		}),
 		times(protocols(), "questions_recycled-made_again", func(s *scenario, f family, l l4) {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			left := s.opens(f, p, at(f.uplink, l.sport))
 			s.dropEntry(s.TB, p.tuple())
-			s.answers("a", p, left, l.reply, l.answerEvent()...)
+			s.answers("a", p, left, l.reply)
 			s.flowOf(s.TB, p)
 			p.flags, left.flags = "A", "A"
 			s.from("a", p).do() // the handshake's end
@@ -201,7 +205,7 @@ func recycledCases() []testCase {
 			left := s.opens(f, p, at(f.uplink, l.sport))
 			s.dropEntry(s.TB, p.tuple())
 			s.opens(f, p, at(f.uplink, l.sport))
-			s.answers("a", p, left, l.reply, l.answerEvent()...)
+			s.answers("a", p, left, l.reply)
 		}),
 	)
 }

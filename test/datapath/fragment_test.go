@@ -46,11 +46,7 @@ func fragmentsTranslated() []testCase {
 			answer := s.outside(left.answer("A"))
 			got := s.delivered("a", answer.with(func(q *packet) { q.dst = p.src }))
 			first, later = fragments(answer)
-			var confirmed []string
-			if l.proto != tcp { // fragments of TCP do not say how much follows
-				confirmed = append(confirmed, "ct_confirmed")
-			}
-			s.arrive(first).peer("a", got.as(first.frag), confirmed...)
+			s.arrive(first).peer("a", got.as(first.frag))
 			s.arrive(later).peer("a", got.as(later.frag))
 		}),
 		times(all, "fragments_of_moved_port-neigh", func(s *scenario, f family, l l4) {
@@ -74,7 +70,7 @@ func fragmentsTranslated() []testCase {
 			answer.dmac = s.members["a"].MAC
 			want := s.delivered("a", answer.with(func(a *packet) { a.src = p.dst }))
 			first, later := fragments(answer)
-			s.from("b", first).peer("a", want.as(first.frag), l.answerEvent()...)
+			s.from("b", first).peer("a", want.as(first.frag))
 			s.from("b", later).peer("a", want.as(later.frag))
 		}),
 	)
@@ -135,7 +131,7 @@ func checksums() []testCase {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			p.noSum = true
 			left := s.opensElsewhere(f, l, p)
-			s.answers("a", p, left, l.reply, "ct_confirmed")
+			s.answers("a", p, left, l.reply)
 		}),
 		times(published()[1:], "no_checksum_published-peer", func(s *scenario, f family, l l4) {
 			if !f.is4() {
@@ -145,7 +141,7 @@ func checksums() []testCase {
 			p.noSum = true
 			got := s.toBackend(f, "b", p, l.backend())
 			s.arrive(p).peer("b", got, "ct_created")
-			s.replies(f, "b", got, p, "", "ct_confirmed")
+			s.replies(f, "b", got, p, "")
 		}),
 		times(all[1:2], "checksum_becomes_zero-neigh", func(s *scenario, f family, l l4) {
 			// A sum of zero is sent as ffff (RFC 768): payloads until the translated one has it.
@@ -182,7 +178,7 @@ func headers() []testCase {
 				p.ext, p.extProto = extensions(p, s.TB)
 			}
 			left := s.opens(f, p, at(f.uplink, l.sport))
-			s.answers("a", p, left, l.reply, l.answerEvent()...)
+			s.answers("a", p, left, l.reply)
 		}),
 		times(published(), "ip_options_published-peer", func(s *scenario, f family, l l4) {
 			p := s.client(f, l, at(f.uplink, l.dport))
@@ -193,7 +189,7 @@ func headers() []testCase {
 			}
 			got := s.toBackend(f, "b", p, l.backend())
 			s.arrive(p).peer("b", got, "ct_created")
-			s.replies(f, "b", got, p, l.reply, l.answerEvent()...)
+			s.replies(f, "b", got, p, l.reply)
 		}),
 		times(all, "too_many_extensions-malformed", func(s *scenario, f family, l l4) {
 			if f.is4() {
@@ -214,7 +210,7 @@ func headers() []testCase {
 			out := p.routed().with(func(p *packet) { p.src = at(f.uplink, l.sport) })
 			s.from("a", p).gso(1400).neigh(f, out, "ct_created")
 			answer := s.outside(out.answer(l.reply))
-			s.arrive(answer).gso(1400).peer("a", s.delivered("a", answer.with(func(q *packet) { q.dst = p.src })), l.answerEvent()...)
+			s.arrive(answer).gso(1400).peer("a", s.delivered("a", answer.with(func(q *packet) { q.dst = p.src })))
 		}),
 	)
 }

@@ -59,7 +59,7 @@ func fragmentsOutOfOrder() []testCase {
 			sent, want := three(answer), three(got)
 			s.arrive(sent[1]).held()
 			s.arrive(sent[2]).held()
-			s.arrive(sent[0]).releases(2).peer("a", want[0], l.answerEvent()...)
+			s.arrive(sent[0]).releases(2).peer("a", want[0])
 			s.arrive(sent[1]).peer("a", want[1])
 			s.arrive(sent[2]).peer("a", want[2])
 		}),

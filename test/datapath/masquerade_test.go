@@ -42,14 +42,6 @@ func (s *scenario) answers(name string, sent, left packet, flags string, event .
 	s.arrive(answer).peer(name, s.delivered(name, got), event...)
 }
 
-// answerEvent is what the first answer of a flow is counted as.
-func (l l4) answerEvent() []string {
-	if l.proto == tcp {
-		return nil // the handshake is not complete yet
-	}
-	return []string{"ct_confirmed"}
-}
-
 func masqueradeCases() []testCase {
 	return slices.Concat(masqueraded(), routedByStack(), notMasqueraded())
 }
@@ -60,7 +52,7 @@ func masqueraded() []testCase {
 		times(all, "to_outside-neigh", func(s *scenario, f family, l l4) {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			left := s.opens(f, p, at(f.uplink, l.sport))
-			s.answers("a", p, left, l.reply, l.answerEvent()...)
+			s.answers("a", p, left, l.reply)
 			// The next packet takes the same way and makes nothing.
 			p.flags, left.flags = "A", "A"
 			if l.proto == tcp {
@@ -76,19 +68,19 @@ func masqueraded() []testCase {
 			}
 			p := s.via(f, "a", l, at(f.chosen, l.dport))
 			left := s.opens(f, p, at(src, l.sport))
-			s.answers("a", p, left, l.reply, l.answerEvent()...)
+			s.answers("a", p, left, l.reply)
 		}),
 		times(all, "not_masqueraded-neigh", func(s *scenario, f family, l l4) {
 			p := s.via(f, "i", l, at(f.remote, l.dport))
 			left := s.opens(f, p, p.src)
-			s.answers("i", p, left, l.reply, l.answerEvent()...)
+			s.answers("i", p, left, l.reply)
 		}),
 		times(all, "port_taken-neigh", func(s *scenario, f family, l l4) {
 			a, b := s.via(f, "a", l, at(f.remote, l.dport)), s.via(f, "b", l, at(f.remote, l.dport))
 			leftA := s.opens(f, a, at(f.uplink, l.sport))
 			leftB := s.opensElsewhere(f, l, b)
-			s.answers("a", a, leftA, l.reply, l.answerEvent()...)
-			s.answers("b", b, leftB, l.reply, l.answerEvent()...)
+			s.answers("a", a, leftA, l.reply)
+			s.answers("b", b, leftB, l.reply)
 		}),
 		times(all, "port_of_other_remote-neigh", func(s *scenario, f family, l l4) {
 			a, b := s.via(f, "a", l, at(f.remote, l.dport)), s.via(f, "b", l, at(f.chosen, l.dport))
@@ -101,7 +93,7 @@ func masqueraded() []testCase {
 			l.sport = publishOth
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			left := s.opensElsewhere(f, l, p)
-			s.answers("a", p, left, l.reply, l.answerEvent()...)
+			s.answers("a", p, left, l.reply)
 		}),
 	)
 }
@@ -114,13 +106,13 @@ func routedByStack() []testCase {
 			p := s.via(f, "a", l, at(f.remote, l.dport)).routed()
 			left := p.with(func(p *packet) { p.src = at(f.uplink, l.sport) })
 			s.leave(p, 0).passes(left, "ct_created")
-			s.answers("a", p, left, l.reply, l.answerEvent()...)
+			s.answers("a", p, left, l.reply)
 			s.leave(p, 0).passes(left)
 		}),
 		times(all, "routed_by_stack_not_masqueraded-pass", func(s *scenario, f family, l l4) {
 			p := s.via(f, "i", l, at(f.remote, l.dport)).routed()
 			s.leave(p, 0).passes(p, "ct_created")
-			s.answers("i", p, p, l.reply, l.answerEvent()...)
+			s.answers("i", p, p, l.reply)
 		}),
 		times(all, "gone_member_routed_by_stack-endpoint_gone", func(s *scenario, f family, l l4) {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
@@ -142,7 +134,7 @@ func routedByStack() []testCase {
 			left := p.with(func(p *packet) { p.src = at(f.uplink, l.sport) })
 			s.leave(p, 0).passes(left, "ct_created")
 			answer := s.outside(left.answer(l.reply))
-			s.arrive(answer).passes(answer.with(func(q *packet) { q.dst = p.src }), l.answerEvent()...)
+			s.arrive(answer).passes(answer.with(func(q *packet) { q.dst = p.src }))
 		}),
 	)
 }
@@ -169,7 +161,7 @@ func notMasqueraded() []testCase {
 			s.from("a", p).toStack()
 			s.leave(p.routed(), 0).passes(p.routed(), "ct_created")
 			answer := s.outside(p.answer(l.reply))
-			s.arrive(answer).passes(answer, l.answerEvent()...)
+			s.arrive(answer).passes(answer)
 			s.from("a", p).toStack()
 			s.leave(p.routed(), 0).passes(p.routed())
 		}),
@@ -179,8 +171,7 @@ func notMasqueraded() []testCase {
 			_, err := s.set.Endpoints.Delete(s.members["a"].IfIndex)
 			must(s.TB, err)
 			defer func() { _, err := s.set.Endpoints.Put(s.members["a"].Endpoint); must(s.TB, err) }()
-			e := append([]string{}, l.answerEvent()...)
-			s.arrive(s.outside(left.answer(l.reply))).dropped("endpoint_gone", e...)
+			s.arrive(s.outside(left.answer(l.reply))).dropped("endpoint_gone")
 		}),
 		times(all, "ttl_1_reply-ttl", func(s *scenario, f family, l l4) {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
@@ -227,7 +218,7 @@ func fixedPortCases() []testCase {
 		times(all, "to_outside-neigh", func(s *scenario, f family, l l4) {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			left := s.opens(f, p, at(f.uplink, l.sport))
-			s.answers("a", p, left, "", "ct_confirmed")
+			s.answers("a", p, left, "")
 		}),
 		times(all, "port_taken-snat_exhausted", func(s *scenario, f family, l l4) {
 			s.opens(f, s.via(f, "a", l, at(f.remote, l.dport)), at(f.uplink, l.sport))

@@ -113,8 +113,8 @@ func outsideCases() []testCase {
 				s.Errorf("the host's flow kept port %d, which is taken", moved)
 			}
 			answer := s.outside(hostLeft.answer(l.reply))
-			s.arrive(answer).passes(answer.with(func(p *packet) { p.dst = host.src }), l.answerEvent()...)
-			s.answers("a", p, left, l.reply, l.answerEvent()...)
+			s.arrive(answer).passes(answer.with(func(p *packet) { p.dst = host.src }))
+			s.answers("a", p, left, l.reply)
 		}),
 		times(protocols(), "host_leaving_port_taken_fragments-same_port", func(s *scenario, f family, l l4) {
 			s.opens(f, s.via(f, "a", l, at(f.remote, l.dport)), at(f.uplink, l.sport))

@@ -68,7 +68,7 @@ func publishedOutside() []testCase {
 				p := s.client(f, l, at(host, l.dport))
 				got := s.toBackend(f, "b", p, l.backend())
 				s.arrive(p).peer("b", got, "ct_created")
-				s.replies(f, "b", got, p, l.reply, l.answerEvent()...)
+				s.replies(f, "b", got, p, l.reply)
 				p.flags, got.flags = "A", "A"
 				if l.proto == tcp {
 					s.arrive(p).peer("b", got, "ct_confirmed")
@@ -82,7 +82,7 @@ func publishedOutside() []testCase {
 			got := s.toBackend(f, "b", p, l.backend())
 			s.arrive(p).peer("b", got, "ct_created")
 			answer := got.answer(l.reply).routed()
-			s.leave(answer, 0).passes(answer.with(func(a *packet) { a.src = p.dst }), l.answerEvent()...)
+			s.leave(answer, 0).passes(answer.with(func(a *packet) { a.src = p.dst }))
 		}),
 		times(all, "not_published-pass", func(s *scenario, f family, l l4) {
 			s.arrive(s.client(f, l, at(f.uplink, l.dport+1))).unchanged()
@@ -118,9 +118,9 @@ func publishedTwice() []testCase {
 			if moved == l.sport {
 				s.Error("two flows are one for the backend")
 			}
-			s.replies(f, "b", got, one, l.reply, l.answerEvent()...)
+			s.replies(f, "b", got, one, l.reply)
 			answer := gotTwo.answer(l.reply)
-			s.from("b", answer).neigh(f, answer.routed().with(func(p *packet) { p.src, p.dst = two.dst, two.src }), l.answerEvent()...)
+			s.from("b", answer).neigh(f, answer.routed().with(func(p *packet) { p.src, p.dst = two.dst, two.src }))
 		}),
 		times(all, "published_exact_before_wildcard-peer", func(s *scenario, f family, l l4) {
 			c := s.members["c"]
@@ -232,7 +232,7 @@ func publishedToMembers() []testCase {
 					got := s.byGateway(f, "b", p, l.backend())
 					s.from(client, p).peer("b", got, "ct_created")
 					answer := got.answer(l.reply)
-					s.from("b", answer).peer(client, s.delivered(client, answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })), l.answerEvent()...)
+					s.from("b", answer).peer(client, s.delivered(client, answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })))
 					p.flags, got.flags = "A", "A"
 					if l.proto == tcp {
 						s.from(client, p).peer("b", got, "ct_confirmed")
@@ -246,7 +246,7 @@ func publishedToMembers() []testCase {
 			s.from("a", p).peer("b", got)
 			answer := got.answer(l.reply)
 			answer.dmac = s.members["a"].MAC
-			s.from("b", answer).peer("a", s.delivered("a", answer.with(func(a *packet) { a.src = p.dst })), l.answerEvent()...)
+			s.from("b", answer).peer("a", s.delivered("a", answer.with(func(a *packet) { a.src = p.dst })))
 			// What is no answer passes as it is.
 			other := answer.with(func(p *packet) { p.src = at(p.src.Addr(), 9999) })
 			s.from("b", other).peer("a", other)

@@ -255,13 +255,19 @@ func (c conversation) walkAnswered(s *scenario, f family, l l4) {
 	case echo:
 		fresh, answered, lasting = icmp, icmp, icmp
 	}
+	assured := l.proto != echo
 	c.walk(s, f, l, []step{
 		{'c', "", fresh, false}, {'c', "", fresh, false}, {by: 't', flags: "20s"}, {'c', "", fresh, false},
-		{'s', "", lasting, true}, {by: 't', flags: "3s"}, {'c', "", lasting, true}, {by: 't', flags: "25s"}, {'s', "", lasting, true},
+		{'s', "", lasting, assured}, {by: 't', flags: "3s"}, {'c', "", lasting, assured}, {by: 't', flags: "25s"}, {'s', "", lasting, assured},
+	})
+	s.forget(s.TB)
+	// The client alone may go on, too.
+	c.walk(s, f, l, []step{
+		{'c', "", fresh, false}, {'s', "", answered, false}, {by: 't', flags: "3s"}, {'c', "", lasting, assured},
 	})
 	s.forget(s.TB)
 	c.walk(s, f, l, []step{
-		{'c', "", fresh, false}, {'s', "", answered, true}, {'c', "", answered, true},
-		{by: 't', flags: "3s"}, {'s', "", lasting, true}, {'c', "", lasting, true},
+		{'c', "", fresh, false}, {'s', "", answered, false}, {'c', "", answered, false}, {'s', "", answered, false},
+		{by: 't', flags: "3s"}, {'s', "", lasting, assured}, {'c', "", lasting, assured},
 	})
 }

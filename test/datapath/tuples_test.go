@@ -66,7 +66,7 @@ func tuplesAtBackend() []testCase {
 				s.from("a", direct).peer("b", direct)
 				s.from("b", direct.answer("")).peer("a", direct.answer(""))
 				answer := got.answer(l.reply)
-				s.from("b", answer).peer("a", s.delivered("a", answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })), l.answerEvent()...)
+				s.from("b", answer).peer("a", s.delivered("a", answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })))
 				s.forget(s.TB)
 			}
 		}),
@@ -75,7 +75,7 @@ func tuplesAtBackend() []testCase {
 			s.from("a", one).peer("b", s.byGateway(f, "b", one, l.backend()), "ct_created")
 			got := s.publishedElsewhere(f, "d", l, two)
 			answer := got.answer(l.reply)
-			s.from("b", answer).peer("d", s.delivered("d", answer.with(func(a *packet) { a.src, a.dst = two.dst, two.src })), l.answerEvent()...)
+			s.from("b", answer).peer("d", s.delivered("d", answer.with(func(a *packet) { a.src, a.dst = two.dst, two.src })))
 		}),
 		times(all, "published_of_host_high_port-gateway_port", func(s *scenario, f family, l l4) {
 			l.sport = 40001
@@ -143,14 +143,14 @@ func (s *scenario) hostMoves(f family, l l4, client string) {
 
 	answer := left.answer(l.reply)
 	toHost := s.delivered("gw1", answer.with(func(a *packet) { a.dst = host.src }))
-	s.from("b", answer).queued("gw1", toHost, l.answerEvent()...)
+	s.from("b", answer).queued("gw1", toHost)
 	if l.proto == tcp {
 		host.flags, left.flags = "A", "A"
 		s.from("gw1", host).peer("b", left, "ct_confirmed")
 	}
 	// The older one is as it was.
 	answer = got.answer(l.reply)
-	s.from("b", answer).peer(client, s.delivered(client, answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })), l.answerEvent()...)
+	s.from("b", answer).peer(client, s.delivered(client, answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })))
 }
 
 func privilegedPorts() []testCase {
@@ -170,7 +170,7 @@ func privilegedPorts() []testCase {
 				}
 				left := p.routed().with(func(p *packet) { p.src = at(f.uplink, moved) })
 				sending.neigh(f, left, append(r.tries(), "ct_created")...)
-				s.answers("b", p, left, l.reply, l.answerEvent()...)
+				s.answers("b", p, left, l.reply)
 			}
 		}
 	})
@@ -184,7 +184,7 @@ func TestOtherNAT(t *testing.T) {
 		times(protocols()[:2], "masqueraded_port_of_guest-other_port", func(s *scenario, f family, l l4) {
 			s.guestFlow(f, l, at(f.remote, l.dport))
 			p := s.via(f, "a", l, at(f.remote, l.dport))
-			s.answers("a", p, s.opensElsewhere(f, l, p), l.reply, l.answerEvent()...)
+			s.answers("a", p, s.opensElsewhere(f, l, p), l.reply)
 		}),
 		times(protocols()[:2], "routed_by_stack_port_of_guest-other_port", func(s *scenario, f family, l l4) {
 			s.guestFlow(f, l, at(f.remote, l.dport))
@@ -310,7 +310,7 @@ func TestRouteOfAnswer(t *testing.T) {
 			answer := got.answer(l.reply)
 			out := answer.routed().with(func(a *packet) { a.src = p.dst })
 			s.from("b", answer).expect(expectation{verdict: redirected, out: out, mark: doneMark, to: []string{want},
-				counts: s.neighCounts(out, l.answerEvent()...)})
+				counts: s.neighCounts(out)})
 			kind := portUnreachable(f)
 			e := s.via(f, "b", l4{}, at(f.remote, 0))
 			e.icmp, e.payload = &kind, s.quoting(got, got)

@@ -105,6 +105,7 @@ func (w *world) gc() error {
 // forget empties the tables the datapath writes.
 func (w *world) forget(tb testing.TB) {
 	tb.Helper()
+	must(tb, w.tables["fl_ct_used"].Put(uint32(0), uint64(0)))
 	for _, name := range []string{"fl_ct", "fl_ct_new", "fl_frag"} {
 		m := w.tables[name]
 		var keys [][]byte

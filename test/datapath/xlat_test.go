@@ -90,7 +90,7 @@ func xlatFlows() []testCase {
 			got := s.requested(f, l, p)
 			s.arrive(p).becomes(got, "ct_created")
 			answer := got.answer(l.reply).with(func(a *packet) { a.tos = 0x17 })
-			s.from("b", answer).leaves(f, s.answered(answer, p), l.answerEvent()...)
+			s.from("b", answer).leaves(f, s.answered(answer, p))
 			p.flags, p.mss = "A", 0
 			got = s.requested(f, l, p)
 			if l.proto == tcp {
@@ -113,7 +113,7 @@ func xlatFlows() []testCase {
 				answer := got.answer(l.reply)
 				want := atomic(s.TB, s.delivered("d", answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })))
 				sending := s.from("b", answer)
-				sending.peer("d", want.identified(sending.do()), l.answerEvent()...)
+				sending.peer("d", want.identified(sending.do()))
 			}
 		}),
 		times(xlated(), "xlat_summed-agrees", func(s *scenario, f family, l l4) {
@@ -146,9 +146,9 @@ func xlatPorts() []testCase {
 			}
 			sending.becomes(gotTwo, event...)
 			answer := gotTwo.answer(l.reply)
-			s.from("b", answer).leaves(f, s.answered(answer, two), l.answerEvent()...)
+			s.from("b", answer).leaves(f, s.answered(answer, two))
 			answer = gotOne.answer(l.reply)
-			s.from("b", answer).leaves(f, s.answered(answer, one), l.answerEvent()...)
+			s.from("b", answer).leaves(f, s.answered(answer, one))
 		}),
 		times(xlated(), "xlat_port_published-peer", func(s *scenario, f family, l l4) {
 			// The host's own sockets do not have it, but answers to it would be taken for a flow to it.
@@ -173,7 +173,7 @@ func xlatHeaders() []testCase {
 			}
 			got := s.requested(f, l, p)
 			s.arrive(p).becomes(got, "ct_created")
-			s.from("b", got.answer(l.reply)).leaves(f, s.answered(got.answer(l.reply), p), l.answerEvent()...)
+			s.from("b", got.answer(l.reply)).leaves(f, s.answered(got.answer(l.reply), p))
 		}),
 		times(xlated()[1:], "xlat_without_sum-peer", func(s *scenario, f family, l l4) {
 			// IPv6 demands a sum, so it is made; in IPv4 there may be none.
@@ -212,7 +212,7 @@ func xlatFragments() []testCase {
 			answer := got.answer("")
 			left := s.answered(answer, p).with(func(a *packet) { a.id = p.id })
 			first, later = fragments(answer)
-			s.from("b", first).leaves(f, left.as(first.frag), "ct_confirmed")
+			s.from("b", first).leaves(f, left.as(first.frag))
 			s.from("b", later).leaves(f, left.as(later.frag))
 		}),
 		[]testCase{{name: "udp-xlat_fragment_without_sum-unsupported", only: "ipv4", run: func(s *scenario, f family) {
@@ -250,15 +250,15 @@ func xlatTooBig() []testCase {
 		times(xlated(), "xlat_too_big-packet_too_big", func(s *scenario, f family, l l4) {
 			room := narrowMTU - xlatGrowth(f)
 			p, answer := open(s, f, l, room)
-			s.from("b", answer).leaves(f, s.answered(answer, p), l.answerEvent()...)
+			s.from("b", answer).leaves(f, s.answered(answer, p))
 			_, answer = open(s, f, l, room+1)
 			kind := packetTooBig(f.other(), uint32(room))
-			s.from("b", answer).refused("too_big", unpadded{s.complains(f.other(), answer, kind)}, l.answerEvent()...)
+			s.from("b", answer).refused("too_big", unpadded{s.complains(f.other(), answer, kind)})
 		}),
 		times(xlated(), "xlat_segments-packet_too_big", func(s *scenario, f family, l l4) {
 			header := map[bool]uint32{true: 20, false: 8}[l.proto == tcp] + map[bool]uint32{true: 20, false: 40}[f.is4()]
 			p, answer := open(s, f, l, 3000)
-			s.from("b", answer).gso(narrowMTU-header).leaves(f, s.answered(answer, p).with(func(a *packet) { a.noDF = false }), l.answerEvent()...)
+			s.from("b", answer).gso(narrowMTU-header).leaves(f, s.answered(answer, p).with(func(a *packet) { a.noDF = false }))
 			kind := packetTooBig(f.other(), uint32(narrowMTU-xlatGrowth(f)))
 			s.from("b", answer).gso(narrowMTU-header+1).refused("too_big", unpadded{s.complains(f.other(), answer, kind)})
 		}),
@@ -269,7 +269,7 @@ func xlatTooBig() []testCase {
 			answer.id, answer.noDF = 9, true
 			answer.frag = &fragment{offset: 0, n: 1256, more: true}
 			kind := packetTooBig(f.other(), narrowMTU-28)
-			s.from("b", answer).refused("too_big", unpadded{s.complains(f.other(), answer, kind)}, "ct_confirmed")
+			s.from("b", answer).refused("too_big", unpadded{s.complains(f.other(), answer, kind)})
 		}}},
 	)
 }
@@ -303,7 +303,7 @@ func xlatRefused() []testCase {
 			got := s.requested(f, l, p)
 			s.arrive(p).becomes(got, "ct_created")
 			defer s.withoutRoute(f)()
-			s.from("b", got.answer(l.reply)).dropped("no_route", l.answerEvent()...)
+			s.from("b", got.answer(l.reply)).dropped("no_route")
 		}),
 	)
 }
