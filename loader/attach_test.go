@@ -344,7 +344,8 @@ func TestCgroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := os.MkdirTemp(parent, "fl-loader-test-")
+	defer parent.Close()
+	root, err := os.MkdirTemp(parent.Name(), "fl-loader-test-")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -35,6 +36,8 @@ type Datapath struct {
 	adopted bool
 	progs   map[string]*ebpf.Program
 	cgroup  map[string]ebpf.AttachType // programs of the cgroup, and where they go
+
+	cgroupTrouble atomic.Pointer[string] // nil: not looked yet
 }
 
 // Open takes over the datapath in cfg.BPFDir, or brings it there: maps that

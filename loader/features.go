@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -100,7 +101,7 @@ func probes() []probe {
 		{"socket programs", false, tried(helper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie), version{5, 7}),
 			"Published ports are not reachable through 127.0.0.1 from the host itself."},
 		{"cgroup2", false, findCgroupRoot,
-			"Published ports are not reachable through 127.0.0.1 from the host itself. Mount it: mount -t cgroup2 none /sys/fs/cgroup/unified"},
+			"Published ports are not reachable through 127.0.0.1 from the host itself. Mount it where the daemon runs, in the host's cgroup namespace: mount -t cgroup2 none /sys/fs/cgroup/unified"},
 		{"btf", false, findBTF, "Tools such as bpftool show tables as plain bytes; Fairlead itself does not need it."},
 		{"jit", false, findJIT, "Programs are interpreted, which is several times slower. Set sysctl net.core.bpf_jit_enable=1"},
 		{"memory lock", false, findMemlock, "Before Linux 5.11, loading may fail for want of locked memory."},
@@ -177,7 +178,11 @@ func findCgroupRoot() (bool, string) {
 	if err != nil {
 		return false, err.Error()
 	}
-	return true, "mounted at " + root
+	defer root.Close()
+	if info, err := root.Stat(); err != nil || info.Sys().(*syscall.Stat_t).Ino != rootCgroup {
+		return false, partOfCgroups(root.Name())
+	}
+	return true, "mounted at " + root.Name()
 }
 
 func findBTF() (bool, string) {

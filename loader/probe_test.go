@@ -5,10 +5,15 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 func TestParseVersion(t *testing.T) {
@@ -80,15 +85,87 @@ func TestProbe(t *testing.T) {
 
 func TestMounts(t *testing.T) {
 	const text = `25 30 0:23 / /sys rw,nosuid shared:7 - sysfs sysfs rw
-36 25 0:32 /../.. /sys/fs/cgroup/inner rw - cgroup2 cgroup rw
 37 25 0:32 / /sys/fs/cgroup/with\040space rw shared:9 - cgroup2 cgroup2 rw,nsdelegate
 nonsense
 `
-	root, err := pickCgroup(parseMounts(text))
-	if root != "/sys/fs/cgroup/with space" || err != nil {
-		t.Errorf("cgroup %q, %v", root, err)
+	want := []mount{{"/", "/sys", "sysfs", "sysfs"}, {"/", "/sys/fs/cgroup/with space", "cgroup2", "cgroup2"}}
+	if got := parseMounts(text); !slices.Equal(got, want) {
+		t.Errorf("mounts %+v, want %+v", got, want)
 	}
-	if _, err := pickCgroup(parseMounts("")); !errors.Is(err, ErrNoCgroup) {
-		t.Errorf("no cgroup: %v", err)
+}
+
+// The root of all cgroups is found: not where another mount hides it, before what shows a part, and
+// by way of a part from a cgroup namespace that sees no more.
+func TestPickCgroup(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes a cgroup")
 	}
+	root, err := findCgroup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	part, err := os.MkdirTemp(root.Name(), "fl-loader-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(part)
+	at := func(points ...string) (mounts []mount) {
+		for _, p := range points {
+			mounts = append(mounts, mount{"/", p, "cgroup2", "cgroup2"})
+		}
+		return mounts
+	}
+	hidden := t.TempDir() // no cgroup2
+	for name, mounts := range map[string][]mount{
+		"root": at(root.Name()), "hidden": at("/no/such", hidden, root.Name()), "part first": at(part, root.Name()),
+		"root first": at(root.Name(), part), "part alone": at(hidden, part),
+	} {
+		f, err := pickCgroup(mounts)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if info, err := f.Stat(); err != nil || info.Sys().(*syscall.Stat_t).Ino != rootCgroup {
+			t.Errorf("%s: %s is not the root, or %v", name, f.Name(), err)
+		}
+		f.Close()
+	}
+	// Without the capability for handles the part is all there is, and is known to be one.
+	without := make(chan string)
+	go func() {
+		runtime.LockOSThread() // the thread ends with the goroutine
+		without <- pickWithout(at(part))
+	}()
+	if got := <-without; got != part {
+		t.Errorf("without CAP_DAC_READ_SEARCH: %s, want %s", got, part)
+	}
+	for name, mounts := range map[string][]mount{"none": nil, "hidden": at(hidden), "other": {{"/", root.Name(), "cgroup", "cgroup"}}} {
+		if f, err := pickCgroup(mounts); !errors.Is(err, ErrNoCgroup) {
+			t.Errorf("%s: %v, %v, want no cgroup", name, f, err)
+		}
+	}
+}
+
+// pickWithout picks from mounts on a thread that gives a capability up, and returns the place of
+// the cgroup that is not the root, or what is wrong.
+func pickWithout(mounts []mount) string {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return err.Error()
+	}
+	data[0].Effective &^= 1 << unix.CAP_DAC_READ_SEARCH
+	if err := unix.Capset(&hdr, &data[0]); err != nil {
+		return err.Error()
+	}
+	f, err := pickCgroup(mounts)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Sys().(*syscall.Stat_t).Ino == rootCgroup {
+		return fmt.Sprint("the root, or ", err)
+	}
+	return f.Name()
 }

@@ -52,6 +52,18 @@ func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*m
 	return b.Controller.CreateSandbox(ctx, spec)
 }
 
+// Warnings tells what CreateSandbox accepts but does not serve; [api.Backend].
+func (b *backend) Warnings(spec model.SandboxSpec) []string {
+	warnings := b.Controller.Warnings(spec)
+	if len(spec.Ports) == 0 && !spec.PublishAll || len(warnings) > 0 {
+		return warnings
+	}
+	if trouble := b.daemon.datapath.CgroupTrouble(); trouble != "" {
+		return []string{"Programs of the host do not reach published ports at the host's own addresses, 127.0.0.1 among them: " + trouble}
+	}
+	return nil
+}
+
 // refuseHost is the refusal to take the host for a sandbox.
 func refuseHost(path string) error {
 	return &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(
