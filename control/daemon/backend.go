@@ -52,6 +52,52 @@ func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*m
 	return b.Controller.CreateSandbox(ctx, spec)
 }
 
+// Sandbox finds a sandbox; [api.Backend]. One that an engine made just now may be asked for by a name
+// that the engine has not told yet.
+func (b *backend) Sandbox(ref string) (*model.Sandbox, error) {
+	sb, err := b.Controller.Sandbox(ref)
+	if errors.Is(err, model.ErrNotFound) && b.learn() {
+		sb, err = b.Controller.Sandbox(ref)
+	}
+	return sb, err
+}
+
+// Network is the same for networks.
+func (b *backend) Network(ref string) (*model.Network, error) {
+	n, err := b.Controller.Network(ref)
+	if errors.Is(err, model.ErrNotFound) && b.learn() {
+		n, err = b.Controller.Network(ref)
+	}
+	return n, err
+}
+
+// learn asks the engine for names, if some of its own lack theirs, and reports whether it told.
+func (b *backend) learn() bool {
+	if b.daemon.namer == nil || !nameless(b.Snapshot()) {
+		return false
+	}
+	err := b.daemon.namer.Learn(context.Background()) // it gives up by itself
+	if err != nil {
+		b.daemon.log.Debug("the engine does not tell its names", "err", err)
+	}
+	return err == nil
+}
+
+// nameless reports whether the engine has not told the name of something of its own.
+func nameless(s *model.Snapshot) bool {
+	for _, sb := range s.Sandboxes {
+		if sb.Foreign && sb.EngineID == "" {
+			return true
+		}
+	}
+	for _, n := range s.Networks {
+		if n.Foreign && n.MadeAs == "" {
+			return true
+		}
+	}
+	return false
+}
+
 // Warnings tells what CreateSandbox accepts but does not serve; [api.Backend].
 func (b *backend) Warnings(spec model.SandboxSpec) []string {
 	warnings := b.Controller.Warnings(spec)

@@ -166,21 +166,26 @@ type network struct {
 	IPAM struct{ Config []struct{ Subnet string } }
 }
 
-// learn asks for the names and passes them on. all: every network and sandbox of the
-// engine's was among them.
-func (n *Namer) learn(ctx context.Context) (all bool, err error) {
+// Learn asks the engine at once, as for a name that somebody asks for and is not known yet.
+func (n *Namer) Learn(ctx context.Context) error {
+	_, err := n.askNames(ctx, "")
+	return err
+}
+
+// askNames asks for the names and passes them on.
+func (n *Namer) askNames(ctx context.Context, engine string) (names model.EngineNames, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var networks []network
 	if err := n.ask(ctx, "/networks", &networks); err != nil {
-		return false, err
+		return names, err
 	}
 	var containers []container
 	if err := n.ask(ctx, "/containers/json", &containers); err != nil {
-		return false, err
+		return names, err
 	}
-	names := model.EngineNames{
-		Engine: n.engine, Networks: map[string]string{}, Subnets: map[netip.Prefix]bool{}, Containers: map[string]model.EngineName{},
+	names = model.EngineNames{
+		Engine: engine, Networks: map[string]string{}, Subnets: map[netip.Prefix]bool{}, Containers: map[string]model.EngineName{},
 	}
 	for _, network := range networks {
 		names.Networks[network.ID] = network.Name
@@ -195,7 +200,14 @@ func (n *Namer) learn(ctx context.Context) (all bool, err error) {
 			names.Containers[e.EndpointID] = model.EngineName{Name: c.name(), ID: c.ID}
 		}
 	}
-	if err := n.names.NameForeign(ctx, names); err != nil {
+	return names, n.names.NameForeign(ctx, names)
+}
+
+// learn asks for the names, passes them on, and has removed what the engine does not have. all:
+// every network and sandbox of the engine's was among them.
+func (n *Namer) learn(ctx context.Context) (all bool, err error) {
+	names, err := n.askNames(ctx, n.engine)
+	if err != nil {
 		return false, err
 	}
 	if err := n.forget(ctx, names); err != nil {

@@ -57,6 +57,24 @@ func (f *fakeNames) last() (model.EngineNames, int) {
 	return f.names[len(f.names)-1], len(f.names)
 }
 
+// Asked to, it learns at once.
+func TestNamerLearns(t *testing.T) {
+	e := &fakeEngine{socket: filepath.Join(t.TempDir(), "docker.sock"), asked: make(chan string, 100), name: "anna"}
+	names := &fakeNames{}
+	n := NewNamer(e.socket, names, slog.New(slog.DiscardHandler))
+	if err := n.Learn(t.Context()); err == nil {
+		t.Error("learnt without an engine")
+	}
+	defer e.start(t).Close()
+	if err := n.Learn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, times := names.last()
+	if times != 1 || got.Engine != "" || got.Networks["n1"] != "web" || got.Containers["e1"] != (model.EngineName{Name: "anna", ID: "c1"}) {
+		t.Errorf("told %d times, last %+v", times, got)
+	}
+}
+
 func eventually(t *testing.T, what string, try func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !try(); time.Sleep(5 * time.Millisecond) {

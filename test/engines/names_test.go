@@ -13,6 +13,13 @@ import (
 // them, also after docker rename; a name that Fairlead has given stays with who has it.
 func names(d *docker) {
 	d.docker("network", "create", "-d", "fairlead", "web")
+	for range 5 { // at once
+		id := d.docker("run", "-d", "-P", "--expose", "80", "--network", "web", image)
+		if out := d.Fairlead("port", id, "80/tcp"); !strings.HasPrefix(out, "0.0.0.0:") {
+			d.Errorf("fairlead port: %q", out)
+		}
+		d.docker("rm", "-f", id)
+	}
 	d.run("ben", "--network", "web", "-p", "18080:80")
 	d.shown("ben", "{{.ID}}")
 	shows := func(want string, args ...string) {
