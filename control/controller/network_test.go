@@ -186,6 +186,7 @@ func TestCreateNetworkSubnets(t *testing.T) {
 		{"dual by option", model.NetworkSpec{Options: map[string]string{optIPv4: "true", optIPv6: "true"}}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
 		{"IPv4 by option", model.NetworkSpec{Options: map[string]string{optIPv6: "false"}}, "172.31.0.0/16 172.31.0.1", "172.31.0.2"},
 		{"option and flag", model.NetworkSpec{EnableIPv6: true, Options: map[string]string{optIPv6: "false"}}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
+		{"IPv4 link-local", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("169.254.170.0/24")}}, "169.254.170.0/24 169.254.170.1", "169.254.170.2"},
 		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("0.0.0.0/26")}}, "172.29.1.0/26 172.29.1.1", "172.29.1.2"},
 		{"dual-by-subnet", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("2001:db8::/64"), subnet("10.3.0.0/24")}},
 			"10.3.0.0/24 10.3.0.1, 2001:db8::/64 2001:db8::1", "10.3.0.2 2001:db8::2"},
@@ -254,6 +255,7 @@ func networkRefusals() []networkRefusal {
 	return []networkRefusal{
 		{"name dot", model.NetworkSpec{Name: "."}, model.ErrInvalid, "means a directory"},
 		{"name dots", model.NetworkSpec{Name: ".."}, model.ErrInvalid, "means a directory"},
+		{"IPv6 link-local", sub(subnet("fe80:1::/64")), model.ErrInvalid, "IPv6 link-local addresses cannot be a network's"},
 		{"no family", model.NetworkSpec{Name: "n", NoIPv4: true}, model.ErrInvalid, "neither IPv4 nor IPv6 (add --ipv6)"},
 		{"no family by option", opt(optIPv4, "false"), model.ErrInvalid, "neither IPv4 nor IPv6"},
 		{"no IPv4 and its subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("10.9.0.0/24")}}, model.ErrInvalid, "is to have no IPv4 and has an IPv4 subnet"},

@@ -238,8 +238,8 @@ func validateSubnet(sp model.SubnetSpec) error {
 		return refuse(model.ErrInvalid, "invalid subnet %v: larger than /8 (make it smaller)", p)
 	case p.Bits() == a.BitLen():
 		return refuse(model.ErrInvalid, "invalid subnet %v: no room for a gateway and a sandbox (want /%d or larger)", p, a.BitLen()-1)
-	case a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast():
-		return refuse(model.ErrInvalid, "invalid subnet %v: loopback, link-local and multicast addresses cannot be a network's (choose another --subnet)", p)
+	case a.IsLoopback() || a.IsMulticast() || a.Is6() && a.IsLinkLocalUnicast():
+		return refuse(model.ErrInvalid, "invalid subnet %v: loopback, multicast and IPv6 link-local addresses cannot be a network's (choose another --subnet)", p)
 	case a.IsUnspecified() && (sp.Gateway.IsValid() || sp.IPRange.IsValid() || len(sp.Aux) > 0):
 		return refuse(model.ErrInvalid, "subnet %v asks for a pool of that size, so ip-range, gateway and auxiliary addresses cannot be known (give a full --subnet)", p)
 	}

@@ -60,6 +60,24 @@ func TestAddressesAndRoutes(t *testing.T) {
 
 // A program may share a namespace, the host's or another sandbox's, or have one
 // that leads nowhere; a sandbox may be a namespace that someone else made.
+// A network may have IPv4 link-local addresses, as those of the credentials of some clouds, and
+// works as any other.
+func TestLinkLocalSubnet(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t, lab.Config{})
+	l.Fairlead("network", "create", "--subnet", "169.254.170.0/24", "credentials")
+	a := l.Sandbox("anna", "--network", "credentials", "--ip", "169.254.170.2", "-p", "8080:80")
+	b := l.Sandbox("ben", "--network", "credentials")
+	l.HTTP(a.Host, "anna", 80)
+	l.HTTP(l.Outside, "outside", 8000)
+	l.Get(b.Host, "169.254.170.2", 80, "anna", b.IP(lab.IPv4))
+	l.Get(l.Host, "169.254.170.2", 80, "anna", "169.254.170.1")
+	l.Get(l.Host, "127.0.0.1", 8080, "anna", "")
+	l.Get(l.Outside, lab.Host4, 8080, "anna", lab.Outside4)
+	l.Get(b.Host, lab.Outside4, 8000, "outside", lab.Host4)
+	l.Ping(b.Host, lab.Internet4)
+}
+
 func TestNamespaces(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Config{})
