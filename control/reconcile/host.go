@@ -243,6 +243,24 @@ func noFamily(err error) bool {
 // tryBind binds a socket in the calling thread's namespace, without listening.
 // One of IPv6 that is not of it alone is of both families.
 func tryBind(proto model.Proto, at netip.AddrPort, alone bool) error {
+	err := bind(proto, at, alone, false)
+	if proto != model.TCP || !errors.Is(err, unix.EADDRINUSE) {
+		return err
+	}
+	// What is left of closed connections does not occupy the port; a program that bound it and
+	// is about to listen does, though it shares the port as well.
+	if err := bind(proto, at, alone, true); err != nil {
+		return err
+	}
+	reserved, err := rtnl.Reserved(at.Port())
+	if err == nil && reserved {
+		err = unix.EADDRINUSE
+	}
+	return err
+}
+
+// bind binds a socket, sharing the port with others that share it or not, and lets go of it.
+func bind(proto model.Proto, at netip.AddrPort, alone, share bool) error {
 	kind := unix.SOCK_STREAM
 	if proto == model.UDP {
 		kind = unix.SOCK_DGRAM
@@ -272,8 +290,7 @@ func tryBind(proto model.Proto, at netip.AddrPort, alone bool) error {
 			return err
 		}
 	}
-	if kind == unix.SOCK_STREAM {
-		// What is left of closed connections does not occupy the port.
+	if share {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 			return err
 		}

@@ -32,6 +32,22 @@ func TestPortFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer udp.Close()
+	for port, family := range map[int]int{81: unix.AF_INET, 82: unix.AF_INET6} {
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		var at unix.Sockaddr = &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
+		if family == unix.AF_INET6 {
+			at = &unix.SockaddrInet6{Port: port}
+		}
+		err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, at))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	leftConnection(t, 83)
 	addr := netip.MustParseAddr
 	tests := map[string]struct {
 		proto       model.Proto
@@ -47,11 +63,38 @@ func TestPortFree(t *testing.T) {
 		"within a range":               {model.TCP, netip.Addr{}, 8000, 100, unix.EADDRINUSE},
 		"UDP":                          {model.UDP, addr("::"), 5353, 1, unix.EADDRINUSE},
 		"not the host's address":       {model.TCP, addr("192.0.2.1"), 80, 1, unix.EADDRNOTAVAIL},
+		"bound, about to listen":       {model.TCP, addr("127.0.0.1"), 81, 1, unix.EADDRINUSE},
+		"bound, every address":         {model.TCP, netip.Addr{}, 81, 1, unix.EADDRINUSE},
+		"bound, another family":        {model.TCP, addr("::1"), 81, 1, nil},
+		"bound, both families":         {model.TCP, addr("127.0.0.1"), 82, 1, unix.EADDRINUSE},
+		"left of a connection":         {model.TCP, netip.Addr{}, 83, 1, nil},
 		"the last port":                {model.TCP, netip.Addr{}, 65535, 1, nil},
 	}
 	for name, tt := range tests {
 		if err := w.r.PortFree(tt.proto, tt.addr, tt.port, tt.count); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", name, err, tt.want)
+		}
+	}
+}
+
+// leftConnection makes a connection to a port whose server closes first and is gone.
+func leftConnection(t *testing.T, port int) {
+	t.Helper()
+	l, err := net.Listen("tcp4", fmt.Sprint("127.0.0.1:", port)) // with SO_REUSEADDR
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []interface{ Close() error }{l, s, c} {
+		if err := what.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -3,10 +3,12 @@
 package rtnl
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/model"
@@ -33,4 +35,39 @@ func Bound(proto model.Proto, port uint16) ([]netip.Addr, error) {
 		}
 	}
 	return addrs, nil
+}
+
+// tcpBoundInactive asks for sockets that are bound and neither listen nor are connected
+// (TCP_BOUND_INACTIVE, Linux 6.8). They are listed as closed, which nothing else is.
+const tcpBoundInactive = 13
+
+// Reserved reports whether a TCP socket in the calling thread's namespace has a port but neither listens
+// nor was connected. Kernels before 6.8 list none of these: there it is so if no socket is
+// listed that has the port. For the caller knows that it is not free.
+func Reserved(port uint16) (bool, error) {
+	states, seen := map[uint8]bool{}, false
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		msgs, err := diagnose(family)
+		if err != nil {
+			return false, fmt.Errorf("list sockets of %v: %w", model.TCP, err)
+		}
+		for _, m := range msgs {
+			// struct inet_diag_msg: the state is its second byte, the port at 4.
+			if len(m) >= 6 && binary.BigEndian.Uint16(m[4:]) == port {
+				states[m[1]], seen = true, true
+			}
+		}
+	}
+	return states[netlink.TCP_CLOSE] || !seen, nil
+}
+
+// diagnose lists the TCP sockets of a family, in every state.
+func diagnose(family uint8) ([][]byte, error) {
+	const size = 56 // struct inet_diag_req_v2
+	body := make([]byte, size)
+	body[0], body[1] = family, unix.IPPROTO_TCP
+	binary.NativeEndian.PutUint32(body[4:], 0xfff|1<<tcpBoundInactive)
+	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+	req.AddRawData(body)
+	return req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
 }
