@@ -63,7 +63,7 @@ func TestPodman(t *testing.T) {
 	}
 	id := p.do("inspect", "--format", "{{.Id}}", "web")[:12]
 	p.wantSandboxes("cni-"+id+" pods", 1)
-	if got, want := p.Fairlead("port", "cni-"+id), "80/tcp -> 0.0.0.0:8080"; got != want {
+	if got, want := p.Fairlead("port", "cni-"+id), "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080"; got != want {
 		t.Errorf("fairlead port: %q, want %q", got, want)
 	}
 	if got := p.Inspect("cni-" + id).Config.Labels["io.kubernetes.pod.name"]; got != "web" {

@@ -93,7 +93,7 @@ func publishes(d *docker) {
 			d.Errorf("fairlead ps shows %q, not %q", ports, want)
 		}
 	}
-	if got := d.Fairlead("port", "ben", "5000/udp"); got != "0.0.0.0:5000" {
+	if got := d.Fairlead("port", "ben", "5000/udp"); got != "0.0.0.0:5000\n[::]:5000" {
 		d.Errorf("fairlead port: %q", got)
 	}
 	d.Get(d.Outside, lab.Host4, chosen(d, ports), "ben", lab.Outside4)
@@ -379,7 +379,7 @@ func connects(d *docker) {
 		}
 		d.docker("network", "disconnect", "aaa", "ben")
 		serves("beta")
-		if ports := d.shown("ben", "{{.Ports}}"); ports != "0.0.0.0:18080->80/tcp" {
+		if ports := d.shown("ben", "{{.Ports}}"); ports != "0.0.0.0:18080->80/tcp, [::]:18080->80/tcp" {
 			d.Errorf("fairlead ps shows %q", ports)
 		}
 	}

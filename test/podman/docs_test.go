@@ -36,7 +36,7 @@ func TestPodmanDocs(t *testing.T) {
 	e.install(e.Binary, "usr/local/bin/fairlead")
 	e.install(busybox, "bin/busybox")
 	r := e.inside("sh", "-c", script)
-	if r.Code != 0 || commands != 12 || strings.Count(r.Stdout, "hello\n") != 2 || !strings.Contains(r.Stdout, "0.0.0.0:18080->80/tcp   web") {
+	if r.Code != 0 || commands != 12 || strings.Count(r.Stdout, "hello\n") != 2 || !strings.Contains(r.Stdout, "0.0.0.0:18080->80/tcp, [::]:18080->80/tcp   web") {
 		t.Errorf("%d commands ended with status %d\n%s", commands, r.Code, r.Output())
 	}
 	e.want(0)
