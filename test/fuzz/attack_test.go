@@ -109,6 +109,10 @@ func attacks(f lab.Family) []attack {
 		attack{row: "S6", name: "a first fragment, to a sandbox", flows: []flow{tcp("out", at("b1"), 80)}, steps: []step{{Kind: "forward", Flags: syn, Len: 128, Frags: []int{0}, ID: 7}}},
 		attack{row: "S6", name: "a stray later fragment, to a sandbox", flows: []flow{tcp("out", at("b1"), 80)}, steps: []step{{Kind: "forward", Flags: syn, Len: 128, Frags: []int{1}, ID: 7}}},
 		attack{row: "N15", name: "fragments in order", flows: []flow{udp("out", host, 8081)}, steps: []step{{Kind: "forward", Len: 128, Frags: []int{0, 1, 2}, ID: 9}}, reach: []string{"b1"}})
+	for _, order := range [][]int{{2, 1, 0}, {1, 0, 2}, {0, 2, 1}} {
+		list = append(list, attack{row: "N15", name: "fragments out of order", flows: []flow{udp("out", host, 8081)},
+			steps: []step{{Kind: "forward", Len: 128, Frags: order, ID: 9}}, reach: []string{"b1"}})
+	}
 	if f == lab.IPv6 {
 		list = append(list,
 			attack{row: "S7", name: "a link-local address, from outside", flows: []flow{from(udp("out", host, 8081), netip.MustParseAddr("fe80::99"))}, steps: []step{send}})

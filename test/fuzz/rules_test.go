@@ -43,6 +43,7 @@ var rules = []rule{
 	{"SYN again", synAgain},
 	{"exact segments", exactSegments},
 	{"exact end", exactEnd},
+	{"revived flow", revivedFlow},
 }
 
 // parting are rules after which the twins' flows are not the same: what follows is not compared.
@@ -57,6 +58,9 @@ var parting = []rule{
 // known are faults that are not fixed, by their row in docs/fuzzing.md. Each has a sequence in testdata, which fails when it
 // shows the fault no more: then the row goes, and the sequence must find nothing from then on.
 var known = []rule{
+	{"F8", func(d difference) bool {
+		return d.is("out") && isICMP(d.flow().Proto) && d.portOf(d.fairlead) != d.flow().name() && d.portOf(d.kernel) == d.flow().name()
+	}},
 	{"F6", func(d difference) bool {
 		acked := d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) == ack })
 		return d.is("state") && d.fairlead.text == string(open) && d.kernel.text == string(opening) && !acked
@@ -72,9 +76,6 @@ var known = []rule{
 	}},
 	{"F3", func(d difference) bool {
 		return d.fairlead != nil && d.fairlead.p.icmpError() && d.flow().Client == "host" && d.st().Kind == "reverse"
-	}},
-	{"N15", func(d difference) bool {
-		return d.st().allFragments() && !d.flow().spoofed() && d.flow().DMAC == "" && (d.fairlead == nil || d.fairlead.p.fragment())
 	}},
 	{"F7", func(d difference) bool {
 		return d.fairlead != nil && d.kernel == nil && d.flow().DMAC == "" && slices.Contains(d.fairlead.p.bad, "TCP header")
@@ -97,18 +98,16 @@ func memberNetwork(a netip.Addr) string {
 	return ""
 }
 
-// spoofed says whether the source is not the client's.
-func (f *flow) spoofed() bool {
-	return f.Src.IsValid() && f.Src != nodeOf(f.Client).addr(familyOf(f.Src)) && !(networkOf(f.Client) == "" && internetAddr(f.Src))
-}
-
 func hostAddr(a netip.Addr) netip.Addr {
 	return netip.MustParseAddr(familyOf(a).Of(lab.Host4, lab.Host6))
 }
 
 // A receiver sees by itself that a checksum or a length is wrong. Fairlead changes a checksum with what it translates and lets
-// it be wrong; a router's stack and connection tracking look.
+// it be wrong, and the flow follows the packet; a router's stack and connection tracking look.
 func badChecksum(d difference) bool {
+	if d.is("state") {
+		return d.had(func(st step) bool { return st.Flip > 0 })
+	}
 	if d.fairlead == nil || d.kernel != nil {
 		return false
 	}
@@ -228,9 +227,15 @@ func exactEnd(d difference) bool {
 	shaking := d.kernel.text == string(opening)
 	return d.had(func(st step) bool {
 		exact := st.Seq == 0 || shaking && st.Kind == "reverse" && st.Flags&ack != 0 && st.Ack == 0
-		early := shaking && st.Kind == "reverse" && st.Seq >= 0 && st.Seq < defaultWindow
+		early := st.Kind == "reverse" && st.Seq >= 0 && st.Seq < defaultWindow
 		return st.Flags&rst != 0 && exact || st.Flags&fin != 0 && early
 	})
+}
+
+// What follows a RST shows that its receiver did not believe it (RFC 5961): Fairlead's flow lives on. The kernel's is closed.
+func revivedFlow(d difference) bool {
+	return d.is("state") && d.fairlead.text == string(open) && d.kernel.text == string(closing) &&
+		d.had(func(st step) bool { return st.Flags&rst != 0 })
 }
 
 // gist is what an ICMP error says without who says it and how much it embeds.
