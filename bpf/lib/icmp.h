@@ -131,15 +131,39 @@ static __always_inline int icmp_embedded_ports(struct __sk_buff *skb, const stru
 	return bpf_skb_store_bytes(skb, in->l4 + 4, &new[1], 2, 0);
 }
 
-/* The embedded packet becomes *to; the error's checksum follows. Checksums of
- * the embedded layer 4 are left: receivers cannot check them, most of the packet is missing. */
+/* Makes the embedded packet's own sum of layer 4 follow its new addresses and ports, where the quote
+ * is long enough to hold it; adds that to the difference of the ICMP checksum. */
+static __always_inline int icmp_embedded_sum(struct __sk_buff *skb, const struct pkt *in,
+					     const struct tuple *to, __s64 *diff)
+{
+	__be16 old[2] = {}, new[2] = {};
+	int off = csum_offset(in->t.proto);
+	__u64 sum;
+
+	if (off == CSUM_NONE || bpf_skb_load_bytes(skb, in->l4 + off, old, 2))
+		return 0;
+	if (in->t.proto == IPPROTO_UDP && !old[0])
+		return 0; /* there is none */
+	sum = (__u16)~old[0] + (__u64)to->sport + (__u16)~in->t.sport + to->dport +
+	      (__u16)~in->t.dport;
+	if (in->t.proto != IPPROTO_ICMP)
+		sum += addr_diff(&in->t.saddr, &to->saddr, in->flags & PKT_IP4) +
+		       addr_diff(&in->t.daddr, &to->daddr, in->flags & PKT_IP4);
+	new[0] = ~csum_fold(sum);
+	if (in->t.proto == IPPROTO_UDP && !new[0])
+		new[0] = 0xffff;
+	*diff = bpf_csum_diff((__be32 *)old, 4, (__be32 *)new, 4, *diff);
+	return bpf_skb_store_bytes(skb, in->l4 + off, new, 2, 0);
+}
+
+/* The embedded packet becomes *to; its checksums and the error's follow. */
 static __always_inline int icmp_rewrite_embedded(struct __sk_buff *skb, const struct pkt *p,
 						 const struct pkt *in, const struct tuple *to)
 {
 	__u32 l3 = embedded_l3(p);
 	__s64 diff = 0;
 
-	if (icmp_embedded_ports(skb, in, to, &diff))
+	if (icmp_embedded_sum(skb, in, to, &diff) || icmp_embedded_ports(skb, in, to, &diff))
 		return -DROP_NAT_FAILED;
 	if (p->flags & PKT_IP4) {
 		__be32 a[2] = { to->saddr.w[3], to->daddr.w[3] };

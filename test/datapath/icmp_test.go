@@ -165,23 +165,9 @@ func noErrors() []testCase {
 	}
 }
 
-// quoting is a packet as ICMP errors embed it after it was translated from how
-// it was to how it is: the checksum of its layer 4 is still the old one, as
-// whoever gets the error cannot check it.
-func (s *scenario) quoting(was, is packet) string {
-	b := is.ipBytes(s.TB)
-	old := was.ipBytes(s.TB)
-	l4 := len(b) - len(old) // 0
-	if is.is4() {
-		l4 += 20
-	} else {
-		l4 += 40
-	}
-	sum := map[bool]int{true: 16, false: 6}[is.proto == tcp]
-	if is.proto == echo {
-		sum = 2
-	}
-	copy(b[l4+sum:l4+sum+2], old[l4+sum:])
+// quoting is a packet as ICMP errors embed it: the IP header and more than eight bytes.
+func (s *scenario) quoting(p packet) string {
+	b := p.ipBytes(s.TB)
 	return string(b[:min(len(b), 64)])
 }
 
@@ -206,10 +192,10 @@ func errorsAboutMasqueraded() []testCase {
 			left := s.opens(f, p, at(f.uplink, l.sport))
 			for _, kind := range errorKinds(f) {
 				for _, who := range []netip.Addr{f.router, f.remote} {
-					quote := s.quoting(left, left)
+					quote := s.quoting(left)
 					e := s.outside(errorAbout(kind, who, f.uplink, quote))
 					got := e.with(func(e *packet) {
-						e.dst, e.payload = at(f.of(s.members["a"]), 0), s.quoting(left, left.with(func(q *packet) { q.src = p.src }))
+						e.dst, e.payload = at(f.of(s.members["a"]), 0), s.quoting(left.with(func(q *packet) { q.src = p.src }))
 					})
 					s.arrive(e).peer("a", s.delivered("a", got))
 				}
@@ -219,9 +205,9 @@ func errorsAboutMasqueraded() []testCase {
 			s.opens(f, s.via(f, "b", l, at(f.remote, l.dport)), at(f.uplink, l.sport))
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			left := s.opensElsewhere(f, l, p)
-			e := s.outside(errorAbout(portUnreachable(f), f.remote, f.uplink, s.quoting(left, left)))
+			e := s.outside(errorAbout(portUnreachable(f), f.remote, f.uplink, s.quoting(left)))
 			got := e.with(func(e *packet) {
-				e.dst, e.payload = at(f.of(s.members["a"]), 0), s.quoting(left, left.with(func(q *packet) { q.src = p.src }))
+				e.dst, e.payload = at(f.of(s.members["a"]), 0), s.quoting(left.with(func(q *packet) { q.src = p.src }))
 			})
 			s.arrive(e).peer("a", s.delivered("a", got))
 		}),
@@ -233,10 +219,10 @@ func errorsAboutMasqueraded() []testCase {
 			s.answers("a", p, left, l.reply)
 			for _, kind := range errorKinds(f) {
 				e := s.via(f, "a", l4{}, at(f.remote, 0))
-				e.icmp, e.payload = &kind, s.quoting(answer, answer)
+				e.icmp, e.payload = &kind, s.quoting(answer)
 				out := e.routed().with(func(e *packet) {
 					e.src = at(f.uplink, 0)
-					e.payload = s.quoting(answer, answer.with(func(q *packet) { q.dst = left.src }))
+					e.payload = s.quoting(answer.with(func(q *packet) { q.dst = left.src }))
 				})
 				s.from("a", e).neigh(f, out)
 			}
@@ -252,10 +238,10 @@ func errorsAboutPublished() []testCase {
 			s.arrive(p).peer("b", got, "ct_created")
 			kind := portUnreachable(f)
 			e := s.via(f, "b", l4{}, at(f.remote, 0))
-			e.icmp, e.payload = &kind, s.quoting(got, got)
+			e.icmp, e.payload = &kind, s.quoting(got)
 			out := e.routed().with(func(e *packet) {
 				e.src = at(f.second, 0)
-				e.payload = s.quoting(got, got.with(func(q *packet) { q.dst = p.dst }))
+				e.payload = s.quoting(got.with(func(q *packet) { q.dst = p.dst }))
 			})
 			s.from("b", e).neigh(f, out)
 		}),
@@ -265,8 +251,8 @@ func errorsAboutPublished() []testCase {
 			s.arrive(p).peer("b", got, "ct_created")
 			answer := got.answer(l.reply)
 			left := answer.with(func(a *packet) { a.src = p.dst })
-			e := s.outside(errorAbout(packetTooBig(f, 1280), f.router, f.second, s.quoting(left, left)))
-			want := e.with(func(e *packet) { e.dst, e.payload = at(f.of(s.members["b"]), 0), s.quoting(left, answer) })
+			e := s.outside(errorAbout(packetTooBig(f, 1280), f.router, f.second, s.quoting(left)))
+			want := e.with(func(e *packet) { e.dst, e.payload = at(f.of(s.members["b"]), 0), s.quoting(answer) })
 			s.arrive(e).peer("b", s.delivered("b", want))
 		}),
 		times(published(), "error_of_backend_to_other_network-peer", func(s *scenario, f family, l l4) {
@@ -275,10 +261,10 @@ func errorsAboutPublished() []testCase {
 			s.from("d", p).peer("b", got, "ct_created")
 			kind := portUnreachable(f)
 			e := s.via(f, "b", l4{}, at(got.src.Addr(), 0))
-			e.icmp, e.payload = &kind, s.quoting(got, got)
+			e.icmp, e.payload = &kind, s.quoting(got)
 			want := e.with(func(e *packet) {
 				e.src, e.dst = at(f.uplink, 0), at(p.src.Addr(), 0)
-				e.payload = s.quoting(got, got.with(func(q *packet) { q.src, q.dst = p.src, p.dst }))
+				e.payload = s.quoting(got.with(func(q *packet) { q.src, q.dst = p.src, p.dst }))
 			})
 			s.from("b", e).peer("d", s.delivered("d", want))
 		}),
@@ -289,7 +275,7 @@ func errorsAboutPublished() []testCase {
 			defer s.withoutRoute(f)()
 			kind := portUnreachable(f)
 			e := s.via(f, "b", l4{}, at(f.remote, 0))
-			e.icmp, e.payload = &kind, s.quoting(got, got)
+			e.icmp, e.payload = &kind, s.quoting(got)
 			s.from("b", e).dropped("no_route")
 		}),
 		times(published()[:1], "answer_without_route-stack", func(s *scenario, f family, l l4) {

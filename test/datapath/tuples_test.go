@@ -313,7 +313,7 @@ func TestRouteOfAnswer(t *testing.T) {
 				counts: s.neighCounts(out)})
 			kind := portUnreachable(f)
 			e := s.via(f, "b", l4{}, at(f.remote, 0))
-			e.icmp, e.payload = &kind, s.quoting(got, got)
+			e.icmp, e.payload = &kind, s.quoting(got)
 			if r := s.from("b", e).do(); len(r.to) != 1 || r.to[0] != want {
 				s.Errorf("an error about what was sent to %s goes to %v, want %s", asked, r.to, want)
 			}
