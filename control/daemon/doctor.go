@@ -26,11 +26,23 @@ func Doctor(ctx context.Context, w io.Writer, host string) (bool, error) {
 	}
 	found.List = append(found.List, shaping(rtnl.ProbeShaping()))
 	health, status := daemonHealth(ctx, host)
-	report := diagnosis(found) + uplinkTroubles(status) + "\nDaemon\n  " + health + "\n"
+	report := diagnosis(found) + uplinkTroubles(status) + bypassed(rtnl.BypassedRules()) + "\nDaemon\n  " + health + "\n"
 	if _, err := io.WriteString(w, report); err != nil {
 		return false, fmt.Errorf("write the report: %w", err)
 	}
 	return found.OK(), nil
+}
+
+// bypassed names the rules of the host's firewall that an operator might count on.
+func bypassed(chains []string, err error) string {
+	if err != nil {
+		return fmt.Sprintf("\nFirewall rules that do not apply to published ports could not be looked for: %v\n", err)
+	}
+	if len(chains) == 0 {
+		return ""
+	}
+	return "\nFirewall rules that do not apply to what Fairlead forwards, published ports included\n  " + strings.Join(chains, "\n  ") +
+		"\n    Its packets never pass there. Publish at fewer addresses (-p IP:PORT:PORT), or make networks internal.\n"
 }
 
 // shaping is what a try to limit bandwidth tells.

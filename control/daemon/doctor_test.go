@@ -89,3 +89,15 @@ func TestShaping(t *testing.T) {
 		}
 	}
 }
+
+func TestDoctorNamesBypassedRules(t *testing.T) {
+	if got := bypassed(nil, nil); got != "" {
+		t.Errorf("no rules: %q", got)
+	}
+	if got := bypassed([]string{"nft table ip filter, chain DOCKER-USER"}, nil); !strings.Contains(got, "\n  nft table ip filter, chain DOCKER-USER\n") {
+		t.Errorf("a rule: %q", got)
+	}
+	if got := bypassed(nil, errors.New("no netlink")); !strings.Contains(got, "could not be looked for: no netlink") {
+		t.Errorf("an error: %q", got)
+	}
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// BypassedRules are the chains of the calling thread's network namespace that have rules
+// and never see a packet that Fairlead forwards: forward and prerouting, chains of devices,
+// and the one that Docker has for its user. Rules of NAT are about addresses that are not
+// Fairlead's.
+func BypassedRules() (chains []string, err error) {
+	c, err := nftables.New()
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return legacyTables(), nil // a kernel without netfilter's netlink
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at netfilter's rules: %w", err)
+	}
+	all, err := c.ListChains()
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return legacyTables(), nil // a kernel without nf_tables
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at netfilter's rules: %w", err)
+	}
+	for _, chain := range all {
+		if !bypassed(chain) {
+			continue
+		}
+		rules, err := c.GetRules(chain.Table, chain)
+		if err != nil {
+			return nil, fmt.Errorf("look at the rules of chain %s: %w", chain.Name, err)
+		}
+		drops := chain.Policy != nil && *chain.Policy == nftables.ChainPolicyDrop
+		if n := tell(rules); n > 0 || drops {
+			chains = append(chains, fmt.Sprintf("nft table %s %s, chain %s", familyName(chain.Table.Family), chain.Table.Name, chain.Name))
+		}
+	}
+	return append(chains, legacyTables()...), nil
+}
+
+func bypassed(chain *nftables.Chain) bool {
+	if chain.Name == "DOCKER-USER" {
+		return true
+	}
+	if chain.Hooknum == nil || chain.Type == nftables.ChainTypeNAT || chain.Table.Name == untrackTable {
+		return false
+	}
+	switch chain.Table.Family {
+	case nftables.TableFamilyNetdev:
+		return true
+	case nftables.TableFamilyIPv4, nftables.TableFamilyIPv6, nftables.TableFamilyINet:
+		return *chain.Hooknum == *nftables.ChainHookForward || *chain.Hooknum == *nftables.ChainHookPrerouting
+	}
+	return false
+}
+
+// tell counts the rules that do more than to return, as Docker's of its user's chain does.
+func tell(rules []*nftables.Rule) (n int) {
+	for _, r := range rules {
+		for _, e := range r.Exprs {
+			if v, ok := e.(*expr.Verdict); ok && v.Kind == expr.VerdictReturn {
+				continue
+			}
+			if _, ok := e.(*expr.Counter); !ok {
+				n++
+				break
+			}
+		}
+	}
+	return n
+}
+
+func familyName(f nftables.TableFamily) string {
+	return map[nftables.TableFamily]string{
+		nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6",
+		nftables.TableFamilyINet: "inet", nftables.TableFamilyNetdev: "netdev",
+	}[f]
+}
+
+// legacyTables are those of iptables before nft, whose rules only iptables can read.
+func legacyTables() (tables []string) {
+	for file, command := range map[string]string{"ip_tables_names": "iptables-legacy", "ip6_tables_names": "ip6tables-legacy"} {
+		b, err := os.ReadFile("/proc/thread-self/net/" + file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		for table := range strings.FieldsSeq(string(b)) {
+			if table == "filter" || table == "raw" || table == "mangle" {
+				tables = append(tables, fmt.Sprintf("table %s of %s (see: %s-save -t %s)", table, command, command, table))
+			}
+		}
+	}
+	return tables
+}
