@@ -18,6 +18,9 @@ PLUGINDIR    := bin/docker-plugin
 TEST_TIMEOUT := 10m
 
 BPF_SOURCES  := $(wildcard bpf/*.bpf.c bpf/lib/*.h)
+# Of a build that has no git to ask, as from a tarball: make build VERSION=1.2.3
+VERSION      :=
+LDFLAGS       = $(if $(VERSION),-ldflags '-X main.version=$(VERSION)')
 DEPS         := LLVM=$(LLVM) test/deps.sh
 ROOT          = [ "$$(id -u)" = 0 ] || \
 	{ echo "make $@ makes network namespaces and loads BPF programs: run it as root"; exit 1; }
@@ -29,7 +32,7 @@ help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the programs of bin/; needs nothing but Go.
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto $(LDFLAGS) -o bin/ ./cmd/...
 
 generate: ## Compile the BPF programs and their Go bindings anew.
 	@$(DEPS) generate
@@ -125,7 +128,7 @@ install: build ## Install binaries and the systemd units (PREFIX, CNIDIR, NETAVA
 	install -D -m 0644 deploy/fairlead.sysusers $(DESTDIR)$(SYSUSERSDIR)/fairlead.conf
 
 docker-plugin: ## Make in PLUGINDIR what `docker plugin create` takes.
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o $(PLUGINDIR)/rootfs/fairlead ./cmd/fairlead
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto $(LDFLAGS) -o $(PLUGINDIR)/rootfs/fairlead ./cmd/fairlead
 	install -m 0644 deploy/docker-plugin/config.json $(PLUGINDIR)/config.json
 
 clean: ## Remove what make build made.

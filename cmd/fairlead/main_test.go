@@ -134,6 +134,8 @@ func TestRefusedCommandLines(t *testing.T) {
 	}{
 		{"bogus", 2, `unknown command "bogus" for "fairlead" (see "fairlead --help")`},
 		{"network bogus", 2, `unknown command "bogus" for "fairlead network"`},
+		{"help bogus", 2, `unknown help topic "bogus"`},
+		{"help network bogus", 2, `unknown help topic "network bogus"`},
 		{"ps --bogus", 2, `unknown flag: --bogus (see "fairlead ps --help")`},
 		{"ps x", 2, "wants no arguments, got 1 argument"},
 		{"network create", 2, "wants NAME, got no argument"},
@@ -287,6 +289,23 @@ func TestNeedsRoot(t *testing.T) {
 		if want := "fairlead: fairlead " + command + " needs root (run it as root, or with sudo)\n"; code != 1 || out != "" || stderr != want {
 			t.Errorf("%s: got %d, %q, %q", command, code, out, stderr)
 		}
+	}
+}
+
+func TestVersionAndHelp(t *testing.T) {
+	w := newWorld(t)
+	version = "9.8.7"
+	t.Cleanup(func() { version = "" })
+	for _, args := range [][]string{{"version"}, {"--version"}, {"-v"}} {
+		if out := w.ok(args...); !strings.HasPrefix(out, "fairlead 9.8.7 (commit ") || strings.Count(out, "\n") != 1 {
+			t.Errorf("%q prints %q", args, out)
+		}
+	}
+	if out := w.ok("help", "network", "create"); !strings.Contains(out, "fairlead network create") {
+		t.Errorf("help network create: %q", out)
+	}
+	if out := w.ok("help"); out != w.ok() {
+		t.Errorf("help: %q", out)
 	}
 }
 

@@ -37,12 +37,28 @@ func newRootCommand(e *env) *cobra.Command {
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout) // before the completion command, which remembers it
 	root.SetErr(e.stderr)
+	root.Version = readBuildInfo().Version // --version, -v
+	root.SetVersionTemplate(readBuildInfo().String())
 	root.InitDefaultHelpCmd()
+	if c, _, err := root.Find([]string{"help"}); err == nil {
+		c.Run, c.RunE = nil, func(_ *cobra.Command, args []string) error { return help(root, args) }
+	}
 	root.InitDefaultCompletionCmd()
 	if c, _, err := root.Find([]string{"completion"}); err == nil {
 		c.Args, c.RunE = verbArgs, showHelp
 	}
 	return root
+}
+
+// help shows the help of the command that the arguments name.
+func help(root *cobra.Command, args []string) error {
+	c, rest, err := root.Find(args)
+	if err != nil || len(rest) > 0 {
+		return usagef("unknown help topic %q", strings.Join(args, " "))
+	}
+	c.InitDefaultHelpFlag()
+	c.InitDefaultVersionFlag()
+	return c.Help()
 }
 
 // newGroup is a command that only holds others.

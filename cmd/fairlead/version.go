@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"runtime"
@@ -20,6 +21,10 @@ type buildInfo struct {
 	Arch      string
 }
 
+// version is set by the linker where there is no git to ask, as in a tarball:
+// make build VERSION=…
+var version string
+
 // readBuildInfo asks the binary itself: go build writes it there.
 func readBuildInfo() buildInfo {
 	b := buildInfo{Version: "unknown", GitCommit: "unknown", GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH}
@@ -27,7 +32,7 @@ func readBuildInfo() buildInfo {
 	if !ok {
 		return b
 	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
+	if v := cmp.Or(version, info.Main.Version); v != "" && v != "(devel)" {
 		b.Version = v
 	}
 	dirty := ""
@@ -41,6 +46,11 @@ func readBuildInfo() buildInfo {
 	}
 	b.GitCommit += dirty
 	return b
+}
+
+// String is the line of version and --version.
+func (b buildInfo) String() string {
+	return fmt.Sprintf("fairlead %s (commit %s, %s %s/%s)\n", b.Version, b.GitCommit, b.GoVersion, b.Os, b.Arch)
 }
 
 func newVersionCommand(e *env) *cobra.Command {
@@ -60,7 +70,7 @@ func runVersion(e *env, format string) error {
 	b := readBuildInfo()
 	switch format {
 	case "table":
-		fmt.Fprintf(e.stdout, "fairlead %s (commit %s, %s %s/%s)\n", b.Version, b.GitCommit, b.GoVersion, b.Os, b.Arch)
+		fmt.Fprint(e.stdout, b)
 		return nil
 	case "json":
 		return json.NewEncoder(e.stdout).Encode(b)

@@ -66,10 +66,20 @@ func TestTour(t *testing.T) {
 	if err != nil || r.Code != 0 || !strings.HasSuffix(r.Stdout, "$ what is left\n$ that is all\n") {
 		l.Fatalf("the tour ended with status %d, %v\n%s\n%s", r.Code, err, r.Stdout, r.Stderr)
 	}
+	if !tracks(r.Stdout) {
+		l.Errorf("ct ls shows nothing\n%s", r.Stdout)
+	}
 	asked, answered := strings.Count(script, ":8080/\n"), strings.Count(r.Stdout, "Welcome to nginx!</title>")
 	if asked != answered {
 		l.Errorf("nginx was asked %d times and answered %d times\n%s", asked, answered, r.Stdout)
 	}
+}
+
+// tracks reports whether the tour's `ct ls` printed a flow under its header.
+func tracks(out string) bool {
+	_, after, _ := strings.Cut(out, "$ sudo fairlead ct ls\n")
+	list, _, _ := strings.Cut(after, "\n$ ")
+	return strings.Contains(list, "10.77.0.1:8080")
 }
 
 // tour returns the commands of the README's five minutes.
