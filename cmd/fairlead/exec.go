@@ -4,26 +4,27 @@ package main
 
 import (
 	"context"
-	"os/exec"
 
 	"github.com/spf13/cobra"
 )
 
 func newExecCommand(e *env) *cobra.Command {
+	var o programFlags
 	cmd := &cobra.Command{
-		Use:               "exec SANDBOX COMMAND [ARG…]",
+		Use:               "exec [flags] SANDBOX COMMAND [ARG…]",
 		Short:             "Run a further program in a sandbox",
 		Long:              "Run a further program in a sandbox. Signals and exit status are as with run.",
 		Args:              minArgs("SANDBOX", "COMMAND"),
 		Annotations:       map[string]string{"status": "program"},
 		ValidArgsFunction: completeSandboxes(e, 1),
-		RunE:              func(cmd *cobra.Command, args []string) error { return runExec(cmd.Context(), e, args[0], args[1:]) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return runExec(cmd.Context(), e, &o, args[0], args[1:]) },
 	}
 	cmd.Flags().SetInterspersed(false)
+	o.register(cmd)
 	return cmd
 }
 
-func runExec(ctx context.Context, e *env, ref string, command []string) error {
+func runExec(ctx context.Context, e *env, o *programFlags, ref string, command []string) error {
 	c, err := e.client()
 	if err != nil {
 		return err
@@ -36,16 +37,16 @@ func runExec(ctx context.Context, e *env, ref string, command []string) error {
 	if err != nil {
 		return err
 	}
-	path, err := findProgram(command[0], e.getenv("PATH"))
+	cmd, err := o.command(e, command)
 	if err != nil {
 		return err
 	}
-	cmd := &exec.Cmd{Path: path, Args: command, Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.stdin, e.stdout, e.stderr
 	signals := newRelay()
 	at := place{netns: sb.NetworkSettings.SandboxKey, daemonPid: daemon.Pid, hostname: sb.Config.Hostname}
 	if err := e.start(cmd, at); err != nil {
 		signals.close(false)
-		return startError(path, err)
+		return startError(cmd.Path, err)
 	}
 	signals.forward(cmd.Process)
 	code, err := status(cmd.Wait())

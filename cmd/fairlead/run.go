@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,9 +19,10 @@ import (
 
 type runOptions struct {
 	sandboxFlags
-	detach bool
-	remove bool
-	name   string
+	program programFlags
+	detach  bool
+	remove  bool
+	name    string
 }
 
 func newRunCommand(e *env) *cobra.Command {
@@ -48,7 +48,11 @@ LogPath (see "fairlead inspect"), and the sandbox's ID is printed.`,
 				return err
 			}
 			spec.Name, spec.AutoRemove, spec.Command = o.name, o.remove, args
-			return runRun(cmd.Context(), e, spec, more, o.detach)
+			program, err := o.program.command(e, args)
+			if err != nil {
+				return err
+			}
+			return runRun(cmd.Context(), e, program, spec, more, o.detach)
 		},
 	}
 	f := cmd.Flags()
@@ -56,6 +60,7 @@ LogPath (see "fairlead inspect"), and the sandbox's ID is printed.`,
 	f.BoolVarP(&o.detach, "detach", "d", false, "run in the background and print the sandbox's ID")
 	f.BoolVar(&o.remove, "rm", false, "remove the sandbox when the program ends")
 	f.StringVar(&o.name, "name", "", "name of the sandbox (default: made up)")
+	o.program.register(cmd)
 	o.register(cmd)
 	return cmd
 }
@@ -69,11 +74,7 @@ type session struct {
 	began   uint64 // start time of the program
 }
 
-func runRun(ctx context.Context, e *env, spec model.SandboxSpec, more []attachment, detach bool) error {
-	path, err := findProgram(spec.Command[0], e.getenv("PATH"))
-	if err != nil {
-		return err
-	}
+func runRun(ctx context.Context, e *env, program *exec.Cmd, spec model.SandboxSpec, more []attachment, detach bool) error {
 	c, err := e.client()
 	if err != nil {
 		return err
@@ -82,7 +83,7 @@ func runRun(ctx context.Context, e *env, spec model.SandboxSpec, more []attachme
 	if err != nil {
 		return err
 	}
-	s := &session{env: e, client: c, cmd: &exec.Cmd{Path: path, Args: spec.Command}}
+	s := &session{env: e, client: c, cmd: program}
 	signals := newRelay()
 	if err := s.make(ctx, spec, more, signals); err != nil {
 		signals.close(false)
@@ -152,7 +153,7 @@ func (s *session) start(daemonPid int, detach bool) error {
 		}
 		defer log.Close()
 		s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = nil, log, log
-		s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		s.cmd.SysProcAttr.Setsid = true
 	}
 	at := place{netns: s.sandbox.NetworkSettings.SandboxKey, daemonPid: daemonPid, hostname: s.sandbox.Config.Hostname}
 	if err := s.env.start(s.cmd, at); err != nil {

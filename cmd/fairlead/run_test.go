@@ -268,6 +268,57 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// docker's flags of how a program is run, for run and exec.
+func TestProgramFlags(t *testing.T) {
+	w := newWorld(t)
+	w.ok("sandbox", "create", "box")
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "here"), []byte("#!/bin/sh\npwd\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KEPT", "kept")
+	for _, verb := range [][]string{{"run", "--rm"}, {"exec"}} {
+		run := func(flags []string, command ...string) (int, string, string) {
+			args := append(verb[:len(verb):len(verb)], flags...)
+			if verb[0] == "exec" {
+				args = append(args, "box")
+			}
+			return w.run(append(args, command...)...)
+		}
+		for _, tc := range []struct {
+			flags   []string
+			command []string
+			want    string
+		}{
+			{[]string{"-i", "-e", "A=1", "-e", "A=2", "-e", "KEPT", "-e", "NONE", "-e", "EMPTY="}, []string{"sh", "-c", "echo $A $KEPT ${NONE-none} ${EMPTY-unset}"}, "2 kept none\n"},
+			{[]string{"-w", "/"}, []string{"pwd"}, "/\n"},
+			{[]string{"-w", dir}, []string{"./here"}, dir + "\n"},
+			{[]string{"-u", "1234:4321"}, []string{"sh", "-c", "id -u; id -g; id -G; echo $HOME"}, "1234\n4321\n4321\n/\n"},
+			{[]string{"-u", "nobody"}, []string{"sh", "-c", "id -un"}, "nobody\n"},
+			{[]string{"-u", "nobody:daemon", "-e", "HOME=/x"}, []string{"sh", "-c", "id -gn; echo $HOME"}, "daemon\n/x\n"},
+		} {
+			if code, out, stderr := run(tc.flags, tc.command...); code != 0 || out != tc.want || stderr != "" {
+				t.Errorf("%v %v: got %d, %q, %q; want %q", verb, tc.flags, code, out, stderr, tc.want)
+			}
+		}
+		for _, tc := range []struct{ flag, value, want string }{
+			{"-t", "", "not a terminal"}, {"-w", "here", "not the absolute path"}, {"-w", "/etc/passwd", "not the absolute path"},
+			{"-e", "=x", "no name"}, {"-u", "no-such-user", "no such user"}, {"-u", "nobody:no-such-group", "no such group"},
+		} {
+			flags := []string{tc.flag}
+			if tc.value != "" {
+				flags = append(flags, tc.value)
+			}
+			if code, _, stderr := run(flags, "true"); code != 125 || !strings.Contains(stderr, tc.want) || strings.Count(stderr, "\n") != 1 {
+				t.Errorf("%v %v: got %d, %q", verb, flags, code, stderr)
+			}
+		}
+	}
+}
+
 func TestFindProgram(t *testing.T) {
 	dir := t.TempDir()
 	for name, mode := range map[string]os.FileMode{"a/x": 0o644, "b/x": 0o755, "a/y": 0o644, "here": 0o755} {
