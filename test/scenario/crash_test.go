@@ -83,7 +83,8 @@ func consistent(l *lab.Lab) {
 	// A try starts many programs, so a few of them take long on a busy machine.
 	l.Eventually(time.Minute, func() error {
 		var endpoints, networks, namespaces []string
-		for id := range strings.FieldsSeq(l.Fairlead("network", "ls", "--quiet", "--no-trunc", "--filter", "driver=bridge")) {
+		// No sandbox is in the default network, so that has no device.
+		for id := range strings.FieldsSeq(l.Fairlead("network", "ls", "--quiet", "--no-trunc", "--filter", "type=custom")) {
 			networks = append(networks, id)
 		}
 		for id := range strings.FieldsSeq(l.Fairlead("ps", "--all", "--quiet", "--no-trunc")) {
