@@ -163,10 +163,10 @@ func middleOfPublished(d difference) bool {
 	return ok && d.flow().Proto == unix.IPPROTO_TCP && d.st().Kind == "forward" && d.st().Flags&(syn|ack|rst) != syn
 }
 
-// The kernel keeps fragments until all are there. Fairlead forwards each.
+// The kernel keeps fragments until all are there, and refuses them as a whole. Fairlead forwards each.
 func incompleteFragments(d difference) bool {
 	st := d.st()
-	return len(st.Frags) > 0 && !st.allFragments() && d.kernel == nil && d.fairlead.p.fragment()
+	return len(st.Frags) > 0 && (!st.allFragments() || d.invalid) && d.kernel == nil && d.fairlead.p.fragment()
 }
 
 func (st *step) allFragments() bool {

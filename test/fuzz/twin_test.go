@@ -117,7 +117,7 @@ func newFairlead(l *lab.Lab) *twin {
 		}
 		inside[n.name] = l.Sandbox(n.name, args...).Host
 	}
-	for _, name := range []string{"fl_ct", "fl_ct_new", "fl_frag"} {
+	for _, name := range []string{"fl_ct", "fl_ct_new", "fl_frag", "fl_held", "fl_ct_used"} {
 		m := l.PinnedMap(name)
 		l.Cleanup(func() { m.Close() })
 		w.tables = append(w.tables, m)
@@ -391,11 +391,26 @@ func deviceMAC(l *lab.Lab, h *world.Host, name string) (m mac) {
 // flush forgets all flows.
 func (w *twin) flush() error {
 	for _, m := range w.tables {
-		if err := lab.Empty(m); err != nil {
+		empty := lab.Empty
+		if m.Type() == ebpf.Array {
+			empty = zero
+		}
+		if err := empty(m); err != nil {
 			return fmt.Errorf("empty %v: %w", m, err)
 		}
 	}
 	return w.netlink.ConntrackTableFlush(netlink.ConntrackTable)
+}
+
+// zero has an array hold nothing.
+func zero(m *ebpf.Map) error {
+	value := make([]byte, m.ValueSize())
+	for i := range m.MaxEntries() {
+		if err := m.Put(i, value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func check(l *lab.Lab, err error) {

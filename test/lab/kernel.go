@@ -40,14 +40,56 @@ func (l *Lab) Device(alias string) string {
 	return names[0]
 }
 
-// PinnedMap opens a map that the daemon pinned. The test closes it.
+// PinnedMap opens a map that the daemon pinned, or that one of its pinned programs uses. The test closes it.
 func (l *Lab) PinnedMap(name string) (m *ebpf.Map) {
 	l.Helper()
 	l.must(l.Host.Do(func() (err error) {
 		m, err = ebpf.LoadPinnedMap(filepath.Join(l.dir, "bpf", "maps", name), nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			m, err = l.mapOfPrograms(name)
+		}
 		return err
 	}))
 	return m
+}
+
+func (l *Lab) mapOfPrograms(name string) (*ebpf.Map, error) {
+	pins, err := filepath.Glob(filepath.Join(l.dir, "bpf", "progs-*", "*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, pin := range pins {
+		m, err := mapOfProgram(pin, name)
+		if m != nil || err != nil {
+			return m, err
+		}
+	}
+	return nil, fmt.Errorf("none of %d pinned programs uses a map %s", len(pins), name)
+}
+
+// mapOfProgram returns nil if the pinned program uses no map of that name.
+func mapOfProgram(pin, name string) (*ebpf.Map, error) {
+	p, err := ebpf.LoadPinnedProgram(pin, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return nil, err
+	}
+	ids, _ := info.MapIDs()
+	for _, id := range ids {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			return nil, err
+		}
+		if got, err := m.Info(); err == nil && got.Name == name {
+			return m, nil
+		}
+		m.Close()
+	}
+	return nil, nil
 }
 
 // EmptyMap removes every entry of a pinned map, as bpftool could.
