@@ -118,6 +118,31 @@ static __always_inline bool reachable(const struct ask *a, const struct publish 
 	return !a->is4 && connects;
 }
 
+/* Is the socket bound to a device that the backend is not behind? */
+static __always_inline bool bound_elsewhere(struct bpf_sock_addr *ctx, const struct publish *b)
+{
+	__u32 ifindex = b->ifindex, bound = ctx->sk ? ctx->sk->bound_dev_if : 0;
+	struct endpoint *ep;
+
+	if (!bound)
+		return false;
+	ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+	return !ep || ep->gateway_if != bound;
+}
+
+/* How long answers to a datagram may come, in nanoseconds: as long as its flow lives. */
+#define ANSWER_TIME 30000000000ULL
+
+/* Does the socket wait for answers of the backend as from another address? Who asked which could not
+ * be told. */
+static __always_inline bool asked_as_another(const struct sock_rev_key *k, const struct sock_rev *v,
+					     __u64 now)
+{
+	struct sock_rev *old = bpf_map_lookup_elem(&fl_sock_rev, k);
+
+	return old && old->until > now && (old->port != v->port || !ip_equal(&old->addr, &v->addr));
+}
+
 static __always_inline int lead(struct bpf_sock_addr *ctx, bool is4, bool connects)
 {
 	struct sock_rev_key k = {};
@@ -128,7 +153,7 @@ static __always_inline int lead(struct bpf_sock_addr *ctx, bool is4, bool connec
 	if (!ours(ctx) || !ask_of(ctx, &a, is4))
 		return ALLOW;
 	b = backend_of(&a);
-	if (!b || !reachable(&a, b, connects))
+	if (!b || !reachable(&a, b, connects) || bound_elsewhere(ctx, b))
 		return ALLOW;
 	k.cookie = bpf_get_socket_cookie(ctx);
 	k.addr = b->addr;
@@ -136,6 +161,16 @@ static __always_inline int lead(struct bpf_sock_addr *ctx, bool is4, bool connec
 	v.addr = a.addr;
 	v.port = a.port;
 	v.publish = b->id;
+	v.until = ~0ULL;
+	if (!connects) {
+		__u64 now = bpf_ktime_get_ns();
+
+		if (asked_as_another(&k, &v, now)) {
+			bpf_set_retval(-EADDRINUSE);
+			return REFUSE;
+		}
+		v.until = now + ANSWER_TIME;
+	}
 	if (bpf_map_update_elem(&fl_sock_rev, &k, &v, BPF_ANY))
 		return ALLOW;
 	answer(ctx, &b->addr, b->port, is4);

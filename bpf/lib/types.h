@@ -243,7 +243,7 @@ struct sock_rev {
 	__be16 port;
 	__u16 pad;
 	__u32 publish;
-	__u64 pad2;
+	__u64 until; /* CLOCK_MONOTONIC, ns: answers may come; connected: for good */
 };
 _Static_assert(sizeof(struct sock_rev) == 32, "struct sock_rev");
 

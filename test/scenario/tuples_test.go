@@ -4,6 +4,7 @@ package scenario
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,7 +21,7 @@ import (
 )
 
 // seers serves a port of a host's, TCP and UDP: each line and each datagram is answered with
-// whose it is in the server's eyes, and what it says.
+// whose it is in the server's eyes, who the server is, and what it says.
 func seers(l *lab.Lab, h *world.Host, port int) {
 	l.Helper()
 	at := fmt.Sprintf(":%d", port)
@@ -46,7 +47,7 @@ func seers(l *lab.Lab, h *world.Host, port int) {
 					if err != nil {
 						return
 					}
-					fmt.Fprintf(c, "%s %s", plain(c.RemoteAddr()), line)
+					fmt.Fprintf(c, "%s %s %s", plain(c.RemoteAddr()), h.Name, line)
 				}
 			}()
 		}
@@ -58,7 +59,7 @@ func seers(l *lab.Lab, h *world.Host, port int) {
 			if err != nil {
 				return
 			}
-			udp.WriteTo([]byte(plain(from)+" "+string(b[:n])), from)
+			udp.WriteTo(fmt.Appendf(nil, "%s %s %s", plain(from), h.Name, b[:n]), from)
 		}
 	}()
 }
@@ -109,6 +110,7 @@ func (c *line) says(l *lab.Lab, what string) netip.AddrPort {
 		l.Fatalf("%q is not answered: %v", what, err)
 	}
 	who, said, _ := strings.Cut(strings.TrimSuffix(got, "\n"), " ")
+	_, said, _ = strings.Cut(said, " ")
 	from, err := netip.ParseAddrPort(who)
 	if err != nil || said != what {
 		l.Fatalf("the answer to %q is %q", what, got)
@@ -284,4 +286,206 @@ func TestGuestOfOtherNAT(t *testing.T) {
 			}
 		})
 	})
+}
+
+// A whole prefix is the host's by a local route: what is published at every address is served
+// there, and at one of them if it is named, for as long as the route is there.
+func TestLocalPrefix(t *testing.T) {
+	t.Parallel()
+	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
+		web := network(l, "web")
+		b, a := l.Sandbox("ben", "--network", web, "-p", "8080:80", "-p", "8080:80/udp"), l.Sandbox("anna", "--network", web)
+		seers(l, b.Host, 80)
+		seers(l, l.Host, 7070)
+		families(t, l, func(l *lab.Lab, f lab.Family) {
+			prefix, addr := f.Of("203.0.113.0/24", "2001:db8:aa::/64"), f.Of("203.0.113.7", "2001:db8:aa::7")
+			l.IP(l.Outside, "route add "+prefix+" via "+f.Of(lab.Host4, lab.Host6))
+			everybody := []*world.Host{l.Outside, l.Host, a.Host}
+			for range 2 {
+				l.IP(l.Host, "route add local "+prefix+" dev lo")
+				for _, h := range everybody {
+					answered(l, h, "tcp", addr, 8080, b.Host)
+					answered(l, h, "udp", addr, 8080, b.Host)
+					dialFrom(l, h, "tcp", addr, 7070, 0).says(l, "the host's own")
+				}
+				l.IP(l.Host, "route del local "+prefix+" dev lo")
+			}
+			l.IP(l.Host, "route add local "+prefix+" dev lo")
+			c := l.Sandbox("cleo"+f.String(), "--network", web, "-p", net.JoinHostPort(addr, "8081")+":80")
+			seers(l, c.Host, 80)
+			for _, h := range everybody {
+				answered(l, h, "tcp", addr, 8081, c.Host)
+			}
+			l.Remove(c)
+			l.IP(l.Host, "route del local "+prefix+" dev lo")
+		})
+	})
+}
+
+// answered wants a port to be answered, soon, by a certain seer.
+func answered(l *lab.Lab, h *world.Host, network, address string, port int, by *world.Host) {
+	l.Helper()
+	l.Eventually(lab.Patient, func() error {
+		at := net.JoinHostPort(address, fmt.Sprint(port))
+		c, err := h.Dial(net.Dialer{Timeout: lab.Brief}, network, at)
+		if err != nil {
+			return fmt.Errorf("from %s: %w", h.Name, err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(lab.Brief))
+		fmt.Fprintln(c, "who?")
+		got, err := bufio.NewReader(c).ReadString('\n')
+		if err == nil && !strings.HasSuffix(got, " "+by.Name+" who?\n") {
+			err = fmt.Errorf("the answer is %q, want one of %s", got, by.Name)
+		}
+		if err != nil {
+			return fmt.Errorf("from %s to %s %s: %w", h.Name, network, at, err)
+		}
+		return nil
+	})
+}
+
+// An address that moves to another machine takes its clients along, also those on this host,
+// whatever is published at it here.
+func TestPublishedAddressMoves(t *testing.T) {
+	t.Parallel()
+	const vip4, vip6 = "192.0.2.77", "2001:db8:1::77"
+	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
+		web := network(l, "web")
+		move := func(what string, h *world.Host) {
+			l.IP(h, "addr "+what+" "+vip4+"/32 dev eth0", "addr "+what+" "+vip6+"/128 dev eth0 nodad")
+			for _, h := range []*world.Host{l.Host, l.Outside} {
+				l.IP(h, "neigh flush all")
+			}
+		}
+		move("add", l.Host)
+		ports := []string{"--network", web}
+		for _, vip := range []string{vip4, vip6} {
+			at := net.JoinHostPort(vip, "8080") + ":80"
+			ports = append(ports, "-p", at, "-p", at+"/udp")
+		}
+		b, a := l.Sandbox("ben", ports...), l.Sandbox("anna", "--network", web)
+		seers(l, b.Host, 80)
+		seers(l, l.Outside, 8080)
+		for range 2 {
+			for _, f := range lab.Families() {
+				for _, network := range []string{"tcp", "udp"} {
+					answered(l, l.Host, network, f.Of(vip4, vip6), 8080, b.Host)
+					answered(l, a.Host, network, f.Of(vip4, vip6), 8080, b.Host)
+				}
+			}
+			move("del", l.Host)
+			move("add", l.Outside)
+			for _, f := range lab.Families() {
+				for _, network := range []string{"tcp", "udp"} {
+					answered(l, l.Host, network, f.Of(vip4, vip6), 8080, l.Outside)
+					answered(l, a.Host, network, f.Of(vip4, vip6), 8080, l.Outside)
+				}
+			}
+			move("del", l.Outside)
+			move("add", l.Host)
+		}
+	})
+}
+
+// With a rule for the address of the second uplink, a published port answers by that uplink, as the
+// host's own services do.
+func TestAnswerByPolicy(t *testing.T) {
+	t.Parallel()
+	modes(t, lab.Config{Uplinks: 2}, func(t *testing.T, l *lab.Lab) {
+		b := l.Sandbox("ben", "--network", network(l, "web"), "-p", "8080:80", "-p", "8080:80/udp")
+		seers(l, b.Host, 80)
+		families(t, l, func(l *lab.Lab, f lab.Family) {
+			far := f.Of("198.51.100.99", "2001:db8:99::9")
+			l.IP(l.Outside2, "addr add "+far+f.Of("/32", "/128")+" dev lo")
+			second := f.Of(lab.SecondHost4, lab.SecondHost6)
+			l.IP(l.Outside2, "route add "+f.Of("192.0.2.0/24", "2001:db8:1::/64")+" via "+second)
+			l.IP(l.Host, "route add "+f.Of("0.0.0.0/0", "::/0")+" via "+f.Of(lab.SecondOutside4, lab.SecondOutside6)+" dev eth1 table 200")
+			l.Must(l.Host, "ip", "-"+f.String(), "rule", "add", "from", second, "lookup", "200")
+			for _, network := range []string{"tcp", "udp"} {
+				d := net.Dialer{Timeout: lab.Patient}
+				if network == "tcp" {
+					d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(far)}
+				} else {
+					d.LocalAddr = &net.UDPAddr{IP: net.ParseIP(far)}
+				}
+				c, err := l.Outside2.Dial(d, network, net.JoinHostPort(second, "8080"))
+				if err != nil {
+					l.Fatalf("%s by the second uplink: %v", network, err)
+				}
+				defer c.Close()
+				if got := (&line{c, bufio.NewReader(c)}).says(l, "hello").Addr().String(); got != far {
+					l.Errorf("%s: the backend sees %s, want %s", network, got, far)
+				}
+			}
+		})
+	})
+}
+
+// A socket of the host's that is not connected, or bound to a device, is served right or refused at
+// once: one backend by one address at a time, and by no device that it is not behind.
+func TestHostSockets(t *testing.T) {
+	t.Parallel()
+	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
+		web := network(l, "web")
+		b := l.Sandbox("ben", "--network", web, "-p", "8080:80", "-p", "8080:80/udp")
+		seers(l, b.Host, 80)
+		families(t, l, func(l *lab.Lab, f lab.Family) {
+			host, loopback := f.Of(lab.Host4, lab.Host6), f.Of("127.0.0.1", "::1")
+			l.Case("many addresses", func(l *lab.Lab) {
+				c := listenUDP(l, l.Host, "udp"+f.String(), ":0")
+				defer c.Close()
+				ask := func(address string) error {
+					to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(lab.Address(address), 8080))
+					if _, err := c.WriteTo([]byte("who?"), to); err != nil {
+						return err
+					}
+					c.SetReadDeadline(time.Now().Add(lab.Patient))
+					_, from, err := c.ReadFrom(make([]byte, 100))
+					if err == nil && plain(from) != plain(to) {
+						err = fmt.Errorf("the answer to %v is from %v", to, from)
+					}
+					return err
+				}
+				for range 2 {
+					if err := ask(host); err != nil {
+						l.Error(err)
+					}
+					if err := ask(loopback); !errors.Is(err, unix.EADDRINUSE) {
+						l.Errorf("asked by a second address, while answers to the first may come: %v, want %v", err, unix.EADDRINUSE)
+					}
+				}
+			})
+			l.Case("device", func(l *lab.Lab) {
+				gateway := l.Device("fairlead:gateway:" + l.Network(web).ID)
+				for _, network := range []string{"tcp", "udp"} {
+					if err := askByDevice(l, network, loopback, "lo"); !errors.Is(err, unix.ECONNREFUSED) {
+						l.Errorf("%s, bound to lo: %v, want %v", network, err, unix.ECONNREFUSED)
+					}
+					if err := askByDevice(l, network, host, gateway); err != nil {
+						l.Errorf("%s, bound to the network's own device: %v", network, err)
+					}
+				}
+			})
+		})
+	})
+}
+
+// askByDevice asks port 8080 by a socket that is bound to a device.
+func askByDevice(l *lab.Lab, network, address, device string) error {
+	d := net.Dialer{Timeout: lab.Patient, Control: func(_, _ string, c syscall.RawConn) (err error) {
+		if e := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), device) }); e != nil {
+			return e
+		}
+		return err
+	}}
+	c, err := l.Host.Dial(d, network, net.JoinHostPort(address, "8080"))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(lab.Patient))
+	fmt.Fprintln(c, "who?")
+	_, err = c.Read(make([]byte, 100))
+	return err
 }
