@@ -171,7 +171,7 @@ type GCSockRev struct {
 	Port    uint16
 	Pad     uint16
 	Publish uint32
-	Pad2    uint64
+	Until   uint64
 }
 
 type GCSockRevKey struct {

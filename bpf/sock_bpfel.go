@@ -139,7 +139,7 @@ type SockSockRev struct {
 	Port    uint16
 	Pad     uint16
 	Publish uint32
-	Pad2    uint64
+	Until   uint64
 }
 
 type SockSockRevKey struct {

@@ -336,7 +336,7 @@ type TCSockRev struct {
 	Port    uint16
 	Pad     uint16
 	Publish uint32
-	Pad2    uint64
+	Until   uint64
 }
 
 type TCSockRevKey struct {

@@ -173,7 +173,7 @@ func (r *Reconciler) EphemeralRange() (lo, hi uint16) {
 // where names are served, which keep their port, that does not extend.
 func (r *Reconciler) PortFree(proto model.Proto, addr netip.Addr, port, count uint16) error {
 	served := r.served()
-	return r.nl.Do(func() error {
+	err := r.nl.Do(func() error {
 		for i := range count {
 			if err := portFree(proto, addr, port+i, served); err != nil {
 				return err
@@ -181,6 +181,18 @@ func (r *Reconciler) PortFree(proto model.Proto, addr netip.Addr, port, count ui
 		}
 		return nil
 	})
+	if errors.Is(err, unix.EADDRNOTAVAIL) && r.inLocalPrefix(addr) {
+		// The host's by a route alone: the kernel binds an address of IPv6 that is none of a
+		// device's only on request, so no program has the port by accident.
+		return nil
+	}
+	return err
+}
+
+// inLocalPrefix reports whether a local route makes addr the host's.
+func (r *Reconciler) inLocalPrefix(addr netip.Addr) bool {
+	prefixes, err := r.nl.LocalPrefixes(nil)
+	return err == nil && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // dnsPort is where names are served.
