@@ -105,8 +105,8 @@ func awaitLock(ctx context.Context, runDir string, wait time.Duration) (*lock, e
 	}
 }
 
-// stopHolder sends SIGTERM to the process that holds the lock. A process that
-// only inherited the number is left alone.
+// stopHolder sends SIGTERM to the process that holds the lock, and continues it if it was stopped. A
+// process that only inherited the number is left alone.
 func stopHolder(runDir string, mine identity) (pid int, retErr error) {
 	path := filepath.Join(runDir, lockName)
 	id, err := readIdentity(path)
@@ -135,6 +135,11 @@ func stopHolder(runDir string, mine identity) (pid int, retErr error) {
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return 0, fmt.Errorf("signal process %d: %w", id.PID, err)
+	}
+	// A process that was stopped (SIGSTOP, Ctrl-Z) ends only when it runs again. Without this it would do
+	// so whenever somebody continues it, long after the new daemon gave up: none would be left.
+	if err := unix.PidfdSendSignal(fd, unix.SIGCONT, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return 0, fmt.Errorf("continue process %d: %w", id.PID, err)
 	}
 	return id.PID, nil
 }

@@ -154,8 +154,19 @@ func TestTakeOverSparesOtherNodes(t *testing.T) {
 }
 
 func TestTakeOverAsksTheHolderToEnd(t *testing.T) {
+	t.Run("running", func(t *testing.T) { takesOver(t, nil) })
+	t.Run("stopped", func(t *testing.T) { takesOver(t, syscall.SIGSTOP) })
+}
+
+// takesOver wants a holder that got a signal before, or none, to end and its lock to be taken.
+func takesOver(t *testing.T, before os.Signal) {
 	dir := t.TempDir()
 	holder := startHolder(t, dir)
+	if before != nil {
+		if err := holder.Process.Signal(before); err != nil {
+			t.Fatal(err)
+		}
+	}
 	begin := time.Now()
 	l, err := takeOver(t.Context(), dir, identity{NetNSCookie: heldCookie}, slog.New(slog.DiscardHandler))
 	if err != nil {
