@@ -485,6 +485,8 @@ static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 
 	if (!w || icmp_related(skb, p, 0, w, &e) || !e)
 		return uplink_to_host(skb, p);
+	if (icmp_redirects(p))
+		return -DROP_BAD_ICMP;
 	if (e->out_if && !(e->flags & CT_F_STACK))
 		return p->ttl > 1 ? route_to_sandbox(skb, p, &w->to, e->out_if) : -DROP_TTL;
 	err = nat_rewrite(skb, p, &w->to);

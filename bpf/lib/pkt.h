@@ -22,9 +22,16 @@
 #define ICMP_DEST_UNREACH 3
 #define ICMP_FRAG_NEEDED 4 /* code */
 #define ICMP_SOURCE_QUENCH 4
+#define ICMP_REDIRECT 5
 #define ICMP_ECHO 8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
+#define ICMP_TIMESTAMP 13
+#define ICMP_TIMESTAMPREPLY 14
+#define ICMP_INFO_REQUEST 15
+#define ICMP_INFO_REPLY 16
+#define ICMP_ADDRESS 17
+#define ICMP_ADDRESSREPLY 18
 #define ICMPV6_PKT_TOOBIG 2
 #define ICMPV6_TIME_EXCEED 3
 #define ICMPV6_ECHO_REQUEST 128
@@ -103,10 +110,31 @@ static __always_inline bool has_ports(__u8 proto)
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
 }
 
+/* Does the message carry the packet that it is about? */
 static __always_inline bool icmp4_is_error(__u8 type)
 {
 	return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED ||
-	       type == ICMP_PARAMETERPROB || type == ICMP_SOURCE_QUENCH;
+	       type == ICMP_PARAMETERPROB || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT;
+}
+
+/* A redirect tells of routers on the link, which are none to whoever is behind a translation. */
+static __always_inline bool icmp_redirects(const struct pkt *p)
+{
+	return p->flags & PKT_IP4 && p->icmp_type == ICMP_REDIRECT;
+}
+
+/* Questions with an id that their answer repeats: echo, timestamp, information (RFC 792) and address
+ * mask (RFC 950). */
+static __always_inline bool icmp4_asks(__u8 type)
+{
+	return type == ICMP_ECHO || type == ICMP_TIMESTAMP || type == ICMP_INFO_REQUEST ||
+	       type == ICMP_ADDRESS;
+}
+
+static __always_inline bool icmp4_answers(__u8 type)
+{
+	return type == ICMP_ECHOREPLY || type == ICMP_TIMESTAMPREPLY || type == ICMP_INFO_REPLY ||
+	       type == ICMP_ADDRESSREPLY;
 }
 
 /* Messages whose receiver is on the same link by definition: multicast listener discovery
@@ -167,6 +195,8 @@ static __always_inline int parse_tcp(struct __sk_buff *skb, struct pkt *p, __u32
 	if (!l4_read(skb, p, plain, 4, &h, sizeof(h)))
 		return -DROP_MALFORMED;
 	*len = (h.off >> 4) * 4;
+	if (*len < sizeof(struct tcphdr) || skb->len < p->l4 + *len)
+		return -DROP_MALFORMED;
 	p->tcp_flags = h.flags;
 	if (p->flags & PKT_FRAG_FIRST)
 		return 0;
@@ -212,9 +242,9 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 
 	/* The type is the first byte of the header on the wire. */
 	p->icmp_type = bpf_ntohs(h.sport) >> 8;
 	if (p->t.proto == IPPROTO_ICMP) {
-		if (p->icmp_type == ICMP_ECHO)
+		if (icmp4_asks(p->icmp_type))
 			p->t.sport = h.x2;
-		else if (p->icmp_type == ICMP_ECHOREPLY)
+		else if (icmp4_answers(p->icmp_type))
 			p->t.dport = h.x2;
 		else if (icmp4_is_error(p->icmp_type))
 			p->flags |= PKT_ICMP_ERROR;

@@ -366,6 +366,8 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 			return -DROP_NO_MEMBER;
 		if (!(ep->flags & EP_ICC))
 			return -DROP_ICC;
+		if (p->ttl <= 1)
+			return ttl_exceeded(skb, p, ep);
 		return route_to_sandbox(skb, p, &p->t, n->ifindex);
 	}
 	if (ip_is_loopback(dst))
@@ -455,6 +457,8 @@ static __noinline int route_icmp_error(struct __sk_buff *skb, struct pkt *p,
 		return err;
 	if (!e)
 		return route_stray_error(skb, p, ep, &w->in);
+	if (icmp_redirects(p))
+		return -DROP_BAD_ICMP;
 	if (p->ttl <= 1)
 		return -DROP_TTL;
 	if (e->out_if)

@@ -18,7 +18,7 @@ union ip {
 	__u64 d[2];
 };
 
-/* A packet's flow, as the packet itself has it. ICMP echo: sport is the id in a
+/* A packet's flow, as the packet itself has it. ICMP echo and its like: sport is the id in a
  * request, dport in a reply, the other is 0. Protocols without ports: both 0. */
 struct tuple {
 	union ip saddr;

@@ -92,6 +92,11 @@ func hopLimitErrors() []testCase {
 		times(published()[:1], "ttl_1_to_published-time_exceeded", ttl1(10, func(f family) netip.AddrPort {
 			return at(f.uplink, publishTCP)
 		})),
+		times(protocols(), "ttl_1_to_member_by_gateway-time_exceeded", func(s *scenario, f family, l l4) {
+			p := s.via(f, "a", l, at(f.of(s.members["c"]), l.dport))
+			p.ttl = 1
+			s.from("a", p).refused("ttl", unpadded{s.complains(f, p, timeExceeded(f))})
+		}),
 		times(protocols(), "ttl_1_of_known_flow-time_exceeded", func(s *scenario, f family, l l4) {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			s.opens(f, p, at(f.uplink, l.sport))

@@ -44,7 +44,7 @@ func tagsInFrame() [][][2]uint16 {
 }
 
 func isolationCases() []testCase {
-	return slices.Concat(taggedCases(), strayErrorCases(), icmp6Cases(), malformedOutsideCases(), martianCases())
+	return slices.Concat(taggedCases(), strayErrorCases(), icmp4Cases(), icmp6Cases(), malformedOutsideCases(), martianCases())
 }
 
 // A tag hides the packet from the program, and not from the receiver.
@@ -184,6 +184,50 @@ func strayErrorCases() []testCase {
 // mapped is an IPv4 address in the form that struct ip has for it, as an IPv6 address.
 func mapped(a netip.AddrPort) netip.AddrPort { return at(netip.AddrFrom16(a.Addr().As16()), a.Port()) }
 
+// ICMPv4 besides echo and errors.
+func icmp4Cases() []testCase {
+	const redirect = 5
+	asks := func(s *scenario, f family, from string, typ uint8) packet {
+		p := s.via(f, from, l4{}, at(f.remote, 0))
+		p.icmp, p.payload = &icmpKind{typ: typ, rest: 0x4711<<16 | 1}, "0123456789ab"
+		return p
+	}
+	return []testCase{
+		{name: "icmp4-questions_with_an_id-translated", only: "ipv4", run: func(s *scenario, f family) {
+			for _, typ := range []uint8{13, 15, 17} { // timestamp, information, address mask
+				s.forget(s.TB)
+				p := asks(s, f, "a", typ)
+				left := p.routed().with(func(p *packet) { p.src = at(f.uplink, 0) })
+				s.from("a", p).neigh(f, left, "ct_created")
+				answer := s.outside(left.answer(""))
+				answer.icmp = &icmpKind{typ: typ + 1, rest: p.icmp.rest}
+				s.arrive(answer).peer("a", s.delivered("a", answer.with(func(q *packet) { q.dst = p.src })))
+				// What asks the host itself, and answers to its own questions, are the host's.
+				ask := answer.with(func(q *packet) { q.icmp = &icmpKind{typ: typ, rest: p.icmp.rest} })
+				s.arrive(ask).unchanged()
+				s.arrive(answer.with(func(q *packet) { q.icmp = &icmpKind{typ: typ + 1, rest: 0x4712 << 16} })).unchanged()
+				// Another sandbox with the same id gets one of its own.
+				sent := s.from("d", asks(s, f, "d", typ)).do()
+				if sent.verdict != redirected || string(sent.out[14+20+4:14+20+6]) == "\x47\x11" {
+					s.Errorf("type %d of another sandbox: %s with the id that is taken:\n%s", typ, sent.verdict, dump(sent.out))
+				}
+			}
+		}},
+		{name: "icmp4-redirect_about_translated_flow-bad_icmp", only: "ipv4", run: func(s *scenario, f family) {
+			p := s.via(f, "a", protocols()[0], at(f.remote, 80))
+			left := s.opens(f, p, at(f.uplink, p.src.Port()))
+			kind := icmpKind{typ: redirect, code: 1, rest: 0xc0000202}
+			s.arrive(s.outside(errorAbout(kind, f.router, f.uplink, s.quoting(left)))).dropped("bad_icmp")
+			answer := p.answer("SA")
+			e := s.via(f, "a", l4{}, at(f.remote, 0))
+			e.icmp, e.payload = &kind, s.quoting(answer)
+			s.from("a", e).dropped("bad_icmp")
+			host := s.outside(packet{src: at(f.uplink, 9), dst: at(f.remote, 9), proto: tcp})
+			s.arrive(s.outside(errorAbout(kind, f.router, f.uplink, s.quoting(host)))).unchanged()
+		}},
+	}
+}
+
 // ICMPv6 that is not of the link is routed by its destination.
 func icmp6Cases() []testCase {
 	const nodeInformation, private, mobile = 139, 200, 144
@@ -258,6 +302,21 @@ func malformedOutsideCases() []testCase {
 		})
 	}
 	return slices.Concat(truncated("short_first_fragment", true), truncated("truncated", false), []testCase{
+		{name: "tcp-header_too_short-malformed", run: func(s *scenario, f family) {
+			for _, words := range []byte{0, 3, 4, 15} { // of a header that has five
+				p := s.via(f, "a", protocols()[0], at(f.remote, 80))
+				p.payload = ""
+				b := unpadded{p}.bytes(s.TB)
+				b[len(b)-20+12] = words << 4
+				s.from("a", literal(b)).dropped("malformed")
+			}
+			for cut := 1; cut < 8; cut++ {
+				p := s.via(f, "a", protocols()[0], at(f.remote, 80))
+				p.payload = ""
+				b := unpadded{p}.bytes(s.TB)
+				s.from("a", literal(b[:len(b)-cut])).dropped("malformed")
+			}
+		}},
 		{name: "outside_broken_error-direct", run: func(s *scenario, f family) {
 			for _, quote := range []string{"", "short", strings.Repeat("\xff", 64)} {
 				e := s.outside(errorAbout(portUnreachable(f), f.remote, f.of(s.members["a"]), quote))

@@ -65,23 +65,12 @@ var known = []rule{
 		acked := d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) == ack })
 		return d.is("state") && d.fairlead.text == string(open) && d.kernel.text == string(opening) && !acked
 	}},
-	{"F5", func(d difference) bool {
-		f := d.flow()
-		member := networkOf(f.Client) != "" && networkOf(f.Client) == memberNetwork(f.Dst)
-		return d.st().TTL == 1 && f.DMAC == "" && member
-	}},
 	{"F4", func(d difference) bool {
 		t := d.flow().Dport
 		return d.flow().Proto == unix.IPPROTO_ICMP && t != 8 && t != 0 && (d.flow().Client == "out" || d.st().Kind == "reverse")
 	}},
 	{"F3", func(d difference) bool {
 		return d.fairlead != nil && d.fairlead.p.icmpError() && d.flow().Client == "host" && d.st().Kind == "reverse"
-	}},
-	{"F7", func(d difference) bool {
-		return d.fairlead != nil && d.kernel == nil && d.flow().DMAC == "" && slices.Contains(d.fairlead.p.bad, "TCP header")
-	}},
-	{"F1", func(d difference) bool {
-		return d.st().Kind == "error" && d.st().Type == 5 && d.fairlead != nil && d.kernel == nil && d.flow().Dst.Is4()
 	}},
 	{"F2", func(d difference) bool {
 		return (d.flow().Client == "out" || d.flow().Client == "guest") && hostAddrs[d.flow().Dst] && d.flow().Dst != hostAddr(d.flow().Dst) && d.kernel != nil
