@@ -51,7 +51,7 @@ type GCEndpoint struct {
 	Flags      uint32
 	HostportIf uint32
 	GatewayIf  uint32
-	Pad        uint32
+	Mtu        uint32
 }
 
 type GCFdbEntry struct {

@@ -50,18 +50,14 @@ static __always_inline int check_source(struct __sk_buff *skb, const struct endp
 	return ip_is_zero(&a) && multicast ? 0 : -DROP_SPOOFED_IP;
 }
 
-/* A packet of a known flow whose other end is a sandbox. */
-static __always_inline int known_to_sandbox(struct __sk_buff *skb, struct pkt *p,
-					    struct ct_entry *e, bool confirmed)
+/* Notes packet p of known flow e, whose other end is a sandbox: endpoint *out_if, as *to. Copied, because
+ * confirming the flow gives the entry's memory back. 0 or -DROP_X. */
+static __always_inline int known_hit(const struct pkt *p, struct ct_entry *e, bool confirmed,
+				     struct tuple *to, __u32 *out_if)
 {
-	/* Copied: confirming the flow gives the entry's memory back. */
-	struct tuple to = e->xlat;
-	__u32 out_if = e->out_if;
-	int err = ct_hit(p, e, confirmed);
-
-	if (err)
-		return err;
-	return route_to_sandbox(skb, p, &to, out_if);
+	*to = e->xlat;
+	*out_if = e->out_if;
+	return ct_hit(p, e, confirmed);
 }
 
 /* A packet of a known flow whose other end is the stack of the host or beyond it. */
@@ -82,7 +78,9 @@ static __always_inline int known_to_stack(struct __sk_buff *skb, struct pkt *p, 
 __noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
 {
 	struct ct_entry *e;
+	struct tuple to;
 	bool confirmed;
+	__u32 out_if;
 	struct pkt p;
 	int err;
 
@@ -94,7 +92,8 @@ __noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
 	e = ct_find(&p.t, &confirmed);
 	if (!e || e->in_if != skb->ifindex || !e->out_if || p.ttl <= 1)
 		return VERDICT_NEXT;
-	return known_to_sandbox(skb, &p, e, confirmed);
+	err = known_hit(&p, e, confirmed, &to, &out_if);
+	return err ? err : route_to_sandbox(skb, &p, &to, out_if);
 }
 
 /* A frame to the MAC of a member, or of nobody. */
@@ -404,21 +403,48 @@ static __always_inline bool impossible_outside(const union ip *src)
 	return ip_is_loopback(src) || ip_is_unspecified(src) || ip_is_multicast(src);
 }
 
-/* A packet from outside to a sandbox whose hop limit ends here. Its sender is told by the uplink, or
- * if that has no address by the one it asked, as a router would (RFC 1812 section 5.3.1). */
-static __always_inline int uplink_ttl_exceeded(struct __sk_buff *skb, const struct pkt *p)
+/* Tells the sender outside of packet p why it is refused: from the uplink's address, or if that has
+ * none from the one that was asked, as a router would (RFC 1812 section 4.3.2.4). */
+static __always_inline int uplink_tell(struct __sk_buff *skb, const struct pkt *p, __u32 kind,
+				       __u32 mtu, int refusal)
 {
 	__u32 ifindex = skb->ifindex;
 	struct uplink *up = bpf_map_lookup_elem(&fl_uplink, &ifindex);
 	const union ip *src = &p->t.daddr;
 
 	if (p->flags & (PKT_ICMP_ERROR | PKT_FRAG_LATER) || !icmp_may_send())
-		return -DROP_TTL;
+		return refusal;
 	if (up && p->flags & PKT_IP4 && !ip_is_zero(&up->ip4))
 		src = &up->ip4;
 	else if (up && !(p->flags & PKT_IP4) && !ip_is_zero(&up->ip6))
 		src = &up->ip6;
-	return icmp_refuse(skb, p, src, icmp_time_exceeded(p), 0, -DROP_TTL);
+	return icmp_refuse(skb, p, src, kind, mtu, refusal);
+}
+
+static __always_inline int uplink_ttl_exceeded(struct __sk_buff *skb, const struct pkt *p)
+{
+	return uplink_tell(skb, p, icmp_time_exceeded(p), 0, -DROP_TTL);
+}
+
+/* Routes packet p from outside, translated to *to, into the sandbox of endpoint ifindex, unless it
+ * is too big for that. Global, so that it is verified once. */
+__noinline int uplink_to_sandbox(struct __sk_buff *skb, struct pkt *p, const struct tuple *to,
+				 __u32 ifindex)
+{
+	struct endpoint *ep;
+	__u32 kind, mtu;
+
+	if (!p || !to)
+		return -DROP_NAT_FAILED;
+	ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+	if (!ep)
+		return -DROP_ENDPOINT_GONE;
+	if (!(p->flags & PKT_DF) || !ep->mtu || xlat_len(p, &to->daddr) <= ep->mtu)
+		return route_to_endpoint(skb, p, to, ep, ifindex);
+	mtu = ep->mtu - (xlat_len(p, &to->daddr) - p->len); /* as its sender counts */
+	kind = p->flags & PKT_IP4 ? ICMP_KIND(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED) :
+				    ICMP_KIND(ICMPV6_PKT_TOOBIG, 0);
+	return uplink_tell(skb, p, kind, mtu, -DROP_TOO_BIG);
 }
 
 /* Begins a flow from outside to publish b. */
@@ -444,7 +470,7 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 		err = flow_create(skb, p);
 	if (err)
 		return err;
-	return route_to_sandbox(skb, p, &f->e.xlat, b->ifindex);
+	return uplink_to_sandbox(skb, p, &f->e.xlat, b->ifindex);
 }
 
 /* The stack's own, unless somebody outside means a sandbox or the loopback directly. */
@@ -496,7 +522,9 @@ static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 static __always_inline int do_from_uplink(struct __sk_buff *skb)
 {
 	struct ct_entry *e;
+	struct tuple to;
 	bool confirmed;
+	__u32 out_if;
 	struct pkt p;
 	int err;
 
@@ -530,7 +558,10 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 		return uplink_new(skb, &p);
 	if (!e->out_if || e->flags & CT_F_STACK)
 		return known_to_stack(skb, &p, e, confirmed);
-	return p.ttl > 1 ? known_to_sandbox(skb, &p, e, confirmed) : uplink_ttl_exceeded(skb, &p);
+	if (p.ttl <= 1)
+		return uplink_ttl_exceeded(skb, &p);
+	err = known_hit(&p, e, confirmed, &to, &out_if);
+	return err ? err : uplink_to_sandbox(skb, &p, &to, out_if);
 }
 
 SEC("tc")

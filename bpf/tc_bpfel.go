@@ -138,7 +138,7 @@ type TCEndpoint struct {
 	Flags      uint32
 	HostportIf uint32
 	GatewayIf  uint32
-	Pad        uint32
+	Mtu        uint32
 }
 
 type TCEpFlag uint32

@@ -45,6 +45,7 @@ type Endpoint struct {
 	Flags              EndpointFlags
 	HostPortIf         uint32 // ifindex of the network's host port, the datapath's end
 	GatewayIf          uint32 // ifindex of its other end, which bears the gateway addresses
+	MTU                uint32 // of the endpoint's own end, in bytes; 0: not known
 }
 
 // String is for logs.
@@ -56,7 +57,7 @@ func (e Endpoint) raw() (uint32, bpf.TCEndpoint) {
 	return e.IfIndex, bpf.TCEndpoint{
 		Ip4: toIP(e.IPv4), Ip6: toIP(e.IPv6), Gw4: toIP(e.Gateway4), Gw6: toIP(e.Gateway6),
 		Mac: e.MAC, GwMac: e.GatewayMAC, Net: e.Net, Flags: uint32(e.Flags),
-		HostportIf: e.HostPortIf, GatewayIf: e.GatewayIf,
+		HostportIf: e.HostPortIf, GatewayIf: e.GatewayIf, Mtu: e.MTU,
 	}
 }
 
@@ -64,7 +65,7 @@ func endpointFrom(ifindex uint32, v bpf.TCEndpoint) Endpoint {
 	return Endpoint{
 		IfIndex: ifindex, Net: v.Net, MAC: v.Mac, GatewayMAC: v.GwMac,
 		IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6), Gateway4: fromIP(v.Gw4), Gateway6: fromIP(v.Gw6),
-		Flags: EndpointFlags(v.Flags), HostPortIf: v.HostportIf, GatewayIf: v.GatewayIf,
+		Flags: EndpointFlags(v.Flags), HostPortIf: v.HostportIf, GatewayIf: v.GatewayIf, MTU: v.Mtu,
 	}
 }
 

@@ -77,15 +77,13 @@ static __always_inline int set_macs(struct __sk_buff *skb, const __u8 *dmac, con
 	return 0;
 }
 
-/* Routed into the sandbox of endpoint ifindex, translated to *to. */
-static __always_inline int route_to_sandbox(struct __sk_buff *skb, struct pkt *p,
-					    const struct tuple *to, __u32 ifindex)
+/* Routed into the sandbox of *ep, endpoint ifindex, translated to *to. */
+static __always_inline int route_to_endpoint(struct __sk_buff *skb, struct pkt *p,
+					     const struct tuple *to, const struct endpoint *ep,
+					     __u32 ifindex)
 {
-	struct endpoint *ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
 	int err;
 
-	if (!ep)
-		return -DROP_ENDPOINT_GONE;
 	err = nat_rewrite(skb, p, to);
 	if (err)
 		return err;
@@ -96,4 +94,12 @@ static __always_inline int route_to_sandbox(struct __sk_buff *skb, struct pkt *p
 	if (err)
 		return err;
 	return to_sandbox(skb, ifindex, ep->net, ep->flags);
+}
+
+static __always_inline int route_to_sandbox(struct __sk_buff *skb, struct pkt *p,
+					    const struct tuple *to, __u32 ifindex)
+{
+	struct endpoint *ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+
+	return ep ? route_to_endpoint(skb, p, to, ep, ifindex) : -DROP_ENDPOINT_GONE;
 }

@@ -55,7 +55,7 @@ struct endpoint {
 	__u32 flags;	   /* enum ep_flag */
 	__u32 hostport_if; /* ifindex of the network's host port, the datapath's end */
 	__u32 gateway_if;  /* ifindex of its other end, which bears the gateway addresses */
-	__u32 pad;
+	__u32 mtu;	   /* of its own end, in bytes; 0: not known */
 };
 _Static_assert(sizeof(struct endpoint) == 96, "struct endpoint");
 

@@ -96,7 +96,7 @@ func endpointEntries(ep *model.Endpoint, net *network, hostIf uint32, published 
 		IPv4: ep.Addr(true), IPv6: ep.Addr(false),
 		Gateway4: gateway(n, true), Gateway6: gateway(n, false),
 		Flags:      flags,
-		HostPortIf: net.hostPort, GatewayIf: net.gateway,
+		HostPortIf: net.hostPort, GatewayIf: net.gateway, MTU: uint32(mtu(n)),
 	}, ep.IPv6.IsValid())
 }
 

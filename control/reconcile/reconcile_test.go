@@ -52,6 +52,7 @@ func TestApplyMakesItReal(t *testing.T) {
 		host.Index: {
 			IfIndex: host.Index, Net: 7, MAC: e.MAC, GatewayMAC: n.GatewayMAC, IPv4: e.IPv4.Addr(), IPv6: e.IPv6.Addr(),
 			Gateway4: gw4, Gateway6: gw6, Flags: flags | dp.Published, HostPortIf: hp.Index, GatewayIf: gw.Index,
+			MTU: model.DefaultMTU,
 		},
 	}
 	if diff := cmp.Diff(wantEndpoints, w.endpoints.m, equal); diff != "" {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
 const (
@@ -66,7 +68,7 @@ func packetTooBig(f family, mtu uint32) icmpKind {
 }
 
 func ownErrorCases() []testCase {
-	return slices.Concat(hopLimitErrors(), tooBigErrors(), noErrors())
+	return slices.Concat(hopLimitErrors(), tooBigErrors(), tooBigFromOutside(), noErrors())
 }
 
 // tooBig is a packet that fits the uplink but not the route.
@@ -139,6 +141,52 @@ func tooBigErrors() []testCase {
 			p := s.tooBig(f, l)
 			p.payload += p.payload
 			s.from("a", p).gso(1290).refused("too_big", unpadded{s.complains(f, p, packetTooBig(f, narrowMTU))})
+		}),
+	)
+}
+
+// What is larger than the sandbox's own MTU, from outside.
+func tooBigFromOutside() []testCase {
+	const mtu = 1400
+	narrow := func(s *scenario) {
+		for _, name := range []string{"a", "b"} {
+			s.change(s.TB, name, func(e *flmaps.Endpoint) { e.MTU = mtu })
+		}
+	}
+	sized := func(s *scenario, p packet, size int) packet {
+		p.payload = ""
+		p.payload = strings.Repeat("x", size-len(p.ipBytes(s.TB)))
+		return p
+	}
+	return slices.Concat(
+		times(published(), "outside_too_big_for_published-packet_too_big", func(s *scenario, f family, l l4) {
+			narrow(s)
+			p := sized(s, s.client(f, l, at(f.uplink, l.dport)), mtu+1)
+			s.arrive(p).refused("too_big", unpadded{s.uplinkComplains(f, p, packetTooBig(f, mtu))}, "ct_created")
+			s.arrive(p).refused("too_big", unpadded{s.uplinkComplains(f, p, packetTooBig(f, mtu))})
+			p = sized(s, p, mtu)
+			s.arrive(p).peer("b", s.toBackend(f, "b", p, l.backend()))
+		}),
+		times(protocols(), "outside_too_big_for_answer-packet_too_big", func(s *scenario, f family, l l4) {
+			narrow(s)
+			p := s.via(f, "a", l, at(f.remote, l.dport))
+			left := s.opens(f, p, at(f.uplink, l.sport))
+			answer := sized(s, s.outside(left.answer(l.reply)), mtu+1)
+			s.arrive(answer).refused("too_big", unpadded{s.uplinkComplains(f, answer, packetTooBig(f, mtu))})
+		}),
+		times(published(), "outside_too_big_may_be_fragmented-peer", func(s *scenario, f family, l l4) {
+			if !f.is4() {
+				return
+			}
+			narrow(s)
+			p := sized(s, s.client(f, l, at(f.uplink, l.dport)), mtu+1)
+			p.noDF = true // a sandbox takes it though it is too big
+			s.arrive(p).peer("b", s.toBackend(f, "b", p, l.backend()), "ct_created")
+		}),
+		times(published()[:1], "outside_segments_fit-peer", func(s *scenario, f family, l l4) {
+			narrow(s)
+			p := sized(s, s.client(f, l, at(f.uplink, l.dport)), 3000)
+			s.arrive(p).gso(1200).peer("b", s.toBackend(f, "b", p, l.backend()), "ct_created")
 		}),
 	)
 }
