@@ -74,8 +74,9 @@ func publishes(d *docker) {
 	d.Get(d.Outside, lab.Host4, 18080, "ben", lab.Outside4)
 	d.Get(d.Host, "127.0.0.1", 18080, "ben", "")
 	d.Get(d.Host, lab.Host4, 18080, "ben", "")
-	d.Get(anna, lab.Host4, 18080, "ben", address)
-	d.Get(otto, lab.Host4, 18080, "ben", d.address("otto", "other"))
+	gateway := d.gateway("ben", "web") // it stands for clients on this host
+	d.Get(anna, lab.Host4, 18080, "ben", gateway)
+	d.Get(otto, lab.Host4, 18080, "ben", gateway)
 	d.Get(ben, lab.Host4, 18080, "ben", "")
 	d.Get(d.Host, "127.0.0.1", 18081, "ben", "")
 	d.NoGet(d.Outside, lab.Host4, 18081)
@@ -325,7 +326,7 @@ func fairleadIPAM(d *docker) {
 	}
 	d.Ping(ben, "10.78.0.254")
 	d.Get(ben, "10.78.0.9", 80, "otto", "10.78.0.128")
-	d.Get(anna, lab.Host4, 18080, "ben", d.address("anna", "auto"))
+	d.Get(anna, lab.Host4, 18080, "ben", "10.78.0.254")
 	d.docker("rm", "-f", "anna", "ben", "otto")
 	d.docker("network", "rm", "auto", "named")
 	d.docker("network", "create", "-d", "fairlead", "--ipam-driver", "fairlead", "--subnet", "10.78.0.0/16", "x")

@@ -279,6 +279,12 @@ func (d *docker) address(name, network string) string {
 	return d.docker("inspect", "--format", `{{(index .NetworkSettings.Networks "`+network+`").IPAddress}}`, name)
 }
 
+// gateway is that of a container in a network.
+func (d *docker) gateway(name, network string) string {
+	d.Helper()
+	return d.docker("inspect", "--format", `{{(index .NetworkSettings.Networks "`+network+`").Gateway}}`, name)
+}
+
 // rules are netfilter's, of both its faces, without counters.
 func (d *docker) rules() string {
 	d.Helper()
