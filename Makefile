@@ -110,7 +110,7 @@ DURATION := 1h
 fuzz: ## Compare with the kernel's own NAT on random packets for DURATION, as root.
 	@$(ROOT)
 	@$(DEPS) test
-	$(GO) test -count=1 -timeout 0 -v -run TestDifferences ./test/fuzz -time $(DURATION)
+	$(GO) test -count=1 -timeout 0 -v -run TestDifferences ./test/fuzz -seed 0 -sequences 0 -time $(DURATION)
 
 demo: build ## See real programs talk through Fairlead, in namespaces, as root.
 	@$(ROOT)

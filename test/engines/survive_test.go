@@ -86,7 +86,7 @@ func outlivesFairlead(t *testing.T, k kind) {
 	d.shown("hanna", "{{.ID}}")
 	d.becomesUntracked("ben", "hanna")
 	otto := d.run("otto", "--network", "web")
-	d.Get(otto, lab.Host4, 18080, "ben", d.address("otto", "web"))
+	d.Get(otto, lab.Host4, 18080, "ben", d.gateway("ben", "web"))
 	d.end("ben", "hanna", "otto")
 }
 

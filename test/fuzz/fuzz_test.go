@@ -19,8 +19,8 @@ import (
 )
 
 var (
-	seedFlag      = flag.Uint64("seed", 0, "first seed; 0: by the clock")
-	sequencesFlag = flag.Int("sequences", 0, "how many seeds from the first one; 0: as many as the time allows")
+	seedFlag      = flag.Uint64("seed", 1, "first seed; 0: by the clock")
+	sequencesFlag = flag.Int("sequences", 4000, "how many seeds from the first one; 0: as many as the time allows")
 	timeFlag      = flag.Duration("time", 75*time.Second, "how long to try new sequences")
 	traceFlag     = flag.Bool("trace", false, "show all that comes out")
 	recordFlag    = flag.String("record", "", "directory to write a sequence to for each known fault that has none there")
@@ -89,7 +89,7 @@ func TestDifferences(t *testing.T) {
 		first = uint64(time.Now().UnixNano())
 	}
 	began, n, failed, unsteady := time.Now(), 0, 0, 0
-	for ; n < *sequencesFlag || *sequencesFlag == 0 && time.Since(began) < *timeFlag; n++ {
+	for ; (n < *sequencesFlag || *sequencesFlag == 0) && time.Since(began) < *timeFlag; n++ {
 		seed := first + uint64(n)
 		s := newGenerator(seed).sequence()
 		found, shown := f.run(s)

@@ -62,12 +62,17 @@ var known = []rule{
 		return d.is("out") && isICMP(d.flow().Proto) && d.portOf(d.fairlead) != d.flow().name() && d.portOf(d.kernel) == d.flow().name()
 	}},
 	{"F6", func(d difference) bool {
-		acked := d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) == ack })
+		acked := d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) == ack && st.Ack == 0 })
 		return d.is("state") && d.fairlead.text == string(open) && d.kernel.text == string(opening) && !acked
 	}},
 	{"F4", func(d difference) bool {
-		t := d.flow().Dport
-		return d.flow().Proto == unix.IPPROTO_ICMP && t != 8 && t != 0 && (d.flow().Client == "out" || d.st().Kind == "reverse")
+		others := 0 // with one of the same kind it shares a tuple
+		for _, f := range d.seq.Flows {
+			if f.Proto == d.flow().Proto && oddICMP(f) {
+				others++
+			}
+		}
+		return oddICMP(*d.flow()) && (others > 1 || d.st().Kind == "reverse")
 	}},
 	{"F3", func(d difference) bool {
 		return d.fairlead != nil && d.fairlead.p.icmpError() && d.flow().Client == "host" && d.st().Kind == "reverse"
@@ -85,6 +90,17 @@ func memberNetwork(a netip.Addr) string {
 		}
 	}
 	return ""
+}
+
+// oddICMP reports whether a flow is of ICMP that is not echo.
+func oddICMP(f flow) bool {
+	switch f.Proto {
+	case unix.IPPROTO_ICMP:
+		return f.Dport != 0 && f.Dport != 8
+	case unix.IPPROTO_ICMPV6:
+		return f.Dport != 128 && f.Dport != 129
+	}
+	return false
 }
 
 func hostAddr(a netip.Addr) netip.Addr {
@@ -352,6 +368,10 @@ func privilegedAtGateway(d difference) bool {
 // A socket of the host's is connected to the backend itself, and its stack takes an ICMP error from anybody. Under netfilter
 // the same error is about a translated packet, and lost if the address that was asked is a loopback.
 func errorToHost(d difference) bool {
+	if d.st().Kind != "error" { // the socket's next answer tells of one before
+		struck := d.had(func(st step) bool { return st.Kind == "error" })
+		return struck && d.flow().Client == "host" && d.fairlead != nil && d.fairlead.text == "host: socket: protocol error"
+	}
 	return d.st().Kind == "error" && d.st().Node != "" && d.flow().Client == "host" && (d.fairlead == nil || d.fairlead.node == "host")
 }
 

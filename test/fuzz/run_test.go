@@ -74,6 +74,7 @@ func (f *fuzzer) begin(s *sequence) []flowState {
 		_, _, err := w.collect()
 		check(f.Lab, err)
 		w.view = newView()
+		w.round++
 	}
 	states := make([]flowState, len(s.Flows))
 	for k := range states {
@@ -235,7 +236,9 @@ func (w *twin) reverse(fl *flow, st step, state flowState, server *seen) *packet
 
 // sends prepares the frames of a packet, with all that the step says is odd about it.
 func (w *twin) sends(node string, st step, p *packet) func() error {
-	p.flags, p.window, p.ttl, p.tags, p.id = st.Flags, st.Window, st.TTL, st.Tags, uint32(st.ID)
+	p.flags, p.window, p.ttl, p.tags = st.Flags, st.Window, st.TTL, st.Tags
+	// The kernel remembers what it put together, or not, for up to a minute. IPv4 has the lower half only.
+	p.id = w.round<<16 | uint32(st.ID+uint16(w.round*0x9e37))
 	if w.judge && len(p.tags) == 1 && p.tags[0].VID == 0 { // a priority tag is no tag to a receiver (802.1Q section 6.9.1)
 		p.tags = nil
 	}

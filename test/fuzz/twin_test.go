@@ -85,6 +85,7 @@ type twin struct {
 	netlink *netlink.Handle
 	tables  []*ebpf.Map // Fairlead's confirmed flows, others, and more that is forgotten between sequences
 
+	round   uint32          // of running a sequence: no two share IDs of fragments
 	sockets map[int]*socket // of the host, by flow
 	view    *view
 }
