@@ -198,9 +198,9 @@ static __always_inline __u8 ct_tcp_synack(const struct pkt *p, struct ct_entry *
 	}
 	if (state > CT_SYN_RECV)
 		return CT_STATE_MAX;
+	/* Its entry was recycled, or is of a build that knew no numbers. */
 	if (!(o->flags & CT_F_SEQ))
-		window_infer(o,
-			     p); /* its entry was recycled, or is of a build that knew no numbers */
+		window_infer(o, p);
 	else if (!window_answers(p, o))
 		return CT_STATE_MAX;
 	if (!(e->flags & CT_F_SEQ) || e->pend != p->seq + 1)
