@@ -242,12 +242,18 @@ func bulk(l *lab.Lab, from *world.Host, to *lab.Sandbox) {
 // before is busy, or does not listen, until it is done with that.
 func transferIperf(l *lab.Lab, from *world.Host, to *lab.Sandbox, f lab.Family, port, flag string) {
 	l.Helper()
-	server := l.Spawn(to.Host, "iperf3", "-s", "-1", "-p", port, "--forceflush")
-	l.Eventually(10*time.Second, func() error { // a connection to try it would be its client
+	iperfServer(l, to.Host, port)
+	l.Must(from, "iperf3", "-c", to.IP(f), "-p", port, "-n", "64M", flag)
+}
+
+// iperfServer starts a server for one transfer, and waits until it listens.
+func iperfServer(l *lab.Lab, h *world.Host, port string, flags ...string) {
+	l.Helper()
+	server := l.Spawn(h, "iperf3", append([]string{"-s", "-1", "-p", port, "--forceflush"}, flags...)...)
+	l.Eventually(lab.Patient, func() error { // a connection to try it would be its client
 		if !strings.Contains(server.Output(), "listening") {
 			return errors.New("iperf3 does not listen")
 		}
 		return nil
 	})
-	l.Must(from, "iperf3", "-c", to.IP(f), "-p", port, "-n", "64M", flag)
 }

@@ -58,7 +58,7 @@ func (a *across) publish(l *lab.Lab, f lab.Family) {
 	host := net.JoinHostPort(f.Of(lab.Host4, lab.Host6), fmt.Sprint(a.base+8082))
 	own := net.JoinHostPort(a.backend.Of("0.0.0.0", "::"), fmt.Sprint(a.base+8083))
 	flags := []string{"--network", a.net, "-p", host + ":80", "-p", own + ":80"}
-	for _, p := range []string{"8080:80", "5353:53/udp", "7000:7", "7001:7001/udp", "7002:7002/udp", "5201:5201", "9000:9", "9000:9/udp"} {
+	for _, p := range []string{"8080:80", "5353:53/udp", "7000:7", "7001:7001/udp", "7002:7002/udp", "5201:5201", "5202:5202", "9000:9", "9000:9/udp"} {
 		port, rest, _ := strings.Cut(p, ":")
 		n, err := strconv.Atoi(port)
 		if err != nil {
@@ -139,10 +139,9 @@ func (a *across) carries(l *lab.Lab, f lab.Family, far *world.Host) {
 		echoes(l, host, a.base+7002, false, 1, 1400)
 	})
 	l.Case("streams", func(l *lab.Lab) {
-		l.Spawn(a.Host, "iperf3", "-s", "-"+a.backend.String())
-		l.WaitTCP(a.Host, net.JoinHostPort(a.backend.Of("127.0.0.1", "::1"), "5201"))
-		for _, flags := range []string{"-Z", "-R"} { // in, and out
-			l.Must(l.Outside, "iperf3", "-"+f.String(), "-c", host, "-p", fmt.Sprint(a.base+5201), "-n", "64M", flags)
+		for i, flags := range []string{"-Z", "-R"} { // in, and out
+			iperfServer(l, a.Host, fmt.Sprint(5201+i), "-"+a.backend.String())
+			l.Must(l.Outside, "iperf3", "-"+f.String(), "-c", host, "-p", fmt.Sprint(a.base+5201+i), "-n", "64M", flags)
 		}
 	})
 	l.Case("path MTU", func(l *lab.Lab) {
