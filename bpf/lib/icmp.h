@@ -145,8 +145,7 @@ static __always_inline int icmp_embedded_sum(struct __sk_buff *skb, const struct
 		return 0;
 	if (in->t.proto == IPPROTO_UDP && !old[0])
 		return 0; /* there is none */
-	sum = (__u16)~old[0] + (__u64)to->sport + (__u16)~in->t.sport + to->dport +
-	      (__u16)~in->t.dport;
+	sum = (__u64)(__u16)~old[0] + port_diff(in, to);
 	if (in->t.proto != IPPROTO_ICMP)
 		sum += addr_diff(&in->t.saddr, &to->saddr, in->flags & PKT_IP4) +
 		       addr_diff(&in->t.daddr, &to->daddr, in->flags & PKT_IP4);
