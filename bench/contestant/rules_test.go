@@ -21,7 +21,7 @@ import (
 var update = flag.Bool("update", false, "write the rules that the engines make")
 
 // The rules that bridges are counted with are those that the real engines make. Where
-// an engine's version makes others, -update captures them, and make bench-count counts anew.
+// an engine's version makes others, -update captures them, and make bench-count counts again.
 func TestEnginesRules(t *testing.T) {
 	self := filepath.Join(t.TempDir(), "fairlead")
 	build := exec.Command("go", "build", "-o", self, "github.com/fairlead-net/fairlead/cmd/fairlead")

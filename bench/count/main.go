@@ -56,7 +56,7 @@ type options struct {
 	fairlead, out string
 }
 
-// run counts, and writes the table anew.
+// run counts, and rewrites the table.
 func run(ctx context.Context, o options) error {
 	for _, name := range o.contestants {
 		if !slices.Contains(contestants, name) {

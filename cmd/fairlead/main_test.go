@@ -280,7 +280,7 @@ func TestDaemonHelpNamesTheSizesOfTheTables(t *testing.T) {
 	}
 }
 
-// Who is not root is told so, in one line, by whatever works on the kernel itself.
+// Commands that work on the kernel itself refuse to run without root, in one line.
 func TestNeedsRoot(t *testing.T) {
 	w := newWorld(t)
 	w.env.uid = 1000

@@ -21,7 +21,7 @@ type buildInfo struct {
 	Arch      string
 }
 
-// version is set by the linker where there is no git to ask, as in a tarball:
+// version is set by the linker in builds without git, such as those of a tarball:
 // make build VERSION=…
 var version string
 
