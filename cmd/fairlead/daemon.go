@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/signal"
 	"strconv"
@@ -16,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/fairlead-net/fairlead/control/ipam"
 )
 
 // directories are those a daemon lives in.
@@ -31,19 +32,13 @@ func (d *directories) register(cmd *cobra.Command) {
 	f.StringVar(&d.dockerPlugins, "docker-plugin-dir", "/run/docker/plugins", `directory where Docker looks for plugins; "" not to serve it`)
 }
 
-// addressPool is one --default-address-pool.
-type addressPool struct {
-	base netip.Prefix
-	size int
-}
-
 // daemonOptions are the flags of the daemon, checked.
 type daemonOptions struct {
 	directories
 	dockerSocket             string
 	metricsListen            string
 	uplinks                  []string
-	pools                    []addressPool
+	pools                    []ipam.DefaultPool
 	snatMin, snatMax         uint16                   // 0: the default
 	ctMax                    uint32                   // 0: the default
 	ctTimeouts               map[string]time.Duration // by state of a flow
@@ -145,36 +140,13 @@ func (o *daemonOptions) check(store, snatPorts string, pools, timeouts []string)
 		o.ctTimeouts[state] = d
 	}
 	for _, s := range pools {
-		p, err := parsePool(s)
+		p, err := ipam.ParseDefaultPool(s)
 		if err != nil {
-			return err
+			return usagef("--default-address-pool: %v", err)
 		}
 		o.pools = append(o.pools, p)
 	}
 	return nil
-}
-
-// parsePool reads base=PREFIX,size=LENGTH.
-func parsePool(s string) (p addressPool, err error) {
-	for _, field := range strings.Split(s, ",") {
-		key, value, _ := strings.Cut(field, "=")
-		switch key {
-		case "base":
-			p.base, err = netip.ParsePrefix(value)
-		case "size":
-			p.size, err = strconv.Atoi(value)
-		default:
-			err = fmt.Errorf("unknown field %q", key)
-		}
-		if err != nil {
-			return p, usagef("--default-address-pool %q: %v (want base=172.16.0.0/12,size=16)", s, err)
-		}
-	}
-	if !p.base.IsValid() || p.size < p.base.Bits() || p.size > p.base.Addr().BitLen() {
-		return p, usagef("--default-address-pool %q: want base=PREFIX,size=LENGTH, the length not shorter than the prefix's", s)
-	}
-	p.base = p.base.Masked()
-	return p, nil
 }
 
 // readConfig sets the flags a file names, unless the command line did. "": no file.

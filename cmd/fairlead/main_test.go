@@ -199,7 +199,7 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"daemon --store bogus", 2, `--store "bogus" is unknown`},
 		{"daemon --log-format xml", 2, "want text or json"},
 		{"daemon --snat-ports 5-4", 2, "want A-B"},
-		{"daemon --default-address-pool base=10.0.0.0/16,size=8", 2, "not shorter than the prefix's"},
+		{"daemon --default-address-pool base=10.0.0.0/16,size=8", 2, "is shorter than base 10.0.0.0/16"},
 		{"daemon --config /no/such/file", 1, "no such file"},
 		{"policy add deny", 1, "policy is not available yet (--internal and icc=false"},
 		{"policy --help", 1, "policy is not available yet"},
@@ -241,7 +241,7 @@ func TestDaemonFlags(t *testing.T) {
 	}
 	if got.state != "/s" || got.run != "/r" || got.bpf != "/b" || strings.Join(got.uplinks, " ") != "eth0 eth1" || got.ctMax != 2000 ||
 		!got.forceClsact || got.logFormat != "json" || got.snatMin != 40000 || got.snatMax != 50000 || got.metricsListen != "" ||
-		len(got.pools) != 1 || got.pools[0].size != 24 {
+		len(got.pools) != 1 || got.pools[0].Size != 24 {
 		t.Errorf("options: %+v", got)
 	}
 	var refused error

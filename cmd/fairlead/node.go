@@ -9,7 +9,6 @@ import (
 	"log/slog"
 
 	"github.com/fairlead-net/fairlead/control/daemon"
-	"github.com/fairlead-net/fairlead/control/ipam"
 )
 
 // newNodeCommands are those of this program.
@@ -44,15 +43,11 @@ func (d directories) dirs() daemon.Dirs {
 
 func (o daemonOptions) config(log *slog.Logger) daemon.Config {
 	build := readBuildInfo()
-	c := daemon.Config{
+	return daemon.Config{
 		Dirs: o.dirs(), DockerSocket: o.dockerSocket, MetricsListen: o.metricsListen, Uplinks: o.uplinks, SNATMin: o.snatMin, SNATMax: o.snatMax, CTMax: o.ctMax, CTTimeouts: o.ctTimeouts,
 		MaxEndpoints: o.maxEndpoints, MaxPublishes: o.maxPublish, ForceClsact: o.forceClsact, CgroupRoot: o.cgroupRoot,
-		Version: build.Version, Revision: build.GitCommit, Log: log,
+		Version: build.Version, Revision: build.GitCommit, Log: log, DefaultPools: o.pools,
 	}
-	for _, p := range o.pools {
-		c.DefaultPools = append(c.DefaultPools, ipam.DefaultPool{Base: p.base, Size: p.size})
-	}
-	return c
 }
 
 func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {

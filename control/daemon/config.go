@@ -28,11 +28,6 @@ type Dirs struct {
 	DockerPlugins string
 }
 
-// DefaultDirs are those of a host's one daemon, without Docker.
-func DefaultDirs() Dirs {
-	return Dirs{State: "/var/lib/fairlead", Run: "/run/fairlead", BPF: "/sys/fs/bpf/fairlead"}
-}
-
 // validate wants different absolute paths.
 func (d Dirs) validate() error {
 	named := []struct{ flag, path string }{
@@ -59,7 +54,7 @@ const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
 
 // Config is all that a daemon can be told.
 type Config struct {
-	Dirs Dirs // required; see DefaultDirs
+	Dirs Dirs // required
 
 	// DockerSocket is where the API of the Docker Engine is that Dirs.DockerPlugins
 	// serves: the names of its networks and containers are asked for there. "": they

@@ -46,6 +46,7 @@ func ParseDefaultPool(s string) (DefaultPool, error) {
 		switch k {
 		case "base":
 			d.Base, err = netip.ParsePrefix(v)
+			d.Base = d.Base.Masked()
 		case "size":
 			d.Size, err = strconv.Atoi(v)
 		default:

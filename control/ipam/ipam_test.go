@@ -274,7 +274,7 @@ func TestPickUsesAllDockerPools(t *testing.T) {
 func TestParseDefaultPool(t *testing.T) {
 	for s, ok := range map[string]bool{
 		"base=172.16.0.0/12,size=16": true, "size=64,base=fd00::/48": true,
-		"base=172.16.0.1/12,size=16": false, "base=172.16.0.0/12,size=8": false, "base=172.16.0.0/12": false,
+		"base=172.16.0.1/12,size=16": true, "base=172.16.0.0/12,size=8": false, "base=172.16.0.0/12": false,
 		"size=16": false, "base=x,size=16": false, "base=10.0.0.0/8,size=33": false, "": false, "base=10.0.0.0/8,size=32": false,
 	} {
 		if _, err := ParseDefaultPool(s); (err == nil) != ok {
