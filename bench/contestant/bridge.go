@@ -11,7 +11,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bench/cases"
 	"github.com/fairlead-net/fairlead/bench/topology"
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/world"
 )
 
 // bridge is a Linux bridge, a veth pair for each container, the host as router

@@ -19,7 +19,7 @@ import (
 	"github.com/fairlead-net/fairlead/bench/engine"
 	"github.com/fairlead-net/fairlead/bench/load"
 	"github.com/fairlead-net/fairlead/bench/topology"
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/world"
 )
 
 // What can be borne of it.

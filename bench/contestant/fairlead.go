@@ -17,7 +17,7 @@ import (
 	"github.com/fairlead-net/fairlead/bench/engine"
 	"github.com/fairlead-net/fairlead/bench/kernel"
 	"github.com/fairlead-net/fairlead/bench/topology"
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/world"
 )
 
 // fairlead is the program at this path: its daemon, a network and sandboxes.

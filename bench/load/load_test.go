@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/load"
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/world"
 )
 
 // roleVar makes this test binary one side of a load: "serve rr 1 [::1]:80".

@@ -61,19 +61,19 @@ var (
 		"cmd/fairlead":                      {"bench/...", "cmd/...", "control/..."},
 		"cmd/fairlead-cni":                  {"control/api", "control/attach", "control/cni"},
 		"cmd/fairlead-netavark":             {"control/api", "control/attach", "control/netavark"},
-		"cmd/fairlead/demo":                 {"cmd/fairlead/world"},
-		"cmd/fairlead/world":                {},
+		"cmd/fairlead/demo":                 {"bench/world"},
+		"bench/world":                       {},
 		"bench":                             {"bench/..."},
 		"bench/chart":                       {"bench/report"},
 		"bench/count":                       {"bench/cases", "bench/vm", "bench/vm/guest"},
 		"bench/count/guest":                 {"bench", "bench/cases", "bench/contestant", "bench/vm/guest"},
 		"bench/load":                        {},
 		"bench/cases":                       {},
-		"bench/vm":                          {"bench/vm/guest", "cmd/fairlead/world"},
+		"bench/vm":                          {"bench/vm/guest", "bench/world"},
 		"bench/vm/guest":                    {},
-		"bench/topology":                    {"cmd/fairlead/world"},
-		"bench/engine":                      {"cmd/fairlead/world"},
-		"bench/contestant":                  {"bench/engine", "bench/cases", "bench/kernel", "bench/load", "bench/topology", "cmd/fairlead/world"},
+		"bench/topology":                    {"bench/world"},
+		"bench/engine":                      {"bench/world"},
+		"bench/contestant":                  {"bench/engine", "bench/cases", "bench/kernel", "bench/load", "bench/topology", "bench/world"},
 		"bench/kernel":                      {"bpf", "maps"},
 		"bench/report":                      {"bench/cases", "bench/load"},
 	}
@@ -165,7 +165,7 @@ var setns = regexp.MustCompile(`unix\.Setns\(|SYS_SETNS|netns\.Set\(`)
 // namespaces in one function only, which puts the thread back.
 var setnsHomes = []string{
 	"control/rtnl/netns.go",        // onThread
-	"cmd/fairlead/world/host.go",   // the hosts of demo and bench, on threads of their own
+	"bench/world/host.go",          // the hosts of demo and bench, on threads of their own
 	"cmd/fairlead/enter.go",        // of the host name alone
 	"test/kernels/guest/daemon.go", // the tests' own
 }

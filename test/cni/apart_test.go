@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/world"
 )
 
 // apart is a place for a real runtime on the lab's host.

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/world"
 )
 
 // activate does what systemd does with fairlead.socket and fairlead.service: it starts

@@ -20,7 +20,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/world"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 

@@ -14,7 +14,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bench/engine"
 	"github.com/fairlead-net/fairlead/bench/topology"
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/world"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 

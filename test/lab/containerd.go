@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/world"
 )
 
 // ContainerdSocket is where a Containerd serves, and ContainerdImage its one image: pods'

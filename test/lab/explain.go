@@ -8,7 +8,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/world"
 )
 
 // How much of each output a failed test shows: a runner's log may keep its last

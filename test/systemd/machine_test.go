@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/topology"
-	"github.com/fairlead-net/fairlead/cmd/fairlead/world"
+	"github.com/fairlead-net/fairlead/bench/world"
 	"github.com/fairlead-net/fairlead/test/lab"
 	busy "github.com/fairlead-net/fairlead/test/machine"
 )
