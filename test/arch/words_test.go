@@ -73,7 +73,32 @@ func TestWords(t *testing.T) {
 // notYet are rooms that were written before docs/style.md. A room leaves the list when its words are
 // mended; none is added.
 var notYet = []string{
-	"bench", "bpf", "cmd", "control", "deploy", "docs", "loader", "maps", "test", "README.md", "Makefile",
+	"bench",
+	"bpf",
+	"cmd",
+	"control/attach",
+	"control/api",
+	"control/cni",
+	"control/controller",
+	"control/daemon",
+	"control/dns",
+	"control/dockerplugin",
+	"control/gc",
+	"control/httpserve",
+	"control/ipam",
+	"control/metrics",
+	"control/model",
+	"control/netavark",
+	"control/reconcile",
+	"control/rtnl",
+	"control/store",
+	"deploy",
+	"docs",
+	"loader",
+	"maps",
+	"test",
+	"README.md",
+	"Makefile",
 }
 
 func unread(rel string) bool {
