@@ -287,7 +287,7 @@ func checkEndpoints(s *model.Snapshot, own func(what, who string), bad func(stri
 		}
 		if ep.Gateway {
 			what := "gateway of "
-			if ep.Only4 || sb.Foreign && !n.WayOut(ep, false).IsValid() {
+			if ep.GatewayIPv4Only || sb.Foreign && !n.DefaultGateway(ep, false).IsValid() {
 				what = "gateway for IPv4 of "
 			}
 			own(what+sb.ID, id)

@@ -217,7 +217,7 @@ func (t *tx) foreignSandbox(name, netns string, n *model.Network) (*model.Sandbo
 			return sb, nil
 		case sb.NetNS == netns:
 			return nil, refuse(model.ErrConflict, "network namespace %s is already sandbox %q (remove that with: fairlead rm %s)", netns, sb.Name, sb.Name)
-		case sb.Called(name):
+		case sb.HasName(name):
 			return nil, refuse(model.ErrConflict, "the sandbox name %q is in use (remove that with: fairlead rm %s)", name, name)
 		}
 	}

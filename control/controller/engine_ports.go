@@ -20,8 +20,8 @@ type gateways struct{ v4, v6 *model.Endpoint }
 
 // PublishEndpoint makes an endpoint serve published ports, these and no others of its
 // sandbox's: alone, or with the one that is the gateway already, if either is for one
-// family only. only4 is as of an [model.Endpoint].
-func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, only4 bool) error {
+// family only. ipv4Only is as of an [model.Endpoint].
+func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, ipv4Only bool) error {
 	if err := validatePorts(ports); err != nil {
 		return err
 	}
@@ -32,8 +32,8 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 		if err != nil {
 			return err
 		}
-		gws := t.gatewaysWith(ep, only4)
-		if done = ep.Gateway && ep.Only4 == only4 && t.serves(sb, gws, ports); done {
+		gws := t.gatewaysWith(ep, ipv4Only)
+		if done = ep.Gateway && ep.GatewayIPv4Only == ipv4Only && t.serves(sb, gws, ports); done {
 			return nil
 		}
 		for _, o := range endpointsOf(t.next, sb.ID) { // in an update of its own: a port is free when the kernel says so
@@ -55,8 +55,8 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 			return err
 		}
 		ep, sb := *was, *in
-		gws := t.gatewaysWith(&ep, only4)
-		ep.Gateway, ep.Only4 = true, only4
+		gws := t.gatewaysWith(&ep, ipv4Only)
+		ep.Gateway, ep.GatewayIPv4Only = true, ipv4Only
 		t.putEndpoint(id, &ep)
 		pubs, err := t.bindParts(&sb, gws, ports)
 		if err != nil {
@@ -83,11 +83,11 @@ func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
 // gatewaysWith are those of a sandbox when the engine makes an endpoint one, and whether
 // that is for IPv4 only. Another stays if one of both has no way out by IPv6 and the
 // other has: from one that is no gateway any more the engine takes that first.
-func (t *tx) gatewaysWith(ep *model.Endpoint, only4 bool) gateways {
-	has6 := func(e *model.Endpoint) bool { return t.next.Networks[e.NetworkID].WayOut(e, false).IsValid() }
-	no6 := only4 || !has6(ep)
+func (t *tx) gatewaysWith(ep *model.Endpoint, ipv4Only bool) gateways {
+	has6 := func(e *model.Endpoint) bool { return t.next.Networks[e.NetworkID].DefaultGateway(e, false).IsValid() }
+	no6 := ipv4Only || !has6(ep)
 	for _, o := range endpointsOf(t.next, ep.SandboxID) {
-		switch other6 := has6(o) && !o.Only4; {
+		switch other6 := has6(o) && !o.GatewayIPv4Only; {
 		case o.ID == ep.ID || !o.Gateway:
 		case no6 && other6:
 			return gateways{ep, o}
@@ -95,7 +95,7 @@ func (t *tx) gatewaysWith(ep *model.Endpoint, only4 bool) gateways {
 			return gateways{o, ep}
 		}
 	}
-	if only4 {
+	if ipv4Only {
 		return gateways{v4: ep}
 	}
 	return gateways{ep, ep}
@@ -189,7 +189,7 @@ func (t *tx) unpublish(ep *model.Endpoint) {
 	}
 	t.serveOnly(ep, func(model.PortBinding) bool { return false })
 	now := *ep
-	now.Gateway, now.Only4 = false, false
+	now.Gateway, now.GatewayIPv4Only = false, false
 	t.putEndpoint(ep.ID, &now)
 }
 

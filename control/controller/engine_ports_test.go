@@ -50,13 +50,13 @@ func TestEnginePortsParted(t *testing.T) {
 			t.Errorf("shown are %v", sb.Ports)
 		}
 	}
-	publish := func(id string, only4 bool) {
+	publish := func(id string, ipv4Only bool) {
 		t.Helper()
-		if err := w.PublishEndpoint(ctx, id, ports, only4); err != nil {
+		if err := w.PublishEndpoint(ctx, id, ports, ipv4Only); err != nil {
 			t.Fatal(err)
 		}
 		rev := w.Snapshot().Rev
-		if err := w.PublishEndpoint(ctx, id, ports, only4); err != nil || w.Snapshot().Rev != rev {
+		if err := w.PublishEndpoint(ctx, id, ports, ipv4Only); err != nil || w.Snapshot().Rev != rev {
 			t.Errorf("asked again it changes something: %v", err)
 		}
 	}

@@ -24,7 +24,7 @@ func (c *Controller) Sandbox(ref string) (*model.Sandbox, error) {
 }
 
 func findNetwork(s *model.Snapshot, ref string) (*model.Network, error) {
-	n, matches := find(s.Networks, ref, (*model.Network).Called, nil)
+	n, matches := find(s.Networks, ref, (*model.Network).HasName, nil)
 	switch {
 	case n != nil:
 		return n, nil
@@ -35,7 +35,7 @@ func findNetwork(s *model.Snapshot, ref string) (*model.Network, error) {
 }
 
 func findSandbox(s *model.Snapshot, ref string) (*model.Sandbox, error) {
-	sb, matches := find(s.Sandboxes, ref, (*model.Sandbox).Called, func(sb *model.Sandbox) string { return sb.EngineID })
+	sb, matches := find(s.Sandboxes, ref, (*model.Sandbox).HasName, func(sb *model.Sandbox) string { return sb.EngineID })
 	switch {
 	case sb != nil:
 		return sb, nil

@@ -70,7 +70,7 @@ func predefined(name string) bool {
 // createNetwork adds a network with driver bridge unless the spec says else.
 func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
 	for _, o := range t.next.Networks {
-		if o.Called(spec.Name) {
+		if o.HasName(spec.Name) {
 			return nil, refuse(model.ErrConflict, "network with name %s already exists (choose another name, or remove it with: %s network rm %s)",
 				spec.Name, maker(o.Foreign), spec.Name)
 		}

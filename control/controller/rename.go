@@ -39,7 +39,7 @@ func (t *tx) nameNetworks(names map[string]string) (renamed [][2]string) {
 		if n.Foreign && validateNetworkSpec(model.NetworkSpec{Name: names[id]}) == nil {
 			want = names[id]
 		}
-		all = append(all, naming{id, n.Name, cmp.Or(n.MadeAs, n.Name), want})
+		all = append(all, naming{id, n.Name, cmp.Or(n.OriginalName, n.Name), want})
 	}
 	for _, new := range rename(all) {
 		n := *t.next.Networks[new.id]
@@ -51,7 +51,7 @@ func (t *tx) nameNetworks(names map[string]string) (renamed [][2]string) {
 				t.putSandbox(id, &now)
 			}
 		}
-		n.Name, n.MadeAs = new.name, new.madeAs
+		n.Name, n.OriginalName = new.name, new.original
 		t.putNetwork(n.ID, &n)
 	}
 	return renamed
@@ -79,12 +79,12 @@ func (t *tx) nameSandboxes(names map[string]model.EngineName) (renamed [][2]stri
 	}
 	all := make([]naming, 0, len(t.next.Sandboxes))
 	for id, sb := range t.next.Sandboxes {
-		all = append(all, naming{id, sb.Name, cmp.Or(sb.MadeAs, sb.Name), wants[id]})
+		all = append(all, naming{id, sb.Name, cmp.Or(sb.OriginalName, sb.Name), wants[id]})
 	}
 	for _, new := range rename(all) {
 		sb := *t.next.Sandboxes[new.id]
 		renamed = append(renamed, [2]string{sb.Name, new.name})
-		sb.Name, sb.MadeAs = new.name, new.madeAs
+		sb.Name, sb.OriginalName = new.name, new.original
 		t.putSandbox(sb.ID, &sb)
 	}
 	return renamed
@@ -92,7 +92,7 @@ func (t *tx) nameSandboxes(names map[string]model.EngineName) (renamed [][2]stri
 
 // naming is an object's names: what it is called, what it was made as, and what it
 // should be called; "": as it is.
-type naming struct{ id, name, madeAs, want string }
+type naming struct{ id, name, original, want string }
 
 // rename returns those whose name changes, with the new one. Each gets what it wants
 // unless another keeps that name, or was made with it, or has a lower ID and wants it
@@ -101,7 +101,7 @@ func rename(all []naming) (changed []naming) {
 	slices.SortFunc(all, func(a, b naming) int { return strings.Compare(a.id, b.id) })
 	taken := map[string]string{} // name -> ID
 	for _, o := range all {
-		taken[o.madeAs] = o.id
+		taken[o.original] = o.id
 		if o.want == "" {
 			taken[o.name] = o.id
 		}
@@ -111,7 +111,7 @@ func rename(all []naming) (changed []naming) {
 			continue
 		}
 		if by, ok := taken[o.want]; ok && by != o.id {
-			o.want = o.madeAs
+			o.want = o.original
 		}
 		taken[o.want] = o.id
 		if o.want != o.name {

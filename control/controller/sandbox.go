@@ -151,7 +151,7 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 		sb.Name = newName(t.next)
 	}
 	for _, o := range t.next.Sandboxes {
-		if o.Called(sb.Name) {
+		if o.HasName(sb.Name) {
 			return nil, refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: %s rm %s, or choose another name)",
 				sb.Name, short(o.ID), maker(o.Foreign), sb.Name)
 		}

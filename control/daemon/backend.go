@@ -91,7 +91,7 @@ func nameless(s *model.Snapshot) bool {
 		}
 	}
 	for _, n := range s.Networks {
-		if n.Foreign && n.MadeAs == "" {
+		if n.Foreign && n.OriginalName == "" {
 			return true
 		}
 	}

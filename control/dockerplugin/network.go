@@ -206,7 +206,7 @@ func (s *Server) join(ctx context.Context, r *joinRequest) (any, error) {
 	}
 	out := joinAnswer{DisableGatewayService: true}
 	out.InterfaceName.SrcName, out.InterfaceName.DstPrefix = ep.IfName, n.InterfacePrefix()
-	out.Gateway, out.GatewayIPv6 = addrText(n.WayOut(ep, true)), addrText(n.WayOut(ep, false))
+	out.Gateway, out.GatewayIPv6 = addrText(n.DefaultGateway(ep, true)), addrText(n.DefaultGateway(ep, false))
 	return out, nil
 }
 

@@ -51,7 +51,7 @@ type Controller interface {
 	RemoveForeignNetwork(ctx context.Context, id string) error
 	ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error)
 	JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error)
-	PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, only4 bool) error
+	PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, ipv4Only bool) error
 	UnpublishEndpoint(ctx context.Context, id string) error
 	ReleaseEndpoint(ctx context.Context, id string) error
 	RequestPool(ctx context.Context, engine string, is4 bool, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error)

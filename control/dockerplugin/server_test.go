@@ -277,9 +277,9 @@ func (h *held) JoinEndpoint(ctx context.Context, id, name, netns string) (*model
 	return h.Controller.JoinEndpoint(ctx, id, name, netns)
 }
 
-func (h *held) PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, only4 bool) error {
+func (h *held) PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, ipv4Only bool) error {
 	h.wait(id, "publish")
-	return h.Controller.PublishEndpoint(ctx, id, ports, only4)
+	return h.Controller.PublishEndpoint(ctx, id, ports, ipv4Only)
 }
 
 func (h *held) UnpublishEndpoint(ctx context.Context, id string) error {

@@ -127,9 +127,9 @@ const (
 	AuxDefaultGateway6 = "DefaultGatewayIPv6"
 )
 
-// DefaultRoute is the address that the default route of sandboxes leads to; the zero
+// DefaultGateway is the address that the default route of sandboxes leads to; the zero
 // Addr: they have none.
-func (s Subnet) DefaultRoute() netip.Addr {
+func (s Subnet) DefaultGateway() netip.Addr {
 	name := AuxDefaultGateway6
 	if s.Prefix.Addr().Is4() {
 		name = AuxDefaultGateway4
@@ -145,12 +145,12 @@ func (s Subnet) DefaultRoute() netip.Addr {
 type Network struct {
 	ID   string `json:"id"`   // 64 hexadecimal digits
 	Name string `json:"name"` // unique
-	// MadeAs is the name that an engine's network was made with, which finds it too,
+	// OriginalName is the name that an engine's network was made with, which finds it too,
 	// once it is called as the engine calls it; "": Name.
-	MadeAs  string    `json:"made_as,omitempty"`
-	Index   uint32    `json:"index"` // 1..MaxNetworks-1: the datapath's number, unique among living networks
-	Created time.Time `json:"created"`
-	Driver  string    `json:"driver"`
+	OriginalName string    `json:"made_as,omitempty"`
+	Index        uint32    `json:"index"` // 1..MaxNetworks-1: the datapath's number, unique among living networks
+	Created      time.Time `json:"created"`
+	Driver       string    `json:"driver"`
 	// Foreign: a container engine's. It chooses the addresses, and it alone joins
 	// sandboxes to it.
 	Foreign bool `json:"foreign,omitempty"`
@@ -210,11 +210,11 @@ func (n *Network) Subnet(is4 bool) (Subnet, bool) {
 	return Subnet{}, false
 }
 
-// WayOut is where an endpoint's default route of an address family leads; zero: it has
+// DefaultGateway is where an endpoint's default route of an address family leads; zero: it has
 // none.
-func (n *Network) WayOut(ep *Endpoint, is4 bool) netip.Addr {
+func (n *Network) DefaultGateway(ep *Endpoint, is4 bool) netip.Addr {
 	if s, ok := n.Subnet(is4); ok && !n.Internal && ep.Addr(is4).IsValid() {
-		return s.DefaultRoute()
+		return s.DefaultGateway()
 	}
 	return netip.Addr{}
 }
@@ -229,18 +229,18 @@ type PortProto struct {
 // InterfacePrefix begins the names of interfaces in sandboxes that nobody chose.
 func (n *Network) InterfacePrefix() string { return cmp.Or(n.IfPrefix, "eth") }
 
-// Called reports whether the network is found by a name.
-func (n *Network) Called(name string) bool { return called(name, n.Name, n.MadeAs) }
+// HasName reports whether the network is found by a name.
+func (n *Network) HasName(name string) bool { return hasName(name, n.Name, n.OriginalName) }
 
-func called(name, now, madeAs string) bool { return name != "" && (name == now || name == madeAs) }
+func hasName(name, now, original string) bool { return name != "" && (name == now || name == original) }
 
 // Sandbox is one container's network namespace. A value is immutable once it
 // is in a Snapshot.
 type Sandbox struct {
-	ID      string    `json:"id"`
-	Name    string    `json:"name"`
-	MadeAs  string    `json:"made_as,omitempty"` // as of a Network
-	Created time.Time `json:"created"`
+	ID           string    `json:"id"`
+	Name         string    `json:"name"`
+	OriginalName string    `json:"made_as,omitempty"` // as of a Network
+	Created      time.Time `json:"created"`
 
 	// NetworkMode is host, none, container:<sandbox id>, or the name of the
 	// first network.
@@ -275,8 +275,8 @@ type Sandbox struct {
 	ExitCode int    `json:"exit_code,omitempty"`
 }
 
-// Called reports whether the sandbox is found by a name.
-func (s *Sandbox) Called(name string) bool { return called(name, s.Name, s.MadeAs) }
+// HasName reports whether the sandbox is found by a name.
+func (s *Sandbox) HasName(name string) bool { return hasName(name, s.Name, s.OriginalName) }
 
 // OfRuntime reports whether a container runtime attached the namespace and is to take
 // it away again: the faces to them set a label fairlead.FACE.container.
@@ -343,9 +343,9 @@ type Endpoint struct {
 	// Gateway: the sandbox's default route leads through this endpoint, and its
 	// published ports are served by it.
 	Gateway bool `json:"gateway,omitempty"`
-	// Only4: an engine told that another endpoint, maybe another driver's, is the way
+	// GatewayIPv4Only: an engine told that another endpoint, maybe another driver's, is the way
 	// out for IPv6, and serves published ports at the host's IPv6 addresses.
-	Only4 bool `json:"only4,omitempty"`
+	GatewayIPv4Only bool `json:"only4,omitempty"`
 	// Reserved is when an engine asked for the endpoint; zero for Fairlead's own.
 	Reserved time.Time `json:"reserved,omitzero"`
 }

@@ -283,8 +283,8 @@ func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
 				continue
 			}
 			d.Addrs = append(d.Addrs, a)
-			if s, _ := n.want.Subnet(a.Addr().Is4()); e.want.Gateway && s.DefaultRoute().IsValid() {
-				d.Gateways = append(d.Gateways, s.DefaultRoute())
+			if s, _ := n.want.Subnet(a.Addr().Is4()); e.want.Gateway && s.DefaultGateway().IsValid() {
+				d.Gateways = append(d.Gateways, s.DefaultGateway())
 			}
 		}
 		devs = append(devs, d)
