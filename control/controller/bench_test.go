@@ -24,7 +24,7 @@ func (nopKernel) HostAddr(context.Context, netip.Prefix) (string, netip.Addr, er
 }
 func (nopKernel) HostPrefixes(context.Context) ([]netip.Prefix, error)   { return nil, nil }
 func (nopKernel) PortFree(model.Proto, netip.Addr, uint16, uint16) error { return nil }
-func (nopKernel) Gone(time.Duration) []string                            { return nil }
+func (nopKernel) VanishedSandboxes(time.Duration) []string               { return nil }
 func (nopKernel) InnerEnd(*model.Endpoint) (model.InnerEnd, error)       { return model.InnerTaken, nil }
 func (nopKernel) EphemeralRange() (lo, hi uint16)                        { return 32768, 60999 }
 
@@ -41,8 +41,8 @@ func (s *nopStore) Commit(ctx context.Context, ops ...store.Op) (uint64, error) 
 	return s.Store.Commit(ctx, ops...)
 }
 
-// crowded has 1000 sandboxes in 10 networks with 10 published ports each.
-func crowded(tb testing.TB) *Controller {
+// populated has 1000 sandboxes in 10 networks with 10 published ports each.
+func populated(tb testing.TB) *Controller {
 	w := newWorld(tb)
 	s := &nopStore{Store: w.store, off: true}
 	c, err := New(w.config(s, nopKernel{}))
@@ -77,7 +77,7 @@ func BenchmarkCreateSandbox(b *testing.B) {
 		"range-10000": {tcp("", 1000, 10000, 1000, 10000)},
 	} {
 		b.Run(name, func(b *testing.B) {
-			c := crowded(b)
+			c := populated(b)
 			b.ReportAllocs()
 			for b.Loop() {
 				sb, err := c.CreateSandbox(b.Context(), model.SandboxSpec{Name: "bench", NetworkMode: "n0", Ports: ports})
@@ -94,13 +94,13 @@ func BenchmarkCreateSandbox(b *testing.B) {
 	}
 }
 
-// TestVerbsStayFast holds a crowded host to far less than a human notices; a
+// TestVerbsStayFast holds a populated host to far less than a human notices; a
 // verb takes about a hundredth of the limit, the rest is for slow machines. What
 // counts is processor time, for others may have the processors.
 func TestVerbsStayFast(t *testing.T) {
 	// What a verb may take, and what publishing 10 000 ports at once may.
 	const verb, bulk = 100 * time.Millisecond, time.Second
-	c := crowded(t)
+	c := populated(t)
 	timed := func(what string, limit time.Duration, f func() error) {
 		t.Helper()
 		begin := processorTime(t)

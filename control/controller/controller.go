@@ -36,8 +36,8 @@ type Kernel interface {
 	PortFree(proto model.Proto, addr netip.Addr, port, count uint16) error
 	// InnerEnd tells where the inner end of a container engine's endpoint is.
 	InnerEnd(ep *model.Endpoint) (model.InnerEnd, error)
-	// Gone lists the sandboxes whose network namespace ended at least that long ago.
-	Gone(least time.Duration) []string
+	// VanishedSandboxes lists the sandboxes whose network namespace ended at least that long ago.
+	VanishedSandboxes(least time.Duration) []string
 	// EphemeralRange bounds the ports to choose from, both included.
 	EphemeralRange() (lo, hi uint16)
 }
@@ -100,18 +100,18 @@ type Controller struct {
 	cfg  Config
 	snap atomic.Pointer[model.Snapshot]
 
-	turn chan struct{} // holds a token through a whole verb; guards what follows
-	// unsettled are the ops that take back a change which may have reached the
+	sem chan struct{} // holds a token through a whole verb; guards what follows
+	// pendingRollback are the ops that take back a change which may have reached the
 	// store or the kernel but did not succeed.
-	unsettled []store.Op
-	defaults  []ipam.DefaultPool
-	addrs     map[string]*addresses       // by network ID; driver bridge only
-	pools     map[string]*ipam.Pool       // by ID of the engines' pools
-	ports     portIndex                   // what living publishes occupy
-	served    map[string][]*model.Publish // by sandbox ID
-	lastIndex uint32                      // of networks
-	lastID    uint32                      // of publishes
-	nextPort  uint16                      // where the search for an automatic host port goes on
+	pendingRollback []store.Op
+	defaults        []ipam.DefaultPool
+	addrs           map[string]*addresses       // by network ID; driver bridge only
+	pools           map[string]*ipam.Pool       // by ID of the engines' pools
+	ports           portIndex                   // what living publishes occupy
+	served          map[string][]*model.Publish // by sandbox ID
+	lastIndex       uint32                      // of networks
+	lastID          uint32                      // of publishes
+	nextPort        uint16                      // where the search for an automatic host port goes on
 }
 
 // New makes a Controller; Start must follow.
@@ -121,7 +121,7 @@ func New(cfg Config) (*Controller, error) {
 	}
 	c := &Controller{
 		cfg:    cfg,
-		turn:   make(chan struct{}, 1),
+		sem:    make(chan struct{}, 1),
 		addrs:  map[string]*addresses{},
 		pools:  map[string]*ipam.Pool{},
 		ports:  portIndex{},

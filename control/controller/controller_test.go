@@ -77,7 +77,7 @@ func (k *fakeKernel) InnerEnd(ep *model.Endpoint) (model.InnerEnd, error) {
 	return model.InnerTaken, nil
 }
 
-func (k *fakeKernel) Gone(time.Duration) []string { return k.gone }
+func (k *fakeKernel) VanishedSandboxes(time.Duration) []string { return k.gone }
 
 func (k *fakeKernel) EphemeralRange() (lo, hi uint16) { return k.lo, k.hi }
 

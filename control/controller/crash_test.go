@@ -135,7 +135,7 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 		"exited":           func() error { return w.SandboxExited(ctx, "old", 1) },
 		"exited-auto":      func() error { return w.SandboxExited(ctx, "auto", 1) },
 		"reap":             func() error { w.alive = map[int]bool{}; return w.Reap(ctx) },
-		"reap-departed": func() error {
+		"reap-vanished": func() error {
 			if sb, err := w.Sandbox("old"); err == nil {
 				w.kernel.gone = []string{sb.ID}
 			}
@@ -161,13 +161,13 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 			return w.PublishEndpoint(ctx, foreignID("joined"), []model.PortSpec{tcp("", 700, 2, 80, 2)}, false)
 		},
 		"unpublish": func() error { return w.UnpublishEndpoint(ctx, foreignID("serves")) },
-		"name":      func() error { return w.NameForeign(ctx, engineNames("web", "joined", "ben")) },
+		"name":      func() error { return w.SyncEngineNames(ctx, engineNames("web", "joined", "ben")) },
 		"release":   func() error { return w.ReleaseEndpoint(ctx, foreignID("serves")) },
 		"request-pool": func() error {
 			_, err := w.RequestPool(ctx, "", true, prefix("10.7.0.0/24"), model.RangeOf(prefix("10.7.0.128/25")))
 			return err
 		},
-		"forget":          func() error { return w.ForgetForeign(ctx, []string{foreignID("idle-f"), "10.6.0.0/24"}) },
+		"forget":          func() error { return w.RemoveOrphaned(ctx, []string{foreignID("idle-f"), "10.6.0.0/24"}) },
 		"release-pool":    func() error { return w.ReleasePool(ctx, "10.6.0.0/24") },
 		"request-address": func() error { _, err := w.RequestAddress(ctx, "10.6.0.0/24", netip.Addr{}, false); return err },
 		"release-address": func() error { return w.ReleaseAddress(ctx, "10.6.0.0/24", addr("10.6.0.1")) },
@@ -179,7 +179,7 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 	}
 }
 
-func furnish(w *world) {
+func populate(w *world) {
 	w.network(model.NetworkSpec{Name: "a", Subnets: []model.SubnetSpec{subnet("10.0.0.0/28")}})
 	w.network(model.NetworkSpec{Name: "b", EnableIPv6: true, Options: map[string]string{optHostBinding: "127.0.0.1"}})
 	w.network(model.NetworkSpec{Name: "idle"})
@@ -194,7 +194,7 @@ func furnish(w *world) {
 	if err := w.SandboxStarted(w.t.Context(), "auto", 50, 1); err != nil {
 		w.t.Fatal(err)
 	}
-	furnishForeign(w)
+	populateEngine(w)
 }
 
 // TestEveryVerbSurvivesEveryFault: whatever fails in a verb, it is done wholly
@@ -205,7 +205,7 @@ func TestEveryVerbSurvivesEveryFault(t *testing.T) {
 			t.Run(name+"/"+what, func(t *testing.T) {
 				t.Parallel()
 				w, f := faultyWorld(t)
-				furnish(w)
+				populate(w)
 				before := w.Snapshot()
 				verb := verbs(t.Context(), w)[name]
 				*f = fl

@@ -33,7 +33,7 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 		if ep, err = t.addEndpoint(ctx, n, sb, spec); err != nil {
 			return err
 		}
-		if err := t.retarget(sb, true); err != nil {
+		if err := t.updateGateway(sb, true); err != nil {
 			return err
 		}
 		ep = t.next.Endpoints[ep.ID] // may have become the gateway
@@ -74,7 +74,7 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 	var sb *model.Sandbox
 	was := false
 	err := c.update(ctx, func(t *tx) (err error) {
-		t.keep = force
+		t.ignoreApplyErr = force
 		if n, err = findNetwork(t.next, netRef); err != nil {
 			return err
 		}
@@ -91,7 +91,7 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 			if ep.SandboxID == sb.ID && ep.NetworkID == n.ID {
 				was = true
 				t.removeEndpoint(ep)
-				return t.retarget(sb, false)
+				return t.updateGateway(sb, false)
 			}
 		}
 		if force {
@@ -113,7 +113,7 @@ func (t *tx) addEndpoint(ctx context.Context, n *model.Network, sb *model.Sandbo
 	if err := checkBandwidth(n, spec.Bandwidth); err != nil {
 		return nil, err
 	}
-	n, err := t.wake(ctx, n)
+	n, err := t.claimSubnets(ctx, n)
 	if err != nil {
 		return nil, err
 	}
@@ -265,12 +265,12 @@ func (t *tx) addrOwner(n *model.Network, s model.Subnet, a netip.Addr) string {
 	return "another sandbox"
 }
 
-// removeEndpoint leaves the sandbox's gateway choice and publishes to retarget.
+// removeEndpoint leaves the sandbox's gateway choice and publishes to updateGateway.
 func (t *tx) removeEndpoint(ep *model.Endpoint) {
 	t.releaseAddr(ep.NetworkID, ep.IPv4.Addr())
 	t.releaseAddr(ep.NetworkID, ep.IPv6.Addr())
 	t.putEndpoint(ep.ID, nil)
-	t.idle(ep.NetworkID)
+	t.idleIfUnused(ep.NetworkID)
 }
 
 // releaseAddr gives an address back to a network's pool; the zero Addr is none.
@@ -290,7 +290,7 @@ func (t *tx) releaseAddr(networkID string, a netip.Addr) {
 func (t *tx) chooseGateway(sandboxID string) *model.Endpoint {
 	var gw *model.Endpoint
 	for _, ep := range endpointsOf(t.next, sandboxID) {
-		is := gw == nil && hasWayOut(t.next.Networks[ep.NetworkID])
+		is := gw == nil && hasDefaultRoute(t.next.Networks[ep.NetworkID])
 		if ep.Gateway != is {
 			changed := *ep
 			changed.Gateway = is
@@ -304,7 +304,7 @@ func (t *tx) chooseGateway(sandboxID string) *model.Endpoint {
 	return gw
 }
 
-func hasWayOut(n *model.Network) bool {
+func hasDefaultRoute(n *model.Network) bool {
 	return !n.Internal && slices.ContainsFunc(n.Subnets, func(s model.Subnet) bool { return s.Gateway.IsValid() })
 }
 

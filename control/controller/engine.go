@@ -26,19 +26,19 @@ func refuseForeign(what, remedy string) error {
 	return refuse(model.ErrForbidden, "%s is a container engine's (use that: %s)", what, remedy)
 }
 
-// maker is the command that removes what was made with it.
-func maker(foreign bool) string {
+// managingCLI is the command that removes what was made with it.
+func managingCLI(foreign bool) string {
 	if foreign {
 		return "docker"
 	}
 	return "fairlead"
 }
 
-// unforgotten is update; but what the engine forgot, as when it was killed, may
+// retryAfterReap is update; but what the engine forgot, as when it was killed, may
 // have the port that it asks for.
-func (c *Controller) unforgotten(ctx context.Context, fn func(*tx) error) error {
+func (c *Controller) retryAfterReap(ctx context.Context, fn func(*tx) error) error {
 	err := c.update(ctx, fn)
-	if !errors.Is(err, model.ErrConflict) || len(c.abandoned(c.Snapshot())) == 0 {
+	if !errors.Is(err, model.ErrConflict) || len(c.orphanedEndpoints(c.Snapshot())) == 0 {
 		return err
 	}
 	if err := c.Reap(ctx); err != nil {
@@ -53,7 +53,7 @@ func (c *Controller) unforgotten(ctx context.Context, fn func(*tx) error) error 
 func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error) {
 	var ep *model.Endpoint
 	err := c.update(ctx, func(t *tx) (err error) {
-		t.quiet = true
+		t.storeOnly = true
 		n := t.next.Networks[networkID]
 		if n == nil || !n.Foreign {
 			return refuse(model.ErrNotFound, "network %s is not known to Fairlead (remove it from the engine and create it anew)", short(networkID))
@@ -61,7 +61,7 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 		if ep = t.next.Endpoints[spec.ForeignID]; ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
 			return nil // the engine did not get the answer
 		}
-		t.yield(n, spec)
+		t.evictHolder(n, spec)
 		// An address that the engine does not ask for is not for Fairlead to choose: the
 		// container may have no IPv6, and would get it with the address.
 		spec.Exact = spec.IPv4.IsValid() || spec.IPv6.IsValid() || !n.EnableIPv4
@@ -76,13 +76,13 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 	return ep, err
 }
 
-// yield takes the addresses that the spec names from the network's other endpoints. In
+// evictHolder takes the addresses that the spec names from the network's other endpoints. In
 // its networks the engine chooses the addresses, and never one that it knows to be in
 // use: it took the address back, as it does with the IPv6 address of an interface without
 // IPv6, or it forgot who had it, as when it was killed. In the second case something may
 // hold the old namespace yet. An endpoint whose namespace lives keeps all the rest; any
 // other is released.
-func (t *tx) yield(n *model.Network, spec model.EndpointSpec) {
+func (t *tx) evictHolder(n *model.Network, spec model.EndpointSpec) {
 	for _, ep := range membersOf(t.next, n.ID) {
 		var lost []netip.Addr
 		for _, a := range []netip.Addr{spec.IPv4, spec.IPv6} {
@@ -94,20 +94,20 @@ func (t *tx) yield(n *model.Network, spec model.EndpointSpec) {
 			continue
 		}
 		log := t.c.cfg.Log.With("addresses", lost, "sandbox", sandboxName(t.next, ep.SandboxID))
-		if t.lives(ep) && (spec.MAC.IsZero() || spec.MAC != ep.MAC) {
+		if t.isInUse(ep) && (spec.MAC.IsZero() || spec.MAC != ep.MAC) {
 			log.Warn("the engine gave an address to another endpoint; this one goes on without it")
 			t.dropAddresses(n, ep, lost)
 		} else {
 			log.Warn("the engine gave an address to another endpoint; this one, which the engine forgot, is removed")
 			t.releaseEndpoint(ep)
 		}
-		t.quiet, t.keep = false, true
+		t.storeOnly, t.ignoreApplyErr = false, true
 	}
 }
 
-// lives reports whether an engine has taken the endpoint's inner end, and its namespace
+// isInUse reports whether an engine has taken the endpoint's inner end, and its namespace
 // is still there. In doubt it does.
-func (t *tx) lives(ep *model.Endpoint) bool {
+func (t *tx) isInUse(ep *model.Endpoint) bool {
 	if ep.SandboxID == "" {
 		return false
 	}
@@ -169,7 +169,7 @@ func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (
 		n = t.next.Networks[was.NetworkID]
 		sb, err := t.foreignSandbox(name, netns, n)
 		if err == nil {
-			ep = t.enter(was, sb)
+			ep = t.attachEndpoint(was, sb)
 		}
 		return err
 	})
@@ -180,11 +180,11 @@ func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (
 	return ep, nil
 }
 
-// enter puts an endpoint into a sandbox, last. Another one of the same network
+// attachEndpoint puts an endpoint into a sandbox, last. Another one of the same network
 // goes: an engine has one a network, so it forgot that.
-func (t *tx) enter(ep *model.Endpoint, sb *model.Sandbox) *model.Endpoint {
+func (t *tx) attachEndpoint(ep *model.Endpoint, sb *model.Sandbox) *model.Endpoint {
 	if ep.SandboxID != sb.ID {
-		t.leave(ep)
+		t.detachEndpoint(ep)
 	}
 	now := *t.next.Endpoints[ep.ID]
 	now.SandboxID, now.Order = sb.ID, 0
@@ -240,19 +240,19 @@ func (c *Controller) ReleaseEndpoint(ctx context.Context, id string) error {
 		if ep.Reserved.IsZero() {
 			return refuse(model.ErrForbidden, "endpoint %s is Fairlead's own (use fairlead network disconnect)", short(id))
 		}
-		t.keep = true
+		t.ignoreApplyErr = true
 		t.releaseEndpoint(ep)
 		return nil
 	})
 }
 
 func (t *tx) releaseEndpoint(ep *model.Endpoint) {
-	t.leave(ep)
+	t.detachEndpoint(ep)
 	t.removeEndpoint(t.next.Endpoints[ep.ID])
 }
 
-// leave takes an endpoint out of its sandbox.
-func (t *tx) leave(ep *model.Endpoint) {
+// detachEndpoint takes an endpoint out of its sandbox.
+func (t *tx) detachEndpoint(ep *model.Endpoint) {
 	sb := t.next.Sandboxes[ep.SandboxID]
 	if sb == nil {
 		return

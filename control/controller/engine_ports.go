@@ -33,7 +33,7 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 			return err
 		}
 		gws := t.gatewaysWith(ep, ipv4Only)
-		if done = ep.Gateway && ep.GatewayIPv4Only == ipv4Only && t.serves(sb, gws, ports); done {
+		if done = ep.Gateway && ep.GatewayIPv4Only == ipv4Only && t.servesExactly(sb, gws, ports); done {
 			return nil
 		}
 		for _, o := range endpointsOf(t.next, sb.ID) { // in an update of its own: a port is free when the kernel says so
@@ -49,7 +49,7 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 	if err != nil || done {
 		return err
 	}
-	return c.unforgotten(ctx, func(t *tx) error {
+	return c.retryAfterReap(ctx, func(t *tx) error {
 		was, in, err := t.joined(id)
 		if err != nil {
 			return err
@@ -58,7 +58,7 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 		gws := t.gatewaysWith(&ep, ipv4Only)
 		ep.Gateway, ep.GatewayIPv4Only = true, ipv4Only
 		t.putEndpoint(id, &ep)
-		pubs, err := t.bindParts(&sb, gws, ports)
+		pubs, err := t.bindSplitPorts(&sb, gws, ports)
 		if err != nil {
 			return err
 		}
@@ -101,9 +101,9 @@ func (t *tx) gatewaysWith(ep *model.Endpoint, ipv4Only bool) gateways {
 	return gateways{ep, ep}
 }
 
-// parts are the ports that each gateway serves. same tells of one of v6 that both serve
+// splitPorts are the ports that each gateway serves. same tells of one of v6 that both serve
 // which it is in v4, where the host port is chosen; -1: only IPv6 has it.
-func (t *tx) parts(gws gateways, ports []model.PortSpec) (v4, v6 []model.PortSpec, same []int) {
+func (t *tx) splitPorts(gws gateways, ports []model.PortSpec) (v4, v6 []model.PortSpec, same []int) {
 	if gws.v4 == gws.v6 {
 		return ports, nil, nil
 	}
@@ -130,10 +130,10 @@ func (t *tx) parts(gws gateways, ports []model.PortSpec) (v4, v6 []model.PortSpe
 	return v4, v6, same
 }
 
-// bindParts resolves ports into a sandbox's, and makes the publishes of each, in the
+// bindSplitPorts resolves ports into a sandbox's, and makes the publishes of each, in the
 // same order.
-func (t *tx) bindParts(sb *model.Sandbox, gws gateways, ports []model.PortSpec) ([]*model.Publish, error) {
-	v4, v6, same := t.parts(gws, ports)
+func (t *tx) bindSplitPorts(sb *model.Sandbox, gws gateways, ports []model.PortSpec) ([]*model.Publish, error) {
+	v4, v6, same := t.splitPorts(gws, ports)
 	bound4, pubs4, err := t.resolvePorts(v4, gws.v4)
 	if err != nil {
 		return nil, err
@@ -151,9 +151,9 @@ func (t *tx) bindParts(sb *model.Sandbox, gws gateways, ports []model.PortSpec) 
 	return slices.Concat(pubs4, pubs6), nil
 }
 
-// serves reports whether a sandbox's ports are what was asked for, each at its gateway.
-func (t *tx) serves(sb *model.Sandbox, gws gateways, ports []model.PortSpec) bool {
-	v4, v6, _ := t.parts(gws, ports)
+// servesExactly reports whether a sandbox's ports are what was asked for, each at its gateway.
+func (t *tx) servesExactly(sb *model.Sandbox, gws gateways, ports []model.PortSpec) bool {
+	v4, v6, _ := t.splitPorts(gws, ports)
 	pubs := t.c.served[sb.ID]
 	if len(sb.Ports) != len(pubs) || len(pubs) != len(v4)+len(v6) {
 		return false

@@ -37,9 +37,9 @@ func (w *world) reserve(name, netns string) *model.Endpoint {
 	return ep
 }
 
-// furnishForeign adds what an engine has: a network with an endpoint that
+// populateEngine adds what an engine has: a network with an endpoint that
 // waits, one that joined, and one that publishes; and a pool.
-func furnishForeign(w *world) {
+func populateEngine(w *world) {
 	w.t.Helper()
 	w.network(foreignNetwork("f", "10.8.0.0/24"))
 	w.network(foreignNetwork("idle-f", "10.10.0.0/24"))
@@ -174,7 +174,7 @@ func TestEnginePortConflict(t *testing.T) {
 func TestForeignIsLeftToTheEngine(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	furnishForeign(w)
+	populateEngine(w)
 	w.sandbox(model.SandboxSpec{Name: "mine"})
 	own := w.network(model.NetworkSpec{Name: "own"})
 	before := w.Snapshot()
@@ -215,7 +215,7 @@ func TestForeignIsLeftToTheEngine(t *testing.T) {
 // What an engine began and forgot goes after a while; what runs stays.
 func TestForgottenEndpointsGo(t *testing.T) {
 	w := newWorld(t)
-	furnishForeign(w)
+	populateEngine(w)
 	w.kernel.inner[foreignID("serves")] = model.InnerOnHost
 	reap := func() {
 		if err := w.Reap(t.Context()); err != nil {

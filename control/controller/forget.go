@@ -8,8 +8,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// noteEngine notes whose the networks and pools are that an engine has.
-func (t *tx) noteEngine(names model.EngineNames) {
+// recordEngine notes whose the networks and pools are that an engine has.
+func (t *tx) recordEngine(names model.EngineNames) {
 	if names.Engine == "" {
 		return
 	}
@@ -29,9 +29,9 @@ func (t *tx) noteEngine(names model.EngineNames) {
 	}
 }
 
-// ForgetForeign removes engines' networks and pools of those IDs: their engine does not
+// RemoveOrphaned removes engines' networks and pools of those IDs: their engine does not
 // have them. A network with endpoints stays, and a pool with a network.
-func (c *Controller) ForgetForeign(ctx context.Context, ids []string) error {
+func (c *Controller) RemoveOrphaned(ctx context.Context, ids []string) error {
 	var networks []*model.Network
 	var pools []*model.AddressPool
 	err := c.update(ctx, func(t *tx) error {
@@ -52,7 +52,7 @@ func (c *Controller) ForgetForeign(ctx context.Context, ids []string) error {
 				pools = append(pools, p)
 			}
 		}
-		t.quiet = len(networks) == 0
+		t.storeOnly = len(networks) == 0
 		return nil
 	})
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 func TestForgetForeign(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	furnishForeign(w)
+	populateEngine(w)
 	own := w.network(model.NetworkSpec{Name: "own"})
 	spec := foreignNetwork("pooled", "10.6.0.0/24")
 	spec.Engine = model.EngineAsked
@@ -24,7 +24,7 @@ func TestForgetForeign(t *testing.T) {
 	names := engineNames("web")
 	names.Engine, names.Subnets = "me", map[netip.Prefix]bool{prefix("10.6.0.0/24"): true}
 	names.Networks[own.ID] = "own"
-	if err := w.NameForeign(ctx, names); err != nil {
+	if err := w.SyncEngineNames(ctx, names); err != nil {
 		t.Fatal(err)
 	}
 	w.restart()
@@ -37,10 +37,10 @@ func TestForgetForeign(t *testing.T) {
 	if got := s.Pools["10.6.0.0/24"].Engine; got != "me" {
 		t.Errorf("the pool is engine %q's", got)
 	}
-	if err := w.ForgetForeign(ctx, []string{foreignID("f"), own.ID, "10.6.0.0/24", foreignID("none"), "10.99.0.0/24"}); err != nil || w.Snapshot() != s {
+	if err := w.RemoveOrphaned(ctx, []string{foreignID("f"), own.ID, "10.6.0.0/24", foreignID("none"), "10.99.0.0/24"}); err != nil || w.Snapshot() != s {
 		t.Errorf("what is used is forgotten: %v", err)
 	}
-	if err := w.ForgetForeign(ctx, []string{"10.6.0.0/24", foreignID("pooled"), foreignID("idle-f")}); err != nil {
+	if err := w.RemoveOrphaned(ctx, []string{"10.6.0.0/24", foreignID("pooled"), foreignID("idle-f")}); err != nil {
 		t.Fatal(err)
 	}
 	w.check()

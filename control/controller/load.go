@@ -44,10 +44,10 @@ func publishRecords(ps []*model.Publish) any {
 // object that the kernel refuses does not keep the others from being served:
 // that is logged, and left to the next resync.
 func (c *Controller) Start(ctx context.Context) error {
-	if err := c.takeTurn(ctx); err != nil {
+	if err := c.lock(ctx); err != nil {
 		return err
 	}
-	defer c.endTurn()
+	defer c.unlock()
 	if err := c.checkSchema(ctx); err != nil {
 		return err
 	}
@@ -61,11 +61,11 @@ func (c *Controller) Start(ctx context.Context) error {
 	if err := t.createPredefined(ctx); err != nil {
 		return err
 	}
-	if n := t.reap(c.dead(t.next), nil); n > 0 { // what engines have is known once it is applied
+	if n := t.reap(c.exitedSandboxes(t.next), nil); n > 0 { // what engines have is known once it is applied
 		c.cfg.Log.Info("sandboxes of dead programs removed", "count", n)
 	}
 	for id := range t.next.Networks { // of before networks could be idle
-		t.idle(id)
+		t.idleIfUnused(id)
 	}
 	ops, _, err := t.encode()
 	if err != nil {

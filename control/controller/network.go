@@ -72,7 +72,7 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 	for _, o := range t.next.Networks {
 		if o.HasName(spec.Name) {
 			return nil, refuse(model.ErrConflict, "network with name %s already exists (choose another name, or remove it with: %s network rm %s)",
-				spec.Name, maker(o.Foreign), spec.Name)
+				spec.Name, managingCLI(o.Foreign), spec.Name)
 		}
 	}
 	index, err := t.c.newIndex(t.next)
@@ -140,9 +140,9 @@ func (t *tx) useAddresses(n *model.Network) error {
 	return nil
 }
 
-// wake makes a network claim subnets, if it does not: those that it had, unless somebody else
+// claimSubnets makes a network claim subnets, if it does not: those that it had, unless somebody else
 // has taken them meanwhile.
-func (t *tx) wake(ctx context.Context, n *model.Network) (*model.Network, error) {
+func (t *tx) claimSubnets(ctx context.Context, n *model.Network) (*model.Network, error) {
 	if !n.Idle {
 		return n, nil
 	}
@@ -187,8 +187,8 @@ func (t *tx) stillFree(ctx context.Context, n *model.Network) (free, usable bool
 	return free, usable, nil
 }
 
-// idle makes a predefined network claim nothing while it has no endpoint.
-func (t *tx) idle(networkID string) {
+// idleIfUnused makes a predefined network claim nothing while it has no endpoint.
+func (t *tx) idleIfUnused(networkID string) {
 	n := t.next.Networks[networkID]
 	if n == nil || n.Idle || !n.HasDatapath() || !predefined(n.Name) || hasMembers(t.next, n.ID) {
 		return

@@ -33,7 +33,7 @@ func (c *Controller) RequestPool(ctx context.Context, engine string, is4 bool, p
 			return err
 		}
 		made = p
-		t.quiet = true
+		t.storeOnly = true
 		return t.addPool(p)
 	})
 	return made, err
@@ -54,7 +54,7 @@ func (c *Controller) ReleasePool(ctx context.Context, id string) error {
 	return c.update(ctx, func(t *tx) error {
 		t.usePool(id, nil)
 		t.putPool(id, nil)
-		t.quiet = true
+		t.storeOnly = true
 		return nil
 	})
 }
@@ -86,7 +86,7 @@ func (c *Controller) RequestAddress(ctx context.Context, poolID string, want net
 		now := *p
 		now.Taken = append(slices.Clone(p.Taken), a)
 		t.putPool(poolID, &now)
-		t.quiet = true
+		t.storeOnly = true
 		got = netip.PrefixFrom(a, p.Prefix.Bits())
 		return nil
 	})
@@ -113,7 +113,7 @@ func (c *Controller) ReleaseAddress(ctx context.Context, poolID string, a netip.
 		now := *p
 		now.Taken = slices.DeleteFunc(slices.Clone(p.Taken), func(o netip.Addr) bool { return o == a })
 		t.putPool(poolID, &now)
-		t.quiet = true
+		t.storeOnly = true
 		return nil
 	})
 }

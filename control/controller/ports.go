@@ -104,7 +104,7 @@ func withExposed(specs []model.PortSpec, expose []model.PortProto) []model.PortS
 func joinRuns(specs []model.PortSpec) []model.PortSpec {
 	var exact, others []model.PortSpec
 	for _, s := range specs {
-		if freedom(s) == 0 {
+		if flexibility(s) == 0 {
 			exact = append(exact, s)
 		} else {
 			others = append(others, s)
@@ -172,7 +172,7 @@ func (t *tx) resolvePorts(specs []model.PortSpec, gw *model.Endpoint) (ports []m
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(freedom(specs[a]), freedom(specs[b])) })
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(flexibility(specs[a]), flexibility(specs[b])) })
 
 	ports = make([]model.PortBinding, len(specs))
 	pubs = make([]*model.Publish, len(specs))
@@ -200,7 +200,7 @@ func (t *tx) resolvePorts(specs []model.PortSpec, gw *model.Endpoint) (ports []m
 	return ports, pubs, nil
 }
 
-func freedom(s model.PortSpec) int {
+func flexibility(s model.PortSpec) int {
 	switch s.HostCount {
 	case s.Count:
 		return 0
@@ -225,7 +225,7 @@ func servedAt(n *model.Network, ep *model.Endpoint, b model.PortBinding) (netip.
 
 // choosePort fills in b.HostPort, or checks that it can be had.
 func (t *tx) choosePort(s model.PortSpec, gw *model.Endpoint, b *model.PortBinding) error {
-	switch freedom(s) {
+	switch flexibility(s) {
 	case 0:
 		if gw == nil {
 			return nil
@@ -327,10 +327,10 @@ func (t *tx) freePublish(p *model.Publish) {
 	t.onUndo(func() { t.c.ports.claim(p.ID, p.PortBinding) })
 }
 
-// retarget chooses the sandbox's gateway endpoint anew and lets it serve the
+// updateGateway chooses the sandbox's gateway endpoint anew and lets it serve the
 // published ports. Those that now cannot be served are refused when strict,
 // else left out.
-func (t *tx) retarget(sb *model.Sandbox, strict bool) error {
+func (t *tx) updateGateway(sb *model.Sandbox, strict bool) error {
 	gw := t.chooseGateway(sb.ID)
 	was := t.c.served[sb.ID]
 	spare := make(map[model.PortBinding]*model.Publish, len(was))

@@ -32,7 +32,7 @@ func (c *Controller) SandboxStarted(ctx context.Context, ref string, pid int, st
 		now := *sb
 		now.PID, now.PIDStart, now.Exited, now.ExitCode = pid, start, false, 0
 		t.putSandbox(sb.ID, &now)
-		t.quiet = true
+		t.storeOnly = true
 		return nil
 	})
 }
@@ -48,12 +48,12 @@ func (c *Controller) SandboxExited(ctx context.Context, ref string, code int) er
 		}
 		if sb.AutoRemove && len(joinersOf(t.next, sb.ID)) == 0 {
 			t.removeSandbox(sb)
-			t.keep = true
+			t.ignoreApplyErr = true
 			removed = sb
 			return nil
 		}
 		t.markExited(sb, code)
-		t.quiet = true
+		t.storeOnly = true
 		return nil
 	})
 	if err == nil && removed != nil {
@@ -73,18 +73,18 @@ func (t *tx) markExited(sb *model.Sandbox, code int) {
 // container engines and runtimes forgot, too. It is to be called every few seconds.
 func (c *Controller) Reap(ctx context.Context) error {
 	s := c.Snapshot() // without the lock: mostly there is nothing
-	if len(c.dead(s)) == 0 && len(c.abandoned(s)) == 0 && len(c.departed(s)) == 0 {
+	if len(c.exitedSandboxes(s)) == 0 && len(c.orphanedEndpoints(s)) == 0 && len(c.vanishedSandboxes(s)) == 0 {
 		return nil
 	}
-	removed, forgotten := 0, 0
-	var departed []*model.Sandbox
+	removed, released := 0, 0
+	var vanished []*model.Sandbox
 	err := c.update(ctx, func(t *tx) error {
-		abandoned := c.abandoned(t.next)
-		removed, forgotten = t.reap(c.dead(t.next), abandoned), len(abandoned)
-		departed = c.departed(t.next)
-		for _, sb := range departed {
+		orphaned := c.orphanedEndpoints(t.next)
+		removed, released = t.reap(c.exitedSandboxes(t.next), orphaned), len(orphaned)
+		vanished = c.vanishedSandboxes(t.next)
+		for _, sb := range vanished {
 			t.removeSandbox(sb)
-			t.quiet = false
+			t.storeOnly = false
 		}
 		return nil
 	})
@@ -94,33 +94,33 @@ func (c *Controller) Reap(ctx context.Context) error {
 	if removed > 0 {
 		c.cfg.Log.Info("sandboxes of dead programs removed", "count", removed)
 	}
-	if forgotten > 0 {
-		c.cfg.Log.Info("endpoints that an engine forgot removed", "count", forgotten)
+	if released > 0 {
+		c.cfg.Log.Info("endpoints that an engine forgot removed", "count", released)
 	}
-	for _, sb := range departed {
+	for _, sb := range vanished {
 		c.cfg.Log.Info("sandbox removed, whose network namespace ended without a word of its runtime's", "sandbox", sb.Name, "id", short(sb.ID))
 	}
 	return nil
 }
 
 // reap removes both, and returns how many sandboxes of dead programs there were.
-func (t *tx) reap(dead []*model.Sandbox, abandoned []*model.Endpoint) (removed int) {
-	t.keep, t.quiet = true, len(abandoned) == 0
-	for _, ep := range abandoned {
+func (t *tx) reap(exited []*model.Sandbox, orphaned []*model.Endpoint) (removed int) {
+	t.ignoreApplyErr, t.storeOnly = true, len(orphaned) == 0
+	for _, ep := range orphaned {
 		t.releaseEndpoint(ep)
 	}
 	var shared []*model.Sandbox
 	remove := func(sb *model.Sandbox) {
 		t.removeSandbox(sb)
-		t.quiet = false
+		t.storeOnly = false
 		removed++
 	}
-	for _, sb := range dead {
+	for _, sb := range exited {
 		switch {
 		case !sb.AutoRemove:
 			t.markExited(sb, exitUnknown)
 		case len(joinersOf(t.next, sb.ID)) > 0:
-			shared = append(shared, sb) // their last joiner may be in dead
+			shared = append(shared, sb) // their last joiner may be in exited
 		default:
 			remove(sb)
 		}
@@ -133,15 +133,15 @@ func (t *tx) reap(dead []*model.Sandbox, abandoned []*model.Endpoint) (removed i
 	return removed
 }
 
-// dead lists the sandboxes that Reap has to do something about.
-func (c *Controller) dead(s *model.Snapshot) []*model.Sandbox {
+// exitedSandboxes lists the sandboxes that Reap has to do something about.
+func (c *Controller) exitedSandboxes(s *model.Snapshot) []*model.Sandbox {
 	var out []*model.Sandbox
 	var shared map[string]bool // modes that join a sandbox
 	for _, sb := range s.Sandboxes {
-		abandoned := sb.PID == 0 && c.cfg.Now().Sub(sb.Created) > c.cfg.StartGrace
+		neverStarted := sb.PID == 0 && c.cfg.Now().Sub(sb.Created) > c.cfg.StartGrace
 		switch {
 		case sb.AutoRemove && !sb.Exited && sb.PID != 0 && !c.running(sb),
-			sb.AutoRemove && sb.PID == 0 && !sb.Exited && abandoned,
+			sb.AutoRemove && sb.PID == 0 && !sb.Exited && neverStarted,
 			!sb.AutoRemove && sb.PID != 0 && !sb.Exited && !c.running(sb):
 			out = append(out, sb)
 		case sb.AutoRemove && sb.Exited:
@@ -166,11 +166,11 @@ func joinedModes(s *model.Snapshot) map[string]bool {
 	return out
 }
 
-// abandoned lists the endpoints that a container engine forgot: their devices
+// orphanedEndpoints lists the endpoints that a container engine forgot: their devices
 // went with its namespace, or it has not taken them for longer than an engine
 // takes. Where the namespace's path is does not matter, nor whether it can be
 // seen from here.
-func (c *Controller) abandoned(s *model.Snapshot) []*model.Endpoint {
+func (c *Controller) orphanedEndpoints(s *model.Snapshot) []*model.Endpoint {
 	var out []*model.Endpoint
 	for _, ep := range s.Endpoints {
 		if ep.Reserved.IsZero() {
@@ -192,13 +192,13 @@ func (c *Controller) abandoned(s *model.Snapshot) []*model.Endpoint {
 	return out
 }
 
-// departed lists the sandboxes of container runtimes whose namespace ended without
+// vanishedSandboxes lists the sandboxes of container runtimes whose namespace ended without
 // the runtime's taking them away: in a crash, or a restart of the host. Those that
 // people attached wait for the namespace to come back, and those with leased addresses
 // for the runtime.
-func (c *Controller) departed(s *model.Snapshot) []*model.Sandbox {
+func (c *Controller) vanishedSandboxes(s *model.Snapshot) []*model.Sandbox {
 	var out []*model.Sandbox
-	for _, id := range c.cfg.Kernel.Gone(c.cfg.StartGrace) {
+	for _, id := range c.cfg.Kernel.VanishedSandboxes(c.cfg.StartGrace) {
 		if sb := s.Sandboxes[id]; sb != nil && sb.OfRuntime() && len(joinersOf(s, id)) == 0 && !slices.ContainsFunc(endpointsOf(s, id), isLeased) {
 			out = append(out, sb)
 		}

@@ -12,15 +12,15 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// NameForeign calls a container engine's networks and sandboxes as the engine calls
+// SyncEngineNames calls a container engine's networks and sandboxes as the engine calls
 // them, where nobody else is called that; else as they were made. Those that it does
 // not name keep their names. The name that one was made with goes on finding it.
-func (c *Controller) NameForeign(ctx context.Context, names model.EngineNames) error {
+func (c *Controller) SyncEngineNames(ctx context.Context, names model.EngineNames) error {
 	var renamed [][2]string
 	err := c.update(ctx, func(t *tx) error {
-		t.quiet = true // the kernel knows no names
-		t.noteEngine(names)
-		renamed = append(t.nameNetworks(names.Networks), t.nameSandboxes(names.Containers)...)
+		t.storeOnly = true // the kernel knows no names
+		t.recordEngine(names)
+		renamed = append(t.renameNetworks(names.Networks), t.renameSandboxes(names.Containers)...)
 		return nil
 	})
 	if err != nil {
@@ -32,7 +32,7 @@ func (c *Controller) NameForeign(ctx context.Context, names model.EngineNames) e
 	return nil
 }
 
-func (t *tx) nameNetworks(names map[string]string) (renamed [][2]string) {
+func (t *tx) renameNetworks(names map[string]string) (renamed [][2]string) {
 	all := make([]naming, 0, len(t.next.Networks))
 	for id, n := range t.next.Networks {
 		want := ""
@@ -41,7 +41,7 @@ func (t *tx) nameNetworks(names map[string]string) (renamed [][2]string) {
 		}
 		all = append(all, naming{id, n.Name, cmp.Or(n.OriginalName, n.Name), want})
 	}
-	for _, new := range rename(all) {
+	for _, new := range assignNames(all) {
 		n := *t.next.Networks[new.id]
 		renamed = append(renamed, [2]string{n.Name, new.name})
 		for id, sb := range t.next.Sandboxes {
@@ -57,7 +57,7 @@ func (t *tx) nameNetworks(names map[string]string) (renamed [][2]string) {
 	return renamed
 }
 
-func (t *tx) nameSandboxes(names map[string]model.EngineName) (renamed [][2]string) {
+func (t *tx) renameSandboxes(names map[string]model.EngineName) (renamed [][2]string) {
 	wants := map[string]string{}
 	for _, id := range slices.Sorted(maps.Keys(names)) {
 		ep, known := t.next.Endpoints[id], names[id]
@@ -81,7 +81,7 @@ func (t *tx) nameSandboxes(names map[string]model.EngineName) (renamed [][2]stri
 	for id, sb := range t.next.Sandboxes {
 		all = append(all, naming{id, sb.Name, cmp.Or(sb.OriginalName, sb.Name), wants[id]})
 	}
-	for _, new := range rename(all) {
+	for _, new := range assignNames(all) {
 		sb := *t.next.Sandboxes[new.id]
 		renamed = append(renamed, [2]string{sb.Name, new.name})
 		sb.Name, sb.OriginalName = new.name, new.original
@@ -94,10 +94,10 @@ func (t *tx) nameSandboxes(names map[string]model.EngineName) (renamed [][2]stri
 // should be called; "": as it is.
 type naming struct{ id, name, original, want string }
 
-// rename returns those whose name changes, with the new one. Each gets what it wants
+// assignNames returns those whose name changes, with the new one. Each gets what it wants
 // unless another keeps that name, or was made with it, or has a lower ID and wants it
 // too; then it is called as it was made.
-func rename(all []naming) (changed []naming) {
+func assignNames(all []naming) (changed []naming) {
 	slices.SortFunc(all, func(a, b naming) int { return strings.Compare(a.id, b.id) })
 	taken := map[string]string{} // name -> ID
 	for _, o := range all {

@@ -23,7 +23,7 @@ func engineNames(network string, containers ...string) model.EngineNames {
 func TestEngineNames(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	furnishForeign(w)
+	populateEngine(w)
 	w.sandbox(model.SandboxSpec{Name: "mine"})
 	w.network(model.NetworkSpec{Name: "own"})
 	is := func(name string, refs ...string) {
@@ -37,7 +37,7 @@ func TestEngineNames(t *testing.T) {
 	name := func(names model.EngineNames) {
 		t.Helper()
 		applies := w.kernel.applies
-		if err := w.NameForeign(ctx, names); err != nil {
+		if err := w.SyncEngineNames(ctx, names); err != nil {
 			t.Fatal(err)
 		}
 		if w.kernel.applies != applies {
@@ -77,7 +77,7 @@ func TestEngineNames(t *testing.T) {
 	name(engineNames("\n", "joined", "../x", "serves", "")) // what is no name changes nothing
 	is("ben", "docker-1")
 	is("paul", "docker-3")
-	if before := w.Snapshot(); w.NameForeign(ctx, model.EngineNames{}) != nil || w.Snapshot() != before {
+	if before := w.Snapshot(); w.SyncEngineNames(ctx, model.EngineNames{}) != nil || w.Snapshot() != before {
 		t.Error("nothing was learnt, and something changed")
 	}
 	w.restart()

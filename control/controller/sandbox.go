@@ -153,7 +153,7 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 	for _, o := range t.next.Sandboxes {
 		if o.HasName(sb.Name) {
 			return nil, refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: %s rm %s, or choose another name)",
-				sb.Name, short(o.ID), maker(o.Foreign), sb.Name)
+				sb.Name, short(o.ID), managingCLI(o.Foreign), sb.Name)
 		}
 	}
 	t.putSandbox(sb.ID, sb) // what follows fills it in, before anyone sees it
@@ -226,7 +226,7 @@ func (t *tx) giveNamespace(sb *model.Sandbox, n *model.Network) error {
 func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) error {
 	var sb *model.Sandbox
 	err := c.update(ctx, func(t *tx) (err error) {
-		t.keep = force
+		t.ignoreApplyErr = force
 		if sb, err = findSandbox(t.next, ref); err != nil {
 			return err
 		}

@@ -41,10 +41,10 @@ type tx struct {
 	undo    []func()
 	// hostPrefixes are those of the host, once the verb has asked for them.
 	hostPrefixes []netip.Prefix
-	// keep: a kernel that will not remove something does not hold the verb up.
-	keep bool
-	// quiet: nothing changed that the kernel has to know at once.
-	quiet bool
+	// ignoreApplyErr: a kernel that will not remove something does not hold the verb up.
+	ignoreApplyErr bool
+	// storeOnly: nothing changed that the kernel has to know at once.
+	storeOnly bool
 }
 
 func (c *Controller) begin() *tx {
@@ -57,11 +57,11 @@ func (c *Controller) begin() *tx {
 // update runs one verb: fn changes the model, then the change is persisted,
 // then applied. If any of these fails, or panics, all are as before.
 func (c *Controller) update(ctx context.Context, fn func(*tx) error) error {
-	if err := c.takeTurn(ctx); err != nil {
+	if err := c.lock(ctx); err != nil {
 		return err
 	}
-	defer c.endTurn()
-	if err := c.settle(ctx); err != nil {
+	defer c.unlock()
+	if err := c.finishRollback(ctx); err != nil {
 		return err
 	}
 	t := c.begin()
@@ -79,62 +79,62 @@ func (c *Controller) update(ctx context.Context, fn func(*tx) error) error {
 		return err
 	}
 	// From here on a crash, an error, or a panic may leave traces.
-	c.unsettled = inverse
+	c.pendingRollback = inverse
 	if err := t.commit(ctx, ops); err != nil {
 		t.rollback()
 		// The caller's context may be what failed the verb.
-		if worse := c.settle(context.WithoutCancel(ctx)); worse != nil {
+		if worse := c.finishRollback(context.WithoutCancel(ctx)); worse != nil {
 			return fmt.Errorf("%w (and %w)", err, worse)
 		}
 		return err
 	}
-	c.unsettled = nil
+	c.pendingRollback = nil
 	c.snap.Store(t.next)
 	done = true
 	return nil
 }
 
-// takeTurn waits until no other verb is under way, or its caller gives up.
-func (c *Controller) takeTurn(ctx context.Context) error {
+// lock waits until no other verb is under way, or its caller gives up.
+func (c *Controller) lock(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	select {
-	case c.turn <- struct{}{}:
+	case c.sem <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("wait for other changes to be done: %w (try again)", ctx.Err())
 	}
 }
 
-func (c *Controller) endTurn() { <-c.turn }
+func (c *Controller) unlock() { <-c.sem }
 
 // commit persists and applies.
 func (t *tx) commit(ctx context.Context, ops []store.Op) error {
 	if _, err := t.c.cfg.Store.Commit(ctx, ops...); err != nil {
 		return fmt.Errorf("persist the change: %w", err)
 	}
-	if t.quiet {
+	if t.storeOnly {
 		return nil
 	}
 	err := t.c.cfg.Kernel.Apply(ctx, t.next)
-	if err != nil && t.keep {
+	if err != nil && t.ignoreApplyErr {
 		t.c.cfg.Log.Warn("kernel objects of something removed by force may remain until the next resync", "err", err)
 		return nil
 	}
 	return err
 }
 
-// settle takes back what a failed verb may have left in the store and the
+// finishRollback takes back what a failed verb may have left in the store and the
 // kernel. While that does not succeed, no other verb may build on it.
-func (c *Controller) settle(ctx context.Context) error {
-	if c.unsettled == nil {
+func (c *Controller) finishRollback(ctx context.Context) error {
+	if c.pendingRollback == nil {
 		return nil
 	}
-	if _, err := c.cfg.Store.Commit(ctx, c.unsettled...); err != nil {
+	if _, err := c.cfg.Store.Commit(ctx, c.pendingRollback...); err != nil {
 		return fmt.Errorf("take a failed change back from the store: %w", err)
 	}
-	c.unsettled = nil
+	c.pendingRollback = nil
 	if err := c.cfg.Kernel.Apply(ctx, c.snap.Load()); err != nil {
 		// The store is right again, and the kernel side repairs itself.
 		c.cfg.Log.Error("kernel state is not back as it was before a failed change; the next resync repairs it", "err", err)

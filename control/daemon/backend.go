@@ -165,7 +165,7 @@ func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	for i, s := range n.Subnets {
 		subnets[i] = s.Prefix.String()
 	}
-	return b.ForgetForeign(ctx, subnets)
+	return b.RemoveOrphaned(ctx, subnets)
 }
 
 // CheckSandbox looks at a sandbox's interfaces at once; [api.Node].

@@ -40,7 +40,7 @@ func (n *Namer) forget(ctx context.Context, names model.EngineNames) error {
 	for _, id := range gone {
 		delete(missing, id) // one that is in use yet is looked at anew
 	}
-	return n.names.ForgetForeign(ctx, gone)
+	return n.names.RemoveOrphaned(ctx, gone)
 }
 
 // untilForget is how long it takes until something missing is forgotten, if it stays so.

@@ -39,9 +39,9 @@ const maxAnswer = 256 << 20
 // Names is what a Namer needs of the side that decides.
 type Names interface {
 	Snapshot() *model.Snapshot
-	NameForeign(ctx context.Context, names model.EngineNames) error
-	// ForgetForeign removes networks without endpoints, and pools without networks.
-	ForgetForeign(ctx context.Context, ids []string) error
+	SyncEngineNames(ctx context.Context, names model.EngineNames) error
+	// RemoveOrphaned removes networks without endpoints, and pools without networks.
+	RemoveOrphaned(ctx context.Context, ids []string) error
 }
 
 // Namer learns what the engine calls its networks and containers: the requests of a
@@ -200,7 +200,7 @@ func (n *Namer) askNames(ctx context.Context, engine string) (names model.Engine
 			names.Containers[e.EndpointID] = model.EngineName{Name: c.name(), ID: c.ID}
 		}
 	}
-	return names, n.names.NameForeign(ctx, names)
+	return names, n.names.SyncEngineNames(ctx, names)
 }
 
 // learn asks for the names, passes them on, and has removed what the engine does not have. all:

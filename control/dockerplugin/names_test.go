@@ -26,7 +26,7 @@ type fakeNames struct {
 	forgotten []string
 }
 
-func (f *fakeNames) ForgetForeign(_ context.Context, ids []string) error {
+func (f *fakeNames) RemoveOrphaned(_ context.Context, ids []string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.forgotten = append(f.forgotten, ids...)
@@ -40,7 +40,7 @@ func (f *fakeNames) Snapshot() *model.Snapshot {
 	return &s
 }
 
-func (f *fakeNames) NameForeign(_ context.Context, names model.EngineNames) error {
+func (f *fakeNames) SyncEngineNames(_ context.Context, names model.EngineNames) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.names = append(f.names, names)

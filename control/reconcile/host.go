@@ -97,10 +97,10 @@ func (r *Reconciler) oursByIndex() func(index uint32) bool {
 	}
 }
 
-// Gone lists the sandboxes whose namespace ended at least that long ago: there is
+// VanishedSandboxes lists the sandboxes whose namespace ended at least that long ago: there is
 // none at its path, and no device is left that would have ended with it. A namespace
 // that lives on without a path, or where this process does not see it, is not gone.
-func (r *Reconciler) Gone(least time.Duration) []string {
+func (r *Reconciler) VanishedSandboxes(least time.Duration) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var ids []string

@@ -463,7 +463,7 @@ func TestHostIsNoSandbox(t *testing.T) {
 	if err := w.r.Compare(e.ID, nil); !errors.Is(err, rtnl.ErrHost) {
 		t.Errorf("compare: %v, want ErrHost", err)
 	}
-	if got := w.r.Gone(0); !slices.Equal(got, []string{b.ID}) {
+	if got := w.r.VanishedSandboxes(0); !slices.Equal(got, []string{b.ID}) {
 		t.Errorf("%v are gone, want %s", got, b.ID)
 	}
 	w.must(rtnl.RemoveNetNS(b.NetNS))
@@ -502,7 +502,7 @@ func TestExternalNamespace(t *testing.T) {
 	if got := w.r.Stats().GoneSandboxes; got != 1 {
 		t.Errorf("%d sandboxes are counted as gone, want 1", got)
 	}
-	if at, later := w.r.Gone(0), w.r.Gone(time.Hour); !slices.Equal(at, []string{b.ID}) || len(later) != 0 {
+	if at, later := w.r.VanishedSandboxes(0), w.r.VanishedSandboxes(time.Hour); !slices.Equal(at, []string{b.ID}) || len(later) != 0 {
 		t.Errorf("%v are gone, and %v for an hour; want %s and none", at, later, b.ID)
 	}
 	p.endpoint(other, p.network("second", 8))
@@ -512,7 +512,7 @@ func TestExternalNamespace(t *testing.T) {
 	if _, ok := w.endpoints.m[index]; ok {
 		t.Error("the entry of the endpoint that is gone stays")
 	}
-	if got := w.r.Gone(0); !slices.Equal(got, []string{b.ID}) {
+	if got := w.r.VanishedSandboxes(0); !slices.Equal(got, []string{b.ID}) {
 		t.Errorf("%v are gone after a restart, want %s", got, b.ID)
 	}
 	// It comes back.
@@ -535,7 +535,7 @@ func TestExternalNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.resync()
-	if n, got := w.r.Stats().GoneSandboxes, w.r.Gone(0); n != 1 || len(got) != 0 {
+	if n, got := w.r.Stats().GoneSandboxes, w.r.VanishedSandboxes(0); n != 1 || len(got) != 0 {
 		t.Errorf("%d sandboxes are out of reach, want 1; %v are gone, want none", n, got)
 	}
 }

@@ -38,8 +38,8 @@ func (k Kernel) PortFree(_ model.Proto, _ netip.Addr, port, count uint16) error 
 // InnerEnd is always with the engine.
 func (Kernel) InnerEnd(*model.Endpoint) (model.InnerEnd, error) { return model.InnerTaken, nil }
 
-// Gone lists none.
-func (Kernel) Gone(time.Duration) []string { return nil }
+// VanishedSandboxes lists none.
+func (Kernel) VanishedSandboxes(time.Duration) []string { return nil }
 
 // EphemeralRange is Linux's default.
 func (Kernel) EphemeralRange() (lo, hi uint16) { return 32768, 60999 }
