@@ -112,12 +112,12 @@ func deleteAll[E any](t Table[E], es []E) error {
 func (p *pass) finishNetworks() {
 	for id, ends := range p.hostPorts {
 		n := p.r.networks[id]
-		if n.broken || n.want == nil {
+		if n.dirty || n.want == nil {
 			continue
 		}
 		err := p.finishNetwork(n, ends[0], ends[1])
-		n.broken = err != nil
-		p.troubled(&n.trouble, "network", id, err)
+		n.dirty = err != nil
+		p.setErr(&n.lastErr, "network", id, err)
 	}
 }
 
@@ -162,7 +162,7 @@ func (p *pass) finishSandboxes() {
 	for id, l := range p.hostEnds {
 		e := p.r.endpoints[id]
 		n := p.r.networks[e.want.NetworkID]
-		if e.broken || n == nil || n.want == nil {
+		if e.dirty || n == nil || n.want == nil {
 			continue
 		}
 		ch, err := p.configureHostEnd(e, l, mtu(n.want))
@@ -173,8 +173,8 @@ func (p *pass) finishSandboxes() {
 			err = p.finishEndpoint(e)
 		}
 		if err != nil {
-			e.broken = true
-			p.troubled(&e.trouble, "endpoint", id, err)
+			e.dirty = true
+			p.setErr(&e.lastErr, "endpoint", id, err)
 		}
 	}
 	for _, b := range p.boxes {
@@ -208,7 +208,7 @@ func (p *pass) configureHostEnd(e *endpoint, l rtnl.Link, mtu int) (rtnl.Changes
 // finishSandbox configures a sandbox's inside and marks its endpoints.
 func (p *pass) finishSandbox(b *sandbox) {
 	if b.want != nil && b.want.Foreign {
-		p.troubled(&b.trouble, "sandbox", b.id, p.untrack(b, p.r.members(b)))
+		p.setErr(&b.lastErr, "sandbox", b.id, p.untrack(b, p.r.members(b)))
 		return
 	}
 	if !b.hasInside() {
@@ -226,8 +226,8 @@ func (p *pass) finishSandbox(b *sandbox) {
 		p.gone(b, err)
 		return
 	}
-	p.troubled(&b.trouble, "sandbox", b.id, err)
-	if b.broken = err != nil; b.broken {
+	p.setErr(&b.lastErr, "sandbox", b.id, err)
+	if b.dirty = err != nil; b.dirty {
 		return
 	}
 	if b.gone {
@@ -235,12 +235,12 @@ func (p *pass) finishSandbox(b *sandbox) {
 		p.r.log.Info("sandbox is back", "sandbox", b.want.Name, "id", short(b.id))
 	}
 	for _, e := range members {
-		if e.finished || e.broken {
+		if e.finished || e.dirty {
 			continue
 		}
 		if err := p.finishEndpoint(e); err != nil {
-			e.broken = true
-			p.troubled(&e.trouble, "endpoint", e.id, err)
+			e.dirty = true
+			p.setErr(&e.lastErr, "endpoint", e.id, err)
 		}
 	}
 }
@@ -302,7 +302,7 @@ func (p *pass) remake(members []*endpoint, hostIf uint32) error {
 	for _, e := range members {
 		if e.hostIf == hostIf {
 			p.moveEndpoint(e, 0, 0)
-			e.broken, p.r.again = true, true
+			e.dirty, p.r.rerun = true, true
 			return p.r.nl.DeleteLink(hostIf)
 		}
 	}

@@ -20,7 +20,7 @@ func (r *Reconciler) Check(ctx context.Context, id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	err := r.checkAll(ctx, id)
-	if err != nil && r.again {
+	if err != nil && r.rerun {
 		err = r.checkAll(ctx, id) // a pair without its other end was removed; now it is made
 	}
 	return err
@@ -71,8 +71,8 @@ func (r *Reconciler) checkAll(ctx context.Context, id string) error {
 func (p *pass) wrong(b *sandbox) error {
 	errs := p.errs
 	for _, e := range p.eps {
-		if e.broken && !b.gone {
-			errs = append(errs, errors.New(e.trouble))
+		if e.dirty && !b.gone {
+			errs = append(errs, errors.New(e.lastErr))
 		}
 	}
 	switch {
@@ -81,8 +81,8 @@ func (p *pass) wrong(b *sandbox) error {
 	case b.gone:
 		errs = append(errs, &model.Refusal{Kind: model.ErrGone, Text: fmt.Sprintf(
 			"sandbox %s: its network namespace %s is gone", short(b.id), b.want.NetNS)})
-	case b.broken:
-		errs = append(errs, errors.New(b.trouble))
+	case b.dirty:
+		errs = append(errs, errors.New(b.lastErr))
 	}
 	return errors.Join(errs...)
 }

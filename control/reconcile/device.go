@@ -23,11 +23,11 @@ func (p *pass) makeNamespaces() {
 		if made {
 			p.count(RepairNamespace, 1)
 		}
-		b.broken = err != nil
+		b.dirty = err != nil
 		if errors.Is(err, rtnl.ErrGone) {
 			p.gone(b, err)
 		} else {
-			p.troubled(&b.trouble, "sandbox", id, err)
+			p.setErr(&b.lastErr, "sandbox", id, err)
 		}
 		if p.first && !made && err == nil {
 			// Its inside is as it was left; the check in the background looks.
@@ -128,12 +128,12 @@ func (p *pass) deleteLinks(links ...rtnl.Link) error {
 // makeEndpoint makes or adopts an endpoint's pair of devices.
 func (p *pass) makeEndpoint(e *endpoint) {
 	l, err := p.endpointLink(e)
-	e.broken = err != nil
+	e.dirty = err != nil
 	if err == nil {
 		p.hostEnds[e.id] = l
 		p.moveEndpoint(e, l.Index, l.PeerIndex)
 		e.finished = l.Alias == rtnl.EndpointAlias(e.id)
-		e.trouble = ""
+		e.lastErr = ""
 		if b := p.r.sandboxes[e.want.SandboxID]; b != nil && (!p.first || !e.finished || !l.Running) {
 			p.boxes[b.id] = b
 		}
@@ -141,14 +141,14 @@ func (p *pass) makeEndpoint(e *endpoint) {
 	}
 	p.moveEndpoint(e, 0, 0)
 	if errors.Is(err, errTaken) {
-		e.broken, e.trouble = false, ""
+		e.dirty, e.lastErr = false, ""
 		return
 	}
 	if errors.Is(err, rtnl.ErrGone) && p.mayBeGone(e.id) {
 		p.gone(p.r.sandboxes[e.want.SandboxID], err)
 		return
 	}
-	p.troubled(&e.trouble, "endpoint", e.id, err)
+	p.setErr(&e.lastErr, "endpoint", e.id, err)
 }
 
 // moveEndpoint notes where an endpoint's devices are now.
@@ -259,10 +259,10 @@ func (p *pass) detachLater(ifindex uint32) {
 // attach attaches the programs of the pass's endpoints and host ports.
 func (p *pass) attach() {
 	for id, n := range p.nets {
-		if n.usable() && !n.broken {
+		if n.usable() && !n.dirty {
 			_, err := p.r.attachAt(place{int(n.hostPort), loader.FromEndpoint}, false)
-			n.broken = err != nil
-			p.troubled(&n.trouble, "network", id, err)
+			n.dirty = err != nil
+			p.setErr(&n.lastErr, "network", id, err)
 		}
 	}
 	for id, e := range p.eps {
@@ -271,8 +271,8 @@ func (p *pass) attach() {
 		}
 		// At once if a verb waits.
 		if _, err := p.r.attachAt(place{int(e.hostIf), loader.FromEndpoint}, !p.repair && !p.first); err != nil {
-			e.broken = true
-			p.troubled(&e.trouble, "endpoint", id, err)
+			e.dirty = true
+			p.setErr(&e.lastErr, "endpoint", id, err)
 		}
 	}
 }

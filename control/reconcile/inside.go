@@ -170,8 +170,8 @@ func (r *Reconciler) checkSandbox(ctx context.Context, id string, start time.Tim
 	if p.repairs.Total() > 0 {
 		r.finish(p, "resync", start, nil)
 	}
-	if b.broken {
-		return p.repairs, fmt.Errorf("%s", b.trouble)
+	if b.dirty {
+		return p.repairs, fmt.Errorf("%s", b.lastErr)
 	}
 	return p.repairs, nil
 }

@@ -151,21 +151,21 @@ func (p *pass) fail(err error) {
 	}
 }
 
-// troubled notes that an object is not as it should be, or (nil) that it is.
+// setErr notes that an object is not as it should be, or (nil) that it is.
 // In a repair it is logged when it is news; a caller who waits gets it.
-func (p *pass) troubled(trouble *string, what, id string, err error) {
+func (p *pass) setErr(lastErr *string, what, id string, err error) {
 	if err == nil {
-		*trouble = ""
+		*lastErr = ""
 		return
 	}
 	err = fmt.Errorf("%s %s: %w", what, short(id), err)
 	if !p.repair {
 		p.fail(err)
-	} else if *trouble != err.Error() {
+	} else if *lastErr != err.Error() {
 		p.r.log.Error("not repaired", "err", err)
 		p.r.stats.fail(err)
 	}
-	*trouble = err.Error()
+	*lastErr = err.Error()
 }
 
 func short(id string) string { return id[:min(12, len(id))] }
@@ -365,8 +365,8 @@ func (p *pass) run() {
 	for _, id := range slices.Sorted(maps.Keys(p.nets)) {
 		n := p.nets[id]
 		err := p.makeHostPort(n)
-		n.broken = err != nil
-		p.troubled(&n.trouble, "network", id, err)
+		n.dirty = err != nil
+		p.setErr(&n.lastErr, "network", id, err)
 	}
 	for _, e := range p.sortedEndpoints() {
 		p.makeEndpoint(e)

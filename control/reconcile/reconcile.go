@@ -116,33 +116,33 @@ type Reconciler struct {
 	nl     *rtnl.Handle
 	log    *slog.Logger
 
-	mu          sync.Mutex
-	snap        *model.Snapshot // as applied last; nil before the first Apply
-	networks    map[string]*network
-	numbers     map[uint32]string // network by the number whose traffic is counted for it
-	sandboxes   map[string]*sandbox
-	endpoints   map[string]*endpoint
-	publishes   map[uint32]*publish
-	serving     map[string]map[uint32]*publish // by endpoint
-	uplinks     []rtnl.Uplink
-	kept        keptUplinks
-	hostAddrs   map[netip.Addr]uint32 // of the host's own devices, by which has them, as last seen
-	lost        lostAddrs
-	linger      time.Duration
-	wroteAddrs  []netip.Addr   // what fl_hostaddr holds
-	hostNets    []maps.Subnet  // what fl_hostnet holds
-	attached    map[place]bool // where programs were attached
-	provisional map[place]bool // of the attached: those that Attach is to be called for
-	passes      uint64         // so far
-	again       bool           // a pass left something for the next one
-	unsynced    bool           // writing to a table failed
-	complaint   string         // of the last check
-	warned      bool           // about IPv6 forwarding
-	committed   bool
-	dropLater   flowFilter         // flows whose removal failed
-	cursor      string             // sandbox that was checked last
-	insides     *rtnl.InsidesWatch // nil: there is none now
-	clsactTurn  int                // attachment that is checked next
+	mu           sync.Mutex
+	snap         *model.Snapshot // as applied last; nil before the first Apply
+	networks     map[string]*network
+	numbers      map[uint32]string // network by the number whose traffic is counted for it
+	sandboxes    map[string]*sandbox
+	endpoints    map[string]*endpoint
+	publishes    map[uint32]*publish
+	serving      map[string]map[uint32]*publish // by endpoint
+	uplinks      []rtnl.Uplink
+	kept         keptUplinks
+	hostAddrs    map[netip.Addr]uint32 // of the host's own devices, by which has them, as last seen
+	lost         lostAddrs
+	linger       time.Duration
+	wroteAddrs   []netip.Addr   // what fl_hostaddr holds
+	hostNets     []maps.Subnet  // what fl_hostnet holds
+	attached     map[place]bool // where programs were attached
+	provisional  map[place]bool // of the attached: those that Attach is to be called for
+	passes       uint64         // so far
+	rerun        bool           // a pass left something for the next one
+	unsynced     bool           // writing to a table failed
+	lastCheckErr string         // of the last check
+	warned       bool           // about IPv6 forwarding
+	committed    bool
+	dropLater    flowFilter         // flows whose removal failed
+	cursor       string             // sandbox that was checked last
+	insides      *rtnl.InsidesWatch // nil: there is none now
+	clsactTurn   int                // attachment that is checked next
 
 	lastApply time.Time     // when it ended
 	hurried   chan struct{} // something is provisional
@@ -178,7 +178,7 @@ func New(cfg Config, dp Datapath, tables Tables, nl *rtnl.Handle) *Reconciler {
 }
 
 // Apply makes a snapshot real and returns when it is. The error is about what
-// changed against the snapshot before; what was broken already, or is left
+// changed against the snapshot before; what was dirty already, or is left
 // over, stays with Resync. After an error the kernel may hold half of the
 // change: applying another snapshot, for example the one before, cleans up.
 //

@@ -15,7 +15,7 @@ func (p *pass) remove() {
 	for _, e := range p.goneEps {
 		p.flows.device(e.hostIf)
 		err := p.removeDevice(rtnl.EndpointAlias(e.id), rtnl.EndpointDevice(e.id), e.hostIf)
-		p.troubled(&e.trouble, "endpoint", e.id, err)
+		p.setErr(&e.lastErr, "endpoint", e.id, err)
 		if err == nil {
 			delete(p.r.endpoints, e.id)
 		}
@@ -23,7 +23,7 @@ func (p *pass) remove() {
 	for _, n := range p.goneNets {
 		p.flows.device(n.hostPort)
 		err := p.removeDevice(rtnl.HostPortAlias(n.id), rtnl.HostPortDevice(n.id), n.hostPort)
-		p.troubled(&n.trouble, "network", n.id, err)
+		p.setErr(&n.lastErr, "network", n.id, err)
 		if err == nil {
 			delete(p.r.networks, n.id)
 		}
@@ -33,7 +33,7 @@ func (p *pass) remove() {
 		if b.want.Owned {
 			err = rtnl.RemoveNetNS(b.want.NetNS)
 		}
-		p.troubled(&b.trouble, "sandbox", b.id, err)
+		p.setErr(&b.lastErr, "sandbox", b.id, err)
 		if err == nil {
 			delete(p.r.sandboxes, b.id)
 		}

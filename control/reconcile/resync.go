@@ -56,7 +56,7 @@ func (r *Reconciler) Resync(ctx context.Context) (Repairs, error) {
 func (r *Reconciler) unfinished() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.again
+	return r.rerun
 }
 
 // Run keeps the kernel as the last snapshot says until ctx ends.
@@ -172,20 +172,20 @@ func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (Repairs, 
 	defer r.mu.Unlock()
 	if err = errors.Join(append(errs[:], err)...); err != nil {
 		r.unsynced = r.unsynced || errs[1] != nil
-		r.complain(err)
+		r.logCheckErr(err)
 		return newRepairs(), err
 	}
 	p, err := r.newPass(ctx, r.snap)
 	if err != nil {
 		return newRepairs(), err
 	}
-	p.repair, p.sight, r.again = true, s, false
+	p.repair, p.sight, r.rerun = true, s, false
 	p.count(RepairEntry, restored)
 	err = p.checkHost(how, attached)
 	if err == nil {
 		err = r.commit()
 	}
-	r.complain(err)
+	r.logCheckErr(err)
 	r.finish(p, "resync", start, err)
 	return p.repairs, err
 }
@@ -193,7 +193,7 @@ func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (Repairs, 
 // checkHost repairs what is not right of what the pass saw.
 func (p *pass) checkHost(how thoroughness, attached []loader.Attachment) error {
 	errs := []error{p.sweep()}
-	p.findBroken()
+	p.findDirty()
 	p.run()
 	errs = append(errs, p.errs...)
 	if how == full && p.r.unsynced {
@@ -229,16 +229,16 @@ func (r *Reconciler) survey() (sight, error) {
 	return look(r.nl)
 }
 
-// complain logs what keeps a check from being complete, once.
-func (r *Reconciler) complain(err error) {
+// logCheckErr logs what keeps a check from being complete, once.
+func (r *Reconciler) logCheckErr(err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
-	if text != "" && text != r.complaint {
+	if text != "" && text != r.lastCheckErr {
 		r.log.Error("check of the kernel's objects is not complete", "err", err)
 	}
-	r.complaint = text
+	r.lastCheckErr = text
 }
 
 // finish keeps account of a pass that repairs.
@@ -258,9 +258,9 @@ func (r *Reconciler) finish(p *pass, operation string, start time.Time, err erro
 	r.done(operation, start, err)
 }
 
-// findBroken takes into the pass what is not as it should be: by what the pass
+// findDirty takes into the pass what is not as it should be: by what the pass
 // looked up, or because an earlier pass failed.
-func (p *pass) findBroken() {
+func (p *pass) findDirty() {
 	for id, n := range p.r.networks {
 		if n.want == nil {
 			p.goneNets = append(p.goneNets, n)
@@ -268,7 +268,7 @@ func (p *pass) findBroken() {
 		}
 		gw, okGW := p.byID[rtnl.GatewayAlias(id)]
 		dp, okDP := p.byID[rtnl.HostPortAlias(id)]
-		if n.broken || !okGW || !okDP || gw.Index != n.gateway || dp.Index != n.hostPort {
+		if n.dirty || !okGW || !okDP || gw.Index != n.gateway || dp.Index != n.hostPort {
 			p.touchNetwork(n)
 			continue
 		}
@@ -280,7 +280,7 @@ func (p *pass) findBroken() {
 			continue
 		}
 		l, ok := p.byID[rtnl.EndpointAlias(id)]
-		if e.broken || !ok || l.Index != e.hostIf {
+		if e.dirty || !ok || l.Index != e.hostIf {
 			p.eps[id] = e
 			continue
 		}
@@ -294,7 +294,7 @@ func (p *pass) findBroken() {
 	for id, b := range p.r.sandboxes {
 		if p.s.Sandboxes[id] == nil {
 			p.goneBoxes = append(p.goneBoxes, b)
-		} else if b.broken {
+		} else if b.dirty {
 			p.boxes[id] = b
 		}
 	}

@@ -19,8 +19,8 @@ type network struct {
 	hostPort uint32         // ifindex of the end with the program
 	entries  entries
 	macs     map[netip.Addr]model.MAC // that addresses of members have, or had last
-	broken   bool                     // something is still to be done
-	trouble  string                   // what, as it was logged
+	dirty    bool                     // something is still to be done
+	lastErr  string                   // what, as it was logged
 }
 
 func (n *network) usable() bool { return n.want != nil && n.hostPort != 0 }
@@ -45,12 +45,12 @@ func mtu(n *model.Network) int {
 type sandbox struct {
 	id        string
 	want      *model.Sandbox
-	broken    bool
+	dirty     bool
 	gone      bool // its namespace is not there
 	goneAt    time.Time
 	untracked []uint32 // inner ends whose packets are not tracked
 	number    int32    // by which the watch over sandboxes knows it; -1: it does not
-	trouble   string
+	lastErr   string
 }
 
 // hasInside reports whether there is a namespace to configure: none with the
@@ -69,8 +69,8 @@ type endpoint struct {
 	published bool            // its entries say that a published port leads here
 	finished  bool            // bears its alias: the inside was configured
 	entries   entries
-	broken    bool
-	trouble   string
+	dirty     bool
+	lastErr   string
 }
 
 // wantedEndpoint is an endpoint that shall have devices; nil: there is none, or
