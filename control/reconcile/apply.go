@@ -123,7 +123,7 @@ func (p *pass) finishNetworks() {
 
 func (p *pass) finishNetwork(n *network, gw, dp rtnl.Link) error {
 	addrs := p.addrs
-	if !p.looked && !p.made[n.id] {
+	if !p.loaded && !p.made[n.id] {
 		var err error
 		if addrs, err = p.r.nl.Addrs(); err != nil {
 			return err

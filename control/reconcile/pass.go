@@ -23,7 +23,7 @@ type pass struct {
 	ctx context.Context
 	s   *model.Snapshot
 
-	sight // of the host, if the pass looked
+	hostState // of the host, if the pass looked
 
 	first       bool // after a start: adopt, and count nothing as repaired
 	repair      bool // nobody waits: troubles are logged, repairs counted
@@ -70,9 +70,9 @@ func (r *Reconciler) newPass(ctx context.Context, s *model.Snapshot) (*pass, err
 	}, nil
 }
 
-// sight is the host's devices and addresses.
-type sight struct {
-	looked bool
+// hostState is the host's devices and addresses.
+type hostState struct {
+	loaded bool
 	byName map[string]rtnl.Link
 	byID   map[string]rtnl.Link // by alias
 	links  []rtnl.Link
@@ -80,8 +80,8 @@ type sight struct {
 	local  []netip.Prefix // local routes that no address is the reason of
 }
 
-// look reads all devices and addresses of the host.
-func look(nl *rtnl.Handle) (s sight, err error) {
+// readHost reads all devices and addresses of the host.
+func readHost(nl *rtnl.Handle) (s hostState, err error) {
 	if s.links, err = nl.Links(); err != nil {
 		return s, err
 	}
@@ -91,7 +91,7 @@ func look(nl *rtnl.Handle) (s sight, err error) {
 	if s.local, err = nl.LocalPrefixes(s.addrs); err != nil {
 		return s, err
 	}
-	s.looked = true
+	s.loaded = true
 	s.byName, s.byID = make(map[string]rtnl.Link), make(map[string]rtnl.Link)
 	for _, l := range s.links {
 		s.byName[l.Name] = l
@@ -110,7 +110,7 @@ func (p *pass) find(alias, name string, index uint32) (rtnl.Link, bool, error) {
 	var err error
 	ok := false
 	switch {
-	case p.looked:
+	case p.loaded:
 		if l, ok = p.byID[alias]; !ok {
 			l, ok = p.byName[name]
 		}

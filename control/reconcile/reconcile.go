@@ -210,7 +210,7 @@ func (r *Reconciler) first(ctx context.Context, s *model.Snapshot) error {
 		return err
 	}
 	p.first = true
-	if p.sight, err = look(r.nl); err != nil {
+	if p.hostState, err = readHost(r.nl); err != nil {
 		return err
 	}
 	attached, err := r.dp.Attached()

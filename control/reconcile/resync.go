@@ -22,8 +22,8 @@ const (
 	retry    = time.Second            // of a watch that ended, first
 	maxRetry = time.Minute            // and at last
 
-	// surveys bounds how often a look at the host is repeated while it changes.
-	surveys = 2
+	// maxHostReads bounds how often a look at the host is repeated while it changes.
+	maxHostReads = 2
 )
 
 // thoroughness is how far a check of the host's side goes.
@@ -168,7 +168,7 @@ func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (Repairs, 
 		}
 		restored, errs[1] = r.tables.verify()
 	}
-	s, err := r.survey()
+	s, err := r.readHostLocked()
 	defer r.mu.Unlock()
 	if err = errors.Join(append(errs[:], err)...); err != nil {
 		r.unsynced = r.unsynced || errs[1] != nil
@@ -179,7 +179,7 @@ func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (Repairs, 
 	if err != nil {
 		return newRepairs(), err
 	}
-	p.repair, p.sight, r.rerun = true, s, false
+	p.repair, p.hostState, r.rerun = true, s, false
 	p.count(RepairEntry, restored)
 	err = p.checkHost(how, attached)
 	if err == nil {
@@ -210,15 +210,15 @@ func (r *Reconciler) started() bool {
 	return r.snap != nil
 }
 
-// survey looks at the host and returns, with the lock held, what is there now.
+// readHostLocked looks at the host and returns, with the lock held, what is there now.
 // It looks without the lock, and again if a pass changed something meanwhile;
 // only when that goes on, everybody waits.
-func (r *Reconciler) survey() (sight, error) {
-	for range surveys {
+func (r *Reconciler) readHostLocked() (hostState, error) {
+	for range maxHostReads {
 		r.mu.Lock()
 		before := r.passes
 		r.mu.Unlock()
-		s, err := look(r.nl)
+		s, err := readHost(r.nl)
 		r.mu.Lock()
 		if err != nil || r.passes == before {
 			return s, err
@@ -226,7 +226,7 @@ func (r *Reconciler) survey() (sight, error) {
 		r.mu.Unlock()
 	}
 	r.mu.Lock()
-	return look(r.nl)
+	return readHost(r.nl)
 }
 
 // logCheckErr logs what keeps a check from being complete, once.

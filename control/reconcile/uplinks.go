@@ -190,7 +190,7 @@ func (r *Reconciler) attachUplinks(ctx context.Context) error {
 	if !r.started() {
 		return nil
 	}
-	s, err := r.survey()
+	s, err := r.readHostLocked()
 	defer r.mu.Unlock()
 	if err != nil {
 		return err
@@ -199,7 +199,7 @@ func (r *Reconciler) attachUplinks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.repair, p.sight = true, s
+	p.repair, p.hostState = true, s
 	errs := []error{p.checkUplinks()}
 	for _, at := range r.uplinkPlaces() {
 		if !r.attached[at] {
