@@ -37,7 +37,7 @@ var (
 // kernel, would only learn from a half-made one that its namespace is missing.
 func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
 	if filepath.IsAbs(spec.NetNS) {
-		ns, err := b.daemon.handle.OpenInside(spec.NetNS)
+		ns, err := b.daemon.handle.OpenSandboxNetNS(spec.NetNS)
 		if errors.Is(err, rtnl.ErrHost) {
 			return nil, refuseHost(spec.NetNS)
 		}
@@ -126,7 +126,7 @@ type foreign struct {
 // JoinEndpoint makes an endpoint's devices; [dockerplugin.Controller]. The path need not lead
 // anywhere outside of the engine.
 func (f foreign) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
-	ns, err := f.handle.OpenInside(netns)
+	ns, err := f.handle.OpenSandboxNetNS(netns)
 	if errors.Is(err, rtnl.ErrHost) {
 		return nil, refuseHost(netns)
 	}

@@ -211,7 +211,7 @@ func (p *pass) finishSandbox(b *sandbox) {
 		p.setErr(&b.lastErr, "sandbox", b.id, p.untrack(b, p.r.members(b)))
 		return
 	}
-	if !b.hasInside() {
+	if !b.managesNetNS() {
 		return
 	}
 	members := p.r.members(b)
@@ -262,12 +262,12 @@ func (r *Reconciler) members(b *sandbox) []*endpoint {
 
 // configureSandbox configures the inside.
 func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
-	ns, err := p.r.nl.OpenInside(b.want.NetNS)
+	ns, err := p.r.nl.OpenSandboxNetNS(b.want.NetNS)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	p.r.listen(b, ns) // before the look, so that no change goes unnoticed
+	p.r.watchSandbox(b, ns) // before the look, so that no change goes unnoticed
 	var devs []rtnl.SandboxDevice
 	for _, e := range members {
 		n := p.r.networks[e.want.NetworkID]

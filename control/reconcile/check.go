@@ -37,7 +37,7 @@ func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
 		return fmt.Errorf("endpoint %s is not there", short(endpointID))
 	}
 	b := r.sandboxes[e.want.SandboxID]
-	ns, err := r.nl.OpenInside(b.want.NetNS)
+	ns, err := r.nl.OpenSandboxNetNS(b.want.NetNS)
 	if err != nil {
 		return err
 	}

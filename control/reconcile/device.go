@@ -220,7 +220,7 @@ func (p *pass) createEndpoint(e *endpoint, n *network, b *sandbox) (rtnl.Link, e
 	if err != nil {
 		return rtnl.Link{}, err
 	}
-	if pair.PeerNS, err = p.r.nl.OpenInside(b.want.NetNS); err != nil {
+	if pair.PeerNS, err = p.r.nl.OpenSandboxNetNS(b.want.NetNS); err != nil {
 		return rtnl.Link{}, err
 	}
 	defer pair.PeerNS.Close()

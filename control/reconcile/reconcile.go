@@ -139,10 +139,10 @@ type Reconciler struct {
 	lastCheckErr string         // of the last check
 	warned       bool           // about IPv6 forwarding
 	committed    bool
-	dropLater    flowFilter         // flows whose removal failed
-	cursor       string             // sandbox that was checked last
-	insides      *rtnl.InsidesWatch // nil: there is none now
-	clsactTurn   int                // attachment that is checked next
+	dropLater    flowFilter       // flows whose removal failed
+	cursor       string           // sandbox that was checked last
+	netnsWatch   *rtnl.NetNSWatch // nil: there is none now
+	clsactTurn   int              // attachment that is checked next
 
 	lastApply time.Time     // when it ended
 	hurried   chan struct{} // something is provisional

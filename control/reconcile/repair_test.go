@@ -345,7 +345,7 @@ func TestOwnRemovalIsNoNews(t *testing.T) {
 	s.clear(5)
 	for i, want := range []bool{false, true} {
 		if got := s.add(5); got != want {
-			t.Errorf("removal %d of a filter is news: %t, want %t", i+1, got, want)
+			t.Errorf("removal %d of a filter is netnsEvents: %t, want %t", i+1, got, want)
 		}
 	}
 	if got := s.take(); len(got) != 1 || !got[5] {

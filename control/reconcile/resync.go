@@ -63,21 +63,21 @@ func (r *Reconciler) unfinished() bool {
 func (r *Reconciler) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	changed, inside := make(chan struct{}, 1), backlog{news: newNews()}
+	changed, queue := make(chan struct{}, 1), pending{netnsEvents: newNetnsEvents()}
 	uplinks := make(chan uint32, newcomers)
 	wg.Go(func() {
 		r.keep(ctx, "devices", func() error { return r.watchHost(ctx, changed, uplinks) })
 	})
 	wg.Go(func() { r.hasten(ctx, uplinks) })
 	wg.Go(func() {
-		r.keep(ctx, "sandboxes", func() error { return r.watchInsides(ctx, inside.news) })
+		r.keep(ctx, "sandboxes", func() error { return r.watchNetNS(ctx, queue.netnsEvents) })
 	})
 	wg.Go(func() { r.attachForGood(ctx) })
 
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var last time.Time
-	var due, insideDue <-chan time.Time
+	var due, pendingDue <-chan time.Time
 	for {
 		how := quick
 		select {
@@ -88,14 +88,14 @@ func (r *Reconciler) Run(ctx context.Context) error {
 				due = time.After(max(settle, time.Until(last.Add(distance))))
 			}
 			continue
-		case <-inside.ready:
-			if insideDue == nil {
-				insideDue = time.After(max(settle, time.Until(inside.rested)))
+		case <-queue.ready:
+			if pendingDue == nil {
+				pendingDue = time.After(max(settle, time.Until(queue.rested)))
 			}
 			continue
-		case <-insideDue:
-			insideDue = nil
-			r.checkBacklog(ctx, &inside)
+		case <-pendingDue:
+			pendingDue = nil
+			r.checkPending(ctx, &queue)
 			if r.unfinished() {
 				wake(changed)
 			}

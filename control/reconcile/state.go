@@ -53,10 +53,10 @@ type sandbox struct {
 	lastErr   string
 }
 
-// hasInside reports whether there is a namespace to configure: none with the
+// managesNetNS reports whether there is a namespace to configure: none with the
 // host's, another sandbox's is configured there, and a foreign one's by the
 // container engine.
-func (b *sandbox) hasInside() bool {
+func (b *sandbox) managesNetNS() bool {
 	return b.want != nil && !b.want.Foreign && b.want.NetNS != "" && (b.want.Owned || !isShared(b.want))
 }
 

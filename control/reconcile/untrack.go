@@ -44,7 +44,7 @@ func (p *pass) untrack(b *sandbox, members []*endpoint) error {
 		return nil
 	}
 	slices.Sort(devices)
-	ns, err := p.openInside(b, outer)
+	ns, err := p.openNetNS(b, outer)
 	if err != nil {
 		return fmt.Errorf("connections in the sandbox are tracked: %w", err)
 	}
@@ -60,10 +60,10 @@ func (p *pass) untrack(b *sandbox, members []*endpoint) error {
 	return nil
 }
 
-// openInside opens a sandbox's namespace; an engine's is where the other end of a device is.
-func (p *pass) openInside(b *sandbox, outer rtnl.Link) (*rtnl.NetNS, error) {
+// openNetNS opens a sandbox's namespace; an engine's is where the other end of a device is.
+func (p *pass) openNetNS(b *sandbox, outer rtnl.Link) (*rtnl.NetNS, error) {
 	if b.want.Foreign {
 		return p.r.nl.PeerNetNS(outer)
 	}
-	return p.r.nl.OpenInside(b.want.NetNS)
+	return p.r.nl.OpenSandboxNetNS(b.want.NetNS)
 }

@@ -76,9 +76,9 @@ func (ns *NetNS) Inode() (uint64, error) {
 	return st.Ino, nil
 }
 
-// OpenInside opens the namespace at path, which must be another than the handle's own; ErrHost
+// OpenSandboxNetNS opens the namespace at path, which must be another than the handle's own; ErrHost
 // if it is not, whatever its path, ErrGone if there is none.
-func (h *Handle) OpenInside(path string) (*NetNS, error) {
+func (h *Handle) OpenSandboxNetNS(path string) (*NetNS, error) {
 	ns, err := OpenNetNS(path)
 	if err != nil {
 		return nil, err

@@ -16,9 +16,9 @@ import (
 
 // watchInsides returns a watch that runs until the test ends, the numbers it
 // tells of, and word of what it lost.
-func watchInsides(t *testing.T) (w *InsidesWatch, changed chan int32, lost chan bool) {
+func watchInsides(t *testing.T) (w *NetNSWatch, changed chan int32, lost chan bool) {
 	t.Helper()
-	w, err := NewInsidesWatch()
+	w, err := NewNetNSWatch()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,18 +20,18 @@ import (
 // some thousand messages.
 const insidesBuffer = 4 << 20
 
-// InsidesWatch hears what changes inside of sandboxes. Its sockets are in a
+// NetNSWatch hears what changes inside of sandboxes. Its sockets are in a
 // namespace of their own, where only the sandboxes that were added have
 // numbers: of strangers' namespaces, and of the host's, the kernel tells it
 // nothing.
-type InsidesWatch struct {
+type NetNSWatch struct {
 	conn *conn
 	sock *os.File
 }
 
-// NewInsidesWatch returns a watch over no sandbox yet.
-func NewInsidesWatch() (*InsidesWatch, error) {
-	w := new(InsidesWatch)
+// NewNetNSWatch returns a watch over no sandbox yet.
+func NewNetNSWatch() (*NetNSWatch, error) {
+	w := new(NetNSWatch)
 	err := onThread(unshareNetNS, func() (err error) {
 		if w.conn, err = dial(); err != nil {
 			return err
@@ -69,7 +69,7 @@ func listenInsides() (*os.File, error) {
 }
 
 // Close ends the watch; Run must have returned.
-func (w *InsidesWatch) Close() error {
+func (w *NetNSWatch) Close() error {
 	w.conn.close()
 	return w.sock.Close()
 }
@@ -77,7 +77,7 @@ func (w *InsidesWatch) Close() error {
 // Add has the watch hear a sandbox, and returns the number it will go by. One
 // that is heard already keeps its number. The kernel takes it off when it goes
 // away, and may then give the number to another.
-func (w *InsidesWatch) Add(ns *NetNS) (number int32, err error) {
+func (w *NetNSWatch) Add(ns *NetNS) (number int32, err error) {
 	fd := u32(netlink.NETNSA_FD, uint32(ns.fd()))
 	number, err = w.number(fd)
 	if err == nil && number < 0 {
@@ -93,7 +93,7 @@ func (w *InsidesWatch) Add(ns *NetNS) (number int32, err error) {
 }
 
 // number of a namespace in the watch's own; -1: it has none.
-func (w *InsidesWatch) number(fd *nl.RtAttr) (int32, error) {
+func (w *NetNSWatch) number(fd *nl.RtAttr) (int32, error) {
 	msg := nl.NewRtGenMsg()
 	b, err := w.conn.get(unix.RTM_GETNSID, unix.RTM_NEWNSID, msg, fd)
 	if err != nil {
@@ -111,7 +111,7 @@ func (w *InsidesWatch) number(fd *nl.RtAttr) (int32, error) {
 // Run calls changed with the number of each sandbox whose devices, addresses,
 // default routes or limits may have changed, and lost when it missed something, until ctx
 // is done.
-func (w *InsidesWatch) Run(ctx context.Context, changed func(number int32), lost func()) error {
+func (w *NetNSWatch) Run(ctx context.Context, changed func(number int32), lost func()) error {
 	stop := context.AfterFunc(ctx, func() { w.sock.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	raw, err := w.sock.SyscallConn()

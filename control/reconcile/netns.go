@@ -19,15 +19,15 @@ const (
 	sandboxesPerTick = 50
 	// sandboxesAtOnce bounds how many that changed are entered in a row.
 	sandboxesAtOnce = 100
-	// insideRest is how long the others come first after that, in times of what
+	// restFactor is how long the others come first after that, in times of what
 	// it took: a sandbox whose program changes something all the time gets no
 	// more than its share.
-	insideRest = 3
+	restFactor = 3
 )
 
-// news is what the kernel told of the insides of sandboxes and nobody looked
+// netnsEvents is what the kernel told of the insides of sandboxes and nobody looked
 // at yet.
-type news struct {
+type netnsEvents struct {
 	ready chan struct{} // gets a token when there is some
 
 	mu      sync.Mutex
@@ -35,25 +35,25 @@ type news struct {
 	lost    bool           // any sandbox may have changed
 }
 
-func newNews() *news {
-	return &news{ready: make(chan struct{}, 1), changed: make(map[int32]bool)}
+func newNetnsEvents() *netnsEvents {
+	return &netnsEvents{ready: make(chan struct{}, 1), changed: make(map[int32]bool)}
 }
 
-func (n *news) note(number int32) {
+func (n *netnsEvents) note(number int32) {
 	n.mu.Lock()
 	n.changed[number] = true
 	n.mu.Unlock()
 	wake(n.ready)
 }
 
-func (n *news) missed() {
+func (n *netnsEvents) missed() {
 	n.mu.Lock()
 	n.lost = true
 	n.mu.Unlock()
 	wake(n.ready)
 }
 
-func (n *news) take() (changed map[int32]bool, lost bool) {
+func (n *netnsEvents) take() (changed map[int32]bool, lost bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	changed, lost = n.changed, n.lost
@@ -61,53 +61,53 @@ func (n *news) take() (changed map[int32]bool, lost bool) {
 	return changed, lost
 }
 
-// watchInsides collects news until ctx ends. At first it knows no sandbox: each
+// watchNetNS collects news until ctx ends. At first it knows no sandbox: each
 // is added when it is looked into, which all of them are, then.
-func (r *Reconciler) watchInsides(ctx context.Context, n *news) error {
-	w, err := rtnl.NewInsidesWatch()
+func (r *Reconciler) watchNetNS(ctx context.Context, n *netnsEvents) error {
+	w, err := rtnl.NewNetNSWatch()
 	if err != nil {
 		return err
 	}
 	defer w.Close()
-	r.hear(w)
-	defer r.hear(nil)
+	r.setWatch(w)
+	defer r.setWatch(nil)
 	n.missed()
 	return w.Run(ctx, n.note, n.missed)
 }
 
 // hear sets the watch that sandboxes are added to; nil: there is none.
-func (r *Reconciler) hear(w *rtnl.InsidesWatch) {
+func (r *Reconciler) setWatch(w *rtnl.NetNSWatch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.insides = w
+	r.netnsWatch = w
 	for _, b := range r.sandboxes {
 		b.number = -1
 	}
 }
 
-// listen has the watch hear a sandbox. One that it cannot hear is still checked
+// watchSandbox has the watch hear a sandbox. One that it cannot hear is still checked
 // in its turn.
-func (r *Reconciler) listen(b *sandbox, ns *rtnl.NetNS) {
-	if r.insides == nil {
+func (r *Reconciler) watchSandbox(b *sandbox, ns *rtnl.NetNS) {
+	if r.netnsWatch == nil {
 		return
 	}
-	number, err := r.insides.Add(ns)
+	number, err := r.netnsWatch.Add(ns)
 	if err != nil {
 		r.log.Warn("changes in a sandbox are noticed late", "sandbox", b.want.Name, "id", short(b.id), "err", err)
 	}
 	b.number = number
 }
 
-// backlog is the sandboxes that changed and are not checked yet.
-type backlog struct {
-	*news
+// pending is the sandboxes that changed and are not checked yet.
+type pending struct {
+	*netnsEvents
 	waiting []string // IDs
 	rested  time.Time
 }
 
-// checkBacklog checks some of the sandboxes that changed, or may have. News that
+// checkPending checks some of the sandboxes that changed, or may have. News that
 // the repairs themselves make lead to another look, which finds nothing.
-func (r *Reconciler) checkBacklog(ctx context.Context, b *backlog) {
+func (r *Reconciler) checkPending(ctx context.Context, b *pending) {
 	start := time.Now()
 	for _, id := range r.affected(b.take()) {
 		if !slices.Contains(b.waiting, id) {
@@ -120,7 +120,7 @@ func (r *Reconciler) checkBacklog(ctx context.Context, b *backlog) {
 		wake(b.ready)
 	}
 	end := time.Now()
-	b.rested = end.Add(insideRest * end.Sub(start))
+	b.rested = end.Add(restFactor * end.Sub(start))
 }
 
 // affected are the IDs of the sandboxes that have one of the numbers, or of all.

@@ -17,27 +17,27 @@ import (
 
 // watched starts the watch over a world's sandboxes, and looks into all of them
 // as Run would.
-func watched(t *testing.T, w *world) *backlog {
+func watched(t *testing.T, w *world) *pending {
 	t.Helper()
-	b := &backlog{news: newNews()}
+	b := &pending{netnsEvents: newNetnsEvents()}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- w.r.watchInsides(ctx, b.news) }()
+	go func() { done <- w.r.watchNetNS(ctx, b.netnsEvents) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("the watch ended with %v", err)
 		}
 	})
-	if !hasNews(b, 5*time.Second) {
+	if !hasEvents(b, 5*time.Second) {
 		t.Fatal("the watch does not begin")
 	}
-	w.r.checkBacklog(t.Context(), b)
+	w.r.checkPending(t.Context(), b)
 	return b
 }
 
-// hasNews waits until there is some, and for that of the same change.
-func hasNews(b *backlog, patience time.Duration) bool {
+// hasEvents waits until there is some, and for that of the same change.
+func hasEvents(b *pending, patience time.Duration) bool {
 	select {
 	case <-b.ready:
 		time.Sleep(settle)
@@ -57,14 +57,14 @@ func deleteInside(w *world, b *model.Sandbox, p netip.Prefix) {
 
 // settled wants that the news that is left leads to no repair, and so to no
 // more news; that of carriers comes within a second.
-func settled(t *testing.T, w *world, b *backlog) {
+func settled(t *testing.T, w *world, b *pending) {
 	t.Helper()
 	before := w.r.Stats().Repairs[RepairAddress]
 	for range 10 {
-		if !hasNews(b, 1500*time.Millisecond) {
+		if !hasEvents(b, 1500*time.Millisecond) {
 			return
 		}
-		w.r.checkBacklog(t.Context(), b)
+		w.r.checkPending(t.Context(), b)
 		if now := w.r.Stats().Repairs[RepairAddress]; now != before {
 			t.Fatalf("%d repairs, %d before: repairs lead to repairs", now, before)
 		}
@@ -84,14 +84,14 @@ func TestInsidesAreHeard(t *testing.T) {
 	settled(t, w, b)
 
 	deleteInside(w, first, e.IPv4)
-	if !hasNews(b, 5*time.Second) {
+	if !hasEvents(b, 5*time.Second) {
 		t.Fatal("a removed address is not heard")
 	}
 	if ids := w.r.affected(b.take()); len(ids) != 1 || ids[0] != first.ID {
 		t.Errorf("affected are %v, want %s", ids, first.ID)
 	}
 	b.note(w.r.sandboxes[first.ID].number)
-	w.r.checkBacklog(t.Context(), b)
+	w.r.checkPending(t.Context(), b)
 	if got := w.r.Stats().Repairs; got[RepairAddress] != 1 || got[RepairRoute] != 1 {
 		t.Errorf("repairs are %v, want an address and the default route", got)
 	}
@@ -103,10 +103,10 @@ func TestInsidesAreHeard(t *testing.T) {
 	w.apply(p)
 	settled(t, w, b)
 	deleteInside(w, late, e.IPv6)
-	if !hasNews(b, 5*time.Second) {
+	if !hasEvents(b, 5*time.Second) {
 		t.Fatal("a removed address is not heard in a new sandbox")
 	}
-	w.r.checkBacklog(t.Context(), b)
+	w.r.checkPending(t.Context(), b)
 	if got := w.r.Stats().Repairs[RepairAddress]; got != 2 {
 		t.Errorf("%d addresses repaired, want 2", got)
 	}
@@ -131,7 +131,7 @@ func TestBacklog(t *testing.T) {
 	}
 	waited := b.waiting
 	b.missed()
-	w.r.checkBacklog(t.Context(), b)
+	w.r.checkPending(t.Context(), b)
 	if len(b.waiting) != rest {
 		t.Errorf("%d sandboxes wait, want %d", len(b.waiting), rest)
 	}
