@@ -19,10 +19,10 @@ import (
 // listed, each takes two requests.
 const filtersPerCheck = 50
 
-// hurry is how long no verb changed anything before programs that were attached in
+// promoteDelay is how long no verb changed anything before programs that were attached in
 // a hurry are attached for good: what an engine does next to its container would
 // wait for that.
-const hurry = 500 * time.Millisecond
+const promoteDelay = 500 * time.Millisecond
 
 // attachAt attaches the program of a place and notes it, so that a missing one is known
 // to have been detached by others. It is provisional perhaps, if that is to be at once.
@@ -38,9 +38,9 @@ func (r *Reconciler) attachAt(at place, atOnce bool) (changed bool, err error) {
 	}
 	r.attached[at] = true
 	if provisional {
-		r.provisional[at] = true
+		r.unpromoted[at] = true
 	} else {
-		delete(r.provisional, at)
+		delete(r.unpromoted, at)
 	}
 	return changed, nil
 }
@@ -48,45 +48,45 @@ func (r *Reconciler) attachAt(at place, atOnce bool) (changed bool, err error) {
 // forgetAttached notes that a device is gone, or goes.
 func (r *Reconciler) forgetAttached(at place) {
 	delete(r.attached, at)
-	delete(r.provisional, at)
+	delete(r.unpromoted, at)
 }
 
-// attachForGood attaches one after the other what was attached in a hurry, until ctx
+// attachForGood attaches one after the other what was attached in a promoteDelay, until ctx
 // ends. What is left then, the next daemon's first pass attaches.
-func (r *Reconciler) attachForGood(ctx context.Context) {
+func (r *Reconciler) promoteLoop(ctx context.Context) {
 	var due <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.hurried:
+		case <-r.promote:
 		case <-due:
 		}
 		due = nil
-		if wait, more := r.attachOne(); more {
+		if wait, more := r.promoteOne(); more {
 			due = time.After(wait)
 		}
 	}
 }
 
-// attachOne attaches one of them, unless a verb is not long past; then it says how
+// promoteOne attaches one of them, unless a verb is not long past; then it says how
 // long to wait for the next.
-func (r *Reconciler) attachOne() (wait time.Duration, more bool) {
+func (r *Reconciler) promoteOne() (wait time.Duration, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if wait := time.Until(r.lastApply.Add(hurry)); wait > 0 {
+	if wait := time.Until(r.lastApply.Add(promoteDelay)); wait > 0 {
 		return wait, true
 	}
-	for at := range r.provisional {
-		r.suspects.clear(at.ifindex)
+	for at := range r.unpromoted {
+		r.suspects.expectRemoval(at.ifindex)
 		if _, err := r.attachAt(at, false); err != nil {
 			// The checks go on trying, and say what is wrong.
 			r.log.Debug("not attached for good", "ifindex", at.ifindex, "err", err)
-			delete(r.provisional, at)
+			delete(r.unpromoted, at)
 		}
 		break
 	}
-	return 0, len(r.provisional) > 0
+	return 0, len(r.unpromoted) > 0
 }
 
 // checkAttachments makes sure every program is attached where it shall be, and
@@ -113,7 +113,7 @@ func (p *pass) checkAttachments(have []loader.Attachment) error {
 			continue
 		}
 		was := p.r.attached[at]
-		changed, err := p.r.attachAt(at, p.r.provisional[at]) // as it was
+		changed, err := p.r.attachAt(at, p.r.unpromoted[at]) // as it was
 		if err != nil {
 			errs = append(errs, err)
 			p.r.forgetAttached(at)
@@ -133,28 +133,28 @@ func (p *pass) checkAttachments(have []loader.Attachment) error {
 // suspects are devices that lost a clsact filter, by index; perhaps one of
 // somebody else's.
 type suspects struct {
-	mu      sync.Mutex
-	devices map[int]bool
-	cleared map[int]bool // of those the next one to go is Fairlead's own doing
+	mu       sync.Mutex
+	devices  map[int]bool
+	expected map[int]bool // of those the next one to go is Fairlead's own doing
 }
 
 // add reports whether that is news.
 func (s *suspects) add(ifindex int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cleared[ifindex] {
-		delete(s.cleared, ifindex)
+	if s.expected[ifindex] {
+		delete(s.expected, ifindex)
 		return false
 	}
 	set(&s.devices, ifindex)
 	return true
 }
 
-// clear says that Fairlead is going to remove a filter.
-func (s *suspects) clear(ifindex int) {
+// expectRemoval says that Fairlead is going to remove a filter.
+func (s *suspects) expectRemoval(ifindex int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	set(&s.cleared, ifindex)
+	set(&s.expected, ifindex)
 }
 
 func (s *suspects) take() map[int]bool {
@@ -179,7 +179,7 @@ func (p *pass) judge(have []loader.Attachment, wanted map[place]bool) (live map[
 		if a.Live && (!p.first || p.r.attached[at]) {
 			live[at] = true
 		}
-		if a.Live && !a.TCX && !p.first && !p.r.provisional[at] {
+		if a.Live && !a.TCX && !p.first && !p.r.unpromoted[at] {
 			filters = append(filters, at)
 		}
 	}

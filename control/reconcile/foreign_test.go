@@ -81,7 +81,7 @@ func TestForeignSandbox(t *testing.T) {
 	}
 	inIt("link", "set", "eth0", "up")
 	w.quiet("taken")
-	w.attachForGood()
+	w.promoteAll()
 	w.writes = 0
 	w.restart()
 	w.apply(p)

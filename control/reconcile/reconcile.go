@@ -132,7 +132,7 @@ type Reconciler struct {
 	wroteAddrs   []netip.Addr   // what fl_hostaddr holds
 	hostNets     []maps.Subnet  // what fl_hostnet holds
 	attached     map[place]bool // where programs were attached
-	provisional  map[place]bool // of the attached: those that Attach is to be called for
+	unpromoted   map[place]bool // of the attached: those that Attach is to be called for
 	passes       uint64         // so far
 	rerun        bool           // a pass left something for the next one
 	unsynced     bool           // writing to a table failed
@@ -145,7 +145,7 @@ type Reconciler struct {
 	clsactTurn   int              // attachment that is checked next
 
 	lastApply time.Time     // when it ended
-	hurried   chan struct{} // something is provisional
+	promote   chan struct{} // something is provisional
 
 	overlaps map[overlap]bool // that were told
 
@@ -163,17 +163,17 @@ func New(cfg Config, dp Datapath, tables Tables, nl *rtnl.Handle) *Reconciler {
 	}
 	return &Reconciler{
 		cfg: cfg, dp: dp, tables: tables, nl: nl, log: cfg.Log,
-		networks:    make(map[string]*network),
-		numbers:     make(map[uint32]string),
-		sandboxes:   make(map[string]*sandbox),
-		endpoints:   make(map[string]*endpoint),
-		publishes:   make(map[uint32]*publish),
-		serving:     make(map[string]map[uint32]*publish),
-		attached:    make(map[place]bool),
-		provisional: make(map[place]bool),
-		hurried:     make(chan struct{}, 1),
-		stats:       newStatistics(),
-		linger:      linger,
+		networks:   make(map[string]*network),
+		numbers:    make(map[uint32]string),
+		sandboxes:  make(map[string]*sandbox),
+		endpoints:  make(map[string]*endpoint),
+		publishes:  make(map[uint32]*publish),
+		serving:    make(map[string]map[uint32]*publish),
+		attached:   make(map[place]bool),
+		unpromoted: make(map[place]bool),
+		promote:    make(chan struct{}, 1),
+		stats:      newStatistics(),
+		linger:     linger,
 	}
 }
 
@@ -197,8 +197,8 @@ func (r *Reconciler) Apply(ctx context.Context, s *model.Snapshot) error {
 	}
 	r.done("apply", start, err)
 	r.lastApply = time.Now()
-	if len(r.provisional) > 0 {
-		wake(r.hurried)
+	if len(r.unpromoted) > 0 {
+		wake(r.promote)
 	}
 	return err
 }

@@ -290,10 +290,10 @@ func TestAttachedForGood(t *testing.T) {
 		w.apply(p)
 		delete(p.s.Publishes, 1)
 		w.apply(p)
-		if time.Since(before) < hurry {
+		if time.Since(before) < promoteDelay {
 			filters(1)
 		}
-		time.Sleep(hurry / 4)
+		time.Sleep(promoteDelay / 4)
 	}
 	for more := true; more; time.Sleep(10 * time.Millisecond) {
 		if time.Since(last) > 10*time.Second {
@@ -304,8 +304,8 @@ func TestAttachedForGood(t *testing.T) {
 		w.r.mu.Unlock()
 	}
 	filters(0)
-	if took := time.Since(last); took < hurry {
-		t.Errorf("attached %v after the last verb, want %v at least", took, hurry)
+	if took := time.Since(last); took < promoteDelay {
+		t.Errorf("attached %v after the last verb, want %v at least", took, promoteDelay)
 	}
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
@@ -342,7 +342,7 @@ func TestRunRepairsAtOnce(t *testing.T) {
 // Only a filter that others removed is looked after.
 func TestOwnRemovalIsNoNews(t *testing.T) {
 	var s suspects
-	s.clear(5)
+	s.expectRemoval(5)
 	for i, want := range []bool{false, true} {
 		if got := s.add(5); got != want {
 			t.Errorf("removal %d of a filter is netnsEvents: %t, want %t", i+1, got, want)

@@ -72,7 +72,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	wg.Go(func() {
 		r.keep(ctx, "sandboxes", func() error { return r.watchNetNS(ctx, queue.netnsEvents) })
 	})
-	wg.Go(func() { r.attachForGood(ctx) })
+	wg.Go(func() { r.promoteLoop(ctx) })
 
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()

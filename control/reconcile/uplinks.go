@@ -207,8 +207,8 @@ func (r *Reconciler) attachUplinks(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
-	if len(r.provisional) > 0 {
-		wake(r.hurried)
+	if len(r.unpromoted) > 0 {
+		wake(r.promote)
 	}
 	return errors.Join(errs...)
 }

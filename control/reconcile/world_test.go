@@ -284,10 +284,10 @@ func (w *world) apply(p *plan) {
 	}
 }
 
-// attachForGood makes links of all filters, as Run does after a while.
-func (w *world) attachForGood() {
+// promoteAll makes links of all filters, as Run does after a while.
+func (w *world) promoteAll() {
 	w.r.lastApply = time.Time{}
-	for more := true; more; _, more = w.r.attachOne() {
+	for more := true; more; _, more = w.r.promoteOne() {
 	}
 }
 
