@@ -45,10 +45,10 @@ func (p *pass) collect() {
 		p.put.publishes = appendRuns(p.put.publishes, now)
 		b.runs = now
 	}
-	for _, e := range p.goneEps {
+	for _, e := range p.removedEps {
 		p.replace(&e.entries, entries{})
 	}
-	for _, n := range p.goneNets {
+	for _, n := range p.removedNets {
 		p.replace(&n.entries, entries{})
 	}
 }
@@ -220,10 +220,10 @@ func (p *pass) finishSandbox(b *sandbox) {
 		err = p.untrack(b, members)
 	}
 	if missing := (*rtnl.MissingError)(nil); errors.As(err, &missing) {
-		err = errors.Join(err, p.remake(members, missing.HostIndex))
+		err = errors.Join(err, p.recreate(members, missing.HostIndex))
 	}
 	if errors.Is(err, rtnl.ErrGone) && p.mayBeGone(b.id) {
-		p.gone(b, err)
+		p.markGone(b, err)
 		return
 	}
 	p.setErr(&b.lastErr, "sandbox", b.id, err)
@@ -296,9 +296,9 @@ func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
 	return err
 }
 
-// remake deletes the pair whose other end left the sandbox; the next pass
+// recreate deletes the pair whose other end left the sandbox; the next pass
 // makes it anew.
-func (p *pass) remake(members []*endpoint, hostIf uint32) error {
+func (p *pass) recreate(members []*endpoint, hostIf uint32) error {
 	for _, e := range members {
 		if e.hostIf == hostIf {
 			p.moveEndpoint(e, 0, 0)

@@ -104,7 +104,7 @@ func (p *pass) checkAttachments(have []loader.Attachment) error {
 		}
 	} else {
 		var filters []place
-		live, stale, filters = p.judge(have, wanted)
+		live, stale, filters = p.classify(have, wanted)
 		errs = append(errs, p.checkFilters(filters))
 	}
 	suspects := p.r.suspects.take()
@@ -165,10 +165,10 @@ func (s *suspects) take() map[int]bool {
 	return devices
 }
 
-// judge sorts the attachments there are: those that are right, those that are
+// classify sorts the attachments there are: those that are right, those that are
 // to go, and, of the right ones, those that are filters. After a start only
 // what this daemon attached is right; the rest may have an earlier program.
-func (p *pass) judge(have []loader.Attachment, wanted map[place]bool) (live map[place]bool, stale, filters []place) {
+func (p *pass) classify(have []loader.Attachment, wanted map[place]bool) (live map[place]bool, stale, filters []place) {
 	live = make(map[place]bool)
 	for _, a := range have {
 		at := place{a.IfIndex, a.Hook}

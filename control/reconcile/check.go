@@ -64,11 +64,11 @@ func (r *Reconciler) checkAll(ctx context.Context, id string) error {
 	p.touchSandbox(id)
 	p.run()
 	r.finish(p, "resync", start, nil)
-	return p.wrong(b)
+	return p.unrepaired(b)
 }
 
 // wrong is what a pass over a sandbox left undone.
-func (p *pass) wrong(b *sandbox) error {
+func (p *pass) unrepaired(b *sandbox) error {
 	errs := p.errs
 	for _, e := range p.eps {
 		if e.dirty && !b.gone {

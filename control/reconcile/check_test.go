@@ -74,7 +74,7 @@ func TestCheck(t *testing.T) {
 		_, made := h.CreateVeth(rtnl.Veth{Name: "eth0", PeerName: "stranger", MTU: 1500})
 		return errors.Join(err, made)
 	})
-	w.wrong(b, `interface "eth0" exists in `)
+	w.wantCheckErr(b, `interface "eth0" exists in `)
 	// It goes, and then the namespace's path; the namespace lives on.
 	w.deletePeer(b)
 	w.must(w.r.Check(t.Context(), b.ID))
@@ -82,10 +82,10 @@ func TestCheck(t *testing.T) {
 	w.must(err)
 	defer ns.Close()
 	w.must(rtnl.RemoveNetNS(b.NetNS))
-	w.wrong(b, "lives, but not at "+b.NetNS)
+	w.wantCheckErr(b, "lives, but not at "+b.NetNS)
 	w.restart()
 	w.apply(p)
-	w.wrong(b, "lives, but not at "+b.NetNS)
+	w.wantCheckErr(b, "lives, but not at "+b.NetNS)
 	w.must(ns.Close())
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := w.r.Check(t.Context(), b.ID)
@@ -98,8 +98,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// wrong wants a check to say so.
-func (w *world) wrong(b *model.Sandbox, text string) {
+// wantCheckErr wants a check to say so.
+func (w *world) wantCheckErr(b *model.Sandbox, text string) {
 	w.tb.Helper()
 	if err := w.r.Check(w.tb.Context(), b.ID); err == nil || errors.Is(err, model.ErrGone) || !strings.Contains(err.Error(), text) {
 		w.tb.Errorf("check: %v, want %q", err, text)

@@ -25,7 +25,7 @@ func (p *pass) makeNamespaces() {
 		}
 		b.dirty = err != nil
 		if errors.Is(err, rtnl.ErrGone) {
-			p.gone(b, err)
+			p.markGone(b, err)
 		} else {
 			p.setErr(&b.lastErr, "sandbox", id, err)
 		}
@@ -140,12 +140,12 @@ func (p *pass) makeEndpoint(e *endpoint) {
 		return
 	}
 	p.moveEndpoint(e, 0, 0)
-	if errors.Is(err, errTaken) {
+	if errors.Is(err, errPairGone) {
 		e.dirty, e.lastErr = false, ""
 		return
 	}
 	if errors.Is(err, rtnl.ErrGone) && p.mayBeGone(e.id) {
-		p.gone(p.r.sandboxes[e.want.SandboxID], err)
+		p.markGone(p.r.sandboxes[e.want.SandboxID], err)
 		return
 	}
 	p.setErr(&e.lastErr, "endpoint", e.id, err)
@@ -165,8 +165,8 @@ func (p *pass) moveEndpoint(e *endpoint, hostIf, peerIf uint32) {
 // go away at any time; that is no error of whoever asked for another change.
 func (p *pass) mayBeGone(id string) bool { return p.first || !p.fresh[id] }
 
-// gone marks a sandbox whose namespace is not there, and says so once.
-func (p *pass) gone(b *sandbox, err error) {
+// markGone marks a sandbox whose namespace is not there, and says so once.
+func (p *pass) markGone(b *sandbox, err error) {
 	if b == nil || b.gone {
 		return
 	}
@@ -175,10 +175,10 @@ func (p *pass) gone(b *sandbox, err error) {
 		"sandbox", b.want.Name, "id", short(b.id), "err", err)
 }
 
-// errTaken: a container engine's namespace took the pair along when it ended, or
+// errPairGone: a container engine's namespace took the pair along when it ended, or
 // somebody deleted it. The engine would not take another; it will give the
 // endpoint up, or is to restart the container.
-var errTaken = errors.New("the pair of devices of a container engine's sandbox is gone")
+var errPairGone = errors.New("the pair of devices of a container engine's sandbox is gone")
 
 // endpointLink finds the host end, or makes the pair. That of a foreign endpoint
 // is made by a verb only, which is when the engine is going to take it.
@@ -201,7 +201,7 @@ func (p *pass) endpointLink(e *endpoint) (rtnl.Link, error) {
 		return rtnl.Link{}, err
 	}
 	if isForeign(p.s, e.want) && (p.repair || p.first) {
-		return rtnl.Link{}, errTaken
+		return rtnl.Link{}, errPairGone
 	}
 	return p.createEndpoint(e, n, b)
 }
@@ -230,9 +230,9 @@ func (p *pass) createEndpoint(e *endpoint, n *network, b *sandbox) (rtnl.Link, e
 // createPair makes the devices; where is the namespace of the inner end.
 func (p *pass) createPair(pair rtnl.Veth, where string) (rtnl.Link, error) {
 	l, err := p.r.nl.CreateVeth(pair)
-	if errors.Is(err, rtnl.ErrExists) && len(p.goneEps) > 0 {
+	if errors.Is(err, rtnl.ErrExists) && len(p.removedEps) > 0 {
 		// One that goes in this very pass may have the name.
-		for _, gone := range p.goneEps {
+		for _, gone := range p.removedEps {
 			if err := p.removeDevice(rtnl.EndpointAlias(gone.id), rtnl.EndpointDevice(gone.id), gone.hostIf); err != nil {
 				return rtnl.Link{}, err
 			}

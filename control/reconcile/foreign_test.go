@@ -19,7 +19,7 @@ import (
 )
 
 // foreign makes the sandbox an engine's, at a path where nothing is yet.
-func (p *plan) foreign(name string, n *model.Network) (*model.Sandbox, *model.Endpoint) {
+func (p *plan) engineSandbox(name string, n *model.Network) (*model.Sandbox, *model.Endpoint) {
 	b := p.sandbox(name)
 	b.Owned, b.Foreign, b.NetNS = false, true, filepath.Join(p.w.dir, name)
 	e := p.endpoint(b, n)
@@ -28,15 +28,15 @@ func (p *plan) foreign(name string, n *model.Network) (*model.Sandbox, *model.En
 }
 
 // quiet wants nothing to repair.
-func (w *world) quiet(when string) {
+func (w *world) wantNoRepairs(when string) {
 	w.tb.Helper()
 	if repairs := w.resync(); repairs.Total() != 0 {
 		w.tb.Errorf("%s: repaired %v", when, repairs)
 	}
 }
 
-// inner wants an endpoint's inner end to be somewhere.
-func (w *world) inner(e *model.Endpoint, want model.InnerEnd) {
+// wantInnerEnd wants an endpoint's inner end to be somewhere.
+func (w *world) wantInnerEnd(e *model.Endpoint, want model.InnerEnd) {
 	w.tb.Helper()
 	if got, err := w.r.InnerEnd(e); err != nil || got != want {
 		w.tb.Errorf("the inner end is at %v, %v; want %v", got, err, want)
@@ -50,7 +50,7 @@ func TestForeignSandbox(t *testing.T) {
 	p := w.plan()
 	n := p.network("net", 7)
 	w.apply(p)
-	b, e := p.foreign("box", n)
+	b, e := p.engineSandbox("box", n)
 	w.apply(p)
 	host := w.link(rtnl.EndpointAlias(e.ID))
 	inner, err := w.nl.LinkByName(e.IfName)
@@ -60,15 +60,15 @@ func TestForeignSandbox(t *testing.T) {
 	if !host.Up || len(w.endpoints.m) != 2 || len(w.attached) != 2 {
 		t.Errorf("host end up: %v, %d endpoints, %d attachments", host.Up, len(w.endpoints.m), len(w.attached))
 	}
-	w.quiet("before the engine takes it")
-	w.inner(e, model.InnerOnHost)
+	w.wantNoRepairs("before the engine takes it")
+	w.wantInnerEnd(e, model.InnerOnHost)
 
 	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
 		t.Fatal(err)
 	}
 	defer rtnl.RemoveNetNS(b.NetNS)
 	ip(t, "link", "set", e.IfName, "netns", b.NetNS, "name", "eth0")
-	w.inner(e, model.InnerTaken)
+	w.wantInnerEnd(e, model.InnerTaken)
 	inIt := func(args ...string) {
 		t.Helper()
 		w.inside(b, func(*rtnl.Handle) error {
@@ -80,7 +80,7 @@ func TestForeignSandbox(t *testing.T) {
 		})
 	}
 	inIt("link", "set", "eth0", "up")
-	w.quiet("taken")
+	w.wantNoRepairs("taken")
 	w.promoteAll()
 	w.writes = 0
 	w.restart()
@@ -88,13 +88,13 @@ func TestForeignSandbox(t *testing.T) {
 	if w.link(rtnl.EndpointAlias(e.ID)).Index != host.Index || w.writes != 0 {
 		t.Errorf("adopting took %d writes", w.writes)
 	}
-	w.quiet("adopted")
-	w.inner(e, model.InnerTaken)
+	w.wantNoRepairs("adopted")
+	w.wantInnerEnd(e, model.InnerTaken)
 
 	home := fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
 	inIt("link", "set", "eth0", "down", "netns", home, "name", e.IfName)
-	w.quiet("given back")
-	w.inner(e, model.InnerOnHost)
+	w.wantNoRepairs("given back")
+	w.wantInnerEnd(e, model.InnerOnHost)
 	if _, err := w.nl.LinkByName(e.IfName); err != nil {
 		t.Error(err)
 	}
@@ -113,19 +113,19 @@ func TestForeignPairGone(t *testing.T) {
 	p := w.plan()
 	n := p.network("net", 7)
 	w.apply(p)
-	_, e := p.foreign("box", n)
+	_, e := p.engineSandbox("box", n)
 	p.publish(1, e, n.Subnets[0].Gateway, 80, 1)
 	w.apply(p)
 	ip(t, "link", "del", e.IfName)
-	w.inner(e, model.InnerGone)
-	w.quiet("gone")
-	w.inner(e, model.InnerGone)
+	w.wantInnerEnd(e, model.InnerGone)
+	w.wantNoRepairs("gone")
+	w.wantInnerEnd(e, model.InnerGone)
 	if len(w.endpoints.m) != 1 || len(w.publishes.m) != 0 || len(w.ours()) != 2 {
 		t.Errorf("%d endpoints, %d publishes, devices %v", len(w.endpoints.m), len(w.publishes.m), w.ours())
 	}
 	w.restart()
 	w.apply(p)
-	w.quiet("gone, and started anew")
+	w.wantNoRepairs("gone, and started anew")
 	if len(w.ours()) != 2 {
 		t.Errorf("devices %v", w.ours())
 	}
@@ -149,20 +149,20 @@ func TestForeignPairGone(t *testing.T) {
 func TestEndpointWithoutSandbox(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
-	_, e := p.foreign("box", p.network("net", 7))
+	_, e := p.engineSandbox("box", p.network("net", 7))
 	waits := *e
 	waits.SandboxID = ""
 	p.s.Endpoints[e.ID] = &waits
 	w.apply(p)
-	w.quiet("waits")
+	w.wantNoRepairs("waits")
 	joined := len(w.ours())
 	p.s.Endpoints[e.ID] = e
 	w.apply(p)
-	w.quiet("joined")
+	w.wantNoRepairs("joined")
 	left := waits
 	p.s.Endpoints[e.ID] = &left
 	w.apply(p)
-	w.quiet("left")
+	w.wantNoRepairs("left")
 	if joined != 2 || len(w.ours()) != 2 || len(w.endpoints.m) != 1 {
 		t.Errorf("devices %d, then %v; %d endpoints", joined, w.ours(), len(w.endpoints.m))
 	}
@@ -175,7 +175,7 @@ func TestEndpointLosesAnAddress(t *testing.T) {
 	p := w.plan()
 	n := p.network("net", 7)
 	w.apply(p)
-	_, e := p.foreign("box", n)
+	_, e := p.engineSandbox("box", n)
 	p.publish(1, e, netip.Addr{}, 80, 1)
 	w.apply(p)
 	host := w.link(rtnl.EndpointAlias(e.ID)).Index
@@ -206,5 +206,5 @@ func TestEndpointLosesAnAddress(t *testing.T) {
 	if m := w.endpoints.m[host]; m.IPv4 != e.IPv4.Addr() || m.IPv6.IsValid() {
 		t.Errorf("the endpoint's entry is %+v", m)
 	}
-	w.quiet("afterwards")
+	w.wantNoRepairs("afterwards")
 }

@@ -172,7 +172,7 @@ func (r *Reconciler) EphemeralRange() (lo, hi uint16) {
 // each and lets go of it. A zero address is every address of both families; to those
 // where names are served, which keep their port, that does not extend.
 func (r *Reconciler) PortFree(proto model.Proto, addr netip.Addr, port, count uint16) error {
-	served := r.served()
+	served := r.dnsAddrs()
 	err := r.nl.Do(func() error {
 		for i := range count {
 			if err := portFree(proto, addr, port+i, served); err != nil {
@@ -182,7 +182,7 @@ func (r *Reconciler) PortFree(proto model.Proto, addr netip.Addr, port, count ui
 		return nil
 	})
 	if errors.Is(err, unix.EADDRNOTAVAIL) && r.inLocalPrefix(addr) {
-		// The host's by a route alone: the kernel binds an address of IPv6 that is none of a
+		// The host's by a route v6Only: the kernel binds an address of IPv6 that is none of a
 		// device's only on request, so no program has the port by accident.
 		return nil
 	}
@@ -198,8 +198,8 @@ func (r *Reconciler) inLocalPrefix(addr netip.Addr) bool {
 // dnsPort is where names are served.
 const dnsPort = 53
 
-// served are the addresses where names are.
-func (r *Reconciler) served() (list []netip.Addr) {
+// dnsAddrs are the addresses where names are.
+func (r *Reconciler) dnsAddrs() (list []netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, n := range r.networks {
@@ -225,7 +225,7 @@ func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Ad
 	}
 	for _, a := range addrs {
 		err := tryBind(proto, netip.AddrPortFrom(a, port), true)
-		if port == dnsPort && a.IsUnspecified() && errors.Is(err, unix.EADDRINUSE) && onlyAt(served, proto, a.Is4(), port) {
+		if port == dnsPort && a.IsUnspecified() && errors.Is(err, unix.EADDRINUSE) && boundOnlyAt(served, proto, a.Is4(), port) {
 			continue
 		}
 		// A host without a family has nothing in it.
@@ -236,8 +236,8 @@ func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Ad
 	return nil
 }
 
-// onlyAt reports whether those who have a port have it at certain addresses only.
-func onlyAt(addrs []netip.Addr, proto model.Proto, is4 bool, port uint16) bool {
+// boundOnlyAt reports whether those who have a port have it at certain addresses only.
+func boundOnlyAt(addrs []netip.Addr, proto model.Proto, is4 bool, port uint16) bool {
 	bound, err := rtnl.Bound(proto, port)
 	if err != nil {
 		return false // what bind said stands
@@ -253,15 +253,15 @@ func noFamily(err error) bool {
 }
 
 // tryBind binds a socket in the calling thread's namespace, without listening.
-// One of IPv6 that is not of it alone is of both families.
-func tryBind(proto model.Proto, at netip.AddrPort, alone bool) error {
-	err := bind(proto, at, alone, false)
+// One of IPv6 that is not of it v6Only is of both families.
+func tryBind(proto model.Proto, at netip.AddrPort, v6Only bool) error {
+	err := bind(proto, at, v6Only, false)
 	if proto != model.TCP || !errors.Is(err, unix.EADDRINUSE) {
 		return err
 	}
 	// What is left of closed connections does not occupy the port; a program that bound it and
 	// is about to listen does, though it shares the port as well.
-	if err := bind(proto, at, alone, true); err != nil {
+	if err := bind(proto, at, v6Only, true); err != nil {
 		return err
 	}
 	reserved, err := rtnl.Reserved(at.Port())
@@ -272,7 +272,7 @@ func tryBind(proto model.Proto, at netip.AddrPort, alone bool) error {
 }
 
 // bind binds a socket, sharing the port with others that share it or not, and lets go of it.
-func bind(proto model.Proto, at netip.AddrPort, alone, share bool) error {
+func bind(proto model.Proto, at netip.AddrPort, v6Only, share bool) error {
 	kind := unix.SOCK_STREAM
 	if proto == model.UDP {
 		kind = unix.SOCK_DGRAM
@@ -295,7 +295,7 @@ func bind(proto model.Proto, at netip.AddrPort, alone, share bool) error {
 	defer unix.Close(fd)
 	if family == unix.AF_INET6 {
 		only := 0
-		if alone {
+		if v6Only {
 			only = 1
 		}
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only); err != nil {

@@ -168,18 +168,18 @@ func TestOverlapsAreTold(t *testing.T) {
 	p := w.plan()
 	n := p.network("net", 7)
 	w.apply(p)
-	told := func(want int) {
+	warned := func(want int) {
 		t.Helper()
 		w.resync()
 		if got := strings.Count(log.String(), "device=docker0"); got != want {
 			t.Errorf("told %d times, want %d:\n%s", got, want, &log)
 		}
 	}
-	told(0)
+	warned(0)
 	ip(t, "link", "add", "docker0", "type", "bridge")
 	ip(t, "addr", "add", "192.0.2.1/24", "dev", "docker0")
-	told(0)
+	warned(0)
 	ip(t, "addr", "add", n.Subnets[0].Gateway.String()+"/24", "dev", "docker0")
-	told(1)
-	told(1)
+	warned(1)
+	warned(1)
 }

@@ -15,9 +15,9 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// watched starts the watch over a world's sandboxes, and looks into all of them
+// startWatch starts the watch over a world's sandboxes, and looks into all of them
 // as Run would.
-func watched(t *testing.T, w *world) *pending {
+func startWatch(t *testing.T, w *world) *pending {
 	t.Helper()
 	b := &pending{netnsEvents: newNetnsEvents()}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -55,9 +55,9 @@ func deleteInside(w *world, b *model.Sandbox, p netip.Prefix) {
 	})
 }
 
-// settled wants that the news that is left leads to no repair, and so to no
+// wantSettled wants that the news that is left leads to no repair, and so to no
 // more news; that of carriers comes within a second.
-func settled(t *testing.T, w *world, b *pending) {
+func wantSettled(t *testing.T, w *world, b *pending) {
 	t.Helper()
 	before := w.r.Stats().Repairs[RepairAddress]
 	for range 10 {
@@ -80,8 +80,8 @@ func TestInsidesAreHeard(t *testing.T) {
 	e := p.endpoint(first, n)
 	p.endpoint(other, n)
 	w.apply(p)
-	b := watched(t, w)
-	settled(t, w, b)
+	b := startWatch(t, w)
+	wantSettled(t, w, b)
 
 	deleteInside(w, first, e.IPv4)
 	if !hasEvents(b, 5*time.Second) {
@@ -95,13 +95,13 @@ func TestInsidesAreHeard(t *testing.T) {
 	if got := w.r.Stats().Repairs; got[RepairAddress] != 1 || got[RepairRoute] != 1 {
 		t.Errorf("repairs are %v, want an address and the default route", got)
 	}
-	settled(t, w, b)
+	wantSettled(t, w, b)
 
 	// One made by a verb, while the watch runs, is heard too.
 	late := p.sandbox("late")
 	e = p.endpoint(late, n)
 	w.apply(p)
-	settled(t, w, b)
+	wantSettled(t, w, b)
 	deleteInside(w, late, e.IPv6)
 	if !hasEvents(b, 5*time.Second) {
 		t.Fatal("a removed address is not heard in a new sandbox")
@@ -122,7 +122,7 @@ func TestBacklog(t *testing.T) {
 		p.sandbox(fmt.Sprint("box", i)).NetworkMode = model.NetworkNone
 	}
 	w.apply(p)
-	b := watched(t, w)
+	b := startWatch(t, w)
 	if len(b.waiting) != rest || len(b.ready) != 1 {
 		t.Fatalf("%d sandboxes wait and %d tokens are there, want %d and 1", len(b.waiting), len(b.ready), rest)
 	}

@@ -35,9 +35,9 @@ type pass struct {
 	eps   map[string]*endpoint
 	pubs  map[uint32]*publish
 	// What the pass removes.
-	goneNets  []*network
-	goneBoxes []*sandbox
-	goneEps   []*endpoint
+	removedNets  []*network
+	removedBoxes []*sandbox
+	removedEps   []*endpoint
 	// What the caller made only now; a missing namespace is its error.
 	fresh map[string]bool
 
@@ -213,7 +213,7 @@ func (p *pass) diffNetworks() {
 	for id, n := range p.r.networks {
 		if !hasDevice(p.s.Networks[id]) {
 			n.want = nil
-			p.goneNets = append(p.goneNets, n)
+			p.removedNets = append(p.removedNets, n)
 			p.netsTouched = true
 		}
 	}
@@ -249,7 +249,7 @@ func (p *pass) diffSandboxes() {
 	for id, b := range p.r.sandboxes {
 		// A removed one keeps want, which says what is to be removed.
 		if p.s.Sandboxes[id] == nil {
-			p.goneBoxes = append(p.goneBoxes, b)
+			p.removedBoxes = append(p.removedBoxes, b)
 		}
 	}
 }
@@ -282,7 +282,7 @@ func (p *pass) diffEndpoints() {
 	for id, e := range p.r.endpoints {
 		if wantedEndpoint(p.s, id) == nil {
 			e.want = nil
-			p.goneEps = append(p.goneEps, e)
+			p.removedEps = append(p.removedEps, e)
 			delete(p.eps, id)
 		}
 	}

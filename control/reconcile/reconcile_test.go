@@ -190,7 +190,7 @@ func TestIdleNetwork(t *testing.T) {
 		if len(w.endpoints.m)+len(w.fdb.m)+len(w.neighbours.m)+len(w.subnets.m)+len(w.hostAddrs.m)+len(w.attached) > 0 {
 			t.Error("entries or attachments stay")
 		}
-		w.quiet("idle")
+		w.wantNoRepairs("idle")
 	}
 	without := *n
 	without.Idle = true
@@ -204,7 +204,7 @@ func TestIdleNetwork(t *testing.T) {
 		if got := w.ours(); !slices.Equal(got, used) || len(w.subnets.m) != 2 || len(w.endpoints.m) != 2 {
 			t.Errorf("used again it has devices %v, %d subnets and %d endpoints; at first it had %v", got, len(w.subnets.m), len(w.endpoints.m), used)
 		}
-		w.quiet("used again")
+		w.wantNoRepairs("used again")
 	}
 	w.restart()
 	p.s.Networks[n.ID] = &without

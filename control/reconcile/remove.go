@@ -12,7 +12,7 @@ import (
 // with the device, so that nothing passes it meanwhile.
 func (p *pass) remove() {
 	p.fail(p.deleteEntries())
-	for _, e := range p.goneEps {
+	for _, e := range p.removedEps {
 		p.flows.device(e.hostIf)
 		err := p.removeDevice(rtnl.EndpointAlias(e.id), rtnl.EndpointDevice(e.id), e.hostIf)
 		p.setErr(&e.lastErr, "endpoint", e.id, err)
@@ -20,7 +20,7 @@ func (p *pass) remove() {
 			delete(p.r.endpoints, e.id)
 		}
 	}
-	for _, n := range p.goneNets {
+	for _, n := range p.removedNets {
 		p.flows.device(n.hostPort)
 		err := p.removeDevice(rtnl.HostPortAlias(n.id), rtnl.HostPortDevice(n.id), n.hostPort)
 		p.setErr(&n.lastErr, "network", n.id, err)
@@ -28,7 +28,7 @@ func (p *pass) remove() {
 			delete(p.r.networks, n.id)
 		}
 	}
-	for _, b := range p.goneBoxes {
+	for _, b := range p.removedBoxes {
 		var err error
 		if b.want.Owned {
 			err = rtnl.RemoveNetNS(b.want.NetNS)

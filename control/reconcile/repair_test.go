@@ -268,7 +268,7 @@ func TestAttachedForGood(t *testing.T) {
 	}
 	w.apply(p)
 	filters(1)
-	w.quiet("attached by a filter")
+	w.wantNoRepairs("attached by a filter")
 	filters(1)
 	w.restart()
 	w.apply(p)

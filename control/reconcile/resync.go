@@ -64,13 +64,13 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	changed, queue := make(chan struct{}, 1), pending{netnsEvents: newNetnsEvents()}
-	uplinks := make(chan uint32, newcomers)
+	uplinks := make(chan uint32, uplinkQueueLen)
 	wg.Go(func() {
-		r.keep(ctx, "devices", func() error { return r.watchHost(ctx, changed, uplinks) })
+		r.keepWatching(ctx, "devices", func() error { return r.watchHost(ctx, changed, uplinks) })
 	})
-	wg.Go(func() { r.hasten(ctx, uplinks) })
+	wg.Go(func() { r.uplinkLoop(ctx, uplinks) })
 	wg.Go(func() {
-		r.keep(ctx, "sandboxes", func() error { return r.watchNetNS(ctx, queue.netnsEvents) })
+		r.keepWatching(ctx, "sandboxes", func() error { return r.watchNetNS(ctx, queue.netnsEvents) })
 	})
 	wg.Go(func() { r.promoteLoop(ctx) })
 
@@ -122,7 +122,7 @@ func wake(c chan<- struct{}) {
 
 // keep runs a watch anew whenever it ends, until ctx does: later and later
 // while that does not help.
-func (r *Reconciler) keep(ctx context.Context, what string, watch func() error) {
+func (r *Reconciler) keepWatching(ctx context.Context, what string, watch func() error) {
 	for wait := retry; ctx.Err() == nil; wait = min(2*wait, maxRetry) {
 		start := time.Now()
 		err := watch()
@@ -263,7 +263,7 @@ func (r *Reconciler) finish(p *pass, operation string, start time.Time, err erro
 func (p *pass) findDirty() {
 	for id, n := range p.r.networks {
 		if n.want == nil {
-			p.goneNets = append(p.goneNets, n)
+			p.removedNets = append(p.removedNets, n)
 			continue
 		}
 		gw, okGW := p.byID[rtnl.GatewayAlias(id)]
@@ -276,7 +276,7 @@ func (p *pass) findDirty() {
 	}
 	for id, e := range p.r.endpoints {
 		if e.want == nil {
-			p.goneEps = append(p.goneEps, e)
+			p.removedEps = append(p.removedEps, e)
 			continue
 		}
 		l, ok := p.byID[rtnl.EndpointAlias(id)]
@@ -293,7 +293,7 @@ func (p *pass) findDirty() {
 	}
 	for id, b := range p.r.sandboxes {
 		if p.s.Sandboxes[id] == nil {
-			p.goneBoxes = append(p.goneBoxes, b)
+			p.removedBoxes = append(p.removedBoxes, b)
 		} else if b.dirty {
 			p.boxes[id] = b
 		}

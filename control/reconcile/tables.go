@@ -71,7 +71,7 @@ func (p *pass) checkUplinks() error {
 	if err != nil {
 		return err
 	}
-	p.lookAddrs()
+	p.noteHostAddrs()
 	ups := rtnl.FindUplinks(p.links, append(p.r.lost.addrs(), p.addrs...), rtnl.UplinkRules{
 		Pinned: p.r.cfg.Uplinks, Kept: p.r.kept.names(), Routed: routed, Default: through,
 	})
@@ -134,9 +134,9 @@ func (p *pass) routedDevices() (map[uint32]bool, error) {
 	return routed, err
 }
 
-// lookAddrs notes the addresses of the host's own devices. Flows that depend
+// noteHostAddrs notes the addresses of the host's own devices. Flows that depend
 // on one that is gone for good are removed.
-func (p *pass) lookAddrs() {
+func (p *pass) noteHostAddrs() {
 	ours := make(map[uint32]bool)
 	for _, l := range p.links {
 		ours[l.Index] = l.Ours()

@@ -139,13 +139,13 @@ func (r *Reconciler) uplinkPlaces() (list []place) {
 	return list
 }
 
-// newcomers are devices that may be uplinks which are new, for hasten.
-const newcomers = 64
+// uplinkQueueLen are devices that may be uplinks which are new, for uplinkLoop.
+const uplinkQueueLen = 64
 
-// watchHost has the kernel tell of changes until ctx ends: of those that can make an uplink,
-// hasten; of the rest, changed.
+// watchHost has the kernel send of changes until ctx ends: of those that can make an uplink,
+// uplinkLoop; of the rest, changed.
 func (r *Reconciler) watchHost(ctx context.Context, changed chan<- struct{}, uplinks chan<- uint32) error {
-	tell := func(index uint32) {
+	send := func(index uint32) {
 		select {
 		case uplinks <- index:
 		default: // the check that changed asks for sees it
@@ -160,16 +160,16 @@ func (r *Reconciler) watchHost(ctx context.Context, changed chan<- struct{}, upl
 		},
 		Link: func(l rtnl.Link) {
 			if r.kept.isNew(l, r.cfg.Uplinks) {
-				tell(l.Index)
+				send(l.Index)
 			}
 		},
-		Addr: tell,
+		Addr: send,
 	})
 }
 
-// hasten attaches programs to new uplinks without waiting for the next check: until then
+// uplinkLoop attaches programs to new uplinks without waiting for the next check: until then
 // packets of flows would meet the host's stack.
-func (r *Reconciler) hasten(ctx context.Context, uplinks <-chan uint32) {
+func (r *Reconciler) uplinkLoop(ctx context.Context, uplinks <-chan uint32) {
 	for {
 		select {
 		case <-ctx.Done():
