@@ -10,8 +10,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// collect works out the entries of the pass's objects, and those they had
-// before.
+// collect computes the table entries of the pass's objects, and records the previous ones.
 func (p *pass) collect() {
 	for _, n := range p.nets {
 		var now entries
@@ -59,7 +58,7 @@ func (p *pass) replace(have *entries, now entries) {
 	*have = now
 }
 
-// writeEntries writes what is needed before it is referred to.
+// writeEntries writes entries in dependency order: what an entry refers to is written before it.
 func (p *pass) writeEntries() error {
 	t := p.r.tables
 	return p.unsynced(errors.Join(
@@ -71,7 +70,7 @@ func (p *pass) writeEntries() error {
 	))
 }
 
-// deleteEntries deletes what has no successor, in reverse.
+// deleteEntries deletes entries that have no successor, in the reverse order.
 func (p *pass) deleteEntries() error {
 	t := p.r.tables
 	stale := p.old.without(&p.put)
@@ -84,8 +83,7 @@ func (p *pass) deleteEntries() error {
 	))
 }
 
-// unsynced notes a failure to write: the tables are then not what the objects
-// have in them.
+// unsynced records a failed write: the tables may now differ from the objects' entries.
 func (p *pass) unsynced(err error) error {
 	p.r.unsynced = p.r.unsynced || err != nil
 	return err
@@ -107,8 +105,7 @@ func deleteAll[E any](t Table[E], es []E) error {
 	return err
 }
 
-// finishNetworks brings the pass's host ports up and gives them what they
-// lack.
+// finishNetworks configures the pass's host ports and brings them up.
 func (p *pass) finishNetworks() {
 	for id, ends := range p.hostPorts {
 		n := p.r.networks[id]
@@ -132,7 +129,7 @@ func (p *pass) finishNetwork(n *network, gw, dp rtnl.Link) error {
 	p.warnForwarding(n, gw)
 	ch, err := p.r.nl.ConfigureHostPort(gw, dp, addrs, n.hostPortSpec())
 	if p.made[n.id] {
-		// Looking at a device settles its carrier, so that the first packet is
+		// Reading a device makes the kernel update its carrier state, so that the first packet is
 		// not lost.
 		_, err1 := p.r.nl.Link(gw.Index)
 		_, err2 := p.r.nl.Link(dp.Index)
@@ -142,22 +139,22 @@ func (p *pass) finishNetwork(n *network, gw, dp rtnl.Link) error {
 	return err
 }
 
-// warnForwarding says once what an older kernel lacks: without the setting of
-// a single device, the host's stack forwards IPv6 only if it does so on every
-// device, which is the operator's to decide.
+// warnForwarding warns once on older kernels, which lack force_forwarding: without this
+// per-device sysctl the host's stack forwards IPv6 only if forwarding is enabled on all devices,
+// and that decision is the operator's.
 func (p *pass) warnForwarding(n *network, gw rtnl.Link) {
 	if !n.want.EnableIPv6 || gw.Conf.ForceForwarding6 != -1 || p.r.warned {
 		return
 	}
 	p.r.warned = true
 	if v, err := p.r.nl.ReadSysctl("ipv6/conf/all/forwarding"); err == nil && v == "0" {
-		p.r.log.Warn("IPv6 packets that the datapath leaves to the host's stack (no route, unusual devices) are not forwarded on this kernel",
+		p.r.log.Warn("this kernel does not forward IPv6 packets that the datapath passes to the host's stack (no route, unusual devices)",
 			"remedy", "set net.ipv6.conf.all.forwarding=1, and accept_ra=2 on uplinks that use router advertisements")
 	}
 }
 
-// finishSandboxes brings host ends up, configures the sandboxes' insides, and
-// marks what is finished.
+// finishSandboxes brings host ends up, configures the network namespaces of the sandboxes, and
+// sets the alias of finished endpoints.
 func (p *pass) finishSandboxes() {
 	for id, l := range p.hostEnds {
 		e := p.r.endpoints[id]
@@ -182,7 +179,7 @@ func (p *pass) finishSandboxes() {
 	}
 }
 
-// configureHostEnd limits what goes to the sandbox before it brings the host end up.
+// configureHostEnd installs the ingress limit before it brings the host end up.
 func (p *pass) configureHostEnd(e *endpoint, l rtnl.Link, mtu int) (rtnl.Changes, error) {
 	limit := e.want.Bandwidth.Ingress
 	shaped := false
@@ -205,7 +202,7 @@ func (p *pass) configureHostEnd(e *endpoint, l rtnl.Link, mtu int) (rtnl.Changes
 	return ch, err
 }
 
-// finishSandbox configures a sandbox's inside and marks its endpoints.
+// finishSandbox configures a sandbox's network namespace and marks its endpoints as finished.
 func (p *pass) finishSandbox(b *sandbox) {
 	if b.want != nil && b.want.Foreign {
 		p.setErr(&b.lastErr, "sandbox", b.id, p.untrack(b, p.r.members(b)))
@@ -245,7 +242,7 @@ func (p *pass) finishSandbox(b *sandbox) {
 	}
 }
 
-// members are the endpoints that have a device in the sandbox's namespace.
+// members returns the endpoints that have a device in the sandbox's namespace.
 func (r *Reconciler) members(b *sandbox) []*endpoint {
 	var es []*endpoint
 	for _, e := range r.endpoints {
@@ -260,14 +257,14 @@ func (r *Reconciler) members(b *sandbox) []*endpoint {
 	return es
 }
 
-// configureSandbox configures the inside.
+// configureSandbox configures a sandbox's network namespace.
 func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
 	ns, err := p.r.nl.OpenSandboxNetNS(b.want.NetNS)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	p.r.watchSandbox(b, ns) // before the look, so that no change goes unnoticed
+	p.r.watchSandbox(b, ns) // before the read, so that no change is missed
 	var devs []rtnl.SandboxDevice
 	for _, e := range members {
 		n := p.r.networks[e.want.NetworkID]
@@ -296,8 +293,7 @@ func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
 	return err
 }
 
-// recreate deletes the pair whose other end left the sandbox; the next pass
-// makes it anew.
+// recreate deletes the pair whose other end left the sandbox. The next pass creates it again.
 func (p *pass) recreate(members []*endpoint, hostIf uint32) error {
 	for _, e := range members {
 		if e.hostIf == hostIf {
@@ -309,13 +305,13 @@ func (p *pass) recreate(members []*endpoint, hostIf uint32) error {
 	return nil
 }
 
-// finishEndpoint sets the mark that says that nothing is left to do.
+// finishEndpoint sets the alias that marks an endpoint as fully configured.
 func (p *pass) finishEndpoint(e *endpoint) error {
 	if err := p.r.nl.SetAlias(e.hostIf, rtnl.EndpointAlias(e.id)); err != nil {
 		return err
 	}
 	e.finished = true
-	// Looking at a device settles its carrier, so that the first packet is not
+	// Reading a device makes the kernel update its carrier state, so that the first packet is not
 	// lost.
 	_, err := p.r.nl.Link(e.hostIf)
 	return err

@@ -14,21 +14,21 @@ import (
 	"github.com/fairlead-net/fairlead/loader"
 )
 
-// filtersPerCheck bounds how many clsact filters one check looks up, though
-// the kernel tells of those that are removed: unlike tcx links, which are
-// listed, each takes two requests.
+// filtersPerCheck bounds how many clsact filters one check looks up. Unlike tcx links, which can
+// be listed, each filter takes two requests; the kernel also sends an event for each removal.
 const filtersPerCheck = 50
 
-// promoteDelay is how long no verb changed anything before programs that were attached in
-// a hurry are attached for good: what an engine does next to its container would
-// wait for that.
+// promoteDelay is how long no verb must have run before filters that were attached fast are
+// replaced by tcx links: replacing them earlier would delay what an engine does next with its
+// container.
 const promoteDelay = 500 * time.Millisecond
 
-// attachAt attaches the program of a place and notes it, so that a missing one is known
-// to have been detached by others. It is provisional perhaps, if that is to be at once.
-func (r *Reconciler) attachAt(at place, atOnce bool) (changed bool, err error) {
+// attachAt attaches the program of a place and records it, so that a missing program is known to
+// have been detached by others. With fast, the attachment may be a filter that still has to be
+// promoted.
+func (r *Reconciler) attachAt(at place, fast bool) (changed bool, err error) {
 	provisional := false
-	if atOnce {
+	if fast {
 		changed, provisional, err = r.dp.AttachAtOnce(at.ifindex, at.hook)
 	} else {
 		changed, err = r.dp.Attach(at.ifindex, at.hook)
@@ -45,14 +45,14 @@ func (r *Reconciler) attachAt(at place, atOnce bool) (changed bool, err error) {
 	return changed, nil
 }
 
-// forgetAttached notes that a device is gone, or goes.
+// forgetAttached records that a device was removed or is about to be.
 func (r *Reconciler) forgetAttached(at place) {
 	delete(r.attached, at)
 	delete(r.unpromoted, at)
 }
 
-// attachForGood attaches one after the other what was attached in a promoteDelay, until ctx
-// ends. What is left then, the next daemon's first pass attaches.
+// promoteLoop replaces fast attachments by tcx links, one at a time, until ctx ends. The first
+// pass of the next daemon promotes those that remain.
 func (r *Reconciler) promoteLoop(ctx context.Context) {
 	var due <-chan time.Time
 	for {
@@ -69,8 +69,8 @@ func (r *Reconciler) promoteLoop(ctx context.Context) {
 	}
 }
 
-// promoteOne attaches one of them, unless a verb is not long past; then it says how
-// long to wait for the next.
+// promoteOne promotes one attachment. If a verb ran within promoteDelay, it promotes none and
+// returns how long to wait.
 func (r *Reconciler) promoteOne() (wait time.Duration, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -80,8 +80,8 @@ func (r *Reconciler) promoteOne() (wait time.Duration, more bool) {
 	for at := range r.unpromoted {
 		r.suspects.expectRemoval(at.ifindex)
 		if _, err := r.attachAt(at, false); err != nil {
-			// The checks go on trying, and say what is wrong.
-			r.log.Debug("not attached for good", "ifindex", at.ifindex, "err", err)
+			// The checks retry, and log the error.
+			r.log.Debug("cannot replace the filter by a tcx link", "ifindex", at.ifindex, "err", err)
 			delete(r.unpromoted, at)
 		}
 		break
@@ -89,9 +89,9 @@ func (r *Reconciler) promoteOne() (wait time.Duration, more bool) {
 	return 0, len(r.unpromoted) > 0
 }
 
-// checkAttachments makes sure every program is attached where it shall be, and
-// nowhere else. have is what is attached, or was a moment ago; nil: nobody
-// looked, so what was attached still is.
+// checkAttachments makes sure that every program is attached where it should be, and nowhere
+// else. have lists the current attachments, which may be slightly outdated; nil means that they
+// were not read, and r.attached is trusted.
 func (p *pass) checkAttachments(have []loader.Attachment) error {
 	wanted := p.r.places()
 	live, stale := maps.Clone(p.r.attached), []place(nil)
@@ -113,7 +113,7 @@ func (p *pass) checkAttachments(have []loader.Attachment) error {
 			continue
 		}
 		was := p.r.attached[at]
-		changed, err := p.r.attachAt(at, p.r.unpromoted[at]) // as it was
+		changed, err := p.r.attachAt(at, p.r.unpromoted[at]) // fast only if it was attached fast
 		if err != nil {
 			errs = append(errs, err)
 			p.r.forgetAttached(at)
@@ -130,15 +130,15 @@ func (p *pass) checkAttachments(have []loader.Attachment) error {
 	return errors.Join(errs...)
 }
 
-// suspects are devices that lost a clsact filter, by index; perhaps one of
-// somebody else's.
+// suspects are devices, by index, that lost a clsact filter, which may have been another
+// program's.
 type suspects struct {
 	mu       sync.Mutex
 	devices  map[int]bool
-	expected map[int]bool // of those the next one to go is Fairlead's own doing
+	expected map[int]bool // devices whose next removed filter is one that Fairlead removes
 }
 
-// add reports whether that is news.
+// add records a removed filter, and reports whether a check is needed.
 func (s *suspects) add(ifindex int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,7 +150,7 @@ func (s *suspects) add(ifindex int) bool {
 	return true
 }
 
-// expectRemoval says that Fairlead is going to remove a filter.
+// expectRemoval announces that Fairlead is about to remove a filter.
 func (s *suspects) expectRemoval(ifindex int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,9 +165,9 @@ func (s *suspects) take() map[int]bool {
 	return devices
 }
 
-// classify sorts the attachments there are: those that are right, those that are
-// to go, and, of the right ones, those that are filters. After a start only
-// what this daemon attached is right; the rest may have an earlier program.
+// classify sorts attachments into live ones, stale ones, which must be detached, and those of the
+// live ones that are clsact filters to be looked up. In the first pass only what this daemon
+// attached is live: the others may have an older program.
 func (p *pass) classify(have []loader.Attachment, wanted map[place]bool) (live map[place]bool, stale, filters []place) {
 	live = make(map[place]bool)
 	for _, a := range have {
@@ -186,8 +186,7 @@ func (p *pass) classify(have []loader.Attachment, wanted map[place]bool) (live m
 	return live, stale, filters
 }
 
-// checkFilters looks some clsact filters up, in turn, and restores those that
-// somebody removed.
+// checkFilters looks up some clsact filters, in turn, and restores those that others removed.
 func (p *pass) checkFilters(at []place) error {
 	slices.SortFunc(at, func(a, b place) int {
 		return cmp.Or(cmp.Compare(a.ifindex, b.ifindex), cmp.Compare(a.hook, b.hook))

@@ -12,8 +12,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// crowd is a world with n sandboxes in ten networks and as many published
-// ports as ten each.
+// crowd returns a world with n sandboxes in ten networks, each with a published range of ten
+// ports.
 func crowd(b *testing.B, n int) (*world, *plan) {
 	w := newWorld(b)
 	w.r.log = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -68,7 +68,7 @@ func BenchmarkDisconnect(b *testing.B) {
 	}
 }
 
-// BenchmarkAdopt is the first Apply after a restart.
+// BenchmarkAdopt measures the first Apply after a restart.
 func BenchmarkAdopt(b *testing.B) {
 	w, p := crowd(b, 1000)
 	b.ResetTimer()
@@ -79,7 +79,7 @@ func BenchmarkAdopt(b *testing.B) {
 	}
 }
 
-// BenchmarkCheck is what Run does every other tick.
+// BenchmarkCheck measures what Run does at ticks and after changes.
 func BenchmarkCheck(b *testing.B) {
 	for name, how := range map[string]thoroughness{"quick": quick, "full": full} {
 		b.Run(name, func(b *testing.B) {

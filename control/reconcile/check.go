@@ -13,28 +13,29 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// Check looks at a sandbox and its endpoints at once and repairs what is not as
-// it should be. An error says what stays wrong; it is a [model.ErrGone] if the
-// namespace ended, as [Reconciler.Gone] knows it.
+// Check inspects a sandbox and its endpoints immediately and repairs them. It returns what it
+// could not repair; the error is a [model.ErrGone] if the namespace no longer exists, by the
+// rules of [Reconciler.VanishedSandboxes].
 func (r *Reconciler) Check(ctx context.Context, id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	err := r.checkAll(ctx, id)
 	if err != nil && r.rerun {
-		err = r.checkAll(ctx, id) // a pair without its other end was removed; now it is made
+		// The first pass deleted a pair without its other end; this one creates it.
+		err = r.checkAll(ctx, id)
 	}
 	return err
 }
 
-// Compare compares an endpoint's end in its sandbox with what a runtime was told: its
-// name is the endpoint's, and the default routes through these gateways lead through
-// it. What a program in the sandbox made of them is not repaired.
+// Compare compares an endpoint's interface in its sandbox with what the runtime was given: the
+// name must be the endpoint's, and the default routes via these gateways must use the interface.
+// Differences, which a program in the sandbox made, are reported and not repaired.
 func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.endpoints[endpointID]
 	if e == nil || e.want == nil || r.sandboxes[e.want.SandboxID] == nil {
-		return fmt.Errorf("endpoint %s is not there", short(endpointID))
+		return fmt.Errorf("endpoint %s does not exist", short(endpointID))
 	}
 	b := r.sandboxes[e.want.SandboxID]
 	ns, err := r.nl.OpenSandboxNetNS(b.want.NetNS)
@@ -48,11 +49,11 @@ func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
 	return nil
 }
 
-// checkAll is one pass over a sandbox and its endpoints.
+// checkAll runs one pass over a sandbox and its endpoints.
 func (r *Reconciler) checkAll(ctx context.Context, id string) error {
 	b := r.sandboxes[id]
 	if b == nil || r.snap.Sandboxes[id] == nil {
-		return fmt.Errorf("sandbox %s is not there", short(id))
+		return fmt.Errorf("sandbox %s does not exist", short(id))
 	}
 	start := time.Now()
 	p, err := r.newPass(ctx, r.snap)
@@ -67,7 +68,7 @@ func (r *Reconciler) checkAll(ctx context.Context, id string) error {
 	return p.unrepaired(b)
 }
 
-// wrong is what a pass over a sandbox left undone.
+// unrepaired returns what a pass over a sandbox could not repair.
 func (p *pass) unrepaired(b *sandbox) error {
 	errs := p.errs
 	for _, e := range p.eps {
@@ -77,10 +78,10 @@ func (p *pass) unrepaired(b *sandbox) error {
 	}
 	switch {
 	case b.gone && p.r.hasDevice(b.id):
-		errs = append(errs, fmt.Errorf("sandbox %s: its network namespace lives, but not at %s (bind it there again)", short(b.id), b.want.NetNS))
+		errs = append(errs, fmt.Errorf("sandbox %s: its network namespace exists, but not at %s (bind-mount it there again)", short(b.id), b.want.NetNS))
 	case b.gone:
 		errs = append(errs, &model.Refusal{Kind: model.ErrGone, Text: fmt.Sprintf(
-			"sandbox %s: its network namespace %s is gone", short(b.id), b.want.NetNS)})
+			"sandbox %s: its network namespace %s no longer exists", short(b.id), b.want.NetNS)})
 	case b.dirty:
 		errs = append(errs, errors.New(b.lastErr))
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// A check repairs a sandbox at once, and tells what it cannot repair.
+// A check repairs a sandbox immediately, and returns what it cannot repair.
 func TestCheck(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -28,7 +28,7 @@ func TestCheck(t *testing.T) {
 	w.apply(p)
 	for _, harm := range []func(){
 		func() {},
-		func() { deleteInside(w, b, e.IPv4) },
+		func() { deleteAddr(w, b, e.IPv4) },
 		func() { w.must(w.nl.DeleteLink(w.link(rtnl.EndpointAlias(e.ID)).Index)) },
 		func() { w.deletePeer(b) },
 	} {
@@ -41,32 +41,32 @@ func TestCheck(t *testing.T) {
 		}
 	}
 	if err := w.r.Check(t.Context(), "nobody"); err == nil {
-		t.Error("a check of no sandbox succeeds")
+		t.Error("a check of an unknown sandbox succeeds")
 	}
-	// What the program in there changes is told of, not repaired.
+	// Changes by the program in the sandbox are reported, not repaired.
 	gateways := []netip.Addr{netip.MustParseAddr("10.7.0.1")}
 	compare := func(id, want string) {
 		t.Helper()
 		if err := w.r.Compare(id, gateways); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("compared: %v, want %q", err, want)
+			t.Errorf("compare: %v, want %q", err, want)
 		}
 	}
 	compare(e.ID, "")
-	w.inside(b, func(*rtnl.Handle) error {
+	w.inNetNS(b, func(*rtnl.Handle) error {
 		ip(t, "route", "replace", "default", "via", "10.7.0.99", "dev", "eth0")
 		return nil
 	})
 	w.must(w.r.Check(t.Context(), b.ID))
 	compare(e.ID, `default via 10.7.0.99 dev eth0`)
-	w.inside(b, func(*rtnl.Handle) error {
+	w.inNetNS(b, func(*rtnl.Handle) error {
 		ip(t, "route", "del", "default")
 		return nil
 	})
 	w.must(w.r.Check(t.Context(), b.ID))
 	compare(e.ID, "")
-	compare("nobody", "endpoint nobody is not there")
-	// Somebody else's device has the name.
-	w.inside(b, func(h *rtnl.Handle) error {
+	compare("nobody", "endpoint nobody does not exist")
+	// Another device has the name.
+	w.inNetNS(b, func(h *rtnl.Handle) error {
 		l, err := h.LinkByName("eth0")
 		if err == nil {
 			err = h.DeleteLink(l.Index)
@@ -74,22 +74,22 @@ func TestCheck(t *testing.T) {
 		_, made := h.CreateVeth(rtnl.Veth{Name: "eth0", PeerName: "stranger", MTU: 1500})
 		return errors.Join(err, made)
 	})
-	w.wantCheckErr(b, `interface "eth0" exists in `)
-	// It goes, and then the namespace's path; the namespace lives on.
+	w.wantCheckErr(b, `interface "eth0" already exists in `)
+	// The device is deleted, then the namespace's path; the namespace still exists.
 	w.deletePeer(b)
 	w.must(w.r.Check(t.Context(), b.ID))
 	ns, err := rtnl.OpenNetNS(b.NetNS)
 	w.must(err)
 	defer ns.Close()
 	w.must(rtnl.RemoveNetNS(b.NetNS))
-	w.wantCheckErr(b, "lives, but not at "+b.NetNS)
+	w.wantCheckErr(b, "exists, but not at "+b.NetNS)
 	w.restart()
 	w.apply(p)
-	w.wantCheckErr(b, "lives, but not at "+b.NetNS)
+	w.wantCheckErr(b, "exists, but not at "+b.NetNS)
 	w.must(ns.Close())
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := w.r.Check(t.Context(), b.ID)
-		if errors.Is(err, model.ErrGone) && strings.Contains(err.Error(), "is gone") {
+		if errors.Is(err, model.ErrGone) && strings.Contains(err.Error(), "no longer exists") {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -98,7 +98,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// wantCheckErr wants a check to say so.
+// wantCheckErr fails the test unless a check returns an error with this text.
 func (w *world) wantCheckErr(b *model.Sandbox, text string) {
 	w.tb.Helper()
 	if err := w.r.Check(w.tb.Context(), b.ID); err == nil || errors.Is(err, model.ErrGone) || !strings.Contains(err.Error(), text) {
@@ -113,9 +113,9 @@ func (w *world) must(err error) {
 	}
 }
 
-// deletePeer deletes the pair from inside of the sandbox.
+// deletePeer deletes the pair from within the sandbox.
 func (w *world) deletePeer(b *model.Sandbox) {
-	w.inside(b, func(h *rtnl.Handle) error {
+	w.inNetNS(b, func(h *rtnl.Handle) error {
 		l, err := h.LinkByName("eth0")
 		if err != nil {
 			return err

@@ -21,8 +21,7 @@ import (
 	"github.com/fairlead-net/fairlead/loader"
 )
 
-// testCgroup makes a cgroup that nothing is in, so that the machine's
-// processes are let be.
+// testCgroup creates an empty cgroup, so that the machine's processes are not affected.
 func testCgroup(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/mounts")
@@ -43,8 +42,8 @@ func testCgroup(t *testing.T) string {
 	return ""
 }
 
-// TestRealDatapath puts the real loader and the real tables under a
-// Reconciler, has two sandboxes and the host talk, and starts anew.
+// TestRealDatapath runs a Reconciler on the real loader and tables, sends traffic between two
+// sandboxes and the host, and restarts.
 func TestRealDatapath(t *testing.T) {
 	for name, clsact := range map[string]bool{"tcx": false, "clsact": true} {
 		t.Run(name, func(t *testing.T) { testRealDatapath(t, clsact) })
@@ -105,7 +104,7 @@ func testRealDatapath(t *testing.T, clsact bool) {
 		t.Errorf("repairs after a restart: %v", r)
 	}
 
-	// Somebody detaches a program and removes an entry.
+	// Another program detaches a program and removes an entry.
 	host := int(w.link(rtnl.EndpointAlias(ea.ID)).Index)
 	if err := second.Detach(host, loader.FromEndpoint); err != nil {
 		t.Fatal(err)
@@ -136,7 +135,7 @@ func testRealDatapath(t *testing.T, clsact bool) {
 func (w *world) listen(b *model.Sandbox, at netip.Addr) net.Listener {
 	w.tb.Helper()
 	var l net.Listener
-	w.inside(b, func(*rtnl.Handle) (err error) {
+	w.inNetNS(b, func(*rtnl.Handle) (err error) {
 		l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(at, 80)))
 		return err
 	})
@@ -154,8 +153,8 @@ func (w *world) listen(b *model.Sandbox, at netip.Addr) net.Listener {
 	return l
 }
 
-// dial connects from a sandbox, or the host, and expects to be greeted without a
-// segment that had to be sent again: none is lost.
+// dial connects from a sandbox, or from the host if b is nil, and expects a greeting without
+// retransmissions, that is, that no packet is lost.
 func (w *world) dial(b *model.Sandbox, l net.Listener) {
 	w.tb.Helper()
 	greet := func(*rtnl.Handle) error {
@@ -169,7 +168,7 @@ func (w *world) dial(b *model.Sandbox, l net.Listener) {
 			return err
 		}
 		if n, err := resent(c.(*net.TCPConn)); n > 0 || err != nil {
-			return fmt.Errorf("%d segments to %v were sent again (%v)", n, l.Addr(), err)
+			return fmt.Errorf("%d segments to %v were retransmitted (%v)", n, l.Addr(), err)
 		}
 		return nil
 	}
@@ -178,12 +177,12 @@ func (w *world) dial(b *model.Sandbox, l net.Listener) {
 			w.tb.Errorf("from the host: %v", err)
 		}
 	} else {
-		w.inside(b, greet)
+		w.inNetNS(b, greet)
 	}
 }
 
-// resent are the segments of a connection that this end had to send again, but for
-// those that the other end had got: they were sent too early, as it had to wait.
+// resent returns how many segments this end of a connection retransmitted, without those that the
+// peer had already received (spurious retransmissions while it had to wait).
 func resent(c *net.TCPConn) (n int, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 // isShared reports whether the sandbox is in another one's namespace.
 func isShared(b *model.Sandbox) bool { return strings.HasPrefix(b.NetworkMode, "container:") }
 
-// makeNamespaces makes the owned namespaces that are missing.
+// makeNamespaces creates the owned namespaces that are missing.
 func (p *pass) makeNamespaces() {
 	for id, b := range p.boxes {
 		made, err := p.makeNamespace(b)
@@ -30,15 +30,15 @@ func (p *pass) makeNamespaces() {
 			p.setErr(&b.lastErr, "sandbox", id, err)
 		}
 		if p.first && !made && err == nil {
-			// Its inside is as it was left; the check in the background looks.
+			// The namespace is as the last daemon left it; a periodic check inspects it.
 			delete(p.boxes, id)
 		}
 	}
 }
 
-// makeNamespace makes an owned sandbox's namespace if it is missing. While a
-// host end lives, so does the namespace its other end is in, though the path
-// was removed: programs may run in it, so it is not replaced.
+// makeNamespace creates an owned sandbox's namespace if it is missing. While a host end exists,
+// so does the namespace of its peer, even if the path was removed: programs may run in it, so it
+// is not replaced.
 func (p *pass) makeNamespace(b *sandbox) (made bool, err error) {
 	if !b.want.Owned {
 		return false, nil
@@ -62,7 +62,7 @@ func (p *pass) makeNamespace(b *sandbox) (made bool, err error) {
 	return true, rtnl.CreateNetNS(b.want.NetNS)
 }
 
-// makeHostPort makes or adopts a network's host port.
+// makeHostPort creates or adopts a network's host port.
 func (p *pass) makeHostPort(n *network) error {
 	gw, okGW, err := p.find(rtnl.GatewayAlias(n.id), rtnl.GatewayDevice(n.id), n.gateway)
 	if err != nil {
@@ -87,13 +87,13 @@ func (p *pass) makeHostPort(n *network) error {
 	p.flows.device(n.hostPort)
 	p.detachLater(n.hostPort)
 	n.gateway, n.hostPort = gw.Index, dp.Index
-	p.touchNetwork(n) // its endpoints' entries name the host port
+	p.touchNetwork(n) // its endpoints' entries contain the host port
 	return nil
 }
 
 func (p *pass) createHostPort(n *network) (gw, dp rtnl.Link, err error) {
 	if p.r.numbers[n.want.Index] != n.id {
-		// The number may have been another network's.
+		// The number may have belonged to another network.
 		if err := p.r.tables.Traffic.ResetTraffic(n.want.Index); err != nil {
 			return gw, dp, err
 		}
@@ -112,7 +112,7 @@ func (p *pass) createHostPort(n *network) (gw, dp rtnl.Link, err error) {
 	return gw, dp, err
 }
 
-// deleteLinks deletes devices that were found; index 0 is none.
+// deleteLinks deletes devices that were found; index 0 means not found.
 func (p *pass) deleteLinks(links ...rtnl.Link) error {
 	for _, l := range links {
 		if l.Index == 0 {
@@ -125,7 +125,7 @@ func (p *pass) deleteLinks(links ...rtnl.Link) error {
 	return nil
 }
 
-// makeEndpoint makes or adopts an endpoint's pair of devices.
+// makeEndpoint creates or adopts an endpoint's pair of devices.
 func (p *pass) makeEndpoint(e *endpoint) {
 	l, err := p.endpointLink(e)
 	e.dirty = err != nil
@@ -151,7 +151,7 @@ func (p *pass) makeEndpoint(e *endpoint) {
 	p.setErr(&e.lastErr, "endpoint", e.id, err)
 }
 
-// moveEndpoint notes where an endpoint's devices are now.
+// moveEndpoint records the current devices of an endpoint.
 func (p *pass) moveEndpoint(e *endpoint, hostIf, peerIf uint32) {
 	if e.hostIf != hostIf {
 		p.flows.device(e.hostIf)
@@ -161,39 +161,39 @@ func (p *pass) moveEndpoint(e *endpoint, hostIf, peerIf uint32) {
 	e.hostIf, e.peerIf = hostIf, peerIf
 }
 
-// mayBeGone: the namespace of something that was there before this pass may
-// go away at any time; that is no error of whoever asked for another change.
+// mayBeGone reports whether a missing namespace is not the caller's error: a namespace that
+// existed before this pass may disappear at any time.
 func (p *pass) mayBeGone(id string) bool { return p.first || !p.fresh[id] }
 
-// markGone marks a sandbox whose namespace is not there, and says so once.
+// markGone marks a sandbox whose namespace does not exist, and logs that once.
 func (p *pass) markGone(b *sandbox, err error) {
 	if b == nil || b.gone {
 		return
 	}
 	b.gone, b.goneAt = true, time.Now()
-	p.r.log.Warn("sandbox is out of reach until its network namespace is back",
+	p.r.log.Warn("network namespace missing; sandbox disconnected",
 		"sandbox", b.want.Name, "id", short(b.id), "err", err)
 }
 
-// errPairGone: a container engine's namespace took the pair along when it ended, or
-// somebody deleted it. The engine would not take another; it will give the
-// endpoint up, or is to restart the container.
-var errPairGone = errors.New("the pair of devices of a container engine's sandbox is gone")
+// errPairGone means that an engine's pair of devices was deleted, by the end of the container's
+// namespace or otherwise. The engine would not move a new one: it will remove the endpoint, or
+// the container has to be restarted.
+var errPairGone = errors.New("the pair of devices of an engine-managed sandbox was deleted")
 
-// endpointLink finds the host end, or makes the pair. That of a foreign endpoint
-// is made by a verb only, which is when the engine is going to take it.
+// endpointLink finds the host end, or creates the pair. For an engine-managed endpoint only a
+// verb creates it, since only then will the engine move it.
 func (p *pass) endpointLink(e *endpoint) (rtnl.Link, error) {
 	n := p.r.networks[e.want.NetworkID]
 	b := p.r.sandboxes[e.want.SandboxID]
 	if n == nil || !n.usable() || b == nil || b.want == nil {
-		return rtnl.Link{}, errors.New("its network or sandbox is not there")
+		return rtnl.Link{}, errors.New("its network or sandbox does not exist")
 	}
 	l, ok, err := p.find(rtnl.EndpointAlias(e.id), rtnl.EndpointDevice(e.id), e.hostIf)
 	if err != nil {
 		return rtnl.Link{}, err
 	}
-	// One that is ours since this daemon's start may be half-made; one from
-	// before is removed and made anew, since what it lacks is not known.
+	// A pair from before this daemon's start that is not finished is deleted and created again,
+	// since what it lacks is unknown; one that this daemon created can be finished.
 	if ok && (l.Alias == rtnl.EndpointAlias(e.id) || l.Index == e.hostIf) {
 		return l, nil
 	}
@@ -227,11 +227,11 @@ func (p *pass) createEndpoint(e *endpoint, n *network, b *sandbox) (rtnl.Link, e
 	return p.createPair(pair, b.want.NetNS)
 }
 
-// createPair makes the devices; where is the namespace of the inner end.
+// createPair creates the devices. where names the namespace of the inner end, for errors.
 func (p *pass) createPair(pair rtnl.Veth, where string) (rtnl.Link, error) {
 	l, err := p.r.nl.CreateVeth(pair)
 	if errors.Is(err, rtnl.ErrExists) && len(p.removedEps) > 0 {
-		// One that goes in this very pass may have the name.
+		// An endpoint that this pass removes may still have the name.
 		for _, gone := range p.removedEps {
 			if err := p.removeDevice(rtnl.EndpointAlias(gone.id), rtnl.EndpointDevice(gone.id), gone.hostIf); err != nil {
 				return rtnl.Link{}, err
@@ -240,7 +240,7 @@ func (p *pass) createPair(pair rtnl.Veth, where string) (rtnl.Link, error) {
 		l, err = p.r.nl.CreateVeth(pair)
 	}
 	if errors.Is(err, rtnl.ErrExists) {
-		return l, &model.Refusal{Kind: model.ErrConflict, Text: fmt.Sprintf("interface %q exists in %s already (remove it, or choose another name)", pair.PeerName, where)}
+		return l, &model.Refusal{Kind: model.ErrConflict, Text: fmt.Sprintf("interface %q already exists in %s (remove it, or choose another name)", pair.PeerName, where)}
 	}
 	if err == nil {
 		p.count(RepairDevice, 1)
@@ -248,7 +248,7 @@ func (p *pass) createPair(pair rtnl.Veth, where string) (rtnl.Link, error) {
 	return l, err
 }
 
-// detachLater forgets the attachment of a device that is gone or goes.
+// detachLater schedules the detachment from a device that was removed or is about to be.
 func (p *pass) detachLater(ifindex uint32) {
 	if ifindex == 0 {
 		return
@@ -269,7 +269,7 @@ func (p *pass) attach() {
 		if e.hostIf == 0 {
 			continue
 		}
-		// At once if a verb waits.
+		// Fast if a verb is waiting.
 		if _, err := p.r.attachAt(place{int(e.hostIf), loader.FromEndpoint}, !p.repair && !p.first); err != nil {
 			e.dirty = true
 			p.setErr(&e.lastErr, "endpoint", id, err)

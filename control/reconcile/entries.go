@@ -10,7 +10,7 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// entries is what some objects have in the tables.
+// entries are table entries of some objects.
 type entries struct {
 	endpoints  []maps.Endpoint
 	fdb        []maps.FDBEntry
@@ -27,7 +27,7 @@ func (e *entries) add(o entries) {
 	e.subnets = append(e.subnets, o.subnets...)
 }
 
-// networkFlags are the flags every endpoint of a network has.
+// networkFlags returns the flags that every endpoint of a network has.
 func networkFlags(n *model.Network) maps.EndpointFlags {
 	var f maps.EndpointFlags
 	for _, s := range []struct {
@@ -44,13 +44,13 @@ func networkFlags(n *model.Network) maps.EndpointFlags {
 	return f
 }
 
-// gateway is a network's gateway address of a family; zero: none.
+// gateway returns a network's gateway address of a family, or the zero Addr.
 func gateway(n *model.Network, is4 bool) netip.Addr {
 	s, _ := n.Subnet(is4)
 	return s.Gateway
 }
 
-// gatewayPrefixes are the gateway addresses with their subnets' lengths.
+// gatewayPrefixes returns the gateway addresses with the prefix lengths of their subnets.
 func gatewayPrefixes(n *model.Network) []netip.Prefix {
 	var ps []netip.Prefix
 	for _, s := range n.Subnets {
@@ -61,8 +61,8 @@ func gatewayPrefixes(n *model.Network) []netip.Prefix {
 	return ps
 }
 
-// hostPortEntries are those of a network and its host port, whose ends are
-// the devices given.
+// hostPortEntries returns the entries of a network and its host port, whose ends are the given
+// devices.
 func hostPortEntries(n *model.Network, gatewayIf, hostPortIf uint32) entries {
 	gw4, gw6 := gateway(n, true), gateway(n, false)
 	flags := maps.HostPort | networkFlags(n)
@@ -81,7 +81,7 @@ func hostPortEntries(n *model.Network, gatewayIf, hostPortIf uint32) entries {
 	return e
 }
 
-// endpointEntries are those of an endpoint whose host end is the device given.
+// endpointEntries returns the entries of an endpoint whose host end is the given device.
 func endpointEntries(ep *model.Endpoint, net *network, hostIf uint32, published bool) entries {
 	n := net.want
 	flags := networkFlags(n)
@@ -100,8 +100,8 @@ func endpointEntries(ep *model.Endpoint, net *network, hostIf uint32, published 
 	}, ep.IPv6.IsValid())
 }
 
-// memberEntries make a member known by device, MAC and addresses; with IPv6
-// also by the link-local address the kernel makes from the MAC.
+// memberEntries returns the entries that make a member known by device, MAC and addresses, with
+// IPv6 also by the link-local address that the kernel derives from the MAC.
 func memberEntries(m maps.Endpoint, v6 bool) entries {
 	e := entries{
 		endpoints: []maps.Endpoint{m},
@@ -121,15 +121,14 @@ func memberEntries(m maps.Endpoint, v6 bool) entries {
 	return e
 }
 
-// portRun stands for the entries of consecutive ports: the first of them, and
-// how many there are.
+// portRun stands for the entries of count consecutive ports, of which first is the first.
 type portRun struct {
 	first maps.Publish
 	count uint16
 }
 
-// publishRuns are the entries of a publish that leads to an endpoint. An
-// internal network publishes nothing.
+// publishRuns returns the entries of a publish whose backend is an endpoint. An internal network
+// publishes nothing.
 func publishRuns(p *model.Publish, ep *model.Endpoint, n *model.Network, hostIf uint32) []portRun {
 	if n.Internal {
 		return nil
@@ -153,7 +152,7 @@ func publishRuns(p *model.Publish, ep *model.Endpoint, n *model.Network, hostIf 
 	return runs
 }
 
-// appendRuns appends the entries that runs stand for.
+// appendRuns appends the entries that the runs stand for.
 func appendRuns(es []maps.Publish, runs []portRun) []maps.Publish {
 	for _, run := range runs {
 		es = slices.Grow(es, int(run.count))
@@ -167,7 +166,7 @@ func appendRuns(es []maps.Publish, runs []portRun) []maps.Publish {
 	return es
 }
 
-// Keys of the entries, as the tables have them.
+// Keys of the entries in the tables.
 type (
 	fdbKey struct {
 		net uint32
@@ -192,7 +191,7 @@ func keyOfNeighbour(e maps.Neighbour) neighbourKey {
 func keyOfPublish(e maps.Publish) publishKey { return publishKey{e.HostIP, e.Port, e.Proto} }
 func keyOfSubnet(e maps.Subnet) netip.Prefix { return e.Prefix }
 
-// without is the entries of a whose keys b does not have.
+// without returns the entries of a whose keys are not in b.
 func without[E any, K comparable](a, b []E, key func(E) K) []E {
 	if len(a) == 0 || len(b) == 0 {
 		return a
@@ -210,7 +209,7 @@ func without[E any, K comparable](a, b []E, key func(E) K) []E {
 	return out
 }
 
-// without is the entries that o has no successor for.
+// without returns the entries that have no successor in o.
 func (e *entries) without(o *entries) entries {
 	return entries{
 		endpoints:  without(e.endpoints, o.endpoints, keyOfEndpoint),

@@ -11,8 +11,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// What is published at every address has an entry for clients of each family, whichever the
-// backend is of.
+// A port published at every address has an entry for clients of each family, whatever the family
+// of the backend.
 func TestPublishRuns(t *testing.T) {
 	four := netip.MustParsePrefix("10.1.0.2/24")
 	n := &model.Network{Index: 3, Subnets: []model.Subnet{{Prefix: four.Masked(), Gateway: netip.MustParseAddr("10.1.0.1")}}}

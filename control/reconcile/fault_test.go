@@ -14,7 +14,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// render is what a world holds, with devices by name instead of number.
+// render describes the state of a world, with device names in place of indices.
 func (w *world) render() []string {
 	w.tb.Helper()
 	ls, err := w.nl.Links()
@@ -57,7 +57,7 @@ func (w *world) render() []string {
 	return out
 }
 
-// change does one random thing to the plan.
+// change makes one random change to the plan.
 func (p *plan) change(rnd *rand.Rand) {
 	switch rnd.IntN(7) {
 	case 0, 1:
@@ -106,9 +106,9 @@ func (p *plan) change(rnd *rand.Rand) {
 	}
 }
 
-// TestFaultsAnywhere applies random changes while calls fail at random, goes
-// back after a failure as the controller does, and sometimes starts anew as
-// after a crash. In the end everything must be as if made at one go.
+// TestFaultsAnywhere applies random changes while calls fail at random, reverts after a failure
+// as the controller does, and sometimes restarts as after a crash. In the end everything must be
+// as if it had been applied at once.
 func TestFaultsAnywhere(t *testing.T) {
 	rounds := 40
 	if testing.Short() {
@@ -127,11 +127,11 @@ func TestFaultsAnywhere(t *testing.T) {
 				err := w.r.Apply(t.Context(), p.snapshot())
 				w.fault = 0
 				switch {
-				case rnd.IntN(6) == 0: // a crash: the store has the change
+				case rnd.IntN(6) == 0: // a crash; the change is in the store
 					good = p.snapshot()
 					w.restart()
 					w.apply(p)
-				case err != nil: // the controller takes it back
+				case err != nil: // the controller reverts it
 					p.s.Networks, p.s.Sandboxes = maps.Clone(good.Networks), maps.Clone(good.Sandboxes)
 					p.s.Endpoints, p.s.Publishes = maps.Clone(good.Endpoints), maps.Clone(good.Publishes)
 					w.fault = rnd.IntN(60)
@@ -155,7 +155,7 @@ func TestFaultsAnywhere(t *testing.T) {
 				}
 				for _, l := range got {
 					if !slices.Contains(want, l) {
-						t.Errorf("too much: %s", l)
+						t.Errorf("unexpected: %s", l)
 					}
 				}
 			}
@@ -163,8 +163,8 @@ func TestFaultsAnywhere(t *testing.T) {
 	}
 }
 
-// newWorldLike is another host for the same plan: its namespaces are in the
-// same directory, so those of the first are given up.
+// newWorldLike returns another host for the same plan. It removes the namespaces of the old one,
+// since both use the same directory.
 func newWorldLike(t *testing.T, old *world) *world {
 	for _, b := range old.r.sandboxes {
 		if err := rtnl.RemoveNetNS(b.want.NetNS); err != nil {

@@ -18,7 +18,7 @@ import (
 	dp "github.com/fairlead-net/fairlead/maps"
 )
 
-// foreign makes the sandbox an engine's, at a path where nothing is yet.
+// engineSandbox adds an engine-managed sandbox, at a path where nothing exists yet.
 func (p *plan) engineSandbox(name string, n *model.Network) (*model.Sandbox, *model.Endpoint) {
 	b := p.sandbox(name)
 	b.Owned, b.Foreign, b.NetNS = false, true, filepath.Join(p.w.dir, name)
@@ -27,7 +27,7 @@ func (p *plan) engineSandbox(name string, n *model.Network) (*model.Sandbox, *mo
 	return b, e
 }
 
-// quiet wants nothing to repair.
+// wantNoRepairs fails the test if there is anything to repair.
 func (w *world) wantNoRepairs(when string) {
 	w.tb.Helper()
 	if repairs := w.resync(); repairs.Total() != 0 {
@@ -35,7 +35,7 @@ func (w *world) wantNoRepairs(when string) {
 	}
 }
 
-// wantInnerEnd wants an endpoint's inner end to be somewhere.
+// wantInnerEnd fails the test unless an endpoint's inner end is there.
 func (w *world) wantInnerEnd(e *model.Endpoint, want model.InnerEnd) {
 	w.tb.Helper()
 	if got, err := w.r.InnerEnd(e); err != nil || got != want {
@@ -43,8 +43,8 @@ func (w *world) wantInnerEnd(e *model.Endpoint, want model.InnerEnd) {
 	}
 }
 
-// An engine takes the inner end, and gives it back; neither is damage, nor is
-// the inner end's state anybody's business but the engine's.
+// An engine moves the inner end into its container, and back. Neither is damage, and Fairlead
+// does not manage the inner end's state.
 func TestForeignSandbox(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -71,7 +71,7 @@ func TestForeignSandbox(t *testing.T) {
 	w.wantInnerEnd(e, model.InnerTaken)
 	inIt := func(args ...string) {
 		t.Helper()
-		w.inside(b, func(*rtnl.Handle) error {
+		w.inNetNS(b, func(*rtnl.Handle) error {
 			out, err := exec.Command("ip", args...).CombinedOutput()
 			if err != nil {
 				err = fmt.Errorf("ip %v: %w: %s", args, err, out)
@@ -106,8 +106,8 @@ func TestForeignSandbox(t *testing.T) {
 	}
 }
 
-// The pair that went with the engine's namespace is not made anew, by a repair
-// or a start; a verb makes it.
+// A pair that was deleted with the engine's namespace is not recreated by a repair or a start,
+// but by a verb.
 func TestForeignPairGone(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -118,18 +118,18 @@ func TestForeignPairGone(t *testing.T) {
 	w.apply(p)
 	ip(t, "link", "del", e.IfName)
 	w.wantInnerEnd(e, model.InnerGone)
-	w.wantNoRepairs("gone")
+	w.wantNoRepairs("deleted")
 	w.wantInnerEnd(e, model.InnerGone)
 	if len(w.endpoints.m) != 1 || len(w.publishes.m) != 0 || len(w.ours()) != 2 {
 		t.Errorf("%d endpoints, %d publishes, devices %v", len(w.endpoints.m), len(w.publishes.m), w.ours())
 	}
 	w.restart()
 	w.apply(p)
-	w.wantNoRepairs("gone, and started anew")
+	w.wantNoRepairs("deleted, after a restart")
 	if len(w.ours()) != 2 {
 		t.Errorf("devices %v", w.ours())
 	}
-	again := *e // the engine joins again: it did not get the answer
+	again := *e // the engine joins again, since it did not get the answer
 	p.s.Endpoints[e.ID] = &again
 	w.apply(p)
 	if len(w.endpoints.m) != 2 || len(w.publishes.m) != 1 || len(w.ours()) != 4 {
@@ -144,8 +144,8 @@ func TestForeignPairGone(t *testing.T) {
 	}
 }
 
-// An endpoint that waits for its sandbox has nothing in the kernel; nor has one
-// that left it.
+// An endpoint that waits for its sandbox has nothing in the kernel, and neither has one that left
+// it.
 func TestEndpointWithoutSandbox(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -169,7 +169,7 @@ func TestEndpointWithoutSandbox(t *testing.T) {
 }
 
 // An endpoint that loses one of its addresses keeps the rest: its devices, its entries, and the
-// flows that are not the lost address's.
+// flows of its other addresses.
 func TestEndpointLosesAnAddress(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -195,12 +195,12 @@ func TestEndpointLosesAnAddress(t *testing.T) {
 	}
 	for _, m := range w.neighbours.m {
 		if m.Addr == e.IPv6.Addr() {
-			t.Errorf("the lost address is known yet: %+v", m)
+			t.Errorf("the lost address still has an entry: %+v", m)
 		}
 	}
 	for _, m := range w.publishes.m {
 		if m.Backend == e.IPv6.Addr() {
-			t.Errorf("a published port leads to the lost address: %+v", m)
+			t.Errorf("a published port has the lost address as backend: %+v", m)
 		}
 	}
 	if m := w.endpoints.m[host]; m.IPv4 != e.IPv4.Addr() || m.IPv6.IsValid() {

@@ -16,7 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// HostPrefixes are the prefixes the host has addresses in or routes to, without
+// HostPrefixes returns the prefixes that the host has addresses in or routes to, without
 // Fairlead's own and without default routes.
 func (r *Reconciler) HostPrefixes(ctx context.Context) ([]netip.Prefix, error) {
 	if err := ctx.Err(); err != nil {
@@ -70,7 +70,7 @@ func (r *Reconciler) HostAddr(ctx context.Context, within netip.Prefix) (device 
 		}
 		link, err := r.nl.Link(a.IfIndex)
 		if errors.Is(err, rtnl.ErrNoDevice) {
-			continue // it went, with its addresses
+			continue // the device was deleted
 		}
 		if err != nil {
 			return "", addr, err
@@ -82,8 +82,8 @@ func (r *Reconciler) HostAddr(ctx context.Context, within netip.Prefix) (device 
 	return "", addr, nil
 }
 
-// oursByIndex tells Fairlead's devices. It looks each up that it is asked about,
-// since few of them bear addresses or routes.
+// oursByIndex returns a function that reports whether a device is Fairlead's. It looks up only
+// the devices it is called for, since few have addresses or routes.
 func (r *Reconciler) oursByIndex() func(index uint32) bool {
 	known := make(map[uint32]bool)
 	return func(index uint32) bool {
@@ -98,8 +98,8 @@ func (r *Reconciler) oursByIndex() func(index uint32) bool {
 }
 
 // VanishedSandboxes lists the sandboxes whose namespace ended at least that long ago: there is
-// none at its path, and no device is left that would have ended with it. A namespace
-// that lives on without a path, or where this process does not see it, is not gone.
+// none at its path, and none of its devices is left. A namespace that still exists without a
+// path, or that this process cannot see, does not count.
 func (r *Reconciler) VanishedSandboxes(least time.Duration) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,7 +112,7 @@ func (r *Reconciler) VanishedSandboxes(least time.Duration) []string {
 	return ids
 }
 
-// hasDevice reports whether an endpoint of the sandbox has a device, or may have.
+// hasDevice reports whether an endpoint of the sandbox has a device, or may have one.
 func (r *Reconciler) hasDevice(id string) bool {
 	for _, e := range r.endpoints {
 		if e.want == nil || e.want.SandboxID != id || e.hostIf == 0 {
@@ -125,8 +125,8 @@ func (r *Reconciler) hasDevice(id string) bool {
 	return false
 }
 
-// InnerEnd tells where the inner end of a foreign sandbox's endpoint is. It looks
-// for itself: it is asked what others did just now.
+// InnerEnd reports where the inner end of an engine-managed endpoint is. It reads the kernel,
+// since callers ask about changes that others made a moment ago.
 func (r *Reconciler) InnerEnd(ep *model.Endpoint) (model.InnerEnd, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -156,7 +156,7 @@ func (r *Reconciler) InnerEnd(ep *model.Endpoint) (model.InnerEnd, error) {
 	return model.InnerTaken, nil
 }
 
-// EphemeralRange bounds the ports the kernel chooses from, both included.
+// EphemeralRange returns the bounds, inclusive, of the kernel's ephemeral ports.
 func (r *Reconciler) EphemeralRange() (lo, hi uint16) {
 	s, err := r.nl.ReadSysctl("ipv4/ip_local_port_range")
 	if err == nil {
@@ -168,9 +168,9 @@ func (r *Reconciler) EphemeralRange() (lo, hi uint16) {
 	return lo, hi
 }
 
-// PortFree returns nil if nothing on the host has one of the ports: it binds
-// each and lets go of it. A zero address is every address of both families; to those
-// where names are served, which keep their port, that does not extend.
+// PortFree returns nil if nothing on the host uses any of the ports: it binds each one and closes
+// the socket. The zero address means every address of both families, except those at which
+// Fairlead serves DNS, on that port.
 func (r *Reconciler) PortFree(proto model.Proto, addr netip.Addr, port, count uint16) error {
 	served := r.dnsAddrs()
 	err := r.nl.Do(func() error {
@@ -182,23 +182,23 @@ func (r *Reconciler) PortFree(proto model.Proto, addr netip.Addr, port, count ui
 		return nil
 	})
 	if errors.Is(err, unix.EADDRNOTAVAIL) && r.inLocalPrefix(addr) {
-		// The host's by a route v6Only: the kernel binds an address of IPv6 that is none of a
-		// device's only on request, so no program has the port by accident.
+		// Only a local route makes the address the host's. The kernel binds an IPv6 address that
+		// no device has only on request (IP_FREEBIND), so no program has the port by accident.
 		return nil
 	}
 	return err
 }
 
-// inLocalPrefix reports whether a local route makes addr the host's.
+// inLocalPrefix reports whether a local route covers addr.
 func (r *Reconciler) inLocalPrefix(addr netip.Addr) bool {
 	prefixes, err := r.nl.LocalPrefixes(nil)
 	return err == nil && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// dnsPort is where names are served.
+// dnsPort is the port of the DNS servers at the gateways.
 const dnsPort = 53
 
-// dnsAddrs are the addresses where names are.
+// dnsAddrs returns the addresses of Fairlead's DNS servers.
 func (r *Reconciler) dnsAddrs() (list []netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -216,8 +216,8 @@ func (r *Reconciler) dnsAddrs() (list []netip.Addr) {
 func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Addr) error {
 	addrs := []netip.Addr{addr}
 	if !addr.IsValid() {
-		// One socket of both families asks for all at once; who is in the way, or
-		// which family is missing, tell the two.
+		// A dual-stack socket tests both families at once. If that fails, one socket for each
+		// family shows which is in use, or missing.
 		if tryBind(proto, netip.AddrPortFrom(netip.IPv6Unspecified(), port), false) == nil {
 			return nil
 		}
@@ -228,7 +228,7 @@ func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Ad
 		if port == dnsPort && a.IsUnspecified() && errors.Is(err, unix.EADDRINUSE) && boundOnlyAt(served, proto, a.Is4(), port) {
 			continue
 		}
-		// A host without a family has nothing in it.
+		// A host without a family cannot have the port in it.
 		if err != nil && (addr.IsValid() || !noFamily(err)) {
 			return fmt.Errorf("bind %s/%s: %w", netip.AddrPortFrom(a, port), proto, err)
 		}
@@ -236,14 +236,14 @@ func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Ad
 	return nil
 }
 
-// boundOnlyAt reports whether those who have a port have it at certain addresses only.
+// boundOnlyAt reports whether the port is bound at the given addresses only.
 func boundOnlyAt(addrs []netip.Addr, proto model.Proto, is4 bool, port uint16) bool {
 	bound, err := rtnl.Bound(proto, port)
 	if err != nil {
-		return false // what bind said stands
+		return false // keep the error of bind
 	}
 	return !slices.ContainsFunc(bound, func(a netip.Addr) bool {
-		concerns := a.Is4() == is4 || a == netip.IPv6Unspecified() // which may mean both families
+		concerns := a.Is4() == is4 || a == netip.IPv6Unspecified() // possibly dual-stack
 		return concerns && !slices.Contains(addrs, a)
 	})
 }
@@ -252,15 +252,15 @@ func noFamily(err error) bool {
 	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
 }
 
-// tryBind binds a socket in the calling thread's namespace, without listening.
-// One of IPv6 that is not of it v6Only is of both families.
+// tryBind binds a socket in the calling thread's namespace, without listening. An IPv6 socket
+// that is not v6Only is dual-stack.
 func tryBind(proto model.Proto, at netip.AddrPort, v6Only bool) error {
 	err := bind(proto, at, v6Only, false)
 	if proto != model.TCP || !errors.Is(err, unix.EADDRINUSE) {
 		return err
 	}
-	// What is left of closed connections does not occupy the port; a program that bound it and
-	// is about to listen does, though it shares the port as well.
+	// Remains of closed connections do not occupy the port. A program that has bound it with
+	// SO_REUSEADDR and is about to listen does.
 	if err := bind(proto, at, v6Only, true); err != nil {
 		return err
 	}
@@ -271,7 +271,7 @@ func tryBind(proto model.Proto, at netip.AddrPort, v6Only bool) error {
 	return err
 }
 
-// bind binds a socket, sharing the port with others that share it or not, and lets go of it.
+// bind binds a socket, with or without SO_REUSEADDR, and closes it.
 func bind(proto model.Proto, at netip.AddrPort, v6Only, share bool) error {
 	kind := unix.SOCK_STREAM
 	if proto == model.UDP {
@@ -287,7 +287,7 @@ func bind(proto model.Proto, at netip.AddrPort, v6Only, share bool) error {
 	}
 	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, int(proto))
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		return nil // nobody can have a port of a protocol the kernel lacks
+		return nil // nothing can use a port of a protocol that the kernel lacks
 	}
 	if err != nil {
 		return err

@@ -77,7 +77,8 @@ func TestPortFree(t *testing.T) {
 	}
 }
 
-// leftConnection makes a connection to a port whose server closes first and is gone.
+// leftConnection leaves a closed connection at a port, whose server closed first and no longer
+// listens.
 func leftConnection(t *testing.T, port int) {
 	t.Helper()
 	l, err := net.Listen("tcp4", fmt.Sprint("127.0.0.1:", port)) // with SO_REUSEADDR
@@ -132,8 +133,8 @@ func TestHostPrefixes(t *testing.T) {
 	}
 }
 
-// Only the host's own addresses count: neither a prefix around the one asked
-// for, nor a gateway of Fairlead's.
+// Only the host's own addresses count: neither a prefix that contains the queried one nor
+// Fairlead's gateways.
 func TestHostAddr(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -160,7 +161,7 @@ func TestHostAddr(t *testing.T) {
 	}
 }
 
-// A device that comes with an address in a network's subnet is told of once.
+// An address of another device in a network's subnet is logged once.
 func TestOverlapsAreTold(t *testing.T) {
 	w := newWorld(t)
 	var log bytes.Buffer
@@ -172,7 +173,7 @@ func TestOverlapsAreTold(t *testing.T) {
 		t.Helper()
 		w.resync()
 		if got := strings.Count(log.String(), "device=docker0"); got != want {
-			t.Errorf("told %d times, want %d:\n%s", got, want, &log)
+			t.Errorf("logged %d times, want %d:\n%s", got, want, &log)
 		}
 	}
 	warned(0)

@@ -9,9 +9,9 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// announce tells the host's stack and the other members which addresses of the pass's
-// endpoints had another MAC before: they would send to that for some seconds. What addresses
-// had before this daemon's start is not known.
+// announce updates the neighbour caches of the host's stack and of the other members for
+// addresses of the pass's endpoints whose MAC changed: they would use the old MAC for some
+// seconds. The MACs from before this daemon's start are unknown.
 func (p *pass) announce() {
 	for _, e := range p.eps {
 		n := p.r.networks[e.want.NetworkID]
@@ -25,7 +25,7 @@ func (p *pass) announce() {
 				continue
 			}
 			if err := p.announceAddress(n, e, now.Addr, model.MAC(now.MAC)); err != nil {
-				p.r.log.Warn("neighbours learn late that an address has another MAC", "address", now.Addr, "mac", model.MAC(now.MAC), "err", err)
+				p.r.log.Warn("cannot announce the new MAC of an address; neighbours use the old one for some seconds", "address", now.Addr, "mac", model.MAC(now.MAC), "err", err)
 			}
 		}
 	}

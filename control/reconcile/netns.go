@@ -15,20 +15,19 @@ import (
 )
 
 const (
-	// sandboxesPerTick bounds how many sandboxes are entered at one tick.
+	// sandboxesPerTick bounds how many sandboxes are checked per tick.
 	sandboxesPerTick = 50
-	// sandboxesAtOnce bounds how many that changed are entered in a row.
+	// sandboxesAtOnce bounds how many changed sandboxes are checked in a row.
 	sandboxesAtOnce = 100
-	// restFactor is how long the others come first after that, in times of what
-	// it took: a sandbox whose program changes something all the time gets no
+	// restFactor is how long verbs have the lock to themselves afterwards, as a multiple of the
+	// time that the checks took: a sandbox whose program changes something all the time gets no
 	// more than its share.
 	restFactor = 3
 )
 
-// netnsEvents is what the kernel told of the insides of sandboxes and nobody looked
-// at yet.
+// netnsEvents are events from the network namespaces of sandboxes that are not handled yet.
 type netnsEvents struct {
-	ready chan struct{} // gets a token when there is some
+	ready chan struct{} // gets a token when there are some
 
 	mu      sync.Mutex
 	changed map[int32]bool // numbers in the watch
@@ -61,8 +60,8 @@ func (n *netnsEvents) take() (changed map[int32]bool, lost bool) {
 	return changed, lost
 }
 
-// watchNetNS collects news until ctx ends. At first it knows no sandbox: each
-// is added when it is looked into, which all of them are, then.
+// watchNetNS collects events until ctx ends. The watch starts without sandboxes; each is added
+// when it is checked, and the initial missed has all of them checked.
 func (r *Reconciler) watchNetNS(ctx context.Context, n *netnsEvents) error {
 	w, err := rtnl.NewNetNSWatch()
 	if err != nil {
@@ -75,7 +74,7 @@ func (r *Reconciler) watchNetNS(ctx context.Context, n *netnsEvents) error {
 	return w.Run(ctx, n.note, n.missed)
 }
 
-// hear sets the watch that sandboxes are added to; nil: there is none.
+// setWatch sets the watch that sandboxes are added to, or nil.
 func (r *Reconciler) setWatch(w *rtnl.NetNSWatch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -85,28 +84,28 @@ func (r *Reconciler) setWatch(w *rtnl.NetNSWatch) {
 	}
 }
 
-// watchSandbox has the watch hear a sandbox. One that it cannot hear is still checked
-// in its turn.
+// watchSandbox adds a sandbox to the watch. A sandbox that cannot be added is still checked in
+// its turn.
 func (r *Reconciler) watchSandbox(b *sandbox, ns *rtnl.NetNS) {
 	if r.netnsWatch == nil {
 		return
 	}
 	number, err := r.netnsWatch.Add(ns)
 	if err != nil {
-		r.log.Warn("changes in a sandbox are noticed late", "sandbox", b.want.Name, "id", short(b.id), "err", err)
+		r.log.Warn("cannot watch the sandbox; changes in it are noticed late", "sandbox", b.want.Name, "id", short(b.id), "err", err)
 	}
 	b.number = number
 }
 
-// pending is the sandboxes that changed and are not checked yet.
+// pending are the sandboxes that changed and are not checked yet.
 type pending struct {
 	*netnsEvents
 	waiting []string // IDs
 	rested  time.Time
 }
 
-// checkPending checks some of the sandboxes that changed, or may have. News that
-// the repairs themselves make lead to another look, which finds nothing.
+// checkPending checks some of the sandboxes that changed, or may have. The repairs themselves
+// cause events, and so one more check, which finds nothing to repair.
 func (r *Reconciler) checkPending(ctx context.Context, b *pending) {
 	start := time.Now()
 	for _, id := range r.affected(b.take()) {
@@ -123,7 +122,7 @@ func (r *Reconciler) checkPending(ctx context.Context, b *pending) {
 	b.rested = end.Add(restFactor * end.Sub(start))
 }
 
-// affected are the IDs of the sandboxes that have one of the numbers, or of all.
+// affected returns the IDs of the sandboxes that have one of the numbers, or of all sandboxes.
 func (r *Reconciler) affected(changed map[int32]bool, all bool) (ids []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -135,8 +134,8 @@ func (r *Reconciler) affected(changed map[int32]bool, all bool) (ids []string) {
 	return ids
 }
 
-// checkSandboxes enters sandboxes and repairs what is not right inside. The
-// lock is taken for each anew, so that nobody waits long.
+// checkSandboxes checks the network namespaces of sandboxes and repairs them. It takes the lock
+// for each sandbox separately, so that verbs do not wait long.
 func (r *Reconciler) checkSandboxes(ctx context.Context, ids []string) (Repairs, error) {
 	start := time.Now()
 	total := newRepairs()
@@ -176,8 +175,7 @@ func (r *Reconciler) checkSandbox(ctx context.Context, id string, start time.Tim
 	return p.repairs, nil
 }
 
-// nextSandboxes returns the IDs of the limit sandboxes after those it returned
-// last. A negative limit is all of them.
+// nextSandboxes returns the IDs of the next limit sandboxes in turn. A negative limit means all.
 func (r *Reconciler) nextSandboxes(limit int) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,8 +15,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// startWatch starts the watch over a world's sandboxes, and looks into all of them
-// as Run would.
+// startWatch starts the watch of a world's namespaces, and checks all sandboxes as Run would.
 func startWatch(t *testing.T, w *world) *pending {
 	t.Helper()
 	b := &pending{netnsEvents: newNetnsEvents()}
@@ -30,13 +29,13 @@ func startWatch(t *testing.T, w *world) *pending {
 		}
 	})
 	if !hasEvents(b, 5*time.Second) {
-		t.Fatal("the watch does not begin")
+		t.Fatal("the watch does not start")
 	}
 	w.r.checkPending(t.Context(), b)
 	return b
 }
 
-// hasEvents waits until there is some, and for that of the same change.
+// hasEvents waits for the first event, and then for the others of the same change.
 func hasEvents(b *pending, patience time.Duration) bool {
 	select {
 	case <-b.ready:
@@ -47,16 +46,16 @@ func hasEvents(b *pending, patience time.Duration) bool {
 	}
 }
 
-// deleteInside deletes an address of a sandbox's eth0.
-func deleteInside(w *world, b *model.Sandbox, p netip.Prefix) {
-	w.inside(b, func(h *rtnl.Handle) error {
+// deleteAddr deletes an address of a sandbox's eth0.
+func deleteAddr(w *world, b *model.Sandbox, p netip.Prefix) {
+	w.inNetNS(b, func(h *rtnl.Handle) error {
 		l, err := h.LinkByName("eth0")
 		return errors.Join(err, h.DeleteAddr(l.Index, p))
 	})
 }
 
-// wantSettled wants that the news that is left leads to no repair, and so to no
-// more news; that of carriers comes within a second.
+// wantSettled fails the test if the remaining events cause repairs, and thus more events. Events
+// of carrier changes arrive within a second.
 func wantSettled(t *testing.T, w *world, b *pending) {
 	t.Helper()
 	before := w.r.Stats().Repairs[RepairAddress]
@@ -66,10 +65,10 @@ func wantSettled(t *testing.T, w *world, b *pending) {
 		}
 		w.r.checkPending(t.Context(), b)
 		if now := w.r.Stats().Repairs[RepairAddress]; now != before {
-			t.Fatalf("%d repairs, %d before: repairs lead to repairs", now, before)
+			t.Fatalf("%d repairs, %d before: repairs cause repairs", now, before)
 		}
 	}
-	t.Error("repairs lead to news again and again")
+	t.Error("repairs cause events again and again")
 }
 
 func TestInsidesAreHeard(t *testing.T) {
@@ -83,9 +82,9 @@ func TestInsidesAreHeard(t *testing.T) {
 	b := startWatch(t, w)
 	wantSettled(t, w, b)
 
-	deleteInside(w, first, e.IPv4)
+	deleteAddr(w, first, e.IPv4)
 	if !hasEvents(b, 5*time.Second) {
-		t.Fatal("a removed address is not heard")
+		t.Fatal("no event for a removed address")
 	}
 	if ids := w.r.affected(b.take()); len(ids) != 1 || ids[0] != first.ID {
 		t.Errorf("affected are %v, want %s", ids, first.ID)
@@ -97,14 +96,14 @@ func TestInsidesAreHeard(t *testing.T) {
 	}
 	wantSettled(t, w, b)
 
-	// One made by a verb, while the watch runs, is heard too.
+	// A sandbox that a verb creates while the watch runs is watched too.
 	late := p.sandbox("late")
 	e = p.endpoint(late, n)
 	w.apply(p)
 	wantSettled(t, w, b)
-	deleteInside(w, late, e.IPv6)
+	deleteAddr(w, late, e.IPv6)
 	if !hasEvents(b, 5*time.Second) {
-		t.Fatal("a removed address is not heard in a new sandbox")
+		t.Fatal("no event for a removed address in a new sandbox")
 	}
 	w.r.checkPending(t.Context(), b)
 	if got := w.r.Stats().Repairs[RepairAddress]; got != 2 {
@@ -112,8 +111,8 @@ func TestInsidesAreHeard(t *testing.T) {
 	}
 }
 
-// When messages were lost all sandboxes are looked into, some in a row, and
-// those that wait already keep their place.
+// When events were lost, all sandboxes are checked, some in a row, and those that already wait
+// keep their place.
 func TestBacklog(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -124,7 +123,7 @@ func TestBacklog(t *testing.T) {
 	w.apply(p)
 	b := startWatch(t, w)
 	if len(b.waiting) != rest || len(b.ready) != 1 {
-		t.Fatalf("%d sandboxes wait and %d tokens are there, want %d and 1", len(b.waiting), len(b.ready), rest)
+		t.Fatalf("%d sandboxes wait, and there are %d tokens; want %d and 1", len(b.waiting), len(b.ready), rest)
 	}
 	if !b.rested.After(time.Now()) {
 		t.Error("no rest after the work")

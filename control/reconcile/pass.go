@@ -16,39 +16,38 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// pass is one run over some of the objects: those that changed, or those that
-// are not as they should be.
+// pass is one run over some of the objects: those that changed, or those that need a repair.
 type pass struct {
 	r   *Reconciler
 	ctx context.Context
 	s   *model.Snapshot
 
-	hostState // of the host, if the pass looked
+	hostState // of the host, if the pass read it
 
-	first       bool // after a start: adopt, and count nothing as repaired
-	repair      bool // nobody waits: troubles are logged, repairs counted
+	first       bool // the first one after a start: it adopts, and counts nothing as repaired
+	repair      bool // no caller waits: errors are logged and repairs counted
 	netsTouched bool
 
 	// What the pass works on, by ID.
 	nets  map[string]*network
-	boxes map[string]*sandbox // to be configured inside
+	boxes map[string]*sandbox // to be configured in their namespaces
 	eps   map[string]*endpoint
 	pubs  map[uint32]*publish
 	// What the pass removes.
 	removedNets  []*network
 	removedBoxes []*sandbox
 	removedEps   []*endpoint
-	// What the caller made only now; a missing namespace is its error.
+	// Objects that are new in this snapshot; a missing namespace is then the caller's error.
 	fresh map[string]bool
 
 	// Host ends and host ports' ends that are not configured yet, by ID.
 	hostEnds  map[string]rtnl.Link
 	hostPorts map[string][2]rtnl.Link // gateway's end, datapath's end
-	made      map[string]bool         // host ports made in this pass
-	shapers   rtnl.Shapers            // of the host; nil: not looked up
+	made      map[string]bool         // host ports created in this pass
+	shapers   rtnl.Shapers            // of the host; nil if not read
 
 	old, put entries
-	detached []uint32 // devices whose attachments are forgotten
+	detached []uint32 // devices to detach programs from
 	flows    flowFilter
 	repairs  Repairs
 	errs     []error
@@ -77,7 +76,7 @@ type hostState struct {
 	byID   map[string]rtnl.Link // by alias
 	links  []rtnl.Link
 	addrs  []rtnl.Addr
-	local  []netip.Prefix // local routes that no address is the reason of
+	local  []netip.Prefix // local routes that do not come from an address
 }
 
 // readHost reads all devices and addresses of the host.
@@ -102,9 +101,9 @@ func readHost(nl *rtnl.Handle) (s hostState, err error) {
 	return s, nil
 }
 
-// find looks a device of Fairlead's up: by its alias, which survives renaming,
-// or by the name a half-made one has. False if there is none; an error also if
-// somebody else's device has the name.
+// find looks up one of Fairlead's devices by its alias, which survives renaming, or by the name
+// of an unfinished one. It returns false if there is none, and an error if the name belongs to
+// another device.
 func (p *pass) find(alias, name string, index uint32) (rtnl.Link, bool, error) {
 	var l rtnl.Link
 	var err error
@@ -125,7 +124,7 @@ func (p *pass) find(alias, name string, index uint32) (rtnl.Link, bool, error) {
 		err = nil
 	}
 	if ok && !l.Ours() {
-		return rtnl.Link{}, false, fmt.Errorf("device %q is there already and not Fairlead's (remove or rename it)", name)
+		return rtnl.Link{}, false, fmt.Errorf("device %q already exists and is not Fairlead's (remove or rename it)", name)
 	}
 	return l, ok, err
 }
@@ -144,15 +143,15 @@ func (p *pass) countChanges(ch rtnl.Changes) {
 	p.count(RepairSysctl, ch.Sysctls)
 }
 
-// fail notes an error.
+// fail records an error.
 func (p *pass) fail(err error) {
 	if err != nil {
 		p.errs = append(p.errs, err)
 	}
 }
 
-// setErr notes that an object is not as it should be, or (nil) that it is.
-// In a repair it is logged when it is news; a caller who waits gets it.
+// setErr records an object's error (nil clears it). During repairs a new error is logged;
+// otherwise it is returned to the caller.
 func (p *pass) setErr(lastErr *string, what, id string, err error) {
 	if err == nil {
 		*lastErr = ""
@@ -162,7 +161,7 @@ func (p *pass) setErr(lastErr *string, what, id string, err error) {
 	if !p.repair {
 		p.fail(err)
 	} else if *lastErr != err.Error() {
-		p.r.log.Error("not repaired", "err", err)
+		p.r.log.Error("cannot repair", "err", err)
 		p.r.stats.fail(err)
 	}
 	*lastErr = err.Error()
@@ -170,8 +169,7 @@ func (p *pass) setErr(lastErr *string, what, id string, err error) {
 
 func short(id string) string { return id[:min(12, len(id))] }
 
-// diff finds what the snapshot changes. before is the one that was applied
-// last, or nil.
+// diff collects what the snapshot changes. before is the one that was applied last, or nil.
 func (p *pass) diff(before *model.Snapshot) {
 	if before == nil || !sameMap(before.Networks, p.s.Networks) {
 		p.diffNetworks()
@@ -187,13 +185,12 @@ func (p *pass) diff(before *model.Snapshot) {
 	}
 }
 
-// sameMap reports whether two maps are one object; snapshots share those that
-// did not change.
+// sameMap reports whether two maps are the same object; snapshots share unchanged maps.
 func sameMap[K comparable, V any](a, b map[K]V) bool {
 	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }
 
-// hasDevice reports whether a network is to have a host port; nil: it is not there.
+// hasDevice reports whether a network, which may be nil, should have a host port.
 func hasDevice(n *model.Network) bool { return n != nil && n.HasDatapath() && !n.Idle }
 
 func (p *pass) diffNetworks() {
@@ -219,8 +216,7 @@ func (p *pass) diffNetworks() {
 	}
 }
 
-// touchNetwork takes a network into the pass, and its endpoints, whose entries
-// depend on it.
+// touchNetwork adds a network to the pass, and its endpoints, whose entries depend on it.
 func (p *pass) touchNetwork(n *network) {
 	p.nets[n.id] = n
 	p.netsTouched = true
@@ -247,14 +243,14 @@ func (p *pass) diffSandboxes() {
 		b.want = want
 	}
 	for id, b := range p.r.sandboxes {
-		// A removed one keeps want, which says what is to be removed.
+		// A removed sandbox keeps want, which says what to remove.
 		if p.s.Sandboxes[id] == nil {
 			p.removedBoxes = append(p.removedBoxes, b)
 		}
 	}
 }
 
-// touchSandbox takes a sandbox's endpoints into the pass.
+// touchSandbox adds a sandbox's endpoints to the pass.
 func (p *pass) touchSandbox(id string) {
 	for _, e := range p.r.endpoints {
 		if e.want != nil && e.want.SandboxID == id {
@@ -288,7 +284,7 @@ func (p *pass) diffEndpoints() {
 	}
 }
 
-// noteLost has the flows dropped that belong to addresses which an endpoint no longer has.
+// noteLost schedules the removal of the flows of addresses that an endpoint no longer has.
 func (p *pass) noteLost(e *endpoint, want *model.Endpoint) {
 	if e.want == nil {
 		return
@@ -339,7 +335,7 @@ func (p *pass) diffPublishes() {
 	}
 }
 
-// serve notes that a publish leads to its endpoint.
+// serve records that a publish has its endpoint as the backend.
 func (r *Reconciler) serve(b *publish) {
 	of := r.serving[b.want.EndpointID]
 	if of == nil {
@@ -357,9 +353,9 @@ func (r *Reconciler) unserve(b *publish) {
 	}
 }
 
-// run does the work, in an order that lets no packet pass before its guard is
-// there: devices (still down), entries, programs, then the devices come up and
-// the sandboxes' insides are configured; removals in reverse.
+// run does the work in an order in which no packet can pass before its checks are in place:
+// create devices (still down), write entries, attach programs, then bring the devices up and
+// configure the sandboxes' namespaces. Removal is in reverse order.
 func (p *pass) run() {
 	p.makeNamespaces()
 	for _, id := range slices.Sorted(maps.Keys(p.nets)) {
@@ -381,8 +377,8 @@ func (p *pass) run() {
 	p.dropFlows()
 }
 
-// sortedEndpoints is the endpoints of the pass in the order of attachment, so
-// that a sandbox's devices are made in it.
+// sortedEndpoints returns the pass's endpoints in order of attachment, in which the devices of a
+// sandbox are created.
 func (p *pass) sortedEndpoints() []*endpoint {
 	return slices.SortedFunc(maps.Values(p.eps), func(a, b *endpoint) int {
 		if a.want.SandboxID == b.want.SandboxID && a.want.Order != b.want.Order {

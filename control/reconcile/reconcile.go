@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package reconcile makes a Snapshot real: it is the only writer of devices,
-// addresses, control-owned tables and attachments. It works by difference
-// against what it made before, reads everything back at the start, and repairs
-// what others break.
+// Package reconcile applies a Snapshot to the kernel. It is the only writer of devices,
+// addresses, control-owned tables and attachments. It applies the difference to what it applied
+// before, reads everything back at the start, and repairs what others break.
 //
-// Whatever it does can be interrupted anywhere. A device is marked as
-// Fairlead's from its birth, and as finished by its alias; one that is not
-// finished, or nobody wants any more, is removed by the next pass.
+// It can be interrupted at any point. A device is marked as Fairlead's when it is created and as
+// finished by its alias; the next pass removes devices that are unfinished or no longer wanted.
 package reconcile
 
 import (
@@ -25,22 +23,22 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// Datapath attaches programs; *loader.Datapath does.
+// Datapath attaches programs. It is implemented by *loader.Datapath.
 type Datapath interface {
 	// Attach makes sure the hook's program is attached to a device, and reports
 	// whether it had to do anything.
 	Attach(ifindex int, h loader.Hook) (changed bool, err error)
-	// AttachAtOnce is Attach without the time that it takes, and reports whether that
-	// is but provisional, until Attach.
+	// AttachAtOnce attaches without waiting for an RCU grace period. provisional reports that
+	// Attach must be called later to replace the filter by a tcx link.
 	AttachAtOnce(ifindex int, h loader.Hook) (changed, provisional bool, err error)
-	// Detach makes sure it is not. No device is success.
+	// Detach makes sure that the program is not attached. A missing device is not an error.
 	Detach(ifindex int, h loader.Hook) error
-	// AttachCgroup makes sure the socket programs are attached, and returns how
-	// many were not.
+	// AttachCgroup makes sure that the socket programs are attached, and returns how many were
+	// missing.
 	AttachCgroup() (changed int, err error)
-	// Attached lists what is attached, or was until its device went away.
+	// Attached lists the attachments, including those whose device was removed.
 	Attached() ([]loader.Attachment, error)
-	// Commit removes what an earlier version left, once all is attached.
+	// Commit removes what an earlier version left behind, once everything is attached.
 	Commit() error
 }
 
@@ -48,7 +46,7 @@ type Datapath interface {
 type Table[E any] interface {
 	PutAll([]E) (written int, err error)
 	DeleteAll([]E) (deleted int, err error)
-	// Sync makes the entries exactly these, after reading all of them back.
+	// Sync makes the table contain exactly these entries, after reading all of them back.
 	Sync([]E) (written, deleted int, err error)
 	// Verify reads the entries back and restores those that others changed.
 	Verify() (restored int, err error)
@@ -59,12 +57,12 @@ type AddrTable interface {
 	Sync([]netip.Addr) (written, deleted int, err error)
 }
 
-// FlowTable is the datapath's flows.
+// FlowTable is the table of the datapath's flows.
 type FlowTable interface {
 	DeleteWhere(match func(maps.Flow) bool) (removed int, err error)
 }
 
-// TrafficTable is the datapath's counters by network.
+// TrafficTable is the table of the traffic counters of networks.
 type TrafficTable interface {
 	ResetTraffic(net uint32) error
 }
@@ -83,7 +81,7 @@ type Tables struct {
 	Traffic    TrafficTable
 }
 
-// TablesOf are the tables of a Set.
+// TablesOf returns the tables of a Set.
 func TablesOf(s *maps.Set) Tables {
 	return Tables{
 		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes,
@@ -92,23 +90,22 @@ func TablesOf(s *maps.Set) Tables {
 	}
 }
 
-// Config is what New needs beside the kernel's faces.
+// Config configures a Reconciler.
 type Config struct {
-	// NetNSDir is the directory of the namespaces Fairlead owns. What is in it
-	// at the start and belongs to no sandbox is removed. Empty: nothing is.
+	// NetNSDir is the directory of the namespaces that Fairlead owns. At the start, namespaces in
+	// it that do not belong to a sandbox are removed. If it is empty, none are.
 	NetNSDir string
-	// Uplinks pins the uplinks by name. None: they are found from addresses and
-	// routes.
+	// Uplinks pins the uplinks by name. If it is empty, they are found from addresses and routes.
 	Uplinks []string
-	// Observe is told how long each operation took, "apply" or "resync", and how
-	// it ended. Nil: nobody.
+	// Observe, if not nil, is called after each operation, "apply" or "resync", with its duration
+	// and result.
 	Observe func(operation string, took time.Duration, err error)
-	// Log is told what was repaired and what failed. Nil: nobody.
+	// Log receives repairs and failures. Nil discards them.
 	Log *slog.Logger
 }
 
-// Reconciler keeps the kernel as the last snapshot says. Its methods may be
-// called from several goroutines; passes run one after the other.
+// Reconciler keeps the kernel in the state of the last snapshot. Its methods may be called
+// concurrently; passes are serialized.
 type Reconciler struct {
 	cfg    Config
 	dp     Datapath
@@ -117,37 +114,37 @@ type Reconciler struct {
 	log    *slog.Logger
 
 	mu           sync.Mutex
-	snap         *model.Snapshot // as applied last; nil before the first Apply
+	snap         *model.Snapshot // applied last; nil before the first Apply
 	networks     map[string]*network
-	numbers      map[uint32]string // network by the number whose traffic is counted for it
+	numbers      map[uint32]string // network by the number under which its traffic is counted
 	sandboxes    map[string]*sandbox
 	endpoints    map[string]*endpoint
 	publishes    map[uint32]*publish
 	serving      map[string]map[uint32]*publish // by endpoint
 	uplinks      []rtnl.Uplink
 	kept         keptUplinks
-	hostAddrs    map[netip.Addr]uint32 // of the host's own devices, by which has them, as last seen
+	hostAddrs    map[netip.Addr]uint32 // of the host's own devices, with the device, as last read
 	lost         lostAddrs
 	linger       time.Duration
 	wroteAddrs   []netip.Addr   // what fl_hostaddr holds
 	hostNets     []maps.Subnet  // what fl_hostnet holds
-	attached     map[place]bool // where programs were attached
-	unpromoted   map[place]bool // of the attached: those that Attach is to be called for
+	attached     map[place]bool // where programs are attached
+	unpromoted   map[place]bool // attachments that Attach must still replace by tcx links
 	passes       uint64         // so far
 	rerun        bool           // a pass left something for the next one
 	unsynced     bool           // writing to a table failed
-	lastCheckErr string         // of the last check
+	lastCheckErr string         // of the last host check, as logged
 	warned       bool           // about IPv6 forwarding
 	committed    bool
 	dropLater    flowFilter       // flows whose removal failed
 	cursor       string           // sandbox that was checked last
-	netnsWatch   *rtnl.NetNSWatch // nil: there is none now
+	netnsWatch   *rtnl.NetNSWatch // nil while no watch runs
 	clsactTurn   int              // attachment that is checked next
 
 	lastApply time.Time     // when it ended
-	promote   chan struct{} // something is provisional
+	promote   chan struct{} // has a token if some attachments are unpromoted
 
-	overlaps map[overlap]bool // that were told
+	overlaps map[overlap]bool // that were logged
 
 	suspects suspects
 	stats    statistics
@@ -177,14 +174,13 @@ func New(cfg Config, dp Datapath, tables Tables, nl *rtnl.Handle) *Reconciler {
 	}
 }
 
-// Apply makes a snapshot real and returns when it is. The error is about what
-// changed against the snapshot before; what was dirty already, or is left
-// over, stays with Resync. After an error the kernel may hold half of the
-// change: applying another snapshot, for example the one before, cleans up.
+// Apply applies a snapshot and returns when the kernel has it. The error is about what changed
+// since the last snapshot; older faults and leftovers are left to Resync. After an error the
+// kernel may have half of the change: applying another snapshot, for example the previous one,
+// cleans up.
 //
-// The first Apply reads everything back and adopts what is right. It fails
-// only if that is impossible; single objects that cannot be restored are
-// logged and tried again by Resync.
+// The first Apply reads everything back and adopts what is correct. It fails only if that is
+// impossible; objects that cannot be restored are logged and retried by Resync.
 func (r *Reconciler) Apply(ctx context.Context, s *model.Snapshot) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -203,7 +199,7 @@ func (r *Reconciler) Apply(ctx context.Context, s *model.Snapshot) error {
 	return err
 }
 
-// first takes over what an earlier daemon left.
+// first takes over the kernel state of an earlier daemon.
 func (r *Reconciler) first(ctx context.Context, s *model.Snapshot) error {
 	p, err := r.newPass(ctx, s)
 	if err != nil {
@@ -219,7 +215,7 @@ func (r *Reconciler) first(ctx context.Context, s *model.Snapshot) error {
 	}
 	r.snap = s
 	if err := p.sweep(); err != nil {
-		r.log.Error("leftovers stay", "err", err)
+		r.log.Error("cannot remove leftovers", "err", err)
 	}
 	for id, n := range s.Networks {
 		r.numbers[n.Index] = id
@@ -228,12 +224,12 @@ func (r *Reconciler) first(ctx context.Context, s *model.Snapshot) error {
 	p.run()
 	errs := []error{p.syncTables(), p.checkUplinks(), p.checkCgroup(), p.checkAttachments(attached)}
 	if err := errors.Join(errs...); err != nil {
-		// The next resync goes on; the daemon can serve meanwhile.
-		r.log.Error("the datapath is not complete", "err", err)
+		// The next resync retries; the daemon can serve meanwhile.
+		r.log.Error("the datapath is incomplete", "err", err)
 		r.stats.fail(err)
 	}
 	for _, err := range p.errs {
-		r.log.Error("not restored", "err", err)
+		r.log.Error("cannot restore", "err", err)
 		r.stats.fail(err)
 	}
 	if len(p.errs) == 0 && errors.Join(errs...) == nil {
@@ -258,7 +254,7 @@ func (r *Reconciler) change(ctx context.Context, s *model.Snapshot) error {
 	return errors.Join(p.errs...)
 }
 
-// commit tells the loader once that everything is attached.
+// commit notifies the loader, once, that everything is attached.
 func (r *Reconciler) commit() error {
 	if r.committed {
 		return nil
@@ -270,7 +266,7 @@ func (r *Reconciler) commit() error {
 	return nil
 }
 
-// done keeps account of an operation.
+// done records the result and duration of an operation.
 func (r *Reconciler) done(operation string, start time.Time, err error) {
 	took := time.Since(start)
 	r.stats.note(operation, took, err)

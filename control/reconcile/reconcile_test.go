@@ -23,7 +23,7 @@ import (
 	dp "github.com/fairlead-net/fairlead/maps"
 )
 
-// equal lets cmp compare what netip and the tables have.
+// equal compares the types of netip.
 var equal = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
@@ -96,7 +96,7 @@ func TestApplyMakesItReal(t *testing.T) {
 		t.Errorf("cgroup attached: %v, commits: %d", w.cgroup, w.commits)
 	}
 	if repairs := w.resync(); repairs.Total() != 0 {
-		t.Errorf("just applied, and already to be repaired: %v", repairs)
+		t.Errorf("repairs just after Apply: %v", repairs)
 	}
 }
 
@@ -121,7 +121,7 @@ func TestApplyCostsWhatChanges(t *testing.T) {
 	p.publish(1, first, netip.Addr{}, 80, 1)
 	w.writes = 0
 	w.apply(p)
-	// Two families; and the flag in the endpoint's five entries.
+	// Two families, and the flag in the endpoint's five entries.
 	if w.writes != 7 {
 		t.Errorf("%d writes for a publish, want 7", w.writes)
 	}
@@ -130,7 +130,7 @@ func TestApplyCostsWhatChanges(t *testing.T) {
 	}
 }
 
-// Only what goes to an endpoint with a limit has to wait in its host end's queue.
+// Only traffic to an endpoint with a limit is queued at its host end.
 func TestLimits(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -142,7 +142,7 @@ func TestLimits(t *testing.T) {
 	for _, tt := range []struct {
 		e            *model.Endpoint
 		shaped       bool
-		host, inside string // the rates of the qdiscs; "": it has none
+		host, sandbox string // the rates of the qdiscs; "" if there is none
 	}{{limited, true, "rate 20Mbit", "rate 10Gbit"}, {sends, false, "", "rate 10Gbit"}} {
 		l := w.link(rtnl.EndpointAlias(tt.e.ID))
 		if got := w.endpoints.m[l.Index].Flags&dp.Shaped != 0; got != tt.shaped {
@@ -152,14 +152,15 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s: the flag of its MAC is %t, want %t", l.Name, got, tt.shaped)
 		}
 		w.wantQdisc(l.Name, tt.host)
-		w.inside(p.s.Sandboxes[tt.e.SandboxID], func(*rtnl.Handle) error {
-			w.wantQdisc("eth0", tt.inside)
+		w.inNetNS(p.s.Sandboxes[tt.e.SandboxID], func(*rtnl.Handle) error {
+			w.wantQdisc("eth0", tt.sandbox)
 			return nil
 		})
 	}
 }
 
-// wantQdisc wants a device of the calling thread's namespace to have tbf with this, or no qdisc.
+// wantQdisc expects a device of the calling thread's namespace to have a tbf qdisc with this
+// text, or no qdisc if want is "".
 func (w *world) wantQdisc(device, want string) {
 	w.tb.Helper()
 	out, err := exec.Command("tc", "qdisc", "show", "dev", device, "root").CombinedOutput()
@@ -172,8 +173,8 @@ func (w *world) wantQdisc(device, want string) {
 	}
 }
 
-// A network that nobody uses has neither device nor entry, nor is what is left of it from before
-// kept; used, it has all, and what was counted for it stays.
+// An unused network has neither devices nor entries, and leftovers of it are removed. When it is
+// used, it has all, and its traffic counters are kept.
 func TestIdleNetwork(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -290,8 +291,8 @@ func TestStartSweepsLeftovers(t *testing.T) {
 	kept := p.endpoint(p.sandbox("kept"), n)
 	w.apply(p)
 
-	// A daemon died while it made these: an endpoint and a host port that are
-	// not marked as finished, and a namespace.
+	// A daemon died while it created these: an endpoint and a host port that are not marked as
+	// finished, and a namespace.
 	half := p.endpoint(p.sandbox("half"), n)
 	if err := rtnl.CreateNetNS(p.s.Sandboxes[half.SandboxID].NetNS); err != nil {
 		t.Fatal(err)
@@ -312,7 +313,7 @@ func TestStartSweepsLeftovers(t *testing.T) {
 	if err := rtnl.CreateNetNS(stray); err != nil {
 		t.Fatal(err)
 	}
-	// And one whose store says that it is gone.
+	// This sandbox was removed from the store.
 	delete(p.s.Endpoints, lost.ID)
 	delete(p.s.Sandboxes, lost.SandboxID)
 
@@ -331,7 +332,7 @@ func TestStartSweepsLeftovers(t *testing.T) {
 		t.Errorf("devices (-want +got):\n%s", diff)
 	}
 	if w.link(rtnl.EndpointAlias(kept.ID)).Index != keptIf {
-		t.Error("an endpoint that was right was made anew")
+		t.Error("a correct endpoint was recreated")
 	}
 	for _, name := range []string{stray, filepath.Join(w.netnsDir(), "lost")} {
 		if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
@@ -379,13 +380,13 @@ func TestForeignDeviceOfThatName(t *testing.T) {
 	if _, err := w.nl.CreateVeth(rtnl.Veth{Name: "tmp0", PeerName: "tmp1", MTU: 1500}); err != nil {
 		t.Fatal(err)
 	}
-	// A user's own device: no alias, another group.
+	// A user's device, without an alias and in another group.
 	rename(t, "tmp0", rtnl.EndpointDevice(e.ID))
 	if err := w.r.Apply(t.Context(), p.snapshot()); err == nil {
-		t.Error("a foreign device of the endpoint's name was taken over")
+		t.Error("a user's device with the endpoint's name was taken over")
 	}
 	if _, err := w.nl.LinkByName(rtnl.EndpointDevice(e.ID)); err != nil {
-		t.Errorf("the foreign device is gone: %v", err)
+		t.Errorf("the user's device was removed: %v", err)
 	}
 }
 
@@ -402,10 +403,10 @@ func TestGatewayMovesWithoutNewDevices(t *testing.T) {
 	delete(p.s.Endpoints, first.ID)
 	w.apply(p)
 	if w.link(rtnl.EndpointAlias(second.ID)).Index != index {
-		t.Error("the endpoint that stayed was made anew")
+		t.Error("the remaining endpoint was recreated")
 	}
 	var gateways []netip.Addr
-	w.inside(b, func(h *rtnl.Handle) error {
+	w.inNetNS(b, func(h *rtnl.Handle) error {
 		return h.Routes(func(r rtnl.Route) bool {
 			if r.Dst.Bits() == 0 {
 				gateways = append(gateways, r.Gateway)
@@ -419,8 +420,8 @@ func TestGatewayMovesWithoutNewDevices(t *testing.T) {
 	}
 }
 
-// A path that leads to the host's own namespace, as of a process that ended and whose ID another
-// has, is none into a sandbox: nothing is made or changed on the host.
+// A path to the host's own namespace, such as that of a process that exited and whose PID was
+// reused, does not name a sandbox: nothing is created or changed on the host.
 func TestHostIsNoSandbox(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -464,7 +465,7 @@ func TestHostIsNoSandbox(t *testing.T) {
 		t.Errorf("compare: %v, want ErrHost", err)
 	}
 	if got := w.r.VanishedSandboxes(0); !slices.Equal(got, []string{b.ID}) {
-		t.Errorf("%v are gone, want %s", got, b.ID)
+		t.Errorf("%v vanished, want %s", got, b.ID)
 	}
 	w.must(rtnl.RemoveNetNS(b.NetNS))
 }
@@ -480,7 +481,7 @@ func TestExternalNamespace(t *testing.T) {
 	e := p.endpoint(b, n)
 	w.r.Apply(t.Context(), w.plan().snapshot())
 	if err := w.r.Apply(t.Context(), p.snapshot()); !errors.Is(err, rtnl.ErrGone) {
-		t.Errorf("attaching a namespace that is not there: %v, want ErrGone", err)
+		t.Errorf("attaching a namespace that does not exist: %v, want ErrGone", err)
 	}
 	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
 		t.Fatal(err)
@@ -489,7 +490,7 @@ func TestExternalNamespace(t *testing.T) {
 	w.resync()
 	index := w.link(rtnl.EndpointAlias(e.ID)).Index
 
-	// It goes away; others are not held up by that.
+	// The namespace is removed; others are not affected.
 	if err := rtnl.RemoveNetNS(b.NetNS); err != nil {
 		t.Fatal(err)
 	}
@@ -503,17 +504,17 @@ func TestExternalNamespace(t *testing.T) {
 		t.Errorf("%d sandboxes are counted as gone, want 1", got)
 	}
 	if at, later := w.r.VanishedSandboxes(0), w.r.VanishedSandboxes(time.Hour); !slices.Equal(at, []string{b.ID}) || len(later) != 0 {
-		t.Errorf("%v are gone, and %v for an hour; want %s and none", at, later, b.ID)
+		t.Errorf("%v vanished, and %v for an hour; want %s and none", at, later, b.ID)
 	}
 	p.endpoint(other, p.network("second", 8))
 	w.apply(p)
 	w.restart()
 	w.apply(p)
 	if _, ok := w.endpoints.m[index]; ok {
-		t.Error("the entry of the endpoint that is gone stays")
+		t.Error("the entry of the removed endpoint stays")
 	}
 	if got := w.r.VanishedSandboxes(0); !slices.Equal(got, []string{b.ID}) {
-		t.Errorf("%v are gone after a restart, want %s", got, b.ID)
+		t.Errorf("%v vanished after a restart, want %s", got, b.ID)
 	}
 	// It comes back.
 	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
@@ -525,7 +526,7 @@ func TestExternalNamespace(t *testing.T) {
 	if got := w.r.Stats().GoneSandboxes; got != 0 {
 		t.Errorf("%d sandboxes are counted as gone, want 0", got)
 	}
-	// It goes on without a path.
+	// It continues to exist without a path.
 	ns, err := rtnl.OpenNetNS(b.NetNS)
 	if err != nil {
 		t.Fatal(err)
@@ -536,6 +537,6 @@ func TestExternalNamespace(t *testing.T) {
 	}
 	w.resync()
 	if n, got := w.r.Stats().GoneSandboxes, w.r.VanishedSandboxes(0); n != 1 || len(got) != 0 {
-		t.Errorf("%d sandboxes are out of reach, want 1; %v are gone, want none", n, got)
+		t.Errorf("%d sandboxes are disconnected, want 1; %v vanished, want none", n, got)
 	}
 }

@@ -7,9 +7,9 @@ import (
 	"github.com/fairlead-net/fairlead/loader"
 )
 
-// remove takes away what is not wanted any more. Entries go first: the program
-// drops whatever still comes from a device it does not know. The program goes
-// with the device, so that nothing passes it meanwhile.
+// remove removes what is no longer wanted. Entries are deleted first: the program drops
+// everything from a device without an entry. The program is removed together with the device, so
+// nothing passes in between.
 func (p *pass) remove() {
 	p.fail(p.deleteEntries())
 	for _, e := range p.removedEps {
@@ -45,11 +45,11 @@ func (p *pass) remove() {
 	}
 }
 
-// removeDevice deletes a device, whose other end goes along.
+// removeDevice deletes a device and, with it, its peer.
 func (p *pass) removeDevice(alias, name string, index uint32) error {
 	l, ok, err := p.find(alias, name, index)
 	if err != nil {
-		return nil // somebody else's device by that name: ours is gone
+		return nil // another device has the name, so ours does not exist
 	}
 	if ok {
 		if err := p.r.nl.DeleteLink(l.Index); err != nil {
@@ -60,7 +60,7 @@ func (p *pass) removeDevice(alias, name string, index uint32) error {
 	return nil
 }
 
-// dropFlows removes the flows of what is gone.
+// dropFlows removes the flows of objects that were removed.
 func (p *pass) dropFlows() {
 	f := &p.r.dropLater
 	f.merge(&p.flows)

@@ -36,7 +36,7 @@ func run(t *testing.T, program string, args ...string) {
 	}
 }
 
-// limits are some.
+// limits returns some limits.
 func limits() model.Bandwidth {
 	return model.Bandwidth{Ingress: model.Limit{Rate: 20e6, Burst: 1e6}, Egress: model.Limit{Rate: 10e9, Burst: math.MaxUint32}}
 }
@@ -85,20 +85,20 @@ func TestResyncRepairs(t *testing.T) {
 		}, Repairs{RepairProgram: 1}},
 		"socket programs detached": {func(_ *testing.T, x parts) { x.w.cgroup = false }, Repairs{RepairProgram: 1}},
 		"sandbox's device down": {func(_ *testing.T, x parts) {
-			x.w.inside(x.b, func(h *rtnl.Handle) error {
+			x.w.inNetNS(x.b, func(h *rtnl.Handle) error {
 				l, err := h.LinkByName("eth0")
 				down := false
 				return errors.Join(err, h.SetLink(l.Index, rtnl.LinkChange{Up: &down}))
 			})
 		}, Repairs{RepairDevice: 1, RepairAddress: 1, RepairRoute: 2}},
 		"sandbox's address removed": {func(_ *testing.T, x parts) {
-			x.w.inside(x.b, func(h *rtnl.Handle) error {
+			x.w.inNetNS(x.b, func(h *rtnl.Handle) error {
 				l, err := h.LinkByName("eth0")
 				return errors.Join(err, h.DeleteAddr(l.Index, netip.MustParsePrefix("10.7.0.2/16")))
 			})
 		}, Repairs{RepairAddress: 1, RepairRoute: 1}},
 		"device deleted in the sandbox": {func(_ *testing.T, x parts) {
-			x.w.inside(x.b, func(h *rtnl.Handle) error {
+			x.w.inNetNS(x.b, func(h *rtnl.Handle) error {
 				l, err := h.LinkByName("eth0")
 				return errors.Join(err, h.DeleteLink(l.Index))
 			})
@@ -108,7 +108,7 @@ func TestResyncRepairs(t *testing.T) {
 			run(t, "tc", "qdisc", "change", "dev", x.dev.Name, "root", "tbf", "rate", "9mbit", "burst", "64k", "limit", "1m")
 		}, Repairs{RepairDevice: 1}},
 		"limit in the sandbox replaced": {func(t *testing.T, x parts) {
-			x.w.inside(x.b, func(*rtnl.Handle) error {
+			x.w.inNetNS(x.b, func(*rtnl.Handle) error {
 				run(t, "tc", "qdisc", "replace", "dev", "eth0", "root", "pfifo")
 				return nil
 			})
@@ -136,7 +136,7 @@ func TestResyncRepairs(t *testing.T) {
 				t.Errorf("repairs (-want +got):\n%s", diff)
 			}
 			if got := w.r.Stats().Repairs; !cmp.Equal(Repairs(got), want) {
-				t.Errorf("counted are %v, want %v", got, want)
+				t.Errorf("counted %v, want %v", got, want)
 			}
 			if len(w.ours()) != 3 || len(w.endpoints.m) != 2 || len(w.attached) != 2 {
 				t.Errorf("devices %v, %d endpoints, %d attachments", w.ours(), len(w.endpoints.m), len(w.attached))
@@ -145,7 +145,8 @@ func TestResyncRepairs(t *testing.T) {
 	}
 }
 
-// A filter that the kernel says is gone is restored without a look at all.
+// A filter is restored as soon as the kernel reports its removal, without reading the
+// attachments.
 func TestSuspects(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -174,7 +175,7 @@ func TestSuspects(t *testing.T) {
 	w.apply(p)
 	check(0)
 	if w.attached[at] {
-		t.Error("attached again though the endpoint is gone")
+		t.Error("attached again though the endpoint was removed")
 	}
 }
 
@@ -230,7 +231,7 @@ func TestUplinksAreFollowed(t *testing.T) {
 		t.Errorf("flows just after the address changed: %v", w.flows)
 	}
 	ip(t, "addr", "flush", "dev", "up0")
-	v4 := netip.MustParseAddr("192.0.2.10") // the lowest of those it had
+	v4 := netip.MustParseAddr("192.0.2.10") // the lowest of its former addresses
 	check(dp.Uplink{IfIndex: up0.Index, IPv4: v4, IPv6: v6})
 	ip(t, "link", "set", "up0", "down")
 	w.r.linger = 0
@@ -244,15 +245,15 @@ func TestUplinksAreFollowed(t *testing.T) {
 	ip(t, "addr", "flush", "dev", "up0")
 	w.resync()
 	check()
-	// Unnumbered, but a route leads there.
+	// Without an address, but with a route.
 	ip(t, "route", "add", "198.51.100.0/24", "dev", "up0")
 	check(dp.Uplink{IfIndex: up0.Index})
 	ip(t, "link", "del", "up0")
 	check()
 }
 
-// A verb attaches a filter to an endpoint, which no check touches; it becomes a link when
-// no verb came for a while, or by the next daemon.
+// A verb attaches a filter to an endpoint, and checks keep it. It becomes a tcx link when no verb
+// ran for a while, or at the next daemon's start.
 func TestAttachedForGood(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
@@ -283,7 +284,7 @@ func TestAttachedForGood(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.r.Run(ctx) }()
-	for range 8 { // verbs that come and go, for longer than one would be waited for
+	for range 8 { // verbs in sequence, for longer than promoteDelay
 		before := last
 		last = time.Now()
 		p.publish(1, e, netip.Addr{}, 80, 1)
@@ -321,7 +322,7 @@ func TestRunRepairsAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.r.Run(ctx) }()
-	time.Sleep(100 * time.Millisecond) // until the watch stands; or the ticker finds it
+	time.Sleep(100 * time.Millisecond) // until the watch runs; otherwise the ticker finds it
 	l := w.link(rtnl.EndpointAlias(e.ID))
 	watch := machine.Start()
 	defer watch.Stop()
@@ -339,13 +340,13 @@ func TestRunRepairsAtOnce(t *testing.T) {
 	}
 }
 
-// Only a filter that others removed is looked after.
+// Only the removal of a filter by others causes a check.
 func TestOwnRemovalIsNoNews(t *testing.T) {
 	var s suspects
 	s.expectRemoval(5)
 	for i, want := range []bool{false, true} {
 		if got := s.add(5); got != want {
-			t.Errorf("removal %d of a filter is netnsEvents: %t, want %t", i+1, got, want)
+			t.Errorf("removal %d of a filter causes a check: %t, want %t", i+1, got, want)
 		}
 	}
 	if got := s.take(); len(got) != 1 || !got[5] {

@@ -12,31 +12,30 @@ import (
 	"github.com/fairlead-net/fairlead/loader"
 )
 
-// The rhythm of Run. Whatever breaks is repaired within 5 s: devices and
-// addresses, on the host and in sandboxes, when the kernel tells, the rest at
-// the next tick.
+// The timing of Run. Any damage is repaired within 5 s: devices and addresses, on the host and in
+// sandboxes, after an event of the kernel, the rest at the next tick.
 const (
 	tick     = 2 * time.Second
-	settle   = 100 * time.Millisecond // after a change, for the others that follow
+	settle   = 100 * time.Millisecond // after a change, to collect those that follow
 	distance = 500 * time.Millisecond // between checks, however much changes
-	retry    = time.Second            // of a watch that ended, first
-	maxRetry = time.Minute            // and at last
+	retry    = time.Second            // of a watch that ended, initially
+	maxRetry = time.Minute            // and at most
 
-	// maxHostReads bounds how often a look at the host is repeated while it changes.
+	// maxHostReads bounds how often the host is read without the lock while it changes.
 	maxHostReads = 2
 )
 
-// thoroughness is how far a check of the host's side goes.
+// thoroughness is the scope of a check of the host's side.
 type thoroughness int
 
 const (
 	quick thoroughness = iota // devices, addresses, uplinks
-	full                      // and attachments and tables
+	full                      // also attachments and tables
 )
 
-// Resync reads everything back (devices, addresses, sysctls, attachments,
-// tables, and the insides of all sandboxes), repairs what is not as the last
-// snapshot says, and returns what it repaired.
+// Resync reads everything back (devices, addresses, sysctls, attachments, tables, and the network
+// namespaces of all sandboxes), repairs what differs from the last snapshot, and returns what it
+// repaired.
 func (r *Reconciler) Resync(ctx context.Context) (Repairs, error) {
 	repairs, err := r.check(ctx, full)
 	if err != nil {
@@ -59,7 +58,7 @@ func (r *Reconciler) unfinished() bool {
 	return r.rerun
 }
 
-// Run keeps the kernel as the last snapshot says until ctx ends.
+// Run keeps the kernel in the state of the last snapshot until ctx ends.
 func (r *Reconciler) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -103,7 +102,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-due:
 		case <-ticker.C:
 			how = full
-			// Errors are logged where they arise, here and below.
+			// Errors are logged where they occur, here and below.
 			_, _ = r.checkSandboxes(ctx, r.nextSandboxes(sandboxesPerTick))
 		}
 		due = nil
@@ -112,7 +111,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	}
 }
 
-// wake puts a token into c, unless there is one.
+// wake puts a token into c unless c has one.
 func wake(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -120,8 +119,7 @@ func wake(c chan<- struct{}) {
 	}
 }
 
-// keep runs a watch anew whenever it ends, until ctx does: later and later
-// while that does not help.
+// keepWatching restarts a watch whenever it ends, with increasing delay, until ctx ends.
 func (r *Reconciler) keepWatching(ctx context.Context, what string, watch func() error) {
 	for wait := retry; ctx.Err() == nil; wait = min(2*wait, maxRetry) {
 		start := time.Now()
@@ -132,7 +130,7 @@ func (r *Reconciler) keepWatching(ctx context.Context, what string, watch func()
 		if time.Since(start) > maxRetry {
 			wait = retry
 		}
-		r.log.Warn("changes are noticed late until the watch works again", "over", what, "in", wait, "err", err)
+		r.log.Warn("watch ended; changes are noticed late until it is restarted", "watch", what, "in", wait, "err", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -140,7 +138,7 @@ func (r *Reconciler) keepWatching(ctx context.Context, what string, watch func()
 	}
 }
 
-// check compares the host's side with what should be, and repairs it.
+// check compares the host's side with the snapshot, and repairs it.
 func (r *Reconciler) check(ctx context.Context, how thoroughness) (Repairs, error) {
 	repairs, err := r.checkOnce(ctx, how)
 	if err == nil && r.unfinished() {
@@ -151,13 +149,12 @@ func (r *Reconciler) check(ctx context.Context, how thoroughness) (Repairs, erro
 	return repairs, err
 }
 
-// checkOnce reads before it takes the lock, so that no verb waits for long:
-// what was read of attachments may be a moment old, but attaching and detaching
-// once too often changes nothing.
+// checkOnce reads before it takes the lock, so that verbs do not wait long. The list of
+// attachments may be slightly outdated, but a redundant attach or detach changes nothing.
 func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (Repairs, error) {
 	start := time.Now()
 	if !r.started() {
-		return newRepairs(), nil // nothing is known yet of what should be
+		return newRepairs(), nil // no snapshot to compare with yet
 	}
 	var errs [2]error
 	var attached []loader.Attachment
@@ -190,7 +187,7 @@ func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (Repairs, 
 	return p.repairs, err
 }
 
-// checkHost repairs what is not right of what the pass saw.
+// checkHost repairs what the pass found to differ.
 func (p *pass) checkHost(how thoroughness, attached []loader.Attachment) error {
 	errs := []error{p.sweep()}
 	p.findDirty()
@@ -210,9 +207,9 @@ func (r *Reconciler) started() bool {
 	return r.snap != nil
 }
 
-// readHostLocked looks at the host and returns, with the lock held, what is there now.
-// It looks without the lock, and again if a pass changed something meanwhile;
-// only when that goes on, everybody waits.
+// readHostLocked reads the host's state and returns with the lock held. It reads without the
+// lock, and again if a pass ran meanwhile; after maxHostReads attempts it reads with the lock
+// held.
 func (r *Reconciler) readHostLocked() (hostState, error) {
 	for range maxHostReads {
 		r.mu.Lock()
@@ -229,19 +226,19 @@ func (r *Reconciler) readHostLocked() (hostState, error) {
 	return readHost(r.nl)
 }
 
-// logCheckErr logs what keeps a check from being complete, once.
+// logCheckErr logs an error that keeps a check from completing, unless it logged it last time.
 func (r *Reconciler) logCheckErr(err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
 	if text != "" && text != r.lastCheckErr {
-		r.log.Error("check of the kernel's objects is not complete", "err", err)
+		r.log.Error("check of the kernel's objects is incomplete", "err", err)
 	}
 	r.lastCheckErr = text
 }
 
-// finish keeps account of a pass that repairs.
+// finish records a pass that repairs.
 func (r *Reconciler) finish(p *pass, operation string, start time.Time, err error) {
 	gone := 0
 	for _, b := range r.sandboxes {
@@ -258,8 +255,8 @@ func (r *Reconciler) finish(p *pass, operation string, start time.Time, err erro
 	r.done(operation, start, err)
 }
 
-// findDirty takes into the pass what is not as it should be: by what the pass
-// looked up, or because an earlier pass failed.
+// findDirty adds to the pass what needs a repair: what differs from the state that the pass read,
+// and what an earlier pass failed on.
 func (p *pass) findDirty() {
 	for id, n := range p.r.networks {
 		if n.want == nil {
@@ -272,7 +269,7 @@ func (p *pass) findDirty() {
 			p.touchNetwork(n)
 			continue
 		}
-		p.hostPorts[id] = [2]rtnl.Link{gw, dp} // compared, and nothing done if right
+		p.hostPorts[id] = [2]rtnl.Link{gw, dp} // compared; no change if they match
 	}
 	for id, e := range p.r.endpoints {
 		if e.want == nil {
@@ -288,7 +285,7 @@ func (p *pass) findDirty() {
 		p.hostEnds[id] = l
 		b := p.r.sandboxes[e.want.SandboxID]
 		if b != nil && (!l.Running || p.isTracked(b, e)) {
-			p.boxes[b.id] = b // the other end is down, or somewhere else, or an engine took it
+			p.boxes[b.id] = b // the other end is down or was moved, possibly by an engine
 		}
 	}
 	for id, b := range p.r.sandboxes {

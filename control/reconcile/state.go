@@ -11,21 +11,21 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// network is what was made of a model.Network.
+// network is what was created for a model.Network.
 type network struct {
 	id       string
-	want     *model.Network // nil: to be removed
-	gateway  uint32         // ifindex of the end with the addresses; 0: not there
+	want     *model.Network // nil if it is to be removed
+	gateway  uint32         // ifindex of the end with the addresses; 0 if it does not exist
 	hostPort uint32         // ifindex of the end with the program
 	entries  entries
-	macs     map[netip.Addr]model.MAC // that addresses of members have, or had last
-	dirty    bool                     // something is still to be done
-	lastErr  string                   // what, as it was logged
+	macs     map[netip.Addr]model.MAC // current or last MACs of members' addresses
+	dirty    bool                     // needs a repair
+	lastErr  string                   // as logged; "" if there is none
 }
 
 func (n *network) usable() bool { return n.want != nil && n.hostPort != 0 }
 
-// hostPortSpec is what the host port shall be like.
+// hostPortSpec returns the wanted configuration of the host port.
 func (n *network) hostPortSpec() rtnl.HostPort {
 	return rtnl.HostPort{
 		NetworkID: n.id, MAC: n.want.GatewayMAC, MTU: mtu(n.want),
@@ -33,7 +33,7 @@ func (n *network) hostPortSpec() rtnl.HostPort {
 	}
 }
 
-// mtu of a network's devices.
+// mtu returns the MTU of a network's devices.
 func mtu(n *model.Network) int {
 	if n.MTU == 0 {
 		return model.DefaultMTU
@@ -41,40 +41,39 @@ func mtu(n *model.Network) int {
 	return n.MTU
 }
 
-// sandbox is what was made of a model.Sandbox.
+// sandbox is what was created for a model.Sandbox.
 type sandbox struct {
 	id        string
 	want      *model.Sandbox
 	dirty     bool
-	gone      bool // its namespace is not there
+	gone      bool // its namespace does not exist
 	goneAt    time.Time
-	untracked []uint32 // inner ends whose packets are not tracked
-	number    int32    // by which the watch over sandboxes knows it; -1: it does not
+	untracked []uint32 // inner ends whose packets are exempt from connection tracking
+	number    int32    // in the watch of namespaces; -1 if it is not watched
 	lastErr   string
 }
 
-// managesNetNS reports whether there is a namespace to configure: none with the
-// host's, another sandbox's is configured there, and a foreign one's by the
-// container engine.
+// managesNetNS reports whether Fairlead configures the sandbox's namespace. It does not if the
+// sandbox uses the host's namespace, if it shares another sandbox's, or if an engine manages it.
 func (b *sandbox) managesNetNS() bool {
 	return b.want != nil && !b.want.Foreign && b.want.NetNS != "" && (b.want.Owned || !isShared(b.want))
 }
 
-// endpoint is what was made of a model.Endpoint.
+// endpoint is what was created for a model.Endpoint.
 type endpoint struct {
 	id        string
-	want      *model.Endpoint // nil: to be removed
-	hostIf    uint32          // ifindex of the host end; 0: not there
+	want      *model.Endpoint // nil if it is to be removed
+	hostIf    uint32          // ifindex of the host end; 0 if it does not exist
 	peerIf    uint32          // of the end in the sandbox
-	published bool            // its entries say that a published port leads here
-	finished  bool            // bears its alias: the inside was configured
+	published bool            // its entries have the flag for published ports
+	finished  bool            // has its alias: the end in the sandbox was configured
 	entries   entries
 	dirty     bool
 	lastErr   string
 }
 
-// wantedEndpoint is an endpoint that shall have devices; nil: there is none, or
-// its sandbox has not joined yet.
+// wantedEndpoint returns an endpoint that should have devices. It returns nil if the endpoint
+// does not exist or has not joined a sandbox yet.
 func wantedEndpoint(s *model.Snapshot, id string) *model.Endpoint {
 	if e := s.Endpoints[id]; e != nil && e.SandboxID != "" {
 		return e
@@ -82,29 +81,29 @@ func wantedEndpoint(s *model.Snapshot, id string) *model.Endpoint {
 	return nil
 }
 
-// isForeign reports whether a container engine moves the endpoint's inner end
-// into its sandbox, and configures it there.
+// isForeign reports whether a container engine moves the endpoint's inner end into its sandbox
+// and configures it there.
 func isForeign(s *model.Snapshot, e *model.Endpoint) bool {
 	b := s.Sandboxes[e.SandboxID]
 	return b != nil && b.Foreign
 }
 
-// publish is what was made of a model.Publish.
+// publish is what was created for a model.Publish.
 type publish struct {
 	id   uint32
 	want *model.Publish
 	runs []portRun
 }
 
-// flowFilter chooses flows to be removed.
+// flowFilter selects flows to remove.
 type flowFilter struct {
-	devices   map[uint32]bool     // host ends that are gone
-	publishes map[uint32]bool     // publishes that are gone or lead elsewhere
+	devices   map[uint32]bool     // host ends that were removed
+	publishes map[uint32]bool     // publishes that were removed or have another backend now
 	addrs     map[netip.Addr]bool // addresses the host lost
 	members   map[member]bool     // addresses that endpoints lost
 }
 
-// member is an address of an endpoint with the host end given.
+// member is an address of the endpoint that has the given host end.
 type member struct {
 	device uint32
 	addr   netip.Addr
@@ -142,8 +141,8 @@ func (f *flowFilter) merge(o *flowFilter) {
 	}
 }
 
-// match reports whether the flow belongs to something that is gone. An
-// address counts where the flow was translated to it, or came to it.
+// match reports whether the flow belongs to something that was removed. A host address matters if
+// the flow is source-NATed to it or was addressed to it.
 func (f *flowFilter) match(fl maps.Flow) bool {
 	return f.devices[fl.InIf] || f.devices[fl.OutIf] || f.publishes[fl.Publish] ||
 		fl.NATSrc && f.addrs[fl.Reply.Dst.Addr()] || fl.NATDst && f.addrs[fl.Orig.Dst.Addr()] ||

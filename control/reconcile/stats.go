@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Kinds of repairs: what others broke and a pass put right.
+// Kinds of repairs.
 const (
 	RepairDevice    = "device"    // missing, down, or with another MAC or MTU
 	RepairAddress   = "address"   // of a gateway or in a sandbox
@@ -17,10 +17,10 @@ const (
 	RepairEntry     = "entry"     // of a control-owned table
 	RepairProgram   = "program"   // detached
 	RepairRule      = "rule"      // that exempts a device from connection tracking
-	RepairNamespace = "namespace" // an owned one, gone
+	RepairNamespace = "namespace" // owned by Fairlead, missing
 )
 
-// Repairs counts repairs by kind. Every kind is there, also with 0.
+// Repairs counts repairs by kind. Every kind is present, even if it is 0.
 type Repairs map[string]uint64
 
 func newRepairs() Repairs {
@@ -39,7 +39,7 @@ func (r Repairs) add(o Repairs) {
 	}
 }
 
-// Total is the number of repairs of all kinds.
+// Total returns the number of repairs of all kinds.
 func (r Repairs) Total() uint64 {
 	var n uint64
 	for _, v := range r {
@@ -48,18 +48,17 @@ func (r Repairs) Total() uint64 {
 	return n
 }
 
-// Stats is what a Reconciler did so far.
+// Stats are statistics of a Reconciler.
 type Stats struct {
 	Applies, Resyncs          uint64
 	ApplyErrors, ResyncErrors uint64
-	LastApply, LastResync     time.Duration     // how long it took
+	LastApply, LastResync     time.Duration     // durations
 	Repairs                   map[string]uint64 // by kind
 	LastError                 string            // of the last operation that failed
-	GoneSandboxes             int               // whose namespace is not there
+	GoneSandboxes             int               // whose namespace does not exist
 }
 
-// statistics is Stats with its own lock, so that a scrape does not wait for a
-// pass.
+// statistics is Stats with its own lock, so that a scrape does not wait for a pass.
 type statistics struct {
 	mu *sync.Mutex
 	s  *Stats
@@ -102,7 +101,7 @@ func (s statistics) repaired(r Repairs, gone int) {
 	s.s.GoneSandboxes = gone
 }
 
-// Stats returns what was done so far.
+// Stats returns the statistics so far.
 func (r *Reconciler) Stats() Stats {
 	r.stats.mu.Lock()
 	defer r.stats.mu.Unlock()

@@ -12,9 +12,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// sweep removes Fairlead's devices that belong to nothing, and after a start
-// the namespaces that do. It comes first, since their other ends may bear
-// names that are needed.
+// sweep removes Fairlead's devices that belong to no object, and in the first pass the namespaces
+// too. It runs first, since their peers may have names that are needed.
 func (p *pass) sweep() error {
 	wanted := make(map[string]bool)
 	for id, n := range p.s.Networks {
@@ -30,14 +29,14 @@ func (p *pass) sweep() error {
 		}
 		wanted[rtnl.EndpointAlias(id)], wanted[rtnl.EndpointDevice(id)] = true, true
 		if isForeign(p.s, e) {
-			wanted[e.IfName] = true // until the engine takes it, and when it gave it back
+			wanted[e.IfName] = true // until the engine moves it, and after the engine moved it back
 		}
 	}
 	var stale []uint32
 	for _, l := range p.links {
-		// A half-made one that is wanted is dealt with where it is made.
+		// An unfinished device that is wanted is handled where devices are created.
 		if l.Ours() && !wanted[l.Alias] && (l.Alias != "" || !wanted[l.Name]) {
-			p.r.log.Info("leftover device removed", "device", l.Name, "alias", l.Alias)
+			p.r.log.Info("removed leftover device", "device", l.Name, "alias", l.Alias)
 			stale = append(stale, l.Index)
 		}
 	}
@@ -64,7 +63,7 @@ func (p *pass) sweepNamespaces() error {
 	for _, f := range files {
 		path := filepath.Join(p.r.cfg.NetNSDir, f.Name())
 		if !wanted[path] && !f.IsDir() {
-			p.r.log.Info("leftover network namespace removed", "path", path)
+			p.r.log.Info("removed leftover network namespace", "path", path)
 			errs = append(errs, rtnl.RemoveNetNS(path))
 		}
 	}

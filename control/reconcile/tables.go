@@ -13,8 +13,8 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// syncTables reads the tables of networks, endpoints and publishes back and
-// makes them exactly what the objects have in them.
+// syncTables reads the tables of networks, endpoints and publishes back and makes them contain
+// exactly the objects' entries.
 func (p *pass) syncTables() error {
 	var all entries
 	for _, n := range p.r.networks {
@@ -38,7 +38,7 @@ func (p *pass) syncTables() error {
 	return err
 }
 
-// verify reads the same tables back and restores what others changed.
+// verify reads the same tables back and restores entries that others changed.
 func (t *Tables) verify() (restored int, err error) {
 	var errs []error
 	for _, verify := range []func() (int, error){
@@ -53,15 +53,14 @@ func (t *Tables) verify() (restored int, err error) {
 
 func syncTable[E any](p *pass, t Table[E], es []E) error {
 	written, deleted, err := t.Sync(es)
-	if !p.r.unsynced { // otherwise nobody else need have changed anything
+	if !p.r.unsynced { // otherwise the difference may be due to the failed write
 		p.count(RepairEntry, written+deleted)
 	}
 	return err
 }
 
-// checkUplinks finds the uplinks and the host's addresses and brings their
-// tables up to date. Uplinks come and go by themselves: only an entry that
-// changed although they did not is a repair.
+// checkUplinks finds the uplinks and the host's addresses and updates their tables. Uplinks may
+// change at any time: only an entry that changed although they did not is a repair.
 func (p *pass) checkUplinks() error {
 	routed, err := p.routedDevices()
 	if err != nil {
@@ -78,7 +77,7 @@ func (p *pass) checkUplinks() error {
 	slices.SortFunc(ups, func(a, b rtnl.Uplink) int { return int(a.IfIndex) - int(b.IfIndex) })
 	same := slices.Equal(ups, p.r.uplinks)
 	if !same {
-		p.r.log.Info("uplinks", "devices", describe(ups))
+		p.r.log.Info("found uplinks", "devices", describe(ups))
 	}
 	entries := make([]maps.Uplink, len(ups))
 	for i, u := range ups {
@@ -99,7 +98,7 @@ func (p *pass) checkUplinks() error {
 	return err
 }
 
-// describe names uplinks, with their addresses, for the log.
+// describe returns names and addresses of uplinks, for the log.
 func describe(ups []rtnl.Uplink) []string {
 	names := []string{}
 	for _, u := range ups {
@@ -108,9 +107,8 @@ func describe(ups []rtnl.Uplink) []string {
 	return names
 }
 
-// routedDevices tells the devices routes lead through. Tables of routes can be
-// huge, so they are read only if there is a device that nothing else can tell
-// about.
+// routedDevices returns the candidate devices that have routes. Routing tables can be huge, so
+// they are read only if nothing else shows whether a device is an uplink.
 func (p *pass) routedDevices() (map[uint32]bool, error) {
 	candidates := make(map[uint32]bool)
 	for _, l := range p.links {
@@ -124,7 +122,7 @@ func (p *pass) routedDevices() (map[uint32]bool, error) {
 	routed := make(map[uint32]bool)
 	err := p.r.nl.Routes(func(r rtnl.Route) bool {
 		for _, d := range r.Devices {
-			// Every device has routes to its own link's addresses.
+			// Every device has routes to the addresses of its own link.
 			if candidates[d] && !r.Dst.Addr().IsLinkLocalUnicast() && !r.Dst.Addr().IsMulticast() {
 				routed[d] = true
 			}
@@ -134,8 +132,8 @@ func (p *pass) routedDevices() (map[uint32]bool, error) {
 	return routed, err
 }
 
-// noteHostAddrs notes the addresses of the host's own devices. Flows that depend
-// on one that is gone for good are removed.
+// noteHostAddrs records the addresses of the host's own devices. It schedules the removal of
+// flows of addresses that will not come back.
 func (p *pass) noteHostAddrs() {
 	ours := make(map[uint32]bool)
 	for _, l := range p.links {
@@ -158,9 +156,9 @@ func (p *pass) noteHostAddrs() {
 	p.r.hostAddrs = now
 }
 
-// warnOverlaps says once which other device of the host lives in a network's subnet. A
-// new network avoids the subnets that the host has; a container engine that starts later
-// brings its own back.
+// warnOverlaps warns once about each other device of the host that has an address in a network's
+// subnet. A new network avoids the host's subnets, but a container engine that starts later
+// restores its own.
 func (p *pass) warnOverlaps() {
 	others := make(map[uint32]string) // names of devices
 	for _, l := range p.links {
@@ -184,9 +182,9 @@ func (p *pass) warnOverlaps() {
 					continue
 				}
 				if now[o] = true; !p.r.overlaps[o] {
-					p.r.log.Warn("a device of the host is in a network's subnet: packets to either go astray",
+					p.r.log.Warn("host device overlaps a network's subnet; traffic to either may be misrouted",
 						"network", n.want.Name, "subnet", s.Prefix, "device", device, "address", a.Prefix,
-						"remedy", "make one of the two anew with another subnet")
+						"remedy", "recreate one of the two with another subnet")
 				}
 			}
 		}
@@ -194,14 +192,13 @@ func (p *pass) warnOverlaps() {
 	p.r.overlaps = now
 }
 
-// overlap is a network by ID, and a device that is not Fairlead's.
+// overlap is a network, by ID, and a device that is not Fairlead's.
 type overlap struct {
 	network string
 	device  uint32
 }
 
-// writeHostAddrs writes the table of the host's addresses: those it has by
-// itself, and those of the host ports.
+// writeHostAddrs writes the table of the host's addresses: its own, and those of the host ports.
 func (p *pass) writeHostAddrs() error {
 	all := make(map[netip.Addr]bool)
 	for a := range p.r.hostAddrs {
@@ -231,8 +228,8 @@ func (p *pass) writeHostAddrs() error {
 	return err
 }
 
-// writeHostNets writes the table of the prefixes whose every address is the host's. As uplinks,
-// they come and go by themselves.
+// writeHostNets writes the table of the prefixes all of whose addresses are the host's own. Like
+// uplinks, they may change at any time.
 func (p *pass) writeHostNets() error {
 	nets := make([]maps.Subnet, len(p.local))
 	for i, prefix := range p.local {
@@ -246,20 +243,20 @@ func (p *pass) writeHostNets() error {
 	return err
 }
 
-// checkCgroup makes sure the socket programs are attached.
+// checkCgroup makes sure that the socket programs are attached.
 func (p *pass) checkCgroup() error {
 	changed, err := p.r.dp.AttachCgroup()
 	p.count(RepairProgram, changed)
 	return err
 }
 
-// place is where a program is attached.
+// place is a device and a hook to attach a program to.
 type place struct {
 	ifindex int
 	hook    loader.Hook
 }
 
-// places are where programs shall be attached.
+// places returns where programs should be attached.
 func (r *Reconciler) places() map[place]bool {
 	all := make(map[place]bool)
 	for _, n := range r.networks {

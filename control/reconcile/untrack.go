@@ -10,18 +10,18 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// isTracked reports whether the kernel tracks an endpoint's packets in its sandbox,
-// as far as is known, though its network does not want that.
+// isTracked reports whether, as far as is known, the kernel tracks connections of an endpoint in
+// its sandbox although its network is untracked.
 func (p *pass) isTracked(b *sandbox, e *endpoint) bool {
 	n := p.r.networks[e.want.NetworkID]
 	return n != nil && n.want != nil && n.want.Untracked && !slices.Contains(b.untracked, e.peerIf)
 }
 
-// untrack sees to it that in a sandbox's namespace the packets of networks that want
-// that are not tracked. What a container engine did not take yet comes when it is up.
+// untrack exempts the devices of untracked networks in a sandbox's namespace from connection
+// tracking. A device that an engine has not moved yet is exempted once it is up.
 func (p *pass) untrack(b *sandbox, members []*endpoint) error {
 	var devices []uint32
-	var outer rtnl.Link // a host end of an engine's
+	var outer rtnl.Link // a host end of an engine-managed sandbox
 	for _, e := range members {
 		n := p.r.networks[e.want.NetworkID]
 		if n == nil || n.want == nil || !n.want.Untracked {
@@ -40,13 +40,13 @@ func (p *pass) untrack(b *sandbox, members []*endpoint) error {
 		devices = append(devices, e.peerIf)
 	}
 	if len(devices) == 0 && (b.want.Foreign || len(b.untracked) == 0) {
-		b.untracked = nil // of a container that ended, or left the network: the rules name no device
+		b.untracked = nil // the container ended or left the network
 		return nil
 	}
 	slices.Sort(devices)
 	ns, err := p.openNetNS(b, outer)
 	if err != nil {
-		return fmt.Errorf("connections in the sandbox are tracked: %w", err)
+		return fmt.Errorf("install notrack rules: %w", err)
 	}
 	defer ns.Close()
 	changed, err := rtnl.Untrack(ns, devices)
@@ -60,7 +60,8 @@ func (p *pass) untrack(b *sandbox, members []*endpoint) error {
 	return nil
 }
 
-// openNetNS opens a sandbox's namespace; an engine's is where the other end of a device is.
+// openNetNS opens a sandbox's namespace. An engine-managed one is found as the namespace of the
+// peer of outer.
 func (p *pass) openNetNS(b *sandbox, outer rtnl.Link) (*rtnl.NetNS, error) {
 	if b.want.Foreign {
 		return p.r.nl.PeerNetNS(outer)

@@ -16,13 +16,13 @@ import (
 	"github.com/fairlead-net/fairlead/loader"
 )
 
-// linger is how long an address that is gone keeps its flows, and a device that lost all that
-// made it an uplink its programs: what goes down, is made anew or gets its addresses anew is
-// back by then, and so the flows never meet the host's stack, which would reset them. While a
-// device is down, the time does not pass.
+// linger is how long flows outlive their host address, and programs a device that stopped being
+// an uplink. A device that goes down, is recreated or gets its addresses again is back by then,
+// so that the flows never reach the host's stack, which would reset them. The time does not count
+// while the device is down.
 const linger = 10 * time.Second
 
-// lostAddrs are addresses that the host had.
+// lostAddrs are addresses that the host no longer has.
 type lostAddrs map[netip.Addr]lostAddr
 
 type lostAddr struct {
@@ -37,8 +37,8 @@ func (m *lostAddrs) add(a netip.Addr, device uint32) {
 	(*m)[a] = lostAddr{device, time.Now()}
 }
 
-// expired forgets the addresses that are back, and returns, to forget them too, those that
-// will not come back.
+// expired removes the addresses that are back from m, and removes and returns those that were
+// lost for longer than linger.
 func (m lostAddrs) expired(now map[netip.Addr]uint32, links []rtnl.Link, linger time.Duration) (list []netip.Addr) {
 	for a, lost := range m {
 		if _, ok := now[a]; ok {
@@ -55,7 +55,7 @@ func (m lostAddrs) expired(now map[netip.Addr]uint32, links []rtnl.Link, linger 
 	return list
 }
 
-// addrs are those addresses, as ones that cannot be used just now.
+// addrs returns these addresses, marked as tentative.
 func (m lostAddrs) addrs() []rtnl.Addr {
 	list := make([]rtnl.Addr, 0, len(m))
 	for a, lost := range m {
@@ -72,8 +72,8 @@ func isDown(links []rtnl.Link, which func(rtnl.Link) bool) bool {
 	return slices.ContainsFunc(links, func(l rtnl.Link) bool { return !l.Up && which(l) })
 }
 
-// keptUplinks are names of devices that are uplinks, or were a moment ago. It is asked by the
-// watch, which does not wait for passes.
+// keptUplinks are names of devices that are uplinks, or were within linger. The watch reads it
+// and does not wait for passes, so it has its own lock.
 type keptUplinks struct {
 	mu     sync.Mutex
 	byName map[string]keptUplink
@@ -81,10 +81,10 @@ type keptUplinks struct {
 
 type keptUplink struct {
 	index uint32    // of the device with programs
-	last  time.Time // when it was an uplink by its own right
+	last  time.Time // when it last was an uplink by its own addresses or routes
 }
 
-// note remembers the uplinks there are.
+// note records the current uplinks.
 func (k *keptUplinks) note(ups []rtnl.Uplink, links []rtnl.Link, linger time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -116,8 +116,8 @@ func (k *keptUplinks) names() map[string]bool {
 	return names
 }
 
-// isNew reports whether a device bears the name of an uplink, or a pinned one, and is not
-// known.
+// isNew reports whether a device has the name of an uplink, or a pinned name, and is not known
+// yet.
 func (k *keptUplinks) isNew(l rtnl.Link, pinned []string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -125,8 +125,8 @@ func (k *keptUplinks) isNew(l rtnl.Link, pinned []string) bool {
 	return (ok || slices.Contains(pinned, l.Name)) && kept.index != l.Index
 }
 
-// uplinkPlaces are where programs shall be attached at uplinks, in the order that lets
-// nothing of a flow arrive at the host's stack.
+// uplinkPlaces returns where programs should be attached at uplinks, in an order in which no
+// packet of a flow reaches the host's stack.
 func (r *Reconciler) uplinkPlaces() (list []place) {
 	for _, u := range r.uplinks {
 		if !u.ReceivesBelow {
@@ -139,16 +139,16 @@ func (r *Reconciler) uplinkPlaces() (list []place) {
 	return list
 }
 
-// uplinkQueueLen are devices that may be uplinks which are new, for uplinkLoop.
+// uplinkQueueLen bounds the queue of possible new uplinks for uplinkLoop.
 const uplinkQueueLen = 64
 
-// watchHost has the kernel send of changes until ctx ends: of those that can make an uplink,
-// uplinkLoop; of the rest, changed.
+// watchHost watches the host until ctx ends. It sends possible new uplinks to uplinks, for
+// uplinkLoop, and wakes changed for everything else.
 func (r *Reconciler) watchHost(ctx context.Context, changed chan<- struct{}, uplinks chan<- uint32) error {
 	send := func(index uint32) {
 		select {
 		case uplinks <- index:
-		default: // the check that changed asks for sees it
+		default: // the check that changed wakes finds it
 		}
 	}
 	return r.nl.Watch(ctx, rtnl.Listener{
@@ -167,8 +167,8 @@ func (r *Reconciler) watchHost(ctx context.Context, changed chan<- struct{}, upl
 	})
 }
 
-// uplinkLoop attaches programs to new uplinks without waiting for the next check: until then
-// packets of flows would meet the host's stack.
+// uplinkLoop attaches programs to new uplinks without waiting for the next check: until they are
+// attached, packets of flows would reach the host's stack.
 func (r *Reconciler) uplinkLoop(ctx context.Context, uplinks <-chan uint32) {
 	for {
 		select {
@@ -176,16 +176,16 @@ func (r *Reconciler) uplinkLoop(ctx context.Context, uplinks <-chan uint32) {
 			return
 		case index := <-uplinks:
 			if l, err := r.nl.Link(index); err != nil || l.Ours() {
-				continue // gone, or a gateway
+				continue // deleted, or a gateway
 			}
 			if err := r.attachUplinks(ctx); err != nil {
-				r.log.Debug("new uplinks wait for the next check", "err", err)
+				r.log.Debug("cannot attach to new uplinks before the next check", "err", err)
 			}
 		}
 	}
 }
 
-// attachUplinks finds the uplinks and attaches their programs where there are none.
+// attachUplinks finds the uplinks and attaches missing programs.
 func (r *Reconciler) attachUplinks(ctx context.Context) error {
 	if !r.started() {
 		return nil

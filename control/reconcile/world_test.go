@@ -25,26 +25,25 @@ import (
 	dp "github.com/fairlead-net/fairlead/maps"
 )
 
-// errFault is what faults return.
+// errFault is the error of injected faults.
 var errFault = errors.New("fault")
 
-// world is a host of the test's own: a network namespace, and a datapath that
-// only remembers.
+// world is a test's own host: a network namespace, and a datapath that only records.
 type world struct {
 	tb  testing.TB
 	dir string
 	nl  *rtnl.Handle
 	r   *Reconciler
 
-	writes int // to tables, and attachments, that changed something
-	fault  int // the number of calls until one fails; 0: none does
+	writes int // to tables, and of attachments, that changed something
+	fault  int // the number of calls until one fails; 0 means never
 
 	attached    map[place]bool
 	provisional map[place]bool // of the attached: filters
 	cgroup      bool
 	commits     int
 	flows       []dp.Flow
-	reset       []uint32 // networks whose counters were
+	reset       []uint32 // networks whose counters were reset
 
 	endpoints  *fakeTable[dp.Endpoint, uint32]
 	fdb        *fakeTable[dp.FDBEntry, fdbKey]
@@ -93,7 +92,7 @@ func newWorld(tb testing.TB) *world {
 
 func (w *world) netnsDir() string { return filepath.Join(w.dir, "netns") }
 
-// restart replaces the reconciler by one that knows nothing.
+// restart replaces the reconciler by a new one.
 func (w *world) restart() {
 	log := slog.New(slog.NewTextHandler(testLog{w.tb}, nil))
 	w.r = New(Config{NetNSDir: w.netnsDir(), Log: log}, w, Tables{
@@ -109,7 +108,7 @@ func (l testLog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// trip counts down to the fault.
+// trip counts calls down to the injected fault.
 func (w *world) trip() error {
 	if w.fault > 0 {
 		if w.fault--; w.fault == 0 {
@@ -193,8 +192,7 @@ func (w *world) ResetTraffic(net uint32) error {
 	return w.trip()
 }
 
-// plan builds snapshots; each call of snapshot gives a new one that shares
-// what did not change.
+// plan builds snapshots. Each call of snapshot returns a new one that shares what did not change.
 type plan struct {
 	w    *world
 	s    model.Snapshot
@@ -220,7 +218,7 @@ func (p *plan) snapshot() *model.Snapshot {
 
 func id(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) }
 
-// network adds one of both families; index is also in its addresses.
+// network adds a dual-stack network; index is also in its addresses.
 func (p *plan) network(name string, index byte) *model.Network {
 	n := &model.Network{
 		ID: id(name), Name: name, Index: uint32(index), Driver: model.DriverBridge,
@@ -248,7 +246,7 @@ func (p *plan) sandbox(name string) *model.Sandbox {
 	return b
 }
 
-// endpoint attaches a sandbox to a network; the first one has the gateway.
+// endpoint attaches a sandbox to a network. The sandbox's first endpoint has the gateway.
 func (p *plan) endpoint(b *model.Sandbox, n *model.Network) *model.Endpoint {
 	order, used := 0, make(map[int]bool)
 	for _, e := range p.s.Endpoints {
@@ -284,7 +282,7 @@ func (w *world) apply(p *plan) {
 	}
 }
 
-// promoteAll makes links of all filters, as Run does after a while.
+// promoteAll replaces all filters by links, as Run does after a while.
 func (w *world) promoteAll() {
 	w.r.lastApply = time.Time{}
 	for more := true; more; _, more = w.r.promoteOne() {
@@ -338,8 +336,8 @@ func (w *world) ours() []string {
 	return names
 }
 
-// inside runs fn in a sandbox.
-func (w *world) inside(b *model.Sandbox, fn func(h *rtnl.Handle) error) {
+// inNetNS runs fn in a sandbox's namespace.
+func (w *world) inNetNS(b *model.Sandbox, fn func(h *rtnl.Handle) error) {
 	w.tb.Helper()
 	ns, err := rtnl.OpenNetNS(b.NetNS)
 	if err != nil {
