@@ -140,8 +140,8 @@ func TestLimits(t *testing.T) {
 	sends.Bandwidth.Egress = limits().Egress
 	w.apply(p)
 	for _, tt := range []struct {
-		e            *model.Endpoint
-		shaped       bool
+		e             *model.Endpoint
+		shaped        bool
 		host, sandbox string // the rates of the qdiscs; "" if there is none
 	}{{limited, true, "rate 20Mbit", "rate 10Gbit"}, {sends, false, "", "rate 10Gbit"}} {
 		l := w.link(rtnl.EndpointAlias(tt.e.ID))
