@@ -95,7 +95,9 @@ type GCFragEntry struct {
 	Sport   uint16
 	Dport   uint16
 	Proto   uint8
-	Pad     [3]uint8
+	Ask     uint8
+	Answer  uint8
+	Pad     uint8
 	Expires uint32
 }
 
@@ -189,13 +191,15 @@ type GCSubnetKey struct {
 }
 
 type GCTuple struct {
-	_     structs.HostLayout
-	Saddr GCIp
-	Daddr GCIp
-	Sport uint16
-	Dport uint16
-	Proto uint8
-	Pad   [3]uint8
+	_      structs.HostLayout
+	Saddr  GCIp
+	Daddr  GCIp
+	Sport  uint16
+	Dport  uint16
+	Proto  uint8
+	Ask    uint8
+	Answer uint8
+	Pad    uint8
 }
 
 type GCUplink struct {

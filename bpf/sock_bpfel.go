@@ -72,7 +72,9 @@ type SockFragEntry struct {
 	Sport   uint16
 	Dport   uint16
 	Proto   uint8
-	Pad     [3]uint8
+	Ask     uint8
+	Answer  uint8
+	Pad     uint8
 	Expires uint32
 }
 
@@ -157,13 +159,15 @@ type SockSubnetKey struct {
 }
 
 type SockTuple struct {
-	_     structs.HostLayout
-	Saddr SockIp
-	Daddr SockIp
-	Sport uint16
-	Dport uint16
-	Proto uint8
-	Pad   [3]uint8
+	_      structs.HostLayout
+	Saddr  SockIp
+	Daddr  SockIp
+	Sport  uint16
+	Dport  uint16
+	Proto  uint8
+	Ask    uint8
+	Answer uint8
+	Pad    uint8
 }
 
 type SockUplink struct {

@@ -195,7 +195,9 @@ type TCFragEntry struct {
 	Sport   uint16
 	Dport   uint16
 	Proto   uint8
-	Pad     [3]uint8
+	Ask     uint8
+	Answer  uint8
+	Pad     uint8
 	Expires uint32
 }
 
@@ -354,13 +356,15 @@ type TCSubnetKey struct {
 }
 
 type TCTuple struct {
-	_     structs.HostLayout
-	Saddr TCIp
-	Daddr TCIp
-	Sport uint16
-	Dport uint16
-	Proto uint8
-	Pad   [3]uint8
+	_      structs.HostLayout
+	Saddr  TCIp
+	Daddr  TCIp
+	Sport  uint16
+	Dport  uint16
+	Proto  uint8
+	Ask    uint8
+	Answer uint8
+	Pad    uint8
 }
 
 type TCUpFlag uint32

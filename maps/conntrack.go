@@ -17,8 +17,8 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// Tuple is one direction of a flow, as its packets arrive. ICMP echo: the
-// request has its id as source port, the reply as destination port.
+// Tuple is one direction of a flow, as its packets arrive. ICMP: a question
+// has its id as source port, the answer as destination port.
 type Tuple struct {
 	Src, Dst netip.AddrPort
 	Proto    uint8
@@ -33,6 +33,7 @@ func tupleFrom(t bpf.TCTuple) Tuple {
 
 func reverse(t bpf.TCTuple) bpf.TCTuple {
 	t.Saddr, t.Daddr, t.Sport, t.Dport = t.Daddr, t.Saddr, t.Dport, t.Sport
+	t.Ask, t.Answer = t.Answer, t.Ask
 	return t
 }
 
@@ -317,6 +318,6 @@ func (s *keySet) add(k bpf.TCTuple, e bpf.TCCtEntry) {
 func gcTuple(t bpf.TCTuple) bpf.GCTuple {
 	return bpf.GCTuple{
 		Saddr: bpf.GCIp{B: t.Saddr.B}, Daddr: bpf.GCIp{B: t.Daddr.B},
-		Sport: t.Sport, Dport: t.Dport, Proto: t.Proto,
+		Sport: t.Sport, Dport: t.Dport, Proto: t.Proto, Ask: t.Ask, Answer: t.Answer,
 	}
 }

@@ -70,6 +70,15 @@ __noinline int flow_try_port(struct __sk_buff *skb, __u32 now)
 	return flow_claim(f, now);
 }
 
+/* Can the source port of packets *t be another one? It can with TCP and UDP, and the id of a question
+ * of ICMP. */
+static __always_inline bool port_changes(const struct tuple *t)
+{
+	if (t->proto == IPPROTO_ICMP || t->proto == IPPROTO_ICMPV6)
+		return icmp_has_id(t->proto, t->ask);
+	return t->proto != IPPROTO_SCTP && t->sport;
+}
+
 struct port_range {
 	__u32 min;
 	__u32 max;
@@ -104,8 +113,7 @@ static __always_inline bool flow_find_port(struct __sk_buff *skb, struct flow *f
 			count_event(EV_SNAT_RETRY);
 		if (!flow_try_port(skb, now))
 			return true;
-		/* Only a port of TCP and UDP and the id of an ICMP echo request can be changed. */
-		if (f->key.proto == IPPROTO_SCTP || !f->key.sport)
+		if (!port_changes(&f->key))
 			return false;
 	}
 	return false;
@@ -121,6 +129,7 @@ static __always_inline struct flow *flow_prepare(const struct pkt *p, __u32 net,
 	if (!f)
 		return NULL;
 	f->e.xlat = p->t;
+	f->e.xlat.ask |= p->t.answer; /* nobody asked for it: what comes back is no part of it */
 	f->e.in_if = in_if;
 	f->e.out_if = out_if;
 	f->e.publish = 0;

@@ -176,6 +176,8 @@ static __always_inline void frag_remember(const struct pkt *p)
 	v.sport = p->t.sport;
 	v.dport = p->t.dport;
 	v.proto = p->t.proto;
+	v.ask = p->t.ask;
+	v.answer = p->t.answer;
 	v.expires = now_seconds() + frag_lifetime(p);
 	bpf_map_update_elem(&fl_frag, &k, &v, BPF_ANY);
 }

@@ -103,13 +103,7 @@ static __always_inline int icmp_embedded(struct __sk_buff *skb, const struct pkt
 		in->t.sport = h[0];
 		in->t.dport = h[1];
 	} else if (in->t.proto == IPPROTO_ICMP || in->t.proto == IPPROTO_ICMPV6) {
-		__u8 type = bpf_ntohs(h[0]) >> 8;
-		bool is4 = in->t.proto == IPPROTO_ICMP;
-
-		if (is4 ? icmp4_asks(type) : type == ICMPV6_ECHO_REQUEST)
-			in->t.sport = h[2];
-		else if (is4 ? icmp4_answers(type) : type == ICMPV6_ECHO_REPLY)
-			in->t.dport = h[2];
+		icmp_tuple(&in->t, bpf_ntohs(h[0]) >> 8, h[2]);
 	}
 	return 0;
 }

@@ -83,9 +83,9 @@ static __always_inline void tuple_reverse(struct tuple *out, const struct tuple 
 	out->sport = in->dport;
 	out->dport = in->sport;
 	out->proto = in->proto;
-	out->pad[0] = 0;
-	out->pad[1] = 0;
-	out->pad[2] = 0;
+	out->ask = in->answer;
+	out->answer = in->ask;
+	out->pad = 0;
 }
 
 /* One branch instead of seven: each would double the paths the verifier walks. */
@@ -93,7 +93,8 @@ static __always_inline bool tuple_equal(const struct tuple *a, const struct tupl
 {
 	return !((a->saddr.d[0] ^ b->saddr.d[0]) | (a->saddr.d[1] ^ b->saddr.d[1]) |
 		 (a->daddr.d[0] ^ b->daddr.d[0]) | (a->daddr.d[1] ^ b->daddr.d[1]) |
-		 (a->sport ^ b->sport) | (a->dport ^ b->dport) | (a->proto ^ b->proto));
+		 (a->sport ^ b->sport) | (a->dport ^ b->dport) | (a->proto ^ b->proto) |
+		 (a->ask ^ b->ask) | (a->answer ^ b->answer));
 }
 
 /* Folds a sum of words of any size into one of 16 bits. */

@@ -113,7 +113,7 @@ static __always_inline int store_ports(struct __sk_buff *skb, const struct pkt *
 	/* Without options and extension headers they are written in place. */
 	__u32 plain = p->flags & PKT_IP4 ? L3 + sizeof(struct iphdr) : L3 + sizeof(struct ipv6hdr);
 	__be16 ports[2] = { to->sport, to->dport }, *h = DATA(skb, plain);
-	__be16 id = p->t.sport ? to->sport : to->dport;
+	__be16 id = p->t.answer ? to->dport : to->sport;
 
 	if (has_ports(p->t.proto) && p->l4 == plain && (void *)(h + 2) <= DATA_END(skb)) {
 		h[0] = ports[0];

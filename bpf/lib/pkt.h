@@ -32,10 +32,20 @@
 #define ICMP_INFO_REPLY 16
 #define ICMP_ADDRESS 17
 #define ICMP_ADDRESSREPLY 18
+#define ICMP_EXT_ECHO 42 /* RFC 8335 */
+#define ICMP_EXT_ECHOREPLY 43
 #define ICMPV6_PKT_TOOBIG 2
 #define ICMPV6_TIME_EXCEED 3
 #define ICMPV6_ECHO_REQUEST 128
 #define ICMPV6_ECHO_REPLY 129
+#define ICMPV6_NI_QUERY 139 /* RFC 4620 */
+#define ICMPV6_NI_REPLY 140
+#define ICMPV6_DHAAD_REQUEST 144 /* of mobile hosts, RFC 6275 */
+#define ICMPV6_DHAAD_REPLY 145
+#define ICMPV6_MOBILE_PREFIX_SOL 146
+#define ICMPV6_MOBILE_PREFIX_ADV 147
+#define ICMPV6_EXT_ECHO_REQUEST 160 /* RFC 8335 */
+#define ICMPV6_EXT_ECHO_REPLY 161
 
 /* Kinds of TCP options, RFC 9293 section 3.2 and RFC 7323. */
 #define TCPOPT_EOL 0
@@ -111,8 +121,10 @@ static __always_inline bool has_ports(__u8 proto)
 }
 
 /* Does the message carry the packet that it is about? */
-static __always_inline bool icmp4_is_error(__u8 type)
+static __always_inline bool icmp_is_error(__u8 proto, __u8 type)
 {
+	if (proto == IPPROTO_ICMPV6)
+		return type < 128;
 	return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED ||
 	       type == ICMP_PARAMETERPROB || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT;
 }
@@ -123,18 +135,55 @@ static __always_inline bool icmp_redirects(const struct pkt *p)
 	return p->flags & PKT_IP4 && p->icmp_type == ICMP_REDIRECT;
 }
 
-/* Questions with an id that their answer repeats: echo, timestamp, information (RFC 792) and address
- * mask (RFC 950). */
-static __always_inline bool icmp4_asks(__u8 type)
+/* The type of the questions that ICMP of this type answers; 0: it is no answer. */
+static __always_inline __u8 icmp_question(__u8 proto, __u8 type)
 {
-	return type == ICMP_ECHO || type == ICMP_TIMESTAMP || type == ICMP_INFO_REQUEST ||
-	       type == ICMP_ADDRESS;
+	if (proto == IPPROTO_ICMP) {
+		switch (type) {
+		case ICMP_ECHOREPLY:
+			return ICMP_ECHO;
+		case ICMP_TIMESTAMPREPLY:
+		case ICMP_INFO_REPLY:
+		case ICMP_ADDRESSREPLY:
+		case ICMP_EXT_ECHOREPLY:
+			return type - 1;
+		}
+		return 0;
+	}
+	switch (type) {
+	case ICMPV6_ECHO_REPLY:
+	case ICMPV6_NI_REPLY:
+	case ICMPV6_DHAAD_REPLY:
+	case ICMPV6_MOBILE_PREFIX_ADV:
+	case ICMPV6_EXT_ECHO_REPLY:
+		return type - 1;
+	}
+	return 0;
 }
 
-static __always_inline bool icmp4_answers(__u8 type)
+/* Have questions of this type an id, which the answer repeats? It is in one place with all (RFC 792,
+ * RFC 950, and those above). */
+static __always_inline bool icmp_has_id(__u8 proto, __u8 type)
 {
-	return type == ICMP_ECHOREPLY || type == ICMP_TIMESTAMPREPLY || type == ICMP_INFO_REPLY ||
-	       type == ICMP_ADDRESSREPLY;
+	if (proto == IPPROTO_ICMP)
+		return type == ICMP_ECHO || type == ICMP_TIMESTAMP || type == ICMP_INFO_REQUEST ||
+		       type == ICMP_ADDRESS || type == ICMP_EXT_ECHO;
+	return type == ICMPV6_ECHO_REQUEST || type == ICMPV6_DHAAD_REQUEST ||
+	       type == ICMPV6_MOBILE_PREFIX_SOL || type == ICMPV6_EXT_ECHO_REQUEST;
+}
+
+/* Fills what tells flows of ICMP apart; id: the 16 bits where an id would be. */
+static __noinline void icmp_tuple(struct tuple *t, __u8 type, __be16 id)
+{
+	t->answer = icmp_question(t->proto, type);
+	if (!t->answer)
+		t->ask = type;
+	if (!icmp_has_id(t->proto, t->ask | t->answer))
+		return;
+	if (t->answer)
+		t->dport = id;
+	else
+		t->sport = id;
 }
 
 /* Messages whose receiver is on the same link by definition: multicast listener discovery
@@ -241,23 +290,12 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 
 	}
 	/* The type is the first byte of the header on the wire. */
 	p->icmp_type = bpf_ntohs(h.sport) >> 8;
-	if (p->t.proto == IPPROTO_ICMP) {
-		if (icmp4_asks(p->icmp_type))
-			p->t.sport = h.x2;
-		else if (icmp4_answers(p->icmp_type))
-			p->t.dport = h.x2;
-		else if (icmp4_is_error(p->icmp_type))
-			p->flags |= PKT_ICMP_ERROR;
-		return 0;
-	}
-	if (p->icmp_type == ICMPV6_ECHO_REQUEST)
-		p->t.sport = h.x2;
-	else if (p->icmp_type == ICMPV6_ECHO_REPLY)
-		p->t.dport = h.x2;
-	else if (p->icmp_type < 128)
+	if (icmp_is_error(p->t.proto, p->icmp_type))
 		p->flags |= PKT_ICMP_ERROR;
-	else if (icmp6_is_local(p->icmp_type))
+	else if (p->t.proto == IPPROTO_ICMPV6 && icmp6_is_local(p->icmp_type))
 		p->flags |= PKT_ICMP_LOCAL;
+	else
+		icmp_tuple(&p->t, p->icmp_type, h.x2);
 	return 0;
 }
 
@@ -293,6 +331,8 @@ static __always_inline int frag_recall(struct pkt *p)
 	p->t.sport = v->sport;
 	p->t.dport = v->dport;
 	p->t.proto = v->proto;
+	p->t.ask = v->ask;
+	p->t.answer = v->answer;
 	return 0;
 }
 

@@ -18,15 +18,18 @@ union ip {
 	__u64 d[2];
 };
 
-/* A packet's flow, as the packet itself has it. ICMP echo and its like: sport is the id in a
- * request, dport in a reply, the other is 0. Protocols without ports: both 0. */
+/* A packet's flow, as the packet itself has it. ICMP: of a question, and of any other type but an
+ * answer, ask is the type and sport the id; of an answer, answer is the question's type and dport the
+ * id. The others are 0, and so is the id of types that have none. Protocols without ports: both 0. */
 struct tuple {
 	union ip saddr;
 	union ip daddr;
 	__be16 sport; /* NBO */
 	__be16 dport; /* NBO */
 	__u8 proto;   /* IPPROTO_ */
-	__u8 pad[3];
+	__u8 ask;
+	__u8 answer;
+	__u8 pad;
 };
 _Static_assert(sizeof(struct tuple) == 40, "struct tuple");
 
@@ -205,7 +208,9 @@ struct frag_entry {
 	__be16 sport;
 	__be16 dport;
 	__u8 proto; /* of layer 4 */
-	__u8 pad[3];
+	__u8 ask;   /* as struct tuple */
+	__u8 answer;
+	__u8 pad;
 	__u32 expires; /* CLOCK_MONOTONIC, seconds */
 };
 

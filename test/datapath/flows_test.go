@@ -40,12 +40,19 @@ func (p packet) tuple() bpf.TCTuple {
 			proto = layers.IPProtocolICMPv4
 		}
 	}
-	return bpf.TCTuple{Saddr: ipKey(p.src.Addr()), Daddr: ipKey(p.dst.Addr()),
+	t := bpf.TCTuple{Saddr: ipKey(p.src.Addr()), Daddr: ipKey(p.dst.Addr()),
 		Sport: netPort(p.src.Port()), Dport: netPort(p.dst.Port()), Proto: uint8(proto)}
+	if p.proto == echo && p.src.Port() != 0 {
+		t.Ask = p.echoRequest()
+	} else if p.proto == echo {
+		t.Answer = p.echoRequest()
+	}
+	return t
 }
 
 func reversed(t bpf.TCTuple) bpf.TCTuple {
 	t.Saddr, t.Daddr, t.Sport, t.Dport = t.Daddr, t.Saddr, t.Dport, t.Sport
+	t.Ask, t.Answer = t.Answer, t.Ask
 	return t
 }
 

@@ -187,32 +187,7 @@ func mapped(a netip.AddrPort) netip.AddrPort { return at(netip.AddrFrom16(a.Addr
 // ICMPv4 besides echo and errors.
 func icmp4Cases() []testCase {
 	const redirect = 5
-	asks := func(s *scenario, f family, from string, typ uint8) packet {
-		p := s.via(f, from, l4{}, at(f.remote, 0))
-		p.icmp, p.payload = &icmpKind{typ: typ, rest: 0x4711<<16 | 1}, "0123456789ab"
-		return p
-	}
 	return []testCase{
-		{name: "icmp4-questions_with_an_id-translated", only: "ipv4", run: func(s *scenario, f family) {
-			for _, typ := range []uint8{13, 15, 17} { // timestamp, information, address mask
-				s.forget(s.TB)
-				p := asks(s, f, "a", typ)
-				left := p.routed().with(func(p *packet) { p.src = at(f.uplink, 0) })
-				s.from("a", p).neigh(f, left, "ct_created")
-				answer := s.outside(left.answer(""))
-				answer.icmp = &icmpKind{typ: typ + 1, rest: p.icmp.rest}
-				s.arrive(answer).peer("a", s.delivered("a", answer.with(func(q *packet) { q.dst = p.src })))
-				// What asks the host itself, and answers to its own questions, are the host's.
-				ask := answer.with(func(q *packet) { q.icmp = &icmpKind{typ: typ, rest: p.icmp.rest} })
-				s.arrive(ask).unchanged()
-				s.arrive(answer.with(func(q *packet) { q.icmp = &icmpKind{typ: typ + 1, rest: 0x4712 << 16} })).unchanged()
-				// Another sandbox with the same id gets one of its own.
-				sent := s.from("d", asks(s, f, "d", typ)).do()
-				if sent.verdict != redirected || string(sent.out[14+20+4:14+20+6]) == "\x47\x11" {
-					s.Errorf("type %d of another sandbox: %s with the id that is taken:\n%s", typ, sent.verdict, dump(sent.out))
-				}
-			}
-		}},
 		{name: "icmp4-redirect_about_translated_flow-bad_icmp", only: "ipv4", run: func(s *scenario, f family) {
 			p := s.via(f, "a", protocols()[0], at(f.remote, 80))
 			left := s.opens(f, p, at(f.uplink, p.src.Port()))

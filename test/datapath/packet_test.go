@@ -200,12 +200,17 @@ func (p packet) tcp(tb testing.TB, network gopacket.NetworkLayer) *layers.TCP {
 // otherwise: each packet repeats the data of the one before.
 const firstSeq = 0x01020304
 
+// echoRequest is the type of an echo request of the packet's family.
+func (p packet) echoRequest() uint8 {
+	if p.is4() {
+		return layers.ICMPv4TypeEchoRequest
+	}
+	return layers.ICMPv6TypeEchoRequest
+}
+
 // icmpBytes makes an echo message, or the one p.icmp says.
 func (p packet) icmpBytes(tb testing.TB, network gopacket.NetworkLayer) []byte {
-	kind := icmpKind{typ: layers.ICMPv4TypeEchoRequest, rest: uint32(p.src.Port())<<16 | 1}
-	if !p.is4() {
-		kind.typ = layers.ICMPv6TypeEchoRequest
-	}
+	kind := icmpKind{typ: p.echoRequest(), rest: uint32(p.src.Port())<<16 | 1}
 	if p.dst.Port() != 0 {
 		kind = icmpKind{typ: layers.ICMPv4TypeEchoReply, rest: uint32(p.dst.Port())<<16 | 1}
 		if !p.is4() {

@@ -34,6 +34,7 @@ func packets() []subject {
 		{"PublishOutside", publishOutsideCases},
 		{"PublishMembers", publishMembersCases},
 		{"Tuples", tupleCases},
+		{"ICMPFlows", icmpFlowCases},
 		{"HostAddresses", hostAddressCases},
 		{"Xlat", xlatCases},
 	}

@@ -77,7 +77,7 @@ func portClass(proto byte, port uint16) string {
 // name gives the source of a flow's packet a name if twins choose its port by themselves.
 func (v *view) name(fl *flow, p *packet) {
 	at := p.from()
-	if request, _ := p.echo(); isICMP(p.proto) && !request {
+	if question, _ := p.asks(); isICMP(p.proto) && !question {
 		return // no port
 	}
 	if _, ok := v.names[at]; !ok && len(p.bad) == 0 && (hostAddrs[p.src] || p.sport != fl.Sport) {

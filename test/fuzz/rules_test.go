@@ -65,15 +65,6 @@ var known = []rule{
 		acked := d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) == ack && st.Ack == 0 })
 		return d.is("state") && d.fairlead.text == string(open) && d.kernel.text == string(opening) && !acked
 	}},
-	{"F4", func(d difference) bool {
-		others := 0 // with one of the same kind it shares a tuple
-		for _, f := range d.seq.Flows {
-			if f.Proto == d.flow().Proto && oddICMP(f) {
-				others++
-			}
-		}
-		return oddICMP(*d.flow()) && (others > 1 || d.st().Kind == "reverse")
-	}},
 	{"F3", func(d difference) bool {
 		return d.fairlead != nil && d.fairlead.p.icmpError() && d.flow().Client == "host" && d.st().Kind == "reverse"
 	}},
@@ -90,17 +81,6 @@ func memberNetwork(a netip.Addr) string {
 		}
 	}
 	return ""
-}
-
-// oddICMP reports whether a flow is of ICMP that is not echo.
-func oddICMP(f flow) bool {
-	switch f.Proto {
-	case unix.IPPROTO_ICMP:
-		return f.Dport != 0 && f.Dport != 8
-	case unix.IPPROTO_ICMPV6:
-		return f.Dport != 128 && f.Dport != 129
-	}
-	return false
 }
 
 func hostAddr(a netip.Addr) netip.Addr {

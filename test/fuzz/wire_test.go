@@ -48,7 +48,7 @@ type packet struct {
 	more     bool
 	df       bool
 
-	sport, dport uint16 // ICMP echo: the id is the request's source, the reply's destination
+	sport, dport uint16 // ICMP: the id is the question's source, the answer's destination
 	seq, ack     uint32
 	flags        byte
 	window       uint16
@@ -78,10 +78,11 @@ func (p *packet) icmpError() bool {
 	return false
 }
 
-func (p *packet) echo() (request, reply bool) {
+// asks says whether it is a question of ICMP with an id, or the answer to one.
+func (p *packet) asks() (question, answer bool) {
 	switch p.proto {
 	case unix.IPPROTO_ICMP:
-		return p.icmpType == 8, p.icmpType == 0
+		return p.icmpType == 8 || p.icmpType == 13 || p.icmpType == 17, p.icmpType == 0 || p.icmpType == 14 || p.icmpType == 18
 	case unix.IPPROTO_ICMPV6:
 		return p.icmpType == 128, p.icmpType == 129
 	}
@@ -111,12 +112,12 @@ func (p *packet) layer4() []byte {
 		sum = 6
 	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
 		b = append(b, p.icmpType, p.icmpCode, 0, 0)
-		request, reply := p.echo()
+		question, answer := p.asks()
 		switch {
-		case request:
+		case question:
 			b = binary.BigEndian.AppendUint16(b, p.sport)
 			b = binary.BigEndian.AppendUint16(b, uint16(p.icmpRest))
-		case reply:
+		case answer:
 			b = binary.BigEndian.AppendUint16(b, p.dport)
 			b = binary.BigEndian.AppendUint16(b, uint16(p.icmpRest))
 		default:
@@ -323,10 +324,10 @@ func (p *packet) decodeLayer4(b []byte) {
 			return
 		}
 		p.icmpType, p.icmpCode, p.icmpRest = b[0], b[1], binary.BigEndian.Uint32(b[4:])
-		request, reply := p.echo()
-		if request {
+		question, answer := p.asks()
+		if question {
 			p.sport, p.icmpRest = uint16(p.icmpRest>>16), p.icmpRest&0xffff
-		} else if reply {
+		} else if answer {
 			p.dport, p.icmpRest = uint16(p.icmpRest>>16), p.icmpRest&0xffff
 		}
 		p.payload = b[8:]
