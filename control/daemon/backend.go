@@ -199,7 +199,7 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	troubles, err := b.daemon.handle.LookForTroubles(b.daemon.cfg.Uplinks)
+	troubles, err := b.daemon.handle.FindUplinkProblems(b.daemon.cfg.Uplinks)
 	if err != nil {
 		return api.Status{}, err
 	}

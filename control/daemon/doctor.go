@@ -119,7 +119,7 @@ func lookForTroubles() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	troubles, err := h.LookForTroubles(nil)
+	troubles, err := h.FindUplinkProblems(nil)
 	return troubles, errors.Join(err, h.Close())
 }
 

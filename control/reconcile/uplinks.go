@@ -153,7 +153,7 @@ func (r *Reconciler) watchHost(ctx context.Context, changed chan<- struct{}, upl
 	}
 	return r.nl.Watch(ctx, rtnl.Listener{
 		Changed: func() { wake(changed) },
-		Unfiltered: func(ifindex int) {
+		FilterRemoved: func(ifindex int) {
 			if r.suspects.add(ifindex) {
 				wake(changed)
 			}

@@ -43,7 +43,7 @@ func CompareSandbox(ns *NetNS, device uint32, name string, gateways []netip.Addr
 			if err != nil {
 				return err
 			}
-			if err := leadsThrough(routes, gw, device, names); err != nil {
+			if err := checkDefaultRoute(routes, gw, device, names); err != nil {
 				return err
 			}
 		}
@@ -51,8 +51,8 @@ func CompareSandbox(ns *NetNS, device uint32, name string, gateways []netip.Addr
 	})
 }
 
-// leadsThrough wants the default route to be through a gateway and a device.
-func leadsThrough(routes []Route, gw netip.Addr, device uint32, names map[uint32]string) error {
+// checkDefaultRoute wants the default route to be through a gateway and a device.
+func checkDefaultRoute(routes []Route, gw netip.Addr, device uint32, names map[uint32]string) error {
 	i := slices.IndexFunc(routes, func(r Route) bool { return r.Dst.Bits() == 0 && r.Table == unix.RT_TABLE_MAIN })
 	if i < 0 {
 		return fmt.Errorf("there is no default route via %s dev %s", gw, names[device])

@@ -42,7 +42,7 @@ func BypassedRules() (chains []string, err error) {
 			return nil, fmt.Errorf("look at the rules of chain %s: %w", chain.Name, err)
 		}
 		drops := chain.Policy != nil && *chain.Policy == nftables.ChainPolicyDrop
-		if n := tell(rules); n > 0 || drops {
+		if n := countEffective(rules); n > 0 || drops {
 			chains = append(chains, fmt.Sprintf("nft table %s %s, chain %s", familyName(chain.Table.Family), chain.Table.Name, chain.Name))
 		}
 	}
@@ -65,8 +65,8 @@ func bypassed(chain *nftables.Chain) bool {
 	return false
 }
 
-// tell counts the rules that do more than to return, as Docker's of its user's chain does.
-func tell(rules []*nftables.Rule) (n int) {
+// countEffective counts the rules that do more than to return, as Docker's of its user's chain does.
+func countEffective(rules []*nftables.Rule) (n int) {
 	for _, r := range rules {
 		for _, e := range r.Exprs {
 			if v, ok := e.(*expr.Verdict); ok && v.Kind == expr.VerdictReturn {

@@ -38,7 +38,7 @@ func (h *Handle) ConfigureHostPort(gw, dp Link, have []Addr, want HostPort) (Cha
 		{dp, HostPortAlias(want.NetworkID), dp.MAC},
 		{gw, GatewayAlias(want.NetworkID), want.MAC},
 	} {
-		changed, err := h.fit(end.link, end.alias, end.mac, want.MTU)
+		changed, err := h.adjust(end.link, end.alias, end.mac, want.MTU)
 		if changed {
 			ch.Devices++
 		}
@@ -77,15 +77,15 @@ func (h *Handle) ConfigureHostEnd(l Link, mtu int) (Changes, error) {
 	if err := h.SetSysctls(settings...); err != nil {
 		return ch, err
 	}
-	changed, err := h.fit(l, l.Alias, l.MAC, mtu)
+	changed, err := h.adjust(l, l.Alias, l.MAC, mtu)
 	if changed {
 		ch.Devices++
 	}
 	return ch, err
 }
 
-// fit gives a device what it lacks of alias, MAC, MTU and being up.
-func (h *Handle) fit(l Link, alias string, mac model.MAC, mtu int) (bool, error) {
+// adjust gives a device what it lacks of alias, MAC, MTU and being up.
+func (h *Handle) adjust(l Link, alias string, mac model.MAC, mtu int) (bool, error) {
 	var ch LinkChange
 	if l.Alias != alias {
 		ch.Alias = &alias

@@ -62,7 +62,7 @@ func TestConfigureHostPort(t *testing.T) {
 			if ch := configureHostPort(t, h, want); ch.Any() {
 				t.Errorf("second configuration changed %+v", ch)
 			}
-			links, addrs, _ := inside(t, h.ns)
+			links, addrs, _ := readNetNS(t, h.ns)
 			gw, dp := links["flgabcdefabcde"], links["flpabcdefabcde"]
 			if gw.MAC != want.MAC || gw.Alias != "fairlead:gateway:"+want.NetworkID || dp.Alias != "fairlead:hostport:"+want.NetworkID {
 				t.Errorf("host port is %+v and %+v", gw, dp)

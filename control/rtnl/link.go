@@ -26,16 +26,16 @@ var ErrNoDevice = errors.New("no such device")
 // cannot be given in the same message, is the mark of a finished one.
 const deviceGroup = 0x666c
 
-// doomedGroup is joined by devices that are to be deleted together.
-const doomedGroup = 0x666d
+// deletionGroup is joined by devices that are to be deleted together.
+const deletionGroup = 0x666d
 
 // deletedTogether bounds how many devices are deleted together: nobody else
 // can configure the network meanwhile, about 10 ms for each that bears a tcx
 // program.
 const deletedTogether = 8
 
-// deletionLook is how often a deletion looks whether the device is gone.
-const deletionLook = 2 * time.Millisecond
+// deletionPoll is how often a deletion looks whether the device is gone.
+const deletionPoll = 2 * time.Millisecond
 
 // AliasPrefix begins the alias of every device of Fairlead's.
 const AliasPrefix = "fairlead:"
@@ -110,7 +110,7 @@ func (l *Link) Ours() bool {
 	if strings.HasPrefix(l.Alias, AliasPrefix) {
 		return true
 	}
-	return (l.Group == deviceGroup || l.Group == doomedGroup) && l.Kind == "veth" && strings.HasPrefix(l.Name, "fl")
+	return (l.Group == deviceGroup || l.Group == deletionGroup) && l.Kind == "veth" && strings.HasPrefix(l.Name, "fl")
 }
 
 // Links lists every device of the host.
@@ -135,7 +135,7 @@ func (h *Handle) LinkByName(name string) (Link, error) { return h.conn.link(0, n
 func (h *Handle) DeleteLink(index uint32) error {
 	done := make(chan error, 1)
 	h.deletions.Go(func() { done <- h.deleteLink(index) })
-	look := time.NewTicker(deletionLook)
+	look := time.NewTicker(deletionPoll)
 	defer look.Stop()
 	for {
 		select {
@@ -181,7 +181,7 @@ func (h *Handle) DeleteLinks(indices []uint32) error {
 			return err
 		}
 	}
-	together := len(there) > 1 && h.groupIsFree(doomedGroup)
+	together := len(there) > 1 && h.groupIsFree(deletionGroup)
 	var errs []error
 	for some := range slices.Chunk(there, deletedTogether) {
 		if together {
@@ -206,12 +206,12 @@ func (h *Handle) deleteTogether(indices []uint32) error {
 	for _, index := range indices {
 		msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 		msg.Index = int32(index)
-		err := h.conn.do(unix.RTM_SETLINK, 0, msg, u32(unix.IFLA_GROUP, doomedGroup))
+		err := h.conn.do(unix.RTM_SETLINK, 0, msg, u32(unix.IFLA_GROUP, deletionGroup))
 		if err != nil && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("put device %d into a group: %w", index, err)
 		}
 	}
-	err := h.conn.do(unix.RTM_DELLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), u32(unix.IFLA_GROUP, doomedGroup))
+	err := h.conn.do(unix.RTM_DELLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), u32(unix.IFLA_GROUP, deletionGroup))
 	if err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("delete %d devices: %w", len(indices), err)
 	}

@@ -48,7 +48,7 @@ func TestDeleteLinks(t *testing.T) {
 	t.Run("somebody else's group", func(t *testing.T) {
 		msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 		msg.Index = 1
-		if err := h.conn.do(unix.RTM_SETLINK, 0, msg, u32(unix.IFLA_GROUP, doomedGroup)); err != nil {
+		if err := h.conn.do(unix.RTM_SETLINK, 0, msg, u32(unix.IFLA_GROUP, deletionGroup)); err != nil {
 			t.Fatal(err)
 		}
 		indices := pairs("a", "b")

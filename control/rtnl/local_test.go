@@ -51,9 +51,9 @@ func TestLocalPrefixes(t *testing.T) {
 			case changed <- struct{}{}:
 			default:
 			}
-		}, Unfiltered: func(int) {}, Link: func(Link) {}, Addr: func(uint32) {}})
+		}, FilterRemoved: func(int) {}, Link: func(Link) {}, Addr: func(uint32) {}})
 	}()
-	told := func(within time.Duration) bool {
+	waitChange := func(within time.Duration) bool {
 		select {
 		case <-changed:
 			return true
@@ -63,22 +63,22 @@ func TestLocalPrefixes(t *testing.T) {
 	}
 	for i := range 500 { // until the watch stands
 		runIP(t, "route replace local 203.0.113.0/24 dev lo mtu "+[]string{"1400", "1401"}[i%2])
-		if told(10 * time.Millisecond) {
+		if waitChange(10 * time.Millisecond) {
 			break
 		}
 	}
-	for told(100 * time.Millisecond) {
+	for waitChange(100 * time.Millisecond) {
 	}
 	runIP(t, "route add 198.18.0.0/24 dev lo", "route add 2001:db8:5::/64 dev lo")
-	if told(100 * time.Millisecond) {
+	if waitChange(100 * time.Millisecond) {
 		t.Error("routes that are not local are told")
 	}
 	for _, prefix := range []string{"203.0.113.77/32", "2001:db8:aa::/64"} {
 		runIP(t, "route add local "+prefix+" dev lo")
-		if !told(5 * time.Second) {
+		if !waitChange(5 * time.Second) {
 			t.Errorf("local %s is new, and nobody tells", prefix)
 		}
-		for told(100 * time.Millisecond) {
+		for waitChange(100 * time.Millisecond) {
 		}
 	}
 	want := []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("203.0.113.77/32"), netip.MustParsePrefix("2001:db8:aa::/64")}
@@ -86,7 +86,7 @@ func TestLocalPrefixes(t *testing.T) {
 		t.Errorf("local prefixes (-want +got):\n%s", diff)
 	}
 	runIP(t, "route del local 203.0.113.0/24 dev lo")
-	if !told(5 * time.Second) {
+	if !waitChange(5 * time.Second) {
 		t.Error("a local route is gone, and nobody tells")
 	}
 	cancel()

@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// insidesBuffer is the memory for what the kernel tells faster than it is read:
+// watchBuffer is the memory for what the kernel tells faster than it is read:
 // some thousand messages.
-const insidesBuffer = 4 << 20
+const watchBuffer = 4 << 20
 
 // NetNSWatch hears what changes inside of sandboxes. Its sockets are in a
 // namespace of their own, where only the sandboxes that were added have
@@ -36,7 +36,7 @@ func NewNetNSWatch() (*NetNSWatch, error) {
 		if w.conn, err = dial(); err != nil {
 			return err
 		}
-		if w.sock, err = listenInsides(); err != nil {
+		if w.sock, err = listenNetNS(); err != nil {
 			w.conn.close()
 		}
 		return err
@@ -47,9 +47,9 @@ func NewNetNSWatch() (*NetNSWatch, error) {
 	return w, nil
 }
 
-// listenInsides opens the socket, in the calling thread's namespace, that hears
+// listenNetNS opens the socket, in the calling thread's namespace, that hears
 // every namespace with a number there.
-func listenInsides() (*os.File, error) {
+func listenNetNS() (*os.File, error) {
 	groups := uint32(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR |
 		unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE | unix.RTMGRP_TC)
 	fd, err := subscribe(groups)
@@ -60,7 +60,7 @@ func listenInsides() (*os.File, error) {
 	if errors.Is(err, unix.EPERM) {
 		err = fmt.Errorf("%w (needs CAP_NET_BROADCAST)", err)
 	}
-	err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, insidesBuffer))
+	err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, watchBuffer))
 	if err != nil {
 		unix.Close(fd)
 		return nil, err
@@ -134,7 +134,7 @@ func (w *NetNSWatch) Run(ctx context.Context, changed func(number int32), lost f
 		case err != nil:
 			return fmt.Errorf("watch sandboxes: %w", err)
 		default:
-			if number, ok := sender(control[:controlLen]); ok && changesInside(buf[:n]) {
+			if number, ok := sender(control[:controlLen]); ok && affectsSandbox(buf[:n]) {
 				changed(number)
 			}
 		}
@@ -156,10 +156,10 @@ func sender(control []byte) (number int32, ok bool) {
 	return 0, false
 }
 
-// changesInside reports whether messages tell of what Fairlead configures in a
+// affectsSandbox reports whether messages tell of what Fairlead configures in a
 // sandbox. Of routes those are the default ones; a router in there may have
 // many others, which change all the time. Of traffic control it is a limit that is gone.
-func changesInside(b []byte) bool {
+func affectsSandbox(b []byte) bool {
 	msgs, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {
 		return true

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchInsides returns a watch that runs until the test ends, the numbers it
+// testWatch returns a watch that runs until the test ends, the numbers it
 // tells of, and word of what it lost.
-func watchInsides(t *testing.T) (w *NetNSWatch, changed chan int32, lost chan bool) {
+func testWatch(t *testing.T) (w *NetNSWatch, changed chan int32, lost chan bool) {
 	t.Helper()
 	w, err := NewNetNSWatch()
 	if err != nil {
@@ -82,15 +82,15 @@ func untilQuiet(changed <-chan int32, first, while time.Duration) (numbers []int
 func TestInsidesWatch(t *testing.T) {
 	h := testHandle(t)
 	_, ns := testNetNS(t)
-	_, stranger := testNetNS(t)
+	_, unwatched := testNetNS(t)
 	_, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
 	if _, err := ConfigureSandbox(ns, []SandboxDevice{d}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ConfigureSandbox(stranger, nil); err != nil {
+	if _, err := ConfigureSandbox(unwatched, nil); err != nil {
 		t.Fatal(err)
 	}
-	w, changed, _ := watchInsides(t)
+	w, changed, _ := testWatch(t)
 	number, err := w.Add(ns)
 	if err != nil {
 		t.Fatal(err)
@@ -110,12 +110,12 @@ func TestInsidesWatch(t *testing.T) {
 	down, mtu := false, 1300
 	const quiet = 500 * time.Millisecond
 	tests := []struct {
-		name   string
-		ns     *NetNS
-		change func(c *conn) error
-		heard  bool
+		name      string
+		ns        *NetNS
+		change    func(c *conn) error
+		wantEvent bool
 	}{
-		{"a stranger's loopback down", stranger, func(c *conn) error { return c.setLink(1, LinkChange{Up: &down}) }, false},
+		{"a unwatched's loopback down", unwatched, func(c *conn) error { return c.setLink(1, LinkChange{Up: &down}) }, false},
 		{"a host's device changed", h.ns, func(c *conn) error { return c.setLink(1, LinkChange{MTU: &mtu}) }, false},
 		{"another route added", ns, func(c *conn) error {
 			return route(c, unix.RTM_NEWROUTE, unix.NLM_F_CREATE, netip.MustParsePrefix("198.51.100.0/24"), four)
@@ -139,12 +139,12 @@ func TestInsidesWatch(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			in(t, tt.ns, tt.change)
 			first := quiet
-			if tt.heard {
+			if tt.wantEvent {
 				first = 5 * time.Second // a program may have to wait for its turn
 			}
 			got := untilQuiet(changed, first, quiet)
-			if len(got) > 0 != tt.heard {
-				t.Errorf("heard of %v; want it heard: %t", got, tt.heard)
+			if len(got) > 0 != tt.wantEvent {
+				t.Errorf("heard of %v; want it heard: %t", got, tt.wantEvent)
 			}
 			if slices.ContainsFunc(got, func(n int32) bool { return n != number }) {
 				t.Errorf("heard of %v, want %d", got, number)
@@ -157,7 +157,7 @@ func TestInsidesWatch(t *testing.T) {
 func TestInsidesWatchLoses(t *testing.T) {
 	testHandle(t)
 	_, ns := testNetNS(t)
-	w, changed, lost := watchInsides(t)
+	w, changed, lost := testWatch(t)
 	number, err := w.Add(ns)
 	if err != nil {
 		t.Fatal(err)
@@ -171,17 +171,17 @@ func TestInsidesWatchLoses(t *testing.T) {
 		}
 		return nil
 	})
-	for told := 0; ; told++ {
+	for received := 0; ; received++ {
 		select {
 		case <-lost:
-			t.Logf("lost after %d", told)
+			t.Logf("lost after %d", received)
 			return
 		case got := <-changed:
 			if got != number {
 				t.Fatalf("number %d, want %d", got, number)
 			}
 		case <-time.After(5 * time.Second):
-			t.Fatalf("nothing lost in %d messages", told)
+			t.Fatalf("nothing lost in %d messages", received)
 		}
 	}
 }

@@ -46,8 +46,8 @@ func (h *Handle) Routes(fn func(Route) bool) error {
 // Addresses that nobody has and only a default route leads to: RFC 7600, and one of a block
 // that IANA has not given away.
 var (
-	elsewhere4 = netip.MustParseAddr("192.0.0.8")
-	elsewhere6 = netip.MustParseAddr("2000::1")
+	probeDst4 = netip.MustParseAddr("192.0.0.8")
+	probeDst6 = netip.MustParseAddr("2000::1")
 )
 
 // maxDefaultBits: two routes of one bit each are a default route as well.
@@ -57,7 +57,7 @@ const maxDefaultBits = 1
 // packets take them. It looks one address of each family up, however many routes there are.
 func (h *Handle) DefaultDevices() ([]uint32, error) {
 	var devices []uint32
-	for _, dst := range []netip.Addr{elsewhere4, elsewhere6} {
+	for _, dst := range []netip.Addr{probeDst4, probeDst6} {
 		r, err := h.conn.matchRoute(dst)
 		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
 			continue

@@ -52,8 +52,8 @@ func testNetNS(t *testing.T) (string, *NetNS) {
 	return path, ns
 }
 
-// inside returns the devices, addresses and routes of a namespace.
-func inside(t *testing.T, ns *NetNS) (links map[string]Link, addrs map[string][]string, routes []Route) {
+// readNetNS returns the devices, addresses and routes of a namespace.
+func readNetNS(t *testing.T, ns *NetNS) (links map[string]Link, addrs map[string][]string, routes []Route) {
 	t.Helper()
 	links, addrs = make(map[string]Link), make(map[string][]string)
 	err := ns.Do(func() error {

@@ -296,20 +296,20 @@ func (s *sandbox) defaultRoute(devs []SandboxDevice, fam int) error {
 	if err != nil {
 		return err
 	}
-	right, foreign := false, false
+	right, others := false, false
 	var stale []Route
 	for _, r := range routes {
 		switch {
 		case r.Dst.Bits() != 0 || r.Table != unix.RT_TABLE_MAIN:
 		case r.Protocol != RouteProtocol:
-			foreign = true
+			others = true
 		case want.IsValid() && r.Gateway == want && slices.Equal(r.Devices, []uint32{device}):
 			right = true
 		default:
 			stale = append(stale, r)
 		}
 	}
-	if want.IsValid() && !right && !foreign {
+	if want.IsValid() && !right && !others {
 		s.changes.Routes++
 		if err := s.conn.replaceDefault(want, device); err != nil {
 			return err

@@ -78,7 +78,7 @@ func TestConfigureSandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("first configuration took %v", time.Since(start))
-	links, addrs, routes := inside(t, ns)
+	links, addrs, routes := readNetNS(t, ns)
 	if lo := links["lo"]; !lo.Up {
 		t.Error("lo is down")
 	}
@@ -121,7 +121,7 @@ func TestConfigureSandboxWithoutIPv6(t *testing.T) {
 	if _, err := ConfigureSandbox(ns, []SandboxDevice{d}); err != nil {
 		t.Fatal(err)
 	}
-	links, _, _ := inside(t, ns)
+	links, _, _ := readNetNS(t, ns)
 	if links["eth0"].Conf.DisableIPv6 != 1 {
 		t.Error("a device without IPv6 address has IPv6")
 	}
@@ -180,7 +180,7 @@ func TestIPv6IsTheOwners(t *testing.T) {
 			}
 			check := func(has bool, off int32) {
 				t.Helper()
-				links, addrs, routes := inside(t, ns)
+				links, addrs, routes := readNetNS(t, ns)
 				want, wantRoutes := []string{"192.0.2.2/24"}, 1
 				if has {
 					want, wantRoutes = append(want, "2001:db8::2/64"), 2
@@ -297,7 +297,7 @@ func TestGatewayMoves(t *testing.T) {
 		if _, err := ConfigureSandbox(ns, []SandboxDevice{a, b}); err != nil {
 			t.Fatal(err)
 		}
-		_, _, routes := inside(t, ns)
+		_, _, routes := readNetNS(t, ns)
 		if len(routes) != len(gws) {
 			t.Fatalf("default routes %+v, want through %v", routes, gws)
 		}

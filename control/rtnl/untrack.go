@@ -39,12 +39,12 @@ func Untrack(ns *NetNS, devices []uint32) (changed bool, err error) {
 		if err != nil {
 			return err
 		}
-		have, there, err := untracked(c)
+		have, exists, err := untracked(c)
 		if err != nil || slices.Equal(have, devices) {
 			return err
 		}
 		changed = true
-		return replaceUntracked(c, there, devices)
+		return replaceUntracked(c, exists, devices)
 	})
 	if err != nil {
 		return false, fmt.Errorf("exempt devices from connection tracking: %w", err)
@@ -54,7 +54,7 @@ func Untrack(ns *NetNS, devices []uint32) (changed bool, err error) {
 
 // untracked are the exempt devices. A table that is not as replaceUntracked makes it
 // exempts none.
-func untracked(c *nftables.Conn) (devices []uint32, there bool, err error) {
+func untracked(c *nftables.Conn) (devices []uint32, exists bool, err error) {
 	table, err := c.ListTableOfFamily(untrackTable, nftables.TableFamilyINet)
 	if errors.Is(err, unix.ENOENT) || err == nil && table == nil {
 		return nil, false, nil
@@ -96,9 +96,9 @@ func exempts(r *nftables.Rule) uint32 {
 }
 
 // replaceUntracked is one transaction.
-func replaceUntracked(c *nftables.Conn, there bool, devices []uint32) error {
+func replaceUntracked(c *nftables.Conn, exists bool, devices []uint32) error {
 	table := &nftables.Table{Name: untrackTable, Family: nftables.TableFamilyINet}
-	if there {
+	if exists {
 		c.DelTable(table)
 	}
 	if len(devices) > 0 {

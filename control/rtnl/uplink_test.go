@@ -131,8 +131,8 @@ func TestWatch(t *testing.T) {
 				default:
 				}
 			},
-			Unfiltered: func(ifindex int) { unfiltered <- ifindex },
-			Link:       func(Link) {}, Addr: func(uint32) {},
+			FilterRemoved: func(ifindex int) { unfiltered <- ifindex },
+			Link:          func(Link) {}, Addr: func(uint32) {},
 		})
 	}()
 	// Until the watch stands, changes go unseen: make some until one is seen.

@@ -21,8 +21,8 @@ type Listener struct {
 	// whoever listens looks for itself, so that a lost message costs nothing. Of Fairlead's
 	// own devices, which change with every verb, only that one is gone.
 	Changed func()
-	// Unfiltered: a device lost a clsact filter or qdisc.
-	Unfiltered func(ifindex int)
+	// FilterRemoved: a device lost a clsact filter or qdisc.
+	FilterRemoved func(ifindex int)
 	// Link: a device that is not Fairlead's is new, or changed.
 	Link func(l Link)
 	// Addr: a device, perhaps one of Fairlead's, has a new address that others may know.
@@ -58,7 +58,7 @@ func (h *Handle) Watch(ctx context.Context, to Listener) error {
 		if err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return fmt.Errorf("watch devices: %w", err)
 		}
-		if err != nil || newsworthy(buf[:n], to) {
+		if err != nil || isRelevant(buf[:n], to) {
 			to.Changed()
 		}
 	}
@@ -103,32 +103,32 @@ func localRoutesOnly(fd int) error {
 	return nil
 }
 
-// newsworthy reports whether messages tell of more than that devices of
+// isRelevant reports whether messages tell of more than that devices of
 // Fairlead's, or filters, were made or changed.
-func newsworthy(b []byte, to Listener) bool {
+func isRelevant(b []byte, to Listener) bool {
 	msgs, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {
 		return true
 	}
-	news := false
+	relevant := false
 	for _, m := range msgs {
 		switch kind := m.Header.Type; {
 		case kind == unix.RTM_NEWLINK && len(m.Data) >= unix.SizeofIfInfomsg:
 			if l := parseLink(m.Data); !l.Ours() {
 				to.Link(l)
-				news = true
+				relevant = true
 			}
 		case (kind == unix.RTM_DELTFILTER || kind == unix.RTM_DELQDISC) && len(m.Data) >= nl.SizeofTcMsg:
-			to.Unfiltered(int(int32(binary.NativeEndian.Uint32(m.Data[4:])))) // tcm_ifindex
+			to.FilterRemoved(int(int32(binary.NativeEndian.Uint32(m.Data[4:])))) // tcm_ifindex
 		case kind == unix.RTM_NEWTFILTER || kind == unix.RTM_NEWQDISC || kind == unix.RTM_NEWCHAIN || kind == unix.RTM_DELCHAIN:
 		case kind == unix.RTM_NEWADDR:
 			if a, ok := parseAddr(m.Data); ok && global(a) {
 				to.Addr(a.IfIndex)
 			}
-			news = true
+			relevant = true
 		default:
-			news = true
+			relevant = true
 		}
 	}
-	return news
+	return relevant
 }

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// UplinkTroubles says, a line each, which devices that lead out of the host do not work as
+// UplinkProblems says, a line each, which devices that lead out of the host do not work as
 // uplinks, and why. encrypted: the host has IPsec policies for what leaves.
-func UplinkTroubles(links []Link, addrs []Addr, rules UplinkRules, encrypted bool) []string {
+func UplinkProblems(links []Link, addrs []Addr, rules UplinkRules, encrypted bool) []string {
 	var list []string
 	say := func(device, format string, args ...any) {
 		list = append(list, device+": "+fmt.Sprintf(format, args...))
@@ -51,8 +51,8 @@ func UplinkTroubles(links []Link, addrs []Addr, rules UplinkRules, encrypted boo
 	return list
 }
 
-// LookForTroubles is UplinkTroubles of the host as it is.
-func (h *Handle) LookForTroubles(pinned []string) ([]string, error) {
+// FindUplinkProblems is UplinkProblems of the host as it is.
+func (h *Handle) FindUplinkProblems(pinned []string) ([]string, error) {
 	links, err := h.Links()
 	if err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func (h *Handle) LookForTroubles(pinned []string) ([]string, error) {
 	for _, device := range through {
 		rules.Routed[device] = true
 	}
-	return UplinkTroubles(links, addrs, rules, encrypted), nil
+	return UplinkProblems(links, addrs, rules, encrypted), nil
 }
 
 // encrypts reports whether the host has IPsec policies for packets that leave it or that it

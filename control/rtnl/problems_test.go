@@ -39,7 +39,7 @@ func TestUplinkTroubles(t *testing.T) {
 		"IPsec":              {addrs: []Addr{at(2)}, encrypted: true, want: []string{"the host has IPsec policies"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := UplinkTroubles(links, tt.addrs, tt.rules, tt.encrypted)
+			got := UplinkProblems(links, tt.addrs, tt.rules, tt.encrypted)
 			bad := len(got) != len(tt.want)
 			for i := 0; !bad && i < len(got); i++ {
 				bad = !strings.HasPrefix(got[i], tt.want[i])
