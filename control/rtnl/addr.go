@@ -29,11 +29,11 @@ func (h *Handle) Addrs() ([]Addr, error) {
 	return as, nil
 }
 
-// AddAddr gives a device of the host an address, without duplicate address
-// detection; one that is there already is success.
+// AddAddr adds an address to a device of the host, without duplicate address detection. An
+// address that already exists is not an error.
 func (h *Handle) AddAddr(index uint32, p netip.Prefix) error { return h.conn.addAddr(index, p) }
 
-// DeleteAddr takes an address from a device of the host; absent is success.
+// DeleteAddr removes an address from a device of the host. A missing address is not an error.
 func (h *Handle) DeleteAddr(index uint32, p netip.Prefix) error {
 	err := h.conn.do(unix.RTM_DELADDR, 0, addrMsg(index, p), addr(unix.IFA_LOCAL, p.Addr()))
 	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.ENODEV) {
@@ -70,7 +70,7 @@ func addrMsg(index uint32, p netip.Prefix) *nl.IfAddrmsg {
 	return msg
 }
 
-// broadcast is the last address of an IPv4 prefix.
+// broadcast returns the last address of an IPv4 prefix.
 func broadcast(p netip.Prefix) netip.Addr {
 	b := p.Addr().As4()
 	v := binary.BigEndian.Uint32(b[:]) | ^uint32(0)>>p.Bits()
@@ -97,8 +97,8 @@ func parseAddr(m []byte) (Addr, bool) {
 		return Addr{}, false
 	}
 	a := Addr{IfIndex: binary.NativeEndian.Uint32(m[4:]), Flags: uint32(m[2]), Scope: m[3]}
-	// IPv4 has its own address in LOCAL and perhaps a peer's in ADDRESS; IPv6
-	// leaves LOCAL out when there is no peer.
+	// For IPv4, LOCAL is the device's own address and ADDRESS may be a peer's. IPv6 omits LOCAL
+	// when there is no peer.
 	var local, other netip.Addr
 	eachAttr(m[unix.SizeofIfAddrmsg:], func(kind uint16, v []byte) {
 		switch kind {

@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nlaTypeMask takes the flags off an attribute's type (NLA_TYPE_MASK).
+// nlaTypeMask removes the flags from an attribute's type (NLA_TYPE_MASK).
 const nlaTypeMask = 0x3fff
 
-// eachAttr calls fn for every attribute in b. Broken lengths end the walk: the
-// kernel writes them, so there is nobody to complain to.
+// eachAttr calls fn for every attribute in b. An invalid length ends the walk without an error,
+// since the kernel writes the lengths.
 func eachAttr(b []byte, fn func(kind uint16, value []byte)) {
 	for len(b) >= unix.SizeofRtAttr {
 		n := int(binary.NativeEndian.Uint16(b))
@@ -51,7 +51,7 @@ func str(kind int, v string) *nl.RtAttr { return nl.NewRtAttr(kind, nl.ZeroTermi
 
 func addr(kind int, a netip.Addr) *nl.RtAttr { return nl.NewRtAttr(kind, a.AsSlice()) }
 
-// family is the address family of an address.
+// family returns the address family of an address.
 func family(a netip.Addr) int {
 	if a.Is4() {
 		return unix.AF_INET

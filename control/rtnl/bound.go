@@ -14,8 +14,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Bound returns the local addresses of the sockets that have a port in the calling
-// thread's namespace: those of TCP that listen, all of UDP.
+// Bound returns the local addresses of the sockets that are bound to a port in the calling
+// thread's namespace: listening ones for TCP, all for UDP.
 func Bound(proto model.Proto, port uint16) ([]netip.Addr, error) {
 	list := netlink.SocketDiagUDP
 	if proto == model.TCP {
@@ -37,13 +37,13 @@ func Bound(proto model.Proto, port uint16) ([]netip.Addr, error) {
 	return addrs, nil
 }
 
-// tcpBoundInactive asks for sockets that are bound and neither listen nor are connected
-// (TCP_BOUND_INACTIVE, Linux 6.8). They are listed as closed, which nothing else is.
+// tcpBoundInactive selects sockets that are bound and neither listening nor connected
+// (TCP_BOUND_INACTIVE, Linux 6.8). They are listed in state TCP_CLOSE, and no others are.
 const tcpBoundInactive = 13
 
-// Reserved reports whether a TCP socket in the calling thread's namespace has a port but neither listens
-// nor was connected. Kernels before 6.8 list none of these: there it is so if no socket is
-// listed that has the port. For the caller knows that it is not free.
+// Reserved reports whether a TCP socket in the calling thread's namespace is bound to a port but
+// neither listens nor was connected. The caller knows that the port is in use. Kernels before 6.8
+// do not list such sockets, so there the answer is true if no listed socket has the port.
 func Reserved(port uint16) (bool, error) {
 	states, seen := map[uint8]bool{}, false
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
@@ -52,7 +52,7 @@ func Reserved(port uint16) (bool, error) {
 			return false, fmt.Errorf("list sockets of %v: %w", model.TCP, err)
 		}
 		for _, m := range msgs {
-			// struct inet_diag_msg: the state is its second byte, the port at 4.
+			// struct inet_diag_msg: byte 1 is the state, the port is at offset 4.
 			if len(m) >= 6 && binary.BigEndian.Uint16(m[4:]) == port {
 				states[m[1]], seen = true, true
 			}

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CompareSandbox wants a device of a sandbox to bear a name, and the default routes
-// through these gateways to lead through it before all others. An error says what is
-// there instead, and what to do. Where IPv6 was switched off, none is wanted.
+// CompareSandbox checks that a device of a sandbox has a name, and that the first default route
+// of each gateway's family is via this gateway and the device. The error names what was found
+// instead, and the remedy. If IPv6 is disabled on the device, IPv6 gateways are skipped.
 func CompareSandbox(ns *NetNS, device uint32, name string, gateways []netip.Addr) error {
 	return ns.Do(func() error {
 		c, err := dial()
@@ -31,13 +31,13 @@ func CompareSandbox(ns *NetNS, device uint32, name string, gateways []netip.Addr
 		}
 		switch is, ok := names[device]; {
 		case !ok:
-			return fmt.Errorf("interface %q is not there", name)
+			return fmt.Errorf("interface %q does not exist", name)
 		case is != name:
-			return fmt.Errorf("interface %q is called %q now (give it its name again)", name, is)
+			return fmt.Errorf("interface %q was renamed to %q (rename it back)", name, is)
 		}
 		for _, gw := range gateways {
 			if gw.Is6() && off {
-				continue // the namespace's owner wants no IPv6
+				continue // the namespace's owner disabled IPv6
 			}
 			routes, err := c.routes(family(gw))
 			if err != nil {
@@ -51,13 +51,13 @@ func CompareSandbox(ns *NetNS, device uint32, name string, gateways []netip.Addr
 	})
 }
 
-// checkDefaultRoute wants the default route to be through a gateway and a device.
+// checkDefaultRoute checks that the default route is via a gateway and a device.
 func checkDefaultRoute(routes []Route, gw netip.Addr, device uint32, names map[uint32]string) error {
 	i := slices.IndexFunc(routes, func(r Route) bool { return r.Dst.Bits() == 0 && r.Table == unix.RT_TABLE_MAIN })
 	if i < 0 {
 		return fmt.Errorf("there is no default route via %s dev %s", gw, names[device])
 	}
-	first := routes[i] // the kernel lists them in the order in which it asks them
+	first := routes[i] // the kernel lists routes in the order in which it uses them
 	if first.Gateway == gw && slices.Equal(first.Devices, []uint32{device}) {
 		return nil
 	}
@@ -68,5 +68,5 @@ func checkDefaultRoute(routes []Route, gw netip.Addr, device uint32, names map[u
 	for _, d := range first.Devices {
 		is += " dev " + names[d]
 	}
-	return fmt.Errorf("the route \"%s\" has taken the place of \"default via %s dev %s\" (remove it: Fairlead makes its own again)", is, gw, names[device])
+	return fmt.Errorf("the route \"%s\" is used instead of \"default via %s dev %s\" (remove it; Fairlead then restores its own)", is, gw, names[device])
 }

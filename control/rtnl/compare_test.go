@@ -9,22 +9,22 @@ import (
 	"testing"
 )
 
-// What the program in a sandbox made of its interface and default routes is told of; a
-// route that comes after Fairlead's, or leads elsewhere, is its own affair.
+// Changes of the interface and the default routes by a program in a sandbox are reported. A route
+// that comes after Fairlead's, or has another destination, is not.
 func TestCompareSandbox(t *testing.T) {
 	h := testHandle(t)
 	_, ns := testNetNS(t)
 	_, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
 	for _, tt := range []struct {
-		harm, mend string // what ip is told
-		wrong      string // "": nothing
+		harm, mend string // arguments of ip
+		wrong      string // "" if nothing is
 	}{
 		{"", "", ""},
-		{"link set eth0 down; link set eth0 name foo0; link set foo0 up", "link set foo0 down; link set foo0 name eth0", `interface "eth0" is called "foo0" now`},
-		{"link set eth0 down; link set eth0 name foo0; link add eth0 type veth peer name other", "link del eth0; link set foo0 name eth0", `interface "eth0" is called "foo0" now`},
-		{"route replace default via 192.0.2.99 dev eth0", "route del default", `"default via 192.0.2.99 dev eth0" has taken the place of "default via 192.0.2.1 dev eth0"`},
-		{"route replace default dev lo", "route del default", `"default dev lo" has taken the place`},
-		{"-6 route add default via 2001:db8::99 dev eth0 metric 9", "-6 route del default via 2001:db8::99", `"default via 2001:db8::99 dev eth0" has taken the place of "default via 2001:db8::1 dev eth0"`},
+		{"link set eth0 down; link set eth0 name foo0; link set foo0 up", "link set foo0 down; link set foo0 name eth0", `interface "eth0" was renamed to "foo0"`},
+		{"link set eth0 down; link set eth0 name foo0; link add eth0 type veth peer name other", "link del eth0; link set foo0 name eth0", `interface "eth0" was renamed to "foo0"`},
+		{"route replace default via 192.0.2.99 dev eth0", "route del default", `"default via 192.0.2.99 dev eth0" is used instead of "default via 192.0.2.1 dev eth0"`},
+		{"route replace default dev lo", "route del default", `"default dev lo" is used instead of`},
+		{"-6 route add default via 2001:db8::99 dev eth0 metric 9", "-6 route del default via 2001:db8::99", `"default via 2001:db8::99 dev eth0" is used instead of "default via 2001:db8::1 dev eth0"`},
 		{"route add default via 192.0.2.99 dev eth0 metric 9", "route del default metric 9", ""},
 		{"route add 198.51.100.0/24 via 192.0.2.99 dev eth0", "", ""},
 		{"route del default", "", "there is no default route via 192.0.2.1 dev eth0"},
@@ -40,12 +40,12 @@ func TestCompareSandbox(t *testing.T) {
 		inSandbox(t, ns, tt.mend)
 	}
 	inSandbox(t, ns, "link del eth0")
-	if err := CompareSandbox(ns, d.PeerIndex, "eth0", nil); err == nil || !strings.Contains(err.Error(), `"eth0" is not there`) {
+	if err := CompareSandbox(ns, d.PeerIndex, "eth0", nil); err == nil || !strings.Contains(err.Error(), `"eth0" does not exist`) {
 		t.Errorf("without the device: %v", err)
 	}
 }
 
-// inSandbox runs iproute2 inside, once for each part between semicolons.
+// inSandbox runs iproute2 in the namespace, once for each part between semicolons.
 func inSandbox(t *testing.T, ns *NetNS, commands string) {
 	t.Helper()
 	err := ns.Do(func() (err error) {

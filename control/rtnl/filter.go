@@ -10,16 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Place of Fairlead's filter among others on a clsact qdisc: not 1, where
-// everybody else's is.
+// Priority and handle of Fairlead's filter on a clsact qdisc. The priority is not 1, which most
+// other programs use.
 const (
 	filterPriority = 0x666c
 	filterHandle   = 1
 )
 
-// ReplaceFilter attaches a program as direct-action filter on a device's
-// clsact qdisc, which is added when missing. A filter that has the program
-// already is kept; another of Fairlead's is replaced in place, without a gap.
+// ReplaceFilter attaches a program as a direct-action filter to a device's clsact qdisc, which is
+// added if it is missing. A filter that already has the program is kept; another filter of
+// Fairlead's is replaced in place, without a gap.
 func (h *Handle) ReplaceFilter(ifindex int, egress bool, name string, fd int, progID uint32) (bool, error) {
 	for _, f := range h.filters(ifindex, egress) {
 		if f.Priority == filterPriority && f.DirectAction && uint32(f.Id) == progID && f.Name == name {
@@ -46,9 +46,9 @@ func (h *Handle) ReplaceFilter(ifindex int, egress bool, name string, fd int, pr
 	return true, nil
 }
 
-// RemoveFilter takes Fairlead's filter off a device, and if qdisc is set the clsact
-// qdisc with it, unless somebody else has a filter there. Absent is success. With the
-// qdisc a device that is up loses what is sent by it for some milliseconds: the kernel
+// RemoveFilter removes Fairlead's filter from a device and, if qdisc is set, the clsact qdisc,
+// unless another program has a filter there. A missing filter is not an error. When the qdisc is
+// removed, a device that is up loses sent packets for some milliseconds, because the kernel
 // deactivates it (qdisc_graft).
 func (h *Handle) RemoveFilter(ifindex int, egress bool, name string, qdisc bool) error {
 	found := false
@@ -82,8 +82,8 @@ func (h *Handle) RemoveFilter(ifindex int, egress bool, name string, qdisc bool)
 	return nil
 }
 
-// FilterProgram returns the ID of the program that Fairlead's filter of that
-// name has; 0 if there is no such filter.
+// FilterProgram returns the program ID of Fairlead's filter of that name, or 0 if there is no
+// such filter.
 func (h *Handle) FilterProgram(ifindex int, egress bool, name string) uint32 {
 	for _, f := range h.filters(ifindex, egress) {
 		if f.Priority == filterPriority && f.Name == name {
@@ -93,8 +93,7 @@ func (h *Handle) FilterProgram(ifindex int, egress bool, name string) uint32 {
 	return 0
 }
 
-// filters lists a device's BPF filters of one direction; none if there is no
-// qdisc for them.
+// filters lists a device's BPF filters of one direction. There are none without a qdisc.
 func (h *Handle) filters(ifindex int, egress bool) []*netlink.BpfFilter {
 	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
 	all, err := h.tc.FilterList(link, filterParent(egress))
@@ -127,8 +126,8 @@ func filterAttrs(ifindex int, egress bool) netlink.FilterAttrs {
 	}
 }
 
-// tcError makes a vanished device recognizable: traffic control says ENODEV,
-// or EINVAL for an index that never was.
+// tcError maps the error for a removed device to ErrNoDevice. Traffic control returns ENODEV, or
+// EINVAL for an index that never existed.
 func tcError(err error) error {
 	if errors.Is(err, unix.ENODEV) {
 		return ErrNoDevice

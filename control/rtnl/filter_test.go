@@ -27,7 +27,7 @@ func testProgram(t *testing.T) (fd int, id uint32) {
 	}
 	pid, ok := info.ID()
 	if !ok {
-		t.Fatal("the kernel tells no program IDs")
+		t.Fatal("the kernel reports no program IDs")
 	}
 	return p.FD(), uint32(pid)
 }
@@ -88,9 +88,9 @@ func TestFilterLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := h.RemoveFilter(dev, true, "fl_test", true); err != nil {
-		t.Errorf("remove from a device that is gone: %v", err)
+		t.Errorf("remove from a deleted device: %v", err)
 	}
 	if _, err := h.ReplaceFilter(dev, true, "fl_test", newFD, newID); err == nil {
-		t.Error("attaching to a device that is gone succeeded")
+		t.Error("attaching to a deleted device succeeded")
 	}
 }

@@ -14,24 +14,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BypassedRules are the chains of the calling thread's network namespace that have rules
-// and never see a packet that Fairlead forwards: forward and prerouting, chains of devices,
-// and the one that Docker has for its user. Rules of NAT are about addresses that are not
-// Fairlead's.
+// BypassedRules returns the chains of the calling thread's network namespace that have rules and
+// never see packets that Fairlead forwards: chains at the hooks forward and prerouting, netdev
+// chains, and Docker's DOCKER-USER. NAT rules are excluded, since they apply to addresses that
+// are not Fairlead's.
 func BypassedRules() (chains []string, err error) {
 	c, err := nftables.New()
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		return legacyTables(), nil // a kernel without netfilter's netlink
+		return legacyTables(), nil // the kernel has no nfnetlink
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look at netfilter's rules: %w", err)
+		return nil, fmt.Errorf("list netfilter chains: %w", err)
 	}
 	all, err := c.ListChains()
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-		return legacyTables(), nil // a kernel without nf_tables
+		return legacyTables(), nil // the kernel has no nf_tables
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look at netfilter's rules: %w", err)
+		return nil, fmt.Errorf("list netfilter chains: %w", err)
 	}
 	for _, chain := range all {
 		if !bypassed(chain) {
@@ -39,7 +39,7 @@ func BypassedRules() (chains []string, err error) {
 		}
 		rules, err := c.GetRules(chain.Table, chain)
 		if err != nil {
-			return nil, fmt.Errorf("look at the rules of chain %s: %w", chain.Name, err)
+			return nil, fmt.Errorf("list the rules of chain %s: %w", chain.Name, err)
 		}
 		drops := chain.Policy != nil && *chain.Policy == nftables.ChainPolicyDrop
 		if n := countEffective(rules); n > 0 || drops {
@@ -65,7 +65,8 @@ func bypassed(chain *nftables.Chain) bool {
 	return false
 }
 
-// countEffective counts the rules that do more than to return, as Docker's of its user's chain does.
+// countEffective counts the rules that do more than return, as the default rule of DOCKER-USER
+// does.
 func countEffective(rules []*nftables.Rule) (n int) {
 	for _, r := range rules {
 		for _, e := range r.Exprs {
@@ -88,7 +89,7 @@ func familyName(f nftables.TableFamily) string {
 	}[f]
 }
 
-// legacyTables are those of iptables before nft, whose rules only iptables can read.
+// legacyTables returns the tables of iptables-legacy. Only iptables can read their rules.
 func legacyTables() (tables []string) {
 	for file, command := range map[string]string{"ip_tables_names": "iptables-legacy", "ip6_tables_names": "ip6tables-legacy"} {
 		b, err := os.ReadFile("/proc/thread-self/net/" + file)

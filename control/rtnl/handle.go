@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rtnl is everything Fairlead does by rtnetlink and by switching
-// network namespaces: links, addresses, routes, sandboxes' insides, clsact
-// filters, and the watch over the host's network.
+// Package rtnl contains everything that Fairlead does by rtnetlink and by switching network
+// namespaces: links, addresses, routes, sandboxes, clsact filters, and the watches of network
+// changes.
 package rtnl
 
 import (
@@ -17,19 +17,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dumpTries bounds how often a dump that changes interrupted is repeated.
+// dumpTries bounds how often a dump is repeated that a change interrupted.
 const dumpTries = 16
 
-// requestTimeout bounds the wait for the kernel's answer.
+// requestTimeout bounds the wait for the kernel's reply.
 const requestTimeout = 10 * time.Second
 
-// Handle works on one network namespace, the host's as the daemon sees it.
-// Its methods may be called from several goroutines.
+// Handle works on one network namespace, the host's from the daemon's point of view. Its methods
+// may be called concurrently.
 type Handle struct {
 	ns   *NetNS
 	conn *conn
 	tc   *netlink.Handle
-	// deletions are those whose caller did not wait for the kernel's answer.
+	// deletions counts deletions whose caller did not wait for the kernel's reply.
 	deletions sync.WaitGroup
 }
 
@@ -50,8 +50,8 @@ func New() (*Handle, error) {
 	return h, nil
 }
 
-// Close releases the handle; nothing in the kernel changes. It waits for deletions
-// that the kernel has not answered yet, which use the handle until then.
+// Close releases the handle and changes nothing in the kernel. It waits for pending deletions,
+// which use the handle until the kernel replies.
 func (h *Handle) Close() error {
 	h.deletions.Wait()
 	h.tc.Close()
@@ -59,10 +59,10 @@ func (h *Handle) Close() error {
 	return h.ns.Close()
 }
 
-// Do runs fn on a thread inside the handle's namespace.
+// Do runs fn on a thread in the handle's namespace.
 func (h *Handle) Do(fn func() error) error { return h.ns.Do(fn) }
 
-// conn is a socket that belongs to the namespace it was dialled in.
+// conn is a socket in the namespace in which it was opened.
 type conn struct {
 	sockets map[int]*nl.SocketHandle
 }
@@ -74,7 +74,7 @@ func dial() (*conn, error) {
 		return nil, fmt.Errorf("open rtnetlink socket: %w", err)
 	}
 	tv := unix.NsecToTimeval(requestTimeout.Nanoseconds())
-	// Errors explain themselves in words where the kernel can.
+	// With extended acks the kernel can explain errors.
 	if err := errors.Join(s.SetExtAck(true), s.SetReceiveTimeout(&tv), s.SetSendTimeout(&tv)); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("set up rtnetlink socket: %w", err)
@@ -82,8 +82,8 @@ func dial() (*conn, error) {
 	return &conn{sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}, nil
 }
 
-// strict has the kernel check requests to list strictly, and heed what they ask for. Errors
-// have no words then: nl does not understand those that end a list.
+// strict makes the kernel check dump requests strictly and apply their filters. It disables
+// extended acks, since nl cannot parse those at the end of a dump.
 func (c *conn) strict() error {
 	for _, s := range c.sockets {
 		if err := s.Socket.SetExtAck(false); err != nil {
@@ -114,7 +114,7 @@ func (c *conn) do(kind, flags int, parts ...nl.NetlinkRequestData) error {
 	return err
 }
 
-// get sends a request that has one answer.
+// get sends a request that has one reply.
 func (c *conn) get(kind int, answer uint16, parts ...nl.NetlinkRequestData) ([]byte, error) {
 	req := nl.NewNetlinkRequest(kind, 0)
 	req.Sockets = c.sockets
@@ -126,13 +126,12 @@ func (c *conn) get(kind int, answer uint16, parts ...nl.NetlinkRequestData) ([]b
 		return nil, err
 	}
 	if len(msgs) != 1 {
-		return nil, fmt.Errorf("%d answers to one rtnetlink request", len(msgs))
+		return nil, fmt.Errorf("%d replies to one rtnetlink request", len(msgs))
 	}
 	return msgs[0], nil
 }
 
-// dump sends a request that has many answers, and repeats it while what it
-// reads changes under its feet.
+// dump sends a request that has many replies, and repeats it if a change interrupts it.
 func (c *conn) dump(kind int, answer uint16, parts ...nl.NetlinkRequestData) ([][]byte, error) {
 	var err error
 	for range dumpTries {

@@ -11,18 +11,18 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// HostPort is what a network's host port shall be like.
+// HostPort is the wanted configuration of a network's host port.
 type HostPort struct {
 	NetworkID string
 	MAC       model.MAC // of the gateway
 	MTU       int
-	Addrs     []netip.Prefix // gateway addresses with their subnets' lengths
+	Addrs     []netip.Prefix // gateway addresses with the prefix lengths of their subnets
 	IPv6      bool           // the network has IPv6
 }
 
-// ConfigureHostPort makes both ends of a host port as they shall be: gw is the
-// end with the addresses, dp the datapath's, have the host's addresses now.
-// Like ConfigureSandbox it changes only what is not right.
+// ConfigureHostPort configures both ends of a host port: gw is the end with the addresses, dp the
+// datapath's end, and have the host's current addresses. Like ConfigureSandbox, it changes only
+// what differs.
 func (h *Handle) ConfigureHostPort(gw, dp Link, have []Addr, want HostPort) (Changes, error) {
 	var ch Changes
 	settings := append(gatewaySettings(gw, want.IPv6), ipv6Settings(dp, false)...)
@@ -47,8 +47,8 @@ func (h *Handle) ConfigureHostPort(gw, dp Link, have []Addr, want HostPort) (Cha
 		}
 	}
 	for _, a := range have {
-		// A wrong one may be in the way of the right one, as the primary address
-		// of the subnet; so for once the delete comes first.
+		// A wrong address may prevent the right one from being the primary address of the subnet,
+		// so here deletion comes first.
 		if a.IfIndex == gw.Index && !slices.Contains(want.Addrs, a.Prefix) && within(a.Prefix, want.Addrs) {
 			ch.Addresses++
 			if err := h.DeleteAddr(gw.Index, a.Prefix); err != nil {
@@ -68,8 +68,8 @@ func (h *Handle) ConfigureHostPort(gw, dp Link, have []Addr, want HostPort) (Cha
 	return ch, nil
 }
 
-// ConfigureHostEnd makes an endpoint's host end as it shall be, and brings it
-// up. The alias is not set: it says that the endpoint is finished.
+// ConfigureHostEnd configures an endpoint's host end and brings it up. It does not set the alias,
+// which marks the endpoint as finished.
 func (h *Handle) ConfigureHostEnd(l Link, mtu int) (Changes, error) {
 	var ch Changes
 	settings := ipv6Settings(l, false)
@@ -84,7 +84,7 @@ func (h *Handle) ConfigureHostEnd(l Link, mtu int) (Changes, error) {
 	return ch, err
 }
 
-// adjust gives a device what it lacks of alias, MAC, MTU and being up.
+// adjust sets alias, MAC and MTU of a device and brings it up, where they differ.
 func (h *Handle) adjust(l Link, alias string, mac model.MAC, mtu int) (bool, error) {
 	var ch LinkChange
 	if l.Alias != alias {
@@ -109,12 +109,11 @@ func (h *Handle) adjust(l Link, alias string, mac model.MAC, mtu int) (bool, err
 	return true, nil
 }
 
-// gatewaySettings are the settings of a gateway end that are not right. It
-// forwards, so that the host's stack can route what the datapath hands it, and
-// so that the datapath's route lookups may name it as the way in; other
-// devices need not forward. Before force_forwarding (Linux 6.17) the kernel
-// forwards IPv6 only with net.ipv6.conf.all.forwarding, which changes what
-// every device of the host does, so that is left to the operator.
+// gatewaySettings returns the settings of a gateway end that must change. It forwards, so that
+// the host's stack can route what the datapath passes to it, and so that the datapath's route
+// lookups may use it as the input device; other devices need not forward. Before force_forwarding
+// (Linux 6.17) the kernel forwards IPv6 only with net.ipv6.conf.all.forwarding, which affects
+// every device of the host, so that is left to the operator.
 func gatewaySettings(l Link, v6 bool) []Sysctl {
 	settings := ipv6Settings(l, v6)
 	set := func(family, key string, is int32) {
@@ -123,7 +122,7 @@ func gatewaySettings(l Link, v6 bool) []Sysctl {
 		}
 	}
 	set("ipv4", "forwarding", l.Conf.Forwarding4)
-	// Also without IPv6 of its own: the answers of a port that serves IPv6 clients enter here.
+	// Even without IPv6 addresses: replies from a port that serves IPv6 clients enter here.
 	set("ipv6", "forwarding", l.Conf.Forwarding6)
 	if v6 {
 		set("ipv6", "force_forwarding", l.Conf.ForceForwarding6)
@@ -131,7 +130,7 @@ func gatewaySettings(l Link, v6 bool) []Sysctl {
 	return settings
 }
 
-// within reports whether p's address belongs to the subnet of one of ps.
+// within reports whether p's address is in one of the subnets ps.
 func within(p netip.Prefix, ps []netip.Prefix) bool {
 	return slices.ContainsFunc(ps, func(q netip.Prefix) bool { return q.Contains(p.Addr()) })
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// testHostPort makes a host port and returns what it shall be like.
+// testHostPort creates a host port and returns its wanted configuration.
 func testHostPort(t *testing.T, h *Handle, v6 bool) HostPort {
 	t.Helper()
 	want := HostPort{
@@ -84,7 +84,7 @@ func TestConfigureHostPort(t *testing.T) {
 	}
 }
 
-// The link dump's arrays must mean what the files under /proc say.
+// The arrays in a link dump must agree with the files in /proc.
 func TestConfMatchesProc(t *testing.T) {
 	h := testHandle(t)
 	want := testHostPort(t, h, true)
@@ -112,7 +112,7 @@ func TestConfMatchesProc(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := field(l.Conf); int(got) != int(v[0]-'0') {
-				t.Errorf("%s is %s, but the link says %d", path, v, got)
+				t.Errorf("%s is %s, but the link has %d", path, v, got)
 			}
 		}
 	}
@@ -143,7 +143,7 @@ func TestConfigureHostPortRepairs(t *testing.T) {
 			}
 			return h.AddAddr(gw.Index, netip.MustParsePrefix("2001:db8::1/80"))
 		}, Changes{Addresses: 2}},
-		"foreign address is left alone": {func() error {
+		"address of another subnet is kept": {func() error {
 			return h.AddAddr(gw.Index, netip.MustParsePrefix("198.51.100.1/24"))
 		}, Changes{}},
 		"down": {func() error { return setUp(false) }, Changes{Devices: 1, Addresses: 1}},

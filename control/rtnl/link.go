@@ -16,31 +16,30 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// ErrExists is returned when a device of that name is there already.
-var ErrExists = errors.New("a device of that name exists already")
+// ErrExists is returned when a device of that name already exists.
+var ErrExists = errors.New("a device of that name already exists")
 
-// ErrNoDevice is returned when a device is not there.
+// ErrNoDevice is returned when a device does not exist.
 var ErrNoDevice = errors.New("no such device")
 
-// deviceGroup marks Fairlead's devices from their birth; the alias, which
-// cannot be given in the same message, is the mark of a finished one.
+// deviceGroup marks Fairlead's devices from their creation. The alias, which cannot be set in the
+// same message, marks a finished device.
 const deviceGroup = 0x666c
 
-// deletionGroup is joined by devices that are to be deleted together.
+// deletionGroup is the group of devices that are deleted together.
 const deletionGroup = 0x666d
 
-// deletedTogether bounds how many devices are deleted together: nobody else
-// can configure the network meanwhile, about 10 ms for each that bears a tcx
-// program.
+// deletedTogether bounds how many devices are deleted together: the kernel holds the RTNL lock
+// meanwhile, about 10 ms for each device that has a tcx program.
 const deletedTogether = 8
 
-// deletionPoll is how often a deletion looks whether the device is gone.
+// deletionPoll is the interval at which DeleteLink checks whether the device still exists.
 const deletionPoll = 2 * time.Millisecond
 
-// AliasPrefix begins the alias of every device of Fairlead's.
+// AliasPrefix is the prefix of the aliases of Fairlead's devices.
 const AliasPrefix = "fairlead:"
 
-// Aliases of Fairlead's devices: which of them, then the ID it belongs to.
+// Aliases of Fairlead's devices: a role, followed by the ID of the object.
 const (
 	aliasEndpoint = AliasPrefix + "endpoint:" // an endpoint's host end
 	aliasGateway  = AliasPrefix + "gateway:"  // a host port's end with the addresses
@@ -48,31 +47,30 @@ const (
 	aliasSandbox  = AliasPrefix + "sandbox:"  // an endpoint's end in the sandbox
 )
 
-// EndpointAlias is the alias of an endpoint's finished host end.
+// EndpointAlias returns the alias of an endpoint's finished host end.
 func EndpointAlias(endpointID string) string { return aliasEndpoint + endpointID }
 
-// GatewayAlias is the alias of the host port's end that bears the addresses.
+// GatewayAlias returns the alias of the host port's end that has the addresses.
 func GatewayAlias(networkID string) string { return aliasGateway + networkID }
 
-// HostPortAlias is the alias of the host port's end that bears the program.
+// HostPortAlias returns the alias of the host port's end that has the program.
 func HostPortAlias(networkID string) string { return aliasHostPort + networkID }
 
-// SandboxAlias is the alias of an endpoint's end in the sandbox.
+// SandboxAlias returns the alias of an endpoint's end in the sandbox.
 func SandboxAlias(endpointID string) string { return aliasSandbox + endpointID }
 
-// EndpointDevice is the name of an endpoint's host end.
+// EndpointDevice returns the name of an endpoint's host end.
 func EndpointDevice(endpointID string) string { return "fl" + head(endpointID, 12) }
 
-// GatewayDevice is the name of the host port's end that bears the addresses.
+// GatewayDevice returns the name of the host port's end that has the addresses.
 func GatewayDevice(networkID string) string { return "flg" + head(networkID, 11) }
 
-// HostPortDevice is the name of the host port's end that bears the program.
+// HostPortDevice returns the name of the host port's end that has the program.
 func HostPortDevice(networkID string) string { return "flp" + head(networkID, 11) }
 
 func head(s string, n int) string { return s[:min(n, len(s))] }
 
-// Conf is what the kernel tells of a device's sysctls in a link dump; -1:
-// unknown to this kernel.
+// Conf is a device's sysctls in a link dump; -1 means unknown to this kernel.
 type Conf struct {
 	Forwarding4      int32
 	Forwarding6      int32
@@ -86,12 +84,12 @@ type Conf struct {
 // Link is a network device.
 type Link struct {
 	Index     uint32
-	PeerIndex uint32 // of a veth: the other end, in whichever namespace
-	PeerNSID  int32  // the number that this namespace has for that one; -1: it is the same
+	PeerIndex uint32 // of a veth: the other end, in any namespace
+	PeerNSID  int32  // the ID of the peer's namespace in this one; -1 if it is the same
 	Name      string
 	Alias     string
 	Kind      string // "veth", …; empty for hardware
-	Master    uint32 // the bridge, or the like, that it is a port of; 0: none
+	Master    uint32 // the bridge, or similar, that it is a port of; 0 if none
 	MAC       model.MAC
 	MTU       int
 	Type      uint16 // ARPHRD_
@@ -105,7 +103,7 @@ type Link struct {
 // Ethernet reports whether the device's packets have Ethernet headers.
 func (l Link) Ethernet() bool { return l.Type == 1 /* ARPHRD_ETHER */ }
 
-// Ours reports whether the device is Fairlead's, finished or half-made.
+// Ours reports whether the device is Fairlead's, finished or not.
 func (l *Link) Ours() bool {
 	if strings.HasPrefix(l.Alias, AliasPrefix) {
 		return true
@@ -122,16 +120,16 @@ func (h *Handle) Links() ([]Link, error) {
 	return ls, nil
 }
 
-// Link looks a device up by index; ErrNoDevice if there is none. As a side
-// effect the kernel settles a carrier change that is still queued.
+// Link looks up a device by index. It returns ErrNoDevice if there is none. As a side effect the
+// kernel processes a pending carrier change.
 func (h *Handle) Link(index uint32) (Link, error) { return h.conn.link(index, "") }
 
-// LinkByName looks a device up by name; ErrNoDevice if there is none.
+// LinkByName looks up a device by name. It returns ErrNoDevice if there is none.
 func (h *Handle) LinkByName(name string) (Link, error) { return h.conn.link(0, name) }
 
-// DeleteLink removes a device; absent is success. It returns when nobody can see
-// the device any more. The kernel answers only when it has freed the memory,
-// for which it waits for all processors and for other deletions.
+// DeleteLink removes a device. A missing device is not an error. It returns when the device can
+// no longer be found: the kernel replies only after it has freed the memory, for which it waits
+// for all CPUs and for other deletions.
 func (h *Handle) DeleteLink(index uint32) error {
 	done := make(chan error, 1)
 	h.deletions.Go(func() { done <- h.deleteLink(index) })
@@ -149,7 +147,7 @@ func (h *Handle) DeleteLink(index uint32) error {
 	}
 }
 
-// deleteLink has a socket of its own, since its answer takes long.
+// deleteLink uses a socket of its own, since the reply takes long.
 func (h *Handle) deleteLink(index uint32) error {
 	var c *conn
 	err := h.Do(func() (err error) {
@@ -169,8 +167,8 @@ func (h *Handle) deleteLink(index uint32) error {
 	return nil
 }
 
-// DeleteLinks removes devices; absent is success. Many at once cost the kernel,
-// which waits for all processors after each deletion, little more than one.
+// DeleteLinks removes devices. Missing devices are not an error. Deleting many at once takes
+// little longer than deleting one, since the kernel waits for all CPUs after each deletion.
 func (h *Handle) DeleteLinks(indices []uint32) error {
 	var there []uint32
 	for _, index := range indices {
@@ -195,13 +193,13 @@ func (h *Handle) DeleteLinks(indices []uint32) error {
 	return errors.Join(errs...)
 }
 
-// groupIsFree reports whether no device but Fairlead's is in a group.
+// groupIsFree reports whether a group has no devices other than Fairlead's.
 func (h *Handle) groupIsFree(group uint32) bool {
 	links, err := h.conn.links()
 	return err == nil && !slices.ContainsFunc(links, func(l Link) bool { return l.Group == group && !l.Ours() })
 }
 
-// deleteTogether moves the devices into a group of their own and deletes that.
+// deleteTogether moves the devices into the deletion group and deletes the group.
 func (h *Handle) deleteTogether(indices []uint32) error {
 	for _, index := range indices {
 		msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
@@ -218,8 +216,8 @@ func (h *Handle) deleteTogether(indices []uint32) error {
 	return nil
 }
 
-// ipv6Link has the sizes and places of what AF_SPEC carries: indices into the
-// arrays of uapi/linux/ipv6.h (DEVCONF_) and uapi/linux/ip.h (IPV4_DEVCONF_).
+// Constants of AF_SPEC: indices into the arrays of uapi/linux/ipv6.h (DEVCONF_) and
+// uapi/linux/ip.h (IPV4_DEVCONF_), attributes and flags.
 const (
 	conf4Forwarding      = 0 // IPV4_DEVCONF_FORWARDING - 1
 	conf6Forwarding      = 0

@@ -45,7 +45,7 @@ func TestDeleteLinks(t *testing.T) {
 			}
 		})
 	}
-	t.Run("somebody else's group", func(t *testing.T) {
+	t.Run("group of another program", func(t *testing.T) {
 		msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 		msg.Index = 1
 		if err := h.conn.do(unix.RTM_SETLINK, 0, msg, u32(unix.IFLA_GROUP, deletionGroup)); err != nil {
@@ -65,15 +65,15 @@ func TestDeleteLinks(t *testing.T) {
 	}
 }
 
-// DeleteLink does not wait for the kernel's answer; Close does, since the goroutine that
-// waits uses the handle's namespace.
+// DeleteLink does not wait for the kernel's reply. Close does, since the goroutine that waits
+// uses the handle's namespace.
 func TestCloseWaitsForDeletions(t *testing.T) {
 	h := testHandle(t)
 	l, err := h.CreateVeth(Veth{Name: "fla", PeerName: "fpa", MTU: 1500})
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Deletions queue up for the lock that this one has to take as well.
+	// Deletions queue up for the RTNL lock.
 	for _, index := range []uint32{l.Index, l.Index, l.Index, l.Index} {
 		if err := h.DeleteLink(index); err != nil {
 			t.Fatal(err)
@@ -85,6 +85,6 @@ func TestCloseWaitsForDeletions(t *testing.T) {
 	stacks := make([]byte, 1<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
 	if strings.Contains(string(stacks), "deleteLink") {
-		t.Errorf("a deletion goes on after Close:\n%s", stacks)
+		t.Errorf("a deletion is pending after Close:\n%s", stacks)
 	}
 }

@@ -22,8 +22,8 @@ func runIP(t *testing.T, commands ...string) {
 	}
 }
 
-// Local routes that no address is the reason of, from the table of local ones, and their changes
-// are told. Other routes are not.
+// Local routes that do not come from an address are listed, from the local table only, and their
+// changes are reported. Other routes are not.
 func TestLocalPrefixes(t *testing.T) {
 	h := testHandle(t)
 	runIP(t, "link set lo up", "address add 192.0.2.1/32 dev lo", "address add 2001:db8::1/128 dev lo",
@@ -61,7 +61,7 @@ func TestLocalPrefixes(t *testing.T) {
 			return false
 		}
 	}
-	for i := range 500 { // until the watch stands
+	for i := range 500 { // until the watch runs
 		runIP(t, "route replace local 203.0.113.0/24 dev lo mtu "+[]string{"1400", "1401"}[i%2])
 		if waitChange(10 * time.Millisecond) {
 			break
@@ -71,12 +71,12 @@ func TestLocalPrefixes(t *testing.T) {
 	}
 	runIP(t, "route add 198.18.0.0/24 dev lo", "route add 2001:db8:5::/64 dev lo")
 	if waitChange(100 * time.Millisecond) {
-		t.Error("routes that are not local are told")
+		t.Error("routes that are not local are reported")
 	}
 	for _, prefix := range []string{"203.0.113.77/32", "2001:db8:aa::/64"} {
 		runIP(t, "route add local "+prefix+" dev lo")
 		if !waitChange(5 * time.Second) {
-			t.Errorf("local %s is new, and nobody tells", prefix)
+			t.Errorf("a new local route to %s is not reported", prefix)
 		}
 		for waitChange(100 * time.Millisecond) {
 		}
@@ -87,7 +87,7 @@ func TestLocalPrefixes(t *testing.T) {
 	}
 	runIP(t, "route del local 203.0.113.0/24 dev lo")
 	if !waitChange(5 * time.Second) {
-		t.Error("a local route is gone, and nobody tells")
+		t.Error("the removal of a local route is not reported")
 	}
 	cancel()
 	if err := <-done; err != context.Canceled {

@@ -21,8 +21,8 @@ const (
 	ndaLLAddr = 2 // NDA_LLADDR
 )
 
-// ChangeNeighbour tells the host's stack that an address behind a device has another MAC. An
-// address that the stack does not know is success.
+// ChangeNeighbour updates the MAC of an address in the neighbour cache of the host's stack. A
+// missing entry is not an error.
 func (h *Handle) ChangeNeighbour(device uint32, ip netip.Addr, mac model.MAC) error {
 	msg := &netlink.Ndmsg{Family: uint8(family(ip)), Index: device, State: netlink.NUD_STALE}
 	err := h.conn.do(unix.RTM_NEWNEIGH, unix.NLM_F_REPLACE, msg, addr(ndaDst, ip), nl.NewRtAttr(ndaLLAddr, mac[:]))
@@ -32,20 +32,20 @@ func (h *Handle) ChangeNeighbour(device uint32, ip netip.Addr, mac model.MAC) er
 	return nil
 }
 
-// Member is somebody on a network's segment.
+// Member is a member of a network.
 type Member struct {
 	MAC  model.MAC
-	IPv6 netip.Addr // zero: none
+	IPv6 netip.Addr // zero if it has none
 }
 
-// Announce tells members of a network, of which gateway is the host's own device, that an
-// address has another MAC: by ARP (RFC 5227 section 3) or an unsolicited neighbour advertisement
-// (RFC 4861 section 7.2.6). Each gets a frame of its own, so that whoever has the address does
-// not hear that somebody has it. One without IPv6 hears of no IPv6 address.
+// Announce notifies members of a network that an address has a new MAC, by ARP (RFC 5227 section
+// 3) or an unsolicited neighbour advertisement (RFC 4861 section 7.2.6). gateway is the host's
+// device in the network. Each member gets a frame of its own, so that the owner of the address
+// does not detect a conflict. Members without IPv6 are not notified of IPv6 addresses.
 func (h *Handle) Announce(gateway uint32, ip netip.Addr, mac model.MAC, to []Member) error {
 	fd := -1
 	err := h.Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // receives nothing
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // protocol 0: receives nothing
 		return err
 	})
 	if err != nil {
@@ -99,7 +99,7 @@ func neighbourAdvertisement(ip netip.Addr, mac model.MAC, to Member) []byte {
 	return append(append(f, addrs...), body...)
 }
 
-// checksum is the internet's (RFC 1071) of an even number of bytes.
+// checksum returns the Internet checksum (RFC 1071) of an even number of bytes.
 func checksum(b []byte) uint16 {
 	var sum uint32
 	for ; len(b) > 1; b = b[2:] {

@@ -13,31 +13,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrGone is returned when a path leads to no network namespace: it does not
-// exist (any more), or something else is there.
+// ErrGone is returned when a path does not exist (any more) or is not a network namespace.
 var ErrGone = errors.New("no network namespace there")
 
-// ErrHost is returned when a path that should lead into a sandbox leads to the handle's own
-// namespace, the host's: by mistake, or because the process whose path it was has ended and
-// one of the host's has its ID now. It is an ErrGone.
+// ErrHost is returned when the path of a sandbox is the handle's own namespace, the host's: by
+// mistake, or because the process at this path ended and a process of the host has its PID now.
+// It is an ErrGone.
 var ErrHost error = hostError{}
 
 type hostError struct{}
 
 func (hostError) Error() string { return "this is the host's own network namespace" }
 
-// Is makes it an ErrGone.
+// Is makes hostError match ErrGone.
 func (hostError) Is(target error) bool { return target == ErrGone }
 
-// NetNS is an open network namespace. It stays valid until Close, also when
-// its path goes away.
+// NetNS is an open network namespace. It stays valid until Close, even if its path is removed.
 type NetNS struct {
 	file *os.File
 }
 
-// OpenNetNS opens the namespace at path; ErrGone if there is none.
+// OpenNetNS opens the namespace at path. It returns ErrGone if there is none.
 func OpenNetNS(path string) (*NetNS, error) {
-	// Somebody's FIFO must not keep the caller waiting.
+	// O_NONBLOCK: a FIFO must not block the caller.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open network namespace %q: %w", path, ErrGone)
@@ -66,8 +64,8 @@ func CurrentNetNS() (*NetNS, error) {
 // Close releases the namespace.
 func (ns *NetNS) Close() error { return ns.file.Close() }
 
-// Inode identifies the namespace among all of this boot: it is the inode of
-// /proc/PID/ns/net of every process inside.
+// Inode identifies the namespace among all of this boot: it is the inode of /proc/PID/ns/net of
+// every process in it.
 func (ns *NetNS) Inode() (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(ns.fd(), &st); err != nil {
@@ -76,8 +74,8 @@ func (ns *NetNS) Inode() (uint64, error) {
 	return st.Ino, nil
 }
 
-// OpenSandboxNetNS opens the namespace at path, which must be another than the handle's own; ErrHost
-// if it is not, whatever its path, ErrGone if there is none.
+// OpenSandboxNetNS opens the namespace at path, which must not be the handle's own. It returns
+// ErrHost if it is, by whatever path, and ErrGone if there is none.
 func (h *Handle) OpenSandboxNetNS(path string) (*NetNS, error) {
 	ns, err := OpenNetNS(path)
 	if err != nil {
@@ -94,7 +92,7 @@ func (h *Handle) OpenSandboxNetNS(path string) (*NetNS, error) {
 	return ns, nil
 }
 
-// same reports whether two are one namespace.
+// same reports whether ns and o are the same namespace.
 func (ns *NetNS) same(o *NetNS) (bool, error) {
 	var a, b unix.Stat_t
 	if err := errors.Join(unix.Fstat(ns.fd(), &a), unix.Fstat(o.fd(), &b)); err != nil {
@@ -103,9 +101,9 @@ func (ns *NetNS) same(o *NetNS) (bool, error) {
 	return a.Dev == b.Dev && a.Ino == b.Ino, nil
 }
 
-// PeerNetNS opens the namespace that the other end of a host's device is in, by way of
-// a process in it; ErrGone if there is none, or none that is visible. A container
-// engine's path of a namespace need not lead anywhere outside of the engine.
+// PeerNetNS opens the namespace of the peer of a host's device, by way of a process in it. It
+// returns ErrGone if there is none, or none that is visible. A container engine's path of a
+// namespace need not exist outside of the engine.
 func (h *Handle) PeerNetNS(l Link) (*NetNS, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
 	if err != nil {
@@ -114,7 +112,7 @@ func (h *Handle) PeerNetNS(l Link) (*NetNS, error) {
 	seen := make(map[string]bool)
 	for _, path := range paths {
 		name, err := os.Readlink(path)
-		if err != nil || seen[name] { // it ended, or is none of ours to see
+		if err != nil || seen[name] { // it exited, or may not be inspected
 			continue
 		}
 		seen[name] = true
@@ -127,13 +125,12 @@ func (h *Handle) PeerNetNS(l Link) (*NetNS, error) {
 		}
 		ns.Close()
 	}
-	return nil, fmt.Errorf("no process is seen in the namespace of the other end of device %q: %w", l.Name, ErrGone)
+	return nil, fmt.Errorf("no process found in the namespace of the peer of device %q: %w", l.Name, ErrGone)
 }
 
 func (ns *NetNS) fd() int { return int(ns.file.Fd()) }
 
-// Do runs fn on a thread inside the namespace. fn must not start goroutines
-// that rely on it.
+// Do runs fn on a thread in the namespace. fn must not start goroutines that rely on it.
 func (ns *NetNS) Do(fn func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(ns.fd(), unix.CLONE_NEWNET); err != nil {
@@ -143,8 +140,8 @@ func (ns *NetNS) Do(fn func() error) error {
 	}, fn)
 }
 
-// CreateNetNS makes a network namespace and bind-mounts it at path. One that
-// is there already is kept; a file left by an interrupted call is used.
+// CreateNetNS creates a network namespace and bind-mounts it at path. An existing one is kept; a
+// file left by an interrupted call is used.
 func CreateNetNS(path string) error {
 	if ns, err := OpenNetNS(path); err == nil {
 		return ns.Close()
@@ -173,8 +170,8 @@ func unshareNetNS() error {
 	return nil
 }
 
-// RemoveNetNS unmounts the namespace at path and removes the file. Absent is
-// success; the namespace itself lives on while a process is in it.
+// RemoveNetNS unmounts the namespace at path and removes the file. A missing path is not an
+// error. The namespace itself exists as long as a process is in it.
 func RemoveNetNS(path string) error {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
@@ -192,10 +189,10 @@ func RemoveNetNS(path string) error {
 	return nil
 }
 
-// onThread runs enter, which changes the thread's network namespace, and then
-// fn, on a thread of their own, and puts the thread back. It is the only place
-// where namespaces are switched: a thread that cannot be put back ends with
-// its goroutine (it stays locked), so it never serves anyone else.
+// onThread runs enter, which changes the thread's network namespace, and then fn, on a separate
+// thread, and restores the thread's namespace. It is the only place where namespaces are
+// switched. A thread that cannot be restored stays locked and ends with its goroutine, so it
+// never runs anything else.
 func onThread(enter, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -205,7 +202,7 @@ func onThread(enter, fn func() error) error {
 		home, openErr := os.Open("/proc/thread-self/ns/net")
 		if openErr != nil {
 			runtime.UnlockOSThread()
-			err = fmt.Errorf("remember network namespace: %w", openErr)
+			err = fmt.Errorf("open the thread's network namespace: %w", openErr)
 			return
 		}
 		defer home.Close()

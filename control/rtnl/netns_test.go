@@ -16,12 +16,12 @@ func TestNetNSLifeIsIdempotent(t *testing.T) {
 	testHandle(t)
 	path := filepath.Join(t.TempDir(), "a", "ns")
 	if err := RemoveNetNS(path); err != nil {
-		t.Errorf("removing what never was: %v", err)
+		t.Errorf("removing what never existed: %v", err)
 	}
 	if _, err := OpenNetNS(path); !errors.Is(err, ErrGone) {
-		t.Errorf("open before it is made: %v, want ErrGone", err)
+		t.Errorf("open before it is created: %v, want ErrGone", err)
 	}
-	// What an interrupted creation leaves: a file that is no mount.
+	// An interrupted creation leaves a file that is not a mount point.
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestNetNSLifeIsIdempotent(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the file is still there: %v", err)
+		t.Errorf("the file still exists: %v", err)
 	}
 }
 

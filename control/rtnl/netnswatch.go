@@ -16,20 +16,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchBuffer is the memory for what the kernel tells faster than it is read:
-// some thousand messages.
+// watchBuffer is the receive buffer, in bytes, for messages that arrive faster than they are
+// read: it holds some thousand.
 const watchBuffer = 4 << 20
 
-// NetNSWatch hears what changes inside of sandboxes. Its sockets are in a
-// namespace of their own, where only the sandboxes that were added have
-// numbers: of strangers' namespaces, and of the host's, the kernel tells it
-// nothing.
+// NetNSWatch watches the network namespaces of sandboxes. Its sockets are in a namespace of their
+// own, in which only the sandboxes that were added have IDs, so the kernel sends no messages from
+// the host's namespace or any other.
 type NetNSWatch struct {
 	conn *conn
 	sock *os.File
 }
 
-// NewNetNSWatch returns a watch over no sandbox yet.
+// NewNetNSWatch returns a watch without sandboxes.
 func NewNetNSWatch() (*NetNSWatch, error) {
 	w := new(NetNSWatch)
 	err := onThread(unshareNetNS, func() (err error) {
@@ -47,8 +46,8 @@ func NewNetNSWatch() (*NetNSWatch, error) {
 	return w, nil
 }
 
-// listenNetNS opens the socket, in the calling thread's namespace, that hears
-// every namespace with a number there.
+// listenNetNS opens a socket, in the calling thread's namespace, that receives messages from
+// every namespace that has an ID there.
 func listenNetNS() (*os.File, error) {
 	groups := uint32(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR |
 		unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE | unix.RTMGRP_TC)
@@ -68,15 +67,15 @@ func listenNetNS() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "rtnetlink"), nil
 }
 
-// Close ends the watch; Run must have returned.
+// Close ends the watch. Run must have returned.
 func (w *NetNSWatch) Close() error {
 	w.conn.close()
 	return w.sock.Close()
 }
 
-// Add has the watch hear a sandbox, and returns the number it will go by. One
-// that is heard already keeps its number. The kernel takes it off when it goes
-// away, and may then give the number to another.
+// Add adds a sandbox to the watch, and returns its number. A sandbox that was added before keeps
+// its number. The kernel removes a namespace that ends, and may then assign its number to
+// another.
 func (w *NetNSWatch) Add(ns *NetNS) (number int32, err error) {
 	fd := u32(netlink.NETNSA_FD, uint32(ns.fd()))
 	number, err = w.number(fd)
@@ -92,7 +91,7 @@ func (w *NetNSWatch) Add(ns *NetNS) (number int32, err error) {
 	return number, nil
 }
 
-// number of a namespace in the watch's own; -1: it has none.
+// number returns a namespace's ID in the watch's own namespace, or -1 if it has none.
 func (w *NetNSWatch) number(fd *nl.RtAttr) (int32, error) {
 	msg := nl.NewRtGenMsg()
 	b, err := w.conn.get(unix.RTM_GETNSID, unix.RTM_NEWNSID, msg, fd)
@@ -108,9 +107,8 @@ func (w *NetNSWatch) number(fd *nl.RtAttr) (int32, error) {
 	return number, nil
 }
 
-// Run calls changed with the number of each sandbox whose devices, addresses,
-// default routes or limits may have changed, and lost when it missed something, until ctx
-// is done.
+// Run calls changed with the number of each sandbox whose devices, addresses, default routes or
+// limits may have changed, and lost when messages were lost, until ctx is done.
 func (w *NetNSWatch) Run(ctx context.Context, changed func(number int32), lost func()) error {
 	stop := context.AfterFunc(ctx, func() { w.sock.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -141,8 +139,8 @@ func (w *NetNSWatch) Run(ctx context.Context, changed func(number int32), lost f
 	}
 }
 
-// sender reads the number of the namespace that a message is from. One from the
-// watch's own has none.
+// sender returns the ID of the namespace that a message is from. Messages from the watch's own
+// namespace have none.
 func sender(control []byte) (number int32, ok bool) {
 	msgs, err := unix.ParseSocketControlMessage(control)
 	if err != nil {
@@ -156,9 +154,9 @@ func sender(control []byte) (number int32, ok bool) {
 	return 0, false
 }
 
-// affectsSandbox reports whether messages tell of what Fairlead configures in a
-// sandbox. Of routes those are the default ones; a router in there may have
-// many others, which change all the time. Of traffic control it is a limit that is gone.
+// affectsSandbox reports whether messages are about what Fairlead configures in a sandbox. Of
+// routes, only default routes are: a router in a sandbox may have many others, which change all
+// the time. Of traffic control, only the removal of a limit is.
 func affectsSandbox(b []byte) bool {
 	msgs, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {

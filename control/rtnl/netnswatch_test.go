@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// testWatch returns a watch that runs until the test ends, the numbers it
-// tells of, and word of what it lost.
+// testWatch returns a watch that runs until the test ends, and channels for the numbers that it
+// reports and for lost messages.
 func testWatch(t *testing.T) (w *NetNSWatch, changed chan int32, lost chan bool) {
 	t.Helper()
 	w, err := NewNetNSWatch()
@@ -50,7 +50,7 @@ func testWatch(t *testing.T) (w *NetNSWatch, changed chan int32, lost chan bool)
 	return w, changed, lost
 }
 
-// in runs f with a socket inside a namespace.
+// in runs f with a socket in a namespace.
 func in(t *testing.T, ns *NetNS, f func(c *conn) error) {
 	t.Helper()
 	err := ns.Do(func() error {
@@ -66,8 +66,8 @@ func in(t *testing.T, ns *NetNS, f func(c *conn) error) {
 	}
 }
 
-// untilQuiet returns what is heard until nothing is at first, or nothing more for
-// a while.
+// untilQuiet returns the numbers received until there is none for the duration first initially,
+// or while later.
 func untilQuiet(changed <-chan int32, first, while time.Duration) (numbers []int32) {
 	for wait := first; ; wait = while {
 		select {
@@ -96,10 +96,10 @@ func TestInsidesWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	if again, err := w.Add(ns); err != nil || again != number {
-		t.Errorf("the number is %d, and %d, %v when asked for again", number, again, err)
+		t.Errorf("the number is %d, and %d, %v when added again", number, again, err)
 	}
 
-	untilQuiet(changed, 2*time.Second, 2*time.Second) // carriers settle within one
+	untilQuiet(changed, 2*time.Second, 2*time.Second) // carrier changes settle within 1 s
 
 	four, six := d.Gateways[0], d.Gateways[1]
 	route := func(c *conn, kind, flags int, dst netip.Prefix, gw netip.Addr) error {
@@ -144,16 +144,16 @@ func TestInsidesWatch(t *testing.T) {
 			}
 			got := untilQuiet(changed, first, quiet)
 			if len(got) > 0 != tt.wantEvent {
-				t.Errorf("heard of %v; want it heard: %t", got, tt.wantEvent)
+				t.Errorf("events from %v; want any: %t", got, tt.wantEvent)
 			}
 			if slices.ContainsFunc(got, func(n int32) bool { return n != number }) {
-				t.Errorf("heard of %v, want %d", got, number)
+				t.Errorf("events from %v, want %d", got, number)
 			}
 		})
 	}
 }
 
-// A watch that is too slow says that it missed something.
+// A watch that is too slow reports that it lost messages.
 func TestInsidesWatchLoses(t *testing.T) {
 	testHandle(t)
 	_, ns := testNetNS(t)

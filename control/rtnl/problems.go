@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// UplinkProblems says, a line each, which devices that lead out of the host do not work as
-// uplinks, and why. encrypted: the host has IPsec policies for what leaves.
+// UplinkProblems describes, one per line, problems of devices that traffic leaves the host by and
+// that do not work as uplinks. encrypted means that the host has IPsec policies for outgoing
+// packets.
 func UplinkProblems(links []Link, addrs []Addr, rules UplinkRules, encrypted bool) []string {
 	var list []string
 	say := func(device, format string, args ...any) {
@@ -24,7 +25,7 @@ func UplinkProblems(links []Link, addrs []Addr, rules UplinkRules, encrypted boo
 	}
 	for _, name := range rules.Pinned {
 		if !slices.ContainsFunc(links, func(l Link) bool { return l.Name == name }) {
-			say(name, "there is no such device (--uplink)")
+			say(name, "no such device (--uplink)")
 		}
 	}
 	through := slices.Compact(slices.Sorted(slices.Values(rules.Default)))
@@ -33,25 +34,25 @@ func UplinkProblems(links []Link, addrs []Addr, rules UplinkRules, encrypted boo
 		switch {
 		case l.Ours() || l.Loopback:
 		case !l.Ethernet() && (leads || named):
-			say(l.Name, "its packets have no Ethernet header: what leaves by it is not masqueraded, and what arrives is the host's (docs/limits.md)")
+			say(l.Name, "its packets have no Ethernet header: egress traffic is not masqueraded, and ingress traffic goes to the host only (docs/limits.md)")
 		case leads && !is(l.Index):
-			say(l.Name, "the default route leads through it, but --uplink does not name it")
+			say(l.Name, "the default route uses it, but --uplink does not name it")
 		case is(l.Index) && !l.Up:
 			say(l.Name, "it is down")
 		case is(l.Index) && isPort(l, links):
-			say(l.Name, "it is a port of another device, to which its addresses belong")
+			say(l.Name, "it is a port of another device, which should have its addresses")
 		}
 	}
 	if len(links) > 0 && len(ups) == 0 {
-		list = append(list, "no device leads out of the host: nothing is masqueraded, and published ports answer the host and its sandboxes only")
+		list = append(list, "no uplink found: nothing is masqueraded, and only the host and its sandboxes can reach published ports")
 	}
 	if encrypted {
-		list = append(list, "the host has IPsec policies for packets that leave it: those of sandboxes leave without (docs/limits.md)")
+		list = append(list, "the host has IPsec policies for outgoing packets, which packets of sandboxes bypass (docs/limits.md)")
 	}
 	return list
 }
 
-// FindUplinkProblems is UplinkProblems of the host as it is.
+// FindUplinkProblems returns UplinkProblems for the host's current state.
 func (h *Handle) FindUplinkProblems(pinned []string) ([]string, error) {
 	links, err := h.Links()
 	if err != nil {
@@ -76,8 +77,8 @@ func (h *Handle) FindUplinkProblems(pinned []string) ([]string, error) {
 	return UplinkProblems(links, addrs, rules, encrypted), nil
 }
 
-// encrypts reports whether the host has IPsec policies for packets that leave it or that it
-// forwards, other than those of a socket. A kernel without IPsec has none.
+// encrypts reports whether the host has IPsec policies for outgoing or forwarded packets, other
+// than those of a socket. A kernel without IPsec has none.
 func (h *Handle) encrypts() (bool, error) {
 	var policies []netlink.XfrmPolicy
 	err := h.Do(func() (err error) {

@@ -27,15 +27,15 @@ func TestUplinkTroubles(t *testing.T) {
 		addrs     []Addr
 		rules     UplinkRules
 		encrypted bool
-		want      []string // the beginnings
+		want      []string // prefixes
 	}{
 		"none":               {addrs: []Addr{at(2)}, rules: UplinkRules{Default: []uint32{2, 2}}},
 		"down":               {addrs: []Addr{at(2), at(3)}, want: []string{"eth1: it is down"}},
 		"no Ethernet":        {addrs: []Addr{at(2), at(4)}, rules: UplinkRules{Default: []uint32{4}}, want: []string{"wg0: its packets have no Ethernet header"}},
-		"not named":          {addrs: []Addr{at(2), at(5)}, rules: UplinkRules{Default: []uint32{2}, Pinned: []string{"br0"}}, want: []string{"eth0: the default route leads through it"}},
-		"not there":          {rules: UplinkRules{Pinned: []string{"eth0", "eth9"}}, want: []string{"eth9: there is no such device"}},
+		"not named":          {addrs: []Addr{at(2), at(5)}, rules: UplinkRules{Default: []uint32{2}, Pinned: []string{"br0"}}, want: []string{"eth0: the default route uses it"}},
+		"not there":          {rules: UplinkRules{Pinned: []string{"eth0", "eth9"}}, want: []string{"eth9: no such device"}},
 		"a port's addresses": {addrs: []Addr{at(6)}, want: []string{"eth2: it is a port"}},
-		"no uplink":          {want: []string{"no device leads out of the host"}},
+		"no uplink":          {want: []string{"no uplink found"}},
 		"IPsec":              {addrs: []Addr{at(2)}, encrypted: true, want: []string{"the host has IPsec policies"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -45,7 +45,7 @@ func TestUplinkTroubles(t *testing.T) {
 				bad = !strings.HasPrefix(got[i], tt.want[i])
 			}
 			if bad {
-				t.Errorf("troubles %q, want %q", got, tt.want)
+				t.Errorf("problems %q, want %q", got, tt.want)
 			}
 		})
 	}
@@ -72,7 +72,7 @@ func TestEncrypts(t *testing.T) {
 		}
 	}
 	add()
-	encrypts(false) // what arrives is the stack's
+	encrypts(false) // the host's stack handles ingress
 	policy.Dir = netlink.XFRM_DIR_OUT
 	add()
 	encrypts(true)

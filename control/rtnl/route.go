@@ -19,9 +19,9 @@ const RouteProtocol = 76
 
 // Route is a unicast route.
 type Route struct {
-	Dst      netip.Prefix // default: 0.0.0.0/0 or ::/0
+	Dst      netip.Prefix // 0.0.0.0/0 or ::/0 for a default route
 	Gateway  netip.Addr
-	Devices  []uint32 // one, or more of a multipath route
+	Devices  []uint32 // more than one for a multipath route
 	Table    uint32
 	Protocol uint8
 	Priority uint32
@@ -43,18 +43,18 @@ func (h *Handle) Routes(fn func(Route) bool) error {
 	return nil
 }
 
-// Addresses that nobody has and only a default route leads to: RFC 7600, and one of a block
-// that IANA has not given away.
+// Addresses that nothing has and only a default route covers: one of RFC 7600, and one of a block
+// that IANA has not allocated.
 var (
 	probeDst4 = netip.MustParseAddr("192.0.0.8")
 	probeDst6 = netip.MustParseAddr("2000::1")
 )
 
-// maxDefaultBits: two routes of one bit each are a default route as well.
+// maxDefaultBits is 1, because two routes with a prefix length of 1 are a default route as well.
 const maxDefaultBits = 1
 
-// DefaultDevices lists the devices that the host's default routes lead through, as its own
-// packets take them. It looks one address of each family up, however many routes there are.
+// DefaultDevices lists the devices of the default routes that the host's own packets take. It
+// looks up one address per family, however many routes there are.
 func (h *Handle) DefaultDevices() ([]uint32, error) {
 	var devices []uint32
 	for _, dst := range []netip.Addr{probeDst4, probeDst6} {
@@ -72,8 +72,8 @@ func (h *Handle) DefaultDevices() ([]uint32, error) {
 	return devices, nil
 }
 
-// matchRoute finds the unicast route that packets to dst take; an empty one if it is of another
-// kind.
+// matchRoute finds the unicast route that packets to dst take. It returns an empty Route if the
+// route is of another kind.
 func (c *conn) matchRoute(dst netip.Addr) (Route, error) {
 	msg := nl.NewRtMsg()
 	msg.Family, msg.Dst_len = uint8(family(dst)), uint8(dst.BitLen())
@@ -104,12 +104,12 @@ func (c *conn) routes(fam int) ([]Route, error) {
 	return rs, nil
 }
 
-// LocalPrefixes lists what packets are for the host by a local route alone, without an address
-// (ip route add local PREFIX dev lo), sorted. addrs are the host's addresses.
+// LocalPrefixes lists, sorted, the prefixes that are the host's by a local route only, not by an
+// address (ip route add local PREFIX dev lo). addrs are the host's addresses.
 func (h *Handle) LocalPrefixes(addrs []Addr) ([]netip.Prefix, error) {
 	seen := make(map[netip.Prefix]bool)
 	err := h.Do(func() error {
-		// A socket of its own: only with strict checks the kernel looks at the table asked for.
+		// A separate socket, since the kernel filters by table only with strict checks.
 		c, err := dial()
 		if err != nil {
 			return err
@@ -124,7 +124,7 @@ func (h *Handle) LocalPrefixes(addrs []Addr) ([]netip.Prefix, error) {
 			msg.Scope, msg.Protocol = 0, 0
 			msgs, err := c.dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, msg)
 			if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) {
-				continue // no such table yet, or family
+				continue // no such table yet, or no such family
 			}
 			if err != nil {
 				return err
@@ -159,8 +159,7 @@ func localPrefix(m []byte) (p netip.Prefix, ok bool) {
 	return p, p.IsValid() && !p.Addr().IsLoopback() && !p.Addr().IsLinkLocalUnicast()
 }
 
-// replaceDefault makes the default route of the gateway's family lead through
-// it and the device.
+// replaceDefault sets the default route of the gateway's family.
 func (c *conn) replaceDefault(gw netip.Addr, device uint32) error {
 	msg := nl.NewRtMsg()
 	msg.Family = uint8(family(gw))
@@ -173,7 +172,7 @@ func (c *conn) replaceDefault(gw netip.Addr, device uint32) error {
 	return nil
 }
 
-// deleteDefault removes a default route of Fairlead's; absent is success.
+// deleteDefault removes a default route of Fairlead's. A missing route is not an error.
 func (c *conn) deleteDefault(r Route) error {
 	msg := nl.NewRtDelMsg()
 	msg.Family = uint8(family(r.Dst.Addr()))
@@ -223,8 +222,8 @@ func parseRoute(m []byte) (Route, bool) {
 	return r, !cloned && r.Dst.IsValid()
 }
 
-// nextHops reads the devices out of RTA_MULTIPATH, an array of struct
-// rtnexthop with attributes each.
+// nextHops returns the devices in RTA_MULTIPATH, an array of struct rtnexthop, each with
+// attributes.
 func nextHops(b []byte) []uint32 {
 	var devs []uint32
 	for len(b) >= unix.SizeofRtNexthop {

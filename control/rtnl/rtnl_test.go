@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// testHandle returns a handle on a network namespace of the test's own. The
-// test's goroutine stays in it: its thread is not given back.
+// testHandle returns a handle on a network namespace of the test's own. The test's goroutine
+// stays in it on a locked thread.
 func testHandle(t *testing.T) *Handle {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -32,7 +32,7 @@ func testHandle(t *testing.T) *Handle {
 	return h
 }
 
-// testNetNS makes a namespace at a path of the test's own.
+// testNetNS creates a namespace at a path of the test's own.
 func testNetNS(t *testing.T) (string, *NetNS) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "netns", "sandbox")
@@ -52,7 +52,7 @@ func testNetNS(t *testing.T) (string, *NetNS) {
 	return path, ns
 }
 
-// readNetNS returns the devices, addresses and routes of a namespace.
+// readNetNS returns the devices, addresses and default routes of a namespace.
 func readNetNS(t *testing.T, ns *NetNS) (links map[string]Link, addrs map[string][]string, routes []Route) {
 	t.Helper()
 	links, addrs = make(map[string]Link), make(map[string][]string)
@@ -105,7 +105,7 @@ func prefixes(ss ...string) []netip.Prefix {
 	return ps
 }
 
-// addDefaultMsg is a default route as "ip route add" makes it.
+// addDefaultMsg returns a default route as "ip route add" sends it.
 func addDefaultMsg(gw netip.Addr) []nl.NetlinkRequestData {
 	msg := nl.NewRtMsg()
 	msg.Family = uint8(family(gw))

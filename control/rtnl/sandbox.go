@@ -18,17 +18,17 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// SandboxDevice is what an endpoint's end in the sandbox shall be like.
+// SandboxDevice is the wanted configuration of an endpoint's end in the sandbox.
 type SandboxDevice struct {
 	HostIndex uint32 // of the other end; with PeerIndex it identifies the pair
 	PeerIndex uint32 // of this end, in the sandbox
 	Alias     string
-	Fresh     bool // it was not configured yet
+	Fresh     bool // not configured yet
 	MAC       model.MAC
 	MTU       int
-	Limit     model.Limit // of what leaves by it
+	Limit     model.Limit // of egress traffic
 	Addrs     []netip.Prefix
-	Gateways  []netip.Addr // the default routes that lead through this device
+	Gateways  []netip.Addr // of the default routes that use this device
 }
 
 // Changes counts what ConfigureSandbox had to change.
@@ -39,27 +39,25 @@ type Changes struct {
 // Any reports whether anything was changed.
 func (c Changes) Any() bool { return c != Changes{} }
 
-// MissingError says which device of a sandbox is not there. It is ErrNoDevice.
+// MissingError reports which device of a sandbox does not exist. It is an ErrNoDevice.
 type MissingError struct {
 	HostIndex uint32 // of the other end
 }
 
 // Error names the device by its host end.
 func (e *MissingError) Error() string {
-	return fmt.Sprintf("the other end of device %d is not in the sandbox", e.HostIndex)
+	return fmt.Sprintf("the peer of device %d is not in the sandbox", e.HostIndex)
 }
 
-// Unwrap makes it ErrNoDevice.
+// Unwrap makes it an ErrNoDevice.
 func (e *MissingError) Unwrap() error { return ErrNoDevice }
 
-// ConfigureSandbox makes the inside of a sandbox as it shall be: the loopback
-// up, the devices configured and up, the default routes in place. What is
-// right already is left alone, and so is what is not Fairlead's: further
-// devices, addresses and routes, and whether a device has IPv6, once it was
-// configured. A MissingError if a device is not there.
+// ConfigureSandbox configures a sandbox's namespace: the loopback up, the devices configured and
+// up, the default routes set. It keeps what is already right and what is not Fairlead's: other
+// devices, addresses and routes, and, once a device was configured, whether it has IPv6. It
+// returns a MissingError if a device does not exist.
 //
-// It looks first and changes after, so the same call makes, checks and
-// repairs.
+// It reads first and then changes what differs, so the same call creates, checks and repairs.
 func ConfigureSandbox(ns *NetNS, devs []SandboxDevice) (Changes, error) {
 	var s sandbox
 	err := ns.Do(func() error {
@@ -77,11 +75,11 @@ func ConfigureSandbox(ns *NetNS, devs []SandboxDevice) (Changes, error) {
 	return s.changes, nil
 }
 
-// sandbox is one run of ConfigureSandbox, on a thread inside it.
+// sandbox is one run of ConfigureSandbox, on a thread in the namespace.
 type sandbox struct {
 	conn    *conn
 	addrs   map[uint32][]Addr
-	tc      *netlink.Handle // nil: nothing is limited
+	tc      *netlink.Handle // nil if nothing is limited
 	shapers Shapers
 	changes Changes
 }
@@ -127,7 +125,7 @@ func (s *sandbox) configure(devs []SandboxDevice) error {
 	return errors.Join(s.defaultRoute(devs, unix.AF_INET), s.defaultRoute(devs, unix.AF_INET6))
 }
 
-// openTC looks how the devices are limited.
+// openTC reads how the devices are limited.
 func (s *sandbox) openTC() (err error) {
 	if s.tc, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("open rtnetlink socket: %w", err)
@@ -138,8 +136,8 @@ func (s *sandbox) openTC() (err error) {
 	return err
 }
 
-// is reports whether l is the device meant. The indices could be right by
-// chance after somebody moved the device away; the alias is the third witness.
+// is reports whether l is this device. The indices could match by chance after the device was
+// moved away, so the alias is compared too.
 func (d SandboxDevice) is(l Link) bool {
 	return l.Index == d.PeerIndex && l.PeerIndex == d.HostIndex && l.Kind == "veth" &&
 		(l.Alias == "" || l.Alias == d.Alias)
@@ -147,7 +145,7 @@ func (d SandboxDevice) is(l Link) bool {
 
 func (s *sandbox) loopback(l Link) error {
 	if !l.Up {
-		// With that the kernel adds 127.0.0.1 and ::1 itself.
+		// The kernel then adds 127.0.0.1 and ::1 itself.
 		s.changes.Devices++
 		up := true
 		return s.conn.setLink(l.Index, LinkChange{Up: &up})
@@ -159,7 +157,7 @@ func (s *sandbox) loopback(l Link) error {
 	return s.addAddrs(l.Index, want)
 }
 
-// device configures one. What the namespace's owner does not want of d is taken out.
+// device configures a device. It removes from d what the namespace's owner disabled.
 func (s *sandbox) device(l Link, d *SandboxDevice) error {
 	if err := s.sysctls(l, d); err != nil {
 		return err
@@ -196,14 +194,14 @@ func (s *sandbox) device(l Link, d *SandboxDevice) error {
 	return s.addAddrs(l.Index, d.Addrs)
 }
 
-// sysctls keeps IPv6 to what Fairlead configures: no router advertisements
-// taken, no duplicate address detection (addresses are assigned uniquely, and
-// it would delay the first packet), the link-local address by EUI-64, as the
-// datapath expects it. Without an IPv6 address a device begins without IPv6.
+// sysctls restricts IPv6 to what Fairlead configures: router advertisements are ignored,
+// duplicate address detection is off (addresses are assigned uniquely, and it would delay the
+// first packet), and the link-local address is EUI-64, which the datapath expects. A device
+// without an IPv6 address starts with IPv6 disabled.
 //
-// Whether a device has IPv6 is for the namespace's owner to say, before in the
-// setting of all devices, and from then on: it is not switched on again, and
-// then there are no addresses nor routes.
+// The namespace's owner decides whether a device has IPv6: before the first configuration by the
+// setting of all devices, later by any. IPv6 is not enabled again, and while it is disabled, IPv6
+// addresses and routes are not configured.
 func (s *sandbox) sysctls(l Link, d *SandboxDevice) error {
 	v6 := slices.ContainsFunc(d.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
 	settings := ipv6Settings(l, v6)
@@ -225,8 +223,7 @@ func (s *sandbox) sysctls(l Link, d *SandboxDevice) error {
 	return writeSysctls(settings)
 }
 
-// allOff reports whether IPv6 is switched off on all devices of the calling thread's
-// namespace.
+// allOff reports whether IPv6 is disabled on all devices of the calling thread's namespace.
 func allOff() (bool, error) {
 	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/" + disableIPv6)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6
@@ -235,11 +232,11 @@ func allOff() (bool, error) {
 	return strings.TrimSpace(string(b)) == "1", nil
 }
 
-// disableIPv6 is the setting that switches IPv6 off.
+// disableIPv6 is the setting that disables IPv6.
 const disableIPv6 = "disable_ipv6"
 
-// ipv6Settings are the settings of a device that differ from what an end with
-// or without IPv6 addresses shall have.
+// ipv6Settings returns the settings of a device that must change, for an end with or without IPv6
+// addresses.
 func ipv6Settings(l Link, v6 bool) []Sysctl {
 	var settings []Sysctl
 	set := func(key string, is, want int32) {
@@ -279,9 +276,8 @@ func hasAddr(as []Addr, p netip.Prefix) bool {
 	})
 }
 
-// defaultRoute makes one family's default route lead where it shall, and takes
-// away Fairlead's others. A default route that is not Fairlead's stays, and
-// then none is added beside it: the program in there wants it so.
+// defaultRoute sets one family's default route and removes Fairlead's others. If there is a
+// default route of another program, it is kept and none is added.
 func (s *sandbox) defaultRoute(devs []SandboxDevice, fam int) error {
 	var want netip.Addr
 	var device uint32
@@ -314,7 +310,7 @@ func (s *sandbox) defaultRoute(devs []SandboxDevice, fam int) error {
 		if err := s.conn.replaceDefault(want, device); err != nil {
 			return err
 		}
-		// One of the stale routes was replaced; deleting it is no error.
+		// One of the stale routes was replaced. Deleting it is not an error.
 	}
 	for _, r := range stale {
 		s.changes.Routes++

@@ -17,8 +17,8 @@ import (
 
 const endpointID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
-// testEndpoint makes a device into ns as reconcile does, and returns what its
-// inside shall be.
+// testEndpoint creates a pair with its peer in ns, as reconcile does, and returns the peer's
+// wanted configuration.
 func testEndpoint(t *testing.T, h *Handle, ns *NetNS, id, ifName string, host byte) (Link, SandboxDevice) {
 	t.Helper()
 	mac := model.MAC{2, 0x42, 0, 0, 0, host}
@@ -44,7 +44,7 @@ func TestCreateVeth(t *testing.T) {
 	_, ns := testNetNS(t)
 	l, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
 	if l.Name != "fl0123456789ab" || !l.Ours() || l.Kind != "veth" || l.MTU != 1400 || l.Alias != "" {
-		t.Errorf("half-made device is %+v", l)
+		t.Errorf("unfinished device is %+v", l)
 	}
 	if _, err := h.CreateVeth(Veth{Name: l.Name, PeerName: "eth1", PeerNS: ns, MTU: 1500}); !errors.Is(err, ErrExists) {
 		t.Errorf("same host name: %v, want ErrExists", err)
@@ -105,7 +105,7 @@ func TestConfigureSandbox(t *testing.T) {
 		}
 	}
 	if host, err := h.Link(l.Index); err != nil || !host.Running {
-		t.Errorf("host end %+v, %v; want it running at once", host, err)
+		t.Errorf("host end %+v, %v; want it running immediately", host, err)
 	}
 	again, err := ConfigureSandbox(ns, []SandboxDevice{d})
 	if err != nil || again.Any() {
@@ -131,8 +131,8 @@ func TestConfigureSandboxWithoutIPv6(t *testing.T) {
 	}
 }
 
-// Whether there is IPv6 is for the namespace's owner to say: before the first configuration
-// for all devices, later for each.
+// The namespace's owner decides whether there is IPv6: before the first configuration for all
+// devices, later for each.
 func TestIPv6IsTheOwners(t *testing.T) {
 	without := func(d *SandboxDevice) { d.Addrs, d.Gateways = d.Addrs[:1], d.Gateways[:1] }
 	dual := func(*SandboxDevice) {}
@@ -142,7 +142,7 @@ func TestIPv6IsTheOwners(t *testing.T) {
 		before, after map[string]string // settings of IPv6, by device
 		has           bool              // eth0 has its IPv6 address and route
 		off           int32
-		again         *Changes // after IPv6 was switched on again; nil: it is not
+		again         *Changes // after IPv6 was enabled again; nil if it is not
 	}{
 		{"off for all before", dual, map[string]string{"all": "1"}, nil, false, 1, &Changes{Addresses: 1, Routes: 1}},
 		{"off for new devices before", dual, map[string]string{"default": "1"}, nil, true, 0, nil},
@@ -197,14 +197,14 @@ func TestIPv6IsTheOwners(t *testing.T) {
 			}
 			check(tt.has, tt.off)
 			if err := CompareSandbox(ns, d.PeerIndex, "eth0", d.Gateways); err != nil {
-				t.Errorf("compared: %v", err)
+				t.Errorf("compare: %v", err)
 			}
 			if tt.again == nil {
 				return
 			}
 			set(map[string]string{"all": "0", "eth0": "0"})
 			if ch := configure(); ch != *tt.again {
-				t.Errorf("switched on again: changed %+v, want %+v", ch, *tt.again)
+				t.Errorf("enabled again: changed %+v, want %+v", ch, *tt.again)
 			}
 			check(true, 0)
 		})
@@ -220,7 +220,7 @@ func TestConfigureSandboxRepairs(t *testing.T) {
 		"device down": {func(c *conn, d SandboxDevice) error {
 			up := false
 			return c.setLink(d.PeerIndex, LinkChange{Up: &up})
-		}, Changes{Devices: 1, Addresses: 1, Routes: 2}}, // down takes IPv6 addresses and routes along
+		}, Changes{Devices: 1, Addresses: 1, Routes: 2}}, // down also removes IPv6 addresses and routes
 		"address removed": {func(c *conn, d SandboxDevice) error {
 			return c.do(unix.RTM_DELADDR, 0, addrMsg(d.PeerIndex, d.Addrs[1]), addr(unix.IFA_LOCAL, d.Addrs[1].Addr()))
 		}, Changes{Addresses: 1}},
@@ -231,13 +231,13 @@ func TestConfigureSandboxRepairs(t *testing.T) {
 			empty := ""
 			return c.setLink(d.PeerIndex, LinkChange{Alias: &empty})
 		}, Changes{Devices: 1}},
-		"router advertisements taken": {func(_ *conn, _ SandboxDevice) error {
+		"router advertisements accepted": {func(_ *conn, _ SandboxDevice) error {
 			return os.WriteFile("/proc/sys/net/ipv6/conf/eth0/accept_ra", []byte("1"), 0)
 		}, Changes{Sysctls: 1}},
 		"default route removed": {func(c *conn, d SandboxDevice) error {
 			return c.deleteDefault(Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: d.Gateways[0]})
 		}, Changes{Routes: 1}},
-		"default route by another program is left alone": {func(c *conn, d SandboxDevice) error {
+		"default route by another program is kept": {func(c *conn, d SandboxDevice) error {
 			r := Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: d.Gateways[0]}
 			if err := c.deleteDefault(r); err != nil {
 				return err

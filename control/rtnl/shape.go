@@ -14,16 +14,17 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// shaperHandle is by which a limit is known as Fairlead's.
+// shaperHandle is the handle of Fairlead's qdiscs.
 const shaperHandle = 0x666c << 16
 
 const (
-	// shaperTick is the kernel's unit for times of traffic control (PSCHED_SHIFT).
+	// shaperTick is the kernel's unit of time for traffic control (PSCHED_SHIFT).
 	shaperTick = 64 * time.Nanosecond
-	// maxTicks is what a bucket holds at most: the kernel counts its nanoseconds in 32 bits.
+	// maxTicks is the maximum size of a bucket: the kernel counts its nanoseconds in 32 bits.
 	maxTicks = math.MaxUint32 / uint64(shaperTick)
-	// What waits is dropped when it is more than what passes in queueTime, but two packets
-	// as large as a program can hand to the kernel at once find room.
+	// Packets are dropped when more is queued than passes in queueTime. The queue has room for at
+	// least two packets of the maximum size that a program can pass to the kernel (minQueue, in
+	// bytes).
 	queueTime = 25 * time.Millisecond
 	minQueue  = 128 << 10
 )
@@ -31,19 +32,19 @@ const (
 // Shapers are the root qdiscs of kind tbf, by device.
 type Shapers map[uint32]shaper
 
-// shaper is what matters of a qdisc that limits: a bucket that fills at the rate.
+// shaper is the configuration of a tbf qdisc: a bucket that fills at the rate.
 type shaper struct {
 	handle uint32
 	rate   uint64 // bytes per second
-	ticks  uint32 // it takes to fill
-	queue  uint32 // bytes that may wait
+	ticks  uint32 // time to fill the bucket
+	queue  uint32 // maximum queue length in bytes
 }
 
-// Shapers looks which devices of the host are limited, and how.
+// Shapers returns the limits of the host's devices.
 func (h *Handle) Shapers() (Shapers, error) { return listShapers(h.tc) }
 
-// Shape limits what leaves by a device of the host, unless have says that it is limited
-// so. It reports whether it had to.
+// Shape limits the egress traffic of a device of the host, unless have already contains the
+// limit. It reports whether it changed anything.
 func (h *Handle) Shape(index uint32, limit model.Limit, have Shapers) (bool, error) {
 	return shape(h.tc, index, limit, have)
 }
@@ -73,7 +74,7 @@ func shape(tc *netlink.Handle, index uint32, limit model.Limit, have Shapers) (b
 	})
 	if errors.Is(err, unix.ENOENT) {
 		return false, &model.Refusal{Kind: model.ErrNotSupported,
-			Text: "this kernel cannot limit bandwidth: it has no qdisc tbf (install the module sch_tbf, or leave the limits out)"}
+			Text: "this kernel cannot limit bandwidth: it lacks the tbf qdisc (install the module sch_tbf, or omit the limits)"}
 	}
 	if err != nil {
 		return false, fmt.Errorf("limit device %d: %w", index, tcError(err))
@@ -81,7 +82,8 @@ func shape(tc *netlink.Handle, index uint32, limit model.Limit, have Shapers) (b
 	return true, nil
 }
 
-// shaperOf is what makes a limit true, as far as the kernel can count the burst.
+// shaperOf returns the qdisc configuration for a limit, with the burst bounded by what the kernel
+// can count.
 func shaperOf(l model.Limit) shaper {
 	rate, burst := l.Rate/8, l.Burst/8
 	ticks := (burst*uint64(time.Second)/rate + uint64(shaperTick) - 1) / uint64(shaperTick)
@@ -92,8 +94,8 @@ func shaperOf(l model.Limit) shaper {
 	}
 }
 
-// ProbeShaping tells whether this kernel can limit bandwidth: nil if it can. It tries with
-// the loopback of a network namespace made for it.
+// ProbeShaping returns nil if this kernel can limit bandwidth. It tries that on the loopback of a
+// temporary network namespace.
 func ProbeShaping() error {
 	return onThread(unshareNetNS, func() error {
 		tc, err := netlink.NewHandle(unix.NETLINK_ROUTE)

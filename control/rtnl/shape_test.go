@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// A limit that is there is known again, whatever its size, and not set twice.
+// An existing limit of any size is recognized, and not set twice.
 func TestShape(t *testing.T) {
 	h := testHandle(t)
 	_, ns := testNetNS(t)
@@ -26,7 +26,7 @@ func TestShape(t *testing.T) {
 		{model.Limit{Rate: 1e9, Burst: 1e6}, shaper{shaperHandle, 125_000_000, 15_625, 3_125_000}},
 		{model.Limit{Rate: 1e12, Burst: 1e6}, shaper{shaperHandle, 125_000_000_000, 16, 3_125_000_000}}, // rounded up
 		{model.Limit{Rate: 1e15, Burst: 8 * math.MaxUint32}, shaper{shaperHandle, 125_000_000_000_000, 537, math.MaxUint32}},
-		// As much as passes in 4.3 s, which is all the kernel can count.
+		// What passes in 4.3 s, the most that the kernel can count.
 		{model.Limit{Rate: 1e6, Burst: math.MaxUint32}, shaper{shaperHandle, 125_000, uint32(maxTicks), minQueue}},
 	} {
 		for _, changes := range []bool{true, false} {
@@ -46,11 +46,11 @@ func TestShape(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := h.Shape(l.Index, model.Limit{Rate: 1e6, Burst: 1e6}, nil); !errors.Is(err, ErrNoDevice) {
-		t.Errorf("of a device that is gone: %v, want ErrNoDevice", err)
+		t.Errorf("on a deleted device: %v, want ErrNoDevice", err)
 	}
 }
 
-// Another's qdisc gives way to a limit, and stays where there is none.
+// A limit replaces another program's qdisc; without a limit the qdisc is kept.
 func TestShapeInside(t *testing.T) {
 	h := testHandle(t)
 	_, ns := testNetNS(t)
@@ -98,7 +98,7 @@ func withTC(f func(tc *netlink.Handle) error) error {
 	return f(tc)
 }
 
-// pfifo gives a device somebody else's root qdisc.
+// pfifo sets another program's root qdisc on a device.
 func pfifo(index uint32) error {
 	return withTC(func(tc *netlink.Handle) error {
 		return tc.QdiscReplace(&netlink.GenericQdisc{QdiscType: "pfifo", QdiscAttrs: netlink.QdiscAttrs{
@@ -107,7 +107,7 @@ func pfifo(index uint32) error {
 	})
 }
 
-// limit limits a device.
+// limit sets a limit on a device.
 func limit(index uint32) error {
 	return withTC(func(tc *netlink.Handle) error {
 		_, err := shape(tc, index, model.Limit{Rate: 1e6, Burst: 1e6}, nil)

@@ -19,7 +19,7 @@ type Sysctl struct {
 	Device string
 	Key    string
 	Value  string
-	// Optional: a kernel without it is fine.
+	// Optional settings may be missing in the kernel.
 	Optional bool
 }
 
@@ -42,9 +42,9 @@ func writeSysctls(settings []Sysctl) error {
 	for _, s := range settings {
 		if path := s.dir(); path != dirPath {
 			closeDir(dir)
-			// All namespaces' devices of one name collide in the kernel's cache of
-			// names: the way to a device takes long when there are many, so it is
-			// gone once.
+			// Looking up a device's directory is slow when there are many namespaces, since
+			// devices of the same name collide in the kernel's dentry cache. So it is looked up
+			// once.
 			var err error
 			if dir, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 				dir = -1
@@ -52,7 +52,7 @@ func writeSysctls(settings []Sysctl) error {
 			dirPath = path
 		}
 		err := writeAt(dir, s)
-		// No IPv6 in this kernel: nothing to set.
+		// The kernel has no IPv6, so there is nothing to set.
 		noFamily := s.Family == "ipv6" && errors.Is(err, fs.ErrNotExist) && !exists("/proc/sys/net/ipv6")
 		if err != nil && !noFamily && (!s.Optional || !errors.Is(err, fs.ErrNotExist)) {
 			errs = append(errs, fmt.Errorf("set sysctl %s to %s: %w", filepath.Join(s.dir(), s.Key), s.Value, err))
@@ -68,7 +68,7 @@ func closeDir(fd int) {
 	}
 }
 
-// writeAt writes a setting in its device's directory; -1 is none.
+// writeAt writes a setting in the directory of its device; dir is -1 if that does not exist.
 func writeAt(dir int, s Sysctl) error {
 	if dir < 0 {
 		return fs.ErrNotExist
@@ -87,8 +87,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// ReadSysctl reads a setting of the host's network stack by its path below
-// net, as "ipv4/ip_local_port_range".
+// ReadSysctl reads a setting of the host's network stack by its path below net, such as
+// "ipv4/ip_local_port_range".
 func (h *Handle) ReadSysctl(path string) (string, error) {
 	var v string
 	err := h.Do(func() error {

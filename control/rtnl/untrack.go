@@ -13,12 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// untrackTable is the nftables table, of family inet, of a sandbox whose packets are
-// not tracked.
+// untrackTable is the nftables table (family inet) in an untracked sandbox's namespace.
 const untrackTable = "fairlead"
 
-// untrackHooks are where the kernel would begin to track a packet: as it comes in, or
-// is sent, by a device of the rule's.
+// untrackHooks are the hooks before connection tracking, for packets that are received or sent by
+// a device of a rule.
 var untrackHooks = []struct {
 	chain  string
 	hook   *nftables.ChainHook
@@ -28,10 +27,9 @@ var untrackHooks = []struct {
 	{"output", nftables.ChainHookOutput, expr.MetaKeyOIF},
 }
 
-// Untrack makes sure that the kernel tracks no connection (conntrack) of the packets
-// that pass certain devices, by index, of a namespace, and no other devices than these
-// are exempt. It tracks them where there are rules of NAT, though none matches. It
-// reports whether it had to do anything.
+// Untrack installs notrack rules for exactly these devices, by index, in the namespace, replacing
+// any others. Without them the kernel tracks connections wherever there are NAT rules, even if
+// none matches. It reports whether it changed anything.
 func Untrack(ns *NetNS, devices []uint32) (changed bool, err error) {
 	devices = slices.Sorted(slices.Values(devices))
 	err = ns.Do(func() error {
@@ -52,8 +50,8 @@ func Untrack(ns *NetNS, devices []uint32) (changed bool, err error) {
 	return changed, nil
 }
 
-// untracked are the exempt devices. A table that is not as replaceUntracked makes it
-// exempts none.
+// untracked returns the exempt devices, and whether the table exists. A table that differs from
+// what replaceUntracked creates exempts none.
 func untracked(c *nftables.Conn) (devices []uint32, exists bool, err error) {
 	table, err := c.ListTableOfFamily(untrackTable, nftables.TableFamilyINet)
 	if errors.Is(err, unix.ENOENT) || err == nil && table == nil {
@@ -83,7 +81,7 @@ func untracked(c *nftables.Conn) (devices []uint32, exists bool, err error) {
 	return devices, true, nil
 }
 
-// exempts is the device that a rule exempts; 0: it is another rule.
+// exempts returns the device that a rule exempts, or 0 for any other rule.
 func exempts(r *nftables.Rule) uint32 {
 	if len(r.Exprs) != 3 {
 		return 0
@@ -95,7 +93,7 @@ func exempts(r *nftables.Rule) uint32 {
 	return binary.NativeEndian.Uint32(cmp.Data)
 }
 
-// replaceUntracked is one transaction.
+// replaceUntracked replaces the table in one transaction.
 func replaceUntracked(c *nftables.Conn, exists bool, devices []uint32) error {
 	table := &nftables.Table{Name: untrackTable, Family: nftables.TableFamilyINet}
 	if exists {

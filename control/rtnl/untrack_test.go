@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// Exempt are the devices of the last call, whatever somebody did to the rules; other
-// tables stay.
+// The devices of the last call are exempt, whatever happened to the rules; other tables are kept.
 func TestUntrack(t *testing.T) {
 	_, ns := testNetNS(t)
 	nft := func(args ...string) string {
@@ -27,7 +26,7 @@ func TestUntrack(t *testing.T) {
 			t.Errorf("Untrack(%v) = %t, %v; want %t", devices, changed, err, want)
 		}
 		if changed, err := Untrack(ns, devices); err != nil || changed {
-			t.Errorf("again: Untrack(%v) = %t, %v", devices, changed, err)
+			t.Errorf("repeated: Untrack(%v) = %t, %v", devices, changed, err)
 		}
 	}
 	nft("add table ip theirs")

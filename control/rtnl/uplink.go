@@ -14,33 +14,32 @@ import (
 type Uplink struct {
 	IfIndex uint32
 	Name    string
-	IPv4    netip.Addr // to masquerade with; zero: none
+	IPv4    netip.Addr // to masquerade with; zero if there is none
 	IPv6    netip.Addr
-	// Stack: a bridge of containers or guests that others made. What goes there is the
-	// host's stack's to forward, where the rules of whoever made it hold.
+	// Stack: a bridge of containers or guests that another program created. The host's stack
+	// forwards what is sent there, so that the creator's firewall rules apply.
 	Stack bool
-	Below int  // uplinks that its packets still leave by below it
-	Kept  bool // it has neither address nor route just now
-	// ReceivesBelow: what arrives for it is seen by an uplink below it, as addressed to the
-	// host (an ipvlan device, which has the MAC of the one below).
+	Below int  // number of further uplinks that its packets leave by
+	Kept  bool // currently it has neither address nor route
+	// ReceivesBelow: an uplink below this one sees its ingress packets as addressed to the host
+	// (an ipvlan device, which has the MAC of the device below).
 	ReceivesBelow bool
 }
 
-// UplinkRules say which devices are uplinks.
+// UplinkRules select uplinks.
 type UplinkRules struct {
-	Pinned []string        // by name; none: they are found
-	Kept   map[string]bool // names of devices that were uplinks a moment ago
-	// Devices that routes lead through; of those that nothing else tells about.
+	Pinned []string        // names; if empty, uplinks are found
+	Kept   map[string]bool // names of recent uplinks
+	// Devices with routes, of those that nothing else identifies.
 	Routed map[uint32]bool
-	// Devices that default routes lead through.
+	// Devices of default routes.
 	Default []uint32
 }
 
-// FindUplinks chooses the uplinks among the host's devices: of the pinned names, or else every
-// one that is not a loopback nor Fairlead's own, and has a global address or a route. One that
-// is down is an uplink as well: when it comes up, its programs must be there before a packet
-// is. A device whose packets have no Ethernet header never is: programs there would look for
-// one.
+// FindUplinks selects the uplinks among the host's devices: those with pinned names, or else all
+// that are not loopbacks or Fairlead's own and have a global address or a route. A device that is
+// down is an uplink too, since its programs must be attached before its first packet. A device
+// without Ethernet headers never is, since the programs expect them.
 func FindUplinks(links []Link, addrs []Addr, rules UplinkRules) []Uplink {
 	byLink := make(map[uint32][]Addr)
 	for _, a := range addrs {
@@ -48,7 +47,7 @@ func FindUplinks(links []Link, addrs []Addr, rules UplinkRules) []Uplink {
 			byLink[a.IfIndex] = append(byLink[a.IfIndex], a)
 		}
 	}
-	var spare4, spare6 []Addr // for uplinks that have no address of their own
+	var spare4, spare6 []Addr // for uplinks without an address of their own
 	var ups []Uplink
 	for _, l := range links {
 		own := byLink[l.Index]
@@ -68,7 +67,7 @@ func FindUplinks(links []Link, addrs []Addr, rules UplinkRules) []Uplink {
 		})
 	}
 	for i := range ups {
-		// Unnumbered: the kernel, too, would take another device's address.
+		// Unnumbered: like the kernel, use another device's address.
 		if !ups[i].IPv4.IsValid() {
 			ups[i].IPv4 = best(spare4, true)
 		}
@@ -80,7 +79,7 @@ func FindUplinks(links []Link, addrs []Addr, rules UplinkRules) []Uplink {
 	return ups
 }
 
-// stack finds out which uplinks send and receive by others.
+// stack determines which uplinks send and receive by others.
 func stack(ups []Uplink, links []Link) {
 	is := make(map[uint32]bool)
 	for _, u := range ups {
@@ -102,22 +101,22 @@ func (r *UplinkRules) choose(l Link, links []Link, addressed bool) bool {
 	return addressed || r.Routed[l.Index] || r.Kept[l.Name] && !isPort(l, links)
 }
 
-// isPort reports whether a device is one of those that a bridge or bond is made of: IP
-// packets that arrive there are the bridge's.
+// isPort reports whether a device is a port of a bridge or bond: IP packets that arrive there
+// belong to the bridge or bond.
 func isPort(l Link, links []Link) bool {
 	return l.Master != 0 && slices.ContainsFunc(links, func(m Link) bool {
 		return m.Index == l.Master && m.Kind != "vrf"
 	})
 }
 
-// maxStack bounds how deep devices are looked through.
+// maxStack bounds the depth of stacked devices.
 const maxStack = 8
 
-// MaxBelow is the most that Uplink.Below says (UP_BELOW_MAX).
+// MaxBelow is the maximum of Uplink.Below (UP_BELOW_MAX).
 const MaxBelow = 7
 
-// lowers are, by device, the devices that it sends its packets by as they are: not those of a
-// VLAN device, whose tag makes them another segment's.
+// lowers returns, by device, the devices through which it sends its packets unchanged. VLAN
+// devices are excluded, since the tag puts their packets into another segment.
 func lowers(links []Link) map[uint32][]uint32 {
 	all := make(map[uint32][]uint32)
 	for _, l := range links {
@@ -134,7 +133,7 @@ func lowers(links []Link) map[uint32][]uint32 {
 func isMACVLAN(l Link) bool { return l.Kind == "macvlan" || l.Kind == "macvtap" }
 func isIPVLAN(l Link) bool  { return l.Kind == "ipvlan" || l.Kind == "ipvtap" }
 
-// countBelow counts the uplinks that a packet leaves by below a device.
+// countBelow returns the number of uplinks below a device that a packet leaves by.
 func countBelow(index uint32, lowers map[uint32][]uint32, ups map[uint32]bool, depth int) int {
 	if depth == 0 {
 		return 0
@@ -150,29 +149,29 @@ func countBelow(index uint32, lowers map[uint32][]uint32, ups map[uint32]bool, d
 	return most
 }
 
-// isInner reports whether a device is a bridge that leads nowhere but to containers and
-// guests: it has no other ports than ends of veth pairs and taps.
+// isInner reports whether a device is a bridge for containers and guests only: all its ports are
+// veth devices or taps.
 func isInner(bridge Link, links []Link) bool {
 	return bridge.Kind == "bridge" && !slices.ContainsFunc(links, func(port Link) bool {
 		return port.Master == bridge.Index && port.Kind != "veth" && port.Kind != "tun"
 	})
 }
 
-// MayBeUplink reports whether only its routes can tell if a device is an
-// uplink: it is up, so that it can have some, and has no global address.
+// MayBeUplink reports whether only routes can show that a device is an uplink: it is up, so that
+// it can have routes, and has no global address.
 func MayBeUplink(l Link, addrs []Addr) bool {
 	return l.Up && !l.Loopback && l.Ethernet() && !l.Ours() &&
 		!slices.ContainsFunc(addrs, func(a Addr) bool { return a.IfIndex == l.Index && global(a) })
 }
 
-// global reports whether packets to elsewhere may bear the address.
+// global reports whether the address may be used beyond the link.
 func global(a Addr) bool {
 	ip := a.Prefix.Addr()
 	return a.Scope == unix.RT_SCOPE_UNIVERSE && ip.IsGlobalUnicast() && a.Flags&unix.IFA_F_DADFAILED == 0
 }
 
-// best is the address of a family to masquerade with. The first one wins, in
-// the kernel's order, unless another is of a better class.
+// best returns the address of a family to masquerade with: the first one, in the kernel's order,
+// of the best class.
 func best(as []Addr, is4 bool) netip.Addr {
 	var found []Addr
 	for _, a := range as {
@@ -186,18 +185,18 @@ func best(as []Addr, is4 bool) netip.Addr {
 	return slices.MinFunc(found, func(a, b Addr) int { return cmp.Compare(rank(a), rank(b)) }).Prefix.Addr()
 }
 
-// rank orders classes of addresses; lower is better. For IPv6 the flag
-// SECONDARY means temporary: those go away while flows still use them.
+// rank orders classes of addresses; lower is better. The IPv6 flag SECONDARY means temporary:
+// such addresses are removed while flows still use them.
 func rank(a Addr) int {
 	r := 0
 	if a.Flags&unix.IFA_F_TENTATIVE != 0 {
-		r += 8 // soon usable: flows that have it already keep it
+		r += 8 // usable soon; flows that use it keep it
 	}
 	if a.Flags&unix.IFA_F_DEPRECATED != 0 {
 		r += 4
 	}
 	if ip := a.Prefix.Addr(); ip.Is6() && ip.IsPrivate() {
-		r += 2 // unique local: does not reach the internet
+		r += 2 // unique local: not routed on the Internet
 	}
 	if a.Flags&unix.IFA_F_SECONDARY != 0 {
 		r++

@@ -80,7 +80,7 @@ func TestFindUplinks(t *testing.T) {
 	}
 }
 
-// What leaves by a stack of uplinks is translated by the uppermost only.
+// What leaves by stacked uplinks is translated by the uppermost only.
 func TestStackedUplinks(t *testing.T) {
 	links := []Link{
 		{Index: 2, Name: "eth0", PeerNSID: -1},
@@ -91,7 +91,7 @@ func TestStackedUplinks(t *testing.T) {
 		{Index: 7, Name: "mac0.7", Kind: "vlan", PeerIndex: 6, PeerNSID: -1},
 		{Index: 8, Name: "ip0", Kind: "ipvlan", PeerIndex: 2, PeerNSID: -1},
 		{Index: 9, Name: "mac1", Kind: "macvlan", PeerIndex: 5, PeerNSID: -1},
-		{Index: 10, Name: "ip1", Kind: "ipvlan", PeerIndex: 2, PeerNSID: 3}, // of another namespace's device
+		{Index: 10, Name: "ip1", Kind: "ipvlan", PeerIndex: 2, PeerNSID: 3}, // on another namespace's device
 		{Index: 11, Name: "veth0", Kind: "veth", PeerIndex: 2, PeerNSID: -1},
 	}
 	var addrs []Addr
@@ -135,7 +135,7 @@ func TestWatch(t *testing.T) {
 			Link:          func(Link) {}, Addr: func(uint32) {},
 		})
 	}()
-	// Until the watch stands, changes go unseen: make some until one is seen.
+	// Changes are missed until the watch runs, so make some until one is seen.
 	seen := false
 	for i := 0; i < 500 && !seen; i++ {
 		up := i%2 == 0
@@ -155,7 +155,7 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(unfiltered) > 0 {
-		t.Error("a new filter is told as one that is gone")
+		t.Error("a new filter is reported as removed")
 	}
 	if err := h.RemoveFilter(1, false, "fl_test", true); err != nil {
 		t.Fatal(err)
@@ -164,10 +164,10 @@ func TestWatch(t *testing.T) {
 		select {
 		case got := <-unfiltered:
 			if got != 1 {
-				t.Errorf("%s of device %d is gone, want 1", what, got)
+				t.Errorf("%s of device %d reported, want 1", what, got)
 			}
 		case <-time.After(5 * time.Second):
-			t.Errorf("a %s is gone, and nobody tells", what)
+			t.Errorf("the removal of a %s is not reported", what)
 		}
 	}
 	cancel()

@@ -12,24 +12,24 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Modes by which the kernel makes IPv6 link-local addresses.
+// Modes of generating IPv6 link-local addresses.
 const (
 	addrGenEUI64 = 0
 	addrGenNone  = 1
 )
 
-// Veth asks for a pair of devices.
+// Veth specifies a pair of devices.
 type Veth struct {
 	Name     string    // on the host
-	MAC      model.MAC // zero: random
+	MAC      model.MAC // zero for a random one
 	PeerName string
-	PeerMAC  model.MAC // zero: random
-	PeerNS   *NetNS    // nil: on the host too
+	PeerMAC  model.MAC // zero for a random one
+	PeerNS   *NetNS    // nil for the host
 	MTU      int
 }
 
-// CreateVeth makes a pair, both ends down and marked as Fairlead's by their
-// group, and returns the host end. ErrExists if a name is taken at either end.
+// CreateVeth creates a pair, both ends down and marked as Fairlead's by their group, and returns
+// the host end. It returns ErrExists if a name is taken at either end.
 func (h *Handle) CreateVeth(v Veth) (Link, error) {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
@@ -65,7 +65,7 @@ func (h *Handle) CreateVeth(v Veth) (Link, error) {
 	return h.LinkByName(v.Name)
 }
 
-// LinkChange says what to change of a device; a nil field stays as it is.
+// LinkChange lists changes of a device. Nil fields are not changed.
 type LinkChange struct {
 	Alias       *string
 	MAC         *model.MAC
@@ -82,7 +82,7 @@ func (h *Handle) SetLink(index uint32, ch LinkChange) error {
 	return nil
 }
 
-// SetAlias gives a device of the host its alias.
+// SetAlias sets the alias of a device of the host.
 func (h *Handle) SetAlias(index uint32, alias string) error {
 	return h.SetLink(index, LinkChange{Alias: &alias})
 }
@@ -102,7 +102,7 @@ func (c *conn) setLink(index uint32, ch LinkChange) error {
 		spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
 		spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(inet6AddrGenMode, nl.Uint8Attr(*ch.AddrGenMode))
 		err := c.do(unix.RTM_SETLINK, 0, msg, spec)
-		// EAFNOSUPPORT: no IPv6 in this kernel, so nothing to keep from it.
+		// EAFNOSUPPORT: the kernel has no IPv6, so there is no mode to set.
 		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 			return linkError(err)
 		}

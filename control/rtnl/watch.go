@@ -15,21 +15,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listener is told what Watch sees. Its functions must not block.
+// Listener receives what Watch sees. Its functions must not block.
 type Listener struct {
-	// Changed: a device, an address or a local route of the host may have changed. It is not said what:
-	// whoever listens looks for itself, so that a lost message costs nothing. Of Fairlead's
-	// own devices, which change with every verb, only that one is gone.
+	// Changed: a device, an address or a local route of the host may have changed. There are no
+	// details: the listener reads the state itself, so that a lost message does no harm. Of
+	// Fairlead's own devices, which change with every verb, only removals are reported.
 	Changed func()
-	// FilterRemoved: a device lost a clsact filter or qdisc.
+	// FilterRemoved: a clsact filter or qdisc of a device was removed.
 	FilterRemoved func(ifindex int)
-	// Link: a device that is not Fairlead's is new, or changed.
+	// Link: a device that is not Fairlead's is new or was changed.
 	Link func(l Link)
-	// Addr: a device, perhaps one of Fairlead's, has a new address that others may know.
+	// Addr: a device, possibly one of Fairlead's, has a new global address.
 	Addr func(ifindex uint32)
 }
 
-// Watch tells of devices and addresses of the host, until ctx is done.
+// Watch reports changes of devices, addresses and local routes of the host until ctx is done.
 func (h *Handle) Watch(ctx context.Context, to Listener) error {
 	fd := -1
 	err := h.Do(func() (err error) {
@@ -54,7 +54,7 @@ func (h *Handle) Watch(ctx context.Context, to Listener) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// ENOBUFS: messages were lost, which is as good as one received.
+		// ENOBUFS: messages were lost, so anything may have changed.
 		if err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return fmt.Errorf("watch devices: %w", err)
 		}
@@ -64,8 +64,8 @@ func (h *Handle) Watch(ctx context.Context, to Listener) error {
 	}
 }
 
-// subscribe opens a socket, in the calling thread's namespace, that gets the
-// messages of these groups.
+// subscribe opens a socket, in the calling thread's namespace, that receives the messages of
+// these groups.
 func subscribe(groups uint32) (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -78,10 +78,10 @@ func subscribe(groups uint32) (fd int, err error) {
 	return fd, nil
 }
 
-// localRoutesOnly has the kernel keep messages about other routes from a socket: a router may
-// have very many.
+// localRoutesOnly filters messages about other routes out of a socket in the kernel, since a
+// router may have very many.
 func localRoutesOnly(fd int) error {
-	kind := func(k uint16) uint32 { // as the filter sees a 16-bit word of the host's order
+	kind := func(k uint16) uint32 { // a 16-bit word in host order, as the filter loads it
 		return uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, k)))
 	}
 	const typeAt, rtmTypeAt = 4, unix.SizeofNlMsghdr + 7
@@ -103,8 +103,8 @@ func localRoutesOnly(fd int) error {
 	return nil
 }
 
-// isRelevant reports whether messages tell of more than that devices of
-// Fairlead's, or filters, were made or changed.
+// isRelevant reports whether messages concern anything else than the creation or change of
+// Fairlead's devices, or filters. It calls the other functions of the listener.
 func isRelevant(b []byte, to Listener) bool {
 	msgs, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {

@@ -63,11 +63,11 @@ func TestCheckAndDel(t *testing.T) {
 	}{
 		{
 			[]string{"route replace default via 172.17.99.99 dev eth0 onlink"}, []string{"route del default"},
-			`the route "default via 172.17.99.99 dev eth0" has taken the place of "default via `,
+			`the route "default via 172.17.99.99 dev eth0" is used instead of "default via `,
 		},
 		{
 			[]string{"link set eth0 down", "link set eth0 name foo0", "link set foo0 up"}, []string{"link set foo0 down", "link set foo0 name eth0"},
-			`interface "eth0" is called "foo0" now`,
+			`interface "eth0" was renamed to "foo0"`,
 		},
 	} {
 		for _, harm := range tt.harm {
