@@ -89,7 +89,6 @@ var notYet = []string{
 	"control/metrics",
 	"control/model",
 	"control/netavark",
-	"control/rtnl",
 	"control/store",
 	"deploy",
 	"docs",
