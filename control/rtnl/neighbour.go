@@ -39,7 +39,7 @@ type Member struct {
 }
 
 // Announce notifies members of a network that an address has a new MAC, by ARP (RFC 5227 section
-// 3) or an unsolicited neighbour advertisement (RFC 4861 section 7.2.6). gateway is the host's
+// 3) or an unsolicited neighbour advertisement (RFC 4861 section 7.2.6). gateway is the host
 // device in the network. Each member gets a frame of its own, so that the owner of the address
 // does not detect a conflict. Members without IPv6 are not notified of IPv6 addresses.
 func (h *Handle) Announce(gateway uint32, ip netip.Addr, mac model.MAC, to []Member) error {
