@@ -269,7 +269,7 @@ func TestRefusals(t *testing.T) {
 		{"dns-of-the-runtime", at("c1", other), keys{"runtimeConfig": keys{"dns": keys{"servers": []string{"::1", "notanip"}}}}, 7, `DNS server "notanip" is not an IP address`},
 		{"port-taken", at("c1", other), port(22, "tcp"), 100, "address already in use"},
 		{"ip-taken", at("c1", other), keys{"runtimeConfig": keys{"ips": []string{"10.1.0.2"}}}, 100, `belongs to sandbox "cni-first"`},
-		{"namespace-taken", at("c1", "/proc/self/ns/net"), nil, 100, `is already sandbox "cni-first"`},
+		{"namespace-taken", at("c1", "/proc/self/ns/net"), nil, 100, `is already in use by sandbox "cni-first"`},
 		{"name-taken", at("mine", other), nil, 100, `"cni-mine" is already in use`},
 		{"again", at("first", "/proc/self/ns/net"), nil, 100, "already exists in network pods"},
 		{"another-namespace", at("first", other), keys{"name": "new"}, 4, "not " + other},

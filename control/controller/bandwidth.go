@@ -10,16 +10,17 @@ import (
 )
 
 const (
-	// header is what a packet has before what the MTU counts: Ethernet's header with a tag.
+	// header is the size of an Ethernet header with a VLAN tag, in bytes. The MTU does not
+	// include it.
 	header = 18
-	// longestWait is for how many seconds of its rate the kernel lets a limit save up: a
-	// little more than four.
-	longestWait = 4
-	maxRate     = 1_000_000_000_000_000 // bits per second, as Kubernetes has it
-	maxBurst    = 8 * math.MaxUint32    // bits; the kernel counts bytes
+	// maxHorizon is how many seconds' worth of its rate a limit can accumulate in the kernel.
+	// The exact bound is a little more than four.
+	maxHorizon = 4
+	maxRate    = 1_000_000_000_000_000 // bits per second, the maximum in Kubernetes too
+	maxBurst   = 8 * math.MaxUint32    // bits; the kernel counts bytes
 )
 
-// checkBandwidth refuses limits that would let no packet pass, or mean nothing.
+// checkBandwidth refuses limits that no packet could pass, or that have no meaning.
 func checkBandwidth(n *model.Network, b model.Bandwidth) error {
 	if !b.IsZero() && !n.HasDatapath() {
 		return refuse(model.ErrInvalid, "network %s has no interfaces whose bandwidth could be limited (leave the limits out)", n.Name)
@@ -36,9 +37,9 @@ func checkBandwidth(n *model.Network, b model.Bandwidth) error {
 	return nil
 }
 
-// checkLimit checks a limit for packets of so many bits.
+// checkLimit checks that a limit lets through packets of the given size in bits.
 func checkLimit(name string, l model.Limit, packet uint64) error {
-	least := (packet + longestWait - 1) / longestWait
+	least := (packet + maxHorizon - 1) / maxHorizon
 	switch {
 	case l.IsZero():
 		return nil

@@ -15,7 +15,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
-// nopKernel costs nothing.
+// nopKernel does nothing.
 type nopKernel struct{}
 
 func (nopKernel) Apply(context.Context, *model.Snapshot) error { return nil }
@@ -28,7 +28,7 @@ func (nopKernel) VanishedSandboxes(time.Duration) []string               { retur
 func (nopKernel) InnerEnd(*model.Endpoint) (model.InnerEnd, error)       { return model.InnerTaken, nil }
 func (nopKernel) EphemeralRange() (lo, hi uint16)                        { return 32768, 60999 }
 
-// nopStore costs nothing either once armed; before, it stores.
+// nopStore stops storing once it is armed.
 type nopStore struct {
 	store.Store
 	off bool
@@ -41,7 +41,8 @@ func (s *nopStore) Commit(ctx context.Context, ops ...store.Op) (uint64, error) 
 	return s.Store.Commit(ctx, ops...)
 }
 
-// populated has 1000 sandboxes in 10 networks with 10 published ports each.
+// populated returns a controller with 1000 sandboxes in 10 networks, with 10 published ports
+// each.
 func populated(tb testing.TB) *Controller {
 	w := newWorld(tb)
 	s := &nopStore{Store: w.store, off: true}
@@ -94,11 +95,11 @@ func BenchmarkCreateSandbox(b *testing.B) {
 	}
 }
 
-// TestVerbsStayFast holds a populated host to far less than a human notices; a
-// verb takes about a hundredth of the limit, the rest is for slow machines. What
-// counts is processor time, for others may have the processors.
+// TestVerbsStayFast holds the verbs on a crowded host to a time that nobody notices. A
+// verb takes about a hundredth of the limit; the margin is for slow machines. CPU time
+// is measured, because other programs may be running.
 func TestVerbsStayFast(t *testing.T) {
-	// What a verb may take, and what publishing 10 000 ports at once may.
+	// The limits for one verb, and for publishing 10 000 ports at once.
 	const verb, bulk = 100 * time.Millisecond, time.Second
 	c := populated(t)
 	timed := func(what string, limit time.Duration, f func() error) {
@@ -117,7 +118,7 @@ func TestVerbsStayFast(t *testing.T) {
 		return err
 	})
 	if sb, _ := c.Sandbox("x1"); len(c.served[sb.ID]) != 1 {
-		t.Errorf("a range is %d publishes, want 1", len(c.served[sb.ID]))
+		t.Errorf("a range has %d publishes, want 1", len(c.served[sb.ID]))
 	}
 	timed("connect", verb, func() error { _, err := c.Connect(ctx, "n1", "x1", model.EndpointSpec{}); return err })
 	timed("disconnect", verb, func() error { return c.Disconnect(ctx, "n0", "x1", false) })
@@ -133,7 +134,7 @@ func TestVerbsStayFast(t *testing.T) {
 	timed("remove with 10000 publishes", bulk, func() error { return c.RemoveSandbox(ctx, "x2", false) })
 }
 
-// processorTime is what all threads of this process had.
+// processorTime returns the CPU time that all threads of this process have used.
 func processorTime(t *testing.T) time.Duration {
 	t.Helper()
 	var now unix.Timespec

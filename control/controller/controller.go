@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package controller decides what should be: it checks every verb against the
-// model, persists the change, and hands the new Snapshot to a [Kernel] that
-// makes it real. It never sees the kernel itself.
+// Package controller maintains the desired state: it checks every verb against the
+// model, persists the change, and passes the new Snapshot to a [Kernel], which
+// applies it. It does not access the kernel itself.
 package controller
 
 import (
@@ -20,47 +20,49 @@ import (
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
-// Kernel is what the controller needs of the side that touches the kernel.
+// Kernel is the interface to the code that changes the kernel's state.
 type Kernel interface {
-	// Apply makes the snapshot real, by its difference against the one before.
-	// After an error the snapshot before is applied again.
+	// Apply brings the kernel from the previous snapshot to this one. After an
+	// error the controller applies the previous snapshot again.
 	Apply(ctx context.Context, s *model.Snapshot) error
-	// HostPrefixes are the prefixes the host has addresses in or routes to.
+	// HostPrefixes returns the prefixes that the host has addresses in or routes to.
 	HostPrefixes(ctx context.Context) ([]netip.Prefix, error)
-	// HostAddr finds an address of the host's own within a prefix, and the device
-	// that has it; "" if there is none.
+	// HostAddr finds an address of the host within a prefix, and the device that
+	// has it. The device is "" if there is none.
 	HostAddr(ctx context.Context, within netip.Prefix) (device string, addr netip.Addr, err error)
 	// PortFree returns nil if count ports from port on can be bound at the
-	// address; a zero address is every address. An error that is
-	// syscall.EADDRINUSE or model.ErrConflict says that another program has one.
+	// address; a zero address stands for all addresses. syscall.EADDRINUSE or
+	// model.ErrConflict means that another program uses one of them.
 	PortFree(proto model.Proto, addr netip.Addr, port, count uint16) error
-	// InnerEnd tells where the inner end of a container engine's endpoint is.
+	// InnerEnd returns where the inner end of an engine-managed endpoint is.
 	InnerEnd(ep *model.Endpoint) (model.InnerEnd, error)
-	// VanishedSandboxes lists the sandboxes whose network namespace ended at least that long ago.
+	// VanishedSandboxes lists the sandboxes whose network namespace has been missing for
+	// at least this long.
 	VanishedSandboxes(least time.Duration) []string
-	// EphemeralRange bounds the ports to choose from, both included.
+	// EphemeralRange returns the lowest and the highest port for automatic host ports.
 	EphemeralRange() (lo, hi uint16)
 }
 
-// Config is what New needs.
+// Config configures a Controller.
 type Config struct {
 	Store  store.Store // required
 	Kernel Kernel      // required
-	// RunDir is the daemon's run directory; required, absolute. The namespaces
-	// that Fairlead makes are at RunDir/netns.
+	// RunDir is the daemon's run directory; required, absolute. Fairlead creates
+	// its network namespaces in RunDir/netns.
 	RunDir string
-	// DefaultPools for networks that name no subnet. A family without a pool
-	// gets the default: Docker's pools for IPv4, for IPv6 a unique local /48 made
-	// up at the first start.
+	// DefaultPools serve networks that are created without a subnet. A family
+	// without a pool gets the default: Docker's pools for IPv4, and for IPv6 a
+	// unique local /48, generated at the first start.
 	DefaultPools []ipam.DefaultPool
 	Log          *slog.Logger // nil: discard
-	// Alive reports whether the process of that ID and start time (field 22 of
-	// /proc/PID/stat; 0 matches any) lives. nil: look into /proc.
+	// Alive reports whether the process with this ID and start time (field 22 of
+	// /proc/PID/stat; 0 matches any) is alive. nil: look it up in /proc.
 	Alive func(pid int, start uint64) bool
-	// StartGrace is how long the client of an AutoRemove sandbox may take from
-	// creating it to reporting its program, and a container engine from asking
-	// for an endpoint to taking its inner end, and a container runtime from ending a
-	// namespace to taking its sandbox away. 0: one minute.
+	// StartGrace is how long a client may take to complete an operation of several
+	// steps: the client of an AutoRemove sandbox to report its program after the
+	// creation, a container engine to move the inner end of an endpoint that it
+	// requested, and a container runtime to remove the sandbox of a namespace that
+	// it deleted. 0: one minute.
 	StartGrace time.Duration
 	Now        func() time.Time // nil: time.Now
 }
@@ -94,27 +96,26 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// Controller carries out verbs, one after the other. Reading does not wait for
-// them.
+// Controller executes verbs one at a time. Readers do not wait for them.
 type Controller struct {
 	cfg  Config
 	snap atomic.Pointer[model.Snapshot]
 
-	sem chan struct{} // holds a token through a whole verb; guards what follows
-	// pendingRollback are the ops that take back a change which may have reached the
-	// store or the kernel but did not succeed.
+	sem chan struct{} // holds a token during each verb; guards the fields below
+	// pendingRollback holds the ops that revert a failed change, which may have
+	// reached the store or the kernel.
 	pendingRollback []store.Op
 	defaults        []ipam.DefaultPool
 	addrs           map[string]*addresses       // by network ID; driver bridge only
-	pools           map[string]*ipam.Pool       // by ID of the engines' pools
-	ports           portIndex                   // what living publishes occupy
+	pools           map[string]*ipam.Pool       // of engines, by ID
+	ports           portIndex                   // the host ports of all publishes
 	served          map[string][]*model.Publish // by sandbox ID
 	lastIndex       uint32                      // of networks
 	lastID          uint32                      // of publishes
-	nextPort        uint16                      // where the search for an automatic host port goes on
+	nextPort        uint16                      // where the next search for an automatic host port begins
 }
 
-// New makes a Controller; Start must follow.
+// New returns a Controller. Call Start before anything else.
 func New(cfg Config) (*Controller, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -137,14 +138,14 @@ func New(cfg Config) (*Controller, error) {
 	return c, nil
 }
 
-// Snapshot is the state as of the last verb that succeeded.
+// Snapshot returns the state after the last successful verb.
 func (c *Controller) Snapshot() *model.Snapshot { return c.snap.Load() }
 
-// refuse makes the error of a verb that will not be done. The text names the
-// thing and the remedy.
+// refuse returns the error of a verb that is refused. The text names the
+// object and the remedy.
 func refuse(kind error, format string, args ...any) error {
 	return &model.Refusal{Kind: kind, Text: fmt.Sprintf(format, args...)}
 }
 
-// short is the form of an ID that people see.
+// short returns the form of an ID that is shown to people.
 func short(id string) string { return id[:min(12, len(id))] }

@@ -23,7 +23,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
-// fakeKernel checks every snapshot it is given.
+// fakeKernel checks every snapshot that it applies.
 type fakeKernel struct {
 	t       testing.TB
 	applied *model.Snapshot
@@ -32,16 +32,16 @@ type fakeKernel struct {
 	apply    func(*model.Snapshot) error
 	prefixes []netip.Prefix
 	addr     netip.Addr      // of the host's eth0
-	busy     map[string]bool // "tcp 80" -> a program listens at every address
+	busy     map[string]bool // "tcp 80" -> a program listens at all addresses
 	lo, hi   uint16
 	inner    map[string]model.InnerEnd // by endpoint ID; absent: taken
-	gone     []string                  // sandboxes whose namespace ended
+	gone     []string                  // sandboxes whose namespace is gone
 }
 
 func (k *fakeKernel) Apply(_ context.Context, s *model.Snapshot) error {
 	k.applies++
 	if err := checkSnapshot(s); err != nil {
-		k.t.Errorf("apply of a broken snapshot: %v", err)
+		k.t.Errorf("apply of an inconsistent snapshot: %v", err)
 	}
 	if k.apply != nil {
 		if err := k.apply(s); err != nil {
@@ -81,7 +81,7 @@ func (k *fakeKernel) VanishedSandboxes(time.Duration) []string { return k.gone }
 
 func (k *fakeKernel) EphemeralRange() (lo, hi uint16) { return k.lo, k.hi }
 
-// world is a controller under test with what surrounds it.
+// world is a controller under test with its environment.
 type world struct {
 	*Controller
 	t      testing.TB
@@ -119,7 +119,7 @@ func (w *world) config(s store.Store, k Kernel) Config {
 	}
 }
 
-// restart kills the daemon, whatever it does, and starts another.
+// restart kills the daemon at any point and starts another.
 func (w *world) restart() {
 	w.t.Helper()
 	if w.store != nil {
@@ -143,8 +143,8 @@ func (w *world) restart() {
 	}
 }
 
-// check compares the controller with what another one loads from its store: the
-// objects, and what their indices hold.
+// check compares the objects and indices of the controller with those that another one
+// loads from its store.
 func (w *world) check() {
 	w.t.Helper()
 	if err := checkSnapshot(w.Snapshot()); err != nil {
@@ -152,7 +152,7 @@ func (w *world) check() {
 	}
 	quiet := &fakeKernel{t: w.t}
 	cfg := w.config(w.store, quiet)
-	cfg.Alive = func(int, uint64) bool { return true } // it shall reap nothing
+	cfg.Alive = func(int, uint64) bool { return true } // so that it reaps nothing
 	cfg.StartGrace = 1000 * time.Hour
 	fresh, err := New(cfg)
 	if err != nil {
@@ -165,7 +165,7 @@ func (w *world) check() {
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
 	want := *w.Snapshot()
 	want.Pools = maps.Clone(want.Pools)
-	maps.DeleteFunc(want.Pools, func(_ string, p *model.AddressPool) bool { return len(p.Taken) == 0 }) // a start sweeps those
+	maps.DeleteFunc(want.Pools, func(_ string, p *model.AddressPool) bool { return len(p.Taken) == 0 }) // removed at a start
 	if diff := cmp.Diff(&want, fresh.Snapshot(), opts); diff != "" {
 		w.t.Errorf("memory (-) and store (+) differ:\n%s", diff)
 	}
@@ -200,27 +200,27 @@ func (w *world) check() {
 	}
 }
 
-// sameFree reports whether two pools have as many addresses left; nil is none.
+// sameFree reports whether two pools have the same number of free addresses. Either may be nil.
 func sameFree(a, b *ipam.Pool) bool {
 	return (a == nil) == (b == nil) && (a == nil || a.Free() == b.Free())
 }
 
-// checkSnapshot is what must hold of every state.
+// checkSnapshot checks the invariants of every state.
 func checkSnapshot(s *model.Snapshot) error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	owner := map[string]string{}
-	own := func(what, who string) {
+	own := func(what, holder string) {
 		if o, ok := owner[what]; ok {
-			bad("%s belongs to %s and %s", what, short(o), short(who))
+			bad("%s belongs to %s and %s", what, short(o), short(holder))
 		}
-		owner[what] = who
+		owner[what] = holder
 	}
 	for id, n := range s.Networks {
 		own("network name "+n.Name, id)
 		own(fmt.Sprint("index ", n.Index), id)
 		if n.ID != id || n.Index == 0 || n.Index >= model.MaxNetworks {
-			bad("network %q is filed under %s with index %d", n.Name, id, n.Index)
+			bad("network %q is stored under %s with index %d", n.Name, id, n.Index)
 		}
 		if used := hasMembers(s, id); used && n.Idle || !used && predefined(n.Name) && n.HasDatapath() && !n.Idle {
 			bad("network %q: idle %t, has members %t", n.Name, n.Idle, used)
@@ -252,14 +252,14 @@ func checkSnapshot(s *model.Snapshot) error {
 	}
 	for _, sb := range s.Sandboxes {
 		if joinsSandbox(sb.NetworkMode) && netns[sb.NetworkMode] != sb.NetNS {
-			bad("sandbox %q joins %q, which is not there", sb.Name, sb.NetworkMode)
+			bad("sandbox %q joins %q, which does not exist", sb.Name, sb.NetworkMode)
 		}
 	}
 	checkEndpoints(s, own, bad)
 	return errors.Join(errs...)
 }
 
-func checkEndpoints(s *model.Snapshot, own func(what, who string), bad func(string, ...any)) {
+func checkEndpoints(s *model.Snapshot, own func(what, holder string), bad func(string, ...any)) {
 	for id, ep := range s.Endpoints {
 		n, sb := s.Networks[ep.NetworkID], s.Sandboxes[ep.SandboxID]
 		waits := ep.SandboxID == "" && !ep.Reserved.IsZero() && !ep.Gateway
@@ -272,7 +272,7 @@ func checkEndpoints(s *model.Snapshot, own func(what, who string), bad func(stri
 			own("interface "+sb.ID+ep.IfName, id)
 			own(fmt.Sprint("order ", sb.ID, ep.Order), id)
 			if sb.Foreign != n.Foreign || sb.Foreign == ep.Reserved.IsZero() {
-				bad("endpoint %s mixes Fairlead's own with an engine's", short(id))
+				bad("endpoint %s mixes objects of Fairlead and of an engine", short(id))
 			}
 		}
 		own(fmt.Sprint(n.ID, ep.MAC), id)
@@ -328,7 +328,7 @@ func (w *world) sandbox(spec model.SandboxSpec) *model.Sandbox {
 	return sb
 }
 
-// endpoint is a sandbox's endpoint in a network, or nil.
+// endpoint returns a sandbox's endpoint in a network, or nil.
 func (w *world) endpoint(network, sandbox string) *model.Endpoint {
 	w.t.Helper()
 	n, err1 := w.Network(network)
@@ -344,11 +344,11 @@ func (w *world) endpoint(network, sandbox string) *model.Endpoint {
 	return nil
 }
 
-// remedy is how a refusal says what to do: in brackets, or in its last clause.
+// remedy matches the remedy in a refusal: in brackets, or in its last clause.
 var remedy = regexp.MustCompile(`\)$|; |it should be `)
 
-// refused checks an error's kind and a part of its text, that it names a
-// remedy, and that nothing half-made is left.
+// refused checks an error's kind, a part of its text, that it names a
+// remedy, and that the snapshot is unchanged.
 func (w *world) refused(before *model.Snapshot, err, kind error, text string) {
 	w.t.Helper()
 	var r *model.Refusal
@@ -368,8 +368,8 @@ func subnet(s string) model.SubnetSpec { return model.SubnetSpec{Prefix: netip.M
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// tcp is one -p; a host count of 0 leaves the choice of the host port to the
-// controller.
+// tcp returns the spec of one -p. With a host count of 0 the controller chooses the host
+// port.
 func tcp(hostIP string, host, hostCount, port, count uint16) model.PortSpec {
 	p := model.PortSpec{HostPort: host, HostCount: hostCount, Port: port, Count: count, Proto: model.TCP}
 	if hostIP != "" {

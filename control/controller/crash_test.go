@@ -18,13 +18,13 @@ import (
 
 var (
 	errInjected = errors.New("injected")
-	// errKilled is what a panic stands for: the process is gone.
+	// errKilled is the value of a panic that stands for a killed process.
 	errKilled = errors.New("killed")
 )
 
-// fault says what goes wrong at the next commits or applies.
+// fault selects what fails in the next commits or applies.
 type fault struct {
-	storeAfter  bool // the write was done
+	storeAfter  bool // fail after the write
 	storePanic  bool
 	storeErrors int // how many commits in a row fail
 	applyPanic  bool
@@ -66,8 +66,8 @@ func (f *fault) apply(*model.Snapshot) error {
 	return nil
 }
 
-// faults are all ways to fail one verb, with what must hold at once: killed
-// says that the daemon dies.
+// faults returns all ways in which a verb can fail. In those named killed the daemon
+// dies.
 func faults() map[string]fault {
 	return map[string]fault{
 		"store-error":             {storeErrors: 1},
@@ -91,14 +91,14 @@ func faultyWorld(t *testing.T) (*world, *fault) {
 	return w, f
 }
 
-// survive runs a verb in which something goes wrong, and restarts the daemon
-// if that killed it.
+// survive runs a verb with a fault, and restarts the daemon if the fault
+// killed it.
 func (w *world) survive(verb func() error) (killed bool, err error) {
 	w.t.Helper()
 	func() {
 		defer func() {
 			if r := recover(); r != nil {
-				if r != errKilled { //nolint:errorlint // a panic value, as thrown
+				if r != errKilled { //nolint:errorlint // a panic value, not wrapped
 					panic(r)
 				}
 				killed = true
@@ -112,7 +112,7 @@ func (w *world) survive(verb func() error) (killed bool, err error) {
 	return killed, err
 }
 
-// verbs are all verbs that change something, each on a world where it works.
+// verbs returns all verbs that change something. Each succeeds after populate.
 func verbs(ctx context.Context, w *world) map[string]func() error {
 	web := []model.PortSpec{tcp("", 81, 1, 81, 1), tcp("", 0, 0, 80, 1), tcp("", 9000, 10000, 9000, 10000)}
 	return map[string]func() error{
@@ -197,8 +197,8 @@ func populate(w *world) {
 	populateEngine(w)
 }
 
-// TestEveryVerbSurvivesEveryFault: whatever fails in a verb, it is done wholly
-// or not at all, and can be done again.
+// TestEveryVerbSurvivesEveryFault checks that a verb takes effect wholly or not at all,
+// whatever fails in it, and that it can be repeated.
 func TestEveryVerbSurvivesEveryFault(t *testing.T) {
 	for name := range verbs(t.Context(), nil) {
 		for what, fl := range faults() {
@@ -218,7 +218,7 @@ func TestEveryVerbSurvivesEveryFault(t *testing.T) {
 						t.Error("the verb failed, but the snapshot changed")
 					}
 				}
-				// What failed for good, failed; what comes next must work.
+				// After the fault the next verb must succeed.
 				*f = fault{}
 				_ = w.SandboxExited(t.Context(), "both", 0)
 				w.check()
@@ -235,7 +235,8 @@ func TestEveryVerbSurvivesEveryFault(t *testing.T) {
 	}
 }
 
-// refusal: the verb had been done, or its subject is gone.
+// refusal reports whether a repeated verb was refused: it had taken effect, or its object
+// no longer exists.
 func refusal(err error) bool {
 	var r *model.Refusal
 	return errors.As(err, &r)
@@ -274,9 +275,9 @@ func TestFirstStartSurvivesEveryFault(t *testing.T) {
 	}
 }
 
-// TestRandomVerbsWithFaults does random verbs, a third of them with something
-// going wrong, and checks after each that memory, store and indices agree, and
-// at the end that no address leaked.
+// TestRandomVerbsWithFaults runs random verbs, a third of them with a fault. It checks
+// after each that memory, store and indices agree, and at the end that no address
+// leaked.
 func TestRandomVerbsWithFaults(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 3))
@@ -296,12 +297,12 @@ func TestRandomVerbsWithFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		*f = fault{}
-		_ = w.SandboxExited(t.Context(), "sb0", 0) // lets what was not taken back be taken back
+		_ = w.SandboxExited(t.Context(), "sb0", 0) // completes a pending rollback
 		if w.check(); t.Failed() {
 			t.FailNow()
 		}
 	}
-	for _, joins := range []bool{true, false} { // who joins goes first
+	for _, joins := range []bool{true, false} { // remove joining sandboxes first
 		for _, sb := range w.Snapshot().Sandboxes {
 			if joinsSandbox(sb.NetworkMode) != joins {
 				continue
@@ -311,7 +312,7 @@ func TestRandomVerbsWithFaults(t *testing.T) {
 			}
 		}
 	}
-	for id, ep := range w.Snapshot().Endpoints { // those that wait for a sandbox
+	for id, ep := range w.Snapshot().Endpoints { // endpoints without a sandbox
 		if err := w.ReleaseEndpoint(t.Context(), id); err != nil {
 			t.Errorf("%+v: %v", ep, err)
 		}
@@ -366,7 +367,7 @@ func (w *world) randomVerb(r *rand.Rand) func() error {
 	return func() error { return w.Reap(ctx) }
 }
 
-// randomRequest is one of a container engine's.
+// randomRequest returns a random verb of a container engine.
 func (w *world) randomRequest(r *rand.Rand) func() error {
 	ctx := w.t.Context()
 	i := r.IntN(2)
@@ -446,7 +447,7 @@ func TestStartRefusesWhatItCannotRead(t *testing.T) {
 	}
 }
 
-// Who gives up while another verb is under way hears of it at once.
+// A caller that cancels while another verb is running gets the error at once.
 func TestWaitingEndsWithTheCaller(t *testing.T) {
 	w := newWorld(t)
 	begun, goOn := make(chan struct{}), make(chan struct{})
@@ -472,7 +473,7 @@ func TestWaitingEndsWithTheCaller(t *testing.T) {
 	}
 	w.kernel.apply = nil
 	if _, err := w.Network("waits"); err == nil {
-		t.Error("it was done all the same")
+		t.Error("the cancelled verb took effect")
 	}
 	w.check()
 }
@@ -481,7 +482,7 @@ func TestCancelledVerbDoesNothing(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	before := w.Snapshot()
-	// The caller gives up while its change is being applied.
+	// The caller cancels while its change is being applied.
 	w.kernel.apply = func(s *model.Snapshot) error {
 		if s != before {
 			cancel()
@@ -493,7 +494,7 @@ func TestCancelledVerbDoesNothing(t *testing.T) {
 		t.Errorf("error = %v", err)
 	}
 	if w.Snapshot() != before || w.kernel.applied != before {
-		t.Error("the change was not taken back")
+		t.Error("the change was not reverted")
 	}
 	w.check()
 }

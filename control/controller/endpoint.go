@@ -15,7 +15,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Connect joins a sandbox to a network, running or not.
+// Connect attaches a sandbox to a network, whether or not its program is running.
 func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spec model.EndpointSpec) (*model.Endpoint, error) {
 	var ep *model.Endpoint
 	var n *model.Network
@@ -42,7 +42,7 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("sandbox connected", "sandbox", sb.Name, "network", n.Name, "ipv4", addrText(ep.IPv4.Addr()), "ipv6", addrText(ep.IPv6.Addr()))
+	c.cfg.Log.Info("connected sandbox", "sandbox", sb.Name, "network", n.Name, "ipv4", addrText(ep.IPv4.Addr()), "ipv6", addrText(ep.IPv6.Addr()))
 	return ep, nil
 }
 
@@ -52,11 +52,11 @@ func connectable(s *model.Snapshot, n *model.Network, sb *model.Sandbox) error {
 	case n.Foreign || sb.Foreign:
 		return refuseForeign("network "+n.Name+" or sandbox "+sb.Name, "docker network connect")
 	case joinsSandbox(mode) || mode == model.NetworkHost && n.Driver != model.DriverHost:
-		return refuse(model.ErrForbidden, "sandbox %q shares the network namespace of another sandbox or of the host and cannot be connected to any other network (make it anew with --network %s)", sb.Name, n.Name)
+		return refuse(model.ErrForbidden, "sandbox %q shares the network namespace of another sandbox or of the host and cannot be connected to any other network (recreate it with --network %s)", sb.Name, n.Name)
 	case n.Driver == model.DriverHost:
-		return refuse(model.ErrForbidden, "cannot connect sandbox %q to host network - it must be created in host network mode (make it anew with --network host)", sb.Name)
+		return refuse(model.ErrForbidden, "cannot connect sandbox %q to host network - it must be created in host network mode (recreate it with --network host)", sb.Name)
 	case n.Driver == model.DriverNull || mode == model.NetworkNone:
-		return refuse(model.ErrForbidden, "sandbox %q cannot be connected to multiple networks with one of the networks in private (none) mode (make it anew with --network NETWORK)", sb.Name)
+		return refuse(model.ErrForbidden, "sandbox %q cannot be connected to multiple networks with one of the networks in private (none) mode (recreate it with --network NETWORK)", sb.Name)
 	}
 	for _, ep := range s.Endpoints {
 		if ep.SandboxID == sb.ID && ep.NetworkID == n.ID {
@@ -66,9 +66,9 @@ func connectable(s *model.Snapshot, n *model.Network, sb *model.Sandbox) error {
 	return nil
 }
 
-// Disconnect takes a sandbox out of a network; its default route and published
-// ports move to the next network that can serve them. With force, that it is
-// not connected, or that the kernel will not remove something, is success.
+// Disconnect detaches a sandbox from a network. Its default route and published
+// ports move to the next network that can serve them. With force it also succeeds
+// if the sandbox is not connected, or if the kernel refuses to remove something.
 func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, force bool) error {
 	var n *model.Network
 	var sb *model.Sandbox
@@ -100,12 +100,12 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 		return refuse(model.ErrForbidden, "sandbox %q is not connected to network %s (see: fairlead inspect %s)", sb.Name, n.Name, sb.Name)
 	})
 	if err == nil && was {
-		c.cfg.Log.Info("sandbox disconnected", "sandbox", sb.Name, "network", n.Name)
+		c.cfg.Log.Info("disconnected sandbox", "sandbox", sb.Name, "network", n.Name)
 	}
 	return err
 }
 
-// addEndpoint adds an interface to a sandbox that is in the next snapshot.
+// addEndpoint creates an endpoint for a sandbox that is in the next snapshot.
 func (t *tx) addEndpoint(ctx context.Context, n *model.Network, sb *model.Sandbox, spec model.EndpointSpec) (*model.Endpoint, error) {
 	if len(spec.Aliases) > 0 && n.Name == model.NetworkBridge {
 		return nil, refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks (make one with: fairlead network create)")
@@ -133,7 +133,7 @@ func (t *tx) addEndpoint(ctx context.Context, n *model.Network, sb *model.Sandbo
 	return ep, nil
 }
 
-// newEndpoint takes the addresses of an endpoint that is in no sandbox yet.
+// newEndpoint returns an endpoint without a sandbox, with its addresses allocated.
 func (t *tx) newEndpoint(n *model.Network, spec model.EndpointSpec) (*model.Endpoint, error) {
 	id, err := chooseID(t.next.Endpoints, spec.ForeignID)
 	if err != nil {
@@ -165,8 +165,9 @@ func (t *tx) newEndpoint(n *model.Network, spec model.EndpointSpec) (*model.Endp
 	return ep, nil
 }
 
-// chooseIfName checks the name the user wants ("": any) or takes the first free
-// one. What else has it in the namespace is known when the device is made.
+// chooseIfName checks the name that the user requested, or chooses the first free one
+// if it is "". Devices in the namespace that Fairlead does not know can still use the
+// name; that is detected when the device is created.
 func chooseIfName(n *model.Network, sb *model.Sandbox, others []*model.Endpoint, want string) (string, error) {
 	taken := func(name string) bool {
 		return slices.ContainsFunc(others, func(o *model.Endpoint) bool { return o.IfName == name })
@@ -181,14 +182,14 @@ func chooseIfName(n *model.Network, sb *model.Sandbox, others []*model.Endpoint,
 	case !ifNameRule.MatchString(want) || slices.Contains(reservedIfNames, want):
 		return "", refuse(model.ErrInvalid, "invalid interface name %q (want 1 to 15 letters, digits, and _ . -, and none of %s)", want, strings.Join(reservedIfNames, ", "))
 	case taken(want):
-		return "", refuse(model.ErrConflict, "sandbox %q has an interface %s already (choose another name)", sb.Name, want)
+		return "", refuse(model.ErrConflict, "sandbox %q already has an interface %s (choose another name)", sb.Name, want)
 	}
 	return want, nil
 }
 
-// chooseMAC checks the address the user wants, or takes (zero: any) the one that
-// belongs to the address, so that those who remember the last owner of that
-// reach this one. Two in one network would share a place in the forwarding table.
+// chooseMAC checks the MAC that the user requested, or derives one from the IP address
+// if it is zero, so that neighbour entries of the previous owner remain valid. A MAC must be
+// unique in its network, because it is a key of the forwarding table.
 func (t *tx) chooseMAC(n *model.Network, want model.MAC, ip netip.Addr) (model.MAC, error) {
 	owner := map[model.MAC]string{n.GatewayMAC: "the gateway"}
 	for _, ep := range t.next.Endpoints {
@@ -213,8 +214,9 @@ func (t *tx) chooseMAC(n *model.Network, want model.MAC, ip netip.Addr) (model.M
 	return want, nil
 }
 
-// takeAddr takes an address of a family, the wanted one if there is one, with
-// the subnet's length. It is zero if the network has no such family.
+// takeAddr allocates an address of a family, the requested one if want is valid, and
+// returns it with the subnet's length. The result is zero if the network does not have
+// this family.
 func (t *tx) takeAddr(n *model.Network, is4 bool, want netip.Addr) (netip.Prefix, error) {
 	s, ok := n.Subnet(is4)
 	if want.IsValid() && (!ok || !s.Prefix.Contains(want)) {
@@ -242,7 +244,7 @@ func (t *tx) takeAddr(n *model.Network, is4 bool, want netip.Addr) (netip.Prefix
 		return netip.Prefix{}, refuse(model.ErrConflict, "Address already in use: %v belongs to %s of network %s (choose another, or none to get a free one)",
 			want, t.addrOwner(n, s, want), n.Name)
 	case err != nil:
-		return netip.Prefix{}, refuse(model.ErrInvalid, "%v: %v (it names subnet %v or its broadcast; choose another)", want, err, s.Prefix)
+		return netip.Prefix{}, refuse(model.ErrInvalid, "%v: %v (it is the network or broadcast address of subnet %v; choose another)", want, err, s.Prefix)
 	}
 	t.onUndo(func() { pool.Release(a) })
 	return netip.PrefixFrom(a, s.Prefix.Bits()), nil
@@ -265,7 +267,8 @@ func (t *tx) addrOwner(n *model.Network, s model.Subnet, a netip.Addr) string {
 	return "another sandbox"
 }
 
-// removeEndpoint leaves the sandbox's gateway choice and publishes to updateGateway.
+// removeEndpoint removes an endpoint. The caller updates the sandbox's gateway and
+// publishes, see updateGateway.
 func (t *tx) removeEndpoint(ep *model.Endpoint) {
 	t.releaseAddr(ep.NetworkID, ep.IPv4.Addr())
 	t.releaseAddr(ep.NetworkID, ep.IPv6.Addr())
@@ -273,20 +276,19 @@ func (t *tx) removeEndpoint(ep *model.Endpoint) {
 	t.idleIfUnused(ep.NetworkID)
 }
 
-// releaseAddr gives an address back to a network's pool; the zero Addr is none.
+// releaseAddr returns an address to a network's pool. It ignores the zero Addr.
 func (t *tx) releaseAddr(networkID string, a netip.Addr) {
 	pool := t.c.addrs[networkID].pool(a.Is4())
 	if !a.IsValid() || pool == nil {
 		return
 	}
 	pool.Release(a)
-	// It was free for no moment: the lock is held.
+	// This cannot fail: nothing else allocates while the lock is held.
 	t.onUndo(func() { _ = pool.Reserve(a) })
 }
 
-// chooseGateway finds the endpoint that bears the sandbox's default route, the
-// first one whose network has a way out, and marks it. It is nil if there is
-// none.
+// chooseGateway finds and marks the endpoint for the sandbox's default route: the first
+// one whose network has a default route. It returns nil if there is none.
 func (t *tx) chooseGateway(sandboxID string) *model.Endpoint {
 	var gw *model.Endpoint
 	for _, ep := range endpointsOf(t.next, sandboxID) {
@@ -308,7 +310,7 @@ func hasDefaultRoute(n *model.Network) bool {
 	return !n.Internal && slices.ContainsFunc(n.Subnets, func(s model.Subnet) bool { return s.Gateway.IsValid() })
 }
 
-// addrText is "" for no address.
+// addrText returns "" for the zero Addr.
 func addrText(a netip.Addr) string {
 	if !a.IsValid() {
 		return ""

@@ -11,7 +11,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// An address keeps its MAC when its owner changes, unless somebody has that.
+// An address keeps its MAC when its owner changes, unless another endpoint has that MAC.
 func TestMACBelongsToTheAddress(t *testing.T) {
 	w := newWorld(t)
 	w.network(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("10.0.0.0/24")}})
@@ -20,17 +20,17 @@ func TestMACBelongsToTheAddress(t *testing.T) {
 	}
 	w.sandbox(at("10.0.0.9", model.MAC{}))
 	if got := w.endpoint("n", "at10.0.0.9").MAC.String(); got != "02:42:0a:00:00:09" {
-		t.Errorf("MAC = %s, want the address's", got)
+		t.Errorf("MAC = %s, want the one derived from the address", got)
 	}
 	w.sandbox(at("10.0.0.8", mac("02:42:0a:00:00:07")))
 	w.sandbox(at("10.0.0.7", model.MAC{}))
 	if got := w.endpoint("n", "at10.0.0.7").MAC; got.IsZero() || got == mac("02:42:0a:00:00:07") {
-		t.Errorf("MAC = %s, want another than the one that is taken", got)
+		t.Errorf("MAC = %s, want one that is not in use", got)
 	}
 	w.check()
 }
 
-// Of the families that another program leased no address of, none is taken.
+// No address is allocated in a family without a leased address.
 func TestLeasedFamilies(t *testing.T) {
 	w := newWorld(t)
 	w.network(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("10.0.0.0/24"), subnet("fd00::/64")}})
@@ -47,7 +47,7 @@ func TestLeasedFamilies(t *testing.T) {
 	w.check()
 }
 
-// The limits of an interface are kept, and refused if no packet could pass.
+// The limits of an interface are stored, and refused if no packet could pass.
 func TestBandwidth(t *testing.T) {
 	w := newWorld(t)
 	w.network(model.NetworkSpec{Name: "a"})
@@ -101,7 +101,7 @@ func TestInterfaceNames(t *testing.T) {
 	}
 	w.restart()
 	before := w.Snapshot()
-	w.refused(before, connect("d", "eth1"), model.ErrConflict, `sandbox "web" has an interface eth1 already`)
+	w.refused(before, connect("d", "eth1"), model.ErrConflict, `sandbox "web" already has an interface eth1`)
 	for _, name := range []string{"lo", "all", "..", "a/b", "a b", "sixteen-letters-"} {
 		w.refused(before, connect("d", name), model.ErrInvalid, "invalid interface name")
 	}

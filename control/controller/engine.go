@@ -12,21 +12,21 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// The verbs of a container engine, which reserves an endpoint first, then joins
-// a sandbox to it, then publishes ports. It may repeat each, and give up between
-// any two: Reap removes what it forgot.
+// The verbs of a container engine. It reserves an endpoint, then joins a sandbox to
+// it, then publishes ports. It may repeat any of them, and abort between any two:
+// Reap removes what is left behind.
 
-// innerPrefix begins the name that an endpoint's inner end has on the host until
-// the engine takes it. Its third letter is no hexadecimal digit, so it is no host
-// end's name.
+// innerPrefix is the prefix of an inner end's name on the host, before the engine
+// moves it. The third letter is not a hexadecimal digit, so that the name differs from
+// that of every host end.
 const innerPrefix = "fls"
 
-// refuseForeign is the refusal of what a container engine has to do itself.
+// refuseForeign refuses a change that only the container engine may make.
 func refuseForeign(what, remedy string) error {
-	return refuse(model.ErrForbidden, "%s is a container engine's (use that: %s)", what, remedy)
+	return refuse(model.ErrForbidden, "%s is managed by a container engine (use: %s)", what, remedy)
 }
 
-// managingCLI is the command that removes what was made with it.
+// managingCLI returns the command that created an object and can remove it.
 func managingCLI(foreign bool) string {
 	if foreign {
 		return "docker"
@@ -34,8 +34,8 @@ func managingCLI(foreign bool) string {
 	return "fairlead"
 }
 
-// retryAfterReap is update; but what the engine forgot, as when it was killed, may
-// have the port that it asks for.
+// retryAfterReap runs fn like update. If fn conflicts with something and the engine has
+// orphaned endpoints (because it was killed, for example), it reaps those and retries once.
 func (c *Controller) retryAfterReap(ctx context.Context, fn func(*tx) error) error {
 	err := c.update(ctx, fn)
 	if !errors.Is(err, model.ErrConflict) || len(c.orphanedEndpoints(c.Snapshot())) == 0 {
@@ -47,23 +47,23 @@ func (c *Controller) retryAfterReap(ctx context.Context, fn func(*tx) error) err
 	return c.update(ctx, fn)
 }
 
-// ReserveEndpoint takes a MAC and addresses for an endpoint in an engine's
-// network. A MAC that the spec leaves out is chosen, and an IPv4 address if it names no
-// address at all.
+// ReserveEndpoint allocates a MAC and addresses for an endpoint in an engine-managed
+// network. It chooses the MAC if the spec has none, and an IPv4 address if the spec has
+// no address at all.
 func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error) {
 	var ep *model.Endpoint
 	err := c.update(ctx, func(t *tx) (err error) {
 		t.storeOnly = true
 		n := t.next.Networks[networkID]
 		if n == nil || !n.Foreign {
-			return refuse(model.ErrNotFound, "network %s is not known to Fairlead (remove it from the engine and create it anew)", short(networkID))
+			return refuse(model.ErrNotFound, "network %s is not known to Fairlead (remove it from the engine and create it again)", short(networkID))
 		}
 		if ep = t.next.Endpoints[spec.ForeignID]; ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
-			return nil // the engine did not get the answer
+			return nil // a retry: the engine did not receive the response
 		}
 		t.evictHolder(n, spec)
-		// An address that the engine does not ask for is not for Fairlead to choose: the
-		// container may have no IPv6, and would get it with the address.
+		// Do not choose an address that the engine did not request: the container may have
+		// IPv6 disabled, and the address would enable it.
 		spec.Exact = spec.IPv4.IsValid() || spec.IPv6.IsValid() || !n.EnableIPv4
 		if ep, err = t.newEndpoint(n, spec); err != nil {
 			return err
@@ -76,11 +76,11 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 	return ep, err
 }
 
-// evictHolder takes the addresses that the spec names from the network's other endpoints. In
-// its networks the engine chooses the addresses, and never one that it knows to be in
-// use: it took the address back, as it does with the IPv6 address of an interface without
-// IPv6, or it forgot who had it, as when it was killed. In the second case something may
-// hold the old namespace yet. An endpoint whose namespace lives keeps all the rest; any
+// evictHolder removes the requested addresses from the network's other endpoints. The engine
+// allocates the addresses in its networks and never reuses one that it considers in use.
+// So either it took the address back, as it does for interfaces without IPv6, or it lost
+// track of the holder, because it was killed, for example. In the second case a process may
+// still hold the old namespace. An endpoint whose namespace exists keeps everything else; any
 // other is released.
 func (t *tx) evictHolder(n *model.Network, spec model.EndpointSpec) {
 	for _, ep := range membersOf(t.next, n.ID) {
@@ -95,38 +95,38 @@ func (t *tx) evictHolder(n *model.Network, spec model.EndpointSpec) {
 		}
 		log := t.c.cfg.Log.With("addresses", lost, "sandbox", sandboxName(t.next, ep.SandboxID))
 		if t.isInUse(ep) && (spec.MAC.IsZero() || spec.MAC != ep.MAC) {
-			log.Warn("the engine gave an address to another endpoint; this one goes on without it")
+			log.Warn("address reassigned by the engine; its previous endpoint continues without it")
 			t.dropAddresses(n, ep, lost)
 		} else {
-			log.Warn("the engine gave an address to another endpoint; this one, which the engine forgot, is removed")
+			log.Warn("address reassigned by the engine; releasing its previous endpoint")
 			t.releaseEndpoint(ep)
 		}
 		t.storeOnly, t.ignoreApplyErr = false, true
 	}
 }
 
-// isInUse reports whether an engine has taken the endpoint's inner end, and its namespace
-// is still there. In doubt it does.
+// isInUse reports whether an engine has moved the endpoint's inner end into a namespace that
+// still exists. It returns true if that cannot be determined.
 func (t *tx) isInUse(ep *model.Endpoint) bool {
 	if ep.SandboxID == "" {
 		return false
 	}
 	inner, err := t.c.cfg.Kernel.InnerEnd(ep)
 	if err != nil {
-		t.c.cfg.Log.Warn("endpoint is kept, not knowing whether an engine has it", "endpoint", short(ep.ID), "err", err)
+		t.c.cfg.Log.Warn("cannot determine whether the engine still uses the endpoint; keeping it", "endpoint", short(ep.ID), "err", err)
 	}
 	return err != nil || inner == model.InnerTaken
 }
 
-// dropAddresses takes addresses from an engine's endpoint, and the published ports that
-// it cannot serve without them. An IPv4 address is only ever taken from what the engine
-// forgot, so all ports go with that. Without any address the endpoint does not keep the
-// MAC that belongs to one: that is for the address's next owner.
+// dropAddresses removes addresses from an engine-managed endpoint, and the published ports
+// that it cannot serve without them. Only orphaned endpoints lose an IPv4 address, so all
+// ports are removed with it. An endpoint without any address gets another MAC, because
+// the old one is derived from an address, and that address's next owner will use it.
 func (t *tx) dropAddresses(n *model.Network, ep *model.Endpoint, lost []netip.Addr) {
-	now, forgotten := *ep, false
+	now, orphaned := *ep, false
 	for _, a := range lost {
 		if a.Is4() {
-			now.IPv4, now.FixedIPv4, forgotten = netip.Prefix{}, false, true
+			now.IPv4, now.FixedIPv4, orphaned = netip.Prefix{}, false, true
 		} else {
 			now.IPv6, now.FixedIPv6 = netip.Prefix{}, false
 		}
@@ -142,19 +142,19 @@ func (t *tx) dropAddresses(n *model.Network, ep *model.Endpoint, lost []netip.Ad
 	}
 	t.serveOnly(&now, func(b model.PortBinding) bool {
 		_, can := servedAt(n, &now, b)
-		return can && !forgotten && !none
+		return can && !orphaned && !none
 	})
 }
 
-// fits reports whether an endpoint has what a spec asks for.
+// fits reports whether an endpoint has the addresses and the MAC of a spec.
 func fits(ep *model.Endpoint, spec model.EndpointSpec) bool {
 	return (!spec.IPv4.IsValid() || spec.IPv4 == ep.IPv4.Addr()) && (!spec.IPv6.IsValid() || spec.IPv6 == ep.IPv6.Addr()) &&
 		(spec.MAC.IsZero() || spec.MAC == ep.MAC)
 }
 
-// JoinEndpoint makes a reserved endpoint's devices, for the sandbox whose
-// network namespace is or will be at the path. The sandbox gets the name if it
-// is new.
+// JoinEndpoint creates the devices of a reserved endpoint, for the sandbox whose
+// network namespace is or will be at the path. If the sandbox does not exist, it is
+// created under the given name.
 func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
 	if !filepath.IsAbs(netns) || filepath.Clean(netns) != netns || !nameRule.MatchString(name) || len(name) > maxNameLen {
 		return nil, refuse(model.ErrInvalid, "invalid path %q or name %q of a sandbox (give an absolute path without . or ..)", netns, name)
@@ -176,12 +176,12 @@ func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("engine's sandbox joined", "sandbox", name, "network", n.Name, "ipv4", addrText(ep.IPv4.Addr()), "ipv6", addrText(ep.IPv6.Addr()))
+	c.cfg.Log.Info("sandbox joined by the engine", "sandbox", name, "network", n.Name, "ipv4", addrText(ep.IPv4.Addr()), "ipv6", addrText(ep.IPv6.Addr()))
 	return ep, nil
 }
 
-// attachEndpoint puts an endpoint into a sandbox, last. Another one of the same network
-// goes: an engine has one a network, so it forgot that.
+// attachEndpoint attaches an endpoint to a sandbox, last in its order. It releases another
+// endpoint in the same network: an engine has at most one per network, so that one is orphaned.
 func (t *tx) attachEndpoint(ep *model.Endpoint, sb *model.Sandbox) *model.Endpoint {
 	if ep.SandboxID != sb.ID {
 		t.detachEndpoint(ep)
@@ -201,22 +201,22 @@ func (t *tx) attachEndpoint(ep *model.Endpoint, sb *model.Sandbox) *model.Endpoi
 	return &now
 }
 
-// foreignEndpoint finds an engine's endpoint.
+// foreignEndpoint finds an engine-managed endpoint.
 func (t *tx) foreignEndpoint(id string) (*model.Endpoint, error) {
 	if ep := t.next.Endpoints[id]; ep != nil && !ep.Reserved.IsZero() {
 		return ep, nil
 	}
-	return nil, refuse(model.ErrNotFound, "endpoint %s is not known to Fairlead (disconnect the container with force, or remove it, and start anew)", short(id))
+	return nil, refuse(model.ErrNotFound, "endpoint %s is not known to Fairlead (disconnect the container with force, or remove it, and start it again)", short(id))
 }
 
-// foreignSandbox finds the sandbox of a namespace, or adds it.
+// foreignSandbox finds or creates the engine-managed sandbox of a namespace.
 func (t *tx) foreignSandbox(name, netns string, n *model.Network) (*model.Sandbox, error) {
 	for _, sb := range t.next.Sandboxes {
 		switch {
 		case sb.NetNS == netns && sb.Foreign:
 			return sb, nil
 		case sb.NetNS == netns:
-			return nil, refuse(model.ErrConflict, "network namespace %s is already sandbox %q (remove that with: fairlead rm %s)", netns, sb.Name, sb.Name)
+			return nil, refuse(model.ErrConflict, "network namespace %s is already in use by sandbox %q (remove that with: fairlead rm %s)", netns, sb.Name, sb.Name)
 		case sb.HasName(name):
 			return nil, refuse(model.ErrConflict, "the sandbox name %q is in use (remove that with: fairlead rm %s)", name, name)
 		}
@@ -229,8 +229,8 @@ func (t *tx) foreignSandbox(name, netns string, n *model.Network) (*model.Sandbo
 	return sb, nil
 }
 
-// ReleaseEndpoint gives up an engine's endpoint with its devices and addresses.
-// That there is none is success. A sandbox goes with its last endpoint.
+// ReleaseEndpoint removes an engine-managed endpoint, its devices and its addresses. It
+// succeeds if there is none. The sandbox is removed with its last endpoint.
 func (c *Controller) ReleaseEndpoint(ctx context.Context, id string) error {
 	return c.update(ctx, func(t *tx) error {
 		ep := t.next.Endpoints[id]
@@ -238,7 +238,7 @@ func (c *Controller) ReleaseEndpoint(ctx context.Context, id string) error {
 			return nil
 		}
 		if ep.Reserved.IsZero() {
-			return refuse(model.ErrForbidden, "endpoint %s is Fairlead's own (use fairlead network disconnect)", short(id))
+			return refuse(model.ErrForbidden, "endpoint %s is managed by Fairlead (use: fairlead network disconnect)", short(id))
 		}
 		t.ignoreApplyErr = true
 		t.releaseEndpoint(ep)
@@ -251,7 +251,7 @@ func (t *tx) releaseEndpoint(ep *model.Endpoint) {
 	t.removeEndpoint(t.next.Endpoints[ep.ID])
 }
 
-// detachEndpoint takes an endpoint out of its sandbox.
+// detachEndpoint detaches an endpoint from its sandbox.
 func (t *tx) detachEndpoint(ep *model.Endpoint) {
 	sb := t.next.Sandboxes[ep.SandboxID]
 	if sb == nil {
@@ -266,11 +266,11 @@ func (t *tx) detachEndpoint(ep *model.Endpoint) {
 	}
 }
 
-// RemoveForeignNetwork removes an engine's network. That there is none is
-// success.
+// RemoveForeignNetwork removes an engine-managed network. It succeeds if there is
+// none.
 func (c *Controller) RemoveForeignNetwork(ctx context.Context, id string) error {
 	if n := c.Snapshot().Networks[id]; n != nil && !n.Foreign {
-		return refuse(model.ErrForbidden, "network %s is Fairlead's own (use fairlead network rm)", n.Name)
+		return refuse(model.ErrForbidden, "network %s is managed by Fairlead (use: fairlead network rm)", n.Name)
 	}
 	err := c.removeNetwork(ctx, id, true)
 	if errors.Is(err, model.ErrNotFound) {

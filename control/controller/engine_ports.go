@@ -10,17 +10,17 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// An engine's sandbox has a gateway endpoint, which serves the published ports, or one
-// for each address family. The engine tells which endpoints are gateways; for what, only
-// in part.
+// An engine-managed sandbox has one gateway endpoint, which serves the published ports, or
+// one per address family. The engine reports which endpoints are gateways, but only partly
+// for which family.
 
-// gateways are the endpoints of a sandbox that serve published ports at the host's
-// addresses of a family. v6 is nil if that is not for an endpoint here to do.
+// gateways holds the endpoints of a sandbox that serve published ports at the host's
+// addresses of each family. v6 is nil if another driver's endpoint serves that family.
 type gateways struct{ v4, v6 *model.Endpoint }
 
-// PublishEndpoint makes an endpoint serve published ports, these and no others of its
-// sandbox's: alone, or with the one that is the gateway already, if either is for one
-// family only. ipv4Only is as of an [model.Endpoint].
+// PublishEndpoint makes an endpoint serve published ports, which replace all others of its
+// sandbox. It shares them with the current gateway if either is for one family only.
+// ipv4Only is [model.Endpoint.GatewayIPv4Only].
 func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, ipv4Only bool) error {
 	if err := validatePorts(ports); err != nil {
 		return err
@@ -36,10 +36,10 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 		if done = ep.Gateway && ep.GatewayIPv4Only == ipv4Only && t.servesExactly(sb, gws, ports); done {
 			return nil
 		}
-		for _, o := range endpointsOf(t.next, sb.ID) { // in an update of its own: a port is free when the kernel says so
+		for _, o := range endpointsOf(t.next, sb.ID) { // in an update before: PortFree needs them released in the kernel
 			t.unpublish(o)
 		}
-		for _, gw := range []*model.Endpoint{gws.v4, gws.v6} { // so that the next update finds it
+		for _, gw := range []*model.Endpoint{gws.v4, gws.v6} { // the next update reads it
 			if gw != nil && gw.ID != id {
 				t.putEndpoint(gw.ID, gw)
 			}
@@ -68,7 +68,7 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 	})
 }
 
-// joined finds an engine's endpoint and the sandbox it is in.
+// joined finds an engine-managed endpoint and its sandbox.
 func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
 	ep, err := t.foreignEndpoint(id)
 	if err != nil {
@@ -80,9 +80,9 @@ func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
 	return nil, nil, refuse(model.ErrInvalid, "no sandbox has joined endpoint %s (join first)", short(id))
 }
 
-// gatewaysWith are those of a sandbox when the engine makes an endpoint one, and whether
-// that is for IPv4 only. Another stays if one of both has no way out by IPv6 and the
-// other has: from one that is no gateway any more the engine takes that first.
+// gatewaysWith returns the gateways of a sandbox after the engine has made ep one (for IPv4
+// only, if ipv4Only). The other gateway stays if exactly one of the two has an IPv6
+// default route: the engine revokes a replaced gateway before it names the next one.
 func (t *tx) gatewaysWith(ep *model.Endpoint, ipv4Only bool) gateways {
 	has6 := func(e *model.Endpoint) bool { return t.next.Networks[e.NetworkID].DefaultGateway(e, false).IsValid() }
 	no6 := ipv4Only || !has6(ep)
@@ -101,8 +101,8 @@ func (t *tx) gatewaysWith(ep *model.Endpoint, ipv4Only bool) gateways {
 	return gateways{ep, ep}
 }
 
-// splitPorts are the ports that each gateway serves. same tells of one of v6 that both serve
-// which it is in v4, where the host port is chosen; -1: only IPv6 has it.
+// splitPorts assigns ports to the IPv4 and IPv6 gateways. same[i] is the index in v4 of the
+// port that v6[i] duplicates (its host port is chosen there), or -1.
 func (t *tx) splitPorts(gws gateways, ports []model.PortSpec) (v4, v6 []model.PortSpec, same []int) {
 	if gws.v4 == gws.v6 {
 		return ports, nil, nil
@@ -130,8 +130,8 @@ func (t *tx) splitPorts(gws gateways, ports []model.PortSpec) (v4, v6 []model.Po
 	return v4, v6, same
 }
 
-// bindSplitPorts resolves ports into a sandbox's, and makes the publishes of each, in the
-// same order.
+// bindSplitPorts resolves ports into sb.Ports and returns the publish of each, in the same
+// order.
 func (t *tx) bindSplitPorts(sb *model.Sandbox, gws gateways, ports []model.PortSpec) ([]*model.Publish, error) {
 	v4, v6, same := t.splitPorts(gws, ports)
 	bound4, pubs4, err := t.resolvePorts(v4, gws.v4)
@@ -151,7 +151,7 @@ func (t *tx) bindSplitPorts(sb *model.Sandbox, gws gateways, ports []model.PortS
 	return slices.Concat(pubs4, pubs6), nil
 }
 
-// servesExactly reports whether a sandbox's ports are what was asked for, each at its gateway.
+// servesExactly reports whether a sandbox publishes exactly these ports, each at its gateway.
 func (t *tx) servesExactly(sb *model.Sandbox, gws gateways, ports []model.PortSpec) bool {
 	v4, v6, _ := t.splitPorts(gws, ports)
 	pubs := t.c.served[sb.ID]
@@ -171,8 +171,8 @@ func (t *tx) servesExactly(sb *model.Sandbox, gws gateways, ports []model.PortSp
 	return true
 }
 
-// UnpublishEndpoint has an endpoint serve no ports. That it does not is success,
-// and that it does not exist.
+// UnpublishEndpoint removes the published ports of an endpoint. It succeeds if there are
+// none, or if the endpoint does not exist.
 func (c *Controller) UnpublishEndpoint(ctx context.Context, id string) error {
 	return c.update(ctx, func(t *tx) error {
 		if ep := t.next.Endpoints[id]; ep != nil && !ep.Reserved.IsZero() {
@@ -182,7 +182,7 @@ func (c *Controller) UnpublishEndpoint(ctx context.Context, id string) error {
 	})
 }
 
-// unpublish takes from an endpoint the ports that it serves, and from its sandbox.
+// unpublish removes the ports that an endpoint serves from it and from its sandbox.
 func (t *tx) unpublish(ep *model.Endpoint) {
 	if !ep.Gateway {
 		return
@@ -193,8 +193,8 @@ func (t *tx) unpublish(ep *model.Endpoint) {
 	t.putEndpoint(ep.ID, &now)
 }
 
-// serveOnly takes from an engine's endpoint, and from its sandbox, the ports that it serves
-// and is not to keep.
+// serveOnly removes the ports that an engine-managed endpoint serves, except those to keep,
+// from it and from its sandbox.
 func (t *tx) serveOnly(ep *model.Endpoint, keep func(model.PortBinding) bool) {
 	in := t.next.Sandboxes[ep.SandboxID]
 	served := t.c.served[in.ID]

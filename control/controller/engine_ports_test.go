@@ -11,8 +11,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// An engine may have one endpoint for the way out by IPv4 and another for IPv6: each
-// serves the ports at the host's addresses of that family.
+// An engine may use one endpoint for the IPv4 default route and another for IPv6. Each
+// serves the ports at the host's addresses of its family.
 func TestEnginePortsParted(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
@@ -36,18 +36,18 @@ func TestEnginePortsParted(t *testing.T) {
 		w.check()
 		var got []string
 		for _, p := range w.Snapshot().Publishes {
-			who := "dual"
+			network := "dual"
 			if p.EndpointID == four {
-				who = "four"
+				network = "four"
 			}
-			got = append(got, fmt.Sprintf("%s:%d@%s", hostText(p), p.Port, who))
+			got = append(got, fmt.Sprintf("%s:%d@%s", hostText(p), p.Port, network))
 		}
 		slices.Sort(got)
 		if text := strings.Join(got, " "); text != want {
-			t.Errorf("served are\n%s, want\n%s", text, want)
+			t.Errorf("served:\n%s, want\n%s", text, want)
 		}
 		if sb, _ := w.Sandbox("docker-1"); len(sb.Ports) != len(got) {
-			t.Errorf("shown are %v", sb.Ports)
+			t.Errorf("ports shown: %v", sb.Ports)
 		}
 	}
 	publish := func(id string, ipv4Only bool) {
@@ -57,7 +57,7 @@ func TestEnginePortsParted(t *testing.T) {
 		}
 		rev := w.Snapshot().Rev
 		if err := w.PublishEndpoint(ctx, id, ports, ipv4Only); err != nil || w.Snapshot().Rev != rev {
-			t.Errorf("asked again it changes something: %v", err)
+			t.Errorf("a repeated request changes something: %v", err)
 		}
 	}
 	unpublish := func(id string) {
@@ -81,13 +81,13 @@ func TestEnginePortsParted(t *testing.T) {
 	byPort := map[uint16]uint16{}
 	for _, p := range w.Snapshot().Publishes {
 		if p.Port == 81 && byPort[p.Port] != 0 && byPort[p.Port] != p.HostPort {
-			t.Errorf("host ports %d and %d were chosen for one", p.HostPort, byPort[p.Port])
+			t.Errorf("host ports %d and %d were chosen for one port", p.HostPort, byPort[p.Port])
 		}
 		byPort[p.Port] = p.HostPort
 	}
 	w.restart()
 	serves(parted)
-	publish(dual6, false) // as it was, for IPv6
+	publish(dual6, false) // unchanged, for IPv6
 	serves(parted)
 	unpublish(four)
 	serves(half6)
@@ -95,7 +95,7 @@ func TestEnginePortsParted(t *testing.T) {
 	serves(whole)
 	unpublish(dual6)
 	serves("")
-	publish(four, true) // another driver has IPv6
+	publish(four, true) // another driver serves IPv6
 	serves(half4)
 	unpublish(four)
 
@@ -112,7 +112,7 @@ func TestEnginePortsParted(t *testing.T) {
 	serves(half4)
 }
 
-// hostText is a publish's host address and port.
+// hostText returns the host address and port of a publish as text.
 func hostText(p *model.Publish) string {
 	host, port := "*", "auto"
 	if p.HostIP.IsValid() {

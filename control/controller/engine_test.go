@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// foreignID is the ID an engine gives to something of that name.
+// foreignID returns the ID that an engine gives to an object with this name.
 func foreignID(name string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(name))) }
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
@@ -24,7 +24,7 @@ func foreignNetwork(name, subnet string) model.NetworkSpec {
 	}}}
 }
 
-// reserve makes an endpoint in network f, and joins it unless netns is "".
+// reserve creates an endpoint in network f, and joins it unless netns is "".
 func (w *world) reserve(name, netns string) *model.Endpoint {
 	w.t.Helper()
 	ep, err := w.ReserveEndpoint(w.t.Context(), foreignID("f"), model.EndpointSpec{ForeignID: foreignID(name)})
@@ -37,8 +37,8 @@ func (w *world) reserve(name, netns string) *model.Endpoint {
 	return ep
 }
 
-// populateEngine adds what an engine has: a network with an endpoint that
-// waits, one that joined, and one that publishes; and a pool.
+// populateEngine adds the objects of an engine: a network with one endpoint that is reserved,
+// one that has joined, and one that publishes ports, and a pool.
 func populateEngine(w *world) {
 	w.t.Helper()
 	w.network(foreignNetwork("f", "10.8.0.0/24"))
@@ -120,8 +120,8 @@ func TestEngineEndpoint(t *testing.T) {
 	w.check()
 }
 
-// The published ports go to the endpoint that has the default route; with it
-// they go away.
+// The published ports move to the endpoint that has the default route, and are removed
+// with it.
 func TestEnginePortsMove(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
@@ -148,15 +148,15 @@ func TestEnginePortsMove(t *testing.T) {
 		w.check()
 	}
 	if err := w.UnpublishEndpoint(ctx, second.ID); err != nil || len(w.Snapshot().Publishes) != 1 {
-		t.Errorf("who does not serve stopped serving: %v", err)
+		t.Errorf("unpublish of an endpoint without ports: %v", err)
 	}
 	if err := w.ReleaseEndpoint(ctx, first.ID); err != nil || len(w.Snapshot().Publishes) != 0 || len(w.Snapshot().Sandboxes) != 1 {
-		t.Errorf("after the first is gone: %+v, %v", w.Snapshot(), err)
+		t.Errorf("after the removal of the first: %+v, %v", w.Snapshot(), err)
 	}
 	w.check()
 }
 
-// A host port that somebody has is refused, and nothing is half published.
+// A host port that is in use is refused, and no other port is published then.
 func TestEnginePortConflict(t *testing.T) {
 	w := newWorld(t)
 	w.network(foreignNetwork("f", "10.8.0.0/24"))
@@ -170,7 +170,7 @@ func TestEnginePortConflict(t *testing.T) {
 	}
 }
 
-// What an engine has is its own to change, save for what it forgot.
+// Only the engine may change its objects, except for those that it has orphaned.
 func TestForeignIsLeftToTheEngine(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
@@ -190,16 +190,16 @@ func TestForeignIsLeftToTheEngine(t *testing.T) {
 		"run":        create("f"),
 		"join":       create("container:docker-1"),
 		"connect":    connect("f", "mine"),
-		"take":       connect("own", "docker-1"),
+		"connect it": connect("own", "docker-1"),
 		"disconnect": w.Disconnect(ctx, "f", "docker-1", true),
 		"remove":     w.RemoveSandbox(ctx, "docker-1", false),
 		"rm":         w.RemoveNetwork(ctx, "f"),
 		"network":    w.RemoveForeignNetwork(ctx, own.ID),
 	} {
 		t.Log(what)
-		text := "container engine's"
+		text := "managed by a container engine"
 		if what == "network" {
-			text = "Fairlead's own"
+			text = "managed by Fairlead"
 		}
 		w.refused(before, err, model.ErrForbidden, text)
 	}
@@ -212,7 +212,7 @@ func TestForeignIsLeftToTheEngine(t *testing.T) {
 	w.check()
 }
 
-// What an engine began and forgot goes after a while; what runs stays.
+// Endpoints that an engine did not complete are removed after StartGrace. Those in use stay.
 func TestForgottenEndpointsGo(t *testing.T) {
 	w := newWorld(t)
 	populateEngine(w)
@@ -224,7 +224,7 @@ func TestForgottenEndpointsGo(t *testing.T) {
 		w.check()
 	}
 	if reap(); len(w.Snapshot().Endpoints) != 3 {
-		t.Error("an engine got no time")
+		t.Error("endpoints were removed before StartGrace")
 	}
 	w.now = w.now.Add(2 * time.Minute)
 	reap()
@@ -234,11 +234,11 @@ func TestForgottenEndpointsGo(t *testing.T) {
 	w.restart()
 	w.kernel.inner[foreignID("joined")] = model.InnerGone
 	if reap(); len(w.Snapshot().Endpoints) != 0 {
-		t.Error("what is gone stays")
+		t.Error("an endpoint without its namespace remains")
 	}
 }
 
-// What a killed engine had is no hindrance to what it asks for next.
+// The addresses and ports of a killed engine do not block its next requests.
 func TestForgottenEndpointYields(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
@@ -254,7 +254,7 @@ func TestForgottenEndpointYields(t *testing.T) {
 		t.Fatalf("the address's next owner is %+v, %v", now, err)
 	}
 	if left := w.Snapshot().Endpoints[other.ID]; left == nil || left.IPv4.IsValid() || left.MAC == now.MAC {
-		t.Fatalf("an endpoint in a namespace that lives goes with its address, or keeps it: %+v", left)
+		t.Fatalf("an endpoint in a live namespace was removed, or kept its address: %+v", left)
 	}
 	w.check()
 	if _, err := w.JoinEndpoint(ctx, again.ForeignID, "docker-3", "/run/x/3"); err != nil {
@@ -269,9 +269,9 @@ func TestForgottenEndpointYields(t *testing.T) {
 	w.check()
 }
 
-// An engine takes the IPv6 address back of an interface that has no IPv6, and gives it to
-// the next: only that address goes, and the ports are served by the other. Who has no
-// namespace goes wholly.
+// An engine takes back the IPv6 address of an interface that has no IPv6, and gives it to
+// the next endpoint. The first one loses only that address, and serves its ports by the other.
+// An endpoint without a namespace is removed.
 func TestAddressGivenAnew(t *testing.T) {
 	dual := foreignNetwork("f", "10.8.0.0/24")
 	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: prefix("fd00:8::/64"), Gateway: addr("fd00:8::1")})
@@ -289,8 +289,8 @@ func TestAddressGivenAnew(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		inner    model.InnerEnd
-		v4, v6   string // of the next
-		left     string // addresses of the first; "": it is gone
+		v4, v6   string // of the next endpoint
+		left     string // addresses of the first; "": it is removed
 		hostPort []uint16
 	}{
 		{"IPv6", model.InnerTaken, "10.8.0.3", "fd00:8::2", "10.8.0.2/24 -", []uint16{80, 81, 82}},
@@ -314,7 +314,7 @@ func TestAddressGivenAnew(t *testing.T) {
 			applies := w.kernel.applies
 			next := reserve(w, "next", tt.v4, tt.v6)
 			if w.kernel.applies == applies {
-				t.Error("the kernel does not hear of it")
+				t.Error("the change is not applied to the kernel")
 			}
 			w.check()
 			text := func(p netip.Prefix) string {
@@ -339,10 +339,10 @@ func TestAddressGivenAnew(t *testing.T) {
 			}
 			slices.Sort(served)
 			if !slices.Equal(served, tt.hostPort) {
-				t.Errorf("served are %v, want %v", served, tt.hostPort)
+				t.Errorf("served: %v, want %v", served, tt.hostPort)
 			}
 			w.restart()
-			if tt.hostPort == nil { // the next may have what the first lost
+			if tt.hostPort == nil { // the next endpoint can publish the ports that the first lost
 				ports[2].HostPort--
 			} else {
 				ports[2].HostPort++
@@ -367,8 +367,8 @@ func TestAddressGivenAnew(t *testing.T) {
 	}
 }
 
-// The families of an engine's network are those of its subnets: what its options say, the engine
-// has made of them what its user wants.
+// The families of an engine's network are those of its subnets, whatever its options say: the
+// engine has already applied the options.
 func TestEngineFamilies(t *testing.T) {
 	w := newWorld(t)
 	for i, tt := range []struct{ subnets []string }{
@@ -391,8 +391,8 @@ func TestEngineFamilies(t *testing.T) {
 			}
 		}
 	}
-	// Where the engine asks for no address, as in a network without IPv4 for a container without
-	// IPv6, none is chosen.
+	// No address is chosen if the engine requests none, as in a network without IPv4 for a
+	// container without IPv6.
 	spec := model.NetworkSpec{Name: "six", ForeignID: foreignID("f"), Subnets: []model.SubnetSpec{{Prefix: prefix("fd00:8::/64"), Gateway: addr("fd00:8::1")}}}
 	w.network(spec)
 	ep := w.reserve("bare", "/run/x/1")
@@ -402,7 +402,7 @@ func TestEngineFamilies(t *testing.T) {
 	w.check()
 }
 
-// What an engine does not ask for it does not get: the container may have no IPv6.
+// An engine gets only the addresses that it requests: the container may have no IPv6.
 func TestEngineAddressesAreTheEngines(t *testing.T) {
 	w := newWorld(t)
 	dual := foreignNetwork("f", "10.8.0.0/24")
@@ -443,7 +443,7 @@ func TestEnginePools(t *testing.T) {
 		t.Fatalf("IPv6 pool %+v, %v", p6, err)
 	}
 	if w.restart(); len(w.Snapshot().Pools) != 0 {
-		t.Error("pools whose engine did not get the answer stay")
+		t.Error("pools whose engine did not receive the response remain")
 	}
 	p, err := request(true, "10.6.0.0/24", "10.6.0.128/25")
 	if err != nil {
@@ -475,7 +475,7 @@ func TestEnginePools(t *testing.T) {
 	w.refused(before, err, model.ErrConflict, "overlaps")
 	_, err = w.RequestAddress(ctx, "10.1.0.0/24", netip.Addr{}, false)
 	w.refused(before, err, model.ErrNotFound, "not known to Fairlead")
-	// The engine's own network may have the very pool.
+	// A network of the engine itself may use exactly this pool.
 	w.network(foreignNetwork("f", "10.6.0.0/24"))
 	w.restart()
 	for range 2 {
@@ -484,7 +484,7 @@ func TestEnginePools(t *testing.T) {
 		}
 	}
 	if got, err := take("", false); err != nil || got != "10.6.0.130/24" {
-		t.Errorf("an address is reused at once: %s, %v", got, err)
+		t.Errorf("an address is reused immediately: %s, %v", got, err)
 	}
 	for _, id := range []string{p.ID, p.ID, chosen.ID, p6.ID} {
 		if err := w.ReleasePool(ctx, id); err != nil {

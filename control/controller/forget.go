@@ -8,7 +8,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// recordEngine notes whose the networks and pools are that an engine has.
+// recordEngine records the engine's ID in the networks and pools that it has.
 func (t *tx) recordEngine(names model.EngineNames) {
 	if names.Engine == "" {
 		return
@@ -29,8 +29,8 @@ func (t *tx) recordEngine(names model.EngineNames) {
 	}
 }
 
-// RemoveOrphaned removes engines' networks and pools of those IDs: their engine does not
-// have them. A network with endpoints stays, and a pool with a network.
+// RemoveOrphaned removes the engine-managed networks and pools with these IDs, which their
+// engine no longer has. It keeps networks with endpoints, and pools with a network.
 func (c *Controller) RemoveOrphaned(ctx context.Context, ids []string) error {
 	var networks []*model.Network
 	var pools []*model.AddressPool
@@ -59,10 +59,10 @@ func (c *Controller) RemoveOrphaned(ctx context.Context, ids []string) error {
 		return err
 	}
 	for _, n := range networks {
-		c.cfg.Log.Info("network removed, which its engine does not have", "network", n.Name, "id", short(n.ID))
+		c.cfg.Log.Info("removed orphaned network", "network", n.Name, "id", short(n.ID))
 	}
 	for _, p := range pools {
-		c.cfg.Log.Info("address pool released, which no network of its engine has", "pool", p.Prefix.String())
+		c.cfg.Log.Info("released orphaned address pool", "pool", p.Prefix.String())
 	}
 	return nil
 }

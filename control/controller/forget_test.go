@@ -9,8 +9,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Networks and pools are noted to be the engine's that has them, and go when it is told
-// to have them no more; what is used stays.
+// The engine that has a network or pool is recorded. When it no longer has them, they are
+// removed unless they are in use.
 func TestForgetForeign(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
@@ -19,7 +19,7 @@ func TestForgetForeign(t *testing.T) {
 	spec := foreignNetwork("pooled", "10.6.0.0/24")
 	spec.Engine = model.EngineAsked
 	if n := w.network(spec); n.Engine != model.EngineAsked {
-		t.Errorf("made by %q", n.Engine)
+		t.Errorf("created by engine %q", n.Engine)
 	}
 	names := engineNames("web")
 	names.Engine, names.Subnets = "me", map[netip.Prefix]bool{prefix("10.6.0.0/24"): true}
@@ -31,21 +31,21 @@ func TestForgetForeign(t *testing.T) {
 	s := w.Snapshot()
 	for id, want := range map[string]string{foreignID("f"): "me", foreignID("idle-f"): "", foreignID("pooled"): model.EngineAsked, own.ID: ""} {
 		if got := s.Networks[id].Engine; got != want {
-			t.Errorf("network %s is engine %q's, want %q", s.Networks[id].Name, got, want)
+			t.Errorf("network %s has engine %q, want %q", s.Networks[id].Name, got, want)
 		}
 	}
 	if got := s.Pools["10.6.0.0/24"].Engine; got != "me" {
-		t.Errorf("the pool is engine %q's", got)
+		t.Errorf("the pool has engine %q", got)
 	}
 	if err := w.RemoveOrphaned(ctx, []string{foreignID("f"), own.ID, "10.6.0.0/24", foreignID("none"), "10.99.0.0/24"}); err != nil || w.Snapshot() != s {
-		t.Errorf("what is used is forgotten: %v", err)
+		t.Errorf("objects in use were removed: %v", err)
 	}
 	if err := w.RemoveOrphaned(ctx, []string{"10.6.0.0/24", foreignID("pooled"), foreignID("idle-f")}); err != nil {
 		t.Fatal(err)
 	}
 	w.check()
 	if s := w.Snapshot(); len(s.Pools) != 0 || s.Networks[foreignID("pooled")] != nil || s.Networks[foreignID("idle-f")] != nil {
-		t.Error("what is lost stays")
+		t.Error("orphaned objects remain")
 	}
 	w.network(model.NetworkSpec{Name: "again", Subnets: []model.SubnetSpec{subnet("10.6.0.0/16")}})
 	w.restart()

@@ -17,17 +17,18 @@ import (
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
-// schema is the version of what this controller writes.
+// schema is the version of the stored state that this controller writes.
 const schema = 1
 
-// publishRecord is how a publish is stored.
+// publishRecord is the stored form of a publish.
 type publishRecord struct {
 	ID         uint32 `json:"id"`
 	EndpointID string `json:"endpoint_id"`
 	model.PortBinding
 }
 
-// publishRecords is what is stored for a sandbox; nil for nothing.
+// publishRecords returns the value to store for a sandbox's publishes, nil if there
+// are none.
 func publishRecords(ps []*model.Publish) any {
 	if len(ps) == 0 {
 		return nil
@@ -39,10 +40,10 @@ func publishRecords(ps []*model.Publish) any {
 	return out
 }
 
-// Start loads the state, sweeps what an interrupted verb or a dead program left,
-// makes the predefined networks if they are missing, and applies all of it. An
-// object that the kernel refuses does not keep the others from being served:
-// that is logged, and left to the next resync.
+// Start loads the state, removes leftovers of interrupted verbs and of programs that
+// exited, creates missing predefined networks, and applies the result. If the kernel
+// refuses an object, the error is logged, the other objects are served, and the next
+// resync tries again.
 func (c *Controller) Start(ctx context.Context) error {
 	if err := c.lock(ctx); err != nil {
 		return err
@@ -61,10 +62,10 @@ func (c *Controller) Start(ctx context.Context) error {
 	if err := t.createPredefined(ctx); err != nil {
 		return err
 	}
-	if n := t.reap(c.exitedSandboxes(t.next), nil); n > 0 { // what engines have is known once it is applied
-		c.cfg.Log.Info("sandboxes of dead programs removed", "count", n)
+	if n := t.reap(c.exitedSandboxes(t.next), nil); n > 0 { // orphaned endpoints can be detected only after Apply
+		c.cfg.Log.Info("removed sandboxes of exited programs", "count", n)
 	}
-	for id := range t.next.Networks { // of before networks could be idle
+	for id := range t.next.Networks { // stored by versions that did not have idle networks
 		t.idleIfUnused(id)
 	}
 	ops, _, err := t.encode()
@@ -78,7 +79,7 @@ func (c *Controller) Start(ctx context.Context) error {
 	}
 	c.snap.Store(t.next)
 	if err := c.cfg.Kernel.Apply(ctx, t.next); err != nil {
-		c.cfg.Log.Error("some stored state is not real in the kernel; the next resync tries again", "err", err)
+		c.cfg.Log.Error("could not apply some of the stored state; the next resync tries again", "err", err)
 	}
 	c.cfg.Log.Info("state loaded", "networks", len(t.next.Networks), "sandboxes", len(t.next.Sandboxes), "publishes", len(t.next.Publishes))
 	return nil
@@ -93,7 +94,7 @@ func (c *Controller) checkSchema(ctx context.Context) error {
 	return err
 }
 
-// get reads one value; false if there is none.
+// get reads one value. It returns false if there is none.
 func (c *Controller) get(ctx context.Context, key string, v any) (bool, error) {
 	e, err := c.cfg.Store.Get(ctx, key)
 	if errors.Is(err, store.ErrNotFound) {
@@ -108,7 +109,7 @@ func (c *Controller) get(ctx context.Context, key string, v any) (bool, error) {
 	return true, nil
 }
 
-// damaged is the error of a value that makes no sense.
+// damaged marks err as caused by a stored value that cannot be decoded or used.
 func damaged(err error) error {
 	if err == nil {
 		return nil
@@ -116,7 +117,8 @@ func damaged(err error) error {
 	return fmt.Errorf("%w: %w", store.ErrDamaged, err)
 }
 
-// choosePools takes the configured pools and fills the families that have none.
+// choosePools takes the configured default pools, and adds defaults for the families
+// without one.
 func (c *Controller) choosePools(ctx context.Context, t *tx) error {
 	c.defaults = slices.Clone(c.cfg.DefaultPools)
 	has := func(is4 bool) bool {
@@ -143,8 +145,8 @@ func (c *Controller) choosePools(ctx context.Context, t *tx) error {
 	return nil
 }
 
-// load reads every object into the next snapshot and the indices. What refers
-// to something that is not there is swept.
+// load reads every object into the next snapshot and the indices. Objects that refer
+// to a missing object are removed.
 func (c *Controller) load(ctx context.Context, t *tx) error {
 	for _, step := range []struct {
 		prefix string
@@ -163,7 +165,7 @@ func (c *Controller) load(ctx context.Context, t *tx) error {
 		for _, e := range entries {
 			err := step.add(t, strings.TrimPrefix(e.Key, step.prefix), e.Value)
 			if errors.Is(err, errOrphan) {
-				c.cfg.Log.Warn("stored object swept", "key", e.Key, "err", err)
+				c.cfg.Log.Warn("removed orphaned object from the store", "key", e.Key, "err", err)
 				t.write(e.Key, json.RawMessage(e.Value), nil)
 				continue
 			}
@@ -176,7 +178,7 @@ func (c *Controller) load(ctx context.Context, t *tx) error {
 	return nil
 }
 
-// errOrphan: an object cannot live without what is not there.
+// errOrphan means that an object refers to one that does not exist.
 var errOrphan = errors.New("orphan")
 
 func loadNetwork(t *tx, id string, value []byte) error {
@@ -212,7 +214,7 @@ func loadEndpoint(t *tx, id string, value []byte) error {
 	}
 	addrs := t.c.addrs[ep.NetworkID]
 	if addrs == nil || ep.SandboxID != "" && t.next.Sandboxes[ep.SandboxID] == nil {
-		return fmt.Errorf("%w: its network or sandbox is gone", errOrphan)
+		return fmt.Errorf("%w: its network or sandbox does not exist", errOrphan)
 	}
 	for i, is4 := range []bool{true, false} {
 		a := ep.Addr(is4)
@@ -241,7 +243,7 @@ func loadPublishes(t *tx, sandboxID string, value []byte) error {
 	}
 	for _, r := range recs {
 		if ep := t.next.Endpoints[r.EndpointID]; ep == nil || ep.SandboxID != sandboxID {
-			return fmt.Errorf("%w: its endpoint is gone", errOrphan)
+			return fmt.Errorf("%w: its endpoint does not exist", errOrphan)
 		}
 	}
 	ps := make([]*model.Publish, len(recs))
@@ -255,8 +257,8 @@ func loadPublishes(t *tx, sandboxID string, value []byte) error {
 	return nil
 }
 
-// resumeAddresses lets every pool go on behind the highest address it handed
-// out, so that a restart does not bring on the reuse of one just released.
+// resumeAddresses makes every pool continue after the highest address in use, so
+// that an address that was just released is not reused because of a restart.
 func (c *Controller) resumeAddresses(s *model.Snapshot) {
 	eps := make([]*model.Endpoint, 0, len(s.Endpoints))
 	for _, ep := range s.Endpoints {
@@ -276,7 +278,7 @@ func (c *Controller) resumeAddresses(s *model.Snapshot) {
 	}
 }
 
-// createPredefined makes what must exist from the first start.
+// createPredefined creates the networks that exist from the first start.
 func (t *tx) createPredefined(ctx context.Context) error {
 	for _, spec := range []model.NetworkSpec{
 		{Name: model.NetworkBridge, Driver: model.DriverBridge},
@@ -287,7 +289,7 @@ func (t *tx) createPredefined(ctx context.Context) error {
 			continue
 		}
 		if _, err := t.createNetwork(ctx, spec); err != nil {
-			return fmt.Errorf("make the predefined network %s: %w", spec.Name, err)
+			return fmt.Errorf("create the predefined network %s: %w", spec.Name, err)
 		}
 		t.write(keySchema, nil, schema)
 	}

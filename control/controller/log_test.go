@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// logged has the controller write to a buffer, without what is another in each run.
+// logged makes the controller log to a buffer, without attributes that differ from run to run.
 func (w *world) logged() *bytes.Buffer {
 	log := new(bytes.Buffer)
 	w.cfg.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
@@ -25,8 +25,8 @@ func (w *world) logged() *bytes.Buffer {
 	return log
 }
 
-// An operator reads in the log what was changed: a line for each verb that changes
-// something, and none for one that is refused or finds nothing to do.
+// Each verb that changes something logs one line. A verb that is refused or has nothing to do
+// logs none.
 func TestVerbsAreLogged(t *testing.T) {
 	w := newWorld(t)
 	log, ctx := w.logged(), t.Context()
@@ -48,23 +48,23 @@ func TestVerbsAreLogged(t *testing.T) {
 		refused error
 		want    string
 	}{
-		{"network create", network("web"), nil, `level=INFO msg="network created" network=web`},
-		{"network create, of a name that is taken", network("web"), model.ErrConflict, ""},
-		{"network create, another", network("back"), nil, `level=INFO msg="network created" network=back`},
-		{"sandbox create", sandbox("anna", false), nil, `level=INFO msg="sandbox created" sandbox=anna network=web`},
-		{"run", sandbox("ben", true), nil, `level=INFO msg="sandbox created" sandbox=ben network=web`},
-		{"run, the program begins", func() error { return w.SandboxStarted(ctx, "ben", 7, 0) }, nil, ""},
-		{"run, the program ends", func() error { return w.SandboxExited(ctx, "ben", 0) }, nil, `level=INFO msg="sandbox removed" sandbox=ben`},
-		{"network connect", connect, nil, `level=INFO msg="sandbox connected" sandbox=anna network=back`},
+		{"network create", network("web"), nil, `level=INFO msg="created network" network=web`},
+		{"network create, name in use", network("web"), model.ErrConflict, ""},
+		{"network create, another", network("back"), nil, `level=INFO msg="created network" network=back`},
+		{"sandbox create", sandbox("anna", false), nil, `level=INFO msg="created sandbox" sandbox=anna network=web`},
+		{"run", sandbox("ben", true), nil, `level=INFO msg="created sandbox" sandbox=ben network=web`},
+		{"run, the program starts", func() error { return w.SandboxStarted(ctx, "ben", 7, 0) }, nil, ""},
+		{"run, the program exits", func() error { return w.SandboxExited(ctx, "ben", 0) }, nil, `level=INFO msg="removed sandbox" sandbox=ben`},
+		{"network connect", connect, nil, `level=INFO msg="connected sandbox" sandbox=anna network=back`},
 		{"network connect, again", connect, model.ErrForbidden, ""},
-		{"network rm, of one in use", func() error { return w.RemoveNetwork(ctx, "web") }, model.ErrForbidden, ""},
-		{"network disconnect", disconnect, nil, `level=INFO msg="sandbox disconnected" sandbox=anna network=back`},
+		{"network rm, in use", func() error { return w.RemoveNetwork(ctx, "web") }, model.ErrForbidden, ""},
+		{"network disconnect", disconnect, nil, `level=INFO msg="disconnected sandbox" sandbox=anna network=back`},
 		{"network disconnect, again", disconnect, nil, ""},
-		{"network prune", prune, nil, `level=INFO msg="unused networks removed" count=1`},
+		{"network prune", prune, nil, `level=INFO msg="removed unused networks" count=1`},
 		{"network prune, again", prune, nil, ""},
-		{"rm", func() error { return w.RemoveSandbox(ctx, "anna", false) }, nil, `level=INFO msg="sandbox removed" sandbox=anna`},
+		{"rm", func() error { return w.RemoveSandbox(ctx, "anna", false) }, nil, `level=INFO msg="removed sandbox" sandbox=anna`},
 		{"rm, again", func() error { return w.RemoveSandbox(ctx, "anna", false) }, model.ErrNotFound, ""},
-		{"network rm", func() error { return w.RemoveNetwork(ctx, "web") }, nil, `level=INFO msg="network removed" network=web`},
+		{"network rm", func() error { return w.RemoveNetwork(ctx, "web") }, nil, `level=INFO msg="removed network" network=web`},
 	} {
 		log.Reset()
 		if err := step.do(); !errors.Is(err, step.refused) {
@@ -76,7 +76,7 @@ func TestVerbsAreLogged(t *testing.T) {
 	}
 }
 
-// What happens without a verb is logged too, and what failed.
+// Changes that no verb requested are logged too, and so are failures.
 func TestWhatNobodyAskedForIsLogged(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
@@ -95,7 +95,7 @@ func TestWhatNobodyAskedForIsLogged(t *testing.T) {
 	if err := w.Reap(ctx); err != nil {
 		t.Fatal(err)
 	}
-	says(`level=INFO msg="sandboxes of dead programs removed" count=1`)
+	says(`level=INFO msg="removed sandboxes of exited programs" count=1`)
 	if err := w.Reap(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -106,5 +106,5 @@ func TestWhatNobodyAskedForIsLogged(t *testing.T) {
 	if _, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "web"}); !errors.Is(err, broken) {
 		t.Fatalf("create: %v, want %v", err, broken)
 	}
-	says(`level=ERROR msg="kernel state is not back as it was before a failed change; the next resync repairs it" err="the kernel is broken"`)
+	says(`level=ERROR msg="could not revert a failed change in the kernel; the next resync repairs it" err="the kernel is broken"`)
 }

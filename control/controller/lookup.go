@@ -11,14 +11,14 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Network finds a network by full ID, else by name, else by a prefix of its ID
-// that is no other's.
+// Network finds a network by full ID, by name, or by a unique prefix of its ID, in
+// this order.
 func (c *Controller) Network(ref string) (*model.Network, error) {
 	return findNetwork(c.Snapshot(), ref)
 }
 
-// Sandbox finds a sandbox as Network finds a network; a container engine's by the ID
-// that it has there, too.
+// Sandbox finds a sandbox as Network finds a network. An engine-managed sandbox is also
+// found by the engine's ID of the container.
 func (c *Controller) Sandbox(ref string) (*model.Sandbox, error) {
 	return findSandbox(c.Snapshot(), ref)
 }
@@ -45,16 +45,16 @@ func findSandbox(s *model.Snapshot, ref string) (*model.Sandbox, error) {
 	return nil, model.NoSandbox(ref)
 }
 
-// find returns the one object that ref means; else how many it may mean. otherID is
-// one more ID of an object's, or nil.
-func find[V any](m map[string]*V, ref string, called func(*V, string) bool, otherID func(*V) string) (*V, int) {
+// find returns the object that ref identifies, or nil and the number of matches. otherID,
+// if not nil, returns another ID of an object.
+func find[V any](m map[string]*V, ref string, hasName func(*V, string) bool, otherID func(*V) string) (*V, int) {
 	if v := m[ref]; v != nil {
 		return v, 1
 	}
 	var byID *V
 	matches := 0
 	for id, v := range m {
-		if called(v, ref) {
+		if hasName(v, ref) {
 			return v, 1
 		}
 		if ref != "" && (strings.HasPrefix(id, ref) || otherID != nil && strings.HasPrefix(otherID(v), ref)) {
@@ -112,7 +112,8 @@ func joinersOf(s *model.Snapshot, sandboxID string) []*model.Sandbox {
 	return out
 }
 
-// sandboxName is for messages: a sandbox that just vanished has its ID.
+// sandboxName returns a name for messages. It is the short ID if the sandbox does not
+// exist any more.
 func sandboxName(s *model.Snapshot, id string) string {
 	if sb := s.Sandboxes[id]; sb != nil {
 		return sb.Name

@@ -14,25 +14,25 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// idPrefix is how many digits of an ID must be unique: device names hold no
-// more of it.
+// idPrefix is how many leading digits of an ID must be unique: as many as fit into
+// device names.
 const idPrefix = 11
 
-// nameRule is Docker's rule for containers; networks may be called anything.
+// nameRule is Docker's rule for names of containers. Names of networks are not
+// restricted by it.
 var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 
 const maxNameLen = 255
 
-// ifNameRule is narrower than the kernel's, which takes all but slash, colon and
-// blanks: names are shown and typed.
+// ifNameRule is stricter than the kernel's rule, which allows everything but slash, colon
+// and white space, because people read and type these names.
 var ifNameRule = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,15}$`)
 
-// reservedIfNames mean something else where interfaces are configured.
+// reservedIfNames have another meaning in paths and in /proc/sys/net.
 var reservedIfNames = []string{".", "..", "lo", "all", "default"}
 
-// newID makes up an ID of 64 hexadecimal digits whose beginning is no other's
-// in the map. The beginning is never all decimal, so nobody takes it for a
-// number.
+// newID generates an ID of 64 hexadecimal digits with a prefix that is unique in the
+// map. The prefix always contains a letter, so that it is not mistaken for a number.
 func newID[V any](taken map[string]V) string {
 	for {
 		var b [32]byte
@@ -47,7 +47,7 @@ func newID[V any](taken map[string]V) string {
 // idRule is the form of an ID.
 var idRule = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// chooseID makes up an ID, or checks the one that a container engine gave.
+// chooseID generates an ID, or checks the one that a container engine supplied.
 func chooseID[V any](taken map[string]V, given string) (string, error) {
 	switch {
 	case given == "":
@@ -55,7 +55,7 @@ func chooseID[V any](taken map[string]V, given string) (string, error) {
 	case !idRule.MatchString(given):
 		return "", refuse(model.ErrInvalid, "invalid ID %q (want 64 hexadecimal digits in lower case)", given)
 	case prefixTaken(taken, given[:idPrefix]):
-		return "", refuse(model.ErrConflict, "the ID %s begins as another's does (try again with another)", short(given))
+		return "", refuse(model.ErrConflict, "ID %s begins like another ID (try again with another)", short(given))
 	}
 	return given, nil
 }
@@ -69,7 +69,7 @@ func prefixTaken[V any](taken map[string]V, prefix string) bool {
 	return false
 }
 
-// newMAC makes up a locally administered unicast address.
+// newMAC generates a locally administered unicast address.
 func newMAC() model.MAC {
 	var m model.MAC
 	_, _ = rand.Read(m[:])
@@ -77,8 +77,8 @@ func newMAC() model.MAC {
 	return m
 }
 
-// macOf is the address that belongs to an IPv4 address, as Docker has it, and to an IPv6
-// address by the part in which neighbours differ; zero for the zero Addr.
+// macOf derives a MAC from an IPv4 address like Docker, and from the last 4 bytes of an IPv6
+// address, in which neighbours differ. It returns zero for the zero Addr.
 func macOf(ip netip.Addr) model.MAC {
 	if !ip.IsValid() {
 		return model.MAC{}
@@ -95,7 +95,7 @@ func pick(words []string) string {
 	return words[i.Int64()]
 }
 
-// newName makes up a name that no sandbox has.
+// newName generates a name that is not in use by a sandbox.
 func newName(s *model.Snapshot) string {
 	taken := make(map[string]bool, len(s.Sandboxes))
 	for _, sb := range s.Sandboxes {
@@ -112,7 +112,7 @@ func newName(s *model.Snapshot) string {
 	}
 }
 
-// What a fairlead is fixed to, and what it leads.
+// Words for generated names. A fairlead guides the ropes of a ship.
 const (
 	adjectives = `able amber bold brave brisk calm clear coiled crisp dry eager even fair fast firm
 		gentle glad grand hardy keen light lively lucky mellow merry neat noble plain proud quick

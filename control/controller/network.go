@@ -16,7 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// CreateNetwork makes a network of driver bridge.
+// CreateNetwork creates a network with driver bridge.
 func (c *Controller) CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
 	if err := validateNetworkSpec(spec); err != nil {
 		return nil, err
@@ -29,7 +29,7 @@ func (c *Controller) CreateNetwork(ctx context.Context, spec model.NetworkSpec) 
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("network created", "network", n.Name, "id", short(n.ID))
+	c.cfg.Log.Info("created network", "network", n.Name, "id", short(n.ID))
 	return n, nil
 }
 
@@ -50,24 +50,24 @@ func validateNetworkSpec(spec model.NetworkSpec) error {
 	case len(name) > maxNameLen:
 		return refuse(model.ErrInvalid, "the network's name is %d bytes long (give at most %d)", len(name), maxNameLen)
 	case strings.IndexFunc(name, unicode.IsControl) >= 0 || strings.TrimSpace(name) != name:
-		return refuse(model.ErrInvalid, "invalid network name %q: control characters, or blanks around it (choose another)", name)
+		return refuse(model.ErrInvalid, "invalid network name %q: it contains control characters, or begins or ends with a blank (choose another)", name)
 	case name == "." || name == "..":
-		return refuse(model.ErrInvalid, "invalid network name %q: it means a directory in paths, as those of the API are (choose another)", name)
+		return refuse(model.ErrInvalid, "invalid network name %q: it is a directory in paths, such as those of the API (choose another)", name)
 	case name == "default" || strings.HasPrefix(name, modeContainer):
-		return refuse(model.ErrInvalid, "invalid network name %q: it means something else after --network (choose another)", name)
+		return refuse(model.ErrInvalid, "invalid network name %q: it has another meaning in --network (choose another)", name)
 	case predefined(name):
 		return refuse(model.ErrForbidden, "operation is not permitted on predefined %s network (choose another name)", name)
 	}
 	return nil
 }
 
-// predefined reports whether a network of that name exists from the first
-// start and for ever.
+// predefined reports whether the name is that of a network that is created at the first
+// start and cannot be removed.
 func predefined(name string) bool {
 	return name == model.NetworkBridge || name == model.NetworkHost || name == model.NetworkNone
 }
 
-// createNetwork adds a network with driver bridge unless the spec says else.
+// createNetwork adds a network. The driver is bridge unless the spec names another.
 func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
 	for _, o := range t.next.Networks {
 		if o.HasName(spec.Name) {
@@ -110,7 +110,7 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 	n.Idle = predefined(n.Name)
 	err = t.resolveSubnets(ctx, n, spec.Subnets)
 	if n.Idle && errors.Is(err, model.ErrExhausted) {
-		n.Subnets, err = nil, nil // there may be some when it is needed
+		n.Subnets, err = nil, nil // a subnet may be available when the network is first used
 	}
 	if err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 	return n, nil
 }
 
-// useAddresses makes the pools of a network's subnets.
+// useAddresses creates the address pools of a network's subnets.
 func (t *tx) useAddresses(n *model.Network) error {
 	addrs, err := newAddresses(n)
 	if err != nil {
@@ -140,8 +140,8 @@ func (t *tx) useAddresses(n *model.Network) error {
 	return nil
 }
 
-// claimSubnets makes a network claim subnets, if it does not: those that it had, unless somebody else
-// has taken them meanwhile.
+// claimSubnets ends the idle state of a network: it claims its previous subnets, or others if
+// those have been taken in the meantime.
 func (t *tx) claimSubnets(ctx context.Context, n *model.Network) (*model.Network, error) {
 	if !n.Idle {
 		return n, nil
@@ -170,8 +170,9 @@ func (t *tx) claimSubnets(ctx context.Context, n *model.Network) (*model.Network
 	return &now, nil
 }
 
-// stillFree reports whether nobody lives in an idle network's subnets or has a route there;
-// usable: there are but routes around them, as of a tunnel that all traffic takes.
+// stillFree reports whether neither a network nor an address or route of the host overlaps an
+// idle network's subnets. usable reports whether only wider routes of the host do, such
+// as that of a tunnel for all traffic.
 func (t *tx) stillFree(ctx context.Context, n *model.Network) (free, usable bool, err error) {
 	host, err := t.prefixesOfHost(ctx)
 	if err != nil {
@@ -187,7 +188,7 @@ func (t *tx) stillFree(ctx context.Context, n *model.Network) (free, usable bool
 	return free, usable, nil
 }
 
-// idleIfUnused makes a predefined network claim nothing while it has no endpoint.
+// idleIfUnused releases the subnets of a predefined network that has no endpoints.
 func (t *tx) idleIfUnused(networkID string) {
 	n := t.next.Networks[networkID]
 	if n == nil || n.Idle || !n.HasDatapath() || !predefined(n.Name) || hasMembers(t.next, n.ID) {
@@ -214,8 +215,8 @@ func newAddresses(n *model.Network) (*addresses, error) {
 	return &a, nil
 }
 
-// newIndex chooses the datapath's number of a network. It goes round, so that
-// a number is not reused while something may still count under it.
+// newIndex chooses the index of a network in the datapath's tables. It cycles through all
+// indices, so that one is not reused while something may still be counted under it.
 func (c *Controller) newIndex(s *model.Snapshot) (uint32, error) {
 	taken := make(map[uint32]bool, len(s.Networks))
 	for _, n := range s.Networks {
@@ -227,7 +228,7 @@ func (c *Controller) newIndex(s *model.Snapshot) (uint32, error) {
 			return c.lastIndex, nil
 		}
 	}
-	return 0, refuse(model.ErrExhausted, "there are %d networks already, the most this host can have (remove unused ones with: fairlead network prune)", len(s.Networks))
+	return 0, refuse(model.ErrExhausted, "this host already has %d networks, the maximum (remove unused ones with: fairlead network prune)", len(s.Networks))
 }
 
 // RemoveNetwork removes a network that has no endpoints.
@@ -235,7 +236,7 @@ func (c *Controller) RemoveNetwork(ctx context.Context, ref string) error {
 	return c.removeNetwork(ctx, ref, false)
 }
 
-// removeNetwork removes a network of Fairlead's own, or one of an engine's that asks.
+// removeNetwork removes a network. foreign is set when its engine requests that.
 func (c *Controller) removeNetwork(ctx context.Context, ref string, foreign bool) error {
 	var n *model.Network
 	err := c.update(ctx, func(t *tx) (err error) {
@@ -243,7 +244,7 @@ func (c *Controller) removeNetwork(ctx context.Context, ref string, foreign bool
 			return err
 		}
 		if n.Foreign && !foreign {
-			return refuseForeign("network "+n.Name, fmt.Sprintf("docker network rm %s; one that it has no more goes with: fairlead network rm --force %[1]s", n.Name))
+			return refuseForeign("network "+n.Name, fmt.Sprintf("docker network rm %s; to remove a network that the engine no longer has: fairlead network rm --force %[1]s", n.Name))
 		}
 		if predefined(n.Name) {
 			return refuse(model.ErrForbidden, "%s is a pre-defined network and cannot be removed (use a network of your own instead)", n.Name)
@@ -256,12 +257,12 @@ func (c *Controller) removeNetwork(ctx context.Context, ref string, foreign bool
 		return nil
 	})
 	if err == nil {
-		c.cfg.Log.Info("network removed", "network", n.Name, "id", short(n.ID))
+		c.cfg.Log.Info("removed network", "network", n.Name, "id", short(n.ID))
 	}
 	return err
 }
 
-// describeMembers names the sandboxes behind endpoints, but not a thousand.
+// describeMembers lists the sandboxes of endpoints by name and ID, the first few in full.
 func describeMembers(s *model.Snapshot, eps []*model.Endpoint) string {
 	const most = 4
 	var b strings.Builder
@@ -285,9 +286,9 @@ func (t *tx) removeNetwork(n *model.Network) {
 	t.putNetwork(n.ID, nil)
 }
 
-// PruneNetworks removes the networks that have no endpoints, except the
-// predefined ones, container engines', and those that keep (which may be nil) says to keep. It
-// returns the names of those removed, sorted.
+// PruneNetworks removes the networks without endpoints, except predefined ones, those managed
+// by container engines, and those for which keep (which may be nil) returns true. It
+// returns the names of the removed networks, sorted.
 func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network) bool) ([]string, error) {
 	names := []string{}
 	err := c.update(ctx, func(t *tx) error {
@@ -309,7 +310,7 @@ func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network
 	}
 	slices.Sort(names)
 	if len(names) > 0 {
-		c.cfg.Log.Info("unused networks removed", "count", len(names))
+		c.cfg.Log.Info("removed unused networks", "count", len(names))
 	}
 	return names, nil
 }

@@ -35,15 +35,15 @@ func TestPredefinedNetworks(t *testing.T) {
 	w.refused(before, w.RemoveNetwork(t.Context(), "bridge"), model.ErrForbidden, "bridge is a pre-defined network and cannot be removed")
 	w.restart()
 	if again, _ := w.Network("bridge"); again.ID != bridge.ID || len(w.Snapshot().Networks) != 3 {
-		t.Error("a restart made the predefined networks anew")
+		t.Error("a restart recreated the predefined networks")
 	}
 	if names, err := w.PruneNetworks(t.Context(), nil); err != nil || len(names) != 0 {
 		t.Errorf("prune = %v, %v", names, err)
 	}
 }
 
-// The default network claims a subnet with its first endpoint, and none without: then others may
-// have it, and it gets another.
+// The default network claims a subnet only while it has endpoints. Meanwhile others may take it,
+// and the network then gets another.
 func TestDefaultNetworkClaimsNothing(t *testing.T) {
 	had := "172.28.0.0/16"
 	for _, tt := range []struct {
@@ -73,7 +73,7 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 		}, "172.29.0.0/16"},
 		{"a tunnel for everything", func(w *world) { w.kernel.prefixes = []netip.Prefix{prefix("128.0.0.0/1")} }, had},
 	} {
-		for _, used := range []bool{false, true} { // by a sandbox that is gone again
+		for _, used := range []bool{false, true} { // by a sandbox that has been removed
 			t.Run(fmt.Sprint(tt.name, "/used=", used), func(t *testing.T) {
 				w := newWorld(t)
 				if used {
@@ -118,7 +118,7 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 			})
 		}
 	}
-	t.Run("state of before", func(t *testing.T) {
+	t.Run("state of an older version", func(t *testing.T) {
 		w := newWorld(t)
 		n, _ := w.Network("bridge")
 		was := *n
@@ -153,7 +153,7 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := c.CreateSandbox(t.Context(), model.SandboxSpec{}); !errors.Is(err, model.ErrExhausted) {
-			t.Errorf("a sandbox was made, or %v", err)
+			t.Errorf("a sandbox was created, or: %v", err)
 		}
 		w.kernel.prefixes = nil
 		if _, err := c.CreateSandbox(t.Context(), model.SandboxSpec{}); err != nil {
@@ -253,13 +253,13 @@ func networkRefusals() []networkRefusal {
 		return model.NetworkSpec{Name: "n", EnableIPv6: true, Subnets: ss}
 	}
 	return []networkRefusal{
-		{"name dot", model.NetworkSpec{Name: "."}, model.ErrInvalid, "means a directory"},
-		{"name dots", model.NetworkSpec{Name: ".."}, model.ErrInvalid, "means a directory"},
-		{"IPv6 link-local", sub(subnet("fe80:1::/64")), model.ErrInvalid, "IPv6 link-local addresses cannot be a network's"},
+		{"name dot", model.NetworkSpec{Name: "."}, model.ErrInvalid, "is a directory"},
+		{"name dots", model.NetworkSpec{Name: ".."}, model.ErrInvalid, "is a directory"},
+		{"IPv6 link-local", sub(subnet("fe80:1::/64")), model.ErrInvalid, "IPv6 link-local addresses cannot be used"},
 		{"no family", model.NetworkSpec{Name: "n", NoIPv4: true}, model.ErrInvalid, "neither IPv4 nor IPv6 (add --ipv6)"},
 		{"no family by option", opt(optIPv4, "false"), model.ErrInvalid, "neither IPv4 nor IPv6"},
-		{"no IPv4 and its subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("10.9.0.0/24")}}, model.ErrInvalid, "is to have no IPv4 and has an IPv4 subnet"},
-		{"no IPv4 and any subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{{}}}, model.ErrInvalid, "is to have none of"},
+		{"no IPv4 and its subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("10.9.0.0/24")}}, model.ErrInvalid, "has an IPv4 subnet although IPv4 is disabled"},
+		{"no IPv4 and any subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{{}}}, model.ErrInvalid, "IPv4 is disabled in network n"},
 		{"family by a bad option", opt(optIPv6, "maybe"), model.ErrInvalid, "want true or false"},
 		{"no-name", model.NetworkSpec{}, model.ErrInvalid, "no name"},
 		{"predefined", model.NetworkSpec{Name: "host"}, model.ErrForbidden, "operation is not permitted on predefined host network"},
@@ -288,7 +288,7 @@ func networkRefusals() []networkRefusal {
 		{"range-family", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = model.RangeOf(netip.MustParsePrefix("2001:db8::/80")) })...), model.ErrInvalid, "parent subnet is an IPv4 block (give a part of 10.0.0.0/24)"},
 		{"aux-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Aux = map[string]netip.Addr{"x": addr("10.1.0.1")} })...), model.ErrInvalid, "invalid auxiliary address 10.1.0.1: parent subnet 10.0.0.0/24 doesn't contain this address (choose one of it)"},
 		{"option-unknown", opt("com.example.x", "1"), model.ErrInvalid, "unknown option com.example.x"},
-		{"option-refused", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not supported (there is no bridge; leave it out"},
+		{"option-refused", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not supported (there is no bridge, and Fairlead chooses"},
 		{"option-set", opt(optInhibit4, "true"), model.ErrNotSupported, optInhibit4 + " is not supported (the host always has"},
 		{"option-mode", opt(optGateMode6, "routed"), model.ErrNotSupported, "routed of option " + optGateMode6 + " is not available yet"},
 		{"option-no-mode", opt(optGateMode4, "nut"), model.ErrInvalid, "want nat"},
@@ -327,13 +327,13 @@ func TestNetworkOptions(t *testing.T) {
 	}
 	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: n.Name})
 	if ep := w.endpoint(n.Name, "web"); ep.IfName != "net0" {
-		t.Errorf("an interface is called %s", ep.IfName)
+		t.Errorf("the interface name is %s", ep.IfName)
 	}
 	defaults := w.network(model.NetworkSpec{Name: "defaults", Options: map[string]string{
 		optHostBinding: "0.0.0.0", optInhibit4: "false", optDefaultBridge: "false", model.OptUntracked: "1",
 	}})
 	if defaults.HostBindingIPv4.IsValid() || !defaults.Untracked {
-		t.Errorf("options as they are by default, but for one: %+v", defaults)
+		t.Errorf("default values of options, except for one: %+v", defaults)
 	}
 	opts[model.OptICC] = "changed by the caller"
 	if n.Options[model.OptICC] != "false" {
@@ -344,7 +344,7 @@ func TestNetworkOptions(t *testing.T) {
 
 func TestDefaultPoolsRunOut(t *testing.T) {
 	w := newWorld(t)
-	for i := range 31 { // the default network's subnet, which nobody uses, is the last
+	for i := range 31 { // the last one gets the subnet of the idle default network
 		w.network(model.NetworkSpec{Name: fmt.Sprint("n", i)})
 	}
 	before := w.Snapshot()
@@ -405,7 +405,7 @@ func TestNetworkIndexIsNotReusedAtOnce(t *testing.T) {
 func TestLookupPrecedence(t *testing.T) {
 	w := newWorld(t)
 	a := w.network(model.NetworkSpec{Name: "a"})
-	// Another network is named as the first one's ID begins.
+	// Another network's name is a prefix of the first one's ID.
 	b := w.network(model.NetworkSpec{Name: a.ID[:12]})
 	c := w.network(model.NetworkSpec{Name: a.ID})
 	for ref, want := range map[string]string{a.ID: a.ID, a.ID[:12]: b.ID, a.ID[:13]: a.ID, c.ID[:20]: c.ID, "a": a.ID} {
@@ -414,13 +414,13 @@ func TestLookupPrecedence(t *testing.T) {
 		}
 	}
 	if _, err := w.Network(""); err == nil {
-		t.Error("the empty reference means something")
+		t.Error("the empty reference finds a network")
 	}
 	sb := w.sandbox(model.SandboxSpec{Name: "web"})
 	if got, err := w.Sandbox(sb.ID[:5]); err != nil || got != sb {
 		t.Errorf("sandbox = %v, %v", got, err)
 	}
-	for i := range 20 { // of 21 IDs two begin alike
+	for i := range 20 { // of 21 IDs at least two begin with the same digit
 		w.sandbox(model.SandboxSpec{Name: fmt.Sprint("sb", i)})
 	}
 	seen := map[byte]bool{}

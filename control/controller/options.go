@@ -22,35 +22,36 @@ const (
 	optIPv4        = "com.docker.network.enable_ipv4"
 	optIPv6        = "com.docker.network.enable_ipv6"
 
-	// These say nothing when they are false.
+	// These have no effect when they are false.
 	optInhibit4      = "com.docker.network.bridge.inhibit_ipv4"
 	optDefaultBridge = "com.docker.network.bridge.default_bridge"
 )
 
-// Limits of the MTU: the least that IPv4 (RFC 791) and IPv6 (RFC 8200) demand,
-// and the most that a packet's length field holds.
+// Limits of the MTU in bytes: the minimum that IPv4 (RFC 791) and IPv6 (RFC 8200)
+// require, and the maximum that the length field of a packet can express.
 const (
 	minMTU4 = 68
 	minMTU6 = 1280
 	maxMTU  = 65535
 )
 
-// knownOptions are those that mean something here.
+// knownOptions are the options that have an effect.
 var knownOptions = []string{model.OptICC, model.OptMasquerade, optHostBinding, model.OptMTU, optIfPrefix, optGateMode4, optGateMode6, optIPv4, optIPv6, optAntiSpoof, model.OptDNS, model.OptUntracked}
 
-// refusedOptions are others of Docker's bridge, and what to do without them.
+// refusedOptions are the other options of Docker's bridge driver, with the reason
+// and the remedy.
 var refusedOptions = map[string]string{
-	"com.docker.network.bridge.name": "there is no bridge; leave it out, a network's device on the host is called as Fairlead likes",
-	optInhibit4:                      "the host always has the gateway's address; for another way out name an auxiliary address " + model.AuxDefaultGateway4,
+	"com.docker.network.bridge.name": "there is no bridge, and Fairlead chooses the name of the host device; leave it out",
+	optInhibit4:                      "the host always has the gateway's address; for another default route add an auxiliary address " + model.AuxDefaultGateway4,
 	optDefaultBridge:                 "that is Docker's own docker0; leave it out",
-	"com.docker.network.bridge.trusted_host_interfaces": "from outside only published ports are reached; leave it out and publish them",
-	"com.docker.network.host_ipv4":                      "masquerading takes the address that the host's route prefers; leave it out and set that with: ip route … src",
-	"com.docker.network.host_ipv6":                      "masquerading takes the address that the host's route prefers; leave it out and set that with: ip -6 route … src",
-	"com.docker.network.advertise_addr_nmsgs":           "no neighbour has to be told of an address, for the datapath answers for all; leave it out",
-	"com.docker.network.advertise_addr_ms":              "no neighbour has to be told of an address, for the datapath answers for all; leave it out",
+	"com.docker.network.bridge.trusted_host_interfaces": "only published ports are reachable from outside; leave it out and publish them",
+	"com.docker.network.host_ipv4":                      "masquerading uses the preferred source of the host's route; leave it out and set that with: ip route … src",
+	"com.docker.network.host_ipv6":                      "masquerading uses the preferred source of the host's route; leave it out and set that with: ip -6 route … src",
+	"com.docker.network.advertise_addr_nmsgs":           "neighbours need no advertisement, because the datapath answers for all addresses; leave it out",
+	"com.docker.network.advertise_addr_ms":              "neighbours need no advertisement, because the datapath answers for all addresses; leave it out",
 }
 
-// applyOptions reads the user's options into the network.
+// applyOptions applies the user's options to the network.
 func applyOptions(n *model.Network, options map[string]string) error {
 	n.ICC, n.Masquerade, n.AntiSpoof, n.MTU = true, true, true, model.DefaultMTU
 	for _, k := range slices.Sorted(maps.Keys(options)) {
@@ -65,13 +66,13 @@ func applyOptions(n *model.Network, options map[string]string) error {
 			n.AntiSpoof, err = boolOption(k, v)
 		case model.OptDNS:
 			if n.DNS, err = boolOption(k, v); n.DNS && n.Foreign {
-				err = refuse(model.ErrNotSupported, "option %s: the names in a container engine's network are the engine's to serve (leave it out)", k)
+				err = refuse(model.ErrNotSupported, "option %s: the container engine serves the names of its networks itself (leave it out)", k)
 			}
 		case model.OptUntracked:
 			n.Untracked, err = boolOption(k, v)
 		case optHostBinding:
 			if n.HostBindingIPv4, err = addrOption(k, v); n.HostBindingIPv4 == netip.IPv4Unspecified() {
-				n.HostBindingIPv4 = netip.Addr{} // as without it: every address, of IPv6 too
+				n.HostBindingIPv4 = netip.Addr{} // same as unset: all addresses, also of IPv6
 			}
 		case model.OptMTU:
 			n.MTU, err = mtuOption(v, n.EnableIPv6)
@@ -84,7 +85,7 @@ func applyOptions(n *model.Network, options map[string]string) error {
 			}
 		case optGateMode4, optGateMode6:
 			err = gatewayMode(k, v)
-		case optIPv4, optIPv6: // chooseFamilies has read them; of an engine's network they are its affair
+		case optIPv4, optIPv6: // handled by chooseFamilies, or by the engine in its networks
 			_, err = boolOption(k, v)
 		default:
 			err = unknownOption(k)
@@ -125,7 +126,7 @@ func mtuOption(v string, ipv6 bool) (int, error) {
 	return mtu, nil
 }
 
-// prefixOption wants a name that leaves room for a number.
+// prefixOption checks that the prefix of an interface name leaves room for a number.
 func prefixOption(v string) (string, error) {
 	const room = 4
 	if !ifNameRule.MatchString(v) || len(v) > 15-room || strings.HasPrefix(v, ".") {
@@ -134,7 +135,7 @@ func prefixOption(v string) (string, error) {
 	return v, nil
 }
 
-// gatewayMode takes the one mode that there is.
+// gatewayMode accepts nat, the only mode that is supported.
 func gatewayMode(k, v string) error {
 	switch v {
 	case "", "nat":

@@ -13,8 +13,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// RequestPool reserves a subnet for an engine (see [model.Network]): the one it names,
-// or one of the default pools.
+// RequestPool reserves a subnet for an engine (see [model.Network]): the requested one, or
+// one from the default pools if the prefix is zero.
 func (c *Controller) RequestPool(ctx context.Context, engine string, is4 bool, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error) {
 	spec := model.SubnetSpec{Prefix: prefix, IPRange: within}
 	if err := validateSubnet(spec); err != nil {
@@ -49,7 +49,7 @@ func (t *tx) addPool(p *model.AddressPool) error {
 	return nil
 }
 
-// ReleasePool gives a subnet back. That it is free is success.
+// ReleasePool releases a subnet. It succeeds if there is no such pool.
 func (c *Controller) ReleasePool(ctx context.Context, id string) error {
 	return c.update(ctx, func(t *tx) error {
 		t.usePool(id, nil)
@@ -59,14 +59,14 @@ func (c *Controller) ReleasePool(ctx context.Context, id string) error {
 	})
 }
 
-// RequestAddress takes an address of a pool: the one that is wanted, else for a
-// gateway the lowest, else the next.
+// RequestAddress allocates an address from a pool: the wanted one if it is valid, the lowest
+// one for a gateway, otherwise the next one.
 func (c *Controller) RequestAddress(ctx context.Context, poolID string, want netip.Addr, gateway bool) (netip.Prefix, error) {
 	var got netip.Prefix
 	err := c.update(ctx, func(t *tx) (err error) {
 		p, pool := t.next.Pools[poolID], t.c.pools[poolID]
 		if p == nil {
-			return refuse(model.ErrNotFound, "address pool %q is not known to Fairlead (remove the network from the engine and create it anew)", poolID)
+			return refuse(model.ErrNotFound, "address pool %q is not known to Fairlead (remove the network from the engine and create it again)", poolID)
 		}
 		a := want
 		switch {
@@ -95,12 +95,12 @@ func (c *Controller) RequestAddress(ctx context.Context, poolID string, want net
 
 func refuseAddress(p *model.AddressPool, want netip.Addr, err error) error {
 	if !want.IsValid() {
-		return refuse(model.ErrExhausted, "no available addresses in pool %v: %v (remove containers, or make a larger network)", p.Prefix, err)
+		return refuse(model.ErrExhausted, "no available addresses in pool %v: %v (remove containers, or create a larger network)", p.Prefix, err)
 	}
 	return refuse(model.ErrConflict, "address %v of pool %v: %v (choose another)", want, p.Prefix, err)
 }
 
-// ReleaseAddress gives an address back. That it is free is success.
+// ReleaseAddress releases an address. It succeeds if the address is not allocated.
 func (c *Controller) ReleaseAddress(ctx context.Context, poolID string, a netip.Addr) error {
 	return c.update(ctx, func(t *tx) error {
 		p := t.next.Pools[poolID]
@@ -109,7 +109,7 @@ func (c *Controller) ReleaseAddress(ctx context.Context, poolID string, a netip.
 		}
 		pool := t.c.pools[poolID]
 		pool.Release(a)
-		t.onUndo(func() { _ = pool.Reserve(a) }) // it was free for no moment: the lock is held
+		t.onUndo(func() { _ = pool.Reserve(a) }) // cannot fail: nothing else allocates while the lock is held
 		now := *p
 		now.Taken = slices.DeleteFunc(slices.Clone(p.Taken), func(o netip.Addr) bool { return o == a })
 		t.putPool(poolID, &now)
@@ -118,8 +118,8 @@ func (c *Controller) ReleaseAddress(ctx context.Context, poolID string, a netip.
 	})
 }
 
-// poolOf makes what hands out a pool's addresses, and goes on behind the one
-// taken last.
+// poolOf returns the allocator of a pool. It continues after the address that was allocated
+// last.
 func poolOf(p *model.AddressPool) (*ipam.Pool, error) {
 	pool, err := ipam.NewPool(p.Prefix, p.IPRange)
 	if err != nil {
@@ -134,7 +134,7 @@ func poolOf(p *model.AddressPool) (*ipam.Pool, error) {
 	return pool, nil
 }
 
-// usePool sets what hands out a pool's addresses; nil: nothing.
+// usePool sets the allocator of a pool. nil removes it.
 func (t *tx) usePool(id string, pool *ipam.Pool) {
 	was := t.c.pools[id]
 	t.c.setPool(id, pool)
@@ -155,7 +155,7 @@ func loadPool(t *tx, id string, value []byte) error {
 		return err
 	}
 	if len(p.Taken) == 0 {
-		return fmt.Errorf("%w: nobody has taken an address of it, so the engine did not get the answer", errOrphan)
+		return fmt.Errorf("%w: none of its addresses is allocated, so the engine did not receive the response", errOrphan)
 	}
 	pool, err := poolOf(&p)
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// portIndex tells who occupies a host port. Looking up a port costs the few
-// claims on that port, however many ports are published.
+// portIndex maps a host port to the publishes that occupy it. The cost of a lookup depends on
+// the claims of that port only, not on the number of published ports.
 type portIndex map[portKey][]claim
 
 type portKey struct {
@@ -19,12 +19,12 @@ type portKey struct {
 }
 
 type claim struct {
-	addr netip.Addr // zero: every address
+	addr netip.Addr // zero: all addresses
 	id   uint32     // of the publish
 }
 
-// overlap reports whether two host addresses cannot share a port: the zero
-// address stands for all, 0.0.0.0 and :: for all of their family.
+// overlap reports whether two host addresses cannot share a port. The zero
+// address stands for all addresses, 0.0.0.0 and :: for all of their family.
 func overlap(a, b netip.Addr) bool {
 	switch {
 	case !a.IsValid() || !b.IsValid():

@@ -16,7 +16,7 @@ import (
 // maxPort is the highest port number.
 const maxPort = 65535
 
-// validatePorts checks each -p by itself.
+// validatePorts checks each -p option separately.
 func validatePorts(specs []model.PortSpec) error {
 	for _, p := range specs {
 		if err := validateRangeOf("port", p.Port, p.Count, p.Proto); err != nil {
@@ -30,7 +30,7 @@ func validatePorts(specs []model.PortSpec) error {
 				return err
 			}
 			if p.HostCount != p.Count && p.Count != 1 {
-				return refuse(model.ErrInvalid, "invalid ranges specified for sandbox and host ports: %s and %s (give ranges of one length, or one sandbox port)",
+				return refuse(model.ErrInvalid, "invalid ranges specified for sandbox and host ports: %s and %s (give ranges of the same length, or one sandbox port)",
 					rangeText(p.Port, p.Count), rangeText(p.HostPort, p.HostCount))
 			}
 		}
@@ -41,7 +41,7 @@ func validatePorts(specs []model.PortSpec) error {
 	return nil
 }
 
-// publishable refuses what the datapath cannot translate.
+// publishable refuses protocols that the datapath cannot translate.
 func publishable(p model.Proto, port uint16) error {
 	switch p {
 	case model.TCP, model.UDP:
@@ -66,8 +66,8 @@ func rangeText(port, count uint16) string {
 	return fmt.Sprintf("%d-%d", port, int(port)+int(count)-1)
 }
 
-// withExposed adds to the published ports what -P asks for: every exposed
-// port that is not published already, at a host port of the system's choice.
+// withExposed adds the ports that -P publishes: every exposed port that is not
+// already published, at an automatic host port.
 func withExposed(specs []model.PortSpec, expose []model.PortProto) []model.PortSpec {
 	all := slices.Clone(specs)
 	covered := func(port uint16, proto model.Proto) bool {
@@ -76,7 +76,7 @@ func withExposed(specs []model.PortSpec, expose []model.PortProto) []model.PortS
 		})
 	}
 	for _, e := range expose {
-		// Runs of ports that are not covered stay one publish each.
+		// Each run of ports that are not covered becomes one publish.
 		run := model.PortSpec{Proto: e.Proto}
 		var runs []model.PortSpec
 		for i := range e.Count {
@@ -99,8 +99,8 @@ func withExposed(specs []model.PortSpec, expose []model.PortProto) []model.PortS
 	return all
 }
 
-// joinRuns makes one of exact ports that follow each other, at the host and in the
-// sandbox: so ten thousand that are asked for one by one cost what a range does.
+// joinRuns merges exact ports that are consecutive both on the host and in the sandbox into
+// ranges, so that ten thousand single ports cost no more than a range.
 func joinRuns(specs []model.PortSpec) []model.PortSpec {
 	var exact, others []model.PortSpec
 	for _, s := range specs {
@@ -125,7 +125,7 @@ func joinRuns(specs []model.PortSpec) []model.PortSpec {
 	return append(joined, others...)
 }
 
-// joinExposed is the same for exposed ports.
+// joinExposed does the same for exposed ports.
 func joinExposed(exposed []model.PortProto) []model.PortProto {
 	sorted := slices.Clone(exposed)
 	slices.SortFunc(sorted, func(a, b model.PortProto) int {
@@ -142,15 +142,14 @@ func joinExposed(exposed []model.PortProto) []model.PortProto {
 	return joined
 }
 
-// follows reports whether b goes on where a, exact as well, ends.
+// follows reports whether b begins where a ends. Both are exact.
 func follows(a, b model.PortSpec) bool {
 	return a.HostIP == b.HostIP && a.Proto == b.Proto &&
 		int(a.HostPort)+int(a.Count) == int(b.HostPort) && int(a.Port)+int(a.Count) == int(b.Port)
 }
 
 // bindPorts resolves the published ports of a new sandbox into sb.Ports and
-// serves them at its gateway endpoint. Without one (nil) they are only
-// remembered.
+// serves them at its gateway endpoint. If that is nil, they are only stored.
 func (t *tx) bindPorts(sb *model.Sandbox, specs []model.PortSpec, gw *model.Endpoint) error {
 	if len(specs) == 0 {
 		return nil
@@ -163,11 +162,11 @@ func (t *tx) bindPorts(sb *model.Sandbox, specs []model.PortSpec, gw *model.Endp
 	return err
 }
 
-// resolvePorts chooses the host ports, and makes the publishes at an endpoint, none if
-// that is nil.
+// resolvePorts chooses the host ports and returns the publishes at an endpoint. If gw is nil,
+// the publishes are nil.
 func (t *tx) resolvePorts(specs []model.PortSpec, gw *model.Endpoint) (ports []model.PortBinding, pubs []*model.Publish, err error) {
-	// The pickier a request, the earlier: exact ports, then ranges to choose
-	// from, then any port.
+	// Resolve the least flexible requests first: exact ports, then one port of
+	// a range, then any port.
 	order := make([]int, len(specs))
 	for i := range order {
 		order[i] = i
@@ -200,6 +199,7 @@ func (t *tx) resolvePorts(specs []model.PortSpec, gw *model.Endpoint) (ports []m
 	return ports, pubs, nil
 }
 
+// flexibility is 0 for exact host ports, 1 for one port of a range, and 2 for any port.
 func flexibility(s model.PortSpec) int {
 	switch s.HostCount {
 	case s.Count:
@@ -210,8 +210,8 @@ func flexibility(s model.PortSpec) int {
 	return 1
 }
 
-// servedAt tells at which host address an endpoint serves a binding, and
-// whether it can.
+// servedAt returns the host address at which an endpoint serves a binding, and
+// whether it can serve it.
 func servedAt(n *model.Network, ep *model.Endpoint, b model.PortBinding) (netip.Addr, bool) {
 	a := b.HostIP
 	if !a.IsValid() {
@@ -223,7 +223,7 @@ func servedAt(n *model.Network, ep *model.Endpoint, b model.PortBinding) (netip.
 	return a, n.Backend(ep, a).IsValid()
 }
 
-// choosePort fills in b.HostPort, or checks that it can be had.
+// choosePort fills in b.HostPort, or checks that the exact port is available.
 func (t *tx) choosePort(s model.PortSpec, gw *model.Endpoint, b *model.PortBinding) error {
 	switch flexibility(s) {
 	case 0:
@@ -238,19 +238,19 @@ func (t *tx) choosePort(s model.PortSpec, gw *model.Endpoint, b *model.PortBindi
 	if err := t.findPort(b, int(lo), int(hi), int(t.c.nextPort)); err != nil {
 		return err
 	}
-	t.c.nextPort = b.HostPort + b.Count // not reused at once
+	t.c.nextPort = b.HostPort + b.Count // do not reuse the port soon
 	return nil
 }
 
 // checkPort refuses a binding that another publish or another program
-// occupies. The words are Docker's.
+// occupies. The texts are Docker's.
 func (t *tx) checkPort(gw *model.Endpoint, b model.PortBinding) error {
 	if port, id, found := t.c.ports.conflict(b); found {
-		who := "another of this sandbox's ports"
+		holder := "another of this sandbox's ports"
 		if p := t.next.Publishes[id]; p != nil {
-			who = fmt.Sprintf("sandbox %q", t.publishOwner(p))
+			holder = fmt.Sprintf("sandbox %q", t.publishOwner(p))
 		}
-		return refuse(model.ErrConflict, "Bind for %s failed: port is already allocated (by %s; choose another host port)", hostPort(b.HostIP, port), who)
+		return refuse(model.ErrConflict, "Bind for %s failed: port is already allocated (by %s; choose another host port)", hostPort(b.HostIP, port), holder)
 	}
 	err := t.c.cfg.Kernel.PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
 	if err == nil {
@@ -258,7 +258,7 @@ func (t *tx) checkPort(gw *model.Endpoint, b model.PortBinding) error {
 	}
 	kind, remedy := model.ErrInvalid, "choose a host address and port that can be bound"
 	if busy(err) {
-		kind, remedy = model.ErrConflict, "stop the program that has it, or choose another host port"
+		kind, remedy = model.ErrConflict, "stop the program that uses it, or choose another host port"
 	}
 	backend := t.next.Networks[gw.NetworkID].Backend(gw, hostAddr(b.HostIP))
 	return refuse(kind, "failed to bind host port for %s:%s/%v: %v (%s)", hostPort(b.HostIP, b.HostPort), hostPort(backend, b.Port), b.Proto, err, remedy)
@@ -271,17 +271,16 @@ func (t *tx) publishOwner(p *model.Publish) string {
 	return "?"
 }
 
-// busy reports whether PortFree says that another program has the port.
+// busy reports whether an error of PortFree means that another program uses the port.
 func busy(err error) bool {
 	return errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, model.ErrConflict)
 }
 
-// maxProbes bounds the sockets that one search for a free port may try to
-// bind.
+// maxProbes bounds how many ports one search for a free port may try to bind.
 const maxProbes = 1 << 16
 
 // findPort chooses b.Count consecutive host ports in lo..hi. The search begins
-// at from and goes round.
+// at from and wraps around.
 func (t *tx) findPort(b *model.PortBinding, lo, hi, from int) error {
 	starts := hi - lo + 1 - (int(b.Count) - 1)
 	offset := 0
@@ -293,7 +292,7 @@ func (t *tx) findPort(b *model.PortBinding, lo, hi, from int) error {
 		first := lo + (offset+k)%starts
 		b.HostPort = uint16(first)
 		if port, _, found := t.c.ports.conflict(*b); found {
-			// Every start up to that port meets it as well.
+			// Every range that starts at or before that port contains it too.
 			k += min(int(port)-first+1, lo+starts-first)
 			continue
 		}
@@ -311,7 +310,7 @@ func (t *tx) findPort(b *model.PortBinding, lo, hi, from int) error {
 		lo, hi, hostAddr(b.HostIP), rangeText(b.Port, b.Count), b.Proto)
 }
 
-// newPublish occupies the host ports of a binding and makes its publish.
+// newPublish claims the host ports of a binding and returns its publish.
 func (t *tx) newPublish(ep *model.Endpoint, b model.PortBinding) *model.Publish {
 	c := t.c
 	for c.lastID++; c.lastID == 0 || t.next.Publishes[c.lastID] != nil; c.lastID++ {
@@ -327,9 +326,9 @@ func (t *tx) freePublish(p *model.Publish) {
 	t.onUndo(func() { t.c.ports.claim(p.ID, p.PortBinding) })
 }
 
-// updateGateway chooses the sandbox's gateway endpoint anew and lets it serve the
-// published ports. Those that now cannot be served are refused when strict,
-// else left out.
+// updateGateway chooses the sandbox's gateway endpoint again and makes it serve the
+// published ports. A port that can no longer be served is an error if strict is set,
+// otherwise it is skipped.
 func (t *tx) updateGateway(sb *model.Sandbox, strict bool) error {
 	gw := t.chooseGateway(sb.ID)
 	was := t.c.served[sb.ID]
@@ -345,7 +344,7 @@ func (t *tx) updateGateway(sb *model.Sandbox, strict bool) error {
 		}
 		var ok bool
 		if b.HostIP, ok = servedAt(t.next.Networks[gw.NetworkID], gw, b); !ok {
-			t.c.cfg.Log.Warn("published port is not served: the gateway network lacks its address family, or a gateway", "sandbox", sb.Name, "port", b.HostPort)
+			t.c.cfg.Log.Warn("cannot serve published port: the network of the default route lacks its address family or a gateway", "sandbox", sb.Name, "port", b.HostPort)
 			continue
 		}
 		p := spare[b]
@@ -367,7 +366,7 @@ func (t *tx) updateGateway(sb *model.Sandbox, strict bool) error {
 			if strict {
 				return err
 			}
-			t.c.cfg.Log.Warn("published port is not served any more", "sandbox", sb.Name, "err", err)
+			t.c.cfg.Log.Warn("published port is no longer served", "sandbox", sb.Name, "err", err)
 			continue
 		}
 		now = append(now, t.newPublish(gw, b))
@@ -378,7 +377,7 @@ func (t *tx) updateGateway(sb *model.Sandbox, strict bool) error {
 	return nil
 }
 
-// hostPort renders an address with a port; the zero address as Docker does.
+// hostPort formats an address with a port, and the zero address like Docker as 0.0.0.0.
 func hostPort(a netip.Addr, port uint16) string {
 	return netip.AddrPortFrom(hostAddr(a), port).String()
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// served renders what is published, sorted.
+// served formats the publishes, sorted.
 func (w *world) served() string {
 	var out []string
 	for _, p := range w.Snapshot().Publishes {
@@ -126,7 +126,7 @@ func TestPublishConflicts(t *testing.T) {
 			if !tt.ok {
 				w.refused(before, err, model.ErrConflict, `failed: port is already allocated (by sandbox "first"`)
 			}
-			// The same within one sandbox, and once the port is free again.
+			// The same conflict in one sandbox, and none after the port is released.
 			for name := range maps.Values(map[int]string{0: "first", 1: "second"}) {
 				if _, err := w.Sandbox(name); err == nil {
 					if err := w.RemoveSandbox(t.Context(), name, false); err != nil {
@@ -211,7 +211,7 @@ func TestPublishesFollowTheGateway(t *testing.T) {
 	step("disconnect", "a", "127.0.0.1:80->80/tcp@b ::1:81->81/tcp@b")
 	step("disconnect", "b", "")
 
-	// While it is not served, the port is anyone's; then connecting is refused.
+	// While the port is not served, others may take it; then connecting is refused.
 	other := w.sandbox(model.SandboxSpec{NetworkMode: "a", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
 	before := w.Snapshot()
 	_, err := w.Connect(t.Context(), "b", "web", model.EndpointSpec{})

@@ -13,13 +13,13 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// exitUnknown is the exit code of a program that died unseen.
+// exitUnknown is the exit code of a program whose exit was not reported.
 const exitUnknown = -1
 
-// SandboxStarted notes the program that a client runs in a sandbox.
+// SandboxStarted records the program that a client runs in a sandbox.
 func (c *Controller) SandboxStarted(ctx context.Context, ref string, pid int, start uint64) error {
 	if pid <= 0 {
-		return refuse(model.ErrInvalid, "invalid process ID %d (report the program's own)", pid)
+		return refuse(model.ErrInvalid, "invalid process ID %d (report the ID of the program)", pid)
 	}
 	return c.update(ctx, func(t *tx) error {
 		sb, err := findSandbox(t.next, ref)
@@ -27,7 +27,7 @@ func (c *Controller) SandboxStarted(ctx context.Context, ref string, pid int, st
 			return err
 		}
 		if (sb.PID != pid || sb.PIDStart != start) && c.running(sb) {
-			return refuse(model.ErrConflict, "sandbox %q runs a program already (PID %d; use exec for another)", sb.Name, sb.PID)
+			return refuse(model.ErrConflict, "sandbox %q already runs a program (PID %d; use exec to run another)", sb.Name, sb.PID)
 		}
 		now := *sb
 		now.PID, now.PIDStart, now.Exited, now.ExitCode = pid, start, false, 0
@@ -37,8 +37,8 @@ func (c *Controller) SandboxStarted(ctx context.Context, ref string, pid int, st
 	})
 }
 
-// SandboxExited notes that the program ended. An AutoRemove sandbox is removed
-// with that, unless others share its namespace: then Reap does it later.
+// SandboxExited records that the program exited, and removes an AutoRemove sandbox. If
+// other sandboxes share its namespace, Reap removes it later.
 func (c *Controller) SandboxExited(ctx context.Context, ref string, code int) error {
 	var removed *model.Sandbox
 	err := c.update(ctx, func(t *tx) error {
@@ -68,11 +68,11 @@ func (t *tx) markExited(sb *model.Sandbox, code int) {
 	t.putSandbox(sb.ID, &now)
 }
 
-// Reap removes AutoRemove sandboxes whose program is dead or never came, and
-// notes the death of other programs that nobody reported. It removes what
-// container engines and runtimes forgot, too. It is to be called every few seconds.
+// Reap removes AutoRemove sandboxes whose program exited or was never started, and
+// marks other sandboxes whose program exited without a report. It also removes
+// objects that container engines and runtimes have left behind. Call it every few seconds.
 func (c *Controller) Reap(ctx context.Context) error {
-	s := c.Snapshot() // without the lock: mostly there is nothing
+	s := c.Snapshot() // check without the lock first: usually there is nothing to do
 	if len(c.exitedSandboxes(s)) == 0 && len(c.orphanedEndpoints(s)) == 0 && len(c.vanishedSandboxes(s)) == 0 {
 		return nil
 	}
@@ -89,21 +89,22 @@ func (c *Controller) Reap(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("reap dead sandboxes: %w", err)
+		return fmt.Errorf("reap sandboxes: %w", err)
 	}
 	if removed > 0 {
-		c.cfg.Log.Info("sandboxes of dead programs removed", "count", removed)
+		c.cfg.Log.Info("removed sandboxes of exited programs", "count", removed)
 	}
 	if released > 0 {
-		c.cfg.Log.Info("endpoints that an engine forgot removed", "count", released)
+		c.cfg.Log.Info("removed endpoints orphaned by an engine", "count", released)
 	}
 	for _, sb := range vanished {
-		c.cfg.Log.Info("sandbox removed, whose network namespace ended without a word of its runtime's", "sandbox", sb.Name, "id", short(sb.ID))
+		c.cfg.Log.Info("removed sandbox: its network namespace is gone and the runtime did not remove it", "sandbox", sb.Name, "id", short(sb.ID))
 	}
 	return nil
 }
 
-// reap removes both, and returns how many sandboxes of dead programs there were.
+// reap removes orphaned endpoints and exited AutoRemove sandboxes, and returns how many
+// sandboxes it removed. It marks the other sandboxes as exited.
 func (t *tx) reap(exited []*model.Sandbox, orphaned []*model.Endpoint) (removed int) {
 	t.ignoreApplyErr, t.storeOnly = true, len(orphaned) == 0
 	for _, ep := range orphaned {
@@ -133,7 +134,8 @@ func (t *tx) reap(exited []*model.Sandbox, orphaned []*model.Endpoint) (removed 
 	return removed
 }
 
-// exitedSandboxes lists the sandboxes that Reap has to do something about.
+// exitedSandboxes lists the sandboxes without a running program that Reap has to remove or
+// to mark.
 func (c *Controller) exitedSandboxes(s *model.Snapshot) []*model.Sandbox {
 	var out []*model.Sandbox
 	var shared map[string]bool // modes that join a sandbox
@@ -166,10 +168,10 @@ func joinedModes(s *model.Snapshot) map[string]bool {
 	return out
 }
 
-// orphanedEndpoints lists the endpoints that a container engine forgot: their devices
-// went with its namespace, or it has not taken them for longer than an engine
-// takes. Where the namespace's path is does not matter, nor whether it can be
-// seen from here.
+// orphanedEndpoints lists the endpoints that a container engine has left behind: their
+// devices were deleted with its namespace, or it did not move the inner end within
+// StartGrace. This does not depend on the path of the namespace, which may not be visible
+// to this process.
 func (c *Controller) orphanedEndpoints(s *model.Snapshot) []*model.Endpoint {
 	var out []*model.Endpoint
 	for _, ep := range s.Endpoints {
@@ -180,7 +182,7 @@ func (c *Controller) orphanedEndpoints(s *model.Snapshot) []*model.Endpoint {
 		if ep.SandboxID != "" {
 			var err error
 			if inner, err = c.cfg.Kernel.InnerEnd(ep); err != nil {
-				c.cfg.Log.Warn("endpoint is kept, not knowing whether an engine has it", "endpoint", short(ep.ID), "err", err)
+				c.cfg.Log.Warn("cannot determine whether the engine still uses the endpoint; keeping it", "endpoint", short(ep.ID), "err", err)
 				continue
 			}
 		}
@@ -192,10 +194,10 @@ func (c *Controller) orphanedEndpoints(s *model.Snapshot) []*model.Endpoint {
 	return out
 }
 
-// vanishedSandboxes lists the sandboxes of container runtimes whose namespace ended without
-// the runtime's taking them away: in a crash, or a restart of the host. Those that
-// people attached wait for the namespace to come back, and those with leased addresses
-// for the runtime.
+// vanishedSandboxes lists the sandboxes whose namespace is gone and whose container runtime
+// did not remove them, because of a crash or a restart of the host. Sandboxes that a
+// user attached are kept until the namespace returns, and those with leased addresses until
+// the runtime removes them.
 func (c *Controller) vanishedSandboxes(s *model.Snapshot) []*model.Sandbox {
 	var out []*model.Sandbox
 	for _, id := range c.cfg.Kernel.VanishedSandboxes(c.cfg.StartGrace) {
@@ -208,13 +210,13 @@ func (c *Controller) vanishedSandboxes(s *model.Snapshot) []*model.Sandbox {
 
 func isLeased(ep *model.Endpoint) bool { return ep.Leased }
 
-// running reports whether the program that was reported still lives.
+// running reports whether the sandbox's program is known and still alive.
 func (c *Controller) running(sb *model.Sandbox) bool {
 	return sb.PID != 0 && !sb.Exited && c.cfg.Alive(sb.PID, sb.PIDStart)
 }
 
-// alive looks the process up in /proc. A zombie is dead: its program is gone,
-// only its exit status waits to be read.
+// alive looks the process up in /proc. A zombie is not alive: it has exited, and only
+// its exit status has not been read.
 func alive(pid int, start uint64) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

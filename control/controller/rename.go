@@ -12,13 +12,13 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// SyncEngineNames calls a container engine's networks and sandboxes as the engine calls
-// them, where nobody else is called that; else as they were made. Those that it does
-// not name keep their names. The name that one was made with goes on finding it.
+// SyncEngineNames renames engine-managed networks and sandboxes to the names that the engine
+// uses. If a name is already taken, the object gets its original name. Objects that names
+// does not contain keep their name. The original name continues to find the object.
 func (c *Controller) SyncEngineNames(ctx context.Context, names model.EngineNames) error {
 	var renamed [][2]string
 	err := c.update(ctx, func(t *tx) error {
-		t.storeOnly = true // the kernel knows no names
+		t.storeOnly = true // names are not part of the kernel's state
 		t.recordEngine(names)
 		renamed = append(t.renameNetworks(names.Networks), t.renameSandboxes(names.Containers)...)
 		return nil
@@ -27,7 +27,7 @@ func (c *Controller) SyncEngineNames(ctx context.Context, names model.EngineName
 		return err
 	}
 	for _, r := range renamed {
-		c.cfg.Log.Info("called as its engine calls it", "was", r[0], "name", r[1])
+		c.cfg.Log.Info("renamed to match the engine", "was", r[0], "name", r[1])
 	}
 	return nil
 }
@@ -90,13 +90,13 @@ func (t *tx) renameSandboxes(names map[string]model.EngineName) (renamed [][2]st
 	return renamed
 }
 
-// naming is an object's names: what it is called, what it was made as, and what it
-// should be called; "": as it is.
+// naming holds the current, the original and the wanted name of an object. The wanted
+// name is "" if the object keeps its name.
 type naming struct{ id, name, original, want string }
 
-// assignNames returns those whose name changes, with the new one. Each gets what it wants
-// unless another keeps that name, or was made with it, or has a lower ID and wants it
-// too; then it is called as it was made.
+// assignNames returns the objects whose name changes, with the new name set. An object gets
+// its wanted name unless another object keeps that name, has it as its original name, or wants
+// it too and has a lower ID. In these cases it gets its original name.
 func assignNames(all []naming) (changed []naming) {
 	slices.SortFunc(all, func(a, b naming) int { return strings.Compare(a.id, b.id) })
 	taken := map[string]string{} // name -> ID

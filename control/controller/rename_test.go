@@ -8,7 +8,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// engineNames are what an engine calls the network f and the containers of endpoints,
+// engineNames returns an engine's names of the network f and of the containers of endpoints,
 // given as endpoint, name, endpoint, name …
 func engineNames(network string, containers ...string) model.EngineNames {
 	names := model.EngineNames{Networks: map[string]string{foreignID("f"): network}, Containers: map[string]model.EngineName{}}
@@ -18,8 +18,8 @@ func engineNames(network string, containers ...string) model.EngineNames {
 	return names
 }
 
-// What an engine has is called as it calls it, where nobody else is; the first name
-// and both IDs find it always.
+// Engine-managed objects get the engine's names unless those are taken. The original name
+// and both IDs always find them.
 func TestEngineNames(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
@@ -41,7 +41,7 @@ func TestEngineNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		if w.kernel.applies != applies {
-			t.Error("the kernel was told names")
+			t.Error("names were applied to the kernel")
 		}
 		w.check()
 	}
@@ -65,20 +65,20 @@ func TestEngineNames(t *testing.T) {
 	_, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "f"})
 	w.refused(before, err, model.ErrConflict, "already exists")
 
-	name(engineNames("own", "joined", "paul", "serves", "ben")) // names change hands
+	name(engineNames("own", "joined", "paul", "serves", "ben")) // one name moves to another container
 	is("paul", "paul", "docker-1")
 	is("ben", "ben", "docker-3")
 	if n, _ := w.Network("f"); n.Name != "f" {
-		t.Errorf("the network is called %s", n.Name)
+		t.Errorf("the network's name is %s", n.Name)
 	}
-	name(engineNames("bridge", "joined", "ben", "serves", "paul")) // and are exchanged
+	name(engineNames("bridge", "joined", "ben", "serves", "paul")) // two names are exchanged
 	is("ben", "docker-1")
 	is("paul", "docker-3")
-	name(engineNames("\n", "joined", "../x", "serves", "")) // what is no name changes nothing
+	name(engineNames("\n", "joined", "../x", "serves", "")) // invalid names are ignored
 	is("ben", "docker-1")
 	is("paul", "docker-3")
 	if before := w.Snapshot(); w.SyncEngineNames(ctx, model.EngineNames{}) != nil || w.Snapshot() != before {
-		t.Error("nothing was learnt, and something changed")
+		t.Error("an empty update changed something")
 	}
 	w.restart()
 	is("ben", "docker-1", id)

@@ -14,18 +14,18 @@ import (
 )
 
 const (
-	// modeContainer begins the network mode that shares a sandbox's namespace.
+	// modeContainer is the prefix of the network mode that shares a sandbox's namespace.
 	modeContainer = "container:"
-	// modeDefault is Docker's other name for the network bridge.
+	// modeDefault is Docker's alias of the network bridge.
 	modeDefault = "default"
 )
 
-// hostnameRule is RFC 1123's, with the underscore that Docker allows.
+// hostnameRule is the rule of RFC 1123, extended by the underscore as in Docker.
 var hostnameRule = regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9_])?$`)
 
 func joinsSandbox(mode string) bool { return strings.HasPrefix(mode, modeContainer) }
 
-// CreateSandbox makes a sandbox and joins it to its first network.
+// CreateSandbox creates a sandbox and attaches it to its first network.
 func (c *Controller) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
 	if err := validateSandboxSpec(spec); err != nil {
 		return nil, err
@@ -38,11 +38,11 @@ func (c *Controller) CreateSandbox(ctx context.Context, spec model.SandboxSpec) 
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("sandbox created", "sandbox", sb.Name, "id", short(sb.ID), "network", sb.NetworkMode)
+	c.cfg.Log.Info("created sandbox", "sandbox", sb.Name, "id", short(sb.ID), "network", sb.NetworkMode)
 	return sb, nil
 }
 
-// Warnings tells what CreateSandbox accepts but does not serve, one sentence
+// Warnings returns what CreateSandbox accepts but does not serve, one sentence
 // each.
 func (c *Controller) Warnings(spec model.SandboxSpec) []string {
 	if len(spec.Ports) == 0 && !spec.PublishAll {
@@ -62,7 +62,7 @@ func (c *Controller) Warnings(spec model.SandboxSpec) []string {
 	return nil
 }
 
-// networkRef is the network a spec names, if it does not join a sandbox.
+// networkRef returns the network of a spec that does not join another sandbox.
 func networkRef(spec model.SandboxSpec) string {
 	if spec.NetworkMode == "" || spec.NetworkMode == modeDefault {
 		return model.NetworkBridge
@@ -98,8 +98,8 @@ func validateSandboxSpec(spec model.SandboxSpec) error {
 	return nil
 }
 
-// validateJoin refuses what a sandbox without a namespace of its own cannot
-// have. The words are Docker's.
+// validateJoin refuses options that need a namespace of the sandbox's own. The
+// texts are Docker's.
 func validateJoin(spec model.SandboxSpec) error {
 	conflicting := ""
 	switch {
@@ -156,7 +156,7 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 				sb.Name, short(o.ID), managingCLI(o.Foreign), sb.Name)
 		}
 	}
-	t.putSandbox(sb.ID, sb) // what follows fills it in, before anyone sees it
+	t.putSandbox(sb.ID, sb) // filled in below, before the snapshot is published
 	if ref, ok := strings.CutPrefix(spec.NetworkMode, modeContainer); ok {
 		return sb, t.joinSandbox(sb, ref)
 	}
@@ -185,7 +185,7 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 
 // joinSandbox makes the new sandbox share another one's namespace.
 func (t *tx) joinSandbox(sb *model.Sandbox, ref string) error {
-	to, err := findSandbox(t.old, ref) // where the new one is not yet
+	to, err := findSandbox(t.old, ref) // does not contain the new sandbox
 	if err != nil {
 		return err
 	}
@@ -194,12 +194,12 @@ func (t *tx) joinSandbox(sb *model.Sandbox, ref string) error {
 	}
 	sb.NetNS, sb.NetworkMode = to.NetNS, modeContainer+to.ID
 	if joinsSandbox(to.NetworkMode) {
-		sb.NetworkMode = to.NetworkMode // the one that has the namespace
+		sb.NetworkMode = to.NetworkMode // of the sandbox that has the namespace
 	}
 	return nil
 }
 
-// giveNamespace decides whose namespace a sandbox of a network lives in.
+// giveNamespace sets the network mode and the namespace of a new sandbox.
 func (t *tx) giveNamespace(sb *model.Sandbox, n *model.Network) error {
 	sb.NetworkMode = n.Name
 	if n.Driver == model.DriverHost {
@@ -214,15 +214,15 @@ func (t *tx) giveNamespace(sb *model.Sandbox, n *model.Network) error {
 	}
 	for _, o := range t.next.Sandboxes {
 		if o.ID != sb.ID && o.NetNS == sb.NetNS {
-			return refuse(model.ErrConflict, "network namespace %s is already sandbox %q (join it with --network container:%s)", sb.NetNS, o.Name, o.Name)
+			return refuse(model.ErrConflict, "network namespace %s is already in use by sandbox %q (join it with --network container:%s)", sb.NetNS, o.Name, o.Name)
 		}
 	}
 	return nil
 }
 
-// RemoveSandbox removes a sandbox whose program does not run; with force, any.
-// The program itself is its caller's business. With force, that the kernel
-// will not remove something is success.
+// RemoveSandbox removes a sandbox whose program is not running, or any sandbox with
+// force. It does not stop the program. With force it also succeeds if the kernel
+// refuses to remove something.
 func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) error {
 	var sb *model.Sandbox
 	err := c.update(ctx, func(t *tx) (err error) {
@@ -231,7 +231,7 @@ func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) 
 			return err
 		}
 		if !force && sb.Foreign {
-			return refuseForeign("sandbox "+sb.Name, "docker rm, or force remove what the engine forgot")
+			return refuseForeign("sandbox "+sb.Name, "docker rm; if the engine no longer has it, use force")
 		}
 		if !force && c.running(sb) {
 			return refuse(model.ErrConflict, "cannot remove sandbox %q: its program is running (PID %d): stop it before removing or force remove (fairlead rm -f %s)", sb.Name, sb.PID, sb.Name)
@@ -249,7 +249,7 @@ func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) 
 }
 
 func (c *Controller) logRemoved(sb *model.Sandbox) {
-	c.cfg.Log.Info("sandbox removed", "sandbox", sb.Name, "id", short(sb.ID))
+	c.cfg.Log.Info("removed sandbox", "sandbox", sb.Name, "id", short(sb.ID))
 }
 
 func (t *tx) removeSandbox(sb *model.Sandbox) {

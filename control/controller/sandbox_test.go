@@ -238,7 +238,7 @@ func TestRemoveSandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := w.Snapshot()
-	w.refused(before, w.SandboxStarted(t.Context(), "web", 43, 8), model.ErrConflict, "runs a program already")
+	w.refused(before, w.SandboxStarted(t.Context(), "web", 43, 8), model.ErrConflict, "already runs a program")
 	w.refused(before, w.SandboxStarted(t.Context(), "web", 0, 0), model.ErrInvalid, "invalid process ID")
 	w.refused(before, w.RemoveSandbox(t.Context(), "web", false), model.ErrConflict, "stop it before removing or force remove (fairlead rm -f web)")
 	w.refused(before, w.RemoveSandbox(t.Context(), "web", true), model.ErrConflict, `sandbox "join" shares its network namespace`)
@@ -254,7 +254,7 @@ func TestRemoveSandbox(t *testing.T) {
 	w.check()
 }
 
-// program makes a sandbox without a network, with a program unless pid is 0.
+// program creates a sandbox without a network, with a program unless pid is 0.
 func (w *world) program(name string, pid int, auto bool) {
 	w.t.Helper()
 	w.sandbox(model.SandboxSpec{Name: name, AutoRemove: auto, NetworkMode: "none"})
@@ -267,7 +267,7 @@ func (w *world) program(name string, pid int, auto bool) {
 	}
 }
 
-// names lists the sandboxes; those that exited with an exclamation mark.
+// names lists the sandboxes, and marks those whose program exited with "!".
 func (w *world) names() string {
 	var out []string
 	for _, sb := range w.Snapshot().Sandboxes {
@@ -303,7 +303,7 @@ func TestReap(t *testing.T) {
 	}
 	reap("auto exits join join2 never plain shared stays")
 	w.alive = map[int]bool{13: true}
-	if err := w.SandboxExited(t.Context(), "exits", 3); err != nil { // shared: only noted
+	if err := w.SandboxExited(t.Context(), "exits", 3); err != nil { // shared: only marked
 		t.Error(err)
 	}
 	reap("exits! join join2 never plain! shared stays")
@@ -316,7 +316,8 @@ func TestReap(t *testing.T) {
 	reap("plain! stays")
 }
 
-// A runtime's sandbox goes with its namespace; one that was attached by hand waits.
+// A runtime's sandbox is removed when its namespace is gone. A sandbox that a user attached
+// is kept.
 func TestReapOfNamespacesThatEnded(t *testing.T) {
 	w := newWorld(t)
 	for name, labels := range map[string]map[string]string{
@@ -348,8 +349,8 @@ func TestReapOfNamespacesThatEnded(t *testing.T) {
 			}
 		}
 	}
-	if got := strings.Count(log.String(), "whose network namespace ended"); got != 2 {
-		t.Errorf("the log has %d lines of them, want 2:\n%s", got, log)
+	if got := strings.Count(log.String(), "its network namespace is gone"); got != 2 {
+		t.Errorf("the log reports %d removals, want 2:\n%s", got, log)
 	}
 	if got := len(w.kernel.applied.Publishes); got != 2 {
 		t.Errorf("the kernel has %d publishes, want 2", got)
@@ -385,6 +386,6 @@ func TestRestartSweepsTheDead(t *testing.T) {
 
 func TestAlive(t *testing.T) {
 	if !alive(os.Getpid(), 0) || alive(os.Getpid(), 1) || alive(1<<30, 0) {
-		t.Error("alive is wrong about this process, its start time, or a process that is not there")
+		t.Error("alive is wrong about this process, its start time, or a process that does not exist")
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// addresses are the pools of one network.
+// addresses holds the address pools of one network.
 type addresses struct{ v4, v6 *ipam.Pool }
 
 func (a *addresses) pool(is4 bool) *ipam.Pool {
@@ -31,9 +31,9 @@ func family(is4 bool) string {
 	return "IPv6"
 }
 
-// chooseFamilies sets the families of a network. A subnet of IPv6 asks for that, as --ipv6
-// does. In an engine's network the subnets alone tell, for they have what the engine
-// made of its user's options.
+// chooseFamilies sets the address families of a network. An IPv6 subnet enables IPv6 like
+// --ipv6 does. In an engine-managed network only the subnets count: the engine has derived
+// them from the user's options.
 func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
 	has := func(is4 bool) bool {
 		return slices.ContainsFunc(spec.Subnets, func(sp model.SubnetSpec) bool {
@@ -63,14 +63,13 @@ func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
 	case !n.EnableIPv4 && !n.EnableIPv6:
 		return refuse(model.ErrInvalid, "network %s would have neither IPv4 nor IPv6 (add --ipv6)", n.Name)
 	case !n.EnableIPv4 && has(true):
-		return refuse(model.ErrInvalid, "network %s is to have no IPv4 and has an IPv4 subnet (leave one out)", n.Name)
+		return refuse(model.ErrInvalid, "network %s has an IPv4 subnet although IPv4 is disabled (leave one out)", n.Name)
 	}
 	return nil
 }
 
-// resolveSubnets turns what the user asked for into the network's subnets,
-// IPv4 first, with a pool from the defaults for each family that none is
-// given for.
+// resolveSubnets turns the user's request into the network's subnets, IPv4 first. A
+// family without a requested subnet gets one from the default pools.
 func (t *tx) resolveSubnets(ctx context.Context, n *model.Network, specs []model.SubnetSpec) error {
 	var byFamily [2]*model.SubnetSpec // IPv4, IPv6
 	for i, sp := range specs {
@@ -82,10 +81,10 @@ func (t *tx) resolveSubnets(ctx context.Context, n *model.Network, specs []model
 			f = 1
 		}
 		if f == 0 && !n.EnableIPv4 {
-			return refuse(model.ErrInvalid, "a subnet that is not named is of IPv4, which network %s is to have none of (name an IPv6 subnet)", n.Name)
+			return refuse(model.ErrInvalid, "a subnet without a prefix is an IPv4 subnet, but IPv4 is disabled in network %s (name an IPv6 subnet)", n.Name)
 		}
 		if o := byFamily[f]; o != nil {
-			return refuse(model.ErrInvalid, "driver bridge takes one subnet per address family; %v and %v are both %s (make two networks)",
+			return refuse(model.ErrInvalid, "driver bridge takes one subnet per address family; %v and %v are both %s (create two networks)",
 				o.Prefix, sp.Prefix, family(f == 0))
 		}
 		byFamily[f] = &specs[i]
@@ -122,25 +121,26 @@ func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, is4 bool, sp m
 		return s, err
 	}
 	if n.Foreign {
-		return s, nil // the engine chooses the gateway, or wants none
+		return s, nil // the engine chooses the gateway, if any
 	}
 	return s, placeGateway(n, &s)
 }
 
-// checkTaken refuses a subnet that a network or the host itself lives in, or that
-// an engine has taken; foreign: for a network of its own. A route of the host's, or
-// a wider prefix around the subnet, is no obstacle: the operator chose it.
+// checkTaken refuses a subnet that overlaps a network or an engine's pool, or that contains an
+// address of the host. foreign allows the exact prefix of a pool, for the engine's own
+// network. Routes of the host, and wider prefixes around the subnet, are allowed,
+// because the operator chose the subnet.
 func (t *tx) checkTaken(ctx context.Context, p netip.Prefix, foreign bool) error {
 	if other, o := overlapping(t.next, p); other != nil {
 		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet",
 			p, other.Name, o)
 	}
 	if pool := overlappingPool(t.next, p); pool != nil && !(foreign && pool.Prefix == p) {
-		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and a container engine's (%v); choose another --subnet", p, pool.Prefix)
+		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and a container engine's pool (%v); choose another --subnet", p, pool.Prefix)
 	}
 	device, addr, err := t.c.cfg.Kernel.HostAddr(ctx, p)
 	if err != nil {
-		return fmt.Errorf("look for the host's addresses in %v: %w", p, err)
+		return fmt.Errorf("look up the host's addresses in %v: %w", p, err)
 	}
 	if device != "" {
 		return refuse(model.ErrConflict, "subnet %v contains %v, an address of this host's device %s (choose another --subnet)", p, addr, device)
@@ -149,31 +149,31 @@ func (t *tx) checkTaken(ctx context.Context, p netip.Prefix, foreign bool) error
 }
 
 // pickSubnet finds a subnet in the default pools that neither a network nor the
-// host uses; rather one that no idle network would like to have again.
+// host uses. It prefers one that is not the former subnet of an idle network.
 func (t *tx) pickSubnet(ctx context.Context, is4 bool, size int) (netip.Prefix, error) {
 	host, err := t.prefixesOfHost(ctx)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
 	avoid := slices.Concat(host, t.claimed())
-	rather := slices.Clone(avoid)
+	withIdle := slices.Clone(avoid)
 	for _, n := range t.next.Networks {
 		for _, s := range n.Subnets {
-			rather = append(rather, s.Prefix)
+			withIdle = append(withIdle, s.Prefix)
 		}
 	}
-	p, err := ipam.Pick(t.c.defaults, is4, size, rather)
+	p, err := ipam.Pick(t.c.defaults, is4, size, withIdle)
 	if err != nil {
 		p, err = ipam.Pick(t.c.defaults, is4, size, avoid)
 	}
 	if err != nil {
-		return p, refuse(model.ErrExhausted, "%v: no %s subnet is left that overlaps neither a network nor a route of this host (give one with --subnet, or remove unused networks)",
+		return p, refuse(model.ErrExhausted, "%v: every %s subnet of the default pools overlaps a network or a route of this host (give one with --subnet, or remove unused networks)",
 			err, family(is4))
 	}
 	return p, nil
 }
 
-// prefixesOfHost are those that the host has, or has routes to.
+// prefixesOfHost returns the prefixes that the host has addresses in or routes to.
 func (t *tx) prefixesOfHost(ctx context.Context) ([]netip.Prefix, error) {
 	if t.hostPrefixes == nil {
 		ps, err := t.c.cfg.Kernel.HostPrefixes(ctx)
@@ -185,7 +185,7 @@ func (t *tx) prefixesOfHost(ctx context.Context) ([]netip.Prefix, error) {
 	return t.hostPrefixes, nil
 }
 
-// claimed are the prefixes of networks and of engines' pools.
+// claimed returns the prefixes of active networks and of engines' pools.
 func (t *tx) claimed() []netip.Prefix {
 	var ps []netip.Prefix
 	for _, n := range t.next.Networks {
@@ -219,7 +219,7 @@ func overlappingPool(s *model.Snapshot, p netip.Prefix) *model.AddressPool {
 	return nil
 }
 
-// validateSubnet checks one --subnet and what belongs to it.
+// validateSubnet checks one --subnet and the options that belong to it.
 func validateSubnet(sp model.SubnetSpec) error {
 	p := sp.Prefix
 	if !p.IsValid() {
@@ -239,9 +239,9 @@ func validateSubnet(sp model.SubnetSpec) error {
 	case p.Bits() == a.BitLen():
 		return refuse(model.ErrInvalid, "invalid subnet %v: no room for a gateway and a sandbox (want /%d or larger)", p, a.BitLen()-1)
 	case a.IsLoopback() || a.IsMulticast() || a.Is6() && a.IsLinkLocalUnicast():
-		return refuse(model.ErrInvalid, "invalid subnet %v: loopback, multicast and IPv6 link-local addresses cannot be a network's (choose another --subnet)", p)
+		return refuse(model.ErrInvalid, "invalid subnet %v: loopback, multicast and IPv6 link-local addresses cannot be used (choose another --subnet)", p)
 	case a.IsUnspecified() && (sp.Gateway.IsValid() || sp.IPRange.IsValid() || len(sp.Aux) > 0):
-		return refuse(model.ErrInvalid, "subnet %v asks for a pool of that size, so ip-range, gateway and auxiliary addresses cannot be known (give a full --subnet)", p)
+		return refuse(model.ErrInvalid, "subnet %v requests any subnet of that size, so it takes no ip-range, gateway or auxiliary addresses (give a full --subnet)", p)
 	}
 	if err := validateRange(p, sp.IPRange); err != nil {
 		return err
@@ -272,8 +272,8 @@ func validateRange(p netip.Prefix, r model.AddrRange) error {
 	return nil
 }
 
-// placeGateway fills in the gateway: the first address that is free. An
-// internal network of two addresses has none, so that two sandboxes fit.
+// placeGateway sets the gateway to the first free address. An internal network of two
+// addresses gets no gateway, so that it has room for two sandboxes.
 func placeGateway(n *model.Network, s *model.Subnet) error {
 	pool, err := newPool(model.Subnet{Prefix: s.Prefix, Gateway: s.Gateway, IPRange: s.IPRange, Aux: s.Aux})
 	if err != nil {
@@ -289,8 +289,8 @@ func placeGateway(n *model.Network, s *model.Subnet) error {
 	return nil
 }
 
-// newPool makes a subnet's pool with its gateway and auxiliary addresses
-// taken.
+// newPool returns the address pool of a subnet, with its gateway and auxiliary addresses
+// reserved.
 func newPool(s model.Subnet) (*ipam.Pool, error) {
 	pool, err := ipam.NewPool(s.Prefix, s.IPRange)
 	if err != nil {

@@ -15,20 +15,20 @@ import (
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
-// Keys of the store. Each object lives under its prefix and its ID.
+// Keys of the store. The key of an object is its prefix and its ID.
 const (
 	prefixNetwork  = "network/"
 	prefixSandbox  = "sandbox/"
 	prefixEndpoint = "endpoint/"
-	prefixPublish  = "publish/" // and the sandbox's ID: what it serves
+	prefixPublish  = "publish/" // followed by the sandbox's ID: its publishes
 	prefixPool     = "pool/"
 	keySchema      = "meta/schema"
 	keyULA         = "meta/ula"
 )
 
-// tx is one verb's change in the making: the next snapshot, which shares with
-// the old one every map that is not touched, the changes of the store, and how
-// to undo those of the controller's own indices.
+// tx is the transaction of one verb: the next snapshot, which shares every unchanged
+// map with the old one, the changes of the store, and the functions that undo
+// changes of the controller's indices.
 type tx struct {
 	c    *Controller
 	old  *model.Snapshot
@@ -39,11 +39,11 @@ type tx struct {
 	changes []change
 	changed map[string]int // key -> index into changes
 	undo    []func()
-	// hostPrefixes are those of the host, once the verb has asked for them.
+	// hostPrefixes caches prefixesOfHost.
 	hostPrefixes []netip.Prefix
-	// ignoreApplyErr: a kernel that will not remove something does not hold the verb up.
+	// ignoreApplyErr makes the verb succeed even if the kernel refuses to remove something.
 	ignoreApplyErr bool
-	// storeOnly: nothing changed that the kernel has to know at once.
+	// storeOnly skips Apply: the kernel is not affected, or can follow later.
 	storeOnly bool
 }
 
@@ -54,8 +54,8 @@ func (c *Controller) begin() *tx {
 	return &tx{c: c, old: old, next: &next, changed: map[string]int{}}
 }
 
-// update runs one verb: fn changes the model, then the change is persisted,
-// then applied. If any of these fails, or panics, all are as before.
+// update runs one verb: fn changes the model, then the change is persisted and
+// applied. If one of these steps fails or panics, the change is reverted.
 func (c *Controller) update(ctx context.Context, fn func(*tx) error) error {
 	if err := c.lock(ctx); err != nil {
 		return err
@@ -78,13 +78,13 @@ func (c *Controller) update(ctx context.Context, fn func(*tx) error) error {
 	if err != nil || len(ops) == 0 {
 		return err
 	}
-	// From here on a crash, an error, or a panic may leave traces.
+	// From here on a crash, an error or a panic may leave a partial change.
 	c.pendingRollback = inverse
 	if err := t.commit(ctx, ops); err != nil {
 		t.rollback()
-		// The caller's context may be what failed the verb.
-		if worse := c.finishRollback(context.WithoutCancel(ctx)); worse != nil {
-			return fmt.Errorf("%w (and %w)", err, worse)
+		// The verb may have failed because the caller's context ended.
+		if rollbackErr := c.finishRollback(context.WithoutCancel(ctx)); rollbackErr != nil {
+			return fmt.Errorf("%w (and %w)", err, rollbackErr)
 		}
 		return err
 	}
@@ -94,7 +94,7 @@ func (c *Controller) update(ctx context.Context, fn func(*tx) error) error {
 	return nil
 }
 
-// lock waits until no other verb is under way, or its caller gives up.
+// lock waits until no other verb is running, or until ctx ends.
 func (c *Controller) lock(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -103,13 +103,13 @@ func (c *Controller) lock(ctx context.Context) error {
 	case c.sem <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("wait for other changes to be done: %w (try again)", ctx.Err())
+		return fmt.Errorf("wait for other changes to complete: %w (try again)", ctx.Err())
 	}
 }
 
 func (c *Controller) unlock() { <-c.sem }
 
-// commit persists and applies.
+// commit persists the change and applies it.
 func (t *tx) commit(ctx context.Context, ops []store.Op) error {
 	if _, err := t.c.cfg.Store.Commit(ctx, ops...); err != nil {
 		return fmt.Errorf("persist the change: %w", err)
@@ -119,30 +119,30 @@ func (t *tx) commit(ctx context.Context, ops []store.Op) error {
 	}
 	err := t.c.cfg.Kernel.Apply(ctx, t.next)
 	if err != nil && t.ignoreApplyErr {
-		t.c.cfg.Log.Warn("kernel objects of something removed by force may remain until the next resync", "err", err)
+		t.c.cfg.Log.Warn("could not apply a removal by force; kernel objects may remain until the next resync", "err", err)
 		return nil
 	}
 	return err
 }
 
-// finishRollback takes back what a failed verb may have left in the store and the
-// kernel. While that does not succeed, no other verb may build on it.
+// finishRollback reverts a failed verb's changes in the store and the kernel, if there
+// are any. Until it succeeds no other verb can run.
 func (c *Controller) finishRollback(ctx context.Context) error {
 	if c.pendingRollback == nil {
 		return nil
 	}
 	if _, err := c.cfg.Store.Commit(ctx, c.pendingRollback...); err != nil {
-		return fmt.Errorf("take a failed change back from the store: %w", err)
+		return fmt.Errorf("revert a failed change in the store: %w", err)
 	}
 	c.pendingRollback = nil
 	if err := c.cfg.Kernel.Apply(ctx, c.snap.Load()); err != nil {
-		// The store is right again, and the kernel side repairs itself.
-		c.cfg.Log.Error("kernel state is not back as it was before a failed change; the next resync repairs it", "err", err)
+		// The store is consistent again, and a resync repairs the kernel's state.
+		c.cfg.Log.Error("could not revert a failed change in the kernel; the next resync repairs it", "err", err)
 	}
 	return nil
 }
 
-// rollback undoes the indices, last change first.
+// rollback undoes the changes of the indices, last change first.
 func (t *tx) rollback() {
 	for _, f := range slices.Backward(t.undo) {
 		f()
@@ -152,14 +152,15 @@ func (t *tx) rollback() {
 
 func (t *tx) onUndo(f func()) { t.undo = append(t.undo, f) }
 
-// change is what a verb does to one key of the store. A nil value is absence.
+// change is a verb's change of one key of the store. A nil value means that the key does
+// not exist.
 type change struct {
 	key      string
 	from, to any
 }
 
-// write notes that a key goes from one value to another; of several notes for
-// one key the first from and the last to count.
+// write records the change of a key from one value to another. Several changes of
+// one key are merged: the first from and the last to are kept.
 func (t *tx) write(key string, from, to any) {
 	if i, ok := t.changed[key]; ok {
 		t.changes[i].to = to
@@ -169,8 +170,8 @@ func (t *tx) write(key string, from, to any) {
 	t.changes = append(t.changes, change{key, from, to})
 }
 
-// encode makes the store operations that do the change and those that take it
-// back.
+// encode returns the store operations that make the change, and those that revert
+// it.
 func (t *tx) encode() (ops, inverse []store.Op, err error) {
 	for _, ch := range t.changes {
 		if ch.from == nil && ch.to == nil {
@@ -197,7 +198,7 @@ func op(key string, v any) (store.Op, error) {
 	return store.Put(key, b), nil
 }
 
-// orNil turns a nil pointer into a nil any.
+// orNil converts a nil pointer to a nil any.
 func orNil[V any](v *V) any {
 	if v == nil {
 		return nil
@@ -205,8 +206,8 @@ func orNil[V any](v *V) any {
 	return v
 }
 
-// put sets an object of the next snapshot, or deletes it when v is nil. The
-// map is cloned at its first change.
+// put sets an object of the next snapshot, or deletes it if v is nil. The
+// map is cloned on its first change.
 func put[K comparable, V any](m *map[K]*V, cloned *bool, key K, v *V) {
 	if !*cloned {
 		*m, *cloned = maps.Clone(*m), true
@@ -238,8 +239,8 @@ func (t *tx) putPool(id string, p *model.AddressPool) {
 	put(&t.next.Pools, &t.cloned.pools, id, p)
 }
 
-// serve sets what a sandbox publishes. The caller has made the claims in the
-// port index.
+// serve sets the publishes of a sandbox. The caller has already claimed their ports in
+// the port index.
 func (t *tx) serve(sandboxID string, now []*model.Publish) {
 	was := t.c.served[sandboxID]
 	if len(was) == 0 && len(now) == 0 {

@@ -165,7 +165,7 @@ func TestRefusals(t *testing.T) {
 		{"NetworkDriver.CreateNetwork", "{}{}", "goes on"},
 		{"NetworkDriver.CreateNetwork", createNetwork("", ""), "no ID"},
 		{"NetworkDriver.CreateNetwork", createNetwork("../../x", ""), "64 hexadecimal digits"},
-		{"NetworkDriver.CreateNetwork", createNetwork(hexID("aa000000000b"), ""), "begins as another's does"},
+		{"NetworkDriver.CreateNetwork", createNetwork(hexID("aa000000000b"), ""), "begins like another ID"},
 		{"NetworkDriver.CreateNetwork", createNetwork(hexID("cc"), ""), "overlaps"},
 		{"NetworkDriver.CreateNetwork", strings.Replace(createNetwork(hexID("cc"), ""), "generic\":{", "generic\":{\"foo\":\"bar\"", 1), "unknown option foo"},
 		{"NetworkDriver.CreateNetwork", strings.Replace(createNetwork(hexID("cc"), ""), "10.77.0.0/24", "0.0.0.0/0", 1), "larger than /8"},

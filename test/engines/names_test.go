@@ -53,7 +53,7 @@ func names(d *docker) {
 	if got := d.Fairlead("ps", "--filter", "network="+d.firstName("ours"), "--format", "{{.Names}}"); !strings.HasPrefix(got, "docker-") {
 		d.Errorf("a container whose name another has is called %s", got)
 	}
-	d.Refused(1, []string{"is a container engine's"}, "rm", "benjamin")
+	d.Refused(1, []string{"is managed by a container engine"}, "rm", "benjamin")
 	d.Refused(1, []string{"docker network rm web"}, "network", "rm", "web")
 	d.Refused(1, []string{"docker network rm web"}, "network", "create", "web")
 	d.docker("rm", "-f", "benjamin", "mine")

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package controllertest is for tests of what speaks to a controller: a kernel
-// that takes whatever it is told.
+// Package controllertest provides a fake kernel for tests of code that uses a
+// controller.
 package controllertest
 
 import (
@@ -13,21 +13,22 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Kernel implements the controller's. Another program has the port Busy.
+// Kernel implements controller.Kernel and accepts everything. Another program uses the
+// port Busy.
 type Kernel struct{ Busy uint16 }
 
 // Apply does nothing.
 func (Kernel) Apply(context.Context, *model.Snapshot) error { return nil }
 
-// HostPrefixes has none.
+// HostPrefixes returns none.
 func (Kernel) HostPrefixes(context.Context) ([]netip.Prefix, error) { return nil, nil }
 
-// HostAddr has none.
+// HostAddr finds none.
 func (Kernel) HostAddr(context.Context, netip.Prefix) (string, netip.Addr, error) {
 	return "", netip.Addr{}, nil
 }
 
-// PortFree reports whether Busy is none of the ports.
+// PortFree returns an error if Busy is one of the ports.
 func (k Kernel) PortFree(_ model.Proto, _ netip.Addr, port, count uint16) error {
 	if port <= k.Busy && k.Busy-port < count {
 		return syscall.EADDRINUSE
@@ -35,11 +36,11 @@ func (k Kernel) PortFree(_ model.Proto, _ netip.Addr, port, count uint16) error 
 	return nil
 }
 
-// InnerEnd is always with the engine.
+// InnerEnd is always in the engine's namespace.
 func (Kernel) InnerEnd(*model.Endpoint) (model.InnerEnd, error) { return model.InnerTaken, nil }
 
-// VanishedSandboxes lists none.
+// VanishedSandboxes returns none.
 func (Kernel) VanishedSandboxes(time.Duration) []string { return nil }
 
-// EphemeralRange is Linux's default.
+// EphemeralRange returns the default of Linux.
 func (Kernel) EphemeralRange() (lo, hi uint16) { return 32768, 60999 }
