@@ -87,6 +87,9 @@ type Attachment struct {
 // replaced in place, with no packet in between that meets none. It reports
 // whether it had to do anything.
 func (d *Datapath) Attach(ifindex int, h Hook) (changed bool, err error) {
+	if err := d.tables.refresh(d.log); err != nil {
+		return false, err
+	}
 	if d.tcx {
 		changed, err = d.attachTCX(ifindex, h)
 	} else {
@@ -107,6 +110,9 @@ func (d *Datapath) Attach(ifindex int, h Hook) (changed bool, err error) {
 // reports whether it had to do anything, and whether Attach is to be called. Where a
 // link is, or no filter can be, it is Attach.
 func (d *Datapath) AttachAtOnce(ifindex int, h Hook) (changed, provisional bool, err error) {
+	if err := d.tables.refresh(d.log); err != nil {
+		return false, false, err
+	}
 	if d.tcx && d.clsact != nil {
 		_, err := os.Lstat(filepath.Join(d.dir, linksDir, h.pinName(ifindex)))
 		if errors.Is(err, os.ErrNotExist) {

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	stdmaps "maps"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -25,6 +27,8 @@ type tables struct {
 	layouts map[string]maps.Layout
 	// fresh is the maps that are not pinned yet.
 	fresh map[string]bool
+	// current: programs of this version may write to the maps already.
+	current bool
 }
 
 // openTables opens the pinned maps and makes those that are missing or do not
@@ -109,16 +113,36 @@ func (t *tables) pin() error {
 	return nil
 }
 
-// settle copies what programs wrote to replaced maps after they were copied.
+// refresh copies replaced maps once more, right before the first program of this version is
+// attached: loading takes a while, in which flows begin, end and change.
+func (t *tables) refresh(log *slog.Logger) error {
+	if t.current {
+		return nil
+	}
+	t.current = true
+	return t.copy(false, log)
+}
+
+// settle copies what programs of the version before wrote to replaced maps until they were replaced, too.
 func (t *tables) settle(log *slog.Logger) error {
-	for name, old := range t.old {
-		copied, lost, err := maps.Copy(t.maps[name], old, t.layouts[name], true)
+	if err := t.copy(true, log); err != nil {
+		return err
+	}
+	closeAll(t.old)
+	clear(t.old)
+	return nil
+}
+
+// copy copies the entries of replaced maps, or those that are missing.
+func (t *tables) copy(onlyMissing bool, log *slog.Logger) error {
+	// A flow moves from fl_ct_new to fl_ct: in this order none is overlooked.
+	names := slices.Sorted(stdmaps.Keys(t.old))
+	for _, name := range slices.Backward(names) {
+		copied, lost, err := maps.Copy(t.maps[name], t.old[name], t.layouts[name], onlyMissing)
 		if err != nil {
 			return fmt.Errorf("move late entries of map %s: %w", name, err)
 		}
 		log.Info("late entries of a replaced table were copied", "table", name, "entries", copied, "no_room", lost)
-		old.Close()
-		delete(t.old, name)
 	}
 	return nil
 }
