@@ -149,11 +149,11 @@ static __always_inline void ct_begin_sequence(struct ct_entry *e, const struct p
 }
 
 /* Does this packet, of the direction whose entry has these flags, begin a new connection with the
- * ports of one that closes? */
+ * ports of one that has ended? */
 static __always_inline bool ct_reopens(__u8 state, __u8 tcp_flags, __u16 mine)
 {
 	return !(mine & CT_F_REPLY) && (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
-	       state >= CT_LAST_ACK;
+	       state > CT_LAST_ACK;
 }
 
 /* A SYN, without ACK; returns the next state, or CT_STATE_MAX: nothing changes. */
@@ -172,7 +172,7 @@ static __always_inline __u8 ct_tcp_syn(const struct pkt *p, struct ct_entry *e, 
 		return CT_STATE_MAX;
 	}
 	window_begin(e, p);
-	return e->flags & CT_F_REPLY ? CT_SYN_RECV : state; /* both may begin at once */
+	return state; /* both may begin at once: a SYN-ACK follows then, too */
 }
 
 /* The answer to a SYN that came in the middle of a connection: the old one is gone. */
@@ -190,7 +190,7 @@ static __always_inline __u8 ct_tcp_synack(const struct pkt *p, struct ct_entry *
 {
 	__u8 state = e->state;
 
-	if (state == CT_ESTABLISHED || state == CT_FIN_WAIT) {
+	if (state >= CT_ESTABLISHED && state <= CT_LAST_ACK) {
 		if (!(e->flags & CT_F_REPLY) || p->ack != o->pend)
 			return CT_STATE_MAX;
 		ct_tcp_anew(p, e, o);
@@ -198,8 +198,8 @@ static __always_inline __u8 ct_tcp_synack(const struct pkt *p, struct ct_entry *
 	}
 	if (state > CT_SYN_RECV)
 		return CT_STATE_MAX;
-	/* Its entry was recycled, or is of a build that knew no numbers. */
-	if (!(o->flags & CT_F_SEQ))
+	/* The client's entry was recycled, or is of a build that knew no numbers. */
+	if (!(o->flags & CT_F_SEQ) && e->flags & CT_F_REPLY)
 		window_infer(o, p);
 	else if (!window_answers(p, o))
 		return CT_STATE_MAX;
@@ -209,7 +209,7 @@ static __always_inline __u8 ct_tcp_synack(const struct pkt *p, struct ct_entry *
 	if (p->scale == TCP_NO_SCALE)
 		o->scale = 0;
 	o->ack = e->pend; /* or more, in the next packet */
-	return e->flags & CT_F_REPLY ? CT_SYN_RECV : state;
+	return CT_SYN_RECV;
 }
 
 /* A packet that is neither SYN nor RST, as ct_tcp_syn. */
@@ -223,6 +223,10 @@ static __always_inline __u8 ct_tcp_data(const struct pkt *p, struct ct_entry *e,
 	if (state < CT_ESTABLISHED) {
 		if (state == CT_SYN_SENT || !window_completes(p, e, o))
 			return CT_STATE_MAX;
+		if (e->flags & CT_F_REPLY && !(p->tcp_flags & TCP_FIN)) {
+			window_early(e, p);
+			return state;
+		}
 		window_adopt(e, p);
 		e->pend = e->end ^ 0x80000000;
 		o->pend = o->end ^ 0x80000000;

@@ -120,13 +120,14 @@ static __always_inline bool window_answers(const struct pkt *p, const struct ct_
 	       seq_within(o->pend, p->ack, o->end - o->pend);
 }
 
-/* Is the RST p, of e's direction, from somebody who knows the flow? Established: only at the
- * very number that is expected next (RFC 5961 section 3.2), or right after the sender's data. */
+/* Is the RST p, of e's direction, from somebody who knows the flow? In the handshake the client goes
+ * by the acknowledgement of its SYN (RFC 9293 section 3.10.7.3), the server by the number that is
+ * next. Established: only at the very number that is expected next (RFC 5961 section 3.2), or right after the sender's data. */
 static __always_inline bool window_resets(const struct pkt *p, const struct ct_entry *e,
 					  const struct ct_entry *o, bool handshake)
 {
 	if (handshake)
-		return window_answers(p, o) ||
+		return (e->flags & CT_F_REPLY && window_answers(p, o)) ||
 		       (e->flags & CT_F_SEQ && seq_within(e->pend, p->seq, e->end - e->pend));
 	return (o->flags & CT_F_SEQ && p->seq == o->ack) ||
 	       (e->flags & CT_F_SEQ && p->seq == e->end);
@@ -143,6 +144,18 @@ static __always_inline bool window_completes(const struct pkt *p, const struct c
 	/* Its entry was recycled: the other side may have sent data by now. */
 	return p->tcp_flags & TCP_ACK && o->flags & CT_F_SEQ &&
 	       seq_within(o->pend, p->ack, o->end - o->pend + WINDOW_MIN);
+}
+
+/* What the server sends between its SYN-ACK and the client's ACK, which acknowledges it then (RFC
+ * 7413). It does not complete the handshake: only the client shows that it got the SYN-ACK. */
+static __always_inline void window_early(struct ct_entry *e, const struct pkt *p)
+{
+	if (e->flags & CT_F_SEQ) {
+		window_note(e, p);
+		return;
+	}
+	window_adopt(e, p);
+	e->pend = p->seq;
 }
 
 /* Packets that did not fit were real if the other side acknowledges them exactly. */

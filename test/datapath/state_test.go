@@ -156,10 +156,15 @@ func walks() map[string][]step {
 			{'c', "S", synSent, false}, {'c', "S", synSent, false}, {'s', "SA", synRecv, false},
 			{'c', "S", synRecv, false}, {'s', "SA", synRecv, false}, {'c', "PA", established, true},
 		},
+		// Only the client shows that it got the SYN-ACK (nf_conntrack's sSR).
+		"answered_early": {
+			{'c', "S", synSent, false}, {'s', "SA", synRecv, false}, {'s', "A", synRecv, false}, {'s', "PA", synRecv, false},
+			{'s', "PA", synRecv, false}, {'c', "A", established, true}, {'s', "PA", established, true},
+		},
 		"opened_ack_lost": after(step{'s', "SA", established, true}),
 		"opened_from_both_sides": {
-			{'c', "S", synSent, false}, {'s', "S", synRecv, false}, {'c', "SA", synRecv, false},
-			{'s', "SA", synRecv, false}, {'s', "A", established, true},
+			{'c', "S", synSent, false}, {'s', "S", synSent, false}, {'c', "SA", synRecv, false},
+			{'s', "SA", synRecv, false}, {'s', "A", synRecv, false}, {'c', "A", established, true},
 		},
 		"closed_by_client": after(
 			step{'c', "FA", finWait, true}, step{'s', "A", finWait, true}, step{'s', "PA", finWait, true},
@@ -175,13 +180,13 @@ func walks() map[string][]step {
 		"refused_then_not":   {{'c', "S", synSent, false}, {'s', "RA", closed, false}, {'c', "S", synSent, false}, {'s', "SA", synRecv, false}, {'c', "A", established, true}},
 		"reused_when_done":   slices.Concat(finished, again),
 		"reused_when_reset":  slices.Concat(after(step{'c', "RA", closed, true}), again),
-		"reused_in_last_ack": slices.Concat(finished[:5], again),
+		"reused_in_last_ack": slices.Concat(finished[:5], []step{{'c', "S", lastAck, true}}, again[1:]),
 		"reused_in_fin_wait": slices.Concat(finished[:4], []step{{'c', "S", finWait, true}}, again[1:]),
 		// Whoever does not see the packets can only guess (RFC 5961).
 		"guessed_handshake": {
 			{'c', "S", synSent, false}, {'c', "A", synSent, false}, {'s', "SAk", synSent, false}, {'s', "SA", synRecv, false},
 			{'c', "Ak", synRecv, false}, {'c', "As", synRecv, false}, {'c', "PAk", synRecv, false}, {'c', "FAk", synRecv, false},
-			{'c', "Rs", synRecv, false}, {'s', "Rsk", synRecv, false}, {'c', "A", established, true},
+			{'c', "Rs", synRecv, false}, {'c', "RAs", synRecv, false}, {'s', "Rsk", synRecv, false}, {'c', "A", established, true},
 		},
 		"guessed_end": after(guesses(established)...),
 		"guessed_end_then_true": after(slices.Concat(guesses(established),

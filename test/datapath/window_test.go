@@ -101,6 +101,16 @@ func (a *refSide) note(s segment) {
 	a.offer(s)
 }
 
+// early is a segment of who answers, before the client has shown that it got the SYN-ACK.
+func (a *refSide) early(s segment) {
+	if a.Known {
+		a.note(s)
+		return
+	}
+	a.adopt(s)
+	a.Pending = s.seq
+}
+
 func (a *refSide) infer(s segment) {
 	a.Known, a.End, a.Pending, a.Ack, a.Window, a.Scale = true, s.acked, s.acked, s.seq+1, minWindow, unknownScale
 }
@@ -140,7 +150,7 @@ func (m *refTCP) next(i int, s segment) (next bpf.TCCtState, changes bool) {
 	handshake := m.state == synSent || m.state == synRecv
 	switch {
 	case s.rst && handshake:
-		return closed, b.answers(s, 0) || a.Known && between(a.Pending, s.seq, a.End)
+		return closed, i == 1 && b.answers(s, 0) || a.Known && between(a.Pending, s.seq, a.End)
 	case s.rst:
 		return closed, b.Known && s.seq == b.Ack || a.Known && s.seq == a.End
 	case s.syn && s.ack:
@@ -150,6 +160,10 @@ func (m *refTCP) next(i int, s segment) (next bpf.TCCtState, changes bool) {
 	case handshake:
 		if m.state == synSent || !m.completes(i, s) {
 			return m.state, false
+		}
+		if i == 1 && !s.fin {
+			a.early(s)
+			return m.state, true
 		}
 		a.adopt(s)
 		a.Pending, b.Pending = a.End+half, b.End+half
@@ -165,7 +179,7 @@ func (m *refTCP) next(i int, s segment) (next bpf.TCCtState, changes bool) {
 
 func (m *refTCP) syn(i int, s segment) (next bpf.TCCtState, changes bool) {
 	a, b := &m.sides[i], &m.sides[1-i]
-	over := m.state == lastAck || m.state == timeWait || m.state == closed
+	over := m.state == timeWait || m.state == closed
 	switch {
 	case i == 0 && over:
 		a.Fin, b.Fin, b.Seen, b.Known = false, false, false, false
@@ -173,7 +187,7 @@ func (m *refTCP) syn(i int, s segment) (next bpf.TCCtState, changes bool) {
 		return synSent, true
 	case m.state == synSent:
 		a.begin(s)
-		return []bpf.TCCtState{synSent, synRecv}[i], true
+		return synSent, true
 	case m.state != synRecv:
 		a.Pending = s.seq + 1
 	}
@@ -183,7 +197,7 @@ func (m *refTCP) syn(i int, s segment) (next bpf.TCCtState, changes bool) {
 func (m *refTCP) synAck(i int, s segment) (next bpf.TCCtState, changes bool) {
 	a, b := &m.sides[i], &m.sides[1-i]
 	switch m.state {
-	case established, finWait:
+	case established, finWait, lastAck:
 		if i == 0 || s.acked != b.Pending {
 			return m.state, false
 		}
@@ -192,7 +206,7 @@ func (m *refTCP) synAck(i int, s segment) (next bpf.TCCtState, changes bool) {
 		a.begin(s)
 		return synRecv, true
 	case synSent, synRecv:
-		if !b.Known {
+		if !b.Known && i == 1 {
 			b.infer(s)
 		} else if !b.answers(s, 0) {
 			return m.state, false
@@ -204,10 +218,7 @@ func (m *refTCP) synAck(i int, s segment) (next bpf.TCCtState, changes bool) {
 		if !s.scaled {
 			b.Scale = 0
 		}
-		if i == 1 {
-			return synRecv, true
-		}
-		return m.state, true
+		return synRecv, true
 	}
 	return m.state, false
 }

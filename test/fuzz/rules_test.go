@@ -61,10 +61,6 @@ var known = []rule{
 	{"F8", func(d difference) bool {
 		return d.is("out") && isICMP(d.flow().Proto) && d.portOf(d.fairlead) != d.flow().name() && d.portOf(d.kernel) == d.flow().name()
 	}},
-	{"F6", func(d difference) bool {
-		acked := d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) == ack && st.Ack == 0 })
-		return d.is("state") && d.fairlead.text == string(open) && d.kernel.text == string(opening) && !acked
-	}},
 	{"F3", func(d difference) bool {
 		return d.fairlead != nil && d.fairlead.p.icmpError() && d.flow().Client == "host" && d.st().Kind == "reverse"
 	}},
