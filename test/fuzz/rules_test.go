@@ -87,7 +87,7 @@ func hostAddr(a netip.Addr) netip.Addr {
 // it be wrong, and the flow follows the packet; a router's stack and connection tracking look.
 func badChecksum(d difference) bool {
 	if d.is("state") {
-		return d.had(func(st step) bool { return st.Flip > 0 })
+		return d.had(func(st step) bool { return st.Flip > 0 || st.Cut > 0 })
 	}
 	if d.fairlead == nil || d.kernel != nil {
 		return false
