@@ -53,10 +53,10 @@ func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*m
 }
 
 // Sandbox finds a sandbox; [api.Backend]. One that an engine made just now may be asked for by a name
-// that the engine has not told yet.
+// that the engine has not given yet.
 func (b *backend) Sandbox(ref string) (*model.Sandbox, error) {
 	sb, err := b.Controller.Sandbox(ref)
-	if errors.Is(err, model.ErrNotFound) && b.learn() {
+	if errors.Is(err, model.ErrNotFound) && b.learnNames() {
 		sb, err = b.Controller.Sandbox(ref)
 	}
 	return sb, err
@@ -65,15 +65,15 @@ func (b *backend) Sandbox(ref string) (*model.Sandbox, error) {
 // Network is the same for networks.
 func (b *backend) Network(ref string) (*model.Network, error) {
 	n, err := b.Controller.Network(ref)
-	if errors.Is(err, model.ErrNotFound) && b.learn() {
+	if errors.Is(err, model.ErrNotFound) && b.learnNames() {
 		n, err = b.Controller.Network(ref)
 	}
 	return n, err
 }
 
-// learn asks the engine for names, if some of its own lack theirs, and reports whether it told.
-func (b *backend) learn() bool {
-	if b.daemon.namer == nil || !nameless(b.Snapshot()) {
+// learnNames asks the engine for names, if some of its own lack theirs, and reports whether it given.
+func (b *backend) learnNames() bool {
+	if b.daemon.namer == nil || !lacksNames(b.Snapshot()) {
 		return false
 	}
 	err := b.daemon.namer.Learn(context.Background()) // it gives up by itself
@@ -83,8 +83,8 @@ func (b *backend) learn() bool {
 	return err == nil
 }
 
-// nameless reports whether the engine has not told the name of something of its own.
-func nameless(s *model.Snapshot) bool {
+// lacksNames reports whether the engine has not given the name of something of its own.
+func lacksNames(s *model.Snapshot) bool {
 	for _, sb := range s.Sandboxes {
 		if sb.Foreign && sb.EngineID == "" {
 			return true
@@ -104,8 +104,8 @@ func (b *backend) Warnings(spec model.SandboxSpec) []string {
 	if len(spec.Ports) == 0 && !spec.PublishAll || len(warnings) > 0 {
 		return warnings
 	}
-	if trouble := b.daemon.datapath.CgroupTrouble(); trouble != "" {
-		return []string{"Programs of the host do not reach published ports at the host's own addresses, 127.0.0.1 among them: " + trouble}
+	if problem := b.daemon.datapath.CgroupTrouble(); problem != "" {
+		return []string{"Programs of the host do not reach published ports at the host's own addresses, 127.0.0.1 among them: " + problem}
 	}
 	return nil
 }
@@ -116,8 +116,8 @@ func refuseHost(path string) error {
 		"network namespace %q is the host's own (name another; in the host's network a sandbox is with --network host)", path)}
 }
 
-// foreign is the controller as container engines have it.
-type foreign struct {
+// engineController is the controller as container engines have it.
+type engineController struct {
 	*controller.Controller
 	handle *rtnl.Handle
 	log    *slog.Logger
@@ -125,7 +125,7 @@ type foreign struct {
 
 // JoinEndpoint makes an endpoint's devices; [dockerplugin.Controller]. The path need not lead
 // anywhere outside of the engine.
-func (f foreign) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
+func (f engineController) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
 	ns, err := f.handle.OpenSandboxNetNS(netns)
 	if errors.Is(err, rtnl.ErrHost) {
 		return nil, refuseHost(netns)
@@ -169,10 +169,10 @@ func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
 }
 
 // CheckSandbox looks at a sandbox's interfaces at once; [api.Node].
-func (b *backend) CheckSandbox(ctx context.Context, id string, told api.Told) error {
+func (b *backend) CheckSandbox(ctx context.Context, id string, given api.Told) error {
 	err := b.daemon.reconciler.Check(ctx, id)
-	if err == nil && told.EndpointID != "" {
-		err = b.daemon.reconciler.Compare(told.EndpointID, told.Gateways)
+	if err == nil && given.EndpointID != "" {
+		err = b.daemon.reconciler.Compare(given.EndpointID, given.Gateways)
 	}
 	switch {
 	case err == nil, errors.Is(err, model.ErrGone):
@@ -199,7 +199,7 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	troubles, err := b.daemon.handle.FindUplinkProblems(b.daemon.cfg.Uplinks)
+	problems, err := b.daemon.handle.FindUplinkProblems(b.daemon.cfg.Uplinks)
 	if err != nil {
 		return api.Status{}, err
 	}
@@ -218,7 +218,7 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 		BPFDir:    b.daemon.cfg.Dirs.BPF,
 		Attach:    attach,
 		Uplinks:   uplinks,
-		Troubles:  troubles,
+		Troubles:  problems,
 		Networks:  len(snapshot.Networks),
 		Sandboxes: len(snapshot.Sandboxes),
 		Endpoints: len(snapshot.Endpoints),

@@ -54,13 +54,13 @@ func (h holder) String() string {
 func claimNetNS(ctx context.Context, runDir string, log *slog.Logger) (release func() error, err error) {
 	listener, err := listenClaim(ctx)
 	if err == nil {
-		go tellRunDir(listener, runDir)
+		go serveRunDir(listener, runDir)
 		return listener.Close, nil
 	}
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return nil, fmt.Errorf("claim the network namespace: %w", err)
 	}
-	other, err := askHolder()
+	other, err := queryHolder()
 	if err == nil && (other.uid == 0 || other.uid == uint32(os.Geteuid())) {
 		return nil, fmt.Errorf("%v rules this network namespace (stop it first, or use a network namespace of its own, as with ip netns exec)", other)
 	}
@@ -85,8 +85,8 @@ func listenClaim(ctx context.Context) (net.Listener, error) {
 	}
 }
 
-// tellRunDir tells whoever asks which run directory the holder has.
-func tellRunDir(listener net.Listener, runDir string) {
+// serveRunDir tells whoever asks which run directory the holder has.
+func serveRunDir(listener net.Listener, runDir string) {
 	for {
 		conn, err := listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -101,8 +101,8 @@ func tellRunDir(listener net.Listener, runDir string) {
 	}
 }
 
-// askHolder finds out who has the name. The kernel says which process it is.
-func askHolder() (_ holder, retErr error) {
+// queryHolder finds out who has the name. The kernel says which process it is.
+func queryHolder() (_ holder, retErr error) {
 	conn, err := net.DialTimeout("unix", claimName, answerWait)
 	if err != nil {
 		return holder{}, err

@@ -109,17 +109,17 @@ func TestHolderOfFewWords(t *testing.T) {
 // Abstract names are anybody's.
 func TestStrangersDoNotKeepADaemonAway(t *testing.T) {
 	n := newNode(t)
-	stranger, err := n.host.SpawnCommand(n.command("squat"))
+	squatter, err := n.host.SpawnCommand(n.command("squat"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); stranger.Output() == ""; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); squatter.Output() == ""; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("the stranger does not listen")
+			t.Fatal("the squatter does not listen")
 		}
 	}
 	p := n.start()
-	if want := fmt.Sprintf("pid=%d uid=%d", stranger.Pid(), nobody); !strings.Contains(p.Output(), want) {
-		t.Errorf("the daemon's log does not name the stranger, %q:\n%s", want, p.Output())
+	if want := fmt.Sprintf("pid=%d uid=%d", squatter.Pid(), nobody); !strings.Contains(p.Output(), want) {
+		t.Errorf("the daemon's log does not name the squatter, %q:\n%s", want, p.Output())
 	}
 }

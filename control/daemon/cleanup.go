@@ -25,8 +25,8 @@ const (
 	logs       = "logs"  // what detached programs write
 )
 
-// arrestWait is for a daemon that was just told to end to be gone.
-const arrestWait = 3 * time.Second
+// stopWait is for a daemon that was just told to end to be gone.
+const stopWait = 3 * time.Second
 
 // devicesAtOnce is how many devices go between two looks whether to stop, and two
 // reports: about a second's.
@@ -56,7 +56,7 @@ func Cleanup(ctx context.Context, dirs Dirs, progress func(done, all int), log *
 }
 
 func cleanup(ctx context.Context, dirs Dirs, handle *rtnl.Handle, progress func(done, all int), log *slog.Logger) (retErr error) {
-	ran, unlock, err := arrest(ctx, dirs)
+	ran, unlock, err := lockStopped(ctx, dirs)
 	if err != nil {
 		return err
 	}
@@ -83,14 +83,14 @@ func cleanup(ctx context.Context, dirs Dirs, handle *rtnl.Handle, progress func(
 	return removeRunDir(dirs.Run)
 }
 
-// arrest keeps a daemon from starting in the directories until unlock, and
+// lockStopped keeps a daemon from starting in the directories until unlock, and
 // reports whether one ran there, in this network namespace.
-func arrest(ctx context.Context, dirs Dirs) (ran bool, unlock func() error, retErr error) {
+func lockStopped(ctx context.Context, dirs Dirs) (ran bool, unlock func() error, retErr error) {
 	path := filepath.Join(dirs.Run, lockName)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return false, func() error { return nil }, nil
 	}
-	l, err := awaitLock(ctx, dirs.Run, arrestWait)
+	l, err := awaitLock(ctx, dirs.Run, stopWait)
 	if errors.Is(err, errLocked) {
 		return false, nil, fmt.Errorf("a daemon serves %q (stop it first, with systemctl stop fairlead.socket fairlead, or SIGTERM)", dirs.Run)
 	}

@@ -115,8 +115,8 @@ func (d *daemon) notify(state string) {
 	}
 }
 
-// closeLater has close called when the daemon ends.
-func (d *daemon) closeLater(what string, close func() error) {
+// onClose has close called when the daemon ends.
+func (d *daemon) onClose(what string, close func() error) {
 	d.closers = append(d.closers, func() error {
 		if err := close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			return fmt.Errorf("close %s: %w", what, err)
@@ -141,10 +141,10 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.cfg.validate(); err != nil {
 		return err
 	}
-	if err := d.takeDockerSocket(); err != nil {
+	if err := d.adoptDockerSocket(); err != nil {
 		return err
 	}
-	if err := d.keepDocker(); err != nil {
+	if err := d.checkDockerSocket(); err != nil {
 		return err
 	}
 	if err := d.makeDirs(); err != nil {
@@ -171,7 +171,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
-	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: foreign{d.controller, d.handle, d.log}, Log: d.log, Socket: d.cfg.DockerSocket})
+	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: engineController{d.controller, d.handle, d.log}, Log: d.log, Socket: d.cfg.DockerSocket})
 	if d.dockerSocket != nil && d.cfg.DockerSocket != "" {
 		d.namer = dockerplugin.NewNamer(d.cfg.DockerSocket, d.controller, d.log)
 	}
@@ -188,13 +188,13 @@ func (d *daemon) openLock(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.closeLater("lock", l.Close)
+	d.onClose("lock", l.Close)
 	// After the lock: the daemon that is taken over from has let go of both.
 	release, err := claimNetNS(ctx, d.cfg.Dirs.Run, d.log)
 	if err != nil {
 		return err
 	}
-	d.closeLater("claim of the network namespace", release)
+	d.onClose("claim of the network namespace", release)
 	return l.sign(me)
 }
 
@@ -203,8 +203,8 @@ func (d *daemon) openDatapath() error {
 	if d.handle, err = rtnl.New(); err != nil {
 		return err
 	}
-	d.closeLater("rtnetlink", d.handle.Close)
-	if err := d.lookForUplinks(); err != nil {
+	d.onClose("rtnetlink", d.handle.Close)
+	if err := d.warnUplinks(); err != nil {
 		return err
 	}
 	timeouts, err := d.cfg.timeouts()
@@ -226,7 +226,7 @@ func (d *daemon) openDatapath() error {
 	if err != nil {
 		return err
 	}
-	d.closeLater("datapath", d.datapath.Close)
+	d.onClose("datapath", d.datapath.Close)
 	return nil
 }
 
@@ -249,7 +249,7 @@ func (d *daemon) openState(ctx context.Context) error {
 	var err error
 	d.controller, err = controller.New(controller.Config{
 		Store:        d.store,
-		Kernel:       named{d.reconciler, d.dns},
+		Kernel:       dnsNotifier{d.reconciler, d.dns},
 		RunDir:       d.cfg.Dirs.Run,
 		DefaultPools: d.cfg.DefaultPools,
 		Log:          d.log,
@@ -267,15 +267,15 @@ func (d *daemon) refusedFlows() (uint64, error) {
 	return drops["ct_full"].Packets, err
 }
 
-// named is the kernel with the names that go with what it is told: they are served when
+// dnsNotifier is the kernel with the names that go with what it is told: they are served when
 // a verb returns.
-type named struct {
+type dnsNotifier struct {
 	*reconcile.Reconciler
 	dns *dns.Server
 }
 
 // Apply implements [controller.Kernel].
-func (n named) Apply(ctx context.Context, s *model.Snapshot) error {
+func (n dnsNotifier) Apply(ctx context.Context, s *model.Snapshot) error {
 	if err := n.Reconciler.Apply(ctx, s); err != nil {
 		return explainFull(err)
 	}
@@ -311,7 +311,7 @@ func (d *daemon) openAPI() error {
 		return err
 	}
 	d.apiSocket = l
-	d.closeLater("API socket", l.Close)
+	d.onClose("API socket", l.Close)
 	d.server = api.NewServer(api.Config{
 		Backend: &backend{daemon: d, Controller: d.controller},
 		Log:     d.log,

@@ -277,8 +277,8 @@ func (n *node) checkMetrics() {
 
 func (n *node) checkCleanup() {
 	n.Helper()
-	foreign := "other0"
-	if err := n.host.IP("link add " + foreign + " type veth peer name other1"); err != nil {
+	other := "other0"
+	if err := n.host.IP("link add " + other + " type veth peer name other1"); err != nil {
 		n.Fatal(err)
 	}
 	for range 2 { // the second finds nothing to do
@@ -286,7 +286,7 @@ func (n *node) checkCleanup() {
 			n.Fatalf("cleanup: status %d: %s", result.Code, result.Output())
 		}
 	}
-	if got, want := n.devices(), []string{foreign, "other1"}; !slices.Equal(got, want) {
+	if got, want := n.devices(), []string{other, "other1"}; !slices.Equal(got, want) {
 		n.Errorf("devices %q after cleanup, want %q", got, want)
 	}
 	for _, dir := range []string{"run", "bpf"} {

@@ -24,10 +24,10 @@ import (
 // pluginSocket is where a Docker Engine finds the drivers.
 func pluginSocket(dir string) string { return filepath.Join(dir, dockerplugin.Name+".sock") }
 
-// takeDockerSocket takes the socket that systemd has made for the engine's drivers, and
+// adoptDockerSocket takes the socket that systemd has made for the engine's drivers, and
 // passes: an engine that asks while no daemon runs then starts one, and waits, instead
 // of trying for 15 s.
-func (d *daemon) takeDockerSocket() error {
+func (d *daemon) adoptDockerSocket() error {
 	want := pluginSocket(d.cfg.Dirs.DockerPlugins)
 	for _, l := range d.passed {
 		switch {
@@ -37,14 +37,14 @@ func (d *daemon) takeDockerSocket() error {
 			return fmt.Errorf("systemd passes %q twice (see fairlead.socket)", want)
 		}
 		d.dockerSocket = l
-		d.closeLater("Docker's socket", l.Close)
+		d.onClose("Docker's socket", l.Close)
 	}
 	return nil
 }
 
-// refusing is how long a daemon that cannot start tells so to engines that made
+// refuseTime is how long a daemon that cannot start tells so to engines that made
 // systemd start it. They would try on their own for 15 s if it just ended.
-const refusing = time.Second
+const refuseTime = time.Second
 
 // Refuse is for a daemon that is not even run, for the reason: it answers engines that made
 // systemd start it, as [Run] does when it cannot start.
@@ -59,7 +59,7 @@ func Refuse(ctx context.Context, reason error, log *slog.Logger) {
 // refuseDocker answers whatever engines ask at systemd's sockets with the reason why
 // nobody serves them.
 func (d *daemon) refuseDocker(ctx context.Context, reason error) {
-	ctx, cancel := context.WithTimeout(ctx, refusing)
+	ctx, cancel := context.WithTimeout(ctx, refuseTime)
 	defer cancel()
 	var all sync.WaitGroup
 	for _, l := range d.passed {
@@ -75,9 +75,9 @@ func (d *daemon) refuseDocker(ctx context.Context, reason error) {
 	all.Wait()
 }
 
-// keepDocker refuses what listenDocker would, before a running daemon is asked to end: one
+// checkDockerSocket refuses what listenDocker would, before a running daemon is asked to end: one
 // that systemd has started does not take its socket with it.
-func (d *daemon) keepDocker() error {
+func (d *daemon) checkDockerSocket() error {
 	dir := d.cfg.Dirs.DockerPlugins
 	if dir == "" || d.dockerSocket != nil {
 		return nil
@@ -99,7 +99,7 @@ func (d *daemon) listenDocker() error {
 		return nil
 	}
 	path := pluginSocket(dir)
-	if answers(path) {
+	if isServed(path) {
 		return fmt.Errorf(`another daemon serves Docker at %q, or systemd (fairlead.socket) listens there (give this one a --docker-plugin-dir of its own, or "" for none)`, path)
 	}
 	err := os.MkdirAll(dir, 0o755)
@@ -116,13 +116,13 @@ func (d *daemon) listenDocker() error {
 		return fmt.Errorf(`--docker-plugin-dir %q cannot be used (name another, or "" for none): %w`, dir, err)
 	}
 	d.dockerSocket = l
-	d.closeLater("Docker's socket", l.Close)
+	d.onClose("Docker's socket", l.Close)
 	return nil
 }
 
-// answers reports whether somebody serves a socket. One that is seen to listen is not
+// isServed reports whether somebody serves a socket. One that is seen to listen is not
 // called: it may be systemd's, who would start a daemon.
-func answers(path string) bool {
+func isServed(path string) bool {
 	if inode, err := httpserve.Listener(path); err == nil && inode != "" {
 		return true
 	}
@@ -137,7 +137,7 @@ func answers(path string) bool {
 // removeDockerSocket removes the socket that a killed daemon left, which would
 // keep an engine trying. One that somebody serves stays, and none is success.
 func removeDockerSocket(dir string) error {
-	if dir == "" || answers(pluginSocket(dir)) {
+	if dir == "" || isServed(pluginSocket(dir)) {
 		return nil
 	}
 	if err := os.Remove(pluginSocket(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {

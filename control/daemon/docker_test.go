@@ -35,7 +35,7 @@ func TestDockerSocket(t *testing.T) {
 	if info, err := os.Stat(pluginSocket(dir)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("socket %v, %v", info, err)
 	}
-	if err := removeDockerSocket(dir); err != nil || !answers(pluginSocket(dir)) {
+	if err := removeDockerSocket(dir); err != nil || !isServed(pluginSocket(dir)) {
 		t.Errorf("a socket that is served was removed: %v", err)
 	}
 	l.SetUnlinkOnClose(false) // as when it is killed
@@ -106,12 +106,12 @@ func TestDockerSocketOfSystemd(t *testing.T) {
 	right, wrong := listen(pluginSocket(dir)), listen(filepath.Join(dir, "other.sock"))
 	for _, passed := range [][]net.Listener{{wrong}, {right, wrong}, {right, right}, {nil}} {
 		d := &daemon{cfg: Config{Dirs: Dirs{DockerPlugins: dir}}, passed: passed}
-		if err := d.takeDockerSocket(); err == nil || !strings.Contains(err.Error(), "fairlead.socket") {
+		if err := d.adoptDockerSocket(); err == nil || !strings.Contains(err.Error(), "fairlead.socket") {
 			t.Errorf("%v was taken, or %v", passed, err)
 		}
 	}
 	d := &daemon{cfg: Config{Dirs: Dirs{DockerPlugins: dir}}, passed: []net.Listener{right}, log: slog.New(slog.DiscardHandler)}
-	if err := errors.Join(d.takeDockerSocket(), d.listenDocker()); err != nil || d.dockerSocket != right {
+	if err := errors.Join(d.adoptDockerSocket(), d.listenDocker()); err != nil || d.dockerSocket != right {
 		t.Fatalf("has %v, %v", d.dockerSocket, err)
 	}
 	refused := make(chan struct{})

@@ -26,7 +26,7 @@ func Doctor(ctx context.Context, w io.Writer, host string) (bool, error) {
 	}
 	found.List = append(found.List, shaping(rtnl.ProbeShaping()))
 	health, status := daemonHealth(ctx, host)
-	report := diagnosis(found) + uplinkTroubles(status) + bypassed(rtnl.BypassedRules()) + "\nDaemon\n  " + health + "\n"
+	report := diagnosis(found) + uplinkProblems(status) + bypassed(rtnl.BypassedRules()) + "\nDaemon\n  " + health + "\n"
 	if _, err := io.WriteString(w, report); err != nil {
 		return false, fmt.Errorf("write the report: %w", err)
 	}
@@ -63,13 +63,13 @@ func shaping(err error) loader.Feature {
 // diagnosis renders what was found: a verdict, what is missing with its
 // consequence, and then what is there.
 func diagnosis(found loader.Features) string {
-	var hindrances, missing, there strings.Builder
+	var blockers, missing, present strings.Builder
 	for _, f := range found.List {
 		switch {
 		case f.OK:
-			fmt.Fprintf(&there, "  %s: %s\n", f.Name, f.Why)
+			fmt.Fprintf(&present, "  %s: %s\n", f.Name, f.Why)
 		case f.Required:
-			fmt.Fprintf(&hindrances, "  %s: %s\n    %s\n", f.Name, f.Why, f.Consequence)
+			fmt.Fprintf(&blockers, "  %s: %s\n    %s\n", f.Name, f.Why, f.Consequence)
 		default:
 			fmt.Fprintf(&missing, "  %s: %s\n    %s\n", f.Name, f.Why, f.Consequence)
 		}
@@ -84,9 +84,9 @@ func diagnosis(found loader.Features) string {
 	}
 	fmt.Fprintf(&report, "%s (Linux %s)\n", verdict, found.Release)
 	for _, section := range []struct{ title, text string }{
-		{"Needed, and missing", hindrances.String()},
+		{"Needed, and missing", blockers.String()},
 		{"Missing", missing.String()},
-		{"There", there.String()},
+		{"There", present.String()},
 	} {
 		if section.text != "" {
 			fmt.Fprintf(&report, "\n%s\n%s", section.title, section.text)
@@ -95,32 +95,32 @@ func diagnosis(found loader.Features) string {
 	return report.String()
 }
 
-// uplinkTroubles tells of uplinks that do not work: the daemon's, which knows the pinned
+// uplinkProblems tells of uplinks that do not work: the daemon's, which knows the pinned
 // ones, or, without a daemon, this host's as they would be found.
-func uplinkTroubles(status *api.Status) string {
-	var troubles []string
+func uplinkProblems(status *api.Status) string {
+	var problems []string
 	if status != nil {
-		troubles = status.Troubles
+		problems = status.Troubles
 	} else {
-		found, err := lookForTroubles()
+		found, err := findUplinkProblems()
 		if err != nil {
 			found = []string{"not known: " + err.Error()}
 		}
-		troubles = found
+		problems = found
 	}
-	if len(troubles) == 0 {
+	if len(problems) == 0 {
 		return ""
 	}
-	return "\nUplinks\n  " + strings.Join(troubles, "\n  ") + "\n"
+	return "\nUplinks\n  " + strings.Join(problems, "\n  ") + "\n"
 }
 
-func lookForTroubles() ([]string, error) {
+func findUplinkProblems() ([]string, error) {
 	h, err := rtnl.New()
 	if err != nil {
 		return nil, err
 	}
-	troubles, err := h.FindUplinkProblems(nil)
-	return troubles, errors.Join(err, h.Close())
+	problems, err := h.FindUplinkProblems(nil)
+	return problems, errors.Join(err, h.Close())
 }
 
 // daemonHealth asks the daemon how it is; the first result says it in one line, the second

@@ -101,11 +101,11 @@ func TestCleanupWaitsForADaemonThatEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := arrest(t.Context(), dirs); err == nil || !strings.Contains(err.Error(), "stop it first") {
+	if _, _, err := lockStopped(t.Context(), dirs); err == nil || !strings.Contains(err.Error(), "stop it first") {
 		t.Errorf("cleanup beside a daemon: %v, want a refusal that says to stop it", err)
 	}
-	time.AfterFunc(arrestWait/10, func() { _ = holder.Close() })
-	ran, unlock, err := arrest(t.Context(), dirs)
+	time.AfterFunc(stopWait/10, func() { _ = holder.Close() })
+	ran, unlock, err := lockStopped(t.Context(), dirs)
 	if err != nil || ran {
 		t.Fatalf("cleanup after a daemon that ends: ran %t, %v", ran, err)
 	}
@@ -190,15 +190,15 @@ func takesOver(t *testing.T, before os.Signal) {
 func TestTakeOverSparesStrangers(t *testing.T) {
 	dir := t.TempDir()
 	startHolder(t, dir)
-	stranger := exec.CommandContext(t.Context(), "sleep", "60")
-	if err := stranger.Start(); err != nil {
+	unrelated := exec.CommandContext(t.Context(), "sleep", "60")
+	if err := unrelated.Start(); err != nil {
 		t.Fatal(err)
 	}
 	file, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (&lock{file: file}).sign(identity{PID: stranger.Process.Pid, NetNSCookie: heldCookie}); err != nil {
+	if err := (&lock{file: file}).sign(identity{PID: unrelated.Process.Pid, NetNSCookie: heldCookie}); err != nil {
 		t.Fatal(err)
 	}
 	if err := file.Close(); err != nil {
@@ -208,8 +208,8 @@ func TestTakeOverSparesStrangers(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "does not hold it") {
 		t.Errorf("takeOver: %v, want a refusal", err)
 	}
-	if err := stranger.Process.Signal(syscall.Signal(0)); err != nil {
-		t.Errorf("the stranger was hit: %v", err)
+	if err := unrelated.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the unrelated was hit: %v", err)
 	}
 }
 

@@ -46,7 +46,7 @@ func (d *daemon) openStore() error {
 		return d.explainDamage(fmt.Errorf("--state-dir: %w", err))
 	}
 	d.store = state
-	d.closeLater("state", state.Close)
+	d.onClose("state", state.Close)
 	return nil
 }
 
@@ -72,13 +72,13 @@ func (d *daemon) listenMetrics() error {
 		return fmt.Errorf(`--metrics-listen %q cannot be used (name another address, or "" for no metrics): %w`, d.cfg.MetricsListen, err)
 	}
 	d.metricsSocket = l
-	d.closeLater("metrics socket", l.Close)
+	d.onClose("metrics socket", l.Close)
 	return nil
 }
 
-// lookForUplinks warns of pinned uplinks that are not there, which may come, and
+// warnUplinks warns of pinned uplinks that are not there, which may come, and
 // of those that cannot be one.
-func (d *daemon) lookForUplinks() error {
+func (d *daemon) warnUplinks() error {
 	links, err := d.handle.Links()
 	if err != nil {
 		return err

@@ -119,7 +119,7 @@ func TestAbsentUplinkIsWarnedOf(t *testing.T) {
 		if d.handle, err = rtnl.New(); err != nil {
 			return err
 		}
-		return errors.Join(d.lookForUplinks(), d.handle.Close())
+		return errors.Join(d.warnUplinks(), d.handle.Close())
 	})
 	if err != nil {
 		t.Fatal(err)
