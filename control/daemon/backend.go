@@ -21,8 +21,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// backend is what the API serves: the controller's verbs, and what only the
-// running daemon knows.
+// backend is the backend of the API: the controller's verbs, and what only the running daemon
+// knows.
 type backend struct {
 	*controller.Controller
 	daemon *daemon
@@ -33,8 +33,9 @@ var (
 	_ api.FlowFlusher = (*backend)(nil)
 )
 
-// CreateSandbox makes a sandbox; [api.Backend]. The controller, which meets no
-// kernel, would only learn from a half-made one that its namespace is missing.
+// CreateSandbox implements [api.Backend]. It checks the namespace's path first: the controller
+// does not use the kernel, and would only find out from a half-made sandbox that the namespace is
+// missing.
 func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
 	if filepath.IsAbs(spec.NetNS) {
 		ns, err := b.daemon.handle.OpenSandboxNetNS(spec.NetNS)
@@ -43,7 +44,7 @@ func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*m
 		}
 		if err != nil {
 			return nil, &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(
-				"%v (ip netns add NAME makes one at /run/netns/NAME; without --netns the sandbox gets a new one)", err)}
+				"%v (ip netns add NAME creates one at /run/netns/NAME; without --netns the sandbox gets a new one)", err)}
 		}
 		if err := ns.Close(); err != nil {
 			return nil, err
@@ -52,8 +53,8 @@ func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*m
 	return b.Controller.CreateSandbox(ctx, spec)
 }
 
-// Sandbox finds a sandbox; [api.Backend]. One that an engine made just now may be asked for by a name
-// that the engine has not given yet.
+// Sandbox implements [api.Backend]. The caller may use a name that the engine has just assigned,
+// so it fetches the engine's names if the sandbox is not found.
 func (b *backend) Sandbox(ref string) (*model.Sandbox, error) {
 	sb, err := b.Controller.Sandbox(ref)
 	if errors.Is(err, model.ErrNotFound) && b.learnNames() {
@@ -62,7 +63,7 @@ func (b *backend) Sandbox(ref string) (*model.Sandbox, error) {
 	return sb, err
 }
 
-// Network is the same for networks.
+// Network does the same for networks.
 func (b *backend) Network(ref string) (*model.Network, error) {
 	n, err := b.Controller.Network(ref)
 	if errors.Is(err, model.ErrNotFound) && b.learnNames() {
@@ -71,19 +72,20 @@ func (b *backend) Network(ref string) (*model.Network, error) {
 	return n, err
 }
 
-// learnNames asks the engine for names, if some of its own lack theirs, and reports whether it given.
+// learnNames fetches names from the engine if some of its objects lack one, and reports whether
+// it did.
 func (b *backend) learnNames() bool {
 	if b.daemon.namer == nil || !lacksNames(b.Snapshot()) {
 		return false
 	}
-	err := b.daemon.namer.Learn(context.Background()) // it gives up by itself
+	err := b.daemon.namer.Learn(context.Background()) // it has a timeout of its own
 	if err != nil {
-		b.daemon.log.Debug("the engine does not tell its names", "err", err)
+		b.daemon.log.Debug("cannot fetch names from the engine", "err", err)
 	}
 	return err == nil
 }
 
-// lacksNames reports whether the engine has not given the name of something of its own.
+// lacksNames reports whether a sandbox or network of the engine lacks its name.
 func lacksNames(s *model.Snapshot) bool {
 	for _, sb := range s.Sandboxes {
 		if sb.Foreign && sb.EngineID == "" {
@@ -98,33 +100,33 @@ func lacksNames(s *model.Snapshot) bool {
 	return false
 }
 
-// Warnings tells what CreateSandbox accepts but does not serve; [api.Backend].
+// Warnings implements [api.Backend]. It returns what CreateSandbox accepts but cannot serve.
 func (b *backend) Warnings(spec model.SandboxSpec) []string {
 	warnings := b.Controller.Warnings(spec)
 	if len(spec.Ports) == 0 && !spec.PublishAll || len(warnings) > 0 {
 		return warnings
 	}
 	if problem := b.daemon.datapath.CgroupTrouble(); problem != "" {
-		return []string{"Programs of the host do not reach published ports at the host's own addresses, 127.0.0.1 among them: " + problem}
+		return []string{"Programs on the host cannot reach published ports at the host's own addresses, including 127.0.0.1: " + problem}
 	}
 	return nil
 }
 
-// refuseHost is the refusal to take the host for a sandbox.
+// refuseHost returns the refusal to use the host's namespace for a sandbox.
 func refuseHost(path string) error {
 	return &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(
-		"network namespace %q is the host's own (name another; in the host's network a sandbox is with --network host)", path)}
+		"network namespace %q is the host's own (name another; use --network host to run in the host's network)", path)}
 }
 
-// engineController is the controller as container engines have it.
+// engineController is the controller for container engines.
 type engineController struct {
 	*controller.Controller
 	handle *rtnl.Handle
 	log    *slog.Logger
 }
 
-// JoinEndpoint makes an endpoint's devices; [dockerplugin.Controller]. The path need not lead
-// anywhere outside of the engine.
+// JoinEndpoint implements [dockerplugin.Controller]. The path need not exist outside of the
+// engine.
 func (f engineController) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
 	ns, err := f.handle.OpenSandboxNetNS(netns)
 	if errors.Is(err, rtnl.ErrHost) {
@@ -134,13 +136,14 @@ func (f engineController) JoinEndpoint(ctx context.Context, id, name, netns stri
 		err = ns.Close()
 	}
 	if err != nil && !errors.Is(err, rtnl.ErrGone) {
-		f.log.Debug("an engine's network namespace is not looked at", "path", netns, "err", err)
+		f.log.Debug("cannot check the engine's network namespace", "path", netns, "err", err)
 	}
 	return f.Controller.JoinEndpoint(ctx, id, name, netns)
 }
 
-// ForceRemoveNetwork removes a network, also a container engine's that the engine does
-// not have; [api.Node]. Without an engine to ask, the operator's word is taken for it.
+// ForceRemoveNetwork implements [api.Node]. It removes a network even if an engine manages it,
+// provided that the engine no longer has it. If there is no engine to query, it trusts the
+// operator.
 func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	n, err := b.Network(ref)
 	if err != nil {
@@ -152,10 +155,10 @@ func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	if b.daemon.namer != nil {
 		has, err := b.daemon.namer.Has(ctx, n.ID)
 		if err != nil {
-			return &model.Refusal{Kind: model.ErrConflict, Text: fmt.Sprintf("network %s is a container engine's, which does not tell whether it has it: %v (mend or end the engine, and try again)", n.Name, err)}
+			return &model.Refusal{Kind: model.ErrConflict, Text: fmt.Sprintf("network %s belongs to Docker, which did not answer: %v (restart or stop Docker, then retry)", n.Name, err)}
 		}
 		if has {
-			return &model.Refusal{Kind: model.ErrForbidden, Text: fmt.Sprintf("network %s is a container engine's, which has it (use that: docker network rm %[1]s)", n.Name)}
+			return &model.Refusal{Kind: model.ErrForbidden, Text: fmt.Sprintf("network %s is managed by Docker (use: docker network rm %[1]s)", n.Name)}
 		}
 	}
 	if err := b.RemoveForeignNetwork(ctx, n.ID); err != nil {
@@ -168,7 +171,7 @@ func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	return b.RemoveOrphaned(ctx, subnets)
 }
 
-// CheckSandbox looks at a sandbox's interfaces at once; [api.Node].
+// CheckSandbox implements [api.Node]. It checks a sandbox's interfaces immediately.
 func (b *backend) CheckSandbox(ctx context.Context, id string, given api.Told) error {
 	err := b.daemon.reconciler.Check(ctx, id)
 	if err == nil && given.EndpointID != "" {
@@ -182,10 +185,10 @@ func (b *backend) CheckSandbox(ctx context.Context, id string, given api.Told) e
 	}
 }
 
-// Unserved lists the gateways where names should be served and are not; [api.Node].
+// Unserved implements [api.Node]. It lists the gateways where DNS should be served and is not.
 func (b *backend) Unserved() []netip.Addr { return b.daemon.dns.Unserved() }
 
-// Status says how the daemon is; [api.Node].
+// Status implements [api.Node].
 func (b *backend) Status(context.Context) (api.Status, error) {
 	counts, err := b.daemon.datapath.Maps().Conntrack.Counts()
 	if err != nil {
@@ -230,7 +233,7 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 	}, nil
 }
 
-// publishedPorts counts host ports: a range counts each of its ports.
+// publishedPorts counts host ports. Each port of a range counts.
 func publishedPorts(snapshot *model.Snapshot) int {
 	ports := 0
 	for _, p := range snapshot.Publishes {
@@ -239,8 +242,7 @@ func publishedPorts(snapshot *model.Snapshot) int {
 	return ports
 }
 
-// uplinks names the devices through which traffic leaves the host. One that
-// vanished just now is left out.
+// uplinks returns the names of the uplinks. It omits devices that were just removed.
 func (b *backend) uplinks() ([]string, error) {
 	links, err := b.daemon.handle.Links()
 	if err != nil {
@@ -260,7 +262,7 @@ func (b *backend) uplinks() ([]string, error) {
 	return uplinks, nil
 }
 
-// version says what is running, and on what.
+// version returns the versions of the daemon and of the kernel.
 func (d *daemon) version() api.Version {
 	v := api.Version{
 		Version: d.cfg.Version, GitCommit: d.cfg.Revision,

@@ -17,7 +17,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// A path that leads to no network namespace is refused before anything is made.
+// A path that is not a network namespace is refused before anything is created.
 func TestNoNamespaceThere(t *testing.T) {
 	for _, path := range []string{"/no/such", "/etc/passwd", "/etc/passwd/below", "/proc/self/ns/mnt"} {
 		_, err := (&backend{daemon: &daemon{}}).CreateSandbox(t.Context(), model.SandboxSpec{Name: "box", NetNS: path})
@@ -27,7 +27,7 @@ func TestNoNamespaceThere(t *testing.T) {
 	}
 }
 
-// The host's own namespace is no sandbox, whatever path leads to it.
+// The host's own namespace cannot be a sandbox, whatever the path.
 func TestHostIsNoSandbox(t *testing.T) {
 	handle, err := rtnl.New()
 	if err != nil {

@@ -18,39 +18,40 @@ import (
 )
 
 const (
-	// claimName is in the abstract namespace of unix sockets, of which each
-	// network namespace has its own. The kernel frees it when its holder dies.
+	// claimName is in the abstract namespace of Unix sockets, of which each network namespace has
+	// its own. The kernel frees it when its holder exits.
 	claimName = "@fairlead/daemon"
-	// claimWait is for a killed holder to be gone: its locks go one by one.
+	// claimWait bounds the wait for a killed holder to exit: the kernel releases its locks one by
+	// one.
 	claimWait = time.Second
 	claimPoll = 10 * time.Millisecond
-	// answerWait bounds the wait for an answer; only a holder that is stopped, or a
-	// stranger, costs that long.
+	// answerWait bounds the wait for an answer. Only a holder that is stopped, or an unrelated
+	// process, makes the daemon wait that long.
 	answerWait = 3 * time.Second
 	maxRunDir  = 4096
 )
 
-// holder is who has claimed a network namespace.
+// holder is the process that has claimed a network namespace.
 type holder struct {
-	pid    int    // 0: it is in another PID namespace
+	pid    int    // 0 if it is in another PID namespace
 	uid    uint32 // as this process sees it
-	runDir string // "": it did not say
+	runDir string // "" if it did not answer
 }
 
 func (h holder) String() string {
-	who := fmt.Sprintf("process %d", h.pid)
+	s := fmt.Sprintf("process %d", h.pid)
 	if h.pid == 0 {
-		who = "a process of another PID namespace"
+		s = "a process in another PID namespace"
 	}
 	if h.runDir != "" {
-		who += fmt.Sprintf(", with --run-dir %q,", h.runDir)
+		s += fmt.Sprintf(", --run-dir %q", h.runDir)
 	}
-	return who
+	return s
 }
 
-// claimNetNS makes this process the one that removes leftovers in its network
-// namespace until release: to a daemon of other directories, the devices of a
-// running one would be leftovers.
+// claimNetNS makes this process the one that removes leftovers in its network namespace, until
+// release is called. A daemon of other directories would take the devices of a running one for
+// leftovers.
 func claimNetNS(ctx context.Context, runDir string, log *slog.Logger) (release func() error, err error) {
 	listener, err := listenClaim(ctx)
 	if err == nil {
@@ -62,15 +63,15 @@ func claimNetNS(ctx context.Context, runDir string, log *slog.Logger) (release f
 	}
 	other, err := queryHolder()
 	if err == nil && (other.uid == 0 || other.uid == uint32(os.Geteuid())) {
-		return nil, fmt.Errorf("%v rules this network namespace (stop it first, or use a network namespace of its own, as with ip netns exec)", other)
+		return nil, fmt.Errorf("another fairlead daemon (%v) already manages this network namespace (stop it first, or run this one in its own namespace, as with ip netns exec)", other)
 	}
-	// Anyone may take the name; that must not keep a daemon from its work.
-	log.Warn("a stranger keeps daemons from finding each other; see that no other is in this network namespace",
+	// Any process may take the name, so that must not keep a daemon from starting.
+	log.Warn("the socket that detects a second daemon is held by another user's process; make sure that no other daemon runs in this network namespace",
 		"socket", claimName, "pid", other.pid, "uid", other.uid, "err", err)
 	return func() error { return nil }, nil
 }
 
-// listenClaim takes the name, as soon as a holder that is dying lets go.
+// listenClaim listens at the name, if necessary as soon as a dying holder releases it.
 func listenClaim(ctx context.Context) (net.Listener, error) {
 	for deadline := time.Now().Add(claimWait); ; {
 		listener, err := net.Listen("unix", claimName)
@@ -85,23 +86,23 @@ func listenClaim(ctx context.Context) (net.Listener, error) {
 	}
 }
 
-// serveRunDir tells whoever asks which run directory the holder has.
+// serveRunDir sends the run directory to each client.
 func serveRunDir(listener net.Listener, runDir string) {
 	for {
 		conn, err := listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // no file is free: the next may have more luck
+		if err != nil { // out of file descriptors: retry
 			time.Sleep(claimPoll)
 			continue
 		}
-		_, _ = io.WriteString(conn, runDir) // who went away needs no answer
+		_, _ = io.WriteString(conn, runDir) // the client may have disconnected
 		_ = conn.Close()
 	}
 }
 
-// queryHolder finds out who has the name. The kernel says which process it is.
+// queryHolder identifies the process that has the name. The kernel provides its PID.
 func queryHolder() (_ holder, retErr error) {
 	conn, err := net.DialTimeout("unix", claimName, answerWait)
 	if err != nil {
@@ -116,7 +117,7 @@ func queryHolder() (_ holder, retErr error) {
 		return holder{}, err
 	}
 	h := holder{pid: int(cred.Pid), uid: cred.Uid}
-	if text, err := io.ReadAll(io.LimitReader(conn, maxRunDir)); err == nil { // it need not answer
+	if text, err := io.ReadAll(io.LimitReader(conn, maxRunDir)); err == nil { // the answer is optional
 		h.runDir = string(text)
 	}
 	return h, nil

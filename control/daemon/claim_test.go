@@ -20,7 +20,7 @@ import (
 
 const nobody = 65534
 
-// squat takes the daemons' name as somebody without rights, until it is killed.
+// squat takes the daemons' socket name as an unprivileged user, until it is killed.
 func squat() error {
 	if err := syscall.Setuid(nobody); err != nil {
 		return err
@@ -37,7 +37,7 @@ func squat() error {
 	}
 }
 
-// beside is a node of other directories on the same host.
+// beside returns a node with other directories on the same host.
 func (n *node) beside() *node {
 	n.Helper()
 	dir, err := os.MkdirTemp("", "d")
@@ -48,7 +48,7 @@ func (n *node) beside() *node {
 	return &node{T: n.T, host: n.host, dir: dir}
 }
 
-// run runs a verb to its end.
+// run runs a verb to completion.
 func (n *node) run(verb string) world.Result {
 	n.Helper()
 	result, err := n.host.RunCommand(n.command(verb))
@@ -58,8 +58,7 @@ func (n *node) run(verb string) world.Result {
 	return result
 }
 
-// A daemon of other directories would take the first one's devices for
-// leftovers, and a cleanup too.
+// A daemon or cleanup of other directories would take the first one's devices for leftovers.
 func TestOneDaemonInANetworkNamespace(t *testing.T) {
 	n := newNode(t)
 	first := n.start()
@@ -90,7 +89,7 @@ func TestOneDaemonInANetworkNamespace(t *testing.T) {
 	other.start()
 }
 
-// A daemon that is stopped, or in another PID namespace, says little.
+// A daemon that is stopped, or in another PID namespace, cannot be described fully.
 func TestHolderOfFewWords(t *testing.T) {
 	n := newNode(t)
 	first := n.start()
@@ -98,15 +97,15 @@ func TestHolderOfFewWords(t *testing.T) {
 		t.Fatal(err)
 	}
 	result := n.beside().run("daemon")
-	if want := fmt.Sprintf("process %d rules", first.Pid()); result.Code != 1 || !strings.Contains(result.Stderr, want) {
+	if want := fmt.Sprintf("daemon (process %d) already", first.Pid()); result.Code != 1 || !strings.Contains(result.Stderr, want) {
 		t.Errorf("beside a stopped daemon: status %d, %q; want %q", result.Code, result.Output(), want)
 	}
-	if got, want := (holder{runDir: "/run/x"}).String(), `a process of another PID namespace, with --run-dir "/run/x",`; got != want {
-		t.Errorf("a holder without a number is %q, want %q", got, want)
+	if got, want := (holder{runDir: "/run/x"}).String(), `a process in another PID namespace, --run-dir "/run/x"`; got != want {
+		t.Errorf("a holder without a PID is %q, want %q", got, want)
 	}
 }
 
-// Abstract names are anybody's.
+// Any process may take an abstract socket name.
 func TestStrangersDoNotKeepADaemonAway(t *testing.T) {
 	n := newNode(t)
 	squatter, err := n.host.SpawnCommand(n.command("squat"))

@@ -21,28 +21,27 @@ import (
 
 // Directories in the run directory.
 const (
-	namespaces = "netns" // of the sandboxes Fairlead made
-	logs       = "logs"  // what detached programs write
+	namespaces = "netns" // of the sandboxes with owned namespaces
+	logs       = "logs"  // output of detached programs
 )
 
-// stopWait is for a daemon that was just told to end to be gone.
+// stopWait bounds the wait for a daemon that was just asked to stop.
 const stopWait = 3 * time.Second
 
-// devicesAtOnce is how many devices go between two looks whether to stop, and two
-// reports: about a second's.
+// devicesAtOnce is how many devices are removed between two checks for cancellation and two
+// progress reports. It takes about a second.
 const devicesAtOnce = 64
 
-// Cleanup removes every kernel object of the daemon that lived in the
-// directories, and nothing else: devices, namespaces, programs, maps and pins.
-// The run directory, which describes them, goes along; what is stored in the
-// state directory stays. It is refused while the daemon runs, or one of other
-// directories in this network namespace. Absent directories are success.
+// Cleanup removes every kernel object of the daemon that used the directories, and nothing else:
+// devices, namespaces, programs, maps and pins. It also removes the run directory, which
+// describes them, but not the stored state in the state directory. It refuses while the daemon
+// runs, or a daemon of other directories in this network namespace. Missing directories are not
+// an error.
 //
-// Devices are known by their alias, in the network namespace the daemon noted
-// in its run directory. Without a note there are none it could have made since
-// the machine came up, save for a run directory removed by hand; those the next
-// daemon there sweeps. A thousand take some 20 s: progress is told how many are
-// gone, of how many.
+// Devices are recognized by their alias, in the network namespace that the daemon recorded in its
+// run directory. Without that record the daemon has created none since the machine's start,
+// unless the run directory was removed by hand; the next daemon there removes those. A thousand
+// devices take some 20 s: progress is called with the number of removed devices and of all.
 func Cleanup(ctx context.Context, dirs Dirs, progress func(done, all int), log *slog.Logger) error {
 	if err := dirs.validate(); err != nil {
 		return err
@@ -83,7 +82,7 @@ func cleanup(ctx context.Context, dirs Dirs, handle *rtnl.Handle, progress func(
 	return removeRunDir(dirs.Run)
 }
 
-// lockStopped keeps a daemon from starting in the directories until unlock, and
+// lockStopped prevents a daemon from starting in the directories until unlock is called, and
 // reports whether one ran there, in this network namespace.
 func lockStopped(ctx context.Context, dirs Dirs) (ran bool, unlock func() error, retErr error) {
 	path := filepath.Join(dirs.Run, lockName)
@@ -92,7 +91,7 @@ func lockStopped(ctx context.Context, dirs Dirs) (ran bool, unlock func() error,
 	}
 	l, err := awaitLock(ctx, dirs.Run, stopWait)
 	if errors.Is(err, errLocked) {
-		return false, nil, fmt.Errorf("a daemon serves %q (stop it first, with systemctl stop fairlead.socket fairlead, or SIGTERM)", dirs.Run)
+		return false, nil, fmt.Errorf("a daemon is running in %q (stop it first, with systemctl stop fairlead.socket fairlead, or SIGTERM)", dirs.Run)
 	}
 	if err != nil {
 		return false, nil, err
@@ -106,7 +105,7 @@ func lockStopped(ctx context.Context, dirs Dirs) (ran bool, unlock func() error,
 	if err != nil {
 		return false, nil, err
 	}
-	if id == (identity{}) { // it ended before it signed
+	if id == (identity{}) { // the holder exited before it wrote its identity
 		return false, l.Close, nil
 	}
 	cookie, err := netnsCookie()
@@ -119,8 +118,8 @@ func lockStopped(ctx context.Context, dirs Dirs) (ran bool, unlock func() error,
 	return true, l.Close, nil
 }
 
-// removeDevices removes what bears Fairlead's alias; the other ends, inside the
-// sandboxes, go along.
+// removeDevices removes the devices with Fairlead's alias. Their peers in the sandboxes are
+// removed with them.
 func removeDevices(ctx context.Context, handle *rtnl.Handle, progress func(done, all int), log *slog.Logger) error {
 	links, err := handle.Links()
 	if err != nil {
@@ -137,7 +136,7 @@ func removeDevices(ctx context.Context, handle *rtnl.Handle, progress func(done,
 		var indices []uint32
 		for _, link := range some {
 			indices = append(indices, link.Index)
-			log.Debug("device goes", "device", link.Name, "alias", link.Alias)
+			log.Debug("removing device", "device", link.Name, "alias", link.Alias)
 		}
 		if err := handle.DeleteLinks(indices); err != nil {
 			return err
@@ -146,8 +145,7 @@ func removeDevices(ctx context.Context, handle *rtnl.Handle, progress func(done,
 	return nil
 }
 
-// removeNamespaces lets go of the sandboxes' namespaces. Each lives on as long
-// as a program is in it.
+// removeNamespaces removes the sandboxes' namespaces. Each exists as long as a program is in it.
 func removeNamespaces(runDir string) error {
 	dir := filepath.Join(runDir, namespaces)
 	entries, err := os.ReadDir(dir)
@@ -165,8 +163,8 @@ func removeNamespaces(runDir string) error {
 	return nil
 }
 
-// removeRunDir removes what Fairlead keeps in its run directory, and the
-// directories if nothing else is in them. The lock goes last.
+// removeRunDir removes Fairlead's files in its run directory, and the directories if they are
+// empty then. It removes the lock last.
 func removeRunDir(runDir string) error {
 	files, err := filepath.Glob(filepath.Join(runDir, logs, "*.log"))
 	if err != nil {

@@ -17,18 +17,17 @@ import (
 	"github.com/fairlead-net/fairlead/loader"
 )
 
-// Dirs are the directories that make a daemon: two daemons of one machine share
-// none of them.
+// Dirs are the directories of a daemon. Two daemons on one machine share none of them.
 type Dirs struct {
-	State string // what must survive a reboot; default /var/lib/fairlead
+	State string // state that must survive a reboot; default /var/lib/fairlead
 	Run   string // socket, lock, namespaces; default /run/fairlead
 	BPF   string // pins; on a bpffs, or a place to mount one; default /sys/fs/bpf/fairlead
-	// DockerPlugins is where a Docker Engine looks for plugins, as a rule
-	// /run/docker/plugins; "": Docker is not served.
+	// DockerPlugins is where a Docker Engine looks for plugins, usually /run/docker/plugins. If
+	// it is "", Docker is not served.
 	DockerPlugins string
 }
 
-// validate wants different absolute paths.
+// validate checks that the paths are absolute and different.
 func (d Dirs) validate() error {
 	named := []struct{ flag, path string }{
 		{"--state-dir", d.State}, {"--run-dir", d.Run}, {"--bpf-dir", d.BPF},
@@ -52,43 +51,41 @@ func (d Dirs) validate() error {
 // maxSocketPath is the longest path a unix socket can have, in bytes.
 const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
 
-// Config is all that a daemon can be told.
+// Config is the configuration of a daemon.
 type Config struct {
 	Dirs Dirs // required
 
-	// DockerSocket is where the API of the Docker Engine is that Dirs.DockerPlugins
-	// serves: the names of its networks and containers are asked for there. "": they
-	// are not.
+	// DockerSocket is the API socket of the Docker Engine that Dirs.DockerPlugins serves. The
+	// daemon queries it for names of networks and containers, unless it is "".
 	DockerSocket string
-	// MetricsListen is the address of the metrics' HTTP server; "": none.
+	// MetricsListen is the address of the HTTP server for metrics; "" for none.
 	MetricsListen string
-	// Uplinks are the names of the devices that lead out; none: found from
-	// routes and addresses, and followed as they come and go.
+	// Uplinks are the names of the uplinks. If it is empty, they are found from routes and
+	// addresses, and followed as they change.
 	Uplinks []string
-	// DefaultPools are cut into subnets for networks that name none; none:
-	// Docker's, and for IPv6 a unique local prefix.
+	// DefaultPools are cut into subnets for networks that specify none. The default is Docker's,
+	// and for IPv6 a unique local prefix.
 	DefaultPools []ipam.DefaultPool
-	// SNATMin to SNATMax, inclusive, are the ports that masqueraded flows may be
-	// given whose own is taken; zero: 32768 to 60999.
+	// SNATMin to SNATMax, inclusive, are the ports for masqueraded flows whose own port is taken.
+	// The default, 0, is 32768 to 60999.
 	SNATMin, SNATMax uint16
-	// CTMax is the number of entries of the table of confirmed flows, two a
-	// flow; 0: 524288.
+	// CTMax is the number of entries of the table of confirmed flows, two per flow. The default,
+	// 0, is 524288.
 	CTMax uint32
-	// CTTimeouts is when idle flows are forgotten, by state; absent:
-	// nf_conntrack's default.
+	// CTTimeouts are the timeouts of idle flows, by state. The default is nf_conntrack's.
 	CTTimeouts map[string]time.Duration
-	// MaxEndpoints and MaxPublishes size the tables of those; 0: the default.
+	// MaxEndpoints and MaxPublishes are the sizes of those tables; 0 is the default.
 	MaxEndpoints, MaxPublishes uint32
-	// ForceClsact attaches with clsact filters even where the kernel has tcx.
+	// ForceClsact attaches with clsact filters even if the kernel has tcx.
 	ForceClsact bool
-	// CgroupRoot is where the socket programs are attached; "": the cgroup2
-	// mount.
+	// CgroupRoot is the cgroup that the socket programs are attached to. The default, "", is the
+	// cgroup2 mount.
 	CgroupRoot string
-	// MemoryLimit is the heap size, in bytes, near which the garbage collector
-	// works harder; 0: 150 MiB, or what GOMEMLIMIT says.
+	// MemoryLimit is the heap size, in bytes, near which the garbage collector runs more often.
+	// The default, 0, is 150 MiB, or GOMEMLIMIT if it is set.
 	MemoryLimit int64
 
-	// Version and Revision say what is running.
+	// Version and Revision identify the build.
 	Version, Revision string
 	Log               *slog.Logger // required
 }
@@ -101,7 +98,7 @@ func (c Config) validate() error {
 		return err
 	}
 	if c.DockerSocket != "" && !filepath.IsAbs(c.DockerSocket) {
-		return fmt.Errorf(`--docker-socket is %q (want an absolute path, as in /var/run/docker.sock, or "" not to ask for names)`, c.DockerSocket)
+		return fmt.Errorf(`--docker-socket is %q (want an absolute path, as in /var/run/docker.sock, or "" not to query names)`, c.DockerSocket)
 	}
 	if c.MetricsListen != "" {
 		if _, err := net.ResolveTCPAddr("tcp", c.MetricsListen); err != nil {
@@ -133,7 +130,8 @@ func (c Config) validate() error {
 	return nil
 }
 
-// checkCgroupRoot: programs can be attached to a directory of cgroup2 only.
+// checkCgroupRoot checks that the directory is in a cgroup2 file system, since programs can be
+// attached only there.
 func (c Config) checkCgroupRoot() error {
 	if c.CgroupRoot == "" {
 		return nil
@@ -141,7 +139,7 @@ func (c Config) checkCgroupRoot() error {
 	var st unix.Statfs_t
 	err := unix.Statfs(c.CgroupRoot, &st)
 	if err == nil && st.Type != unix.CGROUP2_SUPER_MAGIC {
-		err = errors.New("it is in no cgroup2 file system")
+		err = errors.New("it is not in a cgroup2 file system")
 	}
 	if err != nil {
 		return fmt.Errorf("--cgroup-root is %q (want a directory where cgroup2 is mounted, as in /sys/fs/cgroup): %w", c.CgroupRoot, err)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package daemon puts the parts together: it opens the datapath, the state and
-// the sockets, runs what has to run, and lets go of all of it when it is told
-// to. The kernel's objects stay as they are: traffic does not need the daemon.
+// Package daemon assembles the daemon: it opens the datapath, the state and the sockets, runs all
+// parts, and closes everything when it is asked to end. Kernel objects stay, since traffic does
+// not need the daemon.
 package daemon
 
 import (
@@ -38,12 +38,12 @@ import (
 const (
 	stateFile          = "fairlead.db"
 	defaultMemoryLimit = 150 << 20
-	// gcPercent is how much garbage the heap may hold. A verb on a crowded host
-	// makes much of it, and little stays.
+	// gcPercent is the heap growth between garbage collections. A verb on a crowded host
+	// allocates much, of which little stays.
 	gcPercent = 50
 )
 
-// daemon is all that runs. What is opened last is closed first.
+// daemon holds all parts. They are closed in the reverse order.
 type daemon struct {
 	cfg     Config
 	started time.Time
@@ -59,17 +59,17 @@ type daemon struct {
 	metrics    *metrics.Metrics
 	server     *api.Server
 	docker     *dockerplugin.Server
-	namer      *dockerplugin.Namer // nil: no engine is asked for names
+	namer      *dockerplugin.Namer // nil if no engine is queried for names
 	dns        *dns.Server
 
 	apiSocket     net.Listener
-	dockerSocket  net.Listener   // nil: none
+	dockerSocket  net.Listener   // nil if Docker is not served
 	passed        []net.Listener // systemd's sockets
-	metricsSocket net.Listener   // nil: none
+	metricsSocket net.Listener   // nil if metrics are not served
 }
 
-// Run is a daemon's life. It returns when ctx ends, or with the error that ended
-// it. A daemon that serves the same run directory is taken over from.
+// Run runs a daemon. It returns when ctx ends, or with the error that ended it. It takes over
+// from a daemon that serves the same run directory.
 func Run(ctx context.Context, cfg Config) (retErr error) {
 	limitMemory(cfg.MemoryLimit)
 	d := &daemon{cfg: cfg, started: time.Now(), log: cfg.Log}
@@ -92,9 +92,8 @@ func Run(ctx context.Context, cfg Config) (retErr error) {
 	return err
 }
 
-// limitMemory makes the garbage collector work harder near a limit, unless the
-// operator set one. What little the daemon keeps fits in far less; the limit
-// is for the transient copies of large tables.
+// limitMemory makes the garbage collector run more often near a limit, unless the operator set
+// one. The daemon retains far less; the limit is for temporary copies of large tables.
 func limitMemory(limit int64) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
@@ -108,14 +107,14 @@ func limitMemory(limit int64) {
 	debug.SetMemoryLimit(limit)
 }
 
-// notify tells systemd, if it is there.
+// notify notifies systemd, if it runs the daemon.
 func (d *daemon) notify(state string) {
 	if _, err := systemd.SdNotify(false, state); err != nil {
 		d.log.Warn("systemd not notified", "state", state, "err", err)
 	}
 }
 
-// onClose has close called when the daemon ends.
+// onClose registers a function that is called when the daemon ends.
 func (d *daemon) onClose(what string, close func() error) {
 	d.closers = append(d.closers, func() error {
 		if err := close(); err != nil && !errors.Is(err, net.ErrClosed) {
@@ -133,10 +132,9 @@ func (d *daemon) close() error {
 	return errors.Join(errs...)
 }
 
-// open brings everything up, in the order in which each needs the others: the
-// lock early, so that nothing is shared with another daemon; what the operator
-// may have misnamed before the kernel's objects; the API last, so that whoever
-// reaches it is served.
+// open opens everything in order of dependency: the lock early, so that nothing is shared with
+// another daemon; what the operator may have misconfigured before the kernel's objects; the API
+// last, so that its clients are served.
 func (d *daemon) open(ctx context.Context) error {
 	if err := d.cfg.validate(); err != nil {
 		return err
@@ -189,7 +187,7 @@ func (d *daemon) openLock(ctx context.Context) error {
 		return err
 	}
 	d.onClose("lock", l.Close)
-	// After the lock: the daemon that is taken over from has let go of both.
+	// After the lock: the previous daemon has released both.
 	release, err := claimNetNS(ctx, d.cfg.Dirs.Run, d.log)
 	if err != nil {
 		return err
@@ -230,7 +228,7 @@ func (d *daemon) openDatapath() error {
 	return nil
 }
 
-// openState loads what should be, and makes it so.
+// openState loads the desired state, and applies it.
 func (d *daemon) openState(ctx context.Context) error {
 	d.metrics = metrics.New(metrics.Config{
 		Stats:     d.stats,
@@ -261,14 +259,14 @@ func (d *daemon) openState(ctx context.Context) error {
 	return d.explainDamage(d.controller.Start(ctx))
 }
 
-// refusedFlows is how many packets were refused because the table of flows is full.
+// refusedFlows returns how many packets were dropped because the flow table was full.
 func (d *daemon) refusedFlows() (uint64, error) {
 	drops, err := d.datapath.Maps().Counters.Drops()
 	return drops["ct_full"].Packets, err
 }
 
-// dnsNotifier is the kernel with the names that go with what it is told: they are served when
-// a verb returns.
+// dnsNotifier is the reconciler, extended by updating the DNS server, so that names are served
+// when a verb returns.
 type dnsNotifier struct {
 	*reconcile.Reconciler
 	dns *dns.Server
@@ -283,13 +281,13 @@ func (n dnsNotifier) Apply(ctx context.Context, s *model.Snapshot) error {
 	return nil
 }
 
-// sizeFlags are the flags that say how many entries tables have room for.
+// sizeFlags are the flags that set the sizes of tables.
 var sizeFlags = map[string][]string{
 	"--max-endpoints": {"fl_endpoint", "fl_fdb", "fl_neigh"},
 	"--max-publishes": {"fl_publish"},
 }
 
-// explainFull names the flag that gives a full table more room, if that is the error.
+// explainFull adds the flag that enlarges a full table, if that is the error.
 func explainFull(err error) error {
 	full := (*maps.FullError)(nil)
 	if !errors.As(err, &full) {
@@ -304,7 +302,7 @@ func explainFull(err error) error {
 	return err
 }
 
-// openAPI makes the socket of the API.
+// openAPI opens the API socket.
 func (d *daemon) openAPI() error {
 	l, err := listenAPI(d.cfg.Dirs.Run)
 	if err != nil {

@@ -37,7 +37,7 @@ func testDirs(dir string) Dirs {
 	return Dirs{State: filepath.Join(dir, "state"), Run: filepath.Join(dir, "run"), BPF: filepath.Join(dir, "bpf")}
 }
 
-// runVerb is a process of the tests' own.
+// runVerb is the main function of processes of the tests.
 func runVerb(dir, verb string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -68,7 +68,7 @@ type node struct {
 func newNode(t *testing.T) *node {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Fatal("the test makes network namespaces and loads programs: run it as root")
+		t.Fatal("the test creates network namespaces and loads programs: run it as root")
 	}
 	host, err := world.New("host")
 	if err != nil {
@@ -89,7 +89,7 @@ func (n *node) command(verb string) *exec.Cmd {
 	return cmd
 }
 
-// start starts a daemon and waits until it is the one that serves.
+// start starts a daemon and waits until it serves.
 func (n *node) start() *world.Process {
 	n.Helper()
 	p, err := n.host.SpawnCommand(n.command("daemon"))
@@ -116,7 +116,7 @@ func (n *node) client() *api.Client {
 	return client
 }
 
-// pinned lists what is pinned, with the IDs of programs and maps.
+// pinned lists pins, with the IDs of programs and maps.
 func (n *node) pinned() map[string]uint32 {
 	n.Helper()
 	ids := map[string]uint32{}
@@ -188,7 +188,7 @@ func (n *node) cleanup() world.Result {
 	return n.run("cleanup")
 }
 
-// devices lists the host's devices but for the loopback.
+// devices lists the host's devices except for the loopback.
 func (n *node) devices() []string {
 	n.Helper()
 	var names []string
@@ -207,8 +207,7 @@ func (n *node) devices() []string {
 	return names
 }
 
-// TestLife follows a daemon from its first start over a takeover and a crash to
-// the cleanup.
+// TestLife follows a daemon from its first start through a takeover and a crash to the cleanup.
 func TestLife(t *testing.T) {
 	n := newNode(t)
 	first := n.start()
@@ -281,7 +280,7 @@ func (n *node) checkCleanup() {
 	if err := n.host.IP("link add " + other + " type veth peer name other1"); err != nil {
 		n.Fatal(err)
 	}
-	for range 2 { // the second finds nothing to do
+	for range 2 { // the second has nothing to do
 		if result := n.cleanup(); result.Code != 0 {
 			n.Fatalf("cleanup: status %d: %s", result.Code, result.Output())
 		}

@@ -21,20 +21,20 @@ import (
 	"github.com/fairlead-net/fairlead/control/httpserve"
 )
 
-// pluginSocket is where a Docker Engine finds the drivers.
+// pluginSocket returns the path where a Docker Engine finds the drivers.
 func pluginSocket(dir string) string { return filepath.Join(dir, dockerplugin.Name+".sock") }
 
-// adoptDockerSocket takes the socket that systemd has made for the engine's drivers, and
-// passes: an engine that asks while no daemon runs then starts one, and waits, instead
-// of trying for 15 s.
+// adoptDockerSocket takes the socket that systemd created for the drivers and passed to the
+// daemon. If no daemon runs, an engine's request then starts one and waits, instead of retrying
+// for 15 s.
 func (d *daemon) adoptDockerSocket() error {
 	want := pluginSocket(d.cfg.Dirs.DockerPlugins)
 	for _, l := range d.passed {
 		switch {
 		case l == nil || l.Addr().String() != want:
-			return fmt.Errorf("systemd passes another socket than %q (see fairlead.socket and --docker-plugin-dir)", want)
+			return fmt.Errorf("systemd passed another socket than %q (see fairlead.socket and --docker-plugin-dir)", want)
 		case d.dockerSocket != nil:
-			return fmt.Errorf("systemd passes %q twice (see fairlead.socket)", want)
+			return fmt.Errorf("systemd passed %q twice (see fairlead.socket)", want)
 		}
 		d.dockerSocket = l
 		d.onClose("Docker's socket", l.Close)
@@ -42,48 +42,48 @@ func (d *daemon) adoptDockerSocket() error {
 	return nil
 }
 
-// refuseTime is how long a daemon that cannot start tells so to engines that made
-// systemd start it. They would try on their own for 15 s if it just ended.
+// refuseTime is how long a daemon that cannot start answers engines whose requests made systemd
+// start it. If it just ended, they would retry for 15 s.
 const refuseTime = time.Second
 
-// Refuse is for a daemon that is not even run, for the reason: it answers engines that made
-// systemd start it, as [Run] does when it cannot start.
+// Refuse answers engines that made systemd start this process with the reason why the daemon does
+// not run, as [Run] does when it cannot start.
 func Refuse(ctx context.Context, reason error, log *slog.Logger) {
 	passed, err := activation.Listeners()
 	if err != nil {
-		log.Warn("engines are not told that nobody serves them", "err", err)
+		log.Warn("cannot report the startup failure to Docker", "err", err)
 	}
 	(&daemon{passed: passed, log: log}).refuseDocker(ctx, reason)
 }
 
-// refuseDocker answers whatever engines ask at systemd's sockets with the reason why
-// nobody serves them.
+// refuseDocker answers all requests of engines at systemd's sockets with the reason of the
+// failure.
 func (d *daemon) refuseDocker(ctx context.Context, reason error) {
 	ctx, cancel := context.WithTimeout(ctx, refuseTime)
 	defer cancel()
 	var all sync.WaitGroup
 	for _, l := range d.passed {
 		if l == nil {
-			continue // no socket that listens
+			continue // not a listening socket
 		}
 		all.Go(func() {
 			if err := dockerplugin.Refuse(ctx, l, fmt.Errorf("fairlead cannot start: %w", reason), d.log); err != nil {
-				d.log.Warn("engines are not told that nobody serves them", "err", err)
+				d.log.Warn("cannot report the startup failure to Docker", "err", err)
 			}
 		})
 	}
 	all.Wait()
 }
 
-// checkDockerSocket refuses what listenDocker would, before a running daemon is asked to end: one
-// that systemd has started does not take its socket with it.
+// checkDockerSocket refuses, before a running daemon is asked to end, what listenDocker would
+// refuse later: a daemon that systemd started leaves its socket with systemd when it ends.
 func (d *daemon) checkDockerSocket() error {
 	dir := d.cfg.Dirs.DockerPlugins
 	if dir == "" || d.dockerSocket != nil {
 		return nil
 	}
 	path := pluginSocket(dir)
-	// What cannot be seen is not refused; listening fails then, if it must.
+	// If the socket cannot be examined, there is no refusal here; listening may then fail.
 	inode, _ := httpserve.Listener(path)
 	if has, _ := httpserve.HasSocket(1, inode); inode != "" && has {
 		return fmt.Errorf(`systemd listens at %q for fairlead.socket (use systemctl, or give this daemon a --docker-plugin-dir of its own, or "" for none)`, path)
@@ -91,8 +91,8 @@ func (d *daemon) checkDockerSocket() error {
 	return nil
 }
 
-// listenDocker makes the socket of the Docker Engine's drivers, for root alone.
-// It is served once there is something to serve: who asks before that waits.
+// listenDocker opens the socket of the Docker Engine's drivers, for root only. Requests wait
+// until the daemon serves it.
 func (d *daemon) listenDocker() error {
 	dir := d.cfg.Dirs.DockerPlugins
 	if dir == "" || d.dockerSocket != nil {
@@ -120,8 +120,8 @@ func (d *daemon) listenDocker() error {
 	return nil
 }
 
-// isServed reports whether somebody serves a socket. One that is seen to listen is not
-// called: it may be systemd's, who would start a daemon.
+// isServed reports whether a process serves a socket. It does not connect to a socket that is
+// known to listen, since it may be systemd's and start a daemon.
 func isServed(path string) bool {
 	if inode, err := httpserve.Listener(path); err == nil && inode != "" {
 		return true
@@ -134,8 +134,8 @@ func isServed(path string) bool {
 	return true
 }
 
-// removeDockerSocket removes the socket that a killed daemon left, which would
-// keep an engine trying. One that somebody serves stays, and none is success.
+// removeDockerSocket removes the socket of a killed daemon, which would keep an engine retrying.
+// It keeps a socket that is served. A missing socket is not an error.
 func removeDockerSocket(dir string) error {
 	if dir == "" || isServed(pluginSocket(dir)) {
 		return nil

@@ -19,8 +19,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/httpserve"
 )
 
-// A killed daemon's socket does not keep the next one away, nor does it outlive
-// a cleanup; one that is served stays.
+// A killed daemon's socket does not prevent the next one from starting, and a cleanup removes it.
+// A socket that is served is kept.
 func TestDockerSocket(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "docker", "plugins")
 	listen := func() *net.UnixListener {
@@ -38,7 +38,7 @@ func TestDockerSocket(t *testing.T) {
 	if err := removeDockerSocket(dir); err != nil || !isServed(pluginSocket(dir)) {
 		t.Errorf("a socket that is served was removed: %v", err)
 	}
-	l.SetUnlinkOnClose(false) // as when it is killed
+	l.SetUnlinkOnClose(false) // as if the daemon was killed
 	l.Close()
 	l = listen()
 	l.SetUnlinkOnClose(false)
@@ -56,8 +56,7 @@ func TestDockerSocket(t *testing.T) {
 	}
 }
 
-// To learn whether somebody serves a socket of systemd's does not call it, which would
-// start a daemon.
+// Checking whether systemd's socket is served does not connect to it, which would start a daemon.
 func TestDockerSocketIsNotCalled(t *testing.T) {
 	dir := t.TempDir()
 	l, err := net.Listen("unix", pluginSocket(dir))
@@ -85,12 +84,12 @@ func TestDockerSocketIsNotCalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := l.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the socket was called: %v", err)
+		t.Errorf("there was a connection to the socket: %v", err)
 	}
 }
 
-// systemd's socket is taken if it is the right one. A daemon that cannot start answers
-// engines there with the reason, and leaves the socket's file, which is systemd's.
+// systemd's socket is accepted if it has the right path. A daemon that cannot start answers
+// engines there with the reason, and keeps the socket's file, which belongs to systemd.
 func TestDockerSocketOfSystemd(t *testing.T) {
 	dir := t.TempDir()
 	listen := func(path string) net.Listener {
@@ -99,7 +98,7 @@ func TestDockerSocketOfSystemd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.(*net.UnixListener).SetUnlinkOnClose(false) // as of one that was passed
+		l.(*net.UnixListener).SetUnlinkOnClose(false) // like a socket that was passed
 		t.Cleanup(func() { l.Close() })
 		return l
 	}
@@ -107,7 +106,7 @@ func TestDockerSocketOfSystemd(t *testing.T) {
 	for _, passed := range [][]net.Listener{{wrong}, {right, wrong}, {right, right}, {nil}} {
 		d := &daemon{cfg: Config{Dirs: Dirs{DockerPlugins: dir}}, passed: passed}
 		if err := d.adoptDockerSocket(); err == nil || !strings.Contains(err.Error(), "fairlead.socket") {
-			t.Errorf("%v was taken, or %v", passed, err)
+			t.Errorf("%v was accepted, or %v", passed, err)
 		}
 	}
 	d := &daemon{cfg: Config{Dirs: Dirs{DockerPlugins: dir}}, passed: []net.Listener{right}, log: slog.New(slog.DiscardHandler)}
@@ -133,6 +132,6 @@ func TestDockerSocketOfSystemd(t *testing.T) {
 	}
 	<-refused
 	if _, err := os.Lstat(pluginSocket(dir)); err != nil {
-		t.Errorf("the socket is gone: %v", err)
+		t.Errorf("the socket was removed: %v", err)
 	}
 }

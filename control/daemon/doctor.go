@@ -15,10 +15,9 @@ import (
 	"github.com/fairlead-net/fairlead/loader"
 )
 
-// Doctor writes in plain words what this kernel offers, what is missing and
-// what follows from it, and how the daemon at host (unix:///PATH) is. It
-// reports whether Fairlead can work here; a daemon that does not run is no
-// hindrance.
+// Doctor writes a report in plain words: what this kernel offers, what is missing and with which
+// consequences, and the state of the daemon at host (unix:///PATH). It reports whether Fairlead
+// can work here, whether or not the daemon runs.
 func Doctor(ctx context.Context, w io.Writer, host string) (bool, error) {
 	found := loader.Probe(ctx)
 	if err := ctx.Err(); err != nil {
@@ -33,24 +32,24 @@ func Doctor(ctx context.Context, w io.Writer, host string) (bool, error) {
 	return found.OK(), nil
 }
 
-// bypassed names the rules of the host's firewall that an operator might count on.
+// bypassed lists the host's firewall rules that an operator might wrongly rely on.
 func bypassed(chains []string, err error) string {
 	if err != nil {
-		return fmt.Sprintf("\nFirewall rules that do not apply to published ports could not be looked for: %v\n", err)
+		return fmt.Sprintf("\nCannot check for firewall rules that do not apply to published ports: %v\n", err)
 	}
 	if len(chains) == 0 {
 		return ""
 	}
-	return "\nFirewall rules that do not apply to what Fairlead forwards, published ports included\n  " + strings.Join(chains, "\n  ") +
-		"\n    Its packets never pass there. Publish at fewer addresses (-p IP:PORT:PORT), or make networks internal.\n"
+	return "\nFirewall rules that do not apply to packets that Fairlead forwards, including those of published ports\n  " + strings.Join(chains, "\n  ") +
+		"\n    These packets never reach the rules. Publish at fewer addresses (-p IP:PORT:PORT), or make networks internal.\n"
 }
 
-// shaping is what a try to limit bandwidth tells.
+// shaping returns the feature that describes the result of trying to limit bandwidth.
 func shaping(err error) loader.Feature {
 	f := loader.Feature{Name: "shaping", OK: err == nil, Why: "tried, and it works"}
 	switch {
 	case errors.Is(err, model.ErrNotSupported):
-		f.Why = "tried, and this kernel has no qdisc tbf (module sch_tbf)"
+		f.Why = "tried, but this kernel lacks the tbf qdisc (module sch_tbf)"
 	case err != nil:
 		f.Why = fmt.Sprintf("could not be tried (%v)", err)
 	}
@@ -60,8 +59,8 @@ func shaping(err error) loader.Feature {
 	return f
 }
 
-// diagnosis renders what was found: a verdict, what is missing with its
-// consequence, and then what is there.
+// diagnosis renders the probed features: a verdict, what is missing with its consequence, and
+// what is available.
 func diagnosis(found loader.Features) string {
 	var blockers, missing, present strings.Builder
 	for _, f := range found.List {
@@ -80,13 +79,13 @@ func diagnosis(found loader.Features) string {
 	case !found.OK():
 		verdict = "Fairlead cannot work here."
 	case missing.Len() > 0:
-		verdict = "Fairlead can work here; some things are missing that it can do without."
+		verdict = "Fairlead can work here; some optional features are missing."
 	}
 	fmt.Fprintf(&report, "%s (Linux %s)\n", verdict, found.Release)
 	for _, section := range []struct{ title, text string }{
-		{"Needed, and missing", blockers.String()},
-		{"Missing", missing.String()},
-		{"There", present.String()},
+		{"Required, missing", blockers.String()},
+		{"Optional, missing", missing.String()},
+		{"Available", present.String()},
 	} {
 		if section.text != "" {
 			fmt.Fprintf(&report, "\n%s\n%s", section.title, section.text)
@@ -95,8 +94,8 @@ func diagnosis(found loader.Features) string {
 	return report.String()
 }
 
-// uplinkProblems tells of uplinks that do not work: the daemon's, which knows the pinned
-// ones, or, without a daemon, this host's as they would be found.
+// uplinkProblems returns the section about uplinks that do not work, from the daemon's status,
+// which considers pinned uplinks, or, without a daemon, from this host's state.
 func uplinkProblems(status *api.Status) string {
 	var problems []string
 	if status != nil {
@@ -104,7 +103,7 @@ func uplinkProblems(status *api.Status) string {
 	} else {
 		found, err := findUplinkProblems()
 		if err != nil {
-			found = []string{"not known: " + err.Error()}
+			found = []string{"cannot check: " + err.Error()}
 		}
 		problems = found
 	}
@@ -123,8 +122,8 @@ func findUplinkProblems() ([]string, error) {
 	return problems, errors.Join(err, h.Close())
 }
 
-// daemonHealth asks the daemon how it is; the first result says it in one line, the second
-// is its status, nil if it has none.
+// daemonHealth queries the daemon's status. It returns one line that describes it, and the
+// status, or nil if there is none.
 func daemonHealth(ctx context.Context, host string) (string, *api.Status) {
 	client, err := api.NewClient(host)
 	if err != nil {
@@ -137,7 +136,7 @@ func daemonHealth(ctx context.Context, host string) (string, *api.Status) {
 	health := fmt.Sprintf("process %d serves %s: %d networks, %d sandboxes, attached by %s",
 		status.Pid, host, status.Networks, status.Sandboxes, status.Attach)
 	if status.LastError != "" {
-		health += "; not all of it is real: " + status.LastError
+		health += "; last error: " + status.LastError
 	}
 	return health, &status
 }

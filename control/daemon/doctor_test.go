@@ -24,31 +24,31 @@ func TestDiagnosis(t *testing.T) {
 		list []loader.Feature
 		want string
 	}{
-		{"all there", []loader.Feature{kernel}, `Fairlead can work here. (Linux 6.1.0)
+		{"all available", []loader.Feature{kernel}, `Fairlead can work here. (Linux 6.1.0)
 
-There
+Available
   kernel: Linux 6.1.0
 `},
-		{"optional missing", []loader.Feature{kernel, tcx}, `Fairlead can work here; some things are missing that it can do without. (Linux 6.1.0)
+		{"optional missing", []loader.Feature{kernel, tcx}, `Fairlead can work here; some optional features are missing. (Linux 6.1.0)
 
-Missing
+Optional, missing
   tcx: tried
     clsact instead.
 
-There
+Available
   kernel: Linux 6.1.0
 `},
 		{"required missing", []loader.Feature{kernel, tcx, bpffs}, `Fairlead cannot work here. (Linux 6.1.0)
 
-Needed, and missing
+Required, missing
   bpffs: not found
     Mount it.
 
-Missing
+Optional, missing
   tcx: tried
     clsact instead.
 
-There
+Available
   kernel: Linux 6.1.0
 `},
 	} {
@@ -97,7 +97,7 @@ func TestDoctorNamesBypassedRules(t *testing.T) {
 	if got := bypassed([]string{"nft table ip filter, chain DOCKER-USER"}, nil); !strings.Contains(got, "\n  nft table ip filter, chain DOCKER-USER\n") {
 		t.Errorf("a rule: %q", got)
 	}
-	if got := bypassed(nil, errors.New("no netlink")); !strings.Contains(got, "could not be looked for: no netlink") {
+	if got := bypassed(nil, errors.New("no netlink")); !strings.Contains(got, "published ports: no netlink") {
 		t.Errorf("an error: %q", got)
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// Flows lists tracked connections; [api.Node].
+// Flows implements [api.Node].
 func (b *backend) Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow, error) {
 	match, err := b.flowMatcher(filter)
 	if err != nil {
@@ -42,7 +42,7 @@ func (b *backend) Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow,
 	return flows, nil
 }
 
-// FlushFlows has the datapath forget tracked connections; [api.FlowFlusher].
+// FlushFlows implements [api.FlowFlusher].
 func (b *backend) FlushFlows(_ context.Context, filter api.FlowFilter) (int, error) {
 	match, err := b.flowMatcher(filter)
 	if err != nil {
@@ -58,8 +58,8 @@ func (b *backend) FlushFlows(_ context.Context, filter api.FlowFilter) (int, err
 	})
 }
 
-// flowMatcher turns a filter into a question. A network that does not exist is
-// refused, since an empty list would hide the typing error.
+// flowMatcher returns a function that reports whether a flow matches a filter. It refuses a
+// network that does not exist, since an empty list would hide the typing error.
 func (b *backend) flowMatcher(filter api.FlowFilter) (func(maps.Flow) bool, error) {
 	var net uint32
 	if filter.Network != "" {
@@ -76,7 +76,7 @@ func (b *backend) flowMatcher(filter api.FlowFilter) (func(maps.Flow) bool, erro
 	}
 	if !isProtocol(filter.Protocol) {
 		return nil, &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(
-			"no protocol is called %q (want tcp, udp, sctp, icmp, icmpv6, or a number from 0 to 255)", filter.Protocol)}
+			"unknown protocol %q (want tcp, udp, sctp, icmp, icmpv6, or a number from 0 to 255)", filter.Protocol)}
 	}
 	within, err := parseWithin(filter.Address)
 	if err != nil {
@@ -92,7 +92,7 @@ func (b *backend) flowMatcher(filter api.FlowFilter) (func(maps.Flow) bool, erro
 	}, nil
 }
 
-// parseWithin reads an address or a prefix; "": all.
+// parseWithin parses an address or a prefix. For "" it returns the zero Prefix.
 func parseWithin(text string) (netip.Prefix, error) {
 	if text == "" {
 		return netip.Prefix{}, nil
@@ -107,7 +107,7 @@ func parseWithin(text string) (netip.Prefix, error) {
 	return prefix.Masked(), nil
 }
 
-// isProtocol reports whether protoName ever gives that name; "": all.
+// isProtocol reports whether protoName can return this name, or name is "".
 func isProtocol(name string) bool {
 	if name == "" {
 		return true
@@ -120,7 +120,7 @@ func isProtocol(name string) bool {
 	return false
 }
 
-// networkNames maps the datapath's numbers to names.
+// networkNames maps the datapath's network numbers to names.
 func networkNames(snapshot *model.Snapshot) map[uint32]string {
 	names := make(map[uint32]string, len(snapshot.Networks))
 	for _, n := range snapshot.Networks {
@@ -142,11 +142,11 @@ func apiFlow(f maps.Flow, networks map[uint32]string) api.Flow {
 		Network:          networks[f.Net],
 		Publish:          f.Publish,
 		AgeSeconds:       f.Age.Seconds(),
-		ExpiresSeconds:   max(0, f.Expires.Seconds()), // overdue ones wait to be collected
+		ExpiresSeconds:   max(0, f.Expires.Seconds()), // expired flows are 0 until they are collected
 	}
 }
 
-// protoName names the protocols people know, and numbers the others.
+// protoName returns a protocol's common name, or its number.
 func protoName(proto uint8) string {
 	switch proto {
 	case 1:

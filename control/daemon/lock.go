@@ -23,24 +23,24 @@ const (
 	lockPoll     = 5 * time.Millisecond
 )
 
-// errLocked: a daemon that lives holds the run directory.
+// errLocked means that a running daemon holds the lock of the run directory.
 var errLocked = errors.New("locked")
 
-// identity is what the lock file says of its holder. It stays when the daemon
-// ends: cleanup needs to know in which namespace the devices are.
+// identity is the content of the lock file, which describes its holder. It stays when the daemon
+// ends, since cleanup must know the namespace of the devices.
 type identity struct {
 	PID         int    `json:"pid"`
 	NetNSCookie uint64 `json:"netns_cookie"`
 	BPFDir      string `json:"bpf_dir"`
 }
 
-// lock is the run directory's: at most one daemon serves it. The kernel lets go
-// of it when its holder dies in whatever way.
+// lock is the lock of a run directory, which at most one daemon serves. The kernel releases it
+// when its holder exits for any reason.
 type lock struct {
 	file *os.File
 }
 
-// tryLock takes the lock of a run directory, or returns errLocked.
+// tryLock acquires the lock of a run directory, or returns errLocked.
 func tryLock(runDir string) (*lock, error) {
 	path := filepath.Join(runDir, lockName)
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -58,11 +58,11 @@ func tryLock(runDir string) (*lock, error) {
 	return &lock{file: file}, nil
 }
 
-// sameNode refuses to go on with what the last daemon of a run directory left,
-// where that is in another network namespace or bpffs directory than mine.
+// sameNode returns an error if the last daemon of a run directory used another network namespace
+// or bpffs directory.
 func (id identity) sameNode(mine identity, runDir string) error {
 	if id.NetNSCookie != mine.NetNSCookie {
-		return fmt.Errorf("the daemon of %q lives in another network namespace (go there with nsenter --net=PATH, or use another --run-dir)", runDir)
+		return fmt.Errorf("the daemon of %q is in another network namespace (go there with nsenter --net=PATH, or use another --run-dir)", runDir)
 	}
 	if filepath.Clean(id.BPFDir) != filepath.Clean(mine.BPFDir) {
 		return fmt.Errorf("the daemon of %q has its pins in %q, not %q (give that as --bpf-dir)", runDir, id.BPFDir, mine.BPFDir)
@@ -70,8 +70,8 @@ func (id identity) sameNode(mine identity, runDir string) error {
 	return nil
 }
 
-// takeOver takes the lock; a daemon that holds it is asked to end, which it
-// does without touching the kernel's objects.
+// takeOver acquires the lock. It asks a daemon that holds it to end, which that does without
+// touching kernel objects.
 func takeOver(ctx context.Context, runDir string, mine identity, log *slog.Logger) (*lock, error) {
 	l, err := tryLock(runDir)
 	if !errors.Is(err, errLocked) {
@@ -90,7 +90,8 @@ func takeOver(ctx context.Context, runDir string, mine identity, log *slog.Logge
 	return l, err
 }
 
-// awaitLock takes the lock as soon as its holder lets go; errLocked: it did not.
+// awaitLock acquires the lock as soon as its holder releases it. It returns errLocked if it does
+// not.
 func awaitLock(ctx context.Context, runDir string, wait time.Duration) (*lock, error) {
 	for deadline := time.Now().Add(wait); ; {
 		l, err := tryLock(runDir)
@@ -105,8 +106,8 @@ func awaitLock(ctx context.Context, runDir string, wait time.Duration) (*lock, e
 	}
 }
 
-// stopHolder sends SIGTERM to the process that holds the lock, and continues it if it was stopped. A
-// process that only inherited the number is left alone.
+// stopHolder sends SIGTERM to the process that holds the lock, and continues it if it was
+// stopped. It does not signal an unrelated process that reuses the PID.
 func stopHolder(runDir string, mine identity) (pid int, retErr error) {
 	path := filepath.Join(runDir, lockName)
 	id, err := readIdentity(path)
@@ -114,14 +115,14 @@ func stopHolder(runDir string, mine identity) (pid int, retErr error) {
 		return 0, err
 	}
 	if id.PID <= 1 {
-		return 0, fmt.Errorf("lock file %q names no process", path)
+		return 0, fmt.Errorf("lock file %q does not name a process", path)
 	}
 	if err := id.sameNode(mine, runDir); err != nil {
 		return 0, err
 	}
 	fd, err := unix.PidfdOpen(id.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
-		return id.PID, nil // it just ended, and its lock with it
+		return id.PID, nil // it just exited and released the lock
 	}
 	if err != nil {
 		return 0, fmt.Errorf("open process %d: %w", id.PID, err)
@@ -129,23 +130,23 @@ func stopHolder(runDir string, mine identity) (pid int, retErr error) {
 	defer func() { retErr = errors.Join(retErr, unix.Close(fd)) }()
 	switch open, ending := hasOpen(id.PID, path); {
 	case ending:
-		return id.PID, nil // and its lock in a moment
+		return id.PID, nil // it is about to release the lock
 	case !open:
 		return 0, fmt.Errorf("process %d, named in %q, does not hold it (is the daemon in another PID namespace?)", id.PID, path)
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return 0, fmt.Errorf("signal process %d: %w", id.PID, err)
 	}
-	// A process that was stopped (SIGSTOP, Ctrl-Z) ends only when it runs again. Without this it would do
-	// so whenever somebody continues it, long after the new daemon gave up: none would be left.
+	// A process that was stopped (SIGSTOP, Ctrl-Z) handles SIGTERM only when it runs again. If
+	// somebody continued it long after the new daemon gave up, no daemon would be left.
 	if err := unix.PidfdSendSignal(fd, unix.SIGCONT, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return 0, fmt.Errorf("continue process %d: %w", id.PID, err)
 	}
 	return id.PID, nil
 }
 
-// hasOpen reports whether a process has a file open. ending: it has none at all, for it
-// ends or has ended; what it held the kernel lets go of a moment later.
+// hasOpen reports whether a process has a file open. ending means that it has no open files at
+// all, since it is exiting or has exited; the kernel releases its locks a moment later.
 func hasOpen(pid int, path string) (open, ending bool) {
 	want, err := os.Stat(path)
 	if err != nil {
@@ -164,7 +165,7 @@ func hasOpen(pid int, path string) (open, ending bool) {
 	return false, false
 }
 
-// readIdentity reads who holds or last held a lock file.
+// readIdentity reads the identity of the current or last holder of a lock file.
 func readIdentity(path string) (identity, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -172,7 +173,7 @@ func readIdentity(path string) (identity, error) {
 	}
 	var id identity
 	if len(text) == 0 {
-		return id, nil // its holder ended before it signed
+		return id, nil // its holder exited before it wrote its identity
 	}
 	if err := json.Unmarshal(text, &id); err != nil {
 		return identity{}, fmt.Errorf("read lock file %q: %w", path, err)
@@ -180,7 +181,7 @@ func readIdentity(path string) (identity, error) {
 	return id, nil
 }
 
-// sign writes who holds the lock.
+// sign writes the holder's identity to the lock file.
 func (l *lock) sign(id identity) error {
 	text, err := json.Marshal(id)
 	if err != nil {
@@ -196,5 +197,5 @@ func (l *lock) sign(id identity) error {
 	return nil
 }
 
-// Close lets the next daemon in.
+// Close releases the lock.
 func (l *lock) Close() error { return l.file.Close() }

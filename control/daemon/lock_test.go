@@ -16,11 +16,11 @@ import (
 	"time"
 )
 
-// holdVariable, when set, turns this test binary into a process that holds the
-// lock of the directory it names, as a daemon would.
+// holdVariable, when set, turns this test binary into a process that holds the lock of the
+// directory in it, as a daemon would.
 const holdVariable = "FAIRLEAD_TEST_HOLD_LOCK"
 
-// heldCookie is that of the namespace that hold says it lives in.
+// heldCookie is the cookie of the namespace that hold claims to be in.
 const heldCookie = 7
 
 func TestMain(m *testing.M) {
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// hold takes the lock, says so, and lets go when it is told to end.
+// hold acquires the lock, reports that, and releases it when it is asked to end.
 func hold(dir string) int {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
@@ -51,7 +51,7 @@ func hold(dir string) int {
 	return 0
 }
 
-// startHolder runs hold in a process of its own.
+// startHolder runs hold in a separate process.
 func startHolder(t *testing.T, dir string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
@@ -65,7 +65,7 @@ func startHolder(t *testing.T, dir string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "held\n" {
-		t.Fatalf("holder said %q: %v", line, err)
+		t.Fatalf("holder printed %q: %v", line, err)
 	}
 	return cmd
 }
@@ -84,14 +84,14 @@ func TestTryLock(t *testing.T) {
 	}
 	second, err := tryLock(dir)
 	if err != nil {
-		t.Fatalf("lock after it was let go: %v", err)
+		t.Fatalf("lock after it was released: %v", err)
 	}
 	if err := second.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// Cleanup right after the daemon was told to end waits for it, but not for ever.
+// Cleanup right after the daemon was asked to end waits for it, but not forever.
 func TestCleanupWaitsForADaemonThatEnds(t *testing.T) {
 	dirs := testDirs(t.TempDir())
 	if err := os.MkdirAll(dirs.Run, 0o700); err != nil {
@@ -114,14 +114,14 @@ func TestCleanupWaitsForADaemonThatEnds(t *testing.T) {
 	}
 }
 
-// A daemon that was killed and has no files any more may hold its lock for a moment yet.
+// A daemon that was killed and has no open files may still hold its lock for a moment.
 func TestTakeOverFromOneThatEnds(t *testing.T) {
 	dir := t.TempDir()
 	killed := startHolder(t, dir)
 	if err := killed.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	defer killed.Wait() // until then its number is not anybody else's
+	defer killed.Wait() // until then its PID is not reused
 	still, err := awaitLock(t.Context(), dir, 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +136,7 @@ func TestTakeOverFromOneThatEnds(t *testing.T) {
 	}
 }
 
-// A daemon of another namespace or bpffs directory is no earlier one of ours.
+// A daemon of another namespace or bpffs directory is not our predecessor.
 func TestTakeOverSparesOtherNodes(t *testing.T) {
 	dir := t.TempDir()
 	holder := startHolder(t, dir)
@@ -158,7 +158,8 @@ func TestTakeOverAsksTheHolderToEnd(t *testing.T) {
 	t.Run("stopped", func(t *testing.T) { takesOver(t, syscall.SIGSTOP) })
 }
 
-// takesOver wants a holder that got a signal before, or none, to end and its lock to be taken.
+// takesOver expects a holder, which may have received a signal before, to end and its lock to be
+// acquired.
 func takesOver(t *testing.T, before os.Signal) {
 	dir := t.TempDir()
 	holder := startHolder(t, dir)
@@ -173,7 +174,7 @@ func takesOver(t *testing.T, before os.Signal) {
 		t.Fatal(err)
 	}
 	if took := time.Since(begin); took > takeoverWait-time.Second {
-		t.Errorf("took %v: the holder ended late, or nobody looked", took)
+		t.Errorf("took %v: the holder ended late, or the lock was polled late", took)
 	}
 	if err := holder.Wait(); err != nil {
 		t.Errorf("the holder did not end by itself: %v", err)
@@ -186,7 +187,7 @@ func takesOver(t *testing.T, before os.Signal) {
 	}
 }
 
-// A lock file can name a number that another process bears by now.
+// A lock file may contain a PID that another process has now.
 func TestTakeOverSparesStrangers(t *testing.T) {
 	dir := t.TempDir()
 	startHolder(t, dir)
@@ -209,13 +210,13 @@ func TestTakeOverSparesStrangers(t *testing.T) {
 		t.Errorf("takeOver: %v, want a refusal", err)
 	}
 	if err := unrelated.Process.Signal(syscall.Signal(0)); err != nil {
-		t.Errorf("the unrelated was hit: %v", err)
+		t.Errorf("the unrelated process was signalled: %v", err)
 	}
 }
 
 func TestListenAPI(t *testing.T) {
 	dir := t.TempDir()
-	for range 2 { // the second finds what the first left
+	for range 2 { // the second finds the first one's socket
 		l, err := listenAPI(dir)
 		if err != nil {
 			t.Fatal(err)

@@ -16,10 +16,10 @@ import (
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
-// What the operator named is tried here, before anything of the kernel's is
-// touched; the directories even before another daemon is taken over from.
+// The checks in this file validate the operator's configuration before any kernel object is
+// touched, and the directories even before another daemon is taken over from.
 
-// makeDirs makes the directories that files are made in.
+// makeDirs creates the state and run directories.
 func (d *daemon) makeDirs() error {
 	for _, dir := range []struct {
 		flag, path string
@@ -33,13 +33,13 @@ func (d *daemon) makeDirs() error {
 			err = unix.Access(dir.path, unix.W_OK|unix.X_OK)
 		}
 		if err != nil {
-			return fmt.Errorf("%s %q cannot be used (name a directory in which the daemon may make files): %w", dir.flag, dir.path, err)
+			return fmt.Errorf("%s %q cannot be used (name a directory in which the daemon may create files): %w", dir.flag, dir.path, err)
 		}
 	}
 	return nil
 }
 
-// openStore opens the file of what should be. No other daemon has it open then.
+// openStore opens the state file. No other daemon has it open at this point.
 func (d *daemon) openStore() error {
 	state, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(d.cfg.Dirs.State, stateFile)})
 	if err != nil {
@@ -50,19 +50,17 @@ func (d *daemon) openStore() error {
 	return nil
 }
 
-// explainDamage says what can be done about a state file that is damaged, if that is the
-// error.
+// explainDamage adds the remedy for a damaged state file, if that is the error.
 func (d *daemon) explainDamage(err error) error {
 	if !errors.Is(err, store.ErrDamaged) {
 		return err
 	}
 	path := filepath.Join(d.cfg.Dirs.State, stateFile)
-	return fmt.Errorf("%w (put a copy of %[2]s back, or move it aside with \"mv %[2]s %[2]s.damaged\" and start again:"+
-		" then all networks, sandboxes and published ports are forgotten, and running containers have to be started anew)", err, path)
+	return fmt.Errorf("%w (restore a copy of %[2]s, or move it aside with \"mv %[2]s %[2]s.damaged\" and start again;"+
+		" all networks, sandboxes and published ports are then lost, and running containers have to be restarted)", err, path)
 }
 
-// listenMetrics makes the socket of the metrics, which a daemon that was taken
-// over from has let go of.
+// listenMetrics opens the socket for metrics, which a previous daemon has closed by then.
 func (d *daemon) listenMetrics() error {
 	if d.cfg.MetricsListen == "" {
 		return nil
@@ -76,8 +74,8 @@ func (d *daemon) listenMetrics() error {
 	return nil
 }
 
-// warnUplinks warns of pinned uplinks that are not there, which may come, and
-// of those that cannot be one.
+// warnUplinks warns of pinned uplinks that do not exist, but may later, and of those that cannot
+// be uplinks.
 func (d *daemon) warnUplinks() error {
 	links, err := d.handle.Links()
 	if err != nil {
@@ -86,9 +84,9 @@ func (d *daemon) warnUplinks() error {
 	for _, name := range d.cfg.Uplinks {
 		switch i := slices.IndexFunc(links, func(l rtnl.Link) bool { return l.Name == name }); {
 		case i < 0:
-			d.log.Warn("no such device yet; it is an uplink as soon as it is there", "uplink", name)
+			d.log.Warn("pinned uplink does not exist yet; it is used as soon as it does", "uplink", name)
 		case !links[i].Ethernet():
-			d.log.Warn("packets of the device have no Ethernet header, so it is no uplink (docs/limits.md)", "uplink", name)
+			d.log.Warn("packets of the device have no Ethernet header, so it cannot be an uplink (docs/limits.md)", "uplink", name)
 		}
 	}
 	return nil

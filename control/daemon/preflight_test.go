@@ -20,8 +20,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
-// What is misnamed is refused in one line that names the flag, while nothing of
-// the kernel's is touched yet.
+// A misconfiguration is refused in one line that names the flag, before any kernel object is
+// touched.
 func TestMisnamed(t *testing.T) {
 	n := newNode(t)
 	if l, err := n.host.Listen("tcp", testMetrics); err != nil {
@@ -59,7 +59,7 @@ func TestMisnamed(t *testing.T) {
 		{"docker-read-only", func(c *Config) { c.Dirs.DockerPlugins = readOnly }, []string{"--docker-plugin-dir", readOnly, "read-only"}},
 		{"docker-served", func(c *Config) { c.Dirs.DockerPlugins = served }, []string{"--docker-plugin-dir", "another daemon serves Docker"}},
 		{"cgroup-absent", func(c *Config) { c.CgroupRoot = "/sys/fs/cgroup/nowhere" }, []string{"--cgroup-root", "no such file"}},
-		{"cgroup-elsewhere", func(c *Config) { c.CgroupRoot = readOnly }, []string{"--cgroup-root", "no cgroup2 file system"}},
+		{"cgroup-elsewhere", func(c *Config) { c.CgroupRoot = readOnly }, []string{"--cgroup-root", "not in a cgroup2 file system"}},
 		{"pool-multicast", func(c *Config) {
 			c.DefaultPools = []ipam.DefaultPool{{Base: netip.MustParsePrefix("239.0.0.0/8"), Size: 16}}
 		}, []string{"--default-address-pool", "multicast"}},
@@ -82,7 +82,7 @@ func TestMisnamed(t *testing.T) {
 				}
 			}
 			if devices := n.devices(); len(devices) > 0 {
-				t.Errorf("devices %q were made", devices)
+				t.Errorf("devices %q were created", devices)
 			}
 			if _, err := os.Stat(filepath.Join(n.dir, "bpf")); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("directory of pins: %v, want none", err)
@@ -91,7 +91,7 @@ func TestMisnamed(t *testing.T) {
 	}
 }
 
-// stateDir is a state directory whose file was spoilt.
+// stateDir returns a state directory whose file was damaged.
 func stateDir(t *testing.T, spoil func(path string) error) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -107,7 +107,7 @@ func stateDir(t *testing.T, spoil func(path string) error) string {
 	return dir
 }
 
-// A pinned uplink may come later: no refusal, but a word.
+// A pinned uplink may appear later, so there is a warning and not a refusal.
 func TestAbsentUplinkIsWarnedOf(t *testing.T) {
 	n := newNode(t)
 	if err := n.host.IP("link add ext0 type veth peer name far0"); err != nil {
@@ -125,6 +125,6 @@ func TestAbsentUplinkIsWarnedOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "level=WARN") || !strings.Contains(got, "uplink=ext1") {
-		t.Errorf("the log says %q, want one warning of ext1", got)
+		t.Errorf("the log is %q, want one warning of ext1", got)
 	}
 }

@@ -16,8 +16,7 @@ import (
 
 const reapInterval = 2 * time.Second
 
-// serve runs everything that has to run until ctx ends or one part fails, and
-// returns when all of it has ended.
+// serve runs all parts until ctx ends or one part fails, and returns when all have ended.
 func (d *daemon) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	run := func(what string, part func(context.Context) error) {
@@ -30,14 +29,14 @@ func (d *daemon) serve(ctx context.Context) error {
 	}
 	run("serve the API", func(ctx context.Context) error { return d.server.Serve(ctx, d.apiSocket) })
 	run("keep the kernel as desired", d.reconciler.Run)
-	run("forget expired flows", d.collector.Run)
+	run("expire flows", d.collector.Run)
 	run("reap sandboxes", d.reap)
 	run("serve DNS", d.dns.Run)
 	if d.dockerSocket != nil {
 		run("serve Docker", func(ctx context.Context) error { return d.docker.Serve(ctx, d.dockerSocket) })
 	}
 	if d.namer != nil {
-		run("learn Docker's names", d.namer.Run)
+		run("fetch Docker's names", d.namer.Run)
 	}
 	if d.metricsSocket != nil {
 		run("serve metrics", d.serveMetrics)
@@ -45,16 +44,16 @@ func (d *daemon) serve(ctx context.Context) error {
 	return group.Wait()
 }
 
-// reap removes the sandboxes that were to go with their program, whose client
-// could not say that it ended, and what container engines forgot: first what
-// did not survive the machine's start. Since that needs what all else needs, it is also
-// what tells systemd that this daemon does not hang.
+// reap removes sandboxes that should be removed with their program and whose client could not
+// report its exit, and objects that container engines have abandoned; first those that did not
+// survive a reboot. Since reaping needs the same locks as everything else, it also feeds
+// systemd's watchdog.
 func (d *daemon) reap(ctx context.Context) error {
 	tick := time.NewTicker(reapInterval)
 	defer tick.Stop()
 	for {
 		if err := d.controller.Reap(ctx); err != nil && ctx.Err() == nil {
-			d.log.Warn("sandboxes not reaped", "err", err)
+			d.log.Warn("cannot reap sandboxes", "err", err)
 		}
 		d.notify(systemd.SdNotifyWatchdog)
 		select {
@@ -65,8 +64,7 @@ func (d *daemon) reap(ctx context.Context) error {
 	}
 }
 
-// serveMetrics answers Prometheus. Scrapes are cut off when the daemon ends:
-// nobody's work is lost.
+// serveMetrics serves Prometheus. It aborts scrapes when the daemon ends, since no work is lost.
 func (d *daemon) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", d.metrics.Handler())

@@ -18,17 +18,17 @@ import (
 
 const (
 	socketName  = "api.sock"
-	socketGroup = "fairlead" // may use the API, where it exists
+	socketGroup = "fairlead" // members may use the API, if the group exists
 )
 
-// listenAPI makes the API's socket: for root, and for the group if there is one.
-// The caller holds the run directory's lock, so that a socket there is stale.
+// listenAPI opens the API socket, for root, and for the group if it exists. The caller holds the
+// run directory's lock, so an existing socket is stale.
 func listenAPI(runDir string) (_ net.Listener, retErr error) {
 	path := filepath.Join(runDir, socketName)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove stale socket: %w", err)
 	}
-	// The mask keeps the socket from being open to all until chmod.
+	// The umask prevents access by others until chmod.
 	mask := syscall.Umask(0o177)
 	listener, err := net.Listen("unix", path)
 	syscall.Umask(mask)
@@ -46,7 +46,7 @@ func listenAPI(runDir string) (_ net.Listener, retErr error) {
 	return listener, nil
 }
 
-// shareSocket gives the socket its group and mode.
+// shareSocket sets the group and mode of the socket.
 func shareSocket(path string) error {
 	group, err := user.LookupGroup(socketGroup)
 	var unknown user.UnknownGroupError
@@ -57,10 +57,10 @@ func shareSocket(path string) error {
 	default:
 		gid, err := strconv.Atoi(group.Gid)
 		if err != nil {
-			return fmt.Errorf("group %q has the odd number %q: %w", socketGroup, group.Gid, err)
+			return fmt.Errorf("invalid ID %[2]q of group %[1]q: %[3]w", socketGroup, group.Gid, err)
 		}
 		if err := os.Chown(path, 0, gid); err != nil {
-			return fmt.Errorf("give the API socket to group %q: %w", socketGroup, err)
+			return fmt.Errorf("set group %q of the API socket: %w", socketGroup, err)
 		}
 	}
 	if err := os.Chmod(path, 0o660); err != nil {
@@ -69,17 +69,17 @@ func shareSocket(path string) error {
 	return nil
 }
 
-// netnsCookie identifies the network namespace this process is in, as long as
-// the machine is up: the socket programs serve no other.
+// netnsCookie identifies the network namespace of this process until the next reboot. The socket
+// programs serve no other namespace.
 func netnsCookie() (_ uint64, retErr error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, fmt.Errorf("open socket for the namespace's cookie: %w", err)
+		return 0, fmt.Errorf("open a socket to read the namespace cookie: %w", err)
 	}
 	defer func() { retErr = errors.Join(retErr, unix.Close(fd)) }()
 	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	if err != nil {
-		return 0, fmt.Errorf("read the namespace's cookie: %w", err)
+		return 0, fmt.Errorf("read the namespace cookie: %w", err)
 	}
 	return cookie, nil
 }

@@ -11,12 +11,12 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// flowTables are the maps that hold flows, with their label in the metrics.
+// flowTables returns the labels, in metrics, of the maps that hold flows.
 func flowTables() map[string]string {
 	return map[string]string{"fl_ct": "confirmed", "fl_ct_new": "unconfirmed"}
 }
 
-// stats reads everything the metrics show, from the maps and the model.
+// stats collects the values of all metrics, from the maps and the model.
 func (d *daemon) stats() (metrics.Stats, error) {
 	set, snapshot := d.datapath.Maps(), d.controller.Snapshot()
 	networks, err := networkStats(set.Counters, snapshot)
@@ -68,7 +68,7 @@ func (d *daemon) stats() (metrics.Stats, error) {
 	return s, nil
 }
 
-// networkStats returns the networks by name, in order.
+// networkStats returns the networks sorted by name.
 func networkStats(c *maps.Counters, snapshot *model.Snapshot) ([]metrics.Network, error) {
 	endpoints := make(map[string]int, len(snapshot.Networks))
 	for _, e := range snapshot.Endpoints {
@@ -96,7 +96,7 @@ func networkStats(c *maps.Counters, snapshot *model.Snapshot) ([]metrics.Network
 	return networks, nil
 }
 
-// counters turns the tables' counters into the metrics'.
+// counters converts the tables' counters to those of metrics.
 func counters(in map[string]maps.Counter) map[string]metrics.Counter {
 	out := make(map[string]metrics.Counter, len(in))
 	for name, c := range in {

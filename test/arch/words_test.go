@@ -79,7 +79,6 @@ var notYet = []string{
 	"control/attach",
 	"control/api",
 	"control/cni",
-	"control/daemon",
 	"control/dns",
 	"control/dockerplugin",
 	"control/gc",
