@@ -105,10 +105,11 @@ static __always_inline bool flow_find_port(struct __sk_buff *skb, struct flow *f
 	__u32 own = bpf_ntohs(f->e.xlat.sport), start = bpf_get_prandom_u32();
 	struct port_range r = port_range(f, own);
 	bool fits = !f->gateway || own <= r.max;
+	__u32 width = r.max - r.min + 1;
 
 	for (__u32 i = 0; i <= PORT_TRIES; i++) {
 		if (i || !fits)
-			f->e.xlat.sport = bpf_htons(r.min + (start + i) % (r.max - r.min + 1));
+			f->e.xlat.sport = bpf_htons(r.min + (start + i) % width);
 		if (i)
 			count_event(EV_SNAT_RETRY);
 		if (!flow_try_port(skb, now))
@@ -179,6 +180,30 @@ static __always_inline int flow_publish(struct flow *f, const struct publish *b,
 }
 
 /*
+ * Does the key of the flow in flow_scratch() have an entry now? Another CPU has made it just now, for
+ * a packet that came at once: the flow's next (a resolver asks for both kinds of addresses), or one
+ * of a flow the other way, to which this packet is an answer then. Its port is the flow's: with
+ * another one this packet's answer would find no flow.
+ */
+static __always_inline bool flow_is_made(struct flow *f, __u32 now)
+{
+	struct ct_entry *e = bpf_map_lookup_elem(&fl_ct_new, &f->key);
+	__be16 own = f->e.xlat.sport;
+
+	if (!e || e->in_if != f->e.in_if || (__s32)(e->expires - now) <= 0)
+		return false;
+	f->other = e->xlat;
+	f->e.xlat.sport = f->other.sport;
+	if (!tuple_equal(&f->other, &f->e.xlat)) {
+		f->e.xlat.sport = own;
+		return false;
+	}
+	if (f->other.sport != own)
+		bpf_map_delete_elem(&fl_ct_new, &f->rkey);
+	return true;
+}
+
+/*
  * flow_create records the flow of packet p as prepared in flow_scratch(), as
  * unconfirmed. xlat.sport is kept when it is free, else chosen from
  * cfg_snat_min..cfg_snat_max. f->e.flags may have CT_F_HOST or CT_F_STACK.
@@ -188,6 +213,7 @@ __noinline int flow_create(struct __sk_buff *skb, const struct pkt *p)
 {
 	struct flow *f = flow_scratch();
 	__u32 now = now_seconds();
+	long err;
 
 	if (!p || !f)
 		return -DROP_CT_FULL;
@@ -207,7 +233,10 @@ __noinline int flow_create(struct __sk_buff *skb, const struct pkt *p)
 	ct_make_partner(&f->reply, &f->key, &f->e);
 	if (!flow_find_port(skb, f, now))
 		return -DROP_SNAT_EXHAUSTED;
-	if (bpf_map_update_elem(&fl_ct_new, &f->key, &f->e, BPF_ANY)) {
+	err = bpf_map_update_elem(&fl_ct_new, &f->key, &f->e, BPF_NOEXIST);
+	if (err && flow_is_made(f, now))
+		return 0;
+	if (err && bpf_map_update_elem(&fl_ct_new, &f->key, &f->e, BPF_ANY)) {
 		bpf_map_delete_elem(&fl_ct_new, &f->rkey);
 		return -DROP_CT_FULL;
 	}

@@ -228,12 +228,22 @@ func (w *world) run(tb testing.TB, program string, data []byte, skb skBuff, flag
 
 // exec runs a program on a packet and looks at nothing but the packet: it is quick.
 func (w *world) exec(program string, data []byte, skb skBuff, flags uint32) (result, error) {
-	opts := ebpf.RunOptions{
+	opts := runOptions(data, skb, flags)
+	var r result
+	var err error
+	w.ns.do(func() { r, err = w.execHere(program, &opts) })
+	return r, err
+}
+
+func runOptions(data []byte, skb skBuff, flags uint32) ebpf.RunOptions {
+	return ebpf.RunOptions{
 		Data: data, DataOut: make([]byte, len(data)+256), Context: &skb, ContextOut: &skBuff{}, Flags: flags,
 	}
-	var ret uint32
-	var err error
-	w.ns.do(func() { ret, err = w.programs[program].Run(&opts) })
+}
+
+// execHere is exec on a thread that is in the world's namespace.
+func (w *world) execHere(program string, opts *ebpf.RunOptions) (result, error) {
+	ret, err := w.programs[program].Run(opts)
 	if err != nil {
 		return result{}, err
 	}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	syncatomic "sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// atOnce runs the programs side by side, as the kernel does for packets on two processors.
+func (s *scenario) atOnce(all ...*sent) []result {
+	s.Helper()
+	results, errs := make([]result, len(all)), make([]error, len(all))
+	var waiting syncatomic.Int32
+	var wg sync.WaitGroup
+	waiting.Store(int32(len(all)))
+	for i, p := range all {
+		wg.Go(func() {
+			runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+			opts := runOptions(p.in, p.skb, p.flags)
+			errs[i] = s.ns.enter()
+			for waiting.Add(-1); waiting.Load() > 0; { // a moment; a thread that sleeps would come late
+			}
+			if errs[i] == nil {
+				results[i], errs[i] = s.execHere(p.program, &opts)
+			}
+		})
+	}
+	wg.Wait()
+	must(s.TB, errors.Join(errs...))
+	return results
+}
+
+// enter moves the thread into the namespace.
+func (ns *netns) enter() error {
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", ns.tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Setns(fd, unix.CLONE_NEWNET)
+}
+
+// sends is a packet of one end of a way: the client's, or an answer of the server's.
+func (s *scenario) sends(member string, p packet) *sent {
+	s.Helper()
+	if member == "" {
+		return s.arrive(p)
+	}
+	return s.from(member, p)
+}
+
+// clash is a flow whose first packets come at once, as those of a resolver's that asks for both
+// kinds of addresses from one socket (the kernel's udpclash.c).
+type clash struct {
+	name string
+	l    l4
+	// before prepares what stands in the flow's way.
+	before func(s *scenario, f family, l l4)
+	way    func(s *scenario, f family, l l4) way
+}
+
+func clashes() []clash {
+	free := func(*scenario, family, l4) {}
+	out := func(s *scenario, f family, l l4) way {
+		p := s.via(f, "a", l, at(f.remote, l.dport))
+		return way{client: "a", asks: p, asked: p.routed().with(func(p *packet) { p.src = at(f.uplink, l.sport) })}
+	}
+	member := func(s *scenario, f family, l l4) way {
+		p := s.via(f, "d", l, at(f.uplink, l.dport))
+		return way{client: "d", server: "b", asks: p, asked: s.byGateway(f, "b", p, l.backend())}
+	}
+	outside := func(s *scenario, f family, l l4) way {
+		p := s.client(f, l, at(f.uplink, l.dport))
+		return way{server: "b", asks: p, asked: s.toBackend(f, "b", p, l.backend())}
+	}
+	taken := func(s *scenario, f family, l l4) { s.from("b", s.via(f, "b", l, at(f.remote, l.dport))).goes() }
+	return []clash{
+		{"masqueraded", protocols()[1], free, out},
+		{"masqueraded", protocols()[2], free, out},
+		{"masqueraded_port_taken", protocols()[1], taken, out},
+		{"masqueraded_port_taken", protocols()[2], taken, out},
+		{"published", published()[1], free, outside},
+		{"published_port_taken", published()[1], func(s *scenario, f family, l l4) {
+			s.arrive(s.client(f, l, at(f.second, l.dport))).goes()
+		}, outside},
+		{"published_to_member", published()[1], free, member},
+		{"published_to_member_port_taken", published()[1], func(s *scenario, f family, l l4) {
+			s.from("a", s.via(f, "a", l, at(f.uplink, l.dport))).goes()
+		}, member},
+	}
+}
+
+// clashCases are races, each tried often enough to be lost without the remedy.
+func clashCases() []testCase {
+	const rounds = 100
+	var cases []testCase
+	for _, c := range clashes() {
+		cases = append(cases, testCase{name: c.l.name + "-at_once_" + c.name + "-answered", run: func(s *scenario, f family) {
+			for i := range uint16(rounds) {
+				l := c.l
+				l.sport = 30000 + i
+				s.clash(f, c, l)
+			}
+		}})
+	}
+	return append(cases, testCase{name: "udp-at_once_both_ways-answered", run: func(s *scenario, f family) {
+		for i := range uint16(rounds) {
+			s.clashBothWays(f, published()[1], 30000+i)
+		}
+	}})
+}
+
+func (s *scenario) clash(f family, c clash, l l4) {
+	s.Helper()
+	c.before(s, f, l)
+	w := c.way(s, f, l)
+	before := s.counts(s.TB)
+	results := s.atOnce(s.sends(w.client, w.asks), s.sends(w.client, w.asks))
+	var ports []uint16
+	for i, r := range results {
+		if r.verdict != redirected {
+			s.Fatalf("packet %d of two at once from port %d: verdict %s, %v", i, l.sport, r.verdict, s.counts(s.TB).since(before))
+		}
+		ports = append(ports, port(f, w.asks, r.out))
+	}
+	for i, r := range results {
+		asked := w.asked.with(func(p *packet) { p.src = at(p.src.Addr(), ports[i]) })
+		if want := asked.bytes(s.TB); !slices.Equal(want, r.out) {
+			s.Fatalf("packet %d of two at once came out as\n%s\nwant\n%s", i, dump(r.out), dump(want))
+		}
+		answer := asked.answer("")
+		if w.server == "" {
+			answer = s.outside(answer)
+		}
+		if r := s.sends(w.server, answer).quick(); r.verdict != redirected {
+			s.Fatalf("two packets at once left from ports %d; the answer to the one from port %d: verdict %s", ports, ports[i], r.verdict)
+		}
+	}
+}
+
+// clashBothWays has somebody outside ask b's port while b asks that port from its own (the kernel's
+// conntrack_reverse_clash.c): of the two flows b sees one, or two with different ports.
+func (s *scenario) clashBothWays(f family, l l4, remote uint16) {
+	s.Helper()
+	l.sport = remote
+	in := s.client(f, l, at(f.uplink, l.dport))
+	got := s.toBackend(f, "b", in, l.backend())
+	out := s.via(f, "b", l, in.src).with(func(p *packet) { p.src = got.dst })
+	results := s.atOnce(s.arrive(in), s.from("b", out))
+	for i, r := range results {
+		if r.verdict != redirected {
+			s.Fatalf("packet %d of two at once with remote port %d: verdict %s", i, remote, r.verdict)
+		}
+	}
+	got.src = at(f.remote, port(f, in, results[0].out))
+	left := out.routed().with(func(p *packet) { p.src = at(f.uplink, port(f, out, results[1].out)) })
+	if one := got.src.Port() == remote; one != (left.src.Port() == in.dst.Port()) {
+		s.Fatalf("b sees the client with port %d of %d, and its own packet left from port %d", got.src.Port(), remote, left.src.Port())
+	}
+	toIn := got.answer("").routed().with(func(p *packet) { p.src, p.dst = in.dst, in.src })
+	s.from("b", got.answer("")).neigh(f, toIn)
+	s.answers("b", out, left, "")
+}
+
+// TestClash has packets of one flow on two processors at once.
+func TestClash(t *testing.T) {
+	runIn(t, newWorld(t, config{vars: featureVars()}), clashCases())
+}
