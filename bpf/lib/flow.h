@@ -17,6 +17,10 @@
 /* Ports tried before a packet is refused; after ~25 random ones the chance is small. */
 #define PORT_TRIES 32
 
+/* From one port tried to the next: far, because ports in use are often neighbours. A prime above
+ * all ports, so that each port of a small range is tried once before any is again. */
+#define PORT_STEP 99991
+
 /*
  * What a program of the host sends to a sandbox has a gateway's address, too, and no entry. So flows
  * translated to such an address take source ports up to this one: by default the kernel hands
@@ -102,14 +106,14 @@ static __always_inline struct port_range port_range(const struct flow *f, __u32 
 /* Claims the first usable source port: its own, then some of the range. */
 static __always_inline bool flow_find_port(struct __sk_buff *skb, struct flow *f, __u32 now)
 {
-	__u32 own = bpf_ntohs(f->e.xlat.sport), start = bpf_get_prandom_u32();
+	__u32 own = bpf_ntohs(f->e.xlat.sport), start = bpf_get_prandom_u32() >> 16;
 	struct port_range r = port_range(f, own);
 	bool fits = !f->gateway || own <= r.max;
 	__u32 width = r.max - r.min + 1;
 
 	for (__u32 i = 0; i <= PORT_TRIES; i++) {
 		if (i || !fits)
-			f->e.xlat.sport = bpf_htons(r.min + (start + i) % width);
+			f->e.xlat.sport = bpf_htons(r.min + (start + i * PORT_STEP) % width);
 		if (i)
 			count_event(EV_SNAT_RETRY);
 		if (!flow_try_port(skb, now))

@@ -111,11 +111,12 @@ func clashCases() []testCase {
 			}
 		}})
 	}
-	return append(cases, testCase{name: "udp-at_once_both_ways-answered", run: func(s *scenario, f family) {
+	cases = append(cases, testCase{name: "udp-at_once_both_ways-answered", run: func(s *scenario, f family) {
 		for i := range uint16(rounds) {
 			s.clashBothWays(f, published()[1], 30000+i)
 		}
 	}})
+	return append(cases, crowdedCases()...)
 }
 
 func (s *scenario) clash(f family, c clash, l l4) {
@@ -168,6 +169,27 @@ func (s *scenario) clashBothWays(f family, l l4, remote uint16) {
 	toIn := got.answer("").routed().with(func(p *packet) { p.src, p.dst = in.dst, in.src })
 	s.from("b", got.answer("")).neigh(f, toIn)
 	s.answers("b", out, left, "")
+}
+
+// Ports in use are often neighbours, as those of a client that counts. A flow that cannot keep its port
+// finds one all the same.
+func crowdedCases() []testCase {
+	const (
+		crowd = 6000
+		flows = 200
+	)
+	l := protocols()[1]
+	return []testCase{{name: "udp-ports_crowded-answered", run: func(s *scenario, f family) {
+		for i := range uint16(crowd) {
+			l.sport = 40000 + i
+			s.from("b", s.via(f, "b", l, at(f.remote, l.dport))).goes()
+		}
+		for i := range uint16(flows) {
+			l.sport = 40000 + i
+			p := s.via(f, "a", l, at(f.remote, l.dport))
+			s.answers("a", p, s.opensElsewhere(f, l, p), l.reply)
+		}
+	}}}
 }
 
 // TestClash has packets of one flow on two processors at once.
