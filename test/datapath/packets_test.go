@@ -48,6 +48,7 @@ func flows() []subject {
 		{"Recycled", recycledCases},
 		{"HostSockets", hostSocketCases},
 		{"AddressReused", addressReusedCases},
+		{"Drills", drillCases},
 	}
 }
 
