@@ -87,7 +87,7 @@ type Attachment struct {
 // replaced in place, with no packet in between that meets none. It reports
 // whether it had to do anything.
 func (d *Datapath) Attach(ifindex int, h Hook) (changed bool, err error) {
-	if err := d.tables.refresh(d.log); err != nil {
+	if err := d.exchange(h); err != nil {
 		return false, err
 	}
 	if d.tcx {
@@ -110,7 +110,7 @@ func (d *Datapath) Attach(ifindex int, h Hook) (changed bool, err error) {
 // reports whether it had to do anything, and whether Attach is to be called. Where a
 // link is, or no filter can be, it is Attach.
 func (d *Datapath) AttachAtOnce(ifindex int, h Hook) (changed, provisional bool, err error) {
-	if err := d.tables.refresh(d.log); err != nil {
+	if err := d.exchange(h); err != nil {
 		return false, false, err
 	}
 	if d.tcx && d.clsact != nil {

@@ -165,16 +165,49 @@ func pinPrograms(dir string, progs map[string]*ebpf.Program) error {
 	return nil
 }
 
+// exchange is called before a program is attached to a hook. If tables were replaced, programs of the
+// version before write to the old ones until the last of them is replaced, and a flow that only one
+// version knows is lost. So no TCP connection begins meanwhile by programs of this version, and
+// entries are copied when the programs are loaded, before the first is attached, before the
+// first is that sees the answers to masqueraded flows, and at the end ([Datapath.Settle]).
+func (d *Datapath) exchange(h Hook) error {
+	t := d.tables
+	if len(t.old) == 0 {
+		return nil
+	}
+	if !t.attaching {
+		if err := d.set.Conntrack.Hold(); err != nil {
+			return err
+		}
+		t.attaching = true
+		if err := t.copy(false); err != nil {
+			return err
+		}
+	}
+	if h != FromUplink || t.answers {
+		return nil
+	}
+	t.answers = true
+	return t.copy(true)
+}
+
+// Settle ends a pass that attached what it could: entries written to replaced tables meanwhile are
+// brought over, and TCP connections begin again.
+func (d *Datapath) Settle() error {
+	if err := d.tables.settle(d.log); err != nil {
+		return err
+	}
+	return d.set.Conntrack.Recount()
+}
+
 // Commit ends a replacement, once all that should be attached is: entries
 // written to replaced tables meanwhile are brought over, and pins of other
 // versions are removed.
 func (d *Datapath) Commit() error {
-	if err := d.tables.settle(d.log); err != nil {
+	if err := d.Settle(); err != nil {
 		return err
 	}
-	if err := d.set.Conntrack.Recount(); err != nil {
-		return err
-	}
+	d.tables.forget()
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return fmt.Errorf("look for old programs: %w", err)

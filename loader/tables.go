@@ -27,8 +27,10 @@ type tables struct {
 	layouts map[string]maps.Layout
 	// fresh is the maps that are not pinned yet.
 	fresh map[string]bool
-	// current: programs of this version may write to the maps already.
-	current bool
+	// attaching: programs of this version may write to the maps.
+	attaching bool
+	// answers: the hooks that begin masqueraded flows have programs of this version.
+	answers bool
 }
 
 // openTables opens the pinned maps and makes those that are missing or do not
@@ -113,36 +115,28 @@ func (t *tables) pin() error {
 	return nil
 }
 
-// refresh copies replaced maps once more, right before the first program of this version is
-// attached: loading takes a while, in which flows begin, end and change.
-func (t *tables) refresh(log *slog.Logger) error {
-	if t.current {
-		return nil
-	}
-	t.current = true
-	return t.copy(false, log)
-}
-
 // settle copies what programs of the version before wrote to replaced maps until they were replaced, too.
 func (t *tables) settle(log *slog.Logger) error {
-	if err := t.copy(true, log); err != nil {
-		return err
+	for name := range t.old {
+		log.Info("late entries of a replaced table are copied", "table", name)
 	}
+	return t.copy(true)
+}
+
+// forget lets go of replaced maps.
+func (t *tables) forget() {
 	closeAll(t.old)
 	clear(t.old)
-	return nil
 }
 
 // copy copies the entries of replaced maps, or those that are missing.
-func (t *tables) copy(onlyMissing bool, log *slog.Logger) error {
+func (t *tables) copy(onlyMissing bool) error {
 	// A flow moves from fl_ct_new to fl_ct: in this order none is overlooked.
 	names := slices.Sorted(stdmaps.Keys(t.old))
 	for _, name := range slices.Backward(names) {
-		copied, lost, err := maps.Copy(t.maps[name], t.old[name], t.layouts[name], onlyMissing)
-		if err != nil {
+		if _, _, err := maps.Copy(t.maps[name], t.old[name], t.layouts[name], onlyMissing); err != nil {
 			return fmt.Errorf("move late entries of map %s: %w", name, err)
 		}
-		log.Info("late entries of a replaced table were copied", "table", name, "entries", copied, "no_room", lost)
 	}
 	return nil
 }

@@ -177,6 +177,19 @@ func (c *Conntrack) Recount() error {
 	return nil
 }
 
+// held is more than a table can have room for.
+const held = int64(1) << 40
+
+// Hold has the programs refuse new TCP connections as if fl_ct was full, until Recount: their
+// senders repeat the SYN after a second. So no connection begins that is not copied while
+// tables and programs are exchanged.
+func (c *Conntrack) Hold() error {
+	if err := c.used.Put(uint32(0), held); err != nil {
+		return fmt.Errorf("write to table %s: %w", bpf.TCMapFlCtUsed, err)
+	}
+	return nil
+}
+
 func (c *Conntrack) count() (int64, error) {
 	var n int64
 	if err := c.used.Lookup(uint32(0), &n); err != nil {

@@ -108,7 +108,7 @@ func (p *pass) checkAttachments(have []loader.Attachment) error {
 		errs = append(errs, p.checkFilters(filters))
 	}
 	suspects := p.r.suspects.take()
-	for at := range wanted {
+	for _, at := range attachOrder(wanted) {
 		if live[at] && !suspects[at.ifindex] {
 			continue
 		}
@@ -203,4 +203,18 @@ func (p *pass) checkFilters(at []place) error {
 	}
 	p.r.clsactTurn += n
 	return errors.Join(errs...)
+}
+
+// attachOrder sorts places: programs that see the answers to masqueraded flows come last, when no
+// program of another version begins such flows (loader.Datapath.Attach).
+func attachOrder(places map[place]bool) []place {
+	last := func(at place) int {
+		if at.hook == loader.FromUplink {
+			return 1
+		}
+		return 0
+	}
+	return slices.SortedFunc(maps.Keys(places), func(a, b place) int {
+		return cmp.Or(cmp.Compare(last(a), last(b)), cmp.Compare(a.ifindex, b.ifindex), cmp.Compare(a.hook, b.hook))
+	})
 }

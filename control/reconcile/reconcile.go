@@ -38,6 +38,9 @@ type Datapath interface {
 	AttachCgroup() (changed int, err error)
 	// Attached lists the attachments, including those whose device was removed.
 	Attached() ([]loader.Attachment, error)
+	// Settle takes over what programs of an earlier version noted until now, after a pass that
+	// attached what it could.
+	Settle() error
 	// Commit removes what an earlier version left behind, once everything is attached.
 	Commit() error
 }
@@ -222,7 +225,7 @@ func (r *Reconciler) first(ctx context.Context, s *model.Snapshot) error {
 	}
 	p.diff(nil)
 	p.run()
-	errs := []error{p.syncTables(), p.checkUplinks(), p.checkCgroup(), p.checkAttachments(attached)}
+	errs := []error{p.syncTables(), p.checkUplinks(), p.checkCgroup(), p.checkAttachments(attached), r.dp.Settle()}
 	if err := errors.Join(errs...); err != nil {
 		// The next resync retries; the daemon can serve meanwhile.
 		r.log.Error("the datapath is incomplete", "err", err)

@@ -173,6 +173,8 @@ func (w *world) Attached() ([]loader.Attachment, error) {
 	return as, nil
 }
 
+func (w *world) Settle() error { return nil }
+
 func (w *world) Commit() error {
 	w.commits++
 	return nil

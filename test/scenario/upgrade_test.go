@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scenario
+
+import (
+	"fmt"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/bench/world"
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+// earlierCommit is the last one whose flow entries have the first layout.
+const earlierCommit = "587769b"
+
+// silent is how many connections of each way say nothing while builds are exchanged.
+const silent = 100
+
+// A build with another layout of flows takes over under load, from one that runs or was killed:
+// no connection is reset, none fails, no flow is missing afterwards.
+func TestUpgradeAcrossLayouts(t *testing.T) {
+	earlier := buildEarlier(t)
+	for _, clsact := range []bool{false, true} {
+		t.Run(mode(clsact), func(t *testing.T) {
+			acrossLayouts(t, lab.New(t, lab.Config{Clsact: clsact, NoDaemon: true}), earlier)
+		})
+	}
+}
+
+// buildEarlier builds the fairlead of earlierCommit from the history.
+func buildEarlier(t *testing.T) (binary string) {
+	t.Helper()
+	dir := t.TempDir()
+	binary = filepath.Join(dir, "bin")
+	// As `make build`, so that what both builds have in common is compiled already.
+	script := fmt.Sprintf("git -C ../.. archive %s | tar -x -C %s && cd %[2]s && CGO_ENABLED=0 go build -trimpath -o %s ./cmd/fairlead",
+		earlierCommit, dir, binary)
+	out, err := exec.Command("bash", "-o", "pipefail", "-c", script).CombinedOutput()
+	if err != nil {
+		t.Fatalf("build %s (in a shallow clone: git fetch --unshallow): %v\n%s", earlierCommit, err, out)
+	}
+	return binary
+}
+
+func acrossLayouts(t *testing.T, l *lab.Lab, earlier string) {
+	now := l.Binary
+	defer func() { l.Binary = now }() // it cleans up
+	l.Binary = earlier
+	l.StartDaemon()
+	web := network(l, "web")
+	b := l.Sandbox("ben", "--network", web, "-p", "8004:84", "-p", "8004:84/udp", "-p", "8006:86", "-p", "8006:86/udp")
+	a := l.Sandbox("anna", "--network", web)
+	ways := make(map[string]way)
+	for _, f := range lab.Families() {
+		port, host, out := fmt.Sprint(8000+int(f)), f.Of(lab.Host4, lab.Host6), f.Of(lab.Outside4, lab.Outside6)
+		ways["published port, IPv"+f.String()] = way{l.Outside, net.JoinHostPort(host, port), l.Echo(b.Host, 80+int(f))}
+		ways["masquerade, IPv"+f.String()] = way{a.Host, net.JoinHostPort(out, port), l.Echo(l.Outside, 8000+int(f))}
+	}
+	for _, step := range []struct {
+		name, binary string
+		do           func()
+	}{
+		{"upgraded", now, func() {
+			if l.Config.Clsact {
+				l.KillDaemon()
+			}
+			l.StartDaemon()
+		}},
+	} {
+		l.Binary = step.binary
+		kept(l, ways, step.name, step.do)
+	}
+}
+
+// way is one that connections take: from a client to an address where server answers.
+type way struct {
+	client  *world.Host
+	address string
+	server  *lab.Server
+}
+
+// kept wants an event to cost no connection and no datagram. A connection whose handshake falls
+// into the moment in which programs and tables change may have to repeat a segment.
+func kept(l *lab.Lab, ways map[string]way, event string, do func()) {
+	l.Helper()
+	idle := openIdle(l, ways)
+	loads := make(map[string]*lab.Load)
+	for name, w := range ways {
+		loads[name] = l.StartLoad(name, w.client, w.server, w.address)
+	}
+	do()
+	time.Sleep(time.Second)
+	idle.alive(l, event)
+	idle.close()
+	for name, load := range loads {
+		report := load.Stop()
+		l.Logf("%s, %s: %v", event, name, report)
+		for _, e := range report.Errors {
+			l.Errorf("%s, %s: %s", event, name, e)
+		}
+		if report.Lost > 0 {
+			l.Errorf("%s, %s: %d datagrams were lost", event, name, report.Lost)
+		}
+	}
+}
+
+// idle is connections that wait.
+type idle []net.Conn
+
+// openIdle opens some of each way.
+func openIdle(l *lab.Lab, ways map[string]way) (all idle) {
+	l.Helper()
+	for name, w := range ways {
+		for range silent {
+			c, err := w.client.Dial(net.Dialer{Timeout: 3 * time.Second}, "tcp", w.address)
+			if err != nil {
+				l.Fatalf("idle connection, %s: %v", name, err)
+			}
+			all = append(all, c)
+		}
+	}
+	l.Cleanup(all.close)
+	all.alive(l, "at once") // the handshake is done on both sides
+	return all
+}
+
+func (all idle) close() {
+	for _, c := range all {
+		c.Close()
+	}
+}
+
+// alive wants every connection to echo.
+func (all idle) alive(l *lab.Lab, event string) {
+	l.Helper()
+	dead := 0
+	for i, c := range all {
+		out, in := fmt.Sprintf("%8d", i), make([]byte, 8)
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		_, err := c.Write([]byte(out))
+		if err == nil {
+			_, err = c.Read(in)
+		}
+		if err != nil || string(in) != out {
+			dead++
+			if dead <= 3 {
+				l.Errorf("%s, idle connection from %s to %s: echo %q, %v", event, c.LocalAddr(), c.RemoteAddr(), in, err)
+			}
+		}
+	}
+	if dead > 0 {
+		l.Errorf("%s: %d of %d idle connections are dead", event, dead, len(all))
+	}
+}
