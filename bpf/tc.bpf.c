@@ -319,6 +319,24 @@ static __always_inline int unless_from_sandbox(const struct pkt *p, const struct
 	return refusal;
 }
 
+/* An ICMP error that the stack sends. The host's own may be about an answer to a flow that left with
+ * another source (avoid_collision, masquerade_from_stack). */
+static __noinline int icmp_error_leaves(struct __sk_buff *skb, struct pkt *p,
+					const struct uplink *up)
+{
+	struct icmp_work *w = icmp_scratch();
+	struct ct_entry *e;
+	int err;
+
+	if (!w || icmp_related(skb, p, 0, w, &e) || !e)
+		return unless_from_sandbox(p, up, -DROP_BAD_ICMP);
+	err = nat_rewrite(skb, p, &w->to);
+	if (err)
+		return err;
+	translated_above(skb, up);
+	return VERDICT_NEXT;
+}
+
 /* Is e a flow masqueraded with an address that this uplink would not give it, because the route
  * moved here? Answers to the old one would not come back (route_known does the same). */
 static __always_inline bool route_moved(struct __sk_buff *skb, const struct pkt *p,
@@ -359,8 +377,10 @@ static __always_inline int do_to_uplink(struct __sk_buff *skb)
 	if (err)
 		return unless_from_sandbox(&p, up, err);
 	frag_remember(&p); /* the stack sends them in order */
-	if (p.flags & (PKT_ICMP_ERROR | PKT_ICMP_LOCAL))
+	if (p.flags & PKT_ICMP_LOCAL)
 		return unless_from_sandbox(&p, up, -DROP_BAD_ICMP);
+	if (p.flags & PKT_ICMP_ERROR)
+		return icmp_error_leaves(skb, &p, up);
 	e = ct_find(&p.t, &confirmed);
 	if (e) {
 		if (!route_moved(skb, &p, e, up)) {
@@ -473,10 +493,37 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 	return uplink_to_sandbox(skb, p, &f->e.xlat, b->ifindex);
 }
 
-/* The stack's own, unless somebody outside means a sandbox or the loopback directly. */
-static __always_inline int uplink_to_host(struct __sk_buff *skb, const struct pkt *p)
+/* Packet p from outside begins a flow to the host at the gateway's address of network net. The answer
+ * must not be masqueraded as what the host begins from there is, so there is an entry for it. */
+static __always_inline int uplink_to_gateway(struct __sk_buff *skb, struct pkt *p, __u32 net)
 {
-	__u32 ifindex = skb->ifindex;
+	const union ip *src = &p->t.saddr;
+	struct flow *f;
+	int err;
+
+	if (impossible_outside(src) || ip_is_linklocal6(src) || subnet_of(src) || host_addr(src))
+		return VERDICT_NEXT; /* no answer of such leaves by an uplink */
+	f = flow_prepare(p, net, 0, 0);
+	if (!f)
+		return VERDICT_NEXT;
+	f->e.flags = CT_F_HOST;
+	if (flow_create(skb, p))
+		return VERDICT_NEXT; /* the host's to take, all the same */
+	err = nat_rewrite(skb, p, &f->e.xlat);
+	return err ? err : VERDICT_NEXT;
+}
+
+/* Is e of packets that begin such a flow? */
+static __always_inline bool begun_to_host(const struct ct_entry *e)
+{
+	return (e->flags & (CT_F_HOST | CT_F_REPLY)) == CT_F_HOST;
+}
+
+/* The stack's own, unless somebody outside means a sandbox or the loopback directly. begins: it may
+ * begin a flow. */
+static __always_inline int uplink_to_host(struct __sk_buff *skb, struct pkt *p, bool begins)
+{
+	__u32 ifindex = skb->ifindex, net;
 	struct uplink *up = bpf_map_lookup_elem(&fl_uplink, &ifindex);
 
 	/* Mostly it is for the uplink's own address, which is found sooner than the others. */
@@ -484,9 +531,12 @@ static __always_inline int uplink_to_host(struct __sk_buff *skb, const struct pk
 		return VERDICT_NEXT;
 	if (ip_is_loopback(&p->t.daddr))
 		return -DROP_LOOPBACK;
-	if (subnet_of(&p->t.daddr) && !host_addr(&p->t.daddr))
+	net = subnet_of(&p->t.daddr);
+	if (!net)
+		return VERDICT_NEXT;
+	if (!host_addr(&p->t.daddr))
 		return -DROP_DIRECT;
-	return VERDICT_NEXT;
+	return begins ? uplink_to_gateway(skb, p, net) : VERDICT_NEXT;
 }
 
 /* A packet of no flow that arrived for the host. */
@@ -499,7 +549,7 @@ static __noinline int uplink_new(struct __sk_buff *skb, struct pkt *p)
 		if (b && !(p->t.proto == IPPROTO_UDP && host_connected(skb, &p->t)))
 			return uplink_published(skb, p, b);
 	}
-	return uplink_to_host(skb, p);
+	return uplink_to_host(skb, p, true);
 }
 
 /* An ICMP error that arrived for the host. */
@@ -510,7 +560,7 @@ static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 	int err;
 
 	if (!w || icmp_related(skb, p, 0, w, &e) || !e)
-		return uplink_to_host(skb, p);
+		return uplink_to_host(skb, p, false);
 	if (icmp_redirects(p))
 		return -DROP_BAD_ICMP;
 	if (e->out_if && !(e->flags & CT_F_STACK))
@@ -550,12 +600,17 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 	}
 	/* What cannot be parsed is the stack's to refuse, but for no sandbox. */
 	if (err || p.flags & PKT_ICMP_LOCAL)
-		return uplink_to_host(skb, &p);
+		return uplink_to_host(skb, &p, false);
 	if (p.flags & PKT_ICMP_ERROR)
 		return uplink_icmp_error(skb, &p);
 	e = ct_find(&p.t, &confirmed);
 	if (!e || e->in_if)
 		return uplink_new(skb, &p);
+	if (begun_to_host(e) && publish_may_begin(&p)) {
+		/* It was the host's before the port was published, or never got further. */
+		flow_forget(&p.t, &e->xlat);
+		return uplink_new(skb, &p);
+	}
 	if (!e->out_if || e->flags & CT_F_STACK)
 		return known_to_stack(skb, &p, e, confirmed);
 	if (p.ttl <= 1)

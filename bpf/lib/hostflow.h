@@ -4,14 +4,14 @@
 /*
  * What a program of the host sends to a sandbox has a gateway's address and needs no translation,
  * so it has no entry. Only if its ports are those of a flow that was translated to the gateway's
- * address before, it gets one and leaves with another port: the older flow is never moved.
+ * address before, it gets one and leaves with another port: the older flow is never moved. So what an ICMP
+ * error of the host's embeds may have to be translated, too.
  */
 
-#include "flow.h"
-#include "nat.h"
+#include "route.h"
 
-/* May the packet have the ports of a flow translated to the gateway's address? It says so when it
- * does not see at once. */
+/* May the packet have the ports of a flow translated to the gateway's address, or be an ICMP error about
+ * one? It says so when it does not see at once. */
 static __always_inline bool gateway_port(struct __sk_buff *skb, __be16 eth_proto)
 {
 	struct ipv6hdr *ip6;
@@ -46,6 +46,8 @@ static __always_inline bool gateway_port(struct __sk_buff *skb, __be16 eth_proto
 		if (proto != IPPROTO_TCP && proto != IPPROTO_UDP && proto != IPPROTO_ICMPV6)
 			return true;
 	}
+	if (proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6)
+		return icmp_is_error(proto, bpf_ntohs(*h) >> 8);
 	return (proto == IPPROTO_TCP || proto == IPPROTO_UDP) && bpf_ntohs(*h) <= GATEWAY_PORT_MAX;
 }
 
@@ -61,6 +63,19 @@ static __always_inline bool host_collides(const struct pkt *p)
 	return ct_find(&answer, &confirmed);
 }
 
+/* An ICMP error p of the host's: about a packet that it got with another port than the sandbox sent. */
+static __noinline int host_error_to_member(struct __sk_buff *skb, struct pkt *p)
+{
+	struct icmp_work *w = icmp_scratch();
+	struct ct_entry *e;
+	int err;
+
+	if (!w || icmp_related(skb, p, skb->ifindex, w, &e) || !e)
+		return VERDICT_NEXT;
+	err = nat_rewrite(skb, p, &w->to);
+	return err ? err : VERDICT_NEXT;
+}
+
 /* host_to_member sees a packet from the host port of network net to the sandbox of endpoint
  * ifindex, before it goes there. Global, so that it is verified once. */
 __noinline int host_to_member(struct __sk_buff *skb, __be16 eth_proto, __u32 net, __u32 ifindex)
@@ -72,8 +87,11 @@ __noinline int host_to_member(struct __sk_buff *skb, __be16 eth_proto, __u32 net
 	struct pkt p;
 	int err;
 
-	if (parse(skb, &p, eth_proto) || p.flags & (PKT_ICMP_ERROR | PKT_ICMP_LOCAL) ||
-	    (p.t.proto != IPPROTO_TCP && p.t.proto != IPPROTO_UDP))
+	if (parse(skb, &p, eth_proto))
+		return VERDICT_NEXT;
+	if (p.flags & PKT_ICMP_ERROR)
+		return host_error_to_member(skb, &p);
+	if (p.t.proto != IPPROTO_TCP && p.t.proto != IPPROTO_UDP)
 		return VERDICT_NEXT;
 	e = ct_find(&p.t, &confirmed);
 	if (e && e->in_if == skb->ifindex) {

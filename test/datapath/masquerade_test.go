@@ -135,6 +135,7 @@ func routedByStack() []testCase {
 			s.leave(p, 0).passes(left, "ct_created")
 			answer := s.outside(left.answer(l.reply))
 			s.arrive(answer).passes(answer.with(func(q *packet) { q.dst = p.src }))
+			s.complainsOutside(f, answer, left.src, p.src)
 		}),
 	)
 }

@@ -62,13 +62,46 @@ func loopback(f family) netip.Addr {
 	return ip("::1")
 }
 
+// complainsOutside has the host not like an answer to a flow of its own, from address and port own, that left as from left.
+func (s *scenario) complainsOutside(f family, answer packet, left, own netip.AddrPort) {
+	s.Helper()
+	for _, kind := range errorKinds(f) {
+		out := s.outside(errorAbout(kind, left.Addr(), f.remote, s.quoting(answer)))
+		e := out.with(func(e *packet) {
+			e.src, e.payload = at(own.Addr(), 0), s.quoting(answer.with(func(q *packet) { q.dst = own }))
+		})
+		s.leave(e, 0).passes(out)
+		// About no flow.
+		out.payload = s.quoting(answer.with(func(q *packet) { q.src = at(f.router, 9) }))
+		s.leave(out, 0).unchanged()
+	}
+}
+
 // What may come from outside.
 func outsideCases() []testCase {
 	all := append(protocols(), l4{name: "sctp", proto: sctp, sport: 4000, dport: 80}, l4{name: "gre", proto: gre})
 	return slices.Concat(
 		times(all, "host-pass", func(s *scenario, f family, l l4) {
-			for _, dst := range []netip.Addr{f.uplink, f.second, f.gw(s.members["a"])} {
+			for _, dst := range []netip.Addr{f.uplink, f.second} {
 				s.arrive(s.client(f, l, at(dst, l.dport))).unchanged()
+			}
+		}),
+		// The answer leaves with the source that was asked, though the network is masqueraded.
+		times(all, "host_at_gateway_address-pass", func(s *scenario, f family, l l4) {
+			for _, name := range []string{"a", "g", "i"} {
+				p := s.client(f, l, at(f.gw(s.members[name]), l.dport))
+				s.arrive(p).passes(p, "ct_created")
+				for range 2 {
+					s.leave(p.answer(l.reply), 0).unchanged()
+					s.arrive(p).unchanged()
+				}
+			}
+		}),
+		times(all, "host_at_gateway_address_from_inside-pass", func(s *scenario, f family, l l4) {
+			for _, src := range []netip.Addr{f.of(s.members["a"]), f.uplink, loopback(f)} {
+				p := s.client(f, l, at(f.gw(s.members["a"]), l.dport))
+				p.src = at(src, l.sport)
+				s.arrive(p).unchanged()
 			}
 		}),
 		times(all, "forwarded_by_host-pass", func(s *scenario, f family, l l4) {
@@ -115,6 +148,7 @@ func outsideCases() []testCase {
 			answer := s.outside(hostLeft.answer(l.reply))
 			s.arrive(answer).passes(answer.with(func(p *packet) { p.dst = host.src }))
 			s.answers("a", p, left, l.reply)
+			s.complainsOutside(f, answer, hostLeft.src, host.src)
 		}),
 		times(protocols(), "host_leaving_port_taken_fragments-same_port", func(s *scenario, f family, l l4) {
 			s.opens(f, s.via(f, "a", l, at(f.remote, l.dport)), at(f.uplink, l.sport))

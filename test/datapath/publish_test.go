@@ -84,6 +84,26 @@ func publishedOutside() []testCase {
 			answer := got.answer(l.reply).routed()
 			s.leave(answer, 0).passes(answer.with(func(a *packet) { a.src = p.dst }))
 		}),
+		times(all, "published_after_host_at_gateway-peer", func(s *scenario, f family, l l4) {
+			const port = 9999
+			b := s.members["b"]
+			p := s.client(f, l, at(f.gw(s.members["a"]), port))
+			s.arrive(p).passes(p, "ct_created")
+			s.arrive(p).unchanged()
+			_, err := s.set.Publishes.Put(flmaps.Publish{HostIP: f.any, Port: port, Proto: uint8(l.proto),
+				Backend: f.of(b), BackendPort: 7, IfIndex: b.IfIndex, Net: b.Net, ID: 300})
+			must(s.TB, err)
+			defer func() { _, err := s.set.Publishes.Delete(f.any, port, uint8(l.proto)); must(s.TB, err) }()
+			s.arrive(p).peer("b", s.toBackend(f, "b", p, 7), "ct_created")
+		}),
+		[]testCase{{name: "tcp-published_at_gateway_middle_first-peer", run: func(s *scenario, f family) {
+			l := published()[0]
+			p := s.client(f, l, at(f.gw(s.members["a"]), l.dport))
+			stray := p.with(func(p *packet) { p.flags = "A" })
+			s.arrive(stray).passes(stray, "ct_created")
+			s.leave(stray.answer("R"), 0).unchanged()
+			s.arrive(p).peer("b", s.toBackend(f, "b", p, l.backend()), "ct_created")
+		}}},
 		times(all, "not_published-pass", func(s *scenario, f family, l l4) {
 			s.arrive(s.client(f, l, at(f.uplink, l.dport+1))).unchanged()
 		}),

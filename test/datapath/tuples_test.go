@@ -144,6 +144,11 @@ func (s *scenario) hostMoves(f family, l l4, client string) {
 	answer := left.answer(l.reply)
 	toHost := s.delivered("gw1", answer.with(func(a *packet) { a.dst = host.src }))
 	s.from("b", answer).queued("gw1", toHost)
+	for _, kind := range errorKinds(f) {
+		e := s.between(f, "gw1", "b")
+		e.src, e.dst, e.icmp, e.payload = at(e.src.Addr(), 0), at(e.dst.Addr(), 0), &kind, s.quoting(toHost)
+		s.from("gw1", e).peer("b", e.with(func(e *packet) { e.payload = s.quoting(toHost.with(func(q *packet) { q.dst = left.src })) }))
+	}
 	if l.proto == tcp {
 		host.flags, left.flags = "A", "A"
 		s.from("gw1", host).peer("b", left, "ct_confirmed")

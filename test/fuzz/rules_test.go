@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/fairlead-net/fairlead/test/lab"
 )
 
 // rule explains a difference that is right. docs/fuzzing.md has its row.
@@ -53,21 +51,12 @@ var parting = []rule{
 	{"server opens", serverOpens},
 	{"kernel reuses a port", kernelReuses},
 	{"closed socket answers", closedSocketAnswers},
+	{"ids of another NAT", idsOfAnotherNAT},
 }
 
 // known are faults that are not fixed, by their row in docs/fuzzing.md. Each has a sequence in testdata, which fails when it
 // shows the fault no more: then the row goes, and the sequence must find nothing from then on.
-var known = []rule{
-	{"F8", func(d difference) bool {
-		return d.is("out") && isICMP(d.flow().Proto) && d.portOf(d.fairlead) != d.flow().name() && d.portOf(d.kernel) == d.flow().name()
-	}},
-	{"F3", func(d difference) bool {
-		return d.fairlead != nil && d.fairlead.p.icmpError() && d.flow().Client == "host" && d.st().Kind == "reverse"
-	}},
-	{"F2", func(d difference) bool {
-		return (d.flow().Client == "out" || d.flow().Client == "guest") && hostAddrs[d.flow().Dst] && d.flow().Dst != hostAddr(d.flow().Dst) && d.kernel != nil
-	}},
-}
+var known []rule
 
 // memberNetwork is the network of the sandbox with an address; "": no sandbox has it.
 func memberNetwork(a netip.Addr) string {
@@ -77,10 +66,6 @@ func memberNetwork(a netip.Addr) string {
 		}
 	}
 	return ""
-}
-
-func hostAddr(a netip.Addr) netip.Addr {
-	return netip.MustParseAddr(familyOf(a).Of(lab.Host4, lab.Host6))
 }
 
 // A receiver sees by itself that a checksum or a length is wrong. Fairlead changes a checksum with what it translates and lets
@@ -139,9 +124,20 @@ func invalidPasses(d difference) bool {
 
 // A published port is reached by SYN only. Other segments of no flow are for the host's stack, which resets them; the
 // kernel's connection tracking takes them for a flow that is older than its memory.
+// That has the client's port at the backend then.
 func middleOfPublished(d difference) bool {
-	_, ok := published[d.flow().Dport]
-	return ok && d.flow().Proto == unix.IPPROTO_TCP && d.st().Kind == "forward" && d.st().Flags&(syn|ack|rst) != syn
+	f := d.flow()
+	if _, ok := published[f.Dport]; !ok || f.Proto != unix.IPPROTO_TCP || d.st().Kind != "forward" {
+		return false
+	}
+	if d.st().Flags&(syn|ack|rst) != syn {
+		return true
+	}
+	moved := d.kernel != nil && portName.MatchString(d.kernel.text) && d.fairlead != nil && !portName.MatchString(d.fairlead.text)
+	return moved && slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool {
+		other := d.seq.Flows[st.Flow]
+		return st.Kind == "forward" && st.Flags&(syn|ack|rst) != syn && other.Client == f.Client && other.Sport == f.Sport && backend(&other) == backend(f)
+	})
 }
 
 // The kernel keeps fragments until all are there, and refuses them as a whole. Fairlead forwards each.
@@ -281,6 +277,12 @@ func exactSegments(d difference) bool {
 	return d.is("state") && order[d.fairlead.text] < order[d.kernel.text] && d.had(func(st step) bool {
 		return st.Seq != 0 || st.Ack != 0 || len(st.Frags) > 0 || st.TTL == 1 || st.Flip > 0 || st.Cut > 0 || st.Flags&syn != 0 && st.Len > 0
 	})
+}
+
+// BPF can ask connection tracking about TCP and UDP only. So a sandbox's question of ICMP takes the id that the guest's, which
+// netfilter masquerades, has towards the same address; the guest's next one leaves with another.
+func idsOfAnotherNAT(d difference) bool {
+	return d.is("out") && isICMP(d.flow().Proto) && d.portOf(d.fairlead) != d.flow().name() && d.portOf(d.kernel) == d.flow().name()
 }
 
 // Which port a flow leaves with is the forwarder's to choose: it may be one that an earlier flow, which ended, had.
