@@ -225,12 +225,12 @@ func (c *Client) RemoveSandbox(ctx context.Context, ref string, force bool) erro
 
 // CheckSandbox has the daemon look at a sandbox's interfaces at once and repair
 // them; an error says what stays wrong, or is not what a runtime was told.
-func (c *Client) CheckSandbox(ctx context.Context, ref string, told Told) error {
+func (c *Client) CheckSandbox(ctx context.Context, ref string, want Expected) error {
 	query := url.Values{}
-	if told.EndpointID != "" {
-		query.Set("endpoint", told.EndpointID)
+	if want.EndpointID != "" {
+		query.Set("endpoint", want.EndpointID)
 	}
-	for _, gateway := range told.Gateways {
+	for _, gateway := range want.Gateways {
 		query.Add("gateway", gateway.String())
 	}
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/check"), query, nil, nil)

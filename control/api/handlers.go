@@ -197,19 +197,19 @@ func (s *Server) sandboxRemove(r *http.Request) (any, error) {
 
 func (s *Server) sandboxCheck(r *http.Request) (any, error) {
 	query := r.URL.Query()
-	told := Told{EndpointID: query.Get("endpoint")}
+	want := Expected{EndpointID: query.Get("endpoint")}
 	for _, v := range query["gateway"] {
 		gateway, err := netip.ParseAddr(v)
 		if err != nil {
 			return nil, refuse(model.ErrInvalid, "gateway %q is not an IP address", v)
 		}
-		told.Gateways = append(told.Gateways, gateway)
+		want.Gateways = append(want.Gateways, gateway)
 	}
 	sb, err := s.cfg.Backend.Sandbox(r.PathValue("ref"))
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.cfg.Backend.CheckSandbox(r.Context(), sb.ID, told)
+	return nil, s.cfg.Backend.CheckSandbox(r.Context(), sb.ID, want)
 }
 
 func (s *Server) sandboxStarted(r *http.Request) (any, error) {

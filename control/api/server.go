@@ -59,7 +59,7 @@ type Node interface {
 	Status(ctx context.Context) (Status, error)
 	// CheckSandbox looks at a sandbox's interfaces in the kernel at once and
 	// repairs them. An error says what stays wrong, or is not what a runtime was told.
-	CheckSandbox(ctx context.Context, id string, told Told) error
+	CheckSandbox(ctx context.Context, id string, want Expected) error
 	// ForceRemoveNetwork removes a network, also a container engine's that the
 	// engine does not have.
 	ForceRemoveNetwork(ctx context.Context, ref string) error

@@ -106,7 +106,7 @@ func TestRefusals(t *testing.T) {
 		{"bad-port", "POST", "/sandboxes/create", `{"HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":"x"}]}}}`, 400, `published port "80/tcp": host port: "x" is not a port number`},
 		{"two-networks", "POST", "/sandboxes/create", `{"NetworkingConfig":{"EndpointsConfig":{"a":{},"b":{}}}}`, 400, "one entry only"},
 		{"no-pid", "POST", "/sandboxes/x/started", `{"Pid":0}`, 400, "Pid must be a process ID"},
-		{"bad-told-gateway", "POST", "/sandboxes/x/check?gateway=y", "", 400, `gateway "y" is not an IP address`},
+		{"bad-gateway-address", "POST", "/sandboxes/x/check?gateway=y", "", 400, `gateway "y" is not an IP address`},
 		{"bad-force", "DELETE", "/sandboxes/x?force=maybe", "", 400, "force must be true or false"},
 		{"bad-filter", "GET", `/networks?filters={"color":["red"]}`, "", 400, `unknown filter "color"`},
 		{"bad-filter-value", "GET", `/networks?filters={"type":["odd"]}`, "", 400, "one of builtin, custom"},
@@ -281,9 +281,9 @@ func TestSandboxLife(t *testing.T) {
 	if got := status(); got != api.StatusCreated {
 		t.Errorf("status %q, want created", got)
 	}
-	told := api.Told{EndpointID: "ep", Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}
-	for _, told := range []api.Told{told, {}} {
-		if err := c.CheckSandbox(t.Context(), "web", told); err != nil || f.Events[len(f.Events)-1] != fmt.Sprintf("check %s %v", sb.ID, told) {
+	want := api.Expected{EndpointID: "ep", Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}
+	for _, want := range []api.Expected{want, {}} {
+		if err := c.CheckSandbox(t.Context(), "web", want); err != nil || f.Events[len(f.Events)-1] != fmt.Sprintf("check %s %v", sb.ID, want) {
 			t.Errorf("check: %v, %v", err, f.Events)
 		}
 	}

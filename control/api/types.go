@@ -259,7 +259,7 @@ type SandboxStarted struct {
 }
 
 // Told is what a runtime was told of an interface of a sandbox's; zero: nothing.
-type Told struct {
+type Expected struct {
 	EndpointID string
 	Gateways   []netip.Addr // of the default routes that lead through it
 }

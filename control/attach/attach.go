@@ -34,7 +34,7 @@ type Daemon interface {
 	Sandboxes(ctx context.Context, f api.Filters) ([]api.SandboxSummary, error)
 	Sandbox(ctx context.Context, ref string) (api.Sandbox, error)
 	CreateSandbox(ctx context.Context, name string, s api.SandboxCreate) (api.SandboxCreated, error)
-	CheckSandbox(ctx context.Context, ref string, told api.Told) error
+	CheckSandbox(ctx context.Context, ref string, want api.Expected) error
 	RemoveSandbox(ctx context.Context, ref string, force bool) error
 	Connect(ctx context.Context, network string, n api.NetworkConnect) error
 	Disconnect(ctx context.Context, network string, n api.NetworkDisconnect) error
@@ -214,7 +214,7 @@ func (c *Container) sweep(ctx context.Context) (swept bool) {
 	}
 	for _, s := range list {
 		sb, err := c.Sandbox(ctx, s.ID)
-		if err == nil && !leased(sb, "") && Gone(sb.NetworkSettings.SandboxKey) && errors.Is(c.CheckSandbox(ctx, s.ID, api.Told{}), model.ErrGone) {
+		if err == nil && !leased(sb, "") && Gone(sb.NetworkSettings.SandboxKey) && errors.Is(c.CheckSandbox(ctx, s.ID, api.Expected{}), model.ErrGone) {
 			swept = c.remove(ctx, s.ID) == nil || swept
 		}
 	}

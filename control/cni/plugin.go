@@ -114,7 +114,7 @@ func (c *call) check(ctx context.Context, prev *current.Result) error {
 	if err := sameInterface(prev, ep, c.IfName); err != nil {
 		return err
 	}
-	if err := c.CheckSandbox(ctx, sb.ID, api.Told{EndpointID: ep.EndpointID, Gateways: defaultRoutes(prev, ep)}); err != nil {
+	if err := c.CheckSandbox(ctx, sb.ID, api.Expected{EndpointID: ep.EndpointID, Gateways: defaultRoutes(prev, ep)}); err != nil {
 		return err
 	}
 	if c.delegates() {

@@ -149,7 +149,7 @@ func TestCheck(t *testing.T) {
 		now := maps.Clone(prev)
 		now["routes"] = tt.routes
 		w.must(w.Check(t.Context(), a, w.conf(keys{"prevResult": now})))
-		if diff := cmp.Diff(api.Told{EndpointID: id, Gateways: tt.want}, w.Told, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		if diff := cmp.Diff(api.Expected{EndpointID: id, Gateways: tt.want}, w.Expected, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 			t.Errorf("routes %v: what is compared (-want +got):\n%s", tt.routes, diff)
 		}
 	}

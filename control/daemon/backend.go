@@ -172,10 +172,10 @@ func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
 }
 
 // CheckSandbox implements [api.Node]. It checks a sandbox's interfaces immediately.
-func (b *backend) CheckSandbox(ctx context.Context, id string, given api.Told) error {
+func (b *backend) CheckSandbox(ctx context.Context, id string, want api.Expected) error {
 	err := b.daemon.reconciler.Check(ctx, id)
-	if err == nil && given.EndpointID != "" {
-		err = b.daemon.reconciler.Compare(given.EndpointID, given.Gateways)
+	if err == nil && want.EndpointID != "" {
+		err = b.daemon.reconciler.Compare(want.EndpointID, want.Gateways)
 	}
 	switch {
 	case err == nil, errors.Is(err, model.ErrGone):

@@ -25,18 +25,18 @@ import (
 // Daemon ends with its test.
 type Daemon struct {
 	*controller.Controller
-	Socket string
-	Broken error        // what a check of a sandbox finds
-	Told   api.Told     // what a check of a sandbox was to compare
-	Silent []netip.Addr // gateways where no names are served
+	Socket   string
+	Broken   error        // what a check of a sandbox finds
+	Expected api.Expected // what a check of a sandbox was to compare
+	Silent   []netip.Addr // gateways where no names are served
 }
 
 // Status is empty.
 func (d *Daemon) Status(context.Context) (api.Status, error) { return api.Status{}, nil }
 
 // CheckSandbox finds what the test says.
-func (d *Daemon) CheckSandbox(_ context.Context, _ string, told api.Told) error {
-	d.Told = told
+func (d *Daemon) CheckSandbox(_ context.Context, _ string, want api.Expected) error {
+	d.Expected = want
 	return d.Broken
 }
 

@@ -325,8 +325,8 @@ func (f *Fake) FlushFlows(_ context.Context, filter api.FlowFilter) (int, error)
 }
 
 // CheckSandbox implements [api.Node].
-func (f *Fake) CheckSandbox(_ context.Context, id string, told api.Told) error {
-	f.event("check %s %v", id, told)
+func (f *Fake) CheckSandbox(_ context.Context, id string, want api.Expected) error {
+	f.event("check %s %v", id, want)
 	return f.Err
 }
 
