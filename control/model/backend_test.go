@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A port is served at host addresses of both families, by whichever address an endpoint has, unless
-// nobody could ask in a client's place.
+// A port is served at host addresses of both families, whichever family the endpoint has, unless
+// there is no gateway address to replace the client's address.
 func TestBackend(t *testing.T) {
 	v4, v6 := netip.MustParsePrefix("10.1.0.2/24"), netip.MustParsePrefix("fd00::2/64")
 	gw4 := Subnet{Prefix: v4.Masked(), Gateway: netip.MustParseAddr("10.1.0.1")}
@@ -25,7 +25,7 @@ func TestBackend(t *testing.T) {
 			"0.0.0.0": "10.1.0.2", "::": "10.1.0.2", "127.0.0.1": "10.1.0.2", "::1": "10.1.0.2", "2001:db8::1": "10.1.0.2"}},
 		{"IPv6", []Subnet{gw6}, Endpoint{IPv6: v6}, map[string]string{
 			"0.0.0.0": "fd00::2", "::": "fd00::2", "127.0.0.1": "", "::1": "fd00::2", "192.0.2.1": "fd00::2"}},
-		{"an endpoint that lost its IPv6", []Subnet{gw4, gw6}, Endpoint{IPv4: v4}, map[string]string{"::": "10.1.0.2"}},
+		{"an endpoint whose IPv6 address was removed", []Subnet{gw4, gw6}, Endpoint{IPv4: v4}, map[string]string{"::": "10.1.0.2"}},
 		{"no gateway", []Subnet{{Prefix: v4.Masked()}}, Endpoint{IPv4: v4}, map[string]string{"0.0.0.0": "10.1.0.2", "::": ""}},
 	} {
 		n := &Network{Subnets: tt.subnets}
@@ -35,7 +35,7 @@ func TestBackend(t *testing.T) {
 				got = a.String()
 			}
 			if got != want {
-				t.Errorf("%s: published at %s it is served by %q, want %q", tt.name, host, got, want)
+				t.Errorf("%s: a port published at %s is served by %q, want %q", tt.name, host, got, want)
 			}
 		}
 	}

@@ -2,7 +2,7 @@
 
 package model
 
-// Limit bounds what passes an interface in one direction; the zero Limit does not.
+// Limit bounds the traffic of an interface in one direction. The zero Limit means no limit.
 type Limit struct {
 	Rate  uint64 `json:"rate"`  // bits per second
 	Burst uint64 `json:"burst"` // bits that may pass at once after a pause
@@ -11,11 +11,11 @@ type Limit struct {
 // IsZero reports whether there is no limit.
 func (l Limit) IsZero() bool { return l == Limit{} }
 
-// Bandwidth is the limits of an interface.
+// Bandwidth holds the limits of an interface.
 type Bandwidth struct {
 	Ingress Limit `json:"ingress,omitzero"` // towards the sandbox
-	Egress  Limit `json:"egress,omitzero"`  // from it
+	Egress  Limit `json:"egress,omitzero"`  // from the sandbox
 }
 
-// IsZero reports whether there is no limit either way.
+// IsZero reports whether there is no limit in either direction.
 func (b Bandwidth) IsZero() bool { return b == Bandwidth{} }

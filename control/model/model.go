@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package model holds Fairlead's vocabulary as plain values: networks,
+// Package model defines Fairlead's objects as plain values: networks,
 // sandboxes, endpoints, published ports, and the immutable [Snapshot] of all
-// of them that the reconciler turns into kernel objects. It imports the
-// standard library only.
+// of them, which the reconciler turns into kernel objects. It imports only the
+// standard library.
 package model
 
 import (
@@ -15,22 +15,22 @@ import (
 	"time"
 )
 
-// Names of the networks that exist from the first start.
+// Names of the predefined networks.
 const (
 	NetworkBridge = "bridge"
 	NetworkHost   = "host"
 	NetworkNone   = "none"
 )
 
-// Drivers of a Network, by Docker's names.
+// Drivers of a Network, under Docker's names.
 const (
 	DriverBridge = "bridge"
 	DriverHost   = "host"
 	DriverNull   = "null"
 )
 
-// Options of a network, Docker's keys and Fairlead's, that runtimes of containers have
-// words of their own for.
+// Options of a network, with Docker's or Fairlead's keys, that container runtimes configure
+// under other names.
 const (
 	OptICC        = "com.docker.network.bridge.enable_icc"
 	OptMasquerade = "com.docker.network.bridge.enable_ip_masquerade"
@@ -39,14 +39,14 @@ const (
 	OptUntracked  = "fairlead.untracked"
 )
 
-// DefaultMTU is the MTU of a network that names none, in bytes.
+// DefaultMTU is the MTU of a network that does not set one, in bytes.
 const DefaultMTU = 1500
 
 // MAC is an Ethernet hardware address.
 type MAC [6]byte
 
 // ParseMAC reads a 48-bit hardware address. It refuses multicast and all-zero
-// addresses, which no interface may bear.
+// addresses, which no interface may have.
 func ParseMAC(s string) (MAC, error) {
 	hw, err := net.ParseMAC(s)
 	if err != nil || len(hw) != 6 {
@@ -65,7 +65,7 @@ func ParseMAC(s string) (MAC, error) {
 // IsZero reports whether the address is unset.
 func (m MAC) IsZero() bool { return m == MAC{} }
 
-// String renders the address in colon-separated hexadecimal.
+// String formats the address in colon-separated hexadecimal.
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 // MarshalText implements [encoding.TextMarshaler].
@@ -81,24 +81,24 @@ func (m *MAC) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// LinkLocal is the IPv6 link-local address the kernel derives from the
+// LinkLocal returns the IPv6 link-local address that the kernel derives from the
 // hardware address (modified EUI-64, RFC 4291 appendix A).
 func (m MAC) LinkLocal() netip.Addr {
 	return netip.AddrFrom16([16]byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0,
 		m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]})
 }
 
-// Proto is an IP protocol number (IANA) that ports belong to.
+// Proto is the IANA number of an IP protocol with ports.
 type Proto uint8
 
-// The protocols that can be published.
+// Protocols with ports.
 const (
 	TCP  Proto = 6
 	UDP  Proto = 17
 	SCTP Proto = 132
 )
 
-// String is the lower-case name of the protocol, as in "80/tcp".
+// String returns the lower-case name of the protocol, as in "80/tcp".
 func (p Proto) String() string {
 	switch p {
 	case TCP:
@@ -111,7 +111,7 @@ func (p Proto) String() string {
 	return fmt.Sprintf("proto%d", uint8(p))
 }
 
-// Subnet is one address pool of a Network. A Network has at most one per
+// Subnet is a subnet of a Network, which has at most one per
 // address family.
 type Subnet struct {
 	Prefix  netip.Prefix          `json:"prefix"`            // masked
@@ -120,15 +120,15 @@ type Subnet struct {
 	Aux     map[string]netip.Addr `json:"aux,omitempty"`     // name -> reserved address
 }
 
-// Names of auxiliary addresses, of Docker's, that the default route of sandboxes leads
-// to instead of the gateway.
+// Docker's names of the auxiliary addresses that replace the gateway in the default route of
+// sandboxes.
 const (
 	AuxDefaultGateway4 = "DefaultGatewayIPv4"
 	AuxDefaultGateway6 = "DefaultGatewayIPv6"
 )
 
-// DefaultGateway is the address that the default route of sandboxes leads to; the zero
-// Addr: they have none.
+// DefaultGateway returns the next hop of the sandboxes' default route, or the zero Addr if
+// they have no default route.
 func (s Subnet) DefaultGateway() netip.Addr {
 	name := AuxDefaultGateway6
 	if s.Prefix.Addr().Is4() {
@@ -140,26 +140,26 @@ func (s Subnet) DefaultGateway() netip.Addr {
 	return s.Gateway
 }
 
-// Network is a set of endpoints that reach each other. A value is immutable
-// once it is in a Snapshot; a change makes a new value.
+// Network is a set of endpoints that can reach each other. A value is immutable
+// once it is in a Snapshot; a change creates a new value.
 type Network struct {
 	ID   string `json:"id"`   // 64 hexadecimal digits
 	Name string `json:"name"` // unique
-	// OriginalName is the name that an engine's network was made with, which finds it too,
-	// once it is called as the engine calls it; "": Name.
+	// OriginalName is the name that an engine-managed network was created with, if it was
+	// renamed to match the engine. It still finds the network. "": same as Name.
 	OriginalName string    `json:"made_as,omitempty"`
 	Index        uint32    `json:"index"` // 1..MaxNetworks-1: the datapath's number, unique among living networks
 	Created      time.Time `json:"created"`
 	Driver       string    `json:"driver"`
-	// Foreign: a container engine's. It chooses the addresses, and it alone joins
-	// sandboxes to it.
+	// Foreign means that a container engine manages the network: it chooses the addresses,
+	// and only it attaches sandboxes.
 	Foreign bool `json:"foreign,omitempty"`
-	// Engine is the ID of the engine that last had it in its list of networks;
-	// EngineAsked until one had; "": one that is not asked, as far as is known.
+	// Engine is the ID of the engine that last listed the network, or EngineAsked until one
+	// has listed it. It is "" if the engine is not one that Fairlead queries.
 	Engine string `json:"engine,omitempty"`
 
-	// Idle: a predefined network without endpoints. Its subnets are those that it gets again if
-	// they are still free; until then it has no device and claims nothing.
+	// Idle marks a predefined network without endpoints. It has no device and claims no
+	// subnet. Its first endpoint reclaims Subnets if they are still free.
 	Idle bool `json:"idle,omitempty"`
 
 	EnableIPv4 bool     `json:"enable_ipv4"`
@@ -167,32 +167,32 @@ type Network struct {
 	Subnets    []Subnet `json:"subnets,omitempty"`
 	GatewayMAC MAC      `json:"gateway_mac,omitzero"` // of the host port
 
-	Internal        bool       `json:"internal,omitempty"`         // no way out
+	Internal        bool       `json:"internal,omitempty"`         // no default route
 	ICC             bool       `json:"icc"`                        // members may reach each other
-	Masquerade      bool       `json:"masquerade"`                 // SNAT to the uplink's address on the way out
+	Masquerade      bool       `json:"masquerade"`                 // SNAT to the uplink's address
 	AntiSpoof       bool       `json:"antispoof"`                  // source MAC and IP must be the endpoint's own
 	HostBindingIPv4 netip.Addr `json:"host_binding_ipv4,omitzero"` // default host address of published ports
 	MTU             int        `json:"mtu,omitempty"`              // bytes, of the endpoints' devices
-	DNS             bool       `json:"dns,omitempty"`              // names are served at the gateway addresses
+	DNS             bool       `json:"dns,omitempty"`              // DNS is served at the gateway addresses
 	Untracked       bool       `json:"untracked,omitempty"`        // no conntrack in the sandboxes' namespaces
-	IfPrefix        string     `json:"if_prefix,omitempty"`        // of interface names in sandboxes, before a number; "": eth
+	IfPrefix        string     `json:"if_prefix,omitempty"`        // of interface names in sandboxes, followed by a number; "": eth
 
 	Options map[string]string `json:"options,omitempty"` // as the user gave them
 	Labels  map[string]string `json:"labels,omitempty"`
 }
 
-// EngineAsked stands for the engine that Fairlead asks for names, before its ID is known.
+// EngineAsked stands for the engine that Fairlead queries for names, before its ID is known.
 const EngineAsked = "asked"
 
 // MaxNetworks bounds Network.Index; it is the size of the datapath's
 // per-network tables.
 const MaxNetworks = 4096
 
-// HasDatapath reports whether the network has devices and table entries: host
-// and none have not.
+// HasDatapath reports whether the network has devices and table entries. The networks host
+// and none do not.
 func (n *Network) HasDatapath() bool { return n.Driver == DriverBridge }
 
-// Claimed are the subnets that are the network's now.
+// Claimed returns the subnets that the network currently claims.
 func (n *Network) Claimed() []Subnet {
 	if n.Idle {
 		return nil
@@ -200,7 +200,7 @@ func (n *Network) Claimed() []Subnet {
 	return n.Subnets
 }
 
-// Subnet returns the network's subnet of an address family, if it has one.
+// Subnet returns the network's subnet of an address family, if there is one.
 func (n *Network) Subnet(is4 bool) (Subnet, bool) {
 	for _, s := range n.Subnets {
 		if s.Prefix.Addr().Is4() == is4 {
@@ -210,8 +210,8 @@ func (n *Network) Subnet(is4 bool) (Subnet, bool) {
 	return Subnet{}, false
 }
 
-// DefaultGateway is where an endpoint's default route of an address family leads; zero: it has
-// none.
+// DefaultGateway returns the next hop of an endpoint's default route in an address family, or
+// the zero Addr if it has none.
 func (n *Network) DefaultGateway(ep *Endpoint, is4 bool) netip.Addr {
 	if s, ok := n.Subnet(is4); ok && !n.Internal && ep.Addr(is4).IsValid() {
 		return s.DefaultGateway()
@@ -219,27 +219,27 @@ func (n *Network) DefaultGateway(ep *Endpoint, is4 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// PortProto is a port of a protocol, or a range of them when Count > 1.
+// PortProto is a port of a protocol, or a range of ports if Count > 1.
 type PortProto struct {
 	Port  uint16 `json:"port"`
 	Count uint16 `json:"count"` // ports Port … Port+Count-1; at least 1
 	Proto Proto  `json:"proto"`
 }
 
-// InterfacePrefix begins the names of interfaces in sandboxes that nobody chose.
+// InterfacePrefix returns the prefix of automatic interface names in sandboxes.
 func (n *Network) InterfacePrefix() string { return cmp.Or(n.IfPrefix, "eth") }
 
-// HasName reports whether the network is found by a name.
+// HasName reports whether name is the current or original name of the network.
 func (n *Network) HasName(name string) bool { return hasName(name, n.Name, n.OriginalName) }
 
 func hasName(name, now, original string) bool { return name != "" && (name == now || name == original) }
 
-// Sandbox is one container's network namespace. A value is immutable once it
+// Sandbox is the network namespace of one container. A value is immutable once it
 // is in a Snapshot.
 type Sandbox struct {
 	ID           string    `json:"id"`
 	Name         string    `json:"name"`
-	OriginalName string    `json:"made_as,omitempty"` // as of a Network
+	OriginalName string    `json:"made_as,omitempty"` // see Network
 	Created      time.Time `json:"created"`
 
 	// NetworkMode is host, none, container:<sandbox id>, or the name of the
@@ -248,15 +248,15 @@ type Sandbox struct {
 	// NetNS is the path of the network namespace; empty with NetworkMode host.
 	// With container:<id> it is that sandbox's path.
 	NetNS string `json:"netns,omitempty"`
-	// Owned: Fairlead made the namespace (and removes it), it was not brought
-	// by the user with --netns and is not another sandbox's.
+	// Owned means that Fairlead created the namespace and removes it. Namespaces that
+	// the user supplied with --netns or that belong to another sandbox are not owned.
 	Owned bool `json:"owned,omitempty"`
-	// Foreign: the inside is a container engine's. Fairlead makes each endpoint's
-	// pair of devices and leaves the inner end on the host; the engine moves it
-	// in, names it and configures it.
+	// Foreign means that a container engine manages the namespace. Fairlead creates the
+	// veth pair of each endpoint and leaves the inner end on the host. The engine moves it
+	// into the namespace, names it and configures it.
 	Foreign bool `json:"foreign,omitempty"`
-	// EngineID is the container's of a foreign sandbox, which finds it too; "": not
-	// learnt yet.
+	// EngineID is the ID that the engine gave the container of a foreign sandbox. It also
+	// finds the sandbox. "": not known yet.
 	EngineID string `json:"engine_id,omitempty"`
 
 	Hostname   string            `json:"hostname,omitempty"`
@@ -264,22 +264,22 @@ type Sandbox struct {
 	Command    []string          `json:"command,omitempty"`
 	AutoRemove bool              `json:"auto_remove,omitempty"`
 	Expose     []PortProto       `json:"expose,omitempty"`
-	// Ports are the published ports as asked for, with automatic host ports
-	// filled in; they are served by the sandbox's gateway endpoint.
+	// Ports are the published ports as requested, with automatic host ports
+	// filled in. The sandbox's gateway endpoint serves them.
 	Ports []PortBinding `json:"ports,omitempty"`
 
-	// What the client reported of the program it runs in the sandbox.
+	// The client's reports about the program in the sandbox.
 	PID      int    `json:"pid,omitempty"`       // in the daemon's PID namespace; 0: never started
 	PIDStart uint64 `json:"pid_start,omitempty"` // field 22 of /proc/PID/stat, against PID reuse
 	Exited   bool   `json:"exited,omitempty"`
 	ExitCode int    `json:"exit_code,omitempty"`
 }
 
-// HasName reports whether the sandbox is found by a name.
+// HasName reports whether name is the current or original name of the sandbox.
 func (s *Sandbox) HasName(name string) bool { return hasName(name, s.Name, s.OriginalName) }
 
-// OfRuntime reports whether a container runtime attached the namespace and is to take
-// it away again: the faces to them set a label fairlead.FACE.container.
+// OfRuntime reports whether a container runtime attached the namespace and is expected to
+// detach it. The front ends for runtimes set a label fairlead.FRONTEND.container.
 func (s *Sandbox) OfRuntime() bool {
 	for label := range s.Labels {
 		if strings.HasPrefix(label, "fairlead.") && strings.HasSuffix(label, ".container") {
@@ -289,10 +289,11 @@ func (s *Sandbox) OfRuntime() bool {
 	return false
 }
 
-// Backend returns the address of ep that serves a port published at a host address; the zero Addr
-// if none does. For clients of a family that ep lacks the datapath translates to the other, with
-// the gateway of the network as their source. A loopback address has clients on the host
-// alone, and what connects an IPv4 socket of a program there to IPv6 does not exist.
+// Backend returns the address of ep that serves a port published at a host address, or the zero
+// Addr if none does. If ep lacks the family of the host address, the datapath translates to the
+// other family and uses the network's gateway address as the source. That is not possible
+// at an IPv4 loopback address: its clients are on the host, and an IPv4 socket
+// cannot be connected to IPv6.
 func (n *Network) Backend(ep *Endpoint, host netip.Addr) netip.Addr {
 	if a := ep.Addr(host.Is4()); a.IsValid() {
 		return a
@@ -305,9 +306,9 @@ func (n *Network) Backend(ep *Endpoint, host netip.Addr) netip.Addr {
 }
 
 // PortBinding is one published port, or a range of Count consecutive ones:
-// host port HostPort+i leads to sandbox port Port+i.
+// host port HostPort+i maps to sandbox port Port+i.
 type PortBinding struct {
-	// HostIP is the host address to listen at. The zero Addr: every address of
+	// HostIP is the host address of the port. The zero Addr stands for all addresses of
 	// both families.
 	HostIP   netip.Addr `json:"host_ip,omitzero"`
 	HostPort uint16     `json:"host_port"`
@@ -316,41 +317,43 @@ type PortBinding struct {
 	Proto    Proto      `json:"proto"`
 }
 
-// Endpoint is one interface joining one Sandbox to one Network. A value is
+// Endpoint is an interface that attaches a Sandbox to a Network. A value is
 // immutable once it is in a Snapshot.
 type Endpoint struct {
 	ID        string `json:"id"`
 	NetworkID string `json:"network_id"`
 	SandboxID string `json:"sandbox_id"` // "": addresses are reserved, and no sandbox has joined yet
-	// IfName is the name inside the sandbox: eth0, eth1, …, or as asked for; of a foreign
-	// one, before the engine takes it.
+	// IfName is the interface name in the sandbox: eth0, eth1, …, or as requested. In a
+	// foreign sandbox it is the name on the host, before the engine moves the interface.
 	IfName  string       `json:"if_name"`
 	MAC     MAC          `json:"mac"`
-	IPv4    netip.Prefix `json:"ipv4,omitzero"` // address with the subnet's length, not masked
+	IPv4    netip.Prefix `json:"ipv4,omitzero"` // address with the subnet's prefix length, not masked
 	IPv6    netip.Prefix `json:"ipv6,omitzero"`
 	Aliases []string     `json:"aliases,omitempty"`
-	// Bandwidth limits it; zero: as fast as it goes.
+	// Bandwidth limits the interface. Zero means no limit.
 	Bandwidth Bandwidth `json:"bandwidth,omitzero"`
-	// FixedIPv4, FixedIPv6, FixedMAC: the user chose the address.
+	// FixedIPv4, FixedIPv6 and FixedMAC mean that the user chose the address.
 	FixedIPv4 bool `json:"fixed_ipv4,omitempty"`
 	FixedIPv6 bool `json:"fixed_ipv6,omitempty"`
 	FixedMAC  bool `json:"fixed_mac,omitempty"`
-	// Leased: another program gave the addresses, and who takes the endpoint away tells
-	// it that they are free. So nobody does who does not know of it.
+	// Leased means that another program (an IPAM plugin) allocated the addresses. Only code
+	// that then releases them at that program may remove the endpoint.
 	Leased bool `json:"leased,omitempty"`
 	// Order is the endpoint's place in the order of attachment to its sandbox.
 	Order int `json:"order"`
-	// Gateway: the sandbox's default route leads through this endpoint, and its
-	// published ports are served by it.
+	// Gateway means that the sandbox's default route uses this endpoint, and that it
+	// serves the published ports.
 	Gateway bool `json:"gateway,omitempty"`
-	// GatewayIPv4Only: an engine told that another endpoint, maybe another driver's, is the way
-	// out for IPv6, and serves published ports at the host's IPv6 addresses.
+	// GatewayIPv4Only means that Gateway applies to IPv4 only: the engine uses another endpoint,
+	// possibly of another driver, for the IPv6 default route and for published ports at the
+	// host's IPv6 addresses.
 	GatewayIPv4Only bool `json:"only4,omitempty"`
-	// Reserved is when an engine asked for the endpoint; zero for Fairlead's own.
+	// Reserved is when an engine requested the endpoint. It is zero if Fairlead manages the
+	// endpoint.
 	Reserved time.Time `json:"reserved,omitzero"`
 }
 
-// Addr returns the endpoint's address of a family; the zero Addr if it has none.
+// Addr returns the endpoint's address of a family, or the zero Addr if it has none.
 func (e *Endpoint) Addr(is4 bool) netip.Addr {
 	if is4 {
 		return e.IPv4.Addr()
@@ -361,25 +364,25 @@ func (e *Endpoint) Addr(is4 bool) netip.Addr {
 // InnerEnd is where the inner end of a foreign sandbox's endpoint is.
 type InnerEnd int
 
-// The places of an inner end.
+// Locations of an inner end.
 const (
-	InnerGone   InnerEnd = iota // with the engine's namespace, and the host end too
-	InnerOnHost                 // the engine has not taken it yet, or gave it back
+	InnerGone   InnerEnd = iota // deleted with the engine's namespace, and the host end too
+	InnerOnHost                 // not moved by the engine yet, or moved back
 	InnerTaken                  // in the engine's namespace
 )
 
-// AddressPool is a subnet that a container engine asked for, before any network
-// has it or for another driver's, and the addresses it took. A value is
+// AddressPool is a subnet that a container engine requested, before it creates a
+// network or for a network of another driver, with the allocated addresses. A value is
 // immutable once it is in a Snapshot.
 type AddressPool struct {
 	ID      string       `json:"id"` // the subnet as text
 	Prefix  netip.Prefix `json:"prefix"`
 	IPRange AddrRange    `json:"ip_range,omitzero"` // zero: the whole subnet
-	Taken   []netip.Addr `json:"taken,omitempty"`   // in the order of taking
-	Engine  string       `json:"engine,omitempty"`  // as of a Network
+	Taken   []netip.Addr `json:"taken,omitempty"`   // in the order of allocation
+	Engine  string       `json:"engine,omitempty"`  // see Network
 }
 
-// Publish is a resolved published port: a PortBinding bound to the endpoint
+// Publish is a resolved published port: a PortBinding and the endpoint
 // that serves it. A value is immutable once it is in a Snapshot.
 type Publish struct {
 	ID         uint32 // unique among living publishes; the datapath's number, never 0
@@ -387,9 +390,9 @@ type Publish struct {
 	PortBinding
 }
 
-// Snapshot is all desired state of this node. Neither it nor anything it
-// points to changes after it was handed out; two snapshots share the objects
-// that did not change, so pointer equality tells what did.
+// Snapshot is the complete desired state of this node. Neither it nor anything it
+// points to changes after it is published. Two snapshots share the objects
+// that did not change, so that pointer comparison finds the changes.
 type Snapshot struct {
 	Rev       uint64
 	Networks  map[string]*Network  // by ID

@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// AddrRange is the addresses from First to Last, both included, which are of one
-// family. The zero value is no range.
+// AddrRange is a range of addresses of one family, including First and Last. The zero
+// value means no range.
 type AddrRange struct{ First, Last netip.Addr }
 
-// RangeOf is the range of all addresses of a prefix.
+// RangeOf returns the range of all addresses of a prefix.
 func RangeOf(p netip.Prefix) AddrRange {
 	if !p.IsValid() {
 		return AddrRange{}
@@ -26,7 +26,7 @@ func RangeOf(p netip.Prefix) AddrRange {
 	return AddrRange{p.Addr(), last}
 }
 
-// ParseAddrRange reads a prefix without host bits, or FIRST-LAST; "" is no range.
+// ParseAddrRange parses a prefix without host bits, or FIRST-LAST. "" means no range.
 func ParseAddrRange(s string) (AddrRange, error) {
 	if s == "" {
 		return AddrRange{}, nil
@@ -35,7 +35,7 @@ func ParseAddrRange(s string) (AddrRange, error) {
 	if !dash {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return AddrRange{}, fmt.Errorf("%q is no range of addresses (want ADDRESS/LENGTH or FIRST-LAST)", s)
+			return AddrRange{}, fmt.Errorf("%q is not an address range (want ADDRESS/LENGTH or FIRST-LAST)", s)
 		}
 		if p != p.Masked() {
 			return AddrRange{}, fmt.Errorf("range %s should be %s", s, p.Masked())
@@ -47,14 +47,14 @@ func ParseAddrRange(s string) (AddrRange, error) {
 	r := AddrRange{from.Unmap(), to.Unmap()}
 	switch {
 	case err != nil || err2 != nil || from.Zone()+to.Zone() != "" || r.First.Is4() != r.Last.Is4():
-		return AddrRange{}, fmt.Errorf("%q is no range of addresses (want ADDRESS/LENGTH or FIRST-LAST)", s)
+		return AddrRange{}, fmt.Errorf("%q is not an address range (want ADDRESS/LENGTH or FIRST-LAST)", s)
 	case r.Last.Less(r.First):
-		return AddrRange{}, fmt.Errorf("range %s ends before it begins (exchange the two)", s)
+		return AddrRange{}, fmt.Errorf("range %s ends before it begins (swap the two addresses)", s)
 	}
 	return r, nil
 }
 
-// IsValid reports whether there is a range.
+// IsValid reports whether the range is set.
 func (r AddrRange) IsValid() bool { return r.First.IsValid() }
 
 // Contains reports whether an address is in the range.
@@ -62,8 +62,8 @@ func (r AddrRange) Contains(a netip.Addr) bool {
 	return r.IsValid() && a.Is4() == r.First.Is4() && !a.Less(r.First) && !r.Last.Less(a)
 }
 
-// String is the prefix that has these addresses, if one has, else FIRST-LAST; "" is
-// no range.
+// String returns the prefix with exactly these addresses, if there is one, otherwise
+// FIRST-LAST. It returns "" if there is no range.
 func (r AddrRange) String() string {
 	if !r.IsValid() {
 		return ""

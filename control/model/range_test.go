@@ -38,6 +38,6 @@ func TestAddrRange(t *testing.T) {
 		}
 	}
 	if (AddrRange{}).Contains(netip.Addr{}) || (AddrRange{}).String() != "" {
-		t.Error("no range contains something")
+		t.Error("the zero range contains an address, or has a text")
 	}
 }

@@ -7,60 +7,60 @@ import (
 	"net/netip"
 )
 
-// Kinds of refusal, tested with errors.Is. The error's own text names the
-// thing and the remedy; the kind only tells a face which status to give.
+// Kinds of refusal, tested with errors.Is. The text of the error names the
+// object and the remedy. The kind determines the status that a front end returns.
 var (
-	// ErrNotFound: nothing bears that name or ID.
+	// ErrNotFound means that no object has that name or ID.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict: the name, address or port is taken, or the thing is in use.
+	// ErrConflict means that the name, address or port is in use, or that the object is.
 	ErrConflict = errors.New("conflict")
-	// ErrGone: what the thing was for has ended, and does not come back by itself.
+	// ErrGone means that the namespace of a sandbox no longer exists and will not return by itself.
 	ErrGone = errors.New("gone")
-	// ErrInvalid: the request contradicts itself or the rules.
+	// ErrInvalid means that the request contradicts itself or breaks a rule.
 	ErrInvalid = errors.New("invalid")
-	// ErrForbidden: the thing is predefined and cannot be changed.
+	// ErrForbidden means that the state or the manager of the object does not allow the change.
 	ErrForbidden = errors.New("forbidden")
-	// ErrExhausted: no address, port or number is left.
+	// ErrExhausted means that no address, port or index is left.
 	ErrExhausted = errors.New("exhausted")
-	// ErrNotSupported: a later capability, or one this kernel lacks.
+	// ErrNotSupported means that Fairlead or this kernel does not support the feature.
 	ErrNotSupported = errors.New("not supported")
 )
 
-// Refusal is an error of one kind with a text of its own.
+// Refusal is an error of one kind with its own text.
 type Refusal struct {
 	Kind error  // one of the sentinels above
-	Text string // complete: names the thing and the remedy
+	Text string // complete: names the object and the remedy
 }
 
-// Error is the text alone.
+// Error returns only the text.
 func (r *Refusal) Error() string { return r.Text }
 
-// Unwrap makes errors.Is(err, ErrConflict) and the like work.
+// Unwrap returns the kind, for errors.Is(err, ErrConflict) and the like.
 func (r *Refusal) Unwrap() error { return r.Kind }
 
-// NoNetwork is the refusal of a name or ID that is no network's.
+// NoNetwork returns the refusal of a name or ID that does not belong to a network.
 func NoNetwork(ref string) error {
 	return &Refusal{Kind: ErrNotFound, Text: "network " + ref + " not found (see: fairlead network ls)"}
 }
 
-// NoSandbox is NoNetwork for sandboxes.
+// NoSandbox returns the same for sandboxes.
 func NoSandbox(ref string) error {
 	return &Refusal{Kind: ErrNotFound, Text: "no such sandbox: " + ref + " (see: fairlead ps)"}
 }
 
-// EngineNames are what a container engine calls what it made here: all that it has.
+// EngineNames holds a container engine's names of all objects that it has created here.
 type EngineNames struct {
 	Engine     string                // its ID
 	Networks   map[string]string     // by the network's ID
 	Subnets    map[netip.Prefix]bool // of its networks
-	Containers map[string]EngineName // by the ID of an endpoint of the container's
+	Containers map[string]EngineName // by the ID of an endpoint of the container
 }
 
-// EngineName is a container's name and ID.
+// EngineName is the name and ID of a container.
 type EngineName struct{ Name, ID string }
 
-// SubnetSpec is one --subnet with what belongs to it. A zero Prefix asks for a
-// pool; with Gateway, IPRange or Aux set the Prefix must be set.
+// SubnetSpec is one --subnet with its options. A zero Prefix requests a subnet from the
+// default pools; if Gateway, IPRange or Aux is set, Prefix must be set.
 type SubnetSpec struct {
 	Prefix  netip.Prefix
 	Gateway netip.Addr
@@ -68,39 +68,39 @@ type SubnetSpec struct {
 	Aux     map[string]netip.Addr
 }
 
-// NetworkSpec asks for a network.
+// NetworkSpec is the request for a network.
 type NetworkSpec struct {
 	Name       string
 	Driver     string // "": bridge
-	ForeignID  string // of a container engine's network: it keeps its own ID
-	Engine     string // as of a Network
+	ForeignID  string // the ID that the container engine gave its network
+	Engine     string // see Network
 	EnableIPv6 bool
-	NoIPv4     bool // IPv6 alone
+	NoIPv4     bool // IPv6 only
 	Internal   bool
 	Subnets    []SubnetSpec
 	Options    map[string]string // -o, Docker's keys
 	Labels     map[string]string
 }
 
-// EndpointSpec asks for an endpoint in a network.
+// EndpointSpec is the request for an endpoint in a network.
 type EndpointSpec struct {
-	ForeignID string // of a container engine's endpoint: it keeps its own ID
+	ForeignID string // the ID that the container engine gave its endpoint
 	Network   string // name, ID or unique ID prefix
 	IPv4      netip.Addr
 	IPv6      netip.Addr
-	// Exact: it gets an address of the families alone that the spec names one of.
+	// Exact means that no address is chosen in a family for which the spec has none.
 	Exact     bool
 	MAC       MAC
-	IfName    string // inside the sandbox; "": the first free of eth0, eth1, …
+	IfName    string // in the sandbox; "": the first free of eth0, eth1, …
 	Aliases   []string
 	Bandwidth Bandwidth
-	Leased    bool // another program gave the addresses, all of them, and is to hear when they are free
+	Leased    bool // see Endpoint
 }
 
-// SandboxSpec asks for a sandbox.
+// SandboxSpec is the request for a sandbox.
 type SandboxSpec struct {
-	Name        string // "": one is made up
-	NetNS       string // path of a namespace that exists; "": Fairlead makes one
+	Name        string // "": generated
+	NetNS       string // path of an existing namespace; "": Fairlead creates one
 	NetworkMode string // "": bridge; host, none, container:REF, or a network
 	Endpoint    EndpointSpec
 	Hostname    string
@@ -114,10 +114,10 @@ type SandboxSpec struct {
 
 // PortSpec is one -p, parsed but not resolved. Exactly one of these holds:
 // HostCount == 0: the host port is chosen from the ephemeral range;
-// HostCount == Count: host port i leads to sandbox port i;
+// HostCount == Count: host port i maps to sandbox port i;
 // HostCount > Count == 1: one free port of the range is chosen.
 type PortSpec struct {
-	HostIP    netip.Addr // zero: every address
+	HostIP    netip.Addr // zero: all addresses
 	HostPort  uint16
 	HostCount uint16
 	Port      uint16

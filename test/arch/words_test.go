@@ -85,7 +85,6 @@ var notYet = []string{
 	"control/httpserve",
 	"control/ipam",
 	"control/metrics",
-	"control/model",
 	"control/netavark",
 	"control/store",
 	"deploy",
