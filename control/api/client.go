@@ -17,16 +17,16 @@ import (
 	"syscall"
 )
 
-// DefaultHost is where the daemon listens unless told otherwise.
+// DefaultHost is the daemon's default address.
 const DefaultHost = "unix:///run/fairlead/api.sock"
 
-// Client speaks to one daemon. It is safe for use by several goroutines.
+// Client is a client of one daemon. It is safe for concurrent use.
 type Client struct {
 	socket string
 	http   *http.Client
 }
 
-// NewClient makes a client of the daemon at host, unix:///PATH. It does not
+// NewClient returns a client of the daemon at host, unix:///PATH. It does not
 // connect yet.
 func NewClient(host string) (*Client, error) {
 	path, ok := strings.CutPrefix(host, "unix://")
@@ -38,17 +38,17 @@ func NewClient(host string) (*Client, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", path)
 		},
-		// A connection kept over a restart of the daemon is a dead one.
+		// A connection that is kept open breaks when the daemon restarts.
 		DisableKeepAlives: true,
 	}
 	return &Client{socket: path, http: &http.Client{Transport: transport, Timeout: requestTimeout}}, nil
 }
 
-// Socket is the path of the daemon's socket.
+// Socket returns the path of the daemon's socket.
 func (c *Client) Socket() string { return c.socket }
 
-// do sends in as JSON when it is not nil and decodes the answer into out when
-// that is not nil.
+// do sends in as JSON unless it is nil, and decodes the response into out unless
+// that is nil.
 func (c *Client) do(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	var body io.Reader = http.NoBody
 	if in != nil {
@@ -57,7 +57,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 			return fmt.Errorf("encode request %s %s: %w", method, path, err)
 		}
 		if len(b) > MaxBody {
-			return fmt.Errorf("request %s %s has %d bytes, the daemon takes %d at most", method, path, len(b), MaxBody)
+			return fmt.Errorf("request %s %s has %d bytes, the daemon accepts at most %d", method, path, len(b), MaxBody)
 		}
 		body = bytes.NewReader(b)
 	}
@@ -67,7 +67,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u, body)
 	if err != nil {
-		return fmt.Errorf("make request %s %s: %w", method, path, err)
+		return fmt.Errorf("create request %s %s: %w", method, path, err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(req)
@@ -81,36 +81,36 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	if out == nil || resp.StatusCode == http.StatusNoContent {
 		return nil
 	}
-	var answer bytes.Buffer
-	answer.Grow(int(max(0, resp.ContentLength)) + bytes.MinRead)
-	if _, err := answer.ReadFrom(resp.Body); err != nil {
-		return c.unreachable(ctx, fmt.Errorf("read answer: %w", err))
+	var response bytes.Buffer
+	response.Grow(int(max(0, resp.ContentLength)) + bytes.MinRead)
+	if _, err := response.ReadFrom(resp.Body); err != nil {
+		return c.unreachable(ctx, fmt.Errorf("read response: %w", err))
 	}
-	if err := json.Unmarshal(answer.Bytes(), out); err != nil {
-		return fmt.Errorf("read answer to %s %s: %w", method, path, err)
+	if err := json.Unmarshal(response.Bytes(), out); err != nil {
+		return fmt.Errorf("decode response to %s %s: %w", method, path, err)
 	}
 	return nil
 }
 
-// unreachable names the socket and the remedy.
+// unreachable returns an ErrUnreachable that names the socket and the remedy.
 func (c *Client) unreachable(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	var timeout interface{ Timeout() bool }
-	text := fmt.Sprintf("the daemon at %s broke off the connection: %v; see its log", c.socket, errors.Unwrap(err))
+	text := fmt.Sprintf("the daemon at %s closed the connection: %v; see its log", c.socket, errors.Unwrap(err))
 	switch {
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
 		text = fmt.Sprintf("no daemon listens at %s; start it with \"fairlead daemon\", or name its socket with --host", c.socket)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		text = fmt.Sprintf("no permission to use the daemon's socket %s; be root or a member of group fairlead", c.socket)
+		text = fmt.Sprintf("no permission to use the daemon's socket %s; run as root or as a member of group fairlead", c.socket)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		text = fmt.Sprintf("the daemon at %s does not answer within %s; see its log", c.socket, requestTimeout)
 	}
 	return &unreachableError{text: text, cause: err}
 }
 
-// unreachableError is an ErrUnreachable with a text of its own.
+// unreachableError is an ErrUnreachable with its own text.
 type unreachableError struct {
 	text  string
 	cause error
@@ -123,7 +123,7 @@ func readError(resp *http.Response) error {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	var body errorBody
 	if err != nil || json.Unmarshal(b, &body) != nil || body.Message == "" {
-		body.Message = fmt.Sprintf("the daemon answered %s without an explanation", resp.Status)
+		body.Message = fmt.Sprintf("the daemon returned %s without an explanation", resp.Status)
 	}
 	return &Error{StatusCode: resp.StatusCode, Message: body.Message}
 }
@@ -133,7 +133,7 @@ func (f Filters) query() url.Values {
 		return nil
 	}
 	b, err := json.Marshal(f)
-	if err != nil { // strings and lists always encode
+	if err != nil { // lists of strings can always be encoded
 		panic(err)
 	}
 	return url.Values{"filters": {string(b)}}
@@ -145,12 +145,12 @@ func get[T any](ctx context.Context, c *Client, path string, query url.Values) (
 	return out, err
 }
 
-// Status asks how the daemon is.
+// Status returns the status of the daemon.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	return get[Status](ctx, c, "/status", nil)
 }
 
-// Version asks what the daemon was built from.
+// Version returns the version of the daemon.
 func (c *Client) Version(ctx context.Context) (Version, error) {
 	return get[Version](ctx, c, "/version", nil)
 }
@@ -165,7 +165,7 @@ func (c *Client) Network(ctx context.Context, ref string) (Network, error) {
 	return get[Network](ctx, c, networkPath(ref, ""), nil)
 }
 
-// CreateNetwork makes a network.
+// CreateNetwork creates a network.
 func (c *Client) CreateNetwork(ctx context.Context, n NetworkCreate) (NetworkCreated, error) {
 	var out NetworkCreated
 	err := c.do(ctx, http.MethodPost, "/networks/create", nil, n, &out)
@@ -177,13 +177,13 @@ func (c *Client) RemoveNetwork(ctx context.Context, ref string) error {
 	return c.do(ctx, http.MethodDelete, networkPath(ref, ""), nil, nil, nil)
 }
 
-// ForceRemoveNetwork is the same, and removes a container engine's network, too, if the
-// engine does not have it.
+// ForceRemoveNetwork does the same, and also removes an engine-managed network that the
+// engine no longer has.
 func (c *Client) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	return c.do(ctx, http.MethodDelete, networkPath(ref, ""), url.Values{"force": {"true"}}, nil, nil)
 }
 
-// PruneNetworks removes every unused network that the filters take, and
+// PruneNetworks removes all unused networks that match the filters, and
 // returns their names.
 func (c *Client) PruneNetworks(ctx context.Context, f Filters) ([]string, error) {
 	var out NetworksPruned
@@ -191,17 +191,17 @@ func (c *Client) PruneNetworks(ctx context.Context, f Filters) ([]string, error)
 	return out.NetworksDeleted, err
 }
 
-// Connect joins a sandbox to a network.
+// Connect attaches a sandbox to a network.
 func (c *Client) Connect(ctx context.Context, network string, n NetworkConnect) error {
 	return c.do(ctx, http.MethodPost, networkPath(network, "/connect"), nil, n, nil)
 }
 
-// Disconnect takes a sandbox out of a network.
+// Disconnect detaches a sandbox from a network.
 func (c *Client) Disconnect(ctx context.Context, network string, n NetworkDisconnect) error {
 	return c.do(ctx, http.MethodPost, networkPath(network, "/disconnect"), nil, n, nil)
 }
 
-// Sandboxes lists sandboxes, youngest first.
+// Sandboxes lists sandboxes, newest first.
 func (c *Client) Sandboxes(ctx context.Context, f Filters) ([]SandboxSummary, error) {
 	return get[[]SandboxSummary](ctx, c, "/sandboxes", f.query())
 }
@@ -211,20 +211,20 @@ func (c *Client) Sandbox(ctx context.Context, ref string) (Sandbox, error) {
 	return get[Sandbox](ctx, c, sandboxPath(ref, ""), nil)
 }
 
-// CreateSandbox makes a sandbox; name may be empty.
+// CreateSandbox creates a sandbox. name may be empty.
 func (c *Client) CreateSandbox(ctx context.Context, name string, s SandboxCreate) (SandboxCreated, error) {
 	var out SandboxCreated
 	err := c.do(ctx, http.MethodPost, "/sandboxes/create", url.Values{"name": {name}}, s, &out)
 	return out, err
 }
 
-// RemoveSandbox removes a sandbox; with force one whose program runs, too.
+// RemoveSandbox removes a sandbox, with force also while its program is running.
 func (c *Client) RemoveSandbox(ctx context.Context, ref string, force bool) error {
 	return c.do(ctx, http.MethodDelete, sandboxPath(ref, ""), url.Values{"force": {strconv.FormatBool(force)}}, nil, nil)
 }
 
-// CheckSandbox has the daemon look at a sandbox's interfaces at once and repair
-// them; an error says what stays wrong, or is not what a runtime was told.
+// CheckSandbox makes the daemon check a sandbox's interfaces immediately and repair
+// them. It returns an error for what cannot be repaired or differs from want.
 func (c *Client) CheckSandbox(ctx context.Context, ref string, want Expected) error {
 	query := url.Values{}
 	if want.EndpointID != "" {
@@ -241,7 +241,7 @@ func (c *Client) SandboxStarted(ctx context.Context, ref string, s SandboxStarte
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/started"), nil, s, nil)
 }
 
-// SandboxExited reports the end of that program.
+// SandboxExited reports the exit of that program.
 func (c *Client) SandboxExited(ctx context.Context, ref string, s SandboxExited) error {
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/exited"), nil, s, nil)
 }
@@ -274,7 +274,7 @@ func (f FlowFilter) query() url.Values {
 	return q
 }
 
-// networkPath escapes the name: networks may be called anything.
+// networkPath escapes the reference, because names of networks may contain any character.
 func networkPath(ref, verb string) string { return "/networks/" + url.PathEscape(ref) + verb }
 
 func sandboxPath(ref, verb string) string { return "/sandboxes/" + url.PathEscape(ref) + verb }

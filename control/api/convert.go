@@ -65,7 +65,7 @@ func (c *IPAMConfig) spec() (s model.SubnetSpec, err error) {
 	return s, nil
 }
 
-// parsePrefix reads a prefix without host bits; "" is the zero Prefix.
+// parsePrefix parses a prefix without host bits. "" is the zero Prefix.
 func parsePrefix(what, s string) (netip.Prefix, error) {
 	if s == "" {
 		return netip.Prefix{}, nil
@@ -134,7 +134,7 @@ func (b *Bandwidth) spec() model.Bandwidth {
 	}
 }
 
-// newBandwidth renders limits; nil: there are none.
+// newBandwidth converts limits, and returns nil if there are none.
 func newBandwidth(b model.Bandwidth) *Bandwidth {
 	if b.IsZero() {
 		return nil
@@ -145,8 +145,8 @@ func newBandwidth(b model.Bandwidth) *Bandwidth {
 	}
 }
 
-// NewEndpointConfig renders a spec as part of a request. The network's name is
-// not part of it.
+// NewEndpointConfig converts a spec to a part of a request. It does not contain the
+// network's name.
 func NewEndpointConfig(spec model.EndpointSpec) *EndpointConfig {
 	c := &EndpointConfig{Aliases: spec.Aliases, InterfaceName: spec.IfName, Bandwidth: newBandwidth(spec.Bandwidth)}
 	if !spec.MAC.IsZero() {
@@ -170,7 +170,7 @@ func (c *SandboxCreate) spec(name string) (model.SandboxSpec, error) {
 	configs := c.NetworkingConfig.EndpointsConfig
 	for network, conf := range configs {
 		if len(configs) > 1 || network != spec.NetworkMode {
-			return spec, refuse(model.ErrInvalid, "NetworkingConfig may have one entry only, named %q as NetworkMode is; connect the others afterwards", spec.NetworkMode)
+			return spec, refuse(model.ErrInvalid, "NetworkingConfig may have one entry only, for the network %q of NetworkMode; connect the others after the creation", spec.NetworkMode)
 		}
 		if spec.Endpoint, err = conf.spec(network); err != nil {
 			return spec, err
@@ -179,7 +179,7 @@ func (c *SandboxCreate) spec(name string) (model.SandboxSpec, error) {
 	if isNetwork(spec.NetworkMode) {
 		spec.Endpoint.Network = spec.NetworkMode
 	}
-	// Maps have no order; a fixed one makes the choice of ports repeatable.
+	// A fixed order makes the choice of automatic ports repeatable.
 	for _, key := range slices.Sorted(maps.Keys(c.ExposedPorts)) {
 		p, err := ParseExpose(key)
 		if err != nil {
@@ -210,13 +210,13 @@ func (b *PortBinding) spec(target string) (model.PortSpec, error) {
 	return portSpec(ip, b.HostPort, target)
 }
 
-// isNetwork reports whether a network mode is the name of a network that has
+// isNetwork reports whether a network mode is the name of a network with
 // endpoints.
 func isNetwork(mode string) bool {
 	return mode != model.NetworkHost && mode != model.NetworkNone && !strings.HasPrefix(mode, "container:")
 }
 
-// NewSandboxCreate renders a spec as a request. The name is not part of it.
+// NewSandboxCreate converts a spec to a request. It does not contain the name.
 func NewSandboxCreate(spec model.SandboxSpec) SandboxCreate {
 	c := SandboxCreate{
 		Hostname: spec.Hostname, Cmd: spec.Command, Labels: spec.Labels, NetNS: spec.NetNS,

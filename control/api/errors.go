@@ -10,21 +10,21 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// ErrUnreachable: no answer came from the daemon, so it is not known whether
-// it did what was asked.
+// ErrUnreachable means that the daemon did not respond, so that it is not known whether
+// it executed the request.
 var ErrUnreachable = errors.New("daemon unreachable")
 
-// Error is an answer of the daemon that refuses a request. It matches model's
+// Error is an error response of the daemon. It matches model's
 // kinds with errors.Is.
 type Error struct {
 	StatusCode int
 	Message    string
 }
 
-// Error is the daemon's text alone.
+// Error returns only the daemon's text.
 func (e *Error) Error() string { return e.Message }
 
-// Unwrap returns the kind of refusal; nil for an internal error.
+// Unwrap returns the kind of refusal, or nil for an internal error.
 func (e *Error) Unwrap() error {
 	switch e.StatusCode {
 	case http.StatusBadRequest:

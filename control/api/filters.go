@@ -14,12 +14,12 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Filters are Docker's: a key's values are alternatives, different keys must
-// all hold.
+// Filters work as in Docker: the values of one key are alternatives, and all keys must
+// match.
 type Filters map[string][]string
 
-// parseFilters reads the query parameter filters: {"key":["value"]} or, as
-// older clients send it, {"key":{"value":true}}.
+// parseFilters parses the query parameter filters: {"key":["value"]} or, from
+// older clients, {"key":{"value":true}}.
 func parseFilters(r *http.Request, known ...string) (Filters, error) {
 	text := r.URL.Query().Get("filters")
 	if text == "" {
@@ -51,7 +51,7 @@ func parseFilters(r *http.Request, known ...string) (Filters, error) {
 	return f, nil
 }
 
-// checkFilter refuses values that can never match.
+// checkFilter refuses values that cannot match.
 func checkFilter(key, value string) error {
 	allowed := map[string][]string{
 		"scope":  {"local", "swarm", "global"},
@@ -60,11 +60,11 @@ func checkFilter(key, value string) error {
 	}[key]
 	if key == "dangling" {
 		if _, err := strconv.ParseBool(value); err != nil {
-			return refuse(model.ErrInvalid, "filter dangling wants true or false, not %q", value)
+			return refuse(model.ErrInvalid, "filter dangling must be true or false, not %q", value)
 		}
 	}
 	if allowed != nil && !slices.Contains(allowed, value) {
-		return refuse(model.ErrInvalid, "filter %s wants one of %s, not %q", key, strings.Join(allowed, ", "), value)
+		return refuse(model.ErrInvalid, "filter %s must be one of %s, not %q", key, strings.Join(allowed, ", "), value)
 	}
 	return nil
 }
@@ -79,7 +79,7 @@ func (f Filters) is(key, want string) bool {
 	return f.any(key, func(v string) bool { return v == want })
 }
 
-// match is by regular expression, or by substring when the value is none.
+// match reports whether s contains value, or matches it as a regular expression.
 func match(value, s string) bool {
 	re, err := regexp.Compile(value)
 	return strings.Contains(s, value) || err == nil && re.MatchString(s)
@@ -93,7 +93,7 @@ func hasLabel(labels map[string]string, want string) bool {
 }
 
 func (f Filters) labels(labels map[string]string) bool {
-	// Several labels must all be there: the one key Docker joins with AND.
+	// All labels must be present: this is the only key whose values Docker joins with AND.
 	return !slices.ContainsFunc(f["label"], func(want string) bool { return !hasLabel(labels, want) })
 }
 
@@ -127,20 +127,20 @@ func (f Filters) sandbox(v *view, sb *model.Sandbox, status string) bool {
 	})
 }
 
-// pruned reports whether prune's label filters take an object with labels.
+// pruned reports whether the label filters of prune match an object's labels.
 func (f Filters) pruned(labels map[string]string) bool {
 	return f.labels(labels) &&
 		!slices.ContainsFunc(f["label!"], func(not string) bool { return hasLabel(labels, not) })
 }
 
-// until is the time before which prune takes objects; zero: any time.
+// until returns the time before which prune removes objects. Zero means any time.
 func (f Filters) until(now time.Time) (time.Time, error) {
 	values := f["until"]
 	if len(values) == 0 {
 		return time.Time{}, nil
 	}
 	if len(values) > 1 {
-		return time.Time{}, refuse(model.ErrInvalid, "filter until may be given once")
+		return time.Time{}, refuse(model.ErrInvalid, "filter until may be given only once")
 	}
 	v := values[0]
 	if d, err := time.ParseDuration(v); err == nil {
@@ -154,7 +154,7 @@ func (f Filters) until(now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, refuse(model.ErrInvalid, "filter until wants a duration (24h), a date (2006-01-02) or a time (RFC 3339), not %q", v)
+	return time.Time{}, refuse(model.ErrInvalid, "filter until must be a duration (24h), a date (2006-01-02) or a time (RFC 3339), not %q", v)
 }
 
 func predefined(name string) bool {

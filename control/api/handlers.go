@@ -156,7 +156,7 @@ func (s *Server) sandboxCreate(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if r.Context().Err() != nil {
-		// Nobody is left to learn the sandbox's name, let alone to remove it.
+		// The client has disconnected: it cannot learn the sandbox's name and remove it.
 		return nil, cmp.Or(s.cfg.Backend.RemoveSandbox(context.WithoutCancel(r.Context()), sb.ID, true), r.Context().Err())
 	}
 	v := s.view()
@@ -190,7 +190,7 @@ func (s *Server) sandboxRemove(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if err := os.Remove(s.view().logPath(sb.ID)); err != nil && !os.IsNotExist(err) {
-		s.cfg.Log.Warn("log of a removed sandbox stays", "sandbox", sb.ID, "err", err)
+		s.cfg.Log.Warn("could not remove the log of a removed sandbox", "sandbox", sb.ID, "err", err)
 	}
 	return nil, nil
 }
@@ -262,7 +262,7 @@ func (s *Server) flowFlush(r *http.Request) (any, error) {
 	return FlowsFlushed{Removed: n}, nil
 }
 
-// parseAddrOrPrefix gives what is asked for its usual form; "": all.
+// parseAddrOrPrefix converts an address or prefix to its canonical form. "" matches all.
 func parseAddrOrPrefix(text string) (string, error) {
 	if !strings.Contains(text, "/") {
 		addr, err := parseAddr("address", text)
@@ -291,7 +291,7 @@ func parseFlowFilter(r *http.Request) (FlowFilter, error) {
 	}
 	if l := q.Get("limit"); l != "" {
 		if f.Limit, err = strconv.Atoi(l); err != nil || f.Limit < 0 {
-			return f, refuse(model.ErrInvalid, "limit must be a number from 0, not %q", l)
+			return f, refuse(model.ErrInvalid, "limit must be a number of 0 or more, not %q", l)
 		}
 	}
 	for key := range q {

@@ -11,7 +11,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// portRange is lo … lo+count-1; count 0 is "not given".
+// portRange is lo … lo+count-1. A count of 0 means that no port was given.
 type portRange struct{ lo, count uint16 }
 
 func (r portRange) String() string {
@@ -32,7 +32,7 @@ func parsePort(s string) (uint16, error) {
 	return uint16(n), nil
 }
 
-// parseRange reads "80" or "80-90".
+// parseRange parses "80" or "80-90".
 func parseRange(s string) (portRange, error) {
 	first, last, isRange := strings.Cut(s, "-")
 	if s == "" {
@@ -50,7 +50,7 @@ func parseRange(s string) (portRange, error) {
 		return portRange{}, fmt.Errorf("range %q ends before it begins", s)
 	}
 	if lo == 0 {
-		return portRange{}, fmt.Errorf("range %q begins with 0; ports begin with 1", s)
+		return portRange{}, fmt.Errorf("range %q begins with 0; the lowest port is 1", s)
 	}
 	return portRange{lo, hi - lo + 1}, nil
 }
@@ -67,7 +67,7 @@ func parseProto(s string) (model.Proto, error) {
 	return 0, fmt.Errorf("protocol %q is unknown (want tcp, udp or sctp)", s)
 }
 
-// parseTarget reads "PORT[-PORT][/PROTO]", the sandbox's side.
+// parseTarget parses "PORT[-PORT][/PROTO]", the sandbox's side.
 func parseTarget(s string) (model.PortProto, error) {
 	ports, protoName, hasProto := strings.Cut(s, "/")
 	proto := model.TCP
@@ -94,7 +94,7 @@ func formatTarget(p model.PortProto) string {
 	return portRange{p.Port, p.Count}.String() + "/" + p.Proto.String()
 }
 
-// ParseExpose reads one --expose: PORT[-PORT][/PROTO].
+// ParseExpose parses one --expose: PORT[-PORT][/PROTO].
 func ParseExpose(s string) (model.PortProto, error) {
 	p, err := parseTarget(s)
 	if err != nil {
@@ -103,8 +103,8 @@ func ParseExpose(s string) (model.PortProto, error) {
 	return p, nil
 }
 
-// ParsePublish reads one -p: [IP:][HOST[-HOST]:]PORT[-PORT][/PROTO], an IPv6
-// address in brackets. Host port 0 or none means one of the ephemeral range.
+// ParsePublish parses one -p: [IP:][HOST[-HOST]:]PORT[-PORT][/PROTO], with an IPv6
+// address in brackets. Host port 0 or none means one from the ephemeral range.
 func ParsePublish(s string) (model.PortSpec, error) {
 	spec, err := parsePublish(s)
 	if err != nil {
@@ -153,7 +153,7 @@ func parsePublish(s string) (model.PortSpec, error) {
 func parseHostIP(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	if err != nil {
-		return a, fmt.Errorf("%q is not an IP address (names are not looked up)", s)
+		return a, fmt.Errorf("%q is not an IP address (names are not resolved)", s)
 	}
 	if a.Zone() != "" {
 		return a, fmt.Errorf("address %q has a zone, which a published port cannot have", s)
@@ -175,17 +175,17 @@ func portSpec(ip netip.Addr, host, target string) (model.PortSpec, error) {
 		return spec, nil
 	}
 	if _, err := netip.ParseAddr(host); err == nil {
-		return model.PortSpec{}, fmt.Errorf("after an address comes a host port, if only an empty one, as in %s::%s", host, target)
+		return model.PortSpec{}, fmt.Errorf("an address must be followed by a host port, which may be empty, as in %s::%s", host, target)
 	}
 	h, err := parseRange(host)
 	if err != nil {
 		return model.PortSpec{}, fmt.Errorf("host port: %w", err)
 	}
 	if h.lo == 0 {
-		return spec, nil // Docker's other way to say "any"
+		return spec, nil // in Docker, 0 also means any port
 	}
 	if h.count != t.Count && t.Count != 1 {
-		return model.PortSpec{}, fmt.Errorf("host ports %s and sandbox ports %s differ in number", h, portRange{t.Port, t.Count})
+		return model.PortSpec{}, fmt.Errorf("the numbers of host ports %s and sandbox ports %s differ", h, portRange{t.Port, t.Count})
 	}
 	spec.HostPort, spec.HostCount = h.lo, h.count
 	return spec, nil

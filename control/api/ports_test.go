@@ -69,12 +69,12 @@ func TestParsePublishRefusals(t *testing.T) {
 		"99999:80":           `host port: "99999" is not a port number`,
 		"0-10:80":            "begins with 0",
 		"20-10:80":           "ends before it begins",
-		"80-81:80-90":        "differ in number",
-		"8080:80-81":         "host ports 8080 and sandbox ports 80-81 differ in number",
+		"80-81:80-90":        "80-81 and sandbox ports 80-90 differ",
+		"8080:80-81":         "the numbers of host ports 8080 and sandbox ports 80-81 differ",
 		"80/icmp":            `protocol "icmp" is unknown (want tcp, udp or sctp)`,
 		"80/":                `protocol "" is unknown`,
 		"80/tcp/udp":         `protocol "tcp/udp" is unknown`,
-		"127.0.0.1:80":       "after an address comes a host port",
+		"127.0.0.1:80":       "must be followed by a host port",
 		"localhost:80:80":    `"localhost" is not an IP address`,
 		"1.2.3:80:80":        "is not an IP address",
 		"[fe80::1%eth0]:1:1": "has a zone",
@@ -98,7 +98,7 @@ func TestParsePublishRefusals(t *testing.T) {
 	}
 }
 
-// FuzzParsePublish: what is accepted survives the way through a request.
+// FuzzParsePublish checks that an accepted spec is unchanged after encoding in a request.
 func FuzzParsePublish(f *testing.F) {
 	for _, s := range []string{"80", "8080:80/udp", "[::1]:1-2:3-4", "1.2.3.4::5"} {
 		f.Add(s)

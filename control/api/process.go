@@ -10,14 +10,14 @@ import (
 )
 
 // ProcessStart returns the start time of a process, field 22 of
-// /proc/PID/stat. With the PID it names a process beyond PID reuse.
+// /proc/PID/stat. PID and start time together identify a process despite PID reuse.
 func ProcessStart(pid int) (uint64, error) {
 	start, _, err := processStat(pid)
 	return start, err
 }
 
-// ProcessAlive reports whether the process with that PID and start time runs.
-// One that is dead but not yet waited for does not.
+// ProcessAlive reports whether the process with that PID and start time is running.
+// A zombie is not running.
 func ProcessAlive(pid int, start uint64) bool {
 	got, state, err := processStat(pid)
 	return err == nil && got == start && state != 'Z' && state != 'X'
@@ -28,11 +28,11 @@ func processStat(pid int) (start uint64, state byte, err error) {
 	if err != nil {
 		return 0, 0, fmt.Errorf("read start time of process %d: %w", pid, err)
 	}
-	// The second field is the command name in parentheses and may hold
-	// anything, a parenthesis too.
+	// The second field is the command name in parentheses, which may contain
+	// any character, including parentheses.
 	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
 	if len(fields) < 20 {
-		return 0, 0, fmt.Errorf("read start time of process %d: its stat file is short", pid)
+		return 0, 0, fmt.Errorf("read start time of process %d: its stat file is too short", pid)
 	}
 	start, err = strconv.ParseUint(string(fields[19]), 10, 64)
 	if err != nil {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package api is Fairlead's HTTP and JSON interface: a [Server] over a
-// [Backend], and the [Client] the command line uses. Shapes are those of the
-// Docker Engine API where one exists. The package never sees the kernel's
-// network state; it shows snapshots and passes verbs on.
+// Package api implements Fairlead's HTTP and JSON interface: a [Server] for a
+// [Backend], and the [Client] of the command line. Types have the form of the
+// Docker Engine API where it has an equivalent. The package does not access the kernel's
+// network state; it shows snapshots and forwards verbs.
 package api
 
 import (
@@ -29,62 +29,62 @@ const (
 	requestTimeout = httpserve.RequestTimeout
 )
 
-// Controller is the part of the Backend that holds and changes the model.
-// Errors that wrap one of model's kinds become the matching HTTP status.
+// Controller is the part of the Backend that reads and changes the model.
+// Errors that wrap one of model's kinds are returned with the matching HTTP status.
 type Controller interface {
 	Snapshot() *model.Snapshot
 	Network(ref string) (*model.Network, error)
 	Sandbox(ref string) (*model.Sandbox, error)
 	CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error)
 	RemoveNetwork(ctx context.Context, ref string) error
-	// PruneNetworks removes every network without endpoints that is not
-	// predefined and that keep does not keep, and returns their names.
+	// PruneNetworks removes the networks without endpoints, except predefined ones
+	// and those for which keep returns true, and returns their names.
 	PruneNetworks(ctx context.Context, keep func(*model.Network) bool) ([]string, error)
 	Connect(ctx context.Context, network, sandbox string, spec model.EndpointSpec) (*model.Endpoint, error)
 	Disconnect(ctx context.Context, network, sandbox string, force bool) error
 	CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error)
-	// Warnings tells what CreateSandbox accepts but does not serve.
+	// Warnings returns what CreateSandbox accepts but does not serve.
 	Warnings(spec model.SandboxSpec) []string
 	RemoveSandbox(ctx context.Context, ref string, force bool) error
 	SandboxStarted(ctx context.Context, ref string, pid int, start uint64) error
-	// SandboxExited notes the end of the program, and removes the sandbox if it
+	// SandboxExited records the exit of the program, and removes the sandbox if it
 	// is AutoRemove.
 	SandboxExited(ctx context.Context, ref string, code int) error
 }
 
-// Node is the part of the Backend that knows the running daemon. A Node that
-// also has FlushFlows(ctx, FlowFilter) (int, error) serves DELETE /conntrack.
+// Node is the part of the Backend that represents the running daemon. A Node that
+// also implements FlowFlusher serves DELETE /conntrack.
 type Node interface {
 	Flows(ctx context.Context, filter FlowFilter) ([]Flow, error)
 	Status(ctx context.Context) (Status, error)
-	// CheckSandbox looks at a sandbox's interfaces in the kernel at once and
-	// repairs them. An error says what stays wrong, or is not what a runtime was told.
+	// CheckSandbox checks a sandbox's interfaces in the kernel immediately and repairs
+	// them. It returns an error for what cannot be repaired or differs from want.
 	CheckSandbox(ctx context.Context, id string, want Expected) error
-	// ForceRemoveNetwork removes a network, also a container engine's that the
-	// engine does not have.
+	// ForceRemoveNetwork removes a network, also an engine-managed one that the
+	// engine no longer has.
 	ForceRemoveNetwork(ctx context.Context, ref string) error
-	// Unserved lists the gateways where names should be served and are not.
+	// Unserved lists the gateways where DNS should be served but is not.
 	Unserved() []netip.Addr
 }
 
-// Backend is all that the Server serves.
+// Backend provides everything that the Server serves.
 type Backend interface {
 	Controller
 	Node
 }
 
-// FlowFlusher is what a Backend offers that can remove flows.
+// FlowFlusher is implemented by a Backend that can remove flows.
 type FlowFlusher interface {
 	FlushFlows(ctx context.Context, filter FlowFilter) (int, error)
 }
 
-// Config of a Server.
+// Config configures a Server.
 type Config struct {
 	Backend Backend      // required
 	Log     *slog.Logger // required
-	Version Version      // what GET /version answers
-	RunDir  string       // logs of detached programs are in its directory logs
-	// Alive tells whether a process still runs; default: /proc.
+	Version Version      // returned by GET /version
+	RunDir  string       // contains the directory logs, for detached programs
+	// Alive reports whether a process is still running. The default looks into /proc.
 	Alive func(pid int, start uint64) bool
 }
 
@@ -94,7 +94,7 @@ type Server struct {
 	mux *http.ServeMux
 }
 
-// NewServer makes a Server. It serves nothing by itself: see [Server.Serve].
+// NewServer returns a Server. Call [Server.Serve] to accept connections.
 func NewServer(cfg Config) *Server {
 	if cfg.Alive == nil {
 		cfg.Alive = ProcessAlive
@@ -130,13 +130,13 @@ func NewServer(cfg Config) *Server {
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Serve answers requests on the listener until ctx ends, then lets those under
-// way finish for a few seconds. It closes the listener.
+// Serve handles requests on the listener until ctx ends, and then waits a few seconds for
+// active requests. It closes the listener.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return httpserve.Serve(ctx, "API", l, s, 5*time.Second, s.cfg.Log)
 }
 
-// handler answers a request with a value to encode; nil means status 204.
+// handler handles a request and returns the value to encode. nil means status 204.
 type handler func(r *http.Request) (any, error)
 
 func (s *Server) wrap(h handler) http.Handler {
@@ -170,15 +170,15 @@ func (s *Server) wrap(h handler) http.Handler {
 
 func (s *Server) reply(w http.ResponseWriter, r *http.Request, code int, v any) {
 	b, err := json.Marshal(v)
-	if err != nil { // a type of ours that cannot be encoded
+	if err != nil { // a type of this package cannot be encoded
 		panic(err)
 	}
 	w.Header().Set("Content-Type", "application/json")
-	// The client reads the answer at once then: a list can have a megabyte.
+	// The length lets the client allocate the buffer once: a list can have a megabyte.
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)+1))
 	w.WriteHeader(code)
 	if _, err := w.Write(append(b, '\n')); err != nil {
-		s.cfg.Log.Debug("answer not sent", "path", r.URL.Path, "err", err)
+		s.cfg.Log.Debug("could not send the response", "path", r.URL.Path, "err", err)
 	}
 }
 
@@ -194,8 +194,8 @@ func (s *Server) status(r *http.Request) (any, error) {
 	return s.cfg.Backend.Status(r.Context())
 }
 
-// decode reads the body into v. Unknown fields, a body above MaxBody, and
-// anything after the object are errors.
+// decode decodes the body into v. Unknown fields, a body larger than MaxBody, and
+// data after the object are errors.
 func decode(r *http.Request, v any) error {
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
@@ -205,7 +205,7 @@ func decode(r *http.Request, v any) error {
 			return nil
 		}
 		if err == nil {
-			return refuse(model.ErrInvalid, "the request body goes on after its JSON object")
+			return refuse(model.ErrInvalid, "the request body has data after its JSON object")
 		}
 	}
 	var tooLarge *http.MaxBytesError
@@ -214,16 +214,16 @@ func decode(r *http.Request, v any) error {
 	case errors.As(err, &tooLarge):
 		return refuse(model.ErrInvalid, "the request body is larger than %d bytes", tooLarge.Limit)
 	case errors.Is(err, io.EOF):
-		return refuse(model.ErrInvalid, "the request body is empty; a JSON object is wanted")
+		return refuse(model.ErrInvalid, "the request body is empty; send a JSON object")
 	case errors.As(err, &typeErr):
 		return refuse(model.ErrInvalid, "field %q of the request must be a %s, not a %s", typeErr.Field, typeErr.Type, typeErr.Value)
 	}
-	// encoding/json has no type for this error.
+	// encoding/json does not have a type for this error.
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		return refuse(model.ErrInvalid, "unknown field %s in the request", field)
 	}
 	return refuse(model.ErrInvalid, "the request body is not valid JSON: %v", err)
 }
 
-// oneLine is an error as clients print it. One that was joined has several.
+// oneLine returns the text of an error on one line. Joined errors have several lines.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

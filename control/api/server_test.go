@@ -26,7 +26,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// serve runs a server over the backend on a socket of its own.
+// serve runs a server for the backend on its own socket, and returns a client.
 func serve(t *testing.T, b api.Backend) *api.Client {
 	t.Helper()
 	dir := t.TempDir()
@@ -55,7 +55,7 @@ func serve(t *testing.T, b api.Backend) *api.Client {
 	return c
 }
 
-// raw sends a request as it stands.
+// raw sends a request unchanged.
 func raw(t *testing.T, c *api.Client, method, path, body string) (int, string) {
 	t.Helper()
 	hc := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
@@ -89,9 +89,9 @@ func TestRefusals(t *testing.T) {
 		{"unknown-field", "POST", "/networks/create", `{"Name":"a","Colour":"red"}`, 400, `unknown field "Colour" in the request`},
 		{"unknown-nested-field", "POST", "/sandboxes/create", `{"HostConfig":{"Privileged":true}}`, 400, `unknown field "Privileged" in the request`},
 		{"wrong-type", "POST", "/networks/create", `{"Name":1}`, 400, `field "Name" of the request must be a string, not a number`},
-		{"no-body", "POST", "/networks/create", "", 400, "the request body is empty; a JSON object is wanted"},
+		{"no-body", "POST", "/networks/create", "", 400, "the request body is empty; send a JSON object"},
 		{"half-body", "POST", "/networks/create", `{"Name":`, 400, "not valid JSON"},
-		{"two-objects", "POST", "/networks/create", `{"Name":"a"}{"Name":"b"}`, 400, "goes on after its JSON object"},
+		{"two-objects", "POST", "/networks/create", `{"Name":"a"}{"Name":"b"}`, 400, "has data after its JSON object"},
 		{"garbage-after", "POST", "/networks/create", `{"Name":"a"} x`, 400, "not valid JSON"},
 		{"too-large", "POST", "/networks/create", `{"Name":"` + strings.Repeat("a", api.MaxBody) + `"}`, 400, "larger than 1048576 bytes"},
 		{"later-driver", "POST", "/networks/create", `{"Name":"a","Driver":"overlay"}`, 501, `network driver "overlay" is not available yet`},
@@ -110,8 +110,8 @@ func TestRefusals(t *testing.T) {
 		{"bad-force", "DELETE", "/sandboxes/x?force=maybe", "", 400, "force must be true or false"},
 		{"bad-filter", "GET", `/networks?filters={"color":["red"]}`, "", 400, `unknown filter "color"`},
 		{"bad-filter-value", "GET", `/networks?filters={"type":["odd"]}`, "", 400, "one of builtin, custom"},
-		{"bad-dangling", "GET", `/networks?filters={"dangling":["x"]}`, "", 400, "wants true or false"},
-		{"bad-until", "POST", `/networks/prune?filters={"until":["x"]}`, "", 400, "wants a duration"},
+		{"bad-dangling", "GET", `/networks?filters={"dangling":["x"]}`, "", 400, "must be true or false"},
+		{"bad-until", "POST", `/networks/prune?filters={"until":["x"]}`, "", 400, "must be a duration"},
 		{"bad-flow-port", "GET", "/conntrack?port=x", "", 400, `"x" is not a port number`},
 		{"bad-flow-query", "GET", "/conntrack?colour=red", "", 400, `unknown query parameter "colour"`},
 	} {
@@ -143,7 +143,7 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 			t.Errorf("%v: got %#v, want status %d", kind, err, code)
 		}
 		if kind != model.ErrExhausted && !errors.Is(err, kind) {
-			t.Errorf("%v: %v is of no such kind", kind, err)
+			t.Errorf("%v: %v does not have this kind", kind, err)
 		}
 	}
 	f := apitest.New()
@@ -246,7 +246,7 @@ func TestFilters(t *testing.T) {
 		t.Errorf("prune: %v %s", err, diff)
 	}
 	if pruned, err = c.PruneNetworks(t.Context(), api.Filters{"until": {"2020-01-01"}}); err != nil || len(pruned) != 0 {
-		t.Errorf("prune of what is younger: %v %v", pruned, err)
+		t.Errorf("prune of newer networks: %v %v", pruned, err)
 	}
 }
 
@@ -291,7 +291,7 @@ func TestSandboxLife(t *testing.T) {
 		t.Errorf("started: %v, %s", err, status())
 	}
 	if err := c.SandboxStarted(t.Context(), "web", api.SandboxStarted{Pid: 43, PidStart: 7}); err != nil || status() != api.StatusExited {
-		t.Errorf("started and gone: %v, %s", err, status())
+		t.Errorf("started and not alive: %v, %s", err, status())
 	}
 	if err := c.SandboxExited(t.Context(), "web", api.SandboxExited{ExitCode: 3}); err != nil || status() != api.StatusExited {
 		t.Errorf("exited: %v, %s", err, status())
@@ -313,7 +313,7 @@ func TestSandboxLife(t *testing.T) {
 	}
 }
 
-// impatient is a backend whose verbs take longer than the client waits.
+// impatient is a backend whose client disconnects before a verb is done.
 type impatient struct {
 	*apitest.Fake
 	entered chan struct{}
@@ -343,10 +343,10 @@ func TestSandboxOfAClientThatLeftIsRemoved(t *testing.T) {
 	select {
 	case <-b.removed:
 	case <-time.After(5 * time.Second):
-		t.Error("the sandbox stays")
+		t.Error("the sandbox was not removed")
 	}
 	if n := len(b.Snapshot().Sandboxes); n != 0 {
-		t.Errorf("%d sandboxes stay", n)
+		t.Errorf("%d sandboxes remain", n)
 	}
 }
 

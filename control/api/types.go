@@ -21,19 +21,19 @@ type Network struct {
 	Containers map[string]NetworkMember // by sandbox ID; filled by inspect only
 	Options    map[string]string
 	Labels     map[string]string
-	// Unserved are the gateways where the network's names should be served and are
-	// not: another program has the port.
+	// Unserved are the gateways where the network's DNS should be served but is not,
+	// because another program uses the port.
 	Unserved []string `json:",omitempty"`
 }
 
-// IPAM is a network's address management.
+// IPAM is the address management of a network.
 type IPAM struct {
 	Driver  string
 	Options map[string]string
 	Config  []IPAMConfig
 }
 
-// IPAMConfig is one subnet with what belongs to it.
+// IPAMConfig is one subnet with its options.
 type IPAMConfig struct {
 	Subnet             string            `json:",omitempty"`
 	IPRange            string            `json:",omitempty"`
@@ -41,18 +41,18 @@ type IPAMConfig struct {
 	AuxiliaryAddresses map[string]string `json:",omitempty"`
 }
 
-// NetworkMember is a sandbox's endpoint as network inspect shows it.
+// NetworkMember is a sandbox's endpoint in the output of network inspect.
 type NetworkMember struct {
 	Name        string
 	EndpointID  string
 	MacAddress  string
-	IPv4Address string // with prefix length; "" when there is none
+	IPv4Address string // with prefix length; "" if there is none
 	IPv6Address string
 }
 
 // NetworkCreate is the body of POST /networks/create. The fields below Labels
-// exist because Docker's clients send them; values that ask for something
-// Fairlead has not are refused.
+// exist because Docker's clients send them. Values that request an unsupported feature
+// are refused.
 type NetworkCreate struct {
 	Name       string
 	Driver     string            `json:",omitempty"`
@@ -70,18 +70,18 @@ type NetworkCreate struct {
 	ConfigOnly     bool   `json:",omitempty"`
 }
 
-// NetworkCreated answers POST /networks/create.
+// NetworkCreated is the response to POST /networks/create.
 type NetworkCreated struct {
 	ID      string `json:"Id"`
 	Warning string
 }
 
-// NetworksPruned answers POST /networks/prune.
+// NetworksPruned is the response to POST /networks/prune.
 type NetworksPruned struct {
 	NetworksDeleted []string // names
 }
 
-// EndpointConfig says how a sandbox joins a network.
+// EndpointConfig configures how a sandbox joins a network.
 type EndpointConfig struct {
 	IPAMConfig *EndpointIPAM `json:",omitempty"`
 	Aliases    []string      `json:",omitempty"`
@@ -89,11 +89,11 @@ type EndpointConfig struct {
 	// InterfaceName is the interface's name in the sandbox; "": the first free of
 	// eth0, eth1, ….
 	InterfaceName string     `json:",omitempty"`
-	Bandwidth     *Bandwidth `json:",omitempty"` // null: as fast as it goes
+	Bandwidth     *Bandwidth `json:",omitempty"` // null: no limit
 }
 
-// Bandwidth is the limits of an interface, by CNI's names: rates in bits per second,
-// bursts in bits, both zero where there is no limit. Ingress is towards the sandbox.
+// Bandwidth holds the limits of an interface, under CNI's names: rates in bits per second,
+// bursts in bits, both zero if there is no limit. Ingress is towards the sandbox.
 type Bandwidth struct {
 	IngressRate  uint64
 	IngressBurst uint64
@@ -101,11 +101,12 @@ type Bandwidth struct {
 	EgressBurst  uint64
 }
 
-// EndpointIPAM holds the addresses the user chose.
+// EndpointIPAM holds the addresses that the user chose.
 type EndpointIPAM struct {
 	IPv4Address string `json:",omitempty"`
 	IPv6Address string `json:",omitempty"`
-	// Leased: they are of a program that wants to hear when they are free.
+	// Leased means that another program allocated the addresses and is notified of
+	// their release.
 	Leased bool `json:",omitempty"`
 }
 
@@ -121,30 +122,30 @@ type NetworkDisconnect struct {
 	Force     bool `json:",omitempty"`
 }
 
-// PortBinding is one host side of a published port. In a request HostPort may
-// be empty (choose one) or a range A-B.
+// PortBinding is one host side of a published port. In a request, HostPort may
+// be empty (automatic) or a range A-B.
 type PortBinding struct {
 	HostIP   string `json:"HostIp"`
 	HostPort string
-	// ClientSeenAs is the address that the sandbox sees instead of a client's, where the host
-	// address is of a family that the sandbox lacks; "": the client's own. Not in requests.
+	// ClientSeenAs is the address that the sandbox sees instead of the client's, if the sandbox
+	// lacks the family of the host address. "": the client's own. Not in requests.
 	ClientSeenAs string `json:",omitempty"`
 }
 
-// SandboxCreate is the body of POST /sandboxes/create?name=. Its shape is that
-// of Docker's container create; keys of ExposedPorts and PortBindings may be
+// SandboxCreate is the body of POST /sandboxes/create?name=. It has the form
+// of Docker's container create. Keys of ExposedPorts and PortBindings may be
 // ranges, as in "9000-9010/tcp".
 type SandboxCreate struct {
 	Hostname         string              `json:",omitempty"`
 	Cmd              []string            `json:",omitempty"`
 	Labels           map[string]string   `json:",omitempty"`
 	ExposedPorts     map[string]struct{} `json:",omitempty"`
-	NetNS            string              `json:",omitempty"` // path of a namespace that exists
+	NetNS            string              `json:",omitempty"` // path of an existing namespace
 	HostConfig       HostConfig
 	NetworkingConfig NetworkingConfig
 }
 
-// HostConfig is the part of a sandbox that concerns the host.
+// HostConfig is the part of a sandbox's configuration that concerns the host.
 type HostConfig struct {
 	NetworkMode     string
 	AutoRemove      bool
@@ -152,49 +153,49 @@ type HostConfig struct {
 	PortBindings    map[string][]PortBinding `json:",omitempty"`
 }
 
-// NetworkingConfig says how a new sandbox joins its first network: at most one
-// entry, under the name NetworkMode has.
+// NetworkingConfig configures how a new sandbox joins its first network. It has at most one
+// entry, under the name in NetworkMode.
 type NetworkingConfig struct {
 	EndpointsConfig map[string]EndpointConfig `json:",omitempty"`
 }
 
-// Sandbox is what sandbox inspect shows, in the shape of Docker's container
+// Sandbox is the output of sandbox inspect, in the form of Docker's container
 // inspect.
 type Sandbox struct {
 	ID              string `json:"Id"`
 	Name            string
 	Created         time.Time
 	State           SandboxState
-	LogPath         string // where run -d sends the program's output
+	LogPath         string // file for the program's output with run -d
 	Config          SandboxConfig
 	HostConfig      HostConfig
 	NetworkSettings NetworkSettings
 }
 
-// SandboxCreated answers POST /sandboxes/create.
+// SandboxCreated is the response to POST /sandboxes/create.
 type SandboxCreated struct {
 	Sandbox
-	Network  *Network // the one it joined, without its members; null: none
-	Warnings []string // what was accepted but is not served, a sentence each
+	Network  *Network // the network that it joined, without members; null: none
+	Warnings []string // what was accepted but is not served, one sentence each
 }
 
 // The values of SandboxState.Status.
 const (
-	StatusCreated = "created" // no program was started in it
+	StatusCreated = "created" // no program was started
 	StatusRunning = "running"
 	StatusExited  = "exited"
 )
 
-// SandboxState is what is known of the program in a sandbox.
+// SandboxState is the state of the program in a sandbox.
 type SandboxState struct {
 	Status   string
 	Running  bool
 	Pid      int
 	PidStart uint64 // field 22 of /proc/PID/stat
-	ExitCode *int   // null: not exited, or nobody was there to see it
+	ExitCode *int   // null: not exited, or not known
 }
 
-// SandboxConfig is the part of a sandbox that concerns the program.
+// SandboxConfig is the part of a sandbox's configuration that concerns the program.
 type SandboxConfig struct {
 	Hostname     string
 	Cmd          []string
@@ -202,10 +203,10 @@ type SandboxConfig struct {
 	ExposedPorts map[string]struct{} `json:",omitempty"`
 }
 
-// NetworkSettings is the sandbox's network as it is now.
+// NetworkSettings is the current network configuration of a sandbox.
 type NetworkSettings struct {
 	SandboxKey string                      // path of the network namespace; "" with NetworkMode host
-	Owned      bool                        // Fairlead made the namespace
+	Owned      bool                        // Fairlead created the namespace
 	Ports      map[string][]PortBinding    // "80/tcp" -> host sides, one key per port
 	Networks   map[string]EndpointSettings // by network name
 }
@@ -224,7 +225,7 @@ type EndpointSettings struct {
 	GlobalIPv6Address   string
 	GlobalIPv6PrefixLen int
 	MacAddress          string
-	DefaultRoute        bool       // the sandbox's default route leads through it
+	DefaultRoute        bool       // the sandbox's default route uses this endpoint
 	Bandwidth           *Bandwidth `json:",omitempty"`
 }
 
@@ -236,7 +237,7 @@ type SandboxSummary struct {
 	Created     time.Time
 	State       SandboxState
 	NetworkMode string
-	Networks    []string // names, in the order of attachment
+	Networks    []string // names, in order of attachment
 	Ports       []PortSummary
 	Labels      map[string]string
 }
@@ -248,7 +249,7 @@ type PortSummary struct {
 	PrivatePort uint16
 	Count       uint16
 	Type        string // tcp, udp, sctp
-	// ClientSeenAs is as of a PortBinding.
+	// ClientSeenAs is the same as in PortBinding.
 	ClientSeenAs string `json:",omitempty"`
 }
 
@@ -258,10 +259,11 @@ type SandboxStarted struct {
 	PidStart uint64 // field 22 of /proc/PID/stat
 }
 
-// Told is what a runtime was told of an interface of a sandbox's; zero: nothing.
+// Expected is the configuration that a runtime expects of a sandbox's interface. The zero
+// value expects nothing.
 type Expected struct {
 	EndpointID string
-	Gateways   []netip.Addr // of the default routes that lead through it
+	Gateways   []netip.Addr // of its default routes
 }
 
 // SandboxExited is the body of POST /sandboxes/{ref}/exited.
@@ -273,32 +275,32 @@ type SandboxExited struct {
 type Flow struct {
 	Protocol         string
 	State            string
-	Source           string // ADDR:PORT, as the flow's first packet had them
+	Source           string // ADDR:PORT, as in the flow's first packet
 	Destination      string
-	ReplySource      string // the same as the answers have them: what NAT made of it
+	ReplySource      string // ADDR:PORT as in reply packets, after NAT
 	ReplyDestination string
-	Network          string // name; "" for none
-	Publish          uint32 // number of the published port it came through; 0: none
+	Network          string // name; "": none
+	Publish          uint32 // ID of the published port that it uses; 0: none
 	AgeSeconds       float64
 	ExpiresSeconds   float64
 }
 
-// FlowFilter restricts GET and DELETE /conntrack. Zero fields match all.
+// FlowFilter selects flows in GET and DELETE /conntrack. Zero fields match all.
 type FlowFilter struct {
 	Protocol string // tcp, udp, icmp, …
 	State    string
 	Address  string // either address of either direction
 	Port     uint16 // either port of either direction
 	Network  string // name or ID
-	Limit    int    // at most so many; 0: all
+	Limit    int    // maximum number of flows; 0: all
 }
 
-// FlowsFlushed answers DELETE /conntrack.
+// FlowsFlushed is the response to DELETE /conntrack.
 type FlowsFlushed struct {
 	Removed int
 }
 
-// Status answers GET /status. The daemon fills it.
+// Status is the response to GET /status. The daemon fills it in.
 type Status struct {
 	Version  string
 	Pid      int
@@ -308,16 +310,16 @@ type Status struct {
 	BPFDir   string
 	Attach   string // tcx or clsact
 	Uplinks  []string
-	// Troubles are uplinks that will not work, and why, a line each.
+	// Troubles describes uplinks that do not work and the reasons, one line each.
 	Troubles  []string
 	Networks  int
 	Sandboxes int
 	Endpoints int
 	Publishes int
-	Flows     int // now in the conntrack table
+	Flows     int // currently in the conntrack table
 	FlowsMax  int
-	Repairs   map[string]uint64 // what others broke and reconcile put right, by kind
-	LastError string            // of reconcile; "" when the last pass was clean
+	Repairs   map[string]uint64 // external changes that the reconciler repaired, by kind
+	LastError string            // of the reconciler; "" if the last pass had no error
 }
 
 // Version answers GET /version.

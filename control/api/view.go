@@ -14,13 +14,13 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// view renders one snapshot. To show one object it looks through the snapshot;
-// for lists it has indexes, so that a list costs what it shows.
+// view converts one snapshot to API types. To show one object it scans the snapshot.
+// Lists use indexes, so that their cost is proportional to their length.
 type view struct {
 	snap      *model.Snapshot
 	runDir    string
 	alive     func(pid int, start uint64) bool
-	endpoints map[string][]*model.Endpoint // by sandbox ID; nil: no index
+	endpoints map[string][]*model.Endpoint // by sandbox ID; nil if there is no index
 	publishes map[string][]*model.Publish  // by endpoint ID
 	unserved  func() []netip.Addr
 }
@@ -29,7 +29,7 @@ func (s *Server) view() *view {
 	return &view{snap: s.cfg.Backend.Snapshot(), runDir: s.cfg.RunDir, alive: s.cfg.Alive, unserved: sync.OnceValue(s.cfg.Backend.Unserved)}
 }
 
-// index makes the indexes.
+// index builds the indexes.
 func (v *view) index() *view {
 	v.endpoints, v.publishes = map[string][]*model.Endpoint{}, map[string][]*model.Publish{}
 	for _, e := range v.snap.Endpoints {
@@ -41,7 +41,7 @@ func (v *view) index() *view {
 	return v
 }
 
-// endpointsOf lists a sandbox's endpoints in the order of attachment.
+// endpointsOf lists a sandbox's endpoints in order of attachment.
 func (v *view) endpointsOf(sandboxID string) []*model.Endpoint {
 	eps := v.endpoints[sandboxID]
 	if v.endpoints == nil {
@@ -55,7 +55,7 @@ func (v *view) endpointsOf(sandboxID string) []*model.Endpoint {
 	return eps
 }
 
-// publishesOf lists what leads to an endpoint.
+// publishesOf lists the publishes that an endpoint serves.
 func (v *view) publishesOf(endpointID string) []*model.Publish {
 	if v.publishes != nil {
 		return v.publishes[endpointID]
@@ -113,16 +113,16 @@ func (v *view) state(sb *model.Sandbox) SandboxState {
 	switch {
 	case sb.Exited:
 		st.Status = StatusExited
-		if code := sb.ExitCode; code >= 0 { // else nobody saw it
+		if code := sb.ExitCode; code >= 0 { // otherwise the code is not known
 			st.ExitCode = &code
 		}
-	case sb.Foreign: // an engine has it while it runs something there
+	case sb.Foreign: // exists only while the engine runs the container
 		st = SandboxState{Status: StatusRunning, Running: true}
 	case sb.PID == 0:
 	case v.alive(sb.PID, sb.PIDStart):
 		st = SandboxState{Status: StatusRunning, Running: true, Pid: sb.PID, PidStart: sb.PIDStart}
 	default:
-		// A detached program has no parent that would report its status.
+		// A detached program does not have a parent that reports its status.
 		st.Status = StatusExited
 	}
 	return st
@@ -167,7 +167,7 @@ func (v *view) sandbox(sb *model.Sandbox) Sandbox {
 	return out
 }
 
-// logPath is where run -d sends the program's output.
+// logPath returns the file for the program's output with run -d.
 func (v *view) logPath(id string) string {
 	return filepath.Join(v.runDir, "logs", id[:min(12, len(id))]+".log")
 }
@@ -197,13 +197,13 @@ func endpointSettings(n *model.Network, e *model.Endpoint) EndpointSettings {
 	return out
 }
 
-// ports lists what is published of a sandbox, one entry per host address.
+// ports lists the published ports of a sandbox, one entry per host address.
 func (v *view) ports(sb *model.Sandbox) []PortSummary {
 	out := []PortSummary{}
 	for _, e := range v.endpointsOf(sb.ID) {
 		n := v.snap.Networks[e.NetworkID]
 		if n == nil || n.Internal {
-			continue // internal networks publish nothing
+			continue // internal networks do not publish ports
 		}
 		for _, p := range v.publishesOf(e.ID) {
 			for _, ip := range hostAddrs(p.HostIP) {
@@ -223,8 +223,8 @@ func (v *view) ports(sb *model.Sandbox) []PortSummary {
 	return out
 }
 
-// foldPorts makes consecutive ports one entry: a list of a thousand sandboxes
-// with ten ports each is mostly ports.
+// foldPorts merges consecutive ports into one entry, because a list of a thousand sandboxes
+// with ten ports each consists mostly of ports.
 func foldPorts(ports []PortSummary) []PortSummary {
 	type kind struct{ ip, proto string }
 	last := map[kind]int{} // index into out
@@ -242,7 +242,7 @@ func foldPorts(ports []PortSummary) []PortSummary {
 	return out
 }
 
-// hostAddrs spells out the zero host address: every address of each family.
+// hostAddrs expands the zero host address to the unspecified address of each family.
 func hostAddrs(ip netip.Addr) []netip.Addr {
 	if ip.IsValid() {
 		return []netip.Addr{ip}
@@ -250,8 +250,8 @@ func hostAddrs(ip netip.Addr) []netip.Addr {
 	return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 }
 
-// clientSeenAs is whom the backend takes for the client at a host address: the gateway, if the
-// backend is of the other family.
+// clientSeenAs returns the address that replaces the client's at a host address: the gateway's if
+// the backend has the other family, otherwise "".
 func clientSeenAs(n *model.Network, host, backend netip.Addr) string {
 	if host.Is4() == backend.Is4() {
 		return ""

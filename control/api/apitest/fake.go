@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package apitest has a Backend for tests: a model in memory that obeys
-// without checking much, and without a kernel.
+// Package apitest provides a Backend for tests: a model in memory with few
+// checks and without a kernel.
 package apitest
 
 import (
@@ -17,10 +17,10 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Created is when everything in a Fake came to be.
+// Created returns the creation time of everything in a Fake.
 func Created() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
 
-// Fake is an [api.Backend]. Specs holds what it was asked for.
+// Fake is an [api.Backend]. It records the requests.
 type Fake struct {
 	mu       sync.Mutex
 	snap     model.Snapshot
@@ -32,13 +32,13 @@ type Fake struct {
 	FlowList []api.Flow
 	Filter   api.FlowFilter // of the last call of Flows
 	State    api.Status
-	Missing  []netip.Addr // gateways where no names are served
-	Err      error        // returned by every verb when set
-	// Making is called while a sandbox is being made; nil: nothing is.
+	Missing  []netip.Addr // gateways where DNS is not served
+	Err      error        // returned by every verb if set
+	// Making, if not nil, is called while a sandbox is being created.
 	Making func(ctx context.Context)
 }
 
-// New is a Fake with the predefined networks.
+// New returns a Fake with the predefined networks.
 func New() *Fake {
 	f := &Fake{snap: model.Snapshot{
 		Networks: map[string]*model.Network{}, Sandboxes: map[string]*model.Sandbox{},
@@ -53,7 +53,7 @@ func New() *Fake {
 	return f
 }
 
-// id makes IDs that differ in their first digits.
+// id generates IDs that differ in their first digits.
 func (f *Fake) id() string {
 	f.serial++
 	return fmt.Sprintf("%04x", f.serial) + strings.Repeat("ab", 30)
@@ -65,7 +65,7 @@ func (f *Fake) addNetwork(n *model.Network) *model.Network {
 	return n
 }
 
-// Add puts a sandbox into the model, in networks by name, as it stands.
+// Add adds a sandbox to the model unchanged, and attaches it to networks by name.
 func (f *Fake) Add(sb model.Sandbox, networks ...string) *model.Sandbox {
 	f.mu.Lock()
 	defer f.mu.Unlock()
