@@ -15,8 +15,8 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// Buckets of the file. A value in the first is 8 bytes of revision and 8 of
-// lease ID, both big-endian, and then the caller's bytes.
+// Buckets of the file. A value in the first bucket consists of the revision (8 bytes), the
+// lease ID (8 bytes), both big-endian, and the caller's bytes.
 const (
 	bucketKV   = "kv"
 	bucketMeta = "meta"
@@ -24,32 +24,32 @@ const (
 	headerLen  = 16
 )
 
-// BoltConfig is what OpenBolt needs.
+// BoltConfig configures OpenBolt.
 type BoltConfig struct {
 	// Path of the database file; required. Its directory must exist.
 	Path string
 	// LockTimeout bounds the wait for another process that has the file open.
 	// The default is 5 seconds.
 	LockTimeout time.Duration
-	// NoSync leaves out fsync. For benchmarks only: a crash of the machine
-	// loses or corrupts the file.
+	// NoSync disables fsync. For benchmarks only: a crash of the machine
+	// can lose or corrupt the file.
 	NoSync bool
 }
 
-// Bolt is a Store in one file on this host. Only one process can have it open;
-// so leases, whose holders are clients of that process, end when it closes.
+// Bolt is a Store in one file on this host. Only one process can open it at a time.
+// Leases end when it is closed, because their holders are clients of that process.
 type Bolt struct {
 	db  *bbolt.DB
 	hub hub
 
-	mu     sync.Mutex // orders commits with the events they cause, guards the rest
+	mu     sync.Mutex // orders commits and their events, and guards the fields below
 	leases map[LeaseID]*boltLease
 	last   LeaseID
 }
 
 var _ Store = (*Bolt)(nil)
 
-// OpenBolt opens the database, or makes it.
+// OpenBolt opens the database, or creates it.
 func OpenBolt(cfg BoltConfig) (*Bolt, error) {
 	if cfg.LockTimeout == 0 {
 		cfg.LockTimeout = 5 * time.Second
@@ -80,7 +80,7 @@ func (b *Bolt) update(do func(*bbolt.Tx) error) error {
 	return guard(func() error { return b.db.Update(do) })
 }
 
-// sweepLeased makes the buckets and deletes what belonged to leases of an
+// sweepLeased creates the buckets and deletes the keys that belong to leases of an
 // earlier process.
 func sweepLeased(tx *bbolt.Tx) error {
 	kv, err := tx.CreateBucketIfNotExists([]byte(bucketKV))
@@ -93,7 +93,7 @@ func sweepLeased(tx *bbolt.Tx) error {
 	var stale [][]byte
 	if err := kv.ForEach(func(k, v []byte) error {
 		if len(v) < headerLen {
-			return fmt.Errorf("%w: value of %q is cut short", ErrDamaged, k)
+			return fmt.Errorf("%w: value of %q is truncated", ErrDamaged, k)
 		}
 		if leaseOf(v) != 0 {
 			stale = append(stale, bytes.Clone(k))
@@ -163,7 +163,7 @@ func (b *Bolt) Commit(ctx context.Context, ops ...Op) (uint64, error) {
 	return rev, nil
 }
 
-// commit needs b.mu.
+// commit requires b.mu.
 func (b *Bolt) commit(ops []Op) (rev uint64, err error) {
 	for _, op := range ops {
 		if l := op.Lease; l != 0 && b.leases[l] == nil {
@@ -261,7 +261,7 @@ func (b *Bolt) Close() error {
 	return nil
 }
 
-// entry copies: bolt's slices die with their transaction.
+// entry copies its arguments, because bolt's slices are valid only during a transaction.
 func entry(k, v []byte) Entry {
 	return Entry{Key: string(k), Value: bytes.Clone(v[headerLen:]), Rev: revOf(v)}
 }

@@ -98,7 +98,7 @@ func TestGetAndReopen(t *testing.T) {
 		t.Errorf("revision after reopen = %d, want 2", rev)
 	}
 	if _, err := s.Get(t.Context(), "none"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("get of nothing: %v", err)
+		t.Errorf("get of a missing key: %v", err)
 	}
 }
 
@@ -125,7 +125,7 @@ func TestWatch(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	if _, err := w.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("next on nothing: %v", err)
+		t.Errorf("next without an event: %v", err)
 	}
 	w.Close()
 	w.Close()
@@ -153,7 +153,7 @@ func TestLease(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s.db")
 	s := open(t, path)
 	w, _ := s.Watch(t.Context(), "")
-	short, err := s.Lease(t.Context(), time.Second) // must live until the commit with it
+	short, err := s.Lease(t.Context(), time.Second) // must not expire before the commit below
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestLease(t *testing.T) {
 	if got := dump(t, s, ""); got != "ever=@1 long=@1" {
 		t.Errorf("list = %q", got)
 	}
-	// A holder's process that dies takes its leases along.
+	// Leases end with the process of their holders.
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

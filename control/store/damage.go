@@ -15,14 +15,14 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// ErrDamaged: what is stored cannot be read as what was written.
+// ErrDamaged means that the stored data differs from what was written.
 var ErrDamaged = errors.New("it is damaged")
 
-// openSound opens a database that is sound from its first page to its last. bbolt maps
-// the file and believes what it reads: what is damaged makes it panic, and what is missing
-// makes the kernel send a signal, at once or whenever somebody comes by.
+// openSound opens a database and verifies all of it. bbolt maps the file and trusts
+// its content: damaged pages make it panic, and missing pages make the kernel send a
+// signal, possibly much later, when they are first accessed.
 func openSound(path string, options *bbolt.Options) (db *bbolt.DB, err error) {
-	// bbolt takes an empty file for a new one.
+	// bbolt treats an empty file as a new database.
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size() == 0 {
 		return nil, fmt.Errorf("%w: it is empty", ErrDamaged)
 	}
@@ -40,13 +40,14 @@ func openSound(path string, options *bbolt.Options) (db *bbolt.DB, err error) {
 		return nil
 	})
 	if err != nil && db != nil {
-		// If that fails as well, the process is about to end anyway.
+		// Ignore the error: the process is about to exit anyway.
 		_ = guard(db.Close)
 	}
 	return db, err
 }
 
-// guard runs something that reads or writes a database, which panics if that is damaged.
+// guard runs a function that reads or writes a database, and returns an error if it panics
+// because the database is damaged.
 func guard(do func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -57,14 +58,14 @@ func guard(do func() error) (err error) {
 	err = do()
 	var path *fs.PathError
 	if errno := syscall.Errno(0); errors.As(err, &path) && !errors.As(err, &errno) {
-		err = fmt.Errorf("%w: %w", ErrDamaged, err) // a place in the file that cannot be
+		err = fmt.Errorf("%w: %w", ErrDamaged, err) // an impossible offset in the file
 	}
 	return err
 }
 
 // readAll reads every key and value of the buckets.
 func readAll(tx *bbolt.Tx) error {
-	var value []byte // copying reads all of it
+	var value []byte // copying a value reads all its pages
 	return tx.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
 		var last []byte
 		return bucket.ForEach(func(k, v []byte) error {

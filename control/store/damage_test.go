@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// A file that is damaged anywhere, or cut short, is refused, or good enough to be read
-// and written; it never takes the process down.
+// A file that is damaged anywhere or truncated is either refused, or can still be read
+// and written. It never crashes the process.
 func TestDamagedFile(t *testing.T) {
 	dir := t.TempDir()
 	whole := filepath.Join(dir, "whole")
@@ -24,7 +24,7 @@ func TestDamagedFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 40 { // free pages, too
+	for i := range 40 { // leaves free pages too
 		for j := range 10 {
 			commit(t, s, Put(fmt.Sprintf("sandbox/%03d", 10*i+j), bytes.Repeat([]byte("x"), 10*i+j)))
 		}
@@ -49,19 +49,19 @@ func TestDamagedFile(t *testing.T) {
 		b := bytes.Clone(content)
 		at := page * rnd.IntN(pages)
 		switch seed % 5 {
-		case 0: // cut short
+		case 0: // truncated
 			b = b[:rnd.IntN(len(b))]
 		case 1: // a page of zeros
 			clear(b[at : at+page])
-		case 2: // bytes
+		case 2: // random bytes
 			for range 8 {
 				b[at+rnd.IntN(page)] = byte(rnd.Uint32())
 			}
-		case 3: // the beginning of a page, where its structure is
+		case 3: // the beginning of a page, which has its header
 			for range 3 {
 				b[at+rnd.IntN(64)] = byte(rnd.Uint32())
 			}
-		case 4: // a page at another's place
+		case 4: // a page replaced by another
 			copy(b[at:at+page], content[page*rnd.IntN(pages):][:page])
 		}
 		path := filepath.Join(dir, fmt.Sprint(seed))
@@ -83,7 +83,7 @@ func TestDamagedFile(t *testing.T) {
 	}
 }
 
-// useFile opens a file, and changes all that is in it.
+// useFile opens a file and changes all its values.
 func useFile(path string) error {
 	s, err := OpenBolt(BoltConfig{Path: path, NoSync: true, LockTimeout: time.Second})
 	if err != nil {

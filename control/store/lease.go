@@ -10,7 +10,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// boltLease lives in memory only; see Bolt.
+// boltLease is kept in memory only; see Bolt.
 type boltLease struct {
 	b     *Bolt
 	id    LeaseID
@@ -27,8 +27,8 @@ func (b *Bolt) Lease(_ context.Context, ttl time.Duration) (Lease, error) {
 	defer b.mu.Unlock()
 	b.last++
 	l := &boltLease{b: b, id: b.last, ttl: ttl}
-	// A timer owns no goroutine while it waits, and Close stops it. That an
-	// expiry cannot be written is repaired by sweepLeased at the next open.
+	// A pending timer does not need a goroutine, and Close stops it. If an expiry
+	// cannot be written, sweepLeased repairs that at the next open.
 	l.timer = time.AfterFunc(ttl, func() { _ = l.Revoke(context.Background()) })
 	b.leases[l.id] = l
 	return l, nil

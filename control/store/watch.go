@@ -8,11 +8,11 @@ import (
 	"sync"
 )
 
-// maxQueued bounds what one watcher may leave unread.
+// maxQueued bounds the number of unread events of one watcher.
 const maxQueued = 1 << 16
 
-// hub hands the events of commits to watchers. It has no goroutine: events
-// wait in each watcher's queue until they are fetched.
+// hub distributes the events of commits to watchers. It has no goroutine: events
+// stay in each watcher's queue until they are read.
 type hub struct {
 	mu       sync.Mutex
 	watchers map[*hubWatcher]struct{}
@@ -68,7 +68,7 @@ func (h *hub) close() {
 	}
 }
 
-// end needs hub.mu.
+// end requires hub.mu.
 func (w *hubWatcher) end(err error) {
 	if w.err == nil {
 		w.err = err
