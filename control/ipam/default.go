@@ -13,18 +13,20 @@ import (
 	"strings"
 )
 
-// ErrNoPool: the default pools have no subnet left that overlaps nothing.
+// ErrNoPool means that every subnet of the default pools overlaps another prefix.
 var ErrNoPool = errors.New("all predefined address pools have been fully subnetted")
 
-// DefaultPool is cut into subnets of Size bits for networks that name none.
+// DefaultPool is divided into subnets of prefix length Size, for networks that are created
+// without a subnet.
 type DefaultPool struct {
 	Base netip.Prefix
 	Size int // prefix length of each subnet; at least Base.Bits()
 }
 
-// DefaultPools are the IPv4 pools that Docker has. It begins with 172.17.0.0/16, so these
-// begin elsewhere: while an engine does not run nobody sees the subnets that it is going to
-// bring back, and at boot it starts last. For IPv6 see [NewULA].
+// DefaultPools returns Docker's IPv4 pools in another order. Docker allocates from
+// 172.17.0.0/16 first, so that comes last here: the subnets of an engine that is not running
+// (at boot it starts last) are not visible, but it will use them again. For IPv6 see
+// [NewULA].
 func DefaultPools() []DefaultPool {
 	p := netip.MustParsePrefix
 	return []DefaultPool{
@@ -37,7 +39,7 @@ func DefaultPools() []DefaultPool {
 	}
 }
 
-// ParseDefaultPool reads the form base=172.16.0.0/12,size=16.
+// ParseDefaultPool parses a pool in the form base=172.16.0.0/12,size=16.
 func ParseDefaultPool(s string) (DefaultPool, error) {
 	var d DefaultPool
 	for f := range strings.SplitSeq(s, ",") {
@@ -62,7 +64,7 @@ func ParseDefaultPool(s string) (DefaultPool, error) {
 	return d, nil
 }
 
-// Validate tells what is wrong with the pool.
+// Validate returns an error if the pool cannot be used.
 func (d DefaultPool) Validate() error {
 	switch {
 	case !d.Base.IsValid():
@@ -70,16 +72,16 @@ func (d DefaultPool) Validate() error {
 	case d.Base != d.Base.Masked():
 		return fmt.Errorf("base %v has host bits set (want %v)", d.Base, d.Base.Masked())
 	case reserved(d.Base):
-		return fmt.Errorf("base %v holds loopback, link-local or multicast addresses, which cannot be a network's (choose another)", d.Base)
+		return fmt.Errorf("base %v contains loopback, link-local or multicast addresses, which cannot be used (choose another)", d.Base)
 	case d.Size < d.Base.Bits():
 		return fmt.Errorf("size %d is shorter than base %v", d.Size, d.Base)
 	case d.Size >= d.Base.Addr().BitLen():
-		return fmt.Errorf("size %d leaves no address to hand out", d.Size)
+		return fmt.Errorf("size %d leaves no address to allocate", d.Size)
 	}
 	return nil
 }
 
-// reserved reports whether a prefix overlaps addresses that networks cannot have.
+// reserved reports whether a prefix overlaps addresses that networks cannot use.
 func reserved(p netip.Prefix) bool {
 	for _, r := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/8", "fe80::/10", "ff00::/8"} {
 		if p.Overlaps(netip.MustParsePrefix(r)) {
@@ -89,15 +91,15 @@ func reserved(p netip.Prefix) bool {
 	return false
 }
 
-// NewULA makes up a unique local /48 (RFC 4193) to cut IPv6 subnets from.
+// NewULA generates a unique local /48 (RFC 4193) as a pool of IPv6 subnets.
 func NewULA() DefaultPool {
 	b := [16]byte{0: 0xfd}
 	_, _ = rand.Read(b[1:6]) // never fails (crypto/rand)
 	return DefaultPool{Base: netip.PrefixFrom(netip.AddrFrom16(b), 48), Size: 64}
 }
 
-// Pick returns the first subnet of a family that overlaps none of avoid. A
-// size other than 0 overrides the pools' own.
+// Pick returns the first subnet of a family that does not overlap a prefix in avoid. A
+// size other than 0 overrides the pools' sizes.
 func Pick(pools []DefaultPool, is4 bool, size int, avoid []netip.Prefix) (netip.Prefix, error) {
 	spans := merge(avoid, is4)
 	for _, d := range pools {
@@ -118,9 +120,9 @@ func Pick(pools []DefaultPool, is4 bool, size int, avoid []netip.Prefix) (netip.
 // span is a closed interval of addresses.
 type span struct{ lo, hi netip.Addr }
 
-// merge turns prefixes into sorted disjoint spans. Routes of length 0 and 1
-// are ways out (a VPN's pair 0.0.0.0/1, 128.0.0.0/1 too), not places that
-// networks could collide with.
+// merge converts prefixes to sorted disjoint spans. It ignores prefix lengths 0 and 1:
+// these are default routes (a VPN uses the pair 0.0.0.0/1 and 128.0.0.0/1), which networks
+// do not conflict with.
 func merge(ps []netip.Prefix, is4 bool) []span {
 	var all []span
 	for _, p := range ps {
@@ -153,7 +155,7 @@ func firstFree(base netip.Prefix, bits int, spans []span) (netip.Prefix, bool) {
 		if i == len(spans) || spans[i].lo.Compare(last) > 0 {
 			return p, true
 		}
-		// The next candidate begins behind the one that holds the span's end.
+		// The next candidate follows the one that contains the end of the span.
 		a = Last(netip.PrefixFrom(spans[i].hi, bits)).Next()
 	}
 	return netip.Prefix{}, false

@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// slowPool is the reference: the whole range as a list, searched linearly.
+// slowPool is a reference implementation: a list of the whole range, searched linearly.
 type slowPool struct {
 	prefix netip.Prefix
 	usable []netip.Addr // of the subnet
@@ -106,7 +106,7 @@ func TestPoolAgainstModel(t *testing.T) {
 func runModel(t *testing.T, p *Pool, s *slowPool) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 1))
-	// Candidates for the other operations: all of the subnet and one beyond.
+	// Candidates for the other operations: all addresses of the subnet and one outside.
 	var cands []netip.Addr
 	for a := s.prefix.Addr(); s.prefix.Contains(a); a = a.Next() {
 		cands = append(cands, a)
@@ -197,7 +197,7 @@ func TestPick(t *testing.T) {
 		want  string
 	}{
 		{"first", true, 0, nil, "172.28.0.0/16"},
-		{"default-route-is-no-place", true, 0, prefixes("0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"), "172.28.0.0/16"},
+		{"default-routes-are-ignored", true, 0, prefixes("0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"), "172.28.0.0/16"},
 		{"smaller-inside", true, 0, prefixes("172.28.3.0/24"), "172.29.0.0/16"},
 		{"docker-comes-last", true, 0, prefixes("172.20.0.0/14", "172.24.0.0/13"), "172.18.0.0/16"},
 		{"larger-around", true, 0, prefixes("172.16.0.0/12"), "192.168.0.0/20"},

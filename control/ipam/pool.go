@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ipam hands out addresses of a subnet and subnets of default pools.
-// It holds no lock and keeps nothing on disk: its owner does both.
+// Package ipam allocates addresses from subnets, and subnets from default pools.
+// The caller is responsible for locking and persistence.
 package ipam
 
 import (
@@ -15,45 +15,45 @@ import (
 )
 
 var (
-	// ErrExhausted: no address of the range is free.
+	// ErrExhausted means that no address of the range is free.
 	ErrExhausted = errors.New("no available addresses")
-	// ErrOutside: the address is not in the subnet.
+	// ErrOutside means that the address is not in the subnet.
 	ErrOutside = errors.New("address is not in the subnet")
-	// ErrUnusable: the address names the subnet or is its broadcast address.
-	ErrUnusable = errors.New("address cannot be given to an interface")
-	// ErrTaken: the address has an owner.
+	// ErrUnusable means that the address is the network or broadcast address.
+	ErrUnusable = errors.New("address cannot be assigned to an interface")
+	// ErrTaken means that the address is already allocated.
 	ErrTaken = errors.New("address already in use")
 )
 
-// Pool hands out the addresses of one subnet. It goes round: an address that
-// was released is handed out again only after all others had their turn.
+// Pool allocates the addresses of one subnet in a cycle: an address that
+// was released is allocated again only after all others.
 type Pool struct {
 	prefix   netip.Prefix
-	within   model.AddrRange // what Allocate chooses from
-	next     netip.Addr      // where Allocate looks first; outside within: its start
+	within   model.AddrRange // the range of Allocate
+	next     netip.Addr      // where Allocate continues; if not in within, at its start
 	taken    map[netip.Addr]struct{}
-	used     uint64 // of taken, those in within
+	used     uint64 // number of taken addresses in within
 	capacity uint64 // usable addresses of within; saturates
 }
 
-// NewPool makes the pool of a subnet, which must be masked. A zero within is
+// NewPool returns the pool of a subnet, which must be masked. A zero within stands for
 // the whole subnet.
 func NewPool(prefix netip.Prefix, within model.AddrRange) (*Pool, error) {
 	if !prefix.IsValid() || prefix != prefix.Masked() {
-		return nil, fmt.Errorf("make address pool of %v: not a masked prefix", prefix)
+		return nil, fmt.Errorf("create address pool of %v: not a masked prefix", prefix)
 	}
 	if !within.IsValid() {
 		within = model.RangeOf(prefix)
 	}
 	if !prefix.Contains(within.First) || !prefix.Contains(within.Last) || within.Last.Less(within.First) {
-		return nil, fmt.Errorf("make address pool of %v: range %v is not inside", prefix, within)
+		return nil, fmt.Errorf("create address pool of %v: range %v is not in it", prefix, within)
 	}
 	p := &Pool{prefix: prefix, within: within, taken: map[netip.Addr]struct{}{}}
 	p.capacity = p.count()
 	return p, nil
 }
 
-// count is the number of usable addresses in p.within.
+// count returns the number of usable addresses in p.within.
 func (p *Pool) count() uint64 {
 	first, last := p.within.First.As16(), p.within.Last.As16()
 	if [8]byte(first[:8]) != [8]byte(last[:8]) {
@@ -73,9 +73,9 @@ func (p *Pool) count() uint64 {
 	return n
 }
 
-// Usable reports whether an interface of the subnet may bear the address. The
-// first address is not (network address, or subnet-router anycast), nor is the
-// last of IPv4 (broadcast), except in subnets of one or two addresses
+// Usable reports whether an interface in the subnet may have the address. The
+// first address is not usable (network address, or subnet-router anycast), and neither is
+// the last one of IPv4 (broadcast), except in subnets of one or two addresses
 // (RFC 3021, RFC 6164).
 func (p *Pool) Usable(a netip.Addr) bool {
 	if !p.prefix.Contains(a) {
@@ -87,7 +87,7 @@ func (p *Pool) Usable(a netip.Addr) bool {
 	return a != p.prefix.Addr() && (!a.Is4() || a != Last(p.prefix))
 }
 
-// First returns the lowest usable address that is free, ignoring the range;
+// First returns the lowest usable address that is free, even outside the range, or
 // ErrExhausted if there is none.
 func (p *Pool) First() (netip.Addr, error) {
 	for a := p.prefix.Addr(); p.prefix.Contains(a); a = a.Next() {
@@ -98,13 +98,13 @@ func (p *Pool) First() (netip.Addr, error) {
 	return netip.Addr{}, ErrExhausted
 }
 
-// Allocate takes the next free address of the range.
+// Allocate allocates the next free address of the range.
 func (p *Pool) Allocate() (netip.Addr, error) {
 	if p.used >= p.capacity {
 		return netip.Addr{}, ErrExhausted
 	}
 	a := p.next
-	for { // ends, because one is free
+	for { // terminates, because an address is free
 		if !p.within.Contains(a) {
 			a = p.within.First
 		}
@@ -118,7 +118,7 @@ func (p *Pool) Allocate() (netip.Addr, error) {
 	return a, nil
 }
 
-// Reserve takes this very address, in the range or not.
+// Reserve allocates this address, in the range or not.
 func (p *Pool) Reserve(a netip.Addr) error {
 	if !p.prefix.Contains(a) {
 		return ErrOutside
@@ -140,7 +140,7 @@ func (p *Pool) take(a netip.Addr) {
 	}
 }
 
-// Release gives an address back; that it is free already is success.
+// Release releases an address. It does nothing if the address is free.
 func (p *Pool) Release(a netip.Addr) {
 	if _, taken := p.taken[a]; !taken {
 		return
@@ -151,10 +151,10 @@ func (p *Pool) Release(a netip.Addr) {
 	}
 }
 
-// Resume makes Allocate go on after an address, as it was before a restart.
+// Resume makes Allocate continue after an address, as before a restart.
 func (p *Pool) Resume(after netip.Addr) { p.next = after.Next() }
 
-// Free is the number of addresses that Allocate can still hand out; it
+// Free returns the number of addresses that Allocate can still return. It
 // saturates at the largest uint64.
 func (p *Pool) Free() uint64 {
 	if p.capacity == math.MaxUint64 {
@@ -163,5 +163,5 @@ func (p *Pool) Free() uint64 {
 	return p.capacity - p.used
 }
 
-// Last is the highest address of a prefix.
+// Last returns the highest address of a prefix.
 func Last(p netip.Prefix) netip.Addr { return model.RangeOf(p).Last }
