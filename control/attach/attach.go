@@ -60,21 +60,21 @@ type Container struct {
 	Warn func(string)
 }
 
-// Join joins the container to the network want, which is made if it is not there.
+// Attach joins the container to the network want, which is made if it is not there.
 // spec asks for the sandbox with its first network; its name is chosen here.
-func (c *Container) Join(ctx context.Context, want api.NetworkCreate, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
-	n, sb, err := c.enter(ctx, spec)
+func (c *Container) Attach(ctx context.Context, want api.NetworkCreate, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
+	n, sb, err := c.attach(ctx, spec)
 	if errors.Is(err, model.ErrNotFound) {
-		n, sb, err = c.enterNew(ctx, want, spec)
+		n, sb, err = c.attachToNew(ctx, want, spec)
 	}
-	if errors.Is(err, model.ErrConflict) && c.sweep(ctx) {
-		n, sb, err = c.enter(ctx, spec)
+	if errors.Is(err, model.ErrConflict) && c.removeStale(ctx) {
+		n, sb, err = c.attach(ctx, spec)
 	}
 	if err != nil {
 		return nil, sb, err
 	}
-	if err := Differs(n, want); err != nil {
-		return nil, sb, errors.Join(err, c.Leave(ctx, sb, want.Name))
+	if err := CheckMatches(n, want); err != nil {
+		return nil, sb, errors.Join(err, c.DetachSandbox(ctx, sb, want.Name))
 	}
 	if n.EnableIPv4 && want.EnableIPv4 != nil && !*want.EnableIPv4 {
 		c.Warn(fmt.Sprintf("network %s has IPv4, which the configuration does not ask for: remove it, and it is made anew without", n.Name))
@@ -82,8 +82,8 @@ func (c *Container) Join(ctx context.Context, want api.NetworkCreate, spec model
 	return n, sb, nil
 }
 
-// enterNew makes the network first. Somebody else may do the same.
-func (c *Container) enterNew(ctx context.Context, want api.NetworkCreate, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
+// attachToNew makes the network first. Somebody else may do the same.
+func (c *Container) attachToNew(ctx context.Context, want api.NetworkCreate, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
 	options := map[string]string{}
 	maps.Copy(options, c.Defaults)
 	maps.Copy(options, want.Options)
@@ -92,18 +92,18 @@ func (c *Container) enterNew(ctx context.Context, want api.NetworkCreate, spec m
 	if refused != nil && !errors.Is(refused, model.ErrConflict) {
 		return nil, api.Sandbox{}, refused
 	}
-	n, sb, err := c.enter(ctx, spec)
+	n, sb, err := c.attach(ctx, spec)
 	if refused != nil && errors.Is(err, model.ErrNotFound) {
 		err = refused
 	}
 	return n, sb, err
 }
 
-// enter makes the container's sandbox, or joins the network to the one it has.
-func (c *Container) enter(ctx context.Context, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
+// attach makes the container's sandbox, or joins the network to the one it has.
+func (c *Container) attach(ctx context.Context, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
 	n, sb, err := c.create(ctx, c.Names[0], spec)
 	if errors.Is(err, model.ErrConflict) {
-		return c.join(ctx, spec, err)
+		return c.connect(ctx, spec, err)
 	}
 	return n, sb, err
 }
@@ -125,21 +125,21 @@ func (c *Container) create(ctx context.Context, name string, spec model.SandboxS
 	return created.Network, created.Sandbox, nil
 }
 
-// join joins one more network to the container's sandbox. refused is why the
+// connect joins one more network to the container's sandbox. refused is why the
 // sandbox could not be made: if it is not because there is one, it stands.
-func (c *Container) join(ctx context.Context, spec model.SandboxSpec, refused error) (*api.Network, api.Sandbox, error) {
+func (c *Container) connect(ctx context.Context, spec model.SandboxSpec, refused error) (*api.Network, api.Sandbox, error) {
 	sb, err := c.Find(ctx)
 	switch {
 	case errors.Is(err, model.ErrNotFound):
 		return c.createOther(ctx, spec, refused)
 	case err != nil:
 		return nil, sb, err
-	case Gone(sb.NetworkSettings.SandboxKey):
+	case NetNSGone(sb.NetworkSettings.SandboxKey):
 		// Of before a restart of the host, say: the runtime begins anew.
 		if err := c.remove(ctx, sb.ID); err != nil {
 			return nil, sb, err
 		}
-		return c.enter(ctx, spec)
+		return c.attach(ctx, spec)
 	case sb.NetworkSettings.SandboxKey != spec.NetNS:
 		return nil, sb, fmt.Errorf("container %s is %w, %s, not %s (take it out of there first)",
 			c.ID, ErrOtherNamespace, sb.NetworkSettings.SandboxKey, spec.NetNS)
@@ -204,39 +204,39 @@ func (c *Container) Find(ctx context.Context) (api.Sandbox, error) {
 	return api.Sandbox{}, model.NoSandbox(c.Names[0])
 }
 
-// sweep removes what runtimes left behind: sandboxes whose namespace has ended, as the
+// removeStale removes what runtimes left behind: sandboxes whose namespace has ended, as the
 // daemon knows. They may have the port or address that is wanted. It reports whether
 // there were any. Leases it could not give back.
-func (c *Container) sweep(ctx context.Context) (swept bool) {
+func (c *Container) removeStale(ctx context.Context) (swept bool) {
 	list, err := c.Sandboxes(ctx, api.Filters{"label": {c.Label}})
 	if err != nil {
 		return false // the refusal that led here is the news
 	}
 	for _, s := range list {
 		sb, err := c.Sandbox(ctx, s.ID)
-		if err == nil && !leased(sb, "") && Gone(sb.NetworkSettings.SandboxKey) && errors.Is(c.CheckSandbox(ctx, s.ID, api.Expected{}), model.ErrGone) {
+		if err == nil && !leased(sb, "") && NetNSGone(sb.NetworkSettings.SandboxKey) && errors.Is(c.CheckSandbox(ctx, s.ID, api.Expected{}), model.ErrGone) {
 			swept = c.remove(ctx, s.ID) == nil || swept
 		}
 	}
 	return swept
 }
 
-// patience is how long Part waits for a daemon that is being started again: some
+// retryTime is how long Part waits for a daemon that is being started again: some
 // runtimes do not ask a second time.
-const patience = 700 * time.Millisecond
+const retryTime = 700 * time.Millisecond
 
-// Part takes the container's interface out of the network. What is not there is no
+// Detach takes the container's interface out of the network. What is not there is no
 // error.
-func (c *Container) Part(ctx context.Context, network, ifName string) error {
-	err := c.part(ctx, network, ifName)
-	for start := time.Now(); errors.Is(err, api.ErrUnreachable) && time.Since(start) < patience; {
-		time.Sleep(patience / 10)
-		err = c.part(ctx, network, ifName)
+func (c *Container) Detach(ctx context.Context, network, ifName string) error {
+	err := c.detach(ctx, network, ifName)
+	for start := time.Now(); errors.Is(err, api.ErrUnreachable) && time.Since(start) < retryTime; {
+		time.Sleep(retryTime / 10)
+		err = c.detach(ctx, network, ifName)
 	}
 	return err
 }
 
-func (c *Container) part(ctx context.Context, network, ifName string) error {
+func (c *Container) detach(ctx context.Context, network, ifName string) error {
 	sb, err := c.Find(ctx)
 	if errors.Is(err, model.ErrNotFound) {
 		return nil
@@ -247,16 +247,16 @@ func (c *Container) part(ctx context.Context, network, ifName string) error {
 	if ep, member := sb.NetworkSettings.Networks[network]; !member || ep.InterfaceName != ifName {
 		return nil
 	}
-	return c.Leave(ctx, sb, network)
+	return c.DetachSandbox(ctx, sb, network)
 }
 
-// Leave takes a sandbox out of a network that it is in. It goes with its last
+// DetachSandbox takes a sandbox out of a network that it is in. It goes with its last
 // interface, or with its namespace, unless leases of its others are to be given back.
-func (c *Container) Leave(ctx context.Context, sb api.Sandbox, network string) error {
-	if len(sb.NetworkSettings.Networks) <= 1 || Gone(sb.NetworkSettings.SandboxKey) && !leased(sb, network) {
+func (c *Container) DetachSandbox(ctx context.Context, sb api.Sandbox, network string) error {
+	if len(sb.NetworkSettings.Networks) <= 1 || NetNSGone(sb.NetworkSettings.SandboxKey) && !leased(sb, network) {
 		return c.remove(ctx, sb.ID)
 	}
-	return absent(c.Disconnect(ctx, network, api.NetworkDisconnect{Container: sb.ID, Force: true}))
+	return ignoreNotFound(c.Disconnect(ctx, network, api.NetworkDisconnect{Container: sb.ID, Force: true}))
 }
 
 // leased reports whether other programs are to hear when the sandbox's addresses are
@@ -271,11 +271,11 @@ func leased(sb api.Sandbox, except string) bool {
 }
 
 func (c *Container) remove(ctx context.Context, id string) error {
-	return absent(c.RemoveSandbox(ctx, id, true))
+	return ignoreNotFound(c.RemoveSandbox(ctx, id, true))
 }
 
-// absent is the error of a removal: none if there was nothing.
-func absent(err error) error {
+// ignoreNotFound is the error of a removal: none if there was nothing.
+func ignoreNotFound(err error) error {
 	if errors.Is(err, model.ErrNotFound) {
 		return nil
 	}
@@ -294,9 +294,9 @@ func FindNetwork(ctx context.Context, d Daemon, name string) (*api.Network, erro
 	return nil, cmp.Or(err, model.NoNetwork(name))
 }
 
-// Gone reports whether there is no namespace at the path: none was given, or one
+// NetNSGone reports whether there is no namespace at the path: none was given, or one
 // was unmounted, which may leave a file. One that cannot be looked at is there.
-func Gone(path string) bool {
+func NetNSGone(path string) bool {
 	var st unix.Statfs_t
 	switch err := unix.Statfs(path, &st); {
 	case path == "", errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):

@@ -25,16 +25,16 @@ func MTU(n *api.Network) int {
 	return model.DefaultMTU
 }
 
-// HasNames reports whether a network's names are to be served.
-func HasNames(n *api.Network) bool { return len(named(n)) > 0 }
+// HasDNS reports whether a network's names are to be served.
+func HasDNS(n *api.Network) bool { return len(dnsGateways(n)) > 0 }
 
 // NameServers are where a network's names are served; none, if they are not.
 func NameServers(n *api.Network) []string {
-	return slices.DeleteFunc(named(n), func(gateway string) bool { return slices.Contains(n.Unserved, gateway) })
+	return slices.DeleteFunc(dnsGateways(n), func(gateway string) bool { return slices.Contains(n.Unserved, gateway) })
 }
 
-// named are the gateways where a network's names are to be served.
-func named(n *api.Network) []string {
+// dnsGateways are the gateways where a network's names are to be served.
+func dnsGateways(n *api.Network) []string {
 	servers := []string{}
 	if served, _ := strconv.ParseBool(n.Options[model.OptDNS]); served {
 		for _, c := range n.IPAM.Config {
@@ -46,8 +46,8 @@ func named(n *api.Network) []string {
 	return servers
 }
 
-// AllIPv6 reports whether a runtime's subnets are of IPv6 alone, and so the network.
-func AllIPv6(subnets []api.IPAMConfig) bool {
+// IPv6Only reports whether a runtime's subnets are of IPv6 alone, and so the network.
+func IPv6Only(subnets []api.IPAMConfig) bool {
 	for _, s := range subnets {
 		if p, err := netip.ParsePrefix(s.Subnet); err != nil || p.Addr().Is4() {
 			return false
@@ -56,8 +56,8 @@ func AllIPv6(subnets []api.IPAMConfig) bool {
 	return len(subnets) > 0
 }
 
-// Differs tells in what an existing network is not what the runtime says of it.
-func Differs(have *api.Network, want api.NetworkCreate) error {
+// CheckMatches tells in what an existing network is not what the runtime says of it.
+func CheckMatches(have *api.Network, want api.NetworkCreate) error {
 	if have.Driver != want.Driver {
 		return differ(have, "driver", have.Driver, want.Driver)
 	}

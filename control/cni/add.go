@@ -35,7 +35,7 @@ func (c *call) add(ctx context.Context) (*current.Result, error) {
 	if c.RawPrevResult != nil {
 		return nil, refuse(types.ErrInvalidNetworkConfig, "%s makes the interface: it must be the first plugin of network %s", c.Type, c.Name)
 	}
-	if attach.Gone(c.NetNS) {
+	if attach.NetNSGone(c.NetNS) {
 		return nil, refuse(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: no network namespace at %s", c.NetNS)
 	}
 	lease, err := c.lease(ctx)
@@ -59,7 +59,7 @@ func (c *call) attach(ctx context.Context, lease *current.Result) (*current.Resu
 	if err != nil {
 		return nil, err
 	}
-	n, sb, err := c.container().Join(ctx, want, spec)
+	n, sb, err := c.container().Attach(ctx, want, spec)
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ func (c *call) networkCreate(lease *current.Result) (api.NetworkCreate, error) {
 	if len(subnets) > 0 {
 		n.IPAM = &api.IPAM{Config: subnets}
 	}
-	if no := false; attach.AllIPv6(subnets) {
+	if no := false; attach.IPv6Only(subnets) {
 		n.EnableIPv4 = &no
 	}
 	return n, err

@@ -79,7 +79,7 @@ func (p *Plugin) Del(ctx context.Context, a Attachment, conf []byte) error {
 	if err != nil {
 		return err
 	}
-	err = c.container().Part(ctx, c.Name, c.IfName)
+	err = c.container().Detach(ctx, c.Name, c.IfName)
 	if err == nil && c.delegates() {
 		err = c.release(ctx)
 	}
@@ -204,5 +204,5 @@ func (c *call) collect(ctx context.Context, id string, valid map[types.GCAttachm
 			return fmt.Errorf("container %s: %w", a.ContainerID, err)
 		}
 	}
-	return c.container().Leave(ctx, sb, c.Name)
+	return c.container().DetachSandbox(ctx, sb, c.Name)
 }

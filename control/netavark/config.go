@@ -97,7 +97,7 @@ func (n *network) create(complete bool) (api.NetworkCreate, error) {
 	if ipv6 {
 		want.EnableIPv6 = &ipv6
 	}
-	if no := false; want.IPAM != nil && attach.AllIPv6(want.IPAM.Config) && (complete || !n.IPv6) {
+	if no := false; want.IPAM != nil && attach.IPv6Only(want.IPAM.Config) && (complete || !n.IPv6) {
 		want.EnableIPv4 = &no
 	}
 	if n.DNS {
@@ -131,7 +131,7 @@ func (n *network) completed(have *api.Network) ([]byte, error) {
 		subnets = append(subnets, s)
 	}
 	for key, value := range map[string]any{
-		"subnets": subnets, "ipv6_enabled": have.EnableIPv6, "dns_enabled": attach.HasNames(have),
+		"subnets": subnets, "ipv6_enabled": have.EnableIPv6, "dns_enabled": attach.HasDNS(have),
 		"ipam_options": map[string]string{"driver": "host-local"},
 	} {
 		b, err := json.Marshal(value)

@@ -71,7 +71,7 @@ func found(ctx context.Context, d attach.Daemon, n *network, want api.NetworkCre
 	if _, asked := n.Options[model.OptDNS]; !asked {
 		delete(want.Options, model.OptDNS) // podman asks it of every network
 	}
-	return have, attach.Differs(have, want)
+	return have, attach.CheckMatches(have, want)
 }
 
 // forgotten removes the network of this name if it was podman's and is not any more:
@@ -91,7 +91,7 @@ func (p *Plugin) Setup(ctx context.Context, netns string, stdin []byte) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	if attach.Gone(netns) {
+	if attach.NetNSGone(netns) {
 		return nil, refuse("no network namespace at %q", netns)
 	}
 	want, err := a.Network.create(true)
@@ -106,10 +106,10 @@ func (p *Plugin) Setup(ctx context.Context, netns string, stdin []byte) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	n, sb, err := c.Join(ctx, want, spec)
+	n, sb, err := c.Attach(ctx, want, spec)
 	if errors.Is(err, api.ErrUnreachable) {
 		// The daemon may have done it all; if it stays away, podman's teardown says so.
-		_ = c.Part(ctx, a.Network.Name, a.Options.InterfaceName)
+		_ = c.Detach(ctx, a.Network.Name, a.Options.InterfaceName)
 	}
 	if err != nil {
 		return nil, reservedByPodman(err)
@@ -136,7 +136,7 @@ func (p *Plugin) Teardown(ctx context.Context, stdin []byte) error {
 	if err != nil {
 		return err
 	}
-	return c.Part(ctx, a.Network.Name, a.Options.InterfaceName)
+	return c.Detach(ctx, a.Network.Name, a.Options.InterfaceName)
 }
 
 func (p *Plugin) dial(n *network) (attach.Daemon, error) {
