@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package attach joins the containers of a runtime to networks. It is what the
-// faces to runtimes, CNI's and netavark's, have in common: a container is a sandbox
-// in the namespace that the runtime made. Everything is a request to the daemon.
+// Package attach attaches the containers of a runtime to networks. The front ends for
+// runtimes, CNI and netavark, share it. A container is a sandbox in the namespace that the
+// runtime created. All operations are requests to the daemon.
 package attach
 
 import (
@@ -25,7 +25,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Daemon is what is asked of the daemon; an [api.Client].
+// Daemon is the part of the daemon's API that is used. [api.Client] implements it.
 type Daemon interface {
 	Status(ctx context.Context) (api.Status, error)
 	Networks(ctx context.Context, f api.Filters) ([]api.Network, error)
@@ -40,28 +40,28 @@ type Daemon interface {
 	Disconnect(ctx context.Context, network string, n api.NetworkDisconnect) error
 }
 
-// ErrOtherNamespace: the container is attached in another namespace than the
-// runtime says.
+// ErrOtherNamespace means that the container is attached in another namespace than the
+// runtime's request says.
 var ErrOtherNamespace = errors.New("attached in another network namespace")
 
-// Container is a container of a runtime's.
+// Container is a container of a runtime.
 type Container struct {
 	Daemon
-	// Label is of the sandboxes that this face made; its value is the ID.
+	// Label is the label of the sandboxes that this front end creates. Its value is ID.
 	Label string
-	// ID is the runtime's, of the container.
+	// ID is the runtime's ID of the container.
 	ID string
-	// Names are for the container's sandbox, which gets the first that is free.
+	// Names are candidates for the sandbox's name. The first one that is free is used.
 	Names []string
-	// Defaults are options of a network that is made, where the runtime says nothing of
-	// them. One that is there may have others.
+	// Defaults are options for new networks that the runtime does not set. Existing
+	// networks may have other values.
 	Defaults map[string]string
-	// Warn is told what the daemon accepted but does not serve.
+	// Warn is called with what the daemon accepted but does not serve.
 	Warn func(string)
 }
 
-// Attach joins the container to the network want, which is made if it is not there.
-// spec asks for the sandbox with its first network; its name is chosen here.
+// Attach attaches the container to the network want, which is created if it does not exist.
+// spec is the request for the sandbox with its first network, except for the name.
 func (c *Container) Attach(ctx context.Context, want api.NetworkCreate, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
 	n, sb, err := c.attach(ctx, spec)
 	if errors.Is(err, model.ErrNotFound) {
@@ -77,12 +77,12 @@ func (c *Container) Attach(ctx context.Context, want api.NetworkCreate, spec mod
 		return nil, sb, errors.Join(err, c.DetachSandbox(ctx, sb, want.Name))
 	}
 	if n.EnableIPv4 && want.EnableIPv4 != nil && !*want.EnableIPv4 {
-		c.Warn(fmt.Sprintf("network %s has IPv4, which the configuration does not ask for: remove it, and it is made anew without", n.Name))
+		c.Warn(fmt.Sprintf("network %s has IPv4, which the configuration does not request (remove the network; it is then recreated without IPv4)", n.Name))
 	}
 	return n, sb, nil
 }
 
-// attachToNew makes the network first. Somebody else may do the same.
+// attachToNew creates the network first. Another process may create it at the same time.
 func (c *Container) attachToNew(ctx context.Context, want api.NetworkCreate, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
 	options := map[string]string{}
 	maps.Copy(options, c.Defaults)
@@ -99,7 +99,7 @@ func (c *Container) attachToNew(ctx context.Context, want api.NetworkCreate, spe
 	return n, sb, err
 }
 
-// attach makes the container's sandbox, or joins the network to the one it has.
+// attach creates the container's sandbox, or connects the one it has to the network.
 func (c *Container) attach(ctx context.Context, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
 	n, sb, err := c.create(ctx, c.Names[0], spec)
 	if errors.Is(err, model.ErrConflict) {
@@ -108,15 +108,15 @@ func (c *Container) attach(ctx context.Context, spec model.SandboxSpec) (*api.Ne
 	return n, sb, err
 }
 
-// create makes the container's sandbox. To ask first whether there is such a
-// network would be a step more for every container.
+// create creates the container's sandbox. It does not check first whether the
+// network exists, which would cost another request for every container.
 func (c *Container) create(ctx context.Context, name string, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
 	created, err := c.CreateSandbox(ctx, name, api.NewSandboxCreate(spec))
 	if err != nil {
 		return nil, created.Sandbox, err
 	}
 	if n := created.Network; n == nil || n.Name != spec.NetworkMode {
-		// The name was taken for the beginning of another one's ID.
+		// The daemon resolved the name as a prefix of another network's ID.
 		return nil, created.Sandbox, cmp.Or(c.remove(ctx, created.ID), model.NoNetwork(spec.NetworkMode))
 	}
 	for _, w := range created.Warnings {
@@ -125,8 +125,8 @@ func (c *Container) create(ctx context.Context, name string, spec model.SandboxS
 	return created.Network, created.Sandbox, nil
 }
 
-// connect joins one more network to the container's sandbox. refused is why the
-// sandbox could not be made: if it is not because there is one, it stands.
+// connect connects the container's existing sandbox to one more network. refused is the
+// error of its creation, which is returned if there is no such sandbox.
 func (c *Container) connect(ctx context.Context, spec model.SandboxSpec, refused error) (*api.Network, api.Sandbox, error) {
 	sb, err := c.Find(ctx)
 	switch {
@@ -135,13 +135,13 @@ func (c *Container) connect(ctx context.Context, spec model.SandboxSpec, refused
 	case err != nil:
 		return nil, sb, err
 	case NetNSGone(sb.NetworkSettings.SandboxKey):
-		// Of before a restart of the host, say: the runtime begins anew.
+		// A leftover, of the time before a restart of the host, for example.
 		if err := c.remove(ctx, sb.ID); err != nil {
 			return nil, sb, err
 		}
 		return c.attach(ctx, spec)
 	case sb.NetworkSettings.SandboxKey != spec.NetNS:
-		return nil, sb, fmt.Errorf("container %s is %w, %s, not %s (take it out of there first)",
+		return nil, sb, fmt.Errorf("container %s is %w, %s, not %s (detach it there first)",
 			c.ID, ErrOtherNamespace, sb.NetworkSettings.SandboxKey, spec.NetNS)
 	}
 	if err := c.samePorts(sb, spec); err != nil {
@@ -158,8 +158,8 @@ func (c *Container) connect(ctx context.Context, spec model.SandboxSpec, refused
 	return n, sb, err
 }
 
-// createOther makes the container's sandbox under another of its names, if it was
-// refused for the first. The last refusal stands: those before may be of the name alone.
+// createOther creates the container's sandbox under another of its names, if the first was
+// refused. It returns the last error: the others may concern only the name.
 func (c *Container) createOther(ctx context.Context, spec model.SandboxSpec, refused error) (*api.Network, api.Sandbox, error) {
 	for _, name := range c.Names[1:] {
 		n, sb, err := c.create(ctx, name, spec)
@@ -171,13 +171,13 @@ func (c *Container) createOther(ctx context.Context, spec model.SandboxSpec, ref
 	return nil, api.Sandbox{}, refused
 }
 
-// samePorts wants the published ports to be those the sandbox has: they are the
-// container's, not an interface's.
+// samePorts checks that the sandbox already publishes the ports of the spec: ports belong
+// to a container, not to an interface.
 func (c *Container) samePorts(sb api.Sandbox, spec model.SandboxSpec) error {
 	for key, want := range api.NewSandboxCreate(spec).HostConfig.PortBindings {
 		for _, b := range want {
 			if !slices.Contains(sb.HostConfig.PortBindings[key], b) {
-				return refuse(model.ErrConflict, "port %s of container %s cannot be published now: give its port mappings to its first network", key, c.ID)
+				return refuse(model.ErrConflict, "port %s of container %s cannot be published any more (give its port mappings to its first network)", key, c.ID)
 			}
 		}
 	}
@@ -192,7 +192,7 @@ func (c *Container) Find(ctx context.Context) (api.Sandbox, error) {
 			return sb, err
 		}
 	}
-	if len(c.Names) > 1 { // the runtime may have another name for it by now
+	if len(c.Names) > 1 { // the runtime may have renamed the container
 		list, err := c.Sandboxes(ctx, api.Filters{"label": {c.Label + "=" + c.ID}})
 		if err != nil {
 			return api.Sandbox{}, err
@@ -204,29 +204,29 @@ func (c *Container) Find(ctx context.Context) (api.Sandbox, error) {
 	return api.Sandbox{}, model.NoSandbox(c.Names[0])
 }
 
-// removeStale removes what runtimes left behind: sandboxes whose namespace has ended, as the
-// daemon knows. They may have the port or address that is wanted. It reports whether
-// there were any. Leases it could not give back.
-func (c *Container) removeStale(ctx context.Context) (swept bool) {
+// removeStale removes sandboxes that runtimes left behind: their namespace no longer exists, as
+// the daemon confirms. They may hold the requested port or address. It reports whether it
+// removed any. It keeps those with leased addresses, because it cannot release leases.
+func (c *Container) removeStale(ctx context.Context) (removed bool) {
 	list, err := c.Sandboxes(ctx, api.Filters{"label": {c.Label}})
 	if err != nil {
-		return false // the refusal that led here is the news
+		return false // the caller reports its own error
 	}
 	for _, s := range list {
 		sb, err := c.Sandbox(ctx, s.ID)
 		if err == nil && !leased(sb, "") && NetNSGone(sb.NetworkSettings.SandboxKey) && errors.Is(c.CheckSandbox(ctx, s.ID, api.Expected{}), model.ErrGone) {
-			swept = c.remove(ctx, s.ID) == nil || swept
+			removed = c.remove(ctx, s.ID) == nil || removed
 		}
 	}
-	return swept
+	return removed
 }
 
-// retryTime is how long Part waits for a daemon that is being started again: some
-// runtimes do not ask a second time.
+// retryTime is how long Detach retries while the daemon restarts, because some
+// runtimes do not retry themselves.
 const retryTime = 700 * time.Millisecond
 
-// Detach takes the container's interface out of the network. What is not there is no
-// error.
+// Detach detaches the container's interface from the network. It succeeds if there is
+// none.
 func (c *Container) Detach(ctx context.Context, network, ifName string) error {
 	err := c.detach(ctx, network, ifName)
 	for start := time.Now(); errors.Is(err, api.ErrUnreachable) && time.Since(start) < retryTime; {
@@ -250,8 +250,9 @@ func (c *Container) detach(ctx context.Context, network, ifName string) error {
 	return c.DetachSandbox(ctx, sb, network)
 }
 
-// DetachSandbox takes a sandbox out of a network that it is in. It goes with its last
-// interface, or with its namespace, unless leases of its others are to be given back.
+// DetachSandbox detaches a sandbox from a network. It removes the sandbox with its last
+// interface, or if its namespace no longer exists, unless its other interfaces have leases,
+// which must be released first.
 func (c *Container) DetachSandbox(ctx context.Context, sb api.Sandbox, network string) error {
 	if len(sb.NetworkSettings.Networks) <= 1 || NetNSGone(sb.NetworkSettings.SandboxKey) && !leased(sb, network) {
 		return c.remove(ctx, sb.ID)
@@ -259,8 +260,8 @@ func (c *Container) DetachSandbox(ctx context.Context, sb api.Sandbox, network s
 	return ignoreNotFound(c.Disconnect(ctx, network, api.NetworkDisconnect{Container: sb.ID, Force: true}))
 }
 
-// leased reports whether other programs are to hear when the sandbox's addresses are
-// free, not counting those of one network.
+// leased reports whether the sandbox has leased addresses, which must be released at another
+// program, in a network other than except.
 func leased(sb api.Sandbox, except string) bool {
 	for name, ep := range sb.NetworkSettings.Networks {
 		if name != except && ep.IPAMConfig != nil && ep.IPAMConfig.Leased {
@@ -274,7 +275,7 @@ func (c *Container) remove(ctx context.Context, id string) error {
 	return ignoreNotFound(c.RemoveSandbox(ctx, id, true))
 }
 
-// ignoreNotFound is the error of a removal: none if there was nothing.
+// ignoreNotFound makes the removal of an object that does not exist succeed.
 func ignoreNotFound(err error) error {
 	if errors.Is(err, model.ErrNotFound) {
 		return nil
@@ -282,8 +283,8 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// FindNetwork finds a network by its name, which may also be the beginning of
-// another one's ID.
+// FindNetwork finds a network by its name only. In other requests the name may also match the
+// prefix of another network's ID.
 func FindNetwork(ctx context.Context, d Daemon, name string) (*api.Network, error) {
 	list, err := d.Networks(ctx, api.Filters{"name": {"^" + regexp.QuoteMeta(name) + "$"}})
 	for i := range list {
@@ -294,8 +295,9 @@ func FindNetwork(ctx context.Context, d Daemon, name string) (*api.Network, erro
 	return nil, cmp.Or(err, model.NoNetwork(name))
 }
 
-// NetNSGone reports whether there is no namespace at the path: none was given, or one
-// was unmounted, which may leave a file. One that cannot be looked at is there.
+// NetNSGone reports whether there is no namespace at the path: the path is empty, or the
+// namespace was unmounted, which may leave a file. If the path cannot be examined, it returns
+// false.
 func NetNSGone(path string) bool {
 	var st unix.Statfs_t
 	switch err := unix.Statfs(path, &st); {
@@ -306,8 +308,8 @@ func NetNSGone(path string) bool {
 	}
 }
 
-// Addresses sorts the addresses a container is to have by family. They may have a
-// length, which is the network's affair.
+// Addresses sorts the requested addresses of a container by family. It ignores prefix
+// lengths, which the network determines.
 func Addresses(wanted []string) (v4, v6 netip.Addr, err error) {
 	for _, s := range wanted {
 		ip, err := netip.ParseAddr(s)
@@ -322,17 +324,17 @@ func Addresses(wanted []string) (v4, v6 netip.Addr, err error) {
 			place = &v4
 		}
 		if place.IsValid() {
-			return v4, v6, refuse(model.ErrInvalid, "addresses %v and %v: an interface has one of a family", *place, ip)
+			return v4, v6, refuse(model.ErrInvalid, "addresses %v and %v: an interface has one address per family", *place, ip)
 		}
 		*place = ip
 	}
 	return v4, v6, nil
 }
 
-// aliasRule is what can be asked for as a name; runtimes' own names are such too.
+// aliasRule matches names that can be resolved. The names that runtimes choose match it too.
 var aliasRule = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}$`)
 
-// CheckAliases refuses what nobody can ask for.
+// CheckAliases refuses aliases that cannot be resolved.
 func CheckAliases(aliases []string) error {
 	for _, alias := range aliases {
 		if !aliasRule.MatchString(alias) {
@@ -346,7 +348,7 @@ func refuse(kind error, format string, args ...any) error {
 	return &model.Refusal{Kind: kind, Text: fmt.Sprintf(format, args...)}
 }
 
-// Port publishes count consecutive ports of a container.
+// Port returns the spec for publishing count consecutive ports of a container.
 func Port(hostIP string, hostPort, port, count int, proto string) (model.PortSpec, error) {
 	if hostPort <= 0 || port <= 0 || count <= 0 {
 		return model.PortSpec{}, refuse(model.ErrInvalid, "%d ports from host port %d to port %d: ports are 1 to 65535", count, hostPort, port)
@@ -364,7 +366,7 @@ func Port(hostIP string, hostPort, port, count int, proto string) (model.PortSpe
 	return spec, nil
 }
 
-// ports are as in 80, or 80-82.
+// ports formats a range of ports, as in 80 or 80-82.
 func ports(first, count int) string {
 	if count == 1 {
 		return strconv.Itoa(first)

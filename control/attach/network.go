@@ -14,10 +14,10 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// defaults are what a network has that was made without the option.
+// defaults are the values of options that a network was created without.
 var defaults = map[string]string{model.OptICC: "true", model.OptMasquerade: "true", model.OptMTU: strconv.Itoa(model.DefaultMTU), model.OptDNS: "false", model.OptUntracked: "false"}
 
-// MTU is a network's.
+// MTU returns a network's MTU in bytes.
 func MTU(n *api.Network) int {
 	if mtu, err := strconv.Atoi(n.Options[model.OptMTU]); err == nil {
 		return mtu
@@ -25,15 +25,15 @@ func MTU(n *api.Network) int {
 	return model.DefaultMTU
 }
 
-// HasDNS reports whether a network's names are to be served.
+// HasDNS reports whether DNS is enabled in a network.
 func HasDNS(n *api.Network) bool { return len(dnsGateways(n)) > 0 }
 
-// NameServers are where a network's names are served; none, if they are not.
+// NameServers returns the gateways at which a network's DNS is served, if any.
 func NameServers(n *api.Network) []string {
 	return slices.DeleteFunc(dnsGateways(n), func(gateway string) bool { return slices.Contains(n.Unserved, gateway) })
 }
 
-// dnsGateways are the gateways where a network's names are to be served.
+// dnsGateways returns the gateways at which a network's DNS should be served.
 func dnsGateways(n *api.Network) []string {
 	servers := []string{}
 	if served, _ := strconv.ParseBool(n.Options[model.OptDNS]); served {
@@ -46,7 +46,8 @@ func dnsGateways(n *api.Network) []string {
 	return servers
 }
 
-// IPv6Only reports whether a runtime's subnets are of IPv6 alone, and so the network.
+// IPv6Only reports whether all of a runtime's subnets are IPv6 subnets, which makes a network
+// without IPv4.
 func IPv6Only(subnets []api.IPAMConfig) bool {
 	for _, s := range subnets {
 		if p, err := netip.ParsePrefix(s.Subnet); err != nil || p.Addr().Is4() {
@@ -56,7 +57,7 @@ func IPv6Only(subnets []api.IPAMConfig) bool {
 	return len(subnets) > 0
 }
 
-// CheckMatches tells in what an existing network is not what the runtime says of it.
+// CheckMatches returns an error if an existing network differs from the runtime's configuration.
 func CheckMatches(have *api.Network, want api.NetworkCreate) error {
 	if have.Driver != want.Driver {
 		return differ(have, "driver", have.Driver, want.Driver)
@@ -83,7 +84,7 @@ func subnetsDiffer(have *api.Network, want []api.IPAMConfig) error {
 		subnet, err := netip.ParsePrefix(w.Subnet)
 		switch {
 		case w.Subnet == "" || err == nil && subnet.Addr().IsUnspecified():
-			continue // whichever the daemon chose
+			continue // the daemon chooses the subnet
 		case err != nil:
 			return refuse(model.ErrInvalid, "%q is not a subnet", w.Subnet)
 		}
@@ -102,12 +103,12 @@ func subnetsDiffer(have *api.Network, want []api.IPAMConfig) error {
 	return nil
 }
 
-// within is the range that addresses are chosen from: the whole subnet, if none is
-// given. There are several ways to write it.
+// within returns the range that addresses are allocated from: the IP range or, without one,
+// the whole subnet. A range can be written in several ways.
 func within(c api.IPAMConfig) model.AddrRange {
 	r, err := model.ParseAddrRange(cmp.Or(c.IPRange, c.Subnet))
 	if err != nil {
-		return model.AddrRange{} // of the runtime's: the daemon's is none
+		return model.AddrRange{} // only the runtime's range can be invalid, and then it differs
 	}
 	return r
 }

@@ -56,7 +56,7 @@ func TestNetworkOfIPv6Alone(t *testing.T) {
 	var warned strings.Builder
 	w.Stderr = &warned
 	w.add(at("c3", w.namespace("c3")), w.conf(keys{"name": "both", "subnets": []keys{{"subnet": "2001:db8:2::/64"}}}))
-	if want := "network both has IPv4, which the configuration does not ask for"; !strings.Contains(warned.String(), want) {
+	if want := "network both has IPv4, which the configuration does not request"; !strings.Contains(warned.String(), want) {
 		t.Errorf("warned %q, want %q", warned.String(), want)
 	}
 }
@@ -253,7 +253,7 @@ func TestRefusals(t *testing.T) {
 		{"port-protocol", at("c1", other), port(99, "icmp"), 7, `protocol "icmp" is unknown`},
 		{"mac", at("c1", other), keys{"runtimeConfig": keys{"mac": "01:00:00:00:00:00"}}, 7, "multicast"},
 		{"ip", at("c1", other), keys{"runtimeConfig": keys{"ips": []string{"10.1"}}}, 7, `"10.1" is not an IP address`},
-		{"ips-of-one-family", at("c1", other), keys{"runtimeConfig": keys{"ips": []string{"10.1.0.7", "10.1.0.8"}}}, 7, "one of a family"},
+		{"ips-of-one-family", at("c1", other), keys{"runtimeConfig": keys{"ips": []string{"10.1.0.7", "10.1.0.8"}}}, 7, "one address per family"},
 		{"ip-outside", at("c1", other), keys{"runtimeConfig": keys{"ips": []string{"10.2.0.7"}}}, 7, "no configured subnet contains"},
 		{"subnet", at("c1", other), keys{"name": "new", "subnets": []keys{{"subnet": "10.9.0.1/16"}}}, 7, "it should be 10.9.0.0/16"},
 		{"interface-name", Attachment{ContainerID: "c1", NetNS: other, IfName: "all"}, nil, 7, "invalid interface name"},

@@ -344,7 +344,7 @@ func TestRefusals(t *testing.T) {
 		{here, port(keys{"host_port": 8080, "container_port": 80}), nil, `already allocated (by sandbox "first"`},
 		{here, port(keys{"host_port": "x"}), nil, "request: json"},
 		{here, nil, keys{"static_ips": []string{"10.1"}}, `"10.1" is not an IP address`},
-		{here, nil, keys{"static_ips": []string{"10.1.0.7", "10.1.0.8"}}, "one of a family"},
+		{here, nil, keys{"static_ips": []string{"10.1.0.7", "10.1.0.8"}}, "one address per family"},
 		{here, nil, keys{"static_ips": []string{"10.2.0.7"}}, "no configured subnet contains"},
 		{here, nil, keys{"aliases": []string{"www", "bad name!"}}, `alias "bad name!" is not a name`},
 		{here, nil, keys{"static_mac": "01:00:00:00:00:00"}, "multicast"},
