@@ -179,17 +179,31 @@ func (t *Publishes) Sync(desired []Publish) (written, deleted int, err error) {
 // Verify reads all entries and bits back and restores those that someone else
 // changed. It counts as Sync does.
 func (t *Publishes) Verify() (restored int, err error) {
+	restored, _, err = t.verify(func() (int, bool, error) {
+		n, err := t.view.Verify()
+		return n, false, err
+	})
+	return restored, err
+}
+
+// VerifySome is Verify of all bits and of the next part of a large table, and reports whether
+// there are more in this round.
+func (t *Publishes) VerifySome() (restored int, more bool, err error) {
+	return t.verify(t.view.VerifySome)
+}
+
+func (t *Publishes) verify(entries func() (int, bool, error)) (restored int, more bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before, words := t.bits.writes, t.bits.words
 	if err := t.bits.refresh(); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if err := t.bits.write(words); err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	restored, err = t.view.Verify()
-	return restored + t.bits.writes - before, err
+	restored, more, err = entries()
+	return restored + t.bits.writes - before, more, err
 }
 
 // recount counts the entries of each port anew.

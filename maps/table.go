@@ -35,6 +35,8 @@ const (
 	batchThreshold = 16
 	// batchSize bounds the memory of one batch.
 	batchSize = 4096
+	// verifySize is the number of entries that VerifySome compares: a round of 100 000 takes 79 calls.
+	verifySize = 1280
 )
 
 // kernelMap is what the engine uses of *ebpf.Map.
@@ -59,7 +61,19 @@ type Table[K, V comparable] struct {
 
 	mu    sync.Mutex
 	cache map[K]V // what the kernel holds, to the best of our knowledge
+	round verifyRound
 }
+
+// verifyRound is one comparison of a whole table, a batch at a time.
+type verifyRound struct {
+	cursor  *ebpf.MapBatchCursor // nil: the round has not begun
+	right   int                  // entries so far that are as they should be
+	written bool                 // since the round began: what is missing cannot be told
+	skipped int                  // rounds in a row of which that was so
+}
+
+// maxSkipped bounds how many rounds in a row may end without a look for missing entries.
+const maxSkipped = 3
 
 // newTable reads the kernel's entries into a new Table.
 func newTable[K, V comparable](name string, m kernelMap) (*Table[K, V], error) {
@@ -205,6 +219,67 @@ func (t *Table[K, V]) Verify() (restored int, err error) {
 	return written + deleted, err
 }
 
+// VerifySome is [Table.Verify] at a cost that does not grow with the table: it compares the
+// next entries, and reports whether there are more before the round is complete; after that it
+// begins again. An entry that someone else changed or added is restored when its turn comes, one
+// that was deleted at the end of a round. A table that is no larger is verified as a whole.
+func (t *Table[K, V]) VerifySome() (restored int, more bool, err error) {
+	t.mu.Lock()
+	if t.round.cursor == nil && len(t.cache) <= verifySize || !batchReadable(t.m.Type()) {
+		t.mu.Unlock()
+		restored, err = t.Verify()
+		return restored, false, err
+	}
+	defer t.mu.Unlock()
+	if t.round.cursor == nil {
+		t.round = verifyRound{cursor: new(ebpf.MapBatchCursor), skipped: t.round.skipped}
+	}
+	right, last, err := t.verifyBatch()
+	if err != nil {
+		t.round = verifyRound{}
+		return 0, false, fmt.Errorf("read table %s: %w", t.name, err)
+	}
+	missing := last && !t.round.written && t.round.right != len(t.cache)
+	if last {
+		t.round.cursor = nil
+		if t.round.written {
+			t.round.skipped++
+		} else {
+			t.round.skipped = 0
+		}
+	}
+	if right && !missing && t.round.skipped < maxSkipped {
+		return 0, !last, nil
+	}
+	t.round = verifyRound{}
+	written, deleted, err := t.sync(maps.Clone(t.cache))
+	return written + deleted, false, err
+}
+
+// verifyBatch compares the next entries with what they should be. last: there are no more.
+func (t *Table[K, V]) verifyBatch() (right, last bool, err error) {
+	for size := verifySize; ; size *= 2 {
+		keys, values := make([]K, size), make([]V, size)
+		n, err := t.m.BatchLookup(t.round.cursor, keys, values, nil)
+		if errors.Is(err, unix.ENOSPC) {
+			continue // a bucket does not fit, and the cursor still points to it
+		}
+		last = errors.Is(err, ebpf.ErrKeyNotExist)
+		if err != nil && !last {
+			return false, false, err
+		}
+		right = true
+		for i := range n {
+			if want, ok := t.cache[keys[i]]; ok && want == values[i] {
+				t.round.right++
+			} else {
+				right = false
+			}
+		}
+		return right, last, nil
+	}
+}
+
 // put writes the entries the cache does not have, a batch at a time.
 func (t *Table[K, V]) put(entries map[K]V) (written int, err error) {
 	var keys []K
@@ -230,6 +305,7 @@ func (t *Table[K, V]) put(entries map[K]V) (written int, err error) {
 }
 
 func (t *Table[K, V]) putChunk(keys []K, values []V) (written int, err error) {
+	t.round.written = t.round.written || len(keys) > 0
 	if len(keys) > batchThreshold {
 		if _, err := t.m.BatchUpdate(keys, values, nil); err == nil {
 			for i, k := range keys {
@@ -293,6 +369,7 @@ func (t *Table[K, V]) remove(keys []K) (deleted int, err error) {
 }
 
 func (t *Table[K, V]) removeChunk(keys []K) (deleted int, err error) {
+	t.round.written = true
 	if len(keys) > batchThreshold {
 		if _, err := t.m.BatchDelete(keys, nil); err == nil {
 			for _, k := range keys {

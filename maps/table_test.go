@@ -4,6 +4,7 @@ package maps
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -226,6 +227,78 @@ func TestTableVerify(t *testing.T) {
 		if diff := cmp.Diff(want, kernelContents(t, r.Map)); diff != "" {
 			t.Errorf("%s: kernel contents (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+// A large table is verified in turns, and whatever is broken is restored within a round, also
+// while others write.
+func TestTableVerifySome(t *testing.T) {
+	const size = 3 * verifySize
+	table, r := mustTable(t, 2*size)
+	want := make(map[uint32]uint64)
+	for i := range uint32(size) {
+		want[i] = uint64(i)
+	}
+	if _, err := table.PutAll(want); err != nil {
+		t.Fatal(err)
+	}
+	const turns = 8 // more than a round takes
+	for range 2 * turns {
+		if n, _, err := table.VerifySome(); n != 0 || err != nil {
+			t.Fatalf("VerifySome = %d, %v; nothing was changed", n, err)
+		}
+	}
+	for name, breakIt := range map[string]func() error{
+		"changed": func() error { return r.Map.Put(uint32(1), uint64(99)) },
+		"removed": func() error { return r.Map.Delete(uint32(2)) },
+		"added":   func() error { return r.Map.Put(uint32(size+7), uint64(7)) },
+	} {
+		for _, busy := range []bool{false, true} {
+			if err := breakIt(); err != nil {
+				t.Fatal(err)
+			}
+			restored := 0
+			for i := range (maxSkipped + 1) * turns {
+				if busy {
+					want[3] = uint64(i)
+					if _, err := table.Put(3, uint64(i)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				n, _, err := table.VerifySome()
+				if err != nil {
+					t.Fatal(err)
+				}
+				restored += n
+			}
+			if restored != 1 {
+				t.Errorf("%s, busy %t: %d restored, want 1", name, busy, restored)
+			}
+			if diff := cmp.Diff(want, kernelContents(t, r.Map)); diff != "" {
+				t.Errorf("%s, busy %t: kernel contents (-want +got):\n%s", name, busy, diff)
+			}
+		}
+	}
+}
+
+// BenchmarkVerifySome shows that a turn costs the same, however large the table is.
+func BenchmarkVerifySome(b *testing.B) {
+	for _, size := range []int{1000, 100_000} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			table, _ := mustTable(b, uint32(2*size))
+			entries := make(map[uint32]uint64)
+			for i := range uint32(size) {
+				entries[i] = 1
+			}
+			if _, err := table.PutAll(entries); err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				if n, _, err := table.VerifySome(); n != 0 || err != nil {
+					b.Fatal(n, err)
+				}
+			}
+		})
 	}
 }
 

@@ -49,6 +49,12 @@ func (v view[K, V, D]) Sync(desired []D) (written, deleted int, err error) {
 // Verify reads all entries back and restores those that someone else changed.
 func (v view[K, V, D]) Verify() (restored int, err error) { return v.table.Verify() }
 
+// VerifySome is Verify of a part of a large table, the next one each time, and reports whether
+// there are more in this round.
+func (v view[K, V, D]) VerifySome() (restored int, more bool, err error) {
+	return v.table.VerifySome()
+}
+
 // List returns all entries, in no particular order.
 func (v view[K, V, D]) List() []D {
 	entries := v.table.Entries()
