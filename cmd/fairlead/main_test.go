@@ -218,7 +218,7 @@ func TestRefusedCommandLines(t *testing.T) {
 			if !strings.HasPrefix(stderr, "fairlead: ") || strings.Count(stderr, "\n") != 1 {
 				t.Errorf("stderr is not one line: %q", stderr)
 			}
-			if len(w.fake.Snapshot().Sandboxes) != 0 || len(w.fake.Snapshot().Networks) != 3 {
+			if w.fake.Snapshot().Counts().Sandboxes != 0 || w.fake.Snapshot().Counts().Networks != 3 {
 				t.Error("something was left behind")
 			}
 		})

@@ -93,7 +93,7 @@ func TestRunLeavesNothingWhenItFails(t *testing.T) {
 		if code != tc.code || !strings.Contains(stderr, tc.want) {
 			t.Errorf("%v: got %d, %q", tc.args, code, stderr)
 		}
-		if n := len(w.fake.Snapshot().Sandboxes); n != 0 {
+		if n := w.fake.Snapshot().Counts().Sandboxes; n != 0 {
 			t.Errorf("%v: %d sandboxes left", tc.args, n)
 		}
 	}
@@ -126,7 +126,7 @@ func TestStoppedWhileASandboxIsMade(t *testing.T) {
 				if code != 128+int(n) || stderr != want {
 					t.Errorf("%s, %v %s: got %d, %q", command, n, when, code, stderr)
 				}
-				waitFor(t, func() bool { return len(w.fake.Snapshot().Sandboxes) == 0 })
+				waitFor(t, func() bool { return w.fake.Snapshot().Counts().Sandboxes == 0 })
 			}
 		}
 	}

@@ -120,10 +120,12 @@ func (f Filters) sandbox(v *view, sb *model.Sandbox, status string) bool {
 		if sb.NetworkMode == want {
 			return true
 		}
-		return slices.ContainsFunc(v.endpointsOf(sb.ID), func(e *model.Endpoint) bool {
-			n := v.snap.Networks[e.NetworkID]
-			return n != nil && (n.Name == want || strings.HasPrefix(n.ID, want))
-		})
+		for e := range v.snap.EndpointsOf(sb.ID) {
+			if n := v.snap.Network(e.NetworkID); n != nil && (n.Name == want || strings.HasPrefix(n.ID, want)) {
+				return true
+			}
+		}
+		return false
 	})
 }
 

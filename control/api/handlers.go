@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,13 +22,9 @@ func (s *Server) networkList(r *http.Request) (any, error) {
 		return nil, err
 	}
 	v := s.view()
-	used := map[string]bool{}
-	for _, e := range v.snap.Endpoints {
-		used[e.NetworkID] = true
-	}
 	out := []Network{}
-	for _, n := range sortedValues(v.snap.Networks, func(a, b *model.Network) int { return cmp.Compare(a.Name, b.Name) }) {
-		if f.network(n, used[n.ID]) {
+	for _, n := range slices.SortedFunc(v.snap.Networks(), func(a, b *model.Network) int { return cmp.Compare(a.Name, b.Name) }) {
+		if f.network(n, v.snap.HasMembers(n.ID)) {
 			out = append(out, v.network(n, false))
 		}
 	}
@@ -118,12 +115,12 @@ func (s *Server) sandboxList(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := s.view().index()
+	v := s.view()
 	out := []SandboxSummary{}
 	byAge := func(a, b *model.Sandbox) int {
 		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.Name, b.Name))
 	}
-	for _, sb := range sortedValues(v.snap.Sandboxes, byAge) {
+	for _, sb := range slices.SortedFunc(v.snap.Sandboxes(), byAge) {
 		if !f.identity(sb.ID, sb.Name, sb.Labels) {
 			continue
 		}

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/httpserve"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -32,7 +33,7 @@ const (
 // Controller is the part of the Backend that reads and changes the model.
 // Errors that wrap one of model's kinds are returned with the matching HTTP status.
 type Controller interface {
-	Snapshot() *model.Snapshot
+	Snapshot() *desired.Snapshot
 	Network(ref string) (*model.Network, error)
 	Sandbox(ref string) (*model.Sandbox, error)
 	CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error)

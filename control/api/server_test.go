@@ -345,7 +345,7 @@ func TestSandboxOfAClientThatLeftIsRemoved(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Error("the sandbox was not removed")
 	}
-	if n := len(b.Snapshot().Sandboxes); n != 0 {
+	if n := b.Snapshot().Counts().Sandboxes; n != 0 {
 		t.Errorf("%d sandboxes remain", n)
 	}
 }

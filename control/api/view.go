@@ -4,69 +4,26 @@ package api
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// view converts one snapshot to API types. To show one object it scans the snapshot.
-// Lists use indexes, so that their cost is proportional to their length.
+// view converts one snapshot to API types.
 type view struct {
-	snap      *model.Snapshot
-	runDir    string
-	alive     func(pid int, start uint64) bool
-	endpoints map[string][]*model.Endpoint // by sandbox ID; nil if there is no index
-	publishes map[string][]*model.Publish  // by endpoint ID
-	unserved  func() []netip.Addr
+	snap     *desired.Snapshot
+	runDir   string
+	alive    func(pid int, start uint64) bool
+	unserved func() []netip.Addr
 }
 
 func (s *Server) view() *view {
 	return &view{snap: s.cfg.Backend.Snapshot(), runDir: s.cfg.RunDir, alive: s.cfg.Alive, unserved: sync.OnceValue(s.cfg.Backend.Unserved)}
-}
-
-// index builds the indexes.
-func (v *view) index() *view {
-	v.endpoints, v.publishes = map[string][]*model.Endpoint{}, map[string][]*model.Publish{}
-	for _, e := range v.snap.Endpoints {
-		v.endpoints[e.SandboxID] = append(v.endpoints[e.SandboxID], e)
-	}
-	for _, p := range v.snap.Publishes {
-		v.publishes[p.EndpointID] = append(v.publishes[p.EndpointID], p)
-	}
-	return v
-}
-
-// endpointsOf lists a sandbox's endpoints in order of attachment.
-func (v *view) endpointsOf(sandboxID string) []*model.Endpoint {
-	eps := v.endpoints[sandboxID]
-	if v.endpoints == nil {
-		for _, e := range v.snap.Endpoints {
-			if e.SandboxID == sandboxID {
-				eps = append(eps, e)
-			}
-		}
-	}
-	slices.SortFunc(eps, func(a, b *model.Endpoint) int { return cmp.Compare(a.Order, b.Order) })
-	return eps
-}
-
-// publishesOf lists the publishes that an endpoint serves.
-func (v *view) publishesOf(endpointID string) []*model.Publish {
-	if v.publishes != nil {
-		return v.publishes[endpointID]
-	}
-	var ps []*model.Publish
-	for _, p := range v.snap.Publishes {
-		if p.EndpointID == endpointID {
-			ps = append(ps, p)
-		}
-	}
-	return ps
 }
 
 func (v *view) network(n *model.Network, members bool) Network {
@@ -92,15 +49,15 @@ func (v *view) network(n *model.Network, members bool) Network {
 	if !members {
 		return out
 	}
-	for _, e := range v.snap.Endpoints {
-		if e.NetworkID != n.ID || e.SandboxID == "" {
+	for e := range v.snap.Members(n.ID) {
+		if e.SandboxID == "" {
 			continue
 		}
 		m := NetworkMember{
 			EndpointID: e.ID, MacAddress: e.MAC.String(),
 			IPv4Address: prefixString(e.IPv4), IPv6Address: prefixString(e.IPv6),
 		}
-		if sb := v.snap.Sandboxes[e.SandboxID]; sb != nil {
+		if sb := v.snap.Sandbox(e.SandboxID); sb != nil {
 			m.Name = sb.Name
 		}
 		out.Containers[e.SandboxID] = m
@@ -159,8 +116,8 @@ func (v *view) sandbox(sb *model.Sandbox) Sandbox {
 			out.NetworkSettings.Ports[key] = append(out.NetworkSettings.Ports[key], b)
 		}
 	}
-	for _, e := range v.endpointsOf(sb.ID) {
-		if n := v.snap.Networks[e.NetworkID]; n != nil {
+	for e := range v.snap.EndpointsOf(sb.ID) {
+		if n := v.snap.Network(e.NetworkID); n != nil {
 			out.NetworkSettings.Networks[n.Name] = endpointSettings(n, e)
 		}
 	}
@@ -200,12 +157,12 @@ func endpointSettings(n *model.Network, e *model.Endpoint) EndpointSettings {
 // ports lists the published ports of a sandbox, one entry per host address.
 func (v *view) ports(sb *model.Sandbox) []PortSummary {
 	out := []PortSummary{}
-	for _, e := range v.endpointsOf(sb.ID) {
-		n := v.snap.Networks[e.NetworkID]
+	for e := range v.snap.EndpointsOf(sb.ID) {
+		n := v.snap.Network(e.NetworkID)
 		if n == nil || n.Internal {
 			continue // internal networks do not publish ports
 		}
-		for _, p := range v.publishesOf(e.ID) {
+		for p := range v.snap.PublishesOf(e.ID) {
 			for _, ip := range hostAddrs(p.HostIP) {
 				if backend := n.Backend(e, ip); backend.IsValid() {
 					out = append(out, PortSummary{
@@ -265,8 +222,8 @@ func (v *view) summary(sb *model.Sandbox) SandboxSummary {
 		ID: sb.ID, Name: sb.Name, Command: sb.Command, Created: sb.Created, State: v.state(sb),
 		NetworkMode: sb.NetworkMode, Networks: []string{}, Ports: foldPorts(v.ports(sb)), Labels: notNil(sb.Labels),
 	}
-	for _, e := range v.endpointsOf(sb.ID) {
-		if n := v.snap.Networks[e.NetworkID]; n != nil {
+	for e := range v.snap.EndpointsOf(sb.ID) {
+		if n := v.snap.Network(e.NetworkID); n != nil {
 			out.Networks = append(out.Networks, n.Name)
 		}
 	}
@@ -278,8 +235,4 @@ func notNil(m map[string]string) map[string]string {
 		return map[string]string{}
 	}
 	return m
-}
-
-func sortedValues[K comparable, V any](m map[K]V, less func(a, b V) int) []V {
-	return slices.SortedFunc(maps.Values(m), less)
 }

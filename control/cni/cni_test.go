@@ -47,7 +47,7 @@ func TestNetworkOfIPv6Alone(t *testing.T) {
 	w.add(at("c1", "/proc/self/ns/net"), w.conf(keys{"subnets": []keys{{"subnet": "2001:db8:1::/64"}}}))
 	n, err := w.Network("pods")
 	w.must(err)
-	for _, ep := range w.Snapshot().Endpoints {
+	for ep := range w.Snapshot().Endpoints() {
 		if n.EnableIPv4 || ep.IPv4.IsValid() || !ep.IPv6.IsValid() {
 			t.Errorf("network = %+v, endpoint = %+v", n, ep)
 		}
@@ -131,7 +131,7 @@ func TestNamesAreServed(t *testing.T) {
 	nameservers := func(more keys) []string {
 		t.Helper()
 		var res current.Result
-		id := fmt.Sprintf("c%d", len(w.Snapshot().Sandboxes))
+		id := fmt.Sprintf("c%d", w.Snapshot().Counts().Sandboxes)
 		w.must(json.Unmarshal([]byte(w.add(at(id, w.namespace(id)), w.conf(more))), &res))
 		return res.DNS.Nameservers
 	}
@@ -171,7 +171,7 @@ func TestNameLikeAnID(t *testing.T) {
 	b.IfName = "eth1"
 	w.add(b, w.conf(keys{"name": other.ID[:3]}))
 	w.add(a, w.conf(keys{"name": other.ID[:4]}))
-	for _, ep := range w.Snapshot().Endpoints {
+	for ep := range w.Snapshot().Endpoints() {
 		if ep.NetworkID == other.ID {
 			t.Errorf("endpoint = %+v", ep)
 		}
@@ -201,7 +201,7 @@ func TestSandboxOfAContainer(t *testing.T) {
 	if sb.Labels[LabelContainer] != id || sb.Labels["io.kubernetes.pod.name"] != "web" || sb.Labels["io.kubernetes.pod.namespace"] != "shop" || len(sb.Ports) != 3 {
 		t.Errorf("sandbox = %+v", sb)
 	}
-	for _, ep := range w.Snapshot().Endpoints {
+	for ep := range w.Snapshot().Endpoints() {
 		if ep.IfName != "net7" || ep.IPv4.String() != "10.1.2.3/16" || ep.IPv6.String() != "2001:db8::9/64" || ep.MAC.String() != "02:00:00:00:00:07" ||
 			fmt.Sprint(ep.Aliases) != "[www web 0123456789ab]" || ep.Bandwidth != (model.Bandwidth{Ingress: model.Limit{Rate: 1_000_000, Burst: 100_000}}) {
 			t.Errorf("endpoint = %+v", ep)
@@ -218,7 +218,7 @@ func TestRefusals(t *testing.T) {
 	w := newWorld(t)
 	w.add(at("first", "/proc/self/ns/net"), w.conf(keys{"subnets": []keys{{"subnet": "10.1.0.0/16"}}}))
 	var mac string
-	for _, ep := range w.Snapshot().Endpoints {
+	for ep := range w.Snapshot().Endpoints() {
 		mac = ep.MAC.String()
 	}
 	_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: "cni-mine"})

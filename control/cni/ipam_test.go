@@ -147,7 +147,7 @@ func TestNobodyElseEndsLeases(t *testing.T) {
 	_, err := w.Add(t.Context(), other, w.conf(keys{"name": "plain", "runtimeConfig": port}))
 	w.refused(err, errConflict, "8080")
 	w.must(w.Del(t.Context(), first, plain))
-	if names, n := w.Names(), len(w.Snapshot().Endpoints); names != "cni-ended" || n != 1 {
+	if names, n := w.Names(), w.Snapshot().Counts().Endpoints; names != "cni-ended" || n != 1 {
 		t.Errorf("sandboxes %q with %d endpoints, want the one with a lease", names, n)
 	}
 	w.must(w.GC(t.Context(), w.conf(keys{"ipam": keys{"type": "leaser"}, keyValid: []keys{}})))

@@ -48,12 +48,12 @@ func TestDel(t *testing.T) {
 		w.must(w.Del(t.Context(), other, conf))
 	}
 	w.must(w.Del(t.Context(), a, w.conf(keys{"name": "elsewhere", "misspelt": true}))) // DEL is not strict
-	if n := len(w.Snapshot().Endpoints); n != 2 {
+	if n := w.Snapshot().Counts().Endpoints; n != 2 {
 		t.Errorf("%d endpoints, want both", n)
 	}
 	w.must(w.Del(t.Context(), a, conf))
 	w.must(w.Del(t.Context(), a, conf))
-	if n := len(w.Snapshot().Endpoints); n != 1 || w.Names() != "cni-c1" {
+	if n := w.Snapshot().Counts().Endpoints; n != 1 || w.Names() != "cni-c1" {
 		t.Errorf("%d endpoints of %s, want one of cni-c1", n, w.Names())
 	}
 	w.add(a, conf)
@@ -83,8 +83,8 @@ func TestAddAfterTheNamespaceWent(t *testing.T) {
 	w.add(at("c1", again), w.conf(nil))
 	sb, err := w.Sandbox("cni-c1")
 	w.must(err)
-	if sb.NetNS != again || len(w.Snapshot().Endpoints) != 1 {
-		t.Errorf("sandbox = %+v, %d endpoints", sb, len(w.Snapshot().Endpoints))
+	if sb.NetNS != again || w.Snapshot().Counts().Endpoints != 1 {
+		t.Errorf("sandbox = %+v, %d endpoints", sb, w.Snapshot().Counts().Endpoints)
 	}
 }
 
@@ -135,7 +135,8 @@ func TestCheck(t *testing.T) {
 	w.refused(w.Check(t.Context(), at("c2", a.NetNS), conf), types.ErrUnknownContainer, "container c2")
 	w.refused(w.Check(t.Context(), at("c1", "/elsewhere"), conf), types.ErrInvalidEnvironmentVariables, "not /elsewhere")
 	var id string
-	for id = range w.Snapshot().Endpoints {
+	for ep := range w.Snapshot().Endpoints() {
+		id = ep.ID
 	}
 	gateway := netip.MustParseAddr(prev["routes"].([]any)[0].(map[string]any)["gw"].(string))
 	for _, tt := range []struct {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
 )
@@ -18,7 +19,7 @@ import (
 // nopKernel does nothing.
 type nopKernel struct{}
 
-func (nopKernel) Apply(context.Context, *model.Snapshot) error { return nil }
+func (nopKernel) Apply(context.Context, *desired.Snapshot) error { return nil }
 func (nopKernel) HostAddr(context.Context, netip.Prefix) (string, netip.Addr, error) {
 	return "", netip.Addr{}, nil
 }
@@ -142,4 +143,43 @@ func processorTime(t *testing.T) time.Duration {
 		t.Fatal(err)
 	}
 	return time.Duration(now.Nano())
+}
+
+// BenchmarkGrowth is one sandbox that is created on a host that has many, without ports.
+func BenchmarkGrowth(b *testing.B) {
+	for _, size := range []int{1000, 100_000} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			w := newWorld(b)
+			c, err := New(w.config(&nopStore{Store: w.store, off: true}, nopKernel{}))
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := c.Start(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			for i := range 10 {
+				spec := model.NetworkSpec{Name: fmt.Sprint("n", i), Subnets: []model.SubnetSpec{{Prefix: netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", i))}}}
+				if _, err := c.CreateNetwork(b.Context(), spec); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for i := range size {
+				if _, err := c.CreateSandbox(b.Context(), model.SandboxSpec{NetworkMode: fmt.Sprint("n", i%10)}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				sb, err := c.CreateSandbox(b.Context(), model.SandboxSpec{Name: "bench", NetworkMode: "n0"})
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if err := c.RemoveSandbox(b.Context(), sb.ID, false); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
+	}
 }

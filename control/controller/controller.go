@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -24,7 +25,7 @@ import (
 type Kernel interface {
 	// Apply brings the kernel from the previous snapshot to this one. After an
 	// error the controller applies the previous snapshot again.
-	Apply(ctx context.Context, s *model.Snapshot) error
+	Apply(ctx context.Context, s *desired.Snapshot) error
 	// HostPrefixes returns the prefixes that the host has addresses in or routes to.
 	HostPrefixes(ctx context.Context) ([]netip.Prefix, error)
 	// HostAddr finds an address of the host within a prefix, and the device that
@@ -99,7 +100,7 @@ func (c *Config) validate() error {
 // Controller executes verbs one at a time. Readers do not wait for them.
 type Controller struct {
 	cfg  Config
-	snap atomic.Pointer[model.Snapshot]
+	snap atomic.Pointer[desired.Snapshot]
 
 	sem chan struct{} // holds a token during each verb; guards the fields below
 	// pendingRollback holds the ops that revert a failed change, which may have
@@ -128,18 +129,12 @@ func New(cfg Config) (*Controller, error) {
 		ports:  portIndex{},
 		served: map[string][]*model.Publish{},
 	}
-	c.snap.Store(&model.Snapshot{
-		Networks:  map[string]*model.Network{},
-		Sandboxes: map[string]*model.Sandbox{},
-		Endpoints: map[string]*model.Endpoint{},
-		Publishes: map[uint32]*model.Publish{},
-		Pools:     map[string]*model.AddressPool{},
-	})
+	c.snap.Store(&desired.Snapshot{})
 	return c, nil
 }
 
 // Snapshot returns the state after the last successful verb.
-func (c *Controller) Snapshot() *model.Snapshot { return c.snap.Load() }
+func (c *Controller) Snapshot() *desired.Snapshot { return c.snap.Load() }
 
 // refuse returns the error of a verb that is refused. The text names the
 // object and the remedy.

@@ -18,6 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/desiredtest"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -26,10 +28,10 @@ import (
 // fakeKernel checks every snapshot that it applies.
 type fakeKernel struct {
 	t       testing.TB
-	applied *model.Snapshot
+	applied *desired.Snapshot
 	applies int
 	// apply, if set, may fail an Apply, or panic.
-	apply    func(*model.Snapshot) error
+	apply    func(*desired.Snapshot) error
 	prefixes []netip.Prefix
 	addr     netip.Addr      // of the host's eth0
 	busy     map[string]bool // "tcp 80" -> a program listens at all addresses
@@ -38,7 +40,7 @@ type fakeKernel struct {
 	gone     []string                  // sandboxes whose namespace is gone
 }
 
-func (k *fakeKernel) Apply(_ context.Context, s *model.Snapshot) error {
+func (k *fakeKernel) Apply(_ context.Context, s *desired.Snapshot) error {
 	k.applies++
 	if err := checkSnapshot(s); err != nil {
 		k.t.Errorf("apply of an inconsistent snapshot: %v", err)
@@ -161,12 +163,11 @@ func (w *world) check() {
 	if err := fresh.Start(w.t.Context()); err != nil {
 		w.t.Fatal(err)
 	}
-	opts := cmp.Options{cmpopts.IgnoreFields(model.Snapshot{}, "Rev"), cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	opts := cmp.Options{cmpopts.IgnoreFields(desiredtest.Plain{}, "Rev"), cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
-	want := *w.Snapshot()
-	want.Pools = maps.Clone(want.Pools)
+	want := desiredtest.Of(w.Snapshot())
 	maps.DeleteFunc(want.Pools, func(_ string, p *model.AddressPool) bool { return len(p.Taken) == 0 }) // removed at a start
-	if diff := cmp.Diff(&want, fresh.Snapshot(), opts); diff != "" {
+	if diff := cmp.Diff(want, desiredtest.Of(fresh.Snapshot()), opts); diff != "" {
 		w.t.Errorf("memory (-) and store (+) differ:\n%s", diff)
 	}
 	for id, a := range w.addrs {
@@ -192,8 +193,8 @@ func (w *world) check() {
 			w.t.Errorf("pool %s differs from the store's", id)
 		}
 	}
-	if len(w.pools) != len(w.Snapshot().Pools) {
-		w.t.Errorf("%d pools, want %d", len(w.pools), len(w.Snapshot().Pools))
+	if len(w.pools) != w.Snapshot().Counts().Pools {
+		w.t.Errorf("%d pools, want %d", len(w.pools), w.Snapshot().Counts().Pools)
 	}
 	if diff := cmp.Diff(count(w.ports), count(fresh.ports)); diff != "" {
 		w.t.Errorf("claimed ports in memory (-) and by the store (+):\n%s", diff)
@@ -206,7 +207,7 @@ func sameFree(a, b *ipam.Pool) bool {
 }
 
 // checkSnapshot checks the invariants of every state.
-func checkSnapshot(s *model.Snapshot) error {
+func checkSnapshot(s *desired.Snapshot) error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	owner := map[string]string{}
@@ -216,17 +217,19 @@ func checkSnapshot(s *model.Snapshot) error {
 		}
 		owner[what] = holder
 	}
-	for id, n := range s.Networks {
+	for n := range s.Networks() {
+		id := n.ID
 		own("network name "+n.Name, id)
 		own(fmt.Sprint("index ", n.Index), id)
-		if n.ID != id || n.Index == 0 || n.Index >= model.MaxNetworks {
+		if s.Network(id) != n || n.Index == 0 || n.Index >= model.MaxNetworks {
 			bad("network %q is stored under %s with index %d", n.Name, id, n.Index)
 		}
-		if used := hasMembers(s, id); used && n.Idle || !used && predefined(n.Name) && n.HasDatapath() && !n.Idle {
+		if used := s.HasMembers(id); used && n.Idle || !used && predefined(n.Name) && n.HasDatapath() && !n.Idle {
 			bad("network %q: idle %t, has members %t", n.Name, n.Idle, used)
 		}
 		for _, sub := range n.Claimed() {
-			for oid, o := range s.Networks {
+			for o := range s.Networks() {
+				oid := o.ID
 				for _, os := range o.Claimed() {
 					if oid != id && os.Prefix.Overlaps(sub.Prefix) {
 						bad("networks %q and %q overlap", n.Name, o.Name)
@@ -243,25 +246,27 @@ func checkSnapshot(s *model.Snapshot) error {
 		own(fmt.Sprint(id, n.GatewayMAC), "gateway")
 	}
 	netns := map[string]string{}
-	for id, sb := range s.Sandboxes {
+	for sb := range s.Sandboxes() {
+		id := sb.ID
 		own("sandbox name "+sb.Name, id)
 		if sb.NetNS != "" && !joinsSandbox(sb.NetworkMode) {
 			own("netns "+sb.NetNS, id)
 			netns[modeContainer+id] = sb.NetNS
 		}
 	}
-	for _, sb := range s.Sandboxes {
+	for sb := range s.Sandboxes() {
 		if joinsSandbox(sb.NetworkMode) && netns[sb.NetworkMode] != sb.NetNS {
 			bad("sandbox %q joins %q, which does not exist", sb.Name, sb.NetworkMode)
 		}
 	}
 	checkEndpoints(s, own, bad)
-	return errors.Join(errs...)
+	return errors.Join(append(errs, desiredtest.Check(s))...)
 }
 
-func checkEndpoints(s *model.Snapshot, own func(what, holder string), bad func(string, ...any)) {
-	for id, ep := range s.Endpoints {
-		n, sb := s.Networks[ep.NetworkID], s.Sandboxes[ep.SandboxID]
+func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func(string, ...any)) {
+	for ep := range s.Endpoints() {
+		id := ep.ID
+		n, sb := s.Network(ep.NetworkID), s.Sandbox(ep.SandboxID)
 		waits := ep.SandboxID == "" && !ep.Reserved.IsZero() && !ep.Gateway
 		if n == nil || sb == nil && !waits {
 			bad("endpoint %s lacks its network or sandbox", short(id))
@@ -296,12 +301,14 @@ func checkEndpoints(s *model.Snapshot, own func(what, holder string), bad func(s
 			}
 		}
 	}
-	for id, p := range s.Publishes {
-		ep := s.Endpoints[p.EndpointID]
-		if ep == nil || !ep.Gateway || p.ID != id || id == 0 {
+	for p := range s.Publishes() {
+		id := p.ID
+		ep := s.Endpoint(p.EndpointID)
+		if ep == nil || !ep.Gateway || s.Publish(id) != p || id == 0 {
 			bad("publish %d is not at a gateway endpoint", id)
 		}
-		for oid, o := range s.Publishes {
+		for o := range s.Publishes() {
+			oid := o.ID
 			if oid < id && o.Proto == p.Proto && overlap(o.HostIP, p.HostIP) &&
 				int(o.HostPort) < int(p.HostPort)+int(p.Count) && int(p.HostPort) < int(o.HostPort)+int(o.Count) {
 				bad("publishes %+v and %+v collide", o, p)
@@ -336,7 +343,7 @@ func (w *world) endpoint(network, sandbox string) *model.Endpoint {
 	if err := errors.Join(err1, err2); err != nil {
 		w.t.Fatal(err)
 	}
-	for _, ep := range w.Snapshot().Endpoints {
+	for ep := range w.Snapshot().Endpoints() {
 		if ep.NetworkID == n.ID && ep.SandboxID == sb.ID {
 			return ep
 		}
@@ -349,7 +356,7 @@ var remedy = regexp.MustCompile(`\)$|; |it should be `)
 
 // refused checks an error's kind, a part of its text, that it names a
 // remedy, and that the snapshot is unchanged.
-func (w *world) refused(before *model.Snapshot, err, kind error, text string) {
+func (w *world) refused(before *desired.Snapshot, err, kind error, text string) {
 	w.t.Helper()
 	var r *model.Refusal
 	if !errors.As(err, &r) || !errors.Is(err, kind) || !strings.Contains(err.Error(), text) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
 )
@@ -54,7 +55,7 @@ func (s *faultyStore) Commit(ctx context.Context, ops ...store.Op) (uint64, erro
 	return 0, errInjected
 }
 
-func (f *fault) apply(*model.Snapshot) error {
+func (f *fault) apply(*desired.Snapshot) error {
 	if f.applyPanic {
 		f.applyPanic = false
 		panic(errKilled)
@@ -264,8 +265,8 @@ func TestFirstStartSurvivesEveryFault(t *testing.T) {
 					defer func() { _ = recover() }()
 					err = c.Start(t.Context())
 				}()
-				if try > 0 && (err != nil || len(c.Snapshot().Networks) != 3) {
-					t.Errorf("start %d: %v, %d networks", try, err, len(c.Snapshot().Networks))
+				if try > 0 && (err != nil || c.Snapshot().Counts().Networks != 3) {
+					t.Errorf("start %d: %v, %d networks", try, err, c.Snapshot().Counts().Networks)
 				}
 				if err := s.Close(); err != nil {
 					t.Fatal(err)
@@ -303,7 +304,7 @@ func TestRandomVerbsWithFaults(t *testing.T) {
 		}
 	}
 	for _, joins := range []bool{true, false} { // remove joining sandboxes first
-		for _, sb := range w.Snapshot().Sandboxes {
+		for sb := range w.Snapshot().Sandboxes() {
 			if joinsSandbox(sb.NetworkMode) != joins {
 				continue
 			}
@@ -312,13 +313,13 @@ func TestRandomVerbsWithFaults(t *testing.T) {
 			}
 		}
 	}
-	for id, ep := range w.Snapshot().Endpoints { // endpoints without a sandbox
-		if err := w.ReleaseEndpoint(t.Context(), id); err != nil {
+	for ep := range w.Snapshot().Endpoints() { // those without a sandbox
+		if err := w.ReleaseEndpoint(t.Context(), ep.ID); err != nil {
 			t.Errorf("%+v: %v", ep, err)
 		}
 	}
 	for id, a := range w.addrs {
-		n := w.Snapshot().Networks[id]
+		n := w.Snapshot().Network(id)
 		fresh, err := newAddresses(n)
 		if err != nil || a.v4.Free() != fresh.v4.Free() {
 			t.Errorf("network %q leaked %d addresses (%v)", n.Name, fresh.v4.Free()-a.v4.Free(), err)
@@ -420,7 +421,7 @@ func TestOrphansAreSwept(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.restart()
-	if s := w.Snapshot(); len(s.Endpoints)+len(s.Publishes) != 0 {
+	if s := w.Snapshot(); s.Counts().Endpoints+s.Counts().Publishes != 0 {
 		t.Errorf("orphans: %+v", s)
 	}
 	for _, prefix := range []string{prefixEndpoint, prefixPublish} {
@@ -451,7 +452,7 @@ func TestStartRefusesWhatItCannotRead(t *testing.T) {
 func TestWaitingEndsWithTheCaller(t *testing.T) {
 	w := newWorld(t)
 	begun, goOn := make(chan struct{}), make(chan struct{})
-	w.kernel.apply = func(*model.Snapshot) error {
+	w.kernel.apply = func(*desired.Snapshot) error {
 		close(begun)
 		<-goOn
 		return nil
@@ -483,7 +484,7 @@ func TestCancelledVerbDoesNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	before := w.Snapshot()
 	// The caller cancels while its change is being applied.
-	w.kernel.apply = func(s *model.Snapshot) error {
+	w.kernel.apply = func(s *desired.Snapshot) error {
 		if s != before {
 			cancel()
 			return ctx.Err()

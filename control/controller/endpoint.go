@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -36,7 +37,7 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 		if err := t.updateGateway(sb, true); err != nil {
 			return err
 		}
-		ep = t.next.Endpoints[ep.ID] // may have become the gateway
+		ep = t.next.Endpoint(ep.ID) // may have become the gateway
 		return nil
 	})
 	if err != nil {
@@ -46,7 +47,7 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 	return ep, nil
 }
 
-func connectable(s *model.Snapshot, n *model.Network, sb *model.Sandbox) error {
+func connectable(s *desired.Snapshot, n *model.Network, sb *model.Sandbox) error {
 	mode := sb.NetworkMode
 	switch {
 	case n.Foreign || sb.Foreign:
@@ -58,10 +59,8 @@ func connectable(s *model.Snapshot, n *model.Network, sb *model.Sandbox) error {
 	case n.Driver == model.DriverNull || mode == model.NetworkNone:
 		return refuse(model.ErrForbidden, "sandbox %q cannot be connected to multiple networks with one of the networks in private (none) mode (recreate it with --network NETWORK)", sb.Name)
 	}
-	for _, ep := range s.Endpoints {
-		if ep.SandboxID == sb.ID && ep.NetworkID == n.ID {
-			return refuse(model.ErrForbidden, "endpoint with name %s already exists in network %s (disconnect it first to change it)", sb.Name, n.Name)
-		}
+	if connection(s, sb.ID, n.ID) != nil {
+		return refuse(model.ErrForbidden, "endpoint with name %s already exists in network %s (disconnect it first to change it)", sb.Name, n.Name)
 	}
 	return nil
 }
@@ -87,12 +86,10 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 		if n.Driver == model.DriverHost && sb.NetworkMode == model.NetworkHost {
 			return refuse(model.ErrForbidden, "sandbox %q cannot be disconnected from host network (remove it instead)", sb.Name)
 		}
-		for _, ep := range t.old.Endpoints {
-			if ep.SandboxID == sb.ID && ep.NetworkID == n.ID {
-				was = true
-				t.removeEndpoint(ep)
-				return t.updateGateway(sb, false)
-			}
+		if ep := connection(t.old, sb.ID, n.ID); ep != nil {
+			was = true
+			t.removeEndpoint(ep)
+			return t.updateGateway(sb, false)
 		}
 		if force {
 			return nil
@@ -135,7 +132,7 @@ func (t *tx) addEndpoint(ctx context.Context, n *model.Network, sb *model.Sandbo
 
 // newEndpoint returns an endpoint without a sandbox, with its addresses allocated.
 func (t *tx) newEndpoint(n *model.Network, spec model.EndpointSpec) (*model.Endpoint, error) {
-	id, err := chooseID(t.next.Endpoints, spec.ForeignID)
+	id, err := chooseID(t.next.EndpointsByPrefix, spec.ForeignID)
 	if err != nil {
 		return nil, err
 	}
@@ -191,15 +188,9 @@ func chooseIfName(n *model.Network, sb *model.Sandbox, others []*model.Endpoint,
 // if it is zero, so that neighbour entries of the previous owner remain valid. A MAC must be
 // unique in its network, because it is a key of the forwarding table.
 func (t *tx) chooseMAC(n *model.Network, want model.MAC, ip netip.Addr) (model.MAC, error) {
-	owner := map[model.MAC]string{n.GatewayMAC: "the gateway"}
-	for _, ep := range t.next.Endpoints {
-		if ep.NetworkID == n.ID {
-			owner[ep.MAC] = ep.SandboxID
-		}
-	}
 	if want.IsZero() {
 		m := macOf(ip)
-		for m.IsZero() || owner[m] != "" {
+		for m.IsZero() || t.macOwner(n, m) != "" {
 			m = newMAC()
 		}
 		return m, nil
@@ -207,11 +198,25 @@ func (t *tx) chooseMAC(n *model.Network, want model.MAC, ip netip.Addr) (model.M
 	if want[0]&1 != 0 {
 		return want, refuse(model.ErrInvalid, "MAC address %v is multicast (choose one whose first byte is even)", want)
 	}
-	if o := owner[want]; o != "" {
+	if o := t.macOwner(n, want); o != "" {
 		return want, refuse(model.ErrConflict, "MAC address %v is already in use on network %s by %s (choose another --mac-address)",
-			want, n.Name, sandboxName(t.next, o))
+			want, n.Name, o)
 	}
 	return want, nil
+}
+
+// macOwner names the owner of a hardware address in a network; "" if it has none.
+func (t *tx) macOwner(n *model.Network, m model.MAC) string {
+	ep := first(t.next.MembersWithMAC(n.ID, m))
+	switch {
+	case m == n.GatewayMAC:
+		return "the gateway"
+	case ep == nil:
+		return ""
+	case ep.SandboxID == "":
+		return "endpoint " + short(ep.ID)
+	}
+	return sandboxName(t.next, ep.SandboxID)
 }
 
 // takeAddr allocates an address of a family, the requested one if want is valid, and
@@ -259,10 +264,8 @@ func (t *tx) addrOwner(n *model.Network, s model.Subnet, a netip.Addr) string {
 			return fmt.Sprintf("auxiliary address %q", name)
 		}
 	}
-	for _, ep := range t.next.Endpoints {
-		if ep.NetworkID == n.ID && ep.Addr(a.Is4()) == a {
-			return fmt.Sprintf("sandbox %q", sandboxName(t.next, ep.SandboxID))
-		}
+	if ep := t.next.MemberWithAddr(n.ID, a); ep != nil {
+		return fmt.Sprintf("sandbox %q", sandboxName(t.next, ep.SandboxID))
 	}
 	return "another sandbox"
 }
@@ -292,7 +295,7 @@ func (t *tx) releaseAddr(networkID string, a netip.Addr) {
 func (t *tx) chooseGateway(sandboxID string) *model.Endpoint {
 	var gw *model.Endpoint
 	for _, ep := range endpointsOf(t.next, sandboxID) {
-		is := gw == nil && hasDefaultRoute(t.next.Networks[ep.NetworkID])
+		is := gw == nil && hasDefaultRoute(t.next.Network(ep.NetworkID))
 		if ep.Gateway != is {
 			changed := *ep
 			changed.Gateway = is

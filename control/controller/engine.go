@@ -54,11 +54,11 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 	var ep *model.Endpoint
 	err := c.update(ctx, func(t *tx) (err error) {
 		t.storeOnly = true
-		n := t.next.Networks[networkID]
+		n := t.next.Network(networkID)
 		if n == nil || !n.Foreign {
 			return refuse(model.ErrNotFound, "network %s is not known to Fairlead (remove it from the engine and create it again)", short(networkID))
 		}
-		if ep = t.next.Endpoints[spec.ForeignID]; ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
+		if ep = t.next.Endpoint(spec.ForeignID); ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
 			return nil // a retry: the engine did not receive the response
 		}
 		t.evictHolder(n, spec)
@@ -83,7 +83,7 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 // still hold the old namespace. An endpoint whose namespace exists keeps everything else; any
 // other is released.
 func (t *tx) evictHolder(n *model.Network, spec model.EndpointSpec) {
-	for _, ep := range membersOf(t.next, n.ID) {
+	for _, ep := range slices.Collect(t.next.Members(n.ID)) {
 		var lost []netip.Addr
 		for _, a := range []netip.Addr{spec.IPv4, spec.IPv6} {
 			if a.IsValid() && ep.Addr(a.Is4()) == a {
@@ -166,7 +166,7 @@ func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (
 		if err != nil {
 			return err
 		}
-		n = t.next.Networks[was.NetworkID]
+		n = t.next.Network(was.NetworkID)
 		sb, err := t.foreignSandbox(name, netns, n)
 		if err == nil {
 			ep = t.attachEndpoint(was, sb)
@@ -186,7 +186,7 @@ func (t *tx) attachEndpoint(ep *model.Endpoint, sb *model.Sandbox) *model.Endpoi
 	if ep.SandboxID != sb.ID {
 		t.detachEndpoint(ep)
 	}
-	now := *t.next.Endpoints[ep.ID]
+	now := *t.next.Endpoint(ep.ID)
 	now.SandboxID, now.Order = sb.ID, 0
 	others := slices.DeleteFunc(endpointsOf(t.next, sb.ID), func(o *model.Endpoint) bool { return o.ID == ep.ID })
 	if len(others) > 0 {
@@ -203,7 +203,7 @@ func (t *tx) attachEndpoint(ep *model.Endpoint, sb *model.Sandbox) *model.Endpoi
 
 // foreignEndpoint finds an engine-managed endpoint.
 func (t *tx) foreignEndpoint(id string) (*model.Endpoint, error) {
-	if ep := t.next.Endpoints[id]; ep != nil && !ep.Reserved.IsZero() {
+	if ep := t.next.Endpoint(id); ep != nil && !ep.Reserved.IsZero() {
 		return ep, nil
 	}
 	return nil, refuse(model.ErrNotFound, "endpoint %s is not known to Fairlead (disconnect the container with force, or remove it, and start it again)", short(id))
@@ -211,18 +211,17 @@ func (t *tx) foreignEndpoint(id string) (*model.Endpoint, error) {
 
 // foreignSandbox finds or creates the engine-managed sandbox of a namespace.
 func (t *tx) foreignSandbox(name, netns string, n *model.Network) (*model.Sandbox, error) {
-	for _, sb := range t.next.Sandboxes {
-		switch {
-		case sb.NetNS == netns && sb.Foreign:
-			return sb, nil
-		case sb.NetNS == netns:
+	if sb := first(t.next.SandboxesAt(netns)); sb != nil {
+		if !sb.Foreign {
 			return nil, refuse(model.ErrConflict, "network namespace %s is already in use by sandbox %q (remove that with: fairlead rm %s)", netns, sb.Name, sb.Name)
-		case sb.HasName(name):
-			return nil, refuse(model.ErrConflict, "the sandbox name %q is in use (remove that with: fairlead rm %s)", name, name)
 		}
+		return sb, nil
+	}
+	if first(t.next.SandboxesNamed(name)) != nil {
+		return nil, refuse(model.ErrConflict, "the sandbox name %q is in use (remove that with: fairlead rm %s)", name, name)
 	}
 	sb := &model.Sandbox{
-		ID: newID(t.next.Sandboxes), Name: name, Created: t.c.cfg.Now().UTC().Round(0),
+		ID: newID(t.next.SandboxesByPrefix), Name: name, Created: t.c.cfg.Now().UTC().Round(0),
 		NetworkMode: n.Name, NetNS: netns, Foreign: true,
 	}
 	t.putSandbox(sb.ID, sb)
@@ -233,7 +232,7 @@ func (t *tx) foreignSandbox(name, netns string, n *model.Network) (*model.Sandbo
 // succeeds if there is none. The sandbox is removed with its last endpoint.
 func (c *Controller) ReleaseEndpoint(ctx context.Context, id string) error {
 	return c.update(ctx, func(t *tx) error {
-		ep := t.next.Endpoints[id]
+		ep := t.next.Endpoint(id)
 		if ep == nil {
 			return nil
 		}
@@ -248,17 +247,17 @@ func (c *Controller) ReleaseEndpoint(ctx context.Context, id string) error {
 
 func (t *tx) releaseEndpoint(ep *model.Endpoint) {
 	t.detachEndpoint(ep)
-	t.removeEndpoint(t.next.Endpoints[ep.ID])
+	t.removeEndpoint(t.next.Endpoint(ep.ID))
 }
 
 // detachEndpoint detaches an endpoint from its sandbox.
 func (t *tx) detachEndpoint(ep *model.Endpoint) {
-	sb := t.next.Sandboxes[ep.SandboxID]
+	sb := t.next.Sandbox(ep.SandboxID)
 	if sb == nil {
 		return
 	}
 	t.unpublish(ep)
-	now := *t.next.Endpoints[ep.ID]
+	now := *t.next.Endpoint(ep.ID)
 	now.SandboxID = ""
 	t.putEndpoint(ep.ID, &now)
 	if len(endpointsOf(t.next, sb.ID)) == 0 {
@@ -269,7 +268,7 @@ func (t *tx) detachEndpoint(ep *model.Endpoint) {
 // RemoveForeignNetwork removes an engine-managed network. It succeeds if there is
 // none.
 func (c *Controller) RemoveForeignNetwork(ctx context.Context, id string) error {
-	if n := c.Snapshot().Networks[id]; n != nil && !n.Foreign {
+	if n := c.Snapshot().Network(id); n != nil && !n.Foreign {
 		return refuse(model.ErrForbidden, "network %s is managed by Fairlead (use: fairlead network rm)", n.Name)
 	}
 	err := c.removeNetwork(ctx, id, true)

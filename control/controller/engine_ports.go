@@ -74,7 +74,7 @@ func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if sb := t.next.Sandboxes[ep.SandboxID]; sb != nil {
+	if sb := t.next.Sandbox(ep.SandboxID); sb != nil {
 		return ep, sb, nil
 	}
 	return nil, nil, refuse(model.ErrInvalid, "no sandbox has joined endpoint %s (join first)", short(id))
@@ -84,7 +84,7 @@ func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
 // only, if ipv4Only). The other gateway stays if exactly one of the two has an IPv6
 // default route: the engine revokes a replaced gateway before it names the next one.
 func (t *tx) gatewaysWith(ep *model.Endpoint, ipv4Only bool) gateways {
-	has6 := func(e *model.Endpoint) bool { return t.next.Networks[e.NetworkID].DefaultGateway(e, false).IsValid() }
+	has6 := func(e *model.Endpoint) bool { return t.next.Network(e.NetworkID).DefaultGateway(e, false).IsValid() }
 	no6 := ipv4Only || !has6(ep)
 	for _, o := range endpointsOf(t.next, ep.SandboxID) {
 		switch other6 := has6(o) && !o.GatewayIPv4Only; {
@@ -107,7 +107,7 @@ func (t *tx) splitPorts(gws gateways, ports []model.PortSpec) (v4, v6 []model.Po
 	if gws.v4 == gws.v6 {
 		return ports, nil, nil
 	}
-	binding := t.next.Networks[gws.v4.NetworkID].HostBindingIPv4
+	binding := t.next.Network(gws.v4.NetworkID).HostBindingIPv4
 	for _, s := range ports {
 		a, both := s.HostIP.Unmap(), !s.HostIP.IsValid() && !binding.IsValid()
 		if both {
@@ -175,7 +175,7 @@ func (t *tx) servesExactly(sb *model.Sandbox, gws gateways, ports []model.PortSp
 // none, or if the endpoint does not exist.
 func (c *Controller) UnpublishEndpoint(ctx context.Context, id string) error {
 	return c.update(ctx, func(t *tx) error {
-		if ep := t.next.Endpoints[id]; ep != nil && !ep.Reserved.IsZero() {
+		if ep := t.next.Endpoint(id); ep != nil && !ep.Reserved.IsZero() {
 			t.unpublish(ep)
 		}
 		return nil
@@ -196,7 +196,7 @@ func (t *tx) unpublish(ep *model.Endpoint) {
 // serveOnly removes the ports that an engine-managed endpoint serves, except those to keep,
 // from it and from its sandbox.
 func (t *tx) serveOnly(ep *model.Endpoint, keep func(model.PortBinding) bool) {
-	in := t.next.Sandboxes[ep.SandboxID]
+	in := t.next.Sandbox(ep.SandboxID)
 	served := t.c.served[in.ID]
 	var ports []model.PortBinding
 	var pubs []*model.Publish

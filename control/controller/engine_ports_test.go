@@ -35,7 +35,7 @@ func TestEnginePortsParted(t *testing.T) {
 		t.Helper()
 		w.check()
 		var got []string
-		for _, p := range w.Snapshot().Publishes {
+		for p := range w.Snapshot().Publishes() {
 			network := "dual"
 			if p.EndpointID == four {
 				network = "four"
@@ -79,7 +79,7 @@ func TestEnginePortsParted(t *testing.T) {
 	publish(four, true) // it becomes the gateway for IPv4
 	serves(parted)
 	byPort := map[uint16]uint16{}
-	for _, p := range w.Snapshot().Publishes {
+	for p := range w.Snapshot().Publishes() {
 		if p.Port == 81 && byPort[p.Port] != 0 && byPort[p.Port] != p.HostPort {
 			t.Errorf("host ports %d and %d were chosen for one port", p.HostPort, byPort[p.Port])
 		}

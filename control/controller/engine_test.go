@@ -97,7 +97,7 @@ func TestEngineEndpoint(t *testing.T) {
 		}
 	}
 	sb, _ = w.Sandbox("docker-box")
-	if len(w.Snapshot().Publishes) != 2 || sb.Ports[0].HostPort != 80 || sb.Ports[1].HostPort != 32768 {
+	if w.Snapshot().Counts().Publishes != 2 || sb.Ports[0].HostPort != 80 || sb.Ports[1].HostPort != 32768 {
 		t.Errorf("published: %+v", sb.Ports)
 	}
 	w.check()
@@ -106,7 +106,7 @@ func TestEngineEndpoint(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if sb, _ = w.Sandbox("docker-box"); len(w.Snapshot().Publishes)+len(sb.Ports) != 0 {
+	if sb, _ = w.Sandbox("docker-box"); w.Snapshot().Counts().Publishes+len(sb.Ports) != 0 {
 		t.Errorf("still published: %+v", sb.Ports)
 	}
 	for range 2 {
@@ -114,7 +114,7 @@ func TestEngineEndpoint(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if s := w.Snapshot(); len(s.Endpoints)+len(s.Sandboxes) != 0 {
+	if s := w.Snapshot(); s.Counts().Endpoints+s.Counts().Sandboxes != 0 {
 		t.Errorf("left: %+v", s)
 	}
 	w.check()
@@ -140,17 +140,17 @@ func TestEnginePortsMove(t *testing.T) {
 		if err := w.PublishEndpoint(ctx, id, ports, false); err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range w.Snapshot().Publishes {
+		for p := range w.Snapshot().Publishes() {
 			if p.EndpointID != id {
 				t.Errorf("served by %s, want %s", short(p.EndpointID), short(id))
 			}
 		}
 		w.check()
 	}
-	if err := w.UnpublishEndpoint(ctx, second.ID); err != nil || len(w.Snapshot().Publishes) != 1 {
+	if err := w.UnpublishEndpoint(ctx, second.ID); err != nil || w.Snapshot().Counts().Publishes != 1 {
 		t.Errorf("unpublish of an endpoint without ports: %v", err)
 	}
-	if err := w.ReleaseEndpoint(ctx, first.ID); err != nil || len(w.Snapshot().Publishes) != 0 || len(w.Snapshot().Sandboxes) != 1 {
+	if err := w.ReleaseEndpoint(ctx, first.ID); err != nil || w.Snapshot().Counts().Publishes != 0 || w.Snapshot().Counts().Sandboxes != 1 {
 		t.Errorf("after the removal of the first: %+v, %v", w.Snapshot(), err)
 	}
 	w.check()
@@ -223,17 +223,17 @@ func TestForgottenEndpointsGo(t *testing.T) {
 		}
 		w.check()
 	}
-	if reap(); len(w.Snapshot().Endpoints) != 3 {
+	if reap(); w.Snapshot().Counts().Endpoints != 3 {
 		t.Error("endpoints were removed before StartGrace")
 	}
 	w.now = w.now.Add(2 * time.Minute)
 	reap()
-	if s := w.Snapshot(); len(s.Endpoints) != 1 || s.Endpoints[foreignID("joined")] == nil || len(s.Sandboxes) != 1 || len(s.Publishes) != 0 {
+	if s := w.Snapshot(); s.Counts().Endpoints != 1 || s.Endpoint(foreignID("joined")) == nil || s.Counts().Sandboxes != 1 || s.Counts().Publishes != 0 {
 		t.Errorf("left: %+v", s)
 	}
 	w.restart()
 	w.kernel.inner[foreignID("joined")] = model.InnerGone
-	if reap(); len(w.Snapshot().Endpoints) != 0 {
+	if reap(); w.Snapshot().Counts().Endpoints != 0 {
 		t.Error("an endpoint without its namespace remains")
 	}
 }
@@ -253,7 +253,7 @@ func TestForgottenEndpointYields(t *testing.T) {
 	if err != nil || now.MAC != other.MAC {
 		t.Fatalf("the address's next owner is %+v, %v", now, err)
 	}
-	if left := w.Snapshot().Endpoints[other.ID]; left == nil || left.IPv4.IsValid() || left.MAC == now.MAC {
+	if left := w.Snapshot().Endpoint(other.ID); left == nil || left.IPv4.IsValid() || left.MAC == now.MAC {
 		t.Fatalf("an endpoint in a live namespace was removed, or kept its address: %+v", left)
 	}
 	w.check()
@@ -324,7 +324,7 @@ func TestAddressGivenAnew(t *testing.T) {
 				return "-"
 			}
 			left := ""
-			if ep := w.Snapshot().Endpoints[first.ID]; ep != nil {
+			if ep := w.Snapshot().Endpoint(first.ID); ep != nil {
 				left = text(ep.IPv4) + " " + text(ep.IPv6)
 				if keeps := tt.v4 != "10.8.0.2" || ep.IPv6.IsValid(); keeps != (ep.MAC == first.MAC) {
 					t.Errorf("MAC is %v, was %v", ep.MAC, first.MAC)
@@ -334,7 +334,7 @@ func TestAddressGivenAnew(t *testing.T) {
 				t.Errorf("the first has %q, want %q", left, tt.left)
 			}
 			var served []uint16
-			for _, p := range w.Snapshot().Publishes {
+			for p := range w.Snapshot().Publishes() {
 				served = append(served, p.HostPort)
 			}
 			slices.Sort(served)
@@ -359,7 +359,7 @@ func TestAddressGivenAnew(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if s := w.Snapshot(); len(s.Endpoints)+len(s.Sandboxes)+len(s.Publishes) != 0 {
+			if s := w.Snapshot(); s.Counts().Endpoints+s.Counts().Sandboxes+s.Counts().Publishes != 0 {
 				t.Errorf("left: %+v", s)
 			}
 			w.check()
@@ -442,7 +442,7 @@ func TestEnginePools(t *testing.T) {
 	if err != nil || !p6.Prefix.Addr().Is6() {
 		t.Fatalf("IPv6 pool %+v, %v", p6, err)
 	}
-	if w.restart(); len(w.Snapshot().Pools) != 0 {
+	if w.restart(); w.Snapshot().Counts().Pools != 0 {
 		t.Error("pools whose engine did not receive the response remain")
 	}
 	p, err := request(true, "10.6.0.0/24", "10.6.0.128/25")
@@ -491,8 +491,8 @@ func TestEnginePools(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(w.Snapshot().Pools)+len(w.pools) != 0 {
-		t.Errorf("pools left: %v", w.Snapshot().Pools)
+	if w.Snapshot().Counts().Pools+len(w.pools) != 0 {
+		t.Errorf("pools left: %v", slices.Collect(w.Snapshot().Pools()))
 	}
 	w.check()
 }

@@ -13,18 +13,18 @@ func (t *tx) recordEngine(names model.EngineNames) {
 	if names.Engine == "" {
 		return
 	}
-	for id, n := range t.next.Networks {
-		if _, has := names.Networks[id]; has && n.Foreign && n.Engine != names.Engine {
+	for n := range t.next.Networks() {
+		if _, has := names.Networks[n.ID]; has && n.Foreign && n.Engine != names.Engine {
 			now := *n
 			now.Engine = names.Engine
-			t.putNetwork(id, &now)
+			t.putNetwork(n.ID, &now)
 		}
 	}
-	for id, p := range t.next.Pools {
+	for p := range t.next.Pools() {
 		if names.Subnets[p.Prefix] && p.Engine != names.Engine {
 			now := *p
 			now.Engine = names.Engine
-			t.putPool(id, &now)
+			t.putPool(p.ID, &now)
 		}
 	}
 }
@@ -36,13 +36,13 @@ func (c *Controller) RemoveOrphaned(ctx context.Context, ids []string) error {
 	var pools []*model.AddressPool
 	err := c.update(ctx, func(t *tx) error {
 		for _, id := range ids {
-			if n := t.next.Networks[id]; n != nil && n.Foreign && len(membersOf(t.next, id)) == 0 {
+			if n := t.next.Network(id); n != nil && n.Foreign && !t.next.HasMembers(id) {
 				t.removeNetwork(n)
 				networks = append(networks, n)
 			}
 		}
 		for _, id := range ids {
-			p := t.next.Pools[id]
+			p := t.next.Pool(id)
 			if p == nil {
 				continue
 			}

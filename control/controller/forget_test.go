@@ -30,11 +30,11 @@ func TestForgetForeign(t *testing.T) {
 	w.restart()
 	s := w.Snapshot()
 	for id, want := range map[string]string{foreignID("f"): "me", foreignID("idle-f"): "", foreignID("pooled"): model.EngineAsked, own.ID: ""} {
-		if got := s.Networks[id].Engine; got != want {
-			t.Errorf("network %s has engine %q, want %q", s.Networks[id].Name, got, want)
+		if got := s.Network(id).Engine; got != want {
+			t.Errorf("network %s has engine %q, want %q", s.Network(id).Name, got, want)
 		}
 	}
-	if got := s.Pools["10.6.0.0/24"].Engine; got != "me" {
+	if got := s.Pool("10.6.0.0/24").Engine; got != "me" {
 		t.Errorf("the pool has engine %q", got)
 	}
 	if err := w.RemoveOrphaned(ctx, []string{foreignID("f"), own.ID, "10.6.0.0/24", foreignID("none"), "10.99.0.0/24"}); err != nil || w.Snapshot() != s {
@@ -44,7 +44,7 @@ func TestForgetForeign(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.check()
-	if s := w.Snapshot(); len(s.Pools) != 0 || s.Networks[foreignID("pooled")] != nil || s.Networks[foreignID("idle-f")] != nil {
+	if s := w.Snapshot(); s.Counts().Pools != 0 || s.Network(foreignID("pooled")) != nil || s.Network(foreignID("idle-f")) != nil {
 		t.Error("orphaned objects remain")
 	}
 	w.network(model.NetworkSpec{Name: "again", Subnets: []model.SubnetSpec{subnet("10.6.0.0/16")}})

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -65,8 +66,8 @@ func (c *Controller) Start(ctx context.Context) error {
 	if n := t.reap(c.exitedSandboxes(t.next), nil); n > 0 { // orphaned endpoints can be detected only after Apply
 		c.cfg.Log.Info("removed sandboxes of exited programs", "count", n)
 	}
-	for id := range t.next.Networks { // stored by versions that did not have idle networks
-		t.idleIfUnused(id)
+	for n := range t.next.Networks() { // stored by versions that did not have idle networks
+		t.idleIfUnused(n.ID)
 	}
 	ops, _, err := t.encode()
 	if err != nil {
@@ -81,7 +82,7 @@ func (c *Controller) Start(ctx context.Context) error {
 	if err := c.cfg.Kernel.Apply(ctx, t.next); err != nil {
 		c.cfg.Log.Error("could not apply some of the stored state; the next resync tries again", "err", err)
 	}
-	c.cfg.Log.Info("state loaded", "networks", len(t.next.Networks), "sandboxes", len(t.next.Sandboxes), "publishes", len(t.next.Publishes))
+	c.cfg.Log.Info("state loaded", "networks", t.next.Counts().Networks, "sandboxes", t.next.Counts().Sandboxes, "publishes", t.next.Counts().Publishes)
 	return nil
 }
 
@@ -194,7 +195,7 @@ func loadNetwork(t *tx, id string, value []byte) error {
 		t.c.addrs[id] = addrs
 	}
 	t.c.lastIndex = max(t.c.lastIndex, n.Index)
-	put(&t.next.Networks, &t.cloned.networks, id, &n)
+	t.edit.PutNetwork(id, &n)
 	return nil
 }
 
@@ -203,7 +204,7 @@ func loadSandbox(t *tx, id string, value []byte) error {
 	if err := json.Unmarshal(value, &sb); err != nil {
 		return err
 	}
-	put(&t.next.Sandboxes, &t.cloned.sandboxes, id, &sb)
+	t.edit.PutSandbox(id, &sb)
 	return nil
 }
 
@@ -213,7 +214,7 @@ func loadEndpoint(t *tx, id string, value []byte) error {
 		return err
 	}
 	addrs := t.c.addrs[ep.NetworkID]
-	if addrs == nil || ep.SandboxID != "" && t.next.Sandboxes[ep.SandboxID] == nil {
+	if addrs == nil || ep.SandboxID != "" && t.next.Sandbox(ep.SandboxID) == nil {
 		return fmt.Errorf("%w: its network or sandbox does not exist", errOrphan)
 	}
 	for i, is4 := range []bool{true, false} {
@@ -232,7 +233,7 @@ func loadEndpoint(t *tx, id string, value []byte) error {
 			return fmt.Errorf("%w: address %v: %w", errOrphan, a, err)
 		}
 	}
-	put(&t.next.Endpoints, &t.cloned.endpoints, id, &ep)
+	t.edit.PutEndpoint(id, &ep)
 	return nil
 }
 
@@ -242,7 +243,7 @@ func loadPublishes(t *tx, sandboxID string, value []byte) error {
 		return err
 	}
 	for _, r := range recs {
-		if ep := t.next.Endpoints[r.EndpointID]; ep == nil || ep.SandboxID != sandboxID {
+		if ep := t.next.Endpoint(r.EndpointID); ep == nil || ep.SandboxID != sandboxID {
 			return fmt.Errorf("%w: its endpoint does not exist", errOrphan)
 		}
 	}
@@ -251,7 +252,7 @@ func loadPublishes(t *tx, sandboxID string, value []byte) error {
 		ps[i] = &model.Publish{ID: r.ID, EndpointID: r.EndpointID, PortBinding: r.PortBinding}
 		t.c.ports.claim(r.ID, r.PortBinding)
 		t.c.lastID = max(t.c.lastID, r.ID)
-		put(&t.next.Publishes, &t.cloned.publishes, r.ID, ps[i])
+		t.edit.PutPublish(r.ID, ps[i])
 	}
 	t.c.setServed(sandboxID, ps)
 	return nil
@@ -259,12 +260,8 @@ func loadPublishes(t *tx, sandboxID string, value []byte) error {
 
 // resumeAddresses makes every pool continue after the highest address in use, so
 // that an address that was just released is not reused because of a restart.
-func (c *Controller) resumeAddresses(s *model.Snapshot) {
-	eps := make([]*model.Endpoint, 0, len(s.Endpoints))
-	for _, ep := range s.Endpoints {
-		eps = append(eps, ep)
-	}
-	slices.SortFunc(eps, func(a, b *model.Endpoint) int {
+func (c *Controller) resumeAddresses(s *desired.Snapshot) {
+	eps := slices.SortedFunc(s.Endpoints(), func(a, b *model.Endpoint) int {
 		return cmp.Or(a.IPv4.Addr().Compare(b.IPv4.Addr()), a.IPv6.Addr().Compare(b.IPv6.Addr()))
 	})
 	for _, ep := range eps {
@@ -285,7 +282,7 @@ func (t *tx) createPredefined(ctx context.Context) error {
 		{Name: model.NetworkHost, Driver: model.DriverHost},
 		{Name: model.NetworkNone, Driver: model.DriverNull},
 	} {
-		if slices.ContainsFunc(values(t.next.Networks), func(n *model.Network) bool { return n.Name == spec.Name }) {
+		if first(t.next.NetworksNamed(spec.Name)) != nil {
 			continue
 		}
 		if _, err := t.createNetwork(ctx, spec); err != nil {
@@ -294,12 +291,4 @@ func (t *tx) createPredefined(ctx context.Context) error {
 		t.write(keySchema, nil, schema)
 	}
 	return nil
-}
-
-func values[K comparable, V any](m map[K]V) []V {
-	out := make([]V, 0, len(m))
-	for _, v := range m {
-		out = append(out, v)
-	}
-	return out
 }

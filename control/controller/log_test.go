@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -102,7 +103,7 @@ func TestWhatNobodyAskedForIsLogged(t *testing.T) {
 	says("")
 
 	broken := errors.New("the kernel is broken")
-	w.kernel.apply = func(*model.Snapshot) error { return broken }
+	w.kernel.apply = func(*desired.Snapshot) error { return broken }
 	if _, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "web"}); !errors.Is(err, broken) {
 		t.Fatalf("create: %v, want %v", err, broken)
 	}

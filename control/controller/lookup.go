@@ -3,11 +3,11 @@
 package controller
 
 import (
-	"cmp"
-	"maps"
+	"iter"
 	"slices"
 	"strings"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -23,9 +23,18 @@ func (c *Controller) Sandbox(ref string) (*model.Sandbox, error) {
 	return findSandbox(c.Snapshot(), ref)
 }
 
-func findNetwork(s *model.Snapshot, ref string) (*model.Network, error) {
-	n, matches := find(s.Networks, ref, (*model.Network).HasName, nil)
+func findNetwork(s *desired.Snapshot, ref string) (*model.Network, error) {
+	if n := s.Network(ref); n != nil {
+		return n, nil
+	}
+	for n := range s.NetworksNamed(ref) {
+		if n.HasName(ref) {
+			return n, nil
+		}
+	}
+	n, matches := byPrefix(s.NetworksByPrefix(ref))
 	switch {
+	case ref == "":
 	case n != nil:
 		return n, nil
 	case matches > 1:
@@ -34,9 +43,18 @@ func findNetwork(s *model.Snapshot, ref string) (*model.Network, error) {
 	return nil, model.NoNetwork(ref)
 }
 
-func findSandbox(s *model.Snapshot, ref string) (*model.Sandbox, error) {
-	sb, matches := find(s.Sandboxes, ref, (*model.Sandbox).HasName, func(sb *model.Sandbox) string { return sb.EngineID })
+func findSandbox(s *desired.Snapshot, ref string) (*model.Sandbox, error) {
+	if sb := s.Sandbox(ref); sb != nil {
+		return sb, nil
+	}
+	for sb := range s.SandboxesNamed(ref) {
+		if sb.HasName(ref) {
+			return sb, nil
+		}
+	}
+	sb, matches := byPrefix(s.SandboxesByPrefix(ref), s.SandboxesByEnginePrefix(ref))
 	switch {
+	case ref == "":
 	case sb != nil:
 		return sb, nil
 	case matches > 1:
@@ -45,77 +63,54 @@ func findSandbox(s *model.Snapshot, ref string) (*model.Sandbox, error) {
 	return nil, model.NoSandbox(ref)
 }
 
-// find returns the object that ref identifies, or nil and the number of matches. otherID,
-// if not nil, returns another ID of an object.
-func find[V any](m map[string]*V, ref string, hasName func(*V, string) bool, otherID func(*V) string) (*V, int) {
-	if v := m[ref]; v != nil {
-		return v, 1
+// first returns the first of a sequence; nil if it is empty.
+func first[V any](seq iter.Seq[*V]) *V {
+	for v := range seq {
+		return v
 	}
-	var byID *V
-	matches := 0
-	for id, v := range m {
-		if hasName(v, ref) {
-			return v, 1
+	return nil
+}
+
+// byPrefix returns the one object of the sequences; nil and their number if there is not
+// exactly one.
+func byPrefix[V any](seqs ...iter.Seq[*V]) (*V, int) {
+	found := map[*V]bool{}
+	var last *V
+	for _, seq := range seqs {
+		for v := range seq {
+			found[v], last = true, v
 		}
-		if ref != "" && (strings.HasPrefix(id, ref) || otherID != nil && strings.HasPrefix(otherID(v), ref)) {
-			byID = v
-			matches++
-		}
 	}
-	if matches == 1 {
-		return byID, 1
+	if len(found) != 1 {
+		return nil, len(found)
 	}
-	return nil, matches
+	return last, 1
 }
 
 // endpointsOf lists a sandbox's endpoints in the order of attachment.
-func endpointsOf(s *model.Snapshot, sandboxID string) []*model.Endpoint {
-	var out []*model.Endpoint
-	for _, ep := range s.Endpoints {
-		if ep.SandboxID == sandboxID {
-			out = append(out, ep)
-		}
-	}
-	slices.SortFunc(out, func(a, b *model.Endpoint) int { return cmp.Compare(a.Order, b.Order) })
-	return out
+func endpointsOf(s *desired.Snapshot, sandboxID string) []*model.Endpoint {
+	return slices.Collect(s.EndpointsOf(sandboxID))
 }
 
-// membersOf lists a network's endpoints by ID.
-func membersOf(s *model.Snapshot, networkID string) []*model.Endpoint {
-	var out []*model.Endpoint
-	for _, id := range slices.Sorted(maps.Keys(s.Endpoints)) {
-		if ep := s.Endpoints[id]; ep.NetworkID == networkID {
-			out = append(out, ep)
-		}
-	}
-	return out
-}
-
-func hasMembers(s *model.Snapshot, networkID string) bool {
-	for _, ep := range s.Endpoints {
+// connection returns the endpoint of a sandbox in a network; nil if there is none.
+func connection(s *desired.Snapshot, sandboxID, networkID string) *model.Endpoint {
+	for ep := range s.EndpointsOf(sandboxID) {
 		if ep.NetworkID == networkID {
-			return true
+			return ep
 		}
 	}
-	return false
+	return nil
 }
 
-// joinersOf lists the sandboxes that share a sandbox's namespace.
-func joinersOf(s *model.Snapshot, sandboxID string) []*model.Sandbox {
-	var out []*model.Sandbox
-	for _, sb := range s.Sandboxes {
-		if sb.NetworkMode == modeContainer+sandboxID {
-			out = append(out, sb)
-		}
-	}
-	slices.SortFunc(out, func(a, b *model.Sandbox) int { return strings.Compare(a.Name, b.Name) })
-	return out
+// joinersOf lists the sandboxes that share a sandbox's namespace, by name.
+func joinersOf(s *desired.Snapshot, sandboxID string) []*model.Sandbox {
+	return slices.SortedFunc(s.SandboxesInMode(modeContainer+sandboxID), func(a, b *model.Sandbox) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // sandboxName returns a name for messages. It is the short ID if the sandbox does not
 // exist any more.
-func sandboxName(s *model.Snapshot, id string) string {
-	if sb := s.Sandboxes[id]; sb != nil {
+func sandboxName(s *desired.Snapshot, id string) string {
+	if sb := s.Sandbox(id); sb != nil {
 		return sb.Name
 	}
 	return short(id)

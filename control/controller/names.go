@@ -6,11 +6,13 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"math/big"
 	"net/netip"
 	"regexp"
 	"strings"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -33,12 +35,12 @@ var reservedIfNames = []string{".", "..", "lo", "all", "default"}
 
 // newID generates an ID of 64 hexadecimal digits with a prefix that is unique in the
 // map. The prefix always contains a letter, so that it is not mistaken for a number.
-func newID[V any](taken map[string]V) string {
+func newID[V any](withPrefix func(string) iter.Seq[*V]) string {
 	for {
 		var b [32]byte
 		_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 		id := hex.EncodeToString(b[:])
-		if strings.Trim(id[:idPrefix], "0123456789") != "" && !prefixTaken(taken, id[:idPrefix]) {
+		if strings.Trim(id[:idPrefix], "0123456789") != "" && first(withPrefix(id[:idPrefix])) == nil {
 			return id
 		}
 	}
@@ -48,25 +50,16 @@ func newID[V any](taken map[string]V) string {
 var idRule = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // chooseID generates an ID, or checks the one that a container engine supplied.
-func chooseID[V any](taken map[string]V, given string) (string, error) {
+func chooseID[V any](withPrefix func(string) iter.Seq[*V], given string) (string, error) {
 	switch {
 	case given == "":
-		return newID(taken), nil
+		return newID(withPrefix), nil
 	case !idRule.MatchString(given):
 		return "", refuse(model.ErrInvalid, "invalid ID %q (want 64 hexadecimal digits in lower case)", given)
-	case prefixTaken(taken, given[:idPrefix]):
+	case first(withPrefix(given[:idPrefix])) != nil:
 		return "", refuse(model.ErrConflict, "ID %s begins like another ID (try again with another)", short(given))
 	}
 	return given, nil
-}
-
-func prefixTaken[V any](taken map[string]V, prefix string) bool {
-	for other := range taken {
-		if strings.HasPrefix(other, prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 // newMAC generates a locally administered unicast address.
@@ -96,17 +89,13 @@ func pick(words []string) string {
 }
 
 // newName generates a name that is not in use by a sandbox.
-func newName(s *model.Snapshot) string {
-	taken := make(map[string]bool, len(s.Sandboxes))
-	for _, sb := range s.Sandboxes {
-		taken[sb.Name] = true
-	}
+func newName(s *desired.Snapshot) string {
 	for try := 0; ; try++ {
 		name := pick(strings.Fields(adjectives)) + "_" + pick(strings.Fields(nouns))
 		if try > 3 {
 			name = fmt.Sprint(name, try-2)
 		}
-		if !taken[name] {
+		if first(s.SandboxesNamed(name)) == nil {
 			return name
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -69,7 +70,7 @@ func predefined(name string) bool {
 
 // createNetwork adds a network. The driver is bridge unless the spec names another.
 func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
-	for _, o := range t.next.Networks {
+	for o := range t.next.NetworksNamed(spec.Name) {
 		if o.HasName(spec.Name) {
 			return nil, refuse(model.ErrConflict, "network with name %s already exists (choose another name, or remove it with: %s network rm %s)",
 				spec.Name, managingCLI(o.Foreign), spec.Name)
@@ -79,7 +80,7 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 	if err != nil {
 		return nil, err
 	}
-	id, err := chooseID(t.next.Networks, spec.ForeignID)
+	id, err := chooseID(t.next.NetworksByPrefix, spec.ForeignID)
 	if err != nil {
 		return nil, err
 	}
@@ -190,8 +191,8 @@ func (t *tx) stillFree(ctx context.Context, n *model.Network) (free, usable bool
 
 // idleIfUnused releases the subnets of a predefined network that has no endpoints.
 func (t *tx) idleIfUnused(networkID string) {
-	n := t.next.Networks[networkID]
-	if n == nil || n.Idle || !n.HasDatapath() || !predefined(n.Name) || hasMembers(t.next, n.ID) {
+	n := t.next.Network(networkID)
+	if n == nil || n.Idle || !n.HasDatapath() || !predefined(n.Name) || t.next.HasMembers(n.ID) {
 		return
 	}
 	now := *n
@@ -217,9 +218,9 @@ func newAddresses(n *model.Network) (*addresses, error) {
 
 // newIndex chooses the index of a network in the datapath's tables. It cycles through all
 // indices, so that one is not reused while something may still be counted under it.
-func (c *Controller) newIndex(s *model.Snapshot) (uint32, error) {
-	taken := make(map[uint32]bool, len(s.Networks))
-	for _, n := range s.Networks {
+func (c *Controller) newIndex(s *desired.Snapshot) (uint32, error) {
+	taken := make(map[uint32]bool, s.Counts().Networks)
+	for n := range s.Networks() {
 		taken[n.Index] = true
 	}
 	for range model.MaxNetworks - 1 {
@@ -228,7 +229,7 @@ func (c *Controller) newIndex(s *model.Snapshot) (uint32, error) {
 			return c.lastIndex, nil
 		}
 	}
-	return 0, refuse(model.ErrExhausted, "this host already has %d networks, the maximum (remove unused ones with: fairlead network prune)", len(s.Networks))
+	return 0, refuse(model.ErrExhausted, "this host already has %d networks, the maximum (remove unused ones with: fairlead network prune)", s.Counts().Networks)
 }
 
 // RemoveNetwork removes a network that has no endpoints.
@@ -249,7 +250,7 @@ func (c *Controller) removeNetwork(ctx context.Context, ref string, foreign bool
 		if predefined(n.Name) {
 			return refuse(model.ErrForbidden, "%s is a pre-defined network and cannot be removed (use a network of your own instead)", n.Name)
 		}
-		if eps := membersOf(t.next, n.ID); len(eps) > 0 {
+		if eps := slices.Collect(t.next.Members(n.ID)); len(eps) > 0 {
 			return refuse(model.ErrForbidden, "error while removing network: network %s has active endpoints (%s); remove the sandboxes or disconnect them first",
 				n.Name, describeMembers(t.next, eps))
 		}
@@ -263,7 +264,7 @@ func (c *Controller) removeNetwork(ctx context.Context, ref string, foreign bool
 }
 
 // describeMembers lists the sandboxes of endpoints by name and ID, the first few in full.
-func describeMembers(s *model.Snapshot, eps []*model.Endpoint) string {
+func describeMembers(s *desired.Snapshot, eps []*model.Endpoint) string {
 	const most = 4
 	var b strings.Builder
 	for i, ep := range eps {
@@ -292,12 +293,8 @@ func (t *tx) removeNetwork(n *model.Network) {
 func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network) bool) ([]string, error) {
 	names := []string{}
 	err := c.update(ctx, func(t *tx) error {
-		used := map[string]bool{}
-		for _, ep := range t.next.Endpoints {
-			used[ep.NetworkID] = true
-		}
-		for _, n := range t.old.Networks {
-			if used[n.ID] || predefined(n.Name) || n.Foreign || keep != nil && keep(n) {
+		for n := range t.old.Networks() {
+			if t.next.HasMembers(n.ID) || predefined(n.Name) || n.Foreign || keep != nil && keep(n) {
 				continue
 			}
 			t.removeNetwork(n)

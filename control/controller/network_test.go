@@ -21,7 +21,7 @@ import (
 func TestPredefinedNetworks(t *testing.T) {
 	w := newWorld(t)
 	got := map[string]string{}
-	for _, n := range w.Snapshot().Networks {
+	for n := range w.Snapshot().Networks() {
 		got[n.Name] = n.Driver
 	}
 	if diff := cmp.Diff(map[string]string{"bridge": "bridge", "host": "host", "none": "null"}, got); diff != "" {
@@ -34,7 +34,7 @@ func TestPredefinedNetworks(t *testing.T) {
 	before := w.Snapshot()
 	w.refused(before, w.RemoveNetwork(t.Context(), "bridge"), model.ErrForbidden, "bridge is a pre-defined network and cannot be removed")
 	w.restart()
-	if again, _ := w.Network("bridge"); again.ID != bridge.ID || len(w.Snapshot().Networks) != 3 {
+	if again, _ := w.Network("bridge"); again.ID != bridge.ID || w.Snapshot().Counts().Networks != 3 {
 		t.Error("a restart recreated the predefined networks")
 	}
 	if names, err := w.PruneNetworks(t.Context(), nil); err != nil || len(names) != 0 {
@@ -424,7 +424,8 @@ func TestLookupPrecedence(t *testing.T) {
 		w.sandbox(model.SandboxSpec{Name: fmt.Sprint("sb", i)})
 	}
 	seen := map[byte]bool{}
-	for id := range w.Snapshot().Sandboxes {
+	for sb := range w.Snapshot().Sandboxes() {
+		id := sb.ID
 		if seen[id[0]] {
 			_, err := w.Sandbox(id[:1])
 			w.refused(w.Snapshot(), err, model.ErrInvalid, "is ambiguous")

@@ -64,7 +64,7 @@ func (c *Controller) ReleasePool(ctx context.Context, id string) error {
 func (c *Controller) RequestAddress(ctx context.Context, poolID string, want netip.Addr, gateway bool) (netip.Prefix, error) {
 	var got netip.Prefix
 	err := c.update(ctx, func(t *tx) (err error) {
-		p, pool := t.next.Pools[poolID], t.c.pools[poolID]
+		p, pool := t.next.Pool(poolID), t.c.pools[poolID]
 		if p == nil {
 			return refuse(model.ErrNotFound, "address pool %q is not known to Fairlead (remove the network from the engine and create it again)", poolID)
 		}
@@ -103,7 +103,7 @@ func refuseAddress(p *model.AddressPool, want netip.Addr, err error) error {
 // ReleaseAddress releases an address. It succeeds if the address is not allocated.
 func (c *Controller) ReleaseAddress(ctx context.Context, poolID string, a netip.Addr) error {
 	return c.update(ctx, func(t *tx) error {
-		p := t.next.Pools[poolID]
+		p := t.next.Pool(poolID)
 		if p == nil || !slices.Contains(p.Taken, a) {
 			return nil
 		}
@@ -162,6 +162,6 @@ func loadPool(t *tx, id string, value []byte) error {
 		return err
 	}
 	t.c.setPool(id, pool)
-	put(&t.next.Pools, &t.cloned.pools, id, &p)
+	t.edit.PutPool(id, &p)
 	return nil
 }

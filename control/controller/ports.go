@@ -180,7 +180,7 @@ func (t *tx) resolvePorts(specs []model.PortSpec, gw *model.Endpoint) (ports []m
 		b := model.PortBinding{HostIP: s.HostIP.Unmap(), HostPort: s.HostPort, Port: s.Port, Count: s.Count, Proto: s.Proto}
 		at := b
 		if gw != nil {
-			n := t.next.Networks[gw.NetworkID]
+			n := t.next.Network(gw.NetworkID)
 			var ok bool
 			if at.HostIP, ok = servedAt(n, gw, b); !ok {
 				return nil, nil, refuse(model.ErrInvalid, "port %s/%v cannot be published at %v: network %s has no %s addresses, or no gateway (choose another host address or network)",
@@ -247,7 +247,7 @@ func (t *tx) choosePort(s model.PortSpec, gw *model.Endpoint, b *model.PortBindi
 func (t *tx) checkPort(gw *model.Endpoint, b model.PortBinding) error {
 	if port, id, found := t.c.ports.conflict(b); found {
 		holder := "another of this sandbox's ports"
-		if p := t.next.Publishes[id]; p != nil {
+		if p := t.next.Publish(id); p != nil {
 			holder = fmt.Sprintf("sandbox %q", t.publishOwner(p))
 		}
 		return refuse(model.ErrConflict, "Bind for %s failed: port is already allocated (by %s; choose another host port)", hostPort(b.HostIP, port), holder)
@@ -260,12 +260,12 @@ func (t *tx) checkPort(gw *model.Endpoint, b model.PortBinding) error {
 	if busy(err) {
 		kind, remedy = model.ErrConflict, "stop the program that uses it, or choose another host port"
 	}
-	backend := t.next.Networks[gw.NetworkID].Backend(gw, hostAddr(b.HostIP))
+	backend := t.next.Network(gw.NetworkID).Backend(gw, hostAddr(b.HostIP))
 	return refuse(kind, "failed to bind host port for %s:%s/%v: %v (%s)", hostPort(b.HostIP, b.HostPort), hostPort(backend, b.Port), b.Proto, err, remedy)
 }
 
 func (t *tx) publishOwner(p *model.Publish) string {
-	if ep := t.next.Endpoints[p.EndpointID]; ep != nil {
+	if ep := t.next.Endpoint(p.EndpointID); ep != nil {
 		return sandboxName(t.next, ep.SandboxID)
 	}
 	return "?"
@@ -313,7 +313,7 @@ func (t *tx) findPort(b *model.PortBinding, lo, hi, from int) error {
 // newPublish claims the host ports of a binding and returns its publish.
 func (t *tx) newPublish(ep *model.Endpoint, b model.PortBinding) *model.Publish {
 	c := t.c
-	for c.lastID++; c.lastID == 0 || t.next.Publishes[c.lastID] != nil; c.lastID++ {
+	for c.lastID++; c.lastID == 0 || t.next.Publish(c.lastID) != nil; c.lastID++ {
 	}
 	p := &model.Publish{ID: c.lastID, EndpointID: ep.ID, PortBinding: b}
 	c.ports.claim(p.ID, b)
@@ -343,7 +343,7 @@ func (t *tx) updateGateway(sb *model.Sandbox, strict bool) error {
 			break
 		}
 		var ok bool
-		if b.HostIP, ok = servedAt(t.next.Networks[gw.NetworkID], gw, b); !ok {
+		if b.HostIP, ok = servedAt(t.next.Network(gw.NetworkID), gw, b); !ok {
 			t.c.cfg.Log.Warn("cannot serve published port: the network of the default route lacks its address family or a gateway", "sandbox", sb.Name, "port", b.HostPort)
 			continue
 		}

@@ -15,8 +15,8 @@ import (
 // served formats the publishes, sorted.
 func (w *world) served() string {
 	var out []string
-	for _, p := range w.Snapshot().Publishes {
-		n := w.Snapshot().Networks[w.Snapshot().Endpoints[p.EndpointID].NetworkID].Name
+	for p := range w.Snapshot().Publishes() {
+		n := w.Snapshot().Network(w.Snapshot().Endpoint(p.EndpointID).NetworkID).Name
 		ip := "*"
 		if p.HostIP.IsValid() {
 			ip = p.HostIP.String()
@@ -225,12 +225,12 @@ func TestAPublishKeepsItsIDWhenItMoves(t *testing.T) {
 	if _, err := w.Connect(t.Context(), "a", "web", model.EndpointSpec{}); err != nil {
 		t.Fatal(err)
 	}
-	ids := slices.Collect(maps.Keys(w.Snapshot().Publishes))
+	before := slices.Collect(w.Snapshot().Publishes())
 	if err := w.Disconnect(t.Context(), "bridge", "web", false); err != nil {
 		t.Fatal(err)
 	}
 	w.restart()
-	if p := w.Snapshot().Publishes[ids[0]]; p == nil || p.EndpointID != w.endpoint("a", "web").ID {
+	if p := w.Snapshot().Publish(before[0].ID); p == nil || p.EndpointID != w.endpoint("a", "web").ID {
 		t.Errorf("publish = %+v", p)
 	}
 }

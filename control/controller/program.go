@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -136,10 +137,10 @@ func (t *tx) reap(exited []*model.Sandbox, orphaned []*model.Endpoint) (removed 
 
 // exitedSandboxes lists the sandboxes without a running program that Reap has to remove or
 // to mark.
-func (c *Controller) exitedSandboxes(s *model.Snapshot) []*model.Sandbox {
+func (c *Controller) exitedSandboxes(s *desired.Snapshot) []*model.Sandbox {
 	var out []*model.Sandbox
 	var shared map[string]bool // modes that join a sandbox
-	for _, sb := range s.Sandboxes {
+	for sb := range s.Sandboxes() {
 		neverStarted := sb.PID == 0 && c.cfg.Now().Sub(sb.Created) > c.cfg.StartGrace
 		switch {
 		case sb.AutoRemove && !sb.Exited && sb.PID != 0 && !c.running(sb),
@@ -158,9 +159,9 @@ func (c *Controller) exitedSandboxes(s *model.Snapshot) []*model.Sandbox {
 	return out
 }
 
-func joinedModes(s *model.Snapshot) map[string]bool {
+func joinedModes(s *desired.Snapshot) map[string]bool {
 	out := map[string]bool{}
-	for _, sb := range s.Sandboxes {
+	for sb := range s.Sandboxes() {
 		if joinsSandbox(sb.NetworkMode) {
 			out[sb.NetworkMode] = true
 		}
@@ -172,9 +173,9 @@ func joinedModes(s *model.Snapshot) map[string]bool {
 // devices were deleted with its namespace, or it did not move the inner end within
 // StartGrace. This does not depend on the path of the namespace, which may not be visible
 // to this process.
-func (c *Controller) orphanedEndpoints(s *model.Snapshot) []*model.Endpoint {
+func (c *Controller) orphanedEndpoints(s *desired.Snapshot) []*model.Endpoint {
 	var out []*model.Endpoint
-	for _, ep := range s.Endpoints {
+	for ep := range s.Endpoints() {
 		if ep.Reserved.IsZero() {
 			continue
 		}
@@ -198,10 +199,10 @@ func (c *Controller) orphanedEndpoints(s *model.Snapshot) []*model.Endpoint {
 // did not remove them, because of a crash or a restart of the host. Sandboxes that a
 // user attached are kept until the namespace returns, and those with leased addresses until
 // the runtime removes them.
-func (c *Controller) vanishedSandboxes(s *model.Snapshot) []*model.Sandbox {
+func (c *Controller) vanishedSandboxes(s *desired.Snapshot) []*model.Sandbox {
 	var out []*model.Sandbox
 	for _, id := range c.cfg.Kernel.VanishedSandboxes(c.cfg.StartGrace) {
-		if sb := s.Sandboxes[id]; sb != nil && sb.OfRuntime() && len(joinersOf(s, id)) == 0 && !slices.ContainsFunc(endpointsOf(s, id), isLeased) {
+		if sb := s.Sandbox(id); sb != nil && sb.OfRuntime() && len(joinersOf(s, id)) == 0 && !slices.ContainsFunc(endpointsOf(s, id), isLeased) {
 			out = append(out, sb)
 		}
 	}

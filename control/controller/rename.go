@@ -33,8 +33,9 @@ func (c *Controller) SyncEngineNames(ctx context.Context, names model.EngineName
 }
 
 func (t *tx) renameNetworks(names map[string]string) (renamed [][2]string) {
-	all := make([]naming, 0, len(t.next.Networks))
-	for id, n := range t.next.Networks {
+	all := make([]naming, 0, t.next.Counts().Networks)
+	for n := range t.next.Networks() {
+		id := n.ID
 		want := ""
 		if n.Foreign && validateNetworkSpec(model.NetworkSpec{Name: names[id]}) == nil {
 			want = names[id]
@@ -42,13 +43,13 @@ func (t *tx) renameNetworks(names map[string]string) (renamed [][2]string) {
 		all = append(all, naming{id, n.Name, cmp.Or(n.OriginalName, n.Name), want})
 	}
 	for _, new := range assignNames(all) {
-		n := *t.next.Networks[new.id]
+		n := *t.next.Network(new.id)
 		renamed = append(renamed, [2]string{n.Name, new.name})
-		for id, sb := range t.next.Sandboxes {
-			if sb.Foreign && sb.NetworkMode == n.Name {
+		for sb := range t.next.SandboxesInMode(n.Name) {
+			if sb.Foreign {
 				now := *sb
 				now.NetworkMode = new.name
-				t.putSandbox(id, &now)
+				t.putSandbox(sb.ID, &now)
 			}
 		}
 		n.Name, n.OriginalName = new.name, new.original
@@ -60,11 +61,11 @@ func (t *tx) renameNetworks(names map[string]string) (renamed [][2]string) {
 func (t *tx) renameSandboxes(names map[string]model.EngineName) (renamed [][2]string) {
 	wants := map[string]string{}
 	for _, id := range slices.Sorted(maps.Keys(names)) {
-		ep, known := t.next.Endpoints[id], names[id]
+		ep, known := t.next.Endpoint(id), names[id]
 		if ep == nil {
 			continue
 		}
-		sb := t.next.Sandboxes[ep.SandboxID]
+		sb := t.next.Sandbox(ep.SandboxID)
 		if sb == nil || !sb.Foreign || !idRule.MatchString(known.ID) {
 			continue
 		}
@@ -77,12 +78,13 @@ func (t *tx) renameSandboxes(names map[string]model.EngineName) (renamed [][2]st
 			wants[sb.ID] = known.Name
 		}
 	}
-	all := make([]naming, 0, len(t.next.Sandboxes))
-	for id, sb := range t.next.Sandboxes {
+	all := make([]naming, 0, t.next.Counts().Sandboxes)
+	for sb := range t.next.Sandboxes() {
+		id := sb.ID
 		all = append(all, naming{id, sb.Name, cmp.Or(sb.OriginalName, sb.Name), wants[id]})
 	}
 	for _, new := range assignNames(all) {
-		sb := *t.next.Sandboxes[new.id]
+		sb := *t.next.Sandbox(new.id)
 		renamed = append(renamed, [2]string{sb.Name, new.name})
 		sb.Name, sb.OriginalName = new.name, new.original
 		t.putSandbox(sb.ID, &sb)

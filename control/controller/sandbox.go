@@ -137,7 +137,7 @@ func validateNoEndpoint(spec model.SandboxSpec, mode string) error {
 
 func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
 	sb := &model.Sandbox{
-		ID:         newID(t.next.Sandboxes),
+		ID:         newID(t.next.SandboxesByPrefix),
 		Name:       spec.Name,
 		Created:    t.c.cfg.Now().UTC().Round(0),
 		NetNS:      spec.NetNS,
@@ -150,15 +150,18 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 	if sb.Name == "" {
 		sb.Name = newName(t.next)
 	}
-	for _, o := range t.next.Sandboxes {
+	for o := range t.next.SandboxesNamed(sb.Name) {
 		if o.HasName(sb.Name) {
 			return nil, refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: %s rm %s, or choose another name)",
 				sb.Name, short(o.ID), managingCLI(o.Foreign), sb.Name)
 		}
 	}
-	t.putSandbox(sb.ID, sb) // filled in below, before the snapshot is published
 	if ref, ok := strings.CutPrefix(spec.NetworkMode, modeContainer); ok {
-		return sb, t.joinSandbox(sb, ref)
+		if err := t.joinSandbox(sb, ref); err != nil {
+			return nil, err
+		}
+		t.putSandbox(sb.ID, sb)
+		return sb, nil
 	}
 	n, err := findNetwork(t.next, networkRef(spec))
 	if err != nil {
@@ -170,6 +173,7 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 	if err := t.giveNamespace(sb, n); err != nil {
 		return nil, err
 	}
+	t.putSandbox(sb.ID, sb) // bindPorts adds its ports before the snapshot is published
 	if !n.HasDatapath() {
 		return sb, validateNoEndpoint(spec, "network "+n.Name)
 	}
@@ -185,7 +189,7 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 
 // joinSandbox makes the new sandbox share another one's namespace.
 func (t *tx) joinSandbox(sb *model.Sandbox, ref string) error {
-	to, err := findSandbox(t.old, ref) // does not contain the new sandbox
+	to, err := findSandbox(t.next, ref)
 	if err != nil {
 		return err
 	}
@@ -212,8 +216,8 @@ func (t *tx) giveNamespace(sb *model.Sandbox, n *model.Network) error {
 		sb.NetNS, sb.Owned = filepath.Join(t.c.cfg.RunDir, "netns", short(sb.ID)), true
 		return nil
 	}
-	for _, o := range t.next.Sandboxes {
-		if o.ID != sb.ID && o.NetNS == sb.NetNS {
+	for o := range t.next.SandboxesAt(sb.NetNS) {
+		if o.ID != sb.ID {
 			return refuse(model.ErrConflict, "network namespace %s is already in use by sandbox %q (join it with --network container:%s)", sb.NetNS, o.Name, o.Name)
 		}
 	}

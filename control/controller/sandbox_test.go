@@ -48,7 +48,7 @@ func TestCreateSandbox(t *testing.T) {
 	join := w.sandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:web"})
 	again := w.sandbox(model.SandboxSpec{Name: "again", NetworkMode: "container:join"})
 	for _, sb := range []*model.Sandbox{join, again} {
-		if sb.Owned || sb.NetNS != w.Snapshot().Sandboxes[strings.TrimPrefix(sb.NetworkMode, "container:")].NetNS || w.endpoint("n", sb.Name) != nil {
+		if sb.Owned || sb.NetNS != w.Snapshot().Sandbox(strings.TrimPrefix(sb.NetworkMode, "container:")).NetNS || w.endpoint("n", sb.Name) != nil {
 			t.Errorf("joined sandbox = %+v", sb)
 		}
 	}
@@ -136,9 +136,9 @@ func TestConnectDisconnect(t *testing.T) {
 	gateway := func(want string) {
 		t.Helper()
 		got := ""
-		for _, ep := range w.Snapshot().Endpoints {
+		for ep := range w.Snapshot().Endpoints() {
 			if ep.Gateway {
-				got += w.Snapshot().Networks[ep.NetworkID].Name
+				got += w.Snapshot().Network(ep.NetworkID).Name
 			}
 		}
 		if got != want {
@@ -248,7 +248,7 @@ func TestRemoveSandbox(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if s := w.Snapshot(); len(s.Sandboxes)+len(s.Endpoints)+len(s.Publishes) != 0 {
+	if s := w.Snapshot(); s.Counts().Sandboxes+s.Counts().Endpoints+s.Counts().Publishes != 0 {
 		t.Errorf("left over: %+v", s)
 	}
 	w.check()
@@ -270,7 +270,7 @@ func (w *world) program(name string, pid int, auto bool) {
 // names lists the sandboxes, and marks those whose program exited with "!".
 func (w *world) names() string {
 	var out []string
-	for _, sb := range w.Snapshot().Sandboxes {
+	for sb := range w.Snapshot().Sandboxes() {
 		name := sb.Name
 		if sb.Exited {
 			name += "!"
@@ -343,7 +343,7 @@ func TestReapOfNamespacesThatEnded(t *testing.T) {
 			t.Errorf("after reap: %q, want %q", got, want)
 		}
 		w.check()
-		if w.Snapshot().Sandboxes[join.ID] != nil {
+		if w.Snapshot().Sandbox(join.ID) != nil {
 			if err := w.RemoveSandbox(t.Context(), "join", false); err != nil {
 				t.Error(err)
 			}
@@ -352,7 +352,7 @@ func TestReapOfNamespacesThatEnded(t *testing.T) {
 	if got := strings.Count(log.String(), "its network namespace is gone"); got != 2 {
 		t.Errorf("the log reports %d removals, want 2:\n%s", got, log)
 	}
-	if got := len(w.kernel.applied.Publishes); got != 2 {
+	if got := w.kernel.applied.Counts().Publishes; got != 2 {
 		t.Errorf("the kernel has %d publishes, want 2", got)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -157,7 +158,7 @@ func (t *tx) pickSubnet(ctx context.Context, is4 bool, size int) (netip.Prefix, 
 	}
 	avoid := slices.Concat(host, t.claimed())
 	withIdle := slices.Clone(avoid)
-	for _, n := range t.next.Networks {
+	for n := range t.next.Networks() {
 		for _, s := range n.Subnets {
 			withIdle = append(withIdle, s.Prefix)
 		}
@@ -188,19 +189,19 @@ func (t *tx) prefixesOfHost(ctx context.Context) ([]netip.Prefix, error) {
 // claimed returns the prefixes of active networks and of engines' pools.
 func (t *tx) claimed() []netip.Prefix {
 	var ps []netip.Prefix
-	for _, n := range t.next.Networks {
+	for n := range t.next.Networks() {
 		for _, s := range n.Claimed() {
 			ps = append(ps, s.Prefix)
 		}
 	}
-	for _, p := range t.next.Pools {
+	for p := range t.next.Pools() {
 		ps = append(ps, p.Prefix)
 	}
 	return ps
 }
 
-func overlapping(s *model.Snapshot, p netip.Prefix) (*model.Network, netip.Prefix) {
-	for _, n := range s.Networks {
+func overlapping(s *desired.Snapshot, p netip.Prefix) (*model.Network, netip.Prefix) {
+	for n := range s.Networks() {
 		for _, o := range n.Claimed() {
 			if o.Prefix.Overlaps(p) {
 				return n, o.Prefix
@@ -210,8 +211,8 @@ func overlapping(s *model.Snapshot, p netip.Prefix) (*model.Network, netip.Prefi
 	return nil, netip.Prefix{}
 }
 
-func overlappingPool(s *model.Snapshot, p netip.Prefix) *model.AddressPool {
-	for _, o := range s.Pools {
+func overlappingPool(s *desired.Snapshot, p netip.Prefix) *model.AddressPool {
+	for o := range s.Pools() {
 		if o.Prefix.Overlaps(p) {
 			return o
 		}

@@ -7,10 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
 )
@@ -31,10 +31,9 @@ const (
 // changes of the controller's indices.
 type tx struct {
 	c    *Controller
-	old  *model.Snapshot
-	next *model.Snapshot
-
-	cloned struct{ networks, sandboxes, endpoints, publishes, pools bool }
+	old  *desired.Snapshot
+	edit *desired.Edit
+	next *desired.Snapshot // what edit has so far
 
 	changes []change
 	changed map[string]int // key -> index into changes
@@ -49,9 +48,9 @@ type tx struct {
 
 func (c *Controller) begin() *tx {
 	old := c.snap.Load()
-	next := *old
-	next.Rev++
-	return &tx{c: c, old: old, next: &next, changed: map[string]int{}}
+	edit := old.Edit()
+	edit.Rev++
+	return &tx{c: c, old: old, edit: edit, next: &edit.Snapshot, changed: map[string]int{}}
 }
 
 // update runs one verb: fn changes the model, then the change is persisted and
@@ -206,37 +205,24 @@ func orNil[V any](v *V) any {
 	return v
 }
 
-// put sets an object of the next snapshot, or deletes it if v is nil. The
-// map is cloned on its first change.
-func put[K comparable, V any](m *map[K]*V, cloned *bool, key K, v *V) {
-	if !*cloned {
-		*m, *cloned = maps.Clone(*m), true
-	}
-	if v == nil {
-		delete(*m, key)
-	} else {
-		(*m)[key] = v
-	}
-}
-
 func (t *tx) putNetwork(id string, n *model.Network) {
-	t.write(prefixNetwork+id, orNil(t.next.Networks[id]), orNil(n))
-	put(&t.next.Networks, &t.cloned.networks, id, n)
+	t.write(prefixNetwork+id, orNil(t.next.Network(id)), orNil(n))
+	t.edit.PutNetwork(id, n)
 }
 
 func (t *tx) putSandbox(id string, sb *model.Sandbox) {
-	t.write(prefixSandbox+id, orNil(t.next.Sandboxes[id]), orNil(sb))
-	put(&t.next.Sandboxes, &t.cloned.sandboxes, id, sb)
+	t.write(prefixSandbox+id, orNil(t.next.Sandbox(id)), orNil(sb))
+	t.edit.PutSandbox(id, sb)
 }
 
 func (t *tx) putEndpoint(id string, ep *model.Endpoint) {
-	t.write(prefixEndpoint+id, orNil(t.next.Endpoints[id]), orNil(ep))
-	put(&t.next.Endpoints, &t.cloned.endpoints, id, ep)
+	t.write(prefixEndpoint+id, orNil(t.next.Endpoint(id)), orNil(ep))
+	t.edit.PutEndpoint(id, ep)
 }
 
 func (t *tx) putPool(id string, p *model.AddressPool) {
-	t.write(prefixPool+id, orNil(t.next.Pools[id]), orNil(p))
-	put(&t.next.Pools, &t.cloned.pools, id, p)
+	t.write(prefixPool+id, orNil(t.next.Pool(id)), orNil(p))
+	t.edit.PutPool(id, p)
 }
 
 // serve sets the publishes of a sandbox. The caller has already claimed their ports in
@@ -247,10 +233,10 @@ func (t *tx) serve(sandboxID string, now []*model.Publish) {
 		return
 	}
 	for _, p := range was {
-		put(&t.next.Publishes, &t.cloned.publishes, p.ID, nil)
+		t.edit.PutPublish(p.ID, nil)
 	}
 	for _, p := range now {
-		put(&t.next.Publishes, &t.cloned.publishes, p.ID, p)
+		t.edit.PutPublish(p.ID, p)
 	}
 	t.write(prefixPublish+sandboxID, publishRecords(was), publishRecords(now))
 	t.c.setServed(sandboxID, now)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/controller"
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
@@ -86,13 +87,13 @@ func (b *backend) learnNames() bool {
 }
 
 // lacksNames reports whether a sandbox or network of the engine lacks its name.
-func lacksNames(s *model.Snapshot) bool {
-	for _, sb := range s.Sandboxes {
+func lacksNames(s *desired.Snapshot) bool {
+	for sb := range s.Sandboxes() {
 		if sb.Foreign && sb.EngineID == "" {
 			return true
 		}
 	}
-	for _, n := range s.Networks {
+	for n := range s.Networks() {
 		if n.Foreign && n.OriginalName == "" {
 			return true
 		}
@@ -212,6 +213,7 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 	}
 	now := b.daemon.reconciler.Stats()
 	snapshot := b.Snapshot()
+	has := snapshot.Counts()
 	return api.Status{
 		Version:   b.daemon.cfg.Version,
 		Pid:       os.Getpid(),
@@ -222,9 +224,9 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 		Attach:    attach,
 		Uplinks:   uplinks,
 		Troubles:  problems,
-		Networks:  len(snapshot.Networks),
-		Sandboxes: len(snapshot.Sandboxes),
-		Endpoints: len(snapshot.Endpoints),
+		Networks:  has.Networks,
+		Sandboxes: has.Sandboxes,
+		Endpoints: has.Endpoints,
 		Publishes: publishedPorts(snapshot),
 		Flows:     flows,
 		FlowsMax:  counts.ConfirmedMax / 2,
@@ -234,9 +236,9 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 }
 
 // publishedPorts counts host ports. Each port of a range counts.
-func publishedPorts(snapshot *model.Snapshot) int {
+func publishedPorts(snapshot *desired.Snapshot) int {
 	ports := 0
-	for _, p := range snapshot.Publishes {
+	for p := range snapshot.Publishes() {
 		ports += int(p.Count)
 	}
 	return ports

@@ -23,6 +23,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/controller"
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/dns"
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 	"github.com/fairlead-net/fairlead/control/gc"
@@ -273,7 +274,7 @@ type dnsNotifier struct {
 }
 
 // Apply implements [controller.Kernel].
-func (n dnsNotifier) Apply(ctx context.Context, s *model.Snapshot) error {
+func (n dnsNotifier) Apply(ctx context.Context, s *desired.Snapshot) error {
 	if err := n.Reconciler.Apply(ctx, s); err != nil {
 		return explainFull(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/loader"
 	"github.com/fairlead-net/fairlead/maps"
@@ -121,9 +122,9 @@ func isProtocol(name string) bool {
 }
 
 // networkNames maps the datapath's network numbers to names.
-func networkNames(snapshot *model.Snapshot) map[uint32]string {
-	names := make(map[uint32]string, len(snapshot.Networks))
-	for _, n := range snapshot.Networks {
+func networkNames(snapshot *desired.Snapshot) map[uint32]string {
+	names := make(map[uint32]string, snapshot.Counts().Networks)
+	for n := range snapshot.Networks() {
 		if n.HasDatapath() {
 			names[n.Index] = n.Name
 		}

@@ -6,8 +6,8 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/metrics"
-	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/maps"
 )
 
@@ -45,7 +45,7 @@ func (d *daemon) stats() (metrics.Stats, error) {
 	}
 	s := metrics.Stats{
 		Networks:  networks,
-		Sandboxes: len(snapshot.Sandboxes),
+		Sandboxes: snapshot.Counts().Sandboxes,
 		Uplinks:   set.Uplinks.Len(),
 		Arrived:   metrics.Counter(arrived),
 		Left:      metrics.Counter(left),
@@ -69,20 +69,21 @@ func (d *daemon) stats() (metrics.Stats, error) {
 }
 
 // networkStats returns the networks sorted by name.
-func networkStats(c *maps.Counters, snapshot *model.Snapshot) ([]metrics.Network, error) {
-	endpoints := make(map[string]int, len(snapshot.Networks))
-	for _, e := range snapshot.Endpoints {
+func networkStats(c *maps.Counters, snapshot *desired.Snapshot) ([]metrics.Network, error) {
+	count := snapshot.Counts().Networks
+	endpoints := make(map[string]int, count)
+	for e := range snapshot.Endpoints() {
 		endpoints[e.NetworkID]++
 	}
-	ports := make(map[string]int, len(snapshot.Networks))
-	for _, p := range snapshot.Publishes {
-		if e := snapshot.Endpoints[p.EndpointID]; e != nil {
+	ports := make(map[string]int, count)
+	for p := range snapshot.Publishes() {
+		if e := snapshot.Endpoint(p.EndpointID); e != nil {
 			ports[e.NetworkID] += int(p.Count)
 		}
 	}
-	networks := make([]metrics.Network, 0, len(snapshot.Networks))
-	for id, n := range snapshot.Networks {
-		row := metrics.Network{Name: n.Name, Endpoints: endpoints[id], PublishedPorts: ports[id]}
+	networks := make([]metrics.Network, 0, count)
+	for n := range snapshot.Networks() {
+		row := metrics.Network{Name: n.Name, Endpoints: endpoints[n.ID], PublishedPorts: ports[n.ID]}
 		if n.HasDatapath() {
 			from, to, err := c.Traffic(n.Index)
 			if err != nil {

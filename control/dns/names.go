@@ -8,56 +8,100 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/persistent"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // shortID is how many digits of a sandbox's ID are a name of it.
 const shortID = 12
 
-// names are those of one snapshot.
+// names are the names of one snapshot. Nothing changes them: update makes the next ones.
 type names struct {
-	snapshot *model.Snapshot
-	byName   map[place][]*model.Endpoint // by name in lower case
-	byAddr   map[owner]*model.Endpoint
-	of       map[string][]*model.Endpoint // by sandbox
-	networks map[string]string            // ID by name in lower case
+	snapshot *desired.Snapshot
+	byName   persistent.Map[string, *model.Endpoint] // by network, name in lower case, and ID
+	networks persistent.Map[string, string]          // ID by name in lower case
 }
 
-// place is a name in a network.
-type place struct{ network, name string }
-
-// owner is an address in a network.
-type owner struct {
-	network string
-	addr    netip.Addr
-}
-
-// newNames lists the names of every sandbox in each of its networks.
-func newNames(s *model.Snapshot) *names {
-	n := &names{s, map[place][]*model.Endpoint{}, map[owner]*model.Endpoint{}, map[string][]*model.Endpoint{}, map[string]string{}}
-	for id, network := range s.Networks {
-		n.networks[strings.ToLower(network.Name)] = id
-	}
-	for _, ep := range s.Endpoints {
-		sb := s.Sandboxes[ep.SandboxID]
-		if sb == nil {
-			continue
+// update returns the names of another snapshot. It costs what differs between the two.
+func (n *names) update(s *desired.Snapshot) *names {
+	next := &names{s, n.byName, n.networks}
+	for c := range desired.DiffNetworks(n.snapshot, s) {
+		if c.Old != nil {
+			next.networks = next.networks.Delete(strings.ToLower(c.Old.Name))
 		}
-		n.of[sb.ID] = append(n.of[sb.ID], ep)
-		for _, addr := range []netip.Addr{ep.Addr(true), ep.Addr(false)} {
-			if addr.IsValid() {
-				n.byAddr[owner{ep.NetworkID, addr}] = ep
+	}
+	for c := range desired.DiffNetworks(n.snapshot, s) {
+		if c.New != nil {
+			next.networks = next.networks.Put(strings.ToLower(c.New.Name), c.New.ID)
+		}
+	}
+	for id := range changedEndpoints(n.snapshot, s) {
+		for key := range keysOf(n.snapshot, id) {
+			next.byName = next.byName.Delete(key)
+		}
+		for key, ep := range keysOf(s, id) {
+			next.byName = next.byName.Put(key, ep)
+		}
+	}
+	return next
+}
+
+// changedEndpoints returns the IDs of the endpoints that differ, or whose sandbox does.
+func changedEndpoints(from, to *desired.Snapshot) map[string]bool {
+	changed := map[string]bool{}
+	for c := range desired.DiffEndpoints(from, to) {
+		changed[c.ID] = true
+	}
+	for c := range desired.DiffSandboxes(from, to) {
+		for _, s := range []*desired.Snapshot{from, to} {
+			for ep := range s.EndpointsOf(c.ID) {
+				changed[ep.ID] = true
 			}
 		}
-		for _, name := range namesOf(sb, ep) {
-			at := place{ep.NetworkID, name}
-			n.byName[at] = append(n.byName[at], ep)
+	}
+	return changed
+}
+
+// keysOf returns the keys that an endpoint has in byName.
+func keysOf(s *desired.Snapshot, id string) map[string]*model.Endpoint {
+	ep := s.Endpoint(id)
+	if ep == nil {
+		return nil
+	}
+	sb := s.Sandbox(ep.SandboxID)
+	if sb == nil {
+		return nil
+	}
+	keys := map[string]*model.Endpoint{}
+	for _, name := range namesOf(sb, ep) {
+		keys[placeOf(ep.NetworkID, name)+id] = ep
+	}
+	return keys
+}
+
+// placeOf begins the keys of those that have a name in a network.
+func placeOf(network, name string) string { return network + "\x00" + name + "\x00" }
+
+// at returns the endpoints that have a name in a network.
+func (n *names) at(network, name string) (list []*model.Endpoint) {
+	place := placeOf(network, name)
+	for key, ep := range n.byName.From(place) {
+		if !strings.HasPrefix(key, place) {
+			break
 		}
+		list = append(list, ep)
 	}
-	for _, own := range n.of {
-		slices.SortFunc(own, func(a, b *model.Endpoint) int { return cmp.Compare(rank(a), rank(b)) })
+	return list
+}
+
+// member returns the endpoint of a sandbox that has an address in a network; nil if none has.
+func (n *names) member(network string, addr netip.Addr) *model.Endpoint {
+	ep := n.snapshot.MemberWithAddr(network, addr)
+	if ep == nil || n.snapshot.Sandbox(ep.SandboxID) == nil {
+		return nil
 	}
-	return n
+	return ep
 }
 
 // rank orders a sandbox's endpoints: that of its default route, then as they were joined.
@@ -82,19 +126,20 @@ func namesOf(sb *model.Sandbox, ep *model.Endpoint) (list []string) {
 // networksOf are the networks whose names a member may know who asks in one: all he is
 // a member of, the one of his default route first. nil: it is no member.
 func (n *names) networksOf(asked string, from netip.Addr) (list []string) {
-	ep := n.byAddr[owner{asked, from}]
+	ep := n.member(asked, from)
 	if ep == nil {
 		return nil
 	}
-	for _, own := range n.of[ep.SandboxID] {
-		list = append(list, own.NetworkID)
+	own := slices.SortedFunc(n.snapshot.EndpointsOf(ep.SandboxID), func(a, b *model.Endpoint) int { return cmp.Compare(rank(a), rank(b)) })
+	for _, ep := range own {
+		list = append(list, ep.NetworkID)
 	}
 	return list
 }
 
 // host reports whether an address is the host's own in a network.
 func (n *names) host(network string, addr netip.Addr) bool {
-	in := n.snapshot.Networks[network]
+	in := n.snapshot.Network(network)
 	return in != nil && slices.Contains(gateways(in), addr)
 }
 
@@ -102,7 +147,7 @@ func (n *names) host(network string, addr netip.Addr) bool {
 // it. A name may be qualified by its network's, at any of its dots.
 func (n *names) find(networks []string, name string) []*model.Endpoint {
 	for _, id := range networks {
-		if found := n.byName[place{id, name}]; len(found) > 0 {
+		if found := n.at(id, name); len(found) > 0 {
 			return found
 		}
 	}
@@ -110,9 +155,12 @@ func (n *names) find(networks []string, name string) []*model.Endpoint {
 		if name[i] != '.' {
 			continue
 		}
-		id, ok := n.networks[name[i+1:]]
-		if ok && slices.Contains(networks, id) && len(n.byName[place{id, name[:i]}]) > 0 {
-			return n.byName[place{id, name[:i]}]
+		id, ok := n.networks.Get(name[i+1:])
+		if !ok || !slices.Contains(networks, id) {
+			continue
+		}
+		if found := n.at(id, name[:i]); len(found) > 0 {
+			return found
 		}
 	}
 	return nil
@@ -122,8 +170,8 @@ func (n *names) find(networks []string, name string) []*model.Endpoint {
 // qualified by the network's; "": none has it.
 func (n *names) nameOf(networks []string, addr netip.Addr) string {
 	for _, id := range networks {
-		if ep := n.byAddr[owner{id, addr}]; ep != nil {
-			return n.snapshot.Sandboxes[ep.SandboxID].Name + "." + n.snapshot.Networks[id].Name
+		if ep := n.member(id, addr); ep != nil {
+			return n.snapshot.Sandbox(ep.SandboxID).Name + "." + n.snapshot.Network(id).Name
 		}
 	}
 	return ""
@@ -132,7 +180,7 @@ func (n *names) nameOf(networks []string, addr netip.Addr) string {
 // outside reports whether one of the networks has a way out.
 func (n *names) outside(networks []string) bool {
 	return slices.ContainsFunc(networks, func(id string) bool {
-		network := n.snapshot.Networks[id]
+		network := n.snapshot.Network(id)
 		return network != nil && !network.Internal
 	})
 }

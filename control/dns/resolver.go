@@ -2,7 +2,7 @@
 
 // Package dns answers the names of sandboxes to the members of their networks, and
 // passes every other question on to the host's resolvers. It meets no kernel: what it
-// serves at are addresses of a [model.Snapshot].
+// serves at are addresses of a [desired.Snapshot].
 package dns
 
 import (
@@ -14,7 +14,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/desired"
 )
 
 // ttl is how long an answer may be remembered, in seconds: a sandbox that is made anew
@@ -34,7 +34,7 @@ func Results() []string { return []string{Local, Forwarded, Failed, Refused} }
 
 // resolver answers questions.
 type resolver struct {
-	snapshot func() *model.Snapshot
+	snapshot func() *desired.Snapshot
 	upstream *upstream
 	mu       sync.Mutex
 	last     *names
@@ -44,8 +44,11 @@ type resolver struct {
 func (r *resolver) names() *names {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now := r.snapshot(); r.last == nil || r.last.snapshot != now {
-		r.last = newNames(now)
+	if r.last == nil {
+		r.last = &names{snapshot: &desired.Snapshot{}}
+	}
+	if now := r.snapshot(); r.last.snapshot != now {
+		r.last = r.last.update(now)
 	}
 	return r.last
 }

@@ -12,13 +12,15 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/desiredtest"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // world is two networks and an internal one: web is in both of the first, db in back
 // with the alias of two, lone in the internal one.
-func world() *model.Snapshot {
-	s := &model.Snapshot{Networks: map[string]*model.Network{}, Sandboxes: map[string]*model.Sandbox{}, Endpoints: map[string]*model.Endpoint{}}
+func world() desiredtest.Plain {
+	s := desiredtest.New()
 	for _, n := range []*model.Network{
 		{ID: "n1", Name: "Front", Driver: model.DriverBridge, DNS: true}, {ID: "n2", Name: "back.end", Driver: model.DriverBridge, DNS: true},
 		{ID: "n3", Name: "quiet", Driver: model.DriverBridge, DNS: true, Internal: true},
@@ -49,8 +51,9 @@ func world() *model.Snapshot {
 }
 
 // ask asks a resolver over the world, whose upstream nobody is.
-func ask(s *model.Snapshot, network, from, name string, qtype uint16, udp bool) (*dns.Msg, string) {
-	r := resolver{snapshot: func() *model.Snapshot { return s }, upstream: newUpstream("/nonexistent", nil)}
+func ask(plain desiredtest.Plain, network, from, name string, qtype uint16, udp bool) (*dns.Msg, string) {
+	s := plain.Snapshot()
+	r := resolver{snapshot: func() *desired.Snapshot { return s }, upstream: newUpstream("/nonexistent", nil)}
 	q := new(dns.Msg).SetQuestion(name, qtype)
 	return r.answer(context.Background(), network, netip.MustParseAddr(from), udp, q)
 }
@@ -134,7 +137,8 @@ func TestManyAnswers(t *testing.T) {
 		t.Errorf("first were %v", first)
 	}
 	big := new(dns.Msg).SetQuestion("crowd.", dns.TypeA).SetEdns0(1232, false)
-	r := resolver{snapshot: func() *model.Snapshot { return s }}
+	many := s.Snapshot()
+	r := resolver{snapshot: func() *desired.Snapshot { return many }}
 	a, _ = r.answer(t.Context(), "n1", netip.MustParseAddr("10.1.0.2"), true, big)
 	if packed, err := a.Pack(); err != nil || len(packed) <= dns.MinMsgSize || len(packed) > 1232 || a.IsEdns0() == nil {
 		t.Errorf("%d bytes to one who takes 1232, %v", len(packed), err)
@@ -150,8 +154,8 @@ func FuzzAnswer(f *testing.F) {
 		}
 		f.Add(packed)
 	}
-	s := world()
-	r := resolver{snapshot: func() *model.Snapshot { return s }, upstream: newUpstream("/nonexistent", nil)}
+	s := world().Snapshot()
+	r := resolver{snapshot: func() *desired.Snapshot { return s }, upstream: newUpstream("/nonexistent", nil)}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		q := new(dns.Msg)
 		if q.Unpack(b) != nil {

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -45,7 +46,7 @@ type Config struct {
 type Server struct {
 	cfg      Config
 	resolver resolver
-	desired  atomic.Pointer[model.Snapshot]
+	desired  atomic.Pointer[desired.Snapshot]
 	counts   map[string]*atomic.Uint64 // by result
 
 	mu     sync.Mutex
@@ -63,7 +64,7 @@ func New(cfg Config) *Server {
 	for _, r := range Results() {
 		s.counts[r] = new(atomic.Uint64)
 	}
-	s.desired.Store(&model.Snapshot{})
+	s.desired.Store(&desired.Snapshot{})
 	s.resolver.snapshot, s.resolver.upstream = s.desired.Load, newUpstream(cfg.ResolvConf, s.serves)
 	return s
 }
@@ -71,7 +72,7 @@ func New(cfg Config) *Server {
 // Update has the server follow a snapshot whose addresses the host has. When it
 // returns, questions at those addresses are answered. An address that another program
 // has is no error: it is tried again by Run.
-func (s *Server) Update(snapshot *model.Snapshot) {
+func (s *Server) Update(snapshot *desired.Snapshot) {
 	s.desired.Store(snapshot)
 	s.sync()
 }
@@ -141,9 +142,9 @@ func (s *Server) sync() {
 		return
 	}
 	wanted := map[netip.Addr]string{} // network by address
-	for id, n := range s.desired.Load().Networks {
+	for n := range s.desired.Load().Networks() {
 		for _, addr := range gateways(n) {
-			wanted[addr] = id
+			wanted[addr] = n.ID
 		}
 	}
 	for addr, l := range s.at {

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/httpserve"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -53,23 +54,19 @@ func (n *Namer) untilForget() time.Duration {
 }
 
 // unlisted are the IDs of the networks and pools that the engine made and does not have.
-func unlisted(s *model.Snapshot, names model.EngineNames) (ids []string) {
+func unlisted(s *desired.Snapshot, names model.EngineNames) (ids []string) {
 	if names.Engine == "" {
 		return nil
 	}
 	made := func(by string) bool { return by == names.Engine || by == model.EngineAsked }
-	used := map[string]bool{}
-	for _, ep := range s.Endpoints {
-		used[ep.NetworkID] = true
-	}
-	for id, n := range s.Networks {
-		if _, has := names.Networks[id]; !has && n.Foreign && made(n.Engine) && !used[id] {
-			ids = append(ids, id)
+	for n := range s.Networks() {
+		if _, has := names.Networks[n.ID]; !has && n.Foreign && made(n.Engine) && !s.HasMembers(n.ID) {
+			ids = append(ids, n.ID)
 		}
 	}
-	for id, p := range s.Pools {
+	for p := range s.Pools() {
 		if made(p.Engine) && !names.Subnets[p.Prefix] {
-			ids = append(ids, id)
+			ids = append(ids, p.ID)
 		}
 	}
 	return ids

@@ -18,17 +18,18 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/desired/desiredtest"
 	"github.com/fairlead-net/fairlead/control/httpserve"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // leftovers are an engine's, n1 and 10.1.0.0/24, which it has, and what it has not: some
 // made by the engine me, some in use or another's.
-func leftovers() model.Snapshot {
+func leftovers() desiredtest.Plain {
 	pool := func(p, engine string) *model.AddressPool {
 		return &model.AddressPool{ID: p, Prefix: netip.MustParsePrefix(p), Engine: engine}
 	}
-	return model.Snapshot{
+	s := desiredtest.Plain{
 		Networks: map[string]*model.Network{
 			"n1":     {Foreign: true, Engine: "me"},
 			"own":    {Engine: "me"},
@@ -44,6 +45,10 @@ func leftovers() model.Snapshot {
 			"10.3.0.0/24": pool("10.3.0.0/24", "another"), "10.4.0.0/24": pool("10.4.0.0/24", ""),
 		},
 	}
+	for id, n := range s.Networks {
+		n.ID = id
+	}
+	return s
 }
 
 // What the engine made and has no more is forgotten once it was missing for long enough,

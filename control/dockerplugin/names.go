@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -38,7 +39,7 @@ const maxAnswer = 256 << 20
 
 // Names is what a Namer needs of the side that decides.
 type Names interface {
-	Snapshot() *model.Snapshot
+	Snapshot() *desired.Snapshot
 	SyncEngineNames(ctx context.Context, names model.EngineNames) error
 	// RemoveOrphaned removes networks without endpoints, and pools without networks.
 	RemoveOrphaned(ctx context.Context, ids []string) error
@@ -95,12 +96,15 @@ func (n *Namer) Run(ctx context.Context) error {
 // needed reports whether a network or a pool is an engine's.
 func (n *Namer) needed() bool {
 	s := n.names.Snapshot()
-	for _, network := range s.Networks {
+	for network := range s.Networks() {
 		if network.Foreign {
 			return true
 		}
 	}
-	return len(s.Pools) > 0
+	for range s.Pools() {
+		return true
+	}
+	return false
 }
 
 // eventFilter chooses the events that concern names.
@@ -215,10 +219,10 @@ func (n *Namer) learn(ctx context.Context) (all bool, err error) {
 	}
 	s := n.names.Snapshot()
 	all = true
-	for _, network := range s.Networks {
+	for network := range s.Networks() {
 		all = all && (!network.Foreign || names.Networks[network.ID] != "")
 	}
-	for _, sb := range s.Sandboxes {
+	for sb := range s.Sandboxes() {
 		all = all && (!sb.Foreign || sb.EngineID != "")
 	}
 	return all, nil

@@ -15,13 +15,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/desiredtest"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // fakeNames has one network of an engine's, and notes the names and what is forgotten.
 type fakeNames struct {
 	mu        sync.Mutex
-	snap      model.Snapshot
+	snap      desiredtest.Plain
 	names     []model.EngineNames
 	forgotten []string
 }
@@ -33,11 +35,10 @@ func (f *fakeNames) RemoveOrphaned(_ context.Context, ids []string) error {
 	return nil
 }
 
-func (f *fakeNames) Snapshot() *model.Snapshot {
+func (f *fakeNames) Snapshot() *desired.Snapshot {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := f.snap
-	return &s
+	return f.snap.Snapshot()
 }
 
 func (f *fakeNames) SyncEngineNames(_ context.Context, names model.EngineNames) error {
@@ -155,7 +156,7 @@ func (e *fakeEngine) rename(t *testing.T, to string, f *fakeNames) {
 func TestNamer(t *testing.T) {
 	t.Parallel()
 	e := &fakeEngine{socket: filepath.Join(t.TempDir(), "docker.sock"), asked: make(chan string, 1000), events: make(chan struct{}), name: "ben"}
-	f := &fakeNames{snap: model.Snapshot{Networks: map[string]*model.Network{"own": {}}}}
+	f := &fakeNames{snap: desiredtest.Plain{Networks: map[string]*model.Network{"own": {}}}}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- NewNamer(e.socket, f, slog.New(slog.DiscardHandler)).Run(ctx) }()

@@ -39,7 +39,7 @@ type ipamData struct {
 }
 
 func (s *Server) createNetwork(ctx context.Context, r *networkRequest) (any, error) {
-	if n := s.cfg.Controller.Snapshot().Networks[r.NetworkID]; n != nil && n.Foreign {
+	if n := s.cfg.Controller.Snapshot().Network(r.NetworkID); n != nil && n.Foreign {
 		return done{}, nil // the engine starts, or did not get the answer
 	}
 	if r.NetworkID == "" {
@@ -175,7 +175,7 @@ func (s *Server) deleteEndpoint(ctx context.Context, r *ids) (any, error) {
 // endpointInfo has nothing to tell: what the engine could show of a remote
 // driver's ports it throws away.
 func (s *Server) endpointInfo(_ context.Context, r *ids) (any, error) {
-	if s.cfg.Controller.Snapshot().Endpoints[r.EndpointID] == nil {
+	if s.cfg.Controller.Snapshot().Endpoint(r.EndpointID) == nil {
 		return nil, refuse("endpoint %s is not known to Fairlead", short(r.EndpointID))
 	}
 	return struct{ Value map[string]any }{map[string]any{}}, nil
@@ -200,7 +200,7 @@ func (s *Server) join(ctx context.Context, r *joinRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := s.cfg.Controller.Snapshot().Networks[ep.NetworkID]
+	n := s.cfg.Controller.Snapshot().Network(ep.NetworkID)
 	if n == nil {
 		return nil, fmt.Errorf("network %s went away", short(ep.NetworkID))
 	}

@@ -25,6 +25,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/httpserve"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -46,7 +47,7 @@ const contentType = "application/vnd.docker.plugins.v1.2+json"
 // Controller is what the drivers need of the side that decides. Its verbs may
 // be repeated; what is gone already is removed with success.
 type Controller interface {
-	Snapshot() *model.Snapshot
+	Snapshot() *desired.Snapshot
 	CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error)
 	RemoveForeignNetwork(ctx context.Context, id string) error
 	ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error)

@@ -109,7 +109,7 @@ func TestReplay(t *testing.T) {
 				if diff := cmp.Diff(string(want), got); diff != "" {
 					t.Errorf("answers (-want +got):\n%s", diff)
 				}
-				if s := w.Snapshot(); len(s.Networks) != 3 || len(s.Sandboxes)+len(s.Endpoints)+len(s.Publishes)+len(s.Pools) != 0 {
+				if s := w.Snapshot(); s.Counts().Networks != 3 || s.Counts().Sandboxes+s.Counts().Endpoints+s.Counts().Publishes+s.Counts().Pools != 0 {
 					t.Errorf("left behind: %+v", s)
 				}
 			})
@@ -193,8 +193,8 @@ func TestRefusals(t *testing.T) {
 	} {
 		w.refused(tt.method, tt.body, tt.text)
 	}
-	if diff := cmp.Diff(len(before.Endpoints)+len(before.Networks)+len(before.Publishes)+len(before.Pools),
-		len(w.Snapshot().Endpoints)+len(w.Snapshot().Networks)+len(w.Snapshot().Publishes)+len(w.Snapshot().Pools)); diff != "" {
+	if diff := cmp.Diff(before.Counts().Endpoints+before.Counts().Networks+before.Counts().Publishes+before.Counts().Pools,
+		w.Snapshot().Counts().Endpoints+w.Snapshot().Counts().Networks+w.Snapshot().Counts().Publishes+w.Snapshot().Counts().Pools); diff != "" {
 		t.Errorf("a refusal left something: %s", diff)
 	}
 }
@@ -210,7 +210,7 @@ func TestPublishIPv4Only(t *testing.T) {
 		"": {}, `"com.docker.network.driver.private.no_proxy_6to4":true,`: netip.IPv4Unspecified(),
 	} {
 		w.must("NetworkDriver.ProgramExternalConnectivity", `{`+ids+`,"Options":{`+option+`"com.docker.network.portmap":[{"Proto":6,"Port":80,"HostPort":8080}]}}`)
-		for _, p := range w.Snapshot().Publishes {
+		for p := range w.Snapshot().Publishes() {
 			if p.HostIP != want {
 				t.Errorf("option %q: published at %v, want %v", option, p.HostIP, want)
 			}
@@ -409,8 +409,8 @@ func FuzzBodies(f *testing.F) {
 		if !json.Valid([]byte(out)) && code != http.StatusMovedPermanently && code != http.StatusTemporaryRedirect {
 			t.Errorf("%s %s: %d %q", method, body, code, out)
 		}
-		for id, ep := range w.Snapshot().Endpoints {
-			if w.Snapshot().Networks[ep.NetworkID] == nil || len(id) != 64 {
+		for ep := range w.Snapshot().Endpoints() {
+			if w.Snapshot().Network(ep.NetworkID) == nil || len(ep.ID) != 64 {
 				t.Errorf("half-made: %+v", ep)
 			}
 		}

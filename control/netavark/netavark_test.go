@@ -252,7 +252,7 @@ func TestContainer(t *testing.T) {
 	if !strings.HasPrefix(sb.Labels[LabelContainer], "0123456789abcdef0123") || sb.Labels["io.kubernetes.pod.name"] != "web" || len(sb.Ports) != 4 || sb.Ports[1].Count != 3 {
 		t.Errorf("sandbox = %+v", sb)
 	}
-	for _, ep := range w.Snapshot().Endpoints {
+	for ep := range w.Snapshot().Endpoints() {
 		if ep.IfName != "net7" || ep.IPv4.String() != "10.1.2.3/16" || ep.IPv6.String() != "2001:db8::9/64" || ep.MAC.String() != "02:00:00:00:00:07" ||
 			!slices.Equal(ep.Aliases, []string{"web", "www"}) {
 			t.Errorf("endpoint = %+v", ep)
@@ -260,7 +260,7 @@ func TestContainer(t *testing.T) {
 	}
 	second := w.create(w.network(keys{"name": "second"}))
 	w.setup("/proc/self/ns/net", w.attachment(second, ports, keys{"interface_name": "net8"}))
-	if n := len(w.Snapshot().Endpoints); n != 2 || w.Names() != "web" {
+	if n := w.Snapshot().Counts().Endpoints; n != 2 || w.Names() != "web" {
 		t.Errorf("%d endpoints of %s, want two of web", n, w.Names())
 	}
 }
@@ -301,12 +301,12 @@ func TestTeardown(t *testing.T) {
 	w.setup(ns, two)
 	w.must(w.Teardown(t.Context(), w.attachment(kept, keys{}, keys{"interface_name": "eth7"})))
 	w.must(w.Teardown(t.Context(), w.attachment(w.network(keys{"name": "elsewhere"}), keys{}, keys{})))
-	if n := len(w.Snapshot().Endpoints); n != 2 {
+	if n := w.Snapshot().Counts().Endpoints; n != 2 {
 		t.Errorf("%d endpoints, want both", n)
 	}
 	w.must(w.Teardown(t.Context(), one))
 	w.must(w.Teardown(t.Context(), one))
-	if n := len(w.Snapshot().Endpoints); n != 1 || w.Names() != "web" {
+	if n := w.Snapshot().Counts().Endpoints; n != 1 || w.Names() != "web" {
 		t.Errorf("%d endpoints of %s, want one of web", n, w.Names())
 	}
 	w.setup(ns, one)
@@ -373,8 +373,8 @@ func TestRefusals(t *testing.T) {
 		_, err := w.Create(t.Context(), w.json(w.network(keys{"name": "new"}).with(more)))
 		w.refused(err, text)
 	}
-	if got := w.Names(); got != "first" || len(w.Snapshot().Endpoints) != 1 {
-		t.Errorf("sandboxes %s, %d endpoints, want only first's", got, len(w.Snapshot().Endpoints))
+	if got := w.Names(); got != "first" || w.Snapshot().Counts().Endpoints != 1 {
+		t.Errorf("sandboxes %s, %d endpoints, want only first's", got, w.Snapshot().Counts().Endpoints)
 	}
 	if _, err := w.Network("new"); err == nil {
 		t.Error("a network that was refused is there")
@@ -425,7 +425,7 @@ func TestAnswerLost(t *testing.T) {
 	request := w.attachment(kept, keys{}, keys{})
 	_, err := w.Setup(t.Context(), "/proc/self/ns/net", request)
 	w.refused(err, "broken off")
-	if got := w.Names(); got != "" || len(w.Snapshot().Endpoints) != 0 {
+	if got := w.Names(); got != "" || w.Snapshot().Counts().Endpoints != 0 {
 		t.Errorf("sandboxes %s, want none", got)
 	}
 	w.setup("/proc/self/ns/net", request)

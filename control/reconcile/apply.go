@@ -242,15 +242,25 @@ func (p *pass) finishSandbox(b *sandbox) {
 	}
 }
 
-// members returns the endpoints that have a device in the sandbox's namespace.
+// members returns the endpoints that have a device in the sandbox's namespace. The namespace of
+// an engine-managed sandbox has no path that another could share.
 func (r *Reconciler) members(b *sandbox) []*endpoint {
-	var es []*endpoint
-	for _, e := range r.endpoints {
-		if e.want == nil || e.hostIf == 0 {
-			continue
+	es := r.madeOf(nil, b.id)
+	if b.want.NetNS == "" {
+		return es
+	}
+	for o := range r.snap.SandboxesAt(b.want.NetNS) {
+		if o.ID != b.id {
+			es = r.madeOf(es, o.ID)
 		}
-		o := r.sandboxes[e.want.SandboxID]
-		if o == b || o != nil && o.want.NetNS == b.want.NetNS {
+	}
+	return es
+}
+
+// madeOf appends the endpoints of a sandbox that have a device.
+func (r *Reconciler) madeOf(es []*endpoint, sandboxID string) []*endpoint {
+	for ep := range r.snap.EndpointsOf(sandboxID) {
+		if e := r.endpoints[ep.ID]; e != nil && e.want != nil && e.hostIf != 0 {
 			es = append(es, e)
 		}
 	}

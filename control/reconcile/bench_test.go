@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -81,13 +82,44 @@ func BenchmarkAdopt(b *testing.B) {
 
 // BenchmarkCheck measures what Run does at ticks and after changes.
 func BenchmarkCheck(b *testing.B) {
-	for name, how := range map[string]thoroughness{"quick": quick, "full": full} {
+	for name, how := range map[string]thoroughness{"quick": quick, "regular": regular, "full": full} {
 		b.Run(name, func(b *testing.B) {
 			w, _ := crowd(b, 1000)
 			b.ResetTimer()
 			for range b.N {
 				if _, err := w.r.check(b.Context(), how); err != nil {
 					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkDiff is what a pass finds to do when one endpoint was added to many.
+func BenchmarkDiff(b *testing.B) {
+	for _, size := range []int{1000, 100_000} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			edit := new(desired.Snapshot).Edit()
+			edit.PutNetwork("n", &model.Network{ID: "n", Driver: model.DriverBridge})
+			join := func(i int) {
+				id := fmt.Sprintf("%064x", i)
+				edit.PutSandbox(id, &model.Sandbox{ID: id})
+				edit.PutEndpoint(id, &model.Endpoint{ID: id, NetworkID: "n", SandboxID: id})
+			}
+			for i := range size {
+				join(i)
+			}
+			before := edit.Done()
+			join(size)
+			after := edit.Done()
+			r := New(Config{}, nil, Tables{}, nil)
+			for b.Loop() {
+				p, err := r.newPass(b.Context(), after)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if p.diff(before); len(p.eps) != 1 {
+					b.Fatalf("%d endpoints differ, want 1", len(p.eps))
 				}
 			}
 		})

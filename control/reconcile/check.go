@@ -52,7 +52,7 @@ func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
 // checkAll runs one pass over a sandbox and its endpoints.
 func (r *Reconciler) checkAll(ctx context.Context, id string) error {
 	b := r.sandboxes[id]
-	if b == nil || r.snap.Sandboxes[id] == nil {
+	if b == nil || r.snap.Sandbox(id) == nil {
 		return fmt.Errorf("sandbox %s does not exist", short(id))
 	}
 	start := time.Now()

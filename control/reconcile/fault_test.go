@@ -120,7 +120,7 @@ func TestFaultsAnywhere(t *testing.T) {
 			w := newWorld(t)
 			p := w.plan()
 			w.apply(p)
-			good := p.snapshot()
+			good := p.s.Clone()
 			for range 12 {
 				p.change(rnd)
 				w.fault = rnd.IntN(30)
@@ -128,17 +128,16 @@ func TestFaultsAnywhere(t *testing.T) {
 				w.fault = 0
 				switch {
 				case rnd.IntN(6) == 0: // a crash; the change is in the store
-					good = p.snapshot()
+					good = p.s.Clone()
 					w.restart()
 					w.apply(p)
 				case err != nil: // the controller reverts it
-					p.s.Networks, p.s.Sandboxes = maps.Clone(good.Networks), maps.Clone(good.Sandboxes)
-					p.s.Endpoints, p.s.Publishes = maps.Clone(good.Endpoints), maps.Clone(good.Publishes)
+					p.s = good.Clone()
 					w.fault = rnd.IntN(60)
 					w.r.Apply(t.Context(), p.snapshot())
 					w.fault = 0
 				default:
-					good = p.snapshot()
+					good = p.s.Clone()
 				}
 			}
 			w.resync()

@@ -114,10 +114,7 @@ func (r *Reconciler) VanishedSandboxes(least time.Duration) []string {
 
 // hasDevice reports whether an endpoint of the sandbox has a device, or may have one.
 func (r *Reconciler) hasDevice(id string) bool {
-	for _, e := range r.endpoints {
-		if e.want == nil || e.want.SandboxID != id || e.hostIf == 0 {
-			continue
-		}
+	for _, e := range r.madeOf(nil, id) {
 		if _, err := r.nl.Link(e.hostIf); !errors.Is(err, rtnl.ErrNoDevice) {
 			return true
 		}

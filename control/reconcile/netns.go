@@ -155,7 +155,7 @@ func (r *Reconciler) checkSandbox(ctx context.Context, id string, start time.Tim
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b := r.sandboxes[id]
-	if b == nil || r.snap.Sandboxes[id] == nil {
+	if b == nil || r.snap.Sandbox(id) == nil {
 		return nil, nil
 	}
 	p, err := r.newPass(ctx, r.snap)

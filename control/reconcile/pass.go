@@ -6,12 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
@@ -20,7 +21,7 @@ import (
 type pass struct {
 	r   *Reconciler
 	ctx context.Context
-	s   *model.Snapshot
+	s   *desired.Snapshot
 
 	hostState // of the host, if the pass read it
 
@@ -53,7 +54,7 @@ type pass struct {
 	errs     []error
 }
 
-func (r *Reconciler) newPass(ctx context.Context, s *model.Snapshot) (*pass, error) {
+func (r *Reconciler) newPass(ctx context.Context, s *desired.Snapshot) (*pass, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -169,46 +170,31 @@ func (p *pass) setErr(lastErr *string, what, id string, err error) {
 
 func short(id string) string { return id[:min(12, len(id))] }
 
-// diff collects what the snapshot changes. before is the one that was applied last, or nil.
-func (p *pass) diff(before *model.Snapshot) {
-	if before == nil || !sameMap(before.Networks, p.s.Networks) {
-		p.diffNetworks()
-	}
-	if before == nil || !sameMap(before.Sandboxes, p.s.Sandboxes) {
-		p.diffSandboxes()
-	}
-	if before == nil || !sameMap(before.Endpoints, p.s.Endpoints) {
-		p.diffEndpoints()
-	}
-	if before == nil || !sameMap(before.Publishes, p.s.Publishes) {
-		p.diffPublishes()
-	}
-}
-
-// sameMap reports whether two maps are the same object; snapshots share unchanged maps.
-func sameMap[K comparable, V any](a, b map[K]V) bool {
-	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
+// diff collects what the snapshot changes against the one that was applied last; the zero
+// Snapshot stands for none.
+func (p *pass) diff(before *desired.Snapshot) {
+	p.diffNetworks(before)
+	p.diffSandboxes(before)
+	p.diffEndpoints(before)
+	p.diffPublishes(before)
 }
 
 // hasDevice reports whether a network, which may be nil, should have a host port.
 func hasDevice(n *model.Network) bool { return n != nil && n.HasDatapath() && !n.Idle }
 
-func (p *pass) diffNetworks() {
-	for id, want := range p.s.Networks {
-		n := p.r.networks[id]
-		if !hasDevice(want) || n != nil && n.want == want {
-			continue
-		}
-		if n == nil {
-			n = &network{id: id}
-			p.r.networks[id] = n
-			p.fresh[id] = true
-		}
-		n.want = want
-		p.touchNetwork(n)
-	}
-	for id, n := range p.r.networks {
-		if !hasDevice(p.s.Networks[id]) {
+func (p *pass) diffNetworks(before *desired.Snapshot) {
+	for c := range desired.DiffNetworks(before, p.s) {
+		n := p.r.networks[c.ID]
+		switch {
+		case hasDevice(c.New):
+			if n == nil {
+				n = &network{id: c.ID}
+				p.r.networks[c.ID] = n
+				p.fresh[c.ID] = true
+			}
+			n.want = c.New
+			p.touchNetwork(n)
+		case n != nil:
 			n.want = nil
 			p.removedNets = append(p.removedNets, n)
 			p.netsTouched = true
@@ -220,67 +206,65 @@ func (p *pass) diffNetworks() {
 func (p *pass) touchNetwork(n *network) {
 	p.nets[n.id] = n
 	p.netsTouched = true
-	for id, e := range p.r.endpoints {
-		if e.want != nil && e.want.NetworkID == n.id {
-			p.eps[id] = e
+	p.touchEndpoints(p.s.Members(n.id))
+}
+
+// touchEndpoints adds those of the endpoints to the pass that were made, or begun, before.
+func (p *pass) touchEndpoints(eps iter.Seq[*model.Endpoint]) {
+	for ep := range eps {
+		if e := p.r.endpoints[ep.ID]; e != nil && e.want != nil {
+			p.eps[ep.ID] = e
 		}
 	}
 }
 
-func (p *pass) diffSandboxes() {
-	for id, want := range p.s.Sandboxes {
-		b := p.r.sandboxes[id]
+func (p *pass) diffSandboxes(before *desired.Snapshot) {
+	for c := range desired.DiffSandboxes(before, p.s) {
+		b := p.r.sandboxes[c.ID]
 		switch {
+		case c.New == nil:
+			if b != nil { // it keeps want, which says what to remove
+				p.removedBoxes = append(p.removedBoxes, b)
+			}
+			continue
 		case b == nil:
-			b = &sandbox{id: id, number: -1}
-			p.r.sandboxes[id] = b
-			p.fresh[id] = true
-			p.boxes[id] = b
-		case b.want == nil || b.want.NetNS != want.NetNS:
-			p.boxes[id] = b
-			p.touchSandbox(id)
+			b = &sandbox{id: c.ID, number: -1}
+			p.r.sandboxes[c.ID] = b
+			p.fresh[c.ID] = true
+			p.boxes[c.ID] = b
+		case b.want == nil || b.want.NetNS != c.New.NetNS:
+			p.boxes[c.ID] = b
+			p.touchSandbox(c.ID)
 		}
-		b.want = want
-	}
-	for id, b := range p.r.sandboxes {
-		// A removed sandbox keeps want, which says what to remove.
-		if p.s.Sandboxes[id] == nil {
-			p.removedBoxes = append(p.removedBoxes, b)
-		}
+		b.want = c.New
 	}
 }
 
 // touchSandbox adds a sandbox's endpoints to the pass.
-func (p *pass) touchSandbox(id string) {
-	for _, e := range p.r.endpoints {
-		if e.want != nil && e.want.SandboxID == id {
-			p.eps[e.id] = e
-		}
-	}
-}
+func (p *pass) touchSandbox(id string) { p.touchEndpoints(p.s.EndpointsOf(id)) }
 
-func (p *pass) diffEndpoints() {
-	for id, want := range p.s.Endpoints {
-		n := p.s.Networks[want.NetworkID]
-		e := p.r.endpoints[id]
-		if want.SandboxID == "" || n == nil || !n.HasDatapath() || e != nil && e.want == want {
+func (p *pass) diffEndpoints(before *desired.Snapshot) {
+	for c := range desired.DiffEndpoints(before, p.s) {
+		e := p.r.endpoints[c.ID]
+		if c.New == nil || c.New.SandboxID == "" {
+			if e != nil {
+				e.want = nil
+				p.removedEps = append(p.removedEps, e)
+				delete(p.eps, c.ID)
+			}
+			continue
+		}
+		if n := p.s.Network(c.New.NetworkID); n == nil || !n.HasDatapath() {
 			continue
 		}
 		if e == nil {
-			e = &endpoint{id: id}
-			p.r.endpoints[id] = e
-			p.fresh[id] = true
+			e = &endpoint{id: c.ID}
+			p.r.endpoints[c.ID] = e
+			p.fresh[c.ID] = true
 		}
-		p.noteLost(e, want)
-		e.want = want
-		p.eps[id] = e
-	}
-	for id, e := range p.r.endpoints {
-		if wantedEndpoint(p.s, id) == nil {
-			e.want = nil
-			p.removedEps = append(p.removedEps, e)
-			delete(p.eps, id)
-		}
+		p.noteLost(e, c.New)
+		e.want = c.New
+		p.eps[c.ID] = e
 	}
 }
 
@@ -296,36 +280,31 @@ func (p *pass) noteLost(e *endpoint, want *model.Endpoint) {
 	}
 }
 
-func (p *pass) diffPublishes() {
+func (p *pass) diffPublishes(before *desired.Snapshot) {
 	r := p.r
 	touched := make(map[string]bool) // endpoints
-	for id, want := range p.s.Publishes {
-		b := r.publishes[id]
-		if b != nil && b.want == want {
-			continue
-		}
-		if b == nil {
-			b = &publish{id: id}
-			r.publishes[id] = b
-		} else {
+	for c := range desired.DiffPublishes(before, p.s) {
+		b := r.publishes[c.ID]
+		if b != nil {
 			touched[b.want.EndpointID] = true
 			r.unserve(b)
 		}
-		b.want = want
-		r.serve(b)
-		touched[want.EndpointID] = true
-		p.pubs[id] = b
-	}
-	if len(r.publishes) > len(p.s.Publishes) {
-		for id, b := range r.publishes {
-			if p.s.Publishes[id] == nil {
-				p.flows.publish(id)
+		if c.New == nil {
+			if b != nil {
+				p.flows.publish(c.ID)
 				p.old.publishes = appendRuns(p.old.publishes, b.runs)
-				touched[b.want.EndpointID] = true
-				r.unserve(b)
-				delete(r.publishes, id)
+				delete(r.publishes, c.ID)
 			}
+			continue
 		}
+		if b == nil {
+			b = &publish{id: c.ID}
+			r.publishes[c.ID] = b
+		}
+		b.want = c.New
+		r.serve(b)
+		touched[c.New.EndpointID] = true
+		p.pubs[c.ID] = b
 	}
 	for id := range touched {
 		e := r.endpoints[id]

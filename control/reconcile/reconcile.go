@@ -17,7 +17,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 	"github.com/fairlead-net/fairlead/maps"
@@ -53,6 +53,9 @@ type Table[E any] interface {
 	Sync([]E) (written, deleted int, err error)
 	// Verify reads the entries back and restores those that others changed.
 	Verify() (restored int, err error)
+	// VerifySome is Verify of the next part of a large table, and reports whether there are more
+	// in this round.
+	VerifySome() (restored int, more bool, err error)
 }
 
 // AddrTable is the table of the host's addresses.
@@ -117,7 +120,7 @@ type Reconciler struct {
 	log    *slog.Logger
 
 	mu           sync.Mutex
-	snap         *model.Snapshot // applied last; nil before the first Apply
+	snap         *desired.Snapshot // applied last; nil before the first Apply
 	networks     map[string]*network
 	numbers      map[uint32]string // network by the number under which its traffic is counted
 	sandboxes    map[string]*sandbox
@@ -184,7 +187,7 @@ func New(cfg Config, dp Datapath, tables Tables, nl *rtnl.Handle) *Reconciler {
 //
 // The first Apply reads everything back and adopts what is correct. It fails only if that is
 // impossible; objects that cannot be restored are logged and retried by Resync.
-func (r *Reconciler) Apply(ctx context.Context, s *model.Snapshot) error {
+func (r *Reconciler) Apply(ctx context.Context, s *desired.Snapshot) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	start := time.Now()
@@ -203,7 +206,7 @@ func (r *Reconciler) Apply(ctx context.Context, s *model.Snapshot) error {
 }
 
 // first takes over the kernel state of an earlier daemon.
-func (r *Reconciler) first(ctx context.Context, s *model.Snapshot) error {
+func (r *Reconciler) first(ctx context.Context, s *desired.Snapshot) error {
 	p, err := r.newPass(ctx, s)
 	if err != nil {
 		return err
@@ -220,10 +223,10 @@ func (r *Reconciler) first(ctx context.Context, s *model.Snapshot) error {
 	if err := p.sweep(); err != nil {
 		r.log.Error("cannot remove leftovers", "err", err)
 	}
-	for id, n := range s.Networks {
-		r.numbers[n.Index] = id
+	for n := range s.Networks() {
+		r.numbers[n.Index] = n.ID
 	}
-	p.diff(nil)
+	p.diff(&desired.Snapshot{})
 	p.run()
 	errs := []error{p.syncTables(), p.checkUplinks(), p.checkCgroup(), p.checkAttachments(attached), r.dp.Settle()}
 	if err := errors.Join(errs...); err != nil {
@@ -242,7 +245,7 @@ func (r *Reconciler) first(ctx context.Context, s *model.Snapshot) error {
 }
 
 // change applies the difference between two snapshots.
-func (r *Reconciler) change(ctx context.Context, s *model.Snapshot) error {
+func (r *Reconciler) change(ctx context.Context, s *desired.Snapshot) error {
 	p, err := r.newPass(ctx, s)
 	if err != nil {
 		return err

@@ -29,8 +29,9 @@ const (
 type thoroughness int
 
 const (
-	quick thoroughness = iota // devices, addresses, uplinks
-	full                      // also attachments and tables
+	quick   thoroughness = iota // devices, addresses, uplinks
+	regular                     // also attachments
+	full                        // also tables, which otherwise verifyLoop verifies
 )
 
 // Resync reads everything back (devices, addresses, sysctls, attachments, tables, and the network
@@ -72,6 +73,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		r.keepWatching(ctx, "sandboxes", func() error { return r.watchNetNS(ctx, queue.netnsEvents) })
 	})
 	wg.Go(func() { r.promoteLoop(ctx) })
+	wg.Go(func() { r.verifyLoop(ctx) })
 
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -101,7 +103,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			continue
 		case <-due:
 		case <-ticker.C:
-			how = full
+			how = regular
 			// Errors are logged where they occur, here and below.
 			_, _ = r.checkSandboxes(ctx, r.nextSandboxes(sandboxesPerTick))
 		}
@@ -159,10 +161,12 @@ func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (Repairs, 
 	var errs [2]error
 	var attached []loader.Attachment
 	restored := 0
-	if how == full {
+	if how >= regular {
 		if attached, errs[0] = r.dp.Attached(); errs[0] == nil && attached == nil {
 			attached = []loader.Attachment{}
 		}
+	}
+	if how == full {
 		restored, errs[1] = r.tables.verify()
 	}
 	s, err := r.readHostLocked()
@@ -193,7 +197,7 @@ func (p *pass) checkHost(how thoroughness, attached []loader.Attachment) error {
 	p.findDirty()
 	p.run()
 	errs = append(errs, p.errs...)
-	if how == full && p.r.unsynced {
+	if how >= regular && p.r.unsynced {
 		errs = append(errs, p.syncTables())
 	}
 	errs = append(errs, p.checkUplinks(), p.checkCgroup(), p.checkAttachments(attached))
@@ -289,7 +293,7 @@ func (p *pass) findDirty() {
 		}
 	}
 	for id, b := range p.r.sandboxes {
-		if p.s.Sandboxes[id] == nil {
+		if p.s.Sandbox(id) == nil {
 			p.removedBoxes = append(p.removedBoxes, b)
 		} else if b.dirty {
 			p.boxes[id] = b

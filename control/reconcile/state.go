@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/maps"
@@ -72,19 +73,10 @@ type endpoint struct {
 	lastErr   string
 }
 
-// wantedEndpoint returns an endpoint that should have devices. It returns nil if the endpoint
-// does not exist or has not joined a sandbox yet.
-func wantedEndpoint(s *model.Snapshot, id string) *model.Endpoint {
-	if e := s.Endpoints[id]; e != nil && e.SandboxID != "" {
-		return e
-	}
-	return nil
-}
-
 // isForeign reports whether a container engine moves the endpoint's inner end into its sandbox
 // and configures it there.
-func isForeign(s *model.Snapshot, e *model.Endpoint) bool {
-	b := s.Sandboxes[e.SandboxID]
+func isForeign(s *desired.Snapshot, e *model.Endpoint) bool {
+	b := s.Sandbox(e.SandboxID)
 	return b != nil && b.Foreign
 }
 

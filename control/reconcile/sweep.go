@@ -16,17 +16,19 @@ import (
 // too. It runs first, since their peers may have names that are needed.
 func (p *pass) sweep() error {
 	wanted := make(map[string]bool)
-	for id, n := range p.s.Networks {
+	for n := range p.s.Networks() {
 		if !hasDevice(n) {
 			continue
 		}
+		id := n.ID
 		wanted[rtnl.GatewayAlias(id)], wanted[rtnl.GatewayDevice(id)] = true, true
 		wanted[rtnl.HostPortAlias(id)], wanted[rtnl.HostPortDevice(id)] = true, true
 	}
-	for id, e := range p.s.Endpoints {
+	for e := range p.s.Endpoints() {
 		if e.SandboxID == "" {
 			continue
 		}
+		id := e.ID
 		wanted[rtnl.EndpointAlias(id)], wanted[rtnl.EndpointDevice(id)] = true, true
 		if isForeign(p.s, e) {
 			wanted[e.IfName] = true // until the engine moves it, and after the engine moved it back
@@ -49,7 +51,7 @@ func (p *pass) sweep() error {
 
 func (p *pass) sweepNamespaces() error {
 	wanted := make(map[string]bool)
-	for _, b := range p.s.Sandboxes {
+	for b := range p.s.Sandboxes() {
 		wanted[filepath.Clean(b.NetNS)] = true
 	}
 	files, err := os.ReadDir(p.r.cfg.NetNSDir)

@@ -38,19 +38,6 @@ func (p *pass) syncTables() error {
 	return err
 }
 
-// verify reads the same tables back and restores entries that others changed.
-func (t *Tables) verify() (restored int, err error) {
-	var errs []error
-	for _, verify := range []func() (int, error){
-		t.Subnets.Verify, t.Endpoints.Verify, t.FDB.Verify, t.Neighbours.Verify, t.Publishes.Verify,
-	} {
-		n, err := verify()
-		restored += n
-		errs = append(errs, err)
-	}
-	return restored, errors.Join(errs...)
-}
-
 func syncTable[E any](p *pass, t Table[E], es []E) error {
 	written, deleted, err := t.Sync(es)
 	if !p.r.unsynced { // otherwise the difference may be due to the failed write

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -19,6 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/desiredtest"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
@@ -197,25 +198,15 @@ func (w *world) ResetTraffic(net uint32) error {
 // plan builds snapshots. Each call of snapshot returns a new one that shares what did not change.
 type plan struct {
 	w    *world
-	s    model.Snapshot
+	s    desiredtest.Plain
 	next byte
 }
 
-func (w *world) plan() *plan {
-	return &plan{w: w, next: 2, s: model.Snapshot{
-		Networks:  map[string]*model.Network{},
-		Sandboxes: map[string]*model.Sandbox{},
-		Endpoints: map[string]*model.Endpoint{},
-		Publishes: map[uint32]*model.Publish{},
-	}}
-}
+func (w *world) plan() *plan { return &plan{w: w, next: 2, s: desiredtest.New()} }
 
-func (p *plan) snapshot() *model.Snapshot {
+func (p *plan) snapshot() *desired.Snapshot {
 	p.s.Rev++
-	return &model.Snapshot{
-		Rev: p.s.Rev, Networks: maps.Clone(p.s.Networks), Sandboxes: maps.Clone(p.s.Sandboxes),
-		Endpoints: maps.Clone(p.s.Endpoints), Publishes: maps.Clone(p.s.Publishes),
-	}
+	return p.s.Snapshot()
 }
 
 func id(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) }

@@ -41,23 +41,26 @@ var (
 		"maps":                              {"bpf"},
 		"loader":                            {"bpf", "maps"},
 		"control/model":                     {},
+		"control/desired":                   {"control/desired/persistent", "control/model"},
+		"control/desired/persistent":        {},
+		"control/desired/desiredtest":       {"control/desired", "control/model"},
 		"control/store":                     {"control/model"},
 		"control/ipam":                      {"control/model"},
-		"control/controller":                {"control/model", "control/store", "control/ipam"},
-		"control/api":                       {"control/model", "control/httpserve"},
+		"control/controller":                {"control/model", "control/desired", "control/store", "control/ipam"},
+		"control/api":                       {"control/model", "control/desired", "control/httpserve"},
 		"control/httpserve":                 {},
 		"control/attach":                    {"control/api", "control/model"},
 		"control/cni":                       {"control/api", "control/attach", "control/model"},
 		"control/netavark":                  {"control/api", "control/attach", "control/model"},
-		"control/dockerplugin":              {"control/model", "control/httpserve"},
+		"control/dockerplugin":              {"control/model", "control/desired", "control/httpserve"},
 		"control/metrics":                   {},
-		"control/dns":                       {"control/model"},
+		"control/dns":                       {"control/model", "control/desired", "control/desired/persistent"},
 		"control/rtnl":                      {"control/model"},
 		"control/gc":                        {"maps"},
-		"control/reconcile":                 {"control/model", "control/rtnl", "loader", "maps"},
+		"control/reconcile":                 {"control/model", "control/desired", "control/rtnl", "loader", "maps"},
 		"control/daemon":                    {"control/...", "loader", "maps"},
-		"control/controller/controllertest": {"control/model"},
-		"control/api/apitest":               {"control/api", "control/model"},
+		"control/controller/controllertest": {"control/model", "control/desired"},
+		"control/api/apitest":               {"control/api", "control/desired", "control/desired/desiredtest", "control/model"},
 		"cmd/fairlead":                      {"bench/...", "cmd/...", "control/..."},
 		"cmd/fairlead-cni":                  {"control/api", "control/attach", "control/cni"},
 		"cmd/fairlead-netavark":             {"control/api", "control/attach", "control/netavark"},
@@ -96,7 +99,7 @@ var homes = map[string][]string{
 }
 
 // blind are the packages that must not reach the kernel even through others.
-var blind = []string{"control/model", "control/store", "control/ipam", "control/controller", "control/api", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
+var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/store", "control/ipam", "control/controller", "control/api", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
 
 func TestImportDirection(t *testing.T) {
 	for _, p := range list(t) {

@@ -95,7 +95,7 @@ func New(t *testing.T) *Daemon {
 // Names are those of the sandboxes.
 func (d *Daemon) Names() string {
 	var names []string
-	for _, sb := range d.Snapshot().Sandboxes {
+	for sb := range d.Snapshot().Sandboxes() {
 		names = append(names, sb.Name)
 	}
 	slices.Sort(names)

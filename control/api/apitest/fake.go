@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/desiredtest"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -23,7 +25,7 @@ func Created() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
 // Fake is an [api.Backend]. It records the requests.
 type Fake struct {
 	mu       sync.Mutex
-	snap     model.Snapshot
+	snap     desiredtest.Plain
 	serial   int
 	Networks []model.NetworkSpec
 	Specs    []model.SandboxSpec
@@ -40,10 +42,7 @@ type Fake struct {
 
 // New returns a Fake with the predefined networks.
 func New() *Fake {
-	f := &Fake{snap: model.Snapshot{
-		Networks: map[string]*model.Network{}, Sandboxes: map[string]*model.Sandbox{},
-		Endpoints: map[string]*model.Endpoint{}, Publishes: map[uint32]*model.Publish{},
-	}}
+	f := &Fake{snap: desiredtest.New()}
 	f.addNetwork(&model.Network{Name: model.NetworkBridge, Driver: model.DriverBridge, EnableIPv4: true, EnableIPv6: true, Subnets: []model.Subnet{
 		{Prefix: netip.MustParsePrefix("172.17.0.0/16"), Gateway: netip.MustParseAddr("172.17.0.1")},
 		{Prefix: netip.MustParsePrefix("fd00:17::/64"), Gateway: netip.MustParseAddr("fd00:17::1")},
@@ -125,22 +124,11 @@ func (f *Fake) sandbox(ref string) (*model.Sandbox, error) {
 	return nil, model.NoSandbox(ref)
 }
 
-// Snapshot implements [api.Controller]. The maps are copies.
-func (f *Fake) Snapshot() *model.Snapshot {
+// Snapshot implements [api.Controller].
+func (f *Fake) Snapshot() *desired.Snapshot {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return &model.Snapshot{
-		Networks: clone(f.snap.Networks), Sandboxes: clone(f.snap.Sandboxes),
-		Endpoints: clone(f.snap.Endpoints), Publishes: clone(f.snap.Publishes),
-	}
-}
-
-func clone[K comparable, V any](m map[K]V) map[K]V {
-	out := make(map[K]V, len(m))
-	for k, v := range m {
-		out[k] = v
-	}
-	return out
+	return f.snap.Snapshot()
 }
 
 // Network implements [api.Controller].

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -18,7 +19,7 @@ import (
 type Kernel struct{ Busy uint16 }
 
 // Apply does nothing.
-func (Kernel) Apply(context.Context, *model.Snapshot) error { return nil }
+func (Kernel) Apply(context.Context, *desired.Snapshot) error { return nil }
 
 // HostPrefixes returns none.
 func (Kernel) HostPrefixes(context.Context) ([]netip.Prefix, error) { return nil, nil }
