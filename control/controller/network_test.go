@@ -291,6 +291,8 @@ func networkRefusals() []networkRefusal {
 		{"option-refused", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not supported (there is no bridge, and Fairlead chooses"},
 		{"option-set", opt(optInhibit4, "true"), model.ErrNotSupported, optInhibit4 + " is not supported (the host always has"},
 		{"option-mode", opt(optGateMode6, "routed"), model.ErrNotSupported, "routed of option " + optGateMode6 + " is not available yet"},
+		{"option-mode-isolated", opt(optGateMode4, "isolated"), model.ErrNotSupported, "isolated of option " + optGateMode4 + " is not available yet"},
+		{"option-host-address", opt("com.docker.network.host_ipv4", "192.0.2.1"), model.ErrNotSupported, "host_ipv4 is not supported (masquerading uses"},
 		{"option-no-mode", opt(optGateMode4, "nut"), model.ErrInvalid, "want nat"},
 		{"option-prefix", opt(optIfPrefix, "a/b"), model.ErrInvalid, optIfPrefix},
 		{"option-prefix-long", opt(optIfPrefix, "abcdefghijkl"), model.ErrInvalid, "up to 11"},

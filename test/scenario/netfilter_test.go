@@ -133,3 +133,34 @@ func onlyAnswers(l *lab.Lab, f lab.Family, theirs *world.Host, a *lab.Sandbox) {
 	}
 	answered([]byte("answer"))
 }
+
+// A host that forwards nothing, as Docker's does by default for others, carries what sandboxes send and
+// get: packets pass no rule for forwarding, also when their neighbour is not known yet.
+func TestHostForwardsNothing(t *testing.T) {
+	t.Parallel()
+	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
+		l.Must(l.Host, "nft", "-f", l.Write("forward.nft", "table inet none { chain forward { type filter hook forward priority 0; policy drop; }; }"))
+		web, other := network(l, "web"), network(l, "other")
+		a, b := l.Sandbox("anna", "--network", other), l.Sandbox("ben", "--network", web, "-p", "8080:80", "-p", "5353:53/udp")
+		l.HTTP(b.Host, "ben", 80)
+		l.UDP(b.Host, "ben", 53)
+		l.HTTP(l.Outside, "outside", 80)
+		l.UDP(l.Outside, "outside", 53)
+		families(t, l, func(l *lab.Lab, f lab.Family) {
+			host, outside := f.Of(lab.Host4, lab.Host6), f.Of(lab.Outside4, lab.Outside6)
+			unknown := func() { l.Must(l.Host, "ip", "neigh", "flush", "dev", "eth0") }
+			unknown()
+			l.Get(l.Outside, host, 8080, "ben", outside)
+			l.Ask(l.Outside, host, 5353, "ben", outside)
+			unknown()
+			l.Get(a.Host, outside, 80, "outside", host)
+			unknown()
+			l.Ask(a.Host, outside, 53, "outside", host)
+			unknown()
+			l.Ping(a.Host, outside)
+			l.Ping(a.Host, outside, "-s", "4000") // fragments
+			l.Get(a.Host, host, 8080, "ben", l.Gateway(web, f))
+			l.Ping(a.Host, l.Gateway(other, f))
+		})
+	})
+}

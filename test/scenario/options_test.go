@@ -43,6 +43,17 @@ func TestAddressesAndRoutes(t *testing.T) {
 		!strings.Contains(out, "10.5.0.77/24") || !strings.Contains(out, "fd00:5::77/64") {
 		l.Errorf("the device of anna has not what was asked for:\n%s", out)
 	}
+	l.Case("in subnets that nobody chose", func(l *lab.Lab) {
+		free := network(l, "free")
+		fixed := map[string]string{}
+		for _, f := range lab.Families() {
+			fixed[f.String()] = lab.Address(l.Gateway(free, f)).Next().Next().String()
+		}
+		c := l.Sandbox("cleo", "--network", free, "--ip", fixed["4"], "--ip6", fixed["6"])
+		if c.IP4.String() != fixed["4"] || c.IP6.String() != fixed["6"] {
+			l.Errorf("cleo has %v and %v, want %v", c.IP4, c.IP6, fixed)
+		}
+	})
 	families(t, l, func(l *lab.Lab, f lab.Family) {
 		outside := f.Of(lab.Outside4, lab.Outside6)
 		l.Get(a.Host, outside, 80, "outside", "")

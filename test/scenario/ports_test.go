@@ -184,3 +184,38 @@ func portConflict(l *lab.Lab, web, proto string, f lab.Family, address string, p
 	}
 	holder.Close()
 }
+
+// A port is published once for each address; those of a sandbox that are chosen differ, though they
+// are at different addresses.
+func TestPortsByAddress(t *testing.T) {
+	t.Parallel()
+	modes(t, lab.Config{}, func(_ *testing.T, l *lab.Lab) {
+		web := network(l, "web")
+		gateway := l.Gateway(web, lab.IPv4)
+		at := map[string]string{"127.0.1.2": "ben", "127.0.1.3": "cleo", lab.Host4: "dora"}
+		for address, name := range at {
+			s := l.Sandbox(name, "--network", web, "-p", address+":7600:80", "-p", address+":7600:53/udp")
+			l.HTTP(s.Host, name, 80)
+			l.UDP(s.Host, name, 53)
+		}
+		for address, name := range at {
+			l.Get(l.Host, address, 7600, name, gateway)
+			l.Ask(l.Host, address, 7600, name, gateway)
+			l.Refused(1, []string{"port is already allocated", name}, "sandbox", "create", "--network", web, "-p", address+":7600:80", "eva")
+		}
+		l.NoGet(l.Host, "127.0.0.1", 7600)
+		l.NoGet(l.Host, gateway, 7600)
+
+		f := l.Sandbox("fritz", "--network", web, "-p", "81", "-p", "82", "-p", "127.0.0.1::80", "-p", "[::1]::83")
+		l.HTTP(f.Host, "fritz", 80, 81, 82, 83)
+		taken := map[string]string{}
+		for _, port := range []string{"80/tcp", "81/tcp", "82/tcp", "83/tcp"} {
+			published := l.PublishedPort(f, port)
+			if other := taken[published]; other != "" {
+				l.Errorf("port %s is published for %s and for %s", published, other, port)
+			}
+			taken[published] = port
+			l.Get(l.Host, map[bool]string{true: "::1", false: "127.0.0.1"}[port == "83/tcp"], number(l, published), "fritz", "")
+		}
+	})
+}

@@ -37,6 +37,9 @@ func TestPublishedPort(t *testing.T) {
 					l.Ask(l.Host, addr, 5353, "ben", gateway)
 					noBackendShows(l, addr, 8080, 5353, "udp", "udp"+f.String())
 				}
+				if f == lab.IPv6 {
+					l.Get(l.Host, linkLocal(l, l.Host)+"%eth0", 8080, "ben", gateway)
+				}
 			})
 			l.Case("same network", func(l *lab.Lab) {
 				for _, addr := range []string{host, gateway} {

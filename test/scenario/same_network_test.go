@@ -47,6 +47,13 @@ func TestSameNetwork(t *testing.T) {
 			l.NoPing(a.Host, a.IP4.Next().Next().Next().Next().Next().String())
 			l.NoPing(a.Host, a.IP6.Next().Next().Next().Next().Next().String())
 		})
+		t.Run("link-local addresses are answered", func(t *testing.T) {
+			l := l.With(t)
+			for _, s := range []*lab.Sandbox{b, c} {
+				l.Ping(a.Host, linkLocal(l, s.Host)+"%eth0")
+			}
+			l.Get(a.Host, linkLocal(l, b.Host)+"%eth0", 80, "ben", "")
+		})
 		t.Run("neighbours have their own MAC", func(t *testing.T) {
 			l := l.With(t)
 			out := l.Must(a.Host, "ip", "neigh", "show")
@@ -62,6 +69,19 @@ func TestSameNetwork(t *testing.T) {
 		t.Run("another ethertype", func(t *testing.T) { ethertype(l.With(t), a, b, c) })
 		t.Run("bulk", func(t *testing.T) { bulk(l.With(t), a.Host, b) })
 	})
+}
+
+// linkLocal is the address that h's eth0 gave itself.
+func linkLocal(l *lab.Lab, h *world.Host) string {
+	l.Helper()
+	out := l.Must(h, "ip", "-6", "-o", "address", "show", "dev", "eth0", "scope", "link")
+	for _, word := range strings.Fields(out) {
+		if address, ok := strings.CutSuffix(word, "/64"); ok {
+			return address
+		}
+	}
+	l.Fatalf("eth0 has no link-local address:\n%s", out)
+	return ""
 }
 
 // diff is what moved between two sets of counters.
