@@ -47,6 +47,37 @@ func TestPromises(t *testing.T) {
 	}
 }
 
+// What the pages name as tests exists, and each row of their tables of faults and of other projects' tests
+// says something in its last column.
+func TestNamedTests(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(root(t), "docs", "*.md"))
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("no pages: %v", err)
+	}
+	exist := tests(t)
+	for _, path := range pages {
+		page, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := "docs/" + filepath.Base(path)
+		for _, match := range namedTest.FindAllStringSubmatch(string(page), -1) {
+			if !exist[match[1]] {
+				t.Errorf("%s names %s, which does not exist", name, match[1])
+			}
+		}
+		if name != "docs/faults.md" && name != "docs/checklist.md" {
+			continue
+		}
+		for line := range strings.Lines(string(page)) {
+			cells := strings.Split(strings.TrimSpace(line), "|")
+			if cells[0] == "" && len(cells) > 2 && strings.TrimSpace(cells[len(cells)-2]) == "" {
+				t.Errorf("%s says nothing of a test in the row %q", name, line)
+			}
+		}
+	}
+}
+
 // tests are all tests of the module as package.Test.
 func tests(t *testing.T) map[string]bool {
 	t.Helper()
