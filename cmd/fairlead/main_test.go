@@ -87,9 +87,14 @@ func newWorld(t *testing.T) *world {
 
 // run executes a command line, and forgets what earlier ones printed.
 func (w *world) run(args ...string) (code int, stdout, stderr string) {
+	return w.runIn(context.Background(), args...)
+}
+
+// runIn is run, as long as ctx lasts.
+func (w *world) runIn(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	w.out.Reset()
 	w.err.Reset()
-	code = execute(context.Background(), w.env, args)
+	code = execute(ctx, w.env, args)
 	return code, w.out.String(), w.err.String()
 }
 
@@ -284,8 +289,10 @@ func TestDaemonHelpNamesTheSizesOfTheTables(t *testing.T) {
 func TestNeedsRoot(t *testing.T) {
 	w := newWorld(t)
 	w.env.uid = 1000
+	ended, cancel := context.WithCancel(t.Context()) // one that is not refused ends at once
+	cancel()
 	for _, command := range []string{"daemon", "doctor", "bench", "demo", "cleanup"} {
-		code, out, stderr := w.run(command)
+		code, out, stderr := w.runIn(ended, command)
 		if want := "fairlead: fairlead " + command + " needs root (run it as root, or with sudo)\n"; code != 1 || out != "" || stderr != want {
 			t.Errorf("%s: got %d, %q, %q", command, code, out, stderr)
 		}

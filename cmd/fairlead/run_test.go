@@ -121,7 +121,13 @@ func TestStoppedWhileASandboxIsMade(t *testing.T) {
 				if when == "and it hangs" {
 					w.env.grace = 50 * time.Millisecond
 				}
-				code, _, stderr := w.run(strings.Fields(command)...)
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				code, _, stderr := w.runIn(ctx, strings.Fields(command)...)
+				late := ctx.Err()
+				cancel()
+				if late != nil {
+					t.Fatalf("%s, %v %s: it takes no notice", command, n, when)
+				}
 				want := "fairlead: stopped by a signal before the sandbox was ready: " + n.String() + "\n"
 				if code != 128+int(n) || stderr != want {
 					t.Errorf("%s, %v %s: got %d, %q", command, n, when, code, stderr)

@@ -48,6 +48,8 @@ func runVerb(dir, verb string) int {
 		err = Run(ctx, Config{Dirs: testDirs(dir), MetricsListen: testMetrics, Version: "test", Log: log})
 	case "cleanup":
 		err = Cleanup(ctx, testDirs(dir), func(int, int) {}, log)
+	case "doctor":
+		_, err = Doctor(ctx, os.Stdout, "unix://"+filepath.Join(testDirs(dir).Run, socketName))
 	case "squat":
 		err = squat()
 	}
@@ -61,8 +63,9 @@ func runVerb(dir, verb string) int {
 // node is a private host with the directories of one daemon.
 type node struct {
 	*testing.T
-	host *world.Host
-	dir  string
+	host   *world.Host
+	dir    string
+	before []string // what runs the tests' program: a command that takes one
 }
 
 func newNode(t *testing.T) *node {
@@ -84,7 +87,8 @@ func newNode(t *testing.T) *node {
 }
 
 func (n *node) command(verb string) *exec.Cmd {
-	cmd := world.Command(n.Context(), os.Args[0], verb)
+	args := append(slices.Clone(n.before), os.Args[0], verb)
+	cmd := world.Command(n.Context(), args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), runVariable+"="+n.dir, "GORACE=atexit_sleep_ms=0")
 	return cmd
 }

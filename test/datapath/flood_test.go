@@ -27,6 +27,31 @@ func TestFloodSlices(t *testing.T) {
 	}
 }
 
+// A broadcast that does not come back to its own device is counted as one that was cut short: it
+// was forwarded, and not dropped as well.
+func TestFloodCut(t *testing.T) {
+	w := newWorld(t, config{vars: map[string]any{"cfg_flood_slice": uint16(1)}})
+	runIn(t, w, []testCase{{name: "udp-broadcast_of_device_down-cut", run: func(s *scenario, f family) {
+		dev := s.names[s.members["a"].IfIndex]
+		s.ns.ip(s.TB, "link set "+dev+" down") // what it sends to itself is not received
+		defer s.ns.ip(s.TB, "link set "+dev+" up")
+		for _, mark := range []uint32{0, floodMark | 1} {
+			sending := s.from("a", s.between(f, "a", "b").with(func(p *packet) { p.proto, p.dmac = udp, broadcast() }))
+			sending.skb.Mark = mark
+			counted := events([]string{"flood_cut"})
+			if mark == 0 {
+				for _, name := range []string{"path flood", fmt.Sprint("from ", sending.member.Net), fmt.Sprint("to ", sending.member.Net)} {
+					counted.add(name, len(sending.in))
+				}
+			}
+			r := sending.do()
+			if diff := cmp.Diff(counted, r.counts); diff != "" || r.verdict != shot {
+				s.Errorf("mark %#x: verdict %s, counters that moved (-want +got):\n%s", mark, r.verdict, diff)
+			}
+		}
+	}}})
+}
+
 func (s *scenario) floodInSlices(f family, from string, others []string, slice int) {
 	s.Helper()
 	p := s.between(f, from, "b").with(func(p *packet) { p.proto, p.dmac = udp, broadcast() })
