@@ -33,12 +33,13 @@ type fuzzer struct {
 	*lab.Lab
 	fairlead, kernel *twin
 	barrier          *barrier
+	one, outlives    bool           // of the sequence that runs, see difference
 	used             map[string]int // how often each rule explained something
 }
 
 func newFuzzer(t *testing.T) *fuzzer {
 	t.Helper()
-	l := lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--ct-max", "4096"}})
+	l := lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--ct-max", "4096", "--ct-timeout", "udp_stream=30s"}})
 	f := &fuzzer{Lab: l, barrier: newBarrier(l), used: map[string]int{}}
 	f.fairlead, f.kernel = newFairlead(l), newKernel(l)
 	restore, err := onOneProcessor()
@@ -88,10 +89,13 @@ func TestDifferences(t *testing.T) {
 	if first == 0 {
 		first = uint64(time.Now().UnixNano())
 	}
-	began, n, failed, unsteady := time.Now(), 0, 0, 0
+	began, n, slept, failed, unsteady := time.Now(), 0, 0, 0, 0
 	for ; (n < *sequencesFlag || *sequencesFlag == 0) && time.Since(began) < *timeFlag; n++ {
 		seed := first + uint64(n)
 		s := newGenerator(seed).sequence()
+		if slices.ContainsFunc(s.Steps, func(st step) bool { return st.Kind == "time" }) {
+			slept++
+		}
 		found, shown := f.run(s)
 		if isKnown(shown) {
 			f.record(seed, shown, s)
@@ -112,7 +116,8 @@ func TestDifferences(t *testing.T) {
 	if unsteady > 3+n/500 { // other programs' load delays a packet now and then
 		t.Errorf("%d differences were not seen again", unsteady)
 	}
-	t.Logf("%d sequences from seed %d in %v", n, first, time.Since(began).Round(time.Second))
+	t.Logf("%d sequences from seed %d ran in %v; in %d of them time moved on; %d showed a difference",
+		n, first, time.Since(began).Round(time.Second), slept, failed)
 	t.Logf("explained: %v", f.used)
 }
 

@@ -26,7 +26,7 @@ type flow struct {
 
 // step is one thing that happens.
 type step struct {
-	Kind string // forward, reverse, error, connect, close
+	Kind string // forward, reverse, error, connect, close, time
 	Flow int
 
 	Node   string `json:",omitempty"` // error: who sends it; "": the end that got the flow's last packet
@@ -44,6 +44,7 @@ type step struct {
 	Frags  []int  `json:",omitempty"` // which fragments are sent, in which order
 	ID     uint16 `json:",omitempty"`
 	Cut    int    `json:",omitempty"` // bytes of the IP packet that are sent; 0: all
+	Sleep  uint32 `json:",omitempty"` // time: seconds that pass
 	Flip   int    `json:",omitempty"` // byte of the IP packet that is wrong; 0: none
 }
 
@@ -72,6 +73,10 @@ func (s sequence) minimise(shows func(sequence) bool) sequence {
 	used := map[int]int{}
 	less := sequence{}
 	for _, st := range s.Steps {
+		if st.Kind == "time" {
+			less.Steps = append(less.Steps, st)
+			continue
+		}
 		k, ok := used[st.Flow]
 		if !ok {
 			k = len(less.Flows)
@@ -124,6 +129,11 @@ func (g generator) sequence() sequence {
 	for range 3 + g.IntN(25) {
 		k := g.IntN(len(s.Flows))
 		s.Steps = append(s.Steps, g.steps(k, s.Flows[k])...)
+	}
+	if g.in(3) {
+		for range 1 + g.IntN(2) {
+			s.Steps = slices.Insert(s.Steps, g.IntN(len(s.Steps)), step{Kind: "time", Sleep: pick(g, sleeps...)})
+		}
 	}
 	return s
 }

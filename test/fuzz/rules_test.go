@@ -52,6 +52,10 @@ var parting = []rule{
 	{"kernel reuses a port", kernelReuses},
 	{"closed socket answers", closedSocketAnswers},
 	{"ids of another NAT", idsOfAnotherNAT},
+	{"socket outlives flow", socketOutlives},
+	{"late answer on a bridge", lateOnBridge},
+	{"late SYN-ACK", lateSynAck},
+	{"sign of life", signOfLife},
 }
 
 // known are faults that are not fixed, by their row in docs/fuzzing.md. Each has a sequence in testdata, which fails when it
@@ -228,6 +232,35 @@ func closedFlow(d difference) bool {
 	return !d.is("state") && d.had(func(st step) bool { return st.Flags&rst != 0 })
 }
 
+// slept says whether time moved on before.
+func (d *difference) slept() bool {
+	return slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool { return st.Kind == "time" })
+}
+
+// A socket of the host's is led to the backend when it connects, and stays there. netfilter forgets its flow.
+func socketOutlives(d difference) bool {
+	_, ok := published[d.flow().Dport]
+	return ok && d.slept() && d.flow().Client == "host"
+}
+
+// An answer to a neighbour goes to the gateway's MAC, with which its question came. On the kernel's bridge the question had the
+// neighbour's, so that an answer to a flow that is forgotten goes there untranslated.
+func lateOnBridge(d difference) bool {
+	network := networkOf(d.flow().Client)
+	return d.slept() && d.st().Kind == "reverse" && network != "" && network == networkOf(backend(d.flow()))
+}
+
+// A SYN-ACK to a flow that is forgotten begins one of the sandbox's own, as any segment that leaves it does, and that has the
+// port of the client when the client comes again. The kernel drops it as invalid.
+func lateSynAck(d difference) bool {
+	answered := d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&(syn|rst) == syn })
+	return answered && d.slept() && d.is(backend(d.flow())) && d.portOf(d.fairlead) == d.flow().name() &&
+		portName.MatchString(d.fairlead.text) && !portName.MatchString(d.kernel.text)
+}
+
+// A packet keeps its flow alive, though only Fairlead forwards it. The kernel's flow expires if it refuses the packet.
+func signOfLife(d difference) bool { return d.outlives }
+
 // had says whether the flow had such a step before, or, after the last step, at all.
 func (d *difference) had(such func(step) bool) bool {
 	steps := d.seq.Steps[:d.step]
@@ -383,6 +416,7 @@ func (f *fuzzer) compare(all difference, fairlead, kernel []*seen) (found []diff
 			f.used[r.name]++
 			ends = r.name
 		} else if r := explaining(rules, d); r != nil {
+			f.one = f.one || d.fairlead == nil || d.kernel == nil
 			f.used[r.name]++
 		} else {
 			found = append(found, d)

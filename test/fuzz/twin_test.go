@@ -76,14 +76,15 @@ var published = map[uint16]string{8080: "a1", 8081: "b1"}
 
 // twin is one of the two hosts.
 type twin struct {
-	name    string
-	host    *world.Host
-	judge   bool             // it is the kernel's
-	ports   map[string]*port // by node
-	macs    map[mac]string   // what a MAC is, for people and for comparing
-	hop     map[string]mac   // by node: the MAC of its gateway
-	netlink *netlink.Handle
-	tables  []*ebpf.Map // Fairlead's confirmed flows, others, and more that is forgotten between sequences
+	name      string
+	host      *world.Host
+	judge     bool             // it is the kernel's
+	ports     map[string]*port // by node
+	macs      map[mac]string   // what a MAC is, for people and for comparing
+	hop       map[string]mac   // by node: the MAC of its gateway
+	netlink   *netlink.Handle
+	collector *collector  // of Fairlead's flows that are expired
+	tables    []*ebpf.Map // Fairlead's confirmed flows, others, and more that is forgotten between sequences
 
 	round   uint32          // of running a sequence: no two share IDs of fragments
 	sockets map[int]*socket // of the host, by flow
@@ -118,11 +119,14 @@ func newFairlead(l *lab.Lab) *twin {
 		}
 		inside[n.name] = l.Sandbox(n.name, args...).Host
 	}
+	shared := map[string]*ebpf.Map{}
 	for _, name := range []string{"fl_ct", "fl_ct_new", "fl_frag", "fl_held", "fl_ct_used"} {
 		m := l.PinnedMap(name)
 		l.Cleanup(func() { m.Close() })
 		w.tables = append(w.tables, m)
+		shared[name] = m
 	}
+	w.collector = newCollector(l, shared)
 	w.prepare(l, inside)
 	return w
 }
@@ -199,6 +203,8 @@ func newKernel(l *lab.Lab) *twin {
 	}
 	l.Must(w.host, "nft", "-f", l.Write("kernel.nft", kernelRules()+hostRules))
 	w.prepare(l, inside)
+	// Fairlead does not tell these from the other states of a connection that one side has closed, or that is open.
+	l.Sysctl(w.host, "netfilter/nf_conntrack_tcp_timeout_close_wait", "120")
 	return w
 }
 
