@@ -175,7 +175,7 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request, code int, v any) 
 		panic(err)
 	}
 	w.Header().Set("Content-Type", "application/json")
-	// The length lets the client allocate the buffer once: a list can have a megabyte.
+	// The length lets the client allocate the buffer once: a list can be a megabyte long.
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)+1))
 	w.WriteHeader(code)
 	if _, err := w.Write(append(b, '\n')); err != nil {

@@ -46,7 +46,7 @@ func dnsGateways(n *api.Network) []string {
 	return servers
 }
 
-// IPv6Only reports whether all of a runtime's subnets are IPv6 subnets, which makes a network
+// IPv6Only reports whether all of a runtime's subnets are IPv6 subnets, which results in a network
 // without IPv4.
 func IPv6Only(subnets []api.IPAMConfig) bool {
 	for _, s := range subnets {

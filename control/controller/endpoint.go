@@ -105,7 +105,7 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 // addEndpoint creates an endpoint for a sandbox that is in the next snapshot.
 func (t *tx) addEndpoint(ctx context.Context, n *model.Network, sb *model.Sandbox, spec model.EndpointSpec) (*model.Endpoint, error) {
 	if len(spec.Aliases) > 0 && n.Name == model.NetworkBridge {
-		return nil, refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks (make one with: fairlead network create)")
+		return nil, refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks (create one with: fairlead network create)")
 	}
 	if err := checkBandwidth(n, spec.Bandwidth); err != nil {
 		return nil, err
@@ -243,7 +243,7 @@ func (t *tx) takeAddr(n *model.Network, is4 bool, want netip.Addr) (netip.Prefix
 	}
 	switch {
 	case errors.Is(err, ipam.ErrExhausted):
-		return netip.Prefix{}, refuse(model.ErrExhausted, "no available %s addresses on this network's address pools: %s (%s); remove sandboxes from it, or make a larger network",
+		return netip.Prefix{}, refuse(model.ErrExhausted, "no available %s addresses on this network's address pools: %s (%s); remove sandboxes from it, or create a larger network",
 			family(is4), n.Name, n.ID)
 	case errors.Is(err, ipam.ErrTaken):
 		return netip.Prefix{}, refuse(model.ErrConflict, "Address already in use: %v belongs to %s of network %s (choose another, or none to get a free one)",

@@ -17,8 +17,8 @@ func TestForgetForeign(t *testing.T) {
 	populateEngine(w)
 	own := w.network(model.NetworkSpec{Name: "own"})
 	spec := foreignNetwork("pooled", "10.6.0.0/24")
-	spec.Engine = model.EngineAsked
-	if n := w.network(spec); n.Engine != model.EngineAsked {
+	spec.Engine = model.EngineQueried
+	if n := w.network(spec); n.Engine != model.EngineQueried {
 		t.Errorf("created by engine %q", n.Engine)
 	}
 	names := engineNames("web")
@@ -29,7 +29,7 @@ func TestForgetForeign(t *testing.T) {
 	}
 	w.restart()
 	s := w.Snapshot()
-	for id, want := range map[string]string{foreignID("f"): "me", foreignID("idle-f"): "", foreignID("pooled"): model.EngineAsked, own.ID: ""} {
+	for id, want := range map[string]string{foreignID("f"): "me", foreignID("idle-f"): "", foreignID("pooled"): model.EngineQueried, own.ID: ""} {
 		if got := s.Network(id).Engine; got != want {
 			t.Errorf("network %s has engine %q, want %q", s.Network(id).Name, got, want)
 		}

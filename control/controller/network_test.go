@@ -51,7 +51,7 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 		others func(w *world)
 		want   string
 	}{
-		{"nobody", func(*world) {}, had},
+		{"nothing", func(*world) {}, had},
 		{"a network", func(w *world) {
 			w.network(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("172.28.5.0/24")}})
 		}, "172.29.0.0/16"},

@@ -159,8 +159,8 @@ func TestPublishRefuses(t *testing.T) {
 		kind error
 		text string
 	}{
-		{"foreign", tcp("", 80, 1, 8000, 1), model.ErrConflict, "failed to bind host port for 0.0.0.0:80:172.28.0.2:8000/tcp: bind 80: address already in use"},
-		{"foreign-in-range", tcp("127.0.0.1", 75, 10, 75, 10), model.ErrConflict, "failed to bind host port for 127.0.0.1:75"},
+		{"other-program", tcp("", 80, 1, 8000, 1), model.ErrConflict, "failed to bind host port for 0.0.0.0:80:172.28.0.2:8000/tcp: bind 80: address already in use"},
+		{"other-program-in-range", tcp("127.0.0.1", 75, 10, 75, 10), model.ErrConflict, "failed to bind host port for 127.0.0.1:75"},
 		{"range-full", tcp("", 50000, 2, 80, 1), model.ErrExhausted, "no free host port of 50000-50001"},
 		{"ephemeral-full", tcp("", 0, 0, 80, 1), model.ErrExhausted, "no free host port of 50000-50001"},
 		{"ephemeral-too-small", tcp("", 0, 0, 80, 3), model.ErrExhausted, "no free host port of 50000-50001"},

@@ -236,7 +236,7 @@ func validateSubnet(sp model.SubnetSpec) error {
 	case p != p.Masked():
 		return refuse(model.ErrInvalid, "invalid subnet %v: it should be %v", p, p.Masked())
 	case p.Bits() < 8:
-		return refuse(model.ErrInvalid, "invalid subnet %v: larger than /8 (make it smaller)", p)
+		return refuse(model.ErrInvalid, "invalid subnet %v: larger than /8 (choose a smaller one)", p)
 	case p.Bits() == a.BitLen():
 		return refuse(model.ErrInvalid, "invalid subnet %v: no room for a gateway and a sandbox (want /%d or larger)", p, a.BitLen()-1)
 	case a.IsLoopback() || a.IsMulticast() || a.Is6() && a.IsLinkLocalUnicast():

@@ -58,7 +58,7 @@ func unlisted(s *desired.Snapshot, names model.EngineNames) (ids []string) {
 	if names.Engine == "" {
 		return nil
 	}
-	made := func(by string) bool { return by == names.Engine || by == model.EngineAsked }
+	made := func(by string) bool { return by == names.Engine || by == model.EngineQueried }
 	for n := range s.Networks() {
 		if _, has := names.Networks[n.ID]; !has && n.Foreign && made(n.Engine) && !s.HasMembers(n.ID) {
 			ids = append(ids, n.ID)
@@ -101,7 +101,7 @@ func (s *Server) maker(ctx context.Context) string {
 		s.cfg.Log.Debug("it is not known which engine asks", "err", err)
 	}
 	if has {
-		return model.EngineAsked
+		return model.EngineQueried
 	}
 	return ""
 }

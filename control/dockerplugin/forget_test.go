@@ -34,7 +34,7 @@ func leftovers() desiredtest.Plain {
 			"n1":     {Foreign: true, Engine: "me"},
 			"own":    {Engine: "me"},
 			"lost":   {Foreign: true, Engine: "me"},
-			"new":    {Foreign: true, Engine: model.EngineAsked},
+			"new":    {Foreign: true, Engine: model.EngineQueried},
 			"used":   {Foreign: true, Engine: "me"},
 			"theirs": {Foreign: true, Engine: "another"},
 			"whose":  {Foreign: true},
@@ -152,8 +152,8 @@ func TestMaker(t *testing.T) {
 	}
 	defer api.Close()
 	for socket, want := range map[string]string{
-		filepath.Join(link, "docker.sock"): model.EngineAsked,
-		filepath.Join(real, "docker.sock"): model.EngineAsked,
+		filepath.Join(link, "docker.sock"): model.EngineQueried,
+		filepath.Join(real, "docker.sock"): model.EngineQueried,
 		filepath.Join(real, "other.sock"):  "",
 		"":                                 "",
 	} {

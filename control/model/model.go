@@ -154,7 +154,7 @@ type Network struct {
 	// Foreign means that a container engine manages the network: it chooses the addresses,
 	// and only it attaches sandboxes.
 	Foreign bool `json:"foreign,omitempty"`
-	// Engine is the ID of the engine that last listed the network, or EngineAsked until one
+	// Engine is the ID of the engine that last listed the network, or EngineQueried until one
 	// has listed it. It is "" if the engine is not one that Fairlead queries.
 	Engine string `json:"engine,omitempty"`
 
@@ -181,8 +181,8 @@ type Network struct {
 	Labels  map[string]string `json:"labels,omitempty"`
 }
 
-// EngineAsked stands for the engine that Fairlead queries for names, before its ID is known.
-const EngineAsked = "asked"
+// EngineQueried stands for the engine that Fairlead queries for names, before its ID is known.
+const EngineQueried = "asked" // as stored
 
 // MaxNetworks bounds Network.Index; it is the size of the datapath's
 // per-network tables.
@@ -361,7 +361,7 @@ func (e *Endpoint) Addr(is4 bool) netip.Addr {
 	return e.IPv6.Addr()
 }
 
-// InnerEnd is where the inner end of a foreign sandbox's endpoint is.
+// InnerEnd is the location of the inner end of an engine-managed endpoint.
 type InnerEnd int
 
 // Locations of an inner end.
