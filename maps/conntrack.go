@@ -148,55 +148,13 @@ func (c *Conntrack) Expired(now uint32) ([]FlowKey, error) {
 	return keys.keys, err
 }
 
-// countSlack is how many entries the programs' count may be off: it changes while
-// the table is read.
-const countSlack = 64
+// Recount is [FlowCount.Recount] of these tables.
+func (c *Conntrack) Recount() error { return c.flowCount().Recount() }
 
-// Recount corrects the programs' count of the entries of fl_ct, by which they
-// refuse new flows. It is off after entries were written from outside.
-func (c *Conntrack) Recount() error {
-	before, err := c.count()
-	if err != nil {
-		return err
-	}
-	entries, err := count(c.confirmed)
-	if err != nil {
-		return fmt.Errorf("table %s: %w", bpf.TCMapFlCt, err)
-	}
-	after, err := c.count()
-	if err != nil {
-		return err
-	}
-	low, high := min(before, after)-countSlack, max(before, after)+countSlack
-	if int64(entries) >= low && int64(entries) <= high {
-		return nil
-	}
-	if err := c.used.Put(uint32(0), uint64(entries)); err != nil {
-		return fmt.Errorf("write to table %s: %w", bpf.TCMapFlCtUsed, err)
-	}
-	return nil
-}
+// Hold is [FlowCount.Hold] of these tables.
+func (c *Conntrack) Hold() error { return c.flowCount().Hold() }
 
-// held is more than a table can have room for.
-const held = int64(1) << 40
-
-// Hold has the programs refuse new TCP connections as if fl_ct was full, until Recount: their
-// senders repeat the SYN after a second. So no connection begins that is not copied while
-// tables and programs are exchanged.
-func (c *Conntrack) Hold() error {
-	if err := c.used.Put(uint32(0), held); err != nil {
-		return fmt.Errorf("write to table %s: %w", bpf.TCMapFlCtUsed, err)
-	}
-	return nil
-}
-
-func (c *Conntrack) count() (int64, error) {
-	var n int64
-	if err := c.used.Lookup(uint32(0), &n); err != nil {
-		return 0, fmt.Errorf("read table %s: %w", bpf.TCMapFlCtUsed, err)
-	}
-	return n, nil
-}
+func (c *Conntrack) flowCount() FlowCount { return FlowCount{Flows: c.confirmed, Used: c.used} }
 
 // DeleteWhere removes the flows match says yes to, expired or not. It returns
 // how many flows the datapath removed.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+
+	"github.com/fairlead-net/fairlead/bpf"
 )
 
 // Layout says how values of one layout become values of another: field by
@@ -17,6 +19,7 @@ import (
 type Layout struct {
 	size  uint32 // of a converted value; 0: values are copied as they are
 	moves []move
+	state int // where a converted value has the state of a flow; -1: nowhere
 }
 
 // move copies n bytes of a value; the rest of the target's field is zero.
@@ -49,8 +52,20 @@ func LayoutOf(want *ebpf.MapSpec, have *ebpf.Map) (Layout, error) {
 	return newLayout(from, to)
 }
 
+// The state of a flow, which fits one byte.
+const flowStruct, flowState = "ct_entry", "state"
+
+// ended reports whether a TCP connection that is established by one converted value has ended by another.
+func (l Layout) ended(established, other []byte) bool {
+	if l.size == 0 || l.state < 0 {
+		return false
+	}
+	before, after := bpf.TCCtState(established[l.state]), bpf.TCCtState(other[l.state])
+	return before == bpf.TCCtStateCT_ESTABLISHED && after > before && after <= bpf.TCCtStateCT_CLOSE
+}
+
 func newLayout(from, to *btf.Struct) (Layout, error) {
-	l := Layout{size: to.Size}
+	l := Layout{size: to.Size, state: -1}
 	old := make(map[string]btf.Member)
 	for _, m := range from.Members {
 		old[m.Name] = m
@@ -63,6 +78,9 @@ func newLayout(from, to *btf.Struct) (Layout, error) {
 		n, err := common(o.Type, m.Type)
 		if err != nil {
 			return Layout{}, fmt.Errorf("convert field %s of struct %s: %w", m.Name, to.Name, err)
+		}
+		if n == 1 && to.Name == flowStruct && m.Name == flowState {
+			l.state = int(m.Offset.Bytes())
 		}
 		l.moves = append(l.moves, move{o.Offset.Bytes(), m.Offset.Bytes(), n})
 	}

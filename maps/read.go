@@ -80,7 +80,7 @@ func count(m *ebpf.Map) (int, error) {
 
 // Copy writes the entries of the hash src to dst, whose keys must have the same
 // size, with values converted by layout. With onlyMissing it leaves alone the
-// keys dst has already. It returns how many entries it wrote and how many found
+// keys dst has already, unless their connection has ended: dst would keep it for days. It returns how many entries it wrote and how many found
 // no room in dst.
 func Copy(dst, src *ebpf.Map, layout Layout, onlyMissing bool) (copied, lost int, err error) {
 	size := src.ValueSize()
@@ -103,11 +103,15 @@ func Copy(dst, src *ebpf.Map, layout Layout, onlyMissing bool) (copied, lost int
 			}
 		}
 		for i := range n {
-			err := dst.Update(ks.Index(i).Addr().Interface(), vs.Index(i).Addr().Interface(), flags)
+			k, v := ks.Index(i).Addr().Interface(), vs.Index(i).Addr().Interface()
+			err := dst.Update(k, v, flags)
+			if errors.Is(err, ebpf.ErrKeyExist) && hasEnded(dst, k, vs.Index(i).Bytes(), layout) {
+				err = dst.Update(k, v, ebpf.UpdateExist)
+			}
 			switch {
 			case err == nil:
 				copied++
-			case errors.Is(err, ebpf.ErrKeyExist):
+			case errors.Is(err, ebpf.ErrKeyExist), errors.Is(err, ebpf.ErrKeyNotExist):
 			case errors.Is(err, unix.E2BIG), errors.Is(err, unix.ENOSPC):
 				lost++
 			default:
@@ -120,6 +124,12 @@ func Copy(dst, src *ebpf.Map, layout Layout, onlyMissing bool) (copied, lost int
 		return copied, lost, fmt.Errorf("copy table: %w", err)
 	}
 	return copied, lost, nil
+}
+
+// hasEnded reports whether a connection that is established in dst has ended by now.
+func hasEnded(dst *ebpf.Map, key any, now []byte, layout Layout) bool {
+	before, err := dst.LookupBytes(key)
+	return err == nil && before != nil && layout.ended(before, now)
 }
 
 // readRaw reads a hash in batches of keys and values as byte arrays, whose

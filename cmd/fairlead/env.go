@@ -51,6 +51,8 @@ type nodeCommands struct {
 	// systemd start it.
 	refuse  func(ctx context.Context, reason error)
 	cleanup func(ctx context.Context, o directories) error
+	// downgrade calls ready when the daemon of the build at the path to may start.
+	downgrade func(ctx context.Context, bpfDir, to string, ready func(converted []string)) error
 	// doctor writes its report, on the daemon at host too, and returns whether
 	// Fairlead can work here.
 	doctor func(ctx context.Context, w io.Writer, host string) (bool, error)

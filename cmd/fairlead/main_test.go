@@ -60,7 +60,13 @@ func newWorld(t *testing.T) *world {
 			daemon:  func(context.Context, daemonOptions) error { return nil },
 			refuse:  func(context.Context, error) {},
 			cleanup: func(context.Context, directories) error { return nil },
-			doctor:  func(context.Context, io.Writer, string) (bool, error) { return true, nil },
+			downgrade: func(_ context.Context, _, to string, ready func([]string)) error {
+				if to != "/same" {
+					ready([]string{"fl_ct", "fl_ct_new"})
+				}
+				return nil
+			},
+			doctor: func(context.Context, io.Writer, string) (bool, error) { return true, nil },
 		},
 	}
 	server := api.NewServer(api.Config{Backend: w.fake, Log: slog.New(slog.DiscardHandler), RunDir: dir})
@@ -296,6 +302,25 @@ func TestNeedsRoot(t *testing.T) {
 		if want := "fairlead: fairlead " + command + " needs root (run it as root, or with sudo)\n"; code != 1 || out != "" || stderr != want {
 			t.Errorf("%s: got %d, %q, %q", command, code, out, stderr)
 		}
+	}
+}
+
+// A downgrade says when the other daemon is to be started, and when there is nothing to do.
+func TestDowngrade(t *testing.T) {
+	w := newWorld(t)
+	w.env.uid = 0
+	if code, _, stderr := w.run("downgrade"); code != 2 || !strings.Contains(stderr, "--to is missing") {
+		t.Errorf("without --to: %d, %q", code, stderr)
+	}
+	if out, want := w.ok("downgrade", "--to", "/old"), "converted fl_ct, fl_ct_new; start the daemon of /old now\n/old has taken over\n"; out != want {
+		t.Errorf("got %q, want %q", out, want)
+	}
+	if out, want := w.ok("downgrade", "--to", "/same"), "nothing to convert: /same reads the tables as they are\n"; out != want {
+		t.Errorf("got %q, want %q", out, want)
+	}
+	w.env.uid = 1000
+	if code, _, stderr := w.run("downgrade", "--to", "/old"); code != 1 || !strings.Contains(stderr, "fairlead downgrade needs root") {
+		t.Errorf("without root: %d, %q", code, stderr)
 	}
 }
 

@@ -33,6 +33,13 @@ func newNodeCommands(stderr io.Writer) nodeCommands {
 			defer stop()
 			return daemon.Cleanup(ctx, d.dirs(), progress, log)
 		},
+		downgrade: func(ctx context.Context, bpfDir, to string, ready func([]string)) error {
+			log, err := newLogger(stderr, "text", "error")
+			if err != nil {
+				return err
+			}
+			return daemon.Downgrade(ctx, bpfDir, to, ready, log)
+		},
 		doctor: daemon.Doctor,
 	}
 }

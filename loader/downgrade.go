@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	stdmaps "maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps"
+)
+
+const (
+	// downgradeLook is how often Downgrade looks whether the other build's programs are there.
+	downgradeLook = 2 * time.Millisecond
+	// downgradeShare bounds what copying costs until then: one part in this of the time.
+	downgradeShare = 10
+)
+
+// DowngradeConfig is what Downgrade needs to know. All fields are required.
+type DowngradeConfig struct {
+	BPFDir string
+	// To is the path of the fairlead that is to take over.
+	To string
+	// Ready is called with the names of the converted tables once they are pinned: To may start.
+	Ready func(converted []string)
+	Log   *slog.Logger
+}
+
+// Downgrade hands the pinned tables over to a build that knows neither their layout nor how to
+// convert it: it pins tables of the layout that the other build's objects have, keeps
+// copying to them what this build's programs write, and returns once they have all been replaced. If ctx
+// ends before the other build has loaded its programs, everything is as it was.
+func Downgrade(ctx context.Context, cfg DowngradeConfig) error {
+	d := &downgrade{cfg: cfg, dir: filepath.Join(cfg.BPFDir, mapsDir)}
+	specs, err := embeddedTables(cfg.To)
+	if err != nil {
+		return err
+	}
+	if d.before, err = d.programs(); err != nil {
+		return err
+	}
+	if len(d.before) == 0 {
+		return fmt.Errorf("no datapath is in %q (name its directory with --bpf-dir)", cfg.BPFDir)
+	}
+	other, err := d.otherLayout(specs)
+	if err != nil {
+		return err
+	}
+	if len(other) == 0 {
+		cfg.Ready(nil)
+		return nil
+	}
+	if d.tables, err = openTables(d.dir, other, cfg.Log); err != nil {
+		return err
+	}
+	defer d.tables.close()
+	if err := d.tables.pin(); err != nil {
+		return errors.Join(err, d.restore())
+	}
+	cfg.Ready(slices.Sorted(stdmaps.Keys(other)))
+	release, err := d.await(ctx)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(d.handOver(ctx), release()); err != nil {
+		return err
+	}
+	return d.removeUnknown(specs)
+}
+
+type downgrade struct {
+	cfg    DowngradeConfig
+	dir    string // of the pinned tables
+	before []string
+	tables *tables
+}
+
+// embeddedTables reads the definitions of the tables from the BPF objects that a program holds.
+func embeddedTables(path string) (map[string]*ebpf.MapSpec, error) {
+	program, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the other build: %w", err)
+	}
+	all, magic := make(map[string]*ebpf.MapSpec), []byte(elf.ELFMAG)
+	for i := bytes.Index(program, magic); i >= 0; {
+		if err := addTables(all, program[i:]); err != nil {
+			return nil, fmt.Errorf("read the BPF objects in %q: %w", path, err)
+		}
+		next := bytes.Index(program[i+1:], magic)
+		if next < 0 {
+			break
+		}
+		i += 1 + next
+	}
+	if all[bpf.TCMapFlCt] == nil {
+		return nil, fmt.Errorf("%q holds no table of flows: it is not fairlead", path)
+	}
+	return all, nil
+}
+
+// addTables adds those of the BPF object that b begins with, if it does.
+func addTables(all map[string]*ebpf.MapSpec, b []byte) error {
+	f, err := elf.NewFile(bytes.NewReader(b))
+	if err != nil || f.Machine != elf.EM_BPF {
+		return nil // the program itself, or bytes that look like one
+	}
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	for name, m := range spec.Maps {
+		all[name] = cmp.Or(all[name], m)
+	}
+	return nil
+}
+
+// otherLayout returns those of the definitions that the pinned tables have to be converted to.
+// The rest fit, or the other build makes them anew.
+func (d *downgrade) otherLayout(specs map[string]*ebpf.MapSpec) (map[string]*ebpf.MapSpec, error) {
+	other := make(map[string]*ebpf.MapSpec)
+	for _, name := range maps.Names() {
+		spec := specs[name]
+		pinned, err := ebpf.LoadPinnedMap(filepath.Join(d.dir, name), nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open pinned map %s: %w", name, err)
+		}
+		if spec != nil {
+			spec.MaxEntries = pinned.MaxEntries() // another size the other build copies itself
+			if spec.Compatible(pinned) != nil {
+				if _, err := convertible(spec, pinned); err == nil {
+					other[name] = spec
+				} else {
+					d.cfg.Log.Warn("table cannot be converted and will start empty", "table", name, "err", err)
+				}
+			}
+		}
+		if err := pinned.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return other, nil
+}
+
+// programs lists the directories of pinned programs.
+func (d *downgrade) programs() ([]string, error) {
+	entries, err := os.ReadDir(d.cfg.BPFDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for programs: %w", err)
+	}
+	var all []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), progsPrefix) {
+			all = append(all, e.Name())
+		}
+	}
+	return all, nil
+}
+
+// await copies now and then until the other build has loaded its programs, and is about to attach them. From then
+// on no TCP connection begins by this build's, until release.
+func (d *downgrade) await(ctx context.Context) (release func() error, err error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	loaded := make(chan error, 1)
+	go func() { // copying takes longer than the other build waits
+		err := d.awaitPrograms(ctx)
+		if err == nil {
+			release, err = d.hold()
+		}
+		loaded <- err
+	}()
+	for pause := time.Duration(0); ; {
+		select {
+		case err := <-loaded:
+			if ctx.Err() != nil {
+				err = errors.Join(fmt.Errorf("%q did not start; the tables are as they were: %w", d.cfg.To, context.Cause(ctx)), d.restore())
+			}
+			return release, err
+		case <-time.After(pause):
+			start := time.Now()
+			if err := d.tables.copy(false); err != nil {
+				stop()
+				<-loaded
+				return release, errors.Join(err, d.restore())
+			}
+			pause = downgradeShare * max(time.Since(start), downgradeLook)
+		}
+	}
+}
+
+// awaitPrograms returns when programs of another build are pinned.
+func (d *downgrade) awaitPrograms(ctx context.Context) error {
+	for {
+		programs, err := d.programs()
+		if err != nil || slices.ContainsFunc(programs, func(name string) bool { return !slices.Contains(d.before, name) }) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(downgradeLook):
+		}
+	}
+}
+
+// handOver copies until the other build has replaced all programs, which happens in the next moment.
+func (d *downgrade) handOver(ctx context.Context) error {
+	if err := d.tables.copy(false); err != nil {
+		return err
+	}
+	for {
+		programs, err := d.programs()
+		if err != nil {
+			return err
+		}
+		if err := d.tables.copy(true); err != nil { // once more after the last look
+			return err
+		}
+		if !slices.ContainsFunc(programs, func(name string) bool { return slices.Contains(d.before, name) }) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%q has not replaced all programs (its log says why): %w", d.cfg.To, context.Cause(ctx))
+		case <-time.After(downgradeLook):
+		}
+	}
+}
+
+// hold keeps this build's programs from beginning TCP connections until release.
+func (d *downgrade) hold() (release func() error, err error) {
+	used, err := ebpf.LoadPinnedMap(filepath.Join(d.dir, bpf.TCMapFlCtUsed), nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return func() error { return nil }, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open pinned map %s: %w", bpf.TCMapFlCtUsed, err)
+	}
+	flows := d.tables.old[bpf.TCMapFlCt]
+	if flows == nil {
+		return used.Close, nil
+	}
+	count := maps.FlowCount{Flows: flows, Used: used}
+	if err := count.Hold(); err != nil {
+		return nil, errors.Join(err, used.Close())
+	}
+	return func() error { return errors.Join(count.Recount(), used.Close()) }, nil
+}
+
+// restore pins the tables that were there before.
+func (d *downgrade) restore() error {
+	var errs []error
+	for name, m := range d.tables.old {
+		c, err := m.Clone() // one that does not believe to be pinned there
+		if err == nil {
+			err = errors.Join(replacePin(c, filepath.Join(d.dir, name)), c.Close())
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// removeUnknown removes the tables that the other build does not know, and would leave behind, unless
+// it was another one that took over.
+func (d *downgrade) removeUnknown(specs map[string]*ebpf.MapSpec) error {
+	for name := range d.tables.old {
+		now, err := ebpf.LoadPinnedMap(filepath.Join(d.dir, name), nil)
+		if err != nil {
+			return fmt.Errorf("open pinned map %s: %w", name, err)
+		}
+		fits := specs[name].Copy()
+		fits.MaxEntries = now.MaxEntries()
+		if err := errors.Join(fits.Compatible(now), now.Close()); err != nil {
+			return fmt.Errorf("another build than %q took over (start that one after: fairlead downgrade): %w", d.cfg.To, err)
+		}
+	}
+	var errs []error
+	for _, name := range maps.Names() {
+		if specs[name] == nil {
+			errs = append(errs, removePin(filepath.Join(d.dir, name)))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/fairlead-net/fairlead/bpf"
+)
+
+// earlierBuild is a file that holds a BPF object of commit 587769b, as its fairlead does.
+func earlierBuild(t *testing.T) string {
+	t.Helper()
+	object, err := os.ReadFile("testdata/587769b.gc.o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "fairlead")
+	if err := os.WriteFile(path, slices.Concat([]byte("\x7fELF, not really"), object, []byte("more")), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// downgrading is a Downgrade that runs.
+type downgrading struct {
+	stop  context.CancelFunc
+	ready chan []string
+	done  chan error
+}
+
+func startDowngrade(t *testing.T, w *world, to string) *downgrading {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	d := &downgrading{stop: cancel, ready: make(chan []string, 1), done: make(chan error, 1)}
+	cfg := DowngradeConfig{BPFDir: w.cfg.BPFDir, To: to, Ready: func(names []string) { d.ready <- names }, Log: w.cfg.Log}
+	go func() { d.done <- Downgrade(ctx, cfg) }()
+	return d
+}
+
+// wait returns what Ready is called with.
+func (d *downgrading) wait(t *testing.T) []string {
+	t.Helper()
+	select {
+	case names := <-d.ready:
+		return names
+	case err := <-d.done:
+		t.Fatalf("Downgrade: %v", err)
+	case <-time.After(10 * time.Second):
+		t.Fatal("Downgrade is not ready")
+	}
+	return nil
+}
+
+func pinnedMap(t *testing.T, w *world, name string) *ebpf.Map {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(w.cfg.BPFDir, mapsDir, name), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+func putFlow(t *testing.T, m *ebpf.Map, port uint16) {
+	t.Helper()
+	k, _ := oldFlow(port)
+	if err := m.Put(k, newFlow(port)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The earlier build finds all flows, those too that begin until it has replaced all programs, and none of the
+// tables that it does not know.
+func TestDowngrade(t *testing.T) {
+	w := newWorld(t)
+	d := w.open()
+	if err := d.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	putFlow(t, d.tables.maps[bpf.TCMapFlCt], 1)
+	run := startDowngrade(t, w, earlierBuild(t))
+	if got := run.wait(t); !slices.Contains(got, bpf.TCMapFlCt) || !slices.Contains(got, bpf.TCMapFlCtNew) {
+		t.Errorf("converted %q", got)
+	}
+	putFlow(t, d.tables.maps[bpf.TCMapFlCt], 2)
+	earlier := filepath.Join(w.cfg.BPFDir, progsPrefix+"earlier")
+	if err := os.Mkdir(earlier, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for used := int64(0); used < 1<<30; time.Sleep(time.Millisecond) {
+		if err := d.tables.maps[bpf.TCMapFlCtUsed].Lookup(uint32(0), &used); err != nil || time.Now().After(deadline) {
+			t.Fatalf("connections begin still: %d, %v", used, err)
+		}
+	}
+	putFlow(t, d.tables.maps[bpf.TCMapFlCtNew], 3)
+	if err := os.RemoveAll(d.progsDir()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-run.done; err != nil {
+		t.Fatalf("Downgrade: %v", err)
+	}
+	for port, name := range map[uint16]string{1: bpf.TCMapFlCt, 2: bpf.TCMapFlCt, 3: bpf.TCMapFlCtNew} {
+		k, want := oldFlow(port)
+		var got oldEntry
+		if err := pinnedMap(t, w, name).Lookup(k, &got); err != nil || got != want {
+			t.Errorf("%s, flow %d: %+v, %v", name, port, got, err)
+		}
+	}
+	if left := w.entries(mapsDir); slices.Contains(left, bpf.TCMapFlCtUsed) {
+		t.Errorf("tables that the earlier build does not know are left: %q", left)
+	}
+}
+
+// An earlier build that does not start changes nothing.
+func TestDowngradeInterrupted(t *testing.T) {
+	w := newWorld(t)
+	d := w.open()
+	_, before := w.ids(d)
+	run := startDowngrade(t, w, earlierBuild(t))
+	run.wait(t)
+	run.stop()
+	if err := <-run.done; err == nil || !strings.Contains(err.Error(), "did not start; the tables are as they were") {
+		t.Errorf("Downgrade: %v", err)
+	}
+	again := w.open()
+	if _, after := w.ids(again); !again.Adopted() || after[bpf.TCMapFlCt] != before[bpf.TCMapFlCt] {
+		t.Errorf("tables before: %v, after: %v", before, after)
+	}
+}
+
+// A daemon of this build that starts in place of the earlier one takes the flows back.
+func TestDowngradeTakenBack(t *testing.T) {
+	w := newWorld(t)
+	d := w.open()
+	run := startDowngrade(t, w, earlierBuild(t))
+	run.wait(t)
+	putFlow(t, d.tables.maps[bpf.TCMapFlCt], 1)
+	again := w.open()
+	if err := again.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-run.done; err == nil || !strings.Contains(err.Error(), "another build than") {
+		t.Errorf("Downgrade: %v", err)
+	}
+}
+
+func TestDowngradeRefused(t *testing.T) {
+	w := newWorld(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for to, want := range map[string]string{
+		earlierBuild(t): "no datapath is in",
+		"/bin/true":     "it is not fairlead",
+		"/nowhere":      "read the other build",
+	} {
+		if err := <-startDowngrade(t, w, to).done; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("to %s: %v, want %q", to, err, want)
+		}
+	}
+	d := w.open() // the same objects are in this test
+	_, before := w.ids(d)
+	run := startDowngrade(t, w, self)
+	if names := run.wait(t); len(names) > 0 {
+		t.Errorf("to the same build %q were converted", names)
+	}
+	if err := <-run.done; err != nil {
+		t.Errorf("to the same build: %v", err)
+	}
+	if _, after := w.ids(w.open()); after[bpf.TCMapFlCt] != before[bpf.TCMapFlCt] {
+		t.Error("a downgrade to the same build replaced tables")
+	}
+}

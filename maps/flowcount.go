@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/fairlead-net/fairlead/bpf"
+)
+
+// FlowCount is the programs' count of the entries of fl_ct, by which they refuse new flows.
+type FlowCount struct {
+	Flows *ebpf.Map // fl_ct
+	Used  *ebpf.Map // fl_ct_used
+}
+
+// countSlack is how many entries the programs' count may be off: it changes while
+// the table is read.
+const countSlack = 64
+
+// held is more than a table can have room for.
+const held = int64(1) << 40
+
+// Recount corrects the count. It is off after entries were written from outside.
+func (c FlowCount) Recount() error {
+	before, err := c.get()
+	if err != nil {
+		return err
+	}
+	entries, err := count(c.Flows)
+	if err != nil {
+		return fmt.Errorf("table %s: %w", bpf.TCMapFlCt, err)
+	}
+	after, err := c.get()
+	if err != nil {
+		return err
+	}
+	low, high := min(before, after)-countSlack, max(before, after)+countSlack
+	if int64(entries) >= low && int64(entries) <= high {
+		return nil
+	}
+	return c.put(int64(entries))
+}
+
+// Hold has the programs refuse new TCP connections as if fl_ct were full, until Recount: their
+// senders repeat the SYN after a second. So no connection begins that is not copied while
+// tables and programs are exchanged.
+func (c FlowCount) Hold() error { return c.put(held) }
+
+func (c FlowCount) get() (int64, error) {
+	var n int64
+	if err := c.Used.Lookup(uint32(0), &n); err != nil {
+		return 0, fmt.Errorf("read table %s: %w", bpf.TCMapFlCtUsed, err)
+	}
+	return n, nil
+}
+
+func (c FlowCount) put(n int64) error {
+	if err := c.Used.Put(uint32(0), n); err != nil {
+		return fmt.Errorf("write to table %s: %w", bpf.TCMapFlCtUsed, err)
+	}
+	return nil
+}
