@@ -111,17 +111,15 @@ static __always_inline bool flow_find_port(struct __sk_buff *skb, struct flow *f
 	bool fits = !f->gateway || own <= r.max;
 	__u32 width = r.max - r.min + 1;
 
-	for (__u32 i = 0; i <= PORT_TRIES; i++) {
-		if (i || !fits)
-			f->e.xlat.sport = bpf_htons(r.min + (start + i * PORT_STEP) % width);
-		if (i)
-			count_event(EV_SNAT_RETRY);
-		if (!flow_try_port(skb, now))
-			return true;
-		if (!port_changes(&f->key))
+	if (!fits)
+		f->e.xlat.sport = bpf_htons(r.min + start % width);
+	for (__u32 i = 1; flow_try_port(skb, now); i++) {
+		if (i > PORT_TRIES || !port_changes(&f->key))
 			return false;
+		f->e.xlat.sport = bpf_htons(r.min + (start + i * PORT_STEP) % width);
+		count_event(EV_SNAT_RETRY);
 	}
-	return false;
+	return true;
 }
 
 /* flow_prepare begins the description of the flow of packet p in flow_scratch(): translated to
