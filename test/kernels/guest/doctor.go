@@ -20,16 +20,16 @@ func checkDoctor(r *report, tcx bool) error {
 	if !strings.HasPrefix(text, "Fairlead can work here") {
 		return fmt.Errorf("fairlead doctor begins with %q", firstLine(text))
 	}
-	if line, _ := entry(text, "Missing", "shaping"); !strings.Contains(line, "sch_tbf") {
+	if line, _ := entry(text, "Optional, missing", "shaping"); !strings.Contains(line, "sch_tbf") {
 		return fmt.Errorf("fairlead doctor does not say that tbf is missing")
 	}
 	if tcx {
-		if line, _ := entry(text, "There", "tcx"); line == "" {
-			return fmt.Errorf("fairlead doctor does not list tcx as there")
+		if line, _ := entry(text, "Available", "tcx"); line == "" {
+			return fmt.Errorf("fairlead doctor does not list tcx as available")
 		}
 		return nil
 	}
-	line, consequence := entry(text, "Missing", "tcx")
+	line, consequence := entry(text, "Optional, missing", "tcx")
 	if !strings.Contains(line, "6.6") || !strings.Contains(consequence, "clsact") {
 		return fmt.Errorf("fairlead doctor does not say that tcx is missing (new in 6.6) and clsact used instead: %q, %q", line, consequence)
 	}
