@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package model defines Fairlead's objects as plain values: networks,
-// sandboxes, endpoints, published ports, and the immutable [Snapshot] of all
-// of them, which the reconciler turns into kernel objects. It imports only the
+// sandboxes, endpoints and published ports. The snapshots of all of them, which the
+// reconciler turns into kernel objects, are in package desired. It imports only the
 // standard library.
 package model
 
@@ -141,7 +141,7 @@ func (s Subnet) DefaultGateway() netip.Addr {
 }
 
 // Network is a set of endpoints that can reach each other. A value is immutable
-// once it is in a Snapshot; a change creates a new value.
+// once it is in a snapshot; a change creates a new value.
 type Network struct {
 	ID   string `json:"id"`   // 64 hexadecimal digits
 	Name string `json:"name"` // unique
@@ -235,7 +235,7 @@ func (n *Network) HasName(name string) bool { return hasName(name, n.Name, n.Ori
 func hasName(name, now, original string) bool { return name != "" && (name == now || name == original) }
 
 // Sandbox is the network namespace of one container. A value is immutable once it
-// is in a Snapshot.
+// is in a snapshot.
 type Sandbox struct {
 	ID           string    `json:"id"`
 	Name         string    `json:"name"`
@@ -318,7 +318,7 @@ type PortBinding struct {
 }
 
 // Endpoint is an interface that attaches a Sandbox to a Network. A value is
-// immutable once it is in a Snapshot.
+// immutable once it is in a snapshot.
 type Endpoint struct {
 	ID        string `json:"id"`
 	NetworkID string `json:"network_id"`
@@ -373,7 +373,7 @@ const (
 
 // AddressPool is a subnet that a container engine requested, before it creates a
 // network or for a network of another driver, with the allocated addresses. A value is
-// immutable once it is in a Snapshot.
+// immutable once it is in a snapshot.
 type AddressPool struct {
 	ID      string       `json:"id"` // the subnet as text
 	Prefix  netip.Prefix `json:"prefix"`
@@ -383,21 +383,9 @@ type AddressPool struct {
 }
 
 // Publish is a resolved published port: a PortBinding and the endpoint
-// that serves it. A value is immutable once it is in a Snapshot.
+// that serves it. A value is immutable once it is in a snapshot.
 type Publish struct {
 	ID         uint32 // unique among living publishes; the datapath's number, never 0
 	EndpointID string
 	PortBinding
-}
-
-// Snapshot is the complete desired state of this node. Neither it nor anything it
-// points to changes after it is published. Two snapshots share the objects
-// that did not change, so that pointer comparison finds the changes.
-type Snapshot struct {
-	Rev       uint64
-	Networks  map[string]*Network  // by ID
-	Sandboxes map[string]*Sandbox  // by ID
-	Endpoints map[string]*Endpoint // by ID
-	Publishes map[uint32]*Publish  // by ID
-	Pools     map[string]*AddressPool
 }
