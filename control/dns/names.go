@@ -13,17 +13,17 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// shortID is how many digits of a sandbox's ID are a name of it.
+// shortID is the number of digits of a sandbox's ID that form one of its names.
 const shortID = 12
 
-// names are the names of one snapshot. Nothing changes them: update makes the next ones.
+// names are the names in one snapshot. They are immutable: update returns the next ones.
 type names struct {
 	snapshot *desired.Snapshot
 	byName   persistent.Map[string, *model.Endpoint] // by network, name in lower case, and ID
 	networks persistent.Map[string, string]          // ID by name in lower case
 }
 
-// update returns the names of another snapshot. It costs what differs between the two.
+// update returns the names in another snapshot. Its cost is proportional to the difference.
 func (n *names) update(s *desired.Snapshot) *names {
 	next := &names{s, n.byName, n.networks}
 	for c := range desired.DiffNetworks(n.snapshot, s) {
@@ -80,7 +80,7 @@ func keysOf(s *desired.Snapshot, id string) map[string]*model.Endpoint {
 	return keys
 }
 
-// placeOf begins the keys of those that have a name in a network.
+// placeOf returns the prefix of the keys of a name in a network.
 func placeOf(network, name string) string { return network + "\x00" + name + "\x00" }
 
 // at returns the endpoints that have a name in a network.
@@ -95,7 +95,7 @@ func (n *names) at(network, name string) (list []*model.Endpoint) {
 	return list
 }
 
-// member returns the endpoint of a sandbox that has an address in a network; nil if none has.
+// member returns the endpoint of a sandbox that has an address in a network, or nil if none has.
 func (n *names) member(network string, addr netip.Addr) *model.Endpoint {
 	ep := n.snapshot.MemberWithAddr(network, addr)
 	if ep == nil || n.snapshot.Sandbox(ep.SandboxID) == nil {
@@ -104,7 +104,8 @@ func (n *names) member(network string, addr netip.Addr) *model.Endpoint {
 	return ep
 }
 
-// rank orders a sandbox's endpoints: that of its default route, then as they were joined.
+// rank orders a sandbox's endpoints: that of its default route first, then in the order of
+// attachment.
 func rank(ep *model.Endpoint) int {
 	if ep.Gateway {
 		return -1
@@ -112,8 +113,8 @@ func rank(ep *model.Endpoint) int {
 	return ep.Order
 }
 
-// namesOf are a sandbox's names in the network of one of its endpoints, in lower case,
-// each once.
+// namesOf returns a sandbox's names in the network of one of its endpoints, in lower case and
+// without duplicates.
 func namesOf(sb *model.Sandbox, ep *model.Endpoint) (list []string) {
 	for _, name := range append([]string{sb.Name, sb.ID[:min(shortID, len(sb.ID))], sb.Hostname}, ep.Aliases...) {
 		if name = strings.ToLower(name); name != "" && !slices.Contains(list, name) {
@@ -123,10 +124,10 @@ func namesOf(sb *model.Sandbox, ep *model.Endpoint) (list []string) {
 	return list
 }
 
-// networksOf are the networks whose names a member may know who asks in one: all he is
-// a member of, the one of his default route first. nil: it is no member.
-func (n *names) networksOf(asked string, from netip.Addr) (list []string) {
-	ep := n.member(asked, from)
+// networksOf returns the networks a client may resolve names in: every network it is a member of,
+// the one of its default route first. It returns nil for a non-member.
+func (n *names) networksOf(network string, from netip.Addr) (list []string) {
+	ep := n.member(network, from)
 	if ep == nil {
 		return nil
 	}
@@ -143,8 +144,8 @@ func (n *names) host(network string, addr netip.Addr) bool {
 	return in != nil && slices.Contains(gateways(in), addr)
 }
 
-// find returns the endpoints that have a name, in the first of the networks that knows
-// it. A name may be qualified by its network's, at any of its dots.
+// find returns the endpoints that have a name, in the first of the networks in which the name
+// exists. A name may be qualified by its network's name, at any of its dots.
 func (n *names) find(networks []string, name string) []*model.Endpoint {
 	for _, id := range networks {
 		if found := n.at(id, name); len(found) > 0 {
@@ -166,8 +167,8 @@ func (n *names) find(networks []string, name string) []*model.Endpoint {
 	return nil
 }
 
-// nameOf is the name of the sandbox that has an address in one of the networks,
-// qualified by the network's; "": none has it.
+// nameOf returns the name of the sandbox that has an address in one of the networks, qualified by
+// the network's name, or "" if there is none.
 func (n *names) nameOf(networks []string, addr netip.Addr) string {
 	for _, id := range networks {
 		if ep := n.member(id, addr); ep != nil {
@@ -177,8 +178,8 @@ func (n *names) nameOf(networks []string, addr netip.Addr) string {
 	return ""
 }
 
-// outside reports whether one of the networks has a way out.
-func (n *names) outside(networks []string) bool {
+// external reports whether one of the networks is not internal.
+func (n *names) external(networks []string) bool {
 	return slices.ContainsFunc(networks, func(id string) bool {
 		network := n.snapshot.Network(id)
 		return network != nil && !network.Internal

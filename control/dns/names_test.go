@@ -14,7 +14,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Names that follow changes one by one are those that a server has that starts now.
+// Names that were updated step by step equal those of a server that starts with the snapshot.
 func TestNamesFollowChanges(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	p := desiredtest.New()
@@ -57,7 +57,7 @@ func changeAtRandom(r *rand.Rand, p desiredtest.Plain, id func(string) string) {
 	}
 }
 
-// BenchmarkUpdate is one endpoint that comes, and the first question after it.
+// BenchmarkUpdate measures adding one endpoint, and the first query after it.
 func BenchmarkUpdate(b *testing.B) {
 	for _, size := range []int{1000, 100_000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package dns answers the names of sandboxes to the members of their networks, and
-// passes every other question on to the host's resolvers. It meets no kernel: what it
-// serves at are addresses of a [desired.Snapshot].
+// Package dns resolves names of sandboxes for the members of their networks, and forwards all
+// other queries to the host's resolvers. It does not touch the kernel: it serves at addresses of
+// a [desired.Snapshot].
 package dns
 
 import (
@@ -17,22 +17,22 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired"
 )
 
-// ttl is how long an answer may be remembered, in seconds: a sandbox that is made anew
-// has another address. Docker says 600, which nobody asks for again in time.
+// ttl is the TTL of answers in seconds. It is short, since a sandbox that is created again has
+// another address; Docker's 600 would outlast that.
 const ttl = 5
 
-// Results of a question, as they are counted.
+// Results of queries, as counted.
 const (
-	Local     = "local"     // answered from the names
+	Local     = "local"     // answered from the names of sandboxes
 	Forwarded = "forwarded" // answered by one of the host's resolvers
-	Failed    = "failed"    // none of them answered
-	Refused   = "refused"   // too many questions at once, or an odd one
+	Failed    = "failed"    // no resolver answered
+	Refused   = "refused"   // too many concurrent queries, or an invalid one
 )
 
-// Results are all there are.
+// Results returns all results.
 func Results() []string { return []string{Local, Forwarded, Failed, Refused} }
 
-// resolver answers questions.
+// resolver answers queries.
 type resolver struct {
 	snapshot func() *desired.Snapshot
 	upstream *upstream
@@ -40,7 +40,7 @@ type resolver struct {
 	last     *names
 }
 
-// names are those of the present snapshot.
+// names returns the names of the current snapshot.
 func (r *resolver) names() *names {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -53,9 +53,10 @@ func (r *resolver) names() *names {
 	return r.last
 }
 
-// answer answers a question that came from an address in a network; nil: it gets no
-// answer. Members learn names and what is outside, the host the network's names: what
-// its own resolvers asked here must not come back to them. Who is neither is refused.
+// answer answers a query from an address in a network, or returns nil for no answer. Members
+// resolve names of their networks and external ones. The host resolves only the network's names:
+// queries that its own resolvers sent here must not be forwarded to them again. Other clients are
+// refused.
 func (r *resolver) answer(ctx context.Context, network string, from netip.Addr, udp bool, q *dns.Msg) (a *dns.Msg, result string) {
 	switch {
 	case q.Response || len(q.Question) == 0:
@@ -78,13 +79,13 @@ func (r *resolver) answer(ctx context.Context, network string, from netip.Addr, 
 	if !member {
 		return reply(q, dns.RcodeRefused), Refused
 	}
-	if !n.outside(networks) {
-		return reply(q, dns.RcodeNameError), Local // there is nothing else in there
+	if !n.external(networks) {
+		return reply(q, dns.RcodeNameError), Local // internal networks have no other names
 	}
-	return r.upstream.ask(ctx, from, udp, q)
+	return r.upstream.forward(ctx, from, udp, q)
 }
 
-// room is how long an answer by UDP may be, in bytes (RFC 1035 section 4.2.1, RFC 6891
+// room returns the maximum size of a UDP answer in bytes (RFC 1035 section 4.2.1, RFC 6891
 // section 6.2.3).
 func room(q *dns.Msg) int {
 	if opt := q.IsEdns0(); opt != nil {
@@ -102,15 +103,15 @@ func reply(q *dns.Msg, rcode int) *dns.Msg {
 	return a
 }
 
-// local answers from the names; nil: they say nothing of it.
+// local answers from the names of sandboxes. It returns nil if they do not contain the name.
 func local(n *names, networks []string, q *dns.Msg) *dns.Msg {
-	asked := q.Question[0]
-	if asked.Qclass != dns.ClassINET {
+	question := q.Question[0]
+	if question.Qclass != dns.ClassINET {
 		return nil
 	}
-	header := dns.RR_Header{Name: asked.Name, Rrtype: asked.Qtype, Class: dns.ClassINET, Ttl: ttl}
-	if asked.Qtype == dns.TypePTR {
-		addr, ok := reversed(asked.Name)
+	header := dns.RR_Header{Name: question.Name, Rrtype: question.Qtype, Class: dns.ClassINET, Ttl: ttl}
+	if question.Qtype == dns.TypePTR {
+		addr, ok := reversed(question.Name)
 		name := n.nameOf(networks, addr)
 		if !ok || name == "" {
 			return nil
@@ -119,17 +120,17 @@ func local(n *names, networks []string, q *dns.Msg) *dns.Msg {
 		a.Answer = []dns.RR{&dns.PTR{Hdr: header, Ptr: dns.Fqdn(name)}}
 		return a
 	}
-	found := n.find(networks, strings.ToLower(strings.TrimSuffix(asked.Name, ".")))
+	found := n.find(networks, strings.ToLower(strings.TrimSuffix(question.Name, ".")))
 	if found == nil {
 		return nil
 	}
-	a := reply(q, dns.RcodeSuccess) // with no answer if it has none of that type
+	a := reply(q, dns.RcodeSuccess) // without answers if there are none of that type
 	for _, ep := range found {
-		switch addr := ep.Addr(asked.Qtype == dns.TypeA); {
+		switch addr := ep.Addr(question.Qtype == dns.TypeA); {
 		case !addr.IsValid():
-		case asked.Qtype == dns.TypeA:
+		case question.Qtype == dns.TypeA:
 			a.Answer = append(a.Answer, &dns.A{Hdr: header, A: addr.AsSlice()})
-		case asked.Qtype == dns.TypeAAAA:
+		case question.Qtype == dns.TypeAAAA:
 			a.Answer = append(a.Answer, &dns.AAAA{Hdr: header, AAAA: addr.AsSlice()})
 		}
 	}
@@ -137,8 +138,7 @@ func local(n *names, networks []string, q *dns.Msg) *dns.Msg {
 	return a
 }
 
-// reversed is the address whose name is asked for (RFC 1035 section 3.5, RFC 3596
-// section 2.5).
+// reversed returns the address of a PTR query (RFC 1035 section 3.5, RFC 3596 section 2.5).
 func reversed(name string) (netip.Addr, bool) {
 	name = strings.ToLower(name)
 	var text string
@@ -151,7 +151,7 @@ func reversed(name string) (netip.Addr, bool) {
 	return addr, err == nil
 }
 
-// joined puts labels in their reverse order, with a separator after every so many.
+// joined reverses labels, with a separator after every so many.
 func joined(labels string, every int, separator string) string {
 	list := strings.Split(labels, ".")
 	var b strings.Builder

@@ -17,8 +17,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// world is two networks and an internal one: web is in both of the first, db in back
-// with the alias of two, lone in the internal one.
+// world returns two networks and an internal one. web is in the first two, db and db2 are in
+// back.end with the same alias, and lone is in the internal one.
 func world() desiredtest.Plain {
 	s := desiredtest.New()
 	for _, n := range []*model.Network{
@@ -31,7 +31,7 @@ func world() desiredtest.Plain {
 	join := func(id, sandbox, network, v4, v6 string, aliases ...string) {
 		ep := &model.Endpoint{ID: id, SandboxID: sandbox, NetworkID: network, Aliases: aliases, Order: len(s.Endpoints), Gateway: network == "n2"}
 		ep.IPv4, _ = netip.ParsePrefix(v4)
-		ep.IPv6, _ = netip.ParsePrefix(v6) // "": none
+		ep.IPv6, _ = netip.ParsePrefix(v6) // "" means none
 		s.Endpoints[id] = ep
 	}
 	for _, sb := range []*model.Sandbox{
@@ -46,11 +46,11 @@ func world() desiredtest.Plain {
 	join("e3", b, "n2", "10.2.0.3/16", "", "shared", "any.name_1")
 	join("e4", c, "n2", "10.2.0.4/16", "", "shared")
 	join("e5", d, "n3", "10.3.0.2/16", "")
-	s.Endpoints["e6"] = &model.Endpoint{ID: "e6", NetworkID: "n1", IPv4: netip.MustParsePrefix("10.1.0.9/16")} // reserved, of no sandbox
+	s.Endpoints["e6"] = &model.Endpoint{ID: "e6", NetworkID: "n1", IPv4: netip.MustParsePrefix("10.1.0.9/16")} // reserved, without a sandbox
 	return s
 }
 
-// ask asks a resolver over the world, whose upstream nobody is.
+// ask queries a resolver over the world that has no upstream servers.
 func ask(plain desiredtest.Plain, network, from, name string, qtype uint16, udp bool) (*dns.Msg, string) {
 	s := plain.Snapshot()
 	r := resolver{snapshot: func() *desired.Snapshot { return s }, upstream: newUpstream("/nonexistent", nil)}
@@ -62,30 +62,30 @@ func TestNames(t *testing.T) {
 	for _, tc := range []struct {
 		network, from, name string
 		qtype               uint16
-		want                string // the answers, sorted; "-": none
+		want                string // the answers, sorted; "-" for none
 		rcode               int
 	}{
-		{"n1", "10.1.0.2", "web.", dns.TypeA, "10.2.0.2", 0}, // of the network of its default route
+		{"n1", "10.1.0.2", "web.", dns.TypeA, "10.2.0.2", 0}, // in the network of its default route
 		{"n1", "10.1.0.2", "web.front.", dns.TypeA, "10.1.0.2", 0},
 		{"n1", "10.1.0.2", "WEB.Front.", dns.TypeAAAA, "fd01::2", 0},
 		{"n1", "fd01::2", "db.back.end.", dns.TypeA, "10.2.0.3", 0},
 		{"n1", "10.1.0.2", "shared.", dns.TypeA, "10.2.0.3 10.2.0.4", 0},
 		{"n1", "10.1.0.2", "shared.front.", dns.TypeA, "10.1.0.2", 0},
 		{"n1", "10.1.0.2", "Any.Name_1.", dns.TypeA, "10.2.0.3", 0},
-		{"n1", "10.1.0.2", "db.", dns.TypeAAAA, "-", 0}, // it is there, without such an address
+		{"n1", "10.1.0.2", "db.", dns.TypeAAAA, "-", 0}, // exists, without such an address
 		{"n1", "10.1.0.2", "db.", dns.TypeMX, "-", 0},
 		{"n2", "10.2.0.3", "www-1.", dns.TypeA, "10.2.0.2", 0},
 		{"n2", "10.2.0.3", "aaaaaaaaaaaa.", dns.TypeA, "10.2.0.2", 0},
-		{"n2", "10.2.0.3", "web.front.", dns.TypeA, "", dns.RcodeServerFailure}, // it is no member
+		{"n2", "10.2.0.3", "web.front.", dns.TypeA, "", dns.RcodeServerFailure}, // not a member
 		{"n2", "10.2.0.3", "lone.", dns.TypeA, "", dns.RcodeServerFailure},
 		{"n2", "10.2.0.3", ".", dns.TypeA, "", dns.RcodeServerFailure},
 		{"n1", "10.1.0.1", "web.", dns.TypeA, "10.1.0.2", 0},                               // the host
-		{"n1", "10.1.0.1", "example.com.", dns.TypeA, "", dns.RcodeRefused},                // whose resolvers it has itself
+		{"n1", "10.1.0.1", "example.com.", dns.TypeA, "", dns.RcodeRefused},                // which has these resolvers itself
 		{"n1", "10.2.0.3", "web.", dns.TypeA, "", dns.RcodeRefused},                        // a member of another network
-		{"n1", "10.1.0.9", "web.", dns.TypeA, "", dns.RcodeRefused},                        // an address that is only reserved
-		{"n1", "192.0.2.254", "2.0.1.10.in-addr.arpa.", dns.TypePTR, "", dns.RcodeRefused}, // somebody outside
+		{"n1", "10.1.0.9", "web.", dns.TypeA, "", dns.RcodeRefused},                        // a reserved address without a sandbox
+		{"n1", "192.0.2.254", "2.0.1.10.in-addr.arpa.", dns.TypePTR, "", dns.RcodeRefused}, // an external client
 		{"n3", "10.3.0.2", "lone.", dns.TypeA, "10.3.0.2", 0},
-		{"n3", "10.3.0.2", "example.com.", dns.TypeA, "", dns.RcodeNameError}, // nothing leaves
+		{"n3", "10.3.0.2", "example.com.", dns.TypeA, "", dns.RcodeNameError}, // internal
 		{"n2", "10.2.0.3", "2.0.2.10.in-addr.arpa.", dns.TypePTR, "web.back.end.", 0},
 		{"n1", "10.1.0.2", "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.D.F.IP6.arpa.", dns.TypePTR, "web.Front.", 0},
 		{"n2", "10.2.0.3", "2.0.1.10.in-addr.arpa.", dns.TypePTR, "", dns.RcodeServerFailure},
@@ -103,7 +103,7 @@ func TestNames(t *testing.T) {
 				got = append(got, rr.Ptr)
 			}
 			if rr.Header().Name != tc.name {
-				t.Errorf("%s: the answer spells it %s", tc.name, rr.Header().Name)
+				t.Errorf("%s: the answer has the name %s", tc.name, rr.Header().Name)
 			}
 		}
 		slices.Sort(got)
@@ -113,7 +113,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// An alias of two hundred does not fit, by UDP; each is first as often as the others.
+// An alias of 200 endpoints does not fit into a UDP answer. Each endpoint is first equally often.
 func TestManyAnswers(t *testing.T) {
 	s := world()
 	for i := range 200 {
@@ -134,18 +134,18 @@ func TestManyAnswers(t *testing.T) {
 		first[a.Answer[0].(*dns.A).A.String()]++
 	}
 	if len(first) != 2 || first["10.2.0.3"] < 400 || first["10.2.0.4"] < 400 {
-		t.Errorf("first were %v", first)
+		t.Errorf("first answers: %v", first)
 	}
 	big := new(dns.Msg).SetQuestion("crowd.", dns.TypeA).SetEdns0(1232, false)
 	many := s.Snapshot()
 	r := resolver{snapshot: func() *desired.Snapshot { return many }}
 	a, _ = r.answer(t.Context(), "n1", netip.MustParseAddr("10.1.0.2"), true, big)
 	if packed, err := a.Pack(); err != nil || len(packed) <= dns.MinMsgSize || len(packed) > 1232 || a.IsEdns0() == nil {
-		t.Errorf("%d bytes to one who takes 1232, %v", len(packed), err)
+		t.Errorf("%d bytes to a client that accepts 1232, %v", len(packed), err)
 	}
 }
 
-// What is no question gets no answer, or a refusal; nothing panics.
+// Invalid queries get no answer, or an error. Nothing panics.
 func FuzzAnswer(f *testing.F) {
 	for _, q := range []*dns.Msg{new(dns.Msg).SetQuestion("web.", dns.TypeA), new(dns.Msg).SetQuestion("2.0.1.10.in-addr.arpa.", dns.TypePTR), {}, new(dns.Msg).SetUpdate("web."), new(dns.Msg).SetReply(new(dns.Msg))} {
 		packed, err := q.Pack()

@@ -24,25 +24,24 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// port is where DNS is served, by UDP and TCP.
+// port is the port of DNS, over UDP and TCP.
 const port = 53
 
-// maxStreams is how many TCP connections an address serves at once, which are idle for
-// 8 s at most; more wait.
+// maxStreams is the maximum number of concurrent TCP connections per address, which may be idle
+// for 8 s. Further ones wait.
 const maxStreams = 128
 
-// retry is how long until an address is tried again that another program has.
+// retry is the interval between attempts to serve at addresses whose port another program uses.
 const retry = 5 * time.Second
 
-// Config is what New needs.
+// Config configures a Server.
 type Config struct {
-	// ResolvConf is the file that names the host's resolvers; "": /etc/resolv.conf.
+	// ResolvConf is the file that lists the host's resolvers. The default is /etc/resolv.conf.
 	ResolvConf string
 	Log        *slog.Logger // required
 }
 
-// Server serves the names of the networks that want it, each at its gateway
-// addresses.
+// Server serves the names of the networks that have DNS, at their gateway addresses.
 type Server struct {
 	cfg      Config
 	resolver resolver
@@ -51,11 +50,11 @@ type Server struct {
 
 	mu     sync.Mutex
 	at     map[netip.Addr]*listener
-	failed map[netip.Addr]bool // said to be somebody else's
+	failed map[netip.Addr]bool // logged as used by another program
 	ended  bool
 }
 
-// New makes a server, which serves nothing until the first Update.
+// New returns a server that serves nothing until the first Update.
 func New(cfg Config) *Server {
 	if cfg.ResolvConf == "" {
 		cfg.ResolvConf = "/etc/resolv.conf"
@@ -69,15 +68,15 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// Update has the server follow a snapshot whose addresses the host has. When it
-// returns, questions at those addresses are answered. An address that another program
-// has is no error: it is tried again by Run.
+// Update makes the server serve a snapshot whose addresses the host already has. When it returns,
+// queries to those addresses are answered. An address whose port another program uses is not an
+// error: Run retries it.
 func (s *Server) Update(snapshot *desired.Snapshot) {
 	s.desired.Store(snapshot)
 	s.sync()
 }
 
-// Run tries again what failed, until ctx ends, and then ends serving.
+// Run retries failed addresses until ctx ends, and then stops the server.
 func (s *Server) Run(ctx context.Context) error {
 	tick := time.NewTicker(retry)
 	defer tick.Stop()
@@ -88,7 +87,7 @@ func (s *Server) Run(ctx context.Context) error {
 			defer s.mu.Unlock()
 			s.ended = true
 			for addr := range s.at {
-				s.forget(addr)
+				s.closeAt(addr)
 			}
 			return nil
 		case <-tick.C:
@@ -97,7 +96,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 }
 
-// Counts are the questions so far, by result.
+// Counts returns the number of queries so far, by result.
 func (s *Server) Counts() map[string]uint64 {
 	counts := map[string]uint64{}
 	for r, n := range s.counts {
@@ -106,7 +105,7 @@ func (s *Server) Counts() map[string]uint64 {
 	return counts
 }
 
-// Unserved are the addresses that another program has.
+// Unserved returns the addresses whose port another program uses.
 func (s *Server) Unserved() []netip.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +120,7 @@ func (s *Server) serves(address string) bool {
 	return err == nil && (s.at[addr.Unmap()] != nil || s.failed[addr.Unmap()])
 }
 
-// gateways are the addresses where a network's names are served.
+// gateways returns the addresses where a network's names are served.
 func gateways(n *model.Network) (list []netip.Addr) {
 	if !n.DNS || n.Foreign || !n.HasDatapath() {
 		return nil
@@ -134,7 +133,7 @@ func gateways(n *model.Network) (list []netip.Addr) {
 	return list
 }
 
-// sync opens and closes what differs from what is desired.
+// sync starts and stops listeners to match the desired snapshot.
 func (s *Server) sync() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +148,7 @@ func (s *Server) sync() {
 	}
 	for addr, l := range s.at {
 		if wanted[addr] != l.network {
-			s.forget(addr)
+			s.closeAt(addr)
 		}
 	}
 	for addr := range s.failed {
@@ -164,23 +163,23 @@ func (s *Server) sync() {
 	}
 }
 
-// open serves a network at an address, and says once if it cannot.
+// open serves a network at an address, and logs the first failure.
 func (s *Server) open(addr netip.Addr, network string) {
 	l, err := s.listen(addr, network)
 	switch {
 	case err == nil:
 		s.at[addr] = l
 		if s.failed[addr] {
-			s.cfg.Log.Info("names are served again", "address", addr)
+			s.cfg.Log.Info("DNS is served again", "address", addr)
 			delete(s.failed, addr)
 		}
 	case !s.failed[addr]:
 		s.failed[addr] = true
-		s.cfg.Log.Warn("names are not served until port 53 is free there", "address", addr, "err", err)
+		s.cfg.Log.Warn("DNS is not served until port 53 of the address is free", "address", addr, "err", err)
 	}
 }
 
-func (s *Server) forget(addr netip.Addr) {
+func (s *Server) closeAt(addr netip.Addr) {
 	s.at[addr].close()
 	delete(s.at, addr)
 }
@@ -214,15 +213,15 @@ func (s *Server) listen(addr netip.Addr, network string) (*listener, error) {
 	for _, server := range l.servers {
 		go func() {
 			if err := server.ActivateAndServe(); !errClosed(err) {
-				s.cfg.Log.Warn("names are no longer served", "address", addr, "err", err)
+				s.cfg.Log.Warn("DNS is no longer served", "address", addr, "err", err)
 			}
 		}()
 	}
 	return l, nil
 }
 
-// control has a daemon that takes over listen beside the one before, and an address be
-// taken before its device is up.
+// control sets the options with which a new daemon can listen before the previous one has
+// stopped, and at an address whose device is not up yet.
 func control(network, _ string, c syscall.RawConn) error {
 	var err error
 	set := func(fd uintptr) {
@@ -238,19 +237,19 @@ func control(network, _ string, c syscall.RawConn) error {
 	return errors.Join(c.Control(set), err)
 }
 
-// close ends serving; questions that are being asked get no answer.
+// close stops the listener. Pending queries are not answered.
 func (l *listener) close() {
 	l.stop()
 	for _, server := range l.servers {
 		if server.PacketConn != nil {
-			_ = server.PacketConn.Close() // what is wrong with it does not matter now
+			_ = server.PacketConn.Close() // the listener is discarded anyway
 		} else {
 			_ = server.Listener.Close()
 		}
 	}
 }
 
-// handle answers one question.
+// handle answers one query.
 func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, network string, udp bool, q *dns.Msg) {
 	from, err := netip.ParseAddrPort(w.RemoteAddr().String())
 	if err != nil {
@@ -259,6 +258,6 @@ func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, network strin
 	a, result := s.resolver.answer(ctx, network, from.Addr().Unmap().WithZone(""), udp, q)
 	s.counts[result].Add(1)
 	if a != nil {
-		_ = w.WriteMsg(a) // who asked will ask again
+		_ = w.WriteMsg(a) // the client retries
 	}
 }

@@ -17,44 +17,43 @@ import (
 	"github.com/miekg/dns"
 )
 
-// How the host's resolvers are asked. A stub resolver gives up after 5 s.
+// Limits of queries to the host's resolvers. A stub resolver gives up after 5 s.
 const (
-	maxServers = 3                      // of those in resolv.conf, as libc does
-	patience   = 4 * time.Second        // in all
-	stagger    = 700 * time.Millisecond // until the next one is asked too
-	grudge     = 30 * time.Second       // for which one that failed is asked last
-	maxAsking  = 1024                   // questions at once
-	maxOfOne   = 128                    // of them by one who asks
+	maxServers     = 3                      // of those in resolv.conf, as in libc
+	queryTimeout   = 4 * time.Second        // for all servers
+	hedgeDelay     = 700 * time.Millisecond // until the next server is queried too
+	failurePenalty = 30 * time.Second       // how long a failed server is queried last
+	maxQueries     = 1024                   // concurrent queries
+	maxPerClient   = 128                    // of one client
 )
 
-// upstream are the host's resolvers, as a file names them now.
+// upstream is the host's resolvers, as currently listed in a file.
 type upstream struct {
 	file string
-	// own reports whether an address is one where names are served: to ask there would
-	// go round in a circle.
+	// own reports whether an address is one of the server's own, which would make a loop.
 	own  func(address string) bool
-	port string // of the servers; 53 but in tests
+	port string // of the resolvers; 53 except in tests
 
 	mu      sync.Mutex
-	seen    os.FileInfo // the file when it was read
+	seen    os.FileInfo // of the file when it was read
 	servers []string
 	failed  map[string]time.Time
-	asking  int
-	by      map[netip.Addr]int // of them
+	queries int
+	by      map[netip.Addr]int // of them, by client
 }
 
 func newUpstream(file string, own func(string) bool) *upstream {
 	return &upstream{file: file, own: own, port: "53", failed: map[string]time.Time{}, by: map[netip.Addr]int{}}
 }
 
-// enter counts a question that is asked; false: there are too many.
+// enter counts a query, or returns false if there are too many.
 func (u *upstream) enter(from netip.Addr) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.asking >= maxAsking || u.by[from] >= maxOfOne {
+	if u.queries >= maxQueries || u.by[from] >= maxPerClient {
 		return false
 	}
-	u.asking++
+	u.queries++
 	u.by[from]++
 	return true
 }
@@ -62,13 +61,13 @@ func (u *upstream) enter(from netip.Addr) bool {
 func (u *upstream) leave(from netip.Addr) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.asking--
+	u.queries--
 	if u.by[from]--; u.by[from] == 0 {
 		delete(u.by, from)
 	}
 }
 
-// list is whom to ask, in this order.
+// list returns the resolvers in the order in which to query them.
 func (u *upstream) list() ([]string, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -89,21 +88,21 @@ func (u *upstream) list() ([]string, error) {
 			list = append(list, net.JoinHostPort(server, u.port))
 		}
 	}
-	slices.SortStableFunc(list, func(a, b string) int { return cmp.Compare(u.bad(a), u.bad(b)) })
+	slices.SortStableFunc(list, func(a, b string) int { return cmp.Compare(u.recentlyFailed(a), u.recentlyFailed(b)) })
 	return list, nil
 }
 
-// bad is 1 for a server that failed lately.
-func (u *upstream) bad(server string) int {
-	if at, ok := u.failed[server]; ok && time.Since(at) < grudge {
+// recentlyFailed returns 1 for a server that failed recently, else 0.
+func (u *upstream) recentlyFailed(server string) int {
+	if at, ok := u.failed[server]; ok && time.Since(at) < failurePenalty {
 		return 1
 	}
 	return 0
 }
 
-// remember notes whether a server answered, be it with a refusal: that may be of what
-// one sandbox asked.
-func (u *upstream) remember(server string, ok bool) {
+// note records whether a server answered. A refusal counts as an answer, since it may be due to
+// one sandbox's query.
+func (u *upstream) note(server string, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if ok {
@@ -113,8 +112,8 @@ func (u *upstream) remember(server string, ok bool) {
 	}
 }
 
-// ask passes a question on, by the protocol it came with, and returns the answer.
-func (u *upstream) ask(ctx context.Context, from netip.Addr, udp bool, q *dns.Msg) (*dns.Msg, string) {
+// forward forwards a query, over the protocol that it came by, and returns the answer.
+func (u *upstream) forward(ctx context.Context, from netip.Addr, udp bool, q *dns.Msg) (*dns.Msg, string) {
 	if !u.enter(from) {
 		return reply(q, dns.RcodeRefused), Refused
 	}
@@ -131,46 +130,46 @@ func (u *upstream) ask(ctx context.Context, from netip.Addr, udp bool, q *dns.Ms
 	return a, Forwarded
 }
 
-// reaction is what came of asking a server; no answer: it failed.
+// reaction is a server's result. A nil answer means that it failed.
 type reaction struct {
 	server string
 	answer *dns.Msg
 }
 
-// first asks one server after the other, the next when one failed or takes long, and
-// returns the first answer that says something; else the last; nil if there is none.
+// first queries the servers in order, the next one when one failed or is slow, and returns the
+// first conclusive answer, else the last answer, or nil if there is none.
 func (u *upstream) first(ctx context.Context, udp bool, q *dns.Msg, servers []string) (last *dns.Msg) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	reactions := make(chan reaction, len(servers))
 	next := time.NewTimer(0)
 	defer next.Stop()
-	asked := "" // lately, and has not reacted
+	pending := "" // the last server queried, until it reacts
 	for waiting := 0; ; {
 		select {
 		case <-next.C:
-			if asked != "" {
-				u.remember(asked, false) // until it reacts
+			if pending != "" {
+				u.note(pending, false) // until it reacts
 			}
 			if len(servers) > 0 {
-				asked = servers[0]
+				pending = servers[0]
 				servers = servers[1:]
 				waiting++
-				go func(server string) { reactions <- reaction{server, exchange(ctx, udp, q, server)} }(asked)
-				next.Reset(stagger)
+				go func(server string) { reactions <- reaction{server, exchange(ctx, udp, q, server)} }(pending)
+				next.Reset(hedgeDelay)
 			}
 			continue
 		case got := <-reactions:
 			waiting--
-			if got.server == asked {
-				asked = ""
+			if got.server == pending {
+				pending = ""
 			}
 			if got.answer != nil {
 				last = got.answer
 			}
 			good := got.answer != nil && got.answer.Rcode != dns.RcodeServerFailure && got.answer.Rcode != dns.RcodeRefused
 			if ctx.Err() == nil {
-				u.remember(got.server, got.answer != nil)
+				u.note(got.server, got.answer != nil)
 			}
 			if good {
 				return last
@@ -185,25 +184,25 @@ func (u *upstream) first(ctx context.Context, udp bool, q *dns.Msg, servers []st
 	}
 }
 
-// exchange asks one server; nil: it failed.
+// exchange queries one server. It returns nil on failure.
 func exchange(ctx context.Context, udp bool, q *dns.Msg, server string) *dns.Msg {
-	client := dns.Client{Net: "tcp", Timeout: patience, UDPSize: dns.MaxMsgSize}
+	client := dns.Client{Net: "tcp", Timeout: queryTimeout, UDPSize: dns.MaxMsgSize}
 	if udp {
 		client.Net = "udp"
 	}
-	ask := q.Copy()
-	ask.Id = dns.Id()
-	a, _, err := client.ExchangeContext(ctx, ask, server)
-	if err != nil || len(a.Question) != 1 || !same(a.Question[0], ask.Question[0]) {
+	query := q.Copy()
+	query.Id = dns.Id()
+	a, _, err := client.ExchangeContext(ctx, query, server)
+	if err != nil || len(a.Question) != 1 || !same(a.Question[0], query.Question[0]) {
 		return nil
 	}
 	return a
 }
 
-// same compares questions; upper and lower case are the same (RFC 4343).
+// same compares questions, ignoring case (RFC 4343).
 func same(a, b dns.Question) bool {
 	return strings.EqualFold(a.Name, b.Name) && a.Qtype == b.Qtype && a.Qclass == b.Qclass
 }
 
-// errClosed is no news when a server of ours ends.
+// errClosed reports whether err is what a server returns when it is closed.
 func errClosed(err error) bool { return err == nil || errors.Is(err, net.ErrClosed) }

@@ -18,17 +18,17 @@ import (
 	"github.com/fairlead-net/fairlead/test/machine"
 )
 
-// outside is a resolver outside: it answers with a code, or an address that tells it
-// from others, or not at all.
-type outside struct {
-	host  string
-	asked atomic.Int32
+// externalServer is an external resolver. It answers with a code, or with its own address, or not
+// at all.
+type externalServer struct {
+	host    string
+	queries atomic.Int32
 }
 
-// newOutside starts one at a loopback address, at the port of the others.
-func newOutside(t *testing.T, host string, port int, rcode int) (*outside, int) {
+// newExternal starts a resolver at a loopback address and port.
+func newExternal(t *testing.T, host string, port int, rcode int) (*externalServer, int) {
 	t.Helper()
-	o := &outside{host: host}
+	o := &externalServer{host: host}
 	packets, err := net.ListenPacket("udp", fmt.Sprintf("%s:%d", host, port))
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func newOutside(t *testing.T, host string, port int, rcode int) (*outside, int) 
 		t.Fatal(err)
 	}
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		o.asked.Add(1)
+		o.queries.Add(1)
 		if rcode < 0 {
 			return
 		}
@@ -58,9 +58,9 @@ func newOutside(t *testing.T, host string, port int, rcode int) (*outside, int) 
 
 const silent = -1
 
-var asker = netip.MustParseAddr("10.1.0.2")
+var client = netip.MustParseAddr("10.1.0.2")
 
-// resolvConf names servers, all at one port.
+// resolvConf writes a list of servers to a file.
 func resolvConf(t *testing.T, path string, servers ...string) string {
 	t.Helper()
 	var b strings.Builder
@@ -78,25 +78,25 @@ func TestUpstream(t *testing.T) {
 		name  string
 		codes []int // of the servers
 		want  int
-		from  int // the server whose answer it is; -1: none's
+		from  int // index of the server whose answer is returned; -1 for none
 		most  time.Duration
-		again bool // the first server is asked first the next time too
+		again bool // the first server is queried first the next time too
 	}{
-		{"first", []int{dns.RcodeSuccess, dns.RcodeSuccess}, dns.RcodeSuccess, 0, stagger, true},
-		{"says no such name", []int{dns.RcodeNameError, dns.RcodeSuccess}, dns.RcodeNameError, -1, stagger, true},
-		{"fails", []int{dns.RcodeServerFailure, dns.RcodeRefused, dns.RcodeSuccess}, dns.RcodeSuccess, 2, stagger, true},
+		{"first", []int{dns.RcodeSuccess, dns.RcodeSuccess}, dns.RcodeSuccess, 0, hedgeDelay, true},
+		{"says no such name", []int{dns.RcodeNameError, dns.RcodeSuccess}, dns.RcodeNameError, -1, hedgeDelay, true},
+		{"fails", []int{dns.RcodeServerFailure, dns.RcodeRefused, dns.RcodeSuccess}, dns.RcodeSuccess, 2, hedgeDelay, true},
 		{"silent", []int{silent, dns.RcodeSuccess}, dns.RcodeSuccess, 1, time.Second, false},
-		{"all fail", []int{dns.RcodeServerFailure, dns.RcodeRefused}, dns.RcodeRefused, -1, stagger, true},
-		{"all silent", []int{silent}, dns.RcodeServerFailure, -1, patience + time.Second, true},
+		{"all fail", []int{dns.RcodeServerFailure, dns.RcodeRefused}, dns.RcodeRefused, -1, hedgeDelay, true},
+		{"all silent", []int{silent}, dns.RcodeServerFailure, -1, queryTimeout + time.Second, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			var servers []string
-			var first *outside
+			var first *externalServer
 			port := 0
 			for i, code := range tc.codes {
-				var o *outside
-				o, port = newOutside(t, fmt.Sprintf("127.0.53.%d", i+1), port, code)
+				var o *externalServer
+				o, port = newExternal(t, fmt.Sprintf("127.0.53.%d", i+1), port, code)
 				servers = append(servers, o.host)
 				if first == nil {
 					first = o
@@ -107,7 +107,7 @@ func TestUpstream(t *testing.T) {
 			for _, udp := range []bool{true, false} {
 				q := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
 				watch := machine.Start()
-				a, _ := u.ask(t.Context(), asker, udp, q)
+				a, _ := u.forward(t.Context(), client, udp, q)
 				if watch.Stop(); watch.Over(tc.most + 500*time.Millisecond) {
 					t.Errorf("took %v", watch.Took())
 				}
@@ -118,73 +118,74 @@ func TestUpstream(t *testing.T) {
 					t.Errorf("answer %v, want that of %s", a.Answer, servers[tc.from])
 				}
 			}
-			// One that was silent is asked last from then on; one that refuses may have its reason.
-			before := first.asked.Load()
-			u.ask(t.Context(), asker, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA))
-			if got := first.asked.Load() > before; got != tc.again {
-				t.Errorf("the first server was asked again: %v, want %v", got, tc.again)
+			// A server that did not answer is queried last from then on, but not one that
+			// refused.
+			before := first.queries.Load()
+			u.forward(t.Context(), client, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA))
+			if got := first.queries.Load() > before; got != tc.again {
+				t.Errorf("the first server was queried again: %v, want %v", got, tc.again)
 			}
 		})
 	}
 }
 
-// The file is read again when it changed; servers of our own are left out.
+// The file is read again when it changes. Our own servers are skipped.
 func TestResolvConfChanges(t *testing.T) {
-	a, port := newOutside(t, "127.0.53.11", 0, dns.RcodeSuccess)
-	b, _ := newOutside(t, "127.0.53.12", port, dns.RcodeSuccess)
+	a, port := newExternal(t, "127.0.53.11", 0, dns.RcodeSuccess)
+	b, _ := newExternal(t, "127.0.53.12", port, dns.RcodeSuccess)
 	file := resolvConf(t, filepath.Join(t.TempDir(), "resolv.conf"), "127.0.53.13", a.host)
 	u := newUpstream(file, func(s string) bool { return s == "127.0.53.13" })
 	u.port = fmt.Sprint(port)
 	q := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
-	if m, _ := u.ask(t.Context(), asker, true, q); len(m.Answer) != 1 {
+	if m, _ := u.forward(t.Context(), client, true, q); len(m.Answer) != 1 {
 		t.Errorf("answer %v", m)
 	}
-	resolvConf(t, file, "127.0.53.13", b.host, "127.0.53.13") // longer: times of files may be coarse
-	if m, _ := u.ask(t.Context(), asker, true, q); len(m.Answer) != 1 || b.asked.Load() != 1 || a.asked.Load() != 1 {
-		t.Errorf("answer %v; asked %d and %d times", m, a.asked.Load(), b.asked.Load())
+	resolvConf(t, file, "127.0.53.13", b.host, "127.0.53.13") // longer, since file times may be coarse
+	if m, _ := u.forward(t.Context(), client, true, q); len(m.Answer) != 1 || b.queries.Load() != 1 || a.queries.Load() != 1 {
+		t.Errorf("answer %v; queried %d and %d times", m, a.queries.Load(), b.queries.Load())
 	}
 	resolvConf(t, file, "127.0.53.13")
-	if m, result := u.ask(t.Context(), asker, true, q); m.Rcode != dns.RcodeServerFailure || result != Failed {
-		t.Errorf("answer %v, %s with nobody to ask", m, result)
+	if m, result := u.forward(t.Context(), client, true, q); m.Rcode != dns.RcodeServerFailure || result != Failed {
+		t.Errorf("answer %v, %s without resolvers", m, result)
 	}
 }
 
-// A server is our own from when names are served there, and no longer than that.
+// A server is our own only as long as we serve names there.
 func TestOwnServersComeAndGo(t *testing.T) {
-	a, port := newOutside(t, "127.0.53.21", 0, dns.RcodeSuccess)
+	a, port := newExternal(t, "127.0.53.21", 0, dns.RcodeSuccess)
 	own := false
 	u := newUpstream(resolvConf(t, filepath.Join(t.TempDir(), "resolv.conf"), a.host), func(string) bool { return own })
 	u.port = fmt.Sprint(port)
 	for i, want := range []string{Forwarded, Failed, Forwarded} {
 		own = i == 1
-		if _, result := u.ask(t.Context(), asker, true, new(dns.Msg).SetQuestion("eXample.com.", dns.TypeA)); result != want {
-			t.Errorf("question %d is %s, want %s", i, result, want)
+		if _, result := u.forward(t.Context(), client, true, new(dns.Msg).SetQuestion("eXample.com.", dns.TypeA)); result != want {
+			t.Errorf("query %d is %s, want %s", i, result, want)
 		}
 	}
 }
 
-// Beyond so many at once a question is refused at once.
+// Queries beyond the limit of concurrent ones are refused immediately.
 func TestTooManyAtOnce(t *testing.T) {
 	u := newUpstream("/nonexistent", nil)
 	other := netip.MustParseAddr("10.1.0.3")
 	ask := func(from netip.Addr) string {
-		_, result := u.ask(t.Context(), from, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA))
+		_, result := u.forward(t.Context(), from, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA))
 		return result
 	}
-	for range maxOfOne {
-		u.enter(asker)
+	for range maxPerClient {
+		u.enter(client)
 	}
-	if one, another := ask(asker), ask(other); one != Refused || another != Failed {
-		t.Errorf("one who asks too much is %s, another %s", one, another)
+	if one, another := ask(client), ask(other); one != Refused || another != Failed {
+		t.Errorf("a client beyond its limit is %s, another %s", one, another)
 	}
-	for i := range maxAsking - maxOfOne {
+	for i := range maxQueries - maxPerClient {
 		u.enter(netip.AddrFrom4([4]byte{10, 2, byte(i >> 8), byte(i)}))
 	}
 	if got := ask(other); got != Refused {
-		t.Errorf("one question too many is %s", got)
+		t.Errorf("a query beyond the limit is %s", got)
 	}
-	u.leave(asker)
-	if got := ask(other); got != Failed || len(u.by) != 1+maxAsking-maxOfOne {
-		t.Errorf("then it is %s, of %d", got, len(u.by))
+	u.leave(client)
+	if got := ask(other); got != Failed || len(u.by) != 1+maxQueries-maxPerClient {
+		t.Errorf("then it is %s, with %d clients", got, len(u.by))
 	}
 }
