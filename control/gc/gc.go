@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gc has the datapath forget the flows whose time is over. The tables
-// are walked here, but each flow is judged again and removed in the kernel, so
-// that one that lives on meanwhile is kept.
+// Package gc expires conntrack entries. It scans the tables in user space. The datapath checks
+// each candidate again and deletes it, so a flow that became active in the meantime is kept.
 package gc
 
 import (
@@ -14,67 +13,66 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// Flows is the datapath's flow tables; *maps.Conntrack is one.
+// Flows is the datapath's flow tables. It is implemented by *maps.Conntrack.
 type Flows interface {
-	// Expired returns the keys of the flows that look overdue at now.
+	// Expired returns the keys of the flows that seem expired at now.
 	Expired(now uint32) ([]maps.FlowKey, error)
-	// Remove removes those of the flows that are overdue.
+	// Remove removes those of the flows that have expired.
 	Remove(keys []maps.FlowKey, force bool) (removed int, err error)
 	// Recount corrects the datapath's count of the flows that it keeps.
 	Recount() error
 }
 
-// Bounds of the time between two walks, and the share of one CPU that walking
-// may cost.
+// Bounds of the interval between two scans. A scan may take 1/costShare of one CPU's time.
 const (
 	minInterval   = time.Second
 	startInterval = 5 * time.Second
 	maxInterval   = 30 * time.Second
 	costShare     = 50
 
-	// many expired flows at one walk: the next one shall come sooner.
+	// many is the number of expired flows in a scan from which the next scan is earlier.
 	many = 1024
 
-	// warnInterval is the least time between two warnings that the table is full.
+	// warnInterval is the minimum interval between two warnings about a full table.
 	warnInterval = time.Minute
 )
 
-// Config is what New needs.
+// Config configures a Collector.
 type Config struct {
-	// Flows are the tables to walk. Required.
+	// Flows are the tables to scan. Required.
 	Flows Flows
-	// Now is the datapath's clock. Nil: maps.Now.
+	// Now is the datapath's clock. The default is maps.Now.
 	Now func() uint32
-	// Refused returns how many packets were refused so far because the table of
-	// flows is full. Nil: it is not watched.
+	// Refused returns how many packets were dropped so far because the flow table was full. If it
+	// is nil, there are no warnings about that.
 	Refused func() (uint64, error)
-	// Log is told about walks that failed, and about a full table. Nil: nobody.
+	// Log receives failed scans and warnings about a full table. Nil discards them.
 	Log *slog.Logger
 }
 
-// Collector walks the flow tables again and again.
+// Collector scans the flow tables periodically.
 type Collector struct {
 	flows   Flows
 	now     func() uint32
 	refused func() (uint64, error)
 	log     *slog.Logger
 
-	told   uint64    // refused packets that were logged, or from before
-	toldAt time.Time // when; zero: not yet looked
+	logged   uint64    // dropped packets that were logged, or dropped before the start
+	loggedAt time.Time // zero before the first read
 
 	mu    sync.Mutex
 	stats Stats
 }
 
-// Stats is what a Collector did so far.
+// Stats are statistics of a Collector.
 type Stats struct {
 	Walks, Errors uint64
 	Removed       uint64        // flows
-	LastWalk      time.Duration // how long it took
-	Interval      time.Duration // until the next one
+	LastWalk      time.Duration // its duration
+	Interval      time.Duration // until the next scan
 }
 
-// New returns a Collector. It does nothing until Run.
+// New returns a Collector. It does nothing until Run is called.
 func New(cfg Config) *Collector {
 	c := &Collector{flows: cfg.Flows, now: cfg.Now, refused: cfg.Refused, log: cfg.Log, stats: Stats{Interval: startInterval}}
 	if c.now == nil {
@@ -86,7 +84,7 @@ func New(cfg Config) *Collector {
 	return c
 }
 
-// Run walks until ctx ends.
+// Run scans until ctx ends.
 func (c *Collector) Run(ctx context.Context) error {
 	for {
 		select {
@@ -98,7 +96,7 @@ func (c *Collector) Run(ctx context.Context) error {
 	}
 }
 
-// Collect walks once.
+// Collect scans once.
 func (c *Collector) Collect() {
 	start := time.Now()
 	keys, err := c.flows.Expired(c.now())
@@ -110,7 +108,7 @@ func (c *Collector) Collect() {
 		err = c.flows.Recount()
 	}
 	if err != nil {
-		c.log.Warn("expired flows stay for now", "err", err)
+		c.log.Warn("cannot expire flows before the next scan", "err", err)
 	}
 	c.warnFull(start)
 	c.mu.Lock()
@@ -125,28 +123,28 @@ func (c *Collector) Collect() {
 	s.Interval = next(s.Interval, len(keys), s.LastWalk)
 }
 
-// warnFull logs, once in a while, that new connections are refused.
+// warnFull logs, at most once per warnInterval, that packets of new connections are dropped.
 func (c *Collector) warnFull(now time.Time) {
 	if c.refused == nil {
 		return
 	}
 	n, err := c.refused()
 	if err != nil {
-		c.log.Warn("cannot tell whether the table of flows is full", "err", err)
+		c.log.Warn("cannot check whether the flow table is full", "err", err)
 		return
 	}
-	if c.toldAt.IsZero() { // those before are another daemon's to tell
-		c.told, c.toldAt = n, now.Add(-warnInterval)
+	if c.loggedAt.IsZero() { // earlier drops were logged by the previous daemon
+		c.logged, c.loggedAt = n, now.Add(-warnInterval)
 	}
-	if n == c.told || now.Sub(c.toldAt) < warnInterval {
+	if n == c.logged || now.Sub(c.loggedAt) < warnInterval {
 		return
 	}
-	c.log.Warn("the table of flows is full: new connections are refused (raise --ct-max)", "refused", n-c.told)
-	c.told, c.toldAt = n, now
+	c.log.Warn("the flow table is full; new connections are dropped (raise --ct-max)", "refused", n-c.logged)
+	c.logged, c.loggedAt = n, now
 }
 
-// next is the time until the next walk: shorter while much expires, longer
-// while nothing does, and never so short that walking costs much.
+// next returns the interval until the next scan: shorter while many flows expire, longer while
+// none do, and never so short that scanning costs much.
 func next(interval time.Duration, expired int, took time.Duration) time.Duration {
 	switch {
 	case expired >= many:
@@ -157,7 +155,7 @@ func next(interval time.Duration, expired int, took time.Duration) time.Duration
 	return min(max(interval, minInterval, took*costShare), maxInterval)
 }
 
-// Stats returns what was done so far.
+// Stats returns the statistics so far.
 func (c *Collector) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()

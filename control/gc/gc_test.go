@@ -15,7 +15,7 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// fakeFlows has flows that expire at a time; their keys are all alike.
+// fakeFlows has a number of expired flows, all with the same key.
 type fakeFlows struct {
 	expired int
 	removed int
@@ -57,7 +57,7 @@ func TestCollect(t *testing.T) {
 	}
 }
 
-// A full table is logged at most once a minute, with what was refused since.
+// A full table is logged at most once a minute, with the number of drops since.
 func TestWarnsOfFullTable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -66,12 +66,12 @@ func TestWarnsOfFullTable(t *testing.T) {
 			Refused: func() (uint64, error) { return refused, nil }})
 		for _, step := range []struct {
 			refused uint64
-			want    string // "": nothing
+			want    string // "" if nothing is logged
 		}{{0, ""}, {5, "refused=5"}, {100, ""}, {0, ""}} {
 			refused += step.refused
 			c.Collect()
 			if got := log.String(); (got == "") != (step.want == "") || !strings.Contains(got, step.want) {
-				t.Errorf("%d refused: the log says %q, want %q", step.refused, got, step.want)
+				t.Errorf("%d refused: the log is %q, want %q", step.refused, got, step.want)
 			}
 			log.Reset()
 			time.Sleep(10 * time.Second)
@@ -79,7 +79,7 @@ func TestWarnsOfFullTable(t *testing.T) {
 		time.Sleep(warnInterval)
 		c.Collect()
 		if got := log.String(); !strings.Contains(got, "refused=100") || !strings.Contains(got, "--ct-max") {
-			t.Errorf("a minute later the log says %q", got)
+			t.Errorf("a minute later the log is %q", got)
 		}
 	})
 }
