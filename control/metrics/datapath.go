@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// datapath turns Stats into metrics at scrape time.
+// datapath converts Stats to metrics at scrape time.
 type datapath struct {
 	mu    sync.Mutex // one reader of the maps at a time
 	stats func() (Stats, error)
@@ -35,31 +35,31 @@ func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
 		stats: stats,
 		log:   log,
 
-		up: desc("datapath_up", "1 if the datapath's maps could be read for this scrape; 0: their metrics are left out."),
+		up: desc("datapath_up", "1 if the datapath's maps could be read for this scrape. If it is 0, their metrics are missing."),
 
-		networks:  desc("networks", "Networks, the predefined ones among them."),
+		networks:  desc("networks", "Networks, including the predefined ones."),
 		sandboxes: desc("sandboxes", "Sandboxes."),
 		uplinks:   desc("uplinks", "Host devices through which traffic leaves the host."),
 		endpoints: desc("endpoints", "Endpoints of a network.", "network"),
-		ports:     desc("published_ports", "Published host ports that lead into a network; a range counts each of its ports.", "network"),
+		ports:     desc("published_ports", "Published host ports of a network. Each port of a range counts.", "network"),
 
-		networkPackets: desc("network_packets_total", "Packets of a network's members, the host among them, by direction as the host sees it.", "network", "direction"),
-		networkBytes:   desc("network_bytes_total", "Bytes of a network's members, the host among them, by direction as the host sees it.", "network", "direction"),
-		uplinkPackets:  desc("uplink_packets_total", "Packets that the datapath's programs met at uplinks, by direction; those of sandboxes that it sent there itself are not among them.", "direction"),
-		uplinkBytes:    desc("uplink_bytes_total", "Bytes of the packets that the datapath's programs met at uplinks.", "direction"),
-		dropPackets:    desc("dropped_packets_total", "Packets refused by the datapath; each is counted under exactly one reason.", "reason"),
-		dropBytes:      desc("dropped_bytes_total", "Bytes of the packets refused by the datapath.", "reason"),
-		pathPackets:    desc("forwarded_packets_total", "Packets forwarded by the datapath, by the way they took; pass: left to the host at an uplink, or to leave by it.", "path"),
-		pathBytes:      desc("forwarded_bytes_total", "Bytes forwarded by the datapath, by the way they took.", "path"),
-		events:         desc("datapath_events_total", "What happened in the datapath that is neither forwarding nor refusing.", "event"),
-		repairs:        desc("reconcile_repairs_total", "Kernel objects found other than desired, and repaired, by kind.", "kind"),
-		questions:      desc("dns_questions_total", "Questions of DNS that sandboxes asked at their gateways, by result.", "result"),
-		unserved:       desc("dns_unserved_addresses", "Gateway addresses where names are not served, because another program has port 53."),
+		networkPackets: desc("network_packets_total", "Packets of a network's members, including the host, by direction from the host's point of view.", "network", "direction"),
+		networkBytes:   desc("network_bytes_total", "Bytes of a network's members, including the host, by direction from the host's point of view.", "network", "direction"),
+		uplinkPackets:  desc("uplink_packets_total", "Packets seen by the datapath's programs at uplinks, by direction, without packets of sandboxes that the datapath redirected there itself.", "direction"),
+		uplinkBytes:    desc("uplink_bytes_total", "Bytes of the packets seen by the datapath's programs at uplinks.", "direction"),
+		dropPackets:    desc("dropped_packets_total", "Packets dropped by the datapath. Each is counted under exactly one reason.", "reason"),
+		dropBytes:      desc("dropped_bytes_total", "Bytes of the packets dropped by the datapath.", "reason"),
+		pathPackets:    desc("forwarded_packets_total", "Packets forwarded by the datapath, by path. On path pass they are passed to the host's stack at an uplink, or leave through it.", "path"),
+		pathBytes:      desc("forwarded_bytes_total", "Bytes forwarded by the datapath, by path.", "path"),
+		events:         desc("datapath_events_total", "Events in the datapath other than forwarding and dropping.", "event"),
+		repairs:        desc("reconcile_repairs_total", "Kernel objects that differed from the desired state and were repaired, by kind.", "kind"),
+		questions:      desc("dns_questions_total", "DNS queries of sandboxes to their gateways, by result.", "result"),
+		unserved:       desc("dns_unserved_addresses", "Gateway addresses where DNS is not served because another program uses port 53."),
 
-		ctEntries: desc("conntrack_entries", "Entries of the flow tables, two a flow.", "table"),
-		ctLimit:   desc("conntrack_entries_limit", "Entries a flow table has room for.", "table"),
+		ctEntries: desc("conntrack_entries", "Entries of the flow tables, two per flow.", "table"),
+		ctLimit:   desc("conntrack_entries_limit", "Maximum number of entries of a flow table.", "table"),
 		entries:   desc("map_entries", "Entries of a BPF map.", "map"),
-		limit:     desc("map_entries_limit", "Entries a BPF map has room for.", "map"),
+		limit:     desc("map_entries_limit", "Maximum number of entries of a BPF map.", "map"),
 	}
 }
 
@@ -80,7 +80,7 @@ func (d *datapath) Collect(ch chan<- prometheus.Metric) {
 	defer d.mu.Unlock()
 	stats, err := d.stats()
 	if err != nil {
-		d.log.Warn("datapath not readable for metrics", "err", err)
+		d.log.Warn("cannot read the datapath for metrics", "err", err)
 		ch <- gauge(d.up, 0)
 		return
 	}

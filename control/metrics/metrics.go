@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package metrics shows the daemon's numbers to Prometheus. Those of the
-// datapath are read when they are asked for: nothing is kept between two
-// scrapes, and a scrape that could not read everything shows none of them.
-// Labels are bounded: by an enum of the datapath, by the number of maps, or by
-// the number of networks.
+// Package metrics exports the daemon's metrics to Prometheus. Those of the datapath are read at
+// scrape time: nothing is kept between two scrapes, and a scrape that cannot read everything
+// exports none of them. The number of label values is bounded: by an enum of the datapath, by the
+// number of maps, or by the number of networks.
 package metrics
 
 import (
@@ -24,49 +23,49 @@ type Counter struct {
 	Packets, Bytes uint64
 }
 
-// Network is what is known of one network.
+// Network are the numbers of one network.
 type Network struct {
 	Name           string
-	FromEndpoint   Counter // sent by its members, the host among them
+	FromEndpoint   Counter // sent by its members, including the host
 	ToEndpoint     Counter // delivered to them
 	Endpoints      int
-	PublishedPorts int // host ports, a range counted one by one
+	PublishedPorts int // host ports; each port of a range counts
 }
 
-// Fill is how full a table is.
+// Fill is the usage of a table.
 type Fill struct {
-	Name    string // the map's name; of conntrack: confirmed or unconfirmed
+	Name    string // the map's name; for conntrack, confirmed or unconfirmed
 	Entries int
 	Limit   int
 }
 
-// Stats are all numbers of one moment.
+// Stats are all numbers at one moment.
 type Stats struct {
 	Networks  []Network
 	Sandboxes int
 	Uplinks   int
 	Arrived   Counter            // at uplinks
-	Left      Counter            // by uplinks, what from_endpoint sent there itself left out
+	Left      Counter            // by uplinks, without what from_endpoint redirected there
 	Drops     map[string]Counter // by reason
-	Paths     map[string]Counter // by the way a packet took
+	Paths     map[string]Counter // by path
 	Events    map[string]uint64  // by name
 	Conntrack []Fill
 	Maps      []Fill
-	Repairs   map[string]uint64 // by kind of what others broke and reconcile mended
-	Questions map[string]uint64 // of DNS, by result
-	Unserved  int               // addresses where names are not served, another program having the port
+	Repairs   map[string]uint64 // by kind
+	Questions map[string]uint64 // DNS queries, by result
+	Unserved  int               // addresses where DNS is not served, because another program uses the port
 }
 
-// Config says what a [Metrics] shows.
+// Config configures [Metrics].
 type Config struct {
-	// Stats reads the numbers; called once a scrape, by one caller at a time.
+	// Stats reads the numbers. It is called once per scrape, never concurrently.
 	Stats func() (Stats, error)
 	// Version and Revision of the program, for fairlead_build_info.
 	Version, Revision, GoVersion string
 	Log                          *slog.Logger
 }
 
-// Metrics is a registry of everything Fairlead shows.
+// Metrics is the registry of all metrics.
 type Metrics struct {
 	registry *prometheus.Registry
 	duration *prometheus.HistogramVec
@@ -76,18 +75,18 @@ type Metrics struct {
 
 // Operations of the reconciler that are timed.
 const (
-	Apply  = "apply"  // a verb's change is made real
+	Apply  = "apply"  // a verb's change is applied
 	Resync = "resync" // everything is read back and repaired
 )
 
-// New makes the registry.
+// New creates the registry.
 func New(cfg Config) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		log:      cfg.Log,
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "fairlead_reconcile_duration_seconds",
-			Help:    "Time to bring the kernel to the desired state, by operation (apply: a verb's change; resync: a full read-back).",
+			Help:    "Time to bring the kernel to the desired state, by operation (apply: a verb's change, resync: a full read-back).",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14), // 1 ms to 8 s
 		}, []string{"operation"}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -97,10 +96,10 @@ func New(cfg Config) *Metrics {
 	}
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "fairlead_build_info",
-		Help: "Always 1; its labels say what is running.",
+		Help: "Always 1. The labels identify the build.",
 	}, []string{"version", "revision", "goversion"})
 	build.WithLabelValues(cfg.Version, cfg.Revision, cfg.GoVersion).Set(1)
-	for _, operation := range []string{Apply, Resync} { // so that they are there before the first
+	for _, operation := range []string{Apply, Resync} { // so that they exist before the first operation
 		m.duration.WithLabelValues(operation)
 		m.errors.WithLabelValues(operation)
 	}
@@ -130,5 +129,5 @@ func (m *Metrics) Handler() http.Handler {
 	})
 }
 
-// sorted returns a map's keys in order, so that two scrapes look alike.
+// sorted returns a map's keys in order, so that scrapes are comparable.
 func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

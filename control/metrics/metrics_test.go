@@ -19,7 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// full has something of everything.
+// full returns Stats with all fields set.
 func full() (Stats, error) {
 	return Stats{
 		Networks: []Network{{
@@ -57,8 +57,8 @@ func scrape(t *testing.T, stats func() (Stats, error)) string {
 	return answer.Body.String()
 }
 
-// samples are the lines of an answer that carry Fairlead's values; histogram
-// buckets, of which there are many, are left out.
+// samples returns the lines of an answer with Fairlead's values, without the many histogram
+// buckets.
 func samples(text string) []string {
 	var lines []string
 	for line := range strings.Lines(text) {
@@ -113,11 +113,11 @@ func TestSamples(t *testing.T) {
 }
 
 func TestNothingPartialWhenUnreadable(t *testing.T) {
-	broken := func() (Stats, error) {
+	unreadable := func() (Stats, error) {
 		stats, _ := full()
-		return stats, errors.New("map is gone")
+		return stats, errors.New("no such map")
 	}
-	got := samples(scrape(t, broken))
+	got := samples(scrape(t, unreadable))
 	if !slices.Contains(got, "fairlead_datapath_up 0") {
 		t.Errorf("want fairlead_datapath_up 0 in %q", got)
 	}
@@ -135,7 +135,7 @@ var (
 	named    = regexp.MustCompile(`\bfairlead_\w+`)
 )
 
-// Every metric the documents name is one that a scrape has.
+// Every metric that the documents name exists in a scrape.
 func TestDocumentedNames(t *testing.T) {
 	exist := map[string]bool{}
 	for _, match := range typeLine.FindAllStringSubmatch(scrape(t, full), -1) {
@@ -162,8 +162,8 @@ func TestDocumentedNames(t *testing.T) {
 	}
 }
 
-// TestPromtool holds every name, unit and help text against the rules of the
-// Prometheus project, with its own checker (Debian: package prometheus).
+// TestPromtool checks every name, unit and help text against the rules of the Prometheus project,
+// with its own checker (Debian: package prometheus).
 func TestPromtool(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), "promtool", "check", "metrics")
 	cmd.Stdin = strings.NewReader(scrape(t, full))
