@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package httpserve runs an HTTP server that ends gracefully.
+// Package httpserve runs an HTTP server that shuts down gracefully.
 package httpserve
 
 import (
@@ -13,20 +13,19 @@ import (
 	"time"
 )
 
-// RequestTimeout is how long a request may take at most.
+// RequestTimeout is the maximum duration of a request.
 const RequestTimeout = time.Minute
 
 type connKey struct{}
 
-// Conn is the connection that a request of that context came on; nil if it came on none.
+// Conn returns the connection of the request with this context, or nil if there is none.
 func Conn(ctx context.Context) net.Conn {
 	c, _ := ctx.Value(connKey{}).(net.Conn)
 	return c
 }
 
-// Serve answers requests on the listener until ctx ends, then lets those under
-// way finish for as long as grace. It closes the listener. what names the server in
-// errors.
+// Serve serves requests on the listener until ctx ends, then lets pending requests finish for at
+// most grace. It closes the listener. what names the server in errors.
 func Serve(ctx context.Context, what string, l net.Listener, h http.Handler, grace time.Duration, log *slog.Logger) error {
 	srv := &http.Server{
 		Handler:           h,

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Peer is the process at the other end of a connection, as the kernel says.
+// Peer returns the credentials of the peer process of a connection, as reported by the kernel.
 func Peer(c *net.UnixConn) (*unix.Ucred, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -27,9 +27,9 @@ func Peer(c *net.UnixConn) (*unix.Ucred, error) {
 	return cred, errors.Join(err, credErr)
 }
 
-// Listener is the inode of a socket of this network namespace that listens at a path,
-// which symbolic links may lead to, as /proc/net/unix (proc_net_unix(5)) shows it; "":
-// none does.
+// Listener returns the inode, as shown in /proc/net/unix (proc_net_unix(5)), of a socket of this
+// network namespace that listens at a path, whose directory may contain symbolic links. It
+// returns "" if there is none.
 func Listener(path string) (inode string, err error) {
 	const flags, number, name, accepting = 3, 6, 7, 0x10000 // fields, and __SO_ACCEPTCON
 	table, err := os.ReadFile("/proc/thread-self/net/unix")
@@ -49,18 +49,18 @@ func Listener(path string) (inode string, err error) {
 	return "", nil
 }
 
-// HasSocket reports whether a process has a socket open. Who made it, systemd or the
-// process, does not matter.
+// HasSocket reports whether a process has a socket open, even if another process (such as
+// systemd) created it.
 func HasSocket(pid int, inode string) (bool, error) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	fds, err := os.ReadDir(dir)
 	return slices.ContainsFunc(fds, func(fd os.DirEntry) bool {
-		to, err := os.Readlink(filepath.Join(dir, fd.Name())) // one that was closed meanwhile is not it
+		to, err := os.Readlink(filepath.Join(dir, fd.Name())) // fails if it was closed meanwhile
 		return err == nil && to == "socket:["+inode+"]"
 	}), err
 }
 
-// resolved is a socket's path without symbolic links in its directory.
+// resolved returns a socket's path without symbolic links in its directory.
 func resolved(path string) string {
 	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
 		return filepath.Join(dir, filepath.Base(path))
