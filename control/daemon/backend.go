@@ -79,7 +79,7 @@ func (b *backend) learnNames() bool {
 	if b.daemon.namer == nil || !lacksNames(b.Snapshot()) {
 		return false
 	}
-	err := b.daemon.namer.Learn(context.Background()) // it has a timeout of its own
+	err := b.daemon.namer.Refresh(context.Background()) // it has a timeout of its own
 	if err != nil {
 		b.daemon.log.Debug("cannot fetch names from the engine", "err", err)
 	}

@@ -14,46 +14,46 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// forgetAfter is for how long an engine must not have a network of its own, or one for
-// an address pool, until that is removed: longer than it takes to make one.
-const forgetAfter = time.Minute
+// orphanAfter is how long an engine must not have a network, or one for an address pool, until it
+// is removed: longer than creating one takes.
+const orphanAfter = time.Minute
 
-// forget removes what the engine made and, as all of its answers for a while say, does
-// not have: it died before it had finished, or removed the network without Fairlead's
-// hearing of that.
-func (n *Namer) forget(ctx context.Context, names model.EngineNames) error {
+// removeOrphans removes what the engine created but, by all of its answers for orphanAfter, no
+// longer has: the engine died before it had finished, or Fairlead did not receive the request to
+// remove it.
+func (n *Namer) removeOrphans(ctx context.Context, names model.EngineNames) error {
 	now, missing := time.Now(), map[string]time.Time{}
-	var gone []string
+	var orphans []string
 	for _, id := range unlisted(n.names.Snapshot(), names) {
 		since, before := n.missing[id]
 		if !before {
 			since = now
 		}
 		missing[id] = since
-		if now.Sub(since) >= n.forgetAfter {
-			gone = append(gone, id)
+		if now.Sub(since) >= n.orphanAfter {
+			orphans = append(orphans, id)
 		}
 	}
 	n.missing = missing
-	if len(gone) == 0 {
+	if len(orphans) == 0 {
 		return nil
 	}
-	for _, id := range gone {
-		delete(missing, id) // one that is in use yet is looked at anew
+	for _, id := range orphans {
+		delete(missing, id) // if it is still in use, its time starts again
 	}
-	return n.names.RemoveOrphaned(ctx, gone)
+	return n.names.RemoveOrphaned(ctx, orphans)
 }
 
-// untilForget is how long it takes until something missing is forgotten, if it stays so.
-func (n *Namer) untilForget() time.Duration {
-	wait := n.forgetAfter
+// untilOrphan returns the time until the next missing object is to be removed.
+func (n *Namer) untilOrphan() time.Duration {
+	wait := n.orphanAfter
 	for _, since := range n.missing {
-		wait = min(wait, n.forgetAfter-time.Since(since))
+		wait = min(wait, n.orphanAfter-time.Since(since))
 	}
 	return wait
 }
 
-// unlisted are the IDs of the networks and pools that the engine made and does not have.
+// unlisted returns the IDs of the networks and pools that the engine created and does not have.
 func unlisted(s *desired.Snapshot, names model.EngineNames) (ids []string) {
 	if names.Engine == "" {
 		return nil
@@ -72,12 +72,12 @@ func unlisted(s *desired.Snapshot, names model.EngineNames) (ids []string) {
 	return ids
 }
 
-// Has asks whether the engine has a network. One that does not run has none.
+// Has queries whether the engine has a network. An engine that is not running has none.
 func (n *Namer) Has(ctx context.Context, id string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	var networks []network
-	err := n.ask(ctx, "/networks", &networks)
+	err := n.get(ctx, "/networks", &networks)
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
 		return false, nil
 	}
@@ -89,16 +89,16 @@ func (n *Namer) Has(ctx context.Context, id string) (bool, error) {
 	return false, err
 }
 
-// maker is who sends a request, as of a [model.Network]. An engine that serves the API
-// that is asked for names has its socket.
-func (s *Server) maker(ctx context.Context) string {
+// requester returns which engine sent a request, as in a [model.Network]. The engine that the
+// Namer queries is recognized by its API socket.
+func (s *Server) requester(ctx context.Context) string {
 	conn, ok := httpserve.Conn(ctx).(*net.UnixConn)
 	if !ok || s.cfg.Socket == "" {
 		return ""
 	}
-	has, err := holds(conn, s.cfg.Socket)
+	has, err := peerHasSocket(conn, s.cfg.Socket)
 	if err != nil {
-		s.cfg.Log.Debug("it is not known which engine asks", "err", err)
+		s.cfg.Log.Debug("cannot identify the engine of a request", "err", err)
 	}
 	if has {
 		return model.EngineQueried
@@ -106,8 +106,8 @@ func (s *Server) maker(ctx context.Context) string {
 	return ""
 }
 
-// holds reports whether the process at the other end has the socket that listens at a path.
-func holds(conn *net.UnixConn, path string) (bool, error) {
+// peerHasSocket reports whether the peer process has the socket that listens at a path.
+func peerHasSocket(conn *net.UnixConn, path string) (bool, error) {
 	peer, err := httpserve.Peer(conn)
 	if err != nil {
 		return false, err

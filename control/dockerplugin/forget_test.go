@@ -23,8 +23,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// leftovers are an engine's, n1 and 10.1.0.0/24, which it has, and what it has not: some
-// made by the engine me, some in use or another's.
+// leftovers are objects of an engine: n1 and 10.1.0.0/24, which it has, and others that it does
+// not have, created by engine me or by another, or in use.
 func leftovers() desiredtest.Plain {
 	pool := func(p, engine string) *model.AddressPool {
 		return &model.AddressPool{ID: p, Prefix: netip.MustParsePrefix(p), Engine: engine}
@@ -51,8 +51,8 @@ func leftovers() desiredtest.Plain {
 	return s
 }
 
-// What the engine made and has no more is forgotten once it was missing for long enough,
-// without a break.
+// What the engine created and no longer has is removed once it was missing for long enough
+// without interruption.
 func TestForget(t *testing.T) {
 	f := &fakeNames{snap: leftovers()}
 	has := model.EngineNames{
@@ -62,66 +62,66 @@ func TestForget(t *testing.T) {
 	hasMore.Networks = map[string]string{"n1": "web", "new": "new"}
 	synctest.Test(t, func(t *testing.T) {
 		n := NewNamer("", f, slog.New(slog.DiscardHandler))
-		look := func(names model.EngineNames, want ...string) {
+		check := func(names model.EngineNames, want ...string) {
 			t.Helper()
-			f.forgotten = nil
-			if err := n.forget(t.Context(), names); err != nil {
+			f.removed = nil
+			if err := n.removeOrphans(t.Context(), names); err != nil {
 				t.Fatal(err)
 			}
-			if slices.Sort(f.forgotten); !slices.Equal(f.forgotten, want) {
-				t.Errorf("forgotten is %q, want %q", f.forgotten, want)
+			if slices.Sort(f.removed); !slices.Equal(f.removed, want) {
+				t.Errorf("removed %q, want %q", f.removed, want)
 			}
 		}
-		look(has)
-		time.Sleep(forgetAfter - time.Second)
-		look(hasMore)
-		if wait := n.untilForget(); wait != time.Second {
-			t.Errorf("it looks again after %v", wait)
+		check(has)
+		time.Sleep(orphanAfter - time.Second)
+		check(hasMore)
+		if wait := n.untilOrphan(); wait != time.Second {
+			t.Errorf("the next check is after %v", wait)
 		}
 		time.Sleep(time.Second)
-		look(has, "10.2.0.0/24", "lost")
-		time.Sleep(forgetAfter)
-		look(has, "new") // the others are in use, as it seems
+		check(has, "10.2.0.0/24", "lost")
+		time.Sleep(orphanAfter)
+		check(has, "new") // the others seem to be in use
 		for engine, want := range map[string][]string{"": nil, "another": {"10.3.0.0/24", "new", "theirs"}} {
 			has.Engine, n.missing = engine, nil
-			look(has)
-			time.Sleep(forgetAfter)
-			look(has, want...)
+			check(has)
+			time.Sleep(orphanAfter)
+			check(has, want...)
 		}
 	})
 }
 
-// A Namer looks for what is missing without an event, and counts anew when the engine
-// was away.
+// A Namer checks for missing objects without an event, and starts counting again after the engine
+// was unreachable.
 func TestNamerForgets(t *testing.T) {
 	t.Parallel()
-	e := &fakeEngine{socket: filepath.Join(t.TempDir(), "docker.sock"), asked: make(chan string, 1000), events: make(chan struct{}), name: "ben"}
+	e := &fakeEngine{socket: filepath.Join(t.TempDir(), "docker.sock"), queried: make(chan string, 1000), events: make(chan struct{}), name: "ben"}
 	f := &fakeNames{snap: leftovers()}
 	n := NewNamer(e.socket, f, slog.New(slog.DiscardHandler))
 	if has, err := n.Has(t.Context(), "n1"); has || err != nil {
 		t.Errorf("an engine that does not run has the network: %v, %v", has, err)
 	}
-	n.forgetAfter = 2 * time.Second
+	n.orphanAfter = 2 * time.Second
 	server := e.start(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- n.Run(ctx) }()
-	looked := func() int { _, n := f.last(); return n }
-	forgotten := func() int {
+	queries := func() int { _, n := f.last(); return n }
+	removed := func() int {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return len(f.forgotten)
+		return len(f.removed)
 	}
-	eventually(t, "a look", func() bool { return looked() > 0 })
+	eventually(t, "a query", func() bool { return queries() > 0 })
 	server.Close()
-	time.Sleep(n.forgetAfter)
-	before := looked()
+	time.Sleep(n.orphanAfter)
+	before := queries()
 	server = e.start(t)
-	eventually(t, "a look after the engine's start", func() bool { return looked() > before })
-	if n := forgotten(); n > 0 {
-		t.Errorf("%d are forgotten because the engine was away", n)
+	eventually(t, "a query after the engine's start", func() bool { return queries() > before })
+	if n := removed(); n > 0 {
+		t.Errorf("%d are removed because the engine was unreachable", n)
 	}
-	eventually(t, "what is lost is forgotten", func() bool { return forgotten() == 3 })
+	eventually(t, "orphans are removed", func() bool { return removed() == 3 })
 	for id, want := range map[string]bool{"n1": true, "lost": false} {
 		if has, err := n.Has(t.Context(), id); has != want || err != nil {
 			t.Errorf("the engine has %s: %v, %v", id, has, err)
@@ -134,8 +134,7 @@ func TestNamerForgets(t *testing.T) {
 	server.Close()
 }
 
-// Who serves the API that is asked for names is known by its socket, though that is
-// given by another path.
+// The engine that serves the API is recognized by its socket, even if the path differs.
 func TestMaker(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -158,8 +157,8 @@ func TestMaker(t *testing.T) {
 		"":                                 "",
 	} {
 		s := NewServer(Config{Log: slog.New(slog.DiscardHandler), Socket: socket})
-		if got := s.maker(t.Context()); got != "" {
-			t.Errorf("without a connection the maker is %q", got)
+		if got := s.requester(t.Context()); got != "" {
+			t.Errorf("without a connection the engine is %q", got)
 		}
 		l, err := net.Listen("unix", filepath.Join(dir, "plugin.sock"))
 		if err != nil {
@@ -167,7 +166,7 @@ func TestMaker(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
-		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write([]byte(s.maker(r.Context()))) })
+		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write([]byte(s.requester(r.Context()))) })
 		go func() { ended <- httpserve.Serve(ctx, "a test", l, h, time.Second, slog.New(slog.DiscardHandler)) }()
 		conn, err := net.Dial("unix", l.Addr().String())
 		if err != nil {
@@ -177,7 +176,7 @@ func TestMaker(t *testing.T) {
 		answer, err := io.ReadAll(conn)
 		conn.Close()
 		if _, got, _ := strings.Cut(string(answer), "\r\n\r\n"); err != nil || got != want {
-			t.Errorf("socket %q: the maker is %q, %v; want %q", socket, got, err, want)
+			t.Errorf("socket %q: the engine is %q, %v; want %q", socket, got, err, want)
 		}
 		cancel()
 		if err := <-ended; err != nil {

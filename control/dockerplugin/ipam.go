@@ -14,11 +14,11 @@ import (
 
 type ipamCapabilities struct{ RequiresMACAddress, RequiresRequestReplay bool }
 
-// addressSpaces are names that the engine passes back; each host has one space.
+// addressSpaces are names that the engine sends back. Each host has one address space.
 type addressSpaces struct{ LocalDefaultAddressSpace, GlobalDefaultAddressSpace string }
 
 type poolRequest struct {
-	Pool    string // "": one of the default pools
+	Pool    string // "" for one of the default pools
 	SubPool string // --ip-range
 	Options map[string]string
 	V6      bool
@@ -41,14 +41,14 @@ func (s *Server) requestPool(ctx context.Context, r *poolRequest) (any, error) {
 	if err != nil {
 		return nil, refuse("invalid --ip-range: %v", err)
 	}
-	pool, err := s.cfg.Controller.RequestPool(ctx, s.maker(ctx), !r.V6, prefix, within)
+	pool, err := s.cfg.Controller.RequestPool(ctx, s.requester(ctx), !r.V6, prefix, within)
 	if err != nil {
 		return nil, err
 	}
 	return poolAnswer{pool.ID, pool.Prefix.String(), map[string]string{}}, nil
 }
 
-// parsePrefix reads a prefix; "": none.
+// parsePrefix parses a prefix. For "" it returns the zero Prefix.
 func parsePrefix(text string) (netip.Prefix, error) {
 	if text == "" {
 		return netip.Prefix{}, nil
@@ -66,7 +66,7 @@ func (s *Server) releasePool(ctx context.Context, r *poolID) (any, error) {
 	return done{}, s.cfg.Controller.ReleasePool(ctx, r.PoolID)
 }
 
-// addressRequest names an address without its prefix's length; "": any.
+// addressRequest has an address without a prefix length, or "" for any address.
 type addressRequest struct {
 	PoolID  string
 	Address string
@@ -75,7 +75,7 @@ type addressRequest struct {
 	}
 }
 
-// typeGateway is the type of a network's gateway address.
+// typeGateway is the type of request for a network's gateway address.
 const typeGateway = "com.docker.network.gateway"
 
 type addressAnswer struct {

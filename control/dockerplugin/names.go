@@ -21,23 +21,23 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Times of a Namer.
+// Timing of a Namer.
 const (
-	// askTimeout bounds each question to the engine, which may hold a lock.
-	askTimeout = 3 * time.Second
-	// lookEvery is the time between two tries to reach an engine, and between two
-	// looks whether there is anything to name.
-	lookEvery = time.Second
-	// settleTime is how long the engine's lists may take to tell what its event
-	// told. It doubles until maxSettle while a sandbox lacks its name.
+	// queryTimeout bounds each query to the engine, which may hold a lock.
+	queryTimeout = 3 * time.Second
+	// pollInterval is the time between attempts to reach an engine, and between checks whether
+	// there is anything to name.
+	pollInterval = time.Second
+	// settleTime is how long after an event the engine's lists may lack the change. It doubles up
+	// to maxSettle while a sandbox lacks its name.
 	settleTime = 100 * time.Millisecond
 	maxSettle  = 2 * time.Second
 )
 
-// maxAnswer bounds an answer of the engine's; a container takes some kilobytes.
+// maxAnswer bounds the engine's answers, in bytes. A container takes some kilobytes.
 const maxAnswer = 256 << 20
 
-// Names is what a Namer needs of the side that decides.
+// Names is the part of the controller that a Namer uses.
 type Names interface {
 	Snapshot() *desired.Snapshot
 	SyncEngineNames(ctx context.Context, names model.EngineNames) error
@@ -45,55 +45,54 @@ type Names interface {
 	RemoveOrphaned(ctx context.Context, ids []string) error
 }
 
-// Namer learns what the engine calls its networks and containers: the requests of a
-// driver do not tell. It is no part of their handlers, for the engine holds locks
-// while it waits for those. It listens to the engine's events, and asks for the lists
-// when one concerns names; while nothing is the engine's, it asks nothing. An engine that
-// does not answer leaves the names as they are. What the engine made and does not have
-// is removed.
+// Namer fetches the names of the engine's networks and containers, which requests to the drivers
+// lack. It does not run in their handlers, since the engine holds locks while it waits for those.
+// It follows the engine's events, and fetches the lists when an event concerns names; as long as
+// the engine manages nothing here, it sends no queries. If the engine does not answer, the names
+// stay as they are. What the engine created and no longer has is removed.
 type Namer struct {
 	names       Names
 	log         *slog.Logger
 	http        http.Client
-	forgetAfter time.Duration
-	engine      string               // the ID of the one that is followed
-	missing     map[string]time.Time // what it does not have, and since when; by ID
+	orphanAfter time.Duration
+	engine      string               // ID of the engine that is followed
+	missing     map[string]time.Time // by ID, when an object was first missing from the engine
 }
 
-// NewNamer makes a Namer of the engine whose API is at the socket.
+// NewNamer returns a Namer for the engine whose API is at the socket.
 func NewNamer(socket string, names Names, log *slog.Logger) *Namer {
-	return &Namer{names: names, log: log, forgetAfter: forgetAfter, http: http.Client{Transport: &http.Transport{
+	return &Namer{names: names, log: log, orphanAfter: orphanAfter, http: http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			d := net.Dialer{Timeout: askTimeout}
+			d := net.Dialer{Timeout: queryTimeout}
 			return d.DialContext(ctx, "unix", socket)
 		},
-		ResponseHeaderTimeout: askTimeout,
+		ResponseHeaderTimeout: queryTimeout,
 	}}}
 }
 
-// Run names until ctx ends.
+// Run keeps the names up to date until ctx ends.
 func (n *Namer) Run(ctx context.Context) error {
 	defer n.http.CloseIdleConnections()
-	told := false
+	logged := false
 	for {
 		if n.needed() {
 			err := n.follow(ctx)
-			if ctx.Err() == nil && !told {
-				n.log.Info("names of an engine's networks and containers are not learnt for now", "err", err)
+			if ctx.Err() == nil && !logged {
+				n.log.Info("cannot fetch the names of the engine's networks and containers; retrying", "err", err)
 			}
-			told = true
+			logged = true
 		} else {
-			told = false
+			logged = false
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(lookEvery):
+		case <-time.After(pollInterval):
 		}
 	}
 }
 
-// needed reports whether a network or a pool is an engine's.
+// needed reports whether an engine manages a network or a pool.
 func (n *Namer) needed() bool {
 	s := n.names.Snapshot()
 	for network := range s.Networks() {
@@ -107,10 +106,10 @@ func (n *Namer) needed() bool {
 	return false
 }
 
-// eventFilter chooses the events that concern names.
+// eventFilter selects the events that concern names.
 const eventFilter = `{"type":{"container":true,"network":true},"event":{"start":true,"rename":true,"create":true,"connect":true,"destroy":true}}`
 
-// follow keeps the names right until the engine is gone.
+// follow keeps the names up to date until the connection to the engine ends.
 func (n *Namer) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -121,22 +120,22 @@ func (n *Namer) follow(ctx context.Context) error {
 	defer stream.Close()
 	events, ended := make(chan struct{}, 1), make(chan error, 1)
 	go func() {
-		lines := bufio.NewScanner(stream) // an event a line
+		lines := bufio.NewScanner(stream) // one event per line
 		lines.Buffer(nil, 1<<20)
 		for lines.Scan() {
 			select {
 			case events <- struct{}{}:
-			default: // one is waiting
+			default: // one is pending
 			}
 		}
-		ended <- errors.Join(errors.New("the engine's events ended"), lines.Err())
+		ended <- errors.Join(errors.New("the engine's event stream ended"), lines.Err())
 	}()
 	var info struct{ ID string }
-	if err := n.ask(ctx, "/info", &info); err != nil {
+	if err := n.get(ctx, "/info", &info); err != nil {
 		return err
 	}
 	n.engine, n.missing = info.ID, nil
-	again, settle, soon := time.After(0), settleTime, true // for what was before
+	again, settle, soon := time.After(0), settleTime, true // for events before the stream began
 	for {
 		select {
 		case <-ctx.Done():
@@ -150,11 +149,11 @@ func (n *Namer) follow(ctx context.Context) error {
 			}
 		case <-again:
 			soon = false
-			all, err := n.learn(ctx)
+			all, err := n.sync(ctx)
 			if err != nil {
 				return err
 			}
-			again = time.After(n.untilForget())
+			again = time.After(n.untilOrphan())
 			if !all && settle <= maxSettle {
 				again = time.After(settle)
 				settle *= 2
@@ -163,29 +162,29 @@ func (n *Namer) follow(ctx context.Context) error {
 	}
 }
 
-// network is one in the engine's list.
+// network is a network in the engine's list.
 type network struct {
 	ID   string `json:"Id"`
 	Name string
 	IPAM struct{ Config []struct{ Subnet string } }
 }
 
-// Learn asks the engine at once, as for a name that somebody asks for and is not known yet.
-func (n *Namer) Learn(ctx context.Context) error {
-	_, err := n.askNames(ctx, "")
+// Refresh fetches names immediately, for a name that was requested and is not known yet.
+func (n *Namer) Refresh(ctx context.Context) error {
+	_, err := n.fetchNames(ctx, "")
 	return err
 }
 
-// askNames asks for the names and passes them on.
-func (n *Namer) askNames(ctx context.Context, engine string) (names model.EngineNames, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// fetchNames fetches the names and passes them on.
+func (n *Namer) fetchNames(ctx context.Context, engine string) (names model.EngineNames, err error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	var networks []network
-	if err := n.ask(ctx, "/networks", &networks); err != nil {
+	if err := n.get(ctx, "/networks", &networks); err != nil {
 		return names, err
 	}
 	var containers []container
-	if err := n.ask(ctx, "/containers/json", &containers); err != nil {
+	if err := n.get(ctx, "/containers/json", &containers); err != nil {
 		return names, err
 	}
 	names = model.EngineNames{
@@ -194,7 +193,7 @@ func (n *Namer) askNames(ctx context.Context, engine string) (names model.Engine
 	for _, network := range networks {
 		names.Networks[network.ID] = network.Name
 		for _, c := range network.IPAM.Config {
-			if p, err := netip.ParsePrefix(c.Subnet); err == nil { // it may have none
+			if p, err := netip.ParsePrefix(c.Subnet); err == nil { // there may be no subnet
 				names.Subnets[p] = true
 			}
 		}
@@ -207,14 +206,14 @@ func (n *Namer) askNames(ctx context.Context, engine string) (names model.Engine
 	return names, n.names.SyncEngineNames(ctx, names)
 }
 
-// learn asks for the names, passes them on, and has removed what the engine does not have. all:
-// every network and sandbox of the engine's was among them.
-func (n *Namer) learn(ctx context.Context) (all bool, err error) {
-	names, err := n.askNames(ctx, n.engine)
+// sync fetches the names, passes them on, and removes what the engine no longer has. all reports
+// whether every network and sandbox of the engine had a name.
+func (n *Namer) sync(ctx context.Context) (all bool, err error) {
+	names, err := n.fetchNames(ctx, n.engine)
 	if err != nil {
 		return false, err
 	}
-	if err := n.forget(ctx, names); err != nil {
+	if err := n.removeOrphans(ctx, names); err != nil {
 		return false, err
 	}
 	s := n.names.Snapshot()
@@ -228,10 +227,10 @@ func (n *Namer) learn(ctx context.Context) (all bool, err error) {
 	return all, nil
 }
 
-// container is a running one, in the engine's list.
+// container is a running container in the engine's list.
 type container struct {
 	ID              string   `json:"Id"`
-	Names           []string // with a slash before; those in another's view have two
+	Names           []string // with a leading slash; names used by linked containers have two
 	NetworkSettings struct {
 		Networks map[string]struct{ EndpointID string }
 	}
@@ -246,20 +245,20 @@ func (c *container) name() string {
 	return ""
 }
 
-// ask gets a list.
-func (n *Namer) ask(ctx context.Context, path string, out any) error {
+// get fetches a list.
+func (n *Namer) get(ctx context.Context, path string, out any) error {
 	body, err := n.open(ctx, path)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
 	if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(out); err != nil {
-		return fmt.Errorf("ask the engine for %s: %w", path, err)
+		return fmt.Errorf("query %s of the engine: %w", path, err)
 	}
 	return nil
 }
 
-// open sends a request whose answer the caller closes.
+// open sends a request. The caller closes the response body.
 func (n *Namer) open(ctx context.Context, path string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker"+path, nil)
 	if err != nil {
@@ -267,11 +266,11 @@ func (n *Namer) open(ctx context.Context, path string) (io.ReadCloser, error) {
 	}
 	resp, err := n.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask the engine: %w", err)
+		return nil, fmt.Errorf("query the engine: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
-		return nil, fmt.Errorf("ask the engine for %s: %s", path, resp.Status)
+		return nil, fmt.Errorf("query %s of the engine: %s", path, resp.Status)
 	}
 	return resp.Body, nil
 }

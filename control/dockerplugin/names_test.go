@@ -20,18 +20,18 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// fakeNames has one network of an engine's, and notes the names and what is forgotten.
+// fakeNames records names and removed objects.
 type fakeNames struct {
-	mu        sync.Mutex
-	snap      desiredtest.Plain
-	names     []model.EngineNames
-	forgotten []string
+	mu      sync.Mutex
+	snap    desiredtest.Plain
+	names   []model.EngineNames
+	removed []string
 }
 
 func (f *fakeNames) RemoveOrphaned(_ context.Context, ids []string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.forgotten = append(f.forgotten, ids...)
+	f.removed = append(f.removed, ids...)
 	return nil
 }
 
@@ -48,7 +48,7 @@ func (f *fakeNames) SyncEngineNames(_ context.Context, names model.EngineNames) 
 	return nil
 }
 
-// last are the names that came last, and how often some came.
+// last returns the names that were received last, and how often names were received.
 func (f *fakeNames) last() (model.EngineNames, int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -58,21 +58,21 @@ func (f *fakeNames) last() (model.EngineNames, int) {
 	return f.names[len(f.names)-1], len(f.names)
 }
 
-// Asked to, it learns at once.
+// Learning names on request takes effect immediately.
 func TestNamerLearns(t *testing.T) {
-	e := &fakeEngine{socket: filepath.Join(t.TempDir(), "docker.sock"), asked: make(chan string, 100), name: "anna"}
+	e := &fakeEngine{socket: filepath.Join(t.TempDir(), "docker.sock"), queried: make(chan string, 100), name: "anna"}
 	names := &fakeNames{}
 	n := NewNamer(e.socket, names, slog.New(slog.DiscardHandler))
-	if err := n.Learn(t.Context()); err == nil {
-		t.Error("learnt without an engine")
+	if err := n.Refresh(t.Context()); err == nil {
+		t.Error("fetched names without an engine")
 	}
 	defer e.start(t).Close()
-	if err := n.Learn(t.Context()); err != nil {
+	if err := n.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	got, times := names.last()
 	if times != 1 || got.Engine != "" || got.Networks["n1"] != "web" || got.Containers["e1"] != (model.EngineName{Name: "anna", ID: "c1"}) {
-		t.Errorf("told %d times, last %+v", times, got)
+		t.Errorf("received names %d times, last %+v", times, got)
 	}
 }
 
@@ -85,17 +85,17 @@ func eventually(t *testing.T, what string, try func() bool) {
 	}
 }
 
-// fakeEngine has a network and a container, whose name changes.
+// fakeEngine has a network, and a container whose name changes.
 type fakeEngine struct {
-	socket string
-	asked  chan string // paths
-	events chan struct{}
-	mu     sync.Mutex // held: it does not answer
-	name   string
+	socket  string
+	queried chan string // paths
+	events  chan struct{}
+	mu      sync.Mutex // while it is locked, the engine does not answer
+	name    string
 }
 
 func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	e.asked <- r.URL.Path
+	e.queried <- r.URL.Path
 	e.mu.Lock()
 	name := e.name
 	e.mu.Unlock()
@@ -131,40 +131,40 @@ func (e *fakeEngine) start(t *testing.T) *http.Server {
 	return server
 }
 
-// tell sends an event.
-func (e *fakeEngine) tell(t *testing.T) {
+// sendEvent sends an event.
+func (e *fakeEngine) sendEvent(t *testing.T) {
 	t.Helper()
 	select {
 	case e.events <- struct{}{}:
 	case <-time.After(10 * time.Second):
-		t.Fatal("nobody listens to the events")
+		t.Fatal("the events are not read")
 	}
 }
 
-// rename has an event of the engine's tell of another name.
+// rename changes the container's name and sends an event.
 func (e *fakeEngine) rename(t *testing.T, to string, f *fakeNames) {
 	t.Helper()
 	e.mu.Lock()
 	e.name = to
 	e.mu.Unlock()
-	e.tell(t)
+	e.sendEvent(t)
 	eventually(t, "the name "+to, func() bool { got, _ := f.last(); return got.Containers["e1"].Name == to })
 }
 
-// The engine is asked when it comes, and for each of its events; it may be absent, end,
-// or not answer.
+// The engine is queried when it starts, and after each of its events. It may be absent, end, or
+// not answer.
 func TestNamer(t *testing.T) {
 	t.Parallel()
-	e := &fakeEngine{socket: filepath.Join(t.TempDir(), "docker.sock"), asked: make(chan string, 1000), events: make(chan struct{}), name: "ben"}
+	e := &fakeEngine{socket: filepath.Join(t.TempDir(), "docker.sock"), queried: make(chan string, 1000), events: make(chan struct{}), name: "ben"}
 	f := &fakeNames{snap: desiredtest.Plain{Networks: map[string]*model.Network{"own": {}}}}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- NewNamer(e.socket, f, slog.New(slog.DiscardHandler)).Run(ctx) }()
 
 	server := e.start(t)
-	time.Sleep(2 * lookEvery)
-	if len(e.asked) > 0 {
-		t.Errorf("the engine was asked for %s with no network of its own here", <-e.asked)
+	time.Sleep(2 * pollInterval)
+	if len(e.queried) > 0 {
+		t.Errorf("the engine was queried for %s although it has no network here", <-e.queried)
 	}
 	f.mu.Lock()
 	f.snap.Networks = map[string]*model.Network{"n1": {ID: "n1", Foreign: true}}
@@ -179,12 +179,12 @@ func TestNamer(t *testing.T) {
 	server = e.start(t)
 	e.rename(t, "again", f)
 
-	e.tell(t)
-	e.mu.Lock() // before it is asked, for it has time to settle
-	before := len(e.asked)
-	time.Sleep(askTimeout + 2*lookEvery)
-	if n := len(e.asked) - before; n > 5 {
-		t.Errorf("an engine that hangs was asked %d times in %v", n, askTimeout+2*lookEvery)
+	e.sendEvent(t)
+	e.mu.Lock() // before the query, which waits for the lists to settle
+	before := len(e.queried)
+	time.Sleep(queryTimeout + 2*pollInterval)
+	if n := len(e.queried) - before; n > 5 {
+		t.Errorf("an engine that hangs was queried %d times in %v", n, queryTimeout+2*pollInterval)
 	}
 	e.mu.Unlock()
 	e.rename(t, "back", f)

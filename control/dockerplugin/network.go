@@ -12,16 +12,16 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// namePrefix begins the names of Docker's networks and sandboxes until a [Namer] has
-// learnt theirs.
+// namePrefix is the prefix of the names of Docker's networks and sandboxes until a [Namer] has
+// fetched theirs.
 const namePrefix = "docker-"
 
 type networkCapabilities struct{ Scope, ConnectivityScope string }
 
-// ids are what most requests hold.
+// ids are the IDs in most requests.
 type ids struct{ NetworkID, EndpointID string }
 
-// networkRequest asks for a network. Its subnets are chosen.
+// networkRequest creates a network, whose subnets are already allocated.
 type networkRequest struct {
 	NetworkID string
 	Options   struct {
@@ -31,7 +31,7 @@ type networkRequest struct {
 	IPv4Data, IPv6Data []ipamData
 }
 
-// ipamData is one subnet. Addresses have the prefix's length.
+// ipamData is one subnet. Its addresses have a prefix length.
 type ipamData struct {
 	Pool         string
 	Gateway      string
@@ -46,7 +46,7 @@ func (s *Server) createNetwork(ctx context.Context, r *networkRequest) (any, err
 		return nil, refuse("the network has no ID")
 	}
 	spec := model.NetworkSpec{
-		Name: namePrefix + short(r.NetworkID), ForeignID: r.NetworkID, Engine: s.maker(ctx),
+		Name: namePrefix + short(r.NetworkID), ForeignID: r.NetworkID, Engine: s.requester(ctx),
 		Internal: r.Options.Internal, Options: r.Options.Generic,
 	}
 	for _, data := range slices.Concat(r.IPv4Data, r.IPv6Data) {
@@ -85,7 +85,7 @@ func (d *ipamData) spec() (s model.SubnetSpec, err error) {
 	return s, nil
 }
 
-// parseAddr reads an address with a prefix length or without.
+// parseAddr parses an address with or without a prefix length.
 func parseAddr(text string) (netip.Addr, error) {
 	if p, err := netip.ParsePrefix(text); err == nil {
 		return p.Addr(), nil
@@ -101,8 +101,8 @@ func (s *Server) deleteNetwork(ctx context.Context, r *ids) (any, error) {
 	return done{}, s.cfg.Controller.RemoveForeignNetwork(ctx, r.NetworkID)
 }
 
-// device is an endpoint's interface: in the request what is chosen already, in
-// the answer what was not.
+// device is an endpoint's interface. A request contains what the engine has already chosen, the
+// answer the rest.
 type device struct {
 	Address, AddressIPv6, MacAddress string `json:",omitempty"`
 }
@@ -118,16 +118,16 @@ type endpointRequest struct {
 type endpointAnswer struct{ Interface device }
 
 func (s *Server) createEndpoint(ctx context.Context, r *endpointRequest) (any, error) {
-	asked := device{}
+	given := device{}
 	if r.Interface != nil {
-		asked = *r.Interface
+		given = *r.Interface
 	}
-	spec, err := asked.spec()
+	spec, err := given.spec()
 	if err != nil {
 		return nil, err
 	}
 	if name := r.Options.IfName; name != "" {
-		return nil, refuse("the interface cannot be called %s, for the engine takes no name from a plugin (use the network's option com.docker.network.container_iface_prefix)", name)
+		return nil, refuse("cannot set interface name %s: Docker ignores names from remote drivers (use the network's option com.docker.network.container_iface_prefix)", name)
 	}
 	if spec.ForeignID = r.EndpointID; spec.ForeignID == "" {
 		return nil, refuse("the endpoint has no ID")
@@ -137,13 +137,13 @@ func (s *Server) createEndpoint(ctx context.Context, r *endpointRequest) (any, e
 		return nil, err
 	}
 	var chosen device
-	if asked.MacAddress == "" {
+	if given.MacAddress == "" {
 		chosen.MacAddress = ep.MAC.String()
 	}
-	if asked.Address == "" && ep.IPv4.IsValid() {
+	if given.Address == "" && ep.IPv4.IsValid() {
 		chosen.Address = ep.IPv4.String()
 	}
-	if asked.AddressIPv6 == "" && ep.IPv6.IsValid() {
+	if given.AddressIPv6 == "" && ep.IPv6.IsValid() {
 		chosen.AddressIPv6 = ep.IPv6.String()
 	}
 	return endpointAnswer{chosen}, nil
@@ -172,8 +172,7 @@ func (s *Server) deleteEndpoint(ctx context.Context, r *ids) (any, error) {
 	return done{}, s.cfg.Controller.ReleaseEndpoint(ctx, r.EndpointID)
 }
 
-// endpointInfo has nothing to tell: what the engine could show of a remote
-// driver's ports it throws away.
+// endpointInfo returns nothing: the engine discards the ports that a remote driver reports.
 func (s *Server) endpointInfo(_ context.Context, r *ids) (any, error) {
 	if s.cfg.Controller.Snapshot().Endpoint(r.EndpointID) == nil {
 		return nil, refuse("endpoint %s is not known to Fairlead", short(r.EndpointID))
@@ -186,8 +185,8 @@ type joinRequest struct {
 	SandboxKey string
 }
 
-// joinAnswer tells the engine what to take, and the way out. The gateway service
-// would join the container to a bridge of Docker's, too.
+// joinAnswer tells the engine which interface to move, and the default gateways. The gateway
+// service is disabled, since it would also attach the container to one of Docker's bridges.
 type joinAnswer struct {
 	InterfaceName         struct{ SrcName, DstPrefix string }
 	Gateway, GatewayIPv6  string `json:",omitempty"`
@@ -202,7 +201,7 @@ func (s *Server) join(ctx context.Context, r *joinRequest) (any, error) {
 	}
 	n := s.cfg.Controller.Snapshot().Network(ep.NetworkID)
 	if n == nil {
-		return nil, fmt.Errorf("network %s went away", short(ep.NetworkID))
+		return nil, fmt.Errorf("network %s was removed", short(ep.NetworkID))
 	}
 	out := joinAnswer{DisableGatewayService: true}
 	out.InterfaceName.SrcName, out.InterfaceName.DstPrefix = ep.IfName, n.InterfacePrefix()
@@ -210,7 +209,7 @@ func (s *Server) join(ctx context.Context, r *joinRequest) (any, error) {
 	return out, nil
 }
 
-// addrText is "" for no address.
+// addrText returns an address as text, or "" for none.
 func addrText(a netip.Addr) string {
 	if !a.IsValid() {
 		return ""
@@ -218,19 +217,19 @@ func addrText(a netip.Addr) string {
 	return a.String()
 }
 
-// leave stops serving published ports. The devices stay until the endpoint is
-// deleted, for the engine is going to give the inner end back.
+// leave stops serving published ports. The devices stay until the endpoint is deleted, since the
+// engine will move the inner end back.
 func (s *Server) leave(ctx context.Context, r *ids) (any, error) {
 	return done{}, s.cfg.Controller.UnpublishEndpoint(ctx, r.EndpointID)
 }
 
-// publishRequest makes an endpoint the way out. One whose network has no IPv6 leaves that
-// to another endpoint, if the option says so or Revoke did not end the other.
+// publishRequest makes an endpoint the default gateway. If its network has no IPv6, another
+// endpoint remains the IPv6 gateway if the option says so, or if Revoke was not called for it.
 type publishRequest struct {
 	ids
 	Options struct {
-		Ports []portBinding `json:"com.docker.network.portmap"`
-		Only4 bool          `json:"com.docker.network.driver.private.no_proxy_6to4"`
+		Ports    []portBinding `json:"com.docker.network.portmap"`
+		IPv4Only bool          `json:"com.docker.network.driver.private.no_proxy_6to4"`
 	}
 }
 
@@ -239,8 +238,8 @@ func (s *Server) publish(ctx context.Context, r *publishRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return done{}, s.cfg.Controller.PublishEndpoint(ctx, r.EndpointID, ports, r.Options.Only4)
+	return done{}, s.cfg.Controller.PublishEndpoint(ctx, r.EndpointID, ports, r.Options.IPv4Only)
 }
 
-// short is the form of an ID that people see.
+// short returns the form of an ID that users see.
 func short(id string) string { return id[:min(12, len(id))] }

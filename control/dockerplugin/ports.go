@@ -10,18 +10,18 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// portBinding is one published port. A range comes as one binding a port;
-// HostPortEnd beyond HostPort asks for one free port of those.
+// portBinding is one published port. A range arrives as one binding per port. If HostPortEnd is
+// greater than HostPort, any free port between them is requested.
 type portBinding struct {
 	Proto       uint8
 	Port        uint16
-	HostIP      string // "": every address
-	HostPort    uint16 // 0: any
+	HostIP      string // "" for every address
+	HostPort    uint16 // 0 for any
 	HostPortEnd uint16
 }
 
-// portSpecs are the bindings as -p has them. The engine has no order; here they
-// are sorted, so that a request that comes again is the same.
+// portSpecs returns the bindings in the form of -p. The engine's order is random; they are
+// sorted, so that a repeated request is the same.
 func portSpecs(bindings []portBinding) ([]model.PortSpec, error) {
 	specs := make([]model.PortSpec, 0, len(bindings))
 	for _, b := range bindings {

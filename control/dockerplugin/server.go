@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package dockerplugin serves a Docker Engine: libnetwork's remote network
-// driver and remote IPAM driver, over a unix socket in the engine's plugin
-// directory. It turns the engine's requests into verbs of a [Controller], and
-// knows nothing of the kernel. A [Namer] asks the engine for names, which those
-// requests lack; they themselves never wait for the engine.
+// Package dockerplugin serves a Docker Engine: libnetwork's remote network driver and remote IPAM
+// driver, over a Unix socket in the engine's plugin directory. It translates the engine's
+// requests to verbs of a [Controller], and does not touch the kernel. A [Namer] queries the
+// engine for names, which those requests lack; the requests themselves never wait for the engine.
 //
-// Every request may come twice, for the engine asks again when it did not get
-// the answer, and those of different endpoints come at the same time.
+// Every request may arrive twice, since the engine retries when it did not get the answer, and
+// requests of different endpoints arrive concurrently.
 package dockerplugin
 
 import (
@@ -30,22 +29,22 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Name is the driver's, and of the socket before its suffix: docker network
-// create -d fairlead.
+// Name is the name of the driver, and of the socket before its suffix: docker network create -d
+// fairlead.
 const Name = "fairlead"
 
 // Limits of the server.
 const (
-	maxBody = 8 << 20 // a port takes about 80 bytes
-	// requestTimeout is when a verb that still waits for its turn is given up: the
-	// engine holds locks of its own meanwhile.
+	maxBody = 8 << 20 // in bytes; a port takes about 80
+	// requestTimeout is how long a verb may wait for its turn, while the engine holds its own
+	// locks.
 	requestTimeout = 3 * time.Second
 )
 
 const contentType = "application/vnd.docker.plugins.v1.2+json"
 
-// Controller is what the drivers need of the side that decides. Its verbs may
-// be repeated; what is gone already is removed with success.
+// Controller is the part of the controller that the drivers use. Its verbs are idempotent;
+// removing what does not exist succeeds.
 type Controller interface {
 	Snapshot() *desired.Snapshot
 	CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error)
@@ -61,11 +60,11 @@ type Controller interface {
 	ReleaseAddress(ctx context.Context, poolID string, a netip.Addr) error
 }
 
-// Config of a Server.
+// Config configures a Server.
 type Config struct {
 	Controller Controller   // required
 	Log        *slog.Logger // required
-	Socket     string       // of the API of the engine that a Namer asks; "": none
+	Socket     string       // API socket of the engine that a Namer queries; "" for none
 }
 
 // Server is the [http.Handler] of both drivers.
@@ -77,7 +76,7 @@ type Server struct {
 // handler answers a request's body with a value to encode.
 type handler func(ctx context.Context, body []byte) (any, error)
 
-// NewServer makes a Server. It serves nothing by itself: see [Server.Serve].
+// NewServer returns a Server. [Server.Serve] serves requests.
 func NewServer(cfg Config) *Server {
 	s := &Server{cfg: cfg, mux: http.NewServeMux()}
 	for method, h := range map[string]handler{
@@ -107,13 +106,13 @@ func NewServer(cfg Config) *Server {
 
 type manifest struct{ Implements []string }
 
-// answer is the handler that always says the same.
+// answer returns a handler with a constant answer.
 func answer(v any) handler {
 	return func(context.Context, []byte) (any, error) { return v, nil }
 }
 
-// decoded is the handler that passes the body on as a value. A field that it
-// does not know is left alone: each version of the engine adds some.
+// decoded returns a handler that decodes the body. Unknown fields are ignored, since each version
+// of the engine adds some.
 func decoded[In any](h func(context.Context, *In) (any, error)) handler {
 	return func(ctx context.Context, body []byte) (any, error) {
 		var in In
@@ -121,11 +120,11 @@ func decoded[In any](h func(context.Context, *In) (any, error)) handler {
 		err := d.Decode(&in)
 		if err == nil {
 			if _, more := d.Token(); !errors.Is(more, io.EOF) {
-				err = errors.New("it goes on after its JSON object")
+				err = errors.New("trailing data after the JSON object")
 			}
 		}
 		if err != nil {
-			return nil, refuse("the request's body is not what this version knows: %v", err)
+			return nil, refuse("invalid request body: %v", err)
 		}
 		return h(ctx, &in)
 	}
@@ -134,14 +133,14 @@ func decoded[In any](h func(context.Context, *In) (any, error)) handler {
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Serve answers requests on the listener until ctx ends, then lets those under
-// way finish. It closes the listener.
+// Serve serves requests on the listener until ctx ends, then lets pending requests finish. It
+// closes the listener.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return httpserve.Serve(ctx, "Docker", l, s, requestTimeout, s.cfg.Log)
 }
 
-// Refuse answers every request with the reason why nobody serves the engine, until ctx
-// ends. It closes the listener.
+// Refuse answers every request with the reason why the daemon does not serve the engine, until
+// ctx ends. It closes the listener.
 func Refuse(ctx context.Context, l net.Listener, reason error, log *slog.Logger) error {
 	s := &Server{cfg: Config{Log: log}}
 	refuse := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -158,7 +157,7 @@ func (s *Server) wrap(h handler) http.Handler {
 		defer cancel()
 		defer func() {
 			if p := recover(); p != nil {
-				s.cfg.Log.Error("request of Docker's panicked", "path", r.URL.Path, "panic", p)
+				s.cfg.Log.Error("Docker request panicked", "path", r.URL.Path, "panic", p)
 				s.refused(w, http.StatusInternalServerError, "internal error; see Fairlead's log")
 			}
 		}()
@@ -169,7 +168,7 @@ func (s *Server) wrap(h handler) http.Handler {
 		}
 		out, err := h(ctx, body)
 		if err != nil {
-			s.cfg.Log.Warn("request of Docker's refused", "path", r.URL.Path, "err", err)
+			s.cfg.Log.Warn("refused Docker request", "path", r.URL.Path, "err", err)
 			s.refused(w, http.StatusInternalServerError, oneLine(err))
 			return
 		}
@@ -177,13 +176,12 @@ func (s *Server) wrap(h handler) http.Handler {
 	})
 }
 
-// unknown answers with the status that the engine takes for "not implemented".
+// unknown answers with the status that means "not implemented" to the engine.
 func (s *Server) unknown(w http.ResponseWriter, r *http.Request) {
 	s.refused(w, http.StatusNotFound, fmt.Sprintf("Fairlead does not serve %s %s", r.Method, r.URL.Path))
 }
 
-// refusal is an error's text, under the names it has for a network driver and
-// for an IPAM driver.
+// refusal is the text of an error, in the fields for a network driver and for an IPAM driver.
 type refusal struct{ Err, Error string }
 
 func (s *Server) refused(w http.ResponseWriter, code int, text string) {
@@ -199,14 +197,14 @@ func (s *Server) reply(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)+1))
 	w.WriteHeader(code)
 	if _, err := w.Write(append(b, '\n')); err != nil {
-		s.cfg.Log.Debug("answer not sent", "err", err)
+		s.cfg.Log.Debug("cannot send the answer", "err", err)
 	}
 }
 
-// refuse makes the error of a request that cannot be understood.
+// refuse returns the error for an invalid request.
 func refuse(format string, args ...any) error {
 	return &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(format, args...)}
 }
 
-// done is the answer that has nothing to say.
+// done is the empty answer.
 type done struct{}

@@ -28,9 +28,9 @@ import (
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "update the golden files")
 
-// world is a server over a real controller.
+// world is a server with a real controller.
 type world struct {
 	*Server
 	*controller.Controller
@@ -44,7 +44,7 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	// Those of the daemon that the engines' words were taken down from.
+	// The pools of the daemon whose requests were recorded.
 	pools := []ipam.DefaultPool{{Base: netip.MustParsePrefix("172.17.0.0/16"), Size: 16}, {Base: netip.MustParsePrefix("172.18.0.0/15"), Size: 16}}
 	c, err := controller.New(controller.Config{Store: s, Kernel: controllertest.Kernel{Busy: 90}, RunDir: "/run/fl", DefaultPools: pools})
 	if err != nil {
@@ -56,7 +56,7 @@ func newWorld(t testing.TB) *world {
 	return &world{NewServer(Config{Controller: c, Log: slog.New(slog.DiscardHandler)}), c, t}
 }
 
-// ask sends a request, and returns the answer's status and body.
+// ask sends a request, and returns the status and body of the answer.
 func (w *world) ask(method, body string) (int, string) {
 	r := httptest.NewRequest(http.MethodPost, "/"+method, strings.NewReader(body))
 	rec := httptest.NewRecorder()
@@ -67,7 +67,7 @@ func (w *world) ask(method, body string) (int, string) {
 	return rec.Code, strings.TrimSpace(rec.Body.String())
 }
 
-// must asks for what succeeds.
+// must sends a request that must succeed.
 func (w *world) must(method, body string) string {
 	w.t.Helper()
 	code, out := w.ask(method, body)
@@ -77,19 +77,19 @@ func (w *world) must(method, body string) string {
 	return out
 }
 
-// refused asks for what fails, with a text that an engine shows.
+// refused sends a request that must fail, with a text that the engine shows.
 func (w *world) refused(method, body, text string) {
 	w.t.Helper()
 	code, out := w.ask(method, body)
 	var r refusal
 	if err := json.Unmarshal([]byte(out), &r); err != nil || code == http.StatusOK || r.Err != r.Error || !strings.Contains(r.Err, text) {
-		w.t.Errorf("%s %s: %d %s, want an error that says %q", method, body, code, out, text)
+		w.t.Errorf("%s %s: %d %s, want an error with %q", method, body, code, out, text)
 	}
 }
 
-// What engines ask, word for word (save for names of their test's plugin), and
-// what they get. Each request is sent twice: the answer to the first may have
-// been lost.
+// TestReplay replays recorded requests of engines (except for the names of their test plugin),
+// and compares the answers. Each request is also sent twice, since the answer to the first may
+// have been lost.
 func TestReplay(t *testing.T) {
 	for _, engine := range []string{"engine20", "engine29"} {
 		for _, twice := range []bool{false, true} {
@@ -117,7 +117,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// replay renders requests with their answers.
+// replay returns requests with their answers.
 func (w *world) replay(transcript string, twice bool) string {
 	var out strings.Builder
 	for line := range strings.Lines(transcript) {
@@ -130,7 +130,7 @@ func (w *world) replay(transcript string, twice bool) string {
 			continue
 		}
 		method, body, _ := strings.Cut(strings.TrimSpace(request), " ")
-		// Who asks twice for any address or subnet, gets two.
+		// Two requests for any address or subnet get two.
 		if twice && !strings.HasPrefix(method, "IpamDriver.Request") {
 			w.ask(method, body)
 		}
@@ -140,7 +140,7 @@ func (w *world) replay(transcript string, twice bool) string {
 	return out.String()
 }
 
-// hexID is an ID that begins with these digits.
+// hexID returns an ID that begins with these digits.
 func hexID(head string) string { return head + strings.Repeat("0", 64-len(head)) }
 
 func createNetwork(id, more string) string {
@@ -160,9 +160,9 @@ func TestRefusals(t *testing.T) {
 	before := w.Snapshot()
 	for _, tt := range []struct{ method, body, text string }{
 		{"NetworkDriver.AllocateNetwork", "{}", "does not serve"},
-		{"NetworkDriver.CreateNetwork", "", "not what this version knows"},
-		{"NetworkDriver.CreateNetwork", "[]", "not what this version knows"},
-		{"NetworkDriver.CreateNetwork", "{}{}", "goes on"},
+		{"NetworkDriver.CreateNetwork", "", "invalid request body"},
+		{"NetworkDriver.CreateNetwork", "[]", "invalid request body"},
+		{"NetworkDriver.CreateNetwork", "{}{}", "trailing data"},
 		{"NetworkDriver.CreateNetwork", createNetwork("", ""), "no ID"},
 		{"NetworkDriver.CreateNetwork", createNetwork("../../x", ""), "64 hexadecimal digits"},
 		{"NetworkDriver.CreateNetwork", createNetwork(hexID("aa000000000b"), ""), "begins like another ID"},
@@ -182,7 +182,7 @@ func TestRefusals(t *testing.T) {
 		{"NetworkDriver.ProgramExternalConnectivity", program(`{"Proto":6,"Port":80,"HostIP":"x"}`), "invalid host address"},
 		{"NetworkDriver.ProgramExternalConnectivity", program(`{"Proto":6,"Port":0}`), "invalid port"},
 		{"NetworkDriver.ProgramExternalConnectivity", program(`{"Proto":132,"Port":80}`), "sctp"},
-		{"NetworkDriver.ProgramExternalConnectivity", program(`{"Proto":6,"Port":70000}`), "not what this version knows"},
+		{"NetworkDriver.ProgramExternalConnectivity", program(`{"Proto":6,"Port":70000}`), "invalid request body"},
 		{"NetworkDriver.DeleteNetwork", fmt.Sprintf(`{"NetworkID":%q}`, net), "active endpoints"},
 		{"IpamDriver.RequestPool", `{"Pool":"x"}`, "invalid subnet"},
 		{"IpamDriver.RequestPool", `{"Options":{"k":"v"}}`, "unknown --ipam-opt k"},
@@ -199,7 +199,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// The engine says so when IPv6 is another endpoint's.
+// The engine reports that another endpoint is the IPv6 gateway.
 func TestPublishIPv4Only(t *testing.T) {
 	w := newWorld(t)
 	ids := fmt.Sprintf(`"NetworkID":%q,"EndpointID":%q`, hexID("aa"), hexID("bb"))
@@ -237,7 +237,7 @@ func TestPortSpecs(t *testing.T) {
 	}
 }
 
-// Requests of many containers come at once; all are served, and nothing stays.
+// Requests of many containers arrive concurrently. All are served, and nothing is left behind.
 func TestManyAtOnce(t *testing.T) {
 	w := newWorld(t)
 	net := hexID("aa")
@@ -252,7 +252,7 @@ func TestManyAtOnce(t *testing.T) {
 	w.must("NetworkDriver.DeleteNetwork", fmt.Sprintf(`{"NetworkID":%q}`, net))
 }
 
-// held is a controller whose verbs for one endpoint wait to be let go, each once.
+// held is a controller whose verbs for one endpoint block until they are released, each once.
 type held struct {
 	Controller
 	id      string
@@ -292,7 +292,7 @@ func (h *held) ReleaseEndpoint(ctx context.Context, id string) error {
 	return h.Controller.ReleaseEndpoint(ctx, id)
 }
 
-// life has an endpoint's requests answered, from its first to its last.
+// life sends an endpoint's requests, from the first to the last.
 func (w *world) life(network, endpoint, key string) {
 	both := fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q`, network, endpoint)
 	for _, r := range []struct{ method, more string }{
@@ -308,7 +308,7 @@ func (w *world) life(network, endpoint, key string) {
 	}
 }
 
-// Wherever an endpoint's request is held up, another endpoint's are answered.
+// While an endpoint's request is blocked, another endpoint's requests are answered.
 func TestRequestsOverlap(t *testing.T) {
 	w := newWorld(t)
 	slow := &held{Controller: w.cfg.Controller, id: hexID("b1"), entered: make(chan string), release: make(chan struct{})}
@@ -338,14 +338,14 @@ func TestRequestsOverlap(t *testing.T) {
 			slow.release <- struct{}{}
 		case <-ended:
 			if times != 6 {
-				t.Errorf("held up %d times, want 6", times)
+				t.Errorf("blocked %d times, want 6", times)
 			}
 			return
 		}
 	}
 }
 
-// panicking is a controller that does.
+// panicking is a controller whose verbs panic.
 type panicking struct{ Controller }
 
 func TestPanicIsAnError(t *testing.T) {
@@ -378,12 +378,11 @@ func TestServeEnds(t *testing.T) {
 			t.Error(err)
 		}
 	case <-time.After(10 * time.Second):
-		t.Error("it does not end")
+		t.Error("Serve does not return")
 	}
 }
 
-// FuzzBodies: whatever a body holds, the answer is JSON, and nothing is
-// half-made.
+// FuzzBodies checks that for any body the answer is JSON, and nothing is half-made.
 func FuzzBodies(f *testing.F) {
 	for _, engine := range []string{"engine20", "engine29"} {
 		b, err := os.ReadFile(filepath.Join("testdata", engine+".txt"))
@@ -402,7 +401,7 @@ func FuzzBodies(f *testing.F) {
 	f.Fuzz(func(t *testing.T, method, body string) {
 		for _, c := range method {
 			if c <= ' ' || c > '~' || strings.ContainsRune("%?#", c) {
-				t.Skip("no path")
+				t.Skip("not a path")
 			}
 		}
 		code, out := w.ask(method, body)
