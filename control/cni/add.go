@@ -14,7 +14,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Add joins a container to the network, which is made if it is not there.
+// Add attaches a container to the network, which is created if it does not exist.
 func (p *Plugin) Add(ctx context.Context, a Attachment, conf []byte) (types.Result, error) {
 	c, err := p.begin(a, conf, true)
 	if err != nil {
@@ -33,7 +33,7 @@ func (p *Plugin) Add(ctx context.Context, a Attachment, conf []byte) (types.Resu
 
 func (c *call) add(ctx context.Context) (*current.Result, error) {
 	if c.RawPrevResult != nil {
-		return nil, refuse(types.ErrInvalidNetworkConfig, "%s makes the interface: it must be the first plugin of network %s", c.Type, c.Name)
+		return nil, refuse(types.ErrInvalidNetworkConfig, "%s creates the interface, so it must be the first plugin of network %s", c.Type, c.Name)
 	}
 	if attach.NetNSGone(c.NetNS) {
 		return nil, refuse(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: no network namespace at %s", c.NetNS)
@@ -49,7 +49,7 @@ func (c *call) add(ctx context.Context) (*current.Result, error) {
 	return res, err
 }
 
-// attach makes the sandbox and the interface, and the network if it is not there.
+// attach creates the sandbox and the interface, and the network if it does not exist.
 func (c *call) attach(ctx context.Context, lease *current.Result) (*current.Result, error) {
 	want, err := c.networkCreate(lease)
 	if err != nil {
@@ -66,10 +66,10 @@ func (c *call) attach(ctx context.Context, lease *current.Result) (*current.Resu
 	return c.result(n, sb)
 }
 
-// longID is an ID that people see, and type, the beginning of.
+// longID matches an ID of which users see, and type, the beginning.
 var longID = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// shortID is what people call a container that has no name.
+// shortID returns how users refer to a container that has no name.
 func shortID(containerID string) string {
 	if longID.MatchString(containerID) {
 		return containerID[:12]
@@ -77,10 +77,10 @@ func shortID(containerID string) string {
 	return containerID
 }
 
-// sandboxName is the name of a container's sandbox.
+// sandboxName returns the name of a container's sandbox.
 func sandboxName(containerID string) string { return "cni-" + shortID(containerID) }
 
-// sandboxSpec asks for the container's sandbox with its first network.
+// sandboxSpec returns the specification of the container's sandbox with its first network.
 func (c *call) sandboxSpec(lease *current.Result) (model.SandboxSpec, error) {
 	spec := model.SandboxSpec{
 		NetNS: c.NetNS, NetworkMode: c.Name,

@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// bandwidth is the limits of the interface. Whether they make sense, the daemon knows.
+// bandwidth returns the limits of the interface. The daemon validates them.
 func (r *runtimeConfig) bandwidth() (b model.Bandwidth, err error) {
 	if len(r.Bandwidth) == 0 {
 		return b, nil
@@ -25,7 +25,7 @@ func (r *runtimeConfig) bandwidth() (b model.Bandwidth, err error) {
 	if err := json.Unmarshal(r.Bandwidth, &keys); err != nil {
 		return b, refuse(types.ErrDecodingFailure, "runtimeConfig: bandwidth: %v", err)
 	}
-	// containerd writes the keys as Go does, with capitals.
+	// containerd writes the keys with capitals, as Go does by default.
 	maps.DeleteFunc(keys, func(key string, _ json.RawMessage) bool {
 		return slices.ContainsFunc(bandwidthKeys, func(k string) bool { return strings.EqualFold(k, key) })
 	})

@@ -40,8 +40,8 @@ func TestResultsByVersion(t *testing.T) {
 	}
 }
 
-// A configuration whose subnets are of IPv6 alone makes a network without IPv4. In one that has
-// IPv4 already that is warned of.
+// A configuration with only IPv6 subnets creates a network without IPv4. If the network exists
+// and has IPv4, there is a warning.
 func TestNetworkOfIPv6Alone(t *testing.T) {
 	w := newWorld(t)
 	w.add(at("c1", "/proc/self/ns/net"), w.conf(keys{"subnets": []keys{{"subnet": "2001:db8:1::/64"}}}))
@@ -75,7 +75,7 @@ func TestNetworkFromConfiguration(t *testing.T) {
 		n.HostBindingIPv4.String() != "127.0.0.1" || n.Labels[labelNetwork] != "true" {
 		t.Errorf("network = %+v", n)
 	}
-	w.add(at("c2", "/proc/thread-self/ns/net"), w.conf(nil)) // says nothing of it, so it fits
+	w.add(at("c2", "/proc/thread-self/ns/net"), w.conf(nil)) // does not mention these settings, so it matches
 	third := w.namespace("third")
 	for _, tt := range []struct {
 		key  string
@@ -94,13 +94,13 @@ func TestNetworkFromConfiguration(t *testing.T) {
 	}
 	w.add(at("c4", w.namespace("c4")), w.conf(keys{"name": "plain"}))
 	_, err = w.Add(t.Context(), at("c5", third), w.conf(keys{"name": "plain", "mtu": 1500, "ipMasq": true}))
-	w.must(err) // the defaults, spelt out
+	w.must(err) // the defaults, explicitly
 	w.add(at("c6", w.namespace("c6")), w.conf(keys{"name": "six", "subnets": []keys{{"subnet": "2001:0db8:0::/64", "gateway": "2001:db8:0::0009"}}}))
 	w.add(at("c7", w.namespace("c7")), w.conf(keys{"name": "six", "subnets": []keys{{"subnet": "2001:0db8:0::/64", "gateway": "2001:db8:0::0009"}}}))
 	w.add(at("c8", w.namespace("c8")), w.conf(keys{"name": "sized", "subnets": []keys{{"subnet": "0.0.0.0/28"}}}))
 }
 
-// Ranges of addresses and DNS may be the runtime's.
+// Address ranges and DNS may come from the runtime.
 func TestRuntimesRangesAndDNS(t *testing.T) {
 	w := newWorld(t)
 	conf := keys{"dns": keys{"nameservers": []string{"192.0.2.1"}, "domain": "conf.test", "search": []string{"conf.test"}}, "runtimeConfig": keys{
@@ -122,7 +122,7 @@ func TestRuntimesRangesAndDNS(t *testing.T) {
 	w.refused(err, errConflict, "no available")
 }
 
-// Names are served at the gateways, unless somebody says otherwise.
+// DNS is served at the gateways, unless configured otherwise.
 func TestNamesAreServed(t *testing.T) {
 	w := newWorld(t)
 	_, err := w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "mute"})
@@ -143,15 +143,15 @@ func TestNamesAreServed(t *testing.T) {
 		{keys{"dns": keys{"nameservers": []string{"192.0.2.1"}}}, []string{"192.0.2.1"}},
 		{keys{"runtimeConfig": keys{"dns": keys{"servers": []string{"192.0.2.2"}}}}, []string{"192.0.2.2"}},
 		{keys{"name": "mute"}, nil},
-		{keys{"name": "mute", "options": off["options"]}, nil}, // as it is
+		{keys{"name": "mute", "options": off["options"]}, nil}, // unchanged
 		{keys{"name": "off", "options": off["options"]}, nil},
-		{keys{"name": "off"}, nil}, // no contradiction
+		{keys{"name": "off"}, nil}, // consistent
 	} {
 		if diff := cmp.Diff(tt.want, nameservers(tt.conf)); diff != "" {
 			t.Errorf("%v: nameservers (-want +got):\n%s", tt.conf, diff)
 		}
 	}
-	w.Silent = []netip.Addr{netip.MustParseAddr("10.1.0.1")} // another program has the port
+	w.Silent = []netip.Addr{netip.MustParseAddr("10.1.0.1")} // another program uses the port
 	if diff := cmp.Diff([]string{"2001:db8::1"}, nameservers(nil)); diff != "" {
 		t.Errorf("beside another server: nameservers (-want +got):\n%s", diff)
 	}
@@ -161,7 +161,7 @@ func TestNamesAreServed(t *testing.T) {
 	}
 }
 
-// A name that is also the beginning of another network's ID means the name.
+// A name that is also a prefix of another network's ID means the name.
 func TestNameLikeAnID(t *testing.T) {
 	w := newWorld(t)
 	other, err := w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "other"})

@@ -19,33 +19,34 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// keyValid is where GC finds what is to stay.
+// keyValid is the key of the list of attachments that GC keeps.
 const keyValid = "cni.dev/valid-attachments"
 
-// config is the plugin's part of a network configuration. All of it but the name
-// says what the network is like if it has to be made.
+// config is the plugin's part of a network configuration. All of it except the name describes the
+// network to be created, if it does not exist.
 type config struct {
 	types.PluginConf
 
-	// Host is the daemon's socket, unix:///PATH; "": the default. There is no
-	// variable for it: runtimes do not hand their environment to every DEL.
+	// Host is the daemon's socket, unix:///PATH; "" means the default. There is no environment
+	// variable for it, since runtimes do not pass their environment to every DEL.
 	Host string `json:"host"`
-	// Subnets are one of a family at most; none: pools of the daemon's.
+	// Subnets has at most one subnet per family. If it is empty, the daemon allocates from its
+	// pools.
 	Subnets  []api.IPAMConfig  `json:"subnets"`
-	IPv6     bool              `json:"ipv6"`     // with a pool of the daemon's, if no subnet is IPv6
-	MTU      int               `json:"mtu"`      // 0: 1500
-	IPMasq   *bool             `json:"ipMasq"`   // nil: true
-	Internal bool              `json:"internal"` // no way out
-	Isolated bool              `json:"isolated"` // members do not reach each other
-	Options  map[string]string `json:"options"`  // as of network create
+	IPv6     bool              `json:"ipv6"`     // from the daemon's pools, if there is no IPv6 subnet
+	MTU      int               `json:"mtu"`      // default 1500
+	IPMasq   *bool             `json:"ipMasq"`   // default true
+	Internal bool              `json:"internal"` // no default route
+	Isolated bool              `json:"isolated"` // members cannot reach each other
+	Options  map[string]string `json:"options"`  // as in network create
 
 	RuntimeConfig runtimeConfig `json:"runtimeConfig"`
 
 	raw        []byte
-	namesValid bool // GC's list is there, if only empty
+	namesValid bool // GC's list exists, possibly empty
 }
 
-// runtimeConfig is what the runtime adds for the capabilities it was told of.
+// runtimeConfig is what the runtime adds for the capabilities that the configuration declares.
 type runtimeConfig struct {
 	PortMappings []portMapping       `json:"portMappings"`
 	IPs          []string            `json:"ips"`
@@ -63,14 +64,14 @@ type portMapping struct {
 	HostIP        string `json:"hostIP"`
 }
 
-// runtimeDNS is what the runtime wants to find in the result.
+// runtimeDNS is the DNS configuration that the runtime wants in the result.
 type runtimeDNS struct {
 	Servers  []string `json:"servers"`
 	Searches []string `json:"searches"`
 	Options  []string `json:"options"`
 }
 
-// dns is the configuration's, with what the runtime says in its place.
+// dns returns the DNS configuration, with the runtime's values where it has any.
 func (c *config) dns() types.DNS {
 	dns, runtime := c.DNS, c.RuntimeConfig.DNS
 	if len(runtime.Servers) > 0 {
@@ -88,11 +89,11 @@ func (c *config) dns() types.DNS {
 type ipRange struct {
 	Subnet     string `json:"subnet"`
 	Gateway    string `json:"gateway"`
-	RangeStart string `json:"rangeStart"` // "": the subnet's first
-	RangeEnd   string `json:"rangeEnd"`   // "": the subnet's last
+	RangeStart string `json:"rangeStart"` // default: the first of the subnet
+	RangeEnd   string `json:"rangeEnd"`   // default: the last of the subnet
 }
 
-// config is the subnet with its range.
+// config returns the subnet with its range.
 func (r *ipRange) config() (api.IPAMConfig, error) {
 	c := api.IPAMConfig{Subnet: r.Subnet, Gateway: r.Gateway}
 	if r.RangeStart == "" && r.RangeEnd == "" {
@@ -111,8 +112,8 @@ func (r *ipRange) config() (api.IPAMConfig, error) {
 	return c, nil
 }
 
-// Keys that a configuration may have. Others are refused, lest a misspelt one be
-// taken for a default.
+// Keys that a configuration may have. Others are refused, so that a misspelt key does not
+// silently mean a default.
 var (
 	configKeys = []string{
 		"cniVersion", "name", "type", "capabilities", "ipam", "dns", "args", "prevResult", "runtimeConfig",
@@ -122,7 +123,7 @@ var (
 	bandwidthKeys = []string{"ingressRate", "ingressBurst", "egressRate", "egressBurst"}
 )
 
-// parseConfig reads the configuration; strictly where it is going to be used.
+// parseConfig parses the configuration. If it is strict, unknown keys are refused.
 func parseConfig(b []byte, strict bool) (*config, error) {
 	c := &config{raw: b}
 	var keys map[string]json.RawMessage
@@ -133,7 +134,7 @@ func parseConfig(b []byte, strict bool) (*config, error) {
 		return nil, refuse(types.ErrDecodingFailure, "network configuration: %v", err)
 	}
 	_, c.namesValid = keys[keyValid]
-	c.CNIVersion = cmp.Or(c.CNIVersion, "0.1.0") // the specification's default
+	c.CNIVersion = cmp.Or(c.CNIVersion, "0.1.0") // the default of the specification
 	if !strict {
 		return c, nil
 	}
@@ -152,7 +153,7 @@ func parseConfig(b []byte, strict bool) (*config, error) {
 	return c, c.checkDNS()
 }
 
-// checkDNS refuses servers that no resolver could ask.
+// checkDNS refuses servers that are not IP addresses.
 func (c *config) checkDNS() error {
 	for _, server := range append(slices.Clone(c.DNS.Nameservers), c.RuntimeConfig.DNS.Servers...) {
 		if _, err := netip.ParseAddr(server); err != nil {
@@ -162,8 +163,8 @@ func (c *config) checkDNS() error {
 	return nil
 }
 
-// known refuses keys that are not among those wanted. The specification wants the
-// key and the value in the message.
+// known refuses keys that are not among those wanted. The specification requires the key and the
+// value in the message.
 func known(what string, have map[string]json.RawMessage, want []string) error {
 	for _, key := range slices.Sorted(maps.Keys(have)) {
 		if !slices.Contains(want, key) && !strings.HasPrefix(key, "cni.dev/") {
@@ -173,7 +174,7 @@ func known(what string, have map[string]json.RawMessage, want []string) error {
 	return nil
 }
 
-// previous is the result that ADD gave.
+// previous returns the result of ADD.
 func (c *config) previous() (*current.Result, error) {
 	if err := version.ParsePrevResult(&c.PluginConf); err != nil {
 		return nil, refuse(types.ErrDecodingFailure, "prevResult: %v", err)
@@ -191,12 +192,12 @@ func (c *config) previous() (*current.Result, error) {
 	return prev, nil
 }
 
-// args are the CNI_ARGS that mean something here.
+// args are the CNI_ARGS that the plugin uses.
 type args struct {
 	types.CommonArgs
 	IP                types.UnmarshallableString
 	MAC               types.UnmarshallableString
-	K8S_POD_NAME      types.UnmarshallableString // the names are the runtimes'
+	K8S_POD_NAME      types.UnmarshallableString // names defined by runtimes
 	K8S_POD_NAMESPACE types.UnmarshallableString
 }
 
@@ -208,7 +209,8 @@ func parseArgs(s string) (args, error) {
 	return a, nil
 }
 
-// labels tell people which pod, or which container of podman's, a sandbox is.
+// labels returns labels that show users which pod, or which container of podman, a sandbox
+// belongs to.
 func (a *args) labels() map[string]string {
 	labels := map[string]string{}
 	if a.K8S_POD_NAME != "" {
@@ -220,8 +222,8 @@ func (a *args) labels() map[string]string {
 	return labels
 }
 
-// endpointSpec asks for the interface. An IPAM plugin's addresses come before the
-// runtime's, which that plugin was told of.
+// endpointSpec returns the specification of the interface. Addresses of an IPAM plugin take
+// precedence over the runtime's, which that plugin received too.
 func (c *call) endpointSpec(a args, lease *current.Result) (spec model.EndpointSpec, err error) {
 	spec = model.EndpointSpec{Network: c.Name, IfName: c.IfName, Aliases: c.aliases(a)}
 	if err := attach.CheckAliases(c.RuntimeConfig.Aliases[c.Name]); err != nil {
@@ -249,8 +251,8 @@ func (c *call) endpointSpec(a args, lease *current.Result) (spec model.EndpointS
 	return spec, err
 }
 
-// aliases are the names of the container in the network: what the runtime calls it and
-// the beginning of its ID, which is not the sandbox's. Predefined networks have no names.
+// aliases returns the names of the container in the network: its name in the runtime and the
+// beginning of its ID, which differs from the sandbox's. Predefined networks have no names.
 func (c *call) aliases(a args) []string {
 	list := slices.Clone(c.RuntimeConfig.Aliases[c.Name])
 	switch c.Name {
@@ -265,7 +267,7 @@ func (c *call) aliases(a args) []string {
 	return list
 }
 
-// ports are the published ports.
+// ports returns the published ports.
 func (r *runtimeConfig) ports() ([]model.PortSpec, error) {
 	var specs []model.PortSpec
 	for _, m := range r.PortMappings {

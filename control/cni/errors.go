@@ -18,15 +18,15 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// errConflict is the plugin's own code: a port, address or interface is taken, or
-// the network is another than the configuration says.
+// errConflict is a plugin-specific code: a port, address or interface is taken, or the network
+// differs from the configuration.
 const errConflict = 100
 
 func refuse(code uint, format string, args ...any) error {
 	return types.NewError(code, fmt.Sprintf(format, args...), "")
 }
 
-// coded gives an error the code of the specification's that fits; nil is nil.
+// coded returns an error with the matching code of the specification. It returns nil for nil.
 func coded(err error) error {
 	var e *types.Error
 	switch {
@@ -36,7 +36,7 @@ func coded(err error) error {
 		if err == error(e) {
 			return e
 		}
-		return refuse(e.Code, "%s", oneLine(err)) // with whose it is
+		return refuse(e.Code, "%s", oneLine(err)) // keeps the context of the error
 	case errors.Is(err, api.ErrUnreachable):
 		return refuse(types.ErrTryAgainLater, "%s", oneLine(err))
 	case errors.Is(err, attach.ErrOtherNamespace):
@@ -44,7 +44,7 @@ func coded(err error) error {
 	case errors.Is(err, model.ErrConflict), errors.Is(err, model.ErrGone), errors.Is(err, model.ErrForbidden):
 		return refuse(errConflict, "%s", oneLine(err))
 	case errors.Is(err, model.ErrNotFound):
-		// Removed between two requests; the runtime may begin anew.
+		// Removed between two requests; the runtime may retry.
 		return refuse(types.ErrTryAgainLater, "%s", oneLine(err))
 	case errors.Is(err, model.ErrInvalid):
 		return refuse(types.ErrInvalidNetworkConfig, "%s", oneLine(err))
@@ -54,21 +54,21 @@ func coded(err error) error {
 	return refuse(types.ErrInternal, "%s", oneLine(err))
 }
 
-// Failure is an error as runtimes read it. Its version is the configuration's, or the
-// latest if that is none.
+// Failure encodes an error as runtimes expect it. Its version is the configuration's, or the
+// latest if that is invalid.
 func Failure(conf []byte, e *types.Error) []byte {
 	v, err := new(version.ConfigDecoder).Decode(conf)
 	if err != nil || !slices.Contains(version.All.SupportedVersions(), v) {
 		v = version.Current()
 	}
-	b, _ := json.MarshalIndent(struct { // strings and a number are always marshalled
+	b, _ := json.MarshalIndent(struct { // strings and a number can always be encoded
 		CNIVersion string `json:"cniVersion"`
 		*types.Error
 	}{v, e}, "", "    ")
 	return append(b, '\n')
 }
 
-// both is two errors as one that has the code of the first; either may be nil.
+// both combines two errors, either of which may be nil, into one with the code of the first.
 func both(first, second error) error {
 	if first == nil || second == nil {
 		return cmp.Or(first, second)
@@ -78,19 +78,19 @@ func both(first, second error) error {
 	return types.NewError(e.Code, e.Msg+"; "+oneLine(second), e.Details)
 }
 
-// oneLine is an error's text, where one that was joined has several lines, and the
-// daemon's name flags of the command line as the remedy.
-func oneLine(err error) string { return asHere.Replace(err.Error()) }
+// oneLine returns an error's text in one line (a joined error has several), with command-line
+// flags in remedies replaced.
+func oneLine(err error) string { return flagNames.Replace(err.Error()) }
 
-// asHere says what is a flag on the command line as a configuration does.
-var asHere = strings.NewReplacer(
+// flagNames replaces command-line flags by the terms of a configuration.
+var flagNames = strings.NewReplacer(
 	"\n", "; ",
 	"--subnet", `subnet in "subnets"`,
 	"--mac-address", `MAC address with the capability "mac"`,
 	"--host", `"host" in the network configuration`,
 )
 
-// notAvailable is the answer of STATUS when the daemon has none.
+// notAvailable returns the error of STATUS when the daemon is not available.
 func notAvailable(err error) error {
 	return refuse(types.ErrPluginNotAvailable, "%s", oneLine(err))
 }

@@ -18,7 +18,7 @@ import (
 // delegates reports whether another plugin manages the addresses.
 func (c *call) delegates() bool { return c.IPAM.Type != "" }
 
-// lease asks the IPAM plugin for addresses; nil without one.
+// lease gets addresses from the IPAM plugin. It returns nil if there is no IPAM plugin.
 func (c *call) lease(ctx context.Context) (*current.Result, error) {
 	if !c.delegates() {
 		return nil, nil
@@ -37,15 +37,15 @@ func (c *call) lease(ctx context.Context) (*current.Result, error) {
 	return lease, nil
 }
 
-// usable refuses what the network would not do for the IPAM plugin. Its default
-// route is the network's own.
+// usable refuses what the network does not support of an IPAM plugin's result. A default route is
+// ignored, since the network has its own.
 func usable(lease *current.Result) error {
 	if len(lease.IPs) == 0 {
-		return refuse(types.ErrInvalidNetworkConfig, "the IPAM plugin gave no address")
+		return refuse(types.ErrInvalidNetworkConfig, "the IPAM plugin returned no address")
 	}
 	for _, r := range lease.Routes {
 		if length, _ := r.Dst.Mask.Size(); length != 0 {
-			return refuse(types.ErrUnsupportedField, "the IPAM plugin's route to %s is not supported (leave out all but the default route)", r.Dst.String())
+			return refuse(types.ErrUnsupportedField, "the IPAM plugin's route to %s is not supported (omit all routes except the default route)", r.Dst.String())
 		}
 	}
 	return nil
@@ -59,14 +59,14 @@ func (c *call) checkLease(ctx context.Context) error {
 	return invoke.DelegateCheck(ctx, c.IPAM.Type, c.raw, nil)
 }
 
-// ipamPlugin is the IPAM plugin where it is asked for more than one container.
+// ipamPlugin is the IPAM plugin in verbs that do not concern a single container.
 type ipamPlugin struct {
-	path  string
-	knows bool   // the configuration's version, which has STATUS and GC
-	conf  []byte // in the latest version that it knows
+	path      string
+	supported bool   // the version of the configuration, which has STATUS and GC
+	conf      []byte // in the latest version that the plugin supports
 }
 
-// findIPAM asks the IPAM plugin what it knows.
+// findIPAM finds the IPAM plugin and the versions that it supports.
 func (c *call) findIPAM(ctx context.Context) (*ipamPlugin, error) {
 	path, err := invoke.FindInPath(c.IPAM.Type, filepath.SplitList(os.Getenv("CNI_PATH")))
 	if err != nil {
@@ -77,8 +77,8 @@ func (c *call) findIPAM(ctx context.Context) (*ipamPlugin, error) {
 		return nil, err
 	}
 	versions := info.SupportedVersions()
-	p := &ipamPlugin{path: path, conf: c.raw, knows: slices.Contains(versions, c.CNIVersion)}
-	if p.knows || len(versions) == 0 {
+	p := &ipamPlugin{path: path, conf: c.raw, supported: slices.Contains(versions, c.CNIVersion)}
+	if p.supported || len(versions) == 0 {
 		return p, nil
 	}
 	var keys map[string]json.RawMessage
@@ -99,29 +99,29 @@ func laterVersion(a, b string) int {
 	return -1
 }
 
-// del gives back the addresses of an attachment, as DEL of it would.
+// del releases the addresses of an attachment, as its DEL would.
 func (p *ipamPlugin) del(ctx context.Context, a types.GCAttachment, netNS string) error {
 	return invoke.ExecPluginWithoutResult(ctx, p.path, p.conf, &invoke.Args{
 		Command: "DEL", ContainerID: a.ContainerID, NetNS: netNS, IfName: a.IfName, Path: os.Getenv("CNI_PATH"),
 	}, nil)
 }
 
-// gc has the plugin remove what else it has, if it knows how.
+// gc makes the plugin remove its other leases, if it supports GC.
 func (p *ipamPlugin) gc(ctx context.Context) error {
-	if !p.knows {
+	if !p.supported {
 		return nil
 	}
 	return invoke.ExecPluginWithoutResult(ctx, p.path, p.conf, &invoke.DelegateArgs{Command: "GC"}, nil)
 }
 
-// leaseStatus reports whether the IPAM plugin could serve an ADD.
+// leaseStatus returns an error if the IPAM plugin cannot serve ADD.
 func (c *call) leaseStatus(ctx context.Context) error {
 	p, err := c.findIPAM(ctx)
 	if err != nil {
 		return notAvailable(err)
 	}
-	if !p.knows {
-		return refuse(types.ErrPluginNotAvailable, "the IPAM plugin %s does not know version %s of CNI (take one that the plugin knows for \"cniVersion\", or a later plugin)", c.IPAM.Type, c.CNIVersion)
+	if !p.supported {
+		return refuse(types.ErrPluginNotAvailable, "the IPAM plugin %s does not support version %s of CNI (set \"cniVersion\" to one that it supports, or install a later plugin)", c.IPAM.Type, c.CNIVersion)
 	}
 	return invoke.ExecPluginWithoutResult(ctx, p.path, p.conf, &invoke.DelegateArgs{Command: "STATUS"}, nil)
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// leaser is an IPAM plugin. Its calls are lines of the file log, its leases files.
+// leaser is an IPAM plugin that records its calls in a log file and its leases as files.
 const leaser = `#!/bin/sh
 cd "${0%%/*}"
 conf=$(cat | grep -o '"cniVersion":"[^"]*"')
@@ -44,7 +44,7 @@ type leases struct {
 	dir string
 }
 
-// leaser makes one that knows these versions.
+// leaser installs a leaser that supports these versions.
 func (w *world) leaser(versions string) *leases {
 	w.Helper()
 	l := &leases{w, w.TempDir()}
@@ -53,7 +53,7 @@ func (w *world) leaser(versions string) *leases {
 	return l
 }
 
-// join adds a container with an address of the leaser's.
+// join adds a container with an address from the leaser.
 func (l *leases) join(a Attachment, conf []byte) {
 	l.Helper()
 	l.Setenv("CNI_CONTAINERID", a.ContainerID)
@@ -63,7 +63,7 @@ func (l *leases) join(a Attachment, conf []byte) {
 	l.Setenv("CNI_IFNAME", "")
 }
 
-// left are the leases there are.
+// left returns the existing leases.
 func (l *leases) left() string {
 	l.Helper()
 	files, err := filepath.Glob(filepath.Join(l.dir, "lease-*"))
@@ -74,7 +74,7 @@ func (l *leases) left() string {
 	return strings.Join(files, " ")
 }
 
-// calls are those since the last time.
+// calls returns the calls since the last time.
 func (l *leases) calls() string {
 	l.Helper()
 	log := filepath.Join(l.dir, "log")
@@ -87,7 +87,7 @@ func (l *leases) calls() string {
 	return string(b)
 }
 
-// What GC removes gives its addresses back; a plugin that knows GC is asked for that too.
+// GC releases the addresses of what it removes, and calls GC of an IPAM plugin that supports it.
 func TestGCGivesLeasesBack(t *testing.T) {
 	for _, tt := range []struct {
 		versions, calls string
@@ -118,7 +118,7 @@ func TestGCGivesLeasesBack(t *testing.T) {
 		w.must(gc("keep", "stuck"))
 		want("cni-keep cni-stuck", "keep-eth0 stuck-eth0")
 		if calls := l.calls(); calls != tt.calls {
-			t.Errorf("versions %s: the IPAM plugin was called so:\n%swant:\n%s", tt.versions, calls, tt.calls)
+			t.Errorf("versions %s: calls of the IPAM plugin:\n%swant:\n%s", tt.versions, calls, tt.calls)
 		}
 		w.must(os.WriteFile(filepath.Join(l.dir, "stuck-stuck"), nil, 0o644))
 		w.refused(gc(), types.ErrIOFailure, "container stuck: stuck")
@@ -130,7 +130,8 @@ func TestGCGivesLeasesBack(t *testing.T) {
 	}
 }
 
-// Who does not know the IPAM plugin does not take a container away that has leases.
+// A verb without the IPAM plugin in its configuration does not remove a container that has
+// leases.
 func TestNobodyElseEndsLeases(t *testing.T) {
 	w := newWorld(t)
 	l := w.leaser(`"1.0.0", "1.1.0"`)
@@ -157,17 +158,17 @@ func TestNobodyElseEndsLeases(t *testing.T) {
 	}
 }
 
-// STATUS asks the IPAM plugin, if it knows STATUS; without that ADD would fail.
+// STATUS calls the IPAM plugin if that supports STATUS, and else fails, as ADD would.
 func TestStatusOfTheIPAMPlugin(t *testing.T) {
 	w := newWorld(t)
 	t.Setenv("CNI_PATH", t.TempDir())
 	conf := w.conf(keys{"ipam": keys{"type": "leaser"}})
 	w.refused(w.Plugin.Status(t.Context(), conf), types.ErrPluginNotAvailable, `"leaser"`)
 	w.leaser(`"1.0.0"`)
-	w.refused(w.Plugin.Status(t.Context(), conf), types.ErrPluginNotAvailable, "leaser does not know version 1.1.0")
+	w.refused(w.Plugin.Status(t.Context(), conf), types.ErrPluginNotAvailable, "leaser does not support version 1.1.0")
 	l := w.leaser(`"1.1.0"`)
 	w.must(w.Plugin.Status(t.Context(), conf))
 	if calls := l.calls(); !strings.HasPrefix(calls, "STATUS") {
-		t.Errorf("the IPAM plugin was called so: %q", calls)
+		t.Errorf("calls of the IPAM plugin: %q", calls)
 	}
 }

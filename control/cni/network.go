@@ -15,10 +15,10 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// labelNetwork is the label of a network that was made from a configuration.
+// labelNetwork is the label of a network that was created from a configuration.
 const labelNetwork = "fairlead.cni"
 
-// networkCreate is what the configuration says of the network.
+// networkCreate returns the request to create the network of the configuration.
 func (c *call) networkCreate(lease *current.Result) (api.NetworkCreate, error) {
 	n := api.NetworkCreate{
 		Name: c.Name, Driver: model.DriverBridge, Internal: c.Internal,
@@ -49,7 +49,7 @@ func (c *call) networkCreate(lease *current.Result) (api.NetworkCreate, error) {
 	return n, err
 }
 
-// subnets are the IPAM plugin's, the configuration's, or the runtime's.
+// subnets returns the subnets of the IPAM plugin, or else of the configuration and the runtime.
 func (c *call) subnets(lease *current.Result) ([]api.IPAMConfig, error) {
 	if lease != nil {
 		return leased(lease), nil
@@ -67,7 +67,7 @@ func (c *call) subnets(lease *current.Result) ([]api.IPAMConfig, error) {
 	return subnets, nil
 }
 
-// leased are the subnets of an IPAM plugin's addresses.
+// leased returns the subnets of an IPAM plugin's addresses.
 func leased(lease *current.Result) []api.IPAMConfig {
 	var subnets []api.IPAMConfig
 	for _, ip := range lease.IPs {

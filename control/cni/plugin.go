@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cni is Fairlead's face to container runtimes that speak the Container
-// Network Interface. A [Plugin] turns each verb of a runtime into requests to the
-// daemon: a container is a sandbox in the namespace the runtime made, a network of
-// the configuration is a network of that name. It keeps no state of its own.
+// Package cni is Fairlead's front end for container runtimes that use the Container Network
+// Interface. A [Plugin] translates each verb of a runtime to requests to the daemon: a container
+// is a sandbox in the namespace that the runtime created, and a network of the configuration is a
+// network of that name. It keeps no state of its own.
 package cni
 
 import (
@@ -22,11 +22,11 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// LabelContainer is the label of a sandbox that a runtime attached; its value is
-// the runtime's ID of the container.
+// LabelContainer is the label of a sandbox that a runtime attached. Its value is the container ID
+// of the runtime.
 const LabelContainer = "fairlead.cni.container"
 
-// Attachment is what a runtime says of one interface of one container.
+// Attachment identifies one interface of one container.
 type Attachment struct {
 	ContainerID string
 	NetNS       string // path; may be "" in DEL
@@ -34,12 +34,11 @@ type Attachment struct {
 	Args        string // CNI_ARGS, as in "IgnoreUnknown=1;K8S_POD_NAME=web"
 }
 
-// Plugin carries out the verbs. Every error is a [types.Error] with a code of the
-// specification's.
+// Plugin implements the verbs. Every error is a [types.Error] with a code of the specification.
 type Plugin struct {
-	// Dial makes the client of the daemon at a host, unix:///PATH. Required.
+	// Dial returns a client of the daemon at a host, unix:///PATH. Required.
 	Dial func(host string) (attach.Daemon, error)
-	// Stderr gets warnings. Required.
+	// Stderr receives warnings. Required.
 	Stderr io.Writer
 }
 
@@ -51,7 +50,7 @@ type call struct {
 	stderr io.Writer
 }
 
-// begin reads the configuration and finds the daemon.
+// begin parses the configuration and dials the daemon.
 func (p *Plugin) begin(a Attachment, conf []byte, strict bool) (*call, error) {
 	c, err := parseConfig(conf, strict)
 	if err != nil {
@@ -64,7 +63,7 @@ func (p *Plugin) begin(a Attachment, conf []byte, strict bool) (*call, error) {
 	return &call{Daemon: d, config: c, Attachment: a, stderr: p.Stderr}, nil
 }
 
-// container is the runtime's, as the daemon has it.
+// container returns the runtime's container in the daemon's terms.
 func (c *call) container() *attach.Container {
 	return &attach.Container{
 		Daemon: c.Daemon, Label: LabelContainer, ID: c.ContainerID, Names: []string{sandboxName(c.ContainerID)},
@@ -73,7 +72,7 @@ func (c *call) container() *attach.Container {
 	}
 }
 
-// Del takes a container out of the network. What is not there is no error.
+// Del detaches a container from the network. If it is not attached, that is not an error.
 func (p *Plugin) Del(ctx context.Context, a Attachment, conf []byte) error {
 	c, err := p.begin(a, conf, false)
 	if err != nil {
@@ -86,8 +85,8 @@ func (p *Plugin) Del(ctx context.Context, a Attachment, conf []byte) error {
 	return coded(err)
 }
 
-// Check wants a container to be attached as ADD left it. What the daemon can
-// repair is repaired, not an error.
+// Check checks that a container is attached as ADD left it. The daemon repairs what it can,
+// without an error.
 func (p *Plugin) Check(ctx context.Context, a Attachment, conf []byte) error {
 	c, err := p.begin(a, conf, true)
 	if err != nil {
@@ -111,7 +110,7 @@ func (c *call) check(ctx context.Context, prev *current.Result) error {
 	case sb.NetworkSettings.SandboxKey != c.NetNS:
 		return refuse(types.ErrInvalidEnvironmentVariables, "container %s is attached in network namespace %s, not %s", c.ContainerID, sb.NetworkSettings.SandboxKey, c.NetNS)
 	}
-	if err := sameInterface(prev, ep, c.IfName); err != nil {
+	if err := checkInterface(prev, ep, c.IfName); err != nil {
 		return err
 	}
 	if err := c.CheckSandbox(ctx, sb.ID, api.Expected{EndpointID: ep.EndpointID, Gateways: defaultRoutes(prev, ep)}); err != nil {
@@ -123,20 +122,21 @@ func (c *call) check(ctx context.Context, prev *current.Result) error {
 	return nil
 }
 
-// statusPatience is how long STATUS waits for the daemon: runtimes ask every few seconds.
-const statusPatience = 3 * time.Second
+// statusTimeout is how long STATUS waits for the daemon, since runtimes call it every few
+// seconds.
+const statusTimeout = 3 * time.Second
 
-// Status reports whether ADD could be served.
+// Status returns an error if ADD could not be served.
 func (p *Plugin) Status(ctx context.Context, conf []byte) error {
 	c, err := p.begin(Attachment{}, conf, true)
 	if err != nil {
 		return err
 	}
-	soon, cancel := context.WithTimeout(ctx, statusPatience)
+	soon, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	_, err = c.Daemon.Status(soon)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("the daemon at %s does not answer within %s (see its log)", cmp.Or(c.Host, api.DefaultHost), statusPatience)
+		err = fmt.Errorf("the daemon at %s does not answer within %s (see its log)", cmp.Or(c.Host, api.DefaultHost), statusTimeout)
 	}
 	if err != nil {
 		return notAvailable(err)
@@ -147,8 +147,8 @@ func (p *Plugin) Status(ctx context.Context, conf []byte) error {
 	return nil
 }
 
-// GC removes every attachment to the network that is not among the valid ones. It
-// goes on after an error.
+// GC removes every attachment to the network that is not in the list of valid ones. It continues
+// after an error.
 func (p *Plugin) GC(ctx context.Context, conf []byte) error {
 	c, err := p.begin(Attachment{}, conf, false)
 	if err != nil {
@@ -167,7 +167,7 @@ func (p *Plugin) GC(ctx context.Context, conf []byte) error {
 	return coded(both(c.gc(ctx, ipam), ipam.gc(ctx)))
 }
 
-// gc removes them; ipam is nil if no plugin manages the addresses.
+// gc removes attachments. ipam is nil if no plugin manages the addresses.
 func (c *call) gc(ctx context.Context, ipam *ipamPlugin) error {
 	valid := map[types.GCAttachment]bool{}
 	for _, a := range c.ValidAttachments {
@@ -184,8 +184,8 @@ func (c *call) gc(ctx context.Context, ipam *ipamPlugin) error {
 	return errors.Join(errs...)
 }
 
-// collect takes a sandbox out of the network unless the runtime knows of it. Its
-// addresses are given back before: if that fails, the next GC finds it yet.
+// collect detaches a sandbox from the network unless its attachment is valid. It first releases
+// the addresses, so that the next GC finds the sandbox again if that fails.
 func (c *call) collect(ctx context.Context, id string, valid map[types.GCAttachment]bool, ipam *ipamPlugin) error {
 	sb, err := c.Sandbox(ctx, id)
 	if errors.Is(err, model.ErrNotFound) {

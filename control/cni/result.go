@@ -16,12 +16,12 @@ import (
 	"github.com/fairlead-net/fairlead/control/attach"
 )
 
-// result tells the runtime what was made. The device on the host is not shown: it
-// is no place for other plugins, as packets do not pass its queue.
+// result returns the result for the runtime. It omits the device on the host, which is of no use
+// to other plugins, since packets bypass its queue.
 func (c *call) result(n *api.Network, sb api.Sandbox) (*current.Result, error) {
 	ep, ok := sb.NetworkSettings.Networks[c.Name]
 	if !ok {
-		return nil, refuse(types.ErrInternal, "the daemon does not show the interface in network %s", c.Name)
+		return nil, refuse(types.ErrInternal, "the daemon's answer lacks the interface in network %s", c.Name)
 	}
 	res := &current.Result{
 		CNIVersion: current.ImplementedSpecVersion,
@@ -37,14 +37,14 @@ func (c *call) result(n *api.Network, sb api.Sandbox) (*current.Result, error) {
 	return res, nil
 }
 
-// addAddress adds an address of the interface, if there is one, and the default
-// route if that leads through it.
+// addAddress adds an address of the interface, if there is one, and the default route if it uses
+// the interface.
 func addAddress(res *current.Result, addr string, length int, gateway string, defaultRoute bool) {
 	ip, err := netip.ParseAddr(addr)
 	if err != nil {
-		return // "": none
+		return // "" means none
 	}
-	gw := net.ParseIP(gateway) // nil: none
+	gw := net.ParseIP(gateway) // nil means none
 	bits := ip.BitLen()
 	res.IPs = append(res.IPs, &current.IPConfig{
 		Interface: current.Int(0), Gateway: gw,
@@ -56,11 +56,11 @@ func addAddress(res *current.Result, addr string, length int, gateway string, de
 	}
 }
 
-// sameInterface wants an interface to have what the runtime was told.
-func sameInterface(prev *current.Result, ep api.EndpointSettings, ifName string) error {
+// checkInterface checks that an interface has what the runtime was given.
+func checkInterface(prev *current.Result, ep api.EndpointSettings, ifName string) error {
 	for _, i := range prev.Interfaces {
 		if i.Name == ifName && i.Sandbox != "" && i.Mac != "" && !strings.EqualFold(i.Mac, ep.MacAddress) {
-			return refuse(errConflict, "interface %s has MAC %s, not %s (a plugin that comes later may not change it: ask for it with the capability mac)", ifName, ep.MacAddress, i.Mac)
+			return refuse(errConflict, "interface %s has MAC %s, not %s (later plugins must not change it; request it with the capability mac)", ifName, ep.MacAddress, i.Mac)
 		}
 	}
 	have := []string{
@@ -68,7 +68,7 @@ func sameInterface(prev *current.Result, ep api.EndpointSettings, ifName string)
 	}
 	for _, ip := range prev.IPs {
 		if i := ip.Interface; i != nil && (*i < 0 || *i >= len(prev.Interfaces) || prev.Interfaces[*i].Name != ifName) {
-			continue // a chained plugin's
+			continue // of a chained plugin
 		}
 		if addr := prefixOf(ip.Address).String(); !slices.Contains(have, addr) {
 			return refuse(errConflict, "interface %s has no address %s", ifName, addr)
@@ -77,8 +77,8 @@ func sameInterface(prev *current.Result, ep api.EndpointSettings, ifName string)
 	return nil
 }
 
-// defaultRoutes are the gateways of those that the runtime was told of. A plugin that
-// comes later may have led them elsewhere.
+// defaultRoutes returns the gateways of the default routes in the result of ADD, except those
+// that a later plugin replaced.
 func defaultRoutes(prev *current.Result, ep api.EndpointSettings) []netip.Addr {
 	var gateways []netip.Addr
 	for _, r := range prev.Routes {

@@ -57,13 +57,13 @@ func TestDel(t *testing.T) {
 		t.Errorf("%d endpoints of %s, want one of cni-c1", n, w.Names())
 	}
 	w.add(a, conf)
-	w.must(os.Remove(ns)) // with the namespace all is gone
+	w.must(os.Remove(ns)) // the namespace and everything in it no longer exist
 	b.NetNS = ""
 	w.must(w.Del(t.Context(), b, second))
 	if got := w.Names(); got != "" {
 		t.Errorf("sandboxes %s, want none", got)
 	}
-	// A sandbox of somebody else's is let be.
+	// A sandbox that another program created is kept.
 	_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: "cni-mine", NetworkMode: "pods", Endpoint: model.EndpointSpec{Network: "pods"}})
 	w.must(err)
 	w.must(w.Del(t.Context(), at("mine", ""), conf))
@@ -72,8 +72,7 @@ func TestDel(t *testing.T) {
 	}
 }
 
-// A container whose namespace went without a DEL, in a restart of the host, begins
-// anew.
+// A container whose namespace ended without a DEL, at a reboot, can be added again.
 func TestAddAfterTheNamespaceWent(t *testing.T) {
 	w := newWorld(t)
 	old := w.namespace("old")
@@ -88,7 +87,7 @@ func TestAddAfterTheNamespaceWent(t *testing.T) {
 	}
 }
 
-// What went without a DEL does not keep its port and address for ever.
+// A container that ended without a DEL does not keep its port and address forever.
 func TestAddTakesFromTheDead(t *testing.T) {
 	w := newWorld(t)
 	old := w.namespace("old")
@@ -101,9 +100,9 @@ func TestAddTakesFromTheDead(t *testing.T) {
 	w.refused(err, errConflict, `"cni-c1"`)
 	w.must(os.Remove(old))
 	_, err = w.Add(t.Context(), other, conf)
-	w.refused(err, errConflict, `"cni-c1"`) // the daemon sees it yet
+	w.refused(err, errConflict, `"cni-c1"`) // the daemon still sees it
 	for _, lives := range []error{
-		&model.Refusal{Kind: model.ErrConflict, Text: "not at its path"}, // but its device is there
+		&model.Refusal{Kind: model.ErrConflict, Text: "not at its path"}, // but its device exists
 		&model.Refusal{Kind: model.ErrNotSupported, Text: "this kernel cannot tell"},
 		errors.New("out of memory"),
 	} {
@@ -144,14 +143,14 @@ func TestCheck(t *testing.T) {
 		want   []netip.Addr
 	}{
 		{prev["routes"], []netip.Addr{gateway}},
-		{[]keys{{"dst": "0.0.0.0/0", "gw": "192.0.2.9"}, {"dst": "192.0.2.0/24", "gw": gateway}}, nil}, // another plugin's
+		{[]keys{{"dst": "0.0.0.0/0", "gw": "192.0.2.9"}, {"dst": "192.0.2.0/24", "gw": gateway}}, nil}, // of another plugin
 		{nil, nil},
 	} {
 		now := maps.Clone(prev)
 		now["routes"] = tt.routes
 		w.must(w.Check(t.Context(), a, w.conf(keys{"prevResult": now})))
 		if diff := cmp.Diff(api.Expected{EndpointID: id, Gateways: tt.want}, w.Expected, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
-			t.Errorf("routes %v: what is compared (-want +got):\n%s", tt.routes, diff)
+			t.Errorf("routes %v: compared (-want +got):\n%s", tt.routes, diff)
 		}
 	}
 	for _, part := range []string{"interfaces", "ips", "routes"} {
@@ -162,11 +161,11 @@ func TestCheck(t *testing.T) {
 	w.Broken = &model.Refusal{Kind: model.ErrConflict, Text: "cracked"}
 	w.refused(w.Check(t.Context(), a, conf), errConflict, "cracked")
 	w.Broken = nil
-	inside := prev["interfaces"].([]any)[0].(map[string]any)
-	mac := inside["mac"]
-	inside["mac"] = "02:00:00:00:00:09" // of a plugin that comes later
+	iface := prev["interfaces"].([]any)[0].(map[string]any)
+	mac := iface["mac"]
+	iface["mac"] = "02:00:00:00:00:09" // set by a later plugin
 	w.refused(w.Check(t.Context(), a, w.conf(keys{"prevResult": prev})), errConflict, "not 02:00:00:00:00:09")
-	inside["mac"] = strings.ToUpper(mac.(string))
+	iface["mac"] = strings.ToUpper(mac.(string))
 	w.must(w.Check(t.Context(), a, w.conf(keys{"prevResult": prev})))
 	prev["ips"].([]any)[0].(map[string]any)["address"] = "10.9.9.9/24"
 	w.refused(w.Check(t.Context(), a, w.conf(keys{"prevResult": prev})), errConflict, "no address 10.9.9.9/24")
@@ -207,11 +206,11 @@ func TestTwoErrorsAsOne(t *testing.T) {
 	w.refused(both(nil, second), types.ErrIOFailure, "second")
 	w.refused(coded(errors.Join(first, first)), types.ErrInvalidNetworkConfig, "first")
 	if err := both(nil, nil); err != nil {
-		t.Errorf("of none: %v", err)
+		t.Errorf("both of nil: %v", err)
 	}
 }
 
-// What the runtime sends is no reason to panic.
+// No input of the runtime causes a panic.
 func FuzzAdd(f *testing.F) {
 	f.Add([]byte(`{"cniVersion":"1.1.0","name":"pods","type":"x","runtimeConfig":{"portMappings":[{"hostPort":1}]}}`))
 	f.Add([]byte(`{"name":"pods","prevResult":{"ips":[{"interface":7}]},"runtimeConfig":null,"subnets":[null]}`))

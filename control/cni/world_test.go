@@ -16,9 +16,9 @@ import (
 	"github.com/fairlead-net/fairlead/test/attachtest"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "update the golden files")
 
-// world is a plugin and the daemon it talks to.
+// world is a plugin and its daemon.
 type world struct {
 	*testing.T
 	Plugin
@@ -33,10 +33,10 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// keys are a part of a configuration.
+// keys are parts of a configuration.
 type keys map[string]any
 
-// conf is the configuration of network "pods".
+// conf returns the configuration of network "pods".
 func (w *world) conf(more keys) []byte {
 	w.Helper()
 	all := keys{"cniVersion": "1.1.0", "name": "pods", "type": "fairlead-cni", "host": "unix://" + w.Socket}
@@ -48,18 +48,18 @@ func (w *world) conf(more keys) []byte {
 	return b
 }
 
-// namespace is a path of one, which can be removed.
+// namespace returns the path of a namespace, which can be removed.
 func (w *world) namespace(name string) string {
 	w.Helper()
 	return attachtest.Namespace(w.T, name)
 }
 
-// at is an attachment as eth0.
+// at returns an attachment as eth0.
 func at(id, netns string) Attachment {
 	return Attachment{ContainerID: id, NetNS: netns, IfName: "eth0"}
 }
 
-// add must succeed; it returns the result as the runtime gets it.
+// add must succeed. It returns the result in the form for the runtime.
 func (w *world) add(a Attachment, conf []byte) string {
 	w.Helper()
 	res, err := w.Add(w.Context(), a, conf)
@@ -73,7 +73,7 @@ func (w *world) add(a Attachment, conf []byte) string {
 	return b.String()
 }
 
-// refused wants an error with a code and a text.
+// refused expects an error with a code and a text.
 func (w *world) refused(err error, code uint, text string) {
 	w.Helper()
 	var e *types.Error

@@ -21,7 +21,7 @@ func TestChainedAfter(t *testing.T) {
 		check  string // its error; "": none
 	}{
 		{config{"type": "tuning", "promisc": true}, ""},
-		{config{"type": "tuning", "mac": "02:00:00:00:00:09"}, "not 02:00:00:00:00:09 (a plugin that comes later may not change it"},
+		{config{"type": "tuning", "mac": "02:00:00:00:00:09"}, "not 02:00:00:00:00:09 (later plugins must not change it"},
 		{config{"type": "tuning", "mtu": 1400}, "MTU of eth0 is 1400, current value is 1500"},
 	} {
 		pods := r.list("1.0.0", "pods", nil, tt.plugin)
