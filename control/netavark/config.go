@@ -15,11 +15,11 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// labelNetwork is the label of a network that podman made; its value is podman's ID.
+// labelNetwork is the label of a network that podman created. Its value is podman's ID.
 const labelNetwork = "fairlead.netavark"
 
-// Options of podman network create that mean something to this driver only, or
-// something else to the daemon. All others are the daemon's.
+// Options of podman network create that are specific to this driver, or have another meaning for
+// the daemon. All others are passed to the daemon.
 const (
 	optHost    = "fairlead.host" // the daemon's socket, unix:///PATH
 	optMTU     = "mtu"
@@ -46,7 +46,7 @@ type network struct {
 type subnet struct {
 	Subnet  string `json:"subnet"`
 	Gateway string `json:"gateway,omitempty"`
-	// LeaseRange is podman's own: it chooses the addresses.
+	// LeaseRange is used by podman only, which allocates the addresses.
 	LeaseRange json.RawMessage `json:"lease_range,omitempty"`
 }
 
@@ -59,14 +59,14 @@ func parseNetwork(b []byte) (*network, error) {
 		return nil, refuse("network configuration: %v", err)
 	}
 	if n.Name == "" || n.ID == "" {
-		return nil, refuse("network configuration: name %q and id %q: both are needed", n.Name, n.ID)
+		return nil, refuse("network configuration: name %q and id %q are both required", n.Name, n.ID)
 	}
 	return n, nil
 }
 
-// create is the request that makes the network. podman completes what its user asks for:
-// with --ipv6 an IPv6 subnet gets one of IPv4 beside it, as in a bridge network of podman's
-// own. Once it is complete, the subnets are all.
+// create returns the request that creates the network. podman completes the configuration of its
+// user: with --ipv6, an IPv6 subnet is complemented by one of IPv4, as in podman's own bridge
+// networks. If the configuration is complete, the listed subnets are all.
 func (n *network) create(complete bool) (api.NetworkCreate, error) {
 	want := api.NetworkCreate{
 		Name: n.Name, Driver: model.DriverBridge, Internal: n.Internal,
@@ -74,13 +74,13 @@ func (n *network) create(complete bool) (api.NetworkCreate, error) {
 	}
 	switch driver := n.IPAMOptions["driver"]; {
 	case n.Interface != "":
-		return want, refuse("network %s: interface name %q: there is no bridge to name (leave it out)", n.Name, n.Interface)
+		return want, refuse("network %s: interface name %q is not supported, since there is no bridge (omit it)", n.Name, n.Interface)
 	case len(n.Routes) > 0:
-		return want, refuse("network %s: routes are not supported (leave them out)", n.Name)
+		return want, refuse("network %s: routes are not supported (omit them)", n.Name)
 	case len(n.DNSServers) > 0:
-		return want, refuse("network %s: DNS servers of a network are not supported (podman network update --dns-drop takes them away)", n.Name)
+		return want, refuse("network %s: DNS servers of a network are not supported (remove them with podman network update --dns-drop)", n.Name)
 	case driver != "" && driver != "host-local":
-		return want, refuse("network %s: IPAM driver %q is not supported (leave it out)", n.Name, driver)
+		return want, refuse("network %s: IPAM driver %q is not supported (omit it)", n.Name, driver)
 	}
 	ipv6 := n.IPv6
 	for _, s := range n.Subnets {
@@ -111,7 +111,7 @@ func (n *network) create(complete bool) (api.NetworkCreate, error) {
 			want.Options[model.OptMTU] = v
 		case optIsolate:
 			if isolate, err := strconv.ParseBool(v); v != "strict" && (err != nil || !isolate) {
-				return want, refuse("network %s: option isolate=%s: networks never reach each other (leave it out)", n.Name, v)
+				return want, refuse("network %s: option isolate=%s is not supported, since networks are always isolated from each other (omit it)", n.Name, v)
 			}
 		default:
 			want.Options[k] = v
@@ -120,7 +120,7 @@ func (n *network) create(complete bool) (api.NetworkCreate, error) {
 	return want, nil
 }
 
-// completed is the configuration with what the daemon chose, or has.
+// completed returns the configuration, completed by what the daemon allocated or has.
 func (n *network) completed(have *api.Network) ([]byte, error) {
 	subnets := []subnet{}
 	for _, c := range have.IPAM.Config {
@@ -143,7 +143,7 @@ func (n *network) completed(have *api.Network) ([]byte, error) {
 	return json.Marshal(n.raw)
 }
 
-// attachment is what podman says of one interface of one container.
+// attachment is podman's request for one interface of one container.
 type attachment struct {
 	ContainerID   string        `json:"container_id"`
 	ContainerName string        `json:"container_name"`
@@ -162,8 +162,8 @@ type portMapping struct {
 	ContainerPort int    `json:"container_port"`
 	HostIP        string `json:"host_ip"`
 	HostPort      int    `json:"host_port"`
-	Protocol      string `json:"protocol"` // several, with commas between; "": tcp
-	Range         int    `json:"range"`    // how many ports; 0: 1
+	Protocol      string `json:"protocol"` // several, separated by commas; default tcp
+	Range         int    `json:"range"`    // number of ports; default 1
 }
 
 func parseAttachment(b []byte) (*attachment, error) {
@@ -182,16 +182,16 @@ func parseAttachment(b []byte) (*attachment, error) {
 	return a, nil
 }
 
-// sandboxSpec asks for the container's sandbox with its first network.
+// sandboxSpec returns the specification of the container's sandbox with its first network.
 func (a *attachment) sandboxSpec(netns string) (model.SandboxSpec, error) {
 	spec := model.SandboxSpec{
 		NetNS: netns, NetworkMode: a.Network.Name,
-		// CNI's runtimes give the name so, podman 4 among them.
+		// CNI runtimes, including podman 4, use this label for the name.
 		Labels:   map[string]string{LabelContainer: a.ContainerID, "io.kubernetes.pod.name": a.ContainerName},
 		Endpoint: model.EndpointSpec{Network: a.Network.Name, IfName: a.Options.InterfaceName, Aliases: a.aliases()},
 	}
 	for _, k := range slices.Sorted(maps.Keys(a.Options.Options)) {
-		return spec, refuse("network %s: option %s=%s of a container is not supported (leave it out)", a.Network.Name, k, a.Options.Options[k])
+		return spec, refuse("network %s: option %s=%s of a container is not supported (omit it)", a.Network.Name, k, a.Options.Options[k])
 	}
 	err := attach.CheckAliases(a.Options.Aliases)
 	if err != nil {
@@ -217,14 +217,14 @@ func (a *attachment) sandboxSpec(netns string) (model.SandboxSpec, error) {
 	return spec, nil
 }
 
-// aliases are the names besides the sandbox's, which may not be the container's.
+// aliases returns the names in addition to the sandbox's, which may differ from the container's.
 func (a *attachment) aliases() []string {
 	all := append(slices.Clone(a.Options.Aliases), a.ContainerName)
 	slices.Sort(all)
 	return slices.Compact(all)
 }
 
-// statusBlock is netavark's.
+// statusBlock is netavark's status of a container.
 type statusBlock struct {
 	DNSSearchDomains []string                    `json:"dns_search_domains"`
 	DNSServerIPs     []string                    `json:"dns_server_ips"`
@@ -252,7 +252,7 @@ func status(n *api.Network, sb api.Sandbox, ifName string) ([]byte, error) {
 			continue
 		}
 		if n.Internal {
-			addr.gateway = "" // no way out
+			addr.gateway = "" // no default route
 		}
 		made.Subnets = append(made.Subnets, netAddress{addr.ip + "/" + strconv.Itoa(addr.length), addr.gateway})
 	}

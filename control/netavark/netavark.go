@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package netavark is Fairlead's face to podman 5: a plugin of netavark's, a driver
-// of networks. A [Plugin] turns each verb into requests to the daemon: a container is
-// a sandbox in the namespace podman made, a network of podman's is the network of that
-// name. It keeps no state of its own; podman keeps the network's configuration, which
-// Create completed, and chooses the addresses in it.
+// Package netavark is Fairlead's front end for podman 5: a netavark plugin, that is, a network
+// driver. A [Plugin] translates each verb to requests to the daemon: a container is a sandbox in
+// the namespace that podman created, and podman's network is the network of that name. It keeps
+// no state of its own; podman keeps the network's configuration, which Create completed, and
+// allocates addresses.
 package netavark
 
 import (
@@ -21,20 +21,20 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// LabelContainer is the label of a sandbox that podman attached; its value is
-// podman's ID of the container.
+// LabelContainer is the label of a sandbox that podman attached. Its value is podman's container
+// ID.
 const LabelContainer = "fairlead.netavark.container"
 
-// Plugin carries out the verbs.
+// Plugin implements the verbs.
 type Plugin struct {
-	// Dial makes the client of the daemon at a host, unix:///PATH. Required.
+	// Dial returns a client of the daemon at a host, unix:///PATH. Required.
 	Dial func(host string) (attach.Daemon, error)
-	// Stderr gets warnings. Required.
+	// Stderr receives warnings. Required.
 	Stderr io.Writer
 }
 
-// Create makes a network, and returns its configuration with what was left to the
-// daemon.
+// Create creates a network, and returns its configuration, completed by what the daemon
+// allocated.
 func (p *Plugin) Create(ctx context.Context, stdin []byte) ([]byte, error) {
 	n, err := parseNetwork(stdin)
 	if err != nil {
@@ -48,17 +48,17 @@ func (p *Plugin) Create(ctx context.Context, stdin []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	have, err := found(ctx, d, n, want)
+	have, err := createOrFind(ctx, d, n, want)
 	if err != nil {
 		return nil, err
 	}
 	return n.completed(have)
 }
 
-// found makes the network, or finds it.
-func found(ctx context.Context, d attach.Daemon, n *network, want api.NetworkCreate) (*api.Network, error) {
+// createOrFind creates the network, or finds it if it exists.
+func createOrFind(ctx context.Context, d attach.Daemon, n *network, want api.NetworkCreate) (*api.Network, error) {
 	_, err := d.CreateNetwork(ctx, want)
-	if errors.Is(err, model.ErrConflict) && forgotten(ctx, d, n) {
+	if errors.Is(err, model.ErrConflict) && removeForgotten(ctx, d, n) {
 		_, err = d.CreateNetwork(ctx, want)
 	}
 	if err != nil && !errors.Is(err, model.ErrConflict) {
@@ -66,17 +66,17 @@ func found(ctx context.Context, d attach.Daemon, n *network, want api.NetworkCre
 	}
 	have, missing := attach.FindNetwork(ctx, d, n.Name)
 	if missing != nil {
-		return nil, cmp.Or(err, missing) // it was another conflict
+		return nil, cmp.Or(err, missing) // the conflict was not about the name
 	}
 	if _, asked := n.Options[model.OptDNS]; !asked {
-		delete(want.Options, model.OptDNS) // podman asks it of every network
+		delete(want.Options, model.OptDNS) // podman sets it for every network
 	}
 	return have, attach.CheckMatches(have, want)
 }
 
-// forgotten removes the network of this name if it was podman's and is not any more:
-// podman tells no plugin of a removal, and it has a new one of that name now.
-func forgotten(ctx context.Context, d attach.Daemon, n *network) bool {
+// removeForgotten removes the network of this name if podman created and has since removed it:
+// podman does not notify plugins of a removal, and has a new network of that name now.
+func removeForgotten(ctx context.Context, d attach.Daemon, n *network) bool {
 	have, err := attach.FindNetwork(ctx, d, n.Name)
 	if err != nil {
 		return false
@@ -85,7 +85,7 @@ func forgotten(ctx context.Context, d attach.Daemon, n *network) bool {
 	return podmans && id != n.ID && d.RemoveNetwork(ctx, have.ID) == nil
 }
 
-// Setup joins a container to the network and returns the status that podman keeps.
+// Setup attaches a container to the network and returns the status that podman keeps.
 func (p *Plugin) Setup(ctx context.Context, netns string, stdin []byte) ([]byte, error) {
 	a, err := parseAttachment(stdin)
 	if err != nil {
@@ -108,7 +108,8 @@ func (p *Plugin) Setup(ctx context.Context, netns string, stdin []byte) ([]byte,
 	}
 	n, sb, err := c.Attach(ctx, want, spec)
 	if errors.Is(err, api.ErrUnreachable) {
-		// The daemon may have done it all; if it stays away, podman's teardown says so.
+		// The daemon may have completed the request. If it stays unreachable, podman's teardown
+		// reports that.
 		_ = c.Detach(ctx, a.Network.Name, a.Options.InterfaceName)
 	}
 	if err != nil {
@@ -117,16 +118,16 @@ func (p *Plugin) Setup(ctx context.Context, netns string, stdin []byte) ([]byte,
 	return status(n, sb, a.Options.InterfaceName)
 }
 
-// reservedByPodman adds the remedy to the refusal of a port that podman itself, as it
-// does unless told otherwise, keeps from others.
+// reservedByPodman adds the remedy to the error about a port that podman itself has bound, which
+// is its default.
 func reservedByPodman(err error) error {
 	if !strings.Contains(err.Error(), "failed to bind host port") {
 		return err
 	}
-	return fmt.Errorf("%w; if podman itself has it, set enable_port_reservation = false in [engine] of containers.conf", err)
+	return fmt.Errorf("%w; if podman itself has bound it, set enable_port_reservation = false in [engine] of containers.conf", err)
 }
 
-// Teardown takes a container out of the network. What is not there is no error.
+// Teardown detaches a container from the network. If it is not attached, that is not an error.
 func (p *Plugin) Teardown(ctx context.Context, stdin []byte) error {
 	a, err := parseAttachment(stdin)
 	if err != nil {
@@ -143,13 +144,13 @@ func (p *Plugin) dial(n *network) (attach.Daemon, error) {
 	return p.Dial(cmp.Or(n.Options[optHost], api.DefaultHost))
 }
 
-// container is podman's, as the daemon has it: under the name it has in podman, unless
-// something else has that name already.
+// container returns podman's container in the daemon's terms: under its name in podman, unless
+// that name is taken.
 func (p *Plugin) container(a *attachment) (*attach.Container, error) {
 	d, err := p.dial(&a.Network)
 	name := a.ContainerName
 	if len(name) == 1 {
-		name = "podman-" + name // the daemon wants two characters
+		name = "podman-" + name // the daemon requires two characters
 	}
 	return &attach.Container{
 		Daemon: d, Label: LabelContainer, ID: a.ContainerID,
@@ -158,17 +159,17 @@ func (p *Plugin) container(a *attachment) (*attach.Container, error) {
 	}, err
 }
 
-// Failure is an error as netavark reads it.
+// Failure encodes an error as netavark expects it.
 func Failure(err error) []byte {
-	b, _ := json.Marshal(struct { // a string is always marshalled
+	b, _ := json.Marshal(struct { // a string can always be encoded
 		Error string `json:"error"`
-	}{asHere.Replace(err.Error())})
+	}{flagNames.Replace(err.Error())})
 	return append(b, '\n')
 }
 
-// asHere makes one line of an error that was joined, and says with what podman names the
-// daemon's socket. Other flags in errors are podman's too.
-var asHere = strings.NewReplacer("\n", "; ", "--host", "the network's option "+optHost)
+// flagNames joins the lines of an error and replaces the flag for the daemon's socket by podman's
+// option. Other flags in errors are the same in podman.
+var flagNames = strings.NewReplacer("\n", "; ", "--host", "the network's option "+optHost)
 
 func refuse(format string, args ...any) error {
 	return &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(format, args...)}

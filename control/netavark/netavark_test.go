@@ -24,9 +24,9 @@ import (
 	"github.com/fairlead-net/fairlead/test/machine"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "update the golden files")
 
-// world is a plugin and the daemon it talks to.
+// world is a plugin and its daemon.
 type world struct {
 	*testing.T
 	Plugin
@@ -38,7 +38,7 @@ func newWorld(t *testing.T) *world {
 	return &world{t, Plugin{Dial: attachtest.Dial, Stderr: io.Discard}, attachtest.New(t)}
 }
 
-// keys are a part of a request.
+// keys are parts of a request.
 type keys map[string]any
 
 func (k keys) with(more keys) keys {
@@ -58,7 +58,7 @@ func (w *world) json(k keys) []byte {
 
 const networkID = "2f259bab93aaaaa2542ba43ef33eb990d0999ee1b9924b557b7be53c0b7a1bb9"
 
-// network is podman's request to make network "pods".
+// network returns podman's request to create network "pods".
 func (w *world) network(more keys) keys {
 	return keys{
 		"name": "pods", "id": networkID, "driver": "fairlead", "ipv6_enabled": false, "internal": false, "dns_enabled": true,
@@ -66,12 +66,12 @@ func (w *world) network(more keys) keys {
 	}.with(more)
 }
 
-// options are those of a network.
+// options returns options of a network.
 func (w *world) options(more keys) keys {
 	return keys{"options": keys{optHost: "unix://" + w.Socket}.with(more)}
 }
 
-// create must succeed; it returns the network as podman keeps it.
+// create must succeed. It returns the network that podman keeps.
 func (w *world) create(n keys) keys {
 	w.Helper()
 	out, err := w.Create(w.Context(), w.json(n))
@@ -85,7 +85,7 @@ func (w *world) create(n keys) keys {
 	return kept
 }
 
-// attachment is netavark's request for container "web", ID 0123456789ab…, as eth0.
+// attachment returns netavark's request for container "web", ID 0123456789ab…, as eth0.
 func (w *world) attachment(network, more, options keys) []byte {
 	w.Helper()
 	id := strings.Repeat("0123456789abcdef", 4)
@@ -111,7 +111,7 @@ func (w *world) must(err error) {
 	}
 }
 
-// refused wants an error with a text, as netavark reads it.
+// refused expects an error with a text, in the form for netavark.
 func (w *world) refused(err error, text string) {
 	w.Helper()
 	if err == nil || !strings.Contains(err.Error(), text) {
@@ -130,7 +130,7 @@ func (w *world) namespace(name string) string {
 	return attachtest.Namespace(w.T, name)
 }
 
-// What podman keeps of a network, and shows of a container.
+// TestAnswers checks what podman keeps of a network, and shows of a container.
 func TestAnswers(t *testing.T) {
 	var out strings.Builder
 	for _, n := range []keys{
@@ -146,9 +146,9 @@ func TestAnswers(t *testing.T) {
 		given := w.json(n)
 		kept := w.create(w.network(n))
 		answer := w.setup("/proc/self/ns/net", w.attachment(kept, keys{}, keys{}))
-		delete(kept, "options") // the socket has another name in every test
+		delete(kept, "options") // the socket's path differs in every test
 		if n["ipv6_enabled"] == true {
-			answer, kept["subnets"] = "chosen by chance", len(kept["subnets"].([]any))
+			answer, kept["subnets"] = "random", len(kept["subnets"].([]any))
 		}
 		fmt.Fprintf(&out, "%s\n%s\n%s\n\n", given, w.json(kept), answer)
 	}
@@ -172,15 +172,15 @@ func TestOptionsOfANetwork(t *testing.T) {
 	if n.MTU != 9000 || n.ICC || !n.Masquerade || n.Labels[labelNetwork] != networkID {
 		t.Errorf("network = %+v", n)
 	}
-	w.must(w.RemoveNetwork(t.Context(), "pods")) // it is made again as it was
+	w.must(w.RemoveNetwork(t.Context(), "pods")) // it is created again with the same settings
 	w.setup("/proc/self/ns/net", w.attachment(kept, keys{}, keys{}))
 	if again, err := w.Network("pods"); err != nil || again.MTU != 9000 || again.ICC || again.Subnets[0].Prefix != n.Subnets[0].Prefix {
 		t.Errorf("network = %+v, %v", again, err)
 	}
 }
 
-// A network whose subnets are of IPv6 alone has no IPv4, unless --ipv6 says that its user
-// wants both; made again from what podman keeps, it is the same.
+// A network with only IPv6 subnets has no IPv4, unless --ipv6 requests both. Created again from
+// what podman keeps, it is the same.
 func TestNetworkOfIPv6Alone(t *testing.T) {
 	for _, both := range []bool{false, true} {
 		w := newWorld(t)
@@ -194,14 +194,15 @@ func TestNetworkOfIPv6Alone(t *testing.T) {
 			w.must(w.RemoveNetwork(t.Context(), "pods"))
 			answer := w.setup("/proc/self/ns/net", w.attachment(kept, keys{}, keys{}))
 			if got := strings.Count(answer, `"ipnet"`); got != len(n.Subnets) || !strings.Contains(answer, "2001:db8:1::") {
-				t.Errorf("--ipv6 %t: podman is told %s", both, answer)
+				t.Errorf("--ipv6 %t: answer to podman %s", both, answer)
 			}
 			w.must(w.Teardown(t.Context(), w.attachment(kept, keys{}, keys{})))
 		}
 	}
 }
 
-// A network of the same name is used if it fits, and replaced if podman forgot it.
+// An existing network of the same name is used if it matches, and replaced if podman has removed
+// it.
 func TestNetworkThatIsThere(t *testing.T) {
 	w := newWorld(t)
 	_, err := w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "pods"})
@@ -221,8 +222,8 @@ func TestNetworkThatIsThere(t *testing.T) {
 	w.setup("/proc/self/ns/net", w.attachment(first, keys{}, keys{}))
 }
 
-// A network whose names another program keeps from being served has names nevertheless;
-// its containers are told of servers that answer only.
+// A network has DNS even if another program's use of the port prevents serving it. Its containers
+// are only given name servers that answer.
 func TestNamesUnserved(t *testing.T) {
 	w := newWorld(t)
 	w.Silent = []netip.Addr{netip.MustParseAddr("10.1.0.1")}
@@ -283,7 +284,7 @@ func TestNames(t *testing.T) {
 	if got := w.Names(); got != "podman-w web" {
 		t.Errorf("sandboxes %s", got)
 	}
-	// That one name is taken is not what stands in the way.
+	// The error is not about the name that is taken.
 	taken := keys{"port_mappings": []keys{{"host_port": 22, "container_port": 80}}}
 	_, err = w.Setup(t.Context(), w.namespace("late"), w.attachment(kept, taken, keys{}))
 	w.refused(err, "address already in use")
@@ -310,12 +311,12 @@ func TestTeardown(t *testing.T) {
 		t.Errorf("%d endpoints of %s, want one of web", n, w.Names())
 	}
 	w.setup(ns, one)
-	w.must(os.Remove(ns)) // with the namespace all is gone
+	w.must(os.Remove(ns)) // the namespace and everything in it no longer exist
 	w.must(w.Teardown(t.Context(), two))
 	if got := w.Names(); got != "" {
 		t.Errorf("sandboxes %s, want none", got)
 	}
-	// One whose namespace went in a restart of the host begins anew.
+	// A container whose namespace ended at a reboot can be set up again.
 	old, again := w.namespace("old"), w.namespace("again")
 	w.setup(old, one)
 	w.must(os.Remove(old))
@@ -359,9 +360,9 @@ func TestRefusals(t *testing.T) {
 	}
 	for text, more := range map[string]keys{
 		"unknown option nonsense":                    w.options(keys{"nonsense": "1"}),
-		"isolate=false: networks never reach":        w.options(keys{"isolate": "false"}),
+		"isolate=false is not supported":             w.options(keys{"isolate": "false"}),
 		"want unix:///PATH":                          {"options": keys{optHost: "tcp://127.0.0.1"}},
-		`interface name "br7": there is no bridge`:   {"network_interface": "br7"},
+		`interface name "br7" is not supported`:      {"network_interface": "br7"},
 		"routes are not supported":                   {"routes": []keys{{"destination": "10.9.0.0/16", "gateway": "10.1.0.7"}}},
 		"DNS servers of a network are not supported": {"network_dns_servers": []string{"192.0.2.53"}},
 		`IPAM driver "dhcp" is not supported`:        {"ipam_options": keys{"driver": "dhcp"}},
@@ -377,7 +378,7 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("sandboxes %s, %d endpoints, want only first's", got, w.Snapshot().Counts().Endpoints)
 	}
 	if _, err := w.Network("new"); err == nil {
-		t.Error("a network that was refused is there")
+		t.Error("a network that was refused exists")
 	}
 }
 
@@ -389,7 +390,7 @@ func TestDaemonAbsent(t *testing.T) {
 	_, err := w.Create(t.Context(), w.json(n))
 	w.refused(err, "no daemon listens at /nowhere/api.sock")
 	if out := Failure(err); !bytes.Contains(out, []byte("name its socket with the network's option fairlead.host")) {
-		t.Errorf("failure %q, want podman's way to name another socket", out)
+		t.Errorf("failure %q, want podman's option for another socket", out)
 	}
 	_, err = w.Setup(t.Context(), "/proc/self/ns/net", w.attachment(n, keys{}, keys{}))
 	w.refused(err, "no daemon listens at /nowhere/api.sock")
@@ -399,7 +400,7 @@ func TestDaemonAbsent(t *testing.T) {
 	}
 }
 
-// cut is a daemon that does what it is asked, and whose first answer is lost.
+// cut is a daemon that completes requests, and whose first answer is lost.
 type cut struct {
 	attach.Daemon
 	lost *bool
@@ -409,12 +410,12 @@ func (c cut) CreateSandbox(ctx context.Context, name string, s api.SandboxCreate
 	created, err := c.Daemon.CreateSandbox(ctx, name, s)
 	if err == nil && !*c.lost {
 		*c.lost = true
-		return api.SandboxCreated{}, fmt.Errorf("%w: broken off", api.ErrUnreachable)
+		return api.SandboxCreated{}, fmt.Errorf("%w: connection lost", api.ErrUnreachable)
 	}
 	return created, err
 }
 
-// A setup that failed left nothing, also if the daemon had done it all.
+// A failed setup leaves nothing behind, even if the daemon had completed it.
 func TestAnswerLost(t *testing.T) {
 	w := newWorld(t)
 	kept, lost := w.create(w.network(nil)), false
@@ -424,14 +425,14 @@ func TestAnswerLost(t *testing.T) {
 	}
 	request := w.attachment(kept, keys{}, keys{})
 	_, err := w.Setup(t.Context(), "/proc/self/ns/net", request)
-	w.refused(err, "broken off")
+	w.refused(err, "connection lost")
 	if got := w.Names(); got != "" || w.Snapshot().Counts().Endpoints != 0 {
 		t.Errorf("sandboxes %s, want none", got)
 	}
 	w.setup("/proc/self/ns/net", request)
 }
 
-// What podman sends is no reason to panic, and what is refused makes nothing.
+// No input of podman causes a panic, and a refused request creates nothing.
 func FuzzSetup(f *testing.F) {
 	f.Add([]byte(`{"container_id":"c","container_name":"c","port_mappings":[{"host_port":1,"container_port":1,"range":70000}],"network":{"name":"pods","id":"1"},"network_options":{"interface_name":"eth0"}}`))
 	f.Add([]byte(`{"name":"pods","id":"1","subnets":[null,{"subnet":"::/0"}],"options":null,"ipam_options":{"driver":"host-local"}}`))
@@ -448,7 +449,7 @@ func FuzzSetup(f *testing.F) {
 			_, _ = a.Network.create(true)
 		}
 		if created == nil {
-			t.Error("a network was made without a daemon")
+			t.Error("a network was created without a daemon")
 		}
 	})
 }
