@@ -103,13 +103,13 @@ func (d *Datapath) Attach(ifindex int, h Hook) (changed bool, err error) {
 	return changed || other, err
 }
 
-// AttachAtOnce attaches the hook's program to a device without the wait that a tcx
+// AttachFast attaches the hook's program to a device without the wait that a tcx
 // link costs: some 10 ms, in which nobody can configure the network, since the
 // kernel waits for all processors with rtnl held (tcx_entry_sync). It is a clsact
 // filter, which costs each packet a little more, until Attach makes it a link; it
 // reports whether it had to do anything, and whether Attach is to be called. Where a
 // link is, or no filter can be, it is Attach.
-func (d *Datapath) AttachAtOnce(ifindex int, h Hook) (changed, provisional bool, err error) {
+func (d *Datapath) AttachFast(ifindex int, h Hook) (changed, provisional bool, err error) {
 	if err := d.exchange(h); err != nil {
 		return false, false, err
 	}

@@ -293,10 +293,10 @@ func TestAttachAtOnce(t *testing.T) {
 	a := w.ifindex("a")
 	atOnce := func(d *Datapath, change, provisional bool, links, filters int) {
 		t.Helper()
-		changed, got, err := d.AttachAtOnce(a, FromEndpoint)
+		changed, got, err := d.AttachFast(a, FromEndpoint)
 		on, _ := w.onDevice(a, FromEndpoint)
 		if changed != change || got != provisional || err != nil || len(on) != links || len(w.clsact.filters) != filters {
-			t.Errorf("AttachAtOnce = %v, %v, %v; links %v, filters %v; want %v, %v, %d links, %d filters",
+			t.Errorf("AttachFast = %v, %v, %v; links %v, filters %v; want %v, %v, %d links, %d filters",
 				changed, got, err, on, w.clsact.filters, change, provisional, links, filters)
 		}
 	}

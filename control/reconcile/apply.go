@@ -245,20 +245,20 @@ func (p *pass) finishSandbox(b *sandbox) {
 // members returns the endpoints that have a device in the sandbox's namespace. The namespace of
 // an engine-managed sandbox has no path that another could share.
 func (r *Reconciler) members(b *sandbox) []*endpoint {
-	es := r.madeOf(nil, b.id)
+	es := r.appendMade(nil, b.id)
 	if b.want.NetNS == "" {
 		return es
 	}
 	for o := range r.snap.SandboxesAt(b.want.NetNS) {
 		if o.ID != b.id {
-			es = r.madeOf(es, o.ID)
+			es = r.appendMade(es, o.ID)
 		}
 	}
 	return es
 }
 
-// madeOf appends the endpoints of a sandbox that have a device.
-func (r *Reconciler) madeOf(es []*endpoint, sandboxID string) []*endpoint {
+// appendMade appends the endpoints of a sandbox that have a device.
+func (r *Reconciler) appendMade(es []*endpoint, sandboxID string) []*endpoint {
 	for ep := range r.snap.EndpointsOf(sandboxID) {
 		if e := r.endpoints[ep.ID]; e != nil && e.want != nil && e.hostIf != 0 {
 			es = append(es, e)

@@ -29,7 +29,7 @@ const promoteDelay = 500 * time.Millisecond
 func (r *Reconciler) attachAt(at place, fast bool) (changed bool, err error) {
 	provisional := false
 	if fast {
-		changed, provisional, err = r.dp.AttachAtOnce(at.ifindex, at.hook)
+		changed, provisional, err = r.dp.AttachFast(at.ifindex, at.hook)
 	} else {
 		changed, err = r.dp.Attach(at.ifindex, at.hook)
 	}

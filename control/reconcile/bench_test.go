@@ -95,7 +95,7 @@ func BenchmarkCheck(b *testing.B) {
 	}
 }
 
-// BenchmarkDiff is what a pass finds to do when one endpoint was added to many.
+// BenchmarkDiff measures how a pass finds one endpoint that was added to many.
 func BenchmarkDiff(b *testing.B) {
 	for _, size := range []int{1000, 100_000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {

@@ -114,7 +114,7 @@ func (r *Reconciler) VanishedSandboxes(least time.Duration) []string {
 
 // hasDevice reports whether an endpoint of the sandbox has a device, or may have one.
 func (r *Reconciler) hasDevice(id string) bool {
-	for _, e := range r.madeOf(nil, id) {
+	for _, e := range r.appendMade(nil, id) {
 		if _, err := r.nl.Link(e.hostIf); !errors.Is(err, rtnl.ErrNoDevice) {
 			return true
 		}

@@ -36,12 +36,12 @@ func startWatch(t *testing.T, w *world) *pending {
 }
 
 // hasEvents waits for the first event, and then for the others of the same change.
-func hasEvents(b *pending, patience time.Duration) bool {
+func hasEvents(b *pending, timeout time.Duration) bool {
 	select {
 	case <-b.ready:
 		time.Sleep(settle)
 		return true
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		return false
 	}
 }

@@ -170,8 +170,8 @@ func (p *pass) setErr(lastErr *string, what, id string, err error) {
 
 func short(id string) string { return id[:min(12, len(id))] }
 
-// diff collects what the snapshot changes against the one that was applied last; the zero
-// Snapshot stands for none.
+// diff collects what the snapshot changes compared to before, the one that was applied last. The
+// zero Snapshot stands for none.
 func (p *pass) diff(before *desired.Snapshot) {
 	p.diffNetworks(before)
 	p.diffSandboxes(before)
@@ -209,7 +209,8 @@ func (p *pass) touchNetwork(n *network) {
 	p.touchEndpoints(p.s.Members(n.id))
 }
 
-// touchEndpoints adds those of the endpoints to the pass that were made, or begun, before.
+// touchEndpoints adds to the pass those of the endpoints that it knows and that are not being
+// removed.
 func (p *pass) touchEndpoints(eps iter.Seq[*model.Endpoint]) {
 	for ep := range eps {
 		if e := p.r.endpoints[ep.ID]; e != nil && e.want != nil {

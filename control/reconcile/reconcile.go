@@ -28,9 +28,9 @@ type Datapath interface {
 	// Attach makes sure the hook's program is attached to a device, and reports
 	// whether it had to do anything.
 	Attach(ifindex int, h loader.Hook) (changed bool, err error)
-	// AttachAtOnce attaches without waiting for an RCU grace period. provisional reports that
+	// AttachFast attaches without waiting for an RCU grace period. provisional reports that
 	// Attach must be called later to replace the filter by a tcx link.
-	AttachAtOnce(ifindex int, h loader.Hook) (changed, provisional bool, err error)
+	AttachFast(ifindex int, h loader.Hook) (changed, provisional bool, err error)
 	// Detach makes sure that the program is not attached. A missing device is not an error.
 	Detach(ifindex int, h loader.Hook) error
 	// AttachCgroup makes sure that the socket programs are attached, and returns how many were
@@ -53,8 +53,8 @@ type Table[E any] interface {
 	Sync([]E) (written, deleted int, err error)
 	// Verify reads the entries back and restores those that others changed.
 	Verify() (restored int, err error)
-	// VerifySome is Verify of the next part of a large table, and reports whether there are more
-	// in this round.
+	// VerifySome verifies the next part of a large table, and reports whether there are more
+	// parts in this round.
 	VerifySome() (restored int, more bool, err error)
 }
 

@@ -28,7 +28,7 @@ func (t *Tables) verify() (restored int, err error) {
 // verifier verifies a part of a table.
 type verifier func() (restored int, more bool, err error)
 
-// verifiers returns those of the same tables.
+// verifiers returns the verifiers of the same tables.
 func (t *Tables) verifiers() []verifier {
 	return []verifier{
 		t.Subnets.VerifySome, t.Endpoints.VerifySome, t.FDB.VerifySome, t.Neighbours.VerifySome, t.Publishes.VerifySome,
@@ -71,7 +71,7 @@ func (r *Reconciler) verifyLoop(ctx context.Context) {
 			lastErr = ""
 		} else if lastErr != err.Error() {
 			lastErr = err.Error()
-			r.log.Error("could not verify the tables", "err", err)
+			r.log.Error("cannot verify the tables", "err", err)
 		}
 		r.noteVerified(ctx, start, restored, err)
 		if wait = tick; len(rest) > 0 {

@@ -136,7 +136,7 @@ func (w *world) Attach(ifindex int, h loader.Hook) (bool, error) {
 	return true, nil
 }
 
-func (w *world) AttachAtOnce(ifindex int, h loader.Hook) (changed, provisional bool, err error) {
+func (w *world) AttachFast(ifindex int, h loader.Hook) (changed, provisional bool, err error) {
 	at := place{ifindex, h}
 	if w.provisional[at] {
 		return false, true, nil
