@@ -43,6 +43,7 @@ func TestDocker(t *testing.T) {
 			d.scene("default network", unusedDefault)
 			d.scene("options", options)
 			d.scene("option keys", optionKeys)
+			d.scene("link-local addresses", linkLocal)
 			d.scene("untracked", untracked)
 			d.scene("IPv6 switched off", switchedOff)
 			d.scene("ipam", fairleadIPAM)
@@ -246,10 +247,36 @@ func optionKeys(d *docker) {
 	d.Ping(behind, lab.Outside4)
 	d.NoGet(d.Outside, lab.Host4, 18081)
 	d.Get(d.Host, "127.0.0.1", 18081, "behind", "")
+	d.docker("network", "create", "-d", "fairlead", "-o", keys+"enable_ipv6=true", "six") // as the engine's defaults may add
+	d.Ping(d.run("sixth", "--network", "six"), lab.Outside4)
 	d.refused("there is no bridge", "network", "create", "-d", "fairlead", "-o", keys+"bridge.name=br7", "x")
 	d.refused("takes no name from a plugin", "run", "--name", "named", "--network", "name=routed,driver-opt="+keys+"endpoint.ifname=foo0", image)
-	d.docker("rm", "-f", "router", "behind", "named")
-	d.docker("network", "rm", "routed")
+	d.docker("rm", "-f", "router", "behind", "named", "sixth")
+	d.docker("network", "rm", "routed", "six")
+}
+
+// The engine gives a container link-local addresses without a word to a plugin: packets from
+// them are dropped and counted, nobody is told the way to them, and the others go on.
+func linkLocal(d *docker) {
+	const address = "169.254.8.8"
+	d.docker("network", "create", "-d", "fairlead", "web")
+	anna, ben := d.run("anna", "--network", "web", "--link-local-ip", address), d.run("ben", "--network", "web")
+	cleo := d.run("cleo", "--network", "none")
+	d.docker("network", "disconnect", "none", "cleo")
+	d.docker("network", "connect", "--link-local-ip", "169.254.9.9", "web", "cleo")
+	d.IP(ben, "route add 169.254.0.0/16 dev eth0")
+	for h, own := range map[*world.Host]string{anna: address, cleo: "169.254.9.9"} {
+		if has := d.Must(h, "ip", "-4", "-o", "addr", "show", "dev", "eth0"); !strings.Contains(has, " "+own+"/16 ") {
+			d.Errorf("%s has %s, want %s", h.Name, has, own)
+		}
+		d.NoPing(ben, own)
+		d.Dropped("spoofed_ip", 1, func() { d.Run(h, "ping", "-c", "1", "-W", "0.3", "-I", own, d.address("ben", "web")) })
+		d.Get(ben, d.address(h.Name, "web"), 80, h.Name, d.address("ben", "web"))
+		d.Get(h, d.address("ben", "web"), 80, "ben", d.address(h.Name, "web"))
+		d.Ping(h, lab.Outside4)
+	}
+	d.docker("rm", "-f", "anna", "ben", "cleo")
+	d.docker("network", "rm", "web")
 }
 
 // Because of the engine's DNS the kernel tracks every connection in a container; where
