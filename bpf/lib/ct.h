@@ -44,7 +44,16 @@ static __always_inline struct ct_entry *ct_find(const struct tuple *t, bool *con
 	struct ct_entry *e = bpf_map_lookup_elem(&fl_ct, t);
 
 	*confirmed = e;
-	return e ? e : bpf_map_lookup_elem(&fl_ct_new, t);
+	if (e)
+		return e;
+	e = bpf_map_lookup_elem(&fl_ct_new, t);
+	if (e)
+		return e;
+	/* Another CPU may have moved it (ct_confirm) between the two looks; to make it anew, or to
+	 * leave it to the host, would break the connection. */
+	e = bpf_map_lookup_elem(&fl_ct, t);
+	*confirmed = e;
+	return e;
 }
 
 /* The other entry of the flow whose packets key find e. In fl_ct_new another flow may have taken

@@ -27,6 +27,7 @@ func (s *scenario) atOnce(all ...*sent) []result {
 			opts := runOptions(p.in, p.skb, p.flags)
 			errs[i] = s.ns.enter()
 			for waiting.Add(-1); waiting.Load() > 0; { // a moment; a thread that sleeps would come late
+				unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 			}
 			if errs[i] == nil {
 				results[i], errs[i] = s.execHere(p.program, &opts)
@@ -116,6 +117,24 @@ func clashCases() []testCase {
 			s.clashBothWays(f, published()[1], 30000+i)
 		}
 	}})
+	for _, c := range conversations() {
+		for _, l := range c.protos {
+			if l.proto == tcp || l.proto == udp {
+				cases = append(cases, testCase{name: l.name + "-at_once_assured_" + c.name + "-answered", run: func(s *scenario, f family) {
+					for i := range uint16(rounds) {
+						l := l
+						l.sport = 30000 + i
+						s.clashAssured(f, c, l)
+					}
+					var used int64
+					must(s.TB, s.tables["fl_ct_used"].Lookup(uint32(0), &used))
+					if _, confirmed := s.sizes(s.TB); int64(confirmed) != used {
+						s.Errorf("fl_ct has %d entries and %d are counted", confirmed, used)
+					}
+				}})
+			}
+		}
+	}
 	return append(cases, crowdedCases()...)
 }
 
@@ -169,6 +188,37 @@ func (s *scenario) clashBothWays(f family, l l4, remote uint16) {
 	toIn := got.answer("").routed().with(func(p *packet) { p.src, p.dst = in.dst, in.src })
 	s.from("b", got.answer("")).neigh(f, toIn)
 	s.answers("b", out, left, "")
+}
+
+// clashAssured has both sides of a flow send, at once, the packets that assure it. It is moved to the other
+// table then, once, and goes on.
+func (s *scenario) clashAssured(f family, c conversation, l l4) {
+	s.Helper()
+	client, server, first := c.begin(s, f, l)
+	flags := func(tcpFlags string) string {
+		if l.proto == tcp {
+			return tcpFlags
+		}
+		return ""
+	}
+	client(flags("S")).goes()
+	server(flags("SA")).goes()
+	if l.proto == udp {
+		s.ageFlow(s.TB, first, 3)
+	}
+	for i, r := range s.atOnce(client(flags("A")), server(flags("PA"))) {
+		if r.verdict != redirected {
+			s.Fatalf("packet %d of two at once from port %d: verdict %s", i, l.sport, r.verdict)
+		}
+	}
+	for range 2 {
+		client(flags("PA")).goes()
+		server(flags("PA")).goes()
+	}
+	orig, reply := s.flowOf(s.TB, first)
+	if !orig.confirmed || !reply.confirmed {
+		s.Fatalf("the entries of the flow from port %d are in fl_ct: %t and %t", l.sport, orig.confirmed, reply.confirmed)
+	}
 }
 
 // Ports in use are often neighbours, as those of a client that counts. A flow that cannot keep its port
