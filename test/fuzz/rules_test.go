@@ -53,8 +53,9 @@ var parting = []rule{
 	{"closed socket answers", closedSocketAnswers},
 	{"ids of another NAT", idsOfAnotherNAT},
 	{"socket outlives flow", socketOutlives},
+	{"late answer", lateAnswer},
 	{"late answer on a bridge", lateOnBridge},
-	{"late SYN-ACK", lateSynAck},
+	{"late answer that begins", lateBegins},
 	{"sign of life", signOfLife},
 }
 
@@ -237,10 +238,23 @@ func (d *difference) slept() bool {
 	return slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool { return st.Kind == "time" })
 }
 
-// A socket of the host's is led to the backend when it connects, and stays there. netfilter forgets its flow.
+// A socket of the host's is led to the backend when it connects, and stays there: its port gets what the backend sends there.
+// netfilter forgets its flow.
 func socketOutlives(d difference) bool {
-	_, ok := published[d.flow().Dport]
-	return ok && d.slept() && d.flow().Client == "host"
+	return d.slept() && slices.ContainsFunc(d.seq.Flows, func(f flow) bool {
+		_, ok := published[f.Dport]
+		own := f.name() == d.flow().name() || d.fairlead == nil && d.st().Kind == "reverse" && f.Sport == d.flow().Sport
+		return ok && own && f.Client == "host" && f.Proto == d.flow().Proto && backend(&f) == backend(d.flow())
+	})
+}
+
+// An answer to a flow that is forgotten goes to the port that the flow had when it came out, which each chose.
+func lateAnswer(d difference) bool {
+	if !d.slept() || d.st().Kind != "reverse" || d.fairlead == nil || d.kernel == nil {
+		return false
+	}
+	a, b := d.fairlead.p, d.kernel.p
+	return d.fairlead.node == d.kernel.node && a.from().addr == b.from().addr && a.dst == b.dst && a.dport != b.dport
 }
 
 // An answer to a neighbour goes to the gateway's MAC, with which its question came. On the kernel's bridge the question had the
@@ -250,10 +264,12 @@ func lateOnBridge(d difference) bool {
 	return d.slept() && d.st().Kind == "reverse" && network != "" && network == networkOf(backend(d.flow()))
 }
 
-// A SYN-ACK to a flow that is forgotten begins one of the sandbox's own, as any segment that leaves it does, and that has the
-// port of the client when the client comes again. The kernel drops it as invalid.
-func lateSynAck(d difference) bool {
-	answered := d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&(syn|rst) == syn })
+// A SYN-ACK to a flow that is forgotten, or an answer cut short, begins a flow of the sandbox's own, as any packet that leaves it
+// does, and that has the port of the client when the client comes again. The kernel drops it as invalid.
+func lateBegins(d difference) bool {
+	answered := d.had(func(st step) bool {
+		return st.Kind == "reverse" && (st.Flags&(syn|rst) == syn || st.Flip > 0 || st.Cut > 0)
+	})
 	return answered && d.slept() && d.is(backend(d.flow())) && d.portOf(d.fairlead) == d.flow().name() &&
 		portName.MatchString(d.fairlead.text) && !portName.MatchString(d.kernel.text)
 }
@@ -416,7 +432,7 @@ func (f *fuzzer) compare(all difference, fairlead, kernel []*seen) (found []diff
 			f.used[r.name]++
 			ends = r.name
 		} else if r := explaining(rules, d); r != nil {
-			f.one = f.one || d.fairlead == nil || d.kernel == nil
+			f.one = f.one || d.fairlead == nil || d.kernel == nil || d.st().TTL == 1
 			f.used[r.name]++
 		} else {
 			found = append(found, d)

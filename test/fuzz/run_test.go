@@ -31,7 +31,7 @@ type difference struct {
 	seq              *sequence
 	step             int
 	flowOf           int   // its flow
-	outlives         bool  // time moved on after a packet that only one twin forwarded: its flow is not as old there
+	outlives         bool  // time moved on after a packet that only one twin forwarded, or whose hop limit ended: its flow is not as old there
 	invalid          bool  // the kernel's connection tracking refused something
 	fairlead, kernel *seen // one of them may be nil
 }
