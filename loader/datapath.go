@@ -172,7 +172,7 @@ func pinPrograms(dir string, progs map[string]*ebpf.Program) error {
 // first is that sees the answers to masqueraded flows, and at the end ([Datapath.Settle]).
 func (d *Datapath) exchange(h Hook) error {
 	t := d.tables
-	if len(t.old) == 0 {
+	if !t.replaced() {
 		return nil
 	}
 	if !t.attaching {
@@ -180,7 +180,7 @@ func (d *Datapath) exchange(h Hook) error {
 			return err
 		}
 		t.attaching = true
-		if err := t.copy(false); err != nil {
+		if _, _, err := t.copy(false); err != nil {
 			return err
 		}
 	}
@@ -188,7 +188,8 @@ func (d *Datapath) exchange(h Hook) error {
 		return nil
 	}
 	t.answers = true
-	return t.copy(true)
+	_, _, err := t.copy(true)
+	return err
 }
 
 // Settle ends a pass that attached what it could: entries written to replaced tables meanwhile are

@@ -61,24 +61,29 @@ func Downgrade(ctx context.Context, cfg DowngradeConfig) error {
 	if err != nil {
 		return err
 	}
-	if len(other) == 0 {
-		cfg.Ready(nil)
-		return nil
-	}
 	if d.tables, err = openTables(d.dir, other, cfg.Log); err != nil {
 		return err
 	}
 	defer d.tables.close()
-	if err := d.tables.pin(); err != nil {
+	replaced := d.replaced()
+	if len(replaced) == 0 {
+		cfg.Ready(nil)
+		return nil
+	}
+	if err := d.pin(); err != nil {
 		return errors.Join(err, d.restore())
 	}
-	cfg.Ready(slices.Sorted(stdmaps.Keys(other)))
+	cfg.Ready(slices.Sorted(stdmaps.Keys(replaced)))
 	release, err := d.await(ctx)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(d.handOver(ctx), release()); err != nil {
+	lost, err := d.handOver(ctx)
+	if err := errors.Join(err, release()); err != nil {
 		return err
+	}
+	if lost > 0 {
+		cfg.Log.Error("flows found no room in the tables of the other build", "entries", lost)
 	}
 	return d.removeUnknown(specs)
 }
@@ -129,8 +134,27 @@ func addTables(all map[string]*ebpf.MapSpec, b []byte) error {
 	return nil
 }
 
-// otherLayout returns those of the definitions that the pinned tables have to be converted to.
-// The rest fit, or the other build makes them anew.
+// replaced returns the tables that this build's programs write to and that are not pinned then.
+func (d *downgrade) replaced() map[string]*ebpf.Map {
+	all := stdmaps.Clone(d.tables.old)
+	for name, live := range d.tables.live { // the command was killed before
+		all[name] = live[0]
+	}
+	return all
+}
+
+func (d *downgrade) pin() error {
+	for name := range d.tables.live {
+		d.tables.made[name] = true // the other build's programs do not write to it yet
+	}
+	if _, _, err := d.tables.copy(false); err != nil {
+		return err
+	}
+	return d.tables.pin()
+}
+
+// otherLayout returns those of the definitions that the pinned tables have to be converted to, and those of
+// flow tables. The rest fit, or the other build makes them anew.
 func (d *downgrade) otherLayout(specs map[string]*ebpf.MapSpec) (map[string]*ebpf.MapSpec, error) {
 	other := make(map[string]*ebpf.MapSpec)
 	for _, name := range maps.Names() {
@@ -142,21 +166,27 @@ func (d *downgrade) otherLayout(specs map[string]*ebpf.MapSpec) (map[string]*ebp
 		if err != nil {
 			return nil, fmt.Errorf("open pinned map %s: %w", name, err)
 		}
-		if spec != nil {
-			spec.MaxEntries = pinned.MaxEntries() // another size the other build copies itself
-			if spec.Compatible(pinned) != nil {
-				if _, err := convertible(spec, pinned); err == nil {
-					other[name] = spec
-				} else {
-					d.cfg.Log.Warn("table cannot be converted and will start empty", "table", name, "err", err)
-				}
-			}
+		if spec != nil && d.handsOver(name, spec, pinned) {
+			other[name] = spec
 		}
 		if err := pinned.Close(); err != nil {
 			return nil, err
 		}
 	}
 	return other, nil
+}
+
+// handsOver reports whether the definition is one of those.
+func (d *downgrade) handsOver(name string, spec *ebpf.MapSpec, pinned *ebpf.Map) bool {
+	spec.MaxEntries = pinned.MaxEntries() // another size the other build copies itself
+	if spec.Compatible(pinned) == nil {
+		return name == bpf.TCMapFlCt || name == bpf.TCMapFlCtNew
+	}
+	_, err := convertible(spec, pinned)
+	if err != nil {
+		d.cfg.Log.Warn("table cannot be converted and will start empty", "table", name, "err", err)
+	}
+	return err == nil
 }
 
 // programs lists the directories of pinned programs.
@@ -196,7 +226,7 @@ func (d *downgrade) await(ctx context.Context) (release func() error, err error)
 			return release, err
 		case <-time.After(pause):
 			start := time.Now()
-			if err := d.tables.copy(false); err != nil {
+			if _, _, err := d.tables.copy(false); err != nil {
 				stop()
 				<-loaded
 				return release, errors.Join(err, d.restore())
@@ -221,25 +251,26 @@ func (d *downgrade) awaitPrograms(ctx context.Context) error {
 	}
 }
 
-// handOver copies until the other build has replaced all programs, which happens in the next moment.
-func (d *downgrade) handOver(ctx context.Context) error {
-	if err := d.tables.copy(false); err != nil {
-		return err
+// handOver copies until the other build has replaced all programs, which happens in the next moment. It returns
+// how many entries found no room.
+func (d *downgrade) handOver(ctx context.Context) (lost int, err error) {
+	if _, _, err := d.tables.copy(false); err != nil {
+		return 0, err
 	}
 	for {
 		programs, err := d.programs()
 		if err != nil {
-			return err
+			return 0, err
 		}
-		if err := d.tables.copy(true); err != nil { // once more after the last look
-			return err
+		if _, lost, err = d.tables.copy(true); err != nil { // once more after the last look
+			return lost, err
 		}
 		if !slices.ContainsFunc(programs, func(name string) bool { return slices.Contains(d.before, name) }) {
-			return nil
+			return lost, nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%q has not replaced all programs (its log says why): %w", d.cfg.To, context.Cause(ctx))
+			return lost, fmt.Errorf("%q has not replaced all programs (its log says why): %w", d.cfg.To, context.Cause(ctx))
 		case <-time.After(downgradeLook):
 		}
 	}
@@ -254,7 +285,7 @@ func (d *downgrade) hold() (release func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open pinned map %s: %w", bpf.TCMapFlCtUsed, err)
 	}
-	flows := d.tables.old[bpf.TCMapFlCt]
+	flows := d.replaced()[bpf.TCMapFlCt]
 	if flows == nil {
 		return used.Close, nil
 	}
@@ -268,7 +299,7 @@ func (d *downgrade) hold() (release func() error, err error) {
 // restore pins the tables that were there before.
 func (d *downgrade) restore() error {
 	var errs []error
-	for name, m := range d.tables.old {
+	for name, m := range d.replaced() {
 		c, err := m.Clone() // one that does not believe to be pinned there
 		if err == nil {
 			err = errors.Join(replacePin(c, filepath.Join(d.dir, name)), c.Close())
@@ -281,7 +312,7 @@ func (d *downgrade) restore() error {
 // removeUnknown removes the tables that the other build does not know, and would leave behind, unless
 // it was another one that took over.
 func (d *downgrade) removeUnknown(specs map[string]*ebpf.MapSpec) error {
-	for name := range d.tables.old {
+	for name := range d.replaced() {
 		now, err := ebpf.LoadPinnedMap(filepath.Join(d.dir, name), nil)
 		if err != nil {
 			return fmt.Errorf("open pinned map %s: %w", name, err)

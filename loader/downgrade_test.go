@@ -139,6 +139,31 @@ func TestDowngradeInterrupted(t *testing.T) {
 	}
 }
 
+// A downgrade that was killed goes on with the next one, or is undone by it.
+func TestDowngradeAgain(t *testing.T) {
+	w := newWorld(t)
+	d := w.open()
+	_, before := w.ids(d)
+	pinOther(t, w, false) // and the programs write to those that were pinned
+	putFlow(t, d.tables.maps[bpf.TCMapFlCt], 1)
+	run := startDowngrade(t, w, earlierBuild(t))
+	if got := run.wait(t); !slices.Contains(got, bpf.TCMapFlCt) {
+		t.Errorf("converted %q", got)
+	}
+	k, want := oldFlow(1)
+	var got oldEntry
+	if err := pinnedMap(t, w, bpf.TCMapFlCt).Lookup(k, &got); err != nil || got != want {
+		t.Errorf("flow: %+v, %v", got, err)
+	}
+	run.stop()
+	if err := <-run.done; err == nil {
+		t.Error("Downgrade succeeded without another build")
+	}
+	if _, after := w.ids(w.open()); after[bpf.TCMapFlCt] != before[bpf.TCMapFlCt] {
+		t.Errorf("tables before: %v, after: %v", before, after)
+	}
+}
+
 // A daemon of this build that starts in place of the earlier one takes the flows back.
 func TestDowngradeTakenBack(t *testing.T) {
 	w := newWorld(t)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/fairlead-net/fairlead/bpf"
 	"github.com/fairlead-net/fairlead/maps"
 )
 
@@ -23,8 +24,13 @@ type tables struct {
 	// old is maps that were replaced by others of the same entries: programs
 	// that are still attached may go on writing to them until Commit.
 	old map[string]*ebpf.Map
-	// layouts says how entries of old maps become entries of the new ones.
-	layouts map[string]maps.Layout
+	// live is maps that are not pinned (any more), but that programs of another version write to: its
+	// replacement was interrupted.
+	live map[string][]*ebpf.Map
+	// made is the maps that are new: no program has written to them before exchange.
+	made map[string]bool
+	// copiers copy from old maps, then from live ones.
+	copiers map[string][]*maps.Copier
 	// fresh is the maps that are not pinned yet.
 	fresh map[string]bool
 	// attaching: programs of this version may write to the maps.
@@ -38,7 +44,8 @@ type tables struct {
 func openTables(dir string, specs map[string]*ebpf.MapSpec, log *slog.Logger) (_ *tables, retErr error) {
 	t := &tables{
 		dir: dir, maps: make(map[string]*ebpf.Map),
-		old: make(map[string]*ebpf.Map), layouts: make(map[string]maps.Layout), fresh: make(map[string]bool),
+		old: make(map[string]*ebpf.Map), copiers: make(map[string][]*maps.Copier), fresh: make(map[string]bool),
+		live: make(map[string][]*ebpf.Map), made: make(map[string]bool),
 	}
 	defer func() {
 		if retErr != nil {
@@ -50,8 +57,93 @@ func openTables(dir string, specs map[string]*ebpf.MapSpec, log *slog.Logger) (_
 			return nil, err
 		}
 	}
+	if err := t.findLive(specs, log); err != nil {
+		return nil, err
+	}
 	return t, nil
 }
+
+// findLive finds the flow tables that pinned programs write to and that are not pinned themselves.
+func (t *tables) findLive(specs map[string]*ebpf.MapSpec, log *slog.Logger) error {
+	programs, err := filepath.Glob(filepath.Join(filepath.Dir(t.dir), progsPrefix+"*", bpf.TCProgFromEndpoint))
+	if err != nil {
+		return fmt.Errorf("look for programs: %w", err)
+	}
+	for _, path := range programs {
+		used, err := mapsOf(path)
+		if err != nil {
+			return err
+		}
+		for _, m := range used {
+			if err := t.addLive(m, specs, log); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// mapsOf opens the maps of a pinned program.
+func mapsOf(path string) (_ []*ebpf.Map, retErr error) {
+	p, err := ebpf.LoadPinnedProgram(path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open pinned program: %w", err)
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return nil, fmt.Errorf("describe program %q: %w", path, err)
+	}
+	ids, _ := info.MapIDs()
+	var all []*ebpf.Map
+	for _, id := range ids {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			for _, m := range all {
+				m.Close()
+			}
+			return nil, fmt.Errorf("open map %d of program %q: %w", id, path, err)
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// addLive takes m, and keeps it if it is a flow table in another's place.
+func (t *tables) addLive(m *ebpf.Map, specs map[string]*ebpf.MapSpec, log *slog.Logger) error {
+	info, err := m.Info()
+	if err != nil {
+		return errors.Join(fmt.Errorf("describe map: %w", err), m.Close())
+	}
+	name := info.Name
+	if spec := specs[name]; spec != nil && (name == bpf.TCMapFlCt || name == bpf.TCMapFlCtNew) && !t.has(name, m) {
+		layout, err := convertible(spec, m)
+		if err == nil {
+			log.Info("a replacement of tables was interrupted; their entries are copied", "table", name)
+			t.live[name] = append(t.live[name], m)
+			_, _, err := t.copyFrom(name, m, layout)
+			return err
+		}
+		log.Warn("entries of a table in use cannot be copied", "table", name, "err", err)
+	}
+	return m.Close()
+}
+
+// has reports whether a map is known by the name already.
+func (t *tables) has(name string, m *ebpf.Map) bool {
+	id, err := mapID(m)
+	known := append([]*ebpf.Map{t.maps[name], t.old[name]}, t.live[name]...)
+	return err != nil || slices.ContainsFunc(known, func(k *ebpf.Map) bool {
+		if k == nil {
+			return false
+		}
+		other, err := mapID(k)
+		return err == nil && other == id
+	})
+}
+
+// replaced reports whether there are tables to copy from.
+func (t *tables) replaced() bool { return len(t.old)+len(t.live) > 0 }
 
 func (t *tables) open(name string, spec *ebpf.MapSpec, log *slog.Logger) error {
 	pinned, err := ebpf.LoadPinnedMap(filepath.Join(t.dir, name), nil)
@@ -69,22 +161,37 @@ func (t *tables) open(name string, spec *ebpf.MapSpec, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("make map %s with %d entries: %w", name, spec.MaxEntries, err)
 	}
-	t.maps[name], t.fresh[name] = m, true
+	t.maps[name], t.fresh[name], t.made[name] = m, true, true
 	if pinned == nil {
 		return nil
 	}
-	if t.layouts[name], err = convertible(spec, pinned); err != nil {
+	layout, err := convertible(spec, pinned)
+	if err != nil {
 		log.Warn("table has another layout now and starts empty", "table", name, "old", pinned.String(), "err", err)
 		delete(t.old, name)
 		return pinned.Close()
 	}
-	copied, lost, err := maps.Copy(m, pinned, t.layouts[name], false)
+	copied, lost, err := t.copyFrom(name, pinned, layout)
 	if err != nil {
-		return fmt.Errorf("move entries of map %s: %w", name, err)
+		return err
 	}
 	log.Info("table has another size or layout now and was copied", "table", name,
 		"from", pinned.MaxEntries(), "to", m.MaxEntries(), "entries", copied, "no_room", lost)
 	return nil
+}
+
+// copyFrom copies the entries of a map that is replaced by the one of the name, for the first time.
+func (t *tables) copyFrom(name string, from *ebpf.Map, layout maps.Layout) (copied, lost int, err error) {
+	c, err := maps.NewCopier(t.maps[name], from, layout)
+	if err != nil {
+		return 0, 0, err
+	}
+	t.copiers[name] = append(t.copiers[name], c)
+	copied, lost, err = c.Copy(!t.made[name])
+	if err != nil {
+		return copied, lost, fmt.Errorf("move entries of map %s: %w", name, err)
+	}
+	return copied, lost, nil
 }
 
 // convertible returns how entries of a pinned map become entries of the one
@@ -117,31 +224,47 @@ func (t *tables) pin() error {
 
 // settle copies what programs of the version before wrote to replaced maps until they were replaced, too.
 func (t *tables) settle(log *slog.Logger) error {
-	for name := range t.old {
-		log.Info("late entries of a replaced table are copied", "table", name)
+	if !t.replaced() {
+		return nil
 	}
-	return t.copy(true)
+	copied, lost, err := t.copy(true)
+	if err == nil {
+		log.Info("late entries of replaced tables were copied", "entries", copied, "no_room", lost)
+	}
+	return err
 }
 
 // forget lets go of replaced maps.
 func (t *tables) forget() {
 	closeAll(t.old)
-	clear(t.old)
-}
-
-// copy copies the entries of replaced maps, or those that are missing.
-func (t *tables) copy(onlyMissing bool) error {
-	// A flow moves from fl_ct_new to fl_ct: in this order none is overlooked.
-	names := slices.Sorted(stdmaps.Keys(t.old))
-	for _, name := range slices.Backward(names) {
-		if _, _, err := maps.Copy(t.maps[name], t.old[name], t.layouts[name], onlyMissing); err != nil {
-			return fmt.Errorf("move late entries of map %s: %w", name, err)
+	for _, all := range t.live {
+		for _, m := range all {
+			m.Close()
 		}
 	}
-	return nil
+	clear(t.old)
+	clear(t.live)
+	clear(t.copiers)
+}
+
+// copy copies the entries of replaced maps, or those that are missing. It returns how many, and how
+// many found no room; those are tried again the next time.
+func (t *tables) copy(onlyMissing bool) (copied, lost int, err error) {
+	// A flow moves from fl_ct_new to fl_ct: in this order none is overlooked.
+	names := slices.Sorted(stdmaps.Keys(t.copiers))
+	for _, name := range slices.Backward(names) {
+		for _, c := range t.copiers[name] {
+			n, l, err := c.Copy(onlyMissing || !t.made[name])
+			copied, lost = copied+n, lost+l
+			if err != nil {
+				return copied, lost, fmt.Errorf("move late entries of map %s: %w", name, err)
+			}
+		}
+	}
+	return copied, lost, nil
 }
 
 func (t *tables) close() {
 	closeAll(t.maps)
-	closeAll(t.old)
+	t.forget()
 }

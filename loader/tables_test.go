@@ -191,3 +191,65 @@ func TestNotConvertible(t *testing.T) {
 		})
 	}
 }
+
+// A daemon that is killed while it replaces tables, or hands them over, leaves programs that write to tables
+// that are not pinned: the next one finds their flows, also those that begin until it attached its own.
+func TestInterruptedReplacement(t *testing.T) {
+	for _, fits := range []bool{true, false} {
+		t.Run(fmt.Sprintf("pinned tables fit %t", fits), func(t *testing.T) {
+			w := newWorld(t)
+			first := w.open()
+			if err := first.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			live := first.tables.maps["fl_ct"]
+			putFlow(t, live, 1)
+			pinOther(t, w, fits)
+			next := w.open()
+			putFlow(t, live, 2)
+			if _, err := next.Attach(w.ifindex("a"), FromEndpoint); err != nil {
+				t.Fatal(err)
+			}
+			putFlow(t, live, 3)
+			if err := next.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			for _, port := range []uint16{1, 2, 3} {
+				k, _ := oldFlow(port)
+				var got bpf.TCCtEntry
+				if err := next.tables.maps["fl_ct"].Lookup(k, &got); err != nil || got != newFlow(port) {
+					t.Errorf("flow %d: %+v, %v", port, got, err)
+				}
+			}
+			if err := next.Detach(w.ifindex("a"), FromEndpoint); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// pinOther pins other flow tables in place of those that programs write to.
+func pinOther(t *testing.T, w *world, fits bool) {
+	t.Helper()
+	objs, err := newObjects(w.cfg, kernelFlags{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	specs, err := objs.shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !fits {
+		specs = oldLayout(t, specs)
+	}
+	for _, name := range []string{"fl_ct", "fl_ct_new"} {
+		m, err := ebpf.NewMap(specs[name])
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { m.Close() })
+		if err := replacePin(m, filepath.Join(w.cfg.BPFDir, mapsDir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -5,6 +5,7 @@ package maps
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"reflect"
 
 	"github.com/cilium/ebpf"
@@ -78,44 +79,55 @@ func count(m *ebpf.Map) (int, error) {
 	return n, nil
 }
 
-// Copy writes the entries of the hash src to dst, whose keys must have the same
-// size, with values converted by layout. With onlyMissing it leaves alone the
-// keys dst has already, unless their connection has ended: dst would keep it for days. It returns how many entries it wrote and how many found
-// no room in dst.
-func Copy(dst, src *ebpf.Map, layout Layout, onlyMissing bool) (copied, lost int, err error) {
+// Copier copies the entries of a hash to another one, again and again while programs write to them.
+type Copier struct {
+	dst, src *ebpf.Map
+	layout   Layout
+	// done is the hashes of the entries that were copied: the next Copy passes over them, so
+	// that it costs little more than reading them.
+	done map[uint64]struct{}
+	seed maphash.Seed
+}
+
+// NewCopier returns a Copier from src to dst, whose keys must have the same size, with values
+// converted by layout. The maps stay the caller's.
+func NewCopier(dst, src *ebpf.Map, layout Layout) (*Copier, error) {
 	size := src.ValueSize()
 	if layout.size != 0 {
 		size = layout.size
 	}
 	if dst.KeySize() != src.KeySize() || dst.ValueSize() != size {
-		return 0, 0, errors.New("copy table: keys or values differ in size")
+		return nil, errors.New("copy table: keys or values differ in size")
 	}
-	flags := ebpf.UpdateAny
-	if onlyMissing {
-		flags = ebpf.UpdateNoExist
-	}
-	err = readRaw(src, func(keys, values any, n int) error {
-		ks, vs := reflect.ValueOf(keys).Slice(0, n), layout.values(reflect.ValueOf(values).Slice(0, n))
+	return &Copier{dst: dst, src: src, layout: layout, done: make(map[uint64]struct{}), seed: maphash.MakeSeed()}, nil
+}
+
+// Copy writes entries that are new or changed since the last time. With onlyMissing it leaves alone the
+// keys dst has already, unless their connection has ended: dst would keep it for days. It returns
+// how many entries it wrote and how many found no room in dst.
+func (c *Copier) Copy(onlyMissing bool) (copied, lost int, err error) {
+	err = readRaw(c.src, func(keys, values any, n int) error {
+		ks, vs, hashes := c.changed(reflect.ValueOf(keys), reflect.ValueOf(values), n)
+		vs = c.layout.values(vs)
+		n = ks.Len()
 		if n > 0 && !onlyMissing {
-			if _, err := dst.BatchUpdate(ks.Interface(), vs.Interface(), nil); err == nil {
+			if _, err := c.dst.BatchUpdate(ks.Interface(), vs.Interface(), nil); err == nil {
 				copied += n
+				c.note(hashes)
 				return nil
 			}
 		}
 		for i := range n {
-			k, v := ks.Index(i).Addr().Interface(), vs.Index(i).Addr().Interface()
-			err := dst.Update(k, v, flags)
-			if errors.Is(err, ebpf.ErrKeyExist) && hasEnded(dst, k, vs.Index(i).Bytes(), layout) {
-				err = dst.Update(k, v, ebpf.UpdateExist)
-			}
+			wrote, err := c.write(ks.Index(i).Addr().Interface(), vs.Index(i), onlyMissing)
 			switch {
-			case err == nil:
-				copied++
-			case errors.Is(err, ebpf.ErrKeyExist), errors.Is(err, ebpf.ErrKeyNotExist):
 			case errors.Is(err, unix.E2BIG), errors.Is(err, unix.ENOSPC):
 				lost++
-			default:
+				continue
+			case err != nil:
 				return err
+			case wrote:
+				copied++
+				c.note(hashes[i : i+1])
 			}
 		}
 		return nil
@@ -124,6 +136,52 @@ func Copy(dst, src *ebpf.Map, layout Layout, onlyMissing bool) (copied, lost int
 		return copied, lost, fmt.Errorf("copy table: %w", err)
 	}
 	return copied, lost, nil
+}
+
+// changed returns those of n entries that are not done, in front of the slices, and their hashes.
+func (c *Copier) changed(keys, values reflect.Value, n int) (ks, vs reflect.Value, hashes []uint64) {
+	var h maphash.Hash
+	h.SetSeed(c.seed)
+	for i := range n {
+		k, v := keys.Index(i).Bytes(), values.Index(i).Bytes()
+		h.Reset()
+		h.Write(k)
+		h.Write(v)
+		sum := h.Sum64()
+		if _, ok := c.done[sum]; ok {
+			continue
+		}
+		copy(keys.Index(len(hashes)).Bytes(), k)
+		copy(values.Index(len(hashes)).Bytes(), v)
+		hashes = append(hashes, sum)
+	}
+	return keys.Slice(0, len(hashes)), values.Slice(0, len(hashes)), hashes
+}
+
+func (c *Copier) note(hashes []uint64) {
+	for _, h := range hashes {
+		c.done[h] = struct{}{}
+	}
+}
+
+// write writes one entry, and reports whether it did.
+func (c *Copier) write(key any, value reflect.Value, onlyMissing bool) (bool, error) {
+	flags := ebpf.UpdateAny
+	if onlyMissing {
+		flags = ebpf.UpdateNoExist
+	}
+	v := value.Addr().Interface()
+	err := c.dst.Update(key, v, flags)
+	if errors.Is(err, ebpf.ErrKeyExist) {
+		if !hasEnded(c.dst, key, value.Bytes(), c.layout) {
+			return false, nil
+		}
+		err = c.dst.Update(key, v, ebpf.UpdateExist)
+	}
+	if errors.Is(err, ebpf.ErrKeyNotExist) { // removed just now
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // hasEnded reports whether a connection that is established in dst has ended by now.

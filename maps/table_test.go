@@ -401,7 +401,11 @@ func TestCopy(t *testing.T) {
 	big := spec.Copy()
 	big.MaxEntries = 20000
 	dst := mustMap(t, big)
-	if n, lost, err := Copy(dst, src, Layout{}, false); n != 9000 || lost != 0 || err != nil {
+	c, err := NewCopier(dst, src, Layout{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, lost, err := c.Copy(false); n != 9000 || lost != 0 || err != nil {
 		t.Errorf("Copy = %d, %d, %v", n, lost, err)
 	}
 	if diff := cmp.Diff(want, kernelContents(t, dst)); diff != "" {
@@ -412,16 +416,27 @@ func TestCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	want[9999] = 5 // and 1 stays as it was
-	if n, lost, err := Copy(dst, src, Layout{}, true); n != 1 || lost != 0 || err != nil {
+	if n, lost, err := c.Copy(true); n != 1 || lost != 0 || err != nil {
 		t.Errorf("Copy of what is missing = %d, %d, %v", n, lost, err)
 	}
 	if diff := cmp.Diff(want, kernelContents(t, dst)); diff != "" {
 		t.Errorf("copy of what is missing (-want +got):\n%s", diff)
 	}
 
+	want[1] = 77
+	if n, lost, err := c.Copy(false); n != 1 || lost != 0 || err != nil {
+		t.Errorf("Copy of what has changed = %d, %d, %v", n, lost, err)
+	}
+	if diff := cmp.Diff(want, kernelContents(t, dst)); diff != "" {
+		t.Errorf("copy of what has changed (-want +got):\n%s", diff)
+	}
+
 	small := spec.Copy()
 	small.MaxEntries = 100
-	if n, lost, err := Copy(mustMap(t, small), src, Layout{}, false); n != 100 || lost != 8901 || err != nil {
+	if c, err = NewCopier(mustMap(t, small), src, Layout{}); err != nil {
+		t.Fatal(err)
+	}
+	if n, lost, err := c.Copy(false); n != 100 || lost != 8901 || err != nil {
 		t.Errorf("Copy into a smaller map = %d copied, %d lost, %v", n, lost, err)
 	}
 }
