@@ -184,7 +184,7 @@ func (d *downgrade) handsOver(name string, spec *ebpf.MapSpec, pinned *ebpf.Map)
 	}
 	_, err := convertible(spec, pinned)
 	if err != nil {
-		d.cfg.Log.Warn("table cannot be converted and will start empty", "table", name, "err", err)
+		d.cfg.Log.Info("table cannot be converted and will start empty", "table", name, "err", err)
 	}
 	return err == nil
 }

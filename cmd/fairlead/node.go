@@ -34,7 +34,7 @@ func newNodeCommands(stderr io.Writer) nodeCommands {
 			return daemon.Cleanup(ctx, d.dirs(), progress, log)
 		},
 		downgrade: func(ctx context.Context, bpfDir, to string, ready func([]string)) error {
-			log, err := newLogger(stderr, "text", "error")
+			log, err := newLogger(stderr, "text", "warn")
 			if err != nil {
 				return err
 			}
