@@ -247,7 +247,7 @@ func optionKeys(d *docker) {
 	d.Ping(behind, lab.Outside4)
 	d.NoGet(d.Outside, lab.Host4, 18081)
 	d.Get(d.Host, "127.0.0.1", 18081, "behind", "")
-	d.docker("network", "create", "-d", "fairlead", "-o", keys+"enable_ipv6=true", "six") // as the engine's defaults may add
+	d.docker("network", "create", "-d", "fairlead", "-o", keys+"enable_ipv6=true", "six") // accepted, as by the bridge driver
 	d.Ping(d.run("sixth", "--network", "six"), lab.Outside4)
 	d.refused("there is no bridge", "network", "create", "-d", "fairlead", "-o", keys+"bridge.name=br7", "x")
 	d.refused("takes no name from a plugin", "run", "--name", "named", "--network", "name=routed,driver-opt="+keys+"endpoint.ifname=foo0", image)
