@@ -423,6 +423,18 @@ static __always_inline bool impossible_outside(const union ip *src)
 	return ip_is_loopback(src) || ip_is_unspecified(src) || ip_is_multicast(src);
 }
 
+/* verdict is icmp_refuse's. What the error embeds is as it was on the wire: to_uplink must not take it for the
+ * stack's, which speaks of what it got. */
+static __always_inline int uplink_error(struct __sk_buff *skb, const struct uplink *up, int verdict,
+					int refusal)
+{
+	if (verdict == refusal || !up)
+		return verdict;
+	count_traffic(NET_UPLINKS, DIR_TO_ENDPOINT, skb->len);
+	skb->mark = cfg_mark + up->flags / UP_BELOW; /* as to_next_hop's */
+	return verdict;
+}
+
 /* Tells the sender outside of packet p why it is refused: from the uplink's address, or if that has
  * none from the one that was asked, as a router would (RFC 1812 section 4.3.2.4). */
 static __always_inline int uplink_tell(struct __sk_buff *skb, const struct pkt *p, __u32 kind,
@@ -438,7 +450,7 @@ static __always_inline int uplink_tell(struct __sk_buff *skb, const struct pkt *
 		src = &up->ip4;
 	else if (up && !(p->flags & PKT_IP4) && !ip_is_zero(&up->ip6))
 		src = &up->ip6;
-	return icmp_refuse(skb, p, src, kind, mtu, refusal);
+	return uplink_error(skb, up, icmp_refuse(skb, p, src, kind, mtu, refusal), refusal);
 }
 
 static __always_inline int uplink_ttl_exceeded(struct __sk_buff *skb, const struct pkt *p)

@@ -290,7 +290,12 @@ func (p *sent) refused(reason string, out frame, event ...string) {
 	p.Helper()
 	c := events(event)
 	c.add("drop "+reason, len(p.in))
-	p.expect(expectation{verdict: redirected, out: out, to: []string{"redirect " + p.names[p.skb.Ifindex]}, counts: c})
+	e := expectation{verdict: redirected, out: out, to: []string{"redirect " + p.names[p.skb.Ifindex]}, counts: c}
+	if p.program == "from_uplink" { // to_uplink leaves it alone
+		e.mark = doneMark
+		c.add("to 0", len(out.bytes(p.TB)))
+	}
+	p.expect(e)
 }
 
 // passes: on to the stack, or out of the device, as out.
