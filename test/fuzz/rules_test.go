@@ -135,13 +135,18 @@ func middleOfPublished(d difference) bool {
 	if _, ok := published[f.Dport]; !ok || f.Proto != unix.IPPROTO_TCP || d.st().Kind != "forward" {
 		return false
 	}
-	if d.st().Flags&(syn|ack|rst) != syn {
-		return true
+	return d.st().Flags&(syn|ack|rst) != syn || d.movedBy(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) != syn })
+}
+
+// movedBy says whether only one twin chose another port at the backend, where such a step was before in a flow with the same port.
+func (d *difference) movedBy(such func(step) bool) bool {
+	f := d.flow()
+	if f.Proto != unix.IPPROTO_TCP || !d.is(backend(f)) || portName.MatchString(d.fairlead.text) == portName.MatchString(d.kernel.text) {
+		return false
 	}
-	moved := d.kernel != nil && portName.MatchString(d.kernel.text) && d.fairlead != nil && !portName.MatchString(d.fairlead.text)
-	return moved && slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool {
+	return slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool {
 		other := d.seq.Flows[st.Flow]
-		return st.Kind == "forward" && st.Flags&(syn|ack|rst) != syn && other.Client == f.Client && other.Sport == f.Sport && backend(&other) == backend(f)
+		return such(st) && other.Client == f.Client && other.Sport == f.Sport && backend(&other) == backend(f)
 	})
 }
 
@@ -228,9 +233,10 @@ func gist(s *seen) string {
 }
 
 // A RST that ends a flow that was not assured has the kernel forget it at once. Fairlead remembers it for the timeout of state
-// close, so that what is under way yet is still translated.
+// close, so that what is under way yet is still translated, and no other flow has its port.
 func closedFlow(d difference) bool {
-	return !d.is("state") && d.had(func(st step) bool { return st.Flags&rst != 0 })
+	ended := func(st step) bool { return st.Flags&rst != 0 }
+	return !d.is("state") && (d.had(ended) || d.movedBy(ended))
 }
 
 // slept says whether time moved on before.
