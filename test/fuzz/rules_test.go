@@ -270,11 +270,11 @@ func lateOnBridge(d difference) bool {
 	return d.slept() && d.st().Kind == "reverse" && network != "" && network == networkOf(backend(d.flow()))
 }
 
-// A SYN-ACK to a flow that is forgotten, or an answer cut short, begins a flow of the sandbox's own, as any packet that leaves it
+// A SYN-ACK to a flow that is forgotten, or an answer that is not whole, begins a flow of the sandbox's own, as any packet that leaves it
 // does, and that has the port of the client when the client comes again. The kernel drops it as invalid.
 func lateBegins(d difference) bool {
 	answered := d.had(func(st step) bool {
-		return st.Kind == "reverse" && (st.Flags&(syn|rst) == syn || st.Flip > 0 || st.Cut > 0)
+		return st.Kind == "reverse" && (st.Flags&(syn|rst) == syn || st.Flip > 0 || st.Cut > 0 || len(st.Frags) > 0)
 	})
 	return answered && d.slept() && d.is(backend(d.flow())) && d.portOf(d.fairlead) == d.flow().name() &&
 		portName.MatchString(d.fairlead.text) && !portName.MatchString(d.kernel.text)
@@ -423,7 +423,8 @@ func closedSocketAnswers(d difference) bool {
 
 // The kernel does not answer ICMP of types that it does not know: they may be errors. Fairlead knows which are.
 func hopLimitOddICMP(d difference) bool {
-	return d.st().TTL == 1 && d.flow().Proto == unix.IPPROTO_ICMP && d.flow().Dport == 200 && d.kernel == nil && d.fairlead.node == d.flow().Client
+	return d.st().TTL == 1 && d.flow().Proto == unix.IPPROTO_ICMP && d.flow().Dport == 200 && d.kernel == nil &&
+		(d.fairlead.node == d.flow().Client) == (d.st().Kind == "forward")
 }
 
 // compare pairs what came out of both twins and returns what no rule explains. ends: the row that
