@@ -203,8 +203,6 @@ func newKernel(l *lab.Lab) *twin {
 	}
 	l.Must(w.host, "nft", "-f", l.Write("kernel.nft", kernelRules()+hostRules))
 	w.prepare(l, inside)
-	// Fairlead does not tell these from the other states of a connection that one side has closed, or that is open.
-	l.Sysctl(w.host, "netfilter/nf_conntrack_tcp_timeout_close_wait", "120")
 	return w
 }
 
@@ -308,6 +306,8 @@ func (w *twin) prepare(l *lab.Lab, inside map[string]*world.Host) {
 		return err
 	}))
 	l.Cleanup(w.netlink.Close)
+	// Fairlead does not tell it from the other state in which one side has closed. Both hosts' kernels masquerade the guest.
+	l.Sysctl(w.host, "netfilter/nf_conntrack_tcp_timeout_close_wait", "120")
 	w.ports, w.macs, w.hop, w.sockets = map[string]*port{}, map[mac]string{}, map[string]mac{}, map[int]*socket{}
 	for _, family := range []string{"ipv4", "ipv6"} {
 		for _, value := range []struct{ name, value string }{
