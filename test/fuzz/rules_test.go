@@ -141,7 +141,7 @@ func middleOfPublished(d difference) bool {
 // movedBy says whether only one twin chose another port at the backend, where such a step was before in a flow with the same port.
 func (d *difference) movedBy(such func(step) bool) bool {
 	f := d.flow()
-	if f.Proto != unix.IPPROTO_TCP || !d.is(backend(f)) || portName.MatchString(d.fairlead.text) == portName.MatchString(d.kernel.text) {
+	if !d.is(backend(f)) || portName.MatchString(d.fairlead.text) == portName.MatchString(d.kernel.text) {
 		return false
 	}
 	return slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool {
@@ -150,10 +150,14 @@ func (d *difference) movedBy(such func(step) bool) bool {
 	})
 }
 
-// The kernel keeps fragments until all are there, and refuses them as a whole. Fairlead forwards each.
+// The kernel keeps fragments until all are there, and refuses them as a whole. Fairlead forwards each, and no other flow has
+// their port then.
 func incompleteFragments(d difference) bool {
 	st := d.st()
-	return len(st.Frags) > 0 && (!st.allFragments() || d.invalid) && d.kernel == nil && d.fairlead.p.fragment()
+	if len(st.Frags) > 0 && (!st.allFragments() || d.invalid) && d.kernel == nil && d.fairlead.p.fragment() {
+		return true
+	}
+	return d.movedBy(func(st step) bool { return st.Kind == "forward" && len(st.Frags) > 0 && !st.allFragments() })
 }
 
 func (st *step) allFragments() bool {
