@@ -258,13 +258,14 @@ func socketOutlives(d difference) bool {
 	})
 }
 
-// An answer to a flow that is forgotten goes to the port that the flow had when it came out, which each chose.
+// An answer to a flow that is forgotten goes to the port that the flow had when it came out, which each chose; so is the port that it
+// comes from by now, if its own is taken.
 func lateAnswer(d difference) bool {
 	if !d.slept() || d.st().Kind != "reverse" || d.fairlead == nil || d.kernel == nil {
 		return false
 	}
 	a, b := d.fairlead.p, d.kernel.p
-	return d.fairlead.node == d.kernel.node && a.from().addr == b.from().addr && a.dst == b.dst && a.dport != b.dport
+	return d.fairlead.node == d.kernel.node && a.src == b.src && a.dst == b.dst && (a.sport != b.sport || a.dport != b.dport)
 }
 
 // An answer to a neighbour goes to the gateway's MAC, with which its question came. On the kernel's bridge the question had the
