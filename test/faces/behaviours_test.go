@@ -88,7 +88,7 @@ var looking = chain{
 		}
 		return s.named("anna", id[:12], s.ip("ben"))
 	}},
-	{"a name in the world, asked of the host's resolver", func(s *stage) string { return s.named("anna", "example.com", lab.Internet4) }},
+	{"a public name, by the host's resolver", func(s *stage) string { return s.named("anna", "example.com", lab.Internet4) }},
 	{"the same, after the container flushed its own netfilter rules", func(s *stage) string {
 		if _, err := on(s.in("otto"), "nft", "flush", "ruleset"); err != nil {
 			return failed(err)

@@ -18,7 +18,7 @@ var refusing = chain{
 	{"a port that another container publishes", func(s *stage) string {
 		return s.taken(container{name: "rob", network: "web", publish: []string{"18080:80"}})
 	}},
-	{"a port that a program of the host has", func(s *stage) string {
+	{"a port that a program of the host uses", func(s *stage) string {
 		l, err := s.Host.Listen("tcp", ":18100")
 		if err != nil {
 			return failed(err)
@@ -26,7 +26,7 @@ var refusing = chain{
 		defer l.Close()
 		return s.taken(container{name: "rob", network: "web", publish: []string{"18100:80"}})
 	}},
-	{"a program of the host takes a published TCP port", func(s *stage) string {
+	{"a program of the host binds a published TCP port", func(s *stage) string {
 		l, err := s.Host.Listen("tcp", ":18080")
 		if err != nil {
 			return "refused"
@@ -34,7 +34,7 @@ var refusing = chain{
 		l.Close()
 		return "gets it"
 	}},
-	{"a program of the host takes a published UDP port", func(s *stage) string {
+	{"a program of the host binds a published UDP port", func(s *stage) string {
 		c, err := s.Host.ListenPacket("udp", ":18080")
 		if err != nil {
 			return "refused"
@@ -95,7 +95,7 @@ var living = chain{
 		return s.hasIP("fred")
 	}},
 	{"a fixed MAC", func(s *stage) string { return s.hasMAC("fred") }},
-	{"a client of UDP goes on over a restart", func(s *stage) string {
+	{"a UDP client continues across a restart", func(s *stage) string {
 		c, err := s.Outside.Dial(net.Dialer{}, "udp", net.JoinHostPort(lab.Host4, "18086"))
 		if err != nil {
 			return failed(err)
@@ -156,9 +156,9 @@ var moving = chain{
 		return reached(s.in("mo"), "tcp", s.ip("ben"), 80)
 	}},
 	{"and the old one", func(s *stage) string { return reached(s.in("mo"), "tcp", s.ip("otto"), 80) }},
-	{"the way out, with a second network of a later name", func(s *stage) string { return s.wayOut("mo") }},
+	{"the default route, with a second network whose name sorts later", func(s *stage) string { return s.wayOut("mo") }},
 	{"the published port then: the server sees", moved},
-	{"the way out, with a third network of the first name", func(s *stage) string {
+	{"the default route, with a third network whose name sorts first", func(s *stage) string {
 		if err := s.connect("attic", "mo"); err != nil {
 			return failed(err)
 		}
@@ -174,7 +174,7 @@ var moving = chain{
 		}
 		return reached(s.in("mo"), "tcp", s.ip("otto"), 80)
 	}},
-	{"the way out after that", func(s *stage) string { return s.wayOut("mo") }},
+	{"the default route after that", func(s *stage) string { return s.wayOut("mo") }},
 	{"the published port after that: the server sees", moved},
 }
 
@@ -229,7 +229,7 @@ var leaving = chain{
 		}
 		return same(now.rules != s.between.rules)
 	}},
-	{"what a container leaves that is removed", func(s *stage) string {
+	{"what is left of a removed container", func(s *stage) string {
 		namespace, err := s.netns("tim")
 		if err != nil {
 			return failed(err)
@@ -240,7 +240,7 @@ var leaving = chain{
 		}
 		return s.left(s.between, namespace)
 	}},
-	{"what a network leaves that is removed", func(s *stage) string {
+	{"what is left of a removed network", func(s *stage) string {
 		s.leave("tom")
 		if err := s.remove("tom"); err != nil {
 			return failed(err)
@@ -307,7 +307,7 @@ func (s *stage) traces() (t traces, err error) {
 
 // killing is what goes on when the daemon that looks after the network is killed.
 var killing = chain{
-	{"network daemon killed: an open connection goes on", func(s *stage) string {
+	{"network daemon killed: an open connection continues", func(s *stage) string {
 		c, err := s.Outside.Dial(net.Dialer{Timeout: silence}, "tcp", net.JoinHostPort(lab.Host4, "18080"))
 		if err != nil {
 			return failed(err)
@@ -329,7 +329,7 @@ var killing = chain{
 
 // choosing is a container whose address the face chose.
 var choosing = chain{
-	{"an address nobody fixed, after a restart", func(s *stage) string {
+	{"an address that was not fixed, after a restart", func(s *stage) string {
 		err := s.begin(container{name: "gina", network: "quiet"})
 		if errors.Is(err, errLacks) {
 			err = s.begin(container{name: "gina", network: networks[0].name})

@@ -31,12 +31,12 @@ var (
 
 // Reasons for more than one observation.
 const (
-	noProxy = "Docker's docker-proxy asks in the client's place, and its datagrams come back from another address than was asked; with Fairlead nothing is between client and server."
-	noIPv6  = "Engine 20.10 makes no rules for IPv6 unless told to: containers keep their address outside, are reached there, and docker-proxy serves their ports; Engine 29 and Fairlead treat both families alike."
-	direct  = "Engine 20.10 lets packets to a published port's container in from everywhere; with Engine 29 and Fairlead nothing is reached from outside but what is published."
-	proxies = "docker-proxy dies with Docker, and serves the host's loopback addresses and neighbours; with Fairlead only the kernel does."
-	ended   = "Neither CNI nor netavark tells a plugin of the end of a network; `fairlead network rm` removes it."
-	numbers = "CNI has no port that is chosen; a runtime chooses."
+	noProxy = "docker-proxy takes the client's place, and its replies come from another address than the client sent to; with Fairlead there is no proxy between client and server."
+	noIPv6  = "Engine 20.10 creates no rules for IPv6 unless configured to: containers keep their address towards the outside, can be reached there, and docker-proxy serves their ports; Engine 29 and Fairlead treat both families alike."
+	direct  = "Engine 20.10 accepts packets to the container address of a published port from everywhere; with Engine 29 and Fairlead only published ports can be reached from outside."
+	proxies = "docker-proxy, which serves the host's loopback addresses and neighbours, dies with Docker; with Fairlead the kernel alone serves them."
+	ended   = "Neither CNI nor netavark notifies a plugin that a network was removed; `fairlead network rm` removes it."
+	numbers = "CNI does not let a plugin choose a port; the runtime chooses."
 )
 
 var explained = []difference{
@@ -50,14 +50,14 @@ var explained = []difference{
 		"published over IPv6, UDP, from outside",
 	}},
 	{
-		"A connection of a program on the host is led to the container when it is opened, and its source is chosen for that way: it is the gateway.",
+		"A connection from a program on the host is redirected to the container when it is opened, so its source address is chosen for the route to the container: it is the gateway.",
 		"gateway", fairleads, []string{
 			"published TCP from the host by its address",
 			"published UDP from the host by its address",
 		},
 	},
 	{
-		"Engine 29's docker-proxy answers from the address that was asked.",
+		"Engine 29's docker-proxy replies from the address that the client sent to.",
 		"gateway", []string{"docker 29"}, []string{
 			"published UDP from a neighbour",
 			"published UDP from another network",
@@ -73,11 +73,11 @@ var explained = []difference{
 	{noIPv6, "no", sixth, []string{"outside, straight to the IPv6 address of a container"}},
 	{direct, "no", sixth, []string{"outside, straight to the address of a container: its published port"}},
 	{
-		"Docker does not ask a plugin for its ports; `fairlead ps` and `fairlead port` show them.",
+		"Docker does not query a plugin for its ports; `fairlead ps` and `fairlead port` show them.",
 		"no", plugged, []string{"published ports are shown"},
 	},
 	{
-		"CNI and crictl have no word for it; `fairlead port` shows them.",
+		"CNI and crictl have no command for it; `fairlead port` shows them.",
 		"n/a", runtimes, []string{"published ports are shown"},
 	},
 	{numbers, "no", runtimes, []string{
@@ -85,39 +85,39 @@ var explained = []difference{
 		"a port is chosen for -p 127.0.0.1::82, and answers there",
 	}},
 	{
-		"The kernel's route lookup for BPF knows the MTU of a route only where the route locks it (`mtu lock`).",
+		"The kernel's route lookup for BPF returns the MTU of a route only if the route locks it (`mtu lock`).",
 		"they pass", fairleads, []string{"a container learns the MTU of a route of the host"},
 	},
 	{
-		"With Fairlead the source must be the container's own; `-o fairlead.antispoof=false` lets others pass.",
+		"With Fairlead the source must be the container's own; `-o fairlead.antispoof=false` allows others.",
 		"no", fairleads, []string{"a container uses an address it gave itself"},
 	},
 	{
-		"Fairlead makes no rules: its tables are BPF's.",
+		"Fairlead creates no netfilter rules: its tables are BPF maps.",
 		"no", fairleads, []string{"publishing changes netfilter's rules"},
 	},
 	{proxies, "gateway", fairleads, []string{"then, published TCP from the host at 127.0.0.1"}},
 	{proxies, "gateway", fairleads, []string{"then, published TCP from a neighbour"}},
 	{
-		"A program of `fairlead run` sees the host's resolvers, and a pod of CRI those that its configuration names.",
+		"A program started by `fairlead run` uses the host's resolvers, and a CRI pod those that its configuration names.",
 		"no", unnamed, []string{"the name of a container", "its alias", "its short ID"},
 	},
 	{
-		"Docker's resolver is reached by rules in the container; without it the container asks the host's resolver itself.",
+		"Docker's resolver needs rules in the container; without it the container queries the host's resolver itself.",
 		"yes", free, []string{"the same, after the container flushed its own netfilter rules"},
 	},
 	{
-		"An address that was given back is not given away soon, to its old owner neither.",
-		"another", own, []string{"an address nobody fixed, after a restart"},
+		"A released address is not allocated again soon, not even to its previous owner.",
+		"another", own, []string{"an address that was not fixed, after a restart"},
 	},
 	{
-		"The way out is the first joined network that has one; Docker takes the first by name.",
-		"other", free, []string{"the way out, with a third network of the first name"},
+		"The default route uses the first joined network that has one; Docker uses the first by name.",
+		"other", free, []string{"the default route, with a third network whose name sorts first"},
 	},
-	{ended, "devices, routes", []string{"podman 4", "podman 5"}, []string{"what a network leaves that is removed"}},
-	{ended, "n/a", runtimes, []string{"what a network leaves that is removed", "removal of a network that is in use"}},
+	{ended, "devices, routes", []string{"podman 4", "podman 5"}, []string{"what is left of a removed network"}},
+	{ended, "n/a", runtimes, []string{"what is left of a removed network", "removal of a network that is in use"}},
 	{
-		"CRI knows one network, that of all pods.",
+		"CRI has a single network for all pods.",
 		"n/a", []string{"CRI"}, []string{
 			"the same, after the container flushed its own netfilter rules",
 			"the same, from an internal network",
@@ -135,17 +135,17 @@ var explained = []difference{
 			"MTU with driver.mtu=1400",
 			"connect while running: the new network is reached",
 			"and the old one",
-			"the way out, with a second network of a later name",
+			"the default route, with a second network whose name sorts later",
 			"the published port then: the server sees",
-			"the way out, with a third network of the first name",
+			"the default route, with a third network whose name sorts first",
 			"the published port then, again",
 			"disconnect while running: the network is reached",
-			"the way out after that",
+			"the default route after that",
 			"the published port after that: the server sees",
 		},
 	},
 	{
-		"CRI lets nobody say what address a pod has.",
+		"CRI has no setting for a pod's address.",
 		"n/a", []string{"CRI"}, []string{
 			"an address outside of the subnet",
 			"an address that another container has",

@@ -98,28 +98,29 @@ func (a *table) document(t *testing.T) {
 		t.Fatal(err)
 	}
 	if string(was) != text {
-		t.Errorf("docs/faces.md is not what was observed; write it anew: %s=1 go test ./test/faces", refreshVar)
+		t.Errorf("docs/faces.md differs from what was observed; write it again: %s=1 go test ./test/faces", refreshVar)
 	}
 }
 
-const head = `# One list of behaviours, every face
+const head = `# One list of behaviours, every front end
 
-The same is asked of every way to have containers. ` + "`test/faces`" + ` starts real engines and
-runtimes, each in a host of its own with a machine outside, looks, and writes this page:
+Every way to run containers is held to the same list of behaviours. ` + "`test/faces`" + ` starts real
+engines and runtimes, each on a host of its own with a machine outside, observes them, and
+writes this page:
 
 ` + "```" + `
 %s=1 go test ./test/faces
 ` + "```" + `
 
-The first column is Docker's own bridge driver, which the others are held to. "docker" is
-Engine 20.10, "docker 29" has nftables for a backend; both podmans, CNI (libcni alone), CRI
-(pods of containerd's) and "fairlead", the command line, have Fairlead's networks. A number
-says why a face differs; a difference that nobody has explained fails the test, and so does
-an explanation that is no longer true.
+The first column is Docker's own bridge driver, with which the others are compared. "docker" is
+Engine 20.10, "docker 29" uses the nftables backend. Both podmans, CNI (libcni alone), CRI
+(containerd's pods) and "fairlead", the command line, use Fairlead's networks. A number
+refers to the reason for a difference. A difference without an explanation fails the test, and so
+does an explanation that is no longer true.
 
-"The server sees" is followed by the client's address in the eyes of the server: the
-client's own, the gateway of the server's network, or the host. "no" is silence or an
-answer that says that there is no way, "refused" is an error that says why.
+"The server sees" is followed by the client's address as the server sees it: the client's own,
+the gateway of the server's network, or the host. "no" means that there was no answer, or an
+error saying that there is no route; "refused" is an error that gives the reason.
 
 `
 
