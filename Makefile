@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # The one place that names the compiler of the BPF objects. Another version
-# makes other bytes, so `make lint` would say that the committed objects differ.
+# generates different code, so `make lint` would report that the committed objects differ.
 LLVM         := 19
 CLANG        := clang-$(LLVM)
 CLANG_FORMAT := clang-format-$(LLVM)
@@ -13,17 +13,17 @@ NETAVARKDIR  := /usr/local/lib/netavark
 UNITDIR      := /usr/lib/systemd/system
 SYSUSERSDIR  := /usr/lib/sysusers.d
 PLUGINDIR    := bin/docker-plugin
-# Bounds one test binary; the whole of `make test` stays under 15 minutes once what it
-# installs and builds is there.
+# Bounds one test binary. All of `make test` takes less than 15 minutes once its
+# dependencies are installed and built.
 TEST_TIMEOUT := 10m
 
 BPF_SOURCES  := $(wildcard bpf/*.bpf.c bpf/lib/*.h)
-# Of a build that has no git to ask, as from a tarball: make build VERSION=1.2.3
+# For a build outside of a git clone, for example from a tarball: make build VERSION=1.2.3
 VERSION      :=
 LDFLAGS       = $(if $(VERSION),-ldflags '-X main.version=$(VERSION)')
 DEPS         := LLVM=$(LLVM) test/deps.sh
 ROOT          = [ "$$(id -u)" = 0 ] || \
-	{ echo "make $@ makes network namespaces and loads BPF programs: run it as root"; exit 1; }
+	{ echo "make $@ creates network namespaces and loads BPF programs: run it as root"; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help build generate format lint test bench bench-count bench-engine bench-full bench-growth bench-smoke fuzz demo install docker-plugin clean
@@ -31,10 +31,10 @@ ROOT          = [ "$$(id -u)" = 0 ] || \
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## Build the programs of bin/; needs nothing but Go.
+build: ## Build the programs in bin/; needs only Go.
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto $(LDFLAGS) -o bin/ ./cmd/...
 
-generate: ## Compile the BPF programs and their Go bindings anew.
+generate: ## Compile the BPF programs and generate their Go bindings.
 	@$(DEPS) generate
 	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-$(LLVM) $(GO) generate ./bpf
 
@@ -50,12 +50,12 @@ lint: generate ## Check format, vet, staticcheck, and that the generated files a
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	@git diff --exit-code --stat -- 'bpf/*_bpfel.*' || \
-	{ echo "the files generated in bpf/ differ from those in git (commit or stage what make generate made)"; exit 1; }
+	{ echo "the files generated in bpf/ differ from those in git (commit or stage the output of make generate)"; exit 1; }
 
 # One package at a time: the kernel tests measure gaps and load two cores alone.
-# Compiling is done before, in parallel; -w, without debuggers' tables, has each linked in
-# two thirds of the time. The last lines are go test's own.
-test: ## Run every check and test, as root; installs with apt what is missing.
+# Everything is compiled first, in parallel; -w omits debug information, which reduces the
+# time to link by a third. The last lines are go test's own.
+test: ## Run every check and test, as root; installs missing packages with apt.
 	@$(ROOT)
 	@$(DEPS) test
 	@GO=$(GO) test/crictl.sh
@@ -66,43 +66,43 @@ test: ## Run every check and test, as root; installs with apt what is missing.
 	CGO_ENABLED=1 $(GO) build -race ./...
 	CGO_ENABLED=1 $(GO) test -race -ldflags=-w -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
 
-# A peer that no package brings; who is compared under Docker; and the run itself, kept with
-# its report and charts.
+# A contestant that is not packaged; the contestants under Docker; and the run itself, which
+# is kept with its report and charts.
 DOCKER29     := GO=$(GO) bench/docker29.sh || echo "Docker Engine 29 could not be built; the report will say that it is absent"
 ENGINE       := fairlead,docker20,fairlead-docker,fairlead-untracked
 RUN_BENCH     = mkdir -p bench/results/$(1) && { bin/fairlead bench --case $(1) $(2) --out bench/results/$(1)/run.json \
 	>bench/results/$(1)/report.txt; status=$$?; cat bench/results/$(1)/report.txt; [ $$status = 0 ]; } && \
 	$(GO) run ./bench/chart -out bench/results/$(1) bench/results/$(1)/run.json
 
-bench: build ## Measure against Docker, a bridge and no network, as root; 45 minutes at most.
+bench: build ## Compare with Docker, a bridge and no network, as root; 45 minutes at most.
 	@$(ROOT)
 	@$(DEPS) bench
 	@$(DOCKER29)
 	@$(call RUN_BENCH,headline,--seconds 0.7)
 
-bench-count: ## Count instructions in a guest, 15 minutes; CONTESTANTS=fairlead: only these, two.
+bench-count: ## Count instructions in a guest; 15 minutes, or two with CONTESTANTS=fairlead.
 	@$(DEPS) count
 	$(GO) run ./bench/count $(if $(CONTESTANTS),-contestants $(CONTESTANTS))
 	@cat bench/results/count/table.txt
 
-bench-engine: build ## Measure Fairlead under Docker, beside either alone; eight minutes.
+bench-engine: build ## Compare Fairlead under Docker with either alone; eight minutes.
 	@$(ROOT)
 	@$(DEPS) bench
 	@$(call RUN_BENCH,engine,--seconds 0.6 --contestants $(ENGINE))
 
-bench-full: build ## Measure everything; hours.
+bench-full: build ## Measure every case; takes hours.
 	@$(ROOT)
 	@$(DEPS) bench
 	@$(DOCKER29)
 	@$(call RUN_BENCH,all,)
 
-bench-growth: build ## Measure many ports, many flows, and how fast they are made; an hour or more.
+bench-growth: build ## Measure with many ports and flows, and their setup; an hour or more.
 	@$(ROOT)
 	@$(DEPS) bench
 	@$(DOCKER29)
 	@$(call RUN_BENCH,growth,)
 
-bench-smoke: ## Try the benchmarks for a moment; part of make test.
+bench-smoke: ## Run every benchmark briefly; part of make test.
 	@$(DEPS) bench
 	$(GO) test -count=1 -run TestSmoke ./bench
 
@@ -112,12 +112,12 @@ fuzz: ## Compare with the kernel's own NAT on random packets for DURATION, as ro
 	@$(DEPS) test
 	$(GO) test -count=1 -timeout 0 -v -run TestDifferences ./test/fuzz -seed 0 -sequences 0 -time $(DURATION)
 
-demo: build ## See real programs talk through Fairlead, in namespaces, as root.
+demo: build ## Show real programs that communicate through Fairlead, in namespaces, as root.
 	@$(ROOT)
 	@$(DEPS) demo
 	@bin/fairlead demo
 
-install: build ## Install binaries and the systemd units (PREFIX, CNIDIR, NETAVARKDIR, DESTDIR); starts nothing.
+install: build ## Install binaries and the systemd units (PREFIX, CNIDIR, NETAVARKDIR, DESTDIR); does not start them.
 	install -D -m 0755 bin/fairlead $(DESTDIR)$(PREFIX)/bin/fairlead
 	install -D -m 0755 bin/fairlead-cni $(DESTDIR)$(CNIDIR)/fairlead-cni
 	install -D -m 0755 bin/fairlead-netavark $(DESTDIR)$(NETAVARKDIR)/fairlead
@@ -127,9 +127,9 @@ install: build ## Install binaries and the systemd units (PREFIX, CNIDIR, NETAVA
 	install -m 0644 deploy/fairlead.socket $(DESTDIR)$(UNITDIR)/fairlead.socket
 	install -D -m 0644 deploy/fairlead.sysusers $(DESTDIR)$(SYSUSERSDIR)/fairlead.conf
 
-docker-plugin: ## Make in PLUGINDIR what `docker plugin create` takes.
+docker-plugin: ## Create the input of `docker plugin create` in PLUGINDIR.
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto $(LDFLAGS) -o $(PLUGINDIR)/rootfs/fairlead ./cmd/fairlead
 	install -m 0644 deploy/docker-plugin/config.json $(PLUGINDIR)/config.json
 
-clean: ## Remove what make build made.
+clean: ## Remove the output of make build.
 	rm -rf bin

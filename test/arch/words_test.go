@@ -76,13 +76,14 @@ var notYet = []string{
 	"bench",
 	"bpf",
 	"cmd",
-	"deploy",
-	"docs",
+	"docs/checklist.md",
+	"docs/datapath.md",
+	"docs/decisions",
+	"docs/faults.md",
+	"docs/fuzzing.md",
 	"loader",
 	"maps",
 	"test",
-	"README.md",
-	"Makefile",
 }
 
 func unread(rel string) bool {
