@@ -428,8 +428,11 @@ func closedSocketAnswers(d difference) bool {
 
 // The kernel does not answer ICMP of types that it does not know: they may be errors. Fairlead knows which are.
 func hopLimitOddICMP(d difference) bool {
-	return d.st().TTL == 1 && d.flow().Proto == unix.IPPROTO_ICMP && d.flow().Dport == 200 && d.kernel == nil &&
-		(d.fairlead.node == d.flow().Client) == (d.st().Kind == "forward")
+	f := d.flow()
+	// self: it asks itself, by the gateway's MAC
+	self := f.Client != "host" && nodeOf(f.Client).addr(familyOf(f.Dst)) == f.Dst
+	return d.st().TTL == 1 && f.Proto == unix.IPPROTO_ICMP && f.Dport == 200 && d.kernel == nil &&
+		(d.fairlead.node == f.Client) == (d.st().Kind == "forward" || self)
 }
 
 // compare pairs what came out of both twins and returns what no rule explains. ends: the row that
