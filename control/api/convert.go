@@ -153,7 +153,7 @@ func NewEndpointConfig(spec model.EndpointSpec) *EndpointConfig {
 		c.MacAddress = spec.MAC.String()
 	}
 	if spec.IPv4.IsValid() || spec.IPv6.IsValid() {
-		c.IPAMConfig = &EndpointIPAM{IPv4Address: addrString(spec.IPv4), IPv6Address: addrString(spec.IPv6), Leased: spec.Leased}
+		c.IPAMConfig = &EndpointIPAM{IPv4Address: model.AddrText(spec.IPv4), IPv6Address: model.AddrText(spec.IPv6), Leased: spec.Leased}
 	}
 	return c
 }
@@ -213,7 +213,7 @@ func (b *PortBinding) spec(target string) (model.PortSpec, error) {
 // isNetwork reports whether a network mode is the name of a network with
 // endpoints.
 func isNetwork(mode string) bool {
-	return mode != model.NetworkHost && mode != model.NetworkNone && !strings.HasPrefix(mode, "container:")
+	return mode != model.NetworkHost && mode != model.NetworkNone && !strings.HasPrefix(mode, model.ModeContainer)
 }
 
 // NewSandboxCreate converts a spec to a request. It does not contain the name.
@@ -233,7 +233,7 @@ func NewSandboxCreate(spec model.SandboxSpec) SandboxCreate {
 	}
 	for _, p := range spec.Ports {
 		key := formatTarget(model.PortProto{Port: p.Port, Count: p.Count, Proto: p.Proto})
-		b := PortBinding{HostIP: addrString(p.HostIP), HostPort: portRange{p.HostPort, p.HostCount}.String()}
+		b := PortBinding{HostIP: model.AddrText(p.HostIP), HostPort: portRange{p.HostPort, p.HostCount}.String()}
 		c.HostConfig.PortBindings[key] = append(c.HostConfig.PortBindings[key], b)
 	}
 	ep := spec.Endpoint
@@ -245,13 +245,6 @@ func NewSandboxCreate(spec model.SandboxSpec) SandboxCreate {
 		c.NetworkingConfig.EndpointsConfig = map[string]EndpointConfig{mode: *NewEndpointConfig(ep)}
 	}
 	return c
-}
-
-func addrString(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
 }
 
 func prefixString(p netip.Prefix) string {

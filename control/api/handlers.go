@@ -263,7 +263,7 @@ func (s *Server) flowFlush(r *http.Request) (any, error) {
 func parseAddrOrPrefix(text string) (string, error) {
 	if !strings.Contains(text, "/") {
 		addr, err := parseAddr("address", text)
-		return addrString(addr), err
+		return model.AddrText(addr), err
 	}
 	prefix, err := netip.ParsePrefix(text)
 	if err != nil {

@@ -158,7 +158,7 @@ func (s *Server) wrap(h handler) http.Handler {
 			if code == http.StatusInternalServerError {
 				s.cfg.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 			}
-			s.reply(w, r, code, errorBody{Message: oneLine(err)})
+			s.reply(w, r, code, errorBody{Message: model.OneLine(err)})
 		case v == nil:
 			w.WriteHeader(http.StatusNoContent)
 		case strings.HasSuffix(r.URL.Path, "/create"):
@@ -225,6 +225,3 @@ func decode(r *http.Request, v any) error {
 	}
 	return refuse(model.ErrInvalid, "the request body is not valid JSON: %v", err)
 }
-
-// oneLine returns the text of an error on one line. Joined errors have several lines.
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -34,7 +34,7 @@ func (v *view) network(n *model.Network, members bool) Network {
 		Containers: map[string]NetworkMember{}, Options: notNil(n.Options), Labels: notNil(n.Labels),
 	}
 	for _, s := range n.Claimed() {
-		c := IPAMConfig{Subnet: prefixString(s.Prefix), IPRange: s.IPRange.String(), Gateway: addrString(s.Gateway)}
+		c := IPAMConfig{Subnet: prefixString(s.Prefix), IPRange: s.IPRange.String(), Gateway: model.AddrText(s.Gateway)}
 		for name, a := range s.Aux {
 			if c.AuxiliaryAddresses == nil {
 				c.AuxiliaryAddresses = map[string]string{}
@@ -106,7 +106,7 @@ func (v *view) sandbox(sb *model.Sandbox) Sandbox {
 	}
 	for _, p := range sb.Ports {
 		key := formatTarget(model.PortProto{Port: p.Port, Count: p.Count, Proto: p.Proto})
-		b := PortBinding{HostIP: addrString(p.HostIP), HostPort: portRange{p.HostPort, p.Count}.String()}
+		b := PortBinding{HostIP: model.AddrText(p.HostIP), HostPort: portRange{p.HostPort, p.Count}.String()}
 		out.HostConfig.PortBindings[key] = append(out.HostConfig.PortBindings[key], b)
 	}
 	for _, p := range v.ports(sb) {
@@ -132,7 +132,7 @@ func (v *view) logPath(id string) string {
 func endpointSettings(n *model.Network, e *model.Endpoint) EndpointSettings {
 	out := EndpointSettings{
 		Aliases: e.Aliases, NetworkID: e.NetworkID, EndpointID: e.ID, InterfaceName: e.IfName,
-		IPAddress: addrString(e.IPv4.Addr()), GlobalIPv6Address: addrString(e.IPv6.Addr()),
+		IPAddress: model.AddrText(e.IPv4.Addr()), GlobalIPv6Address: model.AddrText(e.IPv6.Addr()),
 		MacAddress: e.MAC.String(), DefaultRoute: e.Gateway,
 		Bandwidth: newBandwidth(e.Bandwidth),
 	}
@@ -146,10 +146,10 @@ func endpointSettings(n *model.Network, e *model.Endpoint) EndpointSettings {
 		out.IPAMConfig.IPv6Address = out.GlobalIPv6Address
 	}
 	if s, ok := n.Subnet(true); ok && e.IPv4.IsValid() {
-		out.IPPrefixLen, out.Gateway = e.IPv4.Bits(), addrString(s.Gateway)
+		out.IPPrefixLen, out.Gateway = e.IPv4.Bits(), model.AddrText(s.Gateway)
 	}
 	if s, ok := n.Subnet(false); ok && e.IPv6.IsValid() {
-		out.GlobalIPv6PrefixLen, out.IPv6Gateway = e.IPv6.Bits(), addrString(s.Gateway)
+		out.GlobalIPv6PrefixLen, out.IPv6Gateway = e.IPv6.Bits(), model.AddrText(s.Gateway)
 	}
 	return out
 }
@@ -214,7 +214,7 @@ func clientSeenAs(n *model.Network, host, backend netip.Addr) string {
 		return ""
 	}
 	s, _ := n.Subnet(backend.Is4())
-	return addrString(s.Gateway)
+	return model.AddrText(s.Gateway)
 }
 
 func (v *view) summary(sb *model.Sandbox) SandboxSummary {

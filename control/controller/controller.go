@@ -141,6 +141,3 @@ func (c *Controller) Snapshot() *desired.Snapshot { return c.snap.Load() }
 func refuse(kind error, format string, args ...any) error {
 	return &model.Refusal{Kind: kind, Text: fmt.Sprintf(format, args...)}
 }
-
-// short returns the form of an ID that is shown to people.
-func short(id string) string { return id[:min(12, len(id))] }

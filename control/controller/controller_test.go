@@ -173,7 +173,7 @@ func (w *world) check() {
 	for id, a := range w.addrs {
 		b := fresh.addrs[id]
 		if b == nil || !sameFree(a.v4, b.v4) || !sameFree(a.v6, b.v6) {
-			w.t.Errorf("address pools of network %s differ from the store's", short(id))
+			w.t.Errorf("address pools of network %s differ from the store's", model.ShortID(id))
 		}
 	}
 	if len(w.addrs) != len(fresh.addrs) {
@@ -213,7 +213,7 @@ func checkSnapshot(s *desired.Snapshot) error {
 	owner := map[string]string{}
 	own := func(what, holder string) {
 		if o, ok := owner[what]; ok {
-			bad("%s belongs to %s and %s", what, short(o), short(holder))
+			bad("%s belongs to %s and %s", what, model.ShortID(o), model.ShortID(holder))
 		}
 		owner[what] = holder
 	}
@@ -251,7 +251,7 @@ func checkSnapshot(s *desired.Snapshot) error {
 		own("sandbox name "+sb.Name, id)
 		if sb.NetNS != "" && !joinsSandbox(sb.NetworkMode) {
 			own("netns "+sb.NetNS, id)
-			netns[modeContainer+id] = sb.NetNS
+			netns[model.ModeContainer+id] = sb.NetNS
 		}
 	}
 	for sb := range s.Sandboxes() {
@@ -269,7 +269,7 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 		n, sb := s.Network(ep.NetworkID), s.Sandbox(ep.SandboxID)
 		waits := ep.SandboxID == "" && !ep.Reserved.IsZero() && !ep.Gateway
 		if n == nil || sb == nil && !waits {
-			bad("endpoint %s lacks its network or sandbox", short(id))
+			bad("endpoint %s lacks its network or sandbox", model.ShortID(id))
 			continue
 		}
 		if sb != nil {
@@ -277,7 +277,7 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 			own("interface "+sb.ID+ep.IfName, id)
 			own(fmt.Sprint("order ", sb.ID, ep.Order), id)
 			if sb.Foreign != n.Foreign || sb.Foreign == ep.Reserved.IsZero() {
-				bad("endpoint %s mixes objects of Fairlead and of an engine", short(id))
+				bad("endpoint %s mixes objects of Fairlead and of an engine", model.ShortID(id))
 			}
 		}
 		own(fmt.Sprint(n.ID, ep.MAC), id)
@@ -287,7 +287,7 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 			}
 			own(fmt.Sprint(n.ID, p.Addr()), id)
 			if sub, ok := n.Subnet(p.Addr().Is4()); !ok || sub.Prefix != p.Masked() {
-				bad("endpoint %s has address %v outside its network", short(id), p)
+				bad("endpoint %s has address %v outside its network", model.ShortID(id), p)
 			}
 		}
 		if ep.Gateway {

@@ -43,7 +43,7 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("connected sandbox", "sandbox", sb.Name, "network", n.Name, "ipv4", addrText(ep.IPv4.Addr()), "ipv6", addrText(ep.IPv6.Addr()))
+	c.cfg.Log.Info("connected sandbox", "sandbox", sb.Name, "network", n.Name, "ipv4", model.AddrText(ep.IPv4.Addr()), "ipv6", model.AddrText(ep.IPv6.Addr()))
 	return ep, nil
 }
 
@@ -214,7 +214,7 @@ func (t *tx) macOwner(n *model.Network, m model.MAC) string {
 	case ep == nil:
 		return ""
 	case ep.SandboxID == "":
-		return "endpoint " + short(ep.ID)
+		return "endpoint " + model.ShortID(ep.ID)
 	}
 	return sandboxName(t.next, ep.SandboxID)
 }
@@ -311,12 +311,4 @@ func (t *tx) chooseGateway(sandboxID string) *model.Endpoint {
 
 func hasDefaultRoute(n *model.Network) bool {
 	return !n.Internal && slices.ContainsFunc(n.Subnets, func(s model.Subnet) bool { return s.Gateway.IsValid() })
-}
-
-// addrText returns "" for the zero Addr.
-func addrText(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
 }

@@ -56,7 +56,7 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 		t.storeOnly = true
 		n := t.next.Network(networkID)
 		if n == nil || !n.Foreign {
-			return refuse(model.ErrNotFound, "network %s is not known to Fairlead (remove it from the engine and create it again)", short(networkID))
+			return refuse(model.ErrNotFound, "network %s is not known to Fairlead (remove it from the engine and create it again)", model.ShortID(networkID))
 		}
 		if ep = t.next.Endpoint(spec.ForeignID); ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
 			return nil // a retry: the engine did not receive the response
@@ -113,7 +113,7 @@ func (t *tx) isInUse(ep *model.Endpoint) bool {
 	}
 	inner, err := t.c.cfg.Kernel.InnerEnd(ep)
 	if err != nil {
-		t.c.cfg.Log.Warn("cannot determine whether the engine still uses the endpoint; keeping it", "endpoint", short(ep.ID), "err", err)
+		t.c.cfg.Log.Warn("cannot determine whether the engine still uses the endpoint; keeping it", "endpoint", model.ShortID(ep.ID), "err", err)
 	}
 	return err != nil || inner == model.InnerTaken
 }
@@ -176,7 +176,7 @@ func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("sandbox joined by the engine", "sandbox", name, "network", n.Name, "ipv4", addrText(ep.IPv4.Addr()), "ipv6", addrText(ep.IPv6.Addr()))
+	c.cfg.Log.Info("sandbox joined by the engine", "sandbox", name, "network", n.Name, "ipv4", model.AddrText(ep.IPv4.Addr()), "ipv6", model.AddrText(ep.IPv6.Addr()))
 	return ep, nil
 }
 
@@ -206,7 +206,7 @@ func (t *tx) foreignEndpoint(id string) (*model.Endpoint, error) {
 	if ep := t.next.Endpoint(id); ep != nil && !ep.Reserved.IsZero() {
 		return ep, nil
 	}
-	return nil, refuse(model.ErrNotFound, "endpoint %s is not known to Fairlead (disconnect the container with force, or remove it, and start it again)", short(id))
+	return nil, refuse(model.ErrNotFound, "endpoint %s is not known to Fairlead (disconnect the container with force, or remove it, and start it again)", model.ShortID(id))
 }
 
 // foreignSandbox finds or creates the engine-managed sandbox of a namespace.
@@ -237,7 +237,7 @@ func (c *Controller) ReleaseEndpoint(ctx context.Context, id string) error {
 			return nil
 		}
 		if ep.Reserved.IsZero() {
-			return refuse(model.ErrForbidden, "endpoint %s is managed by Fairlead (use: fairlead network disconnect)", short(id))
+			return refuse(model.ErrForbidden, "endpoint %s is managed by Fairlead (use: fairlead network disconnect)", model.ShortID(id))
 		}
 		t.ignoreApplyErr = true
 		t.releaseEndpoint(ep)

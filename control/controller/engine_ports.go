@@ -77,7 +77,7 @@ func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
 	if sb := t.next.Sandbox(ep.SandboxID); sb != nil {
 		return ep, sb, nil
 	}
-	return nil, nil, refuse(model.ErrInvalid, "no sandbox has joined endpoint %s (join first)", short(id))
+	return nil, nil, refuse(model.ErrInvalid, "no sandbox has joined endpoint %s (join first)", model.ShortID(id))
 }
 
 // gatewaysWith returns the gateways of a sandbox after the engine has made ep one (for IPv4

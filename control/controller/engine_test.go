@@ -142,7 +142,7 @@ func TestEnginePortsMove(t *testing.T) {
 		}
 		for p := range w.Snapshot().Publishes() {
 			if p.EndpointID != id {
-				t.Errorf("served by %s, want %s", short(p.EndpointID), short(id))
+				t.Errorf("served by %s, want %s", model.ShortID(p.EndpointID), model.ShortID(id))
 			}
 		}
 		w.check()

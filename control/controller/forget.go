@@ -59,7 +59,7 @@ func (c *Controller) RemoveOrphaned(ctx context.Context, ids []string) error {
 		return err
 	}
 	for _, n := range networks {
-		c.cfg.Log.Info("removed orphaned network", "network", n.Name, "id", short(n.ID))
+		c.cfg.Log.Info("removed orphaned network", "network", n.Name, "id", model.ShortID(n.ID))
 	}
 	for _, p := range pools {
 		c.cfg.Log.Info("released orphaned address pool", "pool", p.Prefix.String())

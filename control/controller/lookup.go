@@ -104,7 +104,7 @@ func connection(s *desired.Snapshot, sandboxID, networkID string) *model.Endpoin
 
 // joinersOf lists the sandboxes that share a sandbox's namespace, by name.
 func joinersOf(s *desired.Snapshot, sandboxID string) []*model.Sandbox {
-	return slices.SortedFunc(s.SandboxesInMode(modeContainer+sandboxID), func(a, b *model.Sandbox) int { return strings.Compare(a.Name, b.Name) })
+	return slices.SortedFunc(s.SandboxesInMode(model.ModeContainer+sandboxID), func(a, b *model.Sandbox) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // sandboxName returns a name for messages. It is the short ID if the sandbox does not
@@ -113,5 +113,5 @@ func sandboxName(s *desired.Snapshot, id string) string {
 	if sb := s.Sandbox(id); sb != nil {
 		return sb.Name
 	}
-	return short(id)
+	return model.ShortID(id)
 }

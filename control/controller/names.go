@@ -57,7 +57,7 @@ func chooseID[V any](withPrefix func(string) iter.Seq[*V], given string) (string
 	case !idRule.MatchString(given):
 		return "", refuse(model.ErrInvalid, "invalid ID %q (want 64 hexadecimal digits in lower case)", given)
 	case first(withPrefix(given[:idPrefix])) != nil:
-		return "", refuse(model.ErrConflict, "ID %s begins like another ID (try again with another)", short(given))
+		return "", refuse(model.ErrConflict, "ID %s begins like another ID (try again with another)", model.ShortID(given))
 	}
 	return given, nil
 }

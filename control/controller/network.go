@@ -30,7 +30,7 @@ func (c *Controller) CreateNetwork(ctx context.Context, spec model.NetworkSpec) 
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("created network", "network", n.Name, "id", short(n.ID))
+	c.cfg.Log.Info("created network", "network", n.Name, "id", model.ShortID(n.ID))
 	return n, nil
 }
 
@@ -54,7 +54,7 @@ func validateNetworkSpec(spec model.NetworkSpec) error {
 		return refuse(model.ErrInvalid, "invalid network name %q: it contains control characters, or begins or ends with a blank (choose another)", name)
 	case name == "." || name == "..":
 		return refuse(model.ErrInvalid, "invalid network name %q: it is a directory in paths, such as those of the API (choose another)", name)
-	case name == "default" || strings.HasPrefix(name, modeContainer):
+	case name == "default" || strings.HasPrefix(name, model.ModeContainer):
 		return refuse(model.ErrInvalid, "invalid network name %q: it has another meaning in --network (choose another)", name)
 	case predefined(name):
 		return refuse(model.ErrForbidden, "operation is not permitted on predefined %s network (choose another name)", name)
@@ -258,7 +258,7 @@ func (c *Controller) removeNetwork(ctx context.Context, ref string, foreign bool
 		return nil
 	})
 	if err == nil {
-		c.cfg.Log.Info("removed network", "network", n.Name, "id", short(n.ID))
+		c.cfg.Log.Info("removed network", "network", n.Name, "id", model.ShortID(n.ID))
 	}
 	return err
 }
@@ -275,7 +275,7 @@ func describeMembers(s *desired.Snapshot, eps []*model.Endpoint) string {
 		if i > 0 {
 			b.WriteString(", ")
 		}
-		fmt.Fprintf(&b, "name:%q id:%q", sandboxName(s, ep.SandboxID), short(ep.SandboxID))
+		fmt.Fprintf(&b, "name:%q id:%q", sandboxName(s, ep.SandboxID), model.ShortID(ep.SandboxID))
 	}
 	return b.String()
 }

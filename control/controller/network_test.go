@@ -224,7 +224,7 @@ func TestCreateNetworkSubnets(t *testing.T) {
 			}
 			w.sandbox(model.SandboxSpec{Name: "sb", NetworkMode: "n"})
 			ep := w.endpoint("n", "sb")
-			if got := normal(strings.TrimSpace(addrText(ep.IPv4.Addr()) + " " + addrText(ep.IPv6.Addr()))); got != tt.next {
+			if got := normal(strings.TrimSpace(model.AddrText(ep.IPv4.Addr()) + " " + model.AddrText(ep.IPv6.Addr()))); got != tt.next {
 				t.Errorf("addresses = %q, want %q", got, tt.next)
 			}
 			w.check()

@@ -99,7 +99,7 @@ func (c *Controller) Reap(ctx context.Context) error {
 		c.cfg.Log.Info("removed endpoints orphaned by an engine", "count", released)
 	}
 	for _, sb := range vanished {
-		c.cfg.Log.Info("removed sandbox: its network namespace is gone and the runtime did not remove it", "sandbox", sb.Name, "id", short(sb.ID))
+		c.cfg.Log.Info("removed sandbox: its network namespace is gone and the runtime did not remove it", "sandbox", sb.Name, "id", model.ShortID(sb.ID))
 	}
 	return nil
 }
@@ -151,7 +151,7 @@ func (c *Controller) exitedSandboxes(s *desired.Snapshot) []*model.Sandbox {
 			if shared == nil {
 				shared = joinedModes(s)
 			}
-			if !shared[modeContainer+sb.ID] {
+			if !shared[model.ModeContainer+sb.ID] {
 				out = append(out, sb)
 			}
 		}
@@ -183,7 +183,7 @@ func (c *Controller) orphanedEndpoints(s *desired.Snapshot) []*model.Endpoint {
 		if ep.SandboxID != "" {
 			var err error
 			if inner, err = c.cfg.Kernel.InnerEnd(ep); err != nil {
-				c.cfg.Log.Warn("cannot determine whether the engine still uses the endpoint; keeping it", "endpoint", short(ep.ID), "err", err)
+				c.cfg.Log.Warn("cannot determine whether the engine still uses the endpoint; keeping it", "endpoint", model.ShortID(ep.ID), "err", err)
 				continue
 			}
 		}

@@ -13,17 +13,13 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-const (
-	// modeContainer is the prefix of the network mode that shares a sandbox's namespace.
-	modeContainer = "container:"
-	// modeDefault is Docker's alias of the network bridge.
-	modeDefault = "default"
-)
+// modeDefault is Docker's alias of the network bridge.
+const modeDefault = "default"
 
 // hostnameRule is the rule of RFC 1123, extended by the underscore as in Docker.
 var hostnameRule = regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9_])?$`)
 
-func joinsSandbox(mode string) bool { return strings.HasPrefix(mode, modeContainer) }
+func joinsSandbox(mode string) bool { return strings.HasPrefix(mode, model.ModeContainer) }
 
 // CreateSandbox creates a sandbox and attaches it to its first network.
 func (c *Controller) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
@@ -38,7 +34,7 @@ func (c *Controller) CreateSandbox(ctx context.Context, spec model.SandboxSpec) 
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("created sandbox", "sandbox", sb.Name, "id", short(sb.ID), "network", sb.NetworkMode)
+	c.cfg.Log.Info("created sandbox", "sandbox", sb.Name, "id", model.ShortID(sb.ID), "network", sb.NetworkMode)
 	return sb, nil
 }
 
@@ -153,10 +149,10 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 	for o := range t.next.SandboxesNamed(sb.Name) {
 		if o.HasName(sb.Name) {
 			return nil, refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: %s rm %s, or choose another name)",
-				sb.Name, short(o.ID), managingCLI(o.Foreign), sb.Name)
+				sb.Name, model.ShortID(o.ID), managingCLI(o.Foreign), sb.Name)
 		}
 	}
-	if ref, ok := strings.CutPrefix(spec.NetworkMode, modeContainer); ok {
+	if ref, ok := strings.CutPrefix(spec.NetworkMode, model.ModeContainer); ok {
 		if err := t.joinSandbox(sb, ref); err != nil {
 			return nil, err
 		}
@@ -196,7 +192,7 @@ func (t *tx) joinSandbox(sb *model.Sandbox, ref string) error {
 	if to.Foreign {
 		return refuseForeign("sandbox "+to.Name, "docker run --network container:…")
 	}
-	sb.NetNS, sb.NetworkMode = to.NetNS, modeContainer+to.ID
+	sb.NetNS, sb.NetworkMode = to.NetNS, model.ModeContainer+to.ID
 	if joinsSandbox(to.NetworkMode) {
 		sb.NetworkMode = to.NetworkMode // of the sandbox that has the namespace
 	}
@@ -213,7 +209,7 @@ func (t *tx) giveNamespace(sb *model.Sandbox, n *model.Network) error {
 		return nil
 	}
 	if sb.NetNS == "" {
-		sb.NetNS, sb.Owned = filepath.Join(t.c.cfg.RunDir, "netns", short(sb.ID)), true
+		sb.NetNS, sb.Owned = filepath.Join(t.c.cfg.RunDir, "netns", model.ShortID(sb.ID)), true
 		return nil
 	}
 	for o := range t.next.SandboxesAt(sb.NetNS) {
@@ -253,7 +249,7 @@ func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) 
 }
 
 func (c *Controller) logRemoved(sb *model.Sandbox) {
-	c.cfg.Log.Info("removed sandbox", "sandbox", sb.Name, "id", short(sb.ID))
+	c.cfg.Log.Info("removed sandbox", "sandbox", sb.Name, "id", model.ShortID(sb.ID))
 }
 
 func (t *tx) removeSandbox(sb *model.Sandbox) {

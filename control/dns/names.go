@@ -13,9 +13,6 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// shortID is the number of digits of a sandbox's ID that form one of its names.
-const shortID = 12
-
 // names are the names in one snapshot. They are immutable: update returns the next ones.
 type names struct {
 	snapshot *desired.Snapshot
@@ -116,7 +113,7 @@ func rank(ep *model.Endpoint) int {
 // namesOf returns a sandbox's names in the network of one of its endpoints, in lower case and
 // without duplicates.
 func namesOf(sb *model.Sandbox, ep *model.Endpoint) (list []string) {
-	for _, name := range append([]string{sb.Name, sb.ID[:min(shortID, len(sb.ID))], sb.Hostname}, ep.Aliases...) {
+	for _, name := range append([]string{sb.Name, model.ShortID(sb.ID), sb.Hostname}, ep.Aliases...) {
 		if name = strings.ToLower(name); name != "" && !slices.Contains(list, name) {
 			list = append(list, name)
 		}

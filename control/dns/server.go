@@ -24,9 +24,6 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// port is the port of DNS, over UDP and TCP.
-const port = 53
-
 // maxStreams is the maximum number of concurrent TCP connections per address, which may be idle
 // for 8 s. Further ones wait.
 const maxStreams = 128
@@ -194,7 +191,7 @@ type listener struct {
 func (s *Server) listen(addr netip.Addr, network string) (*listener, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &listener{network: network, stop: stop}
-	at := netip.AddrPortFrom(addr, port).String()
+	at := netip.AddrPortFrom(addr, model.PortDNS).String()
 	lc := net.ListenConfig{Control: control}
 	packets, err := lc.ListenPacket(ctx, "udp", at)
 	if err != nil {

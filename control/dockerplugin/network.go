@@ -46,7 +46,7 @@ func (s *Server) createNetwork(ctx context.Context, r *networkRequest) (any, err
 		return nil, refuse("the network has no ID")
 	}
 	spec := model.NetworkSpec{
-		Name: namePrefix + short(r.NetworkID), ForeignID: r.NetworkID, Engine: s.requester(ctx),
+		Name: namePrefix + model.ShortID(r.NetworkID), ForeignID: r.NetworkID, Engine: s.requester(ctx),
 		Internal: r.Options.Internal, Options: r.Options.Generic,
 	}
 	for _, data := range slices.Concat(r.IPv4Data, r.IPv6Data) {
@@ -175,7 +175,7 @@ func (s *Server) deleteEndpoint(ctx context.Context, r *ids) (any, error) {
 // endpointInfo returns nothing: the engine discards the ports that a remote driver reports.
 func (s *Server) endpointInfo(_ context.Context, r *ids) (any, error) {
 	if s.cfg.Controller.Snapshot().Endpoint(r.EndpointID) == nil {
-		return nil, refuse("endpoint %s is not known to Fairlead", short(r.EndpointID))
+		return nil, refuse("endpoint %s is not known to Fairlead", model.ShortID(r.EndpointID))
 	}
 	return struct{ Value map[string]any }{map[string]any{}}, nil
 }
@@ -201,20 +201,12 @@ func (s *Server) join(ctx context.Context, r *joinRequest) (any, error) {
 	}
 	n := s.cfg.Controller.Snapshot().Network(ep.NetworkID)
 	if n == nil {
-		return nil, fmt.Errorf("network %s was removed", short(ep.NetworkID))
+		return nil, fmt.Errorf("network %s was removed", model.ShortID(ep.NetworkID))
 	}
 	out := joinAnswer{DisableGatewayService: true}
 	out.InterfaceName.SrcName, out.InterfaceName.DstPrefix = ep.IfName, n.InterfacePrefix()
-	out.Gateway, out.GatewayIPv6 = addrText(n.DefaultGateway(ep, true)), addrText(n.DefaultGateway(ep, false))
+	out.Gateway, out.GatewayIPv6 = model.AddrText(n.DefaultGateway(ep, true)), model.AddrText(n.DefaultGateway(ep, false))
 	return out, nil
-}
-
-// addrText returns an address as text, or "" for none.
-func addrText(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
 }
 
 // leave stops serving published ports. The devices stay until the endpoint is deleted, since the
@@ -240,6 +232,3 @@ func (s *Server) publish(ctx context.Context, r *publishRequest) (any, error) {
 	}
 	return done{}, s.cfg.Controller.PublishEndpoint(ctx, r.EndpointID, ports, r.Options.IPv4Only)
 }
-
-// short returns the form of an ID that users see.
-func short(id string) string { return id[:min(12, len(id))] }

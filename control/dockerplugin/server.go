@@ -21,7 +21,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/desired"
@@ -144,12 +143,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func Refuse(ctx context.Context, l net.Listener, reason error, log *slog.Logger) error {
 	s := &Server{cfg: Config{Log: log}}
 	refuse := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		s.refused(w, http.StatusInternalServerError, oneLine(reason))
+		s.refused(w, http.StatusInternalServerError, model.OneLine(reason))
 	})
 	return httpserve.Serve(ctx, "Docker", l, refuse, requestTimeout, log)
 }
-
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func (s *Server) wrap(h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -169,7 +166,7 @@ func (s *Server) wrap(h handler) http.Handler {
 		out, err := h(ctx, body)
 		if err != nil {
 			s.cfg.Log.Warn("refused Docker request", "path", r.URL.Path, "err", err)
-			s.refused(w, http.StatusInternalServerError, oneLine(err))
+			s.refused(w, http.StatusInternalServerError, model.OneLine(err))
 			return
 		}
 		s.reply(w, http.StatusOK, out)

@@ -22,6 +22,13 @@ const (
 	NetworkNone   = "none"
 )
 
+// ModeContainer is the prefix of the network mode of a sandbox that shares the namespace of
+// another one, whose ID follows.
+const ModeContainer = "container:"
+
+// PortDNS is the port of the DNS servers at the gateways.
+const PortDNS = 53
+
 // Drivers of a Network, under Docker's names.
 const (
 	DriverBridge = "bridge"

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -229,7 +230,7 @@ func (p *pass) finishSandbox(b *sandbox) {
 	}
 	if b.gone {
 		b.gone = false
-		p.r.log.Info("sandbox is back", "sandbox", b.want.Name, "id", short(b.id))
+		p.r.log.Info("sandbox is back", "sandbox", b.want.Name, "id", model.ShortID(b.id))
 	}
 	for _, e := range members {
 		if e.finished || e.dirty {

@@ -35,7 +35,7 @@ func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
 	defer r.mu.Unlock()
 	e := r.endpoints[endpointID]
 	if e == nil || e.want == nil || r.sandboxes[e.want.SandboxID] == nil {
-		return fmt.Errorf("endpoint %s does not exist", short(endpointID))
+		return fmt.Errorf("endpoint %s does not exist", model.ShortID(endpointID))
 	}
 	b := r.sandboxes[e.want.SandboxID]
 	ns, err := r.nl.OpenSandboxNetNS(b.want.NetNS)
@@ -44,7 +44,7 @@ func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
 	}
 	defer ns.Close()
 	if err := rtnl.CompareSandbox(ns, e.peerIf, e.want.IfName, gateways); err != nil {
-		return fmt.Errorf("sandbox %s: %w", short(b.id), err)
+		return fmt.Errorf("sandbox %s: %w", model.ShortID(b.id), err)
 	}
 	return nil
 }
@@ -53,7 +53,7 @@ func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
 func (r *Reconciler) checkAll(ctx context.Context, id string) error {
 	b := r.sandboxes[id]
 	if b == nil || r.snap.Sandbox(id) == nil {
-		return fmt.Errorf("sandbox %s does not exist", short(id))
+		return fmt.Errorf("sandbox %s does not exist", model.ShortID(id))
 	}
 	start := time.Now()
 	p, err := r.newPass(ctx, r.snap)
@@ -78,10 +78,10 @@ func (p *pass) unrepaired(b *sandbox) error {
 	}
 	switch {
 	case b.gone && p.r.hasDevice(b.id):
-		errs = append(errs, fmt.Errorf("sandbox %s: its network namespace exists, but not at %s (bind-mount it there again)", short(b.id), b.want.NetNS))
+		errs = append(errs, fmt.Errorf("sandbox %s: its network namespace exists, but not at %s (bind-mount it there again)", model.ShortID(b.id), b.want.NetNS))
 	case b.gone:
 		errs = append(errs, &model.Refusal{Kind: model.ErrGone, Text: fmt.Sprintf(
-			"sandbox %s: its network namespace %s no longer exists", short(b.id), b.want.NetNS)})
+			"sandbox %s: its network namespace %s no longer exists", model.ShortID(b.id), b.want.NetNS)})
 	case b.dirty:
 		errs = append(errs, errors.New(b.lastErr))
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // isShared reports whether the sandbox is in another one's namespace.
-func isShared(b *model.Sandbox) bool { return strings.HasPrefix(b.NetworkMode, "container:") }
+func isShared(b *model.Sandbox) bool { return strings.HasPrefix(b.NetworkMode, model.ModeContainer) }
 
 // makeNamespaces creates the owned namespaces that are missing.
 func (p *pass) makeNamespaces() {
@@ -172,7 +172,7 @@ func (p *pass) markGone(b *sandbox, err error) {
 	}
 	b.gone, b.goneAt = true, time.Now()
 	p.r.log.Warn("network namespace missing; sandbox disconnected",
-		"sandbox", b.want.Name, "id", short(b.id), "err", err)
+		"sandbox", b.want.Name, "id", model.ShortID(b.id), "err", err)
 }
 
 // errPairGone means that an engine's pair of devices was deleted, by the end of the container's

@@ -192,9 +192,6 @@ func (r *Reconciler) inLocalPrefix(addr netip.Addr) bool {
 	return err == nil && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// dnsPort is the port of the DNS servers at the gateways.
-const dnsPort = 53
-
 // dnsAddrs returns the addresses of Fairlead's DNS servers.
 func (r *Reconciler) dnsAddrs() (list []netip.Addr) {
 	r.mu.Lock()
@@ -222,7 +219,7 @@ func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Ad
 	}
 	for _, a := range addrs {
 		err := tryBind(proto, netip.AddrPortFrom(a, port), true)
-		if port == dnsPort && a.IsUnspecified() && errors.Is(err, unix.EADDRINUSE) && boundOnlyAt(served, proto, a.Is4(), port) {
+		if port == model.PortDNS && a.IsUnspecified() && errors.Is(err, unix.EADDRINUSE) && boundOnlyAt(served, proto, a.Is4(), port) {
 			continue
 		}
 		// A host without a family cannot have the port in it.

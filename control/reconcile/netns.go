@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -92,7 +93,7 @@ func (r *Reconciler) watchSandbox(b *sandbox, ns *rtnl.NetNS) {
 	}
 	number, err := r.netnsWatch.Add(ns)
 	if err != nil {
-		r.log.Warn("cannot watch the sandbox; changes in it are noticed late", "sandbox", b.want.Name, "id", short(b.id), "err", err)
+		r.log.Warn("cannot watch the sandbox; changes in it are noticed late", "sandbox", b.want.Name, "id", model.ShortID(b.id), "err", err)
 	}
 	b.number = number
 }

@@ -136,7 +136,7 @@ func TestBacklog(t *testing.T) {
 	}
 	for _, id := range waited {
 		if w.r.sandboxes[id].number < 0 || slices.Contains(b.waiting, id) {
-			t.Errorf("sandbox %s waited and has to wait again", short(id))
+			t.Errorf("sandbox %s waited and has to wait again", model.ShortID(id))
 		}
 	}
 }

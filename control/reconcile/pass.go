@@ -158,7 +158,7 @@ func (p *pass) setErr(lastErr *string, what, id string, err error) {
 		*lastErr = ""
 		return
 	}
-	err = fmt.Errorf("%s %s: %w", what, short(id), err)
+	err = fmt.Errorf("%s %s: %w", what, model.ShortID(id), err)
 	if !p.repair {
 		p.fail(err)
 	} else if *lastErr != err.Error() {
@@ -167,8 +167,6 @@ func (p *pass) setErr(lastErr *string, what, id string, err error) {
 	}
 	*lastErr = err.Error()
 }
-
-func short(id string) string { return id[:min(12, len(id))] }
 
 // diff collects what the snapshot changes compared to before, the one that was applied last. The
 // zero Snapshot stands for none.
