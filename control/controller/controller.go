@@ -26,6 +26,15 @@ type Kernel interface {
 	// Apply brings the kernel from the previous snapshot to this one. After an
 	// error the controller applies the previous snapshot again.
 	Apply(ctx context.Context, s *desired.Snapshot) error
+	// InnerEnd returns where the inner end of an engine-managed endpoint is.
+	InnerEnd(ep *model.Endpoint) (model.InnerEnd, error)
+	// VanishedSandboxes lists the sandboxes whose network namespace has been missing for
+	// at least this long.
+	VanishedSandboxes(least time.Duration) []string
+}
+
+// HostFacts is the interface to the code that reads facts of the host.
+type HostFacts interface {
 	// HostPrefixes returns the prefixes that the host has addresses in or routes to.
 	HostPrefixes(ctx context.Context) ([]netip.Prefix, error)
 	// HostAddr finds an address of the host within a prefix, and the device that
@@ -35,11 +44,6 @@ type Kernel interface {
 	// address; a zero address stands for all addresses. syscall.EADDRINUSE or
 	// model.ErrConflict means that another program uses one of them.
 	PortFree(proto model.Proto, addr netip.Addr, port, count uint16) error
-	// InnerEnd returns where the inner end of an engine-managed endpoint is.
-	InnerEnd(ep *model.Endpoint) (model.InnerEnd, error)
-	// VanishedSandboxes lists the sandboxes whose network namespace has been missing for
-	// at least this long.
-	VanishedSandboxes(least time.Duration) []string
 	// EphemeralRange returns the lowest and the highest port for automatic host ports.
 	EphemeralRange() (lo, hi uint16)
 }
@@ -48,6 +52,7 @@ type Kernel interface {
 type Config struct {
 	Store  store.Store // required
 	Kernel Kernel      // required
+	Host   HostFacts   // required
 	// RunDir is the daemon's run directory; required, absolute. Fairlead creates
 	// its network namespaces in RunDir/netns.
 	RunDir string
@@ -74,6 +79,8 @@ func (c *Config) validate() error {
 		return errors.New("controller: no store")
 	case c.Kernel == nil:
 		return errors.New("controller: no kernel")
+	case c.Host == nil:
+		return errors.New("controller: no facts of the host")
 	case !filepath.IsAbs(c.RunDir):
 		return fmt.Errorf("controller: run directory %q is not absolute", c.RunDir)
 	}

@@ -113,9 +113,15 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-func (w *world) config(s store.Store, k Kernel) Config {
+// kernelAndHost is implemented by the fakes.
+type kernelAndHost interface {
+	Kernel
+	HostFacts
+}
+
+func (w *world) config(s store.Store, k kernelAndHost) Config {
 	return Config{
-		Store: s, Kernel: k, RunDir: "/run/fl",
+		Store: s, Kernel: k, Host: k, RunDir: "/run/fl",
 		Alive: func(pid int, _ uint64) bool { return w.alive[pid] },
 		Now:   func() time.Time { return w.now },
 	}

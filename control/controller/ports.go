@@ -234,7 +234,7 @@ func (t *tx) choosePort(s model.PortSpec, gw *model.Endpoint, b *model.PortBindi
 	case 1:
 		return t.findPort(b, int(s.HostPort), int(s.HostPort)+int(s.HostCount)-1, 0)
 	}
-	lo, hi := t.c.cfg.Kernel.EphemeralRange()
+	lo, hi := t.c.cfg.Host.EphemeralRange()
 	if err := t.findPort(b, int(lo), int(hi), int(t.c.nextPort)); err != nil {
 		return err
 	}
@@ -252,7 +252,7 @@ func (t *tx) checkPort(gw *model.Endpoint, b model.PortBinding) error {
 		}
 		return refuse(model.ErrConflict, "Bind for %s failed: port is already allocated (by %s; choose another host port)", hostPort(b.HostIP, port), holder)
 	}
-	err := t.c.cfg.Kernel.PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
+	err := t.c.cfg.Host.PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
 	if err == nil {
 		return nil
 	}
@@ -296,7 +296,7 @@ func (t *tx) findPort(b *model.PortBinding, lo, hi, from int) error {
 			k += min(int(port)-first+1, lo+starts-first)
 			continue
 		}
-		err := t.c.cfg.Kernel.PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
+		err := t.c.cfg.Host.PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
 		if err == nil {
 			return nil
 		}

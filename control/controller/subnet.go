@@ -139,7 +139,7 @@ func (t *tx) checkTaken(ctx context.Context, p netip.Prefix, foreign bool) error
 	if pool := overlappingPool(t.next, p); pool != nil && !(foreign && pool.Prefix == p) {
 		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and a container engine's pool (%v); choose another --subnet", p, pool.Prefix)
 	}
-	device, addr, err := t.c.cfg.Kernel.HostAddr(ctx, p)
+	device, addr, err := t.c.cfg.Host.HostAddr(ctx, p)
 	if err != nil {
 		return fmt.Errorf("look up the host's addresses in %v: %w", p, err)
 	}
@@ -177,7 +177,7 @@ func (t *tx) pickSubnet(ctx context.Context, is4 bool, size int) (netip.Prefix, 
 // prefixesOfHost returns the prefixes that the host has addresses in or routes to.
 func (t *tx) prefixesOfHost(ctx context.Context) ([]netip.Prefix, error) {
 	if t.hostPrefixes == nil {
-		ps, err := t.c.cfg.Kernel.HostPrefixes(ctx)
+		ps, err := t.c.cfg.Host.HostPrefixes(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("list the host's prefixes: %w", err)
 		}

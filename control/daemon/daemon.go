@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -27,6 +28,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/dns"
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 	"github.com/fairlead-net/fairlead/control/gc"
+	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/metrics"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile"
@@ -249,6 +251,7 @@ func (d *daemon) openState(ctx context.Context) error {
 	d.controller, err = controller.New(controller.Config{
 		Store:        d.store,
 		Kernel:       dnsNotifier{d.reconciler, d.dns},
+		Host:         host.New(d.handle, func() []netip.Addr { return dns.Addrs(d.controller.Snapshot()) }),
 		RunDir:       d.cfg.Dirs.Run,
 		DefaultPools: d.cfg.DefaultPools,
 		Log:          d.log,

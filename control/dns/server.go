@@ -130,6 +130,14 @@ func gateways(n *model.Network) (list []netip.Addr) {
 	return list
 }
 
+// Addrs returns the addresses at which the names of a snapshot's networks are served.
+func Addrs(s *desired.Snapshot) (list []netip.Addr) {
+	for n := range s.Networks() {
+		list = append(list, gateways(n)...)
+	}
+	return list
+}
+
 // sync starts and stops listeners to match the desired snapshot.
 func (s *Server) sync() {
 	s.mu.Lock()

@@ -46,7 +46,7 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(func() { s.Close() })
 	// The pools of the daemon whose requests were recorded.
 	pools := []ipam.DefaultPool{{Base: netip.MustParsePrefix("172.17.0.0/16"), Size: 16}, {Base: netip.MustParsePrefix("172.18.0.0/15"), Size: 16}}
-	c, err := controller.New(controller.Config{Store: s, Kernel: controllertest.Kernel{Busy: 90}, RunDir: "/run/fl", DefaultPools: pools})
+	c, err := controller.New(controller.Config{Store: s, Kernel: controllertest.Kernel{}, Host: controllertest.Host{Busy: 90}, RunDir: "/run/fl", DefaultPools: pools})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,6 +57,7 @@ var (
 		"control/dns":                       {"control/model", "control/desired", "control/desired/persistent"},
 		"control/rtnl":                      {"control/model"},
 		"control/gc":                        {"maps"},
+		"control/host":                      {"control/model", "control/rtnl"},
 		"control/reconcile":                 {"control/model", "control/desired", "control/rtnl", "loader", "maps"},
 		"control/daemon":                    {"control/...", "loader", "maps"},
 		"control/controller/controllertest": {"control/model", "control/desired"},

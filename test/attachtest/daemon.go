@@ -68,7 +68,7 @@ func New(t *testing.T) *Daemon {
 	}
 	t.Cleanup(func() { st.Close() })
 	d := &Daemon{Socket: filepath.Join(dir, "sock")}
-	if d.Controller, err = controller.New(controller.Config{Store: st, Kernel: controllertest.Kernel{Busy: 22}, RunDir: dir}); err != nil {
+	if d.Controller, err = controller.New(controller.Config{Store: st, Kernel: controllertest.Kernel{}, Host: controllertest.Host{Busy: 22}, RunDir: dir}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Start(t.Context()); err != nil {
