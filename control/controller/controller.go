@@ -53,6 +53,9 @@ type Config struct {
 	Store  store.Store // required
 	Kernel Kernel      // required
 	Host   HostFacts   // required
+	// Changed is called with every new snapshot, once the kernel has it and before the verb
+	// returns. nil: nothing is.
+	Changed func(*desired.Snapshot)
 	// RunDir is the daemon's run directory; required, absolute. Fairlead creates
 	// its network namespaces in RunDir/netns.
 	RunDir string
@@ -97,6 +100,9 @@ func (c *Config) validate() error {
 	}
 	if c.StartGrace == 0 {
 		c.StartGrace = time.Minute
+	}
+	if c.Changed == nil {
+		c.Changed = func(*desired.Snapshot) {}
 	}
 	if c.Now == nil {
 		c.Now = time.Now

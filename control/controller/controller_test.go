@@ -390,3 +390,47 @@ func tcp(hostIP string, host, hostCount, port, count uint16) model.PortSpec {
 	}
 	return p
 }
+
+// A subscriber sees each change when its verb returns: also one that the kernel
+// does not need, and a forced removal that the kernel refused. A verb that failed
+// changes nothing.
+func TestChanged(t *testing.T) {
+	w := newWorld(t)
+	var seen *desired.Snapshot
+	cfg := w.config(w.store, w.kernel)
+	cfg.Changed = func(s *desired.Snapshot) { seen = s }
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	follows := func(what string) {
+		t.Helper()
+		if seen != c.Snapshot() {
+			t.Errorf("%s: not followed", what)
+		}
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	follows("start")
+	if _, err := c.CreateSandbox(t.Context(), model.SandboxSpec{Name: "box"}); err != nil {
+		t.Fatal(err)
+	}
+	follows("create")
+	w.alive[42] = true
+	if err := c.SandboxStarted(t.Context(), "box", 42, 7); err != nil {
+		t.Fatal(err)
+	}
+	follows("a report that the kernel need not know")
+	w.kernel.apply = func(*desired.Snapshot) error { return errors.New("refused") }
+	before := seen
+	if err := c.RemoveSandbox(t.Context(), "box", false); err == nil || seen != before {
+		t.Errorf("a removal that failed: %v, followed: %t", err, seen != before)
+	}
+	if err := c.RemoveSandbox(t.Context(), "box", true); err != nil {
+		t.Fatal(err)
+	}
+	if follows("a forced removal"); seen == before {
+		t.Error("a forced removal changed nothing")
+	}
+}

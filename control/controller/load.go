@@ -82,6 +82,7 @@ func (c *Controller) Start(ctx context.Context) error {
 	if err := c.cfg.Kernel.Apply(ctx, t.next); err != nil {
 		c.cfg.Log.Error("could not apply some of the stored state; the next resync tries again", "err", err)
 	}
+	c.cfg.Changed(t.next)
 	c.cfg.Log.Info("state loaded", "networks", t.next.Counts().Networks, "sandboxes", t.next.Counts().Sandboxes, "publishes", t.next.Counts().Publishes)
 	return nil
 }

@@ -90,6 +90,7 @@ func (c *Controller) update(ctx context.Context, fn func(*tx) error) error {
 	c.pendingRollback = nil
 	c.snap.Store(t.next)
 	done = true
+	c.cfg.Changed(t.next)
 	return nil
 }
 

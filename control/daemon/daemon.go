@@ -250,8 +250,9 @@ func (d *daemon) openState(ctx context.Context) error {
 	var err error
 	d.controller, err = controller.New(controller.Config{
 		Store:        d.store,
-		Kernel:       dnsNotifier{d.reconciler, d.dns},
+		Kernel:       kernel{d.reconciler},
 		Host:         host.New(d.handle, func() []netip.Addr { return dns.Addrs(d.controller.Snapshot()) }),
+		Changed:      d.dns.Update, // so that names are served when a verb returns
 		RunDir:       d.cfg.Dirs.Run,
 		DefaultPools: d.cfg.DefaultPools,
 		Log:          d.log,
@@ -269,20 +270,12 @@ func (d *daemon) refusedFlows() (uint64, error) {
 	return drops["ct_full"].Packets, err
 }
 
-// dnsNotifier is the reconciler, extended by updating the DNS server, so that names are served
-// when a verb returns.
-type dnsNotifier struct {
-	*reconcile.Reconciler
-	dns *dns.Server
-}
+// kernel is the reconciler, with errors that name the daemon's flags.
+type kernel struct{ *reconcile.Reconciler }
 
 // Apply implements [controller.Kernel].
-func (n dnsNotifier) Apply(ctx context.Context, s *desired.Snapshot) error {
-	if err := n.Reconciler.Apply(ctx, s); err != nil {
-		return explainFull(err)
-	}
-	n.dns.Update(s)
-	return nil
+func (k kernel) Apply(ctx context.Context, s *desired.Snapshot) error {
+	return explainFull(k.Reconciler.Apply(ctx, s))
 }
 
 // sizeFlags are the flags that set the sizes of tables.
