@@ -56,6 +56,7 @@ var parting = []rule{
 	{"late answer", lateAnswer},
 	{"late answer on a bridge", lateOnBridge},
 	{"late answer that begins", lateBegins},
+	{"late error", lateError},
 	{"sign of life", signOfLife},
 }
 
@@ -275,14 +276,20 @@ func lateOnBridge(d difference) bool {
 	return d.slept() && d.st().Kind == "reverse" && network != "" && network == networkOf(backend(d.flow()))
 }
 
-// A SYN-ACK to a flow that is forgotten, or an answer that is not whole, begins a flow of the sandbox's own, as any packet that leaves it
+// A SYN-ACK or a FIN to a flow that is forgotten, or an answer that is not whole, begins a flow of the sandbox's own, as any packet that leaves it
 // does, and that has the port of the client when the client comes again. The kernel drops it as invalid.
 func lateBegins(d difference) bool {
 	answered := d.had(func(st step) bool {
-		return st.Kind == "reverse" && (st.Flags&(syn|rst) == syn || st.Flip > 0 || st.Cut > 0 || len(st.Frags) > 0)
+		return st.Kind == "reverse" && (st.Flags&(syn|rst) == syn || st.Flags&(fin|rst) == fin || st.Flip > 0 || st.Cut > 0 || len(st.Frags) > 0)
 	})
 	return answered && d.slept() && d.is(backend(d.flow())) && d.portOf(d.fairlead) == d.flow().name() &&
 		portName.MatchString(d.fairlead.text) && !portName.MatchString(d.kernel.text)
+}
+
+// A segment that only the kernel's state follows (exact segments, middle of a published flow) has its flow outlive Fairlead's. So
+// an ICMP error about it finds a flow on one host only.
+func lateError(d difference) bool {
+	return d.slept() && d.st().Kind == "error" && (d.fairlead == nil) != (d.kernel == nil) && d.flow().Proto == unix.IPPROTO_TCP
 }
 
 // A packet keeps its flow alive, though only Fairlead forwards it. The kernel's flow expires if it refuses the packet.
