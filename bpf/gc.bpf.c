@@ -3,9 +3,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 
 /*
- * gc_flows removes flows for user space. User space reads a table and comes with
- * keys that looked expired; here each is looked at again, so that a packet that came
- * in between keeps its flow (the kernel has no compare-and-delete for maps).
+ * gc_flows removes flows for user space. User space reads a table and submits keys that look
+ * expired. The program checks each of them again, so that a flow keeps its entries if a packet
+ * arrived in between (the kernel has no compare-and-delete for maps).
  */
 
 #include "lib/ct.h"
@@ -34,7 +34,8 @@ __noinline int gc_one(const struct tuple *arg, __u32 now, bool force)
 	return 1;
 }
 
-/* The batch to work on: a map, because a program may not index its context. One caller at a time. */
+/* The batch to process. It is a map because a program may not index its context. One caller at
+ * a time. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

@@ -5,13 +5,13 @@
 /*
  * The cgroup programs: published ports for clients on the host itself.
  *
- * A program of the host that connects to a published address is led to the
- * backend when it connects, so its packets need no translation at all; it still
- * sees the address it asked for (recvmsg, getpeername). And while a port is
- * published, no program of the host can bind it: as if somebody listened.
+ * When a process of the host connects to a published address, the socket is redirected to the
+ * backend, so its packets need no translation. The process still sees the address it connected to
+ * (recvmsg, getpeername). While a port is published, no process of the host can bind it, as if
+ * another process listened there.
  *
- * The programs are attached at the root of the cgroup tree and so run for every
- * process; those in other network namespaces than the daemon's are let be.
+ * The programs are attached at the root of the cgroup tree, so they run for every process. They
+ * ignore processes outside the network namespace of the daemon.
  */
 
 #include <linux/bpf.h>
@@ -29,7 +29,7 @@
 
 #define EADDRINUSE 98
 
-/* What a program asks for, in the one form of addresses. */
+/* The destination of a socket call, with the address in the common form. */
 struct ask {
 	union ip addr;
 	__be16 port;
@@ -81,7 +81,7 @@ static __always_inline struct publish *find(const union ip *addr, const struct a
 	return bpf_map_lookup_elem(&fl_publish, &k);
 }
 
-/* The backend of what a program of the host asks for, or NULL. */
+/* The backend of destination *d, or NULL. */
 static __always_inline struct publish *backend_of(const struct ask *a)
 {
 	bool loopback = ip_is_loopback(&a->addr), unspecified;
@@ -94,7 +94,7 @@ static __always_inline struct publish *backend_of(const struct ask *a)
 		ip_set4(&any, 0);
 	/* Connecting to the unspecified address means the loopback (ip(7)). */
 	unspecified = ip_equal(&a->addr, &any);
-	/* An address that went elsewhere leads there, whatever is published. */
+	/* Any other address is not local, whatever ports are published. */
 	if (!loopback && !unspecified && !host_addr(&a->addr))
 		return NULL;
 	b = find(&a->addr, a);
@@ -109,8 +109,8 @@ static __always_inline struct publish *backend_of(const struct ask *a)
 	return find(&any, a);
 }
 
-/* Can a socket call of this family reach the backend? An unconnected IPv6 socket cannot be led to
- * IPv4: udpv6_sendmsg() refuses that with ENOTSUPP. */
+/* Can a socket call of this family reach the backend? An unconnected IPv6 socket cannot be
+ * redirected to IPv4: udpv6_sendmsg() refuses that with ENOTSUPP. */
 static __always_inline bool reachable(const struct ask *a, const struct publish *b, bool connects)
 {
 	if (ip_is4(&a->addr) == ip_is4(&b->addr))
@@ -130,11 +130,11 @@ static __always_inline bool bound_elsewhere(struct bpf_sock_addr *ctx, const str
 	return !ep || ep->gateway_if != bound;
 }
 
-/* How long answers to a datagram may come, in nanoseconds: as long as its flow lives. */
+/* How long replies to a datagram are accepted, in nanoseconds: as long as its flow lives. */
 #define ANSWER_TIME 30000000000ULL
 
-/* Does the socket wait for answers of the backend as from another address? Who asked which could not
- * be told. */
+/* Does the socket still wait for replies from this backend to another address? Replies to the
+ * two could not be told apart. */
 static __always_inline bool asked_as_another(const struct sock_rev_key *k, const struct sock_rev *v,
 					     __u64 now)
 {
@@ -178,7 +178,7 @@ static __always_inline int lead(struct bpf_sock_addr *ctx, bool is4, bool connec
 	return ALLOW;
 }
 
-/* Gives a program the address it asked for instead of the backend's. */
+/* Replaces the address of the backend by the address the process used. */
 static __always_inline int unlead(struct bpf_sock_addr *ctx, bool is4)
 {
 	struct sock_rev_key k = {};
@@ -205,7 +205,7 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, bool is4)
 		return ALLOW;
 	if (is4)
 		ip_set4(&any, 0);
-	/* Any address: collides with whatever is published at this port. */
+	/* The wildcard address collides with every publish at this port. */
 	if (!ip_equal(&a.addr, &any) && !find(&a.addr, &a)) {
 		if (ip_is4(&a.addr))
 			ip_set4(&any, 0);

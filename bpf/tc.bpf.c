@@ -9,7 +9,7 @@
  *   to_uplink      tc egress of an uplink
  *   from_uplink    tc ingress of an uplink
  *
- * docs/datapath.md tells the life of a packet on each path.
+ * docs/datapath.md describes the path of a packet through them.
  */
 
 #include "lib/hostflow.h"
@@ -19,7 +19,7 @@
 #include "lib/route.h"
 #include "lib/vlan.h"
 
-/* The packet's source address is the endpoint's own? Unspecified sources pass where the
+/* Is the packet's source address the endpoint's own? Unspecified sources pass where the
  * protocols that need them (DHCP, DAD, MLD) use them: to multicast and broadcast. */
 static __always_inline int check_source(struct __sk_buff *skb, const struct endpoint *ep,
 					__be16 eth_proto, bool multicast)
@@ -50,8 +50,9 @@ static __always_inline int check_source(struct __sk_buff *skb, const struct endp
 	return ip_is_zero(&a) && multicast ? 0 : -DROP_SPOOFED_IP;
 }
 
-/* Notes packet p of known flow e, whose other end is a sandbox: endpoint *out_if, as *to. Copied, because
- * confirming the flow gives the entry's memory back. 0 or -DROP_X. */
+/* Updates known flow e, whose other end is a sandbox, for packet p and copies its translation
+ * to *to and its endpoint to *out_if. They are copied because confirming the flow frees the
+ * entry. Returns 0 or -DROP_X. */
 static __always_inline int known_hit(const struct pkt *p, struct ct_entry *e, bool confirmed,
 				     struct tuple *to, __u32 *out_if)
 {
@@ -60,7 +61,7 @@ static __always_inline int known_hit(const struct pkt *p, struct ct_entry *e, bo
 	return ct_hit(p, e, confirmed);
 }
 
-/* A packet of a known flow whose other end is the stack of the host or beyond it. */
+/* Handles a packet of a known flow whose other end is the host's stack or beyond it. */
 static __always_inline int known_to_stack(struct __sk_buff *skb, struct pkt *p, struct ct_entry *e,
 					  bool confirmed)
 {
@@ -73,8 +74,8 @@ static __always_inline int known_to_stack(struct __sk_buff *skb, struct pkt *p, 
 	return err ? err : VERDICT_NEXT;
 }
 
-/* A backend answers a client of its own network that came by a published
- * address: the answer must be translated, though it is addressed to a member. */
+/* Handles a backend's reply to a client of its own network that used a published address. The
+ * reply must be translated, although it is addressed to a member. */
 __noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
 {
 	struct ct_entry *e;
@@ -96,7 +97,7 @@ __noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
 	return err ? err : route_to_sandbox(skb, &p, &to, out_if);
 }
 
-/* A frame to the MAC of a member, or of nobody. */
+/* Bridges a frame to the MAC of a member; an unknown MAC is refused. */
 static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *ep,
 				  const struct ethhdr *eth)
 {
@@ -121,8 +122,9 @@ static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *
 	return to_sandbox(skb, dst->ifindex, ep->net, dst->flags);
 }
 
-/* Is a frame to a group of members meant for an address of the host that ep reaches through the
- * gateway only, if at all? The host's stack would deliver it (RFC 1122 section 3.3.6 says discard). */
+/* Is a frame to a group of members addressed to an IP address of the host that ep may reach
+ * only through the gateway, if at all? The host's stack would deliver it (RFC 1122 section
+ * 3.3.6 says discard). */
 static __noinline bool group_to_host(struct __sk_buff *skb, const struct endpoint *ep,
 				     __be16 eth_proto)
 {
@@ -206,8 +208,8 @@ int from_endpoint(struct __sk_buff *skb)
 	return finish(skb, do_from_endpoint(skb, ep));
 }
 
-/* The address to masquerade with: the same that from_endpoint would take, so that a flow
- * keeps it whichever way its packets go. */
+/* The address to masquerade with. It is the one that from_endpoint would choose, so that a flow
+ * keeps it on either path. */
 static __always_inline void masquerade_source(struct __sk_buff *skb, const struct pkt *p,
 					      const struct endpoint *ep, const struct uplink *up,
 					      union ip *src)
@@ -220,7 +222,8 @@ static __always_inline void masquerade_source(struct __sk_buff *skb, const struc
 		*src = hop->src;
 }
 
-/* A packet was translated here: uplinks that this one is made of shall leave it alone. */
+/* Marks a packet that was translated here, so that lower devices of this uplink do not
+ * translate it again. */
 static __always_inline void translated_above(struct __sk_buff *skb, const struct uplink *up)
 {
 	__u32 below = up->flags / UP_BELOW;
@@ -240,7 +243,7 @@ static __always_inline bool is_translated(struct __sk_buff *skb)
 	return true;
 }
 
-/* Makes the prepared flow of a packet that the stack routed to this uplink. */
+/* Creates the prepared flow of a packet that the stack routed to this uplink. */
 static __always_inline int flow_from_stack(struct __sk_buff *skb, struct pkt *p, struct flow *f,
 					   const struct uplink *up)
 {
@@ -270,8 +273,8 @@ static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct p
 		return -DROP_INTERNAL;
 	if (!host && (up->flags & UP_STACK || nf_translates(skb, &p->t))) {
 		/* A port that Docker publishes for its own networks, or one of its containers
-		 * itself. Masquerading is netfilter's, too: where it sees bridged packets, it sees
-		 * the answer before from_uplink. */
+		 * itself. Netfilter masquerades it, too: where it sees bridged packets, it sees
+		 * the reply before from_uplink does. */
 		f->e.flags = CT_F_STACK;
 		return flow_from_stack(skb, p, f, up);
 	}
@@ -281,14 +284,14 @@ static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct p
 			return -DROP_NO_UPLINK_ADDR;
 		flow_masquerade(f, &src);
 	}
-	/* The host itself, from a gateway address: the answer is for its stack. */
+	/* The host itself sends from a gateway address, so the reply is for its stack. */
 	if (host)
 		f->e.flags = CT_F_HOST;
 	return flow_from_stack(skb, p, f, up);
 }
 
-/* A flow of the host's own whose answers would be taken for a masqueraded
- * flow's: it leaves with another port. */
+/* If the replies to a flow of the host would match a masqueraded flow, changes the source port
+ * of the host's flow. */
 static __always_inline int avoid_collision(struct __sk_buff *skb, struct pkt *p,
 					   const struct uplink *up)
 {
@@ -307,8 +310,8 @@ static __always_inline int avoid_collision(struct __sk_buff *skb, struct pkt *p,
 	return flow_from_stack(skb, p, f, up);
 }
 
-/* What cannot be translated may leave if it is the host's own; a sandbox's would leave with an
- * address nobody can answer. */
+/* A packet that cannot be translated may leave if the host sent it. A sandbox's would leave
+ * with a source address that nothing outside can reply to. */
 static __always_inline int unless_from_sandbox(const struct pkt *p, const struct uplink *up,
 					       int refusal)
 {
@@ -319,8 +322,8 @@ static __always_inline int unless_from_sandbox(const struct pkt *p, const struct
 	return refusal;
 }
 
-/* An ICMP error that the stack sends. The host's own may be about an answer to a flow that left with
- * another source (avoid_collision, masquerade_from_stack). */
+/* Handles an ICMP error that the stack sends. The host's own may be about a reply to a flow
+ * that left with another source (avoid_collision, masquerade_from_stack). */
 static __noinline int icmp_error_leaves(struct __sk_buff *skb, struct pkt *p,
 					const struct uplink *up)
 {
@@ -337,8 +340,8 @@ static __noinline int icmp_error_leaves(struct __sk_buff *skb, struct pkt *p,
 	return VERDICT_NEXT;
 }
 
-/* Is e a flow masqueraded with an address that this uplink would not give it, because the route
- * moved here? Answers to the old one would not come back (route_known does the same). */
+/* Is e a flow masqueraded with an address that this uplink would not choose, because the route
+ * moved here? Replies to the old address would not come back (route_known does the same). */
 static __always_inline bool route_moved(struct __sk_buff *skb, const struct pkt *p,
 					const struct ct_entry *e, const struct uplink *up)
 {
@@ -355,7 +358,8 @@ static __always_inline bool route_moved(struct __sk_buff *skb, const struct pkt 
 	if (!ep)
 		return false;
 	masquerade_source(skb, p, ep, up, &src);
-	/* None is one that is gone just now, with a device that is down, and may come back. */
+	/* The uplink may have no address for the moment, because its device is down; it may
+	 * come back. */
 	return !ip_is_zero(&src) && !ip_equal(old, &src);
 }
 
@@ -409,34 +413,37 @@ SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
 	if (is_translated(skb))
-		return TC_ACT_UNSPEC; /* accounted to the endpoint it is from, or at the uplink above */
+		return TC_ACT_UNSPEC; /* counted at its endpoint or at the uplink above */
 	count_traffic(NET_UPLINKS, DIR_TO_ENDPOINT, skb->len);
-	/* A tagged packet left by a VLAN device, which is an uplink of its own. */
+	/* A tagged packet left through a VLAN device, which is an uplink of its own. */
 	if (skb->vlan_present)
 		return finish(skb, VERDICT_NEXT);
 	return finish(skb, do_to_uplink(skb));
 }
 
-/* No packet from outside has such a source: the stack's own check for martians is bypassed. */
+/* Is it a source address that no packet from outside may have? The datapath bypasses the
+ * stack's own check for martians. */
 static __always_inline bool impossible_outside(const union ip *src)
 {
 	return ip_is_loopback(src) || ip_is_unspecified(src) || ip_is_multicast(src);
 }
 
-/* verdict is icmp_refuse's. What the error embeds is as it was on the wire: to_uplink must not take it for the
- * stack's, which speaks of what it got. */
+/* Accounts for an ICMP error that icmp_refuse sends from an uplink. The error embeds the packet
+ * as it was on the wire, so it is marked: to_uplink must not translate it like one of the
+ * stack, which embeds the packet after translation. */
 static __always_inline int uplink_error(struct __sk_buff *skb, const struct uplink *up, int verdict,
 					int refusal)
 {
 	if (verdict == refusal || !up)
 		return verdict;
 	count_traffic(NET_UPLINKS, DIR_TO_ENDPOINT, skb->len);
-	skb->mark = cfg_mark + up->flags / UP_BELOW; /* as to_next_hop's */
+	skb->mark = cfg_mark + up->flags / UP_BELOW; /* as in to_next_hop */
 	return verdict;
 }
 
-/* Tells the sender outside of packet p why it is refused: from the uplink's address, or if that has
- * none from the one that was asked, as a router would (RFC 1812 section 4.3.2.4). */
+/* Sends an ICMP error to the sender of packet p, outside the host. Its source is the uplink's
+ * address or, if the uplink has none, the destination of p, as a router would choose it (RFC
+ * 1812 section 4.3.2.4). */
 static __always_inline int uplink_tell(struct __sk_buff *skb, const struct pkt *p, __u32 kind,
 				       __u32 mtu, int refusal)
 {
@@ -473,7 +480,7 @@ __noinline int uplink_to_sandbox(struct __sk_buff *skb, struct pkt *p, const str
 		return -DROP_ENDPOINT_GONE;
 	if (!(p->flags & PKT_DF) || !ep->mtu || xlat_len(p, &to->daddr) <= ep->mtu)
 		return route_to_endpoint(skb, p, to, ep, ifindex);
-	mtu = ep->mtu - (xlat_len(p, &to->daddr) - p->len); /* as its sender counts */
+	mtu = ep->mtu - (xlat_len(p, &to->daddr) - p->len); /* as the sender counts it */
 	kind = p->flags & PKT_IP4 ? ICMP_KIND(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED) :
 				    ICMP_KIND(ICMPV6_PKT_TOOBIG, 0);
 	return uplink_tell(skb, p, kind, mtu, -DROP_TOO_BIG);
@@ -487,7 +494,7 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 	int err;
 
 	if (ip_is_loopback(&p->t.daddr))
-		return -DROP_LOOPBACK; /* published for the host's own programs */
+		return -DROP_LOOPBACK; /* published only for processes on the host */
 	if (impossible_outside(&p->t.saddr) || subnet_of(&p->t.saddr) || host_addr(&p->t.saddr))
 		return -DROP_SPOOFED_IP;
 	if (ip_is_linklocal6(&p->t.saddr))
@@ -505,8 +512,9 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 	return uplink_to_sandbox(skb, p, &f->e.xlat, b->ifindex);
 }
 
-/* Packet p from outside begins a flow to the host at the gateway's address of network net. The answer
- * must not be masqueraded as what the host begins from there is, so there is an entry for it. */
+/* Begins a flow of packet p from outside to the host at the gateway's address of network net.
+ * The reply must not be masqueraded like flows that the host begins from that address, so the
+ * flow needs an entry. */
 static __always_inline int uplink_to_gateway(struct __sk_buff *skb, struct pkt *p, __u32 net)
 {
 	const union ip *src = &p->t.saddr;
@@ -514,31 +522,31 @@ static __always_inline int uplink_to_gateway(struct __sk_buff *skb, struct pkt *
 	int err;
 
 	if (impossible_outside(src) || ip_is_linklocal6(src) || subnet_of(src) || host_addr(src))
-		return VERDICT_NEXT; /* no answer of such leaves by an uplink */
+		return VERDICT_NEXT; /* replies to these sources do not leave by an uplink */
 	f = flow_prepare(p, net, 0, 0);
 	if (!f)
 		return VERDICT_NEXT;
 	f->e.flags = CT_F_HOST;
 	if (flow_create(skb, p))
-		return VERDICT_NEXT; /* the host's to take, all the same */
+		return VERDICT_NEXT; /* the host may still accept it */
 	err = nat_rewrite(skb, p, &f->e.xlat);
 	return err ? err : VERDICT_NEXT;
 }
 
-/* Is e of packets that begin such a flow? */
+/* Is e the entry of the original direction of such a flow? */
 static __always_inline bool begun_to_host(const struct ct_entry *e)
 {
 	return (e->flags & (CT_F_HOST | CT_F_REPLY)) == CT_F_HOST;
 }
 
-/* The stack's own, unless somebody outside means a sandbox or the loopback directly. begins: it may
- * begin a flow. */
+/* Leaves a packet to the stack, unless it is addressed directly to a sandbox or to the
+ * loopback. begins: it may begin a flow. */
 static __always_inline int uplink_to_host(struct __sk_buff *skb, struct pkt *p, bool begins)
 {
 	__u32 ifindex = skb->ifindex, net;
 	struct uplink *up = bpf_map_lookup_elem(&fl_uplink, &ifindex);
 
-	/* Mostly it is for the uplink's own address, which is found sooner than the others. */
+	/* Usually it is for the uplink's own address; that check is cheaper than a lookup. */
 	if (up && (ip_equal(&p->t.daddr, &up->ip4) || ip_equal(&p->t.daddr, &up->ip6)))
 		return VERDICT_NEXT;
 	if (ip_is_loopback(&p->t.daddr))
@@ -551,10 +559,10 @@ static __always_inline int uplink_to_host(struct __sk_buff *skb, struct pkt *p, 
 	return begins ? uplink_to_gateway(skb, p, net) : VERDICT_NEXT;
 }
 
-/* A packet of no flow that arrived for the host. */
+/* Handles a packet of no known flow that arrived for the host. */
 static __noinline int uplink_new(struct __sk_buff *skb, struct pkt *p)
 {
-	/* What is not for the host now is in transit, whatever is published. */
+	/* A packet that is not for the host is in transit, whatever ports are published. */
 	if (publish_may_begin(p) && host_addr(&p->t.daddr)) {
 		struct publish *b = publish_find(&p->t.daddr, p->t.dport, p->t.proto);
 
@@ -564,7 +572,7 @@ static __noinline int uplink_new(struct __sk_buff *skb, struct pkt *p)
 	return uplink_to_host(skb, p, true);
 }
 
-/* An ICMP error that arrived for the host. */
+/* Handles an ICMP error that arrived for the host. */
 static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 {
 	struct icmp_work *w = icmp_scratch();
@@ -590,12 +598,12 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 	struct pkt p;
 	int err;
 
-	/* PACKET_HOST only: the rest is the stack's. */
+	/* PACKET_HOST only: the stack handles the rest. */
 	if (skb->pkt_type != 0)
 		return VERDICT_NEXT;
 	if (skb->vlan_present) {
 		if (vlan_id(skb))
-			return VERDICT_NEXT; /* for a VLAN device, or nobody */
+			return VERDICT_NEXT; /* for a VLAN device, if any */
 		err = vlan_untag(skb);
 		if (err)
 			return err;
@@ -610,7 +618,7 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 		if (err == TC_ACT_SHOT || err == -DROP_NAT_FAILED)
 			return err;
 	}
-	/* What cannot be parsed is the stack's to refuse, but for no sandbox. */
+	/* The stack refuses a packet that cannot be parsed, but it must not reach a sandbox. */
 	if (err || p.flags & PKT_ICMP_LOCAL)
 		return uplink_to_host(skb, &p, false);
 	if (p.flags & PKT_ICMP_ERROR)
@@ -619,7 +627,8 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 	if (!e || e->in_if)
 		return uplink_new(skb, &p);
 	if (begun_to_host(e) && publish_may_begin(&p)) {
-		/* It was the host's before the port was published, or never got further. */
+		/* The host had the flow before the port was published, or the flow got no
+		 * further. */
 		flow_forget(&p.t, &e->xlat);
 		return uplink_new(skb, &p);
 	}
@@ -638,7 +647,7 @@ int from_uplink(struct __sk_buff *skb)
 	return finish(skb, do_from_uplink(skb));
 }
 
-/* Pull these into the object's BTF, from where bpf2go makes the Go constants. */
+/* Keep these types in the object's BTF, from which bpf2go generates the Go constants. */
 enum drop_reason *unused_drop_reason __attribute__((unused));
 enum fwd_path *unused_fwd_path __attribute__((unused));
 enum ct_event *unused_ct_event __attribute__((unused));

@@ -6,7 +6,7 @@
 #include "flood.h"
 #include "member.h"
 
-/* <linux/if_arp.h> drags in the C library. */
+/* <linux/if_arp.h> includes the C library. */
 #define ARPOP_REQUEST 1
 #define ARPOP_REPLY 2
 
@@ -46,7 +46,7 @@ static __always_inline int arp_answer(struct __sk_buff *skb, struct arp_eth *q,
 	return bpf_redirect(skb->ifindex, 0);
 }
 
-/* Handles an ARP packet of endpoint ep; VERDICT_NEXT: forward it like any other frame. */
+/* Handles an ARP packet from endpoint ep. VERDICT_NEXT: forward it like any other frame. */
 __noinline int arp_from_endpoint(struct __sk_buff *skb, const struct endpoint *ep)
 {
 	static const __u8 zero[4];
@@ -67,13 +67,13 @@ __noinline int arp_from_endpoint(struct __sk_buff *skb, const struct endpoint *e
 		if (spa && (!ip_is4(&ep->ip4) || spa != ep->ip4.w[3]))
 			return -DROP_SPOOFED_IP;
 	}
-	/* Probes and announcements (RFC 5227) are for the members to hear. */
+	/* Probes and announcements (RFC 5227) must reach the members. */
 	if (q.op != bpf_htons(ARPOP_REQUEST) || !__builtin_memcmp(q.spa, zero, 4) || spa == tpa)
 		return VERDICT_NEXT;
 	ip_set4(&target, tpa);
 	if (neigh_find(&target, ep->net, &n))
 		return arp_answer(skb, &q, n);
-	/* Nobody can have the address where sources are checked: asking a
-	 * thousand members would only burn their time. */
+	/* Where sources are checked no member can have the address: forwarding the request to a
+	 * thousand members would only cost CPU time. */
 	return ep->flags & EP_ANTISPOOF ? -DROP_ARP_UNKNOWN : VERDICT_NEXT;
 }

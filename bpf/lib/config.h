@@ -15,8 +15,8 @@ volatile const __u64 cfg_netns_cookie = 0;
 volatile const __u16 cfg_snat_min = 32768;
 volatile const __u16 cfg_snat_max = 60999;
 
-/* skb->mark of a packet that is translated already, for to_uplink to see; plus the number of
- * uplinks below the next one that will see it, too (UP_BELOW). */
+/* skb->mark of a packet that is already translated, for to_uplink, plus the number of uplinks
+ * below the next uplink it passes (UP_BELOW). */
 volatile const __u32 cfg_mark = 0xf1a17ead;
 
 /* Copies of a broadcast that one run of a program makes. */
@@ -25,14 +25,14 @@ volatile const __u16 cfg_flood_slice = 256;
 /* The kernel knows BPF_FIB_LOOKUP_SRC (6.7, commit dab4e1f06cab, backported to some). */
 volatile const __u8 cfg_fib_src = 0;
 
-/* The kernel's connection tracking can be asked (5.18, nf_conntrack loaded, and a JIT). */
+/* The kernel's connection tracking can be queried (5.18, nf_conntrack loaded, and a JIT). */
 volatile const __u8 cfg_conntrack = 0;
 
 /* Entries of fl_ct. */
 volatile const __u32 cfg_ct_max = 524288;
 
-/* Idle time after which a flow of each state is forgotten, in seconds: the
- * defaults of nf_conntrack (Documentation/networking/nf_conntrack-sysctl.rst). */
+/* Idle time after which a flow of each state expires, in seconds: the defaults of nf_conntrack
+ * (Documentation/networking/nf_conntrack-sysctl.rst). */
 volatile const __u32 cfg_timeout[CT_STATE_MAX] = {
 	[CT_SYN_SENT] = 120,   [CT_SYN_RECV] = 60, [CT_ESTABLISHED] = 432000,
 	[CT_FIN_WAIT] = 120,   [CT_LAST_ACK] = 30, [CT_TIME_WAIT] = 120,

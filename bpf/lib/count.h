@@ -4,13 +4,13 @@
 /*
  * Counters. Counting never changes a verdict: a miss is ignored.
  *
- * Verdicts: inside the programs a function returns a TC_ACT_ code, or -DROP_X
- * for a packet that is refused. VERDICT_NEXT stands for TC_ACT_UNSPEC ("let the next
- * program or the stack see it"), which is itself negative. finish() turns
- * either into what the kernel wants, at one place, and counts the refusal.
+ * Verdicts: within the programs a function returns a TC_ACT_ code, or -DROP_X for a packet that is
+ * refused. VERDICT_NEXT stands for TC_ACT_UNSPEC ("let the next program or the stack see it"),
+ * which is itself negative. finish() converts either to the kernel's verdict, in one place, and
+ * counts the drop.
  *
- * Each packet that a program accounts to a network, or to the uplinks, moves exactly one counter of
- * fl_paths or fl_drops: received = forwarded + passed + dropped.
+ * Each packet that a program accounts to a network, or to the uplinks, increments exactly one
+ * counter of fl_paths or fl_drops: received = forwarded + passed + dropped.
  */
 
 #include <linux/pkt_cls.h>

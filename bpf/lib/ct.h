@@ -2,14 +2,14 @@
 #pragma once
 
 /*
- * Flow state. A flow has two entries, one a direction, each holding all a
- * packet of that direction needs; so an established packet costs one lookup.
+ * Flow state. A flow has two entries, one per direction. Each holds all that a packet of that
+ * direction needs, so an established packet costs one lookup.
  *
- * Every flow begins in fl_ct_new, which recycles. It moves to fl_ct, which does not, when it is
- * assured: TCP by a handshake whose numbers fit, UDP and others when both sides have sent for
- * longer than two seconds; ICMP never (nf_conntrack's IPS_ASSURED). So a flood, answered or not,
- * cannot evict real flows. A TCP connection that fl_ct would have no room for is
- * refused at its first packet; other flows get at most half of fl_ct.
+ * Every flow begins in fl_ct_new, which evicts its least recently used entries. It moves to fl_ct,
+ * which evicts nothing, when it is assured: TCP after a handshake whose sequence numbers fit; UDP
+ * and others when both sides have sent for longer than two seconds; ICMP never (nf_conntrack's
+ * IPS_ASSURED). So a flood, answered or not, cannot evict real flows. A TCP connection for which
+ * fl_ct would have no room is refused at its first packet; other flows get at most half of fl_ct.
  */
 
 #include "config.h"
@@ -25,8 +25,8 @@ static __always_inline __u32 ct_timeout(__u8 state)
 	return i < CT_STATE_MAX ? cfg_timeout[i] : 0;
 }
 
-/* Seconds an unanswered flow that began in its middle is kept: of those there can be many that
- * nobody owns, and each holds a port (nf_conntrack_tcp_timeout_unacknowledged). */
+/* Seconds to keep an unanswered flow that was picked up in the middle. There can be many whose
+ * connection no longer exists, and each holds a port (nf_conntrack_tcp_timeout_unacknowledged). */
 #define CT_UNANSWERED 300
 
 /* When a flow in this state expires. */
@@ -49,15 +49,15 @@ static __always_inline struct ct_entry *ct_find(const struct tuple *t, bool *con
 	e = bpf_map_lookup_elem(&fl_ct_new, t);
 	if (e)
 		return e;
-	/* Another CPU may have moved it (ct_confirm) between the two looks; to make it anew, or to
-	 * leave it to the host, would break the connection. */
+	/* Another CPU may have moved it (ct_confirm) between the two lookups. To create the
+	 * flow again, or to leave the packet to the host, would break the connection. */
 	e = bpf_map_lookup_elem(&fl_ct, t);
 	*confirmed = e;
 	return e;
 }
 
-/* The other entry of the flow whose packets key find e. In fl_ct_new another flow may have taken
- * its place since it was recycled: NULL then too. */
+/* The other entry of the flow that has entry e for key. Returns NULL if it was evicted from
+ * fl_ct_new, or if another flow has taken its place since. */
 static __always_inline struct ct_entry *ct_partner(const struct tuple *key,
 						   const struct ct_entry *e, bool confirmed)
 {
@@ -75,7 +75,7 @@ static __always_inline struct ct_entry *ct_partner(const struct tuple *key,
 	return tuple_equal(&o->xlat, &k) ? o : NULL;
 }
 
-/* What flow_create is to make. */
+/* The flow that flow_create is to create. */
 struct flow {
 	struct ct_entry e;     /* of the first packet's direction; flags and times are filled in */
 	struct ct_entry reply; /* scratch */
@@ -83,8 +83,8 @@ struct flow {
 	struct tuple rkey;     /* scratch */
 	struct tuple other;    /* scratch */
 	struct bpf_sock_tuple st; /* scratch */
-	__u32 host_src; /* e.xlat.saddr is the host's: keep off its sockets and published ports */
-	__u32 gateway;	/* it is a gateway's: see GATEWAY_PORT_MAX */
+	__u32 host_src; /* e.xlat.saddr is the host's own: avoid its sockets and publishes */
+	__u32 gateway;	/* it belongs to a gateway: see GATEWAY_PORT_MAX */
 };
 
 /* Too big for the stack. Programs of one CPU do not interrupt each other between
@@ -103,7 +103,7 @@ static __always_inline struct flow *flow_scratch(void)
 	return bpf_map_lookup_elem(&fl_scratch, &zero);
 }
 
-/* The partner an entry must have, from the entry itself. */
+/* Computes the partner of an entry from the entry itself. */
 static __always_inline void ct_make_partner(struct ct_entry *out, const struct tuple *key,
 					    const struct ct_entry *e)
 {
@@ -120,14 +120,14 @@ static __always_inline void ct_make_partner(struct ct_entry *out, const struct t
 	out->scale = 0;
 }
 
-/* First state of a flow, by its first packet. */
+/* Initial state of a flow, from its first packet. */
 static __always_inline __u8 ct_first_state(const struct pkt *p)
 {
 	switch (p->t.proto) {
 	case IPPROTO_TCP:
 		if (p->tcp_flags & TCP_RST)
 			return CT_CLOSE;
-		/* Not a SYN: a flow older than our memory of it. */
+		/* Not a SYN: the flow is older than its entry. */
 		return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN ? CT_SYN_SENT :
 									 CT_ESTABLISHED;
 	case IPPROTO_UDP:
@@ -139,7 +139,7 @@ static __always_inline __u8 ct_first_state(const struct pkt *p)
 	return CT_OTHER;
 }
 
-/* The rest of a new flow's entry: numbers of its first packet. */
+/* Initialises the sequence numbers of a new entry from the first packet. */
 static __always_inline void ct_begin_sequence(struct ct_entry *e, const struct pkt *p)
 {
 	e->policy = 0;
@@ -157,15 +157,15 @@ static __always_inline void ct_begin_sequence(struct ct_entry *e, const struct p
 		window_adopt(e, p);
 }
 
-/* Does this packet, of the direction whose entry has these flags, begin a new connection with the
- * ports of one that has ended? */
+/* Does this packet, in the direction whose entry has these flags, reuse the ports of a closed
+ * connection for a new one? */
 static __always_inline bool ct_reopens(__u8 state, __u8 tcp_flags, __u16 mine)
 {
 	return !(mine & CT_F_REPLY) && (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
 	       state > CT_LAST_ACK;
 }
 
-/* A SYN, without ACK; returns the next state, or CT_STATE_MAX: nothing changes. */
+/* Handles a SYN without ACK. Returns the next state, or CT_STATE_MAX if nothing changes. */
 static __always_inline __u8 ct_tcp_syn(const struct pkt *p, struct ct_entry *e, struct ct_entry *o)
 {
 	__u8 state = e->state;
@@ -175,16 +175,17 @@ static __always_inline __u8 ct_tcp_syn(const struct pkt *p, struct ct_entry *e, 
 		o->flags &= ~(CT_F_FIN | CT_F_SEEN | CT_F_SEQ);
 		state = CT_SYN_SENT;
 	} else if (state != CT_SYN_SENT) {
-		/* Repeated; or the other side says so, if it is a new connection. */
+		/* A retransmission, or a new connection if the other side confirms it. */
 		if (state >= CT_ESTABLISHED)
 			e->pend = p->seq + 1;
 		return CT_STATE_MAX;
 	}
 	window_begin(e, p);
-	return state; /* both may begin at once: a SYN-ACK follows then, too */
+	return state; /* both sides may open at once; a SYN-ACK follows then, too */
 }
 
-/* The answer to a SYN that came in the middle of a connection: the old one is gone. */
+/* Restarts the flow when a SYN in the middle of a connection is answered: the old connection no
+ * longer exists. */
 static __always_inline void ct_tcp_anew(const struct pkt *p, struct ct_entry *e, struct ct_entry *o)
 {
 	e->flags &= ~CT_F_FIN;
@@ -193,7 +194,7 @@ static __always_inline void ct_tcp_anew(const struct pkt *p, struct ct_entry *e,
 	window_begin(e, p);
 }
 
-/* A SYN-ACK, as ct_tcp_syn. */
+/* Handles a SYN-ACK, as ct_tcp_syn. */
 static __always_inline __u8 ct_tcp_synack(const struct pkt *p, struct ct_entry *e,
 					  struct ct_entry *o)
 {
@@ -207,7 +208,7 @@ static __always_inline __u8 ct_tcp_synack(const struct pkt *p, struct ct_entry *
 	}
 	if (state > CT_SYN_RECV)
 		return CT_STATE_MAX;
-	/* The client's entry was recycled, or is of a build that knew no numbers. */
+	/* The client's entry was evicted, or written by a build without sequence numbers. */
 	if (!(o->flags & CT_F_SEQ) && e->flags & CT_F_REPLY)
 		window_infer(o, p);
 	else if (!window_answers(p, o))
@@ -221,7 +222,7 @@ static __always_inline __u8 ct_tcp_synack(const struct pkt *p, struct ct_entry *
 	return CT_SYN_RECV;
 }
 
-/* A packet that is neither SYN nor RST, as ct_tcp_syn. */
+/* Handles a packet that is neither SYN nor RST, as ct_tcp_syn. */
 static __always_inline __u8 ct_tcp_data(const struct pkt *p, struct ct_entry *e, struct ct_entry *o,
 					bool confirmed)
 {
@@ -252,11 +253,11 @@ static __always_inline __u8 ct_tcp_data(const struct pkt *p, struct ct_entry *e,
 	}
 	if ((e->flags | o->flags) & CT_F_FIN)
 		return CT_FIN_WAIT;
-	return CT_ESTABLISHED; /* after CT_CLOSE, too: the receiver did not believe the RST */
+	return CT_ESTABLISHED; /* after CT_CLOSE, too: the receiver did not accept the RST */
 }
 
-/* Next state of a TCP flow after packet p of e's direction; CT_STATE_MAX: it changes nothing,
- * because it does not fit the sequence numbers or is a repetition. */
+/* Returns the next state of a TCP flow after packet p of e's direction, or CT_STATE_MAX if the
+ * packet changes nothing, because it does not fit the sequence numbers or is a retransmission. */
 static __always_inline __u8 ct_tcp_next(const struct pkt *p, struct ct_entry *e, struct ct_entry *o,
 					bool confirmed)
 {
@@ -289,8 +290,8 @@ static __always_inline void ct_use(__s64 entries)
 		__sync_fetch_and_add(used, entries);
 }
 
-/* Is there room in fl_ct for another flow of this protocol? A sixteenth is left to connections
- * whose handshake is under way, half to TCP. */
+/* Is there room in fl_ct for another flow of this protocol? A sixteenth is reserved for
+ * connections whose handshake is under way, half for TCP. */
 static __always_inline bool ct_room(__u8 proto)
 {
 	__s64 *used = ct_used();
@@ -317,8 +318,8 @@ static __always_inline bool ct_delete(const struct tuple *key)
 	return true;
 }
 
-/* flow_forget removes both entries of the flow whose packets *key are translated to *xlat; what
- * another flow has by now stays. Global, so that it is verified once. */
+/* flow_forget removes both entries of the flow whose packets *key are translated to *xlat,
+ * unless they belong to another flow by now. Global, so that it is verified once. */
 __noinline int flow_forget(const struct tuple *key, const struct tuple *xlat)
 {
 	struct tuple own, back, k;
@@ -340,7 +341,8 @@ __noinline int flow_forget(const struct tuple *key, const struct tuple *xlat)
 	return 0;
 }
 
-/* Moves an assured flow to the table that is never recycled. Full: it stays. */
+/* Moves an assured flow to the table that evicts nothing. If that is full the flow stays where
+ * it is. */
 static __always_inline void ct_confirm(const struct tuple *key, const struct ct_entry *e,
 				       const struct ct_entry *partner)
 {
@@ -367,7 +369,7 @@ static __always_inline void ct_confirm(const struct tuple *key, const struct ct_
 	count_event(EV_CT_CONFIRMED);
 }
 
-/* Is this flow, which is not TCP, in use by both sides? As UDP's, whose state says it. */
+/* Is this flow, which is not TCP, in use by both sides? For UDP the state says so. */
 static __always_inline bool ct_lasting(const struct tuple *t, const struct ct_entry *e,
 				       const struct ct_entry *o, __u32 now)
 {
@@ -375,8 +377,8 @@ static __always_inline bool ct_lasting(const struct tuple *t, const struct ct_en
 	       now - e->created > 2;
 }
 
-/* A packet that may begin or end its flow, or that does not continue it: both entries are
- * looked at. */
+/* Handles a packet that may begin or end its flow, or that does not continue it. This needs
+ * both entries. */
 __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirmed, __u32 now)
 {
 	struct ct_entry *o;
@@ -388,8 +390,8 @@ __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirme
 	o = ct_partner(&p->t, e, confirmed);
 	state = e->state;
 	if (!o) {
-		/* fl_ct_new recycled the partner: make it anew, or the answer
-		 * would find nothing. */
+		/* The partner was evicted from fl_ct_new: create it again, or the reply would
+		 * match no flow. */
 		struct flow *f = flow_scratch();
 
 		if (confirmed || !f)
@@ -414,7 +416,7 @@ __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirme
 	if (p->t.proto == IPPROTO_TCP) {
 		state = ct_tcp_next(p, e, o, confirmed);
 		if (state == CT_STATE_MAX) {
-			/* Forwarded: its receiver judges better. */
+			/* Forwarded: the receiver can judge it better. */
 			if (e->state == CT_ESTABLISHED) {
 				e->expires = ct_expires(now, CT_ESTABLISHED, confirmed);
 				o->expires = e->expires;
@@ -445,8 +447,8 @@ static __always_inline int ct_hit(const struct pkt *p, struct ct_entry *e, bool 
 	__u32 now = now_seconds();
 	bool steady = confirmed && (e->flags & CT_F_SEEN);
 
-	/* A later fragment has no flags that could change a state, TCP's first has no numbers that
-	 * would allow it. */
+	/* A later fragment has no flags that could change a state. The first fragment of a TCP
+	 * segment has no sequence numbers to check. */
 	if (p->flags & PKT_FRAG_LATER || (p->flags & PKT_FRAG_FIRST && p->t.proto == IPPROTO_TCP))
 		steady = true;
 	else if (p->t.proto == IPPROTO_TCP)

@@ -5,8 +5,8 @@
 
 #include "nat.h"
 
-/* Into the sandbox of endpoint ifindex, which has these flags, as it is. The sandbox must not
- * see marks of the host. A flow of the host's own may end here, too (hostflow.h). */
+/* Delivers the packet as it is into the sandbox of endpoint ifindex, which has these flags. The
+ * sandbox must not see marks of the host. A flow of the host may end here, too (hostflow.h). */
 static __always_inline int to_sandbox(struct __sk_buff *skb, __u32 ifindex, __u32 net, __u32 flags)
 {
 	count_traffic(net, DIR_TO_ENDPOINT, skb->len);
@@ -23,7 +23,7 @@ static __always_inline int to_sandbox(struct __sk_buff *skb, __u32 ifindex, __u3
 	return bpf_redirect_peer(ifindex, 0);
 }
 
-/* Out of the datapath's end of a host port, into the host's stack. */
+/* Sends the packet out of the datapath's end of a host port, into the host's stack. */
 static __always_inline int to_host_port(struct __sk_buff *skb, __u32 hostport_if, __u32 net,
 					enum fwd_path path)
 {
@@ -46,8 +46,8 @@ static __always_inline int decrement_ttl(struct __sk_buff *skb, const struct pkt
 		if ((void *)(ip6 + 1) > DATA_END(skb))
 			return -DROP_NAT_FAILED;
 		ip6->hop_limit = p->ttl - 1;
-		/* IPv6 has no header sum to balance it (CHECKSUM_COMPLETE): the 16-bit word
-		 * whose lower byte it is becomes less by one. */
+		/* IPv6 has no header checksum to balance it (CHECKSUM_COMPLETE): the 16-bit
+		 * word whose lower byte it is decreases by one. */
 		bpf_csum_update(skb, (__u32)~bpf_htons(1));
 		return 0;
 	}
@@ -77,7 +77,7 @@ static __always_inline int set_macs(struct __sk_buff *skb, const __u8 *dmac, con
 	return 0;
 }
 
-/* Routed into the sandbox of *ep, endpoint ifindex, translated to *to. */
+/* Translates the packet to *to and routes it into the sandbox of *ep, endpoint ifindex. */
 static __always_inline int route_to_endpoint(struct __sk_buff *skb, struct pkt *p,
 					     const struct tuple *to, const struct endpoint *ep,
 					     __u32 ifindex)

@@ -4,16 +4,17 @@
 /*
  * Broadcast and multicast: a copy to each other member of the network.
  *
- * All copies wait on this processor, where net.core.netdev_max_backlog of them, 1 000, find
- * room. So one run makes a few only and sends the frame to its own device once more, behind
- * these copies; the mark then tells how many members have theirs. When a member comes or goes
- * in between, another may miss the frame or hear it twice.
+ * All copies wait in the backlog of this processor, which has room for net.core.netdev_max_backlog
+ * of them (1 000). So one run makes only a few copies and sends the frame to its own device once
+ * more, behind these copies. The mark then says how many members have received theirs. When a
+ * member is added or removed in between, another may miss the frame or receive it twice.
  */
 
 #include "deliver.h"
 
-/* skb->mark of a frame that comes back: in the upper half this, in the lower the members that
- * have their copy. It is no sandbox's to set: marks end at the border of a namespace. */
+/* skb->mark of a frame that was sent to its own device again: this in the upper half, the
+ * number of members that have their copy in the lower. A sandbox cannot set it, because marks
+ * are cleared between namespaces. */
 #define FLOOD_MARK 0xf1a20000
 #define FLOOD_MAX 0xff00
 
@@ -21,9 +22,9 @@ struct flood {
 	struct __sk_buff *skb;
 	__u32 net;
 	__u32 from;	 /* ifindex that gets no copy */
-	__u32 only_host; /* the members must not hear each other (icc=false) */
-	__u32 done;	 /* members that have theirs from earlier runs */
-	__u32 base;	 /* members is counted from here */
+	__u32 only_host; /* the members must not reach each other (icc=false) */
+	__u32 done;	 /* members that have a copy from earlier runs */
+	__u32 base;	 /* members counts from here */
 	__u32 members;
 	__u32 copied;
 };
@@ -69,7 +70,8 @@ static __always_inline int flood(struct __sk_buff *skb, const struct endpoint *e
 		.from = skb->ifindex,
 		.only_host = !(ep->flags & (EP_ICC | EP_HOSTPORT)),
 		.done = flood_done(skb),
-		/* Any number the verifier does not know: from 0 it would count as far as it goes. */
+		/* Any number unknown to the verifier: from 0 it would follow each value of the
+		 * count. */
 		.base = skb->hash,
 	};
 	__u32 members;
@@ -78,10 +80,10 @@ static __always_inline int flood(struct __sk_buff *skb, const struct endpoint *e
 	skb->mark = 0;
 	bpf_for_each_map_elem(&fl_endpoint, flood_one, &f, 0);
 	members = f.members - f.base;
-	/* With nobody else in the network it has reached everybody. */
+	/* Without other members it has reached all of them. */
 	if (!f.done && members && !f.copied)
 		return -DROP_FLOOD;
-	/* One count a packet, however many hear it. */
+	/* One count a packet, however many members receive it. */
 	if (!f.done) {
 		count_path(skb, PATH_FLOOD);
 		count_traffic(f.net, DIR_TO_ENDPOINT, skb->len);

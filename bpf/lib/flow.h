@@ -2,12 +2,12 @@
 #pragma once
 
 /*
- * Making flows: which tuple the packet becomes, and that nobody else has it.
+ * Creating flows: which tuple the packet becomes, and that no other flow has it.
  *
- * The answer's tuple is the reverse of what goes out. Inserting the answer's
- * entry with BPF_NOEXIST is the lock on it: when it is taken, the flow leaves
- * with another source port. So masquerading and the rare other case (two
- * published addresses, one client port, one backend) share one search.
+ * The reply's tuple is the reverse of the translated packet. Inserting the reply's entry with
+ * BPF_NOEXIST claims it. When it is taken, the flow leaves with another source port. So
+ * masquerading and the other, rare case (two published addresses, one client port, one backend)
+ * share one search.
  */
 
 #include "ct.h"
@@ -17,19 +17,20 @@
 /* Ports tried before a packet is refused; after ~25 random ones the chance is small. */
 #define PORT_TRIES 32
 
-/* From one port tried to the next: far, because ports in use are often neighbours. A prime above
- * all ports, so that each port of a small range is tried once before any is again. */
+/* From one port tried to the next. It is large, because ports in use are often adjacent, and a
+ * prime above all ports, so that each port of a small range is tried once before any is tried
+ * again. */
 #define PORT_STEP 99991
 
 /*
- * What a program of the host sends to a sandbox has a gateway's address, too, and no entry. So flows
- * translated to such an address take source ports up to this one: by default the kernel hands
- * out others (net.ipv4.ip_local_port_range), and a packet of the host's with one of these is
- * looked up (host_to_member).
+ * Packets that the host sends to a sandbox have a gateway's address, too, and no entry. So flows
+ * translated to such an address use source ports up to this one. By default the kernel allocates
+ * higher ones (net.ipv4.ip_local_port_range), and a packet of the host with a port of this range
+ * is looked up (host_to_member).
  */
 #define GATEWAY_PORT_MAX 32767
 
-/* Claims f->rkey for this flow. 0: ours now (or already); 1: somebody else's. */
+/* Claims f->rkey for this flow. 0: it belongs to this flow now (or did already); 1: to another. */
 static __always_inline int flow_claim(struct flow *f, __u32 now)
 {
 	struct ct_entry *taken;
@@ -38,7 +39,7 @@ static __always_inline int flow_claim(struct flow *f, __u32 now)
 	if (taken && !tuple_equal(&taken->xlat, &f->reply.xlat))
 		return 1;
 	if (!bpf_map_update_elem(&fl_ct_new, &f->rkey, &f->reply, BPF_NOEXIST)) {
-		/* It may have been confirmed between the two looks. */
+		/* It may have been confirmed between the two lookups. */
 		taken = bpf_map_lookup_elem(&fl_ct, &f->rkey);
 		if (!taken || tuple_equal(&taken->xlat, &f->reply.xlat))
 			return 0;
@@ -50,8 +51,8 @@ static __always_inline int flow_claim(struct flow *f, __u32 now)
 		return 1;
 	if (!tuple_equal(&taken->xlat, &f->reply.xlat) && (__s32)(taken->expires - now) > 0)
 		return 1;
-	/* Our own, left when the partner was recycled; or an expired one, which goes as a whole: its
-	 * other entry must not lead here. */
+	/* Either this flow's own, whose partner was evicted, or an expired one, which is
+	 * removed with its partner: that must not refer to the new flow. */
 	if (!tuple_equal(&taken->xlat, &f->reply.xlat)) {
 		tuple_reverse(&f->other, &taken->xlat);
 		bpf_map_delete_elem(&fl_ct_new, &f->other);
@@ -59,8 +60,8 @@ static __always_inline int flow_claim(struct flow *f, __u32 now)
 	return bpf_map_update_elem(&fl_ct_new, &f->rkey, &f->reply, BPF_ANY) ? 1 : 0;
 }
 
-/* Is the source port of the flow in flow_scratch() usable? Claims the answer's tuple and returns 0
- * if so. Global, so that it is verified once and not for each try. */
+/* Is the source port of the flow in flow_scratch() usable? If so, claims the reply's tuple and
+ * returns 0. Global, so that it is verified once and not for each try. */
 __noinline int flow_try_port(struct __sk_buff *skb, __u32 now)
 {
 	struct flow *f = flow_scratch();
@@ -74,8 +75,8 @@ __noinline int flow_try_port(struct __sk_buff *skb, __u32 now)
 	return flow_claim(f, now);
 }
 
-/* Can the source port of packets *t be another one? It can with TCP and UDP, and the id of a question
- * of ICMP. */
+/* Can the source port of packets *t change? It can for TCP and UDP, and so can the id of an
+ * ICMP request. */
 static __always_inline bool port_changes(const struct tuple *t)
 {
 	if (t->proto == IPPROTO_ICMP || t->proto == IPPROTO_ICMPV6)
@@ -88,8 +89,9 @@ struct port_range {
 	__u32 max;
 };
 
-/* The ports a flow with source port sport may be moved to. Servers trust privileged ports (NFS,
- * rsh), so these stay such; the classes are those of nf_nat_l4proto_unique_tuple(). */
+/* The range from which a flow with source port sport may get another one. Servers trust
+ * privileged ports (NFS, rsh), so these stay privileged; the classes are those of
+ * nf_nat_l4proto_unique_tuple(). */
 static __always_inline struct port_range port_range(const struct flow *f, __u32 sport)
 {
 	if (f->key.proto != IPPROTO_ICMP && f->key.proto != IPPROTO_ICMPV6) {
@@ -103,7 +105,7 @@ static __always_inline struct port_range port_range(const struct flow *f, __u32 
 	return (struct port_range){ cfg_snat_min, cfg_snat_max };
 }
 
-/* Claims the first usable source port: its own, then some of the range. */
+/* Claims the first usable source port: the original one, then some of the range. */
 static __always_inline bool flow_find_port(struct __sk_buff *skb, struct flow *f, __u32 now)
 {
 	__u32 own = bpf_ntohs(f->e.xlat.sport), start = bpf_get_prandom_u32() >> 16;
@@ -122,8 +124,8 @@ static __always_inline bool flow_find_port(struct __sk_buff *skb, struct flow *f
 	return true;
 }
 
-/* flow_prepare begins the description of the flow of packet p in flow_scratch(): translated to
- * itself, of network net, from device in_if to out_if (as in struct ct_entry). */
+/* flow_prepare initialises the description of the flow of packet p in flow_scratch(): not
+ * translated, in network net, from device in_if to out_if (as in struct ct_entry). */
 static __always_inline struct flow *flow_prepare(const struct pkt *p, __u32 net, __u32 in_if,
 						 __u32 out_if)
 {
@@ -132,7 +134,7 @@ static __always_inline struct flow *flow_prepare(const struct pkt *p, __u32 net,
 	if (!f)
 		return NULL;
 	f->e.xlat = p->t;
-	f->e.xlat.ask |= p->t.answer; /* nobody asked for it: what comes back is no part of it */
+	f->e.xlat.ask |= p->t.answer; /* unsolicited: what comes back is not its reply */
 	f->e.in_if = in_if;
 	f->e.out_if = out_if;
 	f->e.publish = 0;
@@ -143,23 +145,24 @@ static __always_inline struct flow *flow_prepare(const struct pkt *p, __u32 net,
 	return f;
 }
 
-/* The flow leaves with the host's address src. */
+/* Makes the flow leave with the host's address src. */
 static __always_inline void flow_masquerade(struct flow *f, const union ip *src)
 {
 	f->e.xlat.saddr = *src;
 	f->host_src = 1;
 }
 
-/* The flow comes from the gateway of the network it goes to, so that its answers come back here. */
+/* Makes the gateway of the destination's network the source of the flow, so that replies come
+ * back here. */
 static __always_inline void flow_from_gateway(struct flow *f, const union ip *gateway)
 {
 	flow_masquerade(f, gateway);
 	f->gateway = 1;
 }
 
-/* The flow goes to the backend of b. For a client on this host (here), and for one of the family
- * that the backend lacks, the gateway of its network asks in the client's place. Returns 0 or
- * -DROP_X. */
+/* Directs the flow to the backend of b. For a client on this host (here), and for a client of a
+ * family that the backend lacks, the gateway of the backend's network replaces the client as
+ * source. Returns 0 or -DROP_X. */
 static __always_inline int flow_publish(struct flow *f, const struct publish *b, bool here)
 {
 	const union ip *gw;
@@ -182,10 +185,11 @@ static __always_inline int flow_publish(struct flow *f, const struct publish *b,
 }
 
 /*
- * Does the key of the flow in flow_scratch() have an entry now? Another CPU has made it just now, for
- * a packet that came at once: the flow's next (a resolver asks for both kinds of addresses), or one
- * of a flow the other way, to which this packet is an answer then. Its port is the flow's: with
- * another one this packet's answer would find no flow.
+ * Does the key of the flow in flow_scratch() have an entry now? Another CPU may just have created
+ * it for a packet that arrived at the same time: the next packet of this flow (a resolver sends A
+ * and AAAA queries at once), or one of a flow in the other direction, to which this packet is then
+ * a reply. The packet must use the port of that entry: with another port its reply would match no
+ * flow.
  */
 static __always_inline bool flow_is_made(struct flow *f, __u32 now)
 {
@@ -206,10 +210,9 @@ static __always_inline bool flow_is_made(struct flow *f, __u32 now)
 }
 
 /*
- * flow_create records the flow of packet p as prepared in flow_scratch(), as
- * unconfirmed. xlat.sport is kept when it is free, else chosen from
- * cfg_snat_min..cfg_snat_max. f->e.flags may have CT_F_HOST or CT_F_STACK.
- * Returns 0, -DROP_SNAT_EXHAUSTED or -DROP_CT_FULL.
+ * flow_create records the flow of packet p as prepared in flow_scratch(), unconfirmed. It keeps
+ * xlat.sport if that is free, else chooses from cfg_snat_min..cfg_snat_max. f->e.flags may contain
+ * CT_F_HOST or CT_F_STACK. Returns 0, -DROP_SNAT_EXHAUSTED or -DROP_CT_FULL.
  */
 __noinline int flow_create(struct __sk_buff *skb, const struct pkt *p)
 {
@@ -219,7 +222,8 @@ __noinline int flow_create(struct __sk_buff *skb, const struct pkt *p)
 
 	if (!p || !f)
 		return -DROP_CT_FULL;
-	/* Better not to begin than to be lost later; others live in fl_ct_new, too. */
+	/* A connection that is refused is better than one that is lost later; fl_ct_new has
+	 * other flows, too. */
 	if (p->t.proto == IPPROTO_TCP && !ct_room(IPPROTO_TCP))
 		return -DROP_CT_FULL;
 	f->key = p->t;

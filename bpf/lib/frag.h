@@ -2,18 +2,19 @@
 #pragma once
 
 /*
- * Fragments in any order. Only the first has the ports; the others follow it by what they share
- * (fl_frag). One that comes before its first is kept (fl_held), and is received once more, at the
- * device it came in by, when the first was seen. Nothing is reassembled: fragments pass as they are.
+ * Fragments in any order. Only the first has the ports; the others are matched to it by the fields
+ * they share (fl_frag). A fragment that arrives before its first is held (fl_held) and received
+ * again, at the device it arrived at, once the first has arrived. Nothing is reassembled:
+ * fragments are forwarded as they are.
  */
 
 #include "pkt.h"
 
-/* Slots looked at for a fragment, from the one that its hash names. */
+/* Slots examined for a fragment, beginning with the one its hash selects. */
 #define HELD_WINDOW 64
 
-/* Seconds a receiver waits for missing fragments: net.ipv4.ipfrag_time, net.ipv6.ip6frag_time. An ID
- * may be used again after that (RFC 6864 section 4.3, RFC 8200 section 4.5). */
+/* Seconds a receiver waits for missing fragments: net.ipv4.ipfrag_time, net.ipv6.ip6frag_time.
+ * An ID may be reused after that (RFC 6864 section 4.3, RFC 8200 section 4.5). */
 static __always_inline __u32 frag_lifetime(const struct pkt *p)
 {
 	return p->flags & PKT_IP4 ? 30 : 60;
@@ -38,14 +39,14 @@ static __always_inline bool frag_key_equal(const struct frag_key *a, const struc
 	       a->proto == b->proto;
 }
 
-/* What runs through the slots of one key. */
+/* A walk through the slots of one key. */
 struct held_walk {
 	struct __sk_buff *skb;
 	struct frag_key key;
 	__u32 begin;
 	__u32 now;
 	__u32 expires;
-	__u32 done; /* 1 + the index of the slot that was filled, or how many were emptied */
+	__u32 done; /* 1 + the index of the slot that was filled, or the number of slots emptied */
 };
 
 static long held_put(__u32 i, struct held_walk *w)
@@ -56,7 +57,7 @@ static long held_put(__u32 i, struct held_walk *w)
 	if (!s)
 		return 1;
 	state = s->state;
-	/* A slot is never left busy but by a program that was not run to its end. */
+	/* Only a program that was not run to its end leaves a slot busy. */
 	if (state != HELD_FREE && (__s32)(s->expires - w->now) > 0)
 		return 0;
 	if (__sync_val_compare_and_swap(&s->state, state, HELD_BUSY) != state)
@@ -65,7 +66,7 @@ static long held_put(__u32 i, struct held_walk *w)
 	s->expires = w->expires;
 	s->ifindex = w->skb->ifindex;
 	s->len = len;
-	barrier_var(len); /* or clang drops the check the verifier needs */
+	barrier_var(len); /* or clang removes the check that the verifier needs */
 	if (len < ETH_HLEN || len > HELD_FRAME || bpf_skb_load_bytes(w->skb, 0, s->frame, len)) {
 		s->state = HELD_FREE;
 		return 1;
@@ -75,7 +76,7 @@ static long held_put(__u32 i, struct held_walk *w)
 	return 1;
 }
 
-/* Keeps later fragment p, whose first was not seen, until that comes. False: there is no room, or it
+/* Holds later fragment p until its first arrives. Returns false if there is no room, or if it
  * is too large. Global, so that it is verified once. */
 __noinline int frag_hold(struct __sk_buff *skb, const struct pkt *p)
 {
@@ -93,8 +94,9 @@ __noinline int frag_hold(struct __sk_buff *skb, const struct pkt *p)
 		return 0;
 	summary->expires = w.expires;
 	count_path(skb, PATH_HELD);
-	/* The first may have come to another processor since it was looked for, and have found nothing
-	 * here. Then this one is received again at once, if nobody has it yet. */
+	/* The first may have arrived on another processor since the lookup and found nothing
+	 * here. Then this fragment is received again at once, unless another processor has
+	 * taken it. */
 	if (frag_find(&w.key)) {
 		struct held *s = held_slot((w.begin + w.done - 1) % HELD_SLOTS);
 
@@ -104,7 +106,7 @@ __noinline int frag_hold(struct __sk_buff *skb, const struct pkt *p)
 	return 1;
 }
 
-/* Makes the packet the frame kept in s. */
+/* Replaces the packet by the frame held in s. */
 static __always_inline bool held_load(struct __sk_buff *skb, struct held *s)
 {
 	__u32 len = s->len;
@@ -144,7 +146,8 @@ struct {
 	__type(value, struct held);
 } fl_first SEC(".maps");
 
-/* Has the fragments that wait for first fragment p received again, behind it. 0, or -DROP_X. */
+/* Sends the fragments that wait for first fragment p to their devices again, behind it. Returns
+ * 0 or -DROP_X. */
 static __noinline int frag_release(struct __sk_buff *skb, const struct frag_key *k)
 {
 	struct held_walk w = { .skb = skb, .key = *k, .begin = held_begin(k) };
@@ -164,7 +167,7 @@ static __noinline int frag_release(struct __sk_buff *skb, const struct frag_key 
 	return 0;
 }
 
-/* frag_remember keeps what a first fragment has for those that follow. */
+/* frag_remember records the ports of a first fragment for those that follow. */
 static __always_inline void frag_remember(const struct pkt *p)
 {
 	struct frag_entry v = {};
@@ -182,8 +185,9 @@ static __always_inline void frag_remember(const struct pkt *p)
 	bpf_map_update_elem(&fl_frag, &k, &v, BPF_ANY);
 }
 
-/* frag_seen keeps what only first fragment p has, for those that follow it and for those that came
- * before. Pointers into the packet are void afterwards. 0, or -DROP_X. Global, as frag_hold. */
+/* frag_seen records the ports of first fragment p for those that follow and releases those that
+ * arrived before it. Pointers into the packet are invalid afterwards. Returns 0 or -DROP_X.
+ * Global, as frag_hold. */
 __noinline int frag_seen(struct __sk_buff *skb, const struct pkt *p)
 {
 	struct held *summary = held_slot(HELD_SLOTS);
@@ -194,12 +198,12 @@ __noinline int frag_seen(struct __sk_buff *skb, const struct pkt *p)
 	frag_remember(p);
 	frag_key_of(&k, p);
 	if ((__s32)(summary->expires - now_seconds()) <= 0)
-		return 0; /* nothing waits */
+		return 0; /* none are held */
 	return frag_release(skb, &k);
 }
 
-/* What follows parse, which returned err, where fragments are to follow their first in any order. 0: go
- * on. TC_ACT_SHOT: the fragment is kept. */
+/* Runs after parse, which returned err, where fragments are matched to their first in any
+ * order. 0: go on. TC_ACT_SHOT: the fragment is held. */
 static __always_inline int frag_follow(struct __sk_buff *skb, const struct pkt *p, int err)
 {
 	if (err == -DROP_FRAG_UNKNOWN && frag_hold(skb, p))

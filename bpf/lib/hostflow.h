@@ -2,16 +2,16 @@
 #pragma once
 
 /*
- * What a program of the host sends to a sandbox has a gateway's address and needs no translation,
- * so it has no entry. Only if its ports are those of a flow that was translated to the gateway's
- * address before, it gets one and leaves with another port: the older flow is never moved. So what an ICMP
- * error of the host's embeds may have to be translated, too.
+ * Packets that the host sends to a sandbox have a gateway's address and need no translation, so
+ * they have no entry. Only if a packet's ports are those of a flow that was translated to the
+ * gateway's address before, it gets an entry and leaves with another port: the older flow is never
+ * changed. So the packet embedded in an ICMP error of the host may need translation, too.
  */
 
 #include "route.h"
 
-/* May the packet have the ports of a flow translated to the gateway's address, or be an ICMP error about
- * one? It says so when it does not see at once. */
+/* Can the packet have the ports of a flow translated to the gateway's address, or be an ICMP
+ * error about one? Returns true when the headers at hand do not tell. */
 static __always_inline bool gateway_port(struct __sk_buff *skb, __be16 eth_proto)
 {
 	struct ipv6hdr *ip6;
@@ -51,7 +51,7 @@ static __always_inline bool gateway_port(struct __sk_buff *skb, __be16 eth_proto
 	return (proto == IPPROTO_TCP || proto == IPPROTO_UDP) && bpf_ntohs(*h) <= GATEWAY_PORT_MAX;
 }
 
-/* Does the packet begin a flow where another has the answers already? */
+/* Would replies to the flow that the packet begins match another flow? */
 static __always_inline bool host_collides(const struct pkt *p)
 {
 	struct tuple answer;
@@ -63,7 +63,8 @@ static __always_inline bool host_collides(const struct pkt *p)
 	return ct_find(&answer, &confirmed);
 }
 
-/* An ICMP error p of the host's: about a packet that it got with another port than the sandbox sent. */
+/* Translates ICMP error p of the host about a packet that the host received with another port
+ * than the sandbox sent. */
 static __noinline int host_error_to_member(struct __sk_buff *skb, struct pkt *p)
 {
 	struct icmp_work *w = icmp_scratch();
@@ -76,8 +77,8 @@ static __noinline int host_error_to_member(struct __sk_buff *skb, struct pkt *p)
 	return err ? err : VERDICT_NEXT;
 }
 
-/* host_to_member sees a packet from the host port of network net to the sandbox of endpoint
- * ifindex, before it goes there. Global, so that it is verified once. */
+/* host_to_member handles a packet from the host port of network net to the sandbox of endpoint
+ * ifindex, before it is delivered. Global, so that it is verified once. */
 __noinline int host_to_member(struct __sk_buff *skb, __be16 eth_proto, __u32 net, __u32 ifindex)
 {
 	struct ct_entry *e;

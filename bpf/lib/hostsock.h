@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-/* What sockets the host itself has. */
+/* Lookup of sockets of the host itself. */
 
 #include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>

@@ -2,40 +2,39 @@
 #pragma once
 
 /*
- * ICMP errors: translating those that pass, and making our own.
+ * ICMP errors: translating those that pass, and sending our own.
  *
- * An error embeds the packet it is about. That packet is of a flow whose
- * answers would match the reverse of the embedded tuple; the entry found there
- * says how the error's destination and the embedded packet are to be
- * translated (RFC 5508 section 4.2).
+ * An error embeds the packet it is about. That packet belongs to a flow whose replies would match
+ * the reverse of the embedded tuple. The entry found there says how to translate the error's
+ * destination and the embedded packet (RFC 5508 section 4.2).
  */
 
 #include "deliver.h"
 
-/* Bytes of the offending packet an error of ours quotes: the IP header, options
- * or extension headers, and more than the 8 bytes RFC 792 asks for. */
+/* Bytes of the offending packet that our own errors quote: the IP header, options or extension
+ * headers, and more than the 8 bytes that RFC 792 requires. */
 #define ICMP_QUOTE 96
 
-#define ICMP_TTL 64 /* of errors that begin here */
+#define ICMP_TTL 64 /* of errors that this host sends */
 
-/* The message being made: an IP header, right-aligned, the ICMP header, and the quote. */
+/* The message under construction: an IP header, right-aligned, the ICMP header, and the quote. */
 struct icmp_msg {
-	__u8 ip[sizeof(struct ipv6hdr)]; /* an IPv4 header stands at its end */
+	__u8 ip[sizeof(struct ipv6hdr)]; /* an IPv4 header is at its end */
 	__u8 type;
 	__u8 code;
 	__be16 check;
-	__be32 mtu; /* or what other types have there */
+	__be32 mtu; /* or the field that other types have there */
 	__u8 quote[ICMP_QUOTE];
 };
 
 #define IP4_IN_IP6 (sizeof(struct ipv6hdr) - sizeof(struct iphdr))
 
-/* What is at hand while an ICMP error is translated or made. */
+/* Working memory while an ICMP error is translated or made. */
 struct icmp_work {
 	struct icmp_msg msg;
 	struct pkt in;	  /* the embedded packet */
 	struct tuple key; /* scratch */
-	struct tuple to;  /* what becomes of the error itself */
+	struct tuple to;  /* the error itself after translation */
 };
 
 /* Too big for the stack; bottom halves are off from look-up to use. */
@@ -126,8 +125,8 @@ static __always_inline int icmp_embedded_ports(struct __sk_buff *skb, const stru
 	return bpf_skb_store_bytes(skb, in->l4 + 4, &new[1], 2, 0);
 }
 
-/* Makes the embedded packet's own sum of layer 4 follow its new addresses and ports, where the quote
- * is long enough to hold it; adds that to the difference of the ICMP checksum. */
+/* Updates the embedded packet's own layer 4 checksum for its new addresses and ports, where the
+ * quote is long enough to hold it. Adds that to the difference of the ICMP checksum. */
 static __always_inline int icmp_embedded_sum(struct __sk_buff *skb, const struct pkt *in,
 					     const struct tuple *to, __s64 *diff)
 {
@@ -138,7 +137,7 @@ static __always_inline int icmp_embedded_sum(struct __sk_buff *skb, const struct
 	if (off == CSUM_NONE || bpf_skb_load_bytes(skb, in->l4 + off, old, 2))
 		return 0;
 	if (in->t.proto == IPPROTO_UDP && !old[0])
-		return 0; /* there is none */
+		return 0; /* it has no checksum */
 	sum = (__u64)(__u16)~old[0] + port_diff(in, to);
 	if (in->t.proto != IPPROTO_ICMP)
 		sum += addr_diff(&in->t.saddr, &to->saddr, in->flags & PKT_IP4) +
@@ -150,7 +149,7 @@ static __always_inline int icmp_embedded_sum(struct __sk_buff *skb, const struct
 	return bpf_skb_store_bytes(skb, in->l4 + off, new, 2, 0);
 }
 
-/* The embedded packet becomes *to; its checksums and the error's follow. */
+/* Rewrites the embedded packet to *to and updates its checksums and the error's. */
 static __always_inline int icmp_rewrite_embedded(struct __sk_buff *skb, const struct pkt *p,
 						 const struct pkt *in, const struct tuple *to)
 {
@@ -164,8 +163,8 @@ static __always_inline int icmp_rewrite_embedded(struct __sk_buff *skb, const st
 		__s64 ipdiff = bpf_csum_diff((__be32 *)&in->t.saddr, 32, (__be32 *)&to->saddr, 32,
 					     0);
 
-		/* The embedded header's own checksum takes up the addresses, so
-		 * the ICMP checksum does not see them. */
+		/* The embedded header's own checksum compensates for the addresses, so the ICMP
+		 * checksum does not change. */
 		if (bpf_l3_csum_replace(skb, l3 + 10, 0, ipdiff, 0) ||
 		    bpf_skb_store_bytes(skb, l3 + 12, a, sizeof(a), 0))
 			return -DROP_NAT_FAILED;
@@ -182,7 +181,7 @@ static __always_inline int icmp_rewrite_embedded(struct __sk_buff *skb, const st
 /* An ICMP message's type and code in one argument. */
 #define ICMP_KIND(type, code) ((type) << 8 | (code))
 
-/* Shortens the packet to what is quoted and copies that to m. */
+/* Shortens the packet to the quoted part and copies that to m. */
 static __always_inline bool icmp_quote(struct __sk_buff *skb, struct icmp_msg *m, __u32 quote)
 {
 	if (bpf_skb_change_tail(skb, L3 + quote, 0))
@@ -268,8 +267,9 @@ __noinline int icmp_error(struct __sk_buff *skb, const struct pkt *p, const unio
 	return 0;
 }
 
-/* ICMP errors sent to the outside in a tick of 67 ms, by one processor: nearly a thousand a second, the
- * default of net.ipv4.icmp_msgs_per_sec, so that they are no means to flood somebody else with. */
+/* ICMP errors sent to the outside in a tick of 67 ms, by one processor: nearly a thousand a
+ * second, the default of net.ipv4.icmp_msgs_per_sec, so that they cannot be used to flood a
+ * third party. */
 #define ICMP_TICK_SHIFT 26
 #define ICMP_PER_TICK 64
 
@@ -301,8 +301,8 @@ static __always_inline bool icmp_may_send(void)
 	return b->sent++ < ICMP_PER_TICK;
 }
 
-/* Turns packet p into an ICMP error to its sender, from src, and sends that back out of the device
- * it came in by. The packet is refused all the same: refusal, -DROP_X, is counted. */
+/* Turns packet p into an ICMP error to its sender, from src, and sends that back out of the
+ * device the packet arrived at. The packet still counts as refused for refusal (-DROP_X). */
 static __always_inline int icmp_refuse(struct __sk_buff *skb, const struct pkt *p,
 				       const union ip *src, __u32 kind, __u32 mtu, int refusal)
 {
@@ -310,7 +310,7 @@ static __always_inline int icmp_refuse(struct __sk_buff *skb, const struct pkt *
 
 	if (ip_is_zero(src) || icmp_error(skb, p, src, kind, mtu))
 		return refusal;
-	/* Counted here, because the packet lives on as the error. */
+	/* Counted here, because the packet itself becomes the error. */
 	count(&fl_drops, -refusal, len);
 	return bpf_redirect(skb->ifindex, 0);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-/* Addresses in their one 16-byte form. */
+/* Addresses in the common 16-byte form. */
 
 #include <bpf/bpf_endian.h>
 #include "types.h"
@@ -97,7 +97,7 @@ static __always_inline bool tuple_equal(const struct tuple *a, const struct tupl
 		 (a->ask ^ b->ask) | (a->answer ^ b->answer));
 }
 
-/* Folds a sum of words of any size into one of 16 bits. */
+/* Folds a sum of words of any size into 16 bits. */
 static __always_inline __u16 csum_fold(__u64 sum)
 {
 	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + ((sum >> 32) & 0xffff) + (sum >> 48);

@@ -2,9 +2,9 @@
 #pragma once
 
 /*
- * Every map, with who writes it and what happens when it is full. The loader
- * sets max_entries of those that have a flag; the sizes here are the defaults.
- * docs/datapath.md has the same as a table.
+ * Every map, with its writer and what happens when it is full. The loader sets max_entries of
+ * those that have a flag; the sizes here are the defaults. docs/datapath.md has the same as a
+ * table.
  */
 
 #include <linux/bpf.h>
@@ -13,8 +13,8 @@
 
 /* ---- written by the control plane ---- */
 
-/* Endpoints and host ports by the device their packets arrive at. Full: the
- * endpoint is refused. */
+/* Endpoints and host ports by the device their packets arrive at. When it is full the endpoint
+ * is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -41,7 +41,7 @@ struct {
 	__type(value, struct neigh_entry);
 } fl_neigh SEC(".maps");
 
-/* Published ports. Full: the publish is refused. */
+/* Published ports. When it is full the publish is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -50,8 +50,8 @@ struct {
 	__type(value, struct publish);
 } fl_publish SEC(".maps");
 
-/* One bit a port and protocol: is it published at any address? Spares the
- * lookups in fl_publish for all other packets, and keeps SNAT off these ports. */
+/* One bit per port and protocol: is it published at any address? Saves all other packets the
+ * lookups in fl_publish, and excludes these ports from SNAT. */
 #define PORTBITS_WORDS 1024
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -60,7 +60,7 @@ struct {
 	__type(value, __u64);
 } fl_portbits SEC(".maps");
 
-/* Addresses of the host itself, gateway addresses included, loopback not. */
+/* Addresses of the host itself, including gateway addresses, without the loopback. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -69,8 +69,9 @@ struct {
 	__type(value, __u32);
 } fl_hostaddr SEC(".maps");
 
-/* Prefixes whose every address is the host's: local routes without an address ("ip route add local
- * PREFIX dev lo"). Full: the prefix is not known as the host's. */
+/* Prefixes all of whose addresses belong to the host: local routes without an address ("ip
+ * route add local PREFIX dev lo"). When it is full, a further prefix is not treated as the
+ * host's. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -98,8 +99,8 @@ struct {
 
 /* ---- written by the datapath ---- */
 
-/* Flows that are kept, two entries each: ct.h says which. Never evicted. Nearly full: new TCP
- * connections are refused (DROP_CT_FULL); half full: other flows stay in fl_ct_new
+/* Assured flows, two entries each (ct.h). Never evicted. When it is nearly full, new TCP
+ * connections are refused (DROP_CT_FULL); when it is half full, other flows stay in fl_ct_new
  * (EV_CT_NOT_CONFIRMED). */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -109,7 +110,7 @@ struct {
 	__type(value, struct ct_entry);
 } fl_ct SEC(".maps");
 
-/* All other flows. A flood recycles those that were used least lately, and no others. */
+/* All other flows. A flood evicts the least recently used of these, and no others. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 131072);
@@ -117,8 +118,8 @@ struct {
 	__type(value, struct ct_entry);
 } fl_ct_new SEC(".maps");
 
-/* How many entries fl_ct has, which programs cannot ask before kernel 6.6. The daemon corrects it
- * where it drifts. */
+/* The number of entries in fl_ct, which programs cannot query before kernel 6.6. The daemon
+ * corrects it when it drifts. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -126,8 +127,8 @@ struct {
 	__type(value, __s64);
 } fl_ct_used SEC(".maps");
 
-/* Ports of fragmented packets in flight, for as long as a receiver would wait for the rest; the oldest
- * goes first. */
+/* Ports of fragmented packets in flight, for as long as a receiver would wait for the rest; the
+ * oldest is evicted first. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
@@ -135,8 +136,9 @@ struct {
 	__type(value, struct frag_entry);
 } fl_frag SEC(".maps");
 
-/* Fragments that wait for their first, in slots found by a hash. Full: further ones are refused, or
- * left to the host's stack. The last slot is none: it says until when any is waiting. */
+/* Fragments that wait for their first, in slots found by a hash. When it is full, further ones
+ * are refused or left to the host's stack. The last slot holds no fragment: it says until when
+ * any is waiting. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, HELD_SLOTS + 1);
@@ -144,7 +146,7 @@ struct {
 	__type(value, struct held);
 } fl_held SEC(".maps");
 
-/* Host sockets led to a backend; the oldest goes first. */
+/* Host sockets redirected to a backend; the oldest is evicted first. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);

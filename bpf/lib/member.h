@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-/* Which network has an address, and whose is it there? */
+/* Which network does an address belong to, and which member has it? */
 
 #include <bpf/bpf_endian.h>
 #include <stdbool.h>
 #include "maps.h"
 
-/* The network whose subnet holds the address, or 0. */
+/* Returns the network whose subnet contains the address, or 0. */
 static __always_inline __u32 subnet_of(const union ip *a)
 {
 	struct subnet_key k = { .prefixlen = 128, .addr = *a };
@@ -16,8 +16,8 @@ static __always_inline __u32 subnet_of(const union ip *a)
 	return net ? *net : 0;
 }
 
-/* Is it an address of the host's? Whole prefixes may be, by a local route. Not inlined, because
- * the stack of those who ask is full. */
+/* Does the address belong to the host? A local route can make a whole prefix local. Not
+ * inlined, because the callers' stack is full. */
 static __noinline bool host_addr(const union ip *a)
 {
 	struct subnet_key k = { .prefixlen = 128, .addr = *a };
@@ -35,7 +35,8 @@ static __always_inline int neigh_find(const union ip *a, __u32 net, struct neigh
 
 #define DNS_PORT 53
 
-/* Are names served there? Then it is no port of every address of the host. */
+/* Does the name server listen there? Then a port published at every address of the host does
+ * not include this one. */
 static __always_inline bool names_served(const union ip *a, __be16 port)
 {
 	struct neigh_entry *n;

@@ -23,14 +23,14 @@ static __always_inline int csum_offset(__u8 proto)
 	return CSUM_NONE;
 }
 
-/* A sum of 0 in UDP means that there is none, and stays so (RFC 768). */
+/* A UDP checksum of 0 means that there is none; it stays 0 (RFC 768). */
 static __always_inline __u64 csum_flags(__u8 proto)
 {
 	return proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 }
 
-/* What a one's complement sum changes by when words of *from become those of *to: bpf_csum_diff()
- * without its call. Of mapped addresses only the last word can differ. */
+/* The change of a one's complement sum when words of *from become those of *to: bpf_csum_diff()
+ * without its call. In mapped addresses only the last word can differ. */
 static __always_inline __u64 addr_diff(const union ip *from, const union ip *to, bool is4)
 {
 	__u64 sum = 0;
@@ -40,13 +40,13 @@ static __always_inline __u64 addr_diff(const union ip *from, const union ip *to,
 	return sum;
 }
 
-/* What a sum changes by when the ports of p become those of *to. */
+/* The change of a sum when the ports of p become those of *to. */
 static __always_inline __u32 port_diff(const struct pkt *p, const struct tuple *to)
 {
 	return (__u32)to->sport + (__u16)~p->t.sport + to->dport + (__u16)~p->t.dport;
 }
 
-/* Makes the layer 4 sum follow the ports, or the ICMP echo id. */
+/* Updates the layer 4 checksum for the ports, or for the ICMP echo id. */
 static __always_inline int sum_ports(struct __sk_buff *skb, const struct pkt *p,
 				     const struct tuple *to)
 {
@@ -59,8 +59,8 @@ static __always_inline int sum_ports(struct __sk_buff *skb, const struct pkt *p,
 		       0;
 }
 
-/* Makes the sums of layer 4 and of the packet follow the addresses. xlat: the header that has
- * them is going to be another, and takes care of the packet's. */
+/* Updates the checksums of layer 4 and of the packet for the addresses. xlat: the header that
+ * holds the addresses will be replaced, which updates the packet's checksum. */
 static __always_inline int sum_addrs(struct __sk_buff *skb, const struct pkt *p, __u16 diff,
 				     bool xlat)
 {
@@ -71,15 +71,16 @@ static __always_inline int sum_addrs(struct __sk_buff *skb, const struct pkt *p,
 	    bpf_l4_csum_replace(skb, p->l4 + csum, 0, diff,
 				BPF_F_PSEUDO_HDR | csum_flags(p->t.proto)))
 		return -DROP_NAT_FAILED;
-	/* IPv6 has no header sum to balance the addresses. Of a packet whose card summed it up
-	 * (CHECKSUM_COMPLETE) the helper above takes them off, as for IPv4, unless a flag says
-	 * otherwise that kernels before 6.16 lack; others it leaves alone, as this does. */
+	/* IPv6 has no header checksum to balance the addresses. For a packet summed by the
+	 * network card (CHECKSUM_COMPLETE) the helper above subtracts them, as for IPv4, unless
+	 * a flag that kernels before 6.16 lack says otherwise. For other packets, both calls
+	 * leave skb->csum alone. */
 	if (!(p->flags & PKT_IP4) && !xlat)
 		bpf_csum_update(skb, diff);
 	return 0;
 }
 
-/* Writes the addresses and, for IPv4, what its header's sum changes by. */
+/* Writes the addresses and, for IPv4, updates the header's checksum. */
 static __always_inline int store_addrs(struct __sk_buff *skb, const struct pkt *p,
 				       const struct tuple *to, __u64 diff)
 {
@@ -110,7 +111,7 @@ static __always_inline int store_addrs(struct __sk_buff *skb, const struct pkt *
 static __always_inline int store_ports(struct __sk_buff *skb, const struct pkt *p,
 				       const struct tuple *to)
 {
-	/* Without options and extension headers they are written in place. */
+	/* Without options or extension headers they are written in place. */
 	__u32 plain = p->flags & PKT_IP4 ? L3 + sizeof(struct iphdr) : L3 + sizeof(struct ipv6hdr);
 	__be16 ports[2] = { to->sport, to->dport }, *h = DATA(skb, plain);
 	__be16 id = p->t.answer ? to->dport : to->sport;
@@ -126,7 +127,7 @@ static __always_inline int store_ports(struct __sk_buff *skb, const struct pkt *
 }
 
 /* nat_rewrite gives the packet the addresses and ports of *to, and headers of their family.
- * Pointers into the packet are void afterwards; p still has the old tuple. */
+ * Pointers into the packet are invalid afterwards; p keeps the old tuple. */
 __noinline int nat_rewrite(struct __sk_buff *skb, struct pkt *p, const struct tuple *to)
 {
 	bool is4, ports, addrs, xlat;
@@ -136,7 +137,7 @@ __noinline int nat_rewrite(struct __sk_buff *skb, struct pkt *p, const struct tu
 	if (!p || !to)
 		return -DROP_NAT_FAILED;
 	is4 = p->flags & PKT_IP4;
-	/* The later fragments have no ports. */
+	/* Later fragments have no ports. */
 	ports = (p->t.sport != to->sport || p->t.dport != to->dport) &&
 		!(p->flags & PKT_FRAG_LATER);
 	addrs = !ip_equal(&p->t.saddr, &to->saddr) || !ip_equal(&p->t.daddr, &to->daddr);
@@ -149,12 +150,12 @@ __noinline int nat_rewrite(struct __sk_buff *skb, struct pkt *p, const struct tu
 	}
 	if (!addrs)
 		return 0;
-	/* In a sum the mapped form of an IPv4 address is worth what the address is. */
+	/* In a checksum the mapped form of an IPv4 address counts as much as the address. */
 	xlat = xlat_needed(p, &to->daddr);
 	is4 = is4 && !xlat;
 	diff = addr_diff(&p->t.saddr, &to->saddr, is4) + addr_diff(&p->t.daddr, &to->daddr, is4);
 	if (xlat && p->flags & PKT_IP4 && udp_without_sum(skb, p)) {
-		/* Nothing balanced the ports in the packet's sum (CHECKSUM_COMPLETE). */
+		/* Nothing balanced the ports in the packet's checksum (CHECKSUM_COMPLETE). */
 		bpf_csum_update(skb, port_diff(p, to));
 		err = xlat_udp_sum(skb, p, to);
 	} else {

@@ -12,7 +12,7 @@
 #define ND_REDIRECT 137
 #define ND_OPT_TARGET_LLADDR 2
 
-/* A neighbour advertisement with its only option, and what carries it. */
+/* A neighbour advertisement with its only option, and the headers around it. */
 struct na_frame {
 	struct ethhdr eth;
 	struct ipv6hdr ip;
@@ -75,7 +75,7 @@ static __always_inline int nd_answer(struct __sk_buff *skb, const struct pkt *p,
 	return bpf_redirect(skb->ifindex, 0);
 }
 
-/* Handles ICMPv6 of the link from endpoint ep; VERDICT_NEXT: forward it like any other frame. */
+/* Handles link-local ICMPv6 from endpoint ep. VERDICT_NEXT: forward it like any other frame. */
 static __always_inline int nd_input(struct __sk_buff *skb, const struct pkt *p,
 				    const struct endpoint *ep)
 {
@@ -94,7 +94,7 @@ static __always_inline int nd_input(struct __sk_buff *skb, const struct pkt *p,
 			return -DROP_SPOOFED_IP;
 		return VERDICT_NEXT;
 	}
-	/* Duplicate address detection has no source: whoever has the address answers itself. */
+	/* Duplicate address detection has no source: the owner of the address replies itself. */
 	if (ip_is_zero(&p->t.saddr))
 		return VERDICT_NEXT;
 	if (neigh_find(&target, ep->net, &n))
@@ -102,9 +102,9 @@ static __always_inline int nd_input(struct __sk_buff *skb, const struct pkt *p,
 	return ep->flags & EP_ANTISPOOF ? -DROP_ARP_UNKNOWN : VERDICT_NEXT;
 }
 
-/* nd_from_endpoint handles an IPv6 frame if it is ICMPv6 of the link, whoever it is
- * addressed to and behind whatever extension headers (RFC 7113); VERDICT_NEXT: it is not, or
- * is to be forwarded like any other frame. */
+/* nd_from_endpoint handles an IPv6 frame if it is link-local ICMPv6, whatever its destination
+ * and extension headers (RFC 7113). VERDICT_NEXT: it is not, or it is to be forwarded like any
+ * other frame. */
 __noinline int nd_from_endpoint(struct __sk_buff *skb, const struct endpoint *ep)
 {
 	struct pkt p;
@@ -118,8 +118,8 @@ __noinline int nd_from_endpoint(struct __sk_buff *skb, const struct endpoint *ep
 	if (next != IPPROTO_ICMPV6 && !is_exthdr(next))
 		return VERDICT_NEXT;
 	err = parse(skb, &p, bpf_htons(ETH_P_IPV6));
-	/* A later fragment cannot be neighbour discovery: the first would have
-	 * been seen as such, or was too short to be let through. */
+	/* A later fragment cannot be neighbour discovery: the first would have been recognised,
+	 * or was too short to pass. */
 	if (err == -DROP_FRAG_UNKNOWN)
 		return VERDICT_NEXT;
 	if (err)

@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * What the kernel's own connection tracking knows: of a flow that the stack routed here, and of
- * flows that other NATs of the host made.
+ * Queries of the kernel's own connection tracking: about a flow that the stack routed here, and
+ * about flows that other NATs of the host made.
  */
 
 #include "config.h"
@@ -16,7 +16,7 @@
 #define NF_DIR_REPLY 1
 #define NF_DIR_NONE 2
 
-/* The kernel's struct bpf_ct_opts of 5.18. Newer kernels have a longer one and take this too. */
+/* The kernel's struct bpf_ct_opts of 5.18. Newer kernels have a longer one and accept this too. */
 struct nf_opts {
 	__s32 netns_id;
 	__s32 error;
@@ -26,17 +26,18 @@ struct nf_opts {
 };
 _Static_assert(sizeof(struct nf_opts) == 12, "struct nf_opts");
 
-/* Only ever pointed to. */
+/* Used only through pointers. */
 struct nf_conn {
 };
 
-/* Of the kernel or its module nf_conntrack; the loader sets cfg_conntrack where they work. */
+/* Provided by the kernel or its module nf_conntrack; the loader sets cfg_conntrack where they
+ * work. */
 struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_tuple *tuple,
 				  __u32 tuple_size, struct nf_opts *opts, __u32 opts_size) __ksym
 	__weak;
 void bpf_ct_release(struct nf_conn *ct) __ksym __weak;
 
-/* Connection tracking can be asked, and about this protocol. */
+/* Can connection tracking be queried, and does it know this protocol? */
 static __always_inline bool nf_asked(__u8 proto)
 {
 	return cfg_conntrack && (proto == IPPROTO_TCP || proto == IPPROTO_UDP);
@@ -68,8 +69,8 @@ static __noinline bool nf_tracks(struct __sk_buff *skb, const struct tuple *t, _
 	return nf_direction(skb, &st, len, t->proto) == dir;
 }
 
-/* Did netfilter change where this packet goes, so that its answer must meet netfilter again?
- * It tells TCP and UDP only. */
+/* Did netfilter change the destination of this packet, so that its reply must pass netfilter
+ * again? It can say so for TCP and UDP only. */
 static __always_inline bool nf_translates(struct __sk_buff *skb, const struct tuple *t)
 {
 	struct tuple answer;
@@ -80,8 +81,9 @@ static __always_inline bool nf_translates(struct __sk_buff *skb, const struct tu
 	return nf_tracks(skb, &answer, NF_DIR_REPLY) && !nf_tracks(skb, t, NF_DIR_ORIGINAL);
 }
 
-/* Has the host a flow whose packets arrive as t: a socket, or what another NAT on it translates
- * (guests, containers of others: they share the host's addresses with ours)? *st is scratch. */
+/* Does the host have a flow whose packets arrive as t: a socket, or one that another NAT on the
+ * host translates (guests, other programs' containers, which share the host's addresses with
+ * ours)? *st is scratch. */
 static __always_inline bool host_has(struct __sk_buff *skb, const struct tuple *t,
 				     struct bpf_sock_tuple *st)
 {

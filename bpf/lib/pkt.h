@@ -2,8 +2,8 @@
 #pragma once
 
 /*
- * Parsing: once, into one struct pkt. Functions return 0 or -DROP_X. They may
- * move the packet: pointers into it taken before are void afterwards.
+ * Parsing: once, into one struct pkt. Functions return 0 or -DROP_X. They may move the packet:
+ * pointers into it taken before are invalid afterwards.
  */
 
 #include <linux/if_ether.h>
@@ -17,7 +17,7 @@
 #include "count.h"
 #include "ip.h"
 
-/* <linux/icmp.h> drags in the C library. RFC 792, RFC 4443. */
+/* <linux/icmp.h> includes the C library. RFC 792, RFC 4443. */
 #define ICMP_ECHOREPLY 0
 #define ICMP_DEST_UNREACH 3
 #define ICMP_FRAG_NEEDED 4 /* code */
@@ -58,17 +58,17 @@
 
 enum pkt_flag {
 	PKT_FRAG_FIRST = 1 << 0, /* first of several fragments */
-	PKT_FRAG_LATER = 1 << 1, /* another one: has no layer 4 header */
-	PKT_ICMP_ERROR = 1 << 2, /* carries the packet it is about */
+	PKT_FRAG_LATER = 1 << 1, /* a later one, without a layer 4 header */
+	PKT_ICMP_ERROR = 1 << 2, /* embeds the packet it is about */
 	PKT_IP4 = 1 << 3,
 	PKT_DF = 1 << 4,	 /* must not be fragmented on the way */
-	PKT_ICMP_LOCAL = 1 << 5, /* ICMPv6 of the link (icmp6_is_local): never routed */
+	PKT_ICMP_LOCAL = 1 << 5, /* link-local ICMPv6 (icmp6_is_local), never routed */
 };
 
 /* Devices without an Ethernet header are not supported: the IP header is always here. */
 #define L3 ETH_HLEN
 
-/* No bigger than it must be: it stands on the stack of the deepest chain of calls. */
+/* Kept small, because it is on the stack of the deepest chain of calls. */
 struct pkt {
 	struct tuple t;
 	__u32 len; /* of one IP packet, in bytes; of one segment if GSO */
@@ -82,7 +82,7 @@ struct pkt {
 	__u8 tcp_flags; /* byte 13 of the TCP header */
 	union {
 		__u8 icmp_type;
-		__u8 scale; /* of a SYN: shift of the sender's windows, or TCP_NO_SCALE */
+		__u8 scale; /* SYN: shift of the sender's windows, or TCP_NO_SCALE */
 	};
 	/* TCP, HBO; fragments have none: */
 	__u32 seq;
@@ -103,8 +103,8 @@ _Static_assert(sizeof(struct pkt) == 64, "struct pkt");
 #define TCP_MAX_SCALE 14 /* RFC 7323 section 2.3 */
 #define TCP_OPTIONS_MAX 16
 
-/* have makes the first len bytes readable directly; false: the packet is
- * shorter. It may move the packet. */
+/* have makes the first len bytes readable directly. It returns false if the packet is shorter.
+ * It may move the packet. */
 static __always_inline bool have(struct __sk_buff *skb, __u32 len)
 {
 	if (skb->data + (__u64)len <= skb->data_end)
@@ -120,7 +120,7 @@ static __always_inline bool has_ports(__u8 proto)
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
 }
 
-/* Does the message carry the packet that it is about? */
+/* Does the message embed the packet that it is about? */
 static __always_inline bool icmp_is_error(__u8 proto, __u8 type)
 {
 	if (proto == IPPROTO_ICMPV6)
@@ -129,13 +129,13 @@ static __always_inline bool icmp_is_error(__u8 proto, __u8 type)
 	       type == ICMP_PARAMETERPROB || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT;
 }
 
-/* A redirect tells of routers on the link, which are none to whoever is behind a translation. */
+/* A redirect names routers on the link, which a host behind a translation cannot reach. */
 static __always_inline bool icmp_redirects(const struct pkt *p)
 {
 	return p->flags & PKT_IP4 && p->icmp_type == ICMP_REDIRECT;
 }
 
-/* The type of the questions that ICMP of this type answers; 0: it is no answer. */
+/* The type of the requests that ICMP of this type answers; 0 if it is not a reply. */
 static __always_inline __u8 icmp_question(__u8 proto, __u8 type)
 {
 	if (proto == IPPROTO_ICMP) {
@@ -161,8 +161,8 @@ static __always_inline __u8 icmp_question(__u8 proto, __u8 type)
 	return 0;
 }
 
-/* Have questions of this type an id, which the answer repeats? It is in one place with all (RFC 792,
- * RFC 950, and those above). */
+/* Do requests of this type have an id, which the reply repeats? All have it in the same place
+ * (RFC 792, RFC 950, and those above). */
 static __always_inline bool icmp_has_id(__u8 proto, __u8 type)
 {
 	if (proto == IPPROTO_ICMP)
@@ -172,7 +172,7 @@ static __always_inline bool icmp_has_id(__u8 proto, __u8 type)
 	       type == ICMPV6_MOBILE_PREFIX_SOL || type == ICMPV6_EXT_ECHO_REQUEST;
 }
 
-/* Fills what tells flows of ICMP apart; id: the 16 bits where an id would be. */
+/* Fills the fields that distinguish ICMP flows; id: the 16 bits where an id would be. */
 static __noinline void icmp_tuple(struct tuple *t, __u8 type, __be16 id)
 {
 	t->answer = icmp_question(t->proto, type);
@@ -186,17 +186,17 @@ static __noinline void icmp_tuple(struct tuple *t, __u8 type, __be16 id)
 		t->sport = id;
 }
 
-/* Messages whose receiver is on the same link by definition: multicast listener discovery
- * (RFC 2710, RFC 3810), neighbour discovery (RFC 4861), its inverse (RFC 3122), certification
- * paths (RFC 3971), multicast router discovery (RFC 4286). All others are routed. */
+/* Messages whose receiver is on the same link by definition: multicast listener discovery (RFC
+ * 2710, RFC 3810), neighbour discovery (RFC 4861), inverse neighbour discovery (RFC 3122),
+ * certification paths (RFC 3971), multicast router discovery (RFC 4286). All others are routed. */
 static __always_inline bool icmp6_is_local(__u8 type)
 {
 	return (type >= 130 && type <= 137) || (type >= 141 && type <= 143) || type == 148 ||
 	       type == 149 || (type >= 151 && type <= 153);
 }
 
-/* Reads len bytes from off bytes into layer 4. plain is where that begins without options or
- * extension headers: there it is read in place, which spares a call a packet. */
+/* Reads len bytes at offset off of layer 4. plain is where layer 4 begins without options or
+ * extension headers: there it is read in place, which saves a call per packet. */
 static __always_inline bool l4_read(struct __sk_buff *skb, const struct pkt *p, __u32 plain,
 				    __u32 off, void *to, __u32 len)
 {
@@ -208,7 +208,8 @@ static __always_inline bool l4_read(struct __sk_buff *skb, const struct pkt *p, 
 	return true;
 }
 
-/* The window scale that a SYN asks for, whose options are from off to end (RFC 7323 section 2.2). */
+/* The window scale that a SYN requests, whose options are from off to end (RFC 7323 section
+ * 2.2). */
 static __always_inline __u8 tcp_scale(struct __sk_buff *skb, __u32 off, __u32 end)
 {
 	__u8 o[3] = {}; /* kind, length, value */
@@ -229,7 +230,7 @@ static __always_inline __u8 tcp_scale(struct __sk_buff *skb, __u32 off, __u32 en
 }
 
 /* Fills the flags and sequence numbers, and *len with the length of the header; plain: see
- * l4_read. p->len is still the IP header's. */
+ * l4_read. p->len is still the length from the IP header. */
 static __always_inline int parse_tcp(struct __sk_buff *skb, struct pkt *p, __u32 plain, __u32 *len)
 {
 	struct {
@@ -262,7 +263,8 @@ static __always_inline int parse_tcp(struct __sk_buff *skb, struct pkt *p, __u32
 	return 0;
 }
 
-/* Fills ports (or the ICMP id) and flags from the layer 4 header at p->l4; plain: see l4_read. */
+/* Fills the ports (or the ICMP id) and flags from the layer 4 header at p->l4; plain: see
+ * l4_read. */
 static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 plain)
 {
 	struct {
@@ -270,7 +272,7 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 
 		__be16 dport;
 		__be16 x2; /* ICMP: id */
 		__be16 x3;
-	} h = {}; /* kernel 6.18's verifier fails on a helper that is the first to use a stack slot */
+	} h = {}; /* kernel 6.18's verifier: a helper must not be first to use a stack slot */
 	__u32 len = sizeof(h);
 
 	if (!has_ports(p->t.proto) && p->t.proto != IPPROTO_ICMP && p->t.proto != IPPROTO_ICMPV6)
@@ -279,8 +281,8 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 
 		return -DROP_MALFORMED;
 	if (p->t.proto == IPPROTO_TCP && parse_tcp(skb, p, plain, &len))
 		return -DROP_MALFORMED;
-	/* A GSO packet leaves as segments; the header's length says nothing of
-	 * them (and is 0 with BIG TCP). */
+	/* A GSO packet leaves as segments; the header's length does not describe them (and is 0
+	 * with BIG TCP). */
 	if (skb->gso_size)
 		p->len = p->l4 - L3 + len + skb->gso_size;
 	if (has_ports(p->t.proto)) {
@@ -299,7 +301,7 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 
 	return 0;
 }
 
-/* What the first and the later fragments of a packet share. */
+/* The fields that the first and the later fragments of a packet share. */
 static __always_inline void frag_key_of(struct frag_key *k, const struct pkt *p)
 {
 	k->saddr = p->t.saddr;
@@ -311,7 +313,8 @@ static __always_inline void frag_key_of(struct frag_key *k, const struct pkt *p)
 	k->pad[2] = 0;
 }
 
-/* What the first of these fragments has told, while they may still be on their way; else NULL. */
+/* The data recorded from the first of these fragments, while others may still arrive; else
+ * NULL. */
 static __always_inline struct frag_entry *frag_find(const struct frag_key *k)
 {
 	struct frag_entry *v = bpf_map_lookup_elem(&fl_frag, k);
@@ -367,7 +370,7 @@ static __always_inline int parse_ip4(struct __sk_buff *skb, struct pkt *p)
 	return parse_l4(skb, p, L3 + sizeof(*ip));
 }
 
-/* Extension headers walked at most; RFC 8200 section 4.1 lists seven kinds. */
+/* Limit of the extension headers walked; RFC 8200 section 4.1 lists seven kinds. */
 #define EXTHDRS_MAX 8
 
 static __always_inline bool is_exthdr(__u8 proto)
@@ -428,8 +431,8 @@ static __always_inline int parse_ip6(struct __sk_buff *skb, struct pkt *p)
 	p->l4 = L3 + sizeof(*ip);
 	p->len = bpf_ntohs(ip->payload_len) + sizeof(*ip);
 	p->flags = PKT_DF;
-	/* In the one form of addresses they are IPv4's, and would match its flows. No host sends
-	 * them (RFC 4038 section 4.2); Linux does not accept them, either. */
+	/* In the common form such addresses equal IPv4 addresses and would match their flows.
+	 * No host sends them (RFC 4038 section 4.2), and Linux does not accept them. */
 	if (ip_is4(&p->t.saddr) || ip_is4(&p->t.daddr))
 		return -DROP_MARTIAN;
 	err = skip_exthdrs(skb, p);
@@ -453,11 +456,11 @@ __noinline int parse_into(struct __sk_buff *skb, struct pkt *p, __be16 eth_proto
 	return 0;
 }
 
-/* parse fills *p from an IP packet. eth_proto: ETH_P_IP or
- * ETH_P_IPV6, NBO. Later fragments get their ports from the first. */
+/* parse fills *p from an IP packet. eth_proto: ETH_P_IP or ETH_P_IPV6, NBO. Later fragments get
+ * their ports from the first. */
 static __always_inline int parse(struct __sk_buff *skb, struct pkt *p, __be16 eth_proto)
 {
-	/* Here, because kernel 6.1 lets a global function have initialised memory only. */
+	/* Here, because kernel 6.1 passes only initialised memory to a global function. */
 	__builtin_memset(p, 0, sizeof(*p));
 	return parse_into(skb, p, eth_proto);
 }

@@ -15,7 +15,7 @@ static __always_inline void publish_wildcard(union ip *a, bool is4)
 		a->w[2] = bpf_htonl(0xffff);
 }
 
-/* Who serves the port at addr, which is the host's own? Not inlined, for the sake of the stack. */
+/* The publish that serves the port at addr, an address of the host. Not inlined, to save stack. */
 static __noinline struct publish *publish_find(const union ip *addr, __be16 port, __u8 proto)
 {
 	struct publish_key k = { .addr = *addr, .port = port, .proto = proto };
@@ -28,8 +28,8 @@ static __noinline struct publish *publish_find(const union ip *addr, __be16 port
 	return bpf_map_lookup_elem(&fl_publish, &k);
 }
 
-/* Is the packet an answer to a socket of the host that is connected to its sender? Its
- * port was chosen by the kernel and happens to be published. */
+/* Is the packet a reply to a socket of the host that is connected to its sender? The kernel
+ * chose its port, which happens to be published. */
 static __always_inline bool host_connected(struct __sk_buff *skb, const struct tuple *t)
 {
 	struct bpf_sock_tuple st;
@@ -44,8 +44,8 @@ static __always_inline bool host_connected(struct __sk_buff *skb, const struct t
 	return connected;
 }
 
-/* May this packet begin a flow to a published port? For TCP only a SYN: any other
- * is of a connection of the host's own whose local port happens to be published. */
+/* May this packet begin a flow to a published port? For TCP only a SYN may: any other packet
+ * belongs to a connection of the host whose local port happens to be published. */
 static __always_inline bool publish_may_begin(const struct pkt *p)
 {
 	if (p->t.proto == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)

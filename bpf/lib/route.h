@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-/* Routing out of the host: the kernel's own table decides. */
+/* Routing out of the host, by the kernel's own table. */
 
 #include "frag.h"
 #include "publish.h"
@@ -15,7 +15,7 @@
 #endif
 
 struct next_hop {
-	union ip src; /* address the route prefers to send from */
+	union ip src; /* the route's preferred source address */
 	struct bpf_redir_neigh nh;
 	__u32 ifindex;
 	__u32 mtu;	/* in bytes; 0: not known */
@@ -23,10 +23,10 @@ struct next_hop {
 };
 
 /*
- * What a lookup found, for the packets that follow: it is the dearest thing that a packet needs,
- * and the answer hardly ever changes. It is asked again in each tick, so that a route,
- * an address or an uplink that changes is followed at once by human measure. The key is all that
- * a routing rule can look at (ports, the source).
+ * The result of a route lookup, cached for the packets that follow: the lookup is the most
+ * expensive part of a packet, and the result hardly ever changes. It is repeated in each tick, so
+ * that a changed route, address or uplink takes effect within a fraction of a second. The key
+ * holds all that a routing rule can match (ports, the source).
  */
 struct route_key {
 	struct tuple t;
@@ -36,7 +36,7 @@ struct route_key {
 
 struct route_slot {
 	struct route_key key;
-	__u32 tick; /* when it was asked */
+	__u32 tick; /* when it was looked up */
 	__u32 pad;
 	struct next_hop hop;
 };
@@ -45,7 +45,7 @@ struct route_slot {
 #define ROUTE_SLOTS (1 << ROUTE_SLOTS_SHIFT)
 #define ROUTE_TICK_SHIFT 26 /* a tick is 2^26 ns: 67 ms */
 
-/* Of one processor alone; bottom halves are off from look-up to use. */
+/* One per processor; bottom halves are off from lookup to use. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, ROUTE_SLOTS);
@@ -55,19 +55,18 @@ struct {
 
 enum route_result {
 	ROUTE_OK,
-	ROUTE_STACK,   /* not for BPF: local, multicast, unreachable, another kind of device */
+	ROUTE_STACK,   /* BPF cannot send it: local, multicast, unreachable, other kind of device */
 	ROUTE_TOO_BIG, /* next_hop->mtu says how big it may be */
 };
 
-/* Where the answer for a packet is kept: any function of its key will do that differs where
- * flows do. */
+/* The cache slot for a packet: any function of its key will do that differs where flows do. */
 static __always_inline struct route_slot *route_slot(const struct tuple *t, bool prefer)
 {
 	__u64 h = (t->saddr.d[1] ^ t->daddr.d[1] ^ ((__u64)t->sport << 32 | t->dport)) + prefer;
 	__u32 i;
 
 	h *= 0x9e3779b97f4a7c15ULL;	   /* 2^64 over the golden ratio */
-	i = h >> (64 - ROUTE_SLOTS_SHIFT); /* the bits that all of the key's reach */
+	i = h >> (64 - ROUTE_SLOTS_SHIFT); /* the bits that depend on all of the key */
 	return bpf_map_lookup_elem(&fl_route, &i);
 }
 
@@ -77,7 +76,7 @@ static __always_inline bool route_key_is(const struct route_key *k, const struct
 	return tuple_equal(&k->t, t) && k->iif == iif && k->prefer == prefer;
 }
 
-/* Asks the kernel for the way of a packet of len bytes with key k. */
+/* Looks up the kernel's route for a packet of len bytes with key k. */
 static __noinline enum route_result route_ask(struct __sk_buff *skb, const struct route_key *k,
 					      __u32 len, bool is4, struct next_hop *out)
 {
@@ -103,7 +102,7 @@ static __noinline enum route_result route_ask(struct __sk_buff *skb, const struc
 	if (cfg_fib_src)
 		flags = BPF_FIB_LOOKUP_SKIP_NEIGH | (k->prefer ? BPF_FIB_LOOKUP_SRC : 0);
 	err = bpf_fib_lookup(skb, &fib, sizeof(fib), flags);
-	/* Without a neighbour (below 6.3) this is the length that was asked with. */
+	/* Without a neighbour entry (below 6.3) this is the length passed in. */
 	out->mtu = err == BPF_FIB_LKUP_RET_NO_NEIGH ? 0 : fib.mtu_result;
 	if (err == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return ROUTE_TOO_BIG;
@@ -120,8 +119,8 @@ static __noinline enum route_result route_ask(struct __sk_buff *skb, const struc
 			ip_set4(&out->src, fib.ipv4_src);
 		else
 			ip_set6(&out->src, fib.ipv6_src);
-		/* Where the device has none, the kernel takes any address of the host: a gateway's
-		 * is no better than a sandbox's. */
+		/* Where the device has no address, the kernel chooses any address of the host:
+		 * a gateway's is no better than a sandbox's. */
 		if (!ip_equal(&out->src, is4 ? &up->ip4 : &up->ip6) && subnet_of(&out->src))
 			out->src = is4 ? up->ip4 : up->ip6;
 	}
@@ -134,9 +133,9 @@ static __noinline enum route_result route_ask(struct __sk_buff *skb, const struc
 	return ROUTE_OK;
 }
 
-/* route_find looks up the way of packet p that entered at device iif, as if it were of flow *by.
- * prefer: find the address the route prefers, for which IPv6 walks every address of the host; else
- * hop->src may be the uplink's first. For IPv4 it is always found. */
+/* route_find looks up the route of packet p that arrived at device iif, as if it belonged to
+ * flow *by. prefer: find the preferred source address of the route, for which IPv6 walks every
+ * address of the host; else hop->src may be the uplink's first. For IPv4 it is always found. */
 static __always_inline enum route_result route_find(struct __sk_buff *skb, const struct pkt *p,
 						    const struct tuple *by, __u32 iif, bool prefer,
 						    struct next_hop **hop)
@@ -161,13 +160,13 @@ static __always_inline enum route_result route_find(struct __sk_buff *skb, const
 	return got;
 }
 
-/* To the host's stack through the network's host port: what BPF cannot do. */
+/* Sends what BPF cannot handle to the host's stack, through the network's host port. */
 static __always_inline int to_stack(struct __sk_buff *skb, const struct endpoint *ep)
 {
 	return to_host_port(skb, ep->hostport_if, ep->net, PATH_STACK);
 }
 
-/* Tells the sender in ep's network, from the gateway, why its packet is refused. */
+/* Sends an ICMP error from the gateway to the sender in ep's network. */
 static __always_inline int tell_sender(struct __sk_buff *skb, const struct pkt *p,
 				       const struct endpoint *ep, __u32 kind, __u32 mtu,
 				       int refusal)
@@ -183,14 +182,14 @@ static __always_inline int ttl_exceeded(struct __sk_buff *skb, const struct pkt 
 	return tell_sender(skb, p, ep, icmp_time_exceeded(p), 0, -DROP_TTL);
 }
 
-/* p is larger than the MTU of the way to *daddr. */
+/* Handles packet p that is larger than the MTU of the route to *daddr. */
 static __always_inline int too_big(struct __sk_buff *skb, const struct pkt *p,
 				   const struct endpoint *ep, const union ip *daddr, __u32 mtu)
 {
-	mtu -= xlat_len(p, daddr) - p->len; /* as its sender counts */
+	mtu -= xlat_len(p, daddr) - p->len; /* as the sender counts it */
 	if (!(p->flags & PKT_IP4))
 		return tell_sender(skb, p, ep, ICMP_KIND(ICMPV6_PKT_TOOBIG, 0), mtu, -DROP_TOO_BIG);
-	/* The stack fragments what may be fragmented, unless it becomes IPv6. */
+	/* The stack fragments packets without DF, unless they become IPv6. */
 	if (!(p->flags & PKT_DF) && ip_is4(daddr))
 		return to_stack(skb, ep);
 	return tell_sender(skb, p, ep, ICMP_KIND(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED), mtu,
@@ -209,13 +208,13 @@ static __always_inline int to_next_hop(struct __sk_buff *skb, struct pkt *p, con
 	if (err)
 		return err;
 	count_path(skb, PATH_NEIGH);
-	skb->mark = cfg_mark + hop->up_flags / UP_BELOW; /* to_uplink: done already */
+	skb->mark = cfg_mark + hop->up_flags / UP_BELOW; /* to_uplink: already translated */
 	return bpf_redirect_neigh(hop->ifindex, &hop->nh, sizeof(hop->nh), 0);
 }
 
-/* Begins a flow of endpoint ep to publish b. The backend sees its gateway: it may be a neighbour of
- * the client's, or the client itself, to whom it would answer directly; and a neighbour may have a
- * flow to the backend itself with the same ports. */
+/* Begins a flow of endpoint ep to publish b. The backend sees its gateway as the source. The
+ * client may be a neighbour of the backend or the backend itself, which would then reply
+ * directly, and a neighbour may have its own flow to the backend with the same ports. */
 static __always_inline int route_published(struct __sk_buff *skb, struct pkt *p,
 					   const struct endpoint *ep, const struct publish *b)
 {
@@ -270,20 +269,20 @@ static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
 	return to_next_hop(skb, p, &f->e.xlat, hop);
 }
 
-/* Is e of packets that leave with another source, as their flow began? */
+/* Is e the original direction of a flow with a translated source? */
 static __always_inline bool ct_masqueraded(const struct ct_entry *e)
 {
 	return (e->flags & (CT_F_NAT_SRC | CT_F_REPLY)) == CT_F_NAT_SRC;
 }
 
-/* A packet of a known flow, from endpoint ep. */
+/* Handles a packet of a known flow from endpoint ep. */
 static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 				       const struct endpoint *ep, struct ct_entry *e,
 				       bool confirmed)
 {
 	struct icmp_work *w = icmp_scratch(); /* the stack is full */
 	struct next_hop *hop;
-	/* Copied: confirming the flow gives the entry's memory back. */
+	/* Copied, because confirming the flow frees the entry. */
 	struct tuple to = e->xlat;
 	__u32 out_if = e->out_if;
 	int err;
@@ -293,8 +292,9 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 	if (p->ttl <= 1)
 		return ttl_exceeded(skb, p, ep);
 	if (e->flags & CT_F_STACK)
-		return to_stack(skb, ep); /* to_uplink meets it again */
-	/* An answer goes the way of the address that was asked, as the host's own answers do. */
+		return to_stack(skb, ep); /* to_uplink handles it then */
+	/* A reply is routed from the address that the client used, as the host's own replies
+	 * are. */
 	if (ct_masqueraded(e))
 		w->key = p->t;
 	else
@@ -310,28 +310,28 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 	case ROUTE_TOO_BIG:
 		return too_big(skb, p, ep, &to.daddr, hop->mtu);
 	case ROUTE_STACK:
-		/* For the stack a packet that is to change its family is the host's. */
+		/* The stack would deliver a packet that must change its family to the host. */
 		return xlat_needed(p, &to.daddr) ? -DROP_NO_ROUTE : to_stack(skb, ep);
 	}
-	/* Of a masqueraded one the route must lead to where its address is. Mostly it is the uplink's
-	 * first address; only else is the dear lookup needed. */
+	/* The route of a masqueraded flow must lead to the uplink with its address. Usually
+	 * that is the uplink's first address; only otherwise is the expensive lookup needed. */
 	if (ip_equal(&w->key.saddr, &to.saddr) || ip_equal(&hop->src, &to.saddr))
 		return to_next_hop(skb, p, &to, hop);
 	if (cfg_fib_src && route_find(skb, p, &w->key, ep->gateway_if, true, &hop) != ROUTE_OK)
 		return to_stack(skb, ep);
 	if (ip_equal(&hop->src, &to.saddr))
 		return to_next_hop(skb, p, &to, hop);
-	/* It may come back, as IPv6 addresses do with a device that was down. */
+	/* The address may come back, as IPv6 addresses do after their device was down. */
 	if (ip_is_zero(&hop->src))
 		return -DROP_NO_UPLINK_ADDR;
-	/* The route moved to another uplink: the old address would not
-	 * bring answers back (nf_nat_masquerade forgets such flows too). */
+	/* The route moved to another uplink: replies to the old address would not come back
+	 * (nf_nat_masquerade deletes such flows too). */
 	flow_forget(&p->t, &to);
 	return route_outside(skb, p, ep);
 }
 
-/* A packet of no flow yet, from endpoint ep to the gateway's MAC, as far as it does not leave
- * the host; VERDICT_NEXT: it does. begins: it may begin a flow. */
+/* Handles a packet of no flow yet, from endpoint ep to the gateway's MAC, if it stays on the
+ * host. VERDICT_NEXT: it leaves. begins: it may begin a flow. */
 static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 					const struct endpoint *ep, bool begins)
 {
@@ -339,7 +339,7 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 	struct neigh_entry *n;
 	__u32 net;
 
-	/* The gateway's MAC is not the way to a group. */
+	/* A group is not reached through the gateway's MAC. */
 	if (ip_is_multicast(dst) || ip_is_unspecified(dst))
 		return -DROP_MARTIAN;
 	if (p->flags & PKT_ICMP_LOCAL && !ip_equal(dst, &ep->gw6) && !ip_is_linklocal6(dst))
@@ -361,7 +361,7 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 	if (net && net != ep->net)
 		return -DROP_ISOLATED;
 	if (net) {
-		/* A member, through the gateway: as a router, by the members' rules. */
+		/* Routed to a member through the gateway, by the members' rules. */
 		if (!neigh_find(dst, net, &n))
 			return -DROP_NO_MEMBER;
 		if (!(ep->flags & EP_ICC))
@@ -386,9 +386,9 @@ static __noinline int route_new(struct __sk_buff *skb, struct pkt *p, const stru
 	return verdict == VERDICT_NEXT ? route_outside(skb, p, ep) : verdict;
 }
 
-/* An ICMP error p of endpoint ep about no flow. It can be about a packet that came to ep without
- * one, from the host or from a network that the host's stack forwards for: then it returns to that
- * packet's sender. in: the packet that it embeds. */
+/* Handles ICMP error p of endpoint ep that matches no flow. It can be about a packet that
+ * reached ep without a flow, from the host or from a network that the host's stack forwards
+ * for: then it returns to that packet's sender. in: the packet that it embeds. */
 static __always_inline int route_stray_error(struct __sk_buff *skb, struct pkt *p,
 					     const struct endpoint *ep, const struct pkt *in)
 {
@@ -407,9 +407,9 @@ static __always_inline int route_stray_error(struct __sk_buff *skb, struct pkt *
 	return -DROP_BAD_ICMP;
 }
 
-/* Translates what the ICMP error p embeds, if it is about a packet of a flow whose answers
- * come from device in_if, and fills w->to with the error's own new addresses. *out: the
- * flow's entry; NULL if there is none. */
+/* Translates the packet embedded in ICMP error p if it belongs to a flow whose replies come
+ * from device in_if, and sets w->to to the new addresses of the error itself. *out: the flow's
+ * entry, or NULL. */
 static __always_inline int icmp_related(struct __sk_buff *skb, struct pkt *p, __u32 in_if,
 					struct icmp_work *w, struct ct_entry **out)
 {
@@ -427,8 +427,8 @@ static __always_inline int icmp_related(struct __sk_buff *skb, struct pkt *p, __
 		return 0;
 	w->to = p->t;
 	w->to.daddr = e->xlat.daddr;
-	/* The flow's own end speaks, not a router on the way; or one that has no address in the
-	 * other family. */
+	/* The sender is the flow's own end and not a router on the path, or it has no address
+	 * in the other family. */
 	xlat = xlat_needed(p, &e->xlat.daddr);
 	if (xlat || ip_equal(&p->t.saddr, &w->key.saddr))
 		w->to.saddr = e->xlat.saddr;
@@ -440,7 +440,7 @@ static __always_inline int icmp_related(struct __sk_buff *skb, struct pkt *p, __
 	return 0;
 }
 
-/* An ICMP error from endpoint ep. */
+/* Handles an ICMP error from endpoint ep. */
 static __noinline int route_icmp_error(struct __sk_buff *skb, struct pkt *p,
 				       const struct endpoint *ep)
 {
@@ -480,7 +480,7 @@ __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint 
 
 	if (!ep)
 		return -DROP_UNKNOWN_ENDPOINT;
-	/* Whatever becomes of a first fragment, the later ones must follow it. */
+	/* Later fragments follow their first, whatever its verdict. */
 	err = frag_follow(skb, &p, parse(skb, &p, eth_proto));
 	if (err)
 		return err;
@@ -489,7 +489,7 @@ __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint 
 	e = ct_find(&p.t, &confirmed);
 	if (e && e->in_if == skb->ifindex)
 		return route_known(skb, &p, ep, e, confirmed);
-	/* Of an endpoint that had this address before. */
+	/* The flow of an endpoint that had this address before. */
 	if (e)
 		flow_forget(&p.t, &e->xlat);
 	return route_new(skb, &p, ep);

@@ -4,10 +4,9 @@
 /*
  * Types shared between the programs and Go (bpf2go generates the Go side).
  *
- * Addresses of both families take one 16-byte form: IPv6 as it is, IPv4 mapped
- * (::ffff:a.b.c.d, RFC 4291 section 2.5.5.2). NBO: network byte order, HBO: host byte
- * order. Every struct is free of implicit padding, so that two equal keys are
- * equal bytes.
+ * Addresses of both families have one common 16-byte form: IPv6 as it is, IPv4 mapped
+ * (::ffff:a.b.c.d, RFC 4291 section 2.5.5.2). NBO: network byte order, HBO: host byte order. No
+ * struct has implicit padding, so that two equal keys are equal bytes.
  */
 
 #include <linux/types.h>
@@ -18,9 +17,10 @@ union ip {
 	__u64 d[2];
 };
 
-/* A packet's flow, as the packet itself has it. ICMP: of a question, and of any other type but an
- * answer, ask is the type and sport the id; of an answer, answer is the question's type and dport the
- * id. The others are 0, and so is the id of types that have none. Protocols without ports: both 0. */
+/* A packet's flow, as in the packet itself. ICMP: in a request, and in any other type but a
+ * reply, ask is the type and sport the id. In a reply, answer is the request's type and dport
+ * the id. The others are 0, and so is the id of types that have none. Protocols without ports:
+ * both are 0. */
 struct tuple {
 	union ip saddr;
 	union ip daddr;
@@ -38,12 +38,12 @@ enum ep_flag {
 	EP_HOSTPORT =
 		1 << 0, /* the network's host port: any source address, last resort of routing */
 	EP_ANTISPOOF = 1 << 1,	/* source MAC and addresses must be the endpoint's own */
-	EP_PUBLISHED = 1 << 2,	/* a published port leads here */
-	EP_INTERNAL = 1 << 3,	/* its network has no way out */
-	EP_ICC = 1 << 4,	/* members of its network reach each other */
+	EP_PUBLISHED = 1 << 2,	/* it is the backend of a published port */
+	EP_INTERNAL = 1 << 3,	/* its network has no default route */
+	EP_ICC = 1 << 4,	/* members of its network may reach each other */
 	EP_MASQUERADE = 1 << 5, /* leaves the host with the uplink's address */
-	EP_SHAPED = 1 << 6,	/* what it gets must wait in its host end's queue */
-	EP_DNS = 1 << 7,	/* a host port at whose addresses names are served */
+	EP_SHAPED = 1 << 6,	/* packets to it must wait in its host end's queue */
+	EP_DNS = 1 << 7,	/* a host port at whose addresses the name server listens */
 };
 
 /* fl_endpoint: ifindex of the host end (host port: of the datapath's end) -> */
@@ -57,7 +57,7 @@ struct endpoint {
 	__u32 net;	   /* network index, HBO, < MAX_NETWORKS */
 	__u32 flags;	   /* enum ep_flag */
 	__u32 hostport_if; /* ifindex of the network's host port, the datapath's end */
-	__u32 gateway_if;  /* ifindex of its other end, which bears the gateway addresses */
+	__u32 gateway_if;  /* ifindex of its other end, which has the gateway addresses */
 	__u32 mtu;	   /* of its own end, in bytes; 0: not known */
 };
 _Static_assert(sizeof(struct endpoint) == 96, "struct endpoint");
@@ -91,8 +91,8 @@ struct neigh_entry {
 };
 _Static_assert(sizeof(struct neigh_entry) == 16, "struct neigh_entry");
 
-/* fl_publish: (host address, port, protocol) -> . An address of all zero
- * (IPv6) or ::ffff:0.0.0.0 (IPv4) stands for every address of the host. */
+/* fl_publish: (host address, port, protocol) -> . An address of all zeros (IPv6) or
+ * ::ffff:0.0.0.0 (IPv4) stands for every address of the host. */
 struct publish_key {
 	union ip addr;
 	__be16 port; /* NBO */
@@ -120,7 +120,7 @@ _Static_assert(sizeof(struct subnet_key) == 20, "struct subnet_key");
 
 /* fl_uplink: ifindex -> */
 struct uplink {
-	union ip ip4; /* address to masquerade with when the route names none; zero: none */
+	union ip ip4; /* to masquerade with if the route prefers none; zero if absent */
 	union ip ip6;
 	__u32 flags; /* enum up_flag */
 	__u32 pad;
@@ -128,11 +128,11 @@ struct uplink {
 _Static_assert(sizeof(struct uplink) == 40, "struct uplink");
 
 enum up_flag {
-	/* A bridge of containers or guests that others made: what goes there is the stack's to
-	 * forward, so that the rules of whoever made it hold. */
+	/* A bridge of containers or guests that other programs manage: the stack forwards
+	 * packets to it, so that the rules of those programs hold. */
 	UP_STACK = 1 << 0,
-	/* From this bit on: how many uplinks a packet still leaves by below this one, as from
-	 * a macvlan device over a card. Only one may translate it. */
+	/* From this bit on: the number of uplinks below this one that a packet still passes, as
+	 * when a macvlan device is on a card. Only one may translate it. */
 	UP_BELOW = 1 << 8,
 };
 #define UP_BELOW_MAX 7
@@ -156,27 +156,25 @@ enum ct_state {
 
 /* ct_entry.flags */
 enum ct_flag {
-	CT_F_REPLY = 1 << 0,   /* the entry of the direction that answers */
+	CT_F_REPLY = 1 << 0,   /* the entry of the reply direction */
 	CT_F_FIN = 1 << 1,     /* this direction sent FIN */
 	CT_F_SEEN = 1 << 2,    /* this direction sent a packet */
 	CT_F_NAT_SRC = 1 << 3, /* source address or port is translated */
 	CT_F_NAT_DST = 1 << 4, /* destination likewise */
-	CT_F_HOST = 1 << 6,    /* a flow of the host's own stack, SNATed off a collision */
-	CT_F_STACK = 1 << 7,   /* the stack forwards it, and netfilter sees its answers, too */
+	CT_F_HOST = 1 << 6,    /* a flow of the host itself, SNATed after a port collision */
+	CT_F_STACK = 1 << 7,   /* the stack forwards it, and netfilter sees its replies, too */
 	CT_F_SEQ = 1 << 8,     /* TCP: this direction's sequence numbers are known */
 };
 
-/* fl_ct and fl_ct_new: tuple as the packet arrives -> what becomes of it. One
- * entry a direction; the partner's key is the reverse of xlat, the partner's
- * xlat is the reverse of the key.
- *
- * The loader converts pinned tables of another layout field by field, by name: a field keeps
- * its name and its meaning, and zero in a new one stands for "not known". 88 bytes take as much
+/* fl_ct and fl_ct_new: tuple as the packet arrives -> its translation. One entry per direction;
+ * the partner's key is the reverse of xlat, the partner's xlat is the reverse of the key. The
+ * loader converts pinned tables of another layout field by field, by name: a field keeps its
+ * name and its meaning, and zero in a new one stands for "not known". 88 bytes take as much
  * memory as 64 did (an element of fl_ct comes from the kernel's slab of 192 bytes). */
 struct ct_entry {
 	struct tuple xlat; /* the packet after translation */
 	__u32 in_if;	   /* host end the packets come from; 0: an uplink or the host */
-	__u32 out_if;	   /* host end they go to; 0: routed */
+	__u32 out_if;	   /* host end they are delivered to; 0: routed */
 	__u32 expires;	   /* CLOCK_MONOTONIC, seconds */
 	__u32 publish;	   /* model.Publish.ID that made it; 0: none */
 	__u32 created;	   /* CLOCK_MONOTONIC, seconds */
@@ -214,13 +212,13 @@ struct frag_entry {
 	__u32 expires; /* CLOCK_MONOTONIC, seconds */
 };
 
-/* fl_held: fragments that came before their first. */
+/* fl_held: fragments that arrived before their first. */
 #define HELD_SLOTS 256
 #define HELD_FRAME 2048
 
 enum held_state {
 	HELD_FREE,
-	HELD_BUSY, /* a program works on it */
+	HELD_BUSY, /* in use by a program */
 	HELD_FULL,
 };
 
@@ -234,7 +232,7 @@ struct held {
 };
 _Static_assert(sizeof(struct held) == 56 + HELD_FRAME, "struct held");
 
-/* fl_sock_rev: which published address a host socket believes to talk to */
+/* fl_sock_rev: the published address that a host socket was redirected from */
 struct sock_rev_key {
 	__u64 cookie;
 	union ip addr; /* backend */
@@ -244,11 +242,11 @@ struct sock_rev_key {
 _Static_assert(sizeof(struct sock_rev_key) == 32, "struct sock_rev_key");
 
 struct sock_rev {
-	union ip addr; /* as the program asked */
+	union ip addr; /* the original destination */
 	__be16 port;
 	__u16 pad;
 	__u32 publish;
-	__u64 until; /* CLOCK_MONOTONIC, ns: answers may come; connected: for good */
+	__u64 until; /* CLOCK_MONOTONIC, ns: end of the wait for replies; all ones if connected */
 };
 _Static_assert(sizeof(struct sock_rev) == 32, "struct sock_rev");
 
@@ -257,10 +255,10 @@ _Static_assert(sizeof(struct sock_rev) == 32, "struct sock_rev");
 enum drop_reason {
 	DROP_NONE = 0,
 	DROP_MALFORMED = 1,	   /* truncated or inconsistent headers */
-	DROP_UNKNOWN_ENDPOINT = 2, /* the device is no endpoint (any more) */
+	DROP_UNKNOWN_ENDPOINT = 2, /* the device is not (or no longer) an endpoint's */
 	DROP_SPOOFED_MAC = 3,
 	DROP_SPOOFED_IP = 4,
-	DROP_NO_MEMBER = 5, /* unicast to a MAC nobody in the network bears */
+	DROP_NO_MEMBER = 5, /* unicast to a MAC that no member of the network has */
 	DROP_ICC = 6,	    /* member to member where icc=false */
 	DROP_ISOLATED = 7,  /* another network's subnet */
 	DROP_INTERNAL = 8,  /* out of an internal network */
@@ -268,22 +266,21 @@ enum drop_reason {
 	DROP_LOOPBACK = 10, /* from outside to a loopback address, or from a sandbox */
 	DROP_NO_ROUTE = 11,
 	DROP_SNAT_EXHAUSTED = 12, /* no free port left to masquerade with */
-	DROP_CT_FULL = 13,	  /* the table of flows is full of living ones */
-	DROP_FRAG_UNKNOWN = 14,	  /* a fragment whose first was not seen, nor room to wait for it */
+	DROP_CT_FULL = 13,	  /* the table of flows is full of live ones */
+	DROP_FRAG_UNKNOWN = 14,	  /* fragment without a known first nor room to hold it */
 	DROP_ENDPOINT_GONE = 15,  /* the flow's endpoint was removed */
 	DROP_NAT_FAILED = 16,	  /* the packet could not be rewritten */
-	DROP_ARP_UNKNOWN = 17,	  /* ARP or ND for an address nobody in the network has */
+	DROP_ARP_UNKNOWN = 17,	  /* ARP or ND for an address that no member has */
 	DROP_TTL = 18,		  /* hop limit exceeded on the way to an endpoint */
 	DROP_NO_UPLINK_ADDR = 19, /* the uplink has no address to masquerade with */
-	DROP_BAD_ICMP = 20,    /* ICMP error about no packet its sender got, or ICMPv6 of the link
-				   * that would have to be routed */
+	DROP_BAD_ICMP = 20,    /* error about a packet never received; routed link-local ICMPv6 */
 	DROP_UNSUPPORTED = 21, /* a protocol that cannot be translated */
-	DROP_FLOOD = 22,       /* broadcast or multicast that reached nobody */
-	DROP_TOO_BIG = 23,     /* larger than the next hop's MTU and the sender was told */
+	DROP_FLOOD = 22,       /* broadcast or multicast that reached no member */
+	DROP_TOO_BIG = 23,     /* larger than the next hop's MTU; the sender got an ICMP error */
 	DROP_ROGUE_RA = 24,    /* router advertisement from a sandbox */
-	DROP_FLOW_LOST = 25, /* the flow's port is another's by now; the next packet begins anew */
-	DROP_VLAN = 26,	     /* a VLAN tag, where the receiver's kernel would look behind it */
-	DROP_MARTIAN = 27,   /* an address that is never routed, or not at this place */
+	DROP_FLOW_LOST = 25,   /* another flow has the port by now */
+	DROP_VLAN = 26,	       /* a VLAN tag behind which the receiver's kernel would look */
+	DROP_MARTIAN = 27,     /* an address that is never routed, or not at this place */
 	DROP_REASON_MAX,
 };
 
@@ -294,27 +291,27 @@ enum fwd_path {
 	PATH_REDIRECT = 2, /* bpf_redirect: to a host port, or through a host end's queue */
 	PATH_STACK = 3,	   /* handed to the host's stack to be routed there */
 	PATH_FLOOD = 4,	   /* copies to several members */
-	PATH_REPLY = 5,	   /* answered in the program (ARP, ND) */
-	PATH_PASS = 6,	   /* left to the host's stack, or to leave, by a program at an uplink */
-	PATH_HELD = 7,	   /* a fragment kept until its first comes; it is received again then */
+	PATH_REPLY = 5,	   /* replied to by the program (ARP, ND) */
+	PATH_PASS = 6,	   /* passed by a program at an uplink, to the host's stack or out */
+	PATH_HELD = 7,	   /* a fragment held until its first arrives */
 	PATH_MAX,
 };
 
-/* Datapath events that are no drops. */
+/* Datapath events other than drops. */
 enum ct_event {
-	EV_CT_CREATED = 0,	  /* unconfirmed flows made */
+	EV_CT_CREATED = 0,	  /* unconfirmed flows created */
 	EV_CT_CONFIRMED = 1,	  /* flows moved to fl_ct */
 	EV_CT_DELETED = 2,	  /* flows removed from fl_ct */
 	EV_CT_NOT_CONFIRMED = 3,  /* no room in fl_ct; the flow stays in fl_ct_new */
 	EV_SNAT_RETRY = 4,	  /* ports tried beyond the first */
-	EV_SOCK_CONNECT = 5,	  /* host sockets led to a backend */
+	EV_SOCK_CONNECT = 5,	  /* host sockets redirected to a backend */
 	EV_SOCK_BIND_REFUSED = 6, /* binds of a published port refused */
 	EV_FLOOD_CUT = 7,	  /* broadcasts that did not reach all members */
 	EV_MAX,
 };
 
-/* Packets are accounted to their network, index 1 and up; those that a program meets at an uplink
- * here, arriving as DIR_FROM_ENDPOINT and leaving as DIR_TO_ENDPOINT. */
+/* Packets are accounted to their network, index 1 and up; those that a program sees at an
+ * uplink to this index, arriving as DIR_FROM_ENDPOINT and leaving as DIR_TO_ENDPOINT. */
 #define NET_UPLINKS 0
 
 enum direction {
@@ -328,9 +325,9 @@ struct counter {
 	__u64 bytes;
 };
 
-/* fl_gc: input and output of gc_flows. User space writes keys of flows that looked
- * expired; the program checks again and removes both entries, so that a packet that comes
- * in between keeps its flow. */
+/* fl_gc: input and output of gc_flows. User space writes keys of flows that look expired; the
+ * program checks again and removes both entries, so that a flow keeps them if a packet arrives
+ * in between. */
 #define GC_BATCH 256
 struct gc_batch {
 	__u32 now;     /* CLOCK_MONOTONIC, seconds */

@@ -2,10 +2,10 @@
 #pragma once
 
 /*
- * VLAN tags. When a tc program runs, the kernel has taken the outermost tag off the frame and
- * keeps it beside (vlan_present, vlan_tci). After the program it may take off more, and the
- * receiver's kernel takes off the rest (__netif_receive_skb_core): what the program parsed is then
- * not what the receiver sees. So a frame is untagged here, or it is refused.
+ * VLAN tags. When a tc program runs, the kernel has removed the outermost tag from the frame and
+ * keeps it in skb metadata (vlan_present, vlan_tci). Behind it may be more tags, which the
+ * receiver's kernel removes (__netif_receive_skb_core): the receiver would then not see what the
+ * program parsed. So a frame is untagged here, or it is refused.
  */
 
 #include <linux/if_ether.h>
@@ -23,9 +23,9 @@ static __always_inline __u16 vlan_id(const struct __sk_buff *skb)
 	return skb->vlan_tci & VLAN_VID_MASK;
 }
 
-/* Removes the tag that the kernel keeps beside the frame if it is a priority tag (VLAN ID 0), which
- * a receiver removes and ignores. Any other tag, or one more behind it: -DROP_VLAN. Pointers into
- * the packet are void afterwards. */
+/* Removes the tag from the skb metadata if it is a priority tag (VLAN ID 0), which a receiver
+ * removes and ignores. Any other tag, or a second one: -DROP_VLAN. Pointers into the packet are
+ * invalid afterwards. */
 static __always_inline int vlan_untag(struct __sk_buff *skb)
 {
 	if (vlan_id(skb) || bpf_skb_vlan_pop(skb) || skb->vlan_present)

@@ -5,27 +5,27 @@
  * TCP sequence windows (RFC 9293, RFC 5961, after Guido van Rooij's "Real Stateful TCP Packet
  * Filtering in IP Filter", as nf_conntrack_proto_tcp.c with tcp_be_liberal=0).
  *
- * Each direction's entry notes what that direction sent: the end of its data, its latest
- * acknowledgement and its largest window. A packet that continues its direction needs nothing
- * else (window_continues). What changes the state of a flow, or does not continue, is compared
- * with the other direction's entry, too (window_fits). What does not fit is forwarded, since its
- * receiver judges better, but changes nothing.
+ * Each direction's entry records what that direction sent: the end of its data, its latest
+ * acknowledgement and its largest window. A packet that continues its direction needs nothing else
+ * (window_continues). A packet that changes the state of a flow, or does not continue it, is also
+ * compared with the other direction's entry (window_fits). A packet that does not fit is
+ * forwarded, since its receiver can judge it better, but changes nothing.
  *
  * pend, the fourth number, is
  *  - in the handshake (CT_SYN_SENT, CT_SYN_RECV): the sequence number after the SYN, without data
- *  - after it: where the latest packet that did not fit ends; after a SYN, what would answer it.
- *    When the other side acknowledges exactly that, it was real: packets went another way, or
- *    a new connection began, and the numbers are taken over (nobody can acknowledge so what he
- *    did not receive).
+ *  - after it: where the latest packet that did not fit ends; after a SYN, the number that
+ *    acknowledges it. When the other side acknowledges exactly that, the packet was real:
+ *    packets took another path, or a new connection began, and the numbers are adopted (a host
+ *    cannot acknowledge exactly what it did not receive).
  */
 
 #include "pkt.h"
 
-/* The smallest window that is assumed, so that rounding and reordering do no harm: nf's
+/* The smallest window that is assumed, to tolerate rounding and reordering: nf's
  * MAXACKWINCONST, rounded. */
 #define WINDOW_MIN 0x10000U
 
-/* How far a direction with no numbers yet may be from what the other one says. */
+/* How far a direction with no numbers yet may differ from what the other one says. */
 #define WINDOW_ADOPT (1 << 24)
 
 /* Scale of a flow whose SYNs were not seen: Linux chooses 7 by default, 10 for 64 MiB. */
@@ -50,7 +50,7 @@ static __always_inline void window_offer(struct ct_entry *e, const struct pkt *p
 		e->win = win;
 }
 
-/* A SYN, or SYN-ACK, begins this direction. Its window is not scaled. */
+/* Begins this direction with a SYN or SYN-ACK, whose window is not scaled. */
 static __always_inline void window_begin(struct ct_entry *e, const struct pkt *p)
 {
 	e->end = p->seq_end;
@@ -61,7 +61,7 @@ static __always_inline void window_begin(struct ct_entry *e, const struct pkt *p
 	e->flags |= CT_F_SEQ;
 }
 
-/* The direction that p answers is where p's acknowledgement says. */
+/* Infers the numbers of the opposite direction from p's acknowledgement. */
 static __always_inline void window_infer(struct ct_entry *o, const struct pkt *p)
 {
 	o->end = p->ack;
@@ -72,7 +72,7 @@ static __always_inline void window_infer(struct ct_entry *o, const struct pkt *p
 	o->flags |= CT_F_SEQ;
 }
 
-/* Takes p for what this direction sends from now on. */
+/* Adopts the numbers of p for this direction. */
 static __always_inline void window_adopt(struct ct_entry *e, const struct pkt *p)
 {
 	if (!(e->flags & CT_F_SEQ)) {
@@ -86,7 +86,7 @@ static __always_inline void window_adopt(struct ct_entry *e, const struct pkt *p
 	window_offer(e, p);
 }
 
-/* Notes packet p of an entry that knows its numbers. */
+/* Records packet p in an entry that knows its numbers. */
 static __always_inline void window_note(struct ct_entry *e, const struct pkt *p)
 {
 	if (seq_after(p->seq_end, e->end))
@@ -96,9 +96,9 @@ static __always_inline void window_note(struct ct_entry *e, const struct pkt *p)
 	window_offer(e, p);
 }
 
-/* Does p, without SYN and RST, go on where its direction stopped, or repeat a little? Notes it
- * then. It costs no look at the other entry: nobody can be further behind, or acknowledge more at
- * once, than a window. */
+/* Does p, without SYN and RST, continue where its direction stopped, or repeat a little? If so,
+ * records it. The other entry is not needed: neither side can be further behind, or acknowledge
+ * more at once, than a window. */
 static __always_inline bool window_continues(struct ct_entry *e, const struct pkt *p)
 {
 	__u32 acked = p->ack - e->ack;
@@ -113,16 +113,17 @@ static __always_inline bool window_continues(struct ct_entry *e, const struct pk
 	return true;
 }
 
-/* Does p's acknowledgement answer what o's direction has sent in its handshake? */
+/* Does p acknowledge what o's direction has sent in its handshake? */
 static __always_inline bool window_answers(const struct pkt *p, const struct ct_entry *o)
 {
 	return p->tcp_flags & TCP_ACK && o->flags & CT_F_SEQ &&
 	       seq_within(o->pend, p->ack, o->end - o->pend);
 }
 
-/* Is the RST p, of e's direction, from somebody who knows the flow? In the handshake the client goes
- * by the acknowledgement of its SYN (RFC 9293 section 3.10.7.3), the server by the number that is
- * next. Established: only at the very number that is expected next (RFC 5961 section 3.2), or right after the sender's data. */
+/* Does the sender of RST p, of e's direction, know the flow? In the handshake the client
+ * accepts an RST that acknowledges its SYN (RFC 9293 section 3.10.7.3), the server one with the
+ * next sequence number. Afterwards it must have exactly the number that is expected next (RFC
+ * 5961 section 3.2), or follow the sender's data. */
 static __always_inline bool window_resets(const struct pkt *p, const struct ct_entry *e,
 					  const struct ct_entry *o, bool handshake)
 {
@@ -133,21 +134,22 @@ static __always_inline bool window_resets(const struct pkt *p, const struct ct_e
 	       (e->flags & CT_F_SEQ && p->seq == e->end);
 }
 
-/* A packet of the handshake that is neither SYN nor RST. */
+/* Does p, neither SYN nor RST, complete the handshake? */
 static __always_inline bool window_completes(const struct pkt *p, const struct ct_entry *e,
 					     const struct ct_entry *o)
 {
 	if (!((e->flags | o->flags) & CT_F_SEQ))
-		return true; /* both entries are of a build that knew no numbers */
+		return true; /* both entries were written by a build without sequence numbers */
 	if (e->flags & CT_F_SEQ)
 		return window_answers(p, o) && seq_within(e->pend, p->seq, WINDOW_MIN);
-	/* Its entry was recycled: the other side may have sent data by now. */
+	/* Its entry was evicted: the other side may have sent data by now. */
 	return p->tcp_flags & TCP_ACK && o->flags & CT_F_SEQ &&
 	       seq_within(o->pend, p->ack, o->end - o->pend + WINDOW_MIN);
 }
 
-/* What the server sends between its SYN-ACK and the client's ACK, which acknowledges it then (RFC
- * 7413). It does not complete the handshake: only the client shows that it got the SYN-ACK. */
+/* Records data that the server sends between its SYN-ACK and the client's ACK, which then
+ * acknowledges it (RFC 7413). It does not complete the handshake: only the client shows that it
+ * got the SYN-ACK. */
 static __always_inline void window_early(struct ct_entry *e, const struct pkt *p)
 {
 	if (e->flags & CT_F_SEQ) {
@@ -158,7 +160,7 @@ static __always_inline void window_early(struct ct_entry *e, const struct pkt *p
 	e->pend = p->seq;
 }
 
-/* Packets that did not fit were real if the other side acknowledges them exactly. */
+/* Packets that did not fit were real if the other side acknowledges exactly them. */
 static __always_inline bool window_resumes(const struct pkt *p, struct ct_entry *e,
 					   struct ct_entry *o)
 {
@@ -170,13 +172,13 @@ static __always_inline bool window_resumes(const struct pkt *p, struct ct_entry 
 	return true;
 }
 
-/* A packet after the handshake that is neither SYN nor RST; what fits is noted. */
+/* Does p, neither SYN nor RST, fit after the handshake? If so, records it. */
 static __always_inline bool window_fits(const struct pkt *p, struct ct_entry *e, struct ct_entry *o)
 {
 	if (!(p->tcp_flags & TCP_ACK))
 		return false;
 	if (!(o->flags & CT_F_SEQ)) {
-		/* Only one direction was seen since the flow is known. */
+		/* Only one direction was seen since the flow was created. */
 		if (e->flags & CT_F_SEQ)
 			window_continues(e, p);
 		else

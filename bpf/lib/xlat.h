@@ -2,10 +2,11 @@
 #pragma once
 
 /*
- * IP/ICMP translation (RFC 7915): a client of one family and a backend that has only the other.
+ * IP/ICMP translation (RFC 7915), for a client of one family and a backend that has only the
+ * other.
  *
- * Tuples hold addresses of both families in one form, so the entries of such a flow are like any
- * other's. What differs is the headers of its packets, and this header changes those.
+ * Tuples hold addresses of both families in one form, so the entries of such a flow are like those
+ * of any other. Only the headers of its packets differ, and this header changes those.
  */
 
 #include "pkt.h"
@@ -14,11 +15,11 @@
 #define FRAGHDR_OFFSET 0xfff8
 #define FRAGHDR_M 1
 
-/* What an IPv6 packet has more than the same of IPv4. */
+/* By how much an IPv6 packet is longer than the same packet of IPv4. */
 #define XLAT_DIFF (sizeof(struct ipv6hdr) - sizeof(struct iphdr))
 
-/* A packet of IPv4 up to this size may be fragmented on its way after translation, since its sender
- * would not send smaller ones (RFC 7915 section 5.1). */
+/* An IPv4 packet up to this size may be fragmented on its way after translation, since its
+ * sender would not send smaller ones (RFC 7915 section 5.1). */
 #define XLAT_MAY_FRAGMENT 1260
 
 #ifndef BPF_F_ADJ_ROOM_FIXED_GSO
@@ -33,11 +34,12 @@ struct fraghdr {
 };
 _Static_assert(sizeof(struct fraghdr) == FRAGHDR_LEN, "struct fraghdr");
 
-/* A datagram is summed so many bytes at once, and so often: more than a frame of any link has. */
+/* A datagram is summed in chunks of this size, at most this many of them: more than a frame of
+ * any link has. */
 #define XLAT_CHUNK 256
 #define XLAT_CHUNKS 40
 
-/* What is at hand while a packet is translated. */
+/* Working memory while a packet is translated. */
 struct xlat_work {
 	__u8 ip6[sizeof(struct ipv6hdr)];
 	__u8 ip[sizeof(struct iphdr)];
@@ -48,7 +50,7 @@ struct xlat_work {
 		__be32 len;
 		__be32 next;
 	} pseudo;		    /* RFC 8200 section 8.1 */
-	__u8 chunk[XLAT_CHUNK + 4]; /* and the rest of a word */
+	__u8 chunk[XLAT_CHUNK + 4]; /* plus the rest of a word */
 };
 
 /* Too big for the stack; bottom halves are off from look-up to use. */
@@ -71,13 +73,13 @@ static __always_inline bool pkt_is_fragment(const struct pkt *p)
 	return p->flags & (PKT_FRAG_FIRST | PKT_FRAG_LATER);
 }
 
-/* Does a packet to *to or from it change its family? */
+/* Does translation to *to change the packet's family? */
 static __always_inline bool xlat_needed(const struct pkt *p, const union ip *to)
 {
 	return !(p->flags & PKT_IP4) == ip_is4(to);
 }
 
-/* The length of packet p (see struct pkt) when it goes to *daddr. */
+/* The length of packet p (see struct pkt) after translation to *daddr. */
 static __always_inline __u32 xlat_len(const struct pkt *p, const union ip *daddr)
 {
 	__u32 l4 = p->len - (p->l4 - L3), fragment = pkt_is_fragment(p) ? FRAGHDR_LEN : 0;
@@ -88,7 +90,7 @@ static __always_inline __u32 xlat_len(const struct pkt *p, const union ip *daddr
 				    sizeof(struct iphdr) + l4;
 }
 
-/* Makes room behind the IP header, or takes it away. */
+/* Inserts or removes room behind the IP header. */
 static __always_inline int xlat_room(struct __sk_buff *skb, __s32 diff)
 {
 	if (diff && bpf_skb_adjust_room(skb, diff, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO))
@@ -96,9 +98,9 @@ static __always_inline int xlat_room(struct __sk_buff *skb, __s32 diff)
 	return 0;
 }
 
-/* Changes what the kernel takes the packet for, and its EtherType. Between the headers are 20 bytes
- * more or less then. GSO and CHECKSUM_PARTIAL go on to work: segments keep their size, and
- * where to put the sum is counted from the buffer's begin. */
+/* Changes the protocol of the skb, and its EtherType. This inserts or removes 20 bytes between
+ * the headers. GSO and CHECKSUM_PARTIAL keep working: segments keep their size, and the
+ * position of the checksum is counted from the start of the buffer. */
 static __always_inline int xlat_proto(struct __sk_buff *skb, __be16 proto)
 {
 	if (bpf_skb_change_proto(skb, proto, 0) ||
@@ -107,8 +109,8 @@ static __always_inline int xlat_proto(struct __sk_buff *skb, __be16 proto)
 	return 0;
 }
 
-/* Puts the length of layer 4 into a header's field, which excludes (IPv6) or includes
- * (IPv4) the header. Segments longer than the field can tell have 0 there (BIG TCP). */
+/* Writes the length of layer 4 into a header's field, which excludes (IPv6) or includes (IPv4)
+ * the header. Segments too long for the field have 0 there (BIG TCP). */
 static __always_inline int xlat_set_len(struct __sk_buff *skb, __u32 len, __be16 *field)
 {
 	if (len > 0xffff && !skb->gso_size)
@@ -117,7 +119,8 @@ static __always_inline int xlat_set_len(struct __sk_buff *skb, __u32 len, __be16
 	return 0;
 }
 
-/* The length of what follows the IP headers: as the header says, for the frame may be padded. */
+/* The length of the data behind the IP headers, from the header, because the frame may be
+ * padded. */
 static __always_inline int xlat_l4_len(struct __sk_buff *skb, __u32 len, __u32 headers, __u32 *l4)
 {
 	if (!len && skb->gso_size)
@@ -129,7 +132,7 @@ static __always_inline int xlat_l4_len(struct __sk_buff *skb, __u32 len, __u32 h
 	return 0;
 }
 
-/* Fills the header's fields about fragments (RFC 7915 section 5.1.1). */
+/* Fills the header's fragmentation fields (RFC 7915 section 5.1.1). */
 static __always_inline int xlat_fragment4(struct __sk_buff *skb, const struct pkt *p,
 					  struct xlat_work *w)
 {
@@ -154,7 +157,7 @@ static __always_inline int xlat_fragment4(struct __sk_buff *skb, const struct pk
 	return 0;
 }
 
-/* IPv6 to IPv4: RFC 7915 section 5.1. Extension headers are left out. */
+/* IPv6 to IPv4: RFC 7915 section 5.1. Extension headers are dropped. */
 static __always_inline int xlat_to4(struct __sk_buff *skb, struct pkt *p, const struct tuple *to,
 				    struct xlat_work *w)
 {
@@ -197,7 +200,7 @@ static __always_inline int xlat_to4(struct __sk_buff *skb, struct pkt *p, const 
 	return 0;
 }
 
-/* IPv4 to IPv6: RFC 7915 section 4.1. Options are left out. */
+/* IPv4 to IPv6: RFC 7915 section 4.1. Options are dropped. */
 static __always_inline int xlat_to6(struct __sk_buff *skb, struct pkt *p, const struct tuple *to,
 				    struct xlat_work *w)
 {
@@ -247,9 +250,9 @@ static __always_inline int xlat_to6(struct __sk_buff *skb, struct pkt *p, const 
 	return 0;
 }
 
-/* Sums a datagram of IPv4 that came without a sum, which IPv6 does not allow (RFC 7915 section
- * 4.5; RFC 8200 section 8.1): as one to *to, for whose addresses the sum is right then. Not by
- * bpf_loop, whose callback's frame would be too much for the stack. */
+/* Computes the checksum of an IPv4 datagram that has none, which IPv6 does not allow (RFC 7915
+ * section 4.5; RFC 8200 section 8.1), for the addresses of *to. It does not use bpf_loop, whose
+ * callback's frame would exceed the stack. */
 static __noinline int xlat_udp_sum(struct __sk_buff *skb, const struct pkt *p,
 				   const struct tuple *to)
 {
@@ -259,7 +262,7 @@ static __noinline int xlat_udp_sum(struct __sk_buff *skb, const struct pkt *p,
 
 	if (!w)
 		return -DROP_NAT_FAILED;
-	/* A part of it cannot be summed. */
+	/* A fragment cannot be summed. */
 	if (pkt_is_fragment(p))
 		return -DROP_UNSUPPORTED;
 	if (bpf_skb_load_bytes(skb, off + offsetof(struct udphdr, len), &field, sizeof(field)))
@@ -294,7 +297,7 @@ static __noinline int xlat_udp_sum(struct __sk_buff *skb, const struct pkt *p,
 		       0;
 }
 
-/* Is p a datagram without a sum? */
+/* Is p a datagram without a checksum? */
 static __always_inline bool udp_without_sum(struct __sk_buff *skb, const struct pkt *p)
 {
 	__u16 sum;
@@ -305,8 +308,8 @@ static __always_inline bool udp_without_sum(struct __sk_buff *skb, const struct 
 	       !sum;
 }
 
-/* xlat_headers gives the packet headers of the other family, with the addresses of *to. Its layer 4
- * is *to's already. Of p the family, the offset and the length change. */
+/* xlat_headers gives the packet headers of the other family, with the addresses of *to. Its
+ * layer 4 is already translated to *to. In p it changes the family, the offset and the length. */
 static __noinline int xlat_headers(struct __sk_buff *skb, struct pkt *p, const struct tuple *to)
 {
 	__u32 len = xlat_len(p, &to->daddr);

@@ -4,9 +4,9 @@
 /*
  * ICMP errors of the other family (RFC 7915 sections 4.2, 4.3, 5.2 and 5.3).
  *
- * An error about a packet that was translated arrives in the family the packet left in. It is made
- * anew, for all of it changes: both IP headers, type and code, and the sum, which in IPv6 covers
- * a pseudo-header.
+ * An error about a packet that was translated arrives in the family in which the packet left. It
+ * is built from scratch, because all of it changes: both IP headers, type and code, and the
+ * checksum, which in IPv6 covers a pseudo-header.
  */
 
 #include "icmp.h"
@@ -33,15 +33,15 @@
 #define ICMPV6_HDR_FIELD 0 /* its codes */
 #define ICMPV6_UNK_NEXTHDR 1
 
-#define XLAT_NO_ICMP 0xffff /* no ICMP_KIND: the other family has no such error */
+#define XLAT_NO_ICMP 0xffff /* not an ICMP_KIND: the other family has no such error */
 
-/* What an error says: type and code as ICMP_KIND, and the word behind the checksum, HBO. */
+/* The meaning of an error: type and code as ICMP_KIND, and the word behind the checksum, HBO. */
 struct xlat_says {
 	__u32 kind;
 	__u32 rest;
 };
 
-/* The place in an IPv4 header of what is at this place of an IPv6 header (figure 6). */
+/* The offset in an IPv4 header of the field at this offset of an IPv6 header (figure 6). */
 static __always_inline __u32 xlat_pointer4(__u32 at)
 {
 	if (at < 2)
@@ -118,13 +118,13 @@ static __always_inline void xlat_says4(struct xlat_says *s)
 	}
 }
 
-/* Of an unreachable destination in IPv4. rest: the MTU, if that is why. */
+/* Translates IPv4's "destination unreachable". rest: the MTU, for "fragmentation needed". */
 static __always_inline void xlat_unreachable6(struct xlat_says *s, __u8 code, __u32 rest)
 {
 	switch (code) {
 	case ICMP_PROT_UNREACH:
 		s->kind = ICMP_KIND(ICMPV6_PARAMPROB, ICMPV6_UNK_NEXTHDR);
-		s->rest = 6; /* where the IPv6 header has it */
+		s->rest = 6; /* its offset in the IPv6 header */
 		return;
 	case ICMP_PORT_UNREACH:
 		s->kind = ICMP_KIND(ICMPV6_DEST_UNREACH, ICMPV6_PORT_UNREACH);
@@ -170,7 +170,7 @@ static __always_inline void xlat_says6(struct xlat_says *s)
 	}
 }
 
-/* Reads what the error p says, and translates it. */
+/* Reads the meaning of error p and translates it. */
 static __always_inline int xlat_says(struct __sk_buff *skb, const struct pkt *p,
 				     struct xlat_says *s)
 {
@@ -192,7 +192,7 @@ static __always_inline int xlat_says(struct __sk_buff *skb, const struct pkt *p,
 	return s->kind == XLAT_NO_ICMP ? -DROP_UNSUPPORTED : 0;
 }
 
-/* The IP header of an embedded packet, of the family that *t has; len: of what follows it. */
+/* Writes the IP header of an embedded packet, in the family of *t; len: of the data behind it. */
 static __always_inline void xlat_embedded4(struct iphdr *ip, const struct pkt *in,
 					   const struct tuple *t, __u32 len)
 {
@@ -218,8 +218,8 @@ static __always_inline void xlat_embedded6(struct ipv6hdr *ip, const struct pkt 
 	__builtin_memcpy(&ip->daddr, &t->daddr, 16);
 }
 
-/* Puts the embedded packet into w->msg as w->key, which is of the other family than p; returns its
- * length, or -DROP_X. A part of its layer 4 will do: it says whose the packet was. */
+/* Writes the embedded packet into w->msg as w->key, which is of the other family than p.
+ * Returns its length, or -DROP_X. Part of its layer 4 suffices to identify the flow. */
 static __always_inline int xlat_quote(struct __sk_buff *skb, const struct pkt *p,
 				      struct icmp_work *w)
 {
@@ -238,7 +238,7 @@ static __always_inline int xlat_quote(struct __sk_buff *skb, const struct pkt *p
 	}
 	if (n > XLAT_QUOTE_L4)
 		n = XLAT_QUOTE_L4;
-	/* Clang must neither drop the checks nor make one of both, or test a copy: the verifier of
+	/* Clang must neither remove the checks nor merge them nor test a copy: the verifier of
 	 * kernel 6.1 would lose the bounds. */
 	barrier_var(n);
 	if (n > XLAT_QUOTE_L4)
@@ -254,7 +254,7 @@ static __always_inline int xlat_quote(struct __sk_buff *skb, const struct pkt *p
 	return header + n;
 }
 
-/* Writes w->msg, which quotes so many bytes, as the whole of the packet. */
+/* Replaces the whole packet by w->msg, which quotes this many bytes. */
 static __always_inline int xlat_message(struct __sk_buff *skb, const struct pkt *p,
 					struct icmp_work *w, __u32 quote)
 {
@@ -276,8 +276,8 @@ static __always_inline int xlat_message(struct __sk_buff *skb, const struct pkt 
 	return 0;
 }
 
-/* xlat_icmp makes the error p, about packet w->in, one of the other family: to and from w->to, about
- * a packet w->key. p is that error then. */
+/* xlat_icmp turns error p, about packet w->in, into one of the other family: from and to the
+ * addresses of w->to, about packet w->key. p describes that error afterwards. */
 static __noinline int xlat_icmp(struct __sk_buff *skb, struct pkt *p, struct icmp_work *w)
 {
 	struct xlat_says says;
