@@ -30,7 +30,7 @@
 #define EADDRINUSE 98
 
 /* The destination of a socket call, with the address in the common form. */
-struct ask {
+struct dest {
 	union ip addr;
 	__be16 port;
 	__u8 proto;
@@ -42,26 +42,26 @@ static __always_inline bool ours(struct bpf_sock_addr *ctx)
 	return bpf_get_netns_cookie(ctx) == cfg_netns_cookie;
 }
 
-static __always_inline bool ask_of(struct bpf_sock_addr *ctx, struct ask *a, bool is4)
+static __always_inline bool read_dest(struct bpf_sock_addr *ctx, struct dest *d, bool is4)
 {
 	if (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP)
 		return false;
-	a->proto = ctx->protocol;
-	a->port = (__be16)ctx->user_port;
-	a->is4 = is4;
+	d->proto = ctx->protocol;
+	d->port = (__be16)ctx->user_port;
+	d->is4 = is4;
 	if (is4) {
-		ip_set4(&a->addr, ctx->user_ip4);
+		ip_set4(&d->addr, ctx->user_ip4);
 		return true;
 	}
-	a->addr.w[0] = ctx->user_ip6[0];
-	a->addr.w[1] = ctx->user_ip6[1];
-	a->addr.w[2] = ctx->user_ip6[2];
-	a->addr.w[3] = ctx->user_ip6[3];
+	d->addr.w[0] = ctx->user_ip6[0];
+	d->addr.w[1] = ctx->user_ip6[1];
+	d->addr.w[2] = ctx->user_ip6[2];
+	d->addr.w[3] = ctx->user_ip6[3];
 	return true;
 }
 
-static __always_inline void answer(struct bpf_sock_addr *ctx, const union ip *addr, __be16 port,
-				   bool is4)
+static __always_inline void write_dest(struct bpf_sock_addr *ctx, const union ip *addr, __be16 port,
+				       bool is4)
 {
 	ctx->user_port = port;
 	if (is4) {
@@ -74,48 +74,48 @@ static __always_inline void answer(struct bpf_sock_addr *ctx, const union ip *ad
 	ctx->user_ip6[3] = addr->w[3];
 }
 
-static __always_inline struct publish *find(const union ip *addr, const struct ask *a)
+static __always_inline struct publish *find(const union ip *addr, const struct dest *d)
 {
-	struct publish_key k = { .addr = *addr, .port = a->port, .proto = a->proto };
+	struct publish_key k = { .addr = *addr, .port = d->port, .proto = d->proto };
 
 	return bpf_map_lookup_elem(&fl_publish, &k);
 }
 
 /* The backend of destination *d, or NULL. */
-static __always_inline struct publish *backend_of(const struct ask *a)
+static __always_inline struct publish *backend_of(const struct dest *d)
 {
-	bool loopback = ip_is_loopback(&a->addr), unspecified;
+	bool loopback = ip_is_loopback(&d->addr), unspecified;
 	union ip any = {};
 	struct publish *b;
 
-	if (!port_published(a->proto, a->port))
+	if (!port_published(d->proto, d->port))
 		return NULL;
-	if (ip_is4(&a->addr))
+	if (ip_is4(&d->addr))
 		ip_set4(&any, 0);
 	/* Connecting to the unspecified address means the loopback (ip(7)). */
-	unspecified = ip_equal(&a->addr, &any);
+	unspecified = ip_equal(&d->addr, &any);
 	/* Any other address is not local, whatever ports are published. */
-	if (!loopback && !unspecified && !host_addr(&a->addr))
+	if (!loopback && !unspecified && !host_addr(&d->addr))
 		return NULL;
-	b = find(&a->addr, a);
-	if (b || names_served(&a->addr, a->port))
+	b = find(&d->addr, d);
+	if (b || names_served(&d->addr, d->port))
 		return b;
-	b = find(&any, a);
-	if (b || ip_is4(&a->addr))
+	b = find(&any, d);
+	if (b || ip_is4(&d->addr))
 		return b;
 	/* [::1] of a port whose backend has IPv4 only: an IPv6 socket can speak
 	 * IPv4 (RFC 4291 section 2.5.5.2). */
 	ip_set4(&any, 0);
-	return find(&any, a);
+	return find(&any, d);
 }
 
 /* Can a socket call of this family reach the backend? An unconnected IPv6 socket cannot be
  * redirected to IPv4: udpv6_sendmsg() refuses that with ENOTSUPP. */
-static __always_inline bool reachable(const struct ask *a, const struct publish *b, bool connects)
+static __always_inline bool reachable(const struct dest *d, const struct publish *b, bool connects)
 {
-	if (ip_is4(&a->addr) == ip_is4(&b->addr))
+	if (ip_is4(&d->addr) == ip_is4(&b->addr))
 		return true;
-	return !a->is4 && connects;
+	return !d->is4 && connects;
 }
 
 /* Is the socket bound to a device that the backend is not behind? */
@@ -131,85 +131,85 @@ static __always_inline bool bound_elsewhere(struct bpf_sock_addr *ctx, const str
 }
 
 /* How long replies to a datagram are accepted, in nanoseconds: as long as its flow lives. */
-#define ANSWER_TIME 30000000000ULL
+#define REPLY_TIME 30000000000ULL
 
-/* Does the socket still wait for replies from this backend to another address? Replies to the
- * two could not be told apart. */
-static __always_inline bool asked_as_another(const struct sock_rev_key *k, const struct sock_rev *v,
-					     __u64 now)
+/* Does the socket still wait for replies from this backend to another address? Replies to both
+ * would look the same. */
+static __always_inline bool reply_ambiguous(const struct sock_rev_key *k, const struct sock_rev *v,
+					    __u64 now)
 {
 	struct sock_rev *old = bpf_map_lookup_elem(&fl_sock_rev, k);
 
 	return old && old->until > now && (old->port != v->port || !ip_equal(&old->addr, &v->addr));
 }
 
-static __always_inline int lead(struct bpf_sock_addr *ctx, bool is4, bool connects)
+static __always_inline int redirect_to_backend(struct bpf_sock_addr *ctx, bool is4, bool connects)
 {
 	struct sock_rev_key k = {};
 	struct sock_rev v = {};
 	struct publish *b;
-	struct ask a;
+	struct dest d;
 
-	if (!ours(ctx) || !ask_of(ctx, &a, is4))
+	if (!ours(ctx) || !read_dest(ctx, &d, is4))
 		return ALLOW;
-	b = backend_of(&a);
-	if (!b || !reachable(&a, b, connects) || bound_elsewhere(ctx, b))
+	b = backend_of(&d);
+	if (!b || !reachable(&d, b, connects) || bound_elsewhere(ctx, b))
 		return ALLOW;
 	k.cookie = bpf_get_socket_cookie(ctx);
 	k.addr = b->addr;
 	k.port = b->port;
-	v.addr = a.addr;
-	v.port = a.port;
+	v.addr = d.addr;
+	v.port = d.port;
 	v.publish = b->id;
 	v.until = ~0ULL;
 	if (!connects) {
 		__u64 now = bpf_ktime_get_ns();
 
-		if (asked_as_another(&k, &v, now)) {
+		if (reply_ambiguous(&k, &v, now)) {
 			bpf_set_retval(-EADDRINUSE);
 			return REFUSE;
 		}
-		v.until = now + ANSWER_TIME;
+		v.until = now + REPLY_TIME;
 	}
 	if (bpf_map_update_elem(&fl_sock_rev, &k, &v, BPF_ANY))
 		return ALLOW;
-	answer(ctx, &b->addr, b->port, is4);
+	write_dest(ctx, &b->addr, b->port, is4);
 	count_event(EV_SOCK_CONNECT);
 	return ALLOW;
 }
 
 /* Replaces the address of the backend by the address the process used. */
-static __always_inline int unlead(struct bpf_sock_addr *ctx, bool is4)
+static __always_inline int restore_dest(struct bpf_sock_addr *ctx, bool is4)
 {
 	struct sock_rev_key k = {};
 	struct sock_rev *v;
-	struct ask a;
+	struct dest d;
 
-	if (!ours(ctx) || !ask_of(ctx, &a, is4))
+	if (!ours(ctx) || !read_dest(ctx, &d, is4))
 		return ALLOW;
 	k.cookie = bpf_get_socket_cookie(ctx);
-	k.addr = a.addr;
-	k.port = a.port;
+	k.addr = d.addr;
+	k.port = d.port;
 	v = bpf_map_lookup_elem(&fl_sock_rev, &k);
 	if (v)
-		answer(ctx, &v->addr, v->port, is4);
+		write_dest(ctx, &v->addr, v->port, is4);
 	return ALLOW;
 }
 
 static __always_inline int bind(struct bpf_sock_addr *ctx, bool is4)
 {
 	union ip any = {};
-	struct ask a;
+	struct dest d;
 
-	if (!ours(ctx) || !ask_of(ctx, &a, is4) || !a.port || !port_published(a.proto, a.port))
+	if (!ours(ctx) || !read_dest(ctx, &d, is4) || !d.port || !port_published(d.proto, d.port))
 		return ALLOW;
 	if (is4)
 		ip_set4(&any, 0);
 	/* The wildcard address collides with every publish at this port. */
-	if (!ip_equal(&a.addr, &any) && !find(&a.addr, &a)) {
-		if (ip_is4(&a.addr))
+	if (!ip_equal(&d.addr, &any) && !find(&d.addr, &d)) {
+		if (ip_is4(&d.addr))
 			ip_set4(&any, 0);
-		if (names_served(&a.addr, a.port) || !find(&any, &a))
+		if (names_served(&d.addr, d.port) || !find(&any, &d))
 			return ALLOW;
 	}
 	count_event(EV_SOCK_BIND_REFUSED);
@@ -220,49 +220,49 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, bool is4)
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
-	return lead(ctx, true, true);
+	return redirect_to_backend(ctx, true, true);
 }
 
 SEC("cgroup/connect6")
 int connect6(struct bpf_sock_addr *ctx)
 {
-	return lead(ctx, false, true);
+	return redirect_to_backend(ctx, false, true);
 }
 
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return lead(ctx, true, false);
+	return redirect_to_backend(ctx, true, false);
 }
 
 SEC("cgroup/sendmsg6")
 int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return lead(ctx, false, false);
+	return redirect_to_backend(ctx, false, false);
 }
 
 SEC("cgroup/recvmsg4")
 int recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return unlead(ctx, true);
+	return restore_dest(ctx, true);
 }
 
 SEC("cgroup/recvmsg6")
 int recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return unlead(ctx, false);
+	return restore_dest(ctx, false);
 }
 
 SEC("cgroup/getpeername4")
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	return unlead(ctx, true);
+	return restore_dest(ctx, true);
 }
 
 SEC("cgroup/getpeername6")
 int getpeername6(struct bpf_sock_addr *ctx)
 {
-	return unlead(ctx, false);
+	return restore_dest(ctx, false);
 }
 
 SEC("cgroup/bind4")

@@ -312,7 +312,7 @@ static __always_inline int avoid_collision(struct __sk_buff *skb, struct pkt *p,
 
 /* A packet that cannot be translated may leave if the host sent it. A sandbox's would leave
  * with a source address that nothing outside can reply to. */
-static __always_inline int unless_from_sandbox(const struct pkt *p, const struct uplink *up,
+static __always_inline int pass_unless_sandbox(const struct pkt *p, const struct uplink *up,
 					       int refusal)
 {
 	const union ip *src = &p->t.saddr;
@@ -332,7 +332,7 @@ static __noinline int icmp_error_leaves(struct __sk_buff *skb, struct pkt *p,
 	int err;
 
 	if (!w || icmp_related(skb, p, 0, w, &e) || !e)
-		return unless_from_sandbox(p, up, -DROP_BAD_ICMP);
+		return pass_unless_sandbox(p, up, -DROP_BAD_ICMP);
 	err = nat_rewrite(skb, p, &w->to);
 	if (err)
 		return err;
@@ -379,10 +379,10 @@ static __always_inline int do_to_uplink(struct __sk_buff *skb)
 		return VERDICT_NEXT;
 	err = parse(skb, &p, skb->protocol);
 	if (err)
-		return unless_from_sandbox(&p, up, err);
+		return pass_unless_sandbox(&p, up, err);
 	frag_remember(&p); /* the stack sends them in order */
 	if (p.flags & PKT_ICMP_LOCAL)
-		return unless_from_sandbox(&p, up, -DROP_BAD_ICMP);
+		return pass_unless_sandbox(&p, up, -DROP_BAD_ICMP);
 	if (p.flags & PKT_ICMP_ERROR)
 		return icmp_error_leaves(skb, &p, up);
 	e = ct_find(&p.t, &confirmed);
@@ -423,7 +423,7 @@ int to_uplink(struct __sk_buff *skb)
 
 /* Is it a source address that no packet from outside may have? The datapath bypasses the
  * stack's own check for martians. */
-static __always_inline bool impossible_outside(const union ip *src)
+static __always_inline bool is_martian_source(const union ip *src)
 {
 	return ip_is_loopback(src) || ip_is_unspecified(src) || ip_is_multicast(src);
 }
@@ -495,7 +495,7 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 
 	if (ip_is_loopback(&p->t.daddr))
 		return -DROP_LOOPBACK; /* published only for processes on the host */
-	if (impossible_outside(&p->t.saddr) || subnet_of(&p->t.saddr) || host_addr(&p->t.saddr))
+	if (is_martian_source(&p->t.saddr) || subnet_of(&p->t.saddr) || host_addr(&p->t.saddr))
 		return -DROP_SPOOFED_IP;
 	if (ip_is_linklocal6(&p->t.saddr))
 		return -DROP_MARTIAN; /* the answer could not be routed (RFC 4291 section 2.5.6) */
@@ -521,7 +521,7 @@ static __always_inline int uplink_to_gateway(struct __sk_buff *skb, struct pkt *
 	struct flow *f;
 	int err;
 
-	if (impossible_outside(src) || ip_is_linklocal6(src) || subnet_of(src) || host_addr(src))
+	if (is_martian_source(src) || ip_is_linklocal6(src) || subnet_of(src) || host_addr(src))
 		return VERDICT_NEXT; /* replies to these sources do not leave by an uplink */
 	f = flow_prepare(p, net, 0, 0);
 	if (!f)

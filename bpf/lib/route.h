@@ -167,9 +167,9 @@ static __always_inline int to_stack(struct __sk_buff *skb, const struct endpoint
 }
 
 /* Sends an ICMP error from the gateway to the sender in ep's network. */
-static __always_inline int tell_sender(struct __sk_buff *skb, const struct pkt *p,
-				       const struct endpoint *ep, __u32 kind, __u32 mtu,
-				       int refusal)
+static __always_inline int send_icmp_error(struct __sk_buff *skb, const struct pkt *p,
+					   const struct endpoint *ep, __u32 kind, __u32 mtu,
+					   int refusal)
 {
 	const union ip *src = p->flags & PKT_IP4 ? &ep->gw4 : &ep->gw6;
 
@@ -179,7 +179,7 @@ static __always_inline int tell_sender(struct __sk_buff *skb, const struct pkt *
 static __always_inline int ttl_exceeded(struct __sk_buff *skb, const struct pkt *p,
 					const struct endpoint *ep)
 {
-	return tell_sender(skb, p, ep, icmp_time_exceeded(p), 0, -DROP_TTL);
+	return send_icmp_error(skb, p, ep, icmp_time_exceeded(p), 0, -DROP_TTL);
 }
 
 /* Handles packet p that is larger than the MTU of the route to *daddr. */
@@ -188,12 +188,13 @@ static __always_inline int too_big(struct __sk_buff *skb, const struct pkt *p,
 {
 	mtu -= xlat_len(p, daddr) - p->len; /* as the sender counts it */
 	if (!(p->flags & PKT_IP4))
-		return tell_sender(skb, p, ep, ICMP_KIND(ICMPV6_PKT_TOOBIG, 0), mtu, -DROP_TOO_BIG);
+		return send_icmp_error(skb, p, ep, ICMP_KIND(ICMPV6_PKT_TOOBIG, 0), mtu,
+				       -DROP_TOO_BIG);
 	/* The stack fragments packets without DF, unless they become IPv6. */
 	if (!(p->flags & PKT_DF) && ip_is4(daddr))
 		return to_stack(skb, ep);
-	return tell_sender(skb, p, ep, ICMP_KIND(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED), mtu,
-			   -DROP_TOO_BIG);
+	return send_icmp_error(skb, p, ep, ICMP_KIND(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED), mtu,
+			       -DROP_TOO_BIG);
 }
 
 /* Sends the packet, translated to *to, to the next hop. */
@@ -313,8 +314,8 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 		/* The stack would deliver a packet that must change its family to the host. */
 		return xlat_needed(p, &to.daddr) ? -DROP_NO_ROUTE : to_stack(skb, ep);
 	}
-	/* The route of a masqueraded flow must lead to the uplink with its address. Usually
-	 * that is the uplink's first address; only otherwise is the expensive lookup needed. */
+	/* The route of a masqueraded flow must use the uplink with its address. Usually that is
+	 * the uplink's first address; only otherwise is the expensive lookup needed. */
 	if (ip_equal(&w->key.saddr, &to.saddr) || ip_equal(&hop->src, &to.saddr))
 		return to_next_hop(skb, p, &to, hop);
 	if (cfg_fib_src && route_find(skb, p, &w->key, ep->gateway_if, true, &hop) != ROUTE_OK)
