@@ -20,29 +20,28 @@ import (
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
-// Limits of what may take long when something is wrong.
+// Limits for steps that hang when something is wrong.
 const (
-	buildTimeout   = 5 * time.Minute // docker may have a thousand ports to publish
-	measureTimeout = 2 * time.Minute // beyond the measurement itself
+	buildTimeout   = 5 * time.Minute // docker may publish a thousand ports
+	measureTimeout = 2 * time.Minute // in addition to the measurement itself
 )
 
 // arena is a contestant's world, ready to measure one case.
 type arena struct {
 	name    string
 	world   *topology.Topology
-	network contestant.Network // nil: not made
+	network contestant.Network // nil until it is built
 	client  interface {
 		Run(ctx context.Context, args ...string) (string, error)
 	}
-	command []string // of the client, but for how long it measures
+	command []string // of the client, without the duration
 }
 
-// newArena makes a world, the contestant's network in it, and the case's
-// server.
-func newArena(ctx context.Context, cfg Config, who contestant.Contestant, env report.Environment, c cases.Case) (_ *arena, retErr error) {
+// newArena makes a world, the contestant's network in it, and the server of the case.
+func newArena(ctx context.Context, cfg Config, entrant contestant.Contestant, env report.Environment, c cases.Case) (_ *arena, retErr error) {
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
-	a := &arena{name: who.Name()}
+	a := &arena{name: entrant.Name()}
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, a.close())
@@ -52,7 +51,7 @@ func newArena(ctx context.Context, cfg Config, who contestant.Contestant, env re
 	if a.world, err = topology.New(); err != nil {
 		return nil, err
 	}
-	network, err := who.Build(ctx, a.world, c.Path)
+	network, err := entrant.Build(ctx, a.world, c.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +71,7 @@ func newArena(ctx context.Context, cfg Config, who contestant.Contestant, env re
 	return a, nil
 }
 
-// anywhere is where servers listen.
+// anywhere is the address that servers listen on.
 func anywhere(family int) netip.Addr {
 	if family == 6 {
 		return netip.IPv6Unspecified()
@@ -80,8 +79,8 @@ func anywhere(family int) netip.Addr {
 	return netip.IPv4Unspecified()
 }
 
-// open starts the server at its end of the path, chooses where the client is
-// and returns what that one dials.
+// open starts the server at its end of the path, chooses the client's place and returns the
+// address that the client dials.
 func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (target netip.Addr, err error) {
 	host, outside := a.world.On(a.world.Host), a.world.On(a.world.Outside)
 	if c.Path == cases.Outbound {
@@ -102,7 +101,7 @@ func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (target 
 		return target, err
 	}
 	switch c.Path {
-	default: // published, whatever grows
+	default: // published, and the paths of growth
 		a.client = outside
 	case cases.Host, cases.Localhost:
 		a.client = host
@@ -117,7 +116,7 @@ func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (target 
 	return server.Address(c.Family), nil
 }
 
-// crowd makes as many more containers, which do nothing.
+// crowd starts n more containers, which stay idle.
 func (a *arena) crowd(ctx context.Context, more int) error {
 	managed, _ := a.network.(contestant.Managed)
 	for i := range more {
@@ -128,8 +127,8 @@ func (a *arena) crowd(ctx context.Context, more int) error {
 	return nil
 }
 
-// measure runs the client once. Where the machine counts cycles, those of a
-// transaction are all that passed from the client's start to its end.
+// measure runs the client once. Where the machine counts cycles, the cycles per transaction
+// include everything the machine did from the client's start to its end.
 func (a *arena) measure(ctx context.Context, d time.Duration) (load.Measures, error) {
 	cycles, err := kernel.StartCycles()
 	if err != nil {
@@ -151,7 +150,7 @@ func (a *arena) measure(ctx context.Context, d time.Duration) (load.Measures, er
 	return m, nil
 }
 
-// run runs the client with more arguments, which make it measure for as long as d.
+// run runs the client with additional arguments, which make it measure for the duration d.
 func (a *arena) run(ctx context.Context, d time.Duration, args ...string) (m load.Measures, err error) {
 	ctx, cancel := context.WithTimeout(ctx, d+measureTimeout)
 	defer cancel()

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bench runs the benchmarks: every contestant in turn, round after
-// round, the order rotated, each in a world of its own that is made anew for
-// every case.
+// Package bench runs the benchmarks: each contestant in turn, round after round, in rotated
+// order. Each has a world of its own, which is created again for every case.
 package bench
 
 import (
@@ -20,17 +19,17 @@ import (
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
-// Config says what to run.
+// Config describes a run.
 type Config struct {
-	Self        string                  // required: the program that makes the loads; static
+	Self        string                  // required: the program that generates the loads; static
 	Cases       []cases.Case            // required
 	Contestants []contestant.Contestant // required
-	Rounds      int                     // required; a warm-up before them is not counted
+	Rounds      int                     // required; the warm-up before them is not counted
 	Duration    time.Duration           // required: of one measurement
 	Progress    func(what string)       // called before each measurement; required
 }
 
-// Measurements is how many calls of Progress to expect.
+// Measurements returns how many times Progress will be called.
 func (c Config) Measurements() int {
 	n := 0
 	for _, one := range c.Cases {
@@ -42,8 +41,8 @@ func (c Config) Measurements() int {
 	return n
 }
 
-// Run runs everything. When ctx ends it removes what it made and returns what
-// was measured until then, with the error.
+// Run runs all cases. When ctx ends it cleans up and returns what was measured until then,
+// with the error.
 func Run(ctx context.Context, cfg Config) (*report.Run, error) {
 	if err := topology.Sweep(); err != nil {
 		return nil, err
@@ -71,7 +70,7 @@ func Run(ctx context.Context, cfg Config) (*report.Run, error) {
 	return r, nil
 }
 
-// versions asks who is there.
+// versions queries the version of each contestant.
 func versions(ctx context.Context, cfg Config, r *report.Run) (present []contestant.Contestant, err error) {
 	for _, c := range cfg.Contestants {
 		r.Order = append(r.Order, c.Name())
@@ -94,12 +93,12 @@ func versions(ctx context.Context, cfg Config, r *report.Run) (present []contest
 func runCase(ctx context.Context, cfg Config, present []contestant.Contestant, env report.Environment, c cases.Case) (_ *report.Case, retErr error) {
 	result := &report.Case{Name: c.Name(), Absent: make(map[string]string), Failed: make(map[string]string)}
 	var able []contestant.Contestant
-	for _, who := range present {
-		if reason := who.Lacks(c); reason != "" {
-			result.Absent[who.Name()] = reason
+	for _, entrant := range present {
+		if reason := entrant.Lacks(c); reason != "" {
+			result.Absent[entrant.Name()] = reason
 			continue
 		}
-		able = append(able, who)
+		able = append(able, entrant)
 	}
 	entries, failed := open(ctx, cfg, able, env, c)
 	defer func() { retErr = errors.Join(retErr, closeAll(entries)) }()
@@ -121,8 +120,8 @@ func runCase(ctx context.Context, cfg Config, present []contestant.Contestant, e
 	return result, nil
 }
 
-// warmUp is a round that does not count. What it is good for is what Fairlead's
-// programs cost: to count that takes time too.
+// warmUp runs a round that does not count. Only its figures of what Fairlead's programs cost
+// are used, because counting them takes time too.
 func warmUp(ctx context.Context, cfg Config, entries []entry, c cases.Case, result *report.Case) error {
 	counting, err := startCounting(entries)
 	if err != nil {
@@ -135,21 +134,20 @@ func warmUp(ctx context.Context, cfg Config, entries []entry, c cases.Case, resu
 	return context.Cause(ctx)
 }
 
-// open makes the worlds of a case, all at once: this takes much longer than it
-// works.
+// open makes all worlds of a case in parallel: making one is mostly waiting.
 func open(ctx context.Context, cfg Config, able []contestant.Contestant, env report.Environment, c cases.Case) (entries []entry, failed map[string]error) {
 	made, errs := make([]subject, len(able)), make([]error, len(able))
 	var wg sync.WaitGroup
-	for i, who := range able {
-		wg.Go(func() { made[i], errs[i] = newSubject(ctx, cfg, who, env, c) })
+	for i, entrant := range able {
+		wg.Go(func() { made[i], errs[i] = newSubject(ctx, cfg, entrant, env, c) })
 	}
 	wg.Wait()
 	failed = make(map[string]error)
-	for i, who := range able {
+	for i, entrant := range able {
 		if errs[i] != nil {
-			failed[who.Name()] = errs[i]
+			failed[entrant.Name()] = errs[i]
 		} else {
-			entries = append(entries, entry{who.Name(), made[i]})
+			entries = append(entries, entry{entrant.Name(), made[i]})
 		}
 	}
 	return entries, failed
@@ -166,8 +164,7 @@ func closeAll(entries []entry) error {
 	return errors.Join(errs...)
 }
 
-// runRound lets each contestant measure once. The one that begins is another
-// in each round.
+// runRound lets each contestant measure once. A different contestant begins each round.
 func runRound(ctx context.Context, cfg Config, entries []entry, c cases.Case, round int) report.Round {
 	got := report.Round{Measured: make(map[string]load.Measures), Failed: make(map[string]string)}
 	for i := range entries {

@@ -11,14 +11,14 @@ import (
 	"github.com/fairlead-net/fairlead/bench/report"
 )
 
-// counting counts what Fairlead's programs cost in the world of a case.
+// counting measures what Fairlead's programs cost in the world of a case.
 type counting struct {
 	pins   string
 	before map[string]kernel.Runs
 	stop   io.Closer
 }
 
-// startCounting counts from now on; nil: Fairlead has no world in the case.
+// startCounting starts counting. It returns nil if Fairlead does not take part in the case.
 func startCounting(entries []entry) (*counting, error) {
 	for _, e := range entries {
 		a, ok := e.subject.(*arena)
@@ -39,7 +39,7 @@ func startCounting(entries []entry) (*counting, error) {
 	return nil, nil
 }
 
-// costs ends counting and says what the programs cost that have run.
+// costs stops counting and returns the cost of each program that has run.
 func (c *counting) costs() (map[string]report.Cost, error) {
 	if c == nil {
 		return nil, nil

@@ -14,20 +14,20 @@ import (
 	"github.com/fairlead-net/fairlead/bench/report"
 )
 
-// settled is how long a daemon, and the kernel, may take to do what they leave for later,
-// such as to attach programs for good. In a guest whose clock skips idle time it takes none.
+// settled is how long a daemon, and the kernel, may take for deferred work, such as attaching
+// programs permanently. In a guest whose clock skips idle time it takes no real time.
 const settled = 5 * time.Second
 
-// Count makes a world for a contestant and a case, and returns the nanoseconds that a
-// transaction takes, or a datagram: the average of n of them, in each of some rounds.
-// Where the clock goes by the processor's instructions, these are what is counted.
-// self is the program that makes the loads.
-func Count(ctx context.Context, self string, who contestant.Contestant, c cases.Case, n, rounds int) (_ []float64, retErr error) {
+// Count makes a world for a contestant and a case, and returns for each round the nanoseconds
+// that a transaction (or a datagram) takes, on the average of n. Where the clock follows the
+// processor's instructions, the result is a number of instructions. self is the program that
+// generates the loads.
+func Count(ctx context.Context, self string, entrant contestant.Contestant, c cases.Case, n, rounds int) (_ []float64, retErr error) {
 	env, err := report.ReadEnvironment()
 	if err != nil {
 		return nil, err
 	}
-	a, err := newArena(ctx, Config{Self: self}, who, env, c)
+	a, err := newArena(ctx, Config{Self: self}, entrant, env, c)
 	if err != nil {
 		return nil, err
 	}

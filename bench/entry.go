@@ -19,17 +19,17 @@ type subject interface {
 	close() error
 }
 
-// entry is a contestant's subject.
+// entry is the subject of a contestant.
 type entry struct {
 	name string
 	subject
 }
 
-// newSubject makes what a case asks for.
-func newSubject(ctx context.Context, cfg Config, who contestant.Contestant, env report.Environment, c cases.Case) (subject, error) {
-	open := func(ctx context.Context) (subject, error) { return newArena(ctx, cfg, who, env, c) }
+// newSubject makes the subject that a case needs.
+func newSubject(ctx context.Context, cfg Config, entrant contestant.Contestant, env report.Environment, c cases.Case) (subject, error) {
+	open := func(ctx context.Context) (subject, error) { return newArena(ctx, cfg, entrant, env, c) }
 	if c.Path == cases.Setup {
-		open = func(ctx context.Context) (subject, error) { return newSetup(ctx, who, c) }
+		open = func(ctx context.Context) (subject, error) { return newSetup(ctx, entrant, c) }
 	}
 	if c.Load.Fresh {
 		return afresh(open), nil
@@ -37,7 +37,7 @@ func newSubject(ctx context.Context, cfg Config, who contestant.Contestant, env 
 	return open(ctx)
 }
 
-// afresh has a new world for every measurement, which is made by it.
+// afresh makes a new world for every measurement, and measures making it.
 type afresh func(ctx context.Context) (subject, error)
 
 func (open afresh) measure(ctx context.Context, d time.Duration) (_ load.Measures, retErr error) {

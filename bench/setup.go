@@ -17,22 +17,21 @@ import (
 // setupTimeout limits one measurement of a setup.
 const setupTimeout = 10 * time.Minute
 
-// setup is a contestant's world in which something is made, and that is what is
-// measured.
+// setup is a contestant's world in which something is made; making it is what is measured.
 type setup struct {
 	world   *topology.Topology
 	network contestant.Managed
 	load    cases.Load
 }
 
-// first is the container that is there before anything is measured, second the
-// network that it is connected to.
+// first is the container that exists before anything is measured, second the network that it
+// is connected to.
 const (
 	first  = "first"
 	second = "second"
 )
 
-func newSetup(ctx context.Context, who contestant.Contestant, c cases.Case) (_ *setup, retErr error) {
+func newSetup(ctx context.Context, entrant contestant.Contestant, c cases.Case) (_ *setup, retErr error) {
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
 	s := &setup{load: c.Load}
@@ -45,13 +44,13 @@ func newSetup(ctx context.Context, who contestant.Contestant, c cases.Case) (_ *
 	if s.world, err = topology.New(); err != nil {
 		return nil, err
 	}
-	network, err := who.Build(ctx, s.world, c.Path)
+	network, err := entrant.Build(ctx, s.world, c.Path)
 	if err != nil {
 		return nil, err
 	}
 	managed, ok := network.(contestant.Managed)
 	if !ok {
-		return nil, errors.Join(fmt.Errorf("%s has no daemon to set anything up", who.Name()), network.Close())
+		return nil, errors.Join(fmt.Errorf("%s has no daemon to set anything up", entrant.Name()), network.Close())
 	}
 	s.network = managed
 	if _, err := s.network.Start(ctx, first, 0); err != nil {
@@ -69,7 +68,7 @@ func (s *setup) measure(ctx context.Context, _ time.Duration) (load.Measures, er
 	return s.connect(ctx)
 }
 
-// publish starts a container with as many published ports.
+// publish starts a container with the given number of published ports.
 func (s *setup) publish(ctx context.Context) (load.Measures, error) {
 	before, err := s.network.Usage()
 	if err != nil {
@@ -90,8 +89,8 @@ func (s *setup) publish(ctx context.Context) (load.Measures, error) {
 	}, nil
 }
 
-// connect connects the first container to the second network and disconnects it,
-// as often.
+// connect connects the first container to the second network and disconnects it again, the
+// given number of times.
 func (s *setup) connect(ctx context.Context) (load.Measures, error) {
 	var joined, left load.Latencies
 	for range s.load.Size {

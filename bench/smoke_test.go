@@ -16,25 +16,25 @@ import (
 	"github.com/fairlead-net/fairlead/bench/report"
 )
 
-// TestSmoke runs the real thing for a moment: every contestant that a Debian
-// package can bring, on every path. It judges no figure, but that there is one.
+// TestSmoke briefly runs the real benchmark: every contestant that a Debian package provides,
+// on every path. It does not judge figures, only that they exist.
 func TestSmoke(t *testing.T) {
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "fairlead")
 	build := exec.Command("go", "build", "-o", binary, "github.com/fairlead-net/fairlead/cmd/fairlead")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0") // it runs in images that hold nothing else
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // it runs in images that contain nothing else
 	if text, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build fairlead: %v\n%s", err, text)
 	}
 	run := measure(t, binary, "smoke", "limit,fairlead,direct,few,bridge,docker20")
 	checkCosts(t, run.Cases[0])
-	// An engine and a daemon in one world take their time; these two are both protocols and
-	// families, from outside and from a container.
+	// An engine and a daemon in one world take their time; these two cases cover both
+	// protocols and families, from outside and from a container.
 	measure(t, binary, "published/udp64/4", cases.Under)
 	measure(t, binary, "hairpin/rr/6", cases.Untracked)
 }
 
-// measure runs cases for a moment, and checks what there is and what is left.
+// measure briefly runs cases, and checks the results and what is left behind.
 func measure(t *testing.T, binary, pattern, contestants string) *report.Run {
 	t.Helper()
 	dir := filepath.Dir(binary)
@@ -81,7 +81,8 @@ func read(t *testing.T, path string) *report.Run {
 	return run
 }
 
-// checkCase wants something from everyone who has not said why there is nothing.
+// checkCase requires a result of every contestant that has not reported a reason for having
+// none.
 func checkCase(t *testing.T, run *report.Run, c report.Case) {
 	t.Helper()
 	for _, name := range run.Order {
@@ -105,7 +106,7 @@ func checkCase(t *testing.T, run *report.Run, c report.Case) {
 	}
 }
 
-// checkCosts wants the programs of published ports to have been counted.
+// checkCosts checks that the programs of published ports were counted.
 func checkCosts(t *testing.T, c report.Case) {
 	t.Helper()
 	for _, program := range []string{"from_uplink", "from_endpoint"} {
@@ -115,14 +116,14 @@ func checkCosts(t *testing.T, c report.Case) {
 	}
 }
 
-// plausible reports whether measures fit together.
+// plausible reports whether the measures are consistent.
 func plausible(m load.Measures) bool {
 	if m["rate"] <= 0 && m["gbps"] <= 0 && m["took"] <= 0 {
 		return false
 	}
 	var times []float64
 	for _, name := range []string{"p50", "p99", "p999"} {
-		if v, ok := m[name]; ok { // wrk says nothing of p999
+		if v, ok := m[name]; ok { // wrk does not report p999
 			times = append(times, v)
 		}
 	}

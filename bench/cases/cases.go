@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cases says what the benchmarks measure: paths, loads, and what they
-// ought to show. It is data; others run and report it.
+// Package cases defines what the benchmarks measure: paths, loads and the targets for them.
+// It is data; other packages run and report it.
 package cases
 
 import (
@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// Path is the way from a client to a server.
+// Path is the network path from a client to a server.
 type Path string
 
-// The paths. A container is what the contestant calls one.
+// The paths. A container is whatever the contestant calls a container.
 const (
 	Published Path = "published" // outside → a port the host publishes → container
 	Outbound  Path = "outbound"  // container → masquerade → outside
@@ -24,19 +24,19 @@ const (
 	Hairpin   Path = "hairpin"   // container → published port of its host → another container
 )
 
-// Paths are those that every load passes along.
+// Paths lists the paths that every load is measured on.
 func Paths() []Path { return []Path{Published, Outbound, Peers, Host, Localhost, Hairpin} }
 
-// Load is what passes along it.
+// Load is the traffic on a path.
 type Load struct {
 	Name    string
-	Kind    string // as package load has it
-	Size    int    // bytes a message; of a setup, how many of what it makes
+	Kind    string // as in package load
+	Size    int    // bytes per message; for a setup, the number of objects it makes
 	Streams int
-	Fresh   bool // every round has a new world; there is nothing to warm up
+	Fresh   bool // every round has a new world, and nothing is warmed up
 }
 
-// Loads are those that pass along every path.
+// Loads lists the loads that are measured on every path.
 func Loads() []Load {
 	return []Load{
 		{Name: "rr", Kind: "rr", Size: 1},
@@ -53,19 +53,19 @@ func Loads() []Load {
 	}
 }
 
-// Case is one thing to measure.
+// Case is one combination of path, load and family to measure.
 type Case struct {
 	Path   Path
 	Load   Load
 	Family int // 4 or 6
-	// Alone: Docker does not take part, which would take it hours.
+	// Alone excludes Docker, which would take hours.
 	Alone bool
 }
 
 // Name is "published/rr/4".
 func (c Case) Name() string { return fmt.Sprintf("%s/%s/%d", c.Path, c.Load.Name, c.Family) }
 
-// All are every path with every load in both families, and growth.
+// All returns every path with every load in both families, and the cases of growth.
 func All() []Case {
 	var all []Case
 	for _, family := range []int{4, 6} {
@@ -78,35 +78,36 @@ func All() []Case {
 	return append(all, growth()...)
 }
 
-// headline are the cases that have a target, and IPv6's main ones.
+// headline lists the cases that have a target, and the main cases of IPv6.
 var headline = []string{
 	"published/{rr,crr,http,httpclose,udp64,stream}/4", "outbound/{rr,crr,udp64,stream}/4", "peers/{rr,crr,udp64,stream}/4",
 	"localhost/{rr,crr}/4", "host/rr/4", "hairpin/rr/4", "published/{rr,crr}/6", "peers/rr/6",
 	"ports10000/crr/4", "flows1000000/rr/4", "setup/connect50/4",
 }
 
-// headlineAlone are those that have a target and that Docker has no time for
-// among the others; it has its turn in growth.
+// headlineAlone lists the cases with a target that take Docker too long to be measured with
+// the others; Docker is measured on them in growth.
 var headlineAlone = []string{"localhost/crr60000/4", "setup/publish{1000,10000}/4"}
 
-// engine are those that tell a Docker Engine's containers in Fairlead's network from
-// Fairlead's sandboxes: every kind of load at the edge of the host, and between two.
+// engine lists the cases that compare a Docker Engine's containers in Fairlead's network with
+// Fairlead's sandboxes: every kind of load at the edge of the host, and between two
+// containers.
 var engine = []string{"published/{rr,crr,http,httpclose,udp64,stream}/4", "peers/{rr,crr,udp64,stream}/4"}
 
-// smoke are a few that together touch every path, kind of load and family, and
-// of growth what is quick.
+// smoke lists a few cases that together cover every path, kind of load and family, and the
+// quick ones of growth.
 var smoke = []string{
 	"published/udp64/4", "outbound/crr/4", "peers/stream/4", "host/http/4", "localhost/httpclose/4", "hairpin/rr/6",
 	"ports10000/crr/4", "setup/publish10000/4",
 }
 
-// choice is a pattern that chooses cases, and how they are measured then.
+// choice is a pattern that selects cases, and how they are then measured.
 type choice struct {
 	pattern string
 	alone   bool
 }
 
-// lists are the words that choose several cases.
+// lists maps the words that select several cases.
 func lists() map[string][]choice {
 	choose := func(alone bool, patterns ...string) (list []choice) {
 		for _, p := range patterns {
@@ -126,9 +127,8 @@ func lists() map[string][]choice {
 	}
 }
 
-// Select returns the cases that patterns name, in the order of All. A pattern
-// is a name with *, or {a,b}, or one of the words all, headline,
-// engine, growth and smoke.
+// Select returns the cases that match the patterns, in the order of All. A pattern is a name
+// with *, or {a,b}, or one of the words all, headline, engine, growth and smoke.
 func Select(patterns []string) ([]Case, error) {
 	var choices []choice
 	for _, p := range patterns {
@@ -169,7 +169,7 @@ func matches(pattern, name string) bool {
 	})
 }
 
-// expand writes each {a,b} of a pattern out.
+// expand expands each {a,b} of a pattern.
 func expand(pattern string) []string {
 	before, rest, open := strings.Cut(pattern, "{")
 	list, after, closed := strings.Cut(rest, "}")

@@ -38,7 +38,7 @@ func TestSelect(t *testing.T) {
 	}
 }
 
-// A case is measured without Docker only where it was not asked for otherwise.
+// A case is measured without Docker only where the patterns do not ask for Docker.
 func TestAlone(t *testing.T) {
 	for pattern, want := range map[string]bool{"headline": true, "growth": false, "localhost/crr60000/4": false} {
 		selected, err := Select([]string{pattern})
@@ -62,7 +62,7 @@ func TestTargetsAreMeasured(t *testing.T) {
 		for _, p := range target.Paths {
 			name := string(p) + "/" + target.Load + "/4"
 			if !slices.Contains(names(selected), name) {
-				t.Errorf("%s has a target and is not headline", name)
+				t.Errorf("%s has a target and is not in headline", name)
 			}
 		}
 		if !slices.ContainsFunc(Measures(), func(m Measure) bool { return m.Name == target.Measure }) {
@@ -71,7 +71,7 @@ func TestTargetsAreMeasured(t *testing.T) {
 	}
 }
 
-// Each case of make bench-engine has a target to compare the two by.
+// Each case of make bench-engine has a target for comparing the two.
 func TestEngineIsJudged(t *testing.T) {
 	selected, err := Select([]string{"engine"})
 	if err != nil {
@@ -87,7 +87,7 @@ func TestEngineIsJudged(t *testing.T) {
 	}
 }
 
-// Together the cases of make bench-smoke touch everything once.
+// Together the cases of make bench-smoke cover everything once.
 func TestSmokeTouchesEverything(t *testing.T) {
 	selected, err := Select([]string{"smoke"})
 	if err != nil {

@@ -5,12 +5,12 @@ package cases
 // Count is a case whose instructions are counted.
 type Count struct {
 	Case
-	Transactions int // of a round; datagrams of udp64
+	Transactions int // per round; datagrams for udp64
 }
 
-// Counted are the cases to count that a pattern names, by path, load and family. They are
-// named as those that are timed, save that datagrams come in bursts: where client and server
-// share a processor, what else would decide when the server reads is chance.
+// Counted returns the cases to count that match a pattern, by path, load and family. They
+// have the names of the timed cases, except that datagrams are sent in bursts: where client
+// and server share a processor, it would otherwise be chance when the server reads.
 func Counted(pattern string) []Count {
 	var counted []Count
 	for _, family := range []int{4, 6} {

@@ -4,7 +4,7 @@ package cases
 
 import "fmt"
 
-// Paths of growth: Published, on a host that bears more.
+// Paths of growth: Published, on a host with more objects.
 const (
 	Ports100      Path = "ports100" // the container publishes 100 ports
 	Ports1000     Path = "ports1000"
@@ -12,17 +12,17 @@ const (
 	Endpoints10   Path = "endpoints10" // its network has 10 endpoints
 	Endpoints100  Path = "endpoints100"
 	Endpoints1000 Path = "endpoints1000"
-	Flows100000   Path = "flows100000" // conntrack holds 100 000 entries, of flows that are silent
+	Flows100000   Path = "flows100000" // conntrack holds 100 000 entries of idle flows
 	Flows1000000  Path = "flows1000000"
 )
 
-// Setup is no path: what is measured is how a network is made.
+// Setup is not a path: these cases measure how long it takes to set up a network.
 const Setup Path = "setup"
 
-// Grown says how much of what a path has.
+// Grown holds the number of objects that a path has.
 type Grown struct{ Ports, Endpoints, Flows int }
 
-// Growth is that of a path; the zero value: it has none.
+// Growth returns the growth of a path, the zero value for a path without growth.
 func (p Path) Growth() Grown {
 	return map[Path]Grown{
 		Ports100: {Ports: 100}, Ports1000: {Ports: 1000}, Ports10000: {Ports: 10_000},
@@ -31,7 +31,7 @@ func (p Path) Growth() Grown {
 	}[p]
 }
 
-// Grows reports whether the path is one of growth.
+// Grows reports whether the path is a path of growth.
 func (p Path) Grows() bool { return p.Growth() != Grown{} }
 
 // Kinds of setups.
@@ -40,7 +40,7 @@ const (
 	Connect = "connect" // connect a running container to a second network and disconnect it, Size times
 )
 
-// growth are the cases of more, and of making more.
+// growth lists the cases with more objects, and of making more of them.
 func growth() []Case {
 	crr, rr := Load{Name: "crr", Kind: "crr", Size: 1}, Load{Name: "rr", Kind: "rr", Size: 1}
 	list := []Case{
@@ -58,7 +58,7 @@ func growth() []Case {
 	return list
 }
 
-// long is a case that takes too long to be chosen by the word growth.
+// long lists a case that takes too long to be selected by the word growth.
 func (c Case) long() bool {
 	return c.Load.Kind == Connect && c.Load.Size > 50
 }

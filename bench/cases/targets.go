@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// Measure is something that loads measure, by the name it has there.
+// Measure is a figure that loads report, by the name it has there.
 type Measure struct {
 	Name, Unit string
 	Lower      bool // is better
 }
 
-// Measures are those that contestants are compared by, in the order shown.
+// Measures lists the figures that contestants are compared by, in the order shown.
 func Measures() []Measure {
 	return []Measure{
 		{"p50", "µs", true}, {"p99", "µs", true}, {"p999", "µs", true},
@@ -23,22 +23,22 @@ func Measures() []Measure {
 	}
 }
 
-// Docker, as what a target is against, is whichever Docker does better.
+// Docker as the other side of a target means the version of Docker that does better.
 const Docker = "docker"
 
 // Under is Fairlead as a Docker Engine's network driver, and Untracked the same where the
-// kernel does not track the containers' connections. A target against Under, which is one
-// against Untracked too, is a bound of how much better the command line's sandboxes may be.
+// kernel does not track the containers' connections. A target against Under, which also
+// applies to Untracked, bounds how much better the command line's sandboxes may be.
 const (
 	Under     = "fairlead-docker"
 	Untracked = "fairlead-untracked"
 )
 
-// Itself is what a target is against that bounds Fairlead's own figure.
+// Itself marks a target that bounds Fairlead's own figure.
 const Itself = "itself"
 
-// Target is what a case ought to show: a median of paired ratios, Fairlead's
-// figure over the other's; or of Itself.
+// Target is the goal for a case: a bound on the median of paired ratios (Fairlead's figure
+// over the other's), or on the figure itself (Itself).
 type Target struct {
 	Paths         []Path
 	Load, Measure string
@@ -46,7 +46,7 @@ type Target struct {
 	Bound         float64 // at most this if lower is better, else at least; against Under the reverse
 }
 
-// Targets are all that are set.
+// Targets lists all targets.
 func Targets() []Target {
 	edge := []Path{Published, Outbound}
 	peers := []Path{Peers}
@@ -75,8 +75,8 @@ func Targets() []Target {
 	}
 }
 
-// TargetOf finds the bound for a case by name, a measure and a contestant,
-// Docker or Itself.
+// TargetOf returns the bound for a case by name, a measure and a contestant, Docker or
+// Itself.
 func TargetOf(name, measure, against string) (bound float64, ok bool) {
 	if against == Untracked {
 		against = Under

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command chart draws a kept run: how many times better Fairlead does than each
-// other contestant, case by case, as SVG and PNG. It is no part of fairlead, which
-// need not carry fonts.
+// Command chart draws a stored run: how many times better Fairlead does than each other
+// contestant, case by case, as SVG and PNG. It is a separate program, so that fairlead does
+// not have to carry fonts.
 package main
 
 import (
@@ -59,8 +59,8 @@ func run(path, out string) error {
 	return nil
 }
 
-// series is one contestant's points: x how many times better Fairlead is, y
-// the row of the case.
+// series is the points of one contestant: x is how many times better Fairlead is, y the row
+// of the case.
 type series struct {
 	plotter.XYs
 	plotter.XErrors
@@ -107,7 +107,7 @@ func drawChart(r *report.Run, title string, measures []string, path string) erro
 	return nil
 }
 
-// times is how many times better Fairlead is: in the middle, at least, at most.
+// times returns how many times better Fairlead is: median, minimum and maximum.
 func times(c report.Comparison) (mid, least, most float64) {
 	if c.Measure.Lower {
 		return 1 / c.Ratio, 1 / c.High, 1 / c.Low
@@ -115,7 +115,7 @@ func times(c report.Comparison) (mid, least, most float64) {
 	return c.Ratio, c.Low, c.High
 }
 
-// newPlot has a row for each case and a line where nobody is better.
+// newPlot returns a plot with a row for each case and a line where both are equal.
 func newPlot(title string, rows []string, low, high float64) *plot.Plot {
 	p := plot.New()
 	p.Title.Text = title
@@ -128,8 +128,8 @@ func newPlot(title string, rows []string, low, high float64) *plot.Plot {
 		}
 	}
 	p.X.Tick.Marker = ticks
-	p.Y.Min, p.Y.Max = 0.5-float64(len(rows)), 3 // with room for the legend
-	p.Y.Label.Text = "case"                      // and for the names, which the plot cuts off else
+	p.Y.Min, p.Y.Max = 0.5-float64(len(rows)), 3 // leaves room for the legend
+	p.Y.Label.Text = "case"                      // makes room for the names, which the plot cuts off otherwise
 	var names plot.ConstantTicks
 	for i, row := range rows {
 		names = append(names, plot.Tick{Value: -float64(i), Label: row})
@@ -143,8 +143,8 @@ func newPlot(title string, rows []string, low, high float64) *plot.Plot {
 	return p
 }
 
-// addTo draws the points of the i-th of n contestants, a little above or below
-// the others'.
+// addTo draws the points of the i-th of n contestants, slightly above or below those of the
+// others.
 func (s *series) addTo(p *plot.Plot, name string, i, n int) error {
 	for j := range s.XYs {
 		s.XYs[j].Y += 0.6 * (0.5 - (float64(i)+0.5)/float64(n))

@@ -14,9 +14,9 @@ import (
 	"github.com/fairlead-net/fairlead/bench/world"
 )
 
-// bridge is a Linux bridge, a veth pair for each container, the host as router
-// and no netfilter: what Docker's network costs without its rules. It has no
-// NAT, so the machine outside has a route to the containers.
+// bridge is a Linux bridge, a veth pair for each container, the host as router and no
+// netfilter: it shows what Docker's network costs without its rules. It has no NAT, so the
+// outside machine has a route to the containers.
 type bridge struct{}
 
 func (bridge) Name() string { return "bridge" }
@@ -50,8 +50,7 @@ func (bridge) Build(_ context.Context, t *topology.Topology, _ cases.Path) (Netw
 	return &bridgeNetwork{t: t}, noNetfilter(t.Host)
 }
 
-// noNetfilter keeps bridged packets from netfilter, where the kernel could show
-// them to it.
+// noNetfilter keeps bridged packets out of netfilter where the kernel could pass them to it.
 func noNetfilter(h *world.Host) error {
 	for _, name := range []string{"iptables", "ip6tables", "arptables"} {
 		err := h.Sysctl("bridge/bridge-nf-call-"+name, "0")
@@ -99,12 +98,12 @@ func (n *bridgeNetwork) Container(_ context.Context, name string, _ int, args ..
 	return c, nil
 }
 
-// Published is the container's own address: it is routed, not translated.
+// Published returns the container's own address: it is routed, not translated.
 func (*bridgeNetwork) Published(_ cases.Path, server Container, family int) netip.Addr {
 	return server.Address(family)
 }
 
-// Close ends the containers; the bridge goes with the world.
+// Close stops the containers; the bridge is removed with the world.
 func (n *bridgeNetwork) Close() error {
 	for _, c := range n.containers {
 		c.host.Close()
@@ -112,7 +111,7 @@ func (n *bridgeNetwork) Close() error {
 	return nil
 }
 
-// port is the host's end of its pair.
+// port returns the host's end of the container's veth pair.
 func (c *bridgeContainer) port() string { return fmt.Sprintf("port%d", c.number) }
 
 func (c *bridgeContainer) Address(family int) netip.Addr {

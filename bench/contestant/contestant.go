@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package contestant holds what is compared: ways to give a program a network.
-// Each is the real thing, in a world of its own; one that cannot run here, or
-// has no such path, says so.
+// Package contestant holds what is compared: ways to give a program a network. Each is the
+// real implementation, in a world of its own. A contestant that cannot run here, or does not
+// have such a path, reports that.
 package contestant
 
 import (
@@ -13,48 +13,48 @@ import (
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
-// Port is where servers listen, and what the host publishes it as.
+// Port is the port that servers listen on and that the host publishes it as.
 const Port = 8080
 
 // Contestant is one way of networking.
 type Contestant interface {
 	Name() string
-	// Version says what would run. It fails with Absent if that cannot be had
-	// here.
+	// Version returns the version that would run. It returns Absent if that version is not
+	// available here.
 	Version(ctx context.Context) (string, error)
-	// Lacks says why it cannot take part in a case; "": it can.
+	// Lacks returns why the contestant cannot take part in a case, or "" if it can.
 	Lacks(c cases.Case) string
-	// Build makes its network for a path in a world that is fresh. What it starts
-	// ends with the world or with the network's Close, which comes first.
+	// Build makes the contestant's network for a path in a fresh world. What it starts ends
+	// with the world or with the network's Close, which comes first.
 	Build(ctx context.Context, t *topology.Topology, path cases.Path) (Network, error)
 }
 
 // Network is a contestant's network in one world.
 type Network interface {
-	// Container makes one that runs args until the world ends, as its only
-	// program, or none if there are no args. It publishes as many ports, the first
+	// Container makes a container that runs args until the world ends, as its only program,
+	// or no program if there are no args. It publishes the given number of ports, the first
 	// of which is Port.
 	Container(ctx context.Context, name string, ports int, args ...string) (Container, error)
-	// Published is the address at which the client of a path reaches the port
-	// that a container publishes.
+	// Published returns the address at which the client of a path reaches the port that a
+	// container publishes.
 	Published(path cases.Path, server Container, family int) netip.Addr
 	Close() error
 }
 
-// Container is a place for programs.
+// Container is a place that programs run in.
 type Container interface {
 	Run(ctx context.Context, args ...string) (string, error)
-	// Address is the one its peers and the host know.
+	// Address returns the address that its peers and the host use.
 	Address(family int) netip.Addr
 }
 
-// Absent says why a contestant is not there. It is no failure.
+// Absent is the reason why a contestant is not available. It does not count as a failure.
 type Absent struct{ Reason string }
 
 func (a Absent) Error() string { return "absent: " + a.Reason }
 
-// All are the contestants, the yardstick first. self is the program that makes
-// the loads and is Fairlead.
+// All returns the contestants, the yardstick first. self is the program that generates the
+// loads, and is Fairlead.
 func All(self string) []Contestant {
 	return []Contestant{
 		limit{}, fairlead{self}, direct{fairlead{self}}, few{fairlead{self}}, bridge{},
@@ -62,7 +62,7 @@ func All(self string) []Contestant {
 	}
 }
 
-// unmanaged says why what has no daemon has no such case.
+// unmanaged returns why a contestant without a daemon does not have such a case.
 func unmanaged(c cases.Case) string {
 	if c.Path.Grows() || c.Path == cases.Setup {
 		return "it has nothing that grows, nor anyone who makes it"
@@ -70,7 +70,7 @@ func unmanaged(c cases.Case) string {
 	return ""
 }
 
-// onHost is where a host publishes ports: at its own addresses.
+// onHost returns where a host publishes ports: its own addresses.
 func onHost(path cases.Path, family int) netip.Addr {
 	if path == cases.Localhost {
 		return topology.Loopback(family)

@@ -10,8 +10,8 @@ import (
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
-// direct is Fairlead with a host that calls the sandbox by its own address: what
-// a published port on 127.0.0.1 is measured by.
+// direct is Fairlead with a host that connects to the sandbox by its own address: the
+// yardstick for a port published on 127.0.0.1.
 type direct struct{ fairlead }
 
 func (direct) Name() string { return "direct" }

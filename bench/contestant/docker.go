@@ -22,26 +22,25 @@ import (
 	"github.com/fairlead-net/fairlead/bench/world"
 )
 
-// What can be borne of it.
+// Limits of what it may take.
 const (
 	maxDockerPorts      = 1000
 	maxDockerContainers = 100
 )
 
-// docker is an installed Docker Engine: its dockerd, containerd, runc and
-// docker-proxy, a network and containers whose image holds the programs of the
-// loads.
+// docker is an installed Docker Engine: its dockerd, containerd, runc and docker-proxy, a
+// network, and containers whose image holds the programs of the loads.
 //
-// The daemon has a PID namespace of its own, so that with it everything it has
-// started ends. Containers run without a seccomp filter: the other contestants
-// have none, and its cost is not that of a network.
+// The daemon has a PID namespace of its own, so that everything it has started ends with it.
+// Containers run without a seccomp filter: the other contestants have none, and its cost is
+// not a cost of the network.
 type docker struct {
 	name, self string
-	// find is the path of dockerd, or says what is missing.
+	// find returns the path of dockerd, or an error that names what is missing.
 	find    func(ctx context.Context) (string, error)
-	flags   []string          // more of dockerd's flags
+	flags   []string          // additional flags of dockerd
 	options map[string]string // of its networks
-	config  map[string]any    // what it can only be told in a file; in it, DIR stands for the world's directory
+	config  map[string]any    // what can be set only in a file; DIR in it stands for the world's directory
 }
 
 // docker20 is Docker Engine 20.10 as Debian ships it: bridge, iptables and
@@ -54,8 +53,8 @@ func docker20(self string) docker {
 	}
 }
 
-// docker29 is Docker Engine 29, built from its Go module with its docker-proxy
-// and the runc it needs: bridge and nftables. containerd is Debian's.
+// docker29 is Docker Engine 29, built from its Go module with its docker-proxy and the runc
+// it needs: bridge and nftables. containerd comes from Debian.
 func docker29(self string) docker {
 	return docker{
 		name: "docker29", self: self, find: engine.Built,
@@ -70,7 +69,7 @@ func (docker) Lacks(c cases.Case) string {
 	case c.Alone:
 		return "it would take hours; make bench-growth measures it"
 	case c.Path.Growth().Flows > 0:
-		return "its flows are the kernel's, whose table cannot be filled from here"
+		return "its flows are in the kernel's own table, which cannot be filled from here"
 	case c.Path.Growth().Ports > maxDockerPorts || c.Load.Kind == cases.Publish && c.Load.Size > maxDockerPorts:
 		return fmt.Sprintf("it is not asked for more than %d ports, which are two processes each", maxDockerPorts)
 	case c.Path.Growth().Endpoints > maxDockerContainers:
@@ -89,7 +88,7 @@ func (d docker) Version(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("ask %s for its version: %w", daemon, err)
 	}
 	version := strings.TrimSpace(string(out))
-	// One that go install has built only knows its module's version.
+	// A dockerd built by go install knows only the version of its module.
 	if info, err := buildinfo.ReadFile(daemon); err == nil && strings.HasPrefix(info.Main.Version, "v") {
 		version = fmt.Sprintf("%s (%s %s)", version, info.Main.Path, info.Main.Version)
 	}
@@ -100,13 +99,13 @@ func (d docker) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (
 	return d.build(ctx, t, "bridge")
 }
 
-// build starts the engine and makes a network of that driver.
+// build starts the engine and makes a network of the driver.
 func (d docker) build(ctx context.Context, t *topology.Topology, driver string) (_ *dockerNetwork, retErr error) {
 	daemon, err := d.find(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.Forward(); err != nil { // with nftables it does not do so itself
+	if err := t.Forward(); err != nil { // with nftables the engine does not do so itself
 		return nil, err
 	}
 	socket := filepath.Join(t.Dir, "docker.sock")
@@ -135,7 +134,7 @@ type dockerNetwork struct {
 	cgroup  string // parent of the containers'
 }
 
-// prepare waits for the daemon, and makes the image and the network.
+// prepare waits for the daemon, then makes the image and the network.
 func (n *dockerNetwork) prepare(ctx context.Context) error {
 	if err := n.WaitFor(ctx, n.daemon); err != nil {
 		return err
@@ -150,14 +149,14 @@ func (n *dockerNetwork) prepare(ctx context.Context) error {
 	return n.CreateNetwork(ctx, "bench", "10.99.0.0/24", "fd00:99::/64")
 }
 
-// imageFiles are what containers run: the program that makes the loads and,
-// where they are installed, those of the http loads with their libraries.
+// imageFiles returns the files that containers run: the program that generates the loads and,
+// where they are installed, the programs of the http loads with their libraries.
 func imageFiles(ctx context.Context, self string) ([]string, error) {
 	files := []string{self}
 	for _, name := range []string{load.Nginx, load.Wrk} {
 		path, err := exec.LookPath(name)
 		if err != nil {
-			continue // a case that needs it fails, for everybody
+			continue // a case that needs it fails for all contestants
 		}
 		out, err := world.Command(ctx, "ldd", path).Output()
 		if err != nil {
@@ -173,8 +172,8 @@ func imageFiles(ctx context.Context, self string) ([]string, error) {
 	return files, nil
 }
 
-// start makes and starts a container, and says how long the start took: it is
-// then that docker publishes.
+// start creates and starts a container, and returns how long the start took: that is when
+// docker publishes the ports.
 func (n *dockerNetwork) start(ctx context.Context, name string, ports int, args []string) (time.Duration, error) {
 	if len(args) == 0 {
 		args = []string{n.self, "bench-load", "idle"}
@@ -199,7 +198,7 @@ func (n *dockerNetwork) Start(ctx context.Context, name string, ports int) (time
 	return n.start(ctx, name, ports, nil)
 }
 
-// CreateNetwork makes a network of the driver.
+// CreateNetwork makes a network with the driver.
 func (n *dockerNetwork) CreateNetwork(ctx context.Context, name string, subnets ...string) error {
 	return n.Client.CreateNetwork(ctx, n.driver, n.options, name, subnets...)
 }
@@ -228,8 +227,8 @@ func (*dockerNetwork) Published(path cases.Path, _ Container, family int) netip.
 	return onHost(path, family)
 }
 
-// Close ends the daemon with everything in its PID namespace; the cgroups that this
-// leaves go with the world.
+// Close stops the daemon with everything in its PID namespace; the cgroups that remain are
+// removed with the world.
 func (n *dockerNetwork) Close() error {
 	n.Client.Close()
 	if n.daemon != nil {

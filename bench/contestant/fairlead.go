@@ -40,8 +40,8 @@ func (f fairlead) Build(ctx context.Context, t *topology.Topology, path cases.Pa
 	return f.build(ctx, t, flows, flows)
 }
 
-// build makes room for flows beside those of the load, if there are to be any,
-// and fills in as many.
+// build makes room for the requested flows in addition to those of the load, and fills the
+// table with them.
 func (f fairlead) build(ctx context.Context, t *topology.Topology, room, flows int) (*fairleadNetwork, error) {
 	var args []string
 	if room > 0 {
@@ -79,7 +79,7 @@ type fairleadNetwork struct {
 	containers []*fairleadContainer
 }
 
-// waitFor waits until the daemon serves.
+// waitFor waits until the daemon is ready.
 func (n *fairleadNetwork) waitFor(ctx context.Context) error {
 	for {
 		_, err := n.cli(ctx, "status")
@@ -96,12 +96,12 @@ func (n *fairleadNetwork) waitFor(ctx context.Context) error {
 	}
 }
 
-// inside is the path of what the daemon's mount namespace has at path.
+// inside returns the path by which the host reaches a file of the daemon's mount namespace.
 func (n *fairleadNetwork) inside(path string) string {
 	return fmt.Sprintf("/proc/%d/root%s", n.daemon.Pid(), path)
 }
 
-// Pins is the directory of what the daemon has in the kernel.
+// Pins returns the directory in which the daemon pins its programs and maps.
 func (n *fairleadNetwork) Pins() string { return n.inside("/sys/fs/bpf/fairlead") }
 
 // CreateNetwork makes another network.
@@ -155,7 +155,7 @@ func (n *fairleadNetwork) Container(ctx context.Context, name string, ports int,
 	return c, nil
 }
 
-// enter makes a place of the sandbox that `fairlead inspect` describes.
+// enter returns the place of the sandbox that `fairlead inspect` describes.
 func (n *fairleadNetwork) enter(name, inspected string) (*fairleadContainer, error) {
 	var list []struct {
 		NetworkSettings struct {
@@ -184,8 +184,8 @@ func (*fairleadNetwork) Published(path cases.Path, _ Container, family int) neti
 	return onHost(path, family)
 }
 
-// Close ends the programs in sandboxes; daemon, devices and programs in the
-// kernel go with the world, whose namespaces and bpffs hold them.
+// Close stops the programs in sandboxes; the daemon, devices and BPF programs are removed
+// with the world, whose namespaces and bpffs hold them.
 func (n *fairleadNetwork) Close() error {
 	n.Client.Close()
 	for _, c := range n.containers {

@@ -10,11 +10,11 @@ import (
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
-// few is Fairlead on a host that bears little: one published port, one endpoint, a
-// thousand entries in conntrack. It is the yardstick of growth only.
+// few is Fairlead on a host with few objects: one published port, one endpoint, a thousand
+// conntrack entries. It is the yardstick of growth only.
 type few struct{ fairlead }
 
-// fewFlows are its entries where growth is of them.
+// fewFlows is the number of its conntrack entries in the cases in which these grow.
 const fewFlows = 1000
 
 func (few) Name() string { return "few" }
@@ -26,7 +26,7 @@ func (few) Lacks(c cases.Case) string {
 	return ""
 }
 
-// Build makes tables as large as the other's.
+// Build makes tables of the same size as the other's.
 func (f few) Build(ctx context.Context, t *topology.Topology, path cases.Path) (Network, error) {
 	n, err := f.build(ctx, t, path.Growth().Flows, min(fewFlows, path.Growth().Flows))
 	return fewNetwork{n}, err
@@ -38,5 +38,5 @@ func (n fewNetwork) Container(ctx context.Context, name string, ports int, args 
 	return n.fairleadNetwork.Container(ctx, name, min(1, ports), args...)
 }
 
-// Start makes none: what comes this way is growth.
+// Start makes no container: everything that is started this way is growth.
 func (fewNetwork) Start(context.Context, string, int) (time.Duration, error) { return 0, nil }

@@ -10,8 +10,8 @@ import (
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
-// limit is no container network at all: the programs run on the host. Two
-// containers are twice the host then, and their network is its loopback.
+// limit does not use a container network at all: the programs run on the host. Two containers
+// are then the same host twice, and their network is its loopback.
 type limit struct{}
 
 func (limit) Name() string                            { return "limit" }

@@ -15,22 +15,21 @@ import (
 	"time"
 )
 
-// Managed is a network that a daemon manages through an API: what setups
-// measure.
+// Managed is a network that a daemon manages through an API. The setup cases measure it.
 type Managed interface {
 	Network
-	// Start makes a container, running or ready to run something, that publishes
-	// as many ports. What it says is how long the step took that publishes.
+	// Start makes a container, running or ready to run something, that publishes the given
+	// number of ports. It returns how long the step took that publishes them.
 	Start(ctx context.Context, name string, ports int) (time.Duration, error)
 	// CreateNetwork makes another network.
 	CreateNetwork(ctx context.Context, name string, subnets ...string) error
 	Connect(ctx context.Context, network, container string) error
 	Disconnect(ctx context.Context, network, container string) error
-	// Usage is that of the daemon and all processes below it.
+	// Usage returns the usage of the daemon and all its descendants.
 	Usage() (Usage, error)
 }
 
-// Usage is what processes take. Memory that several share is divided among them.
+// Usage holds what processes use. Memory that several share is divided among them.
 type Usage struct {
 	Processes int
 	Memory    int // resident, kB
@@ -40,8 +39,8 @@ type Usage struct {
 // but the datapath works.
 type Pauser interface{ Pause() error }
 
-// published are the ports that a container publishes, as Exposed- and
-// PortBindings have them: as many TCP ports from Port, and UDP's Port.
+// published returns the ports that a container publishes, as ExposedPorts and PortBindings
+// take them: the given number of TCP ports from Port, and UDP's Port.
 func published(ports int) (exposed, bindings map[string]any) {
 	exposed, bindings = make(map[string]any), make(map[string]any)
 	publish := func(port int, proto string) {
@@ -58,7 +57,7 @@ func published(ports int) (exposed, bindings map[string]any) {
 	return exposed, bindings
 }
 
-// usageOf sums up a process and those below it.
+// usageOf sums up the usage of a process and its descendants.
 func usageOf(pid int) (u Usage, err error) {
 	children, err := parents()
 	if err != nil {
@@ -79,7 +78,7 @@ func usageOf(pid int) (u Usage, err error) {
 	return u, nil
 }
 
-// parents are all processes by their parent.
+// parents returns all processes by their parent.
 func parents() (map[int][]int, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
@@ -91,7 +90,7 @@ func parents() (map[int][]int, error) {
 		if err != nil {
 			continue // ended just now
 		}
-		rest := stat[bytes.LastIndexByte(stat, ')')+1:] // a name may hold anything
+		rest := stat[bytes.LastIndexByte(stat, ')')+1:] // a name may contain any character
 		var state string
 		var parent int
 		if _, err := fmt.Sscan(string(rest), &state, &parent); err != nil {
@@ -106,7 +105,7 @@ func parents() (map[int][]int, error) {
 	return children, nil
 }
 
-// resident is a process's share of memory in kB.
+// resident returns a process's proportional share of memory in kB.
 func resident(pid int) (int, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
-// The rules that engines leave on a host where one container, 10.99.0.2, publishes Port,
-// with the bridge called br0. TestEnginesRules captures them.
+// The rules that engines install on a host where one container, 10.99.0.2, publishes Port on
+// the bridge br0. TestEnginesRules captures them.
 var (
 	//go:embed rules/docker29.nft
 	docker29Rules string
@@ -24,15 +24,15 @@ var (
 	docker20Rules string
 )
 
-// ruled is a bridge with an engine's rules, but without the engine: where nothing else
-// may run than what packets meet.
+// ruled is a bridge with an engine's rules but without the engine, for measurements in which
+// nothing may run except the packet path.
 type ruled struct {
 	bridge
 	name, version string
 	text          string
-	load          []string // the program that loads a file with the text, and its flags
-	filterBridged bool     // the engine has the kernel show bridged packets to netfilter
-	flowtable     bool     // what an operator may add to make established flows faster
+	load          []string // the program, with its flags, that loads a file with the text
+	filterBridged bool     // the engine makes the kernel pass bridged packets to netfilter
+	flowtable     bool     // an operator may add one to speed up established flows
 }
 
 func (r ruled) Name() string                            { return r.name }
@@ -75,8 +75,8 @@ func (n *ruledNetwork) Container(ctx context.Context, name string, ports int, ar
 	return c, n.offload(ctx)
 }
 
-// offload has established flows take a shortcut between the uplink and the bridge's
-// ports, past the rules, as nft(8) describes under flowtables.
+// offload gives established flows a shortcut between the uplink and the bridge's ports that
+// bypasses the rules, as nft(8) describes under flowtables.
 func (n *ruledNetwork) offload(ctx context.Context) error {
 	devices := "eth0"
 	for _, c := range n.containers {
@@ -106,8 +106,8 @@ func (*ruledNetwork) Published(path cases.Path, _ Container, family int) netip.A
 	return onHost(path, family)
 }
 
-// Counted are the contestants that are counted, none of which runs an engine. program is
-// Fairlead.
+// Counted returns the contestants whose instructions are counted, none of which runs an
+// engine. program is Fairlead.
 func Counted(program string) []Contestant {
 	nft := ruled{
 		name: "nft", version: "bridge, with the rules of Docker Engine 29 (nftables)",

@@ -18,10 +18,11 @@ import (
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
-var update = flag.Bool("update", false, "write the rules that the engines make")
+var update = flag.Bool("update", false, "write the rules that the engines install")
 
-// The rules that bridges are counted with are those that the real engines make. Where
-// an engine's version makes others, -update captures them, and make bench-count counts again.
+// The rules that bridges are counted with are those that the real engines make. When a
+// version of an engine makes others, -update captures them, and make bench-count has to run
+// again.
 func TestEnginesRules(t *testing.T) {
 	self := filepath.Join(t.TempDir(), "fairlead")
 	build := exec.Command("go", "build", "-o", self, "github.com/fairlead-net/fairlead/cmd/fairlead")
@@ -53,7 +54,8 @@ func TestEnginesRules(t *testing.T) {
 	}
 }
 
-// captureRules starts an engine with one container that publishes, and lists its rules.
+// captureRules starts an engine with one container that publishes a port, and lists the
+// rules.
 func captureRules(t *testing.T, engine docker, list []string) string {
 	t.Helper()
 	w, err := topology.New()
@@ -88,7 +90,7 @@ var (
 )
 
 // normalRules replaces what differs each time: the bridge's name, the order of nft's
-// elements, which depends on it, and iptables-save's counts and comments with the date.
+// elements, which depends on the name, and iptables-save's counters and dated comments.
 func normalRules(rules string) string {
 	rules = bridgeName.ReplaceAllString(rules, "br0")
 	rules = elements.ReplaceAllStringFunc(rules, func(list string) string {

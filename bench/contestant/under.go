@@ -12,8 +12,8 @@ import (
 )
 
 // under is Fairlead under a Docker Engine: the engine's containers, in a network of
-// Fairlead's driver. Their packets are to cost what those of the command line's
-// sandboxes do.
+// Fairlead's driver. Their packets should cost what the packets of the command line's
+// sandboxes cost.
 type under struct {
 	docker
 	fairlead fairlead
@@ -22,8 +22,8 @@ type under struct {
 // underDocker20 is under Docker Engine 20.10 as Debian ships it.
 func underDocker20(self string) Contestant { return newUnder(self, cases.Under, nil) }
 
-// untrackedDocker20 is the same in a network where the kernel does not track the
-// containers' connections, which it does for the sake of the engine's DNS.
+// untrackedDocker20 is the same in a network where the kernel does not track the containers'
+// connections, which it otherwise does for the engine's DNS.
 func untrackedDocker20(self string) Contestant {
 	return newUnder(self, cases.Untracked, map[string]string{"fairlead.untracked": "true"})
 }

@@ -9,21 +9,21 @@ import (
 	"slices"
 )
 
-// Bounds of how far Fairlead may be from the table.
+// Bounds on how far Fairlead may be from the table.
 const (
-	exact = 0.01 // where everything else is as it was
-	// relative bounds what it takes beside the limit, where the limit is another. Another
-	// kernel moves one by a little more than the other.
+	exact = 0.01 // where the environment is the same
+	// relative bounds the ratio to the limit where the environment differs. Another kernel
+	// changes one figure slightly more than the other.
 	relative = 0.03
 )
 
-// otherwise says how Fairlead is held to a table of another environment.
+// otherwise describes how Fairlead is compared with a table of another environment.
 func (t *table) otherwise(here environment) string {
-	return fmt.Sprintf("%s was counted with %s; here are %s: ratios to the limit are compared, within %.0f %%, until make bench-count counts anew",
+	return fmt.Sprintf("%s was counted with %s; here are %s: ratios to the limit are compared, within %.0f %%, until make bench-count counts again",
 		tablePath, t.Environment, here, 100*relative)
 }
 
-// difference is a case where what is counted is not what the table has.
+// difference is a case whose count differs from the table.
 type difference struct {
 	name          string
 	before, after float64
@@ -40,8 +40,8 @@ func (d difference) String() string {
 		d.name, after, what, before, 100*(d.after/d.before-1), 100*d.bound)
 }
 
-// compare holds what was counted to the table: by the counts where the environment is the
-// table's, and by their ratios to the limit elsewhere.
+// compare compares the counts with the table: directly where the environment is the table's,
+// and by their ratios to the limit elsewhere.
 func compare(have, got *table) ([]difference, error) {
 	toLimit := have.Environment != got.Environment
 	var found []difference

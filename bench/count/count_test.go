@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Fairlead takes as many instructions as the table says, within a hundredth: a change
-// shows its price, or its gain, in the commit that makes it.
+// Fairlead takes as many instructions as the table says, within 1 %: a change shows its cost,
+// or its gain, in the commit that makes it.
 func TestCounts(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots emulated machines")
@@ -31,12 +31,12 @@ func TestCounts(t *testing.T) {
 		}
 	})
 	got := newTable(l.environment)
-	who := []string{"fairlead"}
+	names := []string{"fairlead"}
 	if have.Environment != got.Environment {
 		t.Log(have.otherwise(l.environment))
-		who = append(who, "limit")
+		names = append(names, "limit")
 	}
-	for _, name := range who {
+	for _, name := range names {
 		counts, err := l.count(t.Context(), name, counted, 1)
 		if err != nil {
 			t.Fatal(err)
@@ -53,11 +53,11 @@ func TestCounts(t *testing.T) {
 		t.Error(d)
 	}
 	if t.Failed() {
-		t.Log("if this is meant, say why in the commit and refresh " + tablePath + ": make bench-count (CONTESTANTS=fairlead counts nobody else)")
+		t.Log("if this is meant, say why in the commit and refresh " + tablePath + ": make bench-count (CONTESTANTS=fairlead counts nothing else)")
 	}
 }
 
-// A table is read as it was written, and what differs from it is found.
+// A table is read as it was written, and differences from it are found.
 func TestTable(t *testing.T) {
 	e := environment{Kernel: "6.12.1-cloud", Compiler: "gcc 12", QEMU: "7.2 (Debian 1:7.2)"}
 	have := newTable(e)
@@ -102,6 +102,6 @@ func TestTable(t *testing.T) {
 		}
 	}
 	if _, err := compare(have, newTable(e)); err == nil {
-		t.Error("a case that was not counted is taken for one that fits")
+		t.Error("a case that was not counted is accepted")
 	}
 }

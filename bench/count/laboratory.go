@@ -19,14 +19,14 @@ import (
 	"github.com/fairlead-net/fairlead/bench/vm/guest"
 )
 
-// guestTime bounds one guest, from power on to power off.
+// guestTime limits one guest, from power on to power off.
 const guestTime = 8 * time.Minute
 
-// kernel is the one that guests run.
+// kernel is the kernel that guests run.
 var kernel = vm.Kernel{Series: "6.12", Suite: "trixie"}
 
-// The modules of the kernel that contestants need and it does not have built in. Only
-// those who have rules have netfilter.
+// The kernel modules that contestants need and that are not built in. Only contestants with
+// rules have netfilter.
 var (
 	modules          = []string{"veth", "sch_ingress", "cls_bpf", "bridge"}
 	netfilterModules = []string{
@@ -37,11 +37,11 @@ var (
 	bridgedModules = []string{"br_netfilter"}
 )
 
-// options of the kernel's command line: one nanosecond of the clock is one instruction,
-// and what depends on the real processor or on time is off.
+// options for the kernel's command line: one nanosecond of the clock is one instruction, and
+// everything that depends on the real processor or on time is turned off.
 const kernelOptions = "nokaslr mitigations=off init_on_alloc=0 nowatchdog tsc=reliable tsc_early_khz=1000000 quiet"
 
-// laboratory is what guests are made of.
+// laboratory holds what guests are made of.
 type laboratory struct {
 	environment environment
 	image       vm.Image
@@ -49,8 +49,8 @@ type laboratory struct {
 	fairlead    string // the program's path
 }
 
-// newLaboratory fetches the kernel and builds the programs. fairlead is the one to count;
-// "": that of this repository.
+// newLaboratory fetches the kernel and builds the programs. fairlead is the program to count,
+// "" for the one of this repository.
 func newLaboratory(ctx context.Context, fairlead string) (_ *laboratory, retErr error) {
 	if err := vm.Needs(); err != nil {
 		return nil, err
@@ -84,14 +84,14 @@ func newLaboratory(ctx context.Context, fairlead string) (_ *laboratory, retErr 
 	return l, err
 }
 
-// The program that makes the loads.
+// The program that generates the loads.
 //
 //go:embed load/load.c
 var loadSource string
 
 const compiler = "gcc"
 
-// buildLoad compiles the program that makes the loads into a directory.
+// buildLoad compiles the program that generates the loads into a directory.
 func buildLoad(ctx context.Context, dir string) error {
 	cmd := exec.CommandContext(ctx, compiler, "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", filepath.Join(dir, "load"), "-x", "c", "-")
 	cmd.Stdin = strings.NewReader(loadSource)
@@ -101,7 +101,7 @@ func buildLoad(ctx context.Context, dir string) error {
 	return nil
 }
 
-// describe is the environment that guests of the kernel in a package are.
+// describe returns the environment of guests that run the kernel of a package.
 func describe(ctx context.Context, deb string) (environment, error) {
 	qemu, err := vm.Version(ctx)
 	if err != nil {
@@ -135,7 +135,7 @@ func (l *laboratory) count(ctx context.Context, contestant, pattern string, roun
 	return parseReport(out.Report)
 }
 
-// root is the guest's root directory.
+// root returns the guest's root directory.
 func (l *laboratory) root(contestant string) ([]byte, error) {
 	var root vm.Archive
 	for _, dir := range []string{"dev", "opt", "proc", "root", "run", "sys", "tmp", "var/lib"} {
@@ -183,7 +183,7 @@ func addIPTables(root *vm.Archive) error {
 	return root.Program("xtables-nft-multi")
 }
 
-// parseReport reads what the guest counted: in each line a case, and its rounds.
+// parseReport reads the guest's counts: on each line a case, and its rounds.
 func parseReport(report string) (map[string]float64, error) {
 	counts := make(map[string]float64)
 	for line := range strings.Lines(report) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command count counts the instructions that a transaction takes, of user and kernel,
-// in a guest whose clock goes by them: how busy this machine is changes how long that
-// takes, and nothing else. It writes a table; its test holds Fairlead to that.
+// Command count counts the instructions that a transaction takes, in user space and in the
+// kernel, in a guest whose clock follows them: a busy machine makes the run slower but does
+// not change the counts. It writes a table, and its test compares Fairlead with that.
 package main
 
 import (
@@ -18,10 +18,10 @@ import (
 	"syscall"
 )
 
-// tablePath is where the table is, in the repository.
+// tablePath is the table's path in the repository.
 const tablePath = "bench/results/count/table.txt"
 
-// contestants are all there are, in the table's order.
+// contestants lists all contestants, in the table's order.
 var contestants = []string{"limit", "bridge", "flowtable", "nft", "iptables", "fairlead"}
 
 // counted is the pattern of all cases.
@@ -31,14 +31,14 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	var o options
-	who := flag.String("contestants", strings.Join(contestants, ","), "who is counted; the others keep what the table has, if nothing else has changed")
+	names := flag.String("contestants", strings.Join(contestants, ","), "contestants to count; the others keep their figures in the table if nothing else has changed")
 	flag.StringVar(&o.cases, "cases", counted, "cases to count, as in published/rr/4")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; their median is the count")
-	flag.StringVar(&o.fairlead, "fairlead", "", "program to count as Fairlead (default: built from here)")
+	flag.StringVar(&o.fairlead, "fairlead", "", "program to count as Fairlead (default: built from this repository)")
 	flag.StringVar(&o.out, "out", tablePath, "table to write")
-	noted := flag.Bool("note", false, "only say if counts here cannot be compared with the table's")
+	noted := flag.Bool("note", false, "only report whether counts here cannot be compared with the table's")
 	flag.Parse()
-	o.contestants = strings.Split(*who, ",")
+	o.contestants = strings.Split(*names, ",")
 	work := run
 	if *noted {
 		work = note
@@ -88,7 +88,7 @@ func run(ctx context.Context, o options) error {
 	return t.write(o.out)
 }
 
-// note says if the table was counted in another environment.
+// note prints a line if the table was counted in another environment.
 func note(ctx context.Context, o options) error {
 	deb, err := kernel.Fetch(ctx)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/fairlead-net/fairlead/bench/cases"
 )
 
-// environment is what counts depend on beside what is counted. Those of two are not
-// compared.
+// environment is what counts depend on besides the code that is counted. Counts of different
+// environments are not compared.
 type environment struct {
 	Kernel   string // of the guest
 	Compiler string // of the load
@@ -28,7 +28,7 @@ func (e environment) String() string {
 	return fmt.Sprintf("Linux %s, %s, QEMU %s", e.Kernel, e.Compiler, e.QEMU)
 }
 
-// table is what was counted: by case and contestant.
+// table holds the counts by case and contestant.
 type table struct {
 	Environment environment
 	counts      map[string]map[string]float64
@@ -74,7 +74,7 @@ func (t *table) write(path string) error {
 	return os.WriteFile(path, b.Bytes(), 0o644)
 }
 
-// text formats a number that there is.
+// text formats a number, or returns a placeholder if there is none.
 func text(format string, n float64) string {
 	if n == 0 || math.IsNaN(n) || math.IsInf(n, 0) {
 		return absent
@@ -90,8 +90,8 @@ func (t *table) tabulate(b *bytes.Buffer, cell func(c, contestant string) string
 			continue
 		}
 		fmt.Fprintf(tw, "%s\t", c.Name())
-		for _, who := range contestants {
-			fmt.Fprintf(tw, "%s\t", cell(c.Name(), who))
+		for _, contestant := range contestants {
+			fmt.Fprintf(tw, "%s\t", cell(c.Name(), contestant))
 		}
 		fmt.Fprintln(tw)
 	}

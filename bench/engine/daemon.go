@@ -16,40 +16,39 @@ import (
 	"github.com/fairlead-net/fairlead/bench/world"
 )
 
-// Config says how an engine is started. All fields but Flags and File are
-// required.
+// Config describes how an engine is started. All fields but Flags and File are required.
 type Config struct {
 	Program      string // dockerd's path; runc and docker-proxy may be beside it
-	Socket       string // it serves there
+	Socket       string // it listens there
 	Dir          string // for its configuration file
 	CgroupParent string // of its containers' cgroups
 	Flags        []string
-	// File is what it can only be told in a file; in it, DIR stands for Dir.
+	// File is what can be set only in a file; DIR in it stands for Dir.
 	File map[string]any
 	Attr *syscall.SysProcAttr
-	// Outlived: what it has started goes on when it is killed, until the process
-	// that Start returns is; see Resume.
+	// Outlived keeps the processes it has started alive when the engine is killed, until the
+	// process that Start returns is killed; see Resume.
 	Outlived bool
 }
 
-// Start starts an engine on a host that has directories of its own. It has a PID
-// namespace of its own too, so that with it everything it has started ends.
+// Start starts an engine on a host that has directories of its own. It also has a PID
+// namespace of its own, so that everything it has started ends with it.
 func Start(h *world.Host, cfg Config) (*world.Process, error) {
 	args := []string{"unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--"}
 	if cfg.Outlived {
-		// The first process of a PID namespace has to collect what ended.
+		// The first process of a PID namespace has to reap orphans.
 		args = append(args, "sh", "-c", `"$@" & while :; do wait; sleep 0.1; done`, "sh")
 	}
 	return spawn(h, cfg, args)
 }
 
-// Resume starts an engine again that was to be outlived and was killed, in the
-// namespaces of the process whose ID this is.
+// Resume starts an engine again that was started with Outlived and killed, in the namespaces
+// of the process with this ID.
 func Resume(h *world.Host, cfg Config, pid string) (*world.Process, error) {
 	return spawn(h, cfg, []string{"nsenter", "--target", pid, "--pid", "--mount", "--"})
 }
 
-// spawn starts dockerd by way of another program.
+// spawn starts dockerd through another program.
 func spawn(h *world.Host, cfg Config, by []string) (*world.Process, error) {
 	file, err := writeFile(cfg)
 	if err != nil {
@@ -75,7 +74,7 @@ func writeFile(cfg Config) (string, error) {
 	return path, os.WriteFile(path, []byte(strings.ReplaceAll(string(text), "DIR", cfg.Dir)), 0o644)
 }
 
-// WaitFor waits until the engine serves.
+// WaitFor waits until the engine is ready.
 func (e *Client) WaitFor(ctx context.Context, daemon *world.Process) error {
 	for {
 		err := e.Call(ctx, http.MethodGet, "/info", nil, nil)
@@ -92,7 +91,7 @@ func (e *Client) WaitFor(ctx context.Context, daemon *world.Process) error {
 	}
 }
 
-// Debian finds the dockerd of the package docker.io, and what it needs.
+// Debian finds the dockerd of the package docker.io, and the programs it needs.
 func Debian(ctx context.Context) (string, error) {
 	for _, program := range []string{"dockerd", "containerd", "runc", "docker-proxy", "iptables"} {
 		if world.Command(ctx, program).Err != nil {
@@ -102,13 +101,13 @@ func Debian(ctx context.Context) (string, error) {
 	return world.Command(ctx, "dockerd").Path, nil
 }
 
-// DebianFile is the file of the one that Debian finds.
+// DebianFile returns Config.File for the dockerd that Debian finds.
 func DebianFile() map[string]any {
-	return map[string]any{"deprecated-key-path": "DIR/key.json"} // else in /etc
+	return map[string]any{"deprecated-key-path": "DIR/key.json"} // otherwise in /etc
 }
 
-// Built finds the dockerd of Engine 29 that bench/docker29.sh has built, and
-// what it needs.
+// Built finds the dockerd of Engine 29 that bench/docker29.sh has built, and the programs it
+// needs.
 func Built(ctx context.Context) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {

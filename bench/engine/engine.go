@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package engine speaks to a Docker Engine, and starts one in a world.
+// Package engine talks to a Docker Engine, and starts one in a world.
 package engine
 
 import (
@@ -18,14 +18,14 @@ import (
 	"strings"
 )
 
-// Client speaks to a Docker Engine over its socket, in the engine's own version
-// of the API; or to Fairlead, whose API has the same shapes.
+// Client talks to a Docker Engine over its socket, in the engine's own version of the API, or
+// to Fairlead, whose API has the same structure.
 type Client struct {
 	name string
 	http http.Client
 }
 
-// New makes a Client of the engine at the socket. The name is for errors.
+// New returns a Client of the engine at the socket. The name is used in errors.
 func New(name, socket string) *Client {
 	return &Client{name, http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -35,10 +35,10 @@ func New(name, socket string) *Client {
 	}}}
 }
 
-// Close lets go of idle connections.
+// Close closes idle connections.
 func (e *Client) Close() { e.http.CloseIdleConnections() }
 
-// do sends a request whose answer the caller closes.
+// do sends a request. The caller closes the response body.
 func (e *Client) do(ctx context.Context, method, path, contentType string, body io.Reader) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://engine"+path, body)
 	if err != nil {
@@ -51,13 +51,13 @@ func (e *Client) do(ctx context.Context, method, path, contentType string, body 
 	}
 	if resp.StatusCode >= 400 {
 		defer resp.Body.Close()
-		text, _ := io.ReadAll(resp.Body) // the status says enough
+		text, _ := io.ReadAll(resp.Body) // the status alone is enough
 		return nil, fmt.Errorf("%s %s %s: %s: %s", e.name, method, path, resp.Status, bytes.TrimSpace(text))
 	}
 	return resp.Body, nil
 }
 
-// Call sends in as JSON, and decodes the answer into out unless that is nil.
+// Call sends in as JSON, and decodes the response into out unless that is nil.
 func (e *Client) Call(ctx context.Context, method, path string, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
@@ -75,8 +75,8 @@ func (e *Client) Call(ctx context.Context, method, path string, in, out any) err
 	return json.NewDecoder(answer).Decode(out)
 }
 
-// ImportImage makes an image that holds files, at the paths they have here, and
-// what it takes to be root there.
+// ImportImage makes an image that holds files, at the paths they have here, and what is
+// needed to be root there.
 func (e *Client) ImportImage(ctx context.Context, name string, files []string) error {
 	var rootfs bytes.Buffer
 	tw := tar.NewWriter(&rootfs)
@@ -144,8 +144,8 @@ func (e *Client) Exec(ctx context.Context, container string, args []string) (str
 	return stdout, nil
 }
 
-// demultiplex splits what the engine sends in frames: which of the two outputs,
-// three zeros, the length, the bytes.
+// demultiplex splits the frames that the engine sends: the stream (stdout or stderr), three
+// zero bytes, the length, the data.
 func demultiplex(r io.Reader) (stdout, stderr string, err error) {
 	var out [2]strings.Builder
 	for {
@@ -164,7 +164,8 @@ func demultiplex(r io.Reader) (stdout, stderr string, err error) {
 	}
 }
 
-// CreateNetwork makes a network of a driver with options. It is the same request for Docker and Fairlead, as are those below.
+// CreateNetwork makes a network of a driver with options. The request is the same for Docker
+// and Fairlead, as are those below.
 func (e *Client) CreateNetwork(ctx context.Context, driver string, options map[string]string, name string, subnets ...string) error {
 	var config []map[string]string
 	for _, s := range subnets {
@@ -180,7 +181,7 @@ func (e *Client) Connect(ctx context.Context, network, container string) error {
 	return e.Call(ctx, http.MethodPost, "/networks/"+network+"/connect", map[string]any{"Container": container}, nil)
 }
 
-// Disconnect takes a container out of a network.
+// Disconnect removes a container from a network.
 func (e *Client) Disconnect(ctx context.Context, network, container string) error {
 	return e.Call(ctx, http.MethodPost, "/networks/"+network+"/disconnect", map[string]any{"Container": container}, nil)
 }

@@ -12,15 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Cycles counts processor cycles, of user programs, kernel and interrupts, on all
-// processors.
+// Cycles counts processor cycles, of user programs, kernel and interrupts, on all processors.
 type Cycles struct{ fds []int }
 
-// StartCycles counts from now on. nil: this machine, a virtual one mostly,
-// does not count them.
+// StartCycles starts counting. It returns nil if this machine, usually a virtual one, does
+// not count cycles.
 func StartCycles() (*Cycles, error) {
 	c, err := startCounter(unix.PERF_TYPE_HARDWARE, unix.PERF_COUNT_HW_CPU_CYCLES)
-	// ENOENT and EOPNOTSUPP: no such counter here (perf_event_open(2)).
+	// ENOENT and EOPNOTSUPP: no such counter exists here (perf_event_open(2)).
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, nil
 	}
@@ -46,7 +45,7 @@ func startCounter(kind uint32, config uint64) (_ *Cycles, retErr error) {
 	return c, nil
 }
 
-// Stop returns how many there were, and ends counting.
+// Stop stops counting and returns the number of cycles.
 func (c *Cycles) Stop() (total uint64, err error) {
 	defer c.close()
 	for _, fd := range c.fds {

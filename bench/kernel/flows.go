@@ -14,18 +14,17 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// Silent flows are told apart by their client's address, 198.18.0.0 and up.
+// Idle flows differ in their client's address, 198.18.0.0 and up.
 var (
 	firstClient = binary.BigEndian.Uint32([]byte{198, 18, 0, 0})
 	server      = mapped(binary.BigEndian.Uint32([]byte{203, 0, 113, 1}))
 )
 
-// flowLifetime is how long silent flows are kept, in seconds: longer than a case
-// lasts.
+// flowLifetime is how long idle flows are kept, in seconds: longer than a case lasts.
 const flowLifetime = 24 * 60 * 60
 
-// FillFlows writes entries of established TCP connections, two a connection, to
-// the conntrack table of a daemon's directory. No packet belongs to them.
+// FillFlows writes entries of established TCP connections, two per connection, to the
+// conntrack table in a daemon's directory. No packet belongs to them.
 func FillFlows(dir string, entries int) (retErr error) {
 	table, err := ebpf.LoadPinnedMap(filepath.Join(dir, "maps", bpf.TCMapFlCt), nil)
 	if err != nil {
@@ -55,7 +54,7 @@ func fill(table *ebpf.Map, entries int) error {
 	return nil
 }
 
-// directions are both of the i-th flow.
+// directions returns both directions of the i-th flow.
 func directions(i uint32) (there, back bpf.TCTuple) {
 	const tcp = 6
 	there = bpf.TCTuple{Saddr: mapped(firstClient + i), Daddr: server, Sport: 1024, Dport: 80, Proto: tcp}
@@ -64,7 +63,7 @@ func directions(i uint32) (there, back bpf.TCTuple) {
 	return there, back
 }
 
-// mapped is an IPv4 address as the tables have it.
+// mapped returns an IPv4 address in the form that the tables use.
 func mapped(v4 uint32) (ip bpf.TCIp) {
 	ip.B[10], ip.B[11] = 0xff, 0xff
 	binary.BigEndian.PutUint32(ip.B[12:], v4)

@@ -10,7 +10,7 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// Every entry is one of two that lead to each other, as the datapath's are.
+// Every entry is one of two that refer to each other, like the datapath's.
 func TestFill(t *testing.T) {
 	const entries = 25_000
 	spec, err := bpf.LoadTC()
@@ -45,7 +45,7 @@ func TestFill(t *testing.T) {
 		partner.Saddr, partner.Daddr, partner.Sport, partner.Dport = e.Xlat.Daddr, e.Xlat.Saddr, e.Xlat.Dport, e.Xlat.Sport
 		back, ok := found[partner]
 		if !ok || back.Flags == e.Flags || partner == k {
-			t.Fatalf("entry %v leads to %v, %v", k, partner, back)
+			t.Fatalf("entry %v has the partner %v, %v", k, partner, back)
 		}
 	}
 }

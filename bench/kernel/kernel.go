@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kernel is what benchmarks do with Fairlead's programs and tables where
-// they are pinned: see what a program costs, and fill conntrack.
+// Package kernel accesses Fairlead's pinned programs and tables for benchmarks: it measures
+// what a program costs, and fills conntrack.
 package kernel
 
 import (
@@ -15,14 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Runs is how often a program ran, and how long that took in all.
+// Runs is how often a program ran, and the total time that took.
 type Runs struct {
 	Count uint64
 	Took  time.Duration
 }
 
-// CountRuns has the kernel count and time every program's runs until it is
-// closed. That is not free: it adds the reading of a clock to each run.
+// CountRuns makes the kernel count and time the runs of all programs until it is closed. That
+// is not free: it adds clock reads to each run.
 func CountRuns() (io.Closer, error) {
 	c, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
 	if err != nil {
@@ -31,7 +31,7 @@ func CountRuns() (io.Closer, error) {
 	return c, nil
 }
 
-// ReadRuns reads those of the programs pinned in a daemon's directory, by name.
+// ReadRuns reads the runs of the programs pinned in a daemon's directory, by name.
 func ReadRuns(dir string) (map[string]Runs, error) {
 	paths, err := filepath.Glob(filepath.Join(dir, "progs-*", "*"))
 	if err != nil {

@@ -17,7 +17,7 @@ func serveCRR(o Options) error {
 	return acceptEach(o.Address, func(fd int) {
 		defer unix.Close(fd)
 		if readFull(fd, b) == nil {
-			_ = writeAll(fd, b) // the client notices
+			_ = writeAll(fd, b) // the client detects an error
 		}
 	})
 }
@@ -38,8 +38,7 @@ func runCRR(o Options) (Measures, error) {
 	return times.measures(time.Since(began))
 }
 
-// Of runCRR60000: how many connections, and how many of them at either end are
-// compared.
+// The number of connections of runCRR60000, and how many of them are compared at either end.
 const (
 	manyConnections = 60_000
 	endConnections  = 5_000
@@ -66,13 +65,13 @@ func runCRR60000(o Options) (Measures, error) {
 	return m, err
 }
 
-// kept compares the first n with the last, by their medians.
+// kept returns the ratio of the median of the first n to that of the last n.
 func (l Latencies) kept(n int) float64 {
 	first, last := slices.Clone(l[:n]), slices.Clone(l[len(l)-n:])
 	return first.median() / last.median()
 }
 
-// transact is one connection's life. It waits until the server has closed.
+// transact opens a connection, exchanges one byte and waits until the server has closed.
 func transact(o Options, b []byte) error {
 	fd, err := dial(unix.SOCK_STREAM, o.Address)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The last take eight times as long, and a stall among them does not count.
+// The last ones take eight times as long, and a stall among them does not count.
 func TestKept(t *testing.T) {
 	us := func(list ...time.Duration) (l Latencies) {
 		for _, d := range list {

@@ -14,15 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Programs of others that the http loads are made of. They have to be wherever
-// such a load runs.
+// External programs that the http loads use. They must exist wherever such a load runs.
 const (
 	Nginx = "nginx"
 	Wrk   = "wrk"
 )
 
-// nginxConfig is one process that answers from memory. Temporary files, which it
-// wants directories for, it never writes.
+// nginxConfig configures one process that answers from memory. It never writes temporary
+// files, although it requires directories for them.
 const nginxConfig = `
 daemon off; master_process off; user root root; error_log stderr; pid /proc/self/fd/%d;
 events { worker_connections 1024; }
@@ -32,8 +31,8 @@ http {
 }
 `
 
-// serveHTTP becomes nginx. Its configuration is a file in memory: nothing is
-// left when it is killed.
+// serveHTTP replaces the process with nginx. Its configuration is a file in memory, so that
+// nothing remains when it is killed.
 func serveHTTP(o Options) error {
 	path, err := exec.LookPath(Nginx)
 	if err != nil {
@@ -58,8 +57,8 @@ func serveHTTP(o Options) error {
 	return fmt.Errorf("become %s: %w", path, err)
 }
 
-// runHTTP has wrk ask over Streams connections that stay, runHTTPClose over
-// one for each request.
+// runHTTP makes wrk send requests over Streams persistent connections, runHTTPClose over a
+// new connection for each request.
 func runHTTP(o Options) (Measures, error)      { return runWrk(o) }
 func runHTTPClose(o Options) (Measures, error) { return runWrk(o, "--header", "Connection: close") }
 
@@ -71,12 +70,12 @@ func runWrk(o Options, more ...string) (Measures, error) {
 		}
 		return err
 	})
-	// It counts whole seconds.
+	// wrk takes whole seconds.
 	seconds := max(1, int((o.Duration+time.Second-1)/time.Second))
 	args := append([]string{
 		"--threads", "1", "--connections", strconv.Itoa(o.Streams), "--duration", fmt.Sprint(seconds, "s"), "--latency",
 	}, more...)
-	// It stays on the processor that this thread stays on.
+	// wrk inherits the CPU affinity of this thread.
 	out, err := exec.Command(Wrk, append(args, fmt.Sprintf("http://%s/", o.Address))...).CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("wrk: %w: %s", err, out)
@@ -90,7 +89,7 @@ var (
 	wrkErrors   = regexp.MustCompile(`(Socket errors: .*|Non-2xx or 3xx responses: .*)`)
 )
 
-// parseWrk reads what wrk reports. An answer that was not one is an error.
+// parseWrk parses wrk's report. A response that is not a success is an error.
 func parseWrk(out string) (Measures, error) {
 	if bad := wrkErrors.FindString(out); bad != "" {
 		return nil, errors.New("wrk: " + bad)

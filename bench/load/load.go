@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package load makes traffic and measures it: one small client and server for
-// each kind of load, run as one static program by every contestant.
+// Package load generates traffic and measures it: one small client and server for each kind
+// of load, run as one static program by every contestant.
 //
-// Each side, save of http, is one thread, locked and pinned to one processor, that calls
-// blocking sockets by system call; no poller, no garbage collection and no
-// other goroutine works while it measures. Times are of the monotonic clock,
-// around each transaction. A client measures only after a whole transaction
-// has succeeded, so that the start of a server is not part of it.
+// Each side, except that of http, is one thread, locked and pinned to one processor, that
+// calls blocking sockets by system call; no poller, garbage collection or other goroutine
+// runs while it measures. Times are read from the monotonic clock, around each transaction. A
+// client starts to measure only after a whole transaction has succeeded, so that the server's
+// start is not included.
 //
-//	rr      one TCP connection; a request of Size bytes, an answer of as many, again
+//	rr      one TCP connection; requests of Size bytes and responses of the same size
 //	crr     a connection for each transaction: connect, 1 byte, 1 byte; the
-//	        server closes first, as a web server that was asked to
-//	crr60000  60 000 of these, however long that takes; what counts is how
+//	        server closes first, like a web server on "Connection: close"
+//	crr60000  60 000 of these, however long that takes; the result is how
 //	        much of the speed of the first 5 000 the last 5 000 keep, by medians
-//	stream  Streams TCP connections, written to in 128 KiB pieces; what counts
-//	        is what the server says it has read
-//	http    requests over Streams connections that stay; wrk asks, nginx answers
-//	        from memory, both as Debian has them
+//	stream  Streams TCP connections, written to in 128 KiB pieces; the result
+//	        is what the server reports to have read
+//	http    requests over Streams persistent connections; wrk is the client, nginx answers
+//	        from memory, both from Debian
 //	httpclose  the same with a connection for each request
-//	udp     datagrams of Size bytes as fast as they can be sent; what counts is
-//	        what the server has read, asked over TCP before and after
+//	udp     datagrams of Size bytes as fast as they can be sent; the result is
+//	        what the server has read, queried over TCP before and after
 package load
 
 import (
@@ -37,24 +37,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Measures are what one run found, by name: p50, p99 and p999 in microseconds;
-// rate, transactions or received datagrams a second; sent, datagrams a second;
-// loss, the share that was not received; gbps, 10⁹ bits a second;
-// kept, the speed at the end over that at the beginning. Whoever starts the client may
-// add cycles, of the processors, for a transaction or a datagram.
+// Measures holds the results of one run by name: p50, p99 and p999 in microseconds; rate,
+// transactions or received datagrams per second; sent, datagrams per second; loss, the share
+// that was not received; gbps, 10⁹ bits per second; kept, the speed at the end relative to
+// that at the beginning. The program that starts the client may add cycles, of all
+// processors, per transaction or datagram.
 type Measures map[string]float64
 
-// Options say which load to make.
+// Options describe the load to generate.
 type Options struct {
 	Kind     string         // required: see Kinds
 	Address  netip.AddrPort // client: where the server is; server: where to listen
-	Size     int            // bytes a message; rr and udp
+	Size     int            // bytes per message; rr and udp
 	Streams  int            // connections; stream and http
 	Duration time.Duration  // of the measurement; client
-	CPU      int            // processor to stay on
+	CPU      int            // processor to pin the thread to
 }
 
-// kind is the two sides of a load.
+// kind holds the two sides of a load.
 type kind struct {
 	serve func(o Options) error
 	run   func(o Options) (Measures, error)
@@ -79,7 +79,7 @@ func Serve(o Options) error {
 	return k.serve(o)
 }
 
-// Run is a client's life. It writes what it measured to w.
+// Run runs a client and writes what it measured to w.
 func Run(o Options, w io.Writer) error {
 	k, err := prepare(o)
 	if err != nil {
@@ -95,7 +95,7 @@ func Run(o Options, w io.Writer) error {
 // Idle does nothing until the process is killed.
 func Idle() error { return unix.Pause() }
 
-// prepare readies the process and the calling thread, which stays locked.
+// prepare prepares the process and the calling thread, which stays locked.
 func prepare(o Options) (kind, error) {
 	k, ok := kinds[o.Kind]
 	if !ok {
@@ -116,13 +116,13 @@ func pin(cpu int) error {
 	return nil
 }
 
-// Latencies are how long each transaction took.
+// Latencies holds how long each transaction took.
 type Latencies []time.Duration
 
-// newLatencies has room for a million without growing.
+// newLatencies returns Latencies with room for a million without growing.
 func newLatencies() Latencies { return make(Latencies, 0, 1<<20) }
 
-// measures sums them up; took is the time of all of them together.
+// measures summarizes the latencies; took is the time of all of them together.
 func (l Latencies) measures(took time.Duration) (Measures, error) {
 	if len(l) == 0 {
 		return nil, errors.New("no transaction ended in time")
@@ -132,7 +132,7 @@ func (l Latencies) measures(took time.Duration) (Measures, error) {
 	return m, nil
 }
 
-// Quantiles are p50, p99 and p999 of one or more.
+// Quantiles returns p50, p99 and p999 of one or more latencies.
 func (l Latencies) Quantiles() Measures {
 	slices.Sort(l)
 	return Measures{"p50": l.quantile(0.5), "p99": l.quantile(0.99), "p999": l.quantile(0.999)}
@@ -144,13 +144,13 @@ func (l Latencies) median() float64 {
 	return l.quantile(0.5)
 }
 
-// quantile is that of sorted Latencies, in microseconds.
+// quantile returns a quantile of sorted Latencies, in microseconds.
 func (l Latencies) quantile(q float64) float64 {
 	return float64(l[int(q*float64(len(l)-1)+0.5)].Nanoseconds()) / 1000
 }
 
-// repeat calls once until it succeeds: the server may not be there yet. The
-// process that started this one sets the limit.
+// repeat calls once until it succeeds: the server may not be listening yet. The process that
+// started this one limits how long that may take.
 func repeat(once func() error) {
 	for once() != nil {
 		time.Sleep(5 * time.Millisecond)

@@ -73,7 +73,7 @@ func TestLoads(t *testing.T) {
 	}
 }
 
-// measure runs both sides on a host of their own.
+// measure runs both sides on a host of its own.
 func measure(t *testing.T, what string) (m load.Measures) {
 	t.Helper()
 	h, err := world.New("host")

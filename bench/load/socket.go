@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sockaddr gives the kernel's forms of an address.
+// sockaddr converts an address to the kernel's representation.
 func sockaddr(a netip.AddrPort) (family int, sa unix.Sockaddr) {
 	if a.Addr().Is4() {
 		return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
@@ -32,7 +32,7 @@ func dial(kind int, a netip.AddrPort) (int, error) {
 	return fd, nil
 }
 
-// dialTCP connects to an address and sends small messages at once.
+// dialTCP connects to an address and sends small messages without delay (TCP_NODELAY).
 func dialTCP(a netip.AddrPort) (int, error) {
 	fd, err := dial(unix.SOCK_STREAM, a)
 	if err != nil {
@@ -65,8 +65,8 @@ func bind(kind int, a netip.AddrPort) (int, error) {
 	return fd, nil
 }
 
-// acceptEach hands each connection to serve, which closes it, one after the
-// other. It only returns with an error.
+// acceptEach passes one connection after the other to serve, which closes it. It returns only
+// with an error.
 func acceptEach(a netip.AddrPort, serve func(fd int)) error {
 	l, err := bind(unix.SOCK_STREAM, a)
 	if err != nil {
@@ -111,7 +111,7 @@ func writeAll(fd int, b []byte) error {
 	return nil
 }
 
-// exchange writes b and waits for as many bytes.
+// exchange writes b and reads the same number of bytes.
 func exchange(fd int, b []byte) error {
 	if err := writeAll(fd, b); err != nil {
 		return err

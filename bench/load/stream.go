@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// piece is how much is written and read at once.
+// piece is the number of bytes written or read at once.
 const piece = 128 << 10
 
-// serveStream reads each connection to its end and says how much that was.
+// serveStream reads each connection to its end and sends the client the number of bytes.
 func serveStream(o Options) error {
 	return acceptEach(o.Address, func(fd int) {
 		go func() { // ends with the client
@@ -33,14 +33,14 @@ func swallow(fd int) {
 			return
 		}
 		if n == 0 {
-			_ = writeAll(fd, binary.BigEndian.AppendUint64(nil, total)) // the client notices
+			_ = writeAll(fd, binary.BigEndian.AppendUint64(nil, total)) // the client detects an error
 			return
 		}
 		total += uint64(n)
 	}
 }
 
-// flow is what became of one stream.
+// flow is the result of one stream.
 type flow struct {
 	bytes uint64
 	err   error
@@ -70,13 +70,13 @@ func runStream(o Options) (Measures, error) {
 	return Measures{"gbps": float64(total) * 8 / 1e9 / took.Seconds()}, errors.Join(errs...)
 }
 
-// lasting is o with another duration.
+// lasting returns o with another duration.
 func (o Options) lasting(d time.Duration) Options {
 	o.Duration = d
 	return o
 }
 
-// stream writes for the duration, and returns how much the server has read.
+// stream writes for the duration, and returns how many bytes the server has read.
 func stream(o Options) (uint64, error) {
 	fd, err := dial(unix.SOCK_STREAM, o.Address)
 	if err != nil {

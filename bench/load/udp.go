@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settle is how long datagrams that are under way get to arrive.
+// settle is how long to wait for datagrams in flight.
 const settle = 50 * time.Millisecond
 
-// patience is how long a server may take to read the first of them.
+// patience is how long a server may take to read the first datagrams.
 const patience = 2 * time.Second
 
-// serveUDP counts datagrams; a byte on a TCP connection asks for the count.
+// serveUDP counts datagrams; a byte on a TCP connection queries the count.
 func serveUDP(o Options) error {
 	var received atomic.Uint64
 	fd, err := bind(unix.SOCK_DGRAM, o.Address)
@@ -71,7 +71,7 @@ func runUDP(o Options) (Measures, error) {
 	began := time.Now()
 	for end := began.Add(o.Duration); time.Now().Before(end); sent++ {
 		switch _, err := unix.Write(fd, b); {
-		case errors.Is(err, unix.ENOBUFS): // lost on the way out
+		case errors.Is(err, unix.ENOBUFS): // dropped before it was sent
 		case err != nil:
 			return nil, fmt.Errorf("send datagram: %w", err)
 		}
@@ -85,8 +85,8 @@ func runUDP(o Options) (Measures, error) {
 	return Measures{"rate": received / took, "sent": float64(sent) / took, "loss": 1 - received/float64(sent)}, nil
 }
 
-// firstDatagram waits until the server answers and datagrams arrive. It returns
-// the connection to ask on, and the count.
+// firstDatagram waits until the server answers and datagrams arrive. It returns the control
+// connection and the count.
 func firstDatagram(o Options) (control int, received uint64, err error) {
 	repeat(func() (err error) {
 		if control, err = dialTCP(o.Address); err != nil {
@@ -113,8 +113,8 @@ func firstDatagram(o Options) (control int, received uint64, err error) {
 	}
 }
 
-// askSettled asks for the count when the datagrams had time to arrive, and for a
-// while again if it is as before: the server may have to wait for a processor.
+// askSettled queries the count after waiting for datagrams to arrive, and repeats that for a
+// while if the count has not changed: the server may have to wait for a processor.
 func askSettled(control int, before uint64) (uint64, error) {
 	for deadline := time.Now().Add(patience); ; {
 		time.Sleep(settle)
@@ -129,7 +129,7 @@ func askSettled(control int, before uint64) (uint64, error) {
 	}
 }
 
-// ask asks for the number of datagrams that the server has read.
+// ask queries the number of datagrams that the server has read.
 func ask(fd int) (uint64, error) {
 	b := make([]byte, 8)
 	if err := writeAll(fd, b[:1]); err != nil {

@@ -13,21 +13,21 @@ import (
 	"github.com/fairlead-net/fairlead/bench/cases"
 )
 
-// yardstick is whom both of two runs are measured by before they are compared,
-// so that a machine that was slower that day does not count.
+// yardstick is the contestant that both runs are measured by before they are compared, so
+// that a slower machine on one of the days does not matter.
 const yardstick = "limit"
 
-// changeSignificance is the probability, that two runs without any difference
-// come out as unlike as these or more, below which a change is shown. It is low
-// because many cases are compared at once.
+// changeSignificance is the significance level: a change is shown if two runs without any
+// difference would differ at least this much with a lower probability. It is low because many
+// cases are compared at once.
 const changeSignificance = 0.01
 
-// Change is what became of one case's measure between two runs.
+// Change describes how the measure of one case changed between two runs.
 type Change struct {
 	Case     string
 	Measure  cases.Measure
 	Old, New float64 // median ratios to the yardstick
-	Verdict  Verdict // of the new one
+	Verdict  Verdict // on the new run
 }
 
 // Changes compares two runs, case by case, by the ratios of their rounds.
@@ -49,7 +49,7 @@ func Changes(before, after *Run) []Change {
 	return all
 }
 
-// WriteChanges writes what a person reads.
+// WriteChanges writes the changes for a human reader.
 func WriteChanges(w io.Writer, list []Change) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `Ratio: the median of the rounds' ratios, %s over %s. A change is shown if a
@@ -79,7 +79,7 @@ func changeVerdict(m cases.Measure, before, after []float64) Verdict {
 	return Worse
 }
 
-// ascending is from, from+1, … n numbers.
+// ascending returns n numbers: from, from+1, …
 func ascending(from, n int) (list []float64) {
 	for i := range n {
 		list = append(list, float64(from+i))
@@ -87,9 +87,9 @@ func ascending(from, n int) (list []float64) {
 	return list
 }
 
-// mannWhitney is how likely two samples of the same are as unlike as these, by
-// the normal approximation with ties and continuity corrected, and whether the
-// second is the higher one.
+// mannWhitney returns the probability that two samples of the same distribution differ at
+// least as much as these, by the normal approximation with corrections for ties and
+// continuity, and whether the second is the higher one.
 func mannWhitney(a, b []float64) (p float64, rises bool) {
 	all := slices.Sorted(slices.Values(slices.Concat(a, b)))
 	u, ties := 0.0, 0.0

@@ -13,7 +13,7 @@ func TestMannWhitney(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		a, b  []float64
-		p     float64 // as R's wilcox.test(a, b, exact = FALSE) has it
+		p     float64 // as in R: wilcox.test(a, b, exact = FALSE)
 		rises bool
 	}{
 		{"apart", []float64{1, 2, 3, 4, 5}, []float64{6, 7, 8, 9, 10}, 0.01219, true},

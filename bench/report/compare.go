@@ -10,17 +10,17 @@ import (
 	"github.com/fairlead-net/fairlead/bench/cases"
 )
 
-// Subject is who the run is about; the others are compared with it.
+// Subject is the contestant that the run is about; the others are compared with it.
 const Subject = "fairlead"
 
-// enough is how many rounds it takes to judge a target.
+// enough is the number of rounds needed to judge a target.
 const enough = 12
 
-// significance is the probability, that rounds without any difference come out
-// as lopsided as these or more, below which a difference is shown.
+// significance is the significance level: a difference is shown if rounds without any
+// difference would be at least this lopsided with a lower probability.
 const significance = 0.05
 
-// Verdict is what the rounds show of the subject.
+// Verdict is what the rounds show about the subject.
 type Verdict string
 
 // The verdicts.
@@ -31,13 +31,13 @@ const (
 	TooFew       Verdict = "too few rounds" // to show one, whatever they are
 )
 
-// Comparison is one case's measure, one contestant's beside another's.
+// Comparison compares one case's measure for two contestants.
 type Comparison struct {
 	Case, Against    string
 	Measure          cases.Measure
 	Ours, Theirs     float64 // medians
-	Ratio, Low, High float64 // of the rounds' ratios ours/theirs: median and range
-	Wins, Rounds     int     // rounds in which it did better, of those both measured
+	Ratio, Low, High float64 // median and range of the rounds' ratios ours/theirs
+	Wins, Rounds     int     // rounds in which ours did better, of those that both measured
 	Verdict          Verdict
 	Target           *Target
 }
@@ -45,21 +45,21 @@ type Comparison struct {
 // Target is a bound on a ratio, or on a figure.
 type Target struct {
 	Bound  float64
-	Most   bool // it is to be this at most
+	Most   bool // the bound is an upper one
 	Met    bool
-	Judged bool // there were enough rounds
+	Judged bool // whether there were enough rounds
 }
 
-// Compare compares the subject with everyone in every case.
+// Compare compares the subject with every other contestant in every case.
 func (r *Run) Compare() []Comparison { return r.compare(Subject, r.Order) }
 
-// CompareUnder compares Fairlead as an engine's driver, Under or Untracked, with the
-// engines' own networks. It is to keep the subject's targets against them.
+// CompareUnder compares Fairlead as an engine's driver, Under or Untracked, with the engines'
+// own networks. It has to meet the subject's targets against them.
 func (r *Run) CompareUnder(driver string) []Comparison {
 	return r.compare(driver, slices.DeleteFunc(slices.Clone(r.Order), func(name string) bool { return !isDocker(name) }))
 }
 
-// compare compares one with others in every case.
+// compare compares one contestant with others in every case.
 func (r *Run) compare(one string, others []string) []Comparison {
 	var all []Comparison
 	for _, c := range r.Cases {
@@ -94,7 +94,7 @@ func (c Case) compareAll(m cases.Measure, one string, others []string) []Compari
 	return list
 }
 
-// compare compares two contestants; false: they have no round in common.
+// compare compares two contestants. It returns false if they have no round in common.
 func (c Case) compare(m cases.Measure, one, other string) (Comparison, bool) {
 	cmp := Comparison{Case: c.Name, Against: other, Measure: m}
 	ratios := c.ratios(m, one, other)
@@ -118,7 +118,7 @@ func (c Case) compare(m cases.Measure, one, other string) (Comparison, bool) {
 	return cmp, true
 }
 
-// ratios are one's over another's, of the rounds that both measured.
+// ratios returns one contestant's figures over another's, for the rounds that both measured.
 func (c Case) ratios(m cases.Measure, one, other string) (list []float64) {
 	for _, round := range c.Rounds {
 		a, ok := round.Measured[one][m.Name]
@@ -130,7 +130,7 @@ func (c Case) ratios(m cases.Measure, one, other string) (list []float64) {
 	return list
 }
 
-// better orders by how well it does, worst first.
+// better orders contestants by their results, worst first.
 func (c Comparison) better(other Comparison) int {
 	if c.Measure.Lower {
 		c, other = other, c
@@ -151,14 +151,14 @@ func (c *Comparison) aim(against string) {
 		return
 	}
 	most := c.Measure.Lower
-	if against == cases.Under || against == cases.Untracked { // that the subject is no better is what is aimed at
+	if against == cases.Under || against == cases.Untracked { // the goal is that the subject is not better
 		most = !most
 	}
 	t := judge(c.Ratio, bound, most, c.Rounds)
 	c.Target = &t
 }
 
-// verdict is that of a two-sided sign test.
+// verdict returns the verdict of a two-sided sign test.
 func verdict(wins, losses int) Verdict {
 	switch {
 	case signTest(wins+losses, 0) >= significance:
@@ -171,7 +171,7 @@ func verdict(wins, losses int) Verdict {
 	return Worse
 }
 
-// signTest is how likely it is that fair coins fall as lopsidedly as this.
+// signTest returns the probability that fair coin tosses are at least this lopsided.
 func signTest(wins, losses int) float64 {
 	n := wins + losses
 	p := 0.0

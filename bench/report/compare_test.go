@@ -10,8 +10,8 @@ import (
 	"github.com/fairlead-net/fairlead/bench/load"
 )
 
-// twelve is a case whose rounds have these measures of limit and Dockers, and
-// twelve times fairlead's.
+// twelve returns a case whose rounds have these measures of limit and the Docker versions,
+// and twelve times that of fairlead.
 func twelve(name, measure string, fairlead func(round int) float64, others map[string]float64) Case {
 	c := Case{Name: name}
 	for i := range 12 {
@@ -26,7 +26,7 @@ func twelve(name, measure string, fairlead func(round int) float64, others map[s
 
 func steady(v float64) func(int) float64 { return func(int) float64 { return v } }
 
-// sometimes is 8 in some rounds and 12 in the others.
+// sometimes returns 8 in some rounds and 12 in the others.
 func sometimes(low int) func(int) float64 {
 	return func(round int) float64 {
 		if round < low {
@@ -69,8 +69,8 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-// The ratio is the median of the rounds' own ratios: a bad time that both had
-// does not count, as it would in the ratio of the medians.
+// The ratio is the median of the rounds' own ratios: a slow phase that affected both does not
+// count, as it would in the ratio of the medians.
 func TestRatioIsPaired(t *testing.T) {
 	c := Case{Name: "peers/rr/4"}
 	for _, slow := range []float64{1, 1, 5, 7, 9} {
@@ -102,12 +102,12 @@ func TestTargetsAreJudgedByTheStrongerDocker(t *testing.T) {
 	}
 }
 
-// TestUnderDockerIsToBeAlike wants the bound against Fairlead as a driver to be one of how
+// TestUnderDockerIsToBeAlike checks that the bound against Fairlead as a driver limits how
 // much better the command line's sandboxes are, not how much worse.
 func TestUnderDockerIsToBeAlike(t *testing.T) {
 	for _, tc := range []struct {
 		name, measure string
-		under         float64 // the subject's is 10
+		under         float64 // the subject's figure is 10
 		want          string
 	}{
 		{"peers/rr/4", "p50", 10.4, "≥ 0.95 met"}, {"peers/rr/4", "p50", 12, "≥ 0.95 missed"}, {"peers/rr/4", "p50", 5, "≥ 0.95 met"},
@@ -124,8 +124,8 @@ func TestUnderDockerIsToBeAlike(t *testing.T) {
 	}
 }
 
-// TestUnderDockerKeepsTheRatios wants it to be judged by the subject's bound against the
-// better Docker, and compared with nobody else.
+// TestUnderDockerKeepsTheRatios checks that the driver is judged by the subject's bound
+// against the better Docker, and is not compared with anything else.
 func TestUnderDockerKeepsTheRatios(t *testing.T) {
 	for _, tc := range []struct {
 		under float64

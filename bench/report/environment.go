@@ -11,17 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Environment is the machine, and how it is used.
+// Environment describes the machine, and how it is used.
 type Environment struct {
 	Kernel, Machine, CPU string
 	CPUs                 int
-	// ClientCPU and ServerCPU are the processors that the two sides of a load
-	// stay on, the same for every contestant.
+	// ClientCPU and ServerCPU are the processors that the two sides of a load are pinned to,
+	// the same for every contestant.
 	ClientCPU, ServerCPU int
 }
 
-// ReadEnvironment describes this machine. Clients get the first processor this
-// process may use, servers the second; one must do if there is no other.
+// ReadEnvironment describes this machine. Clients get the first processor this process may
+// use, servers the second; if there is only one, both use it.
 func ReadEnvironment() (Environment, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
@@ -44,7 +44,8 @@ func ReadEnvironment() (Environment, error) {
 	}, nil
 }
 
-// cpuModel is the first one's name; "": the kernel does not say.
+// cpuModel returns the model name of the first processor, or "" if the kernel does not report
+// it.
 func cpuModel() string {
 	text, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead-net/fairlead/bench/cases"
 )
 
-// Bounded is a figure of the subject's own that has a target.
+// Bounded is one of the subject's own figures that has a target.
 type Bounded struct {
 	Case    string
 	Measure cases.Measure
@@ -38,7 +38,7 @@ func (r *Run) Bounds() (all []Bounded) {
 	return all
 }
 
-// judge compares what was found with a bound.
+// judge compares a result with a bound.
 func judge(found, bound float64, most bool, rounds int) Target {
 	met := found >= bound
 	if most {

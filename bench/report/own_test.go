@@ -14,7 +14,7 @@ func TestBounds(t *testing.T) {
 		name, measure string
 		figure        float64
 		rounds        int
-		want          string // in the table; "": it has no target
+		want          string // in the table; "" if it has no target
 	}{
 		{"setup/publish1000/4", "took", 99, 12, "≤ 100.00 met"},
 		{"setup/publish1000/4", "took", 101, 12, "≤ 100.00 missed"},

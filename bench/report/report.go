@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package report holds what a run found, round by round, and says what it
-// shows: medians of paired ratios, their range, wins, and whether the rounds
-// show a difference at all.
+// Package report holds the results of a run, round by round, and evaluates them: medians of
+// paired ratios, their range, wins, and whether the rounds show a difference at all.
 package report
 
 import (
@@ -21,30 +20,30 @@ type Run struct {
 	Environment Environment
 	Command     []string
 	Seconds     float64           // of each measurement
-	Rounds      int               // that were asked for
+	Rounds      int               // as requested
 	Contestants map[string]string // name -> version, or why it is absent
 	Order       []string          // of the contestants in the first round
 	Cases       []Case
 }
 
-// Case is one case's rounds.
+// Case holds the rounds of one case.
 type Case struct {
 	Name   string
-	Absent map[string]string `json:",omitempty"` // contestant -> why it has no such path
+	Absent map[string]string `json:",omitempty"` // contestant -> why it does not have such a path
 	Failed map[string]string `json:",omitempty"` // contestant -> why its world could not be made
-	// Costs are those of Fairlead's programs, by name, counted by the kernel in
-	// the warm-up. Counting adds the reading of a clock to each run.
+	// Costs are the costs of Fairlead's programs, by name, counted by the kernel in the
+	// warm-up. Counting adds clock reads to each run.
 	Costs  map[string]Cost `json:",omitempty"`
 	Rounds []Round
 }
 
-// Cost is what a program costs, on the average of its runs.
+// Cost is what a program costs, averaged over its runs.
 type Cost struct {
 	Runs        uint64
 	Nanoseconds float64 // of one run
 }
 
-// Round is what each contestant measured in one turn, by name.
+// Round holds what each contestant measured in one turn, by name.
 type Round struct {
 	Measured map[string]load.Measures
 	Failed   map[string]string `json:",omitempty"` // contestant -> error

@@ -16,7 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/bench/cases"
 )
 
-// WriteTable writes what a person reads.
+// WriteTable writes the results for a human reader.
 func (r *Run) WriteTable(w io.Writer) error {
 	var b bytes.Buffer
 	r.writeHead(&b)
@@ -57,7 +57,7 @@ test gives p < %g (10 of 12 wins). A target is judged with %d rounds or more.
 	}
 }
 
-// tabulate shows one contestant beside others.
+// tabulate writes a table of one contestant beside others.
 func tabulate(b *bytes.Buffer, name string, list []Comparison) {
 	tab := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(tab, "CASE\tMEASURE\t%s\tOTHER\t\tRATIO\tRANGE\tWINS\tSHOWN\tTARGET\n", strings.ToUpper(name))
@@ -70,7 +70,7 @@ func tabulate(b *bytes.Buffer, name string, list []Comparison) {
 	fmt.Fprintln(b)
 }
 
-// target is that of a comparison, or nothing.
+// target returns the target of a comparison, or nothing.
 func (c Comparison) target() string {
 	if c.Target == nil {
 		return ""
@@ -78,7 +78,7 @@ func (c Comparison) target() string {
 	return c.Target.text()
 }
 
-// text is "≤ 1.04 met".
+// text returns the target as in "≤ 1.04 met".
 func (t Target) text() string {
 	sign, word := "≥", "missed"
 	if t.Most {
@@ -93,7 +93,7 @@ func (t Target) text() string {
 	return fmt.Sprintf("%s %.2f %s", sign, t.Bound, word)
 }
 
-// figure has three digits that matter.
+// figure formats a number with three significant digits.
 func figure(v float64) string {
 	switch size := math.Abs(v); {
 	case size >= 100:
@@ -104,7 +104,7 @@ func figure(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// writeFigures shows what each measured, the medians of its rounds.
+// writeFigures writes what each contestant measured, as medians of its rounds.
 func (r *Run) writeFigures(b *bytes.Buffer) {
 	measures := append(cases.Measures(), cases.Measure{Name: "sent", Unit: "/s"}, cases.Measure{Name: "loss", Lower: true})
 	tab := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
@@ -127,7 +127,7 @@ func (r *Run) writeFigures(b *bytes.Buffer) {
 	tab.Flush()
 }
 
-// values are what a contestant measured in the rounds.
+// values returns what a contestant measured in the rounds.
 func (c Case) values(name, measure string) (list []float64) {
 	for _, round := range c.Rounds {
 		if v, ok := round.Measured[name][measure]; ok {
@@ -137,7 +137,7 @@ func (c Case) values(name, measure string) (list []float64) {
 	return list
 }
 
-// writeAbsences says who did not take part in what, and what failed.
+// writeAbsences writes which contestants did not take part in which cases, and what failed.
 func (r *Run) writeAbsences(b *bytes.Buffer) {
 	fmt.Fprintln(b)
 	for _, c := range r.Cases {
@@ -150,7 +150,7 @@ func (r *Run) writeAbsences(b *bytes.Buffer) {
 	}
 }
 
-// Failures are what should have been measured and was not, one a line.
+// Failures returns what should have been measured and was not, one per line.
 func (r *Run) Failures() (all []string) {
 	for _, c := range r.Cases {
 		for _, failure := range c.failures() {

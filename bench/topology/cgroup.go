@@ -13,23 +13,23 @@ import (
 	"time"
 )
 
-// Cgroup holds the programs of a world, so that what one contestant attaches to
-// its cgroup does not reach another's programs. They are in one below it, with
-// another beside them for an engine's containers: a cgroup that has controllers for
-// those below it can hold no programs.
+// Cgroup holds the programs of a world, so that programs that one contestant attaches to its
+// cgroup do not see another's traffic. The processes are in a cgroup below it, beside another
+// for an engine's containers: a cgroup that enables controllers for its children cannot hold
+// processes.
 type Cgroup struct {
 	Path string
-	dir  *os.File // of the programs
-	// procs are the files by which a program enters controllers that have hierarchies of
-	// their own.
+	dir  *os.File // the cgroup of the programs
+	// procs are the files by which a program enters controllers with hierarchies of their
+	// own.
 	procs []string
 }
 
-// controllers are those that engines have containers under, and that cost
-// something while they run: their time is shared out by group, their memory counted.
+// controllers lists the controllers that engines put containers under and that cost something
+// at run time: CPU time is shared out by group, memory is charged to it.
 var controllers = []string{"cpu", "memory"}
 
-// NewCgroup makes one.
+// NewCgroup makes a cgroup.
 func NewCgroup() (*Cgroup, error) {
 	root, err := cgroup2()
 	if err != nil {
@@ -74,15 +74,15 @@ func (c *Cgroup) control() error {
 	return nil
 }
 
-// enter is the command that runs another under the controllers.
+// enter returns the command that runs another under the controllers.
 func (c *Cgroup) enter(args []string) []string {
 	return append([]string{"sh", "-c", `for f in $0; do echo $$ >$f || exit; done; exec "$@"`, strings.Join(c.procs, " ")}, args...)
 }
 
-// Containers is the name of the cgroup for an engine's containers.
+// Containers returns the name of the cgroup for an engine's containers.
 func (c *Cgroup) Containers() string { return "/" + filepath.Base(c.Path) + "/containers" }
 
-// cgroup2 is where it is mounted.
+// cgroup2 returns where cgroup2 is mounted.
 func cgroup2() (string, error) {
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
@@ -96,20 +96,19 @@ func cgroup2() (string, error) {
 	return "", errors.New("cgroup2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup/unified)")
 }
 
-// Attr starts a program in the cgroup.
+// Attr returns attributes that start a program in the cgroup.
 func (c *Cgroup) Attr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, UseCgroupFD: true, CgroupFD: int(c.dir.Fd())}
 }
 
-// Close removes the cgroup once its last program is gone, with what an engine made
-// of the same name in other hierarchies.
+// Close removes the cgroup once its last program has exited, with the cgroups of the same
+// name that an engine made in other hierarchies.
 func (c *Cgroup) Close() error {
 	c.dir.Close()
 	return errors.Join(removeTree(c.Path), RemoveCgroups(filepath.Base(c.Path)))
 }
 
-// RemoveCgroups removes a cgroup of this name, with those below it, from every
-// hierarchy.
+// RemoveCgroups removes a cgroup of this name, and those below it, from every hierarchy.
 func RemoveCgroups(name string) error {
 	var errs []error
 	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
@@ -122,11 +121,11 @@ func RemoveCgroups(name string) error {
 	return errors.Join(errs...)
 }
 
-// removeTree removes a cgroup and those below it. A cgroup's files cannot be
-// removed, nor do they hinder.
+// removeTree removes a cgroup and those below it. A cgroup's files cannot be removed, and do
+// not prevent its removal.
 func removeTree(path string) error {
 	below, err := os.ReadDir(path)
-	if errors.Is(err, fs.ErrNotExist) { // removed by another name of its hierarchy
+	if errors.Is(err, fs.ErrNotExist) { // removed under another name of its hierarchy
 		return nil
 	}
 	if err != nil {
@@ -142,7 +141,7 @@ func removeTree(path string) error {
 	return removeCgroup(path)
 }
 
-// removeCgroup removes a cgroup, whose last programs may be about to end.
+// removeCgroup removes a cgroup whose last processes may still be exiting.
 func removeCgroup(path string) error {
 	var err error
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {

@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// prefix begins the names of what is made outside of namespaces.
+// prefix is the prefix of the names of what is made outside of namespaces.
 func prefix() string { return fmt.Sprintf("fl-bench-%d-", os.Getpid()) }
 
-// Sweep removes what runs that were killed have left: directories and cgroups.
-// Their programs and networks ended with them.
+// Sweep removes what killed runs have left: directories and cgroups. Their programs and
+// networks ended with them.
 func Sweep() error {
 	var errs []error
 	for _, where := range []string{os.TempDir(), "/sys/fs/cgroup", "/sys/fs/cgroup/*"} {

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package topology makes the world a contestant is measured in: a host, and a
-// machine outside that its uplink leads to.
+// Package topology makes the world a contestant is measured in: a host, and an outside
+// machine at the other end of its uplink.
 //
 //	outside 192.0.2.254 2001:db8:1::fe ── 192.0.2.1 2001:db8:1::1 eth0 host
 //
-// Every contestant has a world of its own. Programs that ought to be alone, as
-// on a host of their own, share nothing with another world but the kernel and
-// the processors.
+// Every contestant has a world of its own. Programs that expect to have a host to themselves
+// share nothing with another world but the kernel and the processors.
 package topology
 
 import (
@@ -31,17 +30,17 @@ type Topology struct {
 	Cgroup        *Cgroup
 }
 
-// HostAddress is the host's on the uplink.
+// HostAddress returns the host's address on the uplink.
 func HostAddress(family int) netip.Addr {
 	return of(family, "192.0.2.1", "2001:db8:1::1")
 }
 
-// OutsideAddress is the address of the machine outside.
+// OutsideAddress returns the address of the outside machine.
 func OutsideAddress(family int) netip.Addr {
 	return of(family, "192.0.2.254", "2001:db8:1::fe")
 }
 
-// Loopback is what every host calls itself.
+// Loopback returns the loopback address, which every host has.
 func Loopback(family int) netip.Addr { return of(family, "127.0.0.1", "::1") }
 
 func of(family int, v4, v6 string) netip.Addr {
@@ -51,8 +50,8 @@ func of(family int, v4, v6 string) netip.Addr {
 	return netip.MustParseAddr(v4)
 }
 
-// New makes a world. Its programs find directories of their own where daemons
-// keep their things.
+// New makes a world. Its programs have directories of their own where daemons keep their
+// files.
 func New() (_ *Topology, retErr error) {
 	t := new(Topology)
 	defer func() {
@@ -86,8 +85,7 @@ func New() (_ *Topology, retErr error) {
 	return t, t.Host.Do(OwnDirectories)
 }
 
-// OwnDirectories hides the machine's directories for daemons, of the host that
-// it is done on.
+// OwnDirectories hides the machine's directories for daemons from the given host.
 func OwnDirectories() error {
 	for _, m := range []struct{ kind, path string }{
 		{"tmpfs", "/run"}, {"tmpfs", "/var/lib"}, {"tmpfs", "/opt"}, {"bpf", "/sys/fs/bpf"},
@@ -99,7 +97,7 @@ func OwnDirectories() error {
 	return nil
 }
 
-// Forward lets the host route, as an operator would.
+// Forward enables IP forwarding on the host, as an operator would.
 func (t *Topology) Forward() error {
 	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
 		if err := t.Host.Sysctl(sysctl, "1"); err != nil {
@@ -134,7 +132,7 @@ type Place interface {
 	Start(args ...string) error
 }
 
-// On is the place of a host of the world.
+// On returns the place that a host of the world is.
 func (t *Topology) On(h *world.Host) Place { return place{h, t.Cgroup} }
 
 type place struct {

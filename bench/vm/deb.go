@@ -16,14 +16,14 @@ import (
 	"time"
 )
 
-// Kernel is that of a Debian suite.
+// Kernel is the kernel of a Debian suite.
 type Kernel struct {
 	Series string // "6.1"
 	Suite  string // "bookworm"
 }
 
-// Fetch returns the path of the kernel's package in the cache, where it is put
-// first if it is not there yet.
+// Fetch returns the path of the kernel's package in the cache. It downloads the package first
+// if necessary.
 func (k Kernel) Fetch(ctx context.Context) (_ string, retErr error) {
 	cache := filepath.Join(cmp.Or(os.Getenv("XDG_CACHE_HOME"), "/var/cache"), "fairlead", "kernels")
 	found, err := k.in(cache)
@@ -52,7 +52,7 @@ func (k Kernel) Fetch(ctx context.Context) (_ string, retErr error) {
 		return "", fmt.Errorf("suite %s of Debian has %d packages linux-image-%s.*, want one", k.Suite, len(found), k.Series)
 	}
 	path := filepath.Join(cache, filepath.Base(found[0]))
-	return path, os.Rename(found[0], path) // whole or not at all
+	return path, os.Rename(found[0], path) // atomic
 }
 
 // in lists the kernel's packages in a directory.
@@ -60,8 +60,8 @@ func (k Kernel) in(dir string) ([]string, error) {
 	return filepath.Glob(filepath.Join(dir, "linux-image-"+k.Series+".*.deb"))
 }
 
-// download fetches the package into dir, with package lists of its own: those
-// of the machine are for another suite.
+// download fetches the package into dir, with package lists of its own: the machine's lists
+// are for another suite.
 func (k Kernel) download(ctx context.Context, dir string) error {
 	archive, err := debianArchive()
 	if err != nil {
@@ -93,8 +93,8 @@ func (k Kernel) download(ctx context.Context, dir string) error {
 	return fmt.Errorf("package %s depends on no kernel: %q", meta, out)
 }
 
-// apt runs one of apt's commands on the lists of dir only. It changes nothing
-// that belongs to the machine.
+// apt runs one of apt's commands, using only the lists in dir. It does not change anything of
+// the machine.
 func apt(ctx context.Context, dir, command string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
@@ -103,7 +103,7 @@ func apt(ctx context.Context, dir, command string, args ...string) (string, erro
 		"-o", "Dir::Etc::SourceParts=-",
 		"-o", "Dir::State::Lists=" + filepath.Join(dir, "lists"),
 		"-o", "Dir::Cache=" + filepath.Join(dir, "cache"),
-		"-o", "APT::Sandbox::User=root", // the other one may not write here
+		"-o", "APT::Sandbox::User=root", // the _apt user may not write here
 		"-o", "APT::Architecture=amd64",
 		"-o", "Acquire::Languages=none",
 		"-o", "Acquire::Retries=3",
@@ -119,7 +119,7 @@ func apt(ctx context.Context, dir, command string, args ...string) (string, erro
 	return string(out), nil
 }
 
-// debianArchive is where this machine gets Debian from: all suites are there.
+// debianArchive returns the archive that this machine gets Debian from: it has all suites.
 func debianArchive() (string, error) {
 	const format = "$(ORIGIN) $(COMPONENT) $(SUITE) $(REPO_URI)"
 	out, err := exec.Command("apt-get", "indextargets", "--format", format, "Created-By: Packages").Output()
@@ -135,7 +135,8 @@ func debianArchive() (string, error) {
 	return "", errors.New("apt's sources of this machine name no Debian archive (put the kernel's package into the cache by hand)")
 }
 
-// signedBy is an option for sources.list: the keys of all of Debian's suites, where they are installed.
+// signedBy returns an option for sources.list: the keys of all of Debian's suites, where they
+// are installed.
 func signedBy() string {
 	const keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
 	if _, err := os.Stat(keys); err != nil {
@@ -144,22 +145,22 @@ func signedBy() string {
 	return "[signed-by=" + keys + "] "
 }
 
-// Release is the kernel in a package, as uname has it.
+// Release returns the release of the kernel in a package, as uname reports it.
 func Release(deb string) string {
 	release, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(deb), "linux-image-"), "_")
 	return release
 }
 
-// Image is an unpacked package of a kernel.
+// Image is an unpacked kernel package.
 type Image struct {
 	Kernel string // its path
 	dir    string
 }
 
-// Unpack puts a package's files into dir.
+// Unpack extracts a package's files into dir.
 func Unpack(ctx context.Context, deb, dir string) (Image, error) {
 	if out, err := exec.CommandContext(ctx, "dpkg-deb", "-x", deb, dir).CombinedOutput(); err != nil {
-		return Image{}, fmt.Errorf("unpack %s (remove it to have it fetched anew): %w\n%s", deb, err, out)
+		return Image{}, fmt.Errorf("unpack %s (remove it, and it is fetched again): %w\n%s", deb, err, out)
 	}
 	found, err := filepath.Glob(filepath.Join(dir, "boot", "vmlinuz-*"))
 	if err != nil {

@@ -26,14 +26,14 @@ type Archive struct {
 	has   map[string]bool // files and directories, and modules by "module NAME"
 }
 
-// Kinds of files, with their permissions, as in a stat's st_mode.
+// File types with their permissions, as in st_mode of stat(2).
 const (
 	cpioDir  = 0o040755
 	cpioFile = 0o100755
 	cpioLink = 0o120777
 )
 
-// Dir adds a directory and those above it, unless they are there.
+// Dir adds a directory and its parents, unless they exist.
 func (a *Archive) Dir(name string) {
 	if name == "." || !a.first(name) {
 		return
@@ -42,7 +42,7 @@ func (a *Archive) Dir(name string) {
 	a.add(name, cpioDir, nil)
 }
 
-// File adds a file that anyone may run.
+// File adds a file that everyone may execute.
 func (a *Archive) File(name string, content []byte) {
 	a.Dir(path.Dir(name))
 	a.add(name, cpioFile, content)
@@ -54,7 +54,7 @@ func (a *Archive) Link(name, target string) {
 	a.add(name, cpioLink, []byte(target))
 }
 
-// first reports whether something is asked for the first time.
+// first reports whether this is the first call for a name.
 func (a *Archive) first(what string) bool {
 	if a.has[what] {
 		return false
@@ -90,16 +90,16 @@ func (a *Archive) pad() {
 	}
 }
 
-// Bytes is the archive, which cannot be added to afterwards.
+// Bytes returns the archive, to which nothing can be added afterwards.
 func (a *Archive) Bytes() []byte {
 	a.add("TRAILER!!!", 0, nil)
 	return a.buf.Bytes()
 }
 
-// Modules puts kernel modules and all they depend on into a directory of the
-// archive, so that their names sort in the order in which to load them, save for
-// those that an earlier call has put into another. What the package does not have
-// is taken to be built into the kernel; loading what needs it fails if it is not.
+// Modules puts kernel modules and all their dependencies into a directory of the archive,
+// named so that they sort in load order, except for modules that an earlier call has put into
+// another directory. A module that the package does not have is assumed to be built into the
+// kernel; if it is not, loading what depends on it fails.
 func (a *Archive) Modules(image Image, dir string, names ...string) error {
 	files, err := moduleFiles(image.dir)
 	if err != nil {
@@ -157,8 +157,8 @@ func moduleFiles(dir string) (map[string]string, error) {
 	return files, err
 }
 
-// dependencies reads the names a module lists in itself. The package has no
-// modules.dep: depmod makes that when it is installed.
+// dependencies reads the names of the modules that a module itself lists as its dependencies.
+// The package has no modules.dep: depmod makes that on installation.
 func dependencies(content []byte) ([]string, error) {
 	file, err := elf.NewFile(bytes.NewReader(content))
 	if err != nil {
@@ -180,7 +180,7 @@ func dependencies(content []byte) ([]string, error) {
 	return nil, nil
 }
 
-// readModule reads a module, decompressed.
+// readModule reads and decompresses a module.
 func readModule(path string) ([]byte, error) {
 	if !strings.HasSuffix(path, ".xz") {
 		return os.ReadFile(path)
@@ -195,7 +195,7 @@ func readModule(path string) ([]byte, error) {
 	return out, nil
 }
 
-// Busybox adds busybox as those of its programs that are wanted, and itself.
+// Busybox adds busybox, and links to it for the given programs.
 func (a *Archive) Busybox(names ...string) error {
 	if _, err := a.program(busybox); err != nil {
 		return err

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package vm boots Debian's cloud kernels in qemu with an initramfs made here.
-// It serves the kernel matrix (test/kernels) and the counted benchmarks
-// (bench/count); package guest is the init that both run inside.
+// Package vm boots Debian's cloud kernels in qemu with an initramfs made here. The kernel
+// matrix (test/kernels) and the counted benchmarks (bench/count) use it; package guest is the
+// init that runs inside both.
 //
 // Kernels are fetched with apt-get, once: the packages stay in
 // ${XDG_CACHE_HOME:-/var/cache}/fairlead/kernels. Guests are emulated;
-// FAIRLEAD_QEMU_ACCEL=kvm makes those of the matrix faster where KVM works.
+// FAIRLEAD_QEMU_ACCEL=kvm speeds up those of the matrix where KVM works.
 package vm
 
 import (
@@ -26,7 +26,7 @@ import (
 	"github.com/fairlead-net/fairlead/bench/vm/guest"
 )
 
-// Programs of other packages that guests are made of and run in.
+// Programs of other packages that guests consist of and run in.
 const (
 	qemu    = "qemu-system-x86_64"
 	busybox = "busybox"
@@ -38,21 +38,21 @@ type Machine struct {
 	Root   []byte        // required: the initramfs
 	Args   string        // of its init
 	CPUs   int           // required
-	Time   time.Duration // required: bounds it from power on to power off
-	Append string        // more of the kernel's command line
+	Time   time.Duration // required: the limit from power on to power off
+	Append string        // additional options for the kernel's command line
 	// Counting makes the clock advance by one nanosecond for each instruction,
 	// whatever the load of the real machine. It takes one processor.
 	Counting bool
 }
 
-// Output is what the guest wrote to its two serial ports, and how long it ran.
+// Output holds what the guest wrote to its two serial ports, and how long it ran.
 type Output struct {
 	Report, Console string
 	Took            time.Duration
 }
 
-// Run runs the machine to its end. The output is valid with an error, too. It is an
-// error if the guest's program fails or the kernel complains.
+// Run runs the machine until it ends. The output is valid even with an error. It is an error
+// if the guest's program fails or the kernel logs one of the messages in bad.
 func (m Machine) Run(ctx context.Context) (out Output, retErr error) {
 	dir, err := os.MkdirTemp("", "fairlead-vm-")
 	if err != nil {
@@ -87,7 +87,7 @@ func (m Machine) Run(ctx context.Context) (out Output, retErr error) {
 	return out, runErr
 }
 
-// bad are the kernel's messages that must not appear.
+// bad lists kernel messages that must not appear.
 var bad = regexp.MustCompile(`WARNING: CPU|BUG:|Oops|Kernel panic|Call Trace|hw csum failure|refcount_t|unregister_netdevice|suspicious RCU`)
 
 func complaints(console string) []string {
@@ -100,18 +100,18 @@ func complaints(console string) []string {
 	return found
 }
 
-// tail is the last n lines.
+// tail returns the last n lines.
 func tail(text string, n int) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// args is qemu's command line.
+// args returns qemu's command line.
 //
-// Emulation errs where processors run at once: a kernel that patches itself
-// meets a stale breakpoint, and cmpxchg16b spoils the flags. Guests without
-// either never failed to boot. A counting guest has no fast string instructions
-// either: they would count as one, however long the string.
+// Emulation is wrong where processors run in parallel: a kernel that patches itself hits a
+// stale breakpoint, and cmpxchg16b corrupts the flags. Guests without either never failed to
+// boot. A counting guest does not have fast string instructions either: they would count as
+// one instruction, however long the string.
 func (m Machine) args(initrd, console, report string) []string {
 	accel, cpu := cmp.Or(os.Getenv("FAIRLEAD_QEMU_ACCEL"), "tcg,thread=single"), "max,-cx16"
 	if m.Counting {
@@ -122,7 +122,7 @@ func (m Machine) args(initrd, console, report string) []string {
 		"-accel", accel, "-cpu", cpu, "-m", "1G", "-smp", fmt.Sprint(m.CPUs),
 		"-serial", "file:" + console, "-serial", "file:" + report,
 		"-kernel", m.Image.Kernel, "-initrd", initrd,
-		// A kernel that panics reboots, which ends the machine.
+		// A kernel that panics reboots, which ends the machine (-no-reboot).
 		"-append", strings.Join([]string{"console=ttyS0 loglevel=5 oops=panic panic=-1", m.Append, "--", m.Args}, " "),
 	}
 	if m.Counting {
@@ -131,11 +131,11 @@ func (m Machine) args(initrd, console, report string) []string {
 	return args
 }
 
-// run runs qemu, which ends with this process, however that ends.
+// run runs qemu, which is killed when this process dies, however that happens.
 func (m Machine) run(ctx context.Context, args []string) error {
 	ctx, cancel := context.WithTimeout(ctx, m.Time)
 	defer cancel()
-	runtime.LockOSThread() // what Pdeathsig takes for the parent
+	runtime.LockOSThread() // Pdeathsig takes the thread for the parent
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, qemu, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -151,7 +151,7 @@ func (m Machine) run(ctx context.Context, args []string) error {
 	return nil
 }
 
-// Version is qemu's.
+// Version returns qemu's version.
 func Version(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, qemu, "--version").Output()
 	if err != nil {
@@ -161,7 +161,7 @@ func Version(ctx context.Context) (string, error) {
 	return strings.TrimPrefix(line, "QEMU emulator version "), nil
 }
 
-// Needs says what is missing to run guests here; nil: nothing is.
+// Needs returns what is missing to run guests here, or nil.
 func Needs() error {
 	for command, pkg := range map[string]string{qemu: "qemu-system-x86", busybox: "busybox-static"} {
 		if _, err := exec.LookPath(command); err != nil {
@@ -171,7 +171,7 @@ func Needs() error {
 	return nil
 }
 
-// Build compiles the packages that run in guests into dir, without cgo and so without
+// Build compiles the packages that run in guests into dir, without cgo and so without shared
 // libraries.
 func Build(ctx context.Context, dir string, packages ...string) error {
 	args := append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", dir + "/"}, packages...)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package world makes private hosts to try Fairlead on: namespaces with real
-// programs in them. Nothing of a world outlives the process that made it, not
-// even when that is killed: its namespaces are held by threads, not by mounts,
-// and its programs die with the thread that started them.
+// Package world makes private hosts to test Fairlead on: namespaces with real programs in
+// them. Nothing of a world outlives the process that made it, even if that is killed: its
+// namespaces are held by threads, not by mounts, and its programs die with the thread that
+// started them.
 package world
 
 import (
@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Host is a network namespace and a mount namespace, and a thread that lives in
-// both. Mounts made in it are seen by its programs only.
+// Host is a network namespace and a mount namespace, and a thread that lives in both. Only
+// its programs see mounts made in it.
 type Host struct {
 	Name string
 
@@ -32,7 +32,7 @@ type Host struct {
 	processes []*Process
 }
 
-// New makes a host with nothing but a loopback device that is up.
+// New makes a host that has only a loopback device, which is up.
 func New(name string) (*Host, error) {
 	return newHost(name, func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
@@ -45,8 +45,7 @@ func New(name string) (*Host, error) {
 	})
 }
 
-// Enter makes a host of the network namespace at path, as h sees it, that
-// shares h's mounts.
+// Enter makes a host from the network namespace at path, as seen by h. It shares h's mounts.
 func (h *Host) Enter(name, path string) (*Host, error) {
 	mounts, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/mnt", h.tid))
 	if err != nil {
@@ -83,9 +82,9 @@ func newHost(name string, enter func() error) (*Host, error) {
 	return h, nil
 }
 
-// live is the thread's life. It is never unlocked, so it ends with the
-// goroutine; save for the process's first thread, which cannot end and hands
-// its part to another.
+// live is the body of the thread. It never unlocks the thread, which therefore ends with the
+// goroutine. The exception is the process's first thread, which cannot end and lets another
+// take its place.
 func (h *Host) live(enter func() error, entered chan<- error) {
 	runtime.LockOSThread()
 	if unix.Gettid() == unix.Getpid() {
@@ -110,8 +109,8 @@ func (h *Host) live(enter func() error, entered chan<- error) {
 	}
 }
 
-// Do runs f on the host's thread. A socket that f opens belongs to the host
-// for good; a goroutine it starts does not.
+// Do runs f on the host's thread. A socket that f opens stays in the host's network
+// namespace; a goroutine that f starts does not run there.
 func (h *Host) Do(f func() error) error {
 	err := errors.New("function did not return")
 	done := make(chan struct{})
@@ -123,8 +122,8 @@ func (h *Host) Do(f func() error) error {
 	return err
 }
 
-// Close kills the host's programs and ends its thread; with both gone, the
-// kernel removes the namespaces and all that is in them.
+// Close kills the host's programs and ends its thread, after which the kernel removes the
+// namespaces and everything in them.
 func (h *Host) Close() {
 	h.mu.Lock()
 	processes := h.processes
@@ -137,7 +136,7 @@ func (h *Host) Close() {
 	<-h.ended
 }
 
-// NetNS is a path of the host's network namespace, valid until Close.
+// NetNS returns a path of the host's network namespace, valid until Close.
 func (h *Host) NetNS() string {
 	return fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), h.tid)
 }
@@ -151,8 +150,8 @@ func (h *Host) Dial(d net.Dialer, network, address string) (c net.Conn, err erro
 	return c, err
 }
 
-// Listen opens a listening socket on the host. Its connections send no keepalives:
-// one that is idle is to look so.
+// Listen opens a listening socket on the host. Its connections do not send keepalives, so
+// that an idle connection has no traffic.
 func (h *Host) Listen(network, address string) (l net.Listener, err error) {
 	config := net.ListenConfig{KeepAlive: -1}
 	err = h.Do(func() error {
@@ -176,14 +175,14 @@ func (h *Host) Sysctl(name, value string) error {
 	return h.Do(func() error { return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0) })
 }
 
-// IP runs commands of ip(8), one a line.
+// IP runs commands of ip(8), one per line.
 func (h *Host) IP(commands ...string) error {
 	_, err := h.pipe(strings.Join(commands, "\n")+"\n", "ip", "-batch", "-")
 	return err
 }
 
-// loopbackUp sets the loopback device of the thread's namespace up, and turns
-// duplicate address detection off: in a world, nobody has to wait for it.
+// loopbackUp sets the loopback device of the thread's namespace up, and turns duplicate
+// address detection off, so that nothing in a world has to wait for it.
 func loopbackUp() error {
 	for _, name := range []string{"all", "default"} {
 		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_dad", []byte("0"), 0)

@@ -17,8 +17,7 @@ type End struct {
 	Addresses []string // with prefix length
 }
 
-// Cable joins two hosts with a veth pair. Both ends carry packets when it
-// returns.
+// Cable connects two hosts with a veth pair. Both ends carry packets when it returns.
 func Cable(a, b End) error {
 	err := a.Host.IP(fmt.Sprintf("link add name %s type veth peer name %s netns %s", a.Device, b.Device, b.Host.NetNS()))
 	if err != nil {
@@ -36,8 +35,8 @@ func Cable(a, b End) error {
 	return errors.Join(a.waitUp(), b.waitUp())
 }
 
-// waitUp waits until the kernel has noticed the carrier: until then it drops
-// what is sent, and it may take a second.
+// waitUp waits until the kernel has detected the carrier: until then it drops what is sent,
+// and that may take a second.
 func (e End) waitUp() error {
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		r, err := e.Host.Run(context.Background(), "ip", "-o", "link", "show", "dev", e.Device)

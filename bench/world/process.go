@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// Result is what a program that ended left behind.
+// Result is the exit status and output of a program that has exited.
 type Result struct {
 	Stdout, Stderr string
 	Code           int // exit status; 128+N after signal N, as in a shell
@@ -64,10 +64,10 @@ func (h *Host) Start(cmd *exec.Cmd) error {
 	return h.Do(cmd.Start)
 }
 
-// defaultSignals gives programs that are started from now on every signal's
-// default action. What a parent ignores its programs inherit, and a shell cannot
-// trap it: nohup, a script's background job or a CI runner would change what they
-// do. This process ignores these two as before; the others Go never inherits.
+// defaultSignals gives programs that are started from now on every signal's default action.
+// Programs inherit the signals that their parent ignores, and a shell cannot trap those:
+// nohup, a script's background job or a CI runner would change what the programs do. This
+// process still ignores these two; Go never lets programs inherit the others.
 var defaultSignals = sync.OnceFunc(func() {
 	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
 		if signal.Ignored(s) {
@@ -76,7 +76,7 @@ var defaultSignals = sync.OnceFunc(func() {
 	}
 })
 
-// Command is a command found as root finds it: in the sbin directories too.
+// Command returns a command that is looked up as for root: in the sbin directories too.
 func Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	if cmd.Err == nil || strings.Contains(name, "/") {
@@ -95,12 +95,12 @@ func isProgram(path string) bool {
 	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
 }
 
-// Run runs a program to its end. A program that ctx ends has status 137.
+// Run runs a program until it exits. A program that ctx kills has status 137.
 func (h *Host) Run(ctx context.Context, name string, args ...string) (Result, error) {
 	return h.RunCommand(Command(ctx, name, args...))
 }
 
-// RunCommand runs cmd to its end; its output is collected if it goes nowhere.
+// RunCommand runs cmd until it exits; its output is collected if it is not redirected.
 func (h *Host) RunCommand(cmd *exec.Cmd) (Result, error) {
 	var stdout, stderr bytes.Buffer
 	if cmd.Stdout == nil {
@@ -109,7 +109,7 @@ func (h *Host) RunCommand(cmd *exec.Cmd) (Result, error) {
 	if cmd.Stderr == nil {
 		cmd.Stderr = &stderr
 	}
-	cmd.WaitDelay = time.Second // for pipes that a child of its own keeps open
+	cmd.WaitDelay = time.Second // for pipes that a child of cmd keeps open
 	if err := h.Start(cmd); err != nil {
 		return Result{Code: 127}, fmt.Errorf("start %s on %s: %w", cmd.Args[0], h.Name, err)
 	}
@@ -128,14 +128,12 @@ func (h *Host) pipe(input, name string, args ...string) (Result, error) {
 	return r, err
 }
 
-// Spawn starts a program that runs until it ends, is stopped, or the host is
-// closed.
+// Spawn starts a program that runs until it exits, is stopped, or the host is closed.
 func (h *Host) Spawn(name string, args ...string) (*Process, error) {
 	return h.SpawnCommand(Command(context.Background(), name, args...))
 }
 
-// SpawnCommand is Spawn for a command that was prepared; its output is
-// collected.
+// SpawnCommand is like Spawn for a prepared command; its output is collected.
 func (h *Host) SpawnCommand(cmd *exec.Cmd) (*Process, error) {
 	p := &Process{host: h, cmd: cmd, out: new(buffer), done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = p.out, p.out
@@ -145,7 +143,7 @@ func (h *Host) SpawnCommand(cmd *exec.Cmd) (*Process, error) {
 	}
 	go func() {
 		defer close(p.done)
-		cmd.Wait() // the state tells
+		cmd.Wait() // the process state has the result
 	}()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -153,16 +151,16 @@ func (h *Host) SpawnCommand(cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// Pid is the program's process ID.
+// Pid returns the program's process ID.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
 // Output is all it wrote up to now.
 func (p *Process) Output() string { return p.out.String() }
 
-// Done is closed when the program has ended.
+// Done returns a channel that is closed when the program has exited.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Wait waits for its end and returns the exit status.
+// Wait waits until the program exits and returns its exit status.
 func (p *Process) Wait() int {
 	<-p.done
 	return exitCode(p.cmd.ProcessState)
@@ -178,8 +176,8 @@ func (p *Process) Signal(s syscall.Signal) error {
 	}
 }
 
-// Stop asks the program to end, and kills it with its process group if it does
-// not within grace. It returns the exit status.
+// Stop sends SIGTERM to the program, and kills it with its process group if it has not exited
+// within grace. It returns the exit status.
 func (p *Process) Stop(grace time.Duration) int {
 	if p.Signal(syscall.SIGTERM) == nil {
 		select {
@@ -190,10 +188,10 @@ func (p *Process) Stop(grace time.Duration) int {
 	return p.Kill()
 }
 
-// Kill kills what is left of the program and its process group.
+// Kill kills what remains of the program and its process group.
 func (p *Process) Kill() int {
 	select {
-	case <-p.done: // its group's ID may be another's by now
+	case <-p.done: // the ID of its group may have been reused
 	default:
 		if err := syscall.Kill(-p.Pid(), syscall.SIGKILL); err != nil {
 			p.cmd.Process.Kill()
@@ -220,7 +218,7 @@ func exitCode(st *os.ProcessState) int {
 	return st.ExitCode()
 }
 
-// waitError leaves out what the exit status says already.
+// waitError drops what the exit status already says.
 func waitError(err error) error {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) || errors.Is(err, exec.ErrWaitDelay) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
@@ -229,8 +227,8 @@ func waitError(err error) error {
 	return err
 }
 
-// ProcessesIn lists the processes in the network namespaces whose paths match
-// pattern on the host. This process, which has threads in some, is left out.
+// ProcessesIn lists the processes in the network namespaces whose paths on the host match
+// pattern. This process, which has threads in some, is left out.
 func (h *Host) ProcessesIn(pattern string) (pids []int) {
 	inodes := make(map[uint64]bool)
 	_ = h.Do(func() error {

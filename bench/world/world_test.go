@@ -67,7 +67,7 @@ func TestEnter(t *testing.T) {
 		t.Errorf("listen in the same namespace: %v, want %v", err, syscall.EADDRINUSE)
 	}
 	if _, err := a.Enter("file", "/etc/passwd"); err == nil {
-		t.Error("entered a file that is no namespace")
+		t.Error("entered a file that is not a namespace")
 	}
 }
 
@@ -80,7 +80,7 @@ func TestMountsArePrivate(t *testing.T) {
 		t.Fatalf("mount: status %d, %v\n%s", r.Code, err, r.Output())
 	}
 	if _, err := os.Stat(dir + "/file"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a file in a host's mount is seen outside: %v", err)
+		t.Errorf("a file in a host's mount is visible outside: %v", err)
 	}
 }
 
@@ -147,7 +147,7 @@ func TestProgramsHaveDefaultSignals(t *testing.T) {
 			t.Errorf("SIG%s: %+v, %v; want that the program can trap it", name, r, err)
 		}
 	}
-	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil { // ignored yet, or the test dies
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil { // still ignored, or the test dies
 		t.Error(err)
 	}
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command guest is what runs in the guests of package count: as their init it prepares
-// the machine, as its own child it has the benchmarks' worlds and contestants made, and
-// counts there.
+// Command guest runs in the guests of package count: as their init it prepares the machine,
+// and as its own child it makes the benchmarks' worlds and contestants and counts there.
 package main
 
 import (
@@ -28,11 +27,11 @@ func main() {
 	}
 }
 
-// drive counts what the flags say, and writes a line for each case: its name, and the
-// rounds' counts.
+// drive counts the cases given by the flags, and writes a line for each: its name, and the
+// counts of the rounds.
 func drive(args []string) error {
 	flags := flag.NewFlagSet("guest", flag.ContinueOnError)
-	name := flags.String("contestant", "", "who is counted")
+	name := flags.String("contestant", "", "contestant to count")
 	pattern := flags.String("cases", "", "which cases, as PATH/LOAD/FAMILY")
 	rounds := flags.Int("rounds", 1, "rounds that count")
 	if err := flags.Parse(args); err != nil {

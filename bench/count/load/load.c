@@ -3,10 +3,10 @@
 /*
  * The loads of bench/load by count: load bench-load {serve|run} KIND FLAGS, with the
  * flags that bench/arena.go gives. run makes --count transactions after a few that warm
- * up, and says how many nanoseconds one takes; where the clock goes by instructions,
+ * up, and prints how many nanoseconds one takes; where the clock follows instructions,
  * these are instructions.
  *
- *	rr      one TCP connection; a request of --size bytes, an answer of as many, again
+ *	rr      one TCP connection; a request of --size bytes, a response of the same size
  *	crr     a connection for each transaction: connect, 1 byte, 1 byte; the server
  *	        closes first
  *	bursts  datagrams of --size bytes, BURST at once, and one answer; one datagram
@@ -31,7 +31,7 @@
 
 enum {
 	BURST = 32,
-	WARM_UP = 64, /* transactions; a connection's first are acknowledged otherwise */
+	WARM_UP = 64, /* transactions; the first ones of a connection are acknowledged differently */
 	MAX_SIZE = 65536,
 };
 
@@ -106,7 +106,7 @@ static int bound(int type)
 	return fd;
 }
 
-/* The server may not be there yet; who started this sets the limit. */
+/* The server may not be there yet; the process that started this one sets the limit. */
 static int dial(int type)
 {
 	for (;;) {
@@ -173,7 +173,7 @@ static void accept_each(void (*serve)(int fd))
 }
 
 /*
- * serve_bursts reads when nobody else wants the processor: a client on the same one has
+ * serve_bursts reads when no other thread wants the processor: a client on the same one has
  * then sent its burst before the first of it is read, every time.
  */
 static void serve_bursts(void)
@@ -194,7 +194,7 @@ static void serve_bursts(void)
 	}
 }
 
-/* connected is the socket of those loads that have one only. */
+/* connected is the socket of the loads that use only one. */
 static int connected;
 
 static void start_rr(void)

@@ -13,21 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reportPort is the serial port whose output vm.Machine returns as the report;
-// the kernel has the first one.
+// reportPort is the serial port whose output vm.Machine returns as the report; the kernel
+// uses the first one.
 const reportPort = "/dev/ttyS1"
 
 // Modules is the directory of the modules that Boot loads.
 const Modules = "/modules"
 
-// Passed is the last line of the report of a guest whose child had status 0.
+// Passed is the last line of the report of a guest whose child exited with status 0.
 const Passed = "RESULT pass"
 
-// Boot is the machine's init: it prepares the machine, runs this program again in
-// a child, reaps what loses its parent, and turns the machine off. The child's
-// output is the report, to which it adds a line with the result. The child gets the flags
-// among the arguments, which have to be NAME=VALUE: the rest are options of the kernel
-// that it did not know.
+// Boot is the machine's init: it prepares the machine, runs this program again in a child,
+// reaps orphans, and turns the machine off. The child's output is the report, to which it
+// adds a line with the result. The child gets the flags among the arguments, which must have
+// the form NAME=VALUE: the rest are options that the kernel did not know.
 func Boot(args []string) {
 	args = slices.DeleteFunc(args, func(arg string) bool { return arg[0] != '-' })
 	result := "RESULT fail"
@@ -43,14 +42,13 @@ func Boot(args []string) {
 	}
 	if out != nil {
 		fmt.Fprintln(out, result)
-		_ = unix.IoctlSetInt(int(out.Fd()), unix.TCSBRK, 1) // wait until it is sent; without, a line may be lost
+		_ = unix.IoctlSetInt(int(out.Fd()), unix.TCSBRK, 1) // wait until it is sent: otherwise a line may be lost
 	}
 	err = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	fmt.Fprintln(os.Stderr, "init: power off:", err)
 }
 
-// prepare mounts what a system has mounted, loads the modules, and opens the
-// report's port.
+// prepare mounts the usual file systems, loads the modules, and opens the report's port.
 func prepare() (*os.File, error) {
 	mounts := []struct{ fstype, at string }{
 		{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/tmp"}, {"tmpfs", "/run"},
@@ -68,7 +66,7 @@ func prepare() (*os.File, error) {
 	return out, LoadModules(Modules)
 }
 
-// LoadModules loads the modules that the archive has in a directory, in its order.
+// LoadModules loads the modules in a directory of the archive, in its order.
 func LoadModules(dir string) error {
 	files, err := filepath.Glob(dir + "/*.ko")
 	if err != nil {
@@ -91,8 +89,8 @@ func loadModule(path string) error {
 	return unix.FinitModule(int(file.Fd()), "", 0)
 }
 
-// supervise runs the child and returns its exit status. Programs of
-// sandboxes come to init when their client ends.
+// supervise runs the child and returns its exit status. Programs of sandboxes become children
+// of init when their client exits.
 func supervise(args []string, out *os.File) (int, error) {
 	child, err := os.StartProcess("/proc/self/exe", append([]string{os.Args[0]}, args...), &os.ProcAttr{
 		Env:   []string{"PATH=/bin", "HOME=/root"},
