@@ -7,8 +7,8 @@
 set -eu
 : "${LLVM:?run this through make}"
 
-# command:package, what each target calls. A command is looked for as root has it. What
-# another package has under the same name too is told by a file that only this one has.
+# command:package, what each target calls. A command is looked for in root's PATH. If
+# another package has a command of the same name, a file that only this one has decides.
 compiler="clang-$LLVM:clang-$LLVM llvm-strip-$LLVM:llvm-$LLVM clang-format-$LLVM:clang-format-$LLVM
 	git:git /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev"
 traffic="ip:iproute2 ping:iputils-ping ps:procps nsenter:util-linux curl:curl iperf3:iperf3

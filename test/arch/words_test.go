@@ -73,12 +73,25 @@ func TestWords(t *testing.T) {
 // notYet are rooms that were written before docs/style.md. A room leaves the list when its words are
 // mended; none is added.
 var notYet = []string{
-	"bench",
 	"cmd",
 	"docs/decisions",
 	"loader",
 	"maps",
-	"test",
+	"test/README.md",
+	"test/arch",
+	"test/attachtest",
+	"test/cni",
+	"test/datapath",
+	"test/engines",
+	"test/faces",
+	"test/fuzz",
+	"test/kernels",
+	"test/lab",
+	"test/machine",
+	"test/podman",
+	"test/scale",
+	"test/scenario",
+	"test/systemd",
 }
 
 func unread(rel string) bool {
