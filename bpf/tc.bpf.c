@@ -428,15 +428,14 @@ static __always_inline bool is_martian_source(const union ip *src)
 	return ip_is_loopback(src) || ip_is_unspecified(src) || ip_is_multicast(src);
 }
 
-/* Accounts for an ICMP error that icmp_refuse sends from an uplink. The error embeds the packet
- * as it was on the wire, so it is marked: to_uplink must not translate it like one of the
- * stack, which embeds the packet after translation. */
+/* Marks an ICMP error that icmp_refuse sends from an uplink. The error embeds the packet as it was
+ * on the wire: to_uplink must not translate it like one of the stack, which embeds the packet
+ * after translation. It is accounted with the packet that it is about. */
 static __always_inline int uplink_error(struct __sk_buff *skb, const struct uplink *up, int verdict,
 					int refusal)
 {
 	if (verdict == refusal || !up)
 		return verdict;
-	count_traffic(NET_UPLINKS, DIR_TO_ENDPOINT, skb->len);
 	skb->mark = cfg_mark + up->flags / UP_BELOW; /* as in to_next_hop */
 	return verdict;
 }
