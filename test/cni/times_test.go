@@ -13,6 +13,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/fairlead-net/fairlead/test/lab"
+	"github.com/fairlead-net/fairlead/test/machine"
 )
 
 // rounds is small for the sake of the other tests; docs/cni.md has more.
@@ -53,6 +54,8 @@ func TestTimes(t *testing.T) {
 		c.round() // makes the network
 		c.add, c.del = nil, nil
 	}
+	watch := machine.Start()
+	defer watch.Stop()
 	for i := range *rounds {
 		for k := range all {
 			all[(i+k)%len(all)].round()
@@ -62,12 +65,14 @@ func TestTimes(t *testing.T) {
 		t.Logf("%-12s ADD p50 %6.1f ms p99 %6.1f ms   DEL p50 %6.1f ms p99 %6.1f ms", c.name,
 			ms(c.add, 50), ms(c.add, 99), ms(c.del, 50), ms(c.del, 99))
 	}
-	faster(t, "ADD", ours.add, all[1].add)
-	faster(t, "DEL", ours.del, all[1].del)
+	// On a busy machine both wait for a processor most of the time.
+	most := min(1, limit*watch.Slowness())
+	faster(t, "ADD", most, ours.add, all[1].add)
+	faster(t, "DEL", most, ours.del, all[1].del)
 }
 
 // faster judges the median of the rounds' ratios.
-func faster(t *testing.T, verb string, ours, theirs []time.Duration) {
+func faster(t *testing.T, verb string, limit float64, ours, theirs []time.Duration) {
 	t.Helper()
 	ratios := make([]float64, len(ours))
 	for i := range ours {

@@ -216,7 +216,10 @@ func TestTableFull(t *testing.T) {
 				event = "ct_not_confirmed"
 			}
 			s.from("a", p).neigh(f, left, event)
-			s.answers("a", p, left, "")
+			// It asks for room again if a second has passed.
+			if r := s.arrive(s.outside(left.answer(""))).quick(); r.verdict != redirected {
+				s.Fatalf("the answer to flow %d: verdict %s", i, r.verdict)
+			}
 		}
 		s.connect(f, 0, func() {}).goesOn(s, "a connection beside them")
 	}}}

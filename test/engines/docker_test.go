@@ -250,7 +250,7 @@ func optionKeys(d *docker) {
 	d.docker("network", "create", "-d", "fairlead", "-o", keys+"enable_ipv6=true", "six") // accepted, as by the bridge driver
 	d.Ping(d.run("sixth", "--network", "six"), lab.Outside4)
 	d.refused("there is no bridge", "network", "create", "-d", "fairlead", "-o", keys+"bridge.name=br7", "x")
-	d.refused("takes no name from a plugin", "run", "--name", "named", "--network", "name=routed,driver-opt="+keys+"endpoint.ifname=foo0", image)
+	d.refused("Docker ignores names", "run", "--name", "named", "--network", "name=routed,driver-opt="+keys+"endpoint.ifname=foo0", image)
 	d.docker("rm", "-f", "router", "behind", "named", "sixth")
 	d.docker("network", "rm", "routed", "six")
 }

@@ -23,7 +23,7 @@ func (d *docker) loses() {
 	d.docker("network", "create", "-d", "fairlead", "lost-at-once")
 	atOnce := d.firstName("lost-at-once")
 	d.Refused(1, []string{"docker network rm", "fairlead network rm --force"}, "network", "rm", atOnce)
-	d.Refused(1, []string{"is managed by", "(use: docker network rm " + atOnce + ")"}, "network", "rm", "--force", atOnce)
+	d.Refused(1, []string{"is managed by", "(use: docker network rm "}, "network", "rm", "--force", atOnce)
 	d.lost = []string{"lost", "lost-pool", d.firstName("lost"), d.firstName("lost-pool")}
 	d.StopDaemon()
 	stop := d.activate("--state-dir", "/proc/nowhere")
