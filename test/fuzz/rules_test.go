@@ -41,6 +41,7 @@ var rules = []rule{
 	{"SYN again", synAgain},
 	{"exact segments", exactSegments},
 	{"exact end", exactEnd},
+	{"late middle", lateMiddle},
 	{"revived flow", revivedFlow},
 }
 
@@ -284,6 +285,13 @@ func lateBegins(d difference) bool {
 	})
 	return answered && d.slept() && d.is(backend(d.flow())) && d.portOf(d.fairlead) == d.flow().name() &&
 		portName.MatchString(d.fairlead.text) && !portName.MatchString(d.kernel.text)
+}
+
+// A segment to a published port whose flow is forgotten begins another one in the kernel only (middle of a published flow); what the
+// backend sends then begins one in Fairlead.
+func lateMiddle(d difference) bool {
+	_, ok := published[d.flow().Dport]
+	return ok && d.is("state") && d.slept() && d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|rst) == 0 })
 }
 
 // A segment that only the kernel's state follows (exact segments, middle of a published flow) has its flow outlive Fairlead's. So
