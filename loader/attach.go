@@ -87,7 +87,7 @@ type Attachment struct {
 // replaced in place, with no packet in between that meets none. It reports
 // whether it had to do anything.
 func (d *Datapath) Attach(ifindex int, h Hook) (changed bool, err error) {
-	if err := d.exchange(h); err != nil {
+	if err := d.beforeAttach(h); err != nil {
 		return false, err
 	}
 	if d.tcx {
@@ -110,7 +110,7 @@ func (d *Datapath) Attach(ifindex int, h Hook) (changed bool, err error) {
 // reports whether it had to do anything, and whether Attach is to be called. Where a
 // link is, or no filter can be, it is Attach.
 func (d *Datapath) AttachFast(ifindex int, h Hook) (changed, provisional bool, err error) {
-	if err := d.exchange(h); err != nil {
+	if err := d.beforeAttach(h); err != nil {
 		return false, false, err
 	}
 	if d.tcx && d.clsact != nil {
@@ -137,9 +137,9 @@ func (d *Datapath) Detach(ifindex int, h Hook) error {
 
 func (d *Datapath) detach(ifindex int, h Hook, tcx bool) (changed bool, err error) {
 	if tcx {
-		changed, err = dropLink(filepath.Join(d.dir, linksDir, h.pinName(ifindex)))
+		changed, err = detachLink(filepath.Join(d.dir, linksDir, h.pinName(ifindex)))
 	} else {
-		changed, err = dropFilter(d.dir, ifindex, h, d.clsact)
+		changed, err = detachFilter(d.dir, ifindex, h, d.clsact)
 	}
 	if err != nil {
 		return false, fmt.Errorf("detach %s from device %d: %w", h, ifindex, err)

@@ -31,7 +31,7 @@ const rootCgroup = 1
 func (d *Datapath) AttachCgroup() (changed int, err error) {
 	root, err := d.openCgroup()
 	if err != nil {
-		d.noteCgroup(err.Error())
+		d.setCgroupProblem(err.Error())
 		return 0, fmt.Errorf("attach programs of host sockets: %w", err)
 	}
 	defer root.Close()
@@ -43,7 +43,7 @@ func (d *Datapath) AttachCgroup() (changed int, err error) {
 	for _, name := range slices.Sorted(maps.Keys(d.cgroup)) {
 		did, err := d.attachSock(name, root, st.Ino)
 		if err != nil {
-			d.noteCgroup(err.Error())
+			d.setCgroupProblem(err.Error())
 			return changed, fmt.Errorf("attach %s to cgroup %q: %w", name, root.Name(), err)
 		}
 		if did {
@@ -52,30 +52,30 @@ func (d *Datapath) AttachCgroup() (changed int, err error) {
 	}
 	partly := ""
 	if d.cfg.CgroupRoot == "" && st.Ino != rootCgroup {
-		partly = partOfCgroups(root.Name())
+		partly = partialCgroupErr(root.Name())
 	}
-	if d.noteCgroup(partly) && partly != "" {
+	if d.setCgroupProblem(partly) && partly != "" {
 		d.cfg.Log.Warn("programs of the host outside of the daemon's cgroup do not reach published ports at 127.0.0.1", "err", partly,
 			"remedy", "start the daemon in the host's cgroup namespace, or name the root with --cgroup-root")
 	}
 	return changed, nil
 }
 
-// partOfCgroups says what is wrong with a mount.
-func partOfCgroups(point string) string {
+// partialCgroupErr says what is wrong with a mount.
+func partialCgroupErr(point string) string {
 	return "cgroup2 at " + point + " shows a part of the host's cgroups: the daemon is in a cgroup namespace of its own"
 }
 
-// noteCgroup keeps what is wrong with the cgroup, and reports whether that is news.
-func (d *Datapath) noteCgroup(trouble string) bool {
-	was := d.cgroupTrouble.Swap(&trouble)
+// setCgroupProblem keeps what is wrong with the cgroup, and reports whether that is news.
+func (d *Datapath) setCgroupProblem(trouble string) bool {
+	was := d.cgroupProblem.Swap(&trouble)
 	return was == nil || *was != trouble
 }
 
-// CgroupTrouble says why programs of the host do not reach published ports at 127.0.0.1; "": they
+// CgroupProblem says why programs of the host do not reach published ports at 127.0.0.1; "": they
 // do, or it is not known yet.
-func (d *Datapath) CgroupTrouble() string {
-	if s := d.cgroupTrouble.Load(); s != nil {
+func (d *Datapath) CgroupProblem() string {
+	if s := d.cgroupProblem.Load(); s != nil {
 		return *s
 	}
 	return ""
@@ -91,7 +91,7 @@ func (d *Datapath) openCgroup() (*os.File, error) {
 
 func (d *Datapath) attachSock(name string, root *os.File, id uint64) (changed bool, err error) {
 	pin := filepath.Join(d.dir, linksDir, cgroupPrefix+name)
-	done, changed, err := adoptLink(pin, d.progs[name], func(info *link.Info) (bool, error) {
+	done, changed, err := updateLink(pin, d.progs[name], func(info *link.Info) (bool, error) {
 		cg := info.Cgroup()
 		return cg != nil && cg.CgroupId == id, nil
 	})

@@ -39,7 +39,7 @@ func cleanAttachments(dir string, c Clsact) error {
 		return err
 	}
 	for _, a := range filters {
-		if _, err := dropFilter(dir, a.IfIndex, a.Hook, c); err != nil {
+		if _, err := detachFilter(dir, a.IfIndex, a.Hook, c); err != nil {
 			return err
 		}
 	}
@@ -47,7 +47,7 @@ func cleanAttachments(dir string, c Clsact) error {
 		if _, _, ok := parsePinName(name); !ok && !strings.HasPrefix(name, cgroupPrefix) {
 			return nil
 		}
-		_, err := dropLink(path)
+		_, err := detachLink(path)
 		return err
 	})
 }

@@ -34,7 +34,7 @@ func (d *Datapath) attachClsact(ifindex int, h Hook) (changed bool, err error) {
 		return false, err
 	}
 	pin := filepath.Join(d.dir, filtersDir, h.pinName(ifindex))
-	noted, err := noteProgram(pin, prog, id)
+	noted, err := pinFilterProgram(pin, prog, id)
 	if err != nil {
 		return false, err
 	}
@@ -42,8 +42,8 @@ func (d *Datapath) attachClsact(ifindex int, h Hook) (changed bool, err error) {
 	return changed || noted, err
 }
 
-// noteProgram pins a program, unless it is pinned there.
-func noteProgram(pin string, prog *ebpf.Program, id ebpf.ProgramID) (changed bool, err error) {
+// pinFilterProgram pins a program, unless it is pinned there.
+func pinFilterProgram(pin string, prog *ebpf.Program, id ebpf.ProgramID) (changed bool, err error) {
 	noted, err := ebpf.LoadPinnedProgram(pin, nil)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return false, err
@@ -67,9 +67,9 @@ func noteProgram(pin string, prog *ebpf.Program, id ebpf.ProgramID) (changed boo
 	return true, replacePin(clone, pin)
 }
 
-// dropFilter removes a filter and the note of it. No filter is success. Fairlead's own
+// detachFilter removes a filter and the note of it. No filter is success. Fairlead's own
 // devices keep the qdisc, for they would lose packets without it, and it goes with them.
-func dropFilter(dir string, ifindex int, h Hook, c Clsact) (changed bool, err error) {
+func detachFilter(dir string, ifindex int, h Hook, c Clsact) (changed bool, err error) {
 	pin := filepath.Join(dir, filtersDir, h.pinName(ifindex))
 	if _, err := os.Lstat(pin); errors.Is(err, os.ErrNotExist) {
 		return false, nil

@@ -37,7 +37,7 @@ type Datapath struct {
 	progs   map[string]*ebpf.Program
 	cgroup  map[string]ebpf.AttachType // programs of the cgroup, and where they go
 
-	cgroupTrouble atomic.Pointer[string] // nil: not looked yet
+	cgroupProblem atomic.Pointer[string] // nil: not looked yet
 }
 
 // Open takes over the datapath in cfg.BPFDir, or brings it there: maps that
@@ -165,12 +165,12 @@ func pinPrograms(dir string, progs map[string]*ebpf.Program) error {
 	return nil
 }
 
-// exchange is called before a program is attached to a hook. If tables were replaced, programs of the
+// beforeAttach is called before a program is attached to a hook. If tables were replaced, programs of the
 // version before write to the old ones until the last of them is replaced, and a flow that only one
 // version knows is lost. So no TCP connection begins meanwhile by programs of this version, and
 // entries are copied when the programs are loaded, before the first is attached, before the
 // first is that sees the answers to masqueraded flows, and at the end ([Datapath.Settle]).
-func (d *Datapath) exchange(h Hook) error {
+func (d *Datapath) beforeAttach(h Hook) error {
 	t := d.tables
 	if !t.replaced() {
 		return nil
@@ -208,7 +208,7 @@ func (d *Datapath) Commit() error {
 	if err := d.Settle(); err != nil {
 		return err
 	}
-	d.tables.forget()
+	d.tables.closeReplaced()
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return fmt.Errorf("look for old programs: %w", err)

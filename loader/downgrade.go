@@ -25,8 +25,8 @@ import (
 )
 
 const (
-	// downgradeLook is how often Downgrade looks whether the other build's programs are there.
-	downgradeLook = 2 * time.Millisecond
+	// downgradePoll is how often Downgrade looks whether the other build's programs are there.
+	downgradePoll = 2 * time.Millisecond
 	// downgradeShare bounds what copying costs until then: one part in this of the time.
 	downgradeShare = 10
 )
@@ -231,7 +231,7 @@ func (d *downgrade) await(ctx context.Context) (release func() error, err error)
 				<-loaded
 				return release, errors.Join(err, d.restore())
 			}
-			pause = downgradeShare * max(time.Since(start), downgradeLook)
+			pause = downgradeShare * max(time.Since(start), downgradePoll)
 		}
 	}
 }
@@ -246,7 +246,7 @@ func (d *downgrade) awaitPrograms(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(downgradeLook):
+		case <-time.After(downgradePoll):
 		}
 	}
 }
@@ -271,7 +271,7 @@ func (d *downgrade) handOver(ctx context.Context) (lost int, err error) {
 		select {
 		case <-ctx.Done():
 			return lost, fmt.Errorf("%q has not replaced all programs (its log says why): %w", d.cfg.To, context.Cause(ctx))
-		case <-time.After(downgradeLook):
+		case <-time.After(downgradePoll):
 		}
 	}
 }

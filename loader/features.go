@@ -180,7 +180,7 @@ func findCgroupRoot() (bool, string) {
 	}
 	defer root.Close()
 	if info, err := root.Stat(); err != nil || info.Sys().(*syscall.Stat_t).Ino != rootCgroup {
-		return false, partOfCgroups(root.Name())
+		return false, partialCgroupErr(root.Name())
 	}
 	return true, "mounted at " + root.Name()
 }

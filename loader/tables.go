@@ -27,7 +27,7 @@ type tables struct {
 	// live is maps that are not pinned (any more), but that programs of another version write to: its
 	// replacement was interrupted.
 	live map[string][]*ebpf.Map
-	// made is the maps that are new: no program has written to them before exchange.
+	// made is the maps that are new: no program has written to them before beforeAttach runs.
 	made map[string]bool
 	// copiers copy from old maps, then from live ones.
 	copiers map[string][]*maps.Copier
@@ -235,7 +235,7 @@ func (t *tables) settle(log *slog.Logger) error {
 }
 
 // forget lets go of replaced maps.
-func (t *tables) forget() {
+func (t *tables) closeReplaced() {
 	closeAll(t.old)
 	for _, all := range t.live {
 		for _, m := range all {
@@ -266,5 +266,5 @@ func (t *tables) copy(onlyMissing bool) (copied, lost int, err error) {
 
 func (t *tables) close() {
 	closeAll(t.maps)
-	t.forget()
+	t.closeReplaced()
 }

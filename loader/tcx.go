@@ -28,14 +28,14 @@ func (d *Datapath) attachTCX(ifindex int, h Hook) (changed bool, err error) {
 	prog := d.progs[h.String()]
 	pin := filepath.Join(d.dir, linksDir, h.pinName(ifindex))
 	live := func(info *link.Info) (bool, error) { return isAttached(info, ifindex, h) }
-	done, changed, err := adoptLink(pin, prog, live)
+	done, changed, err := updateLink(pin, prog, live)
 	if done || err != nil {
 		return changed, err
 	}
-	if found, err := d.pinStray(pin, ifindex, h); err != nil {
+	if found, err := d.adoptOrphan(pin, ifindex, h); err != nil {
 		return false, err
 	} else if found {
-		if done, _, err := adoptLink(pin, prog, live); done || err != nil {
+		if done, _, err := updateLink(pin, prog, live); done || err != nil {
 			return true, err
 		}
 	}
@@ -64,9 +64,9 @@ func newTCX(ifindex int, h Hook, prog *ebpf.Program) (l link.Link, err error) {
 	return nil, err
 }
 
-// adoptLink makes the pinned link lead to prog. It is not done if there is no
+// updateLink makes the pinned link lead to prog. It is not done if there is no
 // such link, or live says it is not attached where it should be (any more).
-func adoptLink(pin string, prog *ebpf.Program, live func(*link.Info) (bool, error)) (done, changed bool, err error) {
+func updateLink(pin string, prog *ebpf.Program, live func(*link.Info) (bool, error)) (done, changed bool, err error) {
 	l, err := link.LoadPinnedLink(pin, nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, false, nil
@@ -116,11 +116,11 @@ func isAttached(info *link.Info, ifindex int, h Hook) (bool, error) {
 	}), nil
 }
 
-// pinStray looks for links of the hook's program at the device that no pin leads
+// adoptOrphan looks for links of the hook's program at the device that no pin leads
 // to. They are left when a bpffs was lost but is still mounted somewhere; two of
 // one kind would handle every packet twice. One gets our pin, others are
 // detached.
-func (d *Datapath) pinStray(pin string, ifindex int, h Hook) (found bool, err error) {
+func (d *Datapath) adoptOrphan(pin string, ifindex int, h Hook) (found bool, err error) {
 	res, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: h.tcx()})
 	if err != nil {
 		return false, err
@@ -175,8 +175,8 @@ func isOurs(id ebpf.ProgramID, h Hook) bool {
 	})
 }
 
-// dropLink detaches a pinned link and removes the pin. No link is success.
-func dropLink(pin string) (changed bool, err error) {
+// detachLink detaches a pinned link and removes the pin. No link is success.
+func detachLink(pin string) (changed bool, err error) {
 	l, err := link.LoadPinnedLink(pin, nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil

@@ -107,7 +107,7 @@ func (b *backend) Warnings(spec model.SandboxSpec) []string {
 	if len(spec.Ports) == 0 && !spec.PublishAll || len(warnings) > 0 {
 		return warnings
 	}
-	if problem := b.daemon.datapath.CgroupTrouble(); problem != "" {
+	if problem := b.daemon.datapath.CgroupProblem(); problem != "" {
 		return []string{"Programs on the host cannot reach published ports at the host's own addresses, including 127.0.0.1: " + problem}
 	}
 	return nil
