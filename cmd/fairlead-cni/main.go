@@ -30,7 +30,7 @@ func main() {
 	}
 	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{
 		Add: func(a *skel.CmdArgs) error {
-			if err := notOurs(a); err != nil {
+			if err := refuseHostNetNS(a); err != nil {
 				return err
 			}
 			res, err := p.Add(ctx, attachment(a), a.StdinData)
@@ -43,7 +43,7 @@ func main() {
 		Check:  func(a *skel.CmdArgs) error { return p.Check(ctx, attachment(a), a.StdinData) },
 		GC:     func(a *skel.CmdArgs) error { return p.GC(ctx, a.StdinData) },
 		Status: func(a *skel.CmdArgs) error { return p.Status(ctx, a.StdinData) },
-	}, version.All, about())
+	}, version.All, aboutText())
 	if err != nil {
 		_, _ = os.Stdout.Write(cni.Failure(conf, err)) // the status tells too
 		os.Exit(1)
@@ -71,8 +71,8 @@ func attachment(a *skel.CmdArgs) cni.Attachment {
 	return cni.Attachment{ContainerID: a.ContainerID, NetNS: a.Netns, IfName: a.IfName, Args: a.Args}
 }
 
-// notOurs refuses the namespace of the host. The library does too, but afterwards.
-func notOurs(a *skel.CmdArgs) error {
+// refuseHostNetNS refuses the namespace of the host. The library does too, but afterwards.
+func refuseHostNetNS(a *skel.CmdArgs) error {
 	if same, err := ns.CheckNetNS(a.Netns); err != nil {
 		return err
 	} else if same && a.NetnsOverride == "" {
@@ -81,8 +81,8 @@ func notOurs(a *skel.CmdArgs) error {
 	return nil
 }
 
-// about is what runtimes parse the version from.
-func about() string {
+// aboutText is what runtimes parse the version from.
+func aboutText() string {
 	v := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		v = info.Main.Version

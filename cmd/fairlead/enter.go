@@ -20,9 +20,9 @@ type place struct {
 	hostname  string // not empty: in a UTS namespace of its own, under this name
 }
 
-// startInside starts cmd in a sandbox. The child inherits the namespaces of
+// startInNetNS starts cmd in a sandbox. The child inherits the namespaces of
 // the thread that forks it, so only that thread enters them.
-func startInside(cmd *exec.Cmd, at place) error {
+func startInNetNS(cmd *exec.Cmd, at place) error {
 	start := cmd.Start
 	if at.hostname != "" {
 		start = func() error { return startNamed(cmd, at.hostname) }

@@ -32,7 +32,7 @@ func TestStartInside(t *testing.T) {
 		var out bytes.Buffer
 		cmd := exec.Command("sh", "-c", "stat -Lc %i /proc/self/ns/net; cat /proc/sys/kernel/hostname")
 		cmd.Stdout = &out
-		if err := startInside(cmd, at); err != nil {
+		if err := startInNetNS(cmd, at); err != nil {
 			t.Fatalf("%+v: %v", at, err)
 		}
 		if err := cmd.Wait(); err != nil {
@@ -75,7 +75,7 @@ func TestStartInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{file, "/no/such/ns"} {
-		err := startInside(exec.Command("true"), place{netns: path, daemonPid: os.Getpid()})
+		err := startInNetNS(exec.Command("true"), place{netns: path, daemonPid: os.Getpid()})
 		var exit *exitError
 		if err = startError("true", err); !errors.As(err, &exit) || exit.code != exitFailed || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: got %v", path, err)

@@ -61,7 +61,7 @@ type nodeCommands struct {
 func newEnv() *env {
 	return &env{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		getenv: os.Getenv, now: time.Now, node: newNodeCommands(os.Stderr), start: startInside, retryFor: 10 * time.Second, grace: 5 * time.Second, uid: os.Geteuid(),
+		getenv: os.Getenv, now: time.Now, node: newNodeCommands(os.Stderr), start: startInNetNS, retryFor: 10 * time.Second, grace: 5 * time.Second, uid: os.Geteuid(),
 	}
 }
 

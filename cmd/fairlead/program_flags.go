@@ -59,11 +59,11 @@ func (o *programFlags) command(e *env, args []string) (*exec.Cmd, error) {
 	cmd := &exec.Cmd{Path: path, Args: args, Dir: o.dir, SysProcAttr: &syscall.SysProcAttr{}}
 	variables := os.Environ()
 	if o.user != "" {
-		who, home, err := credential(o.user)
+		cred, home, err := credential(o.user)
 		if err != nil {
 			return nil, usageError{err}
 		}
-		cmd.SysProcAttr.Credential = who
+		cmd.SysProcAttr.Credential = cred
 		variables = append(variables, "HOME="+home)
 	}
 	for _, v := range o.env {

@@ -74,16 +74,16 @@ func removeSandbox(ctx context.Context, c *api.Client, ref string, force bool) e
 		}
 	}
 	if force && sb.NetworkSettings.Owned {
-		if err := killInside(ctx, c, sb.NetworkSettings.SandboxKey); err != nil {
+		if err := killInNetNS(ctx, c, sb.NetworkSettings.SandboxKey); err != nil {
 			return fmt.Errorf("sandbox %s: %w", sb.Name, err)
 		}
 	}
 	return c.RemoveSandbox(ctx, sb.ID, force)
 }
 
-// killInside kills what else runs in a namespace Fairlead made: workers the
+// killInNetNS kills what else runs in a namespace Fairlead made: workers the
 // program left behind would keep the namespace alive, with nobody to name it.
-func killInside(ctx context.Context, c *api.Client, netns string) error {
+func killInNetNS(ctx context.Context, c *api.Client, netns string) error {
 	st, err := c.Status(ctx)
 	if err != nil {
 		return err

@@ -192,9 +192,9 @@ func waitFor(t *testing.T, ok func() bool) {
 	t.Fatal("it did not happen within 5 s")
 }
 
-// runUntilTold runs a program that has begun, and that exits with status 4 when it
+// runUntilTerminated runs a program that has begun, and that exits with status 4 when it
 // is told to end. done gets run's own status.
-func (w *world) runUntilTold(flags ...string) (pid int, end func(), done <-chan int) {
+func (w *world) runUntilTerminated(flags ...string) (pid int, end func(), done <-chan int) {
 	w.t.Helper()
 	dir := w.t.TempDir()
 	started, told := filepath.Join(dir, "started"), filepath.Join(dir, "told")
@@ -220,7 +220,7 @@ func (w *world) runUntilTold(flags ...string) (pid int, end func(), done <-chan 
 func TestReportsSurviveARestartOfTheDaemon(t *testing.T) {
 	w := newWorld(t)
 	w.env.retryFor = time.Minute
-	pid, end, done := w.runUntilTold("--name", "long")
+	pid, end, done := w.runUntilTerminated("--name", "long")
 	w.stop()
 	end()
 	waitFor(t, func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
@@ -237,7 +237,7 @@ func TestReportsSurviveARestartOfTheDaemon(t *testing.T) {
 func TestTheProgramsStatusCountsWithoutADaemonToo(t *testing.T) {
 	w := newWorld(t)
 	w.env.retryFor = 100 * time.Millisecond
-	_, end, done := w.runUntilTold()
+	_, end, done := w.runUntilTerminated()
 	w.stop()
 	end()
 	if code := <-done; code != 4 || !strings.Contains(w.err.String(), "warning: sandbox made_up: the daemon does not know that the program ended") {
