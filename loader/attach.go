@@ -16,21 +16,21 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// Hook is where on a device a program is attached.
+// Hook is the attachment point of a program on a device.
 type Hook int
 
 // The hooks of the datapath.
 const (
-	// FromEndpoint takes packets an endpoint sent: at the host end of the
-	// endpoint, at the datapath's end of a host port.
+	// FromEndpoint handles packets that an endpoint sent. It is attached to the host end of
+	// the endpoint, or to the datapath's end of a host port.
 	FromEndpoint Hook = iota
-	// FromUplink takes packets that arrive at an uplink.
+	// FromUplink handles packets that arrive at an uplink.
 	FromUplink
-	// ToUplink takes packets that leave by an uplink.
+	// ToUplink handles packets that leave through an uplink.
 	ToUplink
 )
 
-// String is the name of the hook's program.
+// String returns the name of the hook's program.
 func (h Hook) String() string {
 	switch h {
 	case FromEndpoint:
@@ -52,13 +52,13 @@ func (h Hook) tcx() ebpf.AttachType {
 	return ebpf.AttachTCXIngress
 }
 
-// filter is the name of the hook's clsact filter.
+// filter returns the name of the hook's clsact filter.
 func (h Hook) filter() string { return "fl_" + h.String() }
 
-// pinName is the hook's name at a device, in links/ and filters/.
+// pinName returns the name of the hook's pin for a device, in links/ and filters/.
 func (h Hook) pinName(ifindex int) string { return fmt.Sprintf("%s-%d", h, ifindex) }
 
-// parsePinName is the reverse of pinName.
+// parsePinName is the inverse of pinName.
 func parsePinName(name string) (ifindex int, h Hook, ok bool) {
 	hook, number, _ := strings.Cut(name, "-")
 	ifindex, err := strconv.Atoi(number)
@@ -73,19 +73,18 @@ func parsePinName(name string) (ifindex int, h Hook, ok bool) {
 	return 0, 0, false
 }
 
-// Attachment is a program at a device, as the pins tell.
+// Attachment is a program attached to a device, according to the pins.
 type Attachment struct {
 	IfIndex   int
 	Hook      Hook
 	ProgramID uint32 // of a link
 	TCX       bool   // a tcx link, not a clsact filter
-	Live      bool   // false: the device is gone, or the link was detached
+	Live      bool   // false: the device was removed, or the link was detached
 }
 
-// Attach makes sure the hook's program, and no earlier version of it, is
-// attached to a device. What is right already is adopted; another version is
-// replaced in place, with no packet in between that meets none. It reports
-// whether it had to do anything.
+// Attach ensures that the current version of the hook's program is attached to a
+// device. An attachment of this version is adopted; another version is replaced in
+// place, so that no packet bypasses the datapath. It reports whether it changed anything.
 func (d *Datapath) Attach(ifindex int, h Hook) (changed bool, err error) {
 	if err := d.beforeAttach(h); err != nil {
 		return false, err
@@ -98,17 +97,17 @@ func (d *Datapath) Attach(ifindex int, h Hook) (changed bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("attach %s to device %d: %w", h, ifindex, err)
 	}
-	// Only now, so that the device is never without: the other kind goes.
+	// Detach the other kind only now, so that the device always has a program.
 	other, err := d.detach(ifindex, h, !d.tcx)
 	return changed || other, err
 }
 
-// AttachFast attaches the hook's program to a device without the wait that a tcx
-// link costs: some 10 ms, in which nobody can configure the network, since the
-// kernel waits for all processors with rtnl held (tcx_entry_sync). It is a clsact
-// filter, which costs each packet a little more, until Attach makes it a link; it
-// reports whether it had to do anything, and whether Attach is to be called. Where a
-// link is, or no filter can be, it is Attach.
+// AttachFast attaches the hook's program to a device without the delay of a tcx link:
+// the kernel waits for an RCU grace period, some 10 ms, with rtnl held (tcx_entry_sync),
+// which blocks all network configuration. AttachFast uses a clsact filter, which costs
+// each packet a little more. changed reports whether it changed anything, provisional
+// that Attach must be called later to replace the filter with a link. If the device
+// already has a link, or a filter cannot be attached, AttachFast is the same as Attach.
 func (d *Datapath) AttachFast(ifindex int, h Hook) (changed, provisional bool, err error) {
 	if err := d.beforeAttach(h); err != nil {
 		return false, false, err
@@ -120,15 +119,15 @@ func (d *Datapath) AttachFast(ifindex int, h Hook) (changed, provisional bool, e
 			if err == nil {
 				return changed, true, nil
 			}
-			d.log.Debug("no filter, a link instead", "hook", h.String(), "ifindex", ifindex, "err", err)
+			d.log.Debug("cannot attach a clsact filter; attaching a tcx link", "hook", h.String(), "ifindex", ifindex, "err", err)
 		}
 	}
 	changed, err = d.Attach(ifindex, h)
 	return changed, false, err
 }
 
-// Detach makes sure the hook's program is not attached to a device. No
-// attachment, and no device, is success.
+// Detach ensures that the hook's program is not attached to a device. It succeeds
+// if the attachment or the device does not exist.
 func (d *Datapath) Detach(ifindex int, h Hook) error {
 	_, errTCX := d.detach(ifindex, h, true)
 	_, errClsact := d.detach(ifindex, h, false)
@@ -147,8 +146,7 @@ func (d *Datapath) detach(ifindex int, h Hook, tcx bool) (changed bool, err erro
 	return changed, nil
 }
 
-// Attached lists what is attached, and what is left of it where devices went
-// away.
+// Attached lists the attachments, including those left over from removed devices.
 func (d *Datapath) Attached() ([]Attachment, error) {
 	links, err := attachments(d.dir, linksDir)
 	if err != nil {
@@ -162,7 +160,7 @@ func (d *Datapath) Attached() ([]Attachment, error) {
 	for _, a := range links {
 		err := a.readLink(d.dir)
 		if errors.Is(err, os.ErrNotExist) {
-			continue // detached just now
+			continue // detached in the meantime
 		}
 		if err != nil {
 			return nil, err
@@ -170,13 +168,13 @@ func (d *Datapath) Attached() ([]Attachment, error) {
 		all = append(all, a)
 	}
 	for _, a := range filters {
-		a.Live = true // as far as a note tells
+		a.Live = true // the pin says no more than that the filter exists
 		all = append(all, a)
 	}
 	return all, nil
 }
 
-// attachments lists the pins of one directory by their names alone.
+// attachments lists the pins of one directory without opening them.
 func attachments(dir, sub string) ([]Attachment, error) {
 	entries, err := os.ReadDir(filepath.Join(dir, sub))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -24,7 +24,7 @@ func (w *world) attach(d *Datapath, ifindex int, h Hook) bool {
 	return changed
 }
 
-// onDevice is the programs and links a hook has, by the device's own account.
+// onDevice queries the device for the programs and links of a hook.
 func (w *world) onDevice(ifindex int, h Hook) (progs, links []uint32) {
 	w.tb.Helper()
 	res, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: h.tcx()})
@@ -52,7 +52,7 @@ func TestTCX(t *testing.T) {
 	_, links := w.onDevice(a, FromEndpoint)
 	d.Close()
 
-	// Another daemon with the same configuration.
+	// A second daemon with the same configuration.
 	d = w.open()
 	if w.attach(d, a, FromEndpoint) {
 		t.Error("what was attached was not adopted")
@@ -71,7 +71,7 @@ func TestTCX(t *testing.T) {
 	}
 	d.Close()
 
-	// Another daemon with another configuration.
+	// A daemon with another configuration.
 	w.cfg.Timeouts.ICMP = time.Minute
 	d = w.open()
 	if !w.attach(d, a, FromEndpoint) {
@@ -80,7 +80,7 @@ func TestTCX(t *testing.T) {
 	progs, _ = w.ids(d)
 	gotProgs, gotLinks := w.onDevice(a, FromEndpoint)
 	if !slices.Equal(gotProgs, []uint32{progs["from_endpoint"]}) || !slices.Equal(gotLinks, links) {
-		t.Errorf("device has programs %v in links %v; want %d in the link of before, %v",
+		t.Errorf("device has programs %v in links %v; want %d in the previous link, %v",
 			gotProgs, gotLinks, progs["from_endpoint"], links)
 	}
 
@@ -97,8 +97,8 @@ func TestTCX(t *testing.T) {
 	}
 }
 
-// Links of two earlier runs whose pins were lost: one is taken over, so that no
-// packet meets none, and the other goes.
+// Two earlier runs left links whose pins were lost. One link is adopted, so that no packet
+// bypasses the datapath, and the other is detached.
 func TestTCXStrays(t *testing.T) {
 	w := newWorld(t)
 	a := w.ifindex("a")
@@ -125,7 +125,7 @@ func TestTCXStrays(t *testing.T) {
 	}
 }
 
-// What others break is noticed and repaired.
+// Attach repairs what others broke.
 func TestTCXRepair(t *testing.T) {
 	w := newWorld(t)
 	a := w.ifindex("a")
@@ -141,7 +141,7 @@ func TestTCXRepair(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// A stray: the link lives on without its pin.
+	// An orphan: the link outlives its pin.
 	lose := func() {
 		l, err := link.LoadPinnedLink(pin, nil)
 		if err != nil {
@@ -180,7 +180,7 @@ func TestTCXDeviceGone(t *testing.T) {
 	if err != nil || len(got) != 1 || got[0].Live {
 		t.Errorf("Attached = %+v, %v; want one that is not live", got, err)
 	}
-	// A device of the same number: the old link is not taken for a new one.
+	// A new device with the same ifindex: the old link does not count as attached to it.
 	w.ip("link", "add", "name", "c", "index", "77", "type", "veth", "peer", "name", "d")
 	w.attach(d, 77, FromEndpoint)
 	w.ip("link", "del", "dev", "c")
@@ -201,8 +201,7 @@ func TestTCXDeviceGone(t *testing.T) {
 	}
 }
 
-// A link to a device of that number in another network namespace is not ours to
-// keep.
+// A link to a device with the same ifindex in another network namespace is not adopted.
 func TestTCXOtherNamespace(t *testing.T) {
 	w := newWorld(t)
 	w.ip("link", "add", "name", "c", "index", "77", "type", "veth", "peer", "name", "d")
@@ -210,7 +209,7 @@ func TestTCXOtherNamespace(t *testing.T) {
 	w.attach(d, 77, FromEndpoint)
 	d.Close()
 
-	old, err := os.Open("/proc/thread-self/ns/net") // keeps the first namespace
+	old, err := os.Open("/proc/thread-self/ns/net") // keeps the first namespace alive
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,8 +285,8 @@ func TestSwitchKind(t *testing.T) {
 	}
 }
 
-// A filter comes first, which takes the kernel no time, and a link after it; what is
-// attached already, and what can have no filter, is left to Attach.
+// AttachFast attaches a filter, for which the kernel does not wait, and Attach replaces it
+// with a link. If a link exists, or a filter cannot be attached, AttachFast calls Attach.
 func TestAttachAtOnce(t *testing.T) {
 	w := newWorld(t)
 	a := w.ifindex("a")
@@ -316,7 +315,7 @@ func TestAttachAtOnce(t *testing.T) {
 	w.clsact.err = errors.New("no cls_bpf")
 	atOnce(d, true, false, 1, 0)
 	if got := w.entries(filtersDir); len(got) != 0 {
-		t.Errorf("notes of filters that are not there: %v", got)
+		t.Errorf("records of filters that do not exist: %v", got)
 	}
 	if err := d.Detach(a, FromEndpoint); err != nil {
 		t.Error(err)
@@ -369,7 +368,7 @@ func TestCgroup(t *testing.T) {
 	d.Close()
 	w.cfg.Timeouts.ICMP = time.Minute
 	w.cfg.SNATMin, w.cfg.SNATMax = 2000, 3000
-	w.cfg.NetnsCookie = 99 // the sock programs have no other use for configuration
+	w.cfg.NetnsCookie = 99 // the only configuration that the sock programs use
 	d = w.open()
 	attach(d, 10)
 

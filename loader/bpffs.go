@@ -14,24 +14,24 @@ import (
 
 const (
 	bpffsRoot = "/sys/fs/bpf"
-	// mountSource marks a bpffs that was mounted for one datapath alone.
+	// mountSource marks a bpffs that was mounted for a single datapath.
 	mountSource = "fairlead"
 )
 
-// The parts of the bpffs directory.
+// The subdirectories of the bpffs directory.
 const (
 	mapsDir     = "maps"
 	linksDir    = "links"
 	filtersDir  = "filters"
 	progsPrefix = "progs-"
-	// nextSuffix marks a pin that is about to take another's place. (bpffs
-	// allows no dots in names.)
+	// nextSuffix marks a pin that is about to replace another. (bpffs does not
+	// allow dots in names.)
 	nextSuffix = "_next"
 )
 
-// makeDirs makes sure dir is in a bpffs, and makes what is missing in it. Below
-// /sys/fs/bpf that is the bpffs everyone uses (not mounted in a fresh mount
-// namespace); anywhere else it is one mounted at dir.
+// makeDirs ensures that dir is in a bpffs, and creates its subdirectories. Below
+// /sys/fs/bpf it uses the system's bpffs (which a new mount namespace may lack);
+// anywhere else it mounts a bpffs at dir.
 func makeDirs(dir string) error {
 	on, err := onBPFFS(nearest(dir))
 	if err != nil {
@@ -56,7 +56,7 @@ func makeDirs(dir string) error {
 	return nil
 }
 
-// nearest is the longest part of a path that exists.
+// nearest returns the nearest ancestor of a path that exists, or the path itself.
 func nearest(path string) string {
 	for path != "/" {
 		if _, err := os.Stat(path); err == nil {
@@ -70,12 +70,12 @@ func nearest(path string) string {
 func onBPFFS(path string) (bool, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
-		return false, fmt.Errorf("look at the file system of %q: %w", path, err)
+		return false, fmt.Errorf("statfs %q: %w", path, err)
 	}
 	return st.Type == unix.BPF_FS_MAGIC, nil
 }
 
-// removePin removes a pin; absent is success.
+// removePin removes a pin. It succeeds if the pin does not exist.
 func removePin(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove pin: %w", err)
@@ -83,7 +83,7 @@ func removePin(path string) error {
 	return nil
 }
 
-// replacePin makes obj the object pinned at path, whatever was pinned there.
+// replacePin pins obj at path, in place of whatever was pinned there.
 func replacePin(obj interface{ Pin(string) error }, path string) error {
 	next := path + nextSuffix
 	if err := removePin(next); err != nil {
@@ -112,7 +112,7 @@ func mounts() ([]mount, error) {
 	return parseMounts(string(b)), nil
 }
 
-// parseMounts reads the format of proc_pid_mountinfo(5).
+// parseMounts parses the format of proc_pid_mountinfo(5).
 func parseMounts(s string) []mount {
 	var all []mount
 	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

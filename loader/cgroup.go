@@ -15,19 +15,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoCgroup: no cgroup2 is mounted. Published ports are not reachable from
-// the host itself then.
+// ErrNoCgroup means that cgroup2 is not mounted. The host itself cannot reach published
+// ports then.
 var ErrNoCgroup = errors.New("cgroup2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup/unified)")
 
-// cgroupPrefix begins the names of the cgroup's links.
+// cgroupPrefix is the prefix of the pins of cgroup links.
 const cgroupPrefix = "cgroup-"
 
-// rootCgroup is the inode number, and the ID, of the root of the whole hierarchy.
+// rootCgroup is the inode number, and the ID, of the root cgroup.
 const rootCgroup = 1
 
-// AttachCgroup makes sure the programs of host sockets, and no earlier versions
-// of them, are attached to the cgroup. It returns how many it had to attach or
-// replace.
+// AttachCgroup ensures that the current versions of the host's socket programs are
+// attached to the cgroup. It returns how many it attached or replaced.
 func (d *Datapath) AttachCgroup() (changed int, err error) {
 	root, err := d.openCgroup()
 	if err != nil {
@@ -35,7 +34,7 @@ func (d *Datapath) AttachCgroup() (changed int, err error) {
 		return 0, fmt.Errorf("attach programs of host sockets: %w", err)
 	}
 	defer root.Close()
-	// The inode number of a cgroup's directory is the cgroup's id.
+	// The inode number of a cgroup's directory is the cgroup's ID.
 	var st unix.Stat_t
 	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
 		return 0, fmt.Errorf("identify cgroup %q: %w", root.Name(), err)
@@ -55,25 +54,25 @@ func (d *Datapath) AttachCgroup() (changed int, err error) {
 		partly = partialCgroupErr(root.Name())
 	}
 	if d.setCgroupProblem(partly) && partly != "" {
-		d.cfg.Log.Warn("programs of the host outside of the daemon's cgroup do not reach published ports at 127.0.0.1", "err", partly,
-			"remedy", "start the daemon in the host's cgroup namespace, or name the root with --cgroup-root")
+		d.cfg.Log.Warn("host processes outside the daemon's cgroup cannot reach published ports at 127.0.0.1", "err", partly,
+			"remedy", "start the daemon in the host's cgroup namespace, or pass the root with --cgroup-root")
 	}
 	return changed, nil
 }
 
-// partialCgroupErr says what is wrong with a mount.
+// partialCgroupErr describes a cgroup2 mount that does not show the whole hierarchy.
 func partialCgroupErr(point string) string {
-	return "cgroup2 at " + point + " shows a part of the host's cgroups: the daemon is in a cgroup namespace of its own"
+	return "cgroup2 at " + point + " shows a part of the host's cgroups: the daemon runs in its own cgroup namespace"
 }
 
-// setCgroupProblem keeps what is wrong with the cgroup, and reports whether that is news.
-func (d *Datapath) setCgroupProblem(trouble string) bool {
-	was := d.cgroupProblem.Swap(&trouble)
-	return was == nil || *was != trouble
+// setCgroupProblem records what is wrong with the cgroup, and reports whether that changed.
+func (d *Datapath) setCgroupProblem(problem string) bool {
+	was := d.cgroupProblem.Swap(&problem)
+	return was == nil || *was != problem
 }
 
-// CgroupProblem says why programs of the host do not reach published ports at 127.0.0.1; "": they
-// do, or it is not known yet.
+// CgroupProblem returns the reason that host processes cannot reach published ports at
+// 127.0.0.1. It is empty if they can, or if the cgroup has not been opened yet.
 func (d *Datapath) CgroupProblem() string {
 	if s := d.cgroupProblem.Load(); s != nil {
 		return *s
@@ -106,8 +105,8 @@ func (d *Datapath) attachSock(name string, root *os.File, id uint64) (changed bo
 	return true, replacePin(l, pin)
 }
 
-// findCgroup opens the root of all cgroups, or what is seen of them. Hybrid setups have
-// cgroup2 beside the cgroups of version 1.
+// findCgroup opens the root cgroup, or the part of the hierarchy that is visible. Hybrid
+// setups have cgroup2 beside the cgroups of version 1.
 func findCgroup() (*os.File, error) {
 	all, err := mounts()
 	if err != nil {
@@ -116,9 +115,9 @@ func findCgroup() (*os.File, error) {
 	return pickCgroup(all)
 }
 
-// pickCgroup opens the best of the mounts: a mount that another one hides shows something else at
-// its place, and in a cgroup namespace of its own a process sees a part as if it were all.
-// From there a handle leads to the root, if the process may use one.
+// pickCgroup opens the best of the mounts. The path of a hidden mount shows another file
+// system, and a process in its own cgroup namespace sees a part of the hierarchy as the
+// whole. From there the root can be opened by its file handle, given the capability.
 func pickCgroup(all []mount) (*os.File, error) {
 	var part *os.File
 	for _, m := range all {
@@ -149,7 +148,7 @@ func pickCgroup(all []mount) (*os.File, error) {
 	return part, nil
 }
 
-// openCgroup2 opens a directory of cgroup2; nil if that is something else.
+// openCgroup2 opens a directory of cgroup2. It returns nil if path is on another file system.
 func openCgroup2(path string) (*os.File, uint64) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -165,8 +164,8 @@ func openCgroup2(path string) (*os.File, uint64) {
 	return f, st.Ino
 }
 
-// rootByHandle opens the root of the hierarchy that a directory belongs to; nil if it cannot.
-// It takes CAP_DAC_READ_SEARCH outside of user namespaces.
+// rootByHandle opens the root of the hierarchy that a directory belongs to, or returns nil.
+// It needs CAP_DAC_READ_SEARCH in the initial user namespace.
 func rootByHandle(dir *os.File) *os.File {
 	const kernfs = 0xfe // FILEID_KERNFS: the ID of the node, 8 bytes
 	id := make([]byte, 8)

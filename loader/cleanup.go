@@ -15,10 +15,10 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// Cleanup removes the datapath of a bpffs directory from the kernel: it
-// detaches all programs, removes all pins, and the directory. It touches
-// nothing that is not its own. An absent directory is success. c is needed if
-// there are clsact filters, and may be nil otherwise.
+// Cleanup removes the datapath of a bpffs directory from the kernel: it detaches
+// all programs and removes all pins and the directory. It leaves anything else
+// alone, and succeeds if the directory does not exist. c is needed if there are
+// clsact filters, and may be nil otherwise.
 func Cleanup(bpfDir string, c Clsact) error {
 	bpfDir = filepath.Clean(bpfDir)
 	if _, err := os.Stat(bpfDir); errors.Is(err, os.ErrNotExist) {
@@ -52,8 +52,8 @@ func cleanAttachments(dir string, c Clsact) error {
 	})
 }
 
-// cleanPins removes programs and tables. Anything else in the directories is
-// somebody else's, and keeps them from being removed.
+// cleanPins removes programs and tables. Other entries do not belong to Fairlead;
+// they stay, and the directories that hold them too.
 func cleanPins(dir string) error {
 	known := maps.Names()
 	err := errors.Join(
@@ -78,7 +78,7 @@ func cleanPins(dir string) error {
 	return err
 }
 
-// removeNext removes what an interrupted replacement left.
+// removeNext removes pins that an interrupted replacement left.
 func removeNext(path, name string) error {
 	if _, _, ok := parsePinName(strings.TrimSuffix(name, nextSuffix)); ok {
 		return removePin(path)
@@ -86,7 +86,7 @@ func removeNext(path, name string) error {
 	return nil
 }
 
-// eachEntry calls f for everything in a directory. No directory is success.
+// eachEntry calls f for every entry of a directory. It succeeds if the directory does not exist.
 func eachEntry(dir string, f func(path, name string) error) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -99,8 +99,7 @@ func eachEntry(dir string, f func(path, name string) error) error {
 	return errors.Join(errs...)
 }
 
-// removeDir removes the directory, and the bpffs that was mounted there for it
-// alone.
+// removeDir removes the directory, and unmounts a bpffs that was mounted for this datapath.
 func removeDir(dir string) error {
 	all, err := mounts()
 	if err != nil {

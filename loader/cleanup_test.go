@@ -37,7 +37,7 @@ func TestCleanup(t *testing.T) {
 	if _, err := os.Stat(w.cfg.BPFDir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the directory is still there: %v", err)
 	}
-	// The kernel frees objects a moment after their last user is gone.
+	// The kernel frees objects a moment after the last reference to them.
 	deadline := time.Now().Add(5 * time.Second)
 	for left := 1; left > 0; time.Sleep(10 * time.Millisecond) {
 		left = 0
@@ -62,7 +62,7 @@ func TestCleanup(t *testing.T) {
 	}
 }
 
-// What is not ours stays, even in our directory.
+// Cleanup keeps objects that are not ours, even in our directory.
 func TestCleanupLeavesOthers(t *testing.T) {
 	w := newWorld(t)
 	w.open().Close()

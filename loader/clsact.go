@@ -11,22 +11,22 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// Clsact attaches programs by netlink, for kernels without tcx (before 6.6).
+// Clsact attaches programs through netlink, for kernels without tcx (before 6.6).
 type Clsact interface {
-	// ReplaceFilter makes sure the device has a filter of that name with the
-	// program behind fd, replacing an earlier program in place. The clsact
-	// qdisc is added when it is missing. A filter that has progID already is
-	// left alone. It reports whether it had to do anything.
+	// ReplaceFilter ensures that the device has a filter of that name with the
+	// program behind fd, replacing an earlier program in place. It adds the clsact
+	// qdisc if that is missing, and does not touch a filter that has progID
+	// already. It reports whether it changed anything.
 	ReplaceFilter(ifindex int, egress bool, name string, fd int, progID uint32) (changed bool, err error)
-	// RemoveFilter makes sure the device has no filter of that name; with qdisc, nor
-	// the clsact qdisc, if that bears no other filter. No filter, and no device, is
-	// success.
+	// RemoveFilter ensures that the device has no filter of that name. With qdisc
+	// it also removes the clsact qdisc, unless that has other filters. It succeeds if
+	// the filter or the device does not exist.
 	RemoveFilter(ifindex int, egress bool, name string, qdisc bool) error
 }
 
-// attachClsact makes sure the filter of a hook at a device is there. A filter
-// cannot be pinned, so its program is, as a note that it exists: before the
-// filter, so that none is ever without a note.
+// attachClsact ensures that a device has the filter of a hook. A filter cannot be
+// pinned, so its program is pinned instead, as a record that the filter exists. The
+// pin is made first, so that every filter has a record.
 func (d *Datapath) attachClsact(ifindex int, h Hook) (changed bool, err error) {
 	prog := d.progs[h.String()]
 	id, err := progID(prog)
@@ -42,7 +42,7 @@ func (d *Datapath) attachClsact(ifindex int, h Hook) (changed bool, err error) {
 	return changed || noted, err
 }
 
-// pinFilterProgram pins a program, unless it is pinned there.
+// pinFilterProgram pins a filter's program, unless it is pinned already.
 func pinFilterProgram(pin string, prog *ebpf.Program, id ebpf.ProgramID) (changed bool, err error) {
 	noted, err := ebpf.LoadPinnedProgram(pin, nil)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -58,7 +58,7 @@ func pinFilterProgram(pin string, prog *ebpf.Program, id ebpf.ProgramID) (change
 			return false, nil
 		}
 	}
-	// Pin a clone: a Program can be pinned once, and ours is in progs-<hash>.
+	// Pin a clone: a Program can be pinned once only, and this one is in progs-<hash>.
 	clone, err := prog.Clone()
 	if err != nil {
 		return false, err
@@ -67,8 +67,9 @@ func pinFilterProgram(pin string, prog *ebpf.Program, id ebpf.ProgramID) (change
 	return true, replacePin(clone, pin)
 }
 
-// detachFilter removes a filter and the note of it. No filter is success. Fairlead's own
-// devices keep the qdisc, for they would lose packets without it, and it goes with them.
+// detachFilter removes a filter and its record. It succeeds if the filter does not exist.
+// Fairlead's own devices keep the clsact qdisc until they are removed: removing it would
+// lose packets.
 func detachFilter(dir string, ifindex int, h Hook, c Clsact) (changed bool, err error) {
 	pin := filepath.Join(dir, filtersDir, h.pinName(ifindex))
 	if _, err := os.Lstat(pin); errors.Is(err, os.ErrNotExist) {

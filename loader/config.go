@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package loader brings the datapath into the kernel and keeps it there:
-// loading with the configuration as read-only data, feature probes, attaching,
-// replacing without a gap, and the layout of the bpffs directory.
+// Package loader loads the datapath into the kernel: it writes the configuration to
+// read-only data, probes for kernel features, attaches programs, replaces them
+// without a gap, and defines the layout of the bpffs directory.
 //
-// Everything the kernel must keep while no daemon runs is pinned:
+// Everything that must survive the daemon is pinned:
 //
 //	maps/<map>               tables, reused for as long as they are compatible
 //	progs-<hash>/<program>   the programs of one version and configuration
@@ -12,8 +12,8 @@
 //	links/cgroup-<program>   attachments to the cgroup
 //	filters/<hook>-<ifindex> the program of a clsact filter (kernels before 6.6)
 //
-// So a daemon with no memory recognises what is its own, and takes it over
-// untouched if it is what it would have loaded itself.
+// So a restarted daemon needs no other state to find its objects, and adopts them
+// unchanged if they are what it would have loaded itself.
 package loader
 
 import (
@@ -30,37 +30,37 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// Config says how to load the datapath.
+// Config is the configuration of the datapath.
 type Config struct {
 	// BPFDir is the directory of this datapath's pins, for example
-	// /sys/fs/bpf/fairlead. Required, absolute. It is made if it is missing.
+	// /sys/fs/bpf/fairlead. Required, absolute. It is created if it does not exist.
 	BPFDir string
-	// CgroupRoot is the cgroup whose processes reach published ports through
-	// the host's addresses. Empty: where cgroup2 is mounted.
+	// CgroupRoot is the cgroup whose processes can reach published ports through
+	// the host's addresses. Empty: the root cgroup.
 	CgroupRoot string
 	// ForceClsact attaches with clsact filters even if the kernel has tcx.
 	ForceClsact bool
-	// NetnsCookie identifies the network namespace the datapath serves. Zero:
-	// that of the calling thread.
+	// NetnsCookie identifies the network namespace of the datapath. Zero: the
+	// namespace of the calling thread.
 	NetnsCookie uint64
-	// SNATMin and SNATMax are the ports a masqueraded flow may be moved to when
-	// its own is taken, inclusive. Both zero: 32768 to 60999.
+	// SNATMin and SNATMax (inclusive) bound the source ports that a masqueraded flow
+	// gets if its own is in use. Both zero: 32768 to 60999.
 	SNATMin, SNATMax uint16
-	// CTMax is the number of entries for confirmed flows, two a flow; a quarter
-	// of it for unconfirmed ones. Zero: 524288.
+	// CTMax is the number of entries for confirmed flows, two per flow; unconfirmed
+	// flows get a quarter of it. Zero: 524288.
 	CTMax uint32
-	// MaxEndpoints bounds the endpoints, host ports included. Zero: 16384.
+	// MaxEndpoints is the maximum number of endpoints, including host ports. Zero: 16384.
 	MaxEndpoints uint32
-	// MaxPublishes bounds the published ports. Zero: 131072.
+	// MaxPublishes is the maximum number of published ports. Zero: 131072.
 	MaxPublishes uint32
-	// Timeouts is when idle flows are forgotten.
+	// Timeouts is when idle flows expire.
 	Timeouts Timeouts
-	// Log is told about what was adopted, loaded or lost. Nil: nobody.
+	// Log receives what was adopted, loaded or lost. Nil: discard.
 	Log *slog.Logger
 }
 
-// Timeouts is the idle time after which a flow of each state is forgotten, in
-// full seconds. Zero: the default of the kernel's own nf_conntrack.
+// Timeouts is the idle time after which a flow of each state expires, in full
+// seconds. Zero: the default of nf_conntrack.
 type Timeouts struct {
 	SynSent, SynRecv, Established, FinWait, LastAck, TimeWait, Close time.Duration // TCP
 
@@ -71,7 +71,7 @@ type Timeouts struct {
 	Other      time.Duration // any other protocol
 }
 
-// Set sets the timeout of a state by its name in listings of flows
+// Set sets the timeout of a state, given by its name in listings of flows
 // (established, udp_stream, …).
 func (t *Timeouts) Set(state string, d time.Duration) error {
 	fields := map[string]*time.Duration{

@@ -21,8 +21,8 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// Datapath is the programs and tables in the kernel. Its methods are not safe
-// for concurrent use, but for those of [Datapath.Maps].
+// Datapath holds the programs and tables in the kernel. Its methods are not safe for
+// concurrent use, except those of [Datapath.Maps].
 type Datapath struct {
 	dir    string
 	cfg    Config
@@ -35,24 +35,24 @@ type Datapath struct {
 	hash    string
 	adopted bool
 	progs   map[string]*ebpf.Program
-	cgroup  map[string]ebpf.AttachType // programs of the cgroup, and where they go
+	cgroup  map[string]ebpf.AttachType // attach types of the cgroup programs, by name
 
-	cgroupProblem atomic.Pointer[string] // nil: not looked yet
+	cgroupProblem atomic.Pointer[string] // nil: not checked yet
 }
 
-// Open takes over the datapath in cfg.BPFDir, or brings it there: maps that
-// still fit are reused with their contents; programs are loaded only if they,
-// their configuration or their maps changed. Nothing is attached; what is
-// attached stays as it is until [Datapath.Attach]. c is needed where the kernel
-// has no tcx, and may be nil elsewhere.
+// Open adopts the datapath pinned in cfg.BPFDir, or creates it. Compatible maps are
+// reused with their contents; programs are loaded only if they, their configuration
+// or their maps changed. Open does not attach anything, and existing attachments stay
+// as they are until [Datapath.Attach]. c is needed if the kernel does not have tcx,
+// and may be nil otherwise.
 func Open(cfg Config, c Clsact) (_ *Datapath, retErr error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	// Kernels since 5.11 account to the cgroup and ignore the limit. Raising it
-	// may not be allowed, and need not be.
+	// Kernels since 5.11 charge the memory cgroup and ignore the limit. So raising it
+	// may fail, and need not succeed.
 	if err := rlimit.RemoveMemlock(); err != nil {
-		cfg.Log.Debug("memory lock limit stays as it is", "err", err)
+		cfg.Log.Debug("cannot raise the memory lock limit", "err", err)
 	}
 	if cfg.NetnsCookie == 0 {
 		var err error
@@ -90,8 +90,7 @@ func Open(cfg Config, c Clsact) (_ *Datapath, retErr error) {
 	return d, d.set.Conntrack.Recount()
 }
 
-// openPrograms opens the maps, adopts or loads the programs, and only then
-// pins both.
+// openPrograms opens the maps, adopts or loads the programs, and pins both last.
 func (d *Datapath) openPrograms(objs objects) error {
 	specs, err := objs.shared()
 	if err != nil {
@@ -109,7 +108,7 @@ func (d *Datapath) openPrograms(objs objects) error {
 	}
 	d.adopted = d.progs != nil
 	if d.adopted {
-		d.log.Info("programs adopted", "hash", d.hash)
+		d.log.Info("adopted programs", "hash", d.hash)
 		return nil
 	}
 	if d.progs, err = objs.load(d.tables.maps); err != nil {
@@ -121,14 +120,14 @@ func (d *Datapath) openPrograms(objs objects) error {
 	if err := pinPrograms(d.progsDir(), d.progs); err != nil {
 		return err
 	}
-	d.log.Info("programs loaded", "hash", d.hash)
+	d.log.Info("loaded programs", "hash", d.hash)
 	return nil
 }
 
 func (d *Datapath) progsDir() string { return filepath.Join(d.dir, progsPrefix+d.hash) }
 
-// adoptPrograms opens the pinned programs of a directory, or none if one is
-// missing: then somebody was interrupted there.
+// adoptPrograms opens the pinned programs of a directory. It returns nil if any of them
+// is missing, which means that pinPrograms was interrupted.
 func adoptPrograms(dir string, names map[string]*ebpf.ProgramSpec) (map[string]*ebpf.Program, error) {
 	progs := make(map[string]*ebpf.Program)
 	for name, spec := range names {
@@ -149,7 +148,7 @@ func adoptPrograms(dir string, names map[string]*ebpf.ProgramSpec) (map[string]*
 	return progs, nil
 }
 
-// pinPrograms makes the directory of pinned programs anew.
+// pinPrograms recreates the directory of pinned programs.
 func pinPrograms(dir string, progs map[string]*ebpf.Program) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove unfinished programs: %w", err)
@@ -165,11 +164,12 @@ func pinPrograms(dir string, progs map[string]*ebpf.Program) error {
 	return nil
 }
 
-// beforeAttach is called before a program is attached to a hook. If tables were replaced, programs of the
-// version before write to the old ones until the last of them is replaced, and a flow that only one
-// version knows is lost. So no TCP connection begins meanwhile by programs of this version, and
-// entries are copied when the programs are loaded, before the first is attached, before the
-// first is that sees the answers to masqueraded flows, and at the end ([Datapath.Settle]).
+// beforeAttach must run before a program is attached to a hook. After tables were replaced,
+// programs of the previous version write to the old tables until the last of these programs is
+// replaced, and a flow known to one version only would be lost. So programs of this version
+// refuse new TCP connections in the meantime, and entries are copied when the programs are
+// loaded, before the first one is attached, before the first one that sees the replies of
+// masqueraded flows is attached, and at the end ([Datapath.Settle]).
 func (d *Datapath) beforeAttach(h Hook) error {
 	t := d.tables
 	if !t.replaced() {
@@ -192,8 +192,8 @@ func (d *Datapath) beforeAttach(h Hook) error {
 	return err
 }
 
-// Settle ends a pass that attached what it could: entries written to replaced tables meanwhile are
-// brought over, and TCP connections begin again.
+// Settle ends a pass that attached what it could: it copies the entries written to replaced
+// tables in the meantime, and allows new TCP connections again.
 func (d *Datapath) Settle() error {
 	if err := d.tables.settle(d.log); err != nil {
 		return err
@@ -201,9 +201,8 @@ func (d *Datapath) Settle() error {
 	return d.set.Conntrack.Recount()
 }
 
-// Commit ends a replacement, once all that should be attached is: entries
-// written to replaced tables meanwhile are brought over, and pins of other
-// versions are removed.
+// Commit ends a replacement after everything has been attached: it copies the entries
+// written to replaced tables in the meantime, and removes the pins of other versions.
 func (d *Datapath) Commit() error {
 	if err := d.Settle(); err != nil {
 		return err
@@ -225,19 +224,17 @@ func (d *Datapath) Commit() error {
 	return nil
 }
 
-// Maps is the tables.
+// Maps returns the tables.
 func (d *Datapath) Maps() *maps.Set { return d.set }
 
-// Adopted reports whether the programs were found in the kernel as they should
-// be, and not loaded.
+// Adopted reports whether the programs were adopted from an earlier run, not loaded.
 func (d *Datapath) Adopted() bool { return d.adopted }
 
-// TCX reports whether programs are attached by tcx links, and not by clsact
-// filters.
+// TCX reports whether programs are attached with tcx links, not with clsact filters.
 func (d *Datapath) TCX() bool { return d.tcx }
 
-// RemoveFlows has the datapath remove flows: those that are expired, or all of
-// them with force. It returns how many it removed.
+// RemoveFlows removes the expired ones of these flows, or all of them with force. The
+// datapath itself removes them. It returns how many it removed.
 func (d *Datapath) RemoveFlows(keys []maps.FlowKey, force bool) (removed int, err error) {
 	return d.set.Conntrack.Remove(keys, force)
 }
@@ -253,7 +250,7 @@ func (d *Datapath) runGC() error {
 	return nil
 }
 
-// Close lets go of the kernel's objects. Pins and attachments stay.
+// Close closes the file descriptors. Pins and attachments stay.
 func (d *Datapath) Close() error {
 	if d.tables != nil {
 		d.tables.close()
@@ -267,10 +264,10 @@ type ProgramInfo struct {
 	Name  string
 	ID    uint32
 	Tag   string // hash of its instructions
-	Insns uint32 // instructions the verifier looked at; 0: unknown
+	Insns uint32 // instructions the verifier processed; 0: unknown
 }
 
-// Programs describes all programs, by name.
+// Programs describes all programs, sorted by name.
 func (d *Datapath) Programs() ([]ProgramInfo, error) {
 	var all []ProgramInfo
 	for name, p := range d.progs {
@@ -295,7 +292,7 @@ type MapInfo struct {
 	Memory     uint64 // bytes the kernel accounts for it; 0: unknown
 }
 
-// MapInfos describes all tables, by name.
+// MapInfos describes all tables, sorted by name.
 func (d *Datapath) MapInfos() ([]MapInfo, error) {
 	var all []MapInfo
 	for name, m := range d.tables.maps {
@@ -313,7 +310,7 @@ func (d *Datapath) MapInfos() ([]MapInfo, error) {
 	return all, nil
 }
 
-// netnsCookie is the cookie of the calling thread's network namespace.
+// netnsCookie returns the cookie of the calling thread's network namespace.
 func netnsCookie() (uint64, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

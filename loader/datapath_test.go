@@ -48,7 +48,7 @@ func TestOpenTwice(t *testing.T) {
 		t.Errorf("map ids (-first +second):\n%s", diff)
 	}
 	if again, err := second.Maps().Endpoints.Put(endpoint); again || err != nil {
-		t.Errorf("entry was written again: %v, %v", again, err)
+		t.Errorf("the entry was written a second time: %v, %v", again, err)
 	}
 	infos, err := second.Programs()
 	if err != nil {
@@ -102,7 +102,7 @@ func progsDirs(w *world) (n int) {
 	return n
 }
 
-// Configuration reaches the read-only data of every object.
+// The configuration is written to the read-only data of every object.
 func TestConfigure(t *testing.T) {
 	cfg := Config{BPFDir: "/x", NetnsCookie: 0x1234567890, SNATMin: 1000, SNATMax: 2000, CTMax: 4096, MaxEndpoints: 10, MaxPublishes: 20}
 	cfg.Timeouts.UDPStream = 77 * time.Second
@@ -146,7 +146,7 @@ func TestConfigure(t *testing.T) {
 	}
 }
 
-// Where the kernel's connection tracking cannot be asked, programs load that do not try.
+// If nf_conntrack cannot be queried, the programs are loaded without the calls.
 func TestWithoutConntrack(t *testing.T) {
 	w := newWorld(t)
 	for _, have := range []bool{true, false} {
@@ -198,8 +198,8 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// A table of flows keeps its entries when its size changes, those that are
-// written during the change included.
+// A flow table keeps its entries when its size changes, including those written during
+// the change.
 func TestResize(t *testing.T) {
 	w := newWorld(t)
 	first := w.open()
@@ -221,7 +221,7 @@ func TestResize(t *testing.T) {
 			t.Errorf("map %s: id %d became %d", name, id, tables2[name])
 		}
 	}
-	// Programs of the first go on until they are replaced.
+	// Programs of the first datapath keep running until they are replaced.
 	if err := ct.Put(tuple(1000), bpf.TCCtEntry{Publish: 1000}); err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +313,7 @@ func TestIncompatibleTable(t *testing.T) {
 	if d.Maps().Endpoints.Len() != 0 {
 		t.Error("the new table is not empty")
 	}
-	if !strings.Contains(w.log.String(), "another layout") {
+	if !strings.Contains(w.log.String(), "the layout of a table changed") {
 		t.Errorf("nothing in the log: %s", w.log)
 	}
 	d.Close()
@@ -322,7 +322,7 @@ func TestIncompatibleTable(t *testing.T) {
 	}
 }
 
-// A lost or half-made pin never leads to programs over other maps than ours.
+// Lost or unfinished pins never result in programs that use maps other than ours.
 func TestLostPins(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -362,7 +362,7 @@ func TestLostPins(t *testing.T) {
 				}
 			}
 			if n == 0 {
-				t.Errorf("from_endpoint uses maps %v, none of ours", used)
+				t.Errorf("from_endpoint uses the maps %v, which are not ours", used)
 			}
 		})
 	}

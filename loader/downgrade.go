@@ -25,26 +25,26 @@ import (
 )
 
 const (
-	// downgradePoll is how often Downgrade looks whether the other build's programs are there.
+	// downgradePoll is how often Downgrade checks whether the other build's programs are pinned.
 	downgradePoll = 2 * time.Millisecond
-	// downgradeShare bounds what copying costs until then: one part in this of the time.
+	// downgradeShare bounds the cost of copying until then: at most 1/downgradeShare of the time.
 	downgradeShare = 10
 )
 
-// DowngradeConfig is what Downgrade needs to know. All fields are required.
+// DowngradeConfig configures Downgrade. All fields are required.
 type DowngradeConfig struct {
 	BPFDir string
-	// To is the path of the fairlead that is to take over.
+	// To is the path of the fairlead binary that takes over.
 	To string
-	// Ready is called with the names of the converted tables once they are pinned: To may start.
+	// Ready is called with the names of the converted tables once they are pinned and To may start.
 	Ready func(converted []string)
 	Log   *slog.Logger
 }
 
-// Downgrade hands the pinned tables over to a build that knows neither their layout nor how to
-// convert it: it pins tables of the layout that the other build's objects have, keeps
-// copying to them what this build's programs write, and returns once they have all been replaced. If ctx
-// ends before the other build has loaded its programs, everything is as it was.
+// Downgrade hands the pinned tables over to a build that can neither read nor convert their
+// layout. It pins tables in the layout of the other build's BPF objects, keeps copying to them
+// what this build's programs write, and returns once all these programs have been replaced. If
+// ctx ends before the other build has loaded its programs, Downgrade restores the pins.
 func Downgrade(ctx context.Context, cfg DowngradeConfig) error {
 	d := &downgrade{cfg: cfg, dir: filepath.Join(cfg.BPFDir, mapsDir)}
 	specs, err := embeddedTables(cfg.To)
@@ -83,7 +83,7 @@ func Downgrade(ctx context.Context, cfg DowngradeConfig) error {
 		return err
 	}
 	if lost > 0 {
-		cfg.Log.Error("flows found no room in the tables of the other build", "entries", lost)
+		cfg.Log.Error("the tables of the other build are full; some flows are lost", "entries", lost)
 	}
 	return d.removeUnknown(specs)
 }
@@ -95,7 +95,7 @@ type downgrade struct {
 	tables *tables
 }
 
-// embeddedTables reads the definitions of the tables from the BPF objects that a program holds.
+// embeddedTables reads the map definitions of the BPF objects embedded in a program.
 func embeddedTables(path string) (map[string]*ebpf.MapSpec, error) {
 	program, err := os.ReadFile(path)
 	if err != nil {
@@ -118,7 +118,7 @@ func embeddedTables(path string) (map[string]*ebpf.MapSpec, error) {
 	return all, nil
 }
 
-// addTables adds those of the BPF object that b begins with, if it does.
+// addTables adds the definitions of the BPF object at the start of b, if there is one.
 func addTables(all map[string]*ebpf.MapSpec, b []byte) error {
 	f, err := elf.NewFile(bytes.NewReader(b))
 	if err != nil || f.Machine != elf.EM_BPF {
@@ -134,7 +134,7 @@ func addTables(all map[string]*ebpf.MapSpec, b []byte) error {
 	return nil
 }
 
-// replaced returns the tables that this build's programs write to and that are not pinned then.
+// replaced returns the tables that this build's programs write to and whose pins are replaced.
 func (d *downgrade) replaced() map[string]*ebpf.Map {
 	all := stdmaps.Clone(d.tables.old)
 	for name, live := range d.tables.live { // the command was killed before
@@ -153,8 +153,8 @@ func (d *downgrade) pin() error {
 	return d.tables.pin()
 }
 
-// otherLayout returns those of the definitions that the pinned tables have to be converted to, and those of
-// flow tables. The rest fit, or the other build makes them anew.
+// otherLayout returns the definitions of the flow tables and of the pinned tables that have to
+// be converted. The rest are compatible, or the other build recreates them.
 func (d *downgrade) otherLayout(specs map[string]*ebpf.MapSpec) (map[string]*ebpf.MapSpec, error) {
 	other := make(map[string]*ebpf.MapSpec)
 	for _, name := range maps.Names() {
@@ -176,9 +176,9 @@ func (d *downgrade) otherLayout(specs map[string]*ebpf.MapSpec) (map[string]*ebp
 	return other, nil
 }
 
-// handsOver reports whether the definition is one of those.
+// handsOver reports whether otherLayout returns the definition.
 func (d *downgrade) handsOver(name string, spec *ebpf.MapSpec, pinned *ebpf.Map) bool {
-	spec.MaxEntries = pinned.MaxEntries() // another size the other build copies itself
+	spec.MaxEntries = pinned.MaxEntries() // the other build itself copies to another size
 	if spec.Compatible(pinned) == nil {
 		return name == bpf.TCMapFlCt || name == bpf.TCMapFlCtNew
 	}
@@ -204,8 +204,8 @@ func (d *downgrade) programs() ([]string, error) {
 	return all, nil
 }
 
-// await copies now and then until the other build has loaded its programs, and is about to attach them. From then
-// on no TCP connection begins by this build's, until release.
+// await copies from time to time until the other build has loaded its programs and is about to
+// attach them. From then until release, this build's programs refuse new TCP connections.
 func (d *downgrade) await(ctx context.Context) (release func() error, err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -251,8 +251,8 @@ func (d *downgrade) awaitPrograms(ctx context.Context) error {
 	}
 }
 
-// handOver copies until the other build has replaced all programs, which happens in the next moment. It returns
-// how many entries found no room.
+// handOver copies until the other build has replaced all programs, which takes it moments. It
+// returns how many entries did not fit.
 func (d *downgrade) handOver(ctx context.Context) (lost int, err error) {
 	if _, _, err := d.tables.copy(false); err != nil {
 		return 0, err
@@ -262,7 +262,7 @@ func (d *downgrade) handOver(ctx context.Context) (lost int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if _, lost, err = d.tables.copy(true); err != nil { // once more after the last look
+		if _, lost, err = d.tables.copy(true); err != nil { // also after the last program was replaced
 			return lost, err
 		}
 		if !slices.ContainsFunc(programs, func(name string) bool { return slices.Contains(d.before, name) }) {
@@ -276,7 +276,7 @@ func (d *downgrade) handOver(ctx context.Context) (lost int, err error) {
 	}
 }
 
-// hold keeps this build's programs from beginning TCP connections until release.
+// hold has this build's programs refuse new TCP connections until release.
 func (d *downgrade) hold() (release func() error, err error) {
 	used, err := ebpf.LoadPinnedMap(filepath.Join(d.dir, bpf.TCMapFlCtUsed), nil)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -296,11 +296,11 @@ func (d *downgrade) hold() (release func() error, err error) {
 	return func() error { return errors.Join(count.Recount(), used.Close()) }, nil
 }
 
-// restore pins the tables that were there before.
+// restore pins the previous tables again.
 func (d *downgrade) restore() error {
 	var errs []error
 	for name, m := range d.replaced() {
-		c, err := m.Clone() // one that does not believe to be pinned there
+		c, err := m.Clone() // m itself counts as pinned at this path
 		if err == nil {
 			err = errors.Join(replacePin(c, filepath.Join(d.dir, name)), c.Close())
 		}
@@ -309,8 +309,8 @@ func (d *downgrade) restore() error {
 	return errors.Join(errs...)
 }
 
-// removeUnknown removes the tables that the other build does not know, and would leave behind, unless
-// it was another one that took over.
+// removeUnknown removes the tables that the other build does not know and would leave behind.
+// It returns an error if a different build took over.
 func (d *downgrade) removeUnknown(specs map[string]*ebpf.MapSpec) error {
 	for name := range d.replaced() {
 		now, err := ebpf.LoadPinnedMap(filepath.Join(d.dir, name), nil)
@@ -320,7 +320,7 @@ func (d *downgrade) removeUnknown(specs map[string]*ebpf.MapSpec) error {
 		fits := specs[name].Copy()
 		fits.MaxEntries = now.MaxEntries()
 		if err := errors.Join(fits.Compatible(now), now.Close()); err != nil {
-			return fmt.Errorf("another build than %q took over (start that one after: fairlead downgrade): %w", d.cfg.To, err)
+			return fmt.Errorf("a build other than %q took over (start that one after: fairlead downgrade): %w", d.cfg.To, err)
 		}
 	}
 	var errs []error

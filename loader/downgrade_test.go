@@ -16,7 +16,8 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// earlierBuild is a file that holds a BPF object of commit 587769b, as its fairlead does.
+// earlierBuild returns a file with an embedded BPF object of commit 587769b, like the binary of
+// that commit.
 func earlierBuild(t *testing.T) string {
 	t.Helper()
 	object, err := os.ReadFile("testdata/587769b.gc.o")
@@ -30,7 +31,7 @@ func earlierBuild(t *testing.T) string {
 	return path
 }
 
-// downgrading is a Downgrade that runs.
+// downgrading is a running Downgrade.
 type downgrading struct {
 	stop  context.CancelFunc
 	ready chan []string
@@ -47,7 +48,7 @@ func startDowngrade(t *testing.T, w *world, to string) *downgrading {
 	return d
 }
 
-// wait returns what Ready is called with.
+// wait returns the argument of the call to Ready.
 func (d *downgrading) wait(t *testing.T) []string {
 	t.Helper()
 	select {
@@ -79,8 +80,8 @@ func putFlow(t *testing.T, m *ebpf.Map, port uint16) {
 	}
 }
 
-// The earlier build finds all flows, those too that begin until it has replaced all programs, and none of the
-// tables that it does not know.
+// The earlier build finds all flows, including those that begin before it has replaced all
+// programs, and tables that it does not know are removed.
 func TestDowngrade(t *testing.T) {
 	w := newWorld(t)
 	d := w.open()
@@ -100,7 +101,7 @@ func TestDowngrade(t *testing.T) {
 	deadline := time.Now().Add(10 * time.Second)
 	for used := int64(0); used < 1<<30; time.Sleep(time.Millisecond) {
 		if err := d.tables.maps[bpf.TCMapFlCtUsed].Lookup(uint32(0), &used); err != nil || time.Now().After(deadline) {
-			t.Fatalf("connections begin still: %d, %v", used, err)
+			t.Fatalf("new connections are still possible: %d, %v", used, err)
 		}
 	}
 	putFlow(t, d.tables.maps[bpf.TCMapFlCtNew], 3)
@@ -122,7 +123,7 @@ func TestDowngrade(t *testing.T) {
 	}
 }
 
-// An earlier build that does not start changes nothing.
+// If the earlier build does not start, nothing changes.
 func TestDowngradeInterrupted(t *testing.T) {
 	w := newWorld(t)
 	d := w.open()
@@ -139,12 +140,12 @@ func TestDowngradeInterrupted(t *testing.T) {
 	}
 }
 
-// A downgrade that was killed goes on with the next one, or is undone by it.
+// The next downgrade continues or undoes one that was killed.
 func TestDowngradeAgain(t *testing.T) {
 	w := newWorld(t)
 	d := w.open()
 	_, before := w.ids(d)
-	pinOther(t, w, false) // and the programs write to those that were pinned
+	pinOther(t, w, false) // the programs still write to the tables that were pinned before
 	putFlow(t, d.tables.maps[bpf.TCMapFlCt], 1)
 	run := startDowngrade(t, w, earlierBuild(t))
 	if got := run.wait(t); !slices.Contains(got, bpf.TCMapFlCt) {
@@ -164,7 +165,7 @@ func TestDowngradeAgain(t *testing.T) {
 	}
 }
 
-// A daemon of this build that starts in place of the earlier one takes the flows back.
+// A daemon of this build that starts instead of the earlier one takes the flows back.
 func TestDowngradeTakenBack(t *testing.T) {
 	w := newWorld(t)
 	d := w.open()
@@ -175,7 +176,7 @@ func TestDowngradeTakenBack(t *testing.T) {
 	if err := again.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-run.done; err == nil || !strings.Contains(err.Error(), "another build than") {
+	if err := <-run.done; err == nil || !strings.Contains(err.Error(), "a build other than") {
 		t.Errorf("Downgrade: %v", err)
 	}
 }

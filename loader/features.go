@@ -16,22 +16,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Feature is one thing the datapath needs, or does better with.
+// Feature is something that the datapath requires or benefits from.
 type Feature struct {
 	Name        string
 	OK          bool
-	Required    bool   // without it there is no datapath
-	Why         string // how we know
-	Consequence string // what it means that it is missing; empty if OK
+	Required    bool   // the datapath does not work without it
+	Why         string // the evidence
+	Consequence string // what follows from its absence; empty if OK
 }
 
-// Features is what the kernel and this process are able to do.
+// Features describes what the kernel and this process can do.
 type Features struct {
 	Release string // of the kernel, as uname -r
 	List    []Feature
 }
 
-// OK reports whether all that is required is there.
+// OK reports whether all required features are present.
 func (f Features) OK() bool {
 	for _, x := range f.List {
 		if x.Required && !x.OK {
@@ -41,8 +41,8 @@ func (f Features) OK() bool {
 	return true
 }
 
-// Probe finds out what the kernel and this process are able to do, by trying
-// where that is possible. It changes nothing.
+// Probe finds out what the kernel and this process can do, by trying where that is
+// possible. It does not change anything.
 func Probe(ctx context.Context) Features {
 	f := Features{Release: kernelRelease()}
 	for _, p := range probes() {
@@ -59,7 +59,7 @@ func Probe(ctx context.Context) Features {
 	return f
 }
 
-// probe is a question and what it means if the answer is no.
+// probe checks for one feature.
 type probe struct {
 	name     string
 	required bool
@@ -67,7 +67,7 @@ type probe struct {
 	without  string
 }
 
-// tried is a question that is answered by trying.
+// tried returns a check that tries the feature.
 func tried(try func() error, since version) func() (bool, string) {
 	return func() (bool, string) { return judge(try(), kernelVersion(), since) }
 }
@@ -82,7 +82,7 @@ func probes() []probe {
 		{"capabilities", true, findCaps, "Programs cannot be loaded or attached. Run the daemon as root."},
 		{"bpffs", true, findBPFFS, "Nothing can stay in the kernel while the daemon restarts. Build the kernel with CONFIG_BPF_SYSCALL."},
 		{"redirect_peer", true, tried(helper(ebpf.SchedCLS, asm.FnRedirectPeer), version{5, 10}),
-			"Packets cannot be handed to sandboxes."},
+			"Packets cannot be delivered to sandboxes."},
 		{"redirect_neigh", true, tried(helper(ebpf.SchedCLS, asm.FnRedirectNeigh), version{5, 10}),
 			"Packets cannot be sent to uplinks."},
 		{"syscall programs", true, tried(func() error { return features.HaveProgramType(ebpf.Syscall) }, version{5, 14}),
@@ -96,15 +96,15 @@ func probes() []probe {
 		{"fib_src", false, tried(probeFIBSrc, version{6, 7}),
 			"Masqueraded packets get the uplink's first address, even if the route prefers another (src)."},
 		{"conntrack", false, findConntrack,
-			"Sandboxes do not reach ports of the host's that netfilter leads to another machine. " +
-				"If it does: modprobe nf_conntrack, and restart the daemon."},
+			"Sandboxes cannot reach ports of the host that netfilter redirects (DNAT) to another machine. " +
+				"If there are such rules: modprobe nf_conntrack, and restart the daemon."},
 		{"socket programs", false, tried(helper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie), version{5, 7}),
 			"Published ports are not reachable through 127.0.0.1 from the host itself."},
 		{"cgroup2", false, findCgroupRoot,
 			"Published ports are not reachable through 127.0.0.1 from the host itself. Mount it where the daemon runs, in the host's cgroup namespace: mount -t cgroup2 none /sys/fs/cgroup/unified"},
 		{"btf", false, findBTF, "Tools such as bpftool show tables as plain bytes; Fairlead itself does not need it."},
 		{"jit", false, findJIT, "Programs are interpreted, which is several times slower. Set sysctl net.core.bpf_jit_enable=1"},
-		{"memory lock", false, findMemlock, "Before Linux 5.11, loading may fail for want of locked memory."},
+		{"memory lock", false, findMemlock, "Before Linux 5.11, loading may fail because too little memory can be locked."},
 	}
 }
 
@@ -197,8 +197,8 @@ func findJIT() (bool, string) {
 	const path = "/proc/sys/net/core/bpf_jit_enable"
 	b, err := os.ReadFile(path)
 	if err != nil {
-		// Kernels that always compile may not have the switch; and it is shown
-		// in the initial network namespace only.
+		// Kernels that always compile may lack this sysctl, and it is visible only in
+		// the initial network namespace.
 		return true, "not known: " + err.Error()
 	}
 	v := strings.TrimSpace(string(b))

@@ -21,7 +21,7 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// objects is the three objects of the datapath as pure data, configured.
+// objects are the three configured BPF objects of the datapath, before loading.
 type objects struct {
 	tc, sock, gc *ebpf.CollectionSpec
 }
@@ -50,8 +50,8 @@ func newObjects(cfg Config, have kernelFlags) (objects, error) {
 	return o, nil
 }
 
-// configure writes the configuration into one object. A variable the object
-// does not use is not there.
+// configure writes the configuration into one object. An object lacks the variables
+// that it does not use.
 func configure(spec *ebpf.CollectionSpec, cfg Config, have kernelFlags) error {
 	values := map[string]any{
 		bpf.TCVarCfgNetnsCookie: cfg.NetnsCookie,
@@ -101,8 +101,8 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, have kernelFlags) error {
 	return nil
 }
 
-// removeKfuncs has the calls of kernel functions, which nothing reaches then, find nothing:
-// the verifier looks for them, and for a JIT, before it removes what is not reached.
+// removeKfuncs replaces unreachable kfunc calls with no-ops. The verifier resolves kfuncs (and
+// requires a JIT) before it eliminates dead code.
 func removeKfuncs(spec *ebpf.CollectionSpec) {
 	for _, p := range spec.Programs {
 		for i, ins := range p.Instructions {
@@ -120,9 +120,9 @@ func flag(b bool) uint8 {
 	return 0
 }
 
-// shared is the definitions of the maps that outlive programs. Others, which
-// programs merely work in, are each object's own: gc_flows can be interrupted
-// by a packet and must not share with that packet's program.
+// shared returns the definitions of the maps that outlive programs. Scratch maps are
+// private to each object: a packet can interrupt gc_flows, which must not share them
+// with that packet's program.
 func (o objects) shared() (map[string]*ebpf.MapSpec, error) {
 	all, names := make(map[string]*ebpf.MapSpec), maps.Names()
 	for _, spec := range o.all() {
@@ -148,7 +148,7 @@ func (o objects) programs() map[string]*ebpf.ProgramSpec {
 	return all
 }
 
-// load verifies and loads all programs over the given maps.
+// load verifies and loads all programs with the given maps.
 func (o objects) load(shared map[string]*ebpf.Map) (_ map[string]*ebpf.Program, retErr error) {
 	progs := make(map[string]*ebpf.Program)
 	defer func() {
@@ -175,8 +175,8 @@ func (o objects) load(shared map[string]*ebpf.Map) (_ map[string]*ebpf.Program, 
 	return progs, nil
 }
 
-// hash identifies the objects, their configuration and the maps they use: equal
-// hashes mean that loading again would change nothing.
+// hash identifies the objects, their configuration and the maps they use. If the hash is
+// equal, loading again would not change anything.
 func (o objects) hash(shared map[string]*ebpf.Map) (string, error) {
 	h := sha256.New()
 	for _, spec := range o.all() {
@@ -192,8 +192,7 @@ func (o objects) hash(shared map[string]*ebpf.Map) (string, error) {
 	return hex.EncodeToString(h.Sum(nil))[:16], nil
 }
 
-// hashSpec writes all of an object that reaches the kernel, but for debug
-// information.
+// hashSpec writes everything of an object that reaches the kernel, except debug information.
 func hashSpec(h hash.Hash, spec *ebpf.CollectionSpec) {
 	for _, name := range slices.Sorted(stdmaps.Keys(spec.Programs)) {
 		p := spec.Programs[name]
@@ -210,7 +209,7 @@ func hashSpec(h hash.Hash, spec *ebpf.CollectionSpec) {
 		v := spec.Variables[name]
 		fmt.Fprintf(h, "variable %s %s %d %x\n", name, v.SectionName, v.Offset, v.Value)
 	}
-	// String constants and the like, which no variable stands for.
+	// Anonymous data such as string constants, which has no variable.
 	for _, name := range slices.Sorted(stdmaps.Keys(spec.Maps)) {
 		if strings.HasPrefix(name, ".") {
 			for _, kv := range spec.Maps[name].Contents {
@@ -227,7 +226,7 @@ func mapID(m *ebpf.Map) (ebpf.MapID, error) {
 	}
 	id, ok := info.ID()
 	if !ok {
-		return 0, errors.New("the kernel does not tell map ids")
+		return 0, errors.New("the kernel does not report map IDs")
 	}
 	return id, nil
 }
@@ -239,7 +238,7 @@ func progID(p *ebpf.Program) (ebpf.ProgramID, error) {
 	}
 	id, ok := info.ID()
 	if !ok {
-		return 0, errors.New("the kernel does not tell program ids")
+		return 0, errors.New("the kernel does not report program IDs")
 	}
 	return id, nil
 }

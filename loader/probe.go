@@ -16,7 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// kernelFlags is what the programs must know of the kernel.
+// kernelFlags are the kernel features that the programs depend on.
 type kernelFlags struct {
 	fibSrc    bool // BPF_FIB_LOOKUP_SRC
 	conntrack bool // bpf_skb_ct_lookup
@@ -34,8 +34,8 @@ const (
 	loopback     = 1      // ifindex of lo in every network namespace
 )
 
-// probeFIBSrc asks for a route of no address family at all: the helper refuses
-// an unknown flag before it looks at that.
+// probeFIBSrc looks up a route with address family 0: the helper rejects an unknown
+// flag before it checks the family.
 func probeFIBSrc() error {
 	const size = 64 // struct bpf_fib_lookup
 	insns := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1), asm.Mov.Imm(asm.R0, 0)}
@@ -54,8 +54,8 @@ func probeFIBSrc() error {
 	return tryHelper(insns, unix.EAFNOSUPPORT)
 }
 
-// probeConntrack loads a program that asks the kernel's connection tracking as the datapath
-// does, with the datapath's own calls: they know the names of what they call.
+// probeConntrack loads a program that queries nf_conntrack with the call instructions of the
+// datapath, which carry the names of the kfuncs.
 func probeConntrack() error {
 	spec, err := bpf.LoadTC()
 	if err != nil {
@@ -67,7 +67,7 @@ func probeConntrack() error {
 			calls[ins.Reference()] = ins.WithSource(nil) // all instructions have one, or none
 		}
 	}
-	const tuple, opts = 12, 12 // bytes of IPv4's, and of struct nf_opts
+	const tuple, opts = 12, 12 // bytes of an IPv4 tuple, and of struct nf_opts
 	insns := asm.Instructions{asm.Mov.Imm(asm.R0, 0)}
 	for off := int16(-32); off < 0; off += 8 {
 		insns = append(insns, asm.StoreMem(asm.RFP, off, asm.R0, asm.DWord))
@@ -95,13 +95,13 @@ func probeConntrack() error {
 	return p.Close()
 }
 
-// findConntrack says no more of a probe that fails than doctor has room for: the verifier's
-// words are about the probe.
+// findConntrack omits the verifier log of a failed probe: it is too long for the doctor, and
+// describes the probe only.
 func findConntrack() (bool, string) {
 	if err := probeConntrack(); err != nil {
-		return false, "tried, and programs cannot ask it: nf_conntrack is not loaded, the kernel has no types of it (BTF), or there is no JIT"
+		return false, "tried, and not available: nf_conntrack is not loaded, its BTF is missing, or the JIT is disabled"
 	}
-	return true, "tried, and programs can ask it"
+	return true, "tried, and available"
 }
 
 // tryHelper runs a program that returns a helper's verdict on a flag: EINVAL
@@ -124,12 +124,12 @@ func tryHelper(insns asm.Instructions, known unix.Errno) error {
 	case unix.EINVAL:
 		return ebpf.ErrNotSupported
 	default:
-		return fmt.Errorf("a probe returned %d, which says nothing", int32(ret))
+		return fmt.Errorf("a probe returned %d, which is inconclusive", int32(ret))
 	}
 }
 
-// probeTCX asks what is attached to the loopback device. Kernels before 6.6 do
-// not know the question.
+// probeTCX queries the tcx programs of the loopback device. Kernels before 6.6 do not
+// support that query.
 func probeTCX() error {
 	_, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachTCXIngress})
 	if err == nil {
@@ -142,8 +142,8 @@ func probeTCX() error {
 	return ebpf.ErrNotSupported
 }
 
-// probeNetkit asks the same of netkit: a kernel that has it answers that lo is
-// no such device.
+// probeNetkit queries the netkit programs of the loopback device. A kernel that has
+// netkit reports that lo is not a netkit device.
 func probeNetkit() error {
 	_, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachNetkitPrimary})
 	if errors.Is(err, unix.ENXIO) {
@@ -159,8 +159,8 @@ func unknownIfInvalid(err error) error {
 	return err
 }
 
-// judge tells from a probe's result whether the kernel has something, and how
-// we know. A probe that could not be made leaves the kernel's version to go by.
+// judge decides from a probe's result whether the kernel has a feature, and says why.
+// If the probe could not be made, the kernel's version decides.
 func judge(err error, have, since version) (ok bool, why string) {
 	switch {
 	case err == nil:
@@ -176,7 +176,7 @@ func judge(err error, have, since version) (ok bool, why string) {
 	}
 }
 
-// version is major and minor of a kernel release.
+// version holds the major and minor numbers of a kernel release.
 type version struct{ major, minor int }
 
 func (v version) String() string { return fmt.Sprintf("%d.%d", v.major, v.minor) }
@@ -195,8 +195,8 @@ func kernelRelease() string {
 
 func kernelVersion() version { return parseVersion(kernelRelease()) }
 
-// parseVersion reads the beginning of a release such as 6.1.0-18-cloud-amd64;
-// what cannot be read is 0.
+// parseVersion parses the beginning of a release such as 6.1.0-18-cloud-amd64.
+// Numbers that cannot be parsed are 0.
 func parseVersion(release string) version {
 	major, rest, _ := strings.Cut(release, ".")
 	digits := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })

@@ -53,8 +53,8 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// On a kernel that is new enough a probe must say yes; what it says on an older
-// one may be a backport.
+// On a kernel that is new enough a probe must succeed. On an older one it may succeed, too,
+// because of a backport.
 func TestProbe(t *testing.T) {
 	newWorld(t)
 	f := Probe(t.Context())
@@ -94,8 +94,8 @@ nonsense
 	}
 }
 
-// The root of all cgroups is found: not where another mount hides it, before what shows a part, and
-// by way of a part from a cgroup namespace that sees no more.
+// The root cgroup is found: not at a mount that another mount hides, in preference to a partial
+// mount, and by file handle from a cgroup namespace that sees only a part.
 func TestPickCgroup(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes a cgroup")
@@ -116,7 +116,7 @@ func TestPickCgroup(t *testing.T) {
 		}
 		return mounts
 	}
-	hidden := t.TempDir() // no cgroup2
+	hidden := t.TempDir() // not a cgroup2
 	for name, mounts := range map[string][]mount{
 		"root": at(root.Name()), "hidden": at("/no/such", hidden, root.Name()), "part first": at(part, root.Name()),
 		"root first": at(root.Name(), part), "part alone": at(hidden, part),
@@ -131,7 +131,7 @@ func TestPickCgroup(t *testing.T) {
 		}
 		f.Close()
 	}
-	// Without the capability for handles the part is all there is, and is known to be one.
+	// Without the capability to open handles only the part is found, and recognised as such.
 	without := make(chan string)
 	go func() {
 		runtime.LockOSThread() // the thread ends with the goroutine
@@ -147,8 +147,8 @@ func TestPickCgroup(t *testing.T) {
 	}
 }
 
-// pickWithout picks from mounts on a thread that gives a capability up, and returns the place of
-// the cgroup that is not the root, or what is wrong.
+// pickWithout calls pickCgroup on a thread that drops a capability. It returns the path of the
+// cgroup, which is not the root, or a description of the error.
 func pickWithout(mounts []mount) string {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData

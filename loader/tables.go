@@ -17,30 +17,30 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// tables is the kernel's maps, and those that are about to be replaced.
+// tables holds the current maps, and those that are being replaced.
 type tables struct {
 	dir  string
 	maps map[string]*ebpf.Map
-	// old is maps that were replaced by others of the same entries: programs
-	// that are still attached may go on writing to them until Commit.
+	// old holds maps that were replaced by maps with the same entries. Programs that are
+	// still attached may write to them until Commit.
 	old map[string]*ebpf.Map
-	// live is maps that are not pinned (any more), but that programs of another version write to: its
-	// replacement was interrupted.
+	// live holds maps that are not pinned, but that programs of another version write to,
+	// because a replacement was interrupted.
 	live map[string][]*ebpf.Map
-	// made is the maps that are new: no program has written to them before beforeAttach runs.
+	// made marks new maps, which no program has written to before beforeAttach runs.
 	made map[string]bool
 	// copiers copy from old maps, then from live ones.
 	copiers map[string][]*maps.Copier
-	// fresh is the maps that are not pinned yet.
+	// fresh marks maps that are not pinned yet.
 	fresh map[string]bool
-	// attaching: programs of this version may write to the maps.
+	// attaching is set when programs of this version may write to the maps.
 	attaching bool
-	// answers: the hooks that begin masqueraded flows have programs of this version.
+	// answers is set when the hooks that create masqueraded flows have programs of this version.
 	answers bool
 }
 
-// openTables opens the pinned maps and makes those that are missing or do not
-// fit. Pins stay as they are.
+// openTables opens the pinned maps and creates those that are missing or incompatible.
+// It does not change pins.
 func openTables(dir string, specs map[string]*ebpf.MapSpec, log *slog.Logger) (_ *tables, retErr error) {
 	t := &tables{
 		dir: dir, maps: make(map[string]*ebpf.Map),
@@ -109,7 +109,7 @@ func mapsOf(path string) (_ []*ebpf.Map, retErr error) {
 	return all, nil
 }
 
-// addLive takes m, and keeps it if it is a flow table in another's place.
+// addLive takes ownership of m, and keeps it if it is a flow table that is not pinned.
 func (t *tables) addLive(m *ebpf.Map, specs map[string]*ebpf.MapSpec, log *slog.Logger) error {
 	info, err := m.Info()
 	if err != nil {
@@ -119,17 +119,17 @@ func (t *tables) addLive(m *ebpf.Map, specs map[string]*ebpf.MapSpec, log *slog.
 	if spec := specs[name]; spec != nil && (name == bpf.TCMapFlCt || name == bpf.TCMapFlCtNew) && !t.has(name, m) {
 		layout, err := convertible(spec, m)
 		if err == nil {
-			log.Info("a replacement of tables was interrupted; their entries are copied", "table", name)
+			log.Info("a replacement of tables was interrupted; copying their entries", "table", name)
 			t.live[name] = append(t.live[name], m)
 			_, _, err := t.copyFrom(name, m, layout)
 			return err
 		}
-		log.Warn("entries of a table in use cannot be copied", "table", name, "err", err)
+		log.Warn("cannot copy the entries of a table in use; its flows are lost", "table", name, "err", err)
 	}
 	return m.Close()
 }
 
-// has reports whether a map is known by the name already.
+// has reports whether the map is already open under the name.
 func (t *tables) has(name string, m *ebpf.Map) bool {
 	id, err := mapID(m)
 	known := append([]*ebpf.Map{t.maps[name], t.old[name]}, t.live[name]...)
@@ -167,7 +167,7 @@ func (t *tables) open(name string, spec *ebpf.MapSpec, log *slog.Logger) error {
 	}
 	layout, err := convertible(spec, pinned)
 	if err != nil {
-		log.Warn("table has another layout now and starts empty", "table", name, "old", pinned.String(), "err", err)
+		log.Warn("the layout of a table changed and cannot be converted; it starts empty", "table", name, "old", pinned.String(), "err", err)
 		delete(t.old, name)
 		return pinned.Close()
 	}
@@ -175,12 +175,12 @@ func (t *tables) open(name string, spec *ebpf.MapSpec, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	log.Info("table has another size or layout now and was copied", "table", name,
+	log.Info("copied a table to a new size or layout", "table", name,
 		"from", pinned.MaxEntries(), "to", m.MaxEntries(), "entries", copied, "no_room", lost)
 	return nil
 }
 
-// copyFrom copies the entries of a map that is replaced by the one of the name, for the first time.
+// copyFrom makes the first copy of the entries of a map that the named one replaces.
 func (t *tables) copyFrom(name string, from *ebpf.Map, layout maps.Layout) (copied, lost int, err error) {
 	c, err := maps.NewCopier(t.maps[name], from, layout)
 	if err != nil {
@@ -194,8 +194,8 @@ func (t *tables) copyFrom(name string, from *ebpf.Map, layout maps.Layout) (copi
 	return copied, lost, nil
 }
 
-// convertible returns how entries of a pinned map become entries of the one
-// wanted: both are hashes of one kind with keys of one size.
+// convertible returns how to convert entries of a pinned map to the wanted layout. Both
+// must be hashes of the same type with keys of the same size.
 func convertible(spec *ebpf.MapSpec, m *ebpf.Map) (maps.Layout, error) {
 	if spec.Type != ebpf.Hash && spec.Type != ebpf.LRUHash {
 		return maps.Layout{}, fmt.Errorf("a %s is not converted", spec.Type)
@@ -211,7 +211,7 @@ func convertible(spec *ebpf.MapSpec, m *ebpf.Map) (maps.Layout, error) {
 	return maps.LayoutOf(spec, m)
 }
 
-// pin pins the maps that are new, in place of what was pinned by their names.
+// pin pins the new maps, in place of those pinned under the same names.
 func (t *tables) pin() error {
 	for name := range t.fresh {
 		if err := replacePin(t.maps[name], filepath.Join(t.dir, name)); err != nil {
@@ -222,19 +222,20 @@ func (t *tables) pin() error {
 	return nil
 }
 
-// settle copies what programs of the version before wrote to replaced maps until they were replaced, too.
+// settle copies what programs of the previous version wrote to replaced maps before these
+// programs were replaced, too.
 func (t *tables) settle(log *slog.Logger) error {
 	if !t.replaced() {
 		return nil
 	}
 	copied, lost, err := t.copy(true)
 	if err == nil {
-		log.Info("late entries of replaced tables were copied", "entries", copied, "no_room", lost)
+		log.Info("copied late entries of replaced tables", "entries", copied, "no_room", lost)
 	}
 	return err
 }
 
-// forget lets go of replaced maps.
+// closeReplaced closes the replaced maps.
 func (t *tables) closeReplaced() {
 	closeAll(t.old)
 	for _, all := range t.live {
@@ -247,10 +248,10 @@ func (t *tables) closeReplaced() {
 	clear(t.copiers)
 }
 
-// copy copies the entries of replaced maps, or those that are missing. It returns how many, and how
-// many found no room; those are tried again the next time.
+// copy copies the entries of replaced maps, or only those that are missing. It returns how many
+// it copied, and how many did not fit; the next call tries those again.
 func (t *tables) copy(onlyMissing bool) (copied, lost int, err error) {
-	// A flow moves from fl_ct_new to fl_ct: in this order none is overlooked.
+	// Flows move from fl_ct_new to fl_ct, so fl_ct_new is copied first to miss none.
 	names := slices.Sorted(stdmaps.Keys(t.copiers))
 	for _, name := range slices.Backward(names) {
 		for _, c := range t.copiers[name] {

@@ -25,7 +25,7 @@ type oldEntry struct {
 	Created                       uint32
 }
 
-// oldLayout is the definitions of the flow tables with the layout of oldEntry.
+// oldLayout returns the definitions of the flow tables with the layout of oldEntry.
 func oldLayout(t *testing.T, specs map[string]*ebpf.MapSpec) map[string]*ebpf.MapSpec {
 	t.Helper()
 	fields := make(map[string]btf.Type)
@@ -63,15 +63,15 @@ func oldFlow(port uint16) (bpf.TCTuple, oldEntry) {
 	return k, oldEntry{Xlat: x, InIf: 3, OutIf: 4, Expires: 5 + uint32(port), Publish: 6, State: 2, Flags: 0x85, Net: 4095, Created: 7}
 }
 
-// newFlow is oldFlow(port) in today's layout.
+// newFlow returns oldFlow(port) in the current layout.
 func newFlow(port uint16) bpf.TCCtEntry {
 	_, o := oldFlow(port)
 	return bpf.TCCtEntry{Xlat: o.Xlat, InIf: o.InIf, OutIf: o.OutIf, Expires: o.Expires, Publish: o.Publish,
 		State: o.State, Flags: uint16(o.Flags), Net: o.Net, Created: o.Created}
 }
 
-// Flows of the layout until commit 587769b are kept, those included that are written while
-// tables are exchanged; and so are today's when a build with that layout takes over.
+// Flows in the layout before commit 587769b are kept, including those written while the tables are
+// replaced. Flows in the current layout are kept when a build with the old layout takes over.
 func TestConvertFlows(t *testing.T) {
 	w := newWorld(t)
 	objs, err := newObjects(w.cfg, kernelFlags{})
@@ -156,7 +156,7 @@ func TestConvertFlows(t *testing.T) {
 	}
 }
 
-// A table that does not say how its values are laid out, or says it otherwise, starts empty.
+// A table whose BTF is missing or does not match the layout starts empty.
 func TestNotConvertible(t *testing.T) {
 	w := newWorld(t)
 	objs, err := newObjects(w.cfg, kernelFlags{})
@@ -192,8 +192,9 @@ func TestNotConvertible(t *testing.T) {
 	}
 }
 
-// A daemon that is killed while it replaces tables, or hands them over, leaves programs that write to tables
-// that are not pinned: the next one finds their flows, also those that begin until it attached its own.
+// A daemon that is killed while it replaces tables or hands them over leaves programs that write
+// to tables that are not pinned. The next daemon finds their flows, including those that begin
+// before it has attached its own programs.
 func TestInterruptedReplacement(t *testing.T) {
 	for _, fits := range []bool{true, false} {
 		t.Run(fmt.Sprintf("pinned tables fit %t", fits), func(t *testing.T) {
@@ -228,7 +229,7 @@ func TestInterruptedReplacement(t *testing.T) {
 	}
 }
 
-// pinOther pins other flow tables in place of those that programs write to.
+// pinOther pins other flow tables in place of those that the programs write to.
 func pinOther(t *testing.T, w *world, fits bool) {
 	t.Helper()
 	objs, err := newObjects(w.cfg, kernelFlags{})

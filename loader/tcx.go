@@ -17,13 +17,13 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// How often, and how long each time, a dying link is waited for.
+// newTCX retries this often, at this interval, while a dying link holds the program's place.
 const (
 	dyingLinkTries = 25
 	dyingLinkWait  = 10 * time.Millisecond
 )
 
-// attachTCX adopts, updates or makes the pinned link of a hook at a device.
+// attachTCX adopts, updates or creates the pinned link of a hook on a device.
 func (d *Datapath) attachTCX(ifindex int, h Hook) (changed bool, err error) {
 	prog := d.progs[h.String()]
 	pin := filepath.Join(d.dir, linksDir, h.pinName(ifindex))
@@ -43,14 +43,14 @@ func (d *Datapath) attachTCX(ifindex int, h Hook) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	// Close detaches what is not pinned.
+	// Close detaches the link if it is not pinned.
 	defer l.Close()
 	return true, replacePin(l, pin)
 }
 
-// newTCX attaches at the head: a program that ends the chain must not switch ours
-// off. A link whose last pin was removed keeps the program's place for a moment,
-// while the kernel lets go of it.
+// newTCX attaches at the head, so that a program that ends the chain cannot bypass
+// ours. A link whose last pin was removed holds the program's place until the kernel
+// has released it.
 func newTCX(ifindex int, h Hook, prog *ebpf.Program) (l link.Link, err error) {
 	for range dyingLinkTries {
 		l, err = link.AttachTCX(link.TCXOptions{
@@ -64,8 +64,8 @@ func newTCX(ifindex int, h Hook, prog *ebpf.Program) (l link.Link, err error) {
 	return nil, err
 }
 
-// updateLink makes the pinned link lead to prog. It is not done if there is no
-// such link, or live says it is not attached where it should be (any more).
+// updateLink makes prog the program of the pinned link. done is false if the link does
+// not exist, or if live reports that it is not attached where it should be.
 func updateLink(pin string, prog *ebpf.Program, live func(*link.Info) (bool, error)) (done, changed bool, err error) {
 	l, err := link.LoadPinnedLink(pin, nil)
 	if errors.Is(err, os.ErrNotExist) {
@@ -91,13 +91,13 @@ func updateLink(pin string, prog *ebpf.Program, live func(*link.Info) (bool, err
 	}
 	err = l.Update(prog)
 	if errors.Is(err, unix.ENOLINK) {
-		return false, false, nil // the device went away just now
+		return false, false, nil // the device was removed in the meantime
 	}
 	return err == nil, err == nil, err
 }
 
-// isAttached asks the device itself whether it has the link: in another network
-// namespace another device has the same number.
+// isAttached queries the device for the link, because a device in another network
+// namespace can have the same ifindex.
 func isAttached(info *link.Info, ifindex int, h Hook) (bool, error) {
 	tcx := info.TCX()
 	if tcx == nil || int(tcx.Ifindex) != ifindex || ebpf.AttachType(tcx.AttachType) != h.tcx() {
@@ -116,10 +116,9 @@ func isAttached(info *link.Info, ifindex int, h Hook) (bool, error) {
 	}), nil
 }
 
-// adoptOrphan looks for links of the hook's program at the device that no pin leads
-// to. They are left when a bpffs was lost but is still mounted somewhere; two of
-// one kind would handle every packet twice. One gets our pin, others are
-// detached.
+// adoptOrphan looks for links of the hook's program on the device that are not pinned in
+// our directory. A bpffs that was lost but is still mounted somewhere leaves them, and two
+// links would handle every packet twice. It pins one of them and detaches the others.
 func (d *Datapath) adoptOrphan(pin string, ifindex int, h Hook) (found bool, err error) {
 	res, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: h.tcx()})
 	if err != nil {
@@ -135,7 +134,7 @@ func (d *Datapath) adoptOrphan(pin string, ifindex int, h Hook) (found bool, err
 			continue
 		}
 		if err != nil {
-			return found, fmt.Errorf("open stray link %d: %w", id, err)
+			return found, fmt.Errorf("open orphaned link %d: %w", id, err)
 		}
 		if found {
 			err = l.Detach()
@@ -144,15 +143,15 @@ func (d *Datapath) adoptOrphan(pin string, ifindex int, h Hook) (found bool, err
 		}
 		l.Close()
 		if err != nil {
-			return found, fmt.Errorf("take over stray link %d: %w", id, err)
+			return found, fmt.Errorf("adopt orphaned link %d: %w", id, err)
 		}
 		found = true
-		d.log.Warn("found a stray link of an earlier run", "hook", h.String(), "ifindex", ifindex, "link", id)
+		d.log.Warn("adopted or detached an orphaned link of an earlier run", "hook", h.String(), "ifindex", ifindex, "link", id)
 	}
 	return found, nil
 }
 
-// isOurs: the program bears the hook's name and uses our endpoint table.
+// isOurs reports whether the program has the hook's name and uses tables of this datapath.
 func isOurs(id ebpf.ProgramID, h Hook) bool {
 	p, err := ebpf.NewProgramFromID(id)
 	if err != nil {
@@ -175,7 +174,7 @@ func isOurs(id ebpf.ProgramID, h Hook) bool {
 	})
 }
 
-// detachLink detaches a pinned link and removes the pin. No link is success.
+// detachLink detaches a pinned link and removes the pin. It succeeds if the link does not exist.
 func detachLink(pin string) (changed bool, err error) {
 	l, err := link.LoadPinnedLink(pin, nil)
 	if errors.Is(err, os.ErrNotExist) {
@@ -185,8 +184,8 @@ func detachLink(pin string) (changed bool, err error) {
 		return false, err
 	}
 	defer l.Close()
-	// Removing the pin detaches too, but a moment later. A link whose device is
-	// gone cannot be detached, and need not be.
+	// Removing the pin also detaches the link, but a moment later. A link whose device
+	// was removed cannot be detached, and need not be.
 	_ = l.Detach()
 	return true, removePin(pin)
 }

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// world is a network namespace and a bpf directory of a test's own. The bpffs
-// is mounted by the code under test.
+// world is a network namespace and a bpf directory for one test. The code under test
+// mounts the bpffs.
 type world struct {
 	tb     testing.TB
 	cfg    Config
@@ -25,8 +25,8 @@ type world struct {
 	clsact *fakeClsact
 }
 
-// newWorld moves the test's thread to a fresh network namespace with a veth
-// pair a, b. The thread ends with the test.
+// newWorld moves the test's thread to a new network namespace with a veth pair a, b.
+// The thread ends with the test.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -69,7 +69,7 @@ func (w *world) ifindex(name string) int {
 	return dev.Index
 }
 
-// open opens the datapath, and closes it with the test.
+// open opens the datapath and closes it when the test ends.
 func (w *world) open() *Datapath {
 	w.tb.Helper()
 	d, err := Open(w.cfg, w.clsact)
@@ -80,7 +80,7 @@ func (w *world) open() *Datapath {
 	return d
 }
 
-// ids of the programs and the maps.
+// ids returns the IDs of the programs and the maps.
 func (w *world) ids(d *Datapath) (progs, maps map[string]uint32) {
 	w.tb.Helper()
 	progs, maps = make(map[string]uint32), make(map[string]uint32)
@@ -101,7 +101,7 @@ func (w *world) ids(d *Datapath) (progs, maps map[string]uint32) {
 	return progs, maps
 }
 
-// entries of a directory below the bpf directory.
+// entries lists a directory below the bpf directory.
 func (w *world) entries(sub string) []string {
 	w.tb.Helper()
 	es, err := os.ReadDir(filepath.Join(w.cfg.BPFDir, sub))
@@ -121,7 +121,7 @@ type filterKey struct {
 	name    string
 }
 
-// fakeClsact remembers filters, and which devices have a qdisc for them.
+// fakeClsact records filters, and which devices have the clsact qdisc.
 type fakeClsact struct {
 	filters map[filterKey]uint32
 	qdiscs  map[int]bool
