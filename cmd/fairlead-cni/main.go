@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command fairlead-cni is the CNI plugin of Fairlead: container runtimes start it
-// for each interface of each container. It asks the daemon and ends.
+// for each interface of each container. It calls the daemon and exits.
 package main
 
 import (
@@ -45,18 +45,18 @@ func main() {
 		Status: func(a *skel.CmdArgs) error { return p.Status(ctx, a.StdinData) },
 	}, version.All, aboutText())
 	if err != nil {
-		_, _ = os.Stdout.Write(cni.Failure(conf, err)) // the status tells too
+		_, _ = os.Stdout.Write(cni.Failure(conf, err)) // the exit status reports the failure, too
 		os.Exit(1)
 	}
 }
 
-// configuration is what the runtime says; the library gets it too. A person who starts
-// the program without a verb says nothing.
+// configuration reads the runtime's configuration from standard input, and passes it on to
+// the library. There is none if a user starts the program without a verb.
 func configuration() []byte {
 	if verb := os.Getenv("CNI_COMMAND"); verb == "" || verb == "VERSION" {
 		return nil
 	}
-	conf, _ := io.ReadAll(os.Stdin) // what is lost of it makes it no JSON, which is refused
+	conf, _ := io.ReadAll(os.Stdin) // a partial read is not valid JSON, which is refused later
 	if r, w, err := os.Pipe(); err == nil {
 		os.Stdin = r
 		go func() {
@@ -71,7 +71,7 @@ func attachment(a *skel.CmdArgs) cni.Attachment {
 	return cni.Attachment{ContainerID: a.ContainerID, NetNS: a.Netns, IfName: a.IfName, Args: a.Args}
 }
 
-// refuseHostNetNS refuses the namespace of the host. The library does too, but afterwards.
+// refuseHostNetNS refuses the network namespace of the host. The library does so only after ADD.
 func refuseHostNetNS(a *skel.CmdArgs) error {
 	if same, err := ns.CheckNetNS(a.Netns); err != nil {
 		return err
@@ -81,7 +81,7 @@ func refuseHostNetNS(a *skel.CmdArgs) error {
 	return nil
 }
 
-// aboutText is what runtimes parse the version from.
+// aboutText returns the text that runtimes parse the version from.
 func aboutText() string {
 	v := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command fairlead-netavark is the driver "fairlead" of podman's networks: podman and
-// its netavark start it, under that name, for each interface of each container. It
-// asks the daemon and ends.
+// Command fairlead-netavark is the network driver "fairlead" for podman: podman and netavark
+// start it, under that name, for each interface of each container. It calls the daemon and
+// exits.
 package main
 
 import (
@@ -38,7 +38,7 @@ func run(args []string) ([]byte, error) {
 		return json.Marshal(map[string]string{"version": version(), "api_version": "1.0.0"})
 	case len(args) == 1 && args[0] == "create", len(args) == 2 && (args[0] == "setup" || args[0] == "teardown"):
 	default:
-		return nil, fmt.Errorf("arguments %q: want create, setup NETNS, teardown NETNS or info; podman calls this, as driver fairlead of a network", args)
+		return nil, fmt.Errorf("arguments %q: want create, setup NETNS, teardown NETNS or info; podman runs this as the network driver fairlead", args)
 	}
 	stdin, err := io.ReadAll(os.Stdin)
 	if err != nil {

@@ -34,14 +34,14 @@ func newBenchCommand(e *env) *cobra.Command {
 	var o benchOptions
 	cmd := &cobra.Command{
 		Use:   "bench [flags]",
-		Short: "Measure Fairlead against Docker's bridge and against no network at all",
-		Long: `Measure Fairlead against others, in namespaces of its own: nothing of this
-host's network is touched, and nothing remains. Every contestant has its turn
-in every round, and what counts is the ratio within a round. Takes root.
+		Short: "Measure Fairlead against Docker's bridge and against direct connections",
+		Long: `Compare Fairlead with others in separate network namespaces. The host's network
+is not changed, and everything is removed at the end. Every contestant runs in
+every round, and results are ratios within a round. Requires root.
 
-A case is PATH/LOAD/FAMILY, as in published/rr/4; * and {a,b} choose several,
-"headline", "engine", "growth", "smoke" and "all" are lists. A contestant that is not
-installed is reported as absent; "make bench" installs them all.`,
+A case is PATH/LOAD/FAMILY, as in published/rr/4; * and {a,b} match several cases, and
+"headline", "engine", "growth", "smoke" and "all" are lists. Contestants that are not
+installed are reported as absent; "make bench" installs them all.`,
 		Example: `  fairlead bench --case headline --out run.json
   fairlead bench --case 'peers/{rr,crr}/*' --contestants limit,fairlead --seconds 2`,
 		Args:              exactArgs(),
@@ -56,11 +56,11 @@ installed is reported as absent; "make bench" installs them all.`,
 	cmd.AddCommand(newBenchCompareCommand(e))
 	f := cmd.Flags()
 	f.StringArrayVar(&o.cases, "case", []string{"headline"}, "cases to measure; repeatable")
-	f.StringSliceVar(&o.contestants, "contestants", nil, "who takes part (default: all)")
-	f.IntVar(&o.rounds, "rounds", 12, "rounds that count")
-	f.Float64Var(&o.seconds, "seconds", 1, "seconds of each measurement")
+	f.StringSliceVar(&o.contestants, "contestants", nil, "contestants to run (default: all)")
+	f.IntVar(&o.rounds, "rounds", 12, "number of rounds to measure")
+	f.Float64Var(&o.seconds, "seconds", 1, "duration of each measurement in seconds")
 	f.StringVar(&o.format, "format", "table", "table or json")
-	f.StringVar(&o.out, "out", "", "file to write the JSON to, whatever the format")
+	f.StringVar(&o.out, "out", "", "also write the run as JSON to this file, whatever the format")
 	return cmd
 }
 
@@ -74,7 +74,7 @@ func runBench(ctx context.Context, e *env, o benchOptions) error {
 	bar := newProgress(e.stderr, cfg.Measurements())
 	cfg.Progress = func(what string) {
 		bar.Describe(what)
-		_ = bar.Add(1) // it is only shown
+		_ = bar.Add(1) // only for display
 	}
 	run, err := bench.Run(ctx, cfg)
 	_ = bar.Exit()
@@ -90,7 +90,7 @@ func runBench(ctx context.Context, e *env, o benchOptions) error {
 	return nil
 }
 
-// config checks the flags.
+// config checks the flags and returns the configuration.
 func (o *benchOptions) config() (bench.Config, error) {
 	if o.rounds < 1 || o.seconds <= 0 {
 		return bench.Config{}, usagef("--rounds and --seconds must be more than 0")
@@ -111,7 +111,7 @@ func (o *benchOptions) config() (bench.Config, error) {
 	return cfg, err
 }
 
-// chooseContestants are those with these names; all if there are none.
+// chooseContestants returns the contestants with these names, or all if names is empty.
 func chooseContestants(all []contestant.Contestant, names []string) ([]contestant.Contestant, error) {
 	if len(names) == 0 {
 		return all, nil
@@ -130,7 +130,7 @@ func chooseContestants(all []contestant.Contestant, names []string) ([]contestan
 	return chosen, nil
 }
 
-// write shows the run, and keeps it in a file if one is named.
+// write prints the run, and saves it to a file if --out names one.
 func (o *benchOptions) write(w io.Writer, run *report.Run) error {
 	if o.out != "" {
 		f, err := os.Create(o.out)

@@ -16,10 +16,10 @@ func newBenchCompareCommand(e *env) *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
 		Use:   "compare [flags] OLD NEW",
-		Short: "Say what changed beyond noise between two runs",
-		Long: `Say what changed beyond noise between two runs that "fairlead bench --out" kept:
-each case by its rounds' ratios to the limit, so that a slower day of the
-machine does not count.`,
+		Short: "Show what changed beyond noise between two runs",
+		Long: `Show what changed beyond noise between two runs saved by "fairlead bench --out".
+Each case is compared by its ratios to the limit in each round, so that the speed
+of the machine at the time does not matter.`,
 		Args: exactArgs("OLD", "NEW"),
 		RunE: func(_ *cobra.Command, args []string) error { return runBenchCompare(e, format, args[0], args[1]) },
 	}

@@ -11,13 +11,13 @@ import (
 	"github.com/fairlead-net/fairlead/bench/load"
 )
 
-// newBenchLoadCommand is the program whose traffic the benchmarks measure.
+// newBenchLoadCommand returns the command that generates the traffic of the benchmarks.
 func newBenchLoadCommand(e *env) *cobra.Command {
 	var o load.Options
 	var address string
 	cmd := &cobra.Command{
 		Use:    "bench-load {serve|run} KIND [flags] | bench-load idle",
-		Short:  "Be the traffic of a benchmark",
+		Short:  "Generate the traffic of a benchmark",
 		Hidden: true,
 		Args:   cobra.RangeArgs(1, 2),
 		RunE: func(_ *cobra.Command, args []string) (err error) {
@@ -38,10 +38,10 @@ func newBenchLoadCommand(e *env) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&address, "address", "", "where the server is, or listens")
-	f.IntVar(&o.Size, "size", 1, "bytes a message")
+	f.StringVar(&address, "address", "", "address of the server, or to listen on")
+	f.IntVar(&o.Size, "size", 1, "bytes per message")
 	f.IntVar(&o.Streams, "streams", 1, "connections of a stream load")
-	f.DurationVar(&o.Duration, "duration", 0, "of the measurement")
-	f.IntVar(&o.CPU, "cpu", 0, "processor to stay on")
+	f.DurationVar(&o.Duration, "duration", 0, "duration of the measurement")
+	f.IntVar(&o.CPU, "cpu", 0, "processor to run on")
 	return cmd
 }

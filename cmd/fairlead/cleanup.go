@@ -8,12 +8,11 @@ func newCleanupCommand(e *env) *cobra.Command {
 	var dirs directories
 	cmd := &cobra.Command{
 		Use:   "cleanup [flags]",
-		Short: "Remove every kernel object of a daemon that is gone",
-		Long: `Remove every device, namespace, route, program and map of the daemon that lived
-in these directories, and nothing else. What it knew of networks and
-sandboxes stays in the state directory: the next daemon makes them again, unless
-that directory is removed too. Refused while a daemon runs in this network
-namespace.`,
+		Short: "Remove all kernel objects of a daemon that has exited",
+		Long: `Remove every device, namespace, route, program and map of the daemon that used
+these directories, and nothing else. Networks and sandboxes stay in the state
+directory, and the next daemon recreates them unless that directory is removed,
+too. Refused while a daemon runs in this network namespace.`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {

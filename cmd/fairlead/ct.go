@@ -14,10 +14,10 @@ import (
 )
 
 func newCtCommand(e *env) *cobra.Command {
-	return newGroup("ct", "Look at tracked connections", newCtLsCommand(e), newCtFlushCommand(e))
+	return newGroup("ct", "Manage tracked connections", newCtLsCommand(e), newCtFlushCommand(e))
 }
 
-// flowRow is a flow as "ct ls" shows it.
+// flowRow is a line of "ct ls".
 type flowRow struct {
 	Protocol         string
 	State            string
@@ -38,8 +38,8 @@ func newCtLsCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls [flags]",
 		Short: "List tracked connections",
-		Long: `List tracked connections: the addresses of the first packet, and those of the
-answers, in which NAT shows.
+		Long: `List tracked connections with the addresses of the first packet and those of the
+replies, which show NAT.
 
 ` + flowFilters + `
 Template fields: .Protocol .State .Source .Destination .ReplySource .ReplyDestination .Network .Age .Expires`,
@@ -49,8 +49,8 @@ Template fields: .Protocol .State .Source .Destination .ReplySource .ReplyDestin
 	}
 	o.register(cmd)
 	cmd.Flags().Lookup("quiet").Usage = "print source and destination only"
-	cmd.Flags().Lookup("no-trunc").Usage = "no effect: nothing is shortened"
-	cmd.Flags().IntVar(&limit, "limit", 0, "show at most so many (default: all)")
+	cmd.Flags().Lookup("no-trunc").Usage = "no effect: the output is never shortened"
+	cmd.Flags().IntVar(&limit, "limit", 0, "maximum number to show (default: all)")
 	return cmd
 }
 
@@ -90,13 +90,13 @@ func newCtFlushCommand(e *env) *cobra.Command {
 	var filters []string
 	cmd := &cobra.Command{
 		Use:               "flush [flags]",
-		Short:             "Forget tracked connections",
-		Long:              "Forget tracked connections, all or those the filters take. Connections through NAT break.\n\n" + flowFilters,
+		Short:             "Remove tracked connections",
+		Long:              "Remove all tracked connections, or those that match the filters. Connections through NAT break.\n\n" + flowFilters,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runCtFlush(cmd.Context(), e, filters) },
 	}
-	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "forget those that match KEY=VALUE")
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "remove those that match KEY=VALUE")
 	return cmd
 }
 
@@ -113,7 +113,7 @@ func runCtFlush(ctx context.Context, e *env, filters []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(e.stdout, "%d flows forgotten\n", n)
+	fmt.Fprintf(e.stdout, "removed %d flows\n", n)
 	return nil
 }
 

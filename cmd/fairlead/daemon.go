@@ -19,20 +19,20 @@ import (
 	"github.com/fairlead-net/fairlead/control/ipam"
 )
 
-// directories are those a daemon lives in.
+// directories are the directories of a daemon.
 type directories struct {
 	state, run, bpf, dockerPlugins string
 }
 
 func (d *directories) register(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&d.state, "state-dir", "/var/lib/fairlead", "directory of what survives a reboot")
+	f.StringVar(&d.state, "state-dir", "/var/lib/fairlead", "directory of the state that survives a reboot")
 	f.StringVar(&d.run, "run-dir", "/run/fairlead", "directory of the socket, the namespaces and the logs")
 	f.StringVar(&d.bpf, "bpf-dir", "/sys/fs/bpf/fairlead", "directory of the pins, in a bpffs (mounted if there is none)")
-	f.StringVar(&d.dockerPlugins, "docker-plugin-dir", "/run/docker/plugins", `directory where Docker looks for plugins; "" not to serve it`)
+	f.StringVar(&d.dockerPlugins, "docker-plugin-dir", "/run/docker/plugins", `directory where Docker looks for plugins; "" disables the plugin`)
 }
 
-// daemonOptions are the flags of the daemon, checked.
+// daemonOptions are the validated flags of the daemon.
 type daemonOptions struct {
 	directories
 	dockerSocket             string
@@ -61,12 +61,12 @@ func newDaemonCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "daemon [flags]",
 		Short: "Run the daemon",
-		Long: `Run the daemon of this host, in the foreground, until SIGTERM. Networks,
-sandboxes and their traffic outlive it; see "fairlead cleanup". A daemon that
-finds another one in its run directory takes over from it.
+		Long: `Run the daemon of this host in the foreground until SIGTERM. Networks, sandboxes
+and their traffic outlive it; see "fairlead cleanup". A daemon that finds another
+one in its run directory takes over from it.
 
---config names a file with a flag a line, without dashes: "uplink = eth0".
-Flags on the command line go before it.`,
+--config names a file with one flag per line, without dashes: "uplink = eth0".
+Flags on the command line take precedence.`,
 		Args:              func(cmd *cobra.Command, args []string) error { return refuse(cmd, exactArgs()(cmd, args)) },
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -87,18 +87,18 @@ Flags on the command line go before it.`,
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return refuse(cmd, usageError{err}) })
 	o.register(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.dockerSocket, "docker-socket", "/var/run/docker.sock", `API of the Docker that is served, to learn names; "" not to ask`)
-	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9477", `address of the Prometheus metrics; "" for none`)
-	f.StringVar(&store, "store", "bolt", "where state is kept; bolt is the one available yet")
-	f.StringArrayVar(&o.uplinks, "uplink", nil, "device that leads out; repeatable (default: found, and followed as they come and go)")
-	f.StringArrayVar(&pools, "default-address-pool", nil, "pool for subnets nobody chose, base=PREFIX,size=LENGTH; repeatable")
+	f.StringVar(&o.dockerSocket, "docker-socket", "/var/run/docker.sock", `Docker API socket, to look up the names of networks and containers; "" disables this`)
+	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9477", `listen address of the Prometheus metrics; "" disables them`)
+	f.StringVar(&store, "store", "bolt", "state store; only bolt is supported")
+	f.StringArrayVar(&o.uplinks, "uplink", nil, "uplink device; repeatable (default: detected, and updated when devices change)")
+	f.StringArrayVar(&pools, "default-address-pool", nil, "pool to allocate subnets from, base=PREFIX,size=LENGTH; repeatable")
 	f.StringVar(&snatPorts, "snat-ports", "", "source ports of masqueraded flows, A-B (default 32768-60999)")
-	f.Uint32Var(&o.ctMax, "ct-max", 0, "size of the conntrack table, two entries a flow; new TCP connections are refused when 15/16 are taken (default 524288)")
-	f.StringArrayVar(&timeouts, "ct-timeout", nil, "when idle flows of a state are forgotten, STATE=DURATION as in udp_stream=3m; repeatable (default: nf_conntrack's)")
-	f.Uint32Var(&o.maxEndpoints, "max-endpoints", 0, "size of the endpoint tables, an entry a sandbox in a network and one a network (default 16384)")
-	f.Uint32Var(&o.maxPublish, "max-publishes", 0, "size of the table of published ports, an entry a port for each of IPv4 and IPv6 (default 131072)")
+	f.Uint32Var(&o.ctMax, "ct-max", 0, "size of the conntrack table, two entries per flow; new TCP connections are refused when 15/16 are in use (default 524288)")
+	f.StringArrayVar(&timeouts, "ct-timeout", nil, "idle timeout of flows in a state, STATE=DURATION as in udp_stream=3m; repeatable (default: that of nf_conntrack)")
+	f.Uint32Var(&o.maxEndpoints, "max-endpoints", 0, "size of the endpoint tables, one entry per sandbox in a network and one per network (default 16384)")
+	f.Uint32Var(&o.maxPublish, "max-publishes", 0, "size of the table of published ports, one entry per port for each of IPv4 and IPv6 (default 131072)")
 	f.BoolVar(&o.forceClsact, "force-clsact", false, "attach with clsact filters even where the kernel has tcx")
-	f.StringVar(&o.cgroupRoot, "cgroup-root", "", "cgroup whose programs reach published ports (default: the cgroup2 mount)")
+	f.StringVar(&o.cgroupRoot, "cgroup-root", "", "cgroup whose processes can reach published ports (default: the cgroup2 mount)")
 	f.StringVar(&config, "config", "", "file with more flags")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -149,7 +149,8 @@ func (o *daemonOptions) check(store, snatPorts string, pools, timeouts []string)
 	return nil
 }
 
-// readConfig sets the flags a file names, unless the command line did. "": no file.
+// readConfig sets the flags that a file names, unless the command line has set them. An
+// empty path means no file.
 func readConfig(flags *pflag.FlagSet, path string) error {
 	if path == "" {
 		return nil

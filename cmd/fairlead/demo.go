@@ -16,10 +16,10 @@ import (
 func newDemoCommand(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:   "demo",
-		Short: "Show it all, in a small world of its own",
-		Long: `Show what Fairlead does, with real programs in a small world of its own: a
-network namespace plays the host, another one a machine outside. Nothing of
-it reaches this machine's network, and nothing remains. Takes root, and the
+		Short: "Demonstrate Fairlead in separate network namespaces",
+		Long: `Demonstrate Fairlead with real programs in separate network namespaces: one of
+them plays the host, another one an external machine. The network of this machine
+is not changed, and everything is removed at the end. Requires root and the
 programs that "make demo" installs: ip, ping, curl, nginx and iperf3.`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,

@@ -12,9 +12,9 @@ import (
 func newDoctorCommand(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor [flags]",
-		Short: "Say what this kernel offers and what is missing",
-		Long: `Say in plain words what this kernel offers, what is missing and what follows,
-and how the daemon is. Succeeds if Fairlead can work here.`,
+		Short: "Check the kernel for the features Fairlead needs",
+		Long: `Report which features this kernel has, which are missing and what follows from
+that, and the status of the daemon. Succeeds if Fairlead can work on this host.`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -18,10 +18,10 @@ func newDowngradeCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "downgrade --to PATH [flags]",
 		Short: "Hand the flows over to an earlier build",
-		Long: `Hand the flow tables over to the daemon of an earlier build, PATH, which does not know how
-this build lays them out, and would cut all connections. Once this command says so, start that
-daemon; the command ends when it has taken over. Ctrl-C before that, and nothing has
-changed. An upgrade needs no such step.`,
+		Long: `Hand the flow tables over to the daemon of an earlier build, PATH, which cannot read the
+layout of this build and would break all connections. Start that daemon when this command
+says so; the command ends when it has taken over. Ctrl-C before that restores the previous
+state. Upgrades do not need this command.`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -34,7 +34,7 @@ changed. An upgrade needs no such step.`,
 			return runDowngrade(cmd.Context(), e, bpfDir, to, wait)
 		},
 	}
-	cmd.Flags().StringVar(&to, "to", "", "path of the fairlead that is to take over")
+	cmd.Flags().StringVar(&to, "to", "", "path of the fairlead binary that takes over")
 	cmd.Flags().StringVar(&bpfDir, "bpf-dir", "/sys/fs/bpf/fairlead", "directory of the pins")
 	cmd.Flags().DurationVar(&wait, "wait", 10*time.Minute, "how long to wait for that daemon")
 	return cmd

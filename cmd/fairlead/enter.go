@@ -13,11 +13,11 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// place is where a program is started.
+// place says where to start a program.
 type place struct {
 	netns     string // path, as the daemon sees it; "": the daemon's own namespace
 	daemonPid int
-	hostname  string // not empty: in a UTS namespace of its own, under this name
+	hostname  string // if set: start the program in a new UTS namespace with this name
 }
 
 // startInNetNS starts cmd in a sandbox. The child inherits the namespaces of
@@ -35,8 +35,8 @@ func startInNetNS(cmd *exec.Cmd, at place) error {
 	return ns.Do(start)
 }
 
-// openNetNS opens the namespace by its path or, when the client has another
-// mount namespace than the daemon, through the daemon's root directory.
+// openNetNS opens the namespace by its path or, if the client is in a different mount
+// namespace than the daemon, through the daemon's root directory.
 func openNetNS(at place) (*rtnl.NetNS, error) {
 	if at.netns == "" {
 		return rtnl.OpenNetNS(fmt.Sprintf("/proc/%d/ns/net", at.daemonPid))
@@ -51,12 +51,12 @@ func openNetNS(at place) (*rtnl.NetNS, error) {
 	return ns, err
 }
 
-// startNamed starts cmd in a new UTS namespace. The calling thread returns to
-// its own afterwards.
+// startNamed starts cmd in a new UTS namespace. The calling thread returns to its
+// previous one.
 func startNamed(cmd *exec.Cmd, hostname string) (retErr error) {
 	home, err := os.Open("/proc/thread-self/ns/uts")
 	if err != nil {
-		return fmt.Errorf("remember UTS namespace: %w", err)
+		return fmt.Errorf("open UTS namespace: %w", err)
 	}
 	defer home.Close()
 	if err := unix.Unshare(unix.CLONE_NEWUTS); err != nil {

@@ -18,8 +18,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/api"
 )
 
-// Exit statuses. run and exec return the program's own, or one of the last
-// three.
+// Exit statuses. run and exec return the program's own status, or one of 125 to 127.
 const (
 	exitRefused       = 1
 	exitUsage         = 2
@@ -29,7 +28,7 @@ const (
 	exitSignal        = 128 // plus the signal's number
 )
 
-// env is the world a command runs in, so that tests can give it another one.
+// env is the environment of a command, which tests replace.
 type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -38,23 +37,23 @@ type env struct {
 	host           string // --host
 	node           nodeCommands
 	start          func(cmd *exec.Cmd, at place) error
-	retryFor       time.Duration // how long reports to a restarting daemon are repeated
-	uid            int           // of the user, as far as the kernel is concerned
-	grace          time.Duration // how long the daemon may go on to make a sandbox after Ctrl-C
+	retryFor       time.Duration // how long to retry reports while the daemon restarts
+	uid            int           // effective user ID
+	grace          time.Duration // how long the creation of a sandbox may continue after Ctrl-C
 }
 
-// nodeCommands are the verbs that work on this node itself, not through a
-// daemon's API.
+// nodeCommands are the commands that work on this host directly, not through the API
+// of a daemon.
 type nodeCommands struct {
 	daemon func(ctx context.Context, o daemonOptions) error
-	// refuse is for a daemon whose command line makes no sense: it tells those that made
-	// systemd start it.
+	// refuse reports an invalid command line of the daemon to the clients whose connection
+	// made systemd start it.
 	refuse  func(ctx context.Context, reason error)
 	cleanup func(ctx context.Context, o directories) error
-	// downgrade calls ready when the daemon of the build at the path to may start.
+	// downgrade calls ready when the daemon of the binary at path to may start.
 	downgrade func(ctx context.Context, bpfDir, to string, ready func(converted []string)) error
-	// doctor writes its report, on the daemon at host too, and returns whether
-	// Fairlead can work here.
+	// doctor writes a report, including the daemon at host, and returns whether Fairlead can
+	// work on this host.
 	doctor func(ctx context.Context, w io.Writer, host string) (bool, error)
 }
 
@@ -65,12 +64,12 @@ func newEnv() *env {
 	}
 }
 
-// daemonHost is the daemon that --host or FAIRLEAD_HOST names.
+// daemonHost returns the address of the daemon from --host or FAIRLEAD_HOST.
 func (e *env) daemonHost() string {
 	return cmp.Or(e.host, e.getenv("FAIRLEAD_HOST"), api.DefaultHost)
 }
 
-// client makes a client of that daemon.
+// client returns a client of that daemon.
 func (e *env) client() (*api.Client, error) {
 	c, err := api.NewClient(e.daemonHost())
 	if err != nil {
@@ -94,7 +93,7 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
-// usageError is a command line that makes no sense.
+// usageError reports an invalid command line.
 type usageError struct{ error }
 
 func usagef(format string, args ...any) error {
@@ -134,13 +133,13 @@ func execute(ctx context.Context, e *env, args []string) int {
 	return code
 }
 
-// runsProgram reports whether the exit status belongs to a program.
+// runsProgram reports whether the command's exit status is that of a program.
 func runsProgram(cmd *cobra.Command) bool {
 	return cmd.Annotations["status"] == "program"
 }
 
-// needsRoot refuses a command that works on the kernel for anybody but root, before it
-// takes the lack of permissions for something else.
+// needsRoot refuses to run a command that works on the kernel without root, before the lack
+// of permissions looks like another error.
 func (e *env) needsRoot(cmd *cobra.Command) error {
 	if e.uid == 0 {
 		return nil
@@ -148,7 +147,7 @@ func (e *env) needsRoot(cmd *cobra.Command) error {
 	return fmt.Errorf("%s needs root (run it as root, or with sudo)", cmd.CommandPath())
 }
 
-// exactArgs wants one argument per name.
+// exactArgs requires one argument per name.
 func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) != len(names) {
@@ -158,7 +157,7 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// minArgs wants the names, the last one any number of times but at least once.
+// minArgs requires one argument per name, and accepts more of the last one.
 func minArgs(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) < len(names) {

@@ -12,8 +12,8 @@ func newExecCommand(e *env) *cobra.Command {
 	var o programFlags
 	cmd := &cobra.Command{
 		Use:               "exec [flags] SANDBOX COMMAND [ARG…]",
-		Short:             "Run a further program in a sandbox",
-		Long:              "Run a further program in a sandbox. Signals and exit status are as with run.",
+		Short:             "Run another program in a sandbox",
+		Long:              "Run another program in a sandbox. Signals and exit status are handled as by run.",
 		Args:              minArgs("SANDBOX", "COMMAND"),
 		Annotations:       map[string]string{"status": "program"},
 		ValidArgsFunction: completeSandboxes(e, 1),

@@ -16,7 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/api"
 )
 
-// listOptions are the flags every list takes.
+// listOptions are the flags of all commands that list.
 type listOptions struct {
 	quiet   bool
 	noTrunc bool
@@ -27,9 +27,9 @@ type listOptions struct {
 func (o *listOptions) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print IDs only")
-	f.BoolVar(&o.noTrunc, "no-trunc", false, "do not shorten")
+	f.BoolVar(&o.noTrunc, "no-trunc", false, "do not truncate output")
 	f.StringArrayVarP(&o.filters, "filter", "f", nil, "show those that match KEY=VALUE")
-	f.StringVar(&o.format, "format", "table", `"table", "json" (an object a line), "table TEMPLATE" or a Go TEMPLATE`)
+	f.StringVar(&o.format, "format", "table", `"table", "json" (one object per line), "table TEMPLATE" or a Go TEMPLATE`)
 }
 
 func (o *listOptions) parseFilters() (api.Filters, error) { return parseFilters(o.filters) }
@@ -54,11 +54,11 @@ func (o *listOptions) shortID(id string) string {
 	return id[:min(12, len(id))]
 }
 
-// headers names a table's columns: field -> heading. A template is executed
-// with it to make the heading line.
+// headers maps fields to column headings. Executing a template with it yields the
+// heading line.
 type headers map[string]string
 
-// Label is the heading of a column {{.Label "key"}}.
+// Label returns the heading of a column {{.Label "key"}}.
 func (headers) Label(key string) string { return strings.ToUpper(key) }
 
 // table describes how rows are shown.
@@ -68,7 +68,7 @@ type table struct {
 	quiet   string // template with -q
 }
 
-// printList renders rows as --format and -q say.
+// printList prints rows according to --format and -q.
 func printList[T any](w io.Writer, o *listOptions, t table, rows []T) error {
 	format := o.format
 	if o.quiet && (format == "table" || format == "") {
@@ -113,7 +113,7 @@ func printList[T any](w io.Writer, o *listOptions, t table, rows []T) error {
 }
 
 func parseTemplate(text string) (*template.Template, error) {
-	// A shell passes \t and \n as they stand.
+	// A shell passes \t and \n literally.
 	text = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text)
 	t, err := template.New("").Option("missingkey=error").Funcs(template.FuncMap{
 		"json": func(v any) (string, error) {
@@ -131,7 +131,7 @@ func parseTemplate(text string) (*template.Template, error) {
 	return t, nil
 }
 
-// join accepts lists of strings and lists that came out of JSON.
+// join accepts lists of strings and lists decoded from JSON.
 func join(list any, sep string) string {
 	var parts []string
 	switch l := list.(type) {
@@ -174,7 +174,7 @@ func printInspect[T any](w io.Writer, format string, objects []T) error {
 			return fmt.Errorf("encode object: %w", err)
 		}
 		dec := json.NewDecoder(strings.NewReader(string(b)))
-		dec.UseNumber() // as it stands, not as a float
+		dec.UseNumber() // print numbers as received, not as floats
 		var fields any
 		if err := dec.Decode(&fields); err != nil {
 			return fmt.Errorf("decode object: %w", err)
@@ -186,7 +186,7 @@ func printInspect[T any](w io.Writer, format string, objects []T) error {
 	return nil
 }
 
-// formatLabels is "a=1,b=2".
+// formatLabels formats labels as "a=1,b=2".
 func formatLabels(labels map[string]string) string {
 	var out []string
 	for _, k := range sortedKeys(labels) {
@@ -195,7 +195,7 @@ func formatLabels(labels map[string]string) string {
 	return strings.Join(out, ",")
 }
 
-// age is how long ago, in the largest unit that fits.
+// age formats how long ago t was, in the largest suitable unit.
 func age(now, then time.Time) string {
 	d := max(now.Sub(then), 0)
 	n, unit := 0, ""

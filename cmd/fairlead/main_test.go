@@ -25,7 +25,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/api/apitest"
 )
 
-// world is a command line in process, against a fake daemon.
+// world runs command lines in this process, against a fake daemon.
 type world struct {
 	t      *testing.T
 	env    *env
@@ -33,8 +33,8 @@ type world struct {
 	out    *bytes.Buffer
 	err    *bytes.Buffer
 	places []place
-	stop   func() // the daemon ends; its socket goes
-	serve  func() // it begins again
+	stop   func() // ends the daemon and removes its socket
+	serve  func() // starts it again
 }
 
 func newWorld(t *testing.T) *world {
@@ -91,12 +91,12 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// run executes a command line, and forgets what earlier ones printed.
+// run executes a command line, and discards the output of earlier ones.
 func (w *world) run(args ...string) (code int, stdout, stderr string) {
 	return w.runIn(context.Background(), args...)
 }
 
-// runIn is run, as long as ctx lasts.
+// runIn is run with a context.
 func (w *world) runIn(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	w.out.Reset()
 	w.err.Reset()
@@ -104,7 +104,7 @@ func (w *world) runIn(ctx context.Context, args ...string) (code int, stdout, st
 	return code, w.out.String(), w.err.String()
 }
 
-// ok executes a command line that must succeed in silence but for stdout.
+// ok executes a command line that must succeed with an empty stderr.
 func (w *world) ok(args ...string) string {
 	w.t.Helper()
 	code, out, stderr := w.run(args...)
@@ -116,7 +116,7 @@ func (w *world) ok(args ...string) string {
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// golden compares with testdata/NAME.
+// golden compares got with testdata/NAME.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
@@ -189,7 +189,7 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"run --mac-address 01:00:00:00:00:00 true", 125, "multicast"},
 		{"run --network a --network a true", 125, `network "a" is given twice`},
 		{"run --network host --network a true", 125, "--network host cannot be combined with other networks"},
-		{"run --network container:x -p 80 true", 125, "--publish belongs to the sandbox whose network is shared"},
+		{"run --network container:x -p 80 true", 125, "--publish cannot be given with --network container:x"},
 		{"run --network name=a,gw-priority=1 true", 125, "gw-priority in --network is not available yet (leave it out)"},
 		{"run --network name=a,bogus=1 true", 125, `unknown field "bogus"`},
 		{"run --network ip=10.0.0.1 true", 125, "has no name="},
@@ -263,18 +263,18 @@ func TestDaemonFlags(t *testing.T) {
 			t.Fatal(err)
 		}
 		if code, _, stderr := w.run("daemon", "--config", config); code != 2 || !strings.Contains(stderr, config+":1: ") || refused == nil || !strings.Contains(stderr, refused.Error()) {
-			t.Errorf("%q: got %d, %q, and engines were told %v", bad, code, stderr, refused)
+			t.Errorf("%q: got %d, %q, and engines received %v", bad, code, stderr, refused)
 		}
 	}
 	for _, bad := range [][]string{{"--bogus"}, {"surplus"}, {"--config", "/none"}, {"--log-level", "loud"}} {
 		refused = nil
 		if _, _, stderr := w.run(append([]string{"daemon"}, bad...)...); refused == nil || !strings.Contains(stderr, refused.Error()) {
-			t.Errorf("%q: engines were told %v, and the operator %q", bad, refused, stderr)
+			t.Errorf("%q: engines received %v, and the operator %q", bad, refused, stderr)
 		}
 	}
 }
 
-// The figures in the help of the daemon's flags are those of the objects.
+// The sizes in the help of the daemon's flags match the BPF objects.
 func TestDaemonHelpNamesTheSizesOfTheTables(t *testing.T) {
 	spec, err := bpf.LoadTC()
 	if err != nil {
@@ -295,7 +295,7 @@ func TestDaemonHelpNamesTheSizesOfTheTables(t *testing.T) {
 func TestNeedsRoot(t *testing.T) {
 	w := newWorld(t)
 	w.env.uid = 1000
-	ended, cancel := context.WithCancel(t.Context()) // one that is not refused ends at once
+	ended, cancel := context.WithCancel(t.Context()) // so that a command that is not refused ends at once
 	cancel()
 	for _, command := range []string{"daemon", "doctor", "bench", "demo", "cleanup"} {
 		code, out, stderr := w.runIn(ended, command)
@@ -305,7 +305,7 @@ func TestNeedsRoot(t *testing.T) {
 	}
 }
 
-// A downgrade says when the other daemon is to be started, and when there is nothing to do.
+// A downgrade reports when to start the other daemon, and when there is nothing to do.
 func TestDowngrade(t *testing.T) {
 	w := newWorld(t)
 	w.env.uid = 0

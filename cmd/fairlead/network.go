@@ -15,8 +15,8 @@ func newNetworkCommand(e *env) *cobra.Command {
 		newNetworkPruneCommand(e), newNetworkConnectCommand(e), newNetworkDisconnectCommand(e))
 }
 
-// completeNetworks offers the names of networks for the first max arguments;
-// 0 means all.
+// completeNetworks completes the names of networks for the first max arguments; 0
+// means all.
 func completeNetworks(e *env, max int) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		c, err := e.client()
@@ -54,7 +54,7 @@ func completeSandboxes(e *env, max int) cobra.CompletionFunc {
 	}
 }
 
-// completeMembers offers a network, then a sandbox.
+// completeMembers completes a network, then a sandbox.
 func completeMembers(e *env) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) == 0 {

@@ -18,7 +18,7 @@ func newNetworkConnectCommand(e *env) *cobra.Command {
 	var o networkConnectOptions
 	cmd := &cobra.Command{
 		Use:               "connect [flags] NETWORK SANDBOX",
-		Short:             "Join a sandbox to a network",
+		Short:             "Connect a sandbox to a network",
 		Args:              exactArgs("NETWORK", "SANDBOX"),
 		ValidArgsFunction: completeMembers(e),
 		RunE: func(cmd *cobra.Command, args []string) error {

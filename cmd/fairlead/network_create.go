@@ -32,7 +32,7 @@ func newNetworkCreateCommand(e *env) *cobra.Command {
 	var o networkCreateOptions
 	cmd := &cobra.Command{
 		Use:   "create [flags] NAME",
-		Short: "Make a network and print its ID",
+		Short: "Create a network and print its ID",
 		Example: `  fairlead network create web
   fairlead network create --ipv6 --subnet 10.5.0.0/16 --gateway 10.5.0.254 --subnet fd00:5::/64 db
   fairlead network create --ipv4=false --ipv6 six
@@ -42,14 +42,14 @@ func newNetworkCreateCommand(e *env) *cobra.Command {
 		RunE:              func(cmd *cobra.Command, args []string) error { return runNetworkCreate(cmd.Context(), e, o, args[0]) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.driver, "driver", "d", "bridge", "network driver; bridge is the one available yet")
+	f.StringVarP(&o.driver, "driver", "d", "bridge", "network driver; only bridge is supported")
 	f.StringArrayVar(&o.subnets, "subnet", nil, "subnet, ADDRESS/LENGTH; one per address family (default: from the daemon's pools)")
 	f.StringArrayVar(&o.gateways, "gateway", nil, "gateway address of a subnet (default: its first)")
-	f.StringArrayVar(&o.ranges, "ip-range", nil, "part of a subnet that addresses are chosen from: ADDRESS/LENGTH or FIRST-LAST")
-	f.StringArrayVar(&o.aux, "aux-address", nil, "address never handed out, NAME=ADDRESS")
-	f.BoolVar(&o.ipv4, "ipv4", true, "have IPv4; --ipv4=false --ipv6 is IPv6 alone")
-	f.BoolVar(&o.ipv6, "ipv6", false, "have IPv6, with a /64 of the daemon's pools unless --subnet names one")
-	f.BoolVar(&o.internal, "internal", false, "no way in or out but for the host itself")
+	f.StringArrayVar(&o.ranges, "ip-range", nil, "part of a subnet to allocate addresses from, ADDRESS/LENGTH or FIRST-LAST")
+	f.StringArrayVar(&o.aux, "aux-address", nil, "address that is never allocated, NAME=ADDRESS")
+	f.BoolVar(&o.ipv4, "ipv4", true, "enable IPv4; --ipv4=false --ipv6 means IPv6 only")
+	f.BoolVar(&o.ipv6, "ipv6", false, "enable IPv6, with a /64 from the daemon's pools unless --subnet gives one")
+	f.BoolVar(&o.internal, "internal", false, "no traffic in or out, except with the host itself")
 	f.StringArrayVar(&o.labels, "label", nil, "label, KEY[=VALUE]")
 	f.StringArrayVarP(&o.options, "opt", "o", nil, "driver option, KEY=VALUE")
 	return cmd
@@ -83,7 +83,7 @@ func runNetworkCreate(ctx context.Context, e *env, o networkCreateOptions, name 
 	return nil
 }
 
-// keyValues reads KEY=VALUE; KEY alone has the empty value.
+// keyValues parses KEY=VALUE; KEY alone has an empty value.
 func keyValues(what string, list []string) (map[string]string, error) {
 	if len(list) == 0 {
 		return nil, nil
@@ -99,8 +99,8 @@ func keyValues(what string, list []string) (map[string]string, error) {
 	return m, nil
 }
 
-// ipamConfig gives every gateway, range and auxiliary address to the subnet
-// that holds it.
+// ipamConfig assigns every gateway, range and auxiliary address to the subnet that
+// contains it.
 func ipamConfig(o networkCreateOptions) ([]api.IPAMConfig, error) {
 	if len(o.subnets) == 0 {
 		for _, list := range [][]string{o.gateways, o.ranges, o.aux} {
@@ -117,7 +117,7 @@ func ipamConfig(o networkCreateOptions) ([]api.IPAMConfig, error) {
 		if err != nil {
 			return nil, usagef("subnet %q: want ADDRESS/LENGTH, as in 10.1.0.0/16 or fd00:1::/64", s)
 		}
-		// 0.0.0.0/24 asks for any pool of that size: it overlaps nothing.
+		// 0.0.0.0/24 requests any subnet of that size, so it does not overlap anything.
 		for _, other := range prefixes {
 			if p.Overlaps(other) && !p.Addr().IsUnspecified() && !other.Addr().IsUnspecified() {
 				return nil, usagef("subnets %s and %s overlap", other, p)

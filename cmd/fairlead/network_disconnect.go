@@ -14,14 +14,14 @@ func newNetworkDisconnectCommand(e *env) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:               "disconnect [flags] NETWORK SANDBOX",
-		Short:             "Take a sandbox out of a network",
+		Short:             "Disconnect a sandbox from a network",
 		Args:              exactArgs("NETWORK", "SANDBOX"),
 		ValidArgsFunction: completeMembers(e),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runNetworkDisconnect(cmd.Context(), e, force, args[0], args[1])
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "also when its namespace is gone")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "even if its network namespace no longer exists")
 	return cmd
 }
 

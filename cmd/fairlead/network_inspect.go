@@ -30,8 +30,7 @@ func addInspectFormat(cmd *cobra.Command, format *string) {
 	cmd.Flags().StringVarP(format, "format", "f", "", `"json" (one line) or a Go TEMPLATE over the JSON fields`)
 }
 
-// runInspect shows what there is and reports what there is not, as Docker
-// does.
+// runInspect prints the objects that exist and reports the missing ones, like Docker.
 func runInspect[T any](ctx context.Context, e *env, format string, refs []string, get func(*api.Client, context.Context, string) (T, error)) error {
 	c, err := e.client()
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// networkRow is a network as "network ls" shows it; all strings, as Docker's.
+// networkRow is a line of "network ls". All fields are strings, like Docker's.
 type networkRow struct {
 	CreatedAt string
 	Driver    string
@@ -25,7 +25,7 @@ type networkRow struct {
 	labels map[string]string
 }
 
-// Label is the value of one label, for templates.
+// Label returns the value of one label, for templates.
 func (r networkRow) Label(key string) string { return r.labels[key] }
 
 func newNetworkLsCommand(e *env) *cobra.Command {

@@ -16,12 +16,12 @@ func newNetworkPruneCommand(e *env) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:               "prune [flags]",
-		Short:             "Remove all networks nothing is connected to",
+		Short:             "Remove all unused networks",
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runNetworkPrune(cmd.Context(), e, force, filters) },
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not prompt for confirmation")
 	cmd.Flags().StringArrayVar(&filters, "filter", nil, "until=TIME|DURATION, label=KEY[=VALUE], label!=KEY[=VALUE]")
 	return cmd
 }
@@ -37,7 +37,7 @@ func runNetworkPrune(ctx context.Context, e *env, force bool, list []string) err
 	}
 	if !force {
 		fmt.Fprint(e.stdout, "WARNING! This will remove all custom networks not used by at least one sandbox.\nAre you sure you want to continue? [y/N] ")
-		answer, _ := bufio.NewReader(e.stdin).ReadString('\n') // no answer is no
+		answer, _ := bufio.NewReader(e.stdin).ReadString('\n') // no answer means no
 		if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
 			return fmt.Errorf("nothing was removed: not confirmed (use --force where nobody can answer)")
 		}

@@ -18,7 +18,7 @@ func newNetworkRmCommand(e *env) *cobra.Command {
 		ValidArgsFunction: completeNetworks(e, 0),
 		RunE:              func(cmd *cobra.Command, args []string) error { return runNetworkRm(cmd.Context(), e, force, args) },
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not mind networks that do not exist; remove one of Docker's that Docker does not have")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "ignore missing networks; remove a network of Docker that Docker no longer has")
 	return cmd
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/daemon"
 )
 
-// newNodeCommands are those of this program.
+// newNodeCommands returns the node commands of this program.
 func newNodeCommands(stderr io.Writer) nodeCommands {
 	return nodeCommands{
 		daemon: func(ctx context.Context, o daemonOptions) error {

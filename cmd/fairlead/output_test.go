@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// populated is a world with a network and four sandboxes in it.
+// populated returns a world with a network and four sandboxes.
 func populated(t *testing.T) *world {
 	w := newWorld(t)
 	w.ok("network", "create", "--ipv6", "--subnet", "10.5.0.0/24", "--subnet", "fd00:5::/64", "--gateway", "10.5.0.9", "--ip-range", "10.5.0.128/25",

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// findProgram finds a command as a shell does: by PATH unless it has a slash.
+// findProgram finds a command like a shell: in PATH unless the name has a slash.
 func findProgram(name, path string) (string, error) {
 	if name == "" {
 		return "", &exitError{exitNotFound, errors.New("the command is empty")}
@@ -36,7 +36,7 @@ func findProgram(name, path string) (string, error) {
 	var denied error
 	for _, dir := range filepath.SplitList(path) {
 		if dir == "" {
-			dir = "." // as POSIX has it
+			dir = "." // POSIX: an empty entry is the current directory
 		}
 		file := filepath.Join(dir, name)
 		if !strings.Contains(file, "/") {
@@ -56,7 +56,7 @@ func findProgram(name, path string) (string, error) {
 	return "", &exitError{exitNotFound, fmt.Errorf("%s: command not found in PATH", name)}
 }
 
-// executable tests for a file that this user may execute.
+// executable returns an error unless this user may execute the file.
 func executable(file string) error {
 	info, err := os.Stat(file)
 	if err != nil {
@@ -71,7 +71,7 @@ func executable(file string) error {
 	return nil
 }
 
-// startError gives the exit status for a program that did not start.
+// startError returns an error with the exit status for a program that did not start.
 func startError(name string, err error) error {
 	var pathErr *fs.PathError
 	if !errors.As(err, &pathErr) || pathErr.Op != "fork/exec" {
@@ -84,14 +84,14 @@ func startError(name string, err error) error {
 	case errors.Is(err, syscall.ENOEXEC):
 		return &exitError{exitNotExecutable, fmt.Errorf("%s: not a program (a script needs a #! line)", name)}
 	case errors.Is(err, syscall.ENOENT):
-		return &exitError{exitNotExecutable, fmt.Errorf("%s: the interpreter it names is not there", name)}
+		return &exitError{exitNotExecutable, fmt.Errorf("%s: its interpreter does not exist", name)}
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.E2BIG), errors.Is(err, syscall.ETXTBSY):
 		return &exitError{exitNotExecutable, fmt.Errorf("%s: %w", name, pathErr.Err)}
 	}
 	return &exitError{exitFailed, fmt.Errorf("start %s: %w", name, pathErr.Err)}
 }
 
-// status turns the end of a program into an exit status, as a shell does.
+// status converts the result of Wait to an exit status, like a shell.
 func status(err error) (int, error) {
 	var exit *exec.ExitError
 	if err == nil {
@@ -106,7 +106,7 @@ func status(err error) (int, error) {
 	return exit.ExitCode(), nil
 }
 
-// programExit is the error for a program's exit status; nil for 0.
+// programExit returns the error for a program's exit status, or nil for 0.
 func programExit(code int) error {
 	if code == 0 {
 		return nil
@@ -114,22 +114,22 @@ func programExit(code int) error {
 	return &exitError{code: code}
 }
 
-// relay collects signals from the moment it is made, and hands them to the
-// program once that runs.
+// relay catches signals from its creation on, and forwards them to the program once
+// that runs.
 type relay struct {
 	signals chan os.Signal
-	held    syscall.Signal // the first that came in hold and ends programs; 0: none
+	held    syscall.Signal // first terminating signal during hold; 0: none
 	stop    chan struct{}
 	done    chan struct{}
 }
 
-// newRelay begins to catch signals. Those the parent had ignored (nohup) stay
-// so, and those of job control keep their effect on this process.
+// newRelay starts catching signals. Signals that the parent ignored (nohup) stay ignored,
+// and those of job control keep their effect on this process.
 func newRelay() *relay {
 	r := &relay{signals: make(chan os.Signal, 64), stop: make(chan struct{}), done: make(chan struct{})}
 	for n := syscall.Signal(1); n <= 64; n++ {
 		switch n {
-		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, // not to be caught, or ours
+		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, // cannot be caught, or concern this process only
 			unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU,
 			unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP, unix.SIGSYS, 32, 33:
 			continue
@@ -141,7 +141,7 @@ func newRelay() *relay {
 	return r
 }
 
-// forward sends what comes to the process, from now on until close.
+// forward forwards signals to the process until close.
 func (r *relay) forward(p *os.Process) {
 	go func() {
 		defer close(r.done)
@@ -149,7 +149,7 @@ func (r *relay) forward(p *os.Process) {
 			select {
 			case s := <-r.signals:
 				if !fromTerminal(s) {
-					_ = p.Signal(s) // it may have ended
+					_ = p.Signal(s) // the process may have ended
 				}
 			case <-r.stop:
 				return
@@ -158,8 +158,8 @@ func (r *relay) forward(p *os.Process) {
 	}()
 }
 
-// hold does something that is not to be broken off. After a signal that ends programs it
-// has a grace; a second one ends it at once.
+// hold runs do, which should not be interrupted. After a terminating signal it cancels do
+// when the grace period has passed; a second signal cancels it at once.
 func (r *relay) hold(ctx context.Context, grace time.Duration, do func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -195,8 +195,7 @@ func endsPrograms(s os.Signal) (syscall.Signal, bool) {
 	return n, ok && n != unix.SIGWINCH && n != unix.SIGCONT
 }
 
-// pending returns a signal that came before there was a program and would have
-// ended it.
+// pending returns a terminating signal that arrived before the program was started.
 func (r *relay) pending() (syscall.Signal, bool) {
 	if r.held != 0 {
 		return r.held, true
@@ -213,7 +212,7 @@ func (r *relay) pending() (syscall.Signal, bool) {
 	}
 }
 
-// close stops catching signals. forwarding says that forward was called.
+// close stops catching signals. forwarding reports whether forward was called.
 func (r *relay) close(forwarding bool) {
 	signal.Stop(r.signals)
 	if forwarding {
@@ -222,8 +221,8 @@ func (r *relay) close(forwarding bool) {
 	}
 }
 
-// fromTerminal reports whether the terminal sends this signal to the whole
-// foreground process group, the program in it, so that it has it already.
+// fromTerminal reports whether the terminal sends this signal to the whole foreground
+// process group, so that the program receives it anyway.
 func fromTerminal(s os.Signal) bool {
 	if s != unix.SIGINT && s != unix.SIGQUIT && s != unix.SIGWINCH {
 		return false

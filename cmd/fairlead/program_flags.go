@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// programFlags are how a program is run, by run and exec: docker's flags. The program has
-// this process's input, output and terminal anyway.
+// programFlags are Docker's flags for running a program, shared by run and exec. The program
+// always has this process's input, output and terminal.
 type programFlags struct {
 	interactive, tty bool
 	env              []string
@@ -28,14 +28,14 @@ type programFlags struct {
 
 func (o *programFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.BoolVarP(&o.interactive, "interactive", "i", false, "no effect: the program has this process's input")
-	f.BoolVarP(&o.tty, "tty", "t", false, "refuse to run without a terminal, which the program has if this process has one")
-	f.StringArrayVarP(&o.env, "env", "e", nil, "set a variable, KEY=VALUE, beside those of this process; KEY alone passes on its own")
-	f.StringVarP(&o.dir, "workdir", "w", "", "directory that the program is run in (default: this one)")
-	f.StringVarP(&o.user, "user", "u", "", "user that the program is run as, NAME|UID[:GROUP|GID] (default: this one)")
+	f.BoolVarP(&o.interactive, "interactive", "i", false, "no effect: the program always has this process's input")
+	f.BoolVarP(&o.tty, "tty", "t", false, "require a terminal; the program shares that of this process")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "set a variable, KEY=VALUE, in addition to those of this process; KEY alone keeps its value")
+	f.StringVarP(&o.dir, "workdir", "w", "", "working directory of the program (default: the current one)")
+	f.StringVarP(&o.user, "user", "u", "", "user to run the program as, NAME|UID[:GROUP|GID] (default: the current one)")
 }
 
-// command prepares a program as the flags say.
+// command prepares a program according to the flags.
 func (o *programFlags) command(e *env, args []string) (*exec.Cmd, error) {
 	if file, ok := e.stdin.(*os.File); o.tty && (!ok || !isTerminal(file)) {
 		return nil, usagef("the input is not a terminal (leave --tty out)")
@@ -72,12 +72,12 @@ func (o *programFlags) command(e *env, args []string) (*exec.Cmd, error) {
 			return nil, usagef("--env %q has no name", v)
 		}
 		if !set {
-			continue // it is there, or it is not
+			continue // already in the environment, if set at all
 		}
 		variables = append(variables, v)
 	}
 	if o.user != "" || len(o.env) > 0 {
-		cmd.Env = variables // the last of a name counts
+		cmd.Env = variables // the last value of a name wins
 	}
 	return cmd, nil
 }
@@ -87,7 +87,7 @@ func isTerminal(f *os.File) bool {
 	return err == nil
 }
 
-// credential looks a user and a group up; numbers need not be known.
+// credential looks up a user and a group. Numeric IDs need not exist.
 func credential(text string) (c *syscall.Credential, home string, err error) {
 	name, groupName, hasGroup := strings.Cut(text, ":")
 	c, home = &syscall.Credential{}, "/"

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/term"
 )
 
-// newProgress shows progress if w is a terminal.
+// newProgress returns a progress bar, which is visible only if w is a terminal.
 func newProgress(w io.Writer, steps int) *progressbar.ProgressBar {
 	f, ok := w.(*os.File)
 	visible := ok && term.IsTerminal(int(f.Fd()))
@@ -18,8 +18,7 @@ func newProgress(w io.Writer, steps int) *progressbar.ProgressBar {
 		progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(true), progressbar.OptionClearOnFinish())
 }
 
-// showProgress shows on a terminal how much of something is done, from the first
-// report on, until stop.
+// showProgress shows progress on a terminal from the first report until stop.
 func showProgress(w io.Writer, what string) (report func(done, all int), stop func()) {
 	var bar *progressbar.ProgressBar
 	report = func(done, all int) {
@@ -27,11 +26,11 @@ func showProgress(w io.Writer, what string) (report func(done, all int), stop fu
 			bar = newProgress(w, all)
 			bar.Describe(what)
 		}
-		_ = bar.Set(done) // it is only shown
+		_ = bar.Set(done) // only for display
 	}
 	return report, func() {
 		if bar != nil {
-			_ = bar.Clear() // an error does not begin behind it
+			_ = bar.Clear() // so that an error starts on an empty line
 		}
 	}
 }

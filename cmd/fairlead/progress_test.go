@@ -20,7 +20,7 @@ func TestProgressOnATerminalOnly(t *testing.T) {
 	report(3, 10)
 	stop()
 	if file.Len() > 0 {
-		t.Errorf("no terminal was told %q", &file)
+		t.Errorf("progress was written to a file: %q", &file)
 	}
 
 	screen, terminal := openTerminal(t)
@@ -28,14 +28,14 @@ func TestProgressOnATerminalOnly(t *testing.T) {
 	report(3, 10)
 	stop()
 	terminal.Close()
-	// After the last who wrote to it has closed it, and all is read, it is gone (EIO).
+	// When all writers have closed the terminal and everything has been read, reads return EIO.
 	shown, err := io.ReadAll(screen)
 	if !errors.Is(err, unix.EIO) || !strings.Contains(string(shown), "devices") || !strings.Contains(string(shown), "3/10") {
 		t.Errorf("the terminal shows %q, %v", shown, err)
 	}
 }
 
-// openTerminal makes a terminal and what shows what is written to it.
+// openTerminal opens a pseudoterminal. What is written to terminal can be read from screen.
 func openTerminal(t *testing.T) (screen, terminal *os.File) {
 	t.Helper()
 	screen, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)

@@ -15,7 +15,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/api"
 )
 
-// sandboxRow is a sandbox as ps shows it; all strings, as Docker's.
+// sandboxRow is a line of ps. All fields are strings, like Docker's.
 type sandboxRow struct {
 	Command    string
 	CreatedAt  string
@@ -32,7 +32,7 @@ type sandboxRow struct {
 	labels map[string]string
 }
 
-// Label is the value of one label, for templates.
+// Label returns the value of one label, for templates.
 func (r sandboxRow) Label(key string) string { return r.labels[key] }
 
 func newPsCommand(e *env) *cobra.Command {
@@ -40,9 +40,9 @@ func newPsCommand(e *env) *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "ps [flags]",
-		Short: "List sandboxes, youngest first",
-		Long: `List sandboxes, youngest first. Those whose program has ended are shown with -a,
-or when a filter asks for their status.
+		Short: "List sandboxes, newest first",
+		Long: `List sandboxes, newest first. Those whose program has ended are shown with -a, or
+if a filter selects their status.
 
 Filters: id=PART, label=KEY[=VALUE], name=PART, network=NETWORK, status=created|running|exited.
 Template fields: .ID .Names .Command .CreatedAt .RunningFor .State .Status .Pid .Ports .Networks .Labels .Label "KEY"`,
@@ -51,7 +51,7 @@ Template fields: .ID .Names .Command .CreatedAt .RunningFor .State .Status .Pid 
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runPs(cmd.Context(), e, &o, all) },
 	}
 	o.register(cmd)
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those whose program has ended")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "include those whose program has ended")
 	return cmd
 }
 
@@ -106,7 +106,7 @@ func formatState(s api.SandboxState) string {
 	return "Created"
 }
 
-// formatPorts lists ports as Docker does: "0.0.0.0:8080-8081->80-81/tcp".
+// formatPorts lists ports like Docker: "0.0.0.0:8080-8081->80-81/tcp".
 func formatPorts(ports []api.PortSummary) string {
 	out := make([]string, 0, len(ports))
 	for _, p := range ports {

@@ -25,7 +25,7 @@ func newRmCommand(e *env) *cobra.Command {
 		ValidArgsFunction: completeSandboxes(e, 0),
 		RunE:              func(cmd *cobra.Command, args []string) error { return runRm(cmd.Context(), e, force, args) },
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill a program that runs; do not mind sandboxes that do not exist")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill running programs; ignore missing sandboxes")
 	return cmd
 }
 
@@ -37,8 +37,8 @@ func runRm(ctx context.Context, e *env, force bool, refs []string) error {
 	return removeEach(e, force, refs, func(ref string) error { return removeSandbox(ctx, c, ref, force) })
 }
 
-// removeEach removes what each ref names and prints it. One that is refused does
-// not keep the others; with force, one that does not exist is no error.
+// removeEach removes each ref and prints it, and continues after errors. With force, a
+// missing object is not an error.
 func removeEach(e *env, force bool, refs []string, remove func(ref string) error) error {
 	var errs []error
 	for _, ref := range refs {
@@ -56,14 +56,14 @@ func removeEach(e *env, force bool, refs []string, remove func(ref string) error
 	return errors.Join(errs...)
 }
 
-// removeSandbox ends the program first when forced: the daemon owns none and
-// kills none.
+// removeSandbox removes a sandbox. With force it first kills the program, because the daemon
+// does not own programs and never kills them.
 func removeSandbox(ctx context.Context, c *api.Client, ref string, force bool) error {
 	sb, err := c.Sandbox(ctx, ref)
 	if err != nil {
 		return err
 	}
-	runs := sb.State.Running && sb.State.Pid != 0 // else it is an engine's, of which the daemon speaks
+	runs := sb.State.Running && sb.State.Pid != 0 // without a PID an engine manages it, and the daemon reports that
 	if runs && !force {
 		return fmt.Errorf("sandbox %s: its program (process %d) still runs; stop it first or use --force", sb.Name, sb.State.Pid)
 	}
@@ -81,8 +81,8 @@ func removeSandbox(ctx context.Context, c *api.Client, ref string, force bool) e
 	return c.RemoveSandbox(ctx, sb.ID, force)
 }
 
-// killInNetNS kills what else runs in a namespace Fairlead made: workers the
-// program left behind would keep the namespace alive, with nobody to name it.
+// killInNetNS kills the remaining processes in a namespace that Fairlead created. Workers
+// that the program left behind would keep the namespace alive without a name.
 func killInNetNS(ctx context.Context, c *api.Client, netns string) error {
 	st, err := c.Status(ctx)
 	if err != nil {
@@ -123,9 +123,8 @@ func killInNetNS(ctx context.Context, c *api.Client, netns string) error {
 	return nil
 }
 
-// kill kills a process, if it still is the one that is meant, and waits for its
-// end. The descriptor is taken before that is asked, so that no other process
-// can be hit.
+// kill kills a process if meant still returns true, and waits for its end. It opens the
+// pidfd before it calls meant, so that it cannot kill another process with the same PID.
 func kill(pid int, meant func() bool) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
@@ -148,7 +147,7 @@ func kill(pid int, meant func() bool) error {
 		case err != nil:
 			return fmt.Errorf("wait for the end of process %d: %w", pid, err)
 		case n == 0:
-			return fmt.Errorf("process %d does not end, though killed 10 seconds ago", pid)
+			return fmt.Errorf("process %d has not ended 10 seconds after SIGKILL", pid)
 		default:
 			return nil
 		}

@@ -13,17 +13,17 @@ func newRootCommand(e *env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "fairlead",
 		Short: "Container networks on eBPF",
-		Long: `Fairlead gives network namespaces the networks Docker knows, forwarded by eBPF.
+		Long: `Fairlead connects network namespaces with networks like Docker's, forwarded by eBPF.
 
-"fairlead daemon" runs on every host; the other commands speak to it.
-"fairlead doctor" says what this kernel offers, "fairlead demo" shows it all.`,
+"fairlead daemon" runs on every host; the other commands connect to it.
+"fairlead doctor" checks the kernel, "fairlead demo" demonstrates the features.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          verbArgs,
 		RunE:          showHelp,
 	}
 	root.PersistentFlags().StringVar(&e.host, "host", "",
-		"daemon to speak to, unix:///PATH (default $FAIRLEAD_HOST or unix:///run/fairlead/api.sock)")
+		"daemon to connect to, unix:///PATH (default $FAIRLEAD_HOST or unix:///run/fairlead/api.sock)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		newNetworkCommand(e), newRunCommand(e), newExecCommand(e), newPsCommand(e), newInspectCommand(e),
@@ -35,7 +35,7 @@ func newRootCommand(e *env) *cobra.Command {
 		newLaterCommand("monitor", "refused packets are counted in the metrics, flows are in: fairlead ct ls"),
 	)
 	root.SetIn(e.stdin)
-	root.SetOut(e.stdout) // before the completion command, which remembers it
+	root.SetOut(e.stdout) // before the completion command, which captures it
 	root.SetErr(e.stderr)
 	root.Version = readBuildInfo().Version // --version, -v
 	root.SetVersionTemplate(readBuildInfo().String())
@@ -50,7 +50,7 @@ func newRootCommand(e *env) *cobra.Command {
 	return root
 }
 
-// help shows the help of the command that the arguments name.
+// help prints the help of the command that the arguments name.
 func help(root *cobra.Command, args []string) error {
 	c, rest, err := root.Find(args)
 	if err != nil || len(rest) > 0 {
@@ -61,15 +61,15 @@ func help(root *cobra.Command, args []string) error {
 	return c.Help()
 }
 
-// newGroup is a command that only holds others.
+// newGroup returns a command that only groups subcommands.
 func newGroup(use, short string, verbs ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: verbArgs, RunE: showHelp}
 	c.AddCommand(verbs...)
 	return c
 }
 
-// newLaterCommand is known but refused, so that the refusal can say what there
-// is instead.
+// newLaterCommand returns a command that is not available yet. Its error names the
+// alternative.
 func newLaterCommand(name, instead string) *cobra.Command {
 	return &cobra.Command{
 		Use: name, Short: "Not available yet", Hidden: true, DisableFlagParsing: true,
@@ -77,7 +77,7 @@ func newLaterCommand(name, instead string) *cobra.Command {
 	}
 }
 
-// verbArgs refuses what is no verb of the group.
+// verbArgs refuses arguments that are not subcommands of the group.
 func verbArgs(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -91,7 +91,7 @@ func verbArgs(cmd *cobra.Command, args []string) error {
 
 func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 
-// notYet refuses a flag of a later capability.
+// notYet refuses flags that are not available yet.
 func notYet(cmd *cobra.Command, flags ...string) error {
 	for _, name := range flags {
 		if cmd.Flags().Changed(name) {
@@ -103,8 +103,7 @@ func notYet(cmd *cobra.Command, flags ...string) error {
 
 func later(what string) error { return fmt.Errorf("%s is not available yet (leave it out)", what) }
 
-// laterFlags declares flags that are known but refused, so that the refusal
-// can say so.
+// laterFlags declares flags that are not available yet, so that the error can say so.
 func laterFlags(cmd *cobra.Command, flags ...string) {
 	for _, name := range flags {
 		cmd.Flags().StringArray(name, nil, "not available yet")

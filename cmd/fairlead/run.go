@@ -32,11 +32,11 @@ func newRunCommand(e *env) *cobra.Command {
 		Short: "Run a program in a new sandbox",
 		Long: `Run a program in a new sandbox, in its own network namespace.
 
-In the foreground the program has this terminal and gets this process's
+In the foreground the program uses this terminal and receives this process's
 signals, and its exit status is returned: 128+N after signal N, 126 if it
 cannot be executed, 127 if it is not found, 125 if Fairlead failed.
-With -d it runs in a session of its own, its output goes to the sandbox's
-LogPath (see "fairlead inspect"), and the sandbox's ID is printed.`,
+With -d it runs in a new session, its output goes to the sandbox's LogPath (see
+"fairlead inspect"), and the sandbox's ID is printed.`,
 		Example: `  fairlead run --rm ping -c 3 192.0.2.1
   fairlead run -d --name web -p 8080:80 nginx -g 'daemon off;'
   fairlead run --network db --network name=web,ip=10.5.0.9 sh`,
@@ -59,13 +59,13 @@ LogPath (see "fairlead inspect"), and the sandbox's ID is printed.`,
 	f.SetInterspersed(false)
 	f.BoolVarP(&o.detach, "detach", "d", false, "run in the background and print the sandbox's ID")
 	f.BoolVar(&o.remove, "rm", false, "remove the sandbox when the program ends")
-	f.StringVar(&o.name, "name", "", "name of the sandbox (default: made up)")
+	f.StringVar(&o.name, "name", "", "name of the sandbox (default: generated)")
 	o.program.register(cmd)
 	o.register(cmd)
 	return cmd
 }
 
-// session is one run: a sandbox, its program, and the daemon to tell.
+// session is one run: a sandbox, its program, and the client of the daemon.
 type session struct {
 	env     *env
 	client  *api.Client
@@ -106,8 +106,9 @@ func runRun(ctx context.Context, e *env, program *exec.Cmd, spec model.SandboxSp
 	return programExit(code)
 }
 
-// make has the daemon make the sandbox and join its networks. A signal that comes meanwhile
-// has it removed again: this process must not end before it knows what it has to remove.
+// make has the daemon create the sandbox and connect it to its networks. If a signal arrives
+// in the meantime, make removes the sandbox again: this process must not end before it
+// knows what to remove.
 func (s *session) make(ctx context.Context, spec model.SandboxSpec, more []attachment, signals *relay) error {
 	err := signals.hold(ctx, s.env.grace, func(ctx context.Context) error {
 		if err := s.create(ctx, spec); err != nil {
@@ -130,7 +131,7 @@ func (s *session) make(ctx context.Context, spec model.SandboxSpec, more []attac
 	return errors.Join(err, s.discard(ctx))
 }
 
-// create has the daemon make the sandbox and passes its warnings on.
+// create has the daemon create the sandbox, and prints its warnings.
 func (s *session) create(ctx context.Context, spec model.SandboxSpec) error {
 	created, err := s.client.CreateSandbox(ctx, spec.Name, api.NewSandboxCreate(spec))
 	if err != nil {
@@ -159,7 +160,7 @@ func (s *session) start(daemonPid int, detach bool) error {
 	if err := s.env.start(s.cmd, at); err != nil {
 		return startError(s.cmd.Path, err)
 	}
-	// Before anyone waits for it, so that the PID is still its own.
+	// Before Wait, so that the PID cannot have been reused.
 	began, err := api.ProcessStart(s.cmd.Process.Pid)
 	if err != nil {
 		return errors.Join(&exitError{exitFailed, err}, s.cmd.Process.Kill())
@@ -188,7 +189,7 @@ func (s *session) discard(ctx context.Context) error {
 	return fmt.Errorf("remove sandbox %s: %w", s.sandbox.Name, err)
 }
 
-// reportStarted tells the daemon which program runs.
+// reportStarted reports the running program to the daemon.
 func (s *session) reportStarted(ctx context.Context) error {
 	return persist(ctx, func() error {
 		return s.client.SandboxStarted(ctx, s.sandbox.ID, api.SandboxStarted{Pid: s.cmd.Process.Pid, PidStart: s.began})
@@ -199,15 +200,15 @@ func (s *session) detached(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.env.retryFor)
 	defer cancel()
 	if err := s.reportStarted(ctx); err != nil {
-		// A program nobody knows of could neither be listed nor removed.
-		return errors.Join(fmt.Errorf("program ended again, as the daemon could not be told of it: %w", err), s.cmd.Process.Kill())
+		// A program that the daemon does not know could neither be listed nor removed.
+		return errors.Join(fmt.Errorf("killed the program: could not report it to the daemon: %w", err), s.cmd.Process.Kill())
 	}
 	fmt.Fprintln(s.env.stdout, s.sandbox.ID)
 	return s.cmd.Process.Release()
 }
 
-// foreground waits for the program and tells the daemon, which may be away for
-// a while, or for good: that must not hurt the program.
+// foreground waits for the program and reports to the daemon, which may be down for a
+// while or for good. That must not affect the program.
 func (s *session) foreground(ctx context.Context) (int, error) {
 	running, cancelRunning := context.WithCancel(ctx)
 	defer cancelRunning()
@@ -227,22 +228,22 @@ func (s *session) foreground(ctx context.Context) (int, error) {
 	if reportErr == nil {
 		reportErr = s.reportExited(ending, code)
 	}
-	if reportErr != nil && !errors.Is(reportErr, model.ErrNotFound) { // removed under our feet: rm -f
+	if reportErr != nil && !errors.Is(reportErr, model.ErrNotFound) { // removed in the meantime: rm -f
 		fmt.Fprintf(s.env.stderr, "fairlead: warning: sandbox %s: the daemon does not know that the program ended: %v\n",
 			s.sandbox.Name, reportErr)
 	}
 	return code, err
 }
 
-// reportExited tells the daemon, which removes the sandbox if it is to.
+// reportExited reports the exit to the daemon, which then removes the sandbox if --rm was given.
 func (s *session) reportExited(ctx context.Context, code int) error {
 	return persist(ctx, func() error {
 		return s.client.SandboxExited(ctx, s.sandbox.ID, api.SandboxExited{ExitCode: code})
 	})
 }
 
-// persist repeats a report while no daemon answers, until ctx ends. Only what
-// may be done twice is given to it.
+// persist repeats a report while no daemon answers, until ctx ends. The report must be
+// idempotent.
 func persist(ctx context.Context, report func() error) error {
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := report()

@@ -100,20 +100,20 @@ func TestRunLeavesNothingWhenItFails(t *testing.T) {
 	}
 }
 
-// A signal that comes before the program runs, in whatever moment, leaves no sandbox.
+// A signal before the program runs leaves no sandbox behind, whenever it arrives.
 func TestStoppedWhileASandboxIsMade(t *testing.T) {
 	ran := filepath.Join(t.TempDir(), "ran")
 	for _, command := range []string{"run --rm touch " + ran, "run touch " + ran, "run -d touch " + ran, "sandbox create box", "run --network a --network b touch " + ran} {
 		for _, n := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 			if signal.Ignored(n) {
-				continue // nohup started the tests: run ignores it then, too
+				continue // nohup started the tests, so run ignores the signal, too
 			}
 			for when, making := range map[string]func(ctx context.Context){
 				"while it is made": func(context.Context) { send(t, n); time.Sleep(50 * time.Millisecond) },
 				"and it hangs":     func(ctx context.Context) { send(t, n); <-ctx.Done() },
 				"twice, and it hangs": func(ctx context.Context) {
 					send(t, n)
-					time.Sleep(50 * time.Millisecond) // two at once are one
+					time.Sleep(50 * time.Millisecond) // two pending signals of a kind would be merged
 					send(t, n)
 					<-ctx.Done()
 				},
@@ -130,7 +130,7 @@ func TestStoppedWhileASandboxIsMade(t *testing.T) {
 				late := ctx.Err()
 				cancel()
 				if late != nil {
-					t.Fatalf("%s, %v %s: it takes no notice", command, n, when)
+					t.Fatalf("%s, %v %s: the signal has no effect", command, n, when)
 				}
 				want := "fairlead: stopped by a signal before the sandbox was ready: " + n.String() + "\n"
 				if code != 128+int(n) || stderr != want {
@@ -192,26 +192,26 @@ func waitFor(t *testing.T, ok func() bool) {
 	t.Fatal("it did not happen within 5 s")
 }
 
-// runUntilTerminated runs a program that has begun, and that exits with status 4 when it
-// is told to end. done gets run's own status.
+// runUntilTerminated starts run with a program, and returns once the program runs. end makes
+// the program exit with status 4; done receives the exit status of run.
 func (w *world) runUntilTerminated(flags ...string) (pid int, end func(), done <-chan int) {
 	w.t.Helper()
 	dir := w.t.TempDir()
-	started, told := filepath.Join(dir, "started"), filepath.Join(dir, "told")
+	started, stop := filepath.Join(dir, "started"), filepath.Join(dir, "stop")
 	code := make(chan int)
 	args := append([]string{"run"}, flags...)
-	args = append(args, "sh", "-c", "echo $$ >"+started+"; while [ ! -e "+told+" ]; do sleep 0.02; done; exit 4")
+	args = append(args, "sh", "-c", "echo $$ >"+started+"; while [ ! -e "+stop+" ]; do sleep 0.02; done; exit 4")
 	go func() {
 		c, _, _ := w.run(args...)
 		code <- c
 	}()
 	waitFor(w.t, func() bool {
-		b, _ := os.ReadFile(started) // not there yet
+		b, _ := os.ReadFile(started) // may not exist yet
 		n, err := fmt.Sscanf(string(b), "%d\n", &pid)
 		return n == 1 && err == nil
 	})
 	return pid, func() {
-		if err := os.WriteFile(told, nil, 0o644); err != nil {
+		if err := os.WriteFile(stop, nil, 0o644); err != nil {
 			w.t.Fatal(err)
 		}
 	}, code
@@ -224,7 +224,7 @@ func TestReportsSurviveARestartOfTheDaemon(t *testing.T) {
 	w.stop()
 	end()
 	waitFor(t, func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
-	time.Sleep(100 * time.Millisecond) // so that it is reported while no daemon is there
+	time.Sleep(100 * time.Millisecond) // so that it is reported while no daemon runs
 	w.serve()
 	if code := <-done; code != 4 {
 		t.Errorf("exit status %d, stderr %q", code, w.err)
@@ -278,7 +278,7 @@ func TestExec(t *testing.T) {
 	}
 }
 
-// docker's flags of how a program is run, for run and exec.
+// run and exec accept Docker's flags for running a program.
 func TestProgramFlags(t *testing.T) {
 	w := newWorld(t)
 	w.ok("sandbox", "create", "box")

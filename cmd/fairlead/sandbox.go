@@ -21,7 +21,7 @@ func newSandboxCreateCommand(e *env) *cobra.Command {
 	var netns string
 	cmd := &cobra.Command{
 		Use:   "create [flags] NAME",
-		Short: "Make a sandbox without a program, or of a namespace someone else made",
+		Short: "Create a sandbox without a program, or from an existing network namespace",
 		Example: `  fairlead sandbox create --network web box && fairlead exec box sh
   ip netns add blue && fairlead sandbox create --netns /run/netns/blue -p 8080:80 blue`,
 		Args:              exactArgs("NAME"),
@@ -41,7 +41,7 @@ func newSandboxCreateCommand(e *env) *cobra.Command {
 		},
 	}
 	o.register(cmd)
-	cmd.Flags().StringVar(&netns, "netns", "", "path of a network namespace that exists (default: a new one)")
+	cmd.Flags().StringVar(&netns, "netns", "", "path of an existing network namespace (default: a new one)")
 	return cmd
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// attachment is one network a sandbox shall join, and how.
+// attachment is a network to connect a sandbox to, with its addresses.
 type attachment struct {
 	network string
 	ip, ip6 netip.Addr
@@ -70,21 +70,21 @@ func (o *sandboxFlags) register(cmd *cobra.Command) {
 		`network to join, or host, none, container:NAME; repeatable; also as name=NET,ip=…,ip6=…,mac-address=… (default "bridge")`)
 	f.StringVar(&o.ip, "ip", "", "IPv4 address in the first network (default: a free one)")
 	f.StringVar(&o.ip6, "ip6", "", "IPv6 address in the first network (default: a free one)")
-	f.StringVar(&o.mac, "mac-address", "", "MAC address in the first network (default: made up)")
+	f.StringVar(&o.mac, "mac-address", "", "MAC address in the first network (default: generated)")
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, "publish a port: [IP:][HOST[-HOST]:]PORT[-PORT][/tcp|udp|sctp]")
-	f.BoolVarP(&o.publishAll, "publish-all", "P", false, "publish all exposed ports at host ports that are free")
+	f.BoolVarP(&o.publishAll, "publish-all", "P", false, "publish all exposed ports on free host ports")
 	f.StringArrayVar(&o.expose, "expose", nil, "expose a port: PORT[-PORT][/tcp|udp|sctp]")
-	f.StringVar(&o.hostname, "hostname", "", "host name the program sees")
+	f.StringVar(&o.hostname, "hostname", "", "host name of the program")
 	f.StringArrayVar(&o.labels, "label", nil, "label, KEY[=VALUE]")
 	laterFlags(cmd, laterSandboxFlags()...)
 }
 
-// laterSandboxFlags belong to capabilities that are not there yet.
+// laterSandboxFlags are flags that are not available yet.
 func laterSandboxFlags() []string {
 	return []string{"network-alias", "link", "dns", "dns-search", "dns-option", "add-host"}
 }
 
-// spec turns the flags into a request and the networks to join afterwards.
+// spec converts the flags to a request and the networks to connect to afterwards.
 func (o *sandboxFlags) spec(cmd *cobra.Command) (model.SandboxSpec, []attachment, error) {
 	spec := model.SandboxSpec{Hostname: o.hostname, PublishAll: o.publishAll}
 	if err := notYet(cmd, laterSandboxFlags()...); err != nil {
@@ -121,7 +121,7 @@ func (o *sandboxFlags) spec(cmd *cobra.Command) (model.SandboxSpec, []attachment
 	return spec, joins[1:], nil
 }
 
-// attachments lists the networks in order; the first may be a mode.
+// attachments returns the networks in order; the first may be a mode.
 func (o *sandboxFlags) attachments() ([]attachment, error) {
 	values := o.networks
 	if len(values) == 0 {
@@ -151,7 +151,7 @@ func (o *sandboxFlags) attachments() ([]attachment, error) {
 	return list, nil
 }
 
-// parseNetwork reads one --network, a name or Docker's list of KEY=VALUE.
+// parseNetwork parses one --network: a name, or Docker's list of KEY=VALUE.
 func parseNetwork(v string) (attachment, error) {
 	if !strings.Contains(v, "=") {
 		if v == "" {
@@ -190,7 +190,7 @@ func parseNetwork(v string) (attachment, error) {
 	return a, nil
 }
 
-// checkShared refuses what makes no sense with somebody else's namespace.
+// checkShared refuses flags that cannot apply to a shared network namespace.
 func (o *sandboxFlags) checkShared(joins []attachment) error {
 	for _, a := range joins {
 		shared := a.network == model.NetworkHost || a.network == model.NetworkNone || strings.HasPrefix(a.network, "container:")
@@ -207,7 +207,7 @@ func (o *sandboxFlags) checkShared(joins []attachment) error {
 			{"publish", len(o.publish) > 0}, {"publish-all", o.publishAll}, {"expose", len(o.expose) > 0},
 		} {
 			if f.set {
-				return usagef("--%s belongs to the sandbox whose network is shared, it cannot be given with --network %s", f.name, mode)
+				return usagef("--%s cannot be given with --network %s: it belongs to the sandbox whose network is shared", f.name, mode)
 			}
 		}
 	}

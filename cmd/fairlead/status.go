@@ -20,7 +20,7 @@ func newStatusCommand(e *env) *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
 		Use:               "status [flags]",
-		Short:             "Show how the daemon is; succeeds once it serves",
+		Short:             "Show the status of the daemon; exits 0 once it is ready",
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), e, format) },

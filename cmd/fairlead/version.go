@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// buildInfo is what this binary was made from.
+// buildInfo describes the build of this binary.
 type buildInfo struct {
 	Version   string
 	GitCommit string
@@ -25,7 +25,7 @@ type buildInfo struct {
 // make build VERSION=…
 var version string
 
-// readBuildInfo asks the binary itself: go build writes it there.
+// readBuildInfo reads what go build recorded in the binary.
 func readBuildInfo() buildInfo {
 	b := buildInfo{Version: "unknown", GitCommit: "unknown", GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
@@ -48,7 +48,7 @@ func readBuildInfo() buildInfo {
 	return b
 }
 
-// String is the line of version and --version.
+// String returns the output of version and --version.
 func (b buildInfo) String() string {
 	return fmt.Sprintf("fairlead %s (commit %s, %s %s/%s)\n", b.Version, b.GitCommit, b.GoVersion, b.Os, b.Arch)
 }

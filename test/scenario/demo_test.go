@@ -28,7 +28,7 @@ func TestDemo(t *testing.T) {
 	l := newPlace(t)
 	before := l.state()
 	out, code := l.demo("", 0)
-	if code != 0 || strings.Contains(out, "FAIL") || !strings.Contains(out, "steps as they should be") {
+	if code != 0 || strings.Contains(out, "FAIL") || !strings.Contains(out, "steps passed") {
 		l.Errorf("status %d\n%s", code, out)
 	}
 	l.asBefore(before)

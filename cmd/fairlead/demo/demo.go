@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package demo shows Fairlead at work: a daemon on a host of its own, networks
-// and sandboxes with real programs in them, and a machine outside, all in
-// namespaces that vanish with the demo.
+// Package demo demonstrates Fairlead: a daemon on a simulated host, networks and
+// sandboxes with real programs, and an external machine, all in namespaces that are
+// removed when the demo ends.
 package demo
 
 import (
@@ -21,30 +21,30 @@ import (
 	"github.com/fairlead-net/fairlead/bench/world"
 )
 
-// Config says what to show and where.
+// Config is the configuration of the demo.
 type Config struct {
 	Self string    // required: the fairlead binary
 	Out  io.Writer // required
 }
 
-// programs are the real ones that talk, with the Debian packages they are in.
+// programs are the programs that the demo needs, with their Debian packages.
 var programs = map[string]string{
 	"ip": "iproute2", "ping": "iputils-ping", "curl": "curl", "nginx": "nginx-light", "iperf3": "iperf3",
 }
 
-// Run shows everything and returns an error if a step did not go as it should,
-// or if ctx ended before the last one. Nothing is left in either case.
+// Run plays all scenes. It returns an error if a step failed, or if ctx ended before the
+// last one. It removes everything in either case.
 func Run(ctx context.Context, cfg Config) (retErr error) {
 	for name, pkg := range programs {
 		if cmd := world.Command(ctx, name); cmd.Err != nil {
-			return fmt.Errorf("the demo shows real programs and misses %s (apt-get install %s, or use make demo)", name, pkg)
+			return fmt.Errorf("the demo needs %s, which is not installed (apt-get install %s, or use make demo)", name, pkg)
 		}
 	}
 	s, err := newStage(cfg)
 	if err != nil {
 		return err
 	}
-	// What was made goes away also when the demo was interrupted.
+	// Remove everything also when the demo was interrupted.
 	defer func() { retErr = errors.Join(retErr, s.close()) }()
 	began := time.Now()
 	for _, scene := range scenes() {
@@ -56,19 +56,19 @@ func Run(ctx context.Context, cfg Config) (retErr error) {
 	if ctx.Err() != nil {
 		return errors.New("interrupted; everything is removed")
 	}
-	fmt.Fprintf(cfg.Out, "\n%d of %d steps as they should be, in %.1f s.\n", s.passed, s.passed+s.failed, time.Since(began).Seconds())
+	fmt.Fprintf(cfg.Out, "\n%d of %d steps passed in %.1f s.\n", s.passed, s.passed+s.failed, time.Since(began).Seconds())
 	if s.failed > 0 {
 		return fmt.Errorf("%d steps of the demo failed", s.failed)
 	}
 	return nil
 }
 
-// stage is the world of the demo.
+// stage holds the hosts and programs of the demo.
 type stage struct {
 	cfg            Config
 	dir            string // working directory of every program
 	host, outside  *world.Host
-	daemon         *world.Process // nil: none runs
+	daemon         *world.Process // nil: not running
 	passed, failed int
 }
 
@@ -114,8 +114,8 @@ func newStage(cfg Config) (_ *stage, retErr error) {
 	return s, s.host.Do(mountDirectories)
 }
 
-// mountDirectories gives the host its own of what a daemon uses by default, so
-// that the commands of the demo are those of any host.
+// mountDirectories gives the simulated host its own copies of the daemon's default
+// directories, so that the commands of the demo are the same as on any host.
 func mountDirectories() error {
 	for _, m := range []struct{ kind, path string }{{"tmpfs", "/run"}, {"tmpfs", "/var/lib"}, {"bpf", "/sys/fs/bpf"}} {
 		if err := unix.Mount(m.kind, m.path, m.kind, 0, ""); err != nil {
@@ -125,7 +125,7 @@ func mountDirectories() error {
 	return nil
 }
 
-// nginxConfig answers with the server's name and the client's address.
+// nginxConfig configures a server that answers with its name and the client's address.
 const nginxConfig = `daemon off; master_process off; pid %s.pid; error_log stderr error;
 events {}
 http {
@@ -158,8 +158,8 @@ func (s *stage) close() error {
 	return nil
 }
 
-// sweep ends the programs in sandboxes, which have outlived daemon and client,
-// and removes what the daemon made. After the last scene there is nothing.
+// sweep ends the programs in sandboxes that have outlived the daemon and the client, and
+// removes what the daemon created. After the last scene nothing is left to remove.
 func (s *stage) sweep() error {
 	for _, pid := range s.host.ProcessesIn("/run/fairlead/netns/*") {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {

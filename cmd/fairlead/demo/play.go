@@ -16,8 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/bench/world"
 )
 
-// play plays a scene. A step that fails does not keep the next ones from being
-// tried.
+// play plays a scene. It continues after a step that fails.
 func (s *stage) play(ctx context.Context, sc scene) {
 	fmt.Fprintf(s.cfg.Out, "\n# %s\n", sc.text)
 	for _, st := range sc.steps {
@@ -48,7 +47,7 @@ func (s *stage) on(st step) *world.Host {
 	return s.host
 }
 
-// perform does a step and returns what there is to show.
+// perform runs a step and returns its output.
 func (s *stage) perform(ctx context.Context, st step) (string, error) {
 	switch st.do {
 	case startDaemon:
@@ -70,7 +69,7 @@ func (s *stage) perform(ctx context.Context, st step) (string, error) {
 	}
 }
 
-// typeLine runs a step's command line in a shell and judges the outcome.
+// typeLine runs a step's command line in a shell and checks the outcome.
 func (s *stage) typeLine(ctx context.Context, st step) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -85,7 +84,7 @@ func (s *stage) typeLine(ctx context.Context, st step) (string, error) {
 	case ctx.Err() != nil:
 		return out, errors.New("took longer than 30 s")
 	case st.refused && r.Code == 0:
-		return out, errors.New("it succeeded, and should not have")
+		return out, errors.New("it succeeded but should have failed")
 	case st.refused && r.Code == 125 && len(st.wants) == 0:
 		return out, errors.New("fairlead itself failed")
 	case !st.refused && r.Code != 0:
@@ -99,7 +98,7 @@ func (s *stage) typeLine(ctx context.Context, st step) (string, error) {
 	return out, nil
 }
 
-// command prepares a program that finds fairlead and its daemon.
+// command prepares a program that can find fairlead and its daemon.
 func (s *stage) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := world.Command(ctx, name, args...)
 	cmd.Dir = s.dir
@@ -151,7 +150,7 @@ func (s *stage) endDaemon(signal syscall.Signal) error {
 	}
 }
 
-// show writes an output, indented.
+// show prints output, indented.
 func (s *stage) show(out string) {
 	for line := range strings.Lines(out) {
 		fmt.Fprintln(s.cfg.Out, "   ", strings.TrimRight(line, "\n"))
