@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package arch_test holds the rules of the source tree that a compiler does not
-// check: who may import whom, one comment a package, a licence in each file.
+// Package arch_test enforces the rules of the source tree that a compiler does not check:
+// allowed imports, one comment per package, a licence in each file.
 package arch_test
 
 import (
@@ -19,22 +19,22 @@ import (
 
 const module = "github.com/fairlead-net/fairlead"
 
-// pkg is what `go list` says of a package.
+// pkg is a package as `go list` reports it.
 type pkg struct {
 	ImportPath string
 	Dir        string
 	GoFiles    []string
-	Imports    []string // direct, without those of tests
+	Imports    []string // direct, without the imports of tests
 	Deps       []string // transitive
 }
 
-// rel is the package's path in the module: "control/model".
+// rel returns the package's path in the module: "control/model".
 func (p pkg) rel() string {
 	return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")
 }
 
-// allowed says which of the module's packages each may import. "/..." stands
-// for a package and all below it. Tests may import anything.
+// allowed lists the packages of the module that each package may import. "/..." stands for a
+// package and all below it. Tests may import anything.
 var (
 	allowed = map[string][]string{
 		"bpf":                               {},
@@ -84,7 +84,7 @@ var (
 	laboratories = []string{"test/..."}
 )
 
-// homes says which packages may import a library that others should only meet
+// homes lists the packages that may import a library directly; the others should use it only
 // through them.
 var homes = map[string][]string{
 	"github.com/cilium/ebpf":         {"bpf", "maps", "loader", "bench/kernel"},
@@ -99,7 +99,7 @@ var homes = map[string][]string{
 	"gonum.org/v1/plot":              {"bench/chart"},
 }
 
-// blind are the packages that must not reach the kernel even through others.
+// blind lists the packages that must not reach the kernel even indirectly.
 var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/store", "control/ipam", "control/controller", "control/api", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
 
 func TestImportDirection(t *testing.T) {
@@ -109,7 +109,7 @@ func TestImportDirection(t *testing.T) {
 		}
 		may, known := allowed[p.rel()]
 		if !known {
-			t.Errorf("%s is not in the table of who may import whom (add it there with the packages it needs)", p.rel())
+			t.Errorf("%s is not in the table of allowed imports (add it there with the packages it needs)", p.rel())
 			continue
 		}
 		for _, imp := range p.Imports {
@@ -165,13 +165,13 @@ func TestControllerNeverSeesTheKernel(t *testing.T) {
 // setns moves a thread into another namespace.
 var setns = regexp.MustCompile(`unix\.Setns\(|SYS_SETNS|netns\.Set\(`)
 
-// setnsHomes are the files that may do so. The daemon switches network
-// namespaces in one function only, which puts the thread back.
+// setnsHomes lists the files that may do so. The daemon switches network namespaces in one
+// function only, which switches the thread back.
 var setnsHomes = []string{
 	"control/rtnl/netns.go",        // onThread
-	"bench/world/host.go",          // the hosts of demo and bench, on threads of their own
-	"cmd/fairlead/enter.go",        // of the host name alone
-	"test/kernels/guest/daemon.go", // the tests' own
+	"bench/world/host.go",          // the hosts of demo and bench, on dedicated threads
+	"cmd/fairlead/enter.go",        // only the UTS namespace
+	"test/kernels/guest/daemon.go", // for the tests
 }
 
 func TestNamespacesAreSwitchedInOnePlace(t *testing.T) {
@@ -182,18 +182,18 @@ func TestNamespacesAreSwitchedInOnePlace(t *testing.T) {
 				t.Fatal(err)
 			}
 			if file := filepath.Join(p.rel(), name); setns.Match(text) != slices.Contains(setnsHomes, file) {
-				t.Errorf("%s: switches namespaces: %t, want the opposite (rtnl.NetNS.Do does it for others)", file, setns.Match(text))
+				t.Errorf("%s: switches namespaces: %t, want the opposite (other packages use rtnl.NetNS.Do)", file, setns.Match(text))
 			}
 		}
 	}
 }
 
-// under reports whether an import path is a module's or one of its packages.
+// under reports whether an import path is a module or one of its packages.
 func under(imp, lib string) bool {
 	return imp == lib || strings.HasPrefix(imp, lib+"/")
 }
 
-// match reports whether a path is in a list of paths and "path/..." patterns.
+// match reports whether a list of paths and "path/..." patterns contains a path.
 func match(patterns []string, path string) bool {
 	return slices.ContainsFunc(patterns, func(pattern string) bool {
 		if base, ok := strings.CutSuffix(pattern, "/..."); ok {
@@ -229,7 +229,7 @@ func list(t *testing.T) []pkg {
 	}
 }
 
-// root is the module's directory.
+// root returns the module's directory.
 func root(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.Abs("../..")

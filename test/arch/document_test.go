@@ -15,14 +15,13 @@ import (
 )
 
 var (
-	// treeRow is a row of the table: the directory, what it holds, its imports.
+	// treeRow matches a row of the table: the directory, its contents, its imports.
 	treeRow = regexp.MustCompile("(?m)^\\| `([^`]+?)/?` \\| .* \\| (.*) \\|$")
 	quoted  = regexp.MustCompile("`([^`]+)`")
 )
 
-// The table in docs/architecture.md says what is enforced here. A row is about
-// its directory and what is below it and has no row of its own; what these may
-// import of each other is left out.
+// The table in docs/architecture.md matches what is enforced here. A row covers its directory
+// and the directories below it without a row of their own; imports among these are left out.
 func TestDocumentedImports(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root(t), "docs", "architecture.md"))
 	if err != nil {
@@ -44,11 +43,11 @@ func TestDocumentedImports(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff(sets(enforced), sets(documented), cmpopts.EquateEmpty()); diff != "" {
-		t.Errorf("who may import whom: enforced (-) and docs/architecture.md (+) differ\n%s", diff)
+		t.Errorf("allowed imports: enforced (-) and docs/architecture.md (+) differ\n%s", diff)
 	}
 }
 
-// rowOf is the directory whose row is about a package; "" if there is none.
+// rowOf returns the directory whose row covers a package, or "" if there is none.
 func rowOf(rows map[string][]string, name string) string {
 	for dir := strings.TrimSuffix(name, "/..."); dir != "."; dir = filepath.Dir(dir) {
 		if _, ok := rows[dir]; ok {
@@ -58,7 +57,7 @@ func rowOf(rows map[string][]string, name string) string {
 	return ""
 }
 
-// sets are the lists sorted, without repetition and without empty ones.
+// sets returns the lists sorted, without duplicates and without empty lists.
 func sets(lists map[string][]string) map[string][]string {
 	out := map[string][]string{}
 	for key, list := range lists {

@@ -17,8 +17,8 @@ var (
 	namedTest = regexp.MustCompile("`(\\w+\\.Test\\w+)`")
 )
 
-// The table of promises in test/README.md names tests that exist, in every row,
-// and every scenario is the test of a promise.
+// The table of promises in test/README.md names existing tests in every row, and every
+// scenario is the test of a promise.
 func TestPromises(t *testing.T) {
 	readme, err := os.ReadFile(filepath.Join(root(t), "test", "README.md"))
 	if err != nil {
@@ -47,8 +47,8 @@ func TestPromises(t *testing.T) {
 	}
 }
 
-// What the pages name as tests exists, and each row of their tables of faults and of other projects' tests
-// says something in its last column.
+// The tests that the pages name exist, and each row of their tables of faults and of other
+// projects' tests has text in its last column.
 func TestNamedTests(t *testing.T) {
 	pages, err := filepath.Glob(filepath.Join(root(t), "docs", "*.md"))
 	if err != nil || len(pages) == 0 {
@@ -72,13 +72,13 @@ func TestNamedTests(t *testing.T) {
 		for line := range strings.Lines(string(page)) {
 			cells := strings.Split(strings.TrimSpace(line), "|")
 			if cells[0] == "" && len(cells) > 2 && strings.TrimSpace(cells[len(cells)-2]) == "" {
-				t.Errorf("%s says nothing of a test in the row %q", name, line)
+				t.Errorf("%s does not mention a test in the row %q", name, line)
 			}
 		}
 	}
 }
 
-// tests are all tests of the module as package.Test.
+// tests returns all tests of the module as package.Test.
 func tests(t *testing.T) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}

@@ -56,8 +56,8 @@ func TestLicenceHeaders(t *testing.T) {
 	}
 }
 
-// checkLicence wants the identifier in the first line, or just below a build
-// constraint or an interpreter line.
+// checkLicence requires the identifier in the first line, or just below a build constraint or
+// an interpreter line.
 func checkLicence(t *testing.T, dir, path string) error {
 	t.Helper()
 	text, err := os.ReadFile(path)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package attachtest is a daemon for the tests of the faces to runtimes: a controller
-// without a kernel, behind the real API and its socket.
+// Package attachtest provides a daemon for the tests of the front ends: a controller without
+// a kernel, behind the real API and its socket.
 package attachtest
 
 import (
@@ -26,35 +26,35 @@ import (
 type Daemon struct {
 	*controller.Controller
 	Socket   string
-	Broken   error        // what a check of a sandbox finds
-	Expected api.Expected // what a check of a sandbox was to compare
+	Broken   error        // the result of a check of a sandbox
+	Expected api.Expected // what a check of a sandbox had to compare
 	Silent   []netip.Addr // gateways where no names are served
 }
 
-// Status is empty.
+// Status returns nothing.
 func (d *Daemon) Status(context.Context) (api.Status, error) { return api.Status{}, nil }
 
-// CheckSandbox finds what the test says.
+// CheckSandbox returns what the test has set.
 func (d *Daemon) CheckSandbox(_ context.Context, _ string, want api.Expected) error {
 	d.Expected = want
 	return d.Broken
 }
 
-// ForceRemoveNetwork removes no engine's network.
+// ForceRemoveNetwork does not remove networks managed by an engine.
 func (d *Daemon) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	return d.RemoveNetwork(ctx, ref)
 }
 
-// Unserved are the gateways that the test says.
+// Unserved returns the gateways that the test has set.
 func (d *Daemon) Unserved() []netip.Addr { return d.Silent }
 
-// Flows are none.
+// Flows returns nothing.
 func (d *Daemon) Flows(context.Context, api.FlowFilter) ([]api.Flow, error) { return nil, nil }
 
-// Dial makes the client of the daemon at a host.
+// Dial returns a client of the daemon at a host.
 func Dial(host string) (attach.Daemon, error) { return api.NewClient(host) }
 
-// New starts a daemon on whose host port 22 is taken.
+// New starts a daemon on a host whose port 22 is in use.
 func New(t *testing.T) *Daemon {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "att") // short, for the path of a socket
@@ -92,7 +92,7 @@ func New(t *testing.T) *Daemon {
 	return d
 }
 
-// Names are those of the sandboxes.
+// Names returns the names of the sandboxes.
 func (d *Daemon) Names() string {
 	var names []string
 	for sb := range d.Snapshot().Sandboxes() {
@@ -102,7 +102,7 @@ func (d *Daemon) Names() string {
 	return strings.Join(names, " ")
 }
 
-// Namespace is a path of one, which can be removed.
+// Namespace returns the path of a namespace, which can be removed.
 func Namespace(t *testing.T, name string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)

@@ -9,26 +9,27 @@ import (
 	"time"
 )
 
-// Apart makes a place for a container runtime on the host: namespaces of processes and
-// mounts that end with the test, and file systems of its own where runtimes keep what
-// cannot be told to be elsewhere; more is a command that mounts others. The place shares
-// with the host what it mounts under /run, where network namespaces are. It is entered by
-// the process ID returned.
+// Apart makes an isolated place for a container runtime on the host: PID and mount namespaces
+// that end with the test, and private file systems where a runtime keeps files whose location
+// cannot be configured; more is a command that mounts others. The place shares with the host
+// what it mounts under /run, where network namespaces are. It is entered by the process ID
+// returned.
 func (l *Lab) Apart(more string) (pid string) {
 	l.Helper()
 	return l.apart("--mount-proc", "sh", "-c",
 		"mount -t tmpfs lib /var/lib && mount -t tmpfs shm /dev/shm && "+more+" && echo ready && sleep infinity & wait")
 }
 
-// ApartIn is Apart with another root, which is a directory of its own of what is in
-// lower; what is written to it stays in memory. The daemon's socket is where it is.
+// ApartIn is like Apart with another root, a directory of its own with the contents of lower;
+// what is written to it stays in memory. The daemon's socket is at its usual path.
 func (l *Lab) ApartIn(lower string) (pid string) {
 	l.Helper()
 	return l.apart("sh", "-ec", rootMounts, "sh", lower, l.Dir("root"), l.Dir("memory"), l.Dir("run"))
 }
 
-// rootMounts make the root. Containers are beside it, for one overlay is no place for another. It has to be the
-// root of the namespace: in a mere chroot, containers would find their way out of theirs.
+// rootMounts is the command that makes the root. Containers are beside it, because an overlay
+// cannot be on another. It has to be the root of the namespace: in a mere chroot, containers
+// could get out of theirs.
 const rootMounts = `
 	mount -t tmpfs upper "$3"
 	mkdir "$3/upper" "$3/work"

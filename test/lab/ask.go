@@ -11,19 +11,19 @@ import (
 	"github.com/fairlead-net/fairlead/bench/world"
 )
 
-// How long an answer may take: on a busy machine each program on the way waits for
-// its turn, so what must come gets long. Brief is for what must not come, and for
-// what is tried again.
+// How long a reply may take: on a busy machine each program on the way waits for its turn, so
+// an expected reply gets a long time. Brief is for replies that must not come, and for what
+// is tried again.
 const (
 	Patient = 20 * time.Second
 	Brief   = 500 * time.Millisecond
 )
 
-// resendEvery is longer than a program takes that socat starts for an answer.
+// resendEvery is longer than a program takes that socat starts for a reply.
 const resendEvery = 700 * time.Millisecond
 
-// Reach wants an echo over a new TCP connection or by a datagram, which may take
-// that long to connect and that long to come back.
+// Reach expects an echo over a new TCP connection or of a datagram; connecting and the echo
+// may take within each.
 func (l *Lab) Reach(within time.Duration, h *world.Host, network, address string, port int) error {
 	at := net.JoinHostPort(address, fmt.Sprint(port))
 	c, err := h.Dial(net.Dialer{Timeout: within}, network, at)
@@ -31,7 +31,7 @@ func (l *Lab) Reach(within time.Duration, h *world.Host, network, address string
 		return fmt.Errorf("from %s: %w", h.Name, err)
 	}
 	defer c.Close()
-	every := within // TCP sends again itself
+	every := within // TCP retransmits by itself
 	if _, datagrams := c.(*net.UDPConn); datagrams {
 		every = within / 5
 	}
@@ -45,8 +45,8 @@ func (l *Lab) Reach(within time.Duration, h *world.Host, network, address string
 	return nil
 }
 
-// exchange says hello every so often until there is an answer, which it returns,
-// or no more time. A refusal is no answer: the server may be about to start.
+// exchange sends hello at an interval until there is a reply, which it returns, or the time
+// is over. A refusal does not count as a reply: the server may be about to start.
 func exchange(c net.Conn, every, within time.Duration) (string, error) {
 	b := make([]byte, 1500)
 	deadline := time.Now().Add(within)
@@ -67,7 +67,7 @@ func exchange(c net.Conn, every, within time.Duration) (string, error) {
 	}
 }
 
-// Ask sends datagrams until one is answered, and wants UDP's answer.
+// Ask sends datagrams until one is answered, and expects the reply that UDP sends.
 func (l *Lab) Ask(h *world.Host, address string, port int, name, client string) {
 	l.Helper()
 	got, err := l.ask(h, address, port, Patient)
@@ -78,7 +78,7 @@ func (l *Lab) Ask(h *world.Host, address string, port int, name, client string) 
 	}
 }
 
-// NoAsk wants no answer to two datagrams.
+// NoAsk expects no reply to two datagrams.
 func (l *Lab) NoAsk(h *world.Host, address string, port int) {
 	l.Helper()
 	if got, err := l.ask(h, address, port, 2*resendEvery); err == nil {
@@ -95,7 +95,7 @@ func (l *Lab) ask(h *world.Host, address string, port int, within time.Duration)
 	return exchange(c, resendEvery, within)
 }
 
-// Expand writes an address as socat does: IPv6 in full.
+// Expand formats an address as socat does: IPv6 in full.
 func Expand(address string) string {
 	if a := Address(address); a.Is6() {
 		return a.StringExpanded()

@@ -13,19 +13,19 @@ import (
 	"testing"
 )
 
-// binaryVar names the variable that holds the path of the binary under test.
+// binaryVar is the variable that holds the path of the binary under test.
 const binaryVar = "FAIRLEAD_LAB_BINARY"
 
-// Binary is the path of the fairlead under test.
+// Binary returns the path of the fairlead under test.
 func Binary() string { return os.Getenv(binaryVar) }
 
-// Main runs the tests of a package that uses labs: it builds fairlead, with the
-// race detector if the tests have it, and removes all files afterwards. A signal
-// ends the run at once: what a lab made ends with the process.
+// Main runs the tests of a package that uses labs: it builds fairlead, with the race detector
+// if the tests have it, and removes all files afterwards. A signal ends the run at once: what
+// a lab made ends with the process.
 func Main(m *testing.M) { run(m, raceEnabled) }
 
-// MainUnraced is Main with a fairlead that never has the race detector, for
-// tests of time and memory.
+// MainUnraced is like Main with a fairlead that never has the race detector, for tests of
+// time and memory.
 func MainUnraced(m *testing.M) { run(m, false) }
 
 func run(m *testing.M, race bool) {
@@ -56,8 +56,8 @@ func run(m *testing.M, race bool) {
 	os.Exit(code)
 }
 
-// labs is how many run at once, unless the command line says: they wait more
-// than they work.
+// labs is how many labs run at once, unless the command line sets it: they are mostly
+// waiting.
 const labs = "4"
 
 // parallel sets the number of labs that run at once.
@@ -84,7 +84,7 @@ func prepare(dir string, race bool) error {
 			return err
 		}
 	}
-	// A program with the race detector sleeps for a second before it ends.
+	// A program with the race detector sleeps for a second before it exits.
 	if err := os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")); err != nil {
 		return err
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// close ends the daemon, removes what is Fairlead's and looks whether anything
-// is left.
+// close stops the daemon, removes everything that Fairlead made and checks that nothing is
+// left.
 func (l *Lab) close() {
 	if l.Daemon != nil {
 		l.StopDaemon()
@@ -26,7 +26,7 @@ func (l *Lab) close() {
 	programs := l.Host.ProcessesIn(filepath.Join(l.dir, "run", "netns", "*"))
 	l.RunCleanup()
 	for _, pid := range programs {
-		// Fairlead does not own them; the test that left them should have.
+		// Fairlead does not own them; the test that made them should have removed them.
 		syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
@@ -36,7 +36,7 @@ func (l *Lab) RunCleanup() {
 	l.Helper()
 	objects, err := l.pinned()
 	if err != nil {
-		l.Errorf("look at the pins: %v", err)
+		l.Errorf("list the pins: %v", err)
 	}
 	r, err := l.try(append([]string{"cleanup"}, l.dirs()...)...)
 	if err != nil || r.Code != 0 {
@@ -47,7 +47,7 @@ func (l *Lab) RunCleanup() {
 	}
 }
 
-// left lists what is still there of Fairlead's.
+// left lists what remains of Fairlead.
 func (l *Lab) left(objects []object) (left []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -174,7 +174,7 @@ func programID(path string) (uint32, error) {
 	return uint32(id), nil
 }
 
-// Objects are the IDs of the daemon's programs and maps by pin.
+// Objects returns the IDs of the daemon's programs and maps by pin.
 func (l *Lab) Objects() map[string]uint32 {
 	l.Helper()
 	list, err := l.pinned()
@@ -186,7 +186,7 @@ func (l *Lab) Objects() map[string]uint32 {
 	return ids
 }
 
-// Filters are the notes of clsact filters that the daemon attached.
+// Filters lists the records of clsact filters that the daemon attached.
 func (l *Lab) Filters() []string {
 	l.Helper()
 	var names []string

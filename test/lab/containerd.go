@@ -14,31 +14,31 @@ import (
 	"github.com/fairlead-net/fairlead/bench/world"
 )
 
-// ContainerdSocket is where a Containerd serves, and ContainerdImage its one image: pods'
-// own, and their containers'.
+// ContainerdSocket is where a Containerd listens, and ContainerdImage its only image, for
+// pods and for their containers.
 const (
 	ContainerdSocket = "/run/containerd/containerd.sock"
 	ContainerdImage  = "localhost/box:latest"
 )
 
-// Containerd is Debian's containerd in a place apart on the host, which serves
-// Kubernetes' runtime interface (CRI), and crictl, which speaks it. test/crictl.sh
-// builds that. Networks are configured in the lab's directory cni/net.d.
+// Containerd is Debian's containerd, isolated on the host, which serves Kubernetes' runtime
+// interface (CRI), and crictl, its client, which test/crictl.sh builds. Networks are
+// configured in the lab's directory cni/net.d.
 type Containerd struct {
-	Pid    string         // by which the place is entered
-	Daemon *world.Process // the last that was started
-	Crictl []string       // how crictl is called
+	Pid    string         // by which its namespaces are entered
+	Daemon *world.Process // the last one that was started
+	Crictl []string       // the command line of crictl
 
 	l *Lab
 }
 
-// NewContainerd starts containerd with these CNI plugins. Its image is of one layer, a
-// tarball, and has a command that does nothing.
+// NewContainerd starts containerd with these CNI plugins. Its image has one layer, a tarball,
+// and a command that does nothing.
 func (l *Lab) NewContainerd(layer string, command []string, plugins ...string) *Containerd {
 	l.Helper()
 	cache, err := os.UserCacheDir()
 	l.must(err)
-	// ctr has no flag for these directories.
+	// ctr does not have flags for these directories.
 	c := &Containerd{l: l, Pid: l.Apart("mount --bind " + l.Dir("cni") + " /etc/cni && mount --bind " + l.Dir("opt") + " /opt")}
 	c.Crictl = []string{
 		filepath.Join(cache, "fairlead", "crictl", "crictl"), "--config", l.Write("crictl.yaml", ""), "--timeout", "20s",
@@ -56,7 +56,7 @@ state = "/run/containerd"
   snapshotter = "native"
 `, l.Dir("containerd"), ContainerdImage))
 	l.Dir("cni/net.d")
-	for _, plugin := range plugins { // it looks in one directory only
+	for _, plugin := range plugins { // containerd searches only one directory
 		l.Must(l.Host, "ln", "-s", plugin, l.Dir("opt/cni/bin"))
 	}
 	c.Start()
@@ -65,7 +65,7 @@ state = "/run/containerd"
 	return c
 }
 
-// Start starts containerd and waits until it serves.
+// Start starts containerd and waits until it is ready.
 func (c *Containerd) Start() {
 	c.l.Helper()
 	command := c.Command("containerd", "--config", filepath.Join(c.l.Dir("."), "containerd.toml"))
@@ -78,7 +78,7 @@ func (c *Containerd) Start() {
 	})
 }
 
-// importImage hands containerd an archive as docker save writes it.
+// importImage passes containerd an archive as docker save writes it.
 func (c *Containerd) importImage(layer string, command []string) {
 	c.l.Helper()
 	dir := c.l.Dir("image")
@@ -97,12 +97,12 @@ func (c *Containerd) importImage(layer string, command []string) {
 	c.l.Must(c.l.Host, ctr[0], ctr[1:]...)
 }
 
-// Command runs a program in containerd's place.
+// Command runs a program in containerd's namespaces.
 func (c *Containerd) Command(program string, args ...string) []string {
 	return append([]string{"nsenter", "--target", c.Pid, "--pid", "--mount", "--", program}, args...)
 }
 
-// Ctr runs ctr, where CRI's containers are.
+// Ctr runs ctr in the namespace of CRI's containers.
 func (c *Containerd) Ctr(args ...string) []string {
 	return c.Command("ctr", append([]string{"--address", ContainerdSocket, "--namespace", "k8s.io"}, args...)...)
 }
@@ -122,7 +122,7 @@ func (l *Lab) Write(name, content string) (path string) {
 	return path
 }
 
-// WriteJSON is Write of what content is in JSON.
+// WriteJSON is like Write, with content encoded as JSON.
 func (l *Lab) WriteJSON(name string, content any) (path string) {
 	l.Helper()
 	b, err := json.Marshal(content)

@@ -14,16 +14,17 @@ import (
 	"github.com/fairlead-net/fairlead/bench/world"
 )
 
-// Server echoes what it gets, TCP and UDP. It knows what became of it on the way.
+// Server echoes what it receives, TCP and UDP, and records how the datagrams fared on the
+// way.
 type Server struct {
 	requests, replies *leg
 	number            atomic.Uint64 // of the last datagram of a load
 
 	open          atomic.Int64 // connections
-	retransmitted atomic.Int64 // segments, in connections that ended
+	retransmitted atomic.Int64 // segments, in closed connections
 }
 
-// Echo serves on a host's port, on every address.
+// Echo starts a Server on a host's port, on every address.
 func (l *Lab) Echo(host *world.Host, port int) *Server {
 	l.Helper()
 	s := new(Server)
@@ -86,13 +87,13 @@ func (s *Server) datagrams(c *net.UDPConn) {
 			return
 		}
 		c.WriteTo(b[:n], from)
-		s.replies.collect(c) // what is missing shows, for it is counted
+		s.replies.collect(c) // missing ones are detected because they are counted
 	}
 }
 
-// retransmissions are the segments of a connection that this end had to send
-// again, its SYN too. Those that the other end had already got do not count:
-// they were sent too early, because a program was late with its answer.
+// retransmissions returns the number of segments of a connection that this end retransmitted,
+// including its SYN. Segments that the other end had already received do not count: they were
+// sent too early, because a program was late with its answer.
 func retransmissions(c *net.TCPConn) (n int, err error) {
 	err = control(c, func(fd int) error {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
@@ -112,15 +113,15 @@ func (s *Server) settle() {
 	}
 }
 
-// fate is what became of datagrams, both ways.
+// fate holds what happened to datagrams in both directions.
 type fate struct {
-	longest time.Duration // under way, one way
-	pause   time.Duration // longest between two that left
+	longest time.Duration // one-way time
+	pause   time.Duration // longest between two that were sent
 	lost    int
-	unknown int // without a time of leaving: not sent back, or not measured
+	unknown int // without a send time: not sent back, or not measured
 }
 
-// judge says what became of the datagrams with numbers from first to last.
+// judge returns the fate of the datagrams with numbers from first to last.
 func (s *Server) judge(first, last uint64) (f fate, err error) {
 	var before int64
 	for number := first; number <= last; number++ {
@@ -152,8 +153,8 @@ func (s *Server) judge(first, last uint64) (f fate, err error) {
 // ControlAddress is where a client made by NewControl reaches its server.
 const ControlAddress = "10.255.0.1:7"
 
-// NewControl makes two hosts that Fairlead has nothing to do with, joined by a
-// plain veth pair. A load between them says what this machine does to any traffic.
+// NewControl makes two hosts without Fairlead, connected by a plain veth pair. A load between
+// them shows what this machine does to any traffic.
 func (l *Lab) NewControl() (client *world.Host, server *Server) {
 	l.Helper()
 	far, client := l.NewHost("control server"), l.NewHost("control client")

@@ -8,19 +8,19 @@ import (
 	"github.com/fairlead-net/fairlead/bench/engine"
 )
 
-// Engine is a version of Docker's, with what it takes to run it here.
+// Engine is a version of Docker Engine, with what is needed to run it here.
 type Engine struct {
 	Name  string
-	Find  func(context.Context) (string, error) // dockerd's path, or what is missing
+	Find  func(context.Context) (string, error) // returns dockerd's path, or what is missing
 	Flags []string
-	File  map[string]any // as of [engine.Config]
+	File  map[string]any // as in [engine.Config]
 }
 
-// Engine20 is Debian's.
+// Engine20 is Debian's version.
 func Engine20() Engine { return Engine{"20.10", engine.Debian, nil, engine.DebianFile()} }
 
-// Engine29 is the one that bench/docker29.sh has built, whose runc knows no seccomp, with
-// one of its firewall backends.
+// Engine29 is the version that bench/docker29.sh builds, whose runc has no seccomp support,
+// with one of its firewall backends.
 func Engine29(name, backend string) Engine {
 	return Engine{name, engine.Built, []string{"--firewall-backend", backend, "--seccomp-profile", "unconfined"}, nil}
 }

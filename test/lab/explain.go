@@ -11,22 +11,22 @@ import (
 	"github.com/fairlead-net/fairlead/bench/world"
 )
 
-// How much of each output a failed test shows: a runner's log may keep its last
-// hundred lines only.
+// How much of each output a failed test shows: a runner's log may keep only its last hundred
+// lines.
 const (
 	shownLines    = 20
 	shownWarnings = 10
 	shownFailures = 5
 )
 
-// history is what a failed test tells at its end. All copies of a lab share it.
+// history is what a failed test prints at its end. All copies of a lab share it.
 type history struct {
 	mu       sync.Mutex
-	daemons  []*world.Process // that ended
+	daemons  []*world.Process // that have exited
 	failures []string
 }
 
-// ended notes a daemon that did.
+// ended records a daemon that has exited.
 func (l *Lab) ended(daemon *world.Process) {
 	l.Helper()
 	if strings.Contains(daemon.Output(), "DATA RACE") {
@@ -37,8 +37,8 @@ func (l *Lab) ended(daemon *world.Process) {
 	l.history.daemons = append(l.history.daemons, daemon)
 }
 
-// explain shows, if the test failed, what the daemons warned of and what the
-// last one did, and then once more what failed.
+// explain shows, if the test failed, the daemons' warnings and the log of the last one, and
+// then repeats the failures.
 func (l *Lab) explain() {
 	if !l.Failed() {
 		return
@@ -55,7 +55,7 @@ func (l *Lab) explain() {
 	l.Logf("what failed:\n%s", strings.Join(l.history.failures, "\n"))
 }
 
-// short is the beginning and the end of a long text.
+// short returns the beginning and the end of a long text.
 func short(text string, n int) string {
 	lines := slices.Collect(strings.Lines(text))
 	if len(lines) <= n {
@@ -65,7 +65,7 @@ func short(text string, n int) string {
 	return fmt.Sprintf("%s(%d lines more)\n%s", strings.Join(first, ""), len(lines)-n, strings.Join(last, ""))
 }
 
-// warnings are the lines of a daemon's log above its usual level.
+// warnings returns the lines of a daemon's log above its usual level.
 func warnings(log string) string {
 	var found strings.Builder
 	for line := range strings.Lines(log) {
@@ -87,7 +87,7 @@ func (l *Lab) failed(message string) {
 	}
 }
 
-// Error is that of the test; explain repeats what it says.
+// Error is the test's Error; explain repeats the message.
 func (l *Lab) Error(args ...any) {
 	l.Helper()
 	l.failed(fmt.Sprintln(args...))

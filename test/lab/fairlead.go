@@ -23,8 +23,8 @@ func (l *Lab) Fairlead(args ...string) string {
 	return strings.TrimSuffix(r.Stdout, "\n")
 }
 
-// Refused runs a fairlead command that must fail with a status, and a message
-// that holds each text.
+// Refused runs a fairlead command that must fail with a status and a message that contains
+// each text.
 func (l *Lab) Refused(code int, texts []string, args ...string) {
 	l.Helper()
 	r := l.Try(args...)
@@ -38,22 +38,22 @@ func (l *Lab) Refused(code int, texts []string, args ...string) {
 	}
 	for _, text := range texts {
 		if !strings.Contains(r.Stderr, text) {
-			l.Errorf("%s: message %q does not say %q", command, r.Stderr, text)
+			l.Errorf("%s: message %q does not contain %q", command, r.Stderr, text)
 		}
 	}
 }
 
-// Sandbox is a sandbox with a namespace of Fairlead's; programs are started in
-// it with the methods of Host.
+// Sandbox is a sandbox whose namespace Fairlead made; the methods of Host start programs in
+// it.
 type Sandbox struct {
 	*world.Host
 	Name string
-	IP4  netip.Addr // in its first network; zero: none
+	IP4  netip.Addr // in its first network; zero if there is none
 	IP6  netip.Addr
 	MAC  string
 }
 
-// Sandbox makes one with `fairlead sandbox create` and these flags.
+// Sandbox makes a sandbox with `fairlead sandbox create` and these flags.
 func (l *Lab) Sandbox(name string, flags ...string) *Sandbox {
 	l.Helper()
 	l.Fairlead(append(append([]string{"sandbox", "create"}, flags...), name)...)
@@ -63,20 +63,20 @@ func (l *Lab) Sandbox(name string, flags ...string) *Sandbox {
 	l.Cleanup(h.Close)
 	s := &Sandbox{Host: h, Name: name}
 	for _, e := range sb.NetworkSettings.Networks {
-		s.IP4, _ = netip.ParseAddr(e.IPAddress) // "": none
+		s.IP4, _ = netip.ParseAddr(e.IPAddress) // "" if there is none
 		s.IP6, _ = netip.ParseAddr(e.GlobalIPv6Address)
 		s.MAC = e.MacAddress
 	}
 	return s
 }
 
-// Remove removes the sandbox, whose programs end.
+// Remove removes the sandbox and stops its programs.
 func (l *Lab) Remove(s *Sandbox) {
 	l.Helper()
 	l.Fairlead("rm", "-f", s.Name)
 }
 
-// IP is the sandbox's address of a family.
+// IP returns the sandbox's address of a family.
 func (s *Sandbox) IP(f Family) string {
 	if f == IPv6 {
 		return s.IP6.String()
@@ -84,7 +84,7 @@ func (s *Sandbox) IP(f Family) string {
 	return s.IP4.String()
 }
 
-// Inspect is what `fairlead inspect` shows of a sandbox.
+// Inspect holds what `fairlead inspect` shows of a sandbox.
 func (l *Lab) Inspect(name string) api.Sandbox {
 	l.Helper()
 	var list []api.Sandbox
@@ -92,7 +92,7 @@ func (l *Lab) Inspect(name string) api.Sandbox {
 	return list[0]
 }
 
-// Network is what `fairlead network inspect` shows of a network.
+// Network holds what `fairlead network inspect` shows of a network.
 func (l *Lab) Network(name string) api.Network {
 	l.Helper()
 	var list []api.Network
@@ -100,7 +100,7 @@ func (l *Lab) Network(name string) api.Network {
 	return list[0]
 }
 
-// Gateway is a network's gateway address of a family.
+// Gateway returns a network's gateway address of a family.
 func (l *Lab) Gateway(network string, f Family) string {
 	l.Helper()
 	for _, c := range l.Network(network).IPAM.Config {
@@ -121,7 +121,7 @@ func (l *Lab) decode(v any, args ...string) {
 	}
 }
 
-// PublishedPort is the host port that a port of a sandbox, "80/tcp", has.
+// PublishedPort returns the host port of a sandbox's port ("80/tcp").
 func (l *Lab) PublishedPort(s *Sandbox, port string) string {
 	l.Helper()
 	bindings := l.Inspect(s.Name).NetworkSettings.Ports[port]
@@ -131,7 +131,7 @@ func (l *Lab) PublishedPort(s *Sandbox, port string) string {
 	return bindings[0].HostPort
 }
 
-// Family is a version of IP.
+// Family is an IP version.
 type Family int
 
 // The families.
@@ -140,7 +140,7 @@ const (
 	IPv6 Family = 6
 )
 
-// Families are both.
+// Families lists both.
 func Families() []Family { return []Family{IPv4, IPv6} }
 
 func (f Family) String() string { return fmt.Sprint(int(f)) }

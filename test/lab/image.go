@@ -7,15 +7,15 @@ import (
 	"os"
 )
 
-// ImageCommand is what an engine is to be told of the image, as a line of a Dockerfile.
+// ImageCommand is the image's command for an engine, as a line of a Dockerfile.
 const ImageCommand = `CMD ["/bin/busybox", "httpd", "-f", "-p", "0.0.0.0:80", "-h", "/www"]`
 
 // WriteImage makes the root file system of an image, as an engine imports it. Its server
-// answers every request with one line: the container's $NAME, the client's address and
-// its port.
+// answers every request with one line: the container's $NAME, the client's address and its
+// port.
 func (l *Lab) WriteImage(path string) {
 	l.Helper()
-	busybox, err := os.ReadFile("/bin/busybox") // of the package busybox-static
+	busybox, err := os.ReadFile("/bin/busybox") // from the package busybox-static
 	l.must(err)
 	file, err := os.Create(path)
 	l.must(err)

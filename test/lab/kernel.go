@@ -15,7 +15,7 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-// Devices are the names of the host's devices whose alias begins so.
+// Devices returns the names of the host's devices whose alias has this prefix.
 func (l *Lab) Devices(alias string) (names []string) {
 	l.Helper()
 	for line := range strings.Lines(l.Must(l.Host, "ip", "-details", "-oneline", "link", "show")) {
@@ -30,7 +30,7 @@ func (l *Lab) Devices(alias string) (names []string) {
 	return names
 }
 
-// Device is the one device whose alias begins so.
+// Device returns the only device whose alias has this prefix.
 func (l *Lab) Device(alias string) string {
 	l.Helper()
 	names := l.Devices(alias)
@@ -67,7 +67,7 @@ func (l *Lab) mapOfPrograms(name string) (*ebpf.Map, error) {
 	return nil, fmt.Errorf("none of %d pinned programs uses a map %s", len(pins), name)
 }
 
-// mapOfProgram returns nil if the pinned program uses no map of that name.
+// mapOfProgram returns nil if the pinned program does not use a map of that name.
 func mapOfProgram(pin, name string) (*ebpf.Map, error) {
 	p, err := ebpf.LoadPinnedProgram(pin, nil)
 	if err != nil {
@@ -117,8 +117,7 @@ func Empty(m *ebpf.Map) error {
 	}
 }
 
-// DetachLinks detaches the pinned links that match pattern, and returns how
-// many there were.
+// DetachLinks detaches the pinned links that match pattern, and returns their number.
 func (l *Lab) DetachLinks(pattern string) (n int) {
 	l.Helper()
 	l.must(l.Host.Do(func() error {
@@ -142,8 +141,8 @@ func (l *Lab) DetachLinks(pattern string) (n int) {
 	return n
 }
 
-// Namespaces are the paths of the namespaces that Fairlead made and has not
-// removed, as the host sees them.
+// Namespaces returns the paths of the namespaces that Fairlead made and has not removed, as
+// the host sees them.
 func (l *Lab) Namespaces() (paths []string) {
 	l.Helper()
 	l.must(l.Host.Do(func() error {
@@ -159,7 +158,7 @@ func (l *Lab) Namespaces() (paths []string) {
 	return paths
 }
 
-// Repairs are how many things the daemon repaired, by kind.
+// Repairs returns how many things the daemon has repaired, by kind.
 func (m Metrics) Repairs() map[string]float64 {
 	return m.labelled("fairlead_reconcile_repairs_total", "kind")
 }
@@ -167,8 +166,8 @@ func (m Metrics) Repairs() map[string]float64 {
 // repairedWithin is how long a repair may take.
 const repairedWithin = 5 * time.Second
 
-// Repaired wants what spoil breaks to work again in time, and counted under
-// one of the kinds.
+// Repaired expects that what spoil breaks works again in time, and is counted under one of
+// the kinds.
 func (l *Lab) Repaired(kinds string, spoil func(), works func() error) {
 	l.Helper()
 	before := l.Metrics().Repairs()

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lab runs the real fairlead, daemon and command line, in a world of its
-// own: a host, and one or two hosts outside that its uplinks lead to.
+// Package lab runs the real fairlead, daemon and command line, in a world of its own: a host,
+// and one or two outside hosts at the other ends of its uplinks.
 //
 //	outside  192.0.2.254  2001:db8:1::fe ── 192.0.2.1   2001:db8:1::1  eth0  host
 //	outside2 203.0.113.254 2001:db8:2::fe ── 203.0.113.1 2001:db8:2::1 eth1  (Config.Uplinks: 2)
 //
-// Outside bears "the internet" too, 198.51.100.1 and 2001:db8:100::1.
+// Outside also has the addresses of "the internet", 198.51.100.1 and 2001:db8:100::1.
 package lab
 
 import (
@@ -37,20 +37,20 @@ const (
 	metricsAddress = "127.0.0.1:9477"
 )
 
-// Config says what a lab is like.
+// Config describes a lab.
 type Config struct {
 	Clsact     bool     // attach with clsact filters
-	Uplinks    int      // 1 or 2; 0: 1
-	DaemonArgs []string // more flags
+	Uplinks    int      // 1 or 2; 0 means 1
+	DaemonArgs []string // additional flags
 	NoDaemon   bool     // the test starts it
-	// DockerPlugins is where the daemon serves Docker; "": nowhere.
+	// DockerPlugins is the directory of the daemon's socket for Docker, "" for none.
 	DockerPlugins string
 }
 
 // Lab is a running daemon and the hosts around it.
 type Lab struct {
 	testing.TB
-	Host, Outside, Outside2 *world.Host // Outside2: only with two uplinks
+	Host, Outside, Outside2 *world.Host // Outside2 only with two uplinks
 	Config                  Config
 	Binary                  string
 	Daemon                  *world.Process
@@ -60,8 +60,8 @@ type Lab struct {
 	inherited []mount // that the host was made with
 }
 
-// New makes a lab whose daemon serves, unless the test starts it. It ends with the test, and fails it if
-// anything of Fairlead's is left then.
+// New makes a lab whose daemon is ready, unless the test starts it. The lab ends with the
+// test, and fails it if anything of Fairlead is left then.
 func New(tb testing.TB, cfg Config) *Lab {
 	tb.Helper()
 	if os.Getuid() != 0 {
@@ -73,7 +73,7 @@ func New(tb testing.TB, cfg Config) *Lab {
 		tb.Fatal("the package's TestMain does not call lab.Main")
 	}
 	var err error
-	l.dir, err = os.MkdirTemp("", "w") // short, for the path of a socket is 107 bytes at most
+	l.dir, err = os.MkdirTemp("", "w") // short: the path of a socket has at most 107 bytes
 	l.must(err)
 	tb.Cleanup(func() { os.RemoveAll(l.dir) })
 	l.Host = l.NewHost("host")
@@ -92,7 +92,7 @@ func New(tb testing.TB, cfg Config) *Lab {
 	return l
 }
 
-// NewHost makes one more host, which ends with the test.
+// NewHost makes an additional host, which ends with the test.
 func (l *Lab) NewHost(name string) *world.Host {
 	l.Helper()
 	h, err := world.New(name)
@@ -108,7 +108,7 @@ func (l *Lab) Plug() {
 	l.IP(l.Host, "route add default via "+Outside4, "route add ::/0 via "+Outside6)
 }
 
-// Cable joins the host to one outside.
+// Cable connects the host to an outside host.
 func (l *Lab) Cable(out *world.Host, device, host4, host6, out4, out6 string) {
 	l.Helper()
 	l.must(world.Cable(
@@ -129,7 +129,7 @@ func (l *Lab) Sysctl(h *world.Host, name, value string) {
 	l.must(h.Sysctl(name, value))
 }
 
-// Dir is a directory of the lab's for files of its programs.
+// Dir returns a directory of the lab for files of its programs.
 func (l *Lab) Dir(name string) string {
 	l.Helper()
 	path := filepath.Join(l.dir, name)
@@ -137,10 +137,10 @@ func (l *Lab) Dir(name string) string {
 	return path
 }
 
-// Socket is the path of the daemon's socket.
+// Socket returns the path of the daemon's socket.
 func (l *Lab) Socket() string { return filepath.Join(l.dir, "run", "api.sock") }
 
-// dirs are the flags that name the daemon's directories.
+// dirs returns the flags that set the daemon's directories.
 func (l *Lab) dirs() []string {
 	return []string{
 		"--state-dir", filepath.Join(l.dir, "state"),
@@ -150,8 +150,8 @@ func (l *Lab) dirs() []string {
 	}
 }
 
-// StartDaemon starts a daemon on the host, in the lab's directories, and waits
-// until it serves. One that runs there already is taken over from.
+// StartDaemon starts a daemon on the host, in the lab's directories, and waits until it is
+// ready. It takes over from a daemon that runs there already.
 func (l *Lab) StartDaemon(args ...string) {
 	l.Helper()
 	daemon, err := l.Host.Spawn(l.Binary, l.DaemonArgs(args...)...)
@@ -179,7 +179,8 @@ func (l *Lab) StartDaemon(args ...string) {
 	}
 }
 
-// DaemonArgs is the command line of a daemon in the lab's directories, with more flags.
+// DaemonArgs returns the command line of a daemon in the lab's directories, with additional
+// flags.
 func (l *Lab) DaemonArgs(more ...string) []string {
 	args := append(append([]string{"daemon", "--metrics-listen", metricsAddress}, l.dirs()...), l.Config.DaemonArgs...)
 	if l.Config.Clsact {
@@ -188,7 +189,7 @@ func (l *Lab) DaemonArgs(more ...string) []string {
 	return append(args, more...)
 }
 
-// KillDaemon ends the daemon as a crash would.
+// KillDaemon kills the daemon, as in a crash.
 func (l *Lab) KillDaemon() {
 	l.Helper()
 	l.Daemon.Kill()
@@ -196,7 +197,7 @@ func (l *Lab) KillDaemon() {
 	l.Daemon = nil
 }
 
-// StopDaemon ends it as systemd would.
+// StopDaemon stops the daemon as systemd would.
 func (l *Lab) StopDaemon() {
 	l.Helper()
 	if code := l.Daemon.Stop(time.Minute); code != 0 {
@@ -206,9 +207,9 @@ func (l *Lab) StopDaemon() {
 	l.Daemon = nil
 }
 
-// Eventually repeats try until it succeeds. The test fails with its last error if
-// one that began too late failed: a try may take long, and begin early. A busy machine has
-// as much longer as it is slower.
+// Eventually repeats try until it succeeds. The test fails with its last error if a try that
+// began after the limit failed: a try that began in time may take long. The limit is longer
+// on a busy machine in proportion to its slowness.
 func (l *Lab) Eventually(within time.Duration, try func() error) {
 	l.Helper()
 	m := machine.Start()
@@ -226,7 +227,7 @@ func (l *Lab) Eventually(within time.Duration, try func() error) {
 	}
 }
 
-// Timed wants something done within a time.
+// Timed expects f to take no longer than a time.
 func (l *Lab) Timed(what string, within time.Duration, do func()) {
 	l.Helper()
 	m := machine.Start()
@@ -240,7 +241,7 @@ func (l *Lab) Timed(what string, within time.Duration, do func()) {
 	l.Logf("%s took %v", what, took)
 }
 
-// With returns the lab as a subtest has it: its failures are t's.
+// With returns the lab for a subtest: its failures are reported to t.
 func (l *Lab) With(t testing.TB) *Lab {
 	c := *l
 	c.TB = t
@@ -271,8 +272,7 @@ func (l *Lab) try(args ...string) (world.Result, error) {
 	return l.Host.RunCommand(l.Command(ctx, l.Binary, args...))
 }
 
-// Command prepares a program that finds this lab's daemon if it is fairlead, or
-// runs that.
+// Command prepares a program that finds this lab's daemon if it is fairlead or runs fairlead.
 func (l *Lab) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := world.Command(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "FAIRLEAD_HOST=unix://"+l.Socket())
@@ -287,5 +287,5 @@ func (l *Lab) Try(args ...string) world.Result {
 	return r
 }
 
-// Address parses one that the test wrote itself.
+// Address parses an address that the test itself contains.
 func Address(s string) netip.Addr { return netip.MustParseAddr(s) }

@@ -22,15 +22,14 @@ const (
 	streamInterval = 25 * time.Millisecond // between the messages of one stream
 	streamSize     = 64
 	dialInterval   = 5 * time.Millisecond // between new connections
-	dialers        = 4                    // threads that make them
+	dialers        = 4                    // threads that open them
 )
 
-// Load is traffic between two hosts that must not be disturbed: a hundred TCP
-// streams, a thousand datagrams and two hundred new connections a second, all
-// echoed.
+// Load is traffic between two hosts that must not be disturbed: a hundred TCP streams, a
+// thousand datagrams per second and two hundred new connections per second, all echoed.
 type Load struct {
 	server *Server
-	before int64 // segments the server had sent again
+	before int64 // segments the server had retransmitted
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	stop   sync.Once
@@ -39,15 +38,15 @@ type Load struct {
 	report Report
 }
 
-// Report is what became of a load. The times under "as programs saw it" hold the
-// time that they waited for a processor; the others do not.
+// Report is the result of a load. The times under "as programs saw it" include the time that
+// the programs waited for a processor; the others do not.
 type Report struct {
 	Messages, Datagrams, Connections int           // echoed
-	Transit                          time.Duration // longest time a datagram was under way, there or back
-	Pause                            time.Duration // longest time between two that left: what happened in it is not seen
-	Lost                             int           // datagrams that left and did not arrive
+	Transit                          time.Duration // longest one-way time of a datagram, in either direction
+	Pause                            time.Duration // longest time between two sent datagrams: the load cannot detect what happens in it
+	Lost                             int           // datagrams that were sent and did not arrive
 	Retransmitted                    int           // segments
-	Errors                           []string      // resets, failed connects, wrong echoes, failed measuring
+	Errors                           []string      // resets, failed connects, wrong echoes, failed measurements
 
 	// As programs saw it.
 	StreamGap   time.Duration // longest time a message took to come back
@@ -62,7 +61,7 @@ func (r Report) String() string {
 		r.StreamGap.Round(fine), r.DatagramGap.Round(fine), r.ConnectTime.Round(fine))
 }
 
-// Disturbances are what must not happen to a load.
+// Disturbances lists what must not happen to a load.
 func (r Report) Disturbances(longest time.Duration) []string {
 	list := slices.Clone(r.Errors)
 	if r.Lost > 0 {
@@ -77,8 +76,8 @@ func (r Report) Disturbances(longest time.Duration) []string {
 	return list
 }
 
-// StartLoad starts a load from client to an address where server answers, which
-// has one load at a time. It has reached its full rate when StartLoad returns.
+// StartLoad starts a load from client to an address where server answers; a server handles
+// one load at a time. The load has reached its full rate when StartLoad returns.
 func (l *Lab) StartLoad(name string, client *world.Host, server *Server, address string) *Load {
 	l.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -109,7 +108,7 @@ func (l *Lab) StartLoad(name string, client *world.Host, server *Server, address
 	return d
 }
 
-// Stop ends the load and returns what became of it.
+// Stop ends the load and returns its report.
 func (d *Load) Stop() Report {
 	d.stop.Do(func() {
 		d.cancel()
@@ -134,7 +133,7 @@ func (d *Load) fail(format string, args ...any) {
 	})
 }
 
-// stream sends a message at a fixed rate and wants each back.
+// stream sends messages at a fixed rate and expects each back.
 func (d *Load) stream(ctx context.Context, c *net.TCPConn, phase time.Duration) {
 	defer c.Close()
 	time.Sleep(phase)
@@ -176,7 +175,7 @@ func (d *Load) countRetransmissions(c *net.TCPConn) {
 	d.note(func(r *Report) { r.Retransmitted += n })
 }
 
-// datagrams sends them at a fixed rate, and afterwards asks the kernel what became
+// datagrams sends datagrams at a fixed rate, and afterwards queries the kernel's timestamps
 // of each.
 func (d *Load) datagrams(ctx context.Context, c *net.UDPConn) {
 	defer c.Close()
@@ -198,7 +197,7 @@ func (d *Load) datagrams(ctx context.Context, c *net.UDPConn) {
 	}
 	c.SetReadDeadline(time.Now())
 	wg.Wait()
-	if err := d.server.requests.collect(c); err != nil { // some may have waited for an address
+	if err := d.server.requests.collect(c); err != nil { // some may have waited for address resolution
 		d.fail("collect what was sent: %v", err)
 	}
 	fate, err := d.server.judge(first, last)
@@ -213,7 +212,7 @@ func (d *Load) datagrams(ctx context.Context, c *net.UDPConn) {
 	})
 }
 
-// echoes counts them, and returns the longest time between two.
+// echoes counts the echoes, and returns the longest time between two.
 func (d *Load) echoes(c *net.UDPConn, received *atomic.Int64) (longest time.Duration) {
 	var last time.Time
 	b := make([]byte, 2000)
@@ -238,7 +237,7 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// connections makes its share of the new ones.
+// connections opens its share of the new connections.
 func (d *Load) connections(ctx context.Context, h *world.Host, address string) {
 	for next := time.Now(); ctx.Err() == nil; next = next.Add(dialers * dialInterval) {
 		time.Sleep(time.Until(next))

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// A load that is held up or robbed for a tenth of a second says so, and one that
-// is not does not. What the machine itself does to it is not known, so an
-// undisturbed one may be tried again.
+// A load that is delayed or loses packets for a tenth of a second reports that, and an
+// undisturbed load does not. How the machine itself disturbs it is not known, so an
+// undisturbed load may be tried again.
 func TestLoadNoticesDisturbance(t *testing.T) {
 	const interruption = 100 * time.Millisecond
 	for _, tc := range []struct {
@@ -23,7 +23,7 @@ func TestLoadNoticesDisturbance(t *testing.T) {
 			"nothing", "true", "true", 3,
 			func(r Report) error {
 				if d := r.Disturbances(interruption / 2); len(d) > 0 || r.Transit <= 0 || r.Datagrams == 0 || r.Messages == 0 || r.Connections == 0 {
-					return fmt.Errorf("a load that nothing disturbed says %q", d)
+					return fmt.Errorf("an undisturbed load reports %q", d)
 				}
 				return nil
 			},

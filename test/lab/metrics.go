@@ -17,7 +17,7 @@ import (
 	"github.com/fairlead-net/fairlead/test/machine"
 )
 
-// Metrics are the samples of one scrape: name with labels, as written, to value.
+// Metrics holds the samples of one scrape: name with labels, as written, to value.
 type Metrics map[string]float64
 
 // Metrics scrapes the daemon.
@@ -68,12 +68,12 @@ func parseMetrics(r io.Reader) (Metrics, error) {
 	return m, lines.Err()
 }
 
-// Drops are the refused packets by reason.
+// Drops returns the dropped packets by reason.
 func (m Metrics) Drops() map[string]float64 {
 	return m.labelled("fairlead_dropped_packets_total", "reason")
 }
 
-// Paths are the forwarded packets by path.
+// Paths returns the forwarded packets by path.
 func (m Metrics) Paths() map[string]float64 {
 	return m.labelled("fairlead_forwarded_packets_total", "path")
 }
@@ -89,11 +89,11 @@ func (m Metrics) labelled(name, label string) map[string]float64 {
 	return found
 }
 
-// droppedWithin is how long a packet that is under way may take to be counted.
+// droppedWithin is how long it may take to count a packet in flight.
 const droppedWithin = 5 * time.Second
 
-// Dropped runs f and wants at least n packets refused for the reason in the end,
-// and none for any reason that is not among the others.
+// Dropped runs f and expects at least n packets to be dropped for the reason, and none for
+// any reason that is not among the others.
 func (l *Lab) Dropped(reason string, n float64, f func(), others ...string) {
 	l.Helper()
 	before := l.Metrics().Drops()
@@ -120,7 +120,7 @@ func (l *Lab) Dropped(reason string, n float64, f func(), others ...string) {
 	}
 }
 
-// moves is what changed between two sets of counters.
+// moves returns the differences between two sets of counters.
 func moves(before, after map[string]float64) map[string]float64 {
 	moved := map[string]float64{}
 	for name, v := range after {

@@ -18,12 +18,12 @@ import (
 
 // mount is a line of mountinfo.
 type mount struct {
-	id    string // its number, which may be another's later, device and mount point
+	id    string // its number, which may be reused later, device and mount point
 	where string // device, root in it, and mount point: the same in every copy of a mount namespace
 	line  string // from the root on
 }
 
-// readMounts reads a mountinfo of /proc.
+// readMounts parses a mountinfo of /proc.
 func readMounts(tb testing.TB, path string) (list []mount) {
 	tb.Helper()
 	b, err := os.ReadFile(path)
@@ -39,15 +39,15 @@ func readMounts(tb testing.TB, path string) (list []mount) {
 
 func (l *Lab) mountinfo() string { return filepath.Join(l.Host.NetNS(), "../../mountinfo") }
 
-// Mounts are those that were made on the host since it is there, and those that it was
+// Mounts returns the mounts that were made on the host since it exists, and those that it was
 // made with and has lost although the machine still has them. The host has copies of the
-// machine's mounts, which vanish when somebody removes a mount point of the machine's:
-// that says nothing of the host.
+// machine's mounts, which vanish when a process removes a mount point on the machine: that
+// does not say anything about the host.
 func (l *Lab) Mounts() (made, lost []string) {
 	l.Helper()
 	now := readMounts(l, l.mountinfo())
 	machine := map[string]bool{}
-	for _, m := range readMounts(l, "/proc/self/mountinfo") { // after the host's: what it lacks is missing here too
+	for _, m := range readMounts(l, "/proc/self/mountinfo") { // read after the host's: a mount that vanished before is missing here too
 		machine[m.where] = true
 	}
 	for _, m := range now {
@@ -64,8 +64,8 @@ func (l *Lab) Mounts() (made, lost []string) {
 	return made, lost
 }
 
-// Neighbours has others make and remove mounts and network namespaces on the machine
-// until the test ends. Hosts made after it returns have copies that vanish.
+// Neighbours makes and removes mounts and network namespaces on the machine until the test
+// ends. Hosts made after it returns have copies that vanish.
 func Neighbours(tb testing.TB) {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "neighbours")
@@ -101,7 +101,7 @@ func Neighbours(tb testing.TB) {
 	})
 }
 
-// neighbours are mounts of file systems and of network namespaces, oldest first.
+// neighbours holds mounts of file systems and of network namespaces, oldest first.
 type neighbours struct {
 	testing.TB
 	dir   string

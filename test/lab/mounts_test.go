@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What changes on the host is seen, what changes on the machine is not.
+// Changes on the host are reported, changes on the machine are not.
 func TestMounts(t *testing.T) {
 	kept := t.TempDir()
 	if err := unix.Mount("kept", kept, "tmpfs", 0, ""); err != nil {
@@ -29,7 +29,7 @@ func TestMounts(t *testing.T) {
 			t.Errorf("made %q, lost %q; want %q, %q", made, lost, wantMade, wantLost)
 		}
 	}
-	time.Sleep(500 * time.Millisecond) // some come and go
+	time.Sleep(500 * time.Millisecond) // mounts come and go meanwhile
 	want("", "")
 	made := l.Dir("made")
 	l.Must(l.Host, "mount", "-t", "tmpfs", "made", made)
@@ -47,7 +47,8 @@ func TestMounts(t *testing.T) {
 	}
 }
 
-// holds reports whether the list is one line with the text, or empty if that is.
+// holds reports whether the list is one line that contains the text, or is empty if the text
+// is.
 func holds(list []string, text string) bool {
 	if text == "" {
 		return len(list) == 0

@@ -16,7 +16,8 @@ import (
 	"github.com/fairlead-net/fairlead/bench/world"
 )
 
-// Run runs a program on h, for so long that on a busy machine too it ends by itself.
+// Run runs a program on h, with a limit high enough for it to exit by itself even on a busy
+// machine.
 func (l *Lab) Run(h *world.Host, name string, args ...string) world.Result {
 	l.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -51,7 +52,7 @@ func (l *Lab) Spawn(h *world.Host, name string, args ...string) *world.Process {
 	return p
 }
 
-// Ping sends three echo requests from h and wants as many answers.
+// Ping sends three echo requests from h and expects as many replies.
 func (l *Lab) Ping(h *world.Host, address string, flags ...string) {
 	l.Helper()
 	r := l.Run(h, "ping", append([]string{"-n", "-c", "3", "-i", "0.05", "-W", "2", address}, flags...)...)
@@ -60,7 +61,7 @@ func (l *Lab) Ping(h *world.Host, address string, flags ...string) {
 	}
 }
 
-// NoPing wants no answer to echo requests from h.
+// NoPing expects no reply to echo requests from h.
 func (l *Lab) NoPing(h *world.Host, address string) {
 	l.Helper()
 	r := l.Run(h, "ping", "-n", "-c", "2", "-i", "0.05", "-W", "0.3", address)
@@ -69,8 +70,8 @@ func (l *Lab) NoPing(h *world.Host, address string) {
 	}
 }
 
-// HTTP serves on every address of h with nginx. Each answer is one line: the
-// name, the client's address, and its port.
+// HTTP starts nginx on every address of h. Each response is one line: the name, the client's
+// address, and its port.
 func (l *Lab) HTTP(h *world.Host, name string, ports ...int) *world.Process {
 	l.Helper()
 	dir, err := os.MkdirTemp(l.dir, "nginx")
@@ -88,7 +89,7 @@ func (l *Lab) HTTP(h *world.Host, name string, ports ...int) *world.Process {
 	return p
 }
 
-// nginxConfig is of one program without privileges to drop. The arguments: its
+// nginxConfig configures a single process without privileges to drop. The arguments: its
 // directory, the listen lines, the directory, the name.
 const nginxConfig = `
 daemon off; master_process off; worker_processes 1; pid %s/pid; user root;
@@ -104,7 +105,7 @@ http {
 }
 `
 
-// WaitTCP waits until something listens.
+// WaitTCP waits until something listens on the port.
 func (l *Lab) WaitTCP(h *world.Host, address string) {
 	l.Helper()
 	l.Eventually(5*time.Second, func() error {
@@ -116,15 +117,15 @@ func (l *Lab) WaitTCP(h *world.Host, address string) {
 	})
 }
 
-// curl asks a server of HTTP's for its one line.
+// curl requests the line from a server that HTTP started.
 func (l *Lab) curl(h *world.Host, address string, port int, flags ...string) world.Result {
 	l.Helper()
 	url := "http://" + net.JoinHostPort(address, fmt.Sprint(port)) + "/"
 	return l.Run(h, "curl", append([]string{"-sS", "--noproxy", "*", "--max-time", "20", url}, flags...)...)
 }
 
-// Get wants an answer by the named server that saw the client at an address;
-// "": any.
+// Get expects a response from the named server that saw the client at an address, or at any
+// address if that is "".
 func (l *Lab) Get(h *world.Host, address string, port int, name, client string) {
 	l.Helper()
 	r := l.curl(h, address, port)
@@ -135,7 +136,7 @@ func (l *Lab) Get(h *world.Host, address string, port int, name, client string) 
 	}
 }
 
-// NoGet wants no answer, be it a refusal or silence.
+// NoGet expects no response: either a refusal or a timeout.
 func (l *Lab) NoGet(h *world.Host, address string, port int) {
 	l.Helper()
 	r := l.curl(h, address, port, "--max-time", "0.7")
@@ -144,8 +145,8 @@ func (l *Lab) NoGet(h *world.Host, address string, port int) {
 	}
 }
 
-// UDP answers datagrams on every address of h with socat: name, the client's
-// address, and what it sent.
+// UDP answers datagrams on every address of h with socat: name, the client's address, and the
+// data it sent.
 func (l *Lab) UDP(h *world.Host, name string, port int) {
 	l.Helper()
 	for _, family := range Families() {
@@ -154,9 +155,9 @@ func (l *Lab) UDP(h *world.Host, name string, port int) {
 	}
 }
 
-// Answer answers datagrams to one address of h as UDP does, at any rate, until
-// the socket that it returns is closed. "": every address; then answers do not
-// bear the address that was asked if h has several.
+// Answer answers datagrams to one address of h like UDP, at any rate, until the socket that
+// it returns is closed. "" stands for every address; if h has several, the source address of
+// a reply may then differ from the address that the request was sent to.
 func (l *Lab) Answer(h *world.Host, name, address string, port int) io.Closer {
 	l.Helper()
 	c, err := h.ListenPacket("udp", net.JoinHostPort(address, fmt.Sprint(port)))
@@ -182,7 +183,7 @@ func (l *Lab) Answer(h *world.Host, name, address string, port int) io.Closer {
 	return c
 }
 
-// to writes datagrams to one address.
+// to sends datagrams to one address.
 type to struct {
 	net.PacketConn
 	address net.Addr

@@ -11,11 +11,11 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Resolver is a server of DNS outside, the one the host asks. It knows one name,
-// example.com, as Internet4.
+// Resolver is a DNS server outside, which the host queries. It knows one name, example.com,
+// as Internet4.
 type Resolver struct{ Asked atomic.Int32 }
 
-// Resolver starts one, and names it in the host's resolv.conf.
+// Resolver starts a Resolver, and configures it in the host's resolv.conf.
 func (l *Lab) Resolver() *Resolver {
 	l.Helper()
 	file := filepath.Join(l.Dir("etc"), "resolv.conf")

@@ -21,21 +21,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// senderVar makes a test binary send datagrams, and says the first one's number.
+// senderVar makes a test binary send datagrams, and holds the number of the first.
 const senderVar = "FAIRLEAD_LAB_SENDER"
 
 const datagramEvery = time.Millisecond
 
-// sending is what a sender did.
+// sending is the result of a sender.
 type sending struct {
 	Sent   uint64
 	Left   map[uint64]int64 // as leg.left
 	Errors []string
 }
 
-// sendUntil sends a leg's datagrams from c, which send prepared, until ctx ends. What
-// happens while no datagram is sent is not seen, so a process of its own does it,
-// which comes before all others.
+// sendUntil sends a leg's datagrams from c, which send prepared, until ctx ends. The load
+// cannot detect what happens while no datagram is sent, so a separate process with real-time
+// priority sends them.
 func (g *leg) sendUntil(ctx context.Context, c *net.UDPConn, first uint64) (s sending, err error) {
 	socket, err := c.File()
 	if err != nil {
@@ -51,7 +51,7 @@ func (g *leg) sendUntil(ctx context.Context, c *net.UDPConn, first uint64) (s se
 	cmd.ExtraFiles = []*os.File{socket}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Stderr = os.Stderr
-	stop, err := cmd.StdinPipe() // its end also stops the sender
+	stop, err := cmd.StdinPipe() // closing it also stops the sender
 	if err != nil {
 		return s, err
 	}
@@ -72,7 +72,7 @@ func (g *leg) sendUntil(ctx context.Context, c *net.UDPConn, first uint64) (s se
 	return s, err
 }
 
-// init makes the process a sender, in whatever test it is.
+// init turns the process into a sender, whichever test it is.
 func init() {
 	if os.Getenv(senderVar) == "" {
 		return
@@ -103,7 +103,7 @@ func sendNumbers() error {
 	debug.SetGCPercent(-1)
 	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
 	if err := unix.SchedSetAttr(0, &attr, 0); err != nil {
-		return fmt.Errorf("come before all others: %w", err)
+		return fmt.Errorf("get real-time priority: %w", err)
 	}
 	g := &leg{left: make(map[uint64]int64, 1<<16)}
 	s := sending{Left: g.left}
@@ -112,7 +112,7 @@ func sendNumbers() error {
 		pause := unix.NsecToTimespec(int64(max(0, time.Until(next))))
 		unix.Nanosleep(&pause, nil) // keeps the thread, which time.Sleep does not
 		binary.NativeEndian.PutUint64(b, first+s.Sent)
-		if _, err := c.Write(b); err != nil { // an earlier one's; this one is not sent
+		if _, err := c.Write(b); err != nil { // the error of an earlier one; this one is not sent
 			s.Errors = append(s.Errors, err.Error())
 			continue
 		}

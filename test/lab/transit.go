@@ -18,23 +18,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// leg is one way that numbered datagrams take: when each left its sender and
-// when it reached its receiver's socket, both by the kernel. So it measures what
-// is between the two, no matter when the programs at the ends get a processor.
+// leg is one direction that numbered datagrams take: when each left its sender and when it
+// reached its receiver's socket, both timestamped by the kernel. It thus measures what is
+// between the two, no matter when the programs at the ends get a processor.
 type leg struct {
-	filter  *ebpf.Program // of the receiver's socket
+	filter  *ebpf.Program // on the receiver's socket
 	arrived *ebpf.Map     // time (TAI) by number
 
 	mu     sync.Mutex
 	left   map[uint64]int64 // time (UTC) by number
-	packet [4096]byte       // of the error queue
+	packet [4096]byte       // from the error queue
 	oob    [512]byte
 }
 
 const (
 	numberSize   = 8 // a datagram ends with its number
 	maxDatagrams = 1 << 20
-	bufferSize   = 16 << 20 // a program that waits for seconds loses none
+	bufferSize   = 16 << 20 // enough for a program that is not scheduled for seconds
 )
 
 func newLeg() (*leg, error) {
@@ -47,14 +47,14 @@ func newLeg() (*leg, error) {
 	}
 	filter, err := ebpf.NewProgram(arrivalFilter(arrived))
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("load filter that notes arrivals: %w", err), arrived.Close())
+		return nil, errors.Join(fmt.Errorf("load filter that records arrivals: %w", err), arrived.Close())
 	}
 	return &leg{filter: filter, arrived: arrived, left: make(map[uint64]int64)}, nil
 }
 
-// arrivalFilter notes when a datagram of nothing but a number reaches a socket,
-// and lets all pass. The kernel's own receive timestamp is none to use: one that
-// a packet got at the uplink stays when bpf_redirect_peer moves it into a sandbox.
+// arrivalFilter records when a datagram that consists only of a number reaches a socket, and
+// accepts all datagrams. The kernel's own receive timestamp cannot be used: a timestamp that
+// a packet got at the uplink is kept when bpf_redirect_peer moves it into a sandbox.
 func arrivalFilter(arrived *ebpf.Map) *ebpf.ProgramSpec {
 	const udpHeader, number, now = 8, -8, -16
 	return &ebpf.ProgramSpec{
@@ -89,9 +89,9 @@ func (g *leg) receive(c *net.UDPConn) error {
 	})
 }
 
-// send prepares a socket that the leg's datagrams leave from: a copy of each
-// comes back on its error queue, with the time it went to the device. While the
-// buffer has room, Go's poller does not take that for an error.
+// send prepares a socket that sends the leg's datagrams: a copy of each comes back on its
+// error queue, with the time it went to the device. While the buffer has room, Go's poller
+// does not treat that as an error.
 func (g *leg) send(c *net.UDPConn) error {
 	return control(c, func(fd int) error {
 		const flags = unix.SOF_TIMESTAMPING_TX_SCHED | unix.SOF_TIMESTAMPING_SOFTWARE
@@ -101,7 +101,7 @@ func (g *leg) send(c *net.UDPConn) error {
 	})
 }
 
-// collect takes from the error queue what a socket has sent.
+// collect reads from the error queue what a socket has sent.
 func (g *leg) collect(c *net.UDPConn) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -118,7 +118,7 @@ func (g *leg) collect(c *net.UDPConn) error {
 			if err != nil {
 				return err
 			}
-			if at == 0 || n < numberSize { // an error, or no numbered datagram
+			if at == 0 || n < numberSize { // an error, or not a numbered datagram
 				continue
 			}
 			g.left[binary.NativeEndian.Uint64(g.packet[n-numberSize:n])] = at
@@ -126,7 +126,7 @@ func (g *leg) collect(c *net.UDPConn) error {
 	})
 }
 
-// timestamp is the one among control messages; 0: there is none.
+// timestamp returns the timestamp among control messages, or 0 if there is none.
 func timestamp(oob []byte) (int64, error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
@@ -141,7 +141,7 @@ func timestamp(oob []byte) (int64, error) {
 	return 0, nil
 }
 
-// times are when a datagram left and arrived; a zero: it did not.
+// times returns when a datagram left and arrived, or zero if it did not.
 func (g *leg) times(number uint64) (left, arrived int64, err error) {
 	g.mu.Lock()
 	left = g.left[number]
@@ -155,7 +155,7 @@ func (g *leg) times(number uint64) (left, arrived int64, err error) {
 	return left, arrived - int64(offset), err
 }
 
-// taiOffset is how far TAI is ahead of UTC on this machine, in whole seconds.
+// taiOffset returns how far TAI is ahead of UTC on this machine, in whole seconds.
 func taiOffset() (time.Duration, error) {
 	var tai, utc unix.Timespec
 	err := errors.Join(unix.ClockGettime(unix.CLOCK_TAI, &tai), unix.ClockGettime(unix.CLOCK_REALTIME, &utc))
