@@ -17,13 +17,13 @@ import (
 	"github.com/fairlead-net/fairlead/test/machine"
 )
 
-// guestTime bounds one guest, from power on to power off, on an idle machine.
+// guestTime limits one guest, from power on to power off, on an idle machine.
 const guestTime = 120 * time.Second
 
 // kernel is one of the kernels tested.
 type kernel struct {
 	vm.Kernel
-	tcx bool // whether it has tcx; the guest checks that Fairlead knows
+	tcx bool // whether it has tcx; the guest checks that Fairlead detects that
 }
 
 func matrix() []kernel {
@@ -33,17 +33,17 @@ func matrix() []kernel {
 	}
 }
 
-// modules are those the guests need and no kernel of the matrix has built in.
-// The kernel cannot ask for any: no modprobe is there.
+// modules lists the modules that the guests need and that no kernel of the matrix has built
+// in. The kernel cannot load any on demand, because there is no modprobe.
 func modules() []string { return []string{"veth", "sch_ingress", "cls_bpf"} }
 
-// lateModules are loaded by the tests, who want to know what is without them.
+// lateModules are loaded by the tests, which check what happens without them.
 func lateModules() []string { return []string{"sch_tbf"} }
 
 // netfilterModules are loaded after the programs were verified without them.
 func netfilterModules() []string { return []string{"nf_conntrack"} }
 
-// uplinkModules are of devices that this machine's kernel may lack.
+// uplinkModules provide devices that this machine's kernel may lack.
 func uplinkModules() []string { return []string{"8021q", "macvlan", "ipvlan", "bonding"} }
 
 func TestKernelMatrix(t *testing.T) {
@@ -69,7 +69,7 @@ func TestKernelMatrix(t *testing.T) {
 	}
 }
 
-// archive is the guest's root directory.
+// archive returns the guest's root directory.
 func archive(t *testing.T, programs string, image vm.Image) []byte {
 	t.Helper()
 	var root vm.Archive
@@ -126,7 +126,7 @@ func run(t *testing.T, m vm.Machine) {
 				}
 			})
 			detail = nil
-		default: // belongs to the step whose verdict follows
+		default: // belongs to the step whose result follows
 			detail = append(detail, line)
 		}
 	}

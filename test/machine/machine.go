@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package machine knows how busy the machine is that tests run on. A time that a test
-// allows is for a machine that is idle; on one that is busy, with this test or with
-// something else, all takes as much longer as programs have to share processors.
+// Package machine measures how busy the machine is that tests run on. Time limits of tests
+// are for an idle machine; on a machine that is busy, with this test or with something else,
+// everything takes longer in proportion to the programs that share a processor.
 package machine
 
 import (
@@ -25,13 +25,13 @@ type Watch struct {
 	looks int
 }
 
-// sampleEvery is how often the machine is looked at, which costs 20 µs.
+// sampleEvery is the sampling interval; a sample costs 20 µs.
 const sampleEvery = 50 * time.Millisecond
 
-// mostStretch bounds by how much a time stretches: a test that fails is to end.
+// mostStretch limits the stretching of a time: a test that fails has to end.
 const mostStretch = 8
 
-// Start begins to measure; Stop ends it.
+// Start starts measuring; Stop ends it.
 func Start() *Watch {
 	w := &Watch{began: time.Now(), stop: make(chan struct{})}
 	go func() {
@@ -49,7 +49,7 @@ func Start() *Watch {
 	return w
 }
 
-// Stop ends the measurement, whose result stays.
+// Stop ends the measurement and keeps its result.
 func (w *Watch) Stop() { close(w.stop) }
 
 func (w *Watch) look() {
@@ -63,7 +63,7 @@ func (w *Watch) look() {
 	w.looks++
 }
 
-// runnable is how many threads of the machine run or wait for a processor.
+// runnable returns how many threads of the machine run or wait for a processor.
 func runnable() (int, error) {
 	b, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
@@ -77,8 +77,8 @@ func runnable() (int, error) {
 	return strconv.Atoi(n)
 }
 
-// Slowness is how many times longer everything takes than on an idle machine, on average
-// since the start: 1 while there is a processor for everyone.
+// Slowness returns how many times longer everything takes than on an idle machine, on average
+// since the start: 1 while there is a processor for every program.
 func (w *Watch) Slowness() float64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -89,13 +89,13 @@ func (w *Watch) Slowness() float64 {
 	return min(mostStretch, max(1, share))
 }
 
-// Stretch is a time that is allowed on an idle machine, for this one.
+// Stretch converts a time limit for an idle machine to one for this machine.
 func (w *Watch) Stretch(limit time.Duration) time.Duration {
 	return time.Duration(float64(limit) * w.Slowness())
 }
 
-// Took is the time since the start.
+// Took returns the time since the start.
 func (w *Watch) Took() time.Duration { return time.Since(w.began) }
 
-// Over reports whether more time went by than is allowed.
+// Over reports whether more time has passed than is allowed.
 func (w *Watch) Over(limit time.Duration) bool { return w.Took() > w.Stretch(limit) }

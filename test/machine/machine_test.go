@@ -11,7 +11,7 @@ import (
 	"github.com/fairlead-net/fairlead/test/machine"
 )
 
-// Three programs for each processor make everything three times slower, at least.
+// Three programs per processor make everything at least three times slower.
 func TestSlowness(t *testing.T) {
 	for range 3 * runtime.NumCPU() {
 		cmd := exec.CommandContext(t.Context(), "sh", "-c", "while :; do :; done")

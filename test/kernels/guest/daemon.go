@@ -22,7 +22,7 @@ type daemon struct {
 	over bool
 }
 
-// startDaemon starts one and waits until it serves.
+// startDaemon starts a daemon and waits until it is ready.
 func startDaemon() (*daemon, error) {
 	log, err := os.CreateTemp("", "daemon-*.log")
 	if err != nil {
@@ -44,17 +44,17 @@ func startDaemon() (*daemon, error) {
 	return d, nil
 }
 
-// kill ends it like a crash.
+// kill kills the daemon, as in a crash.
 func (d *daemon) kill() error {
 	d.over = true
 	if err := d.cmd.Process.Kill(); err != nil {
 		return err
 	}
-	_ = d.cmd.Wait() // it was killed, and says so
+	_ = d.cmd.Wait() // reports that it was killed
 	return nil
 }
 
-// stop ends it as an operator does.
+// stop stops the daemon as an operator does.
 func (d *daemon) stop() error {
 	d.over = true
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -66,7 +66,7 @@ func (d *daemon) stop() error {
 	return nil
 }
 
-// end ends it if it runs, and shows its log if something failed.
+// end stops the daemon if it is running, and prints its log if something failed.
 func (d *daemon) end(r *report) {
 	if !d.over {
 		_ = d.kill()
@@ -89,7 +89,7 @@ func fairlead(command string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.Command("fairlead", strings.Fields(command)...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = time.Second // for a program that outlives its client
+	cmd.WaitDelay = time.Second // for a program that outlives the command
 	err := cmd.Run()
 	if err != nil {
 		return "", fmt.Errorf("fairlead %s: %w: %s%s", command, err, stdout.Bytes(), bytes.TrimSpace(stderr.Bytes()))
@@ -97,7 +97,7 @@ func fairlead(command string) (string, error) {
 	return stdout.String(), nil
 }
 
-// eventually repeats what may fail for a while.
+// eventually repeats f, which may fail for a while, until it succeeds.
 func eventually(f func() error) error {
 	const limit = time.Minute
 	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
@@ -108,8 +108,7 @@ func eventually(f func() error) error {
 	}
 }
 
-// inNamespace runs f in the network namespace at a path, on a thread that ends
-// with it.
+// inNamespace runs f in the network namespace at a path, on a thread that exits afterwards.
 func inNamespace(path string, f func() error) error {
 	ns, err := os.Open(path)
 	if err != nil {

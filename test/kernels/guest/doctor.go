@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// checkDoctor wants a verdict that fits this kernel: it can work, and tcx is
-// listed as there, or as missing with what that means. The qdisc tbf is missing yet.
+// checkDoctor checks that doctor's verdict fits this kernel: Fairlead can work, and tcx is
+// listed as available, or as missing with the consequence. The qdisc tbf is still missing.
 func checkDoctor(r *report, tcx bool) error {
 	out, err := exec.Command("fairlead", "doctor").CombinedOutput()
 	text := string(out)
@@ -36,7 +36,7 @@ func checkDoctor(r *report, tcx bool) error {
 	return nil
 }
 
-// checkConntrack wants doctor to list the kernel's connection tracking in a section.
+// checkConntrack checks that doctor lists the kernel's connection tracking in a section.
 func checkConntrack(section string) error {
 	out, err := exec.Command("fairlead", "doctor").CombinedOutput()
 	if err != nil {
@@ -48,8 +48,8 @@ func checkConntrack(section string) error {
 	return nil
 }
 
-// entry finds a thing in a section of doctor's report: its line, and the one
-// below it. Sections are parted by empty lines and begin with their title.
+// entry finds an item in a section of doctor's report: its line, and the line below it.
+// Sections are separated by empty lines and begin with their title.
 func entry(text, section, thing string) (line, below string) {
 	for part := range strings.SplitSeq(text, "\n\n") {
 		lines := strings.Split(part, "\n")

@@ -14,15 +14,15 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// budget is how many instructions the verifier may look at in one program: half
-// of what it would, so that growth is seen before a kernel refuses a program.
+// budget is how many instructions the verifier may process in one program: half of its limit,
+// so that growth is noticed before a kernel refuses a program.
 const budget = 500_000
 
 const conntrackSwitch = "cfg_conntrack"
 
-// verifyAll loads every object under every setting of its switches, with tables
-// of the shipped size, and notes how many instructions the verifier looked at. All
-// settings but that of cfg_conntrack: it needs the module to be there, and is given.
+// verifyAll loads every object with every combination of its switches, with maps of the
+// shipped size, and reports how many instructions the verifier processed. The exception is
+// cfg_conntrack: it needs the module and is set to whether that is loaded.
 func verifyAll(r *report, conntrack uint8) error {
 	for _, object := range []struct {
 		name string
@@ -49,8 +49,8 @@ func verifyAll(r *report, conntrack uint8) error {
 	return nil
 }
 
-// switches are the object's other settings of one byte: what the kernel knows. They
-// decide which code there is.
+// switches returns the object's other one-byte settings: kernel features. They decide which
+// code is reachable.
 func switches(spec *ebpf.CollectionSpec) []string {
 	var names []string
 	for name, v := range spec.Variables {
@@ -62,7 +62,7 @@ func switches(spec *ebpf.CollectionSpec) []string {
 	return names
 }
 
-// verify loads one object with one setting: a bit for each switch.
+// verify loads one object with one combination: a bit for each switch.
 func verify(r *report, object string, spec *ebpf.CollectionSpec, names []string, setting int) error {
 	title := object
 	for i, name := range names {
@@ -93,7 +93,7 @@ func verify(r *report, object string, spec *ebpf.CollectionSpec, names []string,
 	return nil
 }
 
-// whole is an error with the end of the verifier's log.
+// whole returns an error with the end of the verifier's log.
 func whole(err error) error {
 	var refused *ebpf.VerifierError
 	if !errors.As(err, &refused) {

@@ -16,8 +16,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// holdings lists what the kernel holds of the things Fairlead makes or changes,
-// a line each.
+// holdings lists the kernel's objects of the kinds that Fairlead makes or changes, one per
+// line.
 func holdings() ([]string, error) {
 	lists := []func() ([]string, error){programs, devices, addresses, routes, mounts, switchboard, runtimeFiles}
 	var all []string
@@ -31,7 +31,7 @@ func holdings() ([]string, error) {
 	return all, nil
 }
 
-// difference tells what only one of two lists has.
+// difference returns what only one of two lists contains.
 func difference(before, after []string) (gone, made []string) {
 	for _, line := range before {
 		if !slices.Contains(after, line) {
@@ -46,7 +46,7 @@ func difference(before, after []string) (gone, made []string) {
 	return gone, made
 }
 
-// programs lists programs and tables by name and number.
+// programs lists BPF programs and maps by name and ID.
 func programs() ([]string, error) {
 	var lines []string
 	var prog ebpf.ProgramID
@@ -67,9 +67,8 @@ func programs() ([]string, error) {
 	return lines, nil
 }
 
-// nothingLoaded wants the kernel to have freed all programs and tables, which
-// it does when it has time. Read-only data that this process mapped is let go
-// by the garbage collector.
+// nothingLoaded checks that the kernel has freed all programs and tables, which it does
+// asynchronously. The garbage collector unmaps read-only data that this process has mapped.
 func nothingLoaded() error {
 	runtime.GC()
 	left, err := programs()
@@ -150,8 +149,8 @@ func routes() ([]string, error) {
 	return lines, nil
 }
 
-// mounts lists all mounts but the bpffs at its usual place: who needs it first
-// mounts it, for all.
+// mounts lists all mounts except for the bpffs at its usual place: the first program that
+// needs it mounts it for all.
 func mounts() ([]string, error) {
 	text, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
@@ -166,7 +165,7 @@ func mounts() ([]string, error) {
 	return lines, nil
 }
 
-// switchboard lists the sysctls of all devices together, and of new ones.
+// switchboard lists the sysctls of all devices together, and the defaults for new ones.
 func switchboard() ([]string, error) {
 	var lines []string
 	for _, pattern := range []string{
@@ -178,7 +177,7 @@ func switchboard() ([]string, error) {
 			return nil, err
 		}
 		for _, path := range paths {
-			if value, err := os.ReadFile(path); err == nil { // some are not for reading
+			if value, err := os.ReadFile(path); err == nil { // some are not readable
 				lines = append(lines, fmt.Sprintf("sysctl %s %s", path, strings.TrimSpace(string(value))))
 			}
 		}
@@ -186,8 +185,8 @@ func switchboard() ([]string, error) {
 	return lines, nil
 }
 
-// runtimeFiles lists pins and what else must be gone after a cleanup. The state
-// of the daemon and the logs of programs stay.
+// runtimeFiles lists pins and other files that must not exist after a cleanup. The state of
+// the daemon and the logs of programs stay.
 func runtimeFiles() ([]string, error) {
 	var lines []string
 	for _, pattern := range []string{"/sys/fs/bpf/*", "/run/fairlead/*"} {
@@ -200,8 +199,8 @@ func runtimeFiles() ([]string, error) {
 	return lines, nil
 }
 
-// checkAttachments wants both programs of an uplink attached by tcx, or else by
-// filters.
+// checkAttachments checks that both programs of an uplink are attached by tcx, or by filters
+// otherwise.
 func checkAttachments(device string, tcx bool) error {
 	l, err := netlink.LinkByName(device)
 	if err != nil {

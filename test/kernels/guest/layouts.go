@@ -21,8 +21,8 @@ const (
 // layout is a way to connect the host to a second segment.
 type layout struct {
 	name string
-	// device makes the segment's device in the calling thread's namespace, over the device
-	// named. Outside it is called for VLANs only; the others are of the host alone.
+	// device makes the segment's device in the calling thread's namespace, over the named
+	// device. It is called outside only for VLANs; the others exist only on the host.
 	device  func(over netlink.Link, attrs netlink.LinkAttrs) netlink.Link
 	outside bool
 }
@@ -42,7 +42,7 @@ func layouts() []layout {
 	}
 }
 
-// layouts tries each way to connect a host for which this kernel has the devices, over the
+// layouts tests each way to connect a host that this kernel has the devices for, over the
 // uplink that has addresses, or beside it.
 func (w *world) layouts() error {
 	var errs []error
@@ -58,8 +58,9 @@ func (w *world) layouts() error {
 	return errors.Join(errs...)
 }
 
-// oldIPVLAN reports whether the kernel is older than 6.12. On 6.1 connections from outside to a
-// published port do not come about through an ipvlan device, though datagrams do; the cause is not known.
+// oldIPVLAN reports whether the kernel is older than 6.12. On 6.1, connections from outside
+// to a published port cannot be established through an ipvlan device, although datagrams
+// arrive; the cause is not known.
 func oldIPVLAN() bool {
 	var u unix.Utsname
 	var major, minor int
@@ -126,7 +127,7 @@ func (w *world) bond(host, peer string) error {
 	return netlink.LinkSetMaster(veth, bond)
 }
 
-// removeLayout leaves nothing of a layout: what it does not find is gone.
+// removeLayout removes everything of a layout and ignores what does not exist.
 func (w *world) removeLayout(host, outside string) {
 	for _, name := range []string{host, "seg2"} {
 		if l, err := netlink.LinkByName(name); err == nil {
@@ -152,10 +153,10 @@ func (w *world) removeLayout(host, outside string) {
 		}
 		return nil
 	})
-	time.Sleep(time.Second) // the next layout is not to meet what is left of this one
+	time.Sleep(time.Second) // the next layout must not see the remains of this one
 }
 
-// segment takes every path through the second segment, and through the card, once.
+// segment uses every path through the second segment, and through the network card, once.
 func (w *world) segment() error {
 	var errs []error
 	for _, protocol := range []string{"tcp", "udp"} {

@@ -17,12 +17,12 @@ import (
 
 const (
 	limited = "limited" // the sandbox
-	// twoTicks is long enough for the daemon to look at everything.
+	// twoTicks is long enough for the daemon to check everything.
 	twoTicks = 4500 * time.Millisecond
 )
 
-// limits wants a sandbox with limits to be refused, with nothing of it left, while the
-// kernel has no tbf; and, when it has, to have limits that the daemon takes for right.
+// limits checks that a sandbox with limits is refused, without leftovers, while the kernel
+// does not have tbf, and that it otherwise has limits that the daemon accepts as correct.
 func (w *world) limits() error {
 	client, err := api.NewClient(api.DefaultHost)
 	if err != nil {
@@ -72,14 +72,14 @@ func (w *world) limits() error {
 	return same(before)
 }
 
-// same wants the host's devices to be these, and the sandbox not to be there.
+// same checks that the host has exactly these devices, and that the sandbox does not exist.
 func same(before []string) error {
 	after, err := devices()
 	if err != nil {
 		return err
 	}
 	if gone, left := difference(before, after); len(gone)+len(left) > 0 {
-		return fmt.Errorf("devices left %q, gone %q", left, gone)
+		return fmt.Errorf("devices left %q, removed %q", left, gone)
 	}
 	if _, err := fairlead("inspect " + limited); err == nil {
 		return errors.New("the sandbox is still there")

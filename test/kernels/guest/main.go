@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command guest is what runs in the guests of the kernel matrix: as their init
-// it prepares the machine, as its own child it tests Fairlead there, and in
-// sandboxes it is the program that serves and asks. See test/kernels.
+// Command guest runs in the guests of the kernel matrix: as their init it prepares the
+// machine, as its own child it tests Fairlead there, and in sandboxes it is the server and
+// the client. See test/kernels.
 package main
 
 import (
@@ -43,7 +43,7 @@ func drive(args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	// The main thread must not be one that a network namespace keeps.
+	// The main thread must not be one that keeps a network namespace alive.
 	runtime.LockOSThread()
 	r := &report{w: os.Stdout}
 	r.step("verifier", func() error { return verifyAll(r, 0) })

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The uplink and the one host outside. That host knows no route to the
-// sandboxes: what comes from them must come from the uplink's address.
+// The uplink and the only outside host. That host does not have a route to the sandboxes:
+// their packets must come from the uplink's address.
 const (
 	uplink      = "up0"
 	uplink4     = "192.0.2.1"
@@ -25,14 +25,13 @@ const (
 	lengthIPv6  = "/64"
 )
 
-// outside is the network namespace of the host outside: a thread that lives in
-// it.
+// outside is the network namespace of the outside host: a thread that lives in it.
 type outside struct {
 	tid  int
 	work chan func()
 }
 
-// newOutside makes the host outside, connects it, and starts its service.
+// newOutside makes the outside host, connects it, and starts its service.
 func newOutside() (*outside, error) {
 	if err := quickIPv6(); err != nil {
 		return nil, err
@@ -40,7 +39,7 @@ func newOutside() (*outside, error) {
 	o := &outside{work: make(chan func())}
 	started := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is the namespace's
+		runtime.LockOSThread() // never unlocked: the thread keeps the namespace
 		o.tid = unix.Gettid()
 		started <- unix.Unshare(unix.CLONE_NEWNET)
 		for f := range o.work {
@@ -72,7 +71,7 @@ func (o *outside) do(f func() error) error {
 	return <-done
 }
 
-// ask asks a service from outside.
+// ask queries a service from outside.
 func (o *outside) ask(network, addr string) (answer string, err error) {
 	err = o.do(func() error {
 		answer, err = ask(network, addr)
@@ -101,7 +100,7 @@ func (o *outside) connect() error {
 		if err := quickIPv6(); err != nil {
 			return err
 		}
-		if err := bringUp("lo"); err != nil { // the net package looks for ::1 to learn whether there is IPv6
+		if err := bringUp("lo"); err != nil { // the net package probes ::1 to detect IPv6
 			return err
 		}
 		return bringUp(peer, outside4+lengthIPv4, outside6+lengthIPv6)
@@ -117,7 +116,7 @@ func (o *outside) connect() error {
 	return nil
 }
 
-// bringUp gives a device of the calling thread's namespace addresses.
+// bringUp sets a device of the calling thread's namespace up and adds addresses to it.
 func bringUp(name string, addrs ...string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -138,8 +137,7 @@ func bringUp(name string, addrs ...string) error {
 	return nil
 }
 
-// quickIPv6 makes IPv6 addresses of the calling thread's namespace usable at
-// once.
+// quickIPv6 makes IPv6 addresses of the calling thread's namespace usable immediately.
 func quickIPv6() error {
 	return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
 }

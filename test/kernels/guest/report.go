@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// report tells the test outside how it goes: details of a step, each in a line
-// that begins with a space, then "ok STEP" or "FAIL STEP: what".
+// report sends results to the test outside: details of a step, each on a line that begins
+// with a space, then "ok STEP" or "FAIL STEP: what".
 type report struct {
 	w      io.Writer
 	failed bool
@@ -32,7 +32,7 @@ func (r *report) step(name string, f func() error) bool {
 	return err == nil
 }
 
-// note adds a detail, of one line or several.
+// note adds a detail of one or several lines.
 func (r *report) note(format string, args ...any) {
 	for line := range strings.Lines(strings.TrimSpace(fmt.Sprintf(format, args...))) {
 		fmt.Fprintf(r.w, "  %s\n", strings.TrimRight(line, "\r\n"))

@@ -26,14 +26,14 @@ type world struct {
 	report  *report
 	daemon  *daemon
 	outside *outside
-	before  []string      // what the kernel held before the daemon ran
+	before  []string      // the kernel's objects before the daemon ran
 	box     string        // path of the namespace of the sandbox without a program
 	open    *conversation // from outside to web, kept open throughout
 }
 
-// scenario has sandboxes talk to each other, to the outside and from it, with a
-// daemon, without, and with another, and wants nothing left in the end. A step
-// needs those before it.
+// scenario makes sandboxes talk to each other and to and from the outside, with a daemon,
+// without it, and with another one, and checks that nothing is left at the end. Each step
+// depends on the previous ones.
 func scenario(r *report, tcx bool) {
 	w := &world{report: r}
 	for _, s := range []struct {
@@ -58,13 +58,13 @@ func scenario(r *report, tcx bool) {
 	}
 }
 
-// start makes the outside, a daemon, a network and two sandboxes.
+// start makes the outside host, a daemon, a network and two sandboxes.
 func (w *world) start() error {
 	var err error
 	if w.outside, err = newOutside(); err != nil {
 		return err
 	}
-	if err := eventually(nothingLoaded); err != nil { // by the steps before
+	if err := eventually(nothingLoaded); err != nil { // by the previous steps
 		return err
 	}
 	if w.before, err = holdings(); err != nil {
@@ -93,8 +93,8 @@ func (w *world) start() error {
 	})
 }
 
-// traffic takes every path once, in both families, with new flows. It fails
-// with all that do not work.
+// traffic uses every path once, in both families, with new flows. It returns the errors of
+// all paths that do not work.
 func (w *world) traffic() error {
 	if w.open == nil {
 		var err error
@@ -113,7 +113,7 @@ func (w *world) traffic() error {
 	return errors.Join(errs...)
 }
 
-// keepOpen opens the connection from outside that is to outlive the daemon.
+// keepOpen opens the connection from outside that has to outlive the daemon.
 func (w *world) keepOpen() error {
 	return w.outside.do(func() (err error) {
 		w.open, err = converse("tcp", net.JoinHostPort(uplink4, webPort))
@@ -121,8 +121,8 @@ func (w *world) keepOpen() error {
 	})
 }
 
-// published reaches web through its published port: from outside and another
-// sandbox, which web sees, and from the host.
+// published connects to web through its published port: from outside and from another
+// sandbox, whose addresses web sees, and from the host.
 func (w *world) published(protocol string) error {
 	var errs []error
 	for _, f := range []struct{ uplink, loopback, outside, gateway string }{
@@ -144,8 +144,8 @@ func (w *world) published(protocol string) error {
 	return errors.Join(errs...)
 }
 
-// masqueraded reaches the service outside from a sandbox: the service sees the
-// uplink's address.
+// masqueraded connects to the outside service from a sandbox: the service sees the uplink's
+// address.
 func (w *world) masqueraded(protocol string) error {
 	var errs []error
 	for seen, target := range map[string]string{uplink4: outside4, uplink6: outside6} {
@@ -157,7 +157,7 @@ func (w *world) masqueraded(protocol string) error {
 	return errors.Join(errs...)
 }
 
-// expect wants the service to have seen the client under an address.
+// expect checks that the service has seen the client under an address.
 func expect(what, seen string, ask func() (string, error)) error {
 	got, err := ask()
 	if err != nil {
@@ -169,8 +169,8 @@ func expect(what, seen string, ask func() (string, error)) error {
 	return nil
 }
 
-// kill ends the daemon like a crash; what it made goes on. Only the commands
-// that ask the daemon cannot, so the sandbox is entered without it.
+// kill kills the daemon, as in a crash; what it made continues to work, except for commands
+// that need the daemon, so the sandbox is entered without it.
 func (w *world) kill() error {
 	if err := w.daemon.kill(); err != nil {
 		return err
@@ -195,7 +195,7 @@ func (w *world) kill() error {
 	return errors.Join(errs...)
 }
 
-// restart starts another daemon, which takes over what is there as it is.
+// restart starts another daemon, which adopts what exists without changes.
 func (w *world) restart() error {
 	before, err := programs()
 	if err != nil {
@@ -209,15 +209,15 @@ func (w *world) restart() error {
 		return err
 	}
 	if gone, made := difference(before, after); len(gone)+len(made) > 0 {
-		return fmt.Errorf("the new daemon replaced programs or tables: gone %q, new %q", gone, made)
+		return fmt.Errorf("the new daemon replaced programs or tables: removed %q, new %q", gone, made)
 	}
 	return w.traffic()
 }
 
-// cleanup removes everything, and looks for what is left.
+// cleanup removes everything, and checks that nothing is left.
 func (w *world) cleanup() error {
 	w.open.Close()
-	for _, command := range []string{"rm -f web", "status"} { // the rest is for cleanup
+	for _, command := range []string{"rm -f web", "status"} { // cleanup removes the rest
 		if _, err := fairlead(command); err != nil {
 			return err
 		}
@@ -228,13 +228,13 @@ func (w *world) cleanup() error {
 	if _, err := fairlead("cleanup"); err != nil {
 		return err
 	}
-	return eventually(func() error { // the kernel frees programs and tables when it has time
+	return eventually(func() error { // the kernel frees programs and tables asynchronously
 		after, err := holdings()
 		if err != nil {
 			return err
 		}
 		if gone, left := difference(w.before, after); len(gone)+len(left) > 0 {
-			return fmt.Errorf("cleanup left:\n%s\nand took away:\n%s", strings.Join(left, "\n"), strings.Join(gone, "\n"))
+			return fmt.Errorf("cleanup left:\n%s\nand removed:\n%s", strings.Join(left, "\n"), strings.Join(gone, "\n"))
 		}
 		return nil
 	})

@@ -14,15 +14,14 @@ import (
 // patience is how long one exchange may take on an emulated machine.
 const patience = 30 * time.Second
 
-// service answers each line, over TCP, and each datagram with the address it
-// came from.
+// service answers each line over TCP, and each datagram, with the address it came from.
 type service struct {
 	tcp net.Listener
 	udp *net.UDPConn
 }
 
-// listen opens the service at a port of every address of the calling thread's
-// network namespace.
+// listen opens the service at a port of every address of the calling thread's network
+// namespace.
 func listen(port string) (*service, error) {
 	tcp, err := net.Listen("tcp", ":"+port)
 	if err != nil {
@@ -56,7 +55,7 @@ func (s *service) answerDatagrams() {
 		if err != nil {
 			return
 		}
-		// A lost answer shows at the client.
+		// The client detects a lost reply.
 		_, _ = s.udp.WriteToUDPAddrPort([]byte(from.Addr().Unmap().String()+"\n"), from)
 	}
 }
@@ -71,7 +70,7 @@ func answerLines(c net.Conn) {
 	}
 }
 
-// serve is the service as a program.
+// serve runs the service as a program.
 func serve(port string) error {
 	s, err := listen(port)
 	if err != nil {
@@ -80,7 +79,7 @@ func serve(port string) error {
 	return s.run()
 }
 
-// conversation is a connection that asks the service again and again.
+// conversation is a connection that queries the service repeatedly.
 type conversation struct {
 	net.Conn
 	answers *bufio.Reader
@@ -94,7 +93,7 @@ func converse(network, addr string) (*conversation, error) {
 	return &conversation{Conn: c, answers: bufio.NewReader(c)}, nil
 }
 
-// ask asks once, and returns the address that the service saw.
+// ask queries once, and returns the address that the service saw.
 func (c *conversation) ask() (string, error) {
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
@@ -106,7 +105,7 @@ func (c *conversation) ask() (string, error) {
 	return strings.TrimSpace(answer), err
 }
 
-// ask asks once over a connection, or from a socket, of its own.
+// ask queries once over a new connection or from a new socket.
 func ask(network, addr string) (string, error) {
 	c, err := converse(network, addr)
 	if err != nil {
