@@ -82,9 +82,7 @@ var notYet = []string{
 	"test/faces",
 	"test/fuzz",
 	"test/podman",
-	"test/scale",
 	"test/scenario",
-	"test/systemd",
 }
 
 func unread(rel string) bool {

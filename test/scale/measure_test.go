@@ -20,7 +20,7 @@ import (
 	"github.com/fairlead-net/fairlead/test/machine"
 )
 
-// host is the crowded host with what measures it.
+// host is the crowded host with the state of the measurements.
 type host struct {
 	*lab.Lab
 	client *api.Client
@@ -71,8 +71,7 @@ func (h *host) time(verb string, f func() error) time.Duration {
 	return took
 }
 
-// get reads an answer of the API without decoding it: the daemon is measured,
-// not the test.
+// get reads a response of the API without decoding it: the daemon is measured, not the test.
 func (h *host) get(path string) func() error {
 	return func() error {
 		resp, err := h.http.Get("http://fairlead" + path)
@@ -98,12 +97,11 @@ func (h *host) command(args ...string) func() error {
 	}
 }
 
-// attempts is how often something is measured that is beyond its limits: the
-// machine is not ours alone, and others only ever make it slower.
+// attempts is how often a measurement that exceeds its limits is repeated: other programs use
+// the machine too, and only ever make it slower.
 const attempts = 3
 
-// within measures until nothing is beyond the limits, which stretch on a slow
-// machine.
+// within measures until nothing exceeds the limits, which stretch on a slow machine.
 func (h *host) within(what string, measure func(stretch stretch) (beyond []string)) {
 	h.Helper()
 	var beyond []string
@@ -120,8 +118,8 @@ func (h *host) within(what string, measure func(stretch stretch) (beyond []strin
 	h.Errorf("%s: %s", what, strings.Join(beyond, "; "))
 }
 
-// slowness compares what this machine takes now to start a program with what is
-// usual; 1 if it is as fast or faster.
+// slowness compares how long this machine takes now to start a program with the usual time;
+// it returns 1 if the machine is as fast or faster.
 func (h *host) slowness() float64 {
 	h.Helper()
 	var starts []time.Duration
@@ -135,10 +133,11 @@ func (h *host) slowness() float64 {
 	return max(1, percentile(starts, 50).Seconds()/usualStart.Seconds())
 }
 
-// stretch is what a limit is on this machine, as slow and as busy as it was until now.
+// stretch converts a limit to one for this machine, as slow and as busy as it has been until
+// now.
 type stretch func(limit time.Duration) time.Duration
 
-// stretch looks how slow the machine is, and how busy from now on.
+// stretch measures how slow the machine is, and how busy from now on.
 func (h *host) stretch() (s stretch, stop func()) {
 	h.Helper()
 	slowness := h.slowness()
@@ -148,9 +147,9 @@ func (h *host) stretch() (s stretch, stop func()) {
 	}, watch.Stop
 }
 
-// report prints all verbs and returns those that are beyond the limits. The 99th percentile is
-// the median of those of the rounds, so that one stall of the machine, which is
-// not Fairlead's, does not decide.
+// report prints all verbs and returns those that exceed the limits. The 99th percentile is
+// the median of the rounds' 99th percentiles, so that one stall of the machine, which
+// Fairlead does not cause, is not decisive.
 func (h *host) report(stretch stretch) (beyond []string) {
 	h.Helper()
 	for _, verb := range h.verbs {
@@ -170,7 +169,7 @@ func (h *host) report(stretch stretch) (beyond []string) {
 	return beyond
 }
 
-// percentiles are the median of all and the median of the rounds' 99th.
+// percentiles returns the median of all and the median of the rounds' 99th percentiles.
 func (h *host) percentiles(verb string) (half, tail time.Duration) {
 	var tails []time.Duration
 	for _, round := range h.rounds[verb] {
@@ -188,7 +187,7 @@ func percentile(all []time.Duration, p int) time.Duration {
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1fms", float64(d.Microseconds())/1000) }
 
-// status reads a number of the daemon's /proc/PID/status.
+// status returns a number from the daemon's /proc/PID/status.
 func (h *host) status(field string) (n int) {
 	h.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.Daemon.Pid()))
@@ -213,7 +212,7 @@ func (h *host) children() (n int) {
 	for _, path := range paths {
 		b, err := os.ReadFile(path)
 		if err != nil {
-			continue // ended just now
+			continue // exited just now
 		}
 		_, rest, _ := strings.Cut(string(b), ") ")
 		if fields := strings.Fields(rest); len(fields) > 1 && fields[1] == fmt.Sprint(h.Daemon.Pid()) {

@@ -12,16 +12,16 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// idleFor is how long the daemon is watched while nobody wants anything.
+// idleFor is how long the daemon is watched while there are no requests.
 const idleFor = 10 * time.Second
 
-// idleShare is what the daemon may take of one CPU then, in percent.
+// idleShare is the limit on its CPU use meanwhile, in percent of one CPU.
 const idleShare = 15
 
 // ticksPerSecond is the unit of the times in /proc (USER_HZ).
 const ticksPerSecond = 100
 
-// idle measures what the daemon does when nobody wants anything.
+// idle measures what the daemon does while there are no requests.
 func (h *host) idle() {
 	h.Helper()
 	count := func(m map[string]float64, what string) float64 {
@@ -40,20 +40,21 @@ func (h *host) idle() {
 	}
 }
 
-// attachedForGood waits until all programs are: the kernel takes some 10 ms for each.
+// attachedForGood waits until all programs are attached by links: the kernel takes some 10 ms
+// for each.
 func (h *host) attachedForGood() {
 	h.Helper()
 	start := time.Now()
 	h.Eventually(2*time.Minute, func() error {
 		if filters := h.Filters(); len(filters) > 0 {
-			return fmt.Errorf("%d filters are no links yet", len(filters))
+			return fmt.Errorf("%d filters are not links yet", len(filters))
 		}
 		return nil
 	})
 	h.Logf("attached for good after another %v", time.Since(start).Round(time.Millisecond))
 }
 
-// cpu is the time the daemon has been running on a processor.
+// cpu returns the CPU time that the daemon has used.
 func (h *host) cpu() time.Duration {
 	h.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", h.Daemon.Pid()))
@@ -69,7 +70,7 @@ func (h *host) cpu() time.Duration {
 	return time.Duration(user+system) * time.Second / ticksPerSecond
 }
 
-// repairs breaks what takes longest to be found on a crowded host.
+// repairs breaks what takes longest to be detected on a crowded host.
 func (h *host) repairs() {
 	h.Helper()
 	box, e := h.enter(small*(networks-1) + 999)
@@ -88,7 +89,7 @@ func (h *host) repairs() {
 	}
 }
 
-// removeEntry removes one entry of a table, and wants it back.
+// removeEntry removes one entry of a table, and expects it to be restored.
 func (h *host) removeEntry(table string) {
 	h.Helper()
 	var m *ebpf.Map

@@ -15,7 +15,7 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// The crowd. A Linux bridge takes 1 023 members; the first network has more.
+// The crowd. A Linux bridge has at most 1 023 ports; the first network has more members.
 const (
 	networks = 10
 	big      = 1030 // sandboxes in the first network
@@ -26,17 +26,17 @@ const (
 	flows    = 1000 // for ct ls, of one sandbox to the outside
 )
 
-// What the daemon is held to: verbs answer within 100 ms at the 99th percentile,
-// and what costs a scan or a lock too many shows in the median.
+// The limits for the daemon: verbs answer within 100 ms at the 99th percentile, and an
+// unnecessary scan or lock shows in the median.
 const (
 	verbMiddle = 60 * time.Millisecond
 	verbTail   = 100 * time.Millisecond
-	// A command is started, too, and decodes and prints 1 120 rows.
+	// A command also has to start, and to decode and print 1 120 rows.
 	commandMiddle = 120 * time.Millisecond
 	commandTail   = 300 * time.Millisecond
 
-	// usualStart is what starting this program takes where all this was measured.
-	// A machine that takes longer, or is busy, has as much more for the rest.
+	// usualStart is how long starting this program takes where all this was measured. On a
+	// slower or busy machine the limits are longer in proportion.
 	usualStart     = 30 * time.Millisecond
 	startsMeasured = 11
 
@@ -81,7 +81,7 @@ func TestScale(t *testing.T) {
 func network(i int) string { return fmt.Sprint("net", i) }
 func sandbox(i int) string { return fmt.Sprint("box", i) }
 
-// create makes a sandbox that publishes ports, which are the same inside.
+// create makes a sandbox that publishes ports, each as the same host port.
 func (h *host) create(name, network string, port, count, publishes int) error {
 	spec := model.SandboxSpec{NetworkMode: network}
 	for i := range publishes {
@@ -125,8 +125,8 @@ func (h *host) build() {
 	h.Logf("%d sandboxes, %d in one network, %d ports: %v", total, big, ports, time.Since(start).Round(time.Millisecond))
 }
 
-// makeFlows has a sandbox send a datagram to each of many ports outside; always
-// from the same one, so they never are more.
+// makeFlows makes a sandbox send a datagram to each of many outside ports, always from the
+// same source port, so that their number does not grow.
 func (h *host) makeFlows() {
 	h.Helper()
 	box, _ := h.enter(0)
@@ -148,7 +148,7 @@ func (h *host) makeFlows() {
 	}
 }
 
-// measureVerbs is one round over the verbs of the API.
+// measureVerbs runs one round over the verbs of the API.
 func (h *host) measureVerbs() {
 	ctx, v6 := h.Context(), true
 	for i := range perRound {
@@ -160,7 +160,7 @@ func (h *host) measureVerbs() {
 		h.time("network connect", func() error {
 			return h.client.Connect(ctx, "extra", api.NetworkConnect{Container: "extra"})
 		})
-		if i%2 == 1 { // it is not there yet
+		if i%2 == 1 { // it does not exist yet
 			h.time("network connect to the big one", func() error {
 				return h.client.Connect(ctx, network(0), api.NetworkConnect{Container: "extra"})
 			})
@@ -189,8 +189,8 @@ func (h *host) measureVerbs() {
 	}
 }
 
-// measureCommands measures the same with the command line, which has to start
-// and to print.
+// measureCommands measures the same with the command line, which also has to start and to
+// print.
 func (h *host) measureCommands() {
 	for i := range perRound {
 		h.time("fairlead sandbox create", h.command("sandbox", "create", "--network", network(i%2), "-p", "5000:80", "extra"))
@@ -208,8 +208,8 @@ func (h *host) measureCommands() {
 	}
 }
 
-// publishRange publishes 10 000 ports more at once, a few times; below those that
-// the kernel gives to clients. It returns what is beyond the limits.
+// publishRange publishes 10 000 more ports at once, a few times, below the range that the
+// kernel gives to clients. It returns what exceeds the limits.
 func (h *host) publishRange(stretch stretch) (beyond []string) {
 	h.Helper()
 	var took []time.Duration
@@ -239,8 +239,8 @@ func (h *host) publishRange(stretch stretch) (beyond []string) {
 	return beyond
 }
 
-// leastMemory is the least memory the daemon has for a while, in KiB: garbage
-// does not count, but goes only by and by.
+// leastMemory returns the lowest memory use of the daemon for a while, in KiB: garbage should
+// not count, but is freed only gradually.
 func (h *host) leastMemory() int {
 	h.Helper()
 	least := math.MaxInt
@@ -251,8 +251,7 @@ func (h *host) leastMemory() int {
 	return least
 }
 
-// restart kills the daemon and starts another. It returns what is beyond the
-// limits.
+// restart kills the daemon and starts another. It returns what exceeds the limits.
 func (h *host) restart(stretch stretch) (beyond []string) {
 	h.Helper()
 	before := h.Objects()
@@ -266,13 +265,13 @@ func (h *host) restart(stretch stretch) (beyond []string) {
 	}
 	for pin, id := range h.Objects() {
 		if before[pin] != id {
-			h.Errorf("%s is another one after the restart", pin)
+			h.Errorf("%s was replaced by the restart", pin)
 		}
 	}
 	return beyond
 }
 
-// enter goes into one of the crowd.
+// enter enters the namespace of one sandbox of the crowd.
 func (h *host) enter(i int) (box *world.Host, e api.EndpointSettings) {
 	h.Helper()
 	s, err := h.client.Sandbox(h.Context(), sandbox(i))
@@ -286,8 +285,8 @@ func (h *host) enter(i int) (box *world.Host, e api.EndpointSettings) {
 	return box, s.NetworkSettings.Networks[network(0)]
 }
 
-// traffic goes between the first and the last member of the big network, and a
-// broadcast reaches every one.
+// traffic checks that the first and the last member of the big network reach each other, and
+// that a broadcast reaches every member.
 func (h *host) traffic() {
 	h.Helper()
 	const beyond = small * (networks - 1) // sandboxes of the other networks come first
@@ -319,12 +318,12 @@ func (h *host) traffic() {
 	deaf, b := 0, make([]byte, 100)
 	deadline := time.Now().Add(lab.Patient)
 	for _, c := range listeners {
-		_ = c.SetReadDeadline(deadline) // the read tells
+		_ = c.SetReadDeadline(deadline) // the read reports errors
 		if n, _, _ := c.ReadFrom(b); string(b[:n]) != "hello" {
 			deaf++
 		}
 	}
 	if deaf > 0 {
-		h.Errorf("%d of %d members did not hear a broadcast of the first", deaf, len(listeners))
+		h.Errorf("%d of %d members did not receive a broadcast of the first", deaf, len(listeners))
 	}
 }

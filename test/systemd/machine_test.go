@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package systemd boots a real systemd, and tries the units that `make install` installs
-// beside Debian's Docker Engine and its units.
+// Package systemd boots a real systemd, and tests the units that `make install` installs
+// together with Debian's Docker Engine and its units.
 package systemd
 
 import (
@@ -37,27 +37,28 @@ const (
 	image    = "answerer"
 )
 
-// machine is namespaces of all kinds, with the programs of the machine that the test runs
-// on, and systemd as first process. What is outside of it is the lab's, whose host holds its
-// disk.
+// machine is a set of namespaces of all kinds, with the programs of the machine that the test
+// runs on, and systemd as first process. The lab is outside of it: its host stores the
+// machine's disk.
 type machine struct {
 	*lab.Lab
 	cgroup *topology.Cgroup
-	power  *world.Process // it ends when the machine is switched off
-	pid    string         // systemd's
-	host   *world.Host    // the machine's network
-	// took is the first start of an engine that has no containers; more when much else
-	// runs.
+	power  *world.Process // it exits when the machine is switched off
+	pid    string         // of systemd
+	host   *world.Host    // the network of the machine
+	// took is how long the first start of an engine without containers took; it is longer on
+	// a busy machine.
 	took  time.Duration
 	watch *busy.Watch // since the last boot began
 }
 
-// disk is where the disk is mounted: what a machine writes to its /etc, /usr and /var.
+// disk is where the disk is mounted: it holds what a machine writes to its /etc, /usr and
+// /var.
 const disk = "/mnt"
 
-// switchOn makes a machine's mounts and becomes its systemd, with the disk as argument. What
-// this machine has configured and enabled, the other does not have. Of the kernel it can
-// change what belongs to its namespaces.
+// switchOn makes a machine's mounts and executes its systemd, with the disk as argument. The
+// machine does not have what this machine has configured and enabled. It can change only the
+// parts of the kernel that belong to its namespaces.
 const switchOn = `
 	mount -o remount,bind,ro /
 	for dir in etc usr; do
@@ -127,7 +128,7 @@ func (m *machine) boot() {
 	if m.host, err = m.Host.Enter("machine", filepath.Join("/proc", m.pid, "ns/net")); err != nil {
 		m.Fatal(err)
 	}
-	m.Run(m.Outside, "ip", "link", "delete", "eth0") // of the last boot, whose end goes with its namespace
+	m.Run(m.Outside, "ip", "link", "delete", "eth0") // of the last boot; its peer is removed with the namespace
 	err = world.Cable(
 		world.End{Host: m.host, Device: "eth0", Addresses: []string{lab.Host4 + "/24", lab.Host6 + "/64"}},
 		world.End{Host: m.Outside, Device: "eth0", Addresses: []string{lab.Outside4 + "/24", lab.Outside6 + "/64"}},
@@ -144,7 +145,7 @@ func (m *machine) boot() {
 	})
 }
 
-// whileOn repeats try until it succeeds, if the machine does not switch itself off before.
+// whileOn repeats try until it succeeds, unless the machine switches itself off first.
 func (m *machine) whileOn(try func() error) {
 	m.Helper()
 	m.Eventually(patience, func() error {
@@ -157,7 +158,7 @@ func (m *machine) whileOn(try func() error) {
 	})
 }
 
-// reboot lets systemd stop everything and switch the machine off, and boots it.
+// reboot makes systemd stop everything and switch the machine off, and boots it.
 func (m *machine) reboot() {
 	m.Helper()
 	m.must("systemctl", "reboot")
@@ -171,7 +172,7 @@ func (m *machine) reboot() {
 	m.boot()
 }
 
-// close switches the machine off as a power cut does.
+// close switches the machine off like a power cut.
 func (m *machine) close() {
 	if m.Failed() && m.host != nil {
 		m.Logf("its journal:\n%s%s", m.inside("systemctl", "--failed").Stdout, m.inside("journalctl", "--no-pager", "--lines", "60").Output())
@@ -187,14 +188,14 @@ func (m *machine) close() {
 	}
 }
 
-// staged is where `make install` has installed everything, as a packager has it done.
+// staged returns where `make install` has installed everything, as for a package.
 var staged = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "stage")
 	if err != nil {
 		return "", err
 	}
 	cmd := exec.Command("make", "-C", "../..", "install", "DESTDIR="+dir)
-	cmd.Env = append(os.Environ(), "MAKEFLAGS=") // those of the make that runs the tests
+	cmd.Env = append(os.Environ(), "MAKEFLAGS=") // drops the flags of the make that runs the tests
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("make install: %w\n%s", err, out)
 	}
@@ -211,7 +212,7 @@ func (m *machine) install() {
 	m.Must(m.Host, "cp", "-a", "--no-preserve=ownership", filepath.Join(dir, "usr"), filepath.Join(dir, "opt"), m.path("/"))
 }
 
-// path is that of a file of the machine's, as the test sees it.
+// path returns the path of a file of the machine, as the test sees it.
 func (m *machine) path(name string) string { return filepath.Join("/proc", m.pid, "root", name) }
 
 // inside runs a program on the machine.
@@ -242,13 +243,13 @@ func (m *machine) must(args ...string) string {
 	return strings.TrimSuffix(r.Stdout, "\n")
 }
 
-// property is what systemd shows of a unit.
+// property returns a property of a unit.
 func (m *machine) property(unit, name string) string {
 	m.Helper()
 	return m.must("systemctl", "show", "--property", name, "--value", unit)
 }
 
-// moment is when something happened to a unit, by the clock that starts with the kernel.
+// moment returns when something happened to a unit, by the monotonic clock.
 func (m *machine) moment(unit, name string) time.Duration {
 	m.Helper()
 	text := m.property(unit, name+"TimestampMonotonic")

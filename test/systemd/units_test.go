@@ -17,7 +17,7 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// start enables and starts Fairlead and the engine, as docs/operations.md says, and
+// start enables and starts Fairlead and the engine, as docs/operations.md describes, and
 // imports the image.
 func (m *machine) start() {
 	m.Helper()
@@ -28,13 +28,13 @@ func (m *machine) start() {
 	m.docker("import", "--change", lab.ImageCommand, "/var/rootfs.tar", image)
 }
 
-// engineStart is how long the engine's last start took by itself.
+// engineStart returns how long the engine's last start took.
 func (m *machine) engineStart() time.Duration {
 	m.Helper()
 	return m.moment("docker.service", "ActiveEnter") - m.moment("docker.service", "ExecMainStart")
 }
 
-// docker runs a command of the engine's that must succeed.
+// docker runs a docker command that must succeed.
 func (m *machine) docker(args ...string) string {
 	m.Helper()
 	return m.must(append([]string{"/usr/bin/docker"}, args...)...)
@@ -46,15 +46,15 @@ func (m *machine) run(name string, flags ...string) {
 	m.docker(slices.Concat([]string{"run", "-d", "--stop-timeout", "1", "--network", "web", "--name", name, "-e", "NAME=" + name}, flags, []string{image})...)
 }
 
-// answers waits until a published port answers outside.
+// answers waits until a published port answers from outside.
 func (m *machine) answers(port int, name string) {
 	m.Helper()
 	m.WaitTCP(m.Outside, fmt.Sprintf("%s:%d", lab.Host4, port))
 	m.Get(m.Outside, lab.Host4, port, name, lab.Outside4)
 }
 
-// within wants something to have taken a time at most, and what a few starts of an engine
-// take longer while much else runs.
+// within checks that something took at most a time, extended by what a few starts of an
+// engine take longer on a busy machine.
 func (m *machine) within(what string, limit, took time.Duration) {
 	m.Helper()
 	if limit = m.watch.Stretch(limit + min(4*m.took, 10*time.Second)); took > limit {
@@ -64,7 +64,7 @@ func (m *machine) within(what string, limit, took time.Duration) {
 	}
 }
 
-// timed is within for what do does.
+// timed calls within with the time that do takes.
 func (m *machine) timed(what string, limit time.Duration, do func()) {
 	m.Helper()
 	began := time.Now()
@@ -72,7 +72,7 @@ func (m *machine) timed(what string, limit time.Duration, do func()) {
 	m.within(what, limit, time.Since(began))
 }
 
-// awaitDaemon waits until another daemon than the one with that process ID serves.
+// awaitDaemon waits until a daemon with another process ID is ready.
 func (m *machine) awaitDaemon(old string) {
 	m.Helper()
 	m.Eventually(patience, func() error {
@@ -83,7 +83,7 @@ func (m *machine) awaitDaemon(old string) {
 	})
 }
 
-// active wants a unit to be in that state.
+// active checks the state of a unit.
 func (m *machine) active(unit, state string) {
 	m.Helper()
 	if got := m.property(unit, "ActiveState"); got != state {
@@ -91,8 +91,8 @@ func (m *machine) active(unit, state string) {
 	}
 }
 
-// The units are without mistakes, an engine's request starts Fairlead, and no connection
-// breaks when it is restarted, or killed and brought back.
+// The units are correct, an engine's request starts Fairlead, and no connection breaks when
+// it is restarted, or killed and brought back.
 func TestUnits(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -152,7 +152,8 @@ func TestUnits(t *testing.T) {
 	m.docker("network", "create", "-d", "fairlead", "web")
 }
 
-// hangs stops the daemon in its tracks, and wants another one, and traffic all the while.
+// hangs stops the daemon's process (SIGSTOP), and expects a new daemon, and traffic all the
+// while.
 func (m *machine) hangs() {
 	m.Helper()
 	m.dropIn("watchdog", "WatchdogSec=5")
@@ -170,7 +171,7 @@ func (m *machine) hangs() {
 	m.docker("network", "rm", "other")
 }
 
-// nothingLeft wants nothing of Fairlead's but its state.
+// nothingLeft checks that only Fairlead's state remains.
 func (m *machine) nothingLeft() {
 	m.Helper()
 	left := m.must("sh", "-c", "ls -d /run/fairlead /sys/fs/bpf/fairlead /run/docker/plugins/fairlead.sock 2>/dev/null; ip -oneline link | grep 'alias fairlead' || :")
@@ -179,11 +180,11 @@ func (m *machine) nothingLeft() {
 	}
 }
 
-// confined wants all that the daemon does to work with what the unit leaves it.
+// confined checks that everything the daemon does works under the unit's restrictions.
 func (m *machine) confined() {
 	m.Helper()
 	status := m.must("sh", "-c", "cat /proc/$(systemctl show --property MainPID --value fairlead)/status")
-	const sysModule = 16 // CAP_SYS_MODULE, which others on the machine have
+	const sysModule = 16 // CAP_SYS_MODULE, which other processes on the machine have
 	var bounds uint64
 	_, text, _ := strings.Cut(status, "\nCapBnd:")
 	if _, err := fmt.Sscanf(text, "%x", &bounds); err != nil || bounds&(1<<sysModule) != 0 || !strings.Contains(status, "\nNoNewPrivs:\t1\n") {
@@ -198,7 +199,7 @@ func (m *machine) confined() {
 	m.Get(m.Outside, lab.Host4, 18090, "anna", lab.Outside4)
 	gateway := m.must("fairlead", "network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", "lan")
 	if got := m.must("nsenter", "--net="+theirs, "busybox", "nslookup", "anna", gateway); !strings.Contains(got, "Name:\tanna") {
-		m.Errorf("the name anna is answered with %q", got)
+		m.Errorf("the name anna resolves to %q", got)
 	}
 	m.must("fairlead", "run", "--rm", "--network", "lan", "ping", "-c", "1", "-W", "5", gateway)
 	m.must("nsenter", "--net="+theirs, "ip", "route", "delete", "default")
@@ -218,13 +219,13 @@ func (m *machine) confined() {
 	}
 }
 
-// container makes a host of a container's network namespace.
+// container returns a host with a container's network namespace.
 func (m *machine) container(name string) *world.Host {
 	m.Helper()
 	return m.enter(name, m.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name))
 }
 
-// enter makes a host of a network namespace at a path of the machine's.
+// enter returns a host with the network namespace at a path of the machine.
 func (m *machine) enter(name, path string) *world.Host {
 	m.Helper()
 	h, err := m.Host.Enter(name, m.path(path))
@@ -235,9 +236,9 @@ func (m *machine) enter(name, path string) *world.Host {
 	return h
 }
 
-// What the machine had is back after a reboot, in the units' own order, whether Fairlead
-// can start or not: then the engine starts all the same, and says why its containers do
-// not, until that is mended.
+// After a reboot everything is restored, in the units' own order, whether Fairlead can start
+// or not: if it cannot, the engine starts all the same, and reports why its containers do not
+// start, until the problem is fixed.
 func TestBoot(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -266,7 +267,7 @@ func TestBoot(t *testing.T) {
 		m.refused("fairlead cannot start: --state-dir", "/usr/bin/docker", "start", "ben")
 	})
 	m.command("/usr/local/bin/fairlead daemon --bogus")
-	m.must("systemctl", "stop", "fairlead.service") // one that tells of another reason
+	m.must("systemctl", "stop", "fairlead.service") // otherwise it would report another reason
 	m.timed("the engine's restart while Fairlead cannot start", 4*time.Second, func() {
 		m.must("systemctl", "restart", "docker")
 	})
@@ -279,17 +280,17 @@ func TestBoot(t *testing.T) {
 	m.docker("start", "ben")
 	m.answers(18080, "ben")
 	if now := m.property("docker.service", "MainPID"); now != engine {
-		t.Errorf("the engine was process %s and is %s: it was restarted", engine, now)
+		t.Errorf("the engine was process %s and is now %s: it was restarted", engine, now)
 	}
 }
 
-// command is what starts the daemon from now on.
+// command sets the command that starts the daemon from now on.
 func (m *machine) command(command string) {
 	m.Helper()
 	m.dropIn("command", "ExecStart=\nExecStart="+command)
 }
 
-// dropIn changes the service.
+// dropIn changes the service with a drop-in file.
 func (m *machine) dropIn(name, lines string) {
 	m.Helper()
 	dir := m.path("/etc/systemd/system/fairlead.service.d")
@@ -303,7 +304,7 @@ func (m *machine) dropIn(name, lines string) {
 	m.must("systemctl", "daemon-reload")
 }
 
-// refused wants a command to fail with a message that holds the text.
+// refused expects a command to fail with a message that contains the text.
 func (m *machine) refused(text string, command ...string) {
 	m.Helper()
 	if r := m.inside(command...); r.Code == 0 || !strings.Contains(r.Stderr, text) {
