@@ -17,8 +17,8 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// Cleanup removes everything of Fairlead's and nothing else. The lab looks for
-// what is left; this looks that the rest is as before.
+// Cleanup removes everything that Fairlead made and nothing else. The lab checks that nothing
+// is left; this test checks that the rest is unchanged.
 func TestCleanup(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{NoDaemon: true}, func(t *testing.T, l *lab.Lab) {
@@ -27,7 +27,7 @@ func TestCleanup(t *testing.T) {
 			"link add flforeign type veth peer name flpeer", "route add 203.0.113.128/25 dev foreign0")
 		for _, direction := range []string{"ingress", "egress"} {
 			for _, device := range []string{"eth0", "foreign0"} {
-				l.Run(l.Host, "tc", "qdisc", "add", "dev", device, "clsact") // a second time: it is there
+				l.Run(l.Host, "tc", "qdisc", "add", "dev", device, "clsact") // may exist already
 				l.Must(l.Host, "tc", "filter", "add", "dev", device, direction, "prio", "7", "bpf", "bytecode", "1,6 0 0 0")
 			}
 		}
@@ -62,12 +62,12 @@ func TestCleanup(t *testing.T) {
 		if info, err := foreign.Info(); err != nil || info.Cgroup() == nil || info.Cgroup().CgroupId == 0 {
 			l.Errorf("the foreign program of the cgroup is detached: %+v, %v", info, err)
 		}
-		l.RunCleanup() // again: nothing to do
+		l.RunCleanup() // again, with nothing to do
 	})
 }
 
-// foreignCgroupProgram attaches a program that lets every connect pass to the
-// cgroup where Fairlead's are.
+// foreignCgroupProgram attaches a program that accepts every connect to the cgroup of
+// Fairlead's programs.
 func foreignCgroupProgram(t *testing.T) link.Link {
 	t.Helper()
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
@@ -86,7 +86,7 @@ func foreignCgroupProgram(t *testing.T) link.Link {
 	return l
 }
 
-// cgroupRoot is where cgroup2 is mounted.
+// cgroupRoot returns where cgroup2 is mounted.
 func cgroupRoot(t *testing.T) string {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
@@ -102,7 +102,7 @@ func cgroupRoot(t *testing.T) string {
 	return ""
 }
 
-// hostState is what a foreign tool could see of the host, by subject.
+// hostState returns what another tool could observe of the host, by subject.
 func hostState(l *lab.Lab) map[string]string {
 	l.Helper()
 	state := map[string]string{}
@@ -125,7 +125,7 @@ func hostState(l *lab.Lab) map[string]string {
 			if err != nil || d.IsDir() {
 				return err
 			}
-			if b, err := os.ReadFile(path); err == nil { // some can only be written
+			if b, err := os.ReadFile(path); err == nil { // some are write-only
 				state[path] = string(b)
 			}
 			return nil
@@ -134,7 +134,7 @@ func hostState(l *lab.Lab) map[string]string {
 	if err != nil {
 		l.Fatal(err)
 	}
-	for path := range state { // the kernel's own counts
+	for path := range state { // the kernel's own counters
 		if strings.HasSuffix(path, "_nr") || strings.HasSuffix(path, "_count") || strings.HasSuffix(path, "stable_secret") {
 			delete(state, path)
 		}

@@ -15,8 +15,8 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// A daemon that dies at any moment of any verb leaves nothing that the next one
-// does not finish or sweep (A46).
+// A daemon that dies at any point of any verb leaves nothing behind that the next one does
+// not complete or remove (A46).
 func TestDaemonDiesInVerbs(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -50,7 +50,7 @@ func TestDaemonDiesInVerbs(t *testing.T) {
 	})
 }
 
-// verbs are done until stop, or until the daemon is away; any may fail then.
+// verbs runs verbs until stop, or until the daemon is absent, when any may fail.
 func verbs(l *lab.Lab, prefix string, stop <-chan struct{}) {
 	for n := 0; ; n++ {
 		name := fmt.Sprint(prefix, "n", n)
@@ -77,13 +77,13 @@ func verbs(l *lab.Lab, prefix string, stop <-chan struct{}) {
 	}
 }
 
-// consistent wants the kernel to hold what the daemon says, and no more.
+// consistent checks that the kernel has exactly what the daemon reports.
 func consistent(l *lab.Lab) {
 	l.Helper()
 	// A try starts many programs, so a few of them take long on a busy machine.
 	l.Eventually(time.Minute, func() error {
 		var endpoints, networks, namespaces []string
-		// No sandbox is in the default network, so that has no device.
+		// The default network has no sandbox, and therefore no device.
 		for id := range strings.FieldsSeq(l.Fairlead("network", "ls", "--quiet", "--no-trunc", "--filter", "type=custom")) {
 			networks = append(networks, id)
 		}
@@ -116,7 +116,7 @@ func consistent(l *lab.Lab) {
 	})
 }
 
-// usable wants a sandbox with a network to reach its gateways.
+// usable checks that a sandbox with a network reaches its gateways.
 func usable(l *lab.Lab, name, key string) error {
 	h, err := l.Host.Enter(name, key)
 	if err != nil {
@@ -136,7 +136,7 @@ func usable(l *lab.Lab, name, key string) error {
 	return nil
 }
 
-// aliases are the IDs in the aliases of the host's devices.
+// aliases returns the IDs in the aliases of the host's devices.
 func aliases(l *lab.Lab, prefix string) (ids []string) {
 	l.Helper()
 	for line := range strings.Lines(l.Must(l.Host, "ip", "-details", "-oneline", "link", "show")) {

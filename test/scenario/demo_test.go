@@ -21,9 +21,9 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// The demo succeeds, and leaves the machine as it was, also after Ctrl-C and when
-// a step fails. The machine is a place that nobody else changes meanwhile; around it,
-// others make and remove mounts and namespaces.
+// The demo succeeds, and leaves the machine unchanged, also after Ctrl-C and when a step
+// fails. It runs in a place that nothing else changes meanwhile; around it, other processes
+// make and remove mounts and namespaces.
 func TestDemo(t *testing.T) {
 	l := newPlace(t)
 	before := l.state()
@@ -42,7 +42,7 @@ func TestDemoInterrupted(t *testing.T) {
 				before := l.state()
 				out, code := l.demo(at, s)
 				if code == 0 || !strings.Contains(out, "interrupted; everything is removed") {
-					l.Errorf("status %d, want that it says it was interrupted\n%s", code, out)
+					l.Errorf("status %d, want a message that it was interrupted\n%s", code, out)
 				}
 				l.asBefore(before)
 			})
@@ -61,13 +61,13 @@ func TestDemoFails(t *testing.T) {
 	before := l.state()
 	out, code := l.demo("", 0)
 	if code != 1 || !strings.Contains(out, "FAIL") || !strings.Contains(out, "steps of the demo failed") {
-		l.Errorf("status %d, want that it says a step failed\n%s", code, out)
+		l.Errorf("status %d, want a message that a step failed\n%s", code, out)
 	}
 	l.asBefore(before)
 }
 
-// place is a lab's host with all that a demo can touch for itself: the directories
-// of daemons, one for temporary files, and a cgroup.
+// place is a lab's host with private copies of all that a demo can change: the directories of
+// daemons, one for temporary files, and a cgroup.
 type place struct {
 	*lab.Lab
 	temporary string
@@ -85,7 +85,7 @@ func newPlace(t *testing.T) *place {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.Remove(path); err != nil { // a program is in it
+		if err := os.Remove(path); err != nil { // fails if a program is in it
 			t.Error(err)
 		}
 	})
@@ -102,8 +102,8 @@ func newPlace(t *testing.T) *place {
 	return l
 }
 
-// demo runs fairlead demo, and sends it a signal once it has written a text;
-// "": none.
+// demo runs fairlead demo, and sends it a signal once it has written a text, or no signal if
+// that is "".
 func (l *place) demo(at string, s syscall.Signal) (output string, code int) {
 	l.Helper()
 	read, write, err := os.Pipe()
@@ -145,8 +145,8 @@ func (l *place) demo(at string, s syscall.Signal) (output string, code int) {
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-// state is what the demo must not change, by subject: what a foreign tool could
-// see of the host, and what else it could leave.
+// state returns what the demo must not change, by subject: what another tool could observe of
+// the host, and what else it could leave behind.
 func (l *place) state() map[string]string {
 	l.Helper()
 	state := hostState(l.Lab)
@@ -160,7 +160,7 @@ func (l *place) state() map[string]string {
 	return state
 }
 
-// programs are those that are attached to the cgroup. The others end with their
+// programs lists the programs attached to the cgroup. The others are removed with their
 // devices.
 func (l *place) programs() string {
 	l.Helper()
@@ -184,7 +184,7 @@ func (l *place) programs() string {
 func (l *place) asBefore(before map[string]string) {
 	l.Helper()
 	var d string
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Millisecond) { // the kernel frees later
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(100 * time.Millisecond) { // the kernel frees them asynchronously
 		if d = cmp.Diff(before, l.state()); d == "" || time.Now().After(deadline) {
 			break
 		}

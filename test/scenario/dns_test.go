@@ -15,8 +15,8 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// question asks a server from a host and returns the answer as text: an address, or the
-// code if there is none.
+// question queries a server from a host and returns the answer as text: an address, or the
+// response code if there is none.
 func question(h *world.Host, protocol, server, name string, qtype uint16) (string, error) {
 	c, err := h.Dial(net.Dialer{Timeout: time.Second}, protocol, net.JoinHostPort(server, "53"))
 	if err != nil {
@@ -39,7 +39,7 @@ func question(h *world.Host, protocol, server, name string, qtype uint16) (strin
 	return dns.RcodeToString[a.Rcode], nil
 }
 
-// names is a lab whose host asks a resolver outside.
+// names is a lab whose host uses a resolver outside.
 type names struct {
 	*lab.Lab
 	*lab.Resolver
@@ -58,8 +58,8 @@ func (n *names) want(h *world.Host, protocol, server, name string, qtype uint16,
 	}
 }
 
-// Members of a network that serves names learn each other's, and those outside from
-// the host's resolver; who is in an internal network only, nothing from there.
+// Members of a network with DNS resolve each other's names, and outside names through the
+// host's resolver; members of only an internal network do not get outside names.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	n := newNames(t)
@@ -85,7 +85,7 @@ func TestNames(t *testing.T) {
 	n.want(lone.Host, "udp", quiet, "example.com.", dns.TypeA, "NXDOMAIN")
 	n.want(lone.Host, "udp", quiet, "anna.", dns.TypeA, "NXDOMAIN")
 	if got := n.Asked.Load(); got != asked {
-		t.Errorf("the resolver outside was asked %d times from an internal network", got-asked)
+		t.Errorf("the resolver outside was queried %d times from an internal network", got-asked)
 	}
 	n.want(mute.Host, "udp", gw4, "anna.", dns.TypeA, "REFUSED")
 	n.want(mute.Host, "tcp", quiet, "example.com.", dns.TypeA, "REFUSED")
@@ -114,7 +114,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// A program of the host that has port 53 keeps it; names are served when it has ended.
+// A program of the host that uses port 53 keeps it; names are served once it has exited.
 func TestNamesBesideAServer(t *testing.T) {
 	t.Parallel()
 	n := newNames(t)
@@ -146,17 +146,17 @@ func TestNamesBesideAServer(t *testing.T) {
 	if got := unserved(); got != "<no value>" {
 		t.Errorf("unserved are %s, want none", got)
 	}
-	// What a removed network had is free for others.
+	// What a removed network used is available to others.
 	n.Remove(a)
 	n.Fairlead("network", "rm", "web")
 	again, err := n.Host.ListenPacket("udp", "0.0.0.0:53")
 	if err != nil {
-		t.Fatalf("port 53 after the network is gone: %v", err)
+		t.Fatalf("port 53 after the network was removed: %v", err)
 	}
 	again.Close()
 }
 
-// A container may have port 53 of every address of the host: but for the gateways where
+// A container may publish port 53 on every address of the host, except for the gateways where
 // names are served, whichever came first.
 func TestNamesBesideAPublishedServer(t *testing.T) {
 	t.Parallel()
@@ -169,7 +169,7 @@ func TestNamesBesideAPublishedServer(t *testing.T) {
 	}
 	publish := []string{"sandbox", "create", "--network", "web", "-p", "53:53/udp", "-p", "53:53/tcp", "hole"}
 	if r := n.Try(publish...); r.Code == 0 || !strings.Contains(r.Output(), "address already in use") {
-		t.Errorf("the port of a program of the host's is published: %s", r.Output())
+		t.Errorf("published the port of a program of the host: %s", r.Output())
 	}
 	own.Close()
 	hole := n.Sandbox("hole", publish[2:len(publish)-1]...)

@@ -16,19 +16,19 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// sender sends datagrams from one port to a published one, without a pause,
-// and notes who answers.
+// sender sends datagrams from one port to a published one, without a pause, and records the
+// backends that answer.
 type sender struct {
 	c      net.PacketConn
-	heard  chan string // the first word of each answer
+	heard  chan string // the first word of each reply
 	ended  chan struct{}
 	paused chan struct{}
 }
 
 func newSender(l *lab.Lab, h *world.Host, address string, port int) *sender {
 	l.Helper()
-	// Not connected: a socket of the host's that is stays with the backend it
-	// found when it connected.
+	// Not connected: a connected host socket stays with the backend that it found when it
+	// connected.
 	c, err := h.ListenPacket("udp", "")
 	if err != nil {
 		l.Fatal(err)
@@ -73,7 +73,7 @@ func newSender(l *lab.Lab, h *world.Host, address string, port int) *sender {
 	return s
 }
 
-// hears wants an answer by name in time.
+// hears expects a reply by name in time.
 func (s *sender) hears(l *lab.Lab, name string, within time.Duration) {
 	l.Helper()
 	deadline := time.After(within)
@@ -92,7 +92,7 @@ func (s *sender) hears(l *lab.Lab, name string, within time.Duration) {
 	}
 }
 
-// silent wants no answer, once those under way have come.
+// silent expects no reply, after those in flight have arrived.
 func (s *sender) silent(l *lab.Lab) {
 	l.Helper()
 	time.Sleep(500 * time.Millisecond)
@@ -106,12 +106,12 @@ func (s *sender) silent(l *lab.Lab) {
 	}
 }
 
-// freshFlow is how soon a flow that goes on must reach whoever is published. One
-// that stood in its way would do so for good, as it goes on.
+// freshFlow is how soon a continuing flow must reach the current backend. A stale flow entry
+// would prevent that forever, because the traffic keeps it alive.
 const freshFlow = 5 * time.Second
 
-// A sender that never stops reaches whoever serves the port now, from the same
-// source port: no flow of the past stands in its way.
+// A sender that never stops reaches the sandbox that publishes the port now, from the same
+// source port: stale flows do not prevent that.
 func TestFlowsOfThePast(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -143,7 +143,7 @@ func TestFlowsOfThePast(t *testing.T) {
 					s.silent(l)
 				}
 			}
-			// The next owner of the address gets nothing of it.
+			// The next owner of the address does not inherit them.
 			next := l.Sandbox("next", "--network", web, "--ip", last.IP4.String(), "--ip6", last.IP6.String())
 			heard := listenUDP(l, next.Host, "udp"+f.String(), ":53")
 			defer heard.Close()
@@ -204,7 +204,7 @@ func TestTrackedFlows(t *testing.T) {
 				l.Errorf("ct ls -f %s: %q, want %d flows", filter, got, want)
 			}
 		}
-		// A closed flow is soon forgotten, one that is in use is not.
+		// A closed flow is removed soon, an active one is not.
 		out.(*net.TCPConn).SetLinger(0)
 		out.Close()
 		closed := []string{"ct", "ls", "-q", "-f", "addr=" + a.IP(f), "-f", "port=" + fmt.Sprint(sourceOf(out))}
@@ -228,8 +228,8 @@ func TestTrackedFlows(t *testing.T) {
 	})
 }
 
-// stream opens a TCP connection to an echo server and uses it once. It sends no
-// keepalives, which would bring a forgotten flow back.
+// stream opens a TCP connection to an echo server and uses it once. It does not send
+// keepalives, which would recreate a removed flow.
 func stream(l *lab.Lab, h *world.Host, address string, port int) net.Conn {
 	l.Helper()
 	c, err := h.Dial(net.Dialer{Timeout: 2 * time.Second, KeepAlive: -1}, "tcp", net.JoinHostPort(address, fmt.Sprint(port)))

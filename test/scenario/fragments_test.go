@@ -16,10 +16,10 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// fragmentSize is how many bytes behind the IP header a fragment has: a multiple of eight.
+// fragmentSize is how many bytes after the IP header a fragment has: a multiple of eight.
 const fragmentSize = 800
 
-// fragmentFrames are the frames of a datagram in fragments, in order.
+// fragmentFrames returns the frames of a fragmented datagram, in order.
 func fragmentFrames(l *lab.Lab, srcMAC, dstMAC string, src, dst netip.AddrPort, id uint16, payload string) [][]byte {
 	l.Helper()
 	udp := binary.BigEndian.AppendUint16(nil, src.Port())
@@ -39,7 +39,7 @@ func fragmentFrames(l *lab.Lab, srcMAC, dstMAC string, src, dst netip.AddrPort, 
 	return frames
 }
 
-// fragmentHeaders are the headers of a fragment of UDP from and to addrs, one behind the other.
+// fragmentHeaders returns the headers of a fragment of UDP from and to addrs, concatenated.
 func fragmentHeaders(addrs []byte, id uint16, offset, length int, more bool) []byte {
 	if len(addrs) == 8 {
 		h := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}
@@ -65,8 +65,9 @@ func fragmentHeaders(addrs []byte, id uint16, offset, length int, more bool) []b
 	return append(h, f...)
 }
 
-// Fragments reach their receiver in whatever order they come, through translation both ways, as they
-// do with the kernel's own (nf_defrag): forwards, backwards, and with the first in the middle.
+// Fragments reach their receiver in whatever order they arrive, through translation in both
+// directions, like with the kernel's own (nf_defrag): in order, in reverse order, and with
+// the first in the middle.
 func TestFragmentsInAnyOrder(t *testing.T) {
 	t.Parallel()
 	orders := [][]int{{0, 1, 2, 3}, {3, 2, 1, 0}, {2, 0, 3, 1}}

@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// sendFrame sends a frame from eth0 of h, past its stack.
+// sendFrame sends a frame from eth0 of h, bypassing its stack.
 func sendFrame(l *lab.Lab, h *world.Host, frame []byte) {
 	l.Helper()
 	p := openPacket(l, h)
@@ -23,7 +23,7 @@ func sendFrame(l *lab.Lab, h *world.Host, frame []byte) {
 	}
 }
 
-// udpFrame is an Ethernet frame with a datagram that says hello.
+// udpFrame returns an Ethernet frame with a datagram that contains hello.
 func udpFrame(l *lab.Lab, srcMAC, dstMAC string, src, dst netip.AddrPort) []byte {
 	l.Helper()
 	var frame []byte
@@ -67,7 +67,7 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// macOf is the address of eth0 of h.
+// macOf returns the MAC address of eth0 of h.
 func macOf(l *lab.Lab, h *world.Host) (mac string) {
 	l.Helper()
 	err := h.Do(func() error {

@@ -14,8 +14,8 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// A table that has no room refuses by the name of its flag, and nothing is left of what
-// was refused: the host can take the ports at once, and nothing is to be repaired.
+// When a table is full, the refusal names its flag, and nothing is left of what was refused:
+// the host can use the ports immediately, and nothing needs a repair.
 func TestFullTables(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{DaemonArgs: []string{"--max-publishes", "60", "--max-endpoints", "8"}}, func(t *testing.T, l *lab.Lab) {
@@ -27,18 +27,18 @@ func TestFullTables(t *testing.T) {
 			for _, port := range []string{"9000", "9100", "9199"} {
 				listener, err := l.Host.Listen(family, net.JoinHostPort("", port))
 				if err != nil {
-					l.Errorf("the host cannot take a port that was refused: %v", err)
+					l.Errorf("the host cannot bind a port that was refused: %v", err)
 					continue
 				}
 				listener.Close()
 			}
 		}
-		time.Sleep(4500 * time.Millisecond) // the daemon looks at everything twice
+		time.Sleep(4500 * time.Millisecond) // the daemon checks everything twice
 		if d := cmp.Diff(before, l.Metrics().Repairs()); d != "" {
 			l.Errorf("repairs (-before +after):\n%s", d)
 		}
 		if log := l.Daemon.Output(); strings.Contains(log, "repaired what others broke") {
-			l.Errorf("the daemon blames others:\n%s", log)
+			l.Errorf("the daemon reports other causes:\n%s", log)
 		}
 		create := []string{"sandbox", "create", "--network", network(l, "web"), "extra"}
 		for i := range 8 { // as many as there is room for, host ports included

@@ -24,7 +24,7 @@ func TestHostIsAMember(t *testing.T) {
 			l.Get(a.Host, gateway, 8000, "host", a.IP(f))
 			l.Ask(a.Host, gateway, 8001, "host", a.IP(f))
 
-			uplink := f.Of(lab.Host4, lab.Host6) // the host under another of its names
+			uplink := f.Of(lab.Host4, lab.Host6) // another address of the host
 			l.Ping(a.Host, uplink)
 			l.Get(a.Host, uplink, 8000, "host", a.IP(f))
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package scenario holds what an operator relies on, each tried with the real
-// daemon and real programs in namespaces.
+// Package scenario tests what an operator relies on with the real daemon and real programs in
+// namespaces.
 package scenario
 
 import (

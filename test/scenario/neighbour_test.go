@@ -9,8 +9,9 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// A sandbox made again with the same addresses and another MAC is reached at once by those
-// who knew the old one: the kernel would ask again after 7 s and more.
+// Neighbours that know the old MAC of a sandbox reach it immediately after it is recreated
+// with the same addresses and another MAC: the kernel would take 7 s or more to resolve the
+// address again.
 func TestSameAddressAnotherMAC(t *testing.T) {
 	t.Parallel()
 	const atOnce = 3 * time.Second // on a busy machine

@@ -21,8 +21,8 @@ const (
 	docker04, docker06 = "172.17.0.1", "fd00:17::1"
 )
 
-// dockerRules has netfilter publish ports as Docker does: 8100 leads to the container's
-// 80, and 8190 to its 90.
+// dockerRules makes netfilter publish ports as Docker does: 8100 is redirected to the
+// container's 80, and 8190 to its 90.
 const dockerRules = `
 table %[1]s docker {
 	chain prerouting {
@@ -36,7 +36,7 @@ table %[1]s docker {
 }
 `
 
-// newTheirs is a container behind docker0 whose ports netfilter publishes.
+// newTheirs makes a container behind docker0 whose ports netfilter publishes.
 func newTheirs(l *lab.Lab) *world.Host {
 	l.Helper()
 	for _, sysctl := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
@@ -59,7 +59,7 @@ func newTheirs(l *lab.Lab) *world.Host {
 }
 
 // A sandbox reaches what netfilter publishes at the host's address, as for Docker's own
-// networks. Nothing but the answers comes in.
+// networks. Only the replies come in.
 func TestPortsOfNetfilter(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{NoDaemon: true}, func(t *testing.T, l *lab.Lab) {
@@ -72,7 +72,7 @@ func TestPortsOfNetfilter(t *testing.T) {
 		families(t, l, func(l *lab.Lab, f lab.Family) {
 			host := f.Of(lab.Host4, lab.Host6)
 			docker0 := f.Of(docker04, docker06)
-			l.Get(a.Host, f.Of(theirs4, theirs6), 80, "theirs", a.IP(f)) // forwarded, by whatever rules
+			l.Get(a.Host, f.Of(theirs4, theirs6), 80, "theirs", a.IP(f)) // forwarded, whatever the rules
 			l.Get(a.Host, host, 8100, "theirs", a.IP(f))
 			l.Ask(a.Host, host, 8100, "theirs", a.IP(f))
 			l.Get(a.Host, docker0, 8100, "theirs", a.IP(f))
@@ -83,8 +83,8 @@ func TestPortsOfNetfilter(t *testing.T) {
 	})
 }
 
-// onlyAnswers wants a sandbox with an open flow to get its answers, also in fragments, and
-// no datagram besides, of the same ports or the same sender.
+// onlyAnswers checks that a sandbox with an open flow gets its replies, also in fragments,
+// and no other datagram of the same ports or the same sender.
 func onlyAnswers(l *lab.Lab, f lab.Family, theirs *world.Host, a *lab.Sandbox) {
 	l.Helper()
 	network := "udp" + f.String()
@@ -100,7 +100,7 @@ func onlyAnswers(l *lab.Lab, f lab.Family, theirs *world.Host, a *lab.Sandbox) {
 	server.SetReadDeadline(time.Now().Add(lab.Patient))
 	_, client, err := server.ReadFrom(b)
 	if err != nil {
-		l.Fatalf("the question does not arrive: %v", err)
+		l.Fatalf("the request does not arrive: %v", err)
 	}
 	answered := func(what []byte) {
 		l.Helper()
@@ -129,13 +129,14 @@ func onlyAnswers(l *lab.Lab, f lab.Family, theirs *world.Host, a *lab.Sandbox) {
 	})
 	ours.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	if n, from, err := ours.ReadFrom(b); err == nil {
-		l.Errorf("a datagram from %v came in: %q", from, b[:n])
+		l.Errorf("a datagram from %v arrived: %q", from, b[:n])
 	}
 	answered([]byte("answer"))
 }
 
-// A host that forwards nothing, as Docker's does by default for others, carries what sandboxes send and
-// get: packets pass no rule for forwarding, also when their neighbour is not known yet.
+// A host that does not forward anything, like Docker's by default for other traffic, forwards
+// what sandboxes send and receive: packets bypass the rules for forwarding, also when their
+// neighbour is not known yet.
 func TestHostForwardsNothing(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {

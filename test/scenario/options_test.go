@@ -29,8 +29,8 @@ func TestNetworkOptions(t *testing.T) {
 	})
 }
 
-// A sandbox has the addresses that were asked for, and its way out is through a
-// network that has one.
+// A sandbox has the requested addresses, and its default route is through a network that has
+// one.
 func TestAddressesAndRoutes(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Config{})
@@ -41,7 +41,7 @@ func TestAddressesAndRoutes(t *testing.T) {
 	b := l.Sandbox("ben", "--network", inside)
 	if out := l.Must(a.Host, "ip", "addr", "show", "dev", "eth0"); !strings.Contains(out, "02:00:00:00:00:77") ||
 		!strings.Contains(out, "10.5.0.77/24") || !strings.Contains(out, "fd00:5::77/64") {
-		l.Errorf("the device of anna has not what was asked for:\n%s", out)
+		l.Errorf("the device of anna does not have the requested addresses:\n%s", out)
 	}
 	l.Case("in subnets that nobody chose", func(l *lab.Lab) {
 		free := network(l, "free")
@@ -69,10 +69,8 @@ func TestAddressesAndRoutes(t *testing.T) {
 	}
 }
 
-// A program may share a namespace, the host's or another sandbox's, or have one
-// that leads nowhere; a sandbox may be a namespace that someone else made.
-// A network may have IPv4 link-local addresses, as those of the credentials of some clouds, and
-// works as any other.
+// A network may have IPv4 link-local addresses, like those for the credentials of some
+// clouds, and works like any other.
 func TestLinkLocalSubnet(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Config{})
@@ -89,6 +87,8 @@ func TestLinkLocalSubnet(t *testing.T) {
 	l.Ping(b.Host, lab.Internet4)
 }
 
+// A program may share a namespace, the host's or another sandbox's, or have one without a
+// network; a sandbox may be a namespace that another program made.
 func TestNamespaces(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Config{})

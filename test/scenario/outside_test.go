@@ -16,7 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// From outside nothing is reached but what is published, where it is.
+// From outside only published ports are reachable, at the addresses where they are published.
 func TestOnlyPublishedIsReached(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -25,7 +25,7 @@ func TestOnlyPublishedIsReached(t *testing.T) {
 			"-p", "127.0.0.1:5353:53/udp", "-p", "[::1]:5353:53/udp")
 		l.HTTP(b.Host, "ben", 80)
 		l.UDP(b.Host, "ben", 53)
-		// The kernel's own guard is off, so that only Fairlead's is there.
+		// The kernel's own protection is off, so that only Fairlead's is active.
 		l.Sysctl(l.Host, "ipv4/conf/all/route_localnet", "1")
 		mac := macOf(l, l.Host)
 		families(t, l, func(l *lab.Lab, f lab.Family) {
@@ -56,7 +56,7 @@ func TestOnlyPublishedIsReached(t *testing.T) {
 			})
 			heard.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 			if n, from, err := heard.ReadFrom(make([]byte, 100)); err == nil {
-				l.Errorf("a datagram of %d bytes from %v came in by a loopback address", n, from)
+				l.Errorf("a datagram of %d bytes from %v arrived through a loopback address", n, from)
 			}
 			c, err := l.Host.Dial(net.Dialer{}, "udp", net.JoinHostPort(loopback, "5000"))
 			if err != nil {
@@ -90,8 +90,8 @@ func farHost(l *lab.Lab) *world.Host {
 	l.Sysctl(l.Outside, "ipv4/ip_forward", "1")
 	l.Sysctl(l.Outside, "ipv6/conf/all/forwarding", "1")
 	l.IP(l.Outside, fmt.Sprintf("link set far mtu %d", farMTU))
-	// It announces segments that the link does not carry, so that the senders
-	// have to be told on the way.
+	// It announces segments that do not fit on the link, so that routers on the path have to
+	// notify the senders.
 	l.IP(far, fmt.Sprintf("link set eth0 mtu %d", farMTU),
 		"route add default via 198.18.0.1 advmss 1460", "route add ::/0 via 2001:db8:18::1 advmss 1440")
 	return far
@@ -116,7 +116,7 @@ func TestPathMTU(t *testing.T) {
 				tooBig(l, a.Host, farIP, 1400)
 				knows(l, a.Host, farIP)
 				l.Must(a.Host, "ip", "-"+f.String(), "route", "flush", "cache")
-				transfer(l, a.Host, farIP, 7) // TCP finds out by itself
+				transfer(l, a.Host, farIP, 7) // TCP discovers the MTU by itself
 				knows(l, a.Host, farIP)
 			})
 			l.Case("published port", func(l *lab.Lab) {
@@ -124,7 +124,7 @@ func TestPathMTU(t *testing.T) {
 				knows(l, b.Host, farIP)
 			})
 			l.Case("narrow network", func(l *lab.Lab) {
-				// The sandbox announces segments that its network does not carry.
+				// The sandbox announces segments that do not fit on its network.
 				l.IP(n.Host, fmt.Sprintf("route change %s via %s dev eth0 advmss 1440", f.Of("default", "::/0"), l.Gateway(narrow, f)))
 				transfer(l, l.Outside, host, 8081)
 				transfer(l, n.Host, outside, 7)
@@ -133,16 +133,16 @@ func TestPathMTU(t *testing.T) {
 	})
 }
 
-// tooBig wants to be told that a packet does not fit.
+// tooBig expects an error that a packet does not fit.
 func tooBig(l *lab.Lab, h *world.Host, address string, size int) {
 	l.Helper()
 	r := l.Run(h, "ping", "-n", "-c", "2", "-i", "0.1", "-W", "1", "-M", "do", "-s", fmt.Sprint(size), address)
 	if r.Code == 0 || !strings.Contains(r.Output(), fmt.Sprint("mtu = ", farMTU)) && !strings.Contains(r.Output(), fmt.Sprint("mtu=", farMTU)) {
-		l.Errorf("%s: ping of %d bytes to %s: status %d, want to be told the MTU\n%s", h.Name, size, address, r.Code, r.Output())
+		l.Errorf("%s: ping of %d bytes to %s: status %d, want an error with the MTU\n%s", h.Name, size, address, r.Code, r.Output())
 	}
 }
 
-// knows wants the kernel of h to know the small MTU.
+// knows expects the kernel of h to know the small MTU.
 func knows(l *lab.Lab, h *world.Host, address string) {
 	l.Helper()
 	out := l.Must(h, "ip", "route", "get", address)
@@ -151,7 +151,7 @@ func knows(l *lab.Lab, h *world.Host, address string) {
 	}
 }
 
-// transfer sends 128 KiB to an echo server and wants them back.
+// transfer sends 128 KiB to an echo server and expects them back.
 func transfer(l *lab.Lab, h *world.Host, address string, port int) {
 	l.Helper()
 	c, err := h.Dial(net.Dialer{Timeout: 2 * time.Second}, "tcp", net.JoinHostPort(address, fmt.Sprint(port)))
@@ -162,15 +162,15 @@ func transfer(l *lab.Lab, h *world.Host, address string, port int) {
 	defer c.Close()
 	const size = 128 << 10
 	c.SetDeadline(time.Now().Add(10 * time.Second))
-	go c.Write(make([]byte, size)) // the read says whether it worked
+	go c.Write(make([]byte, size)) // the read reports whether it worked
 	n, err := io.CopyN(io.Discard, c, size)
 	if err != nil {
 		l.Errorf("%s: transfer to %s: %v after %d bytes", h.Name, address, err, n)
 	}
 }
 
-// A traceroute through masquerade shows every hop: the errors find back to
-// who caused them.
+// A traceroute through masquerade shows every hop: the errors are delivered to the sender of
+// the packets.
 func TestTraceroute(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -198,7 +198,7 @@ func TestTracerouteToPublished(t *testing.T) {
 		l.HTTP(a.Host, "anna", 80)
 		families(t, l, func(l *lab.Lab, f lab.Family) {
 			host := f.Of(lab.Host4, lab.Host6)
-			// The host's address is that of the hop and of the port: it is seen twice.
+			// The address of the host is that of the hop and of the port: it is shown twice.
 			want := []string{host, host}
 			for _, kind := range [][]string{{"-T", "-p", "8080"}, {"-U", "-p", "5300"}} {
 				if hops := trace(l, l.Outside, f, kind[0], append(kind[1:], host)...); !slices.Equal(hops, want) {
@@ -209,7 +209,7 @@ func TestTracerouteToPublished(t *testing.T) {
 	})
 }
 
-// trace is the addresses that traceroute(8) shows on the way.
+// trace returns the addresses that traceroute(8) shows on the path.
 func trace(l *lab.Lab, from *world.Host, f lab.Family, kind string, args ...string) []string {
 	l.Helper()
 	args = append([]string{"-" + f.String(), "-n", "-q", "1", "-w", "5", "-m", "5", kind}, args...)

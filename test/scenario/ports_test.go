@@ -72,7 +72,7 @@ func TestChosenPorts(t *testing.T) {
 	l.HTTP(b.Host, "ben", 80)
 	for _, f := range lab.Families() {
 		host := f.Of(lab.Host4, lab.Host6)
-		l.Get(l.Outside, host, 7200, "host", "") // a port the host has is not chosen
+		l.Get(l.Outside, host, 7200, "host", "") // a port that the host uses is not chosen
 		l.Get(l.Outside, host, number(l, l.PublishedPort(a, "80/tcp")), "anna", "")
 		l.Get(l.Outside, host, number(l, l.PublishedPort(b, "80/tcp")), "ben", "")
 	}
@@ -109,8 +109,7 @@ func occupy(h *world.Host, network, address string, port int) (io.Closer, error)
 	return h.Listen(network, at)
 }
 
-// What the host has cannot be published, and what is published the host cannot
-// take.
+// A port that the host uses cannot be published, and the host cannot bind a published port.
 func TestPortConflicts(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Config{})
@@ -185,8 +184,8 @@ func portConflict(l *lab.Lab, web, proto string, f lab.Family, address string, p
 	holder.Close()
 }
 
-// A port is published once for each address; those of a sandbox that are chosen differ, though they
-// are at different addresses.
+// A port can be published once on each address; automatic ports of a sandbox differ even on
+// different addresses.
 func TestPortsByAddress(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(_ *testing.T, l *lab.Lab) {

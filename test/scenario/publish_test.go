@@ -13,7 +13,7 @@ import (
 )
 
 // A published port answers clients everywhere, and the backend sees the address of a client
-// outside, and its gateway for all on the host.
+// outside, and its gateway for all clients on the host.
 func TestPublishedPort(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -63,8 +63,8 @@ func TestPublishedPort(t *testing.T) {
 	})
 }
 
-// A backend that has IPv4 only is reached by [::1] too, as a program finds it that
-// asks for localhost.
+// A backend with IPv4 only is also reachable at [::1], which a program gets when it resolves
+// localhost.
 func TestPublishedPortOfIPv4Only(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(_ *testing.T, l *lab.Lab) {
@@ -84,7 +84,8 @@ func TestPublishedPortOfIPv4Only(t *testing.T) {
 		for _, addr := range []string{"127.0.0.1", lab.Host4} {
 			noBackendShows(l, addr, 8080, 5353, "udp", "udp4")
 		}
-		// Such a socket cannot be led there, but its call must not fail for that.
+		// Such a socket cannot be redirected there, but its call must not fail because of
+		// that.
 		c, err := l.Host.ListenPacket("udp6", "")
 		if err != nil {
 			l.Fatal(err)
@@ -96,9 +97,9 @@ func TestPublishedPortOfIPv4Only(t *testing.T) {
 	})
 }
 
-// noBackendShows wants a program of the host to see the address that it asked as its
-// peer and as the source of answers, not the backend's. sockets are the networks of
-// sockets that are not connected.
+// noBackendShows checks that a program of the host sees the address that it connected to as
+// its peer and as the source of replies, not the backend's. sockets are the networks of
+// unconnected sockets.
 func noBackendShows(l *lab.Lab, address string, tcp, udp int, sockets ...string) {
 	l.Helper()
 	for network, port := range map[string]int{"tcp": tcp, "udp": udp} {
@@ -121,7 +122,7 @@ func noBackendShows(l *lab.Lab, address string, tcp, udp int, sockets ...string)
 	}
 }
 
-// answerer is who answers datagrams from a socket that is not connected.
+// answerer returns the address that answers datagrams from an unconnected socket.
 func answerer(l *lab.Lab, network string, to netip.AddrPort) netip.AddrPort {
 	l.Helper()
 	c, err := l.Host.ListenPacket(network, "")
@@ -131,7 +132,7 @@ func answerer(l *lab.Lab, network string, to netip.AddrPort) netip.AddrPort {
 	defer c.Close()
 	var from net.Addr
 	l.Eventually(lab.Patient, func() error {
-		c.WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(to)) // refused: the read says so as well
+		c.WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(to)) // the read also reports a refusal
 		c.SetReadDeadline(time.Now().Add(lab.Brief))
 		_, from, err = c.ReadFrom(make([]byte, 100))
 		return err

@@ -15,9 +15,9 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// tourBegins makes the world of the tour: directories that it writes to are its
-// own, and so are the processes it can kill. A reader waits for the daemon to
-// say that it serves; the tour does too, after each command in the background.
+// tourBegins makes the world of the tour: the directories that it writes to are its own, and
+// so are the processes it can kill. A reader waits until the daemon reports that it is ready;
+// the tour does too, after each background command.
 const tourBegins = `set -euo pipefail
 mount --bind /usr/local/bin "$1"
 PATH=$PATH:$1:/usr/local/sbin:/usr/sbin:/sbin
@@ -36,7 +36,7 @@ serves() {
 }
 `
 
-// tourEnds looks for what is left: it should be nothing.
+// tourEnds checks that nothing is left.
 const tourEnds = `
 echo '$ what is left'
 ls -d /sys/fs/bpf/fairlead* 2>/dev/null || :

@@ -12,11 +12,11 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// twoTicks is long enough for the daemon to look at everything in a small lab.
+// twoTicks is long enough for the daemon to check everything in a small lab.
 const twoTicks = 4500 * time.Millisecond
 
-// What is broken inside of a sandbox works again within five seconds, and is
-// counted; what the program in there made itself stays.
+// Damage inside a sandbox is repaired within five seconds, and is counted; changes by its
+// program stay.
 func TestRepairsInside(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -38,7 +38,7 @@ func TestRepairsInside(t *testing.T) {
 				return works()
 			}
 		}
-		// What the program in there does by itself.
+		// Changes that the program in the sandbox makes.
 		own := []string{"addr add 10.99.9.9/32 dev eth0", "route add 198.18.0.0/15 via " + b.IP(lab.IPv4)}
 		cases := []struct {
 			name, kinds string
@@ -70,10 +70,10 @@ func TestRepairsInside(t *testing.T) {
 		l.Case("a default route of the program's own stays", func(l *lab.Lab) {
 			via := "default via " + b.IP(lab.IPv4)
 			before := l.Metrics().Repairs()
-			ip("route replace " + via)() // at once, so that none is missing when the daemon looks
+			ip("route replace " + via)() // atomic, so that none is missing when the daemon checks
 			time.Sleep(twoTicks)
 			if out := l.Must(a.Host, "ip", "-4", "route", "show", "default"); !strings.HasPrefix(out, via) || strings.Count(out, "\n") != 1 {
-				l.Errorf("default routes are %q, want %s alone", out, via)
+				l.Errorf("default routes are %q, want only %s", out, via)
 			}
 			if now := l.Metrics().Repairs(); !maps.Equal(now, before) {
 				l.Errorf("repairs are %v, before %v", now, before)
@@ -100,8 +100,7 @@ func TestRepairsInside(t *testing.T) {
 	})
 }
 
-// Looking after sandboxes does not disturb verbs, nor take what they do for
-// something broken.
+// Repairs of sandboxes do not disturb verbs, and changes by verbs do not count as damage.
 func TestVerbsAreNotRepaired(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(_ *testing.T, l *lab.Lab) {

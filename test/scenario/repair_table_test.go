@@ -13,13 +13,12 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// controlTables are the tables whose entries are Fairlead's alone, and can be
-// removed.
+// controlTables lists the tables whose entries belong to Fairlead alone and can be removed.
 func controlTables() []string {
 	return []string{"fl_endpoint", "fl_fdb", "fl_neigh", "fl_publish", "fl_hostaddr", "fl_subnet", "fl_uplink"}
 }
 
-// repairedTable breaks a table in every way, and wants it as it was.
+// repairedTable damages a table in every way, and expects it to be restored.
 func repairedTable(l *lab.Lab, table string, works func() error) {
 	l.Helper()
 	right := entries(l, table)
@@ -57,7 +56,7 @@ func pinned(l *lab.Lab, table string, f func(m *ebpf.Map) error) {
 	}
 }
 
-// entries are a table's values by key, as bytes.
+// entries returns a table's values by key, as bytes.
 func entries(l *lab.Lab, table string) map[string]string {
 	l.Helper()
 	all := map[string]string{}
@@ -67,13 +66,13 @@ func entries(l *lab.Lab, table string) map[string]string {
 		for it := m.Iterate(); it.Next(&key, &value); {
 			all[string(key)] = string(value)
 		}
-		return nil // a walk that changes interrupt gives other entries than those wanted
+		return nil // an iteration that changes interrupt returns other entries than expected
 	})
 	return all
 }
 
-// addForeign adds an entry that is not Fairlead's: like one of the others, with
-// another key.
+// addForeign adds an entry that Fairlead did not make: like one of the others, with another
+// key.
 func addForeign(l *lab.Lab, table string) {
 	l.Helper()
 	pinned(l, table, func(m *ebpf.Map) error {
@@ -112,7 +111,7 @@ func anyEntry(m *ebpf.Map) (key, value []byte, err error) {
 	return key, value, err
 }
 
-// Bits that stand for published ports are no entries that could be removed.
+// The bits of published ports are not entries that could be removed.
 func TestRepairsPortBits(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Config{})
@@ -120,7 +119,7 @@ func TestRepairsPortBits(t *testing.T) {
 	right := entries(l, "fl_portbits")
 	l.Repaired("entry", func() { changeValue(l, "fl_portbits") }, func() error {
 		if !maps.Equal(entries(l, "fl_portbits"), right) {
-			return fmt.Errorf("the bits are not as they were")
+			return fmt.Errorf("the bits are not restored")
 		}
 		return nil
 	})

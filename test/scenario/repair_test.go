@@ -15,7 +15,7 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// What others break works again within five seconds, and is counted.
+// Damage by other programs is repaired within five seconds, and is counted.
 func TestRepairs(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -67,13 +67,13 @@ func TestRepairs(t *testing.T) {
 			for _, table := range []string{"fl_ct", "fl_ct_new", "fl_frag", "fl_sock_rev"} {
 				l.EmptyMap(table)
 			}
-			l.Eventually(soon, works) // the datapath's own: new flows are as good
+			l.Eventually(soon, works) // the datapath's own entries: new flows are equally good
 		})
 		l.Case("sandbox's namespace removed", func(l *lab.Lab) { namespaceRemoved(l, web) })
 	})
 }
 
-// everything tries all that an operator would miss.
+// everything checks all that an operator would miss.
 func everything(l *lab.Lab, gateway4, gateway6 string, a, b *lab.Sandbox) error {
 	var errs []error
 	for _, f := range lab.Families() {
@@ -98,8 +98,7 @@ func endpointAlias(l *lab.Lab, s *lab.Sandbox) string {
 	return ""
 }
 
-// detach takes programs away from the uplink eth0, or from the endpoint with
-// the alias.
+// detach detaches programs from the uplink eth0, or from the endpoint with the alias.
 func detach(l *lab.Lab, hook, alias string) {
 	l.Helper()
 	device := "eth0"
@@ -117,7 +116,7 @@ func detach(l *lab.Lab, hook, alias string) {
 	}
 }
 
-// pinsRemoved removes what keeps links, or notes of filters, in bpffs.
+// pinsRemoved removes the pins that hold links, or the records of filters, in bpffs.
 func pinsRemoved(l *lab.Lab, dir string, works func() error) {
 	l.Helper()
 	pins := func() (found []string) {
@@ -153,13 +152,13 @@ func pinsRemoved(l *lab.Lab, dir string, works func() error) {
 	})
 }
 
-// A namespace that others remove does not keep verbs from working (A47).
+// A namespace that other programs remove does not prevent verbs (A47).
 func namespaceRemoved(l *lab.Lab, web string) {
 	l.Helper()
 	remove := func(path string) {
 		l.Helper()
-		// The daemon hears of the devices that go with the namespace, and may have made it
-		// again between the two steps.
+		// The daemon is notified of the devices removed with the namespace, and may have
+		// recreated it between the two steps.
 		l.Eventually(soon, func() error {
 			return l.Host.Do(func() error {
 				if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {

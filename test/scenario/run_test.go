@@ -16,7 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// A run that is stopped early, at whatever moment, leaves no sandbox.
+// A run that is stopped early, at any moment, leaves no sandbox behind.
 func TestRunStopped(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Config{})
@@ -29,9 +29,9 @@ func TestRunStopped(t *testing.T) {
 					l.Fatal(err)
 				}
 				time.Sleep(after)
-				p.Signal(n) // it may have ended
+				p.Signal(n) // it may have exited
 				p.Wait()
-				if id := strings.TrimSpace(p.Output()); len(id) == 64 { // with -d: it was ready before
+				if id := strings.TrimSpace(p.Output()); len(id) == 64 { // with -d: it was already ready
 					l.Fairlead("rm", "-f", id)
 				}
 				l.Eventually(soon, func() error {
@@ -96,7 +96,7 @@ func TestRun(t *testing.T) {
 				l.Fatal(err)
 			}
 			if code := status(l, p); code != 33 || !strings.Contains(p.Output(), "got it") {
-				l.Errorf("status %d, output %q, want 33 and that the program got the signal", code, p.Output())
+				l.Errorf("status %d, output %q, want 33 and that the program received the signal", code, p.Output())
 			}
 		})
 	}
@@ -129,7 +129,7 @@ func says(l *lab.Lab, p *world.Process, text string) {
 	})
 }
 
-// status waits for the end.
+// status waits for the exit.
 func status(l *lab.Lab, p *world.Process) int {
 	l.Helper()
 	select {
@@ -140,8 +140,8 @@ func status(l *lab.Lab, p *world.Process) int {
 	return p.Wait()
 }
 
-// terminal runs a program on a terminal, which script(1) makes. It has a shell
-// start the command, and not every shell outlives a Ctrl-C that is meant for that.
+// terminal runs a program on a terminal, which script(1) makes. The command is started by a
+// shell, and some shells do not survive a Ctrl-C that is meant for the command.
 func terminal(l *lab.Lab) {
 	command := "exec " + l.Binary + ` run --rm --network web sh -c '
 		tty; stty size; stty raw; stty -raw; trap "echo interrupted once; exit 5" INT; echo ready; while :; do sleep 0.05; done'`
@@ -168,7 +168,7 @@ func terminal(l *lab.Lab) {
 	}
 }
 
-// detached runs one in the background.
+// detached runs a program in the background.
 func detached(l *lab.Lab) {
 	id := l.Fairlead("run", "-d", "--name", "server", "--network", "web", "-p", "8080:80", "sh", "-c", "echo hello; exec sleep 60")
 	if got := l.Inspect("server").ID; got != id {
@@ -190,11 +190,11 @@ func detached(l *lab.Lab) {
 	if got := l.Fairlead("port", "server", "80"); !strings.Contains(got, ":8080") {
 		l.Errorf("port: %q", got)
 	}
-	l.Refused(1, []string{"server"}, "rm", "server") // its program runs
+	l.Refused(1, []string{"server"}, "rm", "server") // its program is running
 	program := l.Inspect("server").State
 	l.Fairlead("rm", "-f", "server")
-	// Its parent has ended, so who reaps it, and when, is up to this machine.
+	// Its parent has exited, so this machine decides which process reaps it, and when.
 	if api.ProcessAlive(program.Pid, program.PidStart) {
-		l.Errorf("program %d runs on", program.Pid)
+		l.Errorf("program %d is still running", program.Pid)
 	}
 }

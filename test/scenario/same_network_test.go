@@ -71,7 +71,7 @@ func TestSameNetwork(t *testing.T) {
 	})
 }
 
-// linkLocal is the address that h's eth0 gave itself.
+// linkLocal returns the link-local address that h's eth0 assigned itself.
 func linkLocal(l *lab.Lab, h *world.Host) string {
 	l.Helper()
 	out := l.Must(h, "ip", "-6", "-o", "address", "show", "dev", "eth0", "scope", "link")
@@ -84,7 +84,7 @@ func linkLocal(l *lab.Lab, h *world.Host) string {
 	return ""
 }
 
-// diff is what moved between two sets of counters.
+// diff returns the differences between two sets of counters.
 func diff(before, after map[string]float64) map[string]float64 {
 	d := map[string]float64{}
 	for k, v := range after {
@@ -95,7 +95,7 @@ func diff(before, after map[string]float64) map[string]float64 {
 	return d
 }
 
-// broadcast wants IPv4 broadcasts at every other member.
+// broadcast expects IPv4 broadcasts at every other member.
 func broadcast(l *lab.Lab, from *lab.Sandbox, others ...*lab.Sandbox) {
 	for _, group := range []string{"255.255.255.255", broadcastOf(l, from)} {
 		var heard []net.PacketConn
@@ -108,7 +108,7 @@ func broadcast(l *lab.Lab, from *lab.Sandbox, others ...*lab.Sandbox) {
 		}
 		for i, c := range heard {
 			if got := receive(c); got != "hello" {
-				l.Errorf("%s did not hear a broadcast to %s (got %q)", others[i].Name, group, got)
+				l.Errorf("%s did not receive a broadcast to %s (got %q)", others[i].Name, group, got)
 			}
 			c.Close()
 		}
@@ -127,7 +127,7 @@ func broadcastOf(l *lab.Lab, s *lab.Sandbox) string {
 	return ""
 }
 
-// multicast wants datagrams to a group at the other members, in both families.
+// multicast expects datagrams to a group at the other members, in both families.
 func multicast(l *lab.Lab, from *lab.Sandbox, others ...*lab.Sandbox) {
 	for _, g := range []struct{ network, group, to string }{
 		{"udp4", "224.0.0.251", "UDP4-DATAGRAM:224.0.0.251:5353"},
@@ -155,7 +155,7 @@ func multicast(l *lab.Lab, from *lab.Sandbox, others ...*lab.Sandbox) {
 		}
 		for i, c := range heard {
 			if got := receive(c); got != "hello" {
-				l.Errorf("%s did not hear a datagram to %s (got %q)", others[i].Name, g.group, got)
+				l.Errorf("%s did not receive a datagram to %s (got %q)", others[i].Name, g.group, got)
 			}
 			c.Close()
 		}
@@ -181,11 +181,11 @@ func receive(c net.PacketConn) string {
 	return string(b[:n])
 }
 
-// etherType is one set aside for experiments (IEEE 802).
+// etherType is an EtherType reserved for experiments (IEEE 802).
 const etherType = 0x88b5
 
-// ethertype wants frames of no known protocol at the member they are for, as
-// they were sent, and at no other.
+// ethertype expects frames of an unknown protocol at the member they are addressed to,
+// unchanged, and at no other.
 func ethertype(l *lab.Lab, from, to, other *lab.Sandbox) {
 	in, elsewhere := openPacket(l, to.Host), openPacket(l, other.Host)
 	defer unix.Close(in.fd)
@@ -233,7 +233,7 @@ func openPacket(l *lab.Lab, h *world.Host) (p packet) {
 	return p
 }
 
-// receive returns a frame that comes within so many milliseconds.
+// receive returns a frame that arrives within the given number of milliseconds.
 func (p packet) receive(timeout int) string {
 	ready := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}
 	if n, err := unix.Poll(ready, timeout); n != 1 || err != nil {
@@ -247,7 +247,7 @@ func (p packet) receive(timeout int) string {
 	return string(b[:n])
 }
 
-// bulk wants a TCP transfer to a sandbox with full segments, in both directions.
+// bulk expects a TCP transfer to a sandbox with full segments, in both directions.
 func bulk(l *lab.Lab, from *world.Host, to *lab.Sandbox) {
 	port := 5201
 	for _, f := range lab.Families() {
@@ -258,8 +258,8 @@ func bulk(l *lab.Lab, from *world.Host, to *lab.Sandbox) {
 	}
 }
 
-// transferIperf does one transfer, to a server of its own: one that had a client
-// before is busy, or does not listen, until it is done with that.
+// transferIperf does one transfer, to a new server: a server that has had a client is busy,
+// or does not listen, until it has finished with that.
 func transferIperf(l *lab.Lab, from *world.Host, to *lab.Sandbox, f lab.Family, port, flag string) {
 	l.Helper()
 	iperfServer(l, to.Host, port)
@@ -270,7 +270,7 @@ func transferIperf(l *lab.Lab, from *world.Host, to *lab.Sandbox, f lab.Family, 
 func iperfServer(l *lab.Lab, h *world.Host, port string, flags ...string) {
 	l.Helper()
 	server := l.Spawn(h, "iperf3", append([]string{"-s", "-1", "-p", port, "--forceflush"}, flags...)...)
-	l.Eventually(lab.Patient, func() error { // a connection to try it would be its client
+	l.Eventually(lab.Patient, func() error { // a test connection would be its client
 		if !strings.Contains(server.Output(), "listening") {
 			return errors.New("iperf3 does not listen")
 		}

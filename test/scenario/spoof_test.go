@@ -24,7 +24,7 @@ func TestSpoofedSources(t *testing.T) {
 			for range 7 {
 				other = other.Next()
 			}
-			l.Ping(a.Host, b.IP(f)) // the neighbour is known
+			l.Ping(a.Host, b.IP(f)) // resolves the neighbour
 			length := f.Of("32", "128")
 			l.IP(a.Host, fmt.Sprintf("addr add %s/%s dev eth0 %s", other, length, f.Of("", "nodad")))
 			l.Dropped("spoofed_ip", 2, func() {
@@ -44,10 +44,10 @@ func TestSpoofedSources(t *testing.T) {
 			l.Dropped("spoofed_mac", 1, func() {
 				sendFrame(l, a.Host, udpFrame(l, "02:00:00:00:00:99", b.MAC, src, dst))
 			})
-			// The same frame by itself is a good one.
+			// The same frame is valid otherwise.
 			sendFrame(l, a.Host, udpFrame(l, a.MAC, b.MAC, src, dst))
 			if got := receive(heard); got != "hello" {
-				l.Errorf("%s did not get an honest frame: %q", b.Name, got)
+				l.Errorf("%s did not get a valid frame: %q", b.Name, got)
 			}
 			heard.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 			if n, _, err := heard.ReadFrom(make([]byte, 100)); err == nil {

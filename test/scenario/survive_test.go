@@ -16,15 +16,14 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// longestTransit is how long a datagram may be under way, one way, while a daemon
-// is exchanged.
+// longestTransit is the limit on the one-way time of a datagram while a daemon is replaced.
 const longestTransit = 50 * time.Millisecond
 
-// retryTime bounds, for each test, the tries that the machine spoilt: one that never
-// sees enough says so, long before the alarm of the package.
+// retryTime limits, for each test, the tries that the machine disturbed: a test that never
+// observes enough reports that long before the package's timeout.
 const retryTime = 90 * time.Second
 
-// The modes run one after the other, and no other lab beside them.
+// The modes run one after the other, and no other lab runs in parallel.
 func TestDaemonExchangedUnderLoad(t *testing.T) {
 	for _, clsact := range []bool{false, true} {
 		t.Run(mode(clsact), func(t *testing.T) {
@@ -64,7 +63,7 @@ func exchangeUnderLoad(t *testing.T, l *lab.Lab) {
 	port := 20000
 	for _, f := range lab.Families() {
 		r.undisturbed(l, "taken over by another with other programs", f, func() {
-			// Other ports make other programs, as another build would.
+			// Other ports make other programs, like another build.
 			l.StartDaemon("--snat-ports", fmt.Sprintf("%d-%d", port, port+4999))
 			port += 5000
 		})
@@ -80,8 +79,8 @@ func exchangeUnderLoad(t *testing.T, l *lab.Lab) {
 	}
 }
 
-// The programs of new devices are filters until no verb comes for a while; that they
-// become links then disturbs nothing.
+// The programs of new devices are filters until no verb has run for a while; their conversion
+// to links then does not disturb traffic.
 func TestAttachedForGoodUnderLoad(t *testing.T) {
 	l := lab.New(t, lab.Config{})
 	web := network(l, "web")
@@ -92,7 +91,7 @@ func TestAttachedForGoodUnderLoad(t *testing.T) {
 		var idle func()
 		next := func() route {
 			idle = busy(l)
-			l.Try("rm", "-f", "ben", "anna") // those of the try before
+			l.Try("rm", "-f", "ben", "anna") // those of the previous try
 			b := l.Sandbox("ben", "--network", web, "-p", "8080:80", "-p", "8080:80/udp")
 			a := l.Sandbox("anna", "--network", web)
 			return route{
@@ -107,7 +106,7 @@ func TestAttachedForGoodUnderLoad(t *testing.T) {
 			idle()
 			l.Eventually(10*time.Second, func() error {
 				if filters := l.Filters(); len(filters) > 0 {
-					return fmt.Errorf("filters %q are no links yet", filters)
+					return fmt.Errorf("filters %q are not links yet", filters)
 				}
 				return nil
 			})
@@ -143,8 +142,8 @@ func onlyMaps(objects map[string]uint32) map[string]uint32 {
 	return objects
 }
 
-// route is where loads go: in through the published port, out from a sandbox, from the
-// host to that sandbox, and between two hosts that have no Fairlead.
+// route is a path of loads: in through the published port, out from a sandbox, from the host
+// to that sandbox, and between two hosts without Fairlead.
 type route struct {
 	*retries
 	from                                  *lab.Sandbox
@@ -152,19 +151,19 @@ type route struct {
 	inside, outside, reached, plainServer *lab.Server
 }
 
-// undisturbed wants an event to disturb no load of a family.
+// undisturbed checks that an event does not disturb any load of a family.
 func (r route) undisturbed(l *lab.Lab, event string, f lab.Family, do func()) {
 	l.Helper()
 	r.retries.undisturbed(l, event, f, func() route { return r }, func() string { do(); return "" })
 }
 
-// retries are what a test may still spend on repetitions.
+// retries is the time that a test may still spend on repetitions.
 type retries struct{ left time.Duration }
 
-// undisturbed wants an event to disturb no load of a family, over another route at each
-// try. It is tried again if the machine itself lost packets or held them up, which the
-// load without Fairlead shows, if do says why the try shows nothing, or until each load was
-// seen once: a sender that the machine kept from sending sees nothing.
+// undisturbed checks that an event does not disturb any load of a family, over another route
+// at each try. It tries again if the machine itself lost or delayed packets, which the load
+// without Fairlead shows, if do returns why the try is not valid, or until each load has been
+// observed once: a sender that the machine prevented from sending does not observe anything.
 func (b *retries) undisturbed(l *lab.Lab, event string, f lab.Family, next func() route, do func() (spoilt string)) {
 	l.Helper()
 	seen := map[string]bool{}
@@ -204,7 +203,7 @@ func (b *retries) undisturbed(l *lab.Lab, event string, f lab.Family, next func(
 	}
 }
 
-// underLoad returns what became of the loads, and what disturbed the one without Fairlead.
+// underLoad returns the results of the loads, and what disturbed the load without Fairlead.
 func (r route) underLoad(l *lab.Lab, event string, f lab.Family, do func()) (loads map[string]lab.Report, machine []string) {
 	l.Helper()
 	published := net.JoinHostPort(f.Of(lab.Host4, lab.Host6), "8080")

@@ -13,7 +13,8 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// tags puts VLAN tags into a frame, the outermost first: 802.1ad where the number is negative.
+// tags inserts VLAN tags into a frame, the outermost first: 802.1ad where the number is
+// negative.
 func tags(frame []byte, vids ...int) []byte {
 	out := append([]byte{}, frame[:12]...)
 	for _, v := range vids {
@@ -29,10 +30,10 @@ func tags(frame []byte, vids ...int) []byte {
 
 const outer0 = -0x1000 // VLAN 0 of 802.1ad
 
-// nested are tags that a receiver's kernel removes until it finds the packet.
+// nested lists tags that a receiver's kernel removes until it finds the packet.
 func nested() [][]int { return [][]int{{0, 0}, {outer0, 0}, {0, outer0}, {0, 0, 0}, {0, 100}} }
 
-// wantHello wants one datagram, and no second.
+// wantHello expects one datagram, and not a second one.
 func wantHello(l *lab.Lab, c net.PacketConn, what string) {
 	l.Helper()
 	if got := receive(c); got != "hello" {
@@ -49,7 +50,7 @@ func wantSilence(l *lab.Lab, c net.PacketConn, what string) {
 	}
 }
 
-// neighbour is the MAC that a sandbox has found for an address of its link.
+// neighbour returns the MAC that a sandbox has resolved for an address of its link.
 func neighbour(l *lab.Lab, s *lab.Sandbox, addr string) string {
 	l.Helper()
 	l.Ping(s.Host, addr)
@@ -60,8 +61,9 @@ func neighbour(l *lab.Lab, s *lab.Sandbox, addr string) string {
 	return found[0].LLAddr
 }
 
-// What a frame says behind its tags is what its receiver sees: the program must not look at
-// something else. A Linux bridge carries tags; see docs/isolation.md for why Fairlead does not.
+// The receiver processes what follows the tags of a frame: the program must not check
+// anything else. A Linux bridge forwards tags; see docs/isolation.md for why Fairlead does
+// not.
 func TestTaggedFrames(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -78,7 +80,7 @@ func TestTaggedFrames(t *testing.T) {
 			for _, conn := range []net.PacketConn{heardB, heardC, heardD, heardOut} {
 				defer conn.Close()
 			}
-			// A priority tag is none to its receiver; the packet behind it is judged.
+			// The receiver ignores a priority tag; the packet after it is checked.
 			good := udpFrame(l, a.MAC, b.MAC, from(a), from(b))
 			sendFrame(l, a.Host, tags(good, 0))
 			wantHello(l, heardB, "a frame with a priority tag")
@@ -106,8 +108,8 @@ func TestTaggedFrames(t *testing.T) {
 	})
 }
 
-// taggedFromOutside wants no tagged frame from an uplink's segment at a sandbox. published has its
-// port 5000 published as 7000.
+// taggedFromOutside checks that tagged frames from an uplink's segment do not reach a
+// sandbox. published has its port 5000 published as 7000.
 func taggedFromOutside(l *lab.Lab, f lab.Family, published, internal *lab.Sandbox) {
 	out, host := macOf(l, l.Outside), macOf(l, l.Host)
 	src := netip.AddrPortFrom(lab.Address(f.Of(lab.Outside4, lab.Outside6)), 5001)
@@ -128,7 +130,7 @@ func taggedFromOutside(l *lab.Lab, f lab.Family, published, internal *lab.Sandbo
 				send(to, vids...)
 			}
 		})
-		send(to, 100) // no device of the host is in that VLAN
+		send(to, 100) // the host does not have a device in that VLAN
 		send(to, -100)
 	}
 	send(port, 100)

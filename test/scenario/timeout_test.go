@@ -14,14 +14,14 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// idleStates are those a flow can stay idle in without a peer that breaks the
-// protocol; the datapath's own tests have all.
+// idleStates lists the states in which a flow can stay idle without a peer that violates the
+// protocol; the datapath's own tests have all states.
 var idleStates = []string{
 	"syn_sent", "established", "fin_wait", "time_wait", "close", "udp_new", "udp_replied", "udp_stream", "icmp", "other",
 }
 
-// Idle flows are forgotten when --ct-timeout says so, each state at its own
-// time: every second state is short in one lab and long in the other.
+// Idle flows expire as --ct-timeout sets it, each state after its own time: every second
+// state is short in one lab and long in the other.
 func TestIdleFlows(t *testing.T) {
 	t.Parallel()
 	for half := range 2 {
@@ -60,7 +60,7 @@ func idleFlows(l *lab.Lab, short, long []string) {
 		l.Eventually(45*time.Second, func() error {
 			for _, state := range states(l, a, f) {
 				if slices.Contains(short, state) {
-					return fmt.Errorf("IPv%s: a flow in state %s is not forgotten", f, state)
+					return fmt.Errorf("IPv%s: a flow in state %s has not expired", f, state)
 				}
 			}
 			return nil
@@ -71,7 +71,7 @@ func idleFlows(l *lab.Lab, short, long []string) {
 	}
 }
 
-// states are those of a sandbox's flows, sorted.
+// states returns the states of a sandbox's flows, sorted.
 func states(l *lab.Lab, a *lab.Sandbox, f lab.Family) (list []string) {
 	l.Helper()
 	for _, flow := range flows(l, a.IP(f)) {
@@ -81,7 +81,7 @@ func states(l *lab.Lab, a *lab.Sandbox, f lab.Family) (list []string) {
 	return slices.Compact(list)
 }
 
-// idleFlow makes a flow in each state, lets it be, and returns the states seen.
+// idleFlow makes a flow in each state, leaves it idle, and returns the observed states.
 func idleFlow(l *lab.Lab, a *lab.Sandbox, f lab.Family) (seen []string) {
 	l.Helper()
 	outside, nobody := f.Of(lab.Outside4, lab.Outside6), f.Of("198.51.100.77", "2001:db8:100::77")
@@ -93,7 +93,7 @@ func idleFlow(l *lab.Lab, a *lab.Sandbox, f lab.Family) (seen []string) {
 			}
 			defer c.Close()
 			for begun := time.Now(); time.Since(begun) < 4*time.Second; time.Sleep(100 * time.Millisecond) {
-				io.WriteString(c, "hello") // what is lost does not matter
+				io.WriteString(c, "hello") // losses do not matter
 			}
 		},
 		func() {

@@ -20,8 +20,8 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// seers serves a port of a host's, TCP and UDP: each line and each datagram is answered with
-// whose it is in the server's eyes, who the server is, and what it says.
+// seers serves a port of a host, TCP and UDP: each line and each datagram is answered with
+// its source as the server sees it, the server's name, and its text.
 func seers(l *lab.Lab, h *world.Host, port int) {
 	l.Helper()
 	at := fmt.Sprintf(":%d", port)
@@ -64,13 +64,13 @@ func seers(l *lab.Lab, h *world.Host, port int) {
 	}()
 }
 
-// plain is an address as netip shows it, IPv4 not mapped.
+// plain returns an address as netip shows it, IPv4 not mapped.
 func plain(a net.Addr) string {
 	p := netip.MustParseAddrPort(a.String())
 	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port()).String()
 }
 
-// line is a connection to a seer, or datagrams.
+// line is a connection (or a datagram socket) to a seer.
 type line struct {
 	net.Conn
 	in *bufio.Reader
@@ -98,7 +98,7 @@ func dialFrom(l *lab.Lab, h *world.Host, network, address string, port, sport in
 	return &line{c, bufio.NewReader(c)}
 }
 
-// says has a line say something, which must come back, and returns who said it in the server's eyes.
+// says sends a line, which must come back, and returns its source as the server sees it.
 func (c *line) says(l *lab.Lab, what string) netip.AddrPort {
 	l.Helper()
 	c.SetDeadline(time.Now().Add(lab.Patient))
@@ -109,24 +109,24 @@ func (c *line) says(l *lab.Lab, what string) netip.AddrPort {
 	if err != nil {
 		l.Fatalf("%q is not answered: %v", what, err)
 	}
-	who, said, _ := strings.Cut(strings.TrimSuffix(got, "\n"), " ")
+	source, said, _ := strings.Cut(strings.TrimSuffix(got, "\n"), " ")
 	_, said, _ = strings.Cut(said, " ")
-	from, err := netip.ParseAddrPort(who)
+	from, err := netip.ParseAddrPort(source)
 	if err != nil || said != what {
 		l.Fatalf("the answer to %q is %q", what, got)
 	}
 	return from
 }
 
-// talker is somebody with a way to one backend.
+// talker is a client with a path to a backend.
 type talker struct {
 	host    *world.Host
 	address string
 	port    int
 }
 
-// Whoever asks a backend from one source port, by whichever way, is apart from the others for
-// it, and the older one goes on.
+// Clients of a backend with the same source port, on any path, have different tuples at the
+// backend, and the older flow continues.
 func TestTuples(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -160,18 +160,18 @@ func TestTuples(t *testing.T) {
 	})
 }
 
-// apart has two talk to the backend from one port.
-func apart(l *lab.Lab, network string, who [2]talker, sport int) {
+// apart makes two clients talk to the backend from one port.
+func apart(l *lab.Lab, network string, pair [2]talker, sport int) {
 	l.Helper()
-	first := dialFrom(l, who[0].host, network, who[0].address, who[0].port, sport)
+	first := dialFrom(l, pair[0].host, network, pair[0].address, pair[0].port, sport)
 	defer first.Close()
 	one := first.says(l, "first")
-	second := dialFrom(l, who[1].host, network, who[1].address, who[1].port, sport)
+	second := dialFrom(l, pair[1].host, network, pair[1].address, pair[1].port, sport)
 	defer second.Close()
 	two := second.says(l, "second")
 	if one == two {
 		l.Errorf("%s from port %d of %s by %s and of %s by %s: both are %v for the backend", network, sport,
-			who[0].host.Name, who[0].address, who[1].host.Name, who[1].address, one)
+			pair[0].host.Name, pair[0].address, pair[1].host.Name, pair[1].address, one)
 	}
 	if again := first.says(l, "still"); again != one {
 		l.Errorf("the older was %v for the backend and is %v", one, again)
@@ -182,7 +182,8 @@ func apart(l *lab.Lab, network string, who [2]talker, sport int) {
 	}
 }
 
-// Servers that trust privileged ports see those, also of the second sandbox with one.
+// Servers that trust privileged ports see privileged ports, also of the second sandbox with
+// the same one.
 func TestPrivilegedPorts(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -197,12 +198,12 @@ func TestPrivilegedPorts(t *testing.T) {
 						c := dialFrom(l, s.Host, network, f.Of(lab.Outside4, lab.Outside6), 2049, port)
 						p := c.says(l, "mount").Port()
 						if p < class[0] || p > class[1] || seen[p] {
-							l.Errorf("%s from port %d of %s leaves from %d, want one of %v that nobody has", network, port, s.Name, p, class)
+							l.Errorf("%s from port %d of %s leaves from %d, want an unused one of %v", network, port, s.Name, p, class)
 						}
 						seen[p] = true
 					}
 					if !seen[uint16(port)] {
-						l.Errorf("%s: nobody kept port %d", network, port)
+						l.Errorf("%s: no flow kept port %d", network, port)
 					}
 				}
 			}
@@ -210,8 +211,8 @@ func TestPrivilegedPorts(t *testing.T) {
 	})
 }
 
-// A proxy that is published by one network answers clients of another that it is in as well, and
-// joining that one cuts nothing.
+// A proxy that is published in one network also answers clients of another network that it is
+// in, and connecting it to that does not interrupt connections.
 func TestProxyOfManyNetworks(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -244,7 +245,7 @@ func TestProxyOfManyNetworks(t *testing.T) {
 	})
 }
 
-// guestRules has netfilter masquerade a guest.
+// guestRules makes netfilter masquerade a guest.
 const guestRules = `
 table %[1]s guests {
 	chain postrouting {
@@ -254,8 +255,8 @@ table %[1]s guests {
 }
 `
 
-// A guest of the host that netfilter masquerades, and a sandbox, ask one server from one port: the
-// later has another, and the older goes on.
+// A guest of the host that netfilter masquerades, and a sandbox, connect to one server from
+// one port: the later flow gets another port, and the older one continues.
 func TestGuestOfOtherNAT(t *testing.T) {
 	t.Parallel()
 	const guest4, guest6, router4, router6 = "172.22.0.2", "fd22::2", "172.22.0.1", "fd22::1"
@@ -288,8 +289,8 @@ func TestGuestOfOtherNAT(t *testing.T) {
 	})
 }
 
-// A whole prefix is the host's by a local route: what is published at every address is served
-// there, and at one of them if it is named, for as long as the route is there.
+// A local route makes a whole prefix local to the host: ports published on every address are
+// served there, and ports published on one of its addresses too, while the route exists.
 func TestLocalPrefix(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -322,7 +323,7 @@ func TestLocalPrefix(t *testing.T) {
 	})
 }
 
-// answered wants a port to be answered, soon, by a certain seer.
+// answered expects a reply from a port, soon, by a certain seer.
 func answered(l *lab.Lab, h *world.Host, network, address string, port int, by *world.Host) {
 	l.Helper()
 	l.Eventually(lab.Patient, func() error {
@@ -333,9 +334,9 @@ func answered(l *lab.Lab, h *world.Host, network, address string, port int, by *
 		}
 		defer c.Close()
 		c.SetDeadline(time.Now().Add(lab.Brief))
-		fmt.Fprintln(c, "who?")
+		fmt.Fprintln(c, "hello")
 		got, err := bufio.NewReader(c).ReadString('\n')
-		if err == nil && !strings.HasSuffix(got, " "+by.Name+" who?\n") {
+		if err == nil && !strings.HasSuffix(got, " "+by.Name+" hello\n") {
 			err = fmt.Errorf("the answer is %q, want one of %s", got, by.Name)
 		}
 		if err != nil {
@@ -346,7 +347,7 @@ func answered(l *lab.Lab, h *world.Host, network, address string, port int, by *
 }
 
 // An address that moves to another machine takes its clients along, also those on this host,
-// whatever is published at it here.
+// regardless of what is published on it here.
 func TestPublishedAddressMoves(t *testing.T) {
 	t.Parallel()
 	const vip4, vip6 = "192.0.2.77", "2001:db8:1::77"
@@ -376,7 +377,7 @@ func TestPublishedAddressMoves(t *testing.T) {
 			}
 			move("del", l.Host)
 			move("add", l.Outside)
-			// By TCP: a server of UDP would answer from its machine's first address.
+			// By TCP: a UDP server would answer from its machine's first address.
 			for _, f := range lab.Families() {
 				answered(l, l.Host, "tcp", f.Of(vip4, vip6), 8080, l.Outside)
 				answered(l, a.Host, "tcp", f.Of(vip4, vip6), 8080, l.Outside)
@@ -387,8 +388,8 @@ func TestPublishedAddressMoves(t *testing.T) {
 	})
 }
 
-// With a rule for the address of the second uplink, a published port answers by that uplink, as the
-// host's own services do.
+// With a routing rule for the address of the second uplink, a published port answers through
+// that uplink, like the host's own services.
 func TestAnswerByPolicy(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{Uplinks: 2}, func(t *testing.T, l *lab.Lab) {
@@ -421,8 +422,9 @@ func TestAnswerByPolicy(t *testing.T) {
 	})
 }
 
-// A socket of the host's that is not connected, or bound to a device, is served right or refused at
-// once: one backend by one address at a time, and by no device that it is not behind.
+// A host socket that is not connected, or is bound to a device, is served correctly or
+// refused immediately: it reaches one backend by one address at a time, and only through the
+// backend's device.
 func TestHostSockets(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -436,7 +438,7 @@ func TestHostSockets(t *testing.T) {
 				defer c.Close()
 				ask := func(address string) error {
 					to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(lab.Address(address), 8080))
-					if _, err := c.WriteTo([]byte("who?"), to); err != nil {
+					if _, err := c.WriteTo([]byte("hello"), to); err != nil {
 						return err
 					}
 					c.SetReadDeadline(time.Now().Add(lab.Patient))
@@ -470,7 +472,7 @@ func TestHostSockets(t *testing.T) {
 	})
 }
 
-// askByDevice asks port 8080 by a socket that is bound to a device.
+// askByDevice queries port 8080 through a socket that is bound to a device.
 func askByDevice(l *lab.Lab, network, address, device string) error {
 	d := net.Dialer{Timeout: lab.Patient, Control: func(_, _ string, c syscall.RawConn) (err error) {
 		if e := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), device) }); e != nil {
@@ -484,7 +486,7 @@ func askByDevice(l *lab.Lab, network, address, device string) error {
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(lab.Patient))
-	fmt.Fprintln(c, "who?")
+	fmt.Fprintln(c, "hello")
 	_, err = c.Read(make([]byte, 100))
 	return err
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// A second daemon in the host's network namespace would take the first one's
-// devices for leftovers, and so would a cleanup. Both are refused, and nothing
-// happens to the first one's network.
+// A second daemon in the host's network namespace would treat the devices of the first as
+// leftovers, and so would a cleanup. Both are refused, and the network of the first is not
+// affected.
 func TestSecondDaemonIsRefused(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Config{})
@@ -25,7 +25,7 @@ func TestSecondDaemonIsRefused(t *testing.T) {
 		"--state-dir", filepath.Join(other, "state"), "--run-dir", filepath.Join(other, "run"), "--bpf-dir", filepath.Join(other, "bpf"),
 	}
 	texts := []string{fmt.Sprintf("process %d, with --run-dir", l.Daemon.Pid()), "stop it first"}
-	for range 2 { // a refusal leaves nothing that the next cleanup would go by
+	for range 2 { // a refusal leaves nothing behind that would affect the next cleanup
 		l.Refused(1, texts, append([]string{"daemon", "--metrics-listen", ""}, dirs...)...)
 		l.Refused(1, texts, append([]string{"cleanup"}, dirs...)...)
 	}

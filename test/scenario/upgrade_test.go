@@ -16,15 +16,15 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// earlierCommit is the last one whose flow entries have the first layout.
+// earlierCommit is the last commit whose flow entries have the first layout.
 const earlierCommit = "587769b"
 
-// silent is how many connections of each way say nothing while builds are exchanged.
+// silent is how many connections of each path are idle while builds are exchanged.
 const silent = 100
 
-// A build with another layout of flows takes over under load, and the earlier one again: no connection
-// is reset, none fails, no flow is missing afterwards. With tcx from daemons that run, with
-// clsact from one that was killed and from one that was stopped.
+// A build with another layout of flows takes over under load, and then the earlier one again:
+// no connection is reset or fails, and no flow is missing afterwards. With tcx it takes over
+// from running daemons, with clsact from one that was killed and from one that was stopped.
 func TestUpgradeAcrossLayouts(t *testing.T) {
 	earlier := buildEarlier(t)
 	for _, clsact := range []bool{false, true} {
@@ -39,7 +39,7 @@ func buildEarlier(t *testing.T) (binary string) {
 	t.Helper()
 	dir := t.TempDir()
 	binary = filepath.Join(dir, "bin")
-	// As `make build`, so that what both builds have in common is compiled already.
+	// As `make build`, so that packages that both builds share are compiled only once.
 	script := fmt.Sprintf("git -C ../.. archive %s | tar -x -C %s && cd %[2]s && CGO_ENABLED=0 go build -trimpath -o %s ./cmd/fairlead",
 		earlierCommit, dir, binary)
 	out, err := exec.Command("bash", "-o", "pipefail", "-c", script).CombinedOutput()
@@ -81,34 +81,35 @@ func acrossLayouts(t *testing.T, l *lab.Lab, earlier string) {
 			}
 			return nil
 		})
-		l.Binary = earlier // which cleans up at the end, too
+		l.Binary = earlier // it also cleans up at the end
 		l.StartDaemon()
 		if code := handOver.Wait(); code != 0 {
 			l.Errorf("fairlead downgrade: status %d\n%s", code, handOver.Output())
 		}
 	})
-	// What has ended is not taken for a connection that goes on: that would stay for five days.
+	// A closed connection does not count as established: its entry would stay for five days.
 	if n := strings.Count(l.Fairlead("ct", "ls", "--format", "{{.State}}"), "established"); n > 0 {
 		l.Errorf("%d flows are established though all have ended", n)
 	}
 }
 
-// bpfDir is the flag that names the daemon's pins.
+// bpfDir returns the flag that sets the directory of the daemon's pins.
 func bpfDir(l *lab.Lab) []string {
 	args := l.DaemonArgs()
 	i := slices.Index(args, "--bpf-dir")
 	return args[i : i+2]
 }
 
-// way is one that connections take: from a client to an address where server answers.
+// way is a path of connections: from a client to an address where server answers.
 type way struct {
 	client  *world.Host
 	address string
 	server  *lab.Server
 }
 
-// kept wants an event to cost no connection and no datagram. A connection whose handshake falls
-// into the moment in which programs and tables change may have to repeat a segment.
+// kept checks that an event does not lose any connection or datagram. A connection whose
+// handshake coincides with the change of programs and tables may have to retransmit a
+// segment.
 func kept(l *lab.Lab, ways map[string]way, event string, do func()) {
 	l.Helper()
 	idle := openIdle(l, ways)
@@ -132,10 +133,10 @@ func kept(l *lab.Lab, ways map[string]way, event string, do func()) {
 	}
 }
 
-// idle is connections that wait.
+// idle holds connections that wait.
 type idle []net.Conn
 
-// openIdle opens some of each way.
+// openIdle opens some connections on each path.
 func openIdle(l *lab.Lab, ways map[string]way) (all idle) {
 	l.Helper()
 	for name, w := range ways {
@@ -158,7 +159,7 @@ func (all idle) close() {
 	}
 }
 
-// alive wants every connection to echo.
+// alive expects every connection to echo.
 func (all idle) alive(l *lab.Lab, event string) {
 	l.Helper()
 	dead := 0

@@ -13,11 +13,13 @@ import (
 type uplinkLayout struct {
 	name  string
 	setUp func(l *lab.Lab)
-	// Addresses of the host, IPv4 and IPv6, and those outside that it meets under them.
+	// Addresses of the host, IPv4 and IPv6, and the outside addresses it reaches through
+	// them.
 	host, outside [][2]string
 }
 
-// card is eth0 with its own addresses, which every layout that leaves it some serves as well.
+// card is eth0 with its own addresses, which also work in every layout that keeps some of
+// them.
 var card = uplinkLayout{host: [][2]string{{lab.Host4, lab.Host6}}, outside: [][2]string{{lab.Outside4, lab.Outside6}}}
 
 // The second segment of a layout, behind the same cable.
@@ -33,7 +35,7 @@ func segment(l *lab.Lab, device, outside string) {
 	l.IP(l.Outside, "addr add "+segmentOutside4+"/24 dev "+outside, "addr add "+segmentOutside6+"/64 dev "+outside, "link set "+outside+" up")
 }
 
-// both are a layout that serves the card and the second segment.
+// both returns a layout that serves the card and the second segment.
 func both(name string, setUp func(l *lab.Lab)) uplinkLayout {
 	return uplinkLayout{
 		name: name, setUp: setUp,
@@ -42,7 +44,8 @@ func both(name string, setUp func(l *lab.Lab)) uplinkLayout {
 	}
 }
 
-// move takes the card's addresses and default routes to another device, which the card is in.
+// move moves the card's addresses and default routes to another device, which the card
+// belongs to.
 func move(l *lab.Lab, device string) {
 	l.Helper()
 	l.IP(l.Host, "addr flush dev eth0", "link set "+device+" up",
@@ -53,7 +56,8 @@ func move(l *lab.Lab, device string) {
 func uplinkLayouts() []uplinkLayout {
 	bridge := card
 	bridge.name, bridge.setUp = "bridge that a host is in", func(l *lab.Lab) {
-		// A veth pair's end is all that is in it, as of a nested host, and another guest's.
+		// It contains only one end of a veth pair, as in a nested host, and one of another
+		// guest.
 		l.IP(l.Host, "link add br0 type bridge", "link set eth0 master br0",
 			"link add guest0 type veth peer name guest1", "link set guest0 master br0 up")
 		move(l, "br0")
@@ -72,7 +76,7 @@ func uplinkLayouts() []uplinkLayout {
 		}),
 		both("two subnets on one card", func(l *lab.Lab) { segment(l, "eth0", "eth0") }),
 		{
-			name: "addresses on the loopback device", // a host that speaks BGP
+			name: "addresses on the loopback device", // a host that uses BGP
 			setUp: func(l *lab.Lab) {
 				l.IP(l.Host, "addr flush dev eth0 scope global",
 					"addr add "+segmentHost4+"/32 dev lo", "addr add "+segmentHost6+"/128 dev lo nodad",
@@ -87,7 +91,7 @@ func uplinkLayouts() []uplinkLayout {
 			outside: [][2]string{{lab.Internet4, lab.Internet6}},
 		},
 		{
-			name: "a gateway outside of the subnet", // of rented servers
+			name: "a gateway outside of the subnet", // as with rented servers
 			setUp: func(l *lab.Lab) {
 				l.IP(l.Host, "addr flush dev eth0 scope global",
 					"addr add "+segmentHost4+"/32 dev eth0", "addr add "+segmentHost6+"/128 dev eth0 nodad",
@@ -101,8 +105,8 @@ func uplinkLayouts() []uplinkLayout {
 	}
 }
 
-// Published ports answer at every address of every layout, sandboxes leave with the address
-// of the way they take, and the host's own programs are not in the way.
+// Published ports answer at every address of every layout, sandboxes use the address of the
+// uplink that their packets leave by, and the host's own programs work.
 func TestUplinkLayouts(t *testing.T) {
 	t.Parallel()
 	for _, layout := range uplinkLayouts() {
@@ -117,7 +121,7 @@ func TestUplinkLayouts(t *testing.T) {
 	}
 }
 
-// serves wants all that an uplink is for, of each address of a layout.
+// serves checks everything an uplink is used for, with each address of a layout.
 func serves(t *testing.T, l *lab.Lab, layout uplinkLayout) {
 	web := network(l, "web")
 	a := l.Sandbox("anna", "--network", web)
@@ -146,7 +150,7 @@ func serves(t *testing.T, l *lab.Lab, layout uplinkLayout) {
 	})
 }
 
-// What is wrong with uplinks is said where an operator looks, while it is so.
+// Problems of uplinks are reported where an operator looks, for as long as they exist.
 func TestUplinkTroubles(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Config{})
@@ -154,10 +158,10 @@ func TestUplinkTroubles(t *testing.T) {
 		l.Helper()
 		status, doctor := l.Fairlead("status"), l.Fairlead("doctor")
 		if want == "" && (strings.Contains(status, "trouble") || strings.Contains(doctor, "\nUplinks\n")) {
-			l.Errorf("trouble without reason: %s\n%s", status, doctor)
+			l.Errorf("problem without reason: %s\n%s", status, doctor)
 		}
 		if !strings.Contains(status, want) || !strings.Contains(doctor, want) {
-			l.Errorf("want %q said by both: %s\n%s", want, status, doctor)
+			l.Errorf("want %q in both: %s\n%s", want, status, doctor)
 		}
 	}
 	say("")

@@ -14,17 +14,17 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// longStream is a TCP connection with an echo server whose ends never stop talking.
+// longStream is a TCP connection with an echo server whose ends send continuously.
 type longStream struct {
 	name string
 	conn net.Conn
 
 	mu   sync.Mutex
-	back bytes.Buffer // what came back lately
+	back bytes.Buffer // what came back recently
 	err  error
 }
 
-// newLongStream connects, and talks at times that differ from those of others.
+// newLongStream connects, and sends at times that differ from those of others.
 func newLongStream(l *lab.Lab, h *world.Host, address string, phase time.Duration) *longStream {
 	l.Helper()
 	c, err := h.Dial(net.Dialer{Timeout: lab.Patient, KeepAlive: -1}, "tcp", address)
@@ -72,10 +72,10 @@ func (s *longStream) note(back []byte, err error) {
 	}
 }
 
-// lives wants the stream to bring something back that was said just now.
+// lives expects the stream to return something that was sent just now.
 func (s *longStream) lives(l *lab.Lab, after string) {
 	l.Helper()
-	s.conn.Write([]byte(after)) // what is wrong shows when it does not come back
+	s.conn.Write([]byte(after)) // an error shows when it does not come back
 	l.Eventually(20*time.Second, func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -89,8 +89,8 @@ func (s *longStream) lives(l *lab.Lab, after string) {
 	})
 }
 
-// streams are some of each family, from outside to a published port and from a sandbox to
-// outside.
+// streams holds streams of each family, from outside to a published port and from a sandbox
+// to outside.
 type streams []*longStream
 
 func newStreams(l *lab.Lab) (list streams) {
@@ -118,15 +118,15 @@ func (list streams) live(l *lab.Lab, after string) {
 	}
 }
 
-// bringUp brings the uplink up as configuration does: the kernel took IPv6 addresses and
-// routes away.
+// bringUp sets the uplink up and configures it again: the kernel has removed IPv6 addresses
+// and routes.
 func bringUp(l *lab.Lab, device string) {
 	l.Helper()
 	l.IP(l.Host, "link set "+device+" up", "addr replace "+lab.Host6+"/64 dev "+device,
 		"route replace default via "+lab.Outside4, "route replace ::/0 via "+lab.Outside6)
 }
 
-// Streams live through whatever becomes of the uplink, and no packet of theirs meets the
+// Streams survive whatever happens to the uplink, and none of their packets reaches the
 // host's stack, which would reset them.
 func TestStreamsOutliveTheUplink(t *testing.T) {
 	t.Parallel()
@@ -169,7 +169,7 @@ func TestStreamsOutliveTheUplink(t *testing.T) {
 	}
 }
 
-// remake replaces the uplink's device, as a driver does that is loaded anew: it is there
+// remake replaces the uplink's device, like a driver that is reloaded: the device exists
 // before it has addresses.
 func remake(l *lab.Lab) {
 	l.Helper()

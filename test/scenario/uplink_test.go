@@ -17,7 +17,7 @@ import (
 // soon is how long the daemon may take to follow a change on the host.
 const soon = 5 * time.Second
 
-// talk is a datagram socket whose flow goes on; it asks a server of UDP's.
+// talk is a datagram socket with a continuing flow to a server of lab.UDP.
 type talk struct{ net.Conn }
 
 func newTalk(l *lab.Lab, h *world.Host, address string, port int) talk {
@@ -30,16 +30,16 @@ func newTalk(l *lab.Lab, h *world.Host, address string, port int) talk {
 	return talk{c}
 }
 
-// seen is the client's address as the server saw it.
+// seen returns the client's address as the server saw it.
 func (t talk) seen() (string, error) {
 	b := make([]byte, 1500)
 	t.SetReadDeadline(time.Now())
-	for { // late answers
+	for { // skips late replies
 		if _, err := t.Read(b); err != nil {
 			break
 		}
 	}
-	t.Write([]byte("hello")) // refused: the read says so as well
+	t.Write([]byte("hello")) // the read also reports a refusal
 	t.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
 	n, err := t.Read(b)
 	if err != nil {
@@ -52,7 +52,7 @@ func (t talk) seen() (string, error) {
 	return strings.Trim(fields[1], "[]"), nil
 }
 
-// sees wants the server to see an address, in the end.
+// sees expects the server to see an address eventually.
 func (t talk) sees(l *lab.Lab, address string) {
 	l.Helper()
 	l.Eventually(soon, func() error {
@@ -64,7 +64,7 @@ func (t talk) sees(l *lab.Lab, address string) {
 	})
 }
 
-// flows lists the tracked flows that an address is in.
+// flows lists the tracked flows with an address.
 func flows(l *lab.Lab, address string) []string {
 	l.Helper()
 	out := l.Fairlead("ct", "ls", "-f", "addr="+address, "--format",
@@ -75,11 +75,11 @@ func flows(l *lab.Lab, address string) []string {
 	return strings.Split(out, "\n")
 }
 
-// forgotten is how long the daemon may take to forget an address of the host's that is gone:
-// 10 s, and then until it looks.
+// forgotten is how long the daemon may take to drop a removed address of the host: 10 s, and
+// then until its next check.
 const forgotten = 10*time.Second + soon
 
-// noFlows wants none with an address, soon.
+// noFlows expects no flow with an address, soon.
 func noFlows(l *lab.Lab, address string) {
 	l.Helper()
 	noFlowsWithin(l, soon, address)
@@ -144,7 +144,7 @@ func TestUplinkGoesAndComes(t *testing.T) {
 			other := f.Of(lab.SecondOutside4, lab.SecondOutside6)
 			for _, network := range []string{"tcp", "udp"} {
 				if l.Reach(lab.Brief, a.Host, network, f.Of(lab.Outside4, lab.Outside6), 7) == nil {
-					l.Errorf("IPv%s, %s: outside is reached without an uplink", f, network)
+					l.Errorf("IPv%s, %s: outside is reachable without an uplink", f, network)
 				}
 				if err := l.Reach(lab.Patient, a.Host, network, other, 7); err != nil {
 					l.Errorf("IPv%s, %s: over the other uplink: %v", f, network, err)
@@ -154,7 +154,7 @@ func TestUplinkGoesAndComes(t *testing.T) {
 		for _, address := range []string{lab.Host4, lab.Host6} {
 			noFlowsWithin(l, forgotten, address)
 		}
-		l.Plug() // another device by the same name
+		l.Plug() // another device with the same name
 		for _, f := range lab.Families() {
 			flow[f].echoes(l)
 			for _, network := range []string{"tcp", "udp"} {
@@ -167,7 +167,7 @@ func TestUplinkGoesAndComes(t *testing.T) {
 	})
 }
 
-// echoes wants an echo, in the end.
+// echoes expects an echo eventually.
 func (t talk) echoes(l *lab.Lab) {
 	l.Helper()
 	l.Eventually(soon, func() error {
@@ -178,8 +178,7 @@ func (t talk) echoes(l *lab.Lab) {
 	})
 }
 
-// Flows follow the route, also those that are on their way: their old address
-// would not bring answers back.
+// Flows follow the route, also active ones: replies to their old address would not arrive.
 func TestRouteMovesToOtherUplink(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{Uplinks: 2}, func(t *testing.T, l *lab.Lab) {

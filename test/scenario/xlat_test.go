@@ -19,8 +19,8 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// Clients of one family reach a backend that has only the other, from wherever they ask; it sees its
-// gateway in their place, and inspect says so.
+// Clients of one family reach a backend that has only the other, wherever they are; it sees
+// its gateway in their place, and inspect reports that.
 func TestPublishedAcrossFamilies(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
@@ -42,13 +42,13 @@ func TestPublishedAcrossFamilies(t *testing.T) {
 	})
 }
 
-// across is a backend that has one family only, for clients of the other.
+// across is a backend with one family only, for clients of the other.
 type across struct {
 	name, net string
 	backend   lab.Family
-	loopback  string // where it can be published for the host alone
-	base      int    // of its host ports
-	mtu       int    // how it counts that of the link to a far client
+	loopback  string // where it can be published for the host only
+	base      int    // first of its host ports
+	mtu       int    // its view of the MTU of the link to a far client
 	gateway   string
 	*lab.Sandbox
 }
@@ -69,7 +69,7 @@ func (a *across) publish(l *lab.Lab, f lab.Family) {
 	if a.loopback != "" {
 		flags = append(flags, "-p", fmt.Sprintf("%s:%d:80", a.loopback, a.base+8081))
 	} else {
-		// Nothing leads an IPv4 socket of the host to IPv6.
+		// An IPv4 socket of the host cannot be redirected to IPv6.
 		l.Refused(1, []string{"cannot be published at 127.0.0.1"}, "sandbox", "create", "--network", a.net, "-p", "127.0.0.1:8099:80", "no")
 	}
 	a.Sandbox = l.Sandbox(a.name, flags...)
@@ -123,12 +123,12 @@ func (a *across) shown(l *lab.Lab, f lab.Family) {
 	}
 }
 
-// carries tries all that packets of such flows can meet.
+// carries tests everything that can happen to packets of such flows.
 func (a *across) carries(l *lab.Lab, f lab.Family, far *world.Host) {
 	l.Helper()
 	host := f.Of(lab.Host4, lab.Host6)
 	l.Case("refusals", func(l *lab.Lab) {
-		for _, network := range []string{"tcp", "udp"} { // nobody listens at port 9
+		for _, network := range []string{"tcp", "udp"} { // nothing listens on port 9
 			if err := l.Reach(lab.Brief, l.Outside, network, host, a.base+9000); !errors.Is(err, syscall.ECONNREFUSED) {
 				l.Errorf("%s: %v, want the backend's refusal", network, err)
 			}
@@ -152,7 +152,7 @@ func (a *across) carries(l *lab.Lab, f lab.Family, far *world.Host) {
 	})
 }
 
-// withoutSum has the kernel leave out the sum of datagrams, which IPv4 allows.
+// withoutSum makes the kernel omit the checksum of datagrams, which IPv4 allows.
 func withoutSum(l *lab.Lab, c net.Conn) {
 	l.Helper()
 	raw, err := c.(*net.UDPConn).SyscallConn()
@@ -165,7 +165,7 @@ func withoutSum(l *lab.Lab, c net.Conn) {
 	}
 }
 
-// echoUDP echoes datagrams of any size, of IPv4 with a sum or without.
+// echoUDP echoes datagrams of any size, with or without a checksum for IPv4.
 func echoUDP(l *lab.Lab, h *world.Host, network string, port int, sum bool) {
 	l.Helper()
 	p, err := h.ListenPacket(network, fmt.Sprintf(":%d", port))
@@ -184,13 +184,13 @@ func echoUDP(l *lab.Lab, h *world.Host, network string, port int, sum bool) {
 			if err != nil {
 				return // the test has ended
 			}
-			c.WriteTo(b[:n], from) // what is missing shows
+			c.WriteTo(b[:n], from) // missing ones are detected
 		}
 	}()
 }
 
-// echoes wants datagrams of these sizes back. The first of a size may be lost, if the server has to be
-// told of a smaller MTU.
+// echoes expects datagrams of these sizes back. The first of a size may be lost if the server
+// has to be notified of a smaller MTU.
 func echoes(l *lab.Lab, address string, port int, sum bool, sizes ...int) {
 	l.Helper()
 	c, err := l.Outside.Dial(net.Dialer{}, "udp", net.JoinHostPort(address, fmt.Sprint(port)))
