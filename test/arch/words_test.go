@@ -76,7 +76,6 @@ var notYet = []string{
 	"docs/decisions",
 	"maps",
 	"test/cni",
-	"test/datapath",
 	"test/engines",
 	"test/faces",
 	"test/fuzz",

@@ -10,11 +10,11 @@ import (
 	"testing"
 )
 
-// accounted is how many random packets the accounting law is tried with.
+// accounted is how many random packets the accounting rule is checked with.
 const accounted = 1_000_000
 
-// Every packet that a program sees is accounted once as received, and once as forwarded, passed
-// or dropped: received = forwarded + passed + dropped.
+// Every packet that a program processes is counted once as received, and once as forwarded,
+// passed or dropped: received = forwarded + passed + dropped.
 func TestAccounting(t *testing.T) {
 	w := newWorld(t, config{vars: featureVars()})
 	s := &scenario{TB: t, world: w}
@@ -26,7 +26,7 @@ func TestAccounting(t *testing.T) {
 		p := pool[r.IntN(len(pool))]
 		frame := mutated(r, p.in)
 		if len(frame) < minimal(frame) {
-			continue // the kernel tries no program with it
+			continue // the kernel does not run programs on it
 		}
 		if _, err := w.exec(p.program, frame, p.skb, 0); err != nil {
 			t.Fatalf("%s: %v\n%s", p.program, err, dump(frame))
@@ -57,7 +57,8 @@ func TestAccounting(t *testing.T) {
 	}
 }
 
-// minimal is how short a frame of its EtherType BPF_PROG_TEST_RUN takes (bpf_prog_test_run_skb).
+// minimal returns the shortest frame of its EtherType that BPF_PROG_TEST_RUN accepts
+// (bpf_prog_test_run_skb).
 func minimal(frame []byte) int {
 	switch {
 	case len(frame) < 14:
@@ -70,7 +71,7 @@ func minimal(frame []byte) int {
 	return 14
 }
 
-// accountingPool are packets of all kinds, at each program.
+// accountingPool returns packets of all kinds, for each program.
 func (s *scenario) accountingPool() []*sent {
 	var pool []*sent
 	for _, f := range families() {
@@ -102,7 +103,8 @@ func (s *scenario) accountingPool() []*sent {
 	return append(pool, s.from("a", ask))
 }
 
-// mutated is a frame changed at random: often not at all, or not so much that it is nothing any more.
+// mutated returns a frame with random changes: often none, or so few that it still has a
+// meaning.
 func mutated(r *rand.Rand, frame []byte) []byte {
 	b := slices.Clone(frame)
 	switch r.IntN(8) {
@@ -110,7 +112,7 @@ func mutated(r *rand.Rand, frame []byte) []byte {
 		for range 1 + r.IntN(4) {
 			b[12+r.IntN(min(len(b)-12, 60))] = byte(r.Uint32())
 		}
-	case 1: // an address or a port, so that flows meet and miss
+	case 1: // an address or a port, so that flows match or do not
 		b[len(b)-1-r.IntN(len(b)-14)] ^= 1 << r.IntN(8)
 	case 2: // cut
 		b = b[:r.IntN(len(b))]

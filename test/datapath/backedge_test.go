@@ -9,8 +9,9 @@ import (
 	"github.com/cilium/ebpf/asm"
 )
 
-// The oldest kernel takes a loop only if a jump leads back to its head ("back-edge from insn"). clang may lay one out so that a
-// call, or what is no jump, falls into the head.
+// The oldest kernel accepts a loop only if a jump goes back to its head ("back-edge from
+// insn"). clang may lay one out so that a call, or another instruction that is not a jump,
+// falls through into the head.
 func TestBackEdges(t *testing.T) {
 	for _, o := range objects(t)[3:] { // the configurations have the same code
 		for name, p := range o.spec.Programs {
@@ -27,9 +28,9 @@ func TestBackEdges(t *testing.T) {
 
 // node is an instruction as check_cfg() of kernel 6.1 visits it.
 type node struct {
-	next   []int // offsets, in the order in which they are visited
+	next   []int // offsets, in the order of visits
 	jumps  bool  // and may be the head of a loop
-	active bool  // what follows is being visited
+	active bool  // its successors are being visited
 	done   bool
 }
 
@@ -90,7 +91,7 @@ func (g *graph) visit(at int) {
 	n.active, n.done = false, true
 }
 
-// function names the function that an instruction is in.
+// function returns the name of the function that an instruction is in.
 func (g *graph) function(at int) string {
 	for ; at > 0 && g.begins[at] == ""; at-- {
 	}

@@ -15,14 +15,14 @@ import (
 // bench is a path to measure.
 type bench struct {
 	name string
-	// prepare makes the flow, if there is one, and the packet to send again and again.
+	// prepare makes the flow, if there is one, and the packet to send repeatedly.
 	prepare func(*scenario, family) *sent
-	// fresh: each packet begins a flow. The source port counts up; what this names is the
-	// count's upper half.
+	// fresh, if set, makes each packet begin a flow. The source port counts up; fresh names
+	// the upper half of the counter.
 	fresh string
 }
 
-// benches are the paths; docs/datapath.md has their cost.
+// benches lists the paths; docs/datapath.md has their cost.
 func benches() []bench {
 	l := protocols()[0]
 	return []bench{
@@ -61,7 +61,8 @@ func benches() []bench {
 	}
 }
 
-// confirmPublished begins a flow of somebody outside to a published port and has it answered.
+// confirmPublished begins a flow from a client outside to a published port and has it
+// answered.
 func (s *scenario) confirmPublished(f family) packet {
 	s.Helper()
 	l := published()[0]
@@ -74,7 +75,8 @@ func (s *scenario) confirmPublished(f family) packet {
 	return p
 }
 
-// BenchmarkPath measures what a program costs a packet, without the device it is redirected to.
+// BenchmarkPath measures the cost of a program per packet, without the device it is
+// redirected to.
 func BenchmarkPath(b *testing.B) {
 	w := newWorld(b, config{vars: with(featureVars(), map[string]any{"cfg_conntrack": uint8(1)})})
 	for _, c := range benches() {
@@ -90,7 +92,7 @@ func BenchmarkPath(b *testing.B) {
 				b.StartTimer()
 				spent := busy(b.N)
 				b.StopTimer()
-				// The packet's making is not the path's.
+				// The cost of making the packet does not belong to the path.
 				b.ReportMetric(float64(spent-base*time.Duration(b.N)/200_000)/float64(b.N), "ns/packet")
 				b.ReportMetric(0, "ns/op")
 			})
@@ -98,9 +100,9 @@ func BenchmarkPath(b *testing.B) {
 	}
 }
 
-// sender returns a function that runs a program n times on fresh copies of a
-// packet: a program that writes each time the packet as it was over what is left of
-// it, and then calls the one to measure; nil: none.
+// sender returns a function that runs a program n times on fresh copies of a packet: a helper
+// program overwrites the remains of the previous run with the original packet, and then calls
+// the program to measure (nil for none).
 func (w *world) sender(b *testing.B, p *sent, fresh string, program *ebpf.Program) func(n int) time.Duration {
 	b.Helper()
 	template, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 256, MaxEntries: 1})
@@ -131,7 +133,7 @@ func (w *world) sender(b *testing.B, p *sent, fresh string, program *ebpf.Progra
 	}
 }
 
-// again writes the packet and calls what is in next.
+// again writes the packet and calls the program in next.
 func again(template, next *ebpf.Map, frame []byte, fresh string) asm.Instructions {
 	const mark = 8 // offset in struct __sk_buff
 	const l3 = 8 + 14

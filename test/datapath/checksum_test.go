@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A packet from a card that sums it as a whole (CHECKSUM_COMPLETE) must still agree
-// with its sum behind the datapath; else the receiver thinks the card broken.
+// A packet from a NIC that computes the checksum of the whole packet (CHECKSUM_COMPLETE) must
+// still match that checksum after the datapath; otherwise the receiver assumes that the NIC
+// is faulty.
 func checksumCompleteCases() []testCase {
 	if kernelHas(6, 16) == 0 {
 		return nil // no BPF_F_TEST_SKB_CHECKSUM_COMPLETE
@@ -45,8 +46,9 @@ func checksumCompleteCases() []testCase {
 			s.arrive(s.outside(errorAbout(portUnreachable(f), f.router, f.uplink, s.quoting(left)))).agrees()
 		}),
 		times(protocols(), "summed_ttl_1-agrees", func(s *scenario, f family, l l4) {
-			// Long enough not to be padded, and quoted whole: the kernel gives up its sum of
-			// a packet that is shortened (CHECKSUM_NONE), but the test run compares it still.
+			// Long enough not to be padded, and quoted in full: the kernel discards the
+			// checksum of a packet that is shortened (CHECKSUM_NONE), but the test run still
+			// compares it.
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			p.ttl, p.payload = 1, "between the padding and the quote"
 			s.from("a", p).agrees()
@@ -65,7 +67,7 @@ func checksumCompleteCases() []testCase {
 	)
 }
 
-// agrees runs the program on a summed packet.
+// agrees runs the program on a packet with a checksum.
 func (p *sent) agrees() {
 	p.Helper()
 	_, err := p.run(p.TB, p.program, p.in, p.skb, checksumComplete)

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// atOnce runs the programs side by side, as the kernel does for packets on two processors.
+// atOnce runs the programs in parallel, as the kernel does for packets on two processors.
 func (s *scenario) atOnce(all ...*sent) []result {
 	s.Helper()
 	results, errs := make([]result, len(all)), make([]error, len(all))
@@ -26,7 +26,7 @@ func (s *scenario) atOnce(all ...*sent) []result {
 			runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 			opts := runOptions(p.in, p.skb, p.flags)
 			errs[i] = s.ns.enter()
-			for waiting.Add(-1); waiting.Load() > 0; { // a moment; a thread that sleeps would come late
+			for waiting.Add(-1); waiting.Load() > 0; { // busy-waits: a thread that sleeps would be late
 				unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 			}
 			if errs[i] == nil {
@@ -49,7 +49,7 @@ func (ns *netns) enter() error {
 	return unix.Setns(fd, unix.CLONE_NEWNET)
 }
 
-// sends is a packet of one end of a way: the client's, or an answer of the server's.
+// sends is a packet of one end of a path: the client's, or a reply of the server.
 func (s *scenario) sends(member string, p packet) *sent {
 	s.Helper()
 	if member == "" {
@@ -58,12 +58,12 @@ func (s *scenario) sends(member string, p packet) *sent {
 	return s.from(member, p)
 }
 
-// clash is a flow whose first packets come at once, as those of a resolver's that asks for both
-// kinds of addresses from one socket (the kernel's udpclash.c).
+// clash is a flow whose first packets arrive simultaneously, like those of a resolver that
+// queries both kinds of addresses from one socket (the kernel's udpclash.c).
 type clash struct {
 	name string
 	l    l4
-	// before prepares what stands in the flow's way.
+	// before prepares what conflicts with the flow.
 	before func(s *scenario, f family, l l4)
 	way    func(s *scenario, f family, l l4) way
 }
@@ -99,7 +99,7 @@ func clashes() []clash {
 	}
 }
 
-// clashCases are races, each tried often enough to be lost without the remedy.
+// clashCases lists races, each repeated often enough to fail without the fix.
 func clashCases() []testCase {
 	const rounds = 100
 	var cases []testCase
@@ -166,8 +166,9 @@ func (s *scenario) clash(f family, c clash, l l4) {
 	}
 }
 
-// clashBothWays has somebody outside ask b's port while b asks that port from its own (the kernel's
-// conntrack_reverse_clash.c): of the two flows b sees one, or two with different ports.
+// clashBothWays makes a client outside send to b's port while b sends to that client's port
+// from the same port (the kernel's conntrack_reverse_clash.c): b sees either one flow, or two
+// with different ports.
 func (s *scenario) clashBothWays(f family, l l4, remote uint16) {
 	s.Helper()
 	l.sport = remote
@@ -190,8 +191,8 @@ func (s *scenario) clashBothWays(f family, l l4, remote uint16) {
 	s.answers("b", out, left, "")
 }
 
-// clashAssured has both sides of a flow send, at once, the packets that assure it. It is moved to the other
-// table then, once, and goes on.
+// clashAssured makes both sides of a flow send the packets that assure it simultaneously. The
+// flow is then moved to the other table once, and continues.
 func (s *scenario) clashAssured(f family, c conversation, l l4) {
 	s.Helper()
 	client, server, first := c.begin(s, f, l)
@@ -221,8 +222,8 @@ func (s *scenario) clashAssured(f family, c conversation, l l4) {
 	}
 }
 
-// Ports in use are often neighbours, as those of a client that counts. A flow that cannot keep its port
-// finds one all the same.
+// Ports in use are often adjacent, like those of a client that counts up. A flow that cannot
+// keep its port still finds a free one.
 func crowdedCases() []testCase {
 	const (
 		crowd = 6000
@@ -242,7 +243,7 @@ func crowdedCases() []testCase {
 	}}}
 }
 
-// TestClash has packets of one flow on two processors at once.
+// TestClash sends packets of one flow on two processors simultaneously.
 func TestClash(t *testing.T) {
 	runIn(t, newWorld(t, config{vars: featureVars()}), clashCases())
 }

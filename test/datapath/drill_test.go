@@ -12,8 +12,8 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// segmentOf is a segment by its numbers, which count from the beginner's SYN, 0. Who answers
-// begins with 0, too, unless a SYN-ACK says otherwise.
+// segmentOf is a segment with relative sequence numbers, which count from the initiator's
+// SYN, 0. The responder's also start at 0, unless a SYN-ACK sets another start.
 type segmentOf struct {
 	by       byte // 'c'lient, 's'erver
 	flags    string
@@ -22,7 +22,7 @@ type segmentOf struct {
 }
 
 // drill is a connection of the kernel's packetdrill scripts for connection tracking
-// (docs/checklist.md), and what it comes to. Each segment is to reach the other side, translated:
+// (docs/checklist.md), with its result. Each segment has to reach the other side, translated:
 // the receiver judges it.
 type drill struct {
 	name     string
@@ -38,7 +38,7 @@ func opening() []segmentOf {
 func drills() []drill {
 	const (
 		oldISN = 145824453 // of the server's previous connection
-		oldAck = 643160523 // what that had from the client
+		oldAck = 643160523 // what the server had received from the client on that
 		bulk   = 48        // segments, 67 kB: more than a window
 		mss    = 1400
 	)
@@ -48,7 +48,8 @@ func drills() []drill {
 		stall.segments = append(stall.segments, segmentOf{'c', "PA", 1 + i*mss, 1, mss}, segmentOf{'s', "A", 1, 1 + (i+1)*mss, 0})
 		stall.states = append(stall.states, established, established)
 	}
-	// The acknowledgement of the first was lost: it is repeated, acknowledged, and it goes on.
+	// The acknowledgement of the first was lost: it is retransmitted and acknowledged, and
+	// the connection continues.
 	stall.segments = append(stall.segments, segmentOf{'c', "PA", 1, 1, mss}, segmentOf{'s', "A", 1, 1 + bulk*mss, 0},
 		segmentOf{'c', "PA", 1 + bulk*mss, 1, mss}, segmentOf{'s', "FA", 1, 1 + (bulk+1)*mss, 0})
 	stall.states = append(stall.states, established, established, established, finWait)
@@ -83,7 +84,8 @@ func drills() []drill {
 	}
 }
 
-// numbered is p with a segment's numbers; those of packets count from the first byte of data.
+// numbered returns p with a segment's sequence numbers; those of packets count from the first
+// byte of data.
 func (g segmentOf) numbered(p packet) packet {
 	p.flags, p.payload = g.flags, strings.Repeat("x", g.length)
 	p.seq, p.ack = g.seq-1, 0
@@ -96,14 +98,15 @@ func (g segmentOf) numbered(p packet) packet {
 	return p
 }
 
-// way is between a client and a server, both ways: what is sent, and what the other side gets.
+// way is a path between a client and a server, in both directions: what is sent, and what the
+// other side gets.
 type way struct {
 	name           string
-	client, server string // members; "": outside
+	client, server string // members; "" for outside
 	asks, asked    packet
 }
 
-// ways are those by which a connection is translated.
+// ways lists the paths on which a connection is translated.
 func (s *scenario) ways(f family) []way {
 	out, in := protocols()[0], published()[0]
 	asks := s.via(f, "a", out, at(f.remote, out.dport))
@@ -117,7 +120,8 @@ func (s *scenario) ways(f family) []way {
 	}
 }
 
-// pass sends a segment from one side to the other; it returns what is to come out, and what did.
+// pass sends a segment from one side to the other; it returns the expected and the actual
+// result.
 func (s *scenario) pass(w way, g segmentOf) (want packet, r *result) {
 	s.Helper()
 	if g.by == 'c' {
@@ -136,7 +140,7 @@ func (s *scenario) pass(w way, g segmentOf) (want packet, r *result) {
 	return g.numbered(want), s.sends(w.server, g.numbered(p)).do()
 }
 
-// The kernel's scripts, of which each is a fault that connection tracking had once.
+// The kernel's scripts, each of which reproduces a former bug of connection tracking.
 func drillCases() []testCase {
 	var cases []testCase
 	for _, d := range drills() {
@@ -168,8 +172,8 @@ func (s *scenario) drill(w way, d drill) {
 	}
 }
 
-// What nobody answered does not stand in the way of what is published then (the kernel's
-// conntrack_tcp_unreplied.sh), and a client that goes on asking is served.
+// Unanswered traffic does not block what is published afterwards (the kernel's
+// conntrack_tcp_unreplied.sh), and a client that keeps sending is served.
 func lateCases() []testCase {
 	return times(published(), "published_after_unanswered-peer", func(s *scenario, f family, l l4) {
 		const late = 7070

@@ -9,7 +9,7 @@ import (
 )
 
 // confirm begins a flow of a member to a port of the remote and has it answered until it is
-// assured, which echo never is; it returns its packet and what that leaves as.
+// assured (echo never is); it returns its packet and that packet as it leaves.
 func (s *scenario) confirm(f family, name string, l l4) (p, left packet) {
 	s.Helper()
 	p = s.via(f, name, l, at(f.remote, l.dport))
@@ -26,7 +26,7 @@ func (s *scenario) confirm(f family, name string, l l4) (p, left packet) {
 	return p, left
 }
 
-// lives checks that a confirmed flow still takes packets both ways.
+// lives checks that a confirmed flow still accepts packets in both directions.
 func (s *scenario) lives(f family, name string, p, left packet) {
 	s.Helper()
 	p.flags, left.flags = "A", "A"
@@ -34,7 +34,7 @@ func (s *scenario) lives(f family, name string, p, left packet) {
 	s.from(name, p).neigh(f, left)
 }
 
-// collect is one turn of the daemon's expiry.
+// collect runs the daemon's expiry once.
 func (s *scenario) collect() int {
 	s.Helper()
 	keys, err := s.set.Conntrack.Expired(flmaps.Now())
@@ -44,7 +44,7 @@ func (s *scenario) collect() int {
 	return n
 }
 
-// expired is more seconds than any state lasts.
+// expired is a time in seconds that is longer than any timeout.
 const expired = 500000
 
 func expiryCases() []testCase {
@@ -111,7 +111,7 @@ func revived() []testCase {
 		}),
 		times(protocols(), "packet-moves_expiry", func(s *scenario, f family, l l4) {
 			p, left := s.confirm(f, "a", l)
-			s.ageFlow(s.TB, p, 3) // UDP lives longer from now on
+			s.ageFlow(s.TB, p, 3) // UDP has a longer timeout from now on
 			s.lives(f, "a", p, left)
 			before, _ := s.flowOf(s.TB, p)
 			s.ageFlow(s.TB, p, 7)
@@ -126,13 +126,13 @@ func revived() []testCase {
 	)
 }
 
-// on is l from another port.
+// on returns l with another port.
 func (l l4) on(port uint16) l4 {
 	l.sport = port
 	return l
 }
 
-// gone checks that nothing is left of p's flow.
+// gone checks that nothing remains of p's flow.
 func (s *scenario) gone(p packet) {
 	s.Helper()
 	if e, found := s.entry(s.TB, p.tuple()); found {
@@ -147,8 +147,8 @@ func (s *scenario) gone(p packet) {
 	must(s.TB, err)
 }
 
-// expiredPort: what becomes of a port whose flow has expired but was not collected yet, and
-// of one whose flow lost the entry of its answers to the LRU.
+// expiredPort lists cases of a port whose flow has expired but was not collected yet, and of
+// one whose flow lost the entry of its replies to the LRU.
 func expiredPort() []testCase {
 	taken := func(lose func(*scenario, packet), refused bool) func(*scenario, family, l4) {
 		return func(s *scenario, f family, l l4) {
@@ -156,7 +156,7 @@ func expiredPort() []testCase {
 			s.opens(f, a, at(f.uplink, l.sport))
 			lose(s, a)
 			left := s.opens(f, b, at(f.uplink, l.sport))
-			// The first wants to go on: not with the port that is the second's now.
+			// The first continues, but not with the port that belongs to the second now.
 			if refused {
 				s.age(s.TB, a.tuple(), 1) // looked after once a second
 				s.from("a", a).dropped("flow_lost")
@@ -174,7 +174,7 @@ func expiredPort() []testCase {
 	)
 }
 
-// A flow that lost one of its entries to the LRU.
+// A flow that has lost one of its entries to the LRU.
 func recycledCases() []testCase {
 	return slices.Concat(
 		times(protocols(), "answers_recycled-made_again", func(s *scenario, f family, l l4) {
@@ -197,7 +197,7 @@ func recycledCases() []testCase {
 			s.answers("a", p, left, l.reply)
 			s.flowOf(s.TB, p)
 			p.flags, left.flags = "A", "A"
-			s.from("a", p).do() // the handshake's end
+			s.from("a", p).do() // the end of the handshake
 			s.lives(f, "a", p, left)
 		}),
 		times(protocols(), "questions_recycled_asked_again-keeps_port", func(s *scenario, f family, l l4) {

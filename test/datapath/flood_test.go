@@ -13,8 +13,8 @@ import (
 // floodMark is FLOOD_MARK.
 const floodMark = 0xf1a20000
 
-// A broadcast to more members than one run makes copies for comes back to its
-// own device until each has its copy, and counts once.
+// A broadcast to more members than one run can copy to is received again on its own device
+// until each member has its copy, and counts once.
 func TestFloodSlices(t *testing.T) {
 	for slice := 1; slice <= 4; slice++ {
 		runOnce(t, config{vars: map[string]any{"cfg_flood_slice": uint16(slice)}, noteRedirects: true}, []testCase{
@@ -27,13 +27,13 @@ func TestFloodSlices(t *testing.T) {
 	}
 }
 
-// A broadcast that does not come back to its own device is counted as one that was cut short: it
-// was forwarded, and not dropped as well.
+// A broadcast that is not received again on its own device is counted as incomplete: it was
+// forwarded, and does not also count as dropped.
 func TestFloodCut(t *testing.T) {
 	w := newWorld(t, config{vars: map[string]any{"cfg_flood_slice": uint16(1)}})
 	runIn(t, w, []testCase{{name: "udp-broadcast_of_device_down-cut", run: func(s *scenario, f family) {
 		dev := s.names[s.members["a"].IfIndex]
-		s.ns.ip(s.TB, "link set "+dev+" down") // what it sends to itself is not received
+		s.ns.ip(s.TB, "link set "+dev+" down") // it does not receive what it sends to itself
 		defer s.ns.ip(s.TB, "link set "+dev+" up")
 		for _, mark := range []uint32{0, floodMark | 1} {
 			sending := s.from("a", s.between(f, "a", "b").with(func(p *packet) { p.proto, p.dmac = udp, broadcast() }))

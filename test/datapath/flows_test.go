@@ -14,7 +14,7 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// entry is one direction of a flow as the datapath keeps it.
+// entry is one direction of a flow as the datapath stores it.
 type entry struct {
 	bpf.TCCtEntry
 	confirmed bool
@@ -26,12 +26,12 @@ func (e entry) has(f bpf.TCCtFlag) bool { return bpf.TCCtFlag(e.Flags)&f != 0 }
 
 func ipKey(a netip.Addr) bpf.TCIp { return bpf.TCIp{B: a.As16()} }
 
-// netPort is a port as a C field in network byte order has it.
+// netPort is a port in the form of a C field in network byte order.
 func netPort(port uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
 }
 
-// tuple is the key of the flow entry a packet finds.
+// tuple returns the key of the flow entry that a packet finds.
 func (p packet) tuple() bpf.TCTuple {
 	proto := p.proto
 	if proto == echo {
@@ -56,7 +56,7 @@ func reversed(t bpf.TCTuple) bpf.TCTuple {
 	return t
 }
 
-// entry finds a flow's entry in either table; it is never in both.
+// entry returns a flow's entry from either table; it is never in both.
 func (w *world) entry(tb testing.TB, key bpf.TCTuple) (e entry, found bool) {
 	tb.Helper()
 	for _, name := range []string{"fl_ct_new", "fl_ct"} {
@@ -74,7 +74,7 @@ func (w *world) entry(tb testing.TB, key bpf.TCTuple) (e entry, found bool) {
 	return e, found
 }
 
-// mustEntry is entry where there has to be one.
+// mustEntry is like entry where an entry has to exist.
 func (w *world) mustEntry(tb testing.TB, key bpf.TCTuple) entry {
 	tb.Helper()
 	e, found := w.entry(tb, key)
@@ -84,7 +84,7 @@ func (w *world) mustEntry(tb testing.TB, key bpf.TCTuple) entry {
 	return e
 }
 
-// flowOf is both entries of the flow that packets p and answers to it belong to.
+// flowOf returns both entries of the flow that packets p and replies to it belong to.
 func (w *world) flowOf(tb testing.TB, p packet) (orig, reply entry) {
 	tb.Helper()
 	orig = w.mustEntry(tb, p.tuple())
@@ -112,7 +112,7 @@ func (w *world) table(e entry) *ebpf.Map {
 	return w.tables["fl_ct_new"]
 }
 
-// age has seconds pass for one entry.
+// age makes seconds pass for one entry.
 func (w *world) age(tb testing.TB, key bpf.TCTuple, seconds int) {
 	tb.Helper()
 	e := w.mustEntry(tb, key)
@@ -121,7 +121,7 @@ func (w *world) age(tb testing.TB, key bpf.TCTuple, seconds int) {
 	w.putEntry(tb, key, e)
 }
 
-// ageFlow has seconds pass for the flow p belongs to.
+// ageFlow makes seconds pass for the flow that p belongs to.
 func (w *world) ageFlow(tb testing.TB, p packet, seconds int) {
 	tb.Helper()
 	orig := w.mustEntry(tb, p.tuple())
@@ -129,7 +129,7 @@ func (w *world) ageFlow(tb testing.TB, p packet, seconds int) {
 	w.age(tb, reversed(orig.Xlat), seconds)
 }
 
-// sizes is how many entries fl_ct_new and fl_ct have.
+// sizes returns the number of entries in fl_ct_new and fl_ct.
 func (w *world) sizes(tb testing.TB) (unconfirmed, confirmed int) {
 	tb.Helper()
 	n, err := w.set.Conntrack.Counts()

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fragments splits a packet of 64 bytes of layer 4 in two.
+// fragments splits a packet with 64 bytes of layer 4 in two.
 func fragments(p packet) (first, later packet) {
 	first = p.with(func(p *packet) { p.frag = &fragment{offset: 0, n: 32, more: true} })
 	later = p.with(func(p *packet) { p.frag = &fragment{offset: 32, n: 32} })
@@ -26,7 +26,7 @@ func (p packet) long(tb testing.TB) packet {
 	return p
 }
 
-// translated is a fragment whose first fragment's checksum covers all of it.
+// translated returns a fragment whose first fragment's checksum covers all of it.
 func (p packet) as(f *fragment) packet { p.frag = f; return p }
 
 func fragmentCases() []testCase {
@@ -38,7 +38,7 @@ func fragmentsTranslated() []testCase {
 	return slices.Concat(
 		times(all, "fragments_to_outside-neigh", func(s *scenario, f family, l l4) {
 			p := s.via(f, "a", l, at(f.remote, l.dport)).long(s.TB)
-			p.flags = "A" // nobody fragments a SYN
+			p.flags = "A" // a SYN is never fragmented
 			left := p.routed().with(func(p *packet) { p.src = at(f.uplink, l.sport) })
 			first, later := fragments(p)
 			s.from("a", first).neigh(f, left.as(first.frag), "ct_created")
@@ -97,7 +97,7 @@ func fragmentsElsewhere() []testCase {
 		}),
 		times(all, "later_fragment_unknown_from_stack-frag_unknown", func(s *scenario, f family, l l4) {
 			_, later := fragments(s.via(f, "a", l, at(f.remote, l.dport)).long(s.TB))
-			s.leave(later, 0).dropped("frag_unknown") // not out with the member's own address
+			s.leave(later, 0).dropped("frag_unknown") // must not leave with the member's own address
 		}),
 		times(all, "later_fragment_unknown_of_host-pass", func(s *scenario, f family, l l4) {
 			_, later := fragments(s.outside(packet{src: at(f.uplink, 1), dst: at(f.remote, 2), proto: l.proto}).long(s.TB))
@@ -125,7 +125,7 @@ func checksums() []testCase {
 	return slices.Concat(
 		times(all[1:2], "no_checksum_masqueraded-neigh", func(s *scenario, f family, l l4) {
 			if !f.is4() {
-				return // IPv6 demands one
+				return // IPv6 requires one
 			}
 			s.opens(f, s.via(f, "b", l, at(f.remote, l.dport)), at(f.uplink, l.sport))
 			p := s.via(f, "a", l, at(f.remote, l.dport))
@@ -144,7 +144,8 @@ func checksums() []testCase {
 			s.replies(f, "b", got, p, "")
 		}),
 		times(all[1:2], "checksum_becomes_zero-neigh", func(s *scenario, f family, l l4) {
-			// A sum of zero is sent as ffff (RFC 768): payloads until the translated one has it.
+			// A checksum of zero is sent as ffff (RFC 768): tries payloads until the
+			// translated one has it.
 			for n := range 1 << 16 {
 				p := s.via(f, "a", l, at(f.remote, l.dport))
 				p.payload = string([]byte{byte(n >> 8), byte(n)})
@@ -215,7 +216,7 @@ func headers() []testCase {
 	)
 }
 
-// extensions are a hop-by-hop and a destination options header before p's layer 4.
+// extensions adds a hop-by-hop and a destination options header before p's layer 4.
 func extensions(p packet, tb testing.TB) ([]byte, layers.IPProtocol) {
 	proto, _ := p.l4(tb)
 	return []byte{
@@ -224,8 +225,8 @@ func extensions(p packet, tb testing.TB) ([]byte, layers.IPProtocol) {
 	}, layers.IPProtocolIPv6HopByHop
 }
 
-// Truncated packets of every length: nothing may crash, and what is not whole
-// up to the ports may not go on as part of a flow.
+// Truncated packets of every length: nothing may crash, and a packet that is not complete up
+// to the ports may not continue as part of a flow.
 func truncatedCases() []testCase {
 	all := append(protocols(), l4{name: "sctp", proto: sctp, sport: 4000, dport: 80}, l4{name: "gre", proto: gre})
 	return slices.Concat(
@@ -262,12 +263,12 @@ func (s *scenario) truncate(f family, l l4, send func(literal) *sent, p packet) 
 	}
 	for n := range min(len(whole), 80) {
 		if n < 14 {
-			continue // the kernel makes no such packet
+			continue // the kernel does not make such a packet
 		}
 		p := send(literal(whole[:n]))
 		r, err := p.run(s.TB, p.program, p.in, p.skb, 0)
 		if errors.Is(err, unix.EINVAL) && n < header {
-			continue // 6.18 does not run programs on half an IP header any more
+			continue // 6.18 no longer runs programs on half an IP header
 		}
 		if err != nil {
 			s.Fatalf("%d bytes: %v", n, err)

@@ -9,14 +9,14 @@ import (
 	"testing"
 )
 
-// flood is packets of flows that nobody will use.
+// flood is a sequence of packets of flows that are never used.
 type flood struct {
 	name string
 	// one sends the packets of the i-th flow.
 	one func(s *scenario, f family, i int)
 }
 
-// source is one of many clients outside, or servers.
+// source returns one of many clients outside, or servers.
 func (f family) source(i int) netip.AddrPort {
 	a := netip.AddrFrom4([4]byte{198, 18, byte(i >> 12), byte(i >> 4)})
 	if !f.is4() {
@@ -25,7 +25,7 @@ func (f family) source(i int) netip.AddrPort {
 	return at(a, uint16(2000+i%16))
 }
 
-// goes sends a packet that is to pass.
+// goes sends a packet that has to pass.
 func (p *sent) goes() {
 	p.Helper()
 	if r := p.quick(); r.verdict != redirected {
@@ -33,8 +33,8 @@ func (p *sent) goes() {
 	}
 }
 
-// floods come from outside to a published port, and from a member to the outside; blind ones
-// do not see the answers.
+// floods come from outside to a published port, and from a member to the outside; blind
+// floods do not see the replies.
 func floods() []flood {
 	type side struct {
 		name  string
@@ -91,13 +91,13 @@ func floods() []flood {
 	return all
 }
 
-// A flood costs no connection, neither those that are there nor those that begin: whatever is
-// not in use by both sides goes first.
+// A flood does not break connections, neither existing nor new ones: flows that are not used
+// by both sides are evicted first.
 func TestFlood(t *testing.T) {
 	const (
 		connections = 50
 		room        = 1024 // entries of fl_ct
-		recycled    = 2048 // entries of fl_ct_new, which frees 128 at once
+		recycled    = 2048 // entries of fl_ct_new, which frees 128 at a time
 		burst       = 40   // flows of the flood between a packet of a new connection and the next
 	)
 	var cases []testCase
@@ -143,8 +143,8 @@ type connection struct {
 	first          packet
 }
 
-// connect opens the i-th connection, every other one from outside to a published port; between
-// its packets other things happen.
+// connect opens the i-th connection, every other one from outside to a published port;
+// between runs between its packets.
 func (s *scenario) connect(f family, i int, meanwhile func()) *connection {
 	s.Helper()
 	c := conversations()[i%2]
@@ -172,7 +172,7 @@ func (c *connection) goesOn(s *scenario, name string) {
 }
 
 // When the table is full of connections, a new one is refused at its first packet, and all
-// that were accepted live. Other flows get half of the table, and work without it.
+// accepted ones continue. Other flows get half of the table, and work without it.
 func TestTableFull(t *testing.T) {
 	const room = 64
 	limit := (room - room/16) / 2
@@ -193,7 +193,7 @@ func TestTableFull(t *testing.T) {
 		for i, c := range all {
 			c.goesOn(s, fmt.Sprintf("connection %d", i))
 		}
-		// A datagram needs no room.
+		// A datagram does not need room.
 		for _, l := range protocols()[1:] {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			s.answers("a", p, s.opens(f, p, at(f.uplink, l.sport)), "")

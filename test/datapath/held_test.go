@@ -10,15 +10,15 @@ import (
 	"github.com/gopacket/gopacket/layers"
 )
 
-// Of bpf/lib/types.h and frag.h: how many fragments wait for their first, how many of those with
-// one hash, and how large they may be.
+// From bpf/lib/types.h and frag.h: how many fragments wait for their first fragment, how many
+// with the same hash, and their maximum size.
 const (
 	heldSlots  = 256
 	heldWindow = 64
 	heldFrame  = 2048
 )
 
-// held: kept until the first fragment comes.
+// held expects the fragment to be held until the first fragment arrives.
 func (p *sent) held() {
 	p.Helper()
 	c := make(counts)
@@ -26,7 +26,7 @@ func (p *sent) held() {
 	p.expect(expectation{verdict: shot, counts: c})
 }
 
-// releases says that n fragments that waited for this one are received again.
+// releases expects n fragments that waited for this one to be received again.
 func (p *sent) releases(n int) *sent {
 	p.again = slices.Repeat([]string{"clone " + p.names[p.skb.Ifindex] + " flags 0x1"}, n)
 	return p
@@ -37,7 +37,7 @@ func three(p packet) [3]packet {
 	return [3]packet{p.as(&fragment{n: 24, more: true}), p.as(&fragment{offset: 24, n: 24, more: true}), p.as(&fragment{offset: 48, n: 16})}
 }
 
-// The first fragment comes last.
+// The first fragment arrives last.
 func fragmentsOutOfOrder() []testCase {
 	return slices.Concat(
 		times(protocols(), "first_fragment_last_to_outside-neigh", func(s *scenario, f family, l l4) {
@@ -105,7 +105,8 @@ func fragmentsOutOfOrder() []testCase {
 	)
 }
 
-// optionsInFragments are two fragments of p with a header of destination options behind the fragment header.
+// optionsInFragments returns two fragments of p with a header of destination options after
+// the fragment header.
 func optionsInFragments(tb testing.TB, p packet) [2]literal {
 	proto, body := p.l4(tb)
 	body = append([]byte{byte(proto), 0, 1, 4, 0, 0, 0, 0}, body...)
@@ -121,7 +122,7 @@ func optionsInFragments(tb testing.TB, p packet) [2]literal {
 	return frames
 }
 
-// Fragments for which nobody waits.
+// Fragments that never find a first fragment.
 func fragmentsNotHeld() []testCase {
 	udp := protocols()[1:2]
 	return slices.Concat(
@@ -154,7 +155,7 @@ func fragmentsNotHeld() []testCase {
 			}
 		}),
 		times(udp, "later_fragment_of_an_old_packet-held", func(s *scenario, f family, l l4) {
-			// The ID may be another packet's by now (RFC 6864).
+			// The ID may belong to another packet by now (RFC 6864).
 			p := s.via(f, "a", l, at(f.remote, l.dport)).long(s.TB)
 			s.from("a", three(p)[0]).do()
 			s.ageFragments()
@@ -181,7 +182,7 @@ func (s *scenario) forgetFragments() {
 	}
 }
 
-// ageFragments lets the entries of fl_frag expire.
+// ageFragments makes the entries of fl_frag expire.
 func (s *scenario) ageFragments() {
 	s.Helper()
 	m := s.tables["fl_frag"]
@@ -196,7 +197,7 @@ func (s *scenario) ageFragments() {
 	}
 }
 
-// ageHeld lets the fragments that wait expire.
+// ageHeld makes the fragments that wait expire.
 func (s *scenario) ageHeld() {
 	s.Helper()
 	m := s.tables["fl_held"]

@@ -14,8 +14,8 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// bind gives the host a socket at an address, until the test ends. TCP listens,
-// unless it is connected.
+// bind opens a socket of the host at an address, until the test ends. TCP listens, unless it
+// is connected.
 func (s *scenario) bind(proto layers.IPProtocol, local netip.AddrPort, connected ...netip.AddrPort) {
 	s.Helper()
 	var fd int
@@ -25,8 +25,8 @@ func (s *scenario) bind(proto layers.IPProtocol, local netip.AddrPort, connected
 	s.Cleanup(func() { unix.Close(fd) })
 }
 
-// openSocket opens a socket in the namespace of the thread. Nobody answers what
-// it sends, so that a TCP socket stays in SYN-SENT.
+// openSocket opens a socket in the namespace of the thread. Its packets are never answered,
+// so that a TCP socket stays in SYN-SENT.
 func openSocket(proto layers.IPProtocol, local netip.AddrPort, connected []netip.AddrPort) (fd int, err error) {
 	kind, family := unix.SOCK_STREAM, unix.AF_INET6
 	if proto == udp {
@@ -143,8 +143,8 @@ func boundAndPublished() []testCase {
 	}
 }
 
-// A flow of the host's own that has to take another port keeps off the ports
-// that sandboxes' flows keep off.
+// A flow of the host itself that has to use another port avoids the ports that sandboxes'
+// flows avoid.
 func TestHostMovedPort(t *testing.T) {
 	const lo, hi = 50000, 50003
 	w := newWorld(t, config{vars: with(featureVars(), map[string]any{"cfg_snat_min": uint16(lo), "cfg_snat_max": uint16(hi)})})

@@ -17,10 +17,10 @@ const (
 	unreachable6, tooBig6, portUnreachable6, timeExceeded6     = 1, 2, 4, 3
 )
 
-// quoteMax is how much of a packet the datapath's own ICMP errors quote.
+// quoteMax is how many bytes of a packet the datapath's own ICMP errors quote.
 const quoteMax = 96
 
-// complains is the datapath's own ICMP error about p, to its sender.
+// complains returns the datapath's own ICMP error about p, to its sender.
 func (s *scenario) complains(f family, p packet, kind icmpKind) packet {
 	quote := p.ipBytes(s.TB)
 	m := s.members[s.owner(p)]
@@ -30,7 +30,7 @@ func (s *scenario) complains(f family, p packet, kind icmpKind) packet {
 	}
 }
 
-// uplinkComplains is the datapath's own ICMP error about p, which arrived from outside.
+// uplinkComplains returns the datapath's own ICMP error about p, which arrived from outside.
 func (s *scenario) uplinkComplains(f family, p packet, kind icmpKind) packet {
 	quote := p.ipBytes(s.TB)
 	return packet{
@@ -39,7 +39,7 @@ func (s *scenario) uplinkComplains(f family, p packet, kind icmpKind) packet {
 	}
 }
 
-// unpadded is a frame of ours as the datapath makes it: not filled up to 60 bytes.
+// unpadded is a frame made by the datapath: not padded to 60 bytes.
 type unpadded struct{ packet }
 
 func (u unpadded) bytes(tb testing.TB) []byte {
@@ -71,7 +71,7 @@ func ownErrorCases() []testCase {
 	return slices.Concat(hopLimitErrors(), tooBigErrors(), tooBigFromOutside(), noErrors())
 }
 
-// tooBig is a packet that fits the uplink but not the route.
+// tooBig returns a packet that fits the uplink but not the route.
 func (s *scenario) tooBig(f family, l l4) packet {
 	p := s.via(f, "a", l, at(f.narrow, l.dport))
 	p.payload = strings.Repeat("x", 1400)
@@ -145,7 +145,7 @@ func tooBigErrors() []testCase {
 	)
 }
 
-// What is larger than the sandbox's own MTU, from outside.
+// Packets from outside that are larger than the sandbox's own MTU.
 func tooBigFromOutside() []testCase {
 	const mtu = 1400
 	narrow := func(s *scenario) {
@@ -180,7 +180,7 @@ func tooBigFromOutside() []testCase {
 			}
 			narrow(s)
 			p := sized(s, s.client(f, l, at(f.uplink, l.dport)), mtu+1)
-			p.noDF = true // a sandbox takes it though it is too big
+			p.noDF = true // a sandbox accepts it although it is too big
 			s.arrive(p).peer("b", s.toBackend(f, "b", p, l.backend()), "ct_created")
 		}),
 		times(published()[:1], "outside_segments_fit-peer", func(s *scenario, f family, l l4) {
@@ -218,18 +218,18 @@ func noErrors() []testCase {
 	}
 }
 
-// quoting is a packet as ICMP errors embed it: the IP header and more than eight bytes.
+// quoting returns a packet as ICMP errors embed it: the IP header and more than eight bytes.
 func (s *scenario) quoting(p packet) string {
 	b := p.ipBytes(s.TB)
 	return string(b[:min(len(b), 64)])
 }
 
-// errorAbout is an ICMP error from somebody.
+// errorAbout returns an ICMP error from an address.
 func errorAbout(kind icmpKind, src, dst netip.Addr, quote string) packet {
 	return packet{src: at(src, 0), dst: at(dst, 0), icmp: &kind, payload: quote}
 }
 
-// errorKinds are errors routers and hosts send.
+// errorKinds lists errors that routers and hosts send.
 func errorKinds(f family) []icmpKind {
 	return []icmpKind{portUnreachable(f), timeExceeded(f), packetTooBig(f, 1280)}
 }
@@ -244,9 +244,9 @@ func errorsAboutMasqueraded() []testCase {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			left := s.opens(f, p, at(f.uplink, l.sport))
 			for _, kind := range errorKinds(f) {
-				for _, who := range []netip.Addr{f.router, f.remote} {
+				for _, from := range []netip.Addr{f.router, f.remote} {
 					quote := s.quoting(left)
-					e := s.outside(errorAbout(kind, who, f.uplink, quote))
+					e := s.outside(errorAbout(kind, from, f.uplink, quote))
 					got := e.with(func(e *packet) {
 						e.dst, e.payload = at(f.of(s.members["a"]), 0), s.quoting(left.with(func(q *packet) { q.src = p.src }))
 					})
@@ -265,7 +265,7 @@ func errorsAboutMasqueraded() []testCase {
 			s.arrive(e).peer("a", s.delivered("a", got))
 		}),
 		times(protocols()[:2], "error_of_client_of_masqueraded-neigh", func(s *scenario, f family, l l4) {
-			// the member does not like an answer
+			// the member sends an error about a reply
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			left := s.opens(f, p, at(f.uplink, l.sport))
 			answer := p.answer(l.reply)
@@ -341,10 +341,10 @@ func errorsAboutPublished() []testCase {
 	)
 }
 
-// routeRemembered is longer than the datapath may go by a route that is gone.
+// routeRemembered is longer than the datapath may use a cached route that no longer exists.
 const routeRemembered = 80 * time.Millisecond
 
-// withoutRoute takes the default route away, and returns what brings it back.
+// withoutRoute removes the default route, and returns a function that restores it.
 func (s *scenario) withoutRoute(f family) (restore func()) {
 	s.Helper()
 	route := " default via " + f.router.String() + " dev up0"

@@ -4,13 +4,13 @@ package datapath
 
 import "encoding/binary"
 
-// asking is a type of ICMP questions, and that of their answers.
+// asking is a type of ICMP query, and the type of its reply.
 type asking struct {
 	question, answer uint8
 	hasID            bool
 }
 
-// askings are all that have answers.
+// askings lists all queries that have replies.
 func (f family) askings() []asking {
 	if f.is4() {
 		return []asking{{8, 0, true}, {13, 14, true}, {15, 16, true}, {17, 18, true}, {42, 43, true}}
@@ -18,20 +18,20 @@ func (f family) askings() []asking {
 	return []asking{{128, 129, true}, {139, 140, false}, {144, 145, true}, {146, 147, true}, {160, 161, true}}
 }
 
-// question is one of a member to the outside.
+// question returns a query of a member to the outside.
 func (s *scenario) question(f family, from string, typ uint8, id uint16) packet {
 	p := s.via(f, from, l4{}, at(f.remote, 0))
 	p.icmp, p.payload = &icmpKind{typ: typ, rest: uint32(id)<<16 | 1}, "0123456789ab"
 	return p
 }
 
-// typed is an ICMP message of another type, or with another id.
+// typed returns an ICMP message of another type, or with another id.
 func (p packet) typed(typ uint8, id uint16) packet {
 	p.icmp = &icmpKind{typ: typ, rest: uint32(id)<<16 | p.icmp.rest&0xffff}
 	return p
 }
 
-// asked sends a question of a member's, which leaves with this id, and returns it as it leaves.
+// asked sends a query of a member, which leaves with this id, and returns it as it leaves.
 func (s *scenario) asked(f family, from string, p packet, id uint16, event ...string) packet {
 	s.Helper()
 	left := p.typed(p.icmp.typ, id).routed().with(func(p *packet) { p.src = at(f.uplink, 0) })
@@ -39,14 +39,15 @@ func (s *scenario) asked(f family, from string, p packet, id uint16, event ...st
 	return left
 }
 
-// gotAnswer has the answer to what left arrive, and the member get it with its own id.
+// gotAnswer makes the reply to the query that left arrive, and expects the member to get it
+// with its own id.
 func (s *scenario) gotAnswer(member string, p, left packet, typ uint8, id uint16) {
 	s.Helper()
 	answer := s.outside(left.answer("")).typed(typ, uint16(left.icmp.rest>>16))
 	s.arrive(answer).peer(member, s.delivered(member, answer.typed(typ, id).with(func(q *packet) { q.dst = p.src })))
 }
 
-// flowsOfICMP repeats a case for each type of questions, with an id and with the id 0.
+// flowsOfICMP repeats a case for each type of query, with an id and with the id 0.
 func flowsOfICMP(name string, run func(*scenario, family, asking, uint16)) testCase {
 	return testCase{name: "icmp-" + name, run: func(s *scenario, f family) {
 		for _, t := range f.askings() {
@@ -67,7 +68,8 @@ func icmpFlowCases() []testCase {
 			s.asked(f, "a", p, id)
 			s.gotAnswer("a", p, left, t.answer, id)
 		}),
-		// What asks the host, and answers to what nobody of these asked, are the host's.
+		// Queries to the host, and replies that do not belong to these flows, are for the
+		// host.
 		flowsOfICMP("question_is_no_answer-pass", func(s *scenario, f family, t asking, id uint16) {
 			left := s.asked(f, "a", s.question(f, "a", t.question, id), id, "ct_created")
 			back := s.outside(left.answer(""))

@@ -18,7 +18,7 @@ const (
 	tag8021ad = 0x88a8
 )
 
-// tagged is a frame behind VLAN tags, the outermost first; each is a protocol and a TCI.
+// tagged is a frame with VLAN tags, the outermost first; each is a protocol and a TCI.
 type tagged struct {
 	frame
 	tags [][2]uint16
@@ -34,8 +34,8 @@ func (v tagged) bytes(tb testing.TB) []byte {
 	return append(out, b[12:]...)
 }
 
-// tagsInFrame are the tags a program can find in a frame: behind one that the kernel took off, or
-// alone where no kernel did.
+// tagsInFrame lists the tags that a program can find in a frame: after one that the kernel
+// has removed, or alone where the kernel does not remove any.
 func tagsInFrame() [][][2]uint16 {
 	return [][][2]uint16{
 		{{tag8021q, 0}}, {{tag8021ad, 0}}, {{tag8021q, 100}}, {{tag8021ad, 100}},
@@ -47,7 +47,7 @@ func isolationCases() []testCase {
 	return slices.Concat(taggedCases(), strayErrorCases(), icmp4Cases(), icmp6Cases(), malformedOutsideCases(), martianCases())
 }
 
-// A tag hides the packet from the program, and not from the receiver.
+// A tag hides the packet from the program, but not from the receiver.
 func taggedCases() []testCase {
 	refused := func(name, from string, inner func(*scenario, family) frame) testCase {
 		return testCase{name: "vlan-" + name + "-vlan", run: func(s *scenario, f family) {
@@ -103,7 +103,8 @@ func taggedCases() []testCase {
 	}
 }
 
-// stray is an ICMP error of a member about a packet that src sent to dst, addressed to to.
+// stray returns an ICMP error of a member about a packet that src sent to dst, addressed to
+// to.
 func (s *scenario) stray(f family, member string, kind icmpKind, src, dst netip.AddrPort, to netip.Addr) packet {
 	about := packet{src: src, dst: dst, proto: tcp, flags: "A", ttl: 60}
 	e := s.via(f, member, l4{}, at(to, 0))
@@ -111,7 +112,8 @@ func (s *scenario) stray(f family, member string, kind icmpKind, src, dst netip.
 	return e
 }
 
-// An error about no flow is delivered only to the one who can have sent the packet it is about.
+// An error that does not belong to a flow is delivered only to the possible sender of the
+// packet it is about.
 func strayErrorCases() []testCase {
 	each := func(name string, run func(*scenario, family, icmpKind)) testCase {
 		return testCase{name: "stray-" + name, run: func(s *scenario, f family) {
@@ -170,7 +172,7 @@ func strayErrorCases() []testCase {
 			s.from("a", s.stray(f, "a", kind, at(f.strange, 1), at(own, 2), f.strange)).toStack()
 		}),
 		{name: "stray-v4_mapped", only: "ipv6", run: func(s *scenario, f family) {
-			// An IPv6 error must not find a flow of IPv4.
+			// An IPv6 error must not match a flow of IPv4.
 			v4 := families()[0]
 			p := s.via(v4, "a", protocols()[0], at(v4.remote, 80))
 			left := s.opens(v4, p, at(v4.uplink, p.src.Port()))
@@ -181,10 +183,10 @@ func strayErrorCases() []testCase {
 	}
 }
 
-// mapped is an IPv4 address in the form that struct ip has for it, as an IPv6 address.
+// mapped returns an IPv4 address as an IPv6 address, in the form that struct ip uses.
 func mapped(a netip.AddrPort) netip.AddrPort { return at(netip.AddrFrom16(a.Addr().As16()), a.Port()) }
 
-// ICMPv4 besides echo and errors.
+// ICMPv4 other than echo and errors.
 func icmp4Cases() []testCase {
 	const redirect = 5
 	return []testCase{
@@ -203,7 +205,7 @@ func icmp4Cases() []testCase {
 	}
 }
 
-// ICMPv6 that is not of the link is routed by its destination.
+// ICMPv6 that is not link-local is routed by its destination.
 func icmp6Cases() []testCase {
 	const nodeInformation, private, mobile = 139, 200, 144
 	routed := func(s *scenario, f family, from string, typ uint8, to netip.Addr) packet {
@@ -240,7 +242,7 @@ func icmp6Cases() []testCase {
 				p := routed(s, f, "a", typ, f.gw(s.members["a"]))
 				p.ttl = 255
 				if typ == 135 || typ == 136 {
-					continue // looked at as neighbour discovery: neighbour_test.go
+					continue // handled as neighbour discovery: neighbour_test.go
 				}
 				s.from("a", p).toHost()
 			}
@@ -255,9 +257,9 @@ func icmp6Cases() []testCase {
 	}
 }
 
-// What cannot be parsed is still not let through to a sandbox.
+// Packets that cannot be parsed must not reach a sandbox.
 func malformedOutsideCases() []testCase {
-	// cut is a packet from outside of which the layer 4 has n bytes only.
+	// cut is a packet from outside with only n bytes of layer 4.
 	cut := func(s *scenario, f family, l l4, to netip.Addr, n int) packet {
 		p := s.client(f, l, at(to, l.dport)).long(s.TB)
 		p.frag = &fragment{n: n}
@@ -278,7 +280,7 @@ func malformedOutsideCases() []testCase {
 	}
 	return slices.Concat(truncated("short_first_fragment", true), truncated("truncated", false), []testCase{
 		{name: "tcp-header_too_short-malformed", run: func(s *scenario, f family) {
-			for _, words := range []byte{0, 3, 4, 15} { // of a header that has five
+			for _, words := range []byte{0, 3, 4, 15} { // of a header that has five words
 				p := s.via(f, "a", protocols()[0], at(f.remote, 80))
 				p.payload = ""
 				b := unpadded{p}.bytes(s.TB)
@@ -308,10 +310,10 @@ func malformedOutsideCases() []testCase {
 	})
 }
 
-// endless is more hop-by-hop headers than are looked through, each announcing another.
+// endless is more hop-by-hop headers than the program follows, each announcing another.
 func endless() []byte { return make([]byte, 8*12) }
 
-// Addresses that nobody has, or that are not reached this way.
+// Addresses that are not in use, or cannot be reached this way.
 func martianCases() []testCase {
 	groups := map[string][]string{
 		"ipv4": {"224.0.0.1", "224.0.0.251", "239.1.2.3", "255.255.255.255", "0.0.0.0"},

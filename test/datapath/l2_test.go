@@ -14,7 +14,7 @@ const (
 
 func broadcast() flmaps.MAC { return flmaps.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff} }
 
-// between is a packet from one member to another of its network, on the link.
+// between returns a packet from one member to another of its network, on the link.
 func (s *scenario) between(f family, from, to string) packet {
 	a, b := s.members[from], s.members[to]
 	return packet{smac: a.MAC, dmac: b.MAC, src: at(f.of(a), 1000), dst: at(f.of(b), 80),
@@ -42,7 +42,7 @@ func bridged() []testCase {
 			})
 			s.from("a", p).peer("b", p)
 			p.smac, p.dmac, p.src, p.dst = p.dmac, p.smac, p.dst, p.src
-			// b is published, so its packets are looked at more closely: this may be an answer.
+			// b is published, so its packets are checked more closely: this may be a reply.
 			s.from("b", p).held()
 			first := p.as(&fragment{n: 32, more: true})
 			s.from("b", first).releases(1).peer("a", first)
@@ -99,7 +99,7 @@ func spoofed() []testCase {
 		}},
 		{name: "tcp-family_not_configured-spoofed_ip", run: func(s *scenario, f family) {
 			s.change(s.TB, "a", func(e *flmaps.Endpoint) {
-				e.IPv4, e.IPv6 = e.IPv6, e.IPv4 // neither is of the family of its field any more
+				e.IPv4, e.IPv6 = e.IPv6, e.IPv4 // neither has the family of its field any more
 			})
 			s.from("a", s.between(f, "a", "b")).dropped("spoofed_ip")
 		}, only: "ipv4"},
@@ -150,7 +150,7 @@ func betweenMembers() []testCase {
 	}
 }
 
-// Frames that are no IP.
+// Frames that are not IP.
 func ethertypeCases() []testCase {
 	both := func(ethertype uint16, f func(*scenario, raw)) func(*scenario, family) {
 		return func(s *scenario, _ family) {

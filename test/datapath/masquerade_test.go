@@ -10,18 +10,18 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// opens sends the first packet of a flow of a member to the outside, which
-// leaves as from; it returns what left.
+// opens sends the first packet of a flow of a member to the outside, which leaves as from; it
+// returns the packet that left.
 func (s *scenario) opens(f family, p packet, from netip.AddrPort) packet {
 	s.Helper()
 	out := p.routed().with(func(p *packet) { p.src = from })
 	s.from(s.owner(p), p).neigh(f, out, "ct_created")
-	// The kernel makes the Ethernet header before the packet comes by the uplink.
+	// The kernel makes the Ethernet header before the packet passes the uplink.
 	s.leave(out, doneMark).unchanged()
 	return out
 }
 
-// owner is the member with the packet's source MAC.
+// owner returns the member with the packet's source MAC.
 func (s *scenario) owner(p packet) string {
 	s.Helper()
 	for name, m := range s.members {
@@ -33,8 +33,8 @@ func (s *scenario) owner(p packet) string {
 	return ""
 }
 
-// answers has the outside answer what left by the uplink; it must arrive at the
-// member as the answer to what that sent.
+// answers makes the outside reply to the packet that left by the uplink; the reply must reach
+// the member as one to the packet that it sent.
 func (s *scenario) answers(name string, sent, left packet, flags string, event ...string) {
 	s.Helper()
 	answer := s.outside(left.answer(flags))
@@ -53,7 +53,7 @@ func masqueraded() []testCase {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			left := s.opens(f, p, at(f.uplink, l.sport))
 			s.answers("a", p, left, l.reply)
-			// The next packet takes the same way and makes nothing.
+			// The next packet takes the same path and does not make an entry.
 			p.flags, left.flags = "A", "A"
 			if l.proto == tcp {
 				s.from("a", p).neigh(f, left, "ct_confirmed")
@@ -64,7 +64,7 @@ func masqueraded() []testCase {
 		times(all, "route_prefers_source-neigh", func(s *scenario, f family, l l4) {
 			src := f.second
 			if s.to != nil {
-				src = f.uplink // this kernel cannot say what the route prefers
+				src = f.uplink // this kernel does not report the preferred source of a route
 			}
 			p := s.via(f, "a", l, at(f.chosen, l.dport))
 			left := s.opens(f, p, at(src, l.sport))
@@ -102,7 +102,7 @@ func routedByStack() []testCase {
 	all := protocols()
 	return slices.Concat(
 		times(all, "routed_by_stack-pass", func(s *scenario, f family, l l4) {
-			// from the host port through the stack, which has taken a hop already
+			// from the host port through the stack, which has already decremented the TTL
 			p := s.via(f, "a", l, at(f.remote, l.dport)).routed()
 			left := p.with(func(p *packet) { p.src = at(f.uplink, l.sport) })
 			s.leave(p, 0).passes(left, "ct_created")
@@ -149,7 +149,7 @@ func notMasqueraded() []testCase {
 		times(all, "device_is_no_uplink-stack", func(s *scenario, f family, l l4) {
 			s.from("a", s.via(f, "a", l, at(f.strange, l.dport))).toStack()
 		}),
-		// The stack has its rules for what goes there, and for the answers.
+		// The stack has rules of its own for this traffic and for the replies.
 		times(all, "to_a_bridge_of_containers-stack", func(s *scenario, f family, l l4) {
 			bridge := func(is bool) {
 				_, err := s.set.Uplinks.Put(flmaps.Uplink{IfIndex: s.uplink.index, IPv4: uplink4, IPv6: uplink6, Stack: is})
@@ -190,7 +190,7 @@ func notMasqueraded() []testCase {
 	)
 }
 
-// opensElsewhere is opens where the flow cannot keep its port.
+// opensElsewhere is like opens where the flow cannot keep its port.
 func (s *scenario) opensElsewhere(f family, l l4, p packet) packet {
 	s.Helper()
 	sending := s.from(s.owner(p), p)
@@ -225,7 +225,8 @@ func fixedPortCases() []testCase {
 			s.opens(f, s.via(f, "a", l, at(f.remote, l.dport)), at(f.uplink, l.sport))
 			s.from("b", s.via(f, "b", l, at(f.remote, l.dport))).dropped("snat_exhausted")
 		}),
-		// No packet makes such a flow; nothing but this would keep a wrong CRC from leaving.
+		// Packets never make such a flow; nothing but this would prevent a wrong CRC from
+		// leaving.
 		times(all[:1], "flow_has_other_port-unsupported", func(s *scenario, f family, l l4) {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			s.opens(f, p, at(f.uplink, l.sport))

@@ -13,8 +13,8 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// secondUplink makes the other device an uplink that has the default route.
-// What it returns makes that so and not so.
+// secondUplink makes the other device an uplink with the default route. It returns a function
+// that turns this on and off.
 func (s *scenario) secondUplink(f family) (src netip.Addr, use, leave func()) {
 	s.Helper()
 	src, router := ip("203.0.113.2"), "203.0.113.1"
@@ -36,8 +36,8 @@ func (s *scenario) secondUplink(f family) (src netip.Addr, use, leave func()) {
 	return src, use, leave
 }
 
-// awaitRouteTick waits until what the datapath remembers of routes is old: ROUTE_TICK_SHIFT in
-// bpf/lib/route.h.
+// awaitRouteTick waits until the routes that the datapath caches are stale: ROUTE_TICK_SHIFT
+// in bpf/lib/route.h.
 func awaitRouteTick(tb testing.TB) {
 	tb.Helper()
 	tick := func() int64 {
@@ -50,15 +50,15 @@ func awaitRouteTick(tb testing.TB) {
 	}
 }
 
-// leaveOther is leave by the other device.
+// leaveOther is like leave through the other device.
 func (s *scenario) leaveOther(p packet) *sent {
 	sending := s.leave(p, 0)
 	sending.on, sending.skb.Ifindex = "oth0", s.other.index
 	return sending
 }
 
-// forgotten is the events when an answered flow is removed, and more: echo is not among those
-// that are kept, and so is not counted.
+// forgotten returns the events when an answered flow is removed, and more: echo is not in the
+// table of assured flows, and so is not counted.
 func (l l4) forgotten(more ...string) []string {
 	if l.proto == echo {
 		return more
@@ -84,7 +84,7 @@ func TestRouteMoves(t *testing.T) {
 					moved := left.with(func(p *packet) { p.src = at(src, l.sport) })
 					s.from("a", p).expect(expectation{verdict: redirected, out: moved, mark: doneMark,
 						counts: s.neighCounts(moved, l.forgotten("ct_created")...)})
-					// The old address's answers are for nobody, the new one's arrive.
+					// Replies to the old address are not delivered, those to the new one are.
 					s.arrive(s.outside(left.answer("A"))).unchanged()
 					orig, _ := s.flowOf(s.TB, p)
 					if orig.Xlat.Saddr != ipKey(src) {
@@ -127,17 +127,17 @@ func TestRouteMoves(t *testing.T) {
 	}
 }
 
-// neighCounts is what a packet to the next hop counts as.
+// neighCounts returns the counters of a packet to the next hop.
 func (s *scenario) neighCounts(out packet, event ...string) counts {
 	c := events(event)
 	c.add("path neigh", len(out.bytes(s.TB)))
 	return c
 }
 
-// An address that another member has now.
+// An address that belongs to another member now.
 func addressReusedCases() []testCase {
 	all := protocols()
-	// heir gives c the addresses of a, which goes.
+	// heir moves the addresses of a, which is removed, to c.
 	heir := func(s *scenario) (undo func()) {
 		a, c := s.members["a"], s.members["c"]
 		e := c.Endpoint
@@ -165,7 +165,7 @@ func addressReusedCases() []testCase {
 				s.Errorf("the flow is %+v, want a new one from device %d", orig, s.members["c"].IfIndex)
 			}
 			answer := s.outside(left.answer(l.reply))
-			got := s.delivered("a", answer.with(func(q *packet) { q.dst = p.src })) // a's addresses are c's
+			got := s.delivered("a", answer.with(func(q *packet) { q.dst = p.src })) // a's addresses belong to c
 			s.arrive(answer).peer("c", got)
 		}),
 		times(all, "address_reused_unconfirmed-new_flow", func(s *scenario, f family, l l4) {
@@ -181,7 +181,7 @@ func addressReusedCases() []testCase {
 		times(all, "answers_of_removed-endpoint_gone", func(s *scenario, f family, l l4) {
 			_, left := s.confirm(f, "a", l)
 			defer heir(s)()
-			// Not to the heir: it never asked.
+			// Not to the heir, which did not send the request.
 			left.flags = "A"
 			s.arrive(s.outside(left.answer("A"))).dropped("endpoint_gone")
 		}),

@@ -11,20 +11,20 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// asks is an ARP request of a member for an address.
+// asks returns an ARP request of a member for an address.
 func (s *scenario) asks(name string, target netip.Addr) arp {
 	m := s.members[name]
 	return arp{smac: m.MAC, dmac: broadcast(), op: layers.ARPRequest,
 		sender: m.MAC, senderIP: m.IPv4, target4: target}
 }
 
-// tells is the answer of the member that has the address.
+// tells returns the reply of the member that has the address.
 func (a arp) tells(m member) arp {
 	return arp{smac: m.MAC, dmac: a.smac, op: layers.ARPReply,
 		sender: m.MAC, senderIP: a.target4, target: a.sender, target4: a.senderIP}
 }
 
-// linkCase is a case of ARP or neighbour discovery, which have one family each.
+// linkCase is a case of ARP or neighbour discovery, each of which has one family.
 type linkCase struct {
 	name string
 	run  func(*scenario)
@@ -157,7 +157,7 @@ const (
 	naRouter, naSolicited, naOverride = 1 << 31, 1 << 30, 1 << 29
 )
 
-// solicits is a neighbour solicitation of a member for an address.
+// solicits returns a neighbour solicitation of a member for an address.
 func (s *scenario) solicits(name string, target netip.Addr) nd {
 	m, b := s.members[name], target.As16()
 	group := netip.AddrFrom16([16]byte{0xff, 2, 11: 1, 12: 0xff, 13: b[13], 14: b[14], 15: b[15]})
@@ -165,7 +165,7 @@ func (s *scenario) solicits(name string, target netip.Addr) nd {
 		typ: neighbourSolicit, target: target, option: optSource, lladdr: m.MAC}
 }
 
-// advertises is the answer for the member that has the address.
+// advertises returns the advertisement of the member that has the address.
 func (n nd) advertises(m member) nd {
 	a := nd{smac: m.MAC, dmac: n.smac, src: n.target, dst: n.src, typ: neighbourAdvert,
 		flags: naSolicited | naOverride, target: n.target, option: optTarget, lladdr: m.MAC}
@@ -175,14 +175,14 @@ func (n nd) advertises(m member) nd {
 	return a
 }
 
-// advert is an unsolicited neighbour advertisement of a member to another.
+// advert returns an unsolicited neighbour advertisement of a member to another.
 func (s *scenario) advert(from, to string, target netip.Addr) nd {
 	a, b := s.members[from], s.members[to]
 	return nd{smac: a.MAC, dmac: b.MAC, src: a.IPv6, dst: b.IPv6, typ: neighbourAdvert,
 		flags: naOverride, target: target, option: optTarget, lladdr: a.MAC}
 }
 
-// allNodes sends n to everybody.
+// allNodes sends n to all nodes.
 func (n nd) allNodes() nd {
 	n.dmac, n.dst = flmaps.MAC{0x33, 0x33, 0, 0, 0, 1}, ip("ff02::1")
 	return n
@@ -316,7 +316,7 @@ func routerMessages() []linkCase {
 	}
 }
 
-// withHopByHop puts an empty hop-by-hop header before layer 4.
+// withHopByHop inserts an empty hop-by-hop header before layer 4.
 func withHopByHop(frame []byte) literal {
 	const l4 = 14 + 40
 	b := append(literal(nil), frame[:l4]...)

@@ -13,8 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netns is a network namespace of a test's own: a thread that lives in it and
-// dies with it.
+// netns is a network namespace of a test: a thread that lives in it and dies with it.
 type netns struct {
 	tid  int
 	work chan func()
@@ -57,7 +56,7 @@ func (ns *netns) do(f func()) {
 	<-done
 }
 
-// ip runs commands of ip(8), one a line.
+// ip runs commands of ip(8), one per line.
 func (ns *netns) ip(tb testing.TB, commands ...string) {
 	tb.Helper()
 	var out []byte
@@ -87,7 +86,7 @@ type device struct {
 	mac   [6]byte
 }
 
-// devices lists them by name.
+// devices returns the devices by name.
 func (ns *netns) devices(tb testing.TB) map[string]device {
 	tb.Helper()
 	var list []net.Interface

@@ -21,27 +21,28 @@ const (
 	tcp  = layers.IPProtocolTCP
 	udp  = layers.IPProtocolUDP
 	sctp = layers.IPProtocolSCTP
-	// echo is ICMP or ICMPv6 echo, by the addresses' family. The id stands where other
-	// protocols have a port: of the source in a request, of the destination in a reply.
+	// echo is ICMP or ICMPv6 echo, depending on the addresses' family. The id is stored where
+	// other protocols have a port: the source port in a request, the destination port in a
+	// reply.
 	echo = layers.IPProtocol(253)
 	// gre stands for all protocols without ports.
 	gre = layers.IPProtocolGRE
 )
 
-// packet says what is in a packet. What is expected of it is a copy with other fields.
+// packet describes the contents of a packet. An expected packet is a copy with other fields.
 type packet struct {
 	smac, dmac maps.MAC
 	src, dst   netip.AddrPort
 	proto      layers.IPProtocol
 	flags      string // TCP: letters of SAFRP
-	seq, ack   uint32 // TCP: beyond firstSeq
-	wscale     uint8  // TCP: option of a SYN; 0: none
+	seq, ack   uint32 // TCP: relative to firstSeq
+	wscale     uint8  // TCP: option of a SYN; 0 for none
 	ttl, tos   uint8
 	noDF       bool
 	id         uint16 // IPv4
 	frag       *fragment
 	noSum      bool      // UDP without a checksum
-	mss        uint16    // TCP option; 0: none
+	mss        uint16    // TCP option; 0 for none
 	icmp       *icmpKind // an ICMP message other than echo; payload is its body
 	ext        []byte    // IPv6 extension headers as they are; ext's first is extProto
 	extProto   layers.IPProtocol
@@ -65,7 +66,7 @@ func (p packet) with(change func(*packet)) packet {
 	return p
 }
 
-// answer is what the receiver of p sends back, unrouted.
+// answer returns the reply of the receiver of p, unrouted.
 func (p packet) answer(flags string) packet {
 	p.src, p.dst, p.smac, p.dmac, p.flags = p.dst, p.src, p.dmac, p.smac, flags
 	p.seq, p.ack = p.ack, p.seq
@@ -73,7 +74,7 @@ func (p packet) answer(flags string) packet {
 	return p
 }
 
-// routed is p after a hop.
+// routed returns p after a hop.
 func (p packet) routed() packet {
 	p.ttl--
 	return p
@@ -90,7 +91,7 @@ func (p packet) bytes(tb testing.TB) []byte {
 	return serialize(tb, eth, gopacket.Payload(p.ipBytes(tb)))
 }
 
-// ipBytes is the packet without its Ethernet header.
+// ipBytes returns the packet without its Ethernet header.
 func (p packet) ipBytes(tb testing.TB) []byte {
 	tb.Helper()
 	proto, body := p.l4(tb)
@@ -139,7 +140,7 @@ func (p packet) ip6(proto layers.IPProtocol) *layers.IPv6 {
 	}
 }
 
-// l4 is the whole layer 4, checksum included, and its protocol number.
+// l4 returns the whole layer 4, including its checksum, and its protocol number.
 func (p packet) l4(tb testing.TB) (layers.IPProtocol, []byte) {
 	tb.Helper()
 	proto := p.proto
@@ -196,11 +197,11 @@ func (p packet) tcp(tb testing.TB, network gopacket.NetworkLayer) *layers.TCP {
 	return h
 }
 
-// firstSeq is the sequence number of the first byte of both sides, unless a packet says
-// otherwise: each packet repeats the data of the one before.
+// firstSeq is the sequence number of the first byte of both sides, unless a packet sets
+// another: each packet repeats the data of the previous one.
 const firstSeq = 0x01020304
 
-// echoRequest is the type of an echo request of the packet's family.
+// echoRequest returns the type of an echo request of the packet's family.
 func (p packet) echoRequest() uint8 {
 	if p.is4() {
 		return layers.ICMPv4TypeEchoRequest
@@ -208,7 +209,7 @@ func (p packet) echoRequest() uint8 {
 	return layers.ICMPv6TypeEchoRequest
 }
 
-// icmpBytes makes an echo message, or the one p.icmp says.
+// icmpBytes returns an echo message, or the one in p.icmp.
 func (p packet) icmpBytes(tb testing.TB, network gopacket.NetworkLayer) []byte {
 	kind := icmpKind{typ: p.echoRequest(), rest: uint32(p.src.Port())<<16 | 1}
 	if p.dst.Port() != 0 {
@@ -252,16 +253,16 @@ func (a arp) bytes(tb testing.TB) []byte {
 		})
 }
 
-// nd is a message of neighbour discovery, or another ICMPv6 message of the link.
+// nd is a message of neighbour discovery, or another link-local ICMPv6 message.
 type nd struct {
 	smac, dmac maps.MAC
 	src, dst   netip.Addr
 	typ        uint8
 	flags      uint32 // of an advertisement
 	target     netip.Addr
-	option     uint8 // 1 source, 2 target link-layer address; 0: none
+	option     uint8 // 1 source, 2 target link-layer address; 0 for none
 	lladdr     maps.MAC
-	hops       uint8 // 0: 255
+	hops       uint8 // 0 means 255
 }
 
 func (n nd) bytes(tb testing.TB) []byte {
@@ -287,7 +288,7 @@ func (n nd) bytes(tb testing.TB) []byte {
 		ip, icmp, gopacket.Payload(body))
 }
 
-// raw is a frame of any ethertype.
+// raw is a frame with any EtherType.
 type raw struct {
 	smac, dmac maps.MAC
 	ethertype  uint16
@@ -318,7 +319,7 @@ func serialize(tb testing.TB, l ...gopacket.SerializableLayer) []byte {
 	return buf.Bytes()
 }
 
-// dump shows a frame for people.
+// dump formats a frame for a human reader.
 func dump(b []byte) string {
 	var lines strings.Builder
 	for _, l := range gopacket.NewPacket(b, layers.LayerTypeEthernet, gopacket.Default).Layers() {

@@ -7,13 +7,13 @@ import (
 	"testing"
 )
 
-// subject is cases that belong together.
+// subject is a group of cases that belong together.
 type subject struct {
 	name  string
 	cases func() []testCase
 }
 
-// packets are the subjects where each case looks at single packets.
+// packets lists the subjects whose cases check single packets.
 func packets() []subject {
 	return []subject{
 		{"Fragments", fragmentCases},
@@ -40,7 +40,7 @@ func packets() []subject {
 	}
 }
 
-// flows are those that look at the flow tables, or need what only this kernel has.
+// flows lists the subjects that check the flow tables, or need what only this kernel has.
 func flows() []subject {
 	return []subject{
 		{"ChecksumComplete", checksumCompleteCases},
@@ -52,9 +52,9 @@ func flows() []subject {
 	}
 }
 
-// TestPackets runs the cases with the programs exactly as they ship, configured
-// for this kernel, and with the ones that say where they redirect to, configured for an
-// old one. One world serves all cases of a variant: to load it takes longer than they do.
+// TestPackets runs the cases with the programs exactly as they ship, configured for this
+// kernel, and with programs that record where they redirect to, configured for an old one.
+// One world serves all cases of a variant: loading it takes longer than the cases.
 func TestPackets(t *testing.T) {
 	t.Run("shipped", func(t *testing.T) {
 		runSubjects(t, newWorld(t, config{vars: featureVars()}), slices.Concat(packets(), flows()))

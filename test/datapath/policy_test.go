@@ -62,7 +62,8 @@ func loopback(f family) netip.Addr {
 	return ip("::1")
 }
 
-// complainsOutside has the host not like an answer to a flow of its own, from address and port own, that left as from left.
+// complainsOutside makes the host send an error about a reply to a flow of its own, from
+// address and port own, that left as from left.
 func (s *scenario) complainsOutside(f family, answer packet, left, own netip.AddrPort) {
 	s.Helper()
 	for _, kind := range errorKinds(f) {
@@ -71,7 +72,7 @@ func (s *scenario) complainsOutside(f family, answer packet, left, own netip.Add
 			e.src, e.payload = at(own.Addr(), 0), s.quoting(answer.with(func(q *packet) { q.dst = own }))
 		})
 		s.leave(e, 0).passes(out)
-		// About no flow.
+		// Not about a flow.
 		out.payload = s.quoting(answer.with(func(q *packet) { q.src = at(f.router, 9) }))
 		s.leave(out, 0).unchanged()
 	}
@@ -86,7 +87,8 @@ func outsideCases() []testCase {
 				s.arrive(s.client(f, l, at(dst, l.dport))).unchanged()
 			}
 		}),
-		// The answer leaves with the source that was asked, though the network is masqueraded.
+		// The reply leaves with the source that the request was sent to, although the network
+		// is masqueraded.
 		times(all, "host_at_gateway_address-pass", func(s *scenario, f family, l l4) {
 			for _, name := range []string{"a", "g", "i"} {
 				p := s.client(f, l, at(f.gw(s.members[name]), l.dport))

@@ -10,12 +10,13 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// published are the ports of a world that lead to b and d, from a client's port.
+// published lists the published ports of a world with the backends b and d, and a client's
+// port.
 func published() []l4 {
 	return []l4{{"tcp", tcp, 5000, publishTCP, "SA"}, {"udp", udp, 5000, publishUDP, ""}}
 }
 
-// backend is the port behind it.
+// backend returns the port of the backend.
 func (l l4) backend() uint16 {
 	if l.proto == tcp {
 		return 80
@@ -23,7 +24,7 @@ func (l l4) backend() uint16 {
 	return 53
 }
 
-// client is a packet of somebody outside to an address of the host.
+// client returns a packet of a client outside to an address of the host.
 func (s *scenario) client(f family, l l4, dst netip.AddrPort) packet {
 	p := packet{src: at(f.remote, l.sport), dst: dst, proto: l.proto, payload: "hello"}
 	if l.proto == tcp {
@@ -32,21 +33,21 @@ func (s *scenario) client(f family, l l4, dst netip.AddrPort) packet {
 	return s.outside(p)
 }
 
-// asMember is p on the way into a member's sandbox, to the backend's port.
+// asMember returns p on the way into a member's sandbox, to the backend's port.
 func (s *scenario) toBackend(f family, name string, p packet, port uint16) packet {
 	return s.delivered(name, p.with(func(p *packet) { p.dst = at(f.of(s.members[name]), port) }))
 }
 
-// byGateway is toBackend for a client on this host, whom the gateway stands for. The port is
-// kept, for it is one of those a gateway uses (GATEWAY_PORT_MAX).
+// byGateway is like toBackend for a client on this host, whose address is replaced by the
+// gateway's. The port is kept, because it is one of those a gateway uses (GATEWAY_PORT_MAX).
 func (s *scenario) byGateway(f family, name string, p packet, port uint16) packet {
 	got := s.toBackend(f, name, p, port)
 	got.src = at(f.gw(s.members[name]), p.src.Port())
 	return got
 }
 
-// replies has a member answer what it got; it must come out of the uplink as
-// the answer to what the client sent.
+// replies makes a member reply to the packet it got; the reply must leave through the uplink
+// as one to the packet that the client sent.
 func (s *scenario) replies(f family, name string, got, asked packet, flags string, event ...string) {
 	s.Helper()
 	answer := got.answer(flags)
@@ -108,7 +109,7 @@ func publishedOutside() []testCase {
 			s.arrive(s.client(f, l, at(f.uplink, l.dport+1))).unchanged()
 		}),
 		times(all, "published_elsewhere-pass", func(s *scenario, f family, l l4) {
-			// an address that is not the host's
+			// an address that does not belong to the host
 			s.arrive(s.client(f, l, at(f.barred, l.dport))).unchanged()
 		}),
 		times(all, "published_not_for_us-pass", func(s *scenario, f family, l l4) {
@@ -167,7 +168,7 @@ func publishedRefused() []testCase {
 			p := s.client(f, l, at(f.uplink, l.dport))
 			p.ttl = 1
 			s.arrive(p).refused("ttl", unpadded{s.uplinkComplains(f, p, timeExceeded(f))})
-			p.dst = at(f.second, l.dport) // of the router on the way is told, not of whom it asked
+			p.dst = at(f.second, l.dport) // the error comes from the router on the path, not from the address sent to
 			s.arrive(p).refused("ttl", unpadded{s.uplinkComplains(f, p, timeExceeded(f))})
 			p.dst, p.ttl = at(f.uplink, l.dport), 2
 			first := s.toBackend(f, "b", p, l.backend())
@@ -186,9 +187,9 @@ func publishedRefused() []testCase {
 				}
 			}
 			if told == 0 || told > sent/2 {
-				s.Errorf("%d of %d senders were told, want some, and a bounded rate", told, sent)
+				s.Errorf("%d of %d senders got an error, want some, and a bounded rate", told, sent)
 			}
-			time.Sleep(routeRemembered) // the next case's sender is told
+			time.Sleep(routeRemembered) // the sender in the next case gets an error
 		}),
 		times(all, "published_source_of_member-spoofed_ip", func(s *scenario, f family, l l4) {
 			p := s.client(f, l, at(f.uplink, l.dport))
@@ -228,7 +229,7 @@ func publishedRefused() []testCase {
 	)
 }
 
-// impossible are sources no packet from outside has.
+// impossible lists sources that packets from outside never have.
 func impossible(f family) []netip.Addr {
 	if f.is4() {
 		return []netip.Addr{ip("127.0.0.1"), ip("0.0.0.0"), ip("224.0.0.1"), ip("255.255.255.255")}
@@ -267,7 +268,7 @@ func publishedToMembers() []testCase {
 			answer := got.answer(l.reply)
 			answer.dmac = s.members["a"].MAC
 			s.from("b", answer).peer("a", s.delivered("a", answer.with(func(a *packet) { a.src = p.dst })))
-			// What is no answer passes as it is.
+			// Packets that are not replies pass unchanged.
 			other := answer.with(func(p *packet) { p.src = at(p.src.Addr(), 9999) })
 			s.from("b", other).peer("a", other)
 		}),
@@ -278,8 +279,8 @@ func publishedToMembers() []testCase {
 	)
 }
 
-// begunBefore is a flow of a to b's port as versions made it that showed the backend the client's
-// address: its answers go by the link. It returns what a sends and b gets.
+// begunBefore makes a flow of a to b's port as made by versions in which the backend saw the
+// client's address: its replies stay on the link. It returns what a sends and b gets.
 func (s *scenario) begunBefore(f family, l l4) (p, got packet) {
 	s.Helper()
 	p = s.via(f, "a", l, at(f.uplink, l.dport))
@@ -308,7 +309,8 @@ func publishedByPolicy() []testCase {
 			s.from("g", s.via(f, "g", l, at(f.gw(s.members["g"]), l.dport))).toHost()
 		}),
 		times(all, "names_served_at_gateway-host", func(s *scenario, f family, l l4) {
-			// Port 53 is published at every address, but where a network's names are served.
+			// Port 53 is published on every address, except where a network's names are
+			// served.
 			gw, b := s.members["gw1"], s.members["b"]
 			served := flmaps.Neighbour{Net: gw.Net, Addr: f.of(gw), MAC: gw.MAC, IfIndex: gw.IfIndex, Flags: gw.Flags | flmaps.DNS}
 			_, err := s.set.Neighbours.Put(served)

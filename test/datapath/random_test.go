@@ -18,15 +18,15 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// firstSeed, seeds after it while there is time, and operations with each.
+// firstSeed, more seeds while there is time, and the operations per seed.
 const (
 	firstSeed  = 1
-	randomTime = 2 * time.Second // a family
+	randomTime = 2 * time.Second // per family
 	randomOps  = 1500
 )
 
-// Random packets of a few sandboxes, remotes and ports, so that everything
-// collides, compared with what the reference says.
+// Random packets of a few sandboxes, remotes and ports, so that everything collides, compared
+// with the reference.
 func TestRandom(t *testing.T) {
 	const lo, hi = 50000, 50005
 	w := newWorld(t, config{vars: with(featureVars(), map[string]any{"cfg_snat_min": uint16(lo), "cfg_snat_max": uint16(hi)})})
@@ -45,7 +45,7 @@ func TestRandom(t *testing.T) {
 	}
 }
 
-// randomRun is the operations of one seed.
+// randomRun holds the operations of one seed.
 type randomRun struct {
 	*scenario
 	*rand.Rand
@@ -105,7 +105,7 @@ func (r *randomRun) all() {
 	}
 }
 
-// undo ends what outlives the flows.
+// undo removes what outlives the flows.
 func (r *randomRun) undo() {
 	for p := range r.public {
 		_, err := r.set.Publishes.Delete(r.f.any, p.port, uint8(p.proto))
@@ -137,7 +137,7 @@ func (r *randomRun) flags(proto layers.IPProtocol, any ...string) string {
 	return pick(r, any...)
 }
 
-// remote is one of few servers, whose ports are also those of clients.
+// remote returns one of few servers, whose ports are also those of clients.
 func (r *randomRun) remote(proto layers.IPProtocol) netip.AddrPort {
 	if proto == echo {
 		return at(pick(r, r.f.remote, r.f.remote.Next()), 0)
@@ -145,7 +145,7 @@ func (r *randomRun) remote(proto layers.IPProtocol) netip.AddrPort {
 	return at(r.f.remote, pick(r, uint16(53), 5000))
 }
 
-// ports are all there are; some are the backend's, some in the range to move to.
+// ports lists all ports; some are the backend's, some are in the range for moved flows.
 func (r *randomRun) port() uint16 { return pick(r, uint16(80), 800, 40001, 50001, 50003) }
 
 func (r *randomRun) memberSends() {
@@ -174,8 +174,8 @@ func (r *randomRun) fromMember(name string, p packet) {
 	}
 }
 
-// numbered gives a TCP packet sequence numbers: mostly those that its flow expects, else those
-// of the beginning, or any.
+// numbered sets sequence numbers of a TCP packet: mostly those that its flow expects,
+// otherwise those of the beginning, or any.
 func (r *randomRun) numbered(p packet) packet {
 	if p.proto != tcp {
 		return p
@@ -201,7 +201,7 @@ func (r *randomRun) number() uint32 {
 	return pick(r, 0, 5, 6, ^uint32(0), 1000, 65536, 65537, ^uint32(65536), 1<<20, 1<<24, 1<<31, r.Uint32())
 }
 
-// side is 0 for a packet of who began the flow, 1 for the other's.
+// side returns 0 for a packet of the initiator of the flow, 1 for one of the responder.
 func (f *refFlow) side(p packet) int {
 	if p.key() == f.first {
 		return 0
@@ -209,7 +209,7 @@ func (f *refFlow) side(p packet) int {
 	return 1
 }
 
-// says is a packet's flags and numbers.
+// says formats a packet's flags and sequence numbers.
 func (p packet) says() string {
 	if p.proto != tcp {
 		return ""
@@ -217,7 +217,7 @@ func (p packet) says() string {
 	return fmt.Sprintf("%s seq %d ack %d scale %d", p.flags, int32(p.seq), int32(p.ack), p.wscale)
 }
 
-// continues is a packet of a known flow.
+// continues checks a packet of a known flow.
 func (r *randomRun) continues(flow *refFlow, p packet) {
 	r.Helper()
 	if flow.tcp == nil {
@@ -232,7 +232,8 @@ func (r *randomRun) continues(flow *refFlow, p packet) {
 	}
 }
 
-// begins checks which port a new flow got, and records it; false: none, rightly.
+// begins checks which port a new flow got, and records it; it returns false if the flow
+// rightly got none.
 func (r *randomRun) begins(flow *refFlow, left key, result result, p packet) bool {
 	r.Helper()
 	ports := r.ref.choices(left, flow.publish)
@@ -265,7 +266,7 @@ func (r *randomRun) compare(result result, verdict string, out packet) {
 	}
 }
 
-// flowAnswers has the far side of some flow send.
+// flowAnswers makes the far side of some flow send.
 func (r *randomRun) flowAnswers() {
 	if len(r.ref.flows) == 0 {
 		return
@@ -338,7 +339,7 @@ func (r *randomRun) hostSends() {
 	}
 }
 
-// expire has the time of some flow run out.
+// expire makes some flow expire.
 func (r *randomRun) expire() {
 	if len(r.ref.flows) == 0 {
 		return
@@ -396,7 +397,7 @@ func (r *randomRun) retake(p endpointPort) {
 	r.ref.taken[p] = open || r.public[p]
 }
 
-// removeOwner is what the daemon does when a member goes.
+// removeOwner does what the daemon does when a member is removed.
 func (r *randomRun) removeOwner() {
 	name := pick(r, "a", "b", "c", "d")
 	r.note("remove the flows of %s", name)

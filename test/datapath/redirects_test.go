@@ -13,15 +13,14 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
-// redirects tells where the programs redirect to: a test run gives the verdict but not
-// the device. Each call of a redirecting helper is replaced by one of a
-// function that notes the arguments and then calls the helper; nothing else of
-// the object changes.
+// redirects records where the programs redirect to: a test run returns the verdict but not
+// the device. Each call of a redirecting helper is replaced by a call of a function that
+// records the arguments and then calls the helper; nothing else in the object changes.
 type redirects struct {
 	log *ebpf.Map
 }
 
-// redirect is one call of a helper.
+// redirect is one call of a redirecting helper.
 type redirect struct {
 	kind    string
 	ifindex uint32
@@ -34,7 +33,7 @@ const (
 	redirectSize  = 48
 )
 
-// redirector is a helper that redirects, and in which registers it takes what.
+// redirector is a helper that redirects, and the registers of its arguments.
 type redirector struct {
 	kind           string
 	helper         asm.BuiltinFunc
@@ -51,7 +50,7 @@ func redirectors() []redirector {
 	}
 }
 
-// noteRedirects changes the object's programs so that they note redirects.
+// noteRedirects changes the object's programs so that they record redirects.
 func noteRedirects(tb testing.TB, spec *ebpf.CollectionSpec) *redirects {
 	tb.Helper()
 	m, err := ebpf.NewMap(&ebpf.MapSpec{
@@ -62,7 +61,7 @@ func noteRedirects(tb testing.TB, spec *ebpf.CollectionSpec) *redirects {
 	for _, p := range spec.Programs {
 		for kind, r := range redirectors() {
 			name := "note_" + r.kind
-			var line fmt.Stringer // the verifier wants one for each function
+			var line fmt.Stringer // the verifier requires one for each function
 			calls := 0
 			for i := range p.Instructions {
 				ins := &p.Instructions[i]
@@ -85,12 +84,12 @@ func noteRedirects(tb testing.TB, spec *ebpf.CollectionSpec) *redirects {
 	return &redirects{log: m}
 }
 
-// note is the function that stands for the helper.
+// note returns the function that replaces the helper.
 func (r redirector) note(log *ebpf.Map, kind int, name string) asm.Instructions {
 	u64 := &btf.Int{Name: "u64", Size: 8}
 	proto := &btf.FuncProto{Return: u64}
 	var insns asm.Instructions
-	// The arguments survive calls on the stack.
+	// The arguments are kept on the stack across calls.
 	for i := range r.args {
 		reg := asm.R1 + asm.Register(i)
 		insns = append(insns, asm.StoreMem(asm.RFP, slot(reg), reg, asm.DWord))
@@ -136,10 +135,10 @@ func (r redirector) note(log *ebpf.Map, kind int, name string) asm.Instructions 
 	return append(insns, r.helper.Call(), asm.Return())
 }
 
-// slot is where an argument is kept.
+// slot returns the stack slot of an argument.
 func slot(r asm.Register) int16 { return -8 - 8*int16(r) }
 
-// take returns the calls since it was called last.
+// take returns the calls since its last call.
 func (r *redirects) take(tb testing.TB) []redirect {
 	tb.Helper()
 	var b []byte
@@ -165,7 +164,7 @@ func (r *redirects) take(tb testing.TB) []redirect {
 	return calls
 }
 
-// show is the call with the device's name: "neigh up0 via 192.0.2.1".
+// show formats the call with the device's name: "neigh up0 via 192.0.2.1".
 func (c redirect) show(names map[uint32]string) string {
 	s := c.kind + " " + names[c.ifindex]
 	if c.nextHop.IsValid() {

@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// key is a packet's flow.
+// key identifies a packet's flow.
 type key struct {
 	src, dst netip.AddrPort
 	proto    layers.IPProtocol
@@ -34,13 +34,14 @@ func (p packet) translated(k key) packet {
 	return p
 }
 
-// reference is what the datapath's flows are to be, kept the simple way.
+// reference is a simple model of the datapath's flows.
 type reference struct {
 	entries map[key]translation
 	flows   []*refFlow
-	taken   map[endpointPort]bool // published or bound by a socket of the host
-	lo, hi  uint16                // ports to move to
-	// confirmed asks the datapath: an expired flow loses its port only if nobody answered.
+	taken   map[endpointPort]bool // published, or bound by a socket of the host
+	lo, hi  uint16                // range of ports for moved flows
+	// confirmed queries the datapath: an expired flow loses its port only if it was never
+	// answered.
 	confirmed func(key) bool
 }
 
@@ -55,20 +56,20 @@ type translation struct {
 	flow *refFlow
 }
 
-// refFlow is a flow of a member to the outside, of somebody outside to a
-// published port, or of the host's own.
+// refFlow is a flow of a member to the outside, of a client outside to a published port, or
+// of the host itself.
 type refFlow struct {
-	owner   string // member; "": the host
+	owner   string // member, or "" for the host
 	publish bool
-	first   key // of the side that began
-	left    key // as that leaves
+	first   key // of the initiator
+	left    key // the same as it leaves
 	expired bool
-	tcp     *refTCP // of TCP
+	tcp     *refTCP // for TCP
 }
 
 func (f *refFlow) String() string { return fmt.Sprintf("%s: %v as %v", f.owner, f.first, f.left) }
 
-// available says whether a new flow may leave as this.
+// available reports whether a new flow may leave with this tuple.
 func (m *reference) available(left key, publish bool) bool {
 	if !publish && m.taken[endpointPort{left.proto, left.src.Port()}] {
 		return false
@@ -77,7 +78,7 @@ func (m *reference) available(left key, publish bool) bool {
 	return !used || e.flow.expired && !m.confirmed(left.reversed())
 }
 
-// choices are the ports a new flow may get; one if it can keep its own.
+// choices returns the ports that a new flow may get; only one if it can keep its own.
 func (m *reference) choices(left key, publish bool) []uint16 {
 	if m.available(left, publish) {
 		return []uint16{left.src.Port()}
@@ -92,7 +93,8 @@ func (m *reference) choices(left key, publish bool) []uint16 {
 	return ports
 }
 
-// portRange are the ports a flow may be moved to: a privileged one stays privileged.
+// portRange returns the ports that a flow may be moved to: a privileged port stays
+// privileged.
 func (m *reference) portRange(left key) (lo, hi uint16) {
 	switch port := left.src.Port(); {
 	case left.proto == echo || port >= 1024:
@@ -130,7 +132,7 @@ func (m *reference) removeWhere(match func(*refFlow) bool) int {
 	return n
 }
 
-// same says how the datapath's tables differ.
+// same returns how the datapath's tables differ.
 func (m *reference) same(s *scenario) error {
 	have := make(map[bpf.TCTuple]bpf.TCTuple)
 	for _, name := range []string{"fl_ct", "fl_ct_new"} {

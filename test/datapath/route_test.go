@@ -8,8 +8,8 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// Flows that run at once remember their routes side by side: those of one sandbox to
-// one server, whose ports are every second one, as connect() hands them out.
+// Flows that run simultaneously cache their routes in different slots: flows of one sandbox
+// to one server, whose ports are every second one, as connect() assigns them.
 func TestRouteSlots(t *testing.T) {
 	const flows = 64
 	w := newWorld(t, config{vars: featureVars()})
@@ -22,7 +22,7 @@ func TestRouteSlots(t *testing.T) {
 			for i := range uint16(flows) {
 				s.from("a", s.via(f, "a", l.on(32768+2*i), at(f.remote, l.dport))).do()
 			}
-			// By chance alone two of 64 meet.
+			// By chance alone two of 64 collide.
 			if got := w.routes(t, f) - before; got < flows*3/4 {
 				t.Errorf("%d flows remember %d routes", flows, got)
 			}
@@ -30,7 +30,7 @@ func TestRouteSlots(t *testing.T) {
 	}
 }
 
-// routes counts what all processors remember of a family's routes.
+// routes counts the cached routes of a family on all processors.
 func (w *world) routes(tb testing.TB, f family) (n int) {
 	tb.Helper()
 	var slot uint32

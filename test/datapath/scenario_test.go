@@ -21,12 +21,12 @@ import (
 // doneMark is cfg_mark's default.
 const doneMark = 0xf1a17ead
 
-// featureVars is the configuration that says what this kernel can.
+// featureVars returns the configuration of this kernel's features.
 func featureVars() map[string]any {
 	return map[string]any{"cfg_fib_src": kernelHas(6, 7)}
 }
 
-// with adds variables to a configuration's.
+// with adds variables to those of a configuration.
 func with(vars map[string]any, more map[string]any) map[string]any {
 	all := maps.Clone(vars)
 	maps.Copy(all, more)
@@ -52,10 +52,10 @@ func kernelHas(major, minor int) uint8 {
 type testCase struct {
 	name string
 	run  func(*scenario, family)
-	only string // family; "": both
+	only string // family, or "" for both
 }
 
-// runOnce runs the cases with the programs as they ship only.
+// runOnce runs the cases only with the programs as they ship.
 func runOnce(t *testing.T, cfg config, cases []testCase) {
 	t.Helper()
 	runIn(t, newWorld(t, cfg), cases)
@@ -76,7 +76,7 @@ func runIn(t *testing.T, w *world, cases []testCase) {
 	}
 }
 
-// scenario is a packet's life: each step runs one program and checks all it did.
+// scenario is the life of a packet: each step runs one program and checks everything it did.
 type scenario struct {
 	testing.TB
 	*world
@@ -87,7 +87,7 @@ type sent struct {
 	*scenario
 	program string
 	on      string // device
-	member  member // it comes from; zero at an uplink
+	member  member // the sender; zero at an uplink
 	in      []byte
 	skb     skBuff
 	flags   uint32
@@ -106,21 +106,21 @@ func (s *scenario) from(name string, f frame) *sent {
 		skb: skBuff{Ifindex: m.IfIndex, IngressIfindex: m.IfIndex}}
 }
 
-// arrive has a frame come from outside.
+// arrive makes a frame arrive from outside.
 func (s *scenario) arrive(f frame) *sent {
 	s.Helper()
 	return &sent{scenario: s, program: "from_uplink", on: "up0", in: f.bytes(s.TB),
 		skb: skBuff{Ifindex: s.uplink.index, IngressIfindex: s.uplink.index}}
 }
 
-// leave has a frame leave by the uplink, with the mark it comes with.
+// leave makes a frame leave by the uplink, with the mark it comes with.
 func (s *scenario) leave(f frame, mark uint32) *sent {
 	s.Helper()
 	return &sent{scenario: s, program: "to_uplink", on: "up0", in: f.bytes(s.TB),
 		skb: skBuff{Ifindex: s.uplink.index, Mark: mark}}
 }
 
-// gso says that the packet consists of segments of this many bytes of payload.
+// gso makes the packet consist of segments with this many bytes of payload.
 func (p *sent) gso(size uint32) *sent {
 	p.skb.GsoSize, p.skb.GsoSegs = size, uint32(len(p.in))/size+1
 	return p
@@ -139,7 +139,7 @@ func (p *sent) do() *result {
 	return p.result
 }
 
-// quick runs the program without a look at the counters.
+// quick runs the program without checking the counters.
 func (p *sent) quick() result {
 	p.Helper()
 	r, err := p.exec(p.program, p.in, p.skb, p.flags)
@@ -149,10 +149,10 @@ func (p *sent) quick() result {
 	return r
 }
 
-// expectation is what a program is to have done.
+// expectation is the expected result of a program.
 type expectation struct {
 	verdict string
-	out     frame // nil: not looked at
+	out     frame // nil: not checked
 	mark    uint32
 	to      []string
 	counts  counts
@@ -164,7 +164,7 @@ func (p *sent) expect(e expectation) *result {
 	switch {
 	case p.member.name != "":
 		e.counts.add(fmt.Sprint("from ", p.member.Net), len(p.in))
-	case p.program != "to_uplink": // or a device that is no endpoint
+	case p.program != "to_uplink": // or a device that is not an endpoint
 		e.counts.add("from 0", len(p.in))
 	case p.skb.Mark != doneMark:
 		e.counts.add("to 0", len(p.in))
@@ -203,7 +203,7 @@ func (c counts) add(name string, bytes int) {
 	c[name] = flmaps.Counter{Packets: n.Packets + 1, Bytes: n.Bytes + uint64(bytes)}
 }
 
-// events counts names that have no bytes; one may be "to <network>" or another counter.
+// events counts names without bytes; one may be "to <network>" or another counter.
 func events(names []string) counts {
 	c := make(counts)
 	for _, n := range names {
@@ -212,7 +212,7 @@ func events(names []string) counts {
 	return c
 }
 
-// dropped: refused for this reason, and nothing else happened.
+// dropped expects that the packet is dropped for this reason, and that nothing else happens.
 func (p *sent) dropped(reason string, event ...string) {
 	p.Helper()
 	c := events(event)
@@ -220,7 +220,7 @@ func (p *sent) dropped(reason string, event ...string) {
 	p.expect(expectation{verdict: shot, counts: c})
 }
 
-// peer: straight into a member's sandbox.
+// peer expects a redirect directly into a member's sandbox.
 func (p *sent) peer(name string, out frame, event ...string) *result {
 	p.Helper()
 	c, m := events(event), p.members[name]
@@ -230,7 +230,7 @@ func (p *sent) peer(name string, out frame, event ...string) *result {
 	return p.expect(expectation{verdict: redirected, out: out, to: []string{"peer " + p.names[m.IfIndex]}, counts: c})
 }
 
-// queued: into a member's sandbox through the queue of its host end.
+// queued expects a redirect into a member's sandbox through the queue of its host end.
 func (p *sent) queued(name string, out frame, event ...string) {
 	p.Helper()
 	c, m := events(event), p.members[name]
@@ -240,7 +240,7 @@ func (p *sent) queued(name string, out frame, event ...string) {
 	p.expect(expectation{verdict: redirected, out: out, to: []string{"redirect " + p.names[m.IfIndex]}, counts: c})
 }
 
-// neigh: to the router outside.
+// neigh expects a redirect to the router outside.
 func (p *sent) neigh(f family, out frame, event ...string) *result {
 	p.Helper()
 	c := events(event)
@@ -249,10 +249,10 @@ func (p *sent) neigh(f family, out frame, event ...string) *result {
 		to: []string{fmt.Sprintf("neigh up0 via %s", f.router)}, counts: c})
 }
 
-// toHost: out of the host port of the member's network, unchanged.
+// toHost expects a redirect out of the host port of the member's network, unchanged.
 func (p *sent) toHost() { p.Helper(); p.hostPort("redirect") }
 
-// toStack: the same, because the kernel has to route it.
+// toStack expects the same, because the kernel has to route it.
 func (p *sent) toStack() { p.Helper(); p.hostPort("stack") }
 
 func (p *sent) hostPort(path string) {
@@ -264,7 +264,7 @@ func (p *sent) hostPort(path string) {
 		to: []string{"redirect " + p.names[p.member.HostPortIf]}, counts: c})
 }
 
-// flooded: a copy to each of these.
+// flooded expects a copy to each of these.
 func (p *sent) flooded(names ...string) {
 	p.Helper()
 	c := make(counts)
@@ -277,7 +277,7 @@ func (p *sent) flooded(names ...string) {
 	p.expect(expectation{verdict: shot, to: to, counts: c})
 }
 
-// answered: back to where it came from, as out.
+// answered expects out to be sent back to the sender.
 func (p *sent) answered(out frame) {
 	p.Helper()
 	c := make(counts)
@@ -285,19 +285,20 @@ func (p *sent) answered(out frame) {
 	p.expect(expectation{verdict: redirected, out: out, to: []string{"redirect " + p.names[p.member.IfIndex]}, counts: c})
 }
 
-// refused: back to where it came from as an ICMP error, counted as dropped.
+// refused expects an ICMP error to be sent back to the sender, and the packet to be counted
+// as dropped.
 func (p *sent) refused(reason string, out frame, event ...string) {
 	p.Helper()
 	c := events(event)
 	c.add("drop "+reason, len(p.in))
 	e := expectation{verdict: redirected, out: out, to: []string{"redirect " + p.names[p.skb.Ifindex]}, counts: c}
-	if p.program == "from_uplink" { // to_uplink leaves it alone
+	if p.program == "from_uplink" { // to_uplink does not change it
 		e.mark = doneMark
 	}
 	p.expect(e)
 }
 
-// passes: on to the stack, or out of the device, as out.
+// passes expects the packet to continue to the stack, or out of the device, as out.
 func (p *sent) passes(out frame, event ...string) *result {
 	p.Helper()
 	c := events(event)
@@ -307,13 +308,13 @@ func (p *sent) passes(out frame, event ...string) *result {
 	return p.expect(expectation{verdict: next, out: out, counts: c})
 }
 
-// unchanged: the same, and nothing happened.
+// unchanged expects the packet to continue as it is, without events.
 func (p *sent) unchanged() {
 	p.Helper()
 	p.passes(literal(p.in))
 }
 
-// via is a packet of a member to somewhere through its gateway.
+// via returns a packet of a member to a destination through its gateway.
 func (s *scenario) via(f family, name string, l l4, dst netip.AddrPort) packet {
 	m := s.members[name]
 	p := packet{smac: m.MAC, dmac: m.GatewayMAC, src: at(f.of(m), l.sport), dst: dst,
@@ -324,16 +325,16 @@ func (s *scenario) via(f family, name string, l l4, dst netip.AddrPort) packet {
 	return p
 }
 
-// l4 is a protocol and the port or id a flow of it begins from.
+// l4 is a protocol and the port or id that a flow starts from.
 type l4 struct {
 	name  string
 	proto layers.IPProtocol
 	sport uint16
 	dport uint16
-	reply string // flags of the answer
+	reply string // flags of the reply
 }
 
-// protocols are those whose port or id can be translated.
+// protocols lists the protocols whose port or id can be translated.
 func protocols() []l4 {
 	return []l4{{"tcp", tcp, 40001, 80, "SA"}, {"udp", udp, 40001, 53, ""}, {"echo", echo, 40001, 0, ""}}
 }
@@ -347,20 +348,20 @@ func times(all []l4, name string, run func(*scenario, family, l4)) []testCase {
 	return cases
 }
 
-// delivered is p as a member gets it from its gateway.
+// delivered returns p as a member gets it from its gateway.
 func (s *scenario) delivered(name string, p packet) packet {
 	m := s.members[name]
 	p.smac, p.dmac = m.GatewayMAC, m.MAC
 	return p.routed()
 }
 
-// outside is p as the uplink gets it.
+// outside returns p as the uplink gets it.
 func (s *scenario) outside(p packet) packet {
 	p.smac, p.dmac, p.ttl = mac(routerMAC), s.uplink.mac, 64
 	return p
 }
 
-// port reads the source port, or the ICMP id, of the packet in a result.
+// port returns the source port, or the ICMP id, of the packet in a result.
 func port(f family, proto packet, b []byte) uint16 {
 	l4 := 14 + 20
 	if !f.is4() {

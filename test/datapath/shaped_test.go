@@ -8,14 +8,14 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// shape has a member's packets wait in the queue of its host end.
+// shape makes a member's packets pass the queue of its host end.
 func (s *scenario) shape(name string) {
 	s.Helper()
 	s.change(s.TB, name, func(e *flmaps.Endpoint) { e.Flags |= flmaps.Shaped })
 }
 
-// shapedCases: whichever way a packet comes to a shaped member it passes the queue, as
-// the same packet that others get without; what the member sends is not changed.
+// shapedCases checks that every packet to a shaped member passes the queue, identical to the
+// packet that other members get without one; what the member sends is not changed.
 func shapedCases() []testCase {
 	return slices.Concat(
 		[]testCase{

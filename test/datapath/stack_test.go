@@ -13,13 +13,13 @@ import (
 
 const (
 	stackLimit = 512 // MAX_BPF_STACK
-	// Before 6.8 the verifier rounds each frame up to so many bytes, after that to 16 if
+	// Before 6.8 the verifier rounds each frame up to this many bytes, after that to 16 if
 	// programs are compiled (kernel commit 6b4a64bafd10).
 	frameUnit = 32
 )
 
-// The frames of no chain of calls exceed the stack by the rule of the oldest kernel, which counts
-// more than this machine's.
+// No call chain exceeds the stack by the rule of the oldest kernel, which counts more than
+// this machine's.
 func TestStack(t *testing.T) {
 	for _, o := range objects(t)[3:] { // the configurations have the same code
 		for name, p := range o.spec.Programs {
@@ -32,7 +32,7 @@ func TestStack(t *testing.T) {
 	}
 }
 
-// frames are the functions of a program.
+// frames holds the functions of a program.
 type frames struct {
 	bytes map[string]int // of its frame
 	calls map[string][]string
@@ -63,7 +63,7 @@ func newFrames(insns asm.Instructions) frames {
 	return f
 }
 
-// deepest is the chain of calls from a function that takes the most, and how much.
+// deepest returns the call chain from a function that uses the most stack, and how much.
 func (f frames) deepest(name string) (depth int, chain []string) {
 	for _, c := range f.calls[name] {
 		if d, ch := f.deepest(c); d > depth {

@@ -12,7 +12,7 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// The states of flows, as short as the tables below need them.
+// The states of flows, abbreviated for the tables below.
 const (
 	synSent     = bpf.TCCtStateCT_SYN_SENT
 	synRecv     = bpf.TCCtStateCT_SYN_RECV
@@ -28,7 +28,7 @@ const (
 	other       = bpf.TCCtStateCT_OTHER
 )
 
-// timeouts has a time of its own for each state, so that the time tells the state.
+// timeouts has a different time for each state, so that the time identifies the state.
 func timeouts() [bpf.TCCtStateCT_STATE_MAX]uint32 {
 	var t [bpf.TCCtStateCT_STATE_MAX]uint32
 	for i := range t {
@@ -41,7 +41,7 @@ func timeouts() [bpf.TCCtStateCT_STATE_MAX]uint32 {
 type conversation struct {
 	name   string
 	protos []l4
-	// begin says what each side sends; the first packet is made by the first call of client.
+	// begin sets what each side sends; the first call of client makes the first packet.
 	begin func(*scenario, family, l4) (client, server func(flags string) *sent, first packet)
 }
 
@@ -66,8 +66,9 @@ func conversations() []conversation {
 	}
 }
 
-// sender sends p, with other flags, from a member or, without a name, from outside. Lower case
-// flags are blind guesses: s of the sequence number, k of the acknowledgement.
+// sender returns a function that sends p, with other flags, from a member or, without a name,
+// from outside. Lower-case flags are blind guesses: s of the sequence number, k of the
+// acknowledgement.
 func (s *scenario) sender(name string, p packet) func(flags string) *sent {
 	return func(flags string) *sent {
 		const far = 1 << 30
@@ -86,15 +87,15 @@ func (s *scenario) sender(name string, p packet) func(flags string) *sent {
 	}
 }
 
-// step is a packet of one side and what becomes of the flow.
+// step is a packet of one side and the resulting state of the flow.
 type step struct {
-	by        byte   // 'c'lient, 's'erver; 't'ime passes
-	flags     string // or how much time
+	by        byte   // 'c'lient, 's'erver, or 't'ime that passes
+	flags     string // or the time
 	state     bpf.TCCtState
 	confirmed bool
 }
 
-// walk sends the packets and looks at both entries after each.
+// walk sends the packets and checks both entries after each.
 func (c conversation) walk(s *scenario, f family, l l4, steps []step) {
 	s.Helper()
 	client, server, first := c.begin(s, f, l)
@@ -144,7 +145,7 @@ func (s *scenario) check(i int, step step, first packet) {
 	}
 }
 
-// walks are lives of TCP connections.
+// walks lists lives of TCP connections.
 func walks() map[string][]step {
 	open := []step{{'c', "S", synSent, false}, {'s', "SA", synRecv, false}, {'c', "A", established, true}}
 	after := func(more ...step) []step { return slices.Concat(open, more) }
@@ -156,7 +157,7 @@ func walks() map[string][]step {
 			{'c', "S", synSent, false}, {'c', "S", synSent, false}, {'s', "SA", synRecv, false},
 			{'c', "S", synRecv, false}, {'s', "SA", synRecv, false}, {'c', "PA", established, true},
 		},
-		// Only the client shows that it got the SYN-ACK (nf_conntrack's sSR).
+		// Only the client confirms the SYN-ACK (nf_conntrack's sSR).
 		"answered_early": {
 			{'c', "S", synSent, false}, {'s', "SA", synRecv, false}, {'s', "A", synRecv, false}, {'s', "PA", synRecv, false},
 			{'s', "PA", synRecv, false}, {'c', "A", established, true}, {'s', "PA", established, true},
@@ -182,7 +183,7 @@ func walks() map[string][]step {
 		"reused_when_reset":  slices.Concat(after(step{'c', "RA", closed, true}), again),
 		"reused_in_last_ack": slices.Concat(finished[:5], []step{{'c', "S", lastAck, true}}, again[1:]),
 		"reused_in_fin_wait": slices.Concat(finished[:4], []step{{'c', "S", finWait, true}}, again[1:]),
-		// Whoever does not see the packets can only guess (RFC 5961).
+		// An attacker who does not see the packets can only guess (RFC 5961).
 		"guessed_handshake": {
 			{'c', "S", synSent, false}, {'c', "A", synSent, false}, {'s', "SAk", synSent, false}, {'s', "SA", synRecv, false},
 			{'c', "Ak", synRecv, false}, {'c', "As", synRecv, false}, {'c', "PAk", synRecv, false}, {'c', "FAk", synRecv, false},
@@ -193,7 +194,7 @@ func walks() map[string][]step {
 			[]step{{'c', "FA", finWait, true}}, guesses(finWait), []step{{'s', "FA", lastAck, true}, {'c', "A", timeWait, true}})...),
 		"answered_after_refusal": {{'c', "S", synSent, false}, {'s', "RA", closed, false}, {'s', "SA", closed, false}, {'c', "A", closed, false}},
 		"answered_after_reset":   after(step{'s', "R", closed, true}, step{'s', "SA", closed, true}),
-		// One side restarted, and begins again from the same port.
+		// One side restarted, and starts again from the same port.
 		"begun_again_in_the_middle": after(
 			step{'c', "Ss", established, true}, step{'s', "SA", established, true}, step{'s', "SAk", synRecv, true},
 			step{'c', "A", synRecv, true}, step{'c', "As", established, true}, step{'s', "Ak", established, true}),
@@ -201,7 +202,7 @@ func walks() map[string][]step {
 	}
 }
 
-// guesses are packets that are to end a flow, of both sides, and change nothing.
+// guesses are packets of both sides that try to end a flow, and do not change it.
 func guesses(state bpf.TCCtState) []step {
 	var all []step
 	for _, by := range []byte("cs") {
@@ -221,7 +222,7 @@ func TestStatesTCP(t *testing.T) {
 			}})
 		}
 	}
-	// A flow older than our memory of it.
+	// A flow that is older than its entry.
 	cases = append(cases, testCase{name: "tcp-picked_up-masqueraded", run: func(s *scenario, f family) {
 		for _, flags := range []string{"A", "PA", "SA"} {
 			s.forget(s.TB)
@@ -250,7 +251,7 @@ func TestStates(t *testing.T) {
 	runOnce(t, config{vars: with(featureVars(), map[string]any{"cfg_timeout": timeouts()})}, cases)
 }
 
-// walkAnswered is the life of a flow without flags: a question, an answer, and more.
+// walkAnswered is the life of a flow without flags: a request, a reply, and more.
 func (c conversation) walkAnswered(s *scenario, f family, l l4) {
 	s.Helper()
 	fresh, answered, lasting := other, other, other
@@ -266,7 +267,7 @@ func (c conversation) walkAnswered(s *scenario, f family, l l4) {
 		{'s', "", lasting, assured}, {by: 't', flags: "3s"}, {'c', "", lasting, assured}, {by: 't', flags: "25s"}, {'s', "", lasting, assured},
 	})
 	s.forget(s.TB)
-	// The client alone may go on, too.
+	// The client alone may continue, too.
 	c.walk(s, f, l, []step{
 		{'c', "", fresh, false}, {'s', "", answered, false}, {by: 't', flags: "3s"}, {'c', "", lasting, assured},
 	})

@@ -48,7 +48,7 @@ var (
 	chosen6  = ip("2001:db8:0:4::7")
 	barred4  = ip("203.0.113.129") // unreachable
 	barred6  = ip("2001:db8:0:5::7")
-	strange4 = ip("203.0.113.1") // behind a device that is no uplink
+	strange4 = ip("203.0.113.1") // behind a device that is not an uplink
 	strange6 = ip("2001:db8:0:6::7")
 )
 
@@ -69,7 +69,7 @@ type member struct {
 	name string
 }
 
-// topology is the model's side of a world's devices.
+// topology is the model of a world's devices.
 type topology struct {
 	members map[string]member // a…i, and gw1…gw5: the host ports
 	uplink  device
@@ -86,13 +86,13 @@ func memberIP6(net, host uint32) netip.Addr {
 	return ip(fmt.Sprintf("fd00:%d::%x", net, host))
 }
 
-// linkLocal is the address an interface makes from its MAC.
+// linkLocal returns the link-local address that an interface derives from its MAC.
 func linkLocal(m maps.MAC) netip.Addr {
 	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]})
 }
 
-// build makes the devices. The peers of the endpoints stay in the same
-// namespace without addresses: nobody is to answer what is flooded.
+// build makes the devices. The peers of the endpoints stay in the same namespace without
+// addresses: flooded packets must not be answered.
 func build(tb testing.TB, ns *netns) topology {
 	tb.Helper()
 	for _, f := range []string{"ipv6/conf/default/disable_ipv6", "ipv6/conf/all/disable_ipv6"} {
@@ -129,7 +129,7 @@ func build(tb testing.TB, ns *netns) topology {
 func routes() []string {
 	cmds := []string{
 		"address add 192.0.2.10/24 dev up0", "address add 192.0.2.11/24 dev up0",
-		// The last address added is the one the kernel would choose.
+		// The kernel would choose the last address added.
 		"address add 2001:db8:0:1::11/64 dev up0 nodad preferred_lft 0",
 		"address add 2001:db8:0:1::10/64 dev up0 nodad",
 		"address add 203.0.113.2/25 dev oth0", "address add 2001:db8:0:6::2/64 dev oth0 nodad",
@@ -176,7 +176,7 @@ func makeTopology(devs map[string]device) topology {
 	return t
 }
 
-// fill writes the topology to the tables.
+// fill writes the topology to the maps.
 func (t topology) fill(tb testing.TB, set *maps.Set) {
 	tb.Helper()
 	put := func(_ bool, err error) { tb.Helper(); must(tb, err) }
@@ -234,7 +234,7 @@ func (t topology) publishes() []maps.Publish {
 	return all
 }
 
-// family is one of the two sets of addresses every case is run with.
+// family is one of the two sets of addresses that every case is run with.
 type family struct {
 	name                                                                 string
 	any, uplink, second, router, remote, narrow, chosen, barred, strange netip.Addr
@@ -249,7 +249,7 @@ func families() []family {
 
 func (f family) is4() bool { return f.any.Is4() }
 
-// other is the other family.
+// other returns the other family.
 func (f family) other() family {
 	all := families()
 	if f.is4() {
@@ -258,7 +258,7 @@ func (f family) other() family {
 	return all[0]
 }
 
-// of is the member's address.
+// of returns the member's address.
 func (f family) of(m member) netip.Addr {
 	if f.is4() {
 		return m.IPv4
@@ -266,7 +266,7 @@ func (f family) of(m member) netip.Addr {
 	return m.IPv6
 }
 
-// gw is its gateway's.
+// gw returns the member's gateway address.
 func (f family) gw(m member) netip.Addr {
 	if f.is4() {
 		return m.Gateway4

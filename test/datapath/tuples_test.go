@@ -16,18 +16,19 @@ import (
 // gatewayPortMax is GATEWAY_PORT_MAX of bpf/lib/flow.h.
 const gatewayPortMax = 32767
 
-// No two flows are one for a sandbox or on the wire, whoever made them, and the older is not moved.
+// No two flows have the same tuple in a sandbox or on the wire, whatever made them, and the
+// older one is not moved.
 func tupleCases() []testCase {
 	return slices.Concat(tuplesAtBackend(), hostMoved(), privilegedPorts())
 }
 
-// tries is how often a port was tried beyond the first, for the counters.
+// tries returns an event for each additional port that was tried.
 func (r *result) tries() []string {
 	return slices.Repeat([]string{"snat_retry"}, int(r.counts["event snat_retry"].Packets))
 }
 
-// publishedElsewhere is a flow of a client on this host to b's port that cannot keep its source
-// port; it returns what b gets.
+// publishedElsewhere makes a flow of a client on this host to b's port that cannot keep its
+// source port; it returns what b gets.
 func (s *scenario) publishedElsewhere(f family, client string, l l4, p packet) packet {
 	s.Helper()
 	sending := s.from(client, p)
@@ -41,7 +42,7 @@ func (s *scenario) publishedElsewhere(f family, client string, l l4, p packet) p
 	return got
 }
 
-// fromHost is a packet of the host's own to b's port, from a gateway's address.
+// fromHost returns a packet of the host itself to b's port, from a gateway's address.
 func (s *scenario) fromHost(f family, l l4, sport uint16) packet {
 	p := s.between(f, "gw1", "b")
 	p.src, p.dst, p.proto, p.flags = at(p.src.Addr(), sport), at(p.dst.Addr(), l.backend()), l.proto, ""
@@ -58,7 +59,7 @@ func tuplesAtBackend() []testCase {
 			direct := s.between(f, "a", "b").with(func(p *packet) {
 				p.src, p.dst, p.proto, p.flags = at(p.src.Addr(), l.sport), at(p.dst.Addr(), l.backend()), l.proto, ""
 			})
-			for range 2 { // whichever comes first
+			for range 2 { // whichever is first
 				p := s.via(f, "a", l, at(f.uplink, l.dport))
 				got := s.byGateway(f, "b", p, l.backend())
 				s.from("a", direct).peer("b", direct)
@@ -114,7 +115,7 @@ func hostMoved() []testCase {
 			l := published()[0]
 			p := s.via(f, "a", l, at(f.uplink, l.dport))
 			s.from("a", p).peer("b", s.byGateway(f, "b", p, l.backend()), "ct_created")
-			// It began before: nobody moves it.
+			// It began earlier, and is not moved.
 			for _, flags := range []string{"A", "SA", "R"} {
 				host := s.fromHost(f, l, l.sport).with(func(p *packet) { p.flags = flags })
 				s.from("gw1", host).peer("b", host)
@@ -123,7 +124,8 @@ func hostMoved() []testCase {
 	)
 }
 
-// hostMoves has a client on this host begin a flow to b's port, and then the host from the same port.
+// hostMoves makes a client on this host begin a flow to b's port, and then the host from the
+// same port.
 func (s *scenario) hostMoves(f family, l l4, client string) {
 	s.Helper()
 	p := s.via(f, client, l, at(f.uplink, l.dport))
@@ -153,7 +155,7 @@ func (s *scenario) hostMoves(f family, l l4, client string) {
 		host.flags, left.flags = "A", "A"
 		s.from("gw1", host).peer("b", left, "ct_confirmed")
 	}
-	// The older one is as it was.
+	// The older one is unchanged.
 	answer = got.answer(l.reply)
 	s.from("b", answer).peer(client, s.delivered(client, answer.with(func(a *packet) { a.src, a.dst = p.dst, p.src })))
 }
@@ -181,8 +183,8 @@ func privilegedPorts() []testCase {
 	})
 }
 
-// Another NAT of the host, netfilter's, has a port towards the same server: the guest's flow is
-// the older one. What nobody has been given stays free.
+// Another NAT of the host (netfilter) uses a port towards the same server: the guest's flow
+// is the older one. Unassigned ports stay free.
 func TestOtherNAT(t *testing.T) {
 	w := newWorld(t, config{vars: with(featureVars(), map[string]any{"cfg_conntrack": uint8(1)})})
 	runIn(t, w, slices.Concat(
@@ -213,8 +215,8 @@ func TestOtherNAT(t *testing.T) {
 	))
 }
 
-// guestFlow has netfilter track a flow of a guest to a server, masqueraded with the uplink's
-// address, from l.sport, until the test ends.
+// guestFlow makes netfilter track a flow of a guest to a server, masqueraded with the
+// uplink's address, from l.sport, until the test ends.
 func (s *scenario) guestFlow(f family, l l4, server netip.AddrPort) {
 	s.Helper()
 	guest, kind := ip("172.22.0.2"), netlink.InetFamily(netlink.FAMILY_V4)
@@ -238,13 +240,13 @@ func (s *scenario) guestFlow(f family, l l4, server netip.AddrPort) {
 	})
 }
 
-// Which addresses are the host's, now.
+// The addresses that currently belong to the host.
 func hostAddressCases() []testCase {
 	all := published()
 	return slices.Concat(
 		times(all, "published_address_gone-transit", func(s *scenario, f family, l l4) {
 			b := s.members["b"]
-			away := f.barred // published there, but not the host's
+			away := f.barred // published there, but not an address of the host
 			_, err := s.set.Publishes.Put(flmaps.Publish{HostIP: away, Port: l.dport, Proto: uint8(l.proto),
 				Backend: f.of(b), BackendPort: l.backend(), IfIndex: b.IfIndex, Net: b.Net, ID: 210})
 			must(s.TB, err)
@@ -280,7 +282,7 @@ func hostAddressCases() []testCase {
 	)
 }
 
-// An answer takes the way of the address that was asked, as the host's own answers do.
+// A reply is routed by the address that the request was sent to, like the host's own replies.
 func TestRouteOfAnswer(t *testing.T) {
 	w := newWorld(t, config{noteRedirects: true})
 	runIn(t, w, times(published(), "published_rule_from_address-its_uplink", func(s *scenario, f family, l l4) {

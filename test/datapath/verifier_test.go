@@ -20,14 +20,14 @@ import (
 const (
 	instructionsFile = "testdata/instructions.txt"
 	refreshVar       = "FAIRLEAD_REFRESH"
-	// verifierLimit is half of what the kernel looks at before it gives up: another kernel
-	// may need more than this one.
+	// verifierLimit is half of the number of instructions that the kernel processes before it
+	// gives up: another kernel may need more than this one.
 	verifierLimit = 500_000
 )
 
-// Every object loads with every configuration, and costs the verifier about
-// what it did when instructions.txt was written. A program that comes near
-// the limit loads here and fails on another kernel.
+// Every object loads with every configuration, and costs the verifier about as much as when
+// instructions.txt was written. A program that comes near the limit loads here and fails on
+// another kernel.
 func TestVerifier(t *testing.T) {
 	got := make(map[string]uint32)
 	var names []string
@@ -59,7 +59,7 @@ func TestVerifier(t *testing.T) {
 	}
 }
 
-// object is one of the shipped with a configuration.
+// object is a shipped object with a configuration.
 type object struct {
 	config string
 	spec   *ebpf.CollectionSpec
@@ -83,7 +83,7 @@ func objects(t *testing.T) []object {
 	return append(all, object{spec: sock}, object{spec: gc})
 }
 
-// verified loads an object and asks how much the verifier looked at.
+// verified loads an object and returns how many instructions the verifier processed.
 func verified(t *testing.T, spec *ebpf.CollectionSpec, vars map[string]any) map[string]uint32 {
 	t.Helper()
 	for name, v := range vars {
@@ -108,7 +108,7 @@ func verified(t *testing.T, spec *ebpf.CollectionSpec, vars map[string]any) map[
 	return counts
 }
 
-// kernelSeries is "6.18" of "6.18.44".
+// kernelSeries returns "6.18" for "6.18.44".
 func kernelSeries(t *testing.T) string {
 	t.Helper()
 	var u unix.Utsname

@@ -9,12 +9,12 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// segment is what a TCP packet says.
+// segment holds the contents of a TCP packet.
 type segment struct {
 	syn, ack, fin, rst bool
 	seq, next, acked   uint32 // next: after its last byte; acked: what it acknowledges
 	window             uint32
-	scale              uint8 // of a SYN; 0: none, or 0
+	scale              uint8 // of a SYN; 0 also if there is none
 	scaled             bool  // has a window scale
 }
 
@@ -37,20 +37,20 @@ func (p packet) segment() segment {
 	return s
 }
 
-// refSide is one direction of a connection, as its entry is to have it.
+// refSide is one direction of a connection, as its entry should be.
 type refSide struct {
-	Known           bool // its numbers
+	Known           bool // whether its sequence numbers are known
 	End, Ack        uint32
 	Window, Pending uint32
 	Scale           uint8
 	Fin, Seen       bool
 }
 
-// refTCP is the state of a connection, the simple way.
+// refTCP is a simple model of the state of a connection.
 type refTCP struct {
 	state     bpf.TCCtState
 	confirmed bool
-	sides     [2]refSide // of who began, of who answers
+	sides     [2]refSide // initiator, responder
 }
 
 const (
@@ -59,7 +59,8 @@ const (
 	half         = 1 << 31
 )
 
-// between says whether a, ..., b follow one another on the circle of sequence numbers.
+// between reports whether a, ..., b follow one another in the circular space of sequence
+// numbers.
 func between(from, x, to uint32) bool { return uint64(x-from) <= uint64(to-from) }
 
 func newRefTCP(s segment) *refTCP {
@@ -101,7 +102,7 @@ func (a *refSide) note(s segment) {
 	a.offer(s)
 }
 
-// early is a segment of who answers, before the client has shown that it got the SYN-ACK.
+// early handles a segment of the responder before the client has confirmed the SYN-ACK.
 func (a *refSide) early(s segment) {
 	if a.Known {
 		a.note(s)
@@ -115,17 +116,17 @@ func (a *refSide) infer(s segment) {
 	a.Known, a.End, a.Pending, a.Ack, a.Window, a.Scale = true, s.acked, s.acked, s.seq+1, minWindow, unknownScale
 }
 
-// follows: the segment goes on where a's direction stopped.
+// follows reports whether the segment continues where a's direction stopped.
 func (a *refSide) follows(s segment) bool {
 	return s.ack && between(a.End-minWindow, s.seq, a.End) && between(a.Ack, s.acked, a.Ack+a.Window)
 }
 
-// answers: the segment acknowledges what b sent in its handshake.
+// answers reports whether the segment acknowledges what b sent in its handshake.
 func (b *refSide) answers(s segment, more uint32) bool {
 	return s.ack && b.Known && between(b.Pending, s.acked, b.End+more)
 }
 
-// packet is a segment of side i. It returns whether the flow lives longer by it.
+// packet handles a segment of side i. It returns whether that extends the life of the flow.
 func (m *refTCP) packet(i int, s segment) (refreshed bool) {
 	a, b := &m.sides[i], &m.sides[1-i]
 	plain := !s.syn && !s.fin && !s.rst
@@ -234,7 +235,7 @@ func (m *refTCP) completes(i int, s segment) bool {
 	return b.answers(s, minWindow)
 }
 
-// fits says whether the segment changes anything, and notes it.
+// fits reports whether the segment changes anything, and records it.
 func (m *refTCP) fits(i int, s segment) bool {
 	const near = 1 << 24
 	a, b := &m.sides[i], &m.sides[1-i]
@@ -288,7 +289,7 @@ func sideOf(e entry) refSide {
 	}
 }
 
-// same says how the two entries differ from the reference.
+// same returns how the two entries differ from the reference.
 func (m *refTCP) same(orig, reply entry) error {
 	for i, e := range []entry{orig, reply} {
 		want := m.sides[i]

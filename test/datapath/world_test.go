@@ -15,8 +15,8 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// world is the shipped programs, loaded, with filled tables, in a namespace
-// with the devices and routes the tables speak of.
+// world holds the shipped programs, loaded, with filled maps, in a namespace with the devices
+// and routes that the maps refer to.
 type world struct {
 	topology
 	ns       *netns
@@ -27,13 +27,13 @@ type world struct {
 	names    map[uint32]string
 }
 
-// config is the load-time configuration, by the name of the C variable, and
-// the sizes of tables.
+// config is the load-time configuration, by the name of the C variable, and the sizes of
+// maps.
 type config struct {
 	vars    map[string]any
 	entries map[string]uint32
-	// noteRedirects makes results say where packets are redirected to, for which the
-	// programs are changed a little.
+	// noteRedirects makes results include where packets are redirected to, for which the
+	// programs are changed slightly.
 	noteRedirects bool
 }
 
@@ -102,7 +102,7 @@ func (w *world) gc() error {
 	return err
 }
 
-// forget empties the tables the datapath writes.
+// forget empties the maps that the datapath writes.
 func (w *world) forget(tb testing.TB) {
 	tb.Helper()
 	must(tb, w.tables["fl_ct_used"].Put(uint32(0), uint64(0)))
@@ -137,7 +137,7 @@ func (w *world) forgetHeld(tb testing.TB) {
 	}
 }
 
-// change gives a member other properties until the test ends.
+// change sets other properties of a member until the test ends.
 func (w *world) change(tb testing.TB, name string, f func(*flmaps.Endpoint)) {
 	tb.Helper()
 	old := w.members[name]
@@ -191,7 +191,7 @@ func verdictName(v uint32) string {
 	return fmt.Sprintf("verdict %d", int32(v))
 }
 
-// result is what one run of a program did.
+// result is the result of one run of a program.
 type result struct {
 	verdict string
 	out     []byte
@@ -200,12 +200,12 @@ type result struct {
 	counts  counts
 }
 
-// checksumComplete is BPF_F_TEST_SKB_CHECKSUM_COMPLETE: the packet comes as from
-// a card that sums the whole packet, and the kernel fails the run when the
-// program left that sum wrong (since 6.16, commit a3cfe84cca28).
+// checksumComplete is BPF_F_TEST_SKB_CHECKSUM_COMPLETE: the packet comes as from a NIC that
+// computes the checksum of the whole packet, and the kernel fails the run if the program has
+// made that checksum wrong (since 6.16, commit a3cfe84cca28).
 const checksumComplete = 1 << 2
 
-// run runs a program on a packet and says all it did.
+// run runs a program on a packet and returns everything it did.
 func (w *world) run(tb testing.TB, program string, data []byte, skb skBuff, flags uint32) (result, error) {
 	tb.Helper()
 	if w.to != nil {
@@ -226,7 +226,7 @@ func (w *world) run(tb testing.TB, program string, data []byte, skb skBuff, flag
 	return r, nil
 }
 
-// exec runs a program on a packet and looks at nothing but the packet: it is quick.
+// exec runs a program on a packet and returns only the packet: it is quick.
 func (w *world) exec(program string, data []byte, skb skBuff, flags uint32) (result, error) {
 	opts := runOptions(data, skb, flags)
 	var r result
@@ -241,7 +241,7 @@ func runOptions(data []byte, skb skBuff, flags uint32) ebpf.RunOptions {
 	}
 }
 
-// execHere is exec on a thread that is in the world's namespace.
+// execHere is like exec on a thread that is in the world's namespace.
 func (w *world) execHere(program string, opts *ebpf.RunOptions) (result, error) {
 	ret, err := w.programs[program].Run(opts)
 	if err != nil {
@@ -250,8 +250,8 @@ func (w *world) execHere(program string, opts *ebpf.RunOptions) (result, error) 
 	return result{verdict: verdictName(ret), out: opts.DataOut, mark: opts.ContextOut.(*skBuff).Mark}, nil
 }
 
-// counts is counters by name: "drop icc", "path peer", "event ct_created", and
-// "from 1" and "to 1": traffic of network 1.
+// counts holds counters by name: "drop icc", "path peer", "event ct_created", and "from 1"
+// and "to 1": traffic of network 1.
 type counts map[string]flmaps.Counter
 
 func (w *world) counts(tb testing.TB) counts {
@@ -274,7 +274,7 @@ func (w *world) counts(tb testing.TB) counts {
 	return all
 }
 
-// since is what moved.
+// since returns what has changed.
 func (c counts) since(before counts) counts {
 	moved := make(counts)
 	for name, n := range c {

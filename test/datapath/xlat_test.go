@@ -14,17 +14,18 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// In these cases the client asks in the family that they are named for, and the backend has the other.
+// In these cases the client uses the family that they are named for, and the backend has the
+// other.
 
-// xlated are the ports of a world that lead to b in the other family.
+// xlated lists the ports of a world that are published for b in the other family.
 func xlated() []l4 {
 	return []l4{{"tcp", tcp, 5000, xlatTCP, "SA"}, {"udp", udp, 5000, xlatUDP, ""}}
 }
 
-// xlatPayload is long enough for no frame to be padded in either family.
+// xlatPayload is long enough that frames are not padded in either family.
 const xlatPayload = "as long as it needs to be for frames not to be padded"
 
-// requests is a client's packet to the published port.
+// requests returns a client's packet to the published port.
 func (s *scenario) requests(f family, l l4) packet {
 	p := s.client(f, l, at(f.uplink, l.dport))
 	p.payload, p.tos, p.ttl = xlatPayload, 0xb9, 60
@@ -34,7 +35,7 @@ func (s *scenario) requests(f family, l l4) packet {
 	return p
 }
 
-// requested is p as b gets it: its gateway asks.
+// requested returns p as b gets it, with its gateway as the source.
 func (s *scenario) requested(f family, l l4, p packet) packet {
 	o, b := f.other(), s.members["b"]
 	p.src, p.dst = at(o.gw(b), p.src.Port()), at(o.of(b), l.backend())
@@ -42,14 +43,15 @@ func (s *scenario) requested(f family, l l4, p packet) packet {
 	return s.delivered("b", atomic(s.TB, p))
 }
 
-// answered is what b answers as it leaves.
+// answered returns the reply of b as it leaves.
 func (s *scenario) answered(answer, asked packet) packet {
 	answer = answer.routed()
 	answer.src, answer.dst, answer.options, answer.ext = asked.dst, asked.src, nil, nil
 	return atomic(s.TB, answer)
 }
 
-// atomic is p without fragmentation in IPv4: what is small may be fragmented on its way.
+// atomic returns p without fragmentation in IPv4: small packets may be fragmented on the
+// path.
 func atomic(tb testing.TB, p packet) packet {
 	tb.Helper()
 	if p.is4() && p.frag == nil {
@@ -59,7 +61,7 @@ func atomic(tb testing.TB, p packet) packet {
 	return p
 }
 
-// identified gives p the identification that the datapath chose at random.
+// identified sets the identification of p to the one that the datapath chose at random.
 func (p packet) identified(r *result) packet {
 	if p.is4() && p.noDF && p.frag == nil {
 		p.id = binary.BigEndian.Uint16(r.out[14+4:])
@@ -67,13 +69,13 @@ func (p packet) identified(r *result) packet {
 	return p
 }
 
-// becomes: straight into b's sandbox, as got.
+// becomes expects a redirect directly into b's sandbox, as got.
 func (p *sent) becomes(got packet, event ...string) {
 	p.Helper()
 	p.peer("b", got.identified(p.do()), event...)
 }
 
-// leaves: to the router outside, as left.
+// leaves expects a redirect to the router outside, as left.
 func (p *sent) leaves(f family, left packet, event ...string) {
 	p.Helper()
 	p.neigh(f, left.identified(p.do()), event...)
@@ -151,7 +153,8 @@ func xlatPorts() []testCase {
 			s.from("b", answer).leaves(f, s.answered(answer, one))
 		}),
 		times(xlated(), "xlat_port_published-peer", func(s *scenario, f family, l l4) {
-			// The host's own sockets do not have it, but answers to it would be taken for a flow to it.
+			// The host's own sockets do not use it, but replies to it would match a flow to
+			// it.
 			p := s.requests(f, l)
 			p.src = at(f.remote, publishOth)
 			sending := s.arrive(p)
@@ -176,7 +179,7 @@ func xlatHeaders() []testCase {
 			s.from("b", got.answer(l.reply)).leaves(f, s.answered(got.answer(l.reply), p))
 		}),
 		times(xlated()[1:], "xlat_without_sum-peer", func(s *scenario, f family, l l4) {
-			// IPv6 demands a sum, so it is made; in IPv4 there may be none.
+			// IPv6 requires a checksum, so it is computed; in IPv4 there may be none.
 			for _, n := range []int{0, 1, 2, 3, 255 - 8, 256 - 8, 257 - 8, 1300} {
 				s.forget(s.TB)
 				p := s.requests(f, l)
@@ -224,7 +227,7 @@ func xlatFragments() []testCase {
 	)
 }
 
-// xlatGrowth is what a packet of b's to a client of family f grows by.
+// xlatGrowth is how many bytes a packet of b grows on the way to a client of family f.
 func xlatGrowth(f family) int {
 	if f.is4() {
 		return -20
@@ -233,7 +236,8 @@ func xlatGrowth(f family) int {
 }
 
 func xlatTooBig() []testCase {
-	// open makes a flow from behind a narrow route, and returns b's answer of such a length.
+	// open makes a flow from behind a narrow route, and returns b's reply with the given
+	// length.
 	open := func(s *scenario, f family, l l4, length int) (asked, answer packet) {
 		s.forget(s.TB)
 		p := s.requests(f, l)
@@ -263,7 +267,8 @@ func xlatTooBig() []testCase {
 			s.from("b", answer).gso(narrowMTU-header+1).refused("too_big", unpadded{s.complains(f.other(), answer, kind)})
 		}),
 		[]testCase{{name: "udp-xlat_fragment_too_big-packet_too_big", only: "ipv6", run: func(s *scenario, f family) {
-			// The stack would fragment it, but cannot translate. The fragment header needs room as well.
+			// The stack would fragment it, but cannot translate. The fragment header also
+			// needs room.
 			l := xlated()[1]
 			_, answer := open(s, f, l, 1400)
 			answer.id, answer.noDF = 9, true
@@ -308,8 +313,8 @@ func xlatRefused() []testCase {
 	)
 }
 
-// quotes is how an error that is translated embeds a packet: whole up to 56 bytes of layer 4, whose sum
-// is the old one's.
+// quotes returns how a translated error embeds a packet: whole up to 56 bytes of layer 4,
+// with the old checksum.
 func (s *scenario) quotes(was, is packet) string {
 	b, old := is.ipBytes(s.TB), was.ipBytes(s.TB)
 	header, oldHeader := 20, 40
@@ -321,11 +326,11 @@ func (s *scenario) quotes(was, is packet) string {
 	return string(b[:min(len(b), header+56)])
 }
 
-// quoted is a packet as the one who sends an error about it has it, and as it is embedded in the
-// other family: there it is never one that may be fragmented.
+// quoted returns a packet as the sender of an error about it has it, and as it is embedded in
+// the other family: there it is never one that may be fragmented.
 func quoted(p packet) packet { p.noDF, p.id = false, 0; return p }
 
-// saying is what an error says in one family and in the other.
+// saying is the content of an error in one family and in the other.
 type saying struct{ v4, v6 icmpKind }
 
 func sayings() []saying {
@@ -342,7 +347,7 @@ func sayings() []saying {
 	}
 }
 
-// in is what it says in a family.
+// in returns the content in a family.
 func (s saying) in(f family) icmpKind {
 	if f.is4() {
 		return s.v4
@@ -350,7 +355,7 @@ func (s saying) in(f family) icmpKind {
 	return s.v6
 }
 
-// xlatErrors are about packets of flows, each way.
+// xlatErrors lists cases of errors about packets of flows, in both directions.
 func xlatErrors() []testCase {
 	return slices.Concat(
 		times(xlated(), "xlat_error_of_client-peer", func(s *scenario, f family, l l4) {
@@ -361,8 +366,8 @@ func xlatErrors() []testCase {
 			left := quoted(s.answered(answer, p))
 			o, b := f.other(), s.members["b"]
 			for _, say := range sayings() {
-				for _, who := range []netip.Addr{f.router, f.remote} {
-					e := s.outside(errorAbout(say.in(f), who, f.uplink, string(left.ipBytes(s.TB))))
+				for _, from := range []netip.Addr{f.router, f.remote} {
+					e := s.outside(errorAbout(say.in(f), from, f.uplink, string(left.ipBytes(s.TB))))
 					answer.ttl, answer.tos = left.ttl, 0
 					want := errorAbout(say.in(o), o.gw(b), o.of(b), s.quotes(left, quoted(answer)))
 					want.ttl = e.ttl
@@ -389,10 +394,11 @@ func xlatErrors() []testCase {
 	)
 }
 
-// xlatError is an error that was made anew, with no more than what has to be in its header.
+// xlatError is an error that the datapath rebuilt, with only the necessary fields in its
+// header.
 func xlatError(e packet) packet { e.noDF = true; return e }
 
-// unpaddedFor is an error that was made anew for a member.
+// unpaddedFor returns an error that was rebuilt for a member.
 func unpaddedFor(name string, s *scenario, e packet) frame {
 	return unpadded{s.delivered(name, xlatError(e))}
 }
@@ -415,7 +421,7 @@ func xlatForeignErrors() []testCase {
 			}
 		}},
 		{name: "udp-xlat_error_smallest_mtu-peer", run: func(s *scenario, f family) {
-			// No link of IPv6 has less than 1280.
+			// IPv6 links have an MTU of at least 1280.
 			l := xlated()[1]
 			p := s.requests(f, l)
 			got := s.requested(f, l, p)
@@ -429,9 +435,9 @@ func xlatForeignErrors() []testCase {
 			}
 			e := s.outside(errorAbout(said, f.router, f.uplink, string(left.ipBytes(s.TB))))
 			answer.ttl, answer.tos = left.ttl, 0
-			anew := errorAbout(want, o.gw(b), o.of(b), s.quotes(left, quoted(answer)))
-			anew.ttl = e.ttl
-			s.arrive(e).peer("b", unpaddedFor("b", s, anew))
+			rebuilt := errorAbout(want, o.gw(b), o.of(b), s.quotes(left, quoted(answer)))
+			rebuilt.ttl = e.ttl
+			s.arrive(e).peer("b", unpaddedFor("b", s, rebuilt))
 		}},
 	}
 }
