@@ -17,8 +17,8 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// Tuple is one direction of a flow, as its packets arrive. ICMP: a question
-// has its id as source port, the answer as destination port.
+// Tuple is one direction of a flow, as its packets arrive. An ICMP request has its id as source
+// port, the reply as destination port.
 type Tuple struct {
 	Src, Dst netip.AddrPort
 	Proto    uint8
@@ -37,7 +37,7 @@ func reverse(t bpf.TCTuple) bpf.TCTuple {
 	return t
 }
 
-// FlowKey names one entry of the flow tables. It is opaque.
+// FlowKey identifies one entry of the flow tables. It is opaque.
 type FlowKey struct{ t bpf.TCTuple }
 
 // String is for logs.
@@ -45,16 +45,16 @@ func (k FlowKey) String() string { return tupleFrom(k.t).String() }
 
 // Flow is the state of one connection, or of what looks like one.
 type Flow struct {
-	Orig      Tuple // packets of the side that began, before translation
+	Orig      Tuple // packets of the side that opened the flow, before translation
 	Reply     Tuple // packets of the side that answers, before translation
 	State     string
 	Age       time.Duration // since the first packet
-	Expires   time.Duration // until it is forgotten; negative: overdue
-	Confirmed bool          // both sides use it: it is never evicted
-	Publish   uint32        // ID of the publish that made it; 0: none
+	Expires   time.Duration // until it expires; negative: overdue
+	Confirmed bool          // both sides use it, so it is never evicted
+	Publish   uint32        // ID of the publish that created it; 0 if none
 	Net       uint32        // network index it is accounted to
 	InIf      uint32        // host end the original packets come from; 0: an uplink or the host
-	OutIf     uint32        // host end they go to; 0: routed
+	OutIf     uint32        // host end they are delivered to; 0: routed
 	NATSrc    bool          // the source is translated
 	NATDst    bool          // the destination is translated
 	Host      bool          // a flow of the host's own stack
@@ -68,18 +68,18 @@ func (f Flow) Proto() uint8 { return f.Orig.Proto }
 // Key names the flow for [Conntrack.Remove].
 func (f Flow) Key() FlowKey { return f.key }
 
-// FlowCounts says how full the flow tables are. Entries: a flow has two.
+// FlowCounts holds the fill level of the flow tables. A flow has two entries.
 type FlowCounts struct {
 	Confirmed, ConfirmedMax     int            // entries of fl_ct
 	Unconfirmed, UnconfirmedMax int            // entries of fl_ct_new
 	States                      map[string]int // flows by state
 }
 
-// Conntrack reads fl_ct and fl_ct_new, which only the datapath writes, and has
-// the datapath remove flows. Safe for concurrent use.
+// Conntrack reads fl_ct and fl_ct_new, which only the datapath writes, and removes flows through
+// the datapath. Safe for concurrent use.
 type Conntrack struct {
 	confirmed, unconfirmed *ebpf.Map
-	used                   *ebpf.Map // how many entries confirmed has, as the programs count
+	used                   *ebpf.Map // number of entries in confirmed, as counted by the programs
 	states                 []string  // by enum ct_state
 
 	gcMu sync.Mutex // fl_gc holds one batch
@@ -87,7 +87,7 @@ type Conntrack struct {
 	run  func() error // runs gc_flows over the batch in fl_gc
 }
 
-// Now is the datapath's clock in seconds: CLOCK_MONOTONIC.
+// Now returns the datapath's clock in seconds: CLOCK_MONOTONIC.
 func Now() uint32 {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
@@ -96,8 +96,8 @@ func Now() uint32 {
 	return uint32(ts.Sec)
 }
 
-// Each calls visit for every flow until it returns false: confirmed flows,
-// then unconfirmed ones. Flows may come and go meanwhile.
+// Each calls visit for every flow until it returns false: confirmed flows, then unconfirmed ones.
+// Flows may be added and removed meanwhile.
 func (c *Conntrack) Each(visit func(Flow) bool) error {
 	return c.entries(func(k bpf.TCTuple, e bpf.TCCtEntry, f func() Flow) bool {
 		if e.Flags&uint16(bpf.TCCtFlagCT_F_REPLY) != 0 {
@@ -107,7 +107,7 @@ func (c *Conntrack) Each(visit func(Flow) bool) error {
 	})
 }
 
-// Counts walks both tables and counts.
+// Counts walks both tables and counts their flows.
 func (c *Conntrack) Counts() (FlowCounts, error) {
 	n := FlowCounts{
 		ConfirmedMax:   int(c.confirmed.MaxEntries()),
@@ -135,8 +135,8 @@ func (c *Conntrack) Counts() (FlowCounts, error) {
 	return n, nil
 }
 
-// Expired returns the keys of flows that were due to be forgotten before now,
-// one a flow. The datapath checks again before it removes them.
+// Expired returns the keys of flows that expired before now, one per flow. The datapath checks
+// each again before it removes it.
 func (c *Conntrack) Expired(now uint32) ([]FlowKey, error) {
 	keys := newKeySet()
 	err := c.entries(func(k bpf.TCTuple, e bpf.TCCtEntry, _ func() Flow) bool {
@@ -156,8 +156,8 @@ func (c *Conntrack) Hold() error { return c.flowCount().Hold() }
 
 func (c *Conntrack) flowCount() FlowCount { return FlowCount{Flows: c.confirmed, Used: c.used} }
 
-// DeleteWhere removes the flows match says yes to, expired or not. It returns
-// how many flows the datapath removed.
+// DeleteWhere removes the flows for which match returns true, expired or not. It returns how many
+// flows the datapath removed.
 func (c *Conntrack) DeleteWhere(match func(Flow) bool) (removed int, err error) {
 	keys := newKeySet()
 	err = c.entries(func(k bpf.TCTuple, e bpf.TCCtEntry, f func() Flow) bool {
@@ -172,9 +172,9 @@ func (c *Conntrack) DeleteWhere(match func(Flow) bool) (removed int, err error) 
 	return c.Remove(keys.keys, true)
 }
 
-// Remove has the datapath remove the flows of the keys, both directions of
-// each: those that are expired, or all of them with force. It returns what the
-// datapath counted as removed; an absent flow is success.
+// Remove removes the flows of the keys through the datapath, both directions of each: those that
+// are expired, or all of them with force. It returns how many the datapath removed; an absent flow
+// is success.
 func (c *Conntrack) Remove(keys []FlowKey, force bool) (removed int, err error) {
 	c.gcMu.Lock()
 	defer c.gcMu.Unlock()
@@ -208,9 +208,9 @@ func (c *Conntrack) removeBatch(keys []FlowKey, force bool) (removed int, err er
 	return int(b.Removed), nil
 }
 
-// entries visits every entry of both tables, each as the flow it belongs to
-// when visit asks for it. The two directions of a flow give the same Flow, so
-// that one whose partner was recycled is not overlooked.
+// entries visits every entry of both tables. It passes a function that builds the entry's Flow.
+// Both directions of a flow have the same Flow, so that a flow with an evicted partner is not
+// missed.
 func (c *Conntrack) entries(visit func(bpf.TCTuple, bpf.TCCtEntry, func() Flow) bool) error {
 	now, more := Now(), true
 	for _, t := range []struct {
@@ -244,7 +244,7 @@ func (c *Conntrack) flow(k bpf.TCTuple, e bpf.TCCtEntry, confirmed bool, now uin
 		key:     FlowKey{k},
 	}
 	if flags&bpf.TCCtFlagCT_F_REPLY != 0 {
-		// What is source for one direction is destination for the other.
+		// The source of one direction is the destination of the other.
 		f.Orig, f.Reply = f.Reply, f.Orig
 		f.InIf, f.OutIf = f.OutIf, f.InIf
 		f.NATSrc, f.NATDst = f.NATDst, f.NATSrc
@@ -259,8 +259,7 @@ func (c *Conntrack) state(s uint8) string {
 	return fmt.Sprintf("state%d", s)
 }
 
-// CompareFlows orders flows for people: by protocol, then by the original
-// direction.
+// CompareFlows orders flows for display: by protocol, then by the original direction.
 func CompareFlows(a, b Flow) int {
 	return cmp.Or(
 		cmp.Compare(a.Orig.Proto, b.Orig.Proto),
@@ -270,7 +269,7 @@ func CompareFlows(a, b Flow) int {
 	)
 }
 
-// keySet collects one key a flow, though both directions come along.
+// keySet collects one key per flow, although it sees both directions.
 type keySet struct {
 	keys []FlowKey
 	seen map[bpf.TCTuple]struct{}

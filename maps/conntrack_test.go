@@ -17,7 +17,7 @@ import (
 type flowSpec struct {
 	port             uint16
 	created, expires uint32
-	onlyReply        bool // the original direction's entry was recycled
+	onlyReply        bool // the original direction's entry was evicted
 }
 
 func (w *world) addFlow(tb testing.TB, confirmed bool, f flowSpec) {

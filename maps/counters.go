@@ -17,8 +17,8 @@ type Counter struct {
 	Packets, Bytes uint64
 }
 
-// Counters reads what the datapath counts. The labels are the names of the C
-// enums, read from the object's BTF, so that C is their one source.
+// Counters reads the datapath's counters. The labels are the names of the C enums, read from the
+// object's BTF, so that the C code is their only source.
 type Counters struct {
 	drops, paths, events, traffic *ebpf.Map
 
@@ -53,17 +53,17 @@ func newCounters(m map[string]*ebpf.Map, types *btf.Spec) (*Counters, error) {
 // Drops returns refused packets by reason.
 func (c *Counters) Drops() (map[string]Counter, error) { return readCounters(c.drops, c.dropLabels) }
 
-// Paths returns forwarded packets by the way they took.
+// Paths returns forwarded packets by path.
 func (c *Counters) Paths() (map[string]Counter, error) { return readCounters(c.paths, c.pathLabels) }
 
-// Events returns how often what happened; the number is in Packets.
+// Events returns the count of each event, in Packets.
 func (c *Counters) Events() (map[string]Counter, error) { return readCounters(c.events, c.eventLabels) }
 
-// UplinkTraffic is the network index under which Traffic has what programs met at uplinks: what arrived
-// as sent by endpoints, what left as sent to them.
+// UplinkTraffic is the network index under which Traffic counts packets at uplinks: arriving ones
+// as sent by endpoints, leaving ones as sent to them.
 const UplinkTraffic = 0
 
-// Traffic returns what the endpoints of a network sent and were sent.
+// Traffic returns what the endpoints of a network sent and received.
 func (c *Counters) Traffic(net uint32) (from, to Counter, err error) {
 	base := net * uint32(bpf.TCDirectionDIR_MAX)
 	if from, err = readCounter(c.traffic, base+uint32(bpf.TCDirectionDIR_FROM_ENDPOINT)); err != nil {
@@ -75,8 +75,7 @@ func (c *Counters) Traffic(net uint32) (from, to Counter, err error) {
 	return from, to, nil
 }
 
-// ResetTraffic sets a network's counters to zero, before its index is given to
-// another network.
+// ResetTraffic sets a network's counters to zero, before its index is assigned to another network.
 func (c *Counters) ResetTraffic(net uint32) error {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
@@ -107,7 +106,7 @@ func readCounters(m *ebpf.Map, labels []string) (map[string]Counter, error) {
 	return out, nil
 }
 
-// readCounter is the sum over all CPUs.
+// readCounter returns the sum over all CPUs.
 func readCounter(m *ebpf.Map, i uint32) (Counter, error) {
 	var perCPU []bpf.TCCounter
 	if err := m.Lookup(i, &perCPU); err != nil {

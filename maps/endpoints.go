@@ -9,33 +9,33 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// EndpointFlags are the properties of an endpoint and of its network that the
-// datapath decides by.
+// EndpointFlags are the properties of an endpoint and of its network on which the datapath bases
+// its decisions.
 type EndpointFlags uint32
 
 // The flags of an endpoint.
 const (
-	// HostPort: the network's host port. Any source address may come from it,
-	// and what the datapath cannot route goes to it.
+	// HostPort: the network's host port. Packets from it may have any source address, and the
+	// datapath sends to it what it cannot route.
 	HostPort = EndpointFlags(bpf.TCEpFlagEP_HOSTPORT)
 	// AntiSpoof: source MAC and addresses must be the endpoint's own.
 	AntiSpoof = EndpointFlags(bpf.TCEpFlagEP_ANTISPOOF)
-	// Published: a published port leads to the endpoint.
+	// Published: the endpoint is the backend of a published port.
 	Published = EndpointFlags(bpf.TCEpFlagEP_PUBLISHED)
-	// Internal: the network has no way out.
+	// Internal: the network has no default route.
 	Internal = EndpointFlags(bpf.TCEpFlagEP_INTERNAL)
-	// ICC: members of the network reach each other.
+	// ICC: members of the network may reach each other.
 	ICC = EndpointFlags(bpf.TCEpFlagEP_ICC)
 	// Masquerade: packets leave the host with the uplink's address.
 	Masquerade = EndpointFlags(bpf.TCEpFlagEP_MASQUERADE)
-	// Shaped: what the endpoint gets must wait in its host end's queue.
+	// Shaped: packets to the endpoint must wait in its host end's queue.
 	Shaped = EndpointFlags(bpf.TCEpFlagEP_SHAPED)
-	// DNS: a host port at whose addresses names are served. A port that is published
-	// at every address is not published there, if it is 53.
+	// DNS: a host port at whose addresses the name server listens. Port 53, when published at
+	// every address, is not published at these.
 	DNS = EndpointFlags(bpf.TCEpFlagEP_DNS)
 )
 
-// Endpoint is what the datapath knows of the device packets arrive at.
+// Endpoint is the datapath's description of the device at which packets arrive.
 type Endpoint struct {
 	IfIndex            uint32 // of the host end; of a host port: of the datapath's end
 	Net                uint32 // network index
@@ -44,7 +44,7 @@ type Endpoint struct {
 	Gateway4, Gateway6 netip.Addr // zero: none
 	Flags              EndpointFlags
 	HostPortIf         uint32 // ifindex of the network's host port, the datapath's end
-	GatewayIf          uint32 // ifindex of its other end, which bears the gateway addresses
+	GatewayIf          uint32 // ifindex of its other end, which has the gateway addresses
 	MTU                uint32 // of the endpoint's own end, in bytes; 0: not known
 }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// FDBEntry says at which device a member of a network is found.
+// FDBEntry maps a member of a network to its device.
 type FDBEntry struct {
 	Net     uint32 // network index
 	MAC     MAC

@@ -10,20 +10,20 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// FlowCount is the programs' count of the entries of fl_ct, by which they refuse new flows.
+// FlowCount is the programs' count of the entries of fl_ct, which they use to refuse new flows.
 type FlowCount struct {
 	Flows *ebpf.Map // fl_ct
 	Used  *ebpf.Map // fl_ct_used
 }
 
-// countSlack is how many entries the programs' count may be off: it changes while
-// the table is read.
+// countSlack is the tolerated error of the programs' count, in entries: it changes while the table
+// is read.
 const countSlack = 64
 
-// held is more than a table can have room for.
+// held is larger than any table.
 const held = int64(1) << 40
 
-// Recount corrects the count. It is off after entries were written from outside.
+// Recount corrects the count, which is wrong after entries were written from user space.
 func (c FlowCount) Recount() error {
 	before, err := c.get()
 	if err != nil {
@@ -44,8 +44,8 @@ func (c FlowCount) Recount() error {
 	return c.put(int64(entries))
 }
 
-// Hold has the programs refuse new TCP connections as if fl_ct were full, until Recount: their
-// senders repeat the SYN after a second. So no connection begins that is not copied while
+// Hold makes the programs refuse new TCP connections as if fl_ct were full, until Recount. Senders
+// repeat their SYN after a second. So no connection can begin and be left out of the copy while
 // tables and programs are exchanged.
 func (c FlowCount) Hold() error { return c.put(held) }
 

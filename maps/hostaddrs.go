@@ -10,7 +10,7 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// hostAddr is an address of the host; the kernel's value is a mere 1.
+// hostAddr is an address of the host; its value in the kernel is always 1.
 type hostAddr netip.Addr
 
 func (a hostAddr) raw() (bpf.TCIp, uint32) { return toIP(netip.Addr(a)), 1 }
@@ -53,8 +53,8 @@ func (t *HostAddrs) List() []netip.Addr {
 // Refresh reads all entries back from the kernel.
 func (t *HostAddrs) Refresh() error { return t.v.Refresh() }
 
-// Len is the number of entries.
+// Len returns the number of entries.
 func (t *HostAddrs) Len() int { return t.v.Len() }
 
-// MaxEntries is the number of entries there is room for.
+// MaxEntries returns the table's capacity in entries.
 func (t *HostAddrs) MaxEntries() int { return t.v.MaxEntries() }

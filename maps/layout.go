@@ -12,22 +12,20 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// Layout says how values of one layout become values of another: field by
-// field, by name. It works between any two versions in either direction, as
-// long as a field keeps its name and its meaning. The zero Layout copies values
-// as they are.
+// Layout describes how to convert values of one layout to another: field by field, by name. It
+// works between any two versions in either direction, as long as a field keeps its name and its
+// meaning. The zero Layout copies values as they are.
 type Layout struct {
 	size  uint32 // of a converted value; 0: values are copied as they are
 	moves []move
-	state int // where a converted value has the state of a flow; -1: nowhere
+	state int // offset of a flow's state in a converted value, or -1
 }
 
 // move copies n bytes of a value; the rest of the target's field is zero.
 type move struct{ from, to, n uint32 }
 
-// LayoutOf compares the values of a map in the kernel with those of a
-// definition. It fails when the map does not say how its values are laid out, or when a
-// field of that name exists in both and is of another kind.
+// LayoutOf compares the values of a map in the kernel with those of a definition. It fails when
+// the map has no description of its layout, or when a field exists in both with different kinds.
 func LayoutOf(want *ebpf.MapSpec, have *ebpf.Map) (Layout, error) {
 	to, ok := btf.UnderlyingType(want.Value).(*btf.Struct)
 	if !ok {
@@ -55,7 +53,8 @@ func LayoutOf(want *ebpf.MapSpec, have *ebpf.Map) (Layout, error) {
 // The state of a flow, which fits one byte.
 const flowStruct, flowState = "ct_entry", "state"
 
-// ended reports whether a TCP connection that is established by one converted value has ended by another.
+// ended reports whether a TCP connection that one converted value has as established has ended
+// according to the other.
 func (l Layout) ended(established, other []byte) bool {
 	if l.size == 0 || l.state < 0 {
 		return false
@@ -87,7 +86,7 @@ func newLayout(from, to *btf.Struct) (Layout, error) {
 	return l, nil
 }
 
-// common is how many bytes two fields of one name share: integers, which are little-endian,
+// common returns how many bytes two fields of one name share. Integers, which are little-endian,
 // may differ in width; anything else must have the same size.
 func common(from, to btf.Type) (uint32, error) {
 	a, err := btf.Sizeof(from)
@@ -106,7 +105,7 @@ func common(from, to btf.Type) (uint32, error) {
 	return uint32(min(a, b)), nil
 }
 
-// values converts a slice of byte arrays, as readRaw gives it, into another such.
+// values converts a slice of byte arrays from readRaw into another one.
 func (l Layout) values(vs reflect.Value) reflect.Value {
 	if l.size == 0 {
 		return vs

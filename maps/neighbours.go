@@ -9,8 +9,8 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// Neighbour is a member of a network by address: what ARP and neighbour
-// discovery would find out.
+// Neighbour maps an address in a network to a member: the result that ARP or neighbour discovery
+// would have.
 type Neighbour struct {
 	Net     uint32 // network index
 	Addr    netip.Addr

@@ -13,11 +13,11 @@ import (
 )
 
 const (
-	portBank  = 1 << 16 / 64 // words of one bank: all ports but UDP's, then UDP's
+	portBank  = 1 << 16 / 64 // words of one bank: all protocols but UDP, then UDP
 	portWords = 2 * portBank
 )
 
-// portSlot is the bit that stands for a port of a protocol.
+// portSlot identifies the bit of a port and protocol.
 type portSlot struct {
 	word int
 	bit  uint64
@@ -32,7 +32,7 @@ func slotOf(k bpf.TCPublishKey) portSlot {
 	return s
 }
 
-// portBits is fl_portbits with a copy of what the kernel holds.
+// portBits is fl_portbits with a cache of the kernel's words.
 type portBits struct {
 	m      *ebpf.Map
 	words  [portWords]uint64

@@ -16,7 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// Publish leads (host address, port, protocol) to a backend.
+// Publish maps (host address, port, protocol) to a backend.
 type Publish struct {
 	HostIP      netip.Addr // 0.0.0.0 or :: stands for every address of the host
 	Port        uint16
@@ -52,10 +52,9 @@ func publishFrom(k bpf.TCPublishKey, v bpf.TCPublish) Publish {
 	}
 }
 
-// Publishes is fl_publish together with fl_portbits, the bit set of ports that
-// are published at any address. A port's bit is set before its first entry is
-// written and cleared after its last entry is gone, so that no packet misses
-// an entry that is there.
+// Publishes is fl_publish together with fl_portbits, the bit set of ports that are published at
+// any address. A port's bit is set before its first entry is written and cleared after its last
+// entry is removed, so that no packet misses an entry that exists.
 type Publishes struct {
 	view view[bpf.TCPublishKey, bpf.TCPublish, Publish]
 
@@ -146,9 +145,9 @@ func (t *Publishes) DeleteAll(ps []Publish) (deleted int, err error) {
 	return deleted, err
 }
 
-// Sync makes the kernel's entries, and the bits, exactly desired, after reading
-// all of them back: writes before deletes, and nothing that is right is
-// touched. It counts entries, and words of bits as written.
+// Sync makes the kernel's entries, and the bits, exactly desired, after reading all of them back.
+// It writes before it deletes, and does not touch correct entries. It counts entries, and words of
+// bits as written.
 func (t *Publishes) Sync(desired []Publish) (written, deleted int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -176,8 +175,8 @@ func (t *Publishes) Sync(desired []Publish) (written, deleted int, err error) {
 	return written + t.bits.writes - before, deleted, err
 }
 
-// Verify reads all entries and bits back and restores those that someone else
-// changed. It counts as Sync does.
+// Verify reads all entries and bits back and restores those that another process changed. It
+// counts as Sync does.
 func (t *Publishes) Verify() (restored int, err error) {
 	restored, _, err = t.verify(func() (int, bool, error) {
 		n, err := t.view.Verify()
@@ -186,8 +185,8 @@ func (t *Publishes) Verify() (restored int, err error) {
 	return restored, err
 }
 
-// VerifySome is Verify of all bits and of the next part of a large table, and reports whether
-// there are more in this round.
+// VerifySome verifies all bits and the next part of a large table, and reports whether more parts
+// are left in this round.
 func (t *Publishes) VerifySome() (restored int, more bool, err error) {
 	return t.verify(t.view.VerifySome)
 }
@@ -206,7 +205,7 @@ func (t *Publishes) verify(entries func() (int, bool, error)) (restored int, mor
 	return restored + t.bits.writes - before, more, err
 }
 
-// recount counts the entries of each port anew.
+// recount recomputes the number of entries of each port.
 func (t *Publishes) recount() {
 	t.refs = make(map[portSlot]int)
 	for k := range t.view.table.Entries() {
@@ -214,7 +213,7 @@ func (t *Publishes) recount() {
 	}
 }
 
-// which tells of each key whether it has an entry.
+// which reports for each key whether it has an entry.
 func (t *Publishes) which(keys []bpf.TCPublishKey) []bool {
 	has := make([]bool, len(keys))
 	for i, k := range keys {
@@ -223,7 +222,7 @@ func (t *Publishes) which(keys []bpf.TCPublishKey) []bool {
 	return has
 }
 
-// publishKeys are the keys of ps, each once.
+// publishKeys returns the distinct keys of ps.
 func publishKeys(ps []Publish) []bpf.TCPublishKey {
 	keys := make([]bpf.TCPublishKey, len(ps))
 	for i, p := range ps {
@@ -250,8 +249,8 @@ func (t *Publishes) Refresh() error {
 	return err
 }
 
-// Len is the number of entries.
+// Len returns the number of entries.
 func (t *Publishes) Len() int { return t.view.Len() }
 
-// MaxEntries is the number of entries there is room for.
+// MaxEntries returns the table's capacity in entries.
 func (t *Publishes) MaxEntries() int { return t.view.MaxEntries() }

@@ -73,7 +73,7 @@ func TestPublishesSync(t *testing.T) {
 	w := newWorld(t)
 	a, b := publish("0.0.0.0", 80, tcp), publish("0.0.0.0", 81, udp)
 	must(t, put(w.Publishes.Put(a)))
-	// Somebody else sets a bit that has no entry, and clears one that has.
+	// Another process sets a bit that has no entry, and clears one that has.
 	must(t, w.m["fl_portbits"].Put(uint32(9), uint64(1)), w.m["fl_portbits"].Put(uint32(1), uint64(0)))
 	if n, d, err := w.Publishes.Sync([]Publish{a, b}); n != 4 || d != 0 || err != nil {
 		t.Errorf("Sync = %d, %d, %v; want one entry and three words written", n, d, err)
@@ -98,7 +98,7 @@ func TestPublishesVerify(t *testing.T) {
 	if n, err := w.Publishes.Verify(); n != 0 || err != nil {
 		t.Errorf("Verify = %d, %v; nothing was changed", n, err)
 	}
-	// Somebody else sets a bit that has no entry, and clears one that has.
+	// Another process sets a bit that has no entry, and clears one that has.
 	must(t, w.m["fl_portbits"].Put(uint32(9), uint64(1)), w.m["fl_portbits"].Put(uint32(1), uint64(0)))
 	if n, err := w.Publishes.Verify(); n != 2 || err != nil {
 		t.Errorf("Verify = %d, %v; want two words written", n, err)
@@ -108,7 +108,7 @@ func TestPublishesVerify(t *testing.T) {
 	}
 }
 
-// Random changes: the bits are always those of the entries.
+// Random changes: the bits always match the entries.
 func TestPublishesBitsAgainstModel(t *testing.T) {
 	w := newWorld(t)
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -145,8 +145,8 @@ func TestPublishesBitsAgainstModel(t *testing.T) {
 	}
 }
 
-// What does not fit leaves nothing, neither entries of a batch that went further than is
-// known, nor bits.
+// Entries that do not fit leave nothing behind: neither entries of a batch that was partly
+// written, nor bits.
 func TestPublishesFull(t *testing.T) {
 	specs := mustSpecs(t)
 	specs["fl_publish"].MaxEntries = 24

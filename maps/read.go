@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readAll visits every entry of a map until visit returns false. On hashes it
-// reads whole buckets in batches: an entry that is there all the time is seen
-// exactly once, whatever else comes and goes.
+// readAll visits every entry of a map until visit returns false. It reads hashes in batches of
+// whole buckets: an entry that exists throughout is seen exactly once, whatever entries are added
+// or removed meanwhile.
 func readAll[K, V any](m kernelMap, visit func(K, V) bool) error {
 	if !batchReadable(m.Type()) {
 		return readOneByOne(m, visit)
@@ -48,8 +48,8 @@ func readAll[K, V any](m kernelMap, visit func(K, V) bool) error {
 	}
 }
 
-// batchReadable: only hashes read in batches bucket by bucket; other maps
-// would gain nothing and lose the plain iterator's simplicity.
+// batchReadable reports whether to read a map in batches. Only hashes are read bucket by bucket;
+// other maps would gain nothing and lose the plain iterator's simplicity.
 func batchReadable(t ebpf.MapType) bool {
 	return t == ebpf.Hash || t == ebpf.LRUHash
 }
@@ -66,7 +66,7 @@ func readOneByOne[K, V any](m kernelMap, visit func(K, V) bool) error {
 	return it.Err()
 }
 
-// count returns the number of entries of a hash without looking at them.
+// count returns the number of entries of a hash without examining them.
 func count(m *ebpf.Map) (int, error) {
 	n := 0
 	err := readRaw(m, func(keys, values any, got int) error {
@@ -79,18 +79,18 @@ func count(m *ebpf.Map) (int, error) {
 	return n, nil
 }
 
-// Copier copies the entries of a hash to another one, again and again while programs write to them.
+// Copier copies the entries of a hash to another one repeatedly, while programs write to them.
 type Copier struct {
 	dst, src *ebpf.Map
 	layout   Layout
-	// done is the hashes of the entries that were copied: the next Copy passes over them, so
-	// that it costs little more than reading them.
+	// done holds the hashes of the entries that were copied. The next Copy skips them, so that
+	// it costs little more than reading them.
 	done map[uint64]struct{}
 	seed maphash.Seed
 }
 
 // NewCopier returns a Copier from src to dst, whose keys must have the same size, with values
-// converted by layout. The maps stay the caller's.
+// converted by layout. The caller closes the maps.
 func NewCopier(dst, src *ebpf.Map, layout Layout) (*Copier, error) {
 	size := src.ValueSize()
 	if layout.size != 0 {
@@ -102,9 +102,9 @@ func NewCopier(dst, src *ebpf.Map, layout Layout) (*Copier, error) {
 	return &Copier{dst: dst, src: src, layout: layout, done: make(map[uint64]struct{}), seed: maphash.MakeSeed()}, nil
 }
 
-// Copy writes entries that are new or changed since the last time. With onlyMissing it leaves alone the
-// keys dst has already, unless their connection has ended: dst would keep it for days. It returns
-// how many entries it wrote and how many found no room in dst.
+// Copy writes entries that are new or changed since the last call. With onlyMissing it keeps
+// entries that dst has already, unless their connection has ended: dst would keep such a
+// connection for days. It returns how many entries it wrote and for how many dst had no room.
 func (c *Copier) Copy(onlyMissing bool) (copied, lost int, err error) {
 	err = readRaw(c.src, func(keys, values any, n int) error {
 		ks, vs, hashes := c.changed(reflect.ValueOf(keys), reflect.ValueOf(values), n)
@@ -138,7 +138,8 @@ func (c *Copier) Copy(onlyMissing bool) (copied, lost int, err error) {
 	return copied, lost, nil
 }
 
-// changed returns those of n entries that are not done, in front of the slices, and their hashes.
+// changed moves those of n entries that are not done to the front of the slices, and returns their
+// hashes.
 func (c *Copier) changed(keys, values reflect.Value, n int) (ks, vs reflect.Value, hashes []uint64) {
 	var h maphash.Hash
 	h.SetSeed(c.seed)
@@ -164,7 +165,7 @@ func (c *Copier) note(hashes []uint64) {
 	}
 }
 
-// write writes one entry, and reports whether it did.
+// write writes one entry and reports whether it did.
 func (c *Copier) write(key any, value reflect.Value, onlyMissing bool) (bool, error) {
 	flags := ebpf.UpdateAny
 	if onlyMissing {
@@ -190,8 +191,8 @@ func hasEnded(dst *ebpf.Map, key any, now []byte, layout Layout) bool {
 	return err == nil && before != nil && layout.ended(before, now)
 }
 
-// readRaw reads a hash in batches of keys and values as byte arrays, whose
-// sizes only the map knows.
+// readRaw reads a hash in batches of keys and values as byte arrays, whose sizes only the map
+// defines.
 func readRaw(m *ebpf.Map, visit func(keys, values any, n int) error) error {
 	size := batchSize
 	keys := reflect.MakeSlice(bytesOf(m.KeySize()), size, size).Interface()

@@ -13,14 +13,14 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// Set is all tables of one datapath.
+// Set holds all tables of one datapath.
 type Set struct {
 	Endpoints  *Endpoints
 	FDB        *FDB
 	Neighbours *Neighbours
 	Publishes  *Publishes
 	HostAddrs  *HostAddrs
-	HostNets   *Subnets // prefixes of the host's; their network is 1
+	HostNets   *Subnets // prefixes that belong to the host; their network is 1
 	Subnets    *Subnets
 	Uplinks    *Uplinks
 	Conntrack  *Conntrack
@@ -29,9 +29,9 @@ type Set struct {
 	lru map[string]*ebpf.Map // datapath-owned tables without a type of their own
 }
 
-// New makes a Set of the kernel's maps by name. The maps stay the caller's, who
-// closes them when the Set is no longer used. types is the BTF of the object
-// the maps come from; gc runs gc_flows over the batch in its table.
+// New returns a Set of the kernel's maps by name. The caller closes the maps when the Set is no
+// longer used. types is the BTF of the object that defines the maps; gc runs gc_flows over the
+// batch in its table.
 func New(m map[string]*ebpf.Map, types *btf.Spec, gc func() error) (*Set, error) {
 	for _, name := range Names() {
 		if m[name] == nil {
@@ -94,8 +94,8 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 	return nil
 }
 
-// Names lists the maps a datapath consists of. Its objects have others of their
-// own to work in, which live and die with the programs.
+// Names lists the maps of a datapath. Its objects also have working maps, which live only as long
+// as the programs.
 func Names() []string {
 	return []string{
 		// Written by the control plane.
@@ -104,19 +104,19 @@ func Names() []string {
 		// Written by the datapath.
 		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlCtUsed, bpf.TCMapFlFrag, bpf.TCMapFlSockRev,
 		bpf.TCMapFlDrops, bpf.TCMapFlPaths, bpf.TCMapFlTraffic, bpf.TCMapFlEvents,
-		// Where both exchange batches of flows to remove.
+		// Used by both to exchange batches of flows to remove.
 		bpf.GCMapFlGc,
 	}
 }
 
-// Fill says how full a table is.
+// Fill is the fill level of a table.
 type Fill struct {
 	Table        string
 	Entries, Max int
 }
 
-// Fills returns how full every table is that can become full, sorted by name.
-// It walks the tables the datapath owns.
+// Fills returns the fill level of every table that can become full, sorted by name. It walks the
+// tables that the datapath owns.
 func (s *Set) Fills() ([]Fill, error) {
 	fills := []Fill{
 		{bpf.TCMapFlEndpoint, s.Endpoints.Len(), s.Endpoints.MaxEntries()},

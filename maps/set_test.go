@@ -21,11 +21,11 @@ var equateAddrs = cmp.Options{
 	cmp.AllowUnexported(Flow{}),
 }
 
-// world is a Set over maps nobody else sees, and the maps themselves.
+// world is a Set over private maps, and the maps themselves.
 type world struct {
 	*Set
 	m   map[string]*ebpf.Map
-	ran []bpf.GCGcBatch // batches gc_flows was asked to remove
+	ran []bpf.GCGcBatch // batches that gc_flows received
 }
 
 func newWorld(tb testing.TB) *world {
@@ -38,7 +38,7 @@ func newWorld(tb testing.TB) *world {
 			tb.Fatalf("the objects have no map %s", name)
 		}
 		if ms.Type == ebpf.LRUHash {
-			ms.MaxEntries = 1024 // these are allocated in full
+			ms.MaxEntries = 1024 // preallocated
 		}
 		w.m[name] = mustMap(tb, ms)
 	}
@@ -57,7 +57,7 @@ func newWorld(tb testing.TB) *world {
 	return w
 }
 
-// mustSpecs is the maps of all objects.
+// mustSpecs returns the maps of all objects.
 func mustSpecs(tb testing.TB) map[string]*ebpf.MapSpec {
 	tb.Helper()
 	all := make(map[string]*ebpf.MapSpec)
@@ -73,8 +73,7 @@ func mustSpecs(tb testing.TB) map[string]*ebpf.MapSpec {
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// Every map is one of ours, or one for a program to work in, which nobody else looks
-// at.
+// Every map is either in the Set or private to a program.
 func TestNames(t *testing.T) {
 	specs := mustSpecs(t)
 	for _, name := range Names() {
@@ -86,7 +85,7 @@ func TestNames(t *testing.T) {
 		if len(name) > 15 {
 			t.Errorf("the kernel would truncate the name of map %s", name)
 		}
-		work := m.Type == ebpf.PerCPUArray || name == bpf.TCMapFlHeld // packets of all processors wait there
+		work := m.Type == ebpf.PerCPUArray || name == bpf.TCMapFlHeld // holds packets of all processors
 		if name[0] != '.' && !slices.Contains(Names(), name) && !work {
 			t.Errorf("map %s is not known here", name)
 		}
@@ -172,7 +171,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// put makes a result of Put an error if nothing was written.
+// put turns a result of Put into an error if nothing was written.
 func put(written bool, err error) error {
 	if err == nil && !written {
 		err = errors.New("nothing was written")
@@ -197,7 +196,7 @@ func TestSubnetLookup(t *testing.T) {
 	must(t, err)
 	for _, tt := range []struct {
 		addr string
-		want uint32 // 0: none
+		want uint32 // 0 if none
 	}{
 		{"192.0.2.5", 1}, {"192.0.2.200", 2}, {"198.51.100.1", 0}, {"2001:db8::5", 3}, {"2001:db8:0:1::5", 0},
 	} {
@@ -265,7 +264,7 @@ func TestCounters(t *testing.T) {
 		read  func() (map[string]Counter, error)
 		moved string
 		want  Counter
-		first string // a label that must be there, and at zero
+		first string // a label that must exist, with the value zero
 		count int
 	}{
 		{"drops", w.Counters.Drops, "spoofed_ip", Counter{2 * n, 20 * n}, "malformed", int(bpf.TCDropReasonDROP_REASON_MAX) - 1},

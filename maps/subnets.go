@@ -9,7 +9,7 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// Subnet says which network a prefix belongs to.
+// Subnet maps a prefix to its network.
 type Subnet struct {
 	Prefix netip.Prefix
 	Net    uint32 // network index
@@ -20,8 +20,8 @@ func (s Subnet) String() string { return fmt.Sprintf("subnet %s net %d", s.Prefi
 
 func (s Subnet) raw() (bpf.TCSubnetKey, uint32) { return subnetKey(s.Prefix), s.Net }
 
-// subnetKey masks the prefix: the trie ignores host bits but gives them back,
-// so that two keys of one entry would differ here.
+// subnetKey masks the prefix: the trie ignores host bits but returns them, so two keys of one
+// entry would differ here.
 func subnetKey(p netip.Prefix) bpf.TCSubnetKey {
 	p = p.Masked()
 	bits := p.Bits()

@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrFull: the kernel's table has no room for another entry. The table is as
-// it was, apart from entries that were written before.
+// ErrFull means that the kernel's table has no room for another entry. The table is unchanged,
+// apart from entries that were written before.
 var ErrFull = errors.New("table is full")
 
 // FullError is [ErrFull] of a table.
 type FullError struct {
 	Table string
-	Max   int // entries that it has room for
+	Max   int // capacity in entries
 }
 
 func (e *FullError) Error() string {
@@ -30,8 +30,8 @@ func (e *FullError) Error() string {
 func (e *FullError) Is(target error) bool { return target == ErrFull }
 
 const (
-	// batchThreshold is the number of entries above which one batch system call
-	// is cheaper to make than one call an entry.
+	// batchThreshold is the number of entries above which one batch system call is cheaper
+	// than one call per entry.
 	batchThreshold = 16
 	// batchSize bounds the memory of one batch.
 	batchSize = 4096
@@ -39,7 +39,7 @@ const (
 	verifySize = 1280
 )
 
-// kernelMap is what the engine uses of *ebpf.Map.
+// kernelMap is the part of *ebpf.Map that the engine uses.
 type kernelMap interface {
 	Update(key, value any, flags ebpf.MapUpdateFlags) error
 	Delete(key any) error
@@ -51,10 +51,10 @@ type kernelMap interface {
 	MaxEntries() uint32
 }
 
-// Table is a hash or trie that only the control plane writes. It keeps a copy
-// of what the kernel holds; an entry someone else changed is noticed by
-// [Table.Refresh] and [Table.Sync] only. K and V must have the layout of the
-// kernel's key and value, without holes. Safe for concurrent use.
+// Table is a hash or trie that only the control plane writes. It caches the kernel's entries; an
+// entry that another process changed is noticed only by [Table.Refresh], [Table.Sync] and
+// [Table.Verify]. K and V must have the layout of the kernel's key and value, without holes. Safe
+// for concurrent use.
 type Table[K, V comparable] struct {
 	name string
 	m    kernelMap
@@ -66,13 +66,13 @@ type Table[K, V comparable] struct {
 
 // verifyRound is one comparison of a whole table, a batch at a time.
 type verifyRound struct {
-	cursor  *ebpf.MapBatchCursor // nil: the round has not begun
-	right   int                  // entries so far that are as they should be
-	written bool                 // since the round began: what is missing cannot be told
-	skipped int                  // rounds in a row of which that was so
+	cursor  *ebpf.MapBatchCursor // nil before the round begins
+	right   int                  // correct entries so far
+	written bool                 // since the round began, so missing entries cannot be detected
+	skipped int                  // successive rounds in which that happened
 }
 
-// maxSkipped bounds how many rounds in a row may end without a look for missing entries.
+// maxSkipped bounds how many successive rounds may end without a check for missing entries.
 const maxSkipped = 3
 
 // newTable reads the kernel's entries into a new Table.
@@ -104,17 +104,17 @@ func (t *Table[K, V]) refresh() error {
 	return nil
 }
 
-// Len is the number of entries.
+// Len returns the number of entries.
 func (t *Table[K, V]) Len() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.cache)
 }
 
-// MaxEntries is the number of entries there is room for.
+// MaxEntries returns the table's capacity in entries.
 func (t *Table[K, V]) MaxEntries() int { return int(t.m.MaxEntries()) }
 
-// Has reports whether there is an entry of that key.
+// Has reports whether the key has an entry.
 func (t *Table[K, V]) Has(k K) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -160,9 +160,9 @@ func (t *Table[K, V]) DeleteAll(keys []K) (deleted int, err error) {
 	return t.remove(keys)
 }
 
-// Sync makes the kernel's entries exactly desired: it reads all of them back,
-// writes what is missing or wrong, then deletes what is too many. Nothing that
-// is right is touched. Deletes come first only if there is no room otherwise.
+// Sync makes the kernel's entries exactly desired: it reads all of them back, writes missing and
+// wrong ones, then deletes surplus ones. It does not touch correct entries. Deletes come first
+// only if there is no room otherwise.
 func (t *Table[K, V]) Sync(desired map[K]V) (written, deleted int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -195,9 +195,9 @@ func (t *Table[K, V]) sync(desired map[K]V) (written, deleted int, err error) {
 	return written, deleted, err
 }
 
-// Verify reads all entries back and restores those that someone else changed:
-// what was written is written again, what was not is deleted. It takes Sync's
-// place where nothing new is desired, and costs far less.
+// Verify reads all entries back and restores those that another process changed: it writes the
+// cached entries again and deletes all others. It replaces Sync where nothing new is desired, and
+// costs far less.
 func (t *Table[K, V]) Verify() (restored int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -219,10 +219,11 @@ func (t *Table[K, V]) Verify() (restored int, err error) {
 	return written + deleted, err
 }
 
-// VerifySome is [Table.Verify] at a cost that does not grow with the table: it compares the
-// next entries, and reports whether there are more before the round is complete; after that it
-// begins again. An entry that someone else changed or added is restored when its turn comes, one
-// that was deleted at the end of a round. A table that is no larger is verified as a whole.
+// VerifySome is [Table.Verify] at a cost that does not grow with the table. It compares the next
+// entries, and reports whether more are left in the round; after the last it begins again. An
+// entry that another process changed or added is restored when its turn comes, one that was
+// deleted at the end of a round. A table with no more entries than one step compares is verified
+// as a whole.
 func (t *Table[K, V]) VerifySome() (restored int, more bool, err error) {
 	t.mu.Lock()
 	if t.round.cursor == nil && len(t.cache) <= verifySize || !batchReadable(t.m.Type()) {
@@ -256,7 +257,7 @@ func (t *Table[K, V]) VerifySome() (restored int, more bool, err error) {
 	return written + deleted, false, err
 }
 
-// verifyBatch compares the next entries with what they should be. last: there are no more.
+// verifyBatch compares the next entries with the cache. last reports that there are no more.
 func (t *Table[K, V]) verifyBatch() (right, last bool, err error) {
 	for size := verifySize; ; size *= 2 {
 		keys, values := make([]K, size), make([]V, size)
@@ -280,7 +281,7 @@ func (t *Table[K, V]) verifyBatch() (right, last bool, err error) {
 	}
 }
 
-// put writes the entries the cache does not have, a batch at a time.
+// put writes the entries that the cache lacks, a batch at a time.
 func (t *Table[K, V]) put(entries map[K]V) (written int, err error) {
 	var keys []K
 	var values []V
@@ -313,8 +314,8 @@ func (t *Table[K, V]) putChunk(keys []K, values []V) (written int, err error) {
 			}
 			return len(keys), nil
 		}
-		// How far a failed batch got is not reliably known, and writing an
-		// entry twice does no harm: go on one by one, to name the culprit.
+		// How far a failed batch got is not reliably known, and writing an entry twice
+		// does no harm: continue one by one, to find the entry at fault.
 	}
 	for i, k := range keys {
 		err := t.m.Update(k, values[i], ebpf.UpdateAny)
@@ -330,8 +331,8 @@ func (t *Table[K, V]) putChunk(keys []K, values []V) (written int, err error) {
 	return written, nil
 }
 
-// restore makes the kernel's entries of these keys those of the cache: a batch that
-// failed may have written some of them.
+// restore sets the kernel's entries of these keys back to the cache, because a batch that failed
+// may have written some of them.
 func (t *Table[K, V]) restore(keys []K) error {
 	var errs []error
 	for _, k := range keys {
@@ -342,13 +343,13 @@ func (t *Table[K, V]) restore(keys []K) error {
 			err = nil
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("take a write to table %s back: %w", t.name, err))
+			errs = append(errs, fmt.Errorf("undo the write to table %s: %w", t.name, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// remove deletes the keys the cache has.
+// remove deletes the keys that the cache has.
 func (t *Table[K, V]) remove(keys []K) (deleted int, err error) {
 	var present []K
 	for _, k := range keys {
@@ -377,7 +378,7 @@ func (t *Table[K, V]) removeChunk(keys []K) (deleted int, err error) {
 			}
 			return len(keys), nil
 		}
-		// As above; a batch also stops at a key that is already gone.
+		// As above; a batch also stops at a key that does not exist.
 	}
 	for _, k := range keys {
 		if err := t.m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -114,7 +114,7 @@ func TestTableDeleteGoneInKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := table.Delete(1); err != nil {
-		t.Errorf("delete of an entry somebody else removed: %v", err)
+		t.Errorf("delete of an entry that another process removed: %v", err)
 	}
 }
 
@@ -181,7 +181,7 @@ func TestTableSync(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Somebody else changes one entry, removes one and adds one.
+	// Another process changes one entry, removes one and adds one.
 	if err := errors.Join(r.Map.Put(uint32(1), uint64(99)), r.Map.Delete(uint32(2)), r.Map.Put(uint32(7), uint64(7))); err != nil {
 		t.Fatal(err)
 	}
@@ -230,8 +230,8 @@ func TestTableVerify(t *testing.T) {
 	}
 }
 
-// A large table is verified in turns, and whatever is broken is restored within a round, also
-// while others write.
+// A large table is verified in steps, and a broken entry is restored within a round, even while
+// others write.
 func TestTableVerifySome(t *testing.T) {
 	const size = 3 * verifySize
 	table, r := mustTable(t, 2*size)
@@ -281,7 +281,7 @@ func TestTableVerifySome(t *testing.T) {
 	}
 }
 
-// BenchmarkVerifySome shows that a turn costs the same, however large the table is.
+// BenchmarkVerifySome shows that a step costs the same, however large the table is.
 func BenchmarkVerifySome(b *testing.B) {
 	for _, size := range []int{1000, 100_000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
@@ -314,7 +314,7 @@ func TestTableFull(t *testing.T) {
 	if _, err := table.Put(100, 1); !errors.Is(err, ErrFull) {
 		t.Errorf("Put into a full table: %v, want ErrFull", err)
 	}
-	// There is room for the desired entries only once the stale ones are gone.
+	// There is room for the desired entries only after the stale ones are removed.
 	desired := make(map[uint32]uint64)
 	for i := range uint32(8) {
 		desired[i+4] = 2
@@ -332,7 +332,7 @@ func TestTableFull(t *testing.T) {
 	}
 }
 
-// Random operations against a plain Go map.
+// Random operations, compared with a plain Go map.
 func TestTableAgainstModel(t *testing.T) {
 	table, r := mustTable(t, 4096)
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -370,7 +370,7 @@ func TestTableAgainstModel(t *testing.T) {
 			model = randomMap(rng.IntN(60))
 			_, _, err = table.Sync(model)
 			model = table.Entries()
-		case 5: // somebody else meddles; Sync repairs it
+		case 5: // another process writes; Sync repairs it
 			err = r.Map.Put(k, uint64(9))
 			if _, _, serr := table.Sync(model); err == nil {
 				err = serr
@@ -415,7 +415,7 @@ func TestCopy(t *testing.T) {
 	if err := errors.Join(src.Put(uint32(1), uint64(77)), src.Put(uint32(9999), uint64(5))); err != nil {
 		t.Fatal(err)
 	}
-	want[9999] = 5 // and 1 stays as it was
+	want[9999] = 5 // and 1 is unchanged
 	if n, lost, err := c.Copy(true); n != 1 || lost != 0 || err != nil {
 		t.Errorf("Copy of what is missing = %d, %d, %v", n, lost, err)
 	}

@@ -9,12 +9,12 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// Uplink is a device packets leave the host by.
+// Uplink is a device by which packets leave the host.
 type Uplink struct {
 	IfIndex    uint32
-	IPv4, IPv6 netip.Addr // to masquerade with when the route names none; zero: none
-	Stack      bool       // what goes there is the host's stack's to forward
-	Below      int        // uplinks that packets still leave by below this one
+	IPv4, IPv6 netip.Addr // to masquerade with if the route prefers none; zero if absent
+	Stack      bool       // the host's stack forwards packets to it
+	Below      int        // number of uplinks below this one that packets still pass
 }
 
 // String is for logs.

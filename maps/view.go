@@ -4,12 +4,12 @@ package maps
 
 import "github.com/cilium/ebpf"
 
-// rawer is a domain value that knows its form in the kernel.
+// rawer is a domain value that can be converted to the kernel's form.
 type rawer[K, V comparable] interface {
 	raw() (K, V)
 }
 
-// view shows a Table of kernel entries as a table of domain values.
+// view presents a Table of kernel entries as a table of domain values.
 type view[K, V comparable, D rawer[K, V]] struct {
 	table *Table[K, V]
 	from  func(K, V) D
@@ -40,17 +40,17 @@ func (v view[K, V, D]) DeleteAll(ds []D) (deleted int, err error) {
 	return v.table.DeleteAll(keys)
 }
 
-// Sync makes the kernel's entries exactly desired, after reading all of them
-// back: writes before deletes, and nothing that is right is touched.
+// Sync makes the kernel's entries exactly desired, after reading all of them back. It writes
+// before it deletes, and does not touch correct entries.
 func (v view[K, V, D]) Sync(desired []D) (written, deleted int, err error) {
 	return v.table.Sync(rawMap[K, V](desired))
 }
 
-// Verify reads all entries back and restores those that someone else changed.
+// Verify reads all entries back and restores those that another process changed.
 func (v view[K, V, D]) Verify() (restored int, err error) { return v.table.Verify() }
 
-// VerifySome is Verify of a part of a large table, the next one each time, and reports whether
-// there are more in this round.
+// VerifySome verifies the next part of a large table, and reports whether more parts are left in
+// this round.
 func (v view[K, V, D]) VerifySome() (restored int, more bool, err error) {
 	return v.table.VerifySome()
 }
@@ -68,10 +68,10 @@ func (v view[K, V, D]) List() []D {
 // Refresh reads all entries back from the kernel.
 func (v view[K, V, D]) Refresh() error { return v.table.Refresh() }
 
-// Len is the number of entries.
+// Len returns the number of entries.
 func (v view[K, V, D]) Len() int { return v.table.Len() }
 
-// MaxEntries is the number of entries there is room for.
+// MaxEntries returns the table's capacity in entries.
 func (v view[K, V, D]) MaxEntries() int { return v.table.MaxEntries() }
 
 func rawMap[K, V comparable, D rawer[K, V]](ds []D) map[K]V {
