@@ -349,13 +349,16 @@ func synAgain(d difference) bool {
 // is in the window. Fairlead waits for one that is exact (RFC 5961 section 3.2 and 4.2).
 func exactSegments(d difference) bool {
 	order := map[string]int{string(opening): 0, string(open): 1, string(closing): 2}
+	if !d.is("state") || order[d.fairlead.text] >= order[d.kernel.text] {
+		return false
+	}
 	// A RST of the client's, behind data that the server has not answered with a SYN-ACK.
 	unanswered := d.fairlead.text == string(opening) && d.kernel.text == string(closing) &&
 		d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&rst != 0 }) &&
 		d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&syn == 0 && st.Len > 0 })
-	return d.is("state") && order[d.fairlead.text] < order[d.kernel.text] && (unanswered || d.had(func(st step) bool {
+	return unanswered || d.had(func(st step) bool {
 		return st.Seq != 0 || st.Ack != 0 || len(st.Frags) > 0 || st.TTL == 1 || st.Flip > 0 || st.Cut > 0 || st.Flags&syn != 0 && st.Len > 0
-	}))
+	})
 }
 
 // BPF can ask connection tracking about TCP and UDP only. So a sandbox's question of ICMP takes the id that the guest's, which
