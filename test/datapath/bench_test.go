@@ -18,7 +18,7 @@ type bench struct {
 	// prepare makes the flow, if there is one, and the packet to send repeatedly.
 	prepare func(*scenario, family) *sent
 	// fresh, if set, makes each packet begin a flow. The source port counts up; fresh names
-	// the upper half of the counter.
+	// the field that holds the upper half of the counter.
 	fresh string
 }
 

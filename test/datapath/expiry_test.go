@@ -158,7 +158,7 @@ func expiredPort() []testCase {
 			left := s.opens(f, b, at(f.uplink, l.sport))
 			// The first continues, but not with the port that belongs to the second now.
 			if refused {
-				s.age(s.TB, a.tuple(), 1) // looked after once a second
+				s.age(s.TB, a.tuple(), 1) // checked once per second
 				s.from("a", a).dropped("flow_lost")
 			}
 			s.opensElsewhere(f, l, a)
@@ -182,7 +182,7 @@ func recycledCases() []testCase {
 			left := s.opens(f, p, at(f.uplink, l.sport))
 			orig, reply := s.flowOf(s.TB, p)
 			s.dropEntry(s.TB, reversed(orig.Xlat))
-			s.age(s.TB, p.tuple(), 1) // looked after once a second
+			s.age(s.TB, p.tuple(), 1) // checked once per second
 			s.from("a", p).neigh(f, left)
 			_, again := s.flowOf(s.TB, p)
 			if again.Xlat != reply.Xlat || again.InIf != reply.InIf || again.OutIf != reply.OutIf {
