@@ -196,7 +196,7 @@ func greet(client net.Conn, server net.PacketConn) (peer net.Addr, err error) {
 	return nil, err
 }
 
-// answering is a socket that sends to who was the first to send to it.
+// answering is a socket that sends to the first client that sent to it.
 type answering struct {
 	*net.UDPConn
 	peer net.Addr

@@ -101,7 +101,7 @@ func TestCheckAndDel(t *testing.T) {
 }
 
 // A container that lives keeps its port though its namespace has lost its path; one that
-// ended gives it to who wants it.
+// ended gives it to the caller.
 func TestAddBesideALostPath(t *testing.T) {
 	t.Parallel()
 	r := newRuntime(t, lab.Config{})
@@ -157,7 +157,7 @@ func TestSeveralNetworks(t *testing.T) {
 	r.wantSandboxes("", 0)
 }
 
-// Containers that come at once find one network, whoever makes it.
+// Containers that come at once find one network, whichever of them creates it.
 func TestFirstAtOnce(t *testing.T) {
 	t.Parallel()
 	r := newRuntime(t, lab.Config{})
@@ -270,7 +270,7 @@ func (r *runtime) withinASecond(verb string, code uint, do func() error) error {
 	return nil
 }
 
-// A daemon that is away is told of at once; what it made outlives it.
+// The absence of a daemon is reported at once; what it created outlives it.
 func TestDaemonAway(t *testing.T) {
 	t.Parallel()
 	r := newRuntime(t, lab.Config{NoDaemon: true})

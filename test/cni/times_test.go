@@ -42,7 +42,7 @@ const limit = 1.0 / 3
 
 // A container with a published port is there, and gone again, faster than with
 // bridge, host-local and portmap. Each contestant has a host of its own; they take
-// turns, and who begins changes.
+// turns, and each begins in turn.
 func TestTimes(t *testing.T) {
 	r := newRuntime(t, lab.Config{NoDaemon: true})
 	r.Binary = filepath.Join(r.plugins, "fairlead")

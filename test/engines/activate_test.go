@@ -24,7 +24,7 @@ func (d *docker) activate(flags ...string) (stop func()) {
 	if err != nil {
 		d.Fatal(err)
 	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // the path is the host's
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // the host owns the path
 	file, err := l.(*net.UnixListener).File()
 	if err != nil {
 		d.Fatal(err)

@@ -163,7 +163,7 @@ func conflicts(d *docker) {
 	}
 }
 
-// answersTo wants the engine's DNS in a container to know names: who is asked by each
+// answersTo wants the engine's DNS in a container to know names: the sandbox behind each
 // answers so.
 func (d *docker) answersTo(container string, names map[string]string) {
 	d.Helper()
@@ -256,7 +256,7 @@ func optionKeys(d *docker) {
 }
 
 // The engine gives a container link-local addresses without a word to a plugin: packets from
-// them are dropped and counted, nobody is told the way to them, and the others go on.
+// them are dropped and counted, ARP for them is not answered, and the others go on.
 func linkLocal(d *docker) {
 	const address = "169.254.8.8"
 	d.docker("network", "create", "-d", "fairlead", "web")

@@ -148,7 +148,7 @@ func (d *docker) startEngine() {
 }
 
 // exchangeEngine ends dockerd with a signal, while its containers go on, and starts it
-// anew.
+// again.
 func (d *docker) exchangeEngine(signal string) {
 	d.Helper()
 	d.inEngine("pid=$(cat /run/docker.pid); kill -" + signal + " $pid; while kill -0 $pid; do sleep 0.02; done 2>/dev/null")

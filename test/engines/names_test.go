@@ -10,7 +10,7 @@ import (
 )
 
 // Containers and networks are called what Docker calls them, wherever Fairlead shows
-// them, also after docker rename; a name that Fairlead has given stays with who has it.
+// them, also after docker rename; a name that Fairlead has assigned stays with its holder.
 func names(d *docker) {
 	d.docker("network", "create", "-d", "fairlead", "web")
 	for range 5 { // at once

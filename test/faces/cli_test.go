@@ -42,7 +42,7 @@ func (f cli) run(c container) error {
 	return f.act(append(append([]string{"run"}, c.flags()...), c.serve(peer)...)...)
 }
 
-// restart removes and makes anew: there is no other way.
+// restart removes the sandbox and creates it again: there is no other way.
 func (f cli) restart(name string) error {
 	if err := f.remove(name); err != nil {
 		return err

@@ -111,7 +111,7 @@ func (f *runtime) createNetwork(n network) error {
 // removeNetwork has no verb in CNI.
 func (f *runtime) removeNetwork(string) error { return errLacks }
 
-// conf says of a container's next interface what the plugin is told.
+// conf returns what the plugin receives about a container's next interface.
 func (p *pod) conf(device int) (*libcni.RuntimeConf, error) {
 	ports, err := mappings(p.publish)
 	if err != nil {

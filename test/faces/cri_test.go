@@ -118,7 +118,7 @@ func (f *cri) run(c container) error {
 	return err
 }
 
-// restart makes a pod anew, as a kubelet does.
+// restart recreates a pod, as a kubelet does.
 func (f *cri) restart(name string) error {
 	p, err := f.get(name)
 	if err != nil {

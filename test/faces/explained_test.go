@@ -23,7 +23,7 @@ var (
 	free = []string{"podman 4", "podman 5", "CNI", "fairlead"}
 	// unnamed are those where a program does not ask the gateway for names.
 	unnamed = []string{"CRI", "fairlead"}
-	// runtimes are those that are told of containers by CNI alone.
+	// runtimes are the front ends that learn of containers through CNI alone.
 	runtimes = []string{"CNI", "CRI"}
 	// sixth are those that treat IPv6 as IPv4.
 	sixth = append([]string{"docker 29"}, fairleads...)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package faces asks the same of every way to have containers: Docker with its own
-// bridge driver, Docker with Fairlead, CNI and the command line. Who differs, and why,
+// bridge driver, Docker with Fairlead, CNI and the command line. The differences, and their reasons,
 // is a table.
 package faces
 

@@ -62,7 +62,7 @@ type stage struct {
 	entered map[string]*world.Host
 }
 
-// The networks, and who is in them.
+// The networks, and their members.
 var (
 	networks = []network{
 		{name: "web", subnet4: "10.77.0.0/24", subnet6: "fd00:77::/64"},
@@ -132,7 +132,7 @@ func (s *stage) serves(name string) error {
 	}
 }
 
-// enter is the host of a container's network namespace, found anew.
+// enter is the host of a container's network namespace, looked up again.
 func (s *stage) enter(name string) (*world.Host, error) {
 	path, err := s.netns(name)
 	if err != nil {
@@ -317,11 +317,11 @@ func (s *stage) seen(from *world.Host, network, address string, port int) string
 	if len(fields) != 3 {
 		return failed(fmt.Errorf("the answer is %q", got))
 	}
-	return s.who(from, fields[1])
+	return s.clientName(from, fields[1])
 }
 
-// who names an address that a client of that host has in the eyes of a server.
-func (s *stage) who(from *world.Host, address string) string {
+// clientName names an address that a client of that host has in the eyes of a server.
+func (s *stage) clientName(from *world.Host, address string) string {
 	at := netip.MustParseAddr(address)
 	own := false
 	err := from.Do(func() error {

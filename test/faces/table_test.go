@@ -176,7 +176,7 @@ func wrap(item, text string) string {
 	return strings.TrimRight(strings.Join(lines, "\n"), " ") + "\n"
 }
 
-// print shows the table to whoever runs the test.
+// print shows the table to the person that runs the test.
 func (a *table) print(t *testing.T) {
 	t.Helper()
 	width := 0

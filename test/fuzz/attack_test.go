@@ -120,10 +120,10 @@ func attacks(f lab.Family) []attack {
 	return list
 }
 
-// anywhere is for an attack whose packet may reach its receiver, who judges it: what it does to the flow is looked at.
+// anywhere is for an attack whose packet may reach its receiver, which judges it: what it does to the flow is looked at.
 var anywhere = []string{"anywhere"}
 
-// differs are attacks whose right outcome is not netfilter's, with who gets the packet there.
+// differs are attacks whose right outcome is not netfilter's, with the node that gets the packet there.
 var differs = map[string][]string{
 	"a neighbour's address, from outside": {"b1"}, // rp_filter would look, and is off
 }
@@ -201,7 +201,7 @@ func (f *fuzzer) tryPhase(a attack, family lab.Family) {
 	}
 }
 
-// reached are the nodes that something came to, but for its sender, who may be told why not.
+// reached are the nodes that something came to, but for its sender, which may get an ICMP error.
 func reached(all []*seen, sender string) (names []string) {
 	for _, s := range all {
 		if s.node != sender {

@@ -72,7 +72,7 @@ func ageHeld(m *ebpf.Map, seconds uint32) error {
 	})
 }
 
-// change writes all entries of a table anew.
+// change rewrites all entries of a table.
 func change[K, V any](m *ebpf.Map, with func(K, *V)) error {
 	type entry struct {
 		key   K

@@ -177,7 +177,7 @@ func TestDocumented(t *testing.T) {
 	delete(rows, "rule")
 	delete(rows, "fault")
 	for name := range rows {
-		t.Errorf("docs/fuzzing.md has a row %q that is no rule", name)
+		t.Errorf("docs/fuzzing.md has a row %q that does not exist as a rule", name)
 	}
 }
 

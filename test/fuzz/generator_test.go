@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// flow is who sends what to whom. Nothing keeps its packets from being nonsense.
+// flow is the sender, the receiver and the protocol of some packets. Nothing keeps its packets from being nonsense.
 type flow struct {
 	Client string     // node, or "host": a socket of the host's own
 	DMAC   string     `json:",omitempty"` // node; "": the gateway
@@ -29,7 +29,7 @@ type step struct {
 	Kind string // forward, reverse, error, connect, close, time
 	Flow int
 
-	Node   string `json:",omitempty"` // error: who sends it; "": the end that got the flow's last packet
+	Node   string `json:",omitempty"` // error: its sender; "": the end that got the flow's last packet
 	Flags  byte   `json:",omitempty"` // of TCP
 	Seq    int32  `json:",omitempty"` // off the right one
 	Ack    int32  `json:",omitempty"`

@@ -66,7 +66,7 @@ func (p *packet) to() place {
 	return place{p.proto, netip.AddrPortFrom(p.dst, p.dport), netip.AddrPortFrom(p.src, p.sport)}
 }
 
-// portClass is the range that a translated port stays in, as netfilter has it: privileged ports are told from others.
+// portClass is the range that a translated port stays in, as netfilter has it: privileged ports are distinguished from others.
 func portClass(proto byte, port uint16) string {
 	if proto != unix.IPPROTO_ICMP && proto != unix.IPPROTO_ICMPV6 && port < 1024 {
 		return "privileged "

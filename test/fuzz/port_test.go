@@ -99,7 +99,7 @@ func (p *port) receive() (frame []byte, unsummed bool, err error) {
 	return b, unsummed, nil
 }
 
-// barrier knows when the kernel has done all that the frames sent before lead to. A processor works through the
+// barrier knows when the kernel has processed all frames sent before. A processor works through the
 // packets that its veth devices hand over in order, so what a frame becomes at one more device comes before a frame
 // that is sent after the first barrier, and so on for each device on its way.
 type barrier struct{ from, to *port }

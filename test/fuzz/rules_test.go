@@ -182,7 +182,7 @@ func innerSources(d difference) bool {
 	return d.fairlead == nil && networkOf(d.flow().Client) == "" && src.IsValid() && !internetAddr(src)
 }
 
-// backend is the sandbox that a flow to a published port is led to; "host": none.
+// backend is the sandbox that a flow to a published port is redirected to; "host": none.
 func backend(f *flow) string {
 	if name, ok := published[f.Dport]; ok {
 		return name
@@ -231,7 +231,7 @@ func revivedFlow(d difference) bool {
 		d.had(func(st step) bool { return st.Flags&rst != 0 })
 }
 
-// gist is what an ICMP error says without who says it and how much it embeds.
+// gist is what an ICMP error says without its source and how much it embeds.
 func gist(s *seen) string {
 	_, text, _ := strings.Cut(s.rest, " type ")
 	text, _, _ = strings.Cut(text, " payload")
@@ -250,7 +250,7 @@ func (d *difference) slept() bool {
 	return slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool { return st.Kind == "time" })
 }
 
-// A socket of the host's is led to the backend when it connects, and stays there: its port gets what the backend sends there.
+// A socket of the host's is redirected to the backend when it connects, and stays there: its port gets what the backend sends there.
 // netfilter forgets its flow.
 func socketOutlives(d difference) bool {
 	return d.slept() && slices.ContainsFunc(d.seq.Flows, func(f flow) bool {
@@ -332,8 +332,8 @@ func oddFlags(d difference) bool {
 	})
 }
 
-// A SYN on a connection that is open, and the SYN-ACK that belongs to it, make the kernel begin anew: it may have missed the
-// end. Fairlead goes by the sequence number, which is the old one. After a RST it is Fairlead that begins anew at once.
+// A SYN on a connection that is open, and the SYN-ACK that belongs to it, make the kernel begin a new connection: it may have missed the
+// end. Fairlead goes by the sequence number, which is the old one. After a RST, Fairlead begins a new one at once.
 func synAgain(d difference) bool {
 	n := 0
 	d.had(func(st step) bool {
@@ -391,7 +391,7 @@ func hostTimers(d difference) bool {
 	return timed(d.fairlead) && timed(d.kernel)
 }
 
-// A program of the host is led to the backend when it connects. So one local port does not connect to two published addresses
+// A program of the host is redirected to the backend when it connects. So one local port does not connect to two published addresses
 // of one backend: the second connect gets EADDRNOTAVAIL, or, with UDP and SO_REUSEADDR, the two are one flow. netfilter translates its packets, and gives them another port.
 func hostPortTwice(d difference) bool {
 	if d.st().Kind != "connect" || d.flow().Proto == unix.IPPROTO_TCP && d.fairlead != nil && d.fairlead.node != "host" {

@@ -135,7 +135,7 @@ func (f *fuzzer) step(s *sequence, i int, states []flowState) (found []differenc
 	before := f.one
 	f.one = false
 	found, ends = f.compare(d, out[0], out[1])
-	if f.one && d.slept() { // it may have begun the flow anew, in one of them
+	if f.one && d.slept() { // it may have begun another flow, in one of them
 		for _, w := range f.twins() {
 			delete(w.view.server, st.Flow)
 			delete(w.view.client, st.Flow)

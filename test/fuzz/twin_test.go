@@ -71,14 +71,14 @@ func gateway(network string, f lab.Family) netip.Addr {
 	return netip.MustParseAddr(f.Of(s[0]+"1", s[1]+"1"))
 }
 
-// published are the ports of every address of the host, TCP and UDP, that lead to port 80 of a sandbox.
+// published are the ports of every address of the host, TCP and UDP, that are redirected to port 80 of a sandbox.
 var published = map[uint16]string{8080: "a1", 8081: "b1"}
 
 // twin is one of the two hosts.
 type twin struct {
 	name      string
 	host      *world.Host
-	judge     bool             // it is the kernel's
+	judge     bool             // the kernel's twin
 	ports     map[string]*port // by node
 	macs      map[mac]string   // what a MAC is, for people and for comparing
 	hop       map[string]mac   // by node: the MAC of its gateway
@@ -131,8 +131,8 @@ func newFairlead(l *lab.Lab) *twin {
 	return w
 }
 
-// hostRules are the host's own: another program masquerades the guest, and a firewall keeps it from whoever did not
-// ask it.
+// hostRules are the host's own: another program masquerades the guest, and a firewall drops what the guest did
+// not ask for.
 const hostRules = `
 table inet host {
 	chain forward {

@@ -34,7 +34,7 @@ type tag struct {
 	VID       uint16
 }
 
-// packet is a frame in parts. One that is sent is complete; one that is decoded may end early.
+// packet is a frame in parts. A packet that is sent is complete; a decoded one may end early.
 type packet struct {
 	dmac, smac mac
 	tags       []tag  // outer first

@@ -231,7 +231,7 @@ func created(e *engine) {
 		e.Errorf("network %+v", n)
 	}
 	e.podman("network", "rm", "alone")
-	e.podman(slices.Concat(create, []string{"--subnet", "10.80.0.0/24", "alone"})...) // anew
+	e.podman(slices.Concat(create, []string{"--subnet", "10.80.0.0/24", "alone"})...) // again
 	if n := e.Network("alone"); n.IPAM.Config[0].Subnet != "10.80.0.0/24" {
 		e.Errorf("network %+v", n)
 	}

@@ -17,8 +17,8 @@ mirror() {
 		grep -E '^https?://' | head -n 1
 }
 
-# A root is whole when it has its name: it is made under another. One that was made of
-# other packages is made anew.
+# A root is whole when it has its name: it is made under another. If it was made of
+# other packages, it is made again.
 mkdir -p "$cache"
 exec 9>"$cache/podman5.lock"
 flock 9

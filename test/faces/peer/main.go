@@ -37,7 +37,7 @@ func run(args []string) error {
 	return fmt.Errorf("usage: peer serve NAME PORT… | peer lookup HOST")
 }
 
-// serve answers on the ports, TCP and UDP, until it is told to end.
+// serve answers on the ports, TCP and UDP, until it receives a signal.
 func serve(name string, ports []string) error {
 	for _, port := range ports {
 		l, err := net.Listen("tcp", ":"+port)
