@@ -24,7 +24,7 @@ func TestSecondDaemonIsRefused(t *testing.T) {
 	dirs := []string{
 		"--state-dir", filepath.Join(other, "state"), "--run-dir", filepath.Join(other, "run"), "--bpf-dir", filepath.Join(other, "bpf"),
 	}
-	texts := []string{fmt.Sprintf("process %d, with --run-dir", l.Daemon.Pid()), "stop it first"}
+	texts := []string{fmt.Sprintf("process %d, --run-dir", l.Daemon.Pid()), "stop it first"}
 	for range 2 { // a refusal leaves nothing behind that would affect the next cleanup
 		l.Refused(1, texts, append([]string{"daemon", "--metrics-listen", ""}, dirs...)...)
 		l.Refused(1, texts, append([]string{"cleanup"}, dirs...)...)

@@ -69,6 +69,9 @@ func acrossLayouts(t *testing.T, l *lab.Lab, earlier string) {
 		}
 		l.StartDaemon()
 	})
+	if n := established(l); n > 0 {
+		l.Errorf("%d flows are established after the upgrade though all have ended", n)
+	}
 	kept(l, ways, "downgraded", func() {
 		if l.Config.Clsact {
 			l.StopDaemon()
@@ -87,10 +90,19 @@ func acrossLayouts(t *testing.T, l *lab.Lab, earlier string) {
 			l.Errorf("fairlead downgrade: status %d\n%s", code, handOver.Output())
 		}
 	})
-	// A closed connection does not count as established: its entry would stay for five days.
-	if n := strings.Count(l.Fairlead("ct", "ls", "--format", "{{.State}}"), "established"); n > 0 {
-		l.Errorf("%d flows are established though all have ended", n)
+	if n := established(l); n > mostLeft {
+		l.Errorf("%d flows are established after the downgrade though all have ended, want at most %d", n, mostLeft)
 	}
+}
+
+// mostLeft is how many connections of some thousand may end in the moment of a downgrade without
+// the earlier build, which does not copy again, learning of it (docs/operations.md).
+const mostLeft = 3
+
+// established counts the flows that are established. That of a connection which was closed is
+// not: its entry would stay for five days.
+func established(l *lab.Lab) int {
+	return strings.Count(l.Fairlead("ct", "ls", "--format", "{{.State}}"), "established")
 }
 
 // bpfDir returns the flag that sets the directory of the daemon's pins.
