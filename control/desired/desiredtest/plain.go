@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/fairlead-net/fairlead/control/desired"
@@ -88,6 +89,13 @@ func Check(s *desired.Snapshot) error {
 	} {
 		if err != nil {
 			return err
+		}
+	}
+	for ep := range s.Endpoints() {
+		for _, a := range []netip.Addr{ep.IPv4.Addr(), ep.IPv6.Addr()} {
+			if got, want := s.MemberWithAddr(ep.NetworkID, a), fresh.MemberWithAddr(ep.NetworkID, a); got != want {
+				return fmt.Errorf("the index of addresses finds %v for %v, want %v", got, a, want)
+			}
 		}
 	}
 	return nil
