@@ -226,6 +226,20 @@ func (n *Network) DefaultGateway(ep *Endpoint, is4 bool) netip.Addr {
 	return netip.Addr{}
 }
 
+// DeviceMTU returns the MTU of the network's devices, in bytes.
+func (n *Network) DeviceMTU() int { return cmp.Or(n.MTU, DefaultMTU) }
+
+// GatewayPrefixes returns the gateway addresses with the prefix lengths of their subnets.
+func (n *Network) GatewayPrefixes() []netip.Prefix {
+	var ps []netip.Prefix
+	for _, s := range n.Subnets {
+		if s.Gateway.IsValid() {
+			ps = append(ps, netip.PrefixFrom(s.Gateway, s.Prefix.Bits()))
+		}
+	}
+	return ps
+}
+
 // PortProto is a port of a protocol, or a range of ports if Count > 1.
 type PortProto struct {
 	Port  uint16 `json:"port"`

@@ -8,23 +8,24 @@ import (
 	"slices"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/entries"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // collect computes the table entries of the pass's objects, and records the previous ones.
 func (p *pass) collect() {
 	for _, n := range p.nets {
-		var now entries
+		var now entries.Set
 		if n.usable() {
-			now = hostPortEntries(n.want, n.gateway, n.hostPort)
+			now = entries.OfNetwork(n.want, n.ends())
 		}
 		p.replace(&n.entries, now)
 	}
 	for _, e := range p.eps {
-		var now entries
+		var now entries.Set
 		if n := p.r.networks[e.want.NetworkID]; e.hostIf != 0 && n != nil && n.usable() {
 			e.published = len(p.r.serving[e.id]) > 0
-			now = endpointEntries(e.want, n, e.hostIf, e.published)
+			now = entries.OfEndpoint(e.want, n.want, n.ends(), e.hostIf, e.published)
 		}
 		p.replace(&e.entries, now)
 		for id, b := range p.r.serving[e.id] {
@@ -32,30 +33,30 @@ func (p *pass) collect() {
 		}
 	}
 	for id, b := range p.pubs {
-		var now []portRun
+		var now []entries.Run
 		if e := p.r.endpoints[b.want.EndpointID]; e != nil && e.want != nil && e.hostIf != 0 {
 			if n := p.r.networks[e.want.NetworkID]; n != nil && n.usable() {
-				now = publishRuns(b.want, e.want, n.want, e.hostIf)
+				now = entries.OfPublish(b.want, e.want, n.want, e.hostIf)
 			}
 		}
 		if len(b.runs) > 0 && !slices.Equal(b.runs, now) {
 			p.flows.publish(id)
 		}
-		p.old.publishes = appendRuns(p.old.publishes, b.runs)
-		p.put.publishes = appendRuns(p.put.publishes, now)
+		p.old.Publishes = entries.AppendRuns(p.old.Publishes, b.runs)
+		p.put.Publishes = entries.AppendRuns(p.put.Publishes, now)
 		b.runs = now
 	}
 	for _, e := range p.removedEps {
-		p.replace(&e.entries, entries{})
+		p.replace(&e.entries, entries.Set{})
 	}
 	for _, n := range p.removedNets {
-		p.replace(&n.entries, entries{})
+		p.replace(&n.entries, entries.Set{})
 	}
 }
 
-func (p *pass) replace(have *entries, now entries) {
-	p.old.add(*have)
-	p.put.add(now)
+func (p *pass) replace(have *entries.Set, now entries.Set) {
+	p.old.Add(*have)
+	p.put.Add(now)
 	*have = now
 }
 
@@ -63,24 +64,24 @@ func (p *pass) replace(have *entries, now entries) {
 func (p *pass) writeEntries() error {
 	t := p.r.tables
 	return p.unsynced(errors.Join(
-		putAll(t.Subnets, p.put.subnets),
-		putAll(t.Endpoints, p.put.endpoints),
-		putAll(t.FDB, p.put.fdb),
-		putAll(t.Neighbours, p.put.neighbours),
-		putAll(t.Publishes, p.put.publishes),
+		putAll(t.Subnets, p.put.Subnets),
+		putAll(t.Endpoints, p.put.Endpoints),
+		putAll(t.FDB, p.put.FDB),
+		putAll(t.Neighbours, p.put.Neighbours),
+		putAll(t.Publishes, p.put.Publishes),
 	))
 }
 
 // deleteEntries deletes entries that have no successor, in the reverse order.
 func (p *pass) deleteEntries() error {
 	t := p.r.tables
-	stale := p.old.without(&p.put)
+	stale := p.old.Without(&p.put)
 	return p.unsynced(errors.Join(
-		deleteAll(t.Publishes, stale.publishes),
-		deleteAll(t.Neighbours, stale.neighbours),
-		deleteAll(t.FDB, stale.fdb),
-		deleteAll(t.Endpoints, stale.endpoints),
-		deleteAll(t.Subnets, stale.subnets),
+		deleteAll(t.Publishes, stale.Publishes),
+		deleteAll(t.Neighbours, stale.Neighbours),
+		deleteAll(t.FDB, stale.FDB),
+		deleteAll(t.Endpoints, stale.Endpoints),
+		deleteAll(t.Subnets, stale.Subnets),
 	))
 }
 
@@ -163,7 +164,7 @@ func (p *pass) finishSandboxes() {
 		if e.dirty || n == nil || n.want == nil {
 			continue
 		}
-		ch, err := p.configureHostEnd(e, l, mtu(n.want))
+		ch, err := p.configureHostEnd(e, l, n.want.DeviceMTU())
 		if e.finished {
 			p.countChanges(ch)
 		}
@@ -284,7 +285,7 @@ func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
 		}
 		d := rtnl.SandboxDevice{
 			HostIndex: e.hostIf, PeerIndex: e.peerIf, Alias: rtnl.SandboxAlias(e.id), Fresh: !e.finished,
-			MAC: e.want.MAC, MTU: mtu(n.want), Limit: e.want.Bandwidth.Egress,
+			MAC: e.want.MAC, MTU: n.want.DeviceMTU(), Limit: e.want.Bandwidth.Egress,
 		}
 		for _, a := range []netip.Prefix{e.want.IPv4, e.want.IPv6} {
 			if !a.IsValid() {

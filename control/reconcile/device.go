@@ -101,7 +101,7 @@ func (p *pass) createHostPort(n *network) (gw, dp rtnl.Link, err error) {
 	}
 	gw, err = p.r.nl.CreateVeth(rtnl.Veth{
 		Name: rtnl.GatewayDevice(n.id), MAC: n.want.GatewayMAC,
-		PeerName: rtnl.HostPortDevice(n.id), MTU: mtu(n.want),
+		PeerName: rtnl.HostPortDevice(n.id), MTU: n.want.DeviceMTU(),
 	})
 	if err != nil {
 		return gw, dp, err
@@ -208,7 +208,7 @@ func (p *pass) endpointLink(e *endpoint) (rtnl.Link, error) {
 
 func (p *pass) createEndpoint(e *endpoint, n *network, b *sandbox) (rtnl.Link, error) {
 	pair := rtnl.Veth{
-		Name: rtnl.EndpointDevice(e.id), PeerName: e.want.IfName, PeerMAC: e.want.MAC, MTU: mtu(n.want),
+		Name: rtnl.EndpointDevice(e.id), PeerName: e.want.IfName, PeerMAC: e.want.MAC, MTU: n.want.DeviceMTU(),
 	}
 	if b.want.Foreign {
 		return p.createPair(pair, "the host's namespace")

@@ -18,7 +18,7 @@ func (p *pass) announce() {
 		if e.hostIf == 0 || n == nil || !n.usable() {
 			continue
 		}
-		for _, now := range e.entries.neighbours {
+		for _, now := range e.entries.Neighbours {
 			before, known := n.macs[now.Addr]
 			put(&n.macs, now.Addr, model.MAC(now.MAC))
 			if !known || before == model.MAC(now.MAC) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/entries"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -47,7 +48,7 @@ type pass struct {
 	made      map[string]bool         // host ports created in this pass
 	shapers   rtnl.Shapers            // of the host; nil if not read
 
-	old, put entries
+	old, put entries.Set
 	detached []uint32 // devices to detach programs from
 	flows    flowFilter
 	repairs  Repairs
@@ -291,7 +292,7 @@ func (p *pass) diffPublishes(before *desired.Snapshot) {
 		if c.New == nil {
 			if b != nil {
 				p.flows.publish(c.ID)
-				p.old.publishes = appendRuns(p.old.publishes, b.runs)
+				p.old.Publishes = entries.AppendRuns(p.old.Publishes, b.runs)
 				delete(r.publishes, c.ID)
 			}
 			continue

@@ -8,6 +8,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/entries"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/maps"
 )
@@ -18,7 +19,7 @@ type network struct {
 	want     *model.Network // nil if it is to be removed
 	gateway  uint32         // ifindex of the end with the addresses; 0 if it does not exist
 	hostPort uint32         // ifindex of the end with the program
-	entries  entries
+	entries  entries.Set
 	macs     map[netip.Addr]model.MAC // current or last MACs of members' addresses
 	dirty    bool                     // needs a repair
 	lastErr  string                   // as logged; "" if there is none
@@ -29,17 +30,14 @@ func (n *network) usable() bool { return n.want != nil && n.hostPort != 0 }
 // hostPortSpec returns the wanted configuration of the host port.
 func (n *network) hostPortSpec() rtnl.HostPort {
 	return rtnl.HostPort{
-		NetworkID: n.id, MAC: n.want.GatewayMAC, MTU: mtu(n.want),
-		Addrs: gatewayPrefixes(n.want), IPv6: n.want.EnableIPv6,
+		NetworkID: n.id, MAC: n.want.GatewayMAC, MTU: n.want.DeviceMTU(),
+		Addrs: n.want.GatewayPrefixes(), IPv6: n.want.EnableIPv6,
 	}
 }
 
-// mtu returns the MTU of a network's devices.
-func mtu(n *model.Network) int {
-	if n.MTU == 0 {
-		return model.DefaultMTU
-	}
-	return n.MTU
+// ends returns the devices of the host port.
+func (n *network) ends() entries.HostPort {
+	return entries.HostPort{Gateway: n.gateway, Port: n.hostPort}
 }
 
 // sandbox is what was created for a model.Sandbox.
@@ -68,7 +66,7 @@ type endpoint struct {
 	peerIf    uint32          // of the end in the sandbox
 	published bool            // its entries have the flag for published ports
 	finished  bool            // has its alias: the end in the sandbox was configured
-	entries   entries
+	entries   entries.Set
 	dirty     bool
 	lastErr   string
 }
@@ -84,7 +82,7 @@ func isForeign(s *desired.Snapshot, e *model.Endpoint) bool {
 type publish struct {
 	id   uint32
 	want *model.Publish
-	runs []portRun
+	runs []entries.Run
 }
 
 // flowFilter selects flows to remove.

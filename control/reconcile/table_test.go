@@ -2,7 +2,29 @@
 
 package reconcile
 
-import "maps"
+import (
+	"maps"
+	"net/netip"
+
+	dp "github.com/fairlead-net/fairlead/maps"
+)
+
+// Keys of the entries in the tables.
+type (
+	fdbKey struct {
+		net uint32
+		mac dp.MAC
+	}
+	neighbourKey struct {
+		net  uint32
+		addr netip.Addr
+	}
+	publishKey struct {
+		host  netip.Addr
+		port  uint16
+		proto uint8
+	}
+)
 
 // fakeTable is a table in memory.
 type fakeTable[E comparable, K comparable] struct {

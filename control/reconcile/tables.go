@@ -8,31 +8,32 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/entries"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
-	"github.com/fairlead-net/fairlead/maps"
 )
 
 // syncTables reads the tables of networks, endpoints and publishes back and makes them contain
 // exactly the objects' entries.
 func (p *pass) syncTables() error {
-	var all entries
+	var all entries.Set
 	for _, n := range p.r.networks {
-		all.add(n.entries)
+		all.Add(n.entries)
 	}
 	for _, e := range p.r.endpoints {
-		all.add(e.entries)
+		all.Add(e.entries)
 	}
 	for _, b := range p.r.publishes {
-		all.publishes = appendRuns(all.publishes, b.runs)
+		all.Publishes = entries.AppendRuns(all.Publishes, b.runs)
 	}
 	t := p.r.tables
 	err := errors.Join(
-		syncTable(p, t.Subnets, all.subnets),
-		syncTable(p, t.Endpoints, all.endpoints),
-		syncTable(p, t.FDB, all.fdb),
-		syncTable(p, t.Neighbours, all.neighbours),
-		syncTable(p, t.Publishes, all.publishes),
+		syncTable(p, t.Subnets, all.Subnets),
+		syncTable(p, t.Endpoints, all.Endpoints),
+		syncTable(p, t.FDB, all.FDB),
+		syncTable(p, t.Neighbours, all.Neighbours),
+		syncTable(p, t.Publishes, all.Publishes),
 	)
 	p.r.unsynced = err != nil
 	return err
@@ -66,11 +67,7 @@ func (p *pass) checkUplinks() error {
 	if !same {
 		p.r.log.Info("found uplinks", "devices", describe(ups))
 	}
-	entries := make([]maps.Uplink, len(ups))
-	for i, u := range ups {
-		entries[i] = maps.Uplink{IfIndex: u.IfIndex, IPv4: u.IPv4, IPv6: u.IPv6, Stack: u.Stack, Below: u.Below}
-	}
-	written, deleted, err := p.r.tables.Uplinks.Sync(entries)
+	written, deleted, err := p.r.tables.Uplinks.Sync(entries.OfUplinks(ups))
 	if err != nil {
 		return err
 	}
@@ -187,26 +184,13 @@ type overlap struct {
 
 // writeHostAddrs writes the table of the host's addresses: its own, and those of the host ports.
 func (p *pass) writeHostAddrs() error {
-	all := make(map[netip.Addr]bool)
-	for a := range p.r.hostAddrs {
-		all[a] = true
-	}
+	var usable []*model.Network
 	for _, n := range p.r.networks {
-		if !n.usable() {
-			continue
-		}
-		for _, g := range gatewayPrefixes(n.want) {
-			all[g.Addr()] = true
-		}
-		if n.want.EnableIPv6 {
-			all[n.want.GatewayMAC.LinkLocal()] = true
+		if n.usable() {
+			usable = append(usable, n.want)
 		}
 	}
-	addrs := make([]netip.Addr, 0, len(all))
-	for a := range all {
-		addrs = append(addrs, a)
-	}
-	slices.SortFunc(addrs, netip.Addr.Compare)
+	addrs := entries.HostAddrs(p.r.hostAddrs, usable)
 	written, deleted, err := p.r.tables.HostAddrs.Sync(addrs)
 	if slices.Equal(addrs, p.r.wroteAddrs) {
 		p.count(RepairEntry, written+deleted)
@@ -218,10 +202,7 @@ func (p *pass) writeHostAddrs() error {
 // writeHostNets writes the table of the prefixes all of whose addresses are the host's own. Like
 // uplinks, they may change at any time.
 func (p *pass) writeHostNets() error {
-	nets := make([]maps.Subnet, len(p.local))
-	for i, prefix := range p.local {
-		nets[i] = maps.Subnet{Prefix: prefix, Net: 1}
-	}
+	nets := entries.OfHostNets(p.local)
 	written, deleted, err := p.r.tables.HostNets.Sync(nets)
 	if slices.Equal(nets, p.r.hostNets) {
 		p.count(RepairEntry, written+deleted)

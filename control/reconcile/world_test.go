@@ -70,12 +70,12 @@ func newWorld(tb testing.TB) *world {
 		tb.Fatal(err)
 	}
 	w := &world{tb: tb, dir: tb.TempDir(), nl: nl, attached: make(map[place]bool), provisional: make(map[place]bool)}
-	w.endpoints = newFakeTable(w, keyOfEndpoint)
-	w.fdb = newFakeTable(w, keyOfFDB)
-	w.neighbours = newFakeTable(w, keyOfNeighbour)
-	w.publishes = newFakeTable(w, keyOfPublish)
-	w.subnets = newFakeTable(w, keyOfSubnet)
-	w.hostNets = newFakeTable(w, keyOfSubnet)
+	w.endpoints = newFakeTable(w, func(e dp.Endpoint) uint32 { return e.IfIndex })
+	w.fdb = newFakeTable(w, func(e dp.FDBEntry) fdbKey { return fdbKey{e.Net, e.MAC} })
+	w.neighbours = newFakeTable(w, func(e dp.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr} })
+	w.publishes = newFakeTable(w, func(e dp.Publish) publishKey { return publishKey{e.HostIP, e.Port, e.Proto} })
+	w.subnets = newFakeTable(w, func(e dp.Subnet) netip.Prefix { return e.Prefix })
+	w.hostNets = newFakeTable(w, func(e dp.Subnet) netip.Prefix { return e.Prefix })
 	w.uplinks = newFakeTable(w, func(u dp.Uplink) uint32 { return u.IfIndex })
 	w.hostAddrs = newFakeTable(w, func(a netip.Addr) netip.Addr { return a })
 	w.restart()

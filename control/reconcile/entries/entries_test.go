@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package entries
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/maps"
+)
+
+const refreshVar = "FAIRLEAD_REFRESH"
+
+// golden compares text with a file of testdata, or writes the file if refreshVar is set.
+func golden(t *testing.T, name, text string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".txt")
+	if os.Getenv(refreshVar) != "" {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (set %s=1 to write it)", err, refreshVar)
+	}
+	if diff := cmp.Diff(string(want), text); diff != "" {
+		t.Errorf("%s (-want +got; set %s=1 to accept):\n%s", path, refreshVar, diff)
+	}
+}
+
+// render prints one entry a line: its type, and its fields that are not zero.
+func render(sections ...any) string {
+	var out bytes.Buffer
+	for _, s := range sections {
+		for _, e := range reflect.ValueOf(s).Seq2() {
+			fmt.Fprintln(&out, line(e))
+		}
+	}
+	return out.String()
+}
+
+func renderSet(s Set) string {
+	return render(s.Subnets, s.Endpoints, s.FDB, s.Neighbours, s.Publishes)
+}
+
+func line(v reflect.Value) string {
+	if a, ok := v.Interface().(netip.Addr); ok {
+		return a.String()
+	}
+	words := []string{v.Type().Name()}
+	for i := range v.NumField() {
+		if f := v.Field(i); !f.IsZero() {
+			words = append(words, v.Type().Field(i).Name+"="+text(f.Interface()))
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+func text(v any) string {
+	switch v := v.(type) {
+	case maps.MAC:
+		return net.HardwareAddr(v[:]).String()
+	case maps.EndpointFlags:
+		return flagNames(v)
+	}
+	return fmt.Sprint(v)
+}
+
+func flagNames(f maps.EndpointFlags) string {
+	var names []string
+	for _, n := range []struct {
+		flag maps.EndpointFlags
+		name string
+	}{
+		{maps.HostPort, "hostport"}, {maps.AntiSpoof, "antispoof"}, {maps.Published, "published"},
+		{maps.Internal, "internal"}, {maps.ICC, "icc"}, {maps.Masquerade, "masquerade"},
+		{maps.Shaped, "shaped"}, {maps.DNS, "dns"},
+	} {
+		if f&n.flag != 0 {
+			names = append(names, n.name)
+			f &^= n.flag
+		}
+	}
+	if f != 0 {
+		names = append(names, fmt.Sprintf("%#x", uint32(f)))
+	}
+	return strings.Join(names, "|")
+}
+
+// network returns a dual-stack network with every default of a bridge.
+func network() *model.Network {
+	return &model.Network{
+		ID: "net", Index: 7, Driver: model.DriverBridge,
+		EnableIPv4: true, EnableIPv6: true, ICC: true, Masquerade: true, AntiSpoof: true,
+		GatewayMAC: model.MAC{2, 0x42, 10, 7, 0, 1},
+		Subnets: []model.Subnet{
+			{Prefix: netip.MustParsePrefix("10.7.0.0/16"), Gateway: netip.MustParseAddr("10.7.0.1")},
+			{Prefix: netip.MustParsePrefix("fd00:7::/64"), Gateway: netip.MustParseAddr("fd00:7::1")},
+		},
+	}
+}
+
+func endpoint() *model.Endpoint {
+	return &model.Endpoint{
+		ID: "ep", NetworkID: "net", MAC: model.MAC{2, 0x42, 10, 7, 0, 2},
+		IPv4: netip.MustParsePrefix("10.7.0.2/16"), IPv6: netip.MustParsePrefix("fd00:7::2/64"),
+	}
+}
+
+func only4(n *model.Network, ep *model.Endpoint) {
+	n.EnableIPv6, n.Subnets, ep.IPv6 = false, n.Subnets[:1], netip.Prefix{}
+}
+
+func only6(n *model.Network, ep *model.Endpoint) {
+	n.EnableIPv4, n.Subnets, ep.IPv4 = false, n.Subnets[1:], netip.Prefix{}
+}
+
+// variants are the networks and endpoints whose entries are recorded.
+var variants = map[string]func(*model.Network, *model.Endpoint){
+	"default":  func(*model.Network, *model.Endpoint) {},
+	"ipv4":     only4,
+	"ipv6":     only6,
+	"plain":    func(n *model.Network, _ *model.Endpoint) { n.ICC, n.Masquerade, n.AntiSpoof = false, false, false },
+	"internal": func(n *model.Network, _ *model.Endpoint) { n.Internal = true },
+	"isolated": func(n *model.Network, _ *model.Endpoint) {
+		n.Subnets[0].Gateway, n.Subnets[1].Gateway = netip.Addr{}, netip.Addr{}
+	},
+	"dns":    func(n *model.Network, _ *model.Endpoint) { n.DNS = true },
+	"mtu":    func(n *model.Network, _ *model.Endpoint) { n.MTU = 9000 },
+	"shaped": func(_ *model.Network, ep *model.Endpoint) { ep.Bandwidth.Ingress.Rate = 1000 },
+	"egress": func(_ *model.Network, ep *model.Endpoint) { ep.Bandwidth.Egress.Rate = 1000 },
+}
+
+// The entries of a network and of an endpoint, published and not, are as recorded.
+func TestMembers(t *testing.T) {
+	for name, change := range variants {
+		n, ep, hp := network(), endpoint(), HostPort{Gateway: 11, Port: 12}
+		change(n, ep)
+		text := "# network\n" + renderSet(OfNetwork(n, hp)) +
+			"# endpoint\n" + renderSet(OfEndpoint(ep, n, hp, 21, false)) +
+			"# published endpoint\n" + renderSet(OfEndpoint(ep, n, hp, 21, true))
+		golden(t, "members-"+name, text)
+	}
+}
+
+// A port published at every address has an entry for clients of each family, whatever the family
+// of the backend.
+func TestPublishes(t *testing.T) {
+	var out strings.Builder
+	for _, variant := range []string{"default", "ipv4", "ipv6", "internal"} {
+		for _, host := range []string{"", "0.0.0.0", "::", "192.0.2.1", "::1", "2001:db8::1"} {
+			n, ep := network(), endpoint()
+			variants[variant](n, ep)
+			p := &model.Publish{ID: 3, PortBinding: model.PortBinding{HostPort: 8080, Port: 80, Count: 2, Proto: model.TCP}}
+			if host != "" {
+				p.HostIP = netip.MustParseAddr(host)
+			}
+			fmt.Fprintf(&out, "# %s at %q\n%s", variant, host, render(AppendRuns(nil, OfPublish(p, ep, n, 21))))
+		}
+	}
+	golden(t, "publishes", out.String())
+}
+
+// What the host has of its own, beside the networks, is as recorded.
+func TestHost(t *testing.T) {
+	ups := []rtnl.Uplink{
+		{IfIndex: 2, Name: "eth0", IPv4: netip.MustParseAddr("192.0.2.1"), IPv6: netip.MustParseAddr("2001:db8::1")},
+		{IfIndex: 3, Name: "br0", IPv4: netip.MustParseAddr("192.0.2.2"), Stack: true, Below: 1},
+	}
+	own := map[netip.Addr]uint32{netip.MustParseAddr("192.0.2.1"): 2, netip.MustParseAddr("2001:db8::1"): 2, netip.MustParseAddr("10.7.0.1"): 3}
+	four := network()
+	only4(four, endpoint())
+	local := []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+	golden(t, "host", "# uplinks\n"+render(OfUplinks(ups))+
+		"# addresses\n"+render(HostAddrs(own, []*model.Network{network(), four}))+
+		"# addresses without networks\n"+render(HostAddrs(own, nil))+
+		"# prefixes\n"+render(OfHostNets(local)))
+}
+
+// What is replaced under the same key is not deleted; what lost its key is.
+func TestWithout(t *testing.T) {
+	n, before, hp := network(), endpoint(), HostPort{Gateway: 11, Port: 12}
+	after := endpoint()
+	after.IPv4 = netip.MustParsePrefix("10.7.0.3/16")
+	old, now := OfEndpoint(before, n, hp, 21, false), OfEndpoint(after, n, hp, 21, true)
+	old.Add(OfNetwork(n, hp))
+	run := Run{Count: 3, First: maps.Publish{HostIP: netip.IPv4Unspecified(), Port: 8080, Proto: 6, ID: 1}}
+	old.Publishes = AppendRuns(nil, []Run{run})
+	run.Count = 2
+	now.Publishes = AppendRuns(nil, []Run{run})
+	golden(t, "without", "# endpoint has another address, network is removed, range is shorter\n"+renderSet(old.Without(&now))+
+		"# nothing has a successor\n"+renderSet(old.Without(&Set{})))
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package entries
+
+import (
+	"net/netip"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/maps"
+)
+
+// HostPort is the indices of the devices of a network's host port.
+type HostPort struct {
+	Gateway uint32 // the end with the addresses
+	Port    uint32 // the end with the program
+}
+
+// OfNetwork returns the entries of a network and its host port.
+func OfNetwork(n *model.Network, hp HostPort) Set {
+	gw4, gw6 := gateway(n, true), gateway(n, false)
+	flags := maps.HostPort | networkFlags(n)
+	if n.DNS {
+		flags |= maps.DNS
+	}
+	s := ofMember(maps.Endpoint{
+		IfIndex: hp.Port, Net: n.Index, MAC: n.GatewayMAC, GatewayMAC: n.GatewayMAC,
+		IPv4: gw4, IPv6: gw6, Gateway4: gw4, Gateway6: gw6,
+		Flags:      flags,
+		HostPortIf: hp.Port, GatewayIf: hp.Gateway,
+	}, n.EnableIPv6)
+	for _, sub := range n.Subnets {
+		s.Subnets = append(s.Subnets, maps.Subnet{Prefix: sub.Prefix, Net: n.Index})
+	}
+	return s
+}
+
+// OfEndpoint returns the entries of an endpoint whose host end is the given device. published
+// tells whether it is the backend of a published port.
+func OfEndpoint(ep *model.Endpoint, n *model.Network, hp HostPort, hostIf uint32, published bool) Set {
+	flags := networkFlags(n)
+	if published && !n.Internal {
+		flags |= maps.Published
+	}
+	if !ep.Bandwidth.Ingress.IsZero() {
+		flags |= maps.Shaped
+	}
+	return ofMember(maps.Endpoint{
+		IfIndex: hostIf, Net: n.Index, MAC: ep.MAC, GatewayMAC: n.GatewayMAC,
+		IPv4: ep.Addr(true), IPv6: ep.Addr(false),
+		Gateway4: gateway(n, true), Gateway6: gateway(n, false),
+		Flags:      flags,
+		HostPortIf: hp.Port, GatewayIf: hp.Gateway, MTU: uint32(n.DeviceMTU()),
+	}, ep.IPv6.IsValid())
+}
+
+// ofMember returns the entries that make a member known by device, MAC and addresses, with IPv6
+// also by the link-local address that the kernel derives from the MAC.
+func ofMember(m maps.Endpoint, v6 bool) Set {
+	s := Set{
+		Endpoints: []maps.Endpoint{m},
+		FDB:       []maps.FDBEntry{{Net: m.Net, MAC: m.MAC, IfIndex: m.IfIndex, Flags: m.Flags}},
+	}
+	addrs := []netip.Addr{m.IPv4, m.IPv6}
+	if v6 {
+		addrs = append(addrs, model.MAC(m.MAC).LinkLocal())
+	}
+	for _, a := range addrs {
+		if a.IsValid() {
+			s.Neighbours = append(s.Neighbours, maps.Neighbour{
+				Net: m.Net, Addr: a, MAC: m.MAC, IfIndex: m.IfIndex, Flags: m.Flags,
+			})
+		}
+	}
+	return s
+}
+
+// networkFlags returns the flags that every endpoint of a network has.
+func networkFlags(n *model.Network) maps.EndpointFlags {
+	var f maps.EndpointFlags
+	for _, s := range []struct {
+		on   bool
+		flag maps.EndpointFlags
+	}{
+		{n.AntiSpoof, maps.AntiSpoof}, {n.Internal, maps.Internal},
+		{n.ICC, maps.ICC}, {n.Masquerade, maps.Masquerade},
+	} {
+		if s.on {
+			f |= s.flag
+		}
+	}
+	return f
+}
+
+// gateway returns a network's gateway address of a family, or the zero Addr.
+func gateway(n *model.Network, is4 bool) netip.Addr {
+	s, _ := n.Subnet(is4)
+	return s.Gateway
+}
