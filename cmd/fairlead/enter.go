@@ -42,7 +42,7 @@ func openNetNS(at place) (*rtnl.NetNS, error) {
 		return rtnl.OpenNetNS(fmt.Sprintf("/proc/%d/ns/net", at.daemonPid))
 	}
 	ns, err := rtnl.OpenNetNS(at.netns)
-	if errors.Is(err, rtnl.ErrGone) {
+	if errors.Is(err, rtnl.ErrNoNetNS) {
 		other, otherErr := rtnl.OpenNetNS(fmt.Sprintf("/proc/%d/root%s", at.daemonPid, at.netns))
 		if otherErr == nil {
 			return other, nil

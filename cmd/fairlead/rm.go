@@ -89,7 +89,7 @@ func killInNetNS(ctx context.Context, c *api.Client, netns string) error {
 		return err
 	}
 	ns, err := openNetNS(place{netns: netns, daemonPid: st.Pid})
-	if errors.Is(err, rtnl.ErrGone) {
+	if errors.Is(err, rtnl.ErrNoNetNS) {
 		return nil
 	}
 	if err != nil {

@@ -36,7 +36,7 @@ func (e *Error) Unwrap() error {
 	case http.StatusConflict:
 		return model.ErrConflict
 	case http.StatusGone:
-		return model.ErrGone
+		return model.ErrVanished
 	case http.StatusNotImplemented:
 		return model.ErrNotSupported
 	}
@@ -57,7 +57,7 @@ func statusOf(err error) int {
 		return http.StatusNotFound
 	case errors.Is(err, model.ErrConflict), errors.Is(err, model.ErrExhausted):
 		return http.StatusConflict
-	case errors.Is(err, model.ErrGone):
+	case errors.Is(err, model.ErrVanished):
 		return http.StatusGone
 	case errors.Is(err, model.ErrInvalid):
 		return http.StatusBadRequest

@@ -133,7 +133,7 @@ func TestRefusals(t *testing.T) {
 func TestErrorsKeepTheirKind(t *testing.T) {
 	for kind, code := range map[error]int{
 		model.ErrNotFound: 404, model.ErrConflict: 409, model.ErrInvalid: 400, model.ErrForbidden: 403,
-		model.ErrExhausted: 409, model.ErrGone: 410, model.ErrNotSupported: 501,
+		model.ErrExhausted: 409, model.ErrVanished: 410, model.ErrNotSupported: 501,
 	} {
 		f := apitest.New()
 		f.Err = fmt.Errorf("wrapped: %w", &model.Refusal{Kind: kind, Text: "no, because"})

@@ -73,7 +73,7 @@ func (v *view) state(sb *model.Sandbox) SandboxState {
 		if code := sb.ExitCode; code >= 0 { // otherwise the code is not known
 			st.ExitCode = &code
 		}
-	case sb.Foreign: // exists only while the engine runs the container
+	case sb.ManagedBy == model.ByEngine: // exists only while the engine runs the container
 		st = SandboxState{Status: StatusRunning, Running: true}
 	case sb.PID == 0:
 	case v.alive(sb.PID, sb.PIDStart):
@@ -91,7 +91,7 @@ func (v *view) sandbox(sb *model.Sandbox) Sandbox {
 		Config:     SandboxConfig{Hostname: sb.Hostname, Cmd: sb.Command, Labels: notNil(sb.Labels)},
 		HostConfig: HostConfig{NetworkMode: sb.NetworkMode, AutoRemove: sb.AutoRemove},
 		NetworkSettings: NetworkSettings{
-			SandboxKey: sb.NetNS, Owned: sb.Owned,
+			SandboxKey: sb.NetNS, Owned: sb.OwnsNetNS(),
 			Ports: map[string][]PortBinding{}, Networks: map[string]EndpointSettings{},
 		},
 	}

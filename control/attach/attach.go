@@ -214,7 +214,7 @@ func (c *Container) removeStale(ctx context.Context) (removed bool) {
 	}
 	for _, s := range list {
 		sb, err := c.Sandbox(ctx, s.ID)
-		if err == nil && !leased(sb, "") && NetNSGone(sb.NetworkSettings.SandboxKey) && errors.Is(c.CheckSandbox(ctx, s.ID, api.Expected{}), model.ErrGone) {
+		if err == nil && !leased(sb, "") && NetNSGone(sb.NetworkSettings.SandboxKey) && errors.Is(c.CheckSandbox(ctx, s.ID, api.Expected{}), model.ErrVanished) {
 			removed = c.remove(ctx, s.ID) == nil || removed
 		}
 	}

@@ -41,7 +41,7 @@ func coded(err error) error {
 		return refuse(types.ErrTryAgainLater, "%s", oneLine(err))
 	case errors.Is(err, attach.ErrOtherNamespace):
 		return refuse(types.ErrInvalidEnvironmentVariables, "%s", oneLine(err))
-	case errors.Is(err, model.ErrConflict), errors.Is(err, model.ErrGone), errors.Is(err, model.ErrForbidden):
+	case errors.Is(err, model.ErrConflict), errors.Is(err, model.ErrVanished), errors.Is(err, model.ErrForbidden):
 		return refuse(errConflict, "%s", oneLine(err))
 	case errors.Is(err, model.ErrNotFound):
 		// Removed between two requests; the runtime may retry.

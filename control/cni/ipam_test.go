@@ -143,7 +143,7 @@ func TestNobodyElseEndsLeases(t *testing.T) {
 	w.add(first, w.conf(keys{"name": "plain", "runtimeConfig": port}))
 	l.join(second, managed)
 	w.must(os.Remove(ended))
-	w.Broken = &model.Refusal{Kind: model.ErrGone, Text: "gone"}
+	w.Broken = &model.Refusal{Kind: model.ErrVanished, Text: "gone"}
 	other := at("other", w.namespace("other"))
 	_, err := w.Add(t.Context(), other, w.conf(keys{"name": "plain", "runtimeConfig": port}))
 	w.refused(err, errConflict, "8080")

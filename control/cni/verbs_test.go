@@ -113,7 +113,7 @@ func TestAddTakesFromTheDead(t *testing.T) {
 			t.Errorf("sandboxes %s while a check says %q, want cni-c1", got, lives)
 		}
 	}
-	w.Broken = &model.Refusal{Kind: model.ErrGone, Text: "gone"}
+	w.Broken = &model.Refusal{Kind: model.ErrVanished, Text: "gone"}
 	w.add(other, conf)
 	if got := w.Names(); got != "cni-c2" {
 		t.Errorf("sandboxes %s, want cni-c2", got)

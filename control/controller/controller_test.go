@@ -282,7 +282,7 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 			own("membership "+n.ID+sb.ID, id)
 			own("interface "+sb.ID+ep.IfName, id)
 			own(fmt.Sprint("order ", sb.ID, ep.Order), id)
-			if sb.Foreign != n.Foreign || sb.Foreign == ep.Reserved.IsZero() {
+			if byEngine := sb.ManagedBy == model.ByEngine; byEngine != (n.ManagedBy == model.ByEngine) || byEngine == ep.Reserved.IsZero() {
 				bad("endpoint %s mixes objects of Fairlead and of an engine", model.ShortID(id))
 			}
 		}
@@ -298,7 +298,7 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 		}
 		if ep.Gateway {
 			what := "gateway of "
-			if ep.GatewayIPv4Only || sb.Foreign && !n.DefaultGateway(ep, false).IsValid() {
+			if ep.GatewayIPv4Only || sb.ManagedBy == model.ByEngine && !n.DefaultGateway(ep, false).IsValid() {
 				what = "gateway for IPv4 of "
 			}
 			own(what+sb.ID, id)

@@ -143,38 +143,38 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 			return w.Reap(ctx)
 		},
 
-		"foreign-network": func() error {
-			_, err := w.CreateNetwork(ctx, foreignNetwork("f2", "10.9.0.0/24"))
+		"engine-network": func() error {
+			_, err := w.CreateNetwork(ctx, engineNetwork("f2", "10.9.0.0/24"))
 			return err
 		},
-		"foreign-network-gone": func() error { return w.RemoveForeignNetwork(ctx, foreignID("idle")) },
+		"engine-network-gone": func() error { return w.RemoveEngineNetwork(ctx, engineID("idle")) },
 		"reserve": func() error {
-			_, err := w.ReserveEndpoint(ctx, foreignID("f"), model.EndpointSpec{ForeignID: foreignID("new"), IPv4: addr("10.8.0.9")})
+			_, err := w.ReserveEndpoint(ctx, engineID("f"), model.EndpointSpec{EngineID: engineID("new"), IPv4: addr("10.8.0.9")})
 			return err
 		},
 		"reserve-again": func() error {
-			_, err := w.ReserveEndpoint(ctx, foreignID("f"), model.EndpointSpec{ForeignID: foreignID("new"), IPv4: addr("10.8.0.4")})
+			_, err := w.ReserveEndpoint(ctx, engineID("f"), model.EndpointSpec{EngineID: engineID("new"), IPv4: addr("10.8.0.4")})
 			return err
 		},
-		"join":         func() error { _, err := w.JoinEndpoint(ctx, foreignID("waits"), "docker-2", "/run/x/2"); return err },
-		"join-another": func() error { _, err := w.JoinEndpoint(ctx, foreignID("joined"), "docker-2", "/run/x/2"); return err },
+		"join":         func() error { _, err := w.JoinEndpoint(ctx, engineID("waits"), "docker-2", "/run/x/2"); return err },
+		"join-another": func() error { _, err := w.JoinEndpoint(ctx, engineID("joined"), "docker-2", "/run/x/2"); return err },
 		"publish": func() error {
-			return w.PublishEndpoint(ctx, foreignID("joined"), []model.PortSpec{tcp("", 700, 2, 80, 2)}, false)
+			return w.PublishEndpoint(ctx, engineID("joined"), []model.PortSpec{tcp("", 700, 2, 80, 2)}, false)
 		},
-		"unpublish": func() error { return w.UnpublishEndpoint(ctx, foreignID("serves")) },
+		"unpublish": func() error { return w.UnpublishEndpoint(ctx, engineID("serves")) },
 		"name":      func() error { return w.SyncEngineNames(ctx, engineNames("web", "joined", "ben")) },
-		"release":   func() error { return w.ReleaseEndpoint(ctx, foreignID("serves")) },
+		"release":   func() error { return w.ReleaseEndpoint(ctx, engineID("serves")) },
 		"request-pool": func() error {
 			_, err := w.RequestPool(ctx, "", true, prefix("10.7.0.0/24"), model.RangeOf(prefix("10.7.0.128/25")))
 			return err
 		},
-		"forget":          func() error { return w.RemoveOrphaned(ctx, []string{foreignID("idle-f"), "10.6.0.0/24"}) },
+		"forget":          func() error { return w.RemoveOrphaned(ctx, []string{engineID("idle-f"), "10.6.0.0/24"}) },
 		"release-pool":    func() error { return w.ReleasePool(ctx, "10.6.0.0/24") },
 		"request-address": func() error { _, err := w.RequestAddress(ctx, "10.6.0.0/24", netip.Addr{}, false); return err },
 		"release-address": func() error { return w.ReleaseAddress(ctx, "10.6.0.0/24", addr("10.6.0.1")) },
 		"forgotten": func() error {
 			w.now = w.now.Add(time.Hour)
-			w.kernel.inner[foreignID("joined")] = model.InnerGone
+			w.kernel.inner[engineID("joined")] = model.InnerDeleted
 			return w.Reap(ctx)
 		},
 	}
@@ -372,18 +372,18 @@ func (w *world) randomVerb(r *rand.Rand) func() error {
 func (w *world) randomRequest(r *rand.Rand) func() error {
 	ctx := w.t.Context()
 	i := r.IntN(2)
-	net, ep := foreignID(fmt.Sprint("f", i)), foreignID(fmt.Sprint("ep", r.IntN(6)))
+	net, ep := engineID(fmt.Sprint("f", i)), engineID(fmt.Sprint("ep", r.IntN(6)))
 	pool, a := fmt.Sprintf("10.2.%d.0/29", i), addr(fmt.Sprintf("10.1.%d.%d", i, 2+r.IntN(4)))
 	switch r.IntN(10) {
 	case 0:
 		return func() error {
-			_, err := w.CreateNetwork(ctx, foreignNetwork(fmt.Sprint("f", i), fmt.Sprintf("10.1.%d.0/29", i)))
+			_, err := w.CreateNetwork(ctx, engineNetwork(fmt.Sprint("f", i), fmt.Sprintf("10.1.%d.0/29", i)))
 			return err
 		}
 	case 1:
-		return func() error { return w.RemoveForeignNetwork(ctx, net) }
+		return func() error { return w.RemoveEngineNetwork(ctx, net) }
 	case 2, 3:
-		spec := model.EndpointSpec{ForeignID: ep}
+		spec := model.EndpointSpec{EngineID: ep}
 		if r.IntN(2) == 0 {
 			spec.IPv4 = a
 		}

@@ -50,8 +50,8 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 func connectable(s *desired.Snapshot, n *model.Network, sb *model.Sandbox) error {
 	mode := sb.NetworkMode
 	switch {
-	case n.Foreign || sb.Foreign:
-		return refuseForeign("network "+n.Name+" or sandbox "+sb.Name, "docker network connect")
+	case n.ManagedBy == model.ByEngine || sb.ManagedBy == model.ByEngine:
+		return refuseEngineManaged("network "+n.Name+" or sandbox "+sb.Name, "docker network connect")
 	case joinsSandbox(mode) || mode == model.NetworkHost && n.Driver != model.DriverHost:
 		return refuse(model.ErrForbidden, "sandbox %q shares the network namespace of another sandbox or of the host and cannot be connected to any other network (recreate it with --network %s)", sb.Name, n.Name)
 	case n.Driver == model.DriverHost:
@@ -80,8 +80,8 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 		if sb, err = findSandbox(t.next, sandboxRef); err != nil {
 			return err
 		}
-		if sb.Foreign {
-			return refuseForeign("sandbox "+sb.Name, "docker network disconnect")
+		if sb.ManagedBy == model.ByEngine {
+			return refuseEngineManaged("sandbox "+sb.Name, "docker network disconnect")
 		}
 		if n.Driver == model.DriverHost && sb.NetworkMode == model.NetworkHost {
 			return refuse(model.ErrForbidden, "sandbox %q cannot be disconnected from host network (remove it instead)", sb.Name)
@@ -132,7 +132,7 @@ func (t *tx) addEndpoint(ctx context.Context, n *model.Network, sb *model.Sandbo
 
 // newEndpoint returns an endpoint without a sandbox, with its addresses allocated.
 func (t *tx) newEndpoint(n *model.Network, spec model.EndpointSpec) (*model.Endpoint, error) {
-	id, err := chooseID(t.next.EndpointsByPrefix, spec.ForeignID)
+	id, err := chooseID(t.next.EndpointsByPrefix, spec.EngineID)
 	if err != nil {
 		return nil, err
 	}

@@ -21,14 +21,14 @@ import (
 // that of every host end.
 const innerPrefix = "fls"
 
-// refuseForeign refuses a change that only the container engine may make.
-func refuseForeign(what, remedy string) error {
+// refuseEngineManaged refuses a change that only the container engine may make.
+func refuseEngineManaged(what, remedy string) error {
 	return refuse(model.ErrForbidden, "%s is managed by a container engine (use: %s)", what, remedy)
 }
 
 // managingCLI returns the command that created an object and can remove it.
-func managingCLI(foreign bool) string {
-	if foreign {
+func managingCLI(m model.Manager) string {
+	if m == model.ByEngine {
 		return "docker"
 	}
 	return "fairlead"
@@ -55,10 +55,10 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 	err := c.update(ctx, func(t *tx) (err error) {
 		t.storeOnly = true
 		n := t.next.Network(networkID)
-		if n == nil || !n.Foreign {
+		if n == nil || n.ManagedBy != model.ByEngine {
 			return refuse(model.ErrNotFound, "network %s is not known to Fairlead (remove it from the engine and create it again)", model.ShortID(networkID))
 		}
-		if ep = t.next.Endpoint(spec.ForeignID); ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
+		if ep = t.next.Endpoint(spec.EngineID); ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
 			return nil // a retry: the engine did not receive the response
 		}
 		t.evictHolder(n, spec)
@@ -162,12 +162,12 @@ func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (
 	var ep *model.Endpoint
 	var n *model.Network
 	err := c.update(ctx, func(t *tx) error {
-		was, err := t.foreignEndpoint(id)
+		was, err := t.engineEndpoint(id)
 		if err != nil {
 			return err
 		}
 		n = t.next.Network(was.NetworkID)
-		sb, err := t.foreignSandbox(name, netns, n)
+		sb, err := t.engineSandbox(name, netns, n)
 		if err == nil {
 			ep = t.attachEndpoint(was, sb)
 		}
@@ -201,18 +201,18 @@ func (t *tx) attachEndpoint(ep *model.Endpoint, sb *model.Sandbox) *model.Endpoi
 	return &now
 }
 
-// foreignEndpoint finds an engine-managed endpoint.
-func (t *tx) foreignEndpoint(id string) (*model.Endpoint, error) {
+// engineEndpoint finds an engine-managed endpoint.
+func (t *tx) engineEndpoint(id string) (*model.Endpoint, error) {
 	if ep := t.next.Endpoint(id); ep != nil && !ep.Reserved.IsZero() {
 		return ep, nil
 	}
 	return nil, refuse(model.ErrNotFound, "endpoint %s is not known to Fairlead (disconnect the container with force, or remove it, and start it again)", model.ShortID(id))
 }
 
-// foreignSandbox finds or creates the engine-managed sandbox of a namespace.
-func (t *tx) foreignSandbox(name, netns string, n *model.Network) (*model.Sandbox, error) {
+// engineSandbox finds or creates the engine-managed sandbox of a namespace.
+func (t *tx) engineSandbox(name, netns string, n *model.Network) (*model.Sandbox, error) {
 	if sb := first(t.next.SandboxesAt(netns)); sb != nil {
-		if !sb.Foreign {
+		if sb.ManagedBy != model.ByEngine {
 			return nil, refuse(model.ErrConflict, "network namespace %s is already in use by sandbox %q (remove that with: fairlead rm %s)", netns, sb.Name, sb.Name)
 		}
 		return sb, nil
@@ -222,7 +222,7 @@ func (t *tx) foreignSandbox(name, netns string, n *model.Network) (*model.Sandbo
 	}
 	sb := &model.Sandbox{
 		ID: newID(t.next.SandboxesByPrefix), Name: name, Created: t.c.cfg.Now().UTC().Round(0),
-		NetworkMode: n.Name, NetNS: netns, Foreign: true,
+		NetworkMode: n.Name, NetNS: netns, ManagedBy: model.ByEngine,
 	}
 	t.putSandbox(sb.ID, sb)
 	return sb, nil
@@ -265,10 +265,10 @@ func (t *tx) detachEndpoint(ep *model.Endpoint) {
 	}
 }
 
-// RemoveForeignNetwork removes an engine-managed network. It succeeds if there is
+// RemoveEngineNetwork removes an engine-managed network. It succeeds if there is
 // none.
-func (c *Controller) RemoveForeignNetwork(ctx context.Context, id string) error {
-	if n := c.Snapshot().Network(id); n != nil && !n.Foreign {
+func (c *Controller) RemoveEngineNetwork(ctx context.Context, id string) error {
+	if n := c.Snapshot().Network(id); n != nil && n.ManagedBy != model.ByEngine {
 		return refuse(model.ErrForbidden, "network %s is managed by Fairlead (use: fairlead network rm)", n.Name)
 	}
 	err := c.removeNetwork(ctx, id, true)

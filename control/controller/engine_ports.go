@@ -70,7 +70,7 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 
 // joined finds an engine-managed endpoint and its sandbox.
 func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
-	ep, err := t.foreignEndpoint(id)
+	ep, err := t.engineEndpoint(id)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -16,20 +16,20 @@ import (
 func TestEnginePortsParted(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	dual := foreignNetwork("dual", "10.9.0.0/24")
+	dual := engineNetwork("dual", "10.9.0.0/24")
 	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: prefix("fd00:9::/64"), Gateway: addr("fd00:9::1")})
-	w.network(foreignNetwork("four", "10.8.0.0/24"))
+	w.network(engineNetwork("four", "10.8.0.0/24"))
 	w.network(dual)
 	for _, name := range []string{"four", "dual"} {
-		spec := model.EndpointSpec{ForeignID: foreignID("in " + name)}
-		if _, err := w.ReserveEndpoint(ctx, foreignID(name), spec); err != nil {
+		spec := model.EndpointSpec{EngineID: engineID("in " + name)}
+		if _, err := w.ReserveEndpoint(ctx, engineID(name), spec); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.JoinEndpoint(ctx, spec.ForeignID, "docker-1", "/run/x/1"); err != nil {
+		if _, err := w.JoinEndpoint(ctx, spec.EngineID, "docker-1", "/run/x/1"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	four, dual6 := foreignID("in four"), foreignID("in dual")
+	four, dual6 := engineID("in four"), engineID("in dual")
 	ports := []model.PortSpec{tcp("", 80, 1, 8080, 1), tcp("", 0, 0, 81, 1), tcp("127.0.0.1", 82, 1, 82, 1), tcp("::1", 83, 1, 83, 1)}
 	serves := func(want string) {
 		t.Helper()

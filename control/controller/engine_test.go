@@ -13,13 +13,13 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// foreignID returns the ID that an engine gives to an object with this name.
-func foreignID(name string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(name))) }
+// engineID returns the ID that an engine gives to an object with this name.
+func engineID(name string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(name))) }
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
-func foreignNetwork(name, subnet string) model.NetworkSpec {
-	return model.NetworkSpec{Name: name, ForeignID: foreignID(name), Subnets: []model.SubnetSpec{{
+func engineNetwork(name, subnet string) model.NetworkSpec {
+	return model.NetworkSpec{Name: name, EngineID: engineID(name), Subnets: []model.SubnetSpec{{
 		Prefix: prefix(subnet), Gateway: prefix(subnet).Addr().Next(),
 	}}}
 }
@@ -27,7 +27,7 @@ func foreignNetwork(name, subnet string) model.NetworkSpec {
 // reserve creates an endpoint in network f, and joins it unless netns is "".
 func (w *world) reserve(name, netns string) *model.Endpoint {
 	w.t.Helper()
-	ep, err := w.ReserveEndpoint(w.t.Context(), foreignID("f"), model.EndpointSpec{ForeignID: foreignID(name)})
+	ep, err := w.ReserveEndpoint(w.t.Context(), engineID("f"), model.EndpointSpec{EngineID: engineID(name)})
 	if err == nil && netns != "" {
 		ep, err = w.JoinEndpoint(w.t.Context(), ep.ID, "docker-"+netns[len(netns)-1:], netns)
 	}
@@ -41,13 +41,13 @@ func (w *world) reserve(name, netns string) *model.Endpoint {
 // one that has joined, and one that publishes ports, and a pool.
 func populateEngine(w *world) {
 	w.t.Helper()
-	w.network(foreignNetwork("f", "10.8.0.0/24"))
-	w.network(foreignNetwork("idle-f", "10.10.0.0/24"))
+	w.network(engineNetwork("f", "10.8.0.0/24"))
+	w.network(engineNetwork("idle-f", "10.10.0.0/24"))
 	w.reserve("waits", "")
 	w.reserve("joined", "/run/x/1")
 	w.reserve("serves", "/run/x/3")
 	ctx := w.t.Context()
-	if err := w.PublishEndpoint(ctx, foreignID("serves"), []model.PortSpec{tcp("", 600, 1, 80, 1), tcp("", 0, 0, 81, 1)}, false); err != nil {
+	if err := w.PublishEndpoint(ctx, engineID("serves"), []model.PortSpec{tcp("", 600, 1, 80, 1), tcp("", 0, 0, 81, 1)}, false); err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := w.RequestPool(ctx, "", true, prefix("10.6.0.0/24"), model.AddrRange{}); err != nil {
@@ -61,19 +61,19 @@ func populateEngine(w *world) {
 func TestEngineEndpoint(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	w.network(foreignNetwork("f", "10.8.0.0/24"))
-	spec := model.EndpointSpec{ForeignID: foreignID("ep"), IPv4: addr("10.8.0.20")}
-	ep, err := w.ReserveEndpoint(ctx, foreignID("f"), spec)
-	if err != nil || ep.ID != spec.ForeignID || ep.MAC.String() != "02:42:0a:08:00:14" || ep.FixedMAC || ep.IPv4 != prefix("10.8.0.20/24") {
+	w.network(engineNetwork("f", "10.8.0.0/24"))
+	spec := model.EndpointSpec{EngineID: engineID("ep"), IPv4: addr("10.8.0.20")}
+	ep, err := w.ReserveEndpoint(ctx, engineID("f"), spec)
+	if err != nil || ep.ID != spec.EngineID || ep.MAC.String() != "02:42:0a:08:00:14" || ep.FixedMAC || ep.IPv4 != prefix("10.8.0.20/24") {
 		t.Fatalf("reserved %+v, %v", ep, err)
 	}
 	applies := w.kernel.applies
-	again, err := w.ReserveEndpoint(ctx, foreignID("f"), spec)
+	again, err := w.ReserveEndpoint(ctx, engineID("f"), spec)
 	if err != nil || again != ep || w.kernel.applies != applies {
 		t.Errorf("reserved again: %+v, %v", again, err)
 	}
 	before := w.Snapshot()
-	_, err = w.ReserveEndpoint(ctx, foreignID("f"), model.EndpointSpec{ForeignID: foreignID("other"), IPv4: addr("10.8.0.1")})
+	_, err = w.ReserveEndpoint(ctx, engineID("f"), model.EndpointSpec{EngineID: engineID("other"), IPv4: addr("10.8.0.1")})
 	w.refused(before, err, model.ErrConflict, "Address already in use")
 	w.refused(before, w.PublishEndpoint(ctx, ep.ID, nil, false), model.ErrInvalid, "join first")
 
@@ -82,7 +82,7 @@ func TestEngineEndpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	sb, err := w.Sandbox("docker-box")
-	if err != nil || !sb.Foreign || sb.Owned || sb.NetNS != "/run/x/box" || joined.SandboxID != sb.ID || joined.IfName != "fls"+ep.ID[:11] {
+	if err != nil || sb.ManagedBy != model.ByEngine || sb.OwnsNetNS() || sb.NetNS != "/run/x/box" || joined.SandboxID != sb.ID || joined.IfName != "fls"+ep.ID[:11] {
 		t.Errorf("joined %+v of %+v, %v", joined, sb, err)
 	}
 	if again, err := w.JoinEndpoint(ctx, ep.ID, "docker-box", "/run/x/box"); err != nil || again.SandboxID != sb.ID {
@@ -125,10 +125,10 @@ func TestEngineEndpoint(t *testing.T) {
 func TestEnginePortsMove(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	w.network(foreignNetwork("f", "10.8.0.0/24"))
-	w.network(foreignNetwork("g", "10.9.0.0/24"))
+	w.network(engineNetwork("f", "10.8.0.0/24"))
+	w.network(engineNetwork("g", "10.9.0.0/24"))
 	first := w.reserve("first", "/run/x/1")
-	second, err := w.ReserveEndpoint(ctx, foreignID("g"), model.EndpointSpec{ForeignID: foreignID("second")})
+	second, err := w.ReserveEndpoint(ctx, engineID("g"), model.EndpointSpec{EngineID: engineID("second")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestEnginePortsMove(t *testing.T) {
 // A host port that is in use is refused, and no other port is published then.
 func TestEnginePortConflict(t *testing.T) {
 	w := newWorld(t)
-	w.network(foreignNetwork("f", "10.8.0.0/24"))
+	w.network(engineNetwork("f", "10.8.0.0/24"))
 	w.sandbox(model.SandboxSpec{Name: "mine", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
 	w.kernel.busy["tcp 90"] = true
 	ep := w.reserve("ep", "/run/x/1")
@@ -171,7 +171,7 @@ func TestEnginePortConflict(t *testing.T) {
 }
 
 // Only the engine may change its objects, except for those that it has orphaned.
-func TestForeignIsLeftToTheEngine(t *testing.T) {
+func TestEngineManagedIsLeftToTheEngine(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
 	populateEngine(w)
@@ -194,7 +194,7 @@ func TestForeignIsLeftToTheEngine(t *testing.T) {
 		"disconnect": w.Disconnect(ctx, "f", "docker-1", true),
 		"remove":     w.RemoveSandbox(ctx, "docker-1", false),
 		"rm":         w.RemoveNetwork(ctx, "f"),
-		"network":    w.RemoveForeignNetwork(ctx, own.ID),
+		"network":    w.RemoveEngineNetwork(ctx, own.ID),
 	} {
 		t.Log(what)
 		text := "managed by a container engine"
@@ -216,7 +216,7 @@ func TestForeignIsLeftToTheEngine(t *testing.T) {
 func TestForgottenEndpointsGo(t *testing.T) {
 	w := newWorld(t)
 	populateEngine(w)
-	w.kernel.inner[foreignID("serves")] = model.InnerOnHost
+	w.kernel.inner[engineID("serves")] = model.InnerOnHost
 	reap := func() {
 		if err := w.Reap(t.Context()); err != nil {
 			t.Fatal(err)
@@ -228,11 +228,11 @@ func TestForgottenEndpointsGo(t *testing.T) {
 	}
 	w.now = w.now.Add(2 * time.Minute)
 	reap()
-	if s := w.Snapshot(); s.Counts().Endpoints != 1 || s.Endpoint(foreignID("joined")) == nil || s.Counts().Sandboxes != 1 || s.Counts().Publishes != 0 {
+	if s := w.Snapshot(); s.Counts().Endpoints != 1 || s.Endpoint(engineID("joined")) == nil || s.Counts().Sandboxes != 1 || s.Counts().Publishes != 0 {
 		t.Errorf("left: %+v", s)
 	}
 	w.restart()
-	w.kernel.inner[foreignID("joined")] = model.InnerGone
+	w.kernel.inner[engineID("joined")] = model.InnerDeleted
 	if reap(); w.Snapshot().Counts().Endpoints != 0 {
 		t.Error("an endpoint without its namespace remains")
 	}
@@ -242,14 +242,14 @@ func TestForgottenEndpointsGo(t *testing.T) {
 func TestForgottenEndpointYields(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	w.network(foreignNetwork("f", "10.8.0.0/24"))
+	w.network(engineNetwork("f", "10.8.0.0/24"))
 	ports := []model.PortSpec{tcp("", 80, 1, 80, 1)}
 	old, other := w.reserve("old", "/run/x/1"), w.reserve("other", "/run/x/2")
 	if err := w.PublishEndpoint(ctx, old.ID, ports, false); err != nil {
 		t.Fatal(err)
 	}
-	again := model.EndpointSpec{ForeignID: foreignID("again"), IPv4: other.IPv4.Addr()}
-	now, err := w.ReserveEndpoint(ctx, foreignID("f"), again)
+	again := model.EndpointSpec{EngineID: engineID("again"), IPv4: other.IPv4.Addr()}
+	now, err := w.ReserveEndpoint(ctx, engineID("f"), again)
 	if err != nil || now.MAC != other.MAC {
 		t.Fatalf("the address's next owner is %+v, %v", now, err)
 	}
@@ -257,13 +257,13 @@ func TestForgottenEndpointYields(t *testing.T) {
 		t.Fatalf("an endpoint in a live namespace was removed, or kept its address: %+v", left)
 	}
 	w.check()
-	if _, err := w.JoinEndpoint(ctx, again.ForeignID, "docker-3", "/run/x/3"); err != nil {
+	if _, err := w.JoinEndpoint(ctx, again.EngineID, "docker-3", "/run/x/3"); err != nil {
 		t.Fatal(err)
 	}
 	before := w.Snapshot()
-	w.refused(before, w.PublishEndpoint(ctx, again.ForeignID, ports, false), model.ErrConflict, "already allocated")
-	w.kernel.inner[old.ID] = model.InnerGone
-	if err := w.PublishEndpoint(ctx, again.ForeignID, ports, false); err != nil {
+	w.refused(before, w.PublishEndpoint(ctx, again.EngineID, ports, false), model.ErrConflict, "already allocated")
+	w.kernel.inner[old.ID] = model.InnerDeleted
+	if err := w.PublishEndpoint(ctx, again.EngineID, ports, false); err != nil {
 		t.Error(err)
 	}
 	w.check()
@@ -273,14 +273,14 @@ func TestForgottenEndpointYields(t *testing.T) {
 // the next endpoint. The first one loses only that address, and serves its ports by the other.
 // An endpoint without a namespace is removed.
 func TestAddressGivenAnew(t *testing.T) {
-	dual := foreignNetwork("f", "10.8.0.0/24")
+	dual := engineNetwork("f", "10.8.0.0/24")
 	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: prefix("fd00:8::/64"), Gateway: addr("fd00:8::1")})
 	reserve := func(w *world, name, v4, v6 string) *model.Endpoint {
-		spec := model.EndpointSpec{ForeignID: foreignID(name), IPv4: addr(v4)}
+		spec := model.EndpointSpec{EngineID: engineID(name), IPv4: addr(v4)}
 		if v6 != "" {
 			spec.IPv6 = addr(v6)
 		}
-		ep, err := w.ReserveEndpoint(t.Context(), foreignID("f"), spec)
+		ep, err := w.ReserveEndpoint(t.Context(), engineID("f"), spec)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -296,7 +296,7 @@ func TestAddressGivenAnew(t *testing.T) {
 		{"IPv6", model.InnerTaken, "10.8.0.3", "fd00:8::2", "10.8.0.2/24 -", []uint16{80, 81, 82}},
 		{"IPv4", model.InnerTaken, "10.8.0.2", "fd00:8::3", "- fd00:8::2/64", nil},
 		{"both", model.InnerTaken, "10.8.0.2", "fd00:8::2", "- -", nil},
-		{"namespace gone", model.InnerGone, "10.8.0.3", "fd00:8::2", "", nil},
+		{"namespace gone", model.InnerDeleted, "10.8.0.3", "fd00:8::2", "", nil},
 		{"given back", model.InnerOnHost, "10.8.0.3", "fd00:8::2", "", nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -376,7 +376,7 @@ func TestEngineFamilies(t *testing.T) {
 	} {
 		for _, value := range []string{"true", "false"} {
 			name := fmt.Sprint("f", i, value)
-			spec := model.NetworkSpec{Name: name, ForeignID: foreignID(name), Options: map[string]string{optIPv4: value, optIPv6: value}}
+			spec := model.NetworkSpec{Name: name, EngineID: engineID(name), Options: map[string]string{optIPv4: value, optIPv6: value}}
 			for _, s := range tt.subnets {
 				spec.Subnets = append(spec.Subnets, model.SubnetSpec{Prefix: prefix(s), Gateway: prefix(s).Addr().Next()})
 			}
@@ -386,14 +386,14 @@ func TestEngineFamilies(t *testing.T) {
 				t.Errorf("%v with options %s: %+v", tt.subnets, value, n)
 			}
 			w.check()
-			if err := w.RemoveForeignNetwork(t.Context(), n.ID); err != nil {
+			if err := w.RemoveEngineNetwork(t.Context(), n.ID); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	// No address is chosen if the engine requests none, as in a network without IPv4 for a
 	// container without IPv6.
-	spec := model.NetworkSpec{Name: "six", ForeignID: foreignID("f"), Subnets: []model.SubnetSpec{{Prefix: prefix("fd00:8::/64"), Gateway: addr("fd00:8::1")}}}
+	spec := model.NetworkSpec{Name: "six", EngineID: engineID("f"), Subnets: []model.SubnetSpec{{Prefix: prefix("fd00:8::/64"), Gateway: addr("fd00:8::1")}}}
 	w.network(spec)
 	ep := w.reserve("bare", "/run/x/1")
 	if ep.IPv4.IsValid() || ep.IPv6.IsValid() {
@@ -405,14 +405,14 @@ func TestEngineFamilies(t *testing.T) {
 // An engine gets only the addresses that it requests: the container may have no IPv6.
 func TestEngineAddressesAreTheEngines(t *testing.T) {
 	w := newWorld(t)
-	dual := foreignNetwork("f", "10.8.0.0/24")
+	dual := engineNetwork("f", "10.8.0.0/24")
 	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: prefix("fd00:8::/64"), Gateway: addr("fd00:8::1")})
 	w.network(dual)
 	for name, spec := range map[string]model.EndpointSpec{
 		"IPv4 only": {IPv4: addr("10.8.0.2")}, "IPv6 only": {IPv6: addr("fd00:8::2")},
 	} {
-		spec.ForeignID = foreignID(name)
-		ep, err := w.ReserveEndpoint(t.Context(), foreignID("f"), spec)
+		spec.EngineID = engineID(name)
+		ep, err := w.ReserveEndpoint(t.Context(), engineID("f"), spec)
 		if err != nil || ep.IPv4.Addr() != spec.IPv4 || ep.IPv6.Addr() != spec.IPv6 {
 			t.Errorf("%s: reserved %+v, %v", name, ep, err)
 		}
@@ -476,7 +476,7 @@ func TestEnginePools(t *testing.T) {
 	_, err = w.RequestAddress(ctx, "10.1.0.0/24", netip.Addr{}, false)
 	w.refused(before, err, model.ErrNotFound, "not known to Fairlead")
 	// A network of the engine itself may use exactly this pool.
-	w.network(foreignNetwork("f", "10.6.0.0/24"))
+	w.network(engineNetwork("f", "10.6.0.0/24"))
 	w.restart()
 	for range 2 {
 		if err := w.ReleaseAddress(ctx, p.ID, addr("10.6.0.129")); err != nil {

@@ -14,7 +14,7 @@ func (t *tx) recordEngine(names model.EngineNames) {
 		return
 	}
 	for n := range t.next.Networks() {
-		if _, has := names.Networks[n.ID]; has && n.Foreign && n.Engine != names.Engine {
+		if _, has := names.Networks[n.ID]; has && n.ManagedBy == model.ByEngine && n.Engine != names.Engine {
 			now := *n
 			now.Engine = names.Engine
 			t.putNetwork(n.ID, &now)
@@ -36,7 +36,7 @@ func (c *Controller) RemoveOrphaned(ctx context.Context, ids []string) error {
 	var pools []*model.AddressPool
 	err := c.update(ctx, func(t *tx) error {
 		for _, id := range ids {
-			if n := t.next.Network(id); n != nil && n.Foreign && !t.next.HasMembers(id) {
+			if n := t.next.Network(id); n != nil && n.ManagedBy == model.ByEngine && !t.next.HasMembers(id) {
 				t.removeNetwork(n)
 				networks = append(networks, n)
 			}

@@ -11,12 +11,12 @@ import (
 
 // The engine that has a network or pool is recorded. When it no longer has them, they are
 // removed unless they are in use.
-func TestForgetForeign(t *testing.T) {
+func TestForgetOrphaned(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
 	populateEngine(w)
 	own := w.network(model.NetworkSpec{Name: "own"})
-	spec := foreignNetwork("pooled", "10.6.0.0/24")
+	spec := engineNetwork("pooled", "10.6.0.0/24")
 	spec.Engine = model.EngineQueried
 	if n := w.network(spec); n.Engine != model.EngineQueried {
 		t.Errorf("created by engine %q", n.Engine)
@@ -29,7 +29,7 @@ func TestForgetForeign(t *testing.T) {
 	}
 	w.restart()
 	s := w.Snapshot()
-	for id, want := range map[string]string{foreignID("f"): "me", foreignID("idle-f"): "", foreignID("pooled"): model.EngineQueried, own.ID: ""} {
+	for id, want := range map[string]string{engineID("f"): "me", engineID("idle-f"): "", engineID("pooled"): model.EngineQueried, own.ID: ""} {
 		if got := s.Network(id).Engine; got != want {
 			t.Errorf("network %s has engine %q, want %q", s.Network(id).Name, got, want)
 		}
@@ -37,14 +37,14 @@ func TestForgetForeign(t *testing.T) {
 	if got := s.Pool("10.6.0.0/24").Engine; got != "me" {
 		t.Errorf("the pool has engine %q", got)
 	}
-	if err := w.RemoveOrphaned(ctx, []string{foreignID("f"), own.ID, "10.6.0.0/24", foreignID("none"), "10.99.0.0/24"}); err != nil || w.Snapshot() != s {
+	if err := w.RemoveOrphaned(ctx, []string{engineID("f"), own.ID, "10.6.0.0/24", engineID("none"), "10.99.0.0/24"}); err != nil || w.Snapshot() != s {
 		t.Errorf("objects in use were removed: %v", err)
 	}
-	if err := w.RemoveOrphaned(ctx, []string{"10.6.0.0/24", foreignID("pooled"), foreignID("idle-f")}); err != nil {
+	if err := w.RemoveOrphaned(ctx, []string{"10.6.0.0/24", engineID("pooled"), engineID("idle-f")}); err != nil {
 		t.Fatal(err)
 	}
 	w.check()
-	if s := w.Snapshot(); s.Counts().Pools != 0 || s.Network(foreignID("pooled")) != nil || s.Network(foreignID("idle-f")) != nil {
+	if s := w.Snapshot(); s.Counts().Pools != 0 || s.Network(engineID("pooled")) != nil || s.Network(engineID("idle-f")) != nil {
 		t.Error("orphaned objects remain")
 	}
 	w.network(model.NetworkSpec{Name: "again", Subnets: []model.SubnetSpec{subnet("10.6.0.0/16")}})

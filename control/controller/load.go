@@ -21,26 +21,6 @@ import (
 // schema is the version of the stored state that this controller writes.
 const schema = 1
 
-// publishRecord is the stored form of a publish.
-type publishRecord struct {
-	ID         uint32 `json:"id"`
-	EndpointID string `json:"endpoint_id"`
-	model.PortBinding
-}
-
-// publishRecords returns the value to store for a sandbox's publishes, nil if there
-// are none.
-func publishRecords(ps []*model.Publish) any {
-	if len(ps) == 0 {
-		return nil
-	}
-	out := make([]publishRecord, len(ps))
-	for i, p := range ps {
-		out[i] = publishRecord{p.ID, p.EndpointID, p.PortBinding}
-	}
-	return out
-}
-
 // Start loads the state, removes leftovers of interrupted verbs and of programs that
 // exited, creates missing predefined networks, and applies the result. If the kernel
 // refuses an object, the error is logged, the other objects are served, and the next
@@ -184,28 +164,28 @@ func (c *Controller) load(ctx context.Context, t *tx) error {
 var errOrphan = errors.New("orphan")
 
 func loadNetwork(t *tx, id string, value []byte) error {
-	var n model.Network
-	if err := json.Unmarshal(value, &n); err != nil {
+	n, err := readNetwork(value)
+	if err != nil {
 		return err
 	}
 	if n.HasDatapath() {
-		addrs, err := newAddresses(&n)
+		addrs, err := newAddresses(n)
 		if err != nil {
 			return err
 		}
 		t.c.addrs[id] = addrs
 	}
 	t.c.lastIndex = max(t.c.lastIndex, n.Index)
-	t.edit.PutNetwork(id, &n)
+	t.edit.PutNetwork(id, n)
 	return nil
 }
 
 func loadSandbox(t *tx, id string, value []byte) error {
-	var sb model.Sandbox
-	if err := json.Unmarshal(value, &sb); err != nil {
+	sb, err := readSandbox(value)
+	if err != nil {
 		return err
 	}
-	t.edit.PutSandbox(id, &sb)
+	t.edit.PutSandbox(id, sb)
 	return nil
 }
 

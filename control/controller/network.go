@@ -73,21 +73,20 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 	for o := range t.next.NetworksNamed(spec.Name) {
 		if o.HasName(spec.Name) {
 			return nil, refuse(model.ErrConflict, "network with name %s already exists (choose another name, or remove it with: %s network rm %s)",
-				spec.Name, managingCLI(o.Foreign), spec.Name)
+				spec.Name, managingCLI(o.ManagedBy), spec.Name)
 		}
 	}
 	index, err := t.c.newIndex(t.next)
 	if err != nil {
 		return nil, err
 	}
-	id, err := chooseID(t.next.NetworksByPrefix, spec.ForeignID)
+	id, err := chooseID(t.next.NetworksByPrefix, spec.EngineID)
 	if err != nil {
 		return nil, err
 	}
 	n := &model.Network{
 		ID:      id,
 		Name:    spec.Name,
-		Foreign: spec.ForeignID != "",
 		Engine:  spec.Engine,
 		Index:   index,
 		Created: t.c.cfg.Now().UTC().Round(0),
@@ -96,6 +95,9 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 	}
 	if spec.Driver != "" {
 		n.Driver = spec.Driver
+	}
+	if spec.EngineID != "" {
+		n.ManagedBy = model.ByEngine
 	}
 	if !n.HasDatapath() {
 		t.putNetwork(n.ID, n)
@@ -237,15 +239,15 @@ func (c *Controller) RemoveNetwork(ctx context.Context, ref string) error {
 	return c.removeNetwork(ctx, ref, false)
 }
 
-// removeNetwork removes a network. foreign is set when its engine requests that.
-func (c *Controller) removeNetwork(ctx context.Context, ref string, foreign bool) error {
+// removeNetwork removes a network. byEngine is set when its engine requests that.
+func (c *Controller) removeNetwork(ctx context.Context, ref string, byEngine bool) error {
 	var n *model.Network
 	err := c.update(ctx, func(t *tx) (err error) {
 		if n, err = findNetwork(t.next, ref); err != nil {
 			return err
 		}
-		if n.Foreign && !foreign {
-			return refuseForeign("network "+n.Name, fmt.Sprintf("docker network rm %s; to remove a network that the engine no longer has: fairlead network rm --force %[1]s", n.Name))
+		if n.ManagedBy == model.ByEngine && !byEngine {
+			return refuseEngineManaged("network "+n.Name, fmt.Sprintf("docker network rm %s; to remove a network that the engine no longer has: fairlead network rm --force %[1]s", n.Name))
 		}
 		if predefined(n.Name) {
 			return refuse(model.ErrForbidden, "%s is a pre-defined network and cannot be removed (use a network of your own instead)", n.Name)
@@ -294,7 +296,7 @@ func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network
 	names := []string{}
 	err := c.update(ctx, func(t *tx) error {
 		for n := range t.old.Networks() {
-			if t.next.HasMembers(n.ID) || predefined(n.Name) || n.Foreign || keep != nil && keep(n) {
+			if t.next.HasMembers(n.ID) || predefined(n.Name) || n.ManagedBy == model.ByEngine || keep != nil && keep(n) {
 				continue
 			}
 			t.removeNetwork(n)

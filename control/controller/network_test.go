@@ -56,7 +56,7 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 			w.network(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("172.28.5.0/24")}})
 		}, "172.29.0.0/16"},
 		{"a network of any subnet", func(w *world) { w.network(model.NetworkSpec{Name: "n"}) }, had},
-		{"an engine's network", func(w *world) { w.network(foreignNetwork("f", had)) }, "172.29.0.0/16"},
+		{"an engine's network", func(w *world) { w.network(engineNetwork("f", had)) }, "172.29.0.0/16"},
 		{"an engine's pool", func(w *world) {
 			if _, err := w.RequestPool(t.Context(), "", true, prefix(had), model.AddrRange{}); err != nil {
 				t.Fatal(err)

@@ -65,7 +65,7 @@ func applyOptions(n *model.Network, options map[string]string) error {
 		case optAntiSpoof:
 			n.AntiSpoof, err = boolOption(k, v)
 		case model.OptDNS:
-			if n.DNS, err = boolOption(k, v); n.DNS && n.Foreign {
+			if n.DNS, err = boolOption(k, v); n.DNS && n.ManagedBy == model.ByEngine {
 				err = refuse(model.ErrNotSupported, "option %s: the container engine serves the names of its networks itself (leave it out)", k)
 			}
 		case model.OptUntracked:

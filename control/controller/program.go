@@ -188,7 +188,7 @@ func (c *Controller) orphanedEndpoints(s *desired.Snapshot) []*model.Endpoint {
 			}
 		}
 		late := c.cfg.Now().Sub(ep.Reserved) > c.cfg.StartGrace
-		if inner == model.InnerGone || inner == model.InnerOnHost && late {
+		if inner == model.InnerDeleted || inner == model.InnerOnHost && late {
 			out = append(out, ep)
 		}
 	}
@@ -202,7 +202,7 @@ func (c *Controller) orphanedEndpoints(s *desired.Snapshot) []*model.Endpoint {
 func (c *Controller) vanishedSandboxes(s *desired.Snapshot) []*model.Sandbox {
 	var out []*model.Sandbox
 	for _, id := range c.cfg.Kernel.VanishedSandboxes(c.cfg.StartGrace) {
-		if sb := s.Sandbox(id); sb != nil && sb.OfRuntime() && len(joinersOf(s, id)) == 0 && !slices.ContainsFunc(endpointsOf(s, id), isLeased) {
+		if sb := s.Sandbox(id); sb != nil && sb.ManagedBy == model.ByRuntime && len(joinersOf(s, id)) == 0 && !slices.ContainsFunc(endpointsOf(s, id), isLeased) {
 			out = append(out, sb)
 		}
 	}

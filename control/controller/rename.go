@@ -37,7 +37,7 @@ func (t *tx) renameNetworks(names map[string]string) (renamed [][2]string) {
 	for n := range t.next.Networks() {
 		id := n.ID
 		want := ""
-		if n.Foreign && validateNetworkSpec(model.NetworkSpec{Name: names[id]}) == nil {
+		if n.ManagedBy == model.ByEngine && validateNetworkSpec(model.NetworkSpec{Name: names[id]}) == nil {
 			want = names[id]
 		}
 		all = append(all, naming{id, n.Name, cmp.Or(n.OriginalName, n.Name), want})
@@ -46,7 +46,7 @@ func (t *tx) renameNetworks(names map[string]string) (renamed [][2]string) {
 		n := *t.next.Network(new.id)
 		renamed = append(renamed, [2]string{n.Name, new.name})
 		for sb := range t.next.SandboxesInMode(n.Name) {
-			if sb.Foreign {
+			if sb.ManagedBy == model.ByEngine {
 				now := *sb
 				now.NetworkMode = new.name
 				t.putSandbox(sb.ID, &now)
@@ -66,7 +66,7 @@ func (t *tx) renameSandboxes(names map[string]model.EngineName) (renamed [][2]st
 			continue
 		}
 		sb := t.next.Sandbox(ep.SandboxID)
-		if sb == nil || !sb.Foreign || !idRule.MatchString(known.ID) {
+		if sb == nil || sb.ManagedBy != model.ByEngine || !idRule.MatchString(known.ID) {
 			continue
 		}
 		if sb.EngineID != known.ID {

@@ -11,9 +11,9 @@ import (
 // engineNames returns an engine's names of the network f and of the containers of endpoints,
 // given as endpoint, name, endpoint, name …
 func engineNames(network string, containers ...string) model.EngineNames {
-	names := model.EngineNames{Networks: map[string]string{foreignID("f"): network}, Containers: map[string]model.EngineName{}}
+	names := model.EngineNames{Networks: map[string]string{engineID("f"): network}, Containers: map[string]model.EngineName{}}
 	for i := 0; i < len(containers); i += 2 {
-		names.Containers[foreignID(containers[i])] = model.EngineName{Name: containers[i+1], ID: foreignID("container " + containers[i])}
+		names.Containers[engineID(containers[i])] = model.EngineName{Name: containers[i+1], ID: engineID("container " + containers[i])}
 	}
 	return names
 }
@@ -46,13 +46,13 @@ func TestEngineNames(t *testing.T) {
 		w.check()
 	}
 	name(engineNames("web", "joined", "ben", "serves", "mine", "waits", "waits", "unknown", "anna"))
-	id := foreignID("container joined")
+	id := engineID("container joined")
 	is("ben", "ben", "docker-1", id, id[:12])
-	is("docker-3", "docker-3", foreignID("container serves"))
+	is("docker-3", "docker-3", engineID("container serves"))
 	if sb, _ := w.Sandbox("ben"); sb.NetworkMode != "web" {
 		t.Errorf("its network is %q", sb.NetworkMode)
 	}
-	for _, ref := range []string{"web", "f", foreignID("f")} {
+	for _, ref := range []string{"web", "f", engineID("f")} {
 		if n, err := w.Network(ref); err != nil || n.Name != "web" {
 			t.Errorf("network %s is %+v, %v", ref, n, err)
 		}

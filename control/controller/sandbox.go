@@ -149,7 +149,7 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 	for o := range t.next.SandboxesNamed(sb.Name) {
 		if o.HasName(sb.Name) {
 			return nil, refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: %s rm %s, or choose another name)",
-				sb.Name, model.ShortID(o.ID), managingCLI(o.Foreign), sb.Name)
+				sb.Name, model.ShortID(o.ID), managingCLI(o.ManagedBy), sb.Name)
 		}
 	}
 	if ref, ok := strings.CutPrefix(spec.NetworkMode, model.ModeContainer); ok {
@@ -163,8 +163,8 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 	if err != nil {
 		return nil, err
 	}
-	if n.Foreign {
-		return nil, refuseForeign("network "+n.Name, "docker run --network; or name another network")
+	if n.ManagedBy == model.ByEngine {
+		return nil, refuseEngineManaged("network "+n.Name, "docker run --network; or name another network")
 	}
 	if err := t.giveNamespace(sb, n); err != nil {
 		return nil, err
@@ -189,8 +189,8 @@ func (t *tx) joinSandbox(sb *model.Sandbox, ref string) error {
 	if err != nil {
 		return err
 	}
-	if to.Foreign {
-		return refuseForeign("sandbox "+to.Name, "docker run --network container:…")
+	if to.ManagedBy == model.ByEngine {
+		return refuseEngineManaged("sandbox "+to.Name, "docker run --network container:…")
 	}
 	sb.NetNS, sb.NetworkMode = to.NetNS, model.ModeContainer+to.ID
 	if joinsSandbox(to.NetworkMode) {
@@ -209,8 +209,11 @@ func (t *tx) giveNamespace(sb *model.Sandbox, n *model.Network) error {
 		return nil
 	}
 	if sb.NetNS == "" {
-		sb.NetNS, sb.Owned = filepath.Join(t.c.cfg.RunDir, "netns", model.ShortID(sb.ID)), true
+		sb.NetNS = filepath.Join(t.c.cfg.RunDir, "netns", model.ShortID(sb.ID))
 		return nil
+	}
+	if sb.ManagedBy = model.ByUser; hasRuntimeLabel(sb) {
+		sb.ManagedBy = model.ByRuntime
 	}
 	for o := range t.next.SandboxesAt(sb.NetNS) {
 		if o.ID != sb.ID {
@@ -218,6 +221,17 @@ func (t *tx) giveNamespace(sb *model.Sandbox, n *model.Network) error {
 		}
 	}
 	return nil
+}
+
+// hasRuntimeLabel reports whether the front end of a container runtime created the sandbox. Those
+// set a label fairlead.FRONTEND.container; the API has no other field for it.
+func hasRuntimeLabel(sb *model.Sandbox) bool {
+	for label := range sb.Labels {
+		if strings.HasPrefix(label, "fairlead.") && strings.HasSuffix(label, ".container") {
+			return true
+		}
+	}
+	return false
 }
 
 // RemoveSandbox removes a sandbox whose program is not running, or any sandbox with
@@ -230,8 +244,8 @@ func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) 
 		if sb, err = findSandbox(t.next, ref); err != nil {
 			return err
 		}
-		if !force && sb.Foreign {
-			return refuseForeign("sandbox "+sb.Name, "docker rm; if the engine no longer has it, use force")
+		if !force && sb.ManagedBy == model.ByEngine {
+			return refuseEngineManaged("sandbox "+sb.Name, "docker rm; if the engine no longer has it, use force")
 		}
 		if !force && c.running(sb) {
 			return refuse(model.ErrConflict, "cannot remove sandbox %q: its program is running (PID %d): stop it before removing or force remove (fairlead rm -f %s)", sb.Name, sb.PID, sb.Name)

@@ -32,7 +32,7 @@ func TestCreateSandbox(t *testing.T) {
 		!ep.FixedIPv4 || !ep.FixedIPv6 || !ep.FixedMAC || !ep.Gateway || ep.IfName != "eth0" || ep.Aliases[0] != "www" {
 		t.Errorf("endpoint = %+v", ep)
 	}
-	if !sb.Owned || sb.NetNS != "/run/fl/netns/"+sb.ID[:12] || sb.NetworkMode != "n" {
+	if !sb.OwnsNetNS() || sb.NetNS != "/run/fl/netns/"+sb.ID[:12] || sb.NetworkMode != "n" {
 		t.Errorf("sandbox = %+v", sb)
 	}
 	for mode, want := range map[string]string{"": "bridge", "default": "bridge", "bridge": "bridge", "none": "none", "host": "host"} {
@@ -42,13 +42,13 @@ func TestCreateSandbox(t *testing.T) {
 		}
 	}
 	own := w.sandbox(model.SandboxSpec{Name: "own", NetNS: "/var/run/netns/x"})
-	if own.Owned || own.NetNS != "/var/run/netns/x" {
+	if own.ManagedBy != model.ByUser || own.OwnsNetNS() || own.NetNS != "/var/run/netns/x" {
 		t.Errorf("sandbox with a namespace = %+v", own)
 	}
 	join := w.sandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:web"})
 	again := w.sandbox(model.SandboxSpec{Name: "again", NetworkMode: "container:join"})
 	for _, sb := range []*model.Sandbox{join, again} {
-		if sb.Owned || sb.NetNS != w.Snapshot().Sandbox(strings.TrimPrefix(sb.NetworkMode, "container:")).NetNS || w.endpoint("n", sb.Name) != nil {
+		if sb.OwnsNetNS() || sb.NetNS != w.Snapshot().Sandbox(strings.TrimPrefix(sb.NetworkMode, "container:")).NetNS || w.endpoint("n", sb.Name) != nil {
 			t.Errorf("joined sandbox = %+v", sb)
 		}
 	}

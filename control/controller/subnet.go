@@ -41,7 +41,7 @@ func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
 			return sp.Prefix.IsValid() && sp.Prefix.Addr().Is4() == is4
 		})
 	}
-	if n.Foreign {
+	if n.ManagedBy == model.ByEngine {
 		n.EnableIPv4, n.EnableIPv6 = has(true), has(false)
 		return nil
 	}
@@ -118,25 +118,25 @@ func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, is4 bool, sp m
 		if s.Prefix, err = t.pickSubnet(ctx, is4, size); err != nil {
 			return s, err
 		}
-	} else if err := t.checkTaken(ctx, sp.Prefix, n.Foreign); err != nil {
+	} else if err := t.checkTaken(ctx, sp.Prefix, n.ManagedBy == model.ByEngine); err != nil {
 		return s, err
 	}
-	if n.Foreign {
+	if n.ManagedBy == model.ByEngine {
 		return s, nil // the engine chooses the gateway, if any
 	}
 	return s, placeGateway(n, &s)
 }
 
 // checkTaken refuses a subnet that overlaps a network or an engine's pool, or that contains an
-// address of the host. foreign allows the exact prefix of a pool, for the engine's own
+// address of the host. byEngine allows the exact prefix of a pool, for the engine's own
 // network. Routes of the host, and wider prefixes around the subnet, are allowed,
 // because the operator chose the subnet.
-func (t *tx) checkTaken(ctx context.Context, p netip.Prefix, foreign bool) error {
+func (t *tx) checkTaken(ctx context.Context, p netip.Prefix, byEngine bool) error {
 	if other, o := overlapping(t.next, p); other != nil {
 		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet",
 			p, other.Name, o)
 	}
-	if pool := overlappingPool(t.next, p); pool != nil && !(foreign && pool.Prefix == p) {
+	if pool := overlappingPool(t.next, p); pool != nil && !(byEngine && pool.Prefix == p) {
 		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and a container engine's pool (%v); choose another --subnet", p, pool.Prefix)
 	}
 	device, addr, err := t.c.cfg.Host.HostAddr(ctx, p)

@@ -207,12 +207,12 @@ func orNil[V any](v *V) any {
 }
 
 func (t *tx) putNetwork(id string, n *model.Network) {
-	t.write(prefixNetwork+id, orNil(t.next.Network(id)), orNil(n))
+	t.write(prefixNetwork+id, networkRecordOf(t.next.Network(id)), networkRecordOf(n))
 	t.edit.PutNetwork(id, n)
 }
 
 func (t *tx) putSandbox(id string, sb *model.Sandbox) {
-	t.write(prefixSandbox+id, orNil(t.next.Sandbox(id)), orNil(sb))
+	t.write(prefixSandbox+id, sandboxRecordOf(t.next.Sandbox(id)), sandboxRecordOf(sb))
 	t.edit.PutSandbox(id, sb)
 }
 

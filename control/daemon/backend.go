@@ -89,12 +89,12 @@ func (b *backend) learnNames() bool {
 // lacksNames reports whether a sandbox or network of the engine lacks its name.
 func lacksNames(s *desired.Snapshot) bool {
 	for sb := range s.Sandboxes() {
-		if sb.Foreign && sb.EngineID == "" {
+		if sb.ManagedBy == model.ByEngine && sb.EngineID == "" {
 			return true
 		}
 	}
 	for n := range s.Networks() {
-		if n.Foreign && n.OriginalName == "" {
+		if n.ManagedBy == model.ByEngine && n.OriginalName == "" {
 			return true
 		}
 	}
@@ -136,7 +136,7 @@ func (f engineController) JoinEndpoint(ctx context.Context, id, name, netns stri
 	if err == nil {
 		err = ns.Close()
 	}
-	if err != nil && !errors.Is(err, rtnl.ErrGone) {
+	if err != nil && !errors.Is(err, rtnl.ErrNoNetNS) {
 		f.log.Debug("cannot check the engine's network namespace", "path", netns, "err", err)
 	}
 	return f.Controller.JoinEndpoint(ctx, id, name, netns)
@@ -150,7 +150,7 @@ func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	if !n.Foreign {
+	if n.ManagedBy != model.ByEngine {
 		return b.RemoveNetwork(ctx, n.ID)
 	}
 	if b.daemon.namer != nil {
@@ -162,7 +162,7 @@ func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
 			return &model.Refusal{Kind: model.ErrForbidden, Text: fmt.Sprintf("network %s is managed by Docker (use: docker network rm %[1]s)", n.Name)}
 		}
 	}
-	if err := b.RemoveForeignNetwork(ctx, n.ID); err != nil {
+	if err := b.RemoveEngineNetwork(ctx, n.ID); err != nil {
 		return err
 	}
 	subnets := make([]string, len(n.Subnets))
@@ -179,7 +179,7 @@ func (b *backend) CheckSandbox(ctx context.Context, id string, want api.Expected
 		err = b.daemon.reconciler.Compare(want.EndpointID, want.Gateways)
 	}
 	switch {
-	case err == nil, errors.Is(err, model.ErrGone):
+	case err == nil, errors.Is(err, model.ErrVanished):
 		return err
 	default:
 		return &model.Refusal{Kind: model.ErrConflict, Text: err.Error()}

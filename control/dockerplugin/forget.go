@@ -60,7 +60,7 @@ func unlisted(s *desired.Snapshot, names model.EngineNames) (ids []string) {
 	}
 	made := func(by string) bool { return by == names.Engine || by == model.EngineQueried }
 	for n := range s.Networks() {
-		if _, has := names.Networks[n.ID]; !has && n.Foreign && made(n.Engine) && !s.HasMembers(n.ID) {
+		if _, has := names.Networks[n.ID]; !has && n.ManagedBy == model.ByEngine && made(n.Engine) && !s.HasMembers(n.ID) {
 			ids = append(ids, n.ID)
 		}
 	}

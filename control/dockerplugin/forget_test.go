@@ -31,13 +31,13 @@ func leftovers() desiredtest.Plain {
 	}
 	s := desiredtest.Plain{
 		Networks: map[string]*model.Network{
-			"n1":     {Foreign: true, Engine: "me"},
+			"n1":     {ManagedBy: model.ByEngine, Engine: "me"},
 			"own":    {Engine: "me"},
-			"lost":   {Foreign: true, Engine: "me"},
-			"new":    {Foreign: true, Engine: model.EngineQueried},
-			"used":   {Foreign: true, Engine: "me"},
-			"theirs": {Foreign: true, Engine: "another"},
-			"whose":  {Foreign: true},
+			"lost":   {ManagedBy: model.ByEngine, Engine: "me"},
+			"new":    {ManagedBy: model.ByEngine, Engine: model.EngineQueried},
+			"used":   {ManagedBy: model.ByEngine, Engine: "me"},
+			"theirs": {ManagedBy: model.ByEngine, Engine: "another"},
+			"whose":  {ManagedBy: model.ByEngine},
 		},
 		Endpoints: map[string]*model.Endpoint{"e": {NetworkID: "used"}},
 		Pools: map[string]*model.AddressPool{

@@ -96,7 +96,7 @@ func (n *Namer) Run(ctx context.Context) error {
 func (n *Namer) needed() bool {
 	s := n.names.Snapshot()
 	for network := range s.Networks() {
-		if network.Foreign {
+		if network.ManagedBy == model.ByEngine {
 			return true
 		}
 	}
@@ -219,10 +219,10 @@ func (n *Namer) sync(ctx context.Context) (all bool, err error) {
 	s := n.names.Snapshot()
 	all = true
 	for network := range s.Networks() {
-		all = all && (!network.Foreign || names.Networks[network.ID] != "")
+		all = all && (network.ManagedBy != model.ByEngine || names.Networks[network.ID] != "")
 	}
 	for sb := range s.Sandboxes() {
-		all = all && (!sb.Foreign || sb.EngineID != "")
+		all = all && (sb.ManagedBy != model.ByEngine || sb.EngineID != "")
 	}
 	return all, nil
 }

@@ -167,7 +167,7 @@ func TestNamer(t *testing.T) {
 		t.Errorf("the engine was queried for %s although it has no network here", <-e.queried)
 	}
 	f.mu.Lock()
-	f.snap.Networks = map[string]*model.Network{"n1": {ID: "n1", Foreign: true}}
+	f.snap.Networks = map[string]*model.Network{"n1": {ID: "n1", ManagedBy: model.ByEngine}}
 	f.mu.Unlock()
 	want := model.EngineNames{Engine: "me", Networks: map[string]string{"n1": "web"}, Subnets: map[netip.Prefix]bool{netip.MustParsePrefix("10.1.0.0/24"): true}, Containers: map[string]model.EngineName{"e1": {Name: "ben", ID: "c1"}}}
 	eventually(t, "names", func() bool { _, n := f.last(); return n > 0 })

@@ -39,14 +39,14 @@ type ipamData struct {
 }
 
 func (s *Server) createNetwork(ctx context.Context, r *networkRequest) (any, error) {
-	if n := s.cfg.Controller.Snapshot().Network(r.NetworkID); n != nil && n.Foreign {
+	if n := s.cfg.Controller.Snapshot().Network(r.NetworkID); n != nil && n.ManagedBy == model.ByEngine {
 		return done{}, nil // the engine starts, or did not get the answer
 	}
 	if r.NetworkID == "" {
 		return nil, refuse("the network has no ID")
 	}
 	spec := model.NetworkSpec{
-		Name: namePrefix + model.ShortID(r.NetworkID), ForeignID: r.NetworkID, Engine: s.requester(ctx),
+		Name: namePrefix + model.ShortID(r.NetworkID), EngineID: r.NetworkID, Engine: s.requester(ctx),
 		Internal: r.Options.Internal, Options: r.Options.Generic,
 	}
 	for _, data := range slices.Concat(r.IPv4Data, r.IPv6Data) {
@@ -98,7 +98,7 @@ func parseAddr(text string) (netip.Addr, error) {
 }
 
 func (s *Server) deleteNetwork(ctx context.Context, r *ids) (any, error) {
-	return done{}, s.cfg.Controller.RemoveForeignNetwork(ctx, r.NetworkID)
+	return done{}, s.cfg.Controller.RemoveEngineNetwork(ctx, r.NetworkID)
 }
 
 // device is an endpoint's interface. A request contains what the engine has already chosen, the
@@ -129,7 +129,7 @@ func (s *Server) createEndpoint(ctx context.Context, r *endpointRequest) (any, e
 	if name := r.Options.IfName; name != "" {
 		return nil, refuse("cannot set interface name %s: Docker ignores names from remote drivers (use the network's option com.docker.network.container_iface_prefix)", name)
 	}
-	if spec.ForeignID = r.EndpointID; spec.ForeignID == "" {
+	if spec.EngineID = r.EndpointID; spec.EngineID == "" {
 		return nil, refuse("the endpoint has no ID")
 	}
 	ep, err := s.cfg.Controller.ReserveEndpoint(ctx, r.NetworkID, spec)

@@ -47,7 +47,7 @@ const contentType = "application/vnd.docker.plugins.v1.2+json"
 type Controller interface {
 	Snapshot() *desired.Snapshot
 	CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error)
-	RemoveForeignNetwork(ctx context.Context, id string) error
+	RemoveEngineNetwork(ctx context.Context, id string) error
 	ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error)
 	JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error)
 	PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, ipv4Only bool) error

@@ -268,7 +268,7 @@ func (h *held) wait(id, verb string) {
 }
 
 func (h *held) ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error) {
-	h.wait(spec.ForeignID, "reserve")
+	h.wait(spec.EngineID, "reserve")
 	return h.Controller.ReserveEndpoint(ctx, networkID, spec)
 }
 

@@ -158,9 +158,7 @@ type Network struct {
 	Index        uint32    `json:"index"` // 1..MaxNetworks-1: the datapath's number, unique among living networks
 	Created      time.Time `json:"created"`
 	Driver       string    `json:"driver"`
-	// Foreign means that a container engine manages the network: it chooses the addresses,
-	// and only it attaches sandboxes.
-	Foreign bool `json:"foreign,omitempty"`
+	ManagedBy    Manager   `json:"managed_by"` // Fairlead or an engine
 	// Engine is the ID of the engine that last listed the network, or EngineQueried until one
 	// has listed it. It is "" if the engine is not one that Fairlead queries.
 	Engine string `json:"engine,omitempty"`
@@ -268,15 +266,9 @@ type Sandbox struct {
 	NetworkMode string `json:"network_mode"`
 	// NetNS is the path of the network namespace; empty with NetworkMode host.
 	// With container:<id> it is that sandbox's path.
-	NetNS string `json:"netns,omitempty"`
-	// Owned means that Fairlead created the namespace and removes it. Namespaces that
-	// the user supplied with --netns or that belong to another sandbox are not owned.
-	Owned bool `json:"owned,omitempty"`
-	// Foreign means that a container engine manages the namespace. Fairlead creates the
-	// veth pair of each endpoint and leaves the inner end on the host. The engine moves it
-	// into the namespace, names it and configures it.
-	Foreign bool `json:"foreign,omitempty"`
-	// EngineID is the ID that the engine gave the container of a foreign sandbox. It also
+	NetNS     string  `json:"netns,omitempty"`
+	ManagedBy Manager `json:"managed_by"`
+	// EngineID is the ID that the engine gave the container of an engine-managed sandbox. It also
 	// finds the sandbox. "": not known yet.
 	EngineID string `json:"engine_id,omitempty"`
 
@@ -299,15 +291,12 @@ type Sandbox struct {
 // HasName reports whether name is the current or original name of the sandbox.
 func (s *Sandbox) HasName(name string) bool { return hasName(name, s.Name, s.OriginalName) }
 
-// OfRuntime reports whether a container runtime attached the namespace and is expected to
-// detach it. The front ends for runtimes set a label fairlead.FRONTEND.container.
-func (s *Sandbox) OfRuntime() bool {
-	for label := range s.Labels {
-		if strings.HasPrefix(label, "fairlead.") && strings.HasSuffix(label, ".container") {
-			return !s.Owned && !s.Foreign
-		}
-	}
-	return false
+// SharesNetNS reports whether the sandbox is in the namespace of another one.
+func (s *Sandbox) SharesNetNS() bool { return strings.HasPrefix(s.NetworkMode, ModeContainer) }
+
+// OwnsNetNS reports whether Fairlead creates and removes the sandbox's namespace.
+func (s *Sandbox) OwnsNetNS() bool {
+	return s.ManagedBy == ByFairlead && s.NetNS != "" && !s.SharesNetNS()
 }
 
 // Backend returns the address of ep that serves a port published at a host address, or the zero
@@ -345,7 +334,7 @@ type Endpoint struct {
 	NetworkID string `json:"network_id"`
 	SandboxID string `json:"sandbox_id"` // "": addresses are reserved, and no sandbox has joined yet
 	// IfName is the interface name in the sandbox: eth0, eth1, …, or as requested. In a
-	// foreign sandbox it is the name on the host, before the engine moves the interface.
+	// sandbox of an engine it is the name on the host, before the engine moves the interface.
 	IfName  string       `json:"if_name"`
 	MAC     MAC          `json:"mac"`
 	IPv4    netip.Prefix `json:"ipv4,omitzero"` // address with the subnet's prefix length, not masked
@@ -387,9 +376,9 @@ type InnerEnd int
 
 // Locations of an inner end.
 const (
-	InnerGone   InnerEnd = iota // deleted with the engine's namespace, and the host end too
-	InnerOnHost                 // not moved by the engine yet, or moved back
-	InnerTaken                  // in the engine's namespace
+	InnerDeleted InnerEnd = iota // deleted with the engine's namespace, and the host end too
+	InnerOnHost                  // not moved by the engine yet, or moved back
+	InnerTaken                   // in the engine's namespace
 )
 
 // AddressPool is a subnet that a container engine requested, before it creates a

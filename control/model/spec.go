@@ -14,8 +14,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrConflict means that the name, address or port is in use, or that the object is.
 	ErrConflict = errors.New("conflict")
-	// ErrGone means that the namespace of a sandbox no longer exists and will not return by itself.
-	ErrGone = errors.New("gone")
+	// ErrVanished means that the namespace of a sandbox no longer exists and will not return by itself.
+	ErrVanished = errors.New("network namespace vanished")
 	// ErrInvalid means that the request contradicts itself or breaks a rule.
 	ErrInvalid = errors.New("invalid")
 	// ErrForbidden means that the state or the manager of the object does not allow the change.
@@ -72,7 +72,7 @@ type SubnetSpec struct {
 type NetworkSpec struct {
 	Name       string
 	Driver     string // "": bridge
-	ForeignID  string // the ID that the container engine gave its network
+	EngineID   string // the ID that the container engine gave its network
 	Engine     string // see Network
 	EnableIPv6 bool
 	NoIPv4     bool // IPv6 only
@@ -84,10 +84,10 @@ type NetworkSpec struct {
 
 // EndpointSpec is the request for an endpoint in a network.
 type EndpointSpec struct {
-	ForeignID string // the ID that the container engine gave its endpoint
-	Network   string // name, ID or unique ID prefix
-	IPv4      netip.Addr
-	IPv6      netip.Addr
+	EngineID string // the ID that the container engine gave its endpoint
+	Network  string // name, ID or unique ID prefix
+	IPv4     netip.Addr
+	IPv6     netip.Addr
 	// Exact means that no address is chosen in a family for which the spec has none.
 	Exact     bool
 	MAC       MAC

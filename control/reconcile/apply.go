@@ -168,7 +168,7 @@ func (p *pass) finishSandboxes() {
 		if e.finished {
 			p.countChanges(ch)
 		}
-		if err == nil && !e.finished && isForeign(p.s, e.want) {
+		if err == nil && !e.finished && isEngineManaged(p.s, e.want) {
 			err = p.finishEndpoint(e)
 		}
 		if err != nil {
@@ -206,7 +206,7 @@ func (p *pass) configureHostEnd(e *endpoint, l rtnl.Link, mtu int) (rtnl.Changes
 
 // finishSandbox configures a sandbox's network namespace and marks its endpoints as finished.
 func (p *pass) finishSandbox(b *sandbox) {
-	if b.want != nil && b.want.Foreign {
+	if b.want != nil && b.want.ManagedBy == model.ByEngine {
 		p.setErr(&b.lastErr, "sandbox", b.id, p.untrack(b, p.r.members(b)))
 		return
 	}
@@ -221,7 +221,7 @@ func (p *pass) finishSandbox(b *sandbox) {
 	if missing := (*rtnl.MissingError)(nil); errors.As(err, &missing) {
 		err = errors.Join(err, p.recreate(members, missing.HostIndex))
 	}
-	if errors.Is(err, rtnl.ErrGone) && p.mayBeGone(b.id) {
+	if errors.Is(err, rtnl.ErrNoNetNS) && p.mayBeGone(b.id) {
 		p.markGone(b, err)
 		return
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // Check inspects a sandbox and its endpoints immediately and repairs them. It returns what it
-// could not repair; the error is a [model.ErrGone] if the namespace no longer exists, by the
+// could not repair; the error is a [model.ErrVanished] if the namespace no longer exists, by the
 // rules of [Reconciler.VanishedSandboxes].
 func (r *Reconciler) Check(ctx context.Context, id string) error {
 	r.mu.Lock()
@@ -80,7 +80,7 @@ func (p *pass) unrepaired(b *sandbox) error {
 	case b.gone && p.r.hasDevice(b.id):
 		errs = append(errs, fmt.Errorf("sandbox %s: its network namespace exists, but not at %s (bind-mount it there again)", model.ShortID(b.id), b.want.NetNS))
 	case b.gone:
-		errs = append(errs, &model.Refusal{Kind: model.ErrGone, Text: fmt.Sprintf(
+		errs = append(errs, &model.Refusal{Kind: model.ErrVanished, Text: fmt.Sprintf(
 			"sandbox %s: its network namespace %s no longer exists", model.ShortID(b.id), b.want.NetNS)})
 	case b.dirty:
 		errs = append(errs, errors.New(b.lastErr))

@@ -19,7 +19,7 @@ func TestCheck(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
 	b := p.sandbox("box")
-	b.Owned, b.NetNS = false, filepath.Join(w.dir, "external")
+	b.ManagedBy, b.NetNS = model.ByUser, filepath.Join(w.dir, "external")
 	e := p.endpoint(b, p.network("net", 7))
 	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
 		t.Fatal(err)
@@ -89,11 +89,11 @@ func TestCheck(t *testing.T) {
 	w.must(ns.Close())
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := w.r.Check(t.Context(), b.ID)
-		if errors.Is(err, model.ErrGone) && strings.Contains(err.Error(), "no longer exists") {
+		if errors.Is(err, model.ErrVanished) && strings.Contains(err.Error(), "no longer exists") {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("check after the namespace ended: %v, want ErrGone", err)
+			t.Fatalf("check after the namespace ended: %v, want ErrVanished", err)
 		}
 	}
 }
@@ -101,7 +101,7 @@ func TestCheck(t *testing.T) {
 // wantCheckErr fails the test unless a check returns an error with this text.
 func (w *world) wantCheckErr(b *model.Sandbox, text string) {
 	w.tb.Helper()
-	if err := w.r.Check(w.tb.Context(), b.ID); err == nil || errors.Is(err, model.ErrGone) || !strings.Contains(err.Error(), text) {
+	if err := w.r.Check(w.tb.Context(), b.ID); err == nil || errors.Is(err, model.ErrVanished) || !strings.Contains(err.Error(), text) {
 		w.tb.Errorf("check: %v, want %q", err, text)
 	}
 }

@@ -5,16 +5,12 @@ package reconcile
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 )
-
-// isShared reports whether the sandbox is in another one's namespace.
-func isShared(b *model.Sandbox) bool { return strings.HasPrefix(b.NetworkMode, model.ModeContainer) }
 
 // makeNamespaces creates the owned namespaces that are missing.
 func (p *pass) makeNamespaces() {
@@ -24,7 +20,7 @@ func (p *pass) makeNamespaces() {
 			p.count(RepairNamespace, 1)
 		}
 		b.dirty = err != nil
-		if errors.Is(err, rtnl.ErrGone) {
+		if errors.Is(err, rtnl.ErrNoNetNS) {
 			p.markGone(b, err)
 		} else {
 			p.setErr(&b.lastErr, "sandbox", id, err)
@@ -40,14 +36,14 @@ func (p *pass) makeNamespaces() {
 // so does the namespace of its peer, even if the path was removed: programs may run in it, so it
 // is not replaced.
 func (p *pass) makeNamespace(b *sandbox) (made bool, err error) {
-	if !b.want.Owned {
+	if !b.want.OwnsNetNS() {
 		return false, nil
 	}
 	ns, err := rtnl.OpenNetNS(b.want.NetNS)
 	if err == nil {
 		return false, ns.Close()
 	}
-	if !errors.Is(err, rtnl.ErrGone) {
+	if !errors.Is(err, rtnl.ErrNoNetNS) {
 		return false, err
 	}
 	for id, e := range p.r.endpoints {
@@ -144,7 +140,7 @@ func (p *pass) makeEndpoint(e *endpoint) {
 		e.dirty, e.lastErr = false, ""
 		return
 	}
-	if errors.Is(err, rtnl.ErrGone) && p.mayBeGone(e.id) {
+	if errors.Is(err, rtnl.ErrNoNetNS) && p.mayBeGone(e.id) {
 		p.markGone(p.r.sandboxes[e.want.SandboxID], err)
 		return
 	}
@@ -200,7 +196,7 @@ func (p *pass) endpointLink(e *endpoint) (rtnl.Link, error) {
 	if err := p.deleteLinks(l); err != nil {
 		return rtnl.Link{}, err
 	}
-	if isForeign(p.s, e.want) && (p.repair || p.first) {
+	if isEngineManaged(p.s, e.want) && (p.repair || p.first) {
 		return rtnl.Link{}, errPairGone
 	}
 	return p.createEndpoint(e, n, b)
@@ -210,7 +206,7 @@ func (p *pass) createEndpoint(e *endpoint, n *network, b *sandbox) (rtnl.Link, e
 	pair := rtnl.Veth{
 		Name: rtnl.EndpointDevice(e.id), PeerName: e.want.IfName, PeerMAC: e.want.MAC, MTU: n.want.DeviceMTU(),
 	}
-	if b.want.Foreign {
+	if b.want.ManagedBy == model.ByEngine {
 		return p.createPair(pair, "the host's namespace")
 	}
 	made, err := p.makeNamespace(b)

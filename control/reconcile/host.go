@@ -42,11 +42,11 @@ func (r *Reconciler) InnerEnd(ep *model.Endpoint) (model.InnerEnd, error) {
 	defer r.mu.Unlock()
 	e := r.endpoints[ep.ID]
 	if e == nil || e.hostIf == 0 {
-		return model.InnerGone, nil
+		return model.InnerDeleted, nil
 	}
 	host, err := r.nl.Link(e.hostIf)
 	if errors.Is(err, rtnl.ErrNoDevice) {
-		return model.InnerGone, nil
+		return model.InnerDeleted, nil
 	}
 	if err != nil {
 		return 0, err

@@ -371,7 +371,7 @@ func TestReboot(t *testing.T) {
 	}
 }
 
-func TestForeignDeviceOfThatName(t *testing.T) {
+func TestDeviceOfThatNameExists(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
 	n := p.network("net", 7)
@@ -427,7 +427,7 @@ func TestHostIsNoSandbox(t *testing.T) {
 	p := w.plan()
 	n := p.network("net", 7)
 	b := p.sandbox("box")
-	b.Owned, b.NetNS = false, filepath.Join(w.dir, "external")
+	b.ManagedBy, b.NetNS = model.ByUser, filepath.Join(w.dir, "external")
 	e := p.endpoint(b, n)
 	w.apply(w.plan())
 	toHost := func() {
@@ -458,8 +458,8 @@ func TestHostIsNoSandbox(t *testing.T) {
 	toHost()
 	w.resync()
 	untouched("taken for the sandbox that ended")
-	if err := w.r.Check(t.Context(), b.ID); !errors.Is(err, model.ErrGone) {
-		t.Errorf("check: %v, want ErrGone", err)
+	if err := w.r.Check(t.Context(), b.ID); !errors.Is(err, model.ErrVanished) {
+		t.Errorf("check: %v, want ErrVanished", err)
 	}
 	if err := w.r.Compare(e.ID, nil); !errors.Is(err, rtnl.ErrHost) {
 		t.Errorf("compare: %v, want ErrHost", err)
@@ -477,11 +477,11 @@ func TestExternalNamespace(t *testing.T) {
 	other := p.sandbox("other")
 	p.endpoint(other, n)
 	b := p.sandbox("box")
-	b.Owned, b.NetNS = false, filepath.Join(w.dir, "external")
+	b.ManagedBy, b.NetNS = model.ByUser, filepath.Join(w.dir, "external")
 	e := p.endpoint(b, n)
 	w.r.Apply(t.Context(), w.plan().snapshot())
-	if err := w.r.Apply(t.Context(), p.snapshot()); !errors.Is(err, rtnl.ErrGone) {
-		t.Errorf("attaching a namespace that does not exist: %v, want ErrGone", err)
+	if err := w.r.Apply(t.Context(), p.snapshot()); !errors.Is(err, rtnl.ErrNoNetNS) {
+		t.Errorf("attaching a namespace that does not exist: %v, want ErrVanished", err)
 	}
 	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
 		t.Fatal(err)

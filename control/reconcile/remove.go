@@ -30,7 +30,7 @@ func (p *pass) remove() {
 	}
 	for _, b := range p.removedBoxes {
 		var err error
-		if b.want.Owned {
+		if b.want.OwnsNetNS() {
 			err = rtnl.RemoveNetNS(b.want.NetNS)
 		}
 		p.setErr(&b.lastErr, "sandbox", b.id, err)

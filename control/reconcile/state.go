@@ -55,7 +55,7 @@ type sandbox struct {
 // managesNetNS reports whether Fairlead configures the sandbox's namespace. It does not if the
 // sandbox uses the host's namespace, if it shares another sandbox's, or if an engine manages it.
 func (b *sandbox) managesNetNS() bool {
-	return b.want != nil && !b.want.Foreign && b.want.NetNS != "" && (b.want.Owned || !isShared(b.want))
+	return b.want != nil && b.want.ManagedBy != model.ByEngine && b.want.NetNS != "" && !b.want.SharesNetNS()
 }
 
 // endpoint is what was created for a model.Endpoint.
@@ -71,11 +71,11 @@ type endpoint struct {
 	lastErr   string
 }
 
-// isForeign reports whether a container engine moves the endpoint's inner end into its sandbox
+// isEngineManaged reports whether a container engine moves the endpoint's inner end into its sandbox
 // and configures it there.
-func isForeign(s *desired.Snapshot, e *model.Endpoint) bool {
+func isEngineManaged(s *desired.Snapshot, e *model.Endpoint) bool {
 	b := s.Sandbox(e.SandboxID)
-	return b != nil && b.Foreign
+	return b != nil && b.ManagedBy == model.ByEngine
 }
 
 // publish is what was created for a model.Publish.

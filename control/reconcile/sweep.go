@@ -30,7 +30,7 @@ func (p *pass) sweep() error {
 		}
 		id := e.ID
 		wanted[rtnl.EndpointAlias(id)], wanted[rtnl.EndpointDevice(id)] = true, true
-		if isForeign(p.s, e) {
+		if isEngineManaged(p.s, e) {
 			wanted[e.IfName] = true // until the engine moves it, and after the engine moved it back
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -27,7 +28,7 @@ func (p *pass) untrack(b *sandbox, members []*endpoint) error {
 		if n == nil || n.want == nil || !n.want.Untracked {
 			continue
 		}
-		if b.want.Foreign {
+		if b.want.ManagedBy == model.ByEngine {
 			l, err := p.r.nl.Link(e.hostIf)
 			if errors.Is(err, rtnl.ErrNoDevice) || err == nil && !l.Running {
 				continue
@@ -39,7 +40,7 @@ func (p *pass) untrack(b *sandbox, members []*endpoint) error {
 		}
 		devices = append(devices, e.peerIf)
 	}
-	if len(devices) == 0 && (b.want.Foreign || len(b.untracked) == 0) {
+	if len(devices) == 0 && (b.want.ManagedBy == model.ByEngine || len(b.untracked) == 0) {
 		b.untracked = nil // the container ended or left the network
 		return nil
 	}
@@ -63,7 +64,7 @@ func (p *pass) untrack(b *sandbox, members []*endpoint) error {
 // openNetNS opens a sandbox's namespace. An engine-managed one is found as the namespace of the
 // peer of outer.
 func (p *pass) openNetNS(b *sandbox, outer rtnl.Link) (*rtnl.NetNS, error) {
-	if b.want.Foreign {
+	if b.want.ManagedBy == model.ByEngine {
 		return p.r.nl.PeerNetNS(outer)
 	}
 	return p.r.nl.OpenSandboxNetNS(b.want.NetNS)

@@ -232,7 +232,7 @@ func addr6(index, host byte) netip.Addr {
 
 func (p *plan) sandbox(name string) *model.Sandbox {
 	b := &model.Sandbox{
-		ID: id(name), Name: name, Owned: true, NetworkMode: model.NetworkBridge,
+		ID: id(name), Name: name, NetworkMode: model.NetworkBridge,
 		NetNS: filepath.Join(p.w.netnsDir(), name),
 	}
 	p.s.Sandboxes[b.ID] = b

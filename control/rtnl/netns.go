@@ -13,32 +13,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrGone is returned when a path does not exist (any more) or is not a network namespace.
-var ErrGone = errors.New("no network namespace there")
+// ErrNoNetNS is returned when a path does not exist (any more) or is not a network namespace.
+var ErrNoNetNS = errors.New("no network namespace there")
 
 // ErrHost is returned when the path of a sandbox is the handle's own namespace, the host's: by
 // mistake, or because the process at this path ended and a process of the host has its PID now.
-// It is an ErrGone.
+// It is an ErrNoNetNS.
 var ErrHost error = hostError{}
 
 type hostError struct{}
 
 func (hostError) Error() string { return "this is the host's own network namespace" }
 
-// Is makes hostError match ErrGone.
-func (hostError) Is(target error) bool { return target == ErrGone }
+// Is makes hostError match ErrNoNetNS.
+func (hostError) Is(target error) bool { return target == ErrNoNetNS }
 
 // NetNS is an open network namespace. It stays valid until Close, even if its path is removed.
 type NetNS struct {
 	file *os.File
 }
 
-// OpenNetNS opens the namespace at path. It returns ErrGone if there is none.
+// OpenNetNS opens the namespace at path. It returns ErrNoNetNS if there is none.
 func OpenNetNS(path string) (*NetNS, error) {
 	// O_NONBLOCK: a FIFO must not block the caller.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("open network namespace %q: %w", path, ErrGone)
+		return nil, fmt.Errorf("open network namespace %q: %w", path, ErrNoNetNS)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
@@ -46,12 +46,12 @@ func OpenNetNS(path string) (*NetNS, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || st.Type != unix.NSFS_MAGIC {
 		f.Close()
-		return nil, fmt.Errorf("open network namespace %q: %w", path, ErrGone)
+		return nil, fmt.Errorf("open network namespace %q: %w", path, ErrNoNetNS)
 	}
 	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
 	if err != nil || kind != unix.CLONE_NEWNET {
 		f.Close()
-		return nil, fmt.Errorf("open network namespace %q: another kind of namespace: %w", path, ErrGone)
+		return nil, fmt.Errorf("open network namespace %q: another kind of namespace: %w", path, ErrNoNetNS)
 	}
 	return &NetNS{file: f}, nil
 }
@@ -75,7 +75,7 @@ func (ns *NetNS) Inode() (uint64, error) {
 }
 
 // OpenSandboxNetNS opens the namespace at path, which must not be the handle's own. It returns
-// ErrHost if it is, by whatever path, and ErrGone if there is none.
+// ErrHost if it is, by whatever path, and ErrNoNetNS if there is none.
 func (h *Handle) OpenSandboxNetNS(path string) (*NetNS, error) {
 	ns, err := OpenNetNS(path)
 	if err != nil {
@@ -102,7 +102,7 @@ func (ns *NetNS) same(o *NetNS) (bool, error) {
 }
 
 // PeerNetNS opens the namespace of the peer of a host's device, by way of a process in it. It
-// returns ErrGone if there is none, or none that is visible. A container engine's path of a
+// returns ErrNoNetNS if there is none, or none that is visible. A container engine's path of a
 // namespace need not exist outside of the engine.
 func (h *Handle) PeerNetNS(l Link) (*NetNS, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
@@ -125,7 +125,7 @@ func (h *Handle) PeerNetNS(l Link) (*NetNS, error) {
 		}
 		ns.Close()
 	}
-	return nil, fmt.Errorf("no process found in the namespace of the peer of device %q: %w", l.Name, ErrGone)
+	return nil, fmt.Errorf("no process found in the namespace of the peer of device %q: %w", l.Name, ErrNoNetNS)
 }
 
 func (ns *NetNS) fd() int { return int(ns.file.Fd()) }

@@ -18,8 +18,8 @@ func TestNetNSLifeIsIdempotent(t *testing.T) {
 	if err := RemoveNetNS(path); err != nil {
 		t.Errorf("removing what never existed: %v", err)
 	}
-	if _, err := OpenNetNS(path); !errors.Is(err, ErrGone) {
-		t.Errorf("open before it is created: %v, want ErrGone", err)
+	if _, err := OpenNetNS(path); !errors.Is(err, ErrNoNetNS) {
+		t.Errorf("open before it is created: %v, want ErrNoNetNS", err)
 	}
 	// An interrupted creation leaves a file that is not a mount point.
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -28,8 +28,8 @@ func TestNetNSLifeIsIdempotent(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o444); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenNetNS(path); !errors.Is(err, ErrGone) {
-		t.Errorf("open a plain file: %v, want ErrGone", err)
+	if _, err := OpenNetNS(path); !errors.Is(err, ErrNoNetNS) {
+		t.Errorf("open a plain file: %v, want ErrNoNetNS", err)
 	}
 	inode := func() uint64 {
 		var st unix.Stat_t
@@ -48,8 +48,8 @@ func TestNetNSLifeIsIdempotent(t *testing.T) {
 	if inode() != first {
 		t.Error("a second creation replaced the namespace")
 	}
-	if _, err := OpenNetNS("/proc/self/ns/uts"); !errors.Is(err, ErrGone) {
-		t.Errorf("open a UTS namespace: %v, want ErrGone", err)
+	if _, err := OpenNetNS("/proc/self/ns/uts"); !errors.Is(err, ErrNoNetNS) {
+		t.Errorf("open a UTS namespace: %v, want ErrNoNetNS", err)
 	}
 	for range 2 {
 		if err := RemoveNetNS(path); err != nil {

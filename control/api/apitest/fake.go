@@ -232,7 +232,7 @@ func (f *Fake) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*mode
 	if name == "" {
 		name = "made_up"
 	}
-	sb := model.Sandbox{Name: name, NetworkMode: spec.NetworkMode, NetNS: "/run/fairlead/netns/" + name, Owned: true,
+	sb := model.Sandbox{Name: name, NetworkMode: spec.NetworkMode, NetNS: "/run/fairlead/netns/" + name,
 		Hostname: spec.Hostname, Labels: spec.Labels, Command: spec.Command, AutoRemove: spec.AutoRemove, Expose: spec.Expose}
 	for _, p := range spec.Ports {
 		sb.Ports = append(sb.Ports, model.PortBinding{HostIP: p.HostIP, HostPort: p.HostPort, Port: p.Port, Count: p.Count, Proto: p.Proto})

@@ -21,7 +21,7 @@ import (
 // engineSandbox adds an engine-managed sandbox, at a path where nothing exists yet.
 func (p *plan) engineSandbox(name string, n *model.Network) (*model.Sandbox, *model.Endpoint) {
 	b := p.sandbox(name)
-	b.Owned, b.Foreign, b.NetNS = false, true, filepath.Join(p.w.dir, name)
+	b.ManagedBy, b.NetNS = model.ByEngine, filepath.Join(p.w.dir, name)
 	e := p.endpoint(b, n)
 	e.IfName = "fls" + e.ID[:11]
 	return b, e
@@ -45,7 +45,7 @@ func (w *world) wantInnerEnd(e *model.Endpoint, want model.InnerEnd) {
 
 // An engine moves the inner end into its container, and back. Neither is damage, and Fairlead
 // does not manage the inner end's state.
-func TestForeignSandbox(t *testing.T) {
+func TestEngineManagedSandbox(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
 	n := p.network("net", 7)
@@ -108,7 +108,7 @@ func TestForeignSandbox(t *testing.T) {
 
 // A pair that was deleted with the engine's namespace is not recreated by a repair or a start,
 // but by a verb.
-func TestForeignPairGone(t *testing.T) {
+func TestEngineManagedPairDeleted(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
 	n := p.network("net", 7)
@@ -117,9 +117,9 @@ func TestForeignPairGone(t *testing.T) {
 	p.publish(1, e, n.Subnets[0].Gateway, 80, 1)
 	w.apply(p)
 	ip(t, "link", "del", e.IfName)
-	w.wantInnerEnd(e, model.InnerGone)
+	w.wantInnerEnd(e, model.InnerDeleted)
 	w.wantNoRepairs("deleted")
-	w.wantInnerEnd(e, model.InnerGone)
+	w.wantInnerEnd(e, model.InnerDeleted)
 	if len(w.endpoints.m) != 1 || len(w.publishes.m) != 0 || len(w.ours()) != 2 {
 		t.Errorf("%d endpoints, %d publishes, devices %v", len(w.endpoints.m), len(w.publishes.m), w.ours())
 	}
