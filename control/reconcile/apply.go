@@ -60,51 +60,13 @@ func (p *pass) replace(have *entries.Set, now entries.Set) {
 	*have = now
 }
 
-// writeEntries writes entries in dependency order: what an entry refers to is written before it.
-func (p *pass) writeEntries() error {
-	t := p.r.tables
-	return p.unsynced(errors.Join(
-		putAll(t.Subnets, p.put.Subnets),
-		putAll(t.Endpoints, p.put.Endpoints),
-		putAll(t.FDB, p.put.FDB),
-		putAll(t.Neighbours, p.put.Neighbours),
-		putAll(t.Publishes, p.put.Publishes),
-	))
-}
+// writeEntries writes the entries of the pass's objects.
+func (p *pass) writeEntries() error { return p.r.tables.write(&p.put) }
 
-// deleteEntries deletes entries that have no successor, in the reverse order.
+// deleteEntries deletes entries that have no successor.
 func (p *pass) deleteEntries() error {
-	t := p.r.tables
 	stale := p.old.Without(&p.put)
-	return p.unsynced(errors.Join(
-		deleteAll(t.Publishes, stale.Publishes),
-		deleteAll(t.Neighbours, stale.Neighbours),
-		deleteAll(t.FDB, stale.FDB),
-		deleteAll(t.Endpoints, stale.Endpoints),
-		deleteAll(t.Subnets, stale.Subnets),
-	))
-}
-
-// unsynced records a failed write: the tables may now differ from the objects' entries.
-func (p *pass) unsynced(err error) error {
-	p.r.unsynced = p.r.unsynced || err != nil
-	return err
-}
-
-func putAll[E any](t Table[E], es []E) error {
-	if len(es) == 0 {
-		return nil
-	}
-	_, err := t.PutAll(es)
-	return err
-}
-
-func deleteAll[E any](t Table[E], es []E) error {
-	if len(es) == 0 {
-		return nil
-	}
-	_, err := t.DeleteAll(es)
-	return err
+	return p.r.tables.delete(&stale)
 }
 
 // finishNetworks configures the pass's host ports and brings them up.

@@ -256,7 +256,7 @@ func (p *pass) detachLater(ifindex uint32) {
 func (p *pass) attach() {
 	for id, n := range p.nets {
 		if n.usable() && !n.dirty {
-			_, err := p.r.attachAt(place{int(n.hostPort), loader.FromEndpoint}, false)
+			_, err := p.r.attachments.attach(place{int(n.hostPort), loader.FromEndpoint}, false)
 			n.dirty = err != nil
 			p.setErr(&n.lastErr, "network", id, err)
 		}
@@ -266,7 +266,7 @@ func (p *pass) attach() {
 			continue
 		}
 		// Fast if a verb is waiting.
-		if _, err := p.r.attachAt(place{int(e.hostIf), loader.FromEndpoint}, !p.repair && !p.first); err != nil {
+		if _, err := p.r.attachments.attach(place{int(e.hostIf), loader.FromEndpoint}, !p.repair && !p.first); err != nil {
 			e.dirty = true
 			p.setErr(&e.lastErr, "endpoint", id, err)
 		}

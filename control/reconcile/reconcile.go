@@ -45,57 +45,6 @@ type Datapath interface {
 	Commit() error
 }
 
-// Table is a control-owned table.
-type Table[E any] interface {
-	PutAll([]E) (written int, err error)
-	DeleteAll([]E) (deleted int, err error)
-	// Sync makes the table contain exactly these entries, after reading all of them back.
-	Sync([]E) (written, deleted int, err error)
-	// Verify reads the entries back and restores those that others changed.
-	Verify() (restored int, err error)
-	// VerifySome verifies the next part of a large table, and reports whether there are more
-	// parts in this round.
-	VerifySome() (restored int, more bool, err error)
-}
-
-// AddrTable is the table of the host's addresses.
-type AddrTable interface {
-	Sync([]netip.Addr) (written, deleted int, err error)
-}
-
-// FlowTable is the table of the datapath's flows.
-type FlowTable interface {
-	DeleteWhere(match func(maps.Flow) bool) (removed int, err error)
-}
-
-// TrafficTable is the table of the traffic counters of networks.
-type TrafficTable interface {
-	ResetTraffic(net uint32) error
-}
-
-// Tables are the datapath's tables.
-type Tables struct {
-	Endpoints  Table[maps.Endpoint]
-	FDB        Table[maps.FDBEntry]
-	Neighbours Table[maps.Neighbour]
-	Publishes  Table[maps.Publish]
-	Subnets    Table[maps.Subnet]
-	Uplinks    Table[maps.Uplink]
-	HostAddrs  AddrTable
-	HostNets   Table[maps.Subnet]
-	Flows      FlowTable
-	Traffic    TrafficTable
-}
-
-// TablesOf returns the tables of a Set.
-func TablesOf(s *maps.Set) Tables {
-	return Tables{
-		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes,
-		Subnets: s.Subnets, Uplinks: s.Uplinks, HostAddrs: s.HostAddrs, HostNets: s.HostNets,
-		Flows: s.Conntrack, Traffic: s.Counters,
-	}
-}
-
 // Config configures a Reconciler.
 type Config struct {
 	// NetNSDir is the directory of the namespaces that Fairlead owns. At the start, namespaces in
@@ -113,11 +62,14 @@ type Config struct {
 // Reconciler keeps the kernel in the state of the last snapshot. Its methods may be called
 // concurrently; passes are serialized.
 type Reconciler struct {
-	cfg    Config
-	dp     Datapath
-	tables Tables
-	nl     *rtnl.Handle
-	log    *slog.Logger
+	cfg Config
+	dp  Datapath
+	nl  *rtnl.Handle
+	log *slog.Logger
+
+	attachments *attachments
+	tables      *tables
+	flows       *flows
 
 	mu           sync.Mutex
 	snap         *desired.Snapshot // applied last; nil before the first Apply
@@ -132,32 +84,24 @@ type Reconciler struct {
 	hostAddrs    map[netip.Addr]uint32 // of the host's own devices, with the device, as last read
 	lost         lostAddrs
 	linger       time.Duration
-	wroteAddrs   []netip.Addr   // what fl_hostaddr holds
-	hostNets     []maps.Subnet  // what fl_hostnet holds
-	attached     map[place]bool // where programs are attached
-	unpromoted   map[place]bool // attachments that Attach must still replace by tcx links
-	passes       uint64         // so far
-	rerun        bool           // a pass left something for the next one
-	unsynced     bool           // writing to a table failed
-	lastCheckErr string         // of the last host check, as logged
-	warned       bool           // about IPv6 forwarding
+	wroteAddrs   []netip.Addr  // what fl_hostaddr holds
+	hostNets     []maps.Subnet // what fl_hostnet holds
+	passes       uint64        // so far
+	rerun        bool          // a pass left something for the next one
+	lastCheckErr string        // of the last host check, as logged
+	warned       bool          // about IPv6 forwarding
 	committed    bool
-	dropLater    flowFilter       // flows whose removal failed
 	cursor       string           // sandbox that was checked last
 	netnsWatch   *rtnl.NetNSWatch // nil while no watch runs
-	clsactTurn   int              // attachment that is checked next
-
-	lastApply time.Time     // when it ended
-	promote   chan struct{} // has a token if some attachments are unpromoted
+	lastApply    time.Time        // when it ended
 
 	overlaps map[overlap]bool // that were logged
 
-	suspects suspects
-	stats    statistics
+	stats statistics
 }
 
 // New returns a Reconciler. It does nothing until the first Apply.
-func New(cfg Config, dp Datapath, tables Tables, nl *rtnl.Handle) *Reconciler {
+func New(cfg Config, dp Datapath, t Tables, nl *rtnl.Handle) *Reconciler {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -165,18 +109,18 @@ func New(cfg Config, dp Datapath, tables Tables, nl *rtnl.Handle) *Reconciler {
 		cfg.Observe = func(string, time.Duration, error) {}
 	}
 	return &Reconciler{
-		cfg: cfg, dp: dp, tables: tables, nl: nl, log: cfg.Log,
-		networks:   make(map[string]*network),
-		numbers:    make(map[uint32]string),
-		sandboxes:  make(map[string]*sandbox),
-		endpoints:  make(map[string]*endpoint),
-		publishes:  make(map[uint32]*publish),
-		serving:    make(map[string]map[uint32]*publish),
-		attached:   make(map[place]bool),
-		unpromoted: make(map[place]bool),
-		promote:    make(chan struct{}, 1),
-		stats:      newStatistics(),
-		linger:     linger,
+		cfg: cfg, dp: dp, nl: nl, log: cfg.Log,
+		attachments: newAttachments(dp, cfg.Log),
+		tables:      &tables{Tables: t},
+		flows:       &flows{table: t.Flows},
+		networks:    make(map[string]*network),
+		numbers:     make(map[uint32]string),
+		sandboxes:   make(map[string]*sandbox),
+		endpoints:   make(map[string]*endpoint),
+		publishes:   make(map[uint32]*publish),
+		serving:     make(map[string]map[uint32]*publish),
+		stats:       newStatistics(),
+		linger:      linger,
 	}
 }
 
@@ -199,9 +143,7 @@ func (r *Reconciler) Apply(ctx context.Context, s *desired.Snapshot) error {
 	}
 	r.done("apply", start, err)
 	r.lastApply = time.Now()
-	if len(r.unpromoted) > 0 {
-		wake(r.promote)
-	}
+	r.attachments.wakePromoter()
 	return err
 }
 

@@ -39,9 +39,7 @@ func (p *pass) remove() {
 		}
 	}
 	for _, ifindex := range p.detached {
-		at := place{int(ifindex), loader.FromEndpoint}
-		p.fail(p.r.dp.Detach(at.ifindex, at.hook))
-		p.r.forgetAttached(at)
+		p.fail(p.r.attachments.detach(place{int(ifindex), loader.FromEndpoint}))
 	}
 }
 
@@ -62,15 +60,6 @@ func (p *pass) removeDevice(alias, name string, index uint32) error {
 
 // dropFlows removes the flows of objects that were removed.
 func (p *pass) dropFlows() {
-	f := &p.r.dropLater
-	f.merge(&p.flows)
+	p.fail(p.r.flows.drop(&p.flows))
 	p.flows = flowFilter{}
-	if f.empty() {
-		return
-	}
-	if _, err := p.r.tables.Flows.DeleteWhere(f.match); err != nil {
-		p.fail(err)
-		return
-	}
-	p.r.dropLater = flowFilter{}
 }

@@ -160,18 +160,18 @@ func TestSuspects(t *testing.T) {
 			t.Errorf("repaired %v, %v; want %d programs", r, err, want)
 		}
 	}
-	w.r.suspects.add(at.ifindex)
+	w.r.attachments.suspects.add(at.ifindex)
 	check(0)
 	delete(w.attached, at)
 	check(0)
-	w.r.suspects.add(at.ifindex)
+	w.r.attachments.suspects.add(at.ifindex)
 	check(1)
 	if !w.attached[at] {
 		t.Error("not attached again")
 	}
 	delete(w.attached, at)
 	delete(p.s.Endpoints, e.ID)
-	w.r.suspects.add(at.ifindex)
+	w.r.attachments.suspects.add(at.ifindex)
 	w.apply(p)
 	check(0)
 	if w.attached[at] {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/reconcile/entries"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 )
@@ -172,7 +173,7 @@ func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (Repairs, 
 	s, err := r.readHostLocked()
 	defer r.mu.Unlock()
 	if err = errors.Join(append(errs[:], err)...); err != nil {
-		r.unsynced = r.unsynced || errs[1] != nil
+		_ = r.tables.noteFailed(errs[1])
 		r.logCheckErr(err)
 		return newRepairs(), err
 	}
@@ -197,11 +198,42 @@ func (p *pass) checkHost(how thoroughness, attached []loader.Attachment) error {
 	p.findDirty()
 	p.run()
 	errs = append(errs, p.errs...)
-	if how >= regular && p.r.unsynced {
+	if how >= regular && p.r.tables.unsynced {
 		errs = append(errs, p.syncTables())
 	}
 	errs = append(errs, p.checkUplinks(), p.checkCgroup(), p.checkAttachments(attached))
 	return errors.Join(errs...)
+}
+
+// syncTables makes the tables contain exactly the objects' entries.
+func (p *pass) syncTables() error {
+	all := p.r.entries()
+	restored, err := p.r.tables.sync(&all)
+	p.count(RepairEntry, restored)
+	return err
+}
+
+// entries returns the entries of all objects.
+func (r *Reconciler) entries() entries.Set {
+	var all entries.Set
+	for _, n := range r.networks {
+		all.Add(n.entries)
+	}
+	for _, e := range r.endpoints {
+		all.Add(e.entries)
+	}
+	for _, b := range r.publishes {
+		all.Publishes = entries.AppendRuns(all.Publishes, b.runs)
+	}
+	return all
+}
+
+// checkAttachments makes sure that every program is attached where it should be, and nowhere
+// else.
+func (p *pass) checkAttachments(have []loader.Attachment) error {
+	restored, err := p.r.attachments.check(have, p.r.places(), p.first)
+	p.count(RepairProgram, restored)
+	return err
 }
 
 // started reports whether there was a first Apply.

@@ -4,241 +4,164 @@ package reconcile
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
-	"slices"
 
-	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/entries"
-	"github.com/fairlead-net/fairlead/control/rtnl"
-	"github.com/fairlead-net/fairlead/loader"
+	"github.com/fairlead-net/fairlead/maps"
 )
 
-// syncTables reads the tables of networks, endpoints and publishes back and makes them contain
-// exactly the objects' entries.
-func (p *pass) syncTables() error {
-	var all entries.Set
-	for _, n := range p.r.networks {
-		all.Add(n.entries)
+// Table is a control-owned table.
+type Table[E any] interface {
+	PutAll([]E) (written int, err error)
+	DeleteAll([]E) (deleted int, err error)
+	// Sync makes the table contain exactly these entries, after reading all of them back.
+	Sync([]E) (written, deleted int, err error)
+	// Verify reads the entries back and restores those that others changed.
+	Verify() (restored int, err error)
+	// VerifySome verifies the next part of a large table, and reports whether there are more
+	// parts in this round.
+	VerifySome() (restored int, more bool, err error)
+}
+
+// AddrTable is the table of the host's addresses.
+type AddrTable interface {
+	Sync([]netip.Addr) (written, deleted int, err error)
+}
+
+// TrafficTable is the table of the traffic counters of networks.
+type TrafficTable interface {
+	ResetTraffic(net uint32) error
+}
+
+// Tables are the datapath's tables.
+type Tables struct {
+	Endpoints  Table[maps.Endpoint]
+	FDB        Table[maps.FDBEntry]
+	Neighbours Table[maps.Neighbour]
+	Publishes  Table[maps.Publish]
+	Subnets    Table[maps.Subnet]
+	Uplinks    Table[maps.Uplink]
+	HostAddrs  AddrTable
+	HostNets   Table[maps.Subnet]
+	Flows      FlowTable
+	Traffic    TrafficTable
+}
+
+// TablesOf returns the tables of a Set.
+func TablesOf(s *maps.Set) Tables {
+	return Tables{
+		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes,
+		Subnets: s.Subnets, Uplinks: s.Uplinks, HostAddrs: s.HostAddrs, HostNets: s.HostNets,
+		Flows: s.Conntrack, Traffic: s.Counters,
 	}
-	for _, e := range p.r.endpoints {
-		all.Add(e.entries)
-	}
-	for _, b := range p.r.publishes {
-		all.Publishes = entries.AppendRuns(all.Publishes, b.runs)
-	}
-	t := p.r.tables
-	err := errors.Join(
-		syncTable(p, t.Subnets, all.Subnets),
-		syncTable(p, t.Endpoints, all.Endpoints),
-		syncTable(p, t.FDB, all.FDB),
-		syncTable(p, t.Neighbours, all.Neighbours),
-		syncTable(p, t.Publishes, all.Publishes),
-	)
-	p.r.unsynced = err != nil
+}
+
+// tables writes the tables of networks, endpoints and publishes.
+type tables struct {
+	Tables
+	unsynced bool // writing failed: the tables may differ from the objects' entries
+}
+
+// write writes entries in dependency order: what an entry refers to is written before it.
+func (t *tables) write(s *entries.Set) error {
+	return t.noteFailed(errors.Join(
+		putAll(t.Subnets, s.Subnets),
+		putAll(t.Endpoints, s.Endpoints),
+		putAll(t.FDB, s.FDB),
+		putAll(t.Neighbours, s.Neighbours),
+		putAll(t.Publishes, s.Publishes),
+	))
+}
+
+// delete deletes entries in the reverse order.
+func (t *tables) delete(s *entries.Set) error {
+	return t.noteFailed(errors.Join(
+		deleteAll(t.Publishes, s.Publishes),
+		deleteAll(t.Neighbours, s.Neighbours),
+		deleteAll(t.FDB, s.FDB),
+		deleteAll(t.Endpoints, s.Endpoints),
+		deleteAll(t.Subnets, s.Subnets),
+	))
+}
+
+// noteFailed records an error of a table, so that the next check writes what is missing.
+func (t *tables) noteFailed(err error) error {
+	t.unsynced = t.unsynced || err != nil
 	return err
 }
 
-func syncTable[E any](p *pass, t Table[E], es []E) error {
-	written, deleted, err := t.Sync(es)
-	if !p.r.unsynced { // otherwise the difference may be due to the failed write
-		p.count(RepairEntry, written+deleted)
+func putAll[E any](t Table[E], es []E) error {
+	if len(es) == 0 {
+		return nil
 	}
+	_, err := t.PutAll(es)
 	return err
 }
 
-// checkUplinks finds the uplinks and the host's addresses and updates their tables. Uplinks may
-// change at any time: only an entry that changed although they did not is a repair.
-func (p *pass) checkUplinks() error {
-	routed, err := p.routedDevices()
-	if err != nil {
-		return err
+func deleteAll[E any](t Table[E], es []E) error {
+	if len(es) == 0 {
+		return nil
 	}
-	through, err := p.r.nl.DefaultDevices()
-	if err != nil {
-		return err
-	}
-	p.noteHostAddrs()
-	ups := rtnl.FindUplinks(p.links, append(p.r.lost.addrs(), p.addrs...), rtnl.UplinkRules{
-		Pinned: p.r.cfg.Uplinks, Kept: p.r.kept.names(), Routed: routed, Default: through,
-	})
-	slices.SortFunc(ups, func(a, b rtnl.Uplink) int { return int(a.IfIndex) - int(b.IfIndex) })
-	same := slices.Equal(ups, p.r.uplinks)
-	if !same {
-		p.r.log.Info("found uplinks", "devices", describe(ups))
-	}
-	written, deleted, err := p.r.tables.Uplinks.Sync(entries.OfUplinks(ups))
-	if err != nil {
-		return err
-	}
-	if same {
-		p.count(RepairEntry, written+deleted)
-	}
-	p.r.uplinks = ups
-	p.r.kept.note(ups, p.links, p.r.linger)
-	p.warnOverlaps()
-	err = errors.Join(p.writeHostAddrs(), p.writeHostNets())
-	p.dropFlows()
+	_, err := t.DeleteAll(es)
 	return err
 }
 
-// describe returns names and addresses of uplinks, for the log.
-func describe(ups []rtnl.Uplink) []string {
-	names := []string{}
-	for _, u := range ups {
-		names = append(names, fmt.Sprintf("%s(%s %s)", u.Name, u.IPv4, u.IPv6))
+// sync reads the tables back and makes them contain exactly these entries. It returns how many
+// others changed, and 0 if the difference may be due to a write that failed.
+func (t *tables) sync(all *entries.Set) (restored int, err error) {
+	var errs []error
+	for _, sync := range []func() (int, int, error){
+		func() (int, int, error) { return t.Subnets.Sync(all.Subnets) },
+		func() (int, int, error) { return t.Endpoints.Sync(all.Endpoints) },
+		func() (int, int, error) { return t.FDB.Sync(all.FDB) },
+		func() (int, int, error) { return t.Neighbours.Sync(all.Neighbours) },
+		func() (int, int, error) { return t.Publishes.Sync(all.Publishes) },
+	} {
+		written, deleted, err := sync()
+		restored += written + deleted
+		errs = append(errs, err)
 	}
-	return names
+	if t.unsynced {
+		restored = 0
+	}
+	err = errors.Join(errs...)
+	t.unsynced = err != nil
+	return restored, err
 }
 
-// routedDevices returns the candidate devices that have routes. Routing tables can be huge, so
-// they are read only if nothing else shows whether a device is an uplink.
-func (p *pass) routedDevices() (map[uint32]bool, error) {
-	candidates := make(map[uint32]bool)
-	for _, l := range p.links {
-		if len(p.r.cfg.Uplinks) == 0 && rtnl.MayBeUplink(l, p.addrs) {
-			candidates[l.Index] = true
-		}
+// verify reads the tables of networks, endpoints and publishes back and restores entries that
+// others changed.
+func (t *tables) verify() (restored int, err error) {
+	var errs []error
+	for _, verify := range []func() (int, error){
+		t.Subnets.Verify, t.Endpoints.Verify, t.FDB.Verify, t.Neighbours.Verify, t.Publishes.Verify,
+	} {
+		n, err := verify()
+		restored += n
+		errs = append(errs, err)
 	}
-	if len(candidates) == 0 {
-		return nil, nil
-	}
-	routed := make(map[uint32]bool)
-	err := p.r.nl.Routes(func(r rtnl.Route) bool {
-		for _, d := range r.Devices {
-			// Every device has routes to the addresses of its own link.
-			if candidates[d] && !r.Dst.Addr().IsLinkLocalUnicast() && !r.Dst.Addr().IsMulticast() {
-				routed[d] = true
-			}
-		}
-		return len(routed) < len(candidates)
-	})
-	return routed, err
+	return restored, errors.Join(errs...)
 }
 
-// noteHostAddrs records the addresses of the host's own devices. It schedules the removal of
-// flows of addresses that will not come back.
-func (p *pass) noteHostAddrs() {
-	ours := make(map[uint32]bool)
-	for _, l := range p.links {
-		ours[l.Index] = l.Ours()
+// verifier verifies a part of a table.
+type verifier func() (restored int, more bool, err error)
+
+// verifiers returns the verifiers of the same tables.
+func (t *tables) verifiers() []verifier {
+	return []verifier{
+		t.Subnets.VerifySome, t.Endpoints.VerifySome, t.FDB.VerifySome, t.Neighbours.VerifySome, t.Publishes.VerifySome,
 	}
-	now := make(map[netip.Addr]uint32)
-	for _, a := range p.addrs {
-		if ip := a.Prefix.Addr(); !ip.IsLoopback() && !ours[a.IfIndex] {
-			now[ip] = a.IfIndex
-		}
-	}
-	for a, device := range p.r.hostAddrs {
-		if _, ok := now[a]; !ok {
-			p.r.lost.add(a, device)
-		}
-	}
-	for _, a := range p.r.lost.expired(now, p.links, p.r.linger) {
-		p.flows.addr(a)
-	}
-	p.r.hostAddrs = now
 }
 
-// warnOverlaps warns once about each other device of the host that has an address in a network's
-// subnet. A new network avoids the host's subnets, but a container engine that starts later
-// restores its own.
-func (p *pass) warnOverlaps() {
-	others := make(map[uint32]string) // names of devices
-	for _, l := range p.links {
-		if !l.Ours() && !l.Loopback {
-			others[l.Index] = l.Name
+// verifySome runs verifiers and returns those that have more to verify in this round.
+func verifySome(all []verifier) (restored int, rest []verifier, err error) {
+	var errs []error
+	for _, verify := range all {
+		n, more, err := verify()
+		restored += n
+		if errs = append(errs, err); more {
+			rest = append(rest, verify)
 		}
 	}
-	now := make(map[overlap]bool)
-	for _, a := range p.addrs {
-		device, ok := others[a.IfIndex]
-		if !ok {
-			continue
-		}
-		for _, n := range p.r.networks {
-			if n.want == nil {
-				continue
-			}
-			for _, s := range n.want.Subnets {
-				o := overlap{n.id, a.IfIndex}
-				if !s.Prefix.Contains(a.Prefix.Addr()) || now[o] {
-					continue
-				}
-				if now[o] = true; !p.r.overlaps[o] {
-					p.r.log.Warn("host device overlaps a network's subnet; traffic to either may be misrouted",
-						"network", n.want.Name, "subnet", s.Prefix, "device", device, "address", a.Prefix,
-						"remedy", "recreate one of the two with another subnet")
-				}
-			}
-		}
-	}
-	p.r.overlaps = now
-}
-
-// overlap is a network, by ID, and a device that is not Fairlead's.
-type overlap struct {
-	network string
-	device  uint32
-}
-
-// writeHostAddrs writes the table of the host's addresses: its own, and those of the host ports.
-func (p *pass) writeHostAddrs() error {
-	var usable []*model.Network
-	for _, n := range p.r.networks {
-		if n.usable() {
-			usable = append(usable, n.want)
-		}
-	}
-	addrs := entries.HostAddrs(p.r.hostAddrs, usable)
-	written, deleted, err := p.r.tables.HostAddrs.Sync(addrs)
-	if slices.Equal(addrs, p.r.wroteAddrs) {
-		p.count(RepairEntry, written+deleted)
-	}
-	p.r.wroteAddrs = addrs
-	return err
-}
-
-// writeHostNets writes the table of the prefixes all of whose addresses are the host's own. Like
-// uplinks, they may change at any time.
-func (p *pass) writeHostNets() error {
-	nets := entries.OfHostNets(p.local)
-	written, deleted, err := p.r.tables.HostNets.Sync(nets)
-	if slices.Equal(nets, p.r.hostNets) {
-		p.count(RepairEntry, written+deleted)
-	}
-	p.r.hostNets = nets
-	return err
-}
-
-// checkCgroup makes sure that the socket programs are attached.
-func (p *pass) checkCgroup() error {
-	changed, err := p.r.dp.AttachCgroup()
-	p.count(RepairProgram, changed)
-	return err
-}
-
-// place is a device and a hook to attach a program to.
-type place struct {
-	ifindex int
-	hook    loader.Hook
-}
-
-// places returns where programs should be attached.
-func (r *Reconciler) places() map[place]bool {
-	all := make(map[place]bool)
-	for _, n := range r.networks {
-		if n.usable() {
-			all[place{int(n.hostPort), loader.FromEndpoint}] = true
-		}
-	}
-	for _, e := range r.endpoints {
-		if e.want != nil && e.hostIf != 0 {
-			all[place{int(e.hostIf), loader.FromEndpoint}] = true
-		}
-	}
-	for _, at := range r.uplinkPlaces() {
-		all[at] = true
-	}
-	return all
+	return restored, rest, errors.Join(errs...)
 }

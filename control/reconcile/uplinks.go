@@ -154,7 +154,7 @@ func (r *Reconciler) watchHost(ctx context.Context, changed chan<- struct{}, upl
 	return r.nl.Watch(ctx, rtnl.Listener{
 		Changed: func() { wake(changed) },
 		FilterRemoved: func(ifindex int) {
-			if r.suspects.add(ifindex) {
+			if r.attachments.suspects.add(ifindex) {
 				wake(changed)
 			}
 		},
@@ -200,15 +200,7 @@ func (r *Reconciler) attachUplinks(ctx context.Context) error {
 		return err
 	}
 	p.repair, p.hostState = true, s
-	errs := []error{p.checkUplinks()}
-	for _, at := range r.uplinkPlaces() {
-		if !r.attached[at] {
-			_, err := r.attachAt(at, true)
-			errs = append(errs, err)
-		}
-	}
-	if len(r.unpromoted) > 0 {
-		wake(r.promote)
-	}
-	return errors.Join(errs...)
+	err = errors.Join(p.checkUplinks(), r.attachments.attachNew(r.uplinkPlaces()))
+	r.attachments.wakePromoter()
+	return err
 }
