@@ -16,7 +16,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
-	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/cni"
 )
@@ -25,7 +25,7 @@ func main() {
 	conf := configuration()
 	ctx := context.Background()
 	p := &cni.Plugin{
-		Dial:   func(host string) (attach.Daemon, error) { return api.NewClient(host) },
+		Dial:   func(host string) (attach.Daemon, error) { return client.New(host) },
 		Stderr: os.Stderr,
 	}
 	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{

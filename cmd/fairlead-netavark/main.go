@@ -13,7 +13,7 @@ import (
 	"os"
 	"runtime/debug"
 
-	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/netavark"
 )
@@ -30,7 +30,7 @@ func main() {
 func run(args []string) ([]byte, error) {
 	ctx := context.Background()
 	p := &netavark.Plugin{
-		Dial:   func(host string) (attach.Daemon, error) { return api.NewClient(host) },
+		Dial:   func(host string) (attach.Daemon, error) { return client.New(host) },
 		Stderr: os.Stderr,
 	}
 	switch {

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 )
 
 // Exit statuses. run and exec return the program's own status, or one of 125 to 127.
@@ -70,8 +71,8 @@ func (e *env) daemonHost() string {
 }
 
 // client returns a client of that daemon.
-func (e *env) client() (*api.Client, error) {
-	c, err := api.NewClient(e.daemonHost())
+func (e *env) client() (*client.Client, error) {
+	c, err := client.New(e.daemonHost())
 	if err != nil {
 		return nil, usageError{err}
 	}

@@ -5,7 +5,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 )
 
 func newInspectCommand(e *env) *cobra.Command {
@@ -16,7 +16,7 @@ func newInspectCommand(e *env) *cobra.Command {
 		Args:              minArgs("SANDBOX"),
 		ValidArgsFunction: completeSandboxes(e, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runInspect(cmd.Context(), e, format, args, (*api.Client).Sandbox)
+			return runInspect(cmd.Context(), e, format, args, (*client.Client).Sandbox)
 		},
 	}
 	addInspectFormat(cmd, &format)

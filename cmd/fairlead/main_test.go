@@ -23,6 +23,8 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/api/apitest"
+	"github.com/fairlead-net/fairlead/control/api/server"
+	"github.com/fairlead-net/fairlead/control/host"
 )
 
 // world runs command lines in this process, against a fake daemon.
@@ -69,7 +71,7 @@ func newWorld(t *testing.T) *world {
 			doctor: func(context.Context, io.Writer, string) (bool, error) { return true, nil },
 		},
 	}
-	server := api.NewServer(api.Config{Backend: w.fake, Log: slog.New(slog.DiscardHandler), RunDir: dir})
+	server := server.New(server.Config{Backend: w.fake, Log: slog.New(slog.DiscardHandler), RunDir: dir, Alive: host.ProcessAlive})
 	w.serve = func() {
 		l, err := net.Listen("unix", socket)
 		if err != nil {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 )
 
 func newNetworkInspectCommand(e *env) *cobra.Command {
@@ -19,7 +19,7 @@ func newNetworkInspectCommand(e *env) *cobra.Command {
 		Args:              minArgs("NAME"),
 		ValidArgsFunction: completeNetworks(e, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runInspect(cmd.Context(), e, format, args, (*api.Client).Network)
+			return runInspect(cmd.Context(), e, format, args, (*client.Client).Network)
 		},
 	}
 	addInspectFormat(cmd, &format)
@@ -31,7 +31,7 @@ func addInspectFormat(cmd *cobra.Command, format *string) {
 }
 
 // runInspect prints the objects that exist and reports the missing ones, like Docker.
-func runInspect[T any](ctx context.Context, e *env, format string, refs []string, get func(*api.Client, context.Context, string) (T, error)) error {
+func runInspect[T any](ctx context.Context, e *env, format string, refs []string, get func(*client.Client, context.Context, string) (T, error)) error {
 	c, err := e.client()
 	if err != nil {
 		return err
@@ -40,7 +40,7 @@ func runInspect[T any](ctx context.Context, e *env, format string, refs []string
 	var errs []error
 	for _, ref := range refs {
 		v, err := get(c, ctx, ref)
-		if errors.Is(err, api.ErrUnreachable) {
+		if errors.Is(err, client.ErrUnreachable) {
 			return err
 		}
 		if err != nil {

@@ -11,7 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
+	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
@@ -44,7 +45,7 @@ func removeEach(e *env, force bool, refs []string, remove func(ref string) error
 	for _, ref := range refs {
 		err := remove(ref)
 		switch {
-		case errors.Is(err, api.ErrUnreachable):
+		case errors.Is(err, client.ErrUnreachable):
 			return errors.Join(append(errs, err)...)
 		case force && errors.Is(err, model.ErrNotFound):
 		case err != nil:
@@ -58,7 +59,7 @@ func removeEach(e *env, force bool, refs []string, remove func(ref string) error
 
 // removeSandbox removes a sandbox. With force it first kills the program, because the daemon
 // does not own programs and never kills them.
-func removeSandbox(ctx context.Context, c *api.Client, ref string, force bool) error {
+func removeSandbox(ctx context.Context, c *client.Client, ref string, force bool) error {
 	sb, err := c.Sandbox(ctx, ref)
 	if err != nil {
 		return err
@@ -68,7 +69,7 @@ func removeSandbox(ctx context.Context, c *api.Client, ref string, force bool) e
 		return fmt.Errorf("sandbox %s: its program (process %d) still runs; stop it first or use --force", sb.Name, sb.State.Pid)
 	}
 	if runs {
-		started := func() bool { return api.ProcessAlive(sb.State.Pid, sb.State.PidStart) }
+		started := func() bool { return host.ProcessAlive(sb.State.Pid, sb.State.PidStart) }
 		if err := kill(sb.State.Pid, started); err != nil {
 			return fmt.Errorf("sandbox %s: %w", sb.Name, err)
 		}
@@ -83,7 +84,7 @@ func removeSandbox(ctx context.Context, c *api.Client, ref string, force bool) e
 
 // killInNetNS kills the remaining processes in a namespace that Fairlead created. Workers
 // that the program left behind would keep the namespace alive without a name.
-func killInNetNS(ctx context.Context, c *api.Client, netns string) error {
+func killInNetNS(ctx context.Context, c *client.Client, netns string) error {
 	st, err := c.Status(ctx)
 	if err != nil {
 		return err

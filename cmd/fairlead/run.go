@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
+	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -68,7 +70,7 @@ With -d it runs in a new session, its output goes to the sandbox's LogPath (see
 // session is one run: a sandbox, its program, and the client of the daemon.
 type session struct {
 	env     *env
-	client  *api.Client
+	client  *client.Client
 	sandbox api.Sandbox
 	cmd     *exec.Cmd
 	began   uint64 // start time of the program
@@ -161,7 +163,7 @@ func (s *session) start(daemonPid int, detach bool) error {
 		return startError(s.cmd.Path, err)
 	}
 	// Before Wait, so that the PID cannot have been reused.
-	began, err := api.ProcessStart(s.cmd.Process.Pid)
+	began, err := host.ProcessStart(s.cmd.Process.Pid)
 	if err != nil {
 		return errors.Join(&exitError{exitFailed, err}, s.cmd.Process.Kill())
 	}
@@ -247,7 +249,7 @@ func (s *session) reportExited(ctx context.Context, code int) error {
 func persist(ctx context.Context, report func() error) error {
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := report()
-		if err == nil || !errors.Is(err, api.ErrUnreachable) {
+		if err == nil || !errors.Is(err, client.ErrUnreachable) {
 			return err
 		}
 		select {

@@ -19,7 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -161,7 +161,7 @@ func TestRunDetached(t *testing.T) {
 	if out != sb.ID+"\n" {
 		t.Errorf("printed %q, want the ID %s", out, sb.ID)
 	}
-	if !api.ProcessAlive(sb.PID, sb.PIDStart) {
+	if !host.ProcessAlive(sb.PID, sb.PIDStart) {
 		t.Fatalf("process %d does not run", sb.PID)
 	}
 	if sid, err := syscall.Getpgid(sb.PID); err != nil || sid != sb.PID {
@@ -173,7 +173,7 @@ func TestRunDetached(t *testing.T) {
 		t.Errorf("rm: got %d, %q", code, stderr)
 	}
 	w.ok("rm", "-f", "bg")
-	if api.ProcessAlive(sb.PID, sb.PIDStart) {
+	if host.ProcessAlive(sb.PID, sb.PIDStart) {
 		t.Error("the program survived rm -f")
 	}
 	if _, err := os.Stat(log); !os.IsNotExist(err) {

@@ -4,15 +4,10 @@ package api
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 
 	"github.com/fairlead-net/fairlead/control/model"
 )
-
-// ErrUnreachable means that the daemon did not respond, so that it is not known whether
-// it executed the request.
-var ErrUnreachable = errors.New("daemon unreachable")
 
 // Error is an error response of the daemon. It matches model's
 // kinds with errors.Is.
@@ -43,15 +38,13 @@ func (e *Error) Unwrap() error {
 	return nil
 }
 
-type errorBody struct {
+// ErrorBody is the body of an error response.
+type ErrorBody struct {
 	Message string `json:"message"`
 }
 
-func refuse(kind error, format string, args ...any) error {
-	return &model.Refusal{Kind: kind, Text: fmt.Sprintf(format, args...)}
-}
-
-func statusOf(err error) int {
+// StatusOf returns the HTTP status of an error: the one that Error.Unwrap maps to its kind.
+func StatusOf(err error) int {
 	switch {
 	case errors.Is(err, model.ErrNotFound):
 		return http.StatusNotFound

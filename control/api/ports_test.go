@@ -109,7 +109,7 @@ func FuzzParsePublish(f *testing.F) {
 			return
 		}
 		create := NewSandboxCreate(model.SandboxSpec{Ports: []model.PortSpec{p}})
-		spec, err := create.spec("x")
+		spec, err := create.Spec("x")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package api defines Fairlead's HTTP and JSON interface: the types of its messages, which have
+// the form of the Docker Engine API where it has an equivalent, and their translation from and to
+// the model. The server is in api/server, the client in api/client.
 package api
 
 import (
 	"net/netip"
 	"time"
 )
+
+// DefaultHost is the daemon's default address.
+const DefaultHost = "unix:///run/fairlead/api.sock"
+
+// MaxBody is the maximum size of a request body in bytes.
+const MaxBody = 1 << 20
 
 // Network is a network as the Docker Engine API shows it.
 type Network struct {

@@ -22,10 +22,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Daemon is the part of the daemon's API that is used. [api.Client] implements it.
+// Daemon is the part of the daemon's API that is used. [client.Client] implements it.
 type Daemon interface {
 	Status(ctx context.Context) (api.Status, error)
 	Networks(ctx context.Context, f api.Filters) ([]api.Network, error)
@@ -229,7 +230,7 @@ const retryTime = 700 * time.Millisecond
 // none.
 func (c *Container) Detach(ctx context.Context, network, ifName string) error {
 	err := c.detach(ctx, network, ifName)
-	for start := time.Now(); errors.Is(err, api.ErrUnreachable) && time.Since(start) < retryTime; {
+	for start := time.Now(); errors.Is(err, client.ErrUnreachable) && time.Since(start) < retryTime; {
 		time.Sleep(retryTime / 10)
 		err = c.detach(ctx, network, ifName)
 	}

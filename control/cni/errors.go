@@ -13,7 +13,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
-	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -37,7 +37,7 @@ func coded(err error) error {
 			return e
 		}
 		return refuse(e.Code, "%s", oneLine(err)) // keeps the context of the error
-	case errors.Is(err, api.ErrUnreachable):
+	case errors.Is(err, client.ErrUnreachable):
 		return refuse(types.ErrTryAgainLater, "%s", oneLine(err))
 	case errors.Is(err, attach.ErrOtherNamespace):
 		return refuse(types.ErrInvalidEnvironmentVariables, "%s", oneLine(err))

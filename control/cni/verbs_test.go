@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -214,7 +215,7 @@ func TestTwoErrorsAsOne(t *testing.T) {
 func FuzzAdd(f *testing.F) {
 	f.Add([]byte(`{"cniVersion":"1.1.0","name":"pods","type":"x","runtimeConfig":{"portMappings":[{"hostPort":1}]}}`))
 	f.Add([]byte(`{"name":"pods","prevResult":{"ips":[{"interface":7}]},"runtimeConfig":null,"subnets":[null]}`))
-	p := Plugin{Stderr: new(bytes.Buffer), Dial: func(string) (attach.Daemon, error) { return api.NewClient("unix:///nowhere") }}
+	p := Plugin{Stderr: new(bytes.Buffer), Dial: func(string) (attach.Daemon, error) { return client.New("unix:///nowhere") }}
 	f.Fuzz(func(t *testing.T, conf []byte) {
 		a := at("c1", "/proc/self/ns/net")
 		_, err := p.Add(t.Context(), a, conf)

@@ -65,7 +65,7 @@ type Config struct {
 	DefaultPools []ipam.DefaultPool
 	Log          *slog.Logger // nil: discard
 	// Alive reports whether the process with this ID and start time (field 22 of
-	// /proc/PID/stat; 0 matches any) is alive. nil: look it up in /proc.
+	// /proc/PID/stat; 0 matches any) is alive. Required.
 	Alive func(pid int, start uint64) bool
 	// StartGrace is how long a client may take to complete an operation of several
 	// steps: the client of an AutoRemove sandbox to report its program after the
@@ -84,6 +84,8 @@ func (c *Config) validate() error {
 		return errors.New("controller: no kernel")
 	case c.Host == nil:
 		return errors.New("controller: no facts of the host")
+	case c.Alive == nil:
+		return errors.New("controller: no lookup of processes")
 	case !filepath.IsAbs(c.RunDir):
 		return fmt.Errorf("controller: run directory %q is not absolute", c.RunDir)
 	}
@@ -94,9 +96,6 @@ func (c *Config) validate() error {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if c.Alive == nil {
-		c.Alive = alive
 	}
 	if c.StartGrace == 0 {
 		c.StartGrace = time.Minute

@@ -3,12 +3,9 @@
 package controller
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -214,25 +211,4 @@ func isLeased(ep *model.Endpoint) bool { return ep.Leased }
 // running reports whether the sandbox's program is known and still alive.
 func (c *Controller) running(sb *model.Sandbox) bool {
 	return sb.PID != 0 && !sb.Exited && c.cfg.Alive(sb.PID, sb.PIDStart)
-}
-
-// alive looks the process up in /proc. A zombie is not alive: it has exited, and only
-// its exit status has not been read.
-func alive(pid int, start uint64) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	// The second field is the program's name in parentheses, which may contain
-	// anything; the third follows the last parenthesis.
-	const state, startTime = 3, 22
-	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-	if len(fields) <= startTime-state {
-		return false
-	}
-	if s := fields[0][0]; s == 'Z' || s == 'X' {
-		return false
-	}
-	got, err := strconv.ParseUint(string(fields[startTime-state]), 10, 64)
-	return err == nil && (start == 0 || got == start)
 }

@@ -3,7 +3,6 @@
 package controller
 
 import (
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -382,10 +381,4 @@ func TestRestartSweepsTheDead(t *testing.T) {
 		t.Errorf("after restart: %q", got)
 	}
 	w.check()
-}
-
-func TestAlive(t *testing.T) {
-	if !alive(os.Getpid(), 0) || alive(os.Getpid(), 1) || alive(1<<30, 0) {
-		t.Error("alive is wrong about this process, its start time, or a process that does not exist")
-	}
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/server"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -30,11 +31,11 @@ type backend struct {
 }
 
 var (
-	_ api.Backend     = (*backend)(nil)
-	_ api.FlowFlusher = (*backend)(nil)
+	_ server.Backend     = (*backend)(nil)
+	_ server.FlowFlusher = (*backend)(nil)
 )
 
-// CreateSandbox implements [api.Backend]. It checks the namespace's path first: the controller
+// CreateSandbox implements [server.Backend]. It checks the namespace's path first: the controller
 // does not use the kernel, and would only find out from a half-made sandbox that the namespace is
 // missing.
 func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
@@ -54,7 +55,7 @@ func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*m
 	return b.Controller.CreateSandbox(ctx, spec)
 }
 
-// Sandbox implements [api.Backend]. The caller may use a name that the engine has just assigned,
+// Sandbox implements [server.Backend]. The caller may use a name that the engine has just assigned,
 // so it fetches the engine's names if the sandbox is not found.
 func (b *backend) Sandbox(ref string) (*model.Sandbox, error) {
 	sb, err := b.Controller.Sandbox(ref)
@@ -101,7 +102,7 @@ func lacksNames(s *desired.Snapshot) bool {
 	return false
 }
 
-// Warnings implements [api.Backend]. It returns what CreateSandbox accepts but cannot serve.
+// Warnings implements [server.Backend]. It returns what CreateSandbox accepts but cannot serve.
 func (b *backend) Warnings(spec model.SandboxSpec) []string {
 	warnings := b.Controller.Warnings(spec)
 	if len(spec.Ports) == 0 && !spec.PublishAll || len(warnings) > 0 {
@@ -142,7 +143,7 @@ func (f engineController) JoinEndpoint(ctx context.Context, id, name, netns stri
 	return f.Controller.JoinEndpoint(ctx, id, name, netns)
 }
 
-// ForceRemoveNetwork implements [api.Node]. It removes a network even if an engine manages it,
+// ForceRemoveNetwork implements [server.Node]. It removes a network even if an engine manages it,
 // provided that the engine no longer has it. If there is no engine to query, it trusts the
 // operator.
 func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
@@ -172,7 +173,7 @@ func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	return b.RemoveOrphaned(ctx, subnets)
 }
 
-// CheckSandbox implements [api.Node]. It checks a sandbox's interfaces immediately.
+// CheckSandbox implements [server.Node]. It checks a sandbox's interfaces immediately.
 func (b *backend) CheckSandbox(ctx context.Context, id string, want api.Expected) error {
 	err := b.daemon.reconciler.Check(ctx, id)
 	if err == nil && want.EndpointID != "" {
@@ -186,10 +187,10 @@ func (b *backend) CheckSandbox(ctx context.Context, id string, want api.Expected
 	}
 }
 
-// Unserved implements [api.Node]. It lists the gateways where DNS should be served and is not.
+// Unserved implements [server.Node]. It lists the gateways where DNS should be served and is not.
 func (b *backend) Unserved() []netip.Addr { return b.daemon.dns.Unserved() }
 
-// Status implements [api.Node].
+// Status implements [server.Node].
 func (b *backend) Status(context.Context) (api.Status, error) {
 	counts, err := b.daemon.datapath.Maps().Conntrack.Counts()
 	if err != nil {

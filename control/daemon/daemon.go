@@ -22,7 +22,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 
-	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/server"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/dns"
@@ -60,7 +60,7 @@ type daemon struct {
 	controller *controller.Controller
 	collector  *gc.Collector
 	metrics    *metrics.Metrics
-	server     *api.Server
+	server     *server.Server
 	docker     *dockerplugin.Server
 	namer      *dockerplugin.Namer // nil if no engine is queried for names
 	dns        *dns.Server
@@ -253,6 +253,7 @@ func (d *daemon) openState(ctx context.Context) error {
 		Kernel:       kernel{d.reconciler},
 		Host:         host.New(d.handle, func() []netip.Addr { return dns.Addrs(d.controller.Snapshot()) }),
 		Changed:      d.dns.Update, // so that names are served when a verb returns
+		Alive:        host.ProcessAlive,
 		RunDir:       d.cfg.Dirs.Run,
 		DefaultPools: d.cfg.DefaultPools,
 		Log:          d.log,
@@ -307,11 +308,12 @@ func (d *daemon) openAPI() error {
 	}
 	d.apiSocket = l
 	d.onClose("API socket", l.Close)
-	d.server = api.NewServer(api.Config{
+	d.server = server.New(server.Config{
 		Backend: &backend{daemon: d, Controller: d.controller},
 		Log:     d.log,
 		Version: d.version(),
 		RunDir:  d.cfg.Dirs.Run,
+		Alive:   host.ProcessAlive,
 	})
 	return nil
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/bench/world"
-	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 )
 
 // runVariable, when set, turns this test binary into a daemon or a cleanup of
@@ -111,9 +111,9 @@ func (n *node) start() *world.Process {
 	}
 }
 
-func (n *node) client() *api.Client {
+func (n *node) client() *client.Client {
 	n.Helper()
-	client, err := api.NewClient("unix://" + filepath.Join(n.dir, "run", socketName))
+	client, err := client.New("unix://" + filepath.Join(n.dir, "run", socketName))
 	if err != nil {
 		n.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
@@ -125,7 +126,7 @@ func findUplinkProblems() ([]string, error) {
 // daemonHealth queries the daemon's status. It returns one line that describes it, and the
 // status, or nil if there is none.
 func daemonHealth(ctx context.Context, host string) (string, *api.Status) {
-	client, err := api.NewClient(host)
+	client, err := client.New(host)
 	if err != nil {
 		return err.Error(), nil
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// Flows implements [api.Node].
+// Flows implements [server.Node].
 func (b *backend) Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow, error) {
 	match, err := b.flowMatcher(filter)
 	if err != nil {
@@ -43,7 +43,7 @@ func (b *backend) Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow,
 	return flows, nil
 }
 
-// FlushFlows implements [api.FlowFlusher].
+// FlushFlows implements [server.FlowFlusher].
 func (b *backend) FlushFlows(_ context.Context, filter api.FlowFilter) (int, error) {
 	match, err := b.flowMatcher(filter)
 	if err != nil {

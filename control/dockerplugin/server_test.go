@@ -23,6 +23,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/controller/controllertest"
+	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -46,7 +47,7 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(func() { s.Close() })
 	// The pools of the daemon whose requests were recorded.
 	pools := []ipam.DefaultPool{{Base: netip.MustParsePrefix("172.17.0.0/16"), Size: 16}, {Base: netip.MustParsePrefix("172.18.0.0/15"), Size: 16}}
-	c, err := controller.New(controller.Config{Store: s, Kernel: controllertest.Kernel{}, Host: controllertest.Host{Busy: 90}, RunDir: "/run/fl", DefaultPools: pools})
+	c, err := controller.New(controller.Config{Store: s, Kernel: controllertest.Kernel{}, Host: controllertest.Host{Busy: 90}, Alive: host.ProcessAlive, RunDir: "/run/fl", DefaultPools: pools})
 	if err != nil {
 		t.Fatal(err)
 	}

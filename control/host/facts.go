@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package host reads facts of the host that verbs depend on: its prefixes and addresses, free
-// ports, and the range of automatic ports. It changes nothing, and waits for no lock.
+// ports, the range of automatic ports, and processes. It changes nothing, and waits for no lock.
 package host
 
 import (

@@ -4,6 +4,7 @@ package model
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 )
 
@@ -37,6 +38,11 @@ func (r *Refusal) Error() string { return r.Text }
 
 // Unwrap returns the kind, for errors.Is(err, ErrConflict) and the like.
 func (r *Refusal) Unwrap() error { return r.Kind }
+
+// Refuse returns a refusal whose text names the object and the remedy.
+func Refuse(kind error, format string, args ...any) error {
+	return &Refusal{Kind: kind, Text: fmt.Sprintf(format, args...)}
+}
 
 // NoNetwork returns the refusal of a name or ID that does not belong to a network.
 func NoNetwork(ref string) error {

@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -107,7 +108,7 @@ func (p *Plugin) Setup(ctx context.Context, netns string, stdin []byte) ([]byte,
 		return nil, err
 	}
 	n, sb, err := c.Attach(ctx, want, spec)
-	if errors.Is(err, api.ErrUnreachable) {
+	if errors.Is(err, client.ErrUnreachable) {
 		// The daemon may have completed the request. If it stays unreachable, podman's teardown
 		// reports that.
 		_ = c.Detach(ctx, a.Network.Name, a.Options.InterfaceName)

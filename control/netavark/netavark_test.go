@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/test/attachtest"
@@ -410,7 +411,7 @@ func (c cut) CreateSandbox(ctx context.Context, name string, s api.SandboxCreate
 	created, err := c.Daemon.CreateSandbox(ctx, name, s)
 	if err == nil && !*c.lost {
 		*c.lost = true
-		return api.SandboxCreated{}, fmt.Errorf("%w: connection lost", api.ErrUnreachable)
+		return api.SandboxCreated{}, fmt.Errorf("%w: connection lost", client.ErrUnreachable)
 	}
 	return created, err
 }
@@ -420,7 +421,7 @@ func TestAnswerLost(t *testing.T) {
 	w := newWorld(t)
 	kept, lost := w.create(w.network(nil)), false
 	w.Dial = func(host string) (attach.Daemon, error) {
-		d, err := api.NewClient(host)
+		d, err := client.New(host)
 		return cut{d, &lost}, err
 	}
 	request := w.attachment(kept, keys{}, keys{})
@@ -436,7 +437,7 @@ func TestAnswerLost(t *testing.T) {
 func FuzzSetup(f *testing.F) {
 	f.Add([]byte(`{"container_id":"c","container_name":"c","port_mappings":[{"host_port":1,"container_port":1,"range":70000}],"network":{"name":"pods","id":"1"},"network_options":{"interface_name":"eth0"}}`))
 	f.Add([]byte(`{"name":"pods","id":"1","subnets":[null,{"subnet":"::/0"}],"options":null,"ipam_options":{"driver":"host-local"}}`))
-	p := Plugin{Stderr: io.Discard, Dial: func(string) (attach.Daemon, error) { return api.NewClient("unix:///nowhere") }}
+	p := Plugin{Stderr: io.Discard, Dial: func(string) (attach.Daemon, error) { return client.New("unix:///nowhere") }}
 	f.Fuzz(func(t *testing.T, request []byte) {
 		_, created := p.Create(t.Context(), request)
 		if n, err := parseNetwork(request); err == nil {

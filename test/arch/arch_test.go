@@ -47,11 +47,13 @@ var (
 		"control/store":                     {"control/model"},
 		"control/ipam":                      {"control/model"},
 		"control/controller":                {"control/model", "control/desired", "control/store", "control/ipam"},
-		"control/api":                       {"control/model", "control/desired", "control/httpserve"},
+		"control/api":                       {"control/model"},
+		"control/api/client":                {"control/api", "control/httpserve"},
+		"control/api/server":                {"control/api", "control/model", "control/desired", "control/httpserve"},
 		"control/httpserve":                 {},
-		"control/attach":                    {"control/api", "control/model"},
-		"control/cni":                       {"control/api", "control/attach", "control/model"},
-		"control/netavark":                  {"control/api", "control/attach", "control/model"},
+		"control/attach":                    {"control/api", "control/api/client", "control/model"},
+		"control/cni":                       {"control/api", "control/api/client", "control/attach", "control/model"},
+		"control/netavark":                  {"control/api", "control/api/client", "control/attach", "control/model"},
 		"control/dockerplugin":              {"control/model", "control/desired", "control/httpserve"},
 		"control/metrics":                   {},
 		"control/dns":                       {"control/model", "control/desired", "control/desired/persistent"},
@@ -64,8 +66,8 @@ var (
 		"control/controller/controllertest": {"control/model", "control/desired"},
 		"control/api/apitest":               {"control/api", "control/desired", "control/desired/desiredtest", "control/model"},
 		"cmd/fairlead":                      {"bench/...", "cmd/...", "control/..."},
-		"cmd/fairlead-cni":                  {"control/api", "control/attach", "control/cni"},
-		"cmd/fairlead-netavark":             {"control/api", "control/attach", "control/netavark"},
+		"cmd/fairlead-cni":                  {"control/api/client", "control/attach", "control/cni"},
+		"cmd/fairlead-netavark":             {"control/api/client", "control/attach", "control/netavark"},
 		"cmd/fairlead/demo":                 {"bench/world"},
 		"bench/world":                       {},
 		"bench":                             {"bench/..."},
@@ -101,7 +103,7 @@ var homes = map[string][]string{
 }
 
 // blind lists the packages that must not reach the kernel even indirectly.
-var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/store", "control/ipam", "control/controller", "control/api", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
+var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/store", "control/ipam", "control/controller", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
 
 func TestImportDirection(t *testing.T) {
 	for _, p := range list(t) {

@@ -33,7 +33,6 @@ const (
 // one small file a command, are to stay as they are.
 var split = map[string]struct{ lines, ties int }{
 	"cmd/fairlead":       {4000, 0},
-	"control/api":        {2200, 54},
 	"control/controller": {4000, 45},
 	"control/daemon":     {2250, 0},
 	"control/reconcile":  {3700, 48},

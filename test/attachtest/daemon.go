@@ -16,9 +16,12 @@ import (
 	"testing"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
+	"github.com/fairlead-net/fairlead/control/api/server"
 	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/controller/controllertest"
+	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
@@ -52,7 +55,7 @@ func (d *Daemon) Unserved() []netip.Addr { return d.Silent }
 func (d *Daemon) Flows(context.Context, api.FlowFilter) ([]api.Flow, error) { return nil, nil }
 
 // Dial returns a client of the daemon at a host.
-func Dial(host string) (attach.Daemon, error) { return api.NewClient(host) }
+func Dial(host string) (attach.Daemon, error) { return client.New(host) }
 
 // New starts a daemon on a host whose port 22 is in use.
 func New(t *testing.T) *Daemon {
@@ -68,7 +71,7 @@ func New(t *testing.T) *Daemon {
 	}
 	t.Cleanup(func() { st.Close() })
 	d := &Daemon{Socket: filepath.Join(dir, "sock")}
-	if d.Controller, err = controller.New(controller.Config{Store: st, Kernel: controllertest.Kernel{}, Host: controllertest.Host{Busy: 22}, RunDir: dir}); err != nil {
+	if d.Controller, err = controller.New(controller.Config{Store: st, Kernel: controllertest.Kernel{}, Host: controllertest.Host{Busy: 22}, Alive: host.ProcessAlive, RunDir: dir}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Start(t.Context()); err != nil {
@@ -81,7 +84,7 @@ func New(t *testing.T) *Daemon {
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() {
-		served <- api.NewServer(api.Config{Backend: d, RunDir: dir, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
+		served <- server.New(server.Config{Backend: d, Alive: host.ProcessAlive, RunDir: dir, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l)
 	}()
 	t.Cleanup(func() {
 		cancel()

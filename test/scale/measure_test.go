@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/test/lab"
 	"github.com/fairlead-net/fairlead/test/machine"
 )
@@ -23,7 +23,7 @@ import (
 // host is the crowded host with the state of the measurements.
 type host struct {
 	*lab.Lab
-	client *api.Client
+	client *client.Client
 	http   *http.Client
 	verbs  []string // in the order in which they were first measured
 	rounds map[string][][]time.Duration
@@ -32,7 +32,7 @@ type host struct {
 func newHost(t *testing.T) *host {
 	l := lab.New(t, lab.Config{})
 	socket := filepath.Join(l.Dir("run"), "api.sock")
-	client, err := api.NewClient("unix://" + socket)
+	client, err := client.New("unix://" + socket)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/world"
-	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
@@ -194,7 +194,7 @@ func detached(l *lab.Lab) {
 	program := l.Inspect("server").State
 	l.Fairlead("rm", "-f", "server")
 	// Its parent has exited, so this machine decides which process reaps it, and when.
-	if api.ProcessAlive(program.Pid, program.PidStart) {
+	if host.ProcessAlive(program.Pid, program.PidStart) {
 		l.Errorf("program %d is still running", program.Pid)
 	}
 }

@@ -22,7 +22,7 @@ import (
 // Created returns the creation time of everything in a Fake.
 func Created() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
 
-// Fake is an [api.Backend]. It records the requests.
+// Fake is a [server.Backend]. It records the requests.
 type Fake struct {
 	mu       sync.Mutex
 	snap     desiredtest.Plain
@@ -124,28 +124,28 @@ func (f *Fake) sandbox(ref string) (*model.Sandbox, error) {
 	return nil, model.NoSandbox(ref)
 }
 
-// Snapshot implements [api.Controller].
+// Snapshot implements [server.Controller].
 func (f *Fake) Snapshot() *desired.Snapshot {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.snap.Snapshot()
 }
 
-// Network implements [api.Controller].
+// Network implements [server.Controller].
 func (f *Fake) Network(ref string) (*model.Network, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.network(ref)
 }
 
-// Sandbox implements [api.Controller].
+// Sandbox implements [server.Controller].
 func (f *Fake) Sandbox(ref string) (*model.Sandbox, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.sandbox(ref)
 }
 
-// CreateNetwork implements [api.Controller].
+// CreateNetwork implements [server.Controller].
 func (f *Fake) CreateNetwork(_ context.Context, spec model.NetworkSpec) (*model.Network, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -161,7 +161,7 @@ func (f *Fake) CreateNetwork(_ context.Context, spec model.NetworkSpec) (*model.
 	return f.addNetwork(n), nil
 }
 
-// RemoveNetwork implements [api.Controller].
+// RemoveNetwork implements [server.Controller].
 func (f *Fake) RemoveNetwork(_ context.Context, ref string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -173,7 +173,7 @@ func (f *Fake) RemoveNetwork(_ context.Context, ref string) error {
 	return err
 }
 
-// ForceRemoveNetwork implements [api.Node].
+// ForceRemoveNetwork implements [server.Node].
 func (f *Fake) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	f.mu.Lock()
 	f.Events = append(f.Events, "force "+ref)
@@ -181,7 +181,7 @@ func (f *Fake) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	return f.RemoveNetwork(ctx, ref)
 }
 
-// PruneNetworks implements [api.Controller].
+// PruneNetworks implements [server.Controller].
 func (f *Fake) PruneNetworks(_ context.Context, keep func(*model.Network) bool) ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -195,7 +195,7 @@ func (f *Fake) PruneNetworks(_ context.Context, keep func(*model.Network) bool) 
 	return names, f.Err
 }
 
-// Connect implements [api.Controller].
+// Connect implements [server.Controller].
 func (f *Fake) Connect(_ context.Context, network, sandbox string, spec model.EndpointSpec) (*model.Endpoint, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -211,13 +211,13 @@ func (f *Fake) Connect(_ context.Context, network, sandbox string, spec model.En
 	return f.join(n, sb, len(f.Connects)), f.Err
 }
 
-// Disconnect implements [api.Controller].
+// Disconnect implements [server.Controller].
 func (f *Fake) Disconnect(_ context.Context, network, sandbox string, force bool) error {
 	f.event("disconnect %s %s force=%t", network, sandbox, force)
 	return f.Err
 }
 
-// CreateSandbox implements [api.Controller].
+// CreateSandbox implements [server.Controller].
 func (f *Fake) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
 	f.mu.Lock()
 	f.Specs = append(f.Specs, spec)
@@ -243,7 +243,7 @@ func (f *Fake) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*mode
 	return f.Add(sb, spec.Endpoint.Network), nil
 }
 
-// Warnings implements [api.Controller].
+// Warnings implements [server.Controller].
 func (f *Fake) Warnings(spec model.SandboxSpec) []string {
 	if spec.NetworkMode == model.NetworkHost && len(spec.Ports) > 0 {
 		return []string{"Published ports are discarded"}
@@ -251,7 +251,7 @@ func (f *Fake) Warnings(spec model.SandboxSpec) []string {
 	return nil
 }
 
-// RemoveSandbox implements [api.Controller].
+// RemoveSandbox implements [server.Controller].
 func (f *Fake) RemoveSandbox(_ context.Context, ref string, force bool) error {
 	f.mu.Lock()
 	sb, err := f.sandbox(ref)
@@ -265,13 +265,13 @@ func (f *Fake) RemoveSandbox(_ context.Context, ref string, force bool) error {
 	return nil
 }
 
-// SandboxStarted implements [api.Controller].
+// SandboxStarted implements [server.Controller].
 func (f *Fake) SandboxStarted(_ context.Context, ref string, pid int, start uint64) error {
 	f.event("started")
 	return f.change(ref, func(sb *model.Sandbox) { sb.PID, sb.PIDStart = pid, start })
 }
 
-// SandboxExited implements [api.Controller].
+// SandboxExited implements [server.Controller].
 func (f *Fake) SandboxExited(_ context.Context, ref string, code int) error {
 	f.event("exited %d", code)
 	return f.change(ref, func(sb *model.Sandbox) { sb.Exited, sb.ExitCode = true, code })
@@ -296,7 +296,7 @@ func (f *Fake) event(format string, args ...any) {
 	f.Events = append(f.Events, fmt.Sprintf(format, args...))
 }
 
-// Flows implements [api.Node].
+// Flows implements [server.Node].
 func (f *Fake) Flows(_ context.Context, filter api.FlowFilter) ([]api.Flow, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -304,7 +304,7 @@ func (f *Fake) Flows(_ context.Context, filter api.FlowFilter) ([]api.Flow, erro
 	return f.FlowList, f.Err
 }
 
-// FlushFlows implements [api.FlowFlusher].
+// FlushFlows implements [server.FlowFlusher].
 func (f *Fake) FlushFlows(_ context.Context, filter api.FlowFilter) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -312,14 +312,14 @@ func (f *Fake) FlushFlows(_ context.Context, filter api.FlowFilter) (int, error)
 	return len(f.FlowList), f.Err
 }
 
-// CheckSandbox implements [api.Node].
+// CheckSandbox implements [server.Node].
 func (f *Fake) CheckSandbox(_ context.Context, id string, want api.Expected) error {
 	f.event("check %s %v", id, want)
 	return f.Err
 }
 
-// Unserved implements [api.Node].
+// Unserved implements [server.Node].
 func (f *Fake) Unserved() []netip.Addr { return f.Missing }
 
-// Status implements [api.Node].
+// Status implements [server.Node].
 func (f *Fake) Status(context.Context) (api.Status, error) { return f.State, f.Err }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bench/vm/guest"
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -24,7 +25,7 @@ const (
 // limits checks that a sandbox with limits is refused, without leftovers, while the kernel
 // does not have tbf, and that it otherwise has limits that the daemon accepts as correct.
 func (w *world) limits() error {
-	client, err := api.NewClient(api.DefaultHost)
+	client, err := client.New(api.DefaultHost)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package api
+package server
 
 import (
 	"cmp"
@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -26,15 +27,15 @@ func (s *Server) view() *view {
 	return &view{snap: s.cfg.Backend.Snapshot(), runDir: s.cfg.RunDir, alive: s.cfg.Alive, unserved: sync.OnceValue(s.cfg.Backend.Unserved)}
 }
 
-func (v *view) network(n *model.Network, members bool) Network {
-	out := Network{
+func (v *view) network(n *model.Network, members bool) api.Network {
+	out := api.Network{
 		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver,
 		EnableIPv4: n.EnableIPv4, EnableIPv6: n.EnableIPv6, Internal: n.Internal,
-		IPAM:       IPAM{Driver: "default", Options: map[string]string{}, Config: []IPAMConfig{}},
-		Containers: map[string]NetworkMember{}, Options: notNil(n.Options), Labels: notNil(n.Labels),
+		IPAM:       api.IPAM{Driver: "default", Options: map[string]string{}, Config: []api.IPAMConfig{}},
+		Containers: map[string]api.NetworkMember{}, Options: notNil(n.Options), Labels: notNil(n.Labels),
 	}
 	for _, s := range n.Claimed() {
-		c := IPAMConfig{Subnet: prefixString(s.Prefix), IPRange: s.IPRange.String(), Gateway: model.AddrText(s.Gateway)}
+		c := api.IPAMConfig{Subnet: prefixString(s.Prefix), IPRange: s.IPRange.String(), Gateway: model.AddrText(s.Gateway)}
 		for name, a := range s.Aux {
 			if c.AuxiliaryAddresses == nil {
 				c.AuxiliaryAddresses = map[string]string{}
@@ -53,7 +54,7 @@ func (v *view) network(n *model.Network, members bool) Network {
 		if e.SandboxID == "" {
 			continue
 		}
-		m := NetworkMember{
+		m := api.NetworkMember{
 			EndpointID: e.ID, MacAddress: e.MAC.String(),
 			IPv4Address: prefixString(e.IPv4), IPv6Address: prefixString(e.IPv6),
 		}
@@ -65,54 +66,42 @@ func (v *view) network(n *model.Network, members bool) Network {
 	return out
 }
 
-func (v *view) state(sb *model.Sandbox) SandboxState {
-	st := SandboxState{Status: StatusCreated}
+func (v *view) state(sb *model.Sandbox) api.SandboxState {
+	st := api.SandboxState{Status: api.StatusCreated}
 	switch {
 	case sb.Exited:
-		st.Status = StatusExited
+		st.Status = api.StatusExited
 		if code := sb.ExitCode; code >= 0 { // otherwise the code is not known
 			st.ExitCode = &code
 		}
 	case sb.ManagedBy == model.ByEngine: // exists only while the engine runs the container
-		st = SandboxState{Status: StatusRunning, Running: true}
+		st = api.SandboxState{Status: api.StatusRunning, Running: true}
 	case sb.PID == 0:
 	case v.alive(sb.PID, sb.PIDStart):
-		st = SandboxState{Status: StatusRunning, Running: true, Pid: sb.PID, PidStart: sb.PIDStart}
+		st = api.SandboxState{Status: api.StatusRunning, Running: true, Pid: sb.PID, PidStart: sb.PIDStart}
 	default:
 		// A detached program does not have a parent that reports its status.
-		st.Status = StatusExited
+		st.Status = api.StatusExited
 	}
 	return st
 }
 
-func (v *view) sandbox(sb *model.Sandbox) Sandbox {
-	out := Sandbox{
+func (v *view) sandbox(sb *model.Sandbox) api.Sandbox {
+	out := api.Sandbox{
 		ID: sb.ID, Name: sb.Name, Created: sb.Created, State: v.state(sb), LogPath: v.logPath(sb.ID),
-		Config:     SandboxConfig{Hostname: sb.Hostname, Cmd: sb.Command, Labels: notNil(sb.Labels)},
-		HostConfig: HostConfig{NetworkMode: sb.NetworkMode, AutoRemove: sb.AutoRemove},
-		NetworkSettings: NetworkSettings{
-			SandboxKey: sb.NetNS, Owned: sb.OwnsNetNS(),
-			Ports: map[string][]PortBinding{}, Networks: map[string]EndpointSettings{},
+		Config: api.SandboxConfig{
+			Hostname: sb.Hostname, Cmd: sb.Command, Labels: notNil(sb.Labels), ExposedPorts: api.NewExposedPorts(sb.Expose),
 		},
-	}
-	for _, p := range sb.Expose {
-		if out.Config.ExposedPorts == nil {
-			out.Config.ExposedPorts = map[string]struct{}{}
-		}
-		out.Config.ExposedPorts[formatTarget(p)] = struct{}{}
-	}
-	if len(sb.Ports) > 0 {
-		out.HostConfig.PortBindings = map[string][]PortBinding{}
-	}
-	for _, p := range sb.Ports {
-		key := formatTarget(model.PortProto{Port: p.Port, Count: p.Count, Proto: p.Proto})
-		b := PortBinding{HostIP: model.AddrText(p.HostIP), HostPort: portRange{p.HostPort, p.Count}.String()}
-		out.HostConfig.PortBindings[key] = append(out.HostConfig.PortBindings[key], b)
+		HostConfig: api.HostConfig{NetworkMode: sb.NetworkMode, AutoRemove: sb.AutoRemove, PortBindings: api.NewPortBindings(requested(sb.Ports))},
+		NetworkSettings: api.NetworkSettings{
+			SandboxKey: sb.NetNS, Owned: sb.OwnsNetNS(),
+			Ports: map[string][]api.PortBinding{}, Networks: map[string]api.EndpointSettings{},
+		},
 	}
 	for _, p := range v.ports(sb) {
 		for i := range p.Count {
 			key := strconv.Itoa(int(p.PrivatePort+i)) + "/" + p.Type
-			b := PortBinding{HostIP: p.IP, HostPort: strconv.Itoa(int(p.PublicPort + i)), ClientSeenAs: p.ClientSeenAs}
+			b := api.PortBinding{HostIP: p.IP, HostPort: strconv.Itoa(int(p.PublicPort + i)), ClientSeenAs: p.ClientSeenAs}
 			out.NetworkSettings.Ports[key] = append(out.NetworkSettings.Ports[key], b)
 		}
 	}
@@ -124,20 +113,29 @@ func (v *view) sandbox(sb *model.Sandbox) Sandbox {
 	return out
 }
 
-// logPath returns the file for the program's output with run -d.
-func (v *view) logPath(id string) string {
-	return filepath.Join(v.runDir, "logs", id[:min(12, len(id))]+".log")
+// requested returns published ports in the form of a request for exactly these.
+func requested(ports []model.PortBinding) []model.PortSpec {
+	specs := make([]model.PortSpec, 0, len(ports))
+	for _, p := range ports {
+		specs = append(specs, model.PortSpec{HostIP: p.HostIP, HostPort: p.HostPort, HostCount: p.Count, Port: p.Port, Count: p.Count, Proto: p.Proto})
+	}
+	return specs
 }
 
-func endpointSettings(n *model.Network, e *model.Endpoint) EndpointSettings {
-	out := EndpointSettings{
+// logPath returns the file for the program's output with run -d.
+func (v *view) logPath(id string) string {
+	return filepath.Join(v.runDir, "logs", model.ShortID(id)+".log")
+}
+
+func endpointSettings(n *model.Network, e *model.Endpoint) api.EndpointSettings {
+	out := api.EndpointSettings{
 		Aliases: e.Aliases, NetworkID: e.NetworkID, EndpointID: e.ID, InterfaceName: e.IfName,
 		IPAddress: model.AddrText(e.IPv4.Addr()), GlobalIPv6Address: model.AddrText(e.IPv6.Addr()),
 		MacAddress: e.MAC.String(), DefaultRoute: e.Gateway,
-		Bandwidth: newBandwidth(e.Bandwidth),
+		Bandwidth: api.NewBandwidth(e.Bandwidth),
 	}
 	if e.FixedIPv4 || e.FixedIPv6 {
-		out.IPAMConfig = &EndpointIPAM{Leased: e.Leased}
+		out.IPAMConfig = &api.EndpointIPAM{Leased: e.Leased}
 	}
 	if e.FixedIPv4 {
 		out.IPAMConfig.IPv4Address = out.IPAddress
@@ -155,8 +153,8 @@ func endpointSettings(n *model.Network, e *model.Endpoint) EndpointSettings {
 }
 
 // ports lists the published ports of a sandbox, one entry per host address.
-func (v *view) ports(sb *model.Sandbox) []PortSummary {
-	out := []PortSummary{}
+func (v *view) ports(sb *model.Sandbox) []api.PortSummary {
+	out := []api.PortSummary{}
 	for e := range v.snap.EndpointsOf(sb.ID) {
 		n := v.snap.Network(e.NetworkID)
 		if n == nil || n.Internal {
@@ -165,7 +163,7 @@ func (v *view) ports(sb *model.Sandbox) []PortSummary {
 		for p := range v.snap.PublishesOf(e.ID) {
 			for _, ip := range hostAddrs(p.HostIP) {
 				if backend := n.Backend(e, ip); backend.IsValid() {
-					out = append(out, PortSummary{
+					out = append(out, api.PortSummary{
 						IP: ip.String(), PublicPort: p.HostPort, PrivatePort: p.Port, Count: p.Count, Type: p.Proto.String(),
 						ClientSeenAs: clientSeenAs(n, ip, backend),
 					})
@@ -173,7 +171,7 @@ func (v *view) ports(sb *model.Sandbox) []PortSummary {
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b PortSummary) int {
+	slices.SortFunc(out, func(a, b api.PortSummary) int {
 		return cmp.Or(cmp.Compare(a.PrivatePort, b.PrivatePort), cmp.Compare(a.Type, b.Type),
 			cmp.Compare(a.PublicPort, b.PublicPort), cmp.Compare(a.IP, b.IP))
 	})
@@ -182,7 +180,7 @@ func (v *view) ports(sb *model.Sandbox) []PortSummary {
 
 // foldPorts merges consecutive ports into one entry, because a list of a thousand sandboxes
 // with ten ports each consists mostly of ports.
-func foldPorts(ports []PortSummary) []PortSummary {
+func foldPorts(ports []api.PortSummary) []api.PortSummary {
 	type kind struct{ ip, proto string }
 	last := map[kind]int{} // index into out
 	out := ports[:0]
@@ -217,8 +215,8 @@ func clientSeenAs(n *model.Network, host, backend netip.Addr) string {
 	return model.AddrText(s.Gateway)
 }
 
-func (v *view) summary(sb *model.Sandbox) SandboxSummary {
-	out := SandboxSummary{
+func (v *view) summary(sb *model.Sandbox) api.SandboxSummary {
+	out := api.SandboxSummary{
 		ID: sb.ID, Name: sb.Name, Command: sb.Command, Created: sb.Created, State: v.state(sb),
 		NetworkMode: sb.NetworkMode, Networks: []string{}, Ports: foldPorts(v.ports(sb)), Labels: notNil(sb.Labels),
 	}
@@ -235,4 +233,11 @@ func notNil(m map[string]string) map[string]string {
 		return map[string]string{}
 	}
 	return m
+}
+
+func prefixString(p netip.Prefix) string {
+	if !p.IsValid() {
+		return ""
+	}
+	return p.String()
 }

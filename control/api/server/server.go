@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package api implements Fairlead's HTTP and JSON interface: a [Server] for a
-// [Backend], and the [Client] of the command line. Types have the form of the
-// Docker Engine API where it has an equivalent. The package does not access the kernel's
-// network state; it shows snapshots and forwards verbs.
-package api
+// Package server serves Fairlead's HTTP and JSON interface for a [Backend]. It does not access
+// the kernel's network state; it shows snapshots and forwards verbs.
+package server
 
 import (
 	"context"
@@ -19,15 +17,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/httpserve"
 	"github.com/fairlead-net/fairlead/control/model"
-)
-
-// Limits of the server.
-const (
-	MaxBody        = 1 << 20 // bytes of a request body
-	requestTimeout = httpserve.RequestTimeout
 )
 
 // Controller is the part of the Backend that reads and changes the model.
@@ -56,11 +49,11 @@ type Controller interface {
 // Node is the part of the Backend that represents the running daemon. A Node that
 // also implements FlowFlusher serves DELETE /conntrack.
 type Node interface {
-	Flows(ctx context.Context, filter FlowFilter) ([]Flow, error)
-	Status(ctx context.Context) (Status, error)
+	Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow, error)
+	Status(ctx context.Context) (api.Status, error)
 	// CheckSandbox checks a sandbox's interfaces in the kernel immediately and repairs
 	// them. It returns an error for what cannot be repaired or differs from want.
-	CheckSandbox(ctx context.Context, id string, want Expected) error
+	CheckSandbox(ctx context.Context, id string, want api.Expected) error
 	// ForceRemoveNetwork removes a network, also an engine-managed one that the
 	// engine no longer has.
 	ForceRemoveNetwork(ctx context.Context, ref string) error
@@ -76,16 +69,16 @@ type Backend interface {
 
 // FlowFlusher is implemented by a Backend that can remove flows.
 type FlowFlusher interface {
-	FlushFlows(ctx context.Context, filter FlowFilter) (int, error)
+	FlushFlows(ctx context.Context, filter api.FlowFilter) (int, error)
 }
 
 // Config configures a Server.
 type Config struct {
 	Backend Backend      // required
 	Log     *slog.Logger // required
-	Version Version      // returned by GET /version
+	Version api.Version  // returned by GET /version
 	RunDir  string       // contains the directory logs, for detached programs
-	// Alive reports whether a process is still running. The default looks into /proc.
+	// Alive reports whether a process is still running. Required.
 	Alive func(pid int, start uint64) bool
 }
 
@@ -95,11 +88,8 @@ type Server struct {
 	mux *http.ServeMux
 }
 
-// NewServer returns a Server. Call [Server.Serve] to accept connections.
-func NewServer(cfg Config) *Server {
-	if cfg.Alive == nil {
-		cfg.Alive = ProcessAlive
-	}
+// New returns a Server. Call [Server.Serve] to accept connections.
+func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, mux: http.NewServeMux()}
 	for pattern, h := range map[string]handler{
 		"GET /_ping":                      s.ping,
@@ -142,23 +132,23 @@ type handler func(r *http.Request) (any, error)
 
 func (s *Server) wrap(h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		ctx, cancel := context.WithTimeout(r.Context(), httpserve.RequestTimeout)
 		defer cancel()
 		defer func() {
 			if p := recover(); p != nil {
 				s.cfg.Log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", p)
-				s.reply(w, r, http.StatusInternalServerError, errorBody{Message: "internal error; see the daemon's log"})
+				s.reply(w, r, http.StatusInternalServerError, api.ErrorBody{Message: "internal error; see the daemon's log"})
 			}
 		}()
-		r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
+		r.Body = http.MaxBytesReader(w, r.Body, api.MaxBody)
 		v, err := h(r.WithContext(ctx))
 		switch {
 		case err != nil:
-			code := statusOf(err)
+			code := api.StatusOf(err)
 			if code == http.StatusInternalServerError {
 				s.cfg.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 			}
-			s.reply(w, r, code, errorBody{Message: model.OneLine(err)})
+			s.reply(w, r, code, api.ErrorBody{Message: model.OneLine(err)})
 		case v == nil:
 			w.WriteHeader(http.StatusNoContent)
 		case strings.HasSuffix(r.URL.Path, "/create"):
@@ -184,7 +174,7 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request, code int, v any) 
 }
 
 func (s *Server) unknown(r *http.Request) (any, error) {
-	return nil, refuse(model.ErrNotFound, "no such operation: %s %s", r.Method, r.URL.Path)
+	return nil, model.Refuse(model.ErrNotFound, "no such operation: %s %s", r.Method, r.URL.Path)
 }
 
 func (s *Server) ping(*http.Request) (any, error) { return "OK", nil }
@@ -195,7 +185,7 @@ func (s *Server) status(r *http.Request) (any, error) {
 	return s.cfg.Backend.Status(r.Context())
 }
 
-// decode decodes the body into v. Unknown fields, a body larger than MaxBody, and
+// decode decodes the body into v. Unknown fields, a body larger than api.MaxBody, and
 // data after the object are errors.
 func decode(r *http.Request, v any) error {
 	d := json.NewDecoder(r.Body)
@@ -206,22 +196,22 @@ func decode(r *http.Request, v any) error {
 			return nil
 		}
 		if err == nil {
-			return refuse(model.ErrInvalid, "the request body has data after its JSON object")
+			return model.Refuse(model.ErrInvalid, "the request body has data after its JSON object")
 		}
 	}
 	var tooLarge *http.MaxBytesError
 	var typeErr *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &tooLarge):
-		return refuse(model.ErrInvalid, "the request body is larger than %d bytes", tooLarge.Limit)
+		return model.Refuse(model.ErrInvalid, "the request body is larger than %d bytes", tooLarge.Limit)
 	case errors.Is(err, io.EOF):
-		return refuse(model.ErrInvalid, "the request body is empty; send a JSON object")
+		return model.Refuse(model.ErrInvalid, "the request body is empty; send a JSON object")
 	case errors.As(err, &typeErr):
-		return refuse(model.ErrInvalid, "field %q of the request must be a %s, not a %s", typeErr.Field, typeErr.Type, typeErr.Value)
+		return model.Refuse(model.ErrInvalid, "field %q of the request must be a %s, not a %s", typeErr.Field, typeErr.Type, typeErr.Value)
 	}
 	// encoding/json does not have a type for this error.
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		return refuse(model.ErrInvalid, "unknown field %s in the request", field)
+		return model.Refuse(model.ErrInvalid, "unknown field %s in the request", field)
 	}
-	return refuse(model.ErrInvalid, "the request body is not valid JSON: %v", err)
+	return model.Refuse(model.ErrInvalid, "the request body is not valid JSON: %v", err)
 }

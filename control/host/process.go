@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package api
+package host
 
 import (
 	"bytes"
@@ -16,11 +16,11 @@ func ProcessStart(pid int) (uint64, error) {
 	return start, err
 }
 
-// ProcessAlive reports whether the process with that PID and start time is running.
-// A zombie is not running.
+// ProcessAlive reports whether the process with that PID and start time is running; start 0
+// matches any. A zombie is not running: it has exited, and only its exit status has not been read.
 func ProcessAlive(pid int, start uint64) bool {
 	got, state, err := processStat(pid)
-	return err == nil && got == start && state != 'Z' && state != 'X'
+	return err == nil && (start == 0 || got == start) && state != 'Z' && state != 'X'
 }
 
 func processStat(pid int) (start uint64, state byte, err error) {

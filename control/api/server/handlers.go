@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package api
+package server
 
 import (
 	"cmp"
 	"context"
 	"net/http"
-	"net/netip"
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -22,7 +21,7 @@ func (s *Server) networkList(r *http.Request) (any, error) {
 		return nil, err
 	}
 	v := s.view()
-	out := []Network{}
+	out := []api.Network{}
 	for _, n := range slices.SortedFunc(v.snap.Networks(), func(a, b *model.Network) int { return cmp.Compare(a.Name, b.Name) }) {
 		if f.network(n, v.snap.HasMembers(n.ID)) {
 			out = append(out, v.network(n, false))
@@ -40,11 +39,11 @@ func (s *Server) networkInspect(r *http.Request) (any, error) {
 }
 
 func (s *Server) networkCreate(r *http.Request) (any, error) {
-	var body NetworkCreate
+	var body api.NetworkCreate
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
-	spec, err := body.spec()
+	spec, err := body.Spec()
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +51,7 @@ func (s *Server) networkCreate(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NetworkCreated{ID: n.ID}, nil
+	return api.NetworkCreated{ID: n.ID}, nil
 }
 
 func (s *Server) networkRemove(r *http.Request) (any, error) {
@@ -85,16 +84,16 @@ func (s *Server) networkPrune(r *http.Request) (any, error) {
 	if names == nil {
 		names = []string{}
 	}
-	return NetworksPruned{NetworksDeleted: names}, nil
+	return api.NetworksPruned{NetworksDeleted: names}, nil
 }
 
 func (s *Server) networkConnect(r *http.Request) (any, error) {
-	var body NetworkConnect
+	var body api.NetworkConnect
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
 	network := r.PathValue("ref")
-	spec, err := body.EndpointConfig.spec(network)
+	spec, err := body.EndpointConfig.Spec(network)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +102,7 @@ func (s *Server) networkConnect(r *http.Request) (any, error) {
 }
 
 func (s *Server) networkDisconnect(r *http.Request) (any, error) {
-	var body NetworkDisconnect
+	var body api.NetworkDisconnect
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
@@ -116,7 +115,7 @@ func (s *Server) sandboxList(r *http.Request) (any, error) {
 		return nil, err
 	}
 	v := s.view()
-	out := []SandboxSummary{}
+	out := []api.SandboxSummary{}
 	byAge := func(a, b *model.Sandbox) int {
 		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.Name, b.Name))
 	}
@@ -140,11 +139,11 @@ func (s *Server) sandboxInspect(r *http.Request) (any, error) {
 }
 
 func (s *Server) sandboxCreate(r *http.Request) (any, error) {
-	var body SandboxCreate
+	var body api.SandboxCreate
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
-	spec, err := body.spec(r.URL.Query().Get("name"))
+	spec, err := body.Spec(r.URL.Query().Get("name"))
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +156,7 @@ func (s *Server) sandboxCreate(r *http.Request) (any, error) {
 		return nil, cmp.Or(s.cfg.Backend.RemoveSandbox(context.WithoutCancel(r.Context()), sb.ID, true), r.Context().Err())
 	}
 	v := s.view()
-	created := SandboxCreated{Sandbox: v.sandbox(sb), Warnings: s.cfg.Backend.Warnings(spec)}
+	created := api.SandboxCreated{Sandbox: v.sandbox(sb), Warnings: s.cfg.Backend.Warnings(spec)}
 	if n, err := s.cfg.Backend.Network(sb.NetworkMode); err == nil {
 		joined := v.network(n, false)
 		created.Network = &joined
@@ -169,7 +168,7 @@ func parseForce(r *http.Request) (bool, error) {
 	text := r.URL.Query().Get("force")
 	force, err := strconv.ParseBool(cmp.Or(text, "false"))
 	if err != nil {
-		return false, refuse(model.ErrInvalid, "query parameter force must be true or false, not %q", text)
+		return false, model.Refuse(model.ErrInvalid, "query parameter force must be true or false, not %q", text)
 	}
 	return force, nil
 }
@@ -193,14 +192,9 @@ func (s *Server) sandboxRemove(r *http.Request) (any, error) {
 }
 
 func (s *Server) sandboxCheck(r *http.Request) (any, error) {
-	query := r.URL.Query()
-	want := Expected{EndpointID: query.Get("endpoint")}
-	for _, v := range query["gateway"] {
-		gateway, err := netip.ParseAddr(v)
-		if err != nil {
-			return nil, refuse(model.ErrInvalid, "gateway %q is not an IP address", v)
-		}
-		want.Gateways = append(want.Gateways, gateway)
+	want, err := api.ParseExpected(r.URL.Query())
+	if err != nil {
+		return nil, err
 	}
 	sb, err := s.cfg.Backend.Sandbox(r.PathValue("ref"))
 	if err != nil {
@@ -210,18 +204,18 @@ func (s *Server) sandboxCheck(r *http.Request) (any, error) {
 }
 
 func (s *Server) sandboxStarted(r *http.Request) (any, error) {
-	var body SandboxStarted
+	var body api.SandboxStarted
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
 	if body.Pid <= 0 {
-		return nil, refuse(model.ErrInvalid, "Pid must be a process ID, not %d", body.Pid)
+		return nil, model.Refuse(model.ErrInvalid, "Pid must be a process ID, not %d", body.Pid)
 	}
 	return nil, s.cfg.Backend.SandboxStarted(r.Context(), r.PathValue("ref"), body.Pid, body.PidStart)
 }
 
 func (s *Server) sandboxExited(r *http.Request) (any, error) {
-	var body SandboxExited
+	var body api.SandboxExited
 	if err := decode(r, &body); err != nil {
 		return nil, err
 	}
@@ -229,7 +223,7 @@ func (s *Server) sandboxExited(r *http.Request) (any, error) {
 }
 
 func (s *Server) flowList(r *http.Request) (any, error) {
-	f, err := parseFlowFilter(r)
+	f, err := api.ParseFlowFilter(r.URL.Query())
 	if err != nil {
 		return nil, err
 	}
@@ -238,65 +232,23 @@ func (s *Server) flowList(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if flows == nil {
-		flows = []Flow{}
+		flows = []api.Flow{}
 	}
 	return flows, nil
 }
 
 func (s *Server) flowFlush(r *http.Request) (any, error) {
-	f, err := parseFlowFilter(r)
+	f, err := api.ParseFlowFilter(r.URL.Query())
 	if err != nil {
 		return nil, err
 	}
 	flusher, ok := s.cfg.Backend.(FlowFlusher)
 	if !ok {
-		return nil, refuse(model.ErrNotSupported, "removing flows is not available in this daemon")
+		return nil, model.Refuse(model.ErrNotSupported, "removing flows is not available in this daemon")
 	}
 	n, err := flusher.FlushFlows(r.Context(), f)
 	if err != nil {
 		return nil, err
 	}
-	return FlowsFlushed{Removed: n}, nil
-}
-
-// parseAddrOrPrefix converts an address or prefix to its canonical form. "" matches all.
-func parseAddrOrPrefix(text string) (string, error) {
-	if !strings.Contains(text, "/") {
-		addr, err := parseAddr("address", text)
-		return model.AddrText(addr), err
-	}
-	prefix, err := netip.ParsePrefix(text)
-	if err != nil {
-		return "", refuse(model.ErrInvalid, "address %q is malformed (want the form 192.0.2.1 or 2001:db8::/64)", text)
-	}
-	return prefix.Masked().String(), nil
-}
-
-func parseFlowFilter(r *http.Request) (FlowFilter, error) {
-	q := r.URL.Query()
-	f := FlowFilter{
-		Protocol: strings.ToLower(q.Get("protocol")), State: strings.ToLower(q.Get("state")), Network: q.Get("network"),
-	}
-	var err error
-	if f.Address, err = parseAddrOrPrefix(q.Get("address")); err != nil {
-		return f, err
-	}
-	if p := q.Get("port"); p != "" {
-		if f.Port, err = parsePort(p); err != nil {
-			return f, refuse(model.ErrInvalid, "%v", err)
-		}
-	}
-	if l := q.Get("limit"); l != "" {
-		if f.Limit, err = strconv.Atoi(l); err != nil || f.Limit < 0 {
-			return f, refuse(model.ErrInvalid, "limit must be a number of 0 or more, not %q", l)
-		}
-	}
-	for key := range q {
-		switch key {
-		case "protocol", "state", "network", "address", "port", "limit":
-		default:
-			return f, refuse(model.ErrInvalid, "unknown query parameter %q", key)
-		}
-	}
-	return f, nil
+	return api.FlowsFlushed{Removed: n}, nil
 }

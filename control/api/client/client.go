@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package api
+// Package client is a client of the daemon's API, for the command line and the plugins.
+package client
 
 import (
 	"bytes"
@@ -15,10 +16,14 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/httpserve"
 )
 
-// DefaultHost is the daemon's default address.
-const DefaultHost = "unix:///run/fairlead/api.sock"
+// ErrUnreachable means that the daemon did not respond, so that it is not known whether
+// it executed the request.
+var ErrUnreachable = errors.New("daemon unreachable")
 
 // Client is a client of one daemon. It is safe for concurrent use.
 type Client struct {
@@ -26,12 +31,11 @@ type Client struct {
 	http   *http.Client
 }
 
-// NewClient returns a client of the daemon at host, unix:///PATH. It does not
-// connect yet.
-func NewClient(host string) (*Client, error) {
+// New returns a client of the daemon at host, unix:///PATH. It does not connect yet.
+func New(host string) (*Client, error) {
 	path, ok := strings.CutPrefix(host, "unix://")
 	if !ok || !strings.HasPrefix(path, "/") {
-		return nil, fmt.Errorf("host %q: want unix:///PATH, as in %s", host, DefaultHost)
+		return nil, fmt.Errorf("host %q: want unix:///PATH, as in %s", host, api.DefaultHost)
 	}
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -41,7 +45,7 @@ func NewClient(host string) (*Client, error) {
 		// A connection that is kept open breaks when the daemon restarts.
 		DisableKeepAlives: true,
 	}
-	return &Client{socket: path, http: &http.Client{Transport: transport, Timeout: requestTimeout}}, nil
+	return &Client{socket: path, http: &http.Client{Transport: transport, Timeout: httpserve.RequestTimeout}}, nil
 }
 
 // Socket returns the path of the daemon's socket.
@@ -56,8 +60,8 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 		if err != nil {
 			return fmt.Errorf("encode request %s %s: %w", method, path, err)
 		}
-		if len(b) > MaxBody {
-			return fmt.Errorf("request %s %s has %d bytes, the daemon accepts at most %d", method, path, len(b), MaxBody)
+		if len(b) > api.MaxBody {
+			return fmt.Errorf("request %s %s has %d bytes, the daemon accepts at most %d", method, path, len(b), api.MaxBody)
 		}
 		body = bytes.NewReader(b)
 	}
@@ -105,7 +109,7 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		text = fmt.Sprintf("no permission to use the daemon's socket %s; run as root or as a member of group fairlead", c.socket)
 	case errors.As(err, &timeout) && timeout.Timeout():
-		text = fmt.Sprintf("the daemon at %s does not answer within %s; see its log", c.socket, requestTimeout)
+		text = fmt.Sprintf("the daemon at %s does not answer within %s; see its log", c.socket, httpserve.RequestTimeout)
 	}
 	return &unreachableError{text: text, cause: err}
 }
@@ -121,22 +125,11 @@ func (e *unreachableError) Unwrap() []error { return []error{ErrUnreachable, e.c
 
 func readError(resp *http.Response) error {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	var body errorBody
+	var body api.ErrorBody
 	if err != nil || json.Unmarshal(b, &body) != nil || body.Message == "" {
 		body.Message = fmt.Sprintf("the daemon returned %s without an explanation", resp.Status)
 	}
-	return &Error{StatusCode: resp.StatusCode, Message: body.Message}
-}
-
-func (f Filters) query() url.Values {
-	if len(f) == 0 {
-		return nil
-	}
-	b, err := json.Marshal(f)
-	if err != nil { // lists of strings can always be encoded
-		panic(err)
-	}
-	return url.Values{"filters": {string(b)}}
+	return &api.Error{StatusCode: resp.StatusCode, Message: body.Message}
 }
 
 func get[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
@@ -146,28 +139,28 @@ func get[T any](ctx context.Context, c *Client, path string, query url.Values) (
 }
 
 // Status returns the status of the daemon.
-func (c *Client) Status(ctx context.Context) (Status, error) {
-	return get[Status](ctx, c, "/status", nil)
+func (c *Client) Status(ctx context.Context) (api.Status, error) {
+	return get[api.Status](ctx, c, "/status", nil)
 }
 
 // Version returns the version of the daemon.
-func (c *Client) Version(ctx context.Context) (Version, error) {
-	return get[Version](ctx, c, "/version", nil)
+func (c *Client) Version(ctx context.Context) (api.Version, error) {
+	return get[api.Version](ctx, c, "/version", nil)
 }
 
 // Networks lists networks by name, without their members.
-func (c *Client) Networks(ctx context.Context, f Filters) ([]Network, error) {
-	return get[[]Network](ctx, c, "/networks", f.query())
+func (c *Client) Networks(ctx context.Context, f api.Filters) ([]api.Network, error) {
+	return get[[]api.Network](ctx, c, "/networks", f.Query())
 }
 
 // Network inspects one network.
-func (c *Client) Network(ctx context.Context, ref string) (Network, error) {
-	return get[Network](ctx, c, networkPath(ref, ""), nil)
+func (c *Client) Network(ctx context.Context, ref string) (api.Network, error) {
+	return get[api.Network](ctx, c, networkPath(ref, ""), nil)
 }
 
 // CreateNetwork creates a network.
-func (c *Client) CreateNetwork(ctx context.Context, n NetworkCreate) (NetworkCreated, error) {
-	var out NetworkCreated
+func (c *Client) CreateNetwork(ctx context.Context, n api.NetworkCreate) (api.NetworkCreated, error) {
+	var out api.NetworkCreated
 	err := c.do(ctx, http.MethodPost, "/networks/create", nil, n, &out)
 	return out, err
 }
@@ -185,35 +178,35 @@ func (c *Client) ForceRemoveNetwork(ctx context.Context, ref string) error {
 
 // PruneNetworks removes all unused networks that match the filters, and
 // returns their names.
-func (c *Client) PruneNetworks(ctx context.Context, f Filters) ([]string, error) {
-	var out NetworksPruned
-	err := c.do(ctx, http.MethodPost, "/networks/prune", f.query(), nil, &out)
+func (c *Client) PruneNetworks(ctx context.Context, f api.Filters) ([]string, error) {
+	var out api.NetworksPruned
+	err := c.do(ctx, http.MethodPost, "/networks/prune", f.Query(), nil, &out)
 	return out.NetworksDeleted, err
 }
 
 // Connect attaches a sandbox to a network.
-func (c *Client) Connect(ctx context.Context, network string, n NetworkConnect) error {
+func (c *Client) Connect(ctx context.Context, network string, n api.NetworkConnect) error {
 	return c.do(ctx, http.MethodPost, networkPath(network, "/connect"), nil, n, nil)
 }
 
 // Disconnect detaches a sandbox from a network.
-func (c *Client) Disconnect(ctx context.Context, network string, n NetworkDisconnect) error {
+func (c *Client) Disconnect(ctx context.Context, network string, n api.NetworkDisconnect) error {
 	return c.do(ctx, http.MethodPost, networkPath(network, "/disconnect"), nil, n, nil)
 }
 
 // Sandboxes lists sandboxes, newest first.
-func (c *Client) Sandboxes(ctx context.Context, f Filters) ([]SandboxSummary, error) {
-	return get[[]SandboxSummary](ctx, c, "/sandboxes", f.query())
+func (c *Client) Sandboxes(ctx context.Context, f api.Filters) ([]api.SandboxSummary, error) {
+	return get[[]api.SandboxSummary](ctx, c, "/sandboxes", f.Query())
 }
 
 // Sandbox inspects one sandbox.
-func (c *Client) Sandbox(ctx context.Context, ref string) (Sandbox, error) {
-	return get[Sandbox](ctx, c, sandboxPath(ref, ""), nil)
+func (c *Client) Sandbox(ctx context.Context, ref string) (api.Sandbox, error) {
+	return get[api.Sandbox](ctx, c, sandboxPath(ref, ""), nil)
 }
 
 // CreateSandbox creates a sandbox. name may be empty.
-func (c *Client) CreateSandbox(ctx context.Context, name string, s SandboxCreate) (SandboxCreated, error) {
-	var out SandboxCreated
+func (c *Client) CreateSandbox(ctx context.Context, name string, s api.SandboxCreate) (api.SandboxCreated, error) {
+	var out api.SandboxCreated
 	err := c.do(ctx, http.MethodPost, "/sandboxes/create", url.Values{"name": {name}}, s, &out)
 	return out, err
 }
@@ -225,53 +218,30 @@ func (c *Client) RemoveSandbox(ctx context.Context, ref string, force bool) erro
 
 // CheckSandbox makes the daemon check a sandbox's interfaces immediately and repair
 // them. It returns an error for what cannot be repaired or differs from want.
-func (c *Client) CheckSandbox(ctx context.Context, ref string, want Expected) error {
-	query := url.Values{}
-	if want.EndpointID != "" {
-		query.Set("endpoint", want.EndpointID)
-	}
-	for _, gateway := range want.Gateways {
-		query.Add("gateway", gateway.String())
-	}
-	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/check"), query, nil, nil)
+func (c *Client) CheckSandbox(ctx context.Context, ref string, want api.Expected) error {
+	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/check"), want.Query(), nil, nil)
 }
 
 // SandboxStarted reports the program that runs in a sandbox.
-func (c *Client) SandboxStarted(ctx context.Context, ref string, s SandboxStarted) error {
+func (c *Client) SandboxStarted(ctx context.Context, ref string, s api.SandboxStarted) error {
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/started"), nil, s, nil)
 }
 
 // SandboxExited reports the exit of that program.
-func (c *Client) SandboxExited(ctx context.Context, ref string, s SandboxExited) error {
+func (c *Client) SandboxExited(ctx context.Context, ref string, s api.SandboxExited) error {
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/exited"), nil, s, nil)
 }
 
 // Flows lists tracked connections.
-func (c *Client) Flows(ctx context.Context, f FlowFilter) ([]Flow, error) {
-	return get[[]Flow](ctx, c, "/conntrack", f.query())
+func (c *Client) Flows(ctx context.Context, f api.FlowFilter) ([]api.Flow, error) {
+	return get[[]api.Flow](ctx, c, "/conntrack", f.Query())
 }
 
 // FlushFlows removes tracked connections and returns how many.
-func (c *Client) FlushFlows(ctx context.Context, f FlowFilter) (int, error) {
-	var out FlowsFlushed
-	err := c.do(ctx, http.MethodDelete, "/conntrack", f.query(), nil, &out)
+func (c *Client) FlushFlows(ctx context.Context, f api.FlowFilter) (int, error) {
+	var out api.FlowsFlushed
+	err := c.do(ctx, http.MethodDelete, "/conntrack", f.Query(), nil, &out)
 	return out.Removed, err
-}
-
-func (f FlowFilter) query() url.Values {
-	q := url.Values{}
-	set := func(key, value string) {
-		if value != "" && value != "0" {
-			q.Set(key, value)
-		}
-	}
-	set("protocol", f.Protocol)
-	set("state", f.State)
-	set("address", f.Address)
-	set("network", f.Network)
-	set("port", strconv.Itoa(int(f.Port)))
-	set("limit", strconv.Itoa(f.Limit))
-	return q
 }
 
 // networkPath escapes the reference, because names of networks may contain any character.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package api_test
+package server_test
 
 import (
 	"context"
@@ -23,11 +23,13 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/api/apitest"
+	"github.com/fairlead-net/fairlead/control/api/client"
+	"github.com/fairlead-net/fairlead/control/api/server"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // serve runs a server for the backend on its own socket, and returns a client.
-func serve(t *testing.T, b api.Backend) *api.Client {
+func serve(t *testing.T, b server.Backend) *client.Client {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "api.sock")
@@ -35,7 +37,7 @@ func serve(t *testing.T, b api.Backend) *api.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := api.NewServer(api.Config{
+	s := server.New(server.Config{
 		Backend: b, Log: slog.New(slog.DiscardHandler), RunDir: dir, Version: api.Version{Version: "v1"},
 		Alive: func(pid int, start uint64) bool { return pid == 42 && start == 7 },
 	})
@@ -48,7 +50,7 @@ func serve(t *testing.T, b api.Backend) *api.Client {
 			t.Error(err)
 		}
 	})
-	c, err := api.NewClient("unix://" + path)
+	c, err := client.New("unix://" + path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +58,7 @@ func serve(t *testing.T, b api.Backend) *api.Client {
 }
 
 // raw sends a request unchanged.
-func raw(t *testing.T, c *api.Client, method, path, body string) (int, string) {
+func raw(t *testing.T, c *client.Client, method, path, body string) (int, string) {
 	t.Helper()
 	hc := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", c.Socket())
@@ -361,28 +363,5 @@ func TestFlows(t *testing.T) {
 	}
 	if n, err := c.FlushFlows(t.Context(), api.FlowFilter{}); err != nil || n != 1 || f.Filter != (api.FlowFilter{}) {
 		t.Errorf("flush: %d, %v", n, err)
-	}
-}
-
-func TestUnreachable(t *testing.T) {
-	c, err := api.NewClient("unix:///nonexistent/api.sock")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = c.Status(t.Context())
-	if !errors.Is(err, api.ErrUnreachable) || !strings.Contains(err.Error(), `no daemon listens at /nonexistent/api.sock; start it with "fairlead daemon"`) {
-		t.Errorf("got %v", err)
-	}
-	for _, bad := range []string{"", "tcp://1.2.3.4:80", "unix://relative", "/run/x"} {
-		if _, err := api.NewClient(bad); err == nil {
-			t.Errorf("host %q accepted", bad)
-		}
-	}
-}
-
-func TestProcessAlive(t *testing.T) {
-	start, err := api.ProcessStart(os.Getpid())
-	if err != nil || !api.ProcessAlive(os.Getpid(), start) || api.ProcessAlive(os.Getpid(), start+1) || api.ProcessAlive(0, start) {
-		t.Errorf("own process: start %d, %v", start, err)
 	}
 }

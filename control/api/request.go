@@ -11,15 +11,16 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-func (c *NetworkCreate) spec() (model.NetworkSpec, error) {
+// Spec translates the request. It refuses features that are not supported.
+func (c *NetworkCreate) Spec() (model.NetworkSpec, error) {
 	spec := model.NetworkSpec{Name: c.Name, Driver: c.Driver, Internal: c.Internal, Options: c.Options, Labels: c.Labels}
 	switch {
 	case slices.Contains([]string{"overlay", "macvlan", "ipvlan"}, c.Driver):
-		return spec, refuse(model.ErrNotSupported, "network driver %q is not available yet; use \"bridge\"", c.Driver)
+		return spec, model.Refuse(model.ErrNotSupported, "network driver %q is not available yet; use \"bridge\"", c.Driver)
 	case c.Scope != "" && c.Scope != "local":
-		return spec, refuse(model.ErrNotSupported, "scope %q is not available yet; use \"local\"", c.Scope)
+		return spec, model.Refuse(model.ErrNotSupported, "scope %q is not available yet; use \"local\"", c.Scope)
 	case c.Attachable, c.Ingress, c.ConfigOnly:
-		return spec, refuse(model.ErrNotSupported, "attachable, ingress and config-only networks are not available yet (leave these fields out)")
+		return spec, model.Refuse(model.ErrNotSupported, "attachable, ingress and config-only networks are not available yet (leave these fields out)")
 	}
 	spec.EnableIPv6 = c.EnableIPv6 != nil && *c.EnableIPv6
 	spec.NoIPv4 = c.EnableIPv4 != nil && !*c.EnableIPv4
@@ -27,10 +28,10 @@ func (c *NetworkCreate) spec() (model.NetworkSpec, error) {
 		return spec, nil
 	}
 	if d := c.IPAM.Driver; d != "" && d != "default" {
-		return spec, refuse(model.ErrNotSupported, "IPAM driver %q is not available yet; use \"default\"", d)
+		return spec, model.Refuse(model.ErrNotSupported, "IPAM driver %q is not available yet; use \"default\"", d)
 	}
 	if len(c.IPAM.Options) > 0 {
-		return spec, refuse(model.ErrNotSupported, "IPAM options are not available yet (leave them out)")
+		return spec, model.Refuse(model.ErrNotSupported, "IPAM options are not available yet (leave them out)")
 	}
 	for _, conf := range c.IPAM.Config {
 		subnet, err := conf.spec()
@@ -47,7 +48,7 @@ func (c *IPAMConfig) spec() (s model.SubnetSpec, err error) {
 		return s, err
 	}
 	if s.IPRange, err = model.ParseAddrRange(c.IPRange); err != nil {
-		return s, refuse(model.ErrInvalid, "invalid IP range: %v", err)
+		return s, model.Refuse(model.ErrInvalid, "invalid IP range: %v", err)
 	}
 	if s.Gateway, err = parseAddr("gateway", c.Gateway); err != nil {
 		return s, err
@@ -72,10 +73,10 @@ func parsePrefix(what, s string) (netip.Prefix, error) {
 	}
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
-		return p, refuse(model.ErrInvalid, "invalid %s %q: want ADDRESS/LENGTH, as in 10.1.0.0/16 or fd00:1::/64", what, s)
+		return p, model.Refuse(model.ErrInvalid, "invalid %s %q: want ADDRESS/LENGTH, as in 10.1.0.0/16 or fd00:1::/64", what, s)
 	}
 	if p != p.Masked() {
-		return p, refuse(model.ErrInvalid, "invalid %s %s: it should be %s", what, s, p.Masked())
+		return p, model.Refuse(model.ErrInvalid, "invalid %s %s: it should be %s", what, s, p.Masked())
 	}
 	return p, nil
 }
@@ -86,12 +87,13 @@ func parseAddr(what, s string) (netip.Addr, error) {
 	}
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Zone() != "" {
-		return a, refuse(model.ErrInvalid, "invalid %s %q: not an IP address", what, s)
+		return a, model.Refuse(model.ErrInvalid, "invalid %s %q: not an IP address", what, s)
 	}
 	return a.Unmap(), nil
 }
 
-func (c *EndpointConfig) spec(network string) (model.EndpointSpec, error) {
+// Spec translates the configuration of an endpoint in a network; nil is the default.
+func (c *EndpointConfig) Spec(network string) (model.EndpointSpec, error) {
 	spec := model.EndpointSpec{Network: network}
 	if c == nil {
 		return spec, nil
@@ -100,7 +102,7 @@ func (c *EndpointConfig) spec(network string) (model.EndpointSpec, error) {
 	if c.MacAddress != "" {
 		mac, err := model.ParseMAC(c.MacAddress)
 		if err != nil {
-			return spec, refuse(model.ErrInvalid, "%v", err)
+			return spec, model.Refuse(model.ErrInvalid, "%v", err)
 		}
 		spec.MAC = mac
 	}
@@ -115,10 +117,10 @@ func (c *EndpointConfig) spec(network string) (model.EndpointSpec, error) {
 		return spec, err
 	}
 	if spec.IPv4.IsValid() && !spec.IPv4.Is4() {
-		return spec, refuse(model.ErrInvalid, "invalid IPv4 address %q: that is IPv6", spec.IPv4)
+		return spec, model.Refuse(model.ErrInvalid, "invalid IPv4 address %q: that is IPv6", spec.IPv4)
 	}
 	if spec.IPv6.IsValid() && spec.IPv6.Is4() {
-		return spec, refuse(model.ErrInvalid, "invalid IPv6 address %q: that is IPv4", spec.IPv6)
+		return spec, model.Refuse(model.ErrInvalid, "invalid IPv6 address %q: that is IPv4", spec.IPv6)
 	}
 	spec.Leased = c.IPAMConfig.Leased
 	return spec, nil
@@ -134,8 +136,8 @@ func (b *Bandwidth) spec() model.Bandwidth {
 	}
 }
 
-// newBandwidth converts limits, and returns nil if there are none.
-func newBandwidth(b model.Bandwidth) *Bandwidth {
+// NewBandwidth converts limits, and returns nil if there are none.
+func NewBandwidth(b model.Bandwidth) *Bandwidth {
 	if b.IsZero() {
 		return nil
 	}
@@ -148,7 +150,7 @@ func newBandwidth(b model.Bandwidth) *Bandwidth {
 // NewEndpointConfig converts a spec to a part of a request. It does not contain the
 // network's name.
 func NewEndpointConfig(spec model.EndpointSpec) *EndpointConfig {
-	c := &EndpointConfig{Aliases: spec.Aliases, InterfaceName: spec.IfName, Bandwidth: newBandwidth(spec.Bandwidth)}
+	c := &EndpointConfig{Aliases: spec.Aliases, InterfaceName: spec.IfName, Bandwidth: NewBandwidth(spec.Bandwidth)}
 	if !spec.MAC.IsZero() {
 		c.MacAddress = spec.MAC.String()
 	}
@@ -158,7 +160,8 @@ func NewEndpointConfig(spec model.EndpointSpec) *EndpointConfig {
 	return c
 }
 
-func (c *SandboxCreate) spec(name string) (model.SandboxSpec, error) {
+// Spec translates the request for a sandbox of that name, which may be empty.
+func (c *SandboxCreate) Spec(name string) (model.SandboxSpec, error) {
 	spec := model.SandboxSpec{
 		Name: name, NetNS: c.NetNS, NetworkMode: c.HostConfig.NetworkMode, Hostname: c.Hostname,
 		Labels: c.Labels, Command: c.Cmd, AutoRemove: c.HostConfig.AutoRemove, PublishAll: c.HostConfig.PublishAllPorts,
@@ -170,9 +173,9 @@ func (c *SandboxCreate) spec(name string) (model.SandboxSpec, error) {
 	configs := c.NetworkingConfig.EndpointsConfig
 	for network, conf := range configs {
 		if len(configs) > 1 || network != spec.NetworkMode {
-			return spec, refuse(model.ErrInvalid, "NetworkingConfig may have one entry only, for the network %q of NetworkMode; connect the others after the creation", spec.NetworkMode)
+			return spec, model.Refuse(model.ErrInvalid, "NetworkingConfig may have one entry only, for the network %q of NetworkMode; connect the others after the creation", spec.NetworkMode)
 		}
-		if spec.Endpoint, err = conf.spec(network); err != nil {
+		if spec.Endpoint, err = conf.Spec(network); err != nil {
 			return spec, err
 		}
 	}
@@ -183,7 +186,7 @@ func (c *SandboxCreate) spec(name string) (model.SandboxSpec, error) {
 	for _, key := range slices.Sorted(maps.Keys(c.ExposedPorts)) {
 		p, err := ParseExpose(key)
 		if err != nil {
-			return spec, refuse(model.ErrInvalid, "%v", err)
+			return spec, model.Refuse(model.ErrInvalid, "%v", err)
 		}
 		spec.Expose = append(spec.Expose, p)
 	}
@@ -191,7 +194,7 @@ func (c *SandboxCreate) spec(name string) (model.SandboxSpec, error) {
 		for _, b := range c.HostConfig.PortBindings[key] {
 			p, err := b.spec(key)
 			if err != nil {
-				return spec, refuse(model.ErrInvalid, "published port %q: %v", key, err)
+				return spec, model.Refuse(model.ErrInvalid, "published port %q: %v", key, err)
 			}
 			spec.Ports = append(spec.Ports, p)
 		}
@@ -220,21 +223,11 @@ func isNetwork(mode string) bool {
 func NewSandboxCreate(spec model.SandboxSpec) SandboxCreate {
 	c := SandboxCreate{
 		Hostname: spec.Hostname, Cmd: spec.Command, Labels: spec.Labels, NetNS: spec.NetNS,
-		HostConfig: HostConfig{NetworkMode: spec.NetworkMode, AutoRemove: spec.AutoRemove, PublishAllPorts: spec.PublishAll},
-	}
-	if len(spec.Expose) > 0 {
-		c.ExposedPorts = map[string]struct{}{}
-	}
-	for _, p := range spec.Expose {
-		c.ExposedPorts[formatTarget(p)] = struct{}{}
-	}
-	if len(spec.Ports) > 0 {
-		c.HostConfig.PortBindings = map[string][]PortBinding{}
-	}
-	for _, p := range spec.Ports {
-		key := formatTarget(model.PortProto{Port: p.Port, Count: p.Count, Proto: p.Proto})
-		b := PortBinding{HostIP: model.AddrText(p.HostIP), HostPort: portRange{p.HostPort, p.HostCount}.String()}
-		c.HostConfig.PortBindings[key] = append(c.HostConfig.PortBindings[key], b)
+		ExposedPorts: NewExposedPorts(spec.Expose),
+		HostConfig: HostConfig{
+			NetworkMode: spec.NetworkMode, AutoRemove: spec.AutoRemove,
+			PublishAllPorts: spec.PublishAll, PortBindings: NewPortBindings(spec.Ports),
+		},
 	}
 	ep := spec.Endpoint
 	if ep.IPv4.IsValid() || ep.IPv6.IsValid() || !ep.MAC.IsZero() || ep.IfName != "" || len(ep.Aliases) > 0 || !ep.Bandwidth.IsZero() {
@@ -247,9 +240,29 @@ func NewSandboxCreate(spec model.SandboxSpec) SandboxCreate {
 	return c
 }
 
-func prefixString(p netip.Prefix) string {
-	if !p.IsValid() {
-		return ""
+// NewExposedPorts returns ports as keys of the form "80/tcp", nil if there are none.
+func NewExposedPorts(ports []model.PortProto) map[string]struct{} {
+	var keys map[string]struct{}
+	for _, p := range ports {
+		if keys == nil {
+			keys = map[string]struct{}{}
+		}
+		keys[formatTarget(p)] = struct{}{}
 	}
-	return p.String()
+	return keys
+}
+
+// NewPortBindings returns the host sides of published ports by the sandbox's side, nil if there
+// are none.
+func NewPortBindings(ports []model.PortSpec) map[string][]PortBinding {
+	var bindings map[string][]PortBinding
+	for _, p := range ports {
+		if bindings == nil {
+			bindings = map[string][]PortBinding{}
+		}
+		key := formatTarget(model.PortProto{Port: p.Port, Count: p.Count, Proto: p.Proto})
+		b := PortBinding{HostIP: model.AddrText(p.HostIP), HostPort: portRange{p.HostPort, p.HostCount}.String()}
+		bindings[key] = append(bindings[key], b)
+	}
+	return bindings
 }
