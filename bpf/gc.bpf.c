@@ -8,7 +8,23 @@
  * arrived in between (the kernel has no compare-and-delete for maps).
  */
 
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
 #include "lib/ct.h"
+#include "lib/tuple.h"
+
+/* fl_gc: input and output of gc_flows. User space writes keys of flows that look expired; the
+ * program checks again and removes both entries, so that a flow keeps them if a packet arrives
+ * in between. */
+#define GC_BATCH 256
+struct gc_batch {
+	__u32 now;     /* CLOCK_MONOTONIC, seconds */
+	__u32 count;   /* keys used */
+	__u32 removed; /* out */
+	__u32 force;   /* 1: remove even if not expired */
+	struct tuple keys[GC_BATCH];
+};
 
 /* Global, so that it is verified once and not for each turn of the loop. */
 __noinline int gc_one(const struct tuple *arg, __u32 now, bool force)

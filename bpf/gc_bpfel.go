@@ -39,77 +39,6 @@ type GCCtEntry struct {
 	Pend    uint32
 }
 
-type GCEndpoint struct {
-	_          structs.HostLayout
-	Ip4        GCIp
-	Ip6        GCIp
-	Gw4        GCIp
-	Gw6        GCIp
-	Mac        [6]uint8
-	GwMac      [6]uint8
-	Net        uint32
-	Flags      uint32
-	HostportIf uint32
-	GatewayIf  uint32
-	Mtu        uint32
-}
-
-type GCFdbEntry struct {
-	_       structs.HostLayout
-	Ifindex uint32
-	Flags   uint32
-}
-
-type GCFdbKey struct {
-	_   structs.HostLayout
-	Net uint32
-	Mac [6]uint8
-	Pad [2]uint8
-}
-
-type GCFlow struct {
-	_     structs.HostLayout
-	E     GCCtEntry
-	Reply GCCtEntry
-	Key   GCTuple
-	Rkey  GCTuple
-	Other GCTuple
-	St    struct {
-		_    structs.HostLayout
-		Ipv4 struct {
-			_     structs.HostLayout
-			Saddr uint32
-			Daddr uint32
-			Sport uint16
-			Dport uint16
-		}
-		_ [24]byte
-	}
-	HostSrc uint32
-	Gateway uint32
-	_       [4]byte
-}
-
-type GCFragEntry struct {
-	_       structs.HostLayout
-	Sport   uint16
-	Dport   uint16
-	Proto   uint8
-	Ask     uint8
-	Answer  uint8
-	Pad     uint8
-	Expires uint32
-}
-
-type GCFragKey struct {
-	_     structs.HostLayout
-	Saddr GCIp
-	Daddr GCIp
-	Id    uint32
-	Proto uint8
-	Pad   [3]uint8
-}
-
 type GCGcBatch struct {
 	_       structs.HostLayout
 	Now     uint32
@@ -119,95 +48,22 @@ type GCGcBatch struct {
 	Keys    [256]GCTuple
 }
 
-type GCHeld struct {
-	_       structs.HostLayout
-	Key     GCFragKey
-	State   uint32
-	Expires uint32
-	Ifindex uint32
-	Len     uint32
-	Frame   [2048]uint8
-}
-
-type GCIp struct {
-	_ structs.HostLayout
-	B [16]uint8
-}
-
-type GCNeighEntry struct {
-	_       structs.HostLayout
-	Mac     [6]uint8
-	Pad     [2]uint8
-	Ifindex uint32
-	Flags   uint32
-}
-
-type GCNeighKey struct {
-	_    structs.HostLayout
-	Addr GCIp
-	Net  uint32
-	Pad  uint32
-}
-
-type GCPublish struct {
-	_       structs.HostLayout
-	Addr    GCIp
-	Ifindex uint32
-	Id      uint32
-	Port    uint16
-	Pad     uint16
-	Net     uint32
-}
-
-type GCPublishKey struct {
-	_     structs.HostLayout
-	Addr  GCIp
-	Port  uint16
-	Proto uint8
-	Pad   [5]uint8
-}
-
-type GCSockRev struct {
-	_       structs.HostLayout
-	Addr    GCIp
-	Port    uint16
-	Pad     uint16
-	Publish uint32
-	Until   uint64
-}
-
-type GCSockRevKey struct {
-	_      structs.HostLayout
-	Cookie uint64
-	Addr   GCIp
-	Port   uint16
-	Pad    [6]uint8
-}
-
-type GCSubnetKey struct {
-	_         structs.HostLayout
-	Prefixlen uint32
-	Addr      GCIp
-}
-
 type GCTuple struct {
-	_      structs.HostLayout
-	Saddr  GCIp
-	Daddr  GCIp
+	_     structs.HostLayout
+	Saddr struct {
+		_ structs.HostLayout
+		B [16]uint8
+	}
+	Daddr struct {
+		_ structs.HostLayout
+		B [16]uint8
+	}
 	Sport  uint16
 	Dport  uint16
 	Proto  uint8
 	Ask    uint8
 	Answer uint8
 	Pad    uint8
-}
-
-type GCUplink struct {
-	_     structs.HostLayout
-	Ip4   GCIp
-	Ip6   GCIp
-	Flags uint32
-	Pad   uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -217,24 +73,10 @@ const (
 	GCMapFlCt           = "fl_ct"
 	GCMapFlCtNew        = "fl_ct_new"
 	GCMapFlCtUsed       = "fl_ct_used"
-	GCMapFlDrops        = "fl_drops"
-	GCMapFlEndpoint     = "fl_endpoint"
 	GCMapFlEvents       = "fl_events"
-	GCMapFlFdb          = "fl_fdb"
-	GCMapFlFrag         = "fl_frag"
 	GCMapFlGc           = "fl_gc"
-	GCMapFlHeld         = "fl_held"
-	GCMapFlHostaddr     = "fl_hostaddr"
-	GCMapFlHostnet      = "fl_hostnet"
-	GCMapFlNeigh        = "fl_neigh"
 	GCMapFlPaths        = "fl_paths"
-	GCMapFlPortbits     = "fl_portbits"
-	GCMapFlPublish      = "fl_publish"
-	GCMapFlScratch      = "fl_scratch"
-	GCMapFlSockRev      = "fl_sock_rev"
-	GCMapFlSubnet       = "fl_subnet"
 	GCMapFlTraffic      = "fl_traffic"
-	GCMapFlUplink       = "fl_uplink"
 	GCProgGcFlows       = "gc_flows"
 	GCVarCfgConntrack   = "cfg_conntrack"
 	GCVarCfgCtMax       = "cfg_ct_max"
@@ -296,27 +138,13 @@ type GCProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type GCMapSpecs struct {
-	FlCt       *ebpf.MapSpec `ebpf:"fl_ct"`
-	FlCtNew    *ebpf.MapSpec `ebpf:"fl_ct_new"`
-	FlCtUsed   *ebpf.MapSpec `ebpf:"fl_ct_used"`
-	FlDrops    *ebpf.MapSpec `ebpf:"fl_drops"`
-	FlEndpoint *ebpf.MapSpec `ebpf:"fl_endpoint"`
-	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
-	FlFdb      *ebpf.MapSpec `ebpf:"fl_fdb"`
-	FlFrag     *ebpf.MapSpec `ebpf:"fl_frag"`
-	FlGc       *ebpf.MapSpec `ebpf:"fl_gc"`
-	FlHeld     *ebpf.MapSpec `ebpf:"fl_held"`
-	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
-	FlHostnet  *ebpf.MapSpec `ebpf:"fl_hostnet"`
-	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
-	FlPaths    *ebpf.MapSpec `ebpf:"fl_paths"`
-	FlPortbits *ebpf.MapSpec `ebpf:"fl_portbits"`
-	FlPublish  *ebpf.MapSpec `ebpf:"fl_publish"`
-	FlScratch  *ebpf.MapSpec `ebpf:"fl_scratch"`
-	FlSockRev  *ebpf.MapSpec `ebpf:"fl_sock_rev"`
-	FlSubnet   *ebpf.MapSpec `ebpf:"fl_subnet"`
-	FlTraffic  *ebpf.MapSpec `ebpf:"fl_traffic"`
-	FlUplink   *ebpf.MapSpec `ebpf:"fl_uplink"`
+	FlCt      *ebpf.MapSpec `ebpf:"fl_ct"`
+	FlCtNew   *ebpf.MapSpec `ebpf:"fl_ct_new"`
+	FlCtUsed  *ebpf.MapSpec `ebpf:"fl_ct_used"`
+	FlEvents  *ebpf.MapSpec `ebpf:"fl_events"`
+	FlGc      *ebpf.MapSpec `ebpf:"fl_gc"`
+	FlPaths   *ebpf.MapSpec `ebpf:"fl_paths"`
+	FlTraffic *ebpf.MapSpec `ebpf:"fl_traffic"`
 }
 
 // GCVariableSpecs contains global variables before they are loaded into the kernel.
@@ -354,27 +182,13 @@ func (o *GCObjects) Close() error {
 //
 // It can be passed to LoadGCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type GCMaps struct {
-	FlCt       *ebpf.Map `ebpf:"fl_ct"`
-	FlCtNew    *ebpf.Map `ebpf:"fl_ct_new"`
-	FlCtUsed   *ebpf.Map `ebpf:"fl_ct_used"`
-	FlDrops    *ebpf.Map `ebpf:"fl_drops"`
-	FlEndpoint *ebpf.Map `ebpf:"fl_endpoint"`
-	FlEvents   *ebpf.Map `ebpf:"fl_events"`
-	FlFdb      *ebpf.Map `ebpf:"fl_fdb"`
-	FlFrag     *ebpf.Map `ebpf:"fl_frag"`
-	FlGc       *ebpf.Map `ebpf:"fl_gc"`
-	FlHeld     *ebpf.Map `ebpf:"fl_held"`
-	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
-	FlHostnet  *ebpf.Map `ebpf:"fl_hostnet"`
-	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
-	FlPaths    *ebpf.Map `ebpf:"fl_paths"`
-	FlPortbits *ebpf.Map `ebpf:"fl_portbits"`
-	FlPublish  *ebpf.Map `ebpf:"fl_publish"`
-	FlScratch  *ebpf.Map `ebpf:"fl_scratch"`
-	FlSockRev  *ebpf.Map `ebpf:"fl_sock_rev"`
-	FlSubnet   *ebpf.Map `ebpf:"fl_subnet"`
-	FlTraffic  *ebpf.Map `ebpf:"fl_traffic"`
-	FlUplink   *ebpf.Map `ebpf:"fl_uplink"`
+	FlCt      *ebpf.Map `ebpf:"fl_ct"`
+	FlCtNew   *ebpf.Map `ebpf:"fl_ct_new"`
+	FlCtUsed  *ebpf.Map `ebpf:"fl_ct_used"`
+	FlEvents  *ebpf.Map `ebpf:"fl_events"`
+	FlGc      *ebpf.Map `ebpf:"fl_gc"`
+	FlPaths   *ebpf.Map `ebpf:"fl_paths"`
+	FlTraffic *ebpf.Map `ebpf:"fl_traffic"`
 }
 
 func (m *GCMaps) Close() error {
@@ -382,24 +196,10 @@ func (m *GCMaps) Close() error {
 		m.FlCt,
 		m.FlCtNew,
 		m.FlCtUsed,
-		m.FlDrops,
-		m.FlEndpoint,
 		m.FlEvents,
-		m.FlFdb,
-		m.FlFrag,
 		m.FlGc,
-		m.FlHeld,
-		m.FlHostaddr,
-		m.FlHostnet,
-		m.FlNeigh,
 		m.FlPaths,
-		m.FlPortbits,
-		m.FlPublish,
-		m.FlScratch,
-		m.FlSockRev,
-		m.FlSubnet,
 		m.FlTraffic,
-		m.FlUplink,
 	)
 }
 

@@ -16,13 +16,17 @@
 
 #include <linux/bpf.h>
 #include <linux/in.h>
-#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
 #include <stdbool.h>
+#include <stddef.h>
+#include "lib/addr.h"
 #include "lib/config.h"
 #include "lib/count.h"
-#include "lib/ip.h"
-#include "lib/member.h"
+#include "lib/endpoint.h"
+#include "lib/hostaddr.h"
 #include "lib/portbits.h"
+#include "lib/publish.h"
+#include "lib/sock_rev.h"
 
 #define ALLOW 1
 #define REFUSE 0
@@ -74,13 +78,6 @@ static __always_inline void write_dest(struct bpf_sock_addr *ctx, const union ip
 	ctx->user_ip6[3] = addr->w[3];
 }
 
-static __always_inline struct publish *find(const union ip *addr, const struct dest *d)
-{
-	struct publish_key k = { .addr = *addr, .port = d->port, .proto = d->proto };
-
-	return bpf_map_lookup_elem(&fl_publish, &k);
-}
-
 /* The backend of destination *d, or NULL. */
 static __always_inline struct publish *backend_of(const struct dest *d)
 {
@@ -97,16 +94,13 @@ static __always_inline struct publish *backend_of(const struct dest *d)
 	/* Any other address is not local, whatever ports are published. */
 	if (!loopback && !unspecified && !host_addr(&d->addr))
 		return NULL;
-	b = find(&d->addr, d);
-	if (b || names_served(&d->addr, d->port))
-		return b;
-	b = find(&any, d);
-	if (b || ip_is4(&d->addr))
+	b = publish_find(&d->addr, d->port, d->proto);
+	if (b || ip_is4(&d->addr) || names_served(&d->addr, d->port))
 		return b;
 	/* [::1] of a port whose backend has IPv4 only: an IPv6 socket can speak
 	 * IPv4 (RFC 4291 section 2.5.5.2). */
 	ip_set4(&any, 0);
-	return find(&any, d);
+	return publish_find(&any, d->port, d->proto);
 }
 
 /* Can a socket call of this family reach the backend? An unconnected IPv6 socket cannot be
@@ -206,12 +200,8 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, bool is4)
 	if (is4)
 		ip_set4(&any, 0);
 	/* The wildcard address collides with every publish at this port. */
-	if (!ip_equal(&d.addr, &any) && !find(&d.addr, &d)) {
-		if (ip_is4(&d.addr))
-			ip_set4(&any, 0);
-		if (names_served(&d.addr, d.port) || !find(&any, &d))
-			return ALLOW;
-	}
+	if (!ip_equal(&d.addr, &any) && !publish_find(&d.addr, d.port, d.proto))
+		return ALLOW;
 	count_event(EV_SOCK_BIND_REFUSED);
 	bpf_set_retval(-EADDRINUSE);
 	return REFUSE;

@@ -19,26 +19,6 @@ type SockCounter struct {
 	Bytes   uint64
 }
 
-type SockCtEntry struct {
-	_       structs.HostLayout
-	Xlat    SockTuple
-	InIf    uint32
-	OutIf   uint32
-	Expires uint32
-	Publish uint32
-	Created uint32
-	Policy  uint32
-	Flags   uint16
-	Net     uint16
-	Node    uint16
-	State   uint8
-	Scale   uint8
-	End     uint32
-	Ack     uint32
-	Win     uint32
-	Pend    uint32
-}
-
 type SockEndpoint struct {
 	_          structs.HostLayout
 	Ip4        SockIp
@@ -52,49 +32,6 @@ type SockEndpoint struct {
 	HostportIf uint32
 	GatewayIf  uint32
 	Mtu        uint32
-}
-
-type SockFdbEntry struct {
-	_       structs.HostLayout
-	Ifindex uint32
-	Flags   uint32
-}
-
-type SockFdbKey struct {
-	_   structs.HostLayout
-	Net uint32
-	Mac [6]uint8
-	Pad [2]uint8
-}
-
-type SockFragEntry struct {
-	_       structs.HostLayout
-	Sport   uint16
-	Dport   uint16
-	Proto   uint8
-	Ask     uint8
-	Answer  uint8
-	Pad     uint8
-	Expires uint32
-}
-
-type SockFragKey struct {
-	_     structs.HostLayout
-	Saddr SockIp
-	Daddr SockIp
-	Id    uint32
-	Proto uint8
-	Pad   [3]uint8
-}
-
-type SockHeld struct {
-	_       structs.HostLayout
-	Key     SockFragKey
-	State   uint32
-	Expires uint32
-	Ifindex uint32
-	Len     uint32
-	Frame   [2048]uint8
 }
 
 type SockIp struct {
@@ -158,39 +95,12 @@ type SockSubnetKey struct {
 	Addr      SockIp
 }
 
-type SockTuple struct {
-	_      structs.HostLayout
-	Saddr  SockIp
-	Daddr  SockIp
-	Sport  uint16
-	Dport  uint16
-	Proto  uint8
-	Ask    uint8
-	Answer uint8
-	Pad    uint8
-}
-
-type SockUplink struct {
-	_     structs.HostLayout
-	Ip4   SockIp
-	Ip6   SockIp
-	Flags uint32
-	Pad   uint32
-}
-
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SockMapFlCt           = "fl_ct"
-	SockMapFlCtNew        = "fl_ct_new"
-	SockMapFlCtUsed       = "fl_ct_used"
-	SockMapFlDrops        = "fl_drops"
 	SockMapFlEndpoint     = "fl_endpoint"
 	SockMapFlEvents       = "fl_events"
-	SockMapFlFdb          = "fl_fdb"
-	SockMapFlFrag         = "fl_frag"
-	SockMapFlHeld         = "fl_held"
 	SockMapFlHostaddr     = "fl_hostaddr"
 	SockMapFlHostnet      = "fl_hostnet"
 	SockMapFlNeigh        = "fl_neigh"
@@ -200,7 +110,6 @@ const (
 	SockMapFlSockRev      = "fl_sock_rev"
 	SockMapFlSubnet       = "fl_subnet"
 	SockMapFlTraffic      = "fl_traffic"
-	SockMapFlUplink       = "fl_uplink"
 	SockProgBind4         = "bind4"
 	SockProgBind6         = "bind6"
 	SockProgConnect4      = "connect4"
@@ -219,7 +128,6 @@ const (
 	SockVarCfgNetnsCookie = "cfg_netns_cookie"
 	SockVarCfgSnatMax     = "cfg_snat_max"
 	SockVarCfgSnatMin     = "cfg_snat_min"
-	SockVarCfgTimeout     = "cfg_timeout"
 )
 
 // LoadSock returns the embedded CollectionSpec for Sock.
@@ -280,15 +188,8 @@ type SockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockMapSpecs struct {
-	FlCt       *ebpf.MapSpec `ebpf:"fl_ct"`
-	FlCtNew    *ebpf.MapSpec `ebpf:"fl_ct_new"`
-	FlCtUsed   *ebpf.MapSpec `ebpf:"fl_ct_used"`
-	FlDrops    *ebpf.MapSpec `ebpf:"fl_drops"`
 	FlEndpoint *ebpf.MapSpec `ebpf:"fl_endpoint"`
 	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
-	FlFdb      *ebpf.MapSpec `ebpf:"fl_fdb"`
-	FlFrag     *ebpf.MapSpec `ebpf:"fl_frag"`
-	FlHeld     *ebpf.MapSpec `ebpf:"fl_held"`
 	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
 	FlHostnet  *ebpf.MapSpec `ebpf:"fl_hostnet"`
 	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
@@ -298,7 +199,6 @@ type SockMapSpecs struct {
 	FlSockRev  *ebpf.MapSpec `ebpf:"fl_sock_rev"`
 	FlSubnet   *ebpf.MapSpec `ebpf:"fl_subnet"`
 	FlTraffic  *ebpf.MapSpec `ebpf:"fl_traffic"`
-	FlUplink   *ebpf.MapSpec `ebpf:"fl_uplink"`
 }
 
 // SockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -313,7 +213,6 @@ type SockVariableSpecs struct {
 	CfgNetnsCookie *ebpf.VariableSpec `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
 	CfgSnatMin     *ebpf.VariableSpec `ebpf:"cfg_snat_min"`
-	CfgTimeout     *ebpf.VariableSpec `ebpf:"cfg_timeout"`
 }
 
 // SockObjects contains all objects after they have been loaded into the kernel.
@@ -336,15 +235,8 @@ func (o *SockObjects) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockMaps struct {
-	FlCt       *ebpf.Map `ebpf:"fl_ct"`
-	FlCtNew    *ebpf.Map `ebpf:"fl_ct_new"`
-	FlCtUsed   *ebpf.Map `ebpf:"fl_ct_used"`
-	FlDrops    *ebpf.Map `ebpf:"fl_drops"`
 	FlEndpoint *ebpf.Map `ebpf:"fl_endpoint"`
 	FlEvents   *ebpf.Map `ebpf:"fl_events"`
-	FlFdb      *ebpf.Map `ebpf:"fl_fdb"`
-	FlFrag     *ebpf.Map `ebpf:"fl_frag"`
-	FlHeld     *ebpf.Map `ebpf:"fl_held"`
 	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
 	FlHostnet  *ebpf.Map `ebpf:"fl_hostnet"`
 	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
@@ -354,20 +246,12 @@ type SockMaps struct {
 	FlSockRev  *ebpf.Map `ebpf:"fl_sock_rev"`
 	FlSubnet   *ebpf.Map `ebpf:"fl_subnet"`
 	FlTraffic  *ebpf.Map `ebpf:"fl_traffic"`
-	FlUplink   *ebpf.Map `ebpf:"fl_uplink"`
 }
 
 func (m *SockMaps) Close() error {
 	return _SockClose(
-		m.FlCt,
-		m.FlCtNew,
-		m.FlCtUsed,
-		m.FlDrops,
 		m.FlEndpoint,
 		m.FlEvents,
-		m.FlFdb,
-		m.FlFrag,
-		m.FlHeld,
 		m.FlHostaddr,
 		m.FlHostnet,
 		m.FlNeigh,
@@ -377,7 +261,6 @@ func (m *SockMaps) Close() error {
 		m.FlSockRev,
 		m.FlSubnet,
 		m.FlTraffic,
-		m.FlUplink,
 	)
 }
 
@@ -393,7 +276,6 @@ type SockVariables struct {
 	CfgNetnsCookie *ebpf.Variable `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.Variable `ebpf:"cfg_snat_max"`
 	CfgSnatMin     *ebpf.Variable `ebpf:"cfg_snat_min"`
-	CfgTimeout     *ebpf.Variable `ebpf:"cfg_timeout"`
 }
 
 // SockPrograms contains all programs after they have been loaded into the kernel.

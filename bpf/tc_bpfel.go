@@ -332,23 +332,6 @@ type TCRouteSlot struct {
 	}
 }
 
-type TCSockRev struct {
-	_       structs.HostLayout
-	Addr    TCIp
-	Port    uint16
-	Pad     uint16
-	Publish uint32
-	Until   uint64
-}
-
-type TCSockRevKey struct {
-	_      structs.HostLayout
-	Cookie uint64
-	Addr   TCIp
-	Port   uint16
-	Pad    [6]uint8
-}
-
 type TCSubnetKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
@@ -429,7 +412,6 @@ const (
 	TCMapFlPublish        = "fl_publish"
 	TCMapFlRoute          = "fl_route"
 	TCMapFlScratch        = "fl_scratch"
-	TCMapFlSockRev        = "fl_sock_rev"
 	TCMapFlSubnet         = "fl_subnet"
 	TCMapFlTraffic        = "fl_traffic"
 	TCMapFlUplink         = "fl_uplink"
@@ -527,7 +509,6 @@ type TCMapSpecs struct {
 	FlPublish  *ebpf.MapSpec `ebpf:"fl_publish"`
 	FlRoute    *ebpf.MapSpec `ebpf:"fl_route"`
 	FlScratch  *ebpf.MapSpec `ebpf:"fl_scratch"`
-	FlSockRev  *ebpf.MapSpec `ebpf:"fl_sock_rev"`
 	FlSubnet   *ebpf.MapSpec `ebpf:"fl_subnet"`
 	FlTraffic  *ebpf.MapSpec `ebpf:"fl_traffic"`
 	FlUplink   *ebpf.MapSpec `ebpf:"fl_uplink"`
@@ -597,7 +578,6 @@ type TCMaps struct {
 	FlPublish  *ebpf.Map `ebpf:"fl_publish"`
 	FlRoute    *ebpf.Map `ebpf:"fl_route"`
 	FlScratch  *ebpf.Map `ebpf:"fl_scratch"`
-	FlSockRev  *ebpf.Map `ebpf:"fl_sock_rev"`
 	FlSubnet   *ebpf.Map `ebpf:"fl_subnet"`
 	FlTraffic  *ebpf.Map `ebpf:"fl_traffic"`
 	FlUplink   *ebpf.Map `ebpf:"fl_uplink"`
@@ -626,7 +606,6 @@ func (m *TCMaps) Close() error {
 		m.FlPublish,
 		m.FlRoute,
 		m.FlScratch,
-		m.FlSockRev,
 		m.FlSubnet,
 		m.FlTraffic,
 		m.FlUplink,

@@ -286,8 +286,7 @@ func (s *keySet) add(k bpf.TCTuple, e bpf.TCCtEntry) {
 }
 
 func gcTuple(t bpf.TCTuple) bpf.GCTuple {
-	return bpf.GCTuple{
-		Saddr: bpf.GCIp{B: t.Saddr.B}, Daddr: bpf.GCIp{B: t.Daddr.B},
-		Sport: t.Sport, Dport: t.Dport, Proto: t.Proto, Ask: t.Ask, Answer: t.Answer,
-	}
+	same := bpf.GCTuple{Sport: t.Sport, Dport: t.Dport, Proto: t.Proto, Ask: t.Ask, Answer: t.Answer}
+	same.Saddr.B, same.Daddr.B = t.Saddr.B, t.Daddr.B
+	return same
 }

@@ -39,8 +39,8 @@ func New(m map[string]*ebpf.Map, types *btf.Spec, gc func() error) (*Set, error)
 		}
 	}
 	s := &Set{lru: map[string]*ebpf.Map{
-		bpf.TCMapFlFrag:    m[bpf.TCMapFlFrag],
-		bpf.TCMapFlSockRev: m[bpf.TCMapFlSockRev],
+		bpf.TCMapFlFrag:      m[bpf.TCMapFlFrag],
+		bpf.SockMapFlSockRev: m[bpf.SockMapFlSockRev],
 	}}
 	if err := s.openOwned(m); err != nil {
 		return nil, err
@@ -102,7 +102,7 @@ func Names() []string {
 		bpf.TCMapFlEndpoint, bpf.TCMapFlFdb, bpf.TCMapFlNeigh, bpf.TCMapFlPublish,
 		bpf.TCMapFlPortbits, bpf.TCMapFlHostaddr, bpf.TCMapFlHostnet, bpf.TCMapFlSubnet, bpf.TCMapFlUplink,
 		// Written by the datapath.
-		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlCtUsed, bpf.TCMapFlFrag, bpf.TCMapFlSockRev,
+		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlCtUsed, bpf.TCMapFlFrag, bpf.SockMapFlSockRev,
 		bpf.TCMapFlDrops, bpf.TCMapFlPaths, bpf.TCMapFlTraffic, bpf.TCMapFlEvents,
 		// Used by both to exchange batches of flows to remove.
 		bpf.GCMapFlGc,
@@ -130,7 +130,7 @@ func (s *Set) Fills() ([]Fill, error) {
 	}
 	walked := map[string]*ebpf.Map{
 		bpf.TCMapFlCt: s.Conntrack.confirmed, bpf.TCMapFlCtNew: s.Conntrack.unconfirmed,
-		bpf.TCMapFlFrag: s.lru[bpf.TCMapFlFrag], bpf.TCMapFlSockRev: s.lru[bpf.TCMapFlSockRev],
+		bpf.TCMapFlFrag: s.lru[bpf.TCMapFlFrag], bpf.SockMapFlSockRev: s.lru[bpf.SockMapFlSockRev],
 	}
 	for name, m := range walked {
 		n, err := count(m)

@@ -3,8 +3,15 @@
 
 /* ARP (RFC 826), answered in the program for every member of the network. */
 
-#include "flood.h"
-#include "member.h"
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include "addr.h"
+#include "count.h"
+#include "drop.h"
+#include "endpoint.h"
+#include "neigh.h"
 
 /* <linux/if_arp.h> includes the C library. */
 #define ARPOP_REQUEST 1

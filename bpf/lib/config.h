@@ -3,10 +3,11 @@
 
 /*
  * Load-time configuration. The loader sets these before the programs are
- * verified; branches they decide are removed by the verifier.
+ * verified; branches they decide are removed by the verifier. It also sets max_entries of the
+ * maps whose size is an option; the sizes in the headers are the defaults.
  */
 
-#include "types.h"
+#include <linux/types.h>
 
 /* Cookie of the network namespace the daemon serves (SO_NETNS_COOKIE). */
 volatile const __u64 cfg_netns_cookie = 0;
@@ -30,12 +31,3 @@ volatile const __u8 cfg_conntrack = 0;
 
 /* Entries of fl_ct. */
 volatile const __u32 cfg_ct_max = 524288;
-
-/* Idle time after which a flow of each state expires, in seconds: the defaults of nf_conntrack
- * (Documentation/networking/nf_conntrack-sysctl.rst). */
-volatile const __u32 cfg_timeout[CT_STATE_MAX] = {
-	[CT_SYN_SENT] = 120,   [CT_SYN_RECV] = 60, [CT_ESTABLISHED] = 432000,
-	[CT_FIN_WAIT] = 120,   [CT_LAST_ACK] = 30, [CT_TIME_WAIT] = 120,
-	[CT_CLOSE] = 10,       [CT_UDP_NEW] = 30,  [CT_UDP_STREAM] = 120,
-	[CT_UDP_REPLIED] = 30, [CT_ICMP] = 30,	   [CT_OTHER] = 600,
-};

@@ -3,7 +3,25 @@
 
 /* The ways a packet leaves a program. Each counts its path. */
 
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+#include "config.h"
+#include "count.h"
+#include "ct.h"
+#include "drop.h"
+#include "endpoint.h"
+#include "fib.h"
 #include "nat.h"
+#include "pkt.h"
+#include "skb.h"
+#include "track.h"
+#include "tuple.h"
+#include "uplink.h"
 
 /* Delivers the packet as it is into the sandbox of endpoint ifindex, which has these flags. The
  * sandbox must not see marks of the host. A flow of the host may end here, too (hostflow.h). */
@@ -30,6 +48,12 @@ static __always_inline int to_host_port(struct __sk_buff *skb, __u32 hostport_if
 	count_traffic(net, DIR_TO_ENDPOINT, skb->len);
 	count_path(skb, path);
 	return bpf_redirect(hostport_if, 0);
+}
+
+/* Sends what BPF cannot handle to the host's stack, through the network's host port. */
+static __always_inline int to_stack(struct __sk_buff *skb, const struct endpoint *ep)
+{
+	return to_host_port(skb, ep->hostport_if, ep->net, PATH_STACK);
 }
 
 /* Decrements the hop limit. */
@@ -102,4 +126,33 @@ static __always_inline int route_to_sandbox(struct __sk_buff *skb, struct pkt *p
 	struct endpoint *ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
 
 	return ep ? route_to_endpoint(skb, p, to, ep, ifindex) : -DROP_ENDPOINT_GONE;
+}
+
+/* Sends the packet, translated to *to, to the next hop. */
+static __always_inline int to_next_hop(struct __sk_buff *skb, struct pkt *p, const struct tuple *to,
+				       struct next_hop *hop)
+{
+	int err = nat_rewrite(skb, p, to);
+
+	if (err)
+		return err;
+	err = decrement_ttl(skb, p);
+	if (err)
+		return err;
+	count_path(skb, PATH_NEIGH);
+	skb->mark = cfg_mark + hop->up_flags / UP_BELOW; /* to_uplink: already translated */
+	return bpf_redirect_neigh(hop->ifindex, &hop->nh, sizeof(hop->nh), 0);
+}
+
+/* Handles a packet of a known flow whose other end is the host's stack or beyond it. */
+static __always_inline int known_to_stack(struct __sk_buff *skb, struct pkt *p, struct ct_entry *e,
+					  bool confirmed)
+{
+	struct tuple to = e->xlat;
+	int err = ct_hit(p, e, confirmed);
+
+	if (err)
+		return err;
+	err = nat_rewrite(skb, p, &to);
+	return err ? err : VERDICT_NEXT;
 }

@@ -10,7 +10,14 @@
  * member is added or removed in between, another may miss the frame or receive it twice.
  */
 
-#include "deliver.h"
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+#include "config.h"
+#include "count.h"
+#include "drop.h"
+#include "endpoint.h"
 
 /* skb->mark of a frame that was sent to its own device again: this in the upper half, the
  * number of members that have their copy in the lower. A sandbox cannot set it, because marks

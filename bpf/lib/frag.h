@@ -1,17 +1,56 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-/*
- * Fragments in any order. Only the first has the ports; the others are matched to it by the fields
- * they share (fl_frag). A fragment that arrives before its first is held (fl_held) and received
- * again, at the device it arrived at, once the first has arrived. Nothing is reassembled:
- * fragments are forwarded as they are.
- */
+/* Fragments. Only the first has the ports; the others are matched to it by the fields they share. */
 
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <stddef.h>
+#include "addr.h"
+#include "clock.h"
+#include "drop.h"
 #include "pkt.h"
 
-/* Slots examined for a fragment, beginning with the one its hash selects. */
-#define HELD_WINDOW 64
+/* fl_frag: what a non-first fragment shares with its first -> what only the first has */
+struct frag_key {
+	union ip saddr;
+	union ip daddr;
+	__be32 id;  /* IPv4: 16 bits, zero-extended */
+	__u8 proto; /* of IPv4's header, or of IPv6's fragment header */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct frag_key) == 40, "struct frag_key");
+
+struct frag_entry {
+	__be16 sport;
+	__be16 dport;
+	__u8 proto; /* of layer 4 */
+	__u8 ask;   /* as struct tuple */
+	__u8 answer;
+	__u8 pad;
+	__u32 expires; /* CLOCK_MONOTONIC, seconds */
+};
+
+/* Ports of fragmented packets in flight, for as long as a receiver would wait for the rest; the
+ * oldest is evicted first. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct frag_key);
+	__type(value, struct frag_entry);
+} fl_frag SEC(".maps");
+
+/* The fields that the first and the later fragments of a packet share. */
+static __always_inline void frag_key_of(struct frag_key *k, const struct pkt *p)
+{
+	k->saddr = p->t.saddr;
+	k->daddr = p->t.daddr;
+	k->id = p->frag_id;
+	k->proto = p->frag_proto;
+	k->pad[0] = 0;
+	k->pad[1] = 0;
+	k->pad[2] = 0;
+}
 
 /* Seconds a receiver waits for missing fragments: net.ipv4.ipfrag_time, net.ipv6.ip6frag_time.
  * An ID may be reused after that (RFC 6864 section 4.3, RFC 8200 section 4.5). */
@@ -20,150 +59,29 @@ static __always_inline __u32 frag_lifetime(const struct pkt *p)
 	return p->flags & PKT_IP4 ? 30 : 60;
 }
 
-static __always_inline struct held *held_slot(__u32 i)
+/* The data recorded from the first of these fragments, while others may still arrive; else
+ * NULL. */
+static __always_inline struct frag_entry *frag_find(const struct frag_key *k)
 {
-	return bpf_map_lookup_elem(&fl_held, &i);
+	struct frag_entry *v = bpf_map_lookup_elem(&fl_frag, k);
+
+	return v && (__s32)(v->expires - now_seconds()) > 0 ? v : NULL;
 }
 
-/* The first slot for fragments with this key. */
-static __always_inline __u32 held_begin(const struct frag_key *k)
+static __always_inline int frag_recall(struct pkt *p)
 {
-	__u64 h = k->saddr.d[1] ^ k->daddr.d[1] ^ ((__u64)k->id << 8 | k->proto);
+	struct frag_entry *v;
+	struct frag_key k;
 
-	return (h * 0x9e3779b97f4a7c15ULL) >> 56; /* of HELD_SLOTS, 2^8 */
-}
-
-static __always_inline bool frag_key_equal(const struct frag_key *a, const struct frag_key *b)
-{
-	return ip_equal(&a->saddr, &b->saddr) && ip_equal(&a->daddr, &b->daddr) && a->id == b->id &&
-	       a->proto == b->proto;
-}
-
-/* A walk through the slots of one key. */
-struct held_walk {
-	struct __sk_buff *skb;
-	struct frag_key key;
-	__u32 begin;
-	__u32 now;
-	__u32 expires;
-	__u32 done; /* 1 + the index of the slot that was filled, or the number of slots emptied */
-};
-
-static long held_put(__u32 i, struct held_walk *w)
-{
-	struct held *s = held_slot((w->begin + i) % HELD_SLOTS);
-	__u32 state, len = w->skb->len;
-
-	if (!s)
-		return 1;
-	state = s->state;
-	/* Only a program that was not run to its end leaves a slot busy. */
-	if (state != HELD_FREE && (__s32)(s->expires - w->now) > 0)
-		return 0;
-	if (__sync_val_compare_and_swap(&s->state, state, HELD_BUSY) != state)
-		return 0;
-	s->key = w->key;
-	s->expires = w->expires;
-	s->ifindex = w->skb->ifindex;
-	s->len = len;
-	barrier_var(len); /* or clang removes the check that the verifier needs */
-	if (len < ETH_HLEN || len > HELD_FRAME || bpf_skb_load_bytes(w->skb, 0, s->frame, len)) {
-		s->state = HELD_FREE;
-		return 1;
-	}
-	s->state = HELD_FULL;
-	w->done = i + 1;
-	return 1;
-}
-
-/* Holds later fragment p until its first arrives. Returns false if there is no room, or if it
- * is too large. Global, so that it is verified once. */
-__noinline int frag_hold(struct __sk_buff *skb, const struct pkt *p)
-{
-	struct held_walk w = { .skb = skb };
-	struct held *summary = held_slot(HELD_SLOTS);
-
-	if (!p || !summary || skb->len > HELD_FRAME || !(p->flags & PKT_FRAG_LATER))
-		return 0;
-	frag_key_of(&w.key, p);
-	w.begin = held_begin(&w.key);
-	w.now = now_seconds();
-	w.expires = w.now + frag_lifetime(p);
-	bpf_loop(HELD_WINDOW, held_put, &w, 0);
-	if (!w.done)
-		return 0;
-	summary->expires = w.expires;
-	count_path(skb, PATH_HELD);
-	/* The first may have arrived on another processor since the lookup and found nothing
-	 * here. Then this fragment is received again at once, unless another processor has
-	 * taken it. */
-	if (frag_find(&w.key)) {
-		struct held *s = held_slot((w.begin + w.done - 1) % HELD_SLOTS);
-
-		if (s && __sync_val_compare_and_swap(&s->state, HELD_FULL, HELD_FREE) == HELD_FULL)
-			bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
-	}
-	return 1;
-}
-
-/* Replaces the packet by the frame held in s. */
-static __always_inline bool held_load(struct __sk_buff *skb, struct held *s)
-{
-	__u32 len = s->len;
-
-	if (bpf_skb_change_tail(skb, len, 0))
-		return false;
-	barrier_var(len);
-	if (len < ETH_HLEN || len > HELD_FRAME)
-		return false;
-	return !bpf_skb_store_bytes(skb, 0, s->frame, len,
-				    BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH);
-}
-
-static long held_take(__u32 i, struct held_walk *w)
-{
-	struct held *s = held_slot((w->begin + i) % HELD_SLOTS);
-
-	if (!s)
-		return 1;
-	if (s->state != HELD_FULL || !frag_key_equal(&s->key, &w->key) ||
-	    (__s32)(s->expires - w->now) <= 0)
-		return 0;
-	if (__sync_val_compare_and_swap(&s->state, HELD_FULL, HELD_BUSY) != HELD_FULL)
-		return 0;
-	w->done++;
-	if (held_load(w->skb, s))
-		bpf_clone_redirect(w->skb, s->ifindex, BPF_F_INGRESS);
-	s->state = HELD_FREE;
-	return 0;
-}
-
-/* The first fragment itself, while its packet is used to send the others. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct held);
-} fl_first SEC(".maps");
-
-/* Sends the fragments that wait for first fragment p to their devices again, behind it. Returns
- * 0 or -DROP_X. */
-static __noinline int frag_release(struct __sk_buff *skb, const struct frag_key *k)
-{
-	struct held_walk w = { .skb = skb, .key = *k, .begin = held_begin(k) };
-	__u32 zero = 0, len = skb->len;
-	struct held *first = bpf_map_lookup_elem(&fl_first, &zero);
-
-	if (!first || len > HELD_FRAME)
-		return 0;
-	first->len = len;
-	barrier_var(len);
-	if (len < ETH_HLEN || len > HELD_FRAME || bpf_skb_load_bytes(skb, 0, first->frame, len))
-		return 0;
-	w.now = now_seconds();
-	bpf_loop(HELD_WINDOW, held_take, &w, 0);
-	if (w.done && !held_load(skb, first))
-		return -DROP_NAT_FAILED;
+	frag_key_of(&k, p);
+	v = frag_find(&k);
+	if (!v)
+		return -DROP_FRAG_UNKNOWN;
+	p->t.sport = v->sport;
+	p->t.dport = v->dport;
+	p->t.proto = v->proto;
+	p->t.ask = v->ask;
+	p->t.answer = v->answer;
 	return 0;
 }
 
@@ -183,32 +101,4 @@ static __always_inline void frag_remember(const struct pkt *p)
 	v.answer = p->t.answer;
 	v.expires = now_seconds() + frag_lifetime(p);
 	bpf_map_update_elem(&fl_frag, &k, &v, BPF_ANY);
-}
-
-/* frag_seen records the ports of first fragment p for those that follow and releases those that
- * arrived before it. Pointers into the packet are invalid afterwards. Returns 0 or -DROP_X.
- * Global, as frag_hold. */
-__noinline int frag_seen(struct __sk_buff *skb, const struct pkt *p)
-{
-	struct held *summary = held_slot(HELD_SLOTS);
-	struct frag_key k;
-
-	if (!p || !summary)
-		return 0;
-	frag_remember(p);
-	frag_key_of(&k, p);
-	if ((__s32)(summary->expires - now_seconds()) <= 0)
-		return 0; /* none are held */
-	return frag_release(skb, &k);
-}
-
-/* Runs after parse, which returned err, where fragments are matched to their first in any
- * order. 0: go on. TC_ACT_SHOT: the fragment is held. */
-static __always_inline int frag_follow(struct __sk_buff *skb, const struct pkt *p, int err)
-{
-	if (err == -DROP_FRAG_UNKNOWN && frag_hold(skb, p))
-		return TC_ACT_SHOT;
-	if (!err && p->flags & PKT_FRAG_FIRST)
-		return frag_seen(skb, p);
-	return err;
 }

@@ -8,7 +8,28 @@
  * changed. So the packet embedded in an ICMP error of the host may need translation, too.
  */
 
-#include "route.h"
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+#include "ct.h"
+#include "drop.h"
+#include "flow.h"
+#include "flow_create.h"
+#include "icmp.h"
+#include "icmp_error.h"
+#include "icmp_msg.h"
+#include "nat.h"
+#include "parse.h"
+#include "pkt.h"
+#include "skb.h"
+#include "track.h"
+#include "tuple.h"
 
 /* Can the packet have the ports of a flow translated to the gateway's address, or be an ICMP
  * error about one? Returns true when the headers at hand do not tell. */

@@ -3,11 +3,12 @@
 
 /* Lookup of sockets of the host itself. */
 
-#include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
 #include <linux/in.h>
+#include <bpf/bpf_helpers.h>
 #include <stdbool.h>
-#include "ip.h"
+#include "addr.h"
+#include "tuple.h"
 
 /* Fills *st with the flow a packet t belongs to at its receiver; returns the length to look up. */
 static __always_inline __u32 sock_tuple(struct bpf_sock_tuple *st, const struct tuple *t)
@@ -43,4 +44,20 @@ static __always_inline bool host_socket(struct __sk_buff *skb, struct bpf_sock_t
 		return false;
 	bpf_sk_release(sk);
 	return true;
+}
+
+/* Is the packet a reply to a socket of the host that is connected to its sender? The kernel
+ * chose its port, which happens to be published. */
+static __always_inline bool host_connected(struct __sk_buff *skb, const struct tuple *t)
+{
+	struct bpf_sock_tuple st;
+	struct bpf_sock *sk;
+	bool connected;
+
+	sk = bpf_sk_lookup_udp(skb, &st, sock_tuple(&st, t), BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return false;
+	connected = sk->dst_port;
+	bpf_sk_release(sk);
+	return connected;
 }

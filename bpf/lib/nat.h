@@ -3,48 +3,20 @@
 
 /* Rewriting packets to a translated tuple. */
 
-#include "config.h"
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+#include "addr.h"
+#include "csum.h"
+#include "drop.h"
+#include "pkt.h"
+#include "skb.h"
+#include "tuple.h"
 #include "xlat.h"
-
-#define CSUM_NONE (-1)
-
-/* Offset of the layer 4 checksum in its header, or CSUM_NONE. */
-static __always_inline int csum_offset(__u8 proto)
-{
-	switch (proto) {
-	case IPPROTO_TCP:
-		return 16;
-	case IPPROTO_UDP:
-		return 6;
-	case IPPROTO_ICMP:
-	case IPPROTO_ICMPV6:
-		return 2;
-	}
-	return CSUM_NONE;
-}
-
-/* A UDP checksum of 0 means that there is none; it stays 0 (RFC 768). */
-static __always_inline __u64 csum_flags(__u8 proto)
-{
-	return proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-}
-
-/* The change of a one's complement sum when words of *from become those of *to: bpf_csum_diff()
- * without its call. In mapped addresses only the last word can differ. */
-static __always_inline __u64 addr_diff(const union ip *from, const union ip *to, bool is4)
-{
-	__u64 sum = 0;
-
-	for (int i = is4 ? 3 : 0; i < 4; i++)
-		sum += (__u64)to->w[i] + (__u32)~from->w[i];
-	return sum;
-}
-
-/* The change of a sum when the ports of p become those of *to. */
-static __always_inline __u32 port_diff(const struct pkt *p, const struct tuple *to)
-{
-	return (__u32)to->sport + (__u16)~p->t.sport + to->dport + (__u16)~p->t.dport;
-}
 
 /* Updates the layer 4 checksum for the ports, or for the ICMP echo id. */
 static __always_inline int sum_ports(struct __sk_buff *skb, const struct pkt *p,

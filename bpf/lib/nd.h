@@ -3,7 +3,21 @@
 
 /* IPv6 neighbour discovery (RFC 4861), answered in the program like ARP. */
 
-#include "arp.h"
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in6.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+#include "addr.h"
+#include "count.h"
+#include "csum.h"
+#include "drop.h"
+#include "endpoint.h"
+#include "neigh.h"
+#include "parse.h"
+#include "pkt.h"
 
 #define ND_ROUTER_SOLICIT 133
 #define ND_ROUTER_ADVERT 134

@@ -6,8 +6,13 @@
  * about flows that other NATs of the host made.
  */
 
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
 #include "config.h"
 #include "hostsock.h"
+#include "tuple.h"
 
 #define NETNS_CURRENT (-1) /* BPF_F_CURRENT_NETNS */
 

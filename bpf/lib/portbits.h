@@ -3,10 +3,21 @@
 
 /* Is a port published at any address? One lookup in an array. */
 
-#include <bpf/bpf_endian.h>
+#include <linux/bpf.h>
 #include <linux/in.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
 #include <stdbool.h>
-#include "maps.h"
+
+/* One bit per port and protocol: is it published at any address? Saves all other packets the
+ * lookups in fl_publish, and excludes these ports from SNAT. */
+#define PORTBITS_WORDS 1024
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * PORTBITS_WORDS); /* TCP, then UDP */
+	__type(key, __u32);
+	__type(value, __u64);
+} fl_portbits SEC(".maps");
 
 static __always_inline bool port_published(__u8 proto, __be16 port)
 {

@@ -8,8 +8,12 @@
  * program parsed. So a frame is untagged here, or it is refused.
  */
 
+#include <linux/bpf.h>
 #include <linux/if_ether.h>
-#include "count.h"
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+#include "drop.h"
 
 #define VLAN_VID_MASK 0x0fff /* of the TCI, IEEE 802.1Q-2018 section 9.6 */
 

@@ -19,6 +19,10 @@
  *    cannot acknowledge exactly what it did not receive).
  */
 
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+#include "ct.h"
 #include "pkt.h"
 
 /* The smallest window that is assumed, to tolerate rounding and reordering: nf's

@@ -9,7 +9,22 @@
  * of any other. Only the headers of its packets differ, and this header changes those.
  */
 
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include "addr.h"
+#include "csum.h"
+#include "drop.h"
 #include "pkt.h"
+#include "tuple.h"
 
 #define FRAGHDR_LEN 8 /* RFC 8200 section 4.5 */
 #define FRAGHDR_OFFSET 0xfff8
@@ -66,11 +81,6 @@ static __always_inline struct xlat_work *xlat_scratch(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&fl_xlat, &zero);
-}
-
-static __always_inline bool pkt_is_fragment(const struct pkt *p)
-{
-	return p->flags & (PKT_FRAG_FIRST | PKT_FRAG_LATER);
 }
 
 /* Does translation to *to change the packet's family? */

@@ -9,7 +9,21 @@
  * checksum, which in IPv6 covers a pseudo-header.
  */
 
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include "csum.h"
+#include "drop.h"
 #include "icmp.h"
+#include "icmp_msg.h"
+#include "pkt.h"
+#include "tuple.h"
+#include "xlat.h"
 
 /* Bytes of the embedded packet's layer 4 that are kept. */
 #define XLAT_QUOTE_L4 (ICMP_QUOTE - sizeof(struct ipv6hdr))

@@ -10,7 +10,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 )
 
-// From bpf/lib/types.h and frag.h: how many fragments wait for their first fragment, how many
+// From bpf/lib/held.h and frag.h: how many fragments wait for their first fragment, how many
 // with the same hash, and their maximum size.
 const (
 	heldSlots  = 256

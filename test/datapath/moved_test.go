@@ -37,7 +37,7 @@ func (s *scenario) secondUplink(f family) (src netip.Addr, use, leave func()) {
 }
 
 // awaitRouteTick waits until the routes that the datapath caches are stale: ROUTE_TICK_SHIFT
-// in bpf/lib/route.h.
+// in bpf/lib/fib.h.
 func awaitRouteTick(tb testing.TB) {
 	tb.Helper()
 	tick := func() int64 {

@@ -13,7 +13,7 @@ import (
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
-// gatewayPortMax is GATEWAY_PORT_MAX of bpf/lib/flow.h.
+// gatewayPortMax is GATEWAY_PORT_MAX of bpf/lib/flow_create.h.
 const gatewayPortMax = 32767
 
 // No two flows have the same tuple in a sandbox or on the wire, whatever made them, and the

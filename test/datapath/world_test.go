@@ -43,6 +43,8 @@ func newWorld(tb testing.TB, cfg config) *world {
 	w.topology = build(tb, w.ns)
 	tc, err := bpf.LoadTC()
 	must(tb, err)
+	sock, err := bpf.LoadSock()
+	must(tb, err)
 	gc, err := bpf.LoadGC()
 	must(tb, err)
 	for name, n := range cfg.entries {
@@ -52,12 +54,14 @@ func newWorld(tb testing.TB, cfg config) *world {
 		w.to = noteRedirects(tb, tc)
 	}
 	w.load(tb, tc, cfg)
-	for name, m := range gc.Maps {
-		if t := tc.Maps[name]; t != nil {
-			m.MaxEntries = t.MaxEntries
+	for _, spec := range []*ebpf.CollectionSpec{sock, gc} {
+		for name, m := range spec.Maps {
+			if t := tc.Maps[name]; t != nil {
+				m.MaxEntries = t.MaxEntries
+			}
 		}
+		w.load(tb, spec, config{})
 	}
-	w.load(tb, gc, config{})
 	w.set, err = flmaps.New(w.tables, tc.Types, w.gc)
 	must(tb, err)
 	w.fill(tb, w.set)

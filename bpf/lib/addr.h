@@ -1,10 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-/* Addresses in the common 16-byte form. */
+/*
+ * Addresses. Both families have one 16-byte form: IPv6 as it is, IPv4 mapped (::ffff:a.b.c.d, RFC
+ * 4291 section 2.5.5.2).
+ *
+ * In all headers: NBO is network byte order, HBO host byte order. The structs of maps are shared
+ * with Go (bpf2go generates the Go side). None has implicit padding, so that two equal keys are
+ * equal bytes.
+ */
 
+#include <linux/bpf.h>
 #include <bpf/bpf_endian.h>
-#include "types.h"
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+
+union ip {
+	__u8 b[16]; /* first: bpf2go turns a union into its first member */
+	__be32 w[4];
+	__u64 d[2];
+};
 
 static __always_inline bool ip_equal(const union ip *a, const union ip *b)
 {
@@ -74,34 +89,4 @@ static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)
 {
 	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) |
 		 (a[5] ^ b[5]));
-}
-
-static __always_inline void tuple_reverse(struct tuple *out, const struct tuple *in)
-{
-	out->saddr = in->daddr;
-	out->daddr = in->saddr;
-	out->sport = in->dport;
-	out->dport = in->sport;
-	out->proto = in->proto;
-	out->ask = in->answer;
-	out->answer = in->ask;
-	out->pad = 0;
-}
-
-/* One branch instead of seven: each would double the paths the verifier walks. */
-static __always_inline bool tuple_equal(const struct tuple *a, const struct tuple *b)
-{
-	return !((a->saddr.d[0] ^ b->saddr.d[0]) | (a->saddr.d[1] ^ b->saddr.d[1]) |
-		 (a->daddr.d[0] ^ b->daddr.d[0]) | (a->daddr.d[1] ^ b->daddr.d[1]) |
-		 (a->sport ^ b->sport) | (a->dport ^ b->dport) | (a->proto ^ b->proto) |
-		 (a->ask ^ b->ask) | (a->answer ^ b->answer));
-}
-
-/* Folds a sum of words of any size into 16 bits. */
-static __always_inline __u16 csum_fold(__u64 sum)
-{
-	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + ((sum >> 32) & 0xffff) + (sum >> 48);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
 }

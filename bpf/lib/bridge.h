@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/* Frames from a member of a network to the MAC of another. */
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+#include "count.h"
+#include "ct.h"
+#include "deliver.h"
+#include "drop.h"
+#include "endpoint.h"
+#include "fdb.h"
+#include "held.h"
+#include "hostflow.h"
+#include "parse.h"
+#include "pkt.h"
+#include "track.h"
+#include "tuple.h"
+
+/* Handles a backend's reply to a client of its own network that used a published address. The
+ * reply must be translated, although it is addressed to a member. */
+__noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
+{
+	struct ct_entry *e;
+	struct tuple to;
+	bool confirmed;
+	__u32 out_if;
+	struct pkt p;
+	int err;
+
+	err = frag_follow(skb, &p, parse(skb, &p, eth_proto));
+	if (err == TC_ACT_SHOT || err == -DROP_NAT_FAILED)
+		return err;
+	if (err || p.flags & (PKT_ICMP_ERROR | PKT_ICMP_LOCAL))
+		return VERDICT_NEXT;
+	e = ct_find(&p.t, &confirmed);
+	if (!e || e->in_if != skb->ifindex || !e->out_if || p.ttl <= 1)
+		return VERDICT_NEXT;
+	err = known_hit(&p, e, confirmed, &to, &out_if);
+	return err ? err : route_to_sandbox(skb, &p, &to, out_if);
+}
+
+/* Bridges a frame to the MAC of a member; an unknown MAC is refused. */
+static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *ep,
+				  const struct ethhdr *eth)
+{
+	struct fdb_key k = { .net = ep->net };
+	struct fdb_entry *dst;
+
+	__builtin_memcpy(k.mac, eth->h_dest, ETH_ALEN);
+	dst = bpf_map_lookup_elem(&fl_fdb, &k);
+	if (!dst || dst->ifindex == skb->ifindex)
+		return -DROP_NO_MEMBER;
+	if (dst->flags & EP_HOSTPORT)
+		return to_host_port(skb, dst->ifindex, ep->net, PATH_REDIRECT);
+	if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
+		return -DROP_ICC;
+	if (ep->flags & EP_HOSTPORT && dst->flags & EP_PUBLISHED && is_ip(eth->h_proto) &&
+	    gateway_port(skb, eth->h_proto)) {
+		int verdict = host_to_member(skb, eth->h_proto, ep->net, dst->ifindex);
+
+		if (verdict != VERDICT_NEXT)
+			return verdict;
+	}
+	return to_sandbox(skb, dst->ifindex, ep->net, dst->flags);
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/* Members of a network by MAC. */
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+/* fl_fdb: (network, MAC) -> */
+struct fdb_key {
+	__u32 net;
+	__u8 mac[6];
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct fdb_key) == 12, "struct fdb_key");
+
+struct fdb_entry {
+	__u32 ifindex; /* of the host end */
+	__u32 flags;   /* enum ep_flag of that endpoint: EP_HOSTPORT, … */
+};
+
+/* (network, MAC) -> device. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct fdb_key);
+	__type(value, struct fdb_entry);
+} fl_fdb SEC(".maps");

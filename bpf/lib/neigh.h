@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/* Members of a network by IP address. */
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <stddef.h>
+#include "addr.h"
+
+/* fl_neigh: (network, IP) -> */
+struct neigh_key {
+	union ip addr;
+	__u32 net;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct neigh_key) == 24, "struct neigh_key");
+
+struct neigh_entry {
+	__u8 mac[6];
+	__u8 pad[2];
+	__u32 ifindex; /* of the host end */
+	__u32 flags;   /* enum ep_flag of that endpoint */
+};
+_Static_assert(sizeof(struct neigh_entry) == 16, "struct neigh_entry");
+
+/* (network, IP) -> MAC and device; three a member: IPv4, IPv6, link-local. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 49152);
+	__type(key, struct neigh_key);
+	__type(value, struct neigh_entry);
+} fl_neigh SEC(".maps");
+
+static __always_inline int neigh_find(const union ip *a, __u32 net, struct neigh_entry **n)
+{
+	struct neigh_key k = { .addr = *a, .net = net };
+
+	*n = bpf_map_lookup_elem(&fl_neigh, &k);
+	return *n != NULL;
+}
