@@ -4,6 +4,7 @@ package engines
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,6 +54,9 @@ func TestDocker(t *testing.T) {
 			d.scene("compose", compose)
 			d.scene("moves", moves)
 			d.scene("lost", lost)
+			if k.Name != engine20.Name {
+				d.defaultOptions()
+			}
 		})
 	}
 }
@@ -253,6 +257,26 @@ func optionKeys(d *docker) {
 	d.refused("Docker ignores names", "run", "--name", "named", "--network", "name=routed,driver-opt="+keys+"endpoint.ifname=foo0", image)
 	d.docker("rm", "-f", "router", "behind", "named", "sixth")
 	d.docker("network", "rm", "routed", "six")
+}
+
+// defaultOptions starts the engine again, with an option that it adds to every network.
+func (d *docker) defaultOptions() {
+	d.engine.Kill()
+	d.kind.Flags = append(slices.Clone(d.kind.Flags), "--default-network-opt=fairlead="+keys+"enable_ipv6=true")
+	d.startEngine()
+	d.scene("default options", func(d *docker) {
+		// The client of 20.10 always says false.
+		d.Must(d.Host, "curl", "-sS", "--fail-with-body", "--unix-socket", socket, "-H", "Content-Type: application/json",
+			"-d", `{"Name":"plain","Driver":"fairlead"}`, "http://engine/networks/create")
+		if six := d.docker("network", "inspect", "-f", "{{.EnableIPv6}}", "plain"); six != "true" {
+			d.Errorf("IPv6 of the network: %s, want the engine's default, true", six)
+		}
+		member := d.run("member", "--network", "plain")
+		d.Ping(member, lab.Outside4)
+		d.Ping(member, lab.Outside6)
+		d.docker("rm", "-f", "member")
+		d.docker("network", "rm", "plain")
+	})
 }
 
 // The engine gives a container link-local addresses without a word to a plugin: packets from
