@@ -3,9 +3,11 @@
 package controller
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"path/filepath"
@@ -20,7 +22,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/desired/desiredtest"
-	"github.com/fairlead-net/fairlead/control/ipam"
+	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
 )
@@ -86,6 +88,8 @@ func (k *fakeKernel) EphemeralRange() (lo, hi uint16) { return k.lo, k.hi }
 // world is a controller under test with its environment.
 type world struct {
 	*Controller
+	state  *txn.State
+	log    bytes.Buffer
 	t      testing.TB
 	path   string
 	store  *store.Bolt
@@ -116,15 +120,38 @@ func newWorld(t testing.TB) *world {
 // kernelAndHost is implemented by the fakes.
 type kernelAndHost interface {
 	Kernel
-	HostFacts
+	txn.Realizer
+	txn.HostFacts
 }
 
-func (w *world) config(s store.Store, k kernelAndHost) Config {
-	return Config{
-		Store: s, Kernel: k, Host: k, RunDir: "/run/fl",
-		Alive: func(pid int, _ uint64) bool { return w.alive[pid] },
-		Now:   func() time.Time { return w.now },
+// open returns a controller that was not started, with its state.
+func (w *world) open(s store.Store, k kernelAndHost, change ...func(*txn.Config)) (*Controller, *txn.State) {
+	w.t.Helper()
+	cfg := txn.Config{
+		Store: s, Realizer: k, Host: k,
+		Now: func() time.Time { return w.now },
+		Log: slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{ReplaceAttr: withoutChanging})),
 	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	state, err := txn.New(cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c, err := New(state, Config{Kernel: k, RunDir: "/run/fl", Alive: func(pid int, _ uint64) bool { return w.alive[pid] }})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c, state
+}
+
+// withoutChanging leaves out attributes that differ from run to run.
+func withoutChanging(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey || a.Key == "id" || a.Key == "ipv4" || a.Key == "ipv6" {
+		return slog.Attr{}
+	}
+	return a
 }
 
 // restart kills the daemon at any point and starts another.
@@ -143,9 +170,7 @@ func (w *world) restart() {
 	if w.wrap != nil {
 		s = w.wrap(s)
 	}
-	if w.Controller, err = New(w.config(s, w.kernel)); err != nil {
-		w.t.Fatal(err)
-	}
+	w.Controller, w.state = w.open(s, w.kernel)
 	if err := w.Start(w.t.Context()); err != nil {
 		w.t.Fatal(err)
 	}
@@ -159,13 +184,9 @@ func (w *world) check() {
 		w.t.Errorf("snapshot: %v", err)
 	}
 	quiet := &fakeKernel{t: w.t}
-	cfg := w.config(w.store, quiet)
-	cfg.Alive = func(int, uint64) bool { return true } // so that it reaps nothing
-	cfg.StartGrace = 1000 * time.Hour
-	fresh, err := New(cfg)
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	fresh, state := w.open(w.store, quiet)
+	fresh.cfg.Alive = func(int, uint64) bool { return true } // so that it reaps nothing
+	fresh.cfg.StartGrace = 1000 * time.Hour
 	if err := fresh.Start(w.t.Context()); err != nil {
 		w.t.Fatal(err)
 	}
@@ -176,40 +197,9 @@ func (w *world) check() {
 	if diff := cmp.Diff(want, desiredtest.Of(fresh.Snapshot()), opts); diff != "" {
 		w.t.Errorf("memory (-) and store (+) differ:\n%s", diff)
 	}
-	for id, a := range w.addrs {
-		b := fresh.addrs[id]
-		if b == nil || !sameFree(a.v4, b.v4) || !sameFree(a.v6, b.v6) {
-			w.t.Errorf("address pools of network %s differ from the store's", model.ShortID(id))
-		}
+	if err := w.state.Compare(state); err != nil {
+		w.t.Errorf("indices in memory and those of the store: %v", err)
 	}
-	if len(w.addrs) != len(fresh.addrs) {
-		w.t.Errorf("%d networks have address pools, want %d", len(w.addrs), len(fresh.addrs))
-	}
-	count := func(x portIndex) map[string]int {
-		m := map[string]int{}
-		for k, cs := range x {
-			for _, c := range cs {
-				m[fmt.Sprint(k, c)]++
-			}
-		}
-		return m
-	}
-	for id, p := range fresh.pools {
-		if o := w.pools[id]; o == nil || p.Free() != o.Free() {
-			w.t.Errorf("pool %s differs from the store's", id)
-		}
-	}
-	if len(w.pools) != w.Snapshot().Counts().Pools {
-		w.t.Errorf("%d pools, want %d", len(w.pools), w.Snapshot().Counts().Pools)
-	}
-	if diff := cmp.Diff(count(w.ports), count(fresh.ports)); diff != "" {
-		w.t.Errorf("claimed ports in memory (-) and by the store (+):\n%s", diff)
-	}
-}
-
-// sameFree reports whether two pools have the same number of free addresses. Either may be nil.
-func sameFree(a, b *ipam.Pool) bool {
-	return (a == nil) == (b == nil) && (a == nil || a.Free() == b.Free())
 }
 
 // checkSnapshot checks the invariants of every state.
@@ -323,6 +313,13 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 	}
 }
 
+// overlap reports whether two host addresses cannot share a port. The zero address stands for
+// all addresses.
+func overlap(a, b netip.Addr) bool {
+	all := func(a netip.Addr) bool { return a.IsUnspecified() }
+	return !a.IsValid() || !b.IsValid() || a == b || a.Is4() == b.Is4() && (all(a) || all(b))
+}
+
 func (w *world) network(spec model.NetworkSpec) *model.Network {
 	w.t.Helper()
 	n, err := w.CreateNetwork(w.t.Context(), spec)
@@ -397,12 +394,8 @@ func tcp(hostIP string, host, hostCount, port, count uint16) model.PortSpec {
 func TestChanged(t *testing.T) {
 	w := newWorld(t)
 	var seen *desired.Snapshot
-	cfg := w.config(w.store, w.kernel)
-	cfg.Changed = func(s *desired.Snapshot) { seen = s }
-	c, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, state := w.open(w.store, w.kernel)
+	state.Subscribe(func(s *desired.Snapshot) { seen = s })
 	follows := func(what string) {
 		t.Helper()
 		if seen != c.Snapshot() {

@@ -22,13 +22,13 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 	var n *model.Network
 	var sb *model.Sandbox
 	err := c.update(ctx, func(t *tx) (err error) {
-		if n, err = findNetwork(t.next, netRef); err != nil {
+		if n, err = t.Next.FindNetwork(netRef); err != nil {
 			return err
 		}
-		if sb, err = findSandbox(t.next, sandboxRef); err != nil {
+		if sb, err = t.Next.FindSandbox(sandboxRef); err != nil {
 			return err
 		}
-		if err := connectable(t.next, n, sb); err != nil {
+		if err := connectable(t.Next, n, sb); err != nil {
 			return err
 		}
 		if ep, err = t.addEndpoint(ctx, n, sb, spec); err != nil {
@@ -37,13 +37,13 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 		if err := t.updateGateway(sb, true); err != nil {
 			return err
 		}
-		ep = t.next.Endpoint(ep.ID) // may have become the gateway
+		ep = t.Next.Endpoint(ep.ID) // may have become the gateway
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("connected sandbox", "sandbox", sb.Name, "network", n.Name, "ipv4", model.AddrText(ep.IPv4.Addr()), "ipv6", model.AddrText(ep.IPv6.Addr()))
+	c.state.Log().Info("connected sandbox", "sandbox", sb.Name, "network", n.Name, "ipv4", model.AddrText(ep.IPv4.Addr()), "ipv6", model.AddrText(ep.IPv6.Addr()))
 	return ep, nil
 }
 
@@ -59,7 +59,7 @@ func connectable(s *desired.Snapshot, n *model.Network, sb *model.Sandbox) error
 	case n.Driver == model.DriverNull || mode == model.NetworkNone:
 		return refuse(model.ErrForbidden, "sandbox %q cannot be connected to multiple networks with one of the networks in private (none) mode (recreate it with --network NETWORK)", sb.Name)
 	}
-	if connection(s, sb.ID, n.ID) != nil {
+	if s.Connection(sb.ID, n.ID) != nil {
 		return refuse(model.ErrForbidden, "endpoint with name %s already exists in network %s (disconnect it first to change it)", sb.Name, n.Name)
 	}
 	return nil
@@ -73,11 +73,11 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 	var sb *model.Sandbox
 	was := false
 	err := c.update(ctx, func(t *tx) (err error) {
-		t.ignoreApplyErr = force
-		if n, err = findNetwork(t.next, netRef); err != nil {
+		t.IgnoreApplyErr = force
+		if n, err = t.Next.FindNetwork(netRef); err != nil {
 			return err
 		}
-		if sb, err = findSandbox(t.next, sandboxRef); err != nil {
+		if sb, err = t.Next.FindSandbox(sandboxRef); err != nil {
 			return err
 		}
 		if sb.ManagedBy == model.ByEngine {
@@ -86,7 +86,7 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 		if n.Driver == model.DriverHost && sb.NetworkMode == model.NetworkHost {
 			return refuse(model.ErrForbidden, "sandbox %q cannot be disconnected from host network (remove it instead)", sb.Name)
 		}
-		if ep := connection(t.old, sb.ID, n.ID); ep != nil {
+		if ep := t.Old.Connection(sb.ID, n.ID); ep != nil {
 			was = true
 			t.removeEndpoint(ep)
 			return t.updateGateway(sb, false)
@@ -97,7 +97,7 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 		return refuse(model.ErrForbidden, "sandbox %q is not connected to network %s (see: fairlead inspect %s)", sb.Name, n.Name, sb.Name)
 	})
 	if err == nil && was {
-		c.cfg.Log.Info("disconnected sandbox", "sandbox", sb.Name, "network", n.Name)
+		c.state.Log().Info("disconnected sandbox", "sandbox", sb.Name, "network", n.Name)
 	}
 	return err
 }
@@ -119,20 +119,20 @@ func (t *tx) addEndpoint(ctx context.Context, n *model.Network, sb *model.Sandbo
 		return nil, err
 	}
 	ep.SandboxID, ep.Bandwidth = sb.ID, spec.Bandwidth
-	others := endpointsOf(t.next, sb.ID)
+	others := endpointsOf(t.Next, sb.ID)
 	for _, o := range others {
 		ep.Order = max(ep.Order, o.Order+1)
 	}
 	if ep.IfName, err = chooseIfName(n, sb, others, spec.IfName); err != nil {
 		return nil, err
 	}
-	t.putEndpoint(ep.ID, ep)
+	t.PutEndpoint(ep.ID, ep)
 	return ep, nil
 }
 
 // newEndpoint returns an endpoint without a sandbox, with its addresses allocated.
 func (t *tx) newEndpoint(n *model.Network, spec model.EndpointSpec) (*model.Endpoint, error) {
-	id, err := chooseID(t.next.EndpointsByPrefix, spec.EngineID)
+	id, err := chooseID(t.Next.EndpointsByPrefix, spec.EngineID)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (t *tx) chooseMAC(n *model.Network, want model.MAC, ip netip.Addr) (model.M
 
 // macOwner names the owner of a hardware address in a network; "" if it has none.
 func (t *tx) macOwner(n *model.Network, m model.MAC) string {
-	ep := first(t.next.MembersWithMAC(n.ID, m))
+	ep := desired.First(t.Next.MembersWithMAC(n.ID, m))
 	switch {
 	case m == n.GatewayMAC:
 		return "the gateway"
@@ -216,7 +216,7 @@ func (t *tx) macOwner(n *model.Network, m model.MAC) string {
 	case ep.SandboxID == "":
 		return "endpoint " + model.ShortID(ep.ID)
 	}
-	return sandboxName(t.next, ep.SandboxID)
+	return t.Next.SandboxName(ep.SandboxID)
 }
 
 // takeAddr allocates an address of a family, the requested one if want is valid, and
@@ -225,7 +225,7 @@ func (t *tx) macOwner(n *model.Network, m model.MAC) string {
 func (t *tx) takeAddr(n *model.Network, is4 bool, want netip.Addr) (netip.Prefix, error) {
 	s, ok := n.Subnet(is4)
 	if want.IsValid() && (!ok || !s.Prefix.Contains(want)) {
-		remedy := "has no " + family(is4) + ", leave it out"
+		remedy := "has no " + ipam.FamilyName(is4) + ", leave it out"
 		if ok {
 			remedy = "has " + s.Prefix.String() + ", choose one of it"
 		}
@@ -234,7 +234,7 @@ func (t *tx) takeAddr(n *model.Network, is4 bool, want netip.Addr) (netip.Prefix
 	if !ok {
 		return netip.Prefix{}, nil
 	}
-	pool := t.c.addrs[n.ID].pool(is4)
+	pool := t.Addresses(n.ID).Pool(is4)
 	a, err := want, error(nil)
 	if want.IsValid() {
 		err = pool.Reserve(want)
@@ -244,14 +244,14 @@ func (t *tx) takeAddr(n *model.Network, is4 bool, want netip.Addr) (netip.Prefix
 	switch {
 	case errors.Is(err, ipam.ErrExhausted):
 		return netip.Prefix{}, refuse(model.ErrExhausted, "no available %s addresses on this network's address pools: %s (%s); remove sandboxes from it, or create a larger network",
-			family(is4), n.Name, n.ID)
+			ipam.FamilyName(is4), n.Name, n.ID)
 	case errors.Is(err, ipam.ErrTaken):
 		return netip.Prefix{}, refuse(model.ErrConflict, "Address already in use: %v belongs to %s of network %s (choose another, or none to get a free one)",
 			want, t.addrOwner(n, s, want), n.Name)
 	case err != nil:
 		return netip.Prefix{}, refuse(model.ErrInvalid, "%v: %v (it is the network or broadcast address of subnet %v; choose another)", want, err, s.Prefix)
 	}
-	t.onUndo(func() { pool.Release(a) })
+	t.OnUndo(func() { pool.Release(a) })
 	return netip.PrefixFrom(a, s.Prefix.Bits()), nil
 }
 
@@ -264,8 +264,8 @@ func (t *tx) addrOwner(n *model.Network, s model.Subnet, a netip.Addr) string {
 			return fmt.Sprintf("auxiliary address %q", name)
 		}
 	}
-	if ep := t.next.MemberWithAddr(n.ID, a); ep != nil {
-		return fmt.Sprintf("sandbox %q", sandboxName(t.next, ep.SandboxID))
+	if ep := t.Next.MemberWithAddr(n.ID, a); ep != nil {
+		return fmt.Sprintf("sandbox %q", t.Next.SandboxName(ep.SandboxID))
 	}
 	return "another sandbox"
 }
@@ -275,32 +275,32 @@ func (t *tx) addrOwner(n *model.Network, s model.Subnet, a netip.Addr) string {
 func (t *tx) removeEndpoint(ep *model.Endpoint) {
 	t.releaseAddr(ep.NetworkID, ep.IPv4.Addr())
 	t.releaseAddr(ep.NetworkID, ep.IPv6.Addr())
-	t.putEndpoint(ep.ID, nil)
+	t.PutEndpoint(ep.ID, nil)
 	t.idleIfUnused(ep.NetworkID)
 }
 
 // releaseAddr returns an address to a network's pool. It ignores the zero Addr.
 func (t *tx) releaseAddr(networkID string, a netip.Addr) {
-	pool := t.c.addrs[networkID].pool(a.Is4())
+	pool := t.Addresses(networkID).Pool(a.Is4())
 	if !a.IsValid() || pool == nil {
 		return
 	}
 	pool.Release(a)
 	// This cannot fail: nothing else allocates while the lock is held.
-	t.onUndo(func() { _ = pool.Reserve(a) })
+	t.OnUndo(func() { _ = pool.Reserve(a) })
 }
 
 // chooseGateway finds and marks the endpoint for the sandbox's default route: the first
 // one whose network has a default route. It returns nil if there is none.
 func (t *tx) chooseGateway(sandboxID string) *model.Endpoint {
 	var gw *model.Endpoint
-	for _, ep := range endpointsOf(t.next, sandboxID) {
-		is := gw == nil && hasDefaultRoute(t.next.Network(ep.NetworkID))
+	for _, ep := range endpointsOf(t.Next, sandboxID) {
+		is := gw == nil && hasDefaultRoute(t.Next.Network(ep.NetworkID))
 		if ep.Gateway != is {
 			changed := *ep
 			changed.Gateway = is
 			ep = &changed
-			t.putEndpoint(ep.ID, ep)
+			t.PutEndpoint(ep.ID, ep)
 		}
 		if is {
 			gw = ep

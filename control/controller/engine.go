@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -53,12 +54,12 @@ func (c *Controller) retryAfterReap(ctx context.Context, fn func(*tx) error) err
 func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error) {
 	var ep *model.Endpoint
 	err := c.update(ctx, func(t *tx) (err error) {
-		t.storeOnly = true
-		n := t.next.Network(networkID)
+		t.StoreOnly = true
+		n := t.Next.Network(networkID)
 		if n == nil || n.ManagedBy != model.ByEngine {
 			return refuse(model.ErrNotFound, "network %s is not known to Fairlead (remove it from the engine and create it again)", model.ShortID(networkID))
 		}
-		if ep = t.next.Endpoint(spec.EngineID); ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
+		if ep = t.Next.Endpoint(spec.EngineID); ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
 			return nil // a retry: the engine did not receive the response
 		}
 		t.evictHolder(n, spec)
@@ -69,8 +70,8 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 			return err
 		}
 		ep.IfName = innerPrefix + ep.ID[:idPrefix]
-		ep.Reserved = c.cfg.Now().UTC().Round(0)
-		t.putEndpoint(ep.ID, ep)
+		ep.Reserved = t.Now()
+		t.PutEndpoint(ep.ID, ep)
 		return nil
 	})
 	return ep, err
@@ -83,7 +84,7 @@ func (c *Controller) ReserveEndpoint(ctx context.Context, networkID string, spec
 // still hold the old namespace. An endpoint whose namespace exists keeps everything else; any
 // other is released.
 func (t *tx) evictHolder(n *model.Network, spec model.EndpointSpec) {
-	for _, ep := range slices.Collect(t.next.Members(n.ID)) {
+	for _, ep := range slices.Collect(t.Next.Members(n.ID)) {
 		var lost []netip.Addr
 		for _, a := range []netip.Addr{spec.IPv4, spec.IPv6} {
 			if a.IsValid() && ep.Addr(a.Is4()) == a {
@@ -93,7 +94,7 @@ func (t *tx) evictHolder(n *model.Network, spec model.EndpointSpec) {
 		if len(lost) == 0 {
 			continue
 		}
-		log := t.c.cfg.Log.With("addresses", lost, "sandbox", sandboxName(t.next, ep.SandboxID))
+		log := t.Log().With("addresses", lost, "sandbox", t.Next.SandboxName(ep.SandboxID))
 		if t.isInUse(ep) && (spec.MAC.IsZero() || spec.MAC != ep.MAC) {
 			log.Warn("address reassigned by the engine; its previous endpoint continues without it")
 			t.dropAddresses(n, ep, lost)
@@ -101,7 +102,7 @@ func (t *tx) evictHolder(n *model.Network, spec model.EndpointSpec) {
 			log.Warn("address reassigned by the engine; releasing its previous endpoint")
 			t.releaseEndpoint(ep)
 		}
-		t.storeOnly, t.ignoreApplyErr = false, true
+		t.StoreOnly, t.IgnoreApplyErr = false, true
 	}
 }
 
@@ -113,7 +114,7 @@ func (t *tx) isInUse(ep *model.Endpoint) bool {
 	}
 	inner, err := t.c.cfg.Kernel.InnerEnd(ep)
 	if err != nil {
-		t.c.cfg.Log.Warn("cannot determine whether the engine still uses the endpoint; keeping it", "endpoint", model.ShortID(ep.ID), "err", err)
+		t.Log().Warn("cannot determine whether the engine still uses the endpoint; keeping it", "endpoint", model.ShortID(ep.ID), "err", err)
 	}
 	return err != nil || inner == model.InnerTaken
 }
@@ -136,7 +137,7 @@ func (t *tx) dropAddresses(n *model.Network, ep *model.Endpoint, lost []netip.Ad
 	if none {
 		now.MAC, now.FixedMAC = newMAC(), false
 	}
-	t.putEndpoint(ep.ID, &now)
+	t.PutEndpoint(ep.ID, &now)
 	if !now.Gateway {
 		return
 	}
@@ -166,7 +167,7 @@ func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (
 		if err != nil {
 			return err
 		}
-		n = t.next.Network(was.NetworkID)
+		n = t.Next.Network(was.NetworkID)
 		sb, err := t.engineSandbox(name, netns, n)
 		if err == nil {
 			ep = t.attachEndpoint(was, sb)
@@ -176,7 +177,7 @@ func (c *Controller) JoinEndpoint(ctx context.Context, id, name, netns string) (
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("sandbox joined by the engine", "sandbox", name, "network", n.Name, "ipv4", model.AddrText(ep.IPv4.Addr()), "ipv6", model.AddrText(ep.IPv6.Addr()))
+	c.state.Log().Info("sandbox joined by the engine", "sandbox", name, "network", n.Name, "ipv4", model.AddrText(ep.IPv4.Addr()), "ipv6", model.AddrText(ep.IPv6.Addr()))
 	return ep, nil
 }
 
@@ -186,13 +187,13 @@ func (t *tx) attachEndpoint(ep *model.Endpoint, sb *model.Sandbox) *model.Endpoi
 	if ep.SandboxID != sb.ID {
 		t.detachEndpoint(ep)
 	}
-	now := *t.next.Endpoint(ep.ID)
+	now := *t.Next.Endpoint(ep.ID)
 	now.SandboxID, now.Order = sb.ID, 0
-	others := slices.DeleteFunc(endpointsOf(t.next, sb.ID), func(o *model.Endpoint) bool { return o.ID == ep.ID })
+	others := slices.DeleteFunc(endpointsOf(t.Next, sb.ID), func(o *model.Endpoint) bool { return o.ID == ep.ID })
 	if len(others) > 0 {
 		now.Order = others[len(others)-1].Order + 1
 	}
-	t.putEndpoint(ep.ID, &now)
+	t.PutEndpoint(ep.ID, &now)
 	for _, o := range others {
 		if o.NetworkID == ep.NetworkID {
 			t.releaseEndpoint(o)
@@ -203,7 +204,7 @@ func (t *tx) attachEndpoint(ep *model.Endpoint, sb *model.Sandbox) *model.Endpoi
 
 // engineEndpoint finds an engine-managed endpoint.
 func (t *tx) engineEndpoint(id string) (*model.Endpoint, error) {
-	if ep := t.next.Endpoint(id); ep != nil && !ep.Reserved.IsZero() {
+	if ep := t.Next.Endpoint(id); ep != nil && !ep.Reserved.IsZero() {
 		return ep, nil
 	}
 	return nil, refuse(model.ErrNotFound, "endpoint %s is not known to Fairlead (disconnect the container with force, or remove it, and start it again)", model.ShortID(id))
@@ -211,20 +212,20 @@ func (t *tx) engineEndpoint(id string) (*model.Endpoint, error) {
 
 // engineSandbox finds or creates the engine-managed sandbox of a namespace.
 func (t *tx) engineSandbox(name, netns string, n *model.Network) (*model.Sandbox, error) {
-	if sb := first(t.next.SandboxesAt(netns)); sb != nil {
+	if sb := desired.First(t.Next.SandboxesAt(netns)); sb != nil {
 		if sb.ManagedBy != model.ByEngine {
 			return nil, refuse(model.ErrConflict, "network namespace %s is already in use by sandbox %q (remove that with: fairlead rm %s)", netns, sb.Name, sb.Name)
 		}
 		return sb, nil
 	}
-	if first(t.next.SandboxesNamed(name)) != nil {
+	if desired.First(t.Next.SandboxesNamed(name)) != nil {
 		return nil, refuse(model.ErrConflict, "the sandbox name %q is in use (remove that with: fairlead rm %s)", name, name)
 	}
 	sb := &model.Sandbox{
-		ID: newID(t.next.SandboxesByPrefix), Name: name, Created: t.c.cfg.Now().UTC().Round(0),
+		ID: newID(t.Next.SandboxesByPrefix), Name: name, Created: t.Now(),
 		NetworkMode: n.Name, NetNS: netns, ManagedBy: model.ByEngine,
 	}
-	t.putSandbox(sb.ID, sb)
+	t.PutSandbox(sb.ID, sb)
 	return sb, nil
 }
 
@@ -232,14 +233,14 @@ func (t *tx) engineSandbox(name, netns string, n *model.Network) (*model.Sandbox
 // succeeds if there is none. The sandbox is removed with its last endpoint.
 func (c *Controller) ReleaseEndpoint(ctx context.Context, id string) error {
 	return c.update(ctx, func(t *tx) error {
-		ep := t.next.Endpoint(id)
+		ep := t.Next.Endpoint(id)
 		if ep == nil {
 			return nil
 		}
 		if ep.Reserved.IsZero() {
 			return refuse(model.ErrForbidden, "endpoint %s is managed by Fairlead (use: fairlead network disconnect)", model.ShortID(id))
 		}
-		t.ignoreApplyErr = true
+		t.IgnoreApplyErr = true
 		t.releaseEndpoint(ep)
 		return nil
 	})
@@ -247,21 +248,21 @@ func (c *Controller) ReleaseEndpoint(ctx context.Context, id string) error {
 
 func (t *tx) releaseEndpoint(ep *model.Endpoint) {
 	t.detachEndpoint(ep)
-	t.removeEndpoint(t.next.Endpoint(ep.ID))
+	t.removeEndpoint(t.Next.Endpoint(ep.ID))
 }
 
 // detachEndpoint detaches an endpoint from its sandbox.
 func (t *tx) detachEndpoint(ep *model.Endpoint) {
-	sb := t.next.Sandbox(ep.SandboxID)
+	sb := t.Next.Sandbox(ep.SandboxID)
 	if sb == nil {
 		return
 	}
 	t.unpublish(ep)
-	now := *t.next.Endpoint(ep.ID)
+	now := *t.Next.Endpoint(ep.ID)
 	now.SandboxID = ""
-	t.putEndpoint(ep.ID, &now)
-	if len(endpointsOf(t.next, sb.ID)) == 0 {
-		t.putSandbox(sb.ID, nil)
+	t.PutEndpoint(ep.ID, &now)
+	if len(endpointsOf(t.Next, sb.ID)) == 0 {
+		t.PutSandbox(sb.ID, nil)
 	}
 }
 

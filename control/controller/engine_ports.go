@@ -36,12 +36,12 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 		if done = ep.Gateway && ep.GatewayIPv4Only == ipv4Only && t.servesExactly(sb, gws, ports); done {
 			return nil
 		}
-		for _, o := range endpointsOf(t.next, sb.ID) { // in an update before: PortFree needs them released in the kernel
+		for _, o := range endpointsOf(t.Next, sb.ID) { // in an update before: PortFree needs them released in the kernel
 			t.unpublish(o)
 		}
 		for _, gw := range []*model.Endpoint{gws.v4, gws.v6} { // the next update reads it
 			if gw != nil && gw.ID != id {
-				t.putEndpoint(gw.ID, gw)
+				t.PutEndpoint(gw.ID, gw)
 			}
 		}
 		return nil
@@ -57,13 +57,13 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 		ep, sb := *was, *in
 		gws := t.gatewaysWith(&ep, ipv4Only)
 		ep.Gateway, ep.GatewayIPv4Only = true, ipv4Only
-		t.putEndpoint(id, &ep)
+		t.PutEndpoint(id, &ep)
 		pubs, err := t.bindSplitPorts(&sb, gws, ports)
 		if err != nil {
 			return err
 		}
-		t.putSandbox(sb.ID, &sb)
-		t.serve(sb.ID, pubs)
+		t.PutSandbox(sb.ID, &sb)
+		t.Serve(sb.ID, pubs)
 		return nil
 	})
 }
@@ -74,7 +74,7 @@ func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if sb := t.next.Sandbox(ep.SandboxID); sb != nil {
+	if sb := t.Next.Sandbox(ep.SandboxID); sb != nil {
 		return ep, sb, nil
 	}
 	return nil, nil, refuse(model.ErrInvalid, "no sandbox has joined endpoint %s (join first)", model.ShortID(id))
@@ -84,9 +84,9 @@ func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
 // only, if ipv4Only). The other gateway stays if exactly one of the two has an IPv6
 // default route: the engine revokes a replaced gateway before it names the next one.
 func (t *tx) gatewaysWith(ep *model.Endpoint, ipv4Only bool) gateways {
-	has6 := func(e *model.Endpoint) bool { return t.next.Network(e.NetworkID).DefaultGateway(e, false).IsValid() }
+	has6 := func(e *model.Endpoint) bool { return t.Next.Network(e.NetworkID).DefaultGateway(e, false).IsValid() }
 	no6 := ipv4Only || !has6(ep)
-	for _, o := range endpointsOf(t.next, ep.SandboxID) {
+	for _, o := range endpointsOf(t.Next, ep.SandboxID) {
 		switch other6 := has6(o) && !o.GatewayIPv4Only; {
 		case o.ID == ep.ID || !o.Gateway:
 		case no6 && other6:
@@ -107,7 +107,7 @@ func (t *tx) splitPorts(gws gateways, ports []model.PortSpec) (v4, v6 []model.Po
 	if gws.v4 == gws.v6 {
 		return ports, nil, nil
 	}
-	binding := t.next.Network(gws.v4.NetworkID).HostBindingIPv4
+	binding := t.Next.Network(gws.v4.NetworkID).HostBindingIPv4
 	for _, s := range ports {
 		a, both := s.HostIP.Unmap(), !s.HostIP.IsValid() && !binding.IsValid()
 		if both {
@@ -154,7 +154,7 @@ func (t *tx) bindSplitPorts(sb *model.Sandbox, gws gateways, ports []model.PortS
 // servesExactly reports whether a sandbox publishes exactly these ports, each at its gateway.
 func (t *tx) servesExactly(sb *model.Sandbox, gws gateways, ports []model.PortSpec) bool {
 	v4, v6, _ := t.splitPorts(gws, ports)
-	pubs := t.c.served[sb.ID]
+	pubs := t.Served(sb.ID)
 	if len(sb.Ports) != len(pubs) || len(pubs) != len(v4)+len(v6) {
 		return false
 	}
@@ -175,7 +175,7 @@ func (t *tx) servesExactly(sb *model.Sandbox, gws gateways, ports []model.PortSp
 // none, or if the endpoint does not exist.
 func (c *Controller) UnpublishEndpoint(ctx context.Context, id string) error {
 	return c.update(ctx, func(t *tx) error {
-		if ep := t.next.Endpoint(id); ep != nil && !ep.Reserved.IsZero() {
+		if ep := t.Next.Endpoint(id); ep != nil && !ep.Reserved.IsZero() {
 			t.unpublish(ep)
 		}
 		return nil
@@ -190,19 +190,19 @@ func (t *tx) unpublish(ep *model.Endpoint) {
 	t.serveOnly(ep, func(model.PortBinding) bool { return false })
 	now := *ep
 	now.Gateway, now.GatewayIPv4Only = false, false
-	t.putEndpoint(ep.ID, &now)
+	t.PutEndpoint(ep.ID, &now)
 }
 
 // serveOnly removes the ports that an engine-managed endpoint serves, except those to keep,
 // from it and from its sandbox.
 func (t *tx) serveOnly(ep *model.Endpoint, keep func(model.PortBinding) bool) {
-	in := t.next.Sandbox(ep.SandboxID)
-	served := t.c.served[in.ID]
+	in := t.Next.Sandbox(ep.SandboxID)
+	served := t.Served(in.ID)
 	var ports []model.PortBinding
 	var pubs []*model.Publish
 	for i, p := range served {
 		if p.EndpointID == ep.ID && !keep(p.PortBinding) {
-			t.freePublish(p)
+			t.FreePublish(p)
 			continue
 		}
 		ports, pubs = append(ports, in.Ports[i]), append(pubs, p)
@@ -210,8 +210,8 @@ func (t *tx) serveOnly(ep *model.Endpoint, keep func(model.PortBinding) bool) {
 	if len(pubs) == len(served) {
 		return
 	}
-	t.serve(in.ID, pubs)
+	t.Serve(in.ID, pubs)
 	sb := *in
 	sb.Ports = ports
-	t.putSandbox(sb.ID, &sb)
+	t.PutSandbox(sb.ID, &sb)
 }

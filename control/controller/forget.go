@@ -13,18 +13,18 @@ func (t *tx) recordEngine(names model.EngineNames) {
 	if names.Engine == "" {
 		return
 	}
-	for n := range t.next.Networks() {
+	for n := range t.Next.Networks() {
 		if _, has := names.Networks[n.ID]; has && n.ManagedBy == model.ByEngine && n.Engine != names.Engine {
 			now := *n
 			now.Engine = names.Engine
-			t.putNetwork(n.ID, &now)
+			t.PutNetwork(n.ID, &now)
 		}
 	}
-	for p := range t.next.Pools() {
+	for p := range t.Next.Pools() {
 		if names.Subnets[p.Prefix] && p.Engine != names.Engine {
 			now := *p
 			now.Engine = names.Engine
-			t.putPool(p.ID, &now)
+			t.PutPool(p.ID, &now)
 		}
 	}
 }
@@ -36,33 +36,33 @@ func (c *Controller) RemoveOrphaned(ctx context.Context, ids []string) error {
 	var pools []*model.AddressPool
 	err := c.update(ctx, func(t *tx) error {
 		for _, id := range ids {
-			if n := t.next.Network(id); n != nil && n.ManagedBy == model.ByEngine && !t.next.HasMembers(id) {
+			if n := t.Next.Network(id); n != nil && n.ManagedBy == model.ByEngine && !t.Next.HasMembers(id) {
 				t.removeNetwork(n)
 				networks = append(networks, n)
 			}
 		}
 		for _, id := range ids {
-			p := t.next.Pool(id)
+			p := t.Next.Pool(id)
 			if p == nil {
 				continue
 			}
-			if user, _ := overlapping(t.next, p.Prefix); user == nil {
-				t.usePool(id, nil)
-				t.putPool(id, nil)
+			if user, _ := t.Next.OverlappingNetwork(p.Prefix); user == nil {
+				t.UseEnginePool(id, nil)
+				t.PutPool(id, nil)
 				pools = append(pools, p)
 			}
 		}
-		t.storeOnly = len(networks) == 0
+		t.StoreOnly = len(networks) == 0
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	for _, n := range networks {
-		c.cfg.Log.Info("removed orphaned network", "network", n.Name, "id", model.ShortID(n.ID))
+		c.state.Log().Info("removed orphaned network", "network", n.Name, "id", model.ShortID(n.ID))
 	}
 	for _, p := range pools {
-		c.cfg.Log.Info("released orphaned address pool", "pool", p.Prefix.String())
+		c.state.Log().Info("released orphaned address pool", "pool", p.Prefix.String())
 	}
 	return nil
 }

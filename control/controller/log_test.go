@@ -5,7 +5,6 @@ package controller
 import (
 	"bytes"
 	"errors"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -14,16 +13,10 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// logged makes the controller log to a buffer, without attributes that differ from run to run.
+// logged returns the buffer that the controller logs to.
 func (w *world) logged() *bytes.Buffer {
-	log := new(bytes.Buffer)
-	w.cfg.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey || a.Key == "id" || a.Key == "ipv4" || a.Key == "ipv6" {
-			return slog.Attr{}
-		}
-		return a
-	}}))
-	return log
+	w.log.Reset()
+	return &w.log
 }
 
 // Each verb that changes something logs one line. A verb that is refused or has nothing to do

@@ -40,7 +40,7 @@ func newID[V any](withPrefix func(string) iter.Seq[*V]) string {
 		var b [32]byte
 		_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 		id := hex.EncodeToString(b[:])
-		if strings.Trim(id[:idPrefix], "0123456789") != "" && first(withPrefix(id[:idPrefix])) == nil {
+		if strings.Trim(id[:idPrefix], "0123456789") != "" && desired.First(withPrefix(id[:idPrefix])) == nil {
 			return id
 		}
 	}
@@ -56,7 +56,7 @@ func chooseID[V any](withPrefix func(string) iter.Seq[*V], given string) (string
 		return newID(withPrefix), nil
 	case !idRule.MatchString(given):
 		return "", refuse(model.ErrInvalid, "invalid ID %q (want 64 hexadecimal digits in lower case)", given)
-	case first(withPrefix(given[:idPrefix])) != nil:
+	case desired.First(withPrefix(given[:idPrefix])) != nil:
 		return "", refuse(model.ErrConflict, "ID %s begins like another ID (try again with another)", model.ShortID(given))
 	}
 	return given, nil
@@ -95,7 +95,7 @@ func newName(s *desired.Snapshot) string {
 		if try > 3 {
 			name = fmt.Sprint(name, try-2)
 		}
-		if first(s.SandboxesNamed(name)) == nil {
+		if desired.First(s.SandboxesNamed(name)) == nil {
 			return name
 		}
 	}

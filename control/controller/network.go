@@ -30,7 +30,7 @@ func (c *Controller) CreateNetwork(ctx context.Context, spec model.NetworkSpec) 
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("created network", "network", n.Name, "id", model.ShortID(n.ID))
+	c.state.Log().Info("created network", "network", n.Name, "id", model.ShortID(n.ID))
 	return n, nil
 }
 
@@ -70,17 +70,17 @@ func predefined(name string) bool {
 
 // createNetwork adds a network. The driver is bridge unless the spec names another.
 func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
-	for o := range t.next.NetworksNamed(spec.Name) {
+	for o := range t.Next.NetworksNamed(spec.Name) {
 		if o.HasName(spec.Name) {
 			return nil, refuse(model.ErrConflict, "network with name %s already exists (choose another name, or remove it with: %s network rm %s)",
 				spec.Name, managingCLI(o.ManagedBy), spec.Name)
 		}
 	}
-	index, err := t.c.newIndex(t.next)
+	index, err := t.NewIndex()
 	if err != nil {
 		return nil, err
 	}
-	id, err := chooseID(t.next.NetworksByPrefix, spec.EngineID)
+	id, err := chooseID(t.Next.NetworksByPrefix, spec.EngineID)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 		Name:    spec.Name,
 		Engine:  spec.Engine,
 		Index:   index,
-		Created: t.c.cfg.Now().UTC().Round(0),
+		Created: t.Now(),
 		Driver:  model.DriverBridge,
 		Labels:  maps.Clone(spec.Labels),
 	}
@@ -100,7 +100,7 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 		n.ManagedBy = model.ByEngine
 	}
 	if !n.HasDatapath() {
-		t.putNetwork(n.ID, n)
+		t.PutNetwork(n.ID, n)
 		return n, nil
 	}
 	if err := chooseFamilies(n, spec); err != nil {
@@ -118,29 +118,11 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 	if err != nil {
 		return nil, err
 	}
-	if err := t.useAddresses(n); err != nil {
+	if err := t.UseAddresses(n); err != nil {
 		return nil, err
 	}
-	t.putNetwork(n.ID, n)
+	t.PutNetwork(n.ID, n)
 	return n, nil
-}
-
-// useAddresses creates the address pools of a network's subnets.
-func (t *tx) useAddresses(n *model.Network) error {
-	addrs, err := newAddresses(n)
-	if err != nil {
-		return err
-	}
-	was := t.c.addrs[n.ID]
-	t.c.addrs[n.ID] = addrs
-	t.onUndo(func() {
-		if was == nil {
-			delete(t.c.addrs, n.ID)
-		} else {
-			t.c.addrs[n.ID] = was
-		}
-	})
-	return nil
 }
 
 // claimSubnets ends the idle state of a network: it claims its previous subnets, or others if
@@ -164,12 +146,12 @@ func (t *tx) claimSubnets(ctx context.Context, n *model.Network) (*model.Network
 		case err != nil:
 			return nil, err
 		default:
-			if err := t.useAddresses(&now); err != nil {
+			if err := t.UseAddresses(&now); err != nil {
 				return nil, err
 			}
 		}
 	}
-	t.putNetwork(n.ID, &now)
+	t.PutNetwork(n.ID, &now)
 	return &now, nil
 }
 
@@ -177,7 +159,7 @@ func (t *tx) claimSubnets(ctx context.Context, n *model.Network) (*model.Network
 // idle network's subnets. usable reports whether only wider routes of the host do, such
 // as that of a tunnel for all traffic.
 func (t *tx) stillFree(ctx context.Context, n *model.Network) (free, usable bool, err error) {
-	host, err := t.prefixesOfHost(ctx)
+	host, err := t.HostPrefixes(ctx)
 	if err != nil {
 		return false, false, err
 	}
@@ -193,45 +175,13 @@ func (t *tx) stillFree(ctx context.Context, n *model.Network) (free, usable bool
 
 // idleIfUnused releases the subnets of a predefined network that has no endpoints.
 func (t *tx) idleIfUnused(networkID string) {
-	n := t.next.Network(networkID)
-	if n == nil || n.Idle || !n.HasDatapath() || !predefined(n.Name) || t.next.HasMembers(n.ID) {
+	n := t.Next.Network(networkID)
+	if n == nil || n.Idle || !n.HasDatapath() || !predefined(n.Name) || t.Next.HasMembers(n.ID) {
 		return
 	}
 	now := *n
 	now.Idle = true
-	t.putNetwork(n.ID, &now)
-}
-
-func newAddresses(n *model.Network) (*addresses, error) {
-	var a addresses
-	for _, s := range n.Subnets {
-		pool, err := newPool(s)
-		if err != nil {
-			return nil, fmt.Errorf("network %q: %w", n.Name, err)
-		}
-		if s.Prefix.Addr().Is4() {
-			a.v4 = pool
-		} else {
-			a.v6 = pool
-		}
-	}
-	return &a, nil
-}
-
-// newIndex chooses the index of a network in the datapath's tables. It cycles through all
-// indices, so that one is not reused while something may still be counted under it.
-func (c *Controller) newIndex(s *desired.Snapshot) (uint32, error) {
-	taken := make(map[uint32]bool, s.Counts().Networks)
-	for n := range s.Networks() {
-		taken[n.Index] = true
-	}
-	for range model.MaxNetworks - 1 {
-		c.lastIndex = c.lastIndex%(model.MaxNetworks-1) + 1
-		if !taken[c.lastIndex] {
-			return c.lastIndex, nil
-		}
-	}
-	return 0, refuse(model.ErrExhausted, "this host already has %d networks, the maximum (remove unused ones with: fairlead network prune)", s.Counts().Networks)
+	t.PutNetwork(n.ID, &now)
 }
 
 // RemoveNetwork removes a network that has no endpoints.
@@ -243,7 +193,7 @@ func (c *Controller) RemoveNetwork(ctx context.Context, ref string) error {
 func (c *Controller) removeNetwork(ctx context.Context, ref string, byEngine bool) error {
 	var n *model.Network
 	err := c.update(ctx, func(t *tx) (err error) {
-		if n, err = findNetwork(t.next, ref); err != nil {
+		if n, err = t.Next.FindNetwork(ref); err != nil {
 			return err
 		}
 		if n.ManagedBy == model.ByEngine && !byEngine {
@@ -252,15 +202,15 @@ func (c *Controller) removeNetwork(ctx context.Context, ref string, byEngine boo
 		if predefined(n.Name) {
 			return refuse(model.ErrForbidden, "%s is a pre-defined network and cannot be removed (use a network of your own instead)", n.Name)
 		}
-		if eps := slices.Collect(t.next.Members(n.ID)); len(eps) > 0 {
+		if eps := slices.Collect(t.Next.Members(n.ID)); len(eps) > 0 {
 			return refuse(model.ErrForbidden, "error while removing network: network %s has active endpoints (%s); remove the sandboxes or disconnect them first",
-				n.Name, describeMembers(t.next, eps))
+				n.Name, describeMembers(t.Next, eps))
 		}
 		t.removeNetwork(n)
 		return nil
 	})
 	if err == nil {
-		c.cfg.Log.Info("removed network", "network", n.Name, "id", model.ShortID(n.ID))
+		c.state.Log().Info("removed network", "network", n.Name, "id", model.ShortID(n.ID))
 	}
 	return err
 }
@@ -277,16 +227,14 @@ func describeMembers(s *desired.Snapshot, eps []*model.Endpoint) string {
 		if i > 0 {
 			b.WriteString(", ")
 		}
-		fmt.Fprintf(&b, "name:%q id:%q", sandboxName(s, ep.SandboxID), model.ShortID(ep.SandboxID))
+		fmt.Fprintf(&b, "name:%q id:%q", s.SandboxName(ep.SandboxID), model.ShortID(ep.SandboxID))
 	}
 	return b.String()
 }
 
 func (t *tx) removeNetwork(n *model.Network) {
-	addrs := t.c.addrs[n.ID]
-	delete(t.c.addrs, n.ID)
-	t.onUndo(func() { t.c.addrs[n.ID] = addrs })
-	t.putNetwork(n.ID, nil)
+	t.DropAddresses(n.ID)
+	t.PutNetwork(n.ID, nil)
 }
 
 // PruneNetworks removes the networks without endpoints, except predefined ones, those managed
@@ -295,8 +243,8 @@ func (t *tx) removeNetwork(n *model.Network) {
 func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network) bool) ([]string, error) {
 	names := []string{}
 	err := c.update(ctx, func(t *tx) error {
-		for n := range t.old.Networks() {
-			if t.next.HasMembers(n.ID) || predefined(n.Name) || n.ManagedBy == model.ByEngine || keep != nil && keep(n) {
+		for n := range t.Old.Networks() {
+			if t.Next.HasMembers(n.ID) || predefined(n.Name) || n.ManagedBy == model.ByEngine || keep != nil && keep(n) {
 				continue
 			}
 			t.removeNetwork(n)
@@ -309,7 +257,7 @@ func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network
 	}
 	slices.Sort(names)
 	if len(names) > 0 {
-		c.cfg.Log.Info("removed unused networks", "count", len(names))
+		c.state.Log().Info("removed unused networks", "count", len(names))
 	}
 	return names, nil
 }

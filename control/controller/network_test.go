@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -127,7 +128,7 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.store.Commit(t.Context(), store.Put(prefixNetwork+n.ID, b)); err != nil {
+		if _, err := w.store.Commit(t.Context(), store.Put("network/"+n.ID, b)); err != nil {
 			t.Fatal(err)
 		}
 		w.restart()
@@ -138,17 +139,13 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 	})
 	t.Run("no subnet left at the first start", func(t *testing.T) {
 		w := newWorld(t)
-		cfg := w.cfg
 		w.kernel.prefixes = []netip.Prefix{prefix("172.16.0.0/12"), prefix("192.168.0.0/16")}
-		var err error
-		if cfg.Store, err = store.OpenBolt(store.BoltConfig{Path: filepath.Join(t.TempDir(), "state.db"), NoSync: true}); err != nil {
-			t.Fatal(err)
-		}
-		defer cfg.Store.(*store.Bolt).Close()
-		c, err := New(cfg)
+		empty, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(t.TempDir(), "state.db"), NoSync: true})
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer empty.Close()
+		c, _ := w.open(empty, w.kernel)
 		if err := c.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -359,12 +356,9 @@ func TestDefaultPoolsRunOut(t *testing.T) {
 
 func TestConfiguredPools(t *testing.T) {
 	w := newWorld(t)
-	cfg := w.cfg
-	cfg.DefaultPools = []ipam.DefaultPool{{Base: netip.MustParsePrefix("10.10.0.0/16"), Size: 24}, {Base: netip.MustParsePrefix("2001:db8::/48"), Size: 64}}
-	c, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, _ := w.open(w.store, w.kernel, func(cfg *txn.Config) {
+		cfg.DefaultPools = []ipam.DefaultPool{{Base: netip.MustParsePrefix("10.10.0.0/16"), Size: 24}, {Base: netip.MustParsePrefix("2001:db8::/48"), Size: 64}}
+	})
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

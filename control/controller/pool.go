@@ -4,8 +4,6 @@ package controller
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -33,28 +31,28 @@ func (c *Controller) RequestPool(ctx context.Context, engine string, is4 bool, p
 			return err
 		}
 		made = p
-		t.storeOnly = true
+		t.StoreOnly = true
 		return t.addPool(p)
 	})
 	return made, err
 }
 
 func (t *tx) addPool(p *model.AddressPool) error {
-	pool, err := poolOf(p)
+	pool, err := ipam.ForEngine(p)
 	if err != nil {
 		return err
 	}
-	t.usePool(p.ID, pool)
-	t.putPool(p.ID, p)
+	t.UseEnginePool(p.ID, pool)
+	t.PutPool(p.ID, p)
 	return nil
 }
 
 // ReleasePool releases a subnet. It succeeds if there is no such pool.
 func (c *Controller) ReleasePool(ctx context.Context, id string) error {
 	return c.update(ctx, func(t *tx) error {
-		t.usePool(id, nil)
-		t.putPool(id, nil)
-		t.storeOnly = true
+		t.UseEnginePool(id, nil)
+		t.PutPool(id, nil)
+		t.StoreOnly = true
 		return nil
 	})
 }
@@ -64,7 +62,7 @@ func (c *Controller) ReleasePool(ctx context.Context, id string) error {
 func (c *Controller) RequestAddress(ctx context.Context, poolID string, want netip.Addr, gateway bool) (netip.Prefix, error) {
 	var got netip.Prefix
 	err := c.update(ctx, func(t *tx) (err error) {
-		p, pool := t.next.Pool(poolID), t.c.pools[poolID]
+		p, pool := t.Next.Pool(poolID), t.EnginePool(poolID)
 		if p == nil {
 			return refuse(model.ErrNotFound, "address pool %q is not known to Fairlead (remove the network from the engine and create it again)", poolID)
 		}
@@ -82,11 +80,11 @@ func (c *Controller) RequestAddress(ctx context.Context, poolID string, want net
 		if err != nil {
 			return refuseAddress(p, want, err)
 		}
-		t.onUndo(func() { pool.Release(a) })
+		t.OnUndo(func() { pool.Release(a) })
 		now := *p
 		now.Taken = append(slices.Clone(p.Taken), a)
-		t.putPool(poolID, &now)
-		t.storeOnly = true
+		t.PutPool(poolID, &now)
+		t.StoreOnly = true
 		got = netip.PrefixFrom(a, p.Prefix.Bits())
 		return nil
 	})
@@ -103,65 +101,17 @@ func refuseAddress(p *model.AddressPool, want netip.Addr, err error) error {
 // ReleaseAddress releases an address. It succeeds if the address is not allocated.
 func (c *Controller) ReleaseAddress(ctx context.Context, poolID string, a netip.Addr) error {
 	return c.update(ctx, func(t *tx) error {
-		p := t.next.Pool(poolID)
+		p := t.Next.Pool(poolID)
 		if p == nil || !slices.Contains(p.Taken, a) {
 			return nil
 		}
-		pool := t.c.pools[poolID]
+		pool := t.EnginePool(poolID)
 		pool.Release(a)
-		t.onUndo(func() { _ = pool.Reserve(a) }) // cannot fail: nothing else allocates while the lock is held
+		t.OnUndo(func() { _ = pool.Reserve(a) }) // cannot fail: nothing else allocates while the lock is held
 		now := *p
 		now.Taken = slices.DeleteFunc(slices.Clone(p.Taken), func(o netip.Addr) bool { return o == a })
-		t.putPool(poolID, &now)
-		t.storeOnly = true
+		t.PutPool(poolID, &now)
+		t.StoreOnly = true
 		return nil
 	})
-}
-
-// poolOf returns the allocator of a pool. It continues after the address that was allocated
-// last.
-func poolOf(p *model.AddressPool) (*ipam.Pool, error) {
-	pool, err := ipam.NewPool(p.Prefix, p.IPRange)
-	if err != nil {
-		return nil, err
-	}
-	for _, a := range p.Taken {
-		if err := pool.Reserve(a); err != nil {
-			return nil, fmt.Errorf("address %v of pool %v: %w", a, p.Prefix, err)
-		}
-		pool.Resume(a)
-	}
-	return pool, nil
-}
-
-// usePool sets the allocator of a pool. nil removes it.
-func (t *tx) usePool(id string, pool *ipam.Pool) {
-	was := t.c.pools[id]
-	t.c.setPool(id, pool)
-	t.onUndo(func() { t.c.setPool(id, was) })
-}
-
-func (c *Controller) setPool(id string, pool *ipam.Pool) {
-	if pool == nil {
-		delete(c.pools, id)
-	} else {
-		c.pools[id] = pool
-	}
-}
-
-func loadPool(t *tx, id string, value []byte) error {
-	var p model.AddressPool
-	if err := json.Unmarshal(value, &p); err != nil {
-		return err
-	}
-	if len(p.Taken) == 0 {
-		return fmt.Errorf("%w: none of its addresses is allocated, so the engine did not receive the response", errOrphan)
-	}
-	pool, err := poolOf(&p)
-	if err != nil {
-		return err
-	}
-	t.c.setPool(id, pool)
-	t.edit.PutPool(id, &p)
-	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -157,7 +158,7 @@ func (t *tx) bindPorts(sb *model.Sandbox, specs []model.PortSpec, gw *model.Endp
 	var pubs []*model.Publish
 	var err error
 	if sb.Ports, pubs, err = t.resolvePorts(specs, gw); err == nil && gw != nil {
-		t.serve(sb.ID, pubs)
+		t.Serve(sb.ID, pubs)
 	}
 	return err
 }
@@ -180,11 +181,11 @@ func (t *tx) resolvePorts(specs []model.PortSpec, gw *model.Endpoint) (ports []m
 		b := model.PortBinding{HostIP: s.HostIP.Unmap(), HostPort: s.HostPort, Port: s.Port, Count: s.Count, Proto: s.Proto}
 		at := b
 		if gw != nil {
-			n := t.next.Network(gw.NetworkID)
+			n := t.Next.Network(gw.NetworkID)
 			var ok bool
 			if at.HostIP, ok = servedAt(n, gw, b); !ok {
 				return nil, nil, refuse(model.ErrInvalid, "port %s/%v cannot be published at %v: network %s has no %s addresses, or no gateway (choose another host address or network)",
-					rangeText(b.Port, b.Count), b.Proto, at.HostIP, n.Name, family(at.HostIP.Is4()))
+					rangeText(b.Port, b.Count), b.Proto, at.HostIP, n.Name, ipam.FamilyName(at.HostIP.Is4()))
 			}
 		}
 		if err := t.choosePort(s, gw, &at); err != nil {
@@ -193,7 +194,7 @@ func (t *tx) resolvePorts(specs []model.PortSpec, gw *model.Endpoint) (ports []m
 		b.HostPort = at.HostPort
 		ports[i] = b
 		if gw != nil {
-			pubs[i] = t.newPublish(gw, at)
+			pubs[i] = t.NewPublish(gw, at)
 		}
 	}
 	return ports, pubs, nil
@@ -234,25 +235,25 @@ func (t *tx) choosePort(s model.PortSpec, gw *model.Endpoint, b *model.PortBindi
 	case 1:
 		return t.findPort(b, int(s.HostPort), int(s.HostPort)+int(s.HostCount)-1, 0)
 	}
-	lo, hi := t.c.cfg.Host.EphemeralRange()
-	if err := t.findPort(b, int(lo), int(hi), int(t.c.nextPort)); err != nil {
+	lo, hi := t.Host().EphemeralRange()
+	if err := t.findPort(b, int(lo), int(hi), int(t.NextPort())); err != nil {
 		return err
 	}
-	t.c.nextPort = b.HostPort + b.Count // do not reuse the port soon
+	t.SetNextPort(b.HostPort + b.Count) // do not reuse the port soon
 	return nil
 }
 
 // checkPort refuses a binding that another publish or another program
 // occupies. The texts are Docker's.
 func (t *tx) checkPort(gw *model.Endpoint, b model.PortBinding) error {
-	if port, id, found := t.c.ports.conflict(b); found {
+	if port, id, found := t.PortConflict(b); found {
 		holder := "another of this sandbox's ports"
-		if p := t.next.Publish(id); p != nil {
+		if p := t.Next.Publish(id); p != nil {
 			holder = fmt.Sprintf("sandbox %q", t.publishOwner(p))
 		}
 		return refuse(model.ErrConflict, "Bind for %s failed: port is already allocated (by %s; choose another host port)", hostPort(b.HostIP, port), holder)
 	}
-	err := t.c.cfg.Host.PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
+	err := t.Host().PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
 	if err == nil {
 		return nil
 	}
@@ -260,13 +261,13 @@ func (t *tx) checkPort(gw *model.Endpoint, b model.PortBinding) error {
 	if busy(err) {
 		kind, remedy = model.ErrConflict, "stop the program that uses it, or choose another host port"
 	}
-	backend := t.next.Network(gw.NetworkID).Backend(gw, hostAddr(b.HostIP))
+	backend := t.Next.Network(gw.NetworkID).Backend(gw, hostAddr(b.HostIP))
 	return refuse(kind, "failed to bind host port for %s:%s/%v: %v (%s)", hostPort(b.HostIP, b.HostPort), hostPort(backend, b.Port), b.Proto, err, remedy)
 }
 
 func (t *tx) publishOwner(p *model.Publish) string {
-	if ep := t.next.Endpoint(p.EndpointID); ep != nil {
-		return sandboxName(t.next, ep.SandboxID)
+	if ep := t.Next.Endpoint(p.EndpointID); ep != nil {
+		return t.Next.SandboxName(ep.SandboxID)
 	}
 	return "?"
 }
@@ -291,12 +292,12 @@ func (t *tx) findPort(b *model.PortBinding, lo, hi, from int) error {
 	for k := 0; k < starts && probes < maxProbes; {
 		first := lo + (offset+k)%starts
 		b.HostPort = uint16(first)
-		if port, _, found := t.c.ports.conflict(*b); found {
+		if port, _, found := t.PortConflict(*b); found {
 			// Every range that starts at or before that port contains it too.
 			k += min(int(port)-first+1, lo+starts-first)
 			continue
 		}
-		err := t.c.cfg.Host.PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
+		err := t.Host().PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
 		if err == nil {
 			return nil
 		}
@@ -310,28 +311,12 @@ func (t *tx) findPort(b *model.PortBinding, lo, hi, from int) error {
 		lo, hi, hostAddr(b.HostIP), rangeText(b.Port, b.Count), b.Proto)
 }
 
-// newPublish claims the host ports of a binding and returns its publish.
-func (t *tx) newPublish(ep *model.Endpoint, b model.PortBinding) *model.Publish {
-	c := t.c
-	for c.lastID++; c.lastID == 0 || t.next.Publish(c.lastID) != nil; c.lastID++ {
-	}
-	p := &model.Publish{ID: c.lastID, EndpointID: ep.ID, PortBinding: b}
-	c.ports.claim(p.ID, b)
-	t.onUndo(func() { c.ports.release(p.ID, b) })
-	return p
-}
-
-func (t *tx) freePublish(p *model.Publish) {
-	t.c.ports.release(p.ID, p.PortBinding)
-	t.onUndo(func() { t.c.ports.claim(p.ID, p.PortBinding) })
-}
-
 // updateGateway chooses the sandbox's gateway endpoint again and makes it serve the
 // published ports. A port that can no longer be served is an error if strict is set,
 // otherwise it is skipped.
 func (t *tx) updateGateway(sb *model.Sandbox, strict bool) error {
 	gw := t.chooseGateway(sb.ID)
-	was := t.c.served[sb.ID]
+	was := t.Served(sb.ID)
 	spare := make(map[model.PortBinding]*model.Publish, len(was))
 	for _, p := range was {
 		spare[p.PortBinding] = p
@@ -343,8 +328,8 @@ func (t *tx) updateGateway(sb *model.Sandbox, strict bool) error {
 			break
 		}
 		var ok bool
-		if b.HostIP, ok = servedAt(t.next.Network(gw.NetworkID), gw, b); !ok {
-			t.c.cfg.Log.Warn("cannot serve published port: the network of the default route lacks its address family or a gateway", "sandbox", sb.Name, "port", b.HostPort)
+		if b.HostIP, ok = servedAt(t.Next.Network(gw.NetworkID), gw, b); !ok {
+			t.Log().Warn("cannot serve published port: the network of the default route lacks its address family or a gateway", "sandbox", sb.Name, "port", b.HostPort)
 			continue
 		}
 		p := spare[b]
@@ -359,20 +344,20 @@ func (t *tx) updateGateway(sb *model.Sandbox, strict bool) error {
 		now = append(now, p)
 	}
 	for _, p := range spare {
-		t.freePublish(p)
+		t.FreePublish(p)
 	}
 	for _, b := range missing {
 		if err := t.checkPort(gw, b); err != nil {
 			if strict {
 				return err
 			}
-			t.c.cfg.Log.Warn("published port is no longer served", "sandbox", sb.Name, "err", err)
+			t.Log().Warn("published port is no longer served", "sandbox", sb.Name, "err", err)
 			continue
 		}
-		now = append(now, t.newPublish(gw, b))
+		now = append(now, t.NewPublish(gw, b))
 	}
 	if !slices.Equal(was, now) {
-		t.serve(sb.ID, now)
+		t.Serve(sb.ID, now)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ func (c *Controller) SandboxStarted(ctx context.Context, ref string, pid int, st
 		return refuse(model.ErrInvalid, "invalid process ID %d (report the ID of the program)", pid)
 	}
 	return c.update(ctx, func(t *tx) error {
-		sb, err := findSandbox(t.next, ref)
+		sb, err := t.Next.FindSandbox(ref)
 		if err != nil {
 			return err
 		}
@@ -29,8 +29,8 @@ func (c *Controller) SandboxStarted(ctx context.Context, ref string, pid int, st
 		}
 		now := *sb
 		now.PID, now.PIDStart, now.Exited, now.ExitCode = pid, start, false, 0
-		t.putSandbox(sb.ID, &now)
-		t.storeOnly = true
+		t.PutSandbox(sb.ID, &now)
+		t.StoreOnly = true
 		return nil
 	})
 }
@@ -40,18 +40,18 @@ func (c *Controller) SandboxStarted(ctx context.Context, ref string, pid int, st
 func (c *Controller) SandboxExited(ctx context.Context, ref string, code int) error {
 	var removed *model.Sandbox
 	err := c.update(ctx, func(t *tx) error {
-		sb, err := findSandbox(t.next, ref)
+		sb, err := t.Next.FindSandbox(ref)
 		if err != nil {
 			return err
 		}
-		if sb.AutoRemove && len(joinersOf(t.next, sb.ID)) == 0 {
+		if sb.AutoRemove && len(t.Next.Joiners(sb.ID)) == 0 {
 			t.removeSandbox(sb)
-			t.ignoreApplyErr = true
+			t.IgnoreApplyErr = true
 			removed = sb
 			return nil
 		}
 		t.markExited(sb, code)
-		t.storeOnly = true
+		t.StoreOnly = true
 		return nil
 	})
 	if err == nil && removed != nil {
@@ -63,7 +63,7 @@ func (c *Controller) SandboxExited(ctx context.Context, ref string, code int) er
 func (t *tx) markExited(sb *model.Sandbox, code int) {
 	now := *sb
 	now.Exited, now.ExitCode = true, code
-	t.putSandbox(sb.ID, &now)
+	t.PutSandbox(sb.ID, &now)
 }
 
 // Reap removes AutoRemove sandboxes whose program exited or was never started, and
@@ -77,12 +77,12 @@ func (c *Controller) Reap(ctx context.Context) error {
 	removed, released := 0, 0
 	var vanished []*model.Sandbox
 	err := c.update(ctx, func(t *tx) error {
-		orphaned := c.orphanedEndpoints(t.next)
-		removed, released = t.reap(c.exitedSandboxes(t.next), orphaned), len(orphaned)
-		vanished = c.vanishedSandboxes(t.next)
+		orphaned := c.orphanedEndpoints(t.Next)
+		removed, released = t.reap(c.exitedSandboxes(t.Next), orphaned), len(orphaned)
+		vanished = c.vanishedSandboxes(t.Next)
 		for _, sb := range vanished {
 			t.removeSandbox(sb)
-			t.storeOnly = false
+			t.StoreOnly = false
 		}
 		return nil
 	})
@@ -90,13 +90,13 @@ func (c *Controller) Reap(ctx context.Context) error {
 		return fmt.Errorf("reap sandboxes: %w", err)
 	}
 	if removed > 0 {
-		c.cfg.Log.Info("removed sandboxes of exited programs", "count", removed)
+		c.state.Log().Info("removed sandboxes of exited programs", "count", removed)
 	}
 	if released > 0 {
-		c.cfg.Log.Info("removed endpoints orphaned by an engine", "count", released)
+		c.state.Log().Info("removed endpoints orphaned by an engine", "count", released)
 	}
 	for _, sb := range vanished {
-		c.cfg.Log.Info("removed sandbox: its network namespace is gone and the runtime did not remove it", "sandbox", sb.Name, "id", model.ShortID(sb.ID))
+		c.state.Log().Info("removed sandbox: its network namespace is gone and the runtime did not remove it", "sandbox", sb.Name, "id", model.ShortID(sb.ID))
 	}
 	return nil
 }
@@ -104,28 +104,28 @@ func (c *Controller) Reap(ctx context.Context) error {
 // reap removes orphaned endpoints and exited AutoRemove sandboxes, and returns how many
 // sandboxes it removed. It marks the other sandboxes as exited.
 func (t *tx) reap(exited []*model.Sandbox, orphaned []*model.Endpoint) (removed int) {
-	t.ignoreApplyErr, t.storeOnly = true, len(orphaned) == 0
+	t.IgnoreApplyErr, t.StoreOnly = true, len(orphaned) == 0
 	for _, ep := range orphaned {
 		t.releaseEndpoint(ep)
 	}
 	var shared []*model.Sandbox
 	remove := func(sb *model.Sandbox) {
 		t.removeSandbox(sb)
-		t.storeOnly = false
+		t.StoreOnly = false
 		removed++
 	}
 	for _, sb := range exited {
 		switch {
 		case !sb.AutoRemove:
 			t.markExited(sb, exitUnknown)
-		case len(joinersOf(t.next, sb.ID)) > 0:
+		case len(t.Next.Joiners(sb.ID)) > 0:
 			shared = append(shared, sb) // their last joiner may be in exited
 		default:
 			remove(sb)
 		}
 	}
 	for _, sb := range shared {
-		if len(joinersOf(t.next, sb.ID)) == 0 {
+		if len(t.Next.Joiners(sb.ID)) == 0 {
 			remove(sb)
 		}
 	}
@@ -138,7 +138,7 @@ func (c *Controller) exitedSandboxes(s *desired.Snapshot) []*model.Sandbox {
 	var out []*model.Sandbox
 	var shared map[string]bool // modes that join a sandbox
 	for sb := range s.Sandboxes() {
-		neverStarted := sb.PID == 0 && c.cfg.Now().Sub(sb.Created) > c.cfg.StartGrace
+		neverStarted := sb.PID == 0 && c.state.Now().Sub(sb.Created) > c.cfg.StartGrace
 		switch {
 		case sb.AutoRemove && !sb.Exited && sb.PID != 0 && !c.running(sb),
 			sb.AutoRemove && sb.PID == 0 && !sb.Exited && neverStarted,
@@ -180,11 +180,11 @@ func (c *Controller) orphanedEndpoints(s *desired.Snapshot) []*model.Endpoint {
 		if ep.SandboxID != "" {
 			var err error
 			if inner, err = c.cfg.Kernel.InnerEnd(ep); err != nil {
-				c.cfg.Log.Warn("cannot determine whether the engine still uses the endpoint; keeping it", "endpoint", model.ShortID(ep.ID), "err", err)
+				c.state.Log().Warn("cannot determine whether the engine still uses the endpoint; keeping it", "endpoint", model.ShortID(ep.ID), "err", err)
 				continue
 			}
 		}
-		late := c.cfg.Now().Sub(ep.Reserved) > c.cfg.StartGrace
+		late := c.state.Now().Sub(ep.Reserved) > c.cfg.StartGrace
 		if inner == model.InnerDeleted || inner == model.InnerOnHost && late {
 			out = append(out, ep)
 		}
@@ -199,7 +199,7 @@ func (c *Controller) orphanedEndpoints(s *desired.Snapshot) []*model.Endpoint {
 func (c *Controller) vanishedSandboxes(s *desired.Snapshot) []*model.Sandbox {
 	var out []*model.Sandbox
 	for _, id := range c.cfg.Kernel.VanishedSandboxes(c.cfg.StartGrace) {
-		if sb := s.Sandbox(id); sb != nil && sb.ManagedBy == model.ByRuntime && len(joinersOf(s, id)) == 0 && !slices.ContainsFunc(endpointsOf(s, id), isLeased) {
+		if sb := s.Sandbox(id); sb != nil && sb.ManagedBy == model.ByRuntime && len(s.Joiners(id)) == 0 && !slices.ContainsFunc(endpointsOf(s, id), isLeased) {
 			out = append(out, sb)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 func (c *Controller) SyncEngineNames(ctx context.Context, names model.EngineNames) error {
 	var renamed [][2]string
 	err := c.update(ctx, func(t *tx) error {
-		t.storeOnly = true // names are not part of the kernel's state
+		t.StoreOnly = true // names are not part of the kernel's state
 		t.recordEngine(names)
 		renamed = append(t.renameNetworks(names.Networks), t.renameSandboxes(names.Containers)...)
 		return nil
@@ -27,14 +27,14 @@ func (c *Controller) SyncEngineNames(ctx context.Context, names model.EngineName
 		return err
 	}
 	for _, r := range renamed {
-		c.cfg.Log.Info("renamed to match the engine", "was", r[0], "name", r[1])
+		c.state.Log().Info("renamed to match the engine", "was", r[0], "name", r[1])
 	}
 	return nil
 }
 
 func (t *tx) renameNetworks(names map[string]string) (renamed [][2]string) {
-	all := make([]naming, 0, t.next.Counts().Networks)
-	for n := range t.next.Networks() {
+	all := make([]naming, 0, t.Next.Counts().Networks)
+	for n := range t.Next.Networks() {
 		id := n.ID
 		want := ""
 		if n.ManagedBy == model.ByEngine && validateNetworkSpec(model.NetworkSpec{Name: names[id]}) == nil {
@@ -43,17 +43,17 @@ func (t *tx) renameNetworks(names map[string]string) (renamed [][2]string) {
 		all = append(all, naming{id, n.Name, cmp.Or(n.OriginalName, n.Name), want})
 	}
 	for _, new := range assignNames(all) {
-		n := *t.next.Network(new.id)
+		n := *t.Next.Network(new.id)
 		renamed = append(renamed, [2]string{n.Name, new.name})
-		for sb := range t.next.SandboxesInMode(n.Name) {
+		for sb := range t.Next.SandboxesInMode(n.Name) {
 			if sb.ManagedBy == model.ByEngine {
 				now := *sb
 				now.NetworkMode = new.name
-				t.putSandbox(sb.ID, &now)
+				t.PutSandbox(sb.ID, &now)
 			}
 		}
 		n.Name, n.OriginalName = new.name, new.original
-		t.putNetwork(n.ID, &n)
+		t.PutNetwork(n.ID, &n)
 	}
 	return renamed
 }
@@ -61,33 +61,33 @@ func (t *tx) renameNetworks(names map[string]string) (renamed [][2]string) {
 func (t *tx) renameSandboxes(names map[string]model.EngineName) (renamed [][2]string) {
 	wants := map[string]string{}
 	for _, id := range slices.Sorted(maps.Keys(names)) {
-		ep, known := t.next.Endpoint(id), names[id]
+		ep, known := t.Next.Endpoint(id), names[id]
 		if ep == nil {
 			continue
 		}
-		sb := t.next.Sandbox(ep.SandboxID)
+		sb := t.Next.Sandbox(ep.SandboxID)
 		if sb == nil || sb.ManagedBy != model.ByEngine || !idRule.MatchString(known.ID) {
 			continue
 		}
 		if sb.EngineID != known.ID {
 			now := *sb
 			now.EngineID = known.ID
-			t.putSandbox(sb.ID, &now)
+			t.PutSandbox(sb.ID, &now)
 		}
 		if nameRule.MatchString(known.Name) && len(known.Name) <= maxNameLen {
 			wants[sb.ID] = known.Name
 		}
 	}
-	all := make([]naming, 0, t.next.Counts().Sandboxes)
-	for sb := range t.next.Sandboxes() {
+	all := make([]naming, 0, t.Next.Counts().Sandboxes)
+	for sb := range t.Next.Sandboxes() {
 		id := sb.ID
 		all = append(all, naming{id, sb.Name, cmp.Or(sb.OriginalName, sb.Name), wants[id]})
 	}
 	for _, new := range assignNames(all) {
-		sb := *t.next.Sandbox(new.id)
+		sb := *t.Next.Sandbox(new.id)
 		renamed = append(renamed, [2]string{sb.Name, new.name})
 		sb.Name, sb.OriginalName = new.name, new.original
-		t.putSandbox(sb.ID, &sb)
+		t.PutSandbox(sb.ID, &sb)
 	}
 	return renamed
 }

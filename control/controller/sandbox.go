@@ -34,7 +34,7 @@ func (c *Controller) CreateSandbox(ctx context.Context, spec model.SandboxSpec) 
 	if err != nil {
 		return nil, err
 	}
-	c.cfg.Log.Info("created sandbox", "sandbox", sb.Name, "id", model.ShortID(sb.ID), "network", sb.NetworkMode)
+	c.state.Log().Info("created sandbox", "sandbox", sb.Name, "id", model.ShortID(sb.ID), "network", sb.NetworkMode)
 	return sb, nil
 }
 
@@ -44,7 +44,7 @@ func (c *Controller) Warnings(spec model.SandboxSpec) []string {
 	if len(spec.Ports) == 0 && !spec.PublishAll {
 		return nil
 	}
-	n, err := findNetwork(c.Snapshot(), networkRef(spec))
+	n, err := c.Snapshot().FindNetwork(networkRef(spec))
 	switch {
 	case err != nil:
 		return nil
@@ -133,9 +133,9 @@ func validateNoEndpoint(spec model.SandboxSpec, mode string) error {
 
 func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
 	sb := &model.Sandbox{
-		ID:         newID(t.next.SandboxesByPrefix),
+		ID:         newID(t.Next.SandboxesByPrefix),
 		Name:       spec.Name,
-		Created:    t.c.cfg.Now().UTC().Round(0),
+		Created:    t.Now(),
 		NetNS:      spec.NetNS,
 		Hostname:   spec.Hostname,
 		Labels:     maps.Clone(spec.Labels),
@@ -144,9 +144,9 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 		Expose:     joinExposed(spec.Expose),
 	}
 	if sb.Name == "" {
-		sb.Name = newName(t.next)
+		sb.Name = newName(t.Next)
 	}
-	for o := range t.next.SandboxesNamed(sb.Name) {
+	for o := range t.Next.SandboxesNamed(sb.Name) {
 		if o.HasName(sb.Name) {
 			return nil, refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: %s rm %s, or choose another name)",
 				sb.Name, model.ShortID(o.ID), managingCLI(o.ManagedBy), sb.Name)
@@ -156,10 +156,10 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 		if err := t.joinSandbox(sb, ref); err != nil {
 			return nil, err
 		}
-		t.putSandbox(sb.ID, sb)
+		t.PutSandbox(sb.ID, sb)
 		return sb, nil
 	}
-	n, err := findNetwork(t.next, networkRef(spec))
+	n, err := t.Next.FindNetwork(networkRef(spec))
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +169,7 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 	if err := t.giveNamespace(sb, n); err != nil {
 		return nil, err
 	}
-	t.putSandbox(sb.ID, sb) // bindPorts adds its ports before the snapshot is published
+	t.PutSandbox(sb.ID, sb) // bindPorts adds its ports before the snapshot is published
 	if !n.HasDatapath() {
 		return sb, validateNoEndpoint(spec, "network "+n.Name)
 	}
@@ -185,7 +185,7 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 
 // joinSandbox makes the new sandbox share another one's namespace.
 func (t *tx) joinSandbox(sb *model.Sandbox, ref string) error {
-	to, err := findSandbox(t.next, ref)
+	to, err := t.Next.FindSandbox(ref)
 	if err != nil {
 		return err
 	}
@@ -212,26 +212,15 @@ func (t *tx) giveNamespace(sb *model.Sandbox, n *model.Network) error {
 		sb.NetNS = filepath.Join(t.c.cfg.RunDir, "netns", model.ShortID(sb.ID))
 		return nil
 	}
-	if sb.ManagedBy = model.ByUser; hasRuntimeLabel(sb) {
+	if sb.ManagedBy = model.ByUser; model.HasRuntimeLabel(sb.Labels) {
 		sb.ManagedBy = model.ByRuntime
 	}
-	for o := range t.next.SandboxesAt(sb.NetNS) {
+	for o := range t.Next.SandboxesAt(sb.NetNS) {
 		if o.ID != sb.ID {
 			return refuse(model.ErrConflict, "network namespace %s is already in use by sandbox %q (join it with --network container:%s)", sb.NetNS, o.Name, o.Name)
 		}
 	}
 	return nil
-}
-
-// hasRuntimeLabel reports whether the front end of a container runtime created the sandbox. Those
-// set a label fairlead.FRONTEND.container; the API has no other field for it.
-func hasRuntimeLabel(sb *model.Sandbox) bool {
-	for label := range sb.Labels {
-		if strings.HasPrefix(label, "fairlead.") && strings.HasSuffix(label, ".container") {
-			return true
-		}
-	}
-	return false
 }
 
 // RemoveSandbox removes a sandbox whose program is not running, or any sandbox with
@@ -240,8 +229,8 @@ func hasRuntimeLabel(sb *model.Sandbox) bool {
 func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) error {
 	var sb *model.Sandbox
 	err := c.update(ctx, func(t *tx) (err error) {
-		t.ignoreApplyErr = force
-		if sb, err = findSandbox(t.next, ref); err != nil {
+		t.IgnoreApplyErr = force
+		if sb, err = t.Next.FindSandbox(ref); err != nil {
 			return err
 		}
 		if !force && sb.ManagedBy == model.ByEngine {
@@ -250,7 +239,7 @@ func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) 
 		if !force && c.running(sb) {
 			return refuse(model.ErrConflict, "cannot remove sandbox %q: its program is running (PID %d): stop it before removing or force remove (fairlead rm -f %s)", sb.Name, sb.PID, sb.Name)
 		}
-		if js := joinersOf(t.next, sb.ID); len(js) > 0 {
+		if js := t.Next.Joiners(sb.ID); len(js) > 0 {
 			return refuse(model.ErrConflict, "cannot remove sandbox %q: sandbox %q shares its network namespace (remove that first)", sb.Name, js[0].Name)
 		}
 		t.removeSandbox(sb)
@@ -263,16 +252,16 @@ func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) 
 }
 
 func (c *Controller) logRemoved(sb *model.Sandbox) {
-	c.cfg.Log.Info("removed sandbox", "sandbox", sb.Name, "id", model.ShortID(sb.ID))
+	c.state.Log().Info("removed sandbox", "sandbox", sb.Name, "id", model.ShortID(sb.ID))
 }
 
 func (t *tx) removeSandbox(sb *model.Sandbox) {
-	for _, p := range t.c.served[sb.ID] {
-		t.freePublish(p)
+	for _, p := range t.Served(sb.ID) {
+		t.FreePublish(p)
 	}
-	t.serve(sb.ID, nil)
-	for _, ep := range endpointsOf(t.next, sb.ID) {
+	t.Serve(sb.ID, nil)
+	for _, ep := range endpointsOf(t.Next, sb.ID) {
 		t.removeEndpoint(ep)
 	}
-	t.putSandbox(sb.ID, nil)
+	t.PutSandbox(sb.ID, nil)
 }

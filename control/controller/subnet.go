@@ -4,33 +4,14 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 
-	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 )
-
-// addresses holds the address pools of one network.
-type addresses struct{ v4, v6 *ipam.Pool }
-
-func (a *addresses) pool(is4 bool) *ipam.Pool {
-	if is4 {
-		return a.v4
-	}
-	return a.v6
-}
-
-func family(is4 bool) string {
-	if is4 {
-		return "IPv4"
-	}
-	return "IPv6"
-}
 
 // chooseFamilies sets the address families of a network. An IPv6 subnet enables IPv6 like
 // --ipv6 does. In an engine-managed network only the subnets count: the engine has derived
@@ -86,7 +67,7 @@ func (t *tx) resolveSubnets(ctx context.Context, n *model.Network, specs []model
 		}
 		if o := byFamily[f]; o != nil {
 			return refuse(model.ErrInvalid, "driver bridge takes one subnet per address family; %v and %v are both %s (create two networks)",
-				o.Prefix, sp.Prefix, family(f == 0))
+				o.Prefix, sp.Prefix, ipam.FamilyName(f == 0))
 		}
 		byFamily[f] = &specs[i]
 	}
@@ -132,14 +113,14 @@ func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, is4 bool, sp m
 // network. Routes of the host, and wider prefixes around the subnet, are allowed,
 // because the operator chose the subnet.
 func (t *tx) checkTaken(ctx context.Context, p netip.Prefix, byEngine bool) error {
-	if other, o := overlapping(t.next, p); other != nil {
+	if other, o := t.Next.OverlappingNetwork(p); other != nil {
 		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet",
 			p, other.Name, o)
 	}
-	if pool := overlappingPool(t.next, p); pool != nil && !(byEngine && pool.Prefix == p) {
+	if pool := t.Next.OverlappingPool(p); pool != nil && !(byEngine && pool.Prefix == p) {
 		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and a container engine's pool (%v); choose another --subnet", p, pool.Prefix)
 	}
-	device, addr, err := t.c.cfg.Host.HostAddr(ctx, p)
+	device, addr, err := t.Host().HostAddr(ctx, p)
 	if err != nil {
 		return fmt.Errorf("look up the host's addresses in %v: %w", p, err)
 	}
@@ -152,72 +133,40 @@ func (t *tx) checkTaken(ctx context.Context, p netip.Prefix, byEngine bool) erro
 // pickSubnet finds a subnet in the default pools that neither a network nor the
 // host uses. It prefers one that is not the former subnet of an idle network.
 func (t *tx) pickSubnet(ctx context.Context, is4 bool, size int) (netip.Prefix, error) {
-	host, err := t.prefixesOfHost(ctx)
+	host, err := t.HostPrefixes(ctx)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
 	avoid := slices.Concat(host, t.claimed())
 	withIdle := slices.Clone(avoid)
-	for n := range t.next.Networks() {
+	for n := range t.Next.Networks() {
 		for _, s := range n.Subnets {
 			withIdle = append(withIdle, s.Prefix)
 		}
 	}
-	p, err := ipam.Pick(t.c.defaults, is4, size, withIdle)
+	p, err := ipam.Pick(t.DefaultPools(), is4, size, withIdle)
 	if err != nil {
-		p, err = ipam.Pick(t.c.defaults, is4, size, avoid)
+		p, err = ipam.Pick(t.DefaultPools(), is4, size, avoid)
 	}
 	if err != nil {
 		return p, refuse(model.ErrExhausted, "%v: every %s subnet of the default pools overlaps a network or a route of this host (give one with --subnet, or remove unused networks)",
-			err, family(is4))
+			err, ipam.FamilyName(is4))
 	}
 	return p, nil
-}
-
-// prefixesOfHost returns the prefixes that the host has addresses in or routes to.
-func (t *tx) prefixesOfHost(ctx context.Context) ([]netip.Prefix, error) {
-	if t.hostPrefixes == nil {
-		ps, err := t.c.cfg.Host.HostPrefixes(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("list the host's prefixes: %w", err)
-		}
-		t.hostPrefixes = append([]netip.Prefix{}, ps...)
-	}
-	return t.hostPrefixes, nil
 }
 
 // claimed returns the prefixes of active networks and of engines' pools.
 func (t *tx) claimed() []netip.Prefix {
 	var ps []netip.Prefix
-	for n := range t.next.Networks() {
+	for n := range t.Next.Networks() {
 		for _, s := range n.Claimed() {
 			ps = append(ps, s.Prefix)
 		}
 	}
-	for p := range t.next.Pools() {
+	for p := range t.Next.Pools() {
 		ps = append(ps, p.Prefix)
 	}
 	return ps
-}
-
-func overlapping(s *desired.Snapshot, p netip.Prefix) (*model.Network, netip.Prefix) {
-	for n := range s.Networks() {
-		for _, o := range n.Claimed() {
-			if o.Prefix.Overlaps(p) {
-				return n, o.Prefix
-			}
-		}
-	}
-	return nil, netip.Prefix{}
-}
-
-func overlappingPool(s *desired.Snapshot, p netip.Prefix) *model.AddressPool {
-	for o := range s.Pools() {
-		if o.Prefix.Overlaps(p) {
-			return o
-		}
-	}
-	return nil
 }
 
 // validateSubnet checks one --subnet and the options that belong to it.
@@ -264,7 +213,7 @@ func validateRange(p netip.Prefix, r model.AddrRange) error {
 	case !r.IsValid():
 		return nil
 	case r.First.Is4() != p.Addr().Is4():
-		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet is an %s block (give a part of %v)", r, family(p.Addr().Is4()), p)
+		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet is an %s block (give a part of %v)", r, ipam.FamilyName(p.Addr().Is4()), p)
 	case r != whole && r.Contains(whole.First) && r.Contains(whole.Last):
 		return refuse(model.ErrInvalid, "invalid ip-range %v: CIDR block is bigger than its parent subnet %v (give a part of that)", r, p)
 	case !p.Contains(r.First) || !p.Contains(r.Last):
@@ -276,7 +225,7 @@ func validateRange(p netip.Prefix, r model.AddrRange) error {
 // placeGateway sets the gateway to the first free address. An internal network of two
 // addresses gets no gateway, so that it has room for two sandboxes.
 func placeGateway(n *model.Network, s *model.Subnet) error {
-	pool, err := newPool(model.Subnet{Prefix: s.Prefix, Gateway: s.Gateway, IPRange: s.IPRange, Aux: s.Aux})
+	pool, err := ipam.ForSubnet(model.Subnet{Prefix: s.Prefix, Gateway: s.Gateway, IPRange: s.IPRange, Aux: s.Aux})
 	if err != nil {
 		return err
 	}
@@ -288,35 +237,4 @@ func placeGateway(n *model.Network, s *model.Subnet) error {
 		return refuse(model.ErrExhausted, "subnet %v has no address left for the gateway (reserve fewer with --aux-address)", s.Prefix)
 	}
 	return nil
-}
-
-// newPool returns the address pool of a subnet, with its gateway and auxiliary addresses
-// reserved.
-func newPool(s model.Subnet) (*ipam.Pool, error) {
-	pool, err := ipam.NewPool(s.Prefix, s.IPRange)
-	if err != nil {
-		return nil, err
-	}
-	if s.Gateway.IsValid() {
-		if err := reserve(pool, s, "gateway", s.Gateway); err != nil {
-			return nil, err
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(s.Aux)) {
-		if err := reserve(pool, s, "auxiliary address "+name, s.Aux[name]); err != nil {
-			return nil, err
-		}
-	}
-	return pool, nil
-}
-
-func reserve(pool *ipam.Pool, s model.Subnet, what string, a netip.Addr) error {
-	err := pool.Reserve(a)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, ipam.ErrTaken):
-		return refuse(model.ErrInvalid, "%s %v: Address already in use (by the gateway or another auxiliary address of %v)", what, a, s.Prefix)
-	}
-	return refuse(model.ErrInvalid, "%s %v: %v (choose another one of %v)", what, a, err, s.Prefix)
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/api/server"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/dns"
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 	"github.com/fairlead-net/fairlead/control/gc"
@@ -57,6 +58,7 @@ type daemon struct {
 	datapath   *loader.Datapath
 	handle     *rtnl.Handle
 	reconciler *reconcile.Reconciler
+	state      *txn.State
 	controller *controller.Controller
 	collector  *gc.Collector
 	metrics    *metrics.Metrics
@@ -248,17 +250,18 @@ func (d *daemon) openState(ctx context.Context) error {
 	}, d.datapath, reconcile.TablesOf(d.datapath.Maps()), d.handle)
 	d.dns = dns.New(dns.Config{Log: d.log})
 	var err error
-	d.controller, err = controller.New(controller.Config{
+	d.state, err = txn.New(txn.Config{
 		Store:        d.store,
-		Kernel:       kernel{d.reconciler},
-		Host:         host.New(d.handle, func() []netip.Addr { return dns.Addrs(d.controller.Snapshot()) }),
-		Changed:      d.dns.Update, // so that names are served when a verb returns
-		Alive:        host.ProcessAlive,
-		RunDir:       d.cfg.Dirs.Run,
+		Realizer:     kernel{d.reconciler},
+		Host:         host.New(d.handle, func() []netip.Addr { return dns.Addrs(d.state.Snapshot()) }),
 		DefaultPools: d.cfg.DefaultPools,
 		Log:          d.log,
 	})
 	if err != nil {
+		return err
+	}
+	d.state.Subscribe(d.dns.Update) // so that names are served when a verb returns
+	if d.controller, err = controller.New(d.state, controller.Config{Kernel: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run}); err != nil {
 		return err
 	}
 	d.collector = gc.New(gc.Config{Flows: d.datapath.Maps().Conntrack, Refused: d.refusedFlows, Log: d.log})
@@ -274,7 +277,7 @@ func (d *daemon) refusedFlows() (uint64, error) {
 // kernel is the reconciler, with errors that name the daemon's flags.
 type kernel struct{ *reconcile.Reconciler }
 
-// Apply implements [controller.Kernel].
+// Apply implements [txn.Realizer].
 func (k kernel) Apply(ctx context.Context, s *desired.Snapshot) error {
 	return explainFull(k.Reconciler.Apply(ctx, s))
 }

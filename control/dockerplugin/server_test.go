@@ -23,6 +23,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/controller/controllertest"
+	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -47,7 +48,11 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(func() { s.Close() })
 	// The pools of the daemon whose requests were recorded.
 	pools := []ipam.DefaultPool{{Base: netip.MustParsePrefix("172.17.0.0/16"), Size: 16}, {Base: netip.MustParsePrefix("172.18.0.0/15"), Size: 16}}
-	c, err := controller.New(controller.Config{Store: s, Kernel: controllertest.Kernel{}, Host: controllertest.Host{Busy: 90}, Alive: host.ProcessAlive, RunDir: "/run/fl", DefaultPools: pools})
+	state, err := txn.New(txn.Config{Store: s, Realizer: controllertest.Kernel{}, Host: controllertest.Host{Busy: 90}, DefaultPools: pools})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := controller.New(state, controller.Config{Kernel: controllertest.Kernel{}, Alive: host.ProcessAlive, RunDir: "/run/fl"})
 	if err != nil {
 		t.Fatal(err)
 	}

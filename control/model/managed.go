@@ -5,6 +5,7 @@ package model
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Manager is what manages a network, or a sandbox and its network namespace.
@@ -49,4 +50,15 @@ func (m *Manager) UnmarshalText(b []byte) error {
 	}
 	*m = Manager(i)
 	return nil
+}
+
+// HasRuntimeLabel reports whether the front end of a container runtime created the sandbox with
+// these labels. Those set a label fairlead.FRONTEND.container; the API has no other field for it.
+func HasRuntimeLabel(labels map[string]string) bool {
+	for label := range labels {
+		if strings.HasPrefix(label, "fairlead.") && strings.HasSuffix(label, ".container") {
+			return true
+		}
+	}
+	return false
 }

@@ -46,7 +46,8 @@ var (
 		"control/desired/desiredtest":       {"control/desired", "control/model"},
 		"control/store":                     {"control/model"},
 		"control/ipam":                      {"control/model"},
-		"control/controller":                {"control/model", "control/desired", "control/store", "control/ipam"},
+		"control/desired/txn":               {"control/model", "control/desired", "control/store", "control/ipam"},
+		"control/controller":                {"control/model", "control/desired", "control/desired/txn", "control/ipam"},
 		"control/api":                       {"control/model"},
 		"control/api/client":                {"control/api", "control/httpserve"},
 		"control/api/server":                {"control/api", "control/model", "control/desired", "control/httpserve"},
@@ -103,7 +104,7 @@ var homes = map[string][]string{
 }
 
 // blind lists the packages that must not reach the kernel even indirectly.
-var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/store", "control/ipam", "control/controller", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
+var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/store", "control/ipam", "control/controller", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
 
 func TestImportDirection(t *testing.T) {
 	for _, p := range list(t) {

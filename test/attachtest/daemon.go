@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/attach"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/controller/controllertest"
+	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/store"
 )
@@ -71,7 +72,11 @@ func New(t *testing.T) *Daemon {
 	}
 	t.Cleanup(func() { st.Close() })
 	d := &Daemon{Socket: filepath.Join(dir, "sock")}
-	if d.Controller, err = controller.New(controller.Config{Store: st, Kernel: controllertest.Kernel{}, Host: controllertest.Host{Busy: 22}, Alive: host.ProcessAlive, RunDir: dir}); err != nil {
+	state, err := txn.New(txn.Config{Store: st, Realizer: controllertest.Kernel{}, Host: controllertest.Host{Busy: 22}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Controller, err = controller.New(state, controller.Config{Kernel: controllertest.Kernel{}, Alive: host.ProcessAlive, RunDir: dir}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Start(t.Context()); err != nil {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package txn
 
 import (
 	"encoding/json"
@@ -61,7 +61,7 @@ func readSandbox(value []byte) (*model.Sandbox, error) {
 		sb.ManagedBy = model.ByEngine
 	case r.Owned || sb.NetNS == "" || sb.SharesNetNS():
 		sb.ManagedBy = model.ByFairlead
-	case hasRuntimeLabel(sb):
+	case model.HasRuntimeLabel(sb.Labels):
 		sb.ManagedBy = model.ByRuntime
 	default:
 		sb.ManagedBy = model.ByUser

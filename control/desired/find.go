@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package desired
+
+import (
+	"iter"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// FindNetwork finds a network by full ID, by name, or by a unique prefix of its ID, in
+// this order.
+func (s *Snapshot) FindNetwork(ref string) (*model.Network, error) {
+	if n := s.Network(ref); n != nil {
+		return n, nil
+	}
+	for n := range s.NetworksNamed(ref) {
+		if n.HasName(ref) {
+			return n, nil
+		}
+	}
+	n, matches := byPrefix(s.NetworksByPrefix(ref))
+	switch {
+	case ref == "":
+	case n != nil:
+		return n, nil
+	case matches > 1:
+		return nil, model.Refuse(model.ErrInvalid, "network %s is ambiguous (%d matches found on ID prefix; give more digits or the name)", ref, matches)
+	}
+	return nil, model.NoNetwork(ref)
+}
+
+// FindSandbox finds a sandbox as FindNetwork finds a network. An engine-managed sandbox is
+// also found by the engine's ID of the container.
+func (s *Snapshot) FindSandbox(ref string) (*model.Sandbox, error) {
+	if sb := s.Sandbox(ref); sb != nil {
+		return sb, nil
+	}
+	for sb := range s.SandboxesNamed(ref) {
+		if sb.HasName(ref) {
+			return sb, nil
+		}
+	}
+	sb, matches := byPrefix(s.SandboxesByPrefix(ref), s.SandboxesByEnginePrefix(ref))
+	switch {
+	case ref == "":
+	case sb != nil:
+		return sb, nil
+	case matches > 1:
+		return nil, model.Refuse(model.ErrInvalid, "sandbox %s is ambiguous (%d matches found on ID prefix; give more digits or the name)", ref, matches)
+	}
+	return nil, model.NoSandbox(ref)
+}
+
+// First returns the first of a sequence; nil if it is empty.
+func First[V any](seq iter.Seq[*V]) *V {
+	for v := range seq {
+		return v
+	}
+	return nil
+}
+
+// byPrefix returns the one object of the sequences; nil and their number if there is not
+// exactly one.
+func byPrefix[V any](seqs ...iter.Seq[*V]) (*V, int) {
+	found := map[*V]bool{}
+	var last *V
+	for _, seq := range seqs {
+		for v := range seq {
+			found[v], last = true, v
+		}
+	}
+	if len(found) != 1 {
+		return nil, len(found)
+	}
+	return last, 1
+}
+
+// Connection returns the endpoint of a sandbox in a network; nil if there is none.
+func (s *Snapshot) Connection(sandboxID, networkID string) *model.Endpoint {
+	for ep := range s.EndpointsOf(sandboxID) {
+		if ep.NetworkID == networkID {
+			return ep
+		}
+	}
+	return nil
+}
+
+// Joiners lists the sandboxes that share a sandbox's namespace, by name.
+func (s *Snapshot) Joiners(sandboxID string) []*model.Sandbox {
+	return slices.SortedFunc(s.SandboxesInMode(model.ModeContainer+sandboxID), func(a, b *model.Sandbox) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// SandboxName returns a name for messages. It is the short ID if the sandbox does not
+// exist any more.
+func (s *Snapshot) SandboxName(id string) string {
+	if sb := s.Sandbox(id); sb != nil {
+		return sb.Name
+	}
+	return model.ShortID(id)
+}
+
+// OverlappingNetwork finds a network that claims a prefix which overlaps p, and that prefix.
+func (s *Snapshot) OverlappingNetwork(p netip.Prefix) (*model.Network, netip.Prefix) {
+	for n := range s.Networks() {
+		for _, o := range n.Claimed() {
+			if o.Prefix.Overlaps(p) {
+				return n, o.Prefix
+			}
+		}
+	}
+	return nil, netip.Prefix{}
+}
+
+// OverlappingPool finds an engine's pool that overlaps p; nil if there is none.
+func (s *Snapshot) OverlappingPool(p netip.Prefix) *model.AddressPool {
+	for o := range s.Pools() {
+		if o.Prefix.Overlaps(p) {
+			return o
+		}
+	}
+	return nil
+}

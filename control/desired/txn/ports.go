@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package txn
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// portIndex maps a host port to the publishes that occupy it. The cost of a lookup depends on
+// the claims of that port only, not on the number of published ports.
+type portIndex map[portKey][]claim
+
+type portKey struct {
+	proto model.Proto
+	port  uint16
+}
+
+type claim struct {
+	addr netip.Addr // zero: all addresses
+	id   uint32     // of the publish
+}
+
+// overlap reports whether two host addresses cannot share a port. The zero
+// address stands for all addresses, 0.0.0.0 and :: for all of their family.
+func overlap(a, b netip.Addr) bool {
+	switch {
+	case !a.IsValid() || !b.IsValid():
+		return true
+	case a.Is4() != b.Is4():
+		return false
+	}
+	return a == b || a.IsUnspecified() || b.IsUnspecified()
+}
+
+// conflict finds the first port of a binding that another publish occupies.
+func (x portIndex) conflict(b model.PortBinding) (port uint16, id uint32, found bool) {
+	for i := range b.Count {
+		port := b.HostPort + i
+		for _, c := range x[portKey{b.Proto, port}] {
+			if overlap(c.addr, b.HostIP) {
+				return port, c.id, true
+			}
+		}
+	}
+	return 0, 0, false
+}
+
+func (x portIndex) claim(id uint32, b model.PortBinding) {
+	for i := range b.Count {
+		k := portKey{b.Proto, b.HostPort + i}
+		x[k] = append(x[k], claim{b.HostIP, id})
+	}
+}
+
+func (x portIndex) release(id uint32, b model.PortBinding) {
+	for i := range b.Count {
+		k := portKey{b.Proto, b.HostPort + i}
+		rest := slices.DeleteFunc(x[k], func(c claim) bool { return c.id == id })
+		if len(rest) == 0 {
+			delete(x, k)
+		} else {
+			x[k] = rest
+		}
+	}
+}
+
+// PortConflict finds the first host port of a binding that another publish occupies.
+func (t *Tx) PortConflict(b model.PortBinding) (port uint16, id uint32, found bool) {
+	return t.s.ports.conflict(b)
+}
+
+// NextPort returns where the next search for an automatic host port begins; SetNextPort sets
+// that, so that a port is not reused soon.
+func (t *Tx) NextPort() uint16 { return t.s.nextPort }
+
+// SetNextPort sets what NextPort returns. It is not undone.
+func (t *Tx) SetNextPort(port uint16) { t.s.nextPort = port }
+
+// NewPublish claims the host ports of a binding and returns its publish, for Serve.
+func (t *Tx) NewPublish(ep *model.Endpoint, b model.PortBinding) *model.Publish {
+	s := t.s
+	for s.lastID++; s.lastID == 0 || t.Next.Publish(s.lastID) != nil; s.lastID++ {
+	}
+	p := &model.Publish{ID: s.lastID, EndpointID: ep.ID, PortBinding: b}
+	s.ports.claim(p.ID, b)
+	t.OnUndo(func() { s.ports.release(p.ID, b) })
+	return p
+}
+
+// FreePublish releases the host ports of a publish that Serve removes.
+func (t *Tx) FreePublish(p *model.Publish) {
+	t.s.ports.release(p.ID, p.PortBinding)
+	t.OnUndo(func() { t.s.ports.claim(p.ID, p.PortBinding) })
+}
+
+// Served returns the publishes of a sandbox.
+func (t *Tx) Served(sandboxID string) []*model.Publish { return t.s.served[sandboxID] }
+
+// Serve sets the publishes of a sandbox. The caller has already claimed their ports in
+// the port index.
+func (t *Tx) Serve(sandboxID string, now []*model.Publish) {
+	was := t.s.served[sandboxID]
+	if len(was) == 0 && len(now) == 0 {
+		return
+	}
+	for _, p := range was {
+		t.edit.PutPublish(p.ID, nil)
+	}
+	for _, p := range now {
+		t.edit.PutPublish(p.ID, p)
+	}
+	t.write(prefixPublish+sandboxID, publishRecords(was), publishRecords(now))
+	t.s.setServed(sandboxID, now)
+	t.OnUndo(func() { t.s.setServed(sandboxID, was) })
+}
+
+func (s *State) setServed(sandboxID string, ps []*model.Publish) {
+	if len(ps) == 0 {
+		delete(s.served, sandboxID)
+	} else {
+		s.served[sandboxID] = ps
+	}
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// Addresses holds the pools of one network. A pool is nil if the network lacks its family.
+type Addresses struct{ v4, v6 *Pool }
+
+// Pool returns the pool of a family.
+func (a *Addresses) Pool(is4 bool) *Pool {
+	if is4 {
+		return a.v4
+	}
+	return a.v6
+}
+
+// FamilyName returns the name of an address family.
+func FamilyName(is4 bool) string {
+	if is4 {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// ForNetwork returns the pools of a network's subnets.
+func ForNetwork(n *model.Network) (*Addresses, error) {
+	var a Addresses
+	for _, s := range n.Subnets {
+		pool, err := ForSubnet(s)
+		if err != nil {
+			return nil, fmt.Errorf("network %q: %w", n.Name, err)
+		}
+		if s.Prefix.Addr().Is4() {
+			a.v4 = pool
+		} else {
+			a.v6 = pool
+		}
+	}
+	return &a, nil
+}
+
+// ForSubnet returns the pool of a subnet, with its gateway and auxiliary addresses reserved.
+func ForSubnet(s model.Subnet) (*Pool, error) {
+	pool, err := NewPool(s.Prefix, s.IPRange)
+	if err != nil {
+		return nil, err
+	}
+	if s.Gateway.IsValid() {
+		if err := reserve(pool, s, "gateway", s.Gateway); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Aux)) {
+		if err := reserve(pool, s, "auxiliary address "+name, s.Aux[name]); err != nil {
+			return nil, err
+		}
+	}
+	return pool, nil
+}
+
+func reserve(pool *Pool, s model.Subnet, what string, a netip.Addr) error {
+	err := pool.Reserve(a)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrTaken):
+		return model.Refuse(model.ErrInvalid, "%s %v: Address already in use (by the gateway or another auxiliary address of %v)", what, a, s.Prefix)
+	}
+	return model.Refuse(model.ErrInvalid, "%s %v: %v (choose another one of %v)", what, a, err, s.Prefix)
+}
+
+// ForEngine returns the allocator of an engine's pool. It continues after the address that was
+// allocated last.
+func ForEngine(p *model.AddressPool) (*Pool, error) {
+	pool, err := NewPool(p.Prefix, p.IPRange)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range p.Taken {
+		if err := pool.Reserve(a); err != nil {
+			return nil, fmt.Errorf("address %v of pool %v: %w", a, p.Prefix, err)
+		}
+		pool.Resume(a)
+	}
+	return pool, nil
+}
