@@ -4,15 +4,21 @@ package loader
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/loader/bpffs"
+	"github.com/fairlead-net/fairlead/loader/probe"
 )
 
 func (w *world) attach(d *Datapath, ifindex int, h Hook) bool {
@@ -27,7 +33,7 @@ func (w *world) attach(d *Datapath, ifindex int, h Hook) bool {
 // onDevice queries the device for the programs and links of a hook.
 func (w *world) onDevice(ifindex int, h Hook) (progs, links []uint32) {
 	w.tb.Helper()
-	res, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: h.tcx()})
+	res, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: tcxType(h)})
 	if err != nil {
 		w.tb.Fatal(err)
 	}
@@ -37,6 +43,16 @@ func (w *world) onDevice(ifindex int, h Hook) (progs, links []uint32) {
 	}
 	return progs, links
 }
+
+func tcxType(h Hook) ebpf.AttachType {
+	if h == ToUplink {
+		return ebpf.AttachTCXEgress
+	}
+	return ebpf.AttachTCXIngress
+}
+
+// pinName returns the name of the pin that every build gives to an attachment.
+func pinName(h Hook, ifindex int) string { return fmt.Sprintf("%s-%d", h, ifindex) }
 
 func TestTCX(t *testing.T) {
 	w := newWorld(t)
@@ -62,10 +78,10 @@ func TestTCX(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Attachment{
-		{IfIndex: a, Hook: FromEndpoint, ProgramID: progs["from_endpoint"], TCX: true, Live: true},
-		{IfIndex: a, Hook: ToUplink, ProgramID: progs["to_uplink"], TCX: true, Live: true},
+		{IfIndex: a, Hook: FromEndpoint, ProgramID: progs["from_endpoint"], Kind: TCX, Live: true},
+		{IfIndex: a, Hook: ToUplink, ProgramID: progs["to_uplink"], Kind: TCX, Live: true},
 	}
-	slices.SortFunc(got, func(a, b Attachment) int { return int(a.Hook - b.Hook) })
+	slices.SortFunc(got, func(a, b Attachment) int { return strings.Compare(string(a.Hook), string(b.Hook)) })
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Attached (-want +got):\n%s", diff)
 	}
@@ -92,7 +108,7 @@ func TestTCX(t *testing.T) {
 	if gotProgs, _ := w.onDevice(a, FromEndpoint); len(gotProgs) != 0 {
 		t.Errorf("still attached: %v", gotProgs)
 	}
-	if got := w.entries(linksDir); !slices.Equal(got, []string{ToUplink.pinName(a)}) {
+	if got := w.entries(bpffs.LinksDir); !slices.Equal(got, []string{pinName(ToUplink, a)}) {
 		t.Errorf("links %v", got)
 	}
 }
@@ -105,7 +121,7 @@ func TestTCXStrays(t *testing.T) {
 	for i := range 2 {
 		w.cfg.Timeouts.ICMP = time.Duration(i+1) * time.Minute
 		d := w.open()
-		l, err := link.AttachTCX(link.TCXOptions{Interface: a, Program: d.progs["from_endpoint"], Attach: FromEndpoint.tcx()})
+		l, err := link.AttachTCX(link.TCXOptions{Interface: a, Program: d.progs["from_endpoint"], Attach: tcxType(FromEndpoint)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +146,7 @@ func TestTCXRepair(t *testing.T) {
 	w := newWorld(t)
 	a := w.ifindex("a")
 	d := w.open()
-	pin := filepath.Join(w.cfg.BPFDir, linksDir, FromEndpoint.pinName(a))
+	pin := filepath.Join(w.cfg.BPFDir, bpffs.LinksDir, pinName(FromEndpoint, a))
 	detach := func() {
 		l, err := link.LoadPinnedLink(pin, nil)
 		if err != nil {
@@ -196,7 +212,7 @@ func TestTCXDeviceGone(t *testing.T) {
 			t.Errorf("Detach: %v", err)
 		}
 	}
-	if got := w.entries(linksDir); len(got) != 0 {
+	if got := w.entries(bpffs.LinksDir); len(got) != 0 {
 		t.Errorf("links %v", got)
 	}
 }
@@ -243,7 +259,7 @@ func TestClsact(t *testing.T) {
 		t.Errorf("filters (-want +got):\n%s", diff)
 	}
 	got, err := d.Attached()
-	if err != nil || len(got) != 2 || got[0].TCX || !got[0].Live {
+	if err != nil || len(got) != 2 || got[0].Kind != Clsact || !got[0].Live {
 		t.Errorf("Attached = %+v, %v", got, err)
 	}
 	if err := errors.Join(d.Detach(a, ToUplink), d.Detach(a, ToUplink)); err != nil || w.clsact.qdiscs[a] {
@@ -314,7 +330,7 @@ func TestAttachAtOnce(t *testing.T) {
 	}
 	w.clsact.err = errors.New("no cls_bpf")
 	atOnce(d, true, false, 1, 0)
-	if got := w.entries(filtersDir); len(got) != 0 {
+	if got := w.entries(bpffs.FiltersDir); len(got) != 0 {
 		t.Errorf("records of filters that do not exist: %v", got)
 	}
 	if err := d.Detach(a, FromEndpoint); err != nil {
@@ -339,7 +355,7 @@ func TestOpenWithoutAnyKind(t *testing.T) {
 
 func TestCgroup(t *testing.T) {
 	w := newWorld(t)
-	parent, err := findCgroup()
+	parent, err := probe.Cgroup()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,7 +388,7 @@ func TestCgroup(t *testing.T) {
 	d = w.open()
 	attach(d, 10)
 
-	l, err := link.LoadPinnedLink(filepath.Join(w.cfg.BPFDir, linksDir, "cgroup-bind4"), nil)
+	l, err := link.LoadPinnedLink(filepath.Join(w.cfg.BPFDir, bpffs.LinksDir, "cgroup-bind4"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -381,28 +397,4 @@ func TestCgroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	attach(d, 1)
-}
-
-func TestParsePinName(t *testing.T) {
-	for _, tt := range []struct {
-		name    string
-		ifindex int
-		hook    Hook
-		ok      bool
-	}{
-		{"from_endpoint-7", 7, FromEndpoint, true},
-		{"to_uplink-12", 12, ToUplink, true},
-		{"from_uplink-1", 1, FromUplink, true},
-		{"from_uplink-01", 0, 0, false},
-		{"from_uplink-7_next", 0, 0, false},
-		{"from_uplink--7", 0, 0, false},
-		{"cgroup-connect4", 0, 0, false},
-		{"x-7", 0, 0, false},
-		{"", 0, 0, false},
-	} {
-		ifindex, h, ok := parsePinName(tt.name)
-		if ok != tt.ok || ifindex != tt.ifindex || h != tt.hook {
-			t.Errorf("%q: %d, %v, %v", tt.name, ifindex, h, ok)
-		}
-	}
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-net/fairlead/loader/bpffs"
 )
 
 func TestCleanup(t *testing.T) {
@@ -71,14 +73,14 @@ func TestCleanupLeavesOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	foreign := filepath.Join(w.cfg.BPFDir, mapsDir, "foreign")
+	foreign := filepath.Join(w.cfg.BPFDir, bpffs.MapsDir, "foreign")
 	if err := m.Pin(foreign); err != nil {
 		t.Fatal(err)
 	}
 	if err := Cleanup(w.cfg.BPFDir, nil); err == nil {
 		t.Error("Cleanup removed a directory with somebody else's map")
 	}
-	if got := w.entries(mapsDir); !cmp.Equal(got, []string{"foreign"}) {
+	if got := w.entries(bpffs.MapsDir); !cmp.Equal(got, []string{"foreign"}) {
 		t.Errorf("left: %v, want the foreign map alone", got)
 	}
 	if err := os.Remove(foreign); err != nil {

@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/loader/bpffs"
+	"github.com/fairlead-net/fairlead/loader/probe"
 	"github.com/fairlead-net/fairlead/maps"
 )
 
@@ -49,15 +51,6 @@ func TestOpenTwice(t *testing.T) {
 	}
 	if again, err := second.Maps().Endpoints.Put(endpoint); again || err != nil {
 		t.Errorf("the entry was written a second time: %v, %v", again, err)
-	}
-	infos, err := second.Programs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range infos {
-		if p.Tag == "" || p.Insns == 0 {
-			t.Errorf("program %s: tag %q, %d instructions", p.Name, p.Tag, p.Insns)
-		}
 	}
 }
 
@@ -95,7 +88,7 @@ func TestChangedConfig(t *testing.T) {
 
 func progsDirs(w *world) (n int) {
 	for _, name := range w.entries(".") {
-		if strings.HasPrefix(name, progsPrefix) {
+		if strings.HasPrefix(name, bpffs.ProgsPrefix) {
 			n++
 		}
 	}
@@ -106,7 +99,7 @@ func progsDirs(w *world) (n int) {
 func TestConfigure(t *testing.T) {
 	cfg := Config{BPFDir: "/x", NetnsCookie: 0x1234567890, SNATMin: 1000, SNATMax: 2000, CTMax: 4096, MaxEndpoints: 10, MaxPublishes: 20}
 	cfg.Timeouts.UDPStream = 77 * time.Second
-	o, err := newObjects(cfg, kernelFlags{fibSrc: true})
+	o, err := newObjects(cfg, probe.Flags{FIBSrc: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +143,7 @@ func TestConfigure(t *testing.T) {
 func TestWithoutConntrack(t *testing.T) {
 	w := newWorld(t)
 	for _, have := range []bool{true, false} {
-		o, err := newObjects(w.cfg, kernelFlags{conntrack: have})
+		o, err := newObjects(w.cfg, probe.Flags{Conntrack: have})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,7 +197,7 @@ func TestResize(t *testing.T) {
 	w := newWorld(t)
 	first := w.open()
 	tuple := func(port uint16) bpf.TCTuple { return bpf.TCTuple{Sport: port, Proto: 6} }
-	ct := first.tables.maps["fl_ct"]
+	ct := first.tables.Maps["fl_ct"]
 	for port := range uint16(500) {
 		if err := ct.Put(tuple(port), bpf.TCCtEntry{Publish: uint32(port)}); err != nil {
 			t.Fatal(err)
@@ -230,7 +223,7 @@ func TestResize(t *testing.T) {
 	}
 	for _, port := range []uint16{0, 499, 1000} {
 		var e bpf.TCCtEntry
-		if err := second.tables.maps["fl_ct"].Lookup(tuple(port), &e); err != nil || e.Publish != uint32(port) {
+		if err := second.tables.Maps["fl_ct"].Lookup(tuple(port), &e); err != nil || e.Publish != uint32(port) {
 			t.Errorf("flow %d: %v, %v", port, e.Publish, err)
 		}
 	}
@@ -256,8 +249,8 @@ func TestRemoveFlows(t *testing.T) {
 		k := bpf.TCTuple{Sport: port, Proto: 6, Saddr: bpf.TCIp{B: [16]byte{1}}, Daddr: bpf.TCIp{B: [16]byte{2}}}
 		r := bpf.TCTuple{Dport: port, Proto: 6, Saddr: bpf.TCIp{B: [16]byte{2}}, Daddr: bpf.TCIp{B: [16]byte{1}}}
 		err := errors.Join(
-			d.tables.maps["fl_ct"].Put(k, bpf.TCCtEntry{Xlat: k, Expires: expires}),
-			d.tables.maps["fl_ct"].Put(r, bpf.TCCtEntry{Xlat: r, Expires: expires, Flags: uint16(bpf.TCCtFlagCT_F_REPLY)}),
+			d.tables.Maps["fl_ct"].Put(k, bpf.TCCtEntry{Xlat: k, Expires: expires}),
+			d.tables.Maps["fl_ct"].Put(r, bpf.TCCtEntry{Xlat: r, Expires: expires, Flags: uint16(bpf.TCCtFlagCT_F_REPLY)}),
 		)
 		if err != nil {
 			t.Fatal(err)
@@ -281,8 +274,8 @@ func TestRemoveFlows(t *testing.T) {
 		t.Fatalf("%d expired flows, %v", len(keys), err)
 	}
 	add(7, now+100) // a packet came in after all
-	if n, err := d.RemoveFlows(keys, false); n != 299 || err != nil {
-		t.Errorf("RemoveFlows = %d, %v; want 299", n, err)
+	if n, err := d.Maps().Conntrack.Remove(keys, false); n != 299 || err != nil {
+		t.Errorf("Remove = %d, %v; want 299", n, err)
 	}
 	if n := flows(); n != 4 {
 		t.Errorf("%d entries left, want those of two flows", n)
@@ -298,7 +291,7 @@ func TestRemoveFlows(t *testing.T) {
 
 func TestIncompatibleTable(t *testing.T) {
 	w := newWorld(t)
-	if err := makeDirs(w.cfg.BPFDir); err != nil {
+	if err := bpffs.MakeDirs(w.cfg.BPFDir); err != nil {
 		t.Fatal(err)
 	}
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 4})
@@ -306,7 +299,7 @@ func TestIncompatibleTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	if err := m.Pin(filepath.Join(w.cfg.BPFDir, mapsDir, "fl_endpoint")); err != nil {
+	if err := m.Pin(filepath.Join(w.cfg.BPFDir, bpffs.MapsDir, "fl_endpoint")); err != nil {
 		t.Fatal(err)
 	}
 	d := w.open()
@@ -329,7 +322,7 @@ func TestLostPins(t *testing.T) {
 		lose func(w *world, d *Datapath) error
 	}{
 		{"map", func(w *world, _ *Datapath) error {
-			return os.Remove(filepath.Join(w.cfg.BPFDir, mapsDir, "fl_fdb"))
+			return os.Remove(filepath.Join(w.cfg.BPFDir, bpffs.MapsDir, "fl_fdb"))
 		}},
 		{"program", func(w *world, d *Datapath) error { return os.Remove(filepath.Join(d.progsDir(), "to_uplink")) }},
 		{"programs", func(w *world, d *Datapath) error { return os.RemoveAll(d.progsDir()) }},

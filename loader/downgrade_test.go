@@ -14,6 +14,8 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/loader/bpffs"
+	"github.com/fairlead-net/fairlead/loader/downgrade"
 )
 
 // earlierBuild returns a file with an embedded BPF object of commit 587769b, like the binary of
@@ -43,8 +45,8 @@ func startDowngrade(t *testing.T, w *world, to string) *downgrading {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	d := &downgrading{stop: cancel, ready: make(chan []string, 1), done: make(chan error, 1)}
-	cfg := DowngradeConfig{BPFDir: w.cfg.BPFDir, To: to, Ready: func(names []string) { d.ready <- names }, Log: w.cfg.Log}
-	go func() { d.done <- Downgrade(ctx, cfg) }()
+	cfg := downgrade.Config{BPFDir: w.cfg.BPFDir, To: to, Ready: func(names []string) { d.ready <- names }, Log: w.cfg.Log}
+	go func() { d.done <- downgrade.Run(ctx, cfg) }()
 	return d
 }
 
@@ -64,7 +66,7 @@ func (d *downgrading) wait(t *testing.T) []string {
 
 func pinnedMap(t *testing.T, w *world, name string) *ebpf.Map {
 	t.Helper()
-	m, err := ebpf.LoadPinnedMap(filepath.Join(w.cfg.BPFDir, mapsDir, name), nil)
+	m, err := ebpf.LoadPinnedMap(filepath.Join(w.cfg.BPFDir, bpffs.MapsDir, name), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,23 +90,23 @@ func TestDowngrade(t *testing.T) {
 	if err := d.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	putFlow(t, d.tables.maps[bpf.TCMapFlCt], 1)
+	putFlow(t, d.tables.Maps[bpf.TCMapFlCt], 1)
 	run := startDowngrade(t, w, earlierBuild(t))
 	if got := run.wait(t); !slices.Contains(got, bpf.TCMapFlCt) || !slices.Contains(got, bpf.TCMapFlCtNew) {
 		t.Errorf("converted %q", got)
 	}
-	putFlow(t, d.tables.maps[bpf.TCMapFlCt], 2)
-	earlier := filepath.Join(w.cfg.BPFDir, progsPrefix+"earlier")
+	putFlow(t, d.tables.Maps[bpf.TCMapFlCt], 2)
+	earlier := filepath.Join(w.cfg.BPFDir, bpffs.ProgsPrefix+"earlier")
 	if err := os.Mkdir(earlier, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	deadline := time.Now().Add(10 * time.Second)
 	for used := int64(0); used < 1<<30; time.Sleep(time.Millisecond) {
-		if err := d.tables.maps[bpf.TCMapFlCtUsed].Lookup(uint32(0), &used); err != nil || time.Now().After(deadline) {
+		if err := d.tables.Maps[bpf.TCMapFlCtUsed].Lookup(uint32(0), &used); err != nil || time.Now().After(deadline) {
 			t.Fatalf("new connections are still possible: %d, %v", used, err)
 		}
 	}
-	putFlow(t, d.tables.maps[bpf.TCMapFlCtNew], 3)
+	putFlow(t, d.tables.Maps[bpf.TCMapFlCtNew], 3)
 	if err := os.RemoveAll(d.progsDir()); err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +120,7 @@ func TestDowngrade(t *testing.T) {
 			t.Errorf("%s, flow %d: %+v, %v", name, port, got, err)
 		}
 	}
-	if left := w.entries(mapsDir); slices.Contains(left, bpf.TCMapFlCtUsed) {
+	if left := w.entries(bpffs.MapsDir); slices.Contains(left, bpf.TCMapFlCtUsed) {
 		t.Errorf("tables that the earlier build does not know are left: %q", left)
 	}
 }
@@ -146,7 +148,7 @@ func TestDowngradeAgain(t *testing.T) {
 	d := w.open()
 	_, before := w.ids(d)
 	pinOther(t, w, false) // the programs still write to the tables that were pinned before
-	putFlow(t, d.tables.maps[bpf.TCMapFlCt], 1)
+	putFlow(t, d.tables.Maps[bpf.TCMapFlCt], 1)
 	run := startDowngrade(t, w, earlierBuild(t))
 	if got := run.wait(t); !slices.Contains(got, bpf.TCMapFlCt) {
 		t.Errorf("converted %q", got)
@@ -171,7 +173,7 @@ func TestDowngradeTakenBack(t *testing.T) {
 	d := w.open()
 	run := startDowngrade(t, w, earlierBuild(t))
 	run.wait(t)
-	putFlow(t, d.tables.maps[bpf.TCMapFlCt], 1)
+	putFlow(t, d.tables.Maps[bpf.TCMapFlCt], 1)
 	again := w.open()
 	if err := again.Commit(); err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"hash"
 	stdmaps "maps"
@@ -18,6 +17,8 @@ import (
 	"github.com/cilium/ebpf/asm"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/loader/probe"
+	"github.com/fairlead-net/fairlead/loader/tables"
 	"github.com/fairlead-net/fairlead/maps"
 )
 
@@ -32,7 +33,7 @@ func (o objects) all() []*ebpf.CollectionSpec {
 
 // newObjects reads the embedded objects and writes the configuration into
 // their read-only data and map sizes.
-func newObjects(cfg Config, have kernelFlags) (objects, error) {
+func newObjects(cfg Config, have probe.Flags) (objects, error) {
 	var o objects
 	for _, l := range []struct {
 		load func() (*ebpf.CollectionSpec, error)
@@ -52,13 +53,13 @@ func newObjects(cfg Config, have kernelFlags) (objects, error) {
 
 // configure writes the configuration into one object. An object lacks the variables
 // that it does not use.
-func configure(spec *ebpf.CollectionSpec, cfg Config, have kernelFlags) error {
+func configure(spec *ebpf.CollectionSpec, cfg Config, have probe.Flags) error {
 	values := map[string]any{
 		bpf.TCVarCfgNetnsCookie: cfg.NetnsCookie,
-		bpf.TCVarCfgFibSrc:      flag(have.fibSrc),
-		bpf.TCVarCfgConntrack:   flag(have.conntrack),
+		bpf.TCVarCfgFibSrc:      flag(have.FIBSrc),
+		bpf.TCVarCfgConntrack:   flag(have.Conntrack),
 	}
-	if !have.conntrack {
+	if !have.Conntrack {
 		removeKfuncs(spec)
 	}
 	if cfg.SNATMax != 0 {
@@ -183,7 +184,7 @@ func (o objects) hash(shared map[string]*ebpf.Map) (string, error) {
 		hashSpec(h, spec)
 	}
 	for _, name := range slices.Sorted(stdmaps.Keys(shared)) {
-		id, err := mapID(shared[name])
+		id, err := tables.MapID(shared[name])
 		if err != nil {
 			return "", fmt.Errorf("identify map %s: %w", name, err)
 		}
@@ -219,32 +220,8 @@ func hashSpec(h hash.Hash, spec *ebpf.CollectionSpec) {
 	}
 }
 
-func mapID(m *ebpf.Map) (ebpf.MapID, error) {
-	info, err := m.Info()
-	if err != nil {
-		return 0, err
-	}
-	id, ok := info.ID()
-	if !ok {
-		return 0, errors.New("the kernel does not report map IDs")
-	}
-	return id, nil
-}
-
-func progID(p *ebpf.Program) (ebpf.ProgramID, error) {
-	info, err := p.Info()
-	if err != nil {
-		return 0, err
-	}
-	id, ok := info.ID()
-	if !ok {
-		return 0, errors.New("the kernel does not report program IDs")
-	}
-	return id, nil
-}
-
-func closeAll[T interface{ Close() error }](objs map[string]T) {
-	for _, o := range objs {
-		o.Close()
+func closeAll(progs map[string]*ebpf.Program) {
+	for _, p := range progs {
+		p.Close()
 	}
 }

@@ -14,6 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/loader/bpffs"
+	"github.com/fairlead-net/fairlead/loader/probe"
+	"github.com/fairlead-net/fairlead/loader/tables"
 )
 
 // oldEntry is struct ct_entry as it was until commit 587769b.
@@ -74,7 +77,7 @@ func newFlow(port uint16) bpf.TCCtEntry {
 // replaced. Flows in the current layout are kept when a build with the old layout takes over.
 func TestConvertFlows(t *testing.T) {
 	w := newWorld(t)
-	objs, err := newObjects(w.cfg, kernelFlags{})
+	objs, err := newObjects(w.cfg, probe.Flags{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,21 +86,21 @@ func TestConvertFlows(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := oldLayout(t, specs)
-	if err := makeDirs(w.cfg.BPFDir); err != nil {
+	if err := bpffs.MakeDirs(w.cfg.BPFDir); err != nil {
 		t.Fatal(err)
 	}
-	dir, log := filepath.Join(w.cfg.BPFDir, mapsDir), slog.New(slog.DiscardHandler)
-	open := func(specs map[string]*ebpf.MapSpec) *tables {
+	dir, log := filepath.Join(w.cfg.BPFDir, bpffs.MapsDir), slog.New(slog.DiscardHandler)
+	open := func(specs map[string]*ebpf.MapSpec) *tables.Tables {
 		t.Helper()
-		tab, err := openTables(dir, specs, log)
+		tab, err := tables.Open(dir, specs, log)
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(tab.close)
+		t.Cleanup(tab.Close)
 		return tab
 	}
 	first := open(before)
-	if err := first.pin(); err != nil {
+	if err := first.Pin(); err != nil {
 		t.Fatal(err)
 	}
 	put := func(table *ebpf.Map, port uint16) {
@@ -108,17 +111,17 @@ func TestConvertFlows(t *testing.T) {
 		}
 	}
 	for port := range uint16(300) {
-		put(first.maps["fl_ct"], port)
+		put(first.Maps["fl_ct"], port)
 	}
-	put(first.maps["fl_ct_new"], 1000)
+	put(first.Maps["fl_ct_new"], 1000)
 
 	d := w.open()
 	var used uint64
-	if err := d.tables.maps["fl_ct_used"].Lookup(uint32(0), &used); err != nil || used != 300 {
+	if err := d.tables.Maps["fl_ct_used"].Lookup(uint32(0), &used); err != nil || used != 300 {
 		t.Errorf("the programs count %d entries, %v; want 300", used, err)
 	}
-	put(first.maps["fl_ct"], 2000) // by programs that are still attached
-	put(first.maps["fl_ct_new"], 3000)
+	put(first.Maps["fl_ct"], 2000) // by programs that are still attached
+	put(first.Maps["fl_ct_new"], 3000)
 	if err := d.Commit(); err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +133,7 @@ func TestConvertFlows(t *testing.T) {
 		for _, port := range ports {
 			k, _ := oldFlow(port)
 			var got bpf.TCCtEntry
-			if err := d.tables.maps[name].Lookup(k, &got); err != nil {
+			if err := d.tables.Maps[name].Lookup(k, &got); err != nil {
 				t.Errorf("%s, flow %d: %v", name, port, err)
 			} else if diff := cmp.Diff(newFlow(port), got); diff != "" {
 				t.Errorf("%s, flow %d (-want +got):\n%s", name, port, diff)
@@ -147,7 +150,7 @@ func TestConvertFlows(t *testing.T) {
 		for _, port := range ports {
 			k, e := oldFlow(port)
 			var got oldEntry
-			if err := back.maps[name].Lookup(k, &got); err != nil {
+			if err := back.Maps[name].Lookup(k, &got); err != nil {
 				t.Errorf("%s, flow %d on the way back: %v", name, port, err)
 			} else if diff := cmp.Diff(e, got); diff != "" {
 				t.Errorf("%s, flow %d on the way back (-want +got):\n%s", name, port, diff)
@@ -159,7 +162,7 @@ func TestConvertFlows(t *testing.T) {
 // A table whose BTF is missing or does not match the layout starts empty.
 func TestNotConvertible(t *testing.T) {
 	w := newWorld(t)
-	objs, err := newObjects(w.cfg, kernelFlags{})
+	objs, err := newObjects(w.cfg, probe.Flags{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +188,7 @@ func TestNotConvertible(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer m.Close()
-			if l, err := convertible(specs["fl_ct"], m); err == nil {
+			if l, err := tables.Convertible(specs["fl_ct"], m); err == nil {
 				t.Errorf("convertible: %+v", l)
 			}
 		})
@@ -203,7 +206,7 @@ func TestInterruptedReplacement(t *testing.T) {
 			if err := first.Commit(); err != nil {
 				t.Fatal(err)
 			}
-			live := first.tables.maps["fl_ct"]
+			live := first.tables.Maps["fl_ct"]
 			putFlow(t, live, 1)
 			pinOther(t, w, fits)
 			next := w.open()
@@ -218,7 +221,7 @@ func TestInterruptedReplacement(t *testing.T) {
 			for _, port := range []uint16{1, 2, 3} {
 				k, _ := oldFlow(port)
 				var got bpf.TCCtEntry
-				if err := next.tables.maps["fl_ct"].Lookup(k, &got); err != nil || got != newFlow(port) {
+				if err := next.tables.Maps["fl_ct"].Lookup(k, &got); err != nil || got != newFlow(port) {
 					t.Errorf("flow %d: %+v, %v", port, got, err)
 				}
 			}
@@ -232,7 +235,7 @@ func TestInterruptedReplacement(t *testing.T) {
 // pinOther pins other flow tables in place of those that the programs write to.
 func pinOther(t *testing.T, w *world, fits bool) {
 	t.Helper()
-	objs, err := newObjects(w.cfg, kernelFlags{})
+	objs, err := newObjects(w.cfg, probe.Flags{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +252,7 @@ func pinOther(t *testing.T, w *world, fits bool) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { m.Close() })
-		if err := replacePin(m, filepath.Join(w.cfg.BPFDir, mapsDir, name)); err != nil {
+		if err := bpffs.Replace(m, filepath.Join(w.cfg.BPFDir, bpffs.MapsDir, name)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/loader/tables"
 )
 
 // world is a network namespace and a bpf directory for one test. The code under test
@@ -84,19 +86,20 @@ func (w *world) open() *Datapath {
 func (w *world) ids(d *Datapath) (progs, maps map[string]uint32) {
 	w.tb.Helper()
 	progs, maps = make(map[string]uint32), make(map[string]uint32)
-	ps, err := d.Programs()
-	if err != nil {
-		w.tb.Fatal(err)
+	for name, p := range d.progs {
+		info, err := p.Info()
+		if err != nil {
+			w.tb.Fatal(err)
+		}
+		id, _ := info.ID()
+		progs[name] = uint32(id)
 	}
-	for _, p := range ps {
-		progs[p.Name] = p.ID
-	}
-	ms, err := d.MapInfos()
-	if err != nil {
-		w.tb.Fatal(err)
-	}
-	for _, m := range ms {
-		maps[m.Name] = m.ID
+	for name, m := range d.tables.Maps {
+		id, err := tables.MapID(m)
+		if err != nil {
+			w.tb.Fatal(err)
+		}
+		maps[name] = uint32(id)
 	}
 	return progs, maps
 }

@@ -208,10 +208,6 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	attach := "clsact"
-	if b.daemon.datapath.TCX() {
-		attach = "tcx"
-	}
 	now := b.daemon.reconciler.Stats()
 	snapshot := b.Snapshot()
 	has := snapshot.Counts()
@@ -222,7 +218,7 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 		StateDir:  b.daemon.cfg.Dirs.State,
 		RunDir:    b.daemon.cfg.Dirs.Run,
 		BPFDir:    b.daemon.cfg.Dirs.BPF,
-		Attach:    attach,
+		Attach:    string(b.daemon.datapath.Kind()),
 		Uplinks:   uplinks,
 		Troubles:  problems,
 		Networks:  has.Networks,

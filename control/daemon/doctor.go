@@ -13,14 +13,14 @@ import (
 	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
-	"github.com/fairlead-net/fairlead/loader"
+	"github.com/fairlead-net/fairlead/loader/probe"
 )
 
 // Doctor writes a report in plain words: what this kernel offers, what is missing and with which
 // consequences, and the state of the daemon at host (unix:///PATH). It reports whether Fairlead
 // can work here, whether or not the daemon runs.
 func Doctor(ctx context.Context, w io.Writer, host string) (bool, error) {
-	found := loader.Probe(ctx)
+	found := probe.All(ctx)
 	if err := ctx.Err(); err != nil {
 		return false, fmt.Errorf("probe the kernel: %w", err)
 	}
@@ -46,8 +46,8 @@ func bypassed(chains []string, err error) string {
 }
 
 // shaping returns the feature that describes the result of trying to limit bandwidth.
-func shaping(err error) loader.Feature {
-	f := loader.Feature{Name: "shaping", OK: err == nil, Why: "tried, and it works"}
+func shaping(err error) probe.Feature {
+	f := probe.Feature{Name: "shaping", OK: err == nil, Why: "tried, and it works"}
 	switch {
 	case errors.Is(err, model.ErrNotSupported):
 		f.Why = "tried, but this kernel lacks the tbf qdisc (module sch_tbf)"
@@ -62,7 +62,7 @@ func shaping(err error) loader.Feature {
 
 // diagnosis renders the probed features: a verdict, what is missing with its consequence, and
 // what is available.
-func diagnosis(found loader.Features) string {
+func diagnosis(found probe.Features) string {
 	var blockers, missing, present strings.Builder
 	for _, f := range found.List {
 		switch {

@@ -12,24 +12,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/loader"
+	"github.com/fairlead-net/fairlead/loader/probe"
 )
 
 func TestDiagnosis(t *testing.T) {
-	kernel := loader.Feature{Name: "kernel", OK: true, Required: true, Why: "Linux 6.1.0"}
-	tcx := loader.Feature{Name: "tcx", Why: "tried", Consequence: "clsact instead."}
-	bpffs := loader.Feature{Name: "bpffs", Required: true, Why: "not found", Consequence: "Mount it."}
+	kernel := probe.Feature{Name: "kernel", OK: true, Required: true, Why: "Linux 6.1.0"}
+	tcx := probe.Feature{Name: "tcx", Why: "tried", Consequence: "clsact instead."}
+	bpffs := probe.Feature{Name: "bpffs", Required: true, Why: "not found", Consequence: "Mount it."}
 	for _, test := range []struct {
 		name string
-		list []loader.Feature
+		list []probe.Feature
 		want string
 	}{
-		{"all available", []loader.Feature{kernel}, `Fairlead can work here. (Linux 6.1.0)
+		{"all available", []probe.Feature{kernel}, `Fairlead can work here. (Linux 6.1.0)
 
 Available
   kernel: Linux 6.1.0
 `},
-		{"optional missing", []loader.Feature{kernel, tcx}, `Fairlead can work here; some optional features are missing. (Linux 6.1.0)
+		{"optional missing", []probe.Feature{kernel, tcx}, `Fairlead can work here; some optional features are missing. (Linux 6.1.0)
 
 Optional, missing
   tcx: tried
@@ -38,7 +38,7 @@ Optional, missing
 Available
   kernel: Linux 6.1.0
 `},
-		{"required missing", []loader.Feature{kernel, tcx, bpffs}, `Fairlead cannot work here. (Linux 6.1.0)
+		{"required missing", []probe.Feature{kernel, tcx, bpffs}, `Fairlead cannot work here. (Linux 6.1.0)
 
 Required, missing
   bpffs: not found
@@ -53,7 +53,7 @@ Available
 `},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := diagnosis(loader.Features{Release: "6.1.0", List: test.list})
+			got := diagnosis(probe.Features{Release: "6.1.0", List: test.list})
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("report (-want +got):\n%s", diff)
 			}

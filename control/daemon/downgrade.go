@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/fairlead-net/fairlead/loader"
+	"github.com/fairlead-net/fairlead/loader/downgrade"
 )
 
 // Downgrade hands the flow tables over to an earlier build, the fairlead at to, whose daemon is to
@@ -20,7 +20,7 @@ func Downgrade(ctx context.Context, bpfDir, to string, ready func(converted []st
 	if err := raisePriority(); err != nil {
 		log.Warn("on a busy machine connections may be lost", "err", err)
 	}
-	return loader.Downgrade(ctx, loader.DowngradeConfig{BPFDir: bpfDir, To: to, Ready: ready, Log: log})
+	return downgrade.Run(ctx, downgrade.Config{BPFDir: bpfDir, To: to, Ready: ready, Log: log})
 }
 
 // raisePriority has this process run before others: it has some 40 ms to notice what the other daemon does.

@@ -164,7 +164,7 @@ func (a *attachments) classify(have []loader.Attachment, wanted map[place]bool, 
 		if h.Live && (!first || a.at[at]) {
 			live[at] = true
 		}
-		if h.Live && !h.TCX && !first && !a.unpromoted[at] {
+		if h.Live && h.Kind == loader.Clsact && !first && !a.unpromoted[at] {
 			filters = append(filters, at)
 		}
 	}

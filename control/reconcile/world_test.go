@@ -169,7 +169,11 @@ func (w *world) Attached() ([]loader.Attachment, error) {
 	var as []loader.Attachment
 	for at := range w.attached {
 		_, err := w.nl.Link(uint32(at.ifindex))
-		as = append(as, loader.Attachment{IfIndex: at.ifindex, Hook: at.hook, TCX: !w.provisional[at], Live: err == nil})
+		kind := loader.TCX
+		if w.provisional[at] {
+			kind = loader.Clsact
+		}
+		as = append(as, loader.Attachment{IfIndex: at.ifindex, Hook: at.hook, Kind: kind, Live: err == nil})
 	}
 	return as, nil
 }

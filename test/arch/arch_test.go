@@ -39,7 +39,12 @@ var (
 	allowed = map[string][]string{
 		"bpf":                               {},
 		"maps":                              {"bpf"},
-		"loader":                            {"bpf", "maps"},
+		"loader":                            {"bpf", "maps", "loader/bpffs", "loader/hook", "loader/probe", "loader/tables"},
+		"loader/bpffs":                      {},
+		"loader/probe":                      {"bpf", "loader/bpffs"},
+		"loader/hook":                       {"bpf", "maps", "loader/bpffs", "loader/probe"},
+		"loader/tables":                     {"bpf", "maps", "loader/bpffs"},
+		"loader/downgrade":                  {"bpf", "maps", "loader/bpffs", "loader/tables"},
 		"control/model":                     {},
 		"control/desired":                   {"control/desired/persistent", "control/model"},
 		"control/desired/persistent":        {},
@@ -63,7 +68,7 @@ var (
 		"control/host":                      {"control/model", "control/rtnl"},
 		"control/reconcile":                 {"control/model", "control/desired", "control/rtnl", "control/reconcile/entries", "loader", "maps"},
 		"control/reconcile/entries":         {"control/model", "control/rtnl", "maps"},
-		"control/daemon":                    {"control/...", "loader", "maps"},
+		"control/daemon":                    {"control/...", "loader/...", "maps"},
 		"control/controller/controllertest": {"control/model", "control/desired"},
 		"control/api/apitest":               {"control/api", "control/desired", "control/desired/desiredtest", "control/model"},
 		"cmd/fairlead":                      {"bench/...", "cmd/...", "control/..."},
@@ -91,7 +96,7 @@ var (
 // homes lists the packages that may import a library directly; the others should use it only
 // through them.
 var homes = map[string][]string{
-	"github.com/cilium/ebpf":         {"bpf", "maps", "loader", "bench/kernel"},
+	"github.com/cilium/ebpf":         {"bpf", "maps", "loader/...", "bench/kernel"},
 	"github.com/vishvananda/netlink": {"control/rtnl"},
 	"github.com/vishvananda/netns":   {"control/rtnl"},
 	"github.com/prometheus":          {"control/metrics"},

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+// Package probe finds out what the kernel offers to the datapath, and where its cgroup is.
+package probe
 
 import (
 	"context"
@@ -8,12 +9,13 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/loader/bpffs"
 )
 
 // Feature is something that the datapath requires or benefits from.
@@ -41,9 +43,9 @@ func (f Features) OK() bool {
 	return true
 }
 
-// Probe finds out what the kernel and this process can do, by trying where that is
+// All finds out what the kernel and this process can do, by trying where that is
 // possible. It does not change anything.
-func Probe(ctx context.Context) Features {
+func All(ctx context.Context) Features {
 	f := Features{Release: kernelRelease()}
 	for _, p := range probes() {
 		if ctx.Err() != nil {
@@ -89,7 +91,7 @@ func probes() []probe {
 			"Expired flows cannot be removed."},
 		{"batch operations", false, tried(tryBatch, version{5, 6}),
 			"Large tables are read entry by entry, which takes longer."},
-		{"tcx", false, tried(probeTCX, version{6, 6}),
+		{"tcx", false, tried(TCX, version{6, 6}),
 			"Programs are attached by clsact filters instead; other users of tc on the same devices can remove them."},
 		{"netkit", false, tried(probeNetkit, version{6, 7}),
 			"Sandboxes are connected by veth pairs, which is the default anyway."},
@@ -152,13 +154,13 @@ func effectiveCaps() (uint64, error) {
 }
 
 func findBPFFS() (bool, string) {
-	on, err := onBPFFS(nearest(bpffsRoot))
+	on, err := bpffs.Mounted()
 	if err == nil && on {
-		return true, "mounted at " + bpffsRoot
+		return true, "mounted at " + bpffs.Root
 	}
 	b, err := os.ReadFile("/proc/filesystems")
 	if err == nil && strings.Contains(string(b), "\tbpf\n") {
-		return true, "the kernel has it; the daemon mounts it at " + bpffsRoot
+		return true, "the kernel has it; the daemon mounts it at " + bpffs.Root
 	}
 	return false, "the kernel has no file system \"bpf\""
 }
@@ -171,18 +173,6 @@ func tryBatch() error {
 	defer m.Close()
 	_, err = m.BatchUpdate([]uint32{1, 2}, []uint32{1, 2}, nil)
 	return err
-}
-
-func findCgroupRoot() (bool, string) {
-	root, err := findCgroup()
-	if err != nil {
-		return false, err.Error()
-	}
-	defer root.Close()
-	if info, err := root.Stat(); err != nil || info.Sys().(*syscall.Stat_t).Ino != rootCgroup {
-		return false, partialCgroupErr(root.Name())
-	}
-	return true, "mounted at " + root.Name()
 }
 
 func findBTF() (bool, string) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+// Package downgrade hands the pinned tables over to an earlier build, which cannot read their layout.
+package downgrade
 
 import (
 	"bytes"
@@ -21,18 +22,20 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/loader/bpffs"
+	"github.com/fairlead-net/fairlead/loader/tables"
 	"github.com/fairlead-net/fairlead/maps"
 )
 
 const (
-	// downgradePoll is how often Downgrade checks whether the other build's programs are pinned.
-	downgradePoll = 2 * time.Millisecond
-	// downgradeShare bounds the cost of copying until then: at most 1/downgradeShare of the time.
-	downgradeShare = 10
+	// pollEvery is how often Run checks whether the other build's programs are pinned.
+	pollEvery = 2 * time.Millisecond
+	// copyShare bounds the cost of copying until then: at most 1/copyShare of the time.
+	copyShare = 10
 )
 
-// DowngradeConfig configures Downgrade. All fields are required.
-type DowngradeConfig struct {
+// Config configures Run. All fields are required.
+type Config struct {
 	BPFDir string
 	// To is the path of the fairlead binary that takes over.
 	To string
@@ -41,12 +44,12 @@ type DowngradeConfig struct {
 	Log   *slog.Logger
 }
 
-// Downgrade hands the pinned tables over to a build that can neither read nor convert their
+// Run hands the pinned tables over to a build that can neither read nor convert their
 // layout. It pins tables in the layout of the other build's BPF objects, keeps copying to them
 // what this build's programs write, and returns once all these programs have been replaced. If
-// ctx ends before the other build has loaded its programs, Downgrade restores the pins.
-func Downgrade(ctx context.Context, cfg DowngradeConfig) error {
-	d := &downgrade{cfg: cfg, dir: filepath.Join(cfg.BPFDir, mapsDir)}
+// ctx ends before the other build has loaded its programs, Run restores the pins.
+func Run(ctx context.Context, cfg Config) error {
+	d := &downgrade{cfg: cfg, dir: filepath.Join(cfg.BPFDir, bpffs.MapsDir)}
 	specs, err := embeddedTables(cfg.To)
 	if err != nil {
 		return err
@@ -61,11 +64,11 @@ func Downgrade(ctx context.Context, cfg DowngradeConfig) error {
 	if err != nil {
 		return err
 	}
-	if d.tables, err = openTables(d.dir, other, cfg.Log); err != nil {
+	if d.tables, err = tables.Open(d.dir, other, cfg.Log); err != nil {
 		return err
 	}
-	defer d.tables.close()
-	replaced := d.replaced()
+	defer d.tables.Close()
+	replaced := d.tables.Replaced()
 	if len(replaced) == 0 {
 		cfg.Ready(nil)
 		return nil
@@ -89,10 +92,10 @@ func Downgrade(ctx context.Context, cfg DowngradeConfig) error {
 }
 
 type downgrade struct {
-	cfg    DowngradeConfig
+	cfg    Config
 	dir    string // of the pinned tables
 	before []string
-	tables *tables
+	tables *tables.Tables
 }
 
 // embeddedTables reads the map definitions of the BPF objects embedded in a program.
@@ -134,23 +137,12 @@ func addTables(all map[string]*ebpf.MapSpec, b []byte) error {
 	return nil
 }
 
-// replaced returns the tables that this build's programs write to and whose pins are replaced.
-func (d *downgrade) replaced() map[string]*ebpf.Map {
-	all := stdmaps.Clone(d.tables.old)
-	for name, live := range d.tables.live { // the command was killed before
-		all[name] = live[0]
-	}
-	return all
-}
-
 func (d *downgrade) pin() error {
-	for name := range d.tables.live {
-		d.tables.made[name] = true // the other build's programs do not write to it yet
-	}
-	if _, _, err := d.tables.copy(false); err != nil {
+	d.tables.Overwrite() // the other build's programs do not write to them yet
+	if _, _, err := d.tables.Copy(false); err != nil {
 		return err
 	}
-	return d.tables.pin()
+	return d.tables.Pin()
 }
 
 // otherLayout returns the definitions of the flow tables and of the pinned tables that have to
@@ -182,7 +174,7 @@ func (d *downgrade) handsOver(name string, spec *ebpf.MapSpec, pinned *ebpf.Map)
 	if spec.Compatible(pinned) == nil {
 		return name == bpf.TCMapFlCt || name == bpf.TCMapFlCtNew
 	}
-	_, err := convertible(spec, pinned)
+	_, err := tables.Convertible(spec, pinned)
 	if err != nil {
 		d.cfg.Log.Info("table cannot be converted and will start empty", "table", name, "err", err)
 	}
@@ -197,7 +189,7 @@ func (d *downgrade) programs() ([]string, error) {
 	}
 	var all []string
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), progsPrefix) {
+		if strings.HasPrefix(e.Name(), bpffs.ProgsPrefix) {
 			all = append(all, e.Name())
 		}
 	}
@@ -226,12 +218,12 @@ func (d *downgrade) await(ctx context.Context) (release func() error, err error)
 			return release, err
 		case <-time.After(pause):
 			start := time.Now()
-			if _, _, err := d.tables.copy(false); err != nil {
+			if _, _, err := d.tables.Copy(false); err != nil {
 				stop()
 				<-loaded
 				return release, errors.Join(err, d.restore())
 			}
-			pause = downgradeShare * max(time.Since(start), downgradePoll)
+			pause = copyShare * max(time.Since(start), pollEvery)
 		}
 	}
 }
@@ -246,7 +238,7 @@ func (d *downgrade) awaitPrograms(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(downgradePoll):
+		case <-time.After(pollEvery):
 		}
 	}
 }
@@ -254,7 +246,7 @@ func (d *downgrade) awaitPrograms(ctx context.Context) error {
 // handOver copies until the other build has replaced all programs, which takes it moments. It
 // returns how many entries did not fit.
 func (d *downgrade) handOver(ctx context.Context) (lost int, err error) {
-	if _, _, err := d.tables.copy(false); err != nil {
+	if _, _, err := d.tables.Copy(false); err != nil {
 		return 0, err
 	}
 	for {
@@ -262,7 +254,7 @@ func (d *downgrade) handOver(ctx context.Context) (lost int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if _, lost, err = d.tables.copy(true); err != nil { // also after the last program was replaced
+		if _, lost, err = d.tables.Copy(true); err != nil { // also after the last program was replaced
 			return lost, err
 		}
 		if !slices.ContainsFunc(programs, func(name string) bool { return slices.Contains(d.before, name) }) {
@@ -271,7 +263,7 @@ func (d *downgrade) handOver(ctx context.Context) (lost int, err error) {
 		select {
 		case <-ctx.Done():
 			return lost, fmt.Errorf("%q has not replaced all programs (its log says why): %w", d.cfg.To, context.Cause(ctx))
-		case <-time.After(downgradePoll):
+		case <-time.After(pollEvery):
 		}
 	}
 }
@@ -285,7 +277,7 @@ func (d *downgrade) hold() (release func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open pinned map %s: %w", bpf.TCMapFlCtUsed, err)
 	}
-	flows := d.replaced()[bpf.TCMapFlCt]
+	flows := d.tables.Replaced()[bpf.TCMapFlCt]
 	if flows == nil {
 		return used.Close, nil
 	}
@@ -299,10 +291,10 @@ func (d *downgrade) hold() (release func() error, err error) {
 // restore pins the previous tables again.
 func (d *downgrade) restore() error {
 	var errs []error
-	for name, m := range d.replaced() {
+	for name, m := range d.tables.Replaced() {
 		c, err := m.Clone() // m itself counts as pinned at this path
 		if err == nil {
-			err = errors.Join(replacePin(c, filepath.Join(d.dir, name)), c.Close())
+			err = errors.Join(bpffs.Replace(c, filepath.Join(d.dir, name)), c.Close())
 		}
 		errs = append(errs, err)
 	}
@@ -312,7 +304,7 @@ func (d *downgrade) restore() error {
 // removeUnknown removes the tables that the other build does not know and would leave behind.
 // It returns an error if a different build took over.
 func (d *downgrade) removeUnknown(specs map[string]*ebpf.MapSpec) error {
-	for name := range d.replaced() {
+	for name := range d.tables.Replaced() {
 		now, err := ebpf.LoadPinnedMap(filepath.Join(d.dir, name), nil)
 		if err != nil {
 			return fmt.Errorf("open pinned map %s: %w", name, err)
@@ -326,7 +318,7 @@ func (d *downgrade) removeUnknown(specs map[string]*ebpf.MapSpec) error {
 	var errs []error
 	for _, name := range maps.Names() {
 		if specs[name] == nil {
-			errs = append(errs, removePin(filepath.Join(d.dir, name)))
+			errs = append(errs, bpffs.Remove(filepath.Join(d.dir, name)))
 		}
 	}
 	return errors.Join(errs...)

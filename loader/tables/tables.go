@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+// Package tables opens the pinned maps of a datapath. It replaces maps of another size or layout, and
+// keeps copying to the new ones what programs of another version write to the old ones.
+package tables
 
 import (
 	"errors"
@@ -14,13 +16,15 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/loader/bpffs"
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// tables holds the current maps, and those that are being replaced.
-type tables struct {
+// Tables holds the current maps, and those that are being replaced.
+type Tables struct {
+	// Maps are the current maps, by name.
+	Maps map[string]*ebpf.Map
 	dir  string
-	maps map[string]*ebpf.Map
 	// old holds maps that were replaced by maps with the same entries. Programs that are
 	// still attached may write to them until Commit.
 	old map[string]*ebpf.Map
@@ -33,23 +37,19 @@ type tables struct {
 	copiers map[string][]*maps.Copier
 	// fresh marks maps that are not pinned yet.
 	fresh map[string]bool
-	// attaching is set when programs of this version may write to the maps.
-	attaching bool
-	// answers is set when the hooks that create masqueraded flows have programs of this version.
-	answers bool
 }
 
-// openTables opens the pinned maps and creates those that are missing or incompatible.
+// Open opens the pinned maps and creates those that are missing or incompatible.
 // It does not change pins.
-func openTables(dir string, specs map[string]*ebpf.MapSpec, log *slog.Logger) (_ *tables, retErr error) {
-	t := &tables{
-		dir: dir, maps: make(map[string]*ebpf.Map),
+func Open(dir string, specs map[string]*ebpf.MapSpec, log *slog.Logger) (_ *Tables, retErr error) {
+	t := &Tables{
+		dir: dir, Maps: make(map[string]*ebpf.Map),
 		old: make(map[string]*ebpf.Map), copiers: make(map[string][]*maps.Copier), fresh: make(map[string]bool),
 		live: make(map[string][]*ebpf.Map), made: make(map[string]bool),
 	}
 	defer func() {
 		if retErr != nil {
-			t.close()
+			t.Close()
 		}
 	}()
 	for name, spec := range specs {
@@ -64,8 +64,8 @@ func openTables(dir string, specs map[string]*ebpf.MapSpec, log *slog.Logger) (_
 }
 
 // findLive finds the flow tables that pinned programs write to and that are not pinned themselves.
-func (t *tables) findLive(specs map[string]*ebpf.MapSpec, log *slog.Logger) error {
-	programs, err := filepath.Glob(filepath.Join(filepath.Dir(t.dir), progsPrefix+"*", bpf.TCProgFromEndpoint))
+func (t *Tables) findLive(specs map[string]*ebpf.MapSpec, log *slog.Logger) error {
+	programs, err := filepath.Glob(filepath.Join(filepath.Dir(t.dir), bpffs.ProgsPrefix+"*", bpf.TCProgFromEndpoint))
 	if err != nil {
 		return fmt.Errorf("look for programs: %w", err)
 	}
@@ -110,14 +110,14 @@ func mapsOf(path string) (_ []*ebpf.Map, retErr error) {
 }
 
 // addLive takes ownership of m, and keeps it if it is a flow table that is not pinned.
-func (t *tables) addLive(m *ebpf.Map, specs map[string]*ebpf.MapSpec, log *slog.Logger) error {
+func (t *Tables) addLive(m *ebpf.Map, specs map[string]*ebpf.MapSpec, log *slog.Logger) error {
 	info, err := m.Info()
 	if err != nil {
 		return errors.Join(fmt.Errorf("describe map: %w", err), m.Close())
 	}
 	name := info.Name
 	if spec := specs[name]; spec != nil && (name == bpf.TCMapFlCt || name == bpf.TCMapFlCtNew) && !t.has(name, m) {
-		layout, err := convertible(spec, m)
+		layout, err := Convertible(spec, m)
 		if err == nil {
 			log.Info("a replacement of tables was interrupted; copying their entries", "table", name)
 			t.live[name] = append(t.live[name], m)
@@ -130,29 +130,45 @@ func (t *tables) addLive(m *ebpf.Map, specs map[string]*ebpf.MapSpec, log *slog.
 }
 
 // has reports whether the map is already open under the name.
-func (t *tables) has(name string, m *ebpf.Map) bool {
-	id, err := mapID(m)
-	known := append([]*ebpf.Map{t.maps[name], t.old[name]}, t.live[name]...)
+func (t *Tables) has(name string, m *ebpf.Map) bool {
+	id, err := MapID(m)
+	known := append([]*ebpf.Map{t.Maps[name], t.old[name]}, t.live[name]...)
 	return err != nil || slices.ContainsFunc(known, func(k *ebpf.Map) bool {
 		if k == nil {
 			return false
 		}
-		other, err := mapID(k)
+		other, err := MapID(k)
 		return err == nil && other == id
 	})
 }
 
-// replaced reports whether there are tables to copy from.
-func (t *tables) replaced() bool { return len(t.old)+len(t.live) > 0 }
+// Replacing reports whether there are maps to copy from.
+func (t *Tables) Replacing() bool { return len(t.old)+len(t.live) > 0 }
 
-func (t *tables) open(name string, spec *ebpf.MapSpec, log *slog.Logger) error {
+// Replaced returns the maps that programs of another version write to, by name.
+func (t *Tables) Replaced() map[string]*ebpf.Map {
+	all := stdmaps.Clone(t.old)
+	for name, live := range t.live {
+		all[name] = live[0]
+	}
+	return all
+}
+
+// Overwrite makes Copy replace entries of all maps, because no program has written to them yet.
+func (t *Tables) Overwrite() {
+	for name := range t.live {
+		t.made[name] = true
+	}
+}
+
+func (t *Tables) open(name string, spec *ebpf.MapSpec, log *slog.Logger) error {
 	pinned, err := ebpf.LoadPinnedMap(filepath.Join(t.dir, name), nil)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("open pinned map %s: %w", name, err)
 	}
 	if err == nil {
 		if spec.Compatible(pinned) == nil {
-			t.maps[name] = pinned
+			t.Maps[name] = pinned
 			return nil
 		}
 		t.old[name] = pinned
@@ -161,11 +177,11 @@ func (t *tables) open(name string, spec *ebpf.MapSpec, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("make map %s with %d entries: %w", name, spec.MaxEntries, err)
 	}
-	t.maps[name], t.fresh[name], t.made[name] = m, true, true
+	t.Maps[name], t.fresh[name], t.made[name] = m, true, true
 	if pinned == nil {
 		return nil
 	}
-	layout, err := convertible(spec, pinned)
+	layout, err := Convertible(spec, pinned)
 	if err != nil {
 		log.Warn("the layout of a table changed and cannot be converted; it starts empty", "table", name, "old", pinned.String(), "err", err)
 		delete(t.old, name)
@@ -181,8 +197,8 @@ func (t *tables) open(name string, spec *ebpf.MapSpec, log *slog.Logger) error {
 }
 
 // copyFrom makes the first copy of the entries of a map that the named one replaces.
-func (t *tables) copyFrom(name string, from *ebpf.Map, layout maps.Layout) (copied, lost int, err error) {
-	c, err := maps.NewCopier(t.maps[name], from, layout)
+func (t *Tables) copyFrom(name string, from *ebpf.Map, layout maps.Layout) (copied, lost int, err error) {
+	c, err := maps.NewCopier(t.Maps[name], from, layout)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -194,9 +210,9 @@ func (t *tables) copyFrom(name string, from *ebpf.Map, layout maps.Layout) (copi
 	return copied, lost, nil
 }
 
-// convertible returns how to convert entries of a pinned map to the wanted layout. Both
+// Convertible returns how to convert entries of a pinned map to the wanted layout. Both
 // must be hashes of the same type with keys of the same size.
-func convertible(spec *ebpf.MapSpec, m *ebpf.Map) (maps.Layout, error) {
+func Convertible(spec *ebpf.MapSpec, m *ebpf.Map) (maps.Layout, error) {
 	if spec.Type != ebpf.Hash && spec.Type != ebpf.LRUHash {
 		return maps.Layout{}, fmt.Errorf("a %s is not converted", spec.Type)
 	}
@@ -211,10 +227,10 @@ func convertible(spec *ebpf.MapSpec, m *ebpf.Map) (maps.Layout, error) {
 	return maps.LayoutOf(spec, m)
 }
 
-// pin pins the new maps, in place of those pinned under the same names.
-func (t *tables) pin() error {
+// Pin pins the new maps, in place of those pinned under the same names.
+func (t *Tables) Pin() error {
 	for name := range t.fresh {
-		if err := replacePin(t.maps[name], filepath.Join(t.dir, name)); err != nil {
+		if err := bpffs.Replace(t.Maps[name], filepath.Join(t.dir, name)); err != nil {
 			return err
 		}
 		delete(t.fresh, name)
@@ -222,21 +238,21 @@ func (t *tables) pin() error {
 	return nil
 }
 
-// settle copies what programs of the previous version wrote to replaced maps before these
+// Settle copies what programs of the previous version wrote to replaced maps before these
 // programs were replaced, too.
-func (t *tables) settle(log *slog.Logger) error {
-	if !t.replaced() {
+func (t *Tables) Settle(log *slog.Logger) error {
+	if !t.Replacing() {
 		return nil
 	}
-	copied, lost, err := t.copy(true)
+	copied, lost, err := t.Copy(true)
 	if err == nil {
 		log.Info("copied late entries of replaced tables", "entries", copied, "no_room", lost)
 	}
 	return err
 }
 
-// closeReplaced closes the replaced maps.
-func (t *tables) closeReplaced() {
+// CloseReplaced closes the replaced maps.
+func (t *Tables) CloseReplaced() {
 	closeAll(t.old)
 	for _, all := range t.live {
 		for _, m := range all {
@@ -248,9 +264,9 @@ func (t *tables) closeReplaced() {
 	clear(t.copiers)
 }
 
-// copy copies the entries of replaced maps, or only those that are missing. It returns how many
+// Copy copies the entries of replaced maps, or only those that are missing. It returns how many
 // it copied, and how many did not fit; the next call tries those again.
-func (t *tables) copy(onlyMissing bool) (copied, lost int, err error) {
+func (t *Tables) Copy(onlyMissing bool) (copied, lost int, err error) {
 	// Flows move from fl_ct_new to fl_ct, so fl_ct_new is copied first to miss none.
 	names := slices.Sorted(stdmaps.Keys(t.copiers))
 	for _, name := range slices.Backward(names) {
@@ -265,7 +281,26 @@ func (t *tables) copy(onlyMissing bool) (copied, lost int, err error) {
 	return copied, lost, nil
 }
 
-func (t *tables) close() {
-	closeAll(t.maps)
-	t.closeReplaced()
+func (t *Tables) Close() {
+	closeAll(t.Maps)
+	t.CloseReplaced()
+}
+
+func closeAll(all map[string]*ebpf.Map) {
+	for _, m := range all {
+		m.Close()
+	}
+}
+
+// MapID returns the ID that the kernel gave to a map.
+func MapID(m *ebpf.Map) (ebpf.MapID, error) {
+	info, err := m.Info()
+	if err != nil {
+		return 0, err
+	}
+	id, ok := info.ID()
+	if !ok {
+		return 0, errors.New("the kernel does not report map IDs")
+	}
+	return id, nil
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loader
+package probe
 
 import (
 	"errors"
@@ -16,16 +16,17 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
-// kernelFlags are the kernel features that the programs depend on.
-type kernelFlags struct {
-	fibSrc    bool // BPF_FIB_LOOKUP_SRC
-	conntrack bool // bpf_skb_ct_lookup
+// Flags are the kernel features that the programs depend on.
+type Flags struct {
+	FIBSrc    bool // BPF_FIB_LOOKUP_SRC
+	Conntrack bool // bpf_skb_ct_lookup
 }
 
-func probeFlags() kernelFlags {
+// TryFlags probes for them.
+func TryFlags() Flags {
 	v := kernelVersion()
 	fib, _ := judge(probeFIBSrc(), v, version{6, 7})
-	return kernelFlags{fibSrc: fib, conntrack: probeConntrack() == nil}
+	return Flags{FIBSrc: fib, Conntrack: probeConntrack() == nil}
 }
 
 // Values of enums in linux/bpf.h.
@@ -128,9 +129,9 @@ func tryHelper(insns asm.Instructions, known unix.Errno) error {
 	}
 }
 
-// probeTCX queries the tcx programs of the loopback device. Kernels before 6.6 do not
+// TCX queries the tcx programs of the loopback device. Kernels before 6.6 do not
 // support that query.
-func probeTCX() error {
+func TCX() error {
 	_, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachTCXIngress})
 	if err == nil {
 		return nil

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hook
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/loader/bpffs"
+	"github.com/fairlead-net/fairlead/loader/probe"
+)
+
+// cgroupPrefix is the prefix of the pins of cgroup links.
+const cgroupPrefix = "cgroup-"
+
+// cgroup attaches the programs of sockets to a cgroup.
+type cgroup struct {
+	path  string                 // empty: the root cgroup
+	wrong atomic.Pointer[string] // nil: not checked yet
+	log   *slog.Logger
+
+	// While AttachSockets runs:
+	root  *os.File
+	id    uint64
+	types map[Hook]ebpf.AttachType
+}
+
+func newCgroup(cfg Config) (*cgroup, *links) {
+	c := &cgroup{path: cfg.CgroupRoot, log: cfg.Log}
+	return c, &links{linkType: c, name: Cgroup, dir: filepath.Join(cfg.BPFDir, bpffs.LinksDir), log: cfg.Log}
+}
+
+// AttachSockets ensures that the programs of sockets are attached to the cgroup, each with its
+// type. It returns how many it attached or replaced.
+func (a *Attacher) AttachSockets(types map[Hook]ebpf.AttachType, progs map[string]*ebpf.Program) (changed int, err error) {
+	c := a.cgroup
+	if err := c.open(types); err != nil {
+		c.setProblem(err.Error())
+		return 0, fmt.Errorf("attach programs of host sockets: %w", err)
+	}
+	defer c.root.Close()
+	for _, h := range slices.Sorted(maps.Keys(types)) {
+		did, err := a.kinds[Cgroup].attach(point{hook: h}, progs[string(h)])
+		if err != nil {
+			c.setProblem(err.Error())
+			return changed, fmt.Errorf("attach %s to cgroup %q: %w", h, c.root.Name(), err)
+		}
+		if did {
+			changed++
+		}
+	}
+	partly := ""
+	if c.path == "" {
+		partly = probe.PartialCgroup(c.root)
+	}
+	if c.setProblem(partly) && partly != "" {
+		c.log.Warn("host processes outside the daemon's cgroup cannot reach published ports at 127.0.0.1", "err", partly,
+			"remedy", "start the daemon in the host's cgroup namespace, or pass the root with --cgroup-root")
+	}
+	return changed, nil
+}
+
+// CgroupProblem returns the reason that host processes cannot reach published ports at
+// 127.0.0.1. It is empty if they can, or if the cgroup has not been opened yet.
+func (a *Attacher) CgroupProblem() string { return a.cgroup.problem() }
+
+// open opens the cgroup to attach to.
+func (c *cgroup) open(types map[Hook]ebpf.AttachType) (err error) {
+	if c.path != "" {
+		c.root, err = os.Open(c.path)
+	} else {
+		c.root, err = probe.Cgroup()
+	}
+	if err != nil {
+		return err
+	}
+	// The inode number of a cgroup's directory is the cgroup's ID.
+	var st unix.Stat_t
+	if err := unix.Fstat(int(c.root.Fd()), &st); err != nil {
+		c.root.Close()
+		return fmt.Errorf("identify cgroup %q: %w", c.root.Name(), err)
+	}
+	c.id, c.types = st.Ino, types
+	return nil
+}
+
+// setProblem records what is wrong with the cgroup, and reports whether that changed.
+func (c *cgroup) setProblem(problem string) bool {
+	was := c.wrong.Swap(&problem)
+	return was == nil || *was != problem
+}
+
+func (c *cgroup) problem() string {
+	if s := c.wrong.Load(); s != nil {
+		return *s
+	}
+	return ""
+}
+
+func (c *cgroup) pinName(at point) string { return cgroupPrefix + string(at.hook) }
+
+func (c *cgroup) parsePin(name string) (point, bool) {
+	program, ok := strings.CutPrefix(name, cgroupPrefix)
+	return point{hook: Hook(program)}, ok
+}
+
+func (c *cgroup) create(at point, prog *ebpf.Program) (link.Link, error) {
+	return link.AttachCgroup(link.CgroupOptions{
+		Path: fmt.Sprintf("/proc/self/fd/%d", c.root.Fd()), Attach: c.types[at.hook], Program: prog,
+	})
+}
+
+func (c *cgroup) isAt(_ point, info *link.Info) bool {
+	cg := info.Cgroup()
+	return cg != nil && cg.CgroupId == c.id
+}
+
+func (c *cgroup) isAttached(at point, info *link.Info) (bool, error) { return c.isAt(at, info), nil }
+
+// query returns nothing: the datapaths of other network namespaces use the same cgroup, so a
+// link without a pin may belong to one of them.
+func (c *cgroup) query(point) ([]link.AttachedProgram, error) { return nil, nil }
