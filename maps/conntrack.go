@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps/table"
 )
 
 // Tuple is one direction of a flow, as its packets arrive. An ICMP request has its id as source
@@ -126,10 +127,10 @@ func (c *Conntrack) Counts() (FlowCounts, error) {
 			return true
 		}
 	}
-	if err := readAll(c.confirmed, tally(&n.Confirmed)); err != nil {
+	if err := table.ReadAll(c.confirmed, tally(&n.Confirmed)); err != nil {
 		return FlowCounts{}, fmt.Errorf("count confirmed flows: %w", err)
 	}
-	if err := readAll(c.unconfirmed, tally(&n.Unconfirmed)); err != nil {
+	if err := table.ReadAll(c.unconfirmed, tally(&n.Unconfirmed)); err != nil {
 		return FlowCounts{}, fmt.Errorf("count unconfirmed flows: %w", err)
 	}
 	return n, nil
@@ -217,7 +218,7 @@ func (c *Conntrack) entries(visit func(bpf.TCTuple, bpf.TCCtEntry, func() Flow) 
 		m         *ebpf.Map
 		confirmed bool
 	}{{c.confirmed, true}, {c.unconfirmed, false}} {
-		err := readAll(t.m, func(k bpf.TCTuple, e bpf.TCCtEntry) bool {
+		err := table.ReadAll(t.m, func(k bpf.TCTuple, e bpf.TCCtEntry) bool {
 			more = visit(k, e, func() Flow { return c.flow(k, e, t.confirmed, now) })
 			return more
 		})

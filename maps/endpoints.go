@@ -76,5 +76,5 @@ type Endpoints struct {
 
 // Delete removes the endpoint of a device; absent is success.
 func (t *Endpoints) Delete(ifindex uint32) (deleted bool, err error) {
-	return t.table.Delete(ifindex)
+	return t.view.Delete(Endpoint{IfIndex: ifindex})
 }

@@ -37,5 +37,5 @@ type FDB struct {
 
 // Delete removes a member; absent is success.
 func (t *FDB) Delete(net uint32, mac MAC) (deleted bool, err error) {
-	return t.table.Delete(bpf.TCFdbKey{Net: net, Mac: mac})
+	return t.view.Delete(FDBEntry{Net: net, MAC: mac})
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps/transfer"
 )
 
 // FlowCount is the programs' count of the entries of fl_ct, which they use to refuse new flows.
@@ -29,7 +30,7 @@ func (c FlowCount) Recount() error {
 	if err != nil {
 		return err
 	}
-	entries, err := count(c.Flows)
+	entries, err := transfer.Count(c.Flows)
 	if err != nil {
 		return fmt.Errorf("table %s: %w", bpf.TCMapFlCt, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps/table"
 )
 
 // hostAddr is an address of the host; its value in the kernel is always 1.
@@ -21,7 +22,7 @@ type HostAddrs struct {
 }
 
 func newHostAddrs(name string, m *ebpf.Map) (*HostAddrs, error) {
-	v, err := newView(name, m, func(k bpf.TCIp, _ uint32) hostAddr { return hostAddr(fromIP(k)) })
+	v, err := table.NewView(name, m, hostAddr.raw, func(k bpf.TCIp, _ uint32) hostAddr { return hostAddr(fromIP(k)) })
 	return &HostAddrs{v: v}, err
 }
 
@@ -29,16 +30,16 @@ func newHostAddrs(name string, m *ebpf.Map) (*HostAddrs, error) {
 func (t *HostAddrs) Put(a netip.Addr) (written bool, err error) { return t.v.Put(hostAddr(a)) }
 
 // Delete removes an address; absent is success.
-func (t *HostAddrs) Delete(a netip.Addr) (deleted bool, err error) { return t.v.table.Delete(toIP(a)) }
+func (t *HostAddrs) Delete(a netip.Addr) (deleted bool, err error) { return t.v.Delete(hostAddr(a)) }
 
 // Sync makes the kernel's addresses exactly desired, after reading all of them
 // back.
 func (t *HostAddrs) Sync(desired []netip.Addr) (written, deleted int, err error) {
-	m := make(map[bpf.TCIp]uint32, len(desired))
-	for _, a := range desired {
-		m[toIP(a)] = 1
+	all := make([]hostAddr, len(desired))
+	for i, a := range desired {
+		all[i] = hostAddr(a)
 	}
-	return t.v.table.Sync(m)
+	return t.v.Sync(all)
 }
 
 // List returns all addresses, in no particular order.

@@ -40,5 +40,5 @@ type Neighbours struct {
 
 // Delete removes a member's address; absent is success.
 func (t *Neighbours) Delete(net uint32, addr netip.Addr) (deleted bool, err error) {
-	return t.table.Delete(bpf.TCNeighKey{Addr: toIP(addr), Net: net})
+	return t.view.Delete(Neighbour{Addr: addr, Net: net})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps/table"
 )
 
 // Publish maps (host address, port, protocol) to a backend.
@@ -64,7 +65,7 @@ type Publishes struct {
 }
 
 func newPublishes(publish, portbits *ebpf.Map) (*Publishes, error) {
-	v, err := newView("fl_publish", publish, publishFrom)
+	v, err := table.NewView("fl_publish", publish, Publish.raw, publishFrom)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +209,8 @@ func (t *Publishes) verify(entries func() (int, bool, error)) (restored int, mor
 // recount recomputes the number of entries of each port.
 func (t *Publishes) recount() {
 	t.refs = make(map[portSlot]int)
-	for k := range t.view.table.Entries() {
+	for _, p := range t.view.List() {
+		k, _ := p.raw()
 		t.refs[slotOf(k)]++
 	}
 }
@@ -217,7 +219,7 @@ func (t *Publishes) recount() {
 func (t *Publishes) which(keys []bpf.TCPublishKey) []bool {
 	has := make([]bool, len(keys))
 	for i, k := range keys {
-		has[i] = t.view.table.Has(k)
+		has[i] = t.view.Has(publishFrom(k, bpf.TCPublish{}))
 	}
 	return has
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps/table"
+	"github.com/fairlead-net/fairlead/maps/transfer"
 )
 
 // Set holds all tables of one datapath.
@@ -59,27 +61,27 @@ func New(m map[string]*ebpf.Map, types *btf.Spec, gc func() error) (*Set, error)
 
 // openOwned opens the tables the control plane writes.
 func (s *Set) openOwned(m map[string]*ebpf.Map) error {
-	endpoints, err := newView(bpf.TCMapFlEndpoint, m[bpf.TCMapFlEndpoint], endpointFrom)
+	endpoints, err := table.NewView(bpf.TCMapFlEndpoint, m[bpf.TCMapFlEndpoint], Endpoint.raw, endpointFrom)
 	if err != nil {
 		return err
 	}
-	fdb, err := newView(bpf.TCMapFlFdb, m[bpf.TCMapFlFdb], fdbFrom)
+	fdb, err := table.NewView(bpf.TCMapFlFdb, m[bpf.TCMapFlFdb], FDBEntry.raw, fdbFrom)
 	if err != nil {
 		return err
 	}
-	neighbours, err := newView(bpf.TCMapFlNeigh, m[bpf.TCMapFlNeigh], neighbourFrom)
+	neighbours, err := table.NewView(bpf.TCMapFlNeigh, m[bpf.TCMapFlNeigh], Neighbour.raw, neighbourFrom)
 	if err != nil {
 		return err
 	}
-	subnets, err := newView(bpf.TCMapFlSubnet, m[bpf.TCMapFlSubnet], subnetFrom)
+	subnets, err := table.NewView(bpf.TCMapFlSubnet, m[bpf.TCMapFlSubnet], Subnet.raw, subnetFrom)
 	if err != nil {
 		return err
 	}
-	hostNets, err := newView(bpf.TCMapFlHostnet, m[bpf.TCMapFlHostnet], subnetFrom)
+	hostNets, err := table.NewView(bpf.TCMapFlHostnet, m[bpf.TCMapFlHostnet], Subnet.raw, subnetFrom)
 	if err != nil {
 		return err
 	}
-	uplinks, err := newView(bpf.TCMapFlUplink, m[bpf.TCMapFlUplink], uplinkFrom)
+	uplinks, err := table.NewView(bpf.TCMapFlUplink, m[bpf.TCMapFlUplink], Uplink.raw, uplinkFrom)
 	if err != nil {
 		return err
 	}
@@ -133,7 +135,7 @@ func (s *Set) Fills() ([]Fill, error) {
 		bpf.TCMapFlFrag: s.lru[bpf.TCMapFlFrag], bpf.SockMapFlSockRev: s.lru[bpf.SockMapFlSockRev],
 	}
 	for name, m := range walked {
-		n, err := count(m)
+		n, err := transfer.Count(m)
 		if err != nil {
 			return nil, fmt.Errorf("table %s: %w", name, err)
 		}

@@ -71,6 +71,16 @@ func mustSpecs(tb testing.TB) map[string]*ebpf.MapSpec {
 	return all
 }
 
+func mustMap(tb testing.TB, spec *ebpf.MapSpec) *ebpf.Map {
+	tb.Helper()
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { m.Close() })
+	return m
+}
+
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 // Every map is either in the Set or private to a program.

@@ -46,5 +46,5 @@ type Subnets struct {
 
 // Delete removes a prefix; absent is success.
 func (t *Subnets) Delete(p netip.Prefix) (deleted bool, err error) {
-	return t.table.Delete(subnetKey(p))
+	return t.view.Delete(Subnet{Prefix: p})
 }

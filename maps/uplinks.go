@@ -42,4 +42,6 @@ type Uplinks struct {
 }
 
 // Delete removes an uplink; absent is success.
-func (t *Uplinks) Delete(ifindex uint32) (deleted bool, err error) { return t.table.Delete(ifindex) }
+func (t *Uplinks) Delete(ifindex uint32) (deleted bool, err error) {
+	return t.view.Delete(Uplink{IfIndex: ifindex})
+}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bpf"
 	"github.com/fairlead-net/fairlead/loader/bpffs"
-	"github.com/fairlead-net/fairlead/maps"
+	"github.com/fairlead-net/fairlead/maps/transfer"
 )
 
 // Tables holds the current maps, and those that are being replaced.
@@ -34,7 +34,7 @@ type Tables struct {
 	// made marks new maps, which no program has written to before beforeAttach runs.
 	made map[string]bool
 	// copiers copy from old maps, then from live ones.
-	copiers map[string][]*maps.Copier
+	copiers map[string][]*transfer.Copier
 	// fresh marks maps that are not pinned yet.
 	fresh map[string]bool
 }
@@ -44,7 +44,7 @@ type Tables struct {
 func Open(dir string, specs map[string]*ebpf.MapSpec, log *slog.Logger) (_ *Tables, retErr error) {
 	t := &Tables{
 		dir: dir, Maps: make(map[string]*ebpf.Map),
-		old: make(map[string]*ebpf.Map), copiers: make(map[string][]*maps.Copier), fresh: make(map[string]bool),
+		old: make(map[string]*ebpf.Map), copiers: make(map[string][]*transfer.Copier), fresh: make(map[string]bool),
 		live: make(map[string][]*ebpf.Map), made: make(map[string]bool),
 	}
 	defer func() {
@@ -197,8 +197,8 @@ func (t *Tables) open(name string, spec *ebpf.MapSpec, log *slog.Logger) error {
 }
 
 // copyFrom makes the first copy of the entries of a map that the named one replaces.
-func (t *Tables) copyFrom(name string, from *ebpf.Map, layout maps.Layout) (copied, lost int, err error) {
-	c, err := maps.NewCopier(t.Maps[name], from, layout)
+func (t *Tables) copyFrom(name string, from *ebpf.Map, layout transfer.Layout) (copied, lost int, err error) {
+	c, err := transfer.New(t.Maps[name], from, layout)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -212,19 +212,19 @@ func (t *Tables) copyFrom(name string, from *ebpf.Map, layout maps.Layout) (copi
 
 // Convertible returns how to convert entries of a pinned map to the wanted layout. Both
 // must be hashes of the same type with keys of the same size.
-func Convertible(spec *ebpf.MapSpec, m *ebpf.Map) (maps.Layout, error) {
+func Convertible(spec *ebpf.MapSpec, m *ebpf.Map) (transfer.Layout, error) {
 	if spec.Type != ebpf.Hash && spec.Type != ebpf.LRUHash {
-		return maps.Layout{}, fmt.Errorf("a %s is not converted", spec.Type)
+		return transfer.Layout{}, fmt.Errorf("a %s is not converted", spec.Type)
 	}
 	same := spec.Copy()
 	same.MaxEntries, same.ValueSize = m.MaxEntries(), m.ValueSize()
 	if err := same.Compatible(m); err != nil {
-		return maps.Layout{}, err
+		return transfer.Layout{}, err
 	}
 	if spec.ValueSize == m.ValueSize() {
-		return maps.Layout{}, nil
+		return transfer.Layout{}, nil
 	}
-	return maps.LayoutOf(spec, m)
+	return transfer.LayoutOf(spec, m)
 }
 
 // Pin pins the new maps, in place of those pinned under the same names.

@@ -38,12 +38,14 @@ func (p pkg) rel() string {
 var (
 	allowed = map[string][]string{
 		"bpf":                               {},
-		"maps":                              {"bpf"},
+		"maps":                              {"bpf", "maps/table", "maps/transfer"},
+		"maps/table":                        {},
+		"maps/transfer":                     {"bpf"},
 		"loader":                            {"bpf", "maps", "loader/bpffs", "loader/hook", "loader/probe", "loader/tables"},
 		"loader/bpffs":                      {},
 		"loader/probe":                      {"bpf", "loader/bpffs"},
 		"loader/hook":                       {"bpf", "maps", "loader/bpffs", "loader/probe"},
-		"loader/tables":                     {"bpf", "maps", "loader/bpffs"},
+		"loader/tables":                     {"bpf", "maps/transfer", "loader/bpffs"},
 		"loader/downgrade":                  {"bpf", "maps", "loader/bpffs", "loader/tables"},
 		"control/model":                     {},
 		"control/desired":                   {"control/desired/persistent", "control/model"},
@@ -96,7 +98,7 @@ var (
 // homes lists the packages that may import a library directly; the others should use it only
 // through them.
 var homes = map[string][]string{
-	"github.com/cilium/ebpf":         {"bpf", "maps", "loader/...", "bench/kernel"},
+	"github.com/cilium/ebpf":         {"bpf", "maps/...", "loader/...", "bench/kernel"},
 	"github.com/vishvananda/netlink": {"control/rtnl"},
 	"github.com/vishvananda/netns":   {"control/rtnl"},
 	"github.com/prometheus":          {"control/metrics"},

@@ -37,8 +37,6 @@ var split = map[string]struct{ lines, ties int }{
 	"control/daemon":     {2250, 0},
 	"control/reconcile":  {3700, 48},
 	"control/rtnl":       {3300, 0},
-	"loader":             {2800, 44},
-	"maps":               {2300, 0},
 	"bench/contestant":   {0, 41},
 }
 

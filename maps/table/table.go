@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package maps
+// Package table is the engine of the tables that the control plane owns. [Table] caches what the
+// kernel holds and writes differences, [View] presents it as a table of domain values.
+package table
 
 import (
 	"errors"
@@ -39,8 +41,8 @@ const (
 	verifySize = 1280
 )
 
-// kernelMap is the part of *ebpf.Map that the engine uses.
-type kernelMap interface {
+// Map is the part of *ebpf.Map that the engine uses.
+type Map interface {
 	Update(key, value any, flags ebpf.MapUpdateFlags) error
 	Delete(key any) error
 	BatchUpdate(keys, values any, opts *ebpf.BatchOptions) (int, error)
@@ -57,7 +59,7 @@ type kernelMap interface {
 // for concurrent use.
 type Table[K, V comparable] struct {
 	name string
-	m    kernelMap
+	m    Map
 
 	mu    sync.Mutex
 	cache map[K]V // what the kernel holds, to the best of our knowledge
@@ -75,8 +77,8 @@ type verifyRound struct {
 // maxSkipped bounds how many successive rounds may end without a check for missing entries.
 const maxSkipped = 3
 
-// newTable reads the kernel's entries into a new Table.
-func newTable[K, V comparable](name string, m kernelMap) (*Table[K, V], error) {
+// New reads the kernel's entries into a new Table.
+func New[K, V comparable](name string, m Map) (*Table[K, V], error) {
 	t := &Table[K, V]{name: name, m: m}
 	if err := t.Refresh(); err != nil {
 		return nil, err
@@ -93,7 +95,7 @@ func (t *Table[K, V]) Refresh() error {
 
 func (t *Table[K, V]) refresh() error {
 	fresh := make(map[K]V, len(t.cache))
-	err := readAll(t.m, func(k K, v V) bool {
+	err := ReadAll(t.m, func(k K, v V) bool {
 		fresh[k] = v
 		return true
 	})
@@ -202,7 +204,7 @@ func (t *Table[K, V]) Verify() (restored int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	right, all := 0, 0
-	err = readAll(t.m, func(k K, v V) bool {
+	err = ReadAll(t.m, func(k K, v V) bool {
 		if want, ok := t.cache[k]; ok && want == v {
 			right++
 		}

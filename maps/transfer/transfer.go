@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package maps
+// Package transfer copies entries between maps in the kernel without knowing their types, and converts
+// them from one layout to another.
+package transfer
 
 import (
 	"errors"
@@ -12,73 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readAll visits every entry of a map until visit returns false. It reads hashes in batches of
-// whole buckets: an entry that exists throughout is seen exactly once, whatever entries are added
-// or removed meanwhile.
-func readAll[K, V any](m kernelMap, visit func(K, V) bool) error {
-	if !batchReadable(m.Type()) {
-		return readOneByOne(m, visit)
-	}
-	size := min(batchSize, max(int(m.MaxEntries()), 256))
-	keys, values := make([]K, size), make([]V, size)
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := m.BatchLookup(&cursor, keys, values, nil)
-		if errors.Is(err, unix.ENOSPC) {
-			// A bucket does not fit; the cursor still points to it.
-			size *= 2
-			keys, values = make([]K, size), make([]V, size)
-			continue
-		}
-		if errors.Is(err, ebpf.ErrNotSupported) {
-			return readOneByOne(m, visit)
-		}
-		last := errors.Is(err, ebpf.ErrKeyNotExist)
-		if err != nil && !last {
-			return err
-		}
-		for i := range n {
-			if !visit(keys[i], values[i]) {
-				return nil
-			}
-		}
-		if last {
-			return nil
-		}
-	}
-}
-
-// batchReadable reports whether to read a map in batches. Only hashes are read bucket by bucket;
-// other maps would gain nothing and lose the plain iterator's simplicity.
-func batchReadable(t ebpf.MapType) bool {
-	return t == ebpf.Hash || t == ebpf.LRUHash
-}
-
-func readOneByOne[K, V any](m kernelMap, visit func(K, V) bool) error {
-	var k K
-	var v V
-	it := m.Iterate()
-	for it.Next(&k, &v) {
-		if !visit(k, v) {
-			return nil
-		}
-	}
-	return it.Err()
-}
-
-// count returns the number of entries of a hash without examining them.
-func count(m *ebpf.Map) (int, error) {
-	n := 0
-	err := readRaw(m, func(keys, values any, got int) error {
-		n += got
-		return nil
-	})
-	if err != nil {
-		return 0, fmt.Errorf("count entries: %w", err)
-	}
-	return n, nil
-}
-
 // Copier copies the entries of a hash to another one repeatedly, while programs write to them.
 type Copier struct {
 	dst, src *ebpf.Map
@@ -89,9 +24,9 @@ type Copier struct {
 	seed maphash.Seed
 }
 
-// NewCopier returns a Copier from src to dst, whose keys must have the same size, with values
+// New returns a Copier from src to dst, whose keys must have the same size, with values
 // converted by layout. The caller closes the maps.
-func NewCopier(dst, src *ebpf.Map, layout Layout) (*Copier, error) {
+func New(dst, src *ebpf.Map, layout Layout) (*Copier, error) {
 	size := src.ValueSize()
 	if layout.size != 0 {
 		size = layout.size
@@ -189,37 +124,4 @@ func (c *Copier) write(key any, value reflect.Value, onlyMissing bool) (bool, er
 func hasEnded(dst *ebpf.Map, key any, now []byte, layout Layout) bool {
 	before, err := dst.LookupBytes(key)
 	return err == nil && before != nil && layout.ended(before, now)
-}
-
-// readRaw reads a hash in batches of keys and values as byte arrays, whose sizes only the map
-// defines.
-func readRaw(m *ebpf.Map, visit func(keys, values any, n int) error) error {
-	size := batchSize
-	keys := reflect.MakeSlice(bytesOf(m.KeySize()), size, size).Interface()
-	values := reflect.MakeSlice(bytesOf(m.ValueSize()), size, size).Interface()
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := m.BatchLookup(&cursor, keys, values, nil)
-		if errors.Is(err, unix.ENOSPC) {
-			size *= 2
-			keys = reflect.MakeSlice(bytesOf(m.KeySize()), size, size).Interface()
-			values = reflect.MakeSlice(bytesOf(m.ValueSize()), size, size).Interface()
-			continue
-		}
-		last := errors.Is(err, ebpf.ErrKeyNotExist)
-		if err != nil && !last {
-			return err
-		}
-		if err := visit(keys, values, n); err != nil {
-			return err
-		}
-		if last {
-			return nil
-		}
-	}
-}
-
-// bytesOf is the type of a slice of arrays of n bytes.
-func bytesOf(n uint32) reflect.Type {
-	return reflect.SliceOf(reflect.ArrayOf(int(n), reflect.TypeFor[byte]()))
 }
