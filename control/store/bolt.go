@@ -8,15 +8,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// Buckets of the file. A value in the first bucket consists of the revision (8 bytes), the
-// lease ID (8 bytes), both big-endian, and the caller's bytes.
+// Buckets of the file. A value in the first bucket consists of the revision (8 bytes,
+// big-endian), 8 zero bytes, and the caller's bytes.
 const (
 	bucketKV   = "kv"
 	bucketMeta = "meta"
@@ -37,14 +36,8 @@ type BoltConfig struct {
 }
 
 // Bolt is a Store in one file on this host. Only one process can open it at a time.
-// Leases end when it is closed, because their holders are clients of that process.
 type Bolt struct {
-	db  *bbolt.DB
-	hub hub
-
-	mu     sync.Mutex // orders commits and their events, and guards the fields below
-	leases map[LeaseID]*boltLease
-	last   LeaseID
+	db *bbolt.DB
 }
 
 var _ Store = (*Bolt)(nil)
@@ -65,8 +58,8 @@ func OpenBolt(cfg BoltConfig) (*Bolt, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state file %q: %w", cfg.Path, err)
 	}
-	b := &Bolt{db: db, leases: map[LeaseID]*boltLease{}}
-	if err := b.update(sweepLeased); err != nil {
+	b := &Bolt{db: db}
+	if err := b.update(prepare); err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare state file %q: %w", cfg.Path, err), guard(db.Close))
 	}
 	return b, nil
@@ -80,9 +73,8 @@ func (b *Bolt) update(do func(*bbolt.Tx) error) error {
 	return guard(func() error { return b.db.Update(do) })
 }
 
-// sweepLeased creates the buckets and deletes the keys that belong to leases of an
-// earlier process.
-func sweepLeased(tx *bbolt.Tx) error {
+// prepare creates the buckets, and checks the values of an earlier process.
+func prepare(tx *bbolt.Tx) error {
 	kv, err := tx.CreateBucketIfNotExists([]byte(bucketKV))
 	if err != nil {
 		return err
@@ -90,24 +82,12 @@ func sweepLeased(tx *bbolt.Tx) error {
 	if _, err := tx.CreateBucketIfNotExists([]byte(bucketMeta)); err != nil {
 		return err
 	}
-	var stale [][]byte
-	if err := kv.ForEach(func(k, v []byte) error {
+	return kv.ForEach(func(k, v []byte) error {
 		if len(v) < headerLen {
 			return fmt.Errorf("%w: value of %q is truncated", ErrDamaged, k)
 		}
-		if leaseOf(v) != 0 {
-			stale = append(stale, bytes.Clone(k))
-		}
 		return nil
-	}); err != nil {
-		return err
-	}
-	for _, k := range stale {
-		if err := kv.Delete(k); err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 // Get implements Store.
@@ -150,59 +130,20 @@ func (b *Bolt) List(ctx context.Context, prefix string) ([]Entry, error) {
 }
 
 // Commit implements Store.
-func (b *Bolt) Commit(ctx context.Context, ops ...Op) (uint64, error) {
+func (b *Bolt) Commit(ctx context.Context, ops ...Op) (rev uint64, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, fmt.Errorf("commit: %w", err)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	rev, err := b.commit(ops)
+	err = b.update(func(tx *bbolt.Tx) error {
+		if rev, err = bumpRev(tx); err != nil {
+			return err
+		}
+		return write(tx.Bucket([]byte(bucketKV)), ops, rev)
+	})
 	if err != nil {
 		return 0, fmt.Errorf("commit: %w", err)
 	}
 	return rev, nil
-}
-
-// commit requires b.mu.
-func (b *Bolt) commit(ops []Op) (rev uint64, err error) {
-	for _, op := range ops {
-		if l := op.Lease; l != 0 && b.leases[l] == nil {
-			return 0, fmt.Errorf("put %q: %w", op.Key, ErrLeaseGone)
-		}
-	}
-	var events []Event
-	err = b.update(func(tx *bbolt.Tx) error {
-		kv := tx.Bucket([]byte(bucketKV))
-		if err := compare(kv, ops); err != nil {
-			return err
-		}
-		if rev, err = bumpRev(tx); err != nil {
-			return err
-		}
-		events, err = write(kv, ops, rev)
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	b.hub.publish(events)
-	return rev, nil
-}
-
-func compare(kv *bbolt.Bucket, ops []Op) error {
-	for _, op := range ops {
-		if op.IfRev == nil {
-			continue
-		}
-		var have uint64
-		if v := kv.Get([]byte(op.Key)); v != nil {
-			have = revOf(v)
-		}
-		if have != *op.IfRev {
-			return fmt.Errorf("%w: %q is at revision %d, not %d", ErrCompare, op.Key, have, *op.IfRev)
-		}
-	}
-	return nil
 }
 
 func bumpRev(tx *bbolt.Tx) (uint64, error) {
@@ -215,46 +156,26 @@ func bumpRev(tx *bbolt.Tx) (uint64, error) {
 	return rev, meta.Put([]byte(keyRev), binary.BigEndian.AppendUint64(nil, rev))
 }
 
-func write(kv *bbolt.Bucket, ops []Op, rev uint64) ([]Event, error) {
-	events := make([]Event, 0, len(ops))
+func write(kv *bbolt.Bucket, ops []Op, rev uint64) error {
 	for _, op := range ops {
 		key := []byte(op.Key)
 		if op.Delete {
-			if kv.Get(key) == nil {
-				continue
-			}
 			if err := kv.Delete(key); err != nil {
-				return nil, fmt.Errorf("delete %q: %w", op.Key, err)
+				return fmt.Errorf("delete %q: %w", op.Key, err)
 			}
-			events = append(events, Event{Entry: Entry{Key: op.Key, Rev: rev}, Deleted: true})
 			continue
 		}
 		v := make([]byte, headerLen, headerLen+len(op.Value))
 		binary.BigEndian.PutUint64(v, rev)
-		binary.BigEndian.PutUint64(v[8:], uint64(op.Lease))
-		v = append(v, op.Value...)
-		if err := kv.Put(key, v); err != nil {
-			return nil, fmt.Errorf("put %q: %w", op.Key, err)
+		if err := kv.Put(key, append(v, op.Value...)); err != nil {
+			return fmt.Errorf("put %q: %w", op.Key, err)
 		}
-		events = append(events, Event{Entry: Entry{Key: op.Key, Value: v[headerLen:], Rev: rev}})
 	}
-	return events, nil
-}
-
-// Watch implements Store.
-func (b *Bolt) Watch(_ context.Context, prefix string) (Watcher, error) {
-	return b.hub.watch(prefix)
+	return nil
 }
 
 // Close implements Store.
 func (b *Bolt) Close() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for id, l := range b.leases {
-		l.timer.Stop()
-		delete(b.leases, id)
-	}
-	b.hub.close()
 	if err := guard(b.db.Close); err != nil {
 		return fmt.Errorf("close state file: %w", err)
 	}
@@ -266,5 +187,4 @@ func entry(k, v []byte) Entry {
 	return Entry{Key: string(k), Value: bytes.Clone(v[headerLen:]), Rev: revOf(v)}
 }
 
-func revOf(v []byte) uint64    { return binary.BigEndian.Uint64(v) }
-func leaseOf(v []byte) LeaseID { return LeaseID(binary.BigEndian.Uint64(v[8:])) }
+func revOf(v []byte) uint64 { return binary.BigEndian.Uint64(v) }
