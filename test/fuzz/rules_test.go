@@ -217,7 +217,8 @@ func exactEnd(d difference) bool {
 	if !d.is("state") || d.fairlead.text != string(closing) {
 		return false
 	}
-	shaking := d.kernel.text == string(opening)
+	answered := d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&(syn|ack|rst) == syn|ack })
+	shaking := d.kernel.text == string(opening) || !answered
 	return d.had(func(st step) bool {
 		exact := st.Seq == 0 || shaking && st.Kind == "reverse" && st.Flags&ack != 0 && st.Ack == 0
 		early := st.Kind == "reverse" && st.Seq >= 0 && st.Seq < defaultWindow
