@@ -42,7 +42,7 @@ type SockIp struct {
 type SockNeighEntry struct {
 	_       structs.HostLayout
 	Mac     [6]uint8
-	Pad     [2]uint8
+	Node    uint16
 	Ifindex uint32
 	Flags   uint32
 }

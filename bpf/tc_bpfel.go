@@ -157,7 +157,8 @@ const (
 type TCFdbEntry struct {
 	_       structs.HostLayout
 	Ifindex uint32
-	Flags   uint32
+	Flags   uint16
+	Node    uint16
 }
 
 type TCFdbKey struct {
@@ -277,7 +278,7 @@ type TCIp struct {
 type TCNeighEntry struct {
 	_       structs.HostLayout
 	Mac     [6]uint8
-	Pad     [2]uint8
+	Node    uint16
 	Ifindex uint32
 	Flags   uint32
 }

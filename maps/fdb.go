@@ -14,6 +14,7 @@ type FDBEntry struct {
 	MAC     MAC
 	IfIndex uint32        // of the host end
 	Flags   EndpointFlags // of that endpoint
+	Node    uint16        // where the member is; 0, this host, is the only one so far
 }
 
 // String is for logs.
@@ -23,11 +24,11 @@ func (e FDBEntry) String() string {
 
 func (e FDBEntry) raw() (bpf.TCFdbKey, bpf.TCFdbEntry) {
 	return bpf.TCFdbKey{Net: e.Net, Mac: e.MAC},
-		bpf.TCFdbEntry{Ifindex: e.IfIndex, Flags: uint32(e.Flags)}
+		bpf.TCFdbEntry{Ifindex: e.IfIndex, Flags: uint16(e.Flags), Node: e.Node}
 }
 
 func fdbFrom(k bpf.TCFdbKey, v bpf.TCFdbEntry) FDBEntry {
-	return FDBEntry{Net: k.Net, MAC: k.Mac, IfIndex: v.Ifindex, Flags: EndpointFlags(v.Flags)}
+	return FDBEntry{Net: k.Net, MAC: k.Mac, IfIndex: v.Ifindex, Flags: EndpointFlags(v.Flags), Node: v.Node}
 }
 
 // FDB is fl_fdb: devices by network and MAC.

@@ -17,6 +17,7 @@ type Neighbour struct {
 	MAC     MAC
 	IfIndex uint32        // of the host end
 	Flags   EndpointFlags // of that endpoint
+	Node    uint16        // where the member is; 0, this host, is the only one so far
 }
 
 // String is for logs.
@@ -26,11 +27,14 @@ func (n Neighbour) String() string {
 
 func (n Neighbour) raw() (bpf.TCNeighKey, bpf.TCNeighEntry) {
 	return bpf.TCNeighKey{Addr: toIP(n.Addr), Net: n.Net},
-		bpf.TCNeighEntry{Mac: n.MAC, Ifindex: n.IfIndex, Flags: uint32(n.Flags)}
+		bpf.TCNeighEntry{Mac: n.MAC, Ifindex: n.IfIndex, Flags: uint32(n.Flags), Node: n.Node}
 }
 
 func neighbourFrom(k bpf.TCNeighKey, v bpf.TCNeighEntry) Neighbour {
-	return Neighbour{Net: k.Net, Addr: fromIP(k.Addr), MAC: v.Mac, IfIndex: v.Ifindex, Flags: EndpointFlags(v.Flags)}
+	return Neighbour{
+		Net: k.Net, Addr: fromIP(k.Addr), MAC: v.Mac, IfIndex: v.Ifindex,
+		Flags: EndpointFlags(v.Flags), Node: v.Node,
+	}
 }
 
 // Neighbours is fl_neigh: MAC and device by network and address.

@@ -110,7 +110,9 @@ func TestLayout(t *testing.T) {
 	}{
 		{"endpoint", unsafe.Sizeof(bpf.TCEndpoint{}), 96},
 		{"fdb_key", unsafe.Sizeof(bpf.TCFdbKey{}), 12},
+		{"fdb_entry", unsafe.Sizeof(bpf.TCFdbEntry{}), 8},
 		{"neigh_key", unsafe.Sizeof(bpf.TCNeighKey{}), 24},
+		{"neigh_entry", unsafe.Sizeof(bpf.TCNeighEntry{}), 16},
 		{"publish_key", unsafe.Sizeof(bpf.TCPublishKey{}), 24},
 		{"publish", unsafe.Sizeof(bpf.TCPublish{}), 32},
 		{"subnet_key", unsafe.Sizeof(bpf.TCSubnetKey{}), 20},
@@ -132,9 +134,9 @@ func TestRoundTrip(t *testing.T) {
 		IPv4: addr("192.0.2.2"), Gateway4: addr("192.0.2.1"), Gateway6: addr("2001:db8::1"),
 		Flags: AntiSpoof | ICC, HostPortIf: 8, GatewayIf: 9,
 	}
-	fdb := FDBEntry{Net: 3, MAC: MAC{2, 1, 2, 3, 4, 5}, IfIndex: 7, Flags: HostPort}
+	fdb := FDBEntry{Net: 3, MAC: MAC{2, 1, 2, 3, 4, 5}, IfIndex: 7, Flags: HostPort, Node: 65535}
 	neigh4 := Neighbour{Net: 3, Addr: addr("192.0.2.2"), MAC: MAC{2, 1, 2, 3, 4, 5}, IfIndex: 7}
-	neigh6 := Neighbour{Net: 3, Addr: addr("fe80::1"), MAC: MAC{2, 1, 2, 3, 4, 5}, IfIndex: 7, Flags: ICC}
+	neigh6 := Neighbour{Net: 3, Addr: addr("fe80::1"), MAC: MAC{2, 1, 2, 3, 4, 5}, IfIndex: 7, Flags: ICC, Node: 2}
 	uplink := Uplink{IfIndex: 2, IPv6: addr("2001:db8::2")}
 	subnets := []Subnet{
 		{netip.MustParsePrefix("192.0.2.0/24"), 3},

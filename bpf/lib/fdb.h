@@ -16,8 +16,10 @@ _Static_assert(sizeof(struct fdb_key) == 12, "struct fdb_key");
 
 struct fdb_entry {
 	__u32 ifindex; /* of the host end */
-	__u32 flags;   /* enum ep_flag of that endpoint: EP_HOSTPORT, … */
+	__u16 flags;   /* enum ep_flag of that endpoint: EP_HOSTPORT, … */
+	__u16 node;    /* where the member is; 0, this host, is the only one so far */
 };
+_Static_assert(sizeof(struct fdb_entry) == 8, "struct fdb_entry");
 
 /* (network, MAC) -> device. */
 struct {

@@ -18,7 +18,7 @@ _Static_assert(sizeof(struct neigh_key) == 24, "struct neigh_key");
 
 struct neigh_entry {
 	__u8 mac[6];
-	__u8 pad[2];
+	__u16 node;    /* where the member is; 0, this host, is the only one so far */
 	__u32 ifindex; /* of the host end */
 	__u32 flags;   /* enum ep_flag of that endpoint */
 };
