@@ -34,7 +34,7 @@
 #define EADDRINUSE 98
 
 /* The destination of a socket call, with the address in the common form. */
-struct dest {
+struct target {
 	union ip addr;
 	__be16 port;
 	__u8 proto;
@@ -46,7 +46,7 @@ static __always_inline bool ours(struct bpf_sock_addr *ctx)
 	return bpf_get_netns_cookie(ctx) == cfg_netns_cookie;
 }
 
-static __always_inline bool read_dest(struct bpf_sock_addr *ctx, struct dest *d, bool is4)
+static __always_inline bool read_target(struct bpf_sock_addr *ctx, struct target *d, bool is4)
 {
 	if (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP)
 		return false;
@@ -64,8 +64,8 @@ static __always_inline bool read_dest(struct bpf_sock_addr *ctx, struct dest *d,
 	return true;
 }
 
-static __always_inline void write_dest(struct bpf_sock_addr *ctx, const union ip *addr, __be16 port,
-				       bool is4)
+static __always_inline void write_target(struct bpf_sock_addr *ctx, const union ip *addr,
+					 __be16 port, bool is4)
 {
 	ctx->user_port = port;
 	if (is4) {
@@ -79,7 +79,7 @@ static __always_inline void write_dest(struct bpf_sock_addr *ctx, const union ip
 }
 
 /* The backend of destination *d, or NULL. */
-static __always_inline struct publish *backend_of(const struct dest *d)
+static __always_inline struct publish *backend_of(const struct target *d)
 {
 	bool loopback = ip_is_loopback(&d->addr), unspecified;
 	union ip any = {};
@@ -105,7 +105,8 @@ static __always_inline struct publish *backend_of(const struct dest *d)
 
 /* Can a socket call of this family reach the backend? An unconnected IPv6 socket cannot be
  * redirected to IPv4: udpv6_sendmsg() refuses that with ENOTSUPP. */
-static __always_inline bool reachable(const struct dest *d, const struct publish *b, bool connects)
+static __always_inline bool reachable(const struct target *d, const struct publish *b,
+				      bool connects)
 {
 	if (ip_is4(&d->addr) == ip_is4(&b->addr))
 		return true;
@@ -142,9 +143,9 @@ static __always_inline int redirect_to_backend(struct bpf_sock_addr *ctx, bool i
 	struct sock_rev_key k = {};
 	struct sock_rev v = {};
 	struct publish *b;
-	struct dest d;
+	struct target d;
 
-	if (!ours(ctx) || !read_dest(ctx, &d, is4))
+	if (!ours(ctx) || !read_target(ctx, &d, is4))
 		return ALLOW;
 	b = backend_of(&d);
 	if (!b || !reachable(&d, b, connects) || bound_elsewhere(ctx, b))
@@ -167,35 +168,35 @@ static __always_inline int redirect_to_backend(struct bpf_sock_addr *ctx, bool i
 	}
 	if (bpf_map_update_elem(&fl_sock_rev, &k, &v, BPF_ANY))
 		return ALLOW;
-	write_dest(ctx, &b->addr, b->port, is4);
+	write_target(ctx, &b->addr, b->port, is4);
 	count_event(EV_SOCK_CONNECT);
 	return ALLOW;
 }
 
 /* Replaces the address of the backend by the address the process used. */
-static __always_inline int restore_dest(struct bpf_sock_addr *ctx, bool is4)
+static __always_inline int restore_target(struct bpf_sock_addr *ctx, bool is4)
 {
 	struct sock_rev_key k = {};
 	struct sock_rev *v;
-	struct dest d;
+	struct target d;
 
-	if (!ours(ctx) || !read_dest(ctx, &d, is4))
+	if (!ours(ctx) || !read_target(ctx, &d, is4))
 		return ALLOW;
 	k.cookie = bpf_get_socket_cookie(ctx);
 	k.addr = d.addr;
 	k.port = d.port;
 	v = bpf_map_lookup_elem(&fl_sock_rev, &k);
 	if (v)
-		write_dest(ctx, &v->addr, v->port, is4);
+		write_target(ctx, &v->addr, v->port, is4);
 	return ALLOW;
 }
 
 static __always_inline int bind(struct bpf_sock_addr *ctx, bool is4)
 {
 	union ip any = {};
-	struct dest d;
+	struct target d;
 
-	if (!ours(ctx) || !read_dest(ctx, &d, is4) || !d.port || !port_published(d.proto, d.port))
+	if (!ours(ctx) || !read_target(ctx, &d, is4) || !d.port || !port_published(d.proto, d.port))
 		return ALLOW;
 	if (is4)
 		ip_set4(&any, 0);
@@ -234,25 +235,25 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 SEC("cgroup/recvmsg4")
 int recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return restore_dest(ctx, true);
+	return restore_target(ctx, true);
 }
 
 SEC("cgroup/recvmsg6")
 int recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return restore_dest(ctx, false);
+	return restore_target(ctx, false);
 }
 
 SEC("cgroup/getpeername4")
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	return restore_dest(ctx, true);
+	return restore_target(ctx, true);
 }
 
 SEC("cgroup/getpeername6")
 int getpeername6(struct bpf_sock_addr *ctx)
 {
-	return restore_dest(ctx, false);
+	return restore_target(ctx, false);
 }
 
 SEC("cgroup/bind4")

@@ -8,9 +8,10 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
-#include "count.h"
+#include <stddef.h>
 #include "ct.h"
 #include "deliver.h"
+#include "dest.h"
 #include "drop.h"
 #include "endpoint.h"
 #include "fdb.h"
@@ -25,6 +26,7 @@
  * reply must be translated, although it is addressed to a member. */
 __noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
 {
+	struct dest d = {};
 	struct ct_entry *e;
 	struct tuple to;
 	bool confirmed;
@@ -41,30 +43,31 @@ __noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
 	if (!e || e->in_if != skb->ifindex || !e->out_if || p.ttl <= 1)
 		return VERDICT_NEXT;
 	err = known_hit(&p, e, confirmed, &to, &out_if);
-	return err ? err : route_to_sandbox(skb, &p, &to, out_if);
+	if (!err)
+		err = dest_endpoint(&d, out_if, &to);
+	return err ? err : deliver(skb, &p, &d);
 }
 
 /* Bridges a frame to the MAC of a member; an unknown MAC is refused. */
 static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *ep,
 				  const struct ethhdr *eth)
 {
-	struct fdb_key k = { .net = ep->net };
-	struct fdb_entry *dst;
+	struct fdb_entry *dst = fdb_find(ep->net, eth->h_dest);
+	struct dest d = {};
 
-	__builtin_memcpy(k.mac, eth->h_dest, ETH_ALEN);
-	dst = bpf_map_lookup_elem(&fl_fdb, &k);
 	if (!dst || dst->ifindex == skb->ifindex)
 		return -DROP_NO_MEMBER;
-	if (dst->flags & EP_HOSTPORT)
-		return to_host_port(skb, dst->ifindex, ep->net, PATH_REDIRECT);
+	dest_member(&d, dst, ep->net);
+	if (d.kind == DEST_HOST_PORT)
+		return deliver(skb, NULL, &d);
 	if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
 		return -DROP_ICC;
 	if (ep->flags & EP_HOSTPORT && dst->flags & EP_PUBLISHED && is_ip(eth->h_proto) &&
 	    gateway_port(skb, eth->h_proto)) {
-		int verdict = host_to_member(skb, eth->h_proto, ep->net, dst->ifindex);
+		int verdict = host_to_member(skb, eth->h_proto, ep->net, d.ifindex);
 
 		if (verdict != VERDICT_NEXT)
 			return verdict;
 	}
-	return to_sandbox(skb, dst->ifindex, ep->net, dst->flags);
+	return deliver(skb, NULL, &d);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-/* The ways a packet leaves a program. Each counts its path. */
+/* Sending a packet to its destination (dest.h). This counts its path. */
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -13,8 +13,8 @@
 #include "config.h"
 #include "count.h"
 #include "ct.h"
+#include "dest.h"
 #include "drop.h"
-#include "endpoint.h"
 #include "fib.h"
 #include "nat.h"
 #include "pkt.h"
@@ -22,39 +22,6 @@
 #include "track.h"
 #include "tuple.h"
 #include "uplink.h"
-
-/* Delivers the packet as it is into the sandbox of endpoint ifindex, which has these flags. The
- * sandbox must not see marks of the host. A flow of the host may end here, too (hostflow.h). */
-static __always_inline int to_sandbox(struct __sk_buff *skb, __u32 ifindex, __u32 net, __u32 flags)
-{
-	count_traffic(net, DIR_TO_ENDPOINT, skb->len);
-	skb->mark = 0;
-	if (flags & (EP_SHAPED | EP_HOSTPORT)) {
-		count_path(skb, PATH_REDIRECT);
-		return bpf_redirect(ifindex, 0);
-	}
-	count_path(skb, PATH_PEER);
-	/* Below 6.15 the receiver would see PACKET_OTHERHOST and drop it: the
-	 * frame is not addressed to the host end (kernel commit c4327229948879). */
-	if (skb->pkt_type != 0)
-		bpf_skb_change_type(skb, 0 /* PACKET_HOST */);
-	return bpf_redirect_peer(ifindex, 0);
-}
-
-/* Sends the packet out of the datapath's end of a host port, into the host's stack. */
-static __always_inline int to_host_port(struct __sk_buff *skb, __u32 hostport_if, __u32 net,
-					enum fwd_path path)
-{
-	count_traffic(net, DIR_TO_ENDPOINT, skb->len);
-	count_path(skb, path);
-	return bpf_redirect(hostport_if, 0);
-}
-
-/* Sends what BPF cannot handle to the host's stack, through the network's host port. */
-static __always_inline int to_stack(struct __sk_buff *skb, const struct endpoint *ep)
-{
-	return to_host_port(skb, ep->hostport_if, ep->net, PATH_STACK);
-}
 
 /* Decrements the hop limit. */
 static __always_inline int decrement_ttl(struct __sk_buff *skb, const struct pkt *p)
@@ -101,47 +68,69 @@ static __always_inline int set_macs(struct __sk_buff *skb, const __u8 *dmac, con
 	return 0;
 }
 
-/* Translates the packet to *to and routes it into the sandbox of *ep, endpoint ifindex. */
-static __always_inline int route_to_endpoint(struct __sk_buff *skb, struct pkt *p,
-					     const struct tuple *to, const struct endpoint *ep,
-					     __u32 ifindex)
+/* Sends the packet to the device of a sandbox or of a host port. The sandbox must not see marks of
+ * the host. */
+static __always_inline int send_device(struct __sk_buff *skb, const struct dest *d)
 {
-	int err;
-
-	err = nat_rewrite(skb, p, to);
-	if (err)
-		return err;
-	err = decrement_ttl(skb, p);
-	if (err)
-		return err;
-	err = set_macs(skb, ep->mac, ep->gw_mac);
-	if (err)
-		return err;
-	return to_sandbox(skb, ifindex, ep->net, ep->flags);
+	count_traffic(d->net, DIR_TO_ENDPOINT, skb->len);
+	if (d->kind == DEST_HOST_PORT) {
+		count_path(skb, d->path);
+		return bpf_redirect(d->ifindex, 0);
+	}
+	skb->mark = 0;
+	if (d->kind == DEST_QUEUE) {
+		count_path(skb, PATH_REDIRECT);
+		return bpf_redirect(d->ifindex, 0);
+	}
+	count_path(skb, PATH_PEER);
+	/* Below 6.15 the receiver would see PACKET_OTHERHOST and drop it: the
+	 * frame is not addressed to the host end (kernel commit c4327229948879). */
+	if (skb->pkt_type != 0)
+		bpf_skb_change_type(skb, 0 /* PACKET_HOST */);
+	return bpf_redirect_peer(d->ifindex, 0);
 }
 
-static __always_inline int route_to_sandbox(struct __sk_buff *skb, struct pkt *p,
-					    const struct tuple *to, __u32 ifindex)
+static __always_inline int send_next_hop(struct __sk_buff *skb, struct next_hop *hop)
 {
-	struct endpoint *ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
-
-	return ep ? route_to_endpoint(skb, p, to, ep, ifindex) : -DROP_ENDPOINT_GONE;
-}
-
-/* Sends the packet, translated to *to, to the next hop. */
-static __always_inline int to_next_hop(struct __sk_buff *skb, struct pkt *p, const struct tuple *to,
-				       struct next_hop *hop)
-{
-	int err = nat_rewrite(skb, p, to);
-
-	if (err)
-		return err;
-	err = decrement_ttl(skb, p);
-	if (err)
-		return err;
 	count_path(skb, PATH_NEIGH);
 	skb->mark = cfg_mark + hop->up_flags / UP_BELOW; /* to_uplink: already translated */
 	return bpf_redirect_neigh(hop->ifindex, &hop->nh, sizeof(hop->nh), 0);
+}
+
+/* deliver sends packet p to *d, translated and routed as *d says. Returns a verdict. p may be NULL
+ * if the packet is neither. */
+static __always_inline int deliver(struct __sk_buff *skb, struct pkt *p, const struct dest *d)
+{
+	int err = 0;
+
+	if (d->to)
+		err = nat_rewrite(skb, p, d->to);
+	if (!err && (d->ep || d->kind == DEST_NEXT_HOP))
+		err = decrement_ttl(skb, p);
+	if (!err && d->ep)
+		err = set_macs(skb, d->ep->mac, d->ep->gw_mac);
+	if (err)
+		return err;
+	switch (d->kind) {
+	case DEST_STACK:
+		return VERDICT_NEXT;
+	case DEST_NEXT_HOP:
+		return send_next_hop(skb, d->hop);
+	case DEST_HOST_PORT:
+	case DEST_SANDBOX:
+	case DEST_QUEUE:
+		break;
+	}
+	return send_device(skb, d);
+}
+
+/* Leaves the packet, translated to *to, to the host's stack. */
+static __always_inline int deliver_stack(struct __sk_buff *skb, struct pkt *p,
+					 const struct tuple *to)
+{
+	struct dest d = { .to = to };
+
+	return deliver(skb, p, &d);
 }
 
 /* Handles a packet of a known flow whose other end is the host's stack or beyond it. */
@@ -151,8 +140,5 @@ static __always_inline int known_to_stack(struct __sk_buff *skb, struct pkt *p, 
 	struct tuple to = e->xlat;
 	int err = ct_hit(p, e, confirmed);
 
-	if (err)
-		return err;
-	err = nat_rewrite(skb, p, &to);
-	return err ? err : VERDICT_NEXT;
+	return err ? err : deliver_stack(skb, p, &to);
 }

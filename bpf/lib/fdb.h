@@ -29,3 +29,11 @@ struct {
 	__type(key, struct fdb_key);
 	__type(value, struct fdb_entry);
 } fl_fdb SEC(".maps");
+
+static __always_inline struct fdb_entry *fdb_find(__u32 net, const __u8 *mac)
+{
+	struct fdb_key k = { .net = net };
+
+	__builtin_memcpy(k.mac, mac, sizeof(k.mac));
+	return bpf_map_lookup_elem(&fl_fdb, &k);
+}

@@ -12,8 +12,8 @@
 #include "config.h"
 #include "ct.h"
 #include "deliver.h"
+#include "dest.h"
 #include "drop.h"
-#include "endpoint.h"
 #include "flow.h"
 #include "flow_create.h"
 #include "held.h"
@@ -23,7 +23,6 @@
 #include "icmp_error.h"
 #include "icmp_msg.h"
 #include "icmp_send.h"
-#include "nat.h"
 #include "parse.h"
 #include "pkt.h"
 #include "publish.h"
@@ -82,17 +81,18 @@ static __always_inline int uplink_ttl_exceeded(struct __sk_buff *skb, const stru
 __noinline int uplink_to_sandbox(struct __sk_buff *skb, struct pkt *p, const struct tuple *to,
 				 __u32 ifindex)
 {
-	struct endpoint *ep;
+	struct dest d = {};
 	__u32 kind, mtu;
+	int err;
 
 	if (!p || !to)
 		return -DROP_NAT_FAILED;
-	ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
-	if (!ep)
-		return -DROP_ENDPOINT_GONE;
-	if (!(p->flags & PKT_DF) || !ep->mtu || xlat_len(p, &to->daddr) <= ep->mtu)
-		return route_to_endpoint(skb, p, to, ep, ifindex);
-	mtu = ep->mtu - (xlat_len(p, &to->daddr) - p->len); /* as the sender counts it */
+	err = dest_endpoint(&d, ifindex, to);
+	if (err)
+		return err;
+	if (!(p->flags & PKT_DF) || !d.ep->mtu || xlat_len(p, &to->daddr) <= d.ep->mtu)
+		return deliver(skb, p, &d);
+	mtu = d.ep->mtu - (xlat_len(p, &to->daddr) - p->len); /* as the sender counts it */
 	kind = p->flags & PKT_IP4 ? ICMP_KIND(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED) :
 				    ICMP_KIND(ICMPV6_PKT_TOOBIG, 0);
 	return uplink_tell(skb, p, kind, mtu, -DROP_TOO_BIG);
@@ -131,7 +131,6 @@ static __always_inline int uplink_to_gateway(struct __sk_buff *skb, struct pkt *
 {
 	const union ip *src = &p->t.saddr;
 	struct flow *f;
-	int err;
 
 	if (is_martian_source(src) || ip_is_linklocal6(src) || subnet_of(src) || host_addr(src))
 		return VERDICT_NEXT; /* replies to these sources do not leave by an uplink */
@@ -141,8 +140,7 @@ static __always_inline int uplink_to_gateway(struct __sk_buff *skb, struct pkt *
 	f->e.flags = CT_F_HOST;
 	if (flow_create(skb, p))
 		return VERDICT_NEXT; /* the host may still accept it */
-	err = nat_rewrite(skb, p, &f->e.xlat);
-	return err ? err : VERDICT_NEXT;
+	return deliver_stack(skb, p, &f->e.xlat);
 }
 
 /* Is e the entry of the original direction of such a flow? */
@@ -188,6 +186,7 @@ static __noinline int uplink_new(struct __sk_buff *skb, struct pkt *p)
 static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 {
 	struct icmp_work *w = icmp_scratch();
+	struct dest d = {};
 	struct ct_entry *e;
 	int err;
 
@@ -195,10 +194,12 @@ static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 		return uplink_to_host(skb, p, false);
 	if (icmp_redirects(p))
 		return -DROP_BAD_ICMP;
-	if (e->out_if && !(e->flags & CT_F_STACK))
-		return p->ttl > 1 ? route_to_sandbox(skb, p, &w->to, e->out_if) : -DROP_TTL;
-	err = nat_rewrite(skb, p, &w->to);
-	return err ? err : VERDICT_NEXT;
+	if (!e->out_if || e->flags & CT_F_STACK)
+		return deliver_stack(skb, p, &w->to);
+	if (p->ttl <= 1)
+		return -DROP_TTL;
+	err = dest_endpoint(&d, e->out_if, &w->to);
+	return err ? err : deliver(skb, p, &d);
 }
 
 static __always_inline int do_from_uplink(struct __sk_buff *skb)

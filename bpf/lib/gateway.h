@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-/* Packets from an endpoint to its gateway: into a sandbox, to the host, or out of it. */
+/*
+ * Packets from an endpoint to its gateway: into a sandbox, to the host, or out of it. Functions with
+ * a struct dest return 0 when they have filled it in, else a verdict.
+ */
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include "addr.h"
 #include "config.h"
 #include "count.h"
 #include "ct.h"
 #include "deliver.h"
+#include "dest.h"
 #include "drop.h"
 #include "endpoint.h"
 #include "fib.h"
@@ -48,9 +53,11 @@ static __always_inline int ttl_exceeded(struct __sk_buff *skb, const struct pkt 
 	return send_icmp_error(skb, p, ep, icmp_time_exceeded(p), 0, -DROP_TTL);
 }
 
-/* Handles packet p that is larger than the MTU of the route to *daddr. */
+/* Handles packet p that is larger than the MTU of the route to *daddr. Returns 0 if it goes to
+ * *d. */
 static __always_inline int too_big(struct __sk_buff *skb, const struct pkt *p,
-				   const struct endpoint *ep, const union ip *daddr, __u32 mtu)
+				   const struct endpoint *ep, const union ip *daddr, __u32 mtu,
+				   struct dest *d)
 {
 	mtu -= xlat_len(p, daddr) - p->len; /* as the sender counts it */
 	if (!(p->flags & PKT_IP4))
@@ -58,7 +65,7 @@ static __always_inline int too_big(struct __sk_buff *skb, const struct pkt *p,
 				       -DROP_TOO_BIG);
 	/* The stack fragments packets without DF, unless they become IPv6. */
 	if (!(p->flags & PKT_DF) && ip_is4(daddr))
-		return to_stack(skb, ep);
+		return dest_host(d, ep, PATH_STACK);
 	return send_icmp_error(skb, p, ep, ICMP_KIND(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED), mtu,
 			       -DROP_TOO_BIG);
 }
@@ -67,7 +74,8 @@ static __always_inline int too_big(struct __sk_buff *skb, const struct pkt *p,
  * client may be a neighbour of the backend or the backend itself, which would then reply
  * directly, and a neighbour may have its own flow to the backend with the same ports. */
 static __always_inline int route_published(struct __sk_buff *skb, struct pkt *p,
-					   const struct endpoint *ep, const struct publish *b)
+					   const struct endpoint *ep, const struct publish *b,
+					   struct dest *d)
 {
 	struct flow *f;
 	int err;
@@ -83,12 +91,12 @@ static __always_inline int route_published(struct __sk_buff *skb, struct pkt *p,
 	err = flow_create(skb, p);
 	if (err)
 		return err;
-	return route_to_sandbox(skb, p, &f->e.xlat, b->ifindex);
+	return dest_endpoint(d, b->ifindex, &f->e.xlat);
 }
 
 /* Begins a flow of endpoint ep to the outside. */
 static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
-					 const struct endpoint *ep)
+					 const struct endpoint *ep, struct dest *d)
 {
 	struct next_hop *hop;
 	struct flow *f;
@@ -100,12 +108,12 @@ static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
 	case ROUTE_OK:
 		break;
 	case ROUTE_TOO_BIG:
-		return too_big(skb, p, ep, &p->t.daddr, hop->mtu);
+		return too_big(skb, p, ep, &p->t.daddr, hop->mtu, d);
 	case ROUTE_STACK:
-		return to_stack(skb, ep);
+		return dest_host(d, ep, PATH_STACK);
 	}
 	if (hop->up_flags & UP_STACK)
-		return to_stack(skb, ep);
+		return dest_host(d, ep, PATH_STACK);
 	f = flow_prepare(p, ep->net, skb->ifindex, 0);
 	if (!f)
 		return -DROP_CT_FULL;
@@ -117,18 +125,17 @@ static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
 	err = flow_create(skb, p);
 	if (err)
 		return err;
-	return to_next_hop(skb, p, &f->e.xlat, hop);
+	return dest_next_hop(d, hop, &f->e.xlat);
 }
 
-/* Handles a packet of a known flow from endpoint ep. */
+/* Handles a packet of a known flow from endpoint ep. VERDICT_NEXT: the flow is forgotten and begins
+ * again. */
 static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 				       const struct endpoint *ep, struct ct_entry *e,
-				       bool confirmed)
+				       bool confirmed, struct dest *d)
 {
 	struct icmp_work *w = icmp_scratch(); /* the stack is full */
 	struct next_hop *hop;
-	/* Copied, because confirming the flow frees the entry. */
-	struct tuple to = e->xlat;
 	__u32 out_if = e->out_if;
 	int err;
 
@@ -137,7 +144,8 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 	if (p->ttl <= 1)
 		return ttl_exceeded(skb, p, ep);
 	if (e->flags & CT_F_STACK)
-		return to_stack(skb, ep); /* to_uplink handles it then */
+		return dest_host(d, ep, PATH_STACK); /* to_uplink handles it then */
+	w->to = e->xlat; /* copied, because confirming the flow frees the entry */
 	/* A reply is routed from the address that the client used, as the host's own replies
 	 * are. */
 	if (ct_masqueraded(e))
@@ -148,37 +156,37 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 	if (err)
 		return err;
 	if (out_if)
-		return route_to_sandbox(skb, p, &to, out_if);
+		return dest_endpoint(d, out_if, &w->to);
 	switch (route_find(skb, p, &w->key, ep->gateway_if, false, &hop)) {
 	case ROUTE_OK:
 		break;
 	case ROUTE_TOO_BIG:
-		return too_big(skb, p, ep, &to.daddr, hop->mtu);
+		return too_big(skb, p, ep, &w->to.daddr, hop->mtu, d);
 	case ROUTE_STACK:
 		/* The stack would deliver a packet that must change its family to the host. */
-		return xlat_needed(p, &to.daddr) ? -DROP_NO_ROUTE : to_stack(skb, ep);
+		return xlat_needed(p, &w->to.daddr) ? -DROP_NO_ROUTE : dest_host(d, ep, PATH_STACK);
 	}
 	/* The route of a masqueraded flow must use the uplink with its address. Usually that is
 	 * the uplink's first address; only otherwise is the expensive lookup needed. */
-	if (ip_equal(&w->key.saddr, &to.saddr) || ip_equal(&hop->src, &to.saddr))
-		return to_next_hop(skb, p, &to, hop);
+	if (ip_equal(&w->key.saddr, &w->to.saddr) || ip_equal(&hop->src, &w->to.saddr))
+		return dest_next_hop(d, hop, &w->to);
 	if (cfg_fib_src && route_find(skb, p, &w->key, ep->gateway_if, true, &hop) != ROUTE_OK)
-		return to_stack(skb, ep);
-	if (ip_equal(&hop->src, &to.saddr))
-		return to_next_hop(skb, p, &to, hop);
+		return dest_host(d, ep, PATH_STACK);
+	if (ip_equal(&hop->src, &w->to.saddr))
+		return dest_next_hop(d, hop, &w->to);
 	/* The address may come back, as IPv6 addresses do after their device was down. */
 	if (ip_is_zero(&hop->src))
 		return -DROP_NO_UPLINK_ADDR;
 	/* The route moved to another uplink: replies to the old address would not come back
 	 * (nf_nat_masquerade deletes such flows too). */
-	flow_forget(&p->t, &to);
-	return route_outside(skb, p, ep);
+	flow_forget(&p->t, &w->to);
+	return VERDICT_NEXT;
 }
 
 /* Handles a packet of no flow yet, from endpoint ep to the gateway's MAC, if it stays on the
  * host. VERDICT_NEXT: it leaves. begins: it may begin a flow. */
 static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
-					const struct endpoint *ep, bool begins)
+					const struct endpoint *ep, bool begins, struct dest *d)
 {
 	const union ip *dst = &p->t.daddr;
 	struct neigh_entry *n;
@@ -198,9 +206,9 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 			struct publish *b = publish_find(dst, p->t.dport, p->t.proto);
 
 			if (b)
-				return route_published(skb, p, ep, b);
+				return route_published(skb, p, ep, b, d);
 		}
-		return to_host_port(skb, ep->hostport_if, ep->net, PATH_REDIRECT);
+		return dest_host(d, ep, PATH_REDIRECT);
 	}
 	net = subnet_of(dst);
 	if (net && net != ep->net)
@@ -213,29 +221,33 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 			return -DROP_ICC;
 		if (p->ttl <= 1)
 			return ttl_exceeded(skb, p, ep);
-		return route_to_sandbox(skb, p, &p->t, n->ifindex);
+		return dest_endpoint(d, n->ifindex, NULL);
 	}
 	if (ip_is_loopback(dst))
 		return -DROP_LOOPBACK;
 	if (ep->flags & EP_INTERNAL)
 		return -DROP_INTERNAL;
 	if (ip_is_linklocal6(dst) || ip_is_linklocal6(&p->t.saddr))
-		return to_host_port(skb, ep->hostport_if, ep->net, PATH_REDIRECT);
+		return dest_host(d, ep, PATH_REDIRECT);
 	return VERDICT_NEXT;
 }
 
 static __noinline int route_new(struct __sk_buff *skb, struct pkt *p, const struct endpoint *ep)
 {
-	int verdict = route_inside(skb, p, ep, true);
+	struct dest d = {};
+	int verdict = route_inside(skb, p, ep, true, &d);
 
-	return verdict == VERDICT_NEXT ? route_outside(skb, p, ep) : verdict;
+	if (verdict == VERDICT_NEXT)
+		verdict = route_outside(skb, p, ep, &d);
+	return verdict ? verdict : deliver(skb, p, &d);
 }
 
 /* Handles ICMP error p of endpoint ep that matches no flow. It can be about a packet that
  * reached ep without a flow, from the host or from a network that the host's stack forwards
  * for: then it returns to that packet's sender. in: the packet that it embeds. */
 static __always_inline int route_stray_error(struct __sk_buff *skb, struct pkt *p,
-					     const struct endpoint *ep, const struct pkt *in)
+					     const struct endpoint *ep, const struct pkt *in,
+					     struct dest *d)
 {
 	struct next_hop *hop;
 	int verdict;
@@ -244,17 +256,17 @@ static __always_inline int route_stray_error(struct __sk_buff *skb, struct pkt *
 		return -DROP_BAD_ICMP;
 	if (ep->flags & EP_ANTISPOOF && !ip_equal(&in->t.daddr, &p->t.saddr))
 		return -DROP_BAD_ICMP;
-	verdict = route_inside(skb, p, ep, false);
+	verdict = route_inside(skb, p, ep, false, d);
 	if (verdict != VERDICT_NEXT)
 		return verdict;
 	if (route_find(skb, p, &p->t, ep->gateway_if, false, &hop) == ROUTE_STACK)
-		return to_stack(skb, ep);
+		return dest_host(d, ep, PATH_STACK);
 	return -DROP_BAD_ICMP;
 }
 
-/* Handles an ICMP error from endpoint ep. */
-static __noinline int route_icmp_error(struct __sk_buff *skb, struct pkt *p,
-				       const struct endpoint *ep)
+/* Decides where an ICMP error from endpoint ep goes. */
+static __always_inline int icmp_error_dest(struct __sk_buff *skb, struct pkt *p,
+					   const struct endpoint *ep, struct dest *d)
 {
 	struct icmp_work *w = icmp_scratch();
 	const struct tuple *by;
@@ -268,23 +280,33 @@ static __noinline int route_icmp_error(struct __sk_buff *skb, struct pkt *p,
 	if (err)
 		return err;
 	if (!e)
-		return route_stray_error(skb, p, ep, &w->in);
+		return route_stray_error(skb, p, ep, &w->in, d);
 	if (icmp_redirects(p))
 		return -DROP_BAD_ICMP;
 	if (p->ttl <= 1)
 		return -DROP_TTL;
 	if (e->out_if)
-		return route_to_sandbox(skb, p, &w->to, e->out_if);
+		return dest_endpoint(d, e->out_if, &w->to);
 	by = ct_masqueraded(e) ? &p->t : &w->to;
 	if (route_find(skb, p, by, ep->gateway_if, false, &hop) != ROUTE_OK)
 		return -DROP_NO_ROUTE;
-	return to_next_hop(skb, p, &w->to, hop);
+	return dest_next_hop(d, hop, &w->to);
+}
+
+static __noinline int route_icmp_error(struct __sk_buff *skb, struct pkt *p,
+				       const struct endpoint *ep)
+{
+	struct dest d = {};
+	int verdict = icmp_error_dest(skb, p, ep, &d);
+
+	return verdict ? verdict : deliver(skb, p, &d);
 }
 
 /* route_from_endpoint handles an IP packet to the gateway's MAC. */
 __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint *ep,
 				   __be16 eth_proto)
 {
+	struct dest d = {};
 	struct ct_entry *e;
 	bool confirmed;
 	struct pkt p;
@@ -299,10 +321,13 @@ __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint 
 	if (p.flags & PKT_ICMP_ERROR)
 		return route_icmp_error(skb, &p, ep);
 	e = ct_find(&p.t, &confirmed);
-	if (e && e->in_if == skb->ifindex)
-		return route_known(skb, &p, ep, e, confirmed);
-	/* The flow of an endpoint that had this address before. */
-	if (e)
+	if (e && e->in_if == skb->ifindex) {
+		err = route_known(skb, &p, ep, e, confirmed, &d);
+		if (err != VERDICT_NEXT)
+			return err ? err : deliver(skb, &p, &d);
+	} else if (e) {
+		/* The flow of an endpoint that had this address before. */
 		flow_forget(&p.t, &e->xlat);
+	}
 	return route_new(skb, &p, ep);
 }

@@ -19,7 +19,6 @@
 #include "hostaddr.h"
 #include "icmp_error.h"
 #include "icmp_msg.h"
-#include "nat.h"
 #include "neigh.h"
 #include "netfilter.h"
 #include "parse.h"
@@ -63,6 +62,17 @@ static __always_inline bool is_translated(struct __sk_buff *skb)
 	return true;
 }
 
+/* Lets the packet leave, translated to *to. */
+static __always_inline int leave_translated(struct __sk_buff *skb, struct pkt *p,
+					    const struct tuple *to, const struct uplink *up)
+{
+	int verdict = deliver_stack(skb, p, to);
+
+	if (verdict == VERDICT_NEXT)
+		translated_above(skb, up);
+	return verdict;
+}
+
 /* Creates the prepared flow of a packet that the stack routed to this uplink. */
 static __always_inline int flow_from_stack(struct __sk_buff *skb, struct pkt *p, struct flow *f,
 					   const struct uplink *up)
@@ -71,11 +81,7 @@ static __always_inline int flow_from_stack(struct __sk_buff *skb, struct pkt *p,
 
 	if (err)
 		return err;
-	err = nat_rewrite(skb, p, &f->e.xlat);
-	if (err)
-		return err;
-	translated_above(skb, up);
-	return VERDICT_NEXT;
+	return leave_translated(skb, p, &f->e.xlat, up);
 }
 
 /* Masquerades a packet from endpoint ep that the stack routed to this uplink. */
@@ -149,15 +155,10 @@ static __noinline int icmp_error_leaves(struct __sk_buff *skb, struct pkt *p,
 {
 	struct icmp_work *w = icmp_scratch();
 	struct ct_entry *e;
-	int err;
 
 	if (!w || icmp_related(skb, p, 0, w, &e) || !e)
 		return pass_unless_sandbox(p, up, -DROP_BAD_ICMP);
-	err = nat_rewrite(skb, p, &w->to);
-	if (err)
-		return err;
-	translated_above(skb, up);
-	return VERDICT_NEXT;
+	return leave_translated(skb, p, &w->to, up);
 }
 
 /* Is e a flow masqueraded with an address that this uplink would not choose, because the route
