@@ -17,8 +17,8 @@
 #include "fdb.h"
 #include "held.h"
 #include "hostflow.h"
-#include "parse.h"
 #include "pkt.h"
+#include "skb.h"
 #include "track.h"
 #include "tuple.h"
 

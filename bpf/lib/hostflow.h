@@ -25,7 +25,6 @@
 #include "icmp_error.h"
 #include "icmp_msg.h"
 #include "nat.h"
-#include "parse.h"
 #include "pkt.h"
 #include "skb.h"
 #include "track.h"

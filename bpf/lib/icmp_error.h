@@ -21,6 +21,7 @@
 #include "addr.h"
 #include "csum.h"
 #include "ct.h"
+#include "cursor.h"
 #include "drop.h"
 #include "icmp.h"
 #include "icmp_msg.h"
@@ -53,8 +54,10 @@ static __always_inline int icmp_embedded(struct __sk_buff *skb, const struct pkt
 		if (bpf_ntohs(ip.frag_off) & IP_OFFSET)
 			return -DROP_BAD_ICMP;
 	} else {
+		struct cursor c;
 		struct ipv6hdr ip;
 
+		cursor_begin(&c, skb);
 		if (bpf_skb_load_bytes(skb, l3, &ip, sizeof(ip)))
 			return -DROP_BAD_ICMP;
 		ip_set6(&in->t.saddr, &ip.saddr);
@@ -65,7 +68,7 @@ static __always_inline int icmp_embedded(struct __sk_buff *skb, const struct pkt
 			return -DROP_BAD_ICMP;
 		in->len = bpf_ntohs(ip.payload_len) + sizeof(ip);
 		in->ttl = ip.hop_limit;
-		if (skip_exthdrs(skb, in) || in->flags & PKT_FRAG_LATER)
+		if (skip_exthdrs(&c, in) || in->flags & PKT_FRAG_LATER)
 			return -DROP_BAD_ICMP;
 	}
 	if (bpf_skb_load_bytes(skb, in->l4, h, sizeof(h)))

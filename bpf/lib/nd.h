@@ -18,6 +18,7 @@
 #include "neigh.h"
 #include "parse.h"
 #include "pkt.h"
+#include "skb.h"
 
 #define ND_ROUTER_SOLICIT 133
 #define ND_ROUTER_ADVERT 134

@@ -3,7 +3,7 @@
 
 /*
  * Parsing: once, into one struct pkt. Functions return 0 or -DROP_X. They may move the packet:
- * pointers into it taken before are invalid afterwards.
+ * pointers into it taken before are invalid afterwards. Programs use parse() of skb.h.
  */
 
 #include <linux/bpf.h>
@@ -17,11 +17,11 @@
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
 #include "addr.h"
+#include "cursor.h"
 #include "drop.h"
 #include "frag.h"
 #include "icmp.h"
 #include "pkt.h"
-#include "skb.h"
 
 /* Kinds of TCP options, RFC 9293 section 3.2 and RFC 7323. */
 #define TCPOPT_EOL 0
@@ -33,25 +33,25 @@
 
 /* Reads len bytes at offset off of layer 4. plain is where layer 4 begins without options or
  * extension headers: there it is read in place, which saves a call per packet. */
-static __always_inline bool l4_read(struct __sk_buff *skb, const struct pkt *p, __u32 plain,
-				    __u32 off, void *to, __u32 len)
+static __always_inline bool l4_read(struct cursor *c, const struct pkt *p, __u32 plain, __u32 off,
+				    void *to, __u32 len)
 {
-	void *from = DATA(skb, plain + off);
+	void *from = c->data + plain + off;
 
-	if (p->l4 != plain || from + len > DATA_END(skb))
-		return !bpf_skb_load_bytes(skb, p->l4 + off, to, len);
+	if (p->l4 != plain || from + len > c->data_end)
+		return cursor_load(c, p->l4 + off, to, len);
 	__builtin_memcpy(to, from, len);
 	return true;
 }
 
 /* The window scale that a SYN requests, whose options are from off to end (RFC 7323 section
  * 2.2). */
-static __always_inline __u8 tcp_scale(struct __sk_buff *skb, __u32 off, __u32 end)
+static __always_inline __u8 tcp_scale(struct cursor *c, __u32 off, __u32 end)
 {
 	__u8 o[3] = {}; /* kind, length, value */
 
 	for (int i = 0; i < TCP_OPTIONS_MAX; i++) {
-		if (off + sizeof(o) > end || bpf_skb_load_bytes(skb, off, o, sizeof(o)))
+		if (off + sizeof(o) > end || !cursor_load(c, off, o, sizeof(o)))
 			break;
 		if (o[0] == TCPOPT_WSCALE)
 			return o[2] > TCP_MAX_SCALE ? TCP_MAX_SCALE : o[2];
@@ -67,7 +67,7 @@ static __always_inline __u8 tcp_scale(struct __sk_buff *skb, __u32 off, __u32 en
 
 /* Fills the flags and sequence numbers, and *len with the length of the header; plain: see
  * l4_read. p->len is still the length from the IP header. */
-static __always_inline int parse_tcp(struct __sk_buff *skb, struct pkt *p, __u32 plain, __u32 *len)
+static __always_inline int parse_tcp(struct cursor *c, struct pkt *p, __u32 plain, __u32 *len)
 {
 	struct {
 		__be32 seq;
@@ -78,10 +78,10 @@ static __always_inline int parse_tcp(struct __sk_buff *skb, struct pkt *p, __u32
 	} h = {}; /* from byte 4: RFC 9293 section 3.1 */
 	__s32 payload;
 
-	if (!l4_read(skb, p, plain, 4, &h, sizeof(h)))
+	if (!l4_read(c, p, plain, 4, &h, sizeof(h)))
 		return -DROP_MALFORMED;
 	*len = (h.off >> 4) * 4;
-	if (*len < sizeof(struct tcphdr) || skb->len < p->l4 + *len)
+	if (*len < sizeof(struct tcphdr) || c->len < p->l4 + *len)
 		return -DROP_MALFORMED;
 	p->tcp_flags = h.flags;
 	if (p->flags & PKT_FRAG_FIRST)
@@ -90,18 +90,18 @@ static __always_inline int parse_tcp(struct __sk_buff *skb, struct pkt *p, __u32
 	p->ack = bpf_ntohl(h.ack);
 	p->win = bpf_ntohs(h.win);
 	/* Ethernet pads short packets, and the length in the header of a GSO packet may be 0. */
-	payload = (skb->gso_size ? skb->len : p->len + L3) - p->l4 - *len;
+	payload = (c->segment ? c->len : p->len + L3) - p->l4 - *len;
 	p->seq_end = p->seq + (payload > 0 ? payload : 0) + (h.flags & TCP_FIN);
 	if (h.flags & TCP_SYN) {
 		p->seq_end++;
-		p->scale = tcp_scale(skb, p->l4 + sizeof(struct tcphdr), p->l4 + *len);
+		p->scale = tcp_scale(c, p->l4 + sizeof(struct tcphdr), p->l4 + *len);
 	}
 	return 0;
 }
 
 /* Fills the ports (or the ICMP id) and flags from the layer 4 header at p->l4; plain: see
  * l4_read. */
-static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 plain)
+static __always_inline int parse_l4(struct cursor *c, struct pkt *p, __u32 plain)
 {
 	struct {
 		__be16 sport;
@@ -113,14 +113,14 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 
 
 	if (!has_ports(p->t.proto) && p->t.proto != IPPROTO_ICMP && p->t.proto != IPPROTO_ICMPV6)
 		return 0;
-	if (!l4_read(skb, p, plain, 0, &h, sizeof(h)))
+	if (!l4_read(c, p, plain, 0, &h, sizeof(h)))
 		return -DROP_MALFORMED;
-	if (p->t.proto == IPPROTO_TCP && parse_tcp(skb, p, plain, &len))
+	if (p->t.proto == IPPROTO_TCP && parse_tcp(c, p, plain, &len))
 		return -DROP_MALFORMED;
 	/* A GSO packet leaves as segments; the header's length does not describe them (and is 0
 	 * with BIG TCP). */
-	if (skb->gso_size)
-		p->len = p->l4 - L3 + len + skb->gso_size;
+	if (c->segment)
+		p->len = p->l4 - L3 + len + c->segment;
 	if (has_ports(p->t.proto)) {
 		p->t.sport = h.sport;
 		p->t.dport = h.dport;
@@ -137,15 +137,15 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct pkt *p, __u32 
 	return 0;
 }
 
-static __always_inline int parse_ip4(struct __sk_buff *skb, struct pkt *p)
+static __always_inline int parse_ip4(struct cursor *c, struct pkt *p)
 {
 	struct iphdr *ip;
 	__u16 frag;
 
-	if (!have(skb, L3 + sizeof(*ip)))
+	if (!cursor_have(c, L3 + sizeof(*ip)))
 		return -DROP_MALFORMED;
-	ip = DATA(skb, L3);
-	if ((void *)(ip + 1) > DATA_END(skb) || ip->ihl < 5 || ip->version != 4)
+	ip = c->data + L3;
+	if (ip->ihl < 5 || ip->version != 4)
 		return -DROP_MALFORMED;
 	ip_set4(&p->t.saddr, ip->saddr);
 	ip_set4(&p->t.daddr, ip->daddr);
@@ -165,7 +165,7 @@ static __always_inline int parse_ip4(struct __sk_buff *skb, struct pkt *p)
 	}
 	if (frag & IP_MF)
 		p->flags |= PKT_FRAG_FIRST;
-	return parse_l4(skb, p, L3 + sizeof(*ip));
+	return parse_l4(c, p, L3 + sizeof(*ip));
 }
 
 /* Limit of the extension headers walked; RFC 8200 section 4.1 lists seven kinds. */
@@ -178,7 +178,7 @@ static __always_inline bool is_exthdr(__u8 proto)
 }
 
 /* Walks the extension headers up to layer 4, leaving proto and l4 there. */
-static __always_inline int skip_exthdrs(struct __sk_buff *skb, struct pkt *p)
+static __always_inline int skip_exthdrs(struct cursor *c, struct pkt *p)
 {
 	struct {
 		__u8 next;
@@ -190,7 +190,7 @@ static __always_inline int skip_exthdrs(struct __sk_buff *skb, struct pkt *p)
 	for (int i = 0; i < EXTHDRS_MAX; i++) {
 		if (!is_exthdr(p->t.proto))
 			return 0;
-		if (bpf_skb_load_bytes(skb, p->l4, &h, sizeof(h)))
+		if (!cursor_load(c, p->l4, &h, sizeof(h)))
 			return -DROP_MALFORMED;
 		if (p->t.proto == IPPROTO_FRAGMENT) {
 			p->frag_id = h.frag_id;
@@ -212,15 +212,15 @@ static __always_inline int skip_exthdrs(struct __sk_buff *skb, struct pkt *p)
 	return -DROP_MALFORMED;
 }
 
-static __always_inline int parse_ip6(struct __sk_buff *skb, struct pkt *p)
+static __always_inline int parse_ip6(struct cursor *c, struct pkt *p)
 {
 	struct ipv6hdr *ip;
 	int err;
 
-	if (!have(skb, L3 + sizeof(*ip)))
+	if (!cursor_have(c, L3 + sizeof(*ip)))
 		return -DROP_MALFORMED;
-	ip = DATA(skb, L3);
-	if ((void *)(ip + 1) > DATA_END(skb) || ip->version != 6)
+	ip = c->data + L3;
+	if (ip->version != 6)
 		return -DROP_MALFORMED;
 	ip_set6(&p->t.saddr, &ip->saddr);
 	ip_set6(&p->t.daddr, &ip->daddr);
@@ -233,32 +233,19 @@ static __always_inline int parse_ip6(struct __sk_buff *skb, struct pkt *p)
 	 * No host sends them (RFC 4038 section 4.2), and Linux does not accept them. */
 	if (ip_is4(&p->t.saddr) || ip_is4(&p->t.daddr))
 		return -DROP_MARTIAN;
-	err = skip_exthdrs(skb, p);
+	err = skip_exthdrs(c, p);
 	if (err || (p->flags & PKT_FRAG_LATER))
 		return err;
-	return parse_l4(skb, p, L3 + sizeof(*ip));
+	return parse_l4(c, p, L3 + sizeof(*ip));
 }
 
-/* Fills *p, which is all zero. Global, so that it is verified once. */
-__noinline int parse_into(struct __sk_buff *skb, struct pkt *p, __be16 eth_proto)
+/* Fills *p, which is all zero, from the packet at c. Later fragments get their ports from the
+ * first. */
+static __always_inline int parse_packet(struct cursor *c, struct pkt *p, __be16 eth_proto)
 {
-	int err;
+	int err = eth_proto == bpf_htons(ETH_P_IP) ? parse_ip4(c, p) : parse_ip6(c, p);
 
-	if (!p)
-		return -DROP_MALFORMED;
-	err = eth_proto == bpf_htons(ETH_P_IP) ? parse_ip4(skb, p) : parse_ip6(skb, p);
 	if (err)
 		return err;
-	if (p->flags & PKT_FRAG_LATER)
-		return frag_recall(p);
-	return 0;
-}
-
-/* parse fills *p from an IP packet. eth_proto: ETH_P_IP or ETH_P_IPV6, NBO. Later fragments get
- * their ports from the first. */
-static __always_inline int parse(struct __sk_buff *skb, struct pkt *p, __be16 eth_proto)
-{
-	/* Here, because kernel 6.1 passes only initialised memory to a global function. */
-	__builtin_memset(p, 0, sizeof(*p));
-	return parse_into(skb, p, eth_proto);
+	return p->flags & PKT_FRAG_LATER ? frag_recall(p) : 0;
 }
