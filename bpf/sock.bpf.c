@@ -116,12 +116,12 @@ static __always_inline bool reachable(const struct target *d, const struct publi
 /* Is the socket bound to a device that the backend is not behind? */
 static __always_inline bool bound_elsewhere(struct bpf_sock_addr *ctx, const struct publish *b)
 {
-	__u32 ifindex = b->ifindex, bound = ctx->sk ? ctx->sk->bound_dev_if : 0;
+	__u32 bound = ctx->sk ? ctx->sk->bound_dev_if : 0;
 	struct endpoint *ep;
 
 	if (!bound)
 		return false;
-	ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+	ep = endpoint_find(b->ifindex);
 	return !ep || ep->gateway_if != bound;
 }
 

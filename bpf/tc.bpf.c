@@ -28,8 +28,7 @@
 SEC("tc")
 int from_endpoint(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex;
-	struct endpoint *ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+	struct endpoint *ep = endpoint_find(skb->ifindex);
 
 	if (!flood_done(skb))
 		count_traffic(ep ? ep->net : NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);

@@ -66,7 +66,7 @@ static __always_inline void dest_member(struct dest *d, const struct fdb_entry *
 /* Endpoint ifindex, as a router, with the packet translated to *to. Returns 0 or -DROP_X. */
 static __always_inline int dest_endpoint(struct dest *d, __u32 ifindex, const struct tuple *to)
 {
-	struct endpoint *ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+	struct endpoint *ep = endpoint_find(ifindex);
 
 	if (!ep)
 		return -DROP_ENDPOINT_GONE;

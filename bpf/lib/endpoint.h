@@ -44,3 +44,8 @@ struct {
 	__type(key, __u32);
 	__type(value, struct endpoint);
 } fl_endpoint SEC(".maps");
+
+static __always_inline struct endpoint *endpoint_find(__u32 ifindex)
+{
+	return bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+}

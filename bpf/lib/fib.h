@@ -116,7 +116,7 @@ static __noinline enum route_result route_ask(struct __sk_buff *skb, const struc
 	if (err != BPF_FIB_LKUP_RET_SUCCESS && err != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return ROUTE_STACK;
 	out->ifindex = fib.ifindex;
-	up = bpf_map_lookup_elem(&fl_uplink, &out->ifindex);
+	up = uplink_find(out->ifindex);
 	if (!up)
 		return ROUTE_STACK;
 	out->up_flags = up->flags;

@@ -88,14 +88,13 @@ static __always_inline int flow_publish(struct flow *f, const struct publish *b,
 {
 	const union ip *gw;
 	struct endpoint *ep;
-	__u32 ifindex = b->ifindex;
 
 	f->e.xlat.daddr = b->addr;
 	f->e.xlat.dport = b->port;
 	f->e.publish = b->id;
 	if (!here && ip_is4(&f->e.xlat.saddr) == ip_is4(&b->addr))
 		return 0;
-	ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+	ep = endpoint_find(b->ifindex);
 	if (!ep)
 		return -DROP_ENDPOINT_GONE;
 	gw = ip_is4(&b->addr) ? &ep->gw4 : &ep->gw6;

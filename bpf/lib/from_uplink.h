@@ -58,8 +58,7 @@ static __always_inline int uplink_error(struct __sk_buff *skb, const struct upli
 static __always_inline int uplink_tell(struct __sk_buff *skb, const struct pkt *p, __u32 kind,
 				       __u32 mtu, int refusal)
 {
-	__u32 ifindex = skb->ifindex;
-	struct uplink *up = bpf_map_lookup_elem(&fl_uplink, &ifindex);
+	struct uplink *up = uplink_find(skb->ifindex);
 	const union ip *src = &p->t.daddr;
 
 	if (p->flags & (PKT_ICMP_ERROR | PKT_FRAG_LATER) || !icmp_may_send())
@@ -153,8 +152,8 @@ static __always_inline bool begun_to_host(const struct ct_entry *e)
  * loopback. begins: it may begin a flow. */
 static __always_inline int uplink_to_host(struct __sk_buff *skb, struct pkt *p, bool begins)
 {
-	__u32 ifindex = skb->ifindex, net;
-	struct uplink *up = bpf_map_lookup_elem(&fl_uplink, &ifindex);
+	struct uplink *up = uplink_find(skb->ifindex);
+	__u32 net;
 
 	/* Usually it is for the uplink's own address; that check is cheaper than a lookup. */
 	if (up && (ip_equal(&p->t.daddr, &up->ip4) || ip_equal(&p->t.daddr, &up->ip6)))

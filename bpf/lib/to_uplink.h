@@ -167,7 +167,6 @@ static __always_inline bool route_moved(struct __sk_buff *skb, const struct pkt 
 					const struct ct_entry *e, const struct uplink *up)
 {
 	const union ip *old = &e->xlat.saddr;
-	__u32 in_if = e->in_if;
 	struct endpoint *ep;
 	union ip src;
 
@@ -175,7 +174,7 @@ static __always_inline bool route_moved(struct __sk_buff *skb, const struct pkt 
 		return false;
 	if (ip_equal(old, &up->ip4) || ip_equal(old, &up->ip6))
 		return false;
-	ep = bpf_map_lookup_elem(&fl_endpoint, &in_if);
+	ep = endpoint_find(e->in_if);
 	if (!ep)
 		return false;
 	masquerade_source(skb, p, ep, up, &src);
@@ -186,7 +185,7 @@ static __always_inline bool route_moved(struct __sk_buff *skb, const struct pkt 
 
 static __always_inline int do_to_uplink(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex, net;
+	__u32 net;
 	struct neigh_entry *n;
 	struct endpoint *ep;
 	struct ct_entry *e;
@@ -195,7 +194,7 @@ static __always_inline int do_to_uplink(struct __sk_buff *skb)
 	struct pkt p;
 	int err;
 
-	up = bpf_map_lookup_elem(&fl_uplink, &ifindex);
+	up = uplink_find(skb->ifindex);
 	if (!up || !is_ip(skb->protocol))
 		return VERDICT_NEXT;
 	err = parse(skb, &p, skb->protocol);
@@ -223,9 +222,8 @@ static __always_inline int do_to_uplink(struct __sk_buff *skb)
 		return avoid_collision(skb, &p, up);
 	if (!neigh_find(&p.t.saddr, net, &n))
 		return -DROP_ENDPOINT_GONE;
-	ifindex = n->ifindex;
-	ep = bpf_map_lookup_elem(&fl_endpoint, &ifindex);
+	ep = endpoint_find(n->ifindex);
 	if (!ep)
 		return -DROP_ENDPOINT_GONE;
-	return masquerade_from_stack(skb, &p, ep, ifindex, up);
+	return masquerade_from_stack(skb, &p, ep, n->ifindex, up);
 }

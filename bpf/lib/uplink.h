@@ -33,3 +33,8 @@ struct {
 	__type(key, __u32);
 	__type(value, struct uplink);
 } fl_uplink SEC(".maps");
+
+static __always_inline struct uplink *uplink_find(__u32 ifindex)
+{
+	return bpf_map_lookup_elem(&fl_uplink, &ifindex);
+}
