@@ -282,13 +282,13 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 				continue
 			}
 			own(fmt.Sprint(n.ID, p.Addr()), id)
-			if sub, ok := n.Subnet(p.Addr().Is4()); !ok || sub.Prefix != p.Masked() {
+			if sub, ok := n.Subnet(model.FamilyOf(p.Addr())); !ok || sub.Prefix != p.Masked() {
 				bad("endpoint %s has address %v outside its network", model.ShortID(id), p)
 			}
 		}
 		if ep.Gateway {
 			what := "gateway of "
-			if ep.GatewayIPv4Only || sb.ManagedBy == model.ByEngine && !n.DefaultGateway(ep, false).IsValid() {
+			if ep.GatewayIPv4Only || sb.ManagedBy == model.ByEngine && !n.DefaultGateway(ep, model.V6).IsValid() {
 				what = "gateway for IPv4 of "
 			}
 			own(what+sb.ID, id)

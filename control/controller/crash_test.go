@@ -165,7 +165,7 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 		"name":      func() error { return w.SyncEngineNames(ctx, engineNames("web", "joined", "ben")) },
 		"release":   func() error { return w.ReleaseEndpoint(ctx, engineID("serves")) },
 		"request-pool": func() error {
-			_, err := w.RequestPool(ctx, "", true, prefix("10.7.0.0/24"), model.RangeOf(prefix("10.7.0.128/25")))
+			_, err := w.RequestPool(ctx, "", model.V4, prefix("10.7.0.0/24"), model.RangeOf(prefix("10.7.0.128/25")))
 			return err
 		},
 		"forget":          func() error { return w.RemoveOrphaned(ctx, []string{engineID("idle-f"), "10.6.0.0/24"}) },
@@ -393,7 +393,7 @@ func (w *world) randomRequest(r *rand.Rand) func() error {
 	case 8:
 		switch r.IntN(4) {
 		case 0:
-			return func() error { _, err := w.RequestPool(ctx, "", true, prefix(pool), model.AddrRange{}); return err }
+			return func() error { _, err := w.RequestPool(ctx, "", model.V4, prefix(pool), model.AddrRange{}); return err }
 		case 1:
 			return func() error { return w.ReleasePool(ctx, pool) }
 		case 2:

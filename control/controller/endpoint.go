@@ -147,12 +147,12 @@ func (t *tx) newEndpoint(n *model.Network, spec model.EndpointSpec) (*model.Endp
 	}
 	exact := spec.Exact || spec.Leased
 	if spec.IPv4.IsValid() || !exact {
-		if ep.IPv4, err = t.takeAddr(n, true, spec.IPv4); err != nil {
+		if ep.IPv4, err = t.takeAddr(n, model.V4, spec.IPv4); err != nil {
 			return nil, err
 		}
 	}
 	if spec.IPv6.IsValid() || !exact {
-		if ep.IPv6, err = t.takeAddr(n, false, spec.IPv6); err != nil {
+		if ep.IPv6, err = t.takeAddr(n, model.V6, spec.IPv6); err != nil {
 			return nil, err
 		}
 	}
@@ -222,10 +222,10 @@ func (t *tx) macOwner(n *model.Network, m model.MAC) string {
 // takeAddr allocates an address of a family, the requested one if want is valid, and
 // returns it with the subnet's length. The result is zero if the network does not have
 // this family.
-func (t *tx) takeAddr(n *model.Network, is4 bool, want netip.Addr) (netip.Prefix, error) {
-	s, ok := n.Subnet(is4)
+func (t *tx) takeAddr(n *model.Network, f model.Family, want netip.Addr) (netip.Prefix, error) {
+	s, ok := n.Subnet(f)
 	if want.IsValid() && (!ok || !s.Prefix.Contains(want)) {
-		remedy := "has no " + ipam.FamilyName(is4) + ", leave it out"
+		remedy := "has no " + f.String() + ", leave it out"
 		if ok {
 			remedy = "has " + s.Prefix.String() + ", choose one of it"
 		}
@@ -234,7 +234,7 @@ func (t *tx) takeAddr(n *model.Network, is4 bool, want netip.Addr) (netip.Prefix
 	if !ok {
 		return netip.Prefix{}, nil
 	}
-	pool := t.Addresses(n.ID).Pool(is4)
+	pool := t.Addresses(n.ID).Pool(f)
 	a, err := want, error(nil)
 	if want.IsValid() {
 		err = pool.Reserve(want)
@@ -244,7 +244,7 @@ func (t *tx) takeAddr(n *model.Network, is4 bool, want netip.Addr) (netip.Prefix
 	switch {
 	case errors.Is(err, ipam.ErrExhausted):
 		return netip.Prefix{}, refuse(model.ErrExhausted, "no available %s addresses on this network's address pools: %s (%s); remove sandboxes from it, or create a larger network",
-			ipam.FamilyName(is4), n.Name, n.ID)
+			f, n.Name, n.ID)
 	case errors.Is(err, ipam.ErrTaken):
 		return netip.Prefix{}, refuse(model.ErrConflict, "Address already in use: %v belongs to %s of network %s (choose another, or none to get a free one)",
 			want, t.addrOwner(n, s, want), n.Name)
@@ -281,7 +281,7 @@ func (t *tx) removeEndpoint(ep *model.Endpoint) {
 
 // releaseAddr returns an address to a network's pool. It ignores the zero Addr.
 func (t *tx) releaseAddr(networkID string, a netip.Addr) {
-	pool := t.Addresses(networkID).Pool(a.Is4())
+	pool := t.Addresses(networkID).Pool(model.FamilyOf(a))
 	if !a.IsValid() || pool == nil {
 		return
 	}

@@ -87,7 +87,7 @@ func (t *tx) evictHolder(n *model.Network, spec model.EndpointSpec) {
 	for _, ep := range slices.Collect(t.Next.Members(n.ID)) {
 		var lost []netip.Addr
 		for _, a := range []netip.Addr{spec.IPv4, spec.IPv6} {
-			if a.IsValid() && ep.Addr(a.Is4()) == a {
+			if a.IsValid() && ep.Addr(model.FamilyOf(a)) == a {
 				lost = append(lost, a)
 			}
 		}

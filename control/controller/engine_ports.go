@@ -84,7 +84,7 @@ func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
 // only, if ipv4Only). The other gateway stays if exactly one of the two has an IPv6
 // default route: the engine revokes a replaced gateway before it names the next one.
 func (t *tx) gatewaysWith(ep *model.Endpoint, ipv4Only bool) gateways {
-	has6 := func(e *model.Endpoint) bool { return t.Next.Network(e.NetworkID).DefaultGateway(e, false).IsValid() }
+	has6 := func(e *model.Endpoint) bool { return t.Next.Network(e.NetworkID).DefaultGateway(e, model.V6).IsValid() }
 	no6 := ipv4Only || !has6(ep)
 	for _, o := range endpointsOf(t.Next, ep.SandboxID) {
 		switch other6 := has6(o) && !o.GatewayIPv4Only; {

@@ -50,7 +50,7 @@ func populateEngine(w *world) {
 	if err := w.PublishEndpoint(ctx, engineID("serves"), []model.PortSpec{tcp("", 600, 1, 80, 1), tcp("", 0, 0, 81, 1)}, false); err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.RequestPool(ctx, "", true, prefix("10.6.0.0/24"), model.AddrRange{}); err != nil {
+	if _, err := w.RequestPool(ctx, "", model.V4, prefix("10.6.0.0/24"), model.AddrRange{}); err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := w.RequestAddress(ctx, "10.6.0.0/24", netip.Addr{}, true); err != nil {
@@ -423,7 +423,7 @@ func TestEngineAddressesAreTheEngines(t *testing.T) {
 func TestEnginePools(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	request := func(is4 bool, p, within string) (*model.AddressPool, error) {
+	request := func(f model.Family, p, within string) (*model.AddressPool, error) {
 		var a netip.Prefix
 		if p != "" {
 			a = prefix(p)
@@ -432,20 +432,20 @@ func TestEnginePools(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return w.RequestPool(ctx, "", is4, a, b)
+		return w.RequestPool(ctx, "", f, a, b)
 	}
-	chosen, err := request(true, "", "")
+	chosen, err := request(model.V4, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p6, err := request(false, "", "")
+	p6, err := request(model.V6, "", "")
 	if err != nil || !p6.Prefix.Addr().Is6() {
 		t.Fatalf("IPv6 pool %+v, %v", p6, err)
 	}
 	if w.restart(); w.Snapshot().Counts().Pools != 0 {
 		t.Error("pools whose engine did not receive the response remain")
 	}
-	p, err := request(true, "10.6.0.0/24", "10.6.0.128/25")
+	p, err := request(model.V4, "10.6.0.0/24", "10.6.0.128/25")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -469,7 +469,7 @@ func TestEnginePools(t *testing.T) {
 	before := w.Snapshot()
 	_, err = take("10.6.0.9", false)
 	w.refused(before, err, model.ErrConflict, "already in use")
-	_, err = request(true, "10.6.0.0/16", "")
+	_, err = request(model.V4, "10.6.0.0/16", "")
 	w.refused(before, err, model.ErrConflict, "overlaps")
 	_, err = w.CreateNetwork(ctx, model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("10.6.0.0/24")}})
 	w.refused(before, err, model.ErrConflict, "overlaps")

@@ -166,7 +166,7 @@ func (t *tx) stillFree(ctx context.Context, n *model.Network) (free, usable bool
 	free, usable = len(n.Subnets) > 0, len(n.Subnets) > 0
 	for _, s := range n.Subnets {
 		only := []ipam.DefaultPool{{Base: s.Prefix, Size: s.Prefix.Bits()}}
-		_, taken := ipam.Pick(only, s.Prefix.Addr().Is4(), 0, slices.Concat(host, t.claimed()))
+		_, taken := ipam.Pick(only, model.FamilyOf(s.Prefix.Addr()), 0, slices.Concat(host, t.claimed()))
 		free = free && taken == nil
 		usable = usable && !slices.ContainsFunc(t.claimed(), s.Prefix.Overlaps) && !slices.ContainsFunc(host, func(p netip.Prefix) bool { return s.Prefix.Contains(p.Addr()) && p.Bits() >= s.Prefix.Bits() })
 	}

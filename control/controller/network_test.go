@@ -29,7 +29,7 @@ func TestPredefinedNetworks(t *testing.T) {
 		t.Error(diff)
 	}
 	bridge, _ := w.Network("bridge")
-	if s, _ := bridge.Subnet(true); s.Prefix.String() != "172.28.0.0/16" || s.Gateway.String() != "172.28.0.1" {
+	if s, _ := bridge.Subnet(model.V4); s.Prefix.String() != "172.28.0.0/16" || s.Gateway.String() != "172.28.0.1" {
 		t.Errorf("subnet of bridge = %+v", s)
 	}
 	before := w.Snapshot()
@@ -59,7 +59,7 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 		{"a network of any subnet", func(w *world) { w.network(model.NetworkSpec{Name: "n"}) }, had},
 		{"an engine's network", func(w *world) { w.network(engineNetwork("f", had)) }, "172.29.0.0/16"},
 		{"an engine's pool", func(w *world) {
-			if _, err := w.RequestPool(t.Context(), "", true, prefix(had), model.AddrRange{}); err != nil {
+			if _, err := w.RequestPool(t.Context(), "", model.V4, prefix(had), model.AddrRange{}); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := w.RequestAddress(t.Context(), had, netip.Addr{}, true); err != nil {

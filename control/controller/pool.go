@@ -13,7 +13,7 @@ import (
 
 // RequestPool reserves a subnet for an engine (see [model.Network]): the requested one, or
 // one from the default pools if the prefix is zero.
-func (c *Controller) RequestPool(ctx context.Context, engine string, is4 bool, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error) {
+func (c *Controller) RequestPool(ctx context.Context, engine string, f model.Family, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error) {
 	spec := model.SubnetSpec{Prefix: prefix, IPRange: within}
 	if err := validateSubnet(spec); err != nil {
 		return nil, err
@@ -22,7 +22,7 @@ func (c *Controller) RequestPool(ctx context.Context, engine string, is4 bool, p
 	err := c.update(ctx, func(t *tx) (err error) {
 		p := &model.AddressPool{Prefix: prefix, IPRange: within, Engine: engine}
 		if !prefix.IsValid() {
-			if p.Prefix, err = t.pickSubnet(ctx, is4, 0); err != nil {
+			if p.Prefix, err = t.pickSubnet(ctx, f, 0); err != nil {
 				return err
 			}
 		}

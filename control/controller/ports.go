@@ -10,7 +10,6 @@ import (
 	"slices"
 	"syscall"
 
-	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -185,7 +184,7 @@ func (t *tx) resolvePorts(specs []model.PortSpec, gw *model.Endpoint) (ports []m
 			var ok bool
 			if at.HostIP, ok = servedAt(n, gw, b); !ok {
 				return nil, nil, refuse(model.ErrInvalid, "port %s/%v cannot be published at %v: network %s has no %s addresses, or no gateway (choose another host address or network)",
-					rangeText(b.Port, b.Count), b.Proto, at.HostIP, n.Name, ipam.FamilyName(at.HostIP.Is4()))
+					rangeText(b.Port, b.Count), b.Proto, at.HostIP, n.Name, model.FamilyOf(at.HostIP))
 			}
 		}
 		if err := t.choosePort(s, gw, &at); err != nil {

@@ -17,16 +17,16 @@ import (
 // --ipv6 does. In an engine-managed network only the subnets count: the engine has derived
 // them from the user's options.
 func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
-	has := func(is4 bool) bool {
+	has := func(f model.Family) bool {
 		return slices.ContainsFunc(spec.Subnets, func(sp model.SubnetSpec) bool {
-			return sp.Prefix.IsValid() && sp.Prefix.Addr().Is4() == is4
+			return sp.Prefix.IsValid() && model.FamilyOf(sp.Prefix.Addr()) == f
 		})
 	}
 	if n.ManagedBy == model.ByEngine {
-		n.EnableIPv4, n.EnableIPv6 = has(true), has(false)
+		n.EnableIPv4, n.EnableIPv6 = has(model.V4), has(model.V6)
 		return nil
 	}
-	n.EnableIPv4, n.EnableIPv6 = !spec.NoIPv4, spec.EnableIPv6 || has(false)
+	n.EnableIPv4, n.EnableIPv6 = !spec.NoIPv4, spec.EnableIPv6 || has(model.V6)
 	if v, ok := spec.Options[optIPv4]; ok {
 		on, err := boolOption(optIPv4, v)
 		if err != nil {
@@ -44,7 +44,7 @@ func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
 	switch {
 	case !n.EnableIPv4 && !n.EnableIPv6:
 		return refuse(model.ErrInvalid, "network %s would have neither IPv4 nor IPv6 (add --ipv6)", n.Name)
-	case !n.EnableIPv4 && has(true):
+	case !n.EnableIPv4 && has(model.V4):
 		return refuse(model.ErrInvalid, "network %s has an IPv4 subnet although IPv4 is disabled (leave one out)", n.Name)
 	}
 	return nil
@@ -53,33 +53,33 @@ func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
 // resolveSubnets turns the user's request into the network's subnets, IPv4 first. A
 // family without a requested subnet gets one from the default pools.
 func (t *tx) resolveSubnets(ctx context.Context, n *model.Network, specs []model.SubnetSpec) error {
-	var byFamily [2]*model.SubnetSpec // IPv4, IPv6
+	var byFamily [len(model.Families)]*model.SubnetSpec
 	for i, sp := range specs {
 		if err := validateSubnet(sp); err != nil {
 			return err
 		}
-		f := 0
-		if sp.Prefix.IsValid() && sp.Prefix.Addr().Is6() {
-			f = 1
+		f := model.V4
+		if sp.Prefix.IsValid() {
+			f = model.FamilyOf(sp.Prefix.Addr())
 		}
-		if f == 0 && !n.EnableIPv4 {
+		if f == model.V4 && !n.EnableIPv4 {
 			return refuse(model.ErrInvalid, "a subnet without a prefix is an IPv4 subnet, but IPv4 is disabled in network %s (name an IPv6 subnet)", n.Name)
 		}
 		if o := byFamily[f]; o != nil {
 			return refuse(model.ErrInvalid, "driver bridge takes one subnet per address family; %v and %v are both %s (create two networks)",
-				o.Prefix, sp.Prefix, ipam.FamilyName(f == 0))
+				o.Prefix, sp.Prefix, f)
 		}
 		byFamily[f] = &specs[i]
 	}
-	for f, sp := range byFamily {
-		is4 := f == 0
-		if is4 && !n.EnableIPv4 || !is4 && !n.EnableIPv6 {
+	for i, sp := range byFamily {
+		f := model.Family(i)
+		if f == model.V4 && !n.EnableIPv4 || f == model.V6 && !n.EnableIPv6 {
 			continue
 		}
 		if sp == nil {
 			sp = &model.SubnetSpec{}
 		}
-		s, err := t.resolveSubnet(ctx, n, is4, *sp)
+		s, err := t.resolveSubnet(ctx, n, f, *sp)
 		if err != nil {
 			return err
 		}
@@ -88,7 +88,7 @@ func (t *tx) resolveSubnets(ctx context.Context, n *model.Network, specs []model
 	return nil
 }
 
-func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, is4 bool, sp model.SubnetSpec) (model.Subnet, error) {
+func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, f model.Family, sp model.SubnetSpec) (model.Subnet, error) {
 	s := model.Subnet{Prefix: sp.Prefix, Gateway: sp.Gateway, IPRange: sp.IPRange, Aux: maps.Clone(sp.Aux)}
 	if !sp.Prefix.IsValid() || sp.Prefix.Addr().IsUnspecified() {
 		size := 0
@@ -96,7 +96,7 @@ func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, is4 bool, sp m
 			size = sp.Prefix.Bits()
 		}
 		var err error
-		if s.Prefix, err = t.pickSubnet(ctx, is4, size); err != nil {
+		if s.Prefix, err = t.pickSubnet(ctx, f, size); err != nil {
 			return s, err
 		}
 	} else if err := t.checkTaken(ctx, sp.Prefix, n.ManagedBy == model.ByEngine); err != nil {
@@ -132,7 +132,7 @@ func (t *tx) checkTaken(ctx context.Context, p netip.Prefix, byEngine bool) erro
 
 // pickSubnet finds a subnet in the default pools that neither a network nor the
 // host uses. It prefers one that is not the former subnet of an idle network.
-func (t *tx) pickSubnet(ctx context.Context, is4 bool, size int) (netip.Prefix, error) {
+func (t *tx) pickSubnet(ctx context.Context, f model.Family, size int) (netip.Prefix, error) {
 	host, err := t.HostPrefixes(ctx)
 	if err != nil {
 		return netip.Prefix{}, err
@@ -144,13 +144,13 @@ func (t *tx) pickSubnet(ctx context.Context, is4 bool, size int) (netip.Prefix, 
 			withIdle = append(withIdle, s.Prefix)
 		}
 	}
-	p, err := ipam.Pick(t.DefaultPools(), is4, size, withIdle)
+	p, err := ipam.Pick(t.DefaultPools(), f, size, withIdle)
 	if err != nil {
-		p, err = ipam.Pick(t.DefaultPools(), is4, size, avoid)
+		p, err = ipam.Pick(t.DefaultPools(), f, size, avoid)
 	}
 	if err != nil {
 		return p, refuse(model.ErrExhausted, "%v: every %s subnet of the default pools overlaps a network or a route of this host (give one with --subnet, or remove unused networks)",
-			err, ipam.FamilyName(is4))
+			err, f)
 	}
 	return p, nil
 }
@@ -213,7 +213,7 @@ func validateRange(p netip.Prefix, r model.AddrRange) error {
 	case !r.IsValid():
 		return nil
 	case r.First.Is4() != p.Addr().Is4():
-		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet is an %s block (give a part of %v)", r, ipam.FamilyName(p.Addr().Is4()), p)
+		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet is an %s block (give a part of %v)", r, model.FamilyOf(p.Addr()), p)
 	case r != whole && r.Contains(whole.First) && r.Contains(whole.Last):
 		return refuse(model.ErrInvalid, "invalid ip-range %v: CIDR block is bigger than its parent subnet %v (give a part of that)", r, p)
 	case !p.Contains(r.First) || !p.Contains(r.Last):

@@ -15,6 +15,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // ttl is the TTL of answers in seconds. It is short, since a sandbox that is created again has
@@ -125,8 +126,12 @@ func local(n *names, networks []string, q *dns.Msg) *dns.Msg {
 		return nil
 	}
 	a := reply(q, dns.RcodeSuccess) // without answers if there are none of that type
+	family := model.V6
+	if question.Qtype == dns.TypeA {
+		family = model.V4
+	}
 	for _, ep := range found {
-		switch addr := ep.Addr(question.Qtype == dns.TypeA); {
+		switch addr := ep.Addr(family); {
 		case !addr.IsValid():
 		case question.Qtype == dns.TypeA:
 			a.Answer = append(a.Answer, &dns.A{Hdr: header, A: addr.AsSlice()})

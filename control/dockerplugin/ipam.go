@@ -41,7 +41,11 @@ func (s *Server) requestPool(ctx context.Context, r *poolRequest) (any, error) {
 	if err != nil {
 		return nil, refuse("invalid --ip-range: %v", err)
 	}
-	pool, err := s.cfg.Controller.RequestPool(ctx, s.requester(ctx), !r.V6, prefix, within)
+	family := model.V4
+	if r.V6 {
+		family = model.V6
+	}
+	pool, err := s.cfg.Controller.RequestPool(ctx, s.requester(ctx), family, prefix, within)
 	if err != nil {
 		return nil, err
 	}

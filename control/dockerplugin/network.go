@@ -205,7 +205,7 @@ func (s *Server) join(ctx context.Context, r *joinRequest) (any, error) {
 	}
 	out := joinAnswer{DisableGatewayService: true}
 	out.InterfaceName.SrcName, out.InterfaceName.DstPrefix = ep.IfName, n.InterfacePrefix()
-	out.Gateway, out.GatewayIPv6 = model.AddrText(n.DefaultGateway(ep, true)), model.AddrText(n.DefaultGateway(ep, false))
+	out.Gateway, out.GatewayIPv6 = model.AddrText(n.DefaultGateway(ep, model.V4)), model.AddrText(n.DefaultGateway(ep, model.V6))
 	return out, nil
 }
 

@@ -53,7 +53,7 @@ type Controller interface {
 	PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, ipv4Only bool) error
 	UnpublishEndpoint(ctx context.Context, id string) error
 	ReleaseEndpoint(ctx context.Context, id string) error
-	RequestPool(ctx context.Context, engine string, is4 bool, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error)
+	RequestPool(ctx context.Context, engine string, f model.Family, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error)
 	ReleasePool(ctx context.Context, id string) error
 	RequestAddress(ctx context.Context, poolID string, want netip.Addr, gateway bool) (netip.Prefix, error)
 	ReleaseAddress(ctx context.Context, poolID string, a netip.Addr) error

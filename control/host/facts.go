@@ -161,7 +161,7 @@ func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Ad
 	}
 	for _, a := range addrs {
 		err := tryBind(proto, netip.AddrPortFrom(a, port), true)
-		if port == model.PortDNS && a.IsUnspecified() && errors.Is(err, unix.EADDRINUSE) && boundOnlyAt(served, proto, a.Is4(), port) {
+		if port == model.PortDNS && a.IsUnspecified() && errors.Is(err, unix.EADDRINUSE) && boundOnlyAt(served, proto, model.FamilyOf(a), port) {
 			continue
 		}
 		// A host without a family cannot have the port in it.
@@ -173,13 +173,13 @@ func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Ad
 }
 
 // boundOnlyAt reports whether the port is bound at the given addresses only.
-func boundOnlyAt(addrs []netip.Addr, proto model.Proto, is4 bool, port uint16) bool {
+func boundOnlyAt(addrs []netip.Addr, proto model.Proto, f model.Family, port uint16) bool {
 	bound, err := rtnl.Bound(proto, port)
 	if err != nil {
 		return false // keep the error of bind
 	}
 	return !slices.ContainsFunc(bound, func(a netip.Addr) bool {
-		concerns := a.Is4() == is4 || a == netip.IPv6Unspecified() // possibly dual-stack
+		concerns := model.FamilyOf(a) == f || a == netip.IPv6Unspecified() // possibly dual-stack
 		return concerns && !slices.Contains(addrs, a)
 	})
 }

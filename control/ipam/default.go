@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // ErrNoPool means that every subnet of the default pools overlaps another prefix.
@@ -100,10 +102,10 @@ func NewULA() DefaultPool {
 
 // Pick returns the first subnet of a family that does not overlap a prefix in avoid. A
 // size other than 0 overrides the pools' sizes.
-func Pick(pools []DefaultPool, is4 bool, size int, avoid []netip.Prefix) (netip.Prefix, error) {
-	spans := merge(avoid, is4)
+func Pick(pools []DefaultPool, f model.Family, size int, avoid []netip.Prefix) (netip.Prefix, error) {
+	spans := merge(avoid, f)
 	for _, d := range pools {
-		if d.Base.Addr().Is4() != is4 {
+		if model.FamilyOf(d.Base.Addr()) != f {
 			continue
 		}
 		bits := d.Size
@@ -123,10 +125,10 @@ type span struct{ lo, hi netip.Addr }
 // merge converts prefixes to sorted disjoint spans. It ignores prefix lengths 0 and 1:
 // these are default routes (a VPN uses the pair 0.0.0.0/1 and 128.0.0.0/1), which networks
 // do not conflict with.
-func merge(ps []netip.Prefix, is4 bool) []span {
+func merge(ps []netip.Prefix, f model.Family) []span {
 	var all []span
 	for _, p := range ps {
-		if p.IsValid() && p.Bits() > 1 && p.Addr().Is4() == is4 {
+		if p.IsValid() && p.Bits() > 1 && model.FamilyOf(p.Addr()) == f {
 			all = append(all, span{p.Masked().Addr(), Last(p)})
 		}
 	}

@@ -191,26 +191,26 @@ func TestPick(t *testing.T) {
 	pools := append(DefaultPools(), ula)
 	for _, tt := range []struct {
 		name  string
-		is4   bool
+		of    model.Family
 		size  int
 		avoid []netip.Prefix
 		want  string
 	}{
-		{"first", true, 0, nil, "172.28.0.0/16"},
-		{"default-routes-are-ignored", true, 0, prefixes("0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"), "172.28.0.0/16"},
-		{"smaller-inside", true, 0, prefixes("172.28.3.0/24"), "172.29.0.0/16"},
-		{"docker-comes-last", true, 0, prefixes("172.20.0.0/14", "172.24.0.0/13"), "172.18.0.0/16"},
-		{"larger-around", true, 0, prefixes("172.16.0.0/12"), "192.168.0.0/20"},
-		{"not-aligned", true, 0, prefixes("172.16.0.0/12", "192.168.0.0/22", "192.168.5.0/24", "192.168.17.0/32"), "192.168.32.0/20"},
-		{"sized", true, 24, prefixes("172.28.0.0/24", "172.28.1.128/25"), "172.28.2.0/24"},
-		{"sized-larger-than-pool", true, 12, nil, ""},
-		{"full", true, 0, prefixes("172.16.0.0/12", "192.168.0.0/16"), ""},
-		{"other-family", true, 0, prefixes("::/2", "fd00::/8"), "172.28.0.0/16"},
-		{"v6", false, 0, prefixes("fd00:1:2::/64", "fd00:1:2:1::1/128", "172.17.0.0/16"), "fd00:1:2:2::/64"},
-		{"v6-sized", false, 56, nil, "fd00:1:2::/56"},
+		{"first", model.V4, 0, nil, "172.28.0.0/16"},
+		{"default-routes-are-ignored", model.V4, 0, prefixes("0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"), "172.28.0.0/16"},
+		{"smaller-inside", model.V4, 0, prefixes("172.28.3.0/24"), "172.29.0.0/16"},
+		{"docker-comes-last", model.V4, 0, prefixes("172.20.0.0/14", "172.24.0.0/13"), "172.18.0.0/16"},
+		{"larger-around", model.V4, 0, prefixes("172.16.0.0/12"), "192.168.0.0/20"},
+		{"not-aligned", model.V4, 0, prefixes("172.16.0.0/12", "192.168.0.0/22", "192.168.5.0/24", "192.168.17.0/32"), "192.168.32.0/20"},
+		{"sized", model.V4, 24, prefixes("172.28.0.0/24", "172.28.1.128/25"), "172.28.2.0/24"},
+		{"sized-larger-than-pool", model.V4, 12, nil, ""},
+		{"full", model.V4, 0, prefixes("172.16.0.0/12", "192.168.0.0/16"), ""},
+		{"other-family", model.V4, 0, prefixes("::/2", "fd00::/8"), "172.28.0.0/16"},
+		{"v6", model.V6, 0, prefixes("fd00:1:2::/64", "fd00:1:2:1::1/128", "172.17.0.0/16"), "fd00:1:2:2::/64"},
+		{"v6-sized", model.V6, 56, nil, "fd00:1:2::/56"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := Pick(pools, tt.is4, tt.size, tt.avoid)
+			got, err := Pick(pools, tt.of, tt.size, tt.avoid)
 			if tt.want == "" {
 				if !errors.Is(err, ErrNoPool) {
 					t.Errorf("pick = %v, %v, want %v", got, err, ErrNoPool)
@@ -249,7 +249,7 @@ func TestPickAgainstModel(t *testing.T) {
 			base[3] = byte(r.IntN(256))
 			avoid = append(avoid, netip.PrefixFrom(netip.AddrFrom4(base), 24+r.IntN(9)).Masked())
 		}
-		got, err := Pick(pool, true, 0, avoid)
+		got, err := Pick(pool, model.V4, 0, avoid)
 		want, ok := slow(avoid)
 		if got != want || (err == nil) != ok {
 			t.Fatalf("pick avoiding %v = %v, %v, want %v", avoid, got, err, want)
@@ -260,7 +260,7 @@ func TestPickAgainstModel(t *testing.T) {
 func TestPickUsesAllDockerPools(t *testing.T) {
 	var used []netip.Prefix
 	for {
-		p, err := Pick(DefaultPools(), true, 0, used)
+		p, err := Pick(DefaultPools(), model.V4, 0, used)
 		if err != nil {
 			break
 		}

@@ -16,19 +16,11 @@ import (
 type Addresses struct{ v4, v6 *Pool }
 
 // Pool returns the pool of a family.
-func (a *Addresses) Pool(is4 bool) *Pool {
-	if is4 {
+func (a *Addresses) Pool(f model.Family) *Pool {
+	if f == model.V4 {
 		return a.v4
 	}
 	return a.v6
-}
-
-// FamilyName returns the name of an address family.
-func FamilyName(is4 bool) string {
-	if is4 {
-		return "IPv4"
-	}
-	return "IPv6"
 }
 
 // ForNetwork returns the pools of a network's subnets.

@@ -206,9 +206,9 @@ func (n *Network) Claimed() []Subnet {
 }
 
 // Subnet returns the network's subnet of an address family, if there is one.
-func (n *Network) Subnet(is4 bool) (Subnet, bool) {
+func (n *Network) Subnet(f Family) (Subnet, bool) {
 	for _, s := range n.Subnets {
-		if s.Prefix.Addr().Is4() == is4 {
+		if FamilyOf(s.Prefix.Addr()) == f {
 			return s, true
 		}
 	}
@@ -217,8 +217,8 @@ func (n *Network) Subnet(is4 bool) (Subnet, bool) {
 
 // DefaultGateway returns the next hop of an endpoint's default route in an address family, or
 // the zero Addr if it has none.
-func (n *Network) DefaultGateway(ep *Endpoint, is4 bool) netip.Addr {
-	if s, ok := n.Subnet(is4); ok && !n.Internal && ep.Addr(is4).IsValid() {
+func (n *Network) DefaultGateway(ep *Endpoint, f Family) netip.Addr {
+	if s, ok := n.Subnet(f); ok && !n.Internal && ep.Addr(f).IsValid() {
 		return s.DefaultGateway()
 	}
 	return netip.Addr{}
@@ -305,14 +305,15 @@ func (s *Sandbox) OwnsNetNS() bool {
 // at an IPv4 loopback address: its clients are on the host, and an IPv4 socket
 // cannot be connected to IPv6.
 func (n *Network) Backend(ep *Endpoint, host netip.Addr) netip.Addr {
-	if a := ep.Addr(host.Is4()); a.IsValid() {
+	f := FamilyOf(host)
+	if a := ep.Addr(f); a.IsValid() {
 		return a
 	}
-	gw, _ := n.Subnet(!host.Is4())
-	if !gw.Gateway.IsValid() || host.Is4() && host.IsLoopback() {
+	gw, _ := n.Subnet(f.Other())
+	if !gw.Gateway.IsValid() || f == V4 && host.IsLoopback() {
 		return netip.Addr{}
 	}
-	return ep.Addr(!host.Is4())
+	return ep.Addr(f.Other())
 }
 
 // PortBinding is one published port, or a range of Count consecutive ones:
@@ -364,8 +365,8 @@ type Endpoint struct {
 }
 
 // Addr returns the endpoint's address of a family, or the zero Addr if it has none.
-func (e *Endpoint) Addr(is4 bool) netip.Addr {
-	if is4 {
+func (e *Endpoint) Addr(f Family) netip.Addr {
+	if f == V4 {
 		return e.IPv4.Addr()
 	}
 	return e.IPv6.Addr()

@@ -254,7 +254,7 @@ func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
 				continue
 			}
 			d.Addrs = append(d.Addrs, a)
-			if s, _ := n.want.Subnet(a.Addr().Is4()); e.want.Gateway && s.DefaultGateway().IsValid() {
+			if s, _ := n.want.Subnet(model.FamilyOf(a.Addr())); e.want.Gateway && s.DefaultGateway().IsValid() {
 				d.Gateways = append(d.Gateways, s.DefaultGateway())
 			}
 		}

@@ -38,7 +38,7 @@ func (p *pass) announceAddress(n *network, e *endpoint, ip netip.Addr, mac model
 	var members []rtnl.Member
 	for _, o := range p.r.endpoints {
 		if o != e && o.want != nil && o.hostIf != 0 && o.want.NetworkID == n.id {
-			members = append(members, rtnl.Member{MAC: o.want.MAC, IPv6: o.want.Addr(false)})
+			members = append(members, rtnl.Member{MAC: o.want.MAC, IPv6: o.want.Addr(model.V6)})
 		}
 	}
 	return p.r.nl.Announce(n.gateway, ip, mac, members)

@@ -273,8 +273,8 @@ func (p *pass) noteLost(e *endpoint, want *model.Endpoint) {
 	if e.want == nil {
 		return
 	}
-	for _, is4 := range []bool{true, false} {
-		if a := e.want.Addr(is4); a.IsValid() && want.Addr(is4) != a {
+	for _, f := range model.Families {
+		if a := e.want.Addr(f); a.IsValid() && want.Addr(f) != a {
 			p.flows.member(e.hostIf, a)
 		}
 	}

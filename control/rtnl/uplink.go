@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // Uplink is a device through which traffic leaves the host's own stack.
@@ -61,7 +63,7 @@ func FindUplinks(links []Link, addrs []Addr, rules UplinkRules) []Uplink {
 			continue
 		}
 		ups = append(ups, Uplink{
-			IfIndex: l.Index, Name: l.Name, IPv4: best(own, true), IPv6: best(own, false),
+			IfIndex: l.Index, Name: l.Name, IPv4: best(own, model.V4), IPv6: best(own, model.V6),
 			Stack: len(rules.Pinned) == 0 && isInner(l, links) && !slices.Contains(rules.Default, l.Index),
 			Kept:  len(rules.Pinned) == 0 && len(own) == 0 && !rules.Routed[l.Index],
 		})
@@ -69,10 +71,10 @@ func FindUplinks(links []Link, addrs []Addr, rules UplinkRules) []Uplink {
 	for i := range ups {
 		// Unnumbered: like the kernel, use another device's address.
 		if !ups[i].IPv4.IsValid() {
-			ups[i].IPv4 = best(spare4, true)
+			ups[i].IPv4 = best(spare4, model.V4)
 		}
 		if !ups[i].IPv6.IsValid() {
-			ups[i].IPv6 = best(spare6, false)
+			ups[i].IPv6 = best(spare6, model.V6)
 		}
 	}
 	stack(ups, links)
@@ -172,10 +174,10 @@ func global(a Addr) bool {
 
 // best returns the address of a family to masquerade with: the first one, in the kernel's order,
 // of the best class.
-func best(as []Addr, is4 bool) netip.Addr {
+func best(as []Addr, f model.Family) netip.Addr {
 	var found []Addr
 	for _, a := range as {
-		if a.Prefix.Addr().Is4() == is4 {
+		if model.FamilyOf(a.Prefix.Addr()) == f {
 			found = append(found, a)
 		}
 	}

@@ -86,12 +86,12 @@ func (f *Fake) join(n *model.Network, sb *model.Sandbox, order int) *model.Endpo
 		ID: f.id(), NetworkID: n.ID, SandboxID: sb.ID, IfName: fmt.Sprintf("eth%d", order), Order: order, Gateway: order == 0,
 		MAC: model.MAC{2, 0x42, 0, 0, 0, last},
 	}
-	if s, ok := n.Subnet(true); ok {
+	if s, ok := n.Subnet(model.V4); ok {
 		a := s.Prefix.Addr().As4()
 		a[3] = last
 		ep.IPv4 = netip.PrefixFrom(netip.AddrFrom4(a), s.Prefix.Bits())
 	}
-	if s, ok := n.Subnet(false); ok {
+	if s, ok := n.Subnet(model.V6); ok {
 		a := s.Prefix.Addr().As16()
 		a[15] = last
 		ep.IPv6 = netip.PrefixFrom(netip.AddrFrom16(a), s.Prefix.Bits())

@@ -143,10 +143,10 @@ func endpointSettings(n *model.Network, e *model.Endpoint) api.EndpointSettings 
 	if e.FixedIPv6 {
 		out.IPAMConfig.IPv6Address = out.GlobalIPv6Address
 	}
-	if s, ok := n.Subnet(true); ok && e.IPv4.IsValid() {
+	if s, ok := n.Subnet(model.V4); ok && e.IPv4.IsValid() {
 		out.IPPrefixLen, out.Gateway = e.IPv4.Bits(), model.AddrText(s.Gateway)
 	}
-	if s, ok := n.Subnet(false); ok && e.IPv6.IsValid() {
+	if s, ok := n.Subnet(model.V6); ok && e.IPv6.IsValid() {
 		out.GlobalIPv6PrefixLen, out.IPv6Gateway = e.IPv6.Bits(), model.AddrText(s.Gateway)
 	}
 	return out
@@ -211,7 +211,7 @@ func clientSeenAs(n *model.Network, host, backend netip.Addr) string {
 	if host.Is4() == backend.Is4() {
 		return ""
 	}
-	s, _ := n.Subnet(backend.Is4())
+	s, _ := n.Subnet(model.FamilyOf(backend))
 	return model.AddrText(s.Gateway)
 }
 

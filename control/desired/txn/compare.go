@@ -15,7 +15,7 @@ import (
 func (s *State) Compare(with *State) error {
 	for id, a := range s.addrs {
 		b := with.addrs[id]
-		if b == nil || !sameFree(a.Pool(true), b.Pool(true)) || !sameFree(a.Pool(false), b.Pool(false)) {
+		if b == nil || !sameFree(a.Pool(model.V4), b.Pool(model.V4)) || !sameFree(a.Pool(model.V6), b.Pool(model.V6)) {
 			return fmt.Errorf("address pools of network %s differ", model.ShortID(id))
 		}
 	}

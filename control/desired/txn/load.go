@@ -100,13 +100,13 @@ func damaged(err error) error {
 // without one.
 func (s *State) choosePools(ctx context.Context, t *Tx) error {
 	s.defaults = slices.Clone(s.cfg.DefaultPools)
-	has := func(is4 bool) bool {
-		return slices.ContainsFunc(s.defaults, func(p ipam.DefaultPool) bool { return p.Base.Addr().Is4() == is4 })
+	has := func(f model.Family) bool {
+		return slices.ContainsFunc(s.defaults, func(p ipam.DefaultPool) bool { return model.FamilyOf(p.Base.Addr()) == f })
 	}
-	if !has(true) {
+	if !has(model.V4) {
 		s.defaults = append(s.defaults, ipam.DefaultPools()...)
 	}
-	if has(false) {
+	if has(model.V6) {
 		return nil
 	}
 	var base netip.Prefix
@@ -195,18 +195,18 @@ func loadEndpoint(t *Tx, id string, value []byte) error {
 	if addrs == nil || ep.SandboxID != "" && t.Next.Sandbox(ep.SandboxID) == nil {
 		return fmt.Errorf("%w: its network or sandbox does not exist", errOrphan)
 	}
-	for i, is4 := range []bool{true, false} {
-		a := ep.Addr(is4)
+	for _, f := range model.Families {
+		a := ep.Addr(f)
 		if !a.IsValid() {
 			continue
 		}
-		pool := addrs.Pool(is4)
+		pool := addrs.Pool(f)
 		if pool == nil {
-			return fmt.Errorf("%w: its network has no %s subnet", errOrphan, ipam.FamilyName(is4))
+			return fmt.Errorf("%w: its network has no %s subnet", errOrphan, f)
 		}
 		if err := pool.Reserve(a); err != nil {
-			if i == 1 && ep.IPv4.IsValid() {
-				addrs.Pool(true).Release(ep.IPv4.Addr())
+			if f == model.V6 && ep.IPv4.IsValid() {
+				addrs.Pool(model.V4).Release(ep.IPv4.Addr())
 			}
 			return fmt.Errorf("%w: address %v: %w", errOrphan, a, err)
 		}
@@ -262,10 +262,10 @@ func (s *State) resumeAddresses(next *desired.Snapshot) {
 	for _, ep := range eps {
 		addrs := s.addrs[ep.NetworkID]
 		if !ep.FixedIPv4 && ep.IPv4.IsValid() {
-			addrs.Pool(true).Resume(ep.IPv4.Addr())
+			addrs.Pool(model.V4).Resume(ep.IPv4.Addr())
 		}
 		if !ep.FixedIPv6 && ep.IPv6.IsValid() {
-			addrs.Pool(false).Resume(ep.IPv6.Addr())
+			addrs.Pool(model.V6).Resume(ep.IPv6.Addr())
 		}
 	}
 }

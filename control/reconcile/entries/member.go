@@ -17,7 +17,7 @@ type HostPort struct {
 
 // OfNetwork returns the entries of a network and its host port.
 func OfNetwork(n *model.Network, hp HostPort) Set {
-	gw4, gw6 := gateway(n, true), gateway(n, false)
+	gw4, gw6 := gateway(n, model.V4), gateway(n, model.V6)
 	flags := maps.HostPort | networkFlags(n)
 	if n.DNS {
 		flags |= maps.DNS
@@ -46,8 +46,8 @@ func OfEndpoint(ep *model.Endpoint, n *model.Network, hp HostPort, hostIf uint32
 	}
 	return ofMember(maps.Endpoint{
 		IfIndex: hostIf, Net: n.Index, MAC: ep.MAC, GatewayMAC: n.GatewayMAC,
-		IPv4: ep.Addr(true), IPv6: ep.Addr(false),
-		Gateway4: gateway(n, true), Gateway6: gateway(n, false),
+		IPv4: ep.Addr(model.V4), IPv6: ep.Addr(model.V6),
+		Gateway4: gateway(n, model.V4), Gateway6: gateway(n, model.V6),
 		Flags:      flags,
 		HostPortIf: hp.Port, GatewayIf: hp.Gateway, MTU: uint32(n.DeviceMTU()),
 	}, ep.IPv6.IsValid())
@@ -92,7 +92,7 @@ func networkFlags(n *model.Network) maps.EndpointFlags {
 }
 
 // gateway returns a network's gateway address of a family, or the zero Addr.
-func gateway(n *model.Network, is4 bool) netip.Addr {
-	s, _ := n.Subnet(is4)
+func gateway(n *model.Network, f model.Family) netip.Addr {
+	s, _ := n.Subnet(f)
 	return s.Gateway
 }
