@@ -263,7 +263,7 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 	for ep := range s.Endpoints() {
 		id := ep.ID
 		n, sb := s.Network(ep.NetworkID), s.Sandbox(ep.SandboxID)
-		waits := ep.SandboxID == "" && !ep.Reserved.IsZero() && !ep.Gateway
+		waits := ep.SandboxID == "" && !ep.Reserved.IsZero() && !ep.IsGateway()
 		if n == nil || sb == nil && !waits {
 			bad("endpoint %s lacks its network or sandbox", model.ShortID(id))
 			continue
@@ -286,9 +286,9 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 				bad("endpoint %s has address %v outside its network", model.ShortID(id), p)
 			}
 		}
-		if ep.Gateway {
+		if ep.IsGateway() {
 			what := "gateway of "
-			if ep.GatewayIPv4Only || sb.ManagedBy == model.ByEngine && !n.DefaultGateway(ep, model.V6).IsValid() {
+			if !ep.DefaultRoute6 || sb.ManagedBy == model.ByEngine && !n.DefaultGateway(ep, model.V6).IsValid() {
 				what = "gateway for IPv4 of "
 			}
 			own(what+sb.ID, id)
@@ -300,7 +300,7 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 	for p := range s.Publishes() {
 		id := p.ID
 		ep := s.Endpoint(p.EndpointID)
-		if ep == nil || !ep.Gateway || s.Publish(id) != p || id == 0 {
+		if ep == nil || !ep.IsGateway() || s.Publish(id) != p || id == 0 {
 			bad("publish %d is not at a gateway endpoint", id)
 		}
 		for o := range s.Publishes() {

@@ -290,15 +290,15 @@ func (t *tx) releaseAddr(networkID string, a netip.Addr) {
 	t.OnUndo(func() { _ = pool.Reserve(a) })
 }
 
-// chooseGateway finds and marks the endpoint for the sandbox's default route: the first
+// chooseGateway finds and marks the endpoint for the sandbox's default routes: the first
 // one whose network has a default route. It returns nil if there is none.
 func (t *tx) chooseGateway(sandboxID string) *model.Endpoint {
 	var gw *model.Endpoint
 	for _, ep := range endpointsOf(t.Next, sandboxID) {
 		is := gw == nil && hasDefaultRoute(t.Next.Network(ep.NetworkID))
-		if ep.Gateway != is {
+		if ep.IsGateway() != is {
 			changed := *ep
-			changed.Gateway = is
+			changed.DefaultRoute4, changed.DefaultRoute6 = is, is
 			ep = &changed
 			t.PutEndpoint(ep.ID, ep)
 		}

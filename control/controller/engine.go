@@ -138,7 +138,7 @@ func (t *tx) dropAddresses(n *model.Network, ep *model.Endpoint, lost []netip.Ad
 		now.MAC, now.FixedMAC = newMAC(), false
 	}
 	t.PutEndpoint(ep.ID, &now)
-	if !now.Gateway {
+	if !now.IsGateway() {
 		return
 	}
 	t.serveOnly(&now, func(b model.PortBinding) bool {

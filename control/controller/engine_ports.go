@@ -20,7 +20,7 @@ type gateways struct{ v4, v6 *model.Endpoint }
 
 // PublishEndpoint makes an endpoint serve published ports, which replace all others of its
 // sandbox. It shares them with the current gateway if either is for one family only.
-// ipv4Only is [model.Endpoint.GatewayIPv4Only].
+// ipv4Only means that the endpoint is not the gateway for IPv6.
 func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, ipv4Only bool) error {
 	if err := validatePorts(ports); err != nil {
 		return err
@@ -33,7 +33,7 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 			return err
 		}
 		gws := t.gatewaysWith(ep, ipv4Only)
-		if done = ep.Gateway && ep.GatewayIPv4Only == ipv4Only && t.servesExactly(sb, gws, ports); done {
+		if done = ep.DefaultRoute4 && ep.DefaultRoute6 == !ipv4Only && t.servesExactly(sb, gws, ports); done {
 			return nil
 		}
 		for _, o := range endpointsOf(t.Next, sb.ID) { // in an update before: PortFree needs them released in the kernel
@@ -56,7 +56,7 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 		}
 		ep, sb := *was, *in
 		gws := t.gatewaysWith(&ep, ipv4Only)
-		ep.Gateway, ep.GatewayIPv4Only = true, ipv4Only
+		ep.DefaultRoute4, ep.DefaultRoute6 = true, !ipv4Only
 		t.PutEndpoint(id, &ep)
 		pubs, err := t.bindSplitPorts(&sb, gws, ports)
 		if err != nil {
@@ -87,8 +87,8 @@ func (t *tx) gatewaysWith(ep *model.Endpoint, ipv4Only bool) gateways {
 	has6 := func(e *model.Endpoint) bool { return t.Next.Network(e.NetworkID).DefaultGateway(e, model.V6).IsValid() }
 	no6 := ipv4Only || !has6(ep)
 	for _, o := range endpointsOf(t.Next, ep.SandboxID) {
-		switch other6 := has6(o) && !o.GatewayIPv4Only; {
-		case o.ID == ep.ID || !o.Gateway:
+		switch other6 := has6(o) && o.DefaultRoute6; {
+		case o.ID == ep.ID || !o.IsGateway():
 		case no6 && other6:
 			return gateways{ep, o}
 		case !no6 && !other6:
@@ -184,12 +184,12 @@ func (c *Controller) UnpublishEndpoint(ctx context.Context, id string) error {
 
 // unpublish removes the ports that an endpoint serves from it and from its sandbox.
 func (t *tx) unpublish(ep *model.Endpoint) {
-	if !ep.Gateway {
+	if !ep.IsGateway() {
 		return
 	}
 	t.serveOnly(ep, func(model.PortBinding) bool { return false })
 	now := *ep
-	now.Gateway, now.GatewayIPv4Only = false, false
+	now.DefaultRoute4, now.DefaultRoute6 = false, false
 	t.PutEndpoint(ep.ID, &now)
 }
 

@@ -28,7 +28,7 @@ func TestCreateSandbox(t *testing.T) {
 	spec.Endpoint.Aliases[0] = "changed by the caller"
 	ep := w.endpoint("n", "web")
 	if ep.IPv4.String() != "10.0.0.77/24" || ep.IPv6.String() != "2001:db8::77/64" || ep.MAC.String() != "02:00:00:00:00:77" ||
-		!ep.FixedIPv4 || !ep.FixedIPv6 || !ep.FixedMAC || !ep.Gateway || ep.IfName != "eth0" || ep.Aliases[0] != "www" {
+		!ep.FixedIPv4 || !ep.FixedIPv6 || !ep.FixedMAC || !ep.DefaultRoute4 || !ep.DefaultRoute6 || ep.IfName != "eth0" || ep.Aliases[0] != "www" {
 		t.Errorf("endpoint = %+v", ep)
 	}
 	if !sb.OwnsNetNS() || sb.NetNS != "/run/fl/netns/"+sb.ID[:12] || sb.NetworkMode != "n" {
@@ -136,7 +136,7 @@ func TestConnectDisconnect(t *testing.T) {
 		t.Helper()
 		got := ""
 		for ep := range w.Snapshot().Endpoints() {
-			if ep.Gateway {
+			if ep.IsGateway() {
 				got += w.Snapshot().Network(ep.NetworkID).Name
 			}
 		}
@@ -160,11 +160,11 @@ func TestConnectDisconnect(t *testing.T) {
 		}
 	}
 	gateway("")
-	if ep := connect("b"); !ep.Gateway || ep.IfName != "eth1" {
+	if ep := connect("b"); !ep.DefaultRoute4 || !ep.DefaultRoute6 || ep.IfName != "eth1" {
 		t.Errorf("endpoint = %+v", ep)
 	}
 	gateway("b")
-	if ep := connect("a"); ep.IfName != "eth2" || ep.Gateway {
+	if ep := connect("a"); ep.IfName != "eth2" || ep.IsGateway() {
 		t.Errorf("endpoint = %+v", ep)
 	}
 	gateway("b")

@@ -104,7 +104,7 @@ func (n *names) member(network string, addr netip.Addr) *model.Endpoint {
 // rank orders a sandbox's endpoints: that of its default route first, then in the order of
 // attachment.
 func rank(ep *model.Endpoint) int {
-	if ep.Gateway {
+	if ep.IsGateway() {
 		return -1
 	}
 	return ep.Order

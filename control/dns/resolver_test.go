@@ -29,7 +29,7 @@ func world() desiredtest.Plain {
 	}
 	s.Networks["n1"].Subnets = []model.Subnet{{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Gateway: netip.MustParseAddr("10.1.0.1")}}
 	join := func(id, sandbox, network, v4, v6 string, aliases ...string) {
-		ep := &model.Endpoint{ID: id, SandboxID: sandbox, NetworkID: network, Aliases: aliases, Order: len(s.Endpoints), Gateway: network == "n2"}
+		ep := &model.Endpoint{ID: id, SandboxID: sandbox, NetworkID: network, Aliases: aliases, Order: len(s.Endpoints), DefaultRoute4: network == "n2"}
 		ep.IPv4, _ = netip.ParsePrefix(v4)
 		ep.IPv6, _ = netip.ParsePrefix(v6) // "" means none
 		s.Endpoints[id] = ep

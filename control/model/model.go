@@ -352,13 +352,12 @@ type Endpoint struct {
 	Leased bool `json:"leased,omitempty"`
 	// Order is the endpoint's place in the order of attachment to its sandbox.
 	Order int `json:"order"`
-	// Gateway means that the sandbox's default route uses this endpoint, and that it
-	// serves the published ports.
-	Gateway bool `json:"gateway,omitempty"`
-	// GatewayIPv4Only means that Gateway applies to IPv4 only: the engine uses another endpoint,
-	// possibly of another driver, for the IPv6 default route and for published ports at the
-	// host's IPv6 addresses.
-	GatewayIPv4Only bool `json:"only4,omitempty"`
+	// DefaultRoute4 and DefaultRoute6 mean that the sandbox's default route of the family uses this
+	// endpoint, if its network has one, and that it serves published ports at the host's addresses of
+	// the family. A sandbox has one such endpoint. If an engine manages the sandbox, it may have two:
+	// the engine may use another endpoint, possibly of another driver, for IPv6.
+	DefaultRoute4 bool `json:"default_route4,omitempty"`
+	DefaultRoute6 bool `json:"default_route6,omitempty"`
 	// Reserved is when an engine requested the endpoint. It is zero if Fairlead manages the
 	// endpoint.
 	Reserved time.Time `json:"reserved,omitzero"`
@@ -371,6 +370,19 @@ func (e *Endpoint) Addr(f Family) netip.Addr {
 	}
 	return e.IPv6.Addr()
 }
+
+// DefaultRoute reports whether the sandbox's default route of a family uses this endpoint, if
+// its network has one.
+func (e *Endpoint) DefaultRoute(f Family) bool {
+	if f == V4 {
+		return e.DefaultRoute4
+	}
+	return e.DefaultRoute6
+}
+
+// IsGateway reports whether a default route of the sandbox uses this endpoint. Only gateways
+// serve published ports.
+func (e *Endpoint) IsGateway() bool { return e.DefaultRoute4 || e.DefaultRoute6 }
 
 // InnerEnd is the location of the inner end of an engine-managed endpoint.
 type InnerEnd int

@@ -254,7 +254,8 @@ func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
 				continue
 			}
 			d.Addrs = append(d.Addrs, a)
-			if s, _ := n.want.Subnet(model.FamilyOf(a.Addr())); e.want.Gateway && s.DefaultGateway().IsValid() {
+			f := model.FamilyOf(a.Addr())
+			if s, _ := n.want.Subnet(f); e.want.DefaultRoute(f) && s.DefaultGateway().IsValid() {
 				d.Gateways = append(d.Gateways, s.DefaultGateway())
 			}
 		}

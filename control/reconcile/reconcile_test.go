@@ -398,7 +398,7 @@ func TestGatewayMovesWithoutNewDevices(t *testing.T) {
 	w.apply(p)
 	index := w.link(rtnl.EndpointAlias(second.ID)).Index
 	moved := *second
-	moved.Gateway = true
+	moved.DefaultRoute4, moved.DefaultRoute6 = true, true
 	p.s.Endpoints[second.ID] = &moved
 	delete(p.s.Endpoints, first.ID)
 	w.apply(p)

@@ -259,7 +259,7 @@ func (p *plan) endpoint(b *model.Sandbox, n *model.Network) *model.Endpoint {
 		ID: id(b.Name + n.Name), NetworkID: n.ID, SandboxID: b.ID, IfName: fmt.Sprintf("eth%d", order),
 		MAC:  model.MAC{2, 0x42, 10, i, 0, p.next},
 		IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, i, 0, p.next}), 16),
-		IPv6: netip.PrefixFrom(addr6(i, p.next), 64), Order: order, Gateway: len(used) == 0,
+		IPv6: netip.PrefixFrom(addr6(i, p.next), 64), Order: order, DefaultRoute4: len(used) == 0, DefaultRoute6: len(used) == 0,
 	}
 	p.next++
 	p.s.Endpoints[e.ID] = e

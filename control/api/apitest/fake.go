@@ -83,7 +83,7 @@ func (f *Fake) Add(sb model.Sandbox, networks ...string) *model.Sandbox {
 func (f *Fake) join(n *model.Network, sb *model.Sandbox, order int) *model.Endpoint {
 	last := byte(f.serial)
 	ep := &model.Endpoint{
-		ID: f.id(), NetworkID: n.ID, SandboxID: sb.ID, IfName: fmt.Sprintf("eth%d", order), Order: order, Gateway: order == 0,
+		ID: f.id(), NetworkID: n.ID, SandboxID: sb.ID, IfName: fmt.Sprintf("eth%d", order), Order: order, DefaultRoute4: order == 0, DefaultRoute6: order == 0,
 		MAC: model.MAC{2, 0x42, 0, 0, 0, last},
 	}
 	if s, ok := n.Subnet(model.V4); ok {
@@ -97,7 +97,7 @@ func (f *Fake) join(n *model.Network, sb *model.Sandbox, order int) *model.Endpo
 		ep.IPv6 = netip.PrefixFrom(netip.AddrFrom16(a), s.Prefix.Bits())
 	}
 	f.snap.Endpoints[ep.ID] = ep
-	if ep.Gateway {
+	if ep.IsGateway() {
 		for _, b := range sb.Ports {
 			id := uint32(len(f.snap.Publishes) + 1)
 			f.snap.Publishes[id] = &model.Publish{ID: id, EndpointID: ep.ID, PortBinding: b}

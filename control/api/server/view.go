@@ -131,7 +131,7 @@ func endpointSettings(n *model.Network, e *model.Endpoint) api.EndpointSettings 
 	out := api.EndpointSettings{
 		Aliases: e.Aliases, NetworkID: e.NetworkID, EndpointID: e.ID, InterfaceName: e.IfName,
 		IPAddress: model.AddrText(e.IPv4.Addr()), GlobalIPv6Address: model.AddrText(e.IPv6.Addr()),
-		MacAddress: e.MAC.String(), DefaultRoute: e.Gateway,
+		MacAddress: e.MAC.String(), DefaultRoute: e.IsGateway(),
 		Bandwidth: api.NewBandwidth(e.Bandwidth),
 	}
 	if e.FixedIPv4 || e.FixedIPv6 {

@@ -187,8 +187,8 @@ func loadSandbox(t *Tx, id string, value []byte) error {
 }
 
 func loadEndpoint(t *Tx, id string, value []byte) error {
-	var ep model.Endpoint
-	if err := json.Unmarshal(value, &ep); err != nil {
+	ep, err := readEndpoint(value)
+	if err != nil {
 		return err
 	}
 	addrs := t.s.addrs[ep.NetworkID]
@@ -211,7 +211,7 @@ func loadEndpoint(t *Tx, id string, value []byte) error {
 			return fmt.Errorf("%w: address %v: %w", errOrphan, a, err)
 		}
 	}
-	t.edit.PutEndpoint(id, &ep)
+	t.edit.PutEndpoint(id, ep)
 	return nil
 }
 

@@ -69,6 +69,31 @@ func readSandbox(value []byte) (*model.Sandbox, error) {
 	return sb, nil
 }
 
+// endpointRecord is the stored form of an endpoint.
+type endpointRecord struct {
+	*model.Endpoint
+	DefaultRoute4 *bool `json:"default_route4,omitempty"` // not stored
+	DefaultRoute6 *bool `json:"default_route6,omitempty"` // not stored
+	Gateway       bool  `json:"gateway,omitempty"`        // of either family
+	Only4         bool  `json:"only4,omitempty"`          // not of IPv6
+}
+
+func endpointRecordOf(ep *model.Endpoint) any {
+	if ep == nil {
+		return nil
+	}
+	return endpointRecord{Endpoint: ep, Gateway: ep.IsGateway(), Only4: ep.IsGateway() && !ep.DefaultRoute6}
+}
+
+func readEndpoint(value []byte) (*model.Endpoint, error) {
+	r := endpointRecord{Endpoint: &model.Endpoint{}}
+	if err := json.Unmarshal(value, &r); err != nil {
+		return nil, err
+	}
+	r.Endpoint.DefaultRoute4, r.Endpoint.DefaultRoute6 = r.Gateway, r.Gateway && !r.Only4
+	return r.Endpoint, nil
+}
+
 // publishRecord is the stored form of a publish.
 type publishRecord struct {
 	ID         uint32 `json:"id"`

@@ -4,6 +4,7 @@ package txn
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/fairlead-net/fairlead/control/model"
@@ -36,6 +37,24 @@ func TestStoredManager(t *testing.T) {
 			if was[key] != is[key] {
 				t.Errorf("%s: stored again as %s", text, again)
 			}
+		}
+	}
+}
+
+// An endpoint's default routes follow from its record, and are stored as they were.
+func TestStoredDefaultRoute(t *testing.T) {
+	for text, want := range map[string][2]bool{
+		`{"order":1}`:                             {false, false},
+		`{"order":1,"gateway":true}`:              {true, true},
+		`{"order":1,"gateway":true,"only4":true}`: {true, false},
+	} {
+		ep, err := readEndpoint([]byte(text))
+		if err != nil || ep.DefaultRoute(model.V4) != want[0] || ep.DefaultRoute(model.V6) != want[1] {
+			t.Errorf("%s: default routes %t, %t, %v, want %t", text, ep.DefaultRoute4, ep.DefaultRoute6, err, want)
+		}
+		again, err := json.Marshal(endpointRecordOf(ep))
+		if err != nil || !strings.HasSuffix(string(again), text[1:]) {
+			t.Errorf("%s: stored again as %s, %v", text, again, err)
 		}
 	}
 }

@@ -231,7 +231,7 @@ func (t *Tx) PutSandbox(id string, sb *model.Sandbox) {
 
 // PutEndpoint sets or deletes an endpoint.
 func (t *Tx) PutEndpoint(id string, ep *model.Endpoint) {
-	t.write(prefixEndpoint+id, orNil(t.Next.Endpoint(id)), orNil(ep))
+	t.write(prefixEndpoint+id, endpointRecordOf(t.Next.Endpoint(id)), endpointRecordOf(ep))
 	t.edit.PutEndpoint(id, ep)
 }
 
