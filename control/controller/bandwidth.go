@@ -22,7 +22,7 @@ const (
 
 // checkBandwidth refuses limits that no packet could pass, or that have no meaning.
 func checkBandwidth(n *model.Network, b model.Bandwidth) error {
-	if !b.IsZero() && !n.HasDatapath() {
+	if !b.IsZero() && n.Has().Endpoint == model.NoDevice {
 		return refuse(model.ErrInvalid, "network %s has no interfaces whose bandwidth could be limited (leave the limits out)", n.Name)
 	}
 	packet := uint64(cmp.Or(n.MTU, model.DefaultMTU)+header) * 8

@@ -220,7 +220,7 @@ func checkSnapshot(s *desired.Snapshot) error {
 		if s.Network(id) != n || n.Index == 0 || n.Index >= model.MaxNetworks {
 			bad("network %q is stored under %s with index %d", n.Name, id, n.Index)
 		}
-		if used := s.HasMembers(id); used && n.Idle || !used && predefined(n.Name) && n.HasDatapath() && !n.Idle {
+		if used := s.HasMembers(id); used && n.Idle || !used && predefined(n.Name) && n.Has().Pools && !n.Idle {
 			bad("network %q: idle %t, has members %t", n.Name, n.Idle, used)
 		}
 		for _, sub := range n.Claimed() {

@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,11 +36,11 @@ func (c *Controller) CreateNetwork(ctx context.Context, spec model.NetworkSpec) 
 }
 
 func validateNetworkSpec(spec model.NetworkSpec) error {
-	switch spec.Driver {
-	case "", model.DriverBridge:
-	case model.DriverHost, model.DriverNull:
+	switch d, ok := model.DriverNamed(cmp.Or(spec.Driver, model.DriverBridge)); {
+	case ok && !d.Predefined:
+	case ok:
 		return refuse(model.ErrForbidden, "only one instance of %q network is allowed (it exists already; use driver bridge)", spec.Driver)
-	case "overlay", "macvlan", "ipvlan":
+	case slices.Contains([]string{"overlay", "macvlan", "ipvlan"}, spec.Driver):
 		return refuse(model.ErrNotSupported, "driver %s is not available yet (use driver bridge)", spec.Driver)
 	default:
 		return refuse(model.ErrInvalid, "unknown network driver %q (use driver bridge)", spec.Driver)
@@ -99,7 +100,7 @@ func (t *tx) createNetwork(ctx context.Context, spec model.NetworkSpec) (*model.
 	if spec.EngineID != "" {
 		n.ManagedBy = model.ByEngine
 	}
-	if !n.HasDatapath() {
+	if !n.Has().Pools {
 		t.PutNetwork(n.ID, n)
 		return n, nil
 	}
@@ -176,7 +177,7 @@ func (t *tx) stillFree(ctx context.Context, n *model.Network) (free, usable bool
 // idleIfUnused releases the subnets of a predefined network that has no endpoints.
 func (t *tx) idleIfUnused(networkID string) {
 	n := t.Next.Network(networkID)
-	if n == nil || n.Idle || !n.HasDatapath() || !predefined(n.Name) || t.Next.HasMembers(n.ID) {
+	if n == nil || n.Idle || !n.Has().Pools || !predefined(n.Name) || t.Next.HasMembers(n.ID) {
 		return
 	}
 	now := *n

@@ -170,7 +170,7 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 		return nil, err
 	}
 	t.PutSandbox(sb.ID, sb) // bindPorts adds its ports before the snapshot is published
-	if !n.HasDatapath() {
+	if n.Has().Endpoint == model.NoDevice {
 		return sb, validateNoEndpoint(spec, "network "+n.Name)
 	}
 	if _, err := t.addEndpoint(ctx, n, sb, spec.Endpoint); err != nil {

@@ -125,7 +125,7 @@ func isProtocol(name string) bool {
 func networkNames(snapshot *desired.Snapshot) map[uint32]string {
 	names := make(map[uint32]string, snapshot.Counts().Networks)
 	for n := range snapshot.Networks() {
-		if n.HasDatapath() {
+		if n.Has().Entries {
 			names[n.Index] = n.Name
 		}
 	}

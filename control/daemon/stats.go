@@ -84,7 +84,7 @@ func networkStats(c *maps.Counters, snapshot *desired.Snapshot) ([]metrics.Netwo
 	networks := make([]metrics.Network, 0, count)
 	for n := range snapshot.Networks() {
 		row := metrics.Network{Name: n.Name, Endpoints: endpoints[n.ID], PublishedPorts: ports[n.ID]}
-		if n.HasDatapath() {
+		if n.Has().Entries {
 			from, to, err := c.Traffic(n.Index)
 			if err != nil {
 				return nil, err

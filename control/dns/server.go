@@ -119,7 +119,7 @@ func (s *Server) serves(address string) bool {
 
 // gateways returns the addresses where a network's names are served.
 func gateways(n *model.Network) (list []netip.Addr) {
-	if !n.DNS || n.ManagedBy == model.ByEngine || !n.HasDatapath() {
+	if !n.DNS || n.ManagedBy == model.ByEngine || n.Has().OnHost == model.NoDevice {
 		return nil
 	}
 	for _, subnet := range n.Claimed() {

@@ -29,13 +29,6 @@ const ModeContainer = "container:"
 // PortDNS is the port of the DNS servers at the gateways.
 const PortDNS = 53
 
-// Drivers of a Network, under Docker's names.
-const (
-	DriverBridge = "bridge"
-	DriverHost   = "host"
-	DriverNull   = "null"
-)
-
 // Options of a network, with Docker's or Fairlead's keys, that container runtimes configure
 // under other names.
 const (
@@ -192,10 +185,6 @@ const EngineQueried = "asked" // as stored
 // MaxNetworks bounds Network.Index; it is the size of the datapath's
 // per-network tables.
 const MaxNetworks = 4096
-
-// HasDatapath reports whether the network has devices and table entries. The networks host
-// and none do not.
-func (n *Network) HasDatapath() bool { return n.Driver == DriverBridge }
 
 // Claimed returns the subnets that the network currently claims.
 func (n *Network) Claimed() []Subnet {

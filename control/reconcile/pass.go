@@ -179,7 +179,7 @@ func (p *pass) diff(before *desired.Snapshot) {
 }
 
 // hasDevice reports whether a network, which may be nil, should have a host port.
-func hasDevice(n *model.Network) bool { return n != nil && n.HasDatapath() && !n.Idle }
+func hasDevice(n *model.Network) bool { return n != nil && n.Has().OnHost != model.NoDevice && !n.Idle }
 
 func (p *pass) diffNetworks(before *desired.Snapshot) {
 	for c := range desired.DiffNetworks(before, p.s) {
@@ -254,7 +254,7 @@ func (p *pass) diffEndpoints(before *desired.Snapshot) {
 			}
 			continue
 		}
-		if n := p.s.Network(c.New.NetworkID); n == nil || !n.HasDatapath() {
+		if n := p.s.Network(c.New.NetworkID); n == nil || n.Has().Endpoint == model.NoDevice {
 			continue
 		}
 		if e == nil {

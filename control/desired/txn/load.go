@@ -165,7 +165,7 @@ func loadNetwork(t *Tx, id string, value []byte) error {
 	if err != nil {
 		return err
 	}
-	if n.HasDatapath() {
+	if n.Has().Pools {
 		addrs, err := ipam.ForNetwork(n)
 		if err != nil {
 			return err
