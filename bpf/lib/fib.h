@@ -12,7 +12,7 @@
 #include "subnet.h"
 #include "tuple.h"
 #include "uplink.h"
-#include "xlat.h"
+#include "xlat_len.h"
 
 #ifndef BPF_FIB_LOOKUP_SKIP_NEIGH
 #define BPF_FIB_LOOKUP_SKIP_NEIGH (1U << 2) /* 6.3 */

@@ -31,7 +31,7 @@
 #include "tuple.h"
 #include "uplink.h"
 #include "vlan.h"
-#include "xlat.h"
+#include "xlat_len.h"
 
 /* Is it a source address that no packet from outside may have? The datapath bypasses the
  * stack's own check for martians. */

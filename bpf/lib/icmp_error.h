@@ -28,8 +28,8 @@
 #include "parse.h"
 #include "pkt.h"
 #include "tuple.h"
-#include "xlat.h"
 #include "xlat_icmp.h"
+#include "xlat_len.h"
 
 /* Reads the tuple of the packet embedded in the error p into *in. Its l4 is an
  * offset in the outer packet. */

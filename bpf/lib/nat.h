@@ -17,6 +17,7 @@
 #include "skb.h"
 #include "tuple.h"
 #include "xlat.h"
+#include "xlat_len.h"
 
 /* Updates the layer 4 checksum for the ports, or for the ICMP echo id. */
 static __always_inline int sum_ports(struct __sk_buff *skb, const struct pkt *p,
