@@ -23,7 +23,7 @@ const (
 // checkBandwidth refuses limits that no packet could pass, or that have no meaning.
 func checkBandwidth(n *model.Network, b model.Bandwidth) error {
 	if !b.IsZero() && n.Has().Endpoint == model.NoDevice {
-		return refuse(model.ErrInvalid, "network %s has no interfaces whose bandwidth could be limited (leave the limits out)", n.Name)
+		return model.Refuse(model.ErrInvalid, "network %s has no interfaces whose bandwidth could be limited (leave the limits out)", n.Name)
 	}
 	packet := uint64(cmp.Or(n.MTU, model.DefaultMTU)+header) * 8
 	for _, d := range []struct {
@@ -44,13 +44,13 @@ func checkLimit(name string, l model.Limit, packet uint64) error {
 	case l.IsZero():
 		return nil
 	case l.Rate == 0:
-		return refuse(model.ErrInvalid, "%s burst of %d bits without a rate (give both, or neither)", name, l.Burst)
+		return model.Refuse(model.ErrInvalid, "%s burst of %d bits without a rate (give both, or neither)", name, l.Burst)
 	case l.Burst == 0:
-		return refuse(model.ErrInvalid, "%s rate of %d bit/s without a burst (give both, or neither)", name, l.Rate)
+		return model.Refuse(model.ErrInvalid, "%s rate of %d bit/s without a burst (give both, or neither)", name, l.Rate)
 	case l.Rate < least || l.Rate > maxRate:
-		return refuse(model.ErrInvalid, "%s rate of %d bit/s is out of range (%d to %d)", name, l.Rate, least, uint64(maxRate))
+		return model.Refuse(model.ErrInvalid, "%s rate of %d bit/s is out of range (%d to %d)", name, l.Rate, least, uint64(maxRate))
 	case l.Burst < packet || l.Burst > maxBurst:
-		return refuse(model.ErrInvalid, "%s burst of %d bits is out of range (%d, one packet of this network, to %d)", name, l.Burst, packet, uint64(maxBurst))
+		return model.Refuse(model.ErrInvalid, "%s burst of %d bits is out of range (%d, one packet of this network, to %d)", name, l.Burst, packet, uint64(maxBurst))
 	}
 	return nil
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"context"
@@ -10,10 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-net/fairlead/test/verbtest"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/desired"
-	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
 )
@@ -22,14 +23,20 @@ import (
 type nopKernel struct{}
 
 func (nopKernel) Apply(context.Context, *desired.Snapshot) error { return nil }
+
 func (nopKernel) HostAddr(context.Context, netip.Prefix) (string, netip.Addr, error) {
 	return "", netip.Addr{}, nil
 }
-func (nopKernel) HostPrefixes(context.Context) ([]netip.Prefix, error)   { return nil, nil }
+
+func (nopKernel) HostPrefixes(context.Context) ([]netip.Prefix, error) { return nil, nil }
+
 func (nopKernel) PortFree(model.Proto, netip.Addr, uint16, uint16) error { return nil }
-func (nopKernel) VanishedSandboxes(time.Duration) []string               { return nil }
-func (nopKernel) InnerEnd(*model.Endpoint) (model.InnerEnd, error)       { return model.InnerTaken, nil }
-func (nopKernel) EphemeralRange() (lo, hi uint16)                        { return 32768, 60999 }
+
+func (nopKernel) VanishedSandboxes(time.Duration) []string { return nil }
+
+func (nopKernel) InnerEnd(*model.Endpoint) (model.InnerEnd, error) { return model.InnerTaken, nil }
+
+func (nopKernel) EphemeralRange() (lo, hi uint16) { return 32768, 60999 }
 
 // nopStore stops storing once it is armed.
 type nopStore struct {
@@ -46,10 +53,10 @@ func (s *nopStore) Commit(ctx context.Context, ops ...store.Op) (uint64, error) 
 
 // populated returns a controller with 1000 sandboxes in 10 networks, with 10 published ports
 // each.
-func populated(tb testing.TB) *Controller {
+func populated(tb testing.TB) verbtest.Parts {
 	w := newWorld(tb)
-	s := &nopStore{Store: w.store, off: true}
-	c, _ := w.open(s, nopKernel{}, silent)
+	s := &nopStore{Store: w.Store, off: true}
+	c := w.Open(s, nopKernel{}, silent)
 	if err := c.Start(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
@@ -61,7 +68,7 @@ func populated(tb testing.TB) *Controller {
 	for i := range 1000 {
 		spec := model.SandboxSpec{NetworkMode: fmt.Sprint("n", i%10)}
 		for p := range 10 {
-			spec.Ports = append(spec.Ports, tcp("", uint16(20000+i*10+p), 1, uint16(80+p), 1))
+			spec.Ports = append(spec.Ports, verbtest.TCP("", uint16(20000+i*10+p), 1, uint16(80+p), 1))
 		}
 		if _, err := c.CreateSandbox(tb.Context(), spec); err != nil {
 			tb.Fatal(err)
@@ -70,10 +77,10 @@ func populated(tb testing.TB) *Controller {
 	return c
 }
 
-func silent(cfg *txn.Config) { cfg.Log = nil }
+func silent(cfg *verbtest.Configs) { cfg.State.Log = nil }
 
 // publishes returns how many publishes the first endpoint of a sandbox serves.
-func publishes(c *Controller, sb *model.Sandbox) int {
+func publishes(c verbtest.Parts, sb *model.Sandbox) int {
 	ep := desired.First(c.Snapshot().EndpointsOf(sb.ID))
 	return len(slices.Collect(c.Snapshot().PublishesOf(ep.ID)))
 }
@@ -81,9 +88,9 @@ func publishes(c *Controller, sb *model.Sandbox) int {
 func BenchmarkCreateSandbox(b *testing.B) {
 	for name, ports := range map[string][]model.PortSpec{
 		"no-port":     nil,
-		"one-port":    {tcp("", 80, 1, 80, 1)},
-		"automatic":   {tcp("", 0, 0, 80, 1)},
-		"range-10000": {tcp("", 1000, 10000, 1000, 10000)},
+		"one-port":    {verbtest.TCP("", 80, 1, 80, 1)},
+		"automatic":   {verbtest.TCP("", 0, 0, 80, 1)},
+		"range-10000": {verbtest.TCP("", 1000, 10000, 1000, 10000)},
 	} {
 		b.Run(name, func(b *testing.B) {
 			c := populated(b)
@@ -122,7 +129,7 @@ func TestVerbsStayFast(t *testing.T) {
 	}
 	ctx := t.Context()
 	timed("create", verb, func() error {
-		_, err := c.CreateSandbox(ctx, model.SandboxSpec{Name: "x1", NetworkMode: "n0", Ports: []model.PortSpec{tcp("", 1000, 10000, 1000, 10000)}})
+		_, err := c.CreateSandbox(ctx, model.SandboxSpec{Name: "x1", NetworkMode: "n0", Ports: []model.PortSpec{verbtest.TCP("", 1000, 10000, 1000, 10000)}})
 		return err
 	})
 	if sb, _ := c.Sandbox("x1"); publishes(c, sb) != 1 {
@@ -133,7 +140,7 @@ func TestVerbsStayFast(t *testing.T) {
 	timed("remove", verb, func() error { return c.RemoveSandbox(ctx, "x1", false) })
 	var many []model.PortSpec
 	for i := range 10000 {
-		many = append(many, tcp("", uint16(30000+i), 1, uint16(1+i), 1))
+		many = append(many, verbtest.TCP("", uint16(30000+i), 1, uint16(1+i), 1))
 	}
 	timed("create with 10000 publishes", bulk, func() error {
 		_, err := c.CreateSandbox(ctx, model.SandboxSpec{Name: "x2", NetworkMode: "n0", Ports: many})
@@ -157,7 +164,7 @@ func BenchmarkGrowth(b *testing.B) {
 	for _, size := range []int{1000, 100_000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			w := newWorld(b)
-			c, _ := w.open(&nopStore{Store: w.store, off: true}, nopKernel{}, silent)
+			c := w.Open(&nopStore{Store: w.Store, off: true}, nopKernel{}, silent)
 			if err := c.Start(b.Context()); err != nil {
 				b.Fatal(err)
 			}

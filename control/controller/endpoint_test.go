@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"cmp"
 	"errors"
 	"math"
+	"net/netip"
 	"testing"
+
+	"github.com/fairlead-net/fairlead/test/verbtest"
 
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -14,48 +17,48 @@ import (
 // An address keeps its MAC when its owner changes, unless another endpoint has that MAC.
 func TestMACBelongsToTheAddress(t *testing.T) {
 	w := newWorld(t)
-	w.network(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("10.0.0.0/24")}})
+	w.MakeNetwork(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{verbtest.Subnet("10.0.0.0/24")}})
 	at := func(s string, m model.MAC) model.SandboxSpec {
-		return model.SandboxSpec{Name: "at" + s, NetworkMode: "n", Endpoint: model.EndpointSpec{IPv4: addr(s), MAC: m}}
+		return model.SandboxSpec{Name: "at" + s, NetworkMode: "n", Endpoint: model.EndpointSpec{IPv4: verbtest.Addr(s), MAC: m}}
 	}
-	w.sandbox(at("10.0.0.9", model.MAC{}))
-	if got := w.endpoint("n", "at10.0.0.9").MAC.String(); got != "02:42:0a:00:00:09" {
+	w.MakeSandbox(at("10.0.0.9", model.MAC{}))
+	if got := w.EndpointIn("n", "at10.0.0.9").MAC.String(); got != "02:42:0a:00:00:09" {
 		t.Errorf("MAC = %s, want the one derived from the address", got)
 	}
-	w.sandbox(at("10.0.0.8", mac("02:42:0a:00:00:07")))
-	w.sandbox(at("10.0.0.7", model.MAC{}))
-	if got := w.endpoint("n", "at10.0.0.7").MAC; got.IsZero() || got == mac("02:42:0a:00:00:07") {
+	w.MakeSandbox(at("10.0.0.8", mac("02:42:0a:00:00:07")))
+	w.MakeSandbox(at("10.0.0.7", model.MAC{}))
+	if got := w.EndpointIn("n", "at10.0.0.7").MAC; got.IsZero() || got == mac("02:42:0a:00:00:07") {
 		t.Errorf("MAC = %s, want one that is not in use", got)
 	}
-	w.check()
+	w.Check()
 }
 
 // No address is allocated in a family without a leased address.
 func TestLeasedFamilies(t *testing.T) {
 	w := newWorld(t)
-	w.network(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("10.0.0.0/24"), subnet("fd00::/64")}})
+	w.MakeNetwork(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{verbtest.Subnet("10.0.0.0/24"), verbtest.Subnet("fd00::/64")}})
 	for name, spec := range map[string]model.EndpointSpec{
-		"four": {IPv4: addr("10.0.0.9")}, "six": {IPv6: addr("fd00::9")}, "both": {IPv4: addr("10.0.0.8"), IPv6: addr("fd00::8")},
+		"four": {IPv4: verbtest.Addr("10.0.0.9")}, "six": {IPv6: verbtest.Addr("fd00::9")}, "both": {IPv4: verbtest.Addr("10.0.0.8"), IPv6: verbtest.Addr("fd00::8")},
 	} {
 		spec.Leased = true
-		w.sandbox(model.SandboxSpec{Name: name, NetworkMode: "n", Endpoint: spec})
-		if ep := w.endpoint("n", name); ep.IPv4.Addr() != spec.IPv4 || ep.IPv6.Addr() != spec.IPv6 || ep.MAC != macOf(cmp.Or(spec.IPv4, spec.IPv6)) {
+		w.MakeSandbox(model.SandboxSpec{Name: name, NetworkMode: "n", Endpoint: spec})
+		if ep := w.EndpointIn("n", name); ep.IPv4.Addr() != spec.IPv4 || ep.IPv6.Addr() != spec.IPv6 || ep.MAC != macOf(cmp.Or(spec.IPv4, spec.IPv6)) {
 			t.Errorf("%s: %+v", name, ep)
 		}
 	}
-	w.restart()
-	w.check()
+	w.Restart()
+	w.Check()
 }
 
 // The limits of an interface are stored, and refused if no packet could pass.
 func TestBandwidth(t *testing.T) {
 	w := newWorld(t)
-	w.network(model.NetworkSpec{Name: "a"})
-	w.network(model.NetworkSpec{Name: "jumbo", Options: map[string]string{"com.docker.network.driver.mtu": "9000"}})
+	w.MakeNetwork(model.NetworkSpec{Name: "a"})
+	w.MakeNetwork(model.NetworkSpec{Name: "jumbo", Options: map[string]string{"com.docker.network.driver.mtu": "9000"}})
 	want := model.Bandwidth{Ingress: model.Limit{Rate: 3036, Burst: 12144}, Egress: model.Limit{Rate: 1e15, Burst: 8 * math.MaxUint32}}
-	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: "a", Endpoint: model.EndpointSpec{Bandwidth: want}})
-	w.restart()
-	if got := w.endpoint("a", "web").Bandwidth; got != want {
+	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: "a", Endpoint: model.EndpointSpec{Bandwidth: want}})
+	w.Restart()
+	if got := w.EndpointIn("a", "web").Bandwidth; got != want {
 		t.Errorf("limits are %+v, want %+v", got, want)
 	}
 	before := w.Snapshot()
@@ -71,22 +74,22 @@ func TestBandwidth(t *testing.T) {
 		{model.Limit{Rate: 1e6, Burst: 8*math.MaxUint32 + 1}, "egress burst of 34359738361 bits is out of range"},
 	} {
 		_, err := w.Connect(t.Context(), "jumbo", "web", model.EndpointSpec{Bandwidth: model.Bandwidth{Egress: tt.limit}})
-		w.refused(before, err, model.ErrInvalid, tt.text)
+		w.Refused(before, err, model.ErrInvalid, tt.text)
 	}
 	_, err := w.Connect(t.Context(), "jumbo", "web", model.EndpointSpec{Bandwidth: model.Bandwidth{Ingress: model.Limit{Rate: 1}}})
-	w.refused(before, err, model.ErrInvalid, "ingress rate of 1 bit/s")
+	w.Refused(before, err, model.ErrInvalid, "ingress rate of 1 bit/s")
 	for _, mode := range []string{"host", "none", "container:web"} {
 		_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: "other", NetworkMode: mode, Endpoint: model.EndpointSpec{Bandwidth: want}})
-		w.refused(before, err, model.ErrInvalid, "bandwidth limits")
+		w.Refused(before, err, model.ErrInvalid, "bandwidth limits")
 	}
 }
 
 func TestInterfaceNames(t *testing.T) {
 	w := newWorld(t)
 	for _, name := range []string{"a", "b", "c", "d"} {
-		w.network(model.NetworkSpec{Name: name})
+		w.MakeNetwork(model.NetworkSpec{Name: name})
 	}
-	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: "a", Endpoint: model.EndpointSpec{IfName: "eth1"}})
+	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: "a", Endpoint: model.EndpointSpec{IfName: "eth1"}})
 	connect := func(network, ifName string) error {
 		_, err := w.Connect(t.Context(), network, "web", model.EndpointSpec{IfName: ifName})
 		return err
@@ -95,14 +98,20 @@ func TestInterfaceNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	for network, want := range map[string]string{"a": "eth1", "b": "eth0", "c": "net.0"} {
-		if got := w.endpoint(network, "web").IfName; got != want {
+		if got := w.EndpointIn(network, "web").IfName; got != want {
 			t.Errorf("interface in %s = %q, want %q", network, got, want)
 		}
 	}
-	w.restart()
+	w.Restart()
 	before := w.Snapshot()
-	w.refused(before, connect("d", "eth1"), model.ErrConflict, `sandbox "web" already has an interface eth1`)
+	w.Refused(before, connect("d", "eth1"), model.ErrConflict, `sandbox "web" already has an interface eth1`)
 	for _, name := range []string{"lo", "all", "..", "a/b", "a b", "sixteen-letters-"} {
-		w.refused(before, connect("d", name), model.ErrInvalid, "invalid interface name")
+		w.Refused(before, connect("d", name), model.ErrInvalid, "invalid interface name")
 	}
+}
+
+// macOf derives a MAC from the last 4 bytes of an address.
+func macOf(ip netip.Addr) model.MAC {
+	a := ip.AsSlice()
+	return model.MAC(append([]byte{0x02, 0x42}, a[len(a)-4:]...))
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"bytes"
@@ -15,8 +15,8 @@ import (
 
 // logged returns the buffer that the controller logs to.
 func (w *world) logged() *bytes.Buffer {
-	w.log.Reset()
-	return &w.log
+	w.Log.Reset()
+	return &w.Log
 }
 
 // Each verb that changes something logs one line. A verb that is refused or has nothing to do
@@ -85,7 +85,7 @@ func TestWhatNobodyAskedForIsLogged(t *testing.T) {
 		}
 		log.Reset()
 	}
-	w.now = w.now.Add(time.Hour)
+	w.Time = w.Time.Add(time.Hour)
 	if err := w.Reap(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestWhatNobodyAskedForIsLogged(t *testing.T) {
 	says("")
 
 	broken := errors.New("the kernel is broken")
-	w.kernel.apply = func(*desired.Snapshot) error { return broken }
+	w.Kernel.OnApply = func(*desired.Snapshot) error { return broken }
 	if _, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "web"}); !errors.Is(err, broken) {
 		t.Fatalf("create: %v, want %v", err, broken)
 	}

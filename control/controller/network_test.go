@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"encoding/json"
@@ -11,11 +11,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fairlead-net/fairlead/test/verbtest"
+
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource"
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
@@ -33,8 +35,8 @@ func TestPredefinedNetworks(t *testing.T) {
 		t.Errorf("subnet of bridge = %+v", s)
 	}
 	before := w.Snapshot()
-	w.refused(before, w.RemoveNetwork(t.Context(), "bridge"), model.ErrForbidden, "bridge is a pre-defined network and cannot be removed")
-	w.restart()
+	w.Refused(before, w.RemoveNetwork(t.Context(), "bridge"), model.ErrForbidden, "bridge is a pre-defined network and cannot be removed")
+	w.Restart()
 	if again, _ := w.Network("bridge"); again.ID != bridge.ID || w.Snapshot().Counts().Networks != 3 {
 		t.Error("a restart recreated the predefined networks")
 	}
@@ -54,31 +56,33 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 	}{
 		{"nothing", func(*world) {}, had},
 		{"a network", func(w *world) {
-			w.network(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("172.28.5.0/24")}})
+			w.MakeNetwork(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{verbtest.Subnet("172.28.5.0/24")}})
 		}, "172.29.0.0/16"},
-		{"a network of any subnet", func(w *world) { w.network(model.NetworkSpec{Name: "n"}) }, had},
-		{"an engine's network", func(w *world) { w.network(engineNetwork("f", had)) }, "172.29.0.0/16"},
+		{"a network of any subnet", func(w *world) { w.MakeNetwork(model.NetworkSpec{Name: "n"}) }, had},
+		{"an engine's network", func(w *world) { w.MakeNetwork(verbtest.EngineNetwork("f", had)) }, "172.29.0.0/16"},
 		{"an engine's pool", func(w *world) {
-			if _, err := w.RequestPool(t.Context(), "", model.V4, prefix(had), model.AddrRange{}); err != nil {
+			if _, err := w.RequestPool(t.Context(), "", model.V4, verbtest.Prefix(had), model.AddrRange{}); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := w.RequestAddress(t.Context(), had, netip.Addr{}, true); err != nil {
 				t.Fatal(err)
 			}
 		}, "172.29.0.0/16"},
-		{"the host", func(w *world) { w.kernel.prefixes = []netip.Prefix{prefix("172.28.0.0/24")} }, "172.29.0.0/16"},
-		{"a route around", func(w *world) { w.kernel.prefixes = []netip.Prefix{prefix("172.28.0.0/15")} }, "172.30.0.0/16"},
-		{"routes around all", func(w *world) { w.kernel.prefixes = []netip.Prefix{prefix("172.16.0.0/12"), prefix("192.168.0.0/16")} }, had},
+		{"the host", func(w *world) { w.Kernel.Prefixes = []netip.Prefix{verbtest.Prefix("172.28.0.0/24")} }, "172.29.0.0/16"},
+		{"a route around", func(w *world) { w.Kernel.Prefixes = []netip.Prefix{verbtest.Prefix("172.28.0.0/15")} }, "172.30.0.0/16"},
+		{"routes around all", func(w *world) {
+			w.Kernel.Prefixes = []netip.Prefix{verbtest.Prefix("172.16.0.0/12"), verbtest.Prefix("192.168.0.0/16")}
+		}, had},
 		{"routes around all, and the host", func(w *world) {
-			w.kernel.prefixes = []netip.Prefix{prefix("172.16.0.0/13"), prefix("172.24.0.0/14"), prefix("172.30.0.0/15"), prefix("192.168.0.0/16"), prefix("172.28.0.1/32")}
+			w.Kernel.Prefixes = []netip.Prefix{verbtest.Prefix("172.16.0.0/13"), verbtest.Prefix("172.24.0.0/14"), verbtest.Prefix("172.30.0.0/15"), verbtest.Prefix("192.168.0.0/16"), verbtest.Prefix("172.28.0.1/32")}
 		}, "172.29.0.0/16"},
-		{"a tunnel for everything", func(w *world) { w.kernel.prefixes = []netip.Prefix{prefix("128.0.0.0/1")} }, had},
+		{"a tunnel for everything", func(w *world) { w.Kernel.Prefixes = []netip.Prefix{verbtest.Prefix("128.0.0.0/1")} }, had},
 	} {
 		for _, used := range []bool{false, true} { // by a sandbox that has been removed
 			t.Run(fmt.Sprint(tt.name, "/used=", used), func(t *testing.T) {
 				w := newWorld(t)
 				if used {
-					w.sandbox(model.SandboxSpec{Name: "first"})
+					w.MakeSandbox(model.SandboxSpec{Name: "first"})
 					if err := w.RemoveSandbox(t.Context(), "first", false); err != nil {
 						t.Fatal(err)
 					}
@@ -89,20 +93,20 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 					if err != nil || !n.Idle || len(n.Claimed()) != 0 {
 						t.Errorf("unused, the network is %+v, %v", n, err)
 					}
-					w.check()
+					w.Check()
 				}
 				idle()
-				w.restart()
+				w.Restart()
 				tt.others(w)
 				idle()
-				w.sandbox(model.SandboxSpec{Name: "sb"})
+				w.MakeSandbox(model.SandboxSpec{Name: "sb"})
 				n, _ := w.Network("bridge")
 				if n.Idle || len(n.Subnets) != 1 || n.Subnets[0].Prefix.String() != tt.want {
 					t.Errorf("used, the network is %+v, want %s", n, tt.want)
 				}
-				first := w.endpoint("bridge", "sb").IPv4
-				w.restart()
-				if again, _ := w.Network("bridge"); again.Idle || again.Subnets[0].Prefix != n.Subnets[0].Prefix || w.endpoint("bridge", "sb").IPv4 != first {
+				first := w.EndpointIn("bridge", "sb").IPv4
+				w.Restart()
+				if again, _ := w.Network("bridge"); again.Idle || again.Subnets[0].Prefix != n.Subnets[0].Prefix || w.EndpointIn("bridge", "sb").IPv4 != first {
 					t.Errorf("after a restart the network is %+v", again)
 				}
 				if err := w.Disconnect(t.Context(), "bridge", "sb", false); err != nil {
@@ -112,10 +116,10 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 				if _, err := w.Connect(t.Context(), "bridge", "sb", model.EndpointSpec{}); err != nil {
 					t.Fatal(err)
 				}
-				if second := w.endpoint("bridge", "sb").IPv4; second == first || second.Masked() != first.Masked() {
+				if second := w.EndpointIn("bridge", "sb").IPv4; second == first || second.Masked() != first.Masked() {
 					t.Errorf("connected again it has %v, had %v", second, first)
 				}
-				w.check()
+				w.Check()
 			})
 		}
 	}
@@ -128,31 +132,31 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.store.Commit(t.Context(), store.Put("network/"+n.ID, b)); err != nil {
+		if _, err := w.Store.Commit(t.Context(), store.Put("network/"+n.ID, b)); err != nil {
 			t.Fatal(err)
 		}
-		w.restart()
+		w.Restart()
 		if n, _ := w.Network("bridge"); !n.Idle || len(n.Subnets) != 1 {
 			t.Errorf("the network is %+v", n)
 		}
-		w.check()
+		w.Check()
 	})
 	t.Run("no subnet left at the first start", func(t *testing.T) {
 		w := newWorld(t)
-		w.kernel.prefixes = []netip.Prefix{prefix("172.16.0.0/12"), prefix("192.168.0.0/16")}
+		w.Kernel.Prefixes = []netip.Prefix{verbtest.Prefix("172.16.0.0/12"), verbtest.Prefix("192.168.0.0/16")}
 		empty, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(t.TempDir(), "state.db"), NoSync: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer empty.Close()
-		c, _ := w.open(empty, w.kernel)
+		c := w.Open(empty, w.Kernel)
 		if err := c.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.CreateSandbox(t.Context(), model.SandboxSpec{}); !errors.Is(err, model.ErrExhausted) {
 			t.Errorf("a sandbox was created, or: %v", err)
 		}
-		w.kernel.prefixes = nil
+		w.Kernel.Prefixes = nil
 		if _, err := c.CreateSandbox(t.Context(), model.SandboxSpec{}); err != nil {
 			t.Error(err)
 		}
@@ -160,11 +164,11 @@ func TestDefaultNetworkClaimsNothing(t *testing.T) {
 }
 
 func TestCreateNetworkSubnets(t *testing.T) {
-	full := subnet("10.1.0.0/16")
-	full.Gateway, full.IPRange = addr("10.1.9.9"), model.RangeOf(netip.MustParsePrefix("10.1.5.0/24"))
-	full.Aux = map[string]netip.Addr{"printer": addr("10.1.5.0"), "router": addr("10.1.0.1")}
-	auxFirst := subnet("10.2.0.0/24")
-	auxFirst.Aux = map[string]netip.Addr{"a": addr("10.2.0.1")}
+	full := verbtest.Subnet("10.1.0.0/16")
+	full.Gateway, full.IPRange = verbtest.Addr("10.1.9.9"), model.RangeOf(netip.MustParsePrefix("10.1.5.0/24"))
+	full.Aux = map[string]netip.Addr{"printer": verbtest.Addr("10.1.5.0"), "router": verbtest.Addr("10.1.0.1")}
+	auxFirst := verbtest.Subnet("10.2.0.0/24")
+	auxFirst.Aux = map[string]netip.Addr{"a": verbtest.Addr("10.2.0.1")}
 	tests := []struct {
 		name string
 		spec model.NetworkSpec
@@ -175,29 +179,29 @@ func TestCreateNetworkSubnets(t *testing.T) {
 		{"ula", model.NetworkSpec{EnableIPv6: true}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
 		{"full", model.NetworkSpec{Subnets: []model.SubnetSpec{full}}, "10.1.0.0/16 10.1.9.9", "10.1.5.1"},
 		{"aux-takes-first", model.NetworkSpec{Subnets: []model.SubnetSpec{auxFirst}}, "10.2.0.0/24 10.2.0.2", "10.2.0.3"},
-		{"dual", model.NetworkSpec{EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("2001:db8::/64"), subnet("10.3.0.0/24")}},
+		{"dual", model.NetworkSpec{EnableIPv6: true, Subnets: []model.SubnetSpec{verbtest.Subnet("2001:db8::/64"), verbtest.Subnet("10.3.0.0/24")}},
 			"10.3.0.0/24 10.3.0.1, 2001:db8::/64 2001:db8::1", "10.3.0.2 2001:db8::2"},
 		{"IPv6 alone", model.NetworkSpec{NoIPv4: true, EnableIPv6: true}, "ULA ULA::1", "ULA::2"},
-		{"IPv6 alone by subnet", model.NetworkSpec{NoIPv4: true, Subnets: []model.SubnetSpec{subnet("2001:db8::/64")}}, "2001:db8::/64 2001:db8::1", "2001:db8::2"},
-		{"IPv6 alone by options", model.NetworkSpec{Options: map[string]string{optIPv4: "false", optIPv6: "true"}}, "ULA ULA::1", "ULA::2"},
-		{"dual by option", model.NetworkSpec{Options: map[string]string{optIPv4: "true", optIPv6: "true"}}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
-		{"IPv4 by option", model.NetworkSpec{Options: map[string]string{optIPv6: "false"}}, "172.31.0.0/16 172.31.0.1", "172.31.0.2"},
-		{"option and flag", model.NetworkSpec{EnableIPv6: true, Options: map[string]string{optIPv6: "false"}}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
-		{"IPv4 link-local", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("169.254.170.0/24")}}, "169.254.170.0/24 169.254.170.1", "169.254.170.2"},
-		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("0.0.0.0/26")}}, "172.29.1.0/26 172.29.1.1", "172.29.1.2"},
-		{"dual-by-subnet", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("2001:db8::/64"), subnet("10.3.0.0/24")}},
+		{"IPv6 alone by subnet", model.NetworkSpec{NoIPv4: true, Subnets: []model.SubnetSpec{verbtest.Subnet("2001:db8::/64")}}, "2001:db8::/64 2001:db8::1", "2001:db8::2"},
+		{"IPv6 alone by options", model.NetworkSpec{Options: map[string]string{resource.OptIPv4: "false", resource.OptIPv6: "true"}}, "ULA ULA::1", "ULA::2"},
+		{"dual by option", model.NetworkSpec{Options: map[string]string{resource.OptIPv4: "true", resource.OptIPv6: "true"}}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
+		{"IPv4 by option", model.NetworkSpec{Options: map[string]string{resource.OptIPv6: "false"}}, "172.31.0.0/16 172.31.0.1", "172.31.0.2"},
+		{"option and flag", model.NetworkSpec{EnableIPv6: true, Options: map[string]string{resource.OptIPv6: "false"}}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
+		{"IPv4 link-local", model.NetworkSpec{Subnets: []model.SubnetSpec{verbtest.Subnet("169.254.170.0/24")}}, "169.254.170.0/24 169.254.170.1", "169.254.170.2"},
+		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{verbtest.Subnet("0.0.0.0/26")}}, "172.29.1.0/26 172.29.1.1", "172.29.1.2"},
+		{"dual-by-subnet", model.NetworkSpec{Subnets: []model.SubnetSpec{verbtest.Subnet("2001:db8::/64"), verbtest.Subnet("10.3.0.0/24")}},
 			"10.3.0.0/24 10.3.0.1, 2001:db8::/64 2001:db8::1", "10.3.0.2 2001:db8::2"},
-		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{subnet("0.0.0.0/26")}}, "172.29.1.0/26 172.29.1.1", "172.29.1.2"},
-		{"pair", model.NetworkSpec{EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("10.4.0.0/31"), subnet("2001:db8::/127")}},
+		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{verbtest.Subnet("0.0.0.0/26")}}, "172.29.1.0/26 172.29.1.1", "172.29.1.2"},
+		{"pair", model.NetworkSpec{EnableIPv6: true, Subnets: []model.SubnetSpec{verbtest.Subnet("10.4.0.0/31"), verbtest.Subnet("2001:db8::/127")}},
 			"10.4.0.0/31 10.4.0.0, 2001:db8::/127 2001:db8::", "10.4.0.1 2001:db8::1"},
-		{"pair-internal", model.NetworkSpec{Internal: true, Subnets: []model.SubnetSpec{subnet("10.4.0.0/31")}}, "10.4.0.0/31 none", "10.4.0.0"},
+		{"pair-internal", model.NetworkSpec{Internal: true, Subnets: []model.SubnetSpec{verbtest.Subnet("10.4.0.0/31")}}, "10.4.0.0/31 none", "10.4.0.0"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.kernel.prefixes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("172.29.0.0/24"), netip.MustParsePrefix("172.30.128.0/17")}
+			w.Kernel.Prefixes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("172.29.0.0/24"), netip.MustParsePrefix("172.30.128.0/17")}
 			tt.spec.Name = "n"
-			n := w.network(tt.spec)
+			n := w.MakeNetwork(tt.spec)
 			ula := ""
 			var subs []string
 			for _, s := range n.Subnets {
@@ -219,12 +223,12 @@ func TestCreateNetworkSubnets(t *testing.T) {
 			if got := normal(strings.Join(subs, ", ")); got != tt.want {
 				t.Errorf("subnets = %q, want %q", got, tt.want)
 			}
-			w.sandbox(model.SandboxSpec{Name: "sb", NetworkMode: "n"})
-			ep := w.endpoint("n", "sb")
+			w.MakeSandbox(model.SandboxSpec{Name: "sb", NetworkMode: "n"})
+			ep := w.EndpointIn("n", "sb")
 			if got := normal(strings.TrimSpace(model.AddrText(ep.IPv4.Addr()) + " " + model.AddrText(ep.IPv6.Addr()))); got != tt.next {
 				t.Errorf("addresses = %q, want %q", got, tt.next)
 			}
-			w.check()
+			w.Check()
 		})
 	}
 }
@@ -239,7 +243,7 @@ type networkRefusal struct {
 
 func networkRefusals() []networkRefusal {
 	with := func(s string, f func(*model.SubnetSpec)) []model.SubnetSpec {
-		sp := subnet(s)
+		sp := verbtest.Subnet(s)
 		f(&sp)
 		return []model.SubnetSpec{sp}
 	}
@@ -252,12 +256,12 @@ func networkRefusals() []networkRefusal {
 	return []networkRefusal{
 		{"name dot", model.NetworkSpec{Name: "."}, model.ErrInvalid, "is a directory"},
 		{"name dots", model.NetworkSpec{Name: ".."}, model.ErrInvalid, "is a directory"},
-		{"IPv6 link-local", sub(subnet("fe80:1::/64")), model.ErrInvalid, "IPv6 link-local addresses cannot be used"},
+		{"IPv6 link-local", sub(verbtest.Subnet("fe80:1::/64")), model.ErrInvalid, "IPv6 link-local addresses cannot be used"},
 		{"no family", model.NetworkSpec{Name: "n", NoIPv4: true}, model.ErrInvalid, "neither IPv4 nor IPv6 (add --ipv6)"},
-		{"no family by option", opt(optIPv4, "false"), model.ErrInvalid, "neither IPv4 nor IPv6"},
-		{"no IPv4 and its subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("10.9.0.0/24")}}, model.ErrInvalid, "has an IPv4 subnet although IPv4 is disabled"},
+		{"no family by option", opt(resource.OptIPv4, "false"), model.ErrInvalid, "neither IPv4 nor IPv6"},
+		{"no IPv4 and its subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{verbtest.Subnet("10.9.0.0/24")}}, model.ErrInvalid, "has an IPv4 subnet although IPv4 is disabled"},
 		{"no IPv4 and any subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{{}}}, model.ErrInvalid, "IPv4 is disabled in network n"},
-		{"family by a bad option", opt(optIPv6, "maybe"), model.ErrInvalid, "want true or false"},
+		{"family by a bad option", opt(resource.OptIPv6, "maybe"), model.ErrInvalid, "want true or false"},
 		{"no-name", model.NetworkSpec{}, model.ErrInvalid, "no name"},
 		{"predefined", model.NetworkSpec{Name: "host"}, model.ErrForbidden, "operation is not permitted on predefined host network"},
 		{"taken", model.NetworkSpec{Name: "taken"}, model.ErrConflict, "network with name taken already exists"},
@@ -265,71 +269,71 @@ func networkRefusals() []networkRefusal {
 		{"overlay", model.NetworkSpec{Name: "n", Driver: "overlay"}, model.ErrNotSupported, "driver overlay is not available yet"},
 		{"host", model.NetworkSpec{Name: "n", Driver: "host"}, model.ErrForbidden, "only one instance"},
 		{"unknown-driver", model.NetworkSpec{Name: "n", Driver: "x"}, model.ErrInvalid, `unknown network driver "x"`},
-		{"overlap", sub(subnet("10.9.128.0/17")), model.ErrConflict, `Pool overlaps with other one on this address space: 10.9.128.0/17 and network "taken" (10.9.0.0/16)`},
-		{"host-address", sub(subnet("10.8.0.0/16")), model.ErrConflict, "subnet 10.8.0.0/16 contains 10.8.7.6, an address of this host's device eth0 (choose another --subnet)"},
-		{"host-bits", sub(subnet("10.0.0.5/24")), model.ErrInvalid, "invalid subnet 10.0.0.5/24: it should be 10.0.0.0/24"},
-		{"two-v4", sub(subnet("10.0.0.0/24"), subnet("10.0.1.0/24")), model.ErrInvalid, "one subnet per address family"},
-		{"single", sub(subnet("10.0.0.0/32")), model.ErrInvalid, "no room"},
-		{"huge", sub(subnet("0.0.0.0/0")), model.ErrInvalid, "larger than /8"},
-		{"loopback", sub(subnet("127.0.0.0/24")), model.ErrInvalid, "loopback"},
-		{"multicast", sub(subnet("ff02::/64")), model.ErrInvalid, "multicast"},
-		{"gateway-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = addr("10.0.1.1") })...), model.ErrInvalid, "invalid gateway 10.0.1.1: parent subnet 10.0.0.0/24 doesn't contain this address (choose one of it)"},
-		{"gateway-network", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = addr("10.0.0.0") })...), model.ErrInvalid, "gateway 10.0.0.0"},
-		{"gateway-broadcast", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = addr("10.0.0.255") })...), model.ErrInvalid, "gateway 10.0.0.255"},
-		{"gateway-without-subnet", sub(model.SubnetSpec{Gateway: addr("10.0.0.1")}), model.ErrInvalid, "must have a corresponding subnet"},
+		{"overlap", sub(verbtest.Subnet("10.9.128.0/17")), model.ErrConflict, `Pool overlaps with other one on this address space: 10.9.128.0/17 and network "taken" (10.9.0.0/16)`},
+		{"host-address", sub(verbtest.Subnet("10.8.0.0/16")), model.ErrConflict, "subnet 10.8.0.0/16 contains 10.8.7.6, an address of this host's device eth0 (choose another --subnet)"},
+		{"host-bits", sub(verbtest.Subnet("10.0.0.5/24")), model.ErrInvalid, "invalid subnet 10.0.0.5/24: it should be 10.0.0.0/24"},
+		{"two-v4", sub(verbtest.Subnet("10.0.0.0/24"), verbtest.Subnet("10.0.1.0/24")), model.ErrInvalid, "one subnet per address family"},
+		{"single", sub(verbtest.Subnet("10.0.0.0/32")), model.ErrInvalid, "no room"},
+		{"huge", sub(verbtest.Subnet("0.0.0.0/0")), model.ErrInvalid, "larger than /8"},
+		{"loopback", sub(verbtest.Subnet("127.0.0.0/24")), model.ErrInvalid, "loopback"},
+		{"multicast", sub(verbtest.Subnet("ff02::/64")), model.ErrInvalid, "multicast"},
+		{"gateway-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = verbtest.Addr("10.0.1.1") })...), model.ErrInvalid, "invalid gateway 10.0.1.1: parent subnet 10.0.0.0/24 doesn't contain this address (choose one of it)"},
+		{"gateway-network", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = verbtest.Addr("10.0.0.0") })...), model.ErrInvalid, "gateway 10.0.0.0"},
+		{"gateway-broadcast", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Gateway = verbtest.Addr("10.0.0.255") })...), model.ErrInvalid, "gateway 10.0.0.255"},
+		{"gateway-without-subnet", sub(model.SubnetSpec{Gateway: verbtest.Addr("10.0.0.1")}), model.ErrInvalid, "must have a corresponding subnet"},
 		{"gateway-is-aux", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) {
-			s.Gateway, s.Aux = addr("10.0.0.9"), map[string]netip.Addr{"x": addr("10.0.0.9")}
+			s.Gateway, s.Aux = verbtest.Addr("10.0.0.9"), map[string]netip.Addr{"x": verbtest.Addr("10.0.0.9")}
 		})...), model.ErrInvalid, "Address already in use"},
 		{"range-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = model.RangeOf(netip.MustParsePrefix("10.0.1.0/25")) })...), model.ErrInvalid, "doesn't contain ip-range (give a part of that)"},
 		{"range-bigger", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = model.RangeOf(netip.MustParsePrefix("10.0.0.0/23")) })...), model.ErrInvalid, "CIDR block is bigger than its parent subnet 10.0.0.0/24 (give a part of that)"},
 		{"range-family", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = model.RangeOf(netip.MustParsePrefix("2001:db8::/80")) })...), model.ErrInvalid, "parent subnet is an IPv4 block (give a part of 10.0.0.0/24)"},
-		{"aux-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Aux = map[string]netip.Addr{"x": addr("10.1.0.1")} })...), model.ErrInvalid, "invalid auxiliary address 10.1.0.1: parent subnet 10.0.0.0/24 doesn't contain this address (choose one of it)"},
+		{"aux-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Aux = map[string]netip.Addr{"x": verbtest.Addr("10.1.0.1")} })...), model.ErrInvalid, "invalid auxiliary address 10.1.0.1: parent subnet 10.0.0.0/24 doesn't contain this address (choose one of it)"},
 		{"option-unknown", opt("com.example.x", "1"), model.ErrInvalid, "unknown option com.example.x"},
 		{"option-refused", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not supported (there is no bridge, and Fairlead chooses"},
-		{"option-set", opt(optInhibit4, "true"), model.ErrNotSupported, optInhibit4 + " is not supported (the host always has"},
-		{"option-mode", opt(optGateMode6, "routed"), model.ErrNotSupported, "routed of option " + optGateMode6 + " is not available yet"},
-		{"option-mode-isolated", opt(optGateMode4, "isolated"), model.ErrNotSupported, "isolated of option " + optGateMode4 + " is not available yet"},
+		{"option-set", opt(resource.OptInhibit4, "true"), model.ErrNotSupported, resource.OptInhibit4 + " is not supported (the host always has"},
+		{"option-mode", opt(resource.OptGateMode6, "routed"), model.ErrNotSupported, "routed of option " + resource.OptGateMode6 + " is not available yet"},
+		{"option-mode-isolated", opt(resource.OptGateMode4, "isolated"), model.ErrNotSupported, "isolated of option " + resource.OptGateMode4 + " is not available yet"},
 		{"option-host-address", opt("com.docker.network.host_ipv4", "192.0.2.1"), model.ErrNotSupported, "host_ipv4 is not supported (masquerading uses"},
-		{"option-no-mode", opt(optGateMode4, "nut"), model.ErrInvalid, "want nat"},
-		{"option-prefix", opt(optIfPrefix, "a/b"), model.ErrInvalid, optIfPrefix},
-		{"option-prefix-long", opt(optIfPrefix, "abcdefghijkl"), model.ErrInvalid, "up to 11"},
+		{"option-no-mode", opt(resource.OptGateMode4, "nut"), model.ErrInvalid, "want nat"},
+		{"option-prefix", opt(resource.OptIfPrefix, "a/b"), model.ErrInvalid, resource.OptIfPrefix},
+		{"option-prefix-long", opt(resource.OptIfPrefix, "abcdefghijkl"), model.ErrInvalid, "up to 11"},
 		{"option-bool", opt(model.OptICC, "maybe"), model.ErrInvalid, model.OptICC},
 		{"option-mtu", opt(model.OptMTU, "67"), model.ErrInvalid, "68 to 65535"},
-		{"option-addr", opt(optHostBinding, "localhost"), model.ErrInvalid, optHostBinding},
+		{"option-addr", opt(resource.OptHostBinding, "localhost"), model.ErrInvalid, resource.OptHostBinding},
 	}
 }
 
 func TestCreateNetworkRefuses(t *testing.T) {
 	w := newWorld(t)
-	w.network(model.NetworkSpec{Name: "taken", Subnets: []model.SubnetSpec{subnet("10.9.0.0/16")}})
-	w.kernel.addr = addr("10.8.7.6")
+	w.MakeNetwork(model.NetworkSpec{Name: "taken", Subnets: []model.SubnetSpec{verbtest.Subnet("10.9.0.0/16")}})
+	w.Kernel.HostAddress = verbtest.Addr("10.8.7.6")
 	for _, tt := range networkRefusals() {
 		t.Run(tt.name, func(t *testing.T) {
-			w.t = t
+			w.T = t
 			before := w.Snapshot()
 			_, err := w.CreateNetwork(t.Context(), tt.spec)
-			w.refused(before, err, tt.kind, tt.text)
+			w.Refused(before, err, tt.kind, tt.text)
 		})
 	}
 }
 
 func TestNetworkOptions(t *testing.T) {
 	w := newWorld(t)
-	n := w.network(model.NetworkSpec{Name: "plain"})
+	n := w.MakeNetwork(model.NetworkSpec{Name: "plain"})
 	if !n.ICC || !n.Masquerade || !n.AntiSpoof || n.MTU != 1500 || n.HostBindingIPv4.IsValid() || n.GatewayMAC.IsZero() {
 		t.Errorf("defaults: %+v", n)
 	}
-	opts := map[string]string{model.OptICC: "false", model.OptMasquerade: "0", optAntiSpoof: "false", model.OptMTU: "9000", optHostBinding: "127.0.0.1", optIfPrefix: "net", optGateMode4: "nat"}
-	n = w.network(model.NetworkSpec{Name: "test@#$ %", Options: opts, Labels: map[string]string{"a": "b"}})
-	if n.ICC || n.Masquerade || n.AntiSpoof || n.MTU != 9000 || n.HostBindingIPv4 != addr("127.0.0.1") || n.Labels["a"] != "b" {
+	opts := map[string]string{model.OptICC: "false", model.OptMasquerade: "0", resource.OptAntiSpoof: "false", model.OptMTU: "9000", resource.OptHostBinding: "127.0.0.1", resource.OptIfPrefix: "net", resource.OptGateMode4: "nat"}
+	n = w.MakeNetwork(model.NetworkSpec{Name: "test@#$ %", Options: opts, Labels: map[string]string{"a": "b"}})
+	if n.ICC || n.Masquerade || n.AntiSpoof || n.MTU != 9000 || n.HostBindingIPv4 != verbtest.Addr("127.0.0.1") || n.Labels["a"] != "b" {
 		t.Errorf("options: %+v", n)
 	}
-	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: n.Name})
-	if ep := w.endpoint(n.Name, "web"); ep.IfName != "net0" {
+	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: n.Name})
+	if ep := w.EndpointIn(n.Name, "web"); ep.IfName != "net0" {
 		t.Errorf("the interface name is %s", ep.IfName)
 	}
-	defaults := w.network(model.NetworkSpec{Name: "defaults", Options: map[string]string{
-		optHostBinding: "0.0.0.0", optInhibit4: "false", optDefaultBridge: "false", model.OptUntracked: "1",
+	defaults := w.MakeNetwork(model.NetworkSpec{Name: "defaults", Options: map[string]string{
+		resource.OptHostBinding: "0.0.0.0", resource.OptInhibit4: "false", resource.OptDefaultBridge: "false", model.OptUntracked: "1",
 	}})
 	if defaults.HostBindingIPv4.IsValid() || !defaults.Untracked {
 		t.Errorf("default values of options, except for one: %+v", defaults)
@@ -338,26 +342,26 @@ func TestNetworkOptions(t *testing.T) {
 	if n.Options[model.OptICC] != "false" {
 		t.Error("the network shares the caller's map")
 	}
-	w.check()
+	w.Check()
 }
 
 func TestDefaultPoolsRunOut(t *testing.T) {
 	w := newWorld(t)
 	for i := range 31 { // the last one gets the subnet of the idle default network
-		w.network(model.NetworkSpec{Name: fmt.Sprint("n", i)})
+		w.MakeNetwork(model.NetworkSpec{Name: fmt.Sprint("n", i)})
 	}
 	before := w.Snapshot()
 	_, err := w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "more"})
-	w.refused(before, err, model.ErrExhausted, "all predefined address pools have been fully subnetted")
+	w.Refused(before, err, model.ErrExhausted, "all predefined address pools have been fully subnetted")
 	_, err = w.CreateSandbox(t.Context(), model.SandboxSpec{})
-	w.refused(before, err, model.ErrExhausted, "all predefined address pools have been fully subnetted")
-	w.network(model.NetworkSpec{Name: "given", Subnets: []model.SubnetSpec{subnet("10.0.0.0/24")}})
+	w.Refused(before, err, model.ErrExhausted, "all predefined address pools have been fully subnetted")
+	w.MakeNetwork(model.NetworkSpec{Name: "given", Subnets: []model.SubnetSpec{verbtest.Subnet("10.0.0.0/24")}})
 }
 
 func TestConfiguredPools(t *testing.T) {
 	w := newWorld(t)
-	c, _ := w.open(w.store, w.kernel, func(cfg *txn.Config) {
-		cfg.DefaultPools = []ipam.DefaultPool{{Base: netip.MustParsePrefix("10.10.0.0/16"), Size: 24}, {Base: netip.MustParsePrefix("2001:db8::/48"), Size: 64}}
+	c := w.Open(w.Store, w.Kernel, func(cfg *verbtest.Configs) {
+		cfg.State.DefaultPools = []ipam.DefaultPool{{Base: netip.MustParsePrefix("10.10.0.0/16"), Size: 24}, {Base: netip.MustParsePrefix("2001:db8::/48"), Size: 64}}
 	})
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -371,12 +375,12 @@ func TestConfiguredPools(t *testing.T) {
 func TestRemoveAndPruneNetworks(t *testing.T) {
 	w := newWorld(t)
 	for _, name := range []string{"used", "idle", "kept", "gone"} {
-		w.network(model.NetworkSpec{Name: name})
+		w.MakeNetwork(model.NetworkSpec{Name: name})
 	}
-	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: "used"})
+	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: "used"})
 	before := w.Snapshot()
-	w.refused(before, w.RemoveNetwork(t.Context(), "used"), model.ErrForbidden, `network used has active endpoints (name:"web"`)
-	w.refused(before, w.RemoveNetwork(t.Context(), "nope"), model.ErrNotFound, "network nope not found")
+	w.Refused(before, w.RemoveNetwork(t.Context(), "used"), model.ErrForbidden, `network used has active endpoints (name:"web"`)
+	w.Refused(before, w.RemoveNetwork(t.Context(), "nope"), model.ErrNotFound, "network nope not found")
 	if err := w.RemoveNetwork(t.Context(), "gone"); err != nil {
 		t.Error(err)
 	}
@@ -384,26 +388,26 @@ func TestRemoveAndPruneNetworks(t *testing.T) {
 	if diff := cmp.Diff([]string{"idle"}, names); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
-	w.check()
+	w.Check()
 }
 
 func TestNetworkIndexIsNotReusedAtOnce(t *testing.T) {
 	w := newWorld(t)
-	a := w.network(model.NetworkSpec{Name: "a"})
+	a := w.MakeNetwork(model.NetworkSpec{Name: "a"})
 	if err := w.RemoveNetwork(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
-	if b := w.network(model.NetworkSpec{Name: "b"}); b.Index == a.Index {
+	if b := w.MakeNetwork(model.NetworkSpec{Name: "b"}); b.Index == a.Index {
 		t.Errorf("index %d reused", a.Index)
 	}
 }
 
 func TestLookupPrecedence(t *testing.T) {
 	w := newWorld(t)
-	a := w.network(model.NetworkSpec{Name: "a"})
+	a := w.MakeNetwork(model.NetworkSpec{Name: "a"})
 	// Another network's name is a prefix of the first one's ID.
-	b := w.network(model.NetworkSpec{Name: a.ID[:12]})
-	c := w.network(model.NetworkSpec{Name: a.ID})
+	b := w.MakeNetwork(model.NetworkSpec{Name: a.ID[:12]})
+	c := w.MakeNetwork(model.NetworkSpec{Name: a.ID})
 	for ref, want := range map[string]string{a.ID: a.ID, a.ID[:12]: b.ID, a.ID[:13]: a.ID, c.ID[:20]: c.ID, "a": a.ID} {
 		if n, err := w.Network(ref); err != nil || n.ID != want {
 			t.Errorf("network %q = %v, %v", ref, n, err)
@@ -412,19 +416,19 @@ func TestLookupPrecedence(t *testing.T) {
 	if _, err := w.Network(""); err == nil {
 		t.Error("the empty reference finds a network")
 	}
-	sb := w.sandbox(model.SandboxSpec{Name: "web"})
+	sb := w.MakeSandbox(model.SandboxSpec{Name: "web"})
 	if got, err := w.Sandbox(sb.ID[:5]); err != nil || got != sb {
 		t.Errorf("sandbox = %v, %v", got, err)
 	}
 	for i := range 20 { // of 21 IDs at least two begin with the same digit
-		w.sandbox(model.SandboxSpec{Name: fmt.Sprint("sb", i)})
+		w.MakeSandbox(model.SandboxSpec{Name: fmt.Sprint("sb", i)})
 	}
 	seen := map[byte]bool{}
 	for sb := range w.Snapshot().Sandboxes() {
 		id := sb.ID
 		if seen[id[0]] {
 			_, err := w.Sandbox(id[:1])
-			w.refused(w.Snapshot(), err, model.ErrInvalid, "is ambiguous")
+			w.Refused(w.Snapshot(), err, model.ErrInvalid, "is ambiguous")
 			return
 		}
 		seen[id[0]] = true

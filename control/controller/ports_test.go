@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"fmt"
@@ -9,7 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fairlead-net/fairlead/test/verbtest"
+
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource"
 )
 
 // served formats the publishes, sorted.
@@ -28,7 +31,7 @@ func (w *world) served() string {
 }
 
 func TestPublish(t *testing.T) {
-	udp := tcp("", 53, 1, 53, 1)
+	udp := verbtest.TCP("", 53, 1, 53, 1)
 	udp.Proto = model.UDP
 	expose := []model.PortProto{{Port: 80, Count: 1, Proto: model.TCP}, {Port: 90, Count: 3, Proto: model.TCP}, {Port: 80, Count: 1, Proto: model.UDP}}
 	tests := []struct {
@@ -36,40 +39,40 @@ func TestPublish(t *testing.T) {
 		spec model.SandboxSpec
 		want string
 	}{
-		{"exact", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 8080, 1, 80, 1), udp}}, "*:53->53/udp@a *:8080->80/tcp@a"},
-		{"same-port-two-addresses", model.SandboxSpec{Ports: []model.PortSpec{tcp("127.0.0.2", 80, 1, 80, 1), tcp("127.0.0.3", 80, 1, 80, 1)}},
+		{"exact", model.SandboxSpec{Ports: []model.PortSpec{verbtest.TCP("", 8080, 1, 80, 1), udp}}, "*:53->53/udp@a *:8080->80/tcp@a"},
+		{"same-port-two-addresses", model.SandboxSpec{Ports: []model.PortSpec{verbtest.TCP("127.0.0.2", 80, 1, 80, 1), verbtest.TCP("127.0.0.3", 80, 1, 80, 1)}},
 			"127.0.0.2:80->80/tcp@a 127.0.0.3:80->80/tcp@a"},
-		{"mapped-address", model.SandboxSpec{Ports: []model.PortSpec{tcp("::ffff:127.0.0.1", 80, 1, 80, 1)}}, "127.0.0.1:80->80/tcp@a"},
-		{"range", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 9000, 11, 7000, 11)}}, "*:9000-9010->7000-7010/tcp@a"},
+		{"mapped-address", model.SandboxSpec{Ports: []model.PortSpec{verbtest.TCP("::ffff:127.0.0.1", 80, 1, 80, 1)}}, "127.0.0.1:80->80/tcp@a"},
+		{"range", model.SandboxSpec{Ports: []model.PortSpec{verbtest.TCP("", 9000, 11, 7000, 11)}}, "*:9000-9010->7000-7010/tcp@a"},
 		{"one-by-one", model.SandboxSpec{Ports: []model.PortSpec{
-			tcp("", 8082, 1, 82, 1), tcp("", 8080, 1, 80, 1), udp, tcp("127.0.0.1", 9090, 1, 83, 1), tcp("", 8081, 1, 81, 1), tcp("", 8083, 2, 83, 2), tcp("", 8085, 1, 80, 1)}},
+			verbtest.TCP("", 8082, 1, 82, 1), verbtest.TCP("", 8080, 1, 80, 1), udp, verbtest.TCP("127.0.0.1", 9090, 1, 83, 1), verbtest.TCP("", 8081, 1, 81, 1), verbtest.TCP("", 8083, 2, 83, 2), verbtest.TCP("", 8085, 1, 80, 1)}},
 			"*:53->53/udp@a *:8080-8084->80-84/tcp@a *:8085->80/tcp@a 127.0.0.1:9090->83/tcp@a"},
-		{"last-port", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 65535, 1, 65535, 1)}}, "*:65535->65535/tcp@a"},
-		{"all-ports", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 1, 65535, 1, 65535)}}, "*:1-65535->1-65535/tcp@a"},
-		{"one-of-range", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 7000, 5, 80, 1), tcp("", 7000, 5, 80, 1), tcp("", 7000, 1, 81, 1)}},
+		{"last-port", model.SandboxSpec{Ports: []model.PortSpec{verbtest.TCP("", 65535, 1, 65535, 1)}}, "*:65535->65535/tcp@a"},
+		{"all-ports", model.SandboxSpec{Ports: []model.PortSpec{verbtest.TCP("", 1, 65535, 1, 65535)}}, "*:1-65535->1-65535/tcp@a"},
+		{"one-of-range", model.SandboxSpec{Ports: []model.PortSpec{verbtest.TCP("", 7000, 5, 80, 1), verbtest.TCP("", 7000, 5, 80, 1), verbtest.TCP("", 7000, 1, 81, 1)}},
 			"*:7000->81/tcp@a *:7002->80/tcp@a *:7003->80/tcp@a"}, // 7001 is busy
-		{"automatic", model.SandboxSpec{Ports: []model.PortSpec{tcp("", 0, 0, 80, 1), tcp("127.0.0.1", 0, 0, 80, 1), tcp("", 0, 0, 70, 2)}},
+		{"automatic", model.SandboxSpec{Ports: []model.PortSpec{verbtest.TCP("", 0, 0, 80, 1), verbtest.TCP("127.0.0.1", 0, 0, 80, 1), verbtest.TCP("", 0, 0, 70, 2)}},
 			"*:50001->80/tcp@a *:50003-50004->70-71/tcp@a 127.0.0.1:50002->80/tcp@a"}, // 50000 is busy
-		{"publish-all", model.SandboxSpec{PublishAll: true, Expose: expose, Ports: []model.PortSpec{tcp("", 8080, 1, 91, 1)}},
+		{"publish-all", model.SandboxSpec{PublishAll: true, Expose: expose, Ports: []model.PortSpec{verbtest.TCP("", 8080, 1, 91, 1)}},
 			"*:50001->80/tcp@a *:50002->90/tcp@a *:50003->92/tcp@a *:50004->80/udp@a *:8080->91/tcp@a"},
 		{"publish-all-run", model.SandboxSpec{PublishAll: true, Expose: expose[1:2]}, "*:50001-50003->90-92/tcp@a"},
 		{"expose-only", model.SandboxSpec{Expose: expose}, ""},
 		{"host-discards", model.SandboxSpec{NetworkMode: "host", Ports: []model.PortSpec{udp}}, ""},
 		{"none-discards", model.SandboxSpec{NetworkMode: "none", Ports: []model.PortSpec{udp}}, ""},
 		{"internal-serves-not", model.SandboxSpec{NetworkMode: "in", Ports: []model.PortSpec{udp}}, ""},
-		{"host-binding", model.SandboxSpec{NetworkMode: "bound", Ports: []model.PortSpec{udp, tcp("0.0.0.0", 80, 1, 80, 1)}},
+		{"host-binding", model.SandboxSpec{NetworkMode: "bound", Ports: []model.PortSpec{udp, verbtest.TCP("0.0.0.0", 80, 1, 80, 1)}},
 			"0.0.0.0:80->80/tcp@bound 127.0.0.1:53->53/udp@bound"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.kernel.lo, w.kernel.hi = 50000, 50010
+			w.Kernel.Lo, w.Kernel.Hi = 50000, 50010
 			if tt.name != "all-ports" {
-				w.kernel.busy = map[string]bool{"tcp 7001": true, "tcp 50000": true}
+				w.Kernel.Busy = map[string]bool{"tcp 7001": true, "tcp 50000": true}
 			}
-			w.network(model.NetworkSpec{Name: "a"})
-			w.network(model.NetworkSpec{Name: "in", Internal: true})
-			w.network(model.NetworkSpec{Name: "bound", Options: map[string]string{optHostBinding: "127.0.0.1"}})
+			w.MakeNetwork(model.NetworkSpec{Name: "a"})
+			w.MakeNetwork(model.NetworkSpec{Name: "in", Internal: true})
+			w.MakeNetwork(model.NetworkSpec{Name: "bound", Options: map[string]string{resource.OptHostBinding: "127.0.0.1"}})
 			if tt.spec.NetworkMode == "" {
 				tt.spec.NetworkMode = "a"
 			}
@@ -77,11 +80,11 @@ func TestPublish(t *testing.T) {
 			if discards := tt.want == "" && len(tt.spec.Ports) > 0; discards != (len(warn) == 1) {
 				t.Errorf("warnings = %q", warn)
 			}
-			w.sandbox(tt.spec)
+			w.MakeSandbox(tt.spec)
 			if got := w.served(); got != tt.want {
 				t.Errorf("served = %q, want %q", got, tt.want)
 			}
-			w.check()
+			w.Check()
 		})
 	}
 }
@@ -91,26 +94,26 @@ func TestPublishConflicts(t *testing.T) {
 		a, b model.PortSpec
 		ok   bool
 	}{
-		{tcp("", 80, 1, 80, 1), tcp("", 80, 1, 81, 1), false},
-		{tcp("", 80, 1, 80, 1), tcp("127.0.0.1", 80, 1, 80, 1), false},
-		{tcp("", 80, 1, 80, 1), tcp("::1", 80, 1, 80, 1), false},
-		{tcp("127.0.0.1", 80, 1, 80, 1), tcp("", 80, 1, 80, 1), false},
-		{tcp("127.0.0.1", 80, 1, 80, 1), tcp("127.0.0.1", 80, 1, 80, 1), false},
-		{tcp("127.0.0.1", 80, 1, 80, 1), tcp("127.0.0.2", 80, 1, 80, 1), true},
-		{tcp("127.0.0.1", 80, 1, 80, 1), tcp("0.0.0.0", 80, 1, 80, 1), false},
-		{tcp("127.0.0.1", 80, 1, 80, 1), tcp("::", 80, 1, 80, 1), true},
-		{tcp("::1", 80, 1, 80, 1), tcp("::", 80, 1, 80, 1), false},
-		{tcp("::1", 80, 1, 80, 1), tcp("0.0.0.0", 80, 1, 80, 1), true},
-		{tcp("0.0.0.0", 80, 1, 80, 1), tcp("::", 80, 1, 80, 1), true},
-		{tcp("0.0.0.0", 80, 1, 80, 1), tcp("", 80, 1, 80, 1), false},
-		{tcp("", 80, 10, 80, 10), tcp("", 89, 1, 80, 1), false},
-		{tcp("", 80, 10, 80, 10), tcp("", 90, 1, 80, 1), true},
-		{tcp("", 85, 1, 80, 1), tcp("", 80, 10, 80, 10), false},
+		{verbtest.TCP("", 80, 1, 80, 1), verbtest.TCP("", 80, 1, 81, 1), false},
+		{verbtest.TCP("", 80, 1, 80, 1), verbtest.TCP("127.0.0.1", 80, 1, 80, 1), false},
+		{verbtest.TCP("", 80, 1, 80, 1), verbtest.TCP("::1", 80, 1, 80, 1), false},
+		{verbtest.TCP("127.0.0.1", 80, 1, 80, 1), verbtest.TCP("", 80, 1, 80, 1), false},
+		{verbtest.TCP("127.0.0.1", 80, 1, 80, 1), verbtest.TCP("127.0.0.1", 80, 1, 80, 1), false},
+		{verbtest.TCP("127.0.0.1", 80, 1, 80, 1), verbtest.TCP("127.0.0.2", 80, 1, 80, 1), true},
+		{verbtest.TCP("127.0.0.1", 80, 1, 80, 1), verbtest.TCP("0.0.0.0", 80, 1, 80, 1), false},
+		{verbtest.TCP("127.0.0.1", 80, 1, 80, 1), verbtest.TCP("::", 80, 1, 80, 1), true},
+		{verbtest.TCP("::1", 80, 1, 80, 1), verbtest.TCP("::", 80, 1, 80, 1), false},
+		{verbtest.TCP("::1", 80, 1, 80, 1), verbtest.TCP("0.0.0.0", 80, 1, 80, 1), true},
+		{verbtest.TCP("0.0.0.0", 80, 1, 80, 1), verbtest.TCP("::", 80, 1, 80, 1), true},
+		{verbtest.TCP("0.0.0.0", 80, 1, 80, 1), verbtest.TCP("", 80, 1, 80, 1), false},
+		{verbtest.TCP("", 80, 10, 80, 10), verbtest.TCP("", 89, 1, 80, 1), false},
+		{verbtest.TCP("", 80, 10, 80, 10), verbtest.TCP("", 90, 1, 80, 1), true},
+		{verbtest.TCP("", 85, 1, 80, 1), verbtest.TCP("", 80, 10, 80, 10), false},
 	}
 	for _, tt := range tests {
 		t.Run(fmt.Sprintf("%v:%d+%d,%v:%d+%d", tt.a.HostIP, tt.a.HostPort, tt.a.HostCount, tt.b.HostIP, tt.b.HostPort, tt.b.HostCount), func(t *testing.T) {
 			w := newWorld(t)
-			w.network(model.NetworkSpec{Name: "n", EnableIPv6: true})
+			w.MakeNetwork(model.NetworkSpec{Name: "n", EnableIPv6: true})
 			mk := func(name string, ps ...model.PortSpec) error {
 				_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: name, NetworkMode: "n", Ports: ps})
 				return err
@@ -124,7 +127,7 @@ func TestPublishConflicts(t *testing.T) {
 				t.Error(err)
 			}
 			if !tt.ok {
-				w.refused(before, err, model.ErrConflict, `failed: port is already allocated (by sandbox "first"`)
+				w.Refused(before, err, model.ErrConflict, `failed: port is already allocated (by sandbox "first"`)
 			}
 			// The same conflict in one sandbox, and none after the port is released.
 			for name := range maps.Values(map[int]string{0: "first", 1: "second"}) {
@@ -142,16 +145,16 @@ func TestPublishConflicts(t *testing.T) {
 					t.Errorf("when free: %v", err)
 				}
 			}
-			w.check()
+			w.Check()
 		})
 	}
 }
 
 func TestPublishRefuses(t *testing.T) {
 	w := newWorld(t)
-	w.kernel.busy = map[string]bool{"tcp 80": true, "tcp 50000": true, "tcp 50001": true}
-	w.kernel.lo, w.kernel.hi = 50000, 50001
-	sctp := tcp("", 80, 1, 80, 1)
+	w.Kernel.Busy = map[string]bool{"tcp 80": true, "tcp 50000": true, "tcp 50001": true}
+	w.Kernel.Lo, w.Kernel.Hi = 50000, 50001
+	sctp := verbtest.TCP("", 80, 1, 80, 1)
 	sctp.Proto = model.SCTP
 	tests := []struct {
 		name string
@@ -159,35 +162,35 @@ func TestPublishRefuses(t *testing.T) {
 		kind error
 		text string
 	}{
-		{"other-program", tcp("", 80, 1, 8000, 1), model.ErrConflict, "failed to bind host port for 0.0.0.0:80:172.28.0.2:8000/tcp: bind 80: address already in use"},
-		{"other-program-in-range", tcp("127.0.0.1", 75, 10, 75, 10), model.ErrConflict, "failed to bind host port for 127.0.0.1:75"},
-		{"range-full", tcp("", 50000, 2, 80, 1), model.ErrExhausted, "no free host port of 50000-50001"},
-		{"ephemeral-full", tcp("", 0, 0, 80, 1), model.ErrExhausted, "no free host port of 50000-50001"},
-		{"ephemeral-too-small", tcp("", 0, 0, 80, 3), model.ErrExhausted, "no free host port of 50000-50001"},
+		{"other-program", verbtest.TCP("", 80, 1, 8000, 1), model.ErrConflict, "failed to bind host port for 0.0.0.0:80:172.28.0.2:8000/tcp: bind 80: address already in use"},
+		{"other-program-in-range", verbtest.TCP("127.0.0.1", 75, 10, 75, 10), model.ErrConflict, "failed to bind host port for 127.0.0.1:75"},
+		{"range-full", verbtest.TCP("", 50000, 2, 80, 1), model.ErrExhausted, "no free host port of 50000-50001"},
+		{"ephemeral-full", verbtest.TCP("", 0, 0, 80, 1), model.ErrExhausted, "no free host port of 50000-50001"},
+		{"ephemeral-too-small", verbtest.TCP("", 0, 0, 80, 3), model.ErrExhausted, "no free host port of 50000-50001"},
 		{"sctp", sctp, model.ErrNotSupported, "publishing sctp ports is not available yet"},
 		{"proto", model.PortSpec{Port: 1, Count: 1, Proto: 1}, model.ErrInvalid, "invalid protocol"},
-		{"port-0", tcp("", 80, 1, 0, 1), model.ErrInvalid, "invalid port 0"},
-		{"host-port-0", tcp("", 0, 1, 80, 1), model.ErrInvalid, "invalid host port 0"},
-		{"beyond", tcp("", 65000, 1000, 1, 1000), model.ErrInvalid, "invalid host port 65000-65999"},
-		{"unequal", tcp("", 90, 2, 80, 3), model.ErrInvalid, "invalid ranges specified"},
-		{"zone", model.PortSpec{HostIP: addr("fe80::1%eth0"), HostPort: 1, HostCount: 1, Port: 1, Count: 1, Proto: model.TCP}, model.ErrInvalid, "invalid host address"},
+		{"port-0", verbtest.TCP("", 80, 1, 0, 1), model.ErrInvalid, "invalid port 0"},
+		{"host-port-0", verbtest.TCP("", 0, 1, 80, 1), model.ErrInvalid, "invalid host port 0"},
+		{"beyond", verbtest.TCP("", 65000, 1000, 1, 1000), model.ErrInvalid, "invalid host port 65000-65999"},
+		{"unequal", verbtest.TCP("", 90, 2, 80, 3), model.ErrInvalid, "invalid ranges specified"},
+		{"zone", model.PortSpec{HostIP: verbtest.Addr("fe80::1%eth0"), HostPort: 1, HostCount: 1, Port: 1, Count: 1, Proto: model.TCP}, model.ErrInvalid, "invalid host address"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w.t = t
+			w.T = t
 			before := w.Snapshot()
 			_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Ports: []model.PortSpec{tt.port}})
-			w.refused(before, err, tt.kind, tt.text)
+			w.Refused(before, err, tt.kind, tt.text)
 		})
 	}
 }
 
 func TestPublishesFollowTheGateway(t *testing.T) {
 	w := newWorld(t)
-	w.network(model.NetworkSpec{Name: "in", Internal: true})
-	w.network(model.NetworkSpec{Name: "a"})
-	w.network(model.NetworkSpec{Name: "b", EnableIPv6: true, Options: map[string]string{optHostBinding: "127.0.0.1"}})
-	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: "in", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1), tcp("::1", 81, 1, 81, 1)}})
+	w.MakeNetwork(model.NetworkSpec{Name: "in", Internal: true})
+	w.MakeNetwork(model.NetworkSpec{Name: "a"})
+	w.MakeNetwork(model.NetworkSpec{Name: "b", EnableIPv6: true, Options: map[string]string{resource.OptHostBinding: "127.0.0.1"}})
+	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: "in", Ports: []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1), verbtest.TCP("::1", 81, 1, 81, 1)}})
 	step := func(verb, net, want string) {
 		t.Helper()
 		var err error
@@ -202,7 +205,7 @@ func TestPublishesFollowTheGateway(t *testing.T) {
 		if got := w.served(); got != want {
 			t.Errorf("after %s %s: served = %q, want %q", verb, net, got, want)
 		}
-		w.check()
+		w.Check()
 	}
 	step("connect", "b", "127.0.0.1:80->80/tcp@b ::1:81->81/tcp@b")
 	step("connect", "a", "127.0.0.1:80->80/tcp@b ::1:81->81/tcp@b")
@@ -212,16 +215,16 @@ func TestPublishesFollowTheGateway(t *testing.T) {
 	step("disconnect", "b", "")
 
 	// While the port is not served, others may take it; then connecting is refused.
-	other := w.sandbox(model.SandboxSpec{NetworkMode: "a", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
+	other := w.MakeSandbox(model.SandboxSpec{NetworkMode: "a", Ports: []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1)}})
 	before := w.Snapshot()
 	_, err := w.Connect(t.Context(), "b", "web", model.EndpointSpec{})
-	w.refused(before, err, model.ErrConflict, fmt.Sprintf("port is already allocated (by sandbox %q", other.Name))
+	w.Refused(before, err, model.ErrConflict, fmt.Sprintf("port is already allocated (by sandbox %q", other.Name))
 }
 
 func TestAPublishKeepsItsIDWhenItMoves(t *testing.T) {
 	w := newWorld(t)
-	w.network(model.NetworkSpec{Name: "a"})
-	w.sandbox(model.SandboxSpec{Name: "web", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
+	w.MakeNetwork(model.NetworkSpec{Name: "a"})
+	w.MakeSandbox(model.SandboxSpec{Name: "web", Ports: []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1)}})
 	if _, err := w.Connect(t.Context(), "a", "web", model.EndpointSpec{}); err != nil {
 		t.Fatal(err)
 	}
@@ -229,8 +232,15 @@ func TestAPublishKeepsItsIDWhenItMoves(t *testing.T) {
 	if err := w.Disconnect(t.Context(), "bridge", "web", false); err != nil {
 		t.Fatal(err)
 	}
-	w.restart()
-	if p := w.Snapshot().Publish(before[0].ID); p == nil || p.EndpointID != w.endpoint("a", "web").ID {
+	w.Restart()
+	if p := w.Snapshot().Publish(before[0].ID); p == nil || p.EndpointID != w.EndpointIn("a", "web").ID {
 		t.Errorf("publish = %+v", p)
 	}
+}
+
+func rangeText(port, count uint16) string {
+	if count == 1 {
+		return fmt.Sprint(port)
+	}
+	return fmt.Sprintf("%d-%d", port, port+count-1)
 }

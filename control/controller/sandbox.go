@@ -10,8 +10,16 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource"
 )
+
+// Sandbox finds a sandbox as Network finds a network. An engine-managed sandbox is also
+// found by the engine's ID of the container.
+func (c *Controller) Sandbox(ref string) (*model.Sandbox, error) {
+	return c.Snapshot().FindSandbox(ref)
+}
 
 // modeDefault is Docker's alias of the network bridge.
 const modeDefault = "default"
@@ -27,8 +35,8 @@ func (c *Controller) CreateSandbox(ctx context.Context, spec model.SandboxSpec) 
 		return nil, err
 	}
 	var sb *model.Sandbox
-	err := c.update(ctx, func(t *tx) (err error) {
-		sb, err = t.createSandbox(ctx, spec)
+	err := c.state.Update(ctx, func(t *txn.Tx) (err error) {
+		sb, err = c.createSandbox(ctx, t, spec)
 		return err
 	})
 	if err != nil {
@@ -68,24 +76,24 @@ func networkRef(spec model.SandboxSpec) string {
 
 func validateSandboxSpec(spec model.SandboxSpec) error {
 	switch {
-	case spec.Name != "" && !nameRule.MatchString(spec.Name) || len(spec.Name) > maxNameLen:
-		return refuse(model.ErrInvalid, "Invalid sandbox name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed, at least 2 and at most %d of them (choose another)", spec.Name, maxNameLen)
+	case spec.Name != "" && !resource.ValidName(spec.Name):
+		return model.Refuse(model.ErrInvalid, "Invalid sandbox name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed, at least 2 and at most %d of them (choose another)", spec.Name, resource.MaxNameLen)
 	case spec.NetNS != "" && (!filepath.IsAbs(spec.NetNS) || filepath.Clean(spec.NetNS) != spec.NetNS):
-		return refuse(model.ErrInvalid, "invalid network namespace path %q (give an absolute path without . or ..)", spec.NetNS)
+		return model.Refuse(model.ErrInvalid, "invalid network namespace path %q (give an absolute path without . or ..)", spec.NetNS)
 	case spec.Hostname != "" && !hostnameRule.MatchString(spec.Hostname):
-		return refuse(model.ErrInvalid, "invalid hostname format: %s (letters, digits, dots and hyphens, at most 64)", spec.Hostname)
+		return model.Refuse(model.ErrInvalid, "invalid hostname format: %s (letters, digits, dots and hyphens, at most 64)", spec.Hostname)
 	}
 	for _, e := range spec.Expose {
-		if err := validateRangeOf("exposed port", e.Port, e.Count, e.Proto); err != nil {
+		if err := resource.ValidatePortRange("exposed port", e.Port, e.Count, e.Proto); err != nil {
 			return err
 		}
 		if spec.PublishAll {
-			if err := publishable(e.Proto, e.Port); err != nil {
+			if err := resource.Publishable(e.Proto, e.Port); err != nil {
 				return err
 			}
 		}
 	}
-	if err := validatePorts(spec.Ports); err != nil {
+	if err := resource.ValidatePorts(spec.Ports); err != nil {
 		return err
 	}
 	if joinsSandbox(spec.NetworkMode) {
@@ -110,7 +118,7 @@ func validateJoin(spec model.SandboxSpec) error {
 	default:
 		return validateNoEndpoint(spec, "the container type network mode")
 	}
-	return refuse(model.ErrInvalid, "conflicting options: %s and the container type network mode (give it to the sandbox that is joined)", conflicting)
+	return model.Refuse(model.ErrInvalid, "conflicting options: %s and the container type network mode (give it to the sandbox that is joined)", conflicting)
 }
 
 // validateNoEndpoint refuses endpoint settings where there is no endpoint.
@@ -118,22 +126,22 @@ func validateNoEndpoint(spec model.SandboxSpec, mode string) error {
 	ep := spec.Endpoint
 	switch {
 	case ep.IPv4.IsValid() || ep.IPv6.IsValid():
-		return refuse(model.ErrInvalid, "user specified IP address is supported on user defined networks only, not with %s (leave it out, or choose a network)", mode)
+		return model.Refuse(model.ErrInvalid, "user specified IP address is supported on user defined networks only, not with %s (leave it out, or choose a network)", mode)
 	case !ep.MAC.IsZero():
-		return refuse(model.ErrInvalid, "conflicting options: mac-address and %s (leave one out)", mode)
+		return model.Refuse(model.ErrInvalid, "conflicting options: mac-address and %s (leave one out)", mode)
 	case ep.IfName != "":
-		return refuse(model.ErrInvalid, "conflicting options: interface name and %s (leave one out)", mode)
+		return model.Refuse(model.ErrInvalid, "conflicting options: interface name and %s (leave one out)", mode)
 	case !ep.Bandwidth.IsZero():
-		return refuse(model.ErrInvalid, "conflicting options: bandwidth limits and %s (leave one out)", mode)
+		return model.Refuse(model.ErrInvalid, "conflicting options: bandwidth limits and %s (leave one out)", mode)
 	case len(ep.Aliases) > 0:
-		return refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks, not with %s (leave them out)", mode)
+		return model.Refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks, not with %s (leave them out)", mode)
 	}
 	return nil
 }
 
-func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
+func (c *Controller) createSandbox(ctx context.Context, t *txn.Tx, spec model.SandboxSpec) (*model.Sandbox, error) {
 	sb := &model.Sandbox{
-		ID:         newID(t.Next.SandboxesByPrefix),
+		ID:         resource.NewID(t.Next.SandboxesByPrefix),
 		Name:       spec.Name,
 		Created:    t.Now(),
 		NetNS:      spec.NetNS,
@@ -148,12 +156,12 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 	}
 	for o := range t.Next.SandboxesNamed(sb.Name) {
 		if o.HasName(sb.Name) {
-			return nil, refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: %s rm %s, or choose another name)",
-				sb.Name, model.ShortID(o.ID), managingCLI(o.ManagedBy), sb.Name)
+			return nil, model.Refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: %s rm %s, or choose another name)",
+				sb.Name, model.ShortID(o.ID), o.ManagedBy.CLI(), sb.Name)
 		}
 	}
 	if ref, ok := strings.CutPrefix(spec.NetworkMode, model.ModeContainer); ok {
-		if err := t.joinSandbox(sb, ref); err != nil {
+		if err := joinSandbox(t, sb, ref); err != nil {
 			return nil, err
 		}
 		t.PutSandbox(sb.ID, sb)
@@ -164,33 +172,33 @@ func (t *tx) createSandbox(ctx context.Context, spec model.SandboxSpec) (*model.
 		return nil, err
 	}
 	if n.ManagedBy == model.ByEngine {
-		return nil, refuseEngineManaged("network "+n.Name, "docker run --network; or name another network")
+		return nil, model.RefuseEngineManaged("network "+n.Name, n.ManagedBy.CLI()+" run --network; or name another network")
 	}
-	if err := t.giveNamespace(sb, n); err != nil {
+	if err := c.giveNamespace(t, sb, n); err != nil {
 		return nil, err
 	}
 	t.PutSandbox(sb.ID, sb) // bindPorts adds its ports before the snapshot is published
 	if n.Has().Endpoint == model.NoDevice {
 		return sb, validateNoEndpoint(spec, "network "+n.Name)
 	}
-	if _, err := t.addEndpoint(ctx, n, sb, spec.Endpoint); err != nil {
+	if _, err := addEndpoint(ctx, t, n, sb, spec.Endpoint); err != nil {
 		return nil, err
 	}
 	ports := spec.Ports
 	if spec.PublishAll {
 		ports = withExposed(ports, spec.Expose)
 	}
-	return sb, t.bindPorts(sb, joinRuns(ports), t.chooseGateway(sb.ID))
+	return sb, bindPorts(t, sb, resource.JoinRuns(ports), chooseGateway(t, sb.ID))
 }
 
 // joinSandbox makes the new sandbox share another one's namespace.
-func (t *tx) joinSandbox(sb *model.Sandbox, ref string) error {
+func joinSandbox(t *txn.Tx, sb *model.Sandbox, ref string) error {
 	to, err := t.Next.FindSandbox(ref)
 	if err != nil {
 		return err
 	}
 	if to.ManagedBy == model.ByEngine {
-		return refuseEngineManaged("sandbox "+to.Name, "docker run --network container:…")
+		return model.RefuseEngineManaged("sandbox "+to.Name, to.ManagedBy.CLI()+" run --network container:…")
 	}
 	sb.NetNS, sb.NetworkMode = to.NetNS, model.ModeContainer+to.ID
 	if joinsSandbox(to.NetworkMode) {
@@ -200,16 +208,16 @@ func (t *tx) joinSandbox(sb *model.Sandbox, ref string) error {
 }
 
 // giveNamespace sets the network mode and the namespace of a new sandbox.
-func (t *tx) giveNamespace(sb *model.Sandbox, n *model.Network) error {
+func (c *Controller) giveNamespace(t *txn.Tx, sb *model.Sandbox, n *model.Network) error {
 	sb.NetworkMode = n.Name
 	if n.Driver == model.DriverHost {
 		if sb.NetNS != "" {
-			return refuse(model.ErrInvalid, "conflicting options: a network namespace path and network host (leave one out)")
+			return model.Refuse(model.ErrInvalid, "conflicting options: a network namespace path and network host (leave one out)")
 		}
 		return nil
 	}
 	if sb.NetNS == "" {
-		sb.NetNS = filepath.Join(t.c.cfg.RunDir, "netns", model.ShortID(sb.ID))
+		sb.NetNS = filepath.Join(c.cfg.RunDir, "netns", model.ShortID(sb.ID))
 		return nil
 	}
 	if sb.ManagedBy = model.ByUser; model.HasRuntimeLabel(sb.Labels) {
@@ -217,7 +225,7 @@ func (t *tx) giveNamespace(sb *model.Sandbox, n *model.Network) error {
 	}
 	for o := range t.Next.SandboxesAt(sb.NetNS) {
 		if o.ID != sb.ID {
-			return refuse(model.ErrConflict, "network namespace %s is already in use by sandbox %q (join it with --network container:%s)", sb.NetNS, o.Name, o.Name)
+			return model.Refuse(model.ErrConflict, "network namespace %s is already in use by sandbox %q (join it with --network container:%s)", sb.NetNS, o.Name, o.Name)
 		}
 	}
 	return nil
@@ -228,21 +236,21 @@ func (t *tx) giveNamespace(sb *model.Sandbox, n *model.Network) error {
 // refuses to remove something.
 func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) error {
 	var sb *model.Sandbox
-	err := c.update(ctx, func(t *tx) (err error) {
+	err := c.state.Update(ctx, func(t *txn.Tx) (err error) {
 		t.IgnoreApplyErr = force
 		if sb, err = t.Next.FindSandbox(ref); err != nil {
 			return err
 		}
 		if !force && sb.ManagedBy == model.ByEngine {
-			return refuseEngineManaged("sandbox "+sb.Name, "docker rm; if the engine no longer has it, use force")
+			return model.RefuseEngineManaged("sandbox "+sb.Name, sb.ManagedBy.CLI()+" rm; if the engine no longer has it, use force")
 		}
 		if !force && c.running(sb) {
-			return refuse(model.ErrConflict, "cannot remove sandbox %q: its program is running (PID %d): stop it before removing or force remove (fairlead rm -f %s)", sb.Name, sb.PID, sb.Name)
+			return model.Refuse(model.ErrConflict, "cannot remove sandbox %q: its program is running (PID %d): stop it before removing or force remove (fairlead rm -f %s)", sb.Name, sb.PID, sb.Name)
 		}
 		if js := t.Next.Joiners(sb.ID); len(js) > 0 {
-			return refuse(model.ErrConflict, "cannot remove sandbox %q: sandbox %q shares its network namespace (remove that first)", sb.Name, js[0].Name)
+			return model.Refuse(model.ErrConflict, "cannot remove sandbox %q: sandbox %q shares its network namespace (remove that first)", sb.Name, js[0].Name)
 		}
-		t.removeSandbox(sb)
+		removeSandbox(t, sb)
 		return nil
 	})
 	if err == nil {
@@ -255,13 +263,13 @@ func (c *Controller) logRemoved(sb *model.Sandbox) {
 	c.state.Log().Info("removed sandbox", "sandbox", sb.Name, "id", model.ShortID(sb.ID))
 }
 
-func (t *tx) removeSandbox(sb *model.Sandbox) {
+func removeSandbox(t *txn.Tx, sb *model.Sandbox) {
 	for _, p := range t.Served(sb.ID) {
 		t.FreePublish(p)
 	}
 	t.Serve(sb.ID, nil)
-	for _, ep := range endpointsOf(t.Next, sb.ID) {
-		t.removeEndpoint(ep)
+	for _, ep := range slices.Collect(t.Next.EndpointsOf(sb.ID)) {
+		resource.RemoveEndpoint(t, ep)
 	}
 	t.PutSandbox(sb.ID, nil)
 }

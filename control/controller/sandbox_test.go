@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"slices"
@@ -8,7 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-net/fairlead/test/verbtest"
+
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource"
 )
 
 func mac(s string) model.MAC {
@@ -21,12 +24,12 @@ func mac(s string) model.MAC {
 
 func TestCreateSandbox(t *testing.T) {
 	w := newWorld(t)
-	w.network(model.NetworkSpec{Name: "n", EnableIPv6: true, Subnets: []model.SubnetSpec{subnet("10.0.0.0/24"), subnet("2001:db8::/64")}})
+	w.MakeNetwork(model.NetworkSpec{Name: "n", EnableIPv6: true, Subnets: []model.SubnetSpec{verbtest.Subnet("10.0.0.0/24"), verbtest.Subnet("2001:db8::/64")}})
 	spec := model.SandboxSpec{Name: "web", NetworkMode: "n", Endpoint: model.EndpointSpec{
-		IPv4: addr("10.0.0.77"), IPv6: addr("2001:db8::77"), MAC: mac("02:00:00:00:00:77"), Aliases: []string{"www"}}}
-	sb := w.sandbox(spec)
+		IPv4: verbtest.Addr("10.0.0.77"), IPv6: verbtest.Addr("2001:db8::77"), MAC: mac("02:00:00:00:00:77"), Aliases: []string{"www"}}}
+	sb := w.MakeSandbox(spec)
 	spec.Endpoint.Aliases[0] = "changed by the caller"
-	ep := w.endpoint("n", "web")
+	ep := w.EndpointIn("n", "web")
 	if ep.IPv4.String() != "10.0.0.77/24" || ep.IPv6.String() != "2001:db8::77/64" || ep.MAC.String() != "02:00:00:00:00:77" ||
 		!ep.FixedIPv4 || !ep.FixedIPv6 || !ep.FixedMAC || !ep.DefaultRoute4 || !ep.DefaultRoute6 || ep.IfName != "eth0" || ep.Aliases[0] != "www" {
 		t.Errorf("endpoint = %+v", ep)
@@ -35,29 +38,29 @@ func TestCreateSandbox(t *testing.T) {
 		t.Errorf("sandbox = %+v", sb)
 	}
 	for mode, want := range map[string]string{"": "bridge", "default": "bridge", "bridge": "bridge", "none": "none", "host": "host"} {
-		sb := w.sandbox(model.SandboxSpec{NetworkMode: mode})
-		if !nameRule.MatchString(sb.Name) || sb.NetworkMode != want || (sb.NetNS == "") != (want == "host") {
+		sb := w.MakeSandbox(model.SandboxSpec{NetworkMode: mode})
+		if !resource.ValidName(sb.Name) || sb.NetworkMode != want || (sb.NetNS == "") != (want == "host") {
 			t.Errorf("sandbox with network %q = %+v", mode, sb)
 		}
 	}
-	own := w.sandbox(model.SandboxSpec{Name: "own", NetNS: "/var/run/netns/x"})
+	own := w.MakeSandbox(model.SandboxSpec{Name: "own", NetNS: "/var/run/netns/x"})
 	if own.ManagedBy != model.ByUser || own.OwnsNetNS() || own.NetNS != "/var/run/netns/x" {
 		t.Errorf("sandbox with a namespace = %+v", own)
 	}
-	join := w.sandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:web"})
-	again := w.sandbox(model.SandboxSpec{Name: "again", NetworkMode: "container:join"})
+	join := w.MakeSandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:web"})
+	again := w.MakeSandbox(model.SandboxSpec{Name: "again", NetworkMode: "container:join"})
 	for _, sb := range []*model.Sandbox{join, again} {
-		if sb.OwnsNetNS() || sb.NetNS != w.Snapshot().Sandbox(strings.TrimPrefix(sb.NetworkMode, "container:")).NetNS || w.endpoint("n", sb.Name) != nil {
+		if sb.OwnsNetNS() || sb.NetNS != w.Snapshot().Sandbox(strings.TrimPrefix(sb.NetworkMode, "container:")).NetNS || w.EndpointIn("n", sb.Name) != nil {
 			t.Errorf("joined sandbox = %+v", sb)
 		}
 	}
-	w.check()
+	w.Check()
 }
 
 func TestCreateSandboxRefuses(t *testing.T) {
 	w := newWorld(t)
-	w.network(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("10.0.0.0/29")}})
-	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: "n", NetNS: "/ns", Endpoint: model.EndpointSpec{MAC: mac("02:00:00:00:00:77")}})
+	w.MakeNetwork(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{verbtest.Subnet("10.0.0.0/29")}})
+	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: "n", NetNS: "/ns", Endpoint: model.EndpointSpec{MAC: mac("02:00:00:00:00:77")}})
 	gw, _ := w.Network("n")
 	in := func(ep model.EndpointSpec) model.SandboxSpec {
 		return model.SandboxSpec{NetworkMode: "n", Endpoint: ep}
@@ -85,19 +88,19 @@ func TestCreateSandboxRefuses(t *testing.T) {
 		{"netns-taken", model.SandboxSpec{NetNS: "/ns"}, model.ErrConflict, "--network container:web"},
 		{"netns-host", model.SandboxSpec{NetNS: "/other", NetworkMode: "host"}, model.ErrInvalid, "conflicting options"},
 		{"hostname", model.SandboxSpec{Hostname: "a b"}, model.ErrInvalid, "invalid hostname format"},
-		{"ip-outside", in(model.EndpointSpec{IPv4: addr("10.9.9.9")}), model.ErrInvalid, "no configured subnet contains IP address 10.9.9.9 (network n has 10.0.0.0/29, choose one of it)"},
-		{"ip6-none", in(model.EndpointSpec{IPv6: addr("2001:db8::1")}), model.ErrInvalid, "no configured subnet contains IP address 2001:db8::1 (network n has no IPv6, leave it out)"},
-		{"ip-taken", in(model.EndpointSpec{IPv4: addr("10.0.0.2")}), model.ErrConflict, `Address already in use: 10.0.0.2 belongs to sandbox "web"`},
-		{"ip-gateway", in(model.EndpointSpec{IPv4: addr("10.0.0.1")}), model.ErrConflict, "Address already in use: 10.0.0.1 belongs to the gateway"},
-		{"ip-broadcast", in(model.EndpointSpec{IPv4: addr("10.0.0.7")}), model.ErrInvalid, "broadcast"},
+		{"ip-outside", in(model.EndpointSpec{IPv4: verbtest.Addr("10.9.9.9")}), model.ErrInvalid, "no configured subnet contains IP address 10.9.9.9 (network n has 10.0.0.0/29, choose one of it)"},
+		{"ip6-none", in(model.EndpointSpec{IPv6: verbtest.Addr("2001:db8::1")}), model.ErrInvalid, "no configured subnet contains IP address 2001:db8::1 (network n has no IPv6, leave it out)"},
+		{"ip-taken", in(model.EndpointSpec{IPv4: verbtest.Addr("10.0.0.2")}), model.ErrConflict, `Address already in use: 10.0.0.2 belongs to sandbox "web"`},
+		{"ip-gateway", in(model.EndpointSpec{IPv4: verbtest.Addr("10.0.0.1")}), model.ErrConflict, "Address already in use: 10.0.0.1 belongs to the gateway"},
+		{"ip-broadcast", in(model.EndpointSpec{IPv4: verbtest.Addr("10.0.0.7")}), model.ErrInvalid, "broadcast"},
 		{"mac-taken", in(model.EndpointSpec{MAC: mac("02:00:00:00:00:77")}), model.ErrConflict, "is already in use on network n by web"},
 		{"mac-gateway", in(model.EndpointSpec{MAC: gw.GatewayMAC}), model.ErrConflict, "the gateway"},
 		{"mac-multicast", in(model.EndpointSpec{MAC: model.MAC{1}}), model.ErrInvalid, "multicast"},
 		{"alias-bridge", model.SandboxSpec{Endpoint: model.EndpointSpec{Aliases: []string{"a"}}}, model.ErrInvalid, "only supported for user-defined networks"},
-		{"ip-host", model.SandboxSpec{NetworkMode: "host", Endpoint: model.EndpointSpec{IPv4: addr("10.0.0.5")}}, model.ErrInvalid, "user specified IP address is supported on user defined networks only"},
+		{"ip-host", model.SandboxSpec{NetworkMode: "host", Endpoint: model.EndpointSpec{IPv4: verbtest.Addr("10.0.0.5")}}, model.ErrInvalid, "user specified IP address is supported on user defined networks only"},
 		{"mac-none", model.SandboxSpec{NetworkMode: "none", Endpoint: model.EndpointSpec{MAC: mac("02:00:00:00:00:01")}}, model.ErrInvalid, "conflicting options: mac-address"},
 		{"ifname-host", model.SandboxSpec{NetworkMode: "host", Endpoint: model.EndpointSpec{IfName: "eth5"}}, model.ErrInvalid, "conflicting options: interface name"},
-		{"join-ports", joinWith(func(s *model.SandboxSpec) { s.Ports = []model.PortSpec{tcp("", 80, 1, 80, 1)} }), model.ErrInvalid, "conflicting options: port publishing and the container type network mode"},
+		{"join-ports", joinWith(func(s *model.SandboxSpec) { s.Ports = []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1)} }), model.ErrInvalid, "conflicting options: port publishing and the container type network mode"},
 		{"join-publish-all", joinWith(func(s *model.SandboxSpec) { s.PublishAll = true }), model.ErrInvalid, "conflicting options: port publishing"},
 		{"join-expose", joinWith(func(s *model.SandboxSpec) { s.Expose = []model.PortProto{{Port: 1, Count: 1, Proto: model.TCP}} }), model.ErrInvalid, "conflicting options: port exposing"},
 		{"join-hostname", joinWith(func(s *model.SandboxSpec) { s.Hostname = "h" }), model.ErrInvalid, "conflicting options: hostname"},
@@ -106,31 +109,31 @@ func TestCreateSandboxRefuses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w.t = t
+			w.T = t
 			before := w.Snapshot()
 			_, err := w.CreateSandbox(t.Context(), tt.spec)
-			w.refused(before, err, tt.kind, tt.text)
+			w.Refused(before, err, tt.kind, tt.text)
 		})
 	}
 }
 
 func TestSubnetRunsFull(t *testing.T) {
 	w := newWorld(t)
-	w.network(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("10.0.0.0/29")}})
+	w.MakeNetwork(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{verbtest.Subnet("10.0.0.0/29")}})
 	for range 5 { // .2 to .6
-		w.sandbox(model.SandboxSpec{NetworkMode: "n"})
+		w.MakeSandbox(model.SandboxSpec{NetworkMode: "n"})
 	}
 	before := w.Snapshot()
 	_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{NetworkMode: "n"})
-	w.refused(before, err, model.ErrExhausted, "no available IPv4 addresses on this network's address pools: n (")
+	w.Refused(before, err, model.ErrExhausted, "no available IPv4 addresses on this network's address pools: n (")
 }
 
 func TestConnectDisconnect(t *testing.T) {
 	w := newWorld(t)
-	w.network(model.NetworkSpec{Name: "in", Internal: true})
-	w.network(model.NetworkSpec{Name: "a"})
-	w.network(model.NetworkSpec{Name: "b", EnableIPv6: true})
-	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: "in"})
+	w.MakeNetwork(model.NetworkSpec{Name: "in", Internal: true})
+	w.MakeNetwork(model.NetworkSpec{Name: "a"})
+	w.MakeNetwork(model.NetworkSpec{Name: "b", EnableIPv6: true})
+	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: "in"})
 
 	gateway := func(want string) {
 		t.Helper()
@@ -143,7 +146,7 @@ func TestConnectDisconnect(t *testing.T) {
 		if got != want {
 			t.Errorf("gateway = %q, want %q", got, want)
 		}
-		w.check()
+		w.Check()
 	}
 	connect := func(net string) *model.Endpoint {
 		t.Helper()
@@ -181,12 +184,12 @@ func TestConnectDisconnect(t *testing.T) {
 
 func TestConnectDisconnectRefuse(t *testing.T) {
 	w := newWorld(t)
-	w.network(model.NetworkSpec{Name: "a"})
-	w.network(model.NetworkSpec{Name: "b"})
-	w.sandbox(model.SandboxSpec{Name: "web", NetworkMode: "b"})
-	w.sandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:web"})
-	w.sandbox(model.SandboxSpec{Name: "alone", NetworkMode: "none"})
-	w.sandbox(model.SandboxSpec{Name: "onhost", NetworkMode: "host"})
+	w.MakeNetwork(model.NetworkSpec{Name: "a"})
+	w.MakeNetwork(model.NetworkSpec{Name: "b"})
+	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: "b"})
+	w.MakeSandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:web"})
+	w.MakeSandbox(model.SandboxSpec{Name: "alone", NetworkMode: "none"})
+	w.MakeSandbox(model.SandboxSpec{Name: "onhost", NetworkMode: "host"})
 	before := w.Snapshot()
 	for _, tt := range []struct {
 		net, sb string
@@ -203,10 +206,10 @@ func TestConnectDisconnectRefuse(t *testing.T) {
 		{"host", "web", model.ErrForbidden, "cannot connect sandbox \"web\" to host network"},
 	} {
 		_, err := w.Connect(t.Context(), tt.net, tt.sb, model.EndpointSpec{})
-		w.refused(before, err, tt.kind, tt.text)
+		w.Refused(before, err, tt.kind, tt.text)
 	}
-	w.refused(before, w.Disconnect(t.Context(), "a", "web", false), model.ErrForbidden, "is not connected to network a")
-	w.refused(before, w.Disconnect(t.Context(), "host", "onhost", true), model.ErrForbidden, "cannot be disconnected from host network")
+	w.Refused(before, w.Disconnect(t.Context(), "a", "web", false), model.ErrForbidden, "is not connected to network a")
+	w.Refused(before, w.Disconnect(t.Context(), "host", "onhost", true), model.ErrForbidden, "cannot be disconnected from host network")
 	if err := w.Disconnect(t.Context(), "a", "web", true); err != nil {
 		t.Errorf("disconnect by force: %v", err)
 	}
@@ -214,14 +217,14 @@ func TestConnectDisconnectRefuse(t *testing.T) {
 
 func TestAddressIsNotReusedAtOnce(t *testing.T) {
 	w := newWorld(t)
-	w.network(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("10.0.0.0/24")}})
+	w.MakeNetwork(model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{verbtest.Subnet("10.0.0.0/24")}})
 	for i, want := range []string{"10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"} {
-		sb := w.sandbox(model.SandboxSpec{NetworkMode: "n"})
-		if got := w.endpoint("n", sb.Name).IPv4.Addr().String(); got != want {
+		sb := w.MakeSandbox(model.SandboxSpec{NetworkMode: "n"})
+		if got := w.EndpointIn("n", sb.Name).IPv4.Addr().String(); got != want {
 			t.Errorf("address = %s, want %s", got, want)
 		}
 		if i == 2 {
-			w.restart()
+			w.Restart()
 		} else if err := w.RemoveSandbox(t.Context(), sb.Name, false); err != nil {
 			t.Fatal(err)
 		}
@@ -230,18 +233,18 @@ func TestAddressIsNotReusedAtOnce(t *testing.T) {
 
 func TestRemoveSandbox(t *testing.T) {
 	w := newWorld(t)
-	w.sandbox(model.SandboxSpec{Name: "web", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
-	w.sandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:web"})
-	w.alive[42] = true
+	w.MakeSandbox(model.SandboxSpec{Name: "web", Ports: []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1)}})
+	w.MakeSandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:web"})
+	w.Alive[42] = true
 	if err := w.SandboxStarted(t.Context(), "web", 42, 7); err != nil {
 		t.Fatal(err)
 	}
 	before := w.Snapshot()
-	w.refused(before, w.SandboxStarted(t.Context(), "web", 43, 8), model.ErrConflict, "already runs a program")
-	w.refused(before, w.SandboxStarted(t.Context(), "web", 0, 0), model.ErrInvalid, "invalid process ID")
-	w.refused(before, w.RemoveSandbox(t.Context(), "web", false), model.ErrConflict, "stop it before removing or force remove (fairlead rm -f web)")
-	w.refused(before, w.RemoveSandbox(t.Context(), "web", true), model.ErrConflict, `sandbox "join" shares its network namespace`)
-	w.refused(before, w.RemoveSandbox(t.Context(), "nope", true), model.ErrNotFound, "no such sandbox")
+	w.Refused(before, w.SandboxStarted(t.Context(), "web", 43, 8), model.ErrConflict, "already runs a program")
+	w.Refused(before, w.SandboxStarted(t.Context(), "web", 0, 0), model.ErrInvalid, "invalid process ID")
+	w.Refused(before, w.RemoveSandbox(t.Context(), "web", false), model.ErrConflict, "stop it before removing or force remove (fairlead rm -f web)")
+	w.Refused(before, w.RemoveSandbox(t.Context(), "web", true), model.ErrConflict, `sandbox "join" shares its network namespace`)
+	w.Refused(before, w.RemoveSandbox(t.Context(), "nope", true), model.ErrNotFound, "no such sandbox")
 	for _, name := range []string{"join", "web"} {
 		if err := w.RemoveSandbox(t.Context(), name, true); err != nil {
 			t.Error(err)
@@ -250,19 +253,19 @@ func TestRemoveSandbox(t *testing.T) {
 	if s := w.Snapshot(); s.Counts().Sandboxes+s.Counts().Endpoints+s.Counts().Publishes != 0 {
 		t.Errorf("left over: %+v", s)
 	}
-	w.check()
+	w.Check()
 }
 
 // program creates a sandbox without a network, with a program unless pid is 0.
 func (w *world) program(name string, pid int, auto bool) {
-	w.t.Helper()
-	w.sandbox(model.SandboxSpec{Name: name, AutoRemove: auto, NetworkMode: "none"})
+	w.T.Helper()
+	w.MakeSandbox(model.SandboxSpec{Name: name, AutoRemove: auto, NetworkMode: "none"})
 	if pid == 0 {
 		return
 	}
-	w.alive[pid] = true
-	if err := w.SandboxStarted(w.t.Context(), name, pid, 1); err != nil {
-		w.t.Fatal(err)
+	w.Alive[pid] = true
+	if err := w.SandboxStarted(w.T.Context(), name, pid, 1); err != nil {
+		w.T.Fatal(err)
 	}
 }
 
@@ -288,8 +291,8 @@ func TestReap(t *testing.T) {
 	w.program("plain", 11, false)
 	w.program("shared", 12, true)
 	w.program("exits", 13, true)
-	w.sandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:shared"})
-	w.sandbox(model.SandboxSpec{Name: "join2", NetworkMode: "container:exits"})
+	w.MakeSandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:shared"})
+	w.MakeSandbox(model.SandboxSpec{Name: "join2", NetworkMode: "container:exits"})
 	reap := func(want string) {
 		t.Helper()
 		if err := w.Reap(t.Context()); err != nil {
@@ -298,15 +301,15 @@ func TestReap(t *testing.T) {
 		if got := w.names(); got != want {
 			t.Errorf("after reap: %q, want %q", got, want)
 		}
-		w.check()
+		w.Check()
 	}
 	reap("auto exits join join2 never plain shared stays")
-	w.alive = map[int]bool{13: true}
+	w.Alive = map[int]bool{13: true}
 	if err := w.SandboxExited(t.Context(), "exits", 3); err != nil { // shared: only marked
 		t.Error(err)
 	}
 	reap("exits! join join2 never plain! shared stays")
-	w.now = w.now.Add(2 * time.Minute)
+	w.Time = w.Time.Add(2 * time.Minute)
 	for _, name := range []string{"join", "join2"} {
 		if err := w.RemoveSandbox(t.Context(), name, false); err != nil {
 			t.Error(err)
@@ -322,17 +325,17 @@ func TestReapOfNamespacesThatEnded(t *testing.T) {
 	for name, labels := range map[string]map[string]string{
 		"runtimes": {"fairlead.cni.container": "c1"}, "shared": {"fairlead.cni.container": "c2"}, "lives": {"fairlead.cni.container": "c3"}, "mine": {"a": "b"},
 	} {
-		sb := w.sandbox(model.SandboxSpec{Name: name, NetworkMode: "bridge", NetNS: "/run/netns/" + name, Labels: labels,
-			Ports: []model.PortSpec{tcp("", 0, 0, 80, 1)}})
+		sb := w.MakeSandbox(model.SandboxSpec{Name: name, NetworkMode: "bridge", NetNS: "/run/netns/" + name, Labels: labels,
+			Ports: []model.PortSpec{verbtest.TCP("", 0, 0, 80, 1)}})
 		if name != "lives" {
-			w.kernel.gone = append(w.kernel.gone, sb.ID)
+			w.Kernel.Vanished = append(w.Kernel.Vanished, sb.ID)
 		}
 	}
-	leased := w.sandbox(model.SandboxSpec{Name: "leased", NetworkMode: "bridge", NetNS: "/run/netns/leased",
+	leased := w.MakeSandbox(model.SandboxSpec{Name: "leased", NetworkMode: "bridge", NetNS: "/run/netns/leased",
 		Labels: map[string]string{"fairlead.cni.container": "c4"}, Endpoint: model.EndpointSpec{Leased: true}})
-	w.kernel.gone = append(w.kernel.gone, leased.ID, "nobody")
-	join := w.sandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:shared"})
-	w.restart()
+	w.Kernel.Vanished = append(w.Kernel.Vanished, leased.ID, "nobody")
+	join := w.MakeSandbox(model.SandboxSpec{Name: "join", NetworkMode: "container:shared"})
+	w.Restart()
 	log := w.logged()
 	for _, want := range []string{"join leased lives mine shared", "leased lives mine", "leased lives mine"} {
 		if err := w.Reap(t.Context()); err != nil {
@@ -341,7 +344,7 @@ func TestReapOfNamespacesThatEnded(t *testing.T) {
 		if got := w.names(); got != want {
 			t.Errorf("after reap: %q, want %q", got, want)
 		}
-		w.check()
+		w.Check()
 		if w.Snapshot().Sandbox(join.ID) != nil {
 			if err := w.RemoveSandbox(t.Context(), "join", false); err != nil {
 				t.Error(err)
@@ -351,7 +354,7 @@ func TestReapOfNamespacesThatEnded(t *testing.T) {
 	if got := strings.Count(log.String(), "its network namespace is gone"); got != 2 {
 		t.Errorf("the log reports %d removals, want 2:\n%s", got, log)
 	}
-	if got := w.kernel.applied.Counts().Publishes; got != 2 {
+	if got := w.Kernel.Applied.Counts().Publishes; got != 2 {
 		t.Errorf("the kernel has %d publishes, want 2", got)
 	}
 }
@@ -375,10 +378,10 @@ func TestRestartSweepsTheDead(t *testing.T) {
 	w.program("auto", 20, true)
 	w.program("plain", 21, false)
 	w.program("lives", 22, true)
-	w.alive = map[int]bool{22: true}
-	w.restart()
+	w.Alive = map[int]bool{22: true}
+	w.Restart()
 	if got := w.names(); got != "lives plain!" {
 		t.Errorf("after restart: %q", got)
 	}
-	w.check()
+	w.Check()
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/api/server"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/engine"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
@@ -120,16 +121,16 @@ func refuseHost(path string) error {
 		"network namespace %q is the host's own (name another; use --network host to run in the host's network)", path)}
 }
 
-// engineController is the controller for container engines.
-type engineController struct {
-	*controller.Controller
+// engineVerbs are the verbs of container engines.
+type engineVerbs struct {
+	*engine.Engine
 	handle *rtnl.Handle
 	log    *slog.Logger
 }
 
 // JoinEndpoint implements [dockerplugin.Controller]. The path need not exist outside of the
 // engine.
-func (f engineController) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
+func (f engineVerbs) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
 	ns, err := f.handle.OpenSandboxNetNS(netns)
 	if errors.Is(err, rtnl.ErrHost) {
 		return nil, refuseHost(netns)
@@ -140,7 +141,7 @@ func (f engineController) JoinEndpoint(ctx context.Context, id, name, netns stri
 	if err != nil && !errors.Is(err, rtnl.ErrNoNetNS) {
 		f.log.Debug("cannot check the engine's network namespace", "path", netns, "err", err)
 	}
-	return f.Controller.JoinEndpoint(ctx, id, name, netns)
+	return f.Engine.JoinEndpoint(ctx, id, name, netns)
 }
 
 // ForceRemoveNetwork implements [server.Node]. It removes a network even if an engine manages it,
@@ -163,14 +164,14 @@ func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
 			return &model.Refusal{Kind: model.ErrForbidden, Text: fmt.Sprintf("network %s is managed by Docker (use: docker network rm %[1]s)", n.Name)}
 		}
 	}
-	if err := b.RemoveEngineNetwork(ctx, n.ID); err != nil {
+	if err := b.daemon.engine.RemoveEngineNetwork(ctx, n.ID); err != nil {
 		return err
 	}
 	subnets := make([]string, len(n.Subnets))
 	for i, s := range n.Subnets {
 		subnets[i] = s.Prefix.String()
 	}
-	return b.RemoveOrphaned(ctx, subnets)
+	return b.daemon.engine.RemoveOrphaned(ctx, subnets)
 }
 
 // CheckSandbox implements [server.Node]. It checks a sandbox's interfaces immediately.

@@ -43,7 +43,7 @@ func TestHostIsNoSandbox(t *testing.T) {
 	d := &daemon{handle: handle, log: slog.New(slog.DiscardHandler)}
 	for _, path := range []string{own, fmt.Sprintf("/proc/%d/ns/net", os.Getpid()), link, mount} {
 		_, create := (&backend{daemon: d}).CreateSandbox(t.Context(), model.SandboxSpec{Name: "box", NetNS: path})
-		_, join := engineController{handle: handle, log: d.log}.JoinEndpoint(t.Context(), "", "box", path)
+		_, join := engineVerbs{handle: handle, log: d.log}.JoinEndpoint(t.Context(), "", "box", path)
 		for _, err := range []error{create, join} {
 			if !errors.Is(err, model.ErrInvalid) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "host's own (name another") {
 				t.Errorf("%s: %v, want a refusal that names the path and the remedy", path, err)

@@ -28,6 +28,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/dns"
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
+	"github.com/fairlead-net/fairlead/control/engine"
 	"github.com/fairlead-net/fairlead/control/gc"
 	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/metrics"
@@ -60,6 +61,7 @@ type daemon struct {
 	reconciler *reconcile.Reconciler
 	state      *txn.State
 	controller *controller.Controller
+	engine     *engine.Engine
 	collector  *gc.Collector
 	metrics    *metrics.Metrics
 	server     *server.Server
@@ -174,9 +176,9 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
-	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: engineController{d.controller, d.handle, d.log}, Log: d.log, Socket: d.cfg.DockerSocket})
+	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: engineVerbs{d.engine, d.handle, d.log}, Log: d.log, Socket: d.cfg.DockerSocket})
 	if d.dockerSocket != nil && d.cfg.DockerSocket != "" {
-		d.namer = dockerplugin.NewNamer(d.cfg.DockerSocket, d.controller, d.log)
+		d.namer = dockerplugin.NewNamer(d.cfg.DockerSocket, d.engine, d.log)
 	}
 	return d.openAPI()
 }
@@ -261,7 +263,10 @@ func (d *daemon) openState(ctx context.Context) error {
 		return err
 	}
 	d.state.Subscribe(d.dns.Update) // so that names are served when a verb returns
-	if d.controller, err = controller.New(d.state, controller.Config{Kernel: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run}); err != nil {
+	if d.controller, err = controller.New(d.state, controller.Config{Namespaces: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run}); err != nil {
+		return err
+	}
+	if d.engine, err = engine.New(d.state, engine.Config{Inner: d.reconciler}); err != nil {
 		return err
 	}
 	d.collector = gc.New(gc.Config{Flows: d.datapath.Maps().Conntrack, Refused: d.refusedFlows, Log: d.log})

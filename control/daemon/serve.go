@@ -52,7 +52,7 @@ func (d *daemon) reap(ctx context.Context) error {
 	tick := time.NewTicker(reapInterval)
 	defer tick.Stop()
 	for {
-		if err := d.controller.Reap(ctx); err != nil && ctx.Err() == nil {
+		if err := errors.Join(d.controller.Reap(ctx), d.engine.Reap(ctx)); err != nil && ctx.Err() == nil {
 			d.log.Warn("cannot reap sandboxes", "err", err)
 		}
 		d.notify(systemd.SdNotifyWatchdog)

@@ -19,11 +19,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-net/fairlead/test/verbtest"
+
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/controller/controllertest"
 	"github.com/fairlead-net/fairlead/control/desired/txn"
+	"github.com/fairlead-net/fairlead/control/engine"
 	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -35,7 +38,7 @@ var update = flag.Bool("update", false, "update the golden files")
 // world is a server with a real controller.
 type world struct {
 	*Server
-	*controller.Controller
+	verbtest.Parts
 	t testing.TB
 }
 
@@ -48,18 +51,15 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(func() { s.Close() })
 	// The pools of the daemon whose requests were recorded.
 	pools := []ipam.DefaultPool{{Base: netip.MustParsePrefix("172.17.0.0/16"), Size: 16}, {Base: netip.MustParsePrefix("172.18.0.0/15"), Size: 16}}
-	state, err := txn.New(txn.Config{Store: s, Realizer: controllertest.Kernel{}, Host: controllertest.Host{Busy: 90}, DefaultPools: pools})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := controller.New(state, controller.Config{Kernel: controllertest.Kernel{}, Alive: host.ProcessAlive, RunDir: "/run/fl"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := verbtest.Open(t, verbtest.Configs{
+		State:      txn.Config{Store: s, Realizer: controllertest.Kernel{}, Host: controllertest.Host{Busy: 90}, DefaultPools: pools},
+		Controller: controller.Config{Namespaces: controllertest.Kernel{}, Alive: host.ProcessAlive, RunDir: "/run/fl"},
+		Engine:     engine.Config{Inner: controllertest.Kernel{}},
+	})
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return &world{NewServer(Config{Controller: c, Log: slog.New(slog.DiscardHandler)}), c, t}
+	return &world{NewServer(Config{Controller: c.Engine, Log: slog.New(slog.DiscardHandler)}), c, t}
 }
 
 // ask sends a request, and returns the status and body of the answer.

@@ -39,6 +39,22 @@ func (m Manager) String() string {
 	return fmt.Sprintf("manager%d", uint8(m))
 }
 
+// engineCLI is the command of the container engines that Fairlead serves so far.
+const engineCLI = "docker"
+
+// CLI returns the command that creates and removes what m manages.
+func (m Manager) CLI() string {
+	if m == ByEngine {
+		return engineCLI
+	}
+	return "fairlead"
+}
+
+// RefuseEngineManaged refuses a change that only the container engine may make.
+func RefuseEngineManaged(what, remedy string) error {
+	return Refuse(ErrForbidden, "%s is managed by a container engine (use: %s)", what, remedy)
+}
+
 // MarshalText implements [encoding.TextMarshaler].
 func (m Manager) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 

@@ -54,7 +54,9 @@ var (
 		"control/store":                     {"control/model"},
 		"control/ipam":                      {"control/model"},
 		"control/desired/txn":               {"control/model", "control/desired", "control/store", "control/ipam"},
-		"control/controller":                {"control/model", "control/desired", "control/desired/txn", "control/ipam"},
+		"control/resource":                  {"control/model", "control/desired", "control/desired/txn", "control/ipam"},
+		"control/controller":                {"control/model", "control/desired", "control/desired/txn", "control/resource"},
+		"control/engine":                    {"control/model", "control/desired", "control/desired/txn", "control/ipam", "control/resource"},
 		"control/api":                       {"control/model"},
 		"control/api/client":                {"control/api", "control/httpserve"},
 		"control/api/server":                {"control/api", "control/model", "control/desired", "control/httpserve"},
@@ -111,7 +113,7 @@ var homes = map[string][]string{
 }
 
 // blind lists the packages that must not reach the kernel even indirectly.
-var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/store", "control/ipam", "control/controller", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
+var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/store", "control/ipam", "control/resource", "control/controller", "control/engine", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
 
 func TestImportDirection(t *testing.T) {
 	for _, p := range list(t) {

@@ -76,7 +76,7 @@ func New(t *testing.T) *Daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.Controller, err = controller.New(state, controller.Config{Kernel: controllertest.Kernel{}, Alive: host.ProcessAlive, RunDir: dir}); err != nil {
+	if d.Controller, err = controller.New(state, controller.Config{Namespaces: controllertest.Kernel{}, Alive: host.ProcessAlive, RunDir: dir}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Start(t.Context()); err != nil {

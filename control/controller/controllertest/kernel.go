@@ -14,10 +14,10 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Kernel implements controller.Kernel and accepts everything.
+// Kernel implements what the verbs need to know of the kernel, and accepts everything.
 type Kernel struct{}
 
-// Host implements controller.HostFacts of a host without networks. Another program uses the
+// Host implements txn.HostFacts of a host without networks. Another program uses the
 // port Busy.
 type Host struct{ Busy uint16 }
 

@@ -1,31 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package engine_test
 
 import (
 	"testing"
 
+	"github.com/fairlead-net/fairlead/test/verbtest"
+
 	"github.com/fairlead-net/fairlead/control/model"
 )
-
-// engineNames returns an engine's names of the network f and of the containers of endpoints,
-// given as endpoint, name, endpoint, name …
-func engineNames(network string, containers ...string) model.EngineNames {
-	names := model.EngineNames{Networks: map[string]string{engineID("f"): network}, Containers: map[string]model.EngineName{}}
-	for i := 0; i < len(containers); i += 2 {
-		names.Containers[engineID(containers[i])] = model.EngineName{Name: containers[i+1], ID: engineID("container " + containers[i])}
-	}
-	return names
-}
 
 // Engine-managed objects get the engine's names unless those are taken. The original name
 // and both IDs always find them.
 func TestEngineNames(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	populateEngine(w)
-	w.sandbox(model.SandboxSpec{Name: "mine"})
-	w.network(model.NetworkSpec{Name: "own"})
+	verbtest.PopulateEngine(w.World)
+	w.MakeSandbox(model.SandboxSpec{Name: "mine"})
+	w.MakeNetwork(model.NetworkSpec{Name: "own"})
 	is := func(name string, refs ...string) {
 		t.Helper()
 		for _, ref := range refs {
@@ -36,23 +28,23 @@ func TestEngineNames(t *testing.T) {
 	}
 	name := func(names model.EngineNames) {
 		t.Helper()
-		applies := w.kernel.applies
+		applies := w.Kernel.Applies
 		if err := w.SyncEngineNames(ctx, names); err != nil {
 			t.Fatal(err)
 		}
-		if w.kernel.applies != applies {
+		if w.Kernel.Applies != applies {
 			t.Error("names were applied to the kernel")
 		}
-		w.check()
+		w.Check()
 	}
-	name(engineNames("web", "joined", "ben", "serves", "mine", "waits", "waits", "unknown", "anna"))
-	id := engineID("container joined")
+	name(verbtest.EngineNames("web", "joined", "ben", "serves", "mine", "waits", "waits", "unknown", "anna"))
+	id := verbtest.EngineID("container joined")
 	is("ben", "ben", "docker-1", id, id[:12])
-	is("docker-3", "docker-3", engineID("container serves"))
+	is("docker-3", "docker-3", verbtest.EngineID("container serves"))
 	if sb, _ := w.Sandbox("ben"); sb.NetworkMode != "web" {
 		t.Errorf("its network is %q", sb.NetworkMode)
 	}
-	for _, ref := range []string{"web", "f", engineID("f")} {
+	for _, ref := range []string{"web", "f", verbtest.EngineID("f")} {
 		if n, err := w.Network(ref); err != nil || n.Name != "web" {
 			t.Errorf("network %s is %+v, %v", ref, n, err)
 		}
@@ -60,26 +52,26 @@ func TestEngineNames(t *testing.T) {
 	before := w.Snapshot()
 	for _, taken := range []string{"ben", "docker-1"} {
 		_, err := w.CreateSandbox(ctx, model.SandboxSpec{Name: taken})
-		w.refused(before, err, model.ErrConflict, "already in use")
+		w.Refused(before, err, model.ErrConflict, "already in use")
 	}
 	_, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "f"})
-	w.refused(before, err, model.ErrConflict, "already exists")
+	w.Refused(before, err, model.ErrConflict, "already exists")
 
-	name(engineNames("own", "joined", "paul", "serves", "ben")) // one name moves to another container
+	name(verbtest.EngineNames("own", "joined", "paul", "serves", "ben")) // one name moves to another container
 	is("paul", "paul", "docker-1")
 	is("ben", "ben", "docker-3")
 	if n, _ := w.Network("f"); n.Name != "f" {
 		t.Errorf("the network's name is %s", n.Name)
 	}
-	name(engineNames("bridge", "joined", "ben", "serves", "paul")) // two names are exchanged
+	name(verbtest.EngineNames("bridge", "joined", "ben", "serves", "paul")) // two names are exchanged
 	is("ben", "docker-1")
 	is("paul", "docker-3")
-	name(engineNames("\n", "joined", "../x", "serves", "")) // invalid names are ignored
+	name(verbtest.EngineNames("\n", "joined", "../x", "serves", "")) // invalid names are ignored
 	is("ben", "docker-1")
 	is("paul", "docker-3")
 	if before := w.Snapshot(); w.SyncEngineNames(ctx, model.EngineNames{}) != nil || w.Snapshot() != before {
 		t.Error("an empty update changed something")
 	}
-	w.restart()
+	w.Restart()
 	is("ben", "docker-1", id)
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package engine_test
 
 import (
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fairlead-net/fairlead/test/verbtest"
 
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -16,24 +18,24 @@ import (
 func TestEnginePortsParted(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	dual := engineNetwork("dual", "10.9.0.0/24")
-	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: prefix("fd00:9::/64"), Gateway: addr("fd00:9::1")})
-	w.network(engineNetwork("four", "10.8.0.0/24"))
-	w.network(dual)
+	dual := verbtest.EngineNetwork("dual", "10.9.0.0/24")
+	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: verbtest.Prefix("fd00:9::/64"), Gateway: verbtest.Addr("fd00:9::1")})
+	w.MakeNetwork(verbtest.EngineNetwork("four", "10.8.0.0/24"))
+	w.MakeNetwork(dual)
 	for _, name := range []string{"four", "dual"} {
-		spec := model.EndpointSpec{EngineID: engineID("in " + name)}
-		if _, err := w.ReserveEndpoint(ctx, engineID(name), spec); err != nil {
+		spec := model.EndpointSpec{EngineID: verbtest.EngineID("in " + name)}
+		if _, err := w.ReserveEndpoint(ctx, verbtest.EngineID(name), spec); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := w.JoinEndpoint(ctx, spec.EngineID, "docker-1", "/run/x/1"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	four, dual6 := engineID("in four"), engineID("in dual")
-	ports := []model.PortSpec{tcp("", 80, 1, 8080, 1), tcp("", 0, 0, 81, 1), tcp("127.0.0.1", 82, 1, 82, 1), tcp("::1", 83, 1, 83, 1)}
+	four, dual6 := verbtest.EngineID("in four"), verbtest.EngineID("in dual")
+	ports := []model.PortSpec{verbtest.TCP("", 80, 1, 8080, 1), verbtest.TCP("", 0, 0, 81, 1), verbtest.TCP("127.0.0.1", 82, 1, 82, 1), verbtest.TCP("::1", 83, 1, 83, 1)}
 	serves := func(want string) {
 		t.Helper()
-		w.check()
+		w.Check()
 		var got []string
 		for p := range w.Snapshot().Publishes() {
 			network := "dual"
@@ -85,7 +87,7 @@ func TestEnginePortsParted(t *testing.T) {
 		}
 		byPort[p.Port] = p.HostPort
 	}
-	w.restart()
+	w.Restart()
 	serves(parted)
 	publish(dual6, false) // unchanged, for IPv6
 	serves(parted)

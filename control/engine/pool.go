@@ -1,43 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package engine
 
 import (
 	"context"
 	"net/netip"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource"
 )
 
 // RequestPool reserves a subnet for an engine (see [model.Network]): the requested one, or
 // one from the default pools if the prefix is zero.
-func (c *Controller) RequestPool(ctx context.Context, engine string, f model.Family, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error) {
+func (e *Engine) RequestPool(ctx context.Context, engine string, f model.Family, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error) {
 	spec := model.SubnetSpec{Prefix: prefix, IPRange: within}
-	if err := validateSubnet(spec); err != nil {
+	if err := resource.ValidateSubnet(spec); err != nil {
 		return nil, err
 	}
 	var made *model.AddressPool
-	err := c.update(ctx, func(t *tx) (err error) {
+	err := e.state.Update(ctx, func(t *txn.Tx) (err error) {
 		p := &model.AddressPool{Prefix: prefix, IPRange: within, Engine: engine}
 		if !prefix.IsValid() {
-			if p.Prefix, err = t.pickSubnet(ctx, f, 0); err != nil {
+			if p.Prefix, err = resource.PickSubnet(ctx, t, f, 0); err != nil {
 				return err
 			}
 		}
 		p.ID = p.Prefix.String()
-		if err := t.checkTaken(ctx, p.Prefix, false); err != nil {
+		if err := resource.CheckTaken(ctx, t, p.Prefix, false); err != nil {
 			return err
 		}
 		made = p
 		t.StoreOnly = true
-		return t.addPool(p)
+		return addPool(t, p)
 	})
 	return made, err
 }
 
-func (t *tx) addPool(p *model.AddressPool) error {
+func addPool(t *txn.Tx, p *model.AddressPool) error {
 	pool, err := ipam.ForEngine(p)
 	if err != nil {
 		return err
@@ -48,8 +50,8 @@ func (t *tx) addPool(p *model.AddressPool) error {
 }
 
 // ReleasePool releases a subnet. It succeeds if there is no such pool.
-func (c *Controller) ReleasePool(ctx context.Context, id string) error {
-	return c.update(ctx, func(t *tx) error {
+func (e *Engine) ReleasePool(ctx context.Context, id string) error {
+	return e.state.Update(ctx, func(t *txn.Tx) error {
 		t.UseEnginePool(id, nil)
 		t.PutPool(id, nil)
 		t.StoreOnly = true
@@ -59,12 +61,12 @@ func (c *Controller) ReleasePool(ctx context.Context, id string) error {
 
 // RequestAddress allocates an address from a pool: the wanted one if it is valid, the lowest
 // one for a gateway, otherwise the next one.
-func (c *Controller) RequestAddress(ctx context.Context, poolID string, want netip.Addr, gateway bool) (netip.Prefix, error) {
+func (e *Engine) RequestAddress(ctx context.Context, poolID string, want netip.Addr, gateway bool) (netip.Prefix, error) {
 	var got netip.Prefix
-	err := c.update(ctx, func(t *tx) (err error) {
+	err := e.state.Update(ctx, func(t *txn.Tx) (err error) {
 		p, pool := t.Next.Pool(poolID), t.EnginePool(poolID)
 		if p == nil {
-			return refuse(model.ErrNotFound, "address pool %q is not known to Fairlead (remove the network from the engine and create it again)", poolID)
+			return model.Refuse(model.ErrNotFound, "address pool %q is not known to Fairlead (remove the network from the engine and create it again)", poolID)
 		}
 		a := want
 		switch {
@@ -93,14 +95,14 @@ func (c *Controller) RequestAddress(ctx context.Context, poolID string, want net
 
 func refuseAddress(p *model.AddressPool, want netip.Addr, err error) error {
 	if !want.IsValid() {
-		return refuse(model.ErrExhausted, "no available addresses in pool %v: %v (remove containers, or create a larger network)", p.Prefix, err)
+		return model.Refuse(model.ErrExhausted, "no available addresses in pool %v: %v (remove containers, or create a larger network)", p.Prefix, err)
 	}
-	return refuse(model.ErrConflict, "address %v of pool %v: %v (choose another)", want, p.Prefix, err)
+	return model.Refuse(model.ErrConflict, "address %v of pool %v: %v (choose another)", want, p.Prefix, err)
 }
 
 // ReleaseAddress releases an address. It succeeds if the address is not allocated.
-func (c *Controller) ReleaseAddress(ctx context.Context, poolID string, a netip.Addr) error {
-	return c.update(ctx, func(t *tx) error {
+func (e *Engine) ReleaseAddress(ctx context.Context, poolID string, a netip.Addr) error {
+	return e.state.Update(ctx, func(t *txn.Tx) error {
 		p := t.Next.Pool(poolID)
 		if p == nil || !slices.Contains(p.Taken, a) {
 			return nil

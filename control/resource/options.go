@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package resource
 
 import (
 	"maps"
@@ -14,17 +14,17 @@ import (
 
 // Options of driver bridge.
 const (
-	optHostBinding = "com.docker.network.bridge.host_binding_ipv4"
-	optIfPrefix    = "com.docker.network.container_iface_prefix"
-	optGateMode4   = "com.docker.network.bridge.gateway_mode_ipv4"
-	optGateMode6   = "com.docker.network.bridge.gateway_mode_ipv6"
-	optAntiSpoof   = "fairlead.antispoof"
-	optIPv4        = "com.docker.network.enable_ipv4"
-	optIPv6        = "com.docker.network.enable_ipv6"
+	OptHostBinding = "com.docker.network.bridge.host_binding_ipv4"
+	OptIfPrefix    = "com.docker.network.container_iface_prefix"
+	OptGateMode4   = "com.docker.network.bridge.gateway_mode_ipv4"
+	OptGateMode6   = "com.docker.network.bridge.gateway_mode_ipv6"
+	OptAntiSpoof   = "fairlead.antispoof"
+	OptIPv4        = "com.docker.network.enable_ipv4"
+	OptIPv6        = "com.docker.network.enable_ipv6"
 
 	// These have no effect when they are false.
-	optInhibit4      = "com.docker.network.bridge.inhibit_ipv4"
-	optDefaultBridge = "com.docker.network.bridge.default_bridge"
+	OptInhibit4      = "com.docker.network.bridge.inhibit_ipv4"
+	OptDefaultBridge = "com.docker.network.bridge.default_bridge"
 )
 
 // Limits of the MTU in bytes: the minimum that IPv4 (RFC 791) and IPv6 (RFC 8200)
@@ -36,14 +36,14 @@ const (
 )
 
 // knownOptions are the options that have an effect.
-var knownOptions = []string{model.OptICC, model.OptMasquerade, optHostBinding, model.OptMTU, optIfPrefix, optGateMode4, optGateMode6, optIPv4, optIPv6, optAntiSpoof, model.OptDNS, model.OptUntracked}
+var knownOptions = []string{model.OptICC, model.OptMasquerade, OptHostBinding, model.OptMTU, OptIfPrefix, OptGateMode4, OptGateMode6, OptIPv4, OptIPv6, OptAntiSpoof, model.OptDNS, model.OptUntracked}
 
 // refusedOptions are the other options of Docker's bridge driver, with the reason
 // and the remedy.
 var refusedOptions = map[string]string{
 	"com.docker.network.bridge.name": "there is no bridge, and Fairlead chooses the name of the host device; leave it out",
-	optInhibit4:                      "the host always has the gateway's address; for another default route add an auxiliary address " + model.AuxDefaultGateway4,
-	optDefaultBridge:                 "that is Docker's own docker0; leave it out",
+	OptInhibit4:                      "the host always has the gateway's address; for another default route add an auxiliary address " + model.AuxDefaultGateway4,
+	OptDefaultBridge:                 "that is Docker's own docker0; leave it out",
 	"com.docker.network.bridge.trusted_host_interfaces": "only published ports are reachable from outside; leave it out and publish them",
 	"com.docker.network.host_ipv4":                      "masquerading uses the preferred source of the host's route; leave it out and set that with: ip route … src",
 	"com.docker.network.host_ipv6":                      "masquerading uses the preferred source of the host's route; leave it out and set that with: ip -6 route … src",
@@ -62,30 +62,30 @@ func applyOptions(n *model.Network, options map[string]string) error {
 			n.ICC, err = boolOption(k, v)
 		case model.OptMasquerade:
 			n.Masquerade, err = boolOption(k, v)
-		case optAntiSpoof:
+		case OptAntiSpoof:
 			n.AntiSpoof, err = boolOption(k, v)
 		case model.OptDNS:
 			if n.DNS, err = boolOption(k, v); n.DNS && n.ManagedBy == model.ByEngine {
-				err = refuse(model.ErrNotSupported, "option %s: the container engine serves the names of its networks itself (leave it out)", k)
+				err = model.Refuse(model.ErrNotSupported, "option %s: the container engine serves the names of its networks itself (leave it out)", k)
 			}
 		case model.OptUntracked:
 			n.Untracked, err = boolOption(k, v)
-		case optHostBinding:
+		case OptHostBinding:
 			if n.HostBindingIPv4, err = addrOption(k, v); n.HostBindingIPv4 == netip.IPv4Unspecified() {
 				n.HostBindingIPv4 = netip.Addr{} // same as unset: all addresses, also of IPv6
 			}
 		case model.OptMTU:
 			n.MTU, err = mtuOption(v, n.EnableIPv6)
-		case optIfPrefix:
+		case OptIfPrefix:
 			n.IfPrefix, err = prefixOption(v)
-		case optInhibit4, optDefaultBridge:
+		case OptInhibit4, OptDefaultBridge:
 			var set bool
 			if set, err = boolOption(k, v); set {
 				err = unknownOption(k)
 			}
-		case optGateMode4, optGateMode6:
+		case OptGateMode4, OptGateMode6:
 			err = gatewayMode(k, v)
-		case optIPv4, optIPv6: // handled by chooseFamilies, or by the engine in its networks
+		case OptIPv4, OptIPv6: // handled by chooseFamilies, or by the engine in its networks
 			_, err = boolOption(k, v)
 		default:
 			err = unknownOption(k)
@@ -101,7 +101,7 @@ func applyOptions(n *model.Network, options map[string]string) error {
 func boolOption(k, v string) (bool, error) {
 	b, err := strconv.ParseBool(v)
 	if err != nil {
-		return false, refuse(model.ErrInvalid, "invalid value %q of option %s (want true or false)", v, k)
+		return false, model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want true or false)", v, k)
 	}
 	return b, nil
 }
@@ -109,7 +109,7 @@ func boolOption(k, v string) (bool, error) {
 func addrOption(k, v string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(v)
 	if err != nil || a.Zone() != "" || a.IsMulticast() {
-		return a, refuse(model.ErrInvalid, "invalid value %q of option %s (want an address of this host)", v, k)
+		return a, model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want an address of this host)", v, k)
 	}
 	return a.Unmap(), nil
 }
@@ -121,7 +121,7 @@ func mtuOption(v string, ipv6 bool) (int, error) {
 	}
 	mtu, err := strconv.Atoi(v)
 	if err != nil || mtu < low || mtu > maxMTU {
-		return 0, refuse(model.ErrInvalid, "invalid value %q of option %s (want %d to %d bytes)", v, model.OptMTU, low, maxMTU)
+		return 0, model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want %d to %d bytes)", v, model.OptMTU, low, maxMTU)
 	}
 	return mtu, nil
 }
@@ -130,7 +130,7 @@ func mtuOption(v string, ipv6 bool) (int, error) {
 func prefixOption(v string) (string, error) {
 	const room = 4
 	if !ifNameRule.MatchString(v) || len(v) > 15-room || strings.HasPrefix(v, ".") {
-		return "", refuse(model.ErrInvalid, "invalid value %q of option %s (want up to %d letters, digits, and _ . -)", v, optIfPrefix, 15-room)
+		return "", model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want up to %d letters, digits, and _ . -)", v, OptIfPrefix, 15-room)
 	}
 	return v, nil
 }
@@ -141,14 +141,14 @@ func gatewayMode(k, v string) error {
 	case "", "nat":
 		return nil
 	case "routed", "nat-unprotected", "isolated":
-		return refuse(model.ErrNotSupported, "value %s of option %s is not available yet (leave it out, or use nat)", v, k)
+		return model.Refuse(model.ErrNotSupported, "value %s of option %s is not available yet (leave it out, or use nat)", v, k)
 	}
-	return refuse(model.ErrInvalid, "invalid value %q of option %s (want nat)", v, k)
+	return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want nat)", v, k)
 }
 
 func unknownOption(k string) error {
 	if why, ok := refusedOptions[k]; ok {
-		return refuse(model.ErrNotSupported, "option %s is not supported (%s)", k, why)
+		return model.Refuse(model.ErrNotSupported, "option %s is not supported (%s)", k, why)
 	}
-	return refuse(model.ErrInvalid, "unknown option %s of driver bridge (known are %s)", k, strings.Join(knownOptions, ", "))
+	return model.Refuse(model.ErrInvalid, "unknown option %s of driver bridge (known are %s)", k, strings.Join(knownOptions, ", "))
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package txn_test
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/fairlead-net/fairlead/test/verbtest"
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -86,16 +88,16 @@ func faults() map[string]fault {
 func faultyWorld(t *testing.T) (*world, *fault) {
 	f := &fault{}
 	w := newWorld(t)
-	w.wrap = func(s store.Store) store.Store { return &faultyStore{s, f} }
-	w.kernel.apply = f.apply
-	w.restart()
+	w.Wrap = func(s store.Store) store.Store { return &faultyStore{s, f} }
+	w.Kernel.OnApply = f.apply
+	w.Restart()
 	return w, f
 }
 
 // survive runs a verb with a fault, and restarts the daemon if the fault
 // killed it.
 func (w *world) survive(verb func() error) (killed bool, err error) {
-	w.t.Helper()
+	w.T.Helper()
 	func() {
 		defer func() {
 			if r := recover(); r != nil {
@@ -108,14 +110,14 @@ func (w *world) survive(verb func() error) (killed bool, err error) {
 		err = verb()
 	}()
 	if killed {
-		w.restart()
+		w.Restart()
 	}
 	return killed, err
 }
 
 // verbs returns all verbs that change something. Each succeeds after populate.
 func verbs(ctx context.Context, w *world) map[string]func() error {
-	web := []model.PortSpec{tcp("", 81, 1, 81, 1), tcp("", 0, 0, 80, 1), tcp("", 9000, 10000, 9000, 10000)}
+	web := []model.PortSpec{verbtest.TCP("", 81, 1, 81, 1), verbtest.TCP("", 0, 0, 80, 1), verbtest.TCP("", 9000, 10000, 9000, 10000)}
 	return map[string]func() error{
 		"create-network": func() error {
 			_, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "new", EnableIPv6: true})
@@ -124,7 +126,7 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 		"remove-network": func() error { return w.RemoveNetwork(ctx, "idle") },
 		"prune":          func() error { _, err := w.PruneNetworks(ctx, nil); return err },
 		"create-sandbox": func() error {
-			_, err := w.CreateSandbox(ctx, model.SandboxSpec{Name: "new", NetworkMode: "a", Ports: web, Endpoint: model.EndpointSpec{IPv4: addr("10.0.0.9")}})
+			_, err := w.CreateSandbox(ctx, model.SandboxSpec{Name: "new", NetworkMode: "a", Ports: web, Endpoint: model.EndpointSpec{IPv4: verbtest.Addr("10.0.0.9")}})
 			return err
 		},
 		"remove-sandbox":   func() error { return w.RemoveSandbox(ctx, "old", false) },
@@ -135,67 +137,55 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 		"started":          func() error { return w.SandboxStarted(ctx, "old", 77, 1) },
 		"exited":           func() error { return w.SandboxExited(ctx, "old", 1) },
 		"exited-auto":      func() error { return w.SandboxExited(ctx, "auto", 1) },
-		"reap":             func() error { w.alive = map[int]bool{}; return w.Reap(ctx) },
+		"reap":             func() error { w.Alive = map[int]bool{}; return w.Reap(ctx) },
 		"reap-vanished": func() error {
 			if sb, err := w.Sandbox("old"); err == nil {
-				w.kernel.gone = []string{sb.ID}
+				w.Kernel.Vanished = []string{sb.ID}
 			}
 			return w.Reap(ctx)
 		},
 
 		"engine-network": func() error {
-			_, err := w.CreateNetwork(ctx, engineNetwork("f2", "10.9.0.0/24"))
+			_, err := w.CreateNetwork(ctx, verbtest.EngineNetwork("f2", "10.9.0.0/24"))
 			return err
 		},
-		"engine-network-gone": func() error { return w.RemoveEngineNetwork(ctx, engineID("idle")) },
+		"engine-network-gone": func() error { return w.RemoveEngineNetwork(ctx, verbtest.EngineID("idle")) },
 		"reserve": func() error {
-			_, err := w.ReserveEndpoint(ctx, engineID("f"), model.EndpointSpec{EngineID: engineID("new"), IPv4: addr("10.8.0.9")})
+			_, err := w.ReserveEndpoint(ctx, verbtest.EngineID("f"), model.EndpointSpec{EngineID: verbtest.EngineID("new"), IPv4: verbtest.Addr("10.8.0.9")})
 			return err
 		},
 		"reserve-again": func() error {
-			_, err := w.ReserveEndpoint(ctx, engineID("f"), model.EndpointSpec{EngineID: engineID("new"), IPv4: addr("10.8.0.4")})
+			_, err := w.ReserveEndpoint(ctx, verbtest.EngineID("f"), model.EndpointSpec{EngineID: verbtest.EngineID("new"), IPv4: verbtest.Addr("10.8.0.4")})
 			return err
 		},
-		"join":         func() error { _, err := w.JoinEndpoint(ctx, engineID("waits"), "docker-2", "/run/x/2"); return err },
-		"join-another": func() error { _, err := w.JoinEndpoint(ctx, engineID("joined"), "docker-2", "/run/x/2"); return err },
+		"join": func() error {
+			_, err := w.JoinEndpoint(ctx, verbtest.EngineID("waits"), "docker-2", "/run/x/2")
+			return err
+		},
+		"join-another": func() error {
+			_, err := w.JoinEndpoint(ctx, verbtest.EngineID("joined"), "docker-2", "/run/x/2")
+			return err
+		},
 		"publish": func() error {
-			return w.PublishEndpoint(ctx, engineID("joined"), []model.PortSpec{tcp("", 700, 2, 80, 2)}, false)
+			return w.PublishEndpoint(ctx, verbtest.EngineID("joined"), []model.PortSpec{verbtest.TCP("", 700, 2, 80, 2)}, false)
 		},
-		"unpublish": func() error { return w.UnpublishEndpoint(ctx, engineID("serves")) },
-		"name":      func() error { return w.SyncEngineNames(ctx, engineNames("web", "joined", "ben")) },
-		"release":   func() error { return w.ReleaseEndpoint(ctx, engineID("serves")) },
+		"unpublish": func() error { return w.UnpublishEndpoint(ctx, verbtest.EngineID("serves")) },
+		"name":      func() error { return w.SyncEngineNames(ctx, verbtest.EngineNames("web", "joined", "ben")) },
+		"release":   func() error { return w.ReleaseEndpoint(ctx, verbtest.EngineID("serves")) },
 		"request-pool": func() error {
-			_, err := w.RequestPool(ctx, "", model.V4, prefix("10.7.0.0/24"), model.RangeOf(prefix("10.7.0.128/25")))
+			_, err := w.RequestPool(ctx, "", model.V4, verbtest.Prefix("10.7.0.0/24"), model.RangeOf(verbtest.Prefix("10.7.0.128/25")))
 			return err
 		},
-		"forget":          func() error { return w.RemoveOrphaned(ctx, []string{engineID("idle-f"), "10.6.0.0/24"}) },
+		"forget":          func() error { return w.RemoveOrphaned(ctx, []string{verbtest.EngineID("idle-f"), "10.6.0.0/24"}) },
 		"release-pool":    func() error { return w.ReleasePool(ctx, "10.6.0.0/24") },
 		"request-address": func() error { _, err := w.RequestAddress(ctx, "10.6.0.0/24", netip.Addr{}, false); return err },
-		"release-address": func() error { return w.ReleaseAddress(ctx, "10.6.0.0/24", addr("10.6.0.1")) },
+		"release-address": func() error { return w.ReleaseAddress(ctx, "10.6.0.0/24", verbtest.Addr("10.6.0.1")) },
 		"forgotten": func() error {
-			w.now = w.now.Add(time.Hour)
-			w.kernel.inner[engineID("joined")] = model.InnerDeleted
+			w.Time = w.Time.Add(time.Hour)
+			w.Kernel.Inner[verbtest.EngineID("joined")] = model.InnerDeleted
 			return w.Reap(ctx)
 		},
 	}
-}
-
-func populate(w *world) {
-	w.network(model.NetworkSpec{Name: "a", Subnets: []model.SubnetSpec{subnet("10.0.0.0/28")}})
-	w.network(model.NetworkSpec{Name: "b", EnableIPv6: true, Options: map[string]string{optHostBinding: "127.0.0.1"}})
-	w.network(model.NetworkSpec{Name: "idle"})
-	w.sandbox(model.SandboxSpec{Name: "old", NetworkMode: "a", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)},
-		NetNS: "/run/netns/old", Labels: map[string]string{"fairlead.cni.container": "c1"}})
-	w.sandbox(model.SandboxSpec{Name: "both", NetworkMode: "a", Ports: []model.PortSpec{tcp("", 90, 1, 80, 1)}})
-	w.sandbox(model.SandboxSpec{Name: "auto", NetworkMode: "b", AutoRemove: true, Ports: []model.PortSpec{tcp("", 91, 1, 80, 1)}})
-	if _, err := w.Connect(w.t.Context(), "b", "both", model.EndpointSpec{}); err != nil {
-		w.t.Fatal(err)
-	}
-	w.alive[50] = true
-	if err := w.SandboxStarted(w.t.Context(), "auto", 50, 1); err != nil {
-		w.t.Fatal(err)
-	}
-	populateEngine(w)
 }
 
 // TestEveryVerbSurvivesEveryFault checks that a verb takes effect wholly or not at all,
@@ -206,7 +196,7 @@ func TestEveryVerbSurvivesEveryFault(t *testing.T) {
 			t.Run(name+"/"+what, func(t *testing.T) {
 				t.Parallel()
 				w, f := faultyWorld(t)
-				populate(w)
+				verbtest.Populate(w.World)
 				before := w.Snapshot()
 				verb := verbs(t.Context(), w)[name]
 				*f = fl
@@ -222,13 +212,13 @@ func TestEveryVerbSurvivesEveryFault(t *testing.T) {
 				// After the fault the next verb must succeed.
 				*f = fault{}
 				_ = w.SandboxExited(t.Context(), "both", 0)
-				w.check()
+				w.Check()
 				if err := verb(); err != nil && !refusal(err) {
 					t.Errorf("again: %v", err)
 				}
-				w.check()
-				w.restart()
-				if w.check(); w.kernel.applied != w.Snapshot() {
+				w.Check()
+				w.Restart()
+				if w.Check(); w.Kernel.Applied != w.Snapshot() {
 					t.Error("a start did not apply what it loaded")
 				}
 			})
@@ -257,7 +247,7 @@ func TestFirstStartSurvivesEveryFault(t *testing.T) {
 				if try == 0 {
 					*f = fl
 				}
-				c, _ := w.open(&faultyStore{s, f}, w.kernel)
+				c := w.Open(&faultyStore{s, f}, w.Kernel)
 				func() {
 					defer func() { _ = recover() }()
 					err = c.Start(t.Context())
@@ -296,13 +286,13 @@ func TestRandomVerbsWithFaults(t *testing.T) {
 		}
 		*f = fault{}
 		_ = w.SandboxExited(t.Context(), "sb0", 0) // completes a pending rollback
-		if w.check(); t.Failed() {
+		if w.Check(); t.Failed() {
 			t.FailNow()
 		}
 	}
 	for _, joins := range []bool{true, false} { // remove joining sandboxes first
 		for sb := range w.Snapshot().Sandboxes() {
-			if joinsSandbox(sb.NetworkMode) != joins {
+			if sb.SharesNetNS() != joins {
 				continue
 			}
 			if err := w.RemoveSandbox(t.Context(), sb.ID, true); err != nil {
@@ -318,18 +308,18 @@ func TestRandomVerbsWithFaults(t *testing.T) {
 	if has := w.Snapshot().Counts(); has.Sandboxes+has.Endpoints+has.Publishes != 0 {
 		t.Errorf("the host still has %+v", has)
 	}
-	w.check() // no address and no port leaked
+	w.Check() // no address and no port leaked
 }
 
 func (w *world) randomVerb(r *rand.Rand) func() error {
-	ctx := w.t.Context()
+	ctx := w.T.Context()
 	net, sb := fmt.Sprint("net", r.IntN(4)), fmt.Sprint("sb", r.IntN(8))
 	switch r.IntN(11) {
 	case 8, 9, 10:
 		return w.randomRequest(r)
 	case 0:
 		spec := model.NetworkSpec{Name: net, EnableIPv6: r.IntN(2) == 0, Internal: r.IntN(3) == 0,
-			Subnets: []model.SubnetSpec{subnet(fmt.Sprintf("10.0.%d.0/29", r.IntN(4)))}}
+			Subnets: []model.SubnetSpec{verbtest.Subnet(fmt.Sprintf("10.0.%d.0/29", r.IntN(4)))}}
 		return func() error { _, err := w.CreateNetwork(ctx, spec); return err }
 	case 1:
 		if r.IntN(4) == 0 {
@@ -345,7 +335,7 @@ func (w *world) randomVerb(r *rand.Rand) func() error {
 		for range r.IntN(3) {
 			host := []string{"", "0.0.0.0", "127.0.0.1", "127.0.0.2", "::1"}[r.IntN(5)]
 			n := uint16(1 + r.IntN(3))
-			p := []model.PortSpec{tcp(host, uint16(80+r.IntN(6)), n, 80, n), tcp(host, 80, 4, 80, 1), tcp(host, 0, 0, 80, n)}
+			p := []model.PortSpec{verbtest.TCP(host, uint16(80+r.IntN(6)), n, 80, n), verbtest.TCP(host, 80, 4, 80, 1), verbtest.TCP(host, 0, 0, 80, n)}
 			spec.Ports = append(spec.Ports, p[r.IntN(3)])
 		}
 		return func() error { _, err := w.CreateSandbox(ctx, spec); return err }
@@ -361,14 +351,14 @@ func (w *world) randomVerb(r *rand.Rand) func() error {
 
 // randomRequest returns a random verb of a container engine.
 func (w *world) randomRequest(r *rand.Rand) func() error {
-	ctx := w.t.Context()
+	ctx := w.T.Context()
 	i := r.IntN(2)
-	net, ep := engineID(fmt.Sprint("f", i)), engineID(fmt.Sprint("ep", r.IntN(6)))
-	pool, a := fmt.Sprintf("10.2.%d.0/29", i), addr(fmt.Sprintf("10.1.%d.%d", i, 2+r.IntN(4)))
+	net, ep := verbtest.EngineID(fmt.Sprint("f", i)), verbtest.EngineID(fmt.Sprint("ep", r.IntN(6)))
+	pool, a := fmt.Sprintf("10.2.%d.0/29", i), verbtest.Addr(fmt.Sprintf("10.1.%d.%d", i, 2+r.IntN(4)))
 	switch r.IntN(10) {
 	case 0:
 		return func() error {
-			_, err := w.CreateNetwork(ctx, engineNetwork(fmt.Sprint("f", i), fmt.Sprintf("10.1.%d.0/29", i)))
+			_, err := w.CreateNetwork(ctx, verbtest.EngineNetwork(fmt.Sprint("f", i), fmt.Sprintf("10.1.%d.0/29", i)))
 			return err
 		}
 	case 1:
@@ -386,18 +376,21 @@ func (w *world) randomRequest(r *rand.Rand) func() error {
 			return err
 		}
 	case 6:
-		ports := []model.PortSpec{tcp("", uint16(80+r.IntN(6)), 1, 80, 1), tcp("", 0, 0, 80, 1)}
+		ports := []model.PortSpec{verbtest.TCP("", uint16(80+r.IntN(6)), 1, 80, 1), verbtest.TCP("", 0, 0, 80, 1)}
 		return func() error { return w.PublishEndpoint(ctx, ep, ports, false) }
 	case 7:
 		return func() error { return w.UnpublishEndpoint(ctx, ep) }
 	case 8:
 		switch r.IntN(4) {
 		case 0:
-			return func() error { _, err := w.RequestPool(ctx, "", model.V4, prefix(pool), model.AddrRange{}); return err }
+			return func() error {
+				_, err := w.RequestPool(ctx, "", model.V4, verbtest.Prefix(pool), model.AddrRange{})
+				return err
+			}
 		case 1:
 			return func() error { return w.ReleasePool(ctx, pool) }
 		case 2:
-			return func() error { return w.ReleaseAddress(ctx, pool, prefix(pool).Addr().Next()) }
+			return func() error { return w.ReleaseAddress(ctx, pool, verbtest.Prefix(pool).Addr().Next()) }
 		}
 		return func() error { _, err := w.RequestAddress(ctx, pool, netip.Addr{}, r.IntN(2) == 0); return err }
 	}
@@ -406,30 +399,30 @@ func (w *world) randomRequest(r *rand.Rand) func() error {
 
 func TestOrphansAreSwept(t *testing.T) {
 	w := newWorld(t)
-	w.sandbox(model.SandboxSpec{Name: "web", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
+	w.MakeSandbox(model.SandboxSpec{Name: "web", Ports: []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1)}})
 	sb, _ := w.Sandbox("web")
-	if _, err := w.store.Commit(t.Context(), store.Delete("sandbox/"+sb.ID)); err != nil {
+	if _, err := w.Store.Commit(t.Context(), store.Delete("sandbox/"+sb.ID)); err != nil {
 		t.Fatal(err)
 	}
-	w.restart()
+	w.Restart()
 	if s := w.Snapshot(); s.Counts().Endpoints+s.Counts().Publishes != 0 {
 		t.Errorf("orphans: %+v", s)
 	}
 	for _, prefix := range []string{"endpoint/", "publish/"} {
-		if es, err := w.store.List(t.Context(), prefix); err != nil || len(es) != 0 {
+		if es, err := w.Store.List(t.Context(), prefix); err != nil || len(es) != 0 {
 			t.Errorf("stored orphans: %v, %v", es, err)
 		}
 	}
-	w.check()
+	w.Check()
 }
 
 func TestStartRefusesWhatItCannotRead(t *testing.T) {
 	for key, value := range map[string]string{"meta/schema": "2", "network/x": "{", "sandbox/x": "[]", "meta/ula": "1"} {
 		w := newWorld(t)
-		if _, err := w.store.Commit(t.Context(), store.Put(key, []byte(value))); err != nil {
+		if _, err := w.Store.Commit(t.Context(), store.Put(key, []byte(value))); err != nil {
 			t.Fatal(err)
 		}
-		c, _ := w.open(w.store, w.kernel)
+		c := w.Open(w.Store, w.Kernel)
 		if err := c.Start(t.Context()); err == nil || errors.Is(err, store.ErrDamaged) != (key != "meta/schema") {
 			t.Errorf("start with %s = %s: %v", key, value, err)
 		}
@@ -440,7 +433,7 @@ func TestStartRefusesWhatItCannotRead(t *testing.T) {
 func TestWaitingEndsWithTheCaller(t *testing.T) {
 	w := newWorld(t)
 	begun, goOn := make(chan struct{}), make(chan struct{})
-	w.kernel.apply = func(*desired.Snapshot) error {
+	w.Kernel.OnApply = func(*desired.Snapshot) error {
 		close(begun)
 		<-goOn
 		return nil
@@ -460,11 +453,11 @@ func TestWaitingEndsWithTheCaller(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	w.kernel.apply = nil
+	w.Kernel.OnApply = nil
 	if _, err := w.Network("waits"); err == nil {
 		t.Error("the cancelled verb took effect")
 	}
-	w.check()
+	w.Check()
 }
 
 func TestCancelledVerbDoesNothing(t *testing.T) {
@@ -472,7 +465,7 @@ func TestCancelledVerbDoesNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	before := w.Snapshot()
 	// The caller cancels while its change is being applied.
-	w.kernel.apply = func(s *desired.Snapshot) error {
+	w.Kernel.OnApply = func(s *desired.Snapshot) error {
 		if s != before {
 			cancel()
 			return ctx.Err()
@@ -482,8 +475,8 @@ func TestCancelledVerbDoesNothing(t *testing.T) {
 	if _, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "n"}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error = %v", err)
 	}
-	if w.Snapshot() != before || w.kernel.applied != before {
+	if w.Snapshot() != before || w.Kernel.Applied != before {
 		t.Error("the change was not reverted")
 	}
-	w.check()
+	w.Check()
 }

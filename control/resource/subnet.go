@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package resource
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -27,15 +28,15 @@ func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
 		return nil
 	}
 	n.EnableIPv4, n.EnableIPv6 = !spec.NoIPv4, spec.EnableIPv6 || has(model.V6)
-	if v, ok := spec.Options[optIPv4]; ok {
-		on, err := boolOption(optIPv4, v)
+	if v, ok := spec.Options[OptIPv4]; ok {
+		on, err := boolOption(OptIPv4, v)
 		if err != nil {
 			return err
 		}
 		n.EnableIPv4 = n.EnableIPv4 && on
 	}
-	if v, ok := spec.Options[optIPv6]; ok {
-		on, err := boolOption(optIPv6, v)
+	if v, ok := spec.Options[OptIPv6]; ok {
+		on, err := boolOption(OptIPv6, v)
 		if err != nil {
 			return err
 		}
@@ -43,19 +44,19 @@ func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
 	}
 	switch {
 	case !n.EnableIPv4 && !n.EnableIPv6:
-		return refuse(model.ErrInvalid, "network %s would have neither IPv4 nor IPv6 (add --ipv6)", n.Name)
+		return model.Refuse(model.ErrInvalid, "network %s would have neither IPv4 nor IPv6 (add --ipv6)", n.Name)
 	case !n.EnableIPv4 && has(model.V4):
-		return refuse(model.ErrInvalid, "network %s has an IPv4 subnet although IPv4 is disabled (leave one out)", n.Name)
+		return model.Refuse(model.ErrInvalid, "network %s has an IPv4 subnet although IPv4 is disabled (leave one out)", n.Name)
 	}
 	return nil
 }
 
 // resolveSubnets turns the user's request into the network's subnets, IPv4 first. A
 // family without a requested subnet gets one from the default pools.
-func (t *tx) resolveSubnets(ctx context.Context, n *model.Network, specs []model.SubnetSpec) error {
+func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []model.SubnetSpec) error {
 	var byFamily [len(model.Families)]*model.SubnetSpec
 	for i, sp := range specs {
-		if err := validateSubnet(sp); err != nil {
+		if err := ValidateSubnet(sp); err != nil {
 			return err
 		}
 		f := model.V4
@@ -63,10 +64,10 @@ func (t *tx) resolveSubnets(ctx context.Context, n *model.Network, specs []model
 			f = model.FamilyOf(sp.Prefix.Addr())
 		}
 		if f == model.V4 && !n.EnableIPv4 {
-			return refuse(model.ErrInvalid, "a subnet without a prefix is an IPv4 subnet, but IPv4 is disabled in network %s (name an IPv6 subnet)", n.Name)
+			return model.Refuse(model.ErrInvalid, "a subnet without a prefix is an IPv4 subnet, but IPv4 is disabled in network %s (name an IPv6 subnet)", n.Name)
 		}
 		if o := byFamily[f]; o != nil {
-			return refuse(model.ErrInvalid, "driver bridge takes one subnet per address family; %v and %v are both %s (create two networks)",
+			return model.Refuse(model.ErrInvalid, "driver bridge takes one subnet per address family; %v and %v are both %s (create two networks)",
 				o.Prefix, sp.Prefix, f)
 		}
 		byFamily[f] = &specs[i]
@@ -79,7 +80,7 @@ func (t *tx) resolveSubnets(ctx context.Context, n *model.Network, specs []model
 		if sp == nil {
 			sp = &model.SubnetSpec{}
 		}
-		s, err := t.resolveSubnet(ctx, n, f, *sp)
+		s, err := resolveSubnet(ctx, t, n, f, *sp)
 		if err != nil {
 			return err
 		}
@@ -88,7 +89,7 @@ func (t *tx) resolveSubnets(ctx context.Context, n *model.Network, specs []model
 	return nil
 }
 
-func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, f model.Family, sp model.SubnetSpec) (model.Subnet, error) {
+func resolveSubnet(ctx context.Context, t *txn.Tx, n *model.Network, f model.Family, sp model.SubnetSpec) (model.Subnet, error) {
 	s := model.Subnet{Prefix: sp.Prefix, Gateway: sp.Gateway, IPRange: sp.IPRange, Aux: maps.Clone(sp.Aux)}
 	if !sp.Prefix.IsValid() || sp.Prefix.Addr().IsUnspecified() {
 		size := 0
@@ -96,10 +97,10 @@ func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, f model.Family
 			size = sp.Prefix.Bits()
 		}
 		var err error
-		if s.Prefix, err = t.pickSubnet(ctx, f, size); err != nil {
+		if s.Prefix, err = PickSubnet(ctx, t, f, size); err != nil {
 			return s, err
 		}
-	} else if err := t.checkTaken(ctx, sp.Prefix, n.ManagedBy == model.ByEngine); err != nil {
+	} else if err := CheckTaken(ctx, t, sp.Prefix, n.ManagedBy == model.ByEngine); err != nil {
 		return s, err
 	}
 	if n.ManagedBy == model.ByEngine {
@@ -108,36 +109,36 @@ func (t *tx) resolveSubnet(ctx context.Context, n *model.Network, f model.Family
 	return s, placeGateway(n, &s)
 }
 
-// checkTaken refuses a subnet that overlaps a network or an engine's pool, or that contains an
+// CheckTaken refuses a subnet that overlaps a network or an engine's pool, or that contains an
 // address of the host. byEngine allows the exact prefix of a pool, for the engine's own
 // network. Routes of the host, and wider prefixes around the subnet, are allowed,
 // because the operator chose the subnet.
-func (t *tx) checkTaken(ctx context.Context, p netip.Prefix, byEngine bool) error {
+func CheckTaken(ctx context.Context, t *txn.Tx, p netip.Prefix, byEngine bool) error {
 	if other, o := t.Next.OverlappingNetwork(p); other != nil {
-		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet",
+		return model.Refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet",
 			p, other.Name, o)
 	}
 	if pool := t.Next.OverlappingPool(p); pool != nil && !(byEngine && pool.Prefix == p) {
-		return refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and a container engine's pool (%v); choose another --subnet", p, pool.Prefix)
+		return model.Refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and a container engine's pool (%v); choose another --subnet", p, pool.Prefix)
 	}
 	device, addr, err := t.Host().HostAddr(ctx, p)
 	if err != nil {
 		return fmt.Errorf("look up the host's addresses in %v: %w", p, err)
 	}
 	if device != "" {
-		return refuse(model.ErrConflict, "subnet %v contains %v, an address of this host's device %s (choose another --subnet)", p, addr, device)
+		return model.Refuse(model.ErrConflict, "subnet %v contains %v, an address of this host's device %s (choose another --subnet)", p, addr, device)
 	}
 	return nil
 }
 
-// pickSubnet finds a subnet in the default pools that neither a network nor the
+// PickSubnet finds a subnet in the default pools that neither a network nor the
 // host uses. It prefers one that is not the former subnet of an idle network.
-func (t *tx) pickSubnet(ctx context.Context, f model.Family, size int) (netip.Prefix, error) {
+func PickSubnet(ctx context.Context, t *txn.Tx, f model.Family, size int) (netip.Prefix, error) {
 	host, err := t.HostPrefixes(ctx)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
-	avoid := slices.Concat(host, t.claimed())
+	avoid := slices.Concat(host, claimed(t))
 	withIdle := slices.Clone(avoid)
 	for n := range t.Next.Networks() {
 		for _, s := range n.Subnets {
@@ -149,14 +150,14 @@ func (t *tx) pickSubnet(ctx context.Context, f model.Family, size int) (netip.Pr
 		p, err = ipam.Pick(t.DefaultPools(), f, size, avoid)
 	}
 	if err != nil {
-		return p, refuse(model.ErrExhausted, "%v: every %s subnet of the default pools overlaps a network or a route of this host (give one with --subnet, or remove unused networks)",
+		return p, model.Refuse(model.ErrExhausted, "%v: every %s subnet of the default pools overlaps a network or a route of this host (give one with --subnet, or remove unused networks)",
 			err, f)
 	}
 	return p, nil
 }
 
 // claimed returns the prefixes of active networks and of engines' pools.
-func (t *tx) claimed() []netip.Prefix {
+func claimed(t *txn.Tx) []netip.Prefix {
 	var ps []netip.Prefix
 	for n := range t.Next.Networks() {
 		for _, s := range n.Claimed() {
@@ -169,39 +170,39 @@ func (t *tx) claimed() []netip.Prefix {
 	return ps
 }
 
-// validateSubnet checks one --subnet and the options that belong to it.
-func validateSubnet(sp model.SubnetSpec) error {
+// ValidateSubnet checks one --subnet and the options that belong to it.
+func ValidateSubnet(sp model.SubnetSpec) error {
 	p := sp.Prefix
 	if !p.IsValid() {
 		if sp.Gateway.IsValid() || sp.IPRange.IsValid() || len(sp.Aux) > 0 {
-			return refuse(model.ErrInvalid, "every ip-range, gateway or auxiliary address must have a corresponding subnet (add --subnet)")
+			return model.Refuse(model.ErrInvalid, "every ip-range, gateway or auxiliary address must have a corresponding subnet (add --subnet)")
 		}
 		return nil
 	}
 	a := p.Addr()
 	switch {
 	case a.Is4In6():
-		return refuse(model.ErrInvalid, "invalid subnet %v: IPv4 in IPv6 form (write it as IPv4)", p)
+		return model.Refuse(model.ErrInvalid, "invalid subnet %v: IPv4 in IPv6 form (write it as IPv4)", p)
 	case p != p.Masked():
-		return refuse(model.ErrInvalid, "invalid subnet %v: it should be %v", p, p.Masked())
+		return model.Refuse(model.ErrInvalid, "invalid subnet %v: it should be %v", p, p.Masked())
 	case p.Bits() < 8:
-		return refuse(model.ErrInvalid, "invalid subnet %v: larger than /8 (choose a smaller one)", p)
+		return model.Refuse(model.ErrInvalid, "invalid subnet %v: larger than /8 (choose a smaller one)", p)
 	case p.Bits() == a.BitLen():
-		return refuse(model.ErrInvalid, "invalid subnet %v: no room for a gateway and a sandbox (want /%d or larger)", p, a.BitLen()-1)
+		return model.Refuse(model.ErrInvalid, "invalid subnet %v: no room for a gateway and a sandbox (want /%d or larger)", p, a.BitLen()-1)
 	case a.IsLoopback() || a.IsMulticast() || a.Is6() && a.IsLinkLocalUnicast():
-		return refuse(model.ErrInvalid, "invalid subnet %v: loopback, multicast and IPv6 link-local addresses cannot be used (choose another --subnet)", p)
+		return model.Refuse(model.ErrInvalid, "invalid subnet %v: loopback, multicast and IPv6 link-local addresses cannot be used (choose another --subnet)", p)
 	case a.IsUnspecified() && (sp.Gateway.IsValid() || sp.IPRange.IsValid() || len(sp.Aux) > 0):
-		return refuse(model.ErrInvalid, "subnet %v requests any subnet of that size, so it takes no ip-range, gateway or auxiliary addresses (give a full --subnet)", p)
+		return model.Refuse(model.ErrInvalid, "subnet %v requests any subnet of that size, so it takes no ip-range, gateway or auxiliary addresses (give a full --subnet)", p)
 	}
 	if err := validateRange(p, sp.IPRange); err != nil {
 		return err
 	}
 	if g := sp.Gateway; g.IsValid() && !p.Contains(g) {
-		return refuse(model.ErrInvalid, "invalid gateway %v: parent subnet %v doesn't contain this address (choose one of it)", g, p)
+		return model.Refuse(model.ErrInvalid, "invalid gateway %v: parent subnet %v doesn't contain this address (choose one of it)", g, p)
 	}
 	for _, name := range slices.Sorted(maps.Keys(sp.Aux)) {
 		if !p.Contains(sp.Aux[name]) {
-			return refuse(model.ErrInvalid, "invalid auxiliary address %v: parent subnet %v doesn't contain this address (choose one of it)", sp.Aux[name], p)
+			return model.Refuse(model.ErrInvalid, "invalid auxiliary address %v: parent subnet %v doesn't contain this address (choose one of it)", sp.Aux[name], p)
 		}
 	}
 	return nil
@@ -213,11 +214,11 @@ func validateRange(p netip.Prefix, r model.AddrRange) error {
 	case !r.IsValid():
 		return nil
 	case r.First.Is4() != p.Addr().Is4():
-		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet is an %s block (give a part of %v)", r, model.FamilyOf(p.Addr()), p)
+		return model.Refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet is an %s block (give a part of %v)", r, model.FamilyOf(p.Addr()), p)
 	case r != whole && r.Contains(whole.First) && r.Contains(whole.Last):
-		return refuse(model.ErrInvalid, "invalid ip-range %v: CIDR block is bigger than its parent subnet %v (give a part of that)", r, p)
+		return model.Refuse(model.ErrInvalid, "invalid ip-range %v: CIDR block is bigger than its parent subnet %v (give a part of that)", r, p)
 	case !p.Contains(r.First) || !p.Contains(r.Last):
-		return refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet %v doesn't contain ip-range (give a part of that)", r, p)
+		return model.Refuse(model.ErrInvalid, "invalid ip-range %v: parent subnet %v doesn't contain ip-range (give a part of that)", r, p)
 	}
 	return nil
 }
@@ -234,7 +235,7 @@ func placeGateway(n *model.Network, s *model.Subnet) error {
 		return nil
 	}
 	if s.Gateway, err = pool.First(); err != nil {
-		return refuse(model.ErrExhausted, "subnet %v has no address left for the gateway (reserve fewer with --aux-address)", s.Prefix)
+		return model.Refuse(model.ErrExhausted, "subnet %v has no address left for the gateway (reserve fewer with --aux-address)", s.Prefix)
 	}
 	return nil
 }

@@ -1,81 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package engine_test
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/fairlead-net/fairlead/test/verbtest"
+
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource"
 )
-
-// engineID returns the ID that an engine gives to an object with this name.
-func engineID(name string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(name))) }
-
-func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
-
-func engineNetwork(name, subnet string) model.NetworkSpec {
-	return model.NetworkSpec{Name: name, EngineID: engineID(name), Subnets: []model.SubnetSpec{{
-		Prefix: prefix(subnet), Gateway: prefix(subnet).Addr().Next(),
-	}}}
-}
-
-// reserve creates an endpoint in network f, and joins it unless netns is "".
-func (w *world) reserve(name, netns string) *model.Endpoint {
-	w.t.Helper()
-	ep, err := w.ReserveEndpoint(w.t.Context(), engineID("f"), model.EndpointSpec{EngineID: engineID(name)})
-	if err == nil && netns != "" {
-		ep, err = w.JoinEndpoint(w.t.Context(), ep.ID, "docker-"+netns[len(netns)-1:], netns)
-	}
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return ep
-}
-
-// populateEngine adds the objects of an engine: a network with one endpoint that is reserved,
-// one that has joined, and one that publishes ports, and a pool.
-func populateEngine(w *world) {
-	w.t.Helper()
-	w.network(engineNetwork("f", "10.8.0.0/24"))
-	w.network(engineNetwork("idle-f", "10.10.0.0/24"))
-	w.reserve("waits", "")
-	w.reserve("joined", "/run/x/1")
-	w.reserve("serves", "/run/x/3")
-	ctx := w.t.Context()
-	if err := w.PublishEndpoint(ctx, engineID("serves"), []model.PortSpec{tcp("", 600, 1, 80, 1), tcp("", 0, 0, 81, 1)}, false); err != nil {
-		w.t.Fatal(err)
-	}
-	if _, err := w.RequestPool(ctx, "", model.V4, prefix("10.6.0.0/24"), model.AddrRange{}); err != nil {
-		w.t.Fatal(err)
-	}
-	if _, err := w.RequestAddress(ctx, "10.6.0.0/24", netip.Addr{}, true); err != nil {
-		w.t.Fatal(err)
-	}
-}
 
 func TestEngineEndpoint(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	w.network(engineNetwork("f", "10.8.0.0/24"))
-	spec := model.EndpointSpec{EngineID: engineID("ep"), IPv4: addr("10.8.0.20")}
-	ep, err := w.ReserveEndpoint(ctx, engineID("f"), spec)
-	if err != nil || ep.ID != spec.EngineID || ep.MAC.String() != "02:42:0a:08:00:14" || ep.FixedMAC || ep.IPv4 != prefix("10.8.0.20/24") {
+	w.MakeNetwork(verbtest.EngineNetwork("f", "10.8.0.0/24"))
+	spec := model.EndpointSpec{EngineID: verbtest.EngineID("ep"), IPv4: verbtest.Addr("10.8.0.20")}
+	ep, err := w.ReserveEndpoint(ctx, verbtest.EngineID("f"), spec)
+	if err != nil || ep.ID != spec.EngineID || ep.MAC.String() != "02:42:0a:08:00:14" || ep.FixedMAC || ep.IPv4 != verbtest.Prefix("10.8.0.20/24") {
 		t.Fatalf("reserved %+v, %v", ep, err)
 	}
-	applies := w.kernel.applies
-	again, err := w.ReserveEndpoint(ctx, engineID("f"), spec)
-	if err != nil || again != ep || w.kernel.applies != applies {
+	applies := w.Kernel.Applies
+	again, err := w.ReserveEndpoint(ctx, verbtest.EngineID("f"), spec)
+	if err != nil || again != ep || w.Kernel.Applies != applies {
 		t.Errorf("reserved again: %+v, %v", again, err)
 	}
 	before := w.Snapshot()
-	_, err = w.ReserveEndpoint(ctx, engineID("f"), model.EndpointSpec{EngineID: engineID("other"), IPv4: addr("10.8.0.1")})
-	w.refused(before, err, model.ErrConflict, "Address already in use")
-	w.refused(before, w.PublishEndpoint(ctx, ep.ID, nil, false), model.ErrInvalid, "join first")
+	_, err = w.ReserveEndpoint(ctx, verbtest.EngineID("f"), model.EndpointSpec{EngineID: verbtest.EngineID("other"), IPv4: verbtest.Addr("10.8.0.1")})
+	w.Refused(before, err, model.ErrConflict, "Address already in use")
+	w.Refused(before, w.PublishEndpoint(ctx, ep.ID, nil, false), model.ErrInvalid, "join first")
 
 	joined, err := w.JoinEndpoint(ctx, ep.ID, "docker-box", "/run/x/box")
 	if err != nil {
@@ -88,9 +45,9 @@ func TestEngineEndpoint(t *testing.T) {
 	if again, err := w.JoinEndpoint(ctx, ep.ID, "docker-box", "/run/x/box"); err != nil || again.SandboxID != sb.ID {
 		t.Errorf("joined again: %+v, %v", again, err)
 	}
-	w.check()
+	w.Check()
 
-	ports := []model.PortSpec{tcp("", 80, 1, 80, 1), tcp("", 0, 0, 81, 1)}
+	ports := []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1), verbtest.TCP("", 0, 0, 81, 1)}
 	for range 2 {
 		if err := w.PublishEndpoint(ctx, ep.ID, ports, false); err != nil {
 			t.Fatal(err)
@@ -100,7 +57,7 @@ func TestEngineEndpoint(t *testing.T) {
 	if w.Snapshot().Counts().Publishes != 2 || sb.Ports[0].HostPort != 80 || sb.Ports[1].HostPort != 32768 {
 		t.Errorf("published: %+v", sb.Ports)
 	}
-	w.check()
+	w.Check()
 	for range 2 {
 		if err := w.UnpublishEndpoint(ctx, ep.ID); err != nil {
 			t.Fatal(err)
@@ -117,7 +74,7 @@ func TestEngineEndpoint(t *testing.T) {
 	if s := w.Snapshot(); s.Counts().Endpoints+s.Counts().Sandboxes != 0 {
 		t.Errorf("left: %+v", s)
 	}
-	w.check()
+	w.Check()
 }
 
 // The published ports move to the endpoint that has the default route, and are removed
@@ -125,17 +82,17 @@ func TestEngineEndpoint(t *testing.T) {
 func TestEnginePortsMove(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	w.network(engineNetwork("f", "10.8.0.0/24"))
-	w.network(engineNetwork("g", "10.9.0.0/24"))
-	first := w.reserve("first", "/run/x/1")
-	second, err := w.ReserveEndpoint(ctx, engineID("g"), model.EndpointSpec{EngineID: engineID("second")})
+	w.MakeNetwork(verbtest.EngineNetwork("f", "10.8.0.0/24"))
+	w.MakeNetwork(verbtest.EngineNetwork("g", "10.9.0.0/24"))
+	first := w.Reserve("first", "/run/x/1")
+	second, err := w.ReserveEndpoint(ctx, verbtest.EngineID("g"), model.EndpointSpec{EngineID: verbtest.EngineID("second")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if second, err = w.JoinEndpoint(ctx, second.ID, "docker-1", "/run/x/1"); err != nil || second.SandboxID != first.SandboxID || second.Order != 1 {
 		t.Fatalf("joined %+v, %v", second, err)
 	}
-	ports := []model.PortSpec{tcp("", 80, 1, 80, 1)}
+	ports := []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1)}
 	for _, id := range []string{first.ID, second.ID, first.ID} {
 		if err := w.PublishEndpoint(ctx, id, ports, false); err != nil {
 			t.Fatal(err)
@@ -145,7 +102,7 @@ func TestEnginePortsMove(t *testing.T) {
 				t.Errorf("served by %s, want %s", model.ShortID(p.EndpointID), model.ShortID(id))
 			}
 		}
-		w.check()
+		w.Check()
 	}
 	if err := w.UnpublishEndpoint(ctx, second.ID); err != nil || w.Snapshot().Counts().Publishes != 1 {
 		t.Errorf("unpublish of an endpoint without ports: %v", err)
@@ -153,20 +110,20 @@ func TestEnginePortsMove(t *testing.T) {
 	if err := w.ReleaseEndpoint(ctx, first.ID); err != nil || w.Snapshot().Counts().Publishes != 0 || w.Snapshot().Counts().Sandboxes != 1 {
 		t.Errorf("after the removal of the first: %+v, %v", w.Snapshot(), err)
 	}
-	w.check()
+	w.Check()
 }
 
 // A host port that is in use is refused, and no other port is published then.
 func TestEnginePortConflict(t *testing.T) {
 	w := newWorld(t)
-	w.network(engineNetwork("f", "10.8.0.0/24"))
-	w.sandbox(model.SandboxSpec{Name: "mine", Ports: []model.PortSpec{tcp("", 80, 1, 80, 1)}})
-	w.kernel.busy["tcp 90"] = true
-	ep := w.reserve("ep", "/run/x/1")
+	w.MakeNetwork(verbtest.EngineNetwork("f", "10.8.0.0/24"))
+	w.MakeSandbox(model.SandboxSpec{Name: "mine", Ports: []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1)}})
+	w.Kernel.Busy["tcp 90"] = true
+	ep := w.Reserve("ep", "/run/x/1")
 	before := w.Snapshot()
 	for port, text := range map[uint16]string{80: "port is already allocated", 90: "address already in use"} {
-		err := w.PublishEndpoint(t.Context(), ep.ID, []model.PortSpec{tcp("", 70, 1, 70, 1), tcp("", port, 1, 80, 1)}, false)
-		w.refused(before, err, model.ErrConflict, text)
+		err := w.PublishEndpoint(t.Context(), ep.ID, []model.PortSpec{verbtest.TCP("", 70, 1, 70, 1), verbtest.TCP("", port, 1, 80, 1)}, false)
+		w.Refused(before, err, model.ErrConflict, text)
 	}
 }
 
@@ -174,9 +131,9 @@ func TestEnginePortConflict(t *testing.T) {
 func TestEngineManagedIsLeftToTheEngine(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	populateEngine(w)
-	w.sandbox(model.SandboxSpec{Name: "mine"})
-	own := w.network(model.NetworkSpec{Name: "own"})
+	verbtest.PopulateEngine(w.World)
+	w.MakeSandbox(model.SandboxSpec{Name: "mine"})
+	own := w.MakeNetwork(model.NetworkSpec{Name: "own"})
 	before := w.Snapshot()
 	create := func(mode string) error {
 		_, err := w.CreateSandbox(ctx, model.SandboxSpec{NetworkMode: mode})
@@ -201,7 +158,7 @@ func TestEngineManagedIsLeftToTheEngine(t *testing.T) {
 		if what == "network" {
 			text = "managed by Fairlead"
 		}
-		w.refused(before, err, model.ErrForbidden, text)
+		w.Refused(before, err, model.ErrForbidden, text)
 	}
 	if names, err := w.PruneNetworks(ctx, nil); err != nil || len(names) != 1 || names[0] != "own" {
 		t.Errorf("pruned %v, %v", names, err)
@@ -209,30 +166,30 @@ func TestEngineManagedIsLeftToTheEngine(t *testing.T) {
 	if err := w.RemoveSandbox(ctx, "docker-1", true); err != nil {
 		t.Error(err)
 	}
-	w.check()
+	w.Check()
 }
 
 // Endpoints that an engine did not complete are removed after StartGrace. Those in use stay.
 func TestForgottenEndpointsGo(t *testing.T) {
 	w := newWorld(t)
-	populateEngine(w)
-	w.kernel.inner[engineID("serves")] = model.InnerOnHost
+	verbtest.PopulateEngine(w.World)
+	w.Kernel.Inner[verbtest.EngineID("serves")] = model.InnerOnHost
 	reap := func() {
 		if err := w.Reap(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		w.check()
+		w.Check()
 	}
 	if reap(); w.Snapshot().Counts().Endpoints != 3 {
 		t.Error("endpoints were removed before StartGrace")
 	}
-	w.now = w.now.Add(2 * time.Minute)
+	w.Time = w.Time.Add(2 * time.Minute)
 	reap()
-	if s := w.Snapshot(); s.Counts().Endpoints != 1 || s.Endpoint(engineID("joined")) == nil || s.Counts().Sandboxes != 1 || s.Counts().Publishes != 0 {
+	if s := w.Snapshot(); s.Counts().Endpoints != 1 || s.Endpoint(verbtest.EngineID("joined")) == nil || s.Counts().Sandboxes != 1 || s.Counts().Publishes != 0 {
 		t.Errorf("left: %+v", s)
 	}
-	w.restart()
-	w.kernel.inner[engineID("joined")] = model.InnerDeleted
+	w.Restart()
+	w.Kernel.Inner[verbtest.EngineID("joined")] = model.InnerDeleted
 	if reap(); w.Snapshot().Counts().Endpoints != 0 {
 		t.Error("an endpoint without its namespace remains")
 	}
@@ -242,45 +199,45 @@ func TestForgottenEndpointsGo(t *testing.T) {
 func TestForgottenEndpointYields(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
-	w.network(engineNetwork("f", "10.8.0.0/24"))
-	ports := []model.PortSpec{tcp("", 80, 1, 80, 1)}
-	old, other := w.reserve("old", "/run/x/1"), w.reserve("other", "/run/x/2")
+	w.MakeNetwork(verbtest.EngineNetwork("f", "10.8.0.0/24"))
+	ports := []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1)}
+	old, other := w.Reserve("old", "/run/x/1"), w.Reserve("other", "/run/x/2")
 	if err := w.PublishEndpoint(ctx, old.ID, ports, false); err != nil {
 		t.Fatal(err)
 	}
-	again := model.EndpointSpec{EngineID: engineID("again"), IPv4: other.IPv4.Addr()}
-	now, err := w.ReserveEndpoint(ctx, engineID("f"), again)
+	again := model.EndpointSpec{EngineID: verbtest.EngineID("again"), IPv4: other.IPv4.Addr()}
+	now, err := w.ReserveEndpoint(ctx, verbtest.EngineID("f"), again)
 	if err != nil || now.MAC != other.MAC {
 		t.Fatalf("the address's next owner is %+v, %v", now, err)
 	}
 	if left := w.Snapshot().Endpoint(other.ID); left == nil || left.IPv4.IsValid() || left.MAC == now.MAC {
 		t.Fatalf("an endpoint in a live namespace was removed, or kept its address: %+v", left)
 	}
-	w.check()
+	w.Check()
 	if _, err := w.JoinEndpoint(ctx, again.EngineID, "docker-3", "/run/x/3"); err != nil {
 		t.Fatal(err)
 	}
 	before := w.Snapshot()
-	w.refused(before, w.PublishEndpoint(ctx, again.EngineID, ports, false), model.ErrConflict, "already allocated")
-	w.kernel.inner[old.ID] = model.InnerDeleted
+	w.Refused(before, w.PublishEndpoint(ctx, again.EngineID, ports, false), model.ErrConflict, "already allocated")
+	w.Kernel.Inner[old.ID] = model.InnerDeleted
 	if err := w.PublishEndpoint(ctx, again.EngineID, ports, false); err != nil {
 		t.Error(err)
 	}
-	w.check()
+	w.Check()
 }
 
 // An engine takes back the IPv6 address of an interface that has no IPv6, and gives it to
 // the next endpoint. The first one loses only that address, and serves its ports by the other.
 // An endpoint without a namespace is removed.
 func TestAddressGivenAnew(t *testing.T) {
-	dual := engineNetwork("f", "10.8.0.0/24")
-	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: prefix("fd00:8::/64"), Gateway: addr("fd00:8::1")})
+	dual := verbtest.EngineNetwork("f", "10.8.0.0/24")
+	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: verbtest.Prefix("fd00:8::/64"), Gateway: verbtest.Addr("fd00:8::1")})
 	reserve := func(w *world, name, v4, v6 string) *model.Endpoint {
-		spec := model.EndpointSpec{EngineID: engineID(name), IPv4: addr(v4)}
+		spec := model.EndpointSpec{EngineID: verbtest.EngineID(name), IPv4: verbtest.Addr(v4)}
 		if v6 != "" {
-			spec.IPv6 = addr(v6)
+			spec.IPv6 = verbtest.Addr(v6)
 		}
-		ep, err := w.ReserveEndpoint(t.Context(), engineID("f"), spec)
+		ep, err := w.ReserveEndpoint(t.Context(), verbtest.EngineID("f"), spec)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -301,22 +258,22 @@ func TestAddressGivenAnew(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.network(dual)
+			w.MakeNetwork(dual)
 			first := reserve(w, "first", "10.8.0.2", "fd00:8::2")
 			if _, err := w.JoinEndpoint(t.Context(), first.ID, "docker-1", "/run/x/1"); err != nil {
 				t.Fatal(err)
 			}
-			ports := []model.PortSpec{tcp("", 80, 1, 80, 1), tcp("0.0.0.0", 81, 1, 80, 1), tcp("::", 82, 1, 80, 1)}
+			ports := []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1), verbtest.TCP("0.0.0.0", 81, 1, 80, 1), verbtest.TCP("::", 82, 1, 80, 1)}
 			if err := w.PublishEndpoint(t.Context(), first.ID, ports, false); err != nil {
 				t.Fatal(err)
 			}
-			w.kernel.inner[first.ID] = tt.inner
-			applies := w.kernel.applies
+			w.Kernel.Inner[first.ID] = tt.inner
+			applies := w.Kernel.Applies
 			next := reserve(w, "next", tt.v4, tt.v6)
-			if w.kernel.applies == applies {
+			if w.Kernel.Applies == applies {
 				t.Error("the change is not applied to the kernel")
 			}
-			w.check()
+			w.Check()
 			text := func(p netip.Prefix) string {
 				if p.IsValid() {
 					return p.String()
@@ -341,7 +298,7 @@ func TestAddressGivenAnew(t *testing.T) {
 			if !slices.Equal(served, tt.hostPort) {
 				t.Errorf("served: %v, want %v", served, tt.hostPort)
 			}
-			w.restart()
+			w.Restart()
 			if tt.hostPort == nil { // the next endpoint can publish the ports that the first lost
 				ports[2].HostPort--
 			} else {
@@ -353,7 +310,7 @@ func TestAddressGivenAnew(t *testing.T) {
 			if err := w.PublishEndpoint(t.Context(), next.ID, ports[2:], false); err != nil {
 				t.Error(err)
 			}
-			w.check()
+			w.Check()
 			for _, id := range []string{first.ID, next.ID} {
 				if err := w.ReleaseEndpoint(t.Context(), id); err != nil {
 					t.Error(err)
@@ -362,7 +319,7 @@ func TestAddressGivenAnew(t *testing.T) {
 			if s := w.Snapshot(); s.Counts().Endpoints+s.Counts().Sandboxes+s.Counts().Publishes != 0 {
 				t.Errorf("left: %+v", s)
 			}
-			w.check()
+			w.Check()
 		})
 	}
 }
@@ -376,16 +333,16 @@ func TestEngineFamilies(t *testing.T) {
 	} {
 		for _, value := range []string{"true", "false"} {
 			name := fmt.Sprint("f", i, value)
-			spec := model.NetworkSpec{Name: name, EngineID: engineID(name), Options: map[string]string{optIPv4: value, optIPv6: value}}
+			spec := model.NetworkSpec{Name: name, EngineID: verbtest.EngineID(name), Options: map[string]string{resource.OptIPv4: value, resource.OptIPv6: value}}
 			for _, s := range tt.subnets {
-				spec.Subnets = append(spec.Subnets, model.SubnetSpec{Prefix: prefix(s), Gateway: prefix(s).Addr().Next()})
+				spec.Subnets = append(spec.Subnets, model.SubnetSpec{Prefix: verbtest.Prefix(s), Gateway: verbtest.Prefix(s).Addr().Next()})
 			}
-			n := w.network(spec)
+			n := w.MakeNetwork(spec)
 			has4, has6 := spec.Subnets[0].Prefix.Addr().Is4(), spec.Subnets[len(spec.Subnets)-1].Prefix.Addr().Is6()
 			if n.EnableIPv4 != has4 || n.EnableIPv6 != has6 || len(n.Subnets) != len(tt.subnets) {
 				t.Errorf("%v with options %s: %+v", tt.subnets, value, n)
 			}
-			w.check()
+			w.Check()
 			if err := w.RemoveEngineNetwork(t.Context(), n.ID); err != nil {
 				t.Fatal(err)
 			}
@@ -393,31 +350,31 @@ func TestEngineFamilies(t *testing.T) {
 	}
 	// No address is chosen if the engine requests none, as in a network without IPv4 for a
 	// container without IPv6.
-	spec := model.NetworkSpec{Name: "six", EngineID: engineID("f"), Subnets: []model.SubnetSpec{{Prefix: prefix("fd00:8::/64"), Gateway: addr("fd00:8::1")}}}
-	w.network(spec)
-	ep := w.reserve("bare", "/run/x/1")
+	spec := model.NetworkSpec{Name: "six", EngineID: verbtest.EngineID("f"), Subnets: []model.SubnetSpec{{Prefix: verbtest.Prefix("fd00:8::/64"), Gateway: verbtest.Addr("fd00:8::1")}}}
+	w.MakeNetwork(spec)
+	ep := w.Reserve("bare", "/run/x/1")
 	if ep.IPv4.IsValid() || ep.IPv6.IsValid() {
 		t.Errorf("reserved %+v", ep)
 	}
-	w.check()
+	w.Check()
 }
 
 // An engine gets only the addresses that it requests: the container may have no IPv6.
 func TestEngineAddressesAreTheEngines(t *testing.T) {
 	w := newWorld(t)
-	dual := engineNetwork("f", "10.8.0.0/24")
-	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: prefix("fd00:8::/64"), Gateway: addr("fd00:8::1")})
-	w.network(dual)
+	dual := verbtest.EngineNetwork("f", "10.8.0.0/24")
+	dual.Subnets = append(dual.Subnets, model.SubnetSpec{Prefix: verbtest.Prefix("fd00:8::/64"), Gateway: verbtest.Addr("fd00:8::1")})
+	w.MakeNetwork(dual)
 	for name, spec := range map[string]model.EndpointSpec{
-		"IPv4 only": {IPv4: addr("10.8.0.2")}, "IPv6 only": {IPv6: addr("fd00:8::2")},
+		"IPv4 only": {IPv4: verbtest.Addr("10.8.0.2")}, "IPv6 only": {IPv6: verbtest.Addr("fd00:8::2")},
 	} {
-		spec.EngineID = engineID(name)
-		ep, err := w.ReserveEndpoint(t.Context(), engineID("f"), spec)
+		spec.EngineID = verbtest.EngineID(name)
+		ep, err := w.ReserveEndpoint(t.Context(), verbtest.EngineID("f"), spec)
 		if err != nil || ep.IPv4.Addr() != spec.IPv4 || ep.IPv6.Addr() != spec.IPv6 {
 			t.Errorf("%s: reserved %+v, %v", name, ep, err)
 		}
 	}
-	w.check()
+	w.Check()
 }
 
 func TestEnginePools(t *testing.T) {
@@ -426,7 +383,7 @@ func TestEnginePools(t *testing.T) {
 	request := func(f model.Family, p, within string) (*model.AddressPool, error) {
 		var a netip.Prefix
 		if p != "" {
-			a = prefix(p)
+			a = verbtest.Prefix(p)
 		}
 		b, err := model.ParseAddrRange(within)
 		if err != nil {
@@ -442,7 +399,7 @@ func TestEnginePools(t *testing.T) {
 	if err != nil || !p6.Prefix.Addr().Is6() {
 		t.Fatalf("IPv6 pool %+v, %v", p6, err)
 	}
-	if w.restart(); w.Snapshot().Counts().Pools != 0 {
+	if w.Restart(); w.Snapshot().Counts().Pools != 0 {
 		t.Error("pools whose engine did not receive the response remain")
 	}
 	p, err := request(model.V4, "10.6.0.0/24", "10.6.0.128/25")
@@ -452,7 +409,7 @@ func TestEnginePools(t *testing.T) {
 	take := func(want string, gateway bool) (string, error) {
 		var a netip.Addr
 		if want != "" {
-			a = addr(want)
+			a = verbtest.Addr(want)
 		}
 		got, err := w.RequestAddress(ctx, p.ID, a, gateway)
 		return got.String(), err
@@ -468,18 +425,18 @@ func TestEnginePools(t *testing.T) {
 	}
 	before := w.Snapshot()
 	_, err = take("10.6.0.9", false)
-	w.refused(before, err, model.ErrConflict, "already in use")
+	w.Refused(before, err, model.ErrConflict, "already in use")
 	_, err = request(model.V4, "10.6.0.0/16", "")
-	w.refused(before, err, model.ErrConflict, "overlaps")
-	_, err = w.CreateNetwork(ctx, model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{subnet("10.6.0.0/24")}})
-	w.refused(before, err, model.ErrConflict, "overlaps")
+	w.Refused(before, err, model.ErrConflict, "overlaps")
+	_, err = w.CreateNetwork(ctx, model.NetworkSpec{Name: "n", Subnets: []model.SubnetSpec{verbtest.Subnet("10.6.0.0/24")}})
+	w.Refused(before, err, model.ErrConflict, "overlaps")
 	_, err = w.RequestAddress(ctx, "10.1.0.0/24", netip.Addr{}, false)
-	w.refused(before, err, model.ErrNotFound, "not known to Fairlead")
+	w.Refused(before, err, model.ErrNotFound, "not known to Fairlead")
 	// A network of the engine itself may use exactly this pool.
-	w.network(engineNetwork("f", "10.6.0.0/24"))
-	w.restart()
+	w.MakeNetwork(verbtest.EngineNetwork("f", "10.6.0.0/24"))
+	w.Restart()
 	for range 2 {
-		if err := w.ReleaseAddress(ctx, p.ID, addr("10.6.0.129")); err != nil {
+		if err := w.ReleaseAddress(ctx, p.ID, verbtest.Addr("10.6.0.129")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -494,5 +451,5 @@ func TestEnginePools(t *testing.T) {
 	if w.Snapshot().Counts().Pools != 0 {
 		t.Errorf("pools left: %v", slices.Collect(w.Snapshot().Pools()))
 	}
-	w.check()
+	w.Check()
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package engine
 
 import (
 	"cmp"
@@ -9,35 +9,37 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource"
 )
 
 // SyncEngineNames renames engine-managed networks and sandboxes to the names that the engine
 // uses. If a name is already taken, the object gets its original name. Objects that names
 // does not contain keep their name. The original name continues to find the object.
-func (c *Controller) SyncEngineNames(ctx context.Context, names model.EngineNames) error {
+func (e *Engine) SyncEngineNames(ctx context.Context, names model.EngineNames) error {
 	var renamed [][2]string
-	err := c.update(ctx, func(t *tx) error {
+	err := e.state.Update(ctx, func(t *txn.Tx) error {
 		t.StoreOnly = true // names are not part of the kernel's state
-		t.recordEngine(names)
-		renamed = append(t.renameNetworks(names.Networks), t.renameSandboxes(names.Containers)...)
+		recordEngine(t, names)
+		renamed = append(renameNetworks(t, names.Networks), renameSandboxes(t, names.Containers)...)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	for _, r := range renamed {
-		c.state.Log().Info("renamed to match the engine", "was", r[0], "name", r[1])
+		e.state.Log().Info("renamed to match the engine", "was", r[0], "name", r[1])
 	}
 	return nil
 }
 
-func (t *tx) renameNetworks(names map[string]string) (renamed [][2]string) {
+func renameNetworks(t *txn.Tx, names map[string]string) (renamed [][2]string) {
 	all := make([]naming, 0, t.Next.Counts().Networks)
 	for n := range t.Next.Networks() {
 		id := n.ID
 		want := ""
-		if n.ManagedBy == model.ByEngine && validateNetworkSpec(model.NetworkSpec{Name: names[id]}) == nil {
+		if n.ManagedBy == model.ByEngine && resource.ValidateNetwork(model.NetworkSpec{Name: names[id]}) == nil {
 			want = names[id]
 		}
 		all = append(all, naming{id, n.Name, cmp.Or(n.OriginalName, n.Name), want})
@@ -58,7 +60,7 @@ func (t *tx) renameNetworks(names map[string]string) (renamed [][2]string) {
 	return renamed
 }
 
-func (t *tx) renameSandboxes(names map[string]model.EngineName) (renamed [][2]string) {
+func renameSandboxes(t *txn.Tx, names map[string]model.EngineName) (renamed [][2]string) {
 	wants := map[string]string{}
 	for _, id := range slices.Sorted(maps.Keys(names)) {
 		ep, known := t.Next.Endpoint(id), names[id]
@@ -66,7 +68,7 @@ func (t *tx) renameSandboxes(names map[string]model.EngineName) (renamed [][2]st
 			continue
 		}
 		sb := t.Next.Sandbox(ep.SandboxID)
-		if sb == nil || sb.ManagedBy != model.ByEngine || !idRule.MatchString(known.ID) {
+		if sb == nil || sb.ManagedBy != model.ByEngine || !resource.ValidID(known.ID) {
 			continue
 		}
 		if sb.EngineID != known.ID {
@@ -74,7 +76,7 @@ func (t *tx) renameSandboxes(names map[string]model.EngineName) (renamed [][2]st
 			now.EngineID = known.ID
 			t.PutSandbox(sb.ID, &now)
 		}
-		if nameRule.MatchString(known.Name) && len(known.Name) <= maxNameLen {
+		if resource.ValidName(known.Name) {
 			wants[sb.ID] = known.Name
 		}
 	}

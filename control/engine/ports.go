@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package engine
 
 import (
 	"context"
 	"net/netip"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource"
 )
 
 // An engine-managed sandbox has one gateway endpoint, which serves the published ports, or
@@ -21,23 +23,23 @@ type gateways struct{ v4, v6 *model.Endpoint }
 // PublishEndpoint makes an endpoint serve published ports, which replace all others of its
 // sandbox. It shares them with the current gateway if either is for one family only.
 // ipv4Only means that the endpoint is not the gateway for IPv6.
-func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, ipv4Only bool) error {
-	if err := validatePorts(ports); err != nil {
+func (e *Engine) PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, ipv4Only bool) error {
+	if err := resource.ValidatePorts(ports); err != nil {
 		return err
 	}
-	ports = joinRuns(ports)
+	ports = resource.JoinRuns(ports)
 	done := false
-	err := c.update(ctx, func(t *tx) error {
-		ep, sb, err := t.joined(id)
+	err := e.state.Update(ctx, func(t *txn.Tx) error {
+		ep, sb, err := joined(t, id)
 		if err != nil {
 			return err
 		}
-		gws := t.gatewaysWith(ep, ipv4Only)
-		if done = ep.DefaultRoute4 && ep.DefaultRoute6 == !ipv4Only && t.servesExactly(sb, gws, ports); done {
+		gws := gatewaysWith(t, ep, ipv4Only)
+		if done = ep.DefaultRoute4 && ep.DefaultRoute6 == !ipv4Only && servesExactly(t, sb, gws, ports); done {
 			return nil
 		}
-		for _, o := range endpointsOf(t.Next, sb.ID) { // in an update before: PortFree needs them released in the kernel
-			t.unpublish(o)
+		for _, o := range slices.Collect(t.Next.EndpointsOf(sb.ID)) { // in an update before: PortFree needs them released in the kernel
+			unpublish(t, o)
 		}
 		for _, gw := range []*model.Endpoint{gws.v4, gws.v6} { // the next update reads it
 			if gw != nil && gw.ID != id {
@@ -49,16 +51,16 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 	if err != nil || done {
 		return err
 	}
-	return c.retryAfterReap(ctx, func(t *tx) error {
-		was, in, err := t.joined(id)
+	return e.retryAfterReap(ctx, func(t *txn.Tx) error {
+		was, in, err := joined(t, id)
 		if err != nil {
 			return err
 		}
 		ep, sb := *was, *in
-		gws := t.gatewaysWith(&ep, ipv4Only)
+		gws := gatewaysWith(t, &ep, ipv4Only)
 		ep.DefaultRoute4, ep.DefaultRoute6 = true, !ipv4Only
 		t.PutEndpoint(id, &ep)
-		pubs, err := t.bindSplitPorts(&sb, gws, ports)
+		pubs, err := bindSplitPorts(t, &sb, gws, ports)
 		if err != nil {
 			return err
 		}
@@ -69,24 +71,24 @@ func (c *Controller) PublishEndpoint(ctx context.Context, id string, ports []mod
 }
 
 // joined finds an engine-managed endpoint and its sandbox.
-func (t *tx) joined(id string) (*model.Endpoint, *model.Sandbox, error) {
-	ep, err := t.engineEndpoint(id)
+func joined(t *txn.Tx, id string) (*model.Endpoint, *model.Sandbox, error) {
+	ep, err := engineEndpoint(t, id)
 	if err != nil {
 		return nil, nil, err
 	}
 	if sb := t.Next.Sandbox(ep.SandboxID); sb != nil {
 		return ep, sb, nil
 	}
-	return nil, nil, refuse(model.ErrInvalid, "no sandbox has joined endpoint %s (join first)", model.ShortID(id))
+	return nil, nil, model.Refuse(model.ErrInvalid, "no sandbox has joined endpoint %s (join first)", model.ShortID(id))
 }
 
 // gatewaysWith returns the gateways of a sandbox after the engine has made ep one (for IPv4
 // only, if ipv4Only). The other gateway stays if exactly one of the two has an IPv6
 // default route: the engine revokes a replaced gateway before it names the next one.
-func (t *tx) gatewaysWith(ep *model.Endpoint, ipv4Only bool) gateways {
+func gatewaysWith(t *txn.Tx, ep *model.Endpoint, ipv4Only bool) gateways {
 	has6 := func(e *model.Endpoint) bool { return t.Next.Network(e.NetworkID).DefaultGateway(e, model.V6).IsValid() }
 	no6 := ipv4Only || !has6(ep)
-	for _, o := range endpointsOf(t.Next, ep.SandboxID) {
+	for _, o := range slices.Collect(t.Next.EndpointsOf(ep.SandboxID)) {
 		switch other6 := has6(o) && o.DefaultRoute6; {
 		case o.ID == ep.ID || !o.IsGateway():
 		case no6 && other6:
@@ -103,7 +105,7 @@ func (t *tx) gatewaysWith(ep *model.Endpoint, ipv4Only bool) gateways {
 
 // splitPorts assigns ports to the IPv4 and IPv6 gateways. same[i] is the index in v4 of the
 // port that v6[i] duplicates (its host port is chosen there), or -1.
-func (t *tx) splitPorts(gws gateways, ports []model.PortSpec) (v4, v6 []model.PortSpec, same []int) {
+func splitPorts(t *txn.Tx, gws gateways, ports []model.PortSpec) (v4, v6 []model.PortSpec, same []int) {
 	if gws.v4 == gws.v6 {
 		return ports, nil, nil
 	}
@@ -132,9 +134,9 @@ func (t *tx) splitPorts(gws gateways, ports []model.PortSpec) (v4, v6 []model.Po
 
 // bindSplitPorts resolves ports into sb.Ports and returns the publish of each, in the same
 // order.
-func (t *tx) bindSplitPorts(sb *model.Sandbox, gws gateways, ports []model.PortSpec) ([]*model.Publish, error) {
-	v4, v6, same := t.splitPorts(gws, ports)
-	bound4, pubs4, err := t.resolvePorts(v4, gws.v4)
+func bindSplitPorts(t *txn.Tx, sb *model.Sandbox, gws gateways, ports []model.PortSpec) ([]*model.Publish, error) {
+	v4, v6, same := splitPorts(t, gws, ports)
+	bound4, pubs4, err := resource.ResolvePorts(t, v4, gws.v4)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +145,7 @@ func (t *tx) bindSplitPorts(sb *model.Sandbox, gws gateways, ports []model.PortS
 			v6[i].HostPort, v6[i].HostCount = bound4[k].HostPort, v6[i].Count
 		}
 	}
-	bound6, pubs6, err := t.resolvePorts(v6, gws.v6)
+	bound6, pubs6, err := resource.ResolvePorts(t, v6, gws.v6)
 	if err != nil {
 		return nil, err
 	}
@@ -152,8 +154,8 @@ func (t *tx) bindSplitPorts(sb *model.Sandbox, gws gateways, ports []model.PortS
 }
 
 // servesExactly reports whether a sandbox publishes exactly these ports, each at its gateway.
-func (t *tx) servesExactly(sb *model.Sandbox, gws gateways, ports []model.PortSpec) bool {
-	v4, v6, _ := t.splitPorts(gws, ports)
+func servesExactly(t *txn.Tx, sb *model.Sandbox, gws gateways, ports []model.PortSpec) bool {
+	v4, v6, _ := splitPorts(t, gws, ports)
 	pubs := t.Served(sb.ID)
 	if len(sb.Ports) != len(pubs) || len(pubs) != len(v4)+len(v6) {
 		return false
@@ -173,21 +175,21 @@ func (t *tx) servesExactly(sb *model.Sandbox, gws gateways, ports []model.PortSp
 
 // UnpublishEndpoint removes the published ports of an endpoint. It succeeds if there are
 // none, or if the endpoint does not exist.
-func (c *Controller) UnpublishEndpoint(ctx context.Context, id string) error {
-	return c.update(ctx, func(t *tx) error {
+func (e *Engine) UnpublishEndpoint(ctx context.Context, id string) error {
+	return e.state.Update(ctx, func(t *txn.Tx) error {
 		if ep := t.Next.Endpoint(id); ep != nil && !ep.Reserved.IsZero() {
-			t.unpublish(ep)
+			unpublish(t, ep)
 		}
 		return nil
 	})
 }
 
 // unpublish removes the ports that an endpoint serves from it and from its sandbox.
-func (t *tx) unpublish(ep *model.Endpoint) {
+func unpublish(t *txn.Tx, ep *model.Endpoint) {
 	if !ep.IsGateway() {
 		return
 	}
-	t.serveOnly(ep, func(model.PortBinding) bool { return false })
+	serveOnly(t, ep, func(model.PortBinding) bool { return false })
 	now := *ep
 	now.DefaultRoute4, now.DefaultRoute6 = false, false
 	t.PutEndpoint(ep.ID, &now)
@@ -195,7 +197,7 @@ func (t *tx) unpublish(ep *model.Endpoint) {
 
 // serveOnly removes the ports that an engine-managed endpoint serves, except those to keep,
 // from it and from its sandbox.
-func (t *tx) serveOnly(ep *model.Endpoint, keep func(model.PortBinding) bool) {
+func serveOnly(t *txn.Tx, ep *model.Endpoint, keep func(model.PortBinding) bool) {
 	in := t.Next.Sandbox(ep.SandboxID)
 	served := t.Served(in.ID)
 	var ports []model.PortBinding

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package engine
 
 import (
 	"context"
 
+	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource"
 )
 
 // recordEngine records the engine's ID in the networks and pools that it has.
-func (t *tx) recordEngine(names model.EngineNames) {
+func recordEngine(t *txn.Tx, names model.EngineNames) {
 	if names.Engine == "" {
 		return
 	}
@@ -31,13 +33,13 @@ func (t *tx) recordEngine(names model.EngineNames) {
 
 // RemoveOrphaned removes the engine-managed networks and pools with these IDs, which their
 // engine no longer has. It keeps networks with endpoints, and pools with a network.
-func (c *Controller) RemoveOrphaned(ctx context.Context, ids []string) error {
+func (e *Engine) RemoveOrphaned(ctx context.Context, ids []string) error {
 	var networks []*model.Network
 	var pools []*model.AddressPool
-	err := c.update(ctx, func(t *tx) error {
+	err := e.state.Update(ctx, func(t *txn.Tx) error {
 		for _, id := range ids {
 			if n := t.Next.Network(id); n != nil && n.ManagedBy == model.ByEngine && !t.Next.HasMembers(id) {
-				t.removeNetwork(n)
+				resource.DropNetwork(t, n)
 				networks = append(networks, n)
 			}
 		}
@@ -59,10 +61,10 @@ func (c *Controller) RemoveOrphaned(ctx context.Context, ids []string) error {
 		return err
 	}
 	for _, n := range networks {
-		c.state.Log().Info("removed orphaned network", "network", n.Name, "id", model.ShortID(n.ID))
+		e.state.Log().Info("removed orphaned network", "network", n.Name, "id", model.ShortID(n.ID))
 	}
 	for _, p := range pools {
-		c.state.Log().Info("released orphaned address pool", "pool", p.Prefix.String())
+		e.state.Log().Info("released orphaned address pool", "pool", p.Prefix.String())
 	}
 	return nil
 }

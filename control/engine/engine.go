@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package engine holds the verbs of a container engine, which manages networks and sandboxes
+// itself and requests addresses, devices and published ports from Fairlead. An engine reserves an
+// endpoint, then joins a sandbox to it, then publishes ports. It may repeat any of them, and abort
+// between any two: [Engine.Reap] removes what is left behind. This package does not depend on the
+// kind of the engine or on its protocol.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/txn"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource"
+)
+
+// InnerEnds is the interface to the code that finds the devices of endpoints.
+type InnerEnds interface {
+	// InnerEnd returns where the inner end of an engine-managed endpoint is.
+	InnerEnd(ep *model.Endpoint) (model.InnerEnd, error)
+}
+
+// Config configures an Engine.
+type Config struct {
+	Inner InnerEnds // required
+	// StartGrace is how long a container engine may take to move the inner end of an endpoint
+	// that it requested. 0: one minute.
+	StartGrace time.Duration
+}
+
+// Engine executes the verbs of container engines, as changes of a State that it shares with
+// others.
+type Engine struct {
+	cfg   Config
+	state *txn.State
+}
+
+// New returns an Engine of a state, which something else starts.
+func New(state *txn.State, cfg Config) (*Engine, error) {
+	if cfg.Inner == nil {
+		return nil, errors.New("engine: no lookup of inner ends")
+	}
+	if cfg.StartGrace == 0 {
+		cfg.StartGrace = time.Minute
+	}
+	return &Engine{cfg: cfg, state: state}, nil
+}
+
+// Snapshot returns the state after the last successful verb.
+func (e *Engine) Snapshot() *desired.Snapshot { return e.state.Snapshot() }
+
+// CreateNetwork creates a network that the engine manages.
+func (e *Engine) CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
+	return resource.CreateNetwork(ctx, e.state, spec)
+}
+
+// RemoveEngineNetwork removes an engine-managed network. It succeeds if there is
+// none.
+func (e *Engine) RemoveEngineNetwork(ctx context.Context, id string) error {
+	var n *model.Network
+	err := e.state.Update(ctx, func(t *txn.Tx) error {
+		if n = t.Next.Network(id); n == nil {
+			return nil
+		}
+		if n.ManagedBy != model.ByEngine {
+			return model.Refuse(model.ErrForbidden, "network %s is managed by Fairlead (use: fairlead network rm)", n.Name)
+		}
+		return resource.RemoveNetwork(t, n)
+	})
+	if err == nil && n != nil {
+		e.state.Log().Info("removed network", "network", n.Name, "id", model.ShortID(n.ID))
+	}
+	return err
+}
+
+// Reap removes endpoints that an engine has left behind. Call it every few seconds.
+func (e *Engine) Reap(ctx context.Context) error {
+	if len(e.orphanedEndpoints(e.Snapshot())) == 0 { // check without the lock first: usually there is nothing to do
+		return nil
+	}
+	released := 0
+	err := e.state.Update(ctx, func(t *txn.Tx) error {
+		t.IgnoreApplyErr = true
+		orphaned := e.orphanedEndpoints(t.Next)
+		for _, ep := range orphaned {
+			releaseEndpoint(t, ep)
+		}
+		released = len(orphaned)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reap endpoints: %w", err)
+	}
+	if released > 0 {
+		e.state.Log().Info("removed endpoints orphaned by an engine", "count", released)
+	}
+	return nil
+}
+
+// orphanedEndpoints lists the endpoints that a container engine has left behind: their
+// devices were deleted with its namespace, or it did not move the inner end within
+// StartGrace. This does not depend on the path of the namespace, which may not be visible
+// to this process.
+func (e *Engine) orphanedEndpoints(s *desired.Snapshot) []*model.Endpoint {
+	var out []*model.Endpoint
+	for ep := range s.Endpoints() {
+		if ep.Reserved.IsZero() {
+			continue
+		}
+		inner := model.InnerOnHost
+		if ep.SandboxID != "" {
+			var err error
+			if inner, err = e.cfg.Inner.InnerEnd(ep); err != nil {
+				e.state.Log().Warn("cannot determine whether the engine still uses the endpoint; keeping it", "endpoint", model.ShortID(ep.ID), "err", err)
+				continue
+			}
+		}
+		late := e.state.Now().Sub(ep.Reserved) > e.cfg.StartGrace
+		if inner == model.InnerDeleted || inner == model.InnerOnHost && late {
+			out = append(out, ep)
+		}
+	}
+	return out
+}
+
+// retryAfterReap runs fn in a transaction. If fn conflicts with something and the engine has
+// orphaned endpoints (because it was killed, for example), it reaps those and retries once.
+func (e *Engine) retryAfterReap(ctx context.Context, fn func(*txn.Tx) error) error {
+	err := e.state.Update(ctx, fn)
+	if !errors.Is(err, model.ErrConflict) || len(e.orphanedEndpoints(e.Snapshot())) == 0 {
+		return err
+	}
+	if err := e.Reap(ctx); err != nil {
+		return err
+	}
+	return e.state.Update(ctx, fn)
+}

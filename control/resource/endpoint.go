@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package resource
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/txn"
+	"github.com/fairlead-net/fairlead/control/ipam"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// NewEndpoint returns an endpoint without a sandbox, with its addresses allocated.
+func NewEndpoint(t *txn.Tx, n *model.Network, spec model.EndpointSpec) (*model.Endpoint, error) {
+	id, err := chooseID(t.Next.EndpointsByPrefix, spec.EngineID)
+	if err != nil {
+		return nil, err
+	}
+	ep := &model.Endpoint{
+		ID:        id,
+		NetworkID: n.ID,
+		Aliases:   slices.Clone(spec.Aliases),
+		FixedIPv4: spec.IPv4.IsValid(),
+		FixedIPv6: spec.IPv6.IsValid(),
+		FixedMAC:  !spec.MAC.IsZero(),
+		Leased:    spec.Leased,
+	}
+	exact := spec.Exact || spec.Leased
+	if spec.IPv4.IsValid() || !exact {
+		if ep.IPv4, err = takeAddr(t, n, model.V4, spec.IPv4); err != nil {
+			return nil, err
+		}
+	}
+	if spec.IPv6.IsValid() || !exact {
+		if ep.IPv6, err = takeAddr(t, n, model.V6, spec.IPv6); err != nil {
+			return nil, err
+		}
+	}
+	if ep.MAC, err = chooseMAC(t, n, spec.MAC, cmp.Or(ep.IPv4.Addr(), ep.IPv6.Addr())); err != nil {
+		return nil, err
+	}
+	return ep, nil
+}
+
+// ChooseIfName checks the name that the user requested, or chooses the first free one
+// if it is "". Devices in the namespace that Fairlead does not know can still use the
+// name; that is detected when the device is created.
+func ChooseIfName(n *model.Network, sb *model.Sandbox, others []*model.Endpoint, want string) (string, error) {
+	taken := func(name string) bool {
+		return slices.ContainsFunc(others, func(o *model.Endpoint) bool { return o.IfName == name })
+	}
+	switch {
+	case want == "":
+		for i := 0; ; i++ {
+			if name := fmt.Sprint(n.InterfacePrefix(), i); !taken(name) {
+				return name, nil
+			}
+		}
+	case !ifNameRule.MatchString(want) || slices.Contains(reservedIfNames, want):
+		return "", model.Refuse(model.ErrInvalid, "invalid interface name %q (want 1 to 15 letters, digits, and _ . -, and none of %s)", want, strings.Join(reservedIfNames, ", "))
+	case taken(want):
+		return "", model.Refuse(model.ErrConflict, "sandbox %q already has an interface %s (choose another name)", sb.Name, want)
+	}
+	return want, nil
+}
+
+// chooseMAC checks the MAC that the user requested, or derives one from the IP address
+// if it is zero, so that neighbour entries of the previous owner remain valid. A MAC must be
+// unique in its network, because it is a key of the forwarding table.
+func chooseMAC(t *txn.Tx, n *model.Network, want model.MAC, ip netip.Addr) (model.MAC, error) {
+	if want.IsZero() {
+		m := macOf(ip)
+		for m.IsZero() || macOwner(t, n, m) != "" {
+			m = NewMAC()
+		}
+		return m, nil
+	}
+	if want[0]&1 != 0 {
+		return want, model.Refuse(model.ErrInvalid, "MAC address %v is multicast (choose one whose first byte is even)", want)
+	}
+	if o := macOwner(t, n, want); o != "" {
+		return want, model.Refuse(model.ErrConflict, "MAC address %v is already in use on network %s by %s (choose another --mac-address)",
+			want, n.Name, o)
+	}
+	return want, nil
+}
+
+// macOwner names the owner of a hardware address in a network; "" if it has none.
+func macOwner(t *txn.Tx, n *model.Network, m model.MAC) string {
+	ep := desired.First(t.Next.MembersWithMAC(n.ID, m))
+	switch {
+	case m == n.GatewayMAC:
+		return "the gateway"
+	case ep == nil:
+		return ""
+	case ep.SandboxID == "":
+		return "endpoint " + model.ShortID(ep.ID)
+	}
+	return t.Next.SandboxName(ep.SandboxID)
+}
+
+// takeAddr allocates an address of a family, the requested one if want is valid, and
+// returns it with the subnet's length. The result is zero if the network does not have
+// this family.
+func takeAddr(t *txn.Tx, n *model.Network, f model.Family, want netip.Addr) (netip.Prefix, error) {
+	s, ok := n.Subnet(f)
+	if want.IsValid() && (!ok || !s.Prefix.Contains(want)) {
+		remedy := "has no " + f.String() + ", leave it out"
+		if ok {
+			remedy = "has " + s.Prefix.String() + ", choose one of it"
+		}
+		return netip.Prefix{}, model.Refuse(model.ErrInvalid, "no configured subnet contains IP address %v (network %s %s)", want, n.Name, remedy)
+	}
+	if !ok {
+		return netip.Prefix{}, nil
+	}
+	pool := t.Addresses(n.ID).Pool(f)
+	a, err := want, error(nil)
+	if want.IsValid() {
+		err = pool.Reserve(want)
+	} else {
+		a, err = pool.Allocate()
+	}
+	switch {
+	case errors.Is(err, ipam.ErrExhausted):
+		return netip.Prefix{}, model.Refuse(model.ErrExhausted, "no available %s addresses on this network's address pools: %s (%s); remove sandboxes from it, or create a larger network",
+			f, n.Name, n.ID)
+	case errors.Is(err, ipam.ErrTaken):
+		return netip.Prefix{}, model.Refuse(model.ErrConflict, "Address already in use: %v belongs to %s of network %s (choose another, or none to get a free one)",
+			want, addrOwner(t, n, s, want), n.Name)
+	case err != nil:
+		return netip.Prefix{}, model.Refuse(model.ErrInvalid, "%v: %v (it is the network or broadcast address of subnet %v; choose another)", want, err, s.Prefix)
+	}
+	t.OnUndo(func() { pool.Release(a) })
+	return netip.PrefixFrom(a, s.Prefix.Bits()), nil
+}
+
+func addrOwner(t *txn.Tx, n *model.Network, s model.Subnet, a netip.Addr) string {
+	if a == s.Gateway {
+		return "the gateway"
+	}
+	for name, x := range s.Aux {
+		if x == a {
+			return fmt.Sprintf("auxiliary address %q", name)
+		}
+	}
+	if ep := t.Next.MemberWithAddr(n.ID, a); ep != nil {
+		return fmt.Sprintf("sandbox %q", t.Next.SandboxName(ep.SandboxID))
+	}
+	return "another sandbox"
+}
+
+// RemoveEndpoint removes an endpoint. The caller updates the sandbox's gateway and
+// publishes, see updateGateway.
+func RemoveEndpoint(t *txn.Tx, ep *model.Endpoint) {
+	ReleaseAddr(t, ep.NetworkID, ep.IPv4.Addr())
+	ReleaseAddr(t, ep.NetworkID, ep.IPv6.Addr())
+	t.PutEndpoint(ep.ID, nil)
+	IdleIfUnused(t, ep.NetworkID)
+}
+
+// ReleaseAddr returns an address to a network's pool. It ignores the zero Addr.
+func ReleaseAddr(t *txn.Tx, networkID string, a netip.Addr) {
+	pool := t.Addresses(networkID).Pool(model.FamilyOf(a))
+	if !a.IsValid() || pool == nil {
+		return
+	}
+	pool.Release(a)
+	// This cannot fail: nothing else allocates while the lock is held.
+	t.OnUndo(func() { _ = pool.Reserve(a) })
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package resource
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/txn"
+	"github.com/fairlead-net/fairlead/control/ipam"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// ValidateNetwork checks the name and the driver of a network that is to be created.
+func ValidateNetwork(spec model.NetworkSpec) error {
+	switch d, ok := model.DriverNamed(cmp.Or(spec.Driver, model.DriverBridge)); {
+	case ok && !d.Predefined:
+	case ok:
+		return model.Refuse(model.ErrForbidden, "only one instance of %q network is allowed (it exists already; use driver bridge)", spec.Driver)
+	case slices.Contains([]string{"overlay", "macvlan", "ipvlan"}, spec.Driver):
+		return model.Refuse(model.ErrNotSupported, "driver %s is not available yet (use driver bridge)", spec.Driver)
+	default:
+		return model.Refuse(model.ErrInvalid, "unknown network driver %q (use driver bridge)", spec.Driver)
+	}
+	name := spec.Name
+	switch {
+	case name == "":
+		return model.Refuse(model.ErrInvalid, "the network has no name (give one)")
+	case len(name) > MaxNameLen:
+		return model.Refuse(model.ErrInvalid, "the network's name is %d bytes long (give at most %d)", len(name), MaxNameLen)
+	case strings.IndexFunc(name, unicode.IsControl) >= 0 || strings.TrimSpace(name) != name:
+		return model.Refuse(model.ErrInvalid, "invalid network name %q: it contains control characters, or begins or ends with a blank (choose another)", name)
+	case name == "." || name == "..":
+		return model.Refuse(model.ErrInvalid, "invalid network name %q: it is a directory in paths, such as those of the API (choose another)", name)
+	case name == "default" || strings.HasPrefix(name, model.ModeContainer):
+		return model.Refuse(model.ErrInvalid, "invalid network name %q: it has another meaning in --network (choose another)", name)
+	case Predefined(name):
+		return model.Refuse(model.ErrForbidden, "operation is not permitted on predefined %s network (choose another name)", name)
+	}
+	return nil
+}
+
+// Predefined reports whether the name is that of a network that is created at the first
+// start and cannot be removed.
+func Predefined(name string) bool {
+	return name == model.NetworkBridge || name == model.NetworkHost || name == model.NetworkNone
+}
+
+// AddNetwork adds a network. The driver is bridge unless the spec names another.
+func AddNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec) (*model.Network, error) {
+	for o := range t.Next.NetworksNamed(spec.Name) {
+		if o.HasName(spec.Name) {
+			return nil, model.Refuse(model.ErrConflict, "network with name %s already exists (choose another name, or remove it with: %s network rm %s)",
+				spec.Name, o.ManagedBy.CLI(), spec.Name)
+		}
+	}
+	index, err := t.NewIndex()
+	if err != nil {
+		return nil, err
+	}
+	id, err := chooseID(t.Next.NetworksByPrefix, spec.EngineID)
+	if err != nil {
+		return nil, err
+	}
+	n := &model.Network{
+		ID:      id,
+		Name:    spec.Name,
+		Engine:  spec.Engine,
+		Index:   index,
+		Created: t.Now(),
+		Driver:  model.DriverBridge,
+		Labels:  maps.Clone(spec.Labels),
+	}
+	if spec.Driver != "" {
+		n.Driver = spec.Driver
+	}
+	if spec.EngineID != "" {
+		n.ManagedBy = model.ByEngine
+	}
+	if !n.Has().Pools {
+		t.PutNetwork(n.ID, n)
+		return n, nil
+	}
+	if err := chooseFamilies(n, spec); err != nil {
+		return nil, err
+	}
+	n.Internal, n.GatewayMAC = spec.Internal, NewMAC()
+	if err := applyOptions(n, spec.Options); err != nil {
+		return nil, err
+	}
+	n.Idle = Predefined(n.Name)
+	err = resolveSubnets(ctx, t, n, spec.Subnets)
+	if n.Idle && errors.Is(err, model.ErrExhausted) {
+		n.Subnets, err = nil, nil // a subnet may be available when the network is first used
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := t.UseAddresses(n); err != nil {
+		return nil, err
+	}
+	t.PutNetwork(n.ID, n)
+	return n, nil
+}
+
+// ClaimSubnets ends the idle state of a network: it claims its previous subnets, or others if
+// those have been taken in the meantime.
+func ClaimSubnets(ctx context.Context, t *txn.Tx, n *model.Network) (*model.Network, error) {
+	if !n.Idle {
+		return n, nil
+	}
+	now := *n
+	now.Idle = false
+	free, usable, err := stillFree(ctx, t, n)
+	if err != nil {
+		return nil, err
+	}
+	if !free {
+		now.Subnets = nil
+		err := resolveSubnets(ctx, t, &now, nil)
+		switch {
+		case errors.Is(err, model.ErrExhausted) && usable:
+			now.Subnets = n.Subnets
+		case err != nil:
+			return nil, err
+		default:
+			if err := t.UseAddresses(&now); err != nil {
+				return nil, err
+			}
+		}
+	}
+	t.PutNetwork(n.ID, &now)
+	return &now, nil
+}
+
+// stillFree reports whether neither a network nor an address or route of the host overlaps an
+// idle network's subnets. usable reports whether only wider routes of the host do, such
+// as that of a tunnel for all traffic.
+func stillFree(ctx context.Context, t *txn.Tx, n *model.Network) (free, usable bool, err error) {
+	host, err := t.HostPrefixes(ctx)
+	if err != nil {
+		return false, false, err
+	}
+	free, usable = len(n.Subnets) > 0, len(n.Subnets) > 0
+	for _, s := range n.Subnets {
+		only := []ipam.DefaultPool{{Base: s.Prefix, Size: s.Prefix.Bits()}}
+		_, taken := ipam.Pick(only, model.FamilyOf(s.Prefix.Addr()), 0, slices.Concat(host, claimed(t)))
+		free = free && taken == nil
+		usable = usable && !slices.ContainsFunc(claimed(t), s.Prefix.Overlaps) && !slices.ContainsFunc(host, func(p netip.Prefix) bool { return s.Prefix.Contains(p.Addr()) && p.Bits() >= s.Prefix.Bits() })
+	}
+	return free, usable, nil
+}
+
+// IdleIfUnused releases the subnets of a predefined network that has no endpoints.
+func IdleIfUnused(t *txn.Tx, networkID string) {
+	n := t.Next.Network(networkID)
+	if n == nil || n.Idle || !n.Has().Pools || !Predefined(n.Name) || t.Next.HasMembers(n.ID) {
+		return
+	}
+	now := *n
+	now.Idle = true
+	t.PutNetwork(n.ID, &now)
+}
+
+// describeMembers lists the sandboxes of endpoints by name and ID, the first few in full.
+func describeMembers(s *desired.Snapshot, eps []*model.Endpoint) string {
+	const most = 4
+	var b strings.Builder
+	for i, ep := range eps {
+		if i == most {
+			fmt.Fprintf(&b, " and %d more", len(eps)-most)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "name:%q id:%q", s.SandboxName(ep.SandboxID), model.ShortID(ep.SandboxID))
+	}
+	return b.String()
+}
+
+// CreateNetwork is the verb that creates a network with driver bridge.
+func CreateNetwork(ctx context.Context, s *txn.State, spec model.NetworkSpec) (*model.Network, error) {
+	if err := ValidateNetwork(spec); err != nil {
+		return nil, err
+	}
+	var n *model.Network
+	err := s.Update(ctx, func(t *txn.Tx) (err error) {
+		n, err = AddNetwork(ctx, t, spec)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.Log().Info("created network", "network", n.Name, "id", model.ShortID(n.ID))
+	return n, nil
+}
+
+// RemoveNetwork removes a network. It refuses predefined networks and those with endpoints.
+func RemoveNetwork(t *txn.Tx, n *model.Network) error {
+	if Predefined(n.Name) {
+		return model.Refuse(model.ErrForbidden, "%s is a pre-defined network and cannot be removed (use a network of your own instead)", n.Name)
+	}
+	if eps := slices.Collect(t.Next.Members(n.ID)); len(eps) > 0 {
+		return model.Refuse(model.ErrForbidden, "error while removing network: network %s has active endpoints (%s); remove the sandboxes or disconnect them first",
+			n.Name, describeMembers(t.Next, eps))
+	}
+	DropNetwork(t, n)
+	return nil
+}
+
+// DropNetwork removes a network that has no endpoints.
+func DropNetwork(t *txn.Tx, n *model.Network) {
+	t.DropAddresses(n.ID)
+	t.PutNetwork(n.ID, nil)
+}
