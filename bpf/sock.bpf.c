@@ -25,7 +25,7 @@
 #include "lib/endpoint.h"
 #include "lib/hostaddr.h"
 #include "lib/portbits.h"
-#include "lib/publish.h"
+#include "lib/service.h"
 #include "lib/sock_rev.h"
 
 #define ALLOW 1
@@ -78,12 +78,12 @@ static __always_inline void write_target(struct bpf_sock_addr *ctx, const union 
 	ctx->user_ip6[3] = addr->w[3];
 }
 
-/* The backend of destination *d, or NULL. */
-static __always_inline struct publish *backend_of(const struct target *d)
+/* The service at destination *d, or NULL. */
+static __always_inline struct service *service_of(const struct target *d)
 {
 	bool loopback = ip_is_loopback(&d->addr), unspecified;
 	union ip any = {};
-	struct publish *b;
+	struct service *s;
 
 	if (!port_published(d->proto, d->port))
 		return NULL;
@@ -94,18 +94,18 @@ static __always_inline struct publish *backend_of(const struct target *d)
 	/* Any other address is not local, whatever ports are published. */
 	if (!loopback && !unspecified && !host_addr(&d->addr))
 		return NULL;
-	b = publish_find(&d->addr, d->port, d->proto);
-	if (b || ip_is4(&d->addr) || names_served(&d->addr, d->port))
-		return b;
+	s = service_find(&d->addr, d->port, d->proto);
+	if (s || ip_is4(&d->addr) || names_served(&d->addr, d->port))
+		return s;
 	/* [::1] of a port whose backend has IPv4 only: an IPv6 socket can speak
 	 * IPv4 (RFC 4291 section 2.5.5.2). */
 	ip_set4(&any, 0);
-	return publish_find(&any, d->port, d->proto);
+	return service_find(&any, d->port, d->proto);
 }
 
 /* Can a socket call of this family reach the backend? An unconnected IPv6 socket cannot be
  * redirected to IPv4: udpv6_sendmsg() refuses that with ENOTSUPP. */
-static __always_inline bool reachable(const struct target *d, const struct publish *b,
+static __always_inline bool reachable(const struct target *d, const struct backend *b,
 				      bool connects)
 {
 	if (ip_is4(&d->addr) == ip_is4(&b->addr))
@@ -114,7 +114,7 @@ static __always_inline bool reachable(const struct target *d, const struct publi
 }
 
 /* Is the socket bound to a device that the backend is not behind? */
-static __always_inline bool bound_elsewhere(struct bpf_sock_addr *ctx, const struct publish *b)
+static __always_inline bool bound_elsewhere(struct bpf_sock_addr *ctx, const struct backend *b)
 {
 	__u32 bound = ctx->sk ? ctx->sk->bound_dev_if : 0;
 	struct endpoint *ep;
@@ -142,20 +142,22 @@ static __always_inline int redirect_to_backend(struct bpf_sock_addr *ctx, bool i
 {
 	struct sock_rev_key k = {};
 	struct sock_rev v = {};
-	struct publish *b;
+	struct service *s;
+	struct backend *b;
 	struct target d;
 
 	if (!ours(ctx) || !read_target(ctx, &d, is4))
 		return ALLOW;
-	b = backend_of(&d);
+	s = service_of(&d);
+	b = service_backend(s);
 	if (!b || !reachable(&d, b, connects) || bound_elsewhere(ctx, b))
 		return ALLOW;
 	k.cookie = bpf_get_socket_cookie(ctx);
 	k.addr = b->addr;
-	k.port = b->port;
+	k.port = s->port;
 	v.addr = d.addr;
 	v.port = d.port;
-	v.publish = b->id;
+	v.publish = s->id;
 	v.until = ~0ULL;
 	if (!connects) {
 		__u64 now = bpf_ktime_get_ns();
@@ -168,7 +170,7 @@ static __always_inline int redirect_to_backend(struct bpf_sock_addr *ctx, bool i
 	}
 	if (bpf_map_update_elem(&fl_sock_rev, &k, &v, BPF_ANY))
 		return ALLOW;
-	write_target(ctx, &b->addr, b->port, is4);
+	write_target(ctx, &b->addr, s->port, is4);
 	count_event(EV_SOCK_CONNECT);
 	return ALLOW;
 }
@@ -201,7 +203,7 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, bool is4)
 	if (is4)
 		ip_set4(&any, 0);
 	/* The wildcard address collides with every publish at this port. */
-	if (!ip_equal(&d.addr, &any) && !publish_find(&d.addr, d.port, d.proto))
+	if (!ip_equal(&d.addr, &any) && !service_find(&d.addr, d.port, d.proto))
 		return ALLOW;
 	count_event(EV_SOCK_BIND_REFUSED);
 	bpf_set_retval(-EADDRINUSE);

@@ -13,6 +13,21 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type SockBackend struct {
+	_       structs.HostLayout
+	Addr    SockIp
+	Ifindex uint32
+	Net     uint32
+	Node    uint16
+	Pad     [3]uint16
+}
+
+type SockBackendKey struct {
+	_       structs.HostLayout
+	Service uint32
+	Slot    uint32
+}
+
 type SockCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -54,17 +69,16 @@ type SockNeighKey struct {
 	Pad  uint32
 }
 
-type SockPublish struct {
-	_       structs.HostLayout
-	Addr    SockIp
-	Ifindex uint32
-	Id      uint32
-	Port    uint16
-	Pad     uint16
-	Net     uint32
+type SockService struct {
+	_     structs.HostLayout
+	Id    uint32
+	Port  uint16
+	First uint16
+	Count uint16
+	Flags uint16
 }
 
-type SockPublishKey struct {
+type SockServiceKey struct {
 	_     structs.HostLayout
 	Addr  SockIp
 	Port  uint16
@@ -99,6 +113,7 @@ type SockSubnetKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	SockMapFlBackend      = "fl_backend"
 	SockMapFlEndpoint     = "fl_endpoint"
 	SockMapFlEvents       = "fl_events"
 	SockMapFlHostaddr     = "fl_hostaddr"
@@ -106,7 +121,7 @@ const (
 	SockMapFlNeigh        = "fl_neigh"
 	SockMapFlPaths        = "fl_paths"
 	SockMapFlPortbits     = "fl_portbits"
-	SockMapFlPublish      = "fl_publish"
+	SockMapFlService      = "fl_service"
 	SockMapFlSockRev      = "fl_sock_rev"
 	SockMapFlSubnet       = "fl_subnet"
 	SockMapFlTraffic      = "fl_traffic"
@@ -188,6 +203,7 @@ type SockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockMapSpecs struct {
+	FlBackend  *ebpf.MapSpec `ebpf:"fl_backend"`
 	FlEndpoint *ebpf.MapSpec `ebpf:"fl_endpoint"`
 	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
 	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
@@ -195,7 +211,7 @@ type SockMapSpecs struct {
 	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
 	FlPaths    *ebpf.MapSpec `ebpf:"fl_paths"`
 	FlPortbits *ebpf.MapSpec `ebpf:"fl_portbits"`
-	FlPublish  *ebpf.MapSpec `ebpf:"fl_publish"`
+	FlService  *ebpf.MapSpec `ebpf:"fl_service"`
 	FlSockRev  *ebpf.MapSpec `ebpf:"fl_sock_rev"`
 	FlSubnet   *ebpf.MapSpec `ebpf:"fl_subnet"`
 	FlTraffic  *ebpf.MapSpec `ebpf:"fl_traffic"`
@@ -235,6 +251,7 @@ func (o *SockObjects) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockMaps struct {
+	FlBackend  *ebpf.Map `ebpf:"fl_backend"`
 	FlEndpoint *ebpf.Map `ebpf:"fl_endpoint"`
 	FlEvents   *ebpf.Map `ebpf:"fl_events"`
 	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
@@ -242,7 +259,7 @@ type SockMaps struct {
 	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
 	FlPaths    *ebpf.Map `ebpf:"fl_paths"`
 	FlPortbits *ebpf.Map `ebpf:"fl_portbits"`
-	FlPublish  *ebpf.Map `ebpf:"fl_publish"`
+	FlService  *ebpf.Map `ebpf:"fl_service"`
 	FlSockRev  *ebpf.Map `ebpf:"fl_sock_rev"`
 	FlSubnet   *ebpf.Map `ebpf:"fl_subnet"`
 	FlTraffic  *ebpf.Map `ebpf:"fl_traffic"`
@@ -250,6 +267,7 @@ type SockMaps struct {
 
 func (m *SockMaps) Close() error {
 	return _SockClose(
+		m.FlBackend,
 		m.FlEndpoint,
 		m.FlEvents,
 		m.FlHostaddr,
@@ -257,7 +275,7 @@ func (m *SockMaps) Close() error {
 		m.FlNeigh,
 		m.FlPaths,
 		m.FlPortbits,
-		m.FlPublish,
+		m.FlService,
 		m.FlSockRev,
 		m.FlSubnet,
 		m.FlTraffic,

@@ -13,6 +13,21 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type TCBackend struct {
+	_       structs.HostLayout
+	Addr    TCIp
+	Ifindex uint32
+	Net     uint32
+	Node    uint16
+	Pad     [3]uint16
+}
+
+type TCBackendKey struct {
+	_       structs.HostLayout
+	Service uint32
+	Slot    uint32
+}
+
 type TCCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -290,24 +305,6 @@ type TCNeighKey struct {
 	Pad  uint32
 }
 
-type TCPublish struct {
-	_       structs.HostLayout
-	Addr    TCIp
-	Ifindex uint32
-	Id      uint32
-	Port    uint16
-	Pad     uint16
-	Net     uint32
-}
-
-type TCPublishKey struct {
-	_     structs.HostLayout
-	Addr  TCIp
-	Port  uint16
-	Proto uint8
-	Pad   [5]uint8
-}
-
 type TCRouteSlot struct {
 	_   structs.HostLayout
 	Key struct {
@@ -331,6 +328,23 @@ type TCRouteSlot struct {
 		Mtu     uint32
 		UpFlags uint32
 	}
+}
+
+type TCService struct {
+	_     structs.HostLayout
+	Id    uint32
+	Port  uint16
+	First uint16
+	Count uint16
+	Flags uint16
+}
+
+type TCServiceKey struct {
+	_     structs.HostLayout
+	Addr  TCIp
+	Port  uint16
+	Proto uint8
+	Pad   [5]uint8
 }
 
 type TCSubnetKey struct {
@@ -393,6 +407,7 @@ type TCXlatWork struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	TCMapFlBackend        = "fl_backend"
 	TCMapFlCt             = "fl_ct"
 	TCMapFlCtNew          = "fl_ct_new"
 	TCMapFlCtUsed         = "fl_ct_used"
@@ -410,9 +425,9 @@ const (
 	TCMapFlNeigh          = "fl_neigh"
 	TCMapFlPaths          = "fl_paths"
 	TCMapFlPortbits       = "fl_portbits"
-	TCMapFlPublish        = "fl_publish"
 	TCMapFlRoute          = "fl_route"
 	TCMapFlScratch        = "fl_scratch"
+	TCMapFlService        = "fl_service"
 	TCMapFlSubnet         = "fl_subnet"
 	TCMapFlTraffic        = "fl_traffic"
 	TCMapFlUplink         = "fl_uplink"
@@ -490,6 +505,7 @@ type TCProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TCMapSpecs struct {
+	FlBackend  *ebpf.MapSpec `ebpf:"fl_backend"`
 	FlCt       *ebpf.MapSpec `ebpf:"fl_ct"`
 	FlCtNew    *ebpf.MapSpec `ebpf:"fl_ct_new"`
 	FlCtUsed   *ebpf.MapSpec `ebpf:"fl_ct_used"`
@@ -507,9 +523,9 @@ type TCMapSpecs struct {
 	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
 	FlPaths    *ebpf.MapSpec `ebpf:"fl_paths"`
 	FlPortbits *ebpf.MapSpec `ebpf:"fl_portbits"`
-	FlPublish  *ebpf.MapSpec `ebpf:"fl_publish"`
 	FlRoute    *ebpf.MapSpec `ebpf:"fl_route"`
 	FlScratch  *ebpf.MapSpec `ebpf:"fl_scratch"`
+	FlService  *ebpf.MapSpec `ebpf:"fl_service"`
 	FlSubnet   *ebpf.MapSpec `ebpf:"fl_subnet"`
 	FlTraffic  *ebpf.MapSpec `ebpf:"fl_traffic"`
 	FlUplink   *ebpf.MapSpec `ebpf:"fl_uplink"`
@@ -559,6 +575,7 @@ func (o *TCObjects) Close() error {
 //
 // It can be passed to LoadTCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TCMaps struct {
+	FlBackend  *ebpf.Map `ebpf:"fl_backend"`
 	FlCt       *ebpf.Map `ebpf:"fl_ct"`
 	FlCtNew    *ebpf.Map `ebpf:"fl_ct_new"`
 	FlCtUsed   *ebpf.Map `ebpf:"fl_ct_used"`
@@ -576,9 +593,9 @@ type TCMaps struct {
 	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
 	FlPaths    *ebpf.Map `ebpf:"fl_paths"`
 	FlPortbits *ebpf.Map `ebpf:"fl_portbits"`
-	FlPublish  *ebpf.Map `ebpf:"fl_publish"`
 	FlRoute    *ebpf.Map `ebpf:"fl_route"`
 	FlScratch  *ebpf.Map `ebpf:"fl_scratch"`
+	FlService  *ebpf.Map `ebpf:"fl_service"`
 	FlSubnet   *ebpf.Map `ebpf:"fl_subnet"`
 	FlTraffic  *ebpf.Map `ebpf:"fl_traffic"`
 	FlUplink   *ebpf.Map `ebpf:"fl_uplink"`
@@ -587,6 +604,7 @@ type TCMaps struct {
 
 func (m *TCMaps) Close() error {
 	return _TCClose(
+		m.FlBackend,
 		m.FlCt,
 		m.FlCtNew,
 		m.FlCtUsed,
@@ -604,9 +622,9 @@ func (m *TCMaps) Close() error {
 		m.FlNeigh,
 		m.FlPaths,
 		m.FlPortbits,
-		m.FlPublish,
 		m.FlRoute,
 		m.FlScratch,
+		m.FlService,
 		m.FlSubnet,
 		m.FlTraffic,
 		m.FlUplink,

@@ -124,5 +124,5 @@ func (d *Datapath) Commit() error {
 			return fmt.Errorf("remove old programs: %w", err)
 		}
 	}
-	return nil
+	return removeFormer(d.dir)
 }

@@ -36,7 +36,7 @@ func Cleanup(bpfDir string, f hook.Filters) error {
 // cleanPins removes programs and tables. Other entries do not belong to Fairlead;
 // they stay, and the directories that hold them too.
 func cleanPins(dir string) error {
-	known := maps.Names()
+	known := append(maps.Names(), maps.FormerNames()...)
 	return errors.Join(
 		bpffs.Each(dir, func(path, name string) error {
 			if strings.HasPrefix(name, bpffs.ProgsPrefix) {
@@ -52,4 +52,13 @@ func cleanPins(dir string) error {
 		}),
 		bpffs.RemoveSubdirs(dir),
 	)
+}
+
+// removeFormer removes the pins of tables that only earlier builds use, when their programs are gone.
+func removeFormer(dir string) error {
+	var errs []error
+	for _, name := range maps.FormerNames() {
+		errs = append(errs, bpffs.Remove(filepath.Join(dir, bpffs.MapsDir, name)))
+	}
+	return errors.Join(errs...)
 }

@@ -32,6 +32,7 @@ func TestCleanup(t *testing.T) {
 		t.Fatal(err)
 	}
 	progs, tables := w.ids(d)
+	pinFormer(t, w) // by a daemon that was killed before Commit
 	d.Close()
 	if err := Cleanup(w.cfg.BPFDir, nil); err != nil {
 		t.Fatal(err)

@@ -132,7 +132,7 @@ func TestConfigure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]uint32{"fl_ct": 4096, "fl_ct_new": 1024, "fl_endpoint": 10, "fl_neigh": 30, "fl_publish": 20} {
+	for name, want := range map[string]uint32{"fl_ct": 4096, "fl_ct_new": 1024, "fl_endpoint": 10, "fl_neigh": 30, "fl_service": 20, "fl_backend": 20} {
 		if got := shared[name].MaxEntries; got != want {
 			t.Errorf("%s has %d entries, want %d", name, got, want)
 		}

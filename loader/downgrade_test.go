@@ -22,15 +22,21 @@ import (
 // that commit.
 func earlierBuild(t *testing.T) string {
 	t.Helper()
-	object, err := os.ReadFile("testdata/587769b.gc.o")
+	return buildWith(t, "testdata/587769b.gc.o")
+}
+
+// buildWith returns a file with an embedded BPF object.
+func buildWith(t *testing.T, path string) string {
+	t.Helper()
+	object, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "fairlead")
-	if err := os.WriteFile(path, slices.Concat([]byte("\x7fELF, not really"), object, []byte("more")), 0o755); err != nil {
+	binary := filepath.Join(t.TempDir(), "fairlead")
+	if err := os.WriteFile(binary, slices.Concat([]byte("\x7fELF, not really"), object, []byte("more")), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return path
+	return binary
 }
 
 // downgrading is a running Downgrade.
@@ -180,6 +186,28 @@ func TestDowngradeTakenBack(t *testing.T) {
 	}
 	if err := <-run.done; err == nil || !strings.Contains(err.Error(), "a build other than") {
 		t.Errorf("Downgrade: %v", err)
+	}
+}
+
+// If the flow tables fit, tables that the other build does not know are removed at once: it would
+// leave them behind. A daemon of this build creates them again.
+func TestDowngradeSameFlows(t *testing.T) {
+	w := newWorld(t)
+	d := w.open()
+	_, before := w.ids(d)
+	run := startDowngrade(t, w, buildWith(t, "../bpf/gc_bpfel.o")) // without fl_service
+	if got := run.wait(t); len(got) > 0 {
+		t.Errorf("converted %q", got)
+	}
+	if err := <-run.done; err != nil {
+		t.Fatal(err)
+	}
+	if left := w.entries(bpffs.MapsDir); slices.Contains(left, bpf.TCMapFlService) || !slices.Contains(left, bpf.TCMapFlCt) {
+		t.Errorf("pinned tables: %q", left)
+	}
+	again := w.open()
+	if _, after := w.ids(again); after[bpf.TCMapFlCt] != before[bpf.TCMapFlCt] || after[bpf.TCMapFlService] == before[bpf.TCMapFlService] {
+		t.Errorf("tables before: %v, after: %v", before, after)
 	}
 }
 

@@ -93,7 +93,8 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, have probe.Flags) error {
 		bpf.TCMapFlEndpoint: cfg.MaxEndpoints,
 		bpf.TCMapFlFdb:      cfg.MaxEndpoints,
 		bpf.TCMapFlNeigh:    3 * cfg.MaxEndpoints, // IPv4, IPv6, link-local
-		bpf.TCMapFlPublish:  cfg.MaxPublishes,
+		bpf.TCMapFlService:  cfg.MaxPublishes,
+		bpf.TCMapFlBackend:  cfg.MaxPublishes,
 	} {
 		if m := spec.Maps[name]; m != nil && size != 0 {
 			m.MaxEntries = size

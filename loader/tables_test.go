@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -255,5 +256,37 @@ func pinOther(t *testing.T, w *world, fits bool) {
 		if err := bpffs.Replace(m, filepath.Join(w.cfg.BPFDir, bpffs.MapsDir, name)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// pinFormer pins a table of an earlier build.
+func pinFormer(t *testing.T, w *world) {
+	t.Helper()
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 24, ValueSize: 32, MaxEntries: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Pin(filepath.Join(w.cfg.BPFDir, bpffs.MapsDir, "fl_publish")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A table of an earlier build stays until the last program that uses it has been replaced.
+func TestFormerTable(t *testing.T) {
+	w := newWorld(t)
+	if err := bpffs.MakeDirs(w.cfg.BPFDir); err != nil {
+		t.Fatal(err)
+	}
+	pinFormer(t, w)
+	d := w.open()
+	if pins := w.entries(bpffs.MapsDir); !slices.Contains(pins, "fl_publish") {
+		t.Errorf("before Commit the pins are %q", pins)
+	}
+	if err := d.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if pins := w.entries(bpffs.MapsDir); slices.Contains(pins, "fl_publish") || !slices.Contains(pins, "fl_service") {
+		t.Errorf("after Commit the pins are %q", pins)
 	}
 }

@@ -23,7 +23,7 @@ type portSlot struct {
 	bit  uint64
 }
 
-func slotOf(k bpf.TCPublishKey) portSlot {
+func slotOf(k bpf.TCServiceKey) portSlot {
 	port := swap16(k.Port)
 	s := portSlot{word: int(port / 64), bit: 1 << (port % 64)}
 	if k.Proto == unix.IPPROTO_UDP {

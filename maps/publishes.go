@@ -3,10 +3,9 @@
 package maps
 
 import (
-	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -17,7 +16,8 @@ import (
 	"github.com/fairlead-net/fairlead/maps/table"
 )
 
-// Publish maps (host address, port, protocol) to a backend.
+// Publish maps (host address, port, protocol) to a backend. All of one ID and of one family of host
+// addresses have the same backend, apart from its port.
 type Publish struct {
 	HostIP      netip.Addr // 0.0.0.0 or :: stands for every address of the host
 	Port        uint16
@@ -26,6 +26,7 @@ type Publish struct {
 	BackendPort uint16
 	IfIndex     uint32 // of the backend's host end
 	Net         uint32 // network index of the backend
+	Node        uint16 // where the backend is; 0, this host, is the only one so far
 	ID          uint32
 }
 
@@ -35,41 +36,63 @@ func (p Publish) String() string {
 		netip.AddrPortFrom(p.HostIP, p.Port), p.Proto, netip.AddrPortFrom(p.Backend, p.BackendPort))
 }
 
-func (p Publish) raw() (bpf.TCPublishKey, bpf.TCPublish) {
-	return publishKey(p.HostIP, p.Port, p.Proto), bpf.TCPublish{
-		Addr: toIP(p.Backend), Port: swap16(p.BackendPort),
-		Ifindex: p.IfIndex, Net: p.Net, Id: p.ID,
+// firstSlot6 is the slot of the first backend for IPv6 clients; those for IPv4 clients begin at 0.
+const firstSlot6 = 1 << 15
+
+func (p Publish) key() bpf.TCServiceKey {
+	return bpf.TCServiceKey{Addr: toIP(p.HostIP), Port: swap16(p.Port), Proto: p.Proto}
+}
+
+func (p Publish) service() bpf.TCService {
+	s := bpf.TCService{Id: p.ID, Port: swap16(p.BackendPort), Count: 1}
+	if !p.HostIP.Is4() {
+		s.First = firstSlot6
 	}
+	return s
 }
 
-func publishKey(hostIP netip.Addr, port uint16, proto uint8) bpf.TCPublishKey {
-	return bpf.TCPublishKey{Addr: toIP(hostIP), Port: swap16(port), Proto: proto}
+func (p Publish) backend() bpf.TCBackend {
+	return bpf.TCBackend{Addr: toIP(p.Backend), Ifindex: p.IfIndex, Net: p.Net, Node: p.Node}
 }
 
-func publishFrom(k bpf.TCPublishKey, v bpf.TCPublish) Publish {
+func publishFrom(k bpf.TCServiceKey, s bpf.TCService, b bpf.TCBackend) Publish {
 	return Publish{
 		HostIP: netip.AddrFrom16(k.Addr.B).Unmap(), Port: swap16(k.Port), Proto: k.Proto,
-		Backend: fromIP(v.Addr), BackendPort: swap16(v.Port), IfIndex: v.Ifindex, Net: v.Net, ID: v.Id,
+		Backend: fromIP(b.Addr), BackendPort: swap16(s.Port), IfIndex: b.Ifindex, Net: b.Net, Node: b.Node, ID: s.Id,
 	}
 }
 
-// Publishes is fl_publish together with fl_portbits, the bit set of ports that are published at
-// any address. A port's bit is set before its first entry is written and cleared after its last
-// entry is removed, so that no packet misses an entry that exists.
+// backendOf is the key of a service's backend.
+func backendOf(s bpf.TCService) bpf.TCBackendKey {
+	return bpf.TCBackendKey{Service: s.Id, Slot: uint32(s.First)}
+}
+
+// Publishes is fl_service together with fl_backend, which holds the backends that services refer
+// to, and fl_portbits, the bit set of ports that are published at any address. Bits and backends
+// are written before the first service that needs them, and removed after the last, so that no
+// packet misses a service that exists.
 type Publishes struct {
-	view view[bpf.TCPublishKey, bpf.TCPublish, Publish]
+	services *table.Table[bpf.TCServiceKey, bpf.TCService]
+	backends *table.Table[bpf.TCBackendKey, bpf.TCBackend]
 
 	mu   sync.Mutex
 	bits *portBits
-	refs map[portSlot]int // entries by port and protocol
+	// How many services there are of each port and protocol, and with each backend.
+	ofPort    map[portSlot]int
+	ofBackend map[bpf.TCBackendKey]int
+	// servicesDue is set while VerifySome has verified the backends of a round, but not the services.
+	servicesDue bool
 }
 
-func newPublishes(publish, portbits *ebpf.Map) (*Publishes, error) {
-	v, err := table.NewView("fl_publish", publish, Publish.raw, publishFrom)
-	if err != nil {
+func newPublishes(services, backends, portbits *ebpf.Map) (*Publishes, error) {
+	t := &Publishes{bits: &portBits{m: portbits}}
+	var err error
+	if t.backends, err = table.New[bpf.TCBackendKey, bpf.TCBackend](bpf.TCMapFlBackend, backends); err != nil {
 		return nil, err
 	}
-	t := &Publishes{view: v, bits: &portBits{m: portbits}}
+	if t.services, err = table.New[bpf.TCServiceKey, bpf.TCService](bpf.TCMapFlService, services); err != nil {
+		return nil, err
+	}
 	t.recount()
 	return t, t.bits.refresh()
 }
@@ -80,39 +103,92 @@ func (t *Publishes) Put(p Publish) (written bool, err error) {
 	return n > 0, err
 }
 
-// PutAll is Put for many entries. It returns how many it wrote.
+// PutAll is Put for many entries. It returns how many it wrote, backends included.
 func (t *Publishes) PutAll(ps []Publish) (written int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	keys := publishKeys(ps)
-	for _, k := range keys {
-		if err := t.bits.set(slotOf(k)); err != nil {
-			return 0, errors.Join(err, t.clearUnused(keys))
-		}
-	}
-	had := t.which(keys)
-	written, err = t.view.PutAll(ps)
-	for i, has := range t.which(keys) {
-		if has && !had[i] {
-			t.refs[slotOf(keys[i])]++
-		}
-	}
-	if err != nil {
-		err = errors.Join(err, t.clearUnused(keys))
-	}
-	return written, err
-}
-
-// clearUnused clears the bits of ports that have no entry.
-func (t *Publishes) clearUnused(keys []bpf.TCPublishKey) error {
-	for _, k := range keys {
-		if slot := slotOf(k); t.refs[slot] == 0 {
-			if err := t.bits.clear(slot); err != nil {
+	services, backends := split(ps)
+	keys := slices.Collect(maps.Keys(services))
+	err = t.change(keys, backends, func() error {
+		for _, k := range keys {
+			if err := t.bits.set(slotOf(k)); err != nil {
 				return err
 			}
 		}
+		n, err := t.backends.PutAll(backends)
+		if written = n; err != nil {
+			return err
+		}
+		n, err = t.services.PutAll(services)
+		written += n
+		return err
+	})
+	return written, err
+}
+
+// split returns the entries of fl_service and fl_backend.
+func split(ps []Publish) (map[bpf.TCServiceKey]bpf.TCService, map[bpf.TCBackendKey]bpf.TCBackend) {
+	services := make(map[bpf.TCServiceKey]bpf.TCService, len(ps))
+	backends := make(map[bpf.TCBackendKey]bpf.TCBackend)
+	for _, p := range ps {
+		s := p.service()
+		services[p.key()], backends[backendOf(s)] = s, p.backend()
 	}
-	return nil
+	return services, backends
+}
+
+// change runs do, which writes or deletes services that have these keys, and may write these
+// backends. Afterwards it removes the bits and the backends that no service needs.
+func (t *Publishes) change(keys []bpf.TCServiceKey, backends map[bpf.TCBackendKey]bpf.TCBackend, do func() error) error {
+	touched := make(map[bpf.TCBackendKey]bool)
+	for b := range backends {
+		touched[b] = true
+	}
+	for _, k := range keys {
+		if s, ok := t.services.Get(k); ok {
+			t.count(k, s, -1)
+			touched[backendOf(s)] = true
+		}
+	}
+	errs := []error{do()}
+	for _, k := range keys {
+		if s, ok := t.services.Get(k); ok {
+			t.count(k, s, 1)
+		}
+	}
+	for _, k := range keys {
+		if slot := slotOf(k); t.ofPort[slot] == 0 {
+			errs = append(errs, t.bits.clear(slot))
+		}
+	}
+	var unused []bpf.TCBackendKey
+	for b := range touched {
+		if t.ofBackend[b] == 0 {
+			unused = append(unused, b)
+		}
+	}
+	_, err := t.backends.DeleteAll(unused)
+	return errors.Join(append(errs, err)...)
+}
+
+// count adds a service n times to the numbers of services.
+func (t *Publishes) count(k bpf.TCServiceKey, s bpf.TCService, n int) {
+	addTo(t.ofPort, slotOf(k), n)
+	addTo(t.ofBackend, backendOf(s), n)
+}
+
+func addTo[K comparable](m map[K]int, k K, n int) {
+	if m[k] += n; m[k] == 0 {
+		delete(m, k)
+	}
+}
+
+// recount counts all services.
+func (t *Publishes) recount() {
+	t.ofPort, t.ofBackend = make(map[portSlot]int), make(map[bpf.TCBackendKey]int)
+	for k, s := range t.services.Entries() {
+		t.count(k, s, 1)
+	}
 }
 
 // Delete removes a published port; absent is success.
@@ -121,54 +197,43 @@ func (t *Publishes) Delete(hostIP netip.Addr, port uint16, proto uint8) (deleted
 	return n > 0, err
 }
 
-// DeleteAll removes the entries that have the keys of ps; absent is success. It
-// returns how many there were.
+// DeleteAll removes the entries that have the keys of ps, and backends that nothing else needs;
+// absent is success. It returns how many ports were published.
 func (t *Publishes) DeleteAll(ps []Publish) (deleted int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	keys := publishKeys(ps)
-	had := t.which(keys)
-	deleted, err = t.view.DeleteAll(ps)
-	still := t.which(keys)
-	for i, k := range keys {
-		if !had[i] || still[i] {
-			continue
-		}
-		slot := slotOf(k)
-		if t.refs[slot]--; t.refs[slot] > 0 {
-			continue
-		}
-		delete(t.refs, slot)
-		if err == nil {
-			err = t.bits.clear(slot)
-		}
-	}
+	services, _ := split(ps)
+	keys := slices.Collect(maps.Keys(services))
+	err = t.change(keys, nil, func() (err error) {
+		deleted, err = t.services.DeleteAll(keys)
+		return err
+	})
 	return deleted, err
 }
 
 // Sync makes the kernel's entries, and the bits, exactly desired, after reading all of them back.
-// It writes before it deletes, and does not touch correct entries. It counts entries, and words of
-// bits as written.
+// It writes before it deletes, and does not touch correct entries. It counts entries, backends and
+// words of bits as written.
 func (t *Publishes) Sync(desired []Publish) (written, deleted int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.bits.refresh(); err != nil {
+	services, backends := split(desired)
+	if err := errors.Join(t.bits.refresh(), t.backends.Refresh()); err != nil {
 		return 0, 0, err
 	}
-	before := t.bits.writes
-	words := t.bits.words
-	for _, k := range publishKeys(desired) {
+	before, words := t.bits.writes, t.bits.words
+	for k := range services {
 		s := slotOf(k)
 		words[s.word] |= s.bit
 	}
 	if err := t.bits.write(words); err != nil {
 		return 0, 0, err
 	}
-	written, deleted, err = t.view.Sync(desired)
+	written, deleted, err = t.syncEntries(services, backends)
 	t.recount()
 	if err == nil {
 		words = [portWords]uint64{}
-		for s := range t.refs {
+		for s := range t.ofPort {
 			words[s.word] |= s.bit
 		}
 		err = t.bits.write(words)
@@ -176,12 +241,36 @@ func (t *Publishes) Sync(desired []Publish) (written, deleted int, err error) {
 	return written + t.bits.writes - before, deleted, err
 }
 
+// syncEntries writes backends before the services that refer to them, and deletes them after. If
+// there is no room otherwise, it deletes first.
+func (t *Publishes) syncEntries(services map[bpf.TCServiceKey]bpf.TCService, backends map[bpf.TCBackendKey]bpf.TCBackend) (written, deleted int, err error) {
+	written, err = t.backends.PutAll(backends)
+	if err != nil && !errors.Is(err, table.ErrFull) {
+		return written, 0, err
+	}
+	for _, sync := range []func() (int, int, error){
+		func() (int, int, error) { return t.services.Sync(services) },
+		func() (int, int, error) { return t.backends.Sync(backends) },
+	} {
+		w, d, err := sync()
+		written, deleted = written+w, deleted+d
+		if err != nil {
+			return written, deleted, err
+		}
+	}
+	return written, deleted, nil
+}
+
 // Verify reads all entries and bits back and restores those that another process changed. It
 // counts as Sync does.
 func (t *Publishes) Verify() (restored int, err error) {
 	restored, _, err = t.verify(func() (int, bool, error) {
-		n, err := t.view.Verify()
-		return n, false, err
+		n, err := t.backends.Verify()
+		if err != nil {
+			return n, false, err
+		}
+		more, err := t.services.Verify()
+		return n + more, false, err
 	})
 	return restored, err
 }
@@ -189,7 +278,17 @@ func (t *Publishes) Verify() (restored int, err error) {
 // VerifySome verifies all bits and the next part of a large table, and reports whether more parts
 // are left in this round.
 func (t *Publishes) VerifySome() (restored int, more bool, err error) {
-	return t.verify(t.view.VerifySome)
+	return t.verify(func() (restored int, more bool, err error) {
+		if !t.servicesDue {
+			restored, more, err = t.backends.VerifySome()
+			if more || err != nil {
+				return restored, more, err
+			}
+		}
+		n, more, err := t.services.VerifySome()
+		t.servicesDue = more
+		return restored + n, more, err
+	})
 }
 
 func (t *Publishes) verify(entries func() (int, bool, error)) (restored int, more bool, err error) {
@@ -206,53 +305,29 @@ func (t *Publishes) verify(entries func() (int, bool, error)) (restored int, mor
 	return restored + t.bits.writes - before, more, err
 }
 
-// recount recomputes the number of entries of each port.
-func (t *Publishes) recount() {
-	t.refs = make(map[portSlot]int)
-	for _, p := range t.view.List() {
-		k, _ := p.raw()
-		t.refs[slotOf(k)]++
-	}
-}
-
-// which reports for each key whether it has an entry.
-func (t *Publishes) which(keys []bpf.TCPublishKey) []bool {
-	has := make([]bool, len(keys))
-	for i, k := range keys {
-		has[i] = t.view.Has(publishFrom(k, bpf.TCPublish{}))
-	}
-	return has
-}
-
-// publishKeys returns the distinct keys of ps.
-func publishKeys(ps []Publish) []bpf.TCPublishKey {
-	keys := make([]bpf.TCPublishKey, len(ps))
-	for i, p := range ps {
-		keys[i], _ = p.raw()
-	}
-	slices.SortFunc(keys, func(a, b bpf.TCPublishKey) int {
-		return cmp.Or(bytes.Compare(a.Addr.B[:], b.Addr.B[:]), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Proto, b.Proto))
-	})
-	return slices.Compact(keys)
-}
-
 // List returns all entries, in no particular order.
-func (t *Publishes) List() []Publish { return t.view.List() }
+func (t *Publishes) List() []Publish {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	services, backends := t.services.Entries(), t.backends.Entries()
+	ps := make([]Publish, 0, len(services))
+	for k, s := range services {
+		ps = append(ps, publishFrom(k, s, backends[backendOf(s)]))
+	}
+	return ps
+}
 
 // Refresh reads all entries back from the kernel.
 func (t *Publishes) Refresh() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.bits.refresh(); err != nil {
-		return err
-	}
-	err := t.view.Refresh()
+	err := errors.Join(t.bits.refresh(), t.backends.Refresh(), t.services.Refresh())
 	t.recount()
 	return err
 }
 
-// Len returns the number of entries.
-func (t *Publishes) Len() int { return t.view.Len() }
+// Len returns the number of published ports.
+func (t *Publishes) Len() int { return t.services.Len() }
 
-// MaxEntries returns the table's capacity in entries.
-func (t *Publishes) MaxEntries() int { return t.view.MaxEntries() }
+// MaxEntries returns how many published ports the tables have room for.
+func (t *Publishes) MaxEntries() int { return t.services.MaxEntries() }

@@ -4,13 +4,19 @@ package maps
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps/table"
 )
 
 const tcp, udp = 6, 17
@@ -84,8 +90,8 @@ func TestPublishesSync(t *testing.T) {
 	if n, d, err := w.Publishes.Sync([]Publish{a, b}); n != 0 || d != 0 || err != nil {
 		t.Errorf("second Sync = %d, %d, %v", n, d, err)
 	}
-	if _, d, err := w.Publishes.Sync(nil); d != 2 || err != nil {
-		t.Errorf("Sync to nothing: %d deleted, %v", d, err)
+	if _, d, err := w.Publishes.Sync(nil); d != 3 || err != nil {
+		t.Errorf("Sync to nothing: %d deleted, %v; want two ports and their backend", d, err)
 	}
 	if got := w.setBits(t); len(got) != 0 {
 		t.Errorf("bits left over: %v", got)
@@ -108,17 +114,19 @@ func TestPublishesVerify(t *testing.T) {
 	}
 }
 
-// Random changes: the bits always match the entries.
-func TestPublishesBitsAgainstModel(t *testing.T) {
+// Random changes: bits and backends always match the entries.
+func TestPublishesAgainstModel(t *testing.T) {
 	w := newWorld(t)
 	rng := rand.New(rand.NewPCG(3, 4))
 	random := func() []Publish {
-		var ps []Publish
+		ps := make(map[bpf.TCServiceKey]Publish)
 		for range rng.IntN(40) {
 			host := []string{"0.0.0.0", "::", "192.0.2.1"}[rng.IntN(3)]
-			ps = append(ps, publish(host, uint16(rng.IntN(8)), []uint8{tcp, udp, 132}[rng.IntN(3)]))
+			p := publish(host, uint16(rng.IntN(8)), []uint8{tcp, udp, 132}[rng.IntN(3)])
+			p.ID = rng.Uint32N(5)
+			ps[p.key()] = p
 		}
-		return ps
+		return slices.Collect(maps.Values(ps))
 	}
 	for step := range 200 {
 		var err error
@@ -131,13 +139,17 @@ func TestPublishesBitsAgainstModel(t *testing.T) {
 			_, _, err = w.Publishes.Sync(random())
 		}
 		must(t, err)
-		want := make(map[[2]uint16]bool)
+		want, backends := make(map[[2]uint16]bool), make(map[[2]uint32]string)
 		for _, p := range w.Publishes.List() {
 			bank := uint16(0)
 			if p.Proto == udp {
 				bank = 1
 			}
 			want[[2]uint16{bank, p.Port}] = true
+			backends[[2]uint32{p.ID, uint32(p.service().First)}] = p.Backend.String()
+		}
+		if diff := cmp.Diff(backends, w.backends(t)); diff != "" {
+			t.Fatalf("step %d: backends (-want +got):\n%s", step, diff)
 		}
 		if diff := cmp.Diff(want, w.setBits(t)); diff != "" {
 			t.Fatalf("step %d: bits (-want +got):\n%s", step, diff)
@@ -145,13 +157,118 @@ func TestPublishesBitsAgainstModel(t *testing.T) {
 	}
 }
 
+// backends returns the addresses in fl_backend, by service and slot.
+func (w *world) backends(tb testing.TB) map[[2]uint32]string {
+	tb.Helper()
+	got := make(map[[2]uint32]string)
+	must(tb, table.ReadAll(w.m["fl_backend"], func(k bpf.TCBackendKey, b bpf.TCBackend) bool {
+		got[[2]uint32{k.Service, k.Slot}] = fromIP(b.Addr).String()
+		return true
+	}))
+	return got
+}
+
+// All ports of a range share a backend of each family, which is there as long as any of them.
+func TestBackends(t *testing.T) {
+	w := newWorld(t)
+	expect := func(what string, want map[[2]uint32]string) {
+		t.Helper()
+		if diff := cmp.Diff(want, w.backends(t)); diff != "" {
+			t.Errorf("backends %s (-want +got):\n%s", what, diff)
+		}
+	}
+	var ps []Publish
+	for i := range uint16(40) {
+		p4, p6 := publish("0.0.0.0", 8000+i, tcp), publish("::", 8000+i, tcp)
+		p4.BackendPort, p6.BackendPort, p6.Backend = 80+i, 80+i, addr("2001:db8::2")
+		ps = append(ps, p4, p6)
+	}
+	if n, err := w.Publishes.PutAll(ps); n != 82 || err != nil {
+		t.Errorf("PutAll = %d, %v; want 80 ports and 2 backends", n, err)
+	}
+	both := map[[2]uint32]string{{1, 0}: "192.0.2.2", {1, firstSlot6}: "2001:db8::2"}
+	expect("of a range", both)
+	sorted := cmpopts.SortSlices(func(a, b Publish) bool { return a.String() < b.String() })
+	if diff := cmp.Diff(ps, w.Publishes.List(), equateAddrs, sorted); diff != "" {
+		t.Errorf("publishes (-want +got):\n%s", diff)
+	}
+	for i := range ps {
+		ps[i].IfIndex = 8 // the device was created again
+	}
+	if n, err := w.Publishes.PutAll(ps); n != 2 || err != nil {
+		t.Errorf("PutAll with another device = %d, %v; want 2 backends written", n, err)
+	}
+	other := ps[0]
+	other.ID, other.Backend, other.Node = 2, addr("192.0.2.3"), 9
+	must(t, put(w.Publishes.Put(other)))
+	both[[2]uint32{2, 0}] = "192.0.2.3"
+	expect("while another publish has one of the ports", both)
+	if n, err := w.Publishes.DeleteAll(ps[1:]); n != 79 || err != nil {
+		t.Errorf("DeleteAll = %d, %v", n, err)
+	}
+	expect("after the range", map[[2]uint32]string{{2, 0}: "192.0.2.3"})
+	if diff := cmp.Diff([]Publish{other}, w.Publishes.List(), equateAddrs); diff != "" {
+		t.Errorf("publishes (-want +got):\n%s", diff)
+	}
+	must(t, put(w.Publishes.Put(ps[0])))
+	expect("after the port has its first backend again", map[[2]uint32]string{{1, 0}: "192.0.2.2"})
+	must(t, put(w.Publishes.Delete(ps[0].HostIP, ps[0].Port, tcp)))
+	expect("at the end", map[[2]uint32]string{})
+}
+
+// What another process did to either table is undone, in large tables step by step.
+func TestPublishesVerifySome(t *testing.T) {
+	for _, count := range []int{10, 3000} {
+		t.Run(fmt.Sprint(count), func(t *testing.T) {
+			w := newWorld(t)
+			var ps []Publish
+			for i := range count {
+				p := publish("0.0.0.0", uint16(1000+i), tcp)
+				p.ID = uint32(i / 2)
+				ps = append(ps, p)
+			}
+			_, err := w.Publishes.PutAll(ps)
+			must(t, err)
+			round := func(want int) {
+				t.Helper()
+				all, more := 0, true
+				for range 20 {
+					var n int
+					var err error
+					n, more, err = w.Publishes.VerifySome()
+					must(t, err)
+					if all += n; !more {
+						break
+					}
+				}
+				if more || all != want {
+					t.Errorf("a round restores %d, want %d; it ends: %t", all, want, !more)
+				}
+			}
+			round(0)
+			key, b := bpf.TCBackendKey{Service: 3}, bpf.TCBackend{Net: 77}
+			must(t, w.m["fl_backend"].Put(key, b), w.m["fl_service"].Delete(ps[9].key()))
+			round(2)
+			round(0)
+			must(t, w.Publishes.Refresh())
+			sorted := cmpopts.SortSlices(func(a, b Publish) bool { return a.String() < b.String() })
+			if diff := cmp.Diff(ps, w.Publishes.List(), equateAddrs, sorted); diff != "" {
+				t.Errorf("publishes (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // Entries that do not fit leave nothing behind: neither entries of a batch that was partly
 // written, nor bits.
 func TestPublishesFull(t *testing.T) {
 	specs := mustSpecs(t)
-	specs["fl_publish"].MaxEntries = 24
-	w := &world{m: map[string]*ebpf.Map{"fl_publish": mustMap(t, specs["fl_publish"]), "fl_portbits": mustMap(t, specs["fl_portbits"])}}
-	table, err := newPublishes(w.m["fl_publish"], w.m["fl_portbits"])
+	specs["fl_service"].MaxEntries = 24
+	w := &world{m: make(map[string]*ebpf.Map)}
+	for _, name := range []string{"fl_service", "fl_backend", "fl_portbits"} {
+		w.m[name] = mustMap(t, specs[name])
+	}
+	table, err := newPublishes(w.m["fl_service"], w.m["fl_backend"], w.m["fl_portbits"])
 	must(t, err)
 	var old, more []Publish
 	for i := range uint16(20) {
@@ -160,7 +277,7 @@ func TestPublishesFull(t *testing.T) {
 	_, err = table.PutAll(old)
 	must(t, err)
 	_, err = table.PutAll(more)
-	if full := (*FullError)(nil); !errors.As(err, &full) || full.Table != "fl_publish" || full.Max != 24 {
+	if full := (*FullError)(nil); !errors.As(err, &full) || full.Table != "fl_service" || full.Max != 24 {
 		t.Errorf("PutAll of too many: %v", err)
 	}
 	if got, want := len(w.setBits(t)), table.Len(); got != want || want != 24 {
@@ -181,5 +298,40 @@ func TestPublishesFull(t *testing.T) {
 	must(t, table.Refresh())
 	if table.Len() != len(old) {
 		t.Errorf("%d entries are left, want %d", table.Len(), len(old))
+	}
+}
+
+// A full table of backends refuses another, and keeps none. Sync first deletes those that are no
+// longer needed.
+func TestBackendsFull(t *testing.T) {
+	specs := mustSpecs(t)
+	specs["fl_backend"].MaxEntries = 2
+	w := &world{m: make(map[string]*ebpf.Map)}
+	for _, name := range []string{"fl_service", "fl_backend", "fl_portbits"} {
+		w.m[name] = mustMap(t, specs[name])
+	}
+	table, err := newPublishes(w.m["fl_service"], w.m["fl_backend"], w.m["fl_portbits"])
+	must(t, err)
+	var ps []Publish
+	for i := range uint16(4) {
+		p := publish("0.0.0.0", 80+i, tcp)
+		p.ID = uint32(i)
+		ps = append(ps, p)
+	}
+	_, err = table.PutAll(ps[:2])
+	must(t, err)
+	_, err = table.PutAll(ps[2:3])
+	if full := (*FullError)(nil); !errors.As(err, &full) || full.Table != "fl_backend" {
+		t.Errorf("PutAll of too many: %v", err)
+	}
+	if got := w.setBits(t); len(got) != 2 || table.Len() != 2 || len(w.backends(t)) != 2 {
+		t.Errorf("%d ports have bits, %d entries, %d backends; want 2 of each", len(got), table.Len(), len(w.backends(t)))
+	}
+	if _, _, err := table.Sync(ps[2:]); err != nil {
+		t.Errorf("Sync to others: %v", err)
+	}
+	want := map[[2]uint32]string{{2, 0}: "192.0.2.2", {3, 0}: "192.0.2.2"}
+	if diff := cmp.Diff(want, w.backends(t)); diff != "" {
+		t.Errorf("backends (-want +got):\n%s", diff)
 	}
 }

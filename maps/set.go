@@ -88,7 +88,7 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 	if s.HostAddrs, err = newHostAddrs(bpf.TCMapFlHostaddr, m[bpf.TCMapFlHostaddr]); err != nil {
 		return err
 	}
-	if s.Publishes, err = newPublishes(m[bpf.TCMapFlPublish], m[bpf.TCMapFlPortbits]); err != nil {
+	if s.Publishes, err = newPublishes(m[bpf.TCMapFlService], m[bpf.TCMapFlBackend], m[bpf.TCMapFlPortbits]); err != nil {
 		return err
 	}
 	s.Endpoints, s.FDB, s.Neighbours = &Endpoints{endpoints}, &FDB{fdb}, &Neighbours{neighbours}
@@ -101,7 +101,7 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 func Names() []string {
 	return []string{
 		// Written by the control plane.
-		bpf.TCMapFlEndpoint, bpf.TCMapFlFdb, bpf.TCMapFlNeigh, bpf.TCMapFlPublish,
+		bpf.TCMapFlEndpoint, bpf.TCMapFlFdb, bpf.TCMapFlNeigh, bpf.TCMapFlService, bpf.TCMapFlBackend,
 		bpf.TCMapFlPortbits, bpf.TCMapFlHostaddr, bpf.TCMapFlHostnet, bpf.TCMapFlSubnet, bpf.TCMapFlUplink,
 		// Written by the datapath.
 		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlCtUsed, bpf.TCMapFlFrag, bpf.SockMapFlSockRev,
@@ -109,6 +109,11 @@ func Names() []string {
 		// Used by both to exchange batches of flows to remove.
 		bpf.GCMapFlGc,
 	}
+}
+
+// FormerNames lists tables of earlier builds that others have replaced.
+func FormerNames() []string {
+	return []string{"fl_publish"} // by fl_service and fl_backend
 }
 
 // Fill is the fill level of a table.
@@ -124,7 +129,8 @@ func (s *Set) Fills() ([]Fill, error) {
 		{bpf.TCMapFlEndpoint, s.Endpoints.Len(), s.Endpoints.MaxEntries()},
 		{bpf.TCMapFlFdb, s.FDB.Len(), s.FDB.MaxEntries()},
 		{bpf.TCMapFlNeigh, s.Neighbours.Len(), s.Neighbours.MaxEntries()},
-		{bpf.TCMapFlPublish, s.Publishes.Len(), s.Publishes.MaxEntries()},
+		{bpf.TCMapFlService, s.Publishes.services.Len(), s.Publishes.services.MaxEntries()},
+		{bpf.TCMapFlBackend, s.Publishes.backends.Len(), s.Publishes.backends.MaxEntries()},
 		{bpf.TCMapFlHostaddr, s.HostAddrs.Len(), s.HostAddrs.MaxEntries()},
 		{bpf.TCMapFlHostnet, s.HostNets.Len(), s.HostNets.MaxEntries()},
 		{bpf.TCMapFlSubnet, s.Subnets.Len(), s.Subnets.MaxEntries()},

@@ -113,8 +113,10 @@ func TestLayout(t *testing.T) {
 		{"fdb_entry", unsafe.Sizeof(bpf.TCFdbEntry{}), 8},
 		{"neigh_key", unsafe.Sizeof(bpf.TCNeighKey{}), 24},
 		{"neigh_entry", unsafe.Sizeof(bpf.TCNeighEntry{}), 16},
-		{"publish_key", unsafe.Sizeof(bpf.TCPublishKey{}), 24},
-		{"publish", unsafe.Sizeof(bpf.TCPublish{}), 32},
+		{"service_key", unsafe.Sizeof(bpf.TCServiceKey{}), 24},
+		{"service", unsafe.Sizeof(bpf.TCService{}), 12},
+		{"backend_key", unsafe.Sizeof(bpf.TCBackendKey{}), 8},
+		{"backend", unsafe.Sizeof(bpf.TCBackend{}), 32},
 		{"subnet_key", unsafe.Sizeof(bpf.TCSubnetKey{}), 20},
 		{"uplink", unsafe.Sizeof(bpf.TCUplink{}), 40},
 		{"tuple", unsafe.Sizeof(bpf.TCTuple{}), 40},
@@ -246,7 +248,7 @@ func TestFills(t *testing.T) {
 		}
 	}
 	want := map[string]int{
-		"fl_endpoint": 0, "fl_fdb": 0, "fl_neigh": 0, "fl_publish": 0, "fl_hostaddr": 1, "fl_hostnet": 0, "fl_subnet": 0,
+		"fl_endpoint": 0, "fl_fdb": 0, "fl_neigh": 0, "fl_service": 0, "fl_backend": 0, "fl_hostaddr": 1, "fl_hostnet": 0, "fl_subnet": 0,
 		"fl_uplink": 0, "fl_ct": 2, "fl_ct_new": 0, "fl_frag": 0, "fl_sock_rev": 0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -14,7 +14,7 @@
 #include "endpoint.h"
 #include "pkt.h"
 #include "portbits.h"
-#include "publish.h"
+#include "service.h"
 #include "tuple.h"
 
 /* The flow that flow_create is to create. */
@@ -81,17 +81,18 @@ static __always_inline void flow_from_gateway(struct flow *f, const union ip *ga
 	f->gateway = 1;
 }
 
-/* Directs the flow to the backend of b. For a client on this host (here), and for a client of a
- * family that the backend lacks, the gateway of the backend's network replaces the client as
+/* Directs the flow to backend b of service s. For a client on this host (here), and for a client
+ * of a family that the backend lacks, the gateway of the backend's network replaces the client as
  * source. Returns 0 or -DROP_X. */
-static __always_inline int flow_publish(struct flow *f, const struct publish *b, bool here)
+static __always_inline int flow_publish(struct flow *f, const struct service *s,
+					const struct backend *b, bool here)
 {
 	const union ip *gw;
 	struct endpoint *ep;
 
 	f->e.xlat.daddr = b->addr;
-	f->e.xlat.dport = b->port;
-	f->e.publish = b->id;
+	f->e.xlat.dport = s->port;
+	f->e.publish = s->id;
 	if (!here && ip_is4(&f->e.xlat.saddr) == ip_is4(&b->addr))
 		return 0;
 	ep = endpoint_find(b->ifindex);

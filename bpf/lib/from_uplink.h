@@ -24,7 +24,7 @@
 #include "icmp_msg.h"
 #include "icmp_send.h"
 #include "pkt.h"
-#include "publish.h"
+#include "service.h"
 #include "skb.h"
 #include "subnet.h"
 #include "track.h"
@@ -97,9 +97,9 @@ __noinline int uplink_to_sandbox(struct __sk_buff *skb, struct pkt *p, const str
 	return uplink_tell(skb, p, kind, mtu, -DROP_TOO_BIG);
 }
 
-/* Begins a flow from outside to publish b. */
+/* Begins a flow from outside to backend b of service s. */
 static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p,
-					    const struct publish *b)
+					    const struct service *s, const struct backend *b)
 {
 	struct flow *f;
 	int err;
@@ -115,7 +115,7 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 	f = flow_prepare(p, b->net, 0, b->ifindex);
 	if (!f)
 		return -DROP_CT_FULL;
-	err = flow_publish(f, b, false);
+	err = flow_publish(f, s, b, false);
 	if (!err)
 		err = flow_create(skb, p);
 	if (err)
@@ -173,10 +173,11 @@ static __noinline int uplink_new(struct __sk_buff *skb, struct pkt *p)
 {
 	/* A packet that is not for the host is in transit, whatever ports are published. */
 	if (publish_may_begin(p) && host_addr(&p->t.daddr)) {
-		struct publish *b = publish_find(&p->t.daddr, p->t.dport, p->t.proto);
+		struct service *s = service_find(&p->t.daddr, p->t.dport, p->t.proto);
+		struct backend *b = service_backend(s);
 
 		if (b && !(p->t.proto == IPPROTO_UDP && host_connected(skb, &p->t)))
-			return uplink_published(skb, p, b);
+			return uplink_published(skb, p, s, b);
 	}
 	return uplink_to_host(skb, p, true);
 }

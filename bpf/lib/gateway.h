@@ -29,7 +29,7 @@
 #include "icmp_msg.h"
 #include "neigh.h"
 #include "pkt.h"
-#include "publish.h"
+#include "service.h"
 #include "skb.h"
 #include "subnet.h"
 #include "track.h"
@@ -37,12 +37,12 @@
 #include "uplink.h"
 #include "xlat_len.h"
 
-/* Begins a flow of endpoint ep to publish b. The backend sees its gateway as the source. The
- * client may be a neighbour of the backend or the backend itself, which would then reply
- * directly, and a neighbour may have its own flow to the backend with the same ports. */
+/* Begins a flow of endpoint ep to backend b of service s. The backend sees its gateway as the
+ * source. The client may be a neighbour of the backend or the backend itself, which would then
+ * reply directly, and a neighbour may have its own flow to the backend with the same ports. */
 static __always_inline int route_published(struct __sk_buff *skb, struct pkt *p,
-					   const struct endpoint *ep, const struct publish *b,
-					   struct dest *d)
+					   const struct endpoint *ep, const struct service *s,
+					   const struct backend *b, struct dest *d)
 {
 	struct flow *f;
 	int err;
@@ -52,7 +52,7 @@ static __always_inline int route_published(struct __sk_buff *skb, struct pkt *p,
 	f = flow_prepare(p, b->net, skb->ifindex, b->ifindex);
 	if (!f)
 		return -DROP_CT_FULL;
-	err = flow_publish(f, b, true);
+	err = flow_publish(f, s, b, true);
 	if (err)
 		return err;
 	err = flow_create(skb, p);
@@ -170,10 +170,11 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 			if (!ip_equal(dst, &ep->gw4) && !ip_equal(dst, &ep->gw6))
 				return -DROP_INTERNAL;
 		} else if (begins && publish_may_begin(p)) {
-			struct publish *b = publish_find(dst, p->t.dport, p->t.proto);
+			struct service *s = service_find(dst, p->t.dport, p->t.proto);
+			struct backend *b = service_backend(s);
 
 			if (b)
-				return route_published(skb, p, ep, b, d);
+				return route_published(skb, p, ep, s, b, d);
 		}
 		return dest_host(d, ep, PATH_REDIRECT);
 	}

@@ -284,7 +284,7 @@ func TestDaemonHelpNamesTheSizesOfTheTables(t *testing.T) {
 	}
 	flags := newDaemonCommand(&env{}).Flags()
 	for flag, table := range map[string]string{
-		"ct-max": bpf.TCMapFlCt, "max-endpoints": bpf.TCMapFlEndpoint, "max-publishes": bpf.TCMapFlPublish,
+		"ct-max": bpf.TCMapFlCt, "max-endpoints": bpf.TCMapFlEndpoint, "max-publishes": bpf.TCMapFlService,
 	} {
 		want := fmt.Sprintf("(default %d)", spec.Maps[table].MaxEntries)
 		if usage := flags.Lookup(flag).Usage; !strings.HasSuffix(usage, want) {

@@ -290,7 +290,7 @@ func (k kernel) Apply(ctx context.Context, s *desired.Snapshot) error {
 // sizeFlags are the flags that set the sizes of tables.
 var sizeFlags = map[string][]string{
 	"--max-endpoints": {"fl_endpoint", "fl_fdb", "fl_neigh"},
-	"--max-publishes": {"fl_publish"},
+	"--max-publishes": {"fl_service", "fl_backend"},
 }
 
 // explainFull adds the flag that enlarges a full table, if that is the error.

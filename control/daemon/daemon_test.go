@@ -264,6 +264,8 @@ func (n *node) checkMetrics() {
 		`fairlead_forwarded_packets_total{path="peer"} 0`,
 		`fairlead_conntrack_entries_limit{table="confirmed"} 524288`,
 		`fairlead_map_entries{map="fl_subnet"} 0`,
+		`fairlead_map_entries_limit{map="fl_service"} 131072`,
+		`fairlead_map_entries_limit{map="fl_publish"} 131072`,
 		`fairlead_reconcile_duration_seconds_count{operation="apply"} 1`,
 		`fairlead_build_info{`,
 	} {

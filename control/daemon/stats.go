@@ -61,12 +61,18 @@ func (d *daemon) stats() (metrics.Stats, error) {
 	}
 	for _, f := range fills {
 		s.Maps = append(s.Maps, metrics.Fill{Name: f.Table, Entries: f.Entries, Limit: f.Max})
+		if name, ok := formerTables()[f.Table]; ok {
+			s.Maps = append(s.Maps, metrics.Fill{Name: name, Entries: f.Entries, Limit: f.Max})
+		}
 		if label, ok := flowTables()[f.Table]; ok {
 			s.Conntrack = append(s.Conntrack, metrics.Fill{Name: label, Entries: f.Entries, Limit: f.Max})
 		}
 	}
 	return s, nil
 }
+
+// formerTables names the tables that metrics also show under their former name, for one release.
+func formerTables() map[string]string { return map[string]string{"fl_service": "fl_publish"} }
 
 // networkStats returns the networks sorted by name.
 func networkStats(c *maps.Counters, snapshot *desired.Snapshot) ([]metrics.Network, error) {

@@ -71,7 +71,7 @@ func Run(ctx context.Context, cfg Config) error {
 	replaced := d.tables.Replaced()
 	if len(replaced) == 0 {
 		cfg.Ready(nil)
-		return nil
+		return d.removeUnknown(specs) // the programs keep them; a daemon of this build makes others
 	}
 	if err := d.pin(); err != nil {
 		return errors.Join(err, d.restore())

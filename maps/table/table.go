@@ -116,12 +116,12 @@ func (t *Table[K, V]) Len() int {
 // MaxEntries returns the table's capacity in entries.
 func (t *Table[K, V]) MaxEntries() int { return int(t.m.MaxEntries()) }
 
-// Has reports whether the key has an entry.
-func (t *Table[K, V]) Has(k K) bool {
+// Get returns the entry of a key.
+func (t *Table[K, V]) Get(k K) (v V, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	_, ok := t.cache[k]
-	return ok
+	v, ok = t.cache[k]
+	return v, ok
 }
 
 // Entries returns a copy of all entries.

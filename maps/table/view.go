@@ -34,12 +34,6 @@ func (v View[K, V, D]) Delete(d D) (deleted bool, err error) {
 	return v.table.Delete(k)
 }
 
-// Has reports whether there is an entry with the key of d.
-func (v View[K, V, D]) Has(d D) bool {
-	k, _ := v.raw(d)
-	return v.table.Has(k)
-}
-
 // DeleteAll removes the entries that have the keys of ds; absent is success. It
 // returns how many there were.
 func (v View[K, V, D]) DeleteAll(ds []D) (deleted int, err error) {

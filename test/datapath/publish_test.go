@@ -108,6 +108,14 @@ func publishedOutside() []testCase {
 		times(all, "not_published-pass", func(s *scenario, f family, l l4) {
 			s.arrive(s.client(f, l, at(f.uplink, l.dport+1))).unchanged()
 		}),
+		times(all, "published_without_backend-pass", func(s *scenario, f family, l l4) {
+			backends := s.tables["fl_backend"]
+			for key := make([]byte, backends.KeySize()); backends.NextKey(nil, &key) == nil; {
+				must(s.TB, backends.Delete(key))
+			}
+			defer func() { _, err := s.set.Publishes.Verify(); must(s.TB, err) }()
+			s.arrive(s.client(f, l, at(f.uplink, l.dport))).unchanged()
+		}),
 		times(all, "published_elsewhere-pass", func(s *scenario, f family, l l4) {
 			// an address that does not belong to the host
 			s.arrive(s.client(f, l, at(f.barred, l.dport))).unchanged()

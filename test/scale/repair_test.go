@@ -83,7 +83,7 @@ func (h *host) repairs() {
 		}
 		return nil
 	})
-	for _, table := range []string{"fl_neigh", "fl_publish"} {
+	for _, table := range []string{"fl_neigh", "fl_service", "fl_backend"} {
 		h.Logf("an entry of %s removed:", table)
 		h.removeEntry(table)
 	}

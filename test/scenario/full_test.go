@@ -21,7 +21,7 @@ func TestFullTables(t *testing.T) {
 	modes(t, lab.Config{DaemonArgs: []string{"--max-publishes", "60", "--max-endpoints", "8"}}, func(t *testing.T, l *lab.Lab) {
 		l.Fairlead("sandbox", "create", "-p", "8000-8019:80-99", "ben")
 		before := l.Metrics().Repairs()
-		l.Refused(1, []string{"fl_publish is full (60 entries)", "larger --max-publishes"},
+		l.Refused(1, []string{"fl_service is full (60 entries)", "larger --max-publishes"},
 			"sandbox", "create", "-p", "9000-9199:9000-9199", "mary")
 		for _, family := range []string{"tcp4", "tcp6"} {
 			for _, port := range []string{"9000", "9100", "9199"} {

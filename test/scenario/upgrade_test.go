@@ -16,40 +16,52 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// earlierCommit is the last commit whose flow entries have the first layout.
-const earlierCommit = "587769b"
+// earlierBuilds are the last commits before tables changed.
+var earlierBuilds = []struct {
+	commit string
+	// converts is set if the tables of this build must be converted for it.
+	converts bool
+}{
+	{"587769b", true},  // its flow entries have the first layout
+	{"abe0ab4", false}, // it has fl_publish in place of fl_service and fl_backend
+}
 
 // silent is how many connections of each path are idle while builds are exchanged.
 const silent = 100
 
-// A build with another layout of flows takes over under load, and then the earlier one again:
-// no connection is reset or fails, and no flow is missing afterwards. With tcx it takes over
-// from running daemons, with clsact from one that was killed and from one that was stopped.
+// A build with other tables takes over under load, and then the earlier one again: no connection
+// is reset or fails, and neither a flow nor a published port is missing afterwards. With tcx it
+// takes over from running daemons, with clsact from one that was killed and from one that was
+// stopped.
 func TestUpgradeAcrossLayouts(t *testing.T) {
-	earlier := buildEarlier(t)
-	for _, clsact := range []bool{false, true} {
-		t.Run(mode(clsact), func(t *testing.T) {
-			acrossLayouts(t, lab.New(t, lab.Config{Clsact: clsact, NoDaemon: true}), earlier)
+	for _, build := range earlierBuilds {
+		t.Run(build.commit, func(t *testing.T) {
+			earlier := buildEarlier(t, build.commit)
+			for _, clsact := range []bool{false, true} {
+				t.Run(mode(clsact), func(t *testing.T) {
+					acrossLayouts(t, lab.New(t, lab.Config{Clsact: clsact, NoDaemon: true}), earlier, build.converts)
+				})
+			}
 		})
 	}
 }
 
-// buildEarlier builds the fairlead of earlierCommit from the history.
-func buildEarlier(t *testing.T) (binary string) {
+// buildEarlier builds the fairlead of a commit from the history.
+func buildEarlier(t *testing.T, commit string) (binary string) {
 	t.Helper()
 	dir := t.TempDir()
 	binary = filepath.Join(dir, "bin")
 	// As `make build`, so that packages that both builds share are compiled only once.
 	script := fmt.Sprintf("git -C ../.. archive %s | tar -x -C %s && cd %[2]s && CGO_ENABLED=0 go build -trimpath -o %s ./cmd/fairlead",
-		earlierCommit, dir, binary)
+		commit, dir, binary)
 	out, err := exec.Command("bash", "-o", "pipefail", "-c", script).CombinedOutput()
 	if err != nil {
-		t.Fatalf("build %s (in a shallow clone: git fetch --unshallow): %v\n%s", earlierCommit, err, out)
+		t.Fatalf("build %s (in a shallow clone: git fetch --unshallow): %v\n%s", commit, err, out)
 	}
 	return binary
 }
 
-func acrossLayouts(t *testing.T, l *lab.Lab, earlier string) {
+func acrossLayouts(t *testing.T, l *lab.Lab, earlier string, converts bool) {
 	now := l.Binary
 	l.Binary = earlier
 	l.StartDaemon()
@@ -76,22 +88,31 @@ func acrossLayouts(t *testing.T, l *lab.Lab, earlier string) {
 		if l.Config.Clsact {
 			l.StopDaemon()
 		}
-		args := append([]string{"downgrade", "--to", earlier}, bpfDir(l)...)
-		handOver := l.Spawn(l.Host, now, args...)
-		l.Eventually(10*time.Second, func() error {
-			if out := handOver.Output(); !strings.Contains(out, "start the daemon of "+earlier+" now") {
-				return fmt.Errorf("fairlead downgrade says %q", out)
-			}
-			return nil
-		})
 		l.Binary = earlier // it also cleans up at the end
-		l.StartDaemon()
-		if code := handOver.Wait(); code != 0 {
-			l.Errorf("fairlead downgrade: status %d\n%s", code, handOver.Output())
-		}
+		handOver(l, now, earlier, converts)
 	})
 	if n := established(l); n > mostLeft {
 		l.Errorf("%d flows are established after the downgrade though all have ended, want at most %d", n, mostLeft)
+	}
+}
+
+// handOver starts the daemon of the earlier build when `fairlead downgrade` of this one says so.
+func handOver(l *lab.Lab, now, earlier string, converts bool) {
+	l.Helper()
+	says := "nothing to convert: " + earlier
+	if converts {
+		says = "start the daemon of " + earlier + " now"
+	}
+	command := l.Spawn(l.Host, now, append([]string{"downgrade", "--to", earlier}, bpfDir(l)...)...)
+	l.Eventually(10*time.Second, func() error {
+		if out := command.Output(); !strings.Contains(out, says) {
+			return fmt.Errorf("fairlead downgrade says %q, want %q", out, says)
+		}
+		return nil
+	})
+	l.StartDaemon()
+	if code := command.Wait(); code != 0 {
+		l.Errorf("fairlead downgrade: status %d\n%s", code, command.Output())
 	}
 }
 
