@@ -37,6 +37,7 @@ var rules = []rule{
 	{"hop limit of odd ICMP", hopLimitOddICMP},
 	{"length believed", lengthBelieved},
 	{"refused first", refusedFirst},
+	{"router's address", routersAddress},
 	{"flags that nobody sends", oddFlags},
 	{"SYN again", synAgain},
 	{"exact segments", exactSegments},
@@ -404,6 +405,14 @@ func hostPortTwice(d difference) bool {
 		}
 	}
 	return false
+}
+
+// An ICMP error keeps the address of the router that sent it (RFC 5508 section 4.2). netfilter writes that of the flow's other end
+// in its place if it translates the source of the flow, were it only the port.
+func routersAddress(d difference) bool {
+	return d.st().Kind == "error" && d.st().Node != "" && d.fairlead != nil && d.kernel != nil &&
+		d.fairlead.node == d.kernel.node && d.fairlead.p.icmpError() && d.fairlead.p.dst == d.kernel.p.dst &&
+		d.fairlead.p.src != d.kernel.p.src && gist(d.fairlead) == gist(d.kernel) && strings.Contains(d.kernel.rest, "<port of")
 }
 
 // A packet that says that it is larger than it is and than the path takes is too big to Fairlead. The kernel sees first that it
