@@ -79,10 +79,14 @@ func memberNetwork(a netip.Addr) string {
 // A receiver sees by itself that a checksum or a length is wrong. Fairlead changes a checksum with what it translates and lets
 // it be wrong, and the flow follows the packet; a router's stack and connection tracking look.
 func badChecksum(d difference) bool {
+	damaged := func(st step) bool { return st.Flip > 0 || st.Cut > 0 }
 	if d.is("state") {
-		return d.had(func(st step) bool { return st.Flip > 0 || st.Cut > 0 })
+		return d.had(damaged)
 	}
-	if d.fairlead == nil || d.kernel != nil {
+	if d.kernel != nil {
+		return d.movedBy(damaged)
+	}
+	if d.fairlead == nil {
 		return false
 	}
 	for _, bad := range d.fairlead.p.bad {
