@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"net/netip"
+	"runtime"
 	"slices"
 	"time"
 
@@ -187,15 +188,18 @@ func publishedRefused() []testCase {
 		times(all, "published_ttl_1_many-limited", func(s *scenario, f family, l l4) {
 			p := s.client(f, l, at(f.uplink, l.dport))
 			p.ttl = 1
-			const sent = 2000
-			told := 0
-			for range sent {
+			const perTick, tick = 64, 1 << 26 * time.Nanosecond // by each processor (bpf/lib/icmp_send.h)
+			told, silent, began := 0, 0, time.Now()
+			for told+silent < 2000 || silent == 0 && time.Since(began) < time.Minute { // a busy machine may take longer than the budget
 				if s.arrive(p).quick().verdict == redirected {
 					told++
+				} else {
+					silent++
 				}
 			}
-			if told == 0 || told > sent/2 {
-				s.Errorf("%d of %d senders got an error, want some, and a bounded rate", told, sent)
+			took := time.Since(began)
+			if most := perTick * runtime.NumCPU() * int(2+took/tick); told == 0 || silent == 0 || told > most {
+				s.Errorf("%d of %d senders got an error in %v, want some, and at most %d", told, told+silent, took, most)
 			}
 			time.Sleep(routeRemembered) // the sender in the next case gets an error
 		}),
