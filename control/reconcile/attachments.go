@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -17,11 +18,8 @@ import (
 // be listed, each filter takes two requests; the kernel also sends an event for each removal.
 const filtersPerCheck = 50
 
-// place is a device and a hook to attach a program to.
-type place struct {
-	ifindex int
-	hook    loader.Hook
-}
+// place is where a program is attached.
+type place = device.Place
 
 // attachments attaches programs and records where, so that a missing program is known to have
 // been detached by others.
@@ -47,9 +45,9 @@ func newAttachments(dp Datapath, log *slog.Logger) *attachments {
 func (a *attachments) attach(at place, fast bool) (changed bool, err error) {
 	provisional := false
 	if fast {
-		changed, provisional, err = a.dp.AttachFast(at.ifindex, at.hook)
+		changed, provisional, err = a.dp.AttachFast(at.IfIndex, at.Hook)
 	} else {
-		changed, err = a.dp.Attach(at.ifindex, at.hook)
+		changed, err = a.dp.Attach(at.IfIndex, at.Hook)
 	}
 	if err != nil {
 		return false, err
@@ -61,6 +59,16 @@ func (a *attachments) attach(at place, fast bool) (changed bool, err error) {
 		delete(a.unpromoted, at)
 	}
 	return changed, nil
+}
+
+// attachAll attaches the programs of places.
+func (a *attachments) attachAll(places []place, fast bool) error {
+	var errs []error
+	for _, at := range places {
+		_, err := a.attach(at, fast)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // attachNew attaches the programs of the places that have none.
@@ -77,7 +85,7 @@ func (a *attachments) attachNew(places []place) error {
 
 // detach detaches the program of a place, whose device may no longer exist.
 func (a *attachments) detach(at place) error {
-	err := a.dp.Detach(at.ifindex, at.hook)
+	err := a.dp.Detach(at.IfIndex, at.Hook)
 	a.forget(at)
 	return err
 }
@@ -97,10 +105,10 @@ func (a *attachments) wakePromoter() {
 // promoteOne replaces one fast attachment by a tcx link, and reports whether there are more.
 func (a *attachments) promoteOne() (more bool) {
 	for at := range a.unpromoted {
-		a.suspects.expectRemoval(at.ifindex)
+		a.suspects.expectRemoval(at.IfIndex)
 		if _, err := a.attach(at, false); err != nil {
 			// The checks retry, and log the error.
-			a.log.Debug("cannot replace the filter by a tcx link", "ifindex", at.ifindex, "err", err)
+			a.log.Debug("cannot replace the filter by a tcx link", "ifindex", at.IfIndex, "err", err)
 			delete(a.unpromoted, at)
 		}
 		break
@@ -130,7 +138,7 @@ func (a *attachments) check(have []loader.Attachment, wanted map[place]bool, fir
 	}
 	suspects := a.suspects.take()
 	for _, at := range attachOrder(wanted) {
-		if live[at] && !suspects[at.ifindex] {
+		if live[at] && !suspects[at.IfIndex] {
 			continue
 		}
 		was := a.at[at]
@@ -156,7 +164,7 @@ func (a *attachments) check(have []loader.Attachment, wanted map[place]bool, fir
 func (a *attachments) classify(have []loader.Attachment, wanted map[place]bool, first bool) (live map[place]bool, stale, filters []place) {
 	live = make(map[place]bool)
 	for _, h := range have {
-		at := place{h.IfIndex, h.Hook}
+		at := place{IfIndex: h.IfIndex, Hook: h.Hook}
 		if !wanted[at] {
 			stale = append(stale, at)
 			continue
@@ -174,13 +182,13 @@ func (a *attachments) classify(have []loader.Attachment, wanted map[place]bool, 
 // checkFilters looks up some clsact filters, in turn, and restores those that others removed.
 func (a *attachments) checkFilters(at []place) (restored int, err error) {
 	slices.SortFunc(at, func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.ifindex, b.ifindex), cmp.Compare(a.hook, b.hook))
+		return cmp.Or(cmp.Compare(a.IfIndex, b.IfIndex), cmp.Compare(a.Hook, b.Hook))
 	})
 	n := min(len(at), filtersPerCheck)
 	var errs []error
 	for i := range n {
 		next := at[(a.turn+i)%len(at)]
-		changed, err := a.dp.Attach(next.ifindex, next.hook)
+		changed, err := a.dp.Attach(next.IfIndex, next.Hook)
 		if changed {
 			restored++
 		}
@@ -229,12 +237,12 @@ func (s *suspects) take() map[int]bool {
 // program of another version begins such flows (loader.Datapath.Attach).
 func attachOrder(places map[place]bool) []place {
 	last := func(at place) int {
-		if at.hook == loader.FromUplink {
+		if at.Hook == loader.FromUplink {
 			return 1
 		}
 		return 0
 	}
 	return slices.SortedFunc(maps.Keys(places), func(a, b place) int {
-		return cmp.Or(cmp.Compare(last(a), last(b)), cmp.Compare(a.ifindex, b.ifindex), cmp.Compare(a.hook, b.hook))
+		return cmp.Or(cmp.Compare(last(a), last(b)), cmp.Compare(a.IfIndex, b.IfIndex), cmp.Compare(a.Hook, b.Hook))
 	})
 }

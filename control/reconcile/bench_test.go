@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 )
 
 // crowd returns a world with n sandboxes in ten networks, each with a published range of ten
@@ -114,7 +115,7 @@ func BenchmarkDiff(b *testing.B) {
 			after := edit.Done()
 			r := New(Config{}, nil, Tables{}, nil)
 			for b.Loop() {
-				p, err := r.newPass(b.Context(), after)
+				p, err := r.newPass(b.Context(), after, device.State{})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -43,7 +44,7 @@ func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
 		return err
 	}
 	defer ns.Close()
-	if err := rtnl.CompareSandbox(ns, e.peerIf, e.want.IfName, gateways); err != nil {
+	if err := rtnl.CompareSandbox(ns, e.ends.Peer, e.want.IfName, gateways); err != nil {
 		return fmt.Errorf("sandbox %s: %w", model.ShortID(b.id), err)
 	}
 	return nil
@@ -56,7 +57,7 @@ func (r *Reconciler) checkAll(ctx context.Context, id string) error {
 		return fmt.Errorf("sandbox %s does not exist", model.ShortID(id))
 	}
 	start := time.Now()
-	p, err := r.newPass(ctx, r.snap)
+	p, err := r.newPass(ctx, r.snap, device.State{})
 	if err != nil {
 		return err
 	}

@@ -49,8 +49,8 @@ func (w *world) render() []string {
 		out = append(out, fmt.Sprintf("host address %v", a))
 	}
 	for at := range w.attached {
-		if name, ok := names[uint32(at.ifindex)]; ok {
-			out = append(out, fmt.Sprintf("%v at %s", at.hook, name))
+		if name, ok := names[uint32(at.IfIndex)]; ok {
+			out = append(out, fmt.Sprintf("%v at %s", at.Hook, name))
 		}
 	}
 	slices.Sort(out)

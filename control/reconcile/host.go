@@ -28,7 +28,7 @@ func (r *Reconciler) VanishedSandboxes(least time.Duration) []string {
 // hasDevice reports whether an endpoint of the sandbox has a device, or may have one.
 func (r *Reconciler) hasDevice(id string) bool {
 	for _, e := range r.appendMade(nil, id) {
-		if _, err := r.nl.Link(e.hostIf); !errors.Is(err, rtnl.ErrNoDevice) {
+		if _, err := r.nl.Link(e.ends.Host); !errors.Is(err, rtnl.ErrNoDevice) {
 			return true
 		}
 	}
@@ -41,27 +41,8 @@ func (r *Reconciler) InnerEnd(ep *model.Endpoint) (model.InnerEnd, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.endpoints[ep.ID]
-	if e == nil || e.hostIf == 0 {
+	if e == nil || e.ends.Host == 0 {
 		return model.InnerDeleted, nil
 	}
-	host, err := r.nl.Link(e.hostIf)
-	if errors.Is(err, rtnl.ErrNoDevice) {
-		return model.InnerDeleted, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	if host.Running {
-		return model.InnerTaken, nil // only the engine brings the inner end up
-	}
-	inner, err := r.nl.LinkByName(ep.IfName)
-	switch {
-	case errors.Is(err, rtnl.ErrNoDevice):
-		return model.InnerTaken, nil
-	case err != nil:
-		return 0, err
-	case inner.PeerIndex == host.Index:
-		return model.InnerOnHost, nil
-	}
-	return model.InnerTaken, nil
+	return e.kind.InnerEnd(ep, e.ends)
 }

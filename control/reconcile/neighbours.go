@@ -15,7 +15,7 @@ import (
 func (p *pass) announce() {
 	for _, e := range p.eps {
 		n := p.r.networks[e.want.NetworkID]
-		if e.hostIf == 0 || n == nil || !n.usable() {
+		if e.ends.Host == 0 || n == nil || !n.usable() {
 			continue
 		}
 		for _, now := range e.entries.Neighbours {
@@ -32,14 +32,14 @@ func (p *pass) announce() {
 }
 
 func (p *pass) announceAddress(n *network, e *endpoint, ip netip.Addr, mac model.MAC) error {
-	if err := p.r.nl.ChangeNeighbour(n.gateway, ip, mac); err != nil {
+	if err := p.r.nl.ChangeNeighbour(n.ends.Peer, ip, mac); err != nil {
 		return err
 	}
 	var members []rtnl.Member
 	for _, o := range p.r.endpoints {
-		if o != e && o.want != nil && o.hostIf != 0 && o.want.NetworkID == n.id {
+		if o != e && o.want != nil && o.ends.Host != 0 && o.want.NetworkID == n.id {
 			members = append(members, rtnl.Member{MAC: o.want.MAC, IPv6: o.want.Addr(model.V6)})
 		}
 	}
-	return p.r.nl.Announce(n.gateway, ip, mac, members)
+	return p.r.nl.Announce(n.ends.Peer, ip, mac, members)
 }

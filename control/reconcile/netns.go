@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -159,7 +160,7 @@ func (r *Reconciler) checkSandbox(ctx context.Context, id string, start time.Tim
 	if b == nil || r.snap.Sandbox(id) == nil {
 		return nil, nil
 	}
-	p, err := r.newPass(ctx, r.snap)
+	p, err := r.newPass(ctx, r.snap, device.State{})
 	if err != nil {
 		return nil, err
 	}

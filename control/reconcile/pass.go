@@ -4,16 +4,15 @@ package reconcile
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/entries"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
@@ -24,7 +23,7 @@ type pass struct {
 	ctx context.Context
 	s   *desired.Snapshot
 
-	hostState // of the host, if the pass read it
+	host *device.Host
 
 	first       bool // the first one after a start: it adopts, and counts nothing as repaired
 	repair      bool // no caller waits: errors are logged and repairs counted
@@ -42,11 +41,9 @@ type pass struct {
 	// Objects that are new in this snapshot; a missing namespace is then the caller's error.
 	fresh map[string]bool
 
-	// Host ends and host ports' ends that are not configured yet, by ID.
-	hostEnds  map[string]rtnl.Link
-	hostPorts map[string][2]rtnl.Link // gateway's end, datapath's end
-	made      map[string]bool         // host ports created in this pass
-	shapers   rtnl.Shapers            // of the host; nil if not read
+	// Devices of networks and endpoints that are not configured yet, by ID.
+	netDevices map[string]device.Found
+	epDevices  map[string]device.Found
 
 	old, put entries.Set
 	detached []uint32 // devices to detach programs from
@@ -55,80 +52,21 @@ type pass struct {
 	errs     []error
 }
 
-func (r *Reconciler) newPass(ctx context.Context, s *desired.Snapshot) (*pass, error) {
+// newPass returns a pass towards a snapshot. state is what was read of the host, or the zero State.
+func (r *Reconciler) newPass(ctx context.Context, s *desired.Snapshot, state device.State) (*pass, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	r.passes++
 	return &pass{
-		r: r, ctx: ctx, s: s,
+		r: r, ctx: ctx, s: s, host: device.NewHost(r.nl, state),
 		nets: make(map[string]*network), boxes: make(map[string]*sandbox),
 		eps: make(map[string]*endpoint), pubs: make(map[uint32]*publish),
-		fresh: make(map[string]bool), made: make(map[string]bool),
-		hostEnds:  make(map[string]rtnl.Link),
-		hostPorts: make(map[string][2]rtnl.Link),
-		repairs:   newRepairs(),
+		fresh:      make(map[string]bool),
+		netDevices: make(map[string]device.Found),
+		epDevices:  make(map[string]device.Found),
+		repairs:    newRepairs(),
 	}, nil
-}
-
-// hostState is the host's devices and addresses.
-type hostState struct {
-	loaded bool
-	byName map[string]rtnl.Link
-	byID   map[string]rtnl.Link // by alias
-	links  []rtnl.Link
-	addrs  []rtnl.Addr
-	local  []netip.Prefix // local routes that do not come from an address
-}
-
-// readHost reads all devices and addresses of the host.
-func readHost(nl *rtnl.Handle) (s hostState, err error) {
-	if s.links, err = nl.Links(); err != nil {
-		return s, err
-	}
-	if s.addrs, err = nl.Addrs(); err != nil {
-		return s, err
-	}
-	if s.local, err = nl.LocalPrefixes(s.addrs); err != nil {
-		return s, err
-	}
-	s.loaded = true
-	s.byName, s.byID = make(map[string]rtnl.Link), make(map[string]rtnl.Link)
-	for _, l := range s.links {
-		s.byName[l.Name] = l
-		if strings.HasPrefix(l.Alias, rtnl.AliasPrefix) {
-			s.byID[l.Alias] = l
-		}
-	}
-	return s, nil
-}
-
-// find looks up one of Fairlead's devices by its alias, which survives renaming, or by the name
-// of an unfinished one. It returns false if there is none, and an error if the name belongs to
-// another device.
-func (p *pass) find(alias, name string, index uint32) (rtnl.Link, bool, error) {
-	var l rtnl.Link
-	var err error
-	ok := false
-	switch {
-	case p.loaded:
-		if l, ok = p.byID[alias]; !ok {
-			l, ok = p.byName[name]
-		}
-	case index != 0:
-		l, err = p.r.nl.Link(index)
-		ok = err == nil
-	default:
-		l, err = p.r.nl.LinkByName(name)
-		ok = err == nil
-	}
-	if errors.Is(err, rtnl.ErrNoDevice) {
-		err = nil
-	}
-	if ok && !l.Ours() {
-		return rtnl.Link{}, false, fmt.Errorf("device %q already exists and is not Fairlead's (remove or rename it)", name)
-	}
-	return l, ok, err
 }
 
 // count counts repairs.
@@ -263,7 +201,7 @@ func (p *pass) diffEndpoints(before *desired.Snapshot) {
 			p.fresh[c.ID] = true
 		}
 		p.noteLost(e, c.New)
-		e.want = c.New
+		e.want, e.kind = c.New, p.r.kinds.Of(p.s.Network(c.New.NetworkID))
 		p.eps[c.ID] = e
 	}
 }
@@ -275,7 +213,7 @@ func (p *pass) noteLost(e *endpoint, want *model.Endpoint) {
 	}
 	for _, f := range model.Families {
 		if a := e.want.Addr(f); a.IsValid() && want.Addr(f) != a {
-			p.flows.member(e.hostIf, a)
+			p.flows.member(e.ends.Host, a)
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 	"github.com/fairlead-net/fairlead/maps"
@@ -67,6 +68,7 @@ type Reconciler struct {
 	nl  *rtnl.Handle
 	log *slog.Logger
 
+	kinds       *device.Kinds
 	attachments *attachments
 	tables      *tables
 	flows       *flows
@@ -110,6 +112,7 @@ func New(cfg Config, dp Datapath, t Tables, nl *rtnl.Handle) *Reconciler {
 	}
 	return &Reconciler{
 		cfg: cfg, dp: dp, nl: nl, log: cfg.Log,
+		kinds:       device.NewKinds(nl, cfg.Log),
 		attachments: newAttachments(dp, cfg.Log),
 		tables:      &tables{Tables: t},
 		flows:       &flows{table: t.Flows},
@@ -149,14 +152,15 @@ func (r *Reconciler) Apply(ctx context.Context, s *desired.Snapshot) error {
 
 // first takes over the kernel state of an earlier daemon.
 func (r *Reconciler) first(ctx context.Context, s *desired.Snapshot) error {
-	p, err := r.newPass(ctx, s)
+	state, err := device.Read(r.nl)
+	if err != nil {
+		return err
+	}
+	p, err := r.newPass(ctx, s, state)
 	if err != nil {
 		return err
 	}
 	p.first = true
-	if p.hostState, err = readHost(r.nl); err != nil {
-		return err
-	}
 	attached, err := r.dp.Attached()
 	if err != nil {
 		return err
@@ -188,7 +192,7 @@ func (r *Reconciler) first(ctx context.Context, s *desired.Snapshot) error {
 
 // change applies the difference between two snapshots.
 func (r *Reconciler) change(ctx context.Context, s *desired.Snapshot) error {
-	p, err := r.newPass(ctx, s)
+	p, err := r.newPass(ctx, s, device.State{})
 	if err != nil {
 		return err
 	}

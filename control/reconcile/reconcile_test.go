@@ -87,9 +87,9 @@ func TestApplyMakesItReal(t *testing.T) {
 		t.Errorf("host addresses (-want +got):\n%s", diff)
 	}
 	wantAttached := map[place]bool{
-		{int(hp.Index), loader.FromEndpoint}: true, {int(host.Index), loader.FromEndpoint}: true,
+		{IfIndex: int(hp.Index), Hook: loader.FromEndpoint}: true, {IfIndex: int(host.Index), Hook: loader.FromEndpoint}: true,
 	}
-	if diff := cmp.Diff(wantAttached, w.attached, cmp.AllowUnexported(place{})); diff != "" {
+	if diff := cmp.Diff(wantAttached, w.attached); diff != "" {
 		t.Errorf("attached (-want +got):\n%s", diff)
 	}
 	if !w.cgroup || w.commits != 1 {

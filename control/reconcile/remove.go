@@ -3,6 +3,7 @@
 package reconcile
 
 import (
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 )
@@ -13,16 +14,16 @@ import (
 func (p *pass) remove() {
 	p.fail(p.deleteEntries())
 	for _, e := range p.removedEps {
-		p.flows.device(e.hostIf)
-		err := p.removeDevice(rtnl.EndpointAlias(e.id), rtnl.EndpointDevice(e.id), e.hostIf)
+		p.flows.device(e.ends.Host)
+		err := p.removeDevice(e.kind, e.id, e.ends)
 		p.setErr(&e.lastErr, "endpoint", e.id, err)
 		if err == nil {
 			delete(p.r.endpoints, e.id)
 		}
 	}
 	for _, n := range p.removedNets {
-		p.flows.device(n.hostPort)
-		err := p.removeDevice(rtnl.HostPortAlias(n.id), rtnl.HostPortDevice(n.id), n.hostPort)
+		p.flows.device(n.ends.Host)
+		err := p.removeDevice(p.r.kinds.HostPort, n.id, n.ends)
 		p.setErr(&n.lastErr, "network", n.id, err)
 		if err == nil {
 			delete(p.r.networks, n.id)
@@ -39,22 +40,16 @@ func (p *pass) remove() {
 		}
 	}
 	for _, ifindex := range p.detached {
-		p.fail(p.r.attachments.detach(place{int(ifindex), loader.FromEndpoint}))
+		p.fail(p.r.attachments.detach(place{IfIndex: int(ifindex), Hook: loader.FromEndpoint}))
 	}
 }
 
-// removeDevice deletes a device and, with it, its peer.
-func (p *pass) removeDevice(alias, name string, index uint32) error {
-	l, ok, err := p.find(alias, name, index)
-	if err != nil {
-		return nil // another device has the name, so ours does not exist
+// removeDevice deletes the devices of an object.
+func (p *pass) removeDevice(kind device.Kind, id string, ends device.Ends) error {
+	if err := kind.Remove(p.host, id, ends); err != nil {
+		return err
 	}
-	if ok {
-		if err := p.r.nl.DeleteLink(l.Index); err != nil {
-			return err
-		}
-	}
-	p.detachLater(index)
+	p.detachLater(ends)
 	return nil
 }
 

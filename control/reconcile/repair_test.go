@@ -81,7 +81,7 @@ func TestResyncRepairs(t *testing.T) {
 			delete(x.w.hostAddrs.m, netip.MustParseAddr("10.7.0.1"))
 		}, Repairs{RepairEntry: 1}},
 		"program detached": {func(_ *testing.T, x parts) {
-			delete(x.w.attached, place{int(x.dev.Index), loader.FromEndpoint})
+			delete(x.w.attached, place{IfIndex: int(x.dev.Index), Hook: loader.FromEndpoint})
 		}, Repairs{RepairProgram: 1}},
 		"socket programs detached": {func(_ *testing.T, x parts) { x.w.cgroup = false }, Repairs{RepairProgram: 1}},
 		"sandbox's device down": {func(_ *testing.T, x parts) {
@@ -153,25 +153,25 @@ func TestSuspects(t *testing.T) {
 	e := p.endpoint(p.sandbox("box"), p.network("net", 7))
 	w.apply(p)
 	l := w.link(rtnl.EndpointAlias(e.ID))
-	at := place{int(l.Index), loader.FromEndpoint}
+	at := place{IfIndex: int(l.Index), Hook: loader.FromEndpoint}
 	check := func(want uint64) {
 		t.Helper()
 		if r, err := w.r.check(t.Context(), quick); err != nil || r[RepairProgram] != want {
 			t.Errorf("repaired %v, %v; want %d programs", r, err, want)
 		}
 	}
-	w.r.attachments.suspects.add(at.ifindex)
+	w.r.attachments.suspects.add(at.IfIndex)
 	check(0)
 	delete(w.attached, at)
 	check(0)
-	w.r.attachments.suspects.add(at.ifindex)
+	w.r.attachments.suspects.add(at.IfIndex)
 	check(1)
 	if !w.attached[at] {
 		t.Error("not attached again")
 	}
 	delete(w.attached, at)
 	delete(p.s.Endpoints, e.ID)
-	w.r.attachments.suspects.add(at.ifindex)
+	w.r.attachments.suspects.add(at.IfIndex)
 	w.apply(p)
 	check(0)
 	if w.attached[at] {

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/entries"
-	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -177,11 +177,11 @@ func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (Repairs, 
 		r.logCheckErr(err)
 		return newRepairs(), err
 	}
-	p, err := r.newPass(ctx, r.snap)
+	p, err := r.newPass(ctx, r.snap, s)
 	if err != nil {
 		return newRepairs(), err
 	}
-	p.repair, p.hostState, r.rerun = true, s, false
+	p.repair, r.rerun = true, false
 	p.count(RepairEntry, restored)
 	err = p.checkHost(how, attached)
 	if err == nil {
@@ -246,12 +246,12 @@ func (r *Reconciler) started() bool {
 // readHostLocked reads the host's state and returns with the lock held. It reads without the
 // lock, and again if a pass ran meanwhile; after maxHostReads attempts it reads with the lock
 // held.
-func (r *Reconciler) readHostLocked() (hostState, error) {
+func (r *Reconciler) readHostLocked() (device.State, error) {
 	for range maxHostReads {
 		r.mu.Lock()
 		before := r.passes
 		r.mu.Unlock()
-		s, err := readHost(r.nl)
+		s, err := device.Read(r.nl)
 		r.mu.Lock()
 		if err != nil || r.passes == before {
 			return s, err
@@ -259,7 +259,7 @@ func (r *Reconciler) readHostLocked() (hostState, error) {
 		r.mu.Unlock()
 	}
 	r.mu.Lock()
-	return readHost(r.nl)
+	return device.Read(r.nl)
 }
 
 // logCheckErr logs an error that keeps a check from completing, unless it logged it last time.
@@ -299,28 +299,27 @@ func (p *pass) findDirty() {
 			p.removedNets = append(p.removedNets, n)
 			continue
 		}
-		gw, okGW := p.byID[rtnl.GatewayAlias(id)]
-		dp, okDP := p.byID[rtnl.HostPortAlias(id)]
-		if n.dirty || !okGW || !okDP || gw.Index != n.gateway || dp.Index != n.hostPort {
+		f, ok := p.r.kinds.HostPort.Check(p.host, id, n.ends)
+		if n.dirty || !ok || f.Ends() != n.ends {
 			p.touchNetwork(n)
 			continue
 		}
-		p.hostPorts[id] = [2]rtnl.Link{gw, dp} // compared; no change if they match
+		p.netDevices[id] = f // compared; no change if it matches
 	}
 	for id, e := range p.r.endpoints {
 		if e.want == nil {
 			p.removedEps = append(p.removedEps, e)
 			continue
 		}
-		l, ok := p.byID[rtnl.EndpointAlias(id)]
-		if e.dirty || !ok || l.Index != e.hostIf {
+		f, ok := e.kind.Check(p.host, id, e.ends)
+		if e.dirty || !ok || f.Host.Index != e.ends.Host {
 			p.eps[id] = e
 			continue
 		}
-		e.peerIf = l.PeerIndex
-		p.hostEnds[id] = l
+		e.ends = f.Ends()
+		p.epDevices[id] = f
 		b := p.r.sandboxes[e.want.SandboxID]
-		if b != nil && (!l.Running || p.isTracked(b, e)) {
+		if b != nil && (!f.Host.Running || p.isTracked(b, e)) {
 			p.boxes[b.id] = b // the other end is down or was moved, possibly by an engine
 		}
 	}

@@ -8,35 +8,29 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/entries"
-	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // network is what was created for a model.Network.
 type network struct {
-	id       string
-	want     *model.Network // nil if it is to be removed
-	gateway  uint32         // ifindex of the end with the addresses; 0 if it does not exist
-	hostPort uint32         // ifindex of the end with the program
-	entries  entries.Set
-	macs     map[netip.Addr]model.MAC // current or last MACs of members' addresses
-	dirty    bool                     // needs a repair
-	lastErr  string                   // as logged; "" if there is none
+	id      string
+	want    *model.Network // nil if it is to be removed
+	ends    device.Ends    // of the host port; the peer has the addresses
+	entries entries.Set
+	macs    map[netip.Addr]model.MAC // current or last MACs of members' addresses
+	dirty   bool                     // needs a repair
+	lastErr string                   // as logged; "" if there is none
 }
 
-func (n *network) usable() bool { return n.want != nil && n.hostPort != 0 }
+func (n *network) usable() bool { return n.want != nil && n.ends.Host != 0 }
 
-// hostPortSpec returns the wanted configuration of the host port.
-func (n *network) hostPortSpec() rtnl.HostPort {
-	return rtnl.HostPort{
-		NetworkID: n.id, MAC: n.want.GatewayMAC, MTU: n.want.DeviceMTU(),
-		Addrs: n.want.GatewayPrefixes(), IPv6: n.want.EnableIPv6,
-	}
-}
+// spec describes the wanted host port.
+func (n *network) spec() device.Spec { return device.Spec{ID: n.id, Network: n.want} }
 
-// ends returns the devices of the host port.
-func (n *network) ends() entries.HostPort {
-	return entries.HostPort{Gateway: n.gateway, Port: n.hostPort}
+// hostPort returns the devices of the host port, for entries.
+func (n *network) hostPort() entries.HostPort {
+	return entries.HostPort{Gateway: n.ends.Peer, Port: n.ends.Host}
 }
 
 // sandbox is what was created for a model.Sandbox.
@@ -61,13 +55,18 @@ func (b *sandbox) managesNetNS() bool {
 type endpoint struct {
 	id        string
 	want      *model.Endpoint // nil if it is to be removed
-	hostIf    uint32          // ifindex of the host end; 0 if it does not exist
-	peerIf    uint32          // of the end in the sandbox
-	published bool            // its entries have the flag for published ports
-	finished  bool            // has its alias: the end in the sandbox was configured
+	kind      device.EndpointKind
+	ends      device.Ends // the peer is in the sandbox
+	published bool        // its entries have the flag for published ports
+	finished  bool        // has its alias: the end in the sandbox was configured
 	entries   entries.Set
 	dirty     bool
 	lastErr   string
+}
+
+// spec describes the wanted device of an endpoint in a network.
+func (e *endpoint) spec(s *desired.Snapshot, n *network) device.Spec {
+	return device.Spec{ID: e.id, Network: n.want, Endpoint: e.want, EngineManaged: isEngineManaged(s, e.want)}
 }
 
 // isEngineManaged reports whether a container engine moves the endpoint's inner end into its sandbox

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -16,33 +17,22 @@ import (
 // too. It runs first, since their peers may have names that are needed.
 func (p *pass) sweep() error {
 	wanted := make(map[string]bool)
-	for n := range p.s.Networks() {
-		if !hasDevice(n) {
-			continue
+	add := func(kind device.Kind, s device.Spec) {
+		for _, name := range kind.Names(s) {
+			wanted[name] = true
 		}
-		id := n.ID
-		wanted[rtnl.GatewayAlias(id)], wanted[rtnl.GatewayDevice(id)] = true, true
-		wanted[rtnl.HostPortAlias(id)], wanted[rtnl.HostPortDevice(id)] = true, true
+	}
+	for n := range p.s.Networks() {
+		if hasDevice(n) {
+			add(p.r.kinds.HostPort, device.Spec{ID: n.ID, Network: n})
+		}
 	}
 	for e := range p.s.Endpoints() {
-		if e.SandboxID == "" {
-			continue
-		}
-		id := e.ID
-		wanted[rtnl.EndpointAlias(id)], wanted[rtnl.EndpointDevice(id)] = true, true
-		if isEngineManaged(p.s, e) {
-			wanted[e.IfName] = true // until the engine moves it, and after the engine moved it back
+		if n := p.s.Network(e.NetworkID); n != nil && e.SandboxID != "" {
+			add(p.r.kinds.Of(n), device.Spec{ID: e.ID, Network: n, Endpoint: e, EngineManaged: isEngineManaged(p.s, e)})
 		}
 	}
-	var stale []uint32
-	for _, l := range p.links {
-		// An unfinished device that is wanted is handled where devices are created.
-		if l.Ours() && !wanted[l.Alias] && (l.Alias != "" || !wanted[l.Name]) {
-			p.r.log.Info("removed leftover device", "device", l.Name, "alias", l.Alias)
-			stale = append(stale, l.Index)
-		}
-	}
-	errs := []error{p.r.nl.DeleteLinks(stale)}
+	errs := []error{p.host.Sweep(wanted, p.r.log)}
 	if p.first && p.r.cfg.NetNSDir != "" {
 		errs = append(errs, p.sweepNamespaces())
 	}

@@ -15,7 +15,7 @@ import (
 // its sandbox although its network is untracked.
 func (p *pass) isTracked(b *sandbox, e *endpoint) bool {
 	n := p.r.networks[e.want.NetworkID]
-	return n != nil && n.want != nil && n.want.Untracked && !slices.Contains(b.untracked, e.peerIf)
+	return n != nil && n.want != nil && n.want.Untracked && !slices.Contains(b.untracked, e.ends.Peer)
 }
 
 // untrack exempts the devices of untracked networks in a sandbox's namespace from connection
@@ -29,16 +29,16 @@ func (p *pass) untrack(b *sandbox, members []*endpoint) error {
 			continue
 		}
 		if b.want.ManagedBy == model.ByEngine {
-			l, err := p.r.nl.Link(e.hostIf)
+			l, err := p.r.nl.Link(e.ends.Host)
 			if errors.Is(err, rtnl.ErrNoDevice) || err == nil && !l.Running {
 				continue
 			}
 			if err != nil {
 				return err
 			}
-			e.peerIf, outer = l.PeerIndex, l
+			e.ends.Peer, outer = l.PeerIndex, l
 		}
-		devices = append(devices, e.peerIf)
+		devices = append(devices, e.ends.Peer)
 	}
 	if len(devices) == 0 && (b.want.ManagedBy == model.ByEngine || len(b.untracked) == 0) {
 		b.untracked = nil // the container ended or left the network

@@ -130,11 +130,11 @@ func (k *keptUplinks) isNew(l rtnl.Link, pinned []string) bool {
 func (r *Reconciler) uplinkPlaces() (list []place) {
 	for _, u := range r.uplinks {
 		if !u.ReceivesBelow {
-			list = append(list, place{int(u.IfIndex), loader.FromUplink})
+			list = append(list, place{IfIndex: int(u.IfIndex), Hook: loader.FromUplink})
 		}
 	}
 	for _, u := range r.uplinks {
-		list = append(list, place{int(u.IfIndex), loader.ToUplink})
+		list = append(list, place{IfIndex: int(u.IfIndex), Hook: loader.ToUplink})
 	}
 	return list
 }
@@ -195,11 +195,11 @@ func (r *Reconciler) attachUplinks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := r.newPass(ctx, r.snap)
+	p, err := r.newPass(ctx, r.snap, s)
 	if err != nil {
 		return err
 	}
-	p.repair, p.hostState = true, s
+	p.repair = true
 	err = errors.Join(p.checkUplinks(), r.attachments.attachNew(r.uplinkPlaces()))
 	r.attachments.wakePromoter()
 	return err

@@ -11,7 +11,6 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/entries"
 	"github.com/fairlead-net/fairlead/control/rtnl"
-	"github.com/fairlead-net/fairlead/loader"
 )
 
 // checkUplinks finds the uplinks and the host's addresses and updates their tables. Uplinks may
@@ -26,7 +25,7 @@ func (p *pass) checkUplinks() error {
 		return err
 	}
 	p.noteHostAddrs()
-	ups := rtnl.FindUplinks(p.links, append(p.r.lost.addrs(), p.addrs...), rtnl.UplinkRules{
+	ups := rtnl.FindUplinks(p.host.Links, append(p.r.lost.addrs(), p.host.Addrs...), rtnl.UplinkRules{
 		Pinned: p.r.cfg.Uplinks, Kept: p.r.kept.names(), Routed: routed, Default: through,
 	})
 	slices.SortFunc(ups, func(a, b rtnl.Uplink) int { return int(a.IfIndex) - int(b.IfIndex) })
@@ -42,7 +41,7 @@ func (p *pass) checkUplinks() error {
 		p.count(RepairEntry, written+deleted)
 	}
 	p.r.uplinks = ups
-	p.r.kept.note(ups, p.links, p.r.linger)
+	p.r.kept.note(ups, p.host.Links, p.r.linger)
 	p.warnOverlaps()
 	err = errors.Join(p.writeHostAddrs(), p.writeHostNets())
 	p.dropFlows()
@@ -62,8 +61,8 @@ func describe(ups []rtnl.Uplink) []string {
 // they are read only if nothing else shows whether a device is an uplink.
 func (p *pass) routedDevices() (map[uint32]bool, error) {
 	candidates := make(map[uint32]bool)
-	for _, l := range p.links {
-		if len(p.r.cfg.Uplinks) == 0 && rtnl.MayBeUplink(l, p.addrs) {
+	for _, l := range p.host.Links {
+		if len(p.r.cfg.Uplinks) == 0 && rtnl.MayBeUplink(l, p.host.Addrs) {
 			candidates[l.Index] = true
 		}
 	}
@@ -87,11 +86,11 @@ func (p *pass) routedDevices() (map[uint32]bool, error) {
 // flows of addresses that will not come back.
 func (p *pass) noteHostAddrs() {
 	ours := make(map[uint32]bool)
-	for _, l := range p.links {
+	for _, l := range p.host.Links {
 		ours[l.Index] = l.Ours()
 	}
 	now := make(map[netip.Addr]uint32)
-	for _, a := range p.addrs {
+	for _, a := range p.host.Addrs {
 		if ip := a.Prefix.Addr(); !ip.IsLoopback() && !ours[a.IfIndex] {
 			now[ip] = a.IfIndex
 		}
@@ -101,7 +100,7 @@ func (p *pass) noteHostAddrs() {
 			p.r.lost.add(a, device)
 		}
 	}
-	for _, a := range p.r.lost.expired(now, p.links, p.r.linger) {
+	for _, a := range p.r.lost.expired(now, p.host.Links, p.r.linger) {
 		p.flows.addr(a)
 	}
 	p.r.hostAddrs = now
@@ -112,13 +111,13 @@ func (p *pass) noteHostAddrs() {
 // restores its own.
 func (p *pass) warnOverlaps() {
 	others := make(map[uint32]string) // names of devices
-	for _, l := range p.links {
+	for _, l := range p.host.Links {
 		if !l.Ours() && !l.Loopback {
 			others[l.Index] = l.Name
 		}
 	}
 	now := make(map[overlap]bool)
-	for _, a := range p.addrs {
+	for _, a := range p.host.Addrs {
 		device, ok := others[a.IfIndex]
 		if !ok {
 			continue
@@ -169,7 +168,7 @@ func (p *pass) writeHostAddrs() error {
 // writeHostNets writes the table of the prefixes all of whose addresses are the host's own. Like
 // uplinks, they may change at any time.
 func (p *pass) writeHostNets() error {
-	nets := entries.OfHostNets(p.local)
+	nets := entries.OfHostNets(p.host.Local)
 	written, deleted, err := p.r.tables.HostNets.Sync(nets)
 	if slices.Equal(nets, p.r.hostNets) {
 		p.count(RepairEntry, written+deleted)
@@ -188,18 +187,21 @@ func (p *pass) checkCgroup() error {
 // places returns where programs should be attached.
 func (r *Reconciler) places() map[place]bool {
 	all := make(map[place]bool)
+	add := func(places []place) {
+		for _, at := range places {
+			all[at] = true
+		}
+	}
 	for _, n := range r.networks {
 		if n.usable() {
-			all[place{int(n.hostPort), loader.FromEndpoint}] = true
+			add(r.kinds.HostPort.Places(n.ends))
 		}
 	}
 	for _, e := range r.endpoints {
-		if e.want != nil && e.hostIf != 0 {
-			all[place{int(e.hostIf), loader.FromEndpoint}] = true
+		if e.want != nil {
+			add(e.kind.Places(e.ends))
 		}
 	}
-	for _, at := range r.uplinkPlaces() {
-		all[at] = true
-	}
+	add(r.uplinkPlaces())
 	return all
 }

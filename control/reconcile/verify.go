@@ -5,6 +5,8 @@ package reconcile
 import (
 	"context"
 	"time"
+
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 )
 
 // verifyPause is the time between two parts of a large table: a round of 100 000 entries takes 4 s.
@@ -50,7 +52,7 @@ func (r *Reconciler) noteVerified(ctx context.Context, start time.Time, restored
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_ = r.tables.noteFailed(err)
-	p, passErr := r.newPass(ctx, r.snap)
+	p, passErr := r.newPass(ctx, r.snap, device.State{})
 	if passErr != nil {
 		return
 	}

@@ -126,7 +126,7 @@ func (w *world) Attach(ifindex int, h loader.Hook) (bool, error) {
 	if _, err := w.nl.Link(uint32(ifindex)); err != nil {
 		return false, err
 	}
-	at := place{ifindex, h}
+	at := place{IfIndex: ifindex, Hook: h}
 	if w.attached[at] && !w.provisional[at] {
 		return false, nil
 	}
@@ -137,7 +137,7 @@ func (w *world) Attach(ifindex int, h loader.Hook) (bool, error) {
 }
 
 func (w *world) AttachFast(ifindex int, h loader.Hook) (changed, provisional bool, err error) {
-	at := place{ifindex, h}
+	at := place{IfIndex: ifindex, Hook: h}
 	if w.provisional[at] {
 		return false, true, nil
 	}
@@ -151,8 +151,8 @@ func (w *world) Detach(ifindex int, h loader.Hook) error {
 	if err := w.trip(); err != nil {
 		return err
 	}
-	delete(w.attached, place{ifindex, h})
-	delete(w.provisional, place{ifindex, h})
+	delete(w.attached, place{IfIndex: ifindex, Hook: h})
+	delete(w.provisional, place{IfIndex: ifindex, Hook: h})
 	return nil
 }
 
@@ -168,12 +168,12 @@ func (w *world) AttachCgroup() (int, error) {
 func (w *world) Attached() ([]loader.Attachment, error) {
 	var as []loader.Attachment
 	for at := range w.attached {
-		_, err := w.nl.Link(uint32(at.ifindex))
+		_, err := w.nl.Link(uint32(at.IfIndex))
 		kind := loader.TCX
 		if w.provisional[at] {
 			kind = loader.Clsact
 		}
-		as = append(as, loader.Attachment{IfIndex: at.ifindex, Hook: at.hook, Kind: kind, Live: err == nil})
+		as = append(as, loader.Attachment{IfIndex: at.IfIndex, Hook: at.Hook, Kind: kind, Live: err == nil})
 	}
 	return as, nil
 }

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package device creates, adopts, configures and removes the devices of networks and endpoints,
+// one file a kind. A device is marked as Fairlead's when it is created and as finished by its
+// alias; what is unfinished after a restart is deleted and created again.
+package device
+
+import (
+	"log/slog"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/loader"
+)
+
+// Kind is a kind of device, for example a pair of which one end is in a sandbox. It keeps nothing
+// about single devices.
+type Kind interface {
+	// Names returns the aliases and the names by which the host's devices of an object are
+	// recognised. All other devices of Fairlead are leftovers.
+	Names(s Spec) []string
+	// Check finds finished devices and changes nothing.
+	Check(h *Host, id string, have Ends) (f Found, ok bool)
+	// Adopt finds the devices of an object, finished ones or those with the given ends, which this
+	// daemon created. It deletes what it cannot adopt.
+	Adopt(h *Host, id string, have Ends) (f Found, ok bool, err error)
+	// Create creates the devices, down. The error wraps rtnl.ErrExists if a name is taken.
+	Create(s Spec) (Found, error)
+	// Configure makes the devices match what is wanted, changes only what differs, and brings
+	// them up.
+	Configure(h *Host, s Spec, f Found) (rtnl.Changes, error)
+	// Finish completes devices that were created, once everything about them is configured.
+	Finish(s Spec, have Ends) error
+	// Remove deletes the devices. Missing ones are not an error.
+	Remove(h *Host, id string, have Ends) error
+	// Places returns where programs are attached.
+	Places(have Ends) []Place
+}
+
+// EndpointKind is a kind of device that has an end in a sandbox.
+type EndpointKind interface {
+	Kind
+	// Inside returns what is wanted of the end in the sandbox. fresh means that the device is
+	// not finished.
+	Inside(s Spec, have Ends, fresh bool) rtnl.SandboxDevice
+	// InnerEnd reports where the end is that a container engine moves into the sandbox.
+	InnerEnd(ep *model.Endpoint, have Ends) (model.InnerEnd, error)
+}
+
+// Spec describes the device of a network or of an endpoint.
+type Spec struct {
+	ID       string // of the network or the endpoint
+	Network  *model.Network
+	Endpoint *model.Endpoint // nil for the device of a network
+	// EngineManaged: a container engine moves the inner end into the sandbox and configures it.
+	EngineManaged bool
+	// NetNS is where Create puts the inner end. Nil: the host's namespace.
+	NetNS *rtnl.NetNS
+}
+
+// Ends are the indices of the ends of a device, 0 for one that does not exist.
+type Ends struct {
+	Host uint32 // the end with the program
+	Peer uint32 // the other: in a sandbox, or with the addresses of a gateway
+}
+
+// Found is a device as it was read.
+type Found struct {
+	Host     rtnl.Link
+	Peer     rtnl.Link // only its index if it is in another namespace
+	Finished bool
+	Created  bool // in this pass
+}
+
+// Ends returns the indices of the ends.
+func (f Found) Ends() Ends { return Ends{f.Host.Index, f.Peer.Index} }
+
+// Place is a device and a hook to attach a program to.
+type Place struct {
+	IfIndex int
+	Hook    loader.Hook
+}
+
+// atHostEnd returns the place of the program that serves a device.
+func atHostEnd(have Ends) []Place {
+	if have.Host == 0 {
+		return nil
+	}
+	return []Place{{int(have.Host), loader.FromEndpoint}}
+}
+
+// Kinds are the kinds of devices.
+type Kinds struct {
+	HostPort Kind
+	veth     EndpointKind
+}
+
+// NewKinds returns the kinds of devices.
+func NewKinds(nl *rtnl.Handle, log *slog.Logger) *Kinds {
+	return &Kinds{HostPort: &hostPort{nl: nl, log: log}, veth: &veth{nl: nl}}
+}
+
+// Of returns the kind of the devices of a network's endpoints.
+func (k *Kinds) Of(*model.Network) EndpointKind { return k.veth }

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package device
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// newHost moves the test into a network namespace of its own.
+func newHost(t *testing.T) *rtnl.Handle {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes network namespaces")
+	}
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	nl, err := rtnl.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = nl.Close() })
+	return nl
+}
+
+func spec() Spec {
+	n := &model.Network{
+		ID: "0123456789abcdef", Driver: model.DriverBridge, EnableIPv4: true, GatewayMAC: model.MAC{2, 0, 0, 0, 0, 1},
+		Subnets: []model.Subnet{{Prefix: netip.MustParsePrefix("10.7.0.0/24"), Gateway: netip.MustParseAddr("10.7.0.1")}},
+	}
+	ep := &model.Endpoint{ID: n.ID, IfName: "eth0", MAC: model.MAC{2, 0, 0, 0, 0, 2}, IPv4: netip.MustParsePrefix("10.7.0.2/24")}
+	return Spec{ID: n.ID, Network: n, Endpoint: ep}
+}
+
+// read returns the host as a pass that read it sees it.
+func read(t *testing.T, nl *rtnl.Handle) *Host {
+	t.Helper()
+	s, err := Read(nl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return NewHost(nl, s)
+}
+
+// Every kind keeps the contract of Kind, whether the pass read the host or queries it.
+func TestKinds(t *testing.T) {
+	nl := newHost(t)
+	kinds := NewKinds(nl, slog.New(slog.DiscardHandler))
+	for name, kind := range map[string]Kind{"host port": kinds.HostPort, "veth": kinds.Of(spec().Network)} {
+		for _, loaded := range []bool{false, true} {
+			host := func() *Host {
+				if loaded {
+					return read(t, nl)
+				}
+				return NewHost(nl, State{})
+			}
+			t.Logf("%s, host was read: %t", name, loaded)
+			keepsContract(t, kind, host)
+		}
+	}
+}
+
+func keepsContract(t *testing.T, kind Kind, host func() *Host) {
+	t.Helper()
+	s := spec()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, ok, err := kind.Adopt(host(), s.ID, Ends{}); ok || err != nil {
+		t.Fatalf("adopted what was never created: %t, %v", ok, err)
+	}
+	f, err := kind.Create(s)
+	must(err)
+	if !f.Created || f.Host.Index == 0 || f.Peer.Index == 0 || f.Host.Up {
+		t.Errorf("created %+v", f)
+	}
+	if _, err := kind.Create(s); !errors.Is(err, rtnl.ErrExists) {
+		t.Errorf("created twice: %v", err)
+	}
+	if _, ok := kind.Check(host(), s.ID, f.Ends()); ok {
+		t.Error("an unfinished device counts as finished")
+	}
+	if again, ok, err := kind.Adopt(host(), s.ID, f.Ends()); !ok || err != nil || again.Ends() != f.Ends() {
+		t.Errorf("this daemon's device is not adopted: %+v, %t, %v", again, ok, err)
+	}
+	_, err = kind.Configure(host(), s, f)
+	must(err)
+	must(kind.Finish(s, f.Ends()))
+	done, ok := kind.Check(host(), s.ID, f.Ends())
+	if !ok || done.Ends() != f.Ends() || !done.Finished || !done.Host.Up {
+		t.Errorf("a finished device is found as %+v, %t", done, ok)
+	}
+	if ch, err := kind.Configure(host(), s, done); err != nil || ch != (rtnl.Changes{}) {
+		t.Errorf("configured again: %+v, %v", ch, err)
+	}
+	if p := kind.Places(done.Ends()); len(p) != 1 || p[0].IfIndex != int(done.Host.Index) || len(kind.Places(Ends{})) != 0 {
+		t.Errorf("programs are attached at %v", p)
+	}
+	// The next daemon knows no index.
+	if next, ok, err := kind.Adopt(read(t, host().nl), s.ID, Ends{}); !ok || err != nil || next.Ends() != f.Ends() {
+		t.Errorf("the next daemon adopts %+v, %t, %v", next, ok, err)
+	}
+	wanted := make(map[string]bool)
+	for _, n := range kind.Names(s) {
+		wanted[n] = true
+	}
+	if s.EngineManaged = true; len(kind.Names(s)) < len(wanted) {
+		t.Errorf("an engine-managed device is recognised by %v only", kind.Names(s))
+	}
+	wanted[rtnl.SandboxAlias(s.ID)], wanted[s.Endpoint.IfName] = true, true
+	must(read(t, host().nl).Sweep(wanted, slog.New(slog.DiscardHandler)))
+	if _, ok := kind.Check(host(), s.ID, f.Ends()); !ok {
+		t.Error("a wanted device is swept")
+	}
+	for range 2 {
+		must(kind.Remove(host(), s.ID, f.Ends()))
+	}
+	if _, ok := kind.Check(host(), s.ID, f.Ends()); ok {
+		t.Error("a removed device is found")
+	}
+}
+
+// A pair that the last daemon did not finish is deleted, because what it lacks is unknown.
+func TestUnfinishedVeth(t *testing.T) {
+	nl := newHost(t)
+	kind := NewKinds(nl, slog.New(slog.DiscardHandler)).Of(nil)
+	f, err := kind.Create(spec())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := kind.Adopt(read(t, nl), spec().ID, Ends{}); ok || err != nil {
+		t.Errorf("adopted an unfinished pair: %t, %v", ok, err)
+	}
+	if _, err := nl.Link(f.Host.Index); !errors.Is(err, rtnl.ErrNoDevice) {
+		t.Errorf("the unfinished pair is left: %v", err)
+	}
+}
+
+// A device of another program that has the name of one of Fairlead's is neither adopted nor
+// deleted.
+func TestNameIsTaken(t *testing.T) {
+	nl := newHost(t)
+	s := spec()
+	kinds := NewKinds(nl, slog.New(slog.DiscardHandler))
+	other, err := kinds.Of(nil).Create(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, kind := range map[string]Kind{rtnl.EndpointDevice(s.ID): kinds.Of(nil), rtnl.HostPortDevice(s.ID): kinds.HostPort} {
+		h := read(t, nl)
+		foreign := other.Host
+		foreign.Kind, foreign.Alias, foreign.Name = "dummy", "", name
+		h.byName[name] = foreign
+		if _, ok, err := kind.Adopt(h, s.ID, Ends{}); ok || err == nil {
+			t.Errorf("adopted %q: %t", name, ok)
+		}
+		if err := kind.Remove(h, s.ID, Ends{}); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+	}
+	if _, err := nl.Link(other.Host.Index); err != nil {
+		t.Errorf("deleted: %v", err)
+	}
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package device
+
+import (
+	"errors"
+	"net/netip"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// veth is an endpoint's pair of devices: the host end has the program, the peer is in the
+// sandbox. The alias of the host end is set last.
+type veth struct{ nl *rtnl.Handle }
+
+func (k *veth) Names(s Spec) []string {
+	names := []string{rtnl.EndpointAlias(s.ID), rtnl.EndpointDevice(s.ID)}
+	if s.EngineManaged {
+		names = append(names, s.Endpoint.IfName) // until the engine moves it, and after the engine moved it back
+	}
+	return names
+}
+
+func (k *veth) Check(h *Host, id string, have Ends) (Found, bool) {
+	l, ok, err := h.find(rtnl.EndpointAlias(id), rtnl.EndpointDevice(id), have.Host)
+	f := foundVeth(id, l)
+	return f, ok && err == nil && f.Finished
+}
+
+// foundVeth returns a pair by its host end.
+func foundVeth(id string, l rtnl.Link) Found {
+	return Found{Host: l, Peer: rtnl.Link{Index: l.PeerIndex}, Finished: l.Alias == rtnl.EndpointAlias(id)}
+}
+
+// Adopt adopts no unfinished pair from before this daemon's start, since what it lacks is unknown.
+func (k *veth) Adopt(h *Host, id string, have Ends) (Found, bool, error) {
+	l, ok, err := h.find(rtnl.EndpointAlias(id), rtnl.EndpointDevice(id), have.Host)
+	if err != nil {
+		return Found{}, false, err
+	}
+	if f := foundVeth(id, l); ok && (f.Finished || l.Index == have.Host) {
+		return f, true, nil
+	}
+	return Found{}, false, h.deleteLinks(l)
+}
+
+func (k *veth) Create(s Spec) (Found, error) {
+	l, err := k.nl.CreateVeth(rtnl.Veth{
+		Name: rtnl.EndpointDevice(s.ID), PeerName: s.Endpoint.IfName, PeerMAC: s.Endpoint.MAC,
+		PeerNS: s.NetNS, MTU: s.Network.DeviceMTU(),
+	})
+	f := foundVeth(s.ID, l)
+	f.Created = err == nil
+	return f, err
+}
+
+// Configure installs the ingress limit before it brings the host end up.
+func (k *veth) Configure(h *Host, s Spec, f Found) (rtnl.Changes, error) {
+	limit := s.Endpoint.Bandwidth.Ingress
+	shaped := false
+	if !limit.IsZero() {
+		var err error
+		if f.Finished && h.shapers == nil {
+			h.shapers, err = k.nl.Shapers()
+		}
+		if err == nil {
+			shaped, err = k.nl.Shape(f.Host.Index, limit, h.shapers)
+		}
+		if err != nil {
+			return rtnl.Changes{}, err
+		}
+	}
+	ch, err := k.nl.ConfigureHostEnd(f.Host, s.Network.DeviceMTU())
+	if shaped {
+		ch.Devices++
+	}
+	return ch, err
+}
+
+// Finish sets the alias. Reading the device makes the kernel update its carrier state, so that
+// the first packet is not lost.
+func (k *veth) Finish(s Spec, have Ends) error {
+	if err := k.nl.SetAlias(have.Host, rtnl.EndpointAlias(s.ID)); err != nil {
+		return err
+	}
+	_, err := k.nl.Link(have.Host)
+	return err
+}
+
+func (k *veth) Remove(h *Host, id string, have Ends) error {
+	return h.remove(rtnl.EndpointAlias(id), rtnl.EndpointDevice(id), have.Host)
+}
+
+func (k *veth) Places(have Ends) []Place { return atHostEnd(have) }
+
+func (k *veth) Inside(s Spec, have Ends, fresh bool) rtnl.SandboxDevice {
+	ep := s.Endpoint
+	d := rtnl.SandboxDevice{
+		HostIndex: have.Host, PeerIndex: have.Peer, Alias: rtnl.SandboxAlias(s.ID), Fresh: fresh,
+		MAC: ep.MAC, MTU: s.Network.DeviceMTU(), Limit: ep.Bandwidth.Egress,
+	}
+	for _, a := range []netip.Prefix{ep.IPv4, ep.IPv6} {
+		if !a.IsValid() {
+			continue
+		}
+		d.Addrs = append(d.Addrs, a)
+		f := model.FamilyOf(a.Addr())
+		if sub, _ := s.Network.Subnet(f); ep.DefaultRoute(f) && sub.DefaultGateway().IsValid() {
+			d.Gateways = append(d.Gateways, sub.DefaultGateway())
+		}
+	}
+	return d
+}
+
+// InnerEnd reads the kernel, since callers ask about changes that others made a moment ago.
+func (k *veth) InnerEnd(ep *model.Endpoint, have Ends) (model.InnerEnd, error) {
+	host, err := k.nl.Link(have.Host)
+	if errors.Is(err, rtnl.ErrNoDevice) {
+		return model.InnerDeleted, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if host.Running {
+		return model.InnerTaken, nil // only the engine brings the inner end up
+	}
+	inner, err := k.nl.LinkByName(ep.IfName)
+	switch {
+	case errors.Is(err, rtnl.ErrNoDevice):
+		return model.InnerTaken, nil
+	case err != nil:
+		return 0, err
+	case inner.PeerIndex == host.Index:
+		return model.InnerOnHost, nil
+	}
+	return model.InnerTaken, nil
+}
