@@ -118,16 +118,16 @@ func (p *pass) finishSandboxes() {
 	}
 }
 
-// finishSandbox configures a sandbox's network namespace and marks its endpoints as finished.
+// finishSandbox configures a sandbox's network namespace and finishes its endpoints.
 func (p *pass) finishSandbox(b *sandbox) {
-	if b.want != nil && b.want.ManagedBy == model.ByEngine {
-		p.setErr(&b.lastErr, "sandbox", b.id, p.untrack(b, p.r.members(b)))
-		return
-	}
-	if !b.managesNetNS() {
-		return
-	}
 	members := p.r.members(b)
+	if b.Want.ManagedBy == model.ByEngine {
+		p.setErr(&b.lastErr, "sandbox", b.ID, p.untrack(b, members))
+		return
+	}
+	if !b.Managed() {
+		return
+	}
 	err := p.configureSandbox(b, members)
 	if err == nil {
 		err = p.untrack(b, members)
@@ -135,18 +135,15 @@ func (p *pass) finishSandbox(b *sandbox) {
 	if missing := (*rtnl.MissingError)(nil); errors.As(err, &missing) {
 		err = errors.Join(err, p.recreate(members, missing.HostIndex))
 	}
-	if errors.Is(err, rtnl.ErrNoNetNS) && p.mayBeGone(b.id) {
-		p.markGone(b, err)
+	if errors.Is(err, rtnl.ErrNoNetNS) && p.mayVanish(b.ID) {
+		p.r.namespaces.NoteVanished(&b.Sandbox, err)
 		return
 	}
-	p.setErr(&b.lastErr, "sandbox", b.id, err)
+	p.setErr(&b.lastErr, "sandbox", b.ID, err)
 	if b.dirty = err != nil; b.dirty {
 		return
 	}
-	if b.gone {
-		b.gone = false
-		p.r.log.Info("sandbox is back", "sandbox", b.want.Name, "id", model.ShortID(b.id))
-	}
+	p.r.namespaces.NoteBack(&b.Sandbox)
 	for _, e := range members {
 		if e.finished || e.dirty {
 			continue
@@ -161,12 +158,12 @@ func (p *pass) finishSandbox(b *sandbox) {
 // members returns the endpoints that have a device in the sandbox's namespace. The namespace of
 // an engine-managed sandbox has no path that another could share.
 func (r *Reconciler) members(b *sandbox) []*endpoint {
-	es := r.appendMade(nil, b.id)
-	if b.want.NetNS == "" {
+	es := r.appendMade(nil, b.ID)
+	if b.Want.NetNS == "" {
 		return es
 	}
-	for o := range r.snap.SandboxesAt(b.want.NetNS) {
-		if o.ID != b.id {
+	for o := range r.snap.SandboxesAt(b.Want.NetNS) {
+		if o.ID != b.ID {
 			es = r.appendMade(es, o.ID)
 		}
 	}
@@ -185,12 +182,6 @@ func (r *Reconciler) appendMade(es []*endpoint, sandboxID string) []*endpoint {
 
 // configureSandbox configures a sandbox's network namespace.
 func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
-	ns, err := p.r.nl.OpenSandboxNetNS(b.want.NetNS)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	p.r.watchSandbox(b, ns) // before the read, so that no change is missed
 	var devs []rtnl.SandboxDevice
 	for _, e := range members {
 		n := p.r.networks[e.want.NetworkID]
@@ -199,7 +190,7 @@ func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
 		}
 		devs = append(devs, e.kind.Inside(e.spec(p.s, n), e.ends, !e.finished))
 	}
-	ch, err := rtnl.ConfigureSandbox(ns, devs)
+	ch, err := p.r.namespaces.Configure(&b.Sandbox, devs)
 	if !slices.ContainsFunc(members, func(e *endpoint) bool { return !e.finished }) {
 		p.countChanges(ch)
 	}
@@ -222,5 +213,41 @@ func (p *pass) recreate(members []*endpoint, hostIf uint32) error {
 func (p *pass) finishEndpoint(e *endpoint, n *network) error {
 	err := e.kind.Finish(e.spec(p.s, n), e.ends)
 	e.finished = err == nil
+	return err
+}
+
+// isTracked reports whether, as far as is known, the kernel tracks connections of an endpoint in
+// its sandbox although its network is untracked.
+func (p *pass) isTracked(b *sandbox, e *endpoint) bool {
+	n := p.r.networks[e.want.NetworkID]
+	return n != nil && n.want != nil && n.want.Untracked && !b.IsUntracked(e.ends.Peer)
+}
+
+// untrack exempts the devices of untracked networks in a sandbox's namespace from connection
+// tracking. A device that an engine has not moved yet is exempted once it is up.
+func (p *pass) untrack(b *sandbox, members []*endpoint) error {
+	var devices []uint32
+	var outer rtnl.Link // a host end of an engine-managed sandbox
+	for _, e := range members {
+		n := p.r.networks[e.want.NetworkID]
+		if n == nil || n.want == nil || !n.want.Untracked {
+			continue
+		}
+		if b.Want.ManagedBy == model.ByEngine {
+			l, err := p.r.nl.Link(e.ends.Host)
+			if errors.Is(err, rtnl.ErrNoDevice) || err == nil && !l.Running {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			e.ends.Peer, outer = l.PeerIndex, l
+		}
+		devices = append(devices, e.ends.Peer)
+	}
+	restored, err := p.r.namespaces.Untrack(&b.Sandbox, devices, outer)
+	if restored {
+		p.count(RepairRule, 1)
+	}
 	return err
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
-	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // Check inspects a sandbox and its endpoints immediately and repairs them. It returns what it
@@ -39,15 +38,7 @@ func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
 		return fmt.Errorf("endpoint %s does not exist", model.ShortID(endpointID))
 	}
 	b := r.sandboxes[e.want.SandboxID]
-	ns, err := r.nl.OpenSandboxNetNS(b.want.NetNS)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if err := rtnl.CompareSandbox(ns, e.ends.Peer, e.want.IfName, gateways); err != nil {
-		return fmt.Errorf("sandbox %s: %w", model.ShortID(b.id), err)
-	}
-	return nil
+	return r.namespaces.Compare(&b.Sandbox, e.ends.Peer, e.want.IfName, gateways)
 }
 
 // checkAll runs one pass over a sandbox and its endpoints.
@@ -73,16 +64,16 @@ func (r *Reconciler) checkAll(ctx context.Context, id string) error {
 func (p *pass) unrepaired(b *sandbox) error {
 	errs := p.errs
 	for _, e := range p.eps {
-		if e.dirty && !b.gone {
+		if e.dirty && !b.Vanished() {
 			errs = append(errs, errors.New(e.lastErr))
 		}
 	}
 	switch {
-	case b.gone && p.r.hasDevice(b.id):
-		errs = append(errs, fmt.Errorf("sandbox %s: its network namespace exists, but not at %s (bind-mount it there again)", model.ShortID(b.id), b.want.NetNS))
-	case b.gone:
+	case b.Vanished() && p.r.hasDevice(b.ID):
+		errs = append(errs, fmt.Errorf("sandbox %s: its network namespace exists, but not at %s (bind-mount it there again)", model.ShortID(b.ID), b.Want.NetNS))
+	case b.Vanished():
 		errs = append(errs, &model.Refusal{Kind: model.ErrVanished, Text: fmt.Sprintf(
-			"sandbox %s: its network namespace %s no longer exists", model.ShortID(b.id), b.want.NetNS)})
+			"sandbox %s: its network namespace %s no longer exists", model.ShortID(b.ID), b.Want.NetNS)})
 	case b.dirty:
 		errs = append(errs, errors.New(b.lastErr))
 	}

@@ -166,7 +166,7 @@ func TestFaultsAnywhere(t *testing.T) {
 // since both use the same directory.
 func newWorldLike(t *testing.T, old *world) *world {
 	for _, b := range old.r.sandboxes {
-		if err := rtnl.RemoveNetNS(b.want.NetNS); err != nil {
+		if err := rtnl.RemoveNetNS(b.Want.NetNS); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -18,7 +18,7 @@ func (r *Reconciler) VanishedSandboxes(least time.Duration) []string {
 	defer r.mu.Unlock()
 	var ids []string
 	for id, b := range r.sandboxes {
-		if b.gone && time.Since(b.goneAt) >= least && !r.hasDevice(id) {
+		if b.VanishedFor(least) && !r.hasDevice(id) {
 			ids = append(ids, id)
 		}
 	}

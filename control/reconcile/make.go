@@ -5,7 +5,6 @@ package reconcile
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
@@ -21,7 +20,7 @@ func (p *pass) makeNamespaces() {
 		}
 		b.dirty = err != nil
 		if errors.Is(err, rtnl.ErrNoNetNS) {
-			p.markGone(b, err)
+			p.r.namespaces.NoteVanished(&b.Sandbox, err)
 		} else {
 			p.setErr(&b.lastErr, "sandbox", id, err)
 		}
@@ -32,29 +31,18 @@ func (p *pass) makeNamespaces() {
 	}
 }
 
-// makeNamespace creates an owned sandbox's namespace if it is missing. While a host end exists,
-// so does the namespace of its peer, even if the path was removed: programs may run in it, so it
-// is not replaced.
+// makeNamespace creates an owned sandbox's namespace if it is missing.
 func (p *pass) makeNamespace(b *sandbox) (made bool, err error) {
-	if !b.want.OwnsNetNS() {
-		return false, nil
-	}
-	ns, err := rtnl.OpenNetNS(b.want.NetNS)
-	if err == nil {
-		return false, ns.Close()
-	}
-	if !errors.Is(err, rtnl.ErrNoNetNS) {
-		return false, err
-	}
-	for id, e := range p.r.endpoints {
-		if e.want == nil || e.want.SandboxID != b.id {
-			continue
+	return p.r.namespaces.Create(&b.Sandbox, func() bool {
+		for ep := range p.s.EndpointsOf(b.ID) {
+			if e := p.r.endpoints[ep.ID]; e != nil && e.want != nil {
+				if _, ok := e.kind.Check(p.host, e.id, e.ends); ok {
+					return true
+				}
+			}
 		}
-		if _, ok := e.kind.Check(p.host, id, e.ends); ok {
-			return false, err
-		}
-	}
-	return true, rtnl.CreateNetNS(b.want.NetNS)
+		return false
+	})
 }
 
 // makeHostPort creates or adopts a network's host port.
@@ -107,7 +95,7 @@ func (p *pass) makeEndpoint(e *endpoint) {
 		p.moveEndpoint(e, f.Ends())
 		e.finished, e.lastErr = f.Finished, ""
 		if b := p.r.sandboxes[e.want.SandboxID]; b != nil && (!p.first || !e.finished || !f.Host.Running) {
-			p.boxes[b.id] = b
+			p.boxes[b.ID] = b
 		}
 		return
 	}
@@ -116,8 +104,10 @@ func (p *pass) makeEndpoint(e *endpoint) {
 		e.dirty, e.lastErr = false, ""
 		return
 	}
-	if errors.Is(err, rtnl.ErrNoNetNS) && p.mayBeGone(e.id) {
-		p.markGone(p.r.sandboxes[e.want.SandboxID], err)
+	if errors.Is(err, rtnl.ErrNoNetNS) && p.mayVanish(e.id) {
+		if b := p.r.sandboxes[e.want.SandboxID]; b != nil {
+			p.r.namespaces.NoteVanished(&b.Sandbox, err)
+		}
 		return
 	}
 	p.setErr(&e.lastErr, "endpoint", e.id, err)
@@ -138,19 +128,9 @@ func (p *pass) replaced(ends device.Ends) {
 	p.detachLater(ends)
 }
 
-// mayBeGone reports whether a missing namespace is not the caller's error: a namespace that
+// mayVanish reports whether a missing namespace is not the caller's error: a namespace that
 // existed before this pass may disappear at any time.
-func (p *pass) mayBeGone(id string) bool { return p.first || !p.fresh[id] }
-
-// markGone marks a sandbox whose namespace does not exist, and logs that once.
-func (p *pass) markGone(b *sandbox, err error) {
-	if b == nil || b.gone {
-		return
-	}
-	b.gone, b.goneAt = true, time.Now()
-	p.r.log.Warn("network namespace missing; sandbox disconnected",
-		"sandbox", b.want.Name, "id", model.ShortID(b.id), "err", err)
-}
+func (p *pass) mayVanish(id string) bool { return p.first || !p.fresh[id] }
 
 // errPairGone means that an engine's pair of devices was deleted, by the end of the container's
 // namespace or otherwise. The engine would not move a new one: it will remove the endpoint, or
@@ -162,7 +142,7 @@ var errPairGone = errors.New("the pair of devices of an engine-managed sandbox w
 func (p *pass) endpointDevice(e *endpoint) (device.Found, error) {
 	n := p.r.networks[e.want.NetworkID]
 	b := p.r.sandboxes[e.want.SandboxID]
-	if n == nil || !n.usable() || b == nil || b.want == nil {
+	if n == nil || !n.usable() || b == nil || b.Want == nil {
 		return device.Found{}, errors.New("its network or sandbox does not exist")
 	}
 	f, ok, err := e.kind.Adopt(p.host, e.id, e.ends)
@@ -187,11 +167,11 @@ func (p *pass) createEndpoint(e *endpoint, n *network, b *sandbox) (f device.Fou
 	if err != nil {
 		return f, err
 	}
-	if spec.NetNS, err = p.r.nl.OpenSandboxNetNS(b.want.NetNS); err != nil {
+	if spec.NetNS, err = p.r.namespaces.Open(&b.Sandbox); err != nil {
 		return f, err
 	}
 	defer spec.NetNS.Close()
-	return p.createDevice(e, spec, b.want.NetNS)
+	return p.createDevice(e, spec, b.Want.NetNS)
 }
 
 // createDevice creates the devices. where names the namespace of the inner end, for errors.

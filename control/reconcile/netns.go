@@ -8,11 +8,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
-	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -27,44 +26,9 @@ const (
 	restFactor = 3
 )
 
-// netnsEvents are events from the network namespaces of sandboxes that are not handled yet.
-type netnsEvents struct {
-	ready chan struct{} // gets a token when there are some
-
-	mu      sync.Mutex
-	changed map[int32]bool // numbers in the watch
-	lost    bool           // any sandbox may have changed
-}
-
-func newNetnsEvents() *netnsEvents {
-	return &netnsEvents{ready: make(chan struct{}, 1), changed: make(map[int32]bool)}
-}
-
-func (n *netnsEvents) note(number int32) {
-	n.mu.Lock()
-	n.changed[number] = true
-	n.mu.Unlock()
-	wake(n.ready)
-}
-
-func (n *netnsEvents) missed() {
-	n.mu.Lock()
-	n.lost = true
-	n.mu.Unlock()
-	wake(n.ready)
-}
-
-func (n *netnsEvents) take() (changed map[int32]bool, lost bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	changed, lost = n.changed, n.lost
-	n.changed, n.lost = make(map[int32]bool), false
-	return changed, lost
-}
-
 // watchNetNS collects events until ctx ends. The watch starts without sandboxes; each is added
 // when it is checked, and the initial missed has all of them checked.
-func (r *Reconciler) watchNetNS(ctx context.Context, n *netnsEvents) error {
+func (r *Reconciler) watchNetNS(ctx context.Context, n *netns.Events) error {
 	w, err := rtnl.NewNetNSWatch()
 	if err != nil {
 		return err
@@ -72,36 +36,23 @@ func (r *Reconciler) watchNetNS(ctx context.Context, n *netnsEvents) error {
 	defer w.Close()
 	r.setWatch(w)
 	defer r.setWatch(nil)
-	n.missed()
-	return w.Run(ctx, n.note, n.missed)
+	n.Missed()
+	return w.Run(ctx, n.Note, n.Missed)
 }
 
 // setWatch sets the watch that sandboxes are added to, or nil.
 func (r *Reconciler) setWatch(w *rtnl.NetNSWatch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.netnsWatch = w
+	r.namespaces.SetWatch(w)
 	for _, b := range r.sandboxes {
-		b.number = -1
+		b.Unwatch()
 	}
-}
-
-// watchSandbox adds a sandbox to the watch. A sandbox that cannot be added is still checked in
-// its turn.
-func (r *Reconciler) watchSandbox(b *sandbox, ns *rtnl.NetNS) {
-	if r.netnsWatch == nil {
-		return
-	}
-	number, err := r.netnsWatch.Add(ns)
-	if err != nil {
-		r.log.Warn("cannot watch the sandbox; changes in it are noticed late", "sandbox", b.want.Name, "id", model.ShortID(b.id), "err", err)
-	}
-	b.number = number
 }
 
 // pending are the sandboxes that changed and are not checked yet.
 type pending struct {
-	*netnsEvents
+	*netns.Events
 	waiting []string // IDs
 	rested  time.Time
 }
@@ -110,7 +61,7 @@ type pending struct {
 // cause events, and so one more check, which finds nothing to repair.
 func (r *Reconciler) checkPending(ctx context.Context, b *pending) {
 	start := time.Now()
-	for _, id := range r.affected(b.take()) {
+	for _, id := range r.affected(b.Take()) {
 		if !slices.Contains(b.waiting, id) {
 			b.waiting = append(b.waiting, id)
 		}
@@ -118,7 +69,7 @@ func (r *Reconciler) checkPending(ctx context.Context, b *pending) {
 	n := min(len(b.waiting), sandboxesAtOnce)
 	_, _ = r.checkSandboxes(ctx, b.waiting[:n]) // errors are logged where they arise
 	if b.waiting = b.waiting[n:]; len(b.waiting) > 0 {
-		wake(b.ready)
+		b.Wake()
 	}
 	end := time.Now()
 	b.rested = end.Add(restFactor * end.Sub(start))
@@ -129,7 +80,7 @@ func (r *Reconciler) affected(changed map[int32]bool, all bool) (ids []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, b := range r.sandboxes {
-		if all || b.number >= 0 && changed[b.number] {
+		if number, watched := b.Number(); all || watched && changed[number] {
 			ids = append(ids, id)
 		}
 	}

@@ -12,16 +12,17 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // startWatch starts the watch of a world's namespaces, and checks all sandboxes as Run would.
 func startWatch(t *testing.T, w *world) *pending {
 	t.Helper()
-	b := &pending{netnsEvents: newNetnsEvents()}
+	b := &pending{Events: netns.NewEvents()}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- w.r.watchNetNS(ctx, b.netnsEvents) }()
+	go func() { done <- w.r.watchNetNS(ctx, b.Events) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -38,7 +39,7 @@ func startWatch(t *testing.T, w *world) *pending {
 // hasEvents waits for the first event, and then for the others of the same change.
 func hasEvents(b *pending, timeout time.Duration) bool {
 	select {
-	case <-b.ready:
+	case <-b.Ready:
 		time.Sleep(settle)
 		return true
 	case <-time.After(timeout):
@@ -86,10 +87,11 @@ func TestInsidesAreHeard(t *testing.T) {
 	if !hasEvents(b, 5*time.Second) {
 		t.Fatal("no event for a removed address")
 	}
-	if ids := w.r.affected(b.take()); len(ids) != 1 || ids[0] != first.ID {
+	if ids := w.r.affected(b.Take()); len(ids) != 1 || ids[0] != first.ID {
 		t.Errorf("affected are %v, want %s", ids, first.ID)
 	}
-	b.note(w.r.sandboxes[first.ID].number)
+	number, _ := w.r.sandboxes[first.ID].Number()
+	b.Note(number)
 	w.r.checkPending(t.Context(), b)
 	if got := w.r.Stats().Repairs; got[RepairAddress] != 1 || got[RepairRoute] != 1 {
 		t.Errorf("repairs are %v, want an address and the default route", got)
@@ -122,20 +124,20 @@ func TestBacklog(t *testing.T) {
 	}
 	w.apply(p)
 	b := startWatch(t, w)
-	if len(b.waiting) != rest || len(b.ready) != 1 {
-		t.Fatalf("%d sandboxes wait, and there are %d tokens; want %d and 1", len(b.waiting), len(b.ready), rest)
+	if len(b.waiting) != rest || len(b.Ready) != 1 {
+		t.Fatalf("%d sandboxes wait, and there are %d tokens; want %d and 1", len(b.waiting), len(b.Ready), rest)
 	}
 	if !b.rested.After(time.Now()) {
 		t.Error("no rest after the work")
 	}
 	waited := b.waiting
-	b.missed()
+	b.Missed()
 	w.r.checkPending(t.Context(), b)
 	if len(b.waiting) != rest {
 		t.Errorf("%d sandboxes wait, want %d", len(b.waiting), rest)
 	}
 	for _, id := range waited {
-		if w.r.sandboxes[id].number < 0 || slices.Contains(b.waiting, id) {
+		if _, watched := w.r.sandboxes[id].Number(); !watched || slices.Contains(b.waiting, id) {
 			t.Errorf("sandbox %s waited and has to wait again", model.ShortID(id))
 		}
 	}

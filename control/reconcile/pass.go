@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/entries"
+	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -161,20 +162,20 @@ func (p *pass) diffSandboxes(before *desired.Snapshot) {
 		b := p.r.sandboxes[c.ID]
 		switch {
 		case c.New == nil:
-			if b != nil { // it keeps want, which says what to remove
+			if b != nil { // it keeps Want, which says what to remove
 				p.removedBoxes = append(p.removedBoxes, b)
 			}
 			continue
 		case b == nil:
-			b = &sandbox{id: c.ID, number: -1}
+			b = &sandbox{Sandbox: netns.Sandbox{ID: c.ID}}
 			p.r.sandboxes[c.ID] = b
 			p.fresh[c.ID] = true
 			p.boxes[c.ID] = b
-		case b.want == nil || b.want.NetNS != c.New.NetNS:
+		case b.Want == nil || b.Want.NetNS != c.New.NetNS:
 			p.boxes[c.ID] = b
 			p.touchSandbox(c.ID)
 		}
-		b.want = c.New
+		b.Want = c.New
 	}
 }
 

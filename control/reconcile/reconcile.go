@@ -19,6 +19,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 	"github.com/fairlead-net/fairlead/maps"
@@ -69,6 +70,7 @@ type Reconciler struct {
 	log *slog.Logger
 
 	kinds       *device.Kinds
+	namespaces  *netns.Namespaces
 	attachments *attachments
 	tables      *tables
 	flows       *flows
@@ -93,9 +95,8 @@ type Reconciler struct {
 	lastCheckErr string        // of the last host check, as logged
 	warned       bool          // about IPv6 forwarding
 	committed    bool
-	cursor       string           // sandbox that was checked last
-	netnsWatch   *rtnl.NetNSWatch // nil while no watch runs
-	lastApply    time.Time        // when it ended
+	cursor       string    // sandbox that was checked last
+	lastApply    time.Time // when it ended
 
 	overlaps map[overlap]bool // that were logged
 
@@ -113,6 +114,7 @@ func New(cfg Config, dp Datapath, t Tables, nl *rtnl.Handle) *Reconciler {
 	return &Reconciler{
 		cfg: cfg, dp: dp, nl: nl, log: cfg.Log,
 		kinds:       device.NewKinds(nl, cfg.Log),
+		namespaces:  netns.New(nl, cfg.Log),
 		attachments: newAttachments(dp, cfg.Log),
 		tables:      &tables{Tables: t},
 		flows:       &flows{table: t.Flows},

@@ -4,7 +4,6 @@ package reconcile
 
 import (
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
-	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -30,13 +29,10 @@ func (p *pass) remove() {
 		}
 	}
 	for _, b := range p.removedBoxes {
-		var err error
-		if b.want.OwnsNetNS() {
-			err = rtnl.RemoveNetNS(b.want.NetNS)
-		}
-		p.setErr(&b.lastErr, "sandbox", b.id, err)
+		err := p.r.namespaces.Remove(&b.Sandbox)
+		p.setErr(&b.lastErr, "sandbox", b.ID, err)
 		if err == nil {
-			delete(p.r.sandboxes, b.id)
+			delete(p.r.sandboxes, b.ID)
 		}
 	}
 	for _, ifindex := range p.detached {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/entries"
+	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -64,14 +65,14 @@ func (r *Reconciler) unfinished() bool {
 func (r *Reconciler) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	changed, queue := make(chan struct{}, 1), pending{netnsEvents: newNetnsEvents()}
+	changed, queue := make(chan struct{}, 1), pending{Events: netns.NewEvents()}
 	uplinks := make(chan uint32, uplinkQueueLen)
 	wg.Go(func() {
 		r.keepWatching(ctx, "devices", func() error { return r.watchHost(ctx, changed, uplinks) })
 	})
 	wg.Go(func() { r.uplinkLoop(ctx, uplinks) })
 	wg.Go(func() {
-		r.keepWatching(ctx, "sandboxes", func() error { return r.watchNetNS(ctx, queue.netnsEvents) })
+		r.keepWatching(ctx, "sandboxes", func() error { return r.watchNetNS(ctx, queue.Events) })
 	})
 	wg.Go(func() { r.promoteLoop(ctx) })
 	wg.Go(func() { r.verifyLoop(ctx) })
@@ -90,7 +91,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 				due = time.After(max(settle, time.Until(last.Add(distance))))
 			}
 			continue
-		case <-queue.ready:
+		case <-queue.Ready:
 			if pendingDue == nil {
 				pendingDue = time.After(max(settle, time.Until(queue.rested)))
 			}
@@ -276,13 +277,13 @@ func (r *Reconciler) logCheckErr(err error) {
 
 // finish records a pass that repairs.
 func (r *Reconciler) finish(p *pass, operation string, start time.Time, err error) {
-	gone := 0
+	vanished := 0
 	for _, b := range r.sandboxes {
-		if b.gone {
-			gone++
+		if b.Vanished() {
+			vanished++
 		}
 	}
-	r.stats.repaired(p.repairs, gone)
+	r.stats.repaired(p.repairs, vanished)
 	for kind, n := range p.repairs {
 		if n > 0 {
 			r.log.Warn("repaired what others broke", "kind", kind, "count", n)
@@ -320,7 +321,7 @@ func (p *pass) findDirty() {
 		p.epDevices[id] = f
 		b := p.r.sandboxes[e.want.SandboxID]
 		if b != nil && (!f.Host.Running || p.isTracked(b, e)) {
-			p.boxes[b.id] = b // the other end is down or was moved, possibly by an engine
+			p.boxes[b.ID] = b // the other end is down or was moved, possibly by an engine
 		}
 	}
 	for id, b := range p.r.sandboxes {

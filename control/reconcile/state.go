@@ -4,12 +4,12 @@ package reconcile
 
 import (
 	"net/netip"
-	"time"
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/entries"
+	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 )
 
 // network is what was created for a model.Network.
@@ -35,20 +35,9 @@ func (n *network) hostPort() entries.HostPort {
 
 // sandbox is what was created for a model.Sandbox.
 type sandbox struct {
-	id        string
-	want      *model.Sandbox
-	dirty     bool
-	gone      bool // its namespace does not exist
-	goneAt    time.Time
-	untracked []uint32 // inner ends whose packets are exempt from connection tracking
-	number    int32    // in the watch of namespaces; -1 if it is not watched
-	lastErr   string
-}
-
-// managesNetNS reports whether Fairlead configures the sandbox's namespace. It does not if the
-// sandbox uses the host's namespace, if it shares another sandbox's, or if an engine manages it.
-func (b *sandbox) managesNetNS() bool {
-	return b.want != nil && b.want.ManagedBy != model.ByEngine && b.want.NetNS != "" && !b.want.SharesNetNS()
+	netns.Sandbox
+	dirty   bool
+	lastErr string
 }
 
 // endpoint is what was created for a model.Endpoint.

@@ -4,13 +4,9 @@ package reconcile
 
 import (
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
-	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // sweep removes Fairlead's devices that belong to no object, and in the first pass the namespaces
@@ -44,20 +40,5 @@ func (p *pass) sweepNamespaces() error {
 	for b := range p.s.Sandboxes() {
 		wanted[filepath.Clean(b.NetNS)] = true
 	}
-	files, err := os.ReadDir(p.r.cfg.NetNSDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("look for leftover network namespaces: %w", err)
-	}
-	var errs []error
-	for _, f := range files {
-		path := filepath.Join(p.r.cfg.NetNSDir, f.Name())
-		if !wanted[path] && !f.IsDir() {
-			p.r.log.Info("removed leftover network namespace", "path", path)
-			errs = append(errs, rtnl.RemoveNetNS(path))
-		}
-	}
-	return errors.Join(errs...)
+	return p.r.namespaces.Sweep(p.r.cfg.NetNSDir, wanted)
 }

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netns
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// IsUntracked reports whether, as far as is known, a device of the sandbox is exempt from
+// connection tracking.
+func (b *Sandbox) IsUntracked(ifindex uint32) bool { return slices.Contains(b.untracked, ifindex) }
+
+// Untrack exempts exactly these devices in a sandbox's namespace from connection tracking, and
+// reports whether it restored what others changed. The namespace of an engine-managed sandbox is
+// found as that of the peer of outer.
+func (s *Namespaces) Untrack(b *Sandbox, devices []uint32, outer rtnl.Link) (restored bool, err error) {
+	engine := b.Want.ManagedBy == model.ByEngine
+	if len(devices) == 0 && (engine || len(b.untracked) == 0) {
+		b.untracked = nil // the container ended or left the network
+		return false, nil
+	}
+	slices.Sort(devices)
+	var ns *rtnl.NetNS
+	if engine {
+		ns, err = s.nl.PeerNetNS(outer)
+	} else {
+		ns, err = s.Open(b)
+	}
+	if err != nil {
+		return false, fmt.Errorf("install notrack rules: %w", err)
+	}
+	defer ns.Close()
+	changed, err := rtnl.Untrack(ns, devices)
+	if err != nil {
+		return false, err
+	}
+	restored = changed && slices.Equal(b.untracked, devices)
+	b.untracked = devices
+	return restored, nil
+}
