@@ -4,7 +4,6 @@ package reconcile
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -18,7 +17,8 @@ import (
 // ports.
 func crowd(b *testing.B, n int) (*world, *plan) {
 	w := newWorld(b)
-	w.r.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	w.log = slog.New(slog.DiscardHandler)
+	w.restart()
 	p := w.plan()
 	var nets []*model.Network
 	for i := range byte(10) {
@@ -76,7 +76,6 @@ func BenchmarkAdopt(b *testing.B) {
 	b.ResetTimer()
 	for range b.N {
 		w.restart()
-		w.r.log = slog.New(slog.NewTextHandler(io.Discard, nil))
 		w.apply(p)
 	}
 }

@@ -67,7 +67,7 @@ func testRealDatapath(t *testing.T, clsact bool) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { d.Close() })
-		r := New(Config{NetNSDir: w.netnsDir(), Log: w.r.log}, d, TablesOf(d.Maps()), w.nl)
+		r := New(Config{NetNSDir: w.netnsDir(), Log: w.log}, d, TablesOf(d.Maps()), w.nl)
 		w.r = r
 		w.apply(p)
 		return d, r

@@ -13,7 +13,8 @@ import (
 func TestOverlapsAreTold(t *testing.T) {
 	w := newWorld(t)
 	var log bytes.Buffer
-	w.r.log = slog.New(slog.NewTextHandler(&log, nil))
+	w.log = slog.New(slog.NewTextHandler(&log, nil))
+	w.restart()
 	p := w.plan()
 	n := p.network("net", 7)
 	w.apply(p)

@@ -13,16 +13,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
+	"github.com/fairlead-net/fairlead/control/reconcile/uplinks"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
-	"github.com/fairlead-net/fairlead/maps"
 )
 
 // Datapath attaches programs. It is implemented by *loader.Datapath.
@@ -74,6 +73,7 @@ type Reconciler struct {
 	attachments *attachments
 	tables      *tables
 	flows       *flows
+	uplinks     *uplinks.Uplinks
 
 	mu           sync.Mutex
 	snap         *desired.Snapshot // applied last; nil before the first Apply
@@ -83,22 +83,12 @@ type Reconciler struct {
 	endpoints    map[string]*endpoint
 	publishes    map[uint32]*publish
 	serving      map[string]map[uint32]*publish // by endpoint
-	uplinks      []rtnl.Uplink
-	kept         keptUplinks
-	hostAddrs    map[netip.Addr]uint32 // of the host's own devices, with the device, as last read
-	lost         lostAddrs
-	linger       time.Duration
-	wroteAddrs   []netip.Addr  // what fl_hostaddr holds
-	hostNets     []maps.Subnet // what fl_hostnet holds
-	passes       uint64        // so far
-	rerun        bool          // a pass left something for the next one
-	lastCheckErr string        // of the last host check, as logged
-	warned       bool          // about IPv6 forwarding
+	passes       uint64                         // so far
+	rerun        bool                           // a pass left something for the next one
+	lastCheckErr string                         // of the last host check, as logged
 	committed    bool
 	cursor       string    // sandbox that was checked last
 	lastApply    time.Time // when it ended
-
-	overlaps map[overlap]bool // that were logged
 
 	stats statistics
 }
@@ -118,6 +108,7 @@ func New(cfg Config, dp Datapath, t Tables, nl *rtnl.Handle) *Reconciler {
 		attachments: newAttachments(dp, cfg.Log),
 		tables:      &tables{Tables: t},
 		flows:       &flows{table: t.Flows},
+		uplinks:     uplinks.New(nl, cfg.Log, uplinks.Tables{Uplinks: t.Uplinks, HostAddrs: t.HostAddrs, HostNets: t.HostNets}, cfg.Uplinks),
 		networks:    make(map[string]*network),
 		numbers:     make(map[uint32]string),
 		sandboxes:   make(map[string]*sandbox),
@@ -125,7 +116,6 @@ func New(cfg Config, dp Datapath, t Tables, nl *rtnl.Handle) *Reconciler {
 		publishes:   make(map[uint32]*publish),
 		serving:     make(map[string]map[uint32]*publish),
 		stats:       newStatistics(),
-		linger:      linger,
 	}
 }
 

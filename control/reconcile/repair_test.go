@@ -234,7 +234,7 @@ func TestUplinksAreFollowed(t *testing.T) {
 	v4 := netip.MustParseAddr("192.0.2.10") // the lowest of its former addresses
 	check(dp.Uplink{IfIndex: up0.Index, IPv4: v4, IPv6: v6})
 	ip(t, "link", "set", "up0", "down")
-	w.r.linger = 0
+	w.r.uplinks.Linger = 0
 	check(dp.Uplink{IfIndex: up0.Index, IPv4: v4, IPv6: v6}) // as long as it is down
 	ip(t, "addr", "add", "2001:db8::10/64", "dev", "up0", "nodad")
 	ip(t, "link", "set", "up0", "up")

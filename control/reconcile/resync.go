@@ -332,3 +332,32 @@ func (p *pass) findDirty() {
 		}
 	}
 }
+
+// checkCgroup makes sure that the socket programs are attached.
+func (p *pass) checkCgroup() error {
+	changed, err := p.r.dp.AttachCgroup()
+	p.count(RepairProgram, changed)
+	return err
+}
+
+// places returns where programs should be attached.
+func (r *Reconciler) places() map[place]bool {
+	all := make(map[place]bool)
+	add := func(places []place) {
+		for _, at := range places {
+			all[at] = true
+		}
+	}
+	for _, n := range r.networks {
+		if n.usable() {
+			add(r.kinds.HostPort.Places(n.ends))
+		}
+	}
+	for _, e := range r.endpoints {
+		if e.want != nil {
+			add(e.kind.Places(e.ends))
+		}
+	}
+	add(r.uplinks.Places())
+	return all
+}

@@ -33,6 +33,26 @@ func (n *network) hostPort() entries.HostPort {
 	return entries.HostPort{Gateway: n.ends.Peer, Port: n.ends.Host}
 }
 
+// wantedNetworks returns the networks that should have a host port.
+func (r *Reconciler) wantedNetworks() (nets []*model.Network) {
+	for _, n := range r.networks {
+		if n.want != nil {
+			nets = append(nets, n.want)
+		}
+	}
+	return nets
+}
+
+// usableNetworks returns the networks that have a host port.
+func (r *Reconciler) usableNetworks() (nets []*model.Network) {
+	for _, n := range r.networks {
+		if n.usable() {
+			nets = append(nets, n.want)
+		}
+	}
+	return nets
+}
+
 // sandbox is what was created for a model.Sandbox.
 type sandbox struct {
 	netns.Sandbox

@@ -34,6 +34,7 @@ type world struct {
 	tb  testing.TB
 	dir string
 	nl  *rtnl.Handle
+	log *slog.Logger
 	r   *Reconciler
 
 	writes int // to tables, and of attachments, that changed something
@@ -70,6 +71,7 @@ func newWorld(tb testing.TB) *world {
 		tb.Fatal(err)
 	}
 	w := &world{tb: tb, dir: tb.TempDir(), nl: nl, attached: make(map[place]bool), provisional: make(map[place]bool)}
+	w.log = slog.New(slog.NewTextHandler(testLog{tb}, nil))
 	w.endpoints = newFakeTable(w, func(e dp.Endpoint) uint32 { return e.IfIndex })
 	w.fdb = newFakeTable(w, func(e dp.FDBEntry) fdbKey { return fdbKey{e.Net, e.MAC} })
 	w.neighbours = newFakeTable(w, func(e dp.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr} })
@@ -95,8 +97,7 @@ func (w *world) netnsDir() string { return filepath.Join(w.dir, "netns") }
 
 // restart replaces the reconciler by a new one.
 func (w *world) restart() {
-	log := slog.New(slog.NewTextHandler(testLog{w.tb}, nil))
-	w.r = New(Config{NetNSDir: w.netnsDir(), Log: log}, w, Tables{
+	w.r = New(Config{NetNSDir: w.netnsDir(), Log: w.log}, w, Tables{
 		Endpoints: w.endpoints, FDB: w.fdb, Neighbours: w.neighbours, Publishes: w.publishes,
 		Subnets: w.subnets, Uplinks: w.uplinks, HostAddrs: w.hostAddrs, HostNets: w.hostNets, Flows: w, Traffic: w,
 	}, w.nl)
