@@ -34,6 +34,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/metrics"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile"
+	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/store"
 	"github.com/fairlead-net/fairlead/loader"
@@ -249,7 +250,7 @@ func (d *daemon) openState(ctx context.Context) error {
 		Uplinks:  d.cfg.Uplinks,
 		Observe:  d.metrics.Observe,
 		Log:      d.log,
-	}, d.datapath, reconcile.TablesOf(d.datapath.Maps()), d.handle)
+	}, d.datapath, tables.Of(d.datapath.Maps()), d.handle)
 	d.dns = dns.New(dns.Config{Log: d.log})
 	var err error
 	d.state, err = txn.New(txn.Config{

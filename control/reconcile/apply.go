@@ -4,91 +4,45 @@ package reconcile
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
-	"github.com/fairlead-net/fairlead/control/reconcile/entries"
+	"github.com/fairlead-net/fairlead/control/reconcile/objects"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// collect computes the table entries of the pass's objects, and records the previous ones.
-func (p *pass) collect() {
-	for _, n := range p.nets {
-		var now entries.Set
-		if n.usable() {
-			now = entries.OfNetwork(n.want, n.hostPort())
-		}
-		p.replace(&n.entries, now)
-	}
-	for _, e := range p.eps {
-		var now entries.Set
-		if n := p.r.networks[e.want.NetworkID]; e.ends.Host != 0 && n != nil && n.usable() {
-			e.published = len(p.r.serving[e.id]) > 0
-			now = entries.OfEndpoint(e.want, n.want, n.hostPort(), e.ends.Host, e.published)
-		}
-		p.replace(&e.entries, now)
-		for id, b := range p.r.serving[e.id] {
-			p.pubs[id] = b
-		}
-	}
-	for id, b := range p.pubs {
-		var now []entries.Run
-		if e := p.r.endpoints[b.want.EndpointID]; e != nil && e.want != nil && e.ends.Host != 0 {
-			if n := p.r.networks[e.want.NetworkID]; n != nil && n.usable() {
-				now = entries.OfPublish(b.want, e.want, n.want, e.ends.Host)
-			}
-		}
-		if len(b.runs) > 0 && !slices.Equal(b.runs, now) {
-			p.flows.publish(id)
-		}
-		p.old.Publishes = entries.AppendRuns(p.old.Publishes, b.runs)
-		p.put.Publishes = entries.AppendRuns(p.put.Publishes, now)
-		b.runs = now
-	}
-	for _, e := range p.removedEps {
-		p.replace(&e.entries, entries.Set{})
-	}
-	for _, n := range p.removedNets {
-		p.replace(&n.entries, entries.Set{})
-	}
-}
-
-func (p *pass) replace(have *entries.Set, now entries.Set) {
-	p.old.Add(*have)
-	p.put.Add(now)
-	*have = now
-}
-
 // writeEntries writes the entries of the pass's objects.
-func (p *pass) writeEntries() error { return p.r.tables.write(&p.put) }
+func (p *pass) writeEntries() error { return p.r.tables.Write(&p.Put) }
 
 // deleteEntries deletes entries that have no successor.
 func (p *pass) deleteEntries() error {
-	stale := p.old.Without(&p.put)
-	return p.r.tables.delete(&stale)
+	stale := p.Old.Without(&p.Put)
+	return p.r.tables.Delete(&stale)
 }
 
 // finishNetworks configures the pass's host ports and brings them up.
 func (p *pass) finishNetworks() {
 	for id, f := range p.netDevices {
-		n := p.r.networks[id]
-		if n.dirty || n.want == nil {
+		n := p.r.objects.Networks[id]
+		if n.Dirty || n.Want == nil {
 			continue
 		}
 		err := p.finishNetwork(n, f)
-		n.dirty = err != nil
-		p.setErr(&n.lastErr, "network", id, err)
+		n.Dirty = err != nil
+		p.SetErr(&n.LastErr, "network", id, err)
 	}
 }
 
-func (p *pass) finishNetwork(n *network, f device.Found) error {
+func (p *pass) finishNetwork(n *objects.Network, f device.Found) error {
 	kind := p.r.kinds.HostPort
-	ch, err := kind.Configure(p.host, n.spec(), f)
+	ch, err := kind.Configure(p.host, n.Spec(), f)
 	if f.Created {
-		return errors.Join(err, kind.Finish(n.spec(), n.ends))
+		return errors.Join(err, kind.Finish(n.Spec(), n.Ends))
 	}
-	p.countChanges(ch)
+	p.CountChanges(ch)
 	return err
 }
 
@@ -96,33 +50,33 @@ func (p *pass) finishNetwork(n *network, f device.Found) error {
 // finishes endpoints.
 func (p *pass) finishSandboxes() {
 	for id, f := range p.epDevices {
-		e := p.r.endpoints[id]
-		n := p.r.networks[e.want.NetworkID]
-		if e.dirty || n == nil || n.want == nil {
+		e := p.r.objects.Endpoints[id]
+		n := p.r.objects.Networks[e.Want.NetworkID]
+		if e.Dirty || n == nil || n.Want == nil {
 			continue
 		}
-		ch, err := e.kind.Configure(p.host, e.spec(p.s, n), f)
-		if e.finished {
-			p.countChanges(ch)
+		ch, err := e.Kind.Configure(p.host, e.Spec(p.s, n), f)
+		if e.Finished {
+			p.CountChanges(ch)
 		}
-		if err == nil && !e.finished && isEngineManaged(p.s, e.want) {
+		if err == nil && !e.Finished && objects.IsEngineManaged(p.s, e.Want) {
 			err = p.finishEndpoint(e, n)
 		}
 		if err != nil {
-			e.dirty = true
-			p.setErr(&e.lastErr, "endpoint", id, err)
+			e.Dirty = true
+			p.SetErr(&e.LastErr, "endpoint", id, err)
 		}
 	}
-	for _, b := range p.boxes {
+	for _, b := range p.Sandboxes {
 		p.finishSandbox(b)
 	}
 }
 
 // finishSandbox configures a sandbox's network namespace and finishes its endpoints.
-func (p *pass) finishSandbox(b *sandbox) {
-	members := p.r.members(b)
+func (p *pass) finishSandbox(b *objects.Sandbox) {
+	members := p.r.objects.Members(p.s, b)
 	if b.Want.ManagedBy == model.ByEngine {
-		p.setErr(&b.lastErr, "sandbox", b.ID, p.untrack(b, members))
+		p.SetErr(&b.LastErr, "sandbox", b.ID, p.untrack(b, members))
 		return
 	}
 	if !b.Managed() {
@@ -139,70 +93,45 @@ func (p *pass) finishSandbox(b *sandbox) {
 		p.r.namespaces.NoteVanished(&b.Sandbox, err)
 		return
 	}
-	p.setErr(&b.lastErr, "sandbox", b.ID, err)
-	if b.dirty = err != nil; b.dirty {
+	p.SetErr(&b.LastErr, "sandbox", b.ID, err)
+	if b.Dirty = err != nil; b.Dirty {
 		return
 	}
 	p.r.namespaces.NoteBack(&b.Sandbox)
 	for _, e := range members {
-		if e.finished || e.dirty {
+		if e.Finished || e.Dirty {
 			continue
 		}
-		if err := p.finishEndpoint(e, p.r.networks[e.want.NetworkID]); err != nil {
-			e.dirty = true
-			p.setErr(&e.lastErr, "endpoint", e.id, err)
+		if err := p.finishEndpoint(e, p.r.objects.Networks[e.Want.NetworkID]); err != nil {
+			e.Dirty = true
+			p.SetErr(&e.LastErr, "endpoint", e.ID, err)
 		}
 	}
-}
-
-// members returns the endpoints that have a device in the sandbox's namespace. The namespace of
-// an engine-managed sandbox has no path that another could share.
-func (r *Reconciler) members(b *sandbox) []*endpoint {
-	es := r.appendMade(nil, b.ID)
-	if b.Want.NetNS == "" {
-		return es
-	}
-	for o := range r.snap.SandboxesAt(b.Want.NetNS) {
-		if o.ID != b.ID {
-			es = r.appendMade(es, o.ID)
-		}
-	}
-	return es
-}
-
-// appendMade appends the endpoints of a sandbox that have a device.
-func (r *Reconciler) appendMade(es []*endpoint, sandboxID string) []*endpoint {
-	for ep := range r.snap.EndpointsOf(sandboxID) {
-		if e := r.endpoints[ep.ID]; e != nil && e.want != nil && e.ends.Host != 0 {
-			es = append(es, e)
-		}
-	}
-	return es
 }
 
 // configureSandbox configures a sandbox's network namespace.
-func (p *pass) configureSandbox(b *sandbox, members []*endpoint) error {
+func (p *pass) configureSandbox(b *objects.Sandbox, members []*objects.Endpoint) error {
 	var devs []rtnl.SandboxDevice
 	for _, e := range members {
-		n := p.r.networks[e.want.NetworkID]
-		if n == nil || n.want == nil {
+		n := p.r.objects.Networks[e.Want.NetworkID]
+		if n == nil || n.Want == nil {
 			continue
 		}
-		devs = append(devs, e.kind.Inside(e.spec(p.s, n), e.ends, !e.finished))
+		devs = append(devs, e.Kind.Inside(e.Spec(p.s, n), e.Ends, !e.Finished))
 	}
 	ch, err := p.r.namespaces.Configure(&b.Sandbox, devs)
-	if !slices.ContainsFunc(members, func(e *endpoint) bool { return !e.finished }) {
-		p.countChanges(ch)
+	if !slices.ContainsFunc(members, func(e *objects.Endpoint) bool { return !e.Finished }) {
+		p.CountChanges(ch)
 	}
 	return err
 }
 
 // recreate deletes the pair whose other end left the sandbox. The next pass creates it again.
-func (p *pass) recreate(members []*endpoint, hostIf uint32) error {
+func (p *pass) recreate(members []*objects.Endpoint, hostIf uint32) error {
 	for _, e := range members {
-		if e.ends.Host == hostIf {
+		if e.Ends.Host == hostIf {
 			p.moveEndpoint(e, device.Ends{})
-			e.dirty, p.r.rerun = true, true
+			e.Dirty, p.r.rerun = true, true
 			return p.r.nl.DeleteLink(hostIf)
 		}
 	}
@@ -210,44 +139,82 @@ func (p *pass) recreate(members []*endpoint, hostIf uint32) error {
 }
 
 // finishEndpoint marks an endpoint as fully configured.
-func (p *pass) finishEndpoint(e *endpoint, n *network) error {
-	err := e.kind.Finish(e.spec(p.s, n), e.ends)
-	e.finished = err == nil
+func (p *pass) finishEndpoint(e *objects.Endpoint, n *objects.Network) error {
+	err := e.Kind.Finish(e.Spec(p.s, n), e.Ends)
+	e.Finished = err == nil
 	return err
 }
 
 // isTracked reports whether, as far as is known, the kernel tracks connections of an endpoint in
 // its sandbox although its network is untracked.
-func (p *pass) isTracked(b *sandbox, e *endpoint) bool {
-	n := p.r.networks[e.want.NetworkID]
-	return n != nil && n.want != nil && n.want.Untracked && !b.IsUntracked(e.ends.Peer)
+func (p *pass) isTracked(b *objects.Sandbox, e *objects.Endpoint) bool {
+	n := p.r.objects.Networks[e.Want.NetworkID]
+	return n != nil && n.Want != nil && n.Want.Untracked && !b.IsUntracked(e.Ends.Peer)
 }
 
 // untrack exempts the devices of untracked networks in a sandbox's namespace from connection
 // tracking. A device that an engine has not moved yet is exempted once it is up.
-func (p *pass) untrack(b *sandbox, members []*endpoint) error {
+func (p *pass) untrack(b *objects.Sandbox, members []*objects.Endpoint) error {
 	var devices []uint32
 	var outer rtnl.Link // a host end of an engine-managed sandbox
 	for _, e := range members {
-		n := p.r.networks[e.want.NetworkID]
-		if n == nil || n.want == nil || !n.want.Untracked {
+		n := p.r.objects.Networks[e.Want.NetworkID]
+		if n == nil || n.Want == nil || !n.Want.Untracked {
 			continue
 		}
 		if b.Want.ManagedBy == model.ByEngine {
-			l, err := p.r.nl.Link(e.ends.Host)
+			l, err := p.r.nl.Link(e.Ends.Host)
 			if errors.Is(err, rtnl.ErrNoDevice) || err == nil && !l.Running {
 				continue
 			}
 			if err != nil {
 				return err
 			}
-			e.ends.Peer, outer = l.PeerIndex, l
+			e.Ends.Peer, outer = l.PeerIndex, l
 		}
-		devices = append(devices, e.ends.Peer)
+		devices = append(devices, e.Ends.Peer)
 	}
 	restored, err := p.r.namespaces.Untrack(&b.Sandbox, devices, outer)
 	if restored {
-		p.count(RepairRule, 1)
+		p.Count(report.Rule, 1)
 	}
 	return err
+}
+
+// announce updates the neighbour caches of the host's stack and of the other members for
+// addresses of the pass's endpoints whose MAC changed: they would use the old MAC for some
+// seconds. The MACs from before this daemon's start are unknown.
+func (p *pass) announce() {
+	for _, e := range p.Endpoints {
+		n := p.r.objects.Networks[e.Want.NetworkID]
+		if e.Ends.Host == 0 || n == nil || !n.Usable() {
+			continue
+		}
+		if n.MACs == nil {
+			n.MACs = make(map[netip.Addr]model.MAC)
+		}
+		for _, now := range e.Entries.Neighbours {
+			before, known := n.MACs[now.Addr]
+			n.MACs[now.Addr] = model.MAC(now.MAC)
+			if !known || before == model.MAC(now.MAC) {
+				continue
+			}
+			if err := p.announceAddress(n, e, now.Addr, model.MAC(now.MAC)); err != nil {
+				p.r.log.Warn("cannot announce the new MAC of an address; neighbours use the old one for some seconds", "address", now.Addr, "mac", model.MAC(now.MAC), "err", err)
+			}
+		}
+	}
+}
+
+func (p *pass) announceAddress(n *objects.Network, e *objects.Endpoint, ip netip.Addr, mac model.MAC) error {
+	if err := p.r.nl.ChangeNeighbour(n.Ends.Peer, ip, mac); err != nil {
+		return err
+	}
+	var members []rtnl.Member
+	for _, o := range p.r.objects.Endpoints {
+		if o != e && o.Want != nil && o.Ends.Host != 0 && o.Want.NetworkID == n.ID {
+			members = append(members, rtnl.Member{MAC: o.Want.MAC, IPv6: o.Want.Addr(model.V6)})
+		}
+	}
+	return p.r.nl.Announce(n.Ends.Peer, ip, mac, members)
 }

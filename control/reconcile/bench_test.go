@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 )
 
 // crowd returns a world with n sandboxes in ten networks, each with a published range of ten
@@ -112,14 +113,14 @@ func BenchmarkDiff(b *testing.B) {
 			before := edit.Done()
 			join(size)
 			after := edit.Done()
-			r := New(Config{}, nil, Tables{}, nil)
+			r := New(Config{}, nil, tables.Set{}, nil)
 			for b.Loop() {
 				p, err := r.newPass(b.Context(), after, device.State{})
 				if err != nil {
 					b.Fatal(err)
 				}
-				if p.diff(before); len(p.eps) != 1 {
-					b.Fatalf("%d endpoints differ, want 1", len(p.eps))
+				if p.Diff(before); len(p.Endpoints) != 1 {
+					b.Fatalf("%d endpoints differ, want 1", len(p.Endpoints))
 				}
 			}
 		})

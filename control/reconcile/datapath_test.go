@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
+	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 )
@@ -67,7 +69,7 @@ func testRealDatapath(t *testing.T, clsact bool) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { d.Close() })
-		r := New(Config{NetNSDir: w.netnsDir(), Log: w.log}, d, TablesOf(d.Maps()), w.nl)
+		r := New(Config{NetNSDir: w.netnsDir(), Log: w.log}, d, tables.Of(d.Maps()), w.nl)
 		w.r = r
 		w.apply(p)
 		return d, r
@@ -115,7 +117,7 @@ func testRealDatapath(t *testing.T, clsact bool) {
 	if err := os.Mkdir(filepath.Join(cfg.BPFDir, "links"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if r := w.resync(); r[RepairProgram] == 0 {
+	if r := w.resync(); r[report.Program] == 0 {
 		t.Errorf("repairs of detached programs: %v", r)
 	}
 	clear(p.s.Publishes)

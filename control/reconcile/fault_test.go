@@ -165,7 +165,7 @@ func TestFaultsAnywhere(t *testing.T) {
 // newWorldLike returns another host for the same plan. It removes the namespaces of the old one,
 // since both use the same directory.
 func newWorldLike(t *testing.T, old *world) *world {
-	for _, b := range old.r.sandboxes {
+	for _, b := range old.r.objects.Sandboxes {
 		if err := rtnl.RemoveNetNS(b.Want.NetNS); err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -45,7 +46,7 @@ func (r *Reconciler) setWatch(w *rtnl.NetNSWatch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.namespaces.SetWatch(w)
-	for _, b := range r.sandboxes {
+	for _, b := range r.objects.Sandboxes {
 		b.Unwatch()
 	}
 }
@@ -79,7 +80,7 @@ func (r *Reconciler) checkPending(ctx context.Context, b *pending) {
 func (r *Reconciler) affected(changed map[int32]bool, all bool) (ids []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for id, b := range r.sandboxes {
+	for id, b := range r.objects.Sandboxes {
 		if number, watched := b.Number(); all || watched && changed[number] {
 			ids = append(ids, id)
 		}
@@ -89,9 +90,9 @@ func (r *Reconciler) affected(changed map[int32]bool, all bool) (ids []string) {
 
 // checkSandboxes checks the network namespaces of sandboxes and repairs them. It takes the lock
 // for each sandbox separately, so that verbs do not wait long.
-func (r *Reconciler) checkSandboxes(ctx context.Context, ids []string) (Repairs, error) {
+func (r *Reconciler) checkSandboxes(ctx context.Context, ids []string) (report.Repairs, error) {
 	start := time.Now()
-	total := newRepairs()
+	total := report.NewRepairs()
 	var errs []error
 	for _, id := range ids {
 		if err := ctx.Err(); err != nil {
@@ -99,15 +100,15 @@ func (r *Reconciler) checkSandboxes(ctx context.Context, ids []string) (Repairs,
 		}
 		repairs, err := r.checkSandbox(ctx, id, start)
 		errs = append(errs, err)
-		total.add(repairs)
+		total.Add(repairs)
 	}
 	return total, errors.Join(errs...)
 }
 
-func (r *Reconciler) checkSandbox(ctx context.Context, id string, start time.Time) (Repairs, error) {
+func (r *Reconciler) checkSandbox(ctx context.Context, id string, start time.Time) (report.Repairs, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b := r.sandboxes[id]
+	b := r.objects.Sandboxes[id]
 	if b == nil || r.snap.Sandbox(id) == nil {
 		return nil, nil
 	}
@@ -115,24 +116,24 @@ func (r *Reconciler) checkSandbox(ctx context.Context, id string, start time.Tim
 	if err != nil {
 		return nil, err
 	}
-	p.repair = true
-	p.boxes[id] = b
+	p.Repair = true
+	p.Sandboxes[id] = b
 	p.makeNamespaces()
 	p.finishSandbox(b)
-	if p.repairs.Total() > 0 {
+	if p.Repairs.Total() > 0 {
 		r.finish(p, "resync", start, nil)
 	}
-	if b.dirty {
-		return p.repairs, fmt.Errorf("%s", b.lastErr)
+	if b.Dirty {
+		return p.Repairs, fmt.Errorf("%s", b.LastErr)
 	}
-	return p.repairs, nil
+	return p.Repairs, nil
 }
 
 // nextSandboxes returns the IDs of the next limit sandboxes in turn. A negative limit means all.
 func (r *Reconciler) nextSandboxes(limit int) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ids := slices.Sorted(maps.Keys(r.sandboxes))
+	ids := slices.Sorted(maps.Keys(r.objects.Sandboxes))
 	if limit < 0 || limit >= len(ids) {
 		return ids
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -59,13 +60,13 @@ func deleteAddr(w *world, b *model.Sandbox, p netip.Prefix) {
 // of carrier changes arrive within a second.
 func wantSettled(t *testing.T, w *world, b *pending) {
 	t.Helper()
-	before := w.r.Stats().Repairs[RepairAddress]
+	before := w.r.Stats().Repairs[report.Address]
 	for range 10 {
 		if !hasEvents(b, 1500*time.Millisecond) {
 			return
 		}
 		w.r.checkPending(t.Context(), b)
-		if now := w.r.Stats().Repairs[RepairAddress]; now != before {
+		if now := w.r.Stats().Repairs[report.Address]; now != before {
 			t.Fatalf("%d repairs, %d before: repairs cause repairs", now, before)
 		}
 	}
@@ -90,10 +91,10 @@ func TestInsidesAreHeard(t *testing.T) {
 	if ids := w.r.affected(b.Take()); len(ids) != 1 || ids[0] != first.ID {
 		t.Errorf("affected are %v, want %s", ids, first.ID)
 	}
-	number, _ := w.r.sandboxes[first.ID].Number()
+	number, _ := w.r.objects.Sandboxes[first.ID].Number()
 	b.Note(number)
 	w.r.checkPending(t.Context(), b)
-	if got := w.r.Stats().Repairs; got[RepairAddress] != 1 || got[RepairRoute] != 1 {
+	if got := w.r.Stats().Repairs; got[report.Address] != 1 || got[report.Route] != 1 {
 		t.Errorf("repairs are %v, want an address and the default route", got)
 	}
 	wantSettled(t, w, b)
@@ -108,7 +109,7 @@ func TestInsidesAreHeard(t *testing.T) {
 		t.Fatal("no event for a removed address in a new sandbox")
 	}
 	w.r.checkPending(t.Context(), b)
-	if got := w.r.Stats().Repairs[RepairAddress]; got != 2 {
+	if got := w.r.Stats().Repairs[report.Address]; got != 2 {
 		t.Errorf("%d addresses repaired, want 2", got)
 	}
 }
@@ -137,7 +138,7 @@ func TestBacklog(t *testing.T) {
 		t.Errorf("%d sandboxes wait, want %d", len(b.waiting), rest)
 	}
 	for _, id := range waited {
-		if _, watched := w.r.sandboxes[id].Number(); !watched || slices.Contains(b.waiting, id) {
+		if _, watched := w.r.objects.Sandboxes[id].Number(); !watched || slices.Contains(b.waiting, id) {
 			t.Errorf("sandbox %s waited and has to wait again", model.ShortID(id))
 		}
 	}

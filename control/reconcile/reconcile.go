@@ -19,21 +19,18 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
+	"github.com/fairlead-net/fairlead/control/reconcile/objects"
+	"github.com/fairlead-net/fairlead/control/reconcile/programs"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
+	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/reconcile/uplinks"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
-// Datapath attaches programs. It is implemented by *loader.Datapath.
+// Datapath is what the loader provides. It is implemented by *loader.Datapath.
 type Datapath interface {
-	// Attach makes sure the hook's program is attached to a device, and reports
-	// whether it had to do anything.
-	Attach(ifindex int, h loader.Hook) (changed bool, err error)
-	// AttachFast attaches without waiting for an RCU grace period. provisional reports that
-	// Attach must be called later to replace the filter by a tcx link.
-	AttachFast(ifindex int, h loader.Hook) (changed, provisional bool, err error)
-	// Detach makes sure that the program is not attached. A missing device is not an error.
-	Detach(ifindex int, h loader.Hook) error
+	programs.Datapath
 	// AttachCgroup makes sure that the socket programs are attached, and returns how many were
 	// missing.
 	AttachCgroup() (changed int, err error)
@@ -68,54 +65,51 @@ type Reconciler struct {
 	nl  *rtnl.Handle
 	log *slog.Logger
 
-	kinds       *device.Kinds
-	namespaces  *netns.Namespaces
-	attachments *attachments
-	tables      *tables
-	flows       *flows
-	uplinks     *uplinks.Uplinks
+	kinds      *device.Kinds
+	objects    *objects.Objects
+	traffic    tables.TrafficTable
+	namespaces *netns.Namespaces
+	programs   *programs.Attachments
+	tables     *tables.Tables
+	flows      *tables.Flows
+	uplinks    *uplinks.Uplinks
 
 	mu           sync.Mutex
 	snap         *desired.Snapshot // applied last; nil before the first Apply
-	networks     map[string]*network
 	numbers      map[uint32]string // network by the number under which its traffic is counted
-	sandboxes    map[string]*sandbox
-	endpoints    map[string]*endpoint
-	publishes    map[uint32]*publish
-	serving      map[string]map[uint32]*publish // by endpoint
-	passes       uint64                         // so far
-	rerun        bool                           // a pass left something for the next one
-	lastCheckErr string                         // of the last host check, as logged
+	passes       uint64            // so far
+	rerun        bool              // a pass left something for the next one
+	lastCheckErr string            // of the last host check, as logged
 	committed    bool
-	cursor       string    // sandbox that was checked last
-	lastApply    time.Time // when it ended
+	cursor       string        // sandbox that was checked last
+	promote      chan struct{} // has a token if some attachments are unpromoted
+	lastApply    time.Time     // when it ended
 
-	stats statistics
+	stats report.Statistics
 }
 
 // New returns a Reconciler. It does nothing until the first Apply.
-func New(cfg Config, dp Datapath, t Tables, nl *rtnl.Handle) *Reconciler {
+func New(cfg Config, dp Datapath, t tables.Set, nl *rtnl.Handle) *Reconciler {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Observe == nil {
 		cfg.Observe = func(string, time.Duration, error) {}
 	}
+	kinds := device.NewKinds(nl, cfg.Log)
 	return &Reconciler{
 		cfg: cfg, dp: dp, nl: nl, log: cfg.Log,
-		kinds:       device.NewKinds(nl, cfg.Log),
-		namespaces:  netns.New(nl, cfg.Log),
-		attachments: newAttachments(dp, cfg.Log),
-		tables:      &tables{Tables: t},
-		flows:       &flows{table: t.Flows},
-		uplinks:     uplinks.New(nl, cfg.Log, uplinks.Tables{Uplinks: t.Uplinks, HostAddrs: t.HostAddrs, HostNets: t.HostNets}, cfg.Uplinks),
-		networks:    make(map[string]*network),
-		numbers:     make(map[uint32]string),
-		sandboxes:   make(map[string]*sandbox),
-		endpoints:   make(map[string]*endpoint),
-		publishes:   make(map[uint32]*publish),
-		serving:     make(map[string]map[uint32]*publish),
-		stats:       newStatistics(),
+		kinds:      kinds,
+		objects:    objects.New(kinds),
+		namespaces: netns.New(nl, cfg.Log),
+		programs:   programs.New(dp, cfg.Log),
+		tables:     tables.New(t),
+		flows:      tables.NewFlows(t.Flows),
+		uplinks:    uplinks.New(nl, cfg.Log, uplinks.Tables{Uplinks: t.Uplinks, HostAddrs: t.HostAddrs, HostNets: t.HostNets}, cfg.Uplinks),
+		traffic:    t.Traffic,
+		promote:    make(chan struct{}, 1),
+		numbers:    make(map[uint32]string),
+		stats:      report.NewStatistics(),
 	}
 }
 
@@ -138,7 +132,7 @@ func (r *Reconciler) Apply(ctx context.Context, s *desired.Snapshot) error {
 	}
 	r.done("apply", start, err)
 	r.lastApply = time.Now()
-	r.attachments.wakePromoter()
+	r.wakePromoter()
 	return err
 }
 
@@ -164,19 +158,19 @@ func (r *Reconciler) first(ctx context.Context, s *desired.Snapshot) error {
 	for n := range s.Networks() {
 		r.numbers[n.Index] = n.ID
 	}
-	p.diff(&desired.Snapshot{})
+	p.Diff(&desired.Snapshot{})
 	p.run()
 	errs := []error{p.syncTables(), p.checkUplinks(), p.checkCgroup(), p.checkAttachments(attached), r.dp.Settle()}
 	if err := errors.Join(errs...); err != nil {
 		// The next resync retries; the daemon can serve meanwhile.
 		r.log.Error("the datapath is incomplete", "err", err)
-		r.stats.fail(err)
+		r.stats.Fail(err)
 	}
-	for _, err := range p.errs {
+	for _, err := range p.Errs {
 		r.log.Error("cannot restore", "err", err)
-		r.stats.fail(err)
+		r.stats.Fail(err)
 	}
-	if len(p.errs) == 0 && errors.Join(errs...) == nil {
+	if len(p.Errs) == 0 && errors.Join(errs...) == nil {
 		return r.commit()
 	}
 	return nil
@@ -190,12 +184,12 @@ func (r *Reconciler) change(ctx context.Context, s *desired.Snapshot) error {
 	}
 	before := r.snap
 	r.snap = s
-	p.diff(before)
+	p.Diff(before)
 	p.run()
-	if p.netsTouched {
-		p.fail(p.writeHostAddrs())
+	if p.NetworksTouched {
+		p.Fail(p.writeHostAddrs())
 	}
-	return errors.Join(p.errs...)
+	return errors.Join(p.Errs...)
 }
 
 // commit notifies the loader, once, that everything is attached.
@@ -213,6 +207,6 @@ func (r *Reconciler) commit() error {
 // done records the result and duration of an operation.
 func (r *Reconciler) done(operation string, start time.Time, err error) {
 	took := time.Since(start)
-	r.stats.note(operation, took, err)
+	r.stats.Note(operation, took, err)
 	r.cfg.Observe(operation, took, err)
 }

@@ -18,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 	dp "github.com/fairlead-net/fairlead/maps"
@@ -86,7 +88,7 @@ func TestApplyMakesItReal(t *testing.T) {
 	if diff := cmp.Diff(wantAddrs, gotAddrs, equal); diff != "" {
 		t.Errorf("host addresses (-want +got):\n%s", diff)
 	}
-	wantAttached := map[place]bool{
+	wantAttached := map[device.Place]bool{
 		{IfIndex: int(hp.Index), Hook: loader.FromEndpoint}: true, {IfIndex: int(host.Index), Hook: loader.FromEndpoint}: true,
 	}
 	if diff := cmp.Diff(wantAttached, w.attached); diff != "" {
@@ -520,7 +522,7 @@ func TestExternalNamespace(t *testing.T) {
 	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
 		t.Fatal(err)
 	}
-	if r := w.resync(); r[RepairDevice] != 1 {
+	if r := w.resync(); r[report.Device] != 1 {
 		t.Errorf("repairs when the namespace is back: %v", r)
 	}
 	if got := w.r.Stats().GoneSandboxes; got != 0 {

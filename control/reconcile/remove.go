@@ -3,40 +3,79 @@
 package reconcile
 
 import (
+	"errors"
+	"path/filepath"
+
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/objects"
+	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/loader"
 )
+
+// sweep removes Fairlead's devices that belong to no object, and in the first pass the namespaces
+// too. It runs first, since their peers may have names that are needed.
+func (p *pass) sweep() error {
+	wanted := make(map[string]bool)
+	add := func(kind device.Kind, s device.Spec) {
+		for _, name := range kind.Names(s) {
+			wanted[name] = true
+		}
+	}
+	for n := range p.s.Networks() {
+		if objects.HasHostPort(n) {
+			add(p.r.kinds.HostPort, device.Spec{ID: n.ID, Network: n})
+		}
+	}
+	for e := range p.s.Endpoints() {
+		if n := p.s.Network(e.NetworkID); n != nil && e.SandboxID != "" {
+			add(p.r.kinds.Of(n), device.Spec{ID: e.ID, Network: n, Endpoint: e, EngineManaged: objects.IsEngineManaged(p.s, e)})
+		}
+	}
+	errs := []error{p.host.Sweep(wanted, p.r.log)}
+	if p.first && p.r.cfg.NetNSDir != "" {
+		errs = append(errs, p.sweepNamespaces())
+	}
+	return errors.Join(errs...)
+}
+
+func (p *pass) sweepNamespaces() error {
+	wanted := make(map[string]bool)
+	for b := range p.s.Sandboxes() {
+		wanted[filepath.Clean(b.NetNS)] = true
+	}
+	return p.r.namespaces.Sweep(p.r.cfg.NetNSDir, wanted)
+}
 
 // remove removes what is no longer wanted. Entries are deleted first: the program drops
 // everything from a device without an entry. The program is removed together with the device, so
 // nothing passes in between.
 func (p *pass) remove() {
-	p.fail(p.deleteEntries())
-	for _, e := range p.removedEps {
-		p.flows.device(e.ends.Host)
-		err := p.removeDevice(e.kind, e.id, e.ends)
-		p.setErr(&e.lastErr, "endpoint", e.id, err)
+	p.Fail(p.deleteEntries())
+	for _, e := range p.RemovedEndpoints {
+		p.Flows.Device(e.Ends.Host)
+		err := p.removeDevice(e.Kind, e.ID, e.Ends)
+		p.SetErr(&e.LastErr, "endpoint", e.ID, err)
 		if err == nil {
-			delete(p.r.endpoints, e.id)
+			delete(p.r.objects.Endpoints, e.ID)
 		}
 	}
-	for _, n := range p.removedNets {
-		p.flows.device(n.ends.Host)
-		err := p.removeDevice(p.r.kinds.HostPort, n.id, n.ends)
-		p.setErr(&n.lastErr, "network", n.id, err)
+	for _, n := range p.RemovedNetworks {
+		p.Flows.Device(n.Ends.Host)
+		err := p.removeDevice(p.r.kinds.HostPort, n.ID, n.Ends)
+		p.SetErr(&n.LastErr, "network", n.ID, err)
 		if err == nil {
-			delete(p.r.networks, n.id)
+			delete(p.r.objects.Networks, n.ID)
 		}
 	}
-	for _, b := range p.removedBoxes {
+	for _, b := range p.RemovedSandboxes {
 		err := p.r.namespaces.Remove(&b.Sandbox)
-		p.setErr(&b.lastErr, "sandbox", b.ID, err)
+		p.SetErr(&b.LastErr, "sandbox", b.ID, err)
 		if err == nil {
-			delete(p.r.sandboxes, b.ID)
+			delete(p.r.objects.Sandboxes, b.ID)
 		}
 	}
 	for _, ifindex := range p.detached {
-		p.fail(p.r.attachments.detach(place{IfIndex: int(ifindex), Hook: loader.FromEndpoint}))
+		p.Fail(p.r.programs.Detach(device.Place{IfIndex: int(ifindex), Hook: loader.FromEndpoint}))
 	}
 }
 
@@ -51,6 +90,6 @@ func (p *pass) removeDevice(kind device.Kind, id string, ends device.Ends) error
 
 // dropFlows removes the flows of objects that were removed.
 func (p *pass) dropFlows() {
-	p.fail(p.r.flows.drop(&p.flows))
-	p.flows = flowFilter{}
+	p.Fail(p.r.flows.Drop(&p.Flows))
+	p.Flows = tables.Filter{}
 }

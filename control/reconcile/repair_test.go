@@ -16,6 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 	dp "github.com/fairlead-net/fairlead/maps"
@@ -55,68 +57,68 @@ func TestResyncRepairs(t *testing.T) {
 	write := func(path, v string) error { return os.WriteFile("/proc/sys/net/"+path, []byte(v), 0) }
 	tests := map[string]struct {
 		breakIt func(t *testing.T, x parts)
-		want    Repairs
+		want    report.Repairs
 	}{
-		"host end deleted":  {func(t *testing.T, x parts) { ip(t, "link", "del", x.dev.Name) }, Repairs{RepairDevice: 1}},
-		"host port deleted": {func(t *testing.T, x parts) { ip(t, "link", "del", x.hp.Name) }, Repairs{RepairDevice: 1}},
-		"host end down":     {func(t *testing.T, x parts) { ip(t, "link", "set", x.dev.Name, "down") }, Repairs{RepairDevice: 1}},
+		"host end deleted":  {func(t *testing.T, x parts) { ip(t, "link", "del", x.dev.Name) }, report.Repairs{report.Device: 1}},
+		"host port deleted": {func(t *testing.T, x parts) { ip(t, "link", "del", x.hp.Name) }, report.Repairs{report.Device: 1}},
+		"host end down":     {func(t *testing.T, x parts) { ip(t, "link", "set", x.dev.Name, "down") }, report.Repairs{report.Device: 1}},
 		"gateway down": {func(t *testing.T, x parts) { ip(t, "link", "set", x.gw.Name, "down") },
-			Repairs{RepairDevice: 1, RepairAddress: 1}},
-		"gateway MTU":             {func(t *testing.T, x parts) { ip(t, "link", "set", x.gw.Name, "mtu", "1400") }, Repairs{RepairDevice: 1}},
-		"gateway MAC":             {func(t *testing.T, x parts) { ip(t, "link", "set", x.gw.Name, "address", "02:00:00:00:00:01") }, Repairs{RepairDevice: 1}},
-		"gateway address removed": {func(t *testing.T, x parts) { ip(t, "addr", "del", "10.7.0.1/16", "dev", x.gw.Name) }, Repairs{RepairAddress: 1}},
+			report.Repairs{report.Device: 1, report.Address: 1}},
+		"gateway MTU":             {func(t *testing.T, x parts) { ip(t, "link", "set", x.gw.Name, "mtu", "1400") }, report.Repairs{report.Device: 1}},
+		"gateway MAC":             {func(t *testing.T, x parts) { ip(t, "link", "set", x.gw.Name, "address", "02:00:00:00:00:01") }, report.Repairs{report.Device: 1}},
+		"gateway address removed": {func(t *testing.T, x parts) { ip(t, "addr", "del", "10.7.0.1/16", "dev", x.gw.Name) }, report.Repairs{report.Address: 1}},
 		"gateway address changed": {func(t *testing.T, x parts) {
 			ip(t, "addr", "del", "10.7.0.1/16", "dev", x.gw.Name)
 			ip(t, "addr", "add", "10.7.0.9/16", "dev", x.gw.Name)
-		}, Repairs{RepairAddress: 2}},
+		}, report.Repairs{report.Address: 2}},
 		"forwarding off": {func(t *testing.T, x parts) {
 			if err := write("ipv4/conf/"+x.gw.Name+"/forwarding", "0"); err != nil {
 				t.Fatal(err)
 			}
-		}, Repairs{RepairSysctl: 1}},
-		"entry removed":   {func(_ *testing.T, x parts) { delete(x.w.endpoints.m, x.dev.Index) }, Repairs{RepairEntry: 1}},
-		"entry added":     {func(_ *testing.T, x parts) { x.w.fdb.m[fdbKey{1, dp.MAC{1}}] = dp.FDBEntry{Net: 1} }, Repairs{RepairEntry: 1}},
-		"entries changed": {func(_ *testing.T, x parts) { clear(x.w.publishes.m) }, Repairs{RepairEntry: 4}},
+		}, report.Repairs{report.Sysctl: 1}},
+		"entry removed":   {func(_ *testing.T, x parts) { delete(x.w.endpoints.m, x.dev.Index) }, report.Repairs{report.Entry: 1}},
+		"entry added":     {func(_ *testing.T, x parts) { x.w.fdb.m[fdbKey{1, dp.MAC{1}}] = dp.FDBEntry{Net: 1} }, report.Repairs{report.Entry: 1}},
+		"entries changed": {func(_ *testing.T, x parts) { clear(x.w.publishes.m) }, report.Repairs{report.Entry: 4}},
 		"host address removed": {func(_ *testing.T, x parts) {
 			delete(x.w.hostAddrs.m, netip.MustParseAddr("10.7.0.1"))
-		}, Repairs{RepairEntry: 1}},
+		}, report.Repairs{report.Entry: 1}},
 		"program detached": {func(_ *testing.T, x parts) {
-			delete(x.w.attached, place{IfIndex: int(x.dev.Index), Hook: loader.FromEndpoint})
-		}, Repairs{RepairProgram: 1}},
-		"socket programs detached": {func(_ *testing.T, x parts) { x.w.cgroup = false }, Repairs{RepairProgram: 1}},
+			delete(x.w.attached, device.Place{IfIndex: int(x.dev.Index), Hook: loader.FromEndpoint})
+		}, report.Repairs{report.Program: 1}},
+		"socket programs detached": {func(_ *testing.T, x parts) { x.w.cgroup = false }, report.Repairs{report.Program: 1}},
 		"sandbox's device down": {func(_ *testing.T, x parts) {
 			x.w.inNetNS(x.b, func(h *rtnl.Handle) error {
 				l, err := h.LinkByName("eth0")
 				down := false
 				return errors.Join(err, h.SetLink(l.Index, rtnl.LinkChange{Up: &down}))
 			})
-		}, Repairs{RepairDevice: 1, RepairAddress: 1, RepairRoute: 2}},
+		}, report.Repairs{report.Device: 1, report.Address: 1, report.Route: 2}},
 		"sandbox's address removed": {func(_ *testing.T, x parts) {
 			x.w.inNetNS(x.b, func(h *rtnl.Handle) error {
 				l, err := h.LinkByName("eth0")
 				return errors.Join(err, h.DeleteAddr(l.Index, netip.MustParsePrefix("10.7.0.2/16")))
 			})
-		}, Repairs{RepairAddress: 1, RepairRoute: 1}},
+		}, report.Repairs{report.Address: 1, report.Route: 1}},
 		"device deleted in the sandbox": {func(_ *testing.T, x parts) {
 			x.w.inNetNS(x.b, func(h *rtnl.Handle) error {
 				l, err := h.LinkByName("eth0")
 				return errors.Join(err, h.DeleteLink(l.Index))
 			})
-		}, Repairs{RepairDevice: 1}},
-		"limit of the host end removed": {func(t *testing.T, x parts) { run(t, "tc", "qdisc", "del", "dev", x.dev.Name, "root") }, Repairs{RepairDevice: 1}},
+		}, report.Repairs{report.Device: 1}},
+		"limit of the host end removed": {func(t *testing.T, x parts) { run(t, "tc", "qdisc", "del", "dev", x.dev.Name, "root") }, report.Repairs{report.Device: 1}},
 		"limit of the host end changed": {func(t *testing.T, x parts) {
 			run(t, "tc", "qdisc", "change", "dev", x.dev.Name, "root", "tbf", "rate", "9mbit", "burst", "64k", "limit", "1m")
-		}, Repairs{RepairDevice: 1}},
+		}, report.Repairs{report.Device: 1}},
 		"limit in the sandbox replaced": {func(t *testing.T, x parts) {
 			x.w.inNetNS(x.b, func(*rtnl.Handle) error {
 				run(t, "tc", "qdisc", "replace", "dev", "eth0", "root", "pfifo")
 				return nil
 			})
-		}, Repairs{RepairDevice: 1}},
+		}, report.Repairs{report.Device: 1}},
 		"device renamed": {func(t *testing.T, x parts) {
 			ip(t, "link", "set", x.dev.Name, "down")
 			ip(t, "link", "set", x.dev.Name, "name", "mine")
-		}, Repairs{RepairDevice: 1}},
+		}, report.Repairs{report.Device: 1}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -128,14 +130,14 @@ func TestResyncRepairs(t *testing.T) {
 			p.publish(1, e, netip.Addr{}, 80, 2)
 			w.apply(p)
 			tt.breakIt(t, parts{w, b, w.link(rtnl.GatewayAlias(n.ID)), w.link(rtnl.HostPortAlias(n.ID)), w.link(rtnl.EndpointAlias(e.ID))})
-			want := newRepairs()
+			want := report.NewRepairs()
 			for kind, count := range tt.want {
 				want[kind] = count
 			}
 			if diff := cmp.Diff(want, w.resync()); diff != "" {
 				t.Errorf("repairs (-want +got):\n%s", diff)
 			}
-			if got := w.r.Stats().Repairs; !cmp.Equal(Repairs(got), want) {
+			if got := w.r.Stats().Repairs; !cmp.Equal(report.Repairs(got), want) {
 				t.Errorf("counted %v, want %v", got, want)
 			}
 			if len(w.ours()) != 3 || len(w.endpoints.m) != 2 || len(w.attached) != 2 {
@@ -153,25 +155,25 @@ func TestSuspects(t *testing.T) {
 	e := p.endpoint(p.sandbox("box"), p.network("net", 7))
 	w.apply(p)
 	l := w.link(rtnl.EndpointAlias(e.ID))
-	at := place{IfIndex: int(l.Index), Hook: loader.FromEndpoint}
+	at := device.Place{IfIndex: int(l.Index), Hook: loader.FromEndpoint}
 	check := func(want uint64) {
 		t.Helper()
-		if r, err := w.r.check(t.Context(), quick); err != nil || r[RepairProgram] != want {
+		if r, err := w.r.check(t.Context(), quick); err != nil || r[report.Program] != want {
 			t.Errorf("repaired %v, %v; want %d programs", r, err, want)
 		}
 	}
-	w.r.attachments.suspects.add(at.IfIndex)
+	w.r.programs.Suspect(at.IfIndex)
 	check(0)
 	delete(w.attached, at)
 	check(0)
-	w.r.attachments.suspects.add(at.IfIndex)
+	w.r.programs.Suspect(at.IfIndex)
 	check(1)
 	if !w.attached[at] {
 		t.Error("not attached again")
 	}
 	delete(w.attached, at)
 	delete(p.s.Endpoints, e.ID)
-	w.r.attachments.suspects.add(at.IfIndex)
+	w.r.programs.Suspect(at.IfIndex)
 	w.apply(p)
 	check(0)
 	if w.attached[at] {
@@ -327,7 +329,7 @@ func TestRunRepairsAtOnce(t *testing.T) {
 	watch := machine.Start()
 	defer watch.Stop()
 	ip(t, "link", "del", l.Name)
-	for !slices.Contains(w.ours(), l.Name) || w.r.Stats().Repairs[RepairDevice] == 0 {
+	for !slices.Contains(w.ours(), l.Name) || w.r.Stats().Repairs[report.Device] == 0 {
 		if watch.Over(5 * time.Second) {
 			t.Fatal("not repaired within 5 s")
 		}
@@ -337,19 +339,5 @@ func TestRunRepairsAtOnce(t *testing.T) {
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("run ended with %v", err)
-	}
-}
-
-// Only the removal of a filter by others causes a check.
-func TestOwnRemovalIsNoNews(t *testing.T) {
-	var s suspects
-	s.expectRemoval(5)
-	for i, want := range []bool{false, true} {
-		if got := s.add(5); got != want {
-			t.Errorf("removal %d of a filter causes a check: %t, want %t", i+1, got, want)
-		}
-	}
-	if got := s.take(); len(got) != 1 || !got[5] {
-		t.Errorf("suspects are %v", got)
 	}
 }

@@ -21,6 +21,9 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/desired/desiredtest"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
+	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
 	dp "github.com/fairlead-net/fairlead/maps"
@@ -40,8 +43,8 @@ type world struct {
 	writes int // to tables, and of attachments, that changed something
 	fault  int // the number of calls until one fails; 0 means never
 
-	attached    map[place]bool
-	provisional map[place]bool // of the attached: filters
+	attached    map[device.Place]bool
+	provisional map[device.Place]bool // of the attached: filters
 	cgroup      bool
 	commits     int
 	flows       []dp.Flow
@@ -70,7 +73,7 @@ func newWorld(tb testing.TB) *world {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	w := &world{tb: tb, dir: tb.TempDir(), nl: nl, attached: make(map[place]bool), provisional: make(map[place]bool)}
+	w := &world{tb: tb, dir: tb.TempDir(), nl: nl, attached: make(map[device.Place]bool), provisional: make(map[device.Place]bool)}
 	w.log = slog.New(slog.NewTextHandler(testLog{tb}, nil))
 	w.endpoints = newFakeTable(w, func(e dp.Endpoint) uint32 { return e.IfIndex })
 	w.fdb = newFakeTable(w, func(e dp.FDBEntry) fdbKey { return fdbKey{e.Net, e.MAC} })
@@ -97,7 +100,7 @@ func (w *world) netnsDir() string { return filepath.Join(w.dir, "netns") }
 
 // restart replaces the reconciler by a new one.
 func (w *world) restart() {
-	w.r = New(Config{NetNSDir: w.netnsDir(), Log: w.log}, w, Tables{
+	w.r = New(Config{NetNSDir: w.netnsDir(), Log: w.log}, w, tables.Set{
 		Endpoints: w.endpoints, FDB: w.fdb, Neighbours: w.neighbours, Publishes: w.publishes,
 		Subnets: w.subnets, Uplinks: w.uplinks, HostAddrs: w.hostAddrs, HostNets: w.hostNets, Flows: w, Traffic: w,
 	}, w.nl)
@@ -127,7 +130,7 @@ func (w *world) Attach(ifindex int, h loader.Hook) (bool, error) {
 	if _, err := w.nl.Link(uint32(ifindex)); err != nil {
 		return false, err
 	}
-	at := place{IfIndex: ifindex, Hook: h}
+	at := device.Place{IfIndex: ifindex, Hook: h}
 	if w.attached[at] && !w.provisional[at] {
 		return false, nil
 	}
@@ -138,7 +141,7 @@ func (w *world) Attach(ifindex int, h loader.Hook) (bool, error) {
 }
 
 func (w *world) AttachFast(ifindex int, h loader.Hook) (changed, provisional bool, err error) {
-	at := place{IfIndex: ifindex, Hook: h}
+	at := device.Place{IfIndex: ifindex, Hook: h}
 	if w.provisional[at] {
 		return false, true, nil
 	}
@@ -152,8 +155,8 @@ func (w *world) Detach(ifindex int, h loader.Hook) error {
 	if err := w.trip(); err != nil {
 		return err
 	}
-	delete(w.attached, place{IfIndex: ifindex, Hook: h})
-	delete(w.provisional, place{IfIndex: ifindex, Hook: h})
+	delete(w.attached, device.Place{IfIndex: ifindex, Hook: h})
+	delete(w.provisional, device.Place{IfIndex: ifindex, Hook: h})
 	return nil
 }
 
@@ -288,7 +291,7 @@ func (w *world) promoteAll() {
 }
 
 // resync repairs, and then expects that nothing is left to repair.
-func (w *world) resync() Repairs {
+func (w *world) resync() report.Repairs {
 	w.tb.Helper()
 	repairs, err := w.r.Resync(w.tb.Context())
 	if err != nil {

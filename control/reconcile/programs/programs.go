@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package reconcile
+// Package programs attaches programs to devices and records where.
+package programs
 
 import (
 	"cmp"
@@ -8,7 +9,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"sync"
 
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/loader"
@@ -18,31 +18,40 @@ import (
 // be listed, each filter takes two requests; the kernel also sends an event for each removal.
 const filtersPerCheck = 50
 
-// place is where a program is attached.
-type place = device.Place
+// Datapath attaches programs. It is implemented by *loader.Datapath.
+type Datapath interface {
+	// Attach makes sure the hook's program is attached to a device, and reports
+	// whether it had to do anything.
+	Attach(ifindex int, h loader.Hook) (changed bool, err error)
+	// AttachFast attaches without waiting for an RCU grace period. provisional reports that
+	// Attach must be called later to replace the filter by a tcx link.
+	AttachFast(ifindex int, h loader.Hook) (changed, provisional bool, err error)
+	// Detach makes sure that the program is not attached. A missing device is not an error.
+	Detach(ifindex int, h loader.Hook) error
+}
 
-// attachments attaches programs and records where, so that a missing program is known to have
-// been detached by others.
-type attachments struct {
+// Attachments attaches programs and records where, so that a missing program is known to have
+// been detached by others. The caller serializes all access, except to Suspect.
+type Attachments struct {
 	dp         Datapath
 	log        *slog.Logger
-	at         map[place]bool // where programs are attached
-	unpromoted map[place]bool // attachments that Attach must still replace by tcx links
-	turn       int            // the clsact filter that is checked next
-	promote    chan struct{}  // has a token if some attachments are unpromoted
+	at         map[device.Place]bool // where programs are attached
+	unpromoted map[device.Place]bool // attachments that Attach must still replace by tcx links
+	turn       int                   // the clsact filter that is checked next
 	suspects   suspects
 }
 
-func newAttachments(dp Datapath, log *slog.Logger) *attachments {
-	return &attachments{
+// New returns Attachments of a datapath.
+func New(dp Datapath, log *slog.Logger) *Attachments {
+	return &Attachments{
 		dp: dp, log: log,
-		at: make(map[place]bool), unpromoted: make(map[place]bool), promote: make(chan struct{}, 1),
+		at: make(map[device.Place]bool), unpromoted: make(map[device.Place]bool),
 	}
 }
 
 // attach attaches the program of a place. With fast, the attachment may be a filter that still
 // has to be promoted.
-func (a *attachments) attach(at place, fast bool) (changed bool, err error) {
+func (a *Attachments) attach(at device.Place, fast bool) (changed bool, err error) {
 	provisional := false
 	if fast {
 		changed, provisional, err = a.dp.AttachFast(at.IfIndex, at.Hook)
@@ -61,8 +70,8 @@ func (a *attachments) attach(at place, fast bool) (changed bool, err error) {
 	return changed, nil
 }
 
-// attachAll attaches the programs of places.
-func (a *attachments) attachAll(places []place, fast bool) error {
+// Attach attaches the programs of places.
+func (a *Attachments) Attach(places []device.Place, fast bool) error {
 	var errs []error
 	for _, at := range places {
 		_, err := a.attach(at, fast)
@@ -71,8 +80,8 @@ func (a *attachments) attachAll(places []place, fast bool) error {
 	return errors.Join(errs...)
 }
 
-// attachNew attaches the programs of the places that have none.
-func (a *attachments) attachNew(places []place) error {
+// AttachNew attaches the programs of the places that have none.
+func (a *Attachments) AttachNew(places []device.Place) error {
 	var errs []error
 	for _, at := range places {
 		if !a.at[at] {
@@ -83,27 +92,27 @@ func (a *attachments) attachNew(places []place) error {
 	return errors.Join(errs...)
 }
 
-// detach detaches the program of a place, whose device may no longer exist.
-func (a *attachments) detach(at place) error {
+// Detach detaches the program of a place, whose device may no longer exist.
+func (a *Attachments) Detach(at device.Place) error {
 	err := a.dp.Detach(at.IfIndex, at.Hook)
 	a.forget(at)
 	return err
 }
 
-func (a *attachments) forget(at place) {
+func (a *Attachments) forget(at device.Place) {
 	delete(a.at, at)
 	delete(a.unpromoted, at)
 }
 
-// wakePromoter wakes the loop that replaces fast attachments, if there are any.
-func (a *attachments) wakePromoter() {
-	if len(a.unpromoted) > 0 {
-		wake(a.promote)
-	}
-}
+// Unpromoted reports whether there are fast attachments.
+func (a *Attachments) Unpromoted() bool { return len(a.unpromoted) > 0 }
 
-// promoteOne replaces one fast attachment by a tcx link, and reports whether there are more.
-func (a *attachments) promoteOne() (more bool) {
+// Suspect records that a device lost a clsact filter, and reports whether a check is needed: not if
+// Fairlead removed it. It may be called at any time.
+func (a *Attachments) Suspect(ifindex int) bool { return a.suspects.add(ifindex) }
+
+// PromoteOne replaces one fast attachment by a tcx link, and reports whether there are more.
+func (a *Attachments) PromoteOne() (more bool) {
 	for at := range a.unpromoted {
 		a.suspects.expectRemoval(at.IfIndex)
 		if _, err := a.attach(at, false); err != nil {
@@ -116,12 +125,12 @@ func (a *attachments) promoteOne() (more bool) {
 	return len(a.unpromoted) > 0
 }
 
-// check makes sure that every program is attached where it should be, and nowhere else, and
+// Check makes sure that every program is attached where it should be, and nowhere else, and
 // returns how many it restored. have lists the current attachments, which may be slightly
 // outdated; nil means that they were not read, and what is recorded is trusted. first is the
 // first check of a daemon.
-func (a *attachments) check(have []loader.Attachment, wanted map[place]bool, first bool) (restored int, err error) {
-	live, stale := maps.Clone(a.at), []place(nil)
+func (a *Attachments) Check(have []loader.Attachment, wanted map[device.Place]bool, first bool) (restored int, err error) {
+	live, stale := maps.Clone(a.at), []device.Place(nil)
 	var errs []error
 	if have == nil {
 		for at := range live {
@@ -130,7 +139,7 @@ func (a *attachments) check(have []loader.Attachment, wanted map[place]bool, fir
 			}
 		}
 	} else {
-		var filters []place
+		var filters []device.Place
 		live, stale, filters = a.classify(have, wanted, first)
 		n, err := a.checkFilters(filters)
 		restored += n
@@ -153,7 +162,7 @@ func (a *attachments) check(have []loader.Attachment, wanted map[place]bool, fir
 		}
 	}
 	for _, at := range stale {
-		errs = append(errs, a.detach(at))
+		errs = append(errs, a.Detach(at))
 	}
 	return restored, errors.Join(errs...)
 }
@@ -161,10 +170,10 @@ func (a *attachments) check(have []loader.Attachment, wanted map[place]bool, fir
 // classify sorts attachments into live ones, stale ones, which must be detached, and those of the
 // live ones that are clsact filters to be looked up. In the first check only what this daemon
 // attached is live: the others may have an older program.
-func (a *attachments) classify(have []loader.Attachment, wanted map[place]bool, first bool) (live map[place]bool, stale, filters []place) {
-	live = make(map[place]bool)
+func (a *Attachments) classify(have []loader.Attachment, wanted map[device.Place]bool, first bool) (live map[device.Place]bool, stale, filters []device.Place) {
+	live = make(map[device.Place]bool)
 	for _, h := range have {
-		at := place{IfIndex: h.IfIndex, Hook: h.Hook}
+		at := device.Place{IfIndex: h.IfIndex, Hook: h.Hook}
 		if !wanted[at] {
 			stale = append(stale, at)
 			continue
@@ -180,8 +189,8 @@ func (a *attachments) classify(have []loader.Attachment, wanted map[place]bool, 
 }
 
 // checkFilters looks up some clsact filters, in turn, and restores those that others removed.
-func (a *attachments) checkFilters(at []place) (restored int, err error) {
-	slices.SortFunc(at, func(a, b place) int {
+func (a *Attachments) checkFilters(at []device.Place) (restored int, err error) {
+	slices.SortFunc(at, func(a, b device.Place) int {
 		return cmp.Or(cmp.Compare(a.IfIndex, b.IfIndex), cmp.Compare(a.Hook, b.Hook))
 	})
 	n := min(len(at), filtersPerCheck)
@@ -198,51 +207,16 @@ func (a *attachments) checkFilters(at []place) (restored int, err error) {
 	return restored, errors.Join(errs...)
 }
 
-// suspects are devices, by index, that lost a clsact filter, which may have been another
-// program's.
-type suspects struct {
-	mu       sync.Mutex
-	devices  map[int]bool
-	expected map[int]bool // devices whose next removed filter is one that Fairlead removes
-}
-
-// add records a removed filter, and reports whether a check is needed.
-func (s *suspects) add(ifindex int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.expected[ifindex] {
-		delete(s.expected, ifindex)
-		return false
-	}
-	set(&s.devices, ifindex)
-	return true
-}
-
-// expectRemoval announces that Fairlead is about to remove a filter.
-func (s *suspects) expectRemoval(ifindex int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	set(&s.expected, ifindex)
-}
-
-func (s *suspects) take() map[int]bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	devices := s.devices
-	s.devices = nil
-	return devices
-}
-
 // attachOrder sorts places: programs that see the answers to masqueraded flows come last, when no
 // program of another version begins such flows (loader.Datapath.Attach).
-func attachOrder(places map[place]bool) []place {
-	last := func(at place) int {
+func attachOrder(places map[device.Place]bool) []device.Place {
+	last := func(at device.Place) int {
 		if at.Hook == loader.FromUplink {
 			return 1
 		}
 		return 0
 	}
-	return slices.SortedFunc(maps.Keys(places), func(a, b place) int {
+	return slices.SortedFunc(maps.Keys(places), func(a, b device.Place) int {
 		return cmp.Or(cmp.Compare(last(a), last(b)), cmp.Compare(a.IfIndex, b.IfIndex), cmp.Compare(a.Hook, b.Hook))
 	})
 }

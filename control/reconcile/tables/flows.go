@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package reconcile
+package tables
 
 import (
 	"net/netip"
@@ -13,14 +13,17 @@ type FlowTable interface {
 	DeleteWhere(match func(maps.Flow) bool) (removed int, err error)
 }
 
-// flows removes flows of objects that were removed, and retries what failed.
-type flows struct {
+// Flows removes flows of objects that were removed, and retries what failed.
+type Flows struct {
 	table FlowTable
-	later flowFilter // flows whose removal failed
+	later Filter // flows whose removal failed
 }
 
-// drop removes the flows that the filter selects, and those of earlier filters that failed.
-func (f *flows) drop(filter *flowFilter) error {
+// NewFlows returns Flows of a table.
+func NewFlows(table FlowTable) *Flows { return &Flows{table: table} }
+
+// Drop removes the flows that the filter selects, and those of earlier filters that failed.
+func (f *Flows) Drop(filter *Filter) error {
 	f.later.merge(filter)
 	if f.later.empty() {
 		return nil
@@ -28,12 +31,12 @@ func (f *flows) drop(filter *flowFilter) error {
 	if _, err := f.table.DeleteWhere(f.later.match); err != nil {
 		return err
 	}
-	f.later = flowFilter{}
+	f.later = Filter{}
 	return nil
 }
 
-// flowFilter selects flows to remove.
-type flowFilter struct {
+// Filter selects flows to remove.
+type Filter struct {
 	devices   map[uint32]bool     // host ends that were removed
 	publishes map[uint32]bool     // publishes that were removed or have another backend now
 	addrs     map[netip.Addr]bool // addresses the host lost
@@ -46,53 +49,56 @@ type member struct {
 	addr   netip.Addr
 }
 
-func (f *flowFilter) device(ifindex uint32) {
+// Device selects the flows of a device that was removed; index 0 selects none.
+func (f *Filter) Device(ifindex uint32) {
 	if ifindex != 0 {
 		set(&f.devices, ifindex)
 	}
 }
-func (f *flowFilter) publish(id uint32) { set(&f.publishes, id) }
-func (f *flowFilter) addr(a netip.Addr) { set(&f.addrs, a) }
-func (f *flowFilter) member(device uint32, a netip.Addr) {
+
+// Publish selects the flows of a publish.
+func (f *Filter) Publish(id uint32) { set(&f.publishes, id) }
+
+// Addr selects the flows of an address of the host.
+func (f *Filter) Addr(a netip.Addr) { set(&f.addrs, a) }
+
+// Member selects the flows of an address of the endpoint with the given host end.
+func (f *Filter) Member(device uint32, a netip.Addr) {
 	if device != 0 {
 		set(&f.members, member{device, a})
 	}
 }
 
-func (f *flowFilter) empty() bool {
+func (f *Filter) empty() bool {
 	return len(f.devices)+len(f.publishes)+len(f.addrs)+len(f.members) == 0
 }
 
-func (f *flowFilter) merge(o *flowFilter) {
+func (f *Filter) merge(o *Filter) {
 	for k := range o.devices {
-		f.device(k)
+		f.Device(k)
 	}
 	for k := range o.publishes {
-		f.publish(k)
+		f.Publish(k)
 	}
 	for k := range o.addrs {
-		f.addr(k)
+		f.Addr(k)
 	}
 	for k := range o.members {
-		f.member(k.device, k.addr)
+		f.Member(k.device, k.addr)
 	}
 }
 
 // match reports whether the flow belongs to something that was removed. A host address matters if
 // the flow is source-NATed to it or was addressed to it.
-func (f *flowFilter) match(fl maps.Flow) bool {
+func (f *Filter) match(fl maps.Flow) bool {
 	return f.devices[fl.InIf] || f.devices[fl.OutIf] || f.publishes[fl.Publish] ||
 		fl.NATSrc && f.addrs[fl.Reply.Dst.Addr()] || fl.NATDst && f.addrs[fl.Orig.Dst.Addr()] ||
 		f.members[member{fl.InIf, fl.Orig.Src.Addr()}] || f.members[member{fl.OutIf, fl.Reply.Src.Addr()}]
 }
 
-func put[K comparable, V any](m *map[K]V, k K, v V) {
-	if *m == nil {
-		*m = make(map[K]V)
-	}
-	(*m)[k] = v
-}
-
 func set[K comparable](m *map[K]bool, k K) {
-	put(m, k, true)
+	if *m == nil {
+		*m = make(map[K]bool)
+	}
+	(*m)[k] = true
 }

@@ -11,6 +11,9 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/objects"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
+	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // Check inspects a sandbox and its endpoints immediately and repairs them. It returns what it
@@ -33,17 +36,17 @@ func (r *Reconciler) Check(ctx context.Context, id string) error {
 func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e := r.endpoints[endpointID]
-	if e == nil || e.want == nil || r.sandboxes[e.want.SandboxID] == nil {
+	e := r.objects.Endpoints[endpointID]
+	if e == nil || e.Want == nil || r.objects.Sandboxes[e.Want.SandboxID] == nil {
 		return fmt.Errorf("endpoint %s does not exist", model.ShortID(endpointID))
 	}
-	b := r.sandboxes[e.want.SandboxID]
-	return r.namespaces.Compare(&b.Sandbox, e.ends.Peer, e.want.IfName, gateways)
+	b := r.objects.Sandboxes[e.Want.SandboxID]
+	return r.namespaces.Compare(&b.Sandbox, e.Ends.Peer, e.Want.IfName, gateways)
 }
 
 // checkAll runs one pass over a sandbox and its endpoints.
 func (r *Reconciler) checkAll(ctx context.Context, id string) error {
-	b := r.sandboxes[id]
+	b := r.objects.Sandboxes[id]
 	if b == nil || r.snap.Sandbox(id) == nil {
 		return fmt.Errorf("sandbox %s does not exist", model.ShortID(id))
 	}
@@ -52,20 +55,20 @@ func (r *Reconciler) checkAll(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	p.repair = true
-	p.boxes[id] = b
-	p.touchSandbox(id)
+	p.Repair = true
+	p.Sandboxes[id] = b
+	p.TouchSandbox(id)
 	p.run()
 	r.finish(p, "resync", start, nil)
 	return p.unrepaired(b)
 }
 
 // unrepaired returns what a pass over a sandbox could not repair.
-func (p *pass) unrepaired(b *sandbox) error {
-	errs := p.errs
-	for _, e := range p.eps {
-		if e.dirty && !b.Vanished() {
-			errs = append(errs, errors.New(e.lastErr))
+func (p *pass) unrepaired(b *objects.Sandbox) error {
+	errs := p.Errs
+	for _, e := range p.Endpoints {
+		if e.Dirty && !b.Vanished() {
+			errs = append(errs, errors.New(e.LastErr))
 		}
 	}
 	switch {
@@ -74,8 +77,48 @@ func (p *pass) unrepaired(b *sandbox) error {
 	case b.Vanished():
 		errs = append(errs, &model.Refusal{Kind: model.ErrVanished, Text: fmt.Sprintf(
 			"sandbox %s: its network namespace %s no longer exists", model.ShortID(b.ID), b.Want.NetNS)})
-	case b.dirty:
-		errs = append(errs, errors.New(b.lastErr))
+	case b.Dirty:
+		errs = append(errs, errors.New(b.LastErr))
 	}
 	return errors.Join(errs...)
 }
+
+// VanishedSandboxes lists the sandboxes whose namespace ended at least that long ago: there is
+// none at its path, and none of its devices is left. A namespace that still exists without a
+// path, or that this process cannot see, does not count.
+func (r *Reconciler) VanishedSandboxes(least time.Duration) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var ids []string
+	for id, b := range r.objects.Sandboxes {
+		if b.VanishedFor(least) && !r.hasDevice(id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// hasDevice reports whether an endpoint of the sandbox has a device, or may have one.
+func (r *Reconciler) hasDevice(id string) bool {
+	for _, e := range r.objects.MadeOf(r.snap, id) {
+		if _, err := r.nl.Link(e.Ends.Host); !errors.Is(err, rtnl.ErrNoDevice) {
+			return true
+		}
+	}
+	return false
+}
+
+// InnerEnd reports where the inner end of an engine-managed endpoint is. It reads the kernel,
+// since callers ask about changes that others made a moment ago.
+func (r *Reconciler) InnerEnd(ep *model.Endpoint) (model.InnerEnd, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.objects.Endpoints[ep.ID]
+	if e == nil || e.Ends.Host == 0 {
+		return model.InnerDeleted, nil
+	}
+	return e.Kind.InnerEnd(ep, e.Ends)
+}
+
+// Stats returns the statistics so far.
+func (r *Reconciler) Stats() report.Stats { return r.stats.Get() }

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package objects
+
+import (
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/entries"
+	"github.com/fairlead-net/fairlead/control/reconcile/netns"
+)
+
+// Diff collects what the snapshot changes compared to before, the one that was applied last. The
+// zero Snapshot stands for none.
+func (w *Work) Diff(before *desired.Snapshot) {
+	w.diffNetworks(before)
+	w.diffSandboxes(before)
+	w.diffEndpoints(before)
+	w.diffPublishes(before)
+}
+
+// HasHostPort reports whether a network, which may be nil, should have a host port.
+func HasHostPort(n *model.Network) bool { return n != nil && n.Has().OnHost != model.NoDevice && !n.Idle }
+
+func (w *Work) diffNetworks(before *desired.Snapshot) {
+	for c := range desired.DiffNetworks(before, w.s) {
+		n := w.o.Networks[c.ID]
+		switch {
+		case HasHostPort(c.New):
+			if n == nil {
+				n = &Network{ID: c.ID}
+				w.o.Networks[c.ID] = n
+				w.Fresh[c.ID] = true
+			}
+			n.Want = c.New
+			w.TouchNetwork(n)
+		case n != nil:
+			n.Want = nil
+			w.RemovedNetworks = append(w.RemovedNetworks, n)
+			w.NetworksTouched = true
+		}
+	}
+}
+
+func (w *Work) diffSandboxes(before *desired.Snapshot) {
+	for c := range desired.DiffSandboxes(before, w.s) {
+		b := w.o.Sandboxes[c.ID]
+		switch {
+		case c.New == nil:
+			if b != nil { // it keeps Want, which says what to remove
+				w.RemovedSandboxes = append(w.RemovedSandboxes, b)
+			}
+			continue
+		case b == nil:
+			b = &Sandbox{Sandbox: netns.Sandbox{ID: c.ID}}
+			w.o.Sandboxes[c.ID] = b
+			w.Fresh[c.ID] = true
+			w.Sandboxes[c.ID] = b
+		case b.Want == nil || b.Want.NetNS != c.New.NetNS:
+			w.Sandboxes[c.ID] = b
+			w.TouchSandbox(c.ID)
+		}
+		b.Want = c.New
+	}
+}
+
+func (w *Work) diffEndpoints(before *desired.Snapshot) {
+	for c := range desired.DiffEndpoints(before, w.s) {
+		e := w.o.Endpoints[c.ID]
+		if c.New == nil || c.New.SandboxID == "" {
+			if e != nil {
+				e.Want = nil
+				w.RemovedEndpoints = append(w.RemovedEndpoints, e)
+				delete(w.Endpoints, c.ID)
+			}
+			continue
+		}
+		if n := w.s.Network(c.New.NetworkID); n == nil || n.Has().Endpoint == model.NoDevice {
+			continue
+		}
+		if e == nil {
+			e = &Endpoint{ID: c.ID}
+			w.o.Endpoints[c.ID] = e
+			w.Fresh[c.ID] = true
+		}
+		w.noteLost(e, c.New)
+		e.Want, e.Kind = c.New, w.o.kinds.Of(w.s.Network(c.New.NetworkID))
+		w.Endpoints[c.ID] = e
+	}
+}
+
+// noteLost schedules the removal of the flows of addresses that an endpoint no longer has.
+func (w *Work) noteLost(e *Endpoint, want *model.Endpoint) {
+	if e.Want == nil {
+		return
+	}
+	for _, f := range model.Families {
+		if a := e.Want.Addr(f); a.IsValid() && want.Addr(f) != a {
+			w.Flows.Member(e.Ends.Host, a)
+		}
+	}
+}
+
+func (w *Work) diffPublishes(before *desired.Snapshot) {
+	touched := make(map[string]bool) // endpoints
+	for c := range desired.DiffPublishes(before, w.s) {
+		b := w.o.Publishes[c.ID]
+		if b != nil {
+			touched[b.Want.EndpointID] = true
+			w.o.unserve(b)
+		}
+		if c.New == nil {
+			if b != nil {
+				w.Flows.Publish(c.ID)
+				w.Old.Publishes = entries.AppendRuns(w.Old.Publishes, b.Runs)
+				delete(w.o.Publishes, c.ID)
+			}
+			continue
+		}
+		if b == nil {
+			b = &Publish{ID: c.ID}
+			w.o.Publishes[c.ID] = b
+		}
+		b.Want = c.New
+		w.o.serve(b)
+		touched[c.New.EndpointID] = true
+		w.Publishes[c.ID] = b
+	}
+	for id := range touched {
+		e := w.o.Endpoints[id]
+		if published := len(w.o.serving[id]) > 0; e != nil && e.Want != nil && e.Published != published {
+			w.Endpoints[id] = e
+		}
+	}
+}

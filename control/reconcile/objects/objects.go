@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package objects holds what was created for the objects of the model, and finds what a snapshot
+// changes about them. It does not access the kernel.
+package objects
+
+import (
+	"net/netip"
+
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/entries"
+	"github.com/fairlead-net/fairlead/control/reconcile/netns"
+)
+
+// Network is what was created for a model.Network.
+type Network struct {
+	ID      string
+	Want    *model.Network // nil if it is to be removed
+	Ends    device.Ends    // of the host port; the peer has the addresses
+	Entries entries.Set
+	MACs    map[netip.Addr]model.MAC // current or last MACs of members' addresses
+	Dirty   bool                     // needs a repair
+	LastErr string                   // as logged; "" if there is none
+}
+
+// Usable reports whether the network has a host port.
+func (n *Network) Usable() bool { return n.Want != nil && n.Ends.Host != 0 }
+
+// Spec describes the wanted host port.
+func (n *Network) Spec() device.Spec { return device.Spec{ID: n.ID, Network: n.Want} }
+
+// HostPort returns the devices of the host port, for entries.
+func (n *Network) HostPort() entries.HostPort {
+	return entries.HostPort{Gateway: n.Ends.Peer, Port: n.Ends.Host}
+}
+
+// Sandbox is what was created for a model.Sandbox.
+type Sandbox struct {
+	netns.Sandbox
+	Dirty   bool
+	LastErr string
+}
+
+// Endpoint is what was created for a model.Endpoint.
+type Endpoint struct {
+	ID        string
+	Want      *model.Endpoint // nil if it is to be removed
+	Kind      device.EndpointKind
+	Ends      device.Ends // the peer is in the sandbox
+	Published bool        // its entries have the flag for published ports
+	Finished  bool        // has its alias: the end in the sandbox was configured
+	Entries   entries.Set
+	Dirty     bool
+	LastErr   string
+}
+
+// Spec describes the wanted device of an endpoint in a network.
+func (e *Endpoint) Spec(s *desired.Snapshot, n *Network) device.Spec {
+	return device.Spec{ID: e.ID, Network: n.Want, Endpoint: e.Want, EngineManaged: IsEngineManaged(s, e.Want)}
+}
+
+// IsEngineManaged reports whether a container engine moves the endpoint's inner end into its sandbox
+// and configures it there.
+func IsEngineManaged(s *desired.Snapshot, e *model.Endpoint) bool {
+	b := s.Sandbox(e.SandboxID)
+	return b != nil && b.ManagedBy == model.ByEngine
+}
+
+// Publish is what was created for a model.Publish.
+type Publish struct {
+	ID   uint32
+	Want *model.Publish
+	Runs []entries.Run
+}

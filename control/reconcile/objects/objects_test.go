@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package objects
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/desiredtest"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/maps"
+)
+
+// scene is a plan of one network with two sandboxes, and what was created of it.
+type scene struct {
+	t      *testing.T
+	o      *Objects
+	plan   desiredtest.Plain
+	before *desired.Snapshot
+}
+
+func newScene(t *testing.T) *scene {
+	s := &scene{t: t, o: New(device.NewKinds(nil, nil)), plan: desiredtest.New(), before: new(desired.Snapshot)}
+	s.plan.Networks["net"] = &model.Network{
+		ID: "net", Index: 7, Driver: model.DriverBridge, EnableIPv4: true,
+		Subnets: []model.Subnet{{Prefix: netip.MustParsePrefix("10.7.0.0/24"), Gateway: netip.MustParseAddr("10.7.0.1")}},
+	}
+	for i, name := range []string{"a", "b"} {
+		s.plan.Sandboxes[name] = &model.Sandbox{ID: name, NetNS: "/run/" + name}
+		s.plan.Endpoints[name] = &model.Endpoint{
+			ID: name, NetworkID: "net", SandboxID: name,
+			IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 7, 0, byte(2 + i)}), 24),
+		}
+	}
+	return s
+}
+
+// pass finds what the plan changes, and creates the devices that are missing.
+func (s *scene) pass() *Work {
+	s.plan.Rev++
+	now := s.plan.Snapshot()
+	w := s.o.NewWork(now)
+	w.Diff(s.before)
+	s.before = now
+	for _, n := range w.Networks {
+		n.Ends = device.Ends{Host: 11, Peer: 12}
+	}
+	for i, e := range w.SortedEndpoints() {
+		if e.Ends.Host == 0 {
+			e.Ends = device.Ends{Host: uint32(21 + i), Peer: uint32(31 + i)}
+		}
+	}
+	w.Collect()
+	return w
+}
+
+// wantWork expects a pass to work on these numbers of networks, sandboxes, endpoints and publishes.
+func (s *scene) wantWork(w *Work, want ...int) {
+	s.t.Helper()
+	if got := []int{len(w.Networks), len(w.Sandboxes), len(w.Endpoints), len(w.Publishes)}; !slices.Equal(got, want) {
+		s.t.Errorf("works on %v networks, sandboxes, endpoints, publishes; want %v", got, want)
+	}
+}
+
+// A pass works on what changed and on what depends on it, and on nothing else.
+func TestDiff(t *testing.T) {
+	s := newScene(t)
+	w := s.pass()
+	s.wantWork(w, 1, 2, 2, 0)
+	if !w.Fresh["net"] || !w.Fresh["a"] || len(w.Put.Endpoints) != 3 || len(w.Old.Endpoints) != 0 {
+		t.Errorf("first: fresh are %v, entries %+v", w.Fresh, w.Put)
+	}
+	s.wantWork(s.pass(), 0, 0, 0, 0)
+
+	s.plan.Publishes[1] = &model.Publish{ID: 1, EndpointID: "a", PortBinding: model.PortBinding{HostPort: 80, Port: 80, Count: 2, Proto: model.TCP}}
+	w = s.pass()
+	s.wantWork(w, 0, 0, 1, 1)
+	if !s.o.Endpoints["a"].Published || len(w.Put.Publishes) != 4 || w.Put.Endpoints[0].Flags&maps.Published == 0 {
+		t.Errorf("published: %+v", w.Put)
+	}
+
+	moved := *s.plan.Endpoints["a"]
+	moved.IPv4 = netip.MustParsePrefix("10.7.0.9/24")
+	s.plan.Endpoints["a"] = &moved
+	w = s.pass()
+	s.wantWork(w, 0, 0, 1, 1) // the publish has another backend address
+	stale := w.Old.Without(&w.Put)
+	if len(stale.Neighbours) != 1 || stale.Neighbours[0].Addr != netip.MustParseAddr("10.7.0.2") || len(stale.Endpoints) != 0 {
+		t.Errorf("stale after the address changed: %+v", stale)
+	}
+
+	changed := *s.plan.Networks["net"]
+	changed.Internal = true
+	s.plan.Networks["net"] = &changed
+	w = s.pass()
+	s.wantWork(w, 1, 0, 2, 1)
+	if !w.NetworksTouched || len(w.Put.Publishes) != 0 || len(w.Old.Publishes) != 4 {
+		t.Errorf("internal: %+v", w.Put)
+	}
+
+	clear(s.plan.Networks)
+	clear(s.plan.Endpoints)
+	clear(s.plan.Sandboxes)
+	clear(s.plan.Publishes)
+	w = s.pass()
+	s.wantWork(w, 0, 0, 0, 0)
+	if len(w.RemovedNetworks) != 1 || len(w.RemovedSandboxes) != 2 || len(w.RemovedEndpoints) != 2 || len(w.Put.Endpoints) != 0 || len(w.Old.Endpoints) != 3 {
+		t.Errorf("removed: %+v", w)
+	}
+	if all := s.o.All(); len(all.Endpoints)+len(all.Publishes)+len(all.Subnets) != 0 {
+		t.Errorf("entries of removed objects: %+v", all)
+	}
+}
+
+// Sandboxes that share a namespace have each other's devices in it.
+func TestMembers(t *testing.T) {
+	s := newScene(t)
+	s.plan.Sandboxes["b"].NetNS = s.plan.Sandboxes["a"].NetNS
+	s.pass()
+	if got := s.o.Members(s.before, s.o.Sandboxes["a"]); len(got) != 2 {
+		t.Errorf("%d members, want 2", len(got))
+	}
+	s.o.Endpoints["b"].Ends = device.Ends{}
+	if got := s.o.Members(s.before, s.o.Sandboxes["a"]); len(got) != 1 || got[0].ID != "a" {
+		t.Errorf("%d members, want the one that has a device", len(got))
+	}
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package objects
+
+import (
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/entries"
+)
+
+// Objects are the objects that exist, or should, by ID.
+type Objects struct {
+	Networks  map[string]*Network
+	Sandboxes map[string]*Sandbox
+	Endpoints map[string]*Endpoint
+	Publishes map[uint32]*Publish
+
+	kinds   *device.Kinds
+	serving map[string]map[uint32]*Publish // by endpoint
+}
+
+// New returns Objects whose devices have these kinds.
+func New(kinds *device.Kinds) *Objects {
+	return &Objects{
+		Networks:  make(map[string]*Network),
+		Sandboxes: make(map[string]*Sandbox),
+		Endpoints: make(map[string]*Endpoint),
+		Publishes: make(map[uint32]*Publish),
+		kinds:     kinds,
+		serving:   make(map[string]map[uint32]*Publish),
+	}
+}
+
+// WantedNetworks returns the networks that should have a host port.
+func (o *Objects) WantedNetworks() (nets []*model.Network) {
+	for _, n := range o.Networks {
+		if n.Want != nil {
+			nets = append(nets, n.Want)
+		}
+	}
+	return nets
+}
+
+// UsableNetworks returns the networks that have a host port.
+func (o *Objects) UsableNetworks() (nets []*model.Network) {
+	for _, n := range o.Networks {
+		if n.Usable() {
+			nets = append(nets, n.Want)
+		}
+	}
+	return nets
+}
+
+// Members returns the endpoints that have a device in the sandbox's namespace. The namespace of
+// an engine-managed sandbox has no path that another could share.
+func (o *Objects) Members(s *desired.Snapshot, b *Sandbox) []*Endpoint {
+	es := o.MadeOf(s, b.ID)
+	if b.Want.NetNS == "" {
+		return es
+	}
+	for other := range s.SandboxesAt(b.Want.NetNS) {
+		if other.ID != b.ID {
+			es = o.appendMade(s, es, other.ID)
+		}
+	}
+	return es
+}
+
+// appendMade appends the endpoints of a sandbox that have a device.
+func (o *Objects) appendMade(s *desired.Snapshot, es []*Endpoint, sandboxID string) []*Endpoint {
+	for ep := range s.EndpointsOf(sandboxID) {
+		if e := o.Endpoints[ep.ID]; e != nil && e.Want != nil && e.Ends.Host != 0 {
+			es = append(es, e)
+		}
+	}
+	return es
+}
+
+// MadeOf returns the endpoints of a sandbox that have a device.
+func (o *Objects) MadeOf(s *desired.Snapshot, sandboxID string) []*Endpoint {
+	return o.appendMade(s, nil, sandboxID)
+}
+
+// All returns the entries of all objects.
+func (o *Objects) All() entries.Set {
+	var all entries.Set
+	for _, n := range o.Networks {
+		all.Add(n.Entries)
+	}
+	for _, e := range o.Endpoints {
+		all.Add(e.Entries)
+	}
+	for _, b := range o.Publishes {
+		all.Publishes = entries.AppendRuns(all.Publishes, b.Runs)
+	}
+	return all
+}
+
+// serve records that a publish has its endpoint as the backend.
+func (o *Objects) serve(b *Publish) {
+	of := o.serving[b.Want.EndpointID]
+	if of == nil {
+		of = make(map[uint32]*Publish)
+		o.serving[b.Want.EndpointID] = of
+	}
+	of[b.ID] = b
+}
+
+func (o *Objects) unserve(b *Publish) {
+	of := o.serving[b.Want.EndpointID]
+	delete(of, b.ID)
+	if len(of) == 0 {
+		delete(o.serving, b.Want.EndpointID)
+	}
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package objects
+
+import (
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/entries"
+	"github.com/fairlead-net/fairlead/control/reconcile/tables"
+)
+
+// Work is the objects that a pass works on, by ID, and what becomes of their entries and flows.
+type Work struct {
+	Networks  map[string]*Network
+	Sandboxes map[string]*Sandbox // to be configured in their namespaces
+	Endpoints map[string]*Endpoint
+	Publishes map[uint32]*Publish
+
+	NetworksTouched bool
+	// What the pass removes.
+	RemovedNetworks  []*Network
+	RemovedSandboxes []*Sandbox
+	RemovedEndpoints []*Endpoint
+	// Objects that are new in this snapshot; a missing namespace is then the caller's error.
+	Fresh map[string]bool
+
+	Old, Put entries.Set   // the objects' entries before and after
+	Flows    tables.Filter // flows of what no longer exists
+
+	o *Objects
+	s *desired.Snapshot
+}
+
+// NewWork returns work towards a snapshot.
+func (o *Objects) NewWork(s *desired.Snapshot) *Work {
+	return &Work{
+		Networks: make(map[string]*Network), Sandboxes: make(map[string]*Sandbox),
+		Endpoints: make(map[string]*Endpoint), Publishes: make(map[uint32]*Publish),
+		Fresh: make(map[string]bool), o: o, s: s,
+	}
+}
+
+// TouchNetwork adds a network to the pass, and its endpoints, whose entries depend on it.
+func (w *Work) TouchNetwork(n *Network) {
+	w.Networks[n.ID] = n
+	w.NetworksTouched = true
+	w.touchEndpoints(w.s.Members(n.ID))
+}
+
+// touchEndpoints adds to the pass those of the endpoints that it knows and that are not being
+// removed.
+func (w *Work) touchEndpoints(eps iter.Seq[*model.Endpoint]) {
+	for ep := range eps {
+		if e := w.o.Endpoints[ep.ID]; e != nil && e.Want != nil {
+			w.Endpoints[ep.ID] = e
+		}
+	}
+}
+
+// TouchSandbox adds a sandbox's endpoints to the pass.
+func (w *Work) TouchSandbox(id string) { w.touchEndpoints(w.s.EndpointsOf(id)) }
+
+// SortedEndpoints returns the pass's endpoints in order of attachment, in which the devices of a
+// sandbox are created.
+func (w *Work) SortedEndpoints() []*Endpoint {
+	return slices.SortedFunc(maps.Values(w.Endpoints), func(a, b *Endpoint) int {
+		if a.Want.SandboxID == b.Want.SandboxID && a.Want.Order != b.Want.Order {
+			return a.Want.Order - b.Want.Order
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+}
+
+// Collect computes the table entries of the pass's objects, and records the previous ones.
+func (w *Work) Collect() {
+	for _, n := range w.Networks {
+		var now entries.Set
+		if n.Usable() {
+			now = entries.OfNetwork(n.Want, n.HostPort())
+		}
+		w.replace(&n.Entries, now)
+	}
+	for _, e := range w.Endpoints {
+		var now entries.Set
+		if n := w.o.Networks[e.Want.NetworkID]; e.Ends.Host != 0 && n != nil && n.Usable() {
+			e.Published = len(w.o.serving[e.ID]) > 0
+			now = entries.OfEndpoint(e.Want, n.Want, n.HostPort(), e.Ends.Host, e.Published)
+		}
+		w.replace(&e.Entries, now)
+		for id, b := range w.o.serving[e.ID] {
+			w.Publishes[id] = b
+		}
+	}
+	for id, b := range w.Publishes {
+		var now []entries.Run
+		if e := w.o.Endpoints[b.Want.EndpointID]; e != nil && e.Want != nil && e.Ends.Host != 0 {
+			if n := w.o.Networks[e.Want.NetworkID]; n != nil && n.Usable() {
+				now = entries.OfPublish(b.Want, e.Want, n.Want, e.Ends.Host)
+			}
+		}
+		if len(b.Runs) > 0 && !slices.Equal(b.Runs, now) {
+			w.Flows.Publish(id)
+		}
+		w.Old.Publishes = entries.AppendRuns(w.Old.Publishes, b.Runs)
+		w.Put.Publishes = entries.AppendRuns(w.Put.Publishes, now)
+		b.Runs = now
+	}
+	for _, e := range w.RemovedEndpoints {
+		w.replace(&e.Entries, entries.Set{})
+	}
+	for _, n := range w.RemovedNetworks {
+		w.replace(&n.Entries, entries.Set{})
+	}
+}
+
+func (w *Work) replace(have *entries.Set, now entries.Set) {
+	w.Old.Add(*have)
+	w.Put.Add(now)
+	*have = now
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package programs
+
+import "sync"
+
+// suspects are devices, by index, that lost a clsact filter, which may have been another
+// program's.
+type suspects struct {
+	mu       sync.Mutex
+	devices  map[int]bool
+	expected map[int]bool // devices whose next removed filter is one that Fairlead removes
+}
+
+// add records a removed filter, and reports whether a check is needed.
+func (s *suspects) add(ifindex int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.expected[ifindex] {
+		delete(s.expected, ifindex)
+		return false
+	}
+	if s.devices == nil {
+		s.devices = make(map[int]bool)
+	}
+	s.devices[ifindex] = true
+	return true
+}
+
+// expectRemoval announces that Fairlead is about to remove a filter.
+func (s *suspects) expectRemoval(ifindex int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.expected == nil {
+		s.expected = make(map[int]bool)
+	}
+	s.expected[ifindex] = true
+}
+
+func (s *suspects) take() map[int]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	devices := s.devices
+	s.devices = nil
+	return devices
+}

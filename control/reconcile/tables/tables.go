@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package tables writes the tables of networks, endpoints and publishes, and removes flows of what
+// no longer exists.
+package tables
+
+import (
+	"errors"
+	"net/netip"
+
+	"github.com/fairlead-net/fairlead/control/reconcile/entries"
+	"github.com/fairlead-net/fairlead/maps"
+)
+
+// Table is a control-owned table.
+type Table[E any] interface {
+	PutAll([]E) (written int, err error)
+	DeleteAll([]E) (deleted int, err error)
+	// Sync makes the table contain exactly these entries, after reading all of them back.
+	Sync([]E) (written, deleted int, err error)
+	// Verify reads the entries back and restores those that others changed.
+	Verify() (restored int, err error)
+	// VerifySome verifies the next part of a large table, and reports whether there are more
+	// parts in this round.
+	VerifySome() (restored int, more bool, err error)
+}
+
+// AddrTable is the table of the host's addresses.
+type AddrTable interface {
+	Sync([]netip.Addr) (written, deleted int, err error)
+}
+
+// TrafficTable is the table of the traffic counters of networks.
+type TrafficTable interface {
+	ResetTraffic(net uint32) error
+}
+
+// Set is the tables of the datapath.
+type Set struct {
+	Endpoints  Table[maps.Endpoint]
+	FDB        Table[maps.FDBEntry]
+	Neighbours Table[maps.Neighbour]
+	Publishes  Table[maps.Publish]
+	Subnets    Table[maps.Subnet]
+	Uplinks    Table[maps.Uplink]
+	HostAddrs  AddrTable
+	HostNets   Table[maps.Subnet]
+	Flows      FlowTable
+	Traffic    TrafficTable
+}
+
+// Of returns the tables of pinned maps.
+func Of(s *maps.Set) Set {
+	return Set{
+		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes,
+		Subnets: s.Subnets, Uplinks: s.Uplinks, HostAddrs: s.HostAddrs, HostNets: s.HostNets,
+		Flows: s.Conntrack, Traffic: s.Counters,
+	}
+}
+
+// Tables writes the tables of networks, endpoints and publishes. The caller serializes all access,
+// except to Verify and VerifyPart.
+type Tables struct {
+	set      Set
+	unsynced bool       // writing failed: the tables may differ from what should be in them
+	rest     []verifier // of a round of VerifyPart
+}
+
+// New returns Tables that write a set.
+func New(set Set) *Tables { return &Tables{set: set} }
+
+// Unsynced reports whether the tables may differ from what was written, because that failed.
+func (t *Tables) Unsynced() bool { return t.unsynced }
+
+// Write writes entries in dependency order: what an entry refers to is written before it.
+func (t *Tables) Write(s *entries.Set) error {
+	return t.NoteFailed(errors.Join(
+		putAll(t.set.Subnets, s.Subnets),
+		putAll(t.set.Endpoints, s.Endpoints),
+		putAll(t.set.FDB, s.FDB),
+		putAll(t.set.Neighbours, s.Neighbours),
+		putAll(t.set.Publishes, s.Publishes),
+	))
+}
+
+// Delete deletes entries in the reverse order.
+func (t *Tables) Delete(s *entries.Set) error {
+	return t.NoteFailed(errors.Join(
+		deleteAll(t.set.Publishes, s.Publishes),
+		deleteAll(t.set.Neighbours, s.Neighbours),
+		deleteAll(t.set.FDB, s.FDB),
+		deleteAll(t.set.Endpoints, s.Endpoints),
+		deleteAll(t.set.Subnets, s.Subnets),
+	))
+}
+
+// NoteFailed records an error of a table, so that the next check writes what is missing.
+func (t *Tables) NoteFailed(err error) error {
+	t.unsynced = t.unsynced || err != nil
+	return err
+}
+
+func putAll[E any](t Table[E], es []E) error {
+	if len(es) == 0 {
+		return nil
+	}
+	_, err := t.PutAll(es)
+	return err
+}
+
+func deleteAll[E any](t Table[E], es []E) error {
+	if len(es) == 0 {
+		return nil
+	}
+	_, err := t.DeleteAll(es)
+	return err
+}
+
+// Sync reads the tables back and makes them contain exactly these entries. It returns how many
+// others changed, and 0 if the difference may be due to a write that failed.
+func (t *Tables) Sync(all *entries.Set) (restored int, err error) {
+	var errs []error
+	for _, sync := range []func() (int, int, error){
+		func() (int, int, error) { return t.set.Subnets.Sync(all.Subnets) },
+		func() (int, int, error) { return t.set.Endpoints.Sync(all.Endpoints) },
+		func() (int, int, error) { return t.set.FDB.Sync(all.FDB) },
+		func() (int, int, error) { return t.set.Neighbours.Sync(all.Neighbours) },
+		func() (int, int, error) { return t.set.Publishes.Sync(all.Publishes) },
+	} {
+		written, deleted, err := sync()
+		restored += written + deleted
+		errs = append(errs, err)
+	}
+	if t.unsynced {
+		restored = 0
+	}
+	err = errors.Join(errs...)
+	t.unsynced = err != nil
+	return restored, err
+}
+
+// Verify reads the tables of networks, endpoints and publishes back and restores entries that
+// others changed.
+func (t *Tables) Verify() (restored int, err error) {
+	var errs []error
+	for _, verify := range []func() (int, error){
+		t.set.Subnets.Verify, t.set.Endpoints.Verify, t.set.FDB.Verify, t.set.Neighbours.Verify, t.set.Publishes.Verify,
+	} {
+		n, err := verify()
+		restored += n
+		errs = append(errs, err)
+	}
+	return restored, errors.Join(errs...)
+}
+
+// verifier verifies a part of a table.
+type verifier func() (restored int, more bool, err error)
+
+// verifiers returns the verifiers of the same tables.
+func (t *Tables) verifiers() []verifier {
+	return []verifier{
+		t.set.Subnets.VerifySome, t.set.Endpoints.VerifySome, t.set.FDB.VerifySome, t.set.Neighbours.VerifySome, t.set.Publishes.VerifySome,
+	}
+}
+
+// VerifyPart verifies the next part of every table that has more to verify in this round, and
+// reports whether one has more after it. It is to be called by one goroutine.
+func (t *Tables) VerifyPart() (restored int, more bool, err error) {
+	if len(t.rest) == 0 {
+		t.rest = t.verifiers()
+	}
+	var rest []verifier
+	var errs []error
+	for _, verify := range t.rest {
+		n, more, err := verify()
+		restored += n
+		if errs = append(errs, err); more {
+			rest = append(rest, verify)
+		}
+	}
+	t.rest = rest
+	return restored, len(rest) > 0, errors.Join(errs...)
+}
