@@ -210,3 +210,21 @@ func (r *Reconciler) done(operation string, start time.Time, err error) {
 	r.stats.Note(operation, took, err)
 	r.cfg.Observe(operation, took, err)
 }
+
+// promoteOne promotes one attachment. If a verb ran within promoteDelay, it promotes none and
+// returns how long to wait.
+func (r *Reconciler) promoteOne() (wait time.Duration, more bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if wait := time.Until(r.lastApply.Add(promoteDelay)); wait > 0 {
+		return wait, true
+	}
+	return 0, r.programs.PromoteOne()
+}
+
+// wakePromoter wakes the loop if there is something to promote.
+func (r *Reconciler) wakePromoter() {
+	if r.programs.Unpromoted() {
+		wake(r.promote)
+	}
+}

@@ -22,7 +22,7 @@ type thoroughness int
 const (
 	quick   thoroughness = iota // devices, addresses, uplinks
 	regular                     // also attachments
-	full                        // also tables, which otherwise verifyLoop verifies
+	full                        // also tables, which otherwise the loop verifies
 )
 
 // Resync reads everything back (devices, addresses, sysctls, attachments, tables, and the network
@@ -235,23 +235,10 @@ func (p *pass) checkCgroup() error {
 
 // places returns where programs should be attached.
 func (r *Reconciler) places() map[device.Place]bool {
-	all := make(map[device.Place]bool)
-	add := func(places []device.Place) {
-		for _, at := range places {
-			all[at] = true
-		}
+	all := r.objects.Places()
+	for _, at := range r.uplinks.Places() {
+		all[at] = true
 	}
-	for _, n := range r.objects.Networks {
-		if n.Usable() {
-			add(r.kinds.HostPort.Places(n.Ends))
-		}
-	}
-	for _, e := range r.objects.Endpoints {
-		if e.Want != nil {
-			add(e.Kind.Places(e.Ends))
-		}
-	}
-	add(r.uplinks.Places())
 	return all
 }
 
@@ -271,4 +258,41 @@ func (p *pass) writeHostAddrs() error {
 	restored, err := p.r.uplinks.WriteAddrs(p.r.objects.UsableNetworks())
 	p.Count(report.Entry, restored)
 	return err
+}
+
+// attachUplinks finds the uplinks and attaches missing programs.
+func (r *Reconciler) attachUplinks(ctx context.Context) error {
+	if !r.started() {
+		return nil
+	}
+	s, err := r.readHostLocked()
+	defer r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	p, err := r.newPass(ctx, r.snap, s)
+	if err != nil {
+		return err
+	}
+	p.Repair = true
+	err = errors.Join(p.checkUplinks(), r.programs.AttachNew(r.uplinks.Places()))
+	r.wakePromoter()
+	return err
+}
+
+// noteVerified records the result of a part of a verification.
+func (r *Reconciler) noteVerified(ctx context.Context, start time.Time, restored int, err error) {
+	if restored == 0 && err == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_ = r.tables.NoteFailed(err)
+	p, passErr := r.newPass(ctx, r.snap, device.State{})
+	if passErr != nil {
+		return
+	}
+	p.Repair = true
+	p.Count(report.Entry, restored)
+	r.finish(p, "resync", start, err)
 }

@@ -4,13 +4,11 @@ package reconcile
 
 import (
 	"context"
-	"errors"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
-	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -24,22 +22,36 @@ const (
 	maxRetry = time.Minute            // and at most
 )
 
+// loop keeps the kernel in the state of the last snapshot.
+type loop struct {
+	r        *Reconciler
+	changed  chan struct{} // has a token if the host changed
+	appeared chan uint32   // devices that may be new uplinks
+	pending  pending
+}
+
+func newLoop(r *Reconciler) *loop {
+	return &loop{
+		r: r, changed: make(chan struct{}, 1), appeared: make(chan uint32, uplinkQueueLen),
+		pending: pending{Events: netns.NewEvents()},
+	}
+}
+
 // Run keeps the kernel in the state of the last snapshot until ctx ends.
 func (r *Reconciler) Run(ctx context.Context) error {
+	l := newLoop(r)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	changed, queue := make(chan struct{}, 1), pending{Events: netns.NewEvents()}
-	appeared := make(chan uint32, uplinkQueueLen)
-	wg.Go(func() {
-		r.keepWatching(ctx, "devices", func() error { return r.watchHost(ctx, changed, appeared) })
-	})
-	wg.Go(func() { r.uplinkLoop(ctx, appeared) })
-	wg.Go(func() {
-		r.keepWatching(ctx, "sandboxes", func() error { return r.watchNetNS(ctx, queue.Events) })
-	})
-	wg.Go(func() { r.promoteLoop(ctx) })
-	wg.Go(func() { r.verifyLoop(ctx) })
+	wg.Go(func() { l.keepWatching(ctx, "devices", l.watchHost) })
+	wg.Go(func() { l.attachUplinks(ctx) })
+	wg.Go(func() { l.keepWatching(ctx, "sandboxes", l.watchNetNS) })
+	wg.Go(func() { l.promote(ctx) })
+	wg.Go(func() { l.verify(ctx) })
+	return l.check(ctx)
+}
 
+// check checks the host and the sandboxes, after events and in turn, until ctx ends.
+func (l *loop) check(ctx context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var last time.Time
@@ -49,31 +61,31 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-changed:
+		case <-l.changed:
 			if due == nil {
 				due = time.After(max(settle, time.Until(last.Add(distance))))
 			}
 			continue
-		case <-queue.Ready:
+		case <-l.pending.Ready:
 			if pendingDue == nil {
-				pendingDue = time.After(max(settle, time.Until(queue.rested)))
+				pendingDue = time.After(max(settle, time.Until(l.pending.rested)))
 			}
 			continue
 		case <-pendingDue:
 			pendingDue = nil
-			r.checkPending(ctx, &queue)
-			if r.unfinished() {
-				wake(changed)
+			l.checkPending(ctx)
+			if l.r.unfinished() {
+				wake(l.changed)
 			}
 			continue
 		case <-due:
 		case <-ticker.C:
 			how = regular
 			// Errors are logged where they occur, here and below.
-			_, _ = r.checkSandboxes(ctx, r.nextSandboxes(sandboxesPerTick))
+			_, _ = l.r.checkSandboxes(ctx, l.r.nextSandboxes(sandboxesPerTick))
 		}
 		due = nil
-		_, _ = r.check(ctx, how)
+		_, _ = l.r.check(ctx, how)
 		last = time.Now()
 	}
 }
@@ -87,17 +99,17 @@ func wake(c chan<- struct{}) {
 }
 
 // keepWatching restarts a watch whenever it ends, with increasing delay, until ctx ends.
-func (r *Reconciler) keepWatching(ctx context.Context, what string, watch func() error) {
+func (l *loop) keepWatching(ctx context.Context, what string, watch func(context.Context) error) {
 	for wait := retry; ctx.Err() == nil; wait = min(2*wait, maxRetry) {
 		start := time.Now()
-		err := watch()
+		err := watch(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if time.Since(start) > maxRetry {
 			wait = retry
 		}
-		r.log.Warn("watch ended; changes are noticed late until it is restarted", "watch", what, "in", wait, "err", err)
+		l.r.log.Warn("watch ended; changes are noticed late until it is restarted", "watch", what, "in", wait, "err", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -105,70 +117,49 @@ func (r *Reconciler) keepWatching(ctx context.Context, what string, watch func()
 	}
 }
 
-// uplinkQueueLen bounds the queue of possible new uplinks for uplinkLoop.
+// uplinkQueueLen bounds the queue of devices that may be new uplinks.
 const uplinkQueueLen = 64
 
-// watchHost watches the host until ctx ends. It sends possible new uplinks to appeared, for
-// uplinkLoop, and wakes changed for everything else.
-func (r *Reconciler) watchHost(ctx context.Context, changed chan<- struct{}, appeared chan<- uint32) error {
+// watchHost watches the host until ctx ends.
+func (l *loop) watchHost(ctx context.Context) error {
 	send := func(index uint32) {
 		select {
-		case appeared <- index:
-		default: // the check that changed wakes finds it
+		case l.appeared <- index:
+		default: // the next check finds it
 		}
 	}
-	return r.nl.Watch(ctx, rtnl.Listener{
-		Changed: func() { wake(changed) },
+	return l.r.nl.Watch(ctx, rtnl.Listener{
+		Changed: func() { wake(l.changed) },
 		FilterRemoved: func(ifindex int) {
-			if r.programs.Suspect(ifindex) {
-				wake(changed)
+			if l.r.programs.Suspect(ifindex) {
+				wake(l.changed)
 			}
 		},
-		Link: func(l rtnl.Link) {
-			if r.uplinks.IsNew(l) {
-				send(l.Index)
+		Link: func(link rtnl.Link) {
+			if l.r.uplinks.IsNew(link) {
+				send(link.Index)
 			}
 		},
 		Addr: send,
 	})
 }
 
-// uplinkLoop attaches programs to new uplinks without waiting for the next check: until they are
-// attached, packets of flows would reach the host's stack.
-func (r *Reconciler) uplinkLoop(ctx context.Context, appeared <-chan uint32) {
+// attachUplinks attaches programs to new uplinks without waiting for the next check: until they
+// are attached, packets of flows would reach the host's stack.
+func (l *loop) attachUplinks(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case index := <-appeared:
-			if l, err := r.nl.Link(index); err != nil || l.Ours() {
+		case index := <-l.appeared:
+			if link, err := l.r.nl.Link(index); err != nil || link.Ours() {
 				continue // deleted, or a gateway
 			}
-			if err := r.attachUplinks(ctx); err != nil {
-				r.log.Debug("cannot attach to new uplinks before the next check", "err", err)
+			if err := l.r.attachUplinks(ctx); err != nil {
+				l.r.log.Debug("cannot attach to new uplinks before the next check", "err", err)
 			}
 		}
 	}
-}
-
-// attachUplinks finds the uplinks and attaches missing programs.
-func (r *Reconciler) attachUplinks(ctx context.Context) error {
-	if !r.started() {
-		return nil
-	}
-	s, err := r.readHostLocked()
-	defer r.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	p, err := r.newPass(ctx, r.snap, s)
-	if err != nil {
-		return err
-	}
-	p.Repair = true
-	err = errors.Join(p.checkUplinks(), r.programs.AttachNew(r.uplinks.Places()))
-	r.wakePromoter()
-	return err
 }
 
 // promoteDelay is how long no verb must have run before filters that were attached fast are
@@ -176,47 +167,29 @@ func (r *Reconciler) attachUplinks(ctx context.Context) error {
 // container.
 const promoteDelay = 500 * time.Millisecond
 
-// promoteLoop replaces fast attachments by tcx links, one at a time, until ctx ends. The first
-// pass of the next daemon promotes those that remain.
-func (r *Reconciler) promoteLoop(ctx context.Context) {
+// promote replaces fast attachments by tcx links, one at a time, until ctx ends. The first pass of
+// the next daemon promotes those that remain.
+func (l *loop) promote(ctx context.Context) {
 	var due <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.promote:
+		case <-l.r.promote:
 		case <-due:
 		}
 		due = nil
-		if wait, more := r.promoteOne(); more {
+		if wait, more := l.r.promoteOne(); more {
 			due = time.After(wait)
 		}
-	}
-}
-
-// promoteOne promotes one attachment. If a verb ran within promoteDelay, it promotes none and
-// returns how long to wait.
-func (r *Reconciler) promoteOne() (wait time.Duration, more bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if wait := time.Until(r.lastApply.Add(promoteDelay)); wait > 0 {
-		return wait, true
-	}
-	return 0, r.programs.PromoteOne()
-}
-
-// wakePromoter wakes promoteLoop if there is something to promote.
-func (r *Reconciler) wakePromoter() {
-	if r.programs.Unpromoted() {
-		wake(r.promote)
 	}
 }
 
 // verifyPause is the time between two parts of a large table: a round of 100 000 entries takes 4 s.
 const verifyPause = 50 * time.Millisecond
 
-// verifyLoop verifies the tables at every tick until ctx ends, large ones a part at a time.
-func (r *Reconciler) verifyLoop(ctx context.Context) {
+// verify verifies the tables at every tick until ctx ends, large ones a part at a time.
+func (l *loop) verify(ctx context.Context) {
 	lastErr := ""
 	for wait := tick; ; {
 		select {
@@ -224,37 +197,69 @@ func (r *Reconciler) verifyLoop(ctx context.Context) {
 			return
 		case <-time.After(wait):
 		}
-		if !r.started() {
+		if !l.r.started() {
 			continue
 		}
 		start := time.Now()
-		restored, more, err := r.tables.VerifyPart()
+		restored, more, err := l.r.tables.VerifyPart()
 		if err == nil {
 			lastErr = ""
 		} else if lastErr != err.Error() {
 			lastErr = err.Error()
-			r.log.Error("cannot verify the tables", "err", err)
+			l.r.log.Error("cannot verify the tables", "err", err)
 		}
-		r.noteVerified(ctx, start, restored, err)
+		l.r.noteVerified(ctx, start, restored, err)
 		if wait = tick; more {
 			wait = verifyPause
 		}
 	}
 }
 
-// noteVerified records the result of a part of a verification.
-func (r *Reconciler) noteVerified(ctx context.Context, start time.Time, restored int, err error) {
-	if restored == 0 && err == nil {
-		return
+const (
+	// sandboxesAtOnce bounds how many changed sandboxes are checked in a row.
+	sandboxesAtOnce = 100
+	// restFactor is how long verbs have the lock to themselves afterwards, as a multiple of the
+	// time that the checks took: a sandbox whose program changes something all the time gets no
+	// more than its share.
+	restFactor = 3
+)
+
+// pending are the sandboxes that changed and are not checked yet.
+type pending struct {
+	*netns.Events
+	waiting []string // IDs
+	rested  time.Time
+}
+
+// checkPending checks some of the sandboxes that changed, or may have. The repairs themselves
+// cause events, and so one more check, which finds nothing to repair.
+func (l *loop) checkPending(ctx context.Context) {
+	b := &l.pending
+	start := time.Now()
+	for _, id := range l.r.affected(b.Take()) {
+		if !slices.Contains(b.waiting, id) {
+			b.waiting = append(b.waiting, id)
+		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_ = r.tables.NoteFailed(err)
-	p, passErr := r.newPass(ctx, r.snap, device.State{})
-	if passErr != nil {
-		return
+	n := min(len(b.waiting), sandboxesAtOnce)
+	_, _ = l.r.checkSandboxes(ctx, b.waiting[:n]) // errors are logged where they arise
+	if b.waiting = b.waiting[n:]; len(b.waiting) > 0 {
+		b.Wake()
 	}
-	p.Repair = true
-	p.Count(report.Entry, restored)
-	r.finish(p, "resync", start, err)
+	end := time.Now()
+	b.rested = end.Add(restFactor * end.Sub(start))
+}
+
+// watchNetNS collects events until ctx ends. The watch starts without sandboxes; each is added
+// when it is checked, and the initial missed has all of them checked.
+func (l *loop) watchNetNS(ctx context.Context) error {
+	w, err := rtnl.NewNetNSWatch()
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	l.r.setWatch(w)
+	defer l.r.setWatch(nil)
+	l.pending.Missed()
+	return w.Run(ctx, l.pending.Note, l.pending.Missed)
 }

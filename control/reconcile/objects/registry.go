@@ -97,6 +97,27 @@ func (o *Objects) All() entries.Set {
 	return all
 }
 
+// Places returns where the programs of the objects' devices should be attached.
+func (o *Objects) Places() map[device.Place]bool {
+	all := make(map[device.Place]bool)
+	add := func(places []device.Place) {
+		for _, at := range places {
+			all[at] = true
+		}
+	}
+	for _, n := range o.Networks {
+		if n.Usable() {
+			add(o.kinds.HostPort.Places(n.Ends))
+		}
+	}
+	for _, e := range o.Endpoints {
+		if e.Want != nil {
+			add(e.Kind.Places(e.Ends))
+		}
+	}
+	return all
+}
+
 // serve records that a publish has its endpoint as the backend.
 func (o *Objects) serve(b *Publish) {
 	of := o.serving[b.Want.EndpointID]

@@ -11,35 +11,12 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
-	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-const (
-	// sandboxesPerTick bounds how many sandboxes are checked per tick.
-	sandboxesPerTick = 50
-	// sandboxesAtOnce bounds how many changed sandboxes are checked in a row.
-	sandboxesAtOnce = 100
-	// restFactor is how long verbs have the lock to themselves afterwards, as a multiple of the
-	// time that the checks took: a sandbox whose program changes something all the time gets no
-	// more than its share.
-	restFactor = 3
-)
-
-// watchNetNS collects events until ctx ends. The watch starts without sandboxes; each is added
-// when it is checked, and the initial missed has all of them checked.
-func (r *Reconciler) watchNetNS(ctx context.Context, n *netns.Events) error {
-	w, err := rtnl.NewNetNSWatch()
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	r.setWatch(w)
-	defer r.setWatch(nil)
-	n.Missed()
-	return w.Run(ctx, n.Note, n.Missed)
-}
+// sandboxesPerTick bounds how many sandboxes are checked per tick.
+const sandboxesPerTick = 50
 
 // setWatch sets the watch that sandboxes are added to, or nil.
 func (r *Reconciler) setWatch(w *rtnl.NetNSWatch) {
@@ -49,31 +26,6 @@ func (r *Reconciler) setWatch(w *rtnl.NetNSWatch) {
 	for _, b := range r.objects.Sandboxes {
 		b.Unwatch()
 	}
-}
-
-// pending are the sandboxes that changed and are not checked yet.
-type pending struct {
-	*netns.Events
-	waiting []string // IDs
-	rested  time.Time
-}
-
-// checkPending checks some of the sandboxes that changed, or may have. The repairs themselves
-// cause events, and so one more check, which finds nothing to repair.
-func (r *Reconciler) checkPending(ctx context.Context, b *pending) {
-	start := time.Now()
-	for _, id := range r.affected(b.Take()) {
-		if !slices.Contains(b.waiting, id) {
-			b.waiting = append(b.waiting, id)
-		}
-	}
-	n := min(len(b.waiting), sandboxesAtOnce)
-	_, _ = r.checkSandboxes(ctx, b.waiting[:n]) // errors are logged where they arise
-	if b.waiting = b.waiting[n:]; len(b.waiting) > 0 {
-		b.Wake()
-	}
-	end := time.Now()
-	b.rested = end.Add(restFactor * end.Sub(start))
 }
 
 // affected returns the IDs of the sandboxes that have one of the numbers, or of all sandboxes.

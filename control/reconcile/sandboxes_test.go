@@ -12,18 +12,17 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // startWatch starts the watch of a world's namespaces, and checks all sandboxes as Run would.
-func startWatch(t *testing.T, w *world) *pending {
+func startWatch(t *testing.T, w *world) *loop {
 	t.Helper()
-	b := &pending{Events: netns.NewEvents()}
+	b := newLoop(w.r)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- w.r.watchNetNS(ctx, b.Events) }()
+	go func() { done <- b.watchNetNS(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -33,14 +32,14 @@ func startWatch(t *testing.T, w *world) *pending {
 	if !hasEvents(b, 5*time.Second) {
 		t.Fatal("the watch does not start")
 	}
-	w.r.checkPending(t.Context(), b)
+	b.checkPending(t.Context())
 	return b
 }
 
 // hasEvents waits for the first event, and then for the others of the same change.
-func hasEvents(b *pending, timeout time.Duration) bool {
+func hasEvents(b *loop, timeout time.Duration) bool {
 	select {
-	case <-b.Ready:
+	case <-b.pending.Ready:
 		time.Sleep(settle)
 		return true
 	case <-time.After(timeout):
@@ -58,14 +57,14 @@ func deleteAddr(w *world, b *model.Sandbox, p netip.Prefix) {
 
 // wantSettled fails the test if the remaining events cause repairs, and thus more events. Events
 // of carrier changes arrive within a second.
-func wantSettled(t *testing.T, w *world, b *pending) {
+func wantSettled(t *testing.T, w *world, b *loop) {
 	t.Helper()
 	before := w.r.Stats().Repairs[report.Address]
 	for range 10 {
 		if !hasEvents(b, 1500*time.Millisecond) {
 			return
 		}
-		w.r.checkPending(t.Context(), b)
+		b.checkPending(t.Context())
 		if now := w.r.Stats().Repairs[report.Address]; now != before {
 			t.Fatalf("%d repairs, %d before: repairs cause repairs", now, before)
 		}
@@ -88,12 +87,12 @@ func TestInsidesAreHeard(t *testing.T) {
 	if !hasEvents(b, 5*time.Second) {
 		t.Fatal("no event for a removed address")
 	}
-	if ids := w.r.affected(b.Take()); len(ids) != 1 || ids[0] != first.ID {
+	if ids := w.r.affected(b.pending.Take()); len(ids) != 1 || ids[0] != first.ID {
 		t.Errorf("affected are %v, want %s", ids, first.ID)
 	}
 	number, _ := w.r.objects.Sandboxes[first.ID].Number()
-	b.Note(number)
-	w.r.checkPending(t.Context(), b)
+	b.pending.Note(number)
+	b.checkPending(t.Context())
 	if got := w.r.Stats().Repairs; got[report.Address] != 1 || got[report.Route] != 1 {
 		t.Errorf("repairs are %v, want an address and the default route", got)
 	}
@@ -108,7 +107,7 @@ func TestInsidesAreHeard(t *testing.T) {
 	if !hasEvents(b, 5*time.Second) {
 		t.Fatal("no event for a removed address in a new sandbox")
 	}
-	w.r.checkPending(t.Context(), b)
+	b.checkPending(t.Context())
 	if got := w.r.Stats().Repairs[report.Address]; got != 2 {
 		t.Errorf("%d addresses repaired, want 2", got)
 	}
@@ -125,20 +124,20 @@ func TestBacklog(t *testing.T) {
 	}
 	w.apply(p)
 	b := startWatch(t, w)
-	if len(b.waiting) != rest || len(b.Ready) != 1 {
-		t.Fatalf("%d sandboxes wait, and there are %d tokens; want %d and 1", len(b.waiting), len(b.Ready), rest)
+	if len(b.pending.waiting) != rest || len(b.pending.Ready) != 1 {
+		t.Fatalf("%d sandboxes wait, and there are %d tokens; want %d and 1", len(b.pending.waiting), len(b.pending.Ready), rest)
 	}
-	if !b.rested.After(time.Now()) {
+	if !b.pending.rested.After(time.Now()) {
 		t.Error("no rest after the work")
 	}
-	waited := b.waiting
-	b.Missed()
-	w.r.checkPending(t.Context(), b)
-	if len(b.waiting) != rest {
-		t.Errorf("%d sandboxes wait, want %d", len(b.waiting), rest)
+	waited := b.pending.waiting
+	b.pending.Missed()
+	b.checkPending(t.Context())
+	if len(b.pending.waiting) != rest {
+		t.Errorf("%d sandboxes wait, want %d", len(b.pending.waiting), rest)
 	}
 	for _, id := range waited {
-		if _, watched := w.r.objects.Sandboxes[id].Number(); !watched || slices.Contains(b.waiting, id) {
+		if _, watched := w.r.objects.Sandboxes[id].Number(); !watched || slices.Contains(b.pending.waiting, id) {
 			t.Errorf("sandbox %s waited and has to wait again", model.ShortID(id))
 		}
 	}
