@@ -37,10 +37,9 @@ func (p *pass) finishNetworks() {
 }
 
 func (p *pass) finishNetwork(n *objects.Network, f device.Found) error {
-	kind := p.r.kinds.HostPort
-	ch, err := kind.Configure(p.host, n.Spec(), f)
+	ch, err := n.Kind.Configure(p.host, n.Spec(), f)
 	if f.Created {
-		return errors.Join(err, kind.Finish(n.Spec(), n.Ends))
+		return errors.Join(err, n.Kind.Finish(n.Spec(), n.Ends))
 	}
 	p.CountChanges(ch)
 	return err

@@ -49,8 +49,7 @@ func (p *pass) makeNamespace(b *objects.Sandbox) (made bool, err error) {
 
 // makeHostPort creates or adopts a network's host port.
 func (p *pass) makeHostPort(n *objects.Network) error {
-	kind := p.r.kinds.HostPort
-	f, ok, err := kind.Adopt(p.host, n.ID, n.Ends)
+	f, ok, err := n.Kind.Adopt(p.host, n.ID, n.Ends)
 	if err != nil {
 		return err
 	}
@@ -58,7 +57,7 @@ func (p *pass) makeHostPort(n *objects.Network) error {
 		if err := p.countUnder(n); err != nil {
 			return err
 		}
-		if f, err = kind.Create(n.Spec()); f.Created {
+		if f, err = n.Kind.Create(n.Spec()); f.Created {
 			p.Count(report.Device, 1)
 		}
 		if err != nil {
@@ -69,7 +68,7 @@ func (p *pass) makeHostPort(n *objects.Network) error {
 	if n.Ends == f.Ends() {
 		return nil
 	}
-	p.replaced(n.Ends)
+	p.replaced(n.Kind, n.Ends)
 	n.Ends = f.Ends()
 	p.TouchNetwork(n) // its endpoints' entries contain the host port
 	return nil
@@ -118,16 +117,16 @@ func (p *pass) makeEndpoint(e *objects.Endpoint) {
 // moveEndpoint records the current devices of an endpoint.
 func (p *pass) moveEndpoint(e *objects.Endpoint, now device.Ends) {
 	if e.Ends.Host != now.Host {
-		p.replaced(e.Ends)
+		p.replaced(e.Kind, e.Ends)
 		e.Finished = false
 	}
 	e.Ends = now
 }
 
 // replaced schedules the removal of flows and programs of a device that no longer exists.
-func (p *pass) replaced(ends device.Ends) {
+func (p *pass) replaced(kind device.Kind, ends device.Ends) {
 	p.Flows.Device(ends.Host)
-	p.detachLater(ends)
+	p.detached = append(p.detached, kind.Places(ends)...)
 }
 
 // mayVanish reports whether a missing namespace is not the caller's error: a namespace that
@@ -197,18 +196,11 @@ func (p *pass) createDevice(e *objects.Endpoint, spec device.Spec, where string)
 	return f, err
 }
 
-// detachLater schedules the detachment from a device that was removed or is about to be.
-func (p *pass) detachLater(ends device.Ends) {
-	if ends.Host != 0 {
-		p.detached = append(p.detached, ends.Host)
-	}
-}
-
 // attach attaches the programs of the pass's endpoints and host ports.
 func (p *pass) attach() {
 	for id, n := range p.Networks {
 		if n.Usable() && !n.Dirty {
-			err := p.r.programs.Attach(p.r.kinds.HostPort.Places(n.Ends), false)
+			err := p.r.programs.Attach(n.Kind.Places(n.Ends), false)
 			n.Dirty = err != nil
 			p.SetErr(&n.LastErr, "network", id, err)
 		}

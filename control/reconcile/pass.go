@@ -29,7 +29,7 @@ type pass struct {
 	netDevices map[string]device.Found
 	epDevices  map[string]device.Found
 
-	detached []uint32 // devices to detach programs from
+	detached []device.Place // of devices that were removed or are about to be
 }
 
 // newPass returns a pass towards a snapshot. state is what was read of the host, or the zero State.

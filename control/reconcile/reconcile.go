@@ -65,7 +65,6 @@ type Reconciler struct {
 	nl  *rtnl.Handle
 	log *slog.Logger
 
-	kinds      *device.Kinds
 	objects    *objects.Objects
 	traffic    tables.TrafficTable
 	namespaces *netns.Namespaces
@@ -96,11 +95,9 @@ func New(cfg Config, dp Datapath, t tables.Set, nl *rtnl.Handle) *Reconciler {
 	if cfg.Observe == nil {
 		cfg.Observe = func(string, time.Duration, error) {}
 	}
-	kinds := device.NewKinds(nl, cfg.Log)
 	return &Reconciler{
 		cfg: cfg, dp: dp, nl: nl, log: cfg.Log,
-		kinds:      kinds,
-		objects:    objects.New(kinds),
+		objects:    objects.New(device.NewKinds(nl, cfg.Log)),
 		namespaces: netns.New(nl, cfg.Log),
 		programs:   programs.New(dp, cfg.Log),
 		tables:     tables.New(t),

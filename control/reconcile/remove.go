@@ -7,31 +7,13 @@ import (
 	"path/filepath"
 
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
-	"github.com/fairlead-net/fairlead/control/reconcile/objects"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
-	"github.com/fairlead-net/fairlead/loader"
 )
 
 // sweep removes Fairlead's devices that belong to no object, and in the first pass the namespaces
 // too. It runs first, since their peers may have names that are needed.
 func (p *pass) sweep() error {
-	wanted := make(map[string]bool)
-	add := func(kind device.Kind, s device.Spec) {
-		for _, name := range kind.Names(s) {
-			wanted[name] = true
-		}
-	}
-	for n := range p.s.Networks() {
-		if objects.HasHostPort(n) {
-			add(p.r.kinds.HostPort, device.Spec{ID: n.ID, Network: n})
-		}
-	}
-	for e := range p.s.Endpoints() {
-		if n := p.s.Network(e.NetworkID); n != nil && e.SandboxID != "" {
-			add(p.r.kinds.Of(n), device.Spec{ID: e.ID, Network: n, Endpoint: e, EngineManaged: objects.IsEngineManaged(p.s, e)})
-		}
-	}
-	errs := []error{p.host.Sweep(wanted, p.r.log)}
+	errs := []error{p.host.Sweep(p.r.objects.Names(p.s), p.r.log)}
 	if p.first && p.r.cfg.NetNSDir != "" {
 		errs = append(errs, p.sweepNamespaces())
 	}
@@ -61,7 +43,7 @@ func (p *pass) remove() {
 	}
 	for _, n := range p.RemovedNetworks {
 		p.Flows.Device(n.Ends.Host)
-		err := p.removeDevice(p.r.kinds.HostPort, n.ID, n.Ends)
+		err := p.removeDevice(n.Kind, n.ID, n.Ends)
 		p.SetErr(&n.LastErr, "network", n.ID, err)
 		if err == nil {
 			delete(p.r.objects.Networks, n.ID)
@@ -74,8 +56,8 @@ func (p *pass) remove() {
 			delete(p.r.objects.Sandboxes, b.ID)
 		}
 	}
-	for _, ifindex := range p.detached {
-		p.Fail(p.r.programs.Detach(device.Place{IfIndex: int(ifindex), Hook: loader.FromEndpoint}))
+	for _, at := range p.detached {
+		p.Fail(p.r.programs.Detach(at))
 	}
 }
 
@@ -84,7 +66,7 @@ func (p *pass) removeDevice(kind device.Kind, id string, ends device.Ends) error
 	if err := kind.Remove(p.host, id, ends); err != nil {
 		return err
 	}
-	p.detachLater(ends)
+	p.detached = append(p.detached, kind.Places(ends)...)
 	return nil
 }
 

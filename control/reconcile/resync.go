@@ -193,7 +193,7 @@ func (p *pass) findDirty() {
 			p.RemovedNetworks = append(p.RemovedNetworks, n)
 			continue
 		}
-		f, ok := p.r.kinds.HostPort.Check(p.host, id, n.Ends)
+		f, ok := n.Kind.Check(p.host, id, n.Ends)
 		if n.Dirty || !ok || f.Ends() != n.Ends {
 			p.TouchNetwork(n)
 			continue

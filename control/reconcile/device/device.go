@@ -89,16 +89,19 @@ func atHostEnd(have Ends) []Place {
 	return []Place{{int(have.Host), loader.FromEndpoint}}
 }
 
-// Kinds are the kinds of devices.
+// Kinds chooses kinds of devices.
 type Kinds struct {
-	HostPort Kind
+	hostPort Kind
 	veth     EndpointKind
 }
 
 // NewKinds returns the kinds of devices.
 func NewKinds(nl *rtnl.Handle, log *slog.Logger) *Kinds {
-	return &Kinds{HostPort: &hostPort{nl: nl, log: log}, veth: &veth{nl: nl}}
+	return &Kinds{hostPort: &hostPort{nl: nl, log: log}, veth: &veth{nl: nl}}
 }
 
-// Of returns the kind of the devices of a network's endpoints.
-func (k *Kinds) Of(*model.Network) EndpointKind { return k.veth }
+// OfNetwork returns the kind of a network's own device.
+func (k *Kinds) OfNetwork(*model.Network) Kind { return k.hostPort }
+
+// OfEndpoint returns the kind of the devices of a network's endpoints.
+func (k *Kinds) OfEndpoint(*model.Network) EndpointKind { return k.veth }

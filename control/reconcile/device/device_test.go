@@ -57,7 +57,7 @@ func read(t *testing.T, nl *rtnl.Handle) *Host {
 func TestKinds(t *testing.T) {
 	nl := newHost(t)
 	kinds := NewKinds(nl, slog.New(slog.DiscardHandler))
-	for name, kind := range map[string]Kind{"host port": kinds.HostPort, "veth": kinds.Of(spec().Network)} {
+	for name, kind := range map[string]Kind{"host port": kinds.OfNetwork(spec().Network), "veth": kinds.OfEndpoint(spec().Network)} {
 		for _, loaded := range []bool{false, true} {
 			host := func() *Host {
 				if loaded {
@@ -137,7 +137,7 @@ func keepsContract(t *testing.T, kind Kind, host func() *Host) {
 // A pair that the last daemon did not finish is deleted, because what it lacks is unknown.
 func TestUnfinishedVeth(t *testing.T) {
 	nl := newHost(t)
-	kind := NewKinds(nl, slog.New(slog.DiscardHandler)).Of(nil)
+	kind := NewKinds(nl, slog.New(slog.DiscardHandler)).OfEndpoint(spec().Network)
 	f, err := kind.Create(spec())
 	if err != nil {
 		t.Fatal(err)
@@ -156,11 +156,11 @@ func TestNameIsTaken(t *testing.T) {
 	nl := newHost(t)
 	s := spec()
 	kinds := NewKinds(nl, slog.New(slog.DiscardHandler))
-	other, err := kinds.Of(nil).Create(s)
+	other, err := kinds.OfEndpoint(spec().Network).Create(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, kind := range map[string]Kind{rtnl.EndpointDevice(s.ID): kinds.Of(nil), rtnl.HostPortDevice(s.ID): kinds.HostPort} {
+	for name, kind := range map[string]Kind{rtnl.EndpointDevice(s.ID): kinds.OfEndpoint(spec().Network), rtnl.HostPortDevice(s.ID): kinds.OfNetwork(spec().Network)} {
 		h := read(t, nl)
 		foreign := other.Host
 		foreign.Kind, foreign.Alias, foreign.Name = "dummy", "", name

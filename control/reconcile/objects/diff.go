@@ -31,7 +31,7 @@ func (w *Work) diffNetworks(before *desired.Snapshot) {
 				w.o.Networks[c.ID] = n
 				w.Fresh[c.ID] = true
 			}
-			n.Want = c.New
+			n.Want, n.Kind = c.New, w.o.kinds.OfNetwork(c.New)
 			w.TouchNetwork(n)
 		case n != nil:
 			n.Want = nil
@@ -83,7 +83,7 @@ func (w *Work) diffEndpoints(before *desired.Snapshot) {
 			w.Fresh[c.ID] = true
 		}
 		w.noteLost(e, c.New)
-		e.Want, e.Kind = c.New, w.o.kinds.Of(w.s.Network(c.New.NetworkID))
+		e.Want, e.Kind = c.New, w.o.kinds.OfEndpoint(w.s.Network(c.New.NetworkID))
 		w.Endpoints[c.ID] = e
 	}
 }

@@ -18,7 +18,8 @@ import (
 type Network struct {
 	ID      string
 	Want    *model.Network // nil if it is to be removed
-	Ends    device.Ends    // of the host port; the peer has the addresses
+	Kind    device.Kind
+	Ends    device.Ends // of the host port; the peer has the addresses
 	Entries entries.Set
 	MACs    map[netip.Addr]model.MAC // current or last MACs of members' addresses
 	Dirty   bool                     // needs a repair

@@ -97,6 +97,27 @@ func (o *Objects) All() entries.Set {
 	return all
 }
 
+// Names returns the aliases and names of the devices that a snapshot wants on the host.
+func (o *Objects) Names(s *desired.Snapshot) map[string]bool {
+	wanted := make(map[string]bool)
+	add := func(kind device.Kind, spec device.Spec) {
+		for _, name := range kind.Names(spec) {
+			wanted[name] = true
+		}
+	}
+	for n := range s.Networks() {
+		if HasHostPort(n) {
+			add(o.kinds.OfNetwork(n), device.Spec{ID: n.ID, Network: n})
+		}
+	}
+	for e := range s.Endpoints() {
+		if n := s.Network(e.NetworkID); n != nil && e.SandboxID != "" {
+			add(o.kinds.OfEndpoint(n), device.Spec{ID: e.ID, Network: n, Endpoint: e, EngineManaged: IsEngineManaged(s, e)})
+		}
+	}
+	return wanted
+}
+
 // Places returns where the programs of the objects' devices should be attached.
 func (o *Objects) Places() map[device.Place]bool {
 	all := make(map[device.Place]bool)
@@ -107,7 +128,7 @@ func (o *Objects) Places() map[device.Place]bool {
 	}
 	for _, n := range o.Networks {
 		if n.Usable() {
-			add(o.kinds.HostPort.Places(n.Ends))
+			add(n.Kind.Places(n.Ends))
 		}
 	}
 	for _, e := range o.Endpoints {
