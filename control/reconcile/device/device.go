@@ -89,19 +89,22 @@ func atHostEnd(have Ends) []Place {
 	return []Place{{int(have.Host), loader.FromEndpoint}}
 }
 
-// Kinds chooses kinds of devices.
+// Kinds are the kinds of devices, in a table: a new kind is a row and a file.
 type Kinds struct {
-	hostPort Kind
-	veth     EndpointKind
+	networks  map[model.DeviceKind]Kind
+	endpoints map[model.DeviceKind]EndpointKind
 }
 
 // NewKinds returns the kinds of devices.
 func NewKinds(nl *rtnl.Handle, log *slog.Logger) *Kinds {
-	return &Kinds{hostPort: &hostPort{nl: nl, log: log}, veth: &veth{nl: nl}}
+	return &Kinds{
+		networks:  map[model.DeviceKind]Kind{model.DeviceHostPort: &hostPort{nl: nl, log: log}},
+		endpoints: map[model.DeviceKind]EndpointKind{model.DeviceVeth: &veth{nl: nl}},
+	}
 }
 
-// OfNetwork returns the kind of a network's own device.
-func (k *Kinds) OfNetwork(*model.Network) Kind { return k.hostPort }
+// OfNetwork returns the kind of a network's own device, or nil if it has none.
+func (k *Kinds) OfNetwork(n *model.Network) Kind { return k.networks[n.Has().OnHost] }
 
-// OfEndpoint returns the kind of the devices of a network's endpoints.
-func (k *Kinds) OfEndpoint(*model.Network) EndpointKind { return k.veth }
+// OfEndpoint returns the kind of the devices of a network's endpoints, or nil if they have none.
+func (k *Kinds) OfEndpoint(n *model.Network) EndpointKind { return k.endpoints[n.Has().Endpoint] }

@@ -176,3 +176,17 @@ func TestNameIsTaken(t *testing.T) {
 		t.Errorf("deleted: %v", err)
 	}
 }
+
+// Every kind of device that a driver asks for is in the table.
+func TestDrivers(t *testing.T) {
+	kinds := NewKinds(nil, nil)
+	for _, name := range []string{model.DriverBridge, model.DriverHost, model.DriverNull} {
+		n := &model.Network{Driver: name}
+		if has := n.Has().OnHost != model.NoDevice; has != (kinds.OfNetwork(n) != nil) {
+			t.Errorf("networks of driver %s have a device: %t; its kind is %v", name, has, kinds.OfNetwork(n))
+		}
+		if has := n.Has().Endpoint != model.NoDevice; has != (kinds.OfEndpoint(n) != nil) {
+			t.Errorf("endpoints of driver %s have a device: %t; its kind is %v", name, has, kinds.OfEndpoint(n))
+		}
+	}
+}

@@ -23,23 +23,25 @@ func (k *veth) Names(s Spec) []string {
 }
 
 func (k *veth) Check(h *Host, id string, have Ends) (Found, bool) {
-	l, ok, err := h.find(rtnl.EndpointAlias(id), rtnl.EndpointDevice(id), have.Host)
-	f := foundVeth(id, l)
+	alias := rtnl.EndpointAlias(id)
+	l, ok, err := h.find(alias, rtnl.EndpointDevice(id), have.Host)
+	f := foundVeth(alias, l)
 	return f, ok && err == nil && f.Finished
 }
 
-// foundVeth returns a pair by its host end.
-func foundVeth(id string, l rtnl.Link) Found {
-	return Found{Host: l, Peer: rtnl.Link{Index: l.PeerIndex}, Finished: l.Alias == rtnl.EndpointAlias(id)}
+// foundVeth returns a pair by its host end, which has the alias if it is finished.
+func foundVeth(alias string, l rtnl.Link) Found {
+	return Found{Host: l, Peer: rtnl.Link{Index: l.PeerIndex}, Finished: l.Alias == alias}
 }
 
 // Adopt adopts no unfinished pair from before this daemon's start, since what it lacks is unknown.
 func (k *veth) Adopt(h *Host, id string, have Ends) (Found, bool, error) {
-	l, ok, err := h.find(rtnl.EndpointAlias(id), rtnl.EndpointDevice(id), have.Host)
+	alias := rtnl.EndpointAlias(id)
+	l, ok, err := h.find(alias, rtnl.EndpointDevice(id), have.Host)
 	if err != nil {
 		return Found{}, false, err
 	}
-	if f := foundVeth(id, l); ok && (f.Finished || l.Index == have.Host) {
+	if f := foundVeth(alias, l); ok && (f.Finished || l.Index == have.Host) {
 		return f, true, nil
 	}
 	return Found{}, false, h.deleteLinks(l)
@@ -50,7 +52,7 @@ func (k *veth) Create(s Spec) (Found, error) {
 		Name: rtnl.EndpointDevice(s.ID), PeerName: s.Endpoint.IfName, PeerMAC: s.Endpoint.MAC,
 		PeerNS: s.NetNS, MTU: s.Network.DeviceMTU(),
 	})
-	f := foundVeth(s.ID, l)
+	f := foundVeth(rtnl.EndpointAlias(s.ID), l)
 	f.Created = err == nil
 	return f, err
 }

@@ -19,7 +19,9 @@ func (w *Work) Diff(before *desired.Snapshot) {
 }
 
 // HasHostPort reports whether a network, which may be nil, should have a host port.
-func HasHostPort(n *model.Network) bool { return n != nil && n.Has().OnHost != model.NoDevice && !n.Idle }
+func HasHostPort(n *model.Network) bool {
+	return n != nil && n.Has().OnHost != model.NoDevice && !n.Idle
+}
 
 func (w *Work) diffNetworks(before *desired.Snapshot) {
 	for c := range desired.DiffNetworks(before, w.s) {

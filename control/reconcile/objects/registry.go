@@ -111,8 +111,12 @@ func (o *Objects) Names(s *desired.Snapshot) map[string]bool {
 		}
 	}
 	for e := range s.Endpoints() {
-		if n := s.Network(e.NetworkID); n != nil && e.SandboxID != "" {
-			add(o.kinds.OfEndpoint(n), device.Spec{ID: e.ID, Network: n, Endpoint: e, EngineManaged: IsEngineManaged(s, e)})
+		n := s.Network(e.NetworkID)
+		if n == nil || e.SandboxID == "" {
+			continue
+		}
+		if kind := o.kinds.OfEndpoint(n); kind != nil {
+			add(kind, device.Spec{ID: e.ID, Network: n, Endpoint: e, EngineManaged: IsEngineManaged(s, e)})
 		}
 	}
 	return wanted
