@@ -39,7 +39,7 @@ func (p *pass) finishNetworks() {
 func (p *pass) finishNetwork(n *objects.Network, f device.Found) error {
 	ch, err := n.Kind.Configure(p.host, n.Spec(), f)
 	if f.Created {
-		return errors.Join(err, n.Kind.Finish(n.Spec(), n.Ends))
+		return errors.Join(err, n.Kind.Finish(n.ID, n.Ends))
 	}
 	p.CountChanges(ch)
 	return err
@@ -59,7 +59,7 @@ func (p *pass) finishSandboxes() {
 			p.CountChanges(ch)
 		}
 		if err == nil && !e.Finished && objects.IsEngineManaged(p.s, e.Want) {
-			err = p.finishEndpoint(e, n)
+			err = p.finishEndpoint(e)
 		}
 		if err != nil {
 			e.Dirty = true
@@ -101,7 +101,7 @@ func (p *pass) finishSandbox(b *objects.Sandbox) {
 		if e.Finished || e.Dirty {
 			continue
 		}
-		if err := p.finishEndpoint(e, p.r.objects.Networks[e.Want.NetworkID]); err != nil {
+		if err := p.finishEndpoint(e); err != nil {
 			e.Dirty = true
 			p.SetErr(&e.LastErr, "endpoint", e.ID, err)
 		}
@@ -138,8 +138,8 @@ func (p *pass) recreate(members []*objects.Endpoint, hostIf uint32) error {
 }
 
 // finishEndpoint marks an endpoint as fully configured.
-func (p *pass) finishEndpoint(e *objects.Endpoint, n *objects.Network) error {
-	err := e.Kind.Finish(e.Spec(p.s, n), e.Ends)
+func (p *pass) finishEndpoint(e *objects.Endpoint) error {
+	err := e.Kind.Finish(e.ID, e.Ends)
 	e.Finished = err == nil
 	return err
 }

@@ -30,7 +30,7 @@ type Kind interface {
 	// them up.
 	Configure(h *Host, s Spec, f Found) (rtnl.Changes, error)
 	// Finish completes devices that were created, once everything about them is configured.
-	Finish(s Spec, have Ends) error
+	Finish(id string, have Ends) error
 	// Remove deletes the devices. Missing ones are not an error.
 	Remove(h *Host, id string, have Ends) error
 	// Places returns where programs are attached.

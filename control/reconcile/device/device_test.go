@@ -99,7 +99,7 @@ func keepsContract(t *testing.T, kind Kind, host func() *Host) {
 	}
 	_, err = kind.Configure(host(), s, f)
 	must(err)
-	must(kind.Finish(s, f.Ends()))
+	must(kind.Finish(s.ID, f.Ends()))
 	done, ok := kind.Check(host(), s.ID, f.Ends())
 	if !ok || done.Ends() != f.Ends() || !done.Finished || !done.Host.Up {
 		t.Errorf("a finished device is found as %+v, %t", done, ok)

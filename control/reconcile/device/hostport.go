@@ -80,7 +80,7 @@ func (k *hostPort) Configure(h *Host, s Spec, f Found) (rtnl.Changes, error) {
 
 // Finish reads the devices, which makes the kernel update their carrier state, so that the first
 // packet is not lost.
-func (k *hostPort) Finish(_ Spec, have Ends) error {
+func (k *hostPort) Finish(_ string, have Ends) error {
 	_, err1 := k.nl.Link(have.Peer)
 	_, err2 := k.nl.Link(have.Host)
 	return errors.Join(err1, err2)

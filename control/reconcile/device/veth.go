@@ -82,8 +82,8 @@ func (k *veth) Configure(h *Host, s Spec, f Found) (rtnl.Changes, error) {
 
 // Finish sets the alias. Reading the device makes the kernel update its carrier state, so that
 // the first packet is not lost.
-func (k *veth) Finish(s Spec, have Ends) error {
-	if err := k.nl.SetAlias(have.Host, rtnl.EndpointAlias(s.ID)); err != nil {
+func (k *veth) Finish(id string, have Ends) error {
+	if err := k.nl.SetAlias(have.Host, rtnl.EndpointAlias(id)); err != nil {
 		return err
 	}
 	_, err := k.nl.Link(have.Host)
