@@ -22,6 +22,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/engine"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/uplink"
 )
 
 // backend is the backend of the API: the controller's verbs, and what only the running daemon
@@ -205,7 +206,7 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	problems, err := b.daemon.handle.FindUplinkProblems(b.daemon.cfg.Uplinks)
+	problems, err := uplink.FindProblems(b.daemon.handle, b.daemon.cfg.Uplinks)
 	if err != nil {
 		return api.Status{}, err
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/tc"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -70,7 +71,7 @@ func cleanup(ctx context.Context, dirs Dirs, handle *rtnl.Handle, progress func(
 			return err
 		}
 	}
-	if err := loader.Cleanup(dirs.BPF, handle); err != nil {
+	if err := loader.Cleanup(dirs.BPF, tc.NewFilters(handle)); err != nil {
 		return err
 	}
 	if err := removeNamespaces(dirs.Run); err != nil {

@@ -36,6 +36,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/reconcile"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/tc"
 	"github.com/fairlead-net/fairlead/control/store"
 	"github.com/fairlead-net/fairlead/loader"
 	"github.com/fairlead-net/fairlead/maps"
@@ -228,7 +229,7 @@ func (d *daemon) openDatapath() error {
 		MaxEndpoints: d.cfg.MaxEndpoints,
 		MaxPublishes: d.cfg.MaxPublishes,
 		Log:          d.log,
-	}, d.handle)
+	}, tc.NewFilters(d.handle))
 	if err != nil {
 		return err
 	}

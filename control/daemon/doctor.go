@@ -13,6 +13,9 @@ import (
 	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/netfilter"
+	"github.com/fairlead-net/fairlead/control/rtnl/tc"
+	"github.com/fairlead-net/fairlead/control/rtnl/uplink"
 	"github.com/fairlead-net/fairlead/loader/probe"
 )
 
@@ -24,9 +27,9 @@ func Doctor(ctx context.Context, w io.Writer, host string) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, fmt.Errorf("probe the kernel: %w", err)
 	}
-	found.List = append(found.List, shaping(rtnl.ProbeShaping()))
+	found.List = append(found.List, shaping(tc.ProbeShaping()))
 	health, status := daemonHealth(ctx, host)
-	report := diagnosis(found) + uplinkProblems(status) + bypassed(rtnl.BypassedRules()) + "\nDaemon\n  " + health + "\n"
+	report := diagnosis(found) + uplinkProblems(status) + bypassed(netfilter.BypassedRules()) + "\nDaemon\n  " + health + "\n"
 	if _, err := io.WriteString(w, report); err != nil {
 		return false, fmt.Errorf("write the report: %w", err)
 	}
@@ -119,7 +122,7 @@ func findUplinkProblems() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	problems, err := h.FindUplinkProblems(nil)
+	problems, err := uplink.FindProblems(h, nil)
 	return problems, errors.Join(err, h.Close())
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/sockdiag"
 )
 
 // Facts reads the kernel of the network namespace that its handle is in.
@@ -174,7 +175,7 @@ func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Ad
 
 // boundOnlyAt reports whether the port is bound at the given addresses only.
 func boundOnlyAt(addrs []netip.Addr, proto model.Proto, f model.Family, port uint16) bool {
-	bound, err := rtnl.Bound(proto, port)
+	bound, err := sockdiag.Bound(proto, port)
 	if err != nil {
 		return false // keep the error of bind
 	}
@@ -200,7 +201,7 @@ func tryBind(proto model.Proto, at netip.AddrPort, v6Only bool) error {
 	if err := bind(proto, at, v6Only, true); err != nil {
 		return err
 	}
-	reserved, err := rtnl.Reserved(at.Port())
+	reserved, err := sockdiag.Reserved(at.Port())
 	if err == nil && reserved {
 		err = unix.EADDRINUSE
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/reconcile/objects"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/configure"
 )
 
 // writeEntries writes the entries of the pass's objects.
@@ -85,7 +86,7 @@ func (p *pass) finishSandbox(b *objects.Sandbox) {
 	if err == nil {
 		err = p.untrack(b, members)
 	}
-	if missing := (*rtnl.MissingError)(nil); errors.As(err, &missing) {
+	if missing := (*configure.MissingError)(nil); errors.As(err, &missing) {
 		err = errors.Join(err, p.recreate(members, missing.HostIndex))
 	}
 	if errors.Is(err, rtnl.ErrNoNetNS) && p.mayVanish(b.ID) {
@@ -110,7 +111,7 @@ func (p *pass) finishSandbox(b *objects.Sandbox) {
 
 // configureSandbox configures a sandbox's network namespace.
 func (p *pass) configureSandbox(b *objects.Sandbox, members []*objects.Endpoint) error {
-	var devs []rtnl.SandboxDevice
+	var devs []configure.Device
 	for _, e := range members {
 		n := p.r.objects.Networks[e.Want.NetworkID]
 		if n == nil || n.Want == nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/tc"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -59,12 +60,12 @@ func testRealDatapath(t *testing.T, clsact bool) {
 		CTMax: 1024, MaxEndpoints: 64, MaxPublishes: 64,
 	}
 	t.Cleanup(func() {
-		if err := loader.Cleanup(cfg.BPFDir, w.nl); err != nil {
+		if err := loader.Cleanup(cfg.BPFDir, tc.NewFilters(w.nl)); err != nil {
 			t.Error(err)
 		}
 	})
 	start := func(p *plan) (*loader.Datapath, *Reconciler) {
-		d, err := loader.Open(cfg, w.nl)
+		d, err := loader.Open(cfg, tc.NewFilters(w.nl))
 		if err != nil {
 			t.Fatal(err)
 		}

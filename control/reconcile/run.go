@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/watch"
 )
 
 // The timing of Run. Any damage is repaired within 5 s: devices and addresses, on the host and in
@@ -128,7 +129,7 @@ func (l *loop) watchHost(ctx context.Context) error {
 		default: // the next check finds it
 		}
 	}
-	return l.r.nl.Watch(ctx, rtnl.Listener{
+	return watch.Host(ctx, l.r.nl, watch.Listener{
 		Changed: func() { wake(l.changed) },
 		FilterRemoved: func(ifindex int) {
 			if l.r.programs.Suspect(ifindex) {
@@ -253,7 +254,7 @@ func (l *loop) checkPending(ctx context.Context) {
 // watchNetNS collects events until ctx ends. The watch starts without sandboxes; each is added
 // when it is checked, and the initial missed has all of them checked.
 func (l *loop) watchNetNS(ctx context.Context) error {
-	w, err := rtnl.NewNetNSWatch()
+	w, err := watch.NewSandboxes()
 	if err != nil {
 		return err
 	}

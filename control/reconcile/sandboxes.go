@@ -12,14 +12,14 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
-	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/watch"
 )
 
 // sandboxesPerTick bounds how many sandboxes are checked per tick.
 const sandboxesPerTick = 50
 
 // setWatch sets the watch that sandboxes are added to, or nil.
-func (r *Reconciler) setWatch(w *rtnl.NetNSWatch) {
+func (r *Reconciler) setWatch(w *watch.Sandboxes) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.namespaces.SetWatch(w)

@@ -20,9 +20,15 @@ type Addr struct {
 	Flags   uint32       // IFA_F_
 }
 
+// IsGlobal reports whether the address may be used beyond the link.
+func (a Addr) IsGlobal() bool {
+	ip := a.Prefix.Addr()
+	return a.Scope == unix.RT_SCOPE_UNIVERSE && ip.IsGlobalUnicast() && a.Flags&unix.IFA_F_DADFAILED == 0
+}
+
 // Addrs lists the addresses of every device of the host.
 func (h *Handle) Addrs() ([]Addr, error) {
-	as, err := h.conn.addrs()
+	as, err := h.conn.Addrs()
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -31,18 +37,23 @@ func (h *Handle) Addrs() ([]Addr, error) {
 
 // AddAddr adds an address to a device of the host, without duplicate address detection. An
 // address that already exists is not an error.
-func (h *Handle) AddAddr(index uint32, p netip.Prefix) error { return h.conn.addAddr(index, p) }
+func (h *Handle) AddAddr(index uint32, p netip.Prefix) error { return h.conn.AddAddr(index, p) }
 
 // DeleteAddr removes an address from a device of the host. A missing address is not an error.
-func (h *Handle) DeleteAddr(index uint32, p netip.Prefix) error {
-	err := h.conn.do(unix.RTM_DELADDR, 0, addrMsg(index, p), addr(unix.IFA_LOCAL, p.Addr()))
+func (h *Handle) DeleteAddr(index uint32, p netip.Prefix) error { return h.conn.DeleteAddr(index, p) }
+
+// DeleteAddr removes an address from a device. A missing address is not an error.
+func (c *Conn) DeleteAddr(index uint32, p netip.Prefix) error {
+	err := c.do(unix.RTM_DELADDR, 0, addrMsg(index, p), addr(unix.IFA_LOCAL, p.Addr()))
 	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("remove address %s from device %d: %w", p, index, err)
 	}
 	return nil
 }
 
-func (c *conn) addAddr(index uint32, p netip.Prefix) error {
+// AddAddr adds an address to a device, without duplicate address detection. An address that
+// already exists is not an error.
+func (c *Conn) AddAddr(index uint32, p netip.Prefix) error {
 	msg := addrMsg(index, p)
 	parts := []nl.NetlinkRequestData{msg, addr(unix.IFA_LOCAL, p.Addr()), addr(unix.IFA_ADDRESS, p.Addr())}
 	if p.Addr().Is6() {
@@ -61,7 +72,7 @@ func (c *conn) addAddr(index uint32, p netip.Prefix) error {
 }
 
 func addrMsg(index uint32, p netip.Prefix) *nl.IfAddrmsg {
-	msg := nl.NewIfAddrmsg(family(p.Addr()))
+	msg := nl.NewIfAddrmsg(Family(p.Addr()))
 	msg.Index = index
 	msg.Prefixlen = uint8(p.Bits())
 	if p.Addr().IsLoopback() {
@@ -78,21 +89,23 @@ func broadcast(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-func (c *conn) addrs() ([]Addr, error) {
+// Addrs lists the addresses of every device.
+func (c *Conn) Addrs() ([]Addr, error) {
 	msgs, err := c.dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC))
 	if err != nil {
 		return nil, err
 	}
 	as := make([]Addr, 0, len(msgs))
 	for _, m := range msgs {
-		if a, ok := parseAddr(m); ok {
+		if a, ok := ParseAddr(m); ok {
 			as = append(as, a)
 		}
 	}
 	return as, nil
 }
 
-func parseAddr(m []byte) (Addr, bool) {
+// ParseAddr decodes the body of an RTM_NEWADDR message.
+func ParseAddr(m []byte) (Addr, bool) {
 	if len(m) < unix.SizeofIfAddrmsg {
 		return Addr{}, false
 	}

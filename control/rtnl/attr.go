@@ -51,8 +51,8 @@ func str(kind int, v string) *nl.RtAttr { return nl.NewRtAttr(kind, nl.ZeroTermi
 
 func addr(kind int, a netip.Addr) *nl.RtAttr { return nl.NewRtAttr(kind, a.AsSlice()) }
 
-// family returns the address family of an address.
-func family(a netip.Addr) int {
+// Family returns the address family of an address.
+func Family(a netip.Addr) int {
 	if a.Is4() {
 		return unix.AF_INET
 	}

@@ -6,9 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -21,54 +19,6 @@ var ErrExists = errors.New("a device of that name already exists")
 
 // ErrNoDevice is returned when a device does not exist.
 var ErrNoDevice = errors.New("no such device")
-
-// deviceGroup marks Fairlead's devices from their creation. The alias, which cannot be set in the
-// same message, marks a finished device.
-const deviceGroup = 0x666c
-
-// deletionGroup is the group of devices that are deleted together.
-const deletionGroup = 0x666d
-
-// deletedTogether bounds how many devices are deleted together: the kernel holds the RTNL lock
-// meanwhile, about 10 ms for each device that has a tcx program.
-const deletedTogether = 8
-
-// deletionPoll is the interval at which DeleteLink checks whether the device still exists.
-const deletionPoll = 2 * time.Millisecond
-
-// AliasPrefix is the prefix of the aliases of Fairlead's devices.
-const AliasPrefix = "fairlead:"
-
-// Aliases of Fairlead's devices: a role, followed by the ID of the object.
-const (
-	aliasEndpoint = AliasPrefix + "endpoint:" // an endpoint's host end
-	aliasGateway  = AliasPrefix + "gateway:"  // a host port's end with the addresses
-	aliasHostPort = AliasPrefix + "hostport:" // a host port's end with the program
-	aliasSandbox  = AliasPrefix + "sandbox:"  // an endpoint's end in the sandbox
-)
-
-// EndpointAlias returns the alias of an endpoint's finished host end.
-func EndpointAlias(endpointID string) string { return aliasEndpoint + endpointID }
-
-// GatewayAlias returns the alias of the host port's end that has the addresses.
-func GatewayAlias(networkID string) string { return aliasGateway + networkID }
-
-// HostPortAlias returns the alias of the host port's end that has the program.
-func HostPortAlias(networkID string) string { return aliasHostPort + networkID }
-
-// SandboxAlias returns the alias of an endpoint's end in the sandbox.
-func SandboxAlias(endpointID string) string { return aliasSandbox + endpointID }
-
-// EndpointDevice returns the name of an endpoint's host end.
-func EndpointDevice(endpointID string) string { return "fl" + head(endpointID, 12) }
-
-// GatewayDevice returns the name of the host port's end that has the addresses.
-func GatewayDevice(networkID string) string { return "flg" + head(networkID, 11) }
-
-// HostPortDevice returns the name of the host port's end that has the program.
-func HostPortDevice(networkID string) string { return "flp" + head(networkID, 11) }
-
-func head(s string, n int) string { return s[:min(n, len(s))] }
 
 // Conf is a device's sysctls in a link dump; -1 means unknown to this kernel.
 type Conf struct {
@@ -113,7 +63,7 @@ func (l *Link) Ours() bool {
 
 // Links lists every device of the host.
 func (h *Handle) Links() ([]Link, error) {
-	ls, err := h.conn.links()
+	ls, err := h.conn.Links()
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}
@@ -126,95 +76,6 @@ func (h *Handle) Link(index uint32) (Link, error) { return h.conn.link(index, ""
 
 // LinkByName looks up a device by name. It returns ErrNoDevice if there is none.
 func (h *Handle) LinkByName(name string) (Link, error) { return h.conn.link(0, name) }
-
-// DeleteLink removes a device. A missing device is not an error. It returns when the device can
-// no longer be found: the kernel replies only after it has freed the memory, for which it waits
-// for all CPUs and for other deletions.
-func (h *Handle) DeleteLink(index uint32) error {
-	done := make(chan error, 1)
-	h.deletions.Go(func() { done <- h.deleteLink(index) })
-	look := time.NewTicker(deletionPoll)
-	defer look.Stop()
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-look.C:
-			if _, err := h.Link(index); errors.Is(err, ErrNoDevice) {
-				return nil
-			}
-		}
-	}
-}
-
-// deleteLink uses a socket of its own, since the reply takes long.
-func (h *Handle) deleteLink(index uint32) error {
-	var c *conn
-	err := h.Do(func() (err error) {
-		c, err = dial()
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	defer c.close()
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index)
-	err = c.do(unix.RTM_DELLINK, 0, msg)
-	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("delete device %d: %w", index, err)
-	}
-	return nil
-}
-
-// DeleteLinks removes devices. Missing devices are not an error. Deleting many at once takes
-// little longer than deleting one, since the kernel waits for all CPUs after each deletion.
-func (h *Handle) DeleteLinks(indices []uint32) error {
-	var there []uint32
-	for _, index := range indices {
-		_, err := h.Link(index)
-		if err == nil {
-			there = append(there, index)
-		} else if !errors.Is(err, ErrNoDevice) {
-			return err
-		}
-	}
-	together := len(there) > 1 && h.groupIsFree(deletionGroup)
-	var errs []error
-	for some := range slices.Chunk(there, deletedTogether) {
-		if together {
-			errs = append(errs, h.deleteTogether(some))
-			continue
-		}
-		for _, index := range some {
-			errs = append(errs, h.DeleteLink(index))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// groupIsFree reports whether a group has no devices other than Fairlead's.
-func (h *Handle) groupIsFree(group uint32) bool {
-	links, err := h.conn.links()
-	return err == nil && !slices.ContainsFunc(links, func(l Link) bool { return l.Group == group && !l.Ours() })
-}
-
-// deleteTogether moves the devices into the deletion group and deletes the group.
-func (h *Handle) deleteTogether(indices []uint32) error {
-	for _, index := range indices {
-		msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-		msg.Index = int32(index)
-		err := h.conn.do(unix.RTM_SETLINK, 0, msg, u32(unix.IFLA_GROUP, deletionGroup))
-		if err != nil && !errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("put device %d into a group: %w", index, err)
-		}
-	}
-	err := h.conn.do(unix.RTM_DELLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), u32(unix.IFLA_GROUP, deletionGroup))
-	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("delete %d devices: %w", len(indices), err)
-	}
-	return nil
-}
 
 // Constants of AF_SPEC: indices into the arrays of uapi/linux/ipv6.h (DEVCONF_) and
 // uapi/linux/ip.h (IPV4_DEVCONF_), attributes and flags.
@@ -234,7 +95,8 @@ const (
 	operUp       = 6      // IF_OPER_UP
 )
 
-func (c *conn) links() ([]Link, error) {
+// Links lists every device.
+func (c *Conn) Links() ([]Link, error) {
 	msgs, err := c.dump(unix.RTM_GETLINK, unix.RTM_NEWLINK,
 		nl.NewIfInfomsg(unix.AF_UNSPEC), u32(unix.IFLA_EXT_MASK, extSkipStats))
 	if err != nil {
@@ -243,13 +105,13 @@ func (c *conn) links() ([]Link, error) {
 	ls := make([]Link, 0, len(msgs))
 	for _, m := range msgs {
 		if len(m) >= unix.SizeofIfInfomsg {
-			ls = append(ls, parseLink(m))
+			ls = append(ls, ParseLink(m))
 		}
 	}
 	return ls, nil
 }
 
-func (c *conn) link(index uint32, name string) (Link, error) {
+func (c *Conn) link(index uint32, name string) (Link, error) {
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(index)
 	parts := []nl.NetlinkRequestData{msg, u32(unix.IFLA_EXT_MASK, extSkipStats)}
@@ -266,10 +128,11 @@ func (c *conn) link(index uint32, name string) (Link, error) {
 		}
 		return Link{}, fmt.Errorf("look up device %d: %w", index, err)
 	}
-	return parseLink(m), nil
+	return ParseLink(m), nil
 }
 
-func parseLink(m []byte) Link {
+// ParseLink decodes the body of an RTM_NEWLINK message, which has at least a struct ifinfomsg.
+func ParseLink(m []byte) Link {
 	flags := binary.NativeEndian.Uint32(m[8:])
 	l := Link{
 		Type:     binary.NativeEndian.Uint16(m[2:]),

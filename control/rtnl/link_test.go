@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package rtnl_test
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/vishvananda/netlink/nl"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
 )
 
 func TestDeleteLinks(t *testing.T) {
-	h := testHandle(t)
+	h := rtnltest.New(t)
 	pairs := func(names ...string) (indices []uint32) {
 		for _, name := range names {
-			l, err := h.CreateVeth(Veth{Name: "fl" + name, PeerName: "fp" + name, MTU: 1500})
+			l, err := h.CreateVeth(rtnl.Veth{Name: "fl" + name, PeerName: "fp" + name, MTU: 1500})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -28,8 +29,8 @@ func TestDeleteLinks(t *testing.T) {
 	gone := func(indices []uint32) {
 		t.Helper()
 		for _, index := range indices {
-			if _, err := h.Link(index); !errors.Is(err, ErrNoDevice) {
-				t.Errorf("device %d: %v, want %v", index, err, ErrNoDevice)
+			if _, err := h.Link(index); !errors.Is(err, rtnl.ErrNoDevice) {
+				t.Errorf("device %d: %v, want %v", index, err, rtnl.ErrNoDevice)
 			}
 		}
 	}
@@ -46,9 +47,7 @@ func TestDeleteLinks(t *testing.T) {
 		})
 	}
 	t.Run("group of another program", func(t *testing.T) {
-		msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-		msg.Index = 1
-		if err := h.conn.do(unix.RTM_SETLINK, 0, msg, u32(unix.IFLA_GROUP, deletionGroup)); err != nil {
+		if err := rtnltest.IP(fmt.Sprint("link set lo group ", rtnl.DeletionGroup)); err != nil {
 			t.Fatal(err)
 		}
 		indices := pairs("a", "b")
@@ -68,8 +67,8 @@ func TestDeleteLinks(t *testing.T) {
 // DeleteLink does not wait for the kernel's reply. Close does, since the goroutine that waits
 // uses the handle's namespace.
 func TestCloseWaitsForDeletions(t *testing.T) {
-	h := testHandle(t)
-	l, err := h.CreateVeth(Veth{Name: "fla", PeerName: "fpa", MTU: 1500})
+	h := rtnltest.New(t)
+	l, err := h.CreateVeth(rtnl.Veth{Name: "fla", PeerName: "fpa", MTU: 1500})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,5 +85,41 @@ func TestCloseWaitsForDeletions(t *testing.T) {
 	stacks = stacks[:runtime.Stack(stacks, true)]
 	if strings.Contains(string(stacks), "deleteLink") {
 		t.Errorf("a deletion is pending after Close:\n%s", stacks)
+	}
+}
+
+// The arrays in a link dump must agree with the files in /proc.
+func TestConfMatchesProc(t *testing.T) {
+	h := rtnltest.New(t)
+	const name = "fl0"
+	if _, err := h.CreateVeth(rtnl.Veth{Name: name, PeerName: "fl1", MTU: 1500}); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]func(rtnl.Conf) int32{
+		"ipv4/conf/%/forwarding":       func(c rtnl.Conf) int32 { return c.Forwarding4 },
+		"ipv6/conf/%/forwarding":       func(c rtnl.Conf) int32 { return c.Forwarding6 },
+		"ipv6/conf/%/force_forwarding": func(c rtnl.Conf) int32 { return c.ForceForwarding6 },
+		"ipv6/conf/%/accept_ra":        func(c rtnl.Conf) int32 { return c.AcceptRA },
+		"ipv6/conf/%/accept_dad":       func(c rtnl.Conf) int32 { return c.AcceptDAD },
+		"ipv6/conf/%/disable_ipv6":     func(c rtnl.Conf) int32 { return c.DisableIPv6 },
+		"ipv6/conf/%/addr_gen_mode":    func(c rtnl.Conf) int32 { return c.AddrGenMode },
+	}
+	for path, field := range files {
+		path = strings.Replace(path, "%", name, 1)
+		if _, err := os.Stat("/proc/sys/net/" + path); err != nil {
+			continue // this kernel does not have it
+		}
+		for _, v := range []string{"1", "0"} {
+			if err := os.WriteFile("/proc/sys/net/"+path, []byte(v), 0); err != nil {
+				t.Fatal(err)
+			}
+			l, err := h.LinkByName(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := field(l.Conf); int(got) != int(v[0]-'0') {
+				t.Errorf("%s is %s, but the link has %d", path, v, got)
+			}
+		}
 	}
 }

@@ -74,24 +74,6 @@ func (ns *NetNS) Inode() (uint64, error) {
 	return st.Ino, nil
 }
 
-// OpenSandboxNetNS opens the namespace at path, which must not be the handle's own. It returns
-// ErrHost if it is, by whatever path, and ErrNoNetNS if there is none.
-func (h *Handle) OpenSandboxNetNS(path string) (*NetNS, error) {
-	ns, err := OpenNetNS(path)
-	if err != nil {
-		return nil, err
-	}
-	same, err := h.ns.same(ns)
-	if err == nil && same {
-		err = fmt.Errorf("open network namespace %q: %w", path, ErrHost)
-	}
-	if err != nil {
-		ns.Close()
-		return nil, err
-	}
-	return ns, nil
-}
-
 // same reports whether ns and o are the same namespace.
 func (ns *NetNS) same(o *NetNS) (bool, error) {
 	var a, b unix.Stat_t
@@ -99,33 +81,6 @@ func (ns *NetNS) same(o *NetNS) (bool, error) {
 		return false, fmt.Errorf("identify network namespace: %w", err)
 	}
 	return a.Dev == b.Dev && a.Ino == b.Ino, nil
-}
-
-// PeerNetNS opens the namespace of the peer of a host's device, by way of a process in it. It
-// returns ErrNoNetNS if there is none, or none that is visible. A container engine's path of a
-// namespace need not exist outside of the engine.
-func (h *Handle) PeerNetNS(l Link) (*NetNS, error) {
-	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	seen := make(map[string]bool)
-	for _, path := range paths {
-		name, err := os.Readlink(path)
-		if err != nil || seen[name] { // it exited, or may not be inspected
-			continue
-		}
-		seen[name] = true
-		ns, err := OpenNetNS(path)
-		if err != nil {
-			continue
-		}
-		if id, err := h.tc.GetNetNsIdByFd(ns.fd()); err == nil && id >= 0 && int32(id) == l.PeerNSID {
-			return ns, nil
-		}
-		ns.Close()
-	}
-	return nil, fmt.Errorf("no process found in the namespace of the peer of device %q: %w", l.Name, ErrNoNetNS)
 }
 
 func (ns *NetNS) fd() int { return int(ns.file.Fd()) }
@@ -154,13 +109,17 @@ func CreateNetNS(path string) error {
 		return fmt.Errorf("create network namespace: %w", err)
 	}
 	f.Close()
-	return onThread(unshareNetNS, func() error {
+	return InNewNetNS(func() error {
 		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mount network namespace at %q: %w", path, err)
 		}
 		return nil
 	})
 }
+
+// InNewNetNS runs fn on a thread in a new network namespace, which exists for as long as fn or
+// what it opened there, such as a socket.
+func InNewNetNS(fn func() error) error { return onThread(unshareNetNS, fn) }
 
 // unshareNetNS moves the calling thread into a new network namespace.
 func unshareNetNS() error {

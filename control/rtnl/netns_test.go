@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package rtnl_test
 
 import (
 	"errors"
@@ -10,15 +10,18 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
 )
 
 func TestNetNSLifeIsIdempotent(t *testing.T) {
-	testHandle(t)
+	rtnltest.New(t)
 	path := filepath.Join(t.TempDir(), "a", "ns")
-	if err := RemoveNetNS(path); err != nil {
+	if err := rtnl.RemoveNetNS(path); err != nil {
 		t.Errorf("removing what never existed: %v", err)
 	}
-	if _, err := OpenNetNS(path); !errors.Is(err, ErrNoNetNS) {
+	if _, err := rtnl.OpenNetNS(path); !errors.Is(err, rtnl.ErrNoNetNS) {
 		t.Errorf("open before it is created: %v, want ErrNoNetNS", err)
 	}
 	// An interrupted creation leaves a file that is not a mount point.
@@ -28,7 +31,7 @@ func TestNetNSLifeIsIdempotent(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o444); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenNetNS(path); !errors.Is(err, ErrNoNetNS) {
+	if _, err := rtnl.OpenNetNS(path); !errors.Is(err, rtnl.ErrNoNetNS) {
 		t.Errorf("open a plain file: %v, want ErrNoNetNS", err)
 	}
 	inode := func() uint64 {
@@ -38,21 +41,21 @@ func TestNetNSLifeIsIdempotent(t *testing.T) {
 		}
 		return st.Ino
 	}
-	if err := CreateNetNS(path); err != nil {
+	if err := rtnl.CreateNetNS(path); err != nil {
 		t.Fatal(err)
 	}
 	first := inode()
-	if err := CreateNetNS(path); err != nil {
+	if err := rtnl.CreateNetNS(path); err != nil {
 		t.Fatal(err)
 	}
 	if inode() != first {
 		t.Error("a second creation replaced the namespace")
 	}
-	if _, err := OpenNetNS("/proc/self/ns/uts"); !errors.Is(err, ErrNoNetNS) {
+	if _, err := rtnl.OpenNetNS("/proc/self/ns/uts"); !errors.Is(err, rtnl.ErrNoNetNS) {
 		t.Errorf("open a UTS namespace: %v, want ErrNoNetNS", err)
 	}
 	for range 2 {
-		if err := RemoveNetNS(path); err != nil {
+		if err := rtnl.RemoveNetNS(path); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -62,22 +65,26 @@ func TestNetNSLifeIsIdempotent(t *testing.T) {
 }
 
 func TestDoComesBackAndSurvivesGoexit(t *testing.T) {
-	testHandle(t)
-	_, ns := testNetNS(t)
-	here, err := CurrentNetNS()
+	rtnltest.New(t)
+	_, ns := rtnltest.NetNS(t)
+	here, err := rtnl.CurrentNetNS()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer here.Close()
-	same := func(a, b *NetNS) bool {
-		var x, y unix.Stat_t
-		if unix.Fstat(a.fd(), &x) != nil || unix.Fstat(b.fd(), &y) != nil {
-			t.Fatal("stat a namespace")
+	same := func(a, b *rtnl.NetNS) bool {
+		x, err := a.Inode()
+		if err != nil {
+			t.Fatal(err)
 		}
-		return x.Ino == y.Ino
+		y, err := b.Inode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x == y
 	}
 	if err := ns.Do(func() error {
-		now, err := CurrentNetNS()
+		now, err := rtnl.CurrentNetNS()
 		if err != nil {
 			return err
 		}
@@ -92,7 +99,7 @@ func TestDoComesBackAndSurvivesGoexit(t *testing.T) {
 	if err := ns.Do(func() error { runtime.Goexit(); return nil }); err == nil {
 		t.Error("a function that did not return is reported as success")
 	}
-	now, err := CurrentNetNS()
+	now, err := rtnl.CurrentNetNS()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,9 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -30,7 +28,7 @@ type Route struct {
 // Routes calls fn for every unicast route of the host, until it returns false.
 func (h *Handle) Routes(fn func(Route) bool) error {
 	for _, fam := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := h.conn.routes(fam)
+		routes, err := h.conn.Routes(fam)
 		if err != nil {
 			return fmt.Errorf("list routes: %w", err)
 		}
@@ -74,9 +72,9 @@ func (h *Handle) DefaultDevices() ([]uint32, error) {
 
 // matchRoute finds the unicast route that packets to dst take. It returns an empty Route if the
 // route is of another kind.
-func (c *conn) matchRoute(dst netip.Addr) (Route, error) {
+func (c *Conn) matchRoute(dst netip.Addr) (Route, error) {
 	msg := nl.NewRtMsg()
-	msg.Family, msg.Dst_len = uint8(family(dst)), uint8(dst.BitLen())
+	msg.Family, msg.Dst_len = uint8(Family(dst)), uint8(dst.BitLen())
 	msg.Table, msg.Scope, msg.Protocol, msg.Type = 0, 0, 0, 0
 	msg.Flags = unix.RTM_F_FIB_MATCH
 	m, err := c.get(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, msg, addr(unix.RTA_DST, dst))
@@ -87,7 +85,9 @@ func (c *conn) matchRoute(dst netip.Addr) (Route, error) {
 	return r, nil
 }
 
-func (c *conn) routes(fam int) ([]Route, error) {
+// Routes lists the unicast routes of an address family (AF_INET, AF_INET6), in the order in which
+// the kernel uses them.
+func (c *Conn) Routes(fam int) ([]Route, error) {
 	msg := nl.NewRtMsg()
 	msg.Family = uint8(fam)
 	msg.Table, msg.Scope, msg.Protocol, msg.Type = 0, 0, 0, 0
@@ -104,65 +104,10 @@ func (c *conn) routes(fam int) ([]Route, error) {
 	return rs, nil
 }
 
-// LocalPrefixes lists, sorted, the prefixes that are the host's by a local route only, not by an
-// address (ip route add local PREFIX dev lo). addrs are the host's addresses.
-func (h *Handle) LocalPrefixes(addrs []Addr) ([]netip.Prefix, error) {
-	seen := make(map[netip.Prefix]bool)
-	err := h.Do(func() error {
-		// A separate socket, since the kernel filters by table only with strict checks.
-		c, err := dial()
-		if err != nil {
-			return err
-		}
-		defer c.close()
-		if err := c.strict(); err != nil {
-			return err
-		}
-		for _, fam := range []int{unix.AF_INET, unix.AF_INET6} {
-			msg := nl.NewRtMsg()
-			msg.Family, msg.Table, msg.Type = uint8(fam), unix.RT_TABLE_LOCAL, unix.RTN_LOCAL
-			msg.Scope, msg.Protocol = 0, 0
-			msgs, err := c.dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, msg)
-			if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) {
-				continue // no such table yet, or no such family
-			}
-			if err != nil {
-				return err
-			}
-			for _, m := range msgs {
-				if p, ok := localPrefix(m); ok {
-					seen[p] = true
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list local routes: %w", err)
-	}
-	for _, a := range addrs {
-		delete(seen, netip.PrefixFrom(a.Prefix.Addr(), a.Prefix.Addr().BitLen()))
-	}
-	return slices.SortedFunc(maps.Keys(seen), netip.Prefix.Compare), nil
-}
-
-// localPrefix reads the destination of a local route, unless it is a loopback one.
-func localPrefix(m []byte) (p netip.Prefix, ok bool) {
-	if len(m) < unix.SizeofRtMsg || m[4] != unix.RT_TABLE_LOCAL || m[7] != unix.RTN_LOCAL {
-		return p, false
-	}
-	eachAttr(m[unix.SizeofRtMsg:], func(kind uint16, v []byte) {
-		if kind == unix.RTA_DST {
-			p = netip.PrefixFrom(attrAddr(v), int(m[1]))
-		}
-	})
-	return p, p.IsValid() && !p.Addr().IsLoopback() && !p.Addr().IsLinkLocalUnicast()
-}
-
-// replaceDefault sets the default route of the gateway's family.
-func (c *conn) replaceDefault(gw netip.Addr, device uint32) error {
+// ReplaceDefault sets the default route of the gateway's family.
+func (c *Conn) ReplaceDefault(gw netip.Addr, device uint32) error {
 	msg := nl.NewRtMsg()
-	msg.Family = uint8(family(gw))
+	msg.Family = uint8(Family(gw))
 	msg.Protocol = RouteProtocol
 	err := c.do(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
 		msg, addr(unix.RTA_GATEWAY, gw), u32(unix.RTA_OIF, device))
@@ -172,10 +117,10 @@ func (c *conn) replaceDefault(gw netip.Addr, device uint32) error {
 	return nil
 }
 
-// deleteDefault removes a default route of Fairlead's. A missing route is not an error.
-func (c *conn) deleteDefault(r Route) error {
+// DeleteDefault removes a default route of Fairlead's. A missing route is not an error.
+func (c *Conn) DeleteDefault(r Route) error {
 	msg := nl.NewRtDelMsg()
-	msg.Family = uint8(family(r.Dst.Addr()))
+	msg.Family = uint8(Family(r.Dst.Addr()))
 	msg.Protocol = RouteProtocol
 	msg.Table = unix.RT_TABLE_MAIN
 	parts := []nl.NetlinkRequestData{msg, u32(unix.RTA_PRIORITY, r.Priority)}

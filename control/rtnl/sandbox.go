@@ -3,320 +3,52 @@
 package rtnl
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"net/netip"
 	"os"
-	"slices"
-	"strconv"
-	"strings"
-
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
-	"github.com/fairlead-net/fairlead/control/model"
+	"path/filepath"
 )
 
-// SandboxDevice is the wanted configuration of an endpoint's end in the sandbox.
-type SandboxDevice struct {
-	HostIndex uint32 // of the other end; with PeerIndex it identifies the pair
-	PeerIndex uint32 // of this end, in the sandbox
-	Alias     string
-	Fresh     bool // not configured yet
-	MAC       model.MAC
-	MTU       int
-	Limit     model.Limit // of egress traffic
-	Addrs     []netip.Prefix
-	Gateways  []netip.Addr // of the default routes that use this device
-}
-
-// Changes counts what ConfigureSandbox had to change.
-type Changes struct {
-	Devices, Addresses, Routes, Sysctls int
-}
-
-// Any reports whether anything was changed.
-func (c Changes) Any() bool { return c != Changes{} }
-
-// MissingError reports which device of a sandbox does not exist. It is an ErrNoDevice.
-type MissingError struct {
-	HostIndex uint32 // of the other end
-}
-
-// Error names the device by its host end.
-func (e *MissingError) Error() string {
-	return fmt.Sprintf("the peer of device %d is not in the sandbox", e.HostIndex)
-}
-
-// Unwrap makes it an ErrNoDevice.
-func (e *MissingError) Unwrap() error { return ErrNoDevice }
-
-// ConfigureSandbox configures a sandbox's namespace: the loopback up, the devices configured and
-// up, the default routes set. It keeps what is already right and what is not Fairlead's: other
-// devices, addresses and routes, and, once a device was configured, whether it has IPv6. It
-// returns a MissingError if a device does not exist.
-//
-// It reads first and then changes what differs, so the same call creates, checks and repairs.
-func ConfigureSandbox(ns *NetNS, devs []SandboxDevice) (Changes, error) {
-	var s sandbox
-	err := ns.Do(func() error {
-		c, err := dial()
-		if err != nil {
-			return err
-		}
-		defer c.close()
-		s.conn = c
-		return s.configure(devs)
-	})
+// OpenSandboxNetNS opens the namespace at path, which must not be the handle's own. It returns
+// ErrHost if it is, by whatever path, and ErrNoNetNS if there is none.
+func (h *Handle) OpenSandboxNetNS(path string) (*NetNS, error) {
+	ns, err := OpenNetNS(path)
 	if err != nil {
-		return s.changes, fmt.Errorf("configure sandbox: %w", err)
+		return nil, err
 	}
-	return s.changes, nil
+	same, err := h.ns.same(ns)
+	if err == nil && same {
+		err = fmt.Errorf("open network namespace %q: %w", path, ErrHost)
+	}
+	if err != nil {
+		ns.Close()
+		return nil, err
+	}
+	return ns, nil
 }
 
-// sandbox is one run of ConfigureSandbox, on a thread in the namespace.
-type sandbox struct {
-	conn    *conn
-	addrs   map[uint32][]Addr
-	tc      *netlink.Handle // nil if nothing is limited
-	shapers Shapers
-	changes Changes
-}
-
-func (s *sandbox) configure(devs []SandboxDevice) error {
-	links, err := s.conn.links()
+// PeerNetNS opens the namespace of the peer of a host's device, by way of a process in it. It
+// returns ErrNoNetNS if there is none, or none that is visible. A container engine's path of a
+// namespace need not exist outside of the engine.
+func (h *Handle) PeerNetNS(l Link) (*NetNS, error) {
+	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	addrs, err := s.conn.addrs()
-	if err != nil {
-		return err
-	}
-	s.addrs = make(map[uint32][]Addr, len(links))
-	for _, a := range addrs {
-		s.addrs[a.IfIndex] = append(s.addrs[a.IfIndex], a)
-	}
-	if slices.ContainsFunc(devs, func(d SandboxDevice) bool { return !d.Limit.IsZero() }) {
-		if err := s.openTC(); err != nil {
-			return err
-		}
-		defer s.tc.Close()
-	}
-	var errs []error
-	for _, l := range links {
-		if l.Loopback {
-			errs = append(errs, s.loopback(l))
-		}
-	}
-	devs = slices.Clone(devs)
-	for i := range devs {
-		d := &devs[i]
-		k := slices.IndexFunc(links, d.is)
-		if k < 0 {
-			errs = append(errs, &MissingError{HostIndex: d.HostIndex})
+	seen := make(map[string]bool)
+	for _, path := range paths {
+		name, err := os.Readlink(path)
+		if err != nil || seen[name] { // it exited, or may not be inspected
 			continue
 		}
-		errs = append(errs, s.device(links[k], d))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return errors.Join(s.defaultRoute(devs, unix.AF_INET), s.defaultRoute(devs, unix.AF_INET6))
-}
-
-// openTC reads how the devices are limited.
-func (s *sandbox) openTC() (err error) {
-	if s.tc, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
-		return fmt.Errorf("open rtnetlink socket: %w", err)
-	}
-	if s.shapers, err = listShapers(s.tc); err != nil {
-		s.tc.Close()
-	}
-	return err
-}
-
-// is reports whether l is this device. The indices could match by chance after the device was
-// moved away, so the alias is compared too.
-func (d SandboxDevice) is(l Link) bool {
-	return l.Index == d.PeerIndex && l.PeerIndex == d.HostIndex && l.Kind == "veth" &&
-		(l.Alias == "" || l.Alias == d.Alias)
-}
-
-func (s *sandbox) loopback(l Link) error {
-	if !l.Up {
-		// The kernel then adds 127.0.0.1 and ::1 itself.
-		s.changes.Devices++
-		up := true
-		return s.conn.setLink(l.Index, LinkChange{Up: &up})
-	}
-	want := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")}
-	if l.Conf.DisableIPv6 == 0 {
-		want = append(want, netip.MustParsePrefix("::1/128"))
-	}
-	return s.addAddrs(l.Index, want)
-}
-
-// device configures a device. It removes from d what the namespace's owner disabled.
-func (s *sandbox) device(l Link, d *SandboxDevice) error {
-	if err := s.sysctls(l, d); err != nil {
-		return err
-	}
-	if !d.Limit.IsZero() {
-		changed, err := shape(s.tc, l.Index, d.Limit, s.shapers)
-		if changed {
-			s.changes.Devices++
-		}
+		seen[name] = true
+		ns, err := OpenNetNS(path)
 		if err != nil {
-			return err
-		}
-	}
-	var ch LinkChange
-	if l.MAC != d.MAC {
-		ch.MAC = &d.MAC
-	}
-	if l.MTU != d.MTU {
-		ch.MTU = &d.MTU
-	}
-	if l.Alias != d.Alias {
-		ch.Alias = &d.Alias
-	}
-	if !l.Up {
-		up := true
-		ch.Up = &up
-	}
-	if (ch != LinkChange{}) {
-		s.changes.Devices++
-		if err := s.conn.setLink(l.Index, ch); err != nil {
-			return fmt.Errorf("set up device %q: %w", l.Name, err)
-		}
-	}
-	return s.addAddrs(l.Index, d.Addrs)
-}
-
-// sysctls restricts IPv6 to what Fairlead configures: router advertisements are ignored,
-// duplicate address detection is off (addresses are assigned uniquely, and it would delay the
-// first packet), and the link-local address is EUI-64, which the datapath expects. A device
-// without an IPv6 address starts with IPv6 disabled.
-//
-// The namespace's owner decides whether a device has IPv6: before the first configuration by the
-// setting of all devices, later by any. IPv6 is not enabled again, and while it is disabled, IPv6
-// addresses and routes are not configured.
-func (s *sandbox) sysctls(l Link, d *SandboxDevice) error {
-	v6 := slices.ContainsFunc(d.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
-	settings := ipv6Settings(l, v6)
-	off := l.Conf.DisableIPv6 == 1
-	if d.Fresh && off && v6 {
-		var err error
-		if off, err = allOff(); err != nil {
-			return err
-		}
-	}
-	if !d.Fresh || off {
-		settings = slices.DeleteFunc(settings, func(s Sysctl) bool { return s.Key == disableIPv6 })
-	}
-	if off && v6 {
-		d.Addrs = slices.DeleteFunc(slices.Clone(d.Addrs), func(p netip.Prefix) bool { return p.Addr().Is6() })
-		d.Gateways = slices.DeleteFunc(slices.Clone(d.Gateways), netip.Addr.Is6)
-	}
-	s.changes.Sysctls += len(settings)
-	return writeSysctls(settings)
-}
-
-// allOff reports whether IPv6 is disabled on all devices of the calling thread's namespace.
-func allOff() (bool, error) {
-	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/" + disableIPv6)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6
-		return false, fmt.Errorf("read sysctl: %w", err)
-	}
-	return strings.TrimSpace(string(b)) == "1", nil
-}
-
-// disableIPv6 is the setting that disables IPv6.
-const disableIPv6 = "disable_ipv6"
-
-// ipv6Settings returns the settings of a device that must change, for an end with or without IPv6
-// addresses.
-func ipv6Settings(l Link, v6 bool) []Sysctl {
-	var settings []Sysctl
-	set := func(key string, is, want int32) {
-		if is != want && is != -1 {
-			settings = append(settings, Sysctl{
-				Family: "ipv6", Device: l.Name, Key: key, Value: strconv.Itoa(int(want)),
-			})
-		}
-	}
-	if !v6 {
-		set(disableIPv6, l.Conf.DisableIPv6, 1)
-		return settings
-	}
-	set("accept_dad", l.Conf.AcceptDAD, 0)
-	set("accept_ra", l.Conf.AcceptRA, 0)
-	set("addr_gen_mode", l.Conf.AddrGenMode, addrGenEUI64)
-	set(disableIPv6, l.Conf.DisableIPv6, 0)
-	return settings
-}
-
-func (s *sandbox) addAddrs(index uint32, want []netip.Prefix) error {
-	for _, p := range want {
-		if hasAddr(s.addrs[index], p) {
 			continue
 		}
-		s.changes.Addresses++
-		if err := s.conn.addAddr(index, p); err != nil {
-			return err
+		if id, err := h.conn.NetNSID(ns); err == nil && id >= 0 && id == l.PeerNSID {
+			return ns, nil
 		}
+		ns.Close()
 	}
-	return nil
-}
-
-func hasAddr(as []Addr, p netip.Prefix) bool {
-	return slices.ContainsFunc(as, func(a Addr) bool {
-		return a.Prefix == p && a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0
-	})
-}
-
-// defaultRoute sets one family's default route and removes Fairlead's others. If there is a
-// default route of another program, it is kept and none is added.
-func (s *sandbox) defaultRoute(devs []SandboxDevice, fam int) error {
-	var want netip.Addr
-	var device uint32
-	for _, d := range devs {
-		for _, gw := range d.Gateways {
-			if family(gw) == fam {
-				want, device = gw, d.PeerIndex
-			}
-		}
-	}
-	routes, err := s.conn.routes(fam)
-	if err != nil {
-		return err
-	}
-	right, others := false, false
-	var stale []Route
-	for _, r := range routes {
-		switch {
-		case r.Dst.Bits() != 0 || r.Table != unix.RT_TABLE_MAIN:
-		case r.Protocol != RouteProtocol:
-			others = true
-		case want.IsValid() && r.Gateway == want && slices.Equal(r.Devices, []uint32{device}):
-			right = true
-		default:
-			stale = append(stale, r)
-		}
-	}
-	if want.IsValid() && !right && !others {
-		s.changes.Routes++
-		if err := s.conn.replaceDefault(want, device); err != nil {
-			return err
-		}
-		// One of the stale routes was replaced. Deleting it is not an error.
-	}
-	for _, r := range stale {
-		s.changes.Routes++
-		if err := s.conn.deleteDefault(r); err != nil {
-			return err
-		}
-	}
-	return nil
+	return nil, fmt.Errorf("no process found in the namespace of the peer of device %q: %w", l.Name, ErrNoNetNS)
 }

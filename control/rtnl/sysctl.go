@@ -32,11 +32,11 @@ func (h *Handle) SetSysctls(settings ...Sysctl) error {
 	if len(settings) == 0 {
 		return nil
 	}
-	return h.Do(func() error { return writeSysctls(settings) })
+	return h.Do(func() error { return WriteSysctls(settings) })
 }
 
-// writeSysctls works on the calling thread's namespace.
-func writeSysctls(settings []Sysctl) error {
+// WriteSysctls writes settings of devices of the calling thread's namespace.
+func WriteSysctls(settings []Sysctl) error {
 	var errs []error
 	dir, dirPath := -1, ""
 	for _, s := range settings {

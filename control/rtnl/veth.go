@@ -12,12 +12,6 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Modes of generating IPv6 link-local addresses.
-const (
-	addrGenEUI64 = 0
-	addrGenNone  = 1
-)
-
 // Veth specifies a pair of devices.
 type Veth struct {
 	Name     string    // on the host
@@ -63,77 +57,4 @@ func (h *Handle) CreateVeth(v Veth) (Link, error) {
 		return Link{}, fmt.Errorf("create veth %q to %q: %w", v.Name, v.PeerName, err)
 	}
 	return h.LinkByName(v.Name)
-}
-
-// LinkChange lists changes of a device. Nil fields are not changed.
-type LinkChange struct {
-	Alias       *string
-	MAC         *model.MAC
-	MTU         *int
-	Up          *bool
-	AddrGenMode *uint8
-}
-
-// SetLink changes a device of the host.
-func (h *Handle) SetLink(index uint32, ch LinkChange) error {
-	if err := h.conn.setLink(index, ch); err != nil {
-		return fmt.Errorf("change device %d: %w", index, err)
-	}
-	return nil
-}
-
-// SetAlias sets the alias of a device of the host.
-func (h *Handle) SetAlias(index uint32, alias string) error {
-	return h.SetLink(index, LinkChange{Alias: &alias})
-}
-
-// SetUp brings a device of the host up.
-func (h *Handle) SetUp(index uint32) error {
-	up := true
-	return h.SetLink(index, LinkChange{Up: &up})
-}
-
-func (c *conn) setLink(index uint32, ch LinkChange) error {
-	// The kernel applies AF_SPEC after the flags, but the mode must be set
-	// before the device comes up.
-	if ch.AddrGenMode != nil {
-		msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-		msg.Index = int32(index)
-		spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
-		spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(inet6AddrGenMode, nl.Uint8Attr(*ch.AddrGenMode))
-		err := c.do(unix.RTM_SETLINK, 0, msg, spec)
-		// EAFNOSUPPORT: the kernel has no IPv6, so there is no mode to set.
-		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
-			return linkError(err)
-		}
-	}
-	if ch.Alias == nil && ch.MAC == nil && ch.MTU == nil && ch.Up == nil {
-		return nil
-	}
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index)
-	parts := []nl.NetlinkRequestData{msg}
-	if ch.Alias != nil {
-		parts = append(parts, nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(*ch.Alias)))
-	}
-	if ch.MAC != nil {
-		parts = append(parts, nl.NewRtAttr(unix.IFLA_ADDRESS, ch.MAC[:]))
-	}
-	if ch.MTU != nil {
-		parts = append(parts, u32(unix.IFLA_MTU, uint32(*ch.MTU)))
-	}
-	if ch.Up != nil {
-		msg.Change = unix.IFF_UP
-		if *ch.Up {
-			msg.Flags = unix.IFF_UP
-		}
-	}
-	return linkError(c.do(unix.RTM_SETLINK, 0, parts...))
-}
-
-func linkError(err error) error {
-	if errors.Is(err, unix.ENODEV) {
-		return ErrNoDevice
-	}
-	return err
 }

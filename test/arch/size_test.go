@@ -34,7 +34,6 @@ const (
 var split = map[string]struct{ lines, ties int }{
 	"cmd/fairlead":     {4000, 0},
 	"control/daemon":   {2250, 0},
-	"control/rtnl":     {3300, 0},
 	"bench/contestant": {0, 41},
 }
 

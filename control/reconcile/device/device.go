@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/configure"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -28,7 +29,7 @@ type Kind interface {
 	Create(s Spec) (Found, error)
 	// Configure makes the devices match what is wanted, changes only what differs, and brings
 	// them up.
-	Configure(h *Host, s Spec, f Found) (rtnl.Changes, error)
+	Configure(h *Host, s Spec, f Found) (configure.Changes, error)
 	// Finish completes devices that were created, once everything about them is configured.
 	Finish(id string, have Ends) error
 	// Remove deletes the devices. Missing ones are not an error.
@@ -42,7 +43,7 @@ type EndpointKind interface {
 	Kind
 	// Inside returns what is wanted of the end in the sandbox. fresh means that the device is
 	// not finished.
-	Inside(s Spec, have Ends, fresh bool) rtnl.SandboxDevice
+	Inside(s Spec, have Ends, fresh bool) configure.Device
 	// InnerEnd reports where the end is that a container engine moves into the sandbox.
 	InnerEnd(ep *model.Endpoint, have Ends) (model.InnerEnd, error)
 }

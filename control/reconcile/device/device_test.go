@@ -14,6 +14,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/configure"
 )
 
 // newHost moves the test into a network namespace of its own.
@@ -104,7 +105,7 @@ func keepsContract(t *testing.T, kind Kind, host func() *Host) {
 	if !ok || done.Ends() != f.Ends() || !done.Finished || !done.Host.Up {
 		t.Errorf("a finished device is found as %+v, %t", done, ok)
 	}
-	if ch, err := kind.Configure(host(), s, done); err != nil || ch != (rtnl.Changes{}) {
+	if ch, err := kind.Configure(host(), s, done); err != nil || ch != (configure.Changes{}) {
 		t.Errorf("configured again: %+v, %v", ch, err)
 	}
 	if p := kind.Places(done.Ends()); len(p) != 1 || p[0].IfIndex != int(done.Host.Index) || len(kind.Places(Ends{})) != 0 {

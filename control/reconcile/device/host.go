@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/tc"
 )
 
 // State is the host's devices and addresses.
@@ -50,7 +51,7 @@ func Read(nl *rtnl.Handle) (s State, err error) {
 type Host struct {
 	State
 	nl      *rtnl.Handle
-	shapers rtnl.Shapers // nil if not read
+	shapers tc.Shapers // nil if not read
 }
 
 // NewHost returns a Host.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/configure"
 )
 
 // hostPort is a network's host port: a pair of devices on the host. The peer has the gateway
@@ -63,16 +64,16 @@ func (k *hostPort) Create(s Spec) (f Found, err error) {
 	return f, err
 }
 
-func (k *hostPort) Configure(h *Host, s Spec, f Found) (rtnl.Changes, error) {
+func (k *hostPort) Configure(h *Host, s Spec, f Found) (configure.Changes, error) {
 	addrs := h.Addrs
 	if !h.loaded && !f.Created {
 		var err error
 		if addrs, err = k.nl.Addrs(); err != nil {
-			return rtnl.Changes{}, err
+			return configure.Changes{}, err
 		}
 	}
 	k.warnForwarding(s.Network, f.Peer)
-	return k.nl.ConfigureHostPort(f.Peer, f.Host, addrs, rtnl.HostPort{
+	return configure.HostPort(k.nl, f.Peer, f.Host, addrs, configure.HostPortSpec{
 		NetworkID: s.ID, MAC: s.Network.GatewayMAC, MTU: s.Network.DeviceMTU(),
 		Addrs: s.Network.GatewayPrefixes(), IPv6: s.Network.EnableIPv6,
 	})

@@ -8,6 +8,8 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/configure"
+	"github.com/fairlead-net/fairlead/control/rtnl/tc"
 )
 
 // veth is an endpoint's pair of devices: the host end has the program, the peer is in the
@@ -58,22 +60,22 @@ func (k *veth) Create(s Spec) (Found, error) {
 }
 
 // Configure installs the ingress limit before it brings the host end up.
-func (k *veth) Configure(h *Host, s Spec, f Found) (rtnl.Changes, error) {
+func (k *veth) Configure(h *Host, s Spec, f Found) (configure.Changes, error) {
 	limit := s.Endpoint.Bandwidth.Ingress
 	shaped := false
 	if !limit.IsZero() {
 		var err error
 		if f.Finished && h.shapers == nil {
-			h.shapers, err = k.nl.Shapers()
+			h.shapers, err = tc.ListShapers(k.nl.TC())
 		}
 		if err == nil {
-			shaped, err = k.nl.Shape(f.Host.Index, limit, h.shapers)
+			shaped, err = tc.Shape(k.nl.TC(), f.Host.Index, limit, h.shapers)
 		}
 		if err != nil {
-			return rtnl.Changes{}, err
+			return configure.Changes{}, err
 		}
 	}
-	ch, err := k.nl.ConfigureHostEnd(f.Host, s.Network.DeviceMTU())
+	ch, err := configure.HostEnd(k.nl, f.Host, s.Network.DeviceMTU())
 	if shaped {
 		ch.Devices++
 	}
@@ -96,9 +98,9 @@ func (k *veth) Remove(h *Host, id string, have Ends) error {
 
 func (k *veth) Places(have Ends) []Place { return atHostEnd(have) }
 
-func (k *veth) Inside(s Spec, have Ends, fresh bool) rtnl.SandboxDevice {
+func (k *veth) Inside(s Spec, have Ends, fresh bool) configure.Device {
 	ep := s.Endpoint
-	d := rtnl.SandboxDevice{
+	d := configure.Device{
 		HostIndex: have.Host, PeerIndex: have.Peer, Alias: rtnl.SandboxAlias(s.ID), Fresh: fresh,
 		MAC: ep.MAC, MTU: s.Network.DeviceMTU(), Limit: ep.Bandwidth.Egress,
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/uplink"
 	"github.com/fairlead-net/fairlead/maps"
 )
 
@@ -176,7 +176,7 @@ func TestPublishes(t *testing.T) {
 
 // What the host has of its own, beside the networks, is as recorded.
 func TestHost(t *testing.T) {
-	ups := []rtnl.Uplink{
+	ups := []uplink.Uplink{
 		{IfIndex: 2, Name: "eth0", IPv4: netip.MustParseAddr("192.0.2.1"), IPv6: netip.MustParseAddr("2001:db8::1")},
 		{IfIndex: 3, Name: "br0", IPv4: netip.MustParseAddr("192.0.2.2"), Stack: true, Below: 1},
 	}

@@ -7,12 +7,12 @@ import (
 	"slices"
 
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/uplink"
 	"github.com/fairlead-net/fairlead/maps"
 )
 
 // OfUplinks returns the entries of the host's uplinks.
-func OfUplinks(ups []rtnl.Uplink) []maps.Uplink {
+func OfUplinks(ups []uplink.Uplink) []maps.Uplink {
 	es := make([]maps.Uplink, len(ups))
 	for i, u := range ups {
 		es[i] = maps.Uplink{IfIndex: u.IfIndex, IPv4: u.IPv4, IPv6: u.IPv6, Stack: u.Stack, Below: u.Below}

@@ -16,13 +16,15 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/configure"
+	"github.com/fairlead-net/fairlead/control/rtnl/watch"
 )
 
 // Namespaces are the network namespaces of the sandboxes. The caller serializes all access.
 type Namespaces struct {
 	nl    *rtnl.Handle
 	log   *slog.Logger
-	watch *rtnl.NetNSWatch // nil while no watch runs
+	watch *watch.Sandboxes // nil while no watch runs
 }
 
 // New returns Namespaces without a watch.
@@ -103,14 +105,14 @@ func (s *Namespaces) Remove(b *Sandbox) error {
 }
 
 // Configure configures the devices in a sandbox's namespace, and adds it to the watch.
-func (s *Namespaces) Configure(b *Sandbox, devs []rtnl.SandboxDevice) (rtnl.Changes, error) {
+func (s *Namespaces) Configure(b *Sandbox, devs []configure.Device) (configure.Changes, error) {
 	ns, err := s.Open(b)
 	if err != nil {
-		return rtnl.Changes{}, err
+		return configure.Changes{}, err
 	}
 	defer ns.Close()
 	s.add(b, ns) // before the read, so that no change is missed
-	return rtnl.ConfigureSandbox(ns, devs)
+	return configure.Sandbox(ns, devs)
 }
 
 // Compare compares an interface with what the runtime was given: its name, and the gateways of
@@ -121,7 +123,7 @@ func (s *Namespaces) Compare(b *Sandbox, ifindex uint32, name string, gateways [
 		return err
 	}
 	defer ns.Close()
-	if err := rtnl.CompareSandbox(ns, ifindex, name, gateways); err != nil {
+	if err := configure.Compare(ns, ifindex, name, gateways); err != nil {
 		return fmt.Errorf("sandbox %s: %w", model.ShortID(b.ID), err)
 	}
 	return nil

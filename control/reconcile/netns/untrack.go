@@ -8,6 +8,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/netfilter"
 )
 
 // IsUntracked reports whether, as far as is known, a device of the sandbox is exempt from
@@ -34,7 +35,7 @@ func (s *Namespaces) Untrack(b *Sandbox, devices []uint32, outer rtnl.Link) (res
 		return false, fmt.Errorf("install notrack rules: %w", err)
 	}
 	defer ns.Close()
-	changed, err := rtnl.Untrack(ns, devices)
+	changed, err := netfilter.Untrack(ns, devices)
 	if err != nil {
 		return false, err
 	}

@@ -7,11 +7,12 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/watch"
 )
 
 // SetWatch sets the watch that sandboxes are added to when they are configured, or nil. The
 // sandboxes that were added to another watch are to be forgotten with Unwatch.
-func (s *Namespaces) SetWatch(w *rtnl.NetNSWatch) { s.watch = w }
+func (s *Namespaces) SetWatch(w *watch.Sandboxes) { s.watch = w }
 
 // add adds a sandbox to the watch. A sandbox that cannot be added is still checked in its turn.
 func (s *Namespaces) add(b *Sandbox, ns *rtnl.NetNS) {

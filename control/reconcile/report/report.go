@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/configure"
 )
 
 // Kinds of repairs.
@@ -141,7 +141,7 @@ func (r *Report) Count(kind string, n int) {
 }
 
 // CountChanges counts the changes that were made to devices.
-func (r *Report) CountChanges(ch rtnl.Changes) {
+func (r *Report) CountChanges(ch configure.Changes) {
 	r.Count(Device, ch.Devices)
 	r.Count(Address, ch.Addresses)
 	r.Count(Route, ch.Routes)

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/configure"
 )
 
 // An error goes to the caller of a verb. During repairs it is logged when it is new, and repairs
@@ -31,7 +31,7 @@ func TestReport(t *testing.T) {
 		r.SetErr(&last, "network", "0123", nil)
 		r.Fail(nil)
 		r.Count(Entry, 2)
-		r.CountChanges(rtnl.Changes{Devices: 1, Routes: 3})
+		r.CountChanges(configure.Changes{Devices: 1, Routes: 3})
 		errs, logged, repairs := 2, 0, uint64(0)
 		if repair {
 			errs, logged, repairs = 0, 1, 6

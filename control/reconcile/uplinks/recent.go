@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/uplink"
 )
 
 // recent are names of devices that are uplinks, or were within linger. The watch reads it
@@ -23,7 +24,7 @@ type recentUplink struct {
 }
 
 // note records the current uplinks.
-func (k *recent) note(ups []rtnl.Uplink, links []rtnl.Link, linger time.Duration) {
+func (k *recent) note(ups []uplink.Uplink, links []rtnl.Link, linger time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.byName == nil {

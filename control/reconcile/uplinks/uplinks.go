@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/entries"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/uplink"
 	"github.com/fairlead-net/fairlead/loader"
 	"github.com/fairlead-net/fairlead/maps"
 )
@@ -49,7 +50,7 @@ type Uplinks struct {
 	tables Tables
 	pinned []string // names
 
-	found    []rtnl.Uplink
+	found    []uplink.Uplink
 	recent   recent
 	addrs    map[netip.Addr]uint32 // of the host's own devices, with the device, as last read
 	lost     lostAddrs
@@ -84,10 +85,10 @@ func (u *Uplinks) Check(host *device.State, nets Networks) (restored int, lost [
 		return 0, nil, err
 	}
 	lost = u.noteAddrs(host)
-	found := rtnl.FindUplinks(host.Links, append(u.lost.addrs(), host.Addrs...), rtnl.UplinkRules{
+	found := uplink.Find(host.Links, append(u.lost.addrs(), host.Addrs...), uplink.Rules{
 		Pinned: u.pinned, Kept: u.recent.names(), Routed: routed, Default: through,
 	})
-	slices.SortFunc(found, func(a, b rtnl.Uplink) int { return int(a.IfIndex) - int(b.IfIndex) })
+	slices.SortFunc(found, func(a, b uplink.Uplink) int { return int(a.IfIndex) - int(b.IfIndex) })
 	same := slices.Equal(found, u.found)
 	if !same {
 		u.log.Info("found uplinks", "devices", describe(found))
@@ -149,7 +150,7 @@ func (u *Uplinks) Places() (list []device.Place) {
 func (u *Uplinks) IsNew(l rtnl.Link) bool { return u.recent.isNew(l, u.pinned) }
 
 // describe returns names and addresses of uplinks, for the log.
-func describe(ups []rtnl.Uplink) []string {
+func describe(ups []uplink.Uplink) []string {
 	names := []string{}
 	for _, u := range ups {
 		names = append(names, fmt.Sprintf("%s(%s %s)", u.Name, u.IPv4, u.IPv6))
@@ -162,7 +163,7 @@ func describe(ups []rtnl.Uplink) []string {
 func (u *Uplinks) routedDevices(host *device.State) (map[uint32]bool, error) {
 	candidates := make(map[uint32]bool)
 	for _, l := range host.Links {
-		if len(u.pinned) == 0 && rtnl.MayBeUplink(l, host.Addrs) {
+		if len(u.pinned) == 0 && uplink.MayBe(l, host.Addrs) {
 			candidates[l.Index] = true
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/uplink"
 )
 
 // An address that the host lost is kept until its time is over, which does not count while the
@@ -42,7 +43,7 @@ func TestLostAddrs(t *testing.T) {
 func TestRecent(t *testing.T) {
 	var r recent
 	links := []rtnl.Link{{Index: 2, Up: true, Name: "up0"}}
-	r.note([]rtnl.Uplink{{IfIndex: 2, Name: "up0"}}, links, time.Hour)
+	r.note([]uplink.Uplink{{IfIndex: 2, Name: "up0"}}, links, time.Hour)
 	for name, tt := range map[string]struct {
 		l    rtnl.Link
 		want bool
@@ -57,7 +58,7 @@ func TestRecent(t *testing.T) {
 		}
 	}
 	time.Sleep(time.Millisecond)
-	r.note([]rtnl.Uplink{{IfIndex: 2, Name: "up0", Kept: true}}, links, time.Hour)
+	r.note([]uplink.Uplink{{IfIndex: 2, Name: "up0", Kept: true}}, links, time.Hour)
 	if !r.names()["up0"] {
 		t.Error("the uplink is forgotten within its time")
 	}

@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package netfilter
 
 import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
 )
 
 // The devices of the last call are exempt, whatever happened to the rules; other tables are kept.
 func TestUntrack(t *testing.T) {
-	_, ns := testNetNS(t)
+	_, ns := rtnltest.NetNS(t)
 	nft := func(args ...string) string {
 		t.Helper()
 		var out []byte
-		in(t, ns, func(*conn) (err error) {
+		rtnltest.In(t, ns, func(*rtnl.Conn) (err error) {
 			out, err = exec.Command("nft", args...).CombinedOutput()
 			return err
 		})

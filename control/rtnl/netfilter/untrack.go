@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package netfilter
 
 import (
 	"encoding/binary"
@@ -11,6 +11,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // untrackTable is the nftables table (family inet) in an untracked sandbox's namespace.
@@ -30,7 +32,7 @@ var untrackHooks = []struct {
 // Untrack installs notrack rules for exactly these devices, by index, in the namespace, replacing
 // any others. Without them the kernel tracks connections wherever there are NAT rules, even if
 // none matches. It reports whether it changed anything.
-func Untrack(ns *NetNS, devices []uint32) (changed bool, err error) {
+func Untrack(ns *rtnl.NetNS, devices []uint32) (changed bool, err error) {
 	devices = slices.Sorted(slices.Values(devices))
 	err = ns.Do(func() error {
 		c, err := nftables.New()

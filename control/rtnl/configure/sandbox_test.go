@@ -1,28 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package configure
 
 import (
 	"errors"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
+	"github.com/vishvananda/netlink"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
 )
 
 const endpointID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 // testEndpoint creates a pair with its peer in ns, as reconcile does, and returns the peer's
 // wanted configuration.
-func testEndpoint(t *testing.T, h *Handle, ns *NetNS, id, ifName string, host byte) (Link, SandboxDevice) {
+func testEndpoint(t *testing.T, h *rtnl.Handle, ns *rtnl.NetNS, id, ifName string, host byte) (rtnl.Link, Device) {
 	t.Helper()
 	mac := model.MAC{2, 0x42, 0, 0, 0, host}
-	l, err := h.CreateVeth(Veth{Name: EndpointDevice(id), PeerName: ifName, PeerMAC: mac, PeerNS: ns, MTU: 1400})
+	l, err := h.CreateVeth(rtnl.Veth{Name: rtnl.EndpointDevice(id), PeerName: ifName, PeerMAC: mac, PeerNS: ns, MTU: 1400})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,53 +35,24 @@ func testEndpoint(t *testing.T, h *Handle, ns *NetNS, id, ifName string, host by
 	a4 := netip.AddrFrom4([4]byte{192, 0, 2, host})
 	a6 := netip.MustParseAddr("2001:db8::").As16()
 	a6[15] = host
-	return l, SandboxDevice{
-		HostIndex: l.Index, PeerIndex: l.PeerIndex, Alias: SandboxAlias(id), Fresh: true, MAC: mac, MTU: 1400,
+	return l, Device{
+		HostIndex: l.Index, PeerIndex: l.PeerIndex, Alias: rtnl.SandboxAlias(id), Fresh: true, MAC: mac, MTU: 1400,
 		Addrs:    []netip.Prefix{netip.PrefixFrom(a4, 24), netip.PrefixFrom(netip.AddrFrom16(a6), 64)},
 		Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
 	}
 }
 
-func TestCreateVeth(t *testing.T) {
-	h := testHandle(t)
-	_, ns := testNetNS(t)
-	l, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
-	if l.Name != "fl0123456789ab" || !l.Ours() || l.Kind != "veth" || l.MTU != 1400 || l.Alias != "" {
-		t.Errorf("unfinished device is %+v", l)
-	}
-	if _, err := h.CreateVeth(Veth{Name: l.Name, PeerName: "eth1", PeerNS: ns, MTU: 1500}); !errors.Is(err, ErrExists) {
-		t.Errorf("same host name: %v, want ErrExists", err)
-	}
-	if _, err := h.CreateVeth(Veth{Name: "flother", PeerName: "eth0", PeerNS: ns, MTU: 1500}); !errors.Is(err, ErrExists) {
-		t.Errorf("same name in the sandbox: %v, want ErrExists", err)
-	}
-	if _, err := ConfigureSandbox(ns, []SandboxDevice{d}); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := h.DeleteLink(l.Index); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := h.LinkByName(l.Name); !errors.Is(err, ErrNoDevice) {
-		t.Errorf("after deletion: %v, want ErrNoDevice", err)
-	}
-	if _, err := ConfigureSandbox(ns, []SandboxDevice{d}); !errors.Is(err, ErrNoDevice) {
-		t.Errorf("configure a sandbox without its device: %v, want ErrNoDevice", err)
-	}
-}
-
-func TestConfigureSandbox(t *testing.T) {
-	h := testHandle(t)
-	_, ns := testNetNS(t)
+func TestSandbox(t *testing.T) {
+	h := rtnltest.New(t)
+	_, ns := rtnltest.NetNS(t)
 	l, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
 
 	start := time.Now()
-	if _, err := ConfigureSandbox(ns, []SandboxDevice{d}); err != nil {
+	if _, err := Sandbox(ns, []Device{d}); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("first configuration took %v", time.Since(start))
-	links, addrs, routes := readNetNS(t, ns)
+	links, addrs, routes := rtnltest.Read(t, ns)
 	if lo := links["lo"]; !lo.Up {
 		t.Error("lo is down")
 	}
@@ -100,32 +74,32 @@ func TestConfigureSandbox(t *testing.T) {
 		t.Fatalf("default routes: %+v", routes)
 	}
 	for i, r := range routes {
-		if r.Protocol != RouteProtocol || r.Gateway != d.Gateways[i] {
+		if r.Protocol != rtnl.RouteProtocol || r.Gateway != d.Gateways[i] {
 			t.Errorf("default route %d is %+v", i, r)
 		}
 	}
 	if host, err := h.Link(l.Index); err != nil || !host.Running {
 		t.Errorf("host end %+v, %v; want it running immediately", host, err)
 	}
-	again, err := ConfigureSandbox(ns, []SandboxDevice{d})
+	again, err := Sandbox(ns, []Device{d})
 	if err != nil || again.Any() {
 		t.Errorf("second configuration changed %+v, %v", again, err)
 	}
 }
 
-func TestConfigureSandboxWithoutIPv6(t *testing.T) {
-	h := testHandle(t)
-	_, ns := testNetNS(t)
+func TestSandboxWithoutIPv6(t *testing.T) {
+	h := rtnltest.New(t)
+	_, ns := rtnltest.NetNS(t)
 	_, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
 	d.Addrs, d.Gateways = d.Addrs[:1], d.Gateways[:1]
-	if _, err := ConfigureSandbox(ns, []SandboxDevice{d}); err != nil {
+	if _, err := Sandbox(ns, []Device{d}); err != nil {
 		t.Fatal(err)
 	}
-	links, _, _ := readNetNS(t, ns)
+	links, _, _ := rtnltest.Read(t, ns)
 	if links["eth0"].Conf.DisableIPv6 != 1 {
 		t.Error("a device without IPv6 address has IPv6")
 	}
-	again, err := ConfigureSandbox(ns, []SandboxDevice{d})
+	again, err := Sandbox(ns, []Device{d})
 	if err != nil || again.Any() {
 		t.Errorf("second configuration changed %+v, %v", again, err)
 	}
@@ -134,11 +108,11 @@ func TestConfigureSandboxWithoutIPv6(t *testing.T) {
 // The namespace's owner decides whether there is IPv6: before the first configuration for all
 // devices, later for each.
 func TestIPv6IsTheOwners(t *testing.T) {
-	without := func(d *SandboxDevice) { d.Addrs, d.Gateways = d.Addrs[:1], d.Gateways[:1] }
-	dual := func(*SandboxDevice) {}
+	without := func(d *Device) { d.Addrs, d.Gateways = d.Addrs[:1], d.Gateways[:1] }
+	dual := func(*Device) {}
 	for _, tt := range []struct {
 		name          string
-		network       func(*SandboxDevice)
+		network       func(*Device)
 		before, after map[string]string // settings of IPv6, by device
 		has           bool              // eth0 has its IPv6 address and route
 		off           int32
@@ -153,8 +127,8 @@ func TestIPv6IsTheOwners(t *testing.T) {
 		{"off, network without IPv6", without, map[string]string{"all": "1"}, nil, false, 1, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h := testHandle(t)
-			_, ns := testNetNS(t)
+			h := rtnltest.New(t)
+			_, ns := rtnltest.NetNS(t)
 			set := func(settings map[string]string) {
 				t.Helper()
 				err := ns.Do(func() (err error) {
@@ -172,7 +146,7 @@ func TestIPv6IsTheOwners(t *testing.T) {
 			tt.network(&d)
 			configure := func() Changes {
 				t.Helper()
-				ch, err := ConfigureSandbox(ns, []SandboxDevice{d})
+				ch, err := Sandbox(ns, []Device{d})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -180,7 +154,7 @@ func TestIPv6IsTheOwners(t *testing.T) {
 			}
 			check := func(has bool, off int32) {
 				t.Helper()
-				links, addrs, routes := readNetNS(t, ns)
+				links, addrs, routes := rtnltest.Read(t, ns)
 				want, wantRoutes := []string{"192.0.2.2/24"}, 1
 				if has {
 					want, wantRoutes = append(want, "2001:db8::2/64"), 2
@@ -196,7 +170,7 @@ func TestIPv6IsTheOwners(t *testing.T) {
 				t.Errorf("repaired %+v", ch)
 			}
 			check(tt.has, tt.off)
-			if err := CompareSandbox(ns, d.PeerIndex, "eth0", d.Gateways); err != nil {
+			if err := Compare(ns, d.PeerIndex, "eth0", d.Gateways); err != nil {
 				t.Errorf("compare: %v", err)
 			}
 			if tt.again == nil {
@@ -211,73 +185,72 @@ func TestIPv6IsTheOwners(t *testing.T) {
 	}
 }
 
-func TestConfigureSandboxRepairs(t *testing.T) {
-	type breakage func(c *conn, d SandboxDevice) error
+func TestSandboxRepairs(t *testing.T) {
+	type breakage func(c *rtnl.Conn, d Device) error
 	tests := map[string]struct {
 		breakIt breakage
 		want    Changes
 	}{
-		"device down": {func(c *conn, d SandboxDevice) error {
+		"device down": {func(c *rtnl.Conn, d Device) error {
 			up := false
-			return c.setLink(d.PeerIndex, LinkChange{Up: &up})
+			return c.SetLink(d.PeerIndex, rtnl.LinkChange{Up: &up})
 		}, Changes{Devices: 1, Addresses: 1, Routes: 2}}, // down also removes IPv6 addresses and routes
-		"address removed": {func(c *conn, d SandboxDevice) error {
-			return c.do(unix.RTM_DELADDR, 0, addrMsg(d.PeerIndex, d.Addrs[1]), addr(unix.IFA_LOCAL, d.Addrs[1].Addr()))
+		"address removed": {func(c *rtnl.Conn, d Device) error {
+			return c.DeleteAddr(d.PeerIndex, d.Addrs[1])
 		}, Changes{Addresses: 1}},
-		"MAC changed": {func(c *conn, d SandboxDevice) error {
-			return c.setLink(d.PeerIndex, LinkChange{MAC: &model.MAC{2, 1, 1, 1, 1, 1}})
+		"MAC changed": {func(c *rtnl.Conn, d Device) error {
+			return c.SetLink(d.PeerIndex, rtnl.LinkChange{MAC: &model.MAC{2, 1, 1, 1, 1, 1}})
 		}, Changes{Devices: 1}},
-		"alias missing, as after a crash": {func(c *conn, d SandboxDevice) error {
+		"alias missing, as after a crash": {func(c *rtnl.Conn, d Device) error {
 			empty := ""
-			return c.setLink(d.PeerIndex, LinkChange{Alias: &empty})
+			return c.SetLink(d.PeerIndex, rtnl.LinkChange{Alias: &empty})
 		}, Changes{Devices: 1}},
-		"router advertisements accepted": {func(_ *conn, _ SandboxDevice) error {
+		"router advertisements accepted": {func(_ *rtnl.Conn, _ Device) error {
 			return os.WriteFile("/proc/sys/net/ipv6/conf/eth0/accept_ra", []byte("1"), 0)
 		}, Changes{Sysctls: 1}},
-		"default route removed": {func(c *conn, d SandboxDevice) error {
-			return c.deleteDefault(Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: d.Gateways[0]})
+		"default route removed": {func(c *rtnl.Conn, d Device) error {
+			return c.DeleteDefault(rtnl.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: d.Gateways[0]})
 		}, Changes{Routes: 1}},
-		"default route by another program is kept": {func(c *conn, d SandboxDevice) error {
-			r := Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: d.Gateways[0]}
-			if err := c.deleteDefault(r); err != nil {
+		"default route by another program is kept": {func(c *rtnl.Conn, d Device) error {
+			r := rtnl.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: d.Gateways[0]}
+			if err := c.DeleteDefault(r); err != nil {
 				return err
 			}
-			msg := addDefaultMsg(d.Addrs[0].Addr().Next())
-			return c.do(unix.RTM_NEWROUTE, unix.NLM_F_CREATE, msg...)
+			return rtnltest.IP("route add default via " + d.Addrs[0].Addr().Next().String())
 		}, Changes{}},
-		"loopback down": {func(c *conn, _ SandboxDevice) error {
+		"loopback down": {func(c *rtnl.Conn, _ Device) error {
 			up := false
-			return c.setLink(1, LinkChange{Up: &up})
+			return c.SetLink(1, rtnl.LinkChange{Up: &up})
 		}, Changes{Devices: 1}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			h := testHandle(t)
-			_, ns := testNetNS(t)
+			h := rtnltest.New(t)
+			_, ns := rtnltest.NetNS(t)
 			_, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
-			if _, err := ConfigureSandbox(ns, []SandboxDevice{d}); err != nil {
+			if _, err := Sandbox(ns, []Device{d}); err != nil {
 				t.Fatal(err)
 			}
 			d.Fresh = false
 			err := ns.Do(func() error {
-				c, err := dial()
+				c, err := rtnl.Dial()
 				if err != nil {
 					return err
 				}
-				defer c.close()
+				defer c.Close()
 				return tt.breakIt(c, d)
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := ConfigureSandbox(ns, []SandboxDevice{d})
+			got, err := Sandbox(ns, []Device{d})
 			if err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("repairs (-want +got):\n%s", diff)
 			}
-			if again, err := ConfigureSandbox(ns, []SandboxDevice{d}); err != nil || again.Any() {
+			if again, err := Sandbox(ns, []Device{d}); err != nil || again.Any() {
 				t.Errorf("after the repair still %+v, %v", again, err)
 			}
 		})
@@ -285,8 +258,8 @@ func TestConfigureSandboxRepairs(t *testing.T) {
 }
 
 func TestGatewayMoves(t *testing.T) {
-	h := testHandle(t)
-	_, ns := testNetNS(t)
+	h := rtnltest.New(t)
+	_, ns := rtnltest.NetNS(t)
 	_, a := testEndpoint(t, h, ns, endpointID, "eth0", 2)
 	_, b := testEndpoint(t, h, ns, "fedcba98765432100000", "eth1", 3)
 	b.Addrs = prefixes("198.51.100.3/24", "2001:db8:1::3/64")
@@ -294,10 +267,10 @@ func TestGatewayMoves(t *testing.T) {
 	b.Gateways = nil
 	check := func(want uint32, gws []netip.Addr) {
 		t.Helper()
-		if _, err := ConfigureSandbox(ns, []SandboxDevice{a, b}); err != nil {
+		if _, err := Sandbox(ns, []Device{a, b}); err != nil {
 			t.Fatal(err)
 		}
-		_, _, routes := readNetNS(t, ns)
+		_, _, routes := rtnltest.Read(t, ns)
 		if len(routes) != len(gws) {
 			t.Fatalf("default routes %+v, want through %v", routes, gws)
 		}
@@ -315,4 +288,62 @@ func TestGatewayMoves(t *testing.T) {
 	check(a.PeerIndex, first)
 	a.Gateways = nil
 	check(0, nil)
+}
+
+func TestMissingDevice(t *testing.T) {
+	h := rtnltest.New(t)
+	_, ns := rtnltest.NetNS(t)
+	l, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
+	if err := h.DeleteLink(l.Index); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Sandbox(ns, []Device{d}); !errors.Is(err, rtnl.ErrNoDevice) {
+		t.Errorf("configure a sandbox without its device: %v, want ErrNoDevice", err)
+	}
+}
+
+func prefixes(ss ...string) []netip.Prefix {
+	var ps []netip.Prefix
+	for _, s := range ss {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return ps
+}
+
+// A limit replaces another program's qdisc; without a limit the qdisc is kept.
+func TestSandboxLimit(t *testing.T) {
+	h := rtnltest.New(t)
+	_, ns := rtnltest.NetNS(t)
+	_, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
+	kind := func() (kind string) {
+		rtnltest.In(t, ns, func(*rtnl.Conn) error {
+			qs, err := netlink.QdiscList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: int(d.PeerIndex)}})
+			for _, q := range qs {
+				kind = q.Type()
+			}
+			return err
+		})
+		return kind
+	}
+	configure := func(devices int) {
+		t.Helper()
+		ch, err := Sandbox(ns, []Device{d})
+		if err != nil || ch.Devices != devices {
+			t.Errorf("%d devices changed, %v, want %d", ch.Devices, err, devices)
+		}
+	}
+	configure(2) // with the loopback
+	rtnltest.In(t, ns, func(*rtnl.Conn) error {
+		return rtnltest.Run("tc", strings.Fields("qdisc replace dev eth0 root handle 1: pfifo")...)
+	})
+	configure(0)
+	if got := kind(); got != "pfifo" {
+		t.Errorf("without a limit the qdisc is %s, want pfifo", got)
+	}
+	d.Limit = model.Limit{Rate: 1e6, Burst: 1e6}
+	configure(1)
+	if got := kind(); got != "tbf" {
+		t.Errorf("with a limit the qdisc is %s, want tbf", got)
+	}
+	configure(0)
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+// Package uplink selects the devices by which traffic leaves the host, and describes what prevents
+// one from working.
+package uplink
 
 import (
 	"cmp"
@@ -10,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // Uplink is a device through which traffic leaves the host's own stack.
@@ -28,8 +31,8 @@ type Uplink struct {
 	ReceivesBelow bool
 }
 
-// UplinkRules select uplinks.
-type UplinkRules struct {
+// Rules select uplinks.
+type Rules struct {
 	Pinned []string        // names; if empty, uplinks are found
 	Kept   map[string]bool // names of recent uplinks
 	// Devices with routes, of those that nothing else identifies.
@@ -38,18 +41,18 @@ type UplinkRules struct {
 	Default []uint32
 }
 
-// FindUplinks selects the uplinks among the host's devices: those with pinned names, or else all
+// Find selects the uplinks among the host's devices: those with pinned names, or else all
 // that are not loopbacks or Fairlead's own and have a global address or a route. A device that is
 // down is an uplink too, since its programs must be attached before its first packet. A device
 // without Ethernet headers never is, since the programs expect them.
-func FindUplinks(links []Link, addrs []Addr, rules UplinkRules) []Uplink {
-	byLink := make(map[uint32][]Addr)
+func Find(links []rtnl.Link, addrs []rtnl.Addr, rules Rules) []Uplink {
+	byLink := make(map[uint32][]rtnl.Addr)
 	for _, a := range addrs {
-		if global(a) {
+		if a.IsGlobal() {
 			byLink[a.IfIndex] = append(byLink[a.IfIndex], a)
 		}
 	}
-	var spare4, spare6 []Addr // for uplinks without an address of their own
+	var spare4, spare6 []rtnl.Addr // for uplinks without an address of their own
 	var ups []Uplink
 	for _, l := range links {
 		own := byLink[l.Index]
@@ -82,7 +85,7 @@ func FindUplinks(links []Link, addrs []Addr, rules UplinkRules) []Uplink {
 }
 
 // stack determines which uplinks send and receive by others.
-func stack(ups []Uplink, links []Link) {
+func stack(ups []Uplink, links []rtnl.Link) {
 	is := make(map[uint32]bool)
 	for _, u := range ups {
 		is[u.IfIndex] = true
@@ -90,13 +93,13 @@ func stack(ups []Uplink, links []Link) {
 	by := lowers(links)
 	for i, u := range ups {
 		ups[i].Below = min(countBelow(u.IfIndex, by, is, maxStack), MaxBelow)
-		ups[i].ReceivesBelow = ups[i].Below > 0 && slices.ContainsFunc(links, func(l Link) bool {
+		ups[i].ReceivesBelow = ups[i].Below > 0 && slices.ContainsFunc(links, func(l rtnl.Link) bool {
 			return l.Index == u.IfIndex && isIPVLAN(l)
 		})
 	}
 }
 
-func (r *UplinkRules) choose(l Link, links []Link, addressed bool) bool {
+func (r *Rules) choose(l rtnl.Link, links []rtnl.Link, addressed bool) bool {
 	if len(r.Pinned) > 0 {
 		return slices.Contains(r.Pinned, l.Name)
 	}
@@ -105,8 +108,8 @@ func (r *UplinkRules) choose(l Link, links []Link, addressed bool) bool {
 
 // isPort reports whether a device is a port of a bridge or bond: IP packets that arrive there
 // belong to the bridge or bond.
-func isPort(l Link, links []Link) bool {
-	return l.Master != 0 && slices.ContainsFunc(links, func(m Link) bool {
+func isPort(l rtnl.Link, links []rtnl.Link) bool {
+	return l.Master != 0 && slices.ContainsFunc(links, func(m rtnl.Link) bool {
 		return m.Index == l.Master && m.Kind != "vrf"
 	})
 }
@@ -119,7 +122,7 @@ const MaxBelow = 7
 
 // lowers returns, by device, the devices through which it sends its packets unchanged. VLAN
 // devices are excluded, since the tag puts their packets into another segment.
-func lowers(links []Link) map[uint32][]uint32 {
+func lowers(links []rtnl.Link) map[uint32][]uint32 {
 	all := make(map[uint32][]uint32)
 	for _, l := range links {
 		if l.Master != 0 {
@@ -132,8 +135,8 @@ func lowers(links []Link) map[uint32][]uint32 {
 	return all
 }
 
-func isMACVLAN(l Link) bool { return l.Kind == "macvlan" || l.Kind == "macvtap" }
-func isIPVLAN(l Link) bool  { return l.Kind == "ipvlan" || l.Kind == "ipvtap" }
+func isMACVLAN(l rtnl.Link) bool { return l.Kind == "macvlan" || l.Kind == "macvtap" }
+func isIPVLAN(l rtnl.Link) bool  { return l.Kind == "ipvlan" || l.Kind == "ipvtap" }
 
 // countBelow returns the number of uplinks below a device that a packet leaves by.
 func countBelow(index uint32, lowers map[uint32][]uint32, ups map[uint32]bool, depth int) int {
@@ -153,29 +156,23 @@ func countBelow(index uint32, lowers map[uint32][]uint32, ups map[uint32]bool, d
 
 // isInner reports whether a device is a bridge for containers and guests only: all its ports are
 // veth devices or taps.
-func isInner(bridge Link, links []Link) bool {
-	return bridge.Kind == "bridge" && !slices.ContainsFunc(links, func(port Link) bool {
+func isInner(bridge rtnl.Link, links []rtnl.Link) bool {
+	return bridge.Kind == "bridge" && !slices.ContainsFunc(links, func(port rtnl.Link) bool {
 		return port.Master == bridge.Index && port.Kind != "veth" && port.Kind != "tun"
 	})
 }
 
-// MayBeUplink reports whether only routes can show that a device is an uplink: it is up, so that
+// MayBe reports whether only routes can show that a device is an uplink: it is up, so that
 // it can have routes, and has no global address.
-func MayBeUplink(l Link, addrs []Addr) bool {
+func MayBe(l rtnl.Link, addrs []rtnl.Addr) bool {
 	return l.Up && !l.Loopback && l.Ethernet() && !l.Ours() &&
-		!slices.ContainsFunc(addrs, func(a Addr) bool { return a.IfIndex == l.Index && global(a) })
-}
-
-// global reports whether the address may be used beyond the link.
-func global(a Addr) bool {
-	ip := a.Prefix.Addr()
-	return a.Scope == unix.RT_SCOPE_UNIVERSE && ip.IsGlobalUnicast() && a.Flags&unix.IFA_F_DADFAILED == 0
+		!slices.ContainsFunc(addrs, func(a rtnl.Addr) bool { return a.IfIndex == l.Index && a.IsGlobal() })
 }
 
 // best returns the address of a family to masquerade with: the first one, in the kernel's order,
 // of the best class.
-func best(as []Addr, f model.Family) netip.Addr {
-	var found []Addr
+func best(as []rtnl.Addr, f model.Family) netip.Addr {
+	var found []rtnl.Addr
 	for _, a := range as {
 		if model.FamilyOf(a.Prefix.Addr()) == f {
 			found = append(found, a)
@@ -184,12 +181,12 @@ func best(as []Addr, f model.Family) netip.Addr {
 	if len(found) == 0 {
 		return netip.Addr{}
 	}
-	return slices.MinFunc(found, func(a, b Addr) int { return cmp.Compare(rank(a), rank(b)) }).Prefix.Addr()
+	return slices.MinFunc(found, func(a, b rtnl.Addr) int { return cmp.Compare(rank(a), rank(b)) }).Prefix.Addr()
 }
 
 // rank orders classes of addresses; lower is better. The IPv6 flag SECONDARY means temporary:
 // such addresses are removed while flows still use them.
-func rank(a Addr) int {
+func rank(a rtnl.Addr) int {
 	r := 0
 	if a.Flags&unix.IFA_F_TENTATIVE != 0 {
 		r += 8 // usable soon; flows that use it keep it

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package configure
 
 import (
 	"fmt"
@@ -8,19 +8,21 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// CompareSandbox checks that a device of a sandbox has a name, and that the first default route
+// Compare checks that a device of a sandbox has a name, and that the first default route
 // of each gateway's family is via this gateway and the device. The error names what was found
 // instead, and the remedy. If IPv6 is disabled on the device, IPv6 gateways are skipped.
-func CompareSandbox(ns *NetNS, device uint32, name string, gateways []netip.Addr) error {
+func Compare(ns *rtnl.NetNS, device uint32, name string, gateways []netip.Addr) error {
 	return ns.Do(func() error {
-		c, err := dial()
+		c, err := rtnl.Dial()
 		if err != nil {
 			return err
 		}
-		defer c.close()
-		links, err := c.links()
+		defer c.Close()
+		links, err := c.Links()
 		if err != nil {
 			return err
 		}
@@ -39,7 +41,7 @@ func CompareSandbox(ns *NetNS, device uint32, name string, gateways []netip.Addr
 			if gw.Is6() && off {
 				continue // the namespace's owner disabled IPv6
 			}
-			routes, err := c.routes(family(gw))
+			routes, err := c.Routes(rtnl.Family(gw))
 			if err != nil {
 				return err
 			}
@@ -52,8 +54,8 @@ func CompareSandbox(ns *NetNS, device uint32, name string, gateways []netip.Addr
 }
 
 // checkDefaultRoute checks that the default route is via a gateway and a device.
-func checkDefaultRoute(routes []Route, gw netip.Addr, device uint32, names map[uint32]string) error {
-	i := slices.IndexFunc(routes, func(r Route) bool { return r.Dst.Bits() == 0 && r.Table == unix.RT_TABLE_MAIN })
+func checkDefaultRoute(routes []rtnl.Route, gw netip.Addr, device uint32, names map[uint32]string) error {
+	i := slices.IndexFunc(routes, func(r rtnl.Route) bool { return r.Dst.Bits() == 0 && r.Table == unix.RT_TABLE_MAIN })
 	if i < 0 {
 		return fmt.Errorf("there is no default route via %s dev %s", gw, names[device])
 	}

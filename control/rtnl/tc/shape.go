@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package tc
 
 import (
 	"errors"
@@ -12,10 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// shaperHandle is the handle of Fairlead's qdiscs.
-const shaperHandle = 0x666c << 16
+// ShaperHandle is the handle of Fairlead's qdiscs.
+const ShaperHandle = 0x666c << 16
 
 const (
 	// shaperTick is the kernel's unit of time for traffic control (PSCHED_SHIFT).
@@ -40,17 +41,9 @@ type shaper struct {
 	queue  uint32 // maximum queue length in bytes
 }
 
-// Shapers returns the limits of the host's devices.
-func (h *Handle) Shapers() (Shapers, error) { return listShapers(h.tc) }
-
-// Shape limits the egress traffic of a device of the host, unless have already contains the
-// limit. It reports whether it changed anything.
-func (h *Handle) Shape(index uint32, limit model.Limit, have Shapers) (bool, error) {
-	return shape(h.tc, index, limit, have)
-}
-
-func listShapers(tc *netlink.Handle) (Shapers, error) {
-	all, err := tc.QdiscList(nil)
+// ListShapers returns the limits of all devices of the handle's namespace.
+func ListShapers(nl *netlink.Handle) (Shapers, error) {
+	all, err := nl.QdiscList(nil)
 	if err != nil {
 		return nil, fmt.Errorf("list qdiscs: %w", err)
 	}
@@ -63,12 +56,14 @@ func listShapers(tc *netlink.Handle) (Shapers, error) {
 	return found, nil
 }
 
-func shape(tc *netlink.Handle, index uint32, limit model.Limit, have Shapers) (bool, error) {
+// Shape limits the egress traffic of a device, unless have already contains the limit. It reports
+// whether it changed anything.
+func Shape(nl *netlink.Handle, index uint32, limit model.Limit, have Shapers) (bool, error) {
 	want := shaperOf(limit)
 	if have[index] == want {
 		return false, nil
 	}
-	err := tc.QdiscReplace(&netlink.Tbf{
+	err := nl.QdiscReplace(&netlink.Tbf{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: int(index), Handle: want.handle, Parent: netlink.HANDLE_ROOT},
 		Rate:       want.rate, Buffer: want.ticks, Limit: want.queue,
 	})
@@ -77,7 +72,7 @@ func shape(tc *netlink.Handle, index uint32, limit model.Limit, have Shapers) (b
 			Text: "this kernel cannot limit bandwidth: it lacks the tbf qdisc (install the module sch_tbf, or omit the limits)"}
 	}
 	if err != nil {
-		return false, fmt.Errorf("limit device %d: %w", index, tcError(err))
+		return false, fmt.Errorf("limit device %d: %w", index, deviceError(err))
 	}
 	return true, nil
 }
@@ -89,7 +84,7 @@ func shaperOf(l model.Limit) shaper {
 	ticks := (burst*uint64(time.Second)/rate + uint64(shaperTick) - 1) / uint64(shaperTick)
 	queue := max(rate/uint64(time.Second/queueTime), minQueue)
 	return shaper{
-		handle: shaperHandle, rate: rate,
+		handle: ShaperHandle, rate: rate,
 		ticks: uint32(min(ticks, maxTicks)), queue: uint32(min(queue, math.MaxUint32)),
 	}
 }
@@ -97,13 +92,13 @@ func shaperOf(l model.Limit) shaper {
 // ProbeShaping returns nil if this kernel can limit bandwidth. It tries that on the loopback of a
 // temporary network namespace.
 func ProbeShaping() error {
-	return onThread(unshareNetNS, func() error {
-		tc, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	return rtnl.InNewNetNS(func() error {
+		nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return fmt.Errorf("open rtnetlink socket: %w", err)
 		}
-		defer tc.Close()
-		_, err = shape(tc, 1, model.Limit{Rate: 1e6, Burst: 1e6}, nil)
+		defer nl.Close()
+		_, err = Shape(nl, 1, model.Limit{Rate: 1e6, Burst: 1e6}, nil)
 		return err
 	})
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package watch
 
 import (
 	"context"
@@ -11,32 +11,34 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/tc"
 )
 
 // watchBuffer is the receive buffer, in bytes, for messages that arrive faster than they are
 // read: it holds some thousand.
 const watchBuffer = 4 << 20
 
-// NetNSWatch watches the network namespaces of sandboxes. Its sockets are in a namespace of their
+// Sandboxes watches the network namespaces of sandboxes. Its sockets are in a namespace of their
 // own, in which only the sandboxes that were added have IDs, so the kernel sends no messages from
 // the host's namespace or any other.
-type NetNSWatch struct {
-	conn *conn
+type Sandboxes struct {
+	conn *rtnl.Conn
 	sock *os.File
 }
 
-// NewNetNSWatch returns a watch without sandboxes.
-func NewNetNSWatch() (*NetNSWatch, error) {
-	w := new(NetNSWatch)
-	err := onThread(unshareNetNS, func() (err error) {
-		if w.conn, err = dial(); err != nil {
+// NewSandboxes returns a watch without sandboxes.
+func NewSandboxes() (*Sandboxes, error) {
+	w := new(Sandboxes)
+	err := rtnl.InNewNetNS(func() (err error) {
+		if w.conn, err = rtnl.Dial(); err != nil {
 			return err
 		}
 		if w.sock, err = listenNetNS(); err != nil {
-			w.conn.close()
+			w.conn.Close()
 		}
 		return err
 	})
@@ -68,21 +70,19 @@ func listenNetNS() (*os.File, error) {
 }
 
 // Close ends the watch. Run must have returned.
-func (w *NetNSWatch) Close() error {
-	w.conn.close()
+func (w *Sandboxes) Close() error {
+	w.conn.Close()
 	return w.sock.Close()
 }
 
 // Add adds a sandbox to the watch, and returns its number. A sandbox that was added before keeps
 // its number. The kernel removes a namespace that ends, and may then assign its number to
 // another.
-func (w *NetNSWatch) Add(ns *NetNS) (number int32, err error) {
-	fd := u32(netlink.NETNSA_FD, uint32(ns.fd()))
-	number, err = w.number(fd)
+func (w *Sandboxes) Add(ns *rtnl.NetNS) (number int32, err error) {
+	number, err = w.conn.NetNSID(ns)
 	if err == nil && number < 0 {
-		err = w.conn.do(unix.RTM_NEWNSID, 0, nl.NewRtGenMsg(), fd, u32(netlink.NETNSA_NSID, ^uint32(0))) // any
-		if err == nil {
-			number, err = w.number(fd)
+		if err = w.conn.AssignNetNSID(ns); err == nil {
+			number, err = w.conn.NetNSID(ns)
 		}
 	}
 	if err != nil {
@@ -91,25 +91,9 @@ func (w *NetNSWatch) Add(ns *NetNS) (number int32, err error) {
 	return number, nil
 }
 
-// number returns a namespace's ID in the watch's own namespace, or -1 if it has none.
-func (w *NetNSWatch) number(fd *nl.RtAttr) (int32, error) {
-	msg := nl.NewRtGenMsg()
-	b, err := w.conn.get(unix.RTM_GETNSID, unix.RTM_NEWNSID, msg, fd)
-	if err != nil {
-		return -1, err
-	}
-	number := int32(-1)
-	eachAttr(b[min(msg.Len(), len(b)):], func(kind uint16, v []byte) {
-		if kind == netlink.NETNSA_NSID {
-			number = int32(attrU32(v))
-		}
-	})
-	return number, nil
-}
-
 // Run calls changed with the number of each sandbox whose devices, addresses, default routes or
 // limits may have changed, and lost when messages were lost, until ctx is done.
-func (w *NetNSWatch) Run(ctx context.Context, changed func(number int32), lost func()) error {
+func (w *Sandboxes) Run(ctx context.Context, changed func(number int32), lost func()) error {
 	stop := context.AfterFunc(ctx, func() { w.sock.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	raw, err := w.sock.SyscallConn()
@@ -169,7 +153,7 @@ func affectsSandbox(b []byte) bool {
 				return true
 			}
 		case unix.RTM_DELQDISC:
-			if len(m.Data) < nl.SizeofTcMsg || binary.NativeEndian.Uint32(m.Data[8:]) == shaperHandle { // tcm_handle
+			if len(m.Data) < nl.SizeofTcMsg || binary.NativeEndian.Uint32(m.Data[8:]) == tc.ShaperHandle { // tcm_handle
 				return true
 			}
 		case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR:

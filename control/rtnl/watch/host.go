@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+// Package watch reports netlink events: those of the host's devices, and those of the network
+// namespaces of sandboxes.
+package watch
 
 import (
 	"context"
@@ -11,11 +13,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
-// Listener receives what Watch sees. Its functions must not block.
+// Listener receives what Host sees. Its functions must not block.
 type Listener struct {
 	// Changed: a device, an address or a local route of the host may have changed. There are no
 	// details: the listener reads the state itself, so that a lost message does no harm. Of
@@ -24,13 +27,13 @@ type Listener struct {
 	// FilterRemoved: a clsact filter or qdisc of a device was removed.
 	FilterRemoved func(ifindex int)
 	// Link: a device that is not Fairlead's is new or was changed.
-	Link func(l Link)
+	Link func(l rtnl.Link)
 	// Addr: a device, possibly one of Fairlead's, has a new global address.
 	Addr func(ifindex uint32)
 }
 
-// Watch reports changes of devices, addresses and local routes of the host until ctx is done.
-func (h *Handle) Watch(ctx context.Context, to Listener) error {
+// Host reports changes of devices, addresses and local routes of the host until ctx is done.
+func Host(ctx context.Context, h *rtnl.Handle, to Listener) error {
 	fd := -1
 	err := h.Do(func() (err error) {
 		fd, err = subscribe(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_TC |
@@ -114,7 +117,7 @@ func isRelevant(b []byte, to Listener) bool {
 	for _, m := range msgs {
 		switch kind := m.Header.Type; {
 		case kind == unix.RTM_NEWLINK && len(m.Data) >= unix.SizeofIfInfomsg:
-			if l := parseLink(m.Data); !l.Ours() {
+			if l := rtnl.ParseLink(m.Data); !l.Ours() {
 				to.Link(l)
 				relevant = true
 			}
@@ -122,7 +125,7 @@ func isRelevant(b []byte, to Listener) bool {
 			to.FilterRemoved(int(int32(binary.NativeEndian.Uint32(m.Data[4:])))) // tcm_ifindex
 		case kind == unix.RTM_NEWTFILTER || kind == unix.RTM_NEWQDISC || kind == unix.RTM_NEWCHAIN || kind == unix.RTM_DELCHAIN:
 		case kind == unix.RTM_NEWADDR:
-			if a, ok := parseAddr(m.Data); ok && global(a) {
+			if a, ok := rtnl.ParseAddr(m.Data); ok && a.IsGlobal() {
 				to.Addr(a.IfIndex)
 			}
 			relevant = true

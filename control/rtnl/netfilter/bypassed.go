@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+// Package netfilter reads the host's firewall rules that Fairlead bypasses, and exempts devices of
+// sandboxes from connection tracking.
+package netfilter
 
 import (
 	"errors"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+// Package sockdiag lists the sockets that are bound to a port.
+package sockdiag
 
 import (
 	"encoding/binary"

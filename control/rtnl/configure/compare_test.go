@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package configure
 
 import (
-	"errors"
-	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
 )
 
 // Changes of the interface and the default routes by a program in a sandbox are reported. A route
 // that comes after Fairlead's, or has another destination, is not.
-func TestCompareSandbox(t *testing.T) {
-	h := testHandle(t)
-	_, ns := testNetNS(t)
+func TestCompare(t *testing.T) {
+	h := rtnltest.New(t)
+	_, ns := rtnltest.NetNS(t)
 	_, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
 	for _, tt := range []struct {
 		harm, mend string // arguments of ip
@@ -29,35 +30,27 @@ func TestCompareSandbox(t *testing.T) {
 		{"route add 198.51.100.0/24 via 192.0.2.99 dev eth0", "", ""},
 		{"route del default", "", "there is no default route via 192.0.2.1 dev eth0"},
 	} {
-		if _, err := ConfigureSandbox(ns, []SandboxDevice{d}); err != nil {
+		if _, err := Sandbox(ns, []Device{d}); err != nil {
 			t.Fatal(err)
 		}
 		inSandbox(t, ns, tt.harm)
-		err := CompareSandbox(ns, d.PeerIndex, "eth0", d.Gateways)
+		err := Compare(ns, d.PeerIndex, "eth0", d.Gateways)
 		if ok := err == nil; ok != (tt.wrong == "") || !ok && !strings.Contains(err.Error(), tt.wrong) {
 			t.Errorf("after ip %s: %v, want %q", tt.harm, err, tt.wrong)
 		}
 		inSandbox(t, ns, tt.mend)
 	}
 	inSandbox(t, ns, "link del eth0")
-	if err := CompareSandbox(ns, d.PeerIndex, "eth0", nil); err == nil || !strings.Contains(err.Error(), `"eth0" does not exist`) {
+	if err := Compare(ns, d.PeerIndex, "eth0", nil); err == nil || !strings.Contains(err.Error(), `"eth0" does not exist`) {
 		t.Errorf("without the device: %v", err)
 	}
 }
 
 // inSandbox runs iproute2 in the namespace, once for each part between semicolons.
-func inSandbox(t *testing.T, ns *NetNS, commands string) {
+func inSandbox(t *testing.T, ns *rtnl.NetNS, commands string) {
 	t.Helper()
-	err := ns.Do(func() (err error) {
-		for _, c := range strings.FieldsFunc(commands, func(r rune) bool { return r == ';' }) {
-			out, failed := exec.Command("ip", strings.Fields(c)...).CombinedOutput()
-			if failed != nil {
-				err = errors.Join(err, failed, errors.New(string(out)))
-			}
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatalf("ip %s: %v", commands, err)
+	each := strings.FieldsFunc(commands, func(r rune) bool { return r == ';' })
+	if err := ns.Do(func() error { return rtnltest.IP(each...) }); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package configure
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
-// HostPort is the wanted configuration of a network's host port.
-type HostPort struct {
+// HostPortSpec is the wanted configuration of a network's host port.
+type HostPortSpec struct {
 	NetworkID string
 	MAC       model.MAC // of the gateway
 	MTU       int
@@ -20,10 +20,10 @@ type HostPort struct {
 	IPv6      bool           // the network has IPv6
 }
 
-// ConfigureHostPort configures both ends of a host port: gw is the end with the addresses, dp the
-// datapath's end, and have the host's current addresses. Like ConfigureSandbox, it changes only
-// what differs.
-func (h *Handle) ConfigureHostPort(gw, dp Link, have []Addr, want HostPort) (Changes, error) {
+// HostPort configures both ends of a host port: gw is the end with the addresses, dp the
+// datapath's end, and have the host's current addresses. It changes only what
+// differs.
+func HostPort(h *rtnl.Handle, gw, dp rtnl.Link, have []rtnl.Addr, want HostPortSpec) (Changes, error) {
 	var ch Changes
 	settings := append(gatewaySettings(gw, want.IPv6), ipv6Settings(dp, false)...)
 	ch.Sysctls = len(settings)
@@ -31,14 +31,14 @@ func (h *Handle) ConfigureHostPort(gw, dp Link, have []Addr, want HostPort) (Cha
 		return ch, err
 	}
 	for _, end := range []struct {
-		link  Link
+		link  rtnl.Link
 		alias string
 		mac   model.MAC
 	}{
-		{dp, HostPortAlias(want.NetworkID), dp.MAC},
-		{gw, GatewayAlias(want.NetworkID), want.MAC},
+		{dp, rtnl.HostPortAlias(want.NetworkID), dp.MAC},
+		{gw, rtnl.GatewayAlias(want.NetworkID), want.MAC},
 	} {
-		changed, err := h.adjust(end.link, end.alias, end.mac, want.MTU)
+		changed, err := adjust(h.Conn(), end.link, end.alias, end.mac, want.MTU)
 		if changed {
 			ch.Devices++
 		}
@@ -57,7 +57,7 @@ func (h *Handle) ConfigureHostPort(gw, dp Link, have []Addr, want HostPort) (Cha
 		}
 	}
 	for _, p := range want.Addrs {
-		if slices.ContainsFunc(have, func(a Addr) bool { return a.IfIndex == gw.Index && hasAddr([]Addr{a}, p) }) {
+		if slices.ContainsFunc(have, func(a rtnl.Addr) bool { return a.IfIndex == gw.Index && hasAddr([]rtnl.Addr{a}, p) }) {
 			continue
 		}
 		ch.Addresses++
@@ -68,45 +68,20 @@ func (h *Handle) ConfigureHostPort(gw, dp Link, have []Addr, want HostPort) (Cha
 	return ch, nil
 }
 
-// ConfigureHostEnd configures an endpoint's host end and brings it up. It does not set the alias,
+// HostEnd configures an endpoint's host end and brings it up. It does not set the alias,
 // which marks the endpoint as finished.
-func (h *Handle) ConfigureHostEnd(l Link, mtu int) (Changes, error) {
+func HostEnd(h *rtnl.Handle, l rtnl.Link, mtu int) (Changes, error) {
 	var ch Changes
 	settings := ipv6Settings(l, false)
 	ch.Sysctls = len(settings)
 	if err := h.SetSysctls(settings...); err != nil {
 		return ch, err
 	}
-	changed, err := h.adjust(l, l.Alias, l.MAC, mtu)
+	changed, err := adjust(h.Conn(), l, l.Alias, l.MAC, mtu)
 	if changed {
 		ch.Devices++
 	}
 	return ch, err
-}
-
-// adjust sets alias, MAC and MTU of a device and brings it up, where they differ.
-func (h *Handle) adjust(l Link, alias string, mac model.MAC, mtu int) (bool, error) {
-	var ch LinkChange
-	if l.Alias != alias {
-		ch.Alias = &alias
-	}
-	if l.MAC != mac {
-		ch.MAC = &mac
-	}
-	if l.MTU != mtu {
-		ch.MTU = &mtu
-	}
-	if !l.Up {
-		up := true
-		ch.Up = &up
-	}
-	if (ch == LinkChange{}) {
-		return false, nil
-	}
-	if err := h.conn.setLink(l.Index, ch); err != nil {
-		return true, fmt.Errorf("set up device %q: %w", l.Name, err)
-	}
-	return true, nil
 }
 
 // gatewaySettings returns the settings of a gateway end that must change. It forwards, so that
@@ -114,11 +89,11 @@ func (h *Handle) adjust(l Link, alias string, mac model.MAC, mtu int) (bool, err
 // lookups may use it as the input device; other devices need not forward. Before force_forwarding
 // (Linux 6.17) the kernel forwards IPv6 only with net.ipv6.conf.all.forwarding, which affects
 // every device of the host, so that is left to the operator.
-func gatewaySettings(l Link, v6 bool) []Sysctl {
+func gatewaySettings(l rtnl.Link, v6 bool) []rtnl.Sysctl {
 	settings := ipv6Settings(l, v6)
 	set := func(family, key string, is int32) {
 		if is != 1 && is != -1 {
-			settings = append(settings, Sysctl{Family: family, Device: l.Name, Key: key, Value: strconv.Itoa(1)})
+			settings = append(settings, rtnl.Sysctl{Family: family, Device: l.Name, Key: key, Value: strconv.Itoa(1)})
 		}
 	}
 	set("ipv4", "forwarding", l.Conf.Forwarding4)

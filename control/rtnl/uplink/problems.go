@@ -1,30 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package uplink
 
 import (
 	"errors"
 	"fmt"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// UplinkProblems describes, one per line, problems of devices that traffic leaves the host by and
+// Problems describes, one per line, problems of devices that traffic leaves the host by and
 // that do not work as uplinks. encrypted means that the host has IPsec policies for outgoing
 // packets.
-func UplinkProblems(links []Link, addrs []Addr, rules UplinkRules, encrypted bool) []string {
+func Problems(links []rtnl.Link, addrs []rtnl.Addr, rules Rules, encrypted bool) []string {
 	var list []string
 	say := func(device, format string, args ...any) {
 		list = append(list, device+": "+fmt.Sprintf(format, args...))
 	}
-	ups := FindUplinks(links, addrs, rules)
+	ups := Find(links, addrs, rules)
 	is := func(index uint32) bool {
 		return slices.ContainsFunc(ups, func(u Uplink) bool { return u.IfIndex == index })
 	}
 	for _, name := range rules.Pinned {
-		if !slices.ContainsFunc(links, func(l Link) bool { return l.Name == name }) {
+		if !slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Name == name }) {
 			say(name, "no such device (--uplink)")
 		}
 	}
@@ -52,8 +53,8 @@ func UplinkProblems(links []Link, addrs []Addr, rules UplinkRules, encrypted boo
 	return list
 }
 
-// FindUplinkProblems returns UplinkProblems for the host's current state.
-func (h *Handle) FindUplinkProblems(pinned []string) ([]string, error) {
+// FindProblems returns Problems for the host's current state.
+func FindProblems(h *rtnl.Handle, pinned []string) ([]string, error) {
 	links, err := h.Links()
 	if err != nil {
 		return nil, err
@@ -66,20 +67,20 @@ func (h *Handle) FindUplinkProblems(pinned []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	encrypted, err := h.encrypts()
+	encrypted, err := encrypts(h)
 	if err != nil {
 		return nil, err
 	}
-	rules := UplinkRules{Pinned: pinned, Default: through, Routed: make(map[uint32]bool)}
+	rules := Rules{Pinned: pinned, Default: through, Routed: make(map[uint32]bool)}
 	for _, device := range through {
 		rules.Routed[device] = true
 	}
-	return UplinkProblems(links, addrs, rules, encrypted), nil
+	return Problems(links, addrs, rules, encrypted), nil
 }
 
 // encrypts reports whether the host has IPsec policies for outgoing or forwarded packets, other
 // than those of a socket. A kernel without IPsec has none.
-func (h *Handle) encrypts() (bool, error) {
+func encrypts(h *rtnl.Handle) (bool, error) {
 	var policies []netlink.XfrmPolicy
 	err := h.Do(func() (err error) {
 		policies, err = netlink.XfrmPolicyList(netlink.FAMILY_ALL)

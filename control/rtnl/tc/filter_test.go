@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package tc
 
 import (
 	"testing"
@@ -8,6 +8,9 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
 )
 
 func testProgram(t *testing.T) (fd int, id uint32) {
@@ -33,28 +36,25 @@ func testProgram(t *testing.T) (fd int, id uint32) {
 }
 
 func TestFilterLife(t *testing.T) {
-	h := testHandle(t)
-	l, err := h.CreateVeth(Veth{Name: "uplink0", PeerName: "uplink1", MTU: 1500})
+	h := rtnltest.New(t)
+	l, err := h.CreateVeth(rtnl.Veth{Name: "uplink0", PeerName: "uplink1", MTU: 1500})
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev := int(l.Index)
+	dev, f := int(l.Index), NewFilters(h)
 	oldFD, oldID := testProgram(t)
 	newFD, newID := testProgram(t)
 	replace := func(egress bool, fd int, id uint32, want bool) {
 		t.Helper()
-		changed, err := h.ReplaceFilter(dev, egress, "fl_test", fd, id)
+		changed, err := f.ReplaceFilter(dev, egress, "fl_test", fd, id)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if changed != want {
 			t.Errorf("changed is %v, want %v", changed, want)
 		}
-		if got := h.FilterProgram(dev, egress, "fl_test"); got != id {
-			t.Errorf("the filter has program %d, want %d", got, id)
-		}
-		if n := len(h.filters(dev, egress)); n != 1 {
-			t.Errorf("%d filters, want 1", n)
+		if fs := f.filters(dev, egress); len(fs) != 1 || fs[0].Name != "fl_test" || uint32(fs[0].Id) != id {
+			t.Errorf("filters are %v, want one with program %d", fs, id)
 		}
 	}
 	replace(false, oldFD, oldID, true)
@@ -64,7 +64,7 @@ func TestFilterLife(t *testing.T) {
 	replace(true, newFD, newID, true)
 
 	qdiscs := func() int {
-		all, err := h.tc.QdiscList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: dev}})
+		all, err := h.TC().QdiscList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: dev}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,17 +80,17 @@ func TestFilterLife(t *testing.T) {
 		if want := min(1, max(0, 2-i)); qdiscs() != want {
 			t.Errorf("%d clsact qdiscs before removal %d, want %d", qdiscs(), i, want)
 		}
-		if err := h.RemoveFilter(dev, egress, "fl_test", true); err != nil {
+		if err := f.RemoveFilter(dev, egress, "fl_test", true); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := h.DeleteLink(l.Index); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.RemoveFilter(dev, true, "fl_test", true); err != nil {
+	if err := f.RemoveFilter(dev, true, "fl_test", true); err != nil {
 		t.Errorf("remove from a deleted device: %v", err)
 	}
-	if _, err := h.ReplaceFilter(dev, true, "fl_test", newFD, newID); err == nil {
+	if _, err := f.ReplaceFilter(dev, true, "fl_test", newFD, newID); err == nil {
 		t.Error("attaching to a deleted device succeeded")
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package netfilter
 
 import (
 	"os/exec"
@@ -9,10 +9,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
 )
 
 func TestBypassedRules(t *testing.T) {
-	testHandle(t) // a namespace of the test's own
+	rtnltest.New(t) // a namespace of the test's own
 	cmd := exec.Command("nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(strings.ReplaceAll(`
 		table inet mine {

@@ -1,30 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package configure
 
 import (
 	"net/netip"
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
 )
 
 // testHostPort creates a host port and returns its wanted configuration.
-func testHostPort(t *testing.T, h *Handle, v6 bool) HostPort {
+func testHostPort(t *testing.T, h *rtnl.Handle, v6 bool) HostPortSpec {
 	t.Helper()
-	want := HostPort{
+	want := HostPortSpec{
 		NetworkID: "abcdefabcdef0000", MAC: model.MAC{2, 0x42, 0xac, 0x11, 0, 1}, MTU: 1500,
 		Addrs: prefixes("192.0.2.1/24"), IPv6: v6,
 	}
 	if v6 {
 		want.Addrs = append(want.Addrs, netip.MustParsePrefix("2001:db8::1/64"))
 	}
-	_, err := h.CreateVeth(Veth{
-		Name: GatewayDevice(want.NetworkID), MAC: want.MAC, PeerName: HostPortDevice(want.NetworkID), MTU: want.MTU,
+	_, err := h.CreateVeth(rtnl.Veth{
+		Name: rtnl.GatewayDevice(want.NetworkID), MAC: want.MAC, PeerName: rtnl.HostPortDevice(want.NetworkID), MTU: want.MTU,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -33,9 +34,9 @@ func testHostPort(t *testing.T, h *Handle, v6 bool) HostPort {
 	return want
 }
 
-func configureHostPort(t *testing.T, h *Handle, want HostPort) Changes {
+func configureHostPort(t *testing.T, h *rtnl.Handle, want HostPortSpec) Changes {
 	t.Helper()
-	gw, err := h.LinkByName(GatewayDevice(want.NetworkID))
+	gw, err := h.LinkByName(rtnl.GatewayDevice(want.NetworkID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,22 +48,27 @@ func configureHostPort(t *testing.T, h *Handle, want HostPort) Changes {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ch, err := h.ConfigureHostPort(gw, dp, have, want)
+	ch, err := HostPort(h, gw, dp, have, want)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ch
 }
 
-func TestConfigureHostPort(t *testing.T) {
+func TestHostPort(t *testing.T) {
 	for name, v6 := range map[string]bool{"IPv4": false, "IPv4 and IPv6": true} {
 		t.Run(name, func(t *testing.T) {
-			h := testHandle(t)
+			h := rtnltest.New(t)
 			want := testHostPort(t, h, v6)
 			if ch := configureHostPort(t, h, want); ch.Any() {
 				t.Errorf("second configuration changed %+v", ch)
 			}
-			links, addrs, _ := readNetNS(t, h.ns)
+			here, err := rtnl.CurrentNetNS()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer here.Close()
+			links, addrs, _ := rtnltest.Read(t, here)
 			gw, dp := links["flgabcdefabcde"], links["flpabcdefabcde"]
 			if gw.MAC != want.MAC || gw.Alias != "fairlead:gateway:"+want.NetworkID || dp.Alias != "fairlead:hostport:"+want.NetworkID {
 				t.Errorf("host port is %+v and %+v", gw, dp)
@@ -84,48 +90,14 @@ func TestConfigureHostPort(t *testing.T) {
 	}
 }
 
-// The arrays in a link dump must agree with the files in /proc.
-func TestConfMatchesProc(t *testing.T) {
-	h := testHandle(t)
+func TestHostPortRepairs(t *testing.T) {
+	h := rtnltest.New(t)
 	want := testHostPort(t, h, true)
-	files := map[string]func(Conf) int32{
-		"ipv4/conf/%/forwarding":       func(c Conf) int32 { return c.Forwarding4 },
-		"ipv6/conf/%/forwarding":       func(c Conf) int32 { return c.Forwarding6 },
-		"ipv6/conf/%/force_forwarding": func(c Conf) int32 { return c.ForceForwarding6 },
-		"ipv6/conf/%/accept_ra":        func(c Conf) int32 { return c.AcceptRA },
-		"ipv6/conf/%/accept_dad":       func(c Conf) int32 { return c.AcceptDAD },
-		"ipv6/conf/%/disable_ipv6":     func(c Conf) int32 { return c.DisableIPv6 },
-		"ipv6/conf/%/addr_gen_mode":    func(c Conf) int32 { return c.AddrGenMode },
-	}
-	name := GatewayDevice(want.NetworkID)
-	for path, field := range files {
-		path = strings.Replace(path, "%", name, 1)
-		if _, err := os.Stat("/proc/sys/net/" + path); err != nil {
-			continue // this kernel does not have it
-		}
-		for _, v := range []string{"1", "0"} {
-			if err := os.WriteFile("/proc/sys/net/"+path, []byte(v), 0); err != nil {
-				t.Fatal(err)
-			}
-			l, err := h.LinkByName(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := field(l.Conf); int(got) != int(v[0]-'0') {
-				t.Errorf("%s is %s, but the link has %d", path, v, got)
-			}
-		}
-	}
-}
-
-func TestConfigureHostPortRepairs(t *testing.T) {
-	h := testHandle(t)
-	want := testHostPort(t, h, true)
-	gw, err := h.LinkByName(GatewayDevice(want.NetworkID))
+	gw, err := h.LinkByName(rtnl.GatewayDevice(want.NetworkID))
 	if err != nil {
 		t.Fatal(err)
 	}
-	setUp := func(up bool) error { return h.SetLink(gw.Index, LinkChange{Up: &up}) }
+	setUp := func(up bool) error { return h.SetLink(gw.Index, rtnl.LinkChange{Up: &up}) }
 	tests := map[string]struct {
 		breakIt func() error
 		want    Changes

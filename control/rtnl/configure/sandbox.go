@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package configure configures devices: an endpoint's ends in the sandbox and on the host, and host
+// ports. Each function reads first and changes only what differs, so the same call creates, checks
+// and repairs.
+package configure
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/tc"
+)
+
+// Device is the wanted configuration of an endpoint's end in the sandbox.
+type Device struct {
+	HostIndex uint32 // of the other end; with PeerIndex it identifies the pair
+	PeerIndex uint32 // of this end, in the sandbox
+	Alias     string
+	Fresh     bool // not configured yet
+	MAC       model.MAC
+	MTU       int
+	Limit     model.Limit // of egress traffic
+	Addrs     []netip.Prefix
+	Gateways  []netip.Addr // of the default routes that use this device
+}
+
+// MissingError reports which device of a sandbox does not exist. It is an ErrNoDevice.
+type MissingError struct {
+	HostIndex uint32 // of the other end
+}
+
+// Error names the device by its host end.
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("the peer of device %d is not in the sandbox", e.HostIndex)
+}
+
+// Unwrap makes it an ErrNoDevice.
+func (e *MissingError) Unwrap() error { return rtnl.ErrNoDevice }
+
+// Sandbox configures a sandbox's namespace: the loopback up, the devices configured and
+// up, the default routes set. It keeps what is already right and what is not Fairlead's: other
+// devices, addresses and routes, and, once a device was configured, whether it has IPv6. It
+// returns a MissingError if a device does not exist.
+//
+// It reads first and then changes what differs, so the same call creates, checks and repairs.
+func Sandbox(ns *rtnl.NetNS, devs []Device) (Changes, error) {
+	var s sandbox
+	err := ns.Do(func() error {
+		c, err := rtnl.Dial()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		s.conn = c
+		return s.configure(devs)
+	})
+	if err != nil {
+		return s.changes, fmt.Errorf("configure sandbox: %w", err)
+	}
+	return s.changes, nil
+}
+
+// sandbox is one run of Sandbox, on a thread in the namespace.
+type sandbox struct {
+	conn    *rtnl.Conn
+	addrs   map[uint32][]rtnl.Addr
+	tc      *netlink.Handle // nil if nothing is limited
+	shapers tc.Shapers
+	changes Changes
+}
+
+func (s *sandbox) configure(devs []Device) error {
+	links, err := s.conn.Links()
+	if err != nil {
+		return err
+	}
+	addrs, err := s.conn.Addrs()
+	if err != nil {
+		return err
+	}
+	s.addrs = make(map[uint32][]rtnl.Addr, len(links))
+	for _, a := range addrs {
+		s.addrs[a.IfIndex] = append(s.addrs[a.IfIndex], a)
+	}
+	if slices.ContainsFunc(devs, func(d Device) bool { return !d.Limit.IsZero() }) {
+		if err := s.openTC(); err != nil {
+			return err
+		}
+		defer s.tc.Close()
+	}
+	var errs []error
+	for _, l := range links {
+		if l.Loopback {
+			errs = append(errs, s.loopback(l))
+		}
+	}
+	devs = slices.Clone(devs)
+	for i := range devs {
+		d := &devs[i]
+		k := slices.IndexFunc(links, d.is)
+		if k < 0 {
+			errs = append(errs, &MissingError{HostIndex: d.HostIndex})
+			continue
+		}
+		errs = append(errs, s.device(links[k], d))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return errors.Join(s.defaultRoute(devs, unix.AF_INET), s.defaultRoute(devs, unix.AF_INET6))
+}
+
+// openTC reads how the devices are limited.
+func (s *sandbox) openTC() (err error) {
+	if s.tc, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("open rtnetlink socket: %w", err)
+	}
+	if s.shapers, err = tc.ListShapers(s.tc); err != nil {
+		s.tc.Close()
+	}
+	return err
+}
+
+// is reports whether l is this device. The indices could match by chance after the device was
+// moved away, so the alias is compared too.
+func (d Device) is(l rtnl.Link) bool {
+	return l.Index == d.PeerIndex && l.PeerIndex == d.HostIndex && l.Kind == "veth" &&
+		(l.Alias == "" || l.Alias == d.Alias)
+}
+
+func (s *sandbox) loopback(l rtnl.Link) error {
+	if !l.Up {
+		// The kernel then adds 127.0.0.1 and ::1 itself.
+		s.changes.Devices++
+		up := true
+		return s.conn.SetLink(l.Index, rtnl.LinkChange{Up: &up})
+	}
+	want := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")}
+	if l.Conf.DisableIPv6 == 0 {
+		want = append(want, netip.MustParsePrefix("::1/128"))
+	}
+	return s.addAddrs(l.Index, want)
+}
+
+// device configures a device. It removes from d what the namespace's owner disabled.
+func (s *sandbox) device(l rtnl.Link, d *Device) error {
+	if err := s.sysctls(l, d); err != nil {
+		return err
+	}
+	if !d.Limit.IsZero() {
+		changed, err := tc.Shape(s.tc, l.Index, d.Limit, s.shapers)
+		if changed {
+			s.changes.Devices++
+		}
+		if err != nil {
+			return err
+		}
+	}
+	changed, err := adjust(s.conn, l, d.Alias, d.MAC, d.MTU)
+	if changed {
+		s.changes.Devices++
+	}
+	if err != nil {
+		return err
+	}
+	return s.addAddrs(l.Index, d.Addrs)
+}
+
+// sysctls restricts IPv6 to what Fairlead configures: router advertisements are ignored,
+// duplicate address detection is off (addresses are assigned uniquely, and it would delay the
+// first packet), and the link-local address is EUI-64, which the datapath expects. A device
+// without an IPv6 address starts with IPv6 disabled.
+//
+// The namespace's owner decides whether a device has IPv6: before the first configuration by the
+// setting of all devices, later by any. IPv6 is not enabled again, and while it is disabled, IPv6
+// addresses and routes are not configured.
+func (s *sandbox) sysctls(l rtnl.Link, d *Device) error {
+	v6 := slices.ContainsFunc(d.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
+	settings := ipv6Settings(l, v6)
+	off := l.Conf.DisableIPv6 == 1
+	if d.Fresh && off && v6 {
+		var err error
+		if off, err = allOff(); err != nil {
+			return err
+		}
+	}
+	if !d.Fresh || off {
+		settings = slices.DeleteFunc(settings, func(s rtnl.Sysctl) bool { return s.Key == disableIPv6 })
+	}
+	if off && v6 {
+		d.Addrs = slices.DeleteFunc(slices.Clone(d.Addrs), func(p netip.Prefix) bool { return p.Addr().Is6() })
+		d.Gateways = slices.DeleteFunc(slices.Clone(d.Gateways), netip.Addr.Is6)
+	}
+	s.changes.Sysctls += len(settings)
+	return rtnl.WriteSysctls(settings)
+}
+
+// allOff reports whether IPv6 is disabled on all devices of the calling thread's namespace.
+func allOff() (bool, error) {
+	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/" + disableIPv6)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6
+		return false, fmt.Errorf("read sysctl: %w", err)
+	}
+	return strings.TrimSpace(string(b)) == "1", nil
+}
+
+func (s *sandbox) addAddrs(index uint32, want []netip.Prefix) error {
+	for _, p := range want {
+		if hasAddr(s.addrs[index], p) {
+			continue
+		}
+		s.changes.Addresses++
+		if err := s.conn.AddAddr(index, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// defaultRoute sets one family's default route and removes Fairlead's others. If there is a
+// default route of another program, it is kept and none is added.
+func (s *sandbox) defaultRoute(devs []Device, fam int) error {
+	var want netip.Addr
+	var device uint32
+	for _, d := range devs {
+		for _, gw := range d.Gateways {
+			if rtnl.Family(gw) == fam {
+				want, device = gw, d.PeerIndex
+			}
+		}
+	}
+	routes, err := s.conn.Routes(fam)
+	if err != nil {
+		return err
+	}
+	right, others := false, false
+	var stale []rtnl.Route
+	for _, r := range routes {
+		switch {
+		case r.Dst.Bits() != 0 || r.Table != unix.RT_TABLE_MAIN:
+		case r.Protocol != rtnl.RouteProtocol:
+			others = true
+		case want.IsValid() && r.Gateway == want && slices.Equal(r.Devices, []uint32{device}):
+			right = true
+		default:
+			stale = append(stale, r)
+		}
+	}
+	if want.IsValid() && !right && !others {
+		s.changes.Routes++
+		if err := s.conn.ReplaceDefault(want, device); err != nil {
+			return err
+		}
+		// One of the stale routes was replaced. Deleting it is not an error.
+	}
+	for _, r := range stale {
+		s.changes.Routes++
+		if err := s.conn.DeleteDefault(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
