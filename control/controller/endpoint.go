@@ -48,7 +48,7 @@ func connectable(s *desired.Snapshot, n *model.Network, sb *model.Sandbox) error
 	switch {
 	case n.ManagedBy == model.ByEngine || sb.ManagedBy == model.ByEngine:
 		return model.RefuseEngineManaged("network "+n.Name+" or sandbox "+sb.Name, model.ByEngine.CLI()+" network connect")
-	case joinsSandbox(mode) || mode == model.NetworkHost && n.Driver != model.DriverHost:
+	case sb.SharesNetNS() || mode == model.NetworkHost && n.Driver != model.DriverHost:
 		return model.Refuse(model.ErrForbidden, "sandbox %q shares the network namespace of another sandbox or of the host and cannot be connected to any other network (recreate it with --network %s)", sb.Name, n.Name)
 	case n.Driver == model.DriverHost:
 		return model.Refuse(model.ErrForbidden, "cannot connect sandbox %q to host network - it must be created in host network mode (recreate it with --network host)", sb.Name)

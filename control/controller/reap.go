@@ -98,7 +98,7 @@ func (c *Controller) exitedSandboxes(s *desired.Snapshot) []*model.Sandbox {
 func joinedModes(s *desired.Snapshot) map[string]bool {
 	out := map[string]bool{}
 	for sb := range s.Sandboxes() {
-		if joinsSandbox(sb.NetworkMode) {
+		if sb.SharesNetNS() {
 			out[sb.NetworkMode] = true
 		}
 	}

@@ -201,7 +201,7 @@ func joinSandbox(t *txn.Tx, sb *model.Sandbox, ref string) error {
 		return model.RefuseEngineManaged("sandbox "+to.Name, to.ManagedBy.CLI()+" run --network container:…")
 	}
 	sb.NetNS, sb.NetworkMode = to.NetNS, model.ModeContainer+to.ID
-	if joinsSandbox(to.NetworkMode) {
+	if to.SharesNetNS() {
 		sb.NetworkMode = to.NetworkMode // of the sandbox that has the namespace
 	}
 	return nil
