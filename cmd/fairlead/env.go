@@ -52,7 +52,7 @@ type nodeCommands struct {
 	refuse  func(ctx context.Context, reason error)
 	cleanup func(ctx context.Context, o directories) error
 	// downgrade calls ready when the daemon of the binary at path to may start.
-	downgrade func(ctx context.Context, bpfDir, to string, ready func(converted []string)) error
+	downgrade func(ctx context.Context, o directories, to string, ready func(converted []string)) error
 	// doctor writes a report, including the daemon at host, and returns whether Fairlead can
 	// work on this host.
 	doctor func(ctx context.Context, w io.Writer, host string) (bool, error)

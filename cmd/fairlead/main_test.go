@@ -24,6 +24,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/api/apitest"
 	"github.com/fairlead-net/fairlead/control/api/server"
+	"github.com/fairlead-net/fairlead/control/daemon"
 	"github.com/fairlead-net/fairlead/control/host"
 )
 
@@ -62,9 +63,12 @@ func newWorld(t *testing.T) *world {
 			daemon:  func(context.Context, daemonOptions) error { return nil },
 			refuse:  func(context.Context, error) {},
 			cleanup: func(context.Context, directories) error { return nil },
-			downgrade: func(_ context.Context, _, to string, ready func([]string)) error {
-				if to != "/same" {
-					ready([]string{"fl_ct", "fl_ct_new"})
+			downgrade: func(_ context.Context, _ directories, to string, ready func([]string)) error {
+				switch to {
+				case "/old":
+					ready([]string{"fl_ct", "fl_ct_new", daemon.ConvertedState})
+				case "/near":
+					ready([]string{daemon.ConvertedState})
 				}
 				return nil
 			},
@@ -314,10 +318,13 @@ func TestDowngrade(t *testing.T) {
 	if code, _, stderr := w.run("downgrade"); code != 2 || !strings.Contains(stderr, "--to is missing") {
 		t.Errorf("without --to: %d, %q", code, stderr)
 	}
-	if out, want := w.ok("downgrade", "--to", "/old"), "converted fl_ct, fl_ct_new; start the daemon of /old now\n/old has taken over\n"; out != want {
+	if out, want := w.ok("downgrade", "--to", "/old"), "converted fl_ct, fl_ct_new, the stored state; start the daemon of /old now\n/old has taken over\n"; out != want {
 		t.Errorf("got %q, want %q", out, want)
 	}
-	if out, want := w.ok("downgrade", "--to", "/same"), "nothing to convert: /same reads the tables as they are\n"; out != want {
+	if out, want := w.ok("downgrade", "--to", "/near"), "converted the stored state; start the daemon of /near now\n/near can read the stored state\n"; out != want {
+		t.Errorf("got %q, want %q", out, want)
+	}
+	if out, want := w.ok("downgrade", "--to", "/same"), "nothing to convert: /same reads the tables and the state as they are\n"; out != want {
 		t.Errorf("got %q, want %q", out, want)
 	}
 	w.env.uid = 1000

@@ -33,12 +33,12 @@ func newNodeCommands(stderr io.Writer) nodeCommands {
 			defer stop()
 			return daemon.Cleanup(ctx, d.dirs(), progress, log)
 		},
-		downgrade: func(ctx context.Context, bpfDir, to string, ready func([]string)) error {
+		downgrade: func(ctx context.Context, d directories, to string, ready func([]string)) error {
 			log, err := newLogger(stderr, "text", "warn")
 			if err != nil {
 				return err
 			}
-			return daemon.Downgrade(ctx, bpfDir, to, ready, log)
+			return daemon.Downgrade(ctx, daemon.DowngradeConfig{StateDir: d.state, BPFDir: d.bpf, To: to, Ready: ready, Log: log})
 		},
 		doctor: daemon.Doctor,
 	}

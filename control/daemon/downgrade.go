@@ -4,23 +4,54 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/control/schema/handover"
 	"github.com/fairlead-net/fairlead/loader/downgrade"
 )
 
-// Downgrade hands the flow tables over to an earlier build, the fairlead at to, whose daemon is to
-// be started once ready was called with the names of the converted tables. It returns when that daemon
-// has taken over. Whether a daemon of this build still runs until then makes no difference.
-func Downgrade(ctx context.Context, bpfDir, to string, ready func(converted []string), log *slog.Logger) error {
+// DowngradeConfig configures Downgrade. All fields are required.
+type DowngradeConfig struct {
+	StateDir, BPFDir string
+	// To is the path of the fairlead binary that takes over.
+	To string
+	// Ready is called with the names of what was converted once the daemon of To may start. There
+	// are none if it reads everything as it is.
+	Ready func(converted []string)
+	Log   *slog.Logger
+}
+
+// ConvertedState is the name of the stored state in messages.
+const ConvertedState = "the stored state"
+
+// Downgrade hands the flow tables and the stored state over to an earlier build, whose daemon is to
+// be started once Ready was called. It returns when that daemon has taken over the tables, and can
+// read the state. Whether a daemon of this build still runs until then makes no difference.
+func Downgrade(ctx context.Context, cfg DowngradeConfig) (retErr error) {
 	if err := raisePriority(); err != nil {
-		log.Warn("on a busy machine connections may be lost", "err", err)
+		cfg.Log.Warn("on a busy machine connections may be lost", "err", err)
 	}
-	return downgrade.Run(ctx, downgrade.Config{BPFDir: bpfDir, To: to, Ready: ready, Log: log})
+	state, err := handover.Begin(ctx, filepath.Join(cfg.StateDir, stateFile), cfg.To)
+	if err != nil {
+		return err
+	}
+	defer func() { retErr = errors.Join(retErr, state.Cancel()) }()
+	err = downgrade.Run(ctx, downgrade.Config{BPFDir: cfg.BPFDir, To: cfg.To, Log: cfg.Log, Ready: func(converted []string) {
+		if state.Needed {
+			converted = append(converted, ConvertedState)
+		}
+		cfg.Ready(converted)
+	}})
+	if err != nil {
+		return err
+	}
+	return state.Wait(ctx)
 }
 
 // raisePriority has this process run before others: it has some 40 ms to notice what the other daemon does.

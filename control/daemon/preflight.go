@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/schema/handover"
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
@@ -41,12 +43,15 @@ func (d *daemon) makeDirs() error {
 
 // openStore opens the state file. No other daemon has it open at this point.
 func (d *daemon) openStore() error {
-	state, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(d.cfg.Dirs.State, stateFile)})
+	path := filepath.Join(d.cfg.Dirs.State, stateFile)
+	state, err := store.OpenBolt(store.BoltConfig{Path: path})
 	if err != nil {
 		return d.explainDamage(fmt.Errorf("--state-dir: %w", err))
 	}
 	d.store = state
-	d.onClose("state", state.Close)
+	d.onClose("state", func() error {
+		return errors.Join(handover.Finish(context.Background(), state, path), state.Close())
+	})
 	return nil
 }
 

@@ -31,12 +31,12 @@ func leftovers() desiredtest.Plain {
 	}
 	s := desiredtest.Plain{
 		Networks: map[string]*model.Network{
-			"n1":     {ManagedBy: model.ByEngine, Engine: "me"},
-			"own":    {Engine: "me"},
-			"lost":   {ManagedBy: model.ByEngine, Engine: "me"},
-			"new":    {ManagedBy: model.ByEngine, Engine: model.EngineQueried},
-			"used":   {ManagedBy: model.ByEngine, Engine: "me"},
-			"theirs": {ManagedBy: model.ByEngine, Engine: "another"},
+			"n1":     {ManagedBy: model.ByEngine, Local: model.Local{Engine: "me"}},
+			"own":    {Local: model.Local{Engine: "me"}},
+			"lost":   {ManagedBy: model.ByEngine, Local: model.Local{Engine: "me"}},
+			"new":    {ManagedBy: model.ByEngine, Local: model.Local{Engine: model.EngineQueried}},
+			"used":   {ManagedBy: model.ByEngine, Local: model.Local{Engine: "me"}},
+			"theirs": {ManagedBy: model.ByEngine, Local: model.Local{Engine: "another"}},
 			"whose":  {ManagedBy: model.ByEngine},
 		},
 		Endpoints: map[string]*model.Endpoint{"e": {NetworkID: "used"}},

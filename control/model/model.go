@@ -147,14 +147,11 @@ type Network struct {
 	Name string `json:"name"` // unique
 	// OriginalName is the name that an engine-managed network was created with, if it was
 	// renamed to match the engine. It still finds the network. "": same as Name.
-	OriginalName string    `json:"made_as,omitempty"`
-	Index        uint32    `json:"index"` // 1..MaxNetworks-1: the datapath's number, unique among living networks
-	Created      time.Time `json:"created"`
-	Driver       string    `json:"driver"`
-	ManagedBy    Manager   `json:"managed_by"` // Fairlead or an engine
-	// Engine is the ID of the engine that last listed the network, or EngineQueried until one
-	// has listed it. It is "" if the engine is not one that Fairlead queries.
-	Engine string `json:"engine,omitempty"`
+	OriginalName string     `json:"made_as,omitempty"`
+	Created      time.Time  `json:"created"`
+	Driver       string     `json:"driver"`
+	ManagedBy    Manager    `json:"managed_by"` // Fairlead or an engine
+	Local        `json:"-"` // what only this host knows of the network
 
 	// Idle marks a predefined network without endpoints. It has no device and claims no
 	// subnet. Its first endpoint reclaims Subnets if they are still free.
@@ -177,6 +174,15 @@ type Network struct {
 
 	Options map[string]string `json:"options,omitempty"` // as the user gave them
 	Labels  map[string]string `json:"labels,omitempty"`
+}
+
+// Local is what only one host knows of a network. It is not part of the network's stored record.
+type Local struct {
+	// Index is the network's number in the datapath: 1..MaxNetworks-1, unique among living networks.
+	Index uint32 `json:"index"`
+	// Engine is the ID of the engine that last listed the network, or EngineQueried until one
+	// has listed it. It is "" if the engine is not one that Fairlead queries.
+	Engine string `json:"engine,omitempty"`
 }
 
 // EngineQueried stands for the engine that Fairlead queries for names, before its ID is known.

@@ -222,7 +222,7 @@ func id(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) }
 // network adds a dual-stack network; index is also in its addresses.
 func (p *plan) network(name string, index byte) *model.Network {
 	n := &model.Network{
-		ID: id(name), Name: name, Index: uint32(index), Driver: model.DriverBridge,
+		ID: id(name), Name: name, Local: model.Local{Index: uint32(index)}, Driver: model.DriverBridge,
 		EnableIPv4: true, EnableIPv6: true, ICC: true, Masquerade: true, AntiSpoof: true,
 		GatewayMAC: model.MAC{2, 0x42, 10, index, 0, 1},
 		Subnets: []model.Subnet{

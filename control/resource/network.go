@@ -73,8 +73,7 @@ func AddNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec) (*model.
 	n := &model.Network{
 		ID:      id,
 		Name:    spec.Name,
-		Engine:  spec.Engine,
-		Index:   index,
+		Local:   model.Local{Index: index, Engine: spec.Engine},
 		Created: t.Now(),
 		Driver:  model.DriverBridge,
 		Labels:  maps.Clone(spec.Labels),

@@ -53,7 +53,7 @@ func OpenBolt(cfg BoltConfig) (*Bolt, error) {
 		FreelistType: bbolt.FreelistMapType,
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("open state file %q: another process has it open (is a daemon running?)", cfg.Path)
+		return nil, fmt.Errorf("open state file %q: %w (is a daemon running?)", cfg.Path, ErrInUse)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open state file %q: %w", cfg.Path, err)

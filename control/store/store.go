@@ -10,8 +10,12 @@ import (
 	"errors"
 )
 
-// ErrNotFound means that the key does not exist.
-var ErrNotFound = errors.New("key not found")
+var (
+	// ErrNotFound means that the key does not exist.
+	ErrNotFound = errors.New("key not found")
+	// ErrInUse means that another process has the store open, which only one can.
+	ErrInUse = errors.New("another process has it open")
+)
 
 // Entry is one stored value.
 type Entry struct {

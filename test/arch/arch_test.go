@@ -53,7 +53,9 @@ var (
 		"control/desired/desiredtest":       {"control/desired", "control/model"},
 		"control/store":                     {"control/model"},
 		"control/ipam":                      {"control/model"},
-		"control/desired/txn":               {"control/model", "control/desired", "control/store", "control/ipam"},
+		"control/schema":                    {"control/store"},
+		"control/schema/handover":           {"control/schema", "control/store"},
+		"control/desired/txn":               {"control/model", "control/desired", "control/schema", "control/store", "control/ipam"},
 		"control/resource":                  {"control/model", "control/desired", "control/desired/txn", "control/ipam"},
 		"control/controller":                {"control/model", "control/desired", "control/desired/txn", "control/resource"},
 		"control/engine":                    {"control/model", "control/desired", "control/desired/txn", "control/ipam", "control/resource"},
@@ -128,7 +130,7 @@ var homes = map[string][]string{
 }
 
 // blind lists the packages that must not reach the kernel even indirectly.
-var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/store", "control/ipam", "control/resource", "control/controller", "control/engine", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
+var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/schema", "control/schema/handover", "control/store", "control/ipam", "control/resource", "control/controller", "control/engine", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
 
 func TestImportDirection(t *testing.T) {
 	for _, p := range list(t) {

@@ -29,7 +29,7 @@ var earlierBuilds = []struct {
 // silent is how many connections of each path are idle while builds are exchanged.
 const silent = 100
 
-// A build with other tables takes over under load, and then the earlier one again: no connection
+// A build with other tables and another stored state takes over under load, and then the earlier one again: no connection
 // is reset or fails, and neither a flow nor a published port is missing afterwards. With tcx it
 // takes over from running daemons, with clsact from one that was killed and from one that was
 // stopped.
@@ -99,11 +99,11 @@ func acrossLayouts(t *testing.T, l *lab.Lab, earlier string, converts bool) {
 // handOver starts the daemon of the earlier build when `fairlead downgrade` of this one says so.
 func handOver(l *lab.Lab, now, earlier string, converts bool) {
 	l.Helper()
-	says := "nothing to convert: " + earlier
+	says := "converted the stored state; start the daemon of " + earlier + " now"
 	if converts {
-		says = "start the daemon of " + earlier + " now"
+		says = ", the stored state; start the daemon of " + earlier + " now"
 	}
-	command := l.Spawn(l.Host, now, append([]string{"downgrade", "--to", earlier}, bpfDir(l)...)...)
+	command := l.Spawn(l.Host, now, append([]string{"downgrade", "--to", earlier}, directories(l)...)...)
 	l.Eventually(10*time.Second, func() error {
 		if out := command.Output(); !strings.Contains(out, says) {
 			return fmt.Errorf("fairlead downgrade says %q, want %q", out, says)
@@ -126,11 +126,14 @@ func established(l *lab.Lab) int {
 	return strings.Count(l.Fairlead("ct", "ls", "--format", "{{.State}}"), "established")
 }
 
-// bpfDir returns the flag that sets the directory of the daemon's pins.
-func bpfDir(l *lab.Lab) []string {
+// directories returns the flags that set the directories of the daemon's pins and state.
+func directories(l *lab.Lab) (flags []string) {
 	args := l.DaemonArgs()
-	i := slices.Index(args, "--bpf-dir")
-	return args[i : i+2]
+	for _, flag := range []string{"--bpf-dir", "--state-dir"} {
+		i := slices.Index(args, flag)
+		flags = append(flags, args[i:i+2]...)
+	}
+	return flags
 }
 
 // way is a path of connections: from a client to an address where server answers.

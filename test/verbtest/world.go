@@ -151,9 +151,15 @@ type World struct {
 // NewWorld returns parts that were started on an empty store.
 func NewWorld(t testing.TB) *World {
 	t.Helper()
+	return NewWorldAt(t, filepath.Join(t.TempDir(), "state.db"))
+}
+
+// NewWorldAt returns parts that were started on the store at a path.
+func NewWorldAt(t testing.TB, path string) *World {
+	t.Helper()
 	w := &World{
 		T:      t,
-		path:   filepath.Join(t.TempDir(), "state.db"),
+		path:   path,
 		Kernel: &Fake{T: t, Lo: 32768, Hi: 60999, Busy: map[string]bool{}, Inner: map[string]model.InnerEnd{}},
 		Alive:  map[int]bool{},
 		Time:   time.Unix(1700000000, 0),

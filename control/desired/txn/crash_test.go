@@ -16,6 +16,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/schema"
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
@@ -417,7 +418,7 @@ func TestOrphansAreSwept(t *testing.T) {
 }
 
 func TestStartRefusesWhatItCannotRead(t *testing.T) {
-	for key, value := range map[string]string{"meta/schema": "2", "network/x": "{", "sandbox/x": "[]", "meta/ula": "1"} {
+	for key, value := range map[string]string{"meta/schema": fmt.Sprint(schema.Current + 1), "network/x": "{", "sandbox/x": "[]", "meta/ula": "1"} {
 		w := newWorld(t)
 		if _, err := w.Store.Commit(t.Context(), store.Put(key, []byte(value))); err != nil {
 			t.Fatal(err)

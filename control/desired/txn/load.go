@@ -15,11 +15,9 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/schema"
 	"github.com/fairlead-net/fairlead/control/store"
 )
-
-// schema is the version of the stored state that this controller writes.
-const schema = 1
 
 // Start loads the state, lets prepare change it, and applies the result. Objects that refer to a
 // missing object are removed. If the kernel refuses an object, the error is logged, the other
@@ -30,7 +28,7 @@ func (s *State) Start(ctx context.Context, prepare func(*Tx) error) error {
 	}
 	defer s.unlock()
 	t := s.begin()
-	if err := s.checkSchema(ctx, t); err != nil {
+	if err := s.upgrade(ctx, t); err != nil {
 		return err
 	}
 	if err := s.choosePools(ctx, t); err != nil {
@@ -60,17 +58,20 @@ func (s *State) Start(ctx context.Context, prepare func(*Tx) error) error {
 	return nil
 }
 
-// checkSchema refuses the state of a newer version. A store without a state gets this schema.
-func (s *State) checkSchema(ctx context.Context, t *Tx) error {
-	var have int
-	found, err := s.get(ctx, keySchema, &have)
-	if err == nil && !found {
-		t.write(keySchema, nil, schema)
+// upgrade converts the state of an earlier version. A store without a state gets the current one.
+func (s *State) upgrade(ctx context.Context, t *Tx) error {
+	from, err := schema.Upgrade(ctx, s.cfg.Store)
+	if err != nil {
+		return err
 	}
-	if err == nil && found && have > schema {
-		return fmt.Errorf("load the state: it was written by a newer fairlead (schema %d, this one knows %d): use that, or another state directory", have, schema)
+	switch from {
+	case 0:
+		t.write(schema.KeyVersion, nil, schema.Current)
+	case schema.Current:
+	default:
+		s.cfg.Log.Info("converted the state of an earlier build", "from", from, "to", schema.Current)
 	}
-	return err
+	return nil
 }
 
 // get reads one value. It returns false if there is none.
@@ -110,7 +111,7 @@ func (s *State) choosePools(ctx context.Context, t *Tx) error {
 		return nil
 	}
 	var base netip.Prefix
-	found, err := s.get(ctx, keyULA, &base)
+	found, err := s.get(ctx, schema.KeyULA, &base)
 	if err != nil {
 		return err
 	}
@@ -118,7 +119,7 @@ func (s *State) choosePools(ctx context.Context, t *Tx) error {
 	if found {
 		ula.Base = base
 	} else {
-		t.write(keyULA, nil, ula.Base)
+		t.write(schema.KeyULA, nil, ula.Base)
 	}
 	s.defaults = append(s.defaults, ula)
 	return nil
@@ -131,11 +132,12 @@ func (s *State) load(ctx context.Context, t *Tx) error {
 		prefix string
 		add    func(t *Tx, id string, value []byte) error
 	}{
-		{prefixNetwork, loadNetwork},
-		{prefixSandbox, loadSandbox},
-		{prefixEndpoint, loadEndpoint},
-		{prefixPublish, loadPublishes},
-		{prefixPool, loadPool},
+		{schema.PrefixLocal, loadLocal},
+		{schema.PrefixNetwork, loadNetwork},
+		{schema.PrefixSandbox, loadSandbox},
+		{schema.PrefixEndpoint, loadEndpoint},
+		{schema.PrefixPublish, loadPublishes},
+		{schema.PrefixPool, loadPool},
 	} {
 		entries, err := s.cfg.Store.List(ctx, step.prefix)
 		if err != nil {
@@ -154,17 +156,53 @@ func (s *State) load(ctx context.Context, t *Tx) error {
 		}
 	}
 	s.resumeAddresses(t.Next)
+	return t.settleLocals()
+}
+
+// settleLocals numbers the networks that this host does not know yet, and removes what it knew of
+// networks that do not exist.
+func (t *Tx) settleLocals() error {
+	for id, local := range t.locals {
+		t.s.cfg.Log.Warn("removed the number of a network that does not exist from the store", "network", model.ShortID(id), "number", local.Index)
+		t.write(schema.PrefixLocal+id, local, nil)
+	}
+	for n := range t.Next.Networks() {
+		if n.Index != 0 {
+			continue
+		}
+		index, err := t.NewIndex()
+		if err != nil {
+			return err
+		}
+		now := *n
+		now.Index = index
+		t.PutNetwork(n.ID, &now)
+	}
 	return nil
 }
 
 // errOrphan means that an object refers to one that does not exist.
 var errOrphan = errors.New("orphan")
 
-func loadNetwork(t *Tx, id string, value []byte) error {
-	n, err := readNetwork(value)
+func loadLocal(t *Tx, networkID string, value []byte) error {
+	local, err := read[model.Local](value)
 	if err != nil {
 		return err
 	}
+	if t.locals == nil {
+		t.locals = map[string]model.Local{}
+	}
+	t.locals[networkID] = *local
+	return nil
+}
+
+func loadNetwork(t *Tx, id string, value []byte) error {
+	n, err := read[model.Network](value)
+	if err != nil {
+		return err
+	}
+	n.Local = t.locals[id]
+	delete(t.locals, id)
 	if n.Has().Pools {
 		addrs, err := ipam.ForNetwork(n)
 		if err != nil {
@@ -178,7 +216,7 @@ func loadNetwork(t *Tx, id string, value []byte) error {
 }
 
 func loadSandbox(t *Tx, id string, value []byte) error {
-	sb, err := readSandbox(value)
+	sb, err := read[model.Sandbox](value)
 	if err != nil {
 		return err
 	}
@@ -187,7 +225,7 @@ func loadSandbox(t *Tx, id string, value []byte) error {
 }
 
 func loadEndpoint(t *Tx, id string, value []byte) error {
-	ep, err := readEndpoint(value)
+	ep, err := read[model.Endpoint](value)
 	if err != nil {
 		return err
 	}
@@ -237,19 +275,19 @@ func loadPublishes(t *Tx, sandboxID string, value []byte) error {
 }
 
 func loadPool(t *Tx, id string, value []byte) error {
-	var p model.AddressPool
-	if err := json.Unmarshal(value, &p); err != nil {
+	p, err := read[model.AddressPool](value)
+	if err != nil {
 		return err
 	}
 	if len(p.Taken) == 0 {
 		return fmt.Errorf("%w: none of its addresses is allocated, so the engine did not receive the response", errOrphan)
 	}
-	pool, err := ipam.ForEngine(&p)
+	pool, err := ipam.ForEngine(p)
 	if err != nil {
 		return err
 	}
 	t.s.pools[id] = pool
-	t.edit.PutPool(id, &p)
+	t.edit.PutPool(id, p)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/schema"
 )
 
 // portIndex maps a host port to the publishes that occupy it. The cost of a lookup depends on
@@ -112,7 +113,7 @@ func (t *Tx) Serve(sandboxID string, now []*model.Publish) {
 	for _, p := range now {
 		t.edit.PutPublish(p.ID, p)
 	}
-	t.write(prefixPublish+sandboxID, publishRecords(was), publishRecords(now))
+	t.write(schema.PrefixPublish+sandboxID, publishRecords(was), publishRecords(now))
 	t.s.setServed(sandboxID, now)
 	t.OnUndo(func() { t.s.setServed(sandboxID, was) })
 }

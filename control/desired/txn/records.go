@@ -8,90 +8,16 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// The stored forms of objects, where they differ from the model.
+// The stored forms of objects, where they differ from the model. A change here needs another
+// version of the schema (package schema).
 
-// networkRecord is the stored form of a network.
-type networkRecord struct {
-	*model.Network
-	ManagedBy *model.Manager `json:"managed_by,omitempty"` // not stored
-	Foreign   bool           `json:"foreign,omitempty"`    // managed by an engine
-}
-
-func networkRecordOf(n *model.Network) any {
+// localOf returns the value to store of what only this host knows of a network, nil if there is no
+// network.
+func localOf(n *model.Network) any {
 	if n == nil {
 		return nil
 	}
-	return networkRecord{Network: n, Foreign: n.ManagedBy == model.ByEngine}
-}
-
-func readNetwork(value []byte) (*model.Network, error) {
-	r := networkRecord{Network: &model.Network{}}
-	if err := json.Unmarshal(value, &r); err != nil {
-		return nil, err
-	}
-	if r.Foreign {
-		r.Network.ManagedBy = model.ByEngine
-	}
-	return r.Network, nil
-}
-
-// sandboxRecord is the stored form of a sandbox.
-type sandboxRecord struct {
-	*model.Sandbox
-	ManagedBy *model.Manager `json:"managed_by,omitempty"` // not stored
-	Owned     bool           `json:"owned,omitempty"`      // has a namespace that Fairlead created
-	Foreign   bool           `json:"foreign,omitempty"`    // managed by an engine
-}
-
-func sandboxRecordOf(sb *model.Sandbox) any {
-	if sb == nil {
-		return nil
-	}
-	return sandboxRecord{Sandbox: sb, Owned: sb.OwnsNetNS(), Foreign: sb.ManagedBy == model.ByEngine}
-}
-
-func readSandbox(value []byte) (*model.Sandbox, error) {
-	r := sandboxRecord{Sandbox: &model.Sandbox{}}
-	if err := json.Unmarshal(value, &r); err != nil {
-		return nil, err
-	}
-	sb := r.Sandbox
-	switch {
-	case r.Foreign:
-		sb.ManagedBy = model.ByEngine
-	case r.Owned || sb.NetNS == "" || sb.SharesNetNS():
-		sb.ManagedBy = model.ByFairlead
-	case model.HasRuntimeLabel(sb.Labels):
-		sb.ManagedBy = model.ByRuntime
-	default:
-		sb.ManagedBy = model.ByUser
-	}
-	return sb, nil
-}
-
-// endpointRecord is the stored form of an endpoint.
-type endpointRecord struct {
-	*model.Endpoint
-	DefaultRoute4 *bool `json:"default_route4,omitempty"` // not stored
-	DefaultRoute6 *bool `json:"default_route6,omitempty"` // not stored
-	Gateway       bool  `json:"gateway,omitempty"`        // of either family
-	Only4         bool  `json:"only4,omitempty"`          // not of IPv6
-}
-
-func endpointRecordOf(ep *model.Endpoint) any {
-	if ep == nil {
-		return nil
-	}
-	return endpointRecord{Endpoint: ep, Gateway: ep.IsGateway(), Only4: ep.IsGateway() && !ep.DefaultRoute6}
-}
-
-func readEndpoint(value []byte) (*model.Endpoint, error) {
-	r := endpointRecord{Endpoint: &model.Endpoint{}}
-	if err := json.Unmarshal(value, &r); err != nil {
-		return nil, err
-	}
-	r.Endpoint.DefaultRoute4, r.Endpoint.DefaultRoute6 = r.Gateway, r.Gateway && !r.Only4
-	return r.Endpoint, nil
+	return n.Local
 }
 
 // publishRecord is the stored form of a publish.
@@ -112,4 +38,13 @@ func publishRecords(ps []*model.Publish) any {
 		out[i] = publishRecord{p.ID, p.EndpointID, p.PortBinding}
 	}
 	return out
+}
+
+// read decodes a stored object.
+func read[V any](value []byte) (*V, error) {
+	v := new(V)
+	if err := json.Unmarshal(value, v); err != nil {
+		return nil, err
+	}
+	return v, nil
 }

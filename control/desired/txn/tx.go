@@ -14,18 +14,8 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/schema"
 	"github.com/fairlead-net/fairlead/control/store"
-)
-
-// Keys of the store. The key of an object is its prefix and its ID.
-const (
-	prefixNetwork  = "network/"
-	prefixSandbox  = "sandbox/"
-	prefixEndpoint = "endpoint/"
-	prefixPublish  = "publish/" // followed by the sandbox's ID: its publishes
-	prefixPool     = "pool/"
-	keySchema      = "meta/schema"
-	keyULA         = "meta/ula"
 )
 
 // Tx is the transaction of one verb: the next snapshot, which shares every unchanged
@@ -44,6 +34,7 @@ type Tx struct {
 	changes []change
 	changed map[string]int // key -> index into changes
 	undo    []func()
+	locals  map[string]model.Local // by network ID, while the state is loaded: those without a network
 	// hostPrefixes caches HostPrefixes.
 	hostPrefixes []netip.Prefix
 }
@@ -219,24 +210,28 @@ func orNil[V any](v *V) any {
 // PutNetwork sets a network, or deletes it when n is nil. So do the next three with objects of
 // their kind.
 func (t *Tx) PutNetwork(id string, n *model.Network) {
-	t.write(prefixNetwork+id, networkRecordOf(t.Next.Network(id)), networkRecordOf(n))
+	was := t.Next.Network(id)
+	t.write(schema.PrefixNetwork+id, orNil(was), orNil(n))
+	if from, to := localOf(was), localOf(n); from != to {
+		t.write(schema.PrefixLocal+id, from, to)
+	}
 	t.edit.PutNetwork(id, n)
 }
 
 // PutSandbox sets or deletes a sandbox.
 func (t *Tx) PutSandbox(id string, sb *model.Sandbox) {
-	t.write(prefixSandbox+id, sandboxRecordOf(t.Next.Sandbox(id)), sandboxRecordOf(sb))
+	t.write(schema.PrefixSandbox+id, orNil(t.Next.Sandbox(id)), orNil(sb))
 	t.edit.PutSandbox(id, sb)
 }
 
 // PutEndpoint sets or deletes an endpoint.
 func (t *Tx) PutEndpoint(id string, ep *model.Endpoint) {
-	t.write(prefixEndpoint+id, endpointRecordOf(t.Next.Endpoint(id)), endpointRecordOf(ep))
+	t.write(schema.PrefixEndpoint+id, orNil(t.Next.Endpoint(id)), orNil(ep))
 	t.edit.PutEndpoint(id, ep)
 }
 
 // PutPool sets or deletes an address pool.
 func (t *Tx) PutPool(id string, p *model.AddressPool) {
-	t.write(prefixPool+id, orNil(t.Next.Pool(id)), orNil(p))
+	t.write(schema.PrefixPool+id, orNil(t.Next.Pool(id)), orNil(p))
 	t.edit.PutPool(id, p)
 }

@@ -103,7 +103,7 @@ func flagNames(f maps.EndpointFlags) string {
 // network returns a dual-stack network with every default of a bridge.
 func network() *model.Network {
 	return &model.Network{
-		ID: "net", Index: 7, Driver: model.DriverBridge,
+		ID: "net", Local: model.Local{Index: 7}, Driver: model.DriverBridge,
 		EnableIPv4: true, EnableIPv6: true, ICC: true, Masquerade: true, AntiSpoof: true,
 		GatewayMAC: model.MAC{2, 0x42, 10, 7, 0, 1},
 		Subnets: []model.Subnet{
