@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package maps gives typed access to the datapath's tables in domain terms: endpoints, neighbours,
-// published ports, flows, counters. One file per map.
+// published ports, flows, counters. One file per map, or per maps that change together.
 //
 // Tables that the control plane owns share one engine, package table. It caches what the kernel holds,
 // so that writing an entry that exists costs no system call, and synchronises by difference.
