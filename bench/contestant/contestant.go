@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package contestant holds what is compared: ways to give a program a network. Each is the
-// real implementation, in a world of its own. A contestant that cannot run here, or does not
+// Package contestant defines what is compared: ways to give a program a network. Package roster
+// has the real implementations, each in a world of its own. A contestant that cannot run here, or does not
 // have such a path, reports that.
 package contestant
 
@@ -52,28 +52,3 @@ type Container interface {
 type Absent struct{ Reason string }
 
 func (a Absent) Error() string { return "absent: " + a.Reason }
-
-// All returns the contestants, the yardstick first. self is the program that generates the
-// loads, and is Fairlead.
-func All(self string) []Contestant {
-	return []Contestant{
-		limit{}, fairlead{self}, direct{fairlead{self}}, few{fairlead{self}}, bridge{},
-		docker20(self), docker29(self), underDocker20(self), untrackedDocker20(self),
-	}
-}
-
-// unmanaged returns why a contestant without a daemon does not have such a case.
-func unmanaged(c cases.Case) string {
-	if c.Path.Grows() || c.Path == cases.Setup {
-		return "it has nothing that grows, nor anyone who makes it"
-	}
-	return ""
-}
-
-// onHost returns where a host publishes ports: its own addresses.
-func onHost(path cases.Path, family int) netip.Addr {
-	if path == cases.Localhost {
-		return topology.Loopback(family)
-	}
-	return topology.HostAddress(family)
-}

@@ -19,6 +19,7 @@ import (
 	"github.com/fairlead-net/fairlead/bench"
 	"github.com/fairlead-net/fairlead/bench/cases"
 	"github.com/fairlead-net/fairlead/bench/contestant"
+	"github.com/fairlead-net/fairlead/bench/contestant/roster"
 	"github.com/fairlead-net/fairlead/bench/report"
 )
 
@@ -107,7 +108,7 @@ func (o *benchOptions) config() (bench.Config, error) {
 		return bench.Config{}, usageError{err}
 	}
 	cfg := bench.Config{Self: self, Cases: list, Rounds: o.rounds, Duration: time.Duration(o.seconds * float64(time.Second))}
-	cfg.Contestants, err = chooseContestants(contestant.All(self), o.contestants)
+	cfg.Contestants, err = chooseContestants(roster.All(self), o.contestants)
 	return cfg, err
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-net/fairlead/bench"
 	"github.com/fairlead-net/fairlead/bench/cases"
 	"github.com/fairlead-net/fairlead/bench/contestant"
+	"github.com/fairlead-net/fairlead/bench/contestant/roster"
 	"github.com/fairlead-net/fairlead/bench/vm/guest"
 )
 
@@ -37,7 +38,7 @@ func drive(args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	all := contestant.Counted("/bin/fairlead")
+	all := roster.Counted("/bin/fairlead")
 	i := slices.IndexFunc(all, func(c contestant.Contestant) bool { return c.Name() == *name })
 	if i < 0 {
 		return fmt.Errorf("contestant %q is unknown (arguments %q)", *name, args)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package contestant
+package roster
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/contestant"
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
@@ -20,15 +21,15 @@ type under struct {
 }
 
 // underDocker20 is under Docker Engine 20.10 as Debian ships it.
-func underDocker20(self string) Contestant { return newUnder(self, cases.Under, nil) }
+func underDocker20(self string) contestant.Contestant { return newUnder(self, cases.Under, nil) }
 
 // untrackedDocker20 is the same in a network where the kernel does not track the containers'
 // connections, which it otherwise does for the engine's DNS.
-func untrackedDocker20(self string) Contestant {
+func untrackedDocker20(self string) contestant.Contestant {
 	return newUnder(self, cases.Untracked, map[string]string{"fairlead.untracked": "true"})
 }
 
-func newUnder(self, name string, options map[string]string) Contestant {
+func newUnder(self, name string, options map[string]string) contestant.Contestant {
 	d := docker20(self)
 	d.name, d.options = name, options
 	return under{d, fairlead{self}}
@@ -51,7 +52,7 @@ func (under) Lacks(c cases.Case) string {
 }
 
 // Build starts Fairlead first: the engine finds the driver by its socket.
-func (u under) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (Network, error) {
+func (u under) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (contestant.Network, error) {
 	f, err := u.fairlead.start(ctx, t)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package contestant
+package roster
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/contestant"
 	"github.com/fairlead-net/fairlead/bench/engine"
 	"github.com/fairlead-net/fairlead/bench/load"
 	"github.com/fairlead-net/fairlead/bench/topology"
@@ -81,7 +82,7 @@ func (docker) Lacks(c cases.Case) string {
 func (d docker) Version(ctx context.Context) (string, error) {
 	daemon, err := d.find(ctx)
 	if err != nil {
-		return "", Absent{err.Error()}
+		return "", contestant.Absent{Reason: err.Error()}
 	}
 	out, err := world.Command(ctx, daemon, "--version").Output()
 	if err != nil {
@@ -95,7 +96,7 @@ func (d docker) Version(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-func (d docker) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (Network, error) {
+func (d docker) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (contestant.Network, error) {
 	return d.build(ctx, t, "bridge")
 }
 
@@ -203,9 +204,9 @@ func (n *dockerNetwork) CreateNetwork(ctx context.Context, name string, subnets 
 	return n.Client.CreateNetwork(ctx, n.driver, n.options, name, subnets...)
 }
 
-func (n *dockerNetwork) Usage() (Usage, error) { return usageOf(n.daemon.Pid()) }
+func (n *dockerNetwork) Usage() (contestant.Usage, error) { return usageOf(n.daemon.Pid()) }
 
-func (n *dockerNetwork) Container(ctx context.Context, name string, ports int, args ...string) (Container, error) {
+func (n *dockerNetwork) Container(ctx context.Context, name string, ports int, args ...string) (contestant.Container, error) {
 	if _, err := n.start(ctx, name, ports, args); err != nil {
 		return nil, err
 	}
@@ -223,7 +224,7 @@ func (n *dockerNetwork) Container(ctx context.Context, name string, ports int, a
 	return &dockerContainer{n.Client, name, endpoint.IPAddress, endpoint.GlobalIPv6Address}, nil
 }
 
-func (*dockerNetwork) Published(path cases.Path, _ Container, family int) netip.Addr {
+func (*dockerNetwork) Published(path cases.Path, _ contestant.Container, family int) netip.Addr {
 	return onHost(path, family)
 }
 

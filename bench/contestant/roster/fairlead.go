@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package contestant
+package roster
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/contestant"
 	"github.com/fairlead-net/fairlead/bench/engine"
 	"github.com/fairlead-net/fairlead/bench/kernel"
 	"github.com/fairlead-net/fairlead/bench/topology"
@@ -35,7 +36,7 @@ func (f fairlead) Version(ctx context.Context) (string, error) {
 
 func (fairlead) Lacks(cases.Case) string { return "" }
 
-func (f fairlead) Build(ctx context.Context, t *topology.Topology, path cases.Path) (Network, error) {
+func (f fairlead) Build(ctx context.Context, t *topology.Topology, path cases.Path) (contestant.Network, error) {
 	flows := path.Growth().Flows
 	return f.build(ctx, t, flows, flows)
 }
@@ -109,7 +110,7 @@ func (n *fairleadNetwork) CreateNetwork(ctx context.Context, name string, subnet
 	return n.Client.CreateNetwork(ctx, "bridge", nil, name, subnets...)
 }
 
-func (n *fairleadNetwork) Usage() (Usage, error) { return usageOf(n.daemon.Pid()) }
+func (n *fairleadNetwork) Usage() (contestant.Usage, error) { return usageOf(n.daemon.Pid()) }
 
 // Pause stops the daemon's process until it is killed.
 func (n *fairleadNetwork) Pause() error { return n.daemon.Signal(syscall.SIGSTOP) }
@@ -136,7 +137,7 @@ func (n *fairleadNetwork) Start(ctx context.Context, name string, ports int) (ti
 	return time.Since(began), err
 }
 
-func (n *fairleadNetwork) Container(ctx context.Context, name string, ports int, args ...string) (Container, error) {
+func (n *fairleadNetwork) Container(ctx context.Context, name string, ports int, args ...string) (contestant.Container, error) {
 	if _, err := n.Start(ctx, name, ports); err != nil {
 		return nil, err
 	}
@@ -180,7 +181,7 @@ func (n *fairleadNetwork) enter(name, inspected string) (*fairleadContainer, err
 	return &fairleadContainer{n.t.On(h), h, endpoint.IPAddress, endpoint.GlobalIPv6Address}, nil
 }
 
-func (*fairleadNetwork) Published(path cases.Path, _ Container, family int) netip.Addr {
+func (*fairleadNetwork) Published(path cases.Path, _ contestant.Container, family int) netip.Addr {
 	return onHost(path, family)
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package contestant
+package roster
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/contestant"
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
@@ -45,7 +46,7 @@ func (r ruled) Lacks(c cases.Case) string {
 	return r.bridge.Lacks(c)
 }
 
-func (r ruled) Build(ctx context.Context, t *topology.Topology, path cases.Path) (Network, error) {
+func (r ruled) Build(ctx context.Context, t *topology.Topology, path cases.Path) (contestant.Network, error) {
 	n, err := r.bridge.Build(ctx, t, path)
 	if err != nil {
 		return nil, err
@@ -67,7 +68,7 @@ type ruledNetwork struct {
 	ruled ruled
 }
 
-func (n *ruledNetwork) Container(ctx context.Context, name string, ports int, args ...string) (Container, error) {
+func (n *ruledNetwork) Container(ctx context.Context, name string, ports int, args ...string) (contestant.Container, error) {
 	c, err := n.bridgeNetwork.Container(ctx, name, ports, args...)
 	if err != nil || !n.ruled.flowtable {
 		return c, err
@@ -102,25 +103,6 @@ func (n *ruledNetwork) apply(ctx context.Context, rules string, program ...strin
 	return err
 }
 
-func (*ruledNetwork) Published(path cases.Path, _ Container, family int) netip.Addr {
+func (*ruledNetwork) Published(path cases.Path, _ contestant.Container, family int) netip.Addr {
 	return onHost(path, family)
-}
-
-// Counted returns the contestants whose instructions are counted, none of which runs an
-// engine. program is Fairlead.
-func Counted(program string) []Contestant {
-	nft := ruled{
-		name: "nft", version: "bridge, with the rules of Docker Engine 29 (nftables)",
-		text: docker29Rules, load: []string{"nft", "-f"},
-	}
-	flowtable := nft
-	flowtable.name, flowtable.version, flowtable.flowtable = "flowtable", nft.version+" and a software flowtable", true
-	return []Contestant{
-		limit{}, bridge{}, flowtable, nft,
-		ruled{
-			name: "iptables", version: "bridge, with the rules of Docker Engine 20.10 (iptables, br_netfilter)",
-			text: docker20Rules, load: []string{"iptables-restore"}, filterBridged: true,
-		},
-		fairlead{program},
-	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package contestant
+package roster
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"net/netip"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/contestant"
 	"github.com/fairlead-net/fairlead/bench/topology"
 	"github.com/fairlead-net/fairlead/bench/world"
 )
@@ -31,7 +32,7 @@ func (bridge) Lacks(c cases.Case) string {
 	return unmanaged(c)
 }
 
-func (bridge) Build(_ context.Context, t *topology.Topology, _ cases.Path) (Network, error) {
+func (bridge) Build(_ context.Context, t *topology.Topology, _ cases.Path) (contestant.Network, error) {
 	err := t.Host.IP(
 		"link add br0 type bridge",
 		"addr add 10.99.0.1/24 dev br0", "addr add fd00:99::1/64 dev br0 nodad",
@@ -72,7 +73,7 @@ type bridgeContainer struct {
 	number int
 }
 
-func (n *bridgeNetwork) Container(_ context.Context, name string, _ int, args ...string) (Container, error) {
+func (n *bridgeNetwork) Container(_ context.Context, name string, _ int, args ...string) (contestant.Container, error) {
 	h, err := world.New(name)
 	if err != nil {
 		return nil, err
@@ -99,7 +100,7 @@ func (n *bridgeNetwork) Container(_ context.Context, name string, _ int, args ..
 }
 
 // Published returns the container's own address: it is routed, not translated.
-func (*bridgeNetwork) Published(_ cases.Path, server Container, family int) netip.Addr {
+func (*bridgeNetwork) Published(_ cases.Path, server contestant.Container, family int) netip.Addr {
 	return server.Address(family)
 }
 

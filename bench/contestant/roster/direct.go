@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package contestant
+package roster
 
 import (
 	"context"
 	"net/netip"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/contestant"
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
@@ -23,13 +24,13 @@ func (direct) Lacks(c cases.Case) string {
 	return ""
 }
 
-func (d direct) Build(ctx context.Context, t *topology.Topology, path cases.Path) (Network, error) {
+func (d direct) Build(ctx context.Context, t *topology.Topology, path cases.Path) (contestant.Network, error) {
 	n, err := d.fairlead.Build(ctx, t, path)
 	return directNetwork{n}, err
 }
 
-type directNetwork struct{ Network }
+type directNetwork struct{ contestant.Network }
 
-func (directNetwork) Published(_ cases.Path, server Container, family int) netip.Addr {
+func (directNetwork) Published(_ cases.Path, server contestant.Container, family int) netip.Addr {
 	return server.Address(family)
 }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package contestant
+package roster
 
 import (
 	"context"
 	"net/netip"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/contestant"
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
@@ -19,13 +20,13 @@ func (limit) Version(context.Context) (string, error) { return "no container net
 
 func (limit) Lacks(c cases.Case) string { return unmanaged(c) }
 
-func (limit) Build(_ context.Context, t *topology.Topology, _ cases.Path) (Network, error) {
+func (limit) Build(_ context.Context, t *topology.Topology, _ cases.Path) (contestant.Network, error) {
 	return limitNetwork{t}, nil
 }
 
 type limitNetwork struct{ t *topology.Topology }
 
-func (n limitNetwork) Container(_ context.Context, _ string, _ int, args ...string) (Container, error) {
+func (n limitNetwork) Container(_ context.Context, _ string, _ int, args ...string) (contestant.Container, error) {
 	place := n.t.On(n.t.Host)
 	if len(args) > 0 {
 		if err := place.Start(args...); err != nil {
@@ -35,7 +36,7 @@ func (n limitNetwork) Container(_ context.Context, _ string, _ int, args ...stri
 	return limitContainer{place}, nil
 }
 
-func (limitNetwork) Published(path cases.Path, _ Container, family int) netip.Addr {
+func (limitNetwork) Published(path cases.Path, _ contestant.Container, family int) netip.Addr {
 	return onHost(path, family)
 }
 

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package contestant
+package roster
 
 import (
 	"context"
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/cases"
+	"github.com/fairlead-net/fairlead/bench/contestant"
 	"github.com/fairlead-net/fairlead/bench/topology"
 )
 
@@ -27,14 +28,14 @@ func (few) Lacks(c cases.Case) string {
 }
 
 // Build makes tables of the same size as the other's.
-func (f few) Build(ctx context.Context, t *topology.Topology, path cases.Path) (Network, error) {
+func (f few) Build(ctx context.Context, t *topology.Topology, path cases.Path) (contestant.Network, error) {
 	n, err := f.build(ctx, t, path.Growth().Flows, min(fewFlows, path.Growth().Flows))
 	return fewNetwork{n}, err
 }
 
 type fewNetwork struct{ *fairleadNetwork }
 
-func (n fewNetwork) Container(ctx context.Context, name string, ports int, args ...string) (Container, error) {
+func (n fewNetwork) Container(ctx context.Context, name string, ports int, args ...string) (contestant.Container, error) {
 	return n.fairleadNetwork.Container(ctx, name, min(1, ports), args...)
 }
 
