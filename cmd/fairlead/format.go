@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // listOptions are the flags of all commands that list.
@@ -51,7 +52,7 @@ func (o *listOptions) shortID(id string) string {
 	if o.noTrunc {
 		return id
 	}
-	return id[:min(12, len(id))]
+	return model.ShortID(id)
 }
 
 // headers maps fields to column headings. Executing a template with it yields the

@@ -193,12 +193,12 @@ func parseNetwork(v string) (attachment, error) {
 // checkShared refuses flags that cannot apply to a shared network namespace.
 func (o *sandboxFlags) checkShared(joins []attachment) error {
 	for _, a := range joins {
-		shared := a.network == model.NetworkHost || a.network == model.NetworkNone || strings.HasPrefix(a.network, "container:")
+		shared := a.network == model.NetworkHost || a.network == model.NetworkNone || model.SharesNetNS(a.network)
 		if shared && len(joins) > 1 {
 			return usagef("--network %s cannot be combined with other networks", a.network)
 		}
 	}
-	if mode := joins[0].network; strings.HasPrefix(mode, "container:") {
+	if mode := joins[0].network; model.SharesNetNS(mode) {
 		for _, f := range []struct {
 			name string
 			set  bool

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -216,7 +215,7 @@ func (b *PortBinding) spec(target string) (model.PortSpec, error) {
 // isNetwork reports whether a network mode is the name of a network with
 // endpoints.
 func isNetwork(mode string) bool {
-	return mode != model.NetworkHost && mode != model.NetworkNone && !strings.HasPrefix(mode, model.ModeContainer)
+	return mode != model.NetworkHost && mode != model.NetworkNone && !model.SharesNetNS(mode)
 }
 
 // NewSandboxCreate converts a spec to a request. It does not contain the name.

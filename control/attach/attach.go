@@ -178,7 +178,7 @@ func (c *Container) samePorts(sb api.Sandbox, spec model.SandboxSpec) error {
 	for key, want := range api.NewSandboxCreate(spec).HostConfig.PortBindings {
 		for _, b := range want {
 			if !slices.Contains(sb.HostConfig.PortBindings[key], b) {
-				return refuse(model.ErrConflict, "port %s of container %s cannot be published any more (give its port mappings to its first network)", key, c.ID)
+				return model.Refuse(model.ErrConflict, "port %s of container %s cannot be published any more (give its port mappings to its first network)", key, c.ID)
 			}
 		}
 	}
@@ -318,14 +318,14 @@ func Addresses(wanted []string) (v4, v6 netip.Addr, err error) {
 			ip, err = prefix.Addr(), nil
 		}
 		if err != nil {
-			return v4, v6, refuse(model.ErrInvalid, "%q is not an IP address", s)
+			return v4, v6, model.Refuse(model.ErrInvalid, "%q is not an IP address", s)
 		}
 		place := &v6
 		if ip = ip.Unmap(); ip.Is4() {
 			place = &v4
 		}
 		if place.IsValid() {
-			return v4, v6, refuse(model.ErrInvalid, "addresses %v and %v: an interface has one address per family", *place, ip)
+			return v4, v6, model.Refuse(model.ErrInvalid, "addresses %v and %v: an interface has one address per family", *place, ip)
 		}
 		*place = ip
 	}
@@ -339,20 +339,16 @@ var aliasRule = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}$`)
 func CheckAliases(aliases []string) error {
 	for _, alias := range aliases {
 		if !aliasRule.MatchString(alias) {
-			return refuse(model.ErrInvalid, "alias %q is not a name (it may have letters, digits, and _ . - but not begin with . or -)", alias)
+			return model.Refuse(model.ErrInvalid, "alias %q is not a name (it may have letters, digits, and _ . - but not begin with . or -)", alias)
 		}
 	}
 	return nil
 }
 
-func refuse(kind error, format string, args ...any) error {
-	return &model.Refusal{Kind: kind, Text: fmt.Sprintf(format, args...)}
-}
-
 // Port returns the spec for publishing count consecutive ports of a container.
 func Port(hostIP string, hostPort, port, count int, proto string) (model.PortSpec, error) {
 	if hostPort <= 0 || port <= 0 || count <= 0 {
-		return model.PortSpec{}, refuse(model.ErrInvalid, "%d ports from host port %d to port %d: ports are 1 to 65535", count, hostPort, port)
+		return model.PortSpec{}, model.Refuse(model.ErrInvalid, "%d ports from host port %d to port %d: ports are 1 to 65535", count, hostPort, port)
 	}
 	text := fmt.Sprintf("%s:%s/%s", ports(hostPort, count), ports(port, count), strings.ToLower(cmp.Or(proto, "tcp")))
 	if strings.Contains(hostIP, ":") {
@@ -362,7 +358,7 @@ func Port(hostIP string, hostPort, port, count int, proto string) (model.PortSpe
 	}
 	spec, err := api.ParsePublish(text)
 	if err != nil {
-		return spec, refuse(model.ErrInvalid, "%v", err)
+		return spec, model.Refuse(model.ErrInvalid, "%v", err)
 	}
 	return spec, nil
 }

@@ -86,7 +86,7 @@ func subnetsDiffer(have *api.Network, want []api.IPAMConfig) error {
 		case w.Subnet == "" || err == nil && subnet.Addr().IsUnspecified():
 			continue // the daemon chooses the subnet
 		case err != nil:
-			return refuse(model.ErrInvalid, "%q is not a subnet", w.Subnet)
+			return model.Refuse(model.ErrInvalid, "%q is not a subnet", w.Subnet)
 		}
 		i := slices.IndexFunc(have.IPAM.Config, func(h api.IPAMConfig) bool { return h.Subnet == subnet.String() })
 		if i < 0 {
@@ -114,7 +114,7 @@ func within(c api.IPAMConfig) model.AddrRange {
 }
 
 func differ(n *api.Network, what, is, should string) error {
-	return refuse(model.ErrConflict, "network %s has %s %q, the configuration says %q (change one of them, or its name)", n.Name, what, is, should)
+	return model.Refuse(model.ErrConflict, "network %s has %s %q, the configuration says %q (change one of them, or its name)", n.Name, what, is, should)
 }
 
 func subnetNames(configs []api.IPAMConfig) string {

@@ -72,7 +72,7 @@ var longID = regexp.MustCompile(`^[0-9a-f]{64}$`)
 // shortID returns how users refer to a container that has no name.
 func shortID(containerID string) string {
 	if longID.MatchString(containerID) {
-		return containerID[:12]
+		return model.ShortID(containerID)
 	}
 	return containerID
 }

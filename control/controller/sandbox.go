@@ -27,8 +27,6 @@ const modeDefault = "default"
 // hostnameRule is the rule of RFC 1123, extended by the underscore as in Docker.
 var hostnameRule = regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9_])?$`)
 
-func joinsSandbox(mode string) bool { return strings.HasPrefix(mode, model.ModeContainer) }
-
 // CreateSandbox creates a sandbox and attaches it to its first network.
 func (c *Controller) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
 	if err := validateSandboxSpec(spec); err != nil {
@@ -96,7 +94,7 @@ func validateSandboxSpec(spec model.SandboxSpec) error {
 	if err := resource.ValidatePorts(spec.Ports); err != nil {
 		return err
 	}
-	if joinsSandbox(spec.NetworkMode) {
+	if model.SharesNetNS(spec.NetworkMode) {
 		return validateJoin(spec)
 	}
 	return nil

@@ -10,10 +10,12 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/miekg/dns"
 )
 
@@ -43,7 +45,7 @@ type upstream struct {
 }
 
 func newUpstream(file string, own func(string) bool) *upstream {
-	return &upstream{file: file, own: own, port: "53", failed: map[string]time.Time{}, by: map[netip.Addr]int{}}
+	return &upstream{file: file, own: own, port: strconv.Itoa(model.PortDNS), failed: map[string]time.Time{}, by: map[netip.Addr]int{}}
 }
 
 // enter counts a query, or returns false if there are too many.

@@ -200,7 +200,7 @@ func (s *Server) reply(w http.ResponseWriter, code int, v any) {
 
 // refuse returns the error for an invalid request.
 func refuse(format string, args ...any) error {
-	return &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(format, args...)}
+	return model.Refuse(model.ErrInvalid, format, args...)
 }
 
 // done is the empty answer.

@@ -287,7 +287,11 @@ type Sandbox struct {
 func (s *Sandbox) HasName(name string) bool { return hasName(name, s.Name, s.OriginalName) }
 
 // SharesNetNS reports whether the sandbox is in the namespace of another one.
-func (s *Sandbox) SharesNetNS() bool { return strings.HasPrefix(s.NetworkMode, ModeContainer) }
+func (s *Sandbox) SharesNetNS() bool { return SharesNetNS(s.NetworkMode) }
+
+// SharesNetNS reports whether a network mode is that of a sandbox that shares the network namespace
+// of another.
+func SharesNetNS(mode string) bool { return strings.HasPrefix(mode, ModeContainer) }
 
 // OwnsNetNS reports whether Fairlead creates and removes the sandbox's namespace.
 func (s *Sandbox) OwnsNetNS() bool {

@@ -155,7 +155,7 @@ func (p *Plugin) container(a *attachment) (*attach.Container, error) {
 	}
 	return &attach.Container{
 		Daemon: d, Label: LabelContainer, ID: a.ContainerID,
-		Names: []string{name, name + "-" + a.ContainerID[:min(12, len(a.ContainerID))]},
+		Names: []string{name, name + "-" + model.ShortID(a.ContainerID)},
 		Warn:  func(s string) { fmt.Fprintln(p.Stderr, s) },
 	}, err
 }
@@ -173,5 +173,5 @@ func Failure(err error) []byte {
 var flagNames = strings.NewReplacer("\n", "; ", "--host", "the network's option "+optHost)
 
 func refuse(format string, args ...any) error {
-	return &model.Refusal{Kind: model.ErrInvalid, Text: fmt.Sprintf(format, args...)}
+	return model.Refuse(model.ErrInvalid, format, args...)
 }

@@ -40,7 +40,7 @@ func ValidateNetwork(spec model.NetworkSpec) error {
 		return model.Refuse(model.ErrInvalid, "invalid network name %q: it contains control characters, or begins or ends with a blank (choose another)", name)
 	case name == "." || name == "..":
 		return model.Refuse(model.ErrInvalid, "invalid network name %q: it is a directory in paths, such as those of the API (choose another)", name)
-	case name == "default" || strings.HasPrefix(name, model.ModeContainer):
+	case name == "default" || model.SharesNetNS(name):
 		return model.Refuse(model.ErrInvalid, "invalid network name %q: it has another meaning in --network (choose another)", name)
 	case Predefined(name):
 		return model.Refuse(model.ErrForbidden, "operation is not permitted on predefined %s network (choose another name)", name)
