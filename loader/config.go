@@ -18,6 +18,7 @@ package loader
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -40,8 +41,8 @@ type Config struct {
 	CgroupRoot string
 	// ForceClsact attaches with clsact filters even if the kernel has tcx.
 	ForceClsact bool
-	// NetnsCookie identifies the network namespace of the datapath. Zero: the
-	// namespace of the calling thread.
+	// NetnsCookie identifies the network namespace of the datapath, whose sockets its programs
+	// serve. Required.
 	NetnsCookie uint64
 	// SNATMin and SNATMax (inclusive) bound the source ports that a masqueraded flow
 	// gets if its own is in use. Both zero: 32768 to 60999.
@@ -112,6 +113,9 @@ func (c *Config) validate() error {
 		return fmt.Errorf("bpf directory %q is not an absolute path of a directory of its own (give one below /sys/fs/bpf)", c.BPFDir)
 	}
 	c.BPFDir = filepath.Clean(c.BPFDir)
+	if c.NetnsCookie == 0 {
+		return errors.New("the network namespace of the datapath is not given")
+	}
 	if (c.SNATMin == 0) != (c.SNATMax == 0) || c.SNATMin > c.SNATMax {
 		return fmt.Errorf("port range %d-%d for masquerading is empty or begins at 0 (want A-B, from 1 to 65535)", c.SNATMin, c.SNATMax)
 	}

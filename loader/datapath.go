@@ -11,7 +11,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
-	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/bpf"
 	"github.com/fairlead-net/fairlead/loader/bpffs"
@@ -54,12 +53,6 @@ func Open(cfg Config, f hook.Filters) (_ *Datapath, retErr error) {
 	// may fail, and need not succeed.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		cfg.Log.Debug("cannot raise the memory lock limit", "err", err)
-	}
-	if cfg.NetnsCookie == 0 {
-		var err error
-		if cfg.NetnsCookie, err = netnsCookie(); err != nil {
-			return nil, err
-		}
 	}
 	d := &Datapath{dir: cfg.BPFDir, log: cfg.Log, hooks: hook.New(hook.Config{
 		BPFDir: cfg.BPFDir, CgroupRoot: cfg.CgroupRoot, ForceClsact: cfg.ForceClsact, Filters: f, Log: cfg.Log,
@@ -190,18 +183,4 @@ func (d *Datapath) Close() error {
 	}
 	closeAll(d.progs)
 	return nil
-}
-
-// netnsCookie returns the cookie of the calling thread's network namespace.
-func netnsCookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("identify the network namespace: %w", err)
-	}
-	defer unix.Close(fd)
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err != nil {
-		return 0, fmt.Errorf("identify the network namespace: %w", err)
-	}
-	return cookie, nil
 }

@@ -184,6 +184,7 @@ func TestValidate(t *testing.T) {
 		{"timeout-short", Config{BPFDir: "/x", Timeouts: Timeouts{ICMP: time.Millisecond}}, "is out of range (want 1s or more)"},
 		{"ct-tiny", Config{BPFDir: "/x", CTMax: 1}, "1 entries is too small (want 16 or more)"},
 	} {
+		tt.cfg.NetnsCookie = 7
 		err := tt.cfg.validate()
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)

@@ -45,7 +45,8 @@ func newWorld(t *testing.T) *world {
 		BPFDir:       filepath.Join(t.TempDir(), "bpf"),
 		CTMax:        1024, // keeps the preallocated table of unconfirmed flows small
 		MaxEndpoints: 64, MaxPublishes: 64,
-		Log: slog.New(slog.NewTextHandler(w.log, nil)),
+		NetnsCookie: 7,
+		Log:         slog.New(slog.NewTextHandler(w.log, nil)),
 	}
 	t.Cleanup(func() {
 		if err := Cleanup(w.cfg.BPFDir, w.clsact); err != nil {

@@ -8,7 +8,9 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/fairlead-net/fairlead/control/cleanup"
 	"github.com/fairlead-net/fairlead/control/daemon"
+	"github.com/fairlead-net/fairlead/control/doctor"
 )
 
 // newNodeCommands returns the node commands of this program.
@@ -31,7 +33,7 @@ func newNodeCommands(stderr io.Writer) nodeCommands {
 			}
 			progress, stop := showProgress(stderr, "removing devices")
 			defer stop()
-			return daemon.Cleanup(ctx, d.dirs(), progress, log)
+			return cleanup.Run(ctx, d.dirs(), progress, log)
 		},
 		downgrade: func(ctx context.Context, d directories, to string, ready func([]string)) error {
 			log, err := newLogger(stderr, "text", "warn")
@@ -40,7 +42,7 @@ func newNodeCommands(stderr io.Writer) nodeCommands {
 			}
 			return daemon.Downgrade(ctx, daemon.DowngradeConfig{StateDir: d.state, BPFDir: d.bpf, To: to, Ready: ready, Log: log})
 		},
-		doctor: daemon.Doctor,
+		doctor: doctor.Report,
 	}
 }
 

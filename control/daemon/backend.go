@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/engine"
+	"github.com/fairlead-net/fairlead/control/flows"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/uplink"
@@ -191,6 +192,20 @@ func (b *backend) CheckSandbox(ctx context.Context, id string, want api.Expected
 
 // Unserved implements [server.Node]. It lists the gateways where DNS should be served and is not.
 func (b *backend) Unserved() []netip.Addr { return b.daemon.dns.Unserved() }
+
+// Flows implements [server.Node].
+func (b *backend) Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow, error) {
+	return b.flows().List(ctx, filter)
+}
+
+// FlushFlows implements [server.FlowFlusher].
+func (b *backend) FlushFlows(_ context.Context, filter api.FlowFilter) (int, error) {
+	return b.flows().Flush(filter)
+}
+
+func (b *backend) flows() *flows.Flows {
+	return flows.New(flows.Config{Tracked: b.daemon.datapath.Maps().Conntrack, Networks: b.Network, Snapshot: b.Snapshot})
+}
 
 // Status implements [server.Node].
 func (b *backend) Status(context.Context) (api.Status, error) {

@@ -13,43 +13,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/control/instance"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
-// Dirs are the directories of a daemon. Two daemons on one machine share none of them.
-type Dirs struct {
-	State string // state that must survive a reboot; default /var/lib/fairlead
-	Run   string // socket, lock, namespaces; default /run/fairlead
-	BPF   string // pins; on a bpffs, or a place to mount one; default /sys/fs/bpf/fairlead
-	// DockerPlugins is where a Docker Engine looks for plugins, usually /run/docker/plugins. If
-	// it is "", Docker is not served.
-	DockerPlugins string
-}
-
-// validate checks that the paths are absolute and different.
-func (d Dirs) validate() error {
-	named := []struct{ flag, path string }{
-		{"--state-dir", d.State}, {"--run-dir", d.Run}, {"--bpf-dir", d.BPF},
-	}
-	for i, dir := range named {
-		if !filepath.IsAbs(dir.path) || filepath.Clean(dir.path) == "/" {
-			return fmt.Errorf("%s is %q (want an absolute path of a directory of its own)", dir.flag, dir.path)
-		}
-		for _, other := range named[:i] {
-			if filepath.Clean(dir.path) == filepath.Clean(other.path) {
-				return fmt.Errorf("%s and %s are both %q (each needs a directory of its own)", other.flag, dir.flag, dir.path)
-			}
-		}
-	}
-	if d.DockerPlugins != "" && (!filepath.IsAbs(d.DockerPlugins) || len(pluginSocket(d.DockerPlugins)) > maxSocketPath) {
-		return fmt.Errorf(`--docker-plugin-dir is %q (want a short absolute path, as in /run/docker/plugins, or "" for none)`, d.DockerPlugins)
-	}
-	return nil
-}
-
-// maxSocketPath is the longest path a unix socket can have, in bytes.
-const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
+// Dirs are the directories of a daemon.
+type Dirs = instance.Dirs
 
 // Config is the configuration of a daemon.
 type Config struct {
@@ -94,7 +64,7 @@ func (c Config) validate() error {
 	if c.Log == nil {
 		return errors.New("no logger")
 	}
-	if err := c.Dirs.validate(); err != nil {
+	if err := c.Dirs.Validate(); err != nil {
 		return err
 	}
 	if c.DockerSocket != "" && !filepath.IsAbs(c.DockerSocket) {
@@ -108,8 +78,8 @@ func (c Config) validate() error {
 	if err := c.checkCgroupRoot(); err != nil {
 		return err
 	}
-	if n := len(filepath.Join(c.Dirs.Run, socketName)); n > maxSocketPath {
-		return fmt.Errorf("--run-dir is %q (%d bytes too long for the path of a socket in it; name a shorter one)", c.Dirs.Run, n-maxSocketPath)
+	if n := len(c.Dirs.Socket()) - instance.MaxSocketPath; n > 0 {
+		return fmt.Errorf("--run-dir is %q (%d bytes too long for the path of a socket in it; name a shorter one)", c.Dirs.Run, n)
 	}
 	for _, name := range c.Uplinks {
 		if name == "" || len(name) >= unix.IFNAMSIZ || strings.ContainsAny(name, "/: \t\n") {

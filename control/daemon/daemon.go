@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -31,6 +30,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/engine"
 	"github.com/fairlead-net/fairlead/control/gc"
 	"github.com/fairlead-net/fairlead/control/host"
+	"github.com/fairlead-net/fairlead/control/instance"
 	"github.com/fairlead-net/fairlead/control/metrics"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile"
@@ -43,7 +43,6 @@ import (
 )
 
 const (
-	stateFile          = "fairlead.db"
 	defaultMemoryLimit = 150 << 20
 	// gcPercent is the heap growth between garbage collections. A verb on a crowded host
 	// allocates much, of which little stays.
@@ -186,23 +185,12 @@ func (d *daemon) open(ctx context.Context) error {
 }
 
 func (d *daemon) openLock(ctx context.Context) error {
-	cookie, err := netnsCookie()
+	release, err := instance.Start(ctx, d.cfg.Dirs, d.log)
 	if err != nil {
 		return err
 	}
-	me := identity{PID: os.Getpid(), NetNSCookie: cookie, BPFDir: d.cfg.Dirs.BPF}
-	l, err := takeOver(ctx, d.cfg.Dirs.Run, me, d.log)
-	if err != nil {
-		return err
-	}
-	d.onClose("lock", l.Close)
-	// After the lock: the previous daemon has released both.
-	release, err := claimNetNS(ctx, d.cfg.Dirs.Run, d.log)
-	if err != nil {
-		return err
-	}
-	d.onClose("claim of the network namespace", release)
-	return l.sign(me)
+	d.onClose("lock", release)
+	return nil
 }
 
 func (d *daemon) openDatapath() error {
@@ -218,7 +206,12 @@ func (d *daemon) openDatapath() error {
 	if err != nil {
 		return err
 	}
+	cookie, err := rtnl.NetNSCookie()
+	if err != nil {
+		return err
+	}
 	d.datapath, err = loader.Open(loader.Config{
+		NetnsCookie:  cookie,
 		BPFDir:       d.cfg.Dirs.BPF,
 		CgroupRoot:   d.cfg.CgroupRoot,
 		ForceClsact:  d.cfg.ForceClsact,
@@ -247,7 +240,7 @@ func (d *daemon) openState(ctx context.Context) error {
 		Log:       d.log,
 	})
 	d.reconciler = reconcile.New(reconcile.Config{
-		NetNSDir: filepath.Join(d.cfg.Dirs.Run, namespaces),
+		NetNSDir: d.cfg.Dirs.NetNS(),
 		Uplinks:  d.cfg.Uplinks,
 		Observe:  d.metrics.Observe,
 		Log:      d.log,
@@ -312,7 +305,7 @@ func explainFull(err error) error {
 
 // openAPI opens the API socket.
 func (d *daemon) openAPI() error {
-	l, err := listenAPI(d.cfg.Dirs.Run)
+	l, err := listenAPI(d.cfg.Dirs.Socket())
 	if err != nil {
 		return err
 	}

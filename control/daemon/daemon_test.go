@@ -25,6 +25,8 @@ import (
 
 	"github.com/fairlead-net/fairlead/bench/world"
 	"github.com/fairlead-net/fairlead/control/api/client"
+	"github.com/fairlead-net/fairlead/control/cleanup"
+	"github.com/fairlead-net/fairlead/control/doctor"
 )
 
 // runVariable, when set, turns this test binary into a daemon or a cleanup of
@@ -47,9 +49,9 @@ func runVerb(dir, verb string) int {
 	case "daemon":
 		err = Run(ctx, Config{Dirs: testDirs(dir), MetricsListen: testMetrics, Version: "test", Log: log})
 	case "cleanup":
-		err = Cleanup(ctx, testDirs(dir), func(int, int) {}, log)
+		err = cleanup.Run(ctx, testDirs(dir), func(int, int) {}, log)
 	case "doctor":
-		_, err = Doctor(ctx, os.Stdout, "unix://"+filepath.Join(testDirs(dir).Run, socketName))
+		_, err = doctor.Report(ctx, os.Stdout, "unix://"+testDirs(dir).Socket())
 	case "squat":
 		err = squat()
 	}
@@ -113,7 +115,7 @@ func (n *node) start() *world.Process {
 
 func (n *node) client() *client.Client {
 	n.Helper()
-	client, err := client.New("unix://" + filepath.Join(n.dir, "run", socketName))
+	client, err := client.New("unix://" + testDirs(n.dir).Socket())
 	if err != nil {
 		n.Fatal(err)
 	}

@@ -4,13 +4,10 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -18,17 +15,14 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
-	"github.com/fairlead-net/fairlead/control/httpserve"
+	"github.com/fairlead-net/fairlead/control/host/socket"
 )
-
-// pluginSocket returns the path where a Docker Engine finds the drivers.
-func pluginSocket(dir string) string { return filepath.Join(dir, dockerplugin.Name+".sock") }
 
 // adoptDockerSocket takes the socket that systemd created for the drivers and passed to the
 // daemon. If no daemon runs, an engine's request then starts one and waits, instead of retrying
 // for 15 s.
 func (d *daemon) adoptDockerSocket() error {
-	want := pluginSocket(d.cfg.Dirs.DockerPlugins)
+	want := d.cfg.Dirs.PluginSocket()
 	for _, l := range d.passed {
 		switch {
 		case l == nil || l.Addr().String() != want:
@@ -82,10 +76,10 @@ func (d *daemon) checkDockerSocket() error {
 	if dir == "" || d.dockerSocket != nil {
 		return nil
 	}
-	path := pluginSocket(dir)
+	path := d.cfg.Dirs.PluginSocket()
 	// If the socket cannot be examined, there is no refusal here; listening may then fail.
-	inode, _ := httpserve.Listener(path)
-	if has, _ := httpserve.HasSocket(1, inode); inode != "" && has {
+	inode, _ := socket.Listener(path)
+	if has, _ := socket.IsOpenIn(1, inode); inode != "" && has {
 		return fmt.Errorf(`systemd listens at %q for fairlead.socket (use systemctl, or give this daemon a --docker-plugin-dir of its own, or "" for none)`, path)
 	}
 	return nil
@@ -98,13 +92,13 @@ func (d *daemon) listenDocker() error {
 	if dir == "" || d.dockerSocket != nil {
 		return nil
 	}
-	path := pluginSocket(dir)
-	if isServed(path) {
+	path := d.cfg.Dirs.PluginSocket()
+	if socket.IsServed(path) {
 		return fmt.Errorf(`another daemon serves Docker at %q, or systemd (fairlead.socket) listens there (give this one a --docker-plugin-dir of its own, or "" for none)`, path)
 	}
 	err := os.MkdirAll(dir, 0o755)
 	if err == nil {
-		err = removeDockerSocket(dir)
+		err = d.cfg.Dirs.RemovePluginSocket()
 	}
 	if err != nil {
 		return fmt.Errorf(`--docker-plugin-dir %q cannot be used (name another, or "" for none): %w`, dir, err)
@@ -117,31 +111,5 @@ func (d *daemon) listenDocker() error {
 	}
 	d.dockerSocket = l
 	d.onClose("Docker's socket", l.Close)
-	return nil
-}
-
-// isServed reports whether a process serves a socket. It does not connect to a socket that is
-// known to listen, since it may be systemd's and start a daemon.
-func isServed(path string) bool {
-	if inode, err := httpserve.Listener(path); err == nil && inode != "" {
-		return true
-	}
-	c, err := net.DialTimeout("unix", path, time.Second)
-	if err != nil {
-		return false
-	}
-	c.Close()
-	return true
-}
-
-// removeDockerSocket removes the socket of a killed daemon, which would keep an engine retrying.
-// It keeps a socket that is served. A missing socket is not an error.
-func removeDockerSocket(dir string) error {
-	if dir == "" || isServed(pluginSocket(dir)) {
-		return nil
-	}
-	if err := os.Remove(pluginSocket(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove stale socket: %w", err)
-	}
 	return nil
 }

@@ -16,8 +16,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead-net/fairlead/control/httpserve"
+	"github.com/fairlead-net/fairlead/control/host/socket"
 )
+
+func pluginSocket(dir string) string { return Dirs{DockerPlugins: dir}.PluginSocket() }
 
 // A killed daemon's socket does not prevent the next one from starting, and a cleanup removes it.
 // A socket that is served is kept.
@@ -35,7 +37,7 @@ func TestDockerSocket(t *testing.T) {
 	if info, err := os.Stat(pluginSocket(dir)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("socket %v, %v", info, err)
 	}
-	if err := removeDockerSocket(dir); err != nil || !isServed(pluginSocket(dir)) {
+	if err := (Dirs{DockerPlugins: dir}).RemovePluginSocket(); err != nil || !socket.IsServed(pluginSocket(dir)) {
 		t.Errorf("a socket that is served was removed: %v", err)
 	}
 	l.SetUnlinkOnClose(false) // as if the daemon was killed
@@ -44,14 +46,14 @@ func TestDockerSocket(t *testing.T) {
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	for range 2 {
-		if err := removeDockerSocket(dir); err != nil {
+		if err := (Dirs{DockerPlugins: dir}).RemovePluginSocket(); err != nil {
 			t.Error(err)
 		}
 	}
 	if _, err := os.Lstat(pluginSocket(dir)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket is left: %v", err)
 	}
-	if err := removeDockerSocket(""); err != nil {
+	if err := (Dirs{}).RemovePluginSocket(); err != nil {
 		t.Error(err)
 	}
 }
@@ -68,15 +70,15 @@ func TestDockerSocketIsNotCalled(t *testing.T) {
 	if err := d.listenDocker(); err == nil || !strings.Contains(err.Error(), "fairlead.socket") {
 		t.Errorf("beside systemd's socket: %v", err)
 	}
-	if err := removeDockerSocket(dir); err != nil {
+	if err := (Dirs{DockerPlugins: dir}).RemovePluginSocket(); err != nil {
 		t.Error(err)
 	}
-	inode, err := httpserve.Listener(pluginSocket(dir))
+	inode, err := socket.Listener(pluginSocket(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, number := range []string{inode, "1"} {
-		if has, err := httpserve.HasSocket(os.Getpid(), number); err != nil || has != (number == inode) {
+		if has, err := socket.IsOpenIn(os.Getpid(), number); err != nil || has != (number == inode) {
 			t.Errorf("this process has the socket with inode %s open: %t, %v", number, has, err)
 		}
 	}

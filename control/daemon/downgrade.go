@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +36,7 @@ func Downgrade(ctx context.Context, cfg DowngradeConfig) (retErr error) {
 	if err := raisePriority(); err != nil {
 		cfg.Log.Warn("on a busy machine connections may be lost", "err", err)
 	}
-	state, err := handover.Begin(ctx, filepath.Join(cfg.StateDir, stateFile), cfg.To)
+	state, err := handover.Begin(ctx, Dirs{State: cfg.StateDir}.StateFile(), cfg.To)
 	if err != nil {
 		return err
 	}

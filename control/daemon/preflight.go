@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -43,7 +42,7 @@ func (d *daemon) makeDirs() error {
 
 // openStore opens the state file. No other daemon has it open at this point.
 func (d *daemon) openStore() error {
-	path := filepath.Join(d.cfg.Dirs.State, stateFile)
+	path := d.cfg.Dirs.StateFile()
 	state, err := store.OpenBolt(store.BoltConfig{Path: path})
 	if err != nil {
 		return d.explainDamage(fmt.Errorf("--state-dir: %w", err))
@@ -60,7 +59,7 @@ func (d *daemon) explainDamage(err error) error {
 	if !errors.Is(err, store.ErrDamaged) {
 		return err
 	}
-	path := filepath.Join(d.cfg.Dirs.State, stateFile)
+	path := d.cfg.Dirs.StateFile()
 	return fmt.Errorf("%w (restore a copy of %[2]s, or move it aside with \"mv %[2]s %[2]s.damaged\" and start again;"+
 		" all networks, sandboxes and published ports are then lost, and running containers have to be restarted)", err, path)
 }

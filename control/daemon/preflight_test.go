@@ -30,7 +30,7 @@ func TestMisnamed(t *testing.T) {
 		defer l.Close()
 	}
 	served := t.TempDir()
-	if l, err := net.Listen("unix", pluginSocket(served)); err != nil {
+	if l, err := net.Listen("unix", Dirs{DockerPlugins: served}.PluginSocket()); err != nil {
 		t.Fatal(err)
 	} else {
 		defer l.Close()
@@ -95,7 +95,7 @@ func TestMisnamed(t *testing.T) {
 func stateDir(t *testing.T, spoil func(path string) error) string {
 	t.Helper()
 	dir := t.TempDir()
-	path := filepath.Join(dir, stateFile)
+	path := Dirs{State: dir}.StateFile()
 	s, err := store.OpenBolt(store.BoltConfig{Path: path})
 	if err == nil {
 		_, err = s.Commit(t.Context(), store.Put("network/x", bytes.Repeat([]byte("x"), 1<<14)))

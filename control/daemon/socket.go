@@ -9,22 +9,16 @@ import (
 	"net"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strconv"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
-const (
-	socketName  = "api.sock"
-	socketGroup = "fairlead" // members may use the API, if the group exists
-)
+// socketGroup is the group whose members may use the API, if the group exists.
+const socketGroup = "fairlead"
 
 // listenAPI opens the API socket, for root, and for the group if it exists. The caller holds the
 // run directory's lock, so an existing socket is stale.
-func listenAPI(runDir string) (_ net.Listener, retErr error) {
-	path := filepath.Join(runDir, socketName)
+func listenAPI(path string) (_ net.Listener, retErr error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove stale socket: %w", err)
 	}
@@ -67,19 +61,4 @@ func shareSocket(path string) error {
 		return fmt.Errorf("set mode of the API socket: %w", err)
 	}
 	return nil
-}
-
-// netnsCookie identifies the network namespace of this process until the next reboot. The socket
-// programs serve no other namespace.
-func netnsCookie() (_ uint64, retErr error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("open a socket to read the namespace cookie: %w", err)
-	}
-	defer func() { retErr = errors.Join(retErr, unix.Close(fd)) }()
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err != nil {
-		return 0, fmt.Errorf("read the namespace cookie: %w", err)
-	}
-	return cookie, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/host/socket"
 	"github.com/fairlead-net/fairlead/control/httpserve"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -108,13 +109,13 @@ func (s *Server) requester(ctx context.Context) string {
 
 // peerHasSocket reports whether the peer process has the socket that listens at a path.
 func peerHasSocket(conn *net.UnixConn, path string) (bool, error) {
-	peer, err := httpserve.Peer(conn)
+	peer, err := socket.Peer(conn)
 	if err != nil {
 		return false, err
 	}
-	inode, err := httpserve.Listener(path)
+	inode, err := socket.Listener(path)
 	if err != nil || inode == "" {
 		return false, err
 	}
-	return httpserve.HasSocket(int(peer.Pid), inode)
+	return socket.IsOpenIn(int(peer.Pid), inode)
 }

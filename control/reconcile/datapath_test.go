@@ -56,7 +56,7 @@ func TestRealDatapath(t *testing.T) {
 func testRealDatapath(t *testing.T, clsact bool) {
 	w := newWorld(t)
 	cfg := loader.Config{
-		BPFDir: filepath.Join(w.dir, "bpf"), CgroupRoot: testCgroup(t), ForceClsact: clsact,
+		BPFDir: filepath.Join(w.dir, "bpf"), CgroupRoot: testCgroup(t), ForceClsact: clsact, NetnsCookie: 7,
 		CTMax: 1024, MaxEndpoints: 64, MaxPublishes: 64,
 	}
 	t.Cleanup(func() {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package daemon
+// Package flows lists and removes tracked flows for the API: it matches them with a filter and names
+// their networks.
+package flows
 
 import (
 	"cmp"
@@ -18,14 +20,27 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// Flows implements [server.Node].
-func (b *backend) Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow, error) {
-	match, err := b.flowMatcher(filter)
+// Config configures New. All fields are required.
+type Config struct {
+	Tracked  *maps.Conntrack
+	Networks func(ref string) (*model.Network, error)
+	Snapshot func() *desired.Snapshot
+}
+
+// Flows are the flows that the datapath tracks.
+type Flows struct{ cfg Config }
+
+// New returns the flows.
+func New(cfg Config) *Flows { return &Flows{cfg} }
+
+// List returns the flows that match the filter, in order.
+func (l *Flows) List(ctx context.Context, filter api.FlowFilter) ([]api.Flow, error) {
+	match, err := l.matcher(filter)
 	if err != nil {
 		return nil, err
 	}
 	var found []maps.Flow
-	err = b.daemon.datapath.Maps().Conntrack.Each(func(f maps.Flow) bool {
+	err = l.cfg.Tracked.Each(func(f maps.Flow) bool {
 		if match(f) {
 			found = append(found, f)
 		}
@@ -35,7 +50,7 @@ func (b *backend) Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow,
 		return nil, fmt.Errorf("list flows: %w", err)
 	}
 	slices.SortFunc(found, maps.CompareFlows)
-	names := networkNames(b.Snapshot())
+	names := networkNames(l.cfg.Snapshot())
 	flows := make([]api.Flow, len(found))
 	for i, f := range found {
 		flows[i] = apiFlow(f, names)
@@ -43,14 +58,14 @@ func (b *backend) Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow,
 	return flows, nil
 }
 
-// FlushFlows implements [server.FlowFlusher].
-func (b *backend) FlushFlows(_ context.Context, filter api.FlowFilter) (int, error) {
-	match, err := b.flowMatcher(filter)
+// Flush removes the flows that match the filter, and returns their number.
+func (l *Flows) Flush(filter api.FlowFilter) (int, error) {
+	match, err := l.matcher(filter)
 	if err != nil {
 		return 0, err
 	}
 	left := filter.Limit
-	return b.daemon.datapath.Maps().Conntrack.DeleteWhere(func(f maps.Flow) bool {
+	return l.cfg.Tracked.DeleteWhere(func(f maps.Flow) bool {
 		if !match(f) || (filter.Limit > 0 && left == 0) {
 			return false
 		}
@@ -59,12 +74,12 @@ func (b *backend) FlushFlows(_ context.Context, filter api.FlowFilter) (int, err
 	})
 }
 
-// flowMatcher returns a function that reports whether a flow matches a filter. It refuses a
+// matcher returns a function that reports whether a flow matches a filter. It refuses a
 // network that does not exist, since an empty list would hide the typing error.
-func (b *backend) flowMatcher(filter api.FlowFilter) (func(maps.Flow) bool, error) {
+func (l *Flows) matcher(filter api.FlowFilter) (func(maps.Flow) bool, error) {
 	var net uint32
 	if filter.Network != "" {
-		n, err := b.Network(filter.Network)
+		n, err := l.cfg.Networks(filter.Network)
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package daemon
+package flows
 
 import (
 	"errors"
@@ -41,7 +41,7 @@ func TestFlowFilters(t *testing.T) {
 		{filter: api.FlowFilter{Address: "::/0"}},
 		{filter: api.FlowFilter{Address: "10.5.0.0/33"}, refused: "malformed"},
 	} {
-		match, err := new(backend).flowMatcher(tc.filter)
+		match, err := New(Config{}).matcher(tc.filter)
 		switch {
 		case tc.refused != "":
 			if !errors.Is(err, model.ErrInvalid) || !strings.Contains(err.Error(), tc.refused) {

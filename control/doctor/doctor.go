@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package daemon
+// Package doctor reports in plain words whether Fairlead can work on a host.
+package doctor
 
 import (
 	"context"
@@ -19,10 +20,10 @@ import (
 	"github.com/fairlead-net/fairlead/loader/probe"
 )
 
-// Doctor writes a report in plain words: what this kernel offers, what is missing and with which
+// Report writes a report in plain words: what this kernel offers, what is missing and with which
 // consequences, and the state of the daemon at host (unix:///PATH). It reports whether Fairlead
 // can work here, whether or not the daemon runs.
-func Doctor(ctx context.Context, w io.Writer, host string) (bool, error) {
+func Report(ctx context.Context, w io.Writer, host string) (bool, error) {
 	found := probe.All(ctx)
 	if err := ctx.Err(); err != nil {
 		return false, fmt.Errorf("probe the kernel: %w", err)

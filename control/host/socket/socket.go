@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package httpserve
+// Package socket inspects Unix sockets: the process at the other end, and the sockets that listen at a path.
+package socket
 
 import (
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,15 +51,29 @@ func Listener(path string) (inode string, err error) {
 	return "", nil
 }
 
-// HasSocket reports whether a process has a socket open, even if another process (such as
+// IsOpenIn reports whether a process has a socket open, even if another process (such as
 // systemd) created it.
-func HasSocket(pid int, inode string) (bool, error) {
+func IsOpenIn(pid int, inode string) (bool, error) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	fds, err := os.ReadDir(dir)
 	return slices.ContainsFunc(fds, func(fd os.DirEntry) bool {
 		to, err := os.Readlink(filepath.Join(dir, fd.Name())) // fails if it was closed meanwhile
 		return err == nil && to == "socket:["+inode+"]"
 	}), err
+}
+
+// IsServed reports whether a process serves a socket. It does not connect to a socket that is
+// known to listen, since it may be systemd's and start a daemon.
+func IsServed(path string) bool {
+	if inode, err := Listener(path); err == nil && inode != "" {
+		return true
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
 }
 
 // resolved returns a socket's path without symbolic links in its directory.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package daemon
+package instance
 
 import (
 	"context"
@@ -18,9 +18,10 @@ import (
 )
 
 const (
-	lockName     = "daemon.lock"
 	takeoverWait = 5 * time.Second
 	lockPoll     = 5 * time.Millisecond
+	// stopWait bounds the wait for a daemon that was just asked to stop.
+	stopWait = 3 * time.Second
 )
 
 // errLocked means that a running daemon holds the lock of the run directory.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package daemon
+package instance
 
 import (
 	"bufio"
@@ -26,9 +26,6 @@ const heldCookie = 7
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(holdVariable); dir != "" {
 		os.Exit(hold(dir))
-	}
-	if dir := os.Getenv(runVariable); dir != "" {
-		os.Exit(runVerb(dir, os.Args[1]))
 	}
 	os.Exit(m.Run())
 }
@@ -93,7 +90,8 @@ func TestTryLock(t *testing.T) {
 
 // Cleanup right after the daemon was asked to end waits for it, but not forever.
 func TestCleanupWaitsForADaemonThatEnds(t *testing.T) {
-	dirs := testDirs(t.TempDir())
+	dir := t.TempDir()
+	dirs := Dirs{State: filepath.Join(dir, "state"), Run: filepath.Join(dir, "run"), BPF: filepath.Join(dir, "bpf")}
 	if err := os.MkdirAll(dirs.Run, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -214,34 +212,9 @@ func TestTakeOverSparesStrangers(t *testing.T) {
 	}
 }
 
-func TestListenAPI(t *testing.T) {
-	dir := t.TempDir()
-	for range 2 { // the second finds the first one's socket
-		l, err := listenAPI(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		info, err := os.Stat(filepath.Join(dir, socketName))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := info.Mode().Perm(); got != 0o660 {
-			t.Errorf("mode %o, want 660", got)
-		}
-		defer func() { _ = l.Close() }()
-	}
-}
-
-func TestNetNSCookieIsTheNamespaces(t *testing.T) {
-	first, err := netnsCookie()
-	if err != nil {
-		t.Fatal(err)
-	}
-	second, err := netnsCookie()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if first != second || first == 0 {
-		t.Errorf("cookies %d and %d of one namespace", first, second)
+// A holder in another PID namespace has no PID here.
+func TestHolderWithoutPID(t *testing.T) {
+	if got, want := (holder{runDir: "/run/x"}).String(), `a process in another PID namespace, --run-dir "/run/x"`; got != want {
+		t.Errorf("a holder without a PID is %q, want %q", got, want)
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package daemon
+package instance
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/fairlead-net/fairlead/control/httpserve"
+	"github.com/fairlead-net/fairlead/control/host/socket"
 )
 
 const (
@@ -109,7 +109,7 @@ func queryHolder() (_ holder, retErr error) {
 		return holder{}, err
 	}
 	defer func() { retErr = errors.Join(retErr, conn.Close()) }()
-	cred, err := httpserve.Peer(conn.(*net.UnixConn))
+	cred, err := socket.Peer(conn.(*net.UnixConn))
 	if err != nil {
 		return holder{}, err
 	}
