@@ -16,6 +16,9 @@ func flowTables() map[string]string {
 	return map[string]string{"fl_ct": "confirmed", "fl_ct_new": "unconfirmed"}
 }
 
+// formerTables names the tables that metrics also show under their former name, for one release.
+func formerTables() map[string]string { return map[string]string{"fl_service": "fl_publish"} }
+
 // stats collects the values of all metrics, from the maps and the model.
 func (d *daemon) stats() (metrics.Stats, error) {
 	set, snapshot := d.datapath.Maps(), d.controller.Snapshot()
@@ -47,11 +50,12 @@ func (d *daemon) stats() (metrics.Stats, error) {
 		Networks:  networks,
 		Sandboxes: snapshot.Counts().Sandboxes,
 		Uplinks:   set.Uplinks.Len(),
-		Arrived:   metrics.Counter(arrived),
-		Left:      metrics.Counter(left),
-		Drops:     counters(drops),
-		Paths:     counters(paths),
+		Arrived:   arrived,
+		Left:      left,
+		Drops:     drops,
+		Paths:     paths,
 		Events:    make(map[string]uint64, len(events)),
+		Maps:      fills,
 		Repairs:   d.reconciler.Stats().Repairs,
 		Questions: d.dns.Counts(),
 		Unserved:  len(d.dns.Unserved()),
@@ -60,19 +64,15 @@ func (d *daemon) stats() (metrics.Stats, error) {
 		s.Events[name] = c.Packets
 	}
 	for _, f := range fills {
-		s.Maps = append(s.Maps, metrics.Fill{Name: f.Table, Entries: f.Entries, Limit: f.Max})
 		if name, ok := formerTables()[f.Table]; ok {
-			s.Maps = append(s.Maps, metrics.Fill{Name: name, Entries: f.Entries, Limit: f.Max})
+			s.Maps = append(s.Maps, metrics.Fill{Table: name, Entries: f.Entries, Max: f.Max})
 		}
 		if label, ok := flowTables()[f.Table]; ok {
-			s.Conntrack = append(s.Conntrack, metrics.Fill{Name: label, Entries: f.Entries, Limit: f.Max})
+			s.Conntrack = append(s.Conntrack, metrics.Fill{Table: label, Entries: f.Entries, Max: f.Max})
 		}
 	}
 	return s, nil
 }
-
-// formerTables names the tables that metrics also show under their former name, for one release.
-func formerTables() map[string]string { return map[string]string{"fl_service": "fl_publish"} }
 
 // networkStats returns the networks sorted by name.
 func networkStats(c *maps.Counters, snapshot *desired.Snapshot) ([]metrics.Network, error) {
@@ -95,19 +95,10 @@ func networkStats(c *maps.Counters, snapshot *desired.Snapshot) ([]metrics.Netwo
 			if err != nil {
 				return nil, err
 			}
-			row.FromEndpoint, row.ToEndpoint = metrics.Counter(from), metrics.Counter(to)
+			row.FromEndpoint, row.ToEndpoint = from, to
 		}
 		networks = append(networks, row)
 	}
 	slices.SortFunc(networks, func(a, b metrics.Network) int { return cmp.Compare(a.Name, b.Name) })
 	return networks, nil
-}
-
-// counters converts the tables' counters to those of metrics.
-func counters(in map[string]maps.Counter) map[string]metrics.Counter {
-	out := make(map[string]metrics.Counter, len(in))
-	for name, c := range in {
-		out[name] = metrics.Counter(c)
-	}
-	return out
 }

@@ -119,8 +119,8 @@ func (d *datapath) Collect(ch chan<- prometheus.Metric) {
 // fill emits the entries and the limit of each table.
 func fill(ch chan<- prometheus.Metric, entries, limit *prometheus.Desc, tables []Fill) {
 	for _, table := range tables {
-		ch <- gauge(entries, table.Entries, table.Name)
-		ch <- gauge(limit, table.Limit, table.Name)
+		ch <- gauge(entries, table.Entries, table.Table)
+		ch <- gauge(limit, table.Max, table.Table)
 	}
 }
 

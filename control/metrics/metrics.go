@@ -8,7 +8,7 @@ package metrics
 
 import (
 	"log/slog"
-	"maps"
+	stdmaps "maps"
 	"net/http"
 	"slices"
 	"time"
@@ -16,12 +16,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/fairlead-net/fairlead/maps"
 )
 
-// Counter counts packets and their bytes.
-type Counter struct {
-	Packets, Bytes uint64
-}
+// The numbers of the datapath's tables, as they are read.
+type (
+	Counter = maps.Counter
+	Fill    = maps.Fill
+)
 
 // Network are the numbers of one network.
 type Network struct {
@@ -30,13 +33,6 @@ type Network struct {
 	ToEndpoint     Counter // delivered to them
 	Endpoints      int
 	PublishedPorts int // host ports; each port of a range counts
-}
-
-// Fill is the usage of a table.
-type Fill struct {
-	Name    string // the map's name; for conntrack, confirmed or unconfirmed
-	Entries int
-	Limit   int
 }
 
 // Stats are all numbers at one moment.
@@ -49,7 +45,7 @@ type Stats struct {
 	Drops     map[string]Counter // by reason
 	Paths     map[string]Counter // by path
 	Events    map[string]uint64  // by name
-	Conntrack []Fill
+	Conntrack []Fill             // by confirmed or unconfirmed, which stands for the table
 	Maps      []Fill
 	Repairs   map[string]uint64 // by kind
 	Questions map[string]uint64 // DNS queries, by result
@@ -130,4 +126,4 @@ func (m *Metrics) Handler() http.Handler {
 }
 
 // sorted returns a map's keys in order, so that scrapes are comparable.
-func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+func sorted[V any](m map[string]V) []string { return slices.Sorted(stdmaps.Keys(m)) }
