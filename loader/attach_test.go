@@ -88,7 +88,7 @@ func TestTCX(t *testing.T) {
 	d.Close()
 
 	// A daemon with another configuration.
-	w.cfg.Timeouts.ICMP = time.Minute
+	w.cfg.Timeouts.icmp = time.Minute
 	d = w.open()
 	if !w.attach(d, a, FromEndpoint) {
 		t.Error("the program was not replaced")
@@ -119,7 +119,7 @@ func TestTCXStrays(t *testing.T) {
 	w := newWorld(t)
 	a := w.ifindex("a")
 	for i := range 2 {
-		w.cfg.Timeouts.ICMP = time.Duration(i+1) * time.Minute
+		w.cfg.Timeouts.icmp = time.Duration(i+1) * time.Minute
 		d := w.open()
 		l, err := link.AttachTCX(link.TCXOptions{Interface: a, Program: d.progs["from_endpoint"], Attach: tcxType(FromEndpoint)})
 		if err != nil {
@@ -127,7 +127,7 @@ func TestTCXStrays(t *testing.T) {
 		}
 		t.Cleanup(func() { l.Close() })
 	}
-	w.cfg.Timeouts.ICMP = 3 * time.Minute
+	w.cfg.Timeouts.icmp = 3 * time.Minute
 	d := w.open()
 	_, before := w.onDevice(a, FromEndpoint)
 	if !w.attach(d, a, FromEndpoint) {
@@ -267,7 +267,7 @@ func TestClsact(t *testing.T) {
 	}
 	d.Close()
 
-	w.cfg.Timeouts.ICMP = time.Minute
+	w.cfg.Timeouts.icmp = time.Minute
 	d = w.open()
 	if !w.attach(d, a, FromEndpoint) {
 		t.Error("the program was not replaced")
@@ -382,8 +382,8 @@ func TestCgroup(t *testing.T) {
 		t.Errorf("Attached = %v, %v; want devices only", got, err)
 	}
 	d.Close()
-	w.cfg.Timeouts.ICMP = time.Minute
-	w.cfg.SNATMin, w.cfg.SNATMax = 2000, 3000
+	w.cfg.Timeouts.icmp = time.Minute
+	w.cfg.SNATPorts = PortRange{2000, 3000}
 	w.cfg.NetnsCookie = 99 // the only configuration that the sock programs use
 	d = w.open()
 	attach(d, 10)

@@ -25,6 +25,7 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -44,9 +45,9 @@ type Config struct {
 	// NetnsCookie identifies the network namespace of the datapath, whose sockets its programs
 	// serve. Required.
 	NetnsCookie uint64
-	// SNATMin and SNATMax (inclusive) bound the source ports that a masqueraded flow
-	// gets if its own is in use. Both zero: 32768 to 60999.
-	SNATMin, SNATMax uint16
+	// SNATPorts are the source ports that a masqueraded flow gets if its own is in use.
+	// The zero PortRange: 32768 to 60999.
+	SNATPorts PortRange
 	// CTMax is the number of entries for confirmed flows, two per flow; unconfirmed
 	// flows get a quarter of it. Zero: 524288.
 	CTMax uint32
@@ -60,25 +61,44 @@ type Config struct {
 	Log *slog.Logger
 }
 
+// PortRange is a range of ports that is not empty, or the zero PortRange.
+type PortRange struct {
+	min, max uint16 // both inclusive
+}
+
+// ParsePortRange parses a range of the form A-B.
+func ParsePortRange(text string) (PortRange, error) {
+	lo, hi, _ := strings.Cut(text, "-")
+	from, errFrom := strconv.ParseUint(lo, 10, 16)
+	to, errTo := strconv.ParseUint(hi, 10, 16)
+	if errFrom != nil || errTo != nil || from == 0 || to < from {
+		return PortRange{}, errors.New("want A-B, from 1 to 65535")
+	}
+	return PortRange{uint16(from), uint16(to)}, nil
+}
+
+// String returns the form that ParsePortRange parses.
+func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.min, r.max) }
+
 // Timeouts is the idle time after which a flow of each state expires, in full
 // seconds. Zero: the default of nf_conntrack.
 type Timeouts struct {
-	SynSent, SynRecv, Established, FinWait, LastAck, TimeWait, Close time.Duration // TCP
+	synSent, synRecv, established, finWait, lastAck, timeWait, close time.Duration // TCP
 
-	UDPNew     time.Duration // no reply yet
-	UDPReplied time.Duration // both directions seen
-	UDPStream  time.Duration // for longer than two seconds
-	ICMP       time.Duration
-	Other      time.Duration // any other protocol
+	udpNew     time.Duration // no reply yet
+	udpReplied time.Duration // both directions seen
+	udpStream  time.Duration // for longer than two seconds
+	icmp       time.Duration
+	other      time.Duration // any other protocol
 }
 
 // Set sets the timeout of a state, given by its name in listings of flows
 // (established, udp_stream, …).
 func (t *Timeouts) Set(state string, d time.Duration) error {
 	fields := map[string]*time.Duration{
-		"syn_sent": &t.SynSent, "syn_recv": &t.SynRecv, "established": &t.Established, "fin_wait": &t.FinWait,
-		"last_ack": &t.LastAck, "time_wait": &t.TimeWait, "close": &t.Close,
-		"udp_new": &t.UDPNew, "udp_replied": &t.UDPReplied, "udp_stream": &t.UDPStream, "icmp": &t.ICMP, "other": &t.Other,
+		"syn_sent": &t.synSent, "syn_recv": &t.synRecv, "established": &t.established, "fin_wait": &t.finWait,
+		"last_ack": &t.lastAck, "time_wait": &t.timeWait, "close": &t.close,
+		"udp_new": &t.udpNew, "udp_replied": &t.udpReplied, "udp_stream": &t.udpStream, "icmp": &t.icmp, "other": &t.other,
 	}
 	field, ok := fields[state]
 	if !ok {
@@ -93,18 +113,18 @@ func (t *Timeouts) Set(state string, d time.Duration) error {
 
 func (t Timeouts) byState() map[bpf.TCCtState]time.Duration {
 	return map[bpf.TCCtState]time.Duration{
-		bpf.TCCtStateCT_SYN_SENT:    t.SynSent,
-		bpf.TCCtStateCT_SYN_RECV:    t.SynRecv,
-		bpf.TCCtStateCT_ESTABLISHED: t.Established,
-		bpf.TCCtStateCT_FIN_WAIT:    t.FinWait,
-		bpf.TCCtStateCT_LAST_ACK:    t.LastAck,
-		bpf.TCCtStateCT_TIME_WAIT:   t.TimeWait,
-		bpf.TCCtStateCT_CLOSE:       t.Close,
-		bpf.TCCtStateCT_UDP_NEW:     t.UDPNew,
-		bpf.TCCtStateCT_UDP_REPLIED: t.UDPReplied,
-		bpf.TCCtStateCT_UDP_STREAM:  t.UDPStream,
-		bpf.TCCtStateCT_ICMP:        t.ICMP,
-		bpf.TCCtStateCT_OTHER:       t.Other,
+		bpf.TCCtStateCT_SYN_SENT:    t.synSent,
+		bpf.TCCtStateCT_SYN_RECV:    t.synRecv,
+		bpf.TCCtStateCT_ESTABLISHED: t.established,
+		bpf.TCCtStateCT_FIN_WAIT:    t.finWait,
+		bpf.TCCtStateCT_LAST_ACK:    t.lastAck,
+		bpf.TCCtStateCT_TIME_WAIT:   t.timeWait,
+		bpf.TCCtStateCT_CLOSE:       t.close,
+		bpf.TCCtStateCT_UDP_NEW:     t.udpNew,
+		bpf.TCCtStateCT_UDP_REPLIED: t.udpReplied,
+		bpf.TCCtStateCT_UDP_STREAM:  t.udpStream,
+		bpf.TCCtStateCT_ICMP:        t.icmp,
+		bpf.TCCtStateCT_OTHER:       t.other,
 	}
 }
 
@@ -115,14 +135,6 @@ func (c *Config) validate() error {
 	c.BPFDir = filepath.Clean(c.BPFDir)
 	if c.NetnsCookie == 0 {
 		return errors.New("the network namespace of the datapath is not given")
-	}
-	if (c.SNATMin == 0) != (c.SNATMax == 0) || c.SNATMin > c.SNATMax {
-		return fmt.Errorf("port range %d-%d for masquerading is empty or begins at 0 (want A-B, from 1 to 65535)", c.SNATMin, c.SNATMax)
-	}
-	for state, d := range c.Timeouts.byState() {
-		if d < 0 || (d > 0 && d < time.Second) || d > 1<<31*time.Second {
-			return fmt.Errorf("timeout %s of flow state %d is out of range (want 1s or more)", d, state)
-		}
 	}
 	if c.CTMax != 0 && c.CTMax < 16 {
 		return fmt.Errorf("a conntrack table of %d entries is too small (want 16 or more)", c.CTMax)

@@ -43,3 +43,15 @@ func TestTimeoutsByName(t *testing.T) {
 		}
 	}
 }
+
+func TestParsePortRange(t *testing.T) {
+	for text, ok := range map[string]bool{
+		"1-65535": true, "40000-40000": true,
+		"5-4": false, "0-4": false, "4": false, "4-": false, "-4": false, "1-65536": false, "1-2-3": false, "": false,
+	} {
+		r, err := ParsePortRange(text)
+		if (err == nil) != ok || ok && r.String() != text {
+			t.Errorf("ParsePortRange(%q) = %v, %v", text, r, err)
+		}
+	}
+}

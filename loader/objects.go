@@ -62,8 +62,8 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, have probe.Flags) error {
 	if !have.Conntrack {
 		removeKfuncs(spec)
 	}
-	if cfg.SNATMax != 0 {
-		values[bpf.TCVarCfgSnatMin], values[bpf.TCVarCfgSnatMax] = cfg.SNATMin, cfg.SNATMax
+	if cfg.SNATPorts != (PortRange{}) {
+		values[bpf.TCVarCfgSnatMin], values[bpf.TCVarCfgSnatMax] = cfg.SNATPorts.min, cfg.SNATPorts.max
 	}
 	if cfg.CTMax != 0 {
 		values[bpf.TCVarCfgCtMax] = cfg.CTMax

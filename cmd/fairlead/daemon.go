@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/fairlead-net/fairlead/control/daemon"
 	"github.com/fairlead-net/fairlead/control/ipam"
 )
 
@@ -39,10 +39,10 @@ type daemonOptions struct {
 	metricsListen            string
 	uplinks                  []string
 	pools                    []ipam.DefaultPool
-	snatMin, snatMax         uint16                   // 0: the default
-	ctMax                    uint32                   // 0: the default
-	ctTimeouts               map[string]time.Duration // by state of a flow
-	maxEndpoints, maxPublish uint32                   // 0: the default
+	snatPorts                daemon.PortRange
+	ctMax                    uint32 // 0: the default
+	ctTimeouts               daemon.Timeouts
+	maxEndpoints, maxPublish uint32 // 0: the default
 	forceClsact              bool
 	cgroupRoot               string
 	logFormat, logLevel      string
@@ -122,22 +122,20 @@ func (o *daemonOptions) check(store, snatPorts string, pools, timeouts []string)
 		return usagef("--log-level %q: want debug, info, warn or error", o.logLevel)
 	}
 	if snatPorts != "" {
-		lo, hi, _ := strings.Cut(snatPorts, "-")
-		from, errFrom := strconv.ParseUint(lo, 10, 16)
-		to, errTo := strconv.ParseUint(hi, 10, 16)
-		if errFrom != nil || errTo != nil || from == 0 || to < from {
-			return usagef("--snat-ports %q: want A-B, from 1 to 65535", snatPorts)
+		var err error
+		if o.snatPorts, err = daemon.ParsePortRange(snatPorts); err != nil {
+			return usagef("--snat-ports %q: %v", snatPorts, err)
 		}
-		o.snatMin, o.snatMax = uint16(from), uint16(to)
 	}
-	o.ctTimeouts = map[string]time.Duration{}
 	for _, s := range timeouts {
 		state, text, _ := strings.Cut(s, "=")
 		d, err := time.ParseDuration(text)
 		if err != nil {
 			return usagef("--ct-timeout %q: want STATE=DURATION, as in udp_stream=3m", s)
 		}
-		o.ctTimeouts[state] = d
+		if err := o.ctTimeouts.Set(state, d); err != nil {
+			return fmt.Errorf("--ct-timeout: %w", err)
+		}
 	}
 	for _, s := range pools {
 		p, err := ipam.ParseDefaultPool(s)

@@ -216,6 +216,9 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"daemon --store bogus", 2, `--store "bogus" is unknown`},
 		{"daemon --log-format xml", 2, "want text or json"},
 		{"daemon --snat-ports 5-4", 2, "want A-B"},
+		{"daemon --ct-timeout estab=5s", 1, "--ct-timeout: no flow is ever in state \"estab\" (want one of close, established"},
+		{"daemon --ct-timeout icmp=5ms", 1, "is out of range (want 1s or more)"},
+		{"daemon --default-address-pool base=239.0.0.0/8,size=16", 2, "multicast"},
 		{"daemon --default-address-pool base=10.0.0.0/16,size=8", 2, "is shorter than base 10.0.0.0/16"},
 		{"daemon --config /no/such/file", 1, "no such file"},
 		{"policy add deny", 1, "policy is not available yet (--internal and icc=false"},
@@ -257,7 +260,7 @@ func TestDaemonFlags(t *testing.T) {
 		t.Errorf("got %d, %q", code, stderr)
 	}
 	if got.state != "/s" || got.run != "/r" || got.bpf != "/b" || strings.Join(got.uplinks, " ") != "eth0 eth1" || got.ctMax != 2000 ||
-		!got.forceClsact || got.logFormat != "json" || got.snatMin != 40000 || got.snatMax != 50000 || got.metricsListen != "" ||
+		!got.forceClsact || got.logFormat != "json" || got.snatPorts.String() != "40000-50000" || got.metricsListen != "" ||
 		len(got.pools) != 1 || got.pools[0].Size != 24 {
 		t.Errorf("options: %+v", got)
 	}

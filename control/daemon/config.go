@@ -9,7 +9,6 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +19,15 @@ import (
 
 // Dirs are the directories of a daemon.
 type Dirs = instance.Dirs
+
+// The values of flags for the datapath, which are validated when they are parsed.
+type (
+	PortRange = loader.PortRange
+	Timeouts  = loader.Timeouts
+)
+
+// ParsePortRange is [loader.ParsePortRange].
+func ParsePortRange(text string) (PortRange, error) { return loader.ParsePortRange(text) }
 
 // Config is the configuration of a daemon.
 type Config struct {
@@ -36,14 +44,14 @@ type Config struct {
 	// DefaultPools are cut into subnets for networks that specify none. The default is Docker's,
 	// and for IPv6 a unique local prefix.
 	DefaultPools []ipam.DefaultPool
-	// SNATMin to SNATMax, inclusive, are the ports for masqueraded flows whose own port is taken.
+	// SNATPorts are the ports for masqueraded flows whose own port is taken.
 	// The default, 0, is 32768 to 60999.
-	SNATMin, SNATMax uint16
+	SNATPorts PortRange
 	// CTMax is the number of entries of the table of confirmed flows, two per flow. The default,
 	// 0, is 524288.
 	CTMax uint32
 	// CTTimeouts are the timeouts of idle flows, by state. The default is nf_conntrack's.
-	CTTimeouts map[string]time.Duration
+	CTTimeouts Timeouts
 	// MaxEndpoints and MaxPublishes are the sizes of those tables; 0 is the default.
 	MaxEndpoints, MaxPublishes uint32
 	// ForceClsact attaches with clsact filters even if the kernel has tcx.
@@ -86,17 +94,6 @@ func (c Config) validate() error {
 			return fmt.Errorf("--uplink is %q (want the name of a device, as in eth0; repeat the flag for more)", name)
 		}
 	}
-	if (c.SNATMin == 0) != (c.SNATMax == 0) || c.SNATMax < c.SNATMin {
-		return fmt.Errorf("--snat-ports is %d-%d (want A-B with 1 <= A <= B <= 65535)", c.SNATMin, c.SNATMax)
-	}
-	if _, err := c.timeouts(); err != nil {
-		return fmt.Errorf("--ct-timeout: %w", err)
-	}
-	for _, pool := range c.DefaultPools {
-		if err := pool.Validate(); err != nil {
-			return fmt.Errorf("--default-address-pool: %w", err)
-		}
-	}
 	return nil
 }
 
@@ -115,13 +112,4 @@ func (c Config) checkCgroupRoot() error {
 		return fmt.Errorf("--cgroup-root is %q (want a directory where cgroup2 is mounted, as in /sys/fs/cgroup): %w", c.CgroupRoot, err)
 	}
 	return nil
-}
-
-func (c Config) timeouts() (t loader.Timeouts, err error) {
-	for state, d := range c.CTTimeouts {
-		if err := t.Set(state, d); err != nil {
-			return t, err
-		}
-	}
-	return t, nil
 }

@@ -202,10 +202,6 @@ func (d *daemon) openDatapath() error {
 	if err := d.warnUplinks(); err != nil {
 		return err
 	}
-	timeouts, err := d.cfg.timeouts()
-	if err != nil {
-		return err
-	}
 	cookie, err := rtnl.NetNSCookie()
 	if err != nil {
 		return err
@@ -215,10 +211,9 @@ func (d *daemon) openDatapath() error {
 		BPFDir:       d.cfg.Dirs.BPF,
 		CgroupRoot:   d.cfg.CgroupRoot,
 		ForceClsact:  d.cfg.ForceClsact,
-		SNATMin:      d.cfg.SNATMin,
-		SNATMax:      d.cfg.SNATMax,
+		SNATPorts:    d.cfg.SNATPorts,
 		CTMax:        d.cfg.CTMax,
-		Timeouts:     timeouts,
+		Timeouts:     d.cfg.CTTimeouts,
 		MaxEndpoints: d.cfg.MaxEndpoints,
 		MaxPublishes: d.cfg.MaxPublishes,
 		Log:          d.log,

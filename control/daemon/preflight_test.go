@@ -8,14 +8,12 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/store"
 )
@@ -60,9 +58,6 @@ func TestMisnamed(t *testing.T) {
 		{"docker-served", func(c *Config) { c.Dirs.DockerPlugins = served }, []string{"--docker-plugin-dir", "another daemon serves Docker"}},
 		{"cgroup-absent", func(c *Config) { c.CgroupRoot = "/sys/fs/cgroup/nowhere" }, []string{"--cgroup-root", "no such file"}},
 		{"cgroup-elsewhere", func(c *Config) { c.CgroupRoot = readOnly }, []string{"--cgroup-root", "not in a cgroup2 file system"}},
-		{"pool-multicast", func(c *Config) {
-			c.DefaultPools = []ipam.DefaultPool{{Base: netip.MustParsePrefix("239.0.0.0/8"), Size: 16}}
-		}, []string{"--default-address-pool", "multicast"}},
 		{"uplink-no-name", func(c *Config) { c.Uplinks = []string{"eth0,eth1,eth2,eth3"} }, []string{"--uplink", "want the name of a device"}},
 		{"state-damaged", func(c *Config) { c.Dirs.State = damaged }, []string{"--state-dir", "it is damaged", "mv " + damaged}},
 		{"state-cut-short", func(c *Config) { c.Dirs.State = short }, []string{"--state-dir", "it is damaged", "mv " + short}},
