@@ -2,7 +2,10 @@
 
 package hook
 
-import "testing"
+import (
+	"log/slog"
+	"testing"
+)
 
 func TestParsePinName(t *testing.T) {
 	for _, tt := range []struct {
@@ -24,6 +27,29 @@ func TestParsePinName(t *testing.T) {
 		at, ok := parsePinName(tt.name)
 		if ok != tt.ok || at != (point{tt.ifindex, tt.hook}) {
 			t.Errorf("%q: %+v, %v", tt.name, at, ok)
+		}
+	}
+}
+
+// Every kind of the table exists, and two kinds that serve one hook do not share a pin.
+func TestKinds(t *testing.T) {
+	a := New(Config{BPFDir: "/x", Log: slog.New(slog.DiscardHandler)})
+	for h, row := range devices {
+		pins := map[string]Kind{}
+		for _, k := range row.kinds {
+			impl, ok := a.kinds[k]
+			if !ok {
+				t.Errorf("%s: kind %s is not constructed", h, k)
+				continue
+			}
+			pin := impl.pin(point{7, h})
+			if other, taken := pins[pin]; taken {
+				t.Errorf("%s: the kinds %s and %s have the same pin", h, k, other)
+			}
+			pins[pin] = k
+		}
+		if len(pins) == 0 {
+			t.Errorf("%s has no kind", h)
 		}
 	}
 }
