@@ -300,7 +300,7 @@ func explainFull(err error) error {
 
 // openAPI opens the API socket.
 func (d *daemon) openAPI() error {
-	l, err := listenAPI(d.cfg.Dirs.Socket())
+	l, err := d.cfg.Dirs.ListenAPI()
 	if err != nil {
 		return err
 	}

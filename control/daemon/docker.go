@@ -7,33 +7,46 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
-	"github.com/fairlead-net/fairlead/control/host/socket"
 )
 
-// adoptDockerSocket takes the socket that systemd created for the drivers and passed to the
-// daemon. If no daemon runs, an engine's request then starts one and waits, instead of retrying
-// for 15 s.
+// adoptDockerSocket takes the socket that systemd passed to the daemon for the drivers, if any.
 func (d *daemon) adoptDockerSocket() error {
-	want := d.cfg.Dirs.PluginSocket()
-	for _, l := range d.passed {
-		switch {
-		case l == nil || l.Addr().String() != want:
-			return fmt.Errorf("systemd passed another socket than %q (see fairlead.socket and --docker-plugin-dir)", want)
-		case d.dockerSocket != nil:
-			return fmt.Errorf("systemd passed %q twice (see fairlead.socket)", want)
-		}
+	l, err := d.cfg.Dirs.AdoptPluginSocket(d.passed)
+	d.useDockerSocket(l)
+	return err
+}
+
+// checkDockerSocket refuses, before a running daemon is asked to end, what listenDocker would
+// refuse later.
+func (d *daemon) checkDockerSocket() error {
+	if d.dockerSocket != nil {
+		return nil
+	}
+	return d.cfg.Dirs.CheckPluginSocket()
+}
+
+// listenDocker opens the socket of the Docker Engine's drivers, if there is none yet. Requests wait
+// until the daemon serves it.
+func (d *daemon) listenDocker() error {
+	if d.dockerSocket != nil {
+		return nil
+	}
+	l, err := d.cfg.Dirs.ListenPlugin()
+	d.useDockerSocket(l)
+	return err
+}
+
+func (d *daemon) useDockerSocket(l net.Listener) {
+	if l != nil {
 		d.dockerSocket = l
 		d.onClose("Docker's socket", l.Close)
 	}
-	return nil
 }
 
 // refuseTime is how long a daemon that cannot start answers engines whose requests made systemd
@@ -67,49 +80,4 @@ func (d *daemon) refuseDocker(ctx context.Context, reason error) {
 		})
 	}
 	all.Wait()
-}
-
-// checkDockerSocket refuses, before a running daemon is asked to end, what listenDocker would
-// refuse later: a daemon that systemd started leaves its socket with systemd when it ends.
-func (d *daemon) checkDockerSocket() error {
-	dir := d.cfg.Dirs.DockerPlugins
-	if dir == "" || d.dockerSocket != nil {
-		return nil
-	}
-	path := d.cfg.Dirs.PluginSocket()
-	// If the socket cannot be examined, there is no refusal here; listening may then fail.
-	inode, _ := socket.Listener(path)
-	if has, _ := socket.IsOpenIn(1, inode); inode != "" && has {
-		return fmt.Errorf(`systemd listens at %q for fairlead.socket (use systemctl, or give this daemon a --docker-plugin-dir of its own, or "" for none)`, path)
-	}
-	return nil
-}
-
-// listenDocker opens the socket of the Docker Engine's drivers, for root only. Requests wait
-// until the daemon serves it.
-func (d *daemon) listenDocker() error {
-	dir := d.cfg.Dirs.DockerPlugins
-	if dir == "" || d.dockerSocket != nil {
-		return nil
-	}
-	path := d.cfg.Dirs.PluginSocket()
-	if socket.IsServed(path) {
-		return fmt.Errorf(`another daemon serves Docker at %q, or systemd (fairlead.socket) listens there (give this one a --docker-plugin-dir of its own, or "" for none)`, path)
-	}
-	err := os.MkdirAll(dir, 0o755)
-	if err == nil {
-		err = d.cfg.Dirs.RemovePluginSocket()
-	}
-	if err != nil {
-		return fmt.Errorf(`--docker-plugin-dir %q cannot be used (name another, or "" for none): %w`, dir, err)
-	}
-	mask := syscall.Umask(0o177)
-	l, err := net.Listen("unix", path)
-	syscall.Umask(mask)
-	if err != nil {
-		return fmt.Errorf(`--docker-plugin-dir %q cannot be used (name another, or "" for none): %w`, dir, err)
-	}
-	d.dockerSocket = l
-	d.onClose("Docker's socket", l.Close)
-	return nil
 }

@@ -2,103 +2,12 @@
 
 package daemon
 
-import (
-	"cmp"
-	"slices"
+import "github.com/fairlead-net/fairlead/control/metrics"
 
-	"github.com/fairlead-net/fairlead/control/desired"
-	"github.com/fairlead-net/fairlead/control/metrics"
-	"github.com/fairlead-net/fairlead/maps"
-)
-
-// flowTables returns the labels, in metrics, of the maps that hold flows.
-func flowTables() map[string]string {
-	return map[string]string{"fl_ct": "confirmed", "fl_ct_new": "unconfirmed"}
-}
-
-// formerTables names the tables that metrics also show under their former name, for one release.
-func formerTables() map[string]string { return map[string]string{"fl_service": "fl_publish"} }
-
-// stats collects the values of all metrics, from the maps and the model.
+// stats collects the values of all metrics.
 func (d *daemon) stats() (metrics.Stats, error) {
-	set, snapshot := d.datapath.Maps(), d.controller.Snapshot()
-	networks, err := networkStats(set.Counters, snapshot)
-	if err != nil {
-		return metrics.Stats{}, err
-	}
-	arrived, left, err := set.Counters.Traffic(maps.UplinkTraffic)
-	if err != nil {
-		return metrics.Stats{}, err
-	}
-	drops, err := set.Counters.Drops()
-	if err != nil {
-		return metrics.Stats{}, err
-	}
-	paths, err := set.Counters.Paths()
-	if err != nil {
-		return metrics.Stats{}, err
-	}
-	events, err := set.Counters.Events()
-	if err != nil {
-		return metrics.Stats{}, err
-	}
-	fills, err := set.Fills()
-	if err != nil {
-		return metrics.Stats{}, err
-	}
-	s := metrics.Stats{
-		Networks:  networks,
-		Sandboxes: snapshot.Counts().Sandboxes,
-		Uplinks:   set.Uplinks.Len(),
-		Arrived:   arrived,
-		Left:      left,
-		Drops:     drops,
-		Paths:     paths,
-		Events:    make(map[string]uint64, len(events)),
-		Maps:      fills,
-		Repairs:   d.reconciler.Stats().Repairs,
-		Questions: d.dns.Counts(),
-		Unserved:  len(d.dns.Unserved()),
-	}
-	for name, c := range events {
-		s.Events[name] = c.Packets
-	}
-	for _, f := range fills {
-		if name, ok := formerTables()[f.Table]; ok {
-			s.Maps = append(s.Maps, metrics.Fill{Table: name, Entries: f.Entries, Max: f.Max})
-		}
-		if label, ok := flowTables()[f.Table]; ok {
-			s.Conntrack = append(s.Conntrack, metrics.Fill{Table: label, Entries: f.Entries, Max: f.Max})
-		}
-	}
-	return s, nil
-}
-
-// networkStats returns the networks sorted by name.
-func networkStats(c *maps.Counters, snapshot *desired.Snapshot) ([]metrics.Network, error) {
-	count := snapshot.Counts().Networks
-	endpoints := make(map[string]int, count)
-	for e := range snapshot.Endpoints() {
-		endpoints[e.NetworkID]++
-	}
-	ports := make(map[string]int, count)
-	for p := range snapshot.Publishes() {
-		if e := snapshot.Endpoint(p.EndpointID); e != nil {
-			ports[e.NetworkID] += int(p.Count)
-		}
-	}
-	networks := make([]metrics.Network, 0, count)
-	for n := range snapshot.Networks() {
-		row := metrics.Network{Name: n.Name, Endpoints: endpoints[n.ID], PublishedPorts: ports[n.ID]}
-		if n.Has().Entries {
-			from, to, err := c.Traffic(n.Index)
-			if err != nil {
-				return nil, err
-			}
-			row.FromEndpoint, row.ToEndpoint = from, to
-		}
-		networks = append(networks, row)
-	}
-	slices.SortFunc(networks, func(a, b metrics.Network) int { return cmp.Compare(a.Name, b.Name) })
-	return networks, nil
+	s, err := metrics.Read(d.datapath.Maps(), d.controller.Snapshot())
+	s.Repairs = d.reconciler.Stats().Repairs
+	s.Questions, s.Unserved = d.dns.Counts(), len(d.dns.Unserved())
+	return s, err
 }

@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/fairlead-net/fairlead/control/host/socket"
 )
 
 // Dirs are the directories of a daemon. Two daemons on one machine share none of them.
@@ -67,18 +65,6 @@ func (d Dirs) NetNS() string { return filepath.Join(d.Run, namespaces) }
 
 // PluginSocket returns the path where a Docker Engine finds the drivers.
 func (d Dirs) PluginSocket() string { return filepath.Join(d.DockerPlugins, "fairlead.sock") }
-
-// RemovePluginSocket removes the socket of a killed daemon, which would keep an engine retrying.
-// It keeps a socket that is served. A missing socket is not an error.
-func (d Dirs) RemovePluginSocket() error {
-	if d.DockerPlugins == "" || socket.IsServed(d.PluginSocket()) {
-		return nil
-	}
-	if err := os.Remove(d.PluginSocket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove stale socket: %w", err)
-	}
-	return nil
-}
 
 // RemoveRun removes Fairlead's files in its run directory, and the directories if they are
 // empty then. It removes the lock last.

@@ -67,7 +67,7 @@ var (
 		"control/cni":                       {"control/api", "control/api/client", "control/attach", "control/model"},
 		"control/netavark":                  {"control/api", "control/api/client", "control/attach", "control/model"},
 		"control/dockerplugin":              {"control/model", "control/desired", "control/host/socket", "control/httpserve"},
-		"control/metrics":                   {"maps"},
+		"control/metrics":                   {"control/desired", "maps"},
 		"control/dns":                       {"control/model", "control/desired", "control/desired/persistent"},
 		"control/rtnl":                      {"control/model"},
 		"control/rtnl/configure":            {"control/model", "control/rtnl", "control/rtnl/tc"},

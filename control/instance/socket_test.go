@@ -1,28 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package daemon
+package instance
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
 )
-
-func TestMain(m *testing.M) {
-	if dir := os.Getenv(runVariable); dir != "" {
-		os.Exit(runVerb(dir, os.Args[1]))
-	}
-	os.Exit(m.Run())
-}
 
 func TestListenAPI(t *testing.T) {
 	dir := t.TempDir()
 	for range 2 { // the second finds the first one's socket
-		l, err := listenAPI(filepath.Join(dir, "api.sock"))
+		l, err := Dirs{Run: dir}.ListenAPI()
 		if err != nil {
 			t.Fatal(err)
 		}
-		info, err := os.Stat(filepath.Join(dir, "api.sock"))
+		info, err := os.Stat(Dirs{Run: dir}.Socket())
 		if err != nil {
 			t.Fatal(err)
 		}

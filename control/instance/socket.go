@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package daemon
+package instance
 
 import (
 	"errors"
@@ -16,9 +16,10 @@ import (
 // socketGroup is the group whose members may use the API, if the group exists.
 const socketGroup = "fairlead"
 
-// listenAPI opens the API socket, for root, and for the group if it exists. The caller holds the
+// ListenAPI opens the API socket, for root, and for the group if it exists. The caller holds the
 // run directory's lock, so an existing socket is stale.
-func listenAPI(path string) (_ net.Listener, retErr error) {
+func (d Dirs) ListenAPI() (_ net.Listener, retErr error) {
+	path := d.Socket()
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove stale socket: %w", err)
 	}
