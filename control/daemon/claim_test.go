@@ -38,18 +38,18 @@ func squat() error {
 }
 
 // beside returns a node with other directories on the same host.
-func (n *node) beside() *node {
+func (n *testNode) beside() *testNode {
 	n.Helper()
 	dir, err := os.MkdirTemp("", "d")
 	if err != nil {
 		n.Fatal(err)
 	}
 	n.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return &node{T: n.T, host: n.host, dir: dir}
+	return &testNode{T: n.T, host: n.host, dir: dir}
 }
 
 // run runs a verb to completion.
-func (n *node) run(verb string) world.Result {
+func (n *testNode) run(verb string) world.Result {
 	n.Helper()
 	result, err := n.host.RunCommand(n.command(verb))
 	if err != nil {

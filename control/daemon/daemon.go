@@ -33,6 +33,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/instance"
 	"github.com/fairlead-net/fairlead/control/metrics"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/node"
 	"github.com/fairlead-net/fairlead/control/reconcile"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -177,7 +178,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
-	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: engineVerbs{d.engine, d.handle, d.log}, Log: d.log, Socket: d.cfg.DockerSocket})
+	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: node.Engines{Engine: d.engine, Handle: d.handle, Log: d.log}, Log: d.log, Socket: d.cfg.DockerSocket})
 	if d.dockerSocket != nil && d.cfg.DockerSocket != "" {
 		d.namer = dockerplugin.NewNamer(d.cfg.DockerSocket, d.engine, d.log)
 	}
@@ -307,9 +308,13 @@ func (d *daemon) openAPI() error {
 	d.apiSocket = l
 	d.onClose("API socket", l.Close)
 	d.server = server.New(server.Config{
-		Backend: &backend{daemon: d, Controller: d.controller},
+		Backend: node.New(node.Config{
+			Controller: d.controller, Engine: d.engine, Handle: d.handle, Datapath: d.datapath, Reconciler: d.reconciler,
+			DNS: d.dns, Namer: d.namer, Log: d.log,
+			Dirs: d.cfg.Dirs, Uplinks: d.cfg.Uplinks, Version: d.cfg.Version, Started: d.started,
+		}),
 		Log:     d.log,
-		Version: d.version(),
+		Version: node.Version(d.cfg.Version, d.cfg.Revision),
 		RunDir:  d.cfg.Dirs.Run,
 		Alive:   host.ProcessAlive,
 	})

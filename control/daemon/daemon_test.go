@@ -62,15 +62,15 @@ func runVerb(dir, verb string) int {
 	return 0
 }
 
-// node is a private host with the directories of one daemon.
-type node struct {
+// testNode is a private host with the directories of one daemon.
+type testNode struct {
 	*testing.T
 	host   *world.Host
 	dir    string
 	before []string // what runs the tests' program: a command that takes one
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t *testing.T) *testNode {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("the test creates network namespaces and loads programs: run it as root")
@@ -85,10 +85,10 @@ func newNode(t *testing.T) *node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return &node{T: t, host: host, dir: dir}
+	return &testNode{T: t, host: host, dir: dir}
 }
 
-func (n *node) command(verb string) *exec.Cmd {
+func (n *testNode) command(verb string) *exec.Cmd {
 	args := append(slices.Clone(n.before), os.Args[0], verb)
 	cmd := world.Command(n.Context(), args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), runVariable+"="+n.dir, "GORACE=atexit_sleep_ms=0")
@@ -96,7 +96,7 @@ func (n *node) command(verb string) *exec.Cmd {
 }
 
 // start starts a daemon and waits until it serves.
-func (n *node) start() *world.Process {
+func (n *testNode) start() *world.Process {
 	n.Helper()
 	p, err := n.host.SpawnCommand(n.command("daemon"))
 	if err != nil {
@@ -113,7 +113,7 @@ func (n *node) start() *world.Process {
 	}
 }
 
-func (n *node) client() *client.Client {
+func (n *testNode) client() *client.Client {
 	n.Helper()
 	client, err := client.New("unix://" + testDirs(n.dir).Socket())
 	if err != nil {
@@ -123,7 +123,7 @@ func (n *node) client() *client.Client {
 }
 
 // pinned lists pins, with the IDs of programs and maps.
-func (n *node) pinned() map[string]uint32 {
+func (n *testNode) pinned() map[string]uint32 {
 	n.Helper()
 	ids := map[string]uint32{}
 	root := filepath.Join(n.dir, "bpf")
@@ -169,7 +169,7 @@ func (n *node) pinned() map[string]uint32 {
 }
 
 // scrape reads the daemon's metrics as Prometheus does.
-func (n *node) scrape() string {
+func (n *testNode) scrape() string {
 	n.Helper()
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -189,13 +189,13 @@ func (n *node) scrape() string {
 	return text.String()
 }
 
-func (n *node) cleanup() world.Result {
+func (n *testNode) cleanup() world.Result {
 	n.Helper()
 	return n.run("cleanup")
 }
 
 // devices lists the host's devices except for the loopback.
-func (n *node) devices() []string {
+func (n *testNode) devices() []string {
 	n.Helper()
 	var names []string
 	err := n.host.Do(func() error {
@@ -255,7 +255,7 @@ func TestLife(t *testing.T) {
 	n.checkCleanup()
 }
 
-func (n *node) checkMetrics() {
+func (n *testNode) checkMetrics() {
 	n.Helper()
 	text := n.scrape()
 	for _, want := range []string{
@@ -282,7 +282,7 @@ func (n *node) checkMetrics() {
 	}
 }
 
-func (n *node) checkCleanup() {
+func (n *testNode) checkCleanup() {
 	n.Helper()
 	other := "other0"
 	if err := n.host.IP("link add " + other + " type veth peer name other1"); err != nil {

@@ -19,7 +19,7 @@ func TestDoctorFindsBypassedRules(t *testing.T) {
 }
 
 // doctor is its report on the node's daemon.
-func (n *node) doctor() string {
+func (n *testNode) doctor() string {
 	n.Helper()
 	r, err := n.host.RunCommand(n.command("doctor"))
 	if err != nil || r.Code != 0 {

@@ -92,6 +92,7 @@ var (
 		"control/instance":                  {"control/host/socket", "control/rtnl"},
 		"control/cleanup":                   {"control/instance", "control/rtnl", "control/rtnl/tc", "loader"},
 		"control/doctor":                    {"control/api", "control/api/client", "control/model", "control/rtnl/...", "loader/probe"},
+		"control/node":                      {"control/api", "control/api/server", "control/controller", "control/desired", "control/dns", "control/dockerplugin", "control/engine", "control/flows", "control/instance", "control/model", "control/reconcile", "control/rtnl/...", "loader"},
 		"control/flows":                     {"control/api", "control/desired", "control/model", "loader", "maps"},
 		"control/daemon":                    {"control/...", "loader/...", "maps"},
 		"control/controller/controllertest": {"control/model", "control/desired"},

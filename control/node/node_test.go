@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package daemon
+package node
 
 import (
 	"errors"
@@ -20,7 +20,7 @@ import (
 // A path that is not a network namespace is refused before anything is created.
 func TestNoNamespaceThere(t *testing.T) {
 	for _, path := range []string{"/no/such", "/etc/passwd", "/etc/passwd/below", "/proc/self/ns/mnt"} {
-		_, err := (&backend{daemon: &daemon{}}).CreateSandbox(t.Context(), model.SandboxSpec{Name: "box", NetNS: path})
+		_, err := New(Config{}).CreateSandbox(t.Context(), model.SandboxSpec{Name: "box", NetNS: path})
 		if !errors.Is(err, model.ErrInvalid) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "ip netns add") {
 			t.Errorf("%s: %v, want a refusal that names the path and the remedy", path, err)
 		}
@@ -40,10 +40,9 @@ func TestHostIsNoSandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(mount, unix.MNT_DETACH)
-	d := &daemon{handle: handle, log: slog.New(slog.DiscardHandler)}
 	for _, path := range []string{own, fmt.Sprintf("/proc/%d/ns/net", os.Getpid()), link, mount} {
-		_, create := (&backend{daemon: d}).CreateSandbox(t.Context(), model.SandboxSpec{Name: "box", NetNS: path})
-		_, join := engineVerbs{handle: handle, log: d.log}.JoinEndpoint(t.Context(), "", "box", path)
+		_, create := New(Config{Handle: handle}).CreateSandbox(t.Context(), model.SandboxSpec{Name: "box", NetNS: path})
+		_, join := Engines{Handle: handle, Log: slog.New(slog.DiscardHandler)}.JoinEndpoint(t.Context(), "", "box", path)
 		for _, err := range []error{create, join} {
 			if !errors.Is(err, model.ErrInvalid) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "host's own (name another") {
 				t.Errorf("%s: %v, want a refusal that names the path and the remedy", path, err)

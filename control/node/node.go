@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package daemon
+// Package node is the backend of the API: the controller's verbs, and what only a running daemon
+// knows about its host.
+package node
 
 import (
 	"context"
@@ -12,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,31 +22,56 @@ import (
 	"github.com/fairlead-net/fairlead/control/api/server"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/dns"
+	"github.com/fairlead-net/fairlead/control/dockerplugin"
 	"github.com/fairlead-net/fairlead/control/engine"
 	"github.com/fairlead-net/fairlead/control/flows"
+	"github.com/fairlead-net/fairlead/control/instance"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/uplink"
+	"github.com/fairlead-net/fairlead/loader"
 )
 
-// backend is the backend of the API: the controller's verbs, and what only the running daemon
-// knows.
-type backend struct {
-	*controller.Controller
-	daemon *daemon
+// Config configures New. All fields are required, unless they say otherwise.
+type Config struct {
+	Controller *controller.Controller
+	Engine     *engine.Engine
+	Handle     *rtnl.Handle
+	Datapath   *loader.Datapath
+	Reconciler *reconcile.Reconciler
+	DNS        *dns.Server
+	Namer      *dockerplugin.Namer // nil: no engine is queried for names
+	Log        *slog.Logger
+
+	// What the status says of the daemon.
+	Dirs    instance.Dirs
+	Uplinks []string // as configured
+	Version string
+	Started time.Time
 }
 
+// Node is the backend of the API.
+type Node struct {
+	*controller.Controller
+	cfg Config
+}
+
+// New returns the backend.
+func New(cfg Config) *Node { return &Node{cfg.Controller, cfg} }
+
 var (
-	_ server.Backend     = (*backend)(nil)
-	_ server.FlowFlusher = (*backend)(nil)
+	_ server.Backend     = (*Node)(nil)
+	_ server.FlowFlusher = (*Node)(nil)
 )
 
 // CreateSandbox implements [server.Backend]. It checks the namespace's path first: the controller
 // does not use the kernel, and would only find out from a half-made sandbox that the namespace is
 // missing.
-func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
+func (b *Node) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
 	if filepath.IsAbs(spec.NetNS) {
-		ns, err := b.daemon.handle.OpenSandboxNetNS(spec.NetNS)
+		ns, err := b.cfg.Handle.OpenSandboxNetNS(spec.NetNS)
 		if errors.Is(err, rtnl.ErrHost) {
 			return nil, refuseHost(spec.NetNS)
 		}
@@ -60,7 +88,7 @@ func (b *backend) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*m
 
 // Sandbox implements [server.Backend]. The caller may use a name that the engine has just assigned,
 // so it fetches the engine's names if the sandbox is not found.
-func (b *backend) Sandbox(ref string) (*model.Sandbox, error) {
+func (b *Node) Sandbox(ref string) (*model.Sandbox, error) {
 	sb, err := b.Controller.Sandbox(ref)
 	if errors.Is(err, model.ErrNotFound) && b.learnNames() {
 		sb, err = b.Controller.Sandbox(ref)
@@ -69,7 +97,7 @@ func (b *backend) Sandbox(ref string) (*model.Sandbox, error) {
 }
 
 // Network does the same for networks.
-func (b *backend) Network(ref string) (*model.Network, error) {
+func (b *Node) Network(ref string) (*model.Network, error) {
 	n, err := b.Controller.Network(ref)
 	if errors.Is(err, model.ErrNotFound) && b.learnNames() {
 		n, err = b.Controller.Network(ref)
@@ -79,13 +107,13 @@ func (b *backend) Network(ref string) (*model.Network, error) {
 
 // learnNames fetches names from the engine if some of its objects lack one, and reports whether
 // it did.
-func (b *backend) learnNames() bool {
-	if b.daemon.namer == nil || !lacksNames(b.Snapshot()) {
+func (b *Node) learnNames() bool {
+	if b.cfg.Namer == nil || !lacksNames(b.Snapshot()) {
 		return false
 	}
-	err := b.daemon.namer.Refresh(context.Background()) // it has a timeout of its own
+	err := b.cfg.Namer.Refresh(context.Background()) // it has a timeout of its own
 	if err != nil {
-		b.daemon.log.Debug("cannot fetch names from the engine", "err", err)
+		b.cfg.Log.Debug("cannot fetch names from the engine", "err", err)
 	}
 	return err == nil
 }
@@ -106,12 +134,12 @@ func lacksNames(s *desired.Snapshot) bool {
 }
 
 // Warnings implements [server.Backend]. It returns what CreateSandbox accepts but cannot serve.
-func (b *backend) Warnings(spec model.SandboxSpec) []string {
+func (b *Node) Warnings(spec model.SandboxSpec) []string {
 	warnings := b.Controller.Warnings(spec)
 	if len(spec.Ports) == 0 && !spec.PublishAll || len(warnings) > 0 {
 		return warnings
 	}
-	if problem := b.daemon.datapath.CgroupProblem(); problem != "" {
+	if problem := b.cfg.Datapath.CgroupProblem(); problem != "" {
 		return []string{"Programs on the host cannot reach published ports at the host's own addresses, including 127.0.0.1: " + problem}
 	}
 	return nil
@@ -123,17 +151,17 @@ func refuseHost(path string) error {
 		"network namespace %q is the host's own (name another; use --network host to run in the host's network)", path)}
 }
 
-// engineVerbs are the verbs of container engines.
-type engineVerbs struct {
+// Engines are the verbs of container engines.
+type Engines struct {
 	*engine.Engine
-	handle *rtnl.Handle
-	log    *slog.Logger
+	Handle *rtnl.Handle
+	Log    *slog.Logger
 }
 
 // JoinEndpoint implements [dockerplugin.Controller]. The path need not exist outside of the
 // engine.
-func (f engineVerbs) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
-	ns, err := f.handle.OpenSandboxNetNS(netns)
+func (f Engines) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
+	ns, err := f.Handle.OpenSandboxNetNS(netns)
 	if errors.Is(err, rtnl.ErrHost) {
 		return nil, refuseHost(netns)
 	}
@@ -141,7 +169,7 @@ func (f engineVerbs) JoinEndpoint(ctx context.Context, id, name, netns string) (
 		err = ns.Close()
 	}
 	if err != nil && !errors.Is(err, rtnl.ErrNoNetNS) {
-		f.log.Debug("cannot check the engine's network namespace", "path", netns, "err", err)
+		f.Log.Debug("cannot check the engine's network namespace", "path", netns, "err", err)
 	}
 	return f.Engine.JoinEndpoint(ctx, id, name, netns)
 }
@@ -149,7 +177,7 @@ func (f engineVerbs) JoinEndpoint(ctx context.Context, id, name, netns string) (
 // ForceRemoveNetwork implements [server.Node]. It removes a network even if an engine manages it,
 // provided that the engine no longer has it. If there is no engine to query, it trusts the
 // operator.
-func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
+func (b *Node) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	n, err := b.Network(ref)
 	if err != nil {
 		return err
@@ -157,8 +185,8 @@ func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	if n.ManagedBy != model.ByEngine {
 		return b.RemoveNetwork(ctx, n.ID)
 	}
-	if b.daemon.namer != nil {
-		has, err := b.daemon.namer.Has(ctx, n.ID)
+	if b.cfg.Namer != nil {
+		has, err := b.cfg.Namer.Has(ctx, n.ID)
 		if err != nil {
 			return &model.Refusal{Kind: model.ErrConflict, Text: fmt.Sprintf("network %s belongs to Docker, which did not answer: %v (restart or stop Docker, then retry)", n.Name, err)}
 		}
@@ -166,21 +194,21 @@ func (b *backend) ForceRemoveNetwork(ctx context.Context, ref string) error {
 			return &model.Refusal{Kind: model.ErrForbidden, Text: fmt.Sprintf("network %s is managed by Docker (use: docker network rm %[1]s)", n.Name)}
 		}
 	}
-	if err := b.daemon.engine.RemoveEngineNetwork(ctx, n.ID); err != nil {
+	if err := b.cfg.Engine.RemoveEngineNetwork(ctx, n.ID); err != nil {
 		return err
 	}
 	subnets := make([]string, len(n.Subnets))
 	for i, s := range n.Subnets {
 		subnets[i] = s.Prefix.String()
 	}
-	return b.daemon.engine.RemoveOrphaned(ctx, subnets)
+	return b.cfg.Engine.RemoveOrphaned(ctx, subnets)
 }
 
 // CheckSandbox implements [server.Node]. It checks a sandbox's interfaces immediately.
-func (b *backend) CheckSandbox(ctx context.Context, id string, want api.Expected) error {
-	err := b.daemon.reconciler.Check(ctx, id)
+func (b *Node) CheckSandbox(ctx context.Context, id string, want api.Expected) error {
+	err := b.cfg.Reconciler.Check(ctx, id)
 	if err == nil && want.EndpointID != "" {
-		err = b.daemon.reconciler.Compare(want.EndpointID, want.Gateways)
+		err = b.cfg.Reconciler.Compare(want.EndpointID, want.Gateways)
 	}
 	switch {
 	case err == nil, errors.Is(err, model.ErrVanished):
@@ -191,25 +219,25 @@ func (b *backend) CheckSandbox(ctx context.Context, id string, want api.Expected
 }
 
 // Unserved implements [server.Node]. It lists the gateways where DNS should be served and is not.
-func (b *backend) Unserved() []netip.Addr { return b.daemon.dns.Unserved() }
+func (b *Node) Unserved() []netip.Addr { return b.cfg.DNS.Unserved() }
 
 // Flows implements [server.Node].
-func (b *backend) Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow, error) {
+func (b *Node) Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow, error) {
 	return b.flows().List(ctx, filter)
 }
 
 // FlushFlows implements [server.FlowFlusher].
-func (b *backend) FlushFlows(_ context.Context, filter api.FlowFilter) (int, error) {
+func (b *Node) FlushFlows(_ context.Context, filter api.FlowFilter) (int, error) {
 	return b.flows().Flush(filter)
 }
 
-func (b *backend) flows() *flows.Flows {
-	return flows.New(flows.Config{Tracked: b.daemon.datapath.Maps().Conntrack, Networks: b.Network, Snapshot: b.Snapshot})
+func (b *Node) flows() *flows.Flows {
+	return flows.New(flows.Config{Tracked: b.cfg.Datapath.Maps().Conntrack, Networks: b.Network, Snapshot: b.Snapshot})
 }
 
 // Status implements [server.Node].
-func (b *backend) Status(context.Context) (api.Status, error) {
-	counts, err := b.daemon.datapath.Maps().Conntrack.Counts()
+func (b *Node) Status(context.Context) (api.Status, error) {
+	counts, err := b.cfg.Datapath.Maps().Conntrack.Counts()
 	if err != nil {
 		return api.Status{}, err
 	}
@@ -221,21 +249,21 @@ func (b *backend) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	problems, err := uplink.FindProblems(b.daemon.handle, b.daemon.cfg.Uplinks)
+	problems, err := uplink.FindProblems(b.cfg.Handle, b.cfg.Uplinks)
 	if err != nil {
 		return api.Status{}, err
 	}
-	now := b.daemon.reconciler.Stats()
+	now := b.cfg.Reconciler.Stats()
 	snapshot := b.Snapshot()
 	has := snapshot.Counts()
 	return api.Status{
-		Version:   b.daemon.cfg.Version,
+		Version:   b.cfg.Version,
 		Pid:       os.Getpid(),
-		Started:   b.daemon.started,
-		StateDir:  b.daemon.cfg.Dirs.State,
-		RunDir:    b.daemon.cfg.Dirs.Run,
-		BPFDir:    b.daemon.cfg.Dirs.BPF,
-		Attach:    string(b.daemon.datapath.Kind()),
+		Started:   b.cfg.Started,
+		StateDir:  b.cfg.Dirs.State,
+		RunDir:    b.cfg.Dirs.Run,
+		BPFDir:    b.cfg.Dirs.BPF,
+		Attach:    string(b.cfg.Datapath.Kind()),
 		Uplinks:   uplinks,
 		Troubles:  problems,
 		Networks:  has.Networks,
@@ -259,8 +287,8 @@ func publishedPorts(snapshot *desired.Snapshot) int {
 }
 
 // uplinks returns the names of the uplinks. It omits devices that were just removed.
-func (b *backend) uplinks() ([]string, error) {
-	links, err := b.daemon.handle.Links()
+func (b *Node) uplinks() ([]string, error) {
+	links, err := b.cfg.Handle.Links()
 	if err != nil {
 		return nil, err
 	}
@@ -269,7 +297,7 @@ func (b *backend) uplinks() ([]string, error) {
 		names[link.Index] = link.Name
 	}
 	var uplinks []string
-	for _, uplink := range b.daemon.datapath.Maps().Uplinks.List() {
+	for _, uplink := range b.cfg.Datapath.Maps().Uplinks.List() {
 		if name, ok := names[uplink.IfIndex]; ok {
 			uplinks = append(uplinks, name)
 		}
@@ -278,10 +306,10 @@ func (b *backend) uplinks() ([]string, error) {
 	return uplinks, nil
 }
 
-// version returns the versions of the daemon and of the kernel.
-func (d *daemon) version() api.Version {
+// Version returns the versions of the daemon, built from a revision, and of the kernel.
+func Version(version, revision string) api.Version {
 	v := api.Version{
-		Version: d.cfg.Version, GitCommit: d.cfg.Revision,
+		Version: version, GitCommit: revision,
 		GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH,
 	}
 	var name unix.Utsname
