@@ -62,8 +62,8 @@ func Of(s *maps.Set) Set {
 // except to Verify and VerifyPart.
 type Tables struct {
 	set      Set
-	unsynced bool       // writing failed: the tables may differ from what should be in them
-	rest     []verifier // of a round of VerifyPart
+	unsynced bool         // writing failed: the tables may differ from what should be in them
+	rest     []verifiable // of a round of VerifyPart
 }
 
 // New returns Tables that write a set.
@@ -139,43 +139,42 @@ func (t *Tables) Sync(all *entries.Set) (restored int, err error) {
 	return restored, err
 }
 
+// verifiable is a Table of any entries.
+type verifiable interface {
+	Verify() (restored int, err error)
+	VerifySome() (restored int, more bool, err error)
+}
+
+// owned lists the tables of networks, endpoints and publishes.
+func (t *Tables) owned() []verifiable {
+	return []verifiable{t.set.Subnets, t.set.Endpoints, t.set.FDB, t.set.Neighbours, t.set.Publishes}
+}
+
 // Verify reads the tables of networks, endpoints and publishes back and restores entries that
 // others changed.
 func (t *Tables) Verify() (restored int, err error) {
 	var errs []error
-	for _, verify := range []func() (int, error){
-		t.set.Subnets.Verify, t.set.Endpoints.Verify, t.set.FDB.Verify, t.set.Neighbours.Verify, t.set.Publishes.Verify,
-	} {
-		n, err := verify()
+	for _, table := range t.owned() {
+		n, err := table.Verify()
 		restored += n
 		errs = append(errs, err)
 	}
 	return restored, errors.Join(errs...)
 }
 
-// verifier verifies a part of a table.
-type verifier func() (restored int, more bool, err error)
-
-// verifiers returns the verifiers of the same tables.
-func (t *Tables) verifiers() []verifier {
-	return []verifier{
-		t.set.Subnets.VerifySome, t.set.Endpoints.VerifySome, t.set.FDB.VerifySome, t.set.Neighbours.VerifySome, t.set.Publishes.VerifySome,
-	}
-}
-
 // VerifyPart verifies the next part of every table that has more to verify in this round, and
 // reports whether one has more after it. It is to be called by one goroutine.
 func (t *Tables) VerifyPart() (restored int, more bool, err error) {
 	if len(t.rest) == 0 {
-		t.rest = t.verifiers()
+		t.rest = t.owned()
 	}
-	var rest []verifier
+	var rest []verifiable
 	var errs []error
-	for _, verify := range t.rest {
-		n, more, err := verify()
+	for _, table := range t.rest {
+		n, more, err := table.VerifySome()
 		restored += n
 		if errs = append(errs, err); more {
-			rest = append(rest, verify)
+			rest = append(rest, table)
 		}
 	}
 	t.rest = rest
