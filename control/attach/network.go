@@ -14,9 +14,6 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// defaults are the values of options that a network was created without.
-var defaults = map[string]string{model.OptICC: "true", model.OptMasquerade: "true", model.OptMTU: strconv.Itoa(model.DefaultMTU), model.OptDNS: "false", model.OptUntracked: "false"}
-
 // MTU returns a network's MTU in bytes.
 func MTU(n *api.Network) int {
 	if mtu, err := strconv.Atoi(n.Options[model.OptMTU]); err == nil {
@@ -69,7 +66,7 @@ func CheckMatches(have *api.Network, want api.NetworkCreate) error {
 		return differ(have, "IPv6", "false", "true")
 	}
 	for _, k := range slices.Sorted(maps.Keys(want.Options)) {
-		if is := cmp.Or(have.Options[k], defaults[k]); is != want.Options[k] {
+		if is := cmp.Or(have.Options[k], model.OptionDefaults[k]); is != want.Options[k] {
 			return differ(have, "option "+k, is, want.Options[k])
 		}
 	}

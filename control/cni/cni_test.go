@@ -93,7 +93,7 @@ func TestNetworkFromConfiguration(t *testing.T) {
 		w.refused(err, errConflict, tt.text)
 	}
 	w.add(at("c4", w.namespace("c4")), w.conf(keys{"name": "plain"}))
-	_, err = w.Add(t.Context(), at("c5", third), w.conf(keys{"name": "plain", "mtu": 1500, "ipMasq": true}))
+	_, err = w.Add(t.Context(), at("c5", third), w.conf(keys{"name": "plain", "mtu": 1500, "ipMasq": true, "options": keys{"fairlead.antispoof": "true"}}))
 	w.must(err) // the defaults, explicitly
 	w.add(at("c6", w.namespace("c6")), w.conf(keys{"name": "six", "subnets": []keys{{"subnet": "2001:0db8:0::/64", "gateway": "2001:db8:0::0009"}}}))
 	w.add(at("c7", w.namespace("c7")), w.conf(keys{"name": "six", "subnets": []keys{{"subnet": "2001:0db8:0::/64", "gateway": "2001:db8:0::0009"}}}))

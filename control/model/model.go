@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -29,15 +30,26 @@ const ModeContainer = "container:"
 // PortDNS is the port of the DNS servers at the gateways.
 const PortDNS = 53
 
-// Options of a network, with Docker's or Fairlead's keys, that container runtimes configure
-// under other names.
+// Options of a network, with Docker's or Fairlead's keys, that have a default or that container
+// runtimes configure under other names.
 const (
 	OptICC        = "com.docker.network.bridge.enable_icc"
 	OptMasquerade = "com.docker.network.bridge.enable_ip_masquerade"
 	OptMTU        = "com.docker.network.driver.mtu"
+	OptAntiSpoof  = "fairlead.antispoof"
 	OptDNS        = "fairlead.dns"
 	OptUntracked  = "fairlead.untracked"
 )
+
+// OptionDefaults are the values of options that a network was created without.
+var OptionDefaults = map[string]string{
+	OptICC:        "true",
+	OptMasquerade: "true",
+	OptMTU:        strconv.Itoa(DefaultMTU),
+	OptAntiSpoof:  "true",
+	OptDNS:        "false",
+	OptUntracked:  "false",
+}
 
 // DefaultMTU is the MTU of a network that does not set one, in bytes.
 const DefaultMTU = 1500

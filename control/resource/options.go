@@ -18,7 +18,6 @@ const (
 	OptIfPrefix    = "com.docker.network.container_iface_prefix"
 	OptGateMode4   = "com.docker.network.bridge.gateway_mode_ipv4"
 	OptGateMode6   = "com.docker.network.bridge.gateway_mode_ipv6"
-	OptAntiSpoof   = "fairlead.antispoof"
 	OptIPv4        = "com.docker.network.enable_ipv4"
 	OptIPv6        = "com.docker.network.enable_ipv6"
 
@@ -35,8 +34,21 @@ const (
 	maxMTU  = 65535
 )
 
-// knownOptions are the options that have an effect.
-var knownOptions = []string{model.OptICC, model.OptMasquerade, OptHostBinding, model.OptMTU, OptIfPrefix, OptGateMode4, OptGateMode6, OptIPv4, OptIPv6, OptAntiSpoof, model.OptDNS, model.OptUntracked}
+// knownOptions are the options that have an effect, with the functions that apply a value.
+var knownOptions = map[string]func(n *model.Network, k, v string) error{
+	model.OptICC:        flagOption(func(n *model.Network) *bool { return &n.ICC }),
+	model.OptMasquerade: flagOption(func(n *model.Network) *bool { return &n.Masquerade }),
+	model.OptAntiSpoof:  flagOption(func(n *model.Network) *bool { return &n.AntiSpoof }),
+	model.OptUntracked:  flagOption(func(n *model.Network) *bool { return &n.Untracked }),
+	model.OptDNS:        dnsOption,
+	model.OptMTU:        mtuOption,
+	OptHostBinding:      bindingOption,
+	OptIfPrefix:         prefixOption,
+	OptGateMode4:        gatewayMode,
+	OptGateMode6:        gatewayMode,
+	OptIPv4:             familyOption,
+	OptIPv6:             familyOption,
+}
 
 // refusedOptions are the other options of Docker's bridge driver, with the reason
 // and the remedy.
@@ -51,46 +63,16 @@ var refusedOptions = map[string]string{
 	"com.docker.network.advertise_addr_ms":              "neighbours need no advertisement, because the datapath answers for all addresses; leave it out",
 }
 
-// applyOptions applies the user's options to the network.
+// applyOptions applies the user's options to the network, and the defaults of the others.
 func applyOptions(n *model.Network, options map[string]string) error {
-	n.ICC, n.Masquerade, n.AntiSpoof, n.MTU = true, true, true, model.DefaultMTU
-	for _, k := range slices.Sorted(maps.Keys(options)) {
-		v := options[k]
-		var err error
-		switch k {
-		case model.OptICC:
-			n.ICC, err = boolOption(k, v)
-		case model.OptMasquerade:
-			n.Masquerade, err = boolOption(k, v)
-		case OptAntiSpoof:
-			n.AntiSpoof, err = boolOption(k, v)
-		case model.OptDNS:
-			if n.DNS, err = boolOption(k, v); n.DNS && n.ManagedBy == model.ByEngine {
-				err = model.Refuse(model.ErrNotSupported, "option %s: the container engine serves the names of its networks itself (leave it out)", k)
-			}
-		case model.OptUntracked:
-			n.Untracked, err = boolOption(k, v)
-		case OptHostBinding:
-			if n.HostBindingIPv4, err = addrOption(k, v); n.HostBindingIPv4 == netip.IPv4Unspecified() {
-				n.HostBindingIPv4 = netip.Addr{} // same as unset: all addresses, also of IPv6
-			}
-		case model.OptMTU:
-			n.MTU, err = mtuOption(v, n.EnableIPv6)
-		case OptIfPrefix:
-			n.IfPrefix, err = prefixOption(v)
-		case OptInhibit4, OptDefaultBridge:
-			var set bool
-			if set, err = boolOption(k, v); set {
-				err = unknownOption(k)
-			}
-		case OptGateMode4, OptGateMode6:
-			err = gatewayMode(k, v)
-		case OptIPv4, OptIPv6: // handled by chooseFamilies, or by the engine in its networks
-			_, err = boolOption(k, v)
-		default:
-			err = unknownOption(k)
+	all := maps.Clone(model.OptionDefaults)
+	maps.Copy(all, options)
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		apply, ok := knownOptions[k]
+		if !ok {
+			apply = unknownOption
 		}
-		if err != nil {
+		if err := apply(n, k, all[k]); err != nil {
 			return err
 		}
 	}
@@ -106,37 +88,63 @@ func boolOption(k, v string) (bool, error) {
 	return b, nil
 }
 
-func addrOption(k, v string) (netip.Addr, error) {
-	a, err := netip.ParseAddr(v)
-	if err != nil || a.Zone() != "" || a.IsMulticast() {
-		return a, model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want an address of this host)", v, k)
+// flagOption returns the function that applies an option to a field of the network.
+func flagOption(field func(*model.Network) *bool) func(n *model.Network, k, v string) error {
+	return func(n *model.Network, k, v string) (err error) {
+		*field(n), err = boolOption(k, v)
+		return err
 	}
-	return a.Unmap(), nil
 }
 
-func mtuOption(v string, ipv6 bool) (int, error) {
+func dnsOption(n *model.Network, k, v string) (err error) {
+	if n.DNS, err = boolOption(k, v); n.DNS && n.ManagedBy == model.ByEngine {
+		return model.Refuse(model.ErrNotSupported, "option %s: the container engine serves the names of its networks itself (leave it out)", k)
+	}
+	return err
+}
+
+// familyOption checks an option that chooseFamilies handles, or the engine in its networks.
+func familyOption(_ *model.Network, k, v string) error {
+	_, err := boolOption(k, v)
+	return err
+}
+
+func bindingOption(n *model.Network, k, v string) error {
+	a, err := netip.ParseAddr(v)
+	if err != nil || a.Zone() != "" || a.IsMulticast() {
+		return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want an address of this host)", v, k)
+	}
+	if n.HostBindingIPv4 = a.Unmap(); n.HostBindingIPv4 == netip.IPv4Unspecified() {
+		n.HostBindingIPv4 = netip.Addr{} // same as unset: all addresses, also of IPv6
+	}
+	return nil
+}
+
+func mtuOption(n *model.Network, k, v string) error {
 	low := minMTU4
-	if ipv6 {
+	if n.EnableIPv6 {
 		low = minMTU6
 	}
 	mtu, err := strconv.Atoi(v)
 	if err != nil || mtu < low || mtu > maxMTU {
-		return 0, model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want %d to %d bytes)", v, model.OptMTU, low, maxMTU)
+		return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want %d to %d bytes)", v, k, low, maxMTU)
 	}
-	return mtu, nil
+	n.MTU = mtu
+	return nil
 }
 
 // prefixOption checks that the prefix of an interface name leaves room for a number.
-func prefixOption(v string) (string, error) {
+func prefixOption(n *model.Network, k, v string) error {
 	const room = 4
 	if !ifNameRule.MatchString(v) || len(v) > 15-room || strings.HasPrefix(v, ".") {
-		return "", model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want up to %d letters, digits, and _ . -)", v, OptIfPrefix, 15-room)
+		return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want up to %d letters, digits, and _ . -)", v, k, 15-room)
 	}
-	return v, nil
+	n.IfPrefix = v
+	return nil
 }
 
 // gatewayMode accepts nat, the only mode that is supported.
-func gatewayMode(k, v string) error {
+func gatewayMode(_ *model.Network, k, v string) error {
 	switch v {
 	case "", "nat":
 		return nil
@@ -146,9 +154,16 @@ func gatewayMode(k, v string) error {
 	return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want nat)", v, k)
 }
 
-func unknownOption(k string) error {
+// unknownOption refuses an option, except one that has no effect with this value.
+func unknownOption(_ *model.Network, k, v string) error {
+	if k == OptInhibit4 || k == OptDefaultBridge {
+		if set, err := boolOption(k, v); err != nil || !set {
+			return err
+		}
+	}
 	if why, ok := refusedOptions[k]; ok {
 		return model.Refuse(model.ErrNotSupported, "option %s is not supported (%s)", k, why)
 	}
-	return model.Refuse(model.ErrInvalid, "unknown option %s of driver bridge (known are %s)", k, strings.Join(knownOptions, ", "))
+	known := strings.Join(slices.Sorted(maps.Keys(knownOptions)), ", ")
+	return model.Refuse(model.ErrInvalid, "unknown option %s of driver bridge (known are %s)", k, known)
 }
