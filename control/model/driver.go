@@ -2,6 +2,11 @@
 
 package model
 
+import (
+	"maps"
+	"slices"
+)
+
 // Drivers of a Network, under Docker's names.
 const (
 	DriverBridge = "bridge"
@@ -39,6 +44,9 @@ var drivers = map[string]Driver{
 	DriverHost:   {Predefined: true},
 	DriverNull:   {Predefined: true},
 }
+
+// DriverNames returns the names of all drivers.
+func DriverNames() []string { return slices.Collect(maps.Keys(drivers)) }
 
 // DriverNamed returns the driver of that name, if there is one.
 func DriverNamed(name string) (Driver, bool) {

@@ -5,6 +5,7 @@ package device
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"runtime"
@@ -58,7 +59,11 @@ func read(t *testing.T, nl *rtnl.Handle) *Host {
 func TestKinds(t *testing.T) {
 	nl := newHost(t)
 	kinds := NewKinds(nl, slog.New(slog.DiscardHandler))
-	for name, kind := range map[string]Kind{"host port": kinds.OfNetwork(spec().Network), "veth": kinds.OfEndpoint(spec().Network)} {
+	all := maps.Clone(kinds.networks)
+	for k, kind := range kinds.endpoints {
+		all[k] = kind
+	}
+	for _, kind := range all {
 		for _, loaded := range []bool{false, true} {
 			host := func() *Host {
 				if loaded {
@@ -66,7 +71,7 @@ func TestKinds(t *testing.T) {
 				}
 				return NewHost(nl, State{})
 			}
-			t.Logf("%s, host was read: %t", name, loaded)
+			t.Logf("%T, host was read: %t", kind, loaded)
 			keepsContract(t, kind, host)
 		}
 	}
@@ -181,7 +186,7 @@ func TestNameIsTaken(t *testing.T) {
 // Every kind of device that a driver asks for is in the table.
 func TestDrivers(t *testing.T) {
 	kinds := NewKinds(nil, nil)
-	for _, name := range []string{model.DriverBridge, model.DriverHost, model.DriverNull} {
+	for _, name := range model.DriverNames() {
 		n := &model.Network{Driver: name}
 		if has := n.Has().OnHost != model.NoDevice; has != (kinds.OfNetwork(n) != nil) {
 			t.Errorf("networks of driver %s have a device: %t; its kind is %v", name, has, kinds.OfNetwork(n))
