@@ -3,6 +3,7 @@
 package arch_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -66,4 +67,36 @@ func sets(lists map[string][]string) map[string][]string {
 		}
 	}
 	return out
+}
+
+var (
+	dropReason = regexp.MustCompile(`(?m)^\tDROP_(\w+) = [1-9]`)
+	reasonRow  = regexp.MustCompile("(?m)^\\| (`[a-z_, `]+`) \\|")
+)
+
+// The table of drop reasons in docs/operations.md has each reason of bpf/lib/drop.h, and no others.
+func TestDropReasons(t *testing.T) {
+	header, err1 := os.ReadFile(filepath.Join(root(t), "bpf", "lib", "drop.h"))
+	page, err2 := os.ReadFile(filepath.Join(root(t), "docs", "operations.md"))
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "\n### Drop reasons\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	documented := map[string]bool{}
+	for _, row := range reasonRow.FindAllStringSubmatch(table, -1) {
+		for name := range strings.SplitSeq(row[1], ", ") {
+			documented[strings.Trim(name, "`")] = true
+		}
+	}
+	for _, reason := range dropReason.FindAllStringSubmatch(string(header), -1) {
+		name := strings.ToLower(reason[1])
+		if !documented[name] {
+			t.Errorf("docs/operations.md has no row for the drop reason %s", name)
+		}
+		delete(documented, name)
+	}
+	for name := range documented {
+		t.Errorf("docs/operations.md has a row for %s, which is not a drop reason", name)
+	}
 }
