@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink/nl"
@@ -58,7 +59,7 @@ func (l *Link) Ours() bool {
 	if strings.HasPrefix(l.Alias, AliasPrefix) {
 		return true
 	}
-	return (l.Group == deviceGroup || l.Group == deletionGroup) && l.Kind == "veth" && strings.HasPrefix(l.Name, "fl")
+	return (l.Group == deviceGroup || l.Group == deletionGroup) && slices.Contains(deviceKinds, l.Kind) && strings.HasPrefix(l.Name, "fl")
 }
 
 // Links lists every device of the host.

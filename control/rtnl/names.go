@@ -6,6 +6,9 @@ package rtnl
 // same message, marks a finished device.
 const deviceGroup = 0x666c
 
+// deviceKinds are the kernel's kinds of Fairlead's devices.
+var deviceKinds = []string{"veth"}
+
 // AliasPrefix is the prefix of the aliases of Fairlead's devices.
 const AliasPrefix = "fairlead:"
 

@@ -59,7 +59,8 @@ type Spec struct {
 	NetNS *rtnl.NetNS
 }
 
-// Ends are the indices of the ends of a device, 0 for one that does not exist.
+// Ends are the indices of the ends of a device, 0 for one that does not exist. Both are the same for
+// a device that is not a pair.
 type Ends struct {
 	Host uint32 // the end with the program
 	Peer uint32 // the other: in a sandbox, or with the addresses of a gateway
