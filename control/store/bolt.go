@@ -59,7 +59,7 @@ func OpenBolt(cfg BoltConfig) (*Bolt, error) {
 		return nil, fmt.Errorf("open state file %q: %w", cfg.Path, err)
 	}
 	b := &Bolt{db: db}
-	if err := b.update(prepare); err != nil {
+	if err := b.prepare(); err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare state file %q: %w", cfg.Path, err), guard(db.Close))
 	}
 	return b, nil
@@ -73,18 +73,32 @@ func (b *Bolt) update(do func(*bbolt.Tx) error) error {
 	return guard(func() error { return b.db.Update(do) })
 }
 
-// prepare creates the buckets, and checks the values of an earlier process.
-func prepare(tx *bbolt.Tx) error {
-	kv, err := tx.CreateBucketIfNotExists([]byte(bucketKV))
-	if err != nil {
+// prepare creates the buckets in a new file, and checks the values of an earlier process. It
+// writes nothing to a file that has the buckets: if the list of its free pages is damaged, a write
+// may replace data.
+func (b *Bolt) prepare() error {
+	var missing bool
+	err := b.view(func(tx *bbolt.Tx) error {
+		kv := tx.Bucket([]byte(bucketKV))
+		if kv == nil || tx.Bucket([]byte(bucketMeta)) == nil {
+			missing = true
+			return nil
+		}
+		return kv.ForEach(func(k, v []byte) error {
+			if len(v) < headerLen {
+				return fmt.Errorf("%w: value of %q is truncated", ErrDamaged, k)
+			}
+			return nil
+		})
+	})
+	if err != nil || !missing {
 		return err
 	}
-	if _, err := tx.CreateBucketIfNotExists([]byte(bucketMeta)); err != nil {
-		return err
-	}
-	return kv.ForEach(func(k, v []byte) error {
-		if len(v) < headerLen {
-			return fmt.Errorf("%w: value of %q is truncated", ErrDamaged, k)
+	return b.update(func(tx *bbolt.Tx) error {
+		for _, name := range []string{bucketKV, bucketMeta} {
+			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+				return err
+			}
 		}
 		return nil
 	})

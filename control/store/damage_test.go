@@ -5,6 +5,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -13,31 +14,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.etcd.io/bbolt"
 )
 
 // A file that is damaged anywhere or truncated is either refused, or can still be read
 // and written. It never crashes the process.
 func TestDamagedFile(t *testing.T) {
 	dir := t.TempDir()
-	whole := filepath.Join(dir, "whole")
-	s, err := OpenBolt(BoltConfig{Path: whole, NoSync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 40 { // leaves free pages too
-		for j := range 10 {
-			commit(t, s, Put(fmt.Sprintf("sandbox/%03d", 10*i+j), bytes.Repeat([]byte("x"), 10*i+j)))
-		}
-		commit(t, s, Put("publish/big", bytes.Repeat([]byte("y"), 500*i)))
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	content, err := os.ReadFile(whole)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const page = 4096
+	content := wholeFile(t, dir)
 	pages := len(content) / page
 	rounds := 600
 	if testing.Short() {
@@ -81,6 +66,95 @@ func TestDamagedFile(t *testing.T) {
 	if refused < rounds/4 {
 		t.Errorf("only %d of %d damaged files were refused", refused, rounds)
 	}
+}
+
+const page = 4096 // bytes
+
+// wholeFile returns the content of a file with branch pages, overflow pages and free pages.
+func wholeFile(t *testing.T, dir string) []byte {
+	t.Helper()
+	whole := filepath.Join(dir, "whole")
+	s, err := OpenBolt(BoltConfig{Path: whole, NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 40 { // leaves free pages too
+		for j := range 10 {
+			commit(t, s, Put(fmt.Sprintf("sandbox/%03d", 10*i+j), bytes.Repeat([]byte("x"), 10*i+j)))
+		}
+		commit(t, s, Put("publish/big", bytes.Repeat([]byte("y"), 500*i)))
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+// A circle of pages, in which a cursor would never end, and a page that is both in use and listed
+// as free, which the next write would replace, are found when the file is opened.
+func TestDamagedPages(t *testing.T) {
+	dir := t.TempDir()
+	content := wholeFile(t, dir)
+	branch, free, used := somePages(t, filepath.Join(dir, "whole"))
+	for _, c := range []struct {
+		name, want string
+		at         int
+		id         uint64
+	}{
+		{"circle", "used twice", page*branch + pageHeader + 8, uint64(branch)},
+		{"beyond the end", "beyond the end", page*branch + pageHeader + 8, 1 << 40},
+		{"used and free", "listed as free", free, uint64(used)},
+	} {
+		b := bytes.Clone(content)
+		binary.NativeEndian.PutUint64(b[c.at:], c.id)
+		path := filepath.Join(dir, c.name)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := useFile(path); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// somePages returns a branch page of a file, where in the file a free page is listed, and a page
+// in use that the list could have there.
+func somePages(t *testing.T, path string) (branch, free, used int) {
+	t.Helper()
+	s, err := OpenBolt(BoltConfig{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.view(func(tx *bbolt.Tx) error {
+		branch = int(tx.Bucket([]byte(bucketKV)).Root())
+		for id := range int(tx.Size() / page) {
+			info, err := tx.Page(id)
+			if err != nil || info.Type != "freelist" {
+				continue
+			}
+			for i := range info.Count {
+				at := id*page + pageHeader + 8*i
+				next := int(binary.NativeEndian.Uint64(content[at:])) + 1
+				if info, err := tx.Page(next); err == nil && info != nil && (info.Type == "leaf" || info.Type == "branch") {
+					free, used = at, next
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || branch == 0 || free == 0 {
+		t.Fatalf("branch page %d, free page listed at %d: %v", branch, free, err)
+	}
+	return branch, free, used
 }
 
 // errLate: a file was opened that cannot be read.
