@@ -67,17 +67,21 @@ func guard(do func() error) (err error) {
 	return err
 }
 
-// Layout of a page of bbolt's file: a header, and in a branch page the elements. All numbers are
-// in host byte order.
+// Layout of a page of bbolt's file: a header, the elements, and their keys and values. All numbers
+// are in host byte order.
 const (
-	pageHeader    = 16 // id (8 bytes), flags (2), number of elements (2), overflow (4)
-	branchElement = 16 // position and size of the key (4 each), page (8)
+	pageHeader  = 16 // id (8 bytes), flags (2), number of elements (2), overflow (4)
+	pageElement = 16 // branch: position and size of the key (4 each), page (8)
+	//                  leaf: flags, position and size of the key, size of the value (4 each)
+	leafBucket   = 1  // flag of an element of a leaf page: its value is a bucket
+	bucketHeader = 16 // root page (8 bytes; 0: a page without an id follows), sequence (8)
 )
 
-// pages checks which pages are in use. bbolt does not notice that pages form a circle, in which its
-// cursor never ends, or that a page in use is listed as free, which the next write replaces.
-// bbolt's own check finds both, but runs in a goroutine of its own, where an access beyond the end
-// of the file cannot be caught.
+// pages checks the pages that are in use. bbolt does not notice that pages form a circle, in which
+// its cursor never ends, that a page in use is listed as free, which the next write replaces, or
+// that a key or a value extends beyond its page, up to 4 GB into other memory. bbolt's own check
+// finds the first two, but runs in a goroutine of its own, where an access beyond the end of the
+// file cannot be caught.
 type pages struct {
 	tx   *bbolt.Tx
 	file *os.File
@@ -118,16 +122,94 @@ func (p *pages) check(id int64) error {
 			return err
 		}
 	}
-	if info.Type != "branch" {
-		return nil
-	}
-	elements := make([]byte, branchElement*info.Count)
-	if _, err := p.file.ReadAt(elements, id*p.size+pageHeader); err != nil {
+	run := make([]byte, (int64(info.OverflowCount)+1)*p.size)
+	if _, err := p.file.ReadAt(run, id*p.size); err != nil {
 		return fmt.Errorf("page %d: %w", id, err)
 	}
-	for ; len(elements) > 0; elements = elements[branchElement:] {
-		if err := p.check(int64(binary.NativeEndian.Uint64(elements[8:]))); err != nil {
+	var below []int64
+	switch info.Type {
+	case "branch":
+		below, err = branches(run)
+	case "leaf":
+		err = checkLeaf(run)
+	default:
+		err = fmt.Errorf("it is of type %s", info.Type)
+	}
+	if err != nil {
+		return fmt.Errorf("page %d: %w", id, err)
+	}
+	for _, id := range below {
+		if err := p.check(id); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// element is an element of a page: its 16 bytes, and what begins there up to the end of the page.
+type element struct {
+	fields []byte
+	rest   []byte
+}
+
+func (e element) field(i int) int64 { return int64(binary.NativeEndian.Uint32(e.fields[4*i:])) }
+
+// elements returns the elements of a page, with its overflow pages.
+func elements(run []byte) ([]element, error) {
+	if len(run) < pageHeader {
+		return nil, errors.New("its header is truncated")
+	}
+	es := make([]element, binary.NativeEndian.Uint16(run[10:]))
+	for i := range es {
+		at := pageHeader + i*pageElement
+		if at+pageElement > len(run) {
+			return nil, fmt.Errorf("element %d is beyond its end", i)
+		}
+		es[i] = element{fields: run[at : at+pageElement], rest: run[at:]}
+	}
+	return es, nil
+}
+
+// branches returns the pages below a branch page.
+func branches(run []byte) ([]int64, error) {
+	es, err := elements(run)
+	if err != nil {
+		return nil, err
+	}
+	below := make([]int64, len(es))
+	for i, e := range es {
+		if e.field(0)+e.field(1) > int64(len(e.rest)) {
+			return nil, fmt.Errorf("the key of element %d is beyond its end", i)
+		}
+		below[i] = int64(binary.NativeEndian.Uint64(e.fields[8:]))
+	}
+	return below, nil
+}
+
+// checkLeaf checks the elements of a leaf page, and those of the buckets within it.
+func checkLeaf(run []byte) error {
+	es, err := elements(run)
+	if err != nil {
+		return err
+	}
+	for i, e := range es {
+		value := e.field(1) + e.field(2)
+		end := value + e.field(3)
+		if end > int64(len(e.rest)) {
+			return fmt.Errorf("element %d is beyond its end", i)
+		}
+		if e.field(0)&leafBucket == 0 {
+			continue
+		}
+		bucket := e.rest[value:end]
+		if len(bucket) < bucketHeader {
+			return fmt.Errorf("the bucket of element %d is truncated", i)
+		}
+		if root := binary.NativeEndian.Uint64(bucket); root != 0 {
+			continue // the bucket has pages of its own
+		}
+		if err := checkLeaf(bucket[bucketHeader:]); err != nil {
+			return fmt.Errorf("the bucket of element %d: %w", i, err)
 		}
 	}
 	return nil

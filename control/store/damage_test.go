@@ -94,18 +94,23 @@ func wholeFile(t *testing.T, dir string) []byte {
 	return content
 }
 
-// A circle of pages, in which a cursor would never end, and a page that is both in use and listed
-// as free, which the next write would replace, are found when the file is opened.
+// A circle of pages, in which a cursor would never end, a page that is both in use and listed as
+// free, which the next write would replace, and a value that extends beyond its page, of which a
+// copy would take up to 4 GB, are found when the file is opened.
 func TestDamagedPages(t *testing.T) {
 	dir := t.TempDir()
 	content := wholeFile(t, dir)
-	branch, free, used := somePages(t, filepath.Join(dir, "whole"))
+	branch, leaf, free, used := somePages(t, filepath.Join(dir, "whole"))
 	for _, c := range []struct {
 		name, want string
 		at         int
 		id         uint64
 	}{
 		{"circle", "used twice", page*branch + pageHeader + 8, uint64(branch)},
+		{"long key of a branch", "beyond its end", page*branch + pageHeader, 0xf0000000 << 32},
+		{"long key", "beyond its end", page*leaf + pageHeader + 4, 0xf0000000 << 32},
+		{"long value", "beyond its end", page*leaf + pageHeader + 12, 0xf0000000},
+		{"many elements", "beyond its end", page*leaf + 8, 0xffff0002},
 		{"beyond the end", "beyond the end", page*branch + pageHeader + 8, 1 << 40},
 		{"used and free", "listed as free", free, uint64(used)},
 	} {
@@ -121,9 +126,9 @@ func TestDamagedPages(t *testing.T) {
 	}
 }
 
-// somePages returns a branch page of a file, where in the file a free page is listed, and a page
-// in use that the list could have there.
-func somePages(t *testing.T, path string) (branch, free, used int) {
+// somePages returns a branch page and a leaf page of a file, where in the file a free page is
+// listed, and a page in use that the list could have there.
+func somePages(t *testing.T, path string) (branch, leaf, free, used int) {
 	t.Helper()
 	s, err := OpenBolt(BoltConfig{Path: path})
 	if err != nil {
@@ -138,7 +143,13 @@ func somePages(t *testing.T, path string) (branch, free, used int) {
 		branch = int(tx.Bucket([]byte(bucketKV)).Root())
 		for id := range int(tx.Size() / page) {
 			info, err := tx.Page(id)
-			if err != nil || info.Type != "freelist" {
+			if err != nil {
+				return err
+			}
+			if info.Type == "leaf" && info.Count > 1 {
+				leaf = id
+			}
+			if info.Type != "freelist" {
 				continue
 			}
 			for i := range info.Count {
@@ -151,10 +162,10 @@ func somePages(t *testing.T, path string) (branch, free, used int) {
 		}
 		return nil
 	})
-	if err != nil || branch == 0 || free == 0 {
-		t.Fatalf("branch page %d, free page listed at %d: %v", branch, free, err)
+	if err != nil || branch == 0 || leaf == 0 || free == 0 {
+		t.Fatalf("branch page %d, leaf page %d, free page listed at %d: %v", branch, leaf, free, err)
 	}
-	return branch, free, used
+	return branch, leaf, free, used
 }
 
 // errLate: a file was opened that cannot be read.
