@@ -23,7 +23,8 @@
 #define HELD_SLOTS 256
 #define HELD_FRAME 2048
 
-/* Slots examined for a fragment, beginning with the one its hash selects. */
+/* Slots examined for a fragment, beginning with the one that a hash of its source selects: one
+ * sender fills no more of them. */
 #define HELD_WINDOW 64
 
 enum held_state {
@@ -42,9 +43,9 @@ struct held {
 };
 _Static_assert(sizeof(struct held) == 56 + HELD_FRAME, "struct held");
 
-/* Fragments that wait for their first, in slots found by a hash. When it is full, further ones
- * are refused or left to the host's stack. The last slot holds no fragment: it says until when
- * any is waiting. */
+/* Fragments that wait for their first, in slots found by a hash of their source. When those are
+ * full, further ones are refused or left to the host's stack. The last slot holds no fragment: it
+ * says until when any is waiting. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, HELD_SLOTS + 1);
@@ -60,9 +61,7 @@ static __always_inline struct held *held_slot(__u32 i)
 /* The first slot for fragments with this key. */
 static __always_inline __u32 held_begin(const struct frag_key *k)
 {
-	__u64 h = k->saddr.d[1] ^ k->daddr.d[1] ^ ((__u64)k->id << 8 | k->proto);
-
-	return (h * 0x9e3779b97f4a7c15ULL) >> 56; /* of HELD_SLOTS, 2^8 */
+	return (k->saddr.d[1] * 0x9e3779b97f4a7c15ULL) >> 56; /* of HELD_SLOTS, 2^8 */
 }
 
 static __always_inline bool frag_key_equal(const struct frag_key *a, const struct frag_key *b)

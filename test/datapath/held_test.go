@@ -145,6 +145,15 @@ func fragmentsNotHeld() []testCase {
 			s.forgetFragments()
 			s.from("a", p.as(&fragment{offset: 16, n: 8, more: true})).held() // there is room again
 		}),
+		times(udp, "held_of_one_sender-others_are_held", func(s *scenario, f family, l l4) {
+			p := s.via(f, "a", l, at(f.remote, l.dport)).long(s.TB)
+			for id := range uint16(heldWindow) {
+				s.from("a", three(p.with(func(p *packet) { p.id = 100 + id }))[1]).held()
+			}
+			s.from("a", three(p)[1]).dropped("frag_unknown")
+			q := s.via(f, "b", l, at(f.remote, l.dport)).long(s.TB)
+			s.from("b", three(q)[1]).held()
+		}),
 		times(udp, "held_too_long-gone", func(s *scenario, f family, l l4) {
 			sent := three(s.via(f, "a", l, at(f.remote, l.dport)).long(s.TB))
 			s.from("a", sent[1]).held()
