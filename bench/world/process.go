@@ -24,7 +24,7 @@ type Result struct {
 	Code           int // exit status; 128+N after signal N, as in a shell
 }
 
-// Output is all it wrote.
+// Output returns what the program wrote: standard output, then standard error.
 func (r Result) Output() string { return r.Stdout + r.Stderr }
 
 // Process is a program that runs on a host.

@@ -71,8 +71,8 @@ func (id identity) sameNode(mine identity, runDir string) error {
 	return nil
 }
 
-// takeOver acquires the lock. It asks a daemon that holds it to end, which that does without
-// touching kernel objects.
+// takeOver acquires the lock. A daemon that holds it is requested to end, and ends without touching
+// kernel objects.
 func takeOver(ctx context.Context, runDir string, mine identity, log *slog.Logger) (*lock, error) {
 	l, err := tryLock(runDir)
 	if !errors.Is(err, errLocked) {

@@ -422,7 +422,7 @@ func connects(d *docker) {
 	d.Get(d.Host, d.address("ben", "theirs"), 80, "ben", "")
 	d.docker("network", "disconnect", "theirs", "ben")
 	serves("beta")
-	// One of those that the engine prefers takes the port over, and gives it back.
+	// A network that the engine prefers takes the port over; once it is disconnected the port returns.
 	d.docker("network", "create", "aaa")
 	for range 2 {
 		d.docker("network", "connect", "aaa", "ben")

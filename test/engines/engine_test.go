@@ -291,7 +291,7 @@ func (d *docker) rules() string {
 	return d.Must(d.Host, "sh", "-c", "{ iptables-save; ip6tables-save; nft list ruleset; } | sed -e '/^#/d' -e 's/\\[[0-9:]*\\]//' -e 's/counter packets [0-9]* bytes [0-9]*//'")
 }
 
-// shown is what Fairlead tells of a container once it has learnt its name.
+// shown returns what `fairlead ps` prints about a container, once Fairlead knows its name.
 func (d *docker) shown(name, format string) (out string) {
 	d.Helper()
 	d.Eventually(10*time.Second, func() error {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The subnets of what loses loses.
+// The subnets of the network and of the pool that the engine loses.
 const (
 	lostSubnet = "10.71.0.0/24"
 	lostPool   = "10.72.0.0/24" // of Fairlead's IPAM

@@ -156,13 +156,13 @@ var moving = chain{
 		return reached(s.in("mo"), "tcp", s.ip("ben"), 80)
 	}},
 	{"and the old one", func(s *stage) string { return reached(s.in("mo"), "tcp", s.ip("otto"), 80) }},
-	{"the default route, with a second network whose name sorts later", func(s *stage) string { return s.wayOut("mo") }},
+	{"the default route, with a second network whose name sorts later", func(s *stage) string { return s.defaultRoute("mo") }},
 	{"the published port then: the server sees", moved},
 	{"the default route, with a third network whose name sorts first", func(s *stage) string {
 		if err := s.connect("attic", "mo"); err != nil {
 			return failed(err)
 		}
-		return s.wayOut("mo")
+		return s.defaultRoute("mo")
 	}},
 	{"the published port then, again", moved},
 	{"disconnect while running: the network is reached", func(s *stage) string {
@@ -174,7 +174,7 @@ var moving = chain{
 		}
 		return reached(s.in("mo"), "tcp", s.ip("otto"), 80)
 	}},
-	{"the default route after that", func(s *stage) string { return s.wayOut("mo") }},
+	{"the default route after that", func(s *stage) string { return s.defaultRoute("mo") }},
 	{"the published port after that: the server sees", moved},
 }
 
@@ -184,8 +184,8 @@ func moved(s *stage) string {
 	return s.seen(s.Outside, "tcp", lab.Host4, 18087)
 }
 
-// wayOut is the network that a container's default route leads through.
-func (s *stage) wayOut(name string) string {
+// defaultRoute returns the network of a container's IPv4 default route.
+func (s *stage) defaultRoute(name string) string {
 	route, err := on(s.in(name), "ip", "-4", "route", "show", "default")
 	if err != nil {
 		return failed(err)

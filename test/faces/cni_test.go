@@ -132,7 +132,7 @@ func (p *pod) conf(device int) (*libcni.RuntimeConf, error) {
 // longID is a container's ID.
 func longID(name string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(name))) }
 
-// mappings are ports in docker's form as CNI has them. It has no port 0.
+// mappings converts ports from docker's form to CNI's, which has no port 0.
 func mappings(publish []string) (all []keys, err error) {
 	for _, p := range publish {
 		p, protocol, ok := strings.Cut(p, "/")

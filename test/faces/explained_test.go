@@ -2,7 +2,8 @@
 
 package faces
 
-// difference is an observation that is not the reference's, with the reason.
+// difference is an observation of some front ends that differs from that of the reference, with the
+// reason.
 type difference struct {
 	why        string
 	observed   string
@@ -11,21 +12,21 @@ type difference struct {
 }
 
 var (
-	// fairleads are the faces with Fairlead.
+	// fairleads are the front ends with Fairlead.
 	fairleads = append([]string{"CRI"}, several...)
-	// several are those of them where a user has several networks.
+	// several are the front ends with Fairlead under which a user has several networks.
 	several = []string{"docker + fairlead", "docker 29 + fairlead", "podman 4", "podman 5", "CNI", "fairlead"}
-	// plugged are those where an engine tells a plugin what to do.
+	// plugged are the front ends in which an engine calls a plugin.
 	plugged = []string{"docker + fairlead", "docker 29 + fairlead"}
-	// own are those where Fairlead chooses addresses and ways, and no engine serves names.
+	// own are the front ends under which Fairlead chooses addresses and routes, and no engine serves names.
 	own = append([]string{"CRI"}, free...)
-	// free are those of them where a user has several networks.
+	// free are those of own under which a user has several networks.
 	free = []string{"podman 4", "podman 5", "CNI", "fairlead"}
-	// unnamed are those where a program does not ask the gateway for names.
+	// unnamed are the front ends under which programs do not query the gateway for names.
 	unnamed = []string{"CRI", "fairlead"}
 	// runtimes are the front ends that learn of containers through CNI alone.
 	runtimes = []string{"CNI", "CRI"}
-	// sixth are those that treat IPv6 as IPv4.
+	// sixth are the front ends that treat IPv6 like IPv4.
 	sixth = append([]string{"docker 29"}, fairleads...)
 )
 

@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// podman is a podman whose networks are Fairlead's by CNI or by netavark.
+// podman is podman with networks of Fairlead, through CNI or netavark.
 type podman struct {
 	*lab.Lab
 	prefix []string // of a command

@@ -221,7 +221,7 @@ func (s *stage) ip6(name string) string {
 	return d.ip6
 }
 
-// silence is how long nothing has to come until nothing is said to come.
+// silence is how long nothing may arrive before the test concludes that nothing arrives.
 const silence = 3 * time.Second
 
 // ask asks a server once, or by datagrams until there is an answer.
@@ -268,7 +268,7 @@ func say(c net.Conn, size int) (string, error) {
 	}
 }
 
-// word is the observation that an error is.
+// word names the outcome of an attempt: yes, or the kind of its error.
 func word(err error) string {
 	var timeout net.Error
 	switch {
@@ -298,7 +298,7 @@ const failure = "failed: "
 
 func isFailure(observation string) bool { return strings.HasPrefix(observation, failure) }
 
-// reached says whether there is an answer at all.
+// reached reports whether there is any reply.
 func reached(h *world.Host, network, address string, port int) string {
 	if _, err := ask(h, network, net.JoinHostPort(address, fmt.Sprint(port))); err != nil {
 		return "no"

@@ -26,8 +26,8 @@ type attack struct {
 // stuffed are tags that a receiver's kernel takes off, one after the other.
 var stuffed = []tag{{etherVLAN, 0}, {etherVLAN, 0}}
 
-// attacks have, for each way in, the honest packet that does reach its receiver: else an attack could fail for
-// another reason than the one meant.
+// attacks returns the attacks on a family. Each has an honest packet of the same path that reaches its receiver, so that an
+// attack does not fail for another reason than the intended one.
 func attacks(f lab.Family) []attack {
 	at := func(name string) netip.Addr { return nodeOf(name).addr(f) }
 	host := netip.MustParseAddr(f.Of(lab.Host4, lab.Host6))

@@ -76,8 +76,8 @@ func memberNetwork(a netip.Addr) string {
 	return ""
 }
 
-// A receiver sees by itself that a checksum or a length is wrong. Fairlead changes a checksum with what it translates and lets
-// it be wrong, and the flow follows the packet; a router's stack and connection tracking look.
+// A receiver finds a wrong checksum or length by itself. Fairlead adjusts a checksum to what it translates, leaves it wrong, and
+// the flow follows the packet. A router's stack and connection tracking verify both.
 func badChecksum(d difference) bool {
 	damaged := func(st step) bool { return st.Flip > 0 || st.Cut > 0 }
 	if d.is("state") {
@@ -215,9 +215,9 @@ func hopLimitTold(d difference) bool {
 		gist(d.fairlead) == gist(d.kernel)
 }
 
-// A RST with the sequence number that is next ends a connection, as at the receiver, whatever it acknowledges; in the handshake
-// one that acknowledges the SYN exactly does so, too (RFC 9293 section 3.10.7.3), and a FIN of the server's may come before the
-// client's ACK. The kernel wants all to be in the window that it has seen, and takes what follows for a new connection.
+// A RST with the next sequence number ends a connection, as at the receiver, whatever it acknowledges. In the handshake a RST
+// that acknowledges exactly the SYN ends it too (RFC 9293 section 3.10.7.3), and the server's FIN may arrive before the client's
+// ACK. The kernel requires all of these to be in the window that it has seen, and takes later packets for a new connection.
 func exactEnd(d difference) bool {
 	if !d.is("state") || d.fairlead.text != string(closing) {
 		return false
@@ -358,7 +358,7 @@ func exactSegments(d difference) bool {
 	if !d.is("state") || order[d.fairlead.text] >= order[d.kernel.text] {
 		return false
 	}
-	// A RST of the client's, behind data that the server has not answered with a SYN-ACK.
+	// The client's RST, behind data that the server has not answered with a SYN-ACK.
 	unanswered := d.fairlead.text == string(opening) && d.kernel.text == string(closing) &&
 		d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&rst != 0 }) &&
 		d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&syn == 0 && st.Len > 0 })
@@ -455,8 +455,8 @@ func serverOpens(d difference) bool {
 	return d.flow().Proto == unix.IPPROTO_TCP && d.st().Kind == "reverse" && d.st().Flags&(syn|ack|rst) == syn
 }
 
-// The host's stack answers for a socket that is closed as its own connection tracking lets it, which on Fairlead's host knows
-// only what the host itself sent and got.
+// The host's stack replies for a closed socket where its own connection tracking permits that. On Fairlead's host it knows only
+// what the host itself sent and received.
 func closedSocketAnswers(d difference) bool {
 	refusal := func(s *seen) bool { return s == nil || s.p.flags&rst != 0 || s.p.icmpError() }
 	return d.flow().Client == "host" && d.st().Kind == "reverse" && refusal(d.fairlead) && refusal(d.kernel)
@@ -465,14 +465,14 @@ func closedSocketAnswers(d difference) bool {
 // The kernel does not answer ICMP of types that it does not know: they may be errors. Fairlead knows which are.
 func hopLimitOddICMP(d difference) bool {
 	f := d.flow()
-	// self: it asks itself, by the gateway's MAC
+	// self: the client sends to its own address by the gateway's MAC
 	self := f.Client != "host" && nodeOf(f.Client).addr(familyOf(f.Dst)) == f.Dst
 	return d.st().TTL == 1 && f.Proto == unix.IPPROTO_ICMP && f.Dport == 200 && d.kernel == nil &&
 		(d.fairlead.node == f.Client) == (d.st().Kind == "forward" || self)
 }
 
-// compare pairs what came out of both twins and returns what no rule explains. ends: the row that
-// explains something after which the twins' flows are not the same.
+// compare pairs the packets that came out of the two hosts and returns the differences that no rule
+// explains. ends names the rule, if any, after which the flows of the two hosts differ.
 func (f *fuzzer) compare(all difference, fairlead, kernel []*seen) (found []difference, ends string) {
 	fairlead, kernel = leaveOut(fairlead, kernel), leaveOut(kernel, fairlead)
 	for _, d := range pair(all, fairlead, kernel) {

@@ -306,7 +306,8 @@ func (w *twin) prepare(l *lab.Lab, inside map[string]*world.Host) {
 		return err
 	}))
 	l.Cleanup(w.netlink.Close)
-	// Fairlead does not tell it from the other state in which one side has closed. Both hosts' kernels masquerade the guest.
+	// Fairlead does not distinguish close_wait from the other state in which one side has closed. The kernels of both hosts
+	// masquerade the guest.
 	l.Sysctl(w.host, "netfilter/nf_conntrack_tcp_timeout_close_wait", "120")
 	w.ports, w.macs, w.hop, w.sockets = map[string]*port{}, map[mac]string{}, map[string]mac{}, map[int]*socket{}
 	for _, family := range []string{"ipv4", "ipv6"} {

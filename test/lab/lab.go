@@ -166,7 +166,7 @@ func (l *Lab) StartDaemon(args ...string) {
 		}
 		r, err := l.try("status", "--format", "{{.Pid}}")
 		if err == nil && r.Code == 0 && r.Stdout != fmt.Sprintln(daemon.Pid()) {
-			err = errors.New("the old daemon serves yet")
+			err = errors.New("the old daemon still serves")
 		}
 		if err == nil && r.Code != 0 {
 			err = errors.New(r.Stderr)

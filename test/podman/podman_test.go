@@ -264,7 +264,7 @@ func ipv6Alone(e *engine) {
 	e.podman("network", "rm", "--force", "--time", "0", "six", "both")
 }
 
-// switchedOff: a container's own settings are let be.
+// switchedOff checks that the daemon leaves a container's own settings unchanged.
 func switchedOff(e *engine) {
 	e.httpd("web", "--network", "pods", "--sysctl", "net.ipv6.conf.all.disable_ipv6=1")
 	time.Sleep(5 * time.Second)

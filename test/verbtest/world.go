@@ -120,7 +120,7 @@ type Configs struct {
 	Engine     engine.Config
 }
 
-// Open returns parts that were not started.
+// Open returns the verbs on a store and a kernel. The caller starts them.
 func Open(t testing.TB, cfg Configs) Parts {
 	t.Helper()
 	state, err := txn.New(cfg.State)
@@ -181,7 +181,7 @@ type All interface {
 	engine.InnerEnds
 }
 
-// Open returns parts that were not started.
+// Open returns the verbs on a store and a kernel. The caller starts them.
 func (w *World) Open(s store.Store, k All, change ...func(*Configs)) Parts {
 	w.T.Helper()
 	cfg := Configs{

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package persistent provides an ordered map whose every version stays valid. A change copies
-// the path to it, O(log n), and shares everything else; so Diff of two versions costs what
-// changed between them, and not what they hold.
+// Package persistent provides an ordered map that a change does not modify: it returns a new
+// version and leaves the old one valid. The new version copies O(log n) nodes and shares the
+// others, so the time that Diff needs depends on the changes between two versions, not on their
+// size.
 package persistent
 
 import (
