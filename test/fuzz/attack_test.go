@@ -145,7 +145,7 @@ func (f *fuzzer) try(a attack, family lab.Family) {
 	var out [2][]*seen
 	for i, st := range s.Steps {
 		for n, w := range f.twins() {
-			does := w.does(&s, st, states[st.Flow])
+			does := w.does(&s, &s.Steps[i], states[st.Flow])
 			if does == nil {
 				f.Errorf("%s, IPv%v, %s: %s cannot do step %d, for what came before did not arrive", a.row, family, a.name, w.name, i)
 				return

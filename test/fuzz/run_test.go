@@ -102,11 +102,12 @@ func (f *fuzzer) step(s *sequence, i int, states []flowState) (found []differenc
 	}
 	var does [2]func() error
 	for n, w := range f.twins() {
-		does[n] = w.does(s, st, states[st.Flow])
+		does[n] = w.does(s, &s.Steps[i], states[st.Flow])
 		if does[n] == nil {
 			return nil, "" // one of them cannot: nothing can be compared
 		}
 	}
+	st = s.Steps[i] // as spoil left it
 	advance(&states[st.Flow], st, s.Flows[st.Flow])
 	var out [2][]*seen
 	var noted [2]notes
@@ -182,7 +183,7 @@ func advance(state *flowState, st step, f flow) {
 }
 
 // does prepares a step in a twin; nil: it cannot be done there.
-func (w *twin) does(s *sequence, st step, state flowState) func() error {
+func (w *twin) does(s *sequence, st *step, state flowState) func() error {
 	fl := &s.Flows[st.Flow]
 	switch st.Kind {
 	case "connect":
@@ -190,13 +191,13 @@ func (w *twin) does(s *sequence, st step, state flowState) func() error {
 	case "close":
 		return func() error { w.closeSocket(st.Flow); w.view.said[st.Flow] = ""; return nil }
 	case "forward":
-		return w.sends(fl.Client, st, w.forward(fl, st, state))
+		return w.sends(fl.Client, st, w.forward(fl, *st, state))
 	case "reverse":
 		server := w.view.server[st.Flow]
 		if server == nil {
 			return nil
 		}
-		return w.sends(server.node, st, w.reverse(fl, st, state, server))
+		return w.sends(server.node, st, w.reverse(fl, *st, state, server))
 	case "error":
 		return w.error(fl, st)
 	}
@@ -255,7 +256,7 @@ func (w *twin) reverse(fl *flow, st step, state flowState, server *seen) *packet
 }
 
 // sends prepares the frames of a packet, with all that the step says is odd about it.
-func (w *twin) sends(node string, st step, p *packet) func() error {
+func (w *twin) sends(node string, st *step, p *packet) func() error {
 	p.flags, p.window, p.ttl, p.tags = st.Flags, st.Window, st.TTL, st.Tags
 	// The kernel remembers what it put together, or not, for up to a minute. IPv4 has the lower half only.
 	p.id = w.round<<16 | uint32(st.ID+uint16(w.round*0x9e37))
@@ -289,11 +290,19 @@ func (w *twin) sends(node string, st step, p *packet) func() error {
 	}
 }
 
-func spoil(ip []byte, st step) []byte {
-	if st.Flip > 0 && st.Flip < len(ip) {
+// spoil damages a packet as the step says. Damage beyond the packet's end is deleted from the step,
+// so that no rule takes the packet for a damaged one.
+func spoil(ip []byte, st *step) []byte {
+	if st.Flip >= len(ip) {
+		st.Flip = 0
+	}
+	if st.Cut >= len(ip) {
+		st.Cut = 0
+	}
+	if st.Flip > 0 {
 		ip[st.Flip] ^= 0x55
 	}
-	if st.Cut > 0 && st.Cut < len(ip) {
+	if st.Cut > 0 {
 		ip = ip[:st.Cut]
 	}
 	return ip
@@ -319,7 +328,7 @@ func (p *packet) fragments(which []int) (frames [][]byte) {
 }
 
 // error prepares an ICMP error about a packet of the flow: the last one at its server, or the last answer at its client.
-func (w *twin) error(fl *flow, st step) func() error {
+func (w *twin) error(fl *flow, st *step) func() error {
 	about := w.view.server[st.Flow]
 	if st.Back {
 		about = w.view.client[st.Flow]
