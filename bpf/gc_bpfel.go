@@ -80,6 +80,7 @@ const (
 	GCProgGcFlows       = "gc_flows"
 	GCVarCfgConntrack   = "cfg_conntrack"
 	GCVarCfgCtMax       = "cfg_ct_max"
+	GCVarCfgDecapL3     = "cfg_decap_l3"
 	GCVarCfgFibSrc      = "cfg_fib_src"
 	GCVarCfgFloodSlice  = "cfg_flood_slice"
 	GCVarCfgMark        = "cfg_mark"
@@ -87,6 +88,7 @@ const (
 	GCVarCfgSnatMax     = "cfg_snat_max"
 	GCVarCfgSnatMin     = "cfg_snat_min"
 	GCVarCfgTimeout     = "cfg_timeout"
+	GCVarCfgVxlanPort   = "cfg_vxlan_port"
 )
 
 // LoadGC returns the embedded CollectionSpec for GC.
@@ -153,6 +155,7 @@ type GCMapSpecs struct {
 type GCVariableSpecs struct {
 	CfgConntrack   *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
 	CfgCtMax       *ebpf.VariableSpec `ebpf:"cfg_ct_max"`
+	CfgDecapL3     *ebpf.VariableSpec `ebpf:"cfg_decap_l3"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
@@ -160,6 +163,7 @@ type GCVariableSpecs struct {
 	CfgSnatMax     *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
 	CfgSnatMin     *ebpf.VariableSpec `ebpf:"cfg_snat_min"`
 	CfgTimeout     *ebpf.VariableSpec `ebpf:"cfg_timeout"`
+	CfgVxlanPort   *ebpf.VariableSpec `ebpf:"cfg_vxlan_port"`
 }
 
 // GCObjects contains all objects after they have been loaded into the kernel.
@@ -209,6 +213,7 @@ func (m *GCMaps) Close() error {
 type GCVariables struct {
 	CfgConntrack   *ebpf.Variable `ebpf:"cfg_conntrack"`
 	CfgCtMax       *ebpf.Variable `ebpf:"cfg_ct_max"`
+	CfgDecapL3     *ebpf.Variable `ebpf:"cfg_decap_l3"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`
@@ -216,6 +221,7 @@ type GCVariables struct {
 	CfgSnatMax     *ebpf.Variable `ebpf:"cfg_snat_max"`
 	CfgSnatMin     *ebpf.Variable `ebpf:"cfg_snat_min"`
 	CfgTimeout     *ebpf.Variable `ebpf:"cfg_timeout"`
+	CfgVxlanPort   *ebpf.Variable `ebpf:"cfg_vxlan_port"`
 }
 
 // GCPrograms contains all programs after they have been loaded into the kernel.

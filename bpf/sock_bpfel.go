@@ -120,6 +120,7 @@ const (
 	SockMapFlHostnet      = "fl_hostnet"
 	SockMapFlNeigh        = "fl_neigh"
 	SockMapFlPaths        = "fl_paths"
+	SockMapFlPeerNeigh    = "fl_peer_neigh"
 	SockMapFlPortbits     = "fl_portbits"
 	SockMapFlService      = "fl_service"
 	SockMapFlSockRev      = "fl_sock_rev"
@@ -137,12 +138,14 @@ const (
 	SockProgSendmsg6      = "sendmsg6"
 	SockVarCfgConntrack   = "cfg_conntrack"
 	SockVarCfgCtMax       = "cfg_ct_max"
+	SockVarCfgDecapL3     = "cfg_decap_l3"
 	SockVarCfgFibSrc      = "cfg_fib_src"
 	SockVarCfgFloodSlice  = "cfg_flood_slice"
 	SockVarCfgMark        = "cfg_mark"
 	SockVarCfgNetnsCookie = "cfg_netns_cookie"
 	SockVarCfgSnatMax     = "cfg_snat_max"
 	SockVarCfgSnatMin     = "cfg_snat_min"
+	SockVarCfgVxlanPort   = "cfg_vxlan_port"
 )
 
 // LoadSock returns the embedded CollectionSpec for Sock.
@@ -203,18 +206,19 @@ type SockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockMapSpecs struct {
-	FlBackend  *ebpf.MapSpec `ebpf:"fl_backend"`
-	FlEndpoint *ebpf.MapSpec `ebpf:"fl_endpoint"`
-	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
-	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
-	FlHostnet  *ebpf.MapSpec `ebpf:"fl_hostnet"`
-	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
-	FlPaths    *ebpf.MapSpec `ebpf:"fl_paths"`
-	FlPortbits *ebpf.MapSpec `ebpf:"fl_portbits"`
-	FlService  *ebpf.MapSpec `ebpf:"fl_service"`
-	FlSockRev  *ebpf.MapSpec `ebpf:"fl_sock_rev"`
-	FlSubnet   *ebpf.MapSpec `ebpf:"fl_subnet"`
-	FlTraffic  *ebpf.MapSpec `ebpf:"fl_traffic"`
+	FlBackend   *ebpf.MapSpec `ebpf:"fl_backend"`
+	FlEndpoint  *ebpf.MapSpec `ebpf:"fl_endpoint"`
+	FlEvents    *ebpf.MapSpec `ebpf:"fl_events"`
+	FlHostaddr  *ebpf.MapSpec `ebpf:"fl_hostaddr"`
+	FlHostnet   *ebpf.MapSpec `ebpf:"fl_hostnet"`
+	FlNeigh     *ebpf.MapSpec `ebpf:"fl_neigh"`
+	FlPaths     *ebpf.MapSpec `ebpf:"fl_paths"`
+	FlPeerNeigh *ebpf.MapSpec `ebpf:"fl_peer_neigh"`
+	FlPortbits  *ebpf.MapSpec `ebpf:"fl_portbits"`
+	FlService   *ebpf.MapSpec `ebpf:"fl_service"`
+	FlSockRev   *ebpf.MapSpec `ebpf:"fl_sock_rev"`
+	FlSubnet    *ebpf.MapSpec `ebpf:"fl_subnet"`
+	FlTraffic   *ebpf.MapSpec `ebpf:"fl_traffic"`
 }
 
 // SockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -223,12 +227,14 @@ type SockMapSpecs struct {
 type SockVariableSpecs struct {
 	CfgConntrack   *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
 	CfgCtMax       *ebpf.VariableSpec `ebpf:"cfg_ct_max"`
+	CfgDecapL3     *ebpf.VariableSpec `ebpf:"cfg_decap_l3"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
 	CfgNetnsCookie *ebpf.VariableSpec `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
 	CfgSnatMin     *ebpf.VariableSpec `ebpf:"cfg_snat_min"`
+	CfgVxlanPort   *ebpf.VariableSpec `ebpf:"cfg_vxlan_port"`
 }
 
 // SockObjects contains all objects after they have been loaded into the kernel.
@@ -251,18 +257,19 @@ func (o *SockObjects) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockMaps struct {
-	FlBackend  *ebpf.Map `ebpf:"fl_backend"`
-	FlEndpoint *ebpf.Map `ebpf:"fl_endpoint"`
-	FlEvents   *ebpf.Map `ebpf:"fl_events"`
-	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
-	FlHostnet  *ebpf.Map `ebpf:"fl_hostnet"`
-	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
-	FlPaths    *ebpf.Map `ebpf:"fl_paths"`
-	FlPortbits *ebpf.Map `ebpf:"fl_portbits"`
-	FlService  *ebpf.Map `ebpf:"fl_service"`
-	FlSockRev  *ebpf.Map `ebpf:"fl_sock_rev"`
-	FlSubnet   *ebpf.Map `ebpf:"fl_subnet"`
-	FlTraffic  *ebpf.Map `ebpf:"fl_traffic"`
+	FlBackend   *ebpf.Map `ebpf:"fl_backend"`
+	FlEndpoint  *ebpf.Map `ebpf:"fl_endpoint"`
+	FlEvents    *ebpf.Map `ebpf:"fl_events"`
+	FlHostaddr  *ebpf.Map `ebpf:"fl_hostaddr"`
+	FlHostnet   *ebpf.Map `ebpf:"fl_hostnet"`
+	FlNeigh     *ebpf.Map `ebpf:"fl_neigh"`
+	FlPaths     *ebpf.Map `ebpf:"fl_paths"`
+	FlPeerNeigh *ebpf.Map `ebpf:"fl_peer_neigh"`
+	FlPortbits  *ebpf.Map `ebpf:"fl_portbits"`
+	FlService   *ebpf.Map `ebpf:"fl_service"`
+	FlSockRev   *ebpf.Map `ebpf:"fl_sock_rev"`
+	FlSubnet    *ebpf.Map `ebpf:"fl_subnet"`
+	FlTraffic   *ebpf.Map `ebpf:"fl_traffic"`
 }
 
 func (m *SockMaps) Close() error {
@@ -274,6 +281,7 @@ func (m *SockMaps) Close() error {
 		m.FlHostnet,
 		m.FlNeigh,
 		m.FlPaths,
+		m.FlPeerNeigh,
 		m.FlPortbits,
 		m.FlService,
 		m.FlSockRev,
@@ -288,12 +296,14 @@ func (m *SockMaps) Close() error {
 type SockVariables struct {
 	CfgConntrack   *ebpf.Variable `ebpf:"cfg_conntrack"`
 	CfgCtMax       *ebpf.Variable `ebpf:"cfg_ct_max"`
+	CfgDecapL3     *ebpf.Variable `ebpf:"cfg_decap_l3"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`
 	CfgNetnsCookie *ebpf.Variable `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.Variable `ebpf:"cfg_snat_max"`
 	CfgSnatMin     *ebpf.Variable `ebpf:"cfg_snat_min"`
+	CfgVxlanPort   *ebpf.Variable `ebpf:"cfg_vxlan_port"`
 }
 
 // SockPrograms contains all programs after they have been loaded into the kernel.

@@ -15,6 +15,7 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
+#include <stdbool.h>
 #include "lib/count.h"
 #include "lib/ct.h"
 #include "lib/drop.h"
@@ -22,18 +23,22 @@
 #include "lib/flood.h"
 #include "lib/from_endpoint.h"
 #include "lib/from_uplink.h"
+#include "lib/node.h"
 #include "lib/to_uplink.h"
+#include "lib/tunnel.h"
 #include "lib/uplink.h"
+#include "lib/vni.h"
 
 SEC("tc")
 int from_endpoint(struct __sk_buff *skb)
 {
 	struct endpoint *ep = endpoint_find(skb->ifindex);
+	bool again = flood_done(skb) || tunnel_marked(skb);
 
-	if (!flood_done(skb))
+	if (!again)
 		count_traffic(ep ? ep->net : NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);
 	if (!ep)
-		return flood_done(skb) ? TC_ACT_SHOT : finish(skb, -DROP_UNKNOWN_ENDPOINT);
+		return again ? TC_ACT_SHOT : finish(skb, -DROP_UNKNOWN_ENDPOINT);
 	return finish(skb, do_from_endpoint(skb, ep));
 }
 
@@ -64,6 +69,8 @@ enum ct_state *unused_ct_state __attribute__((unused));
 enum ct_flag *unused_ct_flag __attribute__((unused));
 enum ep_flag *unused_ep_flag __attribute__((unused));
 enum up_flag *unused_up_flag __attribute__((unused));
+enum node_flag *unused_node_flag __attribute__((unused));
+enum tunnel_flag *unused_tunnel_flag __attribute__((unused));
 enum direction *unused_direction __attribute__((unused));
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -55,6 +55,11 @@ type Config struct {
 	MaxEndpoints uint32
 	// MaxPublishes is the maximum number of published ports. Zero: 131072.
 	MaxPublishes uint32
+	// VXLANPort is the UDP port of the tunnels to other nodes. Zero: there is no overlay, and
+	// other traffic does not pay for one.
+	VXLANPort uint16
+	// MaxPeers is the maximum number of members of networks on other nodes. Zero: 131072.
+	MaxPeers uint32
 	// Timeouts is when idle flows expire.
 	Timeouts Timeouts
 	// Log receives what was adopted, loaded or lost. Nil: discard.

@@ -58,6 +58,8 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, have probe.Flags) error {
 		bpf.TCVarCfgNetnsCookie: cfg.NetnsCookie,
 		bpf.TCVarCfgFibSrc:      flag(have.FIBSrc),
 		bpf.TCVarCfgConntrack:   flag(have.Conntrack),
+		bpf.TCVarCfgVxlanPort:   cfg.VXLANPort,
+		bpf.TCVarCfgDecapL3:     flag(have.DecapL3),
 	}
 	if !have.Conntrack {
 		removeKfuncs(spec)
@@ -87,20 +89,36 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, have probe.Flags) error {
 			}
 		}
 	}
-	for name, size := range map[string]uint32{
-		bpf.TCMapFlCt:       cfg.CTMax,
-		bpf.TCMapFlCtNew:    cfg.CTMax / 4,
-		bpf.TCMapFlEndpoint: cfg.MaxEndpoints,
-		bpf.TCMapFlFdb:      cfg.MaxEndpoints,
-		bpf.TCMapFlNeigh:    3 * cfg.MaxEndpoints, // IPv4, IPv6, link-local
-		bpf.TCMapFlService:  cfg.MaxPublishes,
-		bpf.TCMapFlBackend:  cfg.MaxPublishes,
-	} {
+	sizes := map[string]uint32{
+		bpf.TCMapFlCt:         cfg.CTMax,
+		bpf.TCMapFlCtNew:      cfg.CTMax / 4,
+		bpf.TCMapFlEndpoint:   cfg.MaxEndpoints,
+		bpf.TCMapFlFdb:        cfg.MaxEndpoints,
+		bpf.TCMapFlNeigh:      3 * cfg.MaxEndpoints, // IPv4, IPv6, link-local
+		bpf.TCMapFlService:    cfg.MaxPublishes,
+		bpf.TCMapFlBackend:    cfg.MaxPublishes,
+		bpf.TCMapFlPeerFdb:    cfg.MaxPeers,
+		bpf.TCMapFlPeerNeigh:  3 * cfg.MaxPeers,
+		bpf.TCMapFlTunnelNode: cfg.MaxPeers,
+	}
+	if cfg.VXLANPort == 0 {
+		for _, name := range overlayMaps {
+			sizes[name] = 1
+		}
+	}
+	for name, size := range sizes {
 		if m := spec.Maps[name]; m != nil && size != 0 {
 			m.MaxEntries = size
 		}
 	}
 	return nil
+}
+
+// overlayMaps lists the tables that stay empty without an overlay. The buckets of empty ones of the
+// default sizes would occupy 14 MB.
+var overlayMaps = []string{
+	bpf.TCMapFlVni, bpf.TCMapFlTunnel, bpf.TCMapFlTunnelNode, bpf.TCMapFlNode, bpf.TCMapFlNodeAddr,
+	bpf.TCMapFlPeerFdb, bpf.TCMapFlPeerNeigh,
 }
 
 // removeKfuncs replaces unreachable kfunc calls with no-ops. The verifier resolves kfuncs (and

@@ -14,7 +14,7 @@ type FDBEntry struct {
 	MAC     MAC
 	IfIndex uint32        // of the host end
 	Flags   EndpointFlags // of that endpoint
-	Node    uint16        // where the member is; 0, this host, is the only one so far
+	Node    uint16        // where the member is; 0: on this host
 }
 
 // String is for logs.

@@ -4,6 +4,7 @@ package maps
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -28,6 +29,15 @@ type Set struct {
 	Conntrack  *Conntrack
 	Counters   *Counters
 
+	// Of overlays. Networks that span nodes; the nodes; and members on them.
+	VNIs           *VNIs
+	Tunnels        *Tunnels
+	TunnelNodes    *TunnelNodes
+	Nodes          *Nodes
+	NodeAddrs      *NodeAddrs
+	PeerFDB        *PeerFDB
+	PeerNeighbours *PeerNeighbours
+
 	lru map[string]*ebpf.Map // datapath-owned tables without a type of their own
 }
 
@@ -44,7 +54,7 @@ func New(m map[string]*ebpf.Map, types *btf.Spec, gc func() error) (*Set, error)
 		bpf.TCMapFlFrag:      m[bpf.TCMapFlFrag],
 		bpf.SockMapFlSockRev: m[bpf.SockMapFlSockRev],
 	}}
-	if err := s.openOwned(m); err != nil {
+	if err := errors.Join(s.openOwned(m), s.openOverlay(m)); err != nil {
 		return nil, err
 	}
 	states, err := enumLabels(types, "ct_state", "CT_")
@@ -96,6 +106,37 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 	return nil
 }
 
+// openOverlay opens the tables of networks that span nodes.
+func (s *Set) openOverlay(m map[string]*ebpf.Map) error {
+	vnis, err := table.NewView(bpf.TCMapFlVni, m[bpf.TCMapFlVni], VNI.raw, vniFrom)
+	if err != nil {
+		return err
+	}
+	tunnels, err := table.NewView(bpf.TCMapFlTunnel, m[bpf.TCMapFlTunnel], Tunnel.raw, tunnelFrom)
+	if err != nil {
+		return err
+	}
+	nodes, err := table.NewView(bpf.TCMapFlNode, m[bpf.TCMapFlNode], Node.raw, nodeFrom)
+	if err != nil {
+		return err
+	}
+	addrs, err := table.NewView(bpf.TCMapFlNodeAddr, m[bpf.TCMapFlNodeAddr], NodeAddr.raw, nodeAddrFrom)
+	if err != nil {
+		return err
+	}
+	if s.TunnelNodes, err = newTunnelNodes(m[bpf.TCMapFlTunnelNode]); err != nil {
+		return err
+	}
+	s.VNIs, s.Tunnels, s.Nodes, s.NodeAddrs = &VNIs{vnis}, &Tunnels{tunnels}, &Nodes{nodes}, &NodeAddrs{addrs}
+	s.PeerFDB = &PeerFDB{peers[bpf.TCFdbKey, bpf.TCFdbEntry, PeerFDBEntry]{
+		bpf.TCMapFlPeerFdb, m[bpf.TCMapFlPeerFdb], PeerFDBEntry.raw, peerFDBFrom,
+	}}
+	s.PeerNeighbours = &PeerNeighbours{peers[bpf.TCNeighKey, bpf.TCNeighEntry, PeerNeighbour]{
+		bpf.TCMapFlPeerNeigh, m[bpf.TCMapFlPeerNeigh], PeerNeighbour.raw, peerNeighbourFrom,
+	}}
+	return nil
+}
+
 // Names lists the maps of a datapath. Its objects also have working maps, which live only as long
 // as the programs.
 func Names() []string {
@@ -103,6 +144,8 @@ func Names() []string {
 		// Written by the control plane.
 		bpf.TCMapFlEndpoint, bpf.TCMapFlFdb, bpf.TCMapFlNeigh, bpf.TCMapFlService, bpf.TCMapFlBackend,
 		bpf.TCMapFlPortbits, bpf.TCMapFlHostaddr, bpf.TCMapFlHostnet, bpf.TCMapFlSubnet, bpf.TCMapFlUplink,
+		bpf.TCMapFlVni, bpf.TCMapFlTunnel, bpf.TCMapFlTunnelNode, bpf.TCMapFlNode, bpf.TCMapFlNodeAddr,
+		bpf.TCMapFlPeerFdb, bpf.TCMapFlPeerNeigh,
 		// Written by the datapath.
 		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlCtUsed, bpf.TCMapFlFrag, bpf.SockMapFlSockRev,
 		bpf.TCMapFlDrops, bpf.TCMapFlPaths, bpf.TCMapFlTraffic, bpf.TCMapFlEvents,
@@ -123,7 +166,7 @@ type Fill struct {
 }
 
 // Fills returns the fill level of every table that can become full, sorted by name. It walks the
-// tables that the datapath owns.
+// tables that the datapath owns, and those of members on other nodes.
 func (s *Set) Fills() ([]Fill, error) {
 	fills := []Fill{
 		{bpf.TCMapFlEndpoint, s.Endpoints.Len(), s.Endpoints.MaxEntries()},
@@ -135,10 +178,16 @@ func (s *Set) Fills() ([]Fill, error) {
 		{bpf.TCMapFlHostnet, s.HostNets.Len(), s.HostNets.MaxEntries()},
 		{bpf.TCMapFlSubnet, s.Subnets.Len(), s.Subnets.MaxEntries()},
 		{bpf.TCMapFlUplink, s.Uplinks.Len(), s.Uplinks.MaxEntries()},
+		{bpf.TCMapFlVni, s.VNIs.Len(), s.VNIs.MaxEntries()},
+		{bpf.TCMapFlTunnel, s.Tunnels.Len(), s.Tunnels.MaxEntries()},
+		{bpf.TCMapFlTunnelNode, s.TunnelNodes.Len(), s.TunnelNodes.MaxEntries()},
+		{bpf.TCMapFlNode, s.Nodes.Len(), s.Nodes.MaxEntries()},
+		{bpf.TCMapFlNodeAddr, s.NodeAddrs.Len(), s.NodeAddrs.MaxEntries()},
 	}
 	walked := map[string]*ebpf.Map{
 		bpf.TCMapFlCt: s.Conntrack.confirmed, bpf.TCMapFlCtNew: s.Conntrack.unconfirmed,
 		bpf.TCMapFlFrag: s.lru[bpf.TCMapFlFrag], bpf.SockMapFlSockRev: s.lru[bpf.SockMapFlSockRev],
+		bpf.TCMapFlPeerFdb: s.PeerFDB.m, bpf.TCMapFlPeerNeigh: s.PeerNeighbours.m,
 	}
 	for name, m := range walked {
 		n, err := transfer.Count(m)

@@ -119,6 +119,10 @@ func TestLayout(t *testing.T) {
 		{"backend", unsafe.Sizeof(bpf.TCBackend{}), 32},
 		{"subnet_key", unsafe.Sizeof(bpf.TCSubnetKey{}), 20},
 		{"uplink", unsafe.Sizeof(bpf.TCUplink{}), 40},
+		{"node", unsafe.Sizeof(bpf.TCNode{}), 48},
+		{"vni", unsafe.Sizeof(bpf.TCVni{}), 8},
+		{"tunnel", unsafe.Sizeof(bpf.TCTunnel{}), 24},
+		{"tunnel_node_key", unsafe.Sizeof(bpf.TCTunnelNodeKey{}), 8},
 		{"tuple", unsafe.Sizeof(bpf.TCTuple{}), 40},
 		{"ct_entry", unsafe.Sizeof(bpf.TCCtEntry{}), 88},
 		{"gc_batch", unsafe.Sizeof(bpf.GCGcBatch{}), 16 + 256*40},
@@ -236,7 +240,7 @@ func TestHostAddrs(t *testing.T) {
 
 func TestFills(t *testing.T) {
 	w := newWorld(t)
-	must(t, put(w.HostAddrs.Put(addr("192.0.2.1"))))
+	must(t, put(w.HostAddrs.Put(addr("192.0.2.1"))), w.PeerFDB.Put(PeerFDBEntry{Net: 1, Node: 2}))
 	w.addFlow(t, true, flowSpec{port: 1, created: Now(), expires: Now() + 10})
 	fills, err := w.Fills()
 	must(t, err)
@@ -249,7 +253,8 @@ func TestFills(t *testing.T) {
 	}
 	want := map[string]int{
 		"fl_endpoint": 0, "fl_fdb": 0, "fl_neigh": 0, "fl_service": 0, "fl_backend": 0, "fl_hostaddr": 1, "fl_hostnet": 0, "fl_subnet": 0,
-		"fl_uplink": 0, "fl_ct": 2, "fl_ct_new": 0, "fl_frag": 0, "fl_sock_rev": 0,
+		"fl_uplink": 0, "fl_vni": 0, "fl_tunnel": 0, "fl_tunnel_node": 0, "fl_node": 0, "fl_node_addr": 0,
+		"fl_peer_fdb": 1, "fl_peer_neigh": 0, "fl_ct": 2, "fl_ct_new": 0, "fl_frag": 0, "fl_sock_rev": 0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("entries (-want +got):\n%s", diff)

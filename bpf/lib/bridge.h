@@ -20,6 +20,7 @@
 #include "pkt.h"
 #include "skb.h"
 #include "track.h"
+#include "tunnel.h"
 #include "tuple.h"
 
 /* Handles a backend's reply to a client of its own network that used a published address. The
@@ -62,6 +63,8 @@ static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *
 		return deliver(skb, NULL, &d);
 	if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
 		return -DROP_ICC;
+	if (d.kind == DEST_NODE)
+		return tunnel_send(skb, ep, d.ifindex, false);
 	if (ep->flags & EP_HOSTPORT && dst->flags & EP_PUBLISHED && is_ip(eth->h_proto) &&
 	    gateway_port(skb, eth->h_proto)) {
 		int verdict = host_to_member(skb, eth->h_proto, ep->net, d.ifindex);

@@ -31,3 +31,9 @@ volatile const __u8 cfg_conntrack = 0;
 
 /* Entries of fl_ct. */
 volatile const __u32 cfg_ct_max = 524288;
+
+/* UDP port of the overlay's tunnels, HBO; 0: there is no overlay. */
+volatile const __u16 cfg_vxlan_port = 0;
+
+/* The kernel knows BPF_F_ADJ_ROOM_DECAP_L3_IPV4 and _IPV6 (6.3). */
+volatile const __u8 cfg_decap_l3 = 0;

@@ -21,6 +21,7 @@ enum fwd_path {
 	PATH_REPLY = 5,	   /* replied to by the program (ARP, ND) */
 	PATH_PASS = 6,	   /* passed by a program at an uplink, to the host's stack or out */
 	PATH_HELD = 7,	   /* a fragment held until its first arrives */
+	PATH_TUNNEL = 8,   /* encapsulated, to another node */
 	PATH_MAX,
 };
 
@@ -34,6 +35,7 @@ enum ct_event {
 	EV_SOCK_CONNECT = 5,	  /* host sockets redirected to a backend */
 	EV_SOCK_BIND_REFUSED = 6, /* binds of a published port refused */
 	EV_FLOOD_CUT = 7,	  /* broadcasts that did not reach all members */
+	EV_TUNNEL_CUT = 8,	  /* copies of broadcasts that did not leave for a node */
 	EV_MAX,
 };
 

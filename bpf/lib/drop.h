@@ -36,14 +36,21 @@ enum drop_reason {
 	DROP_ARP_UNKNOWN = 17,	  /* ARP or ND for an address that no member has */
 	DROP_TTL = 18,		  /* hop limit exceeded on the way to an endpoint */
 	DROP_NO_UPLINK_ADDR = 19, /* the uplink has no address to masquerade with */
-	DROP_BAD_ICMP = 20,    /* error about a packet never received; routed link-local ICMPv6 */
-	DROP_UNSUPPORTED = 21, /* a protocol that cannot be translated */
-	DROP_FLOOD = 22,       /* broadcast or multicast that reached no member */
-	DROP_TOO_BIG = 23,     /* larger than the next hop's MTU; the sender got an ICMP error */
-	DROP_ROGUE_RA = 24,    /* router advertisement from a sandbox */
-	DROP_FLOW_LOST = 25,   /* another flow has the port by now */
-	DROP_VLAN = 26,	       /* a VLAN tag behind which the receiver's kernel would look */
-	DROP_MARTIAN = 27,     /* an address that is never routed, or not at this place */
+	DROP_BAD_ICMP = 20,	 /* error about a packet never received; routed link-local ICMPv6 */
+	DROP_UNSUPPORTED = 21,	 /* a protocol that cannot be translated */
+	DROP_FLOOD = 22,	 /* broadcast or multicast that reached no member */
+	DROP_TOO_BIG = 23,	 /* larger than the next hop's MTU; the sender got an ICMP error */
+	DROP_ROGUE_RA = 24,	 /* router advertisement from a sandbox */
+	DROP_FLOW_LOST = 25,	 /* another flow has the port by now */
+	DROP_VLAN = 26,		 /* a VLAN tag behind which the receiver's kernel would look */
+	DROP_MARTIAN = 27,	 /* an address that is never routed, or not at this place */
+	DROP_TUNNEL_SOURCE = 28, /* from a host that is not a node of the overlay */
+	DROP_TUNNEL_MAC = 29,	 /* from a node, with a MAC that is not behind it */
+	DROP_CLEAR_TEXT = 30,	 /* of an encrypted network, and not encrypted */
+	DROP_TUNNEL_ECN = 31,	 /* marked as congested, and its sender cannot know (RFC 6040) */
+	DROP_TUNNEL_FRAGMENT = 32, /* the outer packet is a fragment */
+	DROP_NO_NODE = 33,	   /* to a node to which there is no route */
+	DROP_TUNNEL_FAILED = 34,   /* the packet could not be encapsulated or decapsulated */
 	DROP_REASON_MAX,
 };
 

@@ -5,6 +5,7 @@
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include "config.h"
 
 /* fl_fdb: (network, MAC) -> */
 struct fdb_key {
@@ -17,7 +18,7 @@ _Static_assert(sizeof(struct fdb_key) == 12, "struct fdb_key");
 struct fdb_entry {
 	__u32 ifindex; /* of the host end */
 	__u16 flags;   /* enum ep_flag of that endpoint: EP_HOSTPORT, … */
-	__u16 node;    /* where the member is; 0, this host, is the only one so far */
+	__u16 node;    /* where the member is; 0: on this host */
 };
 _Static_assert(sizeof(struct fdb_entry) == 8, "struct fdb_entry");
 
@@ -30,10 +31,45 @@ struct {
 	__type(value, struct fdb_entry);
 } fl_fdb SEC(".maps");
 
+/* The same for members on other nodes, in a map of its own: it has another writer and another
+ * size, and when it is full local members are not refused (decision 25). */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 131072);
+	__type(key, struct fdb_key);
+	__type(value, struct fdb_entry);
+} fl_peer_fdb SEC(".maps");
+
+static __always_inline void fdb_key_of(struct fdb_key *k, __u32 net, const __u8 *mac)
+{
+	__builtin_memset(k, 0, sizeof(*k));
+	k->net = net;
+	__builtin_memcpy(k->mac, mac, sizeof(k->mac));
+}
+
+/* The member of this host with this MAC, or NULL. */
+static __always_inline struct fdb_entry *fdb_local(__u32 net, const __u8 *mac)
+{
+	struct fdb_key k;
+
+	fdb_key_of(&k, net, mac);
+	return bpf_map_lookup_elem(&fl_fdb, &k);
+}
+
+/* The member on another node with this MAC, or NULL. */
+static __always_inline struct fdb_entry *fdb_remote(__u32 net, const __u8 *mac)
+{
+	struct fdb_key k;
+
+	fdb_key_of(&k, net, mac);
+	return bpf_map_lookup_elem(&fl_peer_fdb, &k);
+}
+
+/* The member with this MAC, wherever it is, or NULL. */
 static __always_inline struct fdb_entry *fdb_find(__u32 net, const __u8 *mac)
 {
-	struct fdb_key k = { .net = net };
+	struct fdb_entry *e = fdb_local(net, mac);
 
-	__builtin_memcpy(k.mac, mac, sizeof(k.mac));
-	return bpf_map_lookup_elem(&fl_fdb, &k);
+	return e || !cfg_vxlan_port ? e : fdb_remote(net, mac);
 }

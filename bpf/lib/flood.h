@@ -18,6 +18,8 @@
 #include "count.h"
 #include "drop.h"
 #include "endpoint.h"
+#include "tunnel.h"
+#include "vni.h"
 
 /* skb->mark of a frame that was sent to its own device again: this in the upper half, the
  * number of members that have their copy in the lower. A sandbox cannot set it, because marks
@@ -34,6 +36,9 @@ struct flood {
 	__u32 base;	 /* members counts from here */
 	__u32 members;
 	__u32 copied;
+	__u32 nodes;   /* to copy to in this run */
+	__u32 node;    /* the first of them */
+	__u32 no_host; /* the host port gets no copy */
 };
 
 static __always_inline __u32 flood_done(const struct __sk_buff *skb)
@@ -50,6 +55,8 @@ static long flood_one(void *map, __u32 *ifindex, struct endpoint *ep, struct flo
 		return 0;
 	if (f->only_host && !(ep->flags & EP_HOSTPORT))
 		return 0;
+	if (cfg_vxlan_port && f->no_host && ep->flags & EP_HOSTPORT)
+		return 0;
 	before = f->members++ - f->base;
 	if (before < f->done)
 		return 0;
@@ -58,6 +65,44 @@ static long flood_one(void *map, __u32 *ifindex, struct endpoint *ep, struct flo
 	if (!bpf_clone_redirect(f->skb, *ifindex, 0))
 		f->copied = 1;
 	return 0;
+}
+
+/* Sends the frame to its own device once more for one node, which encapsulates it there. */
+static long flood_node(__u32 i, struct flood *f)
+{
+	if (i >= f->nodes)
+		return 1;
+	f->skb->mark = COPY_MARK | ((f->node + i + 1) & ~MARK_KIND);
+	if (bpf_clone_redirect(f->skb, f->skb->ifindex, BPF_F_INGRESS))
+		count_event(EV_TUNNEL_CUT);
+	else
+		f->copied = 1;
+	return 0;
+}
+
+/* Copies the frame to the nodes of its network that are due after all of the members. Returns how
+ * many nodes there are. Where members may not reach each other, none gets a copy; what the host
+ * sends stays on it. */
+static __always_inline __u32 flood_nodes(struct flood *f, const struct endpoint *ep, __u32 members)
+{
+	__u32 end = f->done + cfg_flood_slice, all;
+
+	if (!cfg_vxlan_port || !(ep->flags & EP_ICC) || ep->flags & EP_HOSTPORT)
+		return 0;
+	all = tunnel_node(ep->net, 0);
+	if (all > FLOOD_MAX)
+		all = FLOOD_MAX;
+	if (members >= end)
+		return all;
+	f->node = members > f->done ? 0 : f->done - members;
+	f->nodes = end - members - f->node;
+	if (f->node < all) {
+		if (f->nodes > all - f->node)
+			f->nodes = all - f->node;
+		bpf_loop(f->nodes, flood_node, f, 0);
+		f->skb->mark = 0;
+	}
+	return all;
 }
 
 /* Sends the frame to its own device once more, for the members after the first done. */
@@ -87,6 +132,7 @@ static __always_inline int flood(struct __sk_buff *skb, const struct endpoint *e
 	skb->mark = 0;
 	bpf_for_each_map_elem(&fl_endpoint, flood_one, &f, 0);
 	members = f.members - f.base;
+	members += flood_nodes(&f, ep, members);
 	/* Without other members it has reached all of them. */
 	if (!f.done && members && !f.copied)
 		return -DROP_FLOOD;
@@ -99,4 +145,24 @@ static __always_inline int flood(struct __sk_buff *skb, const struct endpoint *e
 	if (members > f.done && !flood_again(skb, f.done))
 		count_event(EV_FLOOD_CUT);
 	return TC_ACT_SHOT; /* the copies are on their way; not a drop, so not counted as one */
+}
+
+/* Copies a frame of network net that arrived through a tunnel to the members on this host, as many
+ * as one run can: other nodes get theirs from the sender. The host port gets none, because the
+ * gateway is not reached through a tunnel. */
+static __always_inline int flood_arrived(struct __sk_buff *skb, __u32 net)
+{
+	struct flood f = { .skb = skb, .net = net, .base = skb->hash, .no_host = 1 };
+	__u32 members;
+
+	f.members = f.base;
+	bpf_for_each_map_elem(&fl_endpoint, flood_one, &f, 0);
+	members = f.members - f.base;
+	if (!f.copied)
+		return -DROP_FLOOD;
+	count_path(skb, PATH_FLOOD);
+	count_traffic(net, DIR_TO_ENDPOINT, skb->len);
+	if (members > cfg_flood_slice)
+		count_event(EV_FLOOD_CUT);
+	return TC_ACT_SHOT; /* the copies are on their way */
 }

@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <linux/in.h>
 #include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
 #include "addr.h"
@@ -28,6 +29,7 @@
 #include "skb.h"
 #include "subnet.h"
 #include "track.h"
+#include "tunnel_in.h"
 #include "tuple.h"
 #include "uplink.h"
 #include "vlan.h"
@@ -223,6 +225,13 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 	}
 	if (!is_ip(skb->protocol))
 		return is_vlan(skb->protocol) ? -DROP_VLAN : VERDICT_NEXT;
+	if (cfg_vxlan_port) {
+		__u32 l4 = tunnel_l4(skb);
+
+		err = l4 ? tunnel_receive(skb, l4) : VERDICT_NEXT;
+		if (err != VERDICT_NEXT)
+			return err;
+	}
 	err = parse(skb, &p, skb->protocol);
 	if (err == -DROP_MARTIAN)
 		return err;
@@ -230,6 +239,13 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 		err = frag_follow(skb, &p, err);
 		if (err == TC_ACT_SHOT || err == -DROP_NAT_FAILED)
 			return err;
+	}
+	if (cfg_vxlan_port && !err && p.t.proto == IPPROTO_UDP &&
+	    p.t.dport == bpf_htons(cfg_vxlan_port)) {
+		err = tunnel_odd(skb, &p);
+		if (err != VERDICT_NEXT)
+			return err;
+		err = 0;
 	}
 	/* The stack refuses a packet that cannot be parsed, but it must not reach a sandbox. */
 	if (err || p.flags & PKT_ICMP_LOCAL)

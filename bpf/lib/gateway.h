@@ -183,7 +183,7 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 		return -DROP_ISOLATED;
 	if (net) {
 		/* Routed to a member through the gateway, by the members' rules. */
-		if (!neigh_find(dst, net, &n))
+		if (!neigh_local(dst, net, &n))
 			return -DROP_NO_MEMBER;
 		if (!(ep->flags & EP_ICC))
 			return -DROP_ICC;

@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 #include <stddef.h>
 #include "addr.h"
+#include "config.h"
 
 /* fl_neigh: (network, IP) -> */
 struct neigh_key {
@@ -18,7 +19,7 @@ _Static_assert(sizeof(struct neigh_key) == 24, "struct neigh_key");
 
 struct neigh_entry {
 	__u8 mac[6];
-	__u16 node;    /* where the member is; 0, this host, is the only one so far */
+	__u16 node;    /* where the member is; 0: on this host */
 	__u32 ifindex; /* of the host end */
 	__u32 flags;   /* enum ep_flag of that endpoint */
 };
@@ -33,10 +34,31 @@ struct {
 	__type(value, struct neigh_entry);
 } fl_neigh SEC(".maps");
 
+/* The same for members on other nodes; see fl_peer_fdb. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 393216);
+	__type(key, struct neigh_key);
+	__type(value, struct neigh_entry);
+} fl_peer_neigh SEC(".maps");
+
+/* Finds a member of this host. */
+static __always_inline int neigh_local(const union ip *a, __u32 net, struct neigh_entry **n)
+{
+	struct neigh_key k = { .addr = *a, .net = net };
+
+	*n = bpf_map_lookup_elem(&fl_neigh, &k);
+	return *n != NULL;
+}
+
+/* Finds a member wherever it is. */
 static __always_inline int neigh_find(const union ip *a, __u32 net, struct neigh_entry **n)
 {
 	struct neigh_key k = { .addr = *a, .net = net };
 
 	*n = bpf_map_lookup_elem(&fl_neigh, &k);
+	if (!*n && cfg_vxlan_port)
+		*n = bpf_map_lookup_elem(&fl_peer_neigh, &k);
 	return *n != NULL;
 }

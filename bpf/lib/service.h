@@ -78,7 +78,7 @@ static __always_inline bool names_served(const union ip *a, __be16 port)
 	if (port != bpf_htons(DNS_PORT))
 		return false;
 	net = subnet_of(a);
-	return net && neigh_find(a, net, &n) && n->flags & EP_DNS;
+	return net && neigh_local(a, net, &n) && n->flags & EP_DNS;
 }
 
 /* The address that stands for every address of the host, in t's family. */

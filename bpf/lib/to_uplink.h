@@ -220,7 +220,7 @@ static __always_inline int do_to_uplink(struct __sk_buff *skb)
 	net = subnet_of(&p.t.saddr);
 	if (!net)
 		return avoid_collision(skb, &p, up);
-	if (!neigh_find(&p.t.saddr, net, &n))
+	if (!neigh_local(&p.t.saddr, net, &n))
 		return -DROP_ENDPOINT_GONE;
 	ep = endpoint_find(n->ifindex);
 	if (!ep)

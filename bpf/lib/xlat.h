@@ -31,10 +31,6 @@
  * sender would not send smaller ones (RFC 7915 section 5.1). */
 #define XLAT_MAY_FRAGMENT 1260
 
-#ifndef BPF_F_ADJ_ROOM_FIXED_GSO
-#define BPF_F_ADJ_ROOM_FIXED_GSO (1ULL << 0)
-#endif
-
 struct fraghdr {
 	__u8 next;
 	__u8 reserved;

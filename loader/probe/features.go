@@ -97,6 +97,8 @@ func probes() []probe {
 			"Sandboxes are connected by veth pairs, which is the default anyway."},
 		{"fib_src", false, tried(probeFIBSrc, version{6, 7}),
 			"Masqueraded packets get the uplink's first address, even if the route prefers another (src)."},
+		{"decap", false, tried(probeDecapL3, version{6, 3}),
+			"In overlays with tunnels over IPv6, ARP requests of kernel VXLAN devices on other hosts are lost; other nodes of Fairlead send none."},
 		{"conntrack", false, findConntrack,
 			"Sandboxes cannot reach ports of the host that netfilter redirects (DNAT) to another machine. " +
 				"If there are such rules: modprobe nf_conntrack, and restart the daemon."},

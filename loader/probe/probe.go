@@ -20,18 +20,22 @@ import (
 type Flags struct {
 	FIBSrc    bool // BPF_FIB_LOOKUP_SRC
 	Conntrack bool // bpf_skb_ct_lookup
+	DecapL3   bool // BPF_F_ADJ_ROOM_DECAP_L3_IPV4 and _IPV6
 }
 
 // TryFlags probes for them.
 func TryFlags() Flags {
 	v := kernelVersion()
 	fib, _ := judge(probeFIBSrc(), v, version{6, 7})
-	return Flags{FIBSrc: fib, Conntrack: probeConntrack() == nil}
+	decap, _ := judge(probeDecapL3(), v, version{6, 3})
+	return Flags{FIBSrc: fib, Conntrack: probeConntrack() == nil, DecapL3: decap}
 }
 
 // Values of enums in linux/bpf.h.
 const (
 	fibLookupSrc = 1 << 4 // BPF_FIB_LOOKUP_SRC
+	decapL3IPv4  = 1 << 7 // BPF_F_ADJ_ROOM_DECAP_L3_IPV4
+	adjRoomMAC   = 1      // BPF_ADJ_ROOM_MAC
 	loopback     = 1      // ifindex of lo in every network namespace
 )
 
@@ -53,6 +57,19 @@ func probeFIBSrc() error {
 		asm.Return(),
 	)
 	return tryHelper(insns, unix.EAFNOSUPPORT)
+}
+
+// probeDecapL3 shrinks a packet by more than any packet may: the helper rejects an unknown flag
+// before it checks the length.
+func probeDecapL3() error {
+	insns := asm.Instructions{
+		asm.Mov.Imm(asm.R2, -0x1000),
+		asm.Mov.Imm(asm.R3, adjRoomMAC),
+		asm.Mov.Imm(asm.R4, decapL3IPv4),
+		asm.FnSkbAdjustRoom.Call(),
+		asm.Return(),
+	}
+	return tryHelper(insns, unix.EFAULT)
 }
 
 // probeConntrack loads a program that queries nf_conntrack with the call instructions of the

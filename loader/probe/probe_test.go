@@ -69,7 +69,7 @@ func TestProbe(t *testing.T) {
 	}
 	v := parseVersion(f.Release)
 	for name, since := range map[string]version{
-		"tcx": {6, 6}, "fib_src": {6, 7}, "redirect_peer": {5, 10},
+		"tcx": {6, 6}, "fib_src": {6, 7}, "decap": {6, 3}, "redirect_peer": {5, 10},
 		"socket programs": {5, 7}, "syscall programs": {5, 14}, "batch operations": {5, 6}, "kernel": {6, 1},
 	} {
 		if !got[name].OK && v.atLeast(since) {

@@ -13,7 +13,7 @@ import (
 // insn"). clang may lay one out so that a call, or another instruction that is not a jump,
 // falls through into the head.
 func TestBackEdges(t *testing.T) {
-	for _, o := range objects(t)[3:] { // the configurations have the same code
+	for _, o := range objects(t)[sameCode:] {
 		for name, p := range o.spec.Programs {
 			g := newGraph(p.Instructions)
 			for at := range g.begins {

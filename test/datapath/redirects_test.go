@@ -118,7 +118,9 @@ func (r redirector) note(log *ebpf.Map, kind int, name string) asm.Instructions 
 		asm.StoreMem(asm.R0, 24, asm.R1, asm.DWord),
 	)
 	if r.kind == "neigh" {
-		insns = append(insns, asm.LoadMem(asm.R2, asm.RFP, slot(asm.R2), asm.DWord))
+		// Without a next hop, the kernel looks it up.
+		insns = append(insns, asm.LoadMem(asm.R2, asm.RFP, slot(asm.R2), asm.DWord),
+			asm.StoreImm(asm.R0, 32, 0, asm.Word), asm.JEq.Imm(asm.R2, 0, name+"_call"))
 		for i := range int16(5) { // struct bpf_redir_neigh
 			insns = append(insns,
 				asm.LoadMem(asm.R1, asm.R2, i*4, asm.Word), asm.StoreMem(asm.R0, 32+i*4, asm.R1, asm.Word))
@@ -153,7 +155,7 @@ func (r *redirects) take(tb testing.TB) []redirect {
 			flags:   binary.NativeEndian.Uint64(e[16:]),
 		}
 		switch family := binary.NativeEndian.Uint32(e[24:]); {
-		case c.kind != "neigh":
+		case c.kind != "neigh", family == 0:
 		case family == 2:
 			c.nextHop = netip.AddrFrom4([4]byte(e[28:]))
 		default:

@@ -21,7 +21,7 @@ const (
 // No call chain exceeds the stack by the rule of the oldest kernel, which counts more than
 // this machine's.
 func TestStack(t *testing.T) {
-	for _, o := range objects(t)[3:] { // the configurations have the same code
+	for _, o := range objects(t)[sameCode:] {
 		for name, p := range o.spec.Programs {
 			depth, chain := newFrames(p.Instructions).deepest(name)
 			if depth > stackLimit {

@@ -59,6 +59,9 @@ func TestVerifier(t *testing.T) {
 	}
 }
 
+// sameCode is the number of configurations of one object before its last: they have the same code.
+const sameCode = 11
+
 // object is a shipped object with a configuration.
 type object struct {
 	config string
@@ -69,12 +72,19 @@ type object struct {
 func objects(t *testing.T) []object {
 	t.Helper()
 	var all []object
-	for setting := range uint8(4) {
-		fib, conntrack := setting&1, setting>>1
-		spec, err := bpf.LoadTC()
-		must(t, err)
-		all = append(all, object{fmt.Sprintf("cfg_conntrack=%d cfg_fib_src=%d", conntrack, fib), spec,
-			map[string]any{"cfg_conntrack": conntrack, "cfg_fib_src": fib}})
+	for _, overlay := range []struct {
+		name string
+		port uint16
+		l3   uint8
+	}{{"", 0, 0}, {" cfg_vxlan_port cfg_decap_l3=0", tunnelPort, 0}, {" cfg_vxlan_port cfg_decap_l3=1", tunnelPort, 1}} {
+		for setting := range uint8(4) {
+			fib, conntrack := setting&1, setting>>1
+			spec, err := bpf.LoadTC()
+			must(t, err)
+			all = append(all, object{fmt.Sprintf("cfg_conntrack=%d cfg_fib_src=%d%s", conntrack, fib, overlay.name), spec,
+				map[string]any{"cfg_conntrack": conntrack, "cfg_fib_src": fib,
+					"cfg_vxlan_port": overlay.port, "cfg_decap_l3": overlay.l3}})
+		}
 	}
 	sock, err := bpf.LoadSock()
 	must(t, err)

@@ -40,13 +40,25 @@ func verifyAll(r *report, conntrack uint8) error {
 			continue // verified before
 		}
 		names := switches(spec)
-		for setting := range 1 << len(names) {
-			if err := verify(r, object.name, spec.Copy(), names, setting); err != nil {
-				return err
+		for _, port := range overlayPorts(spec) {
+			for setting := range 1 << len(names) {
+				if err := verify(r, object.name, spec.Copy(), port, names, setting); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return nil
+}
+
+const overlayPort = "cfg_vxlan_port"
+
+// overlayPorts returns the ports to verify an object with: without an overlay, and with one.
+func overlayPorts(spec *ebpf.CollectionSpec) []uint16 {
+	if spec.Variables[overlayPort] == nil {
+		return []uint16{0}
+	}
+	return []uint16{0, 4789}
 }
 
 // switches returns the object's other one-byte settings: kernel features. They decide which
@@ -63,8 +75,14 @@ func switches(spec *ebpf.CollectionSpec) []string {
 }
 
 // verify loads one object with one combination: a bit for each switch.
-func verify(r *report, object string, spec *ebpf.CollectionSpec, names []string, setting int) error {
+func verify(r *report, object string, spec *ebpf.CollectionSpec, port uint16, names []string, setting int) error {
 	title := object
+	if port != 0 {
+		if err := spec.Variables[overlayPort].Set(port); err != nil {
+			return fmt.Errorf("set %s: %w", overlayPort, err)
+		}
+		title += fmt.Sprintf(" %s=%d", overlayPort, port)
+	}
 	for i, name := range names {
 		value := uint8(setting >> i & 1)
 		if err := spec.Variables[name].Set(value); err != nil {

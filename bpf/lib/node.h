@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/* Other hosts of an overlay. This host is number 0 wherever a member's node is named. */
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include "addr.h"
+
+/* node.flags */
+enum node_flag {
+	NODE_ENCRYPTED = 1 << 0, /* reached by a device that encrypts */
+};
+
+/* fl_node: number of a node -> */
+struct node {
+	union ip local;	 /* this host's tunnel address, of the family of remote */
+	union ip remote; /* the node's tunnel address */
+	__u32 ifindex;	 /* of the uplink to it; 0: there is no route */
+	__u32 up_flags;	 /* of that uplink, as in struct uplink */
+	__u16 mtu;	 /* of IP packets inside of the tunnel, in bytes; 0: not known */
+	__u16 flags;	 /* enum node_flag */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct node) == 48, "struct node");
+
+/* Nodes by number: 1 to 4095, and the same plus 4096 where they are reached by the device that
+ * encrypts. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 8192);
+	__type(key, __u32);
+	__type(value, struct node);
+} fl_node SEC(".maps");
+
+/* Numbers of nodes by the tunnel addresses that they may send from. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 8192);
+	__type(key, union ip);
+	__type(value, __u32);
+} fl_node_addr SEC(".maps");
+
+static __always_inline struct node *node_find(__u32 id)
+{
+	return bpf_map_lookup_elem(&fl_node, &id);
+}
+
+/* The number of the node with tunnel address *a, or 0. */
+static __always_inline __u32 node_at(const union ip *a)
+{
+	__u32 *id = bpf_map_lookup_elem(&fl_node_addr, a);
+
+	return id ? *id : 0;
+}
