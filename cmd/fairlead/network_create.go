@@ -36,13 +36,14 @@ func newNetworkCreateCommand(e *env) *cobra.Command {
 		Example: `  fairlead network create web
   fairlead network create --ipv6 --subnet 10.5.0.0/16 --gateway 10.5.0.254 --subnet fd00:5::/64 db
   fairlead network create --ipv4=false --ipv6 six
+  fairlead network create -d overlay shop
   fairlead network create --internal -o com.docker.network.driver.mtu=9000 backend`,
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runNetworkCreate(cmd.Context(), e, o, args[0]) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.driver, "driver", "d", "bridge", "network driver; only bridge is supported")
+	f.StringVarP(&o.driver, "driver", "d", "bridge", "network driver, bridge or overlay (shared by the hosts of a cluster)")
 	f.StringArrayVar(&o.subnets, "subnet", nil, "subnet, ADDRESS/LENGTH; one per address family (default: from the daemon's pools)")
 	f.StringArrayVar(&o.gateways, "gateway", nil, "gateway address of a subnet (default: its first)")
 	f.StringArrayVar(&o.ranges, "ip-range", nil, "part of a subnet to allocate addresses from, ADDRESS/LENGTH or FIRST-LAST")

@@ -34,6 +34,8 @@ func (e *Error) Unwrap() error {
 		return model.ErrVanished
 	case http.StatusNotImplemented:
 		return model.ErrNotSupported
+	case http.StatusServiceUnavailable:
+		return model.ErrUnavailable
 	}
 	return nil
 }
@@ -58,6 +60,8 @@ func StatusOf(err error) int {
 		return http.StatusForbidden
 	case errors.Is(err, model.ErrNotSupported):
 		return http.StatusNotImplemented
+	case errors.Is(err, model.ErrUnavailable):
+		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError
 }

@@ -14,11 +14,11 @@ import (
 func (c *NetworkCreate) Spec() (model.NetworkSpec, error) {
 	spec := model.NetworkSpec{Name: c.Name, Driver: c.Driver, Internal: c.Internal, Options: c.Options, Labels: c.Labels}
 	switch {
-	case slices.Contains([]string{"overlay", "macvlan", "ipvlan"}, c.Driver):
-		return spec, model.Refuse(model.ErrNotSupported, "network driver %q is not available yet; use \"bridge\"", c.Driver)
-	case c.Scope != "" && c.Scope != "local":
-		return spec, model.Refuse(model.ErrNotSupported, "scope %q is not available yet; use \"local\"", c.Scope)
-	case c.Attachable, c.Ingress, c.ConfigOnly:
+	case slices.Contains([]string{"macvlan", "ipvlan"}, c.Driver):
+		return spec, model.Refuse(model.ErrNotSupported, "network driver %q is not available yet; use \"bridge\" or \"overlay\"", c.Driver)
+	case c.Scope != "" && c.Scope != ScopeOf(&model.Network{Driver: c.Driver}):
+		return spec, model.Refuse(model.ErrNotSupported, "scope %q is not available with this driver; use %q", c.Scope, ScopeOf(&model.Network{Driver: c.Driver}))
+	case c.Attachable && c.Driver != model.DriverOverlay, c.Ingress, c.ConfigOnly:
 		return spec, model.Refuse(model.ErrNotSupported, "attachable, ingress and config-only networks are not available yet (leave these fields out)")
 	}
 	spec.EnableIPv6 = c.EnableIPv6 != nil && *c.EnableIPv6
@@ -40,6 +40,14 @@ func (c *NetworkCreate) Spec() (model.NetworkSpec, error) {
 		spec.Subnets = append(spec.Subnets, subnet)
 	}
 	return spec, nil
+}
+
+// ScopeOf returns where a network exists: on this host, or on all hosts of the cluster.
+func ScopeOf(n *model.Network) string {
+	if n.Has().Shared {
+		return "global"
+	}
+	return "local"
 }
 
 func (c *IPAMConfig) spec() (s model.SubnetSpec, err error) {

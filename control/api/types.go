@@ -27,6 +27,7 @@ type Network struct {
 	EnableIPv6 bool
 	IPAM       IPAM
 	Internal   bool
+	VNI        uint32                   `json:",omitempty"` // of a network that hosts share
 	Containers map[string]NetworkMember // by sandbox ID; filled by inspect only
 	Options    map[string]string
 	Labels     map[string]string
@@ -57,6 +58,8 @@ type NetworkMember struct {
 	MacAddress  string
 	IPv4Address string // with prefix length; "" if there is none
 	IPv6Address string
+	// Node is the name of the node that the sandbox is on, if that is another one.
+	Node string `json:",omitempty"`
 }
 
 // NetworkCreate is the body of POST /networks/create. The fields below Labels
@@ -329,6 +332,53 @@ type Status struct {
 	FlowsMax  int
 	Repairs   map[string]uint64 // external changes that the reconciler repaired, by kind
 	LastError string            // of the reconciler; "" if the last pass had no error
+	Cluster   *ClusterStatus    `json:",omitempty"` // null: the host is not part of a cluster
+}
+
+// Node is a host of the cluster, as the daemon sees it.
+type Node struct {
+	ID        string
+	Name      string
+	Number    uint16 // in the datapath
+	Self      bool   // the daemon's own host
+	Status    string // up, down or unknown
+	Address   string // of its end of the tunnels
+	Device    string // through which this host reaches it; "": not at all
+	MTU       int    // of packets of shared networks to it, in bytes; 0: not known
+	Version   string
+	Sandboxes int       // in networks that have sandboxes here too
+	LastSeen  time.Time `json:",omitzero"` // if it is down
+}
+
+// The values of Node.Status.
+const (
+	NodeUp      = "up"
+	NodeDown    = "down"
+	NodeUnknown = "unknown" // the store does not answer
+)
+
+// AddressHolder is the holder of an address of a shared network.
+type AddressHolder struct {
+	Address  string
+	Node     string // its name
+	Endpoint string // ID; "": the node itself
+	Sandbox  string // name; "": not known
+	Since    time.Time
+}
+
+// ClusterStatus is the daemon's part in a cluster.
+type ClusterStatus struct {
+	Node      string // this host's name
+	Number    uint16 // 0: not registered yet
+	Store     string // its URL
+	Reachable bool
+	Since     time.Time // of the last change of Reachable
+	Error     string    `json:",omitempty"`
+	Nodes     int       // other nodes
+	NodesDown int
+	Members   int // sandboxes on other nodes, in networks that have sandboxes here
+	// Waiting is the number of networks whose members here are not published yet.
+	Waiting int
 }
 
 // Version answers GET /version.

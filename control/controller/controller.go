@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -24,9 +25,26 @@ type Namespaces interface {
 	VanishedSandboxes(least time.Duration) []string
 }
 
+// Cluster is the part of a cluster that verbs on shared networks need. They call it without the lock of
+// the state, because its store may not answer.
+type Cluster interface {
+	// CreateNetwork creates a network in the cluster. plan makes it, given the subnets of the cluster's
+	// other networks and the default MTU.
+	CreateNetwork(ctx context.Context, plan func(taken []netip.Prefix, mtu int) (*model.Network, error)) (*model.Network, error)
+	// RemoveNetwork removes a network without endpoints on this host, now or later. It refuses one that
+	// other nodes use.
+	RemoveNetwork(ctx context.Context, n *model.Network) error
+	// Claim reserves what an endpoint needs, and Done ends the claim: what the state does not have
+	// then is released.
+	Claim(ctx context.Context, n *model.Network, spec model.EndpointSpec, member model.Member) (*model.Claim, error)
+	Done(claim *model.Claim)
+}
+
 // Config configures a Controller.
 type Config struct {
 	Namespaces Namespaces // required
+	// Cluster returns the cluster that this host is part of, nil if it is not. The default is none.
+	Cluster func() Cluster
 	// RunDir is the daemon's run directory; required, absolute. Fairlead creates
 	// its network namespaces in RunDir/netns.
 	RunDir string
@@ -48,6 +66,9 @@ func (c *Config) validate() error {
 		return errors.New("controller: no lookup of processes")
 	case !filepath.IsAbs(c.RunDir):
 		return fmt.Errorf("controller: run directory %q is not absolute", c.RunDir)
+	}
+	if c.Cluster == nil {
+		c.Cluster = func() Cluster { return nil }
 	}
 	if c.StartGrace == 0 {
 		c.StartGrace = time.Minute

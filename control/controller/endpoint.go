@@ -4,6 +4,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/fairlead-net/fairlead/control/desired"
@@ -17,7 +18,7 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 	var ep *model.Endpoint
 	var n *model.Network
 	var sb *model.Sandbox
-	err := c.state.Update(ctx, func(t *txn.Tx) (err error) {
+	connect := func(t *txn.Tx) (err error) {
 		if n, err = t.Next.FindNetwork(netRef); err != nil {
 			return err
 		}
@@ -35,7 +36,12 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 		}
 		ep = t.Next.Endpoint(ep.ID) // may have become the gateway
 		return nil
-	})
+	}
+	var member model.Member
+	if joins, err := c.Sandbox(sandboxRef); err == nil {
+		member = model.Member{SandboxID: joins.ID, Name: joins.Name, Hostname: joins.Hostname}
+	}
+	err := c.withClaim(ctx, netRef, &spec, member, func() error { return c.state.Update(ctx, connect) })
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +112,7 @@ func addEndpoint(ctx context.Context, t *txn.Tx, n *model.Network, sb *model.San
 	if err := checkBandwidth(n, spec.Bandwidth); err != nil {
 		return nil, err
 	}
-	n, err := resource.ClaimSubnets(ctx, t, n)
+	n, err := resource.Activate(ctx, t, n, spec.Claim)
 	if err != nil {
 		return nil, err
 	}
@@ -124,4 +130,36 @@ func addEndpoint(ctx context.Context, t *txn.Tx, n *model.Network, sb *model.San
 	}
 	t.PutEndpoint(ep.ID, ep)
 	return ep, nil
+}
+
+// claimTries bounds the attempts of a verb to use what the cluster reserved for it.
+const claimTries = 4
+
+// withClaim calls verb with what the cluster reserves for an endpoint in spec, if the network is
+// shared. member has the names of the endpoint's sandbox.
+func (c *Controller) withClaim(ctx context.Context, netRef string, spec *model.EndpointSpec, member model.Member, verb func() error) error {
+	n, err := c.Network(netRef)
+	if err != nil || !n.Has().Shared || n.ManagedBy == model.ByEngine {
+		return verb() // it refuses what does not exist
+	}
+	cluster := c.cfg.Cluster()
+	if cluster == nil {
+		return errNoCluster
+	}
+	member.Aliases = spec.Aliases
+	for range claimTries {
+		member.ID = resource.NewID(c.Snapshot().EndpointsByPrefix)
+		if spec.Claim, err = cluster.Claim(ctx, n, *spec, member); err != nil {
+			return err
+		}
+		err = verb()
+		cluster.Done(spec.Claim)
+		if !errors.Is(err, resource.ErrStaleClaim) {
+			return err
+		}
+		if n, err = c.Network(n.ID); err != nil {
+			return err
+		}
+	}
+	return model.Refuse(model.ErrConflict, "network %s is used and left by other sandboxes all the time (try again)", n.Name)
 }

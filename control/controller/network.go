@@ -4,7 +4,9 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/fairlead-net/fairlead/control/desired/txn"
@@ -20,12 +22,12 @@ func (c *Controller) Network(ref string) (*model.Network, error) {
 
 // PruneNetworks removes the networks without endpoints, except predefined ones, those managed
 // by container engines, and those for which keep (which may be nil) returns true. It
-// returns the names of the removed networks, sorted.
+// returns the names of the removed networks, sorted. A shared network stays if another node uses it.
 func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network) bool) ([]string, error) {
 	names := []string{}
 	err := c.state.Update(ctx, func(t *txn.Tx) error {
 		for n := range t.Old.Networks() {
-			if t.Next.HasMembers(n.ID) || resource.Predefined(n.Name) || n.ManagedBy == model.ByEngine || keep != nil && keep(n) {
+			if t.Next.HasMembers(n.ID) || resource.Predefined(n.Name) || n.Has().Shared || n.ManagedBy == model.ByEngine || keep != nil && keep(n) {
 				continue
 			}
 			resource.DropNetwork(t, n)
@@ -36,6 +38,7 @@ func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network
 	if err != nil {
 		return nil, err
 	}
+	names = append(names, c.pruneShared(ctx, keep)...)
 	slices.Sort(names)
 	if len(names) > 0 {
 		c.state.Log().Info("removed unused networks", "count", len(names))
@@ -43,15 +46,28 @@ func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network
 	return names, nil
 }
 
-// CreateNetwork creates a network with driver bridge.
+// CreateNetwork creates a network.
 func (c *Controller) CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
+	if d, ok := model.DriverNamed(spec.Driver); ok && d.Shared {
+		return c.createShared(ctx, spec)
+	}
 	return resource.CreateNetwork(ctx, c.state, spec)
 }
 
 // RemoveNetwork removes a network that has no endpoints.
 func (c *Controller) RemoveNetwork(ctx context.Context, ref string) error {
-	var n *model.Network
-	err := c.state.Update(ctx, func(t *txn.Tx) (err error) {
+	n, err := c.Network(ref)
+	if err == nil && n.Has().Shared && !c.Snapshot().HasMembers(n.ID) {
+		// With members the removal is refused below.
+		if err := c.removeShared(ctx, n); err != nil {
+			return err
+		}
+		ref = n.ID
+	}
+	err = c.state.Update(ctx, func(t *txn.Tx) (err error) {
+		if n != nil && n.Has().Shared && t.Next.Network(n.ID) == nil {
+			return nil // the watch over the cluster's networks was faster
+		}
 		if n, err = t.Next.FindNetwork(ref); err != nil {
 			return err
 		}
@@ -64,4 +80,87 @@ func (c *Controller) RemoveNetwork(ctx context.Context, ref string) error {
 		c.state.Log().Info("removed network", "network", n.Name, "id", model.ShortID(n.ID))
 	}
 	return err
+}
+
+// errNoCluster refuses verbs on shared networks if this host is not part of a cluster.
+var errNoCluster = model.Refuse(model.ErrForbidden, "driver overlay connects the hosts of a cluster, and this daemon is not part of one (start it with --store embed, or with --store etcd://HOST:2379 of another host)")
+
+// createShared creates a network in the cluster, and here.
+func (c *Controller) createShared(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
+	if err := resource.ValidateNetwork(spec); err != nil {
+		return nil, err
+	}
+	cluster := c.cfg.Cluster()
+	if cluster == nil {
+		return nil, errNoCluster
+	}
+	n, err := cluster.CreateNetwork(ctx, func(taken []netip.Prefix, mtu int) (n *model.Network, err error) {
+		err = c.state.Plan(ctx, func(t *txn.Tx) error {
+			n, err = resource.PlanShared(ctx, t, spec, taken, mtu)
+			return err
+		})
+		return n, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.AdoptNetwork(ctx, n); err != nil {
+		return nil, errors.Join(err, cluster.RemoveNetwork(context.WithoutCancel(ctx), n))
+	}
+	return c.Network(n.ID)
+}
+
+// AdoptNetwork adds a network of the cluster. It does nothing if the network exists.
+func (c *Controller) AdoptNetwork(ctx context.Context, shared *model.Network) error {
+	added := false
+	err := c.state.Update(ctx, func(t *txn.Tx) error {
+		if t.Next.Network(shared.ID) != nil {
+			return nil
+		}
+		added = true
+		t.StoreOnly = true // it is idle
+		return resource.AdoptNetwork(t, shared)
+	})
+	if err == nil && added {
+		c.state.Log().Info("added network of the cluster", "network", shared.Name, "id", model.ShortID(shared.ID), "vni", shared.VNI)
+	}
+	return err
+}
+
+// ForgetNetwork removes a network that another node removed from the cluster, unless it has endpoints.
+func (c *Controller) ForgetNetwork(ctx context.Context, id string) error {
+	var n *model.Network
+	err := c.state.Update(ctx, func(t *txn.Tx) error {
+		if n = t.Next.Network(id); n == nil || !n.Has().Shared || t.Next.HasMembers(id) {
+			n = nil
+			return nil
+		}
+		resource.DropNetwork(t, n)
+		return nil
+	})
+	if err == nil && n != nil {
+		c.state.Log().Info("removed network: another node removed it from the cluster", "network", n.Name, "id", model.ShortID(n.ID))
+	}
+	return err
+}
+
+// removeShared removes a network from the cluster. Without one, it is removed here only.
+func (c *Controller) removeShared(ctx context.Context, n *model.Network) error {
+	if cluster := c.cfg.Cluster(); cluster != nil {
+		return cluster.RemoveNetwork(ctx, n)
+	}
+	return nil
+}
+
+// pruneShared removes the shared networks that no node uses, and returns their names.
+func (c *Controller) pruneShared(ctx context.Context, keep func(*model.Network) bool) (names []string) {
+	for n := range c.Snapshot().Networks() {
+		if !n.Has().Shared || c.Snapshot().HasMembers(n.ID) || keep != nil && keep(n) {
+			continue
+		}
+		if err := c.RemoveNetwork(ctx, n.ID); err == nil {
+			names = append(names, n.Name)
+		}
+	}
+	return names
 }

@@ -266,7 +266,7 @@ func networkRefusals() []networkRefusal {
 		{"predefined", model.NetworkSpec{Name: "host"}, model.ErrForbidden, "operation is not permitted on predefined host network"},
 		{"taken", model.NetworkSpec{Name: "taken"}, model.ErrConflict, "network with name taken already exists"},
 		{"mode-name", model.NetworkSpec{Name: "container:x"}, model.ErrInvalid, "invalid network name"},
-		{"overlay", model.NetworkSpec{Name: "n", Driver: "overlay"}, model.ErrNotSupported, "driver overlay is not available yet"},
+		{"overlay", model.NetworkSpec{Name: "n", Driver: "overlay"}, model.ErrForbidden, "this daemon is not part of one"},
 		{"host", model.NetworkSpec{Name: "n", Driver: "host"}, model.ErrForbidden, "only one instance"},
 		{"unknown-driver", model.NetworkSpec{Name: "n", Driver: "x"}, model.ErrInvalid, `unknown network driver "x"`},
 		{"overlap", sub(verbtest.Subnet("10.9.128.0/17")), model.ErrConflict, `Pool overlaps with other one on this address space: 10.9.128.0/17 and network "taken" (10.9.0.0/16)`},

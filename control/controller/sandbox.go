@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/resource"
@@ -32,10 +33,14 @@ func (c *Controller) CreateSandbox(ctx context.Context, spec model.SandboxSpec) 
 	if err := validateSandboxSpec(spec); err != nil {
 		return nil, err
 	}
+	spec.ID = resource.NewID(c.Snapshot().SandboxesByPrefix)
+	member := model.Member{SandboxID: spec.ID, Name: spec.Name, Hostname: spec.Hostname}
 	var sb *model.Sandbox
-	err := c.state.Update(ctx, func(t *txn.Tx) (err error) {
-		sb, err = c.createSandbox(ctx, t, spec)
-		return err
+	err := c.withClaim(ctx, networkRef(spec), &spec.Endpoint, member, func() error {
+		return c.state.Update(ctx, func(t *txn.Tx) (err error) {
+			sb, err = c.createSandbox(ctx, t, spec)
+			return err
+		})
 	})
 	if err != nil {
 		return nil, err
@@ -139,7 +144,7 @@ func validateNoEndpoint(spec model.SandboxSpec, mode string) error {
 
 func (c *Controller) createSandbox(ctx context.Context, t *txn.Tx, spec model.SandboxSpec) (*model.Sandbox, error) {
 	sb := &model.Sandbox{
-		ID:         resource.NewID(t.Next.SandboxesByPrefix),
+		ID:         spec.ID,
 		Name:       spec.Name,
 		Created:    t.Now(),
 		NetNS:      spec.NetNS,
@@ -148,6 +153,9 @@ func (c *Controller) createSandbox(ctx context.Context, t *txn.Tx, spec model.Sa
 		Command:    slices.Clone(spec.Command),
 		AutoRemove: spec.AutoRemove,
 		Expose:     joinExposed(spec.Expose),
+	}
+	if desired.First(t.Next.SandboxesByPrefix(sb.ID[:resource.IDPrefix])) != nil {
+		sb.ID = resource.NewID(t.Next.SandboxesByPrefix)
 	}
 	if sb.Name == "" {
 		sb.Name = newName(t.Next)

@@ -18,11 +18,12 @@ type names struct {
 	snapshot *desired.Snapshot
 	byName   persistent.Map[string, *model.Endpoint] // by network, name in lower case, and ID
 	networks persistent.Map[string, string]          // ID by name in lower case
+	remote   Remote                                  // nil: none
 }
 
 // update returns the names in another snapshot. Its cost is proportional to the difference.
 func (n *names) update(s *desired.Snapshot) *names {
-	next := &names{s, n.byName, n.networks}
+	next := &names{s, n.byName, n.networks, nil}
 	for c := range desired.DiffNetworks(n.snapshot, s) {
 		if c.Old != nil {
 			next.networks = next.networks.Delete(strings.ToLower(c.Old.Name))
@@ -138,14 +139,14 @@ func (n *names) networksOf(network string, from netip.Addr) (list []string) {
 // host reports whether an address is the host's own in a network.
 func (n *names) host(network string, addr netip.Addr) bool {
 	in := n.snapshot.Network(network)
-	return in != nil && slices.Contains(gateways(in), addr)
+	return in != nil && addr.IsValid() && (slices.Contains(gateways(in), addr) || addr == in.NodeIPv4 || addr == in.NodeIPv6)
 }
 
-// find returns the endpoints that have a name, in the first of the networks in which the name
+// find returns the addresses of what has a name, in the first of the networks in which the name
 // exists. A name may be qualified by its network's name, at any of its dots.
-func (n *names) find(networks []string, name string) []*model.Endpoint {
+func (n *names) find(networks []string, name string) []addressed {
 	for _, id := range networks {
-		if found := n.at(id, name); len(found) > 0 {
+		if found := n.on(id, name); len(found) > 0 {
 			return found
 		}
 	}
@@ -157,11 +158,30 @@ func (n *names) find(networks []string, name string) []*model.Endpoint {
 		if !ok || !slices.Contains(networks, id) {
 			continue
 		}
-		if found := n.at(id, name[:i]); len(found) > 0 {
+		if found := n.on(id, name[:i]); len(found) > 0 {
 			return found
 		}
 	}
 	return nil
+}
+
+// addressed is an endpoint here or a member on another node.
+type addressed interface {
+	Addr(f model.Family) netip.Addr
+}
+
+// on returns what has a name in a network, here and on other nodes.
+func (n *names) on(network, name string) (list []addressed) {
+	for _, ep := range n.at(network, name) {
+		list = append(list, ep)
+	}
+	if in := n.snapshot.Network(network); n.remote == nil || in == nil || !in.Has().Shared {
+		return list
+	}
+	for _, m := range n.remote.Named(network, name) {
+		list = append(list, &m)
+	}
+	return list
 }
 
 // nameOf returns the name of the sandbox that has an address in one of the networks, qualified by
@@ -170,6 +190,11 @@ func (n *names) nameOf(networks []string, addr netip.Addr) string {
 	for _, id := range networks {
 		if ep := n.member(id, addr); ep != nil {
 			return n.snapshot.Sandbox(ep.SandboxID).Name + "." + n.snapshot.Network(id).Name
+		}
+		if in := n.snapshot.Network(id); n.remote != nil && in != nil && in.Has().Shared {
+			if name := n.remote.At(id, addr); name != "" {
+				return name + "." + in.Name
+			}
 		}
 	}
 	return ""

@@ -39,6 +39,7 @@ type resolver struct {
 	upstream *upstream
 	mu       sync.Mutex
 	last     *names
+	remote   Remote // names of other nodes; nil: none
 }
 
 // names returns the names of the current snapshot.
@@ -51,7 +52,9 @@ func (r *resolver) names() *names {
 	if now := r.snapshot(); r.last.snapshot != now {
 		r.last = r.last.update(now)
 	}
-	return r.last
+	n := *r.last
+	n.remote = r.remote
+	return &n
 }
 
 // answer answers a query from an address in a network, or returns nil for no answer. Members

@@ -38,6 +38,14 @@ type Config struct {
 	Log        *slog.Logger // required
 }
 
+// Remote is the names of members of networks on other nodes.
+type Remote interface {
+	// Named returns the members that have a name, in lower case.
+	Named(network, name string) []model.Member
+	// At returns the name of the sandbox that has an address, or "".
+	At(network string, a netip.Addr) string
+}
+
 // Server serves the names of the networks that have DNS, at their gateway addresses.
 type Server struct {
 	cfg      Config
@@ -63,6 +71,13 @@ func New(cfg Config) *Server {
 	s.desired.Store(&desired.Snapshot{})
 	s.resolver.snapshot, s.resolver.upstream = s.desired.Load, newUpstream(cfg.ResolvConf, s.serves)
 	return s
+}
+
+// SetRemote adds the names of other nodes.
+func (s *Server) SetRemote(r Remote) {
+	s.resolver.mu.Lock()
+	defer s.resolver.mu.Unlock()
+	s.resolver.remote = r
 }
 
 // Update makes the server serve a snapshot whose addresses the host already has. When it returns,

@@ -41,6 +41,12 @@ func DefaultPools() []DefaultPool {
 	}
 }
 
+// SharedPools returns the IPv4 pools for networks that hosts share. Docker's swarm allocates from the
+// lower half of the same block.
+func SharedPools() []DefaultPool {
+	return []DefaultPool{{netip.MustParsePrefix("10.128.0.0/9"), 24}}
+}
+
 // ParseDefaultPool parses a pool in the form base=172.16.0.0/12,size=16.
 func ParseDefaultPool(s string) (DefaultPool, error) {
 	var d DefaultPool

@@ -87,6 +87,12 @@ func (p *Pool) Usable(a netip.Addr) bool {
 	return a != p.prefix.Addr() && (!a.Is4() || a != Last(p.prefix))
 }
 
+// IsFree reports whether an address is usable and not allocated.
+func (p *Pool) IsFree(a netip.Addr) bool {
+	_, taken := p.taken[a]
+	return !taken && p.Usable(a)
+}
+
 // First returns the lowest usable address that is free, even outside the range, or
 // ErrExhausted if there is none.
 func (p *Pool) First() (netip.Addr, error) {

@@ -25,6 +25,7 @@ type datapath struct {
 	events, repairs                    *prometheus.Desc
 	questions, unserved                *prometheus.Desc
 	ctEntries, ctLimit, entries, limit *prometheus.Desc
+	storeUp, nodes, members, waiting   *prometheus.Desc
 }
 
 func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
@@ -60,6 +61,11 @@ func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
 		ctLimit:   desc("conntrack_entries_limit", "Maximum number of entries of a flow table.", "table"),
 		entries:   desc("map_entries", "Entries of a BPF map.", "map"),
 		limit:     desc("map_entries_limit", "Maximum number of entries of a BPF map.", "map"),
+
+		storeUp: desc("cluster_store_up", "1 if the store of the cluster answers. Without it what runs goes on, and removals work."),
+		nodes:   desc("cluster_nodes", "Other nodes of the cluster, by state.", "state"),
+		members: desc("cluster_members", "Sandboxes on other nodes, in networks that have sandboxes here."),
+		waiting: desc("cluster_unpublished_networks", "Networks whose sandboxes on this node are not published to other nodes yet."),
 	}
 }
 
@@ -69,6 +75,7 @@ func (d *datapath) Describe(ch chan<- *prometheus.Desc) {
 		d.up, d.networks, d.sandboxes, d.uplinks, d.endpoints, d.ports,
 		d.networkPackets, d.networkBytes, d.uplinkPackets, d.uplinkBytes, d.dropPackets, d.dropBytes, d.pathPackets, d.pathBytes,
 		d.events, d.repairs, d.questions, d.unserved, d.ctEntries, d.ctLimit, d.entries, d.limit,
+		d.storeUp, d.nodes, d.members, d.waiting,
 	} {
 		ch <- desc
 	}
@@ -114,6 +121,17 @@ func (d *datapath) Collect(ch chan<- prometheus.Metric) {
 	ch <- gauge(d.unserved, stats.Unserved)
 	fill(ch, d.ctEntries, d.ctLimit, stats.Conntrack)
 	fill(ch, d.entries, d.limit, stats.Maps)
+	if c := stats.Cluster; c != nil {
+		up := 0
+		if c.Up {
+			up = 1
+		}
+		ch <- gauge(d.storeUp, up)
+		ch <- gauge(d.nodes, c.Nodes-c.Down, "up")
+		ch <- gauge(d.nodes, c.Down, "down")
+		ch <- gauge(d.members, c.Members)
+		ch <- gauge(d.waiting, c.Waiting)
+	}
 }
 
 // fill emits the entries and the limit of each table.

@@ -50,6 +50,16 @@ type Stats struct {
 	Repairs   map[string]uint64 // by kind
 	Questions map[string]uint64 // DNS queries, by result
 	Unserved  int               // addresses where DNS is not served, because another program uses the port
+	Cluster   *Cluster          // nil: the host is not part of one
+}
+
+// Cluster are the numbers of the host's part in a cluster.
+type Cluster struct {
+	Up      bool // the store answers
+	Nodes   int  // others
+	Down    int  // of those
+	Members int  // on other nodes, in networks that have members here
+	Waiting int  // networks whose members here are not published yet
 }
 
 // Config configures [Metrics].

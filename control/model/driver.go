@@ -9,9 +9,10 @@ import (
 
 // Drivers of a Network, under Docker's names.
 const (
-	DriverBridge = "bridge"
-	DriverHost   = "host"
-	DriverNull   = "null"
+	DriverBridge  = "bridge"
+	DriverHost    = "host"
+	DriverNull    = "null"
+	DriverOverlay = "overlay"
 )
 
 // DeviceKind is a kind of network device that Fairlead creates.
@@ -35,14 +36,18 @@ type Driver struct {
 	Entries    bool       // networks and endpoints have entries in the datapath's tables
 	OnHost     DeviceKind // the network's own device
 	Endpoint   DeviceKind // the device of an endpoint; NoDevice: sandboxes have no endpoints
+	// Shared: the networks are those of a cluster, whose store allocates their addresses. On a node
+	// without endpoints they are idle.
+	Shared bool
 }
 
 // drivers holds a row per driver. Code that handles networks asks these for what it needs, so
 // that a new driver is a row here and, if it has another kind of device, code for that.
 var drivers = map[string]Driver{
-	DriverBridge: {Pools: true, Entries: true, OnHost: DeviceHostPort, Endpoint: DeviceVeth},
-	DriverHost:   {Predefined: true},
-	DriverNull:   {Predefined: true},
+	DriverBridge:  {Pools: true, Entries: true, OnHost: DeviceHostPort, Endpoint: DeviceVeth},
+	DriverHost:    {Predefined: true},
+	DriverNull:    {Predefined: true},
+	DriverOverlay: {Pools: true, Entries: true, OnHost: DeviceHostPort, Endpoint: DeviceVeth, Shared: true},
 }
 
 // DriverNames returns the names of all drivers.

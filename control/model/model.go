@@ -93,6 +93,16 @@ func (m *MAC) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// MACOf derives a MAC from an IPv4 address like Docker, and from the last 4 bytes of an IPv6
+// address, in which neighbours differ. It returns zero for the zero Addr.
+func MACOf(ip netip.Addr) MAC {
+	if !ip.IsValid() {
+		return MAC{}
+	}
+	a := ip.AsSlice()
+	return MAC(append([]byte{0x02, 0x42}, a[len(a)-4:]...))
+}
+
 // LinkLocal returns the IPv6 link-local address that the kernel derives from the
 // hardware address (modified EUI-64, RFC 4291 appendix A).
 func (m MAC) LinkLocal() netip.Addr {
@@ -165,14 +175,15 @@ type Network struct {
 	ManagedBy    Manager    `json:"managed_by"` // Fairlead or an engine
 	Local        `json:"-"` // what only this host knows of the network
 
-	// Idle marks a predefined network without endpoints. It has no device and claims no
-	// subnet. Its first endpoint reclaims Subnets if they are still free.
+	// Idle marks a predefined or shared network without endpoints on this host. It has no device
+	// and claims no subnet. Its first endpoint reclaims Subnets if they are still free.
 	Idle bool `json:"idle,omitempty"`
 
 	EnableIPv4 bool     `json:"enable_ipv4"`
 	EnableIPv6 bool     `json:"enable_ipv6"`
 	Subnets    []Subnet `json:"subnets,omitempty"`
 	GatewayMAC MAC      `json:"gateway_mac,omitzero"` // of the host port
+	VNI        uint32   `json:"vni,omitempty"`        // VXLAN network identifier; 0: the network is not shared
 
 	Internal        bool       `json:"internal,omitempty"`         // no default route
 	ICC             bool       `json:"icc"`                        // members may reach each other
@@ -195,6 +206,10 @@ type Local struct {
 	// Engine is the ID of the engine that last listed the network, or EngineQueried until one
 	// has listed it. It is "" if the engine is not one that Fairlead queries.
 	Engine string `json:"engine,omitempty"`
+	// NodeIPv4 and NodeIPv6 are the host's own addresses in a shared network, whose gateway addresses
+	// are the same on every node. They are zero if the network is idle or not shared.
+	NodeIPv4 netip.Addr `json:"node_ipv4,omitzero"`
+	NodeIPv6 netip.Addr `json:"node_ipv6,omitzero"`
 }
 
 // EngineQueried stands for the engine that Fairlead queries for names, before its ID is known.
@@ -233,6 +248,31 @@ func (n *Network) DefaultGateway(ep *Endpoint, f Family) netip.Addr {
 
 // DeviceMTU returns the MTU of the network's devices, in bytes.
 func (n *Network) DeviceMTU() int { return cmp.Or(n.MTU, DefaultMTU) }
+
+// NodeAddr returns the host's own address of a family in a shared network, or the zero Addr.
+func (n *Network) NodeAddr(f Family) netip.Addr {
+	if f == V4 {
+		return n.NodeIPv4
+	}
+	return n.NodeIPv6
+}
+
+// NodeMAC returns the MAC of this node in a shared network: the source of what the host sends to
+// members on other nodes, since the MAC of the gateway is the same on every node. It is zero if the
+// node has no address in the network.
+func (n *Network) NodeMAC() MAC { return MACOf(cmp.Or(n.NodeIPv4, n.NodeIPv6)) }
+
+// NodePrefixes returns the host's own addresses in a shared network with the prefix lengths of
+// their subnets.
+func (n *Network) NodePrefixes() []netip.Prefix {
+	var ps []netip.Prefix
+	for _, s := range n.Subnets {
+		if a := n.NodeAddr(FamilyOf(s.Prefix.Addr())); a.IsValid() {
+			ps = append(ps, netip.PrefixFrom(a, s.Prefix.Bits()))
+		}
+	}
+	return ps
+}
 
 // GatewayPrefixes returns the gateway addresses with the prefix lengths of their subnets.
 func (n *Network) GatewayPrefixes() []netip.Prefix {

@@ -25,6 +25,8 @@ var (
 	ErrExhausted = errors.New("exhausted")
 	// ErrNotSupported means that Fairlead or this kernel does not support the feature.
 	ErrNotSupported = errors.New("not supported")
+	// ErrUnavailable means that the store of the cluster does not answer, which the change needs.
+	ErrUnavailable = errors.New("unavailable")
 )
 
 // Refusal is an error of one kind with its own text.
@@ -101,10 +103,21 @@ type EndpointSpec struct {
 	Aliases   []string
 	Bandwidth Bandwidth
 	Leased    bool // see Endpoint
+	// Claim is what the cluster reserved for the endpoint. Required if the network is shared.
+	Claim *Claim
+}
+
+// Addr returns the requested address of a family, or the zero Addr if there is none.
+func (s *EndpointSpec) Addr(f Family) netip.Addr {
+	if f == V4 {
+		return s.IPv4
+	}
+	return s.IPv6
 }
 
 // SandboxSpec is the request for a sandbox.
 type SandboxSpec struct {
+	ID          string // "": generated
 	Name        string // "": generated
 	NetNS       string // path of an existing namespace; "": Fairlead creates one
 	NetworkMode string // "": bridge; host, none, container:REF, or a network

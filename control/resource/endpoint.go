@@ -18,19 +18,14 @@ import (
 
 // NewEndpoint returns an endpoint without a sandbox, with its addresses allocated.
 func NewEndpoint(t *txn.Tx, n *model.Network, spec model.EndpointSpec) (*model.Endpoint, error) {
+	if n.Has().Shared {
+		return claimedEndpoint(t, n, spec)
+	}
 	id, err := chooseID(t.Next.EndpointsByPrefix, spec.EngineID)
 	if err != nil {
 		return nil, err
 	}
-	ep := &model.Endpoint{
-		ID:        id,
-		NetworkID: n.ID,
-		Aliases:   slices.Clone(spec.Aliases),
-		FixedIPv4: spec.IPv4.IsValid(),
-		FixedIPv6: spec.IPv6.IsValid(),
-		FixedMAC:  !spec.MAC.IsZero(),
-		Leased:    spec.Leased,
-	}
+	ep := newEndpoint(id, n, spec)
 	exact := spec.Exact || spec.Leased
 	if spec.IPv4.IsValid() || !exact {
 		if ep.IPv4, err = takeAddr(t, n, model.V4, spec.IPv4); err != nil {
@@ -46,6 +41,45 @@ func NewEndpoint(t *txn.Tx, n *model.Network, spec model.EndpointSpec) (*model.E
 		return nil, err
 	}
 	return ep, nil
+}
+
+// newEndpoint returns an endpoint without addresses.
+func newEndpoint(id string, n *model.Network, spec model.EndpointSpec) *model.Endpoint {
+	return &model.Endpoint{
+		ID:        id,
+		NetworkID: n.ID,
+		Aliases:   slices.Clone(spec.Aliases),
+		FixedIPv4: spec.IPv4.IsValid(),
+		FixedIPv6: spec.IPv6.IsValid(),
+		FixedMAC:  !spec.MAC.IsZero(),
+		Leased:    spec.Leased,
+	}
+}
+
+// claimedEndpoint returns an endpoint of a shared network, with what the cluster reserved for it.
+func claimedEndpoint(t *txn.Tx, n *model.Network, spec model.EndpointSpec) (*model.Endpoint, error) {
+	if spec.Claim == nil || spec.Claim.NetworkID != n.ID {
+		return nil, needsCluster(n)
+	}
+	member := spec.Claim.Member
+	id, err := chooseID(t.Next.EndpointsByPrefix, member.ID)
+	if err != nil {
+		return nil, err
+	}
+	ep := newEndpoint(id, n, spec)
+	// Of an address that does not suit the network nothing was reserved; takeAddr refuses it.
+	if a := cmp.Or(member.IPv4, spec.IPv4); a.IsValid() {
+		if ep.IPv4, err = takeAddr(t, n, model.V4, a); err != nil {
+			return nil, err
+		}
+	}
+	if a := cmp.Or(member.IPv6, spec.IPv6); a.IsValid() {
+		if ep.IPv6, err = takeAddr(t, n, model.V6, a); err != nil {
+			return nil, err
+		}
+	}
+	ep.MAC, err = chooseMAC(t, n, member.MAC, ep.IPv4.Addr())
+	return ep, err
 }
 
 // ChooseIfName checks the name that the user requested, or chooses the first free one
@@ -75,7 +109,7 @@ func ChooseIfName(n *model.Network, sb *model.Sandbox, others []*model.Endpoint,
 // unique in its network, because it is a key of the forwarding table.
 func chooseMAC(t *txn.Tx, n *model.Network, want model.MAC, ip netip.Addr) (model.MAC, error) {
 	if want.IsZero() {
-		m := macOf(ip)
+		m := model.MACOf(ip)
 		for m.IsZero() || macOwner(t, n, m) != "" {
 			m = NewMAC()
 		}

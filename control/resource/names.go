@@ -9,7 +9,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"iter"
-	"net/netip"
 	"regexp"
 	"strings"
 
@@ -70,16 +69,6 @@ func NewMAC() model.MAC {
 	_, _ = rand.Read(m[:])
 	m[0] = m[0]&^1 | 2
 	return m
-}
-
-// macOf derives a MAC from an IPv4 address like Docker, and from the last 4 bytes of an IPv6
-// address, in which neighbours differ. It returns zero for the zero Addr.
-func macOf(ip netip.Addr) model.MAC {
-	if !ip.IsValid() {
-		return model.MAC{}
-	}
-	a := ip.AsSlice()
-	return model.MAC(append([]byte{0x02, 0x42}, a[len(a)-4:]...))
 }
 
 // ValidName reports whether a sandbox may have a name.

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -25,10 +26,10 @@ func ValidateNetwork(spec model.NetworkSpec) error {
 	case ok && !d.Predefined:
 	case ok:
 		return model.Refuse(model.ErrForbidden, "only one instance of %q network is allowed (it exists already; use driver bridge)", spec.Driver)
-	case slices.Contains([]string{"overlay", "macvlan", "ipvlan"}, spec.Driver):
+	case slices.Contains([]string{"macvlan", "ipvlan"}, spec.Driver):
 		return model.Refuse(model.ErrNotSupported, "driver %s is not available yet (use driver bridge)", spec.Driver)
 	default:
-		return model.Refuse(model.ErrInvalid, "unknown network driver %q (use driver bridge)", spec.Driver)
+		return model.Refuse(model.ErrInvalid, "unknown network driver %q (use driver bridge or overlay)", spec.Driver)
 	}
 	name := spec.Name
 	switch {
@@ -56,11 +57,46 @@ func Predefined(name string) bool {
 
 // AddNetwork adds a network. The driver is bridge unless the spec names another.
 func AddNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec) (*model.Network, error) {
-	for o := range t.Next.NetworksNamed(spec.Name) {
-		if o.HasName(spec.Name) {
-			return nil, model.Refuse(model.ErrConflict, "network with name %s already exists (choose another name, or remove it with: %s network rm %s)",
-				spec.Name, o.ManagedBy.CLI(), spec.Name)
+	n, err := planNetwork(ctx, t, spec, nil)
+	if err != nil {
+		return nil, err
+	}
+	if n.Has().Pools {
+		if err := t.UseAddresses(n); err != nil {
+			return nil, err
 		}
+	}
+	t.PutNetwork(n.ID, n)
+	return n, nil
+}
+
+// underlay is what the cluster contributes to the plan of a shared network.
+type underlay struct {
+	taken []netip.Prefix // subnets of other networks
+	mtu   int            // default
+}
+
+// PlanShared returns a network that a cluster is to share, without a VNI unless the user requested
+// one, and changes nothing. It avoids the subnets of the cluster's other networks.
+func PlanShared(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, taken []netip.Prefix, mtu int) (*model.Network, error) {
+	return planNetwork(ctx, t, spec, &underlay{taken, mtu})
+}
+
+// checkName refuses the name of another network.
+func checkName(t *txn.Tx, name string) error {
+	for o := range t.Next.NetworksNamed(name) {
+		if o.HasName(name) {
+			return model.Refuse(model.ErrConflict, "network with name %s already exists (choose another name, or remove it with: %s network rm %s)",
+				name, o.ManagedBy.CLI(), name)
+		}
+	}
+	return nil
+}
+
+// planNetwork returns the network of a spec. under is nil unless the network is to be shared.
+func planNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, under *underlay) (*model.Network, error) {
+	if err := checkName(t, spec.Name); err != nil {
+		return nil, err
 	}
 	index, err := t.NewIndex()
 	if err != nil {
@@ -85,37 +121,98 @@ func AddNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec) (*model.
 		n.ManagedBy = model.ByEngine
 	}
 	if !n.Has().Pools {
-		t.PutNetwork(n.ID, n)
 		return n, nil
 	}
 	if err := chooseFamilies(n, spec); err != nil {
 		return nil, err
 	}
 	n.Internal, n.GatewayMAC = spec.Internal, NewMAC()
-	if err := applyOptions(n, spec.Options); err != nil {
+	defaults, avoid := model.OptionDefaults, []netip.Prefix(nil)
+	if under != nil {
+		avoid = under.taken
+		defaults = maps.Clone(defaults)
+		defaults[model.OptMTU] = strconv.Itoa(under.mtu)
+	}
+	if err := applyOptions(n, spec.Options, defaults); err != nil {
 		return nil, err
 	}
 	n.Idle = Predefined(n.Name)
-	err = resolveSubnets(ctx, t, n, spec.Subnets)
+	err = resolveSubnets(ctx, t, n, spec.Subnets, avoid)
 	if n.Idle && errors.Is(err, model.ErrExhausted) {
 		n.Subnets, err = nil, nil // a subnet may be available when the network is first used
 	}
-	if err != nil {
-		return nil, err
-	}
-	if err := t.UseAddresses(n); err != nil {
-		return nil, err
-	}
-	t.PutNetwork(n.ID, n)
-	return n, nil
+	return n, err
 }
 
-// ClaimSubnets ends the idle state of a network: it claims its previous subnets, or others if
-// those have been taken in the meantime.
-func ClaimSubnets(ctx context.Context, t *txn.Tx, n *model.Network) (*model.Network, error) {
-	if !n.Idle {
-		return n, nil
+// AdoptNetwork adds a network that a cluster shares. Without endpoints it is idle: it has no device,
+// and claims no subnet on this host.
+func AdoptNetwork(t *txn.Tx, shared *model.Network) error {
+	if err := checkName(t, shared.Name); err != nil {
+		return err
 	}
+	if _, ok := model.DriverNamed(shared.Driver); !ok {
+		return model.Refuse(model.ErrNotSupported, "network %s has driver %q, which this build does not know (use a newer one)", shared.Name, shared.Driver)
+	}
+	if _, err := chooseID(t.Next.NetworksByPrefix, shared.ID); err != nil {
+		return err
+	}
+	index, err := t.NewIndex()
+	if err != nil {
+		return err
+	}
+	n := *shared
+	n.Idle, n.Local = true, model.Local{Index: index}
+	if err := t.UseAddresses(&n); err != nil {
+		return err
+	}
+	t.PutNetwork(n.ID, &n)
+	return nil
+}
+
+// ErrStaleClaim means that the network was used by another endpoint when the claim was made, and is no
+// longer: the claim lacks the node's own address. The caller claims again.
+var ErrStaleClaim = errors.New("the claim lacks an address of this node")
+
+// Activate ends the idle state of a network, if it is idle. claim is what the cluster reserved for its
+// first endpoint, if the network is shared.
+func Activate(ctx context.Context, t *txn.Tx, n *model.Network, claim *model.Claim) (*model.Network, error) {
+	switch {
+	case !n.Idle:
+		return n, nil
+	case n.Has().Shared:
+		return activateShared(ctx, t, n, claim)
+	default:
+		return claimSubnets(ctx, t, n)
+	}
+}
+
+// activateShared gives this host its own addresses in a network. The subnets are those of all nodes,
+// so this host must not use them otherwise.
+func activateShared(ctx context.Context, t *txn.Tx, n *model.Network, claim *model.Claim) (*model.Network, error) {
+	if claim == nil {
+		return nil, needsCluster(n)
+	}
+	now := *n
+	now.Idle, now.NodeIPv4, now.NodeIPv6 = false, claim.NodeIPv4, claim.NodeIPv6
+	for _, s := range n.Subnets {
+		if s.Gateway.IsValid() && !now.NodeAddr(model.FamilyOf(s.Prefix.Addr())).IsValid() {
+			return nil, ErrStaleClaim
+		}
+		if err := CheckTaken(ctx, t, s.Prefix, false); err != nil {
+			return nil, model.Refuse(model.ErrConflict, "network %s cannot be used on this host: %v", n.Name, err)
+		}
+	}
+	t.PutNetwork(n.ID, &now)
+	return &now, nil
+}
+
+func needsCluster(n *model.Network) error {
+	return model.Refuse(model.ErrForbidden, "network %s is shared by a cluster, and this daemon is not part of one (start it with --store)", n.Name)
+}
+
+// claimSubnets claims the previous subnets of an idle network, or others if those have been taken in
+// the meantime.
+func claimSubnets(ctx context.Context, t *txn.Tx, n *model.Network) (*model.Network, error) {
 	now := *n
 	now.Idle = false
 	free, usable, err := stillFree(ctx, t, n)
@@ -124,7 +221,7 @@ func ClaimSubnets(ctx context.Context, t *txn.Tx, n *model.Network) (*model.Netw
 	}
 	if !free {
 		now.Subnets = nil
-		err := resolveSubnets(ctx, t, &now, nil)
+		err := resolveSubnets(ctx, t, &now, nil, nil)
 		switch {
 		case errors.Is(err, model.ErrExhausted) && usable:
 			now.Subnets = n.Subnets
@@ -158,14 +255,17 @@ func stillFree(ctx context.Context, t *txn.Tx, n *model.Network) (free, usable b
 	return free, usable, nil
 }
 
-// IdleIfUnused releases the subnets of a predefined network that has no endpoints.
+// MayIdle reports whether a network is idle while it has no endpoints.
+func MayIdle(n *model.Network) bool { return n.Has().Pools && (Predefined(n.Name) || n.Has().Shared) }
+
+// IdleIfUnused releases the subnets of a predefined or shared network that has no endpoints here.
 func IdleIfUnused(t *txn.Tx, networkID string) {
 	n := t.Next.Network(networkID)
-	if n == nil || n.Idle || !n.Has().Pools || !Predefined(n.Name) || t.Next.HasMembers(n.ID) {
+	if n == nil || n.Idle || !MayIdle(n) || t.Next.HasMembers(n.ID) {
 		return
 	}
 	now := *n
-	now.Idle = true
+	now.Idle, now.NodeIPv4, now.NodeIPv6 = true, netip.Addr{}, netip.Addr{}
 	t.PutNetwork(n.ID, &now)
 }
 

@@ -12,8 +12,10 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Options of driver bridge.
+// Options of the drivers.
 const (
+	OptVNI = "com.docker.network.driver.overlay.vxlanid_list"
+
 	OptHostBinding = "com.docker.network.bridge.host_binding_ipv4"
 	OptIfPrefix    = "com.docker.network.container_iface_prefix"
 	OptGateMode4   = "com.docker.network.bridge.gateway_mode_ipv4"
@@ -48,6 +50,7 @@ var knownOptions = map[string]func(n *model.Network, k, v string) error{
 	OptGateMode6:        gatewayMode,
 	OptIPv4:             familyOption,
 	OptIPv6:             familyOption,
+	OptVNI:              vniOption,
 }
 
 // refusedOptions are the other options of Docker's bridge driver, with the reason
@@ -64,8 +67,8 @@ var refusedOptions = map[string]string{
 }
 
 // applyOptions applies the user's options to the network, and the defaults of the others.
-func applyOptions(n *model.Network, options map[string]string) error {
-	all := maps.Clone(model.OptionDefaults)
+func applyOptions(n *model.Network, options, defaults map[string]string) error {
+	all := maps.Clone(defaults)
 	maps.Copy(all, options)
 	for _, k := range slices.Sorted(maps.Keys(all)) {
 		apply, ok := knownOptions[k]
@@ -133,6 +136,22 @@ func mtuOption(n *model.Network, k, v string) error {
 	return nil
 }
 
+// maxVNI is the maximum of the 24 bits of a VXLAN network identifier. The uppermost is reserved.
+const maxVNI = 1<<24 - 2
+
+// vniOption sets the VNI of a shared network.
+func vniOption(n *model.Network, k, v string) error {
+	vni, err := strconv.ParseUint(v, 10, 32)
+	if err != nil || vni < 1 || vni > maxVNI {
+		return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want one number from 1 to %d)", v, k, maxVNI)
+	}
+	if !n.Has().Shared {
+		return model.Refuse(model.ErrInvalid, "option %s is for networks that hosts share (leave it out, or use driver overlay)", k)
+	}
+	n.VNI = uint32(vni)
+	return nil
+}
+
 // prefixOption checks that the prefix of an interface name leaves room for a number.
 func prefixOption(n *model.Network, k, v string) error {
 	const room = 4
@@ -155,7 +174,7 @@ func gatewayMode(_ *model.Network, k, v string) error {
 }
 
 // unknownOption refuses an option, except one that has no effect with this value.
-func unknownOption(_ *model.Network, k, v string) error {
+func unknownOption(n *model.Network, k, v string) error {
 	if k == OptInhibit4 || k == OptDefaultBridge {
 		if set, err := boolOption(k, v); err != nil || !set {
 			return err
@@ -165,5 +184,5 @@ func unknownOption(_ *model.Network, k, v string) error {
 		return model.Refuse(model.ErrNotSupported, "option %s is not supported (%s)", k, why)
 	}
 	known := strings.Join(slices.Sorted(maps.Keys(knownOptions)), ", ")
-	return model.Refuse(model.ErrInvalid, "unknown option %s of driver bridge (known are %s)", k, known)
+	return model.Refuse(model.ErrInvalid, "unknown option %s of driver %s (known are %s)", k, n.Driver, known)
 }

@@ -52,8 +52,8 @@ func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
 }
 
 // resolveSubnets turns the user's request into the network's subnets, IPv4 first. A
-// family without a requested subnet gets one from the default pools.
-func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []model.SubnetSpec) error {
+// family without a requested subnet gets one from the default pools that does not overlap avoid.
+func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []model.SubnetSpec, avoid []netip.Prefix) error {
 	var byFamily [len(model.Families)]*model.SubnetSpec
 	for i, sp := range specs {
 		if err := ValidateSubnet(sp); err != nil {
@@ -67,8 +67,8 @@ func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []mo
 			return model.Refuse(model.ErrInvalid, "a subnet without a prefix is an IPv4 subnet, but IPv4 is disabled in network %s (name an IPv6 subnet)", n.Name)
 		}
 		if o := byFamily[f]; o != nil {
-			return model.Refuse(model.ErrInvalid, "driver bridge takes one subnet per address family; %v and %v are both %s (create two networks)",
-				o.Prefix, sp.Prefix, f)
+			return model.Refuse(model.ErrInvalid, "driver %s takes one subnet per address family; %v and %v are both %s (create two networks)",
+				n.Driver, o.Prefix, sp.Prefix, f)
 		}
 		byFamily[f] = &specs[i]
 	}
@@ -80,7 +80,7 @@ func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []mo
 		if sp == nil {
 			sp = &model.SubnetSpec{}
 		}
-		s, err := resolveSubnet(ctx, t, n, f, *sp)
+		s, err := resolveSubnet(ctx, t, n, f, *sp, avoid)
 		if err != nil {
 			return err
 		}
@@ -89,7 +89,7 @@ func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []mo
 	return nil
 }
 
-func resolveSubnet(ctx context.Context, t *txn.Tx, n *model.Network, f model.Family, sp model.SubnetSpec) (model.Subnet, error) {
+func resolveSubnet(ctx context.Context, t *txn.Tx, n *model.Network, f model.Family, sp model.SubnetSpec, avoid []netip.Prefix) (model.Subnet, error) {
 	s := model.Subnet{Prefix: sp.Prefix, Gateway: sp.Gateway, IPRange: sp.IPRange, Aux: maps.Clone(sp.Aux)}
 	if !sp.Prefix.IsValid() || sp.Prefix.Addr().IsUnspecified() {
 		size := 0
@@ -97,7 +97,11 @@ func resolveSubnet(ctx context.Context, t *txn.Tx, n *model.Network, f model.Fam
 			size = sp.Prefix.Bits()
 		}
 		var err error
-		if s.Prefix, err = PickSubnet(ctx, t, f, size); err != nil {
+		pools := t.DefaultPools()
+		if n.Has().Shared {
+			pools = t.SharedPools()
+		}
+		if s.Prefix, err = pickSubnet(ctx, t, pools, f, size, avoid); err != nil {
 			return s, err
 		}
 	} else if err := CheckTaken(ctx, t, sp.Prefix, n.ManagedBy == model.ByEngine); err != nil {
@@ -134,20 +138,24 @@ func CheckTaken(ctx context.Context, t *txn.Tx, p netip.Prefix, byEngine bool) e
 // PickSubnet finds a subnet in the default pools that neither a network nor the
 // host uses. It prefers one that is not the former subnet of an idle network.
 func PickSubnet(ctx context.Context, t *txn.Tx, f model.Family, size int) (netip.Prefix, error) {
+	return pickSubnet(ctx, t, t.DefaultPools(), f, size, nil)
+}
+
+func pickSubnet(ctx context.Context, t *txn.Tx, pools []ipam.DefaultPool, f model.Family, size int, avoid []netip.Prefix) (netip.Prefix, error) {
 	host, err := t.HostPrefixes(ctx)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
-	avoid := slices.Concat(host, claimed(t))
+	avoid = slices.Concat(avoid, host, claimed(t))
 	withIdle := slices.Clone(avoid)
 	for n := range t.Next.Networks() {
 		for _, s := range n.Subnets {
 			withIdle = append(withIdle, s.Prefix)
 		}
 	}
-	p, err := ipam.Pick(t.DefaultPools(), f, size, withIdle)
+	p, err := ipam.Pick(pools, f, size, withIdle)
 	if err != nil {
-		p, err = ipam.Pick(t.DefaultPools(), f, size, avoid)
+		p, err = ipam.Pick(pools, f, size, avoid)
 	}
 	if err != nil {
 		return p, model.Refuse(model.ErrExhausted, "%v: every %s subnet of the default pools overlaps a network or a route of this host (give one with --subnet, or remove unused networks)",

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 
 	"github.com/vishvananda/netlink/nl"
@@ -39,6 +40,12 @@ func (h *Handle) Addrs() ([]Addr, error) {
 // address that already exists is not an error.
 func (h *Handle) AddAddr(index uint32, p netip.Prefix) error { return h.conn.AddAddr(index, p) }
 
+// AddDeprecatedAddr adds an address like AddAddr. The kernel does not choose an IPv6 address that was
+// added so as the source of packets, if the device has another one. IPv4 has no such property.
+func (h *Handle) AddDeprecatedAddr(index uint32, p netip.Prefix) error {
+	return h.conn.addAddr(index, p, p.Addr().Is6())
+}
+
 // DeleteAddr removes an address from a device of the host. A missing address is not an error.
 func (h *Handle) DeleteAddr(index uint32, p netip.Prefix) error { return h.conn.DeleteAddr(index, p) }
 
@@ -53,13 +60,18 @@ func (c *Conn) DeleteAddr(index uint32, p netip.Prefix) error {
 
 // AddAddr adds an address to a device, without duplicate address detection. An address that
 // already exists is not an error.
-func (c *Conn) AddAddr(index uint32, p netip.Prefix) error {
+func (c *Conn) AddAddr(index uint32, p netip.Prefix) error { return c.addAddr(index, p, false) }
+
+func (c *Conn) addAddr(index uint32, p netip.Prefix, deprecated bool) error {
 	msg := addrMsg(index, p)
 	parts := []nl.NetlinkRequestData{msg, addr(unix.IFA_LOCAL, p.Addr()), addr(unix.IFA_ADDRESS, p.Addr())}
 	if p.Addr().Is6() {
 		msg.Flags = unix.IFA_F_NODAD
 	} else if p.Bits() < 31 {
 		parts = append(parts, addr(unix.IFA_BROADCAST, broadcast(p)))
+	}
+	if deprecated {
+		parts = append(parts, nl.NewRtAttr(unix.IFA_CACHEINFO, lifetimes(0)))
 	}
 	err := c.do(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, parts...)
 	if errors.Is(err, unix.ENODEV) {
@@ -69,6 +81,14 @@ func (c *Conn) AddAddr(index uint32, p netip.Prefix) error {
 		return fmt.Errorf("add address %s to device %d: %w", p, index, err)
 	}
 	return nil
+}
+
+// lifetimes returns a struct ifa_cacheinfo with a preferred lifetime in seconds, and an infinite
+// valid lifetime.
+func lifetimes(preferred uint32) []byte {
+	b := binary.NativeEndian.AppendUint32(nil, preferred)
+	b = binary.NativeEndian.AppendUint32(b, math.MaxUint32)
+	return append(b, make([]byte, 8)...) // timestamps, which the kernel sets
 }
 
 func addrMsg(index uint32, p netip.Prefix) *nl.IfAddrmsg {

@@ -70,6 +70,60 @@ func (h *Handle) DefaultDevices() ([]uint32, error) {
 	return devices, nil
 }
 
+// Hop is how the host's own packets to an address leave.
+type Hop struct {
+	Device  uint32
+	Gateway netip.Addr
+	Source  netip.Addr // that the kernel prefers
+	MTU     int        // of the route, or learned for the address; 0: that of the device
+}
+
+// HopTo looks up the route that packets to an address take. It returns the zero Hop if there is none.
+func (h *Handle) HopTo(dst netip.Addr) (Hop, error) {
+	msg := nl.NewRtMsg()
+	msg.Family, msg.Dst_len = uint8(Family(dst)), uint8(dst.BitLen())
+	msg.Table, msg.Scope, msg.Protocol, msg.Type = 0, 0, 0, 0
+	m, err := h.conn.get(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, msg, addr(unix.RTA_DST, dst))
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+		return Hop{}, nil
+	}
+	if err != nil {
+		return Hop{}, fmt.Errorf("look up the route to %s: %w", dst, err)
+	}
+	var hop Hop
+	if len(m) < unix.SizeofRtMsg || m[7] != unix.RTN_UNICAST {
+		return hop, nil
+	}
+	eachAttr(m[unix.SizeofRtMsg:], func(kind uint16, v []byte) {
+		switch kind {
+		case unix.RTA_OIF:
+			hop.Device = attrU32(v)
+		case unix.RTA_GATEWAY:
+			hop.Gateway = attrAddr(v)
+		case unix.RTA_PREFSRC:
+			hop.Source = attrAddr(v)
+		case unix.RTA_METRICS:
+			eachAttr(v, func(kind uint16, v []byte) {
+				if kind == unix.RTAX_MTU {
+					hop.MTU = int(attrU32(v))
+				}
+			})
+		}
+	})
+	return hop, nil
+}
+
+// DefaultSources returns the addresses that the host's packets to the outside have, zero for a family
+// without a default route.
+func (h *Handle) DefaultSources() (v4, v6 netip.Addr, err error) {
+	hop4, err := h.HopTo(probeDst4)
+	if err != nil {
+		return v4, v6, err
+	}
+	hop6, err := h.HopTo(probeDst6)
+	return hop4.Source, hop6.Source, err
+}
+
 // matchRoute finds the unicast route that packets to dst take. It returns an empty Route if the
 // route is of another kind.
 func (c *Conn) matchRoute(dst netip.Addr) (Route, error) {

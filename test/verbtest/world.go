@@ -145,6 +145,7 @@ type World struct {
 	Alive  map[int]bool
 	Time   time.Time
 	Wrap   func(store.Store) store.Store // around the store; nil: none
+	Change func(*Configs)                // of every daemon; nil: none
 	path   string
 }
 
@@ -155,9 +156,13 @@ func NewWorld(t testing.TB) *World {
 }
 
 // NewWorldAt returns parts that were started on the store at a path.
-func NewWorldAt(t testing.TB, path string) *World {
+func NewWorldAt(t testing.TB, path string) *World { return NewWorldWith(t, path, nil) }
+
+// NewWorldWith returns parts that were started on the store at a path, with other configurations.
+func NewWorldWith(t testing.TB, path string, change func(*Configs)) *World {
 	t.Helper()
 	w := &World{
+		Change: change,
 		T:      t,
 		path:   path,
 		Kernel: &Fake{T: t, Lo: 32768, Hi: 60999, Busy: map[string]bool{}, Inner: map[string]model.InnerEnd{}},
@@ -192,6 +197,9 @@ func (w *World) Open(s store.Store, k All, change ...func(*Configs)) Parts {
 		},
 		Controller: controller.Config{Namespaces: k, RunDir: "/run/fl", Alive: func(pid int, _ uint64) bool { return w.Alive[pid] }},
 		Engine:     engine.Config{Inner: k},
+	}
+	if w.Change != nil {
+		w.Change(&cfg)
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -275,7 +283,7 @@ func CheckSnapshot(s *desired.Snapshot) error {
 		if s.Network(id) != n || n.Index == 0 || n.Index >= model.MaxNetworks {
 			bad("network %q is stored under %s with index %d", n.Name, id, n.Index)
 		}
-		if used := s.HasMembers(id); used && n.Idle || !used && resource.Predefined(n.Name) && n.Has().Pools && !n.Idle {
+		if used := s.HasMembers(id); used && n.Idle || !used && resource.MayIdle(n) && !n.Idle {
 			bad("network %q: idle %t, has members %t", n.Name, n.Idle, used)
 		}
 		for _, sub := range n.Claimed() {

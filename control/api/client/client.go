@@ -194,6 +194,26 @@ func (c *Client) Disconnect(ctx context.Context, network string, n api.NetworkDi
 	return c.do(ctx, http.MethodPost, networkPath(network, "/disconnect"), nil, n, nil)
 }
 
+// Addresses lists the holders of the addresses of a network that hosts share.
+func (c *Client) Addresses(ctx context.Context, network string) ([]api.AddressHolder, error) {
+	return get[[]api.AddressHolder](ctx, c, networkPath(network, "/addresses"), nil)
+}
+
+// Nodes lists the hosts of the cluster.
+func (c *Client) Nodes(ctx context.Context) ([]api.Node, error) {
+	return get[[]api.Node](ctx, c, "/nodes", nil)
+}
+
+// Node inspects one host of the cluster.
+func (c *Client) Node(ctx context.Context, ref string) (api.Node, error) {
+	return get[api.Node](ctx, c, "/nodes/"+url.PathEscape(ref), nil)
+}
+
+// RemoveNode removes a host from the cluster; with force also one that is alive.
+func (c *Client) RemoveNode(ctx context.Context, ref string, force bool) error {
+	return c.do(ctx, http.MethodDelete, "/nodes/"+url.PathEscape(ref), url.Values{"force": {strconv.FormatBool(force)}}, nil, nil)
+}
+
 // Sandboxes lists sandboxes, newest first.
 func (c *Client) Sandboxes(ctx context.Context, f api.Filters) ([]api.SandboxSummary, error) {
 	return get[[]api.SandboxSummary](ctx, c, "/sandboxes", f.Query())

@@ -61,7 +61,7 @@ func (f filters) network(n *model.Network, used bool) bool {
 	if predefined(n.Name) {
 		kind = "builtin"
 	}
-	return f.identity(n.ID, n.Name, n.Labels) && f.is("driver", n.Driver) && f.is("scope", "local") && f.is("type", kind) &&
+	return f.identity(n.ID, n.Name, n.Labels) && f.is("driver", n.Driver) && f.is("scope", api.ScopeOf(n)) && f.is("type", kind) &&
 		f.any("dangling", func(v string) bool {
 			want, _ := strconv.ParseBool(v) // checked by ParseFilters
 			return want == (!used && kind == "custom")

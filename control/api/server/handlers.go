@@ -35,7 +35,15 @@ func (s *Server) networkInspect(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.view().network(n, true), nil
+	out := s.view().network(n, true)
+	if c, ok := s.cfg.Backend.(Cluster); ok && n.Has().Shared {
+		for _, m := range c.RemoteMembers(r.Context(), n) {
+			if m.SandboxID != "" {
+				out.Containers[m.SandboxID] = remoteMember(n, m)
+			}
+		}
+	}
+	return out, nil
 }
 
 func (s *Server) networkCreate(r *http.Request) (any, error) {

@@ -72,6 +72,21 @@ type FlowFlusher interface {
 	FlushFlows(ctx context.Context, filter api.FlowFilter) (int, error)
 }
 
+// Cluster is implemented by a Backend that may be part of a cluster.
+type Cluster interface {
+	// Nodes lists the hosts of the cluster. It refuses if this host is not part of one.
+	Nodes(ctx context.Context) ([]api.Node, error)
+	// Node finds one by name, or by its ID or the beginning of that.
+	Node(ctx context.Context, ref string) (api.Node, error)
+	// RemoveNode removes a host from the cluster, with everything that it holds. It refuses one that is
+	// alive, unless forced.
+	RemoveNode(ctx context.Context, ref string, force bool) error
+	// RemoteMembers lists the members of a network on other nodes, none if they cannot be known.
+	RemoteMembers(ctx context.Context, n *model.Network) []model.RemoteMember
+	// Addresses lists the holders of the addresses of a network.
+	Addresses(ctx context.Context, n *model.Network) ([]api.AddressHolder, error)
+}
+
 // Config configures a Server.
 type Config struct {
 	Backend Backend      // required
@@ -102,6 +117,10 @@ func New(cfg Config) *Server {
 		"DELETE /networks/{ref}":          s.networkRemove,
 		"POST /networks/{ref}/connect":    s.networkConnect,
 		"POST /networks/{ref}/disconnect": s.networkDisconnect,
+		"GET /networks/{ref}/addresses":   s.networkAddresses,
+		"GET /nodes":                      s.nodeList,
+		"GET /nodes/{ref}":                s.nodeInspect,
+		"DELETE /nodes/{ref}":             s.nodeRemove,
 		"GET /sandboxes":                  s.sandboxList,
 		"POST /sandboxes/create":          s.sandboxCreate,
 		"GET /sandboxes/{ref}":            s.sandboxInspect,

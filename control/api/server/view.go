@@ -29,12 +29,16 @@ func (s *Server) view() *view {
 
 func (v *view) network(n *model.Network, members bool) api.Network {
 	out := api.Network{
-		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver,
+		Name: n.Name, ID: n.ID, Created: n.Created, Scope: api.ScopeOf(n), Driver: n.Driver,
 		EnableIPv4: n.EnableIPv4, EnableIPv6: n.EnableIPv6, Internal: n.Internal,
-		IPAM:       api.IPAM{Driver: "default", Options: map[string]string{}, Config: []api.IPAMConfig{}},
-		Containers: map[string]api.NetworkMember{}, Options: notNil(n.Options), Labels: notNil(n.Labels),
+		IPAM: api.IPAM{Driver: "default", Options: map[string]string{}, Config: []api.IPAMConfig{}},
+		VNI:  n.VNI, Containers: map[string]api.NetworkMember{}, Options: notNil(n.Options), Labels: notNil(n.Labels),
 	}
-	for _, s := range n.Claimed() {
+	subnets := n.Claimed()
+	if n.Has().Shared {
+		subnets = n.Subnets
+	}
+	for _, s := range subnets {
 		c := api.IPAMConfig{Subnet: prefixString(s.Prefix), IPRange: s.IPRange.String(), Gateway: model.AddrText(s.Gateway)}
 		for name, a := range s.Aux {
 			if c.AuxiliaryAddresses == nil {

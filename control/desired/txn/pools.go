@@ -12,6 +12,16 @@ import (
 // DefaultPools returns the pools for networks without a subnet of their own.
 func (t *Tx) DefaultPools() []ipam.DefaultPool { return slices.Clone(t.s.defaults) }
 
+// SharedPools returns the pools for networks that a cluster shares: other hosts use the default pools
+// for networks of their own.
+func (t *Tx) SharedPools() []ipam.DefaultPool {
+	is4 := func(p ipam.DefaultPool) bool { return p.Base.Addr().Is4() }
+	if slices.ContainsFunc(t.s.cfg.DefaultPools, is4) {
+		return t.DefaultPools()
+	}
+	return append(ipam.SharedPools(), slices.DeleteFunc(t.DefaultPools(), is4)...)
+}
+
 // Addresses returns the address pools of a network; nil if it has no subnets.
 func (t *Tx) Addresses(networkID string) *ipam.Addresses { return t.s.addrs[networkID] }
 

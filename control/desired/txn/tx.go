@@ -110,6 +110,18 @@ func (s *State) Update(ctx context.Context, fn func(*Tx) error) error {
 }
 
 // commit persists the change and applies it.
+// Plan calls fn with a transaction that is discarded, to find out what a change would be.
+func (s *State) Plan(ctx context.Context, fn func(*Tx) error) error {
+	if err := s.lock(ctx); err != nil {
+		return err
+	}
+	defer s.unlock()
+	t := s.begin()
+	defer t.rollback()
+	return fn(t)
+}
+
+// commit persists and applies the change.
 func (t *Tx) commit(ctx context.Context, ops []store.Op) error {
 	if _, err := t.s.cfg.Store.Commit(ctx, ops...); err != nil {
 		return fmt.Errorf("persist the change: %w", err)

@@ -75,7 +75,7 @@ func (k *hostPort) Configure(h *Host, s Spec, f Found) (configure.Changes, error
 	k.warnForwarding(s.Network, f.Peer)
 	return configure.HostPort(k.nl, f.Peer, f.Host, addrs, configure.HostPortSpec{
 		NetworkID: s.ID, MAC: s.Network.GatewayMAC, MTU: s.Network.DeviceMTU(),
-		Addrs: s.Network.GatewayPrefixes(), IPv6: s.Network.EnableIPv6,
+		Addrs: s.Network.GatewayPrefixes(), Own: s.Network.NodePrefixes(), IPv6: s.Network.EnableIPv6,
 	})
 }
 

@@ -28,7 +28,7 @@ func HostAddrs(own map[netip.Addr]uint32, nets []*model.Network) []netip.Addr {
 		addrs = append(addrs, a)
 	}
 	for _, n := range nets {
-		for _, g := range n.GatewayPrefixes() {
+		for _, g := range append(n.GatewayPrefixes(), n.NodePrefixes()...) {
 			addrs = append(addrs, g.Addr())
 		}
 		if n.EnableIPv6 {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
@@ -17,7 +19,10 @@ type HostPortSpec struct {
 	MAC       model.MAC // of the gateway
 	MTU       int
 	Addrs     []netip.Prefix // gateway addresses with the prefix lengths of their subnets
-	IPv6      bool           // the network has IPv6
+	// Own are the host's own addresses in a network whose gateway addresses other hosts have too.
+	// Those are then never the source of what the host sends.
+	Own  []netip.Prefix
+	IPv6 bool // the network has IPv6
 }
 
 // HostPort configures both ends of a host port: gw is the end with the addresses, dp the
@@ -46,26 +51,52 @@ func HostPort(h *rtnl.Handle, gw, dp rtnl.Link, have []rtnl.Addr, want HostPortS
 			return ch, err
 		}
 	}
+	n, err := want.setAddrs(h, gw.Index, have)
+	ch.Addresses += n
+	return ch, err
+}
+
+// setAddrs gives the gateway end its addresses, and returns how many it changed.
+func (want *HostPortSpec) setAddrs(h *rtnl.Handle, index uint32, have []rtnl.Addr) (changed int, err error) {
+	have = slices.DeleteFunc(slices.Clone(have), func(a rtnl.Addr) bool { return a.IfIndex != index })
+	all := slices.Concat(want.Own, want.Addrs) // the first one of a subnet is the source of packets
+	renew4 := false
 	for _, a := range have {
 		// A wrong address may prevent the right one from being the primary address of the subnet,
 		// so here deletion comes first.
-		if a.IfIndex == gw.Index && !slices.Contains(want.Addrs, a.Prefix) && within(a.Prefix, want.Addrs) {
-			ch.Addresses++
-			if err := h.DeleteAddr(gw.Index, a.Prefix); err != nil {
-				return ch, err
-			}
-		}
-	}
-	for _, p := range want.Addrs {
-		if slices.ContainsFunc(have, func(a rtnl.Addr) bool { return a.IfIndex == gw.Index && hasAddr([]rtnl.Addr{a}, p) }) {
+		if wrong := !slices.Contains(all, a.Prefix) && within(a.Prefix, all); !wrong && !want.precedes(a) {
 			continue
 		}
-		ch.Addresses++
-		if err := h.AddAddr(gw.Index, p); err != nil {
-			return ch, err
+		renew4 = renew4 || want.precedes(a) // the kernel may delete the other one with it
+		changed++
+		if err := h.DeleteAddr(index, a.Prefix); err != nil {
+			return changed, err
 		}
 	}
-	return ch, nil
+	for _, p := range all {
+		behind := len(want.Own) > 0 && slices.Contains(want.Addrs, p)
+		fits := func(a rtnl.Addr) bool {
+			return hasAddr([]rtnl.Addr{a}, p) && (p.Addr().Is4() || !behind || a.Flags&unix.IFA_F_DEPRECATED != 0)
+		}
+		if slices.ContainsFunc(have, fits) && !(renew4 && p.Addr().Is4()) {
+			continue
+		}
+		changed++
+		add := h.AddAddr
+		if behind {
+			add = h.AddDeprecatedAddr
+		}
+		if err := add(index, p); err != nil {
+			return changed, err
+		}
+	}
+	return changed, nil
+}
+
+// precedes reports whether an address is an IPv4 gateway address that is in front of the host's own.
+func (want *HostPortSpec) precedes(a rtnl.Addr) bool {
+	return len(want.Own) > 0 && a.Prefix.Addr().Is4() && a.Flags&unix.IFA_F_SECONDARY == 0 && slices.Contains(want.Addrs, a.Prefix) &&
+		within(a.Prefix, want.Own)
 }
 
 // HostEnd configures an endpoint's host end and brings it up. It does not set the alias,

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cluster is this host's part in a cluster: its registration, the networks that it shares
+// with other hosts, and its members of them. The local state does not depend on it: a store that does
+// not answer stops neither what runs nor any removal.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fairlead-net/fairlead/control/cluster/kv"
+	"github.com/fairlead-net/fairlead/control/cluster/layout"
+	"github.com/fairlead-net/fairlead/control/cluster/members"
+	"github.com/fairlead-net/fairlead/control/cluster/networks"
+	"github.com/fairlead-net/fairlead/control/cluster/nodes"
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/store"
+)
+
+// Config configures a Cluster. All fields are required, unless they say otherwise.
+type Config struct {
+	Store   kv.Store
+	Local   store.Store // of this host
+	State   networks.Local
+	Name    string // of this host
+	Version string
+	Port    uint16 // of VXLAN
+	// VTEPs returns the addresses of this host in the underlay.
+	VTEPs func() (v4, v6 netip.Addr, err error)
+	// MTU returns the size of the largest packet that a shared network can have here, in bytes.
+	MTU func() (int, error)
+	Log *slog.Logger
+	Now func() time.Time // nil: time.Now
+	// Grace is how long an address may be held without an endpoint. 0: one minute.
+	Grace time.Duration
+}
+
+// Cluster is this host's part in a cluster.
+type Cluster struct {
+	cfg      Config
+	self     *nodes.Self
+	networks *networks.Networks
+	members  *members.Members
+}
+
+// Open loads what this host knows of itself. It does not need the cluster's store.
+func Open(ctx context.Context, cfg Config) (*Cluster, error) {
+	c := &Cluster{cfg: cfg}
+	var err error
+	c.self, err = nodes.Open(ctx, nodes.Config{
+		Cluster: cfg.Store, Local: cfg.Local, Name: cfg.Name, Version: cfg.Version, Port: cfg.Port,
+		VTEPs: cfg.VTEPs, Verify: c.verify, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.networks, err = networks.New(ctx, networks.Config{
+		Cluster: cfg.Store, Store: cfg.Local, State: cfg.State, Node: c.self.Node, ClusterID: c.self.ClusterID, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.members = members.New(members.Config{
+		Store: cfg.Store, Node: c.self.Node, Check: c.check, Log: cfg.Log, Now: cfg.Now, Grace: cfg.Grace,
+	})
+	return c, nil
+}
+
+// Run keeps this host in the cluster until ctx ends.
+func (c *Cluster) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.self.Run(ctx) })
+	group.Go(func() error { return c.networks.Run(ctx) })
+	group.Go(func() error { return c.members.Run(ctx) })
+	return group.Wait()
+}
+
+// Update passes the desired state. It does not wait for the store.
+func (c *Cluster) Update(s *desired.Snapshot) { c.members.Update(s) }
+
+// verify compares everything with the store, which may be a new one.
+func (c *Cluster) verify() {
+	c.networks.Verify()
+	// Networks of which this node knows nothing may hold its addresses, if the daemon was killed.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	entries, err := c.cfg.Store.List(ctx, layout.Networks)
+	if err != nil {
+		c.cfg.Log.Warn("cannot look for addresses that this node left behind; it does at the next start", "err", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		ids = append(ids, strings.TrimPrefix(e.Key, layout.Networks))
+	}
+	c.members.Verify(ids)
+}
+
+// check refuses endpoints in networks that cannot work on this host.
+func (c *Cluster) check(ctx context.Context, n *model.Network) error {
+	if err := c.ready(ctx); err != nil {
+		return err
+	}
+	mtu, err := c.cfg.MTU()
+	if err != nil {
+		return fmt.Errorf("find the MTU of the underlay: %w", err)
+	}
+	if n.DeviceMTU() > mtu {
+		return model.Refuse(model.ErrInvalid, "packets of network %s have up to %d bytes, but this host's underlay carries %d (raise the MTU of its uplink, or recreate the network with: -o %s=%d)",
+			n.Name, n.DeviceMTU(), mtu, model.OptMTU, mtu)
+	}
+	return nil
+}
+
+// registerTimeout bounds the wait of a verb for the registration after the daemon's start.
+const registerTimeout = 3 * time.Second
+
+// ready returns a refusal unless this host is registered.
+func (c *Cluster) ready(ctx context.Context) error {
+	if c.self.WaitRegistered(ctx, registerTimeout) {
+		return nil
+	}
+	if h := c.cfg.Store.Health(); h.Err != nil {
+		return model.Refuse(model.ErrUnavailable, "the cluster's store %s does not answer: %v (start it; what runs goes on meanwhile)", h.Store, h.Err)
+	}
+	return model.Refuse(model.ErrUnavailable, "this host is not registered in the cluster yet (try again; the daemon's log says if something prevents it)")
+}
+
+// CreateNetwork implements the controller's interface; see [networks.Networks.Create].
+func (c *Cluster) CreateNetwork(ctx context.Context, plan func(taken []netip.Prefix, mtu int) (*model.Network, error)) (*model.Network, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	mtu, err := c.cfg.MTU()
+	if err != nil {
+		return nil, fmt.Errorf("find the MTU of the underlay: %w", err)
+	}
+	return c.networks.Create(ctx, func(taken []netip.Prefix) (*model.Network, error) { return plan(taken, mtu) })
+}
+
+// RemoveNetwork implements the controller's interface; see [networks.Networks.Remove].
+func (c *Cluster) RemoveNetwork(ctx context.Context, n *model.Network) error {
+	return c.networks.Remove(ctx, n)
+}
+
+// Claim implements the controller's interface; see [members.Members.Claim].
+func (c *Cluster) Claim(ctx context.Context, n *model.Network, spec model.EndpointSpec, member model.Member) (*model.Claim, error) {
+	return c.members.Claim(ctx, n, spec, member)
+}
+
+// Done ends a claim.
+func (c *Cluster) Done(claim *model.Claim) { c.members.Done(claim) }
+
+// Store returns the cluster's store.
+func (c *Cluster) Store() kv.Store { return c.cfg.Store }
+
+// Registered reports whether the store has had this node's record since the daemon's start.
+func (c *Cluster) Registered() bool { return c.self.Registered() }
+
+// Self returns this node's record.
+func (c *Cluster) Self() model.Node { return c.self.Node() }
+
+// RemoveNode removes another node from the cluster.
+func (c *Cluster) RemoveNode(ctx context.Context, node model.Node) error {
+	if node.ID == c.self.Node().ID {
+		return model.Refuse(model.ErrForbidden, "node %s is this host (stop its daemon, and remove it on another node)", node.Name)
+	}
+	return c.self.Remove(ctx, node)
+}
+
+// Waiting returns how many networks' members are not published yet.
+func (c *Cluster) Waiting() int { return c.members.Waiting() }
+
+// Holders returns the holders of the addresses of a network on all nodes.
+func (c *Cluster) Holders(ctx context.Context, network string) (map[netip.Addr]model.AddressHolder, error) {
+	entries, err := c.cfg.Store.List(ctx, layout.ShardsOf(network))
+	if errors.Is(err, kv.ErrUnavailable) {
+		err = model.Refuse(model.ErrUnavailable, "the holders of addresses are in the cluster's store: %v", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	held := map[netip.Addr]model.AddressHolder{}
+	for _, e := range entries {
+		var s layout.Shard
+		if err := layout.Decode(e.Key, e.Value, &s); err != nil {
+			return nil, err
+		}
+		for a, by := range s.Held {
+			held[a] = by
+		}
+	}
+	return held, nil
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package networks
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/cluster/kv"
+	"github.com/fairlead-net/fairlead/control/cluster/layout"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/store"
+)
+
+// removalPrefix is the prefix of the keys of removals in the host's store.
+const removalPrefix = "cluster/removed/"
+
+// removals are the networks that were removed here while the cluster's store did not answer.
+type removals struct {
+	store store.Store
+	mu    sync.Mutex
+	names map[string]string // by ID
+}
+
+func loadRemovals(ctx context.Context, s store.Store) (*removals, error) {
+	entries, err := s.List(ctx, removalPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("load removed networks: %w", err)
+	}
+	r := &removals{store: s, names: map[string]string{}}
+	for _, e := range entries {
+		var name string
+		if err := json.Unmarshal(e.Value, &name); err != nil {
+			return nil, fmt.Errorf("load %q: %w: %w", e.Key, store.ErrDamaged, err)
+		}
+		r.names[strings.TrimPrefix(e.Key, removalPrefix)] = name
+	}
+	return r, nil
+}
+
+func (r *removals) add(ctx context.Context, n *model.Network) error {
+	if _, err := r.store.Commit(ctx, store.Put(removalPrefix+n.ID, layout.Encode(n.Name))); err != nil {
+		return fmt.Errorf("store the removal of network %s: %w", n.Name, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.names[n.ID] = n.Name
+	return nil
+}
+
+func (r *removals) done(ctx context.Context, id string) error {
+	if _, err := r.store.Commit(ctx, store.Delete(removalPrefix+id)); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.names, id)
+	return nil
+}
+
+func (r *removals) has(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.names[id]
+	return ok
+}
+
+func (r *removals) ids() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.names))
+}
+
+// Remove removes a network that has no endpoints on this node from the cluster. It refuses one with
+// members on other nodes. If the store does not answer, the removal is stored on this host and done
+// later; a network that has members then appears again.
+func (ns *Networks) Remove(ctx context.Context, n *model.Network) error {
+	err := ns.remove(ctx, n.ID)
+	if errors.Is(err, kv.ErrUnavailable) {
+		ns.cfg.Log.Warn("the cluster's store does not answer; the network is removed from it as soon as it does, unless other nodes use it", "network", n.Name, "err", err)
+		return ns.removed.add(ctx, n)
+	}
+	if err == nil {
+		err = ns.seen.drop(ctx, n.ID)
+	}
+	return err
+}
+
+// remove removes a network in steps: once its record says so, no node can claim an address in it.
+func (ns *Networks) remove(ctx context.Context, id string) error {
+	for {
+		var r layout.Network
+		rev, err := layout.Load(ctx, ns.cfg.Cluster, layout.NetworkKey(id), &r)
+		if err != nil || rev == layout.Absent {
+			return err
+		}
+		before := r
+		r.Removing, r.RemovingSince = ns.cfg.Node().ID, time.Now().UTC()
+		err = ns.cfg.Cluster.Commit(ctx, []kv.Cond{kv.If(layout.NetworkKey(id), rev)}, kv.Put(layout.NetworkKey(id), layout.Encode(r)))
+		if errors.Is(err, kv.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		before.Removing, before.RemovingSince = "", time.Time{}
+		return ns.removeMarked(ctx, &r.Network, before)
+	}
+}
+
+// removeMarked removes a network whose record is marked, or writes unmarked again if it has members.
+func (ns *Networks) removeMarked(ctx context.Context, n *model.Network, unmarked layout.Network) error {
+	where, err := ns.users(ctx, n.ID)
+	if err == nil && len(where) > 0 {
+		err = model.Refuse(model.ErrForbidden, "error while removing network: network %s has active endpoints on other nodes (%s); remove the sandboxes or disconnect them first",
+			n.Name, strings.Join(where, ", "))
+	}
+	if err != nil {
+		return errors.Join(err, ns.cfg.Cluster.Commit(ctx, nil, kv.Put(layout.NetworkKey(n.ID), layout.Encode(unmarked))))
+	}
+	for _, prefix := range []string{layout.EndpointsOf(n.ID), layout.ShardsOf(n.ID), layout.MACsOf(n.ID)} {
+		if err := ns.deleteAll(ctx, prefix); err != nil {
+			return err
+		}
+	}
+	return ns.drop(ctx, n)
+}
+
+// users lists other nodes with members in a network, and those that hold addresses of it.
+func (ns *Networks) users(ctx context.Context, id string) ([]string, error) {
+	self, found := ns.cfg.Node().ID, map[string]bool{}
+	entries, err := ns.cfg.Cluster.List(ctx, layout.EndpointsOf(id))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if _, node, _, ok := layout.ParseChunkKey(e.Key); ok && node != self {
+			found[node] = true
+		}
+	}
+	if entries, err = ns.cfg.Cluster.List(ctx, layout.ShardsOf(id)); err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		var s layout.Shard
+		if err := layout.Decode(e.Key, e.Value, &s); err != nil {
+			return nil, err
+		}
+		for _, by := range s.Held {
+			if by.Node != self {
+				found[by.Node] = true
+			}
+		}
+	}
+	var names []string
+	for _, id := range slices.Sorted(maps.Keys(found)) {
+		var node model.Node
+		name := model.ShortID(id)
+		if _, err := layout.Load(ctx, ns.cfg.Cluster, layout.NodeKey(id), &node); err == nil && node.Name != "" {
+			name = node.Name
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// deleteAll deletes every key under a prefix.
+func (ns *Networks) deleteAll(ctx context.Context, prefix string) error {
+	entries, err := ns.cfg.Cluster.List(ctx, prefix)
+	if err != nil {
+		return err
+	}
+	for part := range slices.Chunk(entries, kv.MaxOps) {
+		var ops []kv.Op
+		for _, e := range part {
+			ops = append(ops, kv.Delete(e.Key))
+		}
+		if err := ns.cfg.Cluster.Commit(ctx, nil, ops...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drop removes the records of a network, last of all.
+func (ns *Networks) drop(ctx context.Context, n *model.Network) error {
+	for {
+		var table layout.SubnetTable
+		rev, err := layout.Load(ctx, ns.cfg.Cluster, layout.Subnets, &table)
+		if err != nil {
+			return err
+		}
+		for _, s := range n.Subnets {
+			if table[s.Prefix] == model.ShortID(n.ID) {
+				delete(table, s.Prefix)
+			}
+		}
+		conds := []kv.Cond{kv.If(layout.Subnets, rev)}
+		ops := []kv.Op{kv.Delete(layout.NetworkKey(n.ID)), kv.Put(layout.Subnets, layout.Encode(table))}
+		for _, key := range []string{layout.NameKey(n.Name), layout.VNIKey(n.VNI)} {
+			var holder string
+			rev, err := layout.Load(ctx, ns.cfg.Cluster, key, &holder)
+			if err != nil {
+				return err
+			}
+			if holder == n.ID {
+				conds, ops = append(conds, kv.If(key, rev)), append(ops, kv.Delete(key))
+			}
+		}
+		if err := ns.cfg.Cluster.Commit(ctx, conds, ops...); !errors.Is(err, kv.ErrConflict) {
+			return err
+		}
+	}
+}

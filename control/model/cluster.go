@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import (
+	"net/netip"
+	"time"
+)
+
+// MaxNodes bounds Node.Number; it is the size of the datapath's table of nodes.
+const MaxNodes = 4096
+
+// Node is a host of a cluster.
+type Node struct {
+	ID      string `json:"id"` // 64 hexadecimal digits, chosen at the first start
+	Name    string `json:"name"`
+	Number  uint16 `json:"number"` // in the datapath: 1..MaxNodes-1, unique in the cluster
+	Version string `json:"version,omitempty"`
+	// VTEP4 and VTEP6 are the node's addresses in the underlay. One of them is set.
+	VTEP4 netip.Addr `json:"vtep4,omitzero"`
+	VTEP6 netip.Addr `json:"vtep6,omitzero"`
+	Port  uint16     `json:"port"` // UDP port of VXLAN, the same on every node
+}
+
+// VTEP returns the node's address of a family in the underlay, or the zero Addr if it has none.
+func (n *Node) VTEP(f Family) netip.Addr {
+	if f == V4 {
+		return n.VTEP4
+	}
+	return n.VTEP6
+}
+
+// Member is an endpoint of a shared network as all nodes know it, or a node's own presence there.
+type Member struct {
+	ID        string     `json:"id"`                // of the endpoint, or of the node
+	SandboxID string     `json:"sandbox,omitempty"` // "": the node itself
+	Name      string     `json:"name,omitempty"`    // of the sandbox
+	Hostname  string     `json:"hostname,omitempty"`
+	Aliases   []string   `json:"aliases,omitempty"`
+	MAC       MAC        `json:"mac"`
+	IPv4      netip.Addr `json:"ipv4,omitzero"`
+	IPv6      netip.Addr `json:"ipv6,omitzero"`
+}
+
+// Addr returns the member's address of a family, or the zero Addr if it has none.
+func (m *Member) Addr(f Family) netip.Addr {
+	if f == V4 {
+		return m.IPv4
+	}
+	return m.IPv6
+}
+
+// Claim is what the cluster's store reserved for an endpoint that a verb is about to create.
+type Claim struct {
+	NetworkID string
+	Member    Member
+	// NodeIPv4 and NodeIPv6 are reserved with the first endpoint of a node; see Local.
+	NodeIPv4, NodeIPv6 netip.Addr
+}
+
+// AddressHolder is the holder of an address of a shared network.
+type AddressHolder struct {
+	Node     string    `json:"node"`
+	Endpoint string    `json:"endpoint"` // its ID, or the node's
+	Since    time.Time `json:"since"`
+}
+
+// RemoteMember is a member of a shared network on another node.
+type RemoteMember struct {
+	Member
+	Node     string // its name
+	NodeDown bool   // it has not been heard of for a while
+}
