@@ -60,6 +60,7 @@ test: ## Run every check and test, as root; installs missing packages with apt.
 	@$(DEPS) test
 	@GO=$(GO) test/crictl.sh
 	@test/podman/root.sh >/dev/null
+	@test/stores.sh >/dev/null
 	@GO=$(GO) bench/docker29.sh
 	@$(GO) run ./bench/count -note
 	@$(MAKE) --no-print-directory build lint

@@ -14,7 +14,7 @@ compiler="clang-$LLVM:clang-$LLVM llvm-strip-$LLVM:llvm-$LLVM clang-format-$LLVM
 traffic="ip:iproute2 ping:iputils-ping ps:procps nsenter:util-linux curl:curl iperf3:iperf3
 	nginx:nginx-light"
 tools="gcc:gcc /usr/include/stdlib.h:libc6-dev tcpdump:tcpdump traceroute:traceroute script:bsdutils pgrep:procps tc:iproute2 socat:socat nft:nftables
-	ethtool:ethtool jq:jq bpftool:bpftool promtool:prometheus"
+	ethtool:ethtool jq:jq bpftool:bpftool promtool:prometheus java:default-jre-headless"
 guests="qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static
 	ip:iproute2 nft:nftables iptables:iptables gcc:gcc /usr/include/stdlib.h:libc6-dev"
 
@@ -41,6 +41,9 @@ if { [ "$1" = test ] || [ "$1" = count ]; } && ! [ -e "$cache/kernels" ]; then
 fi
 if [ "$1" = test ] && ! [ -e "$cache/podman5" ]; then
 	echo "make test: making a root of Debian with podman 5, which stays in $cache/podman5"
+fi
+if [ "$1" = test ] && ! [ -e "$cache/stores" ]; then
+	echo "make test: unpacking etcd, Consul and ZooKeeper, which stay in $cache/stores"
 fi
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

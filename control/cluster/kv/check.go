@@ -82,13 +82,17 @@ func changes(conds []Cond, ops []Op) ([]Change, error) {
 		size += len(op.Value)
 	}
 	list := make([]Change, 0, len(byKey))
+	count := len(byKey)
 	for key, c := range byKey {
 		size += len(key)
 		list = append(list, *c)
+		if c.Has && c.Kind == ChangeDelete {
+			count++
+		}
 	}
 	switch {
-	case len(list) > MaxOps:
-		return nil, fmt.Errorf("%w: a commit of %d keys, more than %d", ErrInvalid, len(list), MaxOps)
+	case count > MaxOps:
+		return nil, fmt.Errorf("%w: a commit of %d operations, more than %d", ErrInvalid, count, MaxOps)
 	case size > MaxCommit:
 		return nil, fmt.Errorf("%w: a commit of %d bytes, more than %d", ErrInvalid, size, MaxCommit)
 	}

@@ -34,16 +34,17 @@ var (
 // and reads 512 KiB of JSON, in which a value is a third larger. They apply to all, so that a
 // state that one store holds can be moved to another.
 const (
-	MaxOps    = 64        // keys of one commit
+	MaxOps    = 64        // keys of one commit; a delete with a condition counts twice
 	MaxValue  = 256 << 10 // bytes of a value
 	MaxCommit = 320 << 10 // bytes of all keys and values of a commit
 	MaxKey    = 512       // bytes of a key
 )
 
-// Rev identifies one version of the value under a key. Revs of the same key are equal if
-// nothing has written the key in between, and that is all that can be concluded from them:
-// they have no order, and say nothing about other keys. The zero Rev is that of a key that
-// does not exist.
+// Rev identifies one version of the value under a key. Revs of the same key are equal if nothing
+// has changed or deleted the key in between, and that is all that can be concluded from them: they
+// have no order, and say nothing about other keys. Whether a write of the value that is there
+// already is a change depends on the store: what claims something has to write something of its
+// own. The zero Rev is that of a key that does not exist.
 type Rev struct{ Created, Modified uint64 }
 
 // Entry is one stored value.

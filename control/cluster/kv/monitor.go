@@ -152,10 +152,10 @@ func (u unavailable) Is(target error) bool { return target == ErrUnavailable }
 
 func (u unavailable) Error() string {
 	lasting := ""
-	if !u.since.IsZero() {
-		lasting = fmt.Sprintf(" for %v", time.Since(u.since).Round(time.Second))
+	if took := time.Since(u.since).Round(time.Second); !u.since.IsZero() && took > 0 {
+		lasting = fmt.Sprintf(", for %v now", took)
 	}
-	return fmt.Sprintf("the cluster store %s has not answered%s: %s (start it, or repair the network to it; nothing that runs depends on it)",
+	return fmt.Sprintf("the cluster store %s does not answer%s: %s (start it, or repair the network to it; nothing that runs depends on it)",
 		u.store, lasting, oneLine(u.cause))
 }
 

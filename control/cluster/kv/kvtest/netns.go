@@ -4,6 +4,7 @@ package kvtest
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,6 +24,12 @@ func Main(m *testing.M) {
 	if os.Getenv(inNetNS) != "" {
 		if err := loopbackUp(); err != nil {
 			fmt.Fprintln(os.Stderr, "bring up lo:", err)
+			os.Exit(1)
+		}
+		// The stores and their tests wait most of the time, and wait at once.
+		flag.Parse()
+		if err := flag.Set("test.parallel", "32"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		os.Exit(m.Run())

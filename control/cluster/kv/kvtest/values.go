@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -45,9 +46,11 @@ func testEntries(t *testing.T, c Cluster, dir string) {
 		}
 	}
 	first := rev(t, a, dir+"x")
+	commit(t, b, nil, kv.Put(dir+"x", []byte("two")))
+	second := rev(t, a, dir+"x")
 	commit(t, b, nil, kv.Put(dir+"x", []byte("one")))
-	if second := rev(t, a, dir+"x"); second == first {
-		t.Errorf("the same value, written again, keeps revision %v", first)
+	if third := rev(t, a, dir+"x"); first == second || second == third || third == first {
+		t.Errorf("a key that was changed and changed back has revisions %v, %v, %v", first, second, third)
 	}
 	for range 2 { // the second deletes nothing
 		commit(t, b, nil, kv.Delete(dir+"x"), kv.Delete(dir+"x/y/z"))
@@ -120,6 +123,14 @@ func testConditions(t *testing.T, c Cluster, dir string) {
 	commit(t, a, []kv.Cond{kv.If(created, rev(t, b, created))}, kv.Delete(created))
 }
 
+// many returns conditions on n keys, which do not exist.
+func many(dir string, n int) (conds []kv.Cond) {
+	for i := range n {
+		conds = append(conds, kv.If(dir+strconv.Itoa(i), kv.Rev{}))
+	}
+	return conds
+}
+
 func testLimits(t *testing.T, c Cluster, dir string) {
 	s := c.Dial(t)
 	ctx := t.Context()
@@ -138,6 +149,15 @@ func testLimits(t *testing.T, c Cluster, dir string) {
 		deletes = append(deletes, kv.Delete(op.Key))
 	}
 	commit(t, s, nil, deletes...)
+	commit(t, s, nil, full[:kv.MaxOps/2]...)
+	conds, deletes = nil, deletes[:kv.MaxOps/2]
+	for _, e := range list(t, s, dir+"full/") {
+		conds = append(conds, kv.If(e.Key, e.Rev))
+	}
+	commit(t, s, conds, deletes...)
+	if left := list(t, s, dir+"full/"); len(left) != 0 {
+		t.Errorf("%d keys are left", len(left))
+	}
 	commit(t, s, nil, kv.Put(dir+"largest", make([]byte, kv.MaxValue)))
 	if e, err := s.Get(ctx, dir+"largest"); err != nil || len(e.Value) != kv.MaxValue {
 		t.Errorf("the largest value has %d bytes, %v", len(e.Value), err)
@@ -146,7 +166,8 @@ func testLimits(t *testing.T, c Cluster, dir string) {
 	commit(t, s, nil, kv.Put(deep+"k", nil))
 	refused := map[string]error{
 		"too many ops":        s.Commit(ctx, nil, append([]kv.Op{kv.Put(dir+"one/more", nil)}, full...)...),
-		"too many conditions": s.Commit(ctx, append([]kv.Cond{kv.If(dir+"a", kv.Rev{}), kv.If(dir+"b", kv.Rev{})}, conds[:63]...)),
+		"too many conditions": s.Commit(ctx, many(dir, kv.MaxOps+1)),
+		"too many deletes":    s.Commit(ctx, many(dir, kv.MaxOps), kv.Delete(dir+"0")),
 		"too large a value":   s.Commit(ctx, nil, kv.Put(dir+"k", make([]byte, kv.MaxValue+1))),
 		"too large a commit":  s.Commit(ctx, nil, kv.Put(dir+"k", make([]byte, kv.MaxValue)), kv.Put(dir+"l", make([]byte, kv.MaxValue))),
 		"two ops on a key":    s.Commit(ctx, nil, kv.Put(dir+"k", nil), kv.Delete(dir+"k")),

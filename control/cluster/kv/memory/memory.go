@@ -110,9 +110,13 @@ func (s *Server) expire(key string, l *lease) {
 	}
 }
 
-// put and remove change one key, with the lease that it had.
+// put and remove change one key, with the lease that it had. As with Consul, the value that is there
+// already is not a change.
 func (s *Server) put(key string, value []byte) {
 	s.endLease(key)
+	if old, ok := s.entries[key]; ok && bytes.Equal(old.Value, value) {
+		return
+	}
 	s.rev++
 	e := kv.Entry{Key: key, Value: bytes.Clone(value), Rev: kv.Rev{Created: s.rev, Modified: s.rev}}
 	if old, ok := s.entries[key]; ok {

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embed
+
+import (
+	"context"
+	"log/slog"
+
+	"go.uber.org/zap/zapcore"
+)
+
+// logCore passes etcd's warnings and errors to the daemon's log. Its other lines describe etcd's
+// own start at length.
+type logCore struct{ log *slog.Logger }
+
+// Enabled implements zapcore.Core.
+func (logCore) Enabled(level zapcore.Level) bool { return level >= zapcore.WarnLevel }
+
+// With implements zapcore.Core.
+func (c logCore) With(fields []zapcore.Field) zapcore.Core {
+	return logCore{c.log.With(args(fields)...)}
+}
+
+// Check implements zapcore.Core.
+func (c logCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(entry.Level) {
+		return checked.AddCore(entry, c)
+	}
+	return checked
+}
+
+// Write implements zapcore.Core.
+func (c logCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+	level := slog.LevelWarn
+	if entry.Level > zapcore.WarnLevel {
+		level = slog.LevelError
+	}
+	c.log.Log(context.Background(), level, entry.Message, args(fields)...)
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (logCore) Sync() error { return nil }
+
+// args returns zap's fields as arguments of slog.
+func args(fields []zapcore.Field) []any {
+	encoder := zapcore.NewMapObjectEncoder()
+	for _, f := range fields {
+		f.AddTo(encoder)
+	}
+	var list []any
+	for key, value := range encoder.Fields {
+		list = append(list, key, value)
+	}
+	return list
+}
