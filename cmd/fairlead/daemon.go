@@ -46,12 +46,15 @@ type daemonOptions struct {
 	forceClsact              bool
 	cgroupRoot               string
 	logFormat, logLevel      string
+	cluster                  daemon.ClusterConfig
+	maxPeers                 uint32 // 0: the default
 }
 
 func newDaemonCommand(e *env) *cobra.Command {
 	var o daemonOptions
-	var store, config, snatPorts string
+	var config, snatPorts string
 	var pools, timeouts []string
+	var cluster clusterFlags
 	refuse := func(cmd *cobra.Command, err error) error {
 		if err != nil {
 			e.node.refuse(cmd.Context(), err)
@@ -76,7 +79,7 @@ Flags on the command line take precedence.`,
 			if err := readConfig(cmd.Flags(), config); err != nil {
 				return refuse(cmd, err)
 			}
-			if err := o.check(store, snatPorts, pools, timeouts); err != nil {
+			if err := errors.Join(o.check(snatPorts, pools, timeouts), cluster.check(&o.cluster)); err != nil {
 				return refuse(cmd, err)
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
@@ -89,7 +92,7 @@ Flags on the command line take precedence.`,
 	f := cmd.Flags()
 	f.StringVar(&o.dockerSocket, "docker-socket", "/var/run/docker.sock", `Docker API socket, to look up the names of networks and containers; "" disables this`)
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9477", `listen address of the Prometheus metrics; "" disables them`)
-	f.StringVar(&store, "store", "bolt", "state store; only bolt is supported")
+	cluster.register(f)
 	f.StringArrayVar(&o.uplinks, "uplink", nil, "uplink device; repeatable (default: detected, and updated when devices change)")
 	f.StringArrayVar(&pools, "default-address-pool", nil, "pool to allocate subnets from, base=PREFIX,size=LENGTH; repeatable")
 	f.StringVar(&snatPorts, "snat-ports", "", "source ports of masqueraded flows, A-B (default 32768-60999)")
@@ -97,6 +100,7 @@ Flags on the command line take precedence.`,
 	f.StringArrayVar(&timeouts, "ct-timeout", nil, "idle timeout of flows in a state, STATE=DURATION as in udp_stream=3m; repeatable (default: that of nf_conntrack)")
 	f.Uint32Var(&o.maxEndpoints, "max-endpoints", 0, "size of the endpoint tables, one entry per sandbox in a network and one per network (default 16384)")
 	f.Uint32Var(&o.maxPublish, "max-publishes", 0, "size of the table of published ports, one entry per port for each of IPv4 and IPv6 (default 131072)")
+	f.Uint32Var(&o.maxPeers, "max-peers", 0, "size of the table of sandboxes on other nodes, one entry per sandbox in a network (default 131072)")
 	f.BoolVar(&o.forceClsact, "force-clsact", false, "attach with clsact filters even where the kernel has tcx")
 	f.StringVar(&o.cgroupRoot, "cgroup-root", "", "cgroup whose processes can reach published ports (default: the cgroup2 mount)")
 	f.StringVar(&config, "config", "", "file with more flags")
@@ -105,14 +109,7 @@ Flags on the command line take precedence.`,
 	return cmd
 }
 
-func (o *daemonOptions) check(store, snatPorts string, pools, timeouts []string) error {
-	switch kind, _, _ := strings.Cut(store, "://"); {
-	case store == "bolt":
-	case kind == "etcd" || kind == "consul" || kind == "zk":
-		return fmt.Errorf("--store %s is not available yet; use \"bolt\"", store)
-	default:
-		return usagef("--store %q is unknown; use \"bolt\"", store)
-	}
+func (o *daemonOptions) check(snatPorts string, pools, timeouts []string) error {
 	if o.logFormat != "text" && o.logFormat != "json" {
 		return usagef("--log-format %q: want text or json", o.logFormat)
 	}

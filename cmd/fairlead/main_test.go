@@ -216,8 +216,13 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"sandbox create --add-host a:b box", 1, "--add-host is not available yet (leave it out)"},
 		{"ct ls --filter colour=red", 2, `unknown filter "colour"`},
 		{"ct ls --filter port=0", 2, "not a port number"},
-		{"daemon --store etcd://192.0.2.1", 1, "--store etcd://192.0.2.1 is not available yet; use \"bolt\""},
-		{"daemon --store bogus", 2, `--store "bogus" is unknown`},
+		{"daemon --store bogus", 2, `--store: "bogus" is not the URL of a store`},
+		{"daemon --store etcd://user:secret@192.0.2.1", 2, "contains a user or password"},
+		{"daemon --store embed --store-listen 192.0.2.1", 2, "want IP:PORT"},
+		{"daemon --advertise x", 2, "want an address of this host"},
+		{"daemon --advertise 192.0.2.1 --advertise 192.0.2.2", 2, "192.0.2.2 is the second address of IPv4"},
+		{"daemon --vxlan-port 0", 2, "want a port"},
+		{"daemon --store-credentials /no/such/file", 1, "--store-credentials: open /no/such/file"},
 		{"daemon --log-format xml", 2, "want text or json"},
 		{"daemon --snat-ports 5-4", 2, "want A-B"},
 		{"daemon --ct-timeout estab=5s", 1, "--ct-timeout: no flow is ever in state \"estab\" (want one of close, established"},
@@ -259,13 +264,15 @@ func TestDaemonFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, _, stderr := w.run("daemon", "--config", config, "--ct-max", "2000", "--state-dir", "/s", "--run-dir", "/r", "--bpf-dir", "/b",
+		"--store", "etcd://192.0.2.1", "--advertise", "192.0.2.9", "--advertise", "2001:db8::9", "--node-name", "n1", "--vxlan-port", "8472",
 		"--snat-ports", "40000-50000", "--default-address-pool", "base=10.0.0.0/8,size=24", "--metrics-listen", "")
 	if code != 1 || stderr != "fairlead: ended\n" {
 		t.Errorf("got %d, %q", code, stderr)
 	}
 	if got.state != "/s" || got.run != "/r" || got.bpf != "/b" || strings.Join(got.uplinks, " ") != "eth0 eth1" || got.ctMax != 2000 ||
 		!got.forceClsact || got.logFormat != "json" || got.snatPorts.String() != "40000-50000" || got.metricsListen != "" ||
-		len(got.pools) != 1 || got.pools[0].Size != 24 {
+		len(got.pools) != 1 || got.pools[0].Size != 24 ||
+		got.cluster.Store != "etcd://192.0.2.1" || len(got.cluster.Advertise) != 2 || got.cluster.Name != "n1" || got.cluster.Port != 8472 {
 		t.Errorf("options: %+v", got)
 	}
 	var refused error
@@ -295,7 +302,7 @@ func TestDaemonHelpNamesTheSizesOfTheTables(t *testing.T) {
 	}
 	flags := newDaemonCommand(&env{}).Flags()
 	for flag, table := range map[string]string{
-		"ct-max": bpf.TCMapFlCt, "max-endpoints": bpf.TCMapFlEndpoint, "max-publishes": bpf.TCMapFlService,
+		"ct-max": bpf.TCMapFlCt, "max-endpoints": bpf.TCMapFlEndpoint, "max-publishes": bpf.TCMapFlService, "max-peers": bpf.TCMapFlPeerFdb,
 	} {
 		want := fmt.Sprintf("(default %d)", spec.Maps[table].MaxEntries)
 		if usage := flags.Lookup(flag).Usage; !strings.HasSuffix(usage, want) {

@@ -51,6 +51,23 @@ func runStatus(ctx context.Context, e *env, format string) error {
 	return executeLine(e.stdout, t, st)
 }
 
+// printCluster prints the host's part in a cluster.
+func printCluster(row func(name, format string, args ...any), c *api.ClusterStatus, now time.Time) {
+	if c == nil {
+		return
+	}
+	health := "reachable"
+	if !c.Reachable {
+		health = fmt.Sprintf("does not answer since %s: %s", age(now, c.Since), c.Error)
+	}
+	row("Cluster store", "%s, %s", c.Store, health)
+	row("Node", "%s, number %d", c.Node, c.Number)
+	row("Other nodes", "%d, of which %d are down, with %d sandboxes in networks of this host", c.Nodes, c.NodesDown, c.Members)
+	if c.Waiting > 0 {
+		row("Not published", "sandboxes of %d networks", c.Waiting)
+	}
+}
+
 func printStatus(w io.Writer, socket string, st api.Status, now time.Time) error {
 	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(tab, name+":\t"+format+"\n", args...) }
@@ -80,6 +97,7 @@ func printStatus(w io.Writer, socket string, st api.Status, now time.Time) error
 		repairs = []string{"none"}
 	}
 	row("Repairs", "%s", strings.Join(repairs, ", "))
+	printCluster(row, st.Cluster, now)
 	if st.LastError != "" {
 		row("Last error", "%s", st.LastError)
 	}

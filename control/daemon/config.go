@@ -52,13 +52,15 @@ type Config struct {
 	CTMax uint32
 	// CTTimeouts are the timeouts of idle flows, by state. The default is nf_conntrack's.
 	CTTimeouts Timeouts
-	// MaxEndpoints and MaxPublishes are the sizes of those tables; 0 is the default.
-	MaxEndpoints, MaxPublishes uint32
+	// MaxEndpoints, MaxPublishes and MaxPeers are the sizes of those tables; 0 is the default.
+	MaxEndpoints, MaxPublishes, MaxPeers uint32
 	// ForceClsact attaches with clsact filters even if the kernel has tcx.
 	ForceClsact bool
 	// CgroupRoot is the cgroup that the socket programs are attached to. The default, "", is the
 	// cgroup2 mount.
 	CgroupRoot string
+	// Cluster makes the host part of a cluster. The default is none.
+	Cluster ClusterConfig
 	// MemoryLimit is the heap size, in bytes, near which the garbage collector runs more often.
 	// The default, 0, is 150 MiB, or GOMEMLIMIT if it is set.
 	MemoryLimit int64

@@ -70,6 +70,7 @@ type daemon struct {
 	docker     *dockerplugin.Server
 	namer      *dockerplugin.Namer // nil if no engine is queried for names
 	dns        *dns.Server
+	cluster    *node.Cluster // nil if the host is not part of a cluster
 
 	apiSocket     net.Listener
 	dockerSocket  net.Listener   // nil if Docker is not served
@@ -178,6 +179,9 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
+	if err := d.openCluster(ctx); err != nil {
+		return err
+	}
 	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: node.Engines{Engine: d.engine, Handle: d.handle, Log: d.log}, Log: d.log, Socket: d.cfg.DockerSocket})
 	if d.dockerSocket != nil && d.cfg.DockerSocket != "" {
 		d.namer = dockerplugin.NewNamer(d.cfg.DockerSocket, d.engine, d.log)
@@ -217,6 +221,8 @@ func (d *daemon) openDatapath() error {
 		Timeouts:     d.cfg.CTTimeouts,
 		MaxEndpoints: d.cfg.MaxEndpoints,
 		MaxPublishes: d.cfg.MaxPublishes,
+		MaxPeers:     d.cfg.MaxPeers,
+		VXLANPort:    d.cfg.Cluster.port(),
 		Log:          d.log,
 	}, tc.NewFilters(d.handle))
 	if err != nil {
@@ -254,7 +260,7 @@ func (d *daemon) openState(ctx context.Context) error {
 		return err
 	}
 	d.state.Subscribe(d.dns.Update) // so that names are served when a verb returns
-	if d.controller, err = controller.New(d.state, controller.Config{Namespaces: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run}); err != nil {
+	if d.controller, err = controller.New(d.state, controller.Config{Namespaces: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run, Cluster: d.verbsCluster}); err != nil {
 		return err
 	}
 	if d.engine, err = engine.New(d.state, engine.Config{Inner: d.reconciler}); err != nil {
@@ -282,6 +288,7 @@ func (k kernel) Apply(ctx context.Context, s *desired.Snapshot) error {
 var sizeFlags = map[string][]string{
 	"--max-endpoints": {"fl_endpoint", "fl_fdb", "fl_neigh"},
 	"--max-publishes": {"fl_service", "fl_backend"},
+	"--max-peers":     {"fl_peer_fdb", "fl_peer_neigh"},
 }
 
 // explainFull adds the flag that enlarges a full table, if that is the error.
@@ -310,7 +317,7 @@ func (d *daemon) openAPI() error {
 	d.server = server.New(server.Config{
 		Backend: node.New(node.Config{
 			Controller: d.controller, Engine: d.engine, Handle: d.handle, Datapath: d.datapath, Reconciler: d.reconciler,
-			DNS: d.dns, Namer: d.namer, Log: d.log,
+			DNS: d.dns, Namer: d.namer, Cluster: d.cluster, Log: d.log,
 			Dirs: d.cfg.Dirs, Uplinks: d.cfg.Uplinks, Version: d.cfg.Version, Started: d.started,
 		}),
 		Log:     d.log,

@@ -32,6 +32,10 @@ func (d *daemon) serve(ctx context.Context) error {
 	run("expire flows", d.collector.Run)
 	run("reap sandboxes", d.reap)
 	run("serve DNS", d.dns.Run)
+	if d.cluster != nil {
+		run("take part in the cluster", d.runCluster)
+		run("follow other nodes", d.cluster.Peers.Run)
+	}
 	if d.dockerSocket != nil {
 		run("serve Docker", func(ctx context.Context) error { return d.docker.Serve(ctx, d.dockerSocket) })
 	}

@@ -8,6 +8,7 @@ import "github.com/fairlead-net/fairlead/control/metrics"
 func (d *daemon) stats() (metrics.Stats, error) {
 	s, err := metrics.Read(d.datapath.Maps(), d.controller.Snapshot())
 	s.Repairs = d.reconciler.Stats().Repairs
+	s.Cluster = d.clusterStats()
 	s.Questions, s.Unserved = d.dns.Counts(), len(d.dns.Unserved())
 	return s, err
 }

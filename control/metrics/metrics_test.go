@@ -41,6 +41,7 @@ func full() (Stats, error) {
 		Left:      Counter{Packets: 50, Bytes: 5000},
 		Questions: map[string]uint64{"local": 7},
 		Unserved:  1,
+		Cluster:   &Cluster{Up: true, Nodes: 5, Down: 2, Members: 12, Waiting: 1},
 	}, nil
 }
 
@@ -72,6 +73,11 @@ func samples(text string) []string {
 func TestSamples(t *testing.T) {
 	want := []string{
 		`fairlead_build_info{goversion="go1",revision="abc",version="1.0"} 1`,
+		`fairlead_cluster_members 12`,
+		`fairlead_cluster_nodes{state="down"} 2`,
+		`fairlead_cluster_nodes{state="up"} 3`,
+		`fairlead_cluster_store_up 1`,
+		`fairlead_cluster_unpublished_networks 1`,
 		`fairlead_conntrack_entries{table="confirmed"} 8`,
 		`fairlead_conntrack_entries_limit{table="confirmed"} 524288`,
 		`fairlead_datapath_events_total{event="ct_created"} 9`,

@@ -43,6 +43,7 @@ type Config struct {
 	Reconciler *reconcile.Reconciler
 	DNS        *dns.Server
 	Namer      *dockerplugin.Namer // nil: no engine is queried for names
+	Cluster    *Cluster            // nil: the host is not part of a cluster
 	Log        *slog.Logger
 
 	// What the status says of the daemon.
@@ -274,6 +275,7 @@ func (b *Node) Status(context.Context) (api.Status, error) {
 		FlowsMax:  counts.ConfirmedMax / 2,
 		Repairs:   now.Repairs,
 		LastError: now.LastError,
+		Cluster:   b.clusterStatus(),
 	}, nil
 }
 
@@ -288,13 +290,9 @@ func publishedPorts(snapshot *desired.Snapshot) int {
 
 // uplinks returns the names of the uplinks. It omits devices that were just removed.
 func (b *Node) uplinks() ([]string, error) {
-	links, err := b.cfg.Handle.Links()
+	names, err := b.deviceNames()
 	if err != nil {
 		return nil, err
-	}
-	names := make(map[uint32]string, len(links))
-	for _, link := range links {
-		names[link.Index] = link.Name
 	}
 	var uplinks []string
 	for _, uplink := range b.cfg.Datapath.Maps().Uplinks.List() {

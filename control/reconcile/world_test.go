@@ -58,6 +58,8 @@ type world struct {
 	uplinks    *fakeTable[dp.Uplink, uint32]
 	hostAddrs  *fakeTable[netip.Addr, netip.Addr]
 	hostNets   *fakeTable[dp.Subnet, netip.Prefix]
+	tunnels    *fakeTable[dp.Tunnel, uint32]
+	vnis       *fakeTable[dp.VNI, uint32]
 }
 
 func newWorld(tb testing.TB) *world {
@@ -80,6 +82,8 @@ func newWorld(tb testing.TB) *world {
 	w.neighbours = newFakeTable(w, func(e dp.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr} })
 	w.publishes = newFakeTable(w, func(e dp.Publish) publishKey { return publishKey{e.HostIP, e.Port, e.Proto} })
 	w.subnets = newFakeTable(w, func(e dp.Subnet) netip.Prefix { return e.Prefix })
+	w.tunnels = newFakeTable(w, func(e dp.Tunnel) uint32 { return e.Net })
+	w.vnis = newFakeTable(w, func(e dp.VNI) uint32 { return e.VNI })
 	w.hostNets = newFakeTable(w, func(e dp.Subnet) netip.Prefix { return e.Prefix })
 	w.uplinks = newFakeTable(w, func(u dp.Uplink) uint32 { return u.IfIndex })
 	w.hostAddrs = newFakeTable(w, func(a netip.Addr) netip.Addr { return a })
@@ -102,7 +106,7 @@ func (w *world) netnsDir() string { return filepath.Join(w.dir, "netns") }
 func (w *world) restart() {
 	w.r = New(Config{NetNSDir: w.netnsDir(), Log: w.log}, w, tables.Set{
 		Endpoints: w.endpoints, FDB: w.fdb, Neighbours: w.neighbours, Publishes: w.publishes,
-		Subnets: w.subnets, Uplinks: w.uplinks, HostAddrs: w.hostAddrs, HostNets: w.hostNets, Flows: w, Traffic: w,
+		Subnets: w.subnets, Tunnels: w.tunnels, VNIs: w.vnis, Uplinks: w.uplinks, HostAddrs: w.hostAddrs, HostNets: w.hostNets, Flows: w, Traffic: w,
 	}, w.nl)
 }
 

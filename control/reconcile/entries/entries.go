@@ -17,6 +17,8 @@ type Set struct {
 	Neighbours []maps.Neighbour
 	Publishes  []maps.Publish
 	Subnets    []maps.Subnet
+	Tunnels    []maps.Tunnel
+	VNIs       []maps.VNI
 }
 
 // Add appends the entries of o.
@@ -26,6 +28,8 @@ func (s *Set) Add(o Set) {
 	s.Neighbours = append(s.Neighbours, o.Neighbours...)
 	s.Publishes = append(s.Publishes, o.Publishes...)
 	s.Subnets = append(s.Subnets, o.Subnets...)
+	s.Tunnels = append(s.Tunnels, o.Tunnels...)
+	s.VNIs = append(s.VNIs, o.VNIs...)
 }
 
 // Without returns the entries that have no successor in o, that is, none with the same key.
@@ -36,6 +40,8 @@ func (s *Set) Without(o *Set) Set {
 		Neighbours: without(s.Neighbours, o.Neighbours, keyOfNeighbour),
 		Publishes:  without(s.Publishes, o.Publishes, keyOfPublish),
 		Subnets:    without(s.Subnets, o.Subnets, keyOfSubnet),
+		Tunnels:    without(s.Tunnels, o.Tunnels, keyOfTunnel),
+		VNIs:       without(s.VNIs, o.VNIs, keyOfVNI),
 	}
 }
 
@@ -61,6 +67,8 @@ func keyOfFDB(e maps.FDBEntry) fdbKey              { return fdbKey{e.Net, e.MAC}
 func keyOfNeighbour(e maps.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr} }
 func keyOfPublish(e maps.Publish) publishKey       { return publishKey{e.HostIP, e.Port, e.Proto} }
 func keyOfSubnet(e maps.Subnet) netip.Prefix       { return e.Prefix }
+func keyOfTunnel(e maps.Tunnel) uint32             { return e.Net }
+func keyOfVNI(e maps.VNI) uint32                   { return e.VNI }
 
 // without returns the entries of a whose keys are not in b.
 func without[E any, K comparable](a, b []E, key func(E) K) []E {

@@ -53,7 +53,7 @@ func render(sections ...any) string {
 }
 
 func renderSet(s Set) string {
-	return render(s.Subnets, s.Endpoints, s.FDB, s.Neighbours, s.Publishes)
+	return render(s.Subnets, s.Tunnels, s.VNIs, s.Endpoints, s.FDB, s.Neighbours, s.Publishes)
 }
 
 func line(v reflect.Value) string {
@@ -142,6 +142,10 @@ var variants = map[string]func(*model.Network, *model.Endpoint){
 	"mtu":    func(n *model.Network, _ *model.Endpoint) { n.MTU = 9000 },
 	"shaped": func(_ *model.Network, ep *model.Endpoint) { ep.Bandwidth.Ingress.Rate = 1000 },
 	"egress": func(_ *model.Network, ep *model.Endpoint) { ep.Bandwidth.Egress.Rate = 1000 },
+	"overlay": func(n *model.Network, _ *model.Endpoint) {
+		n.Driver, n.VNI, n.MTU = model.DriverOverlay, 70000, 1450
+		n.NodeIPv4, n.NodeIPv6 = netip.MustParseAddr("10.7.0.9"), netip.MustParseAddr("fd00:7::9")
+	},
 }
 
 // The entries of a network and of an endpoint, published and not, are as recorded.

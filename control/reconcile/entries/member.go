@@ -28,6 +28,17 @@ func OfNetwork(n *model.Network, hp HostPort) Set {
 		Flags:      flags,
 		HostPortIf: hp.Port, GatewayIf: hp.Gateway,
 	}, n.EnableIPv6)
+	for _, own := range n.NodePrefixes() {
+		s.Neighbours = append(s.Neighbours, maps.Neighbour{
+			Net: n.Index, Addr: own.Addr(), MAC: n.GatewayMAC, IfIndex: hp.Port, Flags: flags,
+		})
+	}
+	if n.VNI != 0 {
+		s.Tunnels = []maps.Tunnel{{
+			Net: n.Index, VNI: n.VNI, MTU: uint16(n.DeviceMTU()), NodeMAC: maps.MAC(n.NodeMAC()), GatewayMAC: maps.MAC(n.GatewayMAC), HostPortIf: hp.Port,
+		}}
+		s.VNIs = []maps.VNI{{VNI: n.VNI, Net: n.Index}}
+	}
 	for _, sub := range n.Subnets {
 		s.Subnets = append(s.Subnets, maps.Subnet{Prefix: sub.Prefix, Net: n.Index})
 	}

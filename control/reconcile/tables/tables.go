@@ -42,6 +42,8 @@ type Set struct {
 	Neighbours Table[maps.Neighbour]
 	Publishes  Table[maps.Publish]
 	Subnets    Table[maps.Subnet]
+	Tunnels    Table[maps.Tunnel]
+	VNIs       Table[maps.VNI]
 	Uplinks    Table[maps.Uplink]
 	HostAddrs  AddrTable
 	HostNets   Table[maps.Subnet]
@@ -53,7 +55,7 @@ type Set struct {
 func Of(s *maps.Set) Set {
 	return Set{
 		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes,
-		Subnets: s.Subnets, Uplinks: s.Uplinks, HostAddrs: s.HostAddrs, HostNets: s.HostNets,
+		Subnets: s.Subnets, Tunnels: s.Tunnels, VNIs: s.VNIs, Uplinks: s.Uplinks, HostAddrs: s.HostAddrs, HostNets: s.HostNets,
 		Flows: s.Conntrack, Traffic: s.Counters,
 	}
 }
@@ -76,20 +78,24 @@ func (t *Tables) Unsynced() bool { return t.unsynced }
 func (t *Tables) Write(s *entries.Set) error {
 	return t.NoteFailed(errors.Join(
 		putAll(t.set.Subnets, s.Subnets),
+		putAll(t.set.Tunnels, s.Tunnels),
 		putAll(t.set.Endpoints, s.Endpoints),
 		putAll(t.set.FDB, s.FDB),
 		putAll(t.set.Neighbours, s.Neighbours),
 		putAll(t.set.Publishes, s.Publishes),
+		putAll(t.set.VNIs, s.VNIs), // from now on packets of other nodes arrive
 	))
 }
 
 // Delete deletes entries in the reverse order.
 func (t *Tables) Delete(s *entries.Set) error {
 	return t.NoteFailed(errors.Join(
+		deleteAll(t.set.VNIs, s.VNIs),
 		deleteAll(t.set.Publishes, s.Publishes),
 		deleteAll(t.set.Neighbours, s.Neighbours),
 		deleteAll(t.set.FDB, s.FDB),
 		deleteAll(t.set.Endpoints, s.Endpoints),
+		deleteAll(t.set.Tunnels, s.Tunnels),
 		deleteAll(t.set.Subnets, s.Subnets),
 	))
 }
@@ -122,10 +128,12 @@ func (t *Tables) Sync(all *entries.Set) (restored int, err error) {
 	var errs []error
 	for _, sync := range []func() (int, int, error){
 		func() (int, int, error) { return t.set.Subnets.Sync(all.Subnets) },
+		func() (int, int, error) { return t.set.Tunnels.Sync(all.Tunnels) },
 		func() (int, int, error) { return t.set.Endpoints.Sync(all.Endpoints) },
 		func() (int, int, error) { return t.set.FDB.Sync(all.FDB) },
 		func() (int, int, error) { return t.set.Neighbours.Sync(all.Neighbours) },
 		func() (int, int, error) { return t.set.Publishes.Sync(all.Publishes) },
+		func() (int, int, error) { return t.set.VNIs.Sync(all.VNIs) },
 	} {
 		written, deleted, err := sync()
 		restored += written + deleted
@@ -147,7 +155,7 @@ type verifiable interface {
 
 // owned lists the tables of networks, endpoints and publishes.
 func (t *Tables) owned() []verifiable {
-	return []verifiable{t.set.Subnets, t.set.Endpoints, t.set.FDB, t.set.Neighbours, t.set.Publishes}
+	return []verifiable{t.set.Subnets, t.set.Tunnels, t.set.Endpoints, t.set.FDB, t.set.Neighbours, t.set.Publishes, t.set.VNIs}
 }
 
 // Verify reads the tables of networks, endpoints and publishes back and restores entries that

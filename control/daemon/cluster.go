@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/fairlead-net/fairlead/control/cluster"
+	"github.com/fairlead-net/fairlead/control/cluster/embed"
+	"github.com/fairlead-net/fairlead/control/cluster/kv"
+	"github.com/fairlead-net/fairlead/control/cluster/kv/open"
+	"github.com/fairlead-net/fairlead/control/cluster/nodes"
+	"github.com/fairlead-net/fairlead/control/controller"
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/metrics"
+	"github.com/fairlead-net/fairlead/control/node"
+	"github.com/fairlead-net/fairlead/control/peers"
+	"github.com/fairlead-net/fairlead/control/rtnl/underlay"
+	"github.com/fairlead-net/fairlead/control/store"
+)
+
+// The stores that have no URL.
+const (
+	StoreBolt  = "bolt"  // the host is not part of a cluster
+	StoreEmbed = "embed" // an etcd in this daemon
+)
+
+const etcdPort = 2379
+
+// ClusterConfig makes a host part of a cluster.
+type ClusterConfig struct {
+	// Store is the URL of the cluster's store, embed, or bolt for a host on its own.
+	Store string
+	// StoreOptions are the credentials for the store.
+	StoreOptions open.Options
+	// StoreListen is where the embedded store listens for other hosts. The default is the host's address
+	// in the underlay, and etcd's port.
+	StoreListen netip.AddrPort
+	// Advertise are the host's addresses that others send to, at most one a family. If it is empty,
+	// they are the sources of the default routes.
+	Advertise []netip.Addr
+	// Port is the UDP port of VXLAN, the same on all hosts.
+	Port uint16
+	// Name is the host's name in the cluster. The default is its host name.
+	Name string
+}
+
+// DefaultVXLANPort is the port that IANA assigned to VXLAN.
+const DefaultVXLANPort = 4789
+
+// CheckStore returns an error unless a store can be used: bolt, embed, or a URL.
+func CheckStore(store string) error {
+	if store == StoreBolt || store == StoreEmbed {
+		return nil
+	}
+	return open.Check(store)
+}
+
+// port returns the port of tunnels, 0 if there are none.
+func (c *ClusterConfig) port() uint16 {
+	if !c.IsCluster() {
+		return 0
+	}
+	return c.Port
+}
+
+// IsCluster reports whether the host is part of a cluster.
+func (c *ClusterConfig) IsCluster() bool { return c.Store != "" && c.Store != StoreBolt }
+
+// openKV opens the cluster's store, and starts it if it is the embedded one. under is the host's network.
+func (d *daemon) openKV(ctx context.Context, under *underlay.Underlay) (kv.Store, error) {
+	cfg := d.cfg.Cluster
+	o := cfg.StoreOptions
+	o.Log = d.log
+	if cfg.Store != StoreEmbed {
+		return open.Open(cfg.Store, o)
+	}
+	listen := cfg.StoreListen
+	if !listen.IsValid() {
+		v4, v6, err := under.VTEPs()
+		if err != nil {
+			return nil, err
+		}
+		if !v4.IsValid() && !v6.IsValid() {
+			return nil, errors.New("this host has no address for the embedded store to listen at (name one with --store-listen)")
+		}
+		listen = netip.AddrPortFrom(cmp.Or(v4, v6), etcdPort)
+	}
+	server, err := embed.Start(ctx, embed.Config{Dir: d.cfg.Dirs.State, Listen: listen, Log: d.log})
+	if err != nil {
+		return nil, fmt.Errorf("--store embed: %w", err)
+	}
+	d.onClose("embedded store", func() error {
+		server.Close()
+		return nil
+	})
+	return open.Open("etcd://"+server.Endpoint(), o)
+}
+
+// copyFile is the copy of what is on other nodes, in the state directory.
+const copyFile = "cluster.db"
+
+// openCluster makes the host part of its cluster. It does not wait for the store.
+func (d *daemon) openCluster(ctx context.Context) error {
+	cfg := d.cfg.Cluster
+	if !cfg.IsCluster() {
+		return nil
+	}
+	under := underlay.New(d.handle, cfg.Advertise)
+	kvs, err := d.openKV(ctx, under)
+	if err != nil {
+		return err
+	}
+	d.onClose("cluster's store", kvs.Close)
+	hostname, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("find the host's name: %w", err)
+	}
+	part, err := cluster.Open(ctx, cluster.Config{
+		Store: kvs, Local: d.store, State: d.controller, Name: nodes.Name(cfg.Name, hostname), Version: d.cfg.Version, Port: cfg.Port,
+		VTEPs: under.VTEPs,
+		MTU: func() (int, error) {
+			mtu, f, err := under.MTU()
+			return mtu - peers.Overhead(f), err
+		},
+		Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	copyOnDisk, err := d.openCopy()
+	if err != nil {
+		return err
+	}
+	d.onClose("copy of the cluster's state", copyOnDisk.Close)
+	maps := d.datapath.Maps()
+	d.cluster = &node.Cluster{Cluster: part, Peers: peers.New(peers.Config{
+		Store: kvs, Cache: copyOnDisk, Self: part.Self().ID,
+		Tables: peers.Tables{
+			Nodes: maps.Nodes, NodeAddrs: maps.NodeAddrs, Flood: maps.TunnelNodes, FDB: maps.PeerFDB, Neighbours: maps.PeerNeighbours,
+		},
+		Underlay: paths{under, d},
+		Log:      d.log,
+	})}
+	for _, update := range []func(*desired.Snapshot){part.Update, d.cluster.Peers.Update} {
+		update(d.state.Snapshot())
+		d.state.Subscribe(update)
+	}
+	d.dns.SetRemote(d.cluster.Peers)
+	return nil
+}
+
+// runCluster runs the host's part in the cluster until ctx ends.
+func (d *daemon) runCluster(ctx context.Context) error { return d.cluster.Run(ctx) }
+
+// verbsCluster returns the cluster for the verbs, nil if there is none.
+func (d *daemon) verbsCluster() controller.Cluster {
+	if d.cluster == nil {
+		return nil
+	}
+	return d.cluster.Cluster
+}
+
+// openCopy opens the copy of what is on other nodes, and replaces a damaged one: the cluster's store
+// has the original.
+func (d *daemon) openCopy() (store.Store, error) {
+	path := filepath.Join(d.cfg.Dirs.State, copyFile)
+	s, err := store.OpenBolt(store.BoltConfig{Path: path})
+	if errors.Is(err, store.ErrDamaged) {
+		d.log.Warn("the copy of the cluster's state is damaged; replacing it", "file", path, "err", err)
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("replace the copy of the cluster's state: %w", err)
+		}
+		s, err = store.OpenBolt(store.BoltConfig{Path: path})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--state-dir: %w", err)
+	}
+	return s, nil
+}
+
+// paths adds to the underlay what the datapath knows of its uplinks.
+type paths struct {
+	*underlay.Underlay
+	d *daemon
+}
+
+// Path implements [peers.Underlay].
+func (p paths) Path(to netip.Addr) (peers.Path, error) {
+	hop, err := p.Underlay.Path(to)
+	if err != nil {
+		return peers.Path{}, err
+	}
+	path := peers.Path{IfIndex: hop.Device, Source: hop.Source, MTU: hop.MTU}
+	for _, uplink := range p.d.datapath.Maps().Uplinks.List() {
+		if uplink.IfIndex == hop.Device {
+			path.Below = uplink.Below
+		}
+	}
+	return path, nil
+}
+
+// clusterStats returns the numbers of the cluster, nil if there is none.
+func (d *daemon) clusterStats() *metrics.Cluster {
+	if d.cluster == nil {
+		return nil
+	}
+	c := d.cluster.Peers.Counts()
+	return &metrics.Cluster{
+		Up: d.cluster.Store().Health().Reachable, Nodes: c.Nodes, Down: c.Down, Members: c.Members, Waiting: d.cluster.Waiting(),
+	}
+}

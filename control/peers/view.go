@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peers
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/cluster/kv"
+	"github.com/fairlead-net/fairlead/control/cluster/layout"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// NodeStatus is a node as this one sees it.
+type NodeStatus struct {
+	model.Node
+	Self    bool
+	Down    bool       // not heard of for a while
+	Lost    time.Time  // since when; zero if it is alive
+	Path    Path       // how this host reaches it
+	VTEP    netip.Addr // the address that is used
+	Members int        // in networks that have members here
+}
+
+// Nodes returns the nodes of the cluster, by name.
+func (p *Peers) Nodes() []NodeStatus {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	h, now := p.cfg.Store.Health(), time.Now()
+	members := map[string]int{}
+	for _, n := range p.nets {
+		for _, c := range n.chunks {
+			for _, m := range c.members {
+				if m.SandboxID != "" {
+					members[c.node]++
+				}
+			}
+		}
+	}
+	var list []NodeStatus
+	for id, node := range p.nodes.byID {
+		s := NodeStatus{Node: node, Self: id == p.cfg.Self, Path: p.nodes.paths[id], VTEP: node.VTEP4, Members: members[id]}
+		if !s.VTEP.IsValid() || s.Path.Source.Is6() {
+			s.VTEP = node.VTEP6
+		}
+		if !s.Self {
+			s.Down, s.Lost = p.nodes.isDown(id, h, now), p.nodes.lost[id]
+		}
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(a, b NodeStatus) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) })
+	return list
+}
+
+// Find finds a node by name, ID or the beginning of its ID.
+func (p *Peers) Find(ref string) (NodeStatus, error) {
+	var found []NodeStatus
+	for _, n := range p.Nodes() {
+		switch {
+		case n.ID == ref:
+			return n, nil
+		case n.Name == ref || ref != "" && strings.HasPrefix(n.ID, ref):
+			found = append(found, n)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return NodeStatus{}, model.Refuse(model.ErrNotFound, "no such node: %s (see: fairlead node ls)", ref)
+	case 1:
+		return found[0], nil
+	}
+	return NodeStatus{}, model.Refuse(model.ErrInvalid, "node %s is ambiguous (%d nodes; give more digits of the ID)", ref, len(found))
+}
+
+// Members returns the members of a network on other nodes. Of one without members here it queries
+// the store.
+func (p *Peers) Members(ctx context.Context, network string) ([]model.RemoteMember, error) {
+	p.mu.RLock()
+	n := p.nets[network]
+	if n != nil {
+		defer p.mu.RUnlock()
+		return p.membersOf(n), nil
+	}
+	p.mu.RUnlock()
+	entries, err := p.cfg.Store.List(ctx, layout.EndpointsOf(network))
+	if err != nil {
+		return nil, err
+	}
+	n = newNetwork(network, 0)
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	n.apply(kv.Update{Entries: entries}, p.cfg.Self, p.nodes, p.cfg.Log)
+	return p.membersOf(n), nil
+}
+
+func (p *Peers) membersOf(n *network) (list []model.RemoteMember) {
+	h, now := p.cfg.Store.Health(), time.Now()
+	for _, c := range n.chunks {
+		name := cmp.Or(p.nodes.byID[c.node].Name, model.ShortID(c.node))
+		down := p.nodes.isDown(c.node, h, now)
+		for _, m := range c.members {
+			list = append(list, model.RemoteMember{Member: m, Node: name, NodeDown: down})
+		}
+	}
+	slices.SortFunc(list, func(a, b model.RemoteMember) int { return strings.Compare(a.ID, b.ID) })
+	return list
+}
+
+// Named returns the members of a network on other nodes that have a name, in lower case, without those
+// on nodes that are down.
+func (p *Peers) Named(network, name string) (list []model.Member) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	n := p.nets[network]
+	if n == nil {
+		return nil
+	}
+	h, now := p.cfg.Store.Health(), time.Now()
+	for _, m := range n.names[name] {
+		if claims := n.macs[m.MAC]; len(claims) == 0 || !p.nodes.isDown(claims[len(claims)-1].node, h, now) {
+			list = append(list, *m)
+		}
+	}
+	return list
+}
+
+// At returns the name of the sandbox on another node that has an address in a network, or "".
+func (p *Peers) At(network string, a netip.Addr) string {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	n := p.nets[network]
+	if n == nil {
+		return ""
+	}
+	for _, claim := range n.addrs[a] {
+		for _, m := range n.chunks[claim.key].members {
+			if m.SandboxID != "" && (m.IPv4 == a || m.IPv6 == a) {
+				return m.Name
+			}
+		}
+	}
+	return ""
+}
+
+// Counts are numbers for the metrics.
+type Counts struct{ Nodes, Down, Members int }
+
+// Counts counts other nodes and their members.
+func (p *Peers) Counts() (c Counts) {
+	for _, n := range p.Nodes() {
+		if n.Self {
+			continue
+		}
+		c.Nodes++
+		if c.Members += n.Members; n.Down {
+			c.Down++
+		}
+	}
+	return c
+}
+
+// IsUnavailable reports whether an error means that the store does not answer.
+func IsUnavailable(err error) bool { return errors.Is(err, kv.ErrUnavailable) }

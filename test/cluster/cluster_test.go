@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cluster tests several daemons that share networks through a store, with real traffic: two
+// hosts in network namespaces, a router between them, and the embedded store or a server of its own.
+//
+// It contains only tests, which need root.
+package cluster
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/fairlead-net/fairlead/bench/world"
+	"github.com/fairlead-net/fairlead/test/lab"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// pair is two hosts. A has the embedded store.
+//
+//	a 10.98.1.1 ── router ── 10.98.2.1 b
+type pair struct {
+	testing.TB
+	a, b   *lab.Lab
+	router *world.Host
+}
+
+const (
+	addressA, addressB = "10.98.1.1", "10.98.2.1"
+	storeURL           = "etcd://" + addressA + ":2379"
+)
+
+// newPair makes two hosts whose daemons do not run yet.
+func newPair(t *testing.T) *pair {
+	t.Helper()
+	p := &pair{TB: t}
+	p.a = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", "embed", "--advertise", addressA, "--node-name", "a"}})
+	p.b = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", storeURL, "--advertise", addressB, "--node-name", "b"}})
+	p.router = p.a.NewHost("router")
+	for i, l := range []*lab.Lab{p.a, p.b} {
+		subnet := fmt.Sprintf("10.98.%d.", i+1)
+		if err := world.Cable(
+			world.End{Host: l.Host, Device: "eth1", Addresses: []string{subnet + "1/24"}},
+			world.End{Host: p.router, Device: fmt.Sprint("eth", i), Addresses: []string{subnet + "254/24"}},
+		); err != nil {
+			t.Fatal(err)
+		}
+		l.IP(l.Host, "route add 10.98.0.0/16 via "+subnet+"254")
+	}
+	p.a.Sysctl(p.router, "ipv4/ip_forward", "1")
+	return p
+}
+
+// start starts both daemons, and waits until both are registered.
+func (p *pair) start() *pair {
+	p.Helper()
+	p.a.StartDaemon()
+	p.b.StartDaemon()
+	for _, l := range []*lab.Lab{p.a, p.b} {
+		l.Eventually(20*time.Second, func() error {
+			if up := l.Fairlead("node", "ls", "--format", "{{.Name}} {{.Status}}"); up != "a up\nb up" {
+				return fmt.Errorf("nodes: %q", up)
+			}
+			return nil
+		})
+	}
+	return p
+}
+
+// has waits until a network exists on a host.
+func has(l *lab.Lab, network string) {
+	l.Helper()
+	l.Eventually(10*time.Second, func() error {
+		if r := l.Try("network", "inspect", network); r.Code != 0 {
+			return fmt.Errorf("%s", r.Stderr)
+		}
+		return nil
+	})
+}
+
+// TestTwoHosts is the way into a cluster: a network of two hosts, and sandboxes on both that reach each
+// other by address and by name.
+func TestTwoHosts(t *testing.T) {
+	p := newPair(t).start()
+	a, b := p.a, p.b
+	a.Fairlead("network", "create", "-d", "overlay", "--ipv6", "-o", "fairlead.dns=true", "web")
+	has(b, "web")
+	one, two := a.Sandbox("one", "--network", "web"), b.Sandbox("two", "--network", "web")
+	if one.IP4 == two.IP4 || one.IP6 == two.IP6 || one.MAC == two.MAC {
+		t.Fatalf("one has %v %v %s, two has %v %v %s", one.IP4, one.IP6, one.MAC, two.IP4, two.IP6, two.MAC)
+	}
+	for _, f := range lab.Families() {
+		a.Ping(one.Host, two.IP(f))
+		b.Ping(two.Host, one.IP(f))
+		b.Echo(two.Host, 7000+int(f))
+		if err := a.Reach(5*time.Second, one.Host, "tcp", two.IP(f), 7000+int(f)); err != nil {
+			t.Error(err)
+		}
+		if err := a.Reach(5*time.Second, one.Host, "udp", two.IP(f), 7000+int(f)); err != nil {
+			t.Error(err)
+		}
+		// The hosts themselves are members.
+		a.Ping(a.Host, one.IP(f))
+		a.Ping(a.Host, two.IP(f))
+		b.Ping(b.Host, one.IP(f))
+	}
+	// Names of the other host, and by both families.
+	for qtype, want := range map[uint16]string{dns.TypeA: two.IP4.String(), dns.TypeAAAA: two.IP6.String()} {
+		if got, err := lookup(one.Host, a.Gateway("web", lab.IPv4), "two.web.", qtype); got != want {
+			t.Errorf("the name of the sandbox on b is %q, %v; want %s", got, err, want)
+		}
+	}
+	if members := len(a.Network("web").Containers); members != 2 {
+		t.Errorf("network inspect lists %d members, want 2", members)
+	}
+	if got := b.Fairlead("ipam", "ls", "--format", "{{.Sandbox}}", "web"); len(got) == 0 {
+		t.Errorf("ipam ls: %q", got)
+	}
+}
+
+// lookup queries a server for a name, and returns the first address or the response code.
+func lookup(h *world.Host, server, name string, qtype uint16) (string, error) {
+	c, err := h.Dial(net.Dialer{Timeout: 2 * time.Second}, "udp", net.JoinHostPort(server, "53"))
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	client := dns.Client{Timeout: 2 * time.Second}
+	a, _, err := client.ExchangeWithConn(new(dns.Msg).SetQuestion(name, qtype), &dns.Conn{Conn: c})
+	if err != nil {
+		return "", err
+	}
+	for _, rr := range a.Answer {
+		switch rr := rr.(type) {
+		case *dns.A:
+			return rr.A.String(), nil
+		case *dns.AAAA:
+			return rr.AAAA.String(), nil
+		}
+	}
+	return dns.RcodeToString[a.Rcode], nil
+}
+
+// entries returns what a table of remote members or nodes holds, as text.
+func entries(l *lab.Lab, table string) map[string]string {
+	l.Helper()
+	m := l.PinnedMap(table)
+	defer m.Close()
+	all := map[string]string{}
+	var k, v []byte
+	it := m.Iterate()
+	for it.Next(&k, &v) {
+		all[fmt.Sprintf("%x", k)] = fmt.Sprintf("%x", v)
+	}
+	if err := it.Err(); err != nil {
+		l.Fatal(err)
+	}
+	return all
+}
+
+// TestStoreGoesAway kills the host of the store's daemon while traffic runs between the hosts: nothing
+// is lost and no entry is deleted, removals work, and what needs the store says so. Then both go on.
+func TestStoreGoesAway(t *testing.T) {
+	p := newPair(t).start()
+	a, b := p.a, p.b
+	a.Fairlead("network", "create", "-d", "overlay", "web")
+	has(b, "web")
+	one, two := a.Sandbox("one", "--network", "web"), b.Sandbox("two", "--network", "web")
+	extra := b.Sandbox("extra", "--network", "web")
+	server := a.Echo(one.Host, 7000)
+	b.Ping(two.Host, one.IP4.String())
+	tables := []string{"fl_peer_fdb", "fl_peer_neigh", "fl_node", "fl_node_addr", "fl_tunnel_node"}
+	before := map[string]map[string]string{}
+	for _, table := range tables {
+		if before[table] = entries(b, table); len(before[table]) == 0 && table != "fl_node" {
+			t.Errorf("table %s is empty", table)
+		}
+	}
+	load := b.StartLoad("across hosts", two.Host, server, net.JoinHostPort(one.IP4.String(), "7000"))
+	a.KillDaemon()
+	b.Eventually(30*time.Second, func() error {
+		if up := b.Fairlead("status", "--format", "{{.Cluster.Reachable}}"); up != "false" {
+			return fmt.Errorf("reachable: %s", up)
+		}
+		return nil
+	})
+	b.Refused(1, []string{"shared by a cluster", "start it"}, "sandbox", "create", "--network", "web", "more")
+	b.Refused(1, []string{"cluster", "start it"}, "network", "create", "-d", "overlay", "more")
+	b.Timed("removal of a sandbox without the store", 2*time.Second, func() { b.Remove(extra) })
+	b.Timed("creation of a local sandbox without the store", 3*time.Second, func() { b.Fairlead("sandbox", "create", "local") })
+	// The other daemon starts again without the store, and serves from its copy.
+	b.KillDaemon()
+	b.StartDaemon()
+	time.Sleep(3 * time.Second)
+	for _, table := range tables {
+		after := entries(b, table)
+		for k, v := range before[table] {
+			if after[k] != v {
+				t.Errorf("table %s: entry %s was %s, is %q without the store", table, k, v, after[k])
+			}
+		}
+	}
+	if members := len(b.Network("web").Containers); members != 2 {
+		t.Errorf("network inspect lists %d members without the store, want 2", members)
+	}
+	a.StartDaemon()
+	report := load.Stop()
+	t.Logf("load: %v", report)
+	if len(report.Errors) > 0 || report.Lost > 0 {
+		t.Errorf("the traffic was disturbed: %v", report.Disturbances(time.Minute))
+	}
+	// Within 5 s the hosts share again what happened meanwhile.
+	b.Eventually(10*time.Second, func() error {
+		if r := b.Try("sandbox", "create", "--network", "web", "more"); r.Code != 0 {
+			return fmt.Errorf("%s", r.Stderr)
+		}
+		return nil
+	})
+	a.Eventually(10*time.Second, func() error {
+		names := []string{}
+		for _, m := range a.Network("web").Containers {
+			names = append(names, m.Name+"@"+m.Node)
+		}
+		if got := strings.Join(names, " "); strings.Contains(got, "extra") || !strings.Contains(got, "more@b") || len(names) != 3 {
+			return fmt.Errorf("members: %s", got)
+		}
+		return nil
+	})
+}
+
+// TestSandboxMoves moves a sandbox with its address to the other host: it is reached there within a
+// second, and connections of others go on.
+func TestSandboxMoves(t *testing.T) {
+	p := newPair(t).start()
+	a, b := p.a, p.b
+	a.Fairlead("network", "create", "-d", "overlay", "--subnet", "10.77.0.0/24", "web")
+	has(b, "web")
+	client, stays := a.Sandbox("client", "--network", "web"), b.Sandbox("stays", "--network", "web")
+	load := a.StartLoad("of others", client.Host, b.Echo(stays.Host, 7000), net.JoinHostPort(stays.IP4.String(), "7000"))
+	from, to := a, b
+	for range 4 {
+		moves := from.Sandbox("moves", "--network", "web", "--ip", "10.77.0.200")
+		from.Echo(moves.Host, 7001)
+		if err := a.Reach(5*time.Second, client.Host, "tcp", "10.77.0.200", 7001); err != nil {
+			t.Fatal(err)
+		}
+		from.Remove(moves)
+		to.Eventually(5*time.Second, func() error { // the address is released
+			if r := to.Try("sandbox", "create", "--network", "web", "--ip", "10.77.0.200", "probe"); r.Code != 0 {
+				return fmt.Errorf("%s", r.Stderr)
+			}
+			return nil
+		})
+		to.Fairlead("rm", "-f", "probe")
+		from, to = to, from
+		from.Eventually(5*time.Second, func() error {
+			holders := from.Fairlead("ipam", "ls", "-q", "web")
+			if strings.Contains(holders, "10.77.0.200") {
+				return fmt.Errorf("held: %s", holders)
+			}
+			return nil
+		})
+	}
+	report := load.Stop()
+	t.Logf("load: %v", report)
+	if len(report.Errors) > 0 || report.Lost > 0 {
+		t.Errorf("the traffic was disturbed: %v", report.Disturbances(time.Minute))
+	}
+}
