@@ -24,9 +24,11 @@
 #include "lib/count.h"
 #include "lib/endpoint.h"
 #include "lib/hostaddr.h"
+#include "lib/maglev.h"
 #include "lib/portbits.h"
 #include "lib/service.h"
 #include "lib/sock_rev.h"
+#include "lib/tuple.h"
 
 #define ALLOW 1
 #define REFUSE 0
@@ -144,12 +146,17 @@ static __always_inline int redirect_to_backend(struct bpf_sock_addr *ctx, bool i
 	struct sock_rev v = {};
 	struct service *s;
 	struct backend *b;
+	struct tuple t = {};
 	struct target d;
 
 	if (!ours(ctx) || !read_target(ctx, &d, is4))
 		return ALLOW;
+	/* The host is one client. Its port is not known yet, so the socket stands for it. */
+	t.sport = bpf_get_socket_cookie(ctx);
+	t.dport = d.port;
+	t.proto = d.proto;
 	s = service_of(&d);
-	b = service_backend(s);
+	b = service_backend(s, &t);
 	if (!b || !reachable(&d, b, connects) || bound_elsewhere(ctx, b))
 		return ALLOW;
 	k.cookie = bpf_get_socket_cookie(ctx);

@@ -15,16 +15,35 @@
 #include "drop.h"
 #include "endpoint.h"
 #include "fdb.h"
+#include "gateway.h"
 #include "held.h"
 #include "hostflow.h"
+#include "icmp_error.h"
+#include "icmp_msg.h"
 #include "pkt.h"
 #include "skb.h"
 #include "track.h"
 #include "tunnel.h"
 #include "tuple.h"
 
-/* Handles a backend's reply to a client of its own network that used a published address. The
- * reply must be translated, although it is addressed to a member. */
+/* Handles an ICMP error of a backend to a client of its own network that used the virtual address
+ * of a service. */
+static __noinline int published_error(struct __sk_buff *skb, struct pkt *p)
+{
+	struct icmp_work *w = icmp_scratch();
+	struct dest d = {};
+	struct ct_entry *e;
+	int err;
+
+	if (!w || p->ttl <= 1 || icmp_related(skb, p, skb->ifindex, w, &e) || !e || !e->out_if)
+		return VERDICT_NEXT;
+	err = dest_endpoint(&d, e->out_if, &w->to);
+	return err ? err : deliver(skb, p, &d);
+}
+
+/* Handles a backend's reply to a client of its own network that used a published address, or the
+ * virtual address of a service. The reply must be translated, although it is addressed to a
+ * member. */
 __noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
 {
 	struct dest d = {};
@@ -38,8 +57,10 @@ __noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
 	err = frag_follow(skb, &p, parse(skb, &p, eth_proto));
 	if (err == TC_ACT_SHOT || err == -DROP_NAT_FAILED)
 		return err;
-	if (err || p.flags & (PKT_ICMP_ERROR | PKT_ICMP_LOCAL))
+	if (err || p.flags & PKT_ICMP_LOCAL)
 		return VERDICT_NEXT;
+	if (p.flags & PKT_ICMP_ERROR)
+		return published_error(skb, &p);
 	e = ct_find(&p.t, &confirmed);
 	if (!e || e->in_if != skb->ifindex || !e->out_if || p.ttl <= 1)
 		return VERDICT_NEXT;
@@ -61,6 +82,9 @@ static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *
 	dest_member(&d, dst, ep->net);
 	if (d.kind == DEST_HOST_PORT)
 		return deliver(skb, NULL, &d);
+	if (dst->flags & EP_SERVICE)
+		return is_ip(eth->h_proto) ? route_from_endpoint(skb, ep, eth->h_proto) :
+					     -DROP_NO_MEMBER;
 	if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
 		return -DROP_ICC;
 	if (d.kind == DEST_NODE)

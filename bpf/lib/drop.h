@@ -51,6 +51,7 @@ enum drop_reason {
 	DROP_TUNNEL_FRAGMENT = 32, /* the outer packet is a fragment */
 	DROP_NO_NODE = 33,	   /* to a node to which there is no route */
 	DROP_TUNNEL_FAILED = 34,   /* the packet could not be encapsulated or decapsulated */
+	DROP_NO_BACKEND = 35,	   /* the service has no backend */
 	DROP_REASON_MAX,
 };
 

@@ -17,6 +17,8 @@ enum ep_flag {
 	EP_MASQUERADE = 1 << 5, /* leaves the host with the uplink's address */
 	EP_SHAPED = 1 << 6,	/* packets to it must wait in its host end's queue */
 	EP_DNS = 1 << 7,	/* a host port at whose addresses the name server listens */
+	EP_SERVICE = 1 << 8,	/* not an endpoint: the virtual address of a service */
+	EP_POOL = 1 << 9,	/* it is a backend of a service */
 };
 
 /* fl_endpoint: ifindex of the host end (host port: of the datapath's end) -> */

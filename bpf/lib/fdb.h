@@ -16,8 +16,8 @@ struct fdb_key {
 _Static_assert(sizeof(struct fdb_key) == 12, "struct fdb_key");
 
 struct fdb_entry {
-	__u32 ifindex; /* of the host end */
-	__u16 flags;   /* enum ep_flag of that endpoint: EP_HOSTPORT, … */
+	__u32 ifindex; /* of the host end; EP_SERVICE: 0 */
+	__u16 flags;   /* enum ep_flag of that endpoint: EP_HOSTPORT, …, or EP_SERVICE */
 	__u16 node;    /* where the member is; 0: on this host */
 };
 _Static_assert(sizeof(struct fdb_entry) == 8, "struct fdb_entry");

@@ -81,7 +81,15 @@ static __always_inline void flow_from_gateway(struct flow *f, const union ip *ga
 	f->gateway = 1;
 }
 
-/* Directs the flow to backend b of service s. For a client on this host (here), and for a client
+/* Directs the flow to backend b of service s, at the port that the client uses. */
+static __always_inline void flow_to_backend(struct flow *f, const struct service *s,
+					    const struct backend *b)
+{
+	f->e.xlat.daddr = b->addr;
+	f->e.publish = s->id;
+}
+
+/* Directs the flow to backend b of service s, at the port of the service. For a client on this host (here), and for a client
  * of a family that the backend lacks, the gateway of the backend's network replaces the client as
  * source. Returns 0 or -DROP_X. */
 static __always_inline int flow_publish(struct flow *f, const struct service *s,
@@ -90,9 +98,8 @@ static __always_inline int flow_publish(struct flow *f, const struct service *s,
 	const union ip *gw;
 	struct endpoint *ep;
 
-	f->e.xlat.daddr = b->addr;
+	flow_to_backend(f, s, b);
 	f->e.xlat.dport = s->port;
-	f->e.publish = s->id;
 	if (!here && ip_is4(&f->e.xlat.saddr) == ip_is4(&b->addr))
 		return 0;
 	ep = endpoint_find(b->ifindex);

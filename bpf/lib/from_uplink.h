@@ -24,6 +24,7 @@
 #include "icmp_error.h"
 #include "icmp_msg.h"
 #include "icmp_send.h"
+#include "maglev.h"
 #include "pkt.h"
 #include "service.h"
 #include "skb.h"
@@ -176,7 +177,7 @@ static __noinline int uplink_new(struct __sk_buff *skb, struct pkt *p)
 	/* A packet that is not for the host is in transit, whatever ports are published. */
 	if (publish_may_begin(p) && host_addr(&p->t.daddr)) {
 		struct service *s = service_find(&p->t.daddr, p->t.dport, p->t.proto);
-		struct backend *b = service_backend(s);
+		struct backend *b = service_backend(s, &p->t);
 
 		if (b && !(p->t.proto == IPPROTO_UDP && host_connected(skb, &p->t)))
 			return uplink_published(skb, p, s, b);

@@ -27,6 +27,7 @@
 #include "icmp.h"
 #include "icmp_error.h"
 #include "icmp_msg.h"
+#include "maglev.h"
 #include "neigh.h"
 #include "pkt.h"
 #include "service.h"
@@ -35,6 +36,7 @@
 #include "track.h"
 #include "tuple.h"
 #include "uplink.h"
+#include "vip.h"
 #include "xlat_len.h"
 
 /* Begins a flow of endpoint ep to backend b of service s. The backend sees its gateway as the
@@ -151,7 +153,7 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 }
 
 /* Handles a packet of no flow yet, from endpoint ep to the gateway's MAC, if it stays on the
- * host. VERDICT_NEXT: it leaves. begins: it may begin a flow. */
+ * host. VERDICT_NEXT: it leaves. VERDICT_VIP: it is for a service. begins: it may begin a flow. */
 static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 					const struct endpoint *ep, bool begins, struct dest *d)
 {
@@ -171,7 +173,7 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 				return -DROP_INTERNAL;
 		} else if (begins && publish_may_begin(p)) {
 			struct service *s = service_find(dst, p->t.dport, p->t.proto);
-			struct backend *b = service_backend(s);
+			struct backend *b = service_backend(s, &p->t);
 
 			if (b)
 				return route_published(skb, p, ep, s, b, d);
@@ -185,10 +187,12 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 		/* Routed to a member through the gateway, by the members' rules. */
 		if (!neigh_local(dst, net, &n))
 			return -DROP_NO_MEMBER;
-		if (!(ep->flags & EP_ICC))
+		if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
 			return -DROP_ICC;
 		if (p->ttl <= 1)
 			return ttl_exceeded(skb, p, ep);
+		if (n->flags & EP_SERVICE)
+			return begins ? VERDICT_VIP : -DROP_BAD_ICMP;
 		return dest_endpoint(d, n->ifindex, NULL);
 	}
 	if (ip_is_loopback(dst))
@@ -270,7 +274,7 @@ static __noinline int route_icmp_error(struct __sk_buff *skb, struct pkt *p,
 	return verdict ? verdict : deliver(skb, p, &d);
 }
 
-/* route_from_endpoint handles an IP packet to the gateway's MAC. */
+/* route_from_endpoint handles an IP packet to the gateway's MAC, or to that of a service. */
 __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint *ep,
 				   __be16 eth_proto)
 {
@@ -297,5 +301,7 @@ __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint 
 		/* The flow of an endpoint that had this address before. */
 		flow_forget(&p.t, &e->xlat);
 	}
-	return route_new(skb, &p, ep);
+	err = route_new(skb, &p, ep);
+	/* The stack is too small to do it in route_new. */
+	return err == VERDICT_VIP ? route_vip(skb, &p, ep) : err;
 }

@@ -20,8 +20,8 @@ _Static_assert(sizeof(struct neigh_key) == 24, "struct neigh_key");
 struct neigh_entry {
 	__u8 mac[6];
 	__u16 node;    /* where the member is; 0: on this host */
-	__u32 ifindex; /* of the host end */
-	__u32 flags;   /* enum ep_flag of that endpoint */
+	__u32 ifindex; /* of the host end; EP_SERVICE: 0 */
+	__u32 flags;   /* enum ep_flag of that endpoint, or EP_SERVICE */
 };
 _Static_assert(sizeof(struct neigh_entry) == 16, "struct neigh_entry");
 

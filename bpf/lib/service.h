@@ -13,8 +13,14 @@
 #include "neigh.h"
 #include "subnet.h"
 
+/* service.flags */
+enum service_flag {
+	SERVICE_POOL = 1 << 0, /* its backends are a pool (maglev.h) */
+};
+
 /* fl_service: (host address, port, protocol) -> . An address of all zeros (IPv6) or
- * ::ffff:0.0.0.0 (IPv4) stands for every address of the host. */
+ * ::ffff:0.0.0.0 (IPv4) stands for every address of the host. Port 0 and protocol 0 of an address
+ * inside of a network stand for all ports and protocols: it is the virtual address of a service. */
 struct service_key {
 	union ip addr;
 	__be16 port; /* NBO */
@@ -24,11 +30,12 @@ struct service_key {
 _Static_assert(sizeof(struct service_key) == 24, "struct service_key");
 
 struct service {
-	__u32 id;    /* model.Publish.ID: names the backends, and flows carry it */
-	__be16 port; /* NBO, of every backend */
+	__u32 id;    /* model.Publish.ID, or model.Service.Number: names the backends, and flows
+		      * carry it */
+	__be16 port; /* NBO, of every backend; 0: the one that the client uses */
 	__u16 first; /* slot of the first backend */
-	__u16 count; /* of backends, in successive slots; only the first is used so far */
-	__u16 flags; /* none so far: 0 */
+	__u16 count; /* of backends, in successive slots; 0: SERVICE_POOL */
+	__u16 flags; /* enum service_flag */
 };
 _Static_assert(sizeof(struct service) == 12, "struct service");
 
@@ -101,17 +108,4 @@ static __noinline struct service *service_find(const union ip *addr, __be16 port
 		return s;
 	service_wildcard(&k.addr, ip_is4(addr));
 	return bpf_map_lookup_elem(&fl_service, &k);
-}
-
-/* The backend for a new flow to a service, which may be NULL. Without a backend the port is not
- * published. */
-static __always_inline struct backend *service_backend(const struct service *s)
-{
-	struct backend_key k;
-
-	if (!s)
-		return NULL;
-	k.service = s->id;
-	k.slot = s->first;
-	return bpf_map_lookup_elem(&fl_backend, &k);
 }
