@@ -72,5 +72,6 @@ enum up_flag *unused_up_flag __attribute__((unused));
 enum node_flag *unused_node_flag __attribute__((unused));
 enum tunnel_flag *unused_tunnel_flag __attribute__((unused));
 enum direction *unused_direction __attribute__((unused));
+enum service_flag *unused_service_flag __attribute__((unused));
 
 char _license[] SEC("license") = "Dual BSD/GPL";

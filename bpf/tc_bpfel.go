@@ -373,6 +373,12 @@ type TCService struct {
 	Flags uint16
 }
 
+type TCServiceFlag uint32
+
+const (
+	TCServiceFlagSERVICE_POOL TCServiceFlag = 1
+)
+
 type TCServiceKey struct {
 	_     structs.HostLayout
 	Addr  TCIp
@@ -441,55 +447,56 @@ type TCXlatWork struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	TCMapFlAffinity       = "fl_affinity"
-	TCMapFlBackend        = "fl_backend"
-	TCMapFlCt             = "fl_ct"
-	TCMapFlCtNew          = "fl_ct_new"
-	TCMapFlCtUsed         = "fl_ct_used"
-	TCMapFlDrops          = "fl_drops"
-	TCMapFlEndpoint       = "fl_endpoint"
-	TCMapFlEvents         = "fl_events"
-	TCMapFlFdb            = "fl_fdb"
-	TCMapFlFirst          = "fl_first"
-	TCMapFlFrag           = "fl_frag"
-	TCMapFlHeld           = "fl_held"
-	TCMapFlHostaddr       = "fl_hostaddr"
-	TCMapFlHostnet        = "fl_hostnet"
-	TCMapFlIcmp           = "fl_icmp"
-	TCMapFlIcmpRate       = "fl_icmp_rate"
-	TCMapFlMaglev         = "fl_maglev"
-	TCMapFlMember         = "fl_member"
-	TCMapFlNeigh          = "fl_neigh"
-	TCMapFlPaths          = "fl_paths"
-	TCMapFlPool           = "fl_pool"
-	TCMapFlPortbits       = "fl_portbits"
-	TCMapFlRoute          = "fl_route"
-	TCMapFlScratch        = "fl_scratch"
-	TCMapFlService        = "fl_service"
-	TCMapFlSubnet         = "fl_subnet"
-	TCMapFlTraffic        = "fl_traffic"
-	TCMapFlUplink         = "fl_uplink"
-	TCMapFlXlat           = "fl_xlat"
-	TCProgFromEndpoint    = "from_endpoint"
-	TCProgFromUplink      = "from_uplink"
-	TCProgToUplink        = "to_uplink"
-	TCVarCfgConntrack     = "cfg_conntrack"
-	TCVarCfgCtMax         = "cfg_ct_max"
-	TCVarCfgFibSrc        = "cfg_fib_src"
-	TCVarCfgFloodSlice    = "cfg_flood_slice"
-	TCVarCfgMark          = "cfg_mark"
-	TCVarCfgNetnsCookie   = "cfg_netns_cookie"
-	TCVarCfgSnatMax       = "cfg_snat_max"
-	TCVarCfgSnatMin       = "cfg_snat_min"
-	TCVarCfgTimeout       = "cfg_timeout"
-	TCVarUnusedCtEvent    = "unused_ct_event"
-	TCVarUnusedCtFlag     = "unused_ct_flag"
-	TCVarUnusedCtState    = "unused_ct_state"
-	TCVarUnusedDirection  = "unused_direction"
-	TCVarUnusedDropReason = "unused_drop_reason"
-	TCVarUnusedEpFlag     = "unused_ep_flag"
-	TCVarUnusedFwdPath    = "unused_fwd_path"
-	TCVarUnusedUpFlag     = "unused_up_flag"
+	TCMapFlAffinity        = "fl_affinity"
+	TCMapFlBackend         = "fl_backend"
+	TCMapFlCt              = "fl_ct"
+	TCMapFlCtNew           = "fl_ct_new"
+	TCMapFlCtUsed          = "fl_ct_used"
+	TCMapFlDrops           = "fl_drops"
+	TCMapFlEndpoint        = "fl_endpoint"
+	TCMapFlEvents          = "fl_events"
+	TCMapFlFdb             = "fl_fdb"
+	TCMapFlFirst           = "fl_first"
+	TCMapFlFrag            = "fl_frag"
+	TCMapFlHeld            = "fl_held"
+	TCMapFlHostaddr        = "fl_hostaddr"
+	TCMapFlHostnet         = "fl_hostnet"
+	TCMapFlIcmp            = "fl_icmp"
+	TCMapFlIcmpRate        = "fl_icmp_rate"
+	TCMapFlMaglev          = "fl_maglev"
+	TCMapFlMember          = "fl_member"
+	TCMapFlNeigh           = "fl_neigh"
+	TCMapFlPaths           = "fl_paths"
+	TCMapFlPool            = "fl_pool"
+	TCMapFlPortbits        = "fl_portbits"
+	TCMapFlRoute           = "fl_route"
+	TCMapFlScratch         = "fl_scratch"
+	TCMapFlService         = "fl_service"
+	TCMapFlSubnet          = "fl_subnet"
+	TCMapFlTraffic         = "fl_traffic"
+	TCMapFlUplink          = "fl_uplink"
+	TCMapFlXlat            = "fl_xlat"
+	TCProgFromEndpoint     = "from_endpoint"
+	TCProgFromUplink       = "from_uplink"
+	TCProgToUplink         = "to_uplink"
+	TCVarCfgConntrack      = "cfg_conntrack"
+	TCVarCfgCtMax          = "cfg_ct_max"
+	TCVarCfgFibSrc         = "cfg_fib_src"
+	TCVarCfgFloodSlice     = "cfg_flood_slice"
+	TCVarCfgMark           = "cfg_mark"
+	TCVarCfgNetnsCookie    = "cfg_netns_cookie"
+	TCVarCfgSnatMax        = "cfg_snat_max"
+	TCVarCfgSnatMin        = "cfg_snat_min"
+	TCVarCfgTimeout        = "cfg_timeout"
+	TCVarUnusedCtEvent     = "unused_ct_event"
+	TCVarUnusedCtFlag      = "unused_ct_flag"
+	TCVarUnusedCtState     = "unused_ct_state"
+	TCVarUnusedDirection   = "unused_direction"
+	TCVarUnusedDropReason  = "unused_drop_reason"
+	TCVarUnusedEpFlag      = "unused_ep_flag"
+	TCVarUnusedFwdPath     = "unused_fwd_path"
+	TCVarUnusedServiceFlag = "unused_service_flag"
+	TCVarUnusedUpFlag      = "unused_up_flag"
 )
 
 // LoadTC returns the embedded CollectionSpec for TC.
@@ -578,23 +585,24 @@ type TCMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TCVariableSpecs struct {
-	CfgConntrack     *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
-	CfgCtMax         *ebpf.VariableSpec `ebpf:"cfg_ct_max"`
-	CfgFibSrc        *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
-	CfgFloodSlice    *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
-	CfgMark          *ebpf.VariableSpec `ebpf:"cfg_mark"`
-	CfgNetnsCookie   *ebpf.VariableSpec `ebpf:"cfg_netns_cookie"`
-	CfgSnatMax       *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
-	CfgSnatMin       *ebpf.VariableSpec `ebpf:"cfg_snat_min"`
-	CfgTimeout       *ebpf.VariableSpec `ebpf:"cfg_timeout"`
-	UnusedCtEvent    *ebpf.VariableSpec `ebpf:"unused_ct_event"`
-	UnusedCtFlag     *ebpf.VariableSpec `ebpf:"unused_ct_flag"`
-	UnusedCtState    *ebpf.VariableSpec `ebpf:"unused_ct_state"`
-	UnusedDirection  *ebpf.VariableSpec `ebpf:"unused_direction"`
-	UnusedDropReason *ebpf.VariableSpec `ebpf:"unused_drop_reason"`
-	UnusedEpFlag     *ebpf.VariableSpec `ebpf:"unused_ep_flag"`
-	UnusedFwdPath    *ebpf.VariableSpec `ebpf:"unused_fwd_path"`
-	UnusedUpFlag     *ebpf.VariableSpec `ebpf:"unused_up_flag"`
+	CfgConntrack      *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
+	CfgCtMax          *ebpf.VariableSpec `ebpf:"cfg_ct_max"`
+	CfgFibSrc         *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
+	CfgFloodSlice     *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
+	CfgMark           *ebpf.VariableSpec `ebpf:"cfg_mark"`
+	CfgNetnsCookie    *ebpf.VariableSpec `ebpf:"cfg_netns_cookie"`
+	CfgSnatMax        *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
+	CfgSnatMin        *ebpf.VariableSpec `ebpf:"cfg_snat_min"`
+	CfgTimeout        *ebpf.VariableSpec `ebpf:"cfg_timeout"`
+	UnusedCtEvent     *ebpf.VariableSpec `ebpf:"unused_ct_event"`
+	UnusedCtFlag      *ebpf.VariableSpec `ebpf:"unused_ct_flag"`
+	UnusedCtState     *ebpf.VariableSpec `ebpf:"unused_ct_state"`
+	UnusedDirection   *ebpf.VariableSpec `ebpf:"unused_direction"`
+	UnusedDropReason  *ebpf.VariableSpec `ebpf:"unused_drop_reason"`
+	UnusedEpFlag      *ebpf.VariableSpec `ebpf:"unused_ep_flag"`
+	UnusedFwdPath     *ebpf.VariableSpec `ebpf:"unused_fwd_path"`
+	UnusedServiceFlag *ebpf.VariableSpec `ebpf:"unused_service_flag"`
+	UnusedUpFlag      *ebpf.VariableSpec `ebpf:"unused_up_flag"`
 }
 
 // TCObjects contains all objects after they have been loaded into the kernel.
@@ -686,23 +694,24 @@ func (m *TCMaps) Close() error {
 //
 // It can be passed to LoadTCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TCVariables struct {
-	CfgConntrack     *ebpf.Variable `ebpf:"cfg_conntrack"`
-	CfgCtMax         *ebpf.Variable `ebpf:"cfg_ct_max"`
-	CfgFibSrc        *ebpf.Variable `ebpf:"cfg_fib_src"`
-	CfgFloodSlice    *ebpf.Variable `ebpf:"cfg_flood_slice"`
-	CfgMark          *ebpf.Variable `ebpf:"cfg_mark"`
-	CfgNetnsCookie   *ebpf.Variable `ebpf:"cfg_netns_cookie"`
-	CfgSnatMax       *ebpf.Variable `ebpf:"cfg_snat_max"`
-	CfgSnatMin       *ebpf.Variable `ebpf:"cfg_snat_min"`
-	CfgTimeout       *ebpf.Variable `ebpf:"cfg_timeout"`
-	UnusedCtEvent    *ebpf.Variable `ebpf:"unused_ct_event"`
-	UnusedCtFlag     *ebpf.Variable `ebpf:"unused_ct_flag"`
-	UnusedCtState    *ebpf.Variable `ebpf:"unused_ct_state"`
-	UnusedDirection  *ebpf.Variable `ebpf:"unused_direction"`
-	UnusedDropReason *ebpf.Variable `ebpf:"unused_drop_reason"`
-	UnusedEpFlag     *ebpf.Variable `ebpf:"unused_ep_flag"`
-	UnusedFwdPath    *ebpf.Variable `ebpf:"unused_fwd_path"`
-	UnusedUpFlag     *ebpf.Variable `ebpf:"unused_up_flag"`
+	CfgConntrack      *ebpf.Variable `ebpf:"cfg_conntrack"`
+	CfgCtMax          *ebpf.Variable `ebpf:"cfg_ct_max"`
+	CfgFibSrc         *ebpf.Variable `ebpf:"cfg_fib_src"`
+	CfgFloodSlice     *ebpf.Variable `ebpf:"cfg_flood_slice"`
+	CfgMark           *ebpf.Variable `ebpf:"cfg_mark"`
+	CfgNetnsCookie    *ebpf.Variable `ebpf:"cfg_netns_cookie"`
+	CfgSnatMax        *ebpf.Variable `ebpf:"cfg_snat_max"`
+	CfgSnatMin        *ebpf.Variable `ebpf:"cfg_snat_min"`
+	CfgTimeout        *ebpf.Variable `ebpf:"cfg_timeout"`
+	UnusedCtEvent     *ebpf.Variable `ebpf:"unused_ct_event"`
+	UnusedCtFlag      *ebpf.Variable `ebpf:"unused_ct_flag"`
+	UnusedCtState     *ebpf.Variable `ebpf:"unused_ct_state"`
+	UnusedDirection   *ebpf.Variable `ebpf:"unused_direction"`
+	UnusedDropReason  *ebpf.Variable `ebpf:"unused_drop_reason"`
+	UnusedEpFlag      *ebpf.Variable `ebpf:"unused_ep_flag"`
+	UnusedFwdPath     *ebpf.Variable `ebpf:"unused_fwd_path"`
+	UnusedServiceFlag *ebpf.Variable `ebpf:"unused_service_flag"`
+	UnusedUpFlag      *ebpf.Variable `ebpf:"unused_up_flag"`
 }
 
 // TCPrograms contains all programs after they have been loaded into the kernel.

@@ -33,6 +33,10 @@ const (
 	// DNS: a host port at whose addresses the name server listens. Port 53, when published at
 	// every address, is not published at these.
 	DNS = EndpointFlags(bpf.TCEpFlagEP_DNS)
+	// Service: not an endpoint, but the virtual address of a service.
+	Service = EndpointFlags(bpf.TCEpFlagEP_SERVICE)
+	// Pooled: the endpoint is a backend of a service.
+	Pooled = EndpointFlags(bpf.TCEpFlagEP_POOL)
 )
 
 // Endpoint is the datapath's description of the device at which packets arrive.

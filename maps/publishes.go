@@ -28,6 +28,10 @@ type Publish struct {
 	Net         uint32 // network index of the backend
 	Node        uint16 // where the backend is; 0, this host, is the only one so far
 	ID          uint32
+	// Pool means that the backends are a [Pool] with this ID, of the family that IPv6 says; the
+	// entry itself has none. BackendPort 0 stands for the port that the client uses.
+	Pool bool
+	IPv6 bool
 }
 
 // String is for logs.
@@ -45,7 +49,11 @@ func (p Publish) key() bpf.TCServiceKey {
 
 func (p Publish) service() bpf.TCService {
 	s := bpf.TCService{Id: p.ID, Port: swap16(p.BackendPort), Count: 1}
-	if !p.HostIP.Is4() {
+	v6 := !p.HostIP.Is4()
+	if p.Pool {
+		s.Count, s.Flags, v6 = 0, uint16(bpf.TCServiceFlagSERVICE_POOL), p.IPv6
+	}
+	if v6 {
 		s.First = firstSlot6
 	}
 	return s
@@ -56,11 +64,20 @@ func (p Publish) backend() bpf.TCBackend {
 }
 
 func publishFrom(k bpf.TCServiceKey, s bpf.TCService, b bpf.TCBackend) Publish {
+	if isPool(s) {
+		return Publish{
+			HostIP: netip.AddrFrom16(k.Addr.B).Unmap(), Port: swap16(k.Port), Proto: k.Proto,
+			BackendPort: swap16(s.Port), ID: s.Id, Pool: true, IPv6: s.First == firstSlot6,
+		}
+	}
 	return Publish{
 		HostIP: netip.AddrFrom16(k.Addr.B).Unmap(), Port: swap16(k.Port), Proto: k.Proto,
 		Backend: fromIP(b.Addr), BackendPort: swap16(s.Port), IfIndex: b.Ifindex, Net: b.Net, Node: b.Node, ID: s.Id,
 	}
 }
+
+// isPool reports whether the backends of a service are a pool, and not in fl_backend.
+func isPool(s bpf.TCService) bool { return s.Flags&uint16(bpf.TCServiceFlagSERVICE_POOL) != 0 }
 
 // backendOf is the key of a service's backend.
 func backendOf(s bpf.TCService) bpf.TCBackendKey {
@@ -132,7 +149,10 @@ func split(ps []Publish) (map[bpf.TCServiceKey]bpf.TCService, map[bpf.TCBackendK
 	backends := make(map[bpf.TCBackendKey]bpf.TCBackend)
 	for _, p := range ps {
 		s := p.service()
-		services[p.key()], backends[backendOf(s)] = s, p.backend()
+		services[p.key()] = s
+		if !isPool(s) {
+			backends[backendOf(s)] = p.backend()
+		}
 	}
 	return services, backends
 }
@@ -147,7 +167,9 @@ func (t *Publishes) change(keys []bpf.TCServiceKey, backends map[bpf.TCBackendKe
 	for _, k := range keys {
 		if s, ok := t.services.Get(k); ok {
 			t.count(k, s, -1)
-			touched[backendOf(s)] = true
+			if !isPool(s) {
+				touched[backendOf(s)] = true
+			}
 		}
 	}
 	errs := []error{do()}
@@ -174,7 +196,9 @@ func (t *Publishes) change(keys []bpf.TCServiceKey, backends map[bpf.TCBackendKe
 // count adds a service n times to the numbers of services.
 func (t *Publishes) count(k bpf.TCServiceKey, s bpf.TCService, n int) {
 	addTo(t.ofPort, slotOf(k), n)
-	addTo(t.ofBackend, backendOf(s), n)
+	if !isPool(s) {
+		addTo(t.ofBackend, backendOf(s), n)
+	}
 }
 
 func addTo[K comparable](m map[K]int, k K, n int) {

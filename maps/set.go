@@ -22,6 +22,7 @@ type Set struct {
 	FDB        *FDB
 	Neighbours *Neighbours
 	Publishes  *Publishes
+	Pools      *Pools
 	HostAddrs  *HostAddrs
 	HostNets   *Subnets // prefixes that belong to the host; their network is 1
 	Subnets    *Subnets
@@ -53,6 +54,7 @@ func New(m map[string]*ebpf.Map, types *btf.Spec, gc func() error) (*Set, error)
 	s := &Set{lru: map[string]*ebpf.Map{
 		bpf.TCMapFlFrag:      m[bpf.TCMapFlFrag],
 		bpf.SockMapFlSockRev: m[bpf.SockMapFlSockRev],
+		bpf.TCMapFlAffinity:  m[bpf.TCMapFlAffinity],
 	}}
 	if err := errors.Join(s.openOwned(m), s.openOverlay(m)); err != nil {
 		return nil, err
@@ -101,6 +103,9 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 	if s.Publishes, err = newPublishes(m[bpf.TCMapFlService], m[bpf.TCMapFlBackend], m[bpf.TCMapFlPortbits]); err != nil {
 		return err
 	}
+	if s.Pools, err = newPools(m); err != nil {
+		return err
+	}
 	s.Endpoints, s.FDB, s.Neighbours = &Endpoints{endpoints}, &FDB{fdb}, &Neighbours{neighbours}
 	s.Subnets, s.HostNets, s.Uplinks = &Subnets{subnets}, &Subnets{hostNets}, &Uplinks{uplinks}
 	return nil
@@ -146,8 +151,10 @@ func Names() []string {
 		bpf.TCMapFlPortbits, bpf.TCMapFlHostaddr, bpf.TCMapFlHostnet, bpf.TCMapFlSubnet, bpf.TCMapFlUplink,
 		bpf.TCMapFlVni, bpf.TCMapFlTunnel, bpf.TCMapFlTunnelNode, bpf.TCMapFlNode, bpf.TCMapFlNodeAddr,
 		bpf.TCMapFlPeerFdb, bpf.TCMapFlPeerNeigh,
+		bpf.TCMapFlPool, bpf.TCMapFlMaglev, bpf.TCMapFlMember,
 		// Written by the datapath.
 		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlCtUsed, bpf.TCMapFlFrag, bpf.SockMapFlSockRev,
+		bpf.TCMapFlAffinity,
 		bpf.TCMapFlDrops, bpf.TCMapFlPaths, bpf.TCMapFlTraffic, bpf.TCMapFlEvents,
 		// Used by both to exchange batches of flows to remove.
 		bpf.GCMapFlGc,
@@ -183,11 +190,15 @@ func (s *Set) Fills() ([]Fill, error) {
 		{bpf.TCMapFlTunnelNode, s.TunnelNodes.Len(), s.TunnelNodes.MaxEntries()},
 		{bpf.TCMapFlNode, s.Nodes.Len(), s.Nodes.MaxEntries()},
 		{bpf.TCMapFlNodeAddr, s.NodeAddrs.Len(), s.NodeAddrs.MaxEntries()},
+		{bpf.TCMapFlPool, s.Pools.Len(), s.Pools.MaxEntries()},
+		{bpf.TCMapFlMaglev, s.Pools.parts.Len(), s.Pools.parts.MaxEntries()},
+		{bpf.TCMapFlMember, s.Pools.members.Len(), s.Pools.members.MaxEntries()},
 	}
 	walked := map[string]*ebpf.Map{
 		bpf.TCMapFlCt: s.Conntrack.confirmed, bpf.TCMapFlCtNew: s.Conntrack.unconfirmed,
 		bpf.TCMapFlFrag: s.lru[bpf.TCMapFlFrag], bpf.SockMapFlSockRev: s.lru[bpf.SockMapFlSockRev],
 		bpf.TCMapFlPeerFdb: s.PeerFDB.m, bpf.TCMapFlPeerNeigh: s.PeerNeighbours.m,
+		bpf.TCMapFlAffinity: s.lru[bpf.TCMapFlAffinity],
 	}
 	for name, m := range walked {
 		n, err := transfer.Count(m)

@@ -12,6 +12,7 @@ import (
 
 type networkConnectOptions struct {
 	ip, ip6 string
+	aliases []string
 }
 
 func newNetworkConnectCommand(e *env) *cobra.Command {
@@ -22,7 +23,7 @@ func newNetworkConnectCommand(e *env) *cobra.Command {
 		Args:              exactArgs("NETWORK", "SANDBOX"),
 		ValidArgsFunction: completeMembers(e),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := notYet(cmd, "alias", "link"); err != nil {
+			if err := notYet(cmd, "link"); err != nil {
 				return err
 			}
 			return runNetworkConnect(cmd.Context(), e, o, args[0], args[1])
@@ -30,12 +31,13 @@ func newNetworkConnectCommand(e *env) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&o.ip, "ip", "", "IPv4 address (default: a free one)")
 	cmd.Flags().StringVar(&o.ip6, "ip6", "", "IPv6 address (default: a free one)")
-	laterFlags(cmd, "alias", "link")
+	cmd.Flags().StringArrayVar(&o.aliases, "alias", nil, "name in the network beside the sandbox's own; also that of a service; repeatable")
+	laterFlags(cmd, "link")
 	return cmd
 }
 
 func runNetworkConnect(ctx context.Context, e *env, o networkConnectOptions, network, sandbox string) error {
-	ep := attachment{network: network}
+	ep := attachment{network: network, aliases: o.aliases}
 	if err := ep.setIP(o.ip, o.ip6); err != nil {
 		return err
 	}

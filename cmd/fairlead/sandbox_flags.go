@@ -18,6 +18,7 @@ type attachment struct {
 	network string
 	ip, ip6 netip.Addr
 	mac     model.MAC
+	aliases []string
 }
 
 func (a *attachment) setIP(ip, ip6 string) error {
@@ -47,7 +48,7 @@ func (a *attachment) setMAC(mac string) error {
 }
 
 func (a *attachment) spec() model.EndpointSpec {
-	return model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac}
+	return model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases}
 }
 
 func (a *attachment) config() *api.EndpointConfig { return api.NewEndpointConfig(a.spec()) }
@@ -57,6 +58,7 @@ type sandboxFlags struct {
 	networks   []string
 	ip, ip6    string
 	mac        string
+	aliases    []string
 	publish    []string
 	publishAll bool
 	expose     []string
@@ -67,10 +69,11 @@ type sandboxFlags struct {
 func (o *sandboxFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.networks, "network", nil,
-		`network to join, or host, none, container:NAME; repeatable; also as name=NET,ip=…,ip6=…,mac-address=… (default "bridge")`)
+		`network to join, or host, none, container:NAME; repeatable; also as name=NET,ip=…,ip6=…,mac-address=…,alias=… (default "bridge")`)
 	f.StringVar(&o.ip, "ip", "", "IPv4 address in the first network (default: a free one)")
 	f.StringVar(&o.ip6, "ip6", "", "IPv6 address in the first network (default: a free one)")
 	f.StringVar(&o.mac, "mac-address", "", "MAC address in the first network (default: generated)")
+	f.StringArrayVar(&o.aliases, "network-alias", nil, "name in the first network beside the sandbox's own; also that of a service; repeatable")
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, "publish a port: [IP:][HOST[-HOST]:]PORT[-PORT][/tcp|udp|sctp]")
 	f.BoolVarP(&o.publishAll, "publish-all", "P", false, "publish all exposed ports on free host ports")
 	f.StringArrayVar(&o.expose, "expose", nil, "expose a port: PORT[-PORT][/tcp|udp|sctp]")
@@ -81,7 +84,7 @@ func (o *sandboxFlags) register(cmd *cobra.Command) {
 
 // laterSandboxFlags are flags that are not available yet.
 func laterSandboxFlags() []string {
-	return []string{"network-alias", "link", "dns", "dns-search", "dns-option", "add-host"}
+	return []string{"link", "dns", "dns-search", "dns-option", "add-host"}
 }
 
 // spec converts the flags to a request and the networks to connect to afterwards.
@@ -139,9 +142,10 @@ func (o *sandboxFlags) attachments() ([]attachment, error) {
 		list = append(list, a)
 	}
 	first := &list[0]
-	if strings.Contains(values[0], "=") && (o.ip != "" || o.ip6 != "" || o.mac != "") {
-		return nil, usagef("give addresses of network %q within --network %q, not beside it", first.network, values[0])
+	if strings.Contains(values[0], "=") && (o.ip != "" || o.ip6 != "" || o.mac != "" || len(o.aliases) > 0) {
+		return nil, usagef("give addresses and aliases of network %q within --network %q, not beside it", first.network, values[0])
 	}
+	first.aliases = append(first.aliases, o.aliases...)
 	if err := first.setIP(o.ip, o.ip6); err != nil {
 		return nil, err
 	}
@@ -175,10 +179,12 @@ func parseNetwork(v string) (attachment, error) {
 			err = a.setIP("", value)
 		case "mac-address":
 			err = a.setMAC(value)
-		case "alias", "link-local-ip", "driver-opt", "gw-priority":
+		case "alias":
+			a.aliases = append(a.aliases, value)
+		case "link-local-ip", "driver-opt", "gw-priority":
 			err = later(key + " in --network")
 		default:
-			err = usagef("--network %q: unknown field %q (known: name, ip, ip6, mac-address)", v, key)
+			err = usagef("--network %q: unknown field %q (known: name, ip, ip6, mac-address, alias)", v, key)
 		}
 		if err != nil {
 			return a, err
@@ -203,7 +209,7 @@ func (o *sandboxFlags) checkShared(joins []attachment) error {
 			name string
 			set  bool
 		}{
-			{"hostname", o.hostname != ""}, {"ip", o.ip != ""}, {"ip6", o.ip6 != ""}, {"mac-address", o.mac != ""},
+			{"hostname", o.hostname != ""}, {"ip", o.ip != ""}, {"ip6", o.ip6 != ""}, {"mac-address", o.mac != ""}, {"network-alias", len(o.aliases) > 0},
 			{"publish", len(o.publish) > 0}, {"publish-all", o.publishAll}, {"expose", len(o.expose) > 0},
 		} {
 			if f.set {

@@ -27,7 +27,7 @@ func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network
 	names := []string{}
 	err := c.state.Update(ctx, func(t *txn.Tx) error {
 		for n := range t.Old.Networks() {
-			if t.Next.HasMembers(n.ID) || resource.Predefined(n.Name) || n.Has().Shared || n.ManagedBy == model.ByEngine || keep != nil && keep(n) {
+			if t.Next.HasMembers(n.ID) || t.Next.HasServices(n.ID) || resource.Predefined(n.Name) || n.Has().Shared || n.ManagedBy == model.ByEngine || keep != nil && keep(n) {
 				continue
 			}
 			resource.DropNetwork(t, n)

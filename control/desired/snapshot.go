@@ -27,6 +27,7 @@ type Snapshot struct {
 	publishes persistent.Map[uint32, *model.Publish]
 	published persistent.Map[string, uint32] // IDs of publishes, by endpoint and ID
 	pools     table[model.AddressPool]
+	services  table[model.Service]
 }
 
 // table is objects by ID, and an index: keys of objects, each with the object's ID behind a zero
@@ -120,6 +121,9 @@ func endpointKeys(ep *model.Endpoint) []string {
 			keys = append(keys, keyAddr(ep.NetworkID, a))
 		}
 	}
+	for _, alias := range ep.Aliases {
+		keys = append(keys, keyAlias(ep.NetworkID, alias))
+	}
 	return keys
 }
 
@@ -183,11 +187,11 @@ func (s *Snapshot) PublishesOf(endpointID string) iter.Seq[*model.Publish] {
 func (s *Snapshot) Pools() iter.Seq[*model.AddressPool] { return s.pools.rows.Values() }
 
 // Counts is how many objects of each kind a snapshot has.
-type Counts struct{ Networks, Sandboxes, Endpoints, Publishes, Pools int }
+type Counts struct{ Networks, Sandboxes, Endpoints, Publishes, Pools, Services int }
 
 // Counts returns the number of objects of each kind.
 func (s *Snapshot) Counts() Counts {
-	return Counts{s.networks.rows.Len(), s.sandboxes.rows.Len(), s.endpoints.rows.Len(), s.publishes.Len(), s.pools.rows.Len()}
+	return Counts{s.networks.rows.Len(), s.sandboxes.rows.Len(), s.endpoints.rows.Len(), s.publishes.Len(), s.pools.rows.Len(), s.services.rows.Len()}
 }
 
 // NetworksNamed yields the networks that a name finds, now or as they were created.

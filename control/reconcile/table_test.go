@@ -5,6 +5,7 @@ package reconcile
 import (
 	"maps"
 	"net/netip"
+	"reflect"
 
 	dp "github.com/fairlead-net/fairlead/maps"
 )
@@ -24,17 +25,21 @@ type (
 		port  uint16
 		proto uint8
 	}
+	poolKey struct {
+		service uint32
+		v6      bool
+	}
 )
 
 // fakeTable is a table in memory.
-type fakeTable[E comparable, K comparable] struct {
+type fakeTable[E any, K comparable] struct {
 	w     *world
 	m     map[K]E
 	wrote map[K]E
 	key   func(E) K
 }
 
-func newFakeTable[E comparable, K comparable](w *world, key func(E) K) *fakeTable[E, K] {
+func newFakeTable[E any, K comparable](w *world, key func(E) K) *fakeTable[E, K] {
 	return &fakeTable[E, K]{w: w, m: make(map[K]E), key: key}
 }
 
@@ -44,7 +49,7 @@ func (t *fakeTable[E, K]) PutAll(es []E) (int, error) {
 	}
 	n := 0
 	for _, e := range es {
-		if have, ok := t.m[t.key(e)]; !ok || have != e {
+		if have, ok := t.m[t.key(e)]; !ok || !reflect.DeepEqual(have, e) {
 			t.m[t.key(e)] = e
 			n++
 		}
@@ -78,7 +83,7 @@ func (t *fakeTable[E, K]) Verify() (int, error) {
 	}
 	n, m := 0, t.m
 	for k, e := range t.wrote {
-		if have, ok := m[k]; !ok || have != e {
+		if have, ok := m[k]; !ok || !reflect.DeepEqual(have, e) {
 			n++
 		}
 	}

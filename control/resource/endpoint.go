@@ -128,7 +128,10 @@ func chooseMAC(t *txn.Tx, n *model.Network, want model.MAC, ip netip.Addr) (mode
 // macOwner names the owner of a hardware address in a network; "" if it has none.
 func macOwner(t *txn.Tx, n *model.Network, m model.MAC) string {
 	ep := desired.First(t.Next.MembersWithMAC(n.ID, m))
+	svc := t.Next.ServiceWithMAC(n.ID, m)
 	switch {
+	case svc != nil:
+		return "service " + svc.Name
 	case m == n.GatewayMAC:
 		return "the gateway"
 	case ep == nil:
@@ -183,6 +186,9 @@ func addrOwner(t *txn.Tx, n *model.Network, s model.Subnet, a netip.Addr) string
 		if x == a {
 			return fmt.Sprintf("auxiliary address %q", name)
 		}
+	}
+	if svc := t.Next.ServiceWithAddr(n.ID, a); svc != nil {
+		return fmt.Sprintf("service %q", svc.Name)
 	}
 	if ep := t.Next.MemberWithAddr(n.ID, a); ep != nil {
 		return fmt.Sprintf("sandbox %q", t.Next.SandboxName(ep.SandboxID))

@@ -312,6 +312,10 @@ func RemoveNetwork(t *txn.Tx, n *model.Network) error {
 		return model.Refuse(model.ErrForbidden, "error while removing network: network %s has active endpoints (%s); remove the sandboxes or disconnect them first",
 			n.Name, describeMembers(t.Next, eps))
 	}
+	if names := describeServices(t.Next, n.ID); len(names) > 0 {
+		return model.Refuse(model.ErrForbidden, "error while removing network: network %s has services (%s); remove them first with: fairlead service rm",
+			n.Name, strings.Join(names, ", "))
+	}
 	DropNetwork(t, n)
 	return nil
 }

@@ -187,6 +187,8 @@ func CheckPort(t *txn.Tx, gw *model.Endpoint, b model.PortBinding) error {
 		holder := "another of this sandbox's ports"
 		if p := t.Next.Publish(id); p != nil {
 			holder = fmt.Sprintf("sandbox %q", publishOwner(t, p))
+		} else if svc := t.Next.ServiceNumbered(id); svc != nil {
+			holder = fmt.Sprintf("service %q", svc.Name)
 		}
 		return model.Refuse(model.ErrConflict, "Bind for %s failed: port is already allocated (by %s; choose another host port)", hostPort(b.HostIP, port), holder)
 	}

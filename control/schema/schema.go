@@ -29,6 +29,7 @@ const (
 	PrefixEndpoint = "endpoint/"
 	PrefixPublish  = "publish/" // followed by the sandbox's ID: its publishes
 	PrefixPool     = "pool/"
+	PrefixService  = "service/"
 	KeyVersion     = "meta/schema"
 	KeyULA         = "meta/ula"
 )

@@ -30,6 +30,7 @@ type Fake struct {
 	Networks []model.NetworkSpec
 	Specs    []model.SandboxSpec
 	Connects []model.EndpointSpec
+	Services []model.ServiceSpec
 	Events   []string // started and exited reports, removals
 	FlowList []api.Flow
 	Filter   api.FlowFilter // of the last call of Flows
@@ -323,3 +324,49 @@ func (f *Fake) Unserved() []netip.Addr { return f.Missing }
 
 // Status implements [server.Node].
 func (f *Fake) Status(context.Context) (api.Status, error) { return f.State, f.Err }
+
+// Service implements [server.Services].
+func (f *Fake) Service(ref string) (*model.Service, error) { return f.Snapshot().FindService(ref) }
+
+// CreateService implements [server.Services].
+func (f *Fake) CreateService(_ context.Context, spec model.ServiceSpec) (*model.Service, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Services = append(f.Services, spec)
+	if f.Err != nil {
+		return nil, f.Err
+	}
+	n, err := f.network(spec.Network)
+	if err != nil {
+		return nil, err
+	}
+	svc := &model.Service{
+		ID: f.id(), Name: spec.Name, NetworkID: n.ID, Created: Created(), Number: uint32(f.serial), IPv4: spec.IPv4, IPv6: spec.IPv6,
+		Affinity: spec.Affinity, Labels: spec.Labels, MAC: model.MAC{2, 0x42, 1},
+	}
+	for _, p := range spec.Ports {
+		svc.Ports = append(svc.Ports, model.PortBinding{HostIP: p.HostIP, HostPort: p.HostPort, Port: p.Port, Count: p.Count, Proto: p.Proto})
+	}
+	f.snap.Services[svc.ID] = svc
+	return svc, nil
+}
+
+// RemoveService implements [server.Services].
+func (f *Fake) RemoveService(_ context.Context, ref string) error {
+	svc, err := f.Service(ref)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil {
+		delete(f.snap.Services, svc.ID)
+		err = f.Err
+	}
+	return err
+}
+
+// DrainBackend implements [server.Services].
+func (f *Fake) DrainBackend(_ context.Context, ref, sandbox string, drained bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Events = append(f.Events, fmt.Sprintf("drain %s %s %t", ref, sandbox, drained))
+	return f.Err
+}

@@ -44,6 +44,7 @@ type Controller interface {
 	// SandboxExited records the exit of the program, and removes the sandbox if it
 	// is AutoRemove.
 	SandboxExited(ctx context.Context, ref string, code int) error
+	Services
 }
 
 // Node is the part of the Backend that represents the running daemon. A Node that
@@ -132,6 +133,9 @@ func New(cfg Config) *Server {
 		"DELETE /conntrack":               s.flowFlush,
 		"/":                               s.unknown,
 	} {
+		s.mux.Handle(pattern, s.wrap(h))
+	}
+	for pattern, h := range s.serviceRoutes() {
 		s.mux.Handle(pattern, s.wrap(h))
 	}
 	return s

@@ -22,6 +22,7 @@ type Plain struct {
 	Endpoints map[string]*model.Endpoint
 	Publishes map[uint32]*model.Publish
 	Pools     map[string]*model.AddressPool
+	Services  map[string]*model.Service
 }
 
 // New returns an empty state.
@@ -32,6 +33,7 @@ func New() Plain {
 		Endpoints: map[string]*model.Endpoint{},
 		Publishes: map[uint32]*model.Publish{},
 		Pools:     map[string]*model.AddressPool{},
+		Services:  map[string]*model.Service{},
 	}
 }
 
@@ -53,6 +55,9 @@ func Of(s *desired.Snapshot) Plain {
 	}
 	for pool := range s.Pools() {
 		p.Pools[pool.ID] = pool
+	}
+	for svc := range s.Services() {
+		p.Services[svc.ID] = svc
 	}
 	return p
 }
@@ -86,6 +91,15 @@ func Check(s *desired.Snapshot) error {
 		same("published ports", s.Endpoints(), func(s *desired.Snapshot, ep *model.Endpoint) iter.Seq[*model.Publish] {
 			return s.PublishesOf(ep.ID)
 		}, s, fresh),
+		same("backends", s.Services(), func(s *desired.Snapshot, svc *model.Service) iter.Seq[*model.Endpoint] {
+			return s.Backends(svc)
+		}, s, fresh),
+		same("services of endpoints", s.Endpoints(), func(s *desired.Snapshot, ep *model.Endpoint) iter.Seq[*model.Service] {
+			return s.ServicesOfEndpoint(ep)
+		}, s, fresh),
+		same("services of networks", s.Networks(), func(s *desired.Snapshot, n *model.Network) iter.Seq[*model.Service] {
+			return s.ServicesOf(n.ID)
+		}, s, fresh),
 	} {
 		if err != nil {
 			return err
@@ -114,7 +128,7 @@ func same[V, W any](what string, objects iter.Seq[*V], find func(*desired.Snapsh
 
 // Clone returns a copy that the next change of p does not reach.
 func (p Plain) Clone() Plain {
-	return Plain{p.Rev, maps.Clone(p.Networks), maps.Clone(p.Sandboxes), maps.Clone(p.Endpoints), maps.Clone(p.Publishes), maps.Clone(p.Pools)}
+	return Plain{p.Rev, maps.Clone(p.Networks), maps.Clone(p.Sandboxes), maps.Clone(p.Endpoints), maps.Clone(p.Publishes), maps.Clone(p.Pools), maps.Clone(p.Services)}
 }
 
 // Snapshot returns the state as it is now.
@@ -135,6 +149,9 @@ func (p Plain) Snapshot() *desired.Snapshot {
 	}
 	for id, pool := range p.Pools {
 		e.PutPool(id, pool)
+	}
+	for id, svc := range p.Services {
+		e.PutService(id, svc)
 	}
 	return e.Done()
 }

@@ -134,6 +134,7 @@ func (s *State) load(ctx context.Context, t *Tx) error {
 	}{
 		{schema.PrefixLocal, loadLocal},
 		{schema.PrefixNetwork, loadNetwork},
+		{schema.PrefixService, loadService}, // before endpoints, so that its addresses stay its own
 		{schema.PrefixSandbox, loadSandbox},
 		{schema.PrefixEndpoint, loadEndpoint},
 		{schema.PrefixPublish, loadPublishes},

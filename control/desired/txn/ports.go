@@ -82,12 +82,8 @@ func (t *Tx) SetNextPort(port uint16) { t.s.nextPort = port }
 
 // NewPublish claims the host ports of a binding and returns its publish, for Serve.
 func (t *Tx) NewPublish(ep *model.Endpoint, b model.PortBinding) *model.Publish {
-	s := t.s
-	for s.lastID++; s.lastID == 0 || t.Next.Publish(s.lastID) != nil; s.lastID++ {
-	}
-	p := &model.Publish{ID: s.lastID, EndpointID: ep.ID, PortBinding: b}
-	s.ports.claim(p.ID, b)
-	t.OnUndo(func() { s.ports.release(p.ID, b) })
+	p := &model.Publish{ID: t.NewNumber(), EndpointID: ep.ID, PortBinding: b}
+	t.ClaimPorts(p.ID, b)
 	return p
 }
 

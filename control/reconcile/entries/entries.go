@@ -16,6 +16,7 @@ type Set struct {
 	FDB        []maps.FDBEntry
 	Neighbours []maps.Neighbour
 	Publishes  []maps.Publish
+	Pools      []maps.Pool
 	Subnets    []maps.Subnet
 	Tunnels    []maps.Tunnel
 	VNIs       []maps.VNI
@@ -27,6 +28,7 @@ func (s *Set) Add(o Set) {
 	s.FDB = append(s.FDB, o.FDB...)
 	s.Neighbours = append(s.Neighbours, o.Neighbours...)
 	s.Publishes = append(s.Publishes, o.Publishes...)
+	s.Pools = append(s.Pools, o.Pools...)
 	s.Subnets = append(s.Subnets, o.Subnets...)
 	s.Tunnels = append(s.Tunnels, o.Tunnels...)
 	s.VNIs = append(s.VNIs, o.VNIs...)
@@ -39,6 +41,7 @@ func (s *Set) Without(o *Set) Set {
 		FDB:        without(s.FDB, o.FDB, keyOfFDB),
 		Neighbours: without(s.Neighbours, o.Neighbours, keyOfNeighbour),
 		Publishes:  without(s.Publishes, o.Publishes, keyOfPublish),
+		Pools:      without(s.Pools, o.Pools, keyOfPool),
 		Subnets:    without(s.Subnets, o.Subnets, keyOfSubnet),
 		Tunnels:    without(s.Tunnels, o.Tunnels, keyOfTunnel),
 		VNIs:       without(s.VNIs, o.VNIs, keyOfVNI),
@@ -60,12 +63,17 @@ type (
 		port  uint16
 		proto uint8
 	}
+	poolKey struct {
+		service uint32
+		v6      bool
+	}
 )
 
 func keyOfEndpoint(e maps.Endpoint) uint32         { return e.IfIndex }
 func keyOfFDB(e maps.FDBEntry) fdbKey              { return fdbKey{e.Net, e.MAC} }
 func keyOfNeighbour(e maps.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr} }
 func keyOfPublish(e maps.Publish) publishKey       { return publishKey{e.HostIP, e.Port, e.Proto} }
+func keyOfPool(e maps.Pool) poolKey                { return poolKey{e.Service, e.IPv6} }
 func keyOfSubnet(e maps.Subnet) netip.Prefix       { return e.Prefix }
 func keyOfTunnel(e maps.Tunnel) uint32             { return e.Net }
 func keyOfVNI(e maps.VNI) uint32                   { return e.VNI }

@@ -87,7 +87,7 @@ func flagNames(f maps.EndpointFlags) string {
 	}{
 		{maps.HostPort, "hostport"}, {maps.AntiSpoof, "antispoof"}, {maps.Published, "published"},
 		{maps.Internal, "internal"}, {maps.ICC, "icc"}, {maps.Masquerade, "masquerade"},
-		{maps.Shaped, "shaped"}, {maps.DNS, "dns"},
+		{maps.Shaped, "shaped"}, {maps.DNS, "dns"}, {maps.Service, "service"}, {maps.Pooled, "pooled"},
 	} {
 		if f&n.flag != 0 {
 			names = append(names, n.name)
@@ -154,8 +154,8 @@ func TestMembers(t *testing.T) {
 		n, ep, hp := network(), endpoint(), HostPort{Gateway: 11, Port: 12}
 		change(n, ep)
 		text := "# network\n" + renderSet(OfNetwork(n, hp)) +
-			"# endpoint\n" + renderSet(OfEndpoint(ep, n, hp, 21, false)) +
-			"# published endpoint\n" + renderSet(OfEndpoint(ep, n, hp, 21, true))
+			"# endpoint\n" + renderSet(OfEndpoint(ep, n, hp, 21, false, false)) +
+			"# published endpoint\n" + renderSet(OfEndpoint(ep, n, hp, 21, true, false))
 		golden(t, "members-"+name, text)
 	}
 }
@@ -199,7 +199,7 @@ func TestWithout(t *testing.T) {
 	n, before, hp := network(), endpoint(), HostPort{Gateway: 11, Port: 12}
 	after := endpoint()
 	after.IPv4 = netip.MustParsePrefix("10.7.0.3/16")
-	old, now := OfEndpoint(before, n, hp, 21, false), OfEndpoint(after, n, hp, 21, true)
+	old, now := OfEndpoint(before, n, hp, 21, false, false), OfEndpoint(after, n, hp, 21, true, false)
 	old.Add(OfNetwork(n, hp))
 	run := Run{Count: 3, First: maps.Publish{HostIP: netip.IPv4Unspecified(), Port: 8080, Proto: 6, ID: 1}}
 	old.Publishes = AppendRuns(nil, []Run{run})

@@ -46,11 +46,14 @@ func OfNetwork(n *model.Network, hp HostPort) Set {
 }
 
 // OfEndpoint returns the entries of an endpoint whose host end is the given device. published
-// tells whether it is the backend of a published port.
-func OfEndpoint(ep *model.Endpoint, n *model.Network, hp HostPort, hostIf uint32, published bool) Set {
+// tells whether it is the backend of a published port, pooled whether it is one of a service.
+func OfEndpoint(ep *model.Endpoint, n *model.Network, hp HostPort, hostIf uint32, published, pooled bool) Set {
 	flags := networkFlags(n)
 	if published && !n.Internal {
 		flags |= maps.Published
+	}
+	if pooled {
+		flags |= maps.Published | maps.Pooled // replies of both are translated
 	}
 	if !ep.Bandwidth.Ingress.IsZero() {
 		flags |= maps.Shaped

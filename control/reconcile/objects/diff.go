@@ -16,6 +16,7 @@ func (w *Work) Diff(before *desired.Snapshot) {
 	w.diffSandboxes(before)
 	w.diffEndpoints(before)
 	w.diffPublishes(before)
+	w.diffServices(before)
 }
 
 // HasHostPort reports whether a network, which may be nil, should have a host port.
@@ -62,12 +63,16 @@ func (w *Work) diffSandboxes(before *desired.Snapshot) {
 			w.TouchSandbox(c.ID)
 		}
 		b.Want = c.New
+		if c.Old != nil && c.Old.Serves() != c.New.Serves() {
+			w.touchServicesOf(c.ID)
+		}
 	}
 }
 
 func (w *Work) diffEndpoints(before *desired.Snapshot) {
 	for c := range desired.DiffEndpoints(before, w.s) {
 		e := w.o.Endpoints[c.ID]
+		w.touchServices(w.s.ServicesOfEndpoint(c.Old))
 		if c.New == nil || c.New.SandboxID == "" {
 			if e != nil {
 				e.Want = nil

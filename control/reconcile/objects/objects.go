@@ -51,6 +51,7 @@ type Endpoint struct {
 	Kind      device.EndpointKind
 	Ends      device.Ends // the peer is in the sandbox
 	Published bool        // its entries have the flag for published ports
+	Pooled    bool        // its entries have the flag for backends of services
 	Finished  bool        // has its alias: the end in the sandbox was configured
 	Entries   entries.Set
 	Dirty     bool
@@ -67,6 +68,13 @@ func (e *Endpoint) Spec(s *desired.Snapshot, n *Network) device.Spec {
 func IsEngineManaged(s *desired.Snapshot, e *model.Endpoint) bool {
 	b := s.Sandbox(e.SandboxID)
 	return b != nil && b.ManagedBy == model.ByEngine
+}
+
+// Service is what was created for a model.Service.
+type Service struct {
+	ID      string
+	Want    *model.Service // nil if it is to be removed
+	Entries entries.Set
 }
 
 // Publish is what was created for a model.Publish.

@@ -15,6 +15,7 @@ type Objects struct {
 	Sandboxes map[string]*Sandbox
 	Endpoints map[string]*Endpoint
 	Publishes map[uint32]*Publish
+	Services  map[string]*Service
 
 	kinds   *device.Kinds
 	serving map[string]map[uint32]*Publish // by endpoint
@@ -27,6 +28,7 @@ func New(kinds *device.Kinds) *Objects {
 		Sandboxes: make(map[string]*Sandbox),
 		Endpoints: make(map[string]*Endpoint),
 		Publishes: make(map[uint32]*Publish),
+		Services:  make(map[string]*Service),
 		kinds:     kinds,
 		serving:   make(map[string]map[uint32]*Publish),
 	}
@@ -93,6 +95,9 @@ func (o *Objects) All() entries.Set {
 	}
 	for _, b := range o.Publishes {
 		all.Publishes = entries.AppendRuns(all.Publishes, b.Runs)
+	}
+	for _, svc := range o.Services {
+		all.Add(svc.Entries)
 	}
 	return all
 }

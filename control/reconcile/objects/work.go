@@ -20,6 +20,7 @@ type Work struct {
 	Sandboxes map[string]*Sandbox // to be configured in their namespaces
 	Endpoints map[string]*Endpoint
 	Publishes map[uint32]*Publish
+	Services  map[string]*Service
 
 	NetworksTouched bool
 	// What the pass removes.
@@ -41,7 +42,7 @@ func (o *Objects) NewWork(s *desired.Snapshot) *Work {
 	return &Work{
 		Networks: make(map[string]*Network), Sandboxes: make(map[string]*Sandbox),
 		Endpoints: make(map[string]*Endpoint), Publishes: make(map[uint32]*Publish),
-		Fresh: make(map[string]bool), o: o, s: s,
+		Services: make(map[string]*Service), Fresh: make(map[string]bool), o: o, s: s,
 	}
 }
 
@@ -78,24 +79,28 @@ func (w *Work) SortedEndpoints() []*Endpoint {
 
 // Collect computes the table entries of the pass's objects, and records the previous ones.
 func (w *Work) Collect() {
-	for _, n := range w.Networks {
+	for id, n := range w.Networks {
 		var now entries.Set
 		if n.Usable() {
 			now = entries.OfNetwork(n.Want, n.HostPort())
 		}
 		w.replace(&n.Entries, now)
+		w.touchServices(w.s.ServicesOf(id))
 	}
 	for _, e := range w.Endpoints {
 		var now entries.Set
 		if n := w.o.Networks[e.Want.NetworkID]; e.Ends.Host != 0 && n != nil && n.Usable() {
 			e.Published = len(w.o.serving[e.ID]) > 0
-			now = entries.OfEndpoint(e.Want, n.Want, n.HostPort(), e.Ends.Host, e.Published)
+			e.Pooled = desired.First(w.s.ServicesOfEndpoint(e.Want)) != nil
+			now = entries.OfEndpoint(e.Want, n.Want, n.HostPort(), e.Ends.Host, e.Published, e.Pooled)
 		}
 		w.replace(&e.Entries, now)
 		for id, b := range w.o.serving[e.ID] {
 			w.Publishes[id] = b
 		}
+		w.touchServices(w.s.ServicesOfEndpoint(e.Want))
 	}
+	w.collectServices()
 	for id, b := range w.Publishes {
 		var now []entries.Run
 		if e := w.o.Endpoints[b.Want.EndpointID]; e != nil && e.Want != nil && e.Ends.Host != 0 {

@@ -41,6 +41,7 @@ type Set struct {
 	FDB        Table[maps.FDBEntry]
 	Neighbours Table[maps.Neighbour]
 	Publishes  Table[maps.Publish]
+	Pools      Table[maps.Pool]
 	Subnets    Table[maps.Subnet]
 	Tunnels    Table[maps.Tunnel]
 	VNIs       Table[maps.VNI]
@@ -54,7 +55,7 @@ type Set struct {
 // Of returns the tables of pinned maps.
 func Of(s *maps.Set) Set {
 	return Set{
-		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes,
+		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes, Pools: s.Pools,
 		Subnets: s.Subnets, Tunnels: s.Tunnels, VNIs: s.VNIs, Uplinks: s.Uplinks, HostAddrs: s.HostAddrs, HostNets: s.HostNets,
 		Flows: s.Conntrack, Traffic: s.Counters,
 	}
@@ -80,6 +81,7 @@ func (t *Tables) Write(s *entries.Set) error {
 		putAll(t.set.Subnets, s.Subnets),
 		putAll(t.set.Tunnels, s.Tunnels),
 		putAll(t.set.Endpoints, s.Endpoints),
+		putAll(t.set.Pools, s.Pools),
 		putAll(t.set.FDB, s.FDB),
 		putAll(t.set.Neighbours, s.Neighbours),
 		putAll(t.set.Publishes, s.Publishes),
@@ -94,6 +96,7 @@ func (t *Tables) Delete(s *entries.Set) error {
 		deleteAll(t.set.Publishes, s.Publishes),
 		deleteAll(t.set.Neighbours, s.Neighbours),
 		deleteAll(t.set.FDB, s.FDB),
+		deleteAll(t.set.Pools, s.Pools),
 		deleteAll(t.set.Endpoints, s.Endpoints),
 		deleteAll(t.set.Tunnels, s.Tunnels),
 		deleteAll(t.set.Subnets, s.Subnets),
@@ -130,6 +133,7 @@ func (t *Tables) Sync(all *entries.Set) (restored int, err error) {
 		func() (int, int, error) { return t.set.Subnets.Sync(all.Subnets) },
 		func() (int, int, error) { return t.set.Tunnels.Sync(all.Tunnels) },
 		func() (int, int, error) { return t.set.Endpoints.Sync(all.Endpoints) },
+		func() (int, int, error) { return t.set.Pools.Sync(all.Pools) },
 		func() (int, int, error) { return t.set.FDB.Sync(all.FDB) },
 		func() (int, int, error) { return t.set.Neighbours.Sync(all.Neighbours) },
 		func() (int, int, error) { return t.set.Publishes.Sync(all.Publishes) },
@@ -155,7 +159,7 @@ type verifiable interface {
 
 // owned lists the tables of networks, endpoints and publishes.
 func (t *Tables) owned() []verifiable {
-	return []verifiable{t.set.Subnets, t.set.Tunnels, t.set.Endpoints, t.set.FDB, t.set.Neighbours, t.set.Publishes, t.set.VNIs}
+	return []verifiable{t.set.Subnets, t.set.Tunnels, t.set.Endpoints, t.set.FDB, t.set.Neighbours, t.set.Publishes, t.set.Pools, t.set.VNIs}
 }
 
 // Verify reads the tables of networks, endpoints and publishes back and restores entries that

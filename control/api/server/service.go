@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// Services is the part of the Controller for services.
+type Services interface {
+	Service(ref string) (*model.Service, error)
+	CreateService(ctx context.Context, spec model.ServiceSpec) (*model.Service, error)
+	RemoveService(ctx context.Context, ref string) error
+	// DrainBackend makes a backend keep its flows and get no new ones, or, with drained unset,
+	// new ones again.
+	DrainBackend(ctx context.Context, ref, sandbox string, drained bool) error
+}
+
+// serviceRoutes are the handlers of services, by pattern.
+func (s *Server) serviceRoutes() map[string]handler {
+	return map[string]handler{
+		"GET /services":               s.serviceList,
+		"POST /services/create":       s.serviceCreate,
+		"GET /services/{ref}":         s.serviceInspect,
+		"DELETE /services/{ref}":      s.serviceRemove,
+		"POST /services/{ref}/drain":  s.serviceDrain,
+		"POST /services/{ref}/resume": s.serviceResume,
+	}
+}
+
+func (s *Server) serviceList(r *http.Request) (any, error) {
+	f, err := parseFilters(r, "id", "label", "name", "network")
+	if err != nil {
+		return nil, err
+	}
+	v := s.view()
+	out := []api.Service{}
+	for svc := range v.snap.Services() {
+		if !f.identity(svc.ID, svc.Name, svc.Labels) {
+			continue
+		}
+		row := v.service(svc)
+		if f.any("network", func(want string) bool { return want == row.Network || want == row.NetworkID }) {
+			out = append(out, row)
+		}
+	}
+	slices.SortFunc(out, func(a, b api.Service) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Network, b.Network))
+	})
+	return out, nil
+}
+
+func (s *Server) serviceInspect(r *http.Request) (any, error) {
+	svc, err := s.cfg.Backend.Service(r.PathValue("ref"))
+	if err != nil {
+		return nil, err
+	}
+	return s.view().service(svc), nil
+}
+
+func (s *Server) serviceCreate(r *http.Request) (any, error) {
+	var body api.ServiceCreate
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	spec, err := body.Spec()
+	if err != nil {
+		return nil, err
+	}
+	svc, err := s.cfg.Backend.CreateService(r.Context(), spec)
+	if err != nil {
+		return nil, err
+	}
+	return api.ServiceCreated{ID: svc.ID, IPv4Address: model.AddrText(svc.IPv4), IPv6Address: model.AddrText(svc.IPv6)}, nil
+}
+
+func (s *Server) serviceRemove(r *http.Request) (any, error) {
+	return nil, s.cfg.Backend.RemoveService(r.Context(), r.PathValue("ref"))
+}
+
+func (s *Server) serviceDrain(r *http.Request) (any, error)  { return s.setDrained(r, true) }
+func (s *Server) serviceResume(r *http.Request) (any, error) { return s.setDrained(r, false) }
+
+func (s *Server) setDrained(r *http.Request, drained bool) (any, error) {
+	var body api.ServiceDrain
+	if err := decode(r, &body); err != nil {
+		return nil, err
+	}
+	return nil, s.cfg.Backend.DrainBackend(r.Context(), r.PathValue("ref"), body.Sandbox, drained)
+}
+
+func (v *view) service(svc *model.Service) api.Service {
+	out := api.Service{
+		ID: svc.ID, Name: svc.Name, Created: svc.Created, NetworkID: svc.NetworkID,
+		IPv4Address: model.AddrText(svc.IPv4), IPv6Address: model.AddrText(svc.IPv6), MacAddress: svc.MAC.String(),
+		Ports: []api.PortSummary{}, Affinity: svc.Affinity, Labels: notNil(svc.Labels), Backends: []api.ServiceBackend{},
+		Publish: svc.Number,
+	}
+	if n := v.snap.Network(svc.NetworkID); n != nil {
+		out.Network = n.Name
+	}
+	for _, b := range svc.Ports {
+		ip := "0.0.0.0" // as Docker shows all addresses
+		if b.HostIP.IsValid() {
+			ip = b.HostIP.String()
+		}
+		out.Ports = append(out.Ports, api.PortSummary{IP: ip, PublicPort: b.HostPort, PrivatePort: b.Port, Count: b.Count, Type: b.Proto.String()})
+	}
+	for ep := range v.snap.Backends(svc) {
+		b := api.ServiceBackend{
+			EndpointID: ep.ID, SandboxID: ep.SandboxID, Name: v.snap.SandboxName(ep.SandboxID),
+			IPv4Address: model.AddrText(ep.IPv4.Addr()), IPv6Address: model.AddrText(ep.IPv6.Addr()), State: api.BackendActive,
+		}
+		switch {
+		case svc.IsDrained(ep.ID):
+			b.State = api.BackendDrained
+		case !v.snap.Sandbox(ep.SandboxID).Serves():
+			b.State = api.BackendStopped
+		}
+		out.Backends = append(out.Backends, b)
+	}
+	slices.SortFunc(out.Backends, func(a, b api.ServiceBackend) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
