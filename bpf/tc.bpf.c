@@ -24,6 +24,7 @@
 #include "lib/from_endpoint.h"
 #include "lib/from_uplink.h"
 #include "lib/node.h"
+#include "lib/service.h"
 #include "lib/to_uplink.h"
 #include "lib/tunnel.h"
 #include "lib/uplink.h"

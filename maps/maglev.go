@@ -22,7 +22,7 @@ func maglevSize(backends int) int {
 // maglev returns the index of the backend of each slot (Eisenbud et al., NSDI 2016, section 3.4).
 // Each backend has an order of its own in which it prefers slots, and all take turns. What a
 // backend prefers depends on its ID only, so that few slots of others change when it comes or
-// goes. The order of the IDs decides who begins.
+// goes. Turns are taken in the order of the IDs.
 func maglev(ids []uint64, size int) []int {
 	table := make([]int, size)
 	for i := range table {

@@ -7,7 +7,6 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include "addr.h"
 #include "endpoint.h"
 #include "neigh.h"

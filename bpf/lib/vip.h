@@ -13,10 +13,10 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include "addr.h"
 #include "count.h"
 #include "deliver.h"
@@ -25,8 +25,8 @@
 #include "endpoint.h"
 #include "flow.h"
 #include "flow_create.h"
-#include "gateway_icmp.h"
 #include "icmp.h"
+#include "icmp_send.h"
 #include "maglev.h"
 #include "pkt.h"
 #include "service.h"
