@@ -154,6 +154,7 @@ const (
 	SockMapFlMember       = "fl_member"
 	SockMapFlNeigh        = "fl_neigh"
 	SockMapFlPaths        = "fl_paths"
+	SockMapFlPeerNeigh    = "fl_peer_neigh"
 	SockMapFlPool         = "fl_pool"
 	SockMapFlPortbits     = "fl_portbits"
 	SockMapFlService      = "fl_service"
@@ -172,12 +173,14 @@ const (
 	SockProgSendmsg6      = "sendmsg6"
 	SockVarCfgConntrack   = "cfg_conntrack"
 	SockVarCfgCtMax       = "cfg_ct_max"
+	SockVarCfgDecapL3     = "cfg_decap_l3"
 	SockVarCfgFibSrc      = "cfg_fib_src"
 	SockVarCfgFloodSlice  = "cfg_flood_slice"
 	SockVarCfgMark        = "cfg_mark"
 	SockVarCfgNetnsCookie = "cfg_netns_cookie"
 	SockVarCfgSnatMax     = "cfg_snat_max"
 	SockVarCfgSnatMin     = "cfg_snat_min"
+	SockVarCfgVxlanPort   = "cfg_vxlan_port"
 )
 
 // LoadSock returns the embedded CollectionSpec for Sock.
@@ -238,22 +241,23 @@ type SockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockMapSpecs struct {
-	FlAffinity *ebpf.MapSpec `ebpf:"fl_affinity"`
-	FlBackend  *ebpf.MapSpec `ebpf:"fl_backend"`
-	FlEndpoint *ebpf.MapSpec `ebpf:"fl_endpoint"`
-	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
-	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
-	FlHostnet  *ebpf.MapSpec `ebpf:"fl_hostnet"`
-	FlMaglev   *ebpf.MapSpec `ebpf:"fl_maglev"`
-	FlMember   *ebpf.MapSpec `ebpf:"fl_member"`
-	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
-	FlPaths    *ebpf.MapSpec `ebpf:"fl_paths"`
-	FlPool     *ebpf.MapSpec `ebpf:"fl_pool"`
-	FlPortbits *ebpf.MapSpec `ebpf:"fl_portbits"`
-	FlService  *ebpf.MapSpec `ebpf:"fl_service"`
-	FlSockRev  *ebpf.MapSpec `ebpf:"fl_sock_rev"`
-	FlSubnet   *ebpf.MapSpec `ebpf:"fl_subnet"`
-	FlTraffic  *ebpf.MapSpec `ebpf:"fl_traffic"`
+	FlAffinity  *ebpf.MapSpec `ebpf:"fl_affinity"`
+	FlBackend   *ebpf.MapSpec `ebpf:"fl_backend"`
+	FlEndpoint  *ebpf.MapSpec `ebpf:"fl_endpoint"`
+	FlEvents    *ebpf.MapSpec `ebpf:"fl_events"`
+	FlHostaddr  *ebpf.MapSpec `ebpf:"fl_hostaddr"`
+	FlHostnet   *ebpf.MapSpec `ebpf:"fl_hostnet"`
+	FlMaglev    *ebpf.MapSpec `ebpf:"fl_maglev"`
+	FlMember    *ebpf.MapSpec `ebpf:"fl_member"`
+	FlNeigh     *ebpf.MapSpec `ebpf:"fl_neigh"`
+	FlPaths     *ebpf.MapSpec `ebpf:"fl_paths"`
+	FlPeerNeigh *ebpf.MapSpec `ebpf:"fl_peer_neigh"`
+	FlPool      *ebpf.MapSpec `ebpf:"fl_pool"`
+	FlPortbits  *ebpf.MapSpec `ebpf:"fl_portbits"`
+	FlService   *ebpf.MapSpec `ebpf:"fl_service"`
+	FlSockRev   *ebpf.MapSpec `ebpf:"fl_sock_rev"`
+	FlSubnet    *ebpf.MapSpec `ebpf:"fl_subnet"`
+	FlTraffic   *ebpf.MapSpec `ebpf:"fl_traffic"`
 }
 
 // SockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -262,12 +266,14 @@ type SockMapSpecs struct {
 type SockVariableSpecs struct {
 	CfgConntrack   *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
 	CfgCtMax       *ebpf.VariableSpec `ebpf:"cfg_ct_max"`
+	CfgDecapL3     *ebpf.VariableSpec `ebpf:"cfg_decap_l3"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
 	CfgNetnsCookie *ebpf.VariableSpec `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
 	CfgSnatMin     *ebpf.VariableSpec `ebpf:"cfg_snat_min"`
+	CfgVxlanPort   *ebpf.VariableSpec `ebpf:"cfg_vxlan_port"`
 }
 
 // SockObjects contains all objects after they have been loaded into the kernel.
@@ -290,22 +296,23 @@ func (o *SockObjects) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockMaps struct {
-	FlAffinity *ebpf.Map `ebpf:"fl_affinity"`
-	FlBackend  *ebpf.Map `ebpf:"fl_backend"`
-	FlEndpoint *ebpf.Map `ebpf:"fl_endpoint"`
-	FlEvents   *ebpf.Map `ebpf:"fl_events"`
-	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
-	FlHostnet  *ebpf.Map `ebpf:"fl_hostnet"`
-	FlMaglev   *ebpf.Map `ebpf:"fl_maglev"`
-	FlMember   *ebpf.Map `ebpf:"fl_member"`
-	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
-	FlPaths    *ebpf.Map `ebpf:"fl_paths"`
-	FlPool     *ebpf.Map `ebpf:"fl_pool"`
-	FlPortbits *ebpf.Map `ebpf:"fl_portbits"`
-	FlService  *ebpf.Map `ebpf:"fl_service"`
-	FlSockRev  *ebpf.Map `ebpf:"fl_sock_rev"`
-	FlSubnet   *ebpf.Map `ebpf:"fl_subnet"`
-	FlTraffic  *ebpf.Map `ebpf:"fl_traffic"`
+	FlAffinity  *ebpf.Map `ebpf:"fl_affinity"`
+	FlBackend   *ebpf.Map `ebpf:"fl_backend"`
+	FlEndpoint  *ebpf.Map `ebpf:"fl_endpoint"`
+	FlEvents    *ebpf.Map `ebpf:"fl_events"`
+	FlHostaddr  *ebpf.Map `ebpf:"fl_hostaddr"`
+	FlHostnet   *ebpf.Map `ebpf:"fl_hostnet"`
+	FlMaglev    *ebpf.Map `ebpf:"fl_maglev"`
+	FlMember    *ebpf.Map `ebpf:"fl_member"`
+	FlNeigh     *ebpf.Map `ebpf:"fl_neigh"`
+	FlPaths     *ebpf.Map `ebpf:"fl_paths"`
+	FlPeerNeigh *ebpf.Map `ebpf:"fl_peer_neigh"`
+	FlPool      *ebpf.Map `ebpf:"fl_pool"`
+	FlPortbits  *ebpf.Map `ebpf:"fl_portbits"`
+	FlService   *ebpf.Map `ebpf:"fl_service"`
+	FlSockRev   *ebpf.Map `ebpf:"fl_sock_rev"`
+	FlSubnet    *ebpf.Map `ebpf:"fl_subnet"`
+	FlTraffic   *ebpf.Map `ebpf:"fl_traffic"`
 }
 
 func (m *SockMaps) Close() error {
@@ -320,6 +327,7 @@ func (m *SockMaps) Close() error {
 		m.FlMember,
 		m.FlNeigh,
 		m.FlPaths,
+		m.FlPeerNeigh,
 		m.FlPool,
 		m.FlPortbits,
 		m.FlService,
@@ -335,12 +343,14 @@ func (m *SockMaps) Close() error {
 type SockVariables struct {
 	CfgConntrack   *ebpf.Variable `ebpf:"cfg_conntrack"`
 	CfgCtMax       *ebpf.Variable `ebpf:"cfg_ct_max"`
+	CfgDecapL3     *ebpf.Variable `ebpf:"cfg_decap_l3"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`
 	CfgNetnsCookie *ebpf.Variable `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.Variable `ebpf:"cfg_snat_max"`
 	CfgSnatMin     *ebpf.Variable `ebpf:"cfg_snat_min"`
+	CfgVxlanPort   *ebpf.Variable `ebpf:"cfg_vxlan_port"`
 }
 
 // SockPrograms contains all programs after they have been loaded into the kernel.

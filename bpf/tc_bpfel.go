@@ -77,7 +77,8 @@ const (
 	TCCtEventEV_SOCK_CONNECT      TCCtEvent = 5
 	TCCtEventEV_SOCK_BIND_REFUSED TCCtEvent = 6
 	TCCtEventEV_FLOOD_CUT         TCCtEvent = 7
-	TCCtEventEV_MAX               TCCtEvent = 8
+	TCCtEventEV_TUNNEL_CUT        TCCtEvent = 8
+	TCCtEventEV_MAX               TCCtEvent = 9
 )
 
 type TCCtFlag uint32
@@ -150,8 +151,15 @@ const (
 	TCDropReasonDROP_FLOW_LOST        TCDropReason = 25
 	TCDropReasonDROP_VLAN             TCDropReason = 26
 	TCDropReasonDROP_MARTIAN          TCDropReason = 27
-	TCDropReasonDROP_NO_BACKEND       TCDropReason = 28
-	TCDropReasonDROP_REASON_MAX       TCDropReason = 29
+	TCDropReasonDROP_TUNNEL_SOURCE    TCDropReason = 28
+	TCDropReasonDROP_TUNNEL_MAC       TCDropReason = 29
+	TCDropReasonDROP_CLEAR_TEXT       TCDropReason = 30
+	TCDropReasonDROP_TUNNEL_ECN       TCDropReason = 31
+	TCDropReasonDROP_TUNNEL_FRAGMENT  TCDropReason = 32
+	TCDropReasonDROP_NO_NODE          TCDropReason = 33
+	TCDropReasonDROP_TUNNEL_FAILED    TCDropReason = 34
+	TCDropReasonDROP_NO_BACKEND       TCDropReason = 35
+	TCDropReasonDROP_REASON_MAX       TCDropReason = 36
 )
 
 type TCEndpoint struct {
@@ -252,7 +260,8 @@ const (
 	TCFwdPathPATH_REPLY    TCFwdPath = 5
 	TCFwdPathPATH_PASS     TCFwdPath = 6
 	TCFwdPathPATH_HELD     TCFwdPath = 7
-	TCFwdPathPATH_MAX      TCFwdPath = 8
+	TCFwdPathPATH_TUNNEL   TCFwdPath = 8
+	TCFwdPathPATH_MAX      TCFwdPath = 9
 )
 
 type TCHeld struct {
@@ -325,6 +334,23 @@ type TCNeighKey struct {
 	Pad  uint32
 }
 
+type TCNode struct {
+	_       structs.HostLayout
+	Local   TCIp
+	Remote  TCIp
+	Ifindex uint32
+	UpFlags uint32
+	Mtu     uint16
+	Flags   uint16
+	Pad     uint32
+}
+
+type TCNodeFlag uint32
+
+const (
+	TCNodeFlagNODE_ENCRYPTED TCNodeFlag = 1
+)
+
 type TCPool struct {
 	_        structs.HostLayout
 	Slots    uint32
@@ -393,6 +419,28 @@ type TCSubnetKey struct {
 	Addr      TCIp
 }
 
+type TCTunnel struct {
+	_          structs.HostLayout
+	Vni        uint32
+	HostportIf uint32
+	Mtu        uint16
+	Flags      uint16
+	NodeMac    [6]uint8
+	GwMac      [6]uint8
+}
+
+type TCTunnelFlag uint32
+
+const (
+	TCTunnelFlagTUNNEL_ENCRYPTED TCTunnelFlag = 1
+)
+
+type TCTunnelNodeKey struct {
+	_   structs.HostLayout
+	Net uint32
+	N   uint32
+}
+
 type TCTuple struct {
 	_      structs.HostLayout
 	Saddr  TCIp
@@ -418,6 +466,12 @@ type TCUplink struct {
 	Ip6   TCIp
 	Flags uint32
 	Pad   uint32
+}
+
+type TCVni struct {
+	_     structs.HostLayout
+	Net   uint32
+	Flags uint32
 }
 
 type TCXlatWork struct {
@@ -466,7 +520,11 @@ const (
 	TCMapFlMaglev          = "fl_maglev"
 	TCMapFlMember          = "fl_member"
 	TCMapFlNeigh           = "fl_neigh"
+	TCMapFlNode            = "fl_node"
+	TCMapFlNodeAddr        = "fl_node_addr"
 	TCMapFlPaths           = "fl_paths"
+	TCMapFlPeerFdb         = "fl_peer_fdb"
+	TCMapFlPeerNeigh       = "fl_peer_neigh"
 	TCMapFlPool            = "fl_pool"
 	TCMapFlPortbits        = "fl_portbits"
 	TCMapFlRoute           = "fl_route"
@@ -474,13 +532,17 @@ const (
 	TCMapFlService         = "fl_service"
 	TCMapFlSubnet          = "fl_subnet"
 	TCMapFlTraffic         = "fl_traffic"
+	TCMapFlTunnel          = "fl_tunnel"
+	TCMapFlTunnelNode      = "fl_tunnel_node"
 	TCMapFlUplink          = "fl_uplink"
+	TCMapFlVni             = "fl_vni"
 	TCMapFlXlat            = "fl_xlat"
 	TCProgFromEndpoint     = "from_endpoint"
 	TCProgFromUplink       = "from_uplink"
 	TCProgToUplink         = "to_uplink"
 	TCVarCfgConntrack      = "cfg_conntrack"
 	TCVarCfgCtMax          = "cfg_ct_max"
+	TCVarCfgDecapL3        = "cfg_decap_l3"
 	TCVarCfgFibSrc         = "cfg_fib_src"
 	TCVarCfgFloodSlice     = "cfg_flood_slice"
 	TCVarCfgMark           = "cfg_mark"
@@ -488,6 +550,7 @@ const (
 	TCVarCfgSnatMax        = "cfg_snat_max"
 	TCVarCfgSnatMin        = "cfg_snat_min"
 	TCVarCfgTimeout        = "cfg_timeout"
+	TCVarCfgVxlanPort      = "cfg_vxlan_port"
 	TCVarUnusedCtEvent     = "unused_ct_event"
 	TCVarUnusedCtFlag      = "unused_ct_flag"
 	TCVarUnusedCtState     = "unused_ct_state"
@@ -495,7 +558,9 @@ const (
 	TCVarUnusedDropReason  = "unused_drop_reason"
 	TCVarUnusedEpFlag      = "unused_ep_flag"
 	TCVarUnusedFwdPath     = "unused_fwd_path"
+	TCVarUnusedNodeFlag    = "unused_node_flag"
 	TCVarUnusedServiceFlag = "unused_service_flag"
+	TCVarUnusedTunnelFlag  = "unused_tunnel_flag"
 	TCVarUnusedUpFlag      = "unused_up_flag"
 )
 
@@ -550,35 +615,42 @@ type TCProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TCMapSpecs struct {
-	FlAffinity *ebpf.MapSpec `ebpf:"fl_affinity"`
-	FlBackend  *ebpf.MapSpec `ebpf:"fl_backend"`
-	FlCt       *ebpf.MapSpec `ebpf:"fl_ct"`
-	FlCtNew    *ebpf.MapSpec `ebpf:"fl_ct_new"`
-	FlCtUsed   *ebpf.MapSpec `ebpf:"fl_ct_used"`
-	FlDrops    *ebpf.MapSpec `ebpf:"fl_drops"`
-	FlEndpoint *ebpf.MapSpec `ebpf:"fl_endpoint"`
-	FlEvents   *ebpf.MapSpec `ebpf:"fl_events"`
-	FlFdb      *ebpf.MapSpec `ebpf:"fl_fdb"`
-	FlFirst    *ebpf.MapSpec `ebpf:"fl_first"`
-	FlFrag     *ebpf.MapSpec `ebpf:"fl_frag"`
-	FlHeld     *ebpf.MapSpec `ebpf:"fl_held"`
-	FlHostaddr *ebpf.MapSpec `ebpf:"fl_hostaddr"`
-	FlHostnet  *ebpf.MapSpec `ebpf:"fl_hostnet"`
-	FlIcmp     *ebpf.MapSpec `ebpf:"fl_icmp"`
-	FlIcmpRate *ebpf.MapSpec `ebpf:"fl_icmp_rate"`
-	FlMaglev   *ebpf.MapSpec `ebpf:"fl_maglev"`
-	FlMember   *ebpf.MapSpec `ebpf:"fl_member"`
-	FlNeigh    *ebpf.MapSpec `ebpf:"fl_neigh"`
-	FlPaths    *ebpf.MapSpec `ebpf:"fl_paths"`
-	FlPool     *ebpf.MapSpec `ebpf:"fl_pool"`
-	FlPortbits *ebpf.MapSpec `ebpf:"fl_portbits"`
-	FlRoute    *ebpf.MapSpec `ebpf:"fl_route"`
-	FlScratch  *ebpf.MapSpec `ebpf:"fl_scratch"`
-	FlService  *ebpf.MapSpec `ebpf:"fl_service"`
-	FlSubnet   *ebpf.MapSpec `ebpf:"fl_subnet"`
-	FlTraffic  *ebpf.MapSpec `ebpf:"fl_traffic"`
-	FlUplink   *ebpf.MapSpec `ebpf:"fl_uplink"`
-	FlXlat     *ebpf.MapSpec `ebpf:"fl_xlat"`
+	FlAffinity   *ebpf.MapSpec `ebpf:"fl_affinity"`
+	FlBackend    *ebpf.MapSpec `ebpf:"fl_backend"`
+	FlCt         *ebpf.MapSpec `ebpf:"fl_ct"`
+	FlCtNew      *ebpf.MapSpec `ebpf:"fl_ct_new"`
+	FlCtUsed     *ebpf.MapSpec `ebpf:"fl_ct_used"`
+	FlDrops      *ebpf.MapSpec `ebpf:"fl_drops"`
+	FlEndpoint   *ebpf.MapSpec `ebpf:"fl_endpoint"`
+	FlEvents     *ebpf.MapSpec `ebpf:"fl_events"`
+	FlFdb        *ebpf.MapSpec `ebpf:"fl_fdb"`
+	FlFirst      *ebpf.MapSpec `ebpf:"fl_first"`
+	FlFrag       *ebpf.MapSpec `ebpf:"fl_frag"`
+	FlHeld       *ebpf.MapSpec `ebpf:"fl_held"`
+	FlHostaddr   *ebpf.MapSpec `ebpf:"fl_hostaddr"`
+	FlHostnet    *ebpf.MapSpec `ebpf:"fl_hostnet"`
+	FlIcmp       *ebpf.MapSpec `ebpf:"fl_icmp"`
+	FlIcmpRate   *ebpf.MapSpec `ebpf:"fl_icmp_rate"`
+	FlMaglev     *ebpf.MapSpec `ebpf:"fl_maglev"`
+	FlMember     *ebpf.MapSpec `ebpf:"fl_member"`
+	FlNeigh      *ebpf.MapSpec `ebpf:"fl_neigh"`
+	FlNode       *ebpf.MapSpec `ebpf:"fl_node"`
+	FlNodeAddr   *ebpf.MapSpec `ebpf:"fl_node_addr"`
+	FlPaths      *ebpf.MapSpec `ebpf:"fl_paths"`
+	FlPeerFdb    *ebpf.MapSpec `ebpf:"fl_peer_fdb"`
+	FlPeerNeigh  *ebpf.MapSpec `ebpf:"fl_peer_neigh"`
+	FlPool       *ebpf.MapSpec `ebpf:"fl_pool"`
+	FlPortbits   *ebpf.MapSpec `ebpf:"fl_portbits"`
+	FlRoute      *ebpf.MapSpec `ebpf:"fl_route"`
+	FlScratch    *ebpf.MapSpec `ebpf:"fl_scratch"`
+	FlService    *ebpf.MapSpec `ebpf:"fl_service"`
+	FlSubnet     *ebpf.MapSpec `ebpf:"fl_subnet"`
+	FlTraffic    *ebpf.MapSpec `ebpf:"fl_traffic"`
+	FlTunnel     *ebpf.MapSpec `ebpf:"fl_tunnel"`
+	FlTunnelNode *ebpf.MapSpec `ebpf:"fl_tunnel_node"`
+	FlUplink     *ebpf.MapSpec `ebpf:"fl_uplink"`
+	FlVni        *ebpf.MapSpec `ebpf:"fl_vni"`
+	FlXlat       *ebpf.MapSpec `ebpf:"fl_xlat"`
 }
 
 // TCVariableSpecs contains global variables before they are loaded into the kernel.
@@ -587,6 +659,7 @@ type TCMapSpecs struct {
 type TCVariableSpecs struct {
 	CfgConntrack      *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
 	CfgCtMax          *ebpf.VariableSpec `ebpf:"cfg_ct_max"`
+	CfgDecapL3        *ebpf.VariableSpec `ebpf:"cfg_decap_l3"`
 	CfgFibSrc         *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice     *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
 	CfgMark           *ebpf.VariableSpec `ebpf:"cfg_mark"`
@@ -594,6 +667,7 @@ type TCVariableSpecs struct {
 	CfgSnatMax        *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
 	CfgSnatMin        *ebpf.VariableSpec `ebpf:"cfg_snat_min"`
 	CfgTimeout        *ebpf.VariableSpec `ebpf:"cfg_timeout"`
+	CfgVxlanPort      *ebpf.VariableSpec `ebpf:"cfg_vxlan_port"`
 	UnusedCtEvent     *ebpf.VariableSpec `ebpf:"unused_ct_event"`
 	UnusedCtFlag      *ebpf.VariableSpec `ebpf:"unused_ct_flag"`
 	UnusedCtState     *ebpf.VariableSpec `ebpf:"unused_ct_state"`
@@ -601,7 +675,9 @@ type TCVariableSpecs struct {
 	UnusedDropReason  *ebpf.VariableSpec `ebpf:"unused_drop_reason"`
 	UnusedEpFlag      *ebpf.VariableSpec `ebpf:"unused_ep_flag"`
 	UnusedFwdPath     *ebpf.VariableSpec `ebpf:"unused_fwd_path"`
+	UnusedNodeFlag    *ebpf.VariableSpec `ebpf:"unused_node_flag"`
 	UnusedServiceFlag *ebpf.VariableSpec `ebpf:"unused_service_flag"`
+	UnusedTunnelFlag  *ebpf.VariableSpec `ebpf:"unused_tunnel_flag"`
 	UnusedUpFlag      *ebpf.VariableSpec `ebpf:"unused_up_flag"`
 }
 
@@ -625,35 +701,42 @@ func (o *TCObjects) Close() error {
 //
 // It can be passed to LoadTCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TCMaps struct {
-	FlAffinity *ebpf.Map `ebpf:"fl_affinity"`
-	FlBackend  *ebpf.Map `ebpf:"fl_backend"`
-	FlCt       *ebpf.Map `ebpf:"fl_ct"`
-	FlCtNew    *ebpf.Map `ebpf:"fl_ct_new"`
-	FlCtUsed   *ebpf.Map `ebpf:"fl_ct_used"`
-	FlDrops    *ebpf.Map `ebpf:"fl_drops"`
-	FlEndpoint *ebpf.Map `ebpf:"fl_endpoint"`
-	FlEvents   *ebpf.Map `ebpf:"fl_events"`
-	FlFdb      *ebpf.Map `ebpf:"fl_fdb"`
-	FlFirst    *ebpf.Map `ebpf:"fl_first"`
-	FlFrag     *ebpf.Map `ebpf:"fl_frag"`
-	FlHeld     *ebpf.Map `ebpf:"fl_held"`
-	FlHostaddr *ebpf.Map `ebpf:"fl_hostaddr"`
-	FlHostnet  *ebpf.Map `ebpf:"fl_hostnet"`
-	FlIcmp     *ebpf.Map `ebpf:"fl_icmp"`
-	FlIcmpRate *ebpf.Map `ebpf:"fl_icmp_rate"`
-	FlMaglev   *ebpf.Map `ebpf:"fl_maglev"`
-	FlMember   *ebpf.Map `ebpf:"fl_member"`
-	FlNeigh    *ebpf.Map `ebpf:"fl_neigh"`
-	FlPaths    *ebpf.Map `ebpf:"fl_paths"`
-	FlPool     *ebpf.Map `ebpf:"fl_pool"`
-	FlPortbits *ebpf.Map `ebpf:"fl_portbits"`
-	FlRoute    *ebpf.Map `ebpf:"fl_route"`
-	FlScratch  *ebpf.Map `ebpf:"fl_scratch"`
-	FlService  *ebpf.Map `ebpf:"fl_service"`
-	FlSubnet   *ebpf.Map `ebpf:"fl_subnet"`
-	FlTraffic  *ebpf.Map `ebpf:"fl_traffic"`
-	FlUplink   *ebpf.Map `ebpf:"fl_uplink"`
-	FlXlat     *ebpf.Map `ebpf:"fl_xlat"`
+	FlAffinity   *ebpf.Map `ebpf:"fl_affinity"`
+	FlBackend    *ebpf.Map `ebpf:"fl_backend"`
+	FlCt         *ebpf.Map `ebpf:"fl_ct"`
+	FlCtNew      *ebpf.Map `ebpf:"fl_ct_new"`
+	FlCtUsed     *ebpf.Map `ebpf:"fl_ct_used"`
+	FlDrops      *ebpf.Map `ebpf:"fl_drops"`
+	FlEndpoint   *ebpf.Map `ebpf:"fl_endpoint"`
+	FlEvents     *ebpf.Map `ebpf:"fl_events"`
+	FlFdb        *ebpf.Map `ebpf:"fl_fdb"`
+	FlFirst      *ebpf.Map `ebpf:"fl_first"`
+	FlFrag       *ebpf.Map `ebpf:"fl_frag"`
+	FlHeld       *ebpf.Map `ebpf:"fl_held"`
+	FlHostaddr   *ebpf.Map `ebpf:"fl_hostaddr"`
+	FlHostnet    *ebpf.Map `ebpf:"fl_hostnet"`
+	FlIcmp       *ebpf.Map `ebpf:"fl_icmp"`
+	FlIcmpRate   *ebpf.Map `ebpf:"fl_icmp_rate"`
+	FlMaglev     *ebpf.Map `ebpf:"fl_maglev"`
+	FlMember     *ebpf.Map `ebpf:"fl_member"`
+	FlNeigh      *ebpf.Map `ebpf:"fl_neigh"`
+	FlNode       *ebpf.Map `ebpf:"fl_node"`
+	FlNodeAddr   *ebpf.Map `ebpf:"fl_node_addr"`
+	FlPaths      *ebpf.Map `ebpf:"fl_paths"`
+	FlPeerFdb    *ebpf.Map `ebpf:"fl_peer_fdb"`
+	FlPeerNeigh  *ebpf.Map `ebpf:"fl_peer_neigh"`
+	FlPool       *ebpf.Map `ebpf:"fl_pool"`
+	FlPortbits   *ebpf.Map `ebpf:"fl_portbits"`
+	FlRoute      *ebpf.Map `ebpf:"fl_route"`
+	FlScratch    *ebpf.Map `ebpf:"fl_scratch"`
+	FlService    *ebpf.Map `ebpf:"fl_service"`
+	FlSubnet     *ebpf.Map `ebpf:"fl_subnet"`
+	FlTraffic    *ebpf.Map `ebpf:"fl_traffic"`
+	FlTunnel     *ebpf.Map `ebpf:"fl_tunnel"`
+	FlTunnelNode *ebpf.Map `ebpf:"fl_tunnel_node"`
+	FlUplink     *ebpf.Map `ebpf:"fl_uplink"`
+	FlVni        *ebpf.Map `ebpf:"fl_vni"`
+	FlXlat       *ebpf.Map `ebpf:"fl_xlat"`
 }
 
 func (m *TCMaps) Close() error {
@@ -677,7 +760,11 @@ func (m *TCMaps) Close() error {
 		m.FlMaglev,
 		m.FlMember,
 		m.FlNeigh,
+		m.FlNode,
+		m.FlNodeAddr,
 		m.FlPaths,
+		m.FlPeerFdb,
+		m.FlPeerNeigh,
 		m.FlPool,
 		m.FlPortbits,
 		m.FlRoute,
@@ -685,7 +772,10 @@ func (m *TCMaps) Close() error {
 		m.FlService,
 		m.FlSubnet,
 		m.FlTraffic,
+		m.FlTunnel,
+		m.FlTunnelNode,
 		m.FlUplink,
+		m.FlVni,
 		m.FlXlat,
 	)
 }
@@ -696,6 +786,7 @@ func (m *TCMaps) Close() error {
 type TCVariables struct {
 	CfgConntrack      *ebpf.Variable `ebpf:"cfg_conntrack"`
 	CfgCtMax          *ebpf.Variable `ebpf:"cfg_ct_max"`
+	CfgDecapL3        *ebpf.Variable `ebpf:"cfg_decap_l3"`
 	CfgFibSrc         *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice     *ebpf.Variable `ebpf:"cfg_flood_slice"`
 	CfgMark           *ebpf.Variable `ebpf:"cfg_mark"`
@@ -703,6 +794,7 @@ type TCVariables struct {
 	CfgSnatMax        *ebpf.Variable `ebpf:"cfg_snat_max"`
 	CfgSnatMin        *ebpf.Variable `ebpf:"cfg_snat_min"`
 	CfgTimeout        *ebpf.Variable `ebpf:"cfg_timeout"`
+	CfgVxlanPort      *ebpf.Variable `ebpf:"cfg_vxlan_port"`
 	UnusedCtEvent     *ebpf.Variable `ebpf:"unused_ct_event"`
 	UnusedCtFlag      *ebpf.Variable `ebpf:"unused_ct_flag"`
 	UnusedCtState     *ebpf.Variable `ebpf:"unused_ct_state"`
@@ -710,7 +802,9 @@ type TCVariables struct {
 	UnusedDropReason  *ebpf.Variable `ebpf:"unused_drop_reason"`
 	UnusedEpFlag      *ebpf.Variable `ebpf:"unused_ep_flag"`
 	UnusedFwdPath     *ebpf.Variable `ebpf:"unused_fwd_path"`
+	UnusedNodeFlag    *ebpf.Variable `ebpf:"unused_node_flag"`
 	UnusedServiceFlag *ebpf.Variable `ebpf:"unused_service_flag"`
+	UnusedTunnelFlag  *ebpf.Variable `ebpf:"unused_tunnel_flag"`
 	UnusedUpFlag      *ebpf.Variable `ebpf:"unused_up_flag"`
 }
 
