@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps/pools"
 	"github.com/fairlead-net/fairlead/maps/table"
 )
 
@@ -41,7 +42,7 @@ func (p Publish) String() string {
 }
 
 // firstSlot6 is the slot of the first backend for IPv6 clients; those for IPv4 clients begin at 0.
-const firstSlot6 = 1 << 15
+const firstSlot6 = pools.FirstSlot6
 
 func (p Publish) key() bpf.TCServiceKey {
 	return bpf.TCServiceKey{Addr: toIP(p.HostIP), Port: swap16(p.Port), Proto: p.Proto}

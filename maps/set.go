@@ -12,8 +12,15 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps/pools"
 	"github.com/fairlead-net/fairlead/maps/table"
 	"github.com/fairlead-net/fairlead/maps/transfer"
+)
+
+// The backends of services.
+type (
+	Pool       = pools.Pool
+	PoolMember = pools.Member
 )
 
 // Set holds all tables of one datapath.
@@ -22,7 +29,7 @@ type Set struct {
 	FDB        *FDB
 	Neighbours *Neighbours
 	Publishes  *Publishes
-	Pools      *Pools
+	Pools      *pools.Table
 	HostAddrs  *HostAddrs
 	HostNets   *Subnets // prefixes that belong to the host; their network is 1
 	Subnets    *Subnets
@@ -103,7 +110,7 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 	if s.Publishes, err = newPublishes(m[bpf.TCMapFlService], m[bpf.TCMapFlBackend], m[bpf.TCMapFlPortbits]); err != nil {
 		return err
 	}
-	if s.Pools, err = newPools(m); err != nil {
+	if s.Pools, err = pools.New(m); err != nil {
 		return err
 	}
 	s.Endpoints, s.FDB, s.Neighbours = &Endpoints{endpoints}, &FDB{fdb}, &Neighbours{neighbours}
@@ -191,9 +198,11 @@ func (s *Set) Fills() ([]Fill, error) {
 		{bpf.TCMapFlNode, s.Nodes.Len(), s.Nodes.MaxEntries()},
 		{bpf.TCMapFlNodeAddr, s.NodeAddrs.Len(), s.NodeAddrs.MaxEntries()},
 		{bpf.TCMapFlPool, s.Pools.Len(), s.Pools.MaxEntries()},
-		{bpf.TCMapFlMaglev, s.Pools.parts.Len(), s.Pools.parts.MaxEntries()},
-		{bpf.TCMapFlMember, s.Pools.members.Len(), s.Pools.members.MaxEntries()},
 	}
+	parts, most := s.Pools.Parts()
+	fills = append(fills, Fill{bpf.TCMapFlMaglev, parts, most})
+	members, most := s.Pools.Members()
+	fills = append(fills, Fill{bpf.TCMapFlMember, members, most})
 	walked := map[string]*ebpf.Map{
 		bpf.TCMapFlCt: s.Conntrack.confirmed, bpf.TCMapFlCtNew: s.Conntrack.unconfirmed,
 		bpf.TCMapFlFrag: s.lru[bpf.TCMapFlFrag], bpf.SockMapFlSockRev: s.lru[bpf.SockMapFlSockRev],

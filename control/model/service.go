@@ -54,22 +54,6 @@ func (e *Endpoint) HasAlias(name string) bool {
 	return slices.ContainsFunc(e.Aliases, func(a string) bool { return strings.EqualFold(a, name) })
 }
 
-// ServiceSpec is what a user requests of a new service.
-type ServiceSpec struct {
-	Name     string
-	Network  string // name, ID or unique ID prefix
-	IPv4     netip.Addr
-	IPv6     netip.Addr
-	Ports    []PortSpec
-	Affinity time.Duration
-	Labels   map[string]string
-}
-
-// NoService is the refusal of a reference that no service has.
-func NoService(ref string) error {
-	return &Refusal{Kind: ErrNotFound, Text: "no such service: " + ref + " (see: fairlead service ls)"}
-}
-
 // Serves reports whether the sandbox, which may be nil, can serve as a backend: if a client runs a
 // program in it, the program has started and not exited.
 func (s *Sandbox) Serves() bool {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // Kinds of refusal, tested with errors.Is. The text of the error names the
@@ -142,4 +143,20 @@ type PortSpec struct {
 	Port      uint16
 	Count     uint16
 	Proto     Proto
+}
+
+// ServiceSpec is what a user requests of a new service.
+type ServiceSpec struct {
+	Name     string
+	Network  string // name, ID or unique ID prefix
+	IPv4     netip.Addr
+	IPv6     netip.Addr
+	Ports    []PortSpec
+	Affinity time.Duration
+	Labels   map[string]string
+}
+
+// NoService is the refusal of a reference that no service has.
+func NoService(ref string) error {
+	return &Refusal{Kind: ErrNotFound, Text: "no such service: " + ref + " (see: fairlead service ls)"}
 }

@@ -38,7 +38,8 @@ func (p pkg) rel() string {
 var (
 	allowed = map[string][]string{
 		"bpf":                               {},
-		"maps":                              {"bpf", "maps/table", "maps/transfer"},
+		"maps":                              {"bpf", "maps/pools", "maps/table", "maps/transfer"},
+		"maps/pools":                        {"bpf", "maps/table"},
 		"maps/table":                        {},
 		"maps/transfer":                     {"bpf"},
 		"loader":                            {"bpf", "maps", "loader/bpffs", "loader/hook", "loader/probe", "loader/tables"},

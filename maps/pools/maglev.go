@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package maps
+package pools
 
 // maglevSizes are the sizes of Maglev tables: primes, so that every step visits all slots.
 var maglevSizes = []int{251, 2039, 16381}

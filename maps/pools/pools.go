@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package maps
+// Package pools is the tables of the backends of services: it computes Maglev tables, and writes
+// differences.
+package pools
 
 import (
 	"cmp"
@@ -22,11 +24,11 @@ type Pool struct {
 	Service  uint32 // model.Service.Number
 	IPv6     bool
 	Affinity uint32 // seconds; 0: off
-	Members  []PoolMember
+	Members  []Member
 }
 
-// PoolMember is a backend of a pool.
-type PoolMember struct {
+// Member is a backend of a pool.
+type Member struct {
 	ID      uint64 // the same on every node; unique in the pool
 	Addr    netip.Addr
 	IfIndex uint32 // of its host end
@@ -42,10 +44,13 @@ func (p Pool) String() string {
 func (p Pool) key() bpf.TCBackendKey {
 	k := bpf.TCBackendKey{Service: p.Service}
 	if p.IPv6 {
-		k.Slot = firstSlot6
+		k.Slot = FirstSlot6
 	}
 	return k
 }
+
+// FirstSlot6 tells the pool of IPv6 from that of IPv4, as it does with slots of fl_backend.
+const FirstSlot6 = 1 << 15
 
 // poolEntries are the entries of pools in their three tables.
 type poolEntries struct {
@@ -71,12 +76,12 @@ func entriesOf(pools []Pool) poolEntries {
 
 func (e *poolEntries) add(p Pool) {
 	key := p.key()
-	members := slices.SortedFunc(slices.Values(p.Members), func(a, b PoolMember) int { return cmp.Compare(a.ID, b.ID) })
+	members := slices.SortedFunc(slices.Values(p.Members), func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
 	ids, tags := make([]uint64, len(members)), make([]uint32, len(members))
 	for i, m := range members {
 		ids[i] = m.ID
 		tags[i] = e.tag(key, m.ID)
-		e.members[bpf.TCPoolKey{Pool: key, N: tags[i]}] = bpf.TCBackend{Addr: toIP(m.Addr), Ifindex: m.IfIndex, Net: m.Net, Node: m.Node}
+		e.members[bpf.TCPoolKey{Pool: key, N: tags[i]}] = bpf.TCBackend{Addr: bpf.TCIp{B: m.Addr.As16()}, Ifindex: m.IfIndex, Net: m.Net, Node: m.Node}
 	}
 	pool := bpf.TCPool{Affinity: p.Affinity, Count: uint32(len(members))}
 	switch len(members) {
@@ -108,10 +113,10 @@ func (e *poolEntries) tag(pool bpf.TCBackendKey, id uint64) uint32 {
 	}
 }
 
-// Pools is fl_pool with fl_maglev, the tables of pools of several backends, and fl_member, the
+// Table is fl_pool with fl_maglev, the tables of pools of several backends, and fl_member, the
 // backends. They are written in an order in which every slot that a program may find has a
 // backend.
-type Pools struct {
+type Table struct {
 	pools   *table.Table[bpf.TCBackendKey, bpf.TCPool]
 	parts   *table.Table[bpf.TCPoolKey, bpf.TCMaglev]
 	members *table.Table[bpf.TCPoolKey, bpf.TCBackend]
@@ -131,8 +136,9 @@ type verifiable interface {
 	VerifySome() (restored int, more bool, err error)
 }
 
-func newPools(m map[string]*ebpf.Map) (t *Pools, err error) {
-	t = &Pools{}
+// New reads the kernel's entries. The maps are found by name.
+func New(m map[string]*ebpf.Map) (t *Table, err error) {
+	t = &Table{}
 	if t.pools, err = table.New[bpf.TCBackendKey, bpf.TCPool](bpf.TCMapFlPool, m[bpf.TCMapFlPool]); err != nil {
 		return nil, err
 	}
@@ -147,12 +153,12 @@ func newPools(m map[string]*ebpf.Map) (t *Pools, err error) {
 }
 
 // recount records the keys of all parts and members.
-func (t *Pools) recount(parts map[bpf.TCPoolKey]bpf.TCMaglev, members map[bpf.TCPoolKey]bpf.TCBackend) {
+func (t *Table) recount(parts map[bpf.TCPoolKey]bpf.TCMaglev, members map[bpf.TCPoolKey]bpf.TCBackend) {
 	t.has = make(map[bpf.TCBackendKey]poolKeys)
 	t.note(parts, members)
 }
 
-func (t *Pools) note(parts map[bpf.TCPoolKey]bpf.TCMaglev, members map[bpf.TCPoolKey]bpf.TCBackend) {
+func (t *Table) note(parts map[bpf.TCPoolKey]bpf.TCMaglev, members map[bpf.TCPoolKey]bpf.TCBackend) {
 	for k := range parts {
 		t.keysOf(k.Pool).parts[k] = true
 	}
@@ -161,7 +167,7 @@ func (t *Pools) note(parts map[bpf.TCPoolKey]bpf.TCMaglev, members map[bpf.TCPoo
 	}
 }
 
-func (t *Pools) keysOf(pool bpf.TCBackendKey) poolKeys {
+func (t *Table) keysOf(pool bpf.TCBackendKey) poolKeys {
 	h, ok := t.has[pool]
 	if !ok {
 		h = poolKeys{make(map[bpf.TCPoolKey]bool), make(map[bpf.TCPoolKey]bool)}
@@ -171,7 +177,7 @@ func (t *Pools) keysOf(pool bpf.TCBackendKey) poolKeys {
 }
 
 // PutAll makes sure the kernel has the pools. It returns how many entries it wrote.
-func (t *Pools) PutAll(pools []Pool) (written int, err error) {
+func (t *Table) PutAll(pools []Pool) (written int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(pools) == 0 {
@@ -187,7 +193,7 @@ func (t *Pools) PutAll(pools []Pool) (written int, err error) {
 
 // write writes entries: backends before the slots that have them, and slots before the pool that
 // counts them.
-func (t *Pools) write(e poolEntries) (written int, err error) {
+func (t *Table) write(e poolEntries) (written int, err error) {
 	t.note(e.parts, e.members)
 	for _, put := range []func() (int, error){
 		func() (int, error) { return t.members.PutAll(e.members) },
@@ -204,7 +210,7 @@ func (t *Pools) write(e poolEntries) (written int, err error) {
 }
 
 // deleteOthers deletes the slots and backends of some pools that are not in keep.
-func (t *Pools) deleteOthers(of map[bpf.TCBackendKey]bpf.TCPool, keep poolEntries) error {
+func (t *Table) deleteOthers(of map[bpf.TCBackendKey]bpf.TCPool, keep poolEntries) error {
 	var parts, members []bpf.TCPoolKey
 	for pool := range of {
 		for k := range t.has[pool].parts {
@@ -231,7 +237,7 @@ func (t *Pools) deleteOthers(of map[bpf.TCBackendKey]bpf.TCPool, keep poolEntrie
 }
 
 // DeleteAll removes pools; absent is success. It returns how many there were.
-func (t *Pools) DeleteAll(pools []Pool) (deleted int, err error) {
+func (t *Table) DeleteAll(pools []Pool) (deleted int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	keys := make(map[bpf.TCBackendKey]bpf.TCPool, len(pools))
@@ -246,7 +252,7 @@ func (t *Pools) DeleteAll(pools []Pool) (deleted int, err error) {
 
 // Sync makes the kernel's pools exactly desired, after reading all entries back. It writes before
 // it deletes, and does not touch correct entries.
-func (t *Pools) Sync(desired []Pool) (written, deleted int, err error) {
+func (t *Table) Sync(desired []Pool) (written, deleted int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := entriesOf(desired)
@@ -271,10 +277,10 @@ func (t *Pools) Sync(desired []Pool) (written, deleted int, err error) {
 	return written, deleted, nil
 }
 
-func (t *Pools) all() []verifiable { return []verifiable{t.members, t.parts, t.pools} }
+func (t *Table) all() []verifiable { return []verifiable{t.members, t.parts, t.pools} }
 
 // Verify reads all entries back and restores those that another process changed.
-func (t *Pools) Verify() (restored int, err error) {
+func (t *Table) Verify() (restored int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, v := range t.all() {
@@ -289,7 +295,7 @@ func (t *Pools) Verify() (restored int, err error) {
 
 // VerifySome verifies the next part of each table that has more in this round, and reports
 // whether one has more after it.
-func (t *Pools) VerifySome() (restored int, more bool, err error) {
+func (t *Table) VerifySome() (restored int, more bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.rest) == 0 {
@@ -309,7 +315,13 @@ func (t *Pools) VerifySome() (restored int, more bool, err error) {
 }
 
 // Len returns the number of pools.
-func (t *Pools) Len() int { return t.pools.Len() }
+func (t *Table) Len() int { return t.pools.Len() }
+
+// Parts returns how many entries fl_maglev has, and how many there is room for.
+func (t *Table) Parts() (have, most int) { return t.parts.Len(), t.parts.MaxEntries() }
+
+// Members returns how many entries fl_member has, and how many there is room for.
+func (t *Table) Members() (have, most int) { return t.members.Len(), t.members.MaxEntries() }
 
 // MaxEntries returns how many pools there is room for.
-func (t *Pools) MaxEntries() int { return t.pools.MaxEntries() }
+func (t *Table) MaxEntries() int { return t.pools.MaxEntries() }
