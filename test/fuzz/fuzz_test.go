@@ -113,7 +113,7 @@ func TestDifferences(t *testing.T) {
 			break
 		}
 	}
-	if unsteady > 3+n/500 { // other programs' load delays a packet now and then
+	if unsteady > 3+n/5000 { // on a busy machine a packet arrives late now and then
 		t.Errorf("%d differences were not seen again", unsteady)
 	}
 	t.Logf("%d sequences from seed %d ran in %v; in %d of them time moved on; %d showed a difference",
@@ -124,7 +124,8 @@ func TestDifferences(t *testing.T) {
 // failuresShown are enough to look into at once.
 const failuresShown = 5
 
-// report minimises a sequence that shows a difference and fails the test with it; false: it shows none now.
+// report minimises a sequence that shows a difference, and fails the test with it. It returns false if
+// the difference does not appear every time: then it depends on the moment, and its seed does not help.
 func (f *fuzzer) report(name string, s sequence) bool {
 	f.Helper()
 	differs := func(s sequence) bool { found, _ := f.run(s); return len(found) > 0 }
@@ -132,6 +133,11 @@ func (f *fuzzer) report(name string, s sequence) bool {
 		return false
 	}
 	s = s.minimise(differs)
+	for range 3 {
+		if !differs(s) {
+			return false
+		}
+	}
 	var b strings.Builder
 	found, _ := f.run(s)
 	for _, d := range found {
