@@ -89,9 +89,10 @@ static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *
 		return -DROP_ICC;
 	if (d.kind == DEST_NODE)
 		return tunnel_send(skb, ep, d.ifindex, false);
-	if (ep->flags & EP_HOSTPORT && dst->flags & EP_PUBLISHED && is_ip(eth->h_proto) &&
-	    gateway_port(skb, eth->h_proto)) {
-		int verdict = host_to_member(skb, eth->h_proto, ep->net, d.ifindex);
+	if (dst->flags & (ep->flags & EP_HOSTPORT ? EP_PUBLISHED : EP_POOL) &&
+	    is_ip(eth->h_proto) && gateway_port(skb, eth->h_proto)) {
+		int verdict = host_to_member(skb, eth->h_proto, ep->net, d.ifindex,
+					     ep->flags & EP_HOSTPORT);
 
 		if (verdict != VERDICT_NEXT)
 			return verdict;

@@ -5,7 +5,8 @@
  * Packets that the host sends to a sandbox have a gateway's address and need no translation, so
  * they have no entry. Only if a packet's ports are those of a flow that was translated to the
  * gateway's address before, it gets an entry and leaves with another port: the older flow is never
- * changed. So the packet embedded in an ICMP error of the host may need translation, too.
+ * changed. The same holds for packets of a member to a backend of a service, which sees members by
+ * their own addresses also behind the virtual one (vip.h). So the packet embedded in an ICMP error of the host may need translation, too.
  */
 
 #include <linux/bpf.h>
@@ -97,9 +98,11 @@ static __noinline int host_error_to_member(struct __sk_buff *skb, struct pkt *p)
 	return err ? err : VERDICT_NEXT;
 }
 
-/* host_to_member handles a packet from the host port of network net to the sandbox of endpoint
- * ifindex, before it is delivered. Global, so that it is verified once. */
-__noinline int host_to_member(struct __sk_buff *skb, __be16 eth_proto, __u32 net, __u32 ifindex)
+/* host_to_member handles a packet from the host port of network net, or from a member of it (not
+ * host), to the sandbox of endpoint ifindex, before it is delivered. Global, so that it is verified
+ * once. */
+__noinline int host_to_member(struct __sk_buff *skb, __be16 eth_proto, __u32 net, __u32 ifindex,
+			      bool host)
 {
 	struct ct_entry *e;
 	bool confirmed;
@@ -124,8 +127,11 @@ __noinline int host_to_member(struct __sk_buff *skb, __be16 eth_proto, __u32 net
 		f = flow_prepare(&p, net, skb->ifindex, ifindex);
 		if (!f)
 			return -DROP_CT_FULL;
-		f->e.flags = CT_F_HOST;
-		flow_from_gateway(f, &p.t.saddr);
+		if (host) {
+			f->e.flags = CT_F_HOST;
+			flow_from_gateway(f, &p.t.saddr);
+		}
+		f->gateway = 1;
 		err = flow_create(skb, &p);
 		to = f->e.xlat;
 	}

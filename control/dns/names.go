@@ -172,6 +172,12 @@ type addressed interface {
 
 // on returns what has a name in a network, here and on other nodes.
 func (n *names) on(network, name string) (list []addressed) {
+	if svc := n.snapshot.ServiceIn(network, name); svc != nil {
+		return []addressed{svc}
+	}
+	if of, ok := strings.CutPrefix(name, "tasks."); ok && n.snapshot.ServiceIn(network, of) != nil {
+		name = of // of a service: the addresses of its backends
+	}
 	for _, ep := range n.at(network, name) {
 		list = append(list, ep)
 	}
@@ -190,6 +196,9 @@ func (n *names) nameOf(networks []string, addr netip.Addr) string {
 	for _, id := range networks {
 		if ep := n.member(id, addr); ep != nil {
 			return n.snapshot.Sandbox(ep.SandboxID).Name + "." + n.snapshot.Network(id).Name
+		}
+		if svc := n.snapshot.ServiceWithAddr(id, addr); svc != nil {
+			return svc.Name + "." + n.snapshot.Network(id).Name
 		}
 		if in := n.snapshot.Network(id); n.remote != nil && in != nil && in.Has().Shared {
 			if name := n.remote.At(id, addr); name != "" {
