@@ -17,6 +17,8 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
+
+	"github.com/fairlead-net/fairlead/control/cluster/token"
 )
 
 // Config says where the server stores its data, and where it listens.
@@ -24,6 +26,10 @@ type Config struct {
 	Dir    string         // of its data; required
 	Listen netip.AddrPort // for clients; required
 	Log    *slog.Logger   // required
+
+	// Token admits clients that have it, and no others. The zero token means no TLS: every host that
+	// reaches the address can change everything.
+	Token token.Token
 
 	// NoSync leaves writes to the kernel, which loses some if the machine crashes. For tests.
 	NoSync bool
@@ -95,6 +101,15 @@ func (c Config) options() (*embed.Config, error) {
 	o.Name = "fairlead"
 	o.Dir = filepath.Join(c.Dir, "etcd")
 	clients := url.URL{Scheme: "http", Host: c.Listen.String()}
+	if !c.Token.IsZero() {
+		files, err := c.Token.Server(filepath.Join(c.Dir, "etcd-tls"))
+		if err != nil {
+			return nil, err
+		}
+		clients.Scheme = "https"
+		o.ClientTLSInfo.TrustedCAFile, o.ClientTLSInfo.CertFile, o.ClientTLSInfo.KeyFile = files.CA, files.Cert, files.Key
+		o.ClientTLSInfo.ClientCertAuth = true
+	}
 	o.ListenClientUrls, o.AdvertiseClientUrls = []url.URL{clients}, []url.URL{clients}
 	// There are no other members, and an address that nobody knows keeps it that way.
 	peers := url.URL{Scheme: "http", Host: "127.0.0.1:0"}

@@ -117,19 +117,25 @@ func (c *client) Alive(ctx context.Context, key string, value []byte, ttl time.D
 	}
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
+	var warned time.Time
 	for attempt := 0; ; attempt++ {
-		begin := time.Now()
 		if err := c.monitor.waitUp(ctx); err != nil {
 			return c.ended(err)
 		}
+		begin := time.Now()
 		err := c.backend.Hold(ctx, key, value, ttl)
 		if ctx.Err() != nil {
 			return c.ended(ctx.Err())
 		}
-		c.cfg.Log.Debug("lost a lease in the cluster store", "store", c.cfg.Name, "key", key, "err", err)
 		c.monitor.check()
 		if time.Since(begin) > ttl {
 			attempt = 0
+		}
+		// Once in an outage that is a consequence of it. Again and again, something is wrong.
+		if attempt >= 3 && time.Since(warned) > time.Minute {
+			warned = time.Now()
+			c.cfg.Log.Warn("cannot keep this host's sign of life in the cluster store; other hosts show it as down",
+				"store", c.cfg.Name, "key", key, "err", oneLine(err))
 		}
 		if err := pause(ctx, attempt, c.cfg.MaxBackoff); err != nil {
 			return c.ended(err)

@@ -163,7 +163,7 @@ func TestOutageIsQuiet(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if lines := strings.Count(log.String(), "\n"); lines != 2 || !strings.Contains(log.String(), "answers again") {
+		if lines := strings.Count(log.String(), "\n"); lines != 2 || !strings.Contains(log.String(), "can be used again") {
 			t.Errorf("an outage is logged in %d lines, want 2:\n%s", lines, log.String())
 		}
 		if err := s.Close(); err != nil {

@@ -99,9 +99,9 @@ func (m *monitor) set(err error) {
 	}
 	switch {
 	case err != nil && (!wasKnown || was.Reachable):
-		m.cfg.Log.Warn("cannot reach the cluster store; what runs is not affected", "store", m.cfg.Name, "err", oneLine(err))
+		m.cfg.Log.Warn("cannot use the cluster store; what runs here does not depend on it", "store", m.cfg.Name, "err", oneLine(err))
 	case err == nil && wasKnown && !was.Reachable:
-		m.cfg.Log.Info("the cluster store answers again", "store", m.cfg.Name, "after", time.Since(was.Since).Round(time.Millisecond))
+		m.cfg.Log.Info("the cluster store can be used again", "store", m.cfg.Name, "after", time.Since(was.Since).Round(time.Millisecond))
 	}
 }
 
@@ -155,7 +155,7 @@ func (u unavailable) Error() string {
 	if took := time.Since(u.since).Round(time.Second); !u.since.IsZero() && took > 0 {
 		lasting = fmt.Sprintf(", for %v now", took)
 	}
-	return fmt.Sprintf("the cluster store %s does not answer%s: %s (start it, or repair the network to it; nothing that runs depends on it)",
+	return fmt.Sprintf("cannot use the cluster store %s%s: %s (check that it runs and admits this host; what runs here does not depend on it)",
 		u.store, lasting, oneLine(u.cause))
 }
 

@@ -48,14 +48,14 @@ type Client struct {
 }
 
 // Config is what the clients under test are made with: without regular lists, which would hide
-// lost events.
-func Config(t *testing.T, name string) kv.Config {
-	return kv.Config{Name: name, Relist: 24 * time.Hour}
+// lost events, and with patience for a machine on which four servers start at once.
+func Config(name string) kv.Config {
+	return kv.Config{Name: name, Relist: 24 * time.Hour, CallTimeout: 20 * time.Second, PingTimeout: 5 * time.Second}
 }
 
 // settle is the longest time in which a client notices that the store answers again, and brings
-// its watches up to date.
-const settle = 5 * time.Second
+// its watches up to date; twice what is promised, as these tests share the machine.
+const settle = 10 * time.Second
 
 // Run runs the tests against a store that runs, and holds nothing that matters: first, at once,
 // those that leave the server alone.

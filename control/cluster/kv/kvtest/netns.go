@@ -26,9 +26,9 @@ func Main(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "bring up lo:", err)
 			os.Exit(1)
 		}
-		// The stores and their tests wait most of the time, and wait at once.
+		// The stores and their tests wait most of the time, and do so at once.
 		flag.Parse()
-		if err := flag.Set("test.parallel", "32"); err != nil {
+		if err := flag.Set("test.parallel", "12"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

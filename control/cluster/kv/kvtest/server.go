@@ -29,8 +29,8 @@ type Server struct {
 	ran chan struct{} // closed when the process has ended
 }
 
-// Begin starts a server for the duration of the test, and waits until it answers.
-func Begin(t *testing.T, s *Server) *Server {
+// Launch starts a server for the duration of the test.
+func Launch(t *testing.T, s *Server) {
 	t.Helper()
 	s.dir = t.TempDir()
 	s.Start(t)
@@ -40,6 +40,12 @@ func Begin(t *testing.T, s *Server) *Server {
 			t.Logf("the end of the server's log:\n%s", s.tail())
 		}
 	})
+}
+
+// Begin starts a server for the duration of the test, and waits until it answers.
+func Begin(t *testing.T, s *Server) *Server {
+	t.Helper()
+	Launch(t, s)
 	began := time.Now()
 	up(t, s.Dial(t))
 	t.Logf("the server answered after %v", time.Since(began).Round(time.Millisecond))
@@ -114,7 +120,7 @@ func (s *Server) Compact(t *testing.T) {
 func (s *Server) Dial(t *testing.T) *Client {
 	t.Helper()
 	proxy := NewProxy(t, s.Addr)
-	store := kv.New(s.Backend(proxy.Addr), Config(t, "store://"+proxy.Addr))
+	store := kv.New(s.Backend(proxy.Addr), Config("store://"+proxy.Addr))
 	t.Cleanup(func() {
 		if err := store.Close(); err != nil {
 			t.Errorf("close: %v", err)

@@ -16,7 +16,7 @@ type cluster struct{ *memory.Server }
 
 func (c cluster) Dial(t *testing.T) *kvtest.Client {
 	conn := c.Server.Dial()
-	store := kv.New(conn, kvtest.Config(t, "memory://"))
+	store := kv.New(conn, kvtest.Config("memory://"))
 	t.Cleanup(func() { _ = store.Close() })
 	return &kvtest.Client{Store: store, Cut: conn.Cut}
 }

@@ -112,7 +112,7 @@ func servers(t *testing.T) map[string]*kvtest.Server {
 			Addr: zkAddr,
 			Command: func(dir string) *exec.Cmd {
 				conf := filepath.Join(dir, "..", "zoo.cfg")
-				text := fmt.Sprintf("tickTime=200\ndataDir=%s\nclientPort=2181\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\nminSessionTimeout=500\nmaxClientCnxns=0\n", dir)
+				text := fmt.Sprintf("tickTime=200\ndataDir=%s\nclientPort=2181\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\nminSessionTimeout=500\nmaxSessionTimeout=20000\nmaxClientCnxns=0\n", dir)
 				if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 					t.Error(err)
 				}
@@ -120,7 +120,7 @@ func servers(t *testing.T) map[string]*kvtest.Server {
 					"-cp", classpath(root), "org.apache.zookeeper.server.quorum.QuorumPeerMain", conf)
 			},
 			Backend: func(addr string) kv.Backend {
-				return zk.New(zk.Config{Servers: []string{addr}, Session: 2 * time.Second})
+				return zk.New(zk.Config{Servers: []string{addr}, Session: 5 * time.Second})
 			},
 			Lease: time.Second, Late: 1500 * time.Millisecond,
 		},
@@ -130,7 +130,7 @@ func servers(t *testing.T) map[string]*kvtest.Server {
 // classpath returns the jars that ZooKeeper's server loads, without those that log.
 func classpath(root string) string {
 	var jars []string
-	for name := range strings.FieldsSeq("zookeeper zookeeper-jute slf4j-api slf4j-nop netty-all snappy-java metrics-core jackson-databind jackson-core jackson-annotations log4j-1.2") {
+	for name := range strings.FieldsSeq("zookeeper zookeeper-jute slf4j-api slf4j-nop netty-buffer netty-codec netty-common netty-handler netty-resolver netty-transport netty-transport-native-epoll netty-transport-native-unix-common snappy-java metrics-core jackson-databind jackson-core jackson-annotations log4j-1.2") {
 		jars = append(jars, root+"/usr/share/java/"+name+".jar")
 	}
 	return strings.Join(jars, ":")

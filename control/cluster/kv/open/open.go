@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/cluster/kv/consul"
 	"github.com/fairlead-net/fairlead/control/cluster/kv/etcd"
 	"github.com/fairlead-net/fairlead/control/cluster/kv/zk"
+	"github.com/fairlead-net/fairlead/control/cluster/token"
 )
 
 // Options are how the store knows this host, and how this host knows the store. Files are in PEM.
@@ -31,6 +32,9 @@ type Options struct {
 	// User and Password are etcd's, those of ZooKeeper's digest scheme, or those of HTTP before Consul.
 	// For Consul without a user, the password is an ACL token.
 	User, Password string
+
+	// Token is that of an embedded store, in place of certificates.
+	Token token.Token
 
 	Log *slog.Logger
 }
@@ -68,7 +72,14 @@ func Open(rawURL string, o Options) (kv.Store, error) {
 	}
 	scheme, encrypted := strings.CutSuffix(scheme, "+tls")
 	var conf *tls.Config
-	if encrypted || o.CACert != "" || o.Cert != "" || o.Key != "" {
+	switch {
+	case !o.Token.IsZero() && (scheme != "etcd" || o.CACert != "" || o.Cert != "" || o.Key != ""):
+		return nil, fmt.Errorf("store %s: a join token is for the embedded store of another host, and needs no certificates", rawURL)
+	case !o.Token.IsZero():
+		if conf, err = o.Token.Client(); err != nil {
+			return nil, fmt.Errorf("store %s: %w", rawURL, err)
+		}
+	case encrypted || o.CACert != "" || o.Cert != "" || o.Key != "":
 		if conf, err = o.tls(); err != nil {
 			return nil, fmt.Errorf("store %s: %w", rawURL, err)
 		}

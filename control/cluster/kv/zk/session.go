@@ -16,8 +16,11 @@ import (
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
 )
 
-// errDisconnected means that there is no session in which a request could be made.
-var errDisconnected = errors.New("no session with ZooKeeper")
+var (
+	// errDisconnected means that there is no session in which a request could be made.
+	errDisconnected = errors.New("no session with ZooKeeper")
+	errRejected     = errors.New("the server closed the connection instead of beginning a session")
+)
 
 // session is a connection that is replaced when its session is over. The library reconnects by
 // itself, but insists on a server that has seen at least what it has seen: not so one whose
@@ -30,17 +33,23 @@ type session struct {
 	mu     sync.Mutex
 	active *zk.Conn
 	up     bool
+	known  bool          // the server knows the user
 	lost   time.Time     // when up ended
-	change chan struct{} // closed when up begins
+	change chan struct{} // closed when up begins, or when no server is left to try
+	failed int           // attempts since up ended
+	reason error         // of the last one
 	closed bool
 }
 
-// conn returns a connection with a session, and waits for it.
+// conn returns a connection with a session. It waits for one only until every server was tried.
 func (s *session) conn(ctx context.Context) (*zk.Conn, error) {
 	for {
 		conn, up, change, err := s.state()
-		if err != nil || up {
-			return conn, err
+		if err != nil {
+			return nil, err
+		}
+		if up {
+			return conn, s.authenticate(ctx, conn)
 		}
 		select {
 		case <-ctx.Done():
@@ -48,6 +57,24 @@ func (s *session) conn(ctx context.Context) (*zk.Conn, error) {
 		case <-change:
 		}
 	}
+}
+
+// authenticate sends user and password before the first request of a connection. The library
+// repeats that when it connects again.
+func (s *session) authenticate(ctx context.Context, conn *zk.Conn) error {
+	s.mu.Lock()
+	known := s.known || s.cfg.User == ""
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	if _, err := await(ctx, func() (bool, error) { return true, conn.AddAuth("digest", []byte(s.cfg.User+":"+s.cfg.Password)) }); err != nil {
+		return fmt.Errorf("authenticate to ZooKeeper: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known = s.active == conn
+	return nil
 }
 
 // state returns the connection, after it replaced one whose session must be over.
@@ -66,12 +93,29 @@ func (s *session) state() (conn *zk.Conn, up bool, change chan struct{}, err err
 			return nil, false, nil, err
 		}
 	}
+	if !s.up && s.failed >= len(s.cfg.Servers) {
+		return nil, false, nil, fmt.Errorf("%w: %w", errDisconnected, s.reason)
+	}
 	return s.active, s.up, s.change, nil
+}
+
+// fail records an attempt to connect. The caller holds the lock.
+func (s *session) fail(err error) {
+	s.reason = err
+	if s.failed++; s.failed == len(s.cfg.Servers) {
+		close(s.change)
+	}
+}
+
+// end records that there is no session, and that the next attempts count. The caller holds the lock.
+func (s *session) end() {
+	s.up, s.failed, s.lost, s.change = false, 0, time.Now(), make(chan struct{})
 }
 
 // connect begins to connect.
 func (s *session) connect() error {
-	s.up, s.lost, s.change = false, time.Now(), make(chan struct{})
+	s.end()
+	s.known = false
 	ready := make(chan *zk.Conn, 1)
 	self := sync.OnceValue(func() *zk.Conn { return <-ready }) // the library may call back before Connect returns
 	conn, _, err := zk.Connect(s.cfg.Servers, s.timeout, zk.WithLogInfo(false), zk.WithLogger(silent{}), zk.WithDialer(s.dial),
@@ -81,11 +125,6 @@ func (s *session) connect() error {
 	}
 	ready <- conn
 	s.active = conn
-	if s.cfg.User != "" {
-		go func() { // waits for a session; the library repeats it in later ones
-			_ = conn.AddAuth("digest", []byte(s.cfg.User+":"+s.cfg.Password))
-		}()
-	}
 	return nil
 }
 
@@ -100,18 +139,23 @@ func (s *session) event(conn *zk.Conn, e zk.Event) {
 		return
 	}
 	s.mu.Lock()
-	current := conn == s.active
-	if current {
+	if conn == s.active {
 		switch up := e.State == zk.StateHasSession; {
 		case up && !s.up:
 			s.up = true
-			close(s.change)
+			if s.failed < len(s.cfg.Servers) {
+				close(s.change)
+			}
 		case !up && s.up:
-			s.up, s.lost, s.change = false, time.Now(), make(chan struct{})
+			s.end()
+		case e.State == zk.StateDisconnected:
+			s.fail(errRejected)
 		}
 	}
 	s.mu.Unlock()
-	if e.State == zk.StateExpired || e.State == zk.StateAuthFailed {
+	// The library sets the watches again when it reconnects, relative to the latest transaction that it knows
+	// of. Requests that it sends first move that forward: what changed before is lost without a sign.
+	if e.State == zk.StateDisconnected || e.State == zk.StateExpired || e.State == zk.StateAuthFailed {
 		s.changed(conn, "")
 	}
 }
@@ -127,12 +171,22 @@ func (s *session) close() {
 }
 
 // dial connects to a server.
-func (s *session) dial(network, address string, timeout time.Duration) (net.Conn, error) {
+func (s *session) dial(network, address string, timeout time.Duration) (conn net.Conn, err error) {
 	dialer := &net.Dialer{Timeout: min(timeout, 2*time.Second), KeepAlive: 10 * time.Second}
 	if s.cfg.TLS == nil {
-		return dialer.Dial(network, address)
+		conn, err = dialer.Dial(network, address)
+	} else {
+		conn, err = tls.DialWithDialer(dialer, network, address, s.cfg.TLS)
 	}
-	return tls.DialWithDialer(dialer, network, address, s.cfg.TLS)
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.up {
+			s.fail(err)
+		}
+		return nil, err
+	}
+	return conn, nil
 }
 
 // silent discards the library's log: a line for each attempt to connect.
