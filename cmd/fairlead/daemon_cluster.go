@@ -22,6 +22,7 @@ type clusterFlags struct {
 	name          string
 	ca, cert, key string
 	credentials   string
+	token         string
 }
 
 func (c *clusterFlags) register(f *pflag.FlagSet) {
@@ -31,6 +32,7 @@ func (c *clusterFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&c.cert, "store-cert", "", "file of this host's certificate for the store, in PEM")
 	f.StringVar(&c.key, "store-key", "", "file of the key of that certificate, in PEM")
 	f.StringVar(&c.credentials, "store-credentials", "", "file with USER:PASSWORD for the store, or with a token of Consul")
+	f.StringVar(&c.token, "store-token", "", `file with the join token of an embedded store (with --store embed: default store-token in the state directory, created if it does not exist; "none": admit every host)`)
 	f.StringArrayVar(&c.advertise, "advertise", nil, "address of this host that other hosts send tunnels to; repeatable, one per family (default: that of the default route)")
 	f.Uint16Var(&c.port, "vxlan-port", daemon.DefaultVXLANPort, "UDP port of tunnels, the same on all hosts of the cluster")
 	f.StringVar(&c.name, "node-name", "", "name of this host in the cluster (default: its host name)")
@@ -44,7 +46,7 @@ func (c *clusterFlags) check(o *daemon.ClusterConfig) error {
 	if c.port == 0 {
 		return usagef("--vxlan-port is 0; want a port")
 	}
-	o.Store, o.Port, o.Name = c.store, c.port, c.name
+	o.Store, o.Port, o.Name, o.TokenFile = c.store, c.port, c.name, c.token
 	if c.listen != "" {
 		var err error
 		if o.StoreListen, err = netip.ParseAddrPort(c.listen); err != nil || o.StoreListen.Port() == 0 {

@@ -24,6 +24,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/api/apitest"
 	"github.com/fairlead-net/fairlead/control/api/server"
+	"github.com/fairlead-net/fairlead/control/cluster/token"
 	"github.com/fairlead-net/fairlead/control/daemon"
 	"github.com/fairlead-net/fairlead/control/host"
 )
@@ -258,6 +259,21 @@ func TestRefusedCommandLines(t *testing.T) {
 	}
 }
 
+func TestClusterToken(t *testing.T) {
+	w := newWorld(t)
+	state := t.TempDir()
+	if code, _, stderr := w.run("cluster", "token", "--state-dir", state); code != 1 || !strings.Contains(stderr, "--store embed") {
+		t.Errorf("without a token: %d, %q", code, stderr)
+	}
+	made, err := token.Ensure(filepath.Join(state, daemon.TokenFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, stdout, stderr := w.run("cluster", "token", "--state-dir", state); code != 0 || stdout != made.Text()+"\n" {
+		t.Errorf("got %d, %q, %q", code, stdout, stderr)
+	}
+}
+
 func TestDaemonFlags(t *testing.T) {
 	w := newWorld(t)
 	var got daemonOptions
@@ -268,7 +284,7 @@ func TestDaemonFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, _, stderr := w.run("daemon", "--config", config, "--ct-max", "2000", "--state-dir", "/s", "--run-dir", "/r", "--bpf-dir", "/b",
-		"--store", "etcd://192.0.2.1", "--advertise", "192.0.2.9", "--advertise", "2001:db8::9", "--node-name", "n1", "--vxlan-port", "8472",
+		"--store", "etcd://192.0.2.1", "--advertise", "192.0.2.9", "--advertise", "2001:db8::9", "--node-name", "n1", "--vxlan-port", "8472", "--store-token", "/t",
 		"--snat-ports", "40000-50000", "--default-address-pool", "base=10.0.0.0/8,size=24", "--metrics-listen", "")
 	if code != 1 || stderr != "fairlead: ended\n" {
 		t.Errorf("got %d, %q", code, stderr)
@@ -276,7 +292,7 @@ func TestDaemonFlags(t *testing.T) {
 	if got.state != "/s" || got.run != "/r" || got.bpf != "/b" || strings.Join(got.uplinks, " ") != "eth0 eth1" || got.ctMax != 2000 ||
 		!got.forceClsact || got.logFormat != "json" || got.snatPorts.String() != "40000-50000" || got.metricsListen != "" ||
 		len(got.pools) != 1 || got.pools[0].Size != 24 ||
-		got.cluster.Store != "etcd://192.0.2.1" || len(got.cluster.Advertise) != 2 || got.cluster.Name != "n1" || got.cluster.Port != 8472 {
+		got.cluster.Store != "etcd://192.0.2.1" || len(got.cluster.Advertise) != 2 || got.cluster.Name != "n1" || got.cluster.Port != 8472 || got.cluster.TokenFile != "/t" {
 		t.Errorf("options: %+v", got)
 	}
 	var refused error

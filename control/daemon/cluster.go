@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
 	"github.com/fairlead-net/fairlead/control/cluster/kv/open"
 	"github.com/fairlead-net/fairlead/control/cluster/nodes"
+	"github.com/fairlead-net/fairlead/control/cluster/token"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/metrics"
@@ -33,6 +34,13 @@ const (
 
 const etcdPort = 2379
 
+const (
+	// TokenFile is the file of the embedded store's join token, in the state directory.
+	TokenFile = "store-token"
+	// NoToken instead of a file's name means that there is no token.
+	NoToken = "none"
+)
+
 // ClusterConfig makes a host part of a cluster.
 type ClusterConfig struct {
 	// Store is the URL of the cluster's store, embed, or bolt for a host on its own.
@@ -42,6 +50,10 @@ type ClusterConfig struct {
 	// StoreListen is where the embedded store listens for other hosts. The default is the host's address
 	// in the underlay, and etcd's port.
 	StoreListen netip.AddrPort
+	// TokenFile is the file of the join token, by which the embedded store and its clients trust each
+	// other. With embed the default is TokenFile in the state directory, and NoToken means that
+	// every host is admitted; with a URL there is no default.
+	TokenFile string
 	// Advertise are the host's addresses that others send to, at most one a family. If it is empty,
 	// they are the sources of the default routes.
 	Advertise []netip.Addr
@@ -73,11 +85,26 @@ func (c *ClusterConfig) port() uint16 {
 // IsCluster reports whether the host is part of a cluster.
 func (c *ClusterConfig) IsCluster() bool { return c.Store != "" && c.Store != StoreBolt }
 
+// token returns the join token, zero if there is none. The daemon with the embedded store makes one.
+func (c *ClusterConfig) token(stateDir string) (token.Token, error) {
+	switch {
+	case c.TokenFile == NoToken, c.TokenFile == "" && c.Store != StoreEmbed:
+		return token.Token{}, nil
+	case c.Store != StoreEmbed:
+		return token.Read(c.TokenFile)
+	}
+	return token.Ensure(cmp.Or(c.TokenFile, filepath.Join(stateDir, TokenFile)))
+}
+
 // openKV opens the cluster's store, and starts it if it is the embedded one. under is the host's network.
 func (d *daemon) openKV(ctx context.Context, under *underlay.Underlay) (kv.Store, error) {
 	cfg := d.cfg.Cluster
 	o := cfg.StoreOptions
 	o.Log = d.log
+	var err error
+	if o.Token, err = cfg.token(d.cfg.Dirs.State); err != nil {
+		return nil, err
+	}
 	if cfg.Store != StoreEmbed {
 		return open.Open(cfg.Store, o)
 	}
@@ -92,7 +119,7 @@ func (d *daemon) openKV(ctx context.Context, under *underlay.Underlay) (kv.Store
 		}
 		listen = netip.AddrPortFrom(cmp.Or(v4, v6), etcdPort)
 	}
-	server, err := embed.Start(ctx, embed.Config{Dir: d.cfg.Dirs.State, Listen: listen, Log: d.log})
+	server, err := embed.Start(ctx, embed.Config{Dir: d.cfg.Dirs.State, Listen: listen, Token: o.Token, Log: d.log})
 	if err != nil {
 		return nil, fmt.Errorf("--store embed: %w", err)
 	}

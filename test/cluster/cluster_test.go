@@ -39,7 +39,7 @@ const (
 func newPair(t *testing.T) *pair {
 	t.Helper()
 	p := &pair{TB: t}
-	p.a = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", "embed", "--advertise", addressA, "--node-name", "a"}})
+	p.a = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", "embed", "--store-token", "none", "--advertise", addressA, "--node-name", "a"}})
 	p.b = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", storeURL, "--advertise", addressB, "--node-name", "b"}})
 	p.router = p.a.NewHost("router")
 	for i, l := range []*lab.Lab{p.a, p.b} {
