@@ -66,6 +66,8 @@ static __always_inline bool ct_reopens(__u8 state, __u8 tcp_flags, __u16 mine)
 static __always_inline __u8 ct_tcp_syn(const struct pkt *p, struct ct_entry *e, struct ct_entry *o)
 {
 	__u8 state = e->state;
+	bool again = state == CT_SYN_SENT && e->flags & CT_F_SEQ && e->pend == p->seq + 1;
+	__u32 end = e->end;
 
 	if (ct_reopens(state, p->tcp_flags, e->flags)) {
 		e->flags &= ~CT_F_FIN;
@@ -78,6 +80,10 @@ static __always_inline __u8 ct_tcp_syn(const struct pkt *p, struct ct_entry *e, 
 		return CT_STATE_MAX;
 	}
 	window_begin(e, p);
+	/* A retransmission lacks the data of the first SYN, which the server may acknowledge (RFC
+	 * 7413 section 4.1.3). */
+	if (again && seq_after(end, e->end))
+		e->end = end;
 	return state; /* both sides may open at once; a SYN-ACK follows then, too */
 }
 

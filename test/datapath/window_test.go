@@ -187,7 +187,11 @@ func (m *refTCP) syn(i int, s segment) (next bpf.TCCtState, changes bool) {
 		a.begin(s)
 		return synSent, true
 	case m.state == synSent:
+		end, again := a.End, a.Known && a.Pending == s.seq+1
 		a.begin(s)
+		if again && int32(end-a.End) > 0 {
+			a.End = end // of the data in the first SYN
+		}
 		return synSent, true
 	case m.state != synRecv:
 		a.Pending = s.seq + 1
