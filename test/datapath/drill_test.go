@@ -81,6 +81,14 @@ func drills() []drill {
 			segmentOf{'c', "S", 2000, 0, 0}, segmentOf{'s', "A", 1, 101, 0}, segmentOf{'c', "RA", 101, 1, 0},
 			segmentOf{'c', "S", 2000, 0, 0}, segmentOf{'s', "SA", 7000, 2001, 0}, segmentOf{'c', "A", 2001, 7001, 0}),
 			append(open, established, established, established, established, closed, synSent, synRecv, established)},
+		// Not of the kernel's: TCP Fast Open retransmits the SYN without its data, and the server
+		// acknowledges them, or not (RFC 7413).
+		{"fast_open_again", []segmentOf{
+			{'c', "S", 0, 0, 100}, {'c', "S", 0, 0, 0}, {'s', "SA", 0, 101, 0}, {'c', "A", 101, 1, 0}, {'s', "A", 1, 101, 1000}},
+			append([]bpf.TCCtState{synSent}, append(open, established)...)},
+		{"fast_open_refused", []segmentOf{
+			{'c', "S", 0, 0, 100}, {'s', "SA", 0, 1, 0}, {'c', "PA", 1, 1, 100}, {'s', "A", 1, 101, 1000}},
+			append(open, established)},
 	}
 }
 
