@@ -15,7 +15,6 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
-#include <stdbool.h>
 #include "lib/count.h"
 #include "lib/ct.h"
 #include "lib/drop.h"
@@ -34,12 +33,13 @@ SEC("tc")
 int from_endpoint(struct __sk_buff *skb)
 {
 	struct endpoint *ep = endpoint_find(skb->ifindex);
-	bool again = flood_done(skb) || tunnel_marked(skb);
 
-	if (!again)
+	if (tunnel_marked(skb))
+		return ep ? finish(skb, tunnel_continue(skb, ep)) : TC_ACT_SHOT;
+	if (!flood_done(skb))
 		count_traffic(ep ? ep->net : NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);
 	if (!ep)
-		return again ? TC_ACT_SHOT : finish(skb, -DROP_UNKNOWN_ENDPOINT);
+		return flood_done(skb) ? TC_ACT_SHOT : finish(skb, -DROP_UNKNOWN_ENDPOINT);
 	return finish(skb, do_from_endpoint(skb, ep));
 }
 

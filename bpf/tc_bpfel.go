@@ -351,6 +351,12 @@ const (
 	TCNodeFlagNODE_ENCRYPTED TCNodeFlag = 1
 )
 
+type TCNodeMtu struct {
+	_       structs.HostLayout
+	Mtu     uint32
+	Expires uint32
+}
+
 type TCPool struct {
 	_        structs.HostLayout
 	Slots    uint32
@@ -522,6 +528,7 @@ const (
 	TCMapFlNeigh           = "fl_neigh"
 	TCMapFlNode            = "fl_node"
 	TCMapFlNodeAddr        = "fl_node_addr"
+	TCMapFlNodeMtu         = "fl_node_mtu"
 	TCMapFlPaths           = "fl_paths"
 	TCMapFlPeerFdb         = "fl_peer_fdb"
 	TCMapFlPeerNeigh       = "fl_peer_neigh"
@@ -636,6 +643,7 @@ type TCMapSpecs struct {
 	FlNeigh      *ebpf.MapSpec `ebpf:"fl_neigh"`
 	FlNode       *ebpf.MapSpec `ebpf:"fl_node"`
 	FlNodeAddr   *ebpf.MapSpec `ebpf:"fl_node_addr"`
+	FlNodeMtu    *ebpf.MapSpec `ebpf:"fl_node_mtu"`
 	FlPaths      *ebpf.MapSpec `ebpf:"fl_paths"`
 	FlPeerFdb    *ebpf.MapSpec `ebpf:"fl_peer_fdb"`
 	FlPeerNeigh  *ebpf.MapSpec `ebpf:"fl_peer_neigh"`
@@ -722,6 +730,7 @@ type TCMaps struct {
 	FlNeigh      *ebpf.Map `ebpf:"fl_neigh"`
 	FlNode       *ebpf.Map `ebpf:"fl_node"`
 	FlNodeAddr   *ebpf.Map `ebpf:"fl_node_addr"`
+	FlNodeMtu    *ebpf.Map `ebpf:"fl_node_mtu"`
 	FlPaths      *ebpf.Map `ebpf:"fl_paths"`
 	FlPeerFdb    *ebpf.Map `ebpf:"fl_peer_fdb"`
 	FlPeerNeigh  *ebpf.Map `ebpf:"fl_peer_neigh"`
@@ -762,6 +771,7 @@ func (m *TCMaps) Close() error {
 		m.FlNeigh,
 		m.FlNode,
 		m.FlNodeAddr,
+		m.FlNodeMtu,
 		m.FlPaths,
 		m.FlPeerFdb,
 		m.FlPeerNeigh,

@@ -162,6 +162,7 @@ func Names() []string {
 		// Written by the datapath.
 		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlCtUsed, bpf.TCMapFlFrag, bpf.SockMapFlSockRev,
 		bpf.TCMapFlAffinity,
+		bpf.TCMapFlNodeMtu,
 		bpf.TCMapFlDrops, bpf.TCMapFlPaths, bpf.TCMapFlTraffic, bpf.TCMapFlEvents,
 		// Used by both to exchange batches of flows to remove.
 		bpf.GCMapFlGc,

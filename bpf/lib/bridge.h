@@ -9,6 +9,7 @@
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include "config.h"
 #include "ct.h"
 #include "deliver.h"
 #include "dest.h"
@@ -70,14 +71,32 @@ __noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
 	return err ? err : deliver(skb, &p, &d);
 }
 
+/* Bridges a frame to a MAC that no member on this host has. */
+static __always_inline int bridge_remote(struct __sk_buff *skb, const struct endpoint *ep,
+					 const struct ethhdr *eth)
+{
+	struct fdb_entry *dst;
+
+	if (!cfg_vxlan_port)
+		return -DROP_NO_MEMBER;
+	dst = fdb_remote(ep->net, eth->h_dest);
+	if (!dst)
+		return -DROP_NO_MEMBER;
+	if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
+		return -DROP_ICC;
+	return tunnel_send(skb, ep, dst->node, false);
+}
+
 /* Bridges a frame to the MAC of a member; an unknown MAC is refused. */
 static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *ep,
 				  const struct ethhdr *eth)
 {
-	struct fdb_entry *dst = fdb_find(ep->net, eth->h_dest);
+	struct fdb_entry *dst = fdb_local(ep->net, eth->h_dest);
 	struct dest d = {};
 
-	if (!dst || dst->ifindex == skb->ifindex)
+	if (!dst)
+		return bridge_remote(skb, ep, eth);
+	if (dst->ifindex == skb->ifindex)
 		return -DROP_NO_MEMBER;
 	dest_member(&d, dst, ep->net);
 	if (d.kind == DEST_HOST_PORT)
@@ -87,8 +106,6 @@ static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *
 					     -DROP_NO_MEMBER;
 	if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
 		return -DROP_ICC;
-	if (d.kind == DEST_NODE)
-		return tunnel_send(skb, ep, d.ifindex, false);
 	if (dst->flags & (ep->flags & EP_HOSTPORT ? EP_PUBLISHED : EP_POOL) &&
 	    is_ip(eth->h_proto) && gateway_port(skb, eth->h_proto)) {
 		int verdict = host_to_member(skb, eth->h_proto, ep->net, d.ifindex,

@@ -120,8 +120,6 @@ static __always_inline int deliver(struct __sk_buff *skb, struct pkt *p, const s
 	case DEST_SANDBOX:
 	case DEST_QUEUE:
 		break;
-	case DEST_NODE: /* bridge() sends it: it needs the sender */
-		return -DROP_NO_NODE;
 	}
 	return send_device(skb, d);
 }

@@ -10,7 +10,6 @@
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
-#include "config.h"
 #include "count.h"
 #include "drop.h"
 #include "endpoint.h"
@@ -24,14 +23,13 @@ enum dest_kind {
 	DEST_SANDBOX,	/* straight into a sandbox */
 	DEST_QUEUE,	/* through the queue of an endpoint's or a host port's device */
 	DEST_NEXT_HOP,	/* out of an uplink */
-	DEST_NODE,	/* a member on another node, through a tunnel */
 };
 
 /* All zero: the stack, untranslated. */
 struct dest {
 	enum dest_kind kind;
 	enum fwd_path path;	   /* of DEST_HOST_PORT */
-	__u32 ifindex;		   /* of a device of this host; of DEST_NODE: the node's number */
+	__u32 ifindex;		   /* of a device of this host; not of DEST_NEXT_HOP */
 	__u32 net;		   /* network index it is accounted to */
 	const struct tuple *to;	   /* the packet is translated to it; NULL: it is not */
 	const struct endpoint *ep; /* the packet is routed to it; NULL: it is bridged */
@@ -59,12 +57,6 @@ static __always_inline void dest_host_port(struct dest *d, __u32 ifindex, __u32 
 /* The member of network net with FDB entry e. */
 static __always_inline void dest_member(struct dest *d, const struct fdb_entry *e, __u32 net)
 {
-	if (cfg_vxlan_port && e->node) {
-		d->kind = DEST_NODE;
-		d->ifindex = e->node;
-		d->net = net;
-		return;
-	}
 	if (e->flags & EP_HOSTPORT)
 		dest_host_port(d, e->ifindex, net, PATH_REDIRECT);
 	else

@@ -5,7 +5,6 @@
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
-#include "config.h"
 
 /* fl_fdb: (network, MAC) -> */
 struct fdb_key {
@@ -64,12 +63,4 @@ static __always_inline struct fdb_entry *fdb_remote(__u32 net, const __u8 *mac)
 
 	fdb_key_of(&k, net, mac);
 	return bpf_map_lookup_elem(&fl_peer_fdb, &k);
-}
-
-/* The member with this MAC, wherever it is, or NULL. */
-static __always_inline struct fdb_entry *fdb_find(__u32 net, const __u8 *mac)
-{
-	struct fdb_entry *e = fdb_local(net, mac);
-
-	return e || !cfg_vxlan_port ? e : fdb_remote(net, mac);
 }

@@ -30,15 +30,20 @@
 struct flood {
 	struct __sk_buff *skb;
 	__u32 net;
-	__u32 from;	 /* ifindex that gets no copy */
-	__u32 only_host; /* the members must not reach each other (icc=false) */
-	__u32 done;	 /* members that have a copy from earlier runs */
-	__u32 base;	 /* members counts from here */
+	__u32 from; /* ifindex that gets no copy */
+	__u32 only; /* enum flood_to */
+	__u32 done; /* members that have a copy from earlier runs */
+	__u32 base; /* members counts from here */
 	__u32 members;
 	__u32 copied;
-	__u32 nodes;   /* to copy to in this run */
-	__u32 node;    /* the first of them */
-	__u32 no_host; /* the host port gets no copy */
+	__u32 nodes; /* to copy to in this run */
+	__u32 node;  /* the first of them */
+};
+
+enum flood_to {
+	FLOOD_ALL,
+	FLOOD_HOST,    /* the members must not reach each other (icc=false) */
+	FLOOD_MEMBERS, /* the host port gets no copy */
 };
 
 static __always_inline __u32 flood_done(const struct __sk_buff *skb)
@@ -53,9 +58,7 @@ static long flood_one(void *map, __u32 *ifindex, struct endpoint *ep, struct flo
 	(void)map;
 	if (ep->net != f->net || *ifindex == f->from)
 		return 0;
-	if (f->only_host && !(ep->flags & EP_HOSTPORT))
-		return 0;
-	if (cfg_vxlan_port && f->no_host && ep->flags & EP_HOSTPORT)
+	if (f->only && (f->only == FLOOD_HOST) != !!(ep->flags & EP_HOSTPORT))
 		return 0;
 	before = f->members++ - f->base;
 	if (before < f->done)
@@ -120,7 +123,7 @@ static __always_inline int flood(struct __sk_buff *skb, const struct endpoint *e
 		.skb = skb,
 		.net = ep->net,
 		.from = skb->ifindex,
-		.only_host = !(ep->flags & (EP_ICC | EP_HOSTPORT)),
+		.only = ep->flags & (EP_ICC | EP_HOSTPORT) ? FLOOD_ALL : FLOOD_HOST,
 		.done = flood_done(skb),
 		/* Any number unknown to the verifier: from 0 it would follow each value of the
 		 * count. */
@@ -152,7 +155,7 @@ static __always_inline int flood(struct __sk_buff *skb, const struct endpoint *e
  * gateway is not reached through a tunnel. */
 static __always_inline int flood_arrived(struct __sk_buff *skb, __u32 net)
 {
-	struct flood f = { .skb = skb, .net = net, .base = skb->hash, .no_host = 1 };
+	struct flood f = { .skb = skb, .net = net, .base = skb->hash, .only = FLOOD_MEMBERS };
 	__u32 members;
 
 	f.members = f.base;

@@ -21,7 +21,6 @@
 #include "nd.h"
 #include "pkt.h"
 #include "skb.h"
-#include "tunnel.h"
 #include "vlan.h"
 
 /* Is the packet's source address the endpoint's own? Unspecified sources pass where the
@@ -81,8 +80,6 @@ static __always_inline int do_from_endpoint(struct __sk_buff *skb, const struct 
 	struct ethhdr eth, *h;
 	int verdict;
 
-	if (tunnel_marked(skb))
-		return tunnel_continue(skb, ep);
 	if (skb->vlan_present) {
 		verdict = vlan_untag(skb);
 		if (verdict)

@@ -6,7 +6,6 @@
 #include <linux/bpf.h>
 #include <linux/in.h>
 #include <linux/pkt_cls.h>
-#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
 #include "addr.h"
@@ -193,8 +192,11 @@ static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 	struct ct_entry *e;
 	int err;
 
-	if (!w || icmp_related(skb, p, 0, w, &e) || !e)
+	if (!w || icmp_related(skb, p, 0, w, &e) || !e) {
+		if (cfg_vxlan_port && w)
+			tunnel_learn(skb, p, &w->in);
 		return uplink_to_host(skb, p, false);
+	}
 	if (icmp_redirects(p))
 		return -DROP_BAD_ICMP;
 	if (!e->out_if || e->flags & CT_F_STACK)
@@ -241,21 +243,16 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 		if (err == TC_ACT_SHOT || err == -DROP_NAT_FAILED)
 			return err;
 	}
-	if (cfg_vxlan_port && !err && p.t.proto == IPPROTO_UDP &&
-	    p.t.dport == bpf_htons(cfg_vxlan_port)) {
-		err = tunnel_odd(skb, &p);
-		if (err != VERDICT_NEXT)
-			return err;
-		err = 0;
-	}
 	/* The stack refuses a packet that cannot be parsed, but it must not reach a sandbox. */
 	if (err || p.flags & PKT_ICMP_LOCAL)
 		return uplink_to_host(skb, &p, false);
 	if (p.flags & PKT_ICMP_ERROR)
 		return uplink_icmp_error(skb, &p);
 	e = ct_find(&p.t, &confirmed);
-	if (!e || e->in_if)
-		return uplink_new(skb, &p);
+	if (!e || e->in_if) {
+		err = tunnel_odd(skb, &p);
+		return err == VERDICT_NEXT ? uplink_new(skb, &p) : err;
+	}
 	if (begun_to_host(e) && publish_may_begin(&p)) {
 		/* The host had the flow before the port was published, or the flow got no
 		 * further. */

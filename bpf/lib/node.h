@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include "addr.h"
+#include "clock.h"
 
 /* node.flags */
 enum node_flag {
@@ -24,21 +25,36 @@ struct node {
 };
 _Static_assert(sizeof(struct node) == 48, "struct node");
 
+#define NODES 8192
+
 /* Nodes by number: 1 to 4095, and the same plus 4096 where they are reached by the device that
  * encrypts. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 8192);
+	__uint(max_entries, NODES);
 	__type(key, __u32);
 	__type(value, struct node);
 } fl_node SEC(".maps");
+
+/* fl_node_mtu: number of a node -> what an ICMP error about a tunnel's packet said of the path */
+struct node_mtu {
+	__u32 mtu;     /* of IP packets inside of the tunnel, in bytes */
+	__u32 expires; /* CLOCK_MONOTONIC, seconds */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NODES);
+	__type(key, __u32);
+	__type(value, struct node_mtu);
+} fl_node_mtu SEC(".maps");
 
 /* Numbers of nodes by the tunnel addresses that they may send from. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 8192);
+	__uint(max_entries, NODES);
 	__type(key, union ip);
 	__type(value, __u32);
 } fl_node_addr SEC(".maps");
@@ -54,4 +70,25 @@ static __always_inline __u32 node_at(const union ip *a)
 	__u32 *id = bpf_map_lookup_elem(&fl_node_addr, a);
 
 	return id ? *id : 0;
+}
+
+/* Seconds that a learned MTU holds, as in the kernel (net.ipv4.route.mtu_expires). */
+#define NODE_MTU_LIFETIME 600
+
+/* The MTU that was learned of the path to a node, or 0. */
+static __always_inline __u32 node_mtu_learned(__u32 id)
+{
+	struct node_mtu *m = bpf_map_lookup_elem(&fl_node_mtu, &id);
+
+	return m && m->mtu && (__s32)(m->expires - now_seconds()) > 0 ? m->mtu : 0;
+}
+
+static __always_inline void node_mtu_learn(__u32 id, __u32 mtu)
+{
+	struct node_mtu *m = bpf_map_lookup_elem(&fl_node_mtu, &id);
+
+	if (!m)
+		return;
+	m->expires = now_seconds() + NODE_MTU_LIFETIME;
+	m->mtu = mtu;
 }

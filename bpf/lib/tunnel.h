@@ -43,15 +43,22 @@
 
 static __always_inline bool tunnel_marked(const struct __sk_buff *skb)
 {
-	__u32 kind = skb->mark & MARK_KIND;
+	__u32 kind;
 
-	return cfg_vxlan_port && (kind == TUNNEL_MARK || kind == COPY_MARK);
+	if (!cfg_vxlan_port)
+		return false;
+	kind = skb->mark & MARK_KIND;
+	return kind == TUNNEL_MARK || kind == COPY_MARK;
 }
 
-/* The largest IP packet that fits into the tunnel, in bytes; 0: any. */
-static __always_inline __u32 tunnel_mtu(const struct tunnel *t, const struct node *n)
+/* The largest IP packet that fits into the tunnel to node id, in bytes; 0: any. */
+static __always_inline __u32 tunnel_mtu(const struct tunnel *t, const struct node *n, __u32 id)
 {
-	return n->mtu && (!t->mtu || n->mtu < t->mtu) ? n->mtu : t->mtu;
+	__u32 learned = node_mtu_learned(id), mtu = t->mtu;
+
+	if (n->mtu && (!mtu || n->mtu < mtu))
+		mtu = n->mtu;
+	return learned && (!mtu || learned < mtu) ? learned : mtu;
 }
 
 /* Checks that a frame from endpoint ep, or each of its segments, fits into a tunnel. Otherwise the
@@ -160,7 +167,7 @@ __noinline int tunnel_send(struct __sk_buff *skb, const struct endpoint *ep, __u
 		return -DROP_NO_NODE;
 	if (t->flags & TUNNEL_ENCRYPTED && !(n->flags & NODE_ENCRYPTED))
 		return -DROP_CLEAR_TEXT;
-	mtu = tunnel_mtu(t, n);
+	mtu = tunnel_mtu(t, n, id);
 	if (mtu && (skb->gso_size || skb->len - ETH_HLEN > mtu))
 		verdict = tunnel_fits(skb, ep, mtu, copy);
 	if (verdict)

@@ -23,6 +23,7 @@
 #include "fdb.h"
 #include "flood.h"
 #include "hostaddr.h"
+#include "icmp.h"
 #include "node.h"
 #include "pkt.h"
 #include "skb.h"
@@ -226,15 +227,60 @@ __noinline int tunnel_receive(struct __sk_buff *skb, __u32 l4)
 	return deliver(skb, NULL, &d);
 }
 
-/* Handles a datagram to the tunnels' port that is not plain. Only the stack could reassemble
+/* Handles a datagram to the tunnels' port whose IP header is not plain. VERDICT_NEXT: it is
+ * something else. Only the stack could reassemble
  * fragments, for a device that knows the VNI: the first is refused if it is one of ours. */
 static __always_inline int tunnel_odd(struct __sk_buff *skb, const struct pkt *p)
 {
 	struct vxlan_frame f = {};
 
+	if (!cfg_vxlan_port || p->t.proto != IPPROTO_UDP || p->t.dport != bpf_htons(cfg_vxlan_port))
+		return VERDICT_NEXT;
 	if (!pkt_is_fragment(p))
 		return tunnel_receive(skb, p->l4);
 	if (p->flags & PKT_FRAG_FIRST && vni_read(skb, p->l4, &f) && host_addr(&p->t.daddr))
 		return -DROP_TUNNEL_FRAGMENT;
 	return VERDICT_NEXT;
+}
+
+/* The least MTU of a path (RFC 791 section 3.1 allows less, which is not plausible; RFC 8200). */
+#define PATH_MTU_LEAST4 576
+#define PATH_MTU_LEAST6 1280
+
+/* Learns the MTU of the path to a node from ICMP error p, which embeds packet *in. Nothing else would:
+ * the host has no socket that sent the packet. */
+__noinline int tunnel_learn(struct __sk_buff *skb, const struct pkt *p, const struct pkt *in)
+{
+	struct {
+		__u8 type;
+		__u8 code;
+		__be16 check;
+		__be32 mtu;
+	} h = {};
+	__u32 id, mtu, room, least;
+	struct node *n;
+
+	if (!p || !in || bpf_skb_load_bytes(skb, p->l4, &h, sizeof(h)))
+		return 0;
+	mtu = bpf_ntohl(h.mtu);
+	if (p->flags & PKT_IP4) {
+		if (h.type != ICMP_DEST_UNREACH || h.code != ICMP_FRAG_NEEDED)
+			return 0;
+		mtu &= 0xffff; /* RFC 1191 section 4 */
+		least = PATH_MTU_LEAST4;
+		room = VXLAN_ROOM(sizeof(struct iphdr));
+	} else {
+		if (h.type != ICMPV6_PKT_TOOBIG)
+			return 0;
+		least = PATH_MTU_LEAST6;
+		room = VXLAN_ROOM(sizeof(struct ipv6hdr));
+	}
+	if (in->t.proto != IPPROTO_UDP || in->t.dport != bpf_htons(cfg_vxlan_port) ||
+	    bpf_ntohs(in->t.sport) < VXLAN_SPORT_MIN || mtu < least || mtu >= in->len)
+		return 0;
+	id = node_at(&in->t.daddr);
+	n = node_find(id);
+	if (n && ip_equal(&n->local, &in->t.saddr) && ip_equal(&n->remote, &in->t.daddr))
+		node_mtu_learn(id, mtu - room);
+	return 0;
 }

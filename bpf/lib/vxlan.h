@@ -105,6 +105,7 @@ static __always_inline bool vxlan_write4(struct __sk_buff *skb, const struct vxl
 	f = DATA(skb, L3 + sizeof(*ip));
 	if ((void *)f + VXLAN_FRAME_LEN > DATA_END(skb))
 		return false;
+	eth->h_dest[0] = 0; /* the kernel refuses a group's (__bpf_redirect_neigh) */
 	eth->h_proto = bpf_htons(ETH_P_IP);
 	ip->version = 4;
 	ip->ihl = 5;
@@ -138,6 +139,7 @@ static __always_inline bool vxlan_write6(struct __sk_buff *skb, const struct vxl
 	f = DATA(skb, L3 + sizeof(*ip));
 	if ((void *)f + VXLAN_FRAME_LEN > DATA_END(skb))
 		return false;
+	eth->h_dest[0] = 0;
 	eth->h_proto = bpf_htons(ETH_P_IPV6);
 	*(__be32 *)ip = first;
 	ip->payload_len = vxlan_len(h->len + 16);

@@ -429,6 +429,9 @@ func floodedOut() []testCase {
 			copied := s.from("a", p)
 			copied.skb.Mark = copyMark | uint32(n.node-node4+1)
 			r := copied.do()
+			if r.out[0]&1 != 0 {
+				s.Error("the kernel does not send a frame to a group's MAC to a next hop")
+			}
 			want := wrap{tunnel: n, in: p.bytes(s.TB), vni: plainVNI, sport: sourcePort(n, r.out), dport: tunnelPort, flags: 8,
 				dmac: maps.MAC(r.out[:6]), smac: maps.MAC(r.out[6:12])}
 			if r.verdict != redirected || r.mark != doneMark || len(r.counts) != 0 || !slices.Equal(r.out, want.bytes(s.TB)) {
@@ -439,7 +442,7 @@ func floodedOut() []testCase {
 }
 
 func tunnelInCases() []testCase {
-	return slices.Concat(tunnelledIn(), congestionIn(), refusedIn(), passedIn(), floodedIn())
+	return slices.Concat(tunnelledIn(), congestionIn(), refusedIn(), passedIn(), floodedIn(), narrowIn())
 }
 
 func tunnelledIn() []testCase {
@@ -607,6 +610,47 @@ func tunnelSumCases() []testCase {
 			for outer := range uint8(4) {
 				p := s.fromFar(f, "a", n).with(func(p *packet) { p.tos = 2 })
 				s.arrive(s.wrapped(n, p).with(func(w *wrap) { w.ecn = outer })).agrees()
+			}
+		}),
+	)
+}
+
+// ICMP errors about packets of a tunnel, and forged ones.
+func narrowIn() []testCase {
+	learns := func(name string, want bool, change func(n tunnel, w *wrap, mtu *uint32)) []testCase {
+		return over(name, func(s *scenario, f family, n tunnel) {
+			if f.is4() != n.local.Is4() {
+				return
+			}
+			m := s.tables["fl_node_mtu"]
+			zero := make([]byte, 8)
+			for id := range uint32(8) {
+				must(s.TB, m.Put(id, zero))
+			}
+			mtu := uint32(1400)
+			w := wrap{tunnel: n, in: make([]byte, 1400), vni: plainVNI, sport: 50000, dport: tunnelPort, flags: 8}
+			change(n, &w, &mtu)
+			quote := string(w.bytes(s.TB)[14:][:200])
+			router, local := f.router, n.local
+			p := errorAbout(packetTooBig(f, mtu), router, local, quote)
+			s.arrive(s.outside(p)).unchanged()
+			var got [2]uint32
+			must(s.TB, m.Lookup(uint32(n.node), &got))
+			if learned := got[0] != 0; learned != want || want && got[0] != mtu-uint32(map[bool]int{true: 50, false: 70}[f.is4()]) {
+				s.Errorf("learned %d, want it learned: %t", got[0], want)
+			}
+		})
+	}
+	return slices.Concat(
+		learns("narrow_path-learned", true, func(tunnel, *wrap, *uint32) {}),
+		learns("narrow_path_of_other_port-ignored", false, func(_ tunnel, w *wrap, _ *uint32) { w.dport++ }),
+		learns("narrow_path_from_other_port-ignored", false, func(_ tunnel, w *wrap, _ *uint32) { w.sport = 4789 }),
+		learns("narrow_path_of_small_packet-ignored", false, func(_ tunnel, w *wrap, _ *uint32) { w.in = w.in[:1300] }),
+		learns("narrow_path_too_narrow-ignored", false, func(_ tunnel, _ *wrap, mtu *uint32) { *mtu = 575 }),
+		learns("narrow_path_to_stranger-ignored", false, func(n tunnel, w *wrap, _ *uint32) {
+			w.src, w.dst = n.local, ip("203.0.113.9")
+			if !n.local.Is4() {
+				w.dst = ip("2001:db8::9")
 			}
 		}),
 	)

@@ -48,7 +48,8 @@ func (c config) String() string {
 type node struct {
 	number    uint16
 	host, ctr *world.Host
-	set       *maps.Set // nil if it does not run Fairlead
+	datapath  *loader.Datapath // nil if it does not run Fairlead
+	set       *maps.Set
 	// Indices of the uplink, of the container's host end, and of the datapath's end of the host port.
 	up, hv, hp uint32
 }
@@ -216,7 +217,7 @@ func (l *lab) startFairlead(v *node) {
 		return err
 	}))
 	l.Cleanup(func() { d.Close() }) // the pins end with the host's mounts, the attachments with its devices
-	v.set = d.Maps()
+	v.datapath, v.set = d, d.Maps()
 	l.fill(v)
 	l.must(v.host.Do(func() error {
 		for _, at := range []struct {
