@@ -48,8 +48,7 @@ func (c config) String() string {
 type node struct {
 	number    uint16
 	host, ctr *world.Host
-	datapath  *loader.Datapath // nil if it does not run Fairlead
-	set       *maps.Set
+	set       *maps.Set // nil if it does not run Fairlead
 	// Indices of the uplink, of the container's host end, and of the datapath's end of the host port.
 	up, hv, hp uint32
 }
@@ -217,7 +216,7 @@ func (l *lab) startFairlead(v *node) {
 		return err
 	}))
 	l.Cleanup(func() { d.Close() }) // the pins end with the host's mounts, the attachments with its devices
-	v.datapath, v.set = d, d.Maps()
+	v.set = d.Maps()
 	l.fill(v)
 	l.must(v.host.Do(func() error {
 		for _, at := range []struct {

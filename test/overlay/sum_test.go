@@ -4,60 +4,43 @@ package overlay
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
-	"os"
+	"slices"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/fairlead-net/fairlead/loader"
-	"github.com/fairlead-net/fairlead/maps"
 )
 
-// TestVerifiedSum receives from a device that has verified one checksum, the outer one: the stack of the
-// container must verify the inner one itself. A tap says so as a virtual machine's card does.
+// TestVerifiedSum receives a datagram whose outer checksum the host has verified (GRO does): the stack of the
+// container must verify the inner one itself.
 func TestVerifiedSum(t *testing.T) {
 	l := newLab(t, config{})
 	defer l.explain()
 	v := l.nodes[1]
-	if _, err := os.Stat("/dev/net/tun"); err != nil {
-		if err := os.MkdirAll("/dev/net", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		l.must(unix.Mknod("/dev/net/tun", unix.S_IFCHR|0o600, int(unix.Mkdev(10, 200))))
-	}
-	var tap *os.File
-	l.must(v.host.Do(func() error {
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		tap = os.NewFile(uintptr(fd), "tap")
-		ifr, err := unix.NewIfreq("tap0")
-		if err != nil {
-			return err
-		}
-		ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-		return unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
-	}))
-	defer tap.Close()
-	l.ip(v.host, "link set tap0 address 02:00:00:00:00:77 up")
-	index := l.ifindex(v.host, "tap0")
-	l.must(v.host.Do(func() error {
-		_, err := v.datapath.Attach(int(index), loader.FromUplink)
-		return err
-	}))
-	_, err := v.set.Uplinks.Put(maps.Uplink{IfIndex: index})
-	l.must(err)
+	l.run(l.router, "ethtool", "-K", "r1", "tso", "off") // else the pair has no use for GRO
+	l.run(v.host, "ethtool", "-K", "up0", "gro", "on")
 	c, err := v.ctr.ListenPacket("udp4", netip.AddrPortFrom(inside(container+1, false), 7000).String())
 	l.must(err)
 	defer c.Close()
+	var dev *net.Interface
+	l.must(v.host.Do(func() (err error) {
+		dev, err = net.InterfaceByName("up0")
+		return err
+	}))
+	wire := unix.SockaddrLinklayer{Protocol: 8, Ifindex: int(l.ifindex(l.router, "r1"))} // ETH_P_IP, NBO
 	receives := func(wrong uint16) bool {
 		l.Helper()
-		// struct virtio_net_hdr: flags VIRTIO_NET_HDR_F_DATA_VALID, and no more.
-		_, err := tap.Write(append([]byte{2, 0, 0, 0, 0, 0, 0, 0, 0, 0}, l.datagram(wrong)...))
-		l.must(err)
+		frame := slices.Concat(dev.HardwareAddr, []byte{2, 0, 0, 0, 0, 0x78, 8, 0}, l.datagram(wrong))
+		l.must(l.router.Do(func() error {
+			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			return unix.Sendto(fd, frame, 0, &wire)
+		}))
 		c.SetReadDeadline(time.Now().Add(time.Second / 2))
 		_, _, err = c.ReadFrom(make([]byte, 100))
 		return err == nil
@@ -70,20 +53,24 @@ func TestVerifiedSum(t *testing.T) {
 	}
 }
 
-// datagram returns a frame from the second node to the first's container, in a tunnel, with a UDP
-// checksum that is wrong by this much.
+// datagram returns a packet from the second node, with a frame for the first's container, whose UDP
+// checksum is wrong by this much. The outer checksum is right.
 func (l *lab) datagram(wrong uint16) []byte {
 	l.Helper()
-	payload := []byte("some data")
-	inner := ipv4(inside(container+2, false), inside(container+1, false), udp(7001, 7000, payload))
-	sum := checksum(0, inner[12:20])
-	sum = checksum(sum+17+uint32(8+len(payload)), inner[20:])
-	binary.BigEndian.PutUint16(inner[26:], ^fold(sum)+wrong)
+	inner := ipv4(inside(container+2, false), inside(container+1, false), udp(7001, 7000, []byte("some data")))
+	setSum(inner, wrong)
 	mac := func(n uint16) []byte { m := insideMAC(n); return m[:] }
-	frame := append(append(append(mac(container+1), mac(container+2)...), 8, 0), inner...)
-	vxlan := append([]byte{8, 0, 0, 0, 0, byte(vni >> 8), byte(vni & 0xff), 0}, frame...)
+	vxlan := slices.Concat([]byte{8, 0, 0, 0, 0, byte(vni >> 8), byte(vni & 0xff), 0}, mac(container+1), mac(container+2), []byte{8, 0}, inner)
 	outer := ipv4(underlay(2, false), underlay(1, false), udp(50000, port, vxlan))
-	return append([]byte{2, 0, 0, 0, 0, 0x77, 2, 0, 0, 0, 0, 0x78, 8, 0}, outer...)
+	setSum(outer, 0)
+	return outer
+}
+
+// setSum sets the UDP checksum of a packet, wrong by this much.
+func setSum(packet []byte, wrong uint16) {
+	sum := checksum(0, packet[12:20])
+	sum = checksum(sum+17+uint32(len(packet)-20), packet[20:])
+	binary.BigEndian.PutUint16(packet[26:], ^fold(sum)+wrong)
 }
 
 func udp(sport, dport uint16, payload []byte) []byte {
