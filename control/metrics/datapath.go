@@ -17,7 +17,7 @@ type datapath struct {
 
 	up                                 *prometheus.Desc
 	networks, sandboxes, uplinks       *prometheus.Desc
-	endpoints, ports                   *prometheus.Desc
+	endpoints, ports, backends         *prometheus.Desc
 	networkPackets, networkBytes       *prometheus.Desc
 	uplinkPackets, uplinkBytes         *prometheus.Desc
 	dropPackets, dropBytes             *prometheus.Desc
@@ -42,6 +42,7 @@ func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
 		sandboxes: desc("sandboxes", "Sandboxes."),
 		uplinks:   desc("uplinks", "Host devices through which traffic leaves the host."),
 		endpoints: desc("endpoints", "Endpoints of a network.", "network"),
+		backends:  desc("service_backends", "Backends of a service, by state: active ones get new flows, drained ones keep theirs.", "network", "service", "state"),
 		ports:     desc("published_ports", "Published host ports of a network. Each port of a range counts.", "network"),
 
 		networkPackets: desc("network_packets_total", "Packets of a network's members, including the host, by direction from the host's point of view.", "network", "direction"),
@@ -72,7 +73,7 @@ func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
 // Describe implements [prometheus.Collector].
 func (d *datapath) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		d.up, d.networks, d.sandboxes, d.uplinks, d.endpoints, d.ports,
+		d.up, d.networks, d.sandboxes, d.uplinks, d.endpoints, d.ports, d.backends,
 		d.networkPackets, d.networkBytes, d.uplinkPackets, d.uplinkBytes, d.dropPackets, d.dropBytes, d.pathPackets, d.pathBytes,
 		d.events, d.repairs, d.questions, d.unserved, d.ctEntries, d.ctLimit, d.entries, d.limit,
 		d.storeUp, d.nodes, d.members, d.waiting,
@@ -100,6 +101,11 @@ func (d *datapath) Collect(ch chan<- prometheus.Metric) {
 		ch <- gauge(d.ports, n.PublishedPorts, n.Name)
 		both(ch, d.networkPackets, d.networkBytes, n.FromEndpoint, n.Name, "from_endpoint")
 		both(ch, d.networkPackets, d.networkBytes, n.ToEndpoint, n.Name, "to_endpoint")
+	}
+	for _, s := range stats.Services {
+		for _, state := range sorted(s.Backends) {
+			ch <- gauge(d.backends, s.Backends[state], s.Network, s.Name, state)
+		}
 	}
 	both(ch, d.uplinkPackets, d.uplinkBytes, stats.Arrived, "arrived")
 	both(ch, d.uplinkPackets, d.uplinkBytes, stats.Left, "left")

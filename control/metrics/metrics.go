@@ -3,7 +3,7 @@
 // Package metrics exports the daemon's metrics to Prometheus. Those of the datapath are read at
 // scrape time: nothing is kept between two scrapes, and a scrape that cannot read everything
 // exports none of them. The number of label values is bounded: by an enum of the datapath, by the
-// number of maps, or by the number of networks.
+// number of maps, or by the number of networks or services.
 package metrics
 
 import (
@@ -35,9 +35,16 @@ type Network struct {
 	PublishedPorts int // host ports; each port of a range counts
 }
 
+// Service are the numbers of one service.
+type Service struct {
+	Network, Name string
+	Backends      map[string]int // by state
+}
+
 // Stats are all numbers at one moment.
 type Stats struct {
 	Networks  []Network
+	Services  []Service
 	Sandboxes int
 	Uplinks   int
 	Arrived   Counter            // at uplinks

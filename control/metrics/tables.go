@@ -46,6 +46,7 @@ func Read(set *maps.Set, snapshot *desired.Snapshot) (Stats, error) {
 	}
 	s := Stats{
 		Networks:  networks,
+		Services:  serviceStats(snapshot),
 		Sandboxes: snapshot.Counts().Sandboxes,
 		Uplinks:   set.Uplinks.Len(),
 		Arrived:   arrived,
@@ -67,6 +68,28 @@ func Read(set *maps.Set, snapshot *desired.Snapshot) (Stats, error) {
 		}
 	}
 	return s, nil
+}
+
+// serviceStats returns the services, in no particular order.
+func serviceStats(snapshot *desired.Snapshot) (list []Service) {
+	for svc := range snapshot.Services() {
+		row := Service{Name: svc.Name, Backends: map[string]int{"active": 0, "drained": 0, "stopped": 0}}
+		if n := snapshot.Network(svc.NetworkID); n != nil {
+			row.Network = n.Name
+		}
+		for ep := range snapshot.Backends(svc) {
+			state := "active"
+			switch {
+			case svc.IsDrained(ep.ID):
+				state = "drained"
+			case !snapshot.Sandbox(ep.SandboxID).Serves():
+				state = "stopped"
+			}
+			row.Backends[state]++
+		}
+		list = append(list, row)
+	}
+	return list
 }
 
 // networkStats returns the networks sorted by name.
