@@ -58,7 +58,7 @@ func Open(ctx context.Context, cfg Config) (*Cluster, error) {
 	var err error
 	c.self, err = nodes.Open(ctx, nodes.Config{
 		Cluster: cfg.Store, Local: cfg.Local, Name: cfg.Name, Version: cfg.Version, Port: cfg.Port,
-		VTEPs: cfg.VTEPs, Verify: c.verify, Log: cfg.Log,
+		VTEPs: cfg.VTEPs, Verify: c.Verify, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -87,8 +87,8 @@ func (c *Cluster) Run(ctx context.Context) error {
 // Update passes the desired state. It does not wait for the store.
 func (c *Cluster) Update(s *desired.Snapshot) { c.members.Update(s) }
 
-// verify compares everything with the store, which may be a new one.
-func (c *Cluster) verify() {
+// Verify compares everything with the store, which may be a new one.
+func (c *Cluster) Verify() {
 	c.networks.Verify()
 	// Networks of which this node knows nothing may hold its addresses, if the daemon was killed.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

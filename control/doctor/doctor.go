@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/api/client"
@@ -30,7 +31,7 @@ func Report(ctx context.Context, w io.Writer, host string) (bool, error) {
 	}
 	found.List = append(found.List, shaping(tc.ProbeShaping()))
 	health, status := daemonHealth(ctx, host)
-	report := diagnosis(found) + uplinkProblems(status) + bypassed(netfilter.BypassedRules()) + "\nDaemon\n  " + health + "\n"
+	report := diagnosis(found) + uplinkProblems(status) + clusterProblems(ctx, host, status) + bypassed(netfilter.BypassedRules()) + "\nDaemon\n  " + health + "\n"
 	if _, err := io.WriteString(w, report); err != nil {
 		return false, fmt.Errorf("write the report: %w", err)
 	}
@@ -47,6 +48,50 @@ func bypassed(chains []string, err error) string {
 	}
 	return "\nFirewall rules that do not apply to packets that Fairlead forwards, including those of published ports\n  " + strings.Join(chains, "\n  ") +
 		"\n    These packets never reach the rules. Publish at fewer addresses (-p IP:PORT:PORT), or make networks internal.\n"
+}
+
+// clusterProblems returns the section about the cluster: a store that does not answer, and hosts that
+// cannot be reached.
+func clusterProblems(ctx context.Context, host string, status *api.Status) string {
+	if status == nil || status.Cluster == nil {
+		return ""
+	}
+	c, err := client.New(host)
+	if err != nil {
+		return ""
+	}
+	nodes, err := c.Nodes(ctx)
+	if err != nil {
+		return "\nCluster\n  cannot list the hosts: " + err.Error() + "\n"
+	}
+	problems := describeCluster(status.Cluster, nodes)
+	if len(problems) == 0 {
+		problems = []string{fmt.Sprintf("%d other hosts, store %s answers", status.Cluster.Nodes, status.Cluster.Store)}
+	}
+	return "\nCluster\n  " + strings.Join(problems, "\n  ") + "\n"
+}
+
+// describeCluster lists what does not work in a cluster, one line each.
+func describeCluster(c *api.ClusterStatus, nodes []api.Node) (problems []string) {
+	if !c.Reachable {
+		problems = append(problems, fmt.Sprintf("the store %s does not answer since %s: %s (what runs goes on; sandboxes cannot join shared networks)", c.Store, c.Since.Format(time.DateTime), c.Error))
+	}
+	if c.Number == 0 {
+		problems = append(problems, "this host is not registered since the daemon's start (see its log)")
+	}
+	if c.Waiting > 0 {
+		problems = append(problems, fmt.Sprintf("other hosts do not know the sandboxes here of %d networks yet", c.Waiting))
+	}
+	for _, n := range nodes {
+		switch {
+		case n.Self:
+		case n.Device == "":
+			problems = append(problems, fmt.Sprintf("there is no route to host %s at %s (add one, or correct its --advertise)", n.Name, n.Address))
+		case n.Status == api.NodeDown:
+			problems = append(problems, fmt.Sprintf("host %s at %s is down since %s (if it does not come back: fairlead node rm %[1]s)", n.Name, n.Address, n.LastSeen.Format(time.DateTime)))
+		}
+	}
+	return problems
 }
 
 // shaping returns the feature that describes the result of trying to limit bandwidth.

@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/loader/probe"
 )
@@ -99,5 +101,31 @@ func TestDoctorNamesBypassedRules(t *testing.T) {
 	}
 	if got := bypassed(nil, errors.New("no netlink")); !strings.Contains(got, "published ports: no netlink") {
 		t.Errorf("an error: %q", got)
+	}
+}
+
+// The report names the store and each host that does not work, with the remedy.
+func TestDescribeCluster(t *testing.T) {
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	nodes := []api.Node{
+		{Name: "a", Self: true, Status: api.NodeUp},
+		{Name: "b", Status: api.NodeUp, Device: "eth0", Address: "192.0.2.2"},
+		{Name: "c", Status: api.NodeUp, Address: "192.0.2.3"},
+		{Name: "d", Status: api.NodeDown, Device: "eth0", Address: "192.0.2.4", LastSeen: since},
+	}
+	well := &api.ClusterStatus{Store: "etcd://192.0.2.1:2379", Reachable: true, Number: 1, Nodes: 1}
+	if got := describeCluster(well, nodes[:2]); len(got) > 0 {
+		t.Errorf("nothing is wrong, and the report says %q", got)
+	}
+	ill := &api.ClusterStatus{Store: "etcd://192.0.2.1:2379", Since: since, Error: "connection refused", Waiting: 2}
+	want := []string{
+		"the store etcd://192.0.2.1:2379 does not answer since 2026-01-02 03:04:05: connection refused (what runs goes on; sandboxes cannot join shared networks)",
+		"this host is not registered since the daemon's start (see its log)",
+		"other hosts do not know the sandboxes here of 2 networks yet",
+		"there is no route to host c at 192.0.2.3 (add one, or correct its --advertise)",
+		"host d at 192.0.2.4 is down since 2026-01-02 03:04:05 (if it does not come back: fairlead node rm d)",
+	}
+	if diff := cmp.Diff(want, describeCluster(ill, nodes)); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
 	}
 }

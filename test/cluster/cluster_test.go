@@ -28,6 +28,7 @@ type pair struct {
 	testing.TB
 	a, b   *lab.Lab
 	router *world.Host
+	kill   func() // the store, if it is a server of its own
 }
 
 const (
@@ -35,12 +36,18 @@ const (
 	storeURL           = "etcd://" + addressA + ":2379"
 )
 
-// newPair makes two hosts whose daemons do not run yet.
+// newPair makes two hosts whose daemons do not run yet, with the embedded store.
 func newPair(t *testing.T) *pair {
 	t.Helper()
+	return newPairWith(t, "embed", storeURL, "--store-token", "none")
+}
+
+// newPairWith makes two hosts whose daemons will use these stores; the first has more flags.
+func newPairWith(t *testing.T, storeA, storeB string, more ...string) *pair {
+	t.Helper()
 	p := &pair{TB: t}
-	p.a = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", "embed", "--store-token", "none", "--advertise", addressA, "--node-name", "a"}})
-	p.b = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", storeURL, "--advertise", addressB, "--node-name", "b"}})
+	p.a = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: append([]string{"--store", storeA, "--advertise", addressA, "--node-name", "a"}, more...)})
+	p.b = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", storeB, "--advertise", addressB, "--node-name", "b"}})
 	p.router = p.a.NewHost("router")
 	for i, l := range []*lab.Lab{p.a, p.b} {
 		subnet := fmt.Sprintf("10.98.%d.", i+1)
