@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -64,15 +63,15 @@ func Open(ctx context.Context, cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	c.networks, err = networks.New(ctx, networks.Config{
-		Cluster: cfg.Store, Store: cfg.Local, State: cfg.State, Node: c.self.Node, ClusterID: c.self.ClusterID, Log: cfg.Log,
+		Cluster: cfg.Store, Store: cfg.Local, State: cfg.State, Node: c.self.Node, ClusterID: c.self.ClusterID, Listed: c.self.Check, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.members = members.New(members.Config{
-		Store: cfg.Store, Node: c.self.Node, Check: c.check, Log: cfg.Log, Now: cfg.Now, Grace: cfg.Grace,
+	c.members, err = members.New(ctx, members.Config{
+		Store: cfg.Store, Local: cfg.Local, Node: c.self.Node, Check: c.check, Log: cfg.Log, Now: cfg.Now, Grace: cfg.Grace,
 	})
-	return c, nil
+	return c, err
 }
 
 // Run keeps this host in the cluster until ctx ends.
@@ -90,18 +89,7 @@ func (c *Cluster) Update(s *desired.Snapshot) { c.members.Update(s) }
 // Verify compares everything with the store, which may be a new one.
 func (c *Cluster) Verify() {
 	c.networks.Verify()
-	// Networks of which this node knows nothing may hold its addresses, if the daemon was killed.
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	entries, err := c.cfg.Store.List(ctx, layout.Networks)
-	if err != nil {
-		c.cfg.Log.Warn("cannot look for addresses that this node left behind; it does at the next start", "err", err)
-	}
-	var ids []string
-	for _, e := range entries {
-		ids = append(ids, strings.TrimPrefix(e.Key, layout.Networks))
-	}
-	c.members.Verify(ids)
+	c.members.Verify()
 }
 
 // check refuses endpoints in networks that cannot work on this host.

@@ -39,8 +39,8 @@ type host struct {
 // quick are time limits for tests.
 func quick(name string) kv.Config {
 	return kv.Config{
-		Name: name, CallTimeout: 500 * time.Millisecond, ListTimeout: time.Second, PingEvery: 50 * time.Millisecond,
-		PingTimeout: 100 * time.Millisecond, MaxBackoff: 50 * time.Millisecond,
+		Name: name, CallTimeout: 2 * time.Second, ListTimeout: 5 * time.Second, PingEvery: 50 * time.Millisecond,
+		PingTimeout: time.Second, MaxBackoff: 50 * time.Millisecond,
 	}
 }
 

@@ -55,7 +55,7 @@ var (
 		"control/store":                     {"control/model"},
 		"control/cluster":                   {"control/cluster/kv", "control/cluster/layout", "control/cluster/members", "control/cluster/networks", "control/cluster/nodes", "control/desired", "control/model", "control/store"},
 		"control/cluster/layout":            {"control/cluster/kv", "control/model"},
-		"control/cluster/members":           {"control/cluster/kv", "control/cluster/layout", "control/desired", "control/ipam", "control/model"},
+		"control/cluster/members":           {"control/cluster/kv", "control/cluster/layout", "control/desired", "control/ipam", "control/model", "control/store"},
 		"control/cluster/networks":          {"control/cluster/kv", "control/cluster/layout", "control/desired", "control/model", "control/store"},
 		"control/cluster/nodes":             {"control/cluster/kv", "control/cluster/layout", "control/model", "control/store"},
 		"control/cluster/embed":             {"control/cluster/token"},

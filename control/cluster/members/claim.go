@@ -33,6 +33,9 @@ func (m *Members) Claim(ctx context.Context, n *model.Network, spec model.Endpoi
 		return nil, err
 	}
 	defer net.leave()
+	if err := m.used.add(ctx, n.ID); err != nil {
+		return nil, err
+	}
 	for range claimTries {
 		claim, err := m.tryClaim(ctx, net, n, spec, member)
 		if !errors.Is(err, kv.ErrConflict) {

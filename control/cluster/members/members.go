@@ -20,11 +20,13 @@ import (
 	"github.com/fairlead-net/fairlead/control/cluster/layout"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/store"
 )
 
 // Config configures Members. All fields are required, unless they say otherwise.
 type Config struct {
 	Store kv.Store
+	Local store.Store // of this host
 	// Node returns this node's record; only its ID never changes.
 	Node func() model.Node
 	// Check refuses a network that cannot have endpoints on this node.
@@ -42,6 +44,7 @@ const defaultGrace = time.Minute
 type Members struct {
 	cfg  Config
 	wake chan struct{}
+	used *used
 
 	mu       sync.Mutex // held for moments
 	snapshot *desired.Snapshot
@@ -69,16 +72,21 @@ type network struct {
 	logged string                   // the last error
 }
 
-// New returns Members that hold nothing until the first Update.
-func New(cfg Config) *Members {
+// New returns Members that publish nothing until the first Update.
+func New(ctx context.Context, cfg Config) (*Members, error) {
+	used, err := loadUsed(ctx, cfg.Local)
+	if err != nil {
+		return nil, err
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	cfg.Grace = cmp.Or(cfg.Grace, defaultGrace)
 	return &Members{
-		cfg: cfg, wake: make(chan struct{}, 1), snapshot: &desired.Snapshot{},
+		used: used,
+		cfg:  cfg, wake: make(chan struct{}, 1), snapshot: &desired.Snapshot{},
 		pending: map[string]map[string]*model.Claim{}, nets: map[string]*network{}, dirty: map[string]scope{}, due: map[string]time.Time{},
-	}
+	}, nil
 }
 
 // Update passes the desired state. It does not wait for the store.
@@ -118,16 +126,16 @@ func (m *Members) touch(id string, s scope) {
 	}
 }
 
-// Verify schedules a comparison of networks, and of all shared networks of the local state, with
-// everything that the store holds.
-func (m *Members) Verify(networks []string) {
+// Verify schedules a comparison of all networks that this node uses, or may have used, with everything
+// that the store holds.
+func (m *Members) Verify() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, id := range networks {
+	for _, id := range m.used.list() {
 		m.touch(id, all)
 	}
 	for n := range m.snapshot.Networks() {
-		if n.Has().Shared {
+		if n.Has().Shared && !n.Idle {
 			m.touch(n.ID, all)
 		}
 	}

@@ -43,7 +43,7 @@ func (m *Members) Run(ctx context.Context) error {
 		case <-ticker.C:
 			m.touchDue()
 			if time.Since(verified) > verifyEach {
-				m.Verify(nil)
+				m.Verify()
 				verified = time.Now()
 			}
 			continue
@@ -134,10 +134,14 @@ func (m *Members) sync(ctx context.Context, id string, s scope) error {
 			return err
 		}
 	}
-	if s == all {
-		return m.verify(ctx, id, want)
+	if s != all {
+		return nil
 	}
-	return nil
+	young, err := m.verify(ctx, id, want)
+	if err == nil && !young && len(want) == 0 {
+		err = m.used.drop(ctx, id)
+	}
+	return err
 }
 
 // publish writes the chunks that differ, and returns the members that it removed from them.
@@ -244,8 +248,9 @@ func (m *Members) releaseMAC(ctx context.Context, network string, member model.M
 	return err
 }
 
-// verify compares everything that this node holds in a network with what it should hold.
-func (m *Members) verify(ctx context.Context, id string, want map[string]model.Member) error {
+// verify compares everything that this node holds in a network with what it should hold. young: it
+// holds an address whose grace period has not ended.
+func (m *Members) verify(ctx context.Context, id string, want map[string]model.Member) (young bool, err error) {
 	wanted := map[netip.Addr]string{}
 	for _, member := range want {
 		for _, f := range model.Families {
@@ -256,13 +261,13 @@ func (m *Members) verify(ctx context.Context, id string, want map[string]model.M
 	}
 	entries, err := m.cfg.Store.List(ctx, layout.ShardsOf(id))
 	if err != nil {
-		return err
+		return false, err
 	}
 	node, held := m.cfg.Node().ID, map[netip.Addr]bool{}
 	for _, e := range entries {
 		var s layout.Shard
 		if err := layout.Decode(e.Key, e.Value, &s); err != nil {
-			return err
+			return false, err
 		}
 		for a, by := range s.Held {
 			switch {
@@ -270,19 +275,20 @@ func (m *Members) verify(ctx context.Context, id string, want map[string]model.M
 			case wanted[a] == by.Endpoint:
 				held[a] = true
 			case m.cfg.Now().Sub(by.Since) < m.cfg.Grace:
+				young = true
 				m.later(id)
 			default:
 				m.cfg.Log.Info("released an address that no endpoint has", "network", model.ShortID(id), "address", a)
 				if err := m.releaseAddress(ctx, id, a, by.Endpoint); err != nil {
-					return err
+					return false, err
 				}
 			}
 		}
 	}
 	if err := m.verifyMACs(ctx, id, want); err != nil {
-		return err
+		return false, err
 	}
-	return m.holdMissing(ctx, id, wanted, held)
+	return young, m.holdMissing(ctx, id, wanted, held)
 }
 
 // later schedules another comparison after the grace period.

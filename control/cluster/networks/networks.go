@@ -46,7 +46,9 @@ type Config struct {
 	Node    func() model.Node
 	// ClusterID returns the identity of the store that this node is registered in.
 	ClusterID func() string
-	Log       *slog.Logger
+	// Listed is called when the networks were listed, as after an outage: the store may be another one.
+	Listed func()
+	Log    *slog.Logger
 }
 
 // Networks are the networks of the cluster.

@@ -50,7 +50,9 @@ func (ns *Networks) Run(ctx context.Context) error {
 			return err
 		case u := <-updates:
 			ns.note(known, u)
-			listed = listed || u.Reset
+			if listed = listed || u.Reset; u.Reset {
+				ns.cfg.Listed()
+			}
 			wrong = !ns.step(ctx, known)
 		case <-ns.verify:
 			wrong = listed && !ns.step(ctx, known)

@@ -31,7 +31,7 @@ const (
 	// aliveTTL is how long after its last sign of life a node counts as alive.
 	aliveTTL = 30 * time.Second
 	// checkEach is the time between two checks of the node's own record.
-	checkEach = 10 * time.Second
+	checkEach = 30 * time.Second
 	retryMin  = 200 * time.Millisecond
 	retryMax  = 5 * time.Second
 	// numberTries bounds the attempts to claim a number while other nodes do.
@@ -62,7 +62,8 @@ type identity struct {
 
 // Self is this node.
 type Self struct {
-	cfg Config
+	cfg  Config
+	wake chan struct{}
 
 	mu         sync.Mutex
 	identity   identity
@@ -74,7 +75,7 @@ type Self struct {
 
 // Open loads this node's identity, or chooses one.
 func Open(ctx context.Context, cfg Config) (*Self, error) {
-	s := &Self{cfg: cfg}
+	s := &Self{cfg: cfg, wake: make(chan struct{}, 1)}
 	e, err := cfg.Local.Get(ctx, keySelf)
 	switch {
 	case err == nil:
@@ -128,6 +129,14 @@ func (s *Self) Registered() bool {
 	return s.registered
 }
 
+// Check makes Run check the node's record at once.
+func (s *Self) Check() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
 // WaitRegistered waits until the node is registered, but not while the store is known not to answer.
 func (s *Self) WaitRegistered(ctx context.Context, most time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, most)
@@ -167,6 +176,7 @@ func (s *Self) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(next):
+		case <-s.wake:
 		}
 	}
 }
@@ -200,6 +210,7 @@ func (s *Self) register(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find this host's address in the underlay: %w", err)
 	}
+	s.setVTEPs(v4, v6)
 	if !v4.IsValid() && !v6.IsValid() {
 		return errors.New("this host has no address in the underlay (name one with --advertise)")
 	}
@@ -222,6 +233,13 @@ func (s *Self) register(ctx context.Context) error {
 		s.cfg.Verify()
 	}
 	return nil
+}
+
+// setVTEPs records the node's addresses, also while the store does not answer.
+func (s *Self) setVTEPs(v4, v6 netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.node.VTEP4, s.node.VTEP6 = v4, v6
 }
 
 // recognise finds out whether the store is the one that this node knows. The first node gives a store
