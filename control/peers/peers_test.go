@@ -381,6 +381,7 @@ func TestNothingIsDeletedBeforeTheFirstList(t *testing.T) {
 	w.mu.Lock()
 	w.fdb["11 02:42:0a:05:00:63"], w.neigh["11 10.5.0.99"] = 2, "02:42:0a:05:00:63 2"
 	w.fdb["77 02:42:0a:05:00:63"] = 2 // of a network that has no members here any more
+	w.nodes[9] = maps.Node{ID: 9}
 	w.deleted = nil
 	w.mu.Unlock()
 	w.commit(chunkOf("n1", "b", 0, member(3), member(4)))
@@ -389,7 +390,7 @@ func TestNothingIsDeletedBeforeTheFirstList(t *testing.T) {
 	w.eventually("the copy is served", func() bool { return len(w.Peers.Named("n1", "all")) == 2 })
 	time.Sleep(300 * time.Millisecond)
 	w.mu.Lock()
-	if len(w.deleted) > 0 || w.fdb["11 02:42:0a:05:00:02"] != 2 || len(w.flood[11]) != 1 {
+	if len(w.deleted) > 0 || len(w.nodes) != 2 || w.fdb["11 02:42:0a:05:00:02"] != 2 || len(w.flood[11]) != 1 {
 		t.Errorf("deleted without the store: %v; fdb %v, flood %v", w.deleted, w.fdb, w.flood)
 	}
 	w.mu.Unlock()
@@ -403,7 +404,7 @@ func TestNothingIsDeletedBeforeTheFirstList(t *testing.T) {
 	w.eventually("leftovers are gone", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		return len(w.fdb) == 3 && len(w.neigh) == 3
+		return len(w.fdb) == 3 && len(w.neigh) == 3 && len(w.nodes) == 1
 	})
 }
 
