@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/storage/wal"
@@ -46,22 +47,26 @@ var setSegmentSize = sync.OnceFunc(func() { wal.SegmentSizeBytes = segmentSize }
 
 // Server is an etcd that runs.
 type Server struct {
-	etcd *embed.Etcd
-	cfg  Config
+	etcd    *embed.Etcd
+	cfg     Config
+	closing atomic.Bool
 }
 
 // Start starts a server and waits until it answers.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	setSegmentSize()
+	s := &Server{cfg: cfg}
 	options, err := cfg.options()
 	if err != nil {
 		return nil, err
 	}
+	log := logCore{cfg.Log.With("component", "etcd"), &s.closing}
+	options.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(log))
 	etcd, err := embed.StartEtcd(options)
 	if err != nil {
 		return nil, fmt.Errorf("start the embedded store at %s: %w", cfg.Listen, err)
 	}
-	s := &Server{etcd: etcd, cfg: cfg}
+	s.etcd = etcd
 	select {
 	case <-etcd.Server.ReadyNotify():
 		cfg.Log.Info("the embedded store serves", "listen", cfg.Listen, "dir", cfg.Dir)
@@ -93,7 +98,10 @@ func (s *Server) Endpoint() string {
 func (s *Server) Err() <-chan error { return s.etcd.Err() }
 
 // Close stops the server. Its data stay.
-func (s *Server) Close() { s.etcd.Close() }
+func (s *Server) Close() {
+	s.closing.Store(true)
+	s.etcd.Close()
+}
 
 // options translates the configuration into etcd's.
 func (c Config) options() (*embed.Config, error) {
@@ -120,6 +128,5 @@ func (c Config) options() (*embed.Config, error) {
 	o.QuotaBackendBytes = quota
 	o.UnsafeNoFsync = c.NoSync
 	o.EnableGRPCGateway = false
-	o.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(logCore{c.Log.With("component", "etcd")}))
 	return o, nil
 }

@@ -5,20 +5,27 @@ package embed
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 
 	"go.uber.org/zap/zapcore"
 )
 
 // logCore passes etcd's warnings and errors to the daemon's log. Its other lines describe etcd's
 // own start at length.
-type logCore struct{ log *slog.Logger }
+type logCore struct {
+	log *slog.Logger
+	// closing is set when the server is closed: etcd then logs an error for each listener that ends.
+	closing *atomic.Bool
+}
 
 // Enabled implements zapcore.Core.
-func (logCore) Enabled(level zapcore.Level) bool { return level >= zapcore.WarnLevel }
+func (c logCore) Enabled(level zapcore.Level) bool {
+	return level >= zapcore.WarnLevel && !c.closing.Load()
+}
 
 // With implements zapcore.Core.
 func (c logCore) With(fields []zapcore.Field) zapcore.Core {
-	return logCore{c.log.With(args(fields)...)}
+	return logCore{c.log.With(args(fields)...), c.closing}
 }
 
 // Check implements zapcore.Core.
@@ -31,6 +38,9 @@ func (c logCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapc
 
 // Write implements zapcore.Core.
 func (c logCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+	if c.closing.Load() { // since Check
+		return nil
+	}
 	level := slog.LevelWarn
 	if entry.Level > zapcore.WarnLevel {
 		level = slog.LevelError

@@ -12,7 +12,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -21,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -188,17 +188,43 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// TestToken has the embedded store accept hosts with its token, and refuse others.
+// record is a log that is read while it is written.
+type record struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (r *record) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.Write(b)
+}
+
+func (r *record) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.String()
+}
+
+// TestToken has the embedded store accept hosts with its token, and refuse others. Nothing of that is
+// an error of the daemon, and neither is the end of the store.
 func TestToken(t *testing.T) {
 	t.Parallel()
-	made := token.New()
+	made, log := token.New(), &record{}
 	s, err := embed.Start(t.Context(), embed.Config{
-		Dir: t.TempDir(), Listen: netip.MustParseAddrPort("127.0.0.1:3479"), Token: made, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), NoSync: true,
+		Dir: t.TempDir(), Listen: netip.MustParseAddrPort("127.0.0.1:3479"), Token: made, Log: slog.New(slog.NewTextHandler(log, nil)), NoSync: true,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer func() {
+		s.Close()
+		for line := range strings.Lines(log.String()) {
+			if strings.Contains(line, "level=ERROR") {
+				t.Errorf("logged: %s", line)
+			}
+		}
+	}()
 	url := "etcd://" + s.Endpoint()
 	admitted(t, url, open.Options{Token: made})
 	refused(t, url, open.Options{Token: token.New()}, "unknown authority")
