@@ -714,6 +714,10 @@ func TestSharedNetworkRefusals(t *testing.T) {
 			_, err := b.CreateNetwork(t.Context(), model.NetworkSpec{Name: "x", Driver: model.DriverOverlay, Subnets: []model.SubnetSpec{verbtest.Subnet("10.8.0.0/16")}})
 			return err
 		}},
+		{"service", model.ErrNotSupported, "spans hosts", func() error {
+			_, err := b.CreateService(t.Context(), model.ServiceSpec{Name: "x", Network: "web"})
+			return err
+		}},
 		{"MTU", model.ErrInvalid, "underlay carries 1400", func() error {
 			b.mtu = 1400
 			defer func() { b.mtu = 1450 }()

@@ -45,6 +45,8 @@ func AddService(ctx context.Context, t *txn.Tx, n *model.Network, spec model.Ser
 		return nil, model.Refuse(model.ErrForbidden, "network %s is managed by a container engine, which allocates its addresses (create the service in a network of: fairlead network create)", n.Name)
 	case !n.Has().Pools:
 		return nil, model.Refuse(model.ErrInvalid, "network %s has no addresses (create the service in a network of: fairlead network create)", n.Name)
+	case n.Has().Shared: // other hosts may give the address away
+		return nil, model.Refuse(model.ErrNotSupported, "network %s spans hosts, and services there are not available yet (create the service in a network of driver bridge)", n.Name)
 	case !n.ICC:
 		return nil, model.Refuse(model.ErrForbidden, "members of network %s may not reach each other (%s=false), so they cannot reach a service (create it in another network)", n.Name, model.OptICC)
 	case n.Name == model.NetworkBridge:
