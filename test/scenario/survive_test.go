@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/bench/world"
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
@@ -115,8 +117,14 @@ func TestAttachedForGoodUnderLoad(t *testing.T) {
 	}
 }
 
-// busy keeps the daemon busy with verbs until idle is called.
+// busy keeps the daemon busy with verbs until idle is called. The command line would be too slow: the
+// daemon is idle after half a second without a verb.
 func busy(l *lab.Lab) (idle func()) {
+	ctx := l.Context()
+	c, err := client.New("unix://" + l.Socket())
+	if err != nil {
+		l.Fatal(err)
+	}
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -125,10 +133,11 @@ func busy(l *lab.Lab) (idle func()) {
 			case <-stop:
 				return
 			case <-time.After(50 * time.Millisecond):
-				for _, verb := range []string{"create", "rm"} {
-					if r := l.Try("network", verb, "busy"); r.Code != 0 {
-						l.Errorf("network %s: %s", verb, r.Stderr)
-					}
+				if _, err := c.CreateNetwork(ctx, api.NetworkCreate{Name: "busy"}); err != nil {
+					l.Errorf("create network: %v", err)
+				}
+				if err := c.RemoveNetwork(ctx, "busy"); err != nil {
+					l.Errorf("remove network: %v", err)
 				}
 			}
 		}
