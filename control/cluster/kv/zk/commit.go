@@ -65,7 +65,7 @@ func liveRev(stat *zk.Stat) kv.Rev {
 	return revOf(stat)
 }
 
-// readStats reads the leaves of changes; nil stands for one that does not exist.
+// readStats reads the leaves of changes, as exists does.
 func readStats(ctx context.Context, conn *zk.Conn, changes []kv.Change) ([]*zk.Stat, error) {
 	var mu sync.Mutex
 	found := map[string]*zk.Stat{}
@@ -74,13 +74,7 @@ func readStats(ctx context.Context, conn *zk.Conn, changes []kv.Change) ([]*zk.S
 		paths = append(paths, nodePath(ch.Key))
 	}
 	err := each(ctx, paths, func(ctx context.Context, path string) error {
-		stat, err := await(ctx, func() (*zk.Stat, error) {
-			ok, stat, err := conn.Exists(path)
-			if !ok {
-				stat = nil
-			}
-			return stat, err
-		})
+		stat, err := exists(ctx, conn, path)
 		mu.Lock()
 		defer mu.Unlock()
 		found[path] = stat
@@ -91,6 +85,17 @@ func readStats(ctx context.Context, conn *zk.Conn, changes []kv.Change) ([]*zk.S
 		stats[i] = found[path]
 	}
 	return stats, err
+}
+
+// exists reads the state of a node, nil if it does not exist.
+func exists(ctx context.Context, conn *zk.Conn, path string) (*zk.Stat, error) {
+	return await(ctx, func() (*zk.Stat, error) {
+		ok, stat, err := conn.Exists(path)
+		if !ok {
+			stat = nil
+		}
+		return stat, err
+	})
 }
 
 // requests returns what executes a change of a leaf that is as it was read.

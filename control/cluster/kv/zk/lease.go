@@ -48,13 +48,7 @@ func (b *backend) create(ctx context.Context, s *session, path string, data []by
 			return err
 		}
 		ops := []any{&zk.CreateRequest{Path: path, Data: data, Acl: b.acl, Flags: zk.FlagEphemeral}}
-		old, err := await(ctx, func() (*zk.Stat, error) {
-			ok, stat, err := conn.Exists(path)
-			if !ok {
-				stat = nil
-			}
-			return stat, err
-		})
+		old, err := exists(ctx, conn, path)
 		if err != nil {
 			return err
 		}
