@@ -34,17 +34,32 @@ type Listener struct {
 
 // Host reports changes of devices, addresses and local routes of the host until ctx is done.
 func Host(ctx context.Context, h *rtnl.Handle, to Listener) error {
-	fd := -1
-	err := h.Do(func() (err error) {
-		fd, err = subscribe(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_TC |
-			unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE)
+	const groups = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_TC |
+		unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE
+	err := follow(ctx, h, func() (int, error) {
+		fd, err := subscribe(groups)
 		if err == nil {
 			err = localRoutesOnly(fd)
 		}
+		return fd, err
+	}, func(messages []byte, lost bool) {
+		if lost || isRelevant(messages, to) {
+			to.Changed()
+		}
+	})
+	return wrapUnless(ctx, "watch devices", err)
+}
+
+// follow passes messages of the socket that open returns to received until ctx is done. lost: there were
+// more than the socket has room for.
+func follow(ctx context.Context, h *rtnl.Handle, open func() (fd int, err error), received func(messages []byte, lost bool)) error {
+	fd := -1
+	err := h.Do(func() (err error) {
+		fd, err = open()
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("watch devices: %w", err)
+		return err
 	}
 	sock := os.NewFile(uintptr(fd), "rtnetlink")
 	defer sock.Close()
@@ -57,14 +72,20 @@ func Host(ctx context.Context, h *rtnl.Handle, to Listener) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// ENOBUFS: messages were lost, so anything may have changed.
-		if err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return fmt.Errorf("watch devices: %w", err)
+		lost := errors.Is(err, unix.ENOBUFS)
+		if err != nil && !lost {
+			return err
 		}
-		if err != nil || isRelevant(buf[:n], to) {
-			to.Changed()
-		}
+		received(buf[:max(n, 0)], lost)
 	}
+}
+
+// wrapUnless says what failed, unless that is because ctx is done.
+func wrapUnless(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // subscribe opens a socket, in the calling thread's namespace, that receives the messages of
