@@ -2,27 +2,18 @@
 
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/api/client"
+)
 
 func newNodeCommand(e *env) *cobra.Command {
 	return newGroup("node", "Manage the hosts of the cluster", newNodeLsCommand(e), newNodeInspectCommand(e), newNodeRmCommand(e))
 }
 
-// completeNodes completes the names of nodes.
+// completeNodes is completeNetworks for nodes.
 func completeNodes(e *env) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		c, err := e.client()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		list, err := c.Nodes(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var names []string
-		for _, n := range list {
-			names = append(names, n.Name)
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
+	return completeNames(e, 0, (*client.Client).Nodes, func(n api.Node) string { return n.Name })
 }

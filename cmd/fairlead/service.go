@@ -19,23 +19,11 @@ func newServiceCommand(e *env) *cobra.Command {
 		newServiceDrainCommand(e), newServiceResumeCommand(e))
 }
 
-// completeServices completes the names of services.
+// completeServices is completeNetworks for services.
 func completeServices(e *env, max int) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		c, err := e.client()
-		if err != nil || max > 0 && len(args) >= max {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		list, err := c.Services(cmd.Context(), nil)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var names []string
-		for _, s := range list {
-			names = append(names, s.Name)
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
+	return completeNames(e, max, func(c *client.Client, ctx context.Context) ([]api.Service, error) {
+		return c.Services(ctx, nil)
+	}, func(s api.Service) string { return s.Name })
 }
 
 // completeBackends completes a service, then its backends.
