@@ -5,7 +5,7 @@
  * Where a packet goes. Every lookup that decides it, of a MAC, an address, a flow or a route, fills
  * in a struct dest; deliver() sends the packet there (deliver.h).
  *
- * A new kind of destination, such as another node, is added here and in deliver().
+ * A new kind of destination is added here and in deliver(). Other nodes are not: see bridge.h.
  */
 
 #include <linux/bpf.h>
