@@ -258,6 +258,7 @@ __noinline int tunnel_learn(struct __sk_buff *skb, const struct pkt *p, const st
 		__be32 mtu;
 	} h = {};
 	__u32 id, mtu, room, least;
+	union ip remote; /* kernels before 6.2 accept no key in memory of the caller */
 	struct node *n;
 
 	if (!p || !in || bpf_skb_load_bytes(skb, p->l4, &h, sizeof(h)))
@@ -278,9 +279,10 @@ __noinline int tunnel_learn(struct __sk_buff *skb, const struct pkt *p, const st
 	if (in->t.proto != IPPROTO_UDP || in->t.dport != bpf_htons(cfg_vxlan_port) ||
 	    bpf_ntohs(in->t.sport) < VXLAN_SPORT_MIN || mtu < least || mtu >= in->len)
 		return 0;
-	id = node_at(&in->t.daddr);
+	remote = in->t.daddr;
+	id = node_at(&remote);
 	n = node_find(id);
-	if (n && ip_equal(&n->local, &in->t.saddr) && ip_equal(&n->remote, &in->t.daddr))
+	if (n && ip_equal(&n->local, &in->t.saddr) && ip_equal(&n->remote, &remote))
 		node_mtu_learn(id, mtu - room);
 	return 0;
 }
