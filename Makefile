@@ -119,6 +119,7 @@ demo: build ## Show real programs that communicate through Fairlead, in namespac
 
 install: build ## Install binaries and the systemd units (PREFIX, CNIDIR, NETAVARKDIR, DESTDIR); does not start them.
 	install -D -m 0755 bin/fairlead $(DESTDIR)$(PREFIX)/bin/fairlead
+	install -D -m 0755 bin/fairlead-store $(DESTDIR)$(PREFIX)/bin/fairlead-store
 	install -D -m 0755 bin/fairlead-cni $(DESTDIR)$(CNIDIR)/fairlead-cni
 	install -D -m 0755 bin/fairlead-netavark $(DESTDIR)$(NETAVARKDIR)/fairlead
 	install -d $(DESTDIR)$(UNITDIR)

@@ -12,9 +12,9 @@ import (
 	"path/filepath"
 
 	"github.com/fairlead-net/fairlead/control/cluster"
-	"github.com/fairlead-net/fairlead/control/cluster/embed"
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
 	"github.com/fairlead-net/fairlead/control/cluster/kv/open"
+	"github.com/fairlead-net/fairlead/control/cluster/launch"
 	"github.com/fairlead-net/fairlead/control/cluster/nodes"
 	"github.com/fairlead-net/fairlead/control/cluster/token"
 	"github.com/fairlead-net/fairlead/control/controller"
@@ -29,7 +29,7 @@ import (
 // The stores that have no URL.
 const (
 	StoreBolt  = "bolt"  // the host is not part of a cluster
-	StoreEmbed = "embed" // an etcd in this daemon
+	StoreEmbed = "embed" // an etcd that this daemon starts
 )
 
 const etcdPort = 2379
@@ -85,15 +85,19 @@ func (c *ClusterConfig) port() uint16 {
 // IsCluster reports whether the host is part of a cluster.
 func (c *ClusterConfig) IsCluster() bool { return c.Store != "" && c.Store != StoreBolt }
 
-// token returns the join token, zero if there is none. The daemon with the embedded store makes one.
-func (c *ClusterConfig) token(stateDir string) (token.Token, error) {
+// token returns the join token and its file, zero if there is none. The daemon with the embedded store
+// makes one.
+func (c *ClusterConfig) token(stateDir string) (t token.Token, file string, err error) {
 	switch {
 	case c.TokenFile == NoToken, c.TokenFile == "" && c.Store != StoreEmbed:
-		return token.Token{}, nil
+		return token.Token{}, "", nil
 	case c.Store != StoreEmbed:
-		return token.Read(c.TokenFile)
+		t, err = token.Read(c.TokenFile)
+		return t, c.TokenFile, err
 	}
-	return token.Ensure(cmp.Or(c.TokenFile, filepath.Join(stateDir, TokenFile)))
+	file = cmp.Or(c.TokenFile, filepath.Join(stateDir, TokenFile))
+	t, err = token.Ensure(file)
+	return t, file, err
 }
 
 // openKV opens the cluster's store, and starts it if it is the embedded one. under is the host's network.
@@ -101,8 +105,9 @@ func (d *daemon) openKV(ctx context.Context, under *underlay.Underlay) (kv.Store
 	cfg := d.cfg.Cluster
 	o := cfg.StoreOptions
 	o.Log = d.log
+	var tokenFile string
 	var err error
-	if o.Token, err = cfg.token(d.cfg.Dirs.State); err != nil {
+	if o.Token, tokenFile, err = cfg.token(d.cfg.Dirs.State); err != nil {
 		return nil, err
 	}
 	if cfg.Store != StoreEmbed {
@@ -119,14 +124,11 @@ func (d *daemon) openKV(ctx context.Context, under *underlay.Underlay) (kv.Store
 		}
 		listen = netip.AddrPortFrom(cmp.Or(v4, v6), etcdPort)
 	}
-	server, err := embed.Start(ctx, embed.Config{Dir: d.cfg.Dirs.State, Listen: listen, Token: o.Token, Log: d.log})
+	server, err := launch.Start(ctx, launch.Config{Dir: d.cfg.Dirs.State, Listen: listen, TokenFile: tokenFile, Log: d.log})
 	if err != nil {
 		return nil, fmt.Errorf("--store embed: %w", err)
 	}
-	d.onClose("embedded store", func() error {
-		server.Close()
-		return nil
-	})
+	d.onClose("embedded store", server.Close)
 	return open.Open("etcd://"+server.Endpoint(), o)
 }
 

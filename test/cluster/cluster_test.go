@@ -7,9 +7,16 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
+	"os/exec"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,6 +52,11 @@ func newPair(t *testing.T) *pair {
 // newPairWith makes two hosts whose daemons will use these stores; the first has more flags.
 func newPairWith(t *testing.T, storeA, storeB string, more ...string) *pair {
 	t.Helper()
+	if storeA == "embed" {
+		if err := buildStore(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p := &pair{TB: t}
 	p.a = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: append([]string{"--store", storeA, "--advertise", addressA, "--node-name", "a"}, more...)})
 	p.b = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", storeB, "--advertise", addressB, "--node-name", "b"}})
@@ -62,6 +74,16 @@ func newPairWith(t *testing.T, storeA, storeB string, more ...string) *pair {
 	p.a.Sysctl(p.router, "ipv4/ip_forward", "1")
 	return p
 }
+
+// buildStore builds the program of the embedded store, and puts it where daemons find it.
+var buildStore = sync.OnceValue(func() error {
+	dir := os.TempDir() // the labs' own
+	out, err := exec.Command("go", "build", "-o", dir, "github.com/fairlead-net/fairlead/cmd/fairlead-store").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("build fairlead-store: %w\n%s", err, out)
+	}
+	return os.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+})
 
 // start starts both daemons, and waits until both are registered.
 func (p *pair) start() *pair {
@@ -238,6 +260,66 @@ func TestStoreGoesAway(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestStoreIsKilled kills the process of the embedded store: the daemon starts another, and the network
+// exists in it. When the daemon is killed, the store ends too, and the next daemon starts with it.
+func TestStoreIsKilled(t *testing.T) {
+	p := newPair(t)
+	l := p.a
+	l.StartDaemon()
+	create := func(network string) {
+		l.Eventually(20*time.Second, func() error {
+			if r := l.Try("network", "create", "-d", "overlay", network); r.Code != 0 {
+				return fmt.Errorf("%s", r.Stderr)
+			}
+			return nil
+		})
+	}
+	create("one")
+	first := storeOf(l)
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	create("two")
+	second := storeOf(l)
+	l.KillDaemon()
+	l.StartDaemon()
+	create("three")
+	if third := storeOf(l); first == second || second == third {
+		t.Errorf("the stores' processes are %d, %d and %d", first, second, third)
+	}
+	if !ended(second) {
+		t.Error("the store of the killed daemon runs")
+	}
+	if got := l.Fairlead("network", "ls", "--filter", "driver=overlay", "--format", "{{.Name}}"); got != "one\nthree\ntwo" {
+		t.Errorf("network ls: %q", got)
+	}
+	third := storeOf(l)
+	l.StopDaemon()
+	if !ended(third) {
+		t.Error("the store of the stopped daemon runs")
+	}
+}
+
+// ended reports whether a process has ended, even if nothing has waited for it.
+func ended(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return errors.Is(err, fs.ErrNotExist) || strings.Contains(string(stat), ") Z ")
+}
+
+// storeOf returns the process of the store that the daemon has started.
+func storeOf(l *lab.Lab) int {
+	l.Helper()
+	out, err := exec.Command("pgrep", "-P", fmt.Sprint(l.Daemon.Pid()), "-f", "fairlead-store").Output()
+	if err != nil {
+		l.Fatalf("find the store's process: %v", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		l.Fatalf("find the store's process: %v", err)
+	}
+	return pid
 }
 
 // TestSandboxMoves moves a sandbox with its address to the other host: it is reached there within a

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package embed runs a real etcd inside of this process, as the store of a cluster in which no other
-// is installed.
+// is installed. Only fairlead-store uses it: see package launch.
 package embed
 
 import (
@@ -11,13 +11,16 @@ import (
 	"log/slog"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/cluster/token"
 )
@@ -49,6 +52,7 @@ var setSegmentSize = sync.OnceFunc(func() { wal.SegmentSizeBytes = segmentSize }
 type Server struct {
 	etcd    *embed.Etcd
 	cfg     Config
+	lock    *os.File
 	closing atomic.Bool
 }
 
@@ -56,21 +60,34 @@ type Server struct {
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	setSegmentSize()
 	s := &Server{cfg: cfg}
-	options, err := cfg.options()
+	lock, err := cfg.lock(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if err := s.start(ctx); err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
+	s.lock = lock
+	return s, nil
+}
+
+func (s *Server) start(ctx context.Context) error {
+	cfg := s.cfg
+	options, err := cfg.options()
+	if err != nil {
+		return err
 	}
 	log := logCore{cfg.Log.With("component", "etcd"), &s.closing}
 	options.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(log))
 	etcd, err := embed.StartEtcd(options)
 	if err != nil {
-		return nil, fmt.Errorf("start the embedded store at %s: %w", cfg.Listen, err)
+		return fmt.Errorf("etcd at %s: %w", cfg.Listen, err)
 	}
 	s.etcd = etcd
 	select {
 	case <-etcd.Server.ReadyNotify():
-		cfg.Log.Info("the embedded store serves", "listen", cfg.Listen, "dir", cfg.Dir)
-		return s, nil
+		return nil
 	case err = <-etcd.Err():
 	case <-etcd.Server.StopNotify():
 		err = errors.New("it stopped")
@@ -78,20 +95,43 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		err = ctx.Err()
 	}
 	etcd.Close()
-	return nil, fmt.Errorf("start the embedded store in %s: %w", cfg.Dir, err)
+	return fmt.Errorf("etcd in %s: %w", cfg.Dir, err)
 }
 
-// Endpoint returns the address at which clients on this host reach the server.
-func (s *Server) Endpoint() string {
-	listen := s.cfg.Listen
-	if listen.Addr().IsUnspecified() {
-		loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		if listen.Addr().Is6() {
-			loopback = netip.IPv6Loopback()
-		}
-		listen = netip.AddrPortFrom(loopback, listen.Port())
+// lockTime is how long another server may take to end. It is longer than the daemon gives it.
+const (
+	lockTime = 15 * time.Second
+	lockPoll = 50 * time.Millisecond
+)
+
+// lock waits until no other server uses the directory: the one of a daemon that was killed still closes
+// its files, and still has the port.
+func (c Config) lock(ctx context.Context) (*os.File, error) {
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, err
 	}
-	return listen.String()
+	f, err := os.OpenFile(filepath.Join(c.Dir, "etcd.lock"), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(lockTime); ; {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			return f, nil
+		}
+		if time.Now().After(deadline) {
+			err = fmt.Errorf("another store uses %s: %w", c.Dir, err)
+			break
+		}
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-time.After(lockPoll):
+			continue
+		}
+		break
+	}
+	_ = f.Close()
+	return nil, err
 }
 
 // Err receives the error with which the server ends, if it ends by itself.
@@ -101,6 +141,7 @@ func (s *Server) Err() <-chan error { return s.etcd.Err() }
 func (s *Server) Close() {
 	s.closing.Store(true)
 	s.etcd.Close()
+	_ = s.lock.Close()
 }
 
 // options translates the configuration into etcd's.
@@ -128,5 +169,6 @@ func (c Config) options() (*embed.Config, error) {
 	o.QuotaBackendBytes = quota
 	o.UnsafeNoFsync = c.NoSync
 	o.EnableGRPCGateway = false
+	o.AuthToken = "" // there are no users: certificates admit clients
 	return o, nil
 }

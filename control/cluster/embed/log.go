@@ -28,9 +28,13 @@ func (c logCore) With(fields []zapcore.Field) zapcore.Core {
 	return logCore{c.log.With(args(fields)...), c.closing}
 }
 
+// onePort is etcd's warning that large watches may delay others if clients have one port for gRPC and
+// HTTP. There are no clients over HTTP.
+const onePort = "Running http and grpc server on single port. This is not recommended for production."
+
 // Check implements zapcore.Core.
 func (c logCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(entry.Level) {
+	if c.Enabled(entry.Level) && entry.Message != onePort {
 		return checked.AddCore(entry, c)
 	}
 	return checked
