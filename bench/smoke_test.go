@@ -21,7 +21,7 @@ import (
 func TestSmoke(t *testing.T) {
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "fairlead")
-	build := exec.Command("go", "build", "-o", binary, "github.com/fairlead-net/fairlead/cmd/fairlead")
+	build := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/fairlead-net/fairlead/cmd/fairlead")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // it runs in images that contain nothing else
 	if text, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build fairlead: %v\n%s", err, text)

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -77,12 +78,11 @@ func newPairWith(t *testing.T, storeA, storeB string, more ...string) *pair {
 
 // buildStore builds the program of the embedded store, and puts it where daemons find it.
 var buildStore = sync.OnceValue(func() error {
-	dir := os.TempDir() // the labs' own
-	out, err := exec.Command("go", "build", "-o", dir, "github.com/fairlead-net/fairlead/cmd/fairlead-store").CombinedOutput()
+	program, err := lab.Program("fairlead-store")
 	if err != nil {
-		return fmt.Errorf("build fairlead-store: %w\n%s", err, out)
+		return err
 	}
-	return os.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	return os.Setenv("PATH", filepath.Dir(program)+":"+os.Getenv("PATH"))
 })
 
 // start starts both daemons, and waits until both are registered.

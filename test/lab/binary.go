@@ -3,12 +3,15 @@
 package lab
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -16,8 +19,20 @@ import (
 // binaryVar is the variable that holds the path of the binary under test.
 const binaryVar = "FAIRLEAD_LAB_BINARY"
 
+// clientVar is the variable that holds the path of the binary for commands.
+const clientVar = "FAIRLEAD_LAB_CLIENT"
+
 // Binary returns the path of the fairlead under test.
 func Binary() string { return os.Getenv(binaryVar) }
+
+// client returns the path of the fairlead for commands to a daemon. It is built without the race detector,
+// with which each command would take a quarter of a second of processor time before it does anything.
+func (l *Lab) client() string {
+	if l.Binary == Binary() {
+		return cmp.Or(os.Getenv(clientVar), l.Binary)
+	}
+	return l.Binary // another build, and its own commands
+}
 
 // Main runs the tests of a package that uses labs: it builds fairlead, with the race detector
 // if the tests have it, and removes all files afterwards. A signal ends the run at once: what
@@ -70,18 +85,17 @@ func parallel() error {
 	return flag.Set("test.parallel", labs)
 }
 
-// prepare puts the binary, and all temporary files from now on, into dir.
+// prepare puts the binaries, and all temporary files from now on, into dir.
 func prepare(dir string, race bool) error {
 	if os.Getenv(binaryVar) == "" {
-		binary := filepath.Join(dir, "fairlead")
-		args := []string{"build", "-o", binary}
-		args = append(args, fmt.Sprintf("-race=%t", race))
-		out, err := exec.Command("go", append(args, "github.com/fairlead-net/fairlead/cmd/fairlead")...).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("build fairlead: %w\n%s", err, out)
-		}
-		if err := os.Setenv(binaryVar, binary); err != nil {
-			return err
+		for variable, race := range map[string]bool{binaryVar: race, clientVar: false} {
+			path, err := build(filepath.Join(dir, strings.ToLower(variable)), "fairlead", race)
+			if err != nil {
+				return err
+			}
+			if err := os.Setenv(variable, path); err != nil {
+				return err
+			}
 		}
 	}
 	// A program with the race detector sleeps for a second before it exits.
@@ -89,4 +103,54 @@ func prepare(dir string, race bool) error {
 		return err
 	}
 	return os.Setenv("TMPDIR", dir)
+}
+
+// Program builds another program of cmd/, without the race detector, and returns its path.
+func Program(name string) (path string, err error) { return build(os.TempDir(), name, false) }
+
+// build builds a program of cmd/ in a directory. To link it takes seconds, which `go build` saves if its last
+// output is still there: that is in the cache, apart for each clone, and the result is a copy.
+func build(in, name string, race bool) (path string, err error) {
+	here, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	root, _, _ := strings.Cut(here, "/test/")
+	dir := filepath.Join(cache, "fairlead", "lab", fmt.Sprintf("%x", sha256.Sum256([]byte(root)))[:12])
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.Create(filepath.Join(dir, "lock"))
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", fmt.Errorf("lock %s: %w", dir, err)
+	}
+	cmd, output := exec.Command("go", "build"), filepath.Join(dir, name)
+	if race {
+		output = filepath.Join(dir, name+"-race")
+		cmd.Args = append(cmd.Args, "-race")
+	} else { // as `make build`, so that nothing is compiled twice
+		cmd.Args = append(cmd.Args, "-trimpath")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	}
+	cmd.Args = append(cmd.Args, "-o", output, "github.com/fairlead-net/fairlead/cmd/"+name)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
+	}
+	if err := os.MkdirAll(in, 0o755); err != nil {
+		return "", err
+	}
+	content, err := os.ReadFile(output)
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(in, name)
+	return path, os.WriteFile(path, content, 0o755)
 }

@@ -269,7 +269,7 @@ func (l *Lab) must(err error) {
 func (l *Lab) try(args ...string) (world.Result, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	return l.Host.RunCommand(l.Command(ctx, l.Binary, args...))
+	return l.Host.RunCommand(l.Command(ctx, l.client(), args...))
 }
 
 // Command prepares a program that finds this lab's daemon if it is fairlead or runs fairlead.

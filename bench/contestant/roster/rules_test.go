@@ -25,7 +25,7 @@ var update = flag.Bool("update", false, "write the rules that the engines instal
 // again.
 func TestEnginesRules(t *testing.T) {
 	self := filepath.Join(t.TempDir(), "fairlead")
-	build := exec.Command("go", "build", "-o", self, "github.com/fairlead-net/fairlead/cmd/fairlead")
+	build := exec.Command("go", "build", "-trimpath", "-o", self, "github.com/fairlead-net/fairlead/cmd/fairlead")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build fairlead: %v\n%s", err, out)
