@@ -17,8 +17,9 @@ import (
 	"github.com/fairlead-net/fairlead/test/machine"
 )
 
-// guestTime limits one guest, from power on to power off, on an idle machine.
-const guestTime = 120 * time.Second
+// guestTime limits one guest, from power on to power off, on an idle machine, where it takes less than
+// two minutes: half of that the verifier.
+const guestTime = 180 * time.Second
 
 // kernel is one of the kernels tested.
 type kernel struct {
@@ -113,11 +114,15 @@ func run(t *testing.T, m vm.Machine) {
 	out, err := m.Run(ctx)
 	t.Logf("the guest ran for %s", out.Took.Round(time.Second/10))
 	var detail []string
+	running := "none" // the step that the guest has begun and not ended
 	for line := range strings.Lines(out.Report) {
 		line = strings.TrimRight(line, "\r\n")
 		verdict, rest, _ := strings.Cut(line, " ")
 		switch verdict {
+		case "begin":
+			running = rest
 		case "ok", "FAIL":
+			running = "none"
 			name, text, _ := strings.Cut(rest, " ")
 			t.Run(name, func(t *testing.T) {
 				t.Log(strings.Join(append([]string{text}, detail...), "\n"))
@@ -131,7 +136,7 @@ func run(t *testing.T, m vm.Machine) {
 		}
 	}
 	if err != nil {
-		t.Errorf("%v\nlast, the guest said:\n%s", err, strings.Join(detail, "\n"))
+		t.Errorf("%v\nrunning step: %s; last, it said:\n%s", err, running, strings.Join(detail, "\n"))
 	}
 }
 

@@ -47,10 +47,6 @@ func layouts() []layout {
 func (w *world) layouts() error {
 	var errs []error
 	for _, l := range layouts() {
-		if l.name == "ipvlan" && oldIPVLAN() {
-			fmt.Println("layouts: ipvlan left out on this kernel (docs/uplinks.md)")
-			continue
-		}
 		if err := w.layout(l); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", l.name, err))
 		}
@@ -58,25 +54,9 @@ func (w *world) layouts() error {
 	return errors.Join(errs...)
 }
 
-// oldIPVLAN reports whether the kernel is older than 6.12. On 6.1, connections from outside
-// to a published port cannot be established through an ipvlan device, although datagrams
-// arrive; the cause is not known.
-func oldIPVLAN() bool {
-	var u unix.Utsname
-	var major, minor int
-	if unix.Uname(&u) != nil {
-		return false
-	}
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
-		return false
-	}
-	return major < 6 || major == 6 && minor < 12
-}
-
-func (w *world) layout(l layout) error {
+func (w *world) layout(l layout) (err error) {
 	const host, peer = "seg0", "seg1"
 	outside := "eth0"
-	var err error
 	switch {
 	case l.device == nil:
 		outside = peer
@@ -90,7 +70,7 @@ func (w *world) layout(l layout) error {
 	if err != nil {
 		return err
 	}
-	defer w.removeLayout(host, outside)
+	defer func() { err = errors.Join(err, w.removeLayout(host, outside)) }()
 	if err := bringUp(host, segment4+lengthIPv4, segment6+lengthIPv6); err != nil {
 		return err
 	}
@@ -127,14 +107,16 @@ func (w *world) bond(host, peer string) error {
 	return netlink.LinkSetMaster(veth, bond)
 }
 
-// removeLayout removes everything of a layout and ignores what does not exist.
-func (w *world) removeLayout(host, outside string) {
+// removeLayout removes everything of a layout and ignores what does not exist. The next layout must
+// not see the remains of this one.
+func (w *world) removeLayout(host, outside string) error {
+	defer time.Sleep(time.Second)
 	for _, name := range []string{host, "seg2"} {
 		if l, err := netlink.LinkByName(name); err == nil {
 			_ = netlink.LinkDel(l)
 		}
 	}
-	_ = w.outside.do(func() error {
+	return w.outside.do(func() error {
 		l, err := netlink.LinkByName(outside)
 		if err != nil {
 			return nil
@@ -147,13 +129,28 @@ func (w *world) removeLayout(host, outside string) {
 			if err != nil {
 				return err
 			}
-			if err := netlink.AddrDel(l, addr); err != nil {
+			if err := netlink.AddrDel(l, addr); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 				return err
 			}
 		}
-		return nil
+		return forgetNeighbours(l)
 	})
-	time.Sleep(time.Second) // the next layout must not see the remains of this one
+}
+
+// forgetNeighbours removes all neighbours of a device of the calling thread's namespace. Otherwise
+// the outside host would send to the MAC that the host's address had in the layout before, until
+// its entry expires or the host happens to send to it.
+func forgetNeighbours(l netlink.Link) error {
+	list, err := netlink.NeighList(l.Attrs().Index, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list the neighbours of %s: %w", l.Attrs().Name, err)
+	}
+	for _, n := range list {
+		if err := netlink.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove neighbour %s of %s: %w", n.IP, l.Attrs().Name, err)
+		}
+	}
+	return nil
 }
 
 // segment uses every path through the second segment, and through the network card, once.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"time"
 
 	"github.com/fairlead-net/fairlead/bench/vm/guest"
 )
@@ -45,7 +46,7 @@ func drive(args []string) error {
 	}
 	// The main thread must not be one that keeps a network namespace alive.
 	runtime.LockOSThread()
-	r := &report{w: os.Stdout}
+	r := &report{w: os.Stdout, began: time.Now()}
 	r.step("verifier", func() error { return verifyAll(r, 0) })
 	r.step("doctor", func() error { return checkDoctor(r, *tcx) })
 	r.step("conntrack", func() error {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -48,6 +49,9 @@ func newOutside() (*outside, error) {
 	}()
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("make a network namespace: %w", err)
+	}
+	if err := o.do(quickIPv6); err != nil { // before it has a device: new devices take the setting
+		return nil, err
 	}
 	if err := o.connect(); err != nil {
 		return nil, err
@@ -97,10 +101,10 @@ func (o *outside) connect() error {
 		return err
 	}
 	err := o.do(func() error {
-		if err := quickIPv6(); err != nil {
+		if err := bringUp("lo"); err != nil { // the net package probes ::1 to detect IPv6
 			return err
 		}
-		if err := bringUp("lo"); err != nil { // the net package probes ::1 to detect IPv6
+		if err := slowNeighbours(peer); err != nil {
 			return err
 		}
 		return bringUp(peer, outside4+lengthIPv4, outside6+lengthIPv6)
@@ -137,7 +141,20 @@ func bringUp(name string, addrs ...string) error {
 	return nil
 }
 
-// quickIPv6 makes IPv6 addresses of the calling thread's namespace usable immediately.
+// quickIPv6 makes IPv6 addresses usable immediately, on devices that the calling thread's namespace
+// gets from now on.
 func quickIPv6() error {
 	return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
+}
+
+// slowNeighbours makes a device of the calling thread's namespace keep a neighbour's MAC for long, as
+// routers do: a MAC that is no longer right then fails a test every time, and not by chance.
+func slowNeighbours(device string) error {
+	const hour = "3600000"
+	var errs []error
+	for _, family := range []string{"ipv4", "ipv6"} {
+		path := "/proc/sys/net/" + family + "/neigh/" + device + "/base_reachable_time_ms"
+		errs = append(errs, os.WriteFile(path, []byte(hour), 0))
+	}
+	return errors.Join(errs...)
 }

@@ -9,16 +9,18 @@ import (
 	"time"
 )
 
-// report sends results to the test outside: details of a step, each on a line that begins
-// with a space, then "ok STEP" or "FAIL STEP: what".
+// report sends results to the test outside: "begin STEP", details of the step, each on a line that
+// begins with a space, then "ok STEP" or "FAIL STEP".
 type report struct {
 	w      io.Writer
+	began  time.Time
 	failed bool
 }
 
 // step runs one test and reports whether it passed.
 func (r *report) step(name string, f func() error) bool {
 	began := time.Now()
+	fmt.Fprintf(r.w, "begin %s, %s after the first step began\n", name, began.Sub(r.began).Round(time.Second))
 	err := f()
 	if err != nil {
 		r.failed = true
