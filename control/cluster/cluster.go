@@ -116,10 +116,19 @@ func (c *Cluster) ready(ctx context.Context) error {
 	if c.self.WaitRegistered(ctx, registerTimeout) {
 		return nil
 	}
-	if h := c.cfg.Store.Health(); h.Err != nil {
-		return model.Refuse(model.ErrUnavailable, "the cluster's store %s does not answer: %v (start it; what runs goes on meanwhile)", h.Store, h.Err)
+	if err := c.Answers(); err != nil {
+		return err
 	}
 	return model.Refuse(model.ErrUnavailable, "this host is not registered in the cluster yet (try again; the daemon's log says if something prevents it)")
+}
+
+// Answers returns a refusal if the cluster's store does not answer.
+func (c *Cluster) Answers() error {
+	h := c.cfg.Store.Health()
+	if h.Reachable || h.Err == nil {
+		return nil
+	}
+	return model.Refuse(model.ErrUnavailable, "the cluster's store %s does not answer: %v (start it; what runs goes on meanwhile)", h.Store, h.Err)
 }
 
 // CreateNetwork implements the controller's interface; see [networks.Networks.Create].

@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/cluster/layout"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/engine"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/resource"
 	"github.com/fairlead-net/fairlead/test/verbtest"
@@ -34,6 +35,7 @@ type host struct {
 	server  *memory.Server
 	stop    func() // the cluster's part
 	mtu     int
+	grace   time.Duration // of requests of engines; 0: the default
 }
 
 // quick are time limits for tests.
@@ -54,6 +56,13 @@ func newHost(t *testing.T, s *memory.Server, name string) *host {
 			}
 			return h.cluster
 		}
+		cfg.Engine.Cluster = func() engine.Cluster {
+			if h.cluster == nil {
+				return nil
+			}
+			return h.cluster
+		}
+		cfg.Engine.StartGrace = h.grace
 		cfg.State.Now = time.Now
 	}
 	h.World = verbtest.NewWorldWith(t, filepath.Join(t.TempDir(), "state.db"), change)
@@ -191,8 +200,11 @@ func published(t testing.TB, s kv.Store, network string) map[string]model.Member
 		}
 		for _, m := range c.Members {
 			name := node.Name + "/" + m.Name
-			if m.SandboxID == "" {
+			switch {
+			case m.ID == id:
 				name = node.Name
+			case m.Name == "": // no sandbox has joined it yet
+				name += model.ShortID(m.ID)
 			}
 			if _, twice := members[name]; twice {
 				t.Errorf("%s is published twice", name)

@@ -28,16 +28,13 @@ type Namespaces interface {
 // Cluster is the part of a cluster that verbs on shared networks need. They call it without the lock of
 // the state, because its store may not answer.
 type Cluster interface {
+	resource.Claimer
 	// CreateNetwork creates a network in the cluster. plan makes it, given the subnets of the cluster's
 	// other networks and the default MTU.
 	CreateNetwork(ctx context.Context, plan func(taken []netip.Prefix, mtu int) (*model.Network, error)) (*model.Network, error)
 	// RemoveNetwork removes a network without endpoints on this host, now or later. It refuses one that
 	// other nodes use.
 	RemoveNetwork(ctx context.Context, n *model.Network) error
-	// Claim reserves what an endpoint needs, and Done ends the claim: what the state does not have
-	// then is released.
-	Claim(ctx context.Context, n *model.Network, spec model.EndpointSpec, member model.Member) (*model.Claim, error)
-	Done(claim *model.Claim)
 }
 
 // Config configures a Controller.

@@ -4,7 +4,6 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/fairlead-net/fairlead/control/desired"
@@ -132,9 +131,6 @@ func addEndpoint(ctx context.Context, t *txn.Tx, n *model.Network, sb *model.San
 	return ep, nil
 }
 
-// claimTries bounds the attempts of a verb to use what the cluster reserved for it.
-const claimTries = 4
-
 // withClaim calls verb with what the cluster reserves for an endpoint in spec, if the network is
 // shared. member has the names of the endpoint's sandbox.
 func (c *Controller) withClaim(ctx context.Context, netRef string, spec *model.EndpointSpec, member model.Member, verb func() error) error {
@@ -147,19 +143,5 @@ func (c *Controller) withClaim(ctx context.Context, netRef string, spec *model.E
 		return errNoCluster
 	}
 	member.Aliases = spec.Aliases
-	for range claimTries {
-		member.ID = resource.NewID(c.Snapshot().EndpointsByPrefix)
-		if spec.Claim, err = cluster.Claim(ctx, n, *spec, member); err != nil {
-			return err
-		}
-		err = verb()
-		cluster.Done(spec.Claim)
-		if !errors.Is(err, resource.ErrStaleClaim) {
-			return err
-		}
-		if n, err = c.Network(n.ID); err != nil {
-			return err
-		}
-	}
-	return model.Refuse(model.ErrConflict, "network %s is used and left by other sandboxes all the time (try again)", n.Name)
+	return resource.WithClaim(ctx, c.state, cluster, n, spec, member, verb)
 }

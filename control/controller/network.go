@@ -57,6 +57,9 @@ func (c *Controller) CreateNetwork(ctx context.Context, spec model.NetworkSpec) 
 // RemoveNetwork removes a network that has no endpoints.
 func (c *Controller) RemoveNetwork(ctx context.Context, ref string) error {
 	n, err := c.Network(ref)
+	if err == nil && n.EngineNetwork != "" {
+		return refuseEngineNetwork(n)
+	}
 	if err == nil && n.Has().Shared && !c.Snapshot().HasMembers(n.ID) {
 		// With members the removal is refused below.
 		if err := c.removeShared(ctx, n); err != nil {
@@ -80,6 +83,13 @@ func (c *Controller) RemoveNetwork(ctx context.Context, ref string) error {
 		c.state.Log().Info("removed network", "network", n.Name, "id", model.ShortID(n.ID))
 	}
 	return err
+}
+
+// refuseEngineNetwork refuses to remove a shared network that is one of a container engine.
+func refuseEngineNetwork(n *model.Network) error {
+	cli := model.ByEngine.CLI()
+	return model.Refuse(model.ErrForbidden, "network %s is used by a container engine of this host (remove it there first: %s network rm %s; if the engine no longer has it: fairlead network rm --force %[1]s)",
+		n.Name, cli, model.ShortID(n.EngineNetwork))
 }
 
 // errNoCluster refuses verbs on shared networks if this host is not part of a cluster.

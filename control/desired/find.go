@@ -55,6 +55,25 @@ func (s *Snapshot) FindSandbox(ref string) (*model.Sandbox, error) {
 	return nil, model.NoSandbox(ref)
 }
 
+// EngineNetwork returns the network that a container engine knows by an ID: its own, or the shared one
+// that it is; nil if there is none.
+func (s *Snapshot) EngineNetwork(id string) *model.Network {
+	if n := s.Network(id); n != nil && n.ManagedBy == model.ByEngine {
+		return n
+	}
+	return First(s.networks.with(keyEngineID(id)))
+}
+
+// HasEngineMembers reports whether a network has an endpoint that a container engine requested.
+func (s *Snapshot) HasEngineMembers(n *model.Network) bool {
+	for ep := range s.Members(n.ID) {
+		if n.ManagedBy == model.ByEngine || !ep.Reserved.IsZero() {
+			return true
+		}
+	}
+	return false
+}
+
 // First returns the first of a sequence; nil if it is empty.
 func First[V any](seq iter.Seq[*V]) *V {
 	for v := range seq {

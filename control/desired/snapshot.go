@@ -94,6 +94,9 @@ func networkKeys(n *model.Network) []string {
 	if n.OriginalName != "" && n.OriginalName != n.Name {
 		keys = append(keys, keyName(n.OriginalName))
 	}
+	if n.EngineNetwork != "" {
+		keys = append(keys, keyEngineID(n.EngineNetwork))
+	}
 	return keys
 }
 

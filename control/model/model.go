@@ -41,6 +41,9 @@ const (
 	OptUntracked  = "fairlead.untracked"
 )
 
+// OptNetwork is the option by which an engine's network names the shared network that it is.
+const OptNetwork = "fairlead.network"
+
 // OptionDefaults are the values of options that a network was created without.
 var OptionDefaults = map[string]string{
 	OptICC:        "true",
@@ -210,6 +213,9 @@ type Local struct {
 	// are the same on every node. They are zero if the network is idle or not shared.
 	NodeIPv4 netip.Addr `json:"node_ipv4,omitzero"`
 	NodeIPv6 netip.Addr `json:"node_ipv6,omitzero"`
+	// EngineNetwork is the ID of the container engine's network that a shared network is on this host,
+	// "" if it is none.
+	EngineNetwork string `json:"engine_network,omitempty"`
 }
 
 // EngineQueried stands for the engine that Fairlead queries for names, before its ID is known.
@@ -218,6 +224,15 @@ const EngineQueried = "asked" // as stored
 // MaxNetworks bounds Network.Index; it is the size of the datapath's
 // per-network tables.
 const MaxNetworks = 4096
+
+// EngineRef returns the ID that a container engine knows the network by, or "" if it is not one of an
+// engine.
+func (n *Network) EngineRef() string {
+	if n.ManagedBy == ByEngine {
+		return n.ID
+	}
+	return n.EngineNetwork
+}
 
 // Claimed returns the subnets that the network currently claims.
 func (n *Network) Claimed() []Subnet {
@@ -454,6 +469,9 @@ type AddressPool struct {
 	IPRange AddrRange    `json:"ip_range,omitzero"` // zero: the whole subnet
 	Taken   []netip.Addr `json:"taken,omitempty"`   // in the order of allocation
 	Engine  string       `json:"engine,omitempty"`  // see Network
+	// NetworkID is the ID of the shared network whose subnet this is, or "". Its addresses are those of
+	// the network's endpoints, not in Taken.
+	NetworkID string `json:"network_id,omitempty"`
 }
 
 // Publish is a resolved published port: a PortBinding and the endpoint

@@ -97,15 +97,29 @@ type EndpointSpec struct {
 	Network  string // name, ID or unique ID prefix
 	IPv4     netip.Addr
 	IPv6     netip.Addr
-	// Exact means that no address is chosen in a family for which the spec has none.
-	Exact     bool
-	MAC       MAC
-	IfName    string // in the sandbox; "": the first free of eth0, eth1, …
-	Aliases   []string
-	Bandwidth Bandwidth
-	Leased    bool // see Endpoint
+	// Exact means that no address is chosen in a family for which the spec has none. NoIPv4 and NoIPv6
+	// mean that for one family.
+	Exact          bool
+	NoIPv4, NoIPv6 bool
+	MAC            MAC
+	IfName         string // in the sandbox; "": the first free of eth0, eth1, …
+	Aliases        []string
+	Bandwidth      Bandwidth
+	Leased         bool // see Endpoint
 	// Claim is what the cluster reserved for the endpoint. Required if the network is shared.
 	Claim *Claim
+	// TakesOver are the IDs of endpoints of this host whose addresses in a shared network the endpoint
+	// takes over.
+	TakesOver []string
+}
+
+// Chooses reports whether an address of a family is chosen if the spec has none.
+func (s *EndpointSpec) Chooses(f Family) bool {
+	no := s.NoIPv6
+	if f == V4 {
+		no = s.NoIPv4
+	}
+	return !no && !s.Exact && !s.Leased
 }
 
 // Addr returns the requested address of a family, or the zero Addr if there is none.

@@ -26,13 +26,12 @@ func NewEndpoint(t *txn.Tx, n *model.Network, spec model.EndpointSpec) (*model.E
 		return nil, err
 	}
 	ep := newEndpoint(id, n, spec)
-	exact := spec.Exact || spec.Leased
-	if spec.IPv4.IsValid() || !exact {
+	if spec.IPv4.IsValid() || spec.Chooses(model.V4) {
 		if ep.IPv4, err = takeAddr(t, n, model.V4, spec.IPv4); err != nil {
 			return nil, err
 		}
 	}
-	if spec.IPv6.IsValid() || !exact {
+	if spec.IPv6.IsValid() || spec.Chooses(model.V6) {
 		if ep.IPv6, err = takeAddr(t, n, model.V6, spec.IPv6); err != nil {
 			return nil, err
 		}
@@ -59,7 +58,7 @@ func newEndpoint(id string, n *model.Network, spec model.EndpointSpec) *model.En
 // claimedEndpoint returns an endpoint of a shared network, with what the cluster reserved for it.
 func claimedEndpoint(t *txn.Tx, n *model.Network, spec model.EndpointSpec) (*model.Endpoint, error) {
 	if spec.Claim == nil || spec.Claim.NetworkID != n.ID {
-		return nil, needsCluster(n)
+		return nil, NeedsCluster(n)
 	}
 	member := spec.Claim.Member
 	id, err := chooseID(t.Next.EndpointsByPrefix, member.ID)

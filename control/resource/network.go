@@ -190,7 +190,7 @@ func Activate(ctx context.Context, t *txn.Tx, n *model.Network, claim *model.Cla
 // so this host must not use them otherwise.
 func activateShared(ctx context.Context, t *txn.Tx, n *model.Network, claim *model.Claim) (*model.Network, error) {
 	if claim == nil {
-		return nil, needsCluster(n)
+		return nil, NeedsCluster(n)
 	}
 	now := *n
 	now.Idle, now.NodeIPv4, now.NodeIPv6 = false, claim.NodeIPv4, claim.NodeIPv6
@@ -198,7 +198,7 @@ func activateShared(ctx context.Context, t *txn.Tx, n *model.Network, claim *mod
 		if s.Gateway.IsValid() && !now.NodeAddr(model.FamilyOf(s.Prefix.Addr())).IsValid() {
 			return nil, ErrStaleClaim
 		}
-		if err := CheckTaken(ctx, t, s.Prefix, false); err != nil {
+		if err := CheckTaken(ctx, t, s.Prefix, SharedPool(t.Next, n, s.Prefix) != nil); err != nil {
 			return nil, model.Refuse(model.ErrConflict, "network %s cannot be used on this host: %v", n.Name, err)
 		}
 	}
@@ -206,7 +206,8 @@ func activateShared(ctx context.Context, t *txn.Tx, n *model.Network, claim *mod
 	return &now, nil
 }
 
-func needsCluster(n *model.Network) error {
+// NeedsCluster refuses the use of a shared network on a host that is not part of a cluster.
+func NeedsCluster(n *model.Network) error {
 	return model.Refuse(model.ErrForbidden, "network %s is shared by a cluster, and this daemon is not part of one (start it with --store)", n.Name)
 }
 
@@ -320,8 +321,9 @@ func RemoveNetwork(t *txn.Tx, n *model.Network) error {
 	return nil
 }
 
-// DropNetwork removes a network that has no endpoints.
+// DropNetwork removes a network that has no endpoints, and the pools that engines requested of it.
 func DropNetwork(t *txn.Tx, n *model.Network) {
+	DropSharedPools(t, n)
 	t.DropAddresses(n.ID)
 	t.PutNetwork(n.ID, nil)
 }

@@ -5,6 +5,7 @@ package resource
 import (
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,6 +81,24 @@ func applyOptions(n *model.Network, options, defaults map[string]string) error {
 		}
 	}
 	n.Options = maps.Clone(options)
+	return nil
+}
+
+// CheckOptions refuses options that a network does not have already.
+func CheckOptions(n *model.Network, options map[string]string) error {
+	for _, k := range slices.Sorted(maps.Keys(options)) {
+		apply, ok := knownOptions[k]
+		if !ok {
+			apply = unknownOption
+		}
+		now := *n
+		if err := apply(&now, k, options[k]); err != nil {
+			return err
+		}
+		if !reflect.DeepEqual(&now, n) {
+			return model.Refuse(model.ErrInvalid, "network %s was created without option %s=%s, and one host cannot change it (leave the option out, or create the network with it)", n.Name, k, options[k])
+		}
+	}
 	return nil
 }
 

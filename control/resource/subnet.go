@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -111,6 +112,23 @@ func resolveSubnet(ctx context.Context, t *txn.Tx, n *model.Network, f model.Fam
 		return s, nil // the engine chooses the gateway, if any
 	}
 	return s, placeGateway(n, &s)
+}
+
+// SharedPool returns the pool that an engine requested of a shared network; nil if there is none.
+func SharedPool(s *desired.Snapshot, n *model.Network, p netip.Prefix) *model.AddressPool {
+	if pool := s.Pool(p.String()); pool != nil && pool.NetworkID == n.ID {
+		return pool
+	}
+	return nil
+}
+
+// DropSharedPools removes the pools that engines requested of a shared network.
+func DropSharedPools(t *txn.Tx, n *model.Network) {
+	for _, s := range n.Subnets {
+		if p := SharedPool(t.Next, n, s.Prefix); p != nil {
+			t.PutPool(p.ID, nil)
+		}
+	}
 }
 
 // CheckTaken refuses a subnet that overlaps a network or an engine's pool, or that contains an

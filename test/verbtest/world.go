@@ -256,7 +256,10 @@ func (w *World) Check() {
 	opts := cmp.Options{cmpopts.IgnoreFields(desiredtest.Plain{}, "Rev"), cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
 	want := desiredtest.Of(w.Snapshot())
-	maps.DeleteFunc(want.Pools, func(_ string, p *model.AddressPool) bool { return len(p.Taken) == 0 }) // removed at a start
+	maps.DeleteFunc(want.Pools, func(_ string, p *model.AddressPool) bool { // removed at a start
+		n := want.Networks[p.NetworkID]
+		return len(p.Taken) == 0 && (n == nil || n.EngineNetwork == "")
+	})
 	if diff := cmp.Diff(want, desiredtest.Of(fresh.Snapshot()), opts); diff != "" {
 		w.T.Errorf("memory (-) and store (+) differ:\n%s", diff)
 	}
@@ -335,7 +338,8 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 			own("membership "+n.ID+sb.ID, id)
 			own("interface "+sb.ID+ep.IfName, id)
 			own(fmt.Sprint("order ", sb.ID, ep.Order), id)
-			if byEngine := sb.ManagedBy == model.ByEngine; byEngine != (n.ManagedBy == model.ByEngine) || byEngine == ep.Reserved.IsZero() {
+			byEngine, may := sb.ManagedBy == model.ByEngine, n.EngineNetwork != "" // of both, then
+			if byEngine != (n.ManagedBy == model.ByEngine) && !may || byEngine == ep.Reserved.IsZero() {
 				bad("endpoint %s mixes objects of Fairlead and of an engine", model.ShortID(id))
 			}
 		}

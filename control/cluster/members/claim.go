@@ -9,6 +9,7 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
 	"github.com/fairlead-net/fairlead/control/cluster/layout"
@@ -68,7 +69,7 @@ func (m *Members) tryClaim(ctx context.Context, net *network, n *model.Network, 
 	if err := m.claimMAC(ctx, b, n, spec, claim); err != nil {
 		return nil, err
 	}
-	changed := m.place(net, claim)
+	changed := m.place(net, claim, spec.TakesOver)
 	for i, members := range changed {
 		b.ops = append(b.ops, m.putChunk(net, i, members))
 	}
@@ -108,8 +109,8 @@ func (m *Members) claimAddresses(ctx context.Context, b *batch, net *network, n 
 	node := m.cfg.Node()
 	for _, f := range model.Families {
 		want := spec.Addr(f)
-		if want.IsValid() || !spec.Exact && !spec.Leased {
-			a, err := m.claimAddress(ctx, b, net, n, f, want, claim.Member.ID)
+		if want.IsValid() || spec.Chooses(f) {
+			a, err := m.claimAddress(ctx, b, net, n, f, want, claim.Member.ID, spec.TakesOver...)
 			if err != nil {
 				return err
 			}
@@ -151,8 +152,8 @@ func (n *network) heldBy(id string, f model.Family, s model.Subnet) netip.Addr {
 }
 
 // claimAddress reserves an address: the wanted one, or a free one. It returns the zero Addr if the
-// network does not have the family.
-func (m *Members) claimAddress(ctx context.Context, b *batch, net *network, n *model.Network, f model.Family, want netip.Addr, id string) (netip.Addr, error) {
+// network does not have the family. An address that an endpoint in from holds is taken over.
+func (m *Members) claimAddress(ctx context.Context, b *batch, net *network, n *model.Network, f model.Family, want netip.Addr, id string, from ...string) (netip.Addr, error) {
 	s, ok := n.Subnet(f)
 	if !ok || want.IsValid() && !s.Prefix.Contains(want) {
 		return netip.Addr{}, nil // resource.NewEndpoint refuses a wanted address
@@ -163,22 +164,22 @@ func (m *Members) claimAddress(ctx context.Context, b *batch, net *network, n *m
 	}
 	by := model.AddressHolder{Node: m.cfg.Node().ID, Endpoint: id, Since: m.cfg.Now().UTC()}
 	if want.IsValid() {
-		return want, m.claimWanted(ctx, b, n, p, want, by)
+		return want, m.claimWanted(ctx, b, n, p, want, by, from)
 	}
-	from := net.from[f]
-	if from == nil {
+	shard := net.from[f]
+	if shard == nil {
 		start := p.start(by.Node)
-		from = &start
-		net.from[f] = from
+		shard = &start
+		net.from[f] = shard
 	}
-	a, err := b.allocate(ctx, n.ID, p, from, by)
+	a, err := b.allocate(ctx, n.ID, p, shard, by)
 	if errors.Is(err, ipam.ErrExhausted) {
 		err = model.Refuse(model.ErrExhausted, "no available %s addresses on this network's address pools: %s (%s); remove sandboxes from it, on any node, or create a larger network", f, n.Name, n.ID)
 	}
 	return a, err
 }
 
-func (m *Members) claimWanted(ctx context.Context, b *batch, n *model.Network, p *pool, want netip.Addr, by model.AddressHolder) error {
+func (m *Members) claimWanted(ctx context.Context, b *batch, n *model.Network, p *pool, want netip.Addr, by model.AddressHolder, from []string) error {
 	if !p.usable.IsFree(want) {
 		return nil // the gateway's, an auxiliary or an unusable address: resource.NewEndpoint refuses it
 	}
@@ -186,7 +187,9 @@ func (m *Members) claimWanted(ctx context.Context, b *batch, n *model.Network, p
 	if err != nil {
 		return err
 	}
-	if holder, held := s.Held[want]; held {
+	// The endpoint itself holds it if an earlier commit did not report its success.
+	own := append(slices.Clone(from), by.Endpoint)
+	if holder, held := s.Held[want]; held && (holder.Node != by.Node || !slices.Contains(own, holder.Endpoint)) {
 		return model.Refuse(model.ErrConflict, "Address already in use: %v in network %s is held by node %s since %s (choose another, or none to get a free one)",
 			want, n.Name, m.nodeName(ctx, holder.Node), holder.Since.Format("2006-01-02 15:04:05"))
 	}
@@ -245,18 +248,23 @@ func derivable(n *model.Network, mac model.MAC) bool {
 	return !ok || s.Prefix.Contains(netip.AddrFrom4([4]byte(mac[2:])))
 }
 
-// place returns the chunks that change when the claim's members are added.
-func (m *Members) place(net *network, claim *model.Claim) map[int]map[string]model.Member {
+// place returns the chunks that change when the claim's members replace those that it takes over.
+func (m *Members) place(net *network, claim *model.Claim, from []string) map[int]map[string]model.Member {
 	changed := map[int]map[string]model.Member{}
-	add := func(member model.Member) {
-		i := net.chunkFor(member.ID)
+	edit := func(i int) map[string]model.Member {
 		if changed[i] == nil {
 			changed[i] = maps.Clone(net.chunks[i])
 		}
 		if changed[i] == nil {
 			changed[i] = map[string]model.Member{}
 		}
-		changed[i][member.ID] = member
+		return changed[i]
+	}
+	add := func(member model.Member) { edit(net.chunkFor(member.ID))[member.ID] = member }
+	for _, id := range from {
+		if i := net.chunkFor(id); net.chunks[i][id].ID == id {
+			delete(edit(i), id)
+		}
 	}
 	// At most one chunk overflows, by one member, which is harmless.
 	if claim.NodeIPv4.IsValid() || claim.NodeIPv6.IsValid() {

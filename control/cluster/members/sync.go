@@ -184,14 +184,12 @@ func (m *Members) publish(ctx context.Context, n *network, want map[string]model
 	return lost, nil
 }
 
-// release releases what a member held.
+// release releases what a member held, except what another one has now.
 func (m *Members) release(ctx context.Context, network string, member model.Member, want map[string]model.Member) error {
+	wanted := holders(want)
 	for _, f := range model.Families {
-		if a := member.Addr(f); a.IsValid() {
-			if now, ok := want[member.ID]; ok && now.Addr(f) == a {
-				continue
-			}
-			if err := m.releaseAddress(ctx, network, a, member.ID); err != nil {
+		if a := member.Addr(f); a.IsValid() && wanted[a] != member.ID {
+			if err := m.handAddress(ctx, network, a, member.ID, wanted[a]); err != nil {
 				return err
 			}
 		}
@@ -202,11 +200,31 @@ func (m *Members) release(ctx context.Context, network string, member model.Memb
 	return m.releaseMAC(ctx, network, member)
 }
 
-// releaseAddress releases an address that a member of this node held.
-func (m *Members) releaseAddress(ctx context.Context, network string, a netip.Addr, id string) error {
+// holders returns the IDs of the members that should hold addresses.
+func holders(want map[string]model.Member) map[netip.Addr]string {
+	wanted := map[netip.Addr]string{}
+	for _, member := range want {
+		for _, f := range model.Families {
+			if a := member.Addr(f); a.IsValid() {
+				wanted[a] = member.ID
+			}
+		}
+	}
+	return wanted
+}
+
+// handAddress hands an address that a member of this node held to another one, or releases it if to is
+// "".
+func (m *Members) handAddress(ctx context.Context, network string, a netip.Addr, from, to string) error {
 	return m.change(ctx, network, a, func(s *shard) error {
-		if by, ok := s.Held[a]; ok && by.Node == m.cfg.Node().ID && by.Endpoint == id {
+		by, ok := s.Held[a]
+		switch {
+		case !ok || by.Node != m.cfg.Node().ID || by.Endpoint != from:
+		case to == "":
 			s.release(a)
+		default:
+			by.Endpoint = to
+			s.hold(a, by)
 		}
 		return nil
 	})
@@ -251,14 +269,7 @@ func (m *Members) releaseMAC(ctx context.Context, network string, member model.M
 // verify compares everything that this node holds in a network with what it should hold. young: it
 // holds an address whose grace period has not ended.
 func (m *Members) verify(ctx context.Context, id string, want map[string]model.Member) (young bool, err error) {
-	wanted := map[netip.Addr]string{}
-	for _, member := range want {
-		for _, f := range model.Families {
-			if a := member.Addr(f); a.IsValid() {
-				wanted[a] = member.ID
-			}
-		}
-	}
+	wanted := holders(want)
 	entries, err := m.cfg.Store.List(ctx, layout.ShardsOf(id))
 	if err != nil {
 		return false, err
@@ -274,12 +285,17 @@ func (m *Members) verify(ctx context.Context, id string, want map[string]model.M
 			case by.Node != node:
 			case wanted[a] == by.Endpoint:
 				held[a] = true
+			case wanted[a] != "": // a daemon was killed while one endpoint took it over from another
+				held[a] = true
+				if err := m.handAddress(ctx, id, a, by.Endpoint, wanted[a]); err != nil {
+					return false, err
+				}
 			case m.cfg.Now().Sub(by.Since) < m.cfg.Grace:
 				young = true
 				m.later(id)
 			default:
 				m.cfg.Log.Info("released an address that no endpoint has", "network", model.ShortID(id), "address", a)
-				if err := m.releaseAddress(ctx, id, a, by.Endpoint); err != nil {
+				if err := m.handAddress(ctx, id, a, by.Endpoint, ""); err != nil {
 					return false, err
 				}
 			}

@@ -280,6 +280,13 @@ func loadPool(t *Tx, id string, value []byte) error {
 	if err != nil {
 		return err
 	}
+	if p.NetworkID != "" {
+		if n := t.Next.Network(p.NetworkID); n == nil || n.EngineNetwork == "" {
+			return fmt.Errorf("%w: no network of the engine uses it", errOrphan)
+		}
+		t.edit.PutPool(id, p)
+		return nil
+	}
 	if len(p.Taken) == 0 {
 		return fmt.Errorf("%w: none of its addresses is allocated, so the engine did not receive the response", errOrphan)
 	}
