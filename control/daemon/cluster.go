@@ -19,6 +19,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/cluster/token"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/engine"
 	"github.com/fairlead-net/fairlead/control/metrics"
 	"github.com/fairlead-net/fairlead/control/node"
 	"github.com/fairlead-net/fairlead/control/peers"
@@ -190,6 +191,14 @@ func (d *daemon) runCluster(ctx context.Context) error { return d.cluster.Run(ct
 
 // verbsCluster returns the cluster for the verbs, nil if there is none.
 func (d *daemon) verbsCluster() controller.Cluster {
+	if d.cluster == nil {
+		return nil
+	}
+	return d.cluster.Cluster
+}
+
+// enginesCluster returns the cluster for the verbs of container engines, nil if there is none.
+func (d *daemon) enginesCluster() engine.Cluster {
 	if d.cluster == nil {
 		return nil
 	}

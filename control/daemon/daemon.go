@@ -263,7 +263,7 @@ func (d *daemon) openState(ctx context.Context) error {
 	if d.controller, err = controller.New(d.state, controller.Config{Namespaces: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run, Cluster: d.verbsCluster}); err != nil {
 		return err
 	}
-	if d.engine, err = engine.New(d.state, engine.Config{Inner: d.reconciler}); err != nil {
+	if d.engine, err = engine.New(d.state, engine.Config{Inner: d.reconciler, Cluster: d.enginesCluster}); err != nil {
 		return err
 	}
 	d.collector = gc.New(gc.Config{Flows: d.datapath.Maps().Conntrack, Refused: d.refusedFlows, Log: d.log})

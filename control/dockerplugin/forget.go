@@ -61,8 +61,9 @@ func unlisted(s *desired.Snapshot, names model.EngineNames) (ids []string) {
 	}
 	made := func(by string) bool { return by == names.Engine || by == model.EngineQueried }
 	for n := range s.Networks() {
-		if _, has := names.Networks[n.ID]; !has && n.ManagedBy == model.ByEngine && made(n.Engine) && !s.HasMembers(n.ID) {
-			ids = append(ids, n.ID)
+		id := n.EngineRef()
+		if _, has := names.Networks[id]; !has && id != "" && made(n.Engine) && !s.HasEngineMembers(n) {
+			ids = append(ids, id)
 		}
 	}
 	for p := range s.Pools() {

@@ -30,8 +30,9 @@ type poolAnswer struct {
 }
 
 func (s *Server) requestPool(ctx context.Context, r *poolRequest) (any, error) {
-	if len(r.Options) > 0 {
-		return nil, refuse("unknown --ipam-opt %s (Fairlead has none)", strings.Join(slices.Sorted(maps.Keys(r.Options)), ", "))
+	shared, isShared := r.Options[model.OptNetwork]
+	if unknown := slices.DeleteFunc(slices.Sorted(maps.Keys(r.Options)), func(k string) bool { return k == model.OptNetwork }); len(unknown) > 0 {
+		return nil, refuse("unknown --ipam-opt %s (known is %s)", strings.Join(unknown, ", "), model.OptNetwork)
 	}
 	prefix, err := parsePrefix(r.Pool)
 	if err != nil {
@@ -44,6 +45,13 @@ func (s *Server) requestPool(ctx context.Context, r *poolRequest) (any, error) {
 	family := model.V4
 	if r.V6 {
 		family = model.V6
+	}
+	if isShared {
+		pool, gateway, err := s.cfg.Controller.RequestSharedPool(ctx, s.requester(ctx), shared, family, prefix, within)
+		if err != nil {
+			return nil, err
+		}
+		return poolAnswer{pool.ID, pool.Prefix.String(), map[string]string{typeGateway: gateway.String()}}, nil
 	}
 	pool, err := s.cfg.Controller.RequestPool(ctx, s.requester(ctx), family, prefix, within)
 	if err != nil {
@@ -79,7 +87,8 @@ type addressRequest struct {
 	}
 }
 
-// typeGateway is the type of request for a network's gateway address.
+// typeGateway is the type of request for a network's gateway address, and the key of that address in the
+// data of a pool that already has one.
 const typeGateway = "com.docker.network.gateway"
 
 type addressAnswer struct {

@@ -39,7 +39,7 @@ type ipamData struct {
 }
 
 func (s *Server) createNetwork(ctx context.Context, r *networkRequest) (any, error) {
-	if n := s.cfg.Controller.Snapshot().Network(r.NetworkID); n != nil && n.ManagedBy == model.ByEngine {
+	if s.cfg.Controller.Snapshot().EngineNetwork(r.NetworkID) != nil {
 		return done{}, nil // the engine starts, or did not get the answer
 	}
 	if r.NetworkID == "" {

@@ -54,6 +54,7 @@ type Controller interface {
 	UnpublishEndpoint(ctx context.Context, id string) error
 	ReleaseEndpoint(ctx context.Context, id string) error
 	RequestPool(ctx context.Context, engine string, f model.Family, prefix netip.Prefix, within model.AddrRange) (*model.AddressPool, error)
+	RequestSharedPool(ctx context.Context, engine, network string, f model.Family, prefix netip.Prefix, within model.AddrRange) (p *model.AddressPool, gateway netip.Prefix, err error)
 	ReleasePool(ctx context.Context, id string) error
 	RequestAddress(ctx context.Context, poolID string, want netip.Addr, gateway bool) (netip.Prefix, error)
 	ReleaseAddress(ctx context.Context, poolID string, a netip.Addr) error

@@ -23,12 +23,15 @@ const innerPrefix = "fls"
 // network. It chooses the MAC if the spec has none, and an IPv4 address if the spec has
 // no address at all.
 func (e *Engine) ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error) {
+	if n := e.Snapshot().EngineNetwork(networkID); n != nil && n.Has().Shared {
+		return e.reserveShared(ctx, n, spec)
+	}
 	var ep *model.Endpoint
 	err := e.state.Update(ctx, func(t *txn.Tx) (err error) {
 		t.StoreOnly = true
 		n := t.Next.Network(networkID)
 		if n == nil || n.ManagedBy != model.ByEngine {
-			return model.Refuse(model.ErrNotFound, "network %s is not known to Fairlead (remove it from the engine and create it again)", model.ShortID(networkID))
+			return unknownNetwork(networkID)
 		}
 		if ep = t.Next.Endpoint(spec.EngineID); ep != nil && ep.NetworkID == networkID && fits(ep, spec) {
 			return nil // a retry: the engine did not receive the response
@@ -46,6 +49,10 @@ func (e *Engine) ReserveEndpoint(ctx context.Context, networkID string, spec mod
 		return nil
 	})
 	return ep, err
+}
+
+func unknownNetwork(id string) error {
+	return model.Refuse(model.ErrNotFound, "network %s is not known to Fairlead (remove it from the engine and create it again)", model.ShortID(id))
 }
 
 // evictHolder removes the requested addresses from the network's other endpoints. The engine
@@ -201,7 +208,8 @@ func engineSandbox(t *txn.Tx, name, netns string, n *model.Network) (*model.Sand
 }
 
 // ReleaseEndpoint removes an engine-managed endpoint, its devices and its addresses. It
-// succeeds if there is none. The sandbox is removed with its last endpoint.
+// succeeds if there is none. The sandbox is removed with its last endpoint. The addresses of a shared
+// network are kept until the engine releases them or a minute has passed.
 func (e *Engine) ReleaseEndpoint(ctx context.Context, id string) error {
 	return e.state.Update(ctx, func(t *txn.Tx) error {
 		ep := t.Next.Endpoint(id)
@@ -212,7 +220,11 @@ func (e *Engine) ReleaseEndpoint(ctx context.Context, id string) error {
 			return model.Refuse(model.ErrForbidden, "endpoint %s is managed by Fairlead (use: fairlead network disconnect)", model.ShortID(id))
 		}
 		t.IgnoreApplyErr = true
-		releaseEndpoint(t, ep)
+		if n := t.Next.Network(ep.NetworkID); n != nil && n.Has().Shared {
+			keepAddresses(t, ep)
+		} else {
+			releaseEndpoint(t, ep)
+		}
 		return nil
 	})
 }

@@ -25,9 +25,18 @@ type InnerEnds interface {
 	InnerEnd(ep *model.Endpoint) (model.InnerEnd, error)
 }
 
+// Cluster is the part of a cluster that engines' endpoints in shared networks need.
+type Cluster interface {
+	resource.Claimer
+	// Answers returns a refusal if the cluster's store does not answer.
+	Answers() error
+}
+
 // Config configures an Engine.
 type Config struct {
 	Inner InnerEnds // required
+	// Cluster returns the cluster that this host is part of, nil if it is not. The default is none.
+	Cluster func() Cluster
 	// StartGrace is how long a container engine may take to move the inner end of an endpoint
 	// that it requested. 0: one minute.
 	StartGrace time.Duration
@@ -45,6 +54,9 @@ func New(state *txn.State, cfg Config) (*Engine, error) {
 	if cfg.Inner == nil {
 		return nil, errors.New("engine: no lookup of inner ends")
 	}
+	if cfg.Cluster == nil {
+		cfg.Cluster = func() Cluster { return nil }
+	}
 	if cfg.StartGrace == 0 {
 		cfg.StartGrace = time.Minute
 	}
@@ -54,25 +66,40 @@ func New(state *txn.State, cfg Config) (*Engine, error) {
 // Snapshot returns the state after the last successful verb.
 func (e *Engine) Snapshot() *desired.Snapshot { return e.state.Snapshot() }
 
-// CreateNetwork creates a network that the engine manages.
+// CreateNetwork creates a network that the engine manages, or joins the engine to the shared network whose
+// subnets it has requested.
 func (e *Engine) CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
+	n, err := sharedNetwork(e.Snapshot(), &spec)
+	switch {
+	case err != nil:
+		return nil, err
+	case n != nil:
+		return n, e.joinNetwork(ctx, n.ID, spec)
+	}
 	return resource.CreateNetwork(ctx, e.state, spec)
 }
 
 // RemoveEngineNetwork removes an engine-managed network. It succeeds if there is
-// none.
+// none. A shared network stays, without the engine.
 func (e *Engine) RemoveEngineNetwork(ctx context.Context, id string) error {
 	var n *model.Network
 	err := e.state.Update(ctx, func(t *txn.Tx) error {
-		if n = t.Next.Network(id); n == nil {
+		if n = t.Next.EngineNetwork(id); n == nil {
+			if n = t.Next.Network(id); n != nil {
+				return model.Refuse(model.ErrForbidden, "network %s is managed by Fairlead (use: fairlead network rm)", n.Name)
+			}
 			return nil
 		}
-		if n.ManagedBy != model.ByEngine {
-			return model.Refuse(model.ErrForbidden, "network %s is managed by Fairlead (use: fairlead network rm)", n.Name)
+		if n.Has().Shared {
+			return leaveNetwork(t, n)
 		}
 		return resource.RemoveNetwork(t, n)
 	})
-	if err == nil && n != nil {
+	switch {
+	case err != nil || n == nil:
+	case n.Has().Shared:
+		e.state.Log().Info("engine left a network of the cluster", "network", n.Name, "id", model.ShortID(id))
+	default:
 		e.state.Log().Info("removed network", "network", n.Name, "id", model.ShortID(n.ID))
 	}
 	return err

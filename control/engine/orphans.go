@@ -16,7 +16,7 @@ func recordEngine(t *txn.Tx, names model.EngineNames) {
 		return
 	}
 	for n := range t.Next.Networks() {
-		if _, has := names.Networks[n.ID]; has && n.ManagedBy == model.ByEngine && n.Engine != names.Engine {
+		if _, has := names.Networks[n.EngineRef()]; has && n.Engine != names.Engine {
 			now := *n
 			now.Engine = names.Engine
 			t.PutNetwork(n.ID, &now)
@@ -32,23 +32,32 @@ func recordEngine(t *txn.Tx, names model.EngineNames) {
 }
 
 // RemoveOrphaned removes the engine-managed networks and pools with these IDs, which their
-// engine no longer has. It keeps networks with endpoints, and pools with a network.
+// engine no longer has. It keeps networks with endpoints of the engine, and pools with a network.
 func (e *Engine) RemoveOrphaned(ctx context.Context, ids []string) error {
 	var networks []*model.Network
 	var pools []*model.AddressPool
 	err := e.state.Update(ctx, func(t *txn.Tx) error {
 		for _, id := range ids {
-			if n := t.Next.Network(id); n != nil && n.ManagedBy == model.ByEngine && !t.Next.HasMembers(id) {
+			n := t.Next.EngineNetwork(id)
+			switch {
+			case n == nil || t.Next.HasEngineMembers(n):
+				continue
+			case n.Has().Shared:
+				if err := leaveNetwork(t, n); err != nil {
+					return err
+				}
+				resource.DropSharedPools(t, n)
+			default:
 				resource.DropNetwork(t, n)
-				networks = append(networks, n)
 			}
+			networks = append(networks, n)
 		}
 		for _, id := range ids {
 			p := t.Next.Pool(id)
 			if p == nil {
 				continue
 			}
-			if user, _ := t.Next.OverlappingNetwork(p.Prefix); user == nil {
+			if user, _ := t.Next.OverlappingNetwork(p.Prefix); !inUse(t.Next, p) && (user == nil || p.NetworkID != "") {
 				t.UseEnginePool(id, nil)
 				t.PutPool(id, nil)
 				pools = append(pools, p)
@@ -61,6 +70,10 @@ func (e *Engine) RemoveOrphaned(ctx context.Context, ids []string) error {
 		return err
 	}
 	for _, n := range networks {
+		if n.Has().Shared {
+			e.state.Log().Info("engine left a network of the cluster: it no longer has one for it", "network", n.Name, "id", model.ShortID(n.EngineNetwork))
+			continue
+		}
 		e.state.Log().Info("removed orphaned network", "network", n.Name, "id", model.ShortID(n.ID))
 	}
 	for _, p := range pools {

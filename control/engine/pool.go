@@ -49,9 +49,13 @@ func addPool(t *txn.Tx, p *model.AddressPool) error {
 	return nil
 }
 
-// ReleasePool releases a subnet. It succeeds if there is no such pool.
+// ReleasePool releases a subnet. It succeeds if there is no such pool. That of a shared network stays
+// while another network of the engine uses it.
 func (e *Engine) ReleasePool(ctx context.Context, id string) error {
 	return e.state.Update(ctx, func(t *txn.Tx) error {
+		if p := t.Next.Pool(id); p != nil && inUse(t.Next, p) {
+			return nil
+		}
 		t.UseEnginePool(id, nil)
 		t.PutPool(id, nil)
 		t.StoreOnly = true
@@ -62,11 +66,14 @@ func (e *Engine) ReleasePool(ctx context.Context, id string) error {
 // RequestAddress allocates an address from a pool: the wanted one if it is valid, the lowest
 // one for a gateway, otherwise the next one.
 func (e *Engine) RequestAddress(ctx context.Context, poolID string, want netip.Addr, gateway bool) (netip.Prefix, error) {
+	if p := e.Snapshot().Pool(poolID); p != nil && p.NetworkID != "" {
+		return e.requestShared(ctx, p, want, gateway)
+	}
 	var got netip.Prefix
 	err := e.state.Update(ctx, func(t *txn.Tx) (err error) {
 		p, pool := t.Next.Pool(poolID), t.EnginePool(poolID)
-		if p == nil {
-			return model.Refuse(model.ErrNotFound, "address pool %q is not known to Fairlead (remove the network from the engine and create it again)", poolID)
+		if p == nil || pool == nil {
+			return unknownPool(poolID)
 		}
 		a := want
 		switch {
@@ -93,6 +100,10 @@ func (e *Engine) RequestAddress(ctx context.Context, poolID string, want netip.A
 	return got, err
 }
 
+func unknownPool(id string) error {
+	return model.Refuse(model.ErrNotFound, "address pool %q is not known to Fairlead (remove the network from the engine and create it again)", id)
+}
+
 func refuseAddress(p *model.AddressPool, want netip.Addr, err error) error {
 	if !want.IsValid() {
 		return model.Refuse(model.ErrExhausted, "no available addresses in pool %v: %v (remove containers, or create a larger network)", p.Prefix, err)
@@ -104,6 +115,10 @@ func refuseAddress(p *model.AddressPool, want netip.Addr, err error) error {
 func (e *Engine) ReleaseAddress(ctx context.Context, poolID string, a netip.Addr) error {
 	return e.state.Update(ctx, func(t *txn.Tx) error {
 		p := t.Next.Pool(poolID)
+		if p != nil && p.NetworkID != "" {
+			releaseShared(t, p.NetworkID, a)
+			return nil
+		}
 		if p == nil || !slices.Contains(p.Taken, a) {
 			return nil
 		}

@@ -183,11 +183,12 @@ func (b *Node) ForceRemoveNetwork(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	if n.ManagedBy != model.ByEngine {
+	id := n.EngineRef()
+	if id == "" {
 		return b.RemoveNetwork(ctx, n.ID)
 	}
 	if b.cfg.Namer != nil {
-		has, err := b.cfg.Namer.Has(ctx, n.ID)
+		has, err := b.cfg.Namer.Has(ctx, id)
 		if err != nil {
 			return &model.Refusal{Kind: model.ErrConflict, Text: fmt.Sprintf("network %s belongs to Docker, which did not answer: %v (restart or stop Docker, then retry)", n.Name, err)}
 		}
@@ -195,14 +196,18 @@ func (b *Node) ForceRemoveNetwork(ctx context.Context, ref string) error {
 			return &model.Refusal{Kind: model.ErrForbidden, Text: fmt.Sprintf("network %s is managed by Docker (use: docker network rm %[1]s)", n.Name)}
 		}
 	}
-	if err := b.cfg.Engine.RemoveEngineNetwork(ctx, n.ID); err != nil {
+	if err := b.cfg.Engine.RemoveEngineNetwork(ctx, id); err != nil {
 		return err
 	}
 	subnets := make([]string, len(n.Subnets))
 	for i, s := range n.Subnets {
 		subnets[i] = s.Prefix.String()
 	}
-	return b.cfg.Engine.RemoveOrphaned(ctx, subnets)
+	err = b.cfg.Engine.RemoveOrphaned(ctx, subnets)
+	if err == nil && n.Has().Shared {
+		err = b.RemoveNetwork(ctx, n.ID)
+	}
+	return err
 }
 
 // CheckSandbox implements [server.Node]. It checks a sandbox's interfaces immediately.
