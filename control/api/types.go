@@ -28,6 +28,7 @@ type Network struct {
 	IPAM       IPAM
 	Internal   bool
 	VNI        uint32                   `json:",omitempty"` // of a network that hosts share
+	MTU        int                      `json:",omitempty"` // of one, in bytes
 	Containers map[string]NetworkMember // by sandbox ID; filled by inspect only
 	Options    map[string]string
 	Labels     map[string]string

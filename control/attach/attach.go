@@ -85,6 +85,9 @@ func (c *Container) Attach(ctx context.Context, want api.NetworkCreate, spec mod
 
 // attachToNew creates the network first. Another process may create it at the same time.
 func (c *Container) attachToNew(ctx context.Context, want api.NetworkCreate, spec model.SandboxSpec) (*api.Network, api.Sandbox, error) {
+	if want.Driver == model.DriverOverlay {
+		return nil, api.Sandbox{}, NoSharedNetwork(want.Name)
+	}
 	options := map[string]string{}
 	maps.Copy(options, c.Defaults)
 	maps.Copy(options, want.Options)

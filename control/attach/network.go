@@ -16,6 +16,9 @@ import (
 
 // MTU returns a network's MTU in bytes.
 func MTU(n *api.Network) int {
+	if n.MTU != 0 {
+		return n.MTU
+	}
 	if mtu, err := strconv.Atoi(n.Options[model.OptMTU]); err == nil {
 		return mtu
 	}
@@ -54,6 +57,12 @@ func IPv6Only(subnets []api.IPAMConfig) bool {
 	return len(subnets) > 0
 }
 
+// NoSharedNetwork refuses to create a network that the hosts of a cluster share: the container of one host
+// must not decide what it is.
+func NoSharedNetwork(name string) error {
+	return model.Refuse(model.ErrNotFound, "network %s does not exist in the cluster (create it first, on any host, with: fairlead network create -d overlay %[1]s)", name)
+}
+
 // CheckMatches returns an error if an existing network differs from the runtime's configuration.
 func CheckMatches(have *api.Network, want api.NetworkCreate) error {
 	if have.Driver != want.Driver {
@@ -66,7 +75,11 @@ func CheckMatches(have *api.Network, want api.NetworkCreate) error {
 		return differ(have, "IPv6", "false", "true")
 	}
 	for _, k := range slices.Sorted(maps.Keys(want.Options)) {
-		if is := cmp.Or(have.Options[k], model.OptionDefaults[k]); is != want.Options[k] {
+		is := cmp.Or(have.Options[k], model.OptionDefaults[k])
+		if k == model.OptMTU {
+			is = strconv.Itoa(MTU(have))
+		}
+		if is != want.Options[k] {
 			return differ(have, "option "+k, is, want.Options[k])
 		}
 	}

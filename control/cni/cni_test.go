@@ -288,3 +288,40 @@ func TestRefusals(t *testing.T) {
 	_, err = w.Add(t.Context(), at("c1", other), []byte("{"))
 	w.refused(err, types.ErrDecodingFailure, "network configuration")
 }
+
+// A container joins a network of the cluster, if the configuration says so and the network exists.
+func TestOverlay(t *testing.T) {
+	w := newWorld(t)
+	conf := func(more keys) []byte {
+		more["driver"], more["name"] = "overlay", "web"
+		return w.conf(more)
+	}
+	_, err := w.Add(t.Context(), at("c1", "/proc/self/ns/net"), conf(keys{}))
+	w.refused(err, types.ErrTryAgainLater, "create it first, on any host")
+	if _, err := w.Network("web"); err == nil {
+		t.Error("ADD made the network")
+	}
+	_, err = w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "web", Driver: model.DriverOverlay})
+	w.must(err)
+	_, err = w.Add(t.Context(), at("c1", "/proc/self/ns/net"), w.conf(keys{"name": "web"}))
+	w.refused(err, errConflict, `has driver "overlay"`)
+	for text, more := range map[string]keys{
+		`driver "macvlan"`: {"driver": "macvlan"},
+		"by the cluster":   {"driver": "overlay", "ipam": keys{"type": "host-local"}},
+		`"1450"`:           {"driver": "overlay", "name": "web", "mtu": 1400},
+		"subnets":          {"driver": "overlay", "name": "web", "subnets": []keys{{"subnet": "10.1.0.0/16"}}},
+	} {
+		if _, err := w.Add(t.Context(), at("c1", "/proc/self/ns/net"), w.conf(more)); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("error %v, want %q", err, text)
+		}
+	}
+	var res current.Result
+	w.must(json.Unmarshal([]byte(w.add(at("c1", "/proc/self/ns/net"), conf(keys{"mtu": 1450}))), &res))
+	if got := res.IPs[0].Address.IP.String(); !strings.HasSuffix(got, ".100") || res.Interfaces[0].Mtu != 1450 {
+		t.Errorf("result: %+v, %+v", res.IPs[0], res.Interfaces[0])
+	}
+	w.must(w.Del(t.Context(), at("c1", "/proc/self/ns/net"), conf(keys{})))
+	if w.Names() != "" {
+		t.Errorf("left: %s", w.Names())
+	}
+}

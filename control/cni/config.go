@@ -33,6 +33,7 @@ type config struct {
 	// Subnets has at most one subnet per family. If it is empty, the daemon allocates from its
 	// pools.
 	Subnets  []api.IPAMConfig  `json:"subnets"`
+	Driver   string            `json:"driver"`   // default bridge; overlay: the network exists in the cluster
 	IPv6     bool              `json:"ipv6"`     // from the daemon's pools, if there is no IPv6 subnet
 	MTU      int               `json:"mtu"`      // default 1500
 	IPMasq   *bool             `json:"ipMasq"`   // default true
@@ -117,7 +118,7 @@ func (r *ipRange) config() (api.IPAMConfig, error) {
 var (
 	configKeys = []string{
 		"cniVersion", "name", "type", "capabilities", "ipam", "dns", "args", "prevResult", "runtimeConfig",
-		"host", "subnets", "ipv6", "mtu", "ipMasq", "internal", "isolated", "options",
+		"host", "subnets", "driver", "ipv6", "mtu", "ipMasq", "internal", "isolated", "options",
 	}
 	runtimeKeys   = []string{"portMappings", "ips", "mac", "aliases", "ipRanges", "dns", "bandwidth"}
 	bandwidthKeys = []string{"ingressRate", "ingressBurst", "egressRate", "egressBurst"}
@@ -150,7 +151,22 @@ func parseConfig(b []byte, strict bool) (*config, error) {
 	if err := known("capability ", capabilities, runtimeKeys); err != nil {
 		return nil, err
 	}
+	if err := c.checkDriver(); err != nil {
+		return nil, err
+	}
 	return c, c.checkDNS()
+}
+
+// checkDriver refuses drivers whose networks containers do not join, and addresses that the cluster does
+// not allocate.
+func (c *config) checkDriver() error {
+	switch {
+	case c.Driver != "" && c.Driver != model.DriverBridge && c.Driver != model.DriverOverlay:
+		return refuse(types.ErrInvalidNetworkConfig, "driver %q is not %s or %s", c.Driver, model.DriverBridge, model.DriverOverlay)
+	case c.Driver == model.DriverOverlay && c.IPAM.Type != "":
+		return refuse(types.ErrInvalidNetworkConfig, "ipam: the addresses of a network with driver %s are allocated by the cluster, not by %s (omit ipam)", c.Driver, c.IPAM.Type)
+	}
+	return nil
 }
 
 // checkDNS refuses servers that are not IP addresses.

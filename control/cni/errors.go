@@ -37,7 +37,7 @@ func coded(err error) error {
 			return e
 		}
 		return refuse(e.Code, "%s", oneLine(err)) // keeps the context of the error
-	case errors.Is(err, client.ErrUnreachable):
+	case errors.Is(err, client.ErrUnreachable), errors.Is(err, model.ErrUnavailable):
 		return refuse(types.ErrTryAgainLater, "%s", oneLine(err))
 	case errors.Is(err, attach.ErrOtherNamespace):
 		return refuse(types.ErrInvalidEnvironmentVariables, "%s", oneLine(err))

@@ -3,6 +3,7 @@
 package cni
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 	"slices"
@@ -21,7 +22,7 @@ const labelNetwork = "fairlead.cni"
 // networkCreate returns the request to create the network of the configuration.
 func (c *call) networkCreate(lease *current.Result) (api.NetworkCreate, error) {
 	n := api.NetworkCreate{
-		Name: c.Name, Driver: model.DriverBridge, Internal: c.Internal,
+		Name: c.Name, Driver: cmp.Or(c.Driver, model.DriverBridge), Internal: c.Internal,
 		Options: map[string]string{}, Labels: map[string]string{labelNetwork: "true"},
 	}
 	for k, v := range c.Options {

@@ -21,7 +21,8 @@ const labelNetwork = "fairlead.netavark"
 // Options of podman network create that are specific to this driver, or have another meaning for
 // the daemon. All others are passed to the daemon.
 const (
-	optHost    = "fairlead.host" // the daemon's socket, unix:///PATH
+	optHost    = "fairlead.host"   // the daemon's socket, unix:///PATH
+	optDriver  = "fairlead.driver" // default bridge; overlay: the network exists in the cluster
 	optMTU     = "mtu"
 	optIsolate = "isolate"
 )
@@ -72,6 +73,7 @@ func (n *network) create(complete bool) (api.NetworkCreate, error) {
 		Name: n.Name, Driver: model.DriverBridge, Internal: n.Internal,
 		Options: map[string]string{}, Labels: map[string]string{labelNetwork: n.ID},
 	}
+	shared := n.Options[optDriver] == model.DriverOverlay
 	switch driver := n.IPAMOptions["driver"]; {
 	case n.Interface != "":
 		return want, refuse("network %s: interface name %q is not supported, since there is no bridge (omit it)", n.Name, n.Interface)
@@ -79,7 +81,7 @@ func (n *network) create(complete bool) (api.NetworkCreate, error) {
 		return want, refuse("network %s: routes are not supported (omit them)", n.Name)
 	case len(n.DNSServers) > 0:
 		return want, refuse("network %s: DNS servers of a network are not supported (remove them with podman network update --dns-drop)", n.Name)
-	case driver != "" && driver != "host-local":
+	case driver != "" && driver != ipamLocal && !(shared && driver == ipamNone):
 		return want, refuse("network %s: IPAM driver %q is not supported (omit it)", n.Name, driver)
 	}
 	ipv6 := n.IPv6
@@ -107,6 +109,11 @@ func (n *network) create(complete bool) (api.NetworkCreate, error) {
 		v := n.Options[k]
 		switch k {
 		case optHost:
+		case optDriver:
+			if v != model.DriverBridge && !shared {
+				return want, refuse("network %s: option %s=%s is not supported (use %s or %s)", n.Name, k, v, model.DriverBridge, model.DriverOverlay)
+			}
+			want.Driver = v
 		case optMTU:
 			want.Options[model.OptMTU] = v
 		case optIsolate:
@@ -120,10 +127,20 @@ func (n *network) create(complete bool) (api.NetworkCreate, error) {
 	return want, nil
 }
 
-// completed returns the configuration, completed by what the daemon allocated or has.
+// podman's IPAM drivers.
+const (
+	ipamLocal = "host-local" // podman allocates the addresses
+	ipamNone  = "none"
+)
+
+// completed returns the configuration, completed by what the daemon allocated or has. The cluster
+// allocates the addresses of a network that hosts share.
 func (n *network) completed(have *api.Network) ([]byte, error) {
-	subnets := []subnet{}
-	for _, c := range have.IPAM.Config {
+	subnets, configs, ipam := []subnet{}, have.IPAM.Config, ipamLocal
+	if have.Driver == model.DriverOverlay {
+		configs, ipam = nil, ipamNone
+	}
+	for _, c := range configs {
 		s := subnet{Subnet: c.Subnet, Gateway: c.Gateway}
 		if i := slices.IndexFunc(n.Subnets, func(given subnet) bool { return given.Subnet == c.Subnet }); i >= 0 {
 			s.LeaseRange = n.Subnets[i].LeaseRange
@@ -132,7 +149,7 @@ func (n *network) completed(have *api.Network) ([]byte, error) {
 	}
 	for key, value := range map[string]any{
 		"subnets": subnets, "ipv6_enabled": have.EnableIPv6, "dns_enabled": attach.HasDNS(have),
-		"ipam_options": map[string]string{"driver": "host-local"},
+		"ipam_options": map[string]string{"driver": ipam},
 	} {
 		b, err := json.Marshal(value)
 		if err != nil {

@@ -58,7 +58,10 @@ func (p *Plugin) Create(ctx context.Context, stdin []byte) ([]byte, error) {
 
 // createOrFind creates the network, or finds it if it exists.
 func createOrFind(ctx context.Context, d attach.Daemon, n *network, want api.NetworkCreate) (*api.Network, error) {
-	_, err := d.CreateNetwork(ctx, want)
+	var err error
+	if want.Driver != model.DriverOverlay {
+		_, err = d.CreateNetwork(ctx, want)
+	}
 	if errors.Is(err, model.ErrConflict) && removeForgotten(ctx, d, n) {
 		_, err = d.CreateNetwork(ctx, want)
 	}
@@ -66,6 +69,9 @@ func createOrFind(ctx context.Context, d attach.Daemon, n *network, want api.Net
 		return nil, err
 	}
 	have, missing := attach.FindNetwork(ctx, d, n.Name)
+	if errors.Is(missing, model.ErrNotFound) && want.Driver == model.DriverOverlay {
+		missing = attach.NoSharedNetwork(n.Name)
+	}
 	if missing != nil {
 		return nil, cmp.Or(err, missing) // the conflict was not about the name
 	}

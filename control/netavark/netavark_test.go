@@ -454,3 +454,33 @@ func FuzzSetup(f *testing.F) {
 		}
 	})
 }
+
+// A network of podman's is one of the cluster, if an option says so and that exists.
+func TestOverlay(t *testing.T) {
+	w := newWorld(t)
+	overlay := w.network(w.options(keys{optDriver: "overlay"}))
+	_, err := w.Create(t.Context(), w.json(overlay))
+	w.refused(err, "create it first, on any host")
+	_, err = w.Create(t.Context(), w.json(w.network(w.options(keys{optDriver: "macvlan"}))))
+	w.refused(err, "use bridge or overlay")
+	_, err = w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "pods", Driver: model.DriverOverlay, Options: map[string]string{model.OptDNS: "true"}})
+	w.must(err)
+	_, err = w.Create(t.Context(), w.json(w.network(nil)))
+	w.refused(err, `has driver "overlay"`)
+	_, err = w.Create(t.Context(), w.json(w.network(w.options(keys{optDriver: "overlay", "mtu": "1400"}))))
+	w.refused(err, `"1450"`)
+	kept := w.create(overlay)
+	if ipam, ok := kept["ipam_options"].(map[string]any); !ok || ipam["driver"] != "none" || len(kept["subnets"].([]any)) != 0 {
+		t.Errorf("podman would allocate the addresses: %v", kept)
+	}
+	kept["dns_enabled"] = false // podman's own change, because of the IPAM driver
+	netns := w.namespace("web")
+	status := w.setup(netns, w.attachment(kept, nil, nil))
+	if !strings.Contains(status, ".100/24") || !strings.Contains(status, `"dns_server_ips":["10.`) {
+		t.Errorf("status: %s", status)
+	}
+	w.must(w.Teardown(t.Context(), w.attachment(kept, nil, nil)))
+	if w.Names() != "" {
+		t.Errorf("left: %s", w.Names())
+	}
+}

@@ -23,6 +23,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/controller/controllertest"
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/host"
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
@@ -76,7 +77,7 @@ func New(t *testing.T) *Daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.Controller, err = controller.New(state, controller.Config{Namespaces: controllertest.Kernel{}, Alive: host.ProcessAlive, RunDir: dir}); err != nil {
+	if d.Controller, err = controller.New(state, controller.Config{Namespaces: controllertest.Kernel{}, Alive: host.ProcessAlive, RunDir: dir, Cluster: func() controller.Cluster { return cluster{} }}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Start(t.Context()); err != nil {
@@ -119,3 +120,26 @@ func Namespace(t *testing.T, name string) string {
 	}
 	return path
 }
+
+// cluster allocates the addresses of shared networks, in which only this host is. Endpoints get the
+// addresses from .100 on.
+type cluster struct{}
+
+func (cluster) CreateNetwork(_ context.Context, plan func([]netip.Prefix, int) (*model.Network, error)) (*model.Network, error) {
+	return plan(nil, 1450)
+}
+
+func (cluster) RemoveNetwork(context.Context, *model.Network) error { return nil }
+
+func (cluster) Claim(_ context.Context, n *model.Network, spec model.EndpointSpec, member model.Member) (*model.Claim, error) {
+	claim := &model.Claim{NetworkID: n.ID, Member: member, NodeIPv4: n.Subnets[0].Gateway.Next()}
+	claim.Member.IPv4, claim.Member.MAC = spec.IPv4, spec.MAC
+	if !spec.IPv4.IsValid() {
+		a := n.Subnets[0].Prefix.Addr().As4()
+		a[3] = 100
+		claim.Member.IPv4 = netip.AddrFrom4(a)
+	}
+	return claim, nil
+}
+
+func (cluster) Done(*model.Claim) {}

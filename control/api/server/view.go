@@ -36,7 +36,7 @@ func (v *view) network(n *model.Network, members bool) api.Network {
 	}
 	subnets := n.Claimed()
 	if n.Has().Shared {
-		subnets = n.Subnets
+		subnets, out.MTU = n.Subnets, n.DeviceMTU()
 	}
 	for _, s := range subnets {
 		c := api.IPAMConfig{Subnet: prefixString(s.Prefix), IPRange: s.IPRange.String(), Gateway: model.AddrText(s.Gateway)}
