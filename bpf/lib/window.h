@@ -182,10 +182,11 @@ static __always_inline bool window_fits(const struct pkt *p, struct ct_entry *e,
 	if (!(p->tcp_flags & TCP_ACK))
 		return false;
 	if (!(o->flags & CT_F_SEQ)) {
-		/* Only one direction was seen since the flow was created. */
-		if (e->flags & CT_F_SEQ)
-			window_continues(e, p);
-		else
+		/* Only one direction was seen since the flow was created. The other one is
+		 * recorded when it acknowledges the end of this one, which must be the real end:
+		 * the first packet may have been a keepalive probe, or more may have passed
+		 * unseen. */
+		if (!(e->flags & CT_F_SEQ) || !window_continues(e, p))
 			window_adopt(e, p);
 		return false;
 	}

@@ -43,6 +43,9 @@ func drills() []drill {
 		mss    = 1400
 	)
 	open := []bpf.TCCtState{synSent, synRecv, established}
+	// After a hundred bytes each way.
+	ending := []segmentOf{{'c', "A", 101, 101, 0}, {'c', "FA", 101, 101, 0}, {'s', "FA", 101, 102, 0}, {'c', "A", 102, 102, 0}}
+	ended := []bpf.TCCtState{established, finWait, lastAck, timeWait}
 	stall := drill{"ack_loss_stall", opening(), append([]bpf.TCCtState{}, open...)}
 	for i := range uint32(bulk) {
 		stall.segments = append(stall.segments, segmentOf{'c', "PA", 1 + i*mss, 1, mss}, segmentOf{'s', "A", 1, 1 + (i+1)*mss, 0})
@@ -86,6 +89,12 @@ func drills() []drill {
 		{"fast_open_again", []segmentOf{
 			{'c', "S", 0, 0, 100}, {'c', "S", 0, 0, 0}, {'s', "SA", 0, 101, 0}, {'c', "A", 101, 1, 0}, {'s', "A", 1, 101, 1000}},
 			append([]bpf.TCCtState{synSent}, append(open, established)...)},
+		// Nor are these: the flow is adopted from a keepalive probe, which begins a byte early; or
+		// segments passed unseen after the first. The flow follows its connection to the end.
+		{"adopted_probe", append([]segmentOf{{'c', "A", 0, 1, 0}, {'s', "A", 1, 1, 0}, {'c', "PA", 1, 1, 100}, {'s', "PA", 1, 101, 100}}, ending...),
+			append([]bpf.TCCtState{established, established, established, established}, ended...)},
+		{"adopted_gap", append([]segmentOf{{'c', "A", 0x80000000, 1, 0}, {'c', "PA", 1, 1, 100}, {'s', "PA", 1, 101, 100}}, ending...),
+			append([]bpf.TCCtState{established, established, established}, ended...)},
 		{"fast_open_refused", []segmentOf{
 			{'c', "S", 0, 0, 100}, {'s', "SA", 0, 1, 0}, {'c', "PA", 1, 1, 100}, {'s', "A", 1, 101, 1000}},
 			append(open, established)},
@@ -154,6 +163,9 @@ func drillCases() []testCase {
 	for _, d := range drills() {
 		cases = append(cases, testCase{name: "tcp-" + d.name + "-forwarded", run: func(s *scenario, f family) {
 			for _, w := range s.ways(f) {
+				if w.server != "" && d.segments[0].flags != "S" {
+					continue // only a SYN begins a flow to a published port
+				}
 				s.forget(s.TB)
 				s.drill(w, d)
 			}

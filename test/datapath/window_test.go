@@ -248,10 +248,10 @@ func (m *refTCP) fits(i int, s segment) bool {
 	case !s.ack:
 		return false
 	case !b.Known:
-		if !a.Known {
-			a.adopt(s)
-		} else if a.follows(s) {
+		if a.Known && a.follows(s) {
 			a.note(s)
+		} else {
+			a.adopt(s)
 		}
 		return false
 	case !a.Known:
