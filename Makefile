@@ -58,9 +58,13 @@ MEASURING     = ./bench ./bench/contestant/... ./bench/kernel ./test/...
 GUESTS        = ./bench/count ./test/kernels
 PACKAGES      = $(shell $(GO) list ./...)
 AMONG         = $(filter $(shell $(GO) list $(1)),$(PACKAGES))
-# -w omits debug information, which reduces the time to link by a third; a program with the race
-# detector sleeps for a second before it exits, unless it is told not to.
-GO_TEST       = GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO) test -race -vet=off -ldflags=-w -count=1 -timeout $(TEST_TIMEOUT)
+# -w omits debug information, which reduces the time to link by a third; lint vets. A program with the race
+# detector sleeps for a second before it exits, without GORACE.
+GO_TEST       = $(GO) test -vet=off -ldflags=-w -count=1 -timeout $(TEST_TIMEOUT)
+TEST_UNITS    = GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO_TEST) -race
+# The daemon that these test has the race detector; with it, the tests themselves would load the machine with
+# nothing but their own traffic. They share what `make build` compiled.
+TEST_REAL    = CGO_ENABLED=0 $(GO_TEST) -trimpath
 
 # The last lines are go test's own.
 test: ## Run every check and test, as root; installs missing packages with apt.
@@ -73,9 +77,9 @@ test: ## Run every check and test, as root; installs missing packages with apt.
 	@$(GO) run ./bench/count -note
 	@$(MAKE) --no-print-directory build lint
 	@status=0; \
-	$(GO_TEST) -p 2 $(call AMONG,$(GUESTS)) || status=1; \
-	$(GO_TEST) -p 2 $(filter-out $(call AMONG,$(MEASURING) $(GUESTS)),$(PACKAGES)) || status=1; \
-	$(GO_TEST) -p 1 $(filter-out $(call AMONG,$(GUESTS)),$(call AMONG,$(MEASURING))) || status=1; \
+	$(TEST_REAL) -p 2 $(call AMONG,$(GUESTS)) || status=1; \
+	$(TEST_UNITS) -p 2 $(filter-out $(call AMONG,$(MEASURING) $(GUESTS)),$(PACKAGES)) || status=1; \
+	$(TEST_REAL) -p 1 $(filter-out $(call AMONG,$(GUESTS)),$(call AMONG,$(MEASURING))) || status=1; \
 	exit $$status
 
 # A contestant that is not packaged; the contestants under Docker; and the run itself, which

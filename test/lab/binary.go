@@ -34,12 +34,12 @@ func (l *Lab) client() string {
 	return l.Binary // another build, and its own commands
 }
 
-// Main runs the tests of a package that uses labs: it builds fairlead, with the race detector
-// if the tests have it, and removes all files afterwards. A signal ends the run at once: what
-// a lab made ends with the process.
-func Main(m *testing.M) { run(m, raceEnabled) }
+// Main runs the tests of a package that uses labs: it builds fairlead, with the race detector whether the
+// tests have it or not, and removes all files afterwards. A signal ends the run at once: what a lab made ends
+// with the process.
+func Main(m *testing.M) { run(m, true) }
 
-// MainUnraced is like Main with a fairlead that never has the race detector, for tests of
+// MainUnraced is like Main with a fairlead that does not have the race detector, for tests of
 // time and memory.
 func MainUnraced(m *testing.M) { run(m, false) }
 
@@ -136,6 +136,7 @@ func build(in, name string, race bool) (path string, err error) {
 	if race {
 		output = filepath.Join(dir, name+"-race")
 		cmd.Args = append(cmd.Args, "-race")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	} else { // as `make build`, so that nothing is compiled twice
 		cmd.Args = append(cmd.Args, "-trimpath")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
