@@ -100,7 +100,13 @@ var ofCluster = []string{"network", "create", "-d", "fairlead", "--ipam-driver",
 // TestDockerOverlay makes a network of the cluster a network of an engine: its containers and the
 // sandboxes of another host reach each other, whatever is killed.
 func TestDockerOverlay(t *testing.T) {
-	d, b := newCluster(t, engine20)
+	for _, k := range []kind{engine20, engine29} {
+		t.Run(k.Name, func(t *testing.T) { overlay(t, k) })
+	}
+}
+
+func overlay(t *testing.T, k kind) {
+	d, b := newCluster(t, k)
 	create := func(more ...string) []string { return append(append([]string{}, ofCluster...), more...) }
 	d.refused("network web does not exist in the cluster", create("web")...)
 	b.Fairlead("network", "create", "-d", "overlay", "--ipv6", "-o", "fairlead.dns=true", "web")
