@@ -371,3 +371,65 @@ func TestEngineRequestsAreInterrupted(t *testing.T) {
 	}
 	a.Check()
 }
+
+// An endpoint that was to take an address over, and does not, gives it back to the one that held it; also if
+// the daemon is killed in between.
+func TestTakeoverFails(t *testing.T) {
+	s := memory.New()
+	a := newHost(t, s, "a").registered()
+	n := a.overlay("web", "10.5.0.0/24")
+	store := s.Open()
+	defer store.Close()
+	if err := a.engineCreate("web", "web", nil); err != nil {
+		t.Fatal(err)
+	}
+	spec, err := a.request(a.has("web"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := a.Snapshot().MemberWithAddr(n.ID, spec.IPv4)
+	claim := func(from ...string) (*model.Claim, error) {
+		spec := spec
+		spec.Exact, spec.TakesOver = true, from
+		return a.cluster.Claim(t.Context(), a.has("web"), spec, model.Member{ID: verbtest.EngineID("one")})
+	}
+	if _, err := claim(); !errors.Is(err, model.ErrConflict) {
+		t.Errorf("claim an address that another endpoint holds: %v", err)
+	}
+	for _, kill := range []bool{false, true} {
+		c, err := claim(holder.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if by := holdersIn(t, a, n.ID)[spec.IPv4]; by != c.Member.ID {
+			t.Errorf("held by %s, want the new endpoint", by)
+		}
+		if kill {
+			a.restart()
+			a.registered()
+		} else {
+			a.cluster.Done(c)
+		}
+		settled(t, store, n.ID, a)
+	}
+	spec.EngineID = verbtest.EngineID("one")
+	if _, err := a.ReserveEndpoint(t.Context(), verbtest.EngineID("web"), spec); err != nil {
+		t.Error(err)
+	}
+	settled(t, store, n.ID, a)
+	a.Check()
+}
+
+// holdersIn returns the IDs of the endpoints that hold the addresses of a network.
+func holdersIn(t *testing.T, h *host, network string) map[netip.Addr]string {
+	t.Helper()
+	held, err := h.cluster.Holders(t.Context(), network)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[netip.Addr]string{}
+	for a, by := range held {
+		ids[a] = by.Endpoint
+	}
+	return ids
+}

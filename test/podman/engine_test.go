@@ -78,13 +78,16 @@ runtime = "crun"
 
 // newEngine starts the namespaces. The daemon sees what podman mounts under /run, where
 // the network namespaces are.
-func newEngine(t *testing.T) *engine {
+func newEngine(t *testing.T) *engine { return newEngineWith(t, lab.Config{}) }
+
+// newEngineWith starts them on a lab of that kind.
+func newEngineWith(t *testing.T, cfg lab.Config) *engine {
 	t.Helper()
 	lower, err := trixie()
 	if err != nil {
 		t.Fatalf("root.sh: %v", err)
 	}
-	e := &engine{Lab: lab.New(t, lab.Config{})}
+	e := &engine{Lab: lab.New(t, cfg)}
 	e.pid = e.ApartIn(lower)
 	e.Must(e.Host, "ln", "-s", filepath.Dir(e.Socket()), "/run/fairlead")
 	e.write("etc/resolv.conf", "nameserver "+lab.Outside4+"\n") // which refuses, so nothing waits for it
