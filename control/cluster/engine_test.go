@@ -240,6 +240,10 @@ func TestEngineIsRefusedSharedNetworks(t *testing.T) {
 	}
 	before = a.Snapshot()
 	a.Refused(before, a.engineCreate("web", "second", nil), model.ErrConflict, "already")
+	// Two at once: the pool stays that of the first when the second is refused.
+	if err := a.ReleasePool(t.Context(), "10.5.0.0/24"); err != nil || a.Snapshot().Pool("10.5.0.0/24") == nil {
+		t.Errorf("the pool of a network of the engine was released, %v", err)
+	}
 	_, err = a.ReserveEndpoint(t.Context(), verbtest.EngineID("first"), model.EndpointSpec{EngineID: verbtest.EngineID("ep"), IPv4: verbtest.Addr("10.5.0.77")})
 	a.Refused(before, err, model.ErrConflict, "not reserved")
 	a.stop()
