@@ -437,3 +437,39 @@ func holdersIn(t *testing.T, h *host, network string) map[netip.Addr]string {
 	}
 	return ids
 }
+
+// What an engine no longer has is removed, except the cluster's network and what is in use.
+func TestEngineLosesASharedNetwork(t *testing.T) {
+	s := memory.New()
+	a := newHost(t, s, "a").registered()
+	n := a.overlay("web", "10.5.0.0/24")
+	if err := a.engineCreate("web", "web", nil); err != nil {
+		t.Fatal(err)
+	}
+	// Its engine is recorded once it has listed the network.
+	names := model.EngineNames{Engine: "me", Networks: map[string]string{verbtest.EngineID("web"): "shop"}, Subnets: map[netip.Prefix]bool{n.Subnets[0].Prefix: true}}
+	if err := a.SyncEngineNames(t.Context(), names); err != nil {
+		t.Fatal(err)
+	}
+	if now := a.has("web"); now.Engine != "me" || a.Snapshot().Pool("10.5.0.0/24").Engine != "me" {
+		t.Errorf("the engine is not recorded: %+v", now.Local)
+	}
+	one, err := a.engineRun("web", "one", model.MAC{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := []string{verbtest.EngineID("web"), "10.5.0.0/24"}
+	before := a.Snapshot()
+	if err := a.RemoveOrphaned(t.Context(), lost); err != nil || a.Snapshot() != before {
+		t.Errorf("removed while a container is in it, %v", err)
+	}
+	a.engineStop(one)
+	a.run("mine", "web") // does not matter
+	if err := a.RemoveOrphaned(t.Context(), lost); err != nil {
+		t.Error(err)
+	}
+	if now := a.has("web"); now.EngineNetwork != "" || now.Engine != "" || a.Snapshot().Pool("10.5.0.0/24") != nil {
+		t.Errorf("left: %+v", now.Local)
+	}
+	a.Check()
+}

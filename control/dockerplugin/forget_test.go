@@ -38,6 +38,8 @@ func leftovers() desiredtest.Plain {
 			"used":   {ManagedBy: model.ByEngine, Local: model.Local{Engine: "me"}},
 			"theirs": {ManagedBy: model.ByEngine, Local: model.Local{Engine: "another"}},
 			"whose":  {ManagedBy: model.ByEngine},
+			"shared": {Driver: model.DriverOverlay, Local: model.Local{Engine: "me", EngineNetwork: "joined"}},
+			"common": {Driver: model.DriverOverlay},
 		},
 		Endpoints: map[string]*model.Endpoint{"e": {NetworkID: "used"}},
 		Pools: map[string]*model.AddressPool{
@@ -56,10 +58,10 @@ func leftovers() desiredtest.Plain {
 func TestForget(t *testing.T) {
 	f := &fakeNames{snap: leftovers()}
 	has := model.EngineNames{
-		Engine: "me", Networks: map[string]string{"n1": "web"}, Subnets: map[netip.Prefix]bool{netip.MustParsePrefix("10.1.0.0/24"): true},
+		Engine: "me", Networks: map[string]string{"n1": "web", "joined": "shop"}, Subnets: map[netip.Prefix]bool{netip.MustParsePrefix("10.1.0.0/24"): true},
 	}
 	hasMore := has
-	hasMore.Networks = map[string]string{"n1": "web", "new": "new"}
+	hasMore.Networks = map[string]string{"n1": "web", "new": "new", "joined": "shop"}
 	synctest.Test(t, func(t *testing.T) {
 		n := NewNamer("", f, slog.New(slog.DiscardHandler))
 		check := func(names model.EngineNames, want ...string) {
@@ -121,7 +123,7 @@ func TestNamerForgets(t *testing.T) {
 	if n := removed(); n > 0 {
 		t.Errorf("%d are removed because the engine was unreachable", n)
 	}
-	eventually(t, "orphans are removed", func() bool { return removed() == 3 })
+	eventually(t, "orphans are removed", func() bool { return removed() == 4 })
 	for id, want := range map[string]bool{"n1": true, "lost": false} {
 		if has, err := n.Has(t.Context(), id); has != want || err != nil {
 			t.Errorf("the engine has %s: %v, %v", id, has, err)
