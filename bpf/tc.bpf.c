@@ -15,6 +15,8 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
+#include <stddef.h>
+#include "lib/config.h"
 #include "lib/count.h"
 #include "lib/ct.h"
 #include "lib/drop.h"
@@ -26,13 +28,16 @@
 #include "lib/service.h"
 #include "lib/to_uplink.h"
 #include "lib/tunnel.h"
+#include "lib/tunnel_in.h"
 #include "lib/uplink.h"
+#include "lib/via.h"
 #include "lib/vni.h"
 
 SEC("tc")
 int from_endpoint(struct __sk_buff *skb)
 {
 	struct endpoint *ep = endpoint_find(skb->ifindex);
+	int verdict;
 
 	if (tunnel_marked(skb))
 		return ep ? finish(skb, tunnel_continue(skb, ep)) : TC_ACT_SHOT;
@@ -40,7 +45,10 @@ int from_endpoint(struct __sk_buff *skb)
 		count_traffic(ep ? ep->net : NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);
 	if (!ep)
 		return flood_done(skb) ? TC_ACT_SHOT : finish(skb, -DROP_UNKNOWN_ENDPOINT);
-	return finish(skb, do_from_endpoint(skb, ep));
+	verdict = do_from_endpoint(skb, ep);
+	if (verdict < 0 && cfg_vxlan_port && verdict == VERDICT_NODE)
+		verdict = via_send(skb, ep);
+	return finish(skb, verdict);
 }
 
 SEC("tc")
@@ -58,8 +66,17 @@ int to_uplink(struct __sk_buff *skb)
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
+	int verdict;
+
 	count_traffic(NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);
-	return finish(skb, do_from_uplink(skb));
+	verdict = do_from_uplink(skb);
+	if (verdict < 0 && cfg_vxlan_port) {
+		if (verdict == VERDICT_INNER)
+			verdict = tunnel_inner(skb);
+		if (verdict == VERDICT_NODE)
+			verdict = via_send(skb, NULL);
+	}
+	return finish(skb, verdict);
 }
 
 /* Keep these types in the object's BTF, from which bpf2go generates the Go constants. */

@@ -180,16 +180,17 @@ type TCEndpoint struct {
 type TCEpFlag uint32
 
 const (
-	TCEpFlagEP_HOSTPORT   TCEpFlag = 1
-	TCEpFlagEP_ANTISPOOF  TCEpFlag = 2
-	TCEpFlagEP_PUBLISHED  TCEpFlag = 4
-	TCEpFlagEP_INTERNAL   TCEpFlag = 8
-	TCEpFlagEP_ICC        TCEpFlag = 16
-	TCEpFlagEP_MASQUERADE TCEpFlag = 32
-	TCEpFlagEP_SHAPED     TCEpFlag = 64
-	TCEpFlagEP_DNS        TCEpFlag = 128
-	TCEpFlagEP_SERVICE    TCEpFlag = 256
-	TCEpFlagEP_POOL       TCEpFlag = 512
+	TCEpFlagEP_HOSTPORT    TCEpFlag = 1
+	TCEpFlagEP_ANTISPOOF   TCEpFlag = 2
+	TCEpFlagEP_PUBLISHED   TCEpFlag = 4
+	TCEpFlagEP_INTERNAL    TCEpFlag = 8
+	TCEpFlagEP_ICC         TCEpFlag = 16
+	TCEpFlagEP_MASQUERADE  TCEpFlag = 32
+	TCEpFlagEP_SHAPED      TCEpFlag = 64
+	TCEpFlagEP_DNS         TCEpFlag = 128
+	TCEpFlagEP_SERVICE     TCEpFlag = 256
+	TCEpFlagEP_POOL        TCEpFlag = 512
+	TCEpFlagEP_REMOTE_POOL TCEpFlag = 1024
 )
 
 type TCFdbEntry struct {
@@ -227,6 +228,9 @@ type TCFlow struct {
 	HostSrc uint32
 	Gateway uint32
 	_       [4]byte
+	Onward  TCTuple
+	Via     uint32
+	Pad     uint32
 }
 
 type TCFragEntry struct {
@@ -427,6 +431,8 @@ type TCSubnetKey struct {
 
 type TCTunnel struct {
 	_          structs.HostLayout
+	Node4      TCIp
+	Node6      TCIp
 	Vni        uint32
 	HostportIf uint32
 	Mtu        uint16
@@ -439,6 +445,7 @@ type TCTunnelFlag uint32
 
 const (
 	TCTunnelFlagTUNNEL_ENCRYPTED TCTunnelFlag = 1
+	TCTunnelFlagTUNNEL_SERVICES  TCTunnelFlag = 2
 )
 
 type TCTunnelNodeKey struct {

@@ -54,8 +54,8 @@ type Flow struct {
 	Confirmed bool          // both sides use it, so it is never evicted
 	Publish   uint32        // ID of the publish that created it; 0 if none
 	Net       uint32        // network index it is accounted to
-	InIf      uint32        // host end the original packets come from; 0: an uplink or the host
-	OutIf     uint32        // host end they are delivered to; 0: routed
+	InIf      uint32        // host end the original packets come from; 0: an uplink or the host; or another node
+	OutIf     uint32        // host end they are delivered to; 0: routed; or ViaNode
 	NATSrc    bool          // the source is translated
 	NATDst    bool          // the destination is translated
 	Host      bool          // a flow of the host's own stack

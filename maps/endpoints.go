@@ -37,6 +37,8 @@ const (
 	Service = EndpointFlags(bpf.TCEpFlagEP_SERVICE)
 	// Pooled: the endpoint is a backend of a service.
 	Pooled = EndpointFlags(bpf.TCEpFlagEP_POOL)
+	// RemotePool: services of the endpoint's network may have backends on other nodes.
+	RemotePool = EndpointFlags(bpf.TCEpFlagEP_REMOTE_POOL)
 )
 
 // Endpoint is the datapath's description of the device at which packets arrive.

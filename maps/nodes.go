@@ -16,6 +16,15 @@ const (
 	EncryptedNode = 4096
 )
 
+const (
+	via      = 1 << 31 // VIA_NODE
+	viaShift = 13      // VIA_SHIFT
+)
+
+// ViaNode is what stands in place of a device, in flows and backends, for the node of a member of a
+// network.
+func ViaNode(net uint32) uint32 { return via | net<<viaShift }
+
 // Node is another host of an overlay.
 type Node struct {
 	ID        uint16     // 1 and up

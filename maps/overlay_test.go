@@ -71,7 +71,7 @@ func byText() cmp.Options {
 func TestPeers(t *testing.T) {
 	w := newWorld(t)
 	m1, m2 := MAC{2, 0x42, 10, 1, 0, 2}, MAC{2, 0x42, 10, 1, 0, 3}
-	fdb := []PeerFDBEntry{{3, m1, 1}, {3, m2, 2}, {4, m1, 2}}
+	fdb := []PeerFDBEntry{{3, m1, 1, false}, {3, m2, 2, true}, {4, m1, 2, false}}
 	neighbours := []PeerNeighbour{{3, addr("10.1.0.2"), m1, 1}, {3, addr("fd00::2"), m1, 1}}
 	for _, n := range neighbours {
 		must(t, w.PeerNeighbours.Put(n))
@@ -79,7 +79,7 @@ func TestPeers(t *testing.T) {
 	if n, err := w.PeerFDB.PutAll(fdb); n != len(fdb) || err != nil {
 		t.Fatalf("PutAll = %d, %v", n, err)
 	}
-	moved := PeerFDBEntry{3, m2, 7}
+	moved := PeerFDBEntry{3, m2, 7, false}
 	must(t, w.PeerFDB.Put(moved))
 	fdb[1] = moved
 	var gotFDB []PeerFDBEntry

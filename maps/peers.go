@@ -93,6 +93,7 @@ type PeerFDBEntry struct {
 	Net  uint32 // network index
 	MAC  MAC
 	Node uint16
+	Host bool // it is the node itself
 }
 
 // String is for logs.
@@ -101,11 +102,15 @@ func (e PeerFDBEntry) String() string {
 }
 
 func (e PeerFDBEntry) raw() (bpf.TCFdbKey, bpf.TCFdbEntry) {
-	return bpf.TCFdbKey{Net: e.Net, Mac: e.MAC}, bpf.TCFdbEntry{Node: e.Node}
+	raw := bpf.TCFdbEntry{Node: e.Node}
+	if e.Host {
+		raw.Flags = uint16(HostPort)
+	}
+	return bpf.TCFdbKey{Net: e.Net, Mac: e.MAC}, raw
 }
 
 func peerFDBFrom(k bpf.TCFdbKey, v bpf.TCFdbEntry) PeerFDBEntry {
-	return PeerFDBEntry{Net: k.Net, MAC: k.Mac, Node: v.Node}
+	return PeerFDBEntry{Net: k.Net, MAC: k.Mac, Node: v.Node, Host: v.Flags&uint16(HostPort) != 0}
 }
 
 // PeerFDB is fl_peer_fdb: nodes of remote members by network and MAC.

@@ -121,7 +121,7 @@ func TestLayout(t *testing.T) {
 		{"uplink", unsafe.Sizeof(bpf.TCUplink{}), 40},
 		{"node", unsafe.Sizeof(bpf.TCNode{}), 48},
 		{"vni", unsafe.Sizeof(bpf.TCVni{}), 8},
-		{"tunnel", unsafe.Sizeof(bpf.TCTunnel{}), 24},
+		{"tunnel", unsafe.Sizeof(bpf.TCTunnel{}), 56},
 		{"tunnel_node_key", unsafe.Sizeof(bpf.TCTunnelNodeKey{}), 8},
 		{"tuple", unsafe.Sizeof(bpf.TCTuple{}), 40},
 		{"ct_entry", unsafe.Sizeof(bpf.TCCtEntry{}), 88},

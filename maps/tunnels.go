@@ -5,6 +5,7 @@ package maps
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -19,16 +20,25 @@ type VNI struct {
 	VNI       uint32 // 24 bits
 	Net       uint32 // network index
 	Encrypted bool   // clear text is dropped
+	Services  bool   // the network has services: packets may belong to flows of this host
 }
 
 // String is for logs.
 func (v VNI) String() string { return fmt.Sprintf("vni %d net %d", v.VNI, v.Net) }
 
 func (v VNI) raw() (uint32, bpf.TCVni) {
-	return v.VNI, bpf.TCVni{Net: v.Net, Flags: encrypted(v.Encrypted)}
+	raw := bpf.TCVni{Net: v.Net, Flags: encrypted(v.Encrypted)}
+	if v.Services {
+		raw.Flags |= vniServices
+	}
+	return v.VNI, raw
 }
 
-func vniFrom(vni uint32, v bpf.TCVni) VNI { return VNI{vni, v.Net, v.Flags&encrypted(true) != 0} }
+func vniFrom(vni uint32, v bpf.TCVni) VNI {
+	return VNI{VNI: vni, Net: v.Net, Encrypted: v.Flags&encrypted(true) != 0, Services: v.Flags&vniServices != 0}
+}
+
+const vniServices = uint32(bpf.TCTunnelFlagTUNNEL_SERVICES)
 
 func encrypted(on bool) uint32 {
 	if on {
@@ -47,10 +57,12 @@ func (t *VNIs) Delete(vni uint32) (deleted bool, err error) { return t.view.Dele
 
 // Tunnel is what frames of a network need to reach other nodes.
 type Tunnel struct {
-	Net        uint32 // network index
-	VNI        uint32 // 24 bits
-	MTU        uint16 // of the network, in bytes; 0: not known
-	NodeMAC    MAC    // of this host itself, as other nodes know it
+	Net        uint32     // network index
+	VNI        uint32     // 24 bits
+	MTU        uint16     // of the network, in bytes; 0: not known
+	NodeMAC    MAC        // of this host itself, as other nodes know it
+	Node4      netip.Addr // likewise; zero: none
+	Node6      netip.Addr
 	GatewayMAC MAC    // the same on each node
 	HostPortIf uint32 // ifindex of the network's host port, the datapath's end
 	Encrypted  bool   // nothing may travel in clear text
@@ -62,14 +74,14 @@ func (t Tunnel) String() string { return fmt.Sprintf("tunnel net %d vni %d", t.N
 func (t Tunnel) raw() (uint32, bpf.TCTunnel) {
 	return t.Net, bpf.TCTunnel{
 		Vni: t.VNI, HostportIf: t.HostPortIf, Mtu: t.MTU, Flags: uint16(encrypted(t.Encrypted)),
-		NodeMac: t.NodeMAC, GwMac: t.GatewayMAC,
+		NodeMac: t.NodeMAC, GwMac: t.GatewayMAC, Node4: toIP(t.Node4), Node6: toIP(t.Node6),
 	}
 }
 
 func tunnelFrom(net uint32, v bpf.TCTunnel) Tunnel {
 	return Tunnel{
 		Net: net, VNI: v.Vni, MTU: v.Mtu, NodeMAC: v.NodeMac, GatewayMAC: v.GwMac, HostPortIf: v.HostportIf,
-		Encrypted: uint32(v.Flags)&encrypted(true) != 0,
+		Node4: fromIP(v.Node4), Node6: fromIP(v.Node6), Encrypted: uint32(v.Flags)&encrypted(true) != 0,
 	}
 }
 

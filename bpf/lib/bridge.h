@@ -21,6 +21,7 @@
 #include "hostflow.h"
 #include "icmp_error.h"
 #include "icmp_msg.h"
+#include "node.h"
 #include "pkt.h"
 #include "skb.h"
 #include "track.h"
@@ -76,6 +77,7 @@ static __always_inline int bridge_remote(struct __sk_buff *skb, const struct end
 					 const struct ethhdr *eth)
 {
 	struct fdb_entry *dst;
+	int verdict;
 
 	if (!cfg_vxlan_port)
 		return -DROP_NO_MEMBER;
@@ -84,6 +86,12 @@ static __always_inline int bridge_remote(struct __sk_buff *skb, const struct end
 		return -DROP_NO_MEMBER;
 	if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
 		return -DROP_ICC;
+	if (ep->flags & EP_REMOTE_POOL && is_ip(eth->h_proto) && gateway_port(skb, eth->h_proto)) {
+		verdict = host_to_member(skb, eth->h_proto, ep->net, VIA(ep->net, 0),
+					 ep->flags & EP_HOSTPORT);
+		if (verdict != VERDICT_NEXT)
+			return verdict;
+	}
 	return tunnel_send(skb, ep, dst->node, false);
 }
 

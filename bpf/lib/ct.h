@@ -57,16 +57,16 @@ enum ct_flag {
  * memory as 64 did (an element of fl_ct comes from the kernel's slab of 192 bytes). */
 struct ct_entry {
 	struct tuple xlat; /* the packet after translation */
-	__u32 in_if;	   /* host end the packets come from; 0: an uplink or the host */
-	__u32 out_if;	   /* host end they are delivered to; 0: routed */
-	__u32 expires;	   /* CLOCK_MONOTONIC, seconds */
-	__u32 publish;	   /* model.Publish.ID that made it; 0: none */
-	__u32 created;	   /* CLOCK_MONOTONIC, seconds */
-	__u32 policy;	   /* reserved: generation of the policy that allowed it */
-	__u16 flags;	   /* enum ct_flag */
-	__u16 net;	   /* network index the flow is accounted to */
-	__u16 node;	   /* reserved: the node its packets go to; 0: this one */
-	__u8 state;	   /* enum ct_state, kept equal in both entries */
+	__u32 in_if;   /* host end the packets come from; 0: an uplink or the host; VIA: a node */
+	__u32 out_if;  /* host end they are delivered to; 0: routed; VIA: a node */
+	__u32 expires; /* CLOCK_MONOTONIC, seconds */
+	__u32 publish; /* model.Publish.ID that made it; 0: none */
+	__u32 created; /* CLOCK_MONOTONIC, seconds */
+	__u32 policy;  /* reserved: generation of the policy that allowed it */
+	__u16 flags;   /* enum ct_flag */
+	__u16 net;     /* network index the flow is accounted to */
+	__u16 node;    /* reserved */
+	__u8 state;    /* enum ct_state, kept equal in both entries */
 	/* TCP, of this direction, with CT_F_SEQ (ct.h): */
 	__u8 scale; /* shift of the windows it advertises */
 	__u32 end;  /* sequence number after the last byte it sent */

@@ -5,16 +5,20 @@
  * Where a packet goes. Every lookup that decides it, of a MAC, an address, a flow or a route, fills
  * in a struct dest; deliver() sends the packet there (deliver.h).
  *
- * A new kind of destination is added here and in deliver(). Other nodes are not: see bridge.h.
+ * A new kind of destination is added here and in deliver(). Other nodes are not: a frame to a member
+ * on one is bridged there (bridge.h), and a packet of a flow goes there by way of via.h.
  */
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include "config.h"
 #include "count.h"
 #include "drop.h"
 #include "endpoint.h"
 #include "fdb.h"
 #include "fib.h"
+#include "flow.h"
+#include "node.h"
 #include "tuple.h"
 
 enum dest_kind {
@@ -63,13 +67,27 @@ static __always_inline void dest_member(struct dest *d, const struct fdb_entry *
 		dest_device(d, e->ifindex, net, e->flags);
 }
 
-/* Endpoint ifindex, as a router, with the packet translated to *to. Returns 0 or -DROP_X. */
+/* Notes that the packet, translated to *to, leaves for the node that via stands for. Returns
+ * VERDICT_NODE, which the callers pass on, or -DROP_X. Not inlined: few packets come here. */
+static __noinline int dest_via(__u32 via, const struct tuple *to)
+{
+	struct flow *f = flow_scratch();
+
+	if (!f || !to || !(via & VIA_NODE))
+		return -DROP_ENDPOINT_GONE;
+	f->via = via;
+	f->onward = *to;
+	return VERDICT_NODE;
+}
+
+/* Endpoint ifindex, as a router, with the packet translated to *to. Returns 0, VERDICT_NODE or
+ * -DROP_X. */
 static __always_inline int dest_endpoint(struct dest *d, __u32 ifindex, const struct tuple *to)
 {
 	struct endpoint *ep = endpoint_find(ifindex);
 
 	if (!ep)
-		return -DROP_ENDPOINT_GONE;
+		return cfg_vxlan_port ? dest_via(ifindex, to) : -DROP_ENDPOINT_GONE;
 	dest_device(d, ifindex, ep->net, ep->flags);
 	d->ep = ep;
 	d->to = to;

@@ -57,6 +57,10 @@ enum drop_reason {
 
 #define VERDICT_NEXT 0x100
 
+/* The packet is for via_send (via.h). Below 0, so that a packet that is forwarded is not compared
+ * with it. */
+#define VERDICT_NODE (-0x100)
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, DROP_REASON_MAX);

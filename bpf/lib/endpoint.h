@@ -9,16 +9,17 @@
 
 /* endpoint.flags */
 enum ep_flag {
-	EP_HOSTPORT = 1 << 0,	/* the host port: any source, last resort of routing */
-	EP_ANTISPOOF = 1 << 1,	/* source MAC and addresses must be the endpoint's own */
-	EP_PUBLISHED = 1 << 2,	/* it is the backend of a published port */
-	EP_INTERNAL = 1 << 3,	/* its network has no default route */
-	EP_ICC = 1 << 4,	/* members of its network may reach each other */
-	EP_MASQUERADE = 1 << 5, /* leaves the host with the uplink's address */
-	EP_SHAPED = 1 << 6,	/* packets to it must wait in its host end's queue */
-	EP_DNS = 1 << 7,	/* a host port at whose addresses the name server listens */
-	EP_SERVICE = 1 << 8,	/* not an endpoint: the virtual address of a service */
-	EP_POOL = 1 << 9,	/* it is a backend of a service */
+	EP_HOSTPORT = 1 << 0,	  /* the host port: any source, last resort of routing */
+	EP_ANTISPOOF = 1 << 1,	  /* source MAC and addresses must be the endpoint's own */
+	EP_PUBLISHED = 1 << 2,	  /* it is the backend of a published port */
+	EP_INTERNAL = 1 << 3,	  /* its network has no default route */
+	EP_ICC = 1 << 4,	  /* members of its network may reach each other */
+	EP_MASQUERADE = 1 << 5,	  /* leaves the host with the uplink's address */
+	EP_SHAPED = 1 << 6,	  /* packets to it must wait in its host end's queue */
+	EP_DNS = 1 << 7,	  /* a host port at whose addresses the name server listens */
+	EP_SERVICE = 1 << 8,	  /* not an endpoint: the virtual address of a service */
+	EP_POOL = 1 << 9,	  /* it is a backend of a service */
+	EP_REMOTE_POOL = 1 << 10, /* services of its network may have backends on other nodes */
 };
 
 /* fl_endpoint: ifindex of the host end (host port: of the datapath's end) -> */

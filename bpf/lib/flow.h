@@ -9,13 +9,16 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include "addr.h"
+#include "config.h"
 #include "ct.h"
 #include "drop.h"
 #include "endpoint.h"
+#include "node.h"
 #include "pkt.h"
 #include "portbits.h"
 #include "service.h"
 #include "tuple.h"
+#include "vni.h"
 
 /* The flow that flow_create is to create. */
 struct flow {
@@ -25,8 +28,11 @@ struct flow {
 	struct tuple rkey;     /* scratch */
 	struct tuple other;    /* scratch */
 	struct bpf_sock_tuple st; /* scratch */
-	__u32 host_src; /* e.xlat.saddr is the host's own: avoid its sockets and publishes */
-	__u32 gateway;	/* it belongs to a gateway: see GATEWAY_PORT_MAX */
+	__u32 host_src;	     /* e.xlat.saddr is the host's own: avoid its sockets and publishes */
+	__u32 gateway;	     /* it belongs to a gateway: see GATEWAY_PORT_MAX */
+	struct tuple onward; /* of a packet for another node: translated to this (dest_via) */
+	__u32 via;	     /* where it goes */
+	__u32 pad;
 };
 
 /* Too big for the stack. Programs of one CPU do not interrupt each other between
@@ -89,23 +95,40 @@ static __always_inline void flow_to_backend(struct flow *f, const struct service
 	f->e.publish = s->id;
 }
 
-/* Directs the flow to backend b of service s, at the port of the service. For a client on this host (here), and for a client
- * of a family that the backend lacks, the gateway of the backend's network replaces the client as
- * source. Returns 0 or -DROP_X. */
+/* The address that stands for clients of backend b on this host: the gateway's of its network. A
+ * backend on another node would answer its own gateway, so for that it is this host's own. NULL: the
+ * backend is gone. Not inlined, to save stack. */
+static __noinline const union ip *client_address(const struct backend *b)
+{
+	bool is4 = ip_is4(&b->addr);
+	struct endpoint *ep = endpoint_find(b->ifindex);
+	struct tunnel *t;
+
+	if (ep)
+		return is4 ? &ep->gw4 : &ep->gw6;
+	if (!cfg_vxlan_port || !(b->ifindex & VIA_NODE))
+		return NULL;
+	t = tunnel_of(b->net);
+	if (!t)
+		return NULL;
+	return is4 ? &t->node4 : &t->node6;
+}
+
+/* Directs the flow to backend b of service s, at the port of the service. For a client on this
+ * host (here), and for a client of a family that the backend lacks, client_address replaces the
+ * client as source. Returns 0 or -DROP_X. */
 static __always_inline int flow_publish(struct flow *f, const struct service *s,
 					const struct backend *b, bool here)
 {
 	const union ip *gw;
-	struct endpoint *ep;
 
 	flow_to_backend(f, s, b);
 	f->e.xlat.dport = s->port;
 	if (!here && ip_is4(&f->e.xlat.saddr) == ip_is4(&b->addr))
 		return 0;
-	ep = endpoint_find(b->ifindex);
-	if (!ep)
+	gw = client_address(b);
+	if (!gw)
 		return -DROP_ENDPOINT_GONE;
-	gw = ip_is4(&b->addr) ? &ep->gw4 : &ep->gw6;
 	if (ip_is_zero(gw))
 		return -DROP_NO_UPLINK_ADDR;
 	flow_from_gateway(f, gw);

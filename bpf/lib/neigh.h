@@ -52,6 +52,14 @@ static __always_inline int neigh_local(const union ip *a, __u32 net, struct neig
 	return *n != NULL;
 }
 
+/* The member on another node with this address, or NULL. */
+static __always_inline struct neigh_entry *neigh_remote(const union ip *a, __u32 net)
+{
+	struct neigh_key k = { .addr = *a, .net = net };
+
+	return bpf_map_lookup_elem(&fl_peer_neigh, &k);
+}
+
 /* Finds a member wherever it is. */
 static __always_inline int neigh_find(const union ip *a, __u32 net, struct neigh_entry **n)
 {

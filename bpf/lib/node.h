@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 #include "addr.h"
 #include "clock.h"
+#include "count.h"
 
 /* node.flags */
 enum node_flag {
@@ -26,6 +27,19 @@ struct node {
 _Static_assert(sizeof(struct node) == 48, "struct node");
 
 #define NODES 8192
+
+/*
+ * Another node, where a table otherwise names a device: in_if and out_if of a flow's entry, and
+ * ifindex of a backend. It consists of the network and the number of the node. Number 0 stands for
+ * the node of the member that the packet is translated to, so that a flow follows a member that
+ * moves. No device has such an index.
+ */
+#define VIA_NODE 0x80000000
+#define VIA_SHIFT 13 /* of the network; NODES is 2^13 */
+#define VIA(net, id) (VIA_NODE | (net) << VIA_SHIFT | (id))
+#define VIA_NET(via) ((via) >> VIA_SHIFT & (MAX_NETWORKS - 1))
+#define VIA_ID(via) ((via) & (NODES - 1))
+_Static_assert(NODES == 1 << VIA_SHIFT && (__u64)MAX_NETWORKS * NODES <= VIA_NODE, "VIA");
 
 /* Nodes by number: 1 to 4095, and the same plus 4096 where they are reached by the device that
  * encrypts. */

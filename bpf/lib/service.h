@@ -55,9 +55,9 @@ struct backend_key {
 
 struct backend {
 	union ip addr;
-	__u32 ifindex; /* of its host end */
+	__u32 ifindex; /* of its host end; VIA(net, 0): it is on another node */
 	__u32 net;     /* network index */
-	__u16 node;    /* where it is; 0, this host, is the only one so far */
+	__u16 node;    /* reserved */
 	__u16 pad[3];
 };
 _Static_assert(sizeof(struct backend) == 32, "struct backend");

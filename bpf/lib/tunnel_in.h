@@ -16,25 +16,42 @@
 #include "addr.h"
 #include "config.h"
 #include "count.h"
+#include "ct.h"
 #include "deliver.h"
 #include "dest.h"
 #include "drop.h"
 #include "endpoint.h"
 #include "fdb.h"
+#include "fib.h"
 #include "flood.h"
+#include "flow.h"
+#include "flow_create.h"
+#include "frag.h"
 #include "hostaddr.h"
 #include "icmp.h"
+#include "icmp_error.h"
+#include "icmp_msg.h"
 #include "node.h"
 #include "pkt.h"
 #include "skb.h"
+#include "subnet.h"
+#include "track.h"
 #include "vlan.h"
 #include "vni.h"
 #include "vxlan.h"
+#include "xlat_len.h"
 
 #ifndef BPF_F_ADJ_ROOM_DECAP_L3_IPV4
 #define BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (1ULL << 7) /* 6.3 */
 #define BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
 #endif
+
+/* The outer headers are removed, and the packet may belong to a flow: it is for tunnel_inner. Below
+ * 0 as VERDICT_NODE. */
+#define VERDICT_INNER (-0x101)
+
+/* In skb->cb[0] beside VIA: the node itself sent the packet. */
+#define FROM_HOST 0x40000000
 
 /* What the outer IP header says. */
 struct outer {
@@ -109,7 +126,8 @@ static __always_inline struct vni *vni_read(struct __sk_buff *skb, __u32 l4, str
 	return vni_find(bpf_ntohl(f->vxlan.vni) >> 8);
 }
 
-/* May the frame come from there? Returns 0, VERDICT_NEXT for a packet in transit, or a refusal. */
+/* May the frame come from there? Then skb->cb[0] is the node as VIA, with FROM_HOST if the node
+ * itself sent it, and no member on it. Returns 0, VERDICT_NEXT for a packet in transit, or a refusal. */
 static __always_inline int tunnel_source(struct __sk_buff *skb, const struct outer *o,
 					 const struct vni *v, const struct vxlan_frame *f)
 {
@@ -126,7 +144,10 @@ static __always_inline int tunnel_source(struct __sk_buff *skb, const struct out
 	    !(n->flags & NODE_ENCRYPTED && n->ifindex == skb->ifindex))
 		return -DROP_CLEAR_TEXT;
 	e = fdb_remote(v->net, f->eth.h_source);
-	return e && e->node == id ? 0 : -DROP_TUNNEL_MAC;
+	if (!e || e->node != id)
+		return -DROP_TUNNEL_MAC;
+	skb->cb[0] = VIA(v->net, id) | (e->flags & EP_HOSTPORT ? FROM_HOST : 0);
+	return 0;
 }
 
 /* The ECN of the frame inside, which arrived as *ecn, after decapsulation: RFC 6040 section 4.2, as
@@ -172,6 +193,8 @@ static __always_inline int tunnel_dest(struct dest *d, __u32 net, struct ethhdr 
 	struct fdb_entry *e = fdb_local(net, inner->h_dest);
 	struct tunnel *t;
 
+	if (e && e->flags & EP_SERVICE)
+		return -DROP_NO_MEMBER; /* its node serves it */
 	if (e && !(e->flags & EP_HOSTPORT)) {
 		dest_device(d, e->ifindex, net, e->flags);
 		return 0;
@@ -185,7 +208,7 @@ static __always_inline int tunnel_dest(struct dest *d, __u32 net, struct ethhdr 
 }
 
 /* Handles a datagram to the tunnels' port, whose UDP header is at l4. VERDICT_NEXT: it is not for
- * an overlay of this host. Global, so that it is verified once. */
+ * an overlay of this host. VERDICT_INNER: the rest is done by tunnel_inner. Global, so that it is verified once. */
 __noinline int tunnel_receive(struct __sk_buff *skb, __u32 l4)
 {
 	struct vxlan_frame f = {};
@@ -193,7 +216,7 @@ __noinline int tunnel_receive(struct __sk_buff *skb, __u32 l4)
 	struct dest d = {};
 	__be16 first = 0;
 	struct vni *v;
-	bool is4, ip;
+	bool is4, ip, flows;
 	int verdict;
 	__u8 ecn;
 
@@ -211,7 +234,8 @@ __noinline int tunnel_receive(struct __sk_buff *skb, __u32 l4)
 		return -DROP_MALFORMED;
 	ecn = ecn_of(first, is4);
 	verdict = ip ? ecn_combine(o.ecn, &ecn) : 0;
-	if (!verdict && !(f.eth.h_dest[0] & 1))
+	flows = ip && v->flags & TUNNEL_SERVICES && !(f.eth.h_dest[0] & 1);
+	if (!verdict && !flows && !(f.eth.h_dest[0] & 1))
 		verdict = tunnel_dest(&d, v->net, &f.eth);
 	if (!verdict)
 		verdict = tunnel_strip(skb, l4, &f.eth);
@@ -221,10 +245,202 @@ __noinline int tunnel_receive(struct __sk_buff *skb, __u32 l4)
 		return verdict;
 	if (f.eth.h_dest[0] & 1)
 		return flood_arrived(skb, v->net);
+	if (flows)
+		return VERDICT_INNER;
 	/* skb->protocol may still be that of the outer packet; a device sets it. */
 	if (d.kind == DEST_SANDBOX && skb->protocol != f.eth.h_proto)
 		d.kind = DEST_QUEUE;
 	return deliver(skb, NULL, &d);
+}
+
+/*
+ * In networks with services, packets from other nodes are looked up. A member's may be the answer of
+ * a backend to a client that came to the service here: it is translated, and leaves for the client,
+ * which may be outside. A node's own may be those of a client outside that came to a published port
+ * there: the answers leave through that node.
+ *
+ * Each step is a function that the program calls itself, because nested they would need too much
+ * stack. Between two of them, struct flow has what is known.
+ */
+enum inner_step {
+	INNER_BRIDGE = VERDICT_NEXT, /* as it is, to the member that its MAC names */
+	INNER_BEGIN = 0x200,	     /* from outside: its answers are to leave through the node */
+	INNER_ERROR,		     /* an ICMP error */
+	INNER_FLOW, /* of a flow: f->onward is what it becomes, and f->via its device */
+};
+
+/* Parses the packet behind the outer headers that were removed. Fragments that come before their
+ * first are not held: the device would receive them without their outer headers. */
+static __always_inline int inner_parse(struct __sk_buff *skb, struct pkt *p)
+{
+	__be16 proto;
+
+	if (bpf_skb_load_bytes(skb, 2 * ETH_ALEN, &proto, sizeof(proto)))
+		return -DROP_TUNNEL_FAILED;
+	return parse(skb, p, proto);
+}
+
+/* Not inlined, to save stack. */
+static __noinline void inner_remember(const struct pkt *p)
+{
+	frag_remember(p);
+}
+
+/* inner_lookup finds the packet's flow. Returns an inner_step or a refusal. */
+__noinline int inner_lookup(struct __sk_buff *skb)
+{
+	__u32 from = skb->cb[0], net = VIA_NET(from);
+	struct flow *f = flow_scratch();
+	struct ct_entry *e;
+	bool confirmed;
+	struct pkt p;
+	int err;
+
+	if (inner_parse(skb, &p) || !f || p.flags & PKT_ICMP_LOCAL)
+		return INNER_BRIDGE;
+	inner_remember(&p);
+	if (p.flags & PKT_ICMP_ERROR)
+		return INNER_ERROR;
+	e = ct_find(&p.t, &confirmed);
+	if (e && e->in_if == VIA(net, 0)) {
+		f->onward = e->xlat;
+		f->via = e->out_if;
+		err = ct_hit(&p, e, confirmed);
+		return err ? err : INNER_FLOW;
+	}
+	if (!(from & FROM_HOST))
+		return INNER_BRIDGE;
+	if (e && e->in_if == (from & ~FROM_HOST)) {
+		err = ct_hit(&p, e, confirmed);
+		return err ? err : INNER_BRIDGE;
+	}
+	return subnet_of(&p.t.saddr) == net ? INNER_BRIDGE : INNER_BEGIN;
+}
+
+/* inner_begin makes the flow of a packet from outside that came to another node. If the client came
+ * to a different node with the same ports before, the latest one counts. */
+__noinline int inner_begin(struct __sk_buff *skb)
+{
+	__u32 via = skb->cb[0] & ~FROM_HOST;
+	struct fdb_entry *member;
+	struct ct_entry *e;
+	bool confirmed;
+	__u8 dmac[ETH_ALEN];
+	struct flow *f;
+	struct pkt p;
+
+	if (inner_parse(skb, &p) || bpf_skb_load_bytes(skb, 0, dmac, sizeof(dmac)))
+		return INNER_BRIDGE;
+	member = fdb_local(VIA_NET(via), dmac);
+	if (!member || member->flags & (EP_HOSTPORT | EP_SERVICE))
+		return INNER_BRIDGE;
+	e = ct_find(&p.t, &confirmed);
+	if (e)
+		flow_forget(&p.t, &e->xlat);
+	f = flow_prepare(&p, VIA_NET(via), via, member->ifindex);
+	if (!f)
+		return -DROP_CT_FULL;
+	return flow_create(skb, &p) ?: INNER_BRIDGE;
+}
+
+/* inner_error translates the packet that an ICMP error embeds, if it is of a flow of this host. */
+__noinline int inner_error(struct __sk_buff *skb)
+{
+	struct icmp_work *w = icmp_scratch();
+	struct flow *f = flow_scratch();
+	struct ct_entry *e;
+	struct pkt p;
+
+	if (!w || !f || inner_parse(skb, &p) ||
+	    icmp_related(skb, &p, VIA(VIA_NET(skb->cb[0]), 0), w, &e) || !e)
+		return INNER_BRIDGE;
+	f->onward = w->to;
+	f->via = e->out_if;
+	return INNER_FLOW;
+}
+
+/* Routes the answer of a backend to a client outside. */
+static __always_inline int inner_outside(struct __sk_buff *skb, struct pkt *p, struct flow *f,
+					 struct dest *d)
+{
+	struct tunnel *t = tunnel_of(VIA_NET(skb->cb[0]));
+	struct endpoint *hp = t ? endpoint_find(t->hostport_if) : NULL;
+	struct next_hop *hop;
+
+	if (!hp)
+		return -DROP_ENDPOINT_GONE;
+	switch (route_find(skb, p, &f->onward, hp->gateway_if, false, &hop)) {
+	case ROUTE_OK:
+		return dest_next_hop(d, hop, &f->onward);
+	case ROUTE_TOO_BIG:
+		return -DROP_TOO_BIG;
+	case ROUTE_STACK:
+		break;
+	}
+	if (xlat_needed(p, &f->onward.daddr))
+		return -DROP_NO_ROUTE;
+	return dest_host(d, hp, PATH_STACK); /* to_uplink translates it then */
+}
+
+/* inner_flow sends a packet of a flow to the client. */
+__noinline int inner_flow(struct __sk_buff *skb)
+{
+	struct flow *f = flow_scratch();
+	struct dest d = {};
+	struct pkt p;
+	int err;
+
+	if (!f)
+		return -DROP_NAT_FAILED;
+	err = inner_parse(skb, &p);
+	if (err)
+		return err;
+	if (p.ttl <= 1)
+		return -DROP_TTL;
+	err = f->via ? dest_endpoint(&d, f->via, &f->onward) : inner_outside(skb, &p, f, &d);
+	if (err)
+		return err;
+	/* skb->protocol may still be that of the outer packet; a device sets it. */
+	if ((skb->protocol == bpf_htons(ETH_P_IP)) != !!(p.flags & PKT_IP4)) {
+		if (d.kind == DEST_NEXT_HOP)
+			return -DROP_TUNNEL_FAILED;
+		if (d.kind == DEST_SANDBOX)
+			d.kind = DEST_QUEUE;
+	}
+	return deliver(skb, &p, &d);
+}
+
+/* inner_bridge sends a frame to the member that its MAC names. */
+__noinline int inner_bridge(struct __sk_buff *skb)
+{
+	struct dest d = {};
+	struct ethhdr eth;
+	int err;
+
+	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
+		return -DROP_TUNNEL_FAILED;
+	err = tunnel_dest(&d, VIA_NET(skb->cb[0]), &eth);
+	if (err)
+		return err;
+	if (d.kind == DEST_HOST_PORT && bpf_skb_store_bytes(skb, 0, eth.h_dest, ETH_ALEN, 0))
+		return -DROP_TUNNEL_FAILED;
+	if (d.kind == DEST_SANDBOX && skb->protocol != eth.h_proto)
+		d.kind = DEST_QUEUE;
+	return deliver(skb, NULL, &d);
+}
+
+/* Handles a packet whose outer headers were removed, in a network with services. */
+static __always_inline int tunnel_inner(struct __sk_buff *skb)
+{
+	int step = inner_lookup(skb);
+
+	if (step == INNER_ERROR)
+		step = inner_error(skb);
+	else if (step == INNER_BEGIN)
+		step = inner_begin(skb);
+	if (step == INNER_FLOW)
+		return inner_flow(skb);
+	return step == INNER_BRIDGE ? inner_bridge(skb) : step;
 }
 
 /* Handles a datagram to the tunnels' port whose IP header is not plain. VERDICT_NEXT: it is

@@ -5,10 +5,12 @@
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include "addr.h"
 
 /* vni.flags and tunnel.flags */
 enum tunnel_flag {
 	TUNNEL_ENCRYPTED = 1 << 0, /* nothing of the network may travel in clear text */
+	TUNNEL_SERVICES = 1 << 1,  /* of a VNI: the network has services */
 };
 
 /* fl_vni: VNI -> */
@@ -20,14 +22,16 @@ _Static_assert(sizeof(struct vni) == 8, "struct vni");
 
 /* fl_tunnel: network index -> */
 struct tunnel {
+	union ip node4; /* of this host itself, as other nodes know it; all zero: none */
+	union ip node6;
 	__u32 vni;	   /* HBO, 24 bits */
 	__u32 hostport_if; /* ifindex of the network's host port, the datapath's end */
 	__u16 mtu;	   /* of the network, in bytes; 0: not known */
 	__u16 flags;	   /* enum tunnel_flag */
-	__u8 node_mac[6];  /* of this host itself, as other nodes know it */
+	__u8 node_mac[6];  /* of this host itself, likewise */
 	__u8 gw_mac[6];	   /* of the gateway, the same on each node */
 };
-_Static_assert(sizeof(struct tunnel) == 24, "struct tunnel");
+_Static_assert(sizeof(struct tunnel) == 56, "struct tunnel");
 
 /* fl_tunnel_node: the nodes that get a copy of the broadcasts of a network, from n = 1 on; n = 0:
  * how many they are */

@@ -31,7 +31,10 @@ func newServiceCreateCommand(e *env) *cobra.Command {
 
 A service is a virtual address and a name in a network. Its backends are the sandboxes that have
 the name as their --network-alias; each new connection goes to one of them, and stays there. The
-virtual address serves every port.`,
+virtual address serves every port.
+
+In a network of driver overlay the service exists on every host of the cluster: its backends may be
+on any of them, and its published ports answer on all.`,
 		Example: `  fairlead service create --network shop web
   fairlead service create --network shop -p 8080:80 --affinity 10m web
   fairlead run -d --network shop --network-alias web nginx -g 'daemon off;'`,

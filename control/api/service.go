@@ -72,6 +72,7 @@ const (
 	BackendActive  = "active"
 	BackendDrained = "drained" // keeps its flows and gets no new ones
 	BackendStopped = "stopped" // its program has not started yet, or has exited
+	BackendDown    = "down"    // its node has not been heard of for a while
 )
 
 // ServiceBackend is a sandbox that serves a service.
@@ -79,9 +80,10 @@ type ServiceBackend struct {
 	EndpointID  string
 	SandboxID   string
 	Name        string // of the sandbox
+	Node        string `json:",omitempty"` // that it is on; "": this one
 	IPv4Address string
 	IPv6Address string
-	State       string // active, drained or stopped
+	State       string // active, drained, stopped or down
 }
 
 // ServiceCreated is the response to POST /services/create.

@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/cluster/members"
 	"github.com/fairlead-net/fairlead/control/cluster/networks"
 	"github.com/fairlead-net/fairlead/control/cluster/nodes"
+	"github.com/fairlead-net/fairlead/control/cluster/services"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -29,7 +30,7 @@ import (
 type Config struct {
 	Store   kv.Store
 	Local   store.Store // of this host
-	State   networks.Local
+	State   Local
 	Name    string // of this host
 	Version string
 	Port    uint16 // of VXLAN
@@ -43,12 +44,19 @@ type Config struct {
 	Grace time.Duration
 }
 
+// Local is the state of this host, as verbs change it.
+type Local interface {
+	networks.Local
+	services.Local
+}
+
 // Cluster is this host's part in a cluster.
 type Cluster struct {
 	cfg      Config
 	self     *nodes.Self
 	networks *networks.Networks
 	members  *members.Members
+	services *services.Services
 }
 
 // Open loads what this host knows of itself. It does not need the cluster's store.
@@ -71,6 +79,7 @@ func Open(ctx context.Context, cfg Config) (*Cluster, error) {
 	c.members, err = members.New(ctx, members.Config{
 		Store: cfg.Store, Local: cfg.Local, Node: c.self.Node, Check: c.check, Log: cfg.Log, Now: cfg.Now, Grace: cfg.Grace,
 	})
+	c.services = services.New(services.Config{Cluster: cfg.Store, State: cfg.State, ClusterID: c.self.ClusterID, Log: cfg.Log})
 	return c, err
 }
 
@@ -80,6 +89,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	group.Go(func() error { return c.self.Run(ctx) })
 	group.Go(func() error { return c.networks.Run(ctx) })
 	group.Go(func() error { return c.members.Run(ctx) })
+	group.Go(func() error { return c.services.Run(ctx) })
 	return group.Wait()
 }
 
@@ -90,6 +100,7 @@ func (c *Cluster) Update(s *desired.Snapshot) { c.members.Update(s) }
 func (c *Cluster) Verify() {
 	c.networks.Verify()
 	c.members.Verify()
+	c.services.Verify()
 }
 
 // check refuses endpoints in networks that cannot work on this host.
@@ -155,6 +166,24 @@ func (c *Cluster) Claim(ctx context.Context, n *model.Network, spec model.Endpoi
 
 // Done ends a claim.
 func (c *Cluster) Done(claim *model.Claim) { c.members.Done(claim) }
+
+// CreateService implements the controller's interface; see [services.Services.Create].
+func (c *Cluster) CreateService(ctx context.Context, n *model.Network, spec model.ServiceSpec, id string, plan func(v4, v6 netip.Addr) (*model.Service, error)) (*model.Service, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	return c.services.Create(ctx, n, spec, id, plan)
+}
+
+// RemoveService implements the controller's interface; see [services.Services.Remove].
+func (c *Cluster) RemoveService(ctx context.Context, n *model.Network, svc *model.Service) error {
+	return c.services.Remove(ctx, n, svc)
+}
+
+// ChangeService implements the controller's interface; see [services.Services.Change].
+func (c *Cluster) ChangeService(ctx context.Context, svc *model.Service, change func(*model.Service)) (*model.Service, error) {
+	return c.services.Change(ctx, svc, change)
+}
 
 // Store returns the cluster's store.
 func (c *Cluster) Store() kv.Store { return c.cfg.Store }

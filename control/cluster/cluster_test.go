@@ -726,8 +726,8 @@ func TestSharedNetworkRefusals(t *testing.T) {
 			_, err := b.CreateNetwork(t.Context(), model.NetworkSpec{Name: "x", Driver: model.DriverOverlay, Subnets: []model.SubnetSpec{verbtest.Subnet("10.8.0.0/16")}})
 			return err
 		}},
-		{"service", model.ErrNotSupported, "spans hosts", func() error {
-			_, err := b.CreateService(t.Context(), model.ServiceSpec{Name: "x", Network: "web"})
+		{"virtual address of another node", model.ErrConflict, "held by node a", func() error {
+			_, err := b.CreateService(t.Context(), model.ServiceSpec{Name: "x", Network: "web", IPv4: one.IPv4.Addr()})
 			return err
 		}},
 		{"MTU", model.ErrInvalid, "underlay carries 1400", func() error {
@@ -764,4 +764,151 @@ func TestSharedNetworkRefusals(t *testing.T) {
 	defer store.Close()
 	web, _ := a.Network("web")
 	settled(t, store, web.ID, a, b)
+}
+
+// service waits until the host has a service, and returns it.
+func (h *host) service(name string, is func(*model.Service) bool) *model.Service {
+	h.T.Helper()
+	var svc *model.Service
+	eventually(h.T, h.name+" has service "+name, func() (err error) {
+		if svc, err = h.Service(name); err == nil && is != nil && !is(svc) {
+			err = fmt.Errorf("it is %+v", svc)
+		}
+		return err
+	})
+	return svc
+}
+
+// TestServices: a service that one host creates exists on every host, with the same addresses, and any
+// host changes and removes it.
+func TestServices(t *testing.T) {
+	s := memory.New()
+	a, b := newHost(t, s, "a").registered(), newHost(t, s, "b").registered()
+	n := a.overlay("web", "10.5.0.0/24")
+	b.has("web")
+	ctx := context.Background()
+	svc, err := a.CreateService(ctx, model.ServiceSpec{Name: "shop", Network: "web", IPv4: netip.MustParseAddr("10.5.0.77")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if on := b.service("shop", nil); on.ID != svc.ID || on.IPv4 != svc.IPv4 || on.MAC != svc.MAC || on.Number == 0 || on.IPv4.String() != "10.5.0.77" {
+		t.Errorf("on b: %+v, want %+v", on, svc)
+	}
+	for _, spec := range []model.ServiceSpec{
+		{Name: "SHOP", Network: "web"}, {Name: "other", Network: "web", IPv4: svc.IPv4},
+	} {
+		if _, err := b.CreateService(ctx, spec); !errors.Is(err, model.ErrConflict) {
+			t.Errorf("create %+v: %v", spec, err)
+		}
+	}
+	if _, err := b.CreateSandbox(ctx, model.SandboxSpec{Name: "thief", NetworkMode: "web", Endpoint: model.EndpointSpec{IPv4: svc.IPv4}}); !errors.Is(err, model.ErrConflict) {
+		t.Errorf("a sandbox with the virtual address: %v", err)
+	}
+	if err := b.RemoveNetwork(ctx, "web"); !errors.Is(err, model.ErrForbidden) {
+		t.Errorf("remove the network: %v", err)
+	}
+	// A backend on b, drained there.
+	sb, err := b.CreateSandbox(ctx, model.SandboxSpec{Name: "one", NetworkMode: "web", Endpoint: model.EndpointSpec{Aliases: []string{"shop"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ep := b.Snapshot().Connection(sb.ID, n.ID)
+	if err := b.DrainBackend(ctx, "shop", "one", true); err != nil {
+		t.Fatal(err)
+	}
+	a.service("shop", func(svc *model.Service) bool { return svc.IsDrained(ep.ID) })
+	if err := a.DrainMember(ctx, svc, ep.ID, "one", false); err != nil {
+		t.Fatal(err)
+	}
+	b.service("shop", func(svc *model.Service) bool { return !svc.IsDrained(ep.ID) })
+
+	if err := b.RemoveService(ctx, "shop"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a lacks the service", func() error {
+		if _, err := a.Service("shop"); err == nil {
+			return errors.New("it has it")
+		}
+		return nil
+	})
+	store := s.Open()
+	defer store.Close()
+	if held := holders(t, store, n.ID); held[svc.IPv4].Service != "" {
+		t.Errorf("the virtual address is held: %+v", held)
+	}
+}
+
+// TestServicePorts: where a service publishes ports, each host is a member of its network, with an address
+// of its own; where a port is taken it is left out.
+func TestServicePorts(t *testing.T) {
+	s := memory.New()
+	a, b := newHost(t, s, "a").registered(), newHost(t, s, "b").registered()
+	a.overlay("web", "10.5.0.0/24")
+	b.has("web")
+	ctx := context.Background()
+	if _, err := b.CreateSandbox(ctx, model.SandboxSpec{Name: "taker", Ports: []model.PortSpec{{HostPort: 8081, HostCount: 1, Port: 80, Count: 1, Proto: model.TCP}}}); err != nil {
+		t.Fatal(err)
+	}
+	ports := []model.PortSpec{
+		{HostPort: 8080, HostCount: 1, Port: 80, Count: 1, Proto: model.TCP}, {HostPort: 8081, HostCount: 1, Port: 90, Count: 1, Proto: model.TCP},
+	}
+	if _, err := a.CreateService(ctx, model.ServiceSpec{Name: "shop", Network: "web", Ports: ports}); err != nil {
+		t.Fatal(err)
+	}
+	b.service("shop", func(svc *model.Service) bool { return len(svc.Ports) == 1 && svc.Ports[0].HostPort == 8080 })
+	for _, h := range []*host{a, b} {
+		eventually(t, h.name+" is a member", func() error {
+			if n := h.has("web"); n.Idle || !n.NodeIPv4.IsValid() {
+				return fmt.Errorf("%+v", n)
+			}
+			return nil
+		})
+	}
+	if err := a.RemoveService(ctx, "shop"); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []*host{a, b} {
+		eventually(t, h.name+" is no member", func() error {
+			if n := h.has("web"); !n.Idle {
+				return fmt.Errorf("%+v", n)
+			}
+			return nil
+		})
+	}
+}
+
+// TestServicesAndTheStore: while the store is down, services go on and cannot be changed; an emptied store gets
+// them again.
+func TestServicesAndTheStore(t *testing.T) {
+	s := memory.New()
+	a := newHost(t, s, "a").registered()
+	n := a.overlay("web", "10.5.0.0/24")
+	ctx := context.Background()
+	svc, err := a.CreateService(ctx, model.ServiceSpec{Name: "shop", Network: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Stop()
+	if _, err := a.CreateService(ctx, model.ServiceSpec{Name: "more", Network: "web"}); !errors.Is(err, model.ErrUnavailable) {
+		t.Errorf("create without the store: %v", err)
+	}
+	if err := a.RemoveService(ctx, "shop"); !errors.Is(err, model.ErrUnavailable) {
+		t.Errorf("remove without the store: %v", err)
+	}
+	if got, err := a.Service("shop"); err != nil || got.IPv4 != svc.IPv4 {
+		t.Errorf("without the store: %+v, %v", got, err)
+	}
+	s.Wipe()
+	s.Start()
+	store := s.Open()
+	defer store.Close()
+	eventually(t, "the store has the service again", func() error {
+		if held := holders(t, store, n.ID); held[svc.IPv4].Service != svc.ID {
+			return fmt.Errorf("held: %+v", held)
+		}
+		return nil
+	})
+	if err := a.RemoveService(ctx, "shop"); err != nil {
+		t.Error(err)
+	}
 }

@@ -35,7 +35,16 @@ type Cluster interface {
 	// RemoveNetwork removes a network without endpoints on this host, now or later. It refuses one that
 	// other nodes use.
 	RemoveNetwork(ctx context.Context, n *model.Network) error
+	// CreateService creates a service with this ID in a network. plan makes it, given its virtual
+	// addresses.
+	CreateService(ctx context.Context, n *model.Network, spec model.ServiceSpec, id string, plan func(v4, v6 netip.Addr) (*model.Service, error)) (*model.Service, error)
+	RemoveService(ctx context.Context, n *model.Network, svc *model.Service) error
+	// ChangeService changes a service on all nodes, and returns what it is then.
+	ChangeService(ctx context.Context, svc *model.Service, change func(*model.Service)) (*model.Service, error)
 }
+
+// errNoCluster refuses verbs on shared networks if this host is not part of a cluster.
+var errNoCluster = model.Refuse(model.ErrForbidden, "driver overlay connects the hosts of a cluster, and this daemon is not part of one (start it with --store embed, or with --store etcd://HOST:2379 of another host)")
 
 // Config configures a Controller.
 type Config struct {

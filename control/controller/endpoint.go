@@ -142,6 +142,7 @@ func (c *Controller) withClaim(ctx context.Context, netRef string, spec *model.E
 	if cluster == nil {
 		return errNoCluster
 	}
-	member.Aliases = spec.Aliases
+	// It cannot be a backend of a service before the verb has ended.
+	member.Aliases, member.Stopped = spec.Aliases, len(spec.Aliases) > 0
 	return resource.WithClaim(ctx, c.state, cluster, n, spec, member, verb)
 }

@@ -60,8 +60,8 @@ func (c *Controller) RemoveNetwork(ctx context.Context, ref string) error {
 	if err == nil && n.EngineNetwork != "" {
 		return refuseEngineNetwork(n)
 	}
-	if err == nil && n.Has().Shared && !c.Snapshot().HasMembers(n.ID) {
-		// With members the removal is refused below.
+	if err == nil && n.Has().Shared && !c.Snapshot().HasMembers(n.ID) && !c.Snapshot().HasServices(n.ID) {
+		// With members or services the removal is refused below.
 		if err := c.removeShared(ctx, n); err != nil {
 			return err
 		}
@@ -91,9 +91,6 @@ func refuseEngineNetwork(n *model.Network) error {
 	return model.Refuse(model.ErrForbidden, "network %s is used by a container engine of this host (remove it there first: %s network rm %s; if the engine no longer has it: fairlead network rm --force %[1]s)",
 		n.Name, cli, model.ShortID(n.EngineNetwork))
 }
-
-// errNoCluster refuses verbs on shared networks if this host is not part of a cluster.
-var errNoCluster = model.Refuse(model.ErrForbidden, "driver overlay connects the hosts of a cluster, and this daemon is not part of one (start it with --store embed, or with --store etcd://HOST:2379 of another host)")
 
 // createShared creates a network in the cluster, and here.
 func (c *Controller) createShared(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
@@ -145,7 +142,10 @@ func (c *Controller) ForgetNetwork(ctx context.Context, id string) error {
 			n = nil
 			return nil
 		}
-		resource.DropNetwork(t, n)
+		for svc := range t.Old.ServicesOf(id) { // the watch over services is late
+			resource.RemoveService(t, svc)
+		}
+		resource.DropNetwork(t, t.Next.Network(id))
 		return nil
 	})
 	if err == nil && n != nil {
@@ -165,7 +165,7 @@ func (c *Controller) removeShared(ctx context.Context, n *model.Network) error {
 // pruneShared removes the shared networks that no node uses, and returns their names.
 func (c *Controller) pruneShared(ctx context.Context, keep func(*model.Network) bool) (names []string) {
 	for n := range c.Snapshot().Networks() {
-		if !n.Has().Shared || c.Snapshot().HasMembers(n.ID) || keep != nil && keep(n) {
+		if !n.Has().Shared || c.Snapshot().HasMembers(n.ID) || c.Snapshot().HasServices(n.ID) || keep != nil && keep(n) {
 			continue
 		}
 		if err := c.RemoveNetwork(ctx, n.ID); err == nil {

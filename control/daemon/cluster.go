@@ -21,8 +21,10 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/engine"
 	"github.com/fairlead-net/fairlead/control/metrics"
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/node"
 	"github.com/fairlead-net/fairlead/control/peers"
+	"github.com/fairlead-net/fairlead/control/reconcile"
 	"github.com/fairlead-net/fairlead/control/rtnl/underlay"
 	"github.com/fairlead-net/fairlead/control/store"
 )
@@ -164,18 +166,14 @@ func (d *daemon) openCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	copyOnDisk, err := d.openCopy()
-	if err != nil {
-		return err
-	}
-	d.onClose("copy of the cluster's state", copyOnDisk.Close)
 	maps := d.datapath.Maps()
 	d.cluster = &node.Cluster{Cluster: part, Peers: peers.New(peers.Config{
-		Store: kvs, Cache: copyOnDisk, Self: part.Self().ID,
+		Store: kvs, Cache: d.peersCopy, Self: part.Self().ID,
 		Tables: peers.Tables{
 			Nodes: maps.Nodes, NodeAddrs: maps.NodeAddrs, Flood: maps.TunnelNodes, FDB: maps.PeerFDB, Neighbours: maps.PeerNeighbours,
 		},
 		Underlay: paths{under, d},
+		Changed:  d.reconciler.RemoteChanged,
 		Log:      d.log,
 	})}
 	for _, update := range []func(*desired.Snapshot){part.Update, d.cluster.Peers.Update} {
@@ -207,20 +205,37 @@ func (d *daemon) enginesCluster() engine.Cluster {
 
 // openCopy opens the copy of what is on other nodes, and replaces a damaged one: the cluster's store
 // has the original.
-func (d *daemon) openCopy() (store.Store, error) {
+func (d *daemon) openCopy() error {
 	path := filepath.Join(d.cfg.Dirs.State, copyFile)
 	s, err := store.OpenBolt(store.BoltConfig{Path: path})
 	if errors.Is(err, store.ErrDamaged) {
 		d.log.Warn("the copy of the cluster's state is damaged; replacing it", "file", path, "err", err)
 		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("replace the copy of the cluster's state: %w", err)
+			return fmt.Errorf("replace the copy of the cluster's state: %w", err)
 		}
 		s, err = store.OpenBolt(store.BoltConfig{Path: path})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--state-dir: %w", err)
+		return fmt.Errorf("--state-dir: %w", err)
 	}
-	return s, nil
+	d.peersCopy = s
+	d.onClose("copy of the cluster's state", s.Close)
+	return nil
+}
+
+// remoteBackends returns the backends that a service has on other nodes. When the state is applied for the
+// first time, only the copy is there.
+func (d *daemon) remoteBackends(svc *model.Service) (list []reconcile.RemoteBackend) {
+	var members []model.RemoteMember
+	if d.cluster != nil {
+		members = d.cluster.Peers.Backends(svc)
+	} else {
+		members = peers.Copied(d.peersCopy, svc, d.log)
+	}
+	for i := range members {
+		list = append(list, reconcile.RemoteBackend{Member: &members[i].Member, Down: members[i].NodeDown})
+	}
+	return list
 }
 
 // paths adds to the underlay what the datapath knows of its uplinks.
@@ -242,6 +257,34 @@ func (p paths) Path(to netip.Addr) (peers.Path, error) {
 		}
 	}
 	return path, nil
+}
+
+// countRemote adds the backends on other nodes to the numbers of services.
+func (d *daemon) countRemote(services []metrics.Service) {
+	if d.cluster == nil {
+		return
+	}
+	snapshot := d.controller.Snapshot()
+	for i := range services {
+		row := &services[i]
+		svc := snapshot.Service(row.ID)
+		if svc == nil || svc.Cluster == "" {
+			continue
+		}
+		row.Backends["down"] = 0
+		for _, b := range d.cluster.Peers.Backends(svc) {
+			state := "active"
+			switch {
+			case svc.IsDrained(b.ID):
+				state = "drained"
+			case b.Stopped:
+				state = "stopped"
+			case b.NodeDown:
+				state = "down"
+			}
+			row.Backends[state]++
+		}
+	}
 }
 
 // clusterStats returns the numbers of the cluster, nil if there is none.

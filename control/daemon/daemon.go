@@ -71,6 +71,7 @@ type daemon struct {
 	namer      *dockerplugin.Namer // nil if no engine is queried for names
 	dns        *dns.Server
 	cluster    *node.Cluster // nil if the host is not part of a cluster
+	peersCopy  store.Store   // of what is on other nodes; nil likewise
 
 	apiSocket     net.Listener
 	dockerSocket  net.Listener   // nil if Docker is not served
@@ -265,6 +266,12 @@ func (d *daemon) openState(ctx context.Context) error {
 	}
 	if d.engine, err = engine.New(d.state, engine.Config{Inner: d.reconciler, Cluster: d.enginesCluster}); err != nil {
 		return err
+	}
+	if d.cfg.Cluster.IsCluster() {
+		if err := d.openCopy(); err != nil {
+			return err
+		}
+		d.reconciler.SetRemote(d.remoteBackends)
 	}
 	d.collector = gc.New(gc.Config{Flows: d.datapath.Maps().Conntrack, Refused: d.refusedFlows, Log: d.log})
 	return d.explainDamage(d.controller.Start(ctx))

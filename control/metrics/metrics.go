@@ -37,8 +37,8 @@ type Network struct {
 
 // Service are the numbers of one service.
 type Service struct {
-	Network, Name string
-	Backends      map[string]int // by state
+	ID, Network, Name string
+	Backends          map[string]int // by state
 }
 
 // Stats are all numbers at one moment.

@@ -73,7 +73,7 @@ func Read(set *maps.Set, snapshot *desired.Snapshot) (Stats, error) {
 // serviceStats returns the services, in no particular order.
 func serviceStats(snapshot *desired.Snapshot) (list []Service) {
 	for svc := range snapshot.Services() {
-		row := Service{Name: svc.Name, Backends: map[string]int{"active": 0, "drained": 0, "stopped": 0}}
+		row := Service{ID: svc.ID, Name: svc.Name, Backends: map[string]int{"active": 0, "drained": 0, "stopped": 0}}
 		if n := snapshot.Network(svc.NetworkID); n != nil {
 			row.Network = n.Name
 		}

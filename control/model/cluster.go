@@ -4,6 +4,8 @@ package model
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -37,9 +39,15 @@ type Member struct {
 	Name      string     `json:"name,omitempty"`    // of the sandbox
 	Hostname  string     `json:"hostname,omitempty"`
 	Aliases   []string   `json:"aliases,omitempty"`
+	Stopped   bool       `json:"stopped,omitempty"` // its program does not run: it serves nothing
 	MAC       MAC        `json:"mac"`
 	IPv4      netip.Addr `json:"ipv4,omitzero"`
 	IPv6      netip.Addr `json:"ipv6,omitzero"`
+}
+
+// HasAlias reports whether a sandbox's endpoint has an alias, without regard to case.
+func (m *Member) HasAlias(name string) bool {
+	return m.SandboxID != "" && slices.ContainsFunc(m.Aliases, func(a string) bool { return strings.EqualFold(a, name) })
 }
 
 // Addr returns the member's address of a family, or the zero Addr if it has none.
@@ -60,8 +68,9 @@ type Claim struct {
 
 // AddressHolder is the holder of an address of a shared network.
 type AddressHolder struct {
-	Node     string    `json:"node"`
-	Endpoint string    `json:"endpoint"` // its ID, or the node's
+	Node     string    `json:"node,omitempty"`
+	Endpoint string    `json:"endpoint,omitempty"` // its ID, or the node's
+	Service  string    `json:"service,omitempty"`  // its ID: the address is virtual, and no node's
 	Since    time.Time `json:"since"`
 }
 

@@ -23,11 +23,14 @@ type Service struct {
 	IPv6     netip.Addr `json:"ipv6,omitzero"`
 	MAC      MAC        `json:"mac"` // of the virtual addresses
 	FixedIPs bool       `json:"fixed_ips,omitempty"`
-	// Ports are the published ports. Port is that of the backends.
+	// Ports are the published ports. Port is that of the backends. In a shared network they are those that
+	// this host could publish.
 	Ports []PortBinding `json:"ports,omitempty"`
 	// Affinity is how long a client keeps its backend after its last new flow. 0: each flow gets
 	// a backend of its own.
 	Affinity time.Duration `json:"affinity,omitempty"`
+	// Cluster is the identity of the store that has the service; "": it is one of this host alone.
+	Cluster string `json:"cluster,omitempty"`
 	// Drained are the IDs of endpoints that keep their flows and get no new ones.
 	Drained []string          `json:"drained,omitempty"`
 	Labels  map[string]string `json:"labels,omitempty"`

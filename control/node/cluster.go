@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/api"
@@ -152,6 +153,9 @@ func (b *Node) Addresses(ctx context.Context, n *model.Network) ([]api.AddressHo
 		if by.Endpoint == by.Node {
 			row.Endpoint = ""
 		}
+		if svc := b.Snapshot().Service(by.Service); svc != nil {
+			row.Sandbox = "service " + svc.Name
+		}
 		list = append(list, row)
 	}
 	return list, nil
@@ -168,6 +172,31 @@ func (b *Node) sandboxNames(ctx context.Context, n *model.Network) map[string]st
 		names[m.ID] = m.Name
 	}
 	return names
+}
+
+// DrainBackend implements [server.Services]. The backend may be on another node.
+func (b *Node) DrainBackend(ctx context.Context, ref, sandbox string, drained bool) error {
+	svc, err := b.Service(ref)
+	_, here := b.Sandbox(sandbox)
+	if err != nil || b.cfg.Cluster == nil || svc.Cluster == "" || here == nil {
+		return b.Controller.DrainBackend(ctx, ref, sandbox, drained)
+	}
+	var found []model.RemoteMember
+	for _, m := range b.cfg.Cluster.Peers.Backends(svc) {
+		switch {
+		case m.SandboxID == sandbox || m.Name == sandbox:
+			found = append(found, m)
+		case sandbox != "" && strings.HasPrefix(m.SandboxID, sandbox):
+			found = append(found, m)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return model.Refuse(model.ErrNotFound, "no sandbox %q is a backend of service %s, on any node (see: fairlead service inspect %[2]s)", sandbox, svc.Name)
+	case 1:
+		return b.DrainMember(ctx, svc, found[0].ID, found[0].Name, drained)
+	}
+	return model.Refuse(model.ErrInvalid, "sandbox %s is ambiguous (%d nodes have one; give the ID of: fairlead service inspect %s)", sandbox, len(found), svc.Name)
 }
 
 // clusterStatus describes this host's part in a cluster, nil if there is none.

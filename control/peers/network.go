@@ -21,6 +21,7 @@ type network struct {
 	index  uint32
 	stop   func()
 	listed bool // by the store, since the start
+	ready  bool // it has what the copy on disk had
 
 	chunks map[string]chunk // by key
 	// The claims of a MAC or of an address. While an endpoint moves between nodes there may be two: the
@@ -42,6 +43,7 @@ type claim struct {
 	key  string // of the chunk
 	node string
 	mac  model.MAC
+	host bool // it is the node itself
 }
 
 func newNetwork(id string, index uint32) *network {
@@ -104,10 +106,10 @@ func (n *network) set(key string, now chunk, t *touched) {
 		m := &now.members[i]
 		n.name(m)
 		macs[m.MAC] = true
-		put(n.macs, m.MAC, claim{key, now.node, m.MAC}, t.macs)
+		put(n.macs, m.MAC, claim{key, now.node, m.MAC, m.SandboxID == ""}, t.macs)
 		for _, a := range addrsOf(m) {
 			addrs[a] = true
-			put(n.addrs, a, claim{key, now.node, m.MAC}, t.addrs)
+			put(n.addrs, a, claim{key, now.node, m.MAC, m.SandboxID == ""}, t.addrs)
 		}
 	}
 	for i := range before.members {
@@ -184,7 +186,8 @@ func (n *network) putMAC(w *work, mac model.MAC, nodes *nodes) {
 		w.fdbGone = append(w.fdbGone, e)
 		return
 	}
-	if e.Node = nodes.number(claims[len(claims)-1].node); e.Node != 0 {
+	last := claims[len(claims)-1]
+	if e.Node, e.Host = nodes.number(last.node), last.host; e.Node != 0 {
 		w.fdb = append(w.fdb, e)
 	}
 }
@@ -217,6 +220,16 @@ func (n *network) putFlood(w *work, nodes *nodes) {
 	}
 	n.flood = list
 	w.setFlood(n.index, list)
+}
+
+// isOn reports whether one of the nodes has members.
+func (n *network) isOn(nodes map[string]bool) bool {
+	for _, c := range n.chunks {
+		if nodes[c.node] {
+			return true
+		}
+	}
+	return false
 }
 
 // renumber returns what is to be written after nodes got their numbers.

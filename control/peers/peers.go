@@ -80,7 +80,10 @@ type Config struct {
 	Self     string      // this node's ID
 	Tables   Tables
 	Underlay Underlay
-	Log      *slog.Logger
+	// Changed is called when the members of a network on other nodes changed, or the states of their
+	// nodes. It must not wait.
+	Changed func(network string)
+	Log     *slog.Logger
 }
 
 // Peers follows the other nodes of the cluster. Run changes it; the other methods may be called
@@ -96,8 +99,9 @@ type Peers struct {
 	nets  map[string]*network // those with members here, by ID
 
 	copy  copyOnDisk
-	swept bool // what earlier daemons wrote was compared with the first lists
-	todo  work // that failed
+	swept bool            // what earlier daemons wrote was compared with the first lists
+	down  map[string]bool // nodes that were down at the last tick
+	todo  work            // that failed
 	last  string
 }
 
@@ -166,6 +170,7 @@ func (p *Peers) Run(ctx context.Context) error {
 		case <-ticker.C:
 			p.copy.flush(ctx, p.cfg.Log)
 			p.retry()
+			p.noteDown()
 			if time.Since(looked) > refresh {
 				looked = time.Now()
 				p.writeNodes()
@@ -300,12 +305,33 @@ func (p *Peers) handleMembers(e event, cached bool) {
 	n := e.network
 	p.mu.Lock()
 	gone, w := n.apply(e.Update, p.cfg.Self, p.nodes, p.cfg.Log)
-	n.listed = n.listed || e.Reset
+	n.listed, n.ready = n.listed || e.Reset, true
 	p.mu.Unlock()
 	if !cached {
 		p.copy.note(e.Update, gone)
 	}
 	p.write(w)
+	p.cfg.Changed(n.id)
+}
+
+// noteDown reports the networks with members on nodes that went down or came back.
+func (p *Peers) noteDown() {
+	h, now := p.cfg.Store.Health(), time.Now()
+	down, changed := map[string]bool{}, map[string]bool{}
+	for id := range p.nodes.byID {
+		if p.nodes.isDown(id, h, now) {
+			down[id] = true
+		}
+		if down[id] != p.down[id] {
+			changed[id] = true
+		}
+	}
+	p.down = down
+	for id, n := range p.nets {
+		if n.isOn(changed) {
+			p.cfg.Changed(id)
+		}
+	}
 }
 
 // write writes and deletes entries. What fails is tried again.

@@ -34,6 +34,7 @@ type fakes struct {
 	deleted []string
 	full    bool
 	changed func()
+	touched map[string]int // how often the members of a network changed
 	device  uint32
 }
 
@@ -52,6 +53,15 @@ func (f *fakes) Path(to netip.Addr) (Path, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return Path{IfIndex: f.device, Source: netip.MustParseAddr("10.98.0.1"), MTU: 1500}, nil
+}
+
+func (f *fakes) noteChange(network string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.touched == nil {
+		f.touched = map[string]int{}
+	}
+	f.touched[network]++
 }
 
 func (f *fakes) Watch(ctx context.Context, changed func()) error {
@@ -225,7 +235,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) start(indices ...uint32) {
 	w.Helper()
 	own := kv.New(w.server.Dial(), kv.Config{Name: "memory://", PingEvery: 50 * time.Millisecond, PingTimeout: 100 * time.Millisecond, MaxBackoff: 50 * time.Millisecond})
-	w.Peers = New(Config{Store: own, Cache: w.cache, Self: "self", Tables: w.fakes.tables(), Underlay: w.fakes, Log: slog.New(slog.DiscardHandler)})
+	w.Peers = New(Config{Store: own, Cache: w.cache, Self: "self", Tables: w.fakes.tables(), Underlay: w.fakes, Changed: w.fakes.noteChange, Log: slog.New(slog.DiscardHandler)})
 	w.Peers.Update(snapshot(indices...))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -458,4 +468,37 @@ func TestNodesThatAreDown(t *testing.T) {
 	down("n2", healthy, now.Add(together), true)
 	ns.noteAlive(kv.Update{Entries: []kv.Entry{{Key: layout.AliveKey("n2")}}}, now)
 	down("n2", healthy, now.Add(together), false)
+}
+
+// Backends of a service are the members with its name as alias, also of the copy on disk; changes are
+// reported.
+func TestBackends(t *testing.T) {
+	w := newWorld(t)
+	stopped := member(3)
+	stopped.Stopped = true
+	w.commit(nodeRecord("self", 1), nodeRecord("b", 2), chunkOf("n1", "b", 0, member(2), stopped), chunkOf("n1", "self", 0, member(9)))
+	w.start(11)
+	svc := &model.Service{Name: "ALL", NetworkID: "n1"}
+	backends := func() (text string) {
+		for _, b := range w.Peers.Backends(svc) {
+			text += fmt.Sprint(b.Name, b.Stopped, " ")
+		}
+		return text
+	}
+	w.eventually("both are backends", func() bool { return backends() == "Name2false Name3true " })
+	changes := func() int {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.touched["n1"]
+	}
+	before := changes()
+	w.commit(chunkOf("n1", "b", 0, member(2)))
+	w.eventually("one is left, which is reported", func() bool { return backends() == "Name2false " && changes() > before })
+	if list := w.Peers.Backends(&model.Service{Name: "other", NetworkID: "n1"}); len(list) > 0 {
+		t.Errorf("backends of another service: %v", list)
+	}
+	w.stop()
+	if list := Copied(w.cache, svc, slog.New(slog.DiscardHandler)); !slices.ContainsFunc(list, func(m model.RemoteMember) bool { return m.ID == "ep2" }) {
+		t.Errorf("the copy on disk has %v", list)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
 	"github.com/fairlead-net/fairlead/control/cluster/layout"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/store"
 )
 
 // NodeStatus is a node as this one sees it.
@@ -124,6 +126,44 @@ func (p *Peers) Named(network, name string) (list []model.Member) {
 	for _, m := range n.names[name] {
 		if claims := n.macs[m.MAC]; len(claims) == 0 || !p.nodes.isDown(claims[len(claims)-1].node, h, now) {
 			list = append(list, *m)
+		}
+	}
+	return list
+}
+
+// Backends returns the backends that a service has on other nodes, by ID. Before Run has its network, they
+// are those of the copy on disk.
+func (p *Peers) Backends(svc *model.Service) (list []model.RemoteMember) {
+	p.mu.RLock()
+	n := p.nets[svc.NetworkID]
+	if n == nil || !n.ready {
+		p.mu.RUnlock()
+		return Copied(p.cfg.Cache, svc, p.cfg.Log)
+	}
+	defer p.mu.RUnlock()
+	if len(n.names[strings.ToLower(svc.Name)]) == 0 {
+		return nil
+	}
+	for _, m := range p.membersOf(n) {
+		if m.HasAlias(svc.Name) {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+// Copied returns the backends of a service as the copy on disk has them. It may have this node's own.
+func Copied(cache store.Store, svc *model.Service, log *slog.Logger) (list []model.RemoteMember) {
+	c := copyOnDisk{store: cache}
+	for _, e := range c.load(context.Background(), layout.EndpointsOf(svc.NetworkID), log) {
+		var chunk layout.Chunk
+		if err := layout.Decode(e.Key, e.Value, &chunk); err != nil {
+			continue // Run logs it
+		}
+		for _, m := range chunk.Members {
+			if m.HasAlias(svc.Name) {
+				list = append(list, model.RemoteMember{Member: m})
+			}
 		}
 	}
 	return list

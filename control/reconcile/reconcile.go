@@ -84,6 +84,8 @@ type Reconciler struct {
 	promote      chan struct{} // has a token if some attachments are unpromoted
 	lastApply    time.Time     // when it ended
 
+	remote remoteChanges
+
 	stats report.Statistics
 }
 
@@ -106,6 +108,7 @@ func New(cfg Config, dp Datapath, t tables.Set, nl *rtnl.Handle) *Reconciler {
 		traffic:    t.Traffic,
 		promote:    make(chan struct{}, 1),
 		numbers:    make(map[uint32]string),
+		remote:     remoteChanges{wake: make(chan struct{}, 1), networks: make(map[string]bool)},
 		stats:      report.NewStatistics(),
 	}
 }

@@ -4,11 +4,15 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
+	"github.com/fairlead-net/fairlead/control/reconcile/objects"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/watch"
 )
@@ -48,6 +52,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	wg.Go(func() { l.keepWatching(ctx, "sandboxes", l.watchNetNS) })
 	wg.Go(func() { l.promote(ctx) })
 	wg.Go(func() { l.verify(ctx) })
+	wg.Go(func() { r.followRemote(ctx) })
 	return l.check(ctx)
 }
 
@@ -263,4 +268,78 @@ func (l *loop) watchNetNS(ctx context.Context) error {
 	defer l.r.setWatch(nil)
 	l.pending.Missed()
 	return w.Run(ctx, l.pending.Note, l.pending.Missed)
+}
+
+// RemoteBackend is a backend of a service on another node.
+type RemoteBackend = objects.RemoteBackend
+
+// remoteSettle is how long changes on other nodes are collected: a service's tables are computed
+// again for each, and a node that starts brings many.
+const remoteSettle = 20 * time.Millisecond
+
+// remoteChanges are the networks whose backends on other nodes changed.
+type remoteChanges struct {
+	mu       sync.Mutex
+	networks map[string]bool
+	wake     chan struct{} // has a token if there are any
+}
+
+// SetRemote sets the source of the backends that services have on other nodes. What they are is not
+// part of a snapshot: RemoteChanged says when it is another.
+func (r *Reconciler) SetRemote(backends func(*model.Service) []RemoteBackend) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.objects.Remote = backends
+}
+
+// RemoteChanged schedules the services of a network whose members on other nodes changed. It does not
+// wait.
+func (r *Reconciler) RemoteChanged(network string) {
+	r.remote.mu.Lock()
+	defer r.remote.mu.Unlock()
+	r.remote.networks[network] = true
+	wake(r.remote.wake)
+}
+
+// followRemote updates the services of changed networks until ctx ends.
+func (r *Reconciler) followRemote(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.remote.wake:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(remoteSettle):
+		}
+		if err := r.updateRemote(ctx); err != nil {
+			r.log.Error("cannot update services after a change on another node; the next check tries again", "err", err)
+		}
+	}
+}
+
+// updateRemote updates the services of the networks that changed.
+func (r *Reconciler) updateRemote(ctx context.Context) error {
+	r.remote.mu.Lock()
+	changed := r.remote.networks
+	r.remote.networks = make(map[string]bool)
+	r.remote.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.snap == nil {
+		return nil // the first Apply finds them
+	}
+	p, err := r.newPass(ctx, r.snap, device.State{})
+	if err != nil {
+		return err
+	}
+	for id := range changed {
+		p.TouchServices(id)
+	}
+	if len(p.Services) > 0 {
+		p.run()
+	}
+	return errors.Join(p.Errs...)
 }

@@ -259,10 +259,11 @@ func stillFree(ctx context.Context, t *txn.Tx, n *model.Network) (free, usable b
 // MayIdle reports whether a network is idle while it has no endpoints.
 func MayIdle(n *model.Network) bool { return n.Has().Pools && (Predefined(n.Name) || n.Has().Shared) }
 
-// IdleIfUnused releases the subnets of a predefined or shared network that has no endpoints here.
+// IdleIfUnused releases the subnets of a predefined or shared network that has no endpoints here, and
+// no services whose ports this host publishes.
 func IdleIfUnused(t *txn.Tx, networkID string) {
 	n := t.Next.Network(networkID)
-	if n == nil || n.Idle || !MayIdle(n) || t.Next.HasMembers(n.ID) {
+	if n == nil || n.Idle || !MayIdle(n) || t.Next.HasMembers(n.ID) || n.Has().Shared && HasPorts(t.Next, n.ID) {
 		return
 	}
 	now := *n

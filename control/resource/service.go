@@ -4,9 +4,9 @@ package resource
 
 import (
 	"cmp"
-	"context"
 	"maps"
 	"net/netip"
+	"reflect"
 	"regexp"
 	"slices"
 	"time"
@@ -38,15 +38,22 @@ func ValidateService(spec model.ServiceSpec) error {
 	return ValidatePorts(spec.Ports)
 }
 
-// AddService adds a service to a network.
-func AddService(ctx context.Context, t *txn.Tx, n *model.Network, spec model.ServiceSpec) (*model.Service, error) {
+// AddService adds a service to a network of this host.
+func AddService(t *txn.Tx, n *model.Network, spec model.ServiceSpec) (*model.Service, error) {
+	svc, err := PlanService(t, n, spec)
+	if err == nil {
+		t.PutService(svc.ID, svc)
+	}
+	return svc, err
+}
+
+// PlanService returns a service and takes what it needs, but does not add it.
+func PlanService(t *txn.Tx, n *model.Network, spec model.ServiceSpec) (*model.Service, error) {
 	switch {
 	case n.ManagedBy == model.ByEngine:
 		return nil, model.Refuse(model.ErrForbidden, "network %s is managed by a container engine, which allocates its addresses (create the service in a network of: fairlead network create)", n.Name)
 	case !n.Has().Pools:
 		return nil, model.Refuse(model.ErrInvalid, "network %s has no addresses (create the service in a network of: fairlead network create)", n.Name)
-	case n.Has().Shared: // other hosts may give the address away
-		return nil, model.Refuse(model.ErrNotSupported, "network %s spans hosts, and services there are not available yet (create the service in a network of driver bridge)", n.Name)
 	case !n.ICC:
 		return nil, model.Refuse(model.ErrForbidden, "members of network %s may not reach each other (%s=false), so they cannot reach a service (create it in another network)", n.Name, model.OptICC)
 	case n.Name == model.NetworkBridge:
@@ -76,22 +83,78 @@ func AddService(ctx context.Context, t *txn.Tx, n *model.Network, spec model.Ser
 	if svc.MAC, err = chooseMAC(t, n, model.MAC{}, cmp.Or(svc.IPv4, svc.IPv6)); err != nil {
 		return nil, err
 	}
-	if svc.Ports, err = servicePorts(t, n, svc, spec.Ports); err != nil {
-		return nil, err
-	}
-	t.PutService(svc.ID, svc)
-	return svc, nil
+	svc.Ports, err = servicePorts(t, n, svc, spec.Ports)
+	return svc, err
 }
 
-// servicePorts chooses and claims the host ports of a service.
-func servicePorts(t *txn.Tx, n *model.Network, svc *model.Service, specs []model.PortSpec) ([]model.PortBinding, error) {
-	// What serves them has the families of the virtual addresses.
+// AdoptService adds a service that a cluster shares, or makes the local one the same. It returns why
+// ports cannot be published here, which are left out.
+func AdoptService(t *txn.Tx, shared *model.Service) (refused []error, err error) {
+	n, was, now := t.Next.Network(shared.NetworkID), t.Next.Service(shared.ID), *shared
+	if n == nil {
+		return nil, model.Refuse(model.ErrNotFound, "the network of service %s does not exist on this host", shared.Name)
+	}
+	if was != nil {
+		now.Number, now.Ports = was.Number, slices.Clone(was.Ports)
+	} else {
+		if o := t.Next.ServiceIn(n.ID, shared.Name); o != nil {
+			return nil, model.Refuse(model.ErrConflict, "service %s of network %s is still another one on this host", o.Name, n.Name)
+		}
+		if _, err := chooseID(t.Next.ServicesByPrefix, shared.ID); err != nil {
+			return nil, err
+		}
+		for _, f := range model.Families {
+			if a := shared.Addr(f); a.IsValid() {
+				if _, err := takeAddr(t, n, f, a); err != nil {
+					return nil, err
+				}
+			}
+		}
+		now.Number, now.Ports = t.NewNumber(), nil
+	}
+	at := servingAt(n, &now)
+	for _, b := range shared.Ports {
+		if slices.Contains(now.Ports, b) {
+			continue
+		}
+		if err := CheckPort(t, at, b); err != nil {
+			refused = append(refused, err)
+			continue
+		}
+		t.ClaimPorts(now.Number, b)
+		now.Ports = append(now.Ports, b)
+	}
+	if was == nil || !reflect.DeepEqual(*was, now) {
+		t.PutService(now.ID, &now)
+	}
+	return refused, nil
+}
+
+// HasPorts reports whether a network has services with published ports.
+func HasPorts(s *desired.Snapshot, networkID string) bool {
+	for svc := range s.ServicesOf(networkID) {
+		if len(svc.Ports) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// servingAt returns an endpoint that stands for the backends of a service: it has the families of the
+// virtual addresses.
+func servingAt(n *model.Network, svc *model.Service) *model.Endpoint {
 	at := &model.Endpoint{NetworkID: n.ID}
 	for f, p := range map[model.Family]*netip.Prefix{model.V4: &at.IPv4, model.V6: &at.IPv6} {
 		if a := svc.Addr(f); a.IsValid() {
 			*p = netip.PrefixFrom(a, a.BitLen())
 		}
 	}
+	return at
+}
+
+// servicePorts chooses and claims the host ports of a service.
+func servicePorts(t *txn.Tx, n *model.Network, svc *model.Service, specs []model.PortSpec) ([]model.PortBinding, error) {
+	at := servingAt(n, svc)
 	specs = JoinRuns(specs)
 	slices.SortStableFunc(specs, func(a, b model.PortSpec) int { return cmp.Compare(flexibility(a), flexibility(b)) })
 	var ports []model.PortBinding
@@ -119,6 +182,7 @@ func RemoveService(t *txn.Tx, svc *model.Service) {
 	ReleaseAddr(t, svc.NetworkID, svc.IPv4)
 	ReleaseAddr(t, svc.NetworkID, svc.IPv6)
 	t.PutService(svc.ID, nil)
+	IdleIfUnused(t, svc.NetworkID)
 }
 
 // describeServices lists the names of services, the first few in full.

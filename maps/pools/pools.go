@@ -31,9 +31,8 @@ type Pool struct {
 type Member struct {
 	ID      uint64 // the same on every node; unique in the pool
 	Addr    netip.Addr
-	IfIndex uint32 // of its host end
+	IfIndex uint32 // of its host end; maps.ViaNode: it is on another node
 	Net     uint32 // network index
-	Node    uint16 // where it is; 0, this host, is the only one so far
 }
 
 // String is for logs.
@@ -81,7 +80,7 @@ func (e *poolEntries) add(p Pool) {
 	for i, m := range members {
 		ids[i] = m.ID
 		tags[i] = e.tag(key, m.ID)
-		e.members[bpf.TCPoolKey{Pool: key, N: tags[i]}] = bpf.TCBackend{Addr: bpf.TCIp{B: m.Addr.As16()}, Ifindex: m.IfIndex, Net: m.Net, Node: m.Node}
+		e.members[bpf.TCPoolKey{Pool: key, N: tags[i]}] = bpf.TCBackend{Addr: bpf.TCIp{B: m.Addr.As16()}, Ifindex: m.IfIndex, Net: m.Net}
 	}
 	pool := bpf.TCPool{Affinity: p.Affinity, Count: uint32(len(members))}
 	switch len(members) {

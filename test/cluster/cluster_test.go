@@ -220,6 +220,7 @@ func TestStoreGoesAway(t *testing.T) {
 	})
 	b.Refused(1, []string{"shared by a cluster", "check that it runs"}, "sandbox", "create", "--network", "web", "more")
 	b.Refused(1, []string{"cluster", "check that it runs"}, "network", "create", "-d", "overlay", "more")
+	b.Refused(1, []string{"cluster", "check that it runs"}, "service", "create", "--network", "web", "shop")
 	b.Timed("removal of a sandbox without the store", 2*time.Second, func() { b.Remove(extra) })
 	b.Timed("creation of a local sandbox without the store", 3*time.Second, func() { b.Fairlead("sandbox", "create", "local") })
 	// The other daemon starts again without the store, and serves from its copy.

@@ -217,12 +217,12 @@ func sourcePort(n tunnel, b []byte) uint16 {
 
 // tunnelled expects that the frame leaves through the tunnel with in inside. The outer Ethernet header
 // is not filled in yet.
-func (p *sent) tunnelled(n tunnel, in frame, ecn uint8) {
+func (p *sent) tunnelled(n tunnel, in frame, ecn uint8, event ...string) {
 	p.Helper()
-	p.leavesNode(n, in, ecn, doneMark, "neigh up0")
+	p.leavesNode(n, in, ecn, doneMark, "neigh up0", event...)
 }
 
-func (p *sent) leavesNode(n tunnel, in frame, ecn uint8, mark uint32, to string) {
+func (p *sent) leavesNode(n tunnel, in frame, ecn uint8, mark uint32, to string, event ...string) {
 	p.Helper()
 	out := p.do().out
 	if len(out) < 60 {
@@ -234,7 +234,7 @@ func (p *sent) leavesNode(n tunnel, in frame, ecn uint8, mark uint32, to string)
 	}
 	w := wrap{tunnel: n, in: in.bytes(p.TB), vni: plainVNI, sport: sport, dport: tunnelPort, ecn: ecn, flags: 8}
 	w.dmac, w.smac = maps.MAC(out[:6]), maps.MAC(out[6:12])
-	c := make(counts)
+	c := events(event)
 	c.add("path tunnel", len(p.in))
 	p.expect(expectation{verdict: redirected, out: w, mark: mark, to: []string{to}, counts: c})
 }

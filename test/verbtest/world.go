@@ -286,7 +286,9 @@ func CheckSnapshot(s *desired.Snapshot) error {
 		if s.Network(id) != n || n.Index == 0 || n.Index >= model.MaxNetworks {
 			bad("network %q is stored under %s with index %d", n.Name, id, n.Index)
 		}
-		if used := s.HasMembers(id); used && n.Idle || !used && resource.MayIdle(n) && !n.Idle {
+		// A service with published ports makes a host a member of a shared network, some time later.
+		serves := n.Has().Shared && resource.HasPorts(s, id)
+		if used := s.HasMembers(id); used && n.Idle || !used && !serves && resource.MayIdle(n) && !n.Idle {
 			bad("network %q: idle %t, has members %t", n.Name, n.Idle, used)
 		}
 		for _, sub := range n.Claimed() {

@@ -45,7 +45,7 @@ func (s *Server) serviceList(r *http.Request) (any, error) {
 		if !f.identity(svc.ID, svc.Name, svc.Labels) {
 			continue
 		}
-		row := v.service(svc)
+		row := s.service(r.Context(), v, svc)
 		if f.any("network", func(want string) bool { return want == row.Network || want == row.NetworkID }) {
 			out = append(out, row)
 		}
@@ -61,7 +61,7 @@ func (s *Server) serviceInspect(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.view().service(svc), nil
+	return s.service(r.Context(), s.view(), svc), nil
 }
 
 func (s *Server) serviceCreate(r *http.Request) (any, error) {
@@ -95,6 +95,41 @@ func (s *Server) setDrained(r *http.Request, drained bool) (any, error) {
 	return nil, s.cfg.Backend.DrainBackend(r.Context(), r.PathValue("ref"), body.Sandbox, drained)
 }
 
+// service shows a service with its backends on all nodes.
+func (s *Server) service(ctx context.Context, v *view, svc *model.Service) api.Service {
+	out := v.service(svc)
+	if c, ok := s.cfg.Backend.(Cluster); ok && svc.Cluster != "" {
+		if n := v.snap.Network(svc.NetworkID); n != nil {
+			for _, m := range c.RemoteMembers(ctx, n) {
+				if m.HasAlias(svc.Name) {
+					out.Backends = append(out.Backends, remoteBackend(svc, m))
+				}
+			}
+		}
+	}
+	slices.SortFunc(out.Backends, func(a, b api.ServiceBackend) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Node, b.Node))
+	})
+	return out
+}
+
+// remoteBackend shows a backend on another node.
+func remoteBackend(svc *model.Service, m model.RemoteMember) api.ServiceBackend {
+	b := api.ServiceBackend{
+		EndpointID: m.ID, SandboxID: m.SandboxID, Name: m.Name, Node: m.Node,
+		IPv4Address: model.AddrText(m.IPv4), IPv6Address: model.AddrText(m.IPv6), State: api.BackendActive,
+	}
+	switch {
+	case svc.IsDrained(m.ID):
+		b.State = api.BackendDrained
+	case m.Stopped:
+		b.State = api.BackendStopped
+	case m.NodeDown:
+		b.State = api.BackendDown
+	}
+	return b
+}
+
 func (v *view) service(svc *model.Service) api.Service {
 	out := api.Service{
 		ID: svc.ID, Name: svc.Name, Created: svc.Created, NetworkID: svc.NetworkID,
@@ -125,6 +160,5 @@ func (v *view) service(svc *model.Service) api.Service {
 		}
 		out.Backends = append(out.Backends, b)
 	}
-	slices.SortFunc(out.Backends, func(a, b api.ServiceBackend) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }

@@ -45,6 +45,8 @@ const (
 	MACs = root + "mac/"
 	// Endpoints: up to ChunkSize members of a network on one node. Only that node writes them.
 	Endpoints = root + "ep/"
+	// Services: a service of a network, by the network and its name. Any node writes them.
+	Services = root + "svc/"
 )
 
 const (
@@ -70,6 +72,9 @@ type Network struct {
 	Removing      string    `json:"removing,omitempty"`
 	RemovingSince time.Time `json:"removing_since,omitzero"`
 }
+
+// Service is the record of a service: what is the same on all nodes.
+type Service struct{ model.Service }
 
 // SubnetTable is the record under Subnets: the network of each subnet.
 type SubnetTable map[netip.Prefix]string
@@ -163,6 +168,12 @@ func ParseChunkKey(key string) (network, node string, chunk int, ok bool) {
 	chunk, err := strconv.Atoi(parts[2])
 	return parts[0], parts[1], chunk, err == nil
 }
+
+// ServicesOf returns the prefix of the keys of a network's services.
+func ServicesOf(network string) string { return Services + network + "/" }
+
+// ServiceKey returns the key of a service. A name is one of DNS, and its case does not matter.
+func ServiceKey(network, name string) string { return ServicesOf(network) + strings.ToLower(name) }
 
 // Encode encodes a record. Every record can be encoded.
 func Encode(record any) []byte {

@@ -21,8 +21,9 @@ import (
 const claimTries = 32
 
 // Claim reserves what an endpoint needs in the cluster, and publishes the endpoint, so that other
-// nodes know it before its first packet. member has its ID and its names. The caller creates the
-// endpoint in the local state, or not, and calls Done.
+// nodes know it before its first packet. member has its ID and its names; without an ID, only the
+// addresses of this node are reserved. The caller creates the endpoint in the local state, or not, and
+// calls Done.
 func (m *Members) Claim(ctx context.Context, n *model.Network, spec model.EndpointSpec, member model.Member) (*model.Claim, error) {
 	if err := m.cfg.Check(ctx, n); err != nil {
 		return nil, err
@@ -190,11 +191,20 @@ func (m *Members) claimWanted(ctx context.Context, b *batch, n *model.Network, p
 	// The endpoint itself holds it if an earlier commit did not report its success.
 	own := append(slices.Clone(from), by.Endpoint)
 	if holder, held := s.Held[want]; held && (holder.Node != by.Node || !slices.Contains(own, holder.Endpoint)) {
-		return model.Refuse(model.ErrConflict, "Address already in use: %v in network %s is held by node %s since %s (choose another, or none to get a free one)",
-			want, n.Name, m.nodeName(ctx, holder.Node), holder.Since.Format("2006-01-02 15:04:05"))
+		return refuseHeld(n, want, holder, m.nodeName(ctx, holder.Node))
 	}
 	s.hold(want, by)
 	return nil
+}
+
+// refuseHeld refuses an address that a node, whose name is given, or a service holds.
+func refuseHeld(n *model.Network, want netip.Addr, by model.AddressHolder, node string) error {
+	holder := "node " + node
+	if by.Service != "" {
+		holder = "service " + model.ShortID(by.Service)
+	}
+	return model.Refuse(model.ErrConflict, "Address already in use: %v in network %s is held by %s since %s (choose another, or none to get a free one)",
+		want, n.Name, holder, by.Since.Format("2006-01-02 15:04:05"))
 }
 
 // nodeName returns the name of a node, or its short ID.
@@ -209,6 +219,9 @@ func (m *Members) nodeName(ctx context.Context, id string) string {
 // claimMAC chooses the MAC. If it follows from the address it is as unique as that. A chosen MAC is
 // claimed, and must not be the one that another address has.
 func (m *Members) claimMAC(ctx context.Context, b *batch, n *model.Network, spec model.EndpointSpec, claim *model.Claim) error {
+	if claim.Member.ID == "" {
+		return nil // of the node alone
+	}
 	want, own := spec.MAC, model.MACOf(cmp.Or(claim.Member.IPv4, claim.Member.IPv6))
 	claim.Member.MAC = want
 	switch {
@@ -270,7 +283,9 @@ func (m *Members) place(net *network, claim *model.Claim, from []string) map[int
 	if claim.NodeIPv4.IsValid() || claim.NodeIPv6.IsValid() {
 		add(nodeMember(m.cfg.Node(), claim.NodeIPv4, claim.NodeIPv6))
 	}
-	add(claim.Member)
+	if claim.Member.ID != "" {
+		add(claim.Member)
+	}
 	return changed
 }
 

@@ -170,7 +170,9 @@ func (m *Members) desired(id string) map[string]model.Member {
 	want := map[string]model.Member{}
 	node := m.cfg.Node()
 	for _, claim := range m.pending[id] {
-		want[claim.Member.ID] = claim.Member
+		if claim.Member.ID != "" {
+			want[claim.Member.ID] = claim.Member
+		}
 		if claim.NodeIPv4.IsValid() || claim.NodeIPv6.IsValid() {
 			want[node.ID] = nodeMember(node, claim.NodeIPv4, claim.NodeIPv6)
 		}
@@ -198,7 +200,7 @@ func memberOf(ep *model.Endpoint, sb *model.Sandbox) model.Member {
 		ID: ep.ID, SandboxID: ep.SandboxID, Aliases: ep.Aliases, MAC: ep.MAC, IPv4: ep.Addr(model.V4), IPv6: ep.Addr(model.V6),
 	}
 	if sb != nil {
-		member.Name, member.Hostname = sb.Name, sb.Hostname
+		member.Name, member.Hostname, member.Stopped = sb.Name, sb.Hostname, !sb.Serves()
 	}
 	return member
 }

@@ -118,6 +118,9 @@ func (ns *Networks) remove(ctx context.Context, id string) error {
 // removeMarked removes a network whose record is marked, or writes unmarked again if it has members.
 func (ns *Networks) removeMarked(ctx context.Context, n *model.Network, unmarked layout.Network) error {
 	where, err := ns.users(ctx, n.ID)
+	if err == nil {
+		err = ns.refuseServices(ctx, n)
+	}
 	if err == nil && len(where) > 0 {
 		err = model.Refuse(model.ErrForbidden, "error while removing network: network %s has active endpoints on other nodes (%s); remove the sandboxes or disconnect them first",
 			n.Name, strings.Join(where, ", "))
@@ -154,7 +157,7 @@ func (ns *Networks) users(ctx context.Context, id string) ([]string, error) {
 			return nil, err
 		}
 		for _, by := range s.Held {
-			if by.Node != self {
+			if by.Node != self && by.Service == "" {
 				found[by.Node] = true
 			}
 		}
@@ -169,6 +172,19 @@ func (ns *Networks) users(ctx context.Context, id string) ([]string, error) {
 		names = append(names, name)
 	}
 	return names, nil
+}
+
+// refuseServices refuses the removal of a network that has services.
+func (ns *Networks) refuseServices(ctx context.Context, n *model.Network) error {
+	entries, err := ns.cfg.Cluster.List(ctx, layout.ServicesOf(n.ID))
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, strings.TrimPrefix(e.Key, layout.ServicesOf(n.ID)))
+	}
+	return model.Refuse(model.ErrForbidden, "error while removing network: network %s has services (%s); remove them first with: fairlead service rm", n.Name, strings.Join(names, ", "))
 }
 
 // deleteAll deletes every key under a prefix.

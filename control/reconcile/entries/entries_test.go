@@ -87,7 +87,7 @@ func flagNames(f maps.EndpointFlags) string {
 	}{
 		{maps.HostPort, "hostport"}, {maps.AntiSpoof, "antispoof"}, {maps.Published, "published"},
 		{maps.Internal, "internal"}, {maps.ICC, "icc"}, {maps.Masquerade, "masquerade"},
-		{maps.Shaped, "shaped"}, {maps.DNS, "dns"}, {maps.Service, "service"}, {maps.Pooled, "pooled"},
+		{maps.Shaped, "shaped"}, {maps.DNS, "dns"}, {maps.Service, "service"}, {maps.Pooled, "pooled"}, {maps.RemotePool, "remotepool"},
 	} {
 		if f&n.flag != 0 {
 			names = append(names, n.name)

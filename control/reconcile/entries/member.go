@@ -9,16 +9,18 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// HostPort is the indices of the devices of a network's host port.
+// HostPort is the indices of the devices of a network's host port, and what else the entries of all
+// its members depend on.
 type HostPort struct {
-	Gateway uint32 // the end with the addresses
-	Port    uint32 // the end with the program
+	Gateway  uint32 // the end with the addresses
+	Port     uint32 // the end with the program
+	Services bool   // the network has services
 }
 
 // OfNetwork returns the entries of a network and its host port.
 func OfNetwork(n *model.Network, hp HostPort) Set {
 	gw4, gw6 := gateway(n, model.V4), gateway(n, model.V6)
-	flags := maps.HostPort | networkFlags(n)
+	flags := maps.HostPort | networkFlags(n, hp)
 	if n.DNS {
 		flags |= maps.DNS
 	}
@@ -36,8 +38,9 @@ func OfNetwork(n *model.Network, hp HostPort) Set {
 	if n.VNI != 0 {
 		s.Tunnels = []maps.Tunnel{{
 			Net: n.Index, VNI: n.VNI, MTU: uint16(n.DeviceMTU()), NodeMAC: maps.MAC(n.NodeMAC()), GatewayMAC: maps.MAC(n.GatewayMAC), HostPortIf: hp.Port,
+			Node4: n.NodeIPv4, Node6: n.NodeIPv6,
 		}}
-		s.VNIs = []maps.VNI{{VNI: n.VNI, Net: n.Index}}
+		s.VNIs = []maps.VNI{{VNI: n.VNI, Net: n.Index, Services: hp.Services}}
 	}
 	for _, sub := range n.Subnets {
 		s.Subnets = append(s.Subnets, maps.Subnet{Prefix: sub.Prefix, Net: n.Index})
@@ -48,7 +51,7 @@ func OfNetwork(n *model.Network, hp HostPort) Set {
 // OfEndpoint returns the entries of an endpoint whose host end is the given device. published
 // tells whether it is the backend of a published port, pooled whether it is one of a service.
 func OfEndpoint(ep *model.Endpoint, n *model.Network, hp HostPort, hostIf uint32, published, pooled bool) Set {
-	flags := networkFlags(n)
+	flags := networkFlags(n, hp)
 	if published && !n.Internal {
 		flags |= maps.Published
 	}
@@ -89,14 +92,14 @@ func ofMember(m maps.Endpoint, v6 bool) Set {
 }
 
 // networkFlags returns the flags that every endpoint of a network has.
-func networkFlags(n *model.Network) maps.EndpointFlags {
+func networkFlags(n *model.Network, hp HostPort) maps.EndpointFlags {
 	var f maps.EndpointFlags
 	for _, s := range []struct {
 		on   bool
 		flag maps.EndpointFlags
 	}{
 		{n.AntiSpoof, maps.AntiSpoof}, {n.Internal, maps.Internal},
-		{n.ICC, maps.ICC}, {n.Masquerade, maps.Masquerade},
+		{n.ICC, maps.ICC}, {n.Masquerade, maps.Masquerade}, {n.VNI != 0 && hp.Services, maps.RemotePool},
 	} {
 		if s.on {
 			f |= s.flag

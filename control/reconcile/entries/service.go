@@ -11,11 +11,15 @@ import (
 	"github.com/fairlead-net/fairlead/maps"
 )
 
-// Backend is an endpoint of a service and its host end.
+// Backend is an endpoint of a service, and where it is.
 type Backend struct {
-	Endpoint *model.Endpoint
-	HostIf   uint32
+	ID     string // of the endpoint
+	At     interface{ Addr(model.Family) netip.Addr }
+	Device uint32 // its host end, or ViaNode
 }
+
+// ViaNode stands in place of the device of a member of a network that is on another node.
+func ViaNode(n *model.Network) uint32 { return maps.ViaNode(n.Index) }
 
 // OfService returns the entries of a service with these backends, which exclude drained ones.
 func OfService(svc *model.Service, n *model.Network, backends []Backend) Set {
@@ -44,8 +48,8 @@ func OfService(svc *model.Service, n *model.Network, backends []Backend) Set {
 func poolOf(svc *model.Service, n *model.Network, f model.Family, backends []Backend) maps.Pool {
 	p := maps.Pool{Service: svc.Number, IPv6: f == model.V6, Affinity: uint32(svc.Affinity / time.Second)}
 	for _, b := range backends {
-		if a := b.Endpoint.Addr(f); a.IsValid() {
-			p.Members = append(p.Members, maps.PoolMember{ID: memberID(b.Endpoint.ID), Addr: a, IfIndex: b.HostIf, Net: n.Index})
+		if a := b.At.Addr(f); a.IsValid() {
+			p.Members = append(p.Members, maps.PoolMember{ID: memberID(b.ID), Addr: a, IfIndex: b.Device, Net: n.Index})
 		}
 	}
 	return p

@@ -22,6 +22,7 @@ type Network struct {
 	Ends    device.Ends // of the host port; the peer has the addresses
 	Entries entries.Set
 	MACs    map[netip.Addr]model.MAC // current or last MACs of members' addresses
+	Serving bool                     // it has services
 	Dirty   bool                     // needs a repair
 	LastErr string                   // as logged; "" if there is none
 }
@@ -34,7 +35,7 @@ func (n *Network) Spec() device.Spec { return device.Spec{ID: n.ID, Network: n.W
 
 // HostPort returns the devices of the host port, for entries.
 func (n *Network) HostPort() entries.HostPort {
-	return entries.HostPort{Gateway: n.Ends.Peer, Port: n.Ends.Host}
+	return entries.HostPort{Gateway: n.Ends.Peer, Port: n.Ends.Host, Services: n.Serving}
 }
 
 // Sandbox is what was created for a model.Sandbox.
@@ -75,6 +76,7 @@ type Service struct {
 	ID      string
 	Want    *model.Service // nil if it is to be removed
 	Entries entries.Set
+	remote  map[netip.Addr]bool // addresses of its backends on other nodes
 }
 
 // Publish is what was created for a model.Publish.

@@ -128,3 +128,62 @@ func TestMembers(t *testing.T) {
 		t.Errorf("%d members, want the one that has a device", len(got))
 	}
 }
+
+// Backends on other nodes are in the pool of a service while they serve; the flows of those that are gone
+// end, and those of drained ones do not.
+func TestRemoteBackends(t *testing.T) {
+	s := newScene(t)
+	n := *s.plan.Networks["net"]
+	n.Driver, n.VNI, n.ICC = model.DriverOverlay, 70000, true
+	s.plan.Networks["net"] = &n
+	a := *s.plan.Endpoints["a"]
+	a.ID = "a000000000000000"
+	a.Aliases = []string{"shop"}
+	delete(s.plan.Endpoints, "a")
+	s.plan.Endpoints[a.ID] = &a
+	remote := []RemoteBackend{{Member: &model.Member{ID: "b000000000000000", SandboxID: "x", IPv4: netip.MustParseAddr("10.7.0.9")}}}
+	s.o.Remote = func(*model.Service) []RemoteBackend { return remote }
+	if w := s.pass(); w.Put.VNIs[0].Services || w.Put.Endpoints[0].Flags&maps.RemotePool != 0 {
+		t.Errorf("without a service: %+v", w.Put)
+	}
+	svc := &model.Service{ID: "svc", Name: "shop", NetworkID: "net", Number: 5, IPv4: netip.MustParseAddr("10.7.0.50")}
+	s.plan.Services["svc"] = svc
+	w := s.pass()
+	if len(w.Put.VNIs) != 1 || !w.Put.VNIs[0].Services {
+		t.Errorf("VNIs: %+v", w.Put.VNIs)
+	}
+	for _, e := range w.Put.Endpoints {
+		if e.Flags&maps.RemotePool == 0 {
+			t.Errorf("endpoint without the flag: %+v", e)
+		}
+	}
+	members := func(w *Work) (devices []uint32) {
+		for _, m := range w.Put.Pools[0].Members {
+			devices = append(devices, m.IfIndex)
+		}
+		slices.Sort(devices)
+		return devices
+	}
+	if got := members(w); len(got) != 2 || got[1] != maps.ViaNode(7) {
+		t.Errorf("members at devices %v", got)
+	}
+	touch := func() *Work {
+		w := s.o.NewWork(s.before)
+		w.TouchServices("net")
+		w.Collect()
+		return w
+	}
+	flow := maps.Flow{OutIf: maps.ViaNode(7), Reply: maps.Tuple{Src: netip.AddrPortFrom(remote[0].IPv4, 80)}}
+	for _, b := range []RemoteBackend{
+		{Member: &model.Member{ID: remote[0].ID, IPv4: remote[0].IPv4, Stopped: true}}, {Member: remote[0].Member, Down: true},
+	} {
+		remote = []RemoteBackend{b}
+		if w := touch(); len(members(w)) != 1 || w.Flows.Match(flow) {
+			t.Errorf("%+v: members at devices %v, or its flows end", b, members(w))
+		}
+	}
+	remote = nil
+	if w := touch(); len(members(w)) != 1 || !w.Flows.Match(flow) {
+		t.Errorf("gone: members at devices %v, or its flows do not end", members(w))
+	}
+}

@@ -17,8 +17,17 @@ type Objects struct {
 	Publishes map[uint32]*Publish
 	Services  map[string]*Service
 
+	// Remote returns the backends that a service has on other nodes; nil: there are no other nodes.
+	Remote func(svc *model.Service) []RemoteBackend
+
 	kinds   *device.Kinds
 	serving map[string]map[uint32]*Publish // by endpoint
+}
+
+// RemoteBackend is a backend of a service on another node.
+type RemoteBackend struct {
+	*model.Member
+	Down bool // its node has not been heard of for a while
 }
 
 // New returns Objects whose devices have these kinds.

@@ -3,7 +3,9 @@
 package objects
 
 import (
+	"cmp"
 	"iter"
+	"net/netip"
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -42,6 +44,10 @@ func (w *Work) diffServices(before *desired.Snapshot) {
 		if c.Old != nil && c.New != nil {
 			continue // a name does not change
 		}
+		// Whether a network that spans nodes has services concerns all its members here.
+		if n := w.o.Networks[cmp.Or(c.New, c.Old).NetworkID]; n != nil && n.Want != nil && n.Want.Has().Shared && n.Serving != w.s.HasServices(n.ID) {
+			w.TouchNetwork(n)
+		}
 		// Its backends begin or cease to be any.
 		for _, snapshot := range []*desired.Snapshot{before, w.s} {
 			if svc := snapshot.Service(c.ID); svc != nil {
@@ -58,19 +64,51 @@ func (w *Work) collectServices() {
 		if s.Want == nil {
 			delete(w.o.Services, id)
 		} else if n := w.o.Networks[s.Want.NetworkID]; n != nil && n.Usable() {
-			now = entries.OfService(s.Want, n.Want, w.backends(s.Want))
+			now = entries.OfService(s.Want, n.Want, append(w.backends(s.Want), w.remoteBackends(s, n)...))
 		}
 		w.replace(&s.Entries, now)
 	}
 }
 
-// backends returns the backends of a service that get new flows: they have a device and a program,
-// and are not drained.
+// backends returns the backends of a service on this host that get new flows: they have a device and
+// a program, and are not drained.
 func (w *Work) backends(svc *model.Service) (list []entries.Backend) {
 	for ep := range w.s.Backends(svc) {
 		if e := w.o.Endpoints[ep.ID]; e != nil && e.Want != nil && e.Ends.Host != 0 && !svc.IsDrained(ep.ID) && w.s.Sandbox(ep.SandboxID).Serves() {
-			list = append(list, entries.Backend{Endpoint: ep, HostIf: e.Ends.Host})
+			list = append(list, entries.Backend{ID: ep.ID, At: ep, Device: e.Ends.Host})
 		}
 	}
 	return list
 }
+
+// remoteBackends returns the backends of a service on other nodes that get new flows, and ends the
+// flows of those that exist no more.
+func (w *Work) remoteBackends(s *Service, n *Network) (list []entries.Backend) {
+	if w.o.Remote == nil || !n.Want.Has().Shared {
+		return nil
+	}
+	now := map[netip.Addr]bool{}
+	for _, b := range w.o.Remote(s.Want) {
+		if w.s.Endpoint(b.ID) != nil {
+			continue // it is on this host: what is known of other nodes may be older
+		}
+		for _, f := range model.Families {
+			if a := b.Addr(f); a.IsValid() {
+				now[a] = true
+			}
+		}
+		if !b.Stopped && !b.Down && !s.Want.IsDrained(b.ID) {
+			list = append(list, entries.Backend{ID: b.ID, At: b.Member, Device: entries.ViaNode(n.Want)})
+		}
+	}
+	for a := range s.remote {
+		if !now[a] {
+			w.Flows.Member(entries.ViaNode(n.Want), a)
+		}
+	}
+	s.remote = now
+	return list
+}
+
+// TouchServices adds the services of a network to the pass: backends on other nodes changed.
+func (w *Work) TouchServices(network string) { w.touchServices(w.s.ServicesOf(network)) }

@@ -81,7 +81,7 @@ func (w *Work) SortedEndpoints() []*Endpoint {
 func (w *Work) Collect() {
 	for id, n := range w.Networks {
 		var now entries.Set
-		if n.Usable() {
+		if n.Serving = w.s.HasServices(id); n.Usable() {
 			now = entries.OfNetwork(n.Want, n.HostPort())
 		}
 		w.replace(&n.Entries, now)

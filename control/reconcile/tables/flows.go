@@ -28,7 +28,7 @@ func (f *Flows) Drop(filter *Filter) error {
 	if f.later.empty() {
 		return nil
 	}
-	if _, err := f.table.DeleteWhere(f.later.match); err != nil {
+	if _, err := f.table.DeleteWhere(f.later.Match); err != nil {
 		return err
 	}
 	f.later = Filter{}
@@ -88,9 +88,9 @@ func (f *Filter) merge(o *Filter) {
 	}
 }
 
-// match reports whether the flow belongs to something that was removed. A host address matters if
+// Match reports whether the flow belongs to something that was removed. A host address matters if
 // the flow is source-NATed to it or was addressed to it.
-func (f *Filter) match(fl maps.Flow) bool {
+func (f *Filter) Match(fl maps.Flow) bool {
 	return f.devices[fl.InIf] || f.devices[fl.OutIf] || f.publishes[fl.Publish] ||
 		fl.NATSrc && f.addrs[fl.Reply.Dst.Addr()] || fl.NATDst && f.addrs[fl.Orig.Dst.Addr()] ||
 		f.members[member{fl.InIf, fl.Orig.Src.Addr()}] || f.members[member{fl.OutIf, fl.Reply.Src.Addr()}]

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package services creates, changes and removes the services of networks that the nodes of a cluster
+// share, and keeps the local state in step: a service that another node created exists on every node.
+// Which members of the network are its backends is not recorded: each node finds them by their aliases.
+package services
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+
+	"github.com/fairlead-net/fairlead/control/cluster/kv"
+	"github.com/fairlead-net/fairlead/control/cluster/layout"
+	"github.com/fairlead-net/fairlead/control/cluster/members"
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// tries bounds the attempts to change a record that other nodes change too.
+const tries = 32
+
+// Local is the state of this node, as verbs change it.
+type Local interface {
+	Snapshot() *desired.Snapshot
+	// AdoptService adds a service of the cluster, or makes the local one the same.
+	AdoptService(ctx context.Context, svc *model.Service) error
+	// ForgetService removes a service of the cluster.
+	ForgetService(ctx context.Context, id string) error
+	// UseNetwork makes this node a member of a shared network, so that its services' ports are served
+	// here.
+	UseNetwork(ctx context.Context, id string) error
+}
+
+// Config configures Services. All fields are required.
+type Config struct {
+	Cluster kv.Store
+	State   Local
+	// ClusterID returns the identity of the store that this node is registered in.
+	ClusterID func() string
+	Log       *slog.Logger
+}
+
+// Services are the services of the cluster.
+type Services struct {
+	cfg    Config
+	verify chan struct{}
+	logged map[string]string // what could not be done with a service, as logged
+}
+
+// New returns Services.
+func New(cfg Config) *Services {
+	return &Services{cfg: cfg, verify: make(chan struct{}, 1), logged: map[string]string{}}
+}
+
+// Create creates a service in the cluster. plan makes it, given its virtual addresses, and is called again
+// if another node changes the same records.
+func (s *Services) Create(ctx context.Context, n *model.Network, spec model.ServiceSpec, id string, plan func(v4, v6 netip.Addr) (*model.Service, error)) (*model.Service, error) {
+	for range tries {
+		svc, err := s.tryCreate(ctx, n, spec, id, plan)
+		if !errors.Is(err, kv.ErrConflict) {
+			return svc, explain(err)
+		}
+	}
+	return nil, model.Refuse(model.ErrConflict, "other nodes change network %s all the time (try again)", n.Name)
+}
+
+func (s *Services) tryCreate(ctx context.Context, n *model.Network, spec model.ServiceSpec, id string, plan func(v4, v6 netip.Addr) (*model.Service, error)) (*model.Service, error) {
+	key := layout.ServiceKey(n.ID, spec.Name)
+	var has layout.Service
+	rev, err := layout.Load(ctx, s.cfg.Cluster, key, &has)
+	if err != nil {
+		return nil, err
+	}
+	if rev != layout.Absent {
+		return nil, model.Refuse(model.ErrConflict, "service %s already exists in network %s (choose another name, or remove it with: fairlead service rm %[1]s)", has.Name, n.Name)
+	}
+	v, err := members.NewVirtual(ctx, s.cfg.Cluster, n)
+	if err != nil {
+		return nil, err
+	}
+	v4, err := v.Take(ctx, model.V4, spec.IPv4, id)
+	if err != nil {
+		return nil, err
+	}
+	v6, err := v.Take(ctx, model.V6, spec.IPv6, id)
+	if err != nil {
+		return nil, err
+	}
+	svc, err := plan(v4, v6)
+	if err != nil {
+		return nil, err
+	}
+	svc.ID, svc.Cluster = id, s.cfg.ClusterID()
+	return svc, v.Commit(ctx, []kv.Cond{kv.If(key, layout.Absent)}, kv.Put(key, layout.Encode(record(svc))))
+}
+
+// explain turns an error of the store into a refusal.
+func explain(err error) error {
+	if errors.Is(err, kv.ErrUnavailable) {
+		return model.Refuse(model.ErrUnavailable, "services of networks with driver overlay are kept in the cluster's store: %v", err)
+	}
+	return err
+}
+
+// Remove removes a service from the cluster, and releases its addresses.
+func (s *Services) Remove(ctx context.Context, n *model.Network, svc *model.Service) error {
+	for range tries {
+		err := s.tryRemove(ctx, n, svc)
+		if !errors.Is(err, kv.ErrConflict) {
+			return explain(err)
+		}
+	}
+	return model.Refuse(model.ErrConflict, "other nodes change network %s all the time (try again)", n.Name)
+}
+
+func (s *Services) tryRemove(ctx context.Context, n *model.Network, svc *model.Service) error {
+	key := layout.ServiceKey(n.ID, svc.Name)
+	var has layout.Service
+	rev, err := layout.Load(ctx, s.cfg.Cluster, key, &has)
+	if err != nil || rev == layout.Absent || has.ID != svc.ID {
+		return err
+	}
+	v, err := members.NewVirtual(ctx, s.cfg.Cluster, n)
+	if err != nil {
+		return err
+	}
+	for _, f := range model.Families {
+		if err := v.Release(ctx, svc.Addr(f), svc.ID); err != nil {
+			return err
+		}
+	}
+	return v.Commit(ctx, []kv.Cond{kv.If(key, rev)}, kv.Delete(key))
+}
+
+// Change changes the record of a service, and returns what it is then.
+func (s *Services) Change(ctx context.Context, svc *model.Service, change func(*model.Service)) (*model.Service, error) {
+	key := layout.ServiceKey(svc.NetworkID, svc.Name)
+	for range tries {
+		var has layout.Service
+		rev, err := layout.Load(ctx, s.cfg.Cluster, key, &has)
+		if err == nil && (rev == layout.Absent || has.ID != svc.ID) {
+			return nil, model.NoService(svc.Name)
+		}
+		if err != nil {
+			return nil, explain(err)
+		}
+		now := has.Service
+		change(&now)
+		err = s.cfg.Cluster.Commit(ctx, []kv.Cond{kv.If(key, rev)}, kv.Put(key, layout.Encode(record(&now))))
+		if !errors.Is(err, kv.ErrConflict) {
+			return &now, explain(err)
+		}
+	}
+	return nil, model.Refuse(model.ErrConflict, "other nodes change service %s all the time (try again)", svc.Name)
+}
+
+// record returns the record of a service: what is the same on all nodes.
+func record(svc *model.Service) layout.Service {
+	r := layout.Service{Service: *svc}
+	r.Number, r.Cluster = 0, ""
+	return r
+}

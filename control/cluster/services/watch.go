@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package services
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/cluster/kv"
+	"github.com/fairlead-net/fairlead/control/cluster/layout"
+	"github.com/fairlead-net/fairlead/control/cluster/members"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// retryEach is the time between attempts to do what could not be done. A service may be reported before
+// its network is.
+const retryEach = 500 * time.Millisecond
+
+// Run keeps the local services in step with the cluster's until ctx ends.
+func (s *Services) Run(ctx context.Context) error {
+	w, err := s.cfg.Cluster.Watch(layout.Services)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	updates := make(chan kv.Update)
+	ended := make(chan error, 1)
+	go func() { // ends with w
+		for {
+			u, err := w.Next(ctx)
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case updates <- u:
+			case <-ctx.Done():
+				ended <- ctx.Err()
+				return
+			}
+		}
+	}()
+	known := map[string]*model.Service{} // by key
+	listed, wrong := false, false
+	ticker := time.NewTicker(retryEach)
+	defer ticker.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case u := <-updates:
+			s.note(known, u)
+			listed = listed || u.Reset
+			wrong = !s.step(ctx, known)
+		case <-s.verify:
+			wrong = listed && !s.step(ctx, known)
+		case <-ticker.C:
+			if wrong {
+				wrong = !s.step(ctx, known)
+			}
+		}
+	}
+}
+
+// Verify makes Run compare everything again.
+func (s *Services) Verify() {
+	select {
+	case s.verify <- struct{}{}:
+	default:
+	}
+}
+
+// note applies an update to the known records.
+func (s *Services) note(known map[string]*model.Service, u kv.Update) {
+	if u.Reset {
+		clear(known)
+	}
+	for _, key := range u.Deleted {
+		delete(known, key)
+	}
+	for _, e := range u.Entries {
+		var r layout.Service
+		if err := layout.Decode(e.Key, e.Value, &r); err != nil {
+			s.cfg.Log.Error("a service of the cluster cannot be read (a newer build may have written it)", "err", err)
+			continue
+		}
+		known[e.Key] = &r.Service
+	}
+}
+
+// step makes the local services those of the cluster, and reports whether it could.
+func (s *Services) step(ctx context.Context, known map[string]*model.Service) (done bool) {
+	done = true
+	byID := map[string]bool{}
+	for _, svc := range known {
+		byID[svc.ID] = true
+	}
+	snapshot := s.cfg.State.Snapshot()
+	for svc := range snapshot.Services() {
+		if svc.Cluster != "" && !byID[svc.ID] {
+			done = s.settle(ctx, svc) && done
+		}
+	}
+	for _, svc := range known {
+		done = s.adopt(ctx, svc) && done
+	}
+	return done
+}
+
+// adopt makes a local service the same as the cluster's. Where it publishes ports, this node is a member
+// of its network.
+func (s *Services) adopt(ctx context.Context, svc *model.Service) bool {
+	n := s.cfg.State.Snapshot().Network(svc.NetworkID)
+	if n == nil {
+		return false // the watch over networks is late, or cannot adopt it
+	}
+	now := *svc
+	now.Cluster = s.cfg.ClusterID()
+	err := s.cfg.State.AdoptService(ctx, &now)
+	if here := s.cfg.State.Snapshot().Service(svc.ID); err == nil && n.Idle && here != nil && len(here.Ports) > 0 {
+		err = s.cfg.State.UseNetwork(ctx, n.ID)
+	}
+	s.log(svc, "a service of the cluster cannot be served on this node; trying again", err)
+	return err == nil
+}
+
+// log logs an error once, except that the store does not answer, which is logged elsewhere.
+func (s *Services) log(svc *model.Service, text string, err error) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, kv.ErrUnavailable) || errors.Is(err, model.ErrUnavailable) {
+		delete(s.logged, svc.ID)
+		return
+	}
+	if s.logged[svc.ID] != err.Error() {
+		s.cfg.Log.Warn(text, "service", svc.Name, "id", model.ShortID(svc.ID), "err", err)
+	}
+	s.logged[svc.ID] = err.Error()
+}
+
+// settle removes a local service that the store lacks, or writes it there again if the store is
+// another one. What known says may be late.
+func (s *Services) settle(ctx context.Context, svc *model.Service) (done bool) {
+	var r layout.Service
+	rev, err := layout.Load(ctx, s.cfg.Cluster, layout.ServiceKey(svc.NetworkID, svc.Name), &r)
+	if err != nil || rev != layout.Absent && r.ID == svc.ID {
+		return err == nil
+	}
+	// Read last, so that a store that was emptied meanwhile is found to be another one.
+	var is layout.Identity
+	if known, err := layout.Load(ctx, s.cfg.Cluster, layout.Cluster, &is); err != nil || known == layout.Absent {
+		return false
+	}
+	if svc.Cluster != is.ID && rev == layout.Absent {
+		return s.restore(ctx, svc, is.ID)
+	}
+	err = s.cfg.State.ForgetService(ctx, svc.ID)
+	s.log(svc, "cannot remove a service that another node removed; trying again", err)
+	return err == nil
+}
+
+// restore writes a service of this node to a store that lacks it.
+func (s *Services) restore(ctx context.Context, svc *model.Service, cluster string) bool {
+	n := s.cfg.State.Snapshot().Network(svc.NetworkID)
+	if n == nil {
+		return true
+	}
+	err := s.tryRestore(ctx, n, svc)
+	if errors.Is(err, kv.ErrConflict) {
+		return false // another node restores it, too
+	}
+	if err == nil {
+		s.cfg.Log.Info("wrote a service to the cluster's store again", "service", svc.Name)
+		now := *svc
+		now.Cluster = cluster
+		err = s.cfg.State.AdoptService(ctx, &now)
+	}
+	s.log(svc, "cannot write a service to the cluster's store; trying again", err)
+	return err == nil
+}
+
+func (s *Services) tryRestore(ctx context.Context, n *model.Network, svc *model.Service) error {
+	v, err := members.NewVirtual(ctx, s.cfg.Cluster, n)
+	if err != nil {
+		return err
+	}
+	for _, f := range model.Families {
+		if a := svc.Addr(f); a.IsValid() {
+			if _, err := v.Take(ctx, f, a, svc.ID); err != nil {
+				return err
+			}
+		}
+	}
+	key := layout.ServiceKey(n.ID, svc.Name)
+	return v.Commit(ctx, []kv.Cond{kv.If(key, layout.Absent)}, kv.Put(key, layout.Encode(record(svc))))
+}
