@@ -8,6 +8,7 @@
  *   from_endpoint  tc ingress of an endpoint's host end and of the datapath's end of a host port
  *   to_uplink      tc egress of an uplink
  *   from_uplink    tc ingress of an uplink
+ *   from_tunnel    tc ingress of the device that encrypts what nodes send to each other
  *
  * docs/datapath.md describes the path of a packet through them.
  */
@@ -63,13 +64,9 @@ int to_uplink(struct __sk_buff *skb)
 	return finish(skb, do_to_uplink(skb));
 }
 
-SEC("tc")
-int from_uplink(struct __sk_buff *skb)
+/* What remains to be done with a packet that may have arrived in a tunnel. */
+static __always_inline int finish_arrived(struct __sk_buff *skb, int verdict)
 {
-	int verdict;
-
-	count_traffic(NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);
-	verdict = do_from_uplink(skb);
 	if (verdict < 0 && cfg_vxlan_port) {
 		if (verdict == VERDICT_INNER)
 			verdict = tunnel_inner(skb);
@@ -77,6 +74,22 @@ int from_uplink(struct __sk_buff *skb)
 			verdict = via_send(skb, NULL);
 	}
 	return finish(skb, verdict);
+}
+
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	count_traffic(NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);
+	return finish_arrived(skb, do_from_uplink(skb));
+}
+
+/* The packet counted as traffic when it arrived at an uplink, encrypted. */
+SEC("tc")
+int from_tunnel(struct __sk_buff *skb)
+{
+	if (!cfg_vxlan_port)
+		return finish(skb, VERDICT_NEXT);
+	return finish_arrived(skb, do_from_tunnel(skb));
 }
 
 /* Keep these types in the object's BTF, from which bpf2go generates the Go constants. */

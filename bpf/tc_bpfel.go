@@ -159,7 +159,8 @@ const (
 	TCDropReasonDROP_NO_NODE          TCDropReason = 33
 	TCDropReasonDROP_TUNNEL_FAILED    TCDropReason = 34
 	TCDropReasonDROP_NO_BACKEND       TCDropReason = 35
-	TCDropReasonDROP_REASON_MAX       TCDropReason = 36
+	TCDropReasonDROP_NOT_TUNNEL       TCDropReason = 36
+	TCDropReasonDROP_REASON_MAX       TCDropReason = 37
 )
 
 type TCEndpoint struct {
@@ -552,6 +553,7 @@ const (
 	TCMapFlVni             = "fl_vni"
 	TCMapFlXlat            = "fl_xlat"
 	TCProgFromEndpoint     = "from_endpoint"
+	TCProgFromTunnel       = "from_tunnel"
 	TCProgFromUplink       = "from_uplink"
 	TCProgToUplink         = "to_uplink"
 	TCVarCfgConntrack      = "cfg_conntrack"
@@ -621,6 +623,7 @@ type TCSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type TCProgramSpecs struct {
 	FromEndpoint *ebpf.ProgramSpec `ebpf:"from_endpoint"`
+	FromTunnel   *ebpf.ProgramSpec `ebpf:"from_tunnel"`
 	FromUplink   *ebpf.ProgramSpec `ebpf:"from_uplink"`
 	ToUplink     *ebpf.ProgramSpec `ebpf:"to_uplink"`
 }
@@ -830,6 +833,7 @@ type TCVariables struct {
 // It can be passed to LoadTCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TCPrograms struct {
 	FromEndpoint *ebpf.Program `ebpf:"from_endpoint"`
+	FromTunnel   *ebpf.Program `ebpf:"from_tunnel"`
 	FromUplink   *ebpf.Program `ebpf:"from_uplink"`
 	ToUplink     *ebpf.Program `ebpf:"to_uplink"`
 }
@@ -837,6 +841,7 @@ type TCPrograms struct {
 func (p *TCPrograms) Close() error {
 	return _TCClose(
 		p.FromEndpoint,
+		p.FromTunnel,
 		p.FromUplink,
 		p.ToUplink,
 	)

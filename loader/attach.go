@@ -22,6 +22,7 @@ type (
 const (
 	FromEndpoint = hook.FromEndpoint
 	FromUplink   = hook.FromUplink
+	FromTunnel   = hook.FromTunnel
 	ToUplink     = hook.ToUplink
 
 	TCX    = hook.TCX
@@ -87,7 +88,7 @@ func (d *Datapath) beforeAttach(h Hook) error {
 			return err
 		}
 	}
-	if h != FromUplink || d.answers {
+	if h != FromUplink && h != FromTunnel || d.answers {
 		return nil
 	}
 	d.answers = true

@@ -27,7 +27,7 @@ func TestOpenTwice(t *testing.T) {
 		t.Error("adopted programs where there were none")
 	}
 	progs, tables := w.ids(first)
-	if len(progs) != 14 || len(tables) != len(maps.Names()) {
+	if len(progs) != 15 || len(tables) != len(maps.Names()) {
 		t.Errorf("%d programs and %d maps", len(progs), len(tables))
 	}
 	endpoint := maps.Endpoint{IfIndex: 5, Net: 1, IPv4: netip.MustParseAddr("192.0.2.2")}

@@ -52,6 +52,7 @@ enum drop_reason {
 	DROP_NO_NODE = 33,	   /* to a node to which there is no route */
 	DROP_TUNNEL_FAILED = 34,   /* the packet could not be encapsulated or decapsulated */
 	DROP_NO_BACKEND = 35,	   /* the service has no backend */
+	DROP_NOT_TUNNEL = 36,	   /* arrived by the device that encrypts, outside of a tunnel */
 	DROP_REASON_MAX,
 };
 

@@ -443,6 +443,20 @@ static __always_inline int tunnel_inner(struct __sk_buff *skb)
 	return step == INNER_BRIDGE ? inner_bridge(skb) : step;
 }
 
+/* Handles a packet that arrives by the device that encrypts, which has no Ethernet headers. Nodes
+ * reach nothing but tunnels by it: the host's firewall does not expect them there. */
+static __always_inline int do_from_tunnel(struct __sk_buff *skb)
+{
+	__u32 l4;
+	int verdict;
+
+	if (!is_ip(skb->protocol) || bpf_skb_change_head(skb, ETH_HLEN, 0))
+		return -DROP_NOT_TUNNEL;
+	l4 = tunnel_l4(skb);
+	verdict = l4 ? tunnel_receive(skb, l4) : VERDICT_NEXT;
+	return verdict == VERDICT_NEXT ? -DROP_NOT_TUNNEL : verdict;
+}
+
 /* Handles a datagram to the tunnels' port whose IP header is not plain. VERDICT_NEXT: it is
  * something else. Only the stack could reassemble
  * fragments, for a device that knows the VNI: the first is refused if it is one of ours. */

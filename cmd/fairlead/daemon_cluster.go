@@ -19,6 +19,7 @@ type clusterFlags struct {
 	store, listen string
 	advertise     []string
 	port          uint16
+	wgPort        uint16
 	name          string
 	ca, cert, key string
 	credentials   string
@@ -35,6 +36,7 @@ func (c *clusterFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&c.token, "store-token", "", `file with the join token of an embedded store (with --store embed: default store-token in the state directory, created if it does not exist; "none": admit every host)`)
 	f.StringArrayVar(&c.advertise, "advertise", nil, "address of this host that other hosts send tunnels to; repeatable, one per family (default: that of the default route)")
 	f.Uint16Var(&c.port, "vxlan-port", daemon.DefaultVXLANPort, "UDP port of tunnels, the same on all hosts of the cluster")
+	f.Uint16Var(&c.wgPort, "wireguard-port", daemon.DefaultWireGuardPort, "UDP port at which this host receives what encrypted networks send")
 	f.StringVar(&c.name, "node-name", "", "name of this host in the cluster (default: its host name)")
 }
 
@@ -46,7 +48,10 @@ func (c *clusterFlags) check(o *daemon.ClusterConfig) error {
 	if c.port == 0 {
 		return usagef("--vxlan-port is 0; want a port")
 	}
-	o.Store, o.Port, o.Name, o.TokenFile = c.store, c.port, c.name, c.token
+	if c.wgPort == 0 || c.wgPort == c.port {
+		return usagef("--wireguard-port is %d; want a port, and not that of --vxlan-port", c.wgPort)
+	}
+	o.Store, o.Port, o.WireGuardPort, o.Name, o.TokenFile = c.store, c.port, c.wgPort, c.name, c.token
 	if c.listen != "" {
 		var err error
 		if o.StoreListen, err = netip.ParseAddrPort(c.listen); err != nil || o.StoreListen.Port() == 0 {

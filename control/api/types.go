@@ -29,6 +29,7 @@ type Network struct {
 	Internal   bool
 	VNI        uint32                   `json:",omitempty"` // of a network that hosts share
 	MTU        int                      `json:",omitempty"` // of one, in bytes
+	Encrypted  bool                     `json:",omitempty"` // between hosts
 	Containers map[string]NetworkMember // by sandbox ID; filled by inspect only
 	Options    map[string]string
 	Labels     map[string]string
@@ -349,6 +350,10 @@ type Node struct {
 	Version   string
 	Sandboxes int       // in networks that have sandboxes here too
 	LastSeen  time.Time `json:",omitzero"` // if it is down
+	// PublicKey is the key of the node's WireGuard device, "" if it has had none. LastHandshake is the last one
+	// between it and this host.
+	PublicKey     string    `json:",omitempty"`
+	LastHandshake time.Time `json:",omitzero"`
 }
 
 // The values of Node.Status.

@@ -37,11 +37,21 @@ type Config struct {
 	// VTEPs returns the addresses of this host in the underlay.
 	VTEPs func() (v4, v6 netip.Addr, err error)
 	// MTU returns the size of the largest packet that a shared network can have here, in bytes.
-	MTU func() (int, error)
-	Log *slog.Logger
-	Now func() time.Time // nil: time.Now
+	MTU func(encrypted bool) (int, error)
+	// Encryption is this host's device that encrypts.
+	Encryption Encryption
+	Log        *slog.Logger
+	Now        func() time.Time // nil: time.Now
 	// Grace is how long an address may be held without an endpoint. 0: one minute.
 	Grace time.Duration
+}
+
+// Encryption is this host's device that encrypts.
+type Encryption interface {
+	// Key returns its public key and its UDP port, zero until the host has had a device.
+	Key() (model.PublicKey, uint16)
+	// Ensure makes sure that it exists.
+	Ensure() (model.EncryptingDevice, error)
 }
 
 // Local is the state of this host, as verbs change it.
@@ -65,7 +75,7 @@ func Open(ctx context.Context, cfg Config) (*Cluster, error) {
 	var err error
 	c.self, err = nodes.Open(ctx, nodes.Config{
 		Cluster: cfg.Store, Local: cfg.Local, Name: cfg.Name, Version: cfg.Version, Port: cfg.Port,
-		VTEPs: cfg.VTEPs, Verify: c.Verify, Log: cfg.Log,
+		VTEPs: cfg.VTEPs, Key: cfg.Encryption.Key, Verify: c.Verify, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -108,13 +118,34 @@ func (c *Cluster) check(ctx context.Context, n *model.Network) error {
 	if err := c.ready(ctx); err != nil {
 		return err
 	}
-	mtu, err := c.cfg.MTU()
+	if n.Encrypted {
+		if err := c.encrypt(ctx); err != nil {
+			return err
+		}
+	}
+	mtu, err := c.cfg.MTU(n.Encrypted)
 	if err != nil {
 		return fmt.Errorf("find the MTU of the underlay: %w", err)
 	}
 	if n.DeviceMTU() > mtu {
 		return model.Refuse(model.ErrInvalid, "packets of network %s have up to %d bytes, but this host's underlay carries %d (raise the MTU of its uplink, or recreate the network with: -o %s=%d)",
 			n.Name, n.DeviceMTU(), mtu, model.OptMTU, mtu)
+	}
+	return nil
+}
+
+// encrypt makes sure that this host can be a node of encrypted networks, and that the others know its key.
+func (c *Cluster) encrypt(ctx context.Context) error {
+	dev, err := c.cfg.Encryption.Ensure()
+	if err != nil {
+		return err
+	}
+	if c.self.Node().WireGuardKey == dev.Key {
+		return nil
+	}
+	c.self.Check()
+	if !c.self.WaitKey(ctx, dev.Key, registerTimeout) {
+		return model.Refuse(model.ErrUnavailable, "the other hosts do not know this host's WireGuard key yet (try again; the daemon's log says if something prevents it)")
 	}
 	return nil
 }
@@ -143,11 +174,16 @@ func (c *Cluster) Answers() error {
 }
 
 // CreateNetwork implements the controller's interface; see [networks.Networks.Create].
-func (c *Cluster) CreateNetwork(ctx context.Context, plan func(taken []netip.Prefix, mtu int) (*model.Network, error)) (*model.Network, error) {
+func (c *Cluster) CreateNetwork(ctx context.Context, encrypted bool, plan func(taken []netip.Prefix, mtu int) (*model.Network, error)) (*model.Network, error) {
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
-	mtu, err := c.cfg.MTU()
+	if encrypted {
+		if err := c.encrypt(ctx); err != nil {
+			return nil, err
+		}
+	}
+	mtu, err := c.cfg.MTU(encrypted)
 	if err != nil {
 		return nil, fmt.Errorf("find the MTU of the underlay: %w", err)
 	}

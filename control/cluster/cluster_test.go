@@ -4,6 +4,7 @@ package cluster_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,7 +37,33 @@ type host struct {
 	server  *memory.Server
 	stop    func() // the cluster's part
 	mtu     int
-	grace   time.Duration // of requests of engines; 0: the default
+	encryption
+	grace time.Duration // of requests of engines; 0: the default
+}
+
+// encryption is a host's device that encrypts.
+type encryption struct {
+	mu      sync.Mutex
+	key     model.PublicKey // zero until there was a device
+	refused error
+}
+
+func (e *encryption) Key() (model.PublicKey, uint16) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.key, 61820
+}
+
+func (e *encryption) Ensure() (model.EncryptingDevice, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.refused != nil {
+		return model.EncryptingDevice{}, e.refused
+	}
+	if e.key.IsZero() {
+		_, _ = rand.Read(e.key[:])
+	}
+	return model.EncryptingDevice{Key: e.key}, nil
 }
 
 // quick are time limits for tests.
@@ -87,7 +115,13 @@ func (h *host) join() {
 		VTEPs: func() (v4, v6 netip.Addr, err error) {
 			return netip.AddrFrom4([4]byte{10, 99, 0, h.name[len(h.name)-1]}), netip.Addr{}, nil
 		},
-		MTU: func() (int, error) { return h.mtu, nil }, Log: slog.New(slog.NewTextHandler(out, nil)),
+		MTU: func(encrypted bool) (int, error) {
+			if encrypted {
+				return h.mtu - 80, nil
+			}
+			return h.mtu, nil
+		},
+		Encryption: &h.encryption, Log: slog.New(slog.NewTextHandler(out, nil)),
 		Grace: 100 * time.Millisecond,
 	})
 	if err != nil {
@@ -132,7 +166,7 @@ func (h *host) registered() *host {
 		if h.cluster.Self().Number == 0 {
 			return errors.New("no number")
 		}
-		_, err := h.cluster.CreateNetwork(context.Background(), func([]netip.Prefix, int) (*model.Network, error) { return nil, errStop })
+		_, err := h.cluster.CreateNetwork(context.Background(), false, func([]netip.Prefix, int) (*model.Network, error) { return nil, errStop })
 		if !errors.Is(err, errStop) {
 			return err
 		}
@@ -680,6 +714,51 @@ func TestRemoveNode(t *testing.T) {
 	}
 	b.join()
 	settled(t, store, n.ID, a, b)
+}
+
+// TestEncryptedNetworks creates an encrypted network: every host knows that it is, its members' nodes have keys in
+// the store, and a host that cannot encrypt is refused.
+func TestEncryptedNetworks(t *testing.T) {
+	s := memory.New()
+	a, b, c := newHost(t, s, "a").registered(), newHost(t, s, "b").registered(), newHost(t, s, "c").registered()
+	store := s.Open()
+	defer store.Close()
+	c.refused = model.Refuse(model.ErrNotSupported, "the kernel has no WireGuard")
+	spec := model.NetworkSpec{Name: "secret", Driver: model.DriverOverlay, Options: map[string]string{model.OptEncrypted: ""}}
+	if _, err := c.CreateNetwork(t.Context(), spec); !errors.Is(err, model.ErrNotSupported) {
+		t.Errorf("a host that cannot encrypt creates an encrypted network: %v", err)
+	}
+	if got := list(t, store, layout.Networks); len(got) != 0 {
+		t.Errorf("the refusal left %d networks", len(got))
+	}
+	n, err := a.CreateNetwork(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !n.Encrypted || n.DeviceMTU() != a.mtu-80 || !b.has("secret").Encrypted {
+		t.Errorf("network %+v", n)
+	}
+	a.overlay("open")
+	b.run("two", "secret")
+	for _, h := range []*host{a, b, c} {
+		var node model.Node
+		if _, err := layout.Load(t.Context(), store, layout.NodeKey(h.cluster.Self().ID), &node); err != nil {
+			t.Fatal(err)
+		}
+		if key, _ := h.Key(); node.WireGuardKey != key || key.IsZero() != (h == c) {
+			t.Errorf("the record of %s has key %v, the host %v", h.name, node.WireGuardKey, key)
+		}
+	}
+	c.has("secret")
+	c.has("open")
+	c.run("three", "open")
+	if _, err := c.CreateSandbox(t.Context(), model.SandboxSpec{NetworkMode: "secret"}); !errors.Is(err, model.ErrNotSupported) {
+		t.Errorf("a host that cannot encrypt has a member: %v", err)
+	}
+	// The record stays as it is over a restart.
+	b.restart()
+	b.registered()
+	b.run("more", "secret")
 }
 
 func TestSharedNetworkRefusals(t *testing.T) {

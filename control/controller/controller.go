@@ -31,7 +31,7 @@ type Cluster interface {
 	resource.Claimer
 	// CreateNetwork creates a network in the cluster. plan makes it, given the subnets of the cluster's
 	// other networks and the default MTU.
-	CreateNetwork(ctx context.Context, plan func(taken []netip.Prefix, mtu int) (*model.Network, error)) (*model.Network, error)
+	CreateNetwork(ctx context.Context, encrypted bool, plan func(taken []netip.Prefix, mtu int) (*model.Network, error)) (*model.Network, error)
 	// RemoveNetwork removes a network without endpoints on this host, now or later. It refuses one that
 	// other nodes use.
 	RemoveNetwork(ctx context.Context, n *model.Network) error

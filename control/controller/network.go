@@ -101,7 +101,11 @@ func (c *Controller) createShared(ctx context.Context, spec model.NetworkSpec) (
 	if cluster == nil {
 		return nil, errNoCluster
 	}
-	n, err := cluster.CreateNetwork(ctx, func(taken []netip.Prefix, mtu int) (n *model.Network, err error) {
+	encrypted, err := resource.IsEncrypted(spec.Options)
+	if err != nil {
+		return nil, err
+	}
+	n, err := cluster.CreateNetwork(ctx, encrypted, func(taken []netip.Prefix, mtu int) (n *model.Network, err error) {
 		err = c.state.Plan(ctx, func(t *txn.Tx) error {
 			n, err = resource.PlanShared(ctx, t, spec, taken, mtu)
 			return err

@@ -26,6 +26,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/peers"
 	"github.com/fairlead-net/fairlead/control/reconcile"
 	"github.com/fairlead-net/fairlead/control/rtnl/underlay"
+	"github.com/fairlead-net/fairlead/control/rtnl/wireguard"
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
@@ -62,12 +63,21 @@ type ClusterConfig struct {
 	Advertise []netip.Addr
 	// Port is the UDP port of VXLAN, the same on all hosts.
 	Port uint16
+	// WireGuardPort is the UDP port of this host's device that encrypts.
+	WireGuardPort uint16
 	// Name is the host's name in the cluster. The default is its host name.
 	Name string
 }
 
 // DefaultVXLANPort is the port that IANA assigned to VXLAN.
 const DefaultVXLANPort = 4789
+
+// DefaultWireGuardPort is not WireGuard's usual port, which a device of the operator may have, and which is
+// among those that the kernel chooses for connections.
+const DefaultWireGuardPort = 61820
+
+// keyFile is the private key of the device that encrypts, in the state directory.
+const keyFile = "wireguard.key"
 
 // CheckStore returns an error unless a store can be used: bolt, embed, or a URL.
 func CheckStore(store string) error {
@@ -145,6 +155,16 @@ func (d *daemon) openCluster(ctx context.Context) error {
 		return nil
 	}
 	under := underlay.New(d.handle, cfg.Advertise)
+	encryption, err := wireguard.New(wireguard.Config{
+		Handle: d.handle, KeyFile: filepath.Join(d.cfg.Dirs.State, keyFile), Port: cfg.WireGuardPort,
+		MTU: func() (int, error) {
+			mtu, f, err := under.MTU()
+			return mtu - model.WireGuardOverhead(f), err
+		},
+	})
+	if err != nil {
+		return err
+	}
 	kvs, err := d.openKV(ctx, under)
 	if err != nil {
 		return err
@@ -157,11 +177,15 @@ func (d *daemon) openCluster(ctx context.Context) error {
 	part, err := cluster.Open(ctx, cluster.Config{
 		Store: kvs, Local: d.store, State: d.controller, Name: nodes.Name(cfg.Name, hostname), Version: d.cfg.Version, Port: cfg.Port,
 		VTEPs: under.VTEPs,
-		MTU: func() (int, error) {
+		MTU: func(encrypted bool) (int, error) {
 			mtu, f, err := under.MTU()
+			if encrypted {
+				mtu, f = mtu-model.WireGuardOverhead(f), model.V6
+			}
 			return mtu - peers.Overhead(f), err
 		},
-		Log: d.log,
+		Encryption: encryption,
+		Log:        d.log,
 	})
 	if err != nil {
 		return err
@@ -172,10 +196,11 @@ func (d *daemon) openCluster(ctx context.Context) error {
 		Tables: peers.Tables{
 			Nodes: maps.Nodes, NodeAddrs: maps.NodeAddrs, Flood: maps.TunnelNodes, FDB: maps.PeerFDB, Neighbours: maps.PeerNeighbours,
 		},
-		Underlay: paths{under, d},
-		Changed:  d.reconciler.RemoteChanged,
-		Log:      d.log,
-	})}
+		Underlay:   paths{under, d},
+		Encryption: encryption,
+		Changed:    d.reconciler.RemoteChanged,
+		Log:        d.log,
+	}), Encryption: encryption}
 	for _, update := range []func(*desired.Snapshot){part.Update, d.cluster.Peers.Update} {
 		update(d.state.Snapshot())
 		d.state.Subscribe(update)

@@ -22,6 +22,9 @@ type Node struct {
 	VTEP4 netip.Addr `json:"vtep4,omitzero"`
 	VTEP6 netip.Addr `json:"vtep6,omitzero"`
 	Port  uint16     `json:"port"` // UDP port of VXLAN, the same on every node
+	// WireGuardKey and WireGuardPort are set once the node has a device that encrypts.
+	WireGuardKey  PublicKey `json:"wireguard_key,omitzero"`
+	WireGuardPort uint16    `json:"wireguard_port,omitempty"` // UDP
 }
 
 // VTEP returns the node's address of a family in the underlay, or the zero Addr if it has none.

@@ -39,6 +39,7 @@ const (
 	OptAntiSpoof  = "fairlead.antispoof"
 	OptDNS        = "fairlead.dns"
 	OptUntracked  = "fairlead.untracked"
+	OptEncrypted  = "encrypted" // of overlay networks, as Docker's
 )
 
 // OptNetwork is the option by which an engine's network names the shared network that it is.
@@ -187,6 +188,7 @@ type Network struct {
 	Subnets    []Subnet `json:"subnets,omitempty"`
 	GatewayMAC MAC      `json:"gateway_mac,omitzero"` // of the host port
 	VNI        uint32   `json:"vni,omitempty"`        // VXLAN network identifier; 0: the network is not shared
+	Encrypted  bool     `json:"encrypted,omitempty"`  // nothing of it travels between nodes in clear text
 
 	Internal        bool       `json:"internal,omitempty"`         // no default route
 	ICC             bool       `json:"icc"`                        // members may reach each other

@@ -23,7 +23,10 @@ const membersTimeout = 2 * time.Second
 // Cluster is this host's part in a cluster.
 type Cluster struct {
 	*cluster.Cluster
-	Peers *peers.Peers
+	Peers      *peers.Peers
+	Encryption interface {
+		Handshakes() (model.Handshakes, error)
+	}
 }
 
 var _ server.Cluster = (*Node)(nil)
@@ -40,9 +43,10 @@ func (b *Node) Nodes(context.Context) ([]api.Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	shakes := b.handshakes()
 	var list []api.Node
 	for _, n := range c.Peers.Nodes() {
-		list = append(list, b.node(n, devices))
+		list = append(list, b.node(n, devices, shakes))
 	}
 	return list, nil
 }
@@ -58,7 +62,16 @@ func (b *Node) Node(_ context.Context, ref string) (api.Node, error) {
 		return api.Node{}, err
 	}
 	devices, err := b.deviceNames()
-	return b.node(n, devices), err
+	return b.node(n, devices, b.handshakes()), err
+}
+
+// handshakes returns the last handshakes with other nodes, none if they cannot be read.
+func (b *Node) handshakes() model.Handshakes {
+	shakes, err := b.cfg.Cluster.Encryption.Handshakes()
+	if err != nil {
+		b.cfg.Log.Debug("cannot read handshakes", "err", err)
+	}
+	return shakes
 }
 
 func (b *Node) deviceNames() (map[uint32]string, error) {
@@ -74,14 +87,18 @@ func (b *Node) deviceNames() (map[uint32]string, error) {
 }
 
 // node shows a node.
-func (b *Node) node(n peers.NodeStatus, devices map[uint32]string) api.Node {
+func (b *Node) node(n peers.NodeStatus, devices map[uint32]string, shakes model.Handshakes) api.Node {
 	out := api.Node{
 		ID: n.ID, Name: n.Name, Number: n.Number, Self: n.Self, Status: api.NodeUp, Address: model.AddrText(n.VTEP),
 		Version: n.Version, Sandboxes: n.Members, Device: devices[n.Path.IfIndex],
 	}
+	if !n.WireGuardKey.IsZero() {
+		out.PublicKey = n.WireGuardKey.String()
+	}
 	if n.Self {
 		return out
 	}
+	out.LastHandshake = shakes[n.WireGuardKey]
 	if n.Path.IfIndex != 0 {
 		out.MTU = n.Path.MTU - peers.Overhead(model.FamilyOf(n.VTEP))
 	}

@@ -17,11 +17,13 @@ import (
 
 // network is the members of a network on other nodes.
 type network struct {
-	id     string
-	index  uint32
-	stop   func()
-	listed bool // by the store, since the start
-	ready  bool // it has what the copy on disk had
+	id    string
+	index uint32
+	// encrypted: its nodes are those that the encrypting device reaches.
+	encrypted bool
+	stop      func()
+	listed    bool // by the store, since the start
+	ready     bool // it has what the copy on disk had
 
 	chunks map[string]chunk // by key
 	// The claims of a MAC or of an address. While an endpoint moves between nodes there may be two: the
@@ -187,7 +189,7 @@ func (n *network) putMAC(w *work, mac model.MAC, nodes *nodes) {
 		return
 	}
 	last := claims[len(claims)-1]
-	if e.Node, e.Host = nodes.number(last.node), last.host; e.Node != 0 {
+	if e.Node, e.Host = n.number(last.node, nodes), last.host; e.Node != 0 {
 		w.fdb = append(w.fdb, e)
 	}
 }
@@ -200,9 +202,18 @@ func (n *network) putAddr(w *work, a netip.Addr, nodes *nodes) {
 		return
 	}
 	last := claims[len(claims)-1]
-	if e.MAC, e.Node = tables.MAC(last.mac), nodes.number(last.node); e.Node != 0 {
+	if e.MAC, e.Node = tables.MAC(last.mac), n.number(last.node, nodes); e.Node != 0 {
 		w.neigh = append(w.neigh, e)
 	}
+}
+
+// number returns the number by which the datapath reaches a node for this network, or 0 if it is not known.
+func (n *network) number(node string, nodes *nodes) uint16 {
+	number := nodes.number(node)
+	if n.encrypted && number != 0 {
+		number += tables.EncryptedNode
+	}
+	return number
 }
 
 // putFlood adds the list of the nodes that have members. A list that is empty because nothing is known
@@ -210,7 +221,7 @@ func (n *network) putAddr(w *work, a netip.Addr, nodes *nodes) {
 func (n *network) putFlood(w *work, nodes *nodes) {
 	has := map[uint16]bool{}
 	for _, c := range n.chunks {
-		if number := nodes.number(c.node); number != 0 {
+		if number := n.number(c.node, nodes); number != 0 {
 			has[number] = true
 		}
 	}

@@ -47,6 +47,16 @@ type Underlay interface {
 	Watch(ctx context.Context, changed func()) error
 }
 
+// Encryption is the device that encrypts packets for other nodes.
+type Encryption interface {
+	// Ensure makes sure that the device exists.
+	Ensure() (model.EncryptingDevice, error)
+	// Sync makes these the device's peers. keep: others stay.
+	Sync(peers []model.EncryptedPeer, keep bool) error
+	// Remove removes the device, if it exists.
+	Remove() error
+}
+
 // Table is a table that holds all its entries in memory.
 type Table[E any] interface {
 	PutAll([]E) (written int, err error)
@@ -80,6 +90,8 @@ type Config struct {
 	Self     string      // this node's ID
 	Tables   Tables
 	Underlay Underlay
+	// Encryption is used while the cluster has encrypted networks.
+	Encryption Encryption
 	// Changed is called when the members of a network on other nodes changed, or the states of their
 	// nodes. It must not wait.
 	Changed func(network string)
@@ -97,6 +109,8 @@ type Peers struct {
 	mu    sync.RWMutex // held for writing by Run alone, which may read without it
 	nodes *nodes
 	nets  map[string]*network // those with members here, by ID
+
+	encryption encryption
 
 	copy  copyOnDisk
 	swept bool            // what earlier daemons wrote was compared with the first lists
@@ -229,10 +243,14 @@ func (p *Peers) watch(ctx context.Context, watches *sync.WaitGroup, prefix strin
 // more.
 func (p *Peers) follow(ctx context.Context, watches *sync.WaitGroup) error {
 	s := p.snapshot.Load()
+	if isEncrypted(s) != p.encryption.on {
+		p.writeNodes()
+	}
 	wanted := map[string]uint32{}
+	encrypted := map[string]bool{}
 	for n := range s.Networks() {
 		if n.Has().Shared && !n.Idle {
-			wanted[n.ID] = n.Index
+			wanted[n.ID], encrypted[n.ID] = n.Index, n.Encrypted
 		}
 	}
 	for id, n := range p.nets {
@@ -250,6 +268,7 @@ func (p *Peers) follow(ctx context.Context, watches *sync.WaitGroup) error {
 			continue
 		}
 		n := newNetwork(id, index)
+		n.encrypted = encrypted[id]
 		prefix := layout.EndpointsOf(id)
 		p.mu.Lock()
 		p.nets[id] = n
@@ -390,6 +409,7 @@ func (p *Peers) current(failed work) (w work) {
 func (p *Peers) writeNodes() {
 	var list []maps.Node
 	var addrs []maps.NodeAddr
+	var reached []reachedNode
 	paths := map[string]Path{}
 	for id, node := range p.nodes.byID {
 		if id == p.cfg.Self || node.Number == 0 {
@@ -403,7 +423,10 @@ func (p *Peers) writeNodes() {
 		e, path := p.entryOf(node)
 		list = append(list, e)
 		paths[id] = path
+		reached = append(reached, reachedNode{node, e, path})
 	}
+	encrypted, inside := p.encrypt(reached)
+	list, addrs = append(list, encrypted...), append(addrs, inside...)
 	slices.SortFunc(list, func(a, b maps.Node) int { return int(a.ID) - int(b.ID) })
 	p.mu.Lock()
 	p.nodes.paths = paths

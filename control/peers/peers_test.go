@@ -36,6 +36,10 @@ type fakes struct {
 	changed func()
 	touched map[string]int // how often the members of a network changed
 	device  uint32
+
+	encrypting bool // there is a device that encrypts
+	peers      map[model.PublicKey]netip.AddrPort
+	refused    error // of the device
 }
 
 func newFakes() *fakes {
@@ -53,6 +57,41 @@ func (f *fakes) Path(to netip.Addr) (Path, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return Path{IfIndex: f.device, Source: netip.MustParseAddr("10.98.0.1"), MTU: 1500}, nil
+}
+
+// fakeEncryption is the device that encrypts.
+type fakeEncryption struct{ *fakes }
+
+func (e fakeEncryption) Ensure() (model.EncryptingDevice, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.refused != nil {
+		return model.EncryptingDevice{}, e.refused
+	}
+	e.encrypting = true
+	return model.EncryptingDevice{IfIndex: 70, Key: model.PublicKey{1}, MTU: 1440}, nil
+}
+
+func (e fakeEncryption) Sync(peers []model.EncryptedPeer, keep bool) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !keep {
+		e.peers = nil
+	}
+	if e.peers == nil {
+		e.peers = map[model.PublicKey]netip.AddrPort{}
+	}
+	for _, p := range peers {
+		e.peers[p.Key] = p.Endpoint
+	}
+	return nil
+}
+
+func (e fakeEncryption) Remove() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.encrypting, e.peers = false, nil
+	return nil
 }
 
 func (f *fakes) noteChange(network string) {
@@ -235,7 +274,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) start(indices ...uint32) {
 	w.Helper()
 	own := kv.New(w.server.Dial(), kv.Config{Name: "memory://", PingEvery: 50 * time.Millisecond, PingTimeout: 100 * time.Millisecond, MaxBackoff: 50 * time.Millisecond})
-	w.Peers = New(Config{Store: own, Cache: w.cache, Self: "self", Tables: w.fakes.tables(), Underlay: w.fakes, Changed: w.fakes.noteChange, Log: slog.New(slog.DiscardHandler)})
+	w.Peers = New(Config{Store: own, Cache: w.cache, Self: "self", Tables: w.fakes.tables(), Underlay: w.fakes, Encryption: fakeEncryption{w.fakes}, Changed: w.fakes.noteChange, Log: slog.New(slog.DiscardHandler)})
 	w.Peers.Update(snapshot(indices...))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -52,6 +52,7 @@ var knownOptions = map[string]func(n *model.Network, k, v string) error{
 	OptIPv4:             familyOption,
 	OptIPv6:             familyOption,
 	OptVNI:              vniOption,
+	model.OptEncrypted:  encryptedOption,
 }
 
 // refusedOptions are the other options of Docker's bridge driver, with the reason
@@ -169,6 +170,22 @@ func vniOption(n *model.Network, k, v string) error {
 	}
 	n.VNI = uint32(vni)
 	return nil
+}
+
+// IsEncrypted reports whether options request an encrypted network. Like Docker, the option needs no value.
+func IsEncrypted(options map[string]string) (bool, error) {
+	v, ok := options[model.OptEncrypted]
+	if v == "" {
+		return ok, nil
+	}
+	return boolOption(model.OptEncrypted, v)
+}
+
+func encryptedOption(n *model.Network, k, v string) (err error) {
+	if n.Encrypted, err = IsEncrypted(map[string]string{k: v}); n.Encrypted && !n.Has().Shared {
+		return model.Refuse(model.ErrInvalid, "option %s is for networks that hosts share (leave it out, or use driver overlay)", k)
+	}
+	return err
 }
 
 // prefixOption checks that the prefix of an interface name leaves room for a number.

@@ -7,7 +7,7 @@ package rtnl
 const deviceGroup = 0x666c
 
 // deviceKinds are the kernel's kinds of Fairlead's devices.
-var deviceKinds = []string{"veth"}
+var deviceKinds = []string{"veth", "wireguard"}
 
 // AliasPrefix is the prefix of the aliases of Fairlead's devices.
 const AliasPrefix = "fairlead:"
@@ -18,6 +18,12 @@ const (
 	aliasGateway  = AliasPrefix + "gateway:"  // a host port's end with the addresses
 	aliasHostPort = AliasPrefix + "hostport:" // a host port's end with the program
 	aliasSandbox  = AliasPrefix + "sandbox:"  // an endpoint's end in the sandbox
+)
+
+// WireGuardAlias is the alias of the host's device that encrypts, and WireGuardDevice its name.
+const (
+	WireGuardAlias  = AliasPrefix + "wireguard"
+	WireGuardDevice = "flwg0"
 )
 
 // EndpointAlias returns the alias of an endpoint's finished host end.

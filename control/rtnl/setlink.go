@@ -27,6 +27,22 @@ func (h *Handle) SetLink(index uint32, ch LinkChange) error {
 	return nil
 }
 
+// CreateDevice creates a device of the host that is not a pair, down and marked as Fairlead's by its group. It
+// returns ErrExists if the name is taken.
+func (h *Handle) CreateDevice(kind, name string, mtu int) (Link, error) {
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(kind))
+	err := h.conn.do(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC),
+		str(unix.IFLA_IFNAME, name), u32(unix.IFLA_MTU, uint32(mtu)), u32(unix.IFLA_GROUP, deviceGroup), info)
+	if errors.Is(err, unix.EEXIST) {
+		err = ErrExists
+	}
+	if err != nil {
+		return Link{}, fmt.Errorf("create %s device %q: %w", kind, name, err)
+	}
+	return h.LinkByName(name)
+}
+
 // SetAlias sets the alias of a device of the host.
 func (h *Handle) SetAlias(index uint32, alias string) error {
 	return h.SetLink(index, LinkChange{Alias: &alias})

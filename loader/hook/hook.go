@@ -29,6 +29,8 @@ const (
 	FromEndpoint Hook = bpf.TCProgFromEndpoint
 	// FromUplink handles packets that arrive at an uplink.
 	FromUplink Hook = bpf.TCProgFromUplink
+	// FromTunnel handles packets that arrive by the device that encrypts.
+	FromTunnel Hook = bpf.TCProgFromTunnel
 	// ToUplink handles packets that leave through an uplink.
 	ToUplink Hook = bpf.TCProgToUplink
 )
@@ -51,6 +53,7 @@ var devices = map[Hook]struct {
 }{
 	FromEndpoint: {egress: false, kinds: []Kind{TCX, Clsact}},
 	FromUplink:   {egress: false, kinds: []Kind{TCX, Clsact}},
+	FromTunnel:   {egress: false, kinds: []Kind{TCX, Clsact}},
 	ToUplink:     {egress: true, kinds: []Kind{TCX, Clsact}},
 }
 

@@ -125,7 +125,7 @@ func Namespace(t *testing.T, name string) string {
 // addresses from .100 on.
 type cluster struct{}
 
-func (cluster) CreateNetwork(_ context.Context, plan func([]netip.Prefix, int) (*model.Network, error)) (*model.Network, error) {
+func (cluster) CreateNetwork(_ context.Context, _ bool, plan func([]netip.Prefix, int) (*model.Network, error)) (*model.Network, error) {
 	return plan(nil, 1450)
 }
 

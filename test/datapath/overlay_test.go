@@ -554,6 +554,13 @@ func refusedIn() []testCase {
 				arrives.skb.Ifindex, arrives.skb.IngressIfindex = s.other.index, s.other.index
 				arrives.peer("d", p)
 			}},
+			// Frames for a test have Ethernet headers, which those of the device do not have: what it
+			// delivers is tested with two hosts (cluster.TestEncryptedNetwork).
+			{name: "not_ip_by_encrypting_device-not_tunnel", run: func(s *scenario, f family) {
+				w := s.arrive(raw{smac: s.other.mac, dmac: s.uplink.mac, ethertype: 0x88b5, payload: strings.Repeat("x", 50)})
+				w.program = "from_tunnel"
+				w.dropped("not_tunnel")
+			}},
 		},
 	)
 }

@@ -108,9 +108,17 @@ func prepare(dir string, race bool) error {
 // Program builds another program of cmd/, without the race detector, and returns its path.
 func Program(name string) (path string, err error) { return build(os.TempDir(), name, false) }
 
-// build builds a program of cmd/ in a directory. To link it takes seconds, which `go build` saves if its last
-// output is still there: that is in the cache, apart for each clone, and the result is a copy.
+// Tool builds the program of a package that go.mod names as a tool.
+func Tool(pkg string) (path string, err error) { return buildPackage(os.TempDir(), pkg, false) }
+
+// build builds a program of cmd/ in a directory.
 func build(in, name string, race bool) (path string, err error) {
+	return buildPackage(in, "github.com/fairlead-net/fairlead/cmd/"+name, race)
+}
+
+// buildPackage builds a program in a directory. To link it takes seconds, which `go build` saves if its last
+// output is still there: that is in the cache, apart for each clone, and the result is a copy.
+func buildPackage(in, pkg string, race bool) (path string, err error) {
 	here, err := os.Getwd()
 	if err != nil {
 		return "", err
@@ -132,6 +140,7 @@ func build(in, name string, race bool) (path string, err error) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return "", fmt.Errorf("lock %s: %w", dir, err)
 	}
+	name := filepath.Base(pkg)
 	cmd, output := exec.Command("go", "build"), filepath.Join(dir, name)
 	if race {
 		output = filepath.Join(dir, name+"-race")
@@ -141,7 +150,7 @@ func build(in, name string, race bool) (path string, err error) {
 		cmd.Args = append(cmd.Args, "-trimpath")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	}
-	cmd.Args = append(cmd.Args, "-o", output, "github.com/fairlead-net/fairlead/cmd/"+name)
+	cmd.Args = append(cmd.Args, "-o", output, pkg)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
 	}

@@ -32,7 +32,7 @@ func (v *view) network(n *model.Network, members bool) api.Network {
 		Name: n.Name, ID: n.ID, Created: n.Created, Scope: api.ScopeOf(n), Driver: n.Driver,
 		EnableIPv4: n.EnableIPv4, EnableIPv6: n.EnableIPv6, Internal: n.Internal,
 		IPAM: api.IPAM{Driver: "default", Options: map[string]string{}, Config: []api.IPAMConfig{}},
-		VNI:  n.VNI, Containers: map[string]api.NetworkMember{}, Options: notNil(n.Options), Labels: notNil(n.Labels),
+		VNI:  n.VNI, Encrypted: n.Encrypted, Containers: map[string]api.NetworkMember{}, Options: notNil(n.Options), Labels: notNil(n.Labels),
 	}
 	subnets := n.Claimed()
 	if n.Has().Shared {

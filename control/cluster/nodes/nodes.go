@@ -48,6 +48,8 @@ type Config struct {
 	// VTEPs returns the addresses of this host in the underlay: at most one a family, zero if the host
 	// has none at the moment.
 	VTEPs func() (v4, v6 netip.Addr, err error)
+	// Key returns the public key and the UDP port of the node's device that encrypts, zero until it has had one.
+	Key func() (model.PublicKey, uint16)
 	// Verify is called when the cluster's store was replaced, and when it is reached for the first time.
 	Verify func()
 	Log    *slog.Logger
@@ -154,6 +156,20 @@ func (s *Self) WaitRegistered(ctx context.Context, most time.Duration) bool {
 	return true
 }
 
+// WaitKey waits until the cluster has the node's record with this key, or for the time given.
+func (s *Self) WaitKey(ctx context.Context, key model.PublicKey, most time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for s.Node().WireGuardKey != key {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return true
+}
+
 // Run keeps the node registered and alive until ctx ends.
 func (s *Self) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
@@ -215,6 +231,7 @@ func (s *Self) register(ctx context.Context) error {
 		return errors.New("this host has no address in the underlay (name one with --advertise)")
 	}
 	want.VTEP4, want.VTEP6 = v4, v6
+	want.WireGuardKey, want.WireGuardPort = s.cfg.Key()
 	var have model.Node
 	rev, err := layout.Load(ctx, s.cfg.Cluster, layout.NodeKey(want.ID), &have)
 	if err != nil {
@@ -226,6 +243,7 @@ func (s *Self) register(ctx context.Context) error {
 		}
 	}
 	s.mu.Lock()
+	s.node.WireGuardKey, s.node.WireGuardPort = want.WireGuardKey, want.WireGuardPort
 	first := !s.registered || s.replaced
 	s.registered, s.replaced = true, false
 	s.mu.Unlock()

@@ -38,9 +38,9 @@ func OfNetwork(n *model.Network, hp HostPort) Set {
 	if n.VNI != 0 {
 		s.Tunnels = []maps.Tunnel{{
 			Net: n.Index, VNI: n.VNI, MTU: uint16(n.DeviceMTU()), NodeMAC: maps.MAC(n.NodeMAC()), GatewayMAC: maps.MAC(n.GatewayMAC), HostPortIf: hp.Port,
-			Node4: n.NodeIPv4, Node6: n.NodeIPv6,
+			Node4: n.NodeIPv4, Node6: n.NodeIPv6, Encrypted: n.Encrypted,
 		}}
-		s.VNIs = []maps.VNI{{VNI: n.VNI, Net: n.Index, Services: hp.Services}}
+		s.VNIs = []maps.VNI{{VNI: n.VNI, Net: n.Index, Encrypted: n.Encrypted, Services: hp.Services}}
 	}
 	for _, sub := range n.Subnets {
 		s.Subnets = append(s.Subnets, maps.Subnet{Prefix: sub.Prefix, Net: n.Index})

@@ -211,7 +211,7 @@ func (a *Attachments) checkFilters(at []device.Place) (restored int, err error) 
 // program of another version begins such flows (loader.Datapath.Attach).
 func attachOrder(places map[device.Place]bool) []device.Place {
 	last := func(at device.Place) int {
-		if at.Hook == loader.FromUplink {
+		if at.Hook == loader.FromUplink || at.Hook == loader.FromTunnel {
 			return 1
 		}
 		return 0

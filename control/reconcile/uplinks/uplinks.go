@@ -51,6 +51,7 @@ type Uplinks struct {
 	pinned []string // names
 
 	found    []uplink.Uplink
+	tunnel   uint32 // index of the device that encrypts, 0 if there is none
 	recent   recent
 	addrs    map[netip.Addr]uint32 // of the host's own devices, with the device, as last read
 	lost     lostAddrs
@@ -100,7 +101,12 @@ func (u *Uplinks) Check(host *device.State, nets Networks) (restored int, lost [
 	if same {
 		restored += written + deleted
 	}
-	u.found = found
+	u.found, u.tunnel = found, 0
+	for _, l := range host.Links {
+		if l.Alias == rtnl.WireGuardAlias {
+			u.tunnel = l.Index
+		}
+	}
 	u.recent.note(found, host.Links, u.Linger)
 	u.warnOverlaps(host, nets.All)
 	inAddrs, err := u.WriteAddrs(nets.HostPorts)
@@ -131,9 +137,12 @@ func (u *Uplinks) writeNets(host *device.State) (restored int, err error) {
 	return restored, err
 }
 
-// Places returns where programs should be attached at uplinks, in an order in which no packet of a
-// flow reaches the host's stack.
+// Places returns where programs should be attached at uplinks and at the device that encrypts, in an order in
+// which no packet of a flow reaches the host's stack.
 func (u *Uplinks) Places() (list []device.Place) {
+	if u.tunnel != 0 {
+		list = append(list, device.Place{IfIndex: int(u.tunnel), Hook: loader.FromTunnel})
+	}
 	for _, up := range u.found {
 		if !up.ReceivesBelow {
 			list = append(list, device.Place{IfIndex: int(up.IfIndex), Hook: loader.FromUplink})
