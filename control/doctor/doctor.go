@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -18,6 +20,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl/netfilter"
 	"github.com/fairlead-net/fairlead/control/rtnl/tc"
 	"github.com/fairlead-net/fairlead/control/rtnl/uplink"
+	"github.com/fairlead-net/fairlead/control/rtnl/wireguard"
 	"github.com/fairlead-net/fairlead/loader/probe"
 )
 
@@ -29,7 +32,7 @@ func Report(ctx context.Context, w io.Writer, host string) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, fmt.Errorf("probe the kernel: %w", err)
 	}
-	found.List = append(found.List, shaping(tc.ProbeShaping()))
+	found.List = append(found.List, shaping(tc.ProbeShaping()), encryption(wireguard.Probe()))
 	health, status := daemonHealth(ctx, host)
 	report := diagnosis(found) + uplinkProblems(status) + clusterProblems(ctx, host, status) + bypassed(netfilter.BypassedRules()) + "\nDaemon\n  " + health + "\n"
 	if _, err := io.WriteString(w, report); err != nil {
@@ -105,6 +108,21 @@ func shaping(err error) probe.Feature {
 	}
 	if !f.OK {
 		f.Consequence = "Bandwidth cannot be limited: a sandbox with limits is refused."
+	}
+	return f
+}
+
+// encryption returns the feature that describes the result of trying to make a WireGuard device.
+func encryption(err error) probe.Feature {
+	f := probe.Feature{Name: "wireguard", OK: err == nil, Why: "tried, and it works"}
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		f.Why = "tried, but this kernel lacks it (CONFIG_WIREGUARD, module wireguard)"
+	case err != nil:
+		f.Why = fmt.Sprintf("could not be tried (%v)", err)
+	}
+	if !f.OK {
+		f.Consequence = "Sandboxes here are refused in encrypted networks (-o encrypted), unless wireguard-go " + rtnl.WireGuardDevice + " runs."
 	}
 	return f
 }

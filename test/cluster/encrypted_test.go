@@ -3,16 +3,25 @@
 package cluster
 
 import (
+	"bytes"
+	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/wgctrl"
 
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
@@ -31,9 +40,34 @@ func (p *pair) startEncrypted() *pair {
 	return p.start()
 }
 
-// capture counts the datagrams to a UDP port that pass a device, by port, until the function that it returns
-// is called.
-func (p *pair) capture(device string) (stop func() map[uint16]int) {
+// wire counts the datagrams that pass a device: those of VXLAN by their VNI, and those of WireGuard. Segments may
+// be in one piece.
+type wire struct {
+	clear     map[uint32]int
+	encrypted int
+}
+
+// note counts a packet if it is a datagram.
+func (w *wire) note(packet []byte) {
+	var udp []byte
+	switch {
+	case len(packet) > 28 && packet[0] == 0x45 && packet[9] == unix.IPPROTO_UDP:
+		udp = packet[20:]
+	case len(packet) > 48 && packet[0]>>4 == 6 && packet[6] == unix.IPPROTO_UDP:
+		udp = packet[40:]
+	default:
+		return
+	}
+	switch port := binary.BigEndian.Uint16(udp[2:]); {
+	case port == wireguardPort:
+		w.encrypted++
+	case port == vxlanPort && len(udp) >= 16:
+		w.clear[binary.BigEndian.Uint32(udp[12:])>>8]++
+	}
+}
+
+// capture captures what passes a device of the router, until the function that it returns is called.
+func (p *pair) capture(device string) (stop func() wire) {
 	p.Helper()
 	fd := -1
 	err := p.router.Do(func() error {
@@ -50,19 +84,15 @@ func (p *pair) capture(device string) (stop func() map[uint16]int) {
 	if err != nil {
 		p.Fatal(err)
 	}
-	counts, done := map[uint16]int{}, make(chan struct{})
+	w, done := wire{clear: map[uint32]int{}}, make(chan struct{})
 	var end sync.WaitGroup
 	end.Go(func() {
 		defer unix.Close(fd)
 		_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000})
 		b := make([]byte, 65536)
 		for {
-			n, _, err := unix.Recvfrom(fd, b, 0)
-			switch {
-			case err == nil && n > 28 && b[0] == 0x45 && b[9] == unix.IPPROTO_UDP:
-				counts[binary.BigEndian.Uint16(b[22:])]++
-			case err == nil && n > 48 && b[0]>>4 == 6 && b[6] == unix.IPPROTO_UDP:
-				counts[binary.BigEndian.Uint16(b[42:])]++
+			if n, _, err := unix.Recvfrom(fd, b, 0); err == nil {
+				w.note(b[:n])
 			}
 			select {
 			case <-done:
@@ -71,11 +101,35 @@ func (p *pair) capture(device string) (stop func() map[uint16]int) {
 			}
 		}
 	})
-	return func() map[uint16]int {
+	return func() wire {
 		close(done)
 		end.Wait()
-		return counts
+		return w
 	}
+}
+
+// peers returns the public keys of the peers of a host's device.
+func (p *pair) peers(l *lab.Lab) (keys []string) {
+	p.Helper()
+	err := l.Host.Do(func() error {
+		c, err := wgctrl.New()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		dev, err := c.Device("flwg0")
+		if err != nil {
+			return err
+		}
+		for _, peer := range dev.Peers {
+			keys = append(keys, peer.PublicKey.String())
+		}
+		return nil
+	})
+	if err != nil {
+		p.Fatal(err)
+	}
+	return keys
 }
 
 // clearText returns a datagram's contents as a node would send them without encryption: a frame between two
@@ -94,42 +148,234 @@ func clearText(from, to *lab.Sandbox, vni uint32) []byte {
 	return slices.Concat(b, mac(to), mac(from), []byte{8, 0}, ip, []byte{0x1b, 0x58, 0x1b, 0x58, 0, 8, 0, 0})
 }
 
-// TestEncryptedNetwork sends between two hosts by an encrypted network and by one that is not: nothing of the
-// first is on the wire in clear text, and what arrives for it in clear text is dropped.
+// newPair6 makes two hosts that know each other's IPv6 addresses only.
+func newPair6(t *testing.T) *pair {
+	t.Helper()
+	p := newPair(t)
+	for i, l := range []*lab.Lab{p.a, p.b} {
+		own, other := fmt.Sprintf("fd98:%d::", i+1), fmt.Sprintf("fd98:%d::/64", 2-i)
+		l.IP(l.Host, "addr add "+own+"1/64 dev eth1 nodad")
+		l.IP(p.router, fmt.Sprintf("addr add %sfe/64 dev eth%d nodad", own, i))
+		l.IP(l.Host, "route add "+other+" via "+own+"fe")
+		for j, arg := range l.Config.DaemonArgs {
+			switch {
+			case l.Config.DaemonArgs[max(0, j-1)] == "--advertise":
+				l.Config.DaemonArgs[j] = own + "1"
+			case arg == storeURL:
+				l.Config.DaemonArgs[j] = "etcd://[fd98:1::1]:2379"
+			}
+		}
+	}
+	p.a.Sysctl(p.router, "ipv6/conf/all/forwarding", "1")
+	return p
+}
+
+// TestEncryptedNetwork sends between two hosts by an encrypted network and by one that is not, over both families:
+// nothing of the first is on the wire in clear text, and what arrives for it in clear text is dropped.
 func TestEncryptedNetwork(t *testing.T) {
-	p := newPair(t).startEncrypted()
+	for _, under := range []struct {
+		name string
+		pair func(*testing.T) *pair
+		to   string // of the second host
+		mtu  int
+	}{
+		{"over_ipv4", newPair, addressB, 1500 - 60 - 70},
+		{"over_ipv6", newPair6, "fd98:2::1", 1500 - 80 - 70},
+	} {
+		t.Run(under.name, func(t *testing.T) {
+			p := under.pair(t).startEncrypted()
+			a, b := p.a, p.b
+			a.Fairlead("network", "create", "-d", "overlay", "--ipv6", "-o", "encrypted",
+				"-o", fmt.Sprint("com.docker.network.driver.overlay.vxlanid_list=", secretVNI), "secret")
+			a.Fairlead("network", "create", "-d", "overlay", "--ipv6", "open")
+			has(b, "secret")
+			has(b, "open")
+			if n := b.Network("secret"); !n.Encrypted || n.MTU != under.mtu || b.Network("open").Encrypted {
+				t.Errorf("inspect shows %+v", n)
+			}
+			one, two := a.Sandbox("one", "--network", "secret"), b.Sandbox("two", "--network", "secret")
+			three, four := a.Sandbox("three", "--network", "open"), b.Sandbox("four", "--network", "open")
+			if w := p.reach(one, two, under.mtu); w.clear[secretVNI] != 0 || w.encrypted < 2000 {
+				t.Errorf("datagrams on the wire: %+v", w)
+			}
+			open := b.Network("open")
+			if w := p.reach(three, four, open.MTU); w.clear[open.VNI] < 100 || w.clear[secretVNI] != 0 || w.encrypted > 20 {
+				t.Errorf("datagrams of the other network on the wire: %+v", w)
+			}
+			for _, f := range lab.Families() {
+				a.Ping(a.Host, two.IP(f)) // the hosts themselves are members
+				a.NoPing(one.Host, four.IP(f))
+			}
+			b.Dropped("clear_text", 3, func() {
+				c, err := a.Host.Dial(net.Dialer{}, "udp", net.JoinHostPort(under.to, fmt.Sprint(vxlanPort)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				for range 3 {
+					if _, err := c.Write(clearText(one, two, secretVNI)); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
+			// Whatever else comes by the device, such as packets to the host itself.
+			key := new(model.PublicKey)
+			if err := key.UnmarshalText([]byte(a.Fairlead("node", "inspect", "--format", "{{.PublicKey}}", "b"))); err != nil {
+				t.Fatal(err)
+			}
+			b.Dropped("not_tunnel", 2, func() { a.NoPing(a.Host, key.TunnelAddr().String()) })
+		})
+	}
+}
+
+// reach sends everything between a sandbox on each host: packets of all sizes up to the MTU, streams both ways, a
+// broadcast. It returns the datagrams on the wire.
+func (p *pair) reach(one, two *lab.Sandbox, mtu int) wire {
+	p.Helper()
 	a, b := p.a, p.b
-	a.Fairlead("network", "create", "-d", "overlay", "--ipv6", "-o", "encrypted",
-		"-o", fmt.Sprint("com.docker.network.driver.overlay.vxlanid_list=", secretVNI), "secret")
-	has(b, "secret")
-	one, two := a.Sandbox("one", "--network", "secret"), b.Sandbox("two", "--network", "secret")
 	stop := p.capture("eth1")
 	for _, f := range lab.Families() {
 		a.Ping(one.Host, two.IP(f))
 		b.Ping(two.Host, one.IP(f))
+		a.Ping(one.Host, two.IP(f), "-M", "do", "-s", fmt.Sprint(mtu-map[lab.Family]int{lab.IPv4: 28, lab.IPv6: 48}[f]))
+		a.Ping(one.Host, two.IP(f), "-s", "8000")
 		b.Echo(two.Host, 7000+int(f))
 		for _, proto := range []string{"tcp", "udp"} {
 			if err := a.Reach(5*time.Second, one.Host, proto, two.IP(f), 7000+int(f)); err != nil {
-				t.Error(err)
+				p.Error(err)
 			}
 		}
-		a.Ping(a.Host, two.IP(f)) // the hosts themselves are members
+		p.transfer(one, two, two.IP(f))
+		p.transfer(two, one, one.IP(f))
 	}
-	wire := stop()
-	t.Logf("datagrams on the wire by port: %v", wire)
-	if wire[vxlanPort] != 0 || wire[wireguardPort] < 20 {
-		t.Errorf("%d datagrams in clear text and %d encrypted ones on the wire", wire[vxlanPort], wire[wireguardPort])
+	return stop()
+}
+
+// transfer sends two megabytes, which have to arrive as they are.
+func (p *pair) transfer(from, to *lab.Sandbox, address string) {
+	p.Helper()
+	content := make([]byte, 2<<20)
+	_, _ = rand.Read(content)
+	l, err := to.Listen("tcp", net.JoinHostPort(address, "0"))
+	if err != nil {
+		p.Fatal(err)
 	}
-	b.Dropped("clear_text", 3, func() {
-		c, err := a.Host.Dial(net.Dialer{}, "udp", net.JoinHostPort(addressB, fmt.Sprint(vxlanPort)))
-		if err != nil {
-			t.Fatal(err)
+	defer l.Close()
+	received := make(chan []byte, 1)
+	go func() {
+		var all []byte
+		if c, err := l.Accept(); err == nil {
+			_ = c.SetDeadline(time.Now().Add(time.Minute))
+			all, _ = io.ReadAll(c)
+			c.Close()
 		}
-		defer c.Close()
-		for range 3 {
-			if _, err := c.Write(clearText(one, two, secretVNI)); err != nil {
-				t.Fatal(err)
-			}
+		received <- all
+	}()
+	c, err := from.Dial(net.Dialer{Timeout: 5 * time.Second}, "tcp", l.Addr().String())
+	if err != nil {
+		p.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	_, err = c.Write(content)
+	if err := errors.Join(err, c.Close()); err != nil {
+		p.Fatal(err)
+	}
+	if got := <-received; !bytes.Equal(got, content) {
+		p.Errorf("from %s to %s: %d bytes arrived, or others", from.Name, address, len(got))
+	}
+}
+
+// TestNoWireGuard creates an encrypted network on a host whose kernel has WireGuard in no form: it is refused in one
+// line, and so is a sandbox in one of another host. Nothing is left, and other networks work.
+func TestNoWireGuard(t *testing.T) {
+	p := newPair(t)
+	p.a.UserSpaceWireGuard()
+	p.start()
+	a, b := p.a, p.b
+	if r := b.Run(b.Host, "ip", "link", "add", "probe", "type", "wireguard"); r.Code == 0 {
+		t.Skip("this kernel has WireGuard")
+	}
+	b.Refused(1, []string{"CONFIG_WIREGUARD", "wireguard-go flwg0"}, "network", "create", "-d", "overlay", "-o", "encrypted", "secret")
+	if got := b.Fairlead("network", "ls", "-q", "--filter", "driver=overlay"); got != "" {
+		t.Errorf("the refusal left network %s", got)
+	}
+	b.Refused(1, []string{"driver overlay"}, "network", "create", "-o", "encrypted", "local")
+	b.Refused(1, []string{"true or false"}, "network", "create", "-d", "overlay", "-o", "encrypted=perhaps", "secret")
+	a.Fairlead("network", "create", "-d", "overlay", "-o", "encrypted=true", "secret")
+	a.Fairlead("network", "create", "-d", "overlay", "open")
+	has(b, "secret")
+	has(b, "open")
+	a.Sandbox("one", "--network", "secret")
+	b.Refused(1, []string{"CONFIG_WIREGUARD"}, "sandbox", "create", "--network", "secret", "two")
+	if got := b.Fairlead("ps", "-aq"); got != "" {
+		t.Errorf("the refusal left sandbox %s", got)
+	}
+	if holders := a.Fairlead("ipam", "ls", "--format", "{{.Node}}", "secret"); holders != "a\na" {
+		t.Errorf("addresses are held by %q", holders)
+	}
+	three, four := a.Sandbox("three", "--network", "open"), b.Sandbox("four", "--network", "open")
+	a.Ping(three.Host, four.IP4.String())
+	if report := b.Run(b.Host, b.Binary, "doctor"); !strings.Contains(report.Stdout, "CONFIG_WIREGUARD") {
+		t.Errorf("doctor does not say that WireGuard is missing:\n%s", report.Stdout)
+	}
+}
+
+// TestEncryptionGoesOn disturbs an encrypted network: the daemon is killed, a key is lost, a host is removed.
+func TestEncryptionGoesOn(t *testing.T) {
+	p := newPair(t).startEncrypted()
+	a, b := p.a, p.b
+	a.Fairlead("network", "create", "-d", "overlay", "-o", "encrypted", "secret")
+	has(b, "secret")
+	one, two := a.Sandbox("one", "--network", "secret"), b.Sandbox("two", "--network", "secret")
+	server := a.Echo(one.Host, 7000)
+	a.Ping(one.Host, two.IP4.String())
+	load := b.StartLoad("encrypted", two.Host, server, net.JoinHostPort(one.IP4.String(), "7000"))
+	b.KillDaemon()
+	a.Ping(one.Host, two.IP4.String())
+	b.StartDaemon()
+	time.Sleep(3 * time.Second) // the daemon checks everything
+	if report := load.Stop(); len(report.Errors) > 0 || report.Lost > 0 {
+		t.Errorf("the traffic was disturbed: %v", report.Disturbances(time.Minute))
+	}
+	key := func(l *lab.Lab, node string) string {
+		return l.Fairlead("node", "inspect", "--format", "{{.PublicKey}}", node)
+	}
+	if shaken := a.Fairlead("node", "inspect", "--format", "{{.LastHandshake}}", "b"); !strings.HasPrefix(shaken, "20") {
+		t.Errorf("node inspect shows handshake %q", shaken)
+	}
+	before := key(a, "b")
+	secret := filepath.Join(b.Dir("state"), "wireguard.key")
+	private, err := os.ReadFile(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The key is lost: another one, which the other host accepts.
+	b.KillDaemon()
+	if err := os.Remove(secret); err != nil {
+		t.Fatal(err)
+	}
+	b.StartDaemon()
+	a.Eventually(10*time.Second, func() error {
+		if now := key(a, "b"); now == before || now == "" {
+			return fmt.Errorf("the key of b is %q", now)
 		}
+		return a.Reach(time.Second, two.Host, "tcp", one.IP4.String(), 7000)
 	})
+	a.Ping(one.Host, two.IP4.String())
+	for _, l := range []*lab.Lab{a, b} {
+		if strings.Contains(l.Daemon.Output(), strings.TrimSpace(string(private))) {
+			t.Error("the log has a private key")
+		}
+	}
+	// A host that is removed is not a peer any more.
+	gone := key(a, "b")
+	b.KillDaemon()
+	a.Fairlead("node", "rm", "--force", "b")
+	a.Eventually(5*time.Second, func() error {
+		if peers := p.peers(a); slices.Contains(peers, gone) {
+			return fmt.Errorf("the peers of a are %v", peers)
+		}
+		return nil
+	})
+	a.NoPing(one.Host, two.IP4.String())
 }

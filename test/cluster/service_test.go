@@ -134,8 +134,12 @@ func active(l *lab.Lab, name string, want ...string) (svc api.Service) {
 // TestService is a service with a backend on each of two hosts: clients on both, the hosts themselves and
 // clients outside, by either host, reach both backends, which see the client's own address. Backends are
 // drained and resumed from the other host.
-func TestService(t *testing.T) {
-	p := newPair(t).start()
+func TestService(t *testing.T) { testService(newPair(t).start()) }
+
+// TestEncryptedService is the same in an encrypted network.
+func TestEncryptedService(t *testing.T) { testService(newPair(t).startEncrypted(), "-o", "encrypted") }
+
+func testService(p *pair, options ...string) {
 	a, b := p.a, p.b
 	outside := a.NewHost("outside")
 	const stranger = "10.98.9.1"
@@ -143,10 +147,10 @@ func TestService(t *testing.T) {
 		world.End{Host: outside, Device: "eth0", Addresses: []string{stranger + "/24"}},
 		world.End{Host: p.router, Device: "eth9", Addresses: []string{"10.98.9.254/24"}},
 	); err != nil {
-		t.Fatal(err)
+		p.Fatal(err)
 	}
 	a.IP(outside, "route add default via 10.98.9.254")
-	a.Fairlead("network", "create", "-d", "overlay", "web")
+	a.Fairlead(append([]string{"network", "create", "-d", "overlay", "web"}, options...)...)
 	has(b, "web")
 	a.Fairlead("service", "create", "--network", "web", "-p", "8080:80", "shop")
 	one, two := a.Sandbox("one", "--network", "web", "--network-alias", "shop"), b.Sandbox("two", "--network", "web", "--network-alias", "shop")
@@ -155,7 +159,7 @@ func TestService(t *testing.T) {
 	here, there := a.Sandbox("here", "--network", "web"), b.Sandbox("there", "--network", "web")
 	vip := active(a, "shop", "one", "two").IPv4Address
 	if other := active(b, "shop", "one", "two"); other.IPv4Address != vip {
-		t.Fatalf("the service is at %s on a, and at %s on b", vip, other.IPv4Address)
+		p.Fatalf("the service is at %s on a, and at %s on b", vip, other.IPv4Address)
 	}
 	a.Case("members", func(l *lab.Lab) {
 		answers(l, here.Host, vip, 80, here.IP4.String(), "one", "two")

@@ -47,6 +47,9 @@ func netfilterModules() []string { return []string{"nf_conntrack"} }
 // uplinkModules provide devices that this machine's kernel may lack.
 func uplinkModules() []string { return []string{"8021q", "macvlan", "ipvlan", "bonding"} }
 
+// wireguardModules are loaded after encryption was refused without them.
+func wireguardModules() []string { return []string{"wireguard"} }
+
 func TestKernelMatrix(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots emulated machines")
@@ -56,7 +59,7 @@ func TestKernelMatrix(t *testing.T) {
 	}
 	must(t, vm.Needs())
 	programs := t.TempDir()
-	must(t, vm.Build(t.Context(), programs, "github.com/fairlead-net/fairlead/cmd/fairlead", "github.com/fairlead-net/fairlead/test/kernels/guest"))
+	must(t, vm.Build(t.Context(), programs, "github.com/fairlead-net/fairlead/cmd/fairlead", "github.com/fairlead-net/fairlead/cmd/fairlead-store", "github.com/fairlead-net/fairlead/test/kernels/guest"))
 	for _, k := range matrix() {
 		t.Run(k.Series, func(t *testing.T) {
 			deb, err := k.Fetch(t.Context())
@@ -78,7 +81,7 @@ func archive(t *testing.T, programs string, image vm.Image) []byte {
 		root.Dir(dir)
 	}
 	must(t, root.Busybox("ping"))
-	for _, name := range []string{"fairlead", "guest"} {
+	for _, name := range []string{"fairlead", "fairlead-store", "guest"} {
 		content, err := os.ReadFile(filepath.Join(programs, name))
 		must(t, err)
 		root.File("bin/"+name, content)
@@ -88,6 +91,7 @@ func archive(t *testing.T, programs string, image vm.Image) []byte {
 	must(t, root.Modules(image, "/late", lateModules()...))
 	must(t, root.Modules(image, "/netfilter", netfilterModules()...))
 	must(t, root.Modules(image, "/uplinks", uplinkModules()...))
+	must(t, root.Modules(image, "/wireguard", wireguardModules()...))
 	return root.Bytes()
 }
 

@@ -298,6 +298,18 @@ func (d *Device) Handshakes() (model.Handshakes, error) {
 	return times, err
 }
 
+// Probe returns nil if this kernel has WireGuard. It tries that in a temporary network namespace.
+func Probe() error {
+	return rtnl.InNewNetNS(func() error {
+		h, err := rtnl.New()
+		if err != nil {
+			return err
+		}
+		_, err = h.CreateDevice(kindKernel, rtnl.WireGuardDevice, model.DefaultMTU)
+		return errors.Join(err, h.Close())
+	})
+}
+
 // Remove removes the kernel's device, if it exists. One of user space stays: its program could not create
 // it again.
 func (d *Device) Remove() error {

@@ -13,29 +13,34 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/api"
 )
 
-// daemon is a Fairlead daemon in the default directories.
+// daemon is a Fairlead daemon.
 type daemon struct {
 	cmd  *exec.Cmd
 	log  string
 	over bool
 }
 
-// startDaemon starts a daemon and waits until it is ready.
-func startDaemon() (*daemon, error) {
+// startDaemon starts a daemon in the default directories, and waits until it is ready.
+func startDaemon(args ...string) (*daemon, error) { return startDaemonAt(api.DefaultHost, args...) }
+
+// startDaemonAt starts a daemon in the calling thread's namespace, whose socket will be host.
+func startDaemonAt(host string, args ...string) (*daemon, error) {
 	log, err := os.CreateTemp("", "daemon-*.log")
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	d := &daemon{cmd: exec.Command("fairlead", "daemon", "--log-level", "debug"), log: log.Name()}
+	d := &daemon{cmd: exec.Command("fairlead", append([]string{"daemon", "--log-level", "debug"}, args...)...), log: log.Name()}
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
 	err = eventually(func() error {
-		_, err := fairlead("status")
+		_, err := fairleadAt(host, "status")
 		return err
 	})
 	if err != nil {
@@ -85,10 +90,14 @@ func (d *daemon) end(r *report) {
 }
 
 // fairlead runs a command of the client and returns its output.
-func fairlead(command string) (string, error) {
+func fairlead(command string) (string, error) { return fairleadAt(api.DefaultHost, command) }
+
+// fairleadAt runs a command of the client of another daemon.
+func fairleadAt(host, command string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.Command("fairlead", strings.Fields(command)...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Env = append(os.Environ(), "FAIRLEAD_HOST="+host)
 	cmd.WaitDelay = time.Second // for a program that outlives the command
 	err := cmd.Run()
 	if err != nil {

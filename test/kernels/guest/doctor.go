@@ -23,6 +23,9 @@ func checkDoctor(r *report, tcx bool) error {
 	if line, _ := entry(text, "Optional, missing", "shaping"); !strings.Contains(line, "sch_tbf") {
 		return fmt.Errorf("fairlead doctor does not say that tbf is missing")
 	}
+	if line, _ := entry(text, "Optional, missing", "wireguard"); !strings.Contains(line, "CONFIG_WIREGUARD") {
+		return fmt.Errorf("fairlead doctor does not say that WireGuard is missing")
+	}
 	if tcx {
 		if line, _ := entry(text, "Available", "tcx"); line == "" {
 			return fmt.Errorf("fairlead doctor does not list tcx as available")

@@ -29,6 +29,8 @@ type world struct {
 	before  []string      // the kernel's objects before the daemon ran
 	box     string        // path of the namespace of the sandbox without a program
 	open    *conversation // from outside to web, kept open throughout
+
+	one4, one6, two4, two6 string // of the members of the encrypted network
 }
 
 // scenario makes sandboxes talk to each other and to and from the outside, with a daemon,
@@ -48,6 +50,7 @@ func scenario(r *report, tcx bool) {
 		{"killed", w.kill},
 		{"restarted", w.restart},
 		{"cleanup", w.cleanup},
+		{"encrypted", w.encrypted},
 	} {
 		if !r.step(s.name, s.run) {
 			break
