@@ -13,10 +13,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -40,7 +38,7 @@ type pair struct {
 }
 
 const (
-	addressA, addressB = "10.98.1.1", "10.98.2.1"
+	addressA, addressB = lab.RoutedA, lab.RoutedB
 	storeURL           = "etcd://" + addressA + ":2379"
 )
 
@@ -54,36 +52,14 @@ func newPair(t *testing.T) *pair {
 func newPairWith(t *testing.T, storeA, storeB string, more ...string) *pair {
 	t.Helper()
 	if storeA == "embed" {
-		if err := buildStore(); err != nil {
-			t.Fatal(err)
-		}
+		lab.EmbeddedStore(t)
 	}
 	p := &pair{TB: t}
 	p.a = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: append([]string{"--store", storeA, "--advertise", addressA, "--node-name", "a"}, more...)})
 	p.b = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", storeB, "--advertise", addressB, "--node-name", "b"}})
-	p.router = p.a.NewHost("router")
-	for i, l := range []*lab.Lab{p.a, p.b} {
-		subnet := fmt.Sprintf("10.98.%d.", i+1)
-		if err := world.Cable(
-			world.End{Host: l.Host, Device: "eth1", Addresses: []string{subnet + "1/24"}},
-			world.End{Host: p.router, Device: fmt.Sprint("eth", i), Addresses: []string{subnet + "254/24"}},
-		); err != nil {
-			t.Fatal(err)
-		}
-		l.IP(l.Host, "route add 10.98.0.0/16 via "+subnet+"254")
-	}
-	p.a.Sysctl(p.router, "ipv4/ip_forward", "1")
+	p.router = lab.Route(p.a, p.b)
 	return p
 }
-
-// buildStore builds the program of the embedded store, and puts it where daemons find it.
-var buildStore = sync.OnceValue(func() error {
-	program, err := lab.Program("fairlead-store")
-	if err != nil {
-		return err
-	}
-	return os.Setenv("PATH", filepath.Dir(program)+":"+os.Getenv("PATH"))
-})
 
 // start starts both daemons, and waits until both are registered.
 func (p *pair) start() *pair {

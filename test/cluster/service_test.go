@@ -3,11 +3,8 @@
 package cluster
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -17,79 +14,19 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// greet serves TCP connections on a host: a line with a name and the client's address, then an echo of
-// each line.
-func greet(l *lab.Lab, h *world.Host, name string, port int) {
-	l.Helper()
-	listener, err := h.Listen("tcp", fmt.Sprintf(":%d", port))
-	if err != nil {
-		l.Fatal(err)
-	}
-	l.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				from := netip.MustParseAddrPort(c.RemoteAddr().String())
-				fmt.Fprintln(c, name, from.Addr().Unmap())
-				for lines := bufio.NewScanner(c); lines.Scan(); {
-					fmt.Fprintln(c, lines.Text())
-				}
-			}()
-		}
-	}()
-}
-
-// greeted is a connection to such a server.
-type greeted struct {
-	net.Conn
-	in           *bufio.Reader
-	name, client string
-}
-
-func connect(h *world.Host, address string, port int) (*greeted, error) {
-	c, err := h.Dial(net.Dialer{Timeout: 3 * time.Second}, "tcp", net.JoinHostPort(address, fmt.Sprint(port)))
-	if err != nil {
-		return nil, err
-	}
-	g := &greeted{Conn: c, in: bufio.NewReader(c)}
-	line, err := g.says("")
-	if err == nil {
-		_, err = fmt.Sscan(line, &g.name, &g.client)
-	}
-	return g, err
-}
-
-// says sends a line, unless it is "", and returns the next one that arrives.
-func (g *greeted) says(line string) (string, error) {
-	if err := g.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		return "", err
-	}
-	if line != "" {
-		if _, err := fmt.Fprintln(g, line); err != nil {
-			return "", err
-		}
-	}
-	return g.in.ReadString('\n')
-}
-
 // answers connects until every name has answered, at least 10 times, and expects that no other does and
 // that each saw the client at this address ("": any).
 func answers(l *lab.Lab, h *world.Host, address string, port int, client string, names ...string) {
 	l.Helper()
 	seen := map[string]bool{}
 	for i := 0; i < 10 || len(seen) < len(names) && i < 60; i++ {
-		c, err := connect(h, address, port)
+		c, err := lab.Greeting(h, address, port)
 		if err != nil {
 			l.Fatalf("%s: connect to %s port %d: %v", h.Name, address, port, err)
 		}
 		c.Close()
-		if seen[c.name] = true; client != "" && c.client != client || !slices.Contains(names, c.name) {
-			l.Fatalf("%s at %s port %d: %s answered %s; want %v and %s", h.Name, address, port, c.name, c.client, names, client)
+		if seen[c.Name] = true; client != "" && c.Client != client || !slices.Contains(names, c.Name) {
+			l.Fatalf("%s at %s port %d: %s answered %s; want %v and %s", h.Name, address, port, c.Name, c.Client, names, client)
 		}
 	}
 	if len(seen) != len(names) {
@@ -154,8 +91,8 @@ func testService(p *pair, options ...string) {
 	has(b, "web")
 	a.Fairlead("service", "create", "--network", "web", "-p", "8080:80", "shop")
 	one, two := a.Sandbox("one", "--network", "web", "--network-alias", "shop"), b.Sandbox("two", "--network", "web", "--network-alias", "shop")
-	greet(a, one.Host, "one", 80)
-	greet(b, two.Host, "two", 80)
+	a.Greet(one.Host, "one", 80)
+	b.Greet(two.Host, "two", 80)
 	here, there := a.Sandbox("here", "--network", "web"), b.Sandbox("there", "--network", "web")
 	vip := active(a, "shop", "one", "two").IPv4Address
 	if other := active(b, "shop", "one", "two"); other.IPv4Address != vip {
@@ -178,9 +115,9 @@ func testService(p *pair, options ...string) {
 		}
 	})
 	a.Case("drain", func(l *lab.Lab) {
-		var long *greeted
-		for long == nil || long.name != "one" {
-			c, err := connect(there.Host, vip, 80)
+		var long *lab.Greeted
+		for long == nil || long.Name != "one" {
+			c, err := lab.Greeting(there.Host, vip, 80)
 			if err != nil {
 				l.Fatal(err)
 			}
@@ -193,8 +130,8 @@ func testService(p *pair, options ...string) {
 			answers(l, h, vip, 80, "", "two")
 		}
 		answers(l, outside, addressA, 8080, stranger, "two")
-		if line, err := long.says("still there?"); err != nil || line != "still there?\n" {
-			l.Errorf("the connection to the drained backend: %q, %v", line, err)
+		if err := long.Works(); err != nil {
+			l.Errorf("the connection to the drained backend: %v", err)
 		}
 		b.Fairlead("service", "resume", "shop", "one")
 		active(a, "shop", "one", "two")

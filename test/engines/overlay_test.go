@@ -5,8 +5,6 @@ package engines
 import (
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +18,7 @@ import (
 // Addresses of two hosts with a router between them: that of the engine, and one whose daemon has the
 // cluster's store.
 const (
-	overlayHost, overlayOther = "10.98.1.1", "10.98.2.1"
+	overlayHost, overlayOther = lab.RoutedA, lab.RoutedB
 	overlayStore              = "etcd://" + overlayOther + ":2379"
 )
 
@@ -28,26 +26,11 @@ const (
 // command line. Containers outlive the engine.
 func newCluster(t *testing.T, k kind) (d *docker, other *lab.Lab) {
 	t.Helper()
-	program, err := lab.Program("fairlead-store")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PATH", filepath.Dir(program)+":"+os.Getenv("PATH"))
+	lab.EmbeddedStore(t)
 	d = newHost(t, k, true)
 	d.Config.DaemonArgs = []string{"--store", overlayStore, "--advertise", overlayHost, "--node-name", "a"}
 	other = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", "embed", "--store-token", "none", "--advertise", overlayOther, "--node-name", "b"}})
-	router := other.NewHost("router")
-	for i, l := range []*lab.Lab{d.Lab, other} {
-		subnet := fmt.Sprintf("10.98.%d.", i+1)
-		if err := world.Cable(
-			world.End{Host: l.Host, Device: "eth1", Addresses: []string{subnet + "1/24"}},
-			world.End{Host: router, Device: fmt.Sprint("eth", i), Addresses: []string{subnet + "254/24"}},
-		); err != nil {
-			t.Fatal(err)
-		}
-		l.IP(l.Host, "route add 10.98.0.0/16 via "+subnet+"254")
-	}
-	other.Sysctl(router, "ipv4/ip_forward", "1")
+	lab.Route(d.Lab, other)
 	other.StartDaemon()
 	d.StartDaemon()
 	d.startEngine()

@@ -4,8 +4,6 @@ package podman
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -15,11 +13,7 @@ import (
 // TestPodmanOverlay makes a network of a cluster a network of podman: the cluster allocates the addresses of
 // containers and sandboxes, and the network outlives podman's.
 func TestPodmanOverlay(t *testing.T) {
-	program, err := lab.Program("fairlead-store")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PATH", filepath.Dir(program)+":"+os.Getenv("PATH"))
+	lab.EmbeddedStore(t)
 	e := newEngineWith(t, lab.Config{DaemonArgs: []string{"--store", "embed", "--store-token", "none"}})
 	e.installPlugin()
 	e.importImage()

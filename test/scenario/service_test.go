@@ -3,11 +3,9 @@
 package scenario
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -21,84 +19,16 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// greet serves TCP connections on a host: a line with a name and the client's address, then an
-// echo of each line.
-func greet(l *lab.Lab, h *world.Host, name string, port int) {
-	l.Helper()
-	listener, err := h.Listen("tcp", fmt.Sprintf(":%d", port))
-	if err != nil {
-		l.Fatal(err)
-	}
-	l.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				from := netip.MustParseAddrPort(c.RemoteAddr().String())
-				fmt.Fprintln(c, name, from.Addr().Unmap())
-				lines := bufio.NewScanner(c)
-				for lines.Scan() {
-					fmt.Fprintln(c, lines.Text())
-				}
-			}()
-		}
-	}()
-}
-
-// greeted is a connection to such a server.
-type greeted struct {
-	net.Conn
-	in           *bufio.Reader
-	name, client string // what the server said
-}
-
-func connect(h *world.Host, address string, port int) (*greeted, error) {
-	c, err := h.Dial(net.Dialer{Timeout: 3 * time.Second}, "tcp", net.JoinHostPort(address, fmt.Sprint(port)))
-	if err != nil {
-		return nil, err
-	}
-	g := &greeted{Conn: c, in: bufio.NewReader(c)}
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		return nil, err
-	}
-	line, err := g.in.ReadString('\n')
-	if err != nil {
-		c.Close()
-		return nil, err
-	}
-	_, err = fmt.Sscan(line, &g.name, &g.client)
-	return g, err
-}
-
-// works reports whether the connection still echoes.
-func (g *greeted) works() error {
-	if err := g.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		return err
-	}
-	if _, err := fmt.Fprintln(g, "still there?"); err != nil {
-		return err
-	}
-	line, err := g.in.ReadString('\n')
-	if err == nil && line != "still there?\n" {
-		err = fmt.Errorf("echo of something else: %q", line)
-	}
-	return err
-}
-
 // spread connects many times, and returns how often each backend answered.
 func spread(l *lab.Lab, h *world.Host, address string, port, times int) map[string]int {
 	l.Helper()
 	got := map[string]int{}
 	for range times {
-		c, err := connect(h, address, port)
+		c, err := lab.Greeting(h, address, port)
 		if err != nil {
 			l.Fatalf("%s: connect to %s port %d: %v", h.Name, address, port, err)
 		}
-		got[c.name]++
+		got[c.Name]++
 		c.Close()
 	}
 	return got
@@ -145,7 +75,7 @@ func newShop(l *lab.Lab, flags ...string) *shop {
 	l.Fairlead(append(append([]string{"service", "create", "--network", "shop"}, flags...), "web")...)
 	for _, name := range []string{"b1", "b2", "b3"} {
 		b := l.Sandbox(name, "--network", "shop", "--network-alias", "web")
-		greet(l, b.Host, name, 80)
+		l.Greet(b.Host, name, 80)
 		l.Answer(b.Host, name, "", 53)
 		s.backends = append(s.backends, b)
 	}
@@ -170,12 +100,12 @@ func TestService(t *testing.T) {
 			l.Ping(s.client.Host, vip, "-s", "4000")
 			l.Ping(l.Host, vip)
 			for from, want := range map[*world.Host]string{s.client.Host: s.client.IP(f), l.Host: l.Gateway("shop", f)} {
-				c, err := connect(from, vip, 80)
+				c, err := lab.Greeting(from, vip, 80)
 				if err != nil {
 					l.Fatal(err)
 				}
-				if c.client != want {
-					l.Errorf("backend sees %s as the client, want %s", c.client, want)
+				if c.Client != want {
+					l.Errorf("backend sees %s as the client, want %s", c.Client, want)
 				}
 				c.Close()
 			}
@@ -234,7 +164,7 @@ func TestService(t *testing.T) {
 			l.Fairlead("service", "create", "--network", "shop", "empty")
 			at := inspectService(l, "empty").IPv4Address
 			l.Dropped("no_backend", 2, func() {
-				if _, err := connect(s.client.Host, at, 80); err == nil || !strings.Contains(err.Error(), "refused") {
+				if _, err := lab.Greeting(s.client.Host, at, 80); err == nil || !strings.Contains(err.Error(), "refused") {
 					l.Errorf("a service without backends: %v", err)
 				}
 				l.NoPing(s.client.Host, at)
@@ -256,13 +186,13 @@ func TestServicePublished(t *testing.T) {
 			wantSpread(l, spread(l, l.Outside, at, 8080, 150), "b1", "b2", "b3")
 			wantSpread(l, spread(l, l.Host, f.Of("127.0.0.1", "::1"), 8080, 150), "b1", "b2", "b3")
 			wantSpread(l, spread(l, s.client.Host, at, 8080, 150), "b1", "b2", "b3")
-			c, err := connect(l.Outside, at, 8080)
+			c, err := lab.Greeting(l.Outside, at, 8080)
 			if err != nil {
 				l.Fatal(err)
 			}
 			defer c.Close()
-			if want := f.Of(lab.Outside4, lab.Outside6); c.client != want {
-				l.Errorf("backend sees %s, want the client outside, %s", c.client, want)
+			if want := f.Of(lab.Outside4, lab.Outside6); c.Client != want {
+				l.Errorf("backend sees %s, want the client outside, %s", c.Client, want)
 			}
 		})
 		l.Refused(1, []string{`by service "web"`}, "sandbox", "create", "-p", "8080:80", "other")
@@ -276,14 +206,14 @@ func TestServiceChanges(t *testing.T) {
 	l := lab.New(t, lab.Config{})
 	s := newShop(l, "-p", "8080:80")
 	vip := s.vip[lab.IPv4]
-	var open []*greeted
+	var open []*lab.Greeted
 	for _, from := range []*world.Host{s.client.Host, l.Host, l.Outside} {
 		at, port := vip, 80
 		if from == l.Outside {
 			at, port = lab.Host4, 8080
 		}
 		for range 20 {
-			c, err := connect(from, at, port)
+			c, err := lab.Greeting(from, at, port)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -294,11 +224,11 @@ func TestServiceChanges(t *testing.T) {
 	alive := func(what string, except string) {
 		t.Helper()
 		for _, c := range open {
-			if c.name == except {
+			if c.Name == except {
 				continue
 			}
-			if err := c.works(); err != nil {
-				l.Errorf("%s: a connection to %s: %v", what, c.name, err)
+			if err := c.Works(); err != nil {
+				l.Errorf("%s: a connection to %s: %v", what, c.Name, err)
 			}
 		}
 	}
@@ -309,7 +239,7 @@ func TestServiceChanges(t *testing.T) {
 		defer close(done)
 		for !stop.Load() {
 			tries++
-			c, err := connect(s.client.Host, vip, 80)
+			c, err := lab.Greeting(s.client.Host, vip, 80)
 			if err != nil {
 				failures++
 				t.Logf("a new connection: %v", err)
@@ -346,7 +276,7 @@ func TestServiceChanges(t *testing.T) {
 	}
 	t.Logf("%d new connections, %d failed", tries, failures)
 	for _, c := range open {
-		if c.name == "b3" && c.works() == nil {
+		if c.Name == "b3" && c.Works() == nil {
 			l.Errorf("a connection to a backend that was removed still works")
 		}
 	}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/fairlead-net/fairlead/bench/world"
+)
+
+// Greet serves TCP connections on a host: a line with a name and the client's address, then an
+// echo of each line.
+func (l *Lab) Greet(h *world.Host, name string, port int) {
+	l.Helper()
+	listener, err := h.Listen("tcp", fmt.Sprintf(":%d", port))
+	l.must(err)
+	l.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				from := netip.MustParseAddrPort(c.RemoteAddr().String())
+				fmt.Fprintln(c, name, from.Addr().Unmap())
+				for lines := bufio.NewScanner(c); lines.Scan(); {
+					fmt.Fprintln(c, lines.Text())
+				}
+			}()
+		}
+	}()
+}
+
+// Greeted is a connection to such a server.
+type Greeted struct {
+	net.Conn
+	Name, Client string // the server's name, and the client's address as the server saw it
+	in           *bufio.Reader
+}
+
+// Greeting connects to such a server.
+func Greeting(h *world.Host, address string, port int) (*Greeted, error) {
+	c, err := h.Dial(net.Dialer{Timeout: 3 * time.Second}, "tcp", net.JoinHostPort(address, fmt.Sprint(port)))
+	if err != nil {
+		return nil, err
+	}
+	g := &Greeted{Conn: c, in: bufio.NewReader(c)}
+	line, err := g.next()
+	if err == nil {
+		_, err = fmt.Sscan(line, &g.Name, &g.Client)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// Works reports whether the connection still echoes.
+func (g *Greeted) Works() error {
+	const question = "still there?"
+	if _, err := fmt.Fprintln(g, question); err != nil {
+		return err
+	}
+	line, err := g.next()
+	if err == nil && line != question {
+		err = fmt.Errorf("echo of something else: %q", line)
+	}
+	return err
+}
+
+// next returns the next line that arrives.
+func (g *Greeted) next() (string, error) {
+	if err := g.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return "", err
+	}
+	line, err := g.in.ReadString('\n')
+	return strings.TrimSuffix(line, "\n"), err
+}
