@@ -17,10 +17,11 @@ func newDemoCommand(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:   "demo",
 		Short: "Demonstrate Fairlead in separate network namespaces",
-		Long: `Demonstrate Fairlead with real programs in separate network namespaces: one of
-them plays the host, another one an external machine. The network of this machine
-is not changed, and everything is removed at the end. Requires root and the
-programs that "make demo" installs: ip, ping, curl, nginx and iperf3.`,
+		Long: `Demonstrate Fairlead with real programs in separate network namespaces: two of
+them play hosts, first one alone and then both as a cluster, another one an
+external machine. The network of this machine is not changed, and everything is
+removed at the end. Requires root, fairlead-store, and the programs that "make
+demo" installs: ip, ping, curl, nginx and iperf3.`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {

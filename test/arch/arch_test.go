@@ -121,7 +121,7 @@ var (
 		"cmd/fairlead-cni":                  {"control/api/client", "control/attach", "control/cni"},
 		"cmd/fairlead-store":                {"control/cluster/embed", "control/cluster/launch", "control/cluster/token"},
 		"cmd/fairlead-netavark":             {"control/api/client", "control/attach", "control/netavark"},
-		"cmd/fairlead/demo":                 {"bench/world"},
+		"cmd/fairlead/demo":                 {"bench/world", "control/cluster/launch"},
 		"bench/world":                       {},
 		"bench":                             {"bench/..."},
 		"bench/chart":                       {"bench/report"},

@@ -35,18 +35,23 @@ func TestDemo(t *testing.T) {
 }
 
 func TestDemoInterrupted(t *testing.T) {
-	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
-		for _, at := range []string{"fairlead daemon &", "iperf3 -c"} {
-			t.Run(fmt.Sprint(s, " at ", at), func(t *testing.T) {
-				l := newPlace(t)
-				before := l.state()
-				out, code := l.demo(at, s)
-				if code == 0 || !strings.Contains(out, "interrupted; everything is removed") {
-					l.Errorf("status %d, want a message that it was interrupted\n%s", code, out)
-				}
-				l.asBefore(before)
-			})
-		}
+	for _, c := range []struct {
+		at     string
+		signal syscall.Signal
+	}{
+		{"fairlead daemon &", syscall.SIGINT},
+		{"iperf3 -c", syscall.SIGTERM},
+		{"iperf3 --forceflush", syscall.SIGINT}, // with two hosts
+	} {
+		t.Run(fmt.Sprint(c.signal, " at ", c.at), func(t *testing.T) {
+			l := newPlace(t)
+			before := l.state()
+			out, code := l.demo(c.at, c.signal)
+			if code == 0 || !strings.Contains(out, "interrupted; everything is removed") {
+				l.Errorf("status %d, want a message that it was interrupted\n%s", code, out)
+			}
+			l.asBefore(before)
+		})
 	}
 }
 
@@ -77,6 +82,7 @@ type place struct {
 func newPlace(t *testing.T) *place {
 	t.Helper()
 	lab.Neighbours(t)
+	lab.EmbeddedStore(t)
 	l := &place{Lab: lab.New(t, lab.Config{NoDaemon: true})}
 	l.temporary = l.Dir("tmp")
 	root := cgroupRoot(t)

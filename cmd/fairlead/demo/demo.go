@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package demo demonstrates Fairlead: a daemon on a simulated host, networks and
-// sandboxes with real programs, and an external machine, all in namespaces that are
-// removed when the demo ends.
+// sandboxes with real programs, a second host that forms a cluster with the first, and an
+// external machine, all in namespaces that are removed when the demo ends.
 package demo
 
 import (
@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/bench/world"
+	"github.com/fairlead-net/fairlead/control/cluster/launch"
 )
 
 // Config is the configuration of the demo.
@@ -63,13 +64,33 @@ func Run(ctx context.Context, cfg Config) (retErr error) {
 	return nil
 }
 
-// stage holds the hosts and programs of the demo.
+// stage holds the machines and programs of the demo.
 type stage struct {
 	cfg            Config
 	dir            string // working directory of every program
-	host, outside  *world.Host
-	daemon         *world.Process // nil: not running
+	machines       [roles]machine
 	passed, failed int
+}
+
+// role is what a machine is in the demo.
+//
+//	host 192.0.2.1 ── 192.0.2.2 outside 198.51.100.2 ── 198.51.100.1 second
+type role int
+
+const (
+	first   role = iota // a host with Fairlead
+	second              // another one
+	outside             // a machine without Fairlead, which routes between the hosts
+	roles
+)
+
+// hosts are the machines on which Fairlead runs.
+var hosts = []role{first, second}
+
+// machine is a simulated machine.
+type machine struct {
+	*world.Host                // nil: not created yet
+	daemon      *world.Process // nil: not running
 }
 
 func newStage(cfg Config) (_ *stage, retErr error) {
@@ -86,8 +107,14 @@ func newStage(cfg Config) (_ *stage, retErr error) {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
 		return nil, fmt.Errorf("make directory of the demo: %w", err)
 	}
-	if err := os.Symlink(cfg.Self, filepath.Join(dir, "bin", "fairlead")); err != nil {
-		return nil, fmt.Errorf("make the command fairlead: %w", err)
+	store, err := launch.Find()
+	if err != nil {
+		return nil, err
+	}
+	for name, program := range map[string]string{"fairlead": cfg.Self, launch.Program: store} {
+		if err := os.Symlink(program, filepath.Join(dir, "bin", name)); err != nil {
+			return nil, fmt.Errorf("make the command %s: %w", name, err)
+		}
 	}
 	for _, site := range []string{"server", "outside"} {
 		config := fmt.Sprintf(nginxConfig, site, site)
@@ -95,26 +122,38 @@ func newStage(cfg Config) (_ *stage, retErr error) {
 			return nil, fmt.Errorf("write nginx's configuration: %w", err)
 		}
 	}
-	if s.host, err = world.New("host"); err != nil {
-		return nil, err
+	for role, name := range [roles]string{first: "host", second: "second", outside: "outside"} {
+		if s.machines[role].Host, err = world.New(name); err != nil {
+			return nil, err
+		}
 	}
-	if s.outside, err = world.New("outside"); err != nil {
-		return nil, err
-	}
-	err = world.Cable(
-		world.End{Host: s.host, Device: "eth0", Addresses: []string{"192.0.2.1/24", "2001:db8::1/64"}},
-		world.End{Host: s.outside, Device: "eth0", Addresses: []string{"192.0.2.2/24", "2001:db8::2/64"}},
-	)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.host.IP("route add default via 192.0.2.2", "route add ::/0 via 2001:db8::2"); err != nil {
-		return nil, err
-	}
-	return s, s.host.Do(mountDirectories)
+	return s, s.connect()
 }
 
-// mountDirectories gives the simulated host its own copies of the daemon's default
+// connect connects both hosts to the external machine.
+func (s *stage) connect() error {
+	router := s.machines[outside].Host
+	for _, setting := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		if err := router.Sysctl(setting, "1"); err != nil {
+			return err
+		}
+	}
+	for _, role := range hosts {
+		h, subnet4, subnet6 := s.machines[role].Host, "192.0.2", "2001:db8:"
+		if role == second {
+			subnet4, subnet6 = "198.51.100", "2001:db8:2:"
+		}
+		if err := errors.Join(world.Cable(
+			world.End{Host: h, Device: "eth0", Addresses: []string{subnet4 + ".1/24", subnet6 + ":1/64"}},
+			world.End{Host: router, Device: fmt.Sprint("eth", int(role)), Addresses: []string{subnet4 + ".2/24", subnet6 + ":2/64"}},
+		), h.IP("route add default via "+subnet4+".2", "route add ::/0 via "+subnet6+":2"), h.Do(mountDirectories)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountDirectories gives a simulated host its own copies of the daemon's default
 // directories, so that the commands of the demo are the same as on any host.
 func mountDirectories() error {
 	for _, m := range []struct{ kind, path string }{{"tmpfs", "/run"}, {"tmpfs", "/var/lib"}, {"bpf", "/sys/fs/bpf"}} {
@@ -141,15 +180,19 @@ http {
 // close ends every program and removes what is left.
 func (s *stage) close() error {
 	var errs []error
-	if s.daemon != nil {
-		s.daemon.Stop(5 * time.Second)
+	for _, role := range hosts {
+		m := &s.machines[role]
+		if m.daemon != nil {
+			m.daemon.Stop(5 * time.Second)
+		}
+		if m.Host != nil {
+			errs = append(errs, s.sweep(m.Host))
+		}
 	}
-	if s.host != nil {
-		errs = append(errs, s.sweep())
-		s.host.Close()
-	}
-	if s.outside != nil {
-		s.outside.Close()
+	for _, m := range s.machines {
+		if m.Host != nil {
+			m.Close()
+		}
 	}
 	errs = append(errs, os.RemoveAll(s.dir))
 	if err := errors.Join(errs...); err != nil {
@@ -160,15 +203,15 @@ func (s *stage) close() error {
 
 // sweep ends the programs in sandboxes that have outlived the daemon and the client, and
 // removes what the daemon created. After the last scene nothing is left to remove.
-func (s *stage) sweep() error {
-	for _, pid := range s.host.ProcessesIn("/run/fairlead/netns/*") {
+func (s *stage) sweep(host *world.Host) error {
+	for _, pid := range host.ProcessesIn("/run/fairlead/netns/*") {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("end process %d: %w", pid, err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	r, err := s.host.RunCommand(s.command(ctx, s.cfg.Self, "cleanup"))
+	r, err := host.RunCommand(s.command(ctx, s.cfg.Self, "cleanup"))
 	if err == nil && r.Code != 0 {
 		err = fmt.Errorf("fairlead cleanup: %s", strings.TrimSpace(r.Output()))
 	}

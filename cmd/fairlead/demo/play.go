@@ -24,7 +24,7 @@ func (s *stage) play(ctx context.Context, sc scene) {
 			return
 		}
 		if st.line != "" {
-			fmt.Fprintf(s.cfg.Out, "%s$ %s\n", s.on(st).Name, st.line)
+			fmt.Fprintf(s.cfg.Out, "%s$ %s\n", s.machines[st.on].Name, st.line)
 		}
 		out, err := s.perform(ctx, st)
 		s.show(out)
@@ -40,24 +40,18 @@ func (s *stage) play(ctx context.Context, sc scene) {
 	}
 }
 
-func (s *stage) on(st step) *world.Host {
-	if st.outside {
-		return s.outside
-	}
-	return s.host
-}
-
 // perform runs a step and returns its output.
 func (s *stage) perform(ctx context.Context, st step) (string, error) {
+	m := &s.machines[st.on]
 	switch st.do {
 	case startDaemon:
-		return "", s.startDaemon(ctx)
+		return "", s.startDaemon(ctx, m, st.line)
 	case killDaemon:
-		return "", s.endDaemon(syscall.SIGKILL)
+		return "", m.endDaemon(syscall.SIGKILL)
 	case stopDaemon:
-		return "", s.endDaemon(syscall.SIGTERM)
+		return "", m.endDaemon(syscall.SIGTERM)
 	case startOutside:
-		_, err := s.outside.SpawnCommand(s.command(context.Background(), "nginx", "-p", ".", "-c", "outside.conf"))
+		_, err := m.SpawnCommand(s.command(context.Background(), "nginx", "-p", ".", "-c", "outside.conf"))
 		return "", err
 	}
 	for deadline := time.Now().Add(st.within); ; {
@@ -76,7 +70,7 @@ func (s *stage) typeLine(ctx context.Context, st step) (string, error) {
 	cmd := s.command(ctx, "sh", "-c", st.line)
 	// fairlead passes it on to the program it runs.
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	r, err := s.on(st).RunCommand(cmd)
+	r, err := s.machines[st.on].RunCommand(cmd)
 	out := r.Output()
 	switch {
 	case err != nil:
@@ -108,15 +102,17 @@ func (s *stage) command(ctx context.Context, name string, args ...string) *exec.
 	return cmd
 }
 
-func (s *stage) startDaemon(ctx context.Context) error {
-	daemon, err := s.host.SpawnCommand(s.command(context.Background(), s.cfg.Self, "daemon"))
+// startDaemon runs a line that starts a daemon.
+func (s *stage) startDaemon(ctx context.Context, m *machine, line string) error {
+	args := strings.Fields(strings.TrimSuffix(line, "&"))[1:]
+	daemon, err := m.SpawnCommand(s.command(context.Background(), s.cfg.Self, args...))
 	if err != nil {
 		return err
 	}
-	s.daemon = daemon
+	m.daemon = daemon
 	deadline := time.After(20 * time.Second)
 	for {
-		r, err := s.host.RunCommand(s.command(ctx, s.cfg.Self, "status"))
+		r, err := m.RunCommand(s.command(ctx, s.cfg.Self, "status"))
 		if err == nil && r.Code == 0 {
 			return nil
 		}
@@ -132,12 +128,12 @@ func (s *stage) startDaemon(ctx context.Context) error {
 	}
 }
 
-func (s *stage) endDaemon(signal syscall.Signal) error {
-	if s.daemon == nil {
+func (m *machine) endDaemon(signal syscall.Signal) error {
+	if m.daemon == nil {
 		return errors.New("no daemon runs")
 	}
-	daemon := s.daemon
-	s.daemon = nil
+	daemon := m.daemon
+	m.daemon = nil
 	if err := daemon.Signal(signal); err != nil {
 		return fmt.Errorf("end the daemon: %w; its log:\n%s", err, daemon.Output())
 	}

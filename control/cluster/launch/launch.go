@@ -56,7 +56,7 @@ type Store struct {
 
 // Start starts the store and waits until it serves.
 func Start(ctx context.Context, cfg Config) (*Store, error) {
-	program, err := find()
+	program, err := Find()
 	if err != nil {
 		return nil, err
 	}
@@ -70,8 +70,8 @@ func Start(ctx context.Context, cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// find returns the program's path: it is installed beside this one, or in $PATH.
-func find() (string, error) {
+// Find returns the program's path: it is installed beside this one, or in $PATH.
+func Find() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", err
