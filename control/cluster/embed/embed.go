@@ -19,7 +19,6 @@ import (
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/storage/wal"
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/cluster/token"
@@ -78,8 +77,7 @@ func (s *Server) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	log := logCore{cfg.Log.With("component", "etcd"), &s.closing}
-	options.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(log))
+	options.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newLogger(cfg.Log.With("component", "etcd"), &s.closing))
 	etcd, err := embed.StartEtcd(options)
 	if err != nil {
 		return fmt.Errorf("etcd at %s: %w", cfg.Listen, err)

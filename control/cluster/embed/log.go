@@ -6,9 +6,23 @@ import (
 	"context"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
+
+// A message is logged this often in that time, whatever its fields are: an etcd that has too much to do
+// says so of every request.
+const (
+	logged    = 3
+	loggedPer = time.Minute
+)
+
+// newLogger returns etcd's logger.
+func newLogger(log *slog.Logger, closing *atomic.Bool) *zap.Logger {
+	return zap.New(zapcore.NewSamplerWithOptions(logCore{log, closing}, loggedPer, logged, 0))
+}
 
 // logCore passes etcd's warnings and errors to the daemon's log. Its other lines describe etcd's
 // own start at length.
