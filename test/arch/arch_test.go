@@ -136,6 +136,7 @@ var (
 		"bench/contestant":                  {"bench/cases", "bench/topology"},
 		"bench/contestant/roster":           {"bench/contestant", "bench/engine", "bench/cases", "bench/kernel", "bench/load", "bench/topology", "bench/world"},
 		"bench/kernel":                      {"bpf", "maps"},
+		"bench/nodes":                       {"control/cluster/kv", "control/cluster/kv/open", "control/cluster/layout", "control/model"},
 		"bench/report":                      {"bench/cases", "bench/load"},
 	}
 	laboratories = []string{"test/..."}
