@@ -70,6 +70,8 @@ static __always_inline int finish_arrived(struct __sk_buff *skb, int verdict)
 	if (verdict < 0 && cfg_vxlan_port) {
 		if (verdict == VERDICT_INNER)
 			verdict = tunnel_inner(skb);
+		else if (verdict == VERDICT_GROUP)
+			verdict = tunnel_group(skb);
 		if (verdict == VERDICT_NODE)
 			verdict = via_send(skb, NULL);
 	}

@@ -78,7 +78,9 @@ const (
 	TCCtEventEV_SOCK_BIND_REFUSED TCCtEvent = 6
 	TCCtEventEV_FLOOD_CUT         TCCtEvent = 7
 	TCCtEventEV_TUNNEL_CUT        TCCtEvent = 8
-	TCCtEventEV_MAX               TCCtEvent = 9
+	TCCtEventEV_GROUP_SPARED      TCCtEvent = 9
+	TCCtEventEV_GROUP_FULL        TCCtEvent = 10
+	TCCtEventEV_MAX               TCCtEvent = 11
 )
 
 type TCCtFlag uint32
@@ -266,8 +268,28 @@ const (
 	TCFwdPathPATH_PASS     TCFwdPath = 6
 	TCFwdPathPATH_HELD     TCFwdPath = 7
 	TCFwdPathPATH_TUNNEL   TCFwdPath = 8
-	TCFwdPathPATH_MAX      TCFwdPath = 9
+	TCFwdPathPATH_GROUP    TCFwdPath = 9
+	TCFwdPathPATH_MAX      TCFwdPath = 10
 )
+
+type TCGroups struct {
+	_     structs.HostLayout
+	Asked [2][3]uint32
+	Full  [2]uint32
+	Left  [2]uint32
+	List  [128]struct {
+		_     structs.HostLayout
+		Group TCIp
+		Seen  uint32
+		Left  uint32
+	}
+}
+
+type TCGroupsKey struct {
+	_    structs.HostLayout
+	Net  uint32
+	Node uint32
+}
 
 type TCHeld struct {
 	_       structs.HostLayout
@@ -526,6 +548,7 @@ const (
 	TCMapFlFdb             = "fl_fdb"
 	TCMapFlFirst           = "fl_first"
 	TCMapFlFrag            = "fl_frag"
+	TCMapFlGroup           = "fl_group"
 	TCMapFlHeld            = "fl_held"
 	TCMapFlHostaddr        = "fl_hostaddr"
 	TCMapFlHostnet         = "fl_hostnet"
@@ -643,6 +666,7 @@ type TCMapSpecs struct {
 	FlFdb        *ebpf.MapSpec `ebpf:"fl_fdb"`
 	FlFirst      *ebpf.MapSpec `ebpf:"fl_first"`
 	FlFrag       *ebpf.MapSpec `ebpf:"fl_frag"`
+	FlGroup      *ebpf.MapSpec `ebpf:"fl_group"`
 	FlHeld       *ebpf.MapSpec `ebpf:"fl_held"`
 	FlHostaddr   *ebpf.MapSpec `ebpf:"fl_hostaddr"`
 	FlHostnet    *ebpf.MapSpec `ebpf:"fl_hostnet"`
@@ -730,6 +754,7 @@ type TCMaps struct {
 	FlFdb        *ebpf.Map `ebpf:"fl_fdb"`
 	FlFirst      *ebpf.Map `ebpf:"fl_first"`
 	FlFrag       *ebpf.Map `ebpf:"fl_frag"`
+	FlGroup      *ebpf.Map `ebpf:"fl_group"`
 	FlHeld       *ebpf.Map `ebpf:"fl_held"`
 	FlHostaddr   *ebpf.Map `ebpf:"fl_hostaddr"`
 	FlHostnet    *ebpf.Map `ebpf:"fl_hostnet"`
@@ -771,6 +796,7 @@ func (m *TCMaps) Close() error {
 		m.FlFdb,
 		m.FlFirst,
 		m.FlFrag,
+		m.FlGroup,
 		m.FlHeld,
 		m.FlHostaddr,
 		m.FlHostnet,

@@ -118,7 +118,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, have probe.Flags) error {
 // default sizes would occupy 14 MB.
 var overlayMaps = []string{
 	bpf.TCMapFlVni, bpf.TCMapFlTunnel, bpf.TCMapFlTunnelNode, bpf.TCMapFlNode, bpf.TCMapFlNodeAddr,
-	bpf.TCMapFlPeerFdb, bpf.TCMapFlPeerNeigh,
+	bpf.TCMapFlPeerFdb, bpf.TCMapFlPeerNeigh, bpf.TCMapFlGroup,
 }
 
 // removeKfuncs replaces unreachable kfunc calls with no-ops. The verifier resolves kfuncs (and

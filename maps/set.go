@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps/flood"
 	"github.com/fairlead-net/fairlead/maps/pools"
 	"github.com/fairlead-net/fairlead/maps/table"
 	"github.com/fairlead-net/fairlead/maps/transfer"
@@ -40,11 +41,12 @@ type Set struct {
 	// Of overlays. Networks that span nodes; the nodes; and members on them.
 	VNIs           *VNIs
 	Tunnels        *Tunnels
-	TunnelNodes    *TunnelNodes
+	TunnelNodes    *flood.Nodes
 	Nodes          *Nodes
 	NodeAddrs      *NodeAddrs
 	PeerFDB        *PeerFDB
 	PeerNeighbours *PeerNeighbours
+	Groups         *flood.Groups
 
 	lru map[string]*ebpf.Map // datapath-owned tables without a type of their own
 }
@@ -136,7 +138,7 @@ func (s *Set) openOverlay(m map[string]*ebpf.Map) error {
 	if err != nil {
 		return err
 	}
-	if s.TunnelNodes, err = newTunnelNodes(m[bpf.TCMapFlTunnelNode]); err != nil {
+	if s.TunnelNodes, s.Groups, err = flood.New(m[bpf.TCMapFlTunnelNode], m[bpf.TCMapFlGroup]); err != nil {
 		return err
 	}
 	s.VNIs, s.Tunnels, s.Nodes, s.NodeAddrs = &VNIs{vnis}, &Tunnels{tunnels}, &Nodes{nodes}, &NodeAddrs{addrs}
@@ -162,7 +164,7 @@ func Names() []string {
 		// Written by the datapath.
 		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlCtUsed, bpf.TCMapFlFrag, bpf.SockMapFlSockRev,
 		bpf.TCMapFlAffinity,
-		bpf.TCMapFlNodeMtu,
+		bpf.TCMapFlNodeMtu, bpf.TCMapFlGroup,
 		bpf.TCMapFlDrops, bpf.TCMapFlPaths, bpf.TCMapFlTraffic, bpf.TCMapFlEvents,
 		// Used by both to exchange batches of flows to remove.
 		bpf.GCMapFlGc,
@@ -217,6 +219,11 @@ func (s *Set) Fills() ([]Fill, error) {
 		}
 		fills = append(fills, Fill{name, n, int(m.MaxEntries())})
 	}
+	groups, err := s.Groups.Count()
+	if err != nil {
+		return nil, fmt.Errorf("table %s: %w", bpf.TCMapFlGroup, err)
+	}
+	fills = append(fills, Fill{bpf.TCMapFlGroup, groups, s.Groups.MaxEntries()})
 	slices.SortFunc(fills, func(a, b Fill) int { return cmp.Compare(a.Table, b.Table) })
 	return fills, nil
 }

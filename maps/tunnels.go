@@ -3,16 +3,10 @@
 package maps
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
-	"sync"
-
-	"github.com/cilium/ebpf"
 
 	"github.com/fairlead-net/fairlead/bpf"
-	"github.com/fairlead-net/fairlead/maps/table"
 )
 
 // VNI maps the network identifier of a tunnel's packets to a network.
@@ -94,93 +88,3 @@ type Tunnels struct {
 func (t *Tunnels) Delete(net uint32) (deleted bool, err error) {
 	return t.view.Delete(Tunnel{Net: net})
 }
-
-// TunnelNodes is fl_tunnel_node: the nodes that receive a copy of each broadcast of a network.
-type TunnelNodes struct {
-	mu sync.Mutex // held through one change of a list
-	t  *table.Table[bpf.TCTunnelNodeKey, uint32]
-}
-
-func newTunnelNodes(m *ebpf.Map) (*TunnelNodes, error) {
-	t, err := table.New[bpf.TCTunnelNodeKey, uint32](bpf.TCMapFlTunnelNode, m)
-	return &TunnelNodes{t: t}, err
-}
-
-// Set makes these the nodes of a network. It writes only what differs. A broadcast in the meantime
-// may reach a node twice, or miss one. It reports whether it had to write.
-func (t *TunnelNodes) Set(net uint32, nodes []uint16) (written bool, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	before, _ := t.t.Get(bpf.TCTunnelNodeKey{Net: net})
-	entries := make(map[bpf.TCTunnelNodeKey]uint32, len(nodes))
-	for i, node := range nodes {
-		entries[bpf.TCTunnelNodeKey{Net: net, N: uint32(i + 1)}] = uint32(node)
-	}
-	var surplus []bpf.TCTunnelNodeKey
-	for n := uint32(len(nodes)) + 1; n <= before; n++ {
-		surplus = append(surplus, bpf.TCTunnelNodeKey{Net: net, N: n})
-	}
-	n, err := t.t.PutAll(entries)
-	if err != nil {
-		return n > 0, err
-	}
-	counted, err := t.count(net, uint32(len(nodes)))
-	deleted, err2 := t.t.DeleteAll(surplus)
-	return counted || n+deleted > 0, errors.Join(err, err2)
-}
-
-// count writes how many nodes a network has.
-func (t *TunnelNodes) count(net, nodes uint32) (written bool, err error) {
-	k := bpf.TCTunnelNodeKey{Net: net}
-	if nodes == 0 {
-		return t.t.Delete(k)
-	}
-	return t.t.Put(k, nodes)
-}
-
-// List returns the nodes of each network that has any, in the order of copies.
-func (t *TunnelNodes) List() map[uint32][]uint16 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	entries := t.t.Entries()
-	lists := make(map[uint32][]uint16)
-	for k, n := range entries {
-		if k.N != 0 {
-			continue
-		}
-		for i := range n {
-			if node := entries[bpf.TCTunnelNodeKey{Net: k.Net, N: i + 1}]; node != 0 {
-				lists[k.Net] = append(lists[k.Net], uint16(node))
-			}
-		}
-	}
-	return lists
-}
-
-// Sync makes these the lists of all networks, after reading the table back.
-func (t *TunnelNodes) Sync(lists map[uint32][]uint16) (written, deleted int, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	entries := make(map[bpf.TCTunnelNodeKey]uint32)
-	for net, nodes := range lists {
-		for i, node := range nodes {
-			entries[bpf.TCTunnelNodeKey{Net: net, N: uint32(i + 1)}] = uint32(node)
-		}
-		if len(nodes) > 0 {
-			entries[bpf.TCTunnelNodeKey{Net: net}] = uint32(len(nodes))
-		}
-	}
-	return t.t.Sync(entries)
-}
-
-// Get returns the nodes of a network.
-func (t *TunnelNodes) Get(net uint32) []uint16 { return slices.Clone(t.List()[net]) }
-
-// Refresh reads all entries back from the kernel.
-func (t *TunnelNodes) Refresh() error { return t.t.Refresh() }
-
-// Len returns the number of entries.
-func (t *TunnelNodes) Len() int { return t.t.Len() }
-
-// MaxEntries returns the table's capacity in entries.
-func (t *TunnelNodes) MaxEntries() int { return t.t.MaxEntries() }

@@ -22,6 +22,7 @@ enum fwd_path {
 	PATH_PASS = 6,	   /* passed by a program at an uplink, to the host's stack or out */
 	PATH_HELD = 7,	   /* a fragment held until its first arrives */
 	PATH_TUNNEL = 8,   /* encapsulated, to another node */
+	PATH_GROUP = 9,	   /* of IGMP or MLD, from another node: noted */
 	PATH_MAX,
 };
 
@@ -36,6 +37,8 @@ enum ct_event {
 	EV_SOCK_BIND_REFUSED = 6, /* binds of a published port refused */
 	EV_FLOOD_CUT = 7,	  /* broadcasts that did not reach all members */
 	EV_TUNNEL_CUT = 8,	  /* copies of broadcasts that did not leave for a node */
+	EV_GROUP_SPARED = 9,	  /* copies of multicast not made for nodes without listeners */
+	EV_GROUP_FULL = 10,	  /* groups of a node for which there was no room */
 	EV_MAX,
 };
 

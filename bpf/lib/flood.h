@@ -14,10 +14,13 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
+#include "addr.h"
 #include "config.h"
 #include "count.h"
 #include "drop.h"
 #include "endpoint.h"
+#include "group.h"
+#include "node.h"
 #include "tunnel.h"
 #include "vni.h"
 
@@ -38,6 +41,8 @@ struct flood {
 	__u32 copied;
 	__u32 nodes; /* to copy to in this run */
 	__u32 node;  /* the first of them */
+	__u32 kind;  /* enum group_kind */
+	union ip group;
 };
 
 enum flood_to {
@@ -73,8 +78,16 @@ static long flood_one(void *map, __u32 *ifindex, struct endpoint *ep, struct flo
 /* Sends the frame to its own device once more for one node, which encapsulates it there. */
 static long flood_node(__u32 i, struct flood *f)
 {
+	union ip group = f->group;
+
 	if (i >= f->nodes)
 		return 1;
+	if (f->kind == GROUP_DATA &&
+	    !group_listens(f->net, tunnel_node(f->net, f->node + i + 1), &group)) {
+		count_event(EV_GROUP_SPARED);
+		f->copied = 1;
+		return 0;
+	}
 	f->skb->mark = COPY_MARK | ((f->node + i + 1) & ~MARK_KIND);
 	if (bpf_clone_redirect(f->skb, f->skb->ifindex, BPF_F_INGRESS))
 		count_event(EV_TUNNEL_CUT);
@@ -85,12 +98,14 @@ static long flood_node(__u32 i, struct flood *f)
 
 /* Copies the frame to the nodes of its network that are due after all of the members. Returns how
  * many nodes there are. Where members may not reach each other, none gets a copy; what the host
- * sends stays on it. */
+ * sends stays on it, except for its queries. */
 static __always_inline __u32 flood_nodes(struct flood *f, const struct endpoint *ep, __u32 members)
 {
 	__u32 end = f->done + cfg_flood_slice, all;
 
-	if (!cfg_vxlan_port || !(ep->flags & EP_ICC) || ep->flags & EP_HOSTPORT)
+	if (!cfg_vxlan_port || !(ep->flags & EP_ICC) || f->kind == GROUP_KNOWN)
+		return 0;
+	if (ep->flags & EP_HOSTPORT && f->kind != GROUP_QUERY)
 		return 0;
 	all = tunnel_node(ep->net, 0);
 	if (all > FLOOD_MAX)
@@ -106,6 +121,15 @@ static __always_inline __u32 flood_nodes(struct flood *f, const struct endpoint 
 		f->skb->mark = 0;
 	}
 	return all;
+}
+
+/* Finds out what the frame is to nodes. Reports are for routers, of which the host may be one: hosts
+ * that hear those of others do not send their own (RFC 4541 section 2.1.1). */
+static __always_inline void flood_kind(struct flood *f, const struct endpoint *ep)
+{
+	f->kind = group_note(f->skb, &f->group, VIA(ep->net, 0), ep->flags & EP_HOSTPORT);
+	if (f->kind == GROUP_REPORT || f->kind == GROUP_KNOWN)
+		f->only = FLOOD_HOST;
 }
 
 /* Sends the frame to its own device once more, for the members after the first done. */
@@ -133,6 +157,8 @@ static __always_inline int flood(struct __sk_buff *skb, const struct endpoint *e
 
 	f.members = f.base;
 	skb->mark = 0;
+	if (cfg_vxlan_port)
+		flood_kind(&f, ep);
 	bpf_for_each_map_elem(&fl_endpoint, flood_one, &f, 0);
 	members = f.members - f.base;
 	members += flood_nodes(&f, ep, members);

@@ -8,6 +8,7 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
 #include <linux/udp.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -27,6 +28,7 @@
 #include "flow.h"
 #include "flow_create.h"
 #include "frag.h"
+#include "group.h"
 #include "hostaddr.h"
 #include "icmp.h"
 #include "icmp_error.h"
@@ -49,6 +51,9 @@
 /* The outer headers are removed, and the packet may belong to a flow: it is for tunnel_inner. Below
  * 0 as VERDICT_NODE. */
 #define VERDICT_INNER (-0x101)
+
+/* Likewise, and it is for several members: tunnel_group. */
+#define VERDICT_GROUP (-0x102)
 
 /* In skb->cb[0] beside VIA: the node itself sent the packet. */
 #define FROM_HOST 0x40000000
@@ -208,7 +213,8 @@ static __always_inline int tunnel_dest(struct dest *d, __u32 net, struct ethhdr 
 }
 
 /* Handles a datagram to the tunnels' port, whose UDP header is at l4. VERDICT_NEXT: it is not for
- * an overlay of this host. VERDICT_INNER: the rest is done by tunnel_inner. Global, so that it is verified once. */
+ * an overlay of this host. VERDICT_INNER, VERDICT_GROUP: the rest is done by tunnel_inner or
+ * tunnel_group. Global, so that it is verified once. */
 __noinline int tunnel_receive(struct __sk_buff *skb, __u32 l4)
 {
 	struct vxlan_frame f = {};
@@ -244,7 +250,7 @@ __noinline int tunnel_receive(struct __sk_buff *skb, __u32 l4)
 	if (verdict)
 		return verdict;
 	if (f.eth.h_dest[0] & 1)
-		return flood_arrived(skb, v->net);
+		return VERDICT_GROUP;
 	if (flows)
 		return VERDICT_INNER;
 	/* skb->protocol may still be that of the outer packet; a device sets it. */
@@ -455,6 +461,21 @@ static __always_inline int do_from_tunnel(struct __sk_buff *skb)
 	l4 = tunnel_l4(skb);
 	verdict = l4 ? tunnel_receive(skb, l4) : VERDICT_NEXT;
 	return verdict == VERDICT_NEXT ? -DROP_NOT_TUNNEL : verdict;
+}
+
+/* Handles a frame to several members, whose outer headers were removed. */
+static __always_inline int tunnel_group(struct __sk_buff *skb)
+{
+	__u32 from = skb->cb[0];
+	union ip group = {};
+	int kind = group_note(skb, &group, from & ~FROM_HOST, from & FROM_HOST);
+
+	if (kind == GROUP_REPORT || kind == GROUP_KNOWN ||
+	    (kind == GROUP_QUERY && from & FROM_HOST)) {
+		count_path(skb, PATH_GROUP);
+		return TC_ACT_SHOT; /* not a drop: each node queries its own members */
+	}
+	return flood_arrived(skb, VIA_NET(from));
 }
 
 /* Handles a datagram to the tunnels' port whose IP header is not plain. VERDICT_NEXT: it is

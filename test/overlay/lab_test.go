@@ -31,6 +31,7 @@ type config struct {
 	mtu          int  // of the network; 0: what the underlay allows
 	containerMTU int  // 0: that of the network
 	flags        maps.EndpointFlags
+	third        bool // there is a third host
 }
 
 func (c config) String() string {
@@ -44,7 +45,7 @@ func (c config) String() string {
 	return fmt.Sprintf("far=%s under=%s", far, under)
 }
 
-// node is one of the two hosts with its container.
+// node is one of the hosts with its container.
 type node struct {
 	number    uint16
 	host, ctr *world.Host
@@ -53,12 +54,12 @@ type node struct {
 	up, hv, hp uint32
 }
 
-// lab is the two nodes and the router between them.
+// lab is the nodes and the router between them.
 type lab struct {
 	testing.TB
 	config
 	router *world.Host
-	nodes  [3]*node // 1 and 2
+	nodes  []*node // from 1 on
 }
 
 func underlay(n uint16, v6 bool) netip.Addr {
@@ -103,10 +104,15 @@ func newLab(tb testing.TB, cfg config) *lab {
 	}
 	l := &lab{TB: tb, config: cfg}
 	l.router = l.newHost("router")
-	for n := uint16(1); n <= 2; n++ {
+	count := uint16(2)
+	if cfg.third {
+		count++
+	}
+	l.nodes = make([]*node, count+1)
+	for n := uint16(1); n <= count; n++ {
 		l.nodes[n] = l.newNode(n)
 	}
-	for n := uint16(1); n <= 2; n++ {
+	for n := uint16(1); n <= count; n++ {
 		if n == 2 && cfg.kernel {
 			l.startKernel(l.nodes[n])
 		} else {
@@ -143,6 +149,8 @@ func (l *lab) newNode(n uint16) *node {
 	))
 	l.ip(v.host, fmt.Sprintf("link set hv mtu %d", l.containerMTU))
 	l.ip(v.ctr, fmt.Sprintf("link set eth0 address %s mtu %d", macText(insideMAC(container+n)), l.containerMTU),
+		// The one of the device's first MAC is not a member's.
+		"addr flush dev eth0 scope link", fmt.Sprintf("addr add %s/64 dev eth0 nodad", linkLocal(insideMAC(container+n))),
 		"route add default via "+inside(gateway, false).String(), "route add default via "+inside(gateway, true).String())
 	v.up, v.hv = l.ifindex(v.host, "up0"), l.ifindex(v.host, "hv")
 	return v
@@ -231,11 +239,11 @@ func (l *lab) startFairlead(v *node) {
 	}))
 }
 
-// fill writes the tables of a node: its container, its host port, and the other node.
+// fill writes the tables of a node: its container, its host port, and the other nodes.
 func (l *lab) fill(v *node) {
 	l.Helper()
 	put := func(_ bool, err error) { l.Helper(); l.must(err) }
-	hp, other := v.hp, 3-v.number
+	hp := v.hp
 	gw := maps.Endpoint{
 		IfIndex: hp, Net: network, MAC: insideMAC(gateway), GatewayMAC: insideMAC(gateway),
 		IPv4: inside(gateway, false), IPv6: inside(gateway, true),
@@ -261,15 +269,28 @@ func (l *lab) fill(v *node) {
 		put(v.set.Subnets.Put(maps.Subnet{Prefix: netip.PrefixFrom(own, map[bool]int{false: 24, true: 64}[v6]).Masked(), Net: network}))
 	}
 	put(v.set.Uplinks.Put(maps.Uplink{IfIndex: v.up, IPv4: underlay(v.number, false), IPv6: underlay(v.number, true)}))
-	put(v.set.Nodes.Put(maps.Node{ID: other, Local: underlay(v.number, l.v6), Remote: underlay(other, l.v6), IfIndex: v.up, MTU: uint16(l.mtu)}))
-	put(v.set.NodeAddrs.Put(maps.NodeAddr{Addr: underlay(other, l.v6), Node: other}))
 	put(v.set.Tunnels.Put(maps.Tunnel{Net: network, VNI: vni, MTU: uint16(l.mtu), NodeMAC: insideMAC(self + v.number),
 		GatewayMAC: gw.MAC, HostPortIf: hp}))
 	put(v.set.VNIs.Put(maps.VNI{VNI: vni, Net: network}))
-	put(v.set.TunnelNodes.Set(network, []uint16{other}))
+	var others []uint16
+	for other := range uint16(len(l.nodes)) {
+		if other != 0 && other != v.number {
+			l.fillNode(v, other)
+			others = append(others, other)
+		}
+	}
+	put(v.set.TunnelNodes.Set(network, others))
+}
+
+// fillNode writes what a node knows of another.
+func (l *lab) fillNode(v *node, other uint16) {
+	l.Helper()
+	put := func(_ bool, err error) { l.Helper(); l.must(err) }
+	put(v.set.Nodes.Put(maps.Node{ID: other, Local: underlay(v.number, l.v6), Remote: underlay(other, l.v6), IfIndex: v.up, MTU: uint16(l.mtu)}))
+	put(v.set.NodeAddrs.Put(maps.NodeAddr{Addr: underlay(other, l.v6), Node: other}))
 	for _, n := range []uint16{container + other, self + other} {
 		mac := insideMAC(n)
-		l.must(v.set.PeerFDB.Put(maps.PeerFDBEntry{Net: network, MAC: mac, Node: other}))
+		l.must(v.set.PeerFDB.Put(maps.PeerFDBEntry{Net: network, MAC: mac, Node: other, Host: n > self}))
 		for _, a := range []netip.Addr{inside(n, false), inside(n, true), linkLocal(mac)} {
 			l.must(v.set.PeerNeighbours.Put(maps.PeerNeighbour{Net: network, Addr: a, MAC: mac, Node: other}))
 		}
