@@ -24,10 +24,12 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/node"
 	"github.com/fairlead-net/fairlead/control/peers"
+	"github.com/fairlead-net/fairlead/control/querier"
 	"github.com/fairlead-net/fairlead/control/reconcile"
 	"github.com/fairlead-net/fairlead/control/rtnl/underlay"
 	"github.com/fairlead-net/fairlead/control/rtnl/wireguard"
 	"github.com/fairlead-net/fairlead/control/store"
+	tables "github.com/fairlead-net/fairlead/maps"
 )
 
 // The stores that have no URL.
@@ -206,7 +208,28 @@ func (d *daemon) openCluster(ctx context.Context) error {
 		d.state.Subscribe(update)
 	}
 	d.dns.SetRemote(d.cluster.Peers)
+	d.querier = querier.New(querier.Config{
+		Networks: maps.TunnelNodes.List,
+		Heard:    maps.Groups.Here,
+		Query:    d.queryGroups,
+		Log:      d.log,
+	})
 	return nil
+}
+
+// queryGroups queries the members of a network on this host for multicast groups, by its host port.
+func (d *daemon) queryGroups(net uint32) error {
+	for _, e := range d.datapath.Maps().Endpoints.List() {
+		if e.Net != net || e.Flags&tables.HostPort == 0 {
+			continue
+		}
+		err := d.handle.QueryGroups(e.GatewayIf, model.MAC(e.MAC), model.V4)
+		if e.Gateway6.IsValid() {
+			err = errors.Join(err, d.handle.QueryGroups(e.GatewayIf, model.MAC(e.MAC), model.V6))
+		}
+		return err
+	}
+	return errors.New("the network has no host port")
 }
 
 // runCluster runs the host's part in the cluster until ctx ends.

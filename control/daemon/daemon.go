@@ -34,6 +34,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/metrics"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/node"
+	"github.com/fairlead-net/fairlead/control/querier"
 	"github.com/fairlead-net/fairlead/control/reconcile"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -70,8 +71,9 @@ type daemon struct {
 	docker     *dockerplugin.Server
 	namer      *dockerplugin.Namer // nil if no engine is queried for names
 	dns        *dns.Server
-	cluster    *node.Cluster // nil if the host is not part of a cluster
-	peersCopy  store.Store   // of what is on other nodes; nil likewise
+	cluster    *node.Cluster    // nil if the host is not part of a cluster
+	querier    *querier.Querier // nil likewise
+	peersCopy  store.Store      // of what is on other nodes; nil likewise
 
 	apiSocket     net.Listener
 	dockerSocket  net.Listener   // nil if Docker is not served

@@ -35,6 +35,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	if d.cluster != nil {
 		run("take part in the cluster", d.runCluster)
 		run("follow other nodes", d.cluster.Peers.Run)
+		run("query multicast groups", d.querier.Run)
 	}
 	if d.dockerSocket != nil {
 		run("serve Docker", func(ctx context.Context) error { return d.docker.Serve(ctx, d.dockerSocket) })

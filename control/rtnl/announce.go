@@ -22,11 +22,7 @@ type Member struct {
 // device in the network. Each member gets a frame of its own, so that the owner of the address
 // does not detect a conflict. Members without IPv6 are not notified of IPv6 addresses.
 func (h *Handle) Announce(gateway uint32, ip netip.Addr, mac model.MAC, to []Member) error {
-	fd := -1
-	err := h.Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // protocol 0: receives nothing
-		return err
-	})
+	fd, err := h.packetSocket()
 	if err != nil {
 		return fmt.Errorf("announce %s: %w", ip, err)
 	}
@@ -47,6 +43,16 @@ func (h *Handle) Announce(gateway uint32, ip netip.Addr, mac model.MAC, to []Mem
 		}
 	}
 	return nil
+}
+
+// packetSocket opens a socket that sends frames and receives nothing.
+func (h *Handle) packetSocket() (fd int, err error) {
+	fd = -1
+	err = h.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		return err
+	})
+	return fd, err
 }
 
 func ethernet(to, from model.MAC, kind uint16) []byte {

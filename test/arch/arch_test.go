@@ -38,7 +38,8 @@ func (p pkg) rel() string {
 var (
 	allowed = map[string][]string{
 		"bpf":                               {},
-		"maps":                              {"bpf", "maps/pools", "maps/table", "maps/transfer"},
+		"maps":                              {"bpf", "maps/flood", "maps/pools", "maps/table", "maps/transfer"},
+		"maps/flood":                        {"bpf", "maps/table", "maps/transfer"},
 		"maps/pools":                        {"bpf", "maps/table"},
 		"maps/table":                        {},
 		"maps/transfer":                     {"bpf"},
@@ -86,6 +87,7 @@ var (
 		"control/dockerplugin":              {"control/model", "control/desired", "control/host/socket", "control/httpserve"},
 		"control/metrics":                   {"control/desired", "maps"},
 		"control/dns":                       {"control/model", "control/desired", "control/desired/persistent"},
+		"control/querier":                   {"maps/flood"},
 		"control/peers":                     {"control/cluster/kv", "control/cluster/layout", "control/desired", "control/model", "control/store", "maps"},
 		"control/rtnl":                      {"control/model"},
 		"control/rtnl/configure":            {"control/model", "control/rtnl", "control/rtnl/tc"},
