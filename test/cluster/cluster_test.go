@@ -168,6 +168,29 @@ func entries(l *lab.Lab, table string) map[string]string {
 	return all
 }
 
+// peerTables notes what the tables of other nodes have, and returns a function that expects all of it to be
+// there still.
+func peerTables(l *lab.Lab) (unchanged func()) {
+	l.Helper()
+	before := map[string]map[string]string{}
+	for _, table := range []string{"fl_peer_fdb", "fl_peer_neigh", "fl_node", "fl_node_addr", "fl_tunnel_node"} {
+		if before[table] = entries(l, table); len(before[table]) == 0 && table != "fl_node" {
+			l.Errorf("table %s is empty", table)
+		}
+	}
+	return func() {
+		l.Helper()
+		for table, entriesBefore := range before {
+			after := entries(l, table)
+			for k, v := range entriesBefore {
+				if after[k] != v {
+					l.Errorf("table %s: entry %s was %s, is %q without the store", table, k, v, after[k])
+				}
+			}
+		}
+	}
+}
+
 // TestStoreGoesAway kills the host of the store's daemon while traffic runs between the hosts: nothing
 // is lost and no entry is deleted, removals work, and what needs the store says so. Then both go on.
 func TestStoreGoesAway(t *testing.T) {
@@ -179,13 +202,7 @@ func TestStoreGoesAway(t *testing.T) {
 	extra := b.Sandbox("extra", "--network", "web")
 	server := a.Echo(one.Host, 7000)
 	b.Ping(two.Host, one.IP4.String())
-	tables := []string{"fl_peer_fdb", "fl_peer_neigh", "fl_node", "fl_node_addr", "fl_tunnel_node"}
-	before := map[string]map[string]string{}
-	for _, table := range tables {
-		if before[table] = entries(b, table); len(before[table]) == 0 && table != "fl_node" {
-			t.Errorf("table %s is empty", table)
-		}
-	}
+	unchanged := peerTables(b)
 	load := b.StartLoad("across hosts", two.Host, server, net.JoinHostPort(one.IP4.String(), "7000"))
 	a.KillDaemon()
 	b.Eventually(30*time.Second, func() error {
@@ -203,14 +220,7 @@ func TestStoreGoesAway(t *testing.T) {
 	b.KillDaemon()
 	b.StartDaemon()
 	time.Sleep(3 * time.Second)
-	for _, table := range tables {
-		after := entries(b, table)
-		for k, v := range before[table] {
-			if after[k] != v {
-				t.Errorf("table %s: entry %s was %s, is %q without the store", table, k, v, after[k])
-			}
-		}
-	}
+	unchanged()
 	if members := len(b.Network("web").Containers); members != 2 {
 		t.Errorf("network inspect lists %d members without the store, want 2", members)
 	}

@@ -48,32 +48,43 @@ func stores(root string) map[string]struct {
 	}
 }
 
-// TestEveryStore shares a network between two hosts through each store of others, kills the store, and
-// starts it again.
-func TestEveryStore(t *testing.T) {
+// newPairOn makes two hosts with a store of others, which runs. p.kill ends it, and startStore starts it again.
+func newPairOn(t *testing.T, scheme string) (p *pair, startStore func()) {
+	t.Helper()
 	out, err := exec.Command("../stores.sh").Output()
 	if err != nil {
 		t.Fatalf("test/stores.sh: %v", err)
 	}
-	for scheme, store := range stores(strings.TrimSpace(string(out))) {
-		t.Run(scheme, func(t *testing.T) {
-			url := fmt.Sprintf("%s://%s:%d", scheme, storeAddress, store.port)
-			p := newPairWith(t, url, url)
-			dir := p.a.Dir("store")
-			start := func() {
-				command := store.command(filepath.Join(dir, "data"))
-				process := p.a.Spawn(p.router, command[0], command[1:]...)
-				p.Cleanup(func() { process.Kill() })
-				p.kill = func() { process.Kill() }
-				p.a.Eventually(60*time.Second, func() error {
-					c, err := p.router.Dial(net.Dialer{Timeout: time.Second}, "tcp", fmt.Sprint(storeAddress, ":", store.port))
-					if err != nil {
-						return err
-					}
-					return c.Close()
-				})
+	store, known := stores(strings.TrimSpace(string(out)))[scheme]
+	if !known {
+		t.Fatalf("there is no store %q", scheme)
+	}
+	url := fmt.Sprintf("%s://%s:%d", scheme, storeAddress, store.port)
+	p = newPairWith(t, url, url)
+	dir := p.a.Dir("store")
+	startStore = func() {
+		command := store.command(filepath.Join(dir, "data"))
+		process := p.a.Spawn(p.router, command[0], command[1:]...)
+		p.Cleanup(func() { process.Kill() })
+		p.kill = func() { process.Kill() }
+		p.a.Eventually(60*time.Second, func() error {
+			c, err := p.router.Dial(net.Dialer{Timeout: time.Second}, "tcp", fmt.Sprint(storeAddress, ":", store.port))
+			if err != nil {
+				return err
 			}
-			start()
+			return c.Close()
+		})
+	}
+	startStore()
+	return p, startStore
+}
+
+// TestEveryStore shares a network between two hosts through each store of others, kills the store, and
+// starts it again.
+func TestEveryStore(t *testing.T) {
+	for _, scheme := range []string{"etcd", "consul", "zk"} {
+		t.Run(scheme, func(t *testing.T) {
+			p, startStore := newPairOn(t, scheme)
 			p.start()
 			p.share("web", "one", "two")
 			p.kill()
@@ -84,7 +95,7 @@ func TestEveryStore(t *testing.T) {
 				return nil
 			})
 			p.a.Fairlead("rm", "-f", "one")
-			start()
+			startStore()
 			p.b.Eventually(60*time.Second, func() error {
 				for _, m := range p.b.Network("web").Containers {
 					if m.Name == "one" {
@@ -99,7 +110,7 @@ func TestEveryStore(t *testing.T) {
 }
 
 // share creates a network, and a sandbox on each host, which reach each other.
-func (p *pair) share(network, one, two string) {
+func (p *pair) share(network, one, two string) (onA, onB *lab.Sandbox) {
 	p.Helper()
 	p.a.Eventually(60*time.Second, func() error { // the store may have just started
 		if r := p.a.Try("network", "create", "-d", "overlay", network); r.Code != 0 {
@@ -115,4 +126,5 @@ func (p *pair) share(network, one, two string) {
 	}
 	reached(p.a, x, y)
 	reached(p.b, y, x)
+	return x, y
 }

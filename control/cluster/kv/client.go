@@ -76,6 +76,33 @@ func (c *client) Close() error {
 
 func (c *client) Health() Health { return c.monitor.Health() }
 
+func (c *client) WaitUp(ctx context.Context) error {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	if err := c.monitor.waitUp(ctx); err != nil {
+		return c.ended(err)
+	}
+	return nil
+}
+
+// Again returns a channel that is closed when it is time to try again what failed: after a pause, or while the
+// store does not answer, as soon as it does. It is closed too when ctx ends.
+func Again(ctx context.Context, s Store, pause time.Duration) <-chan struct{} {
+	again := make(chan struct{})
+	go func() {
+		defer close(again)
+		if !s.Health().Reachable {
+			_ = s.WaitUp(ctx) // fails only if ctx ends or the store is closed
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}()
+	return again
+}
+
 func (c *client) Get(ctx context.Context, key string) (e Entry, err error) {
 	if err := CheckKey(key); err != nil {
 		return Entry{}, err

@@ -133,6 +133,8 @@ type Store interface {
 	Alive(ctx context.Context, key string, value []byte, ttl time.Duration) error
 	// Health says whether the store answers. It does not wait.
 	Health() Health
+	// WaitUp waits until the store answers. It returns an error only when ctx ends, or ErrClosed.
+	WaitUp(ctx context.Context) error
 	// Close ends all watches and calls, and releases the store.
 	Close() error
 }

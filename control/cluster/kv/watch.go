@@ -104,3 +104,30 @@ func (w *watcher) drop() {
 	}
 	w.stream, w.end = nil, nil
 }
+
+// Follow passes what a watch reports to a channel, until ctx ends or the store is closed; then the other
+// channel has the reason.
+func Follow(ctx context.Context, s Store, prefix string) (updates <-chan Update, ended <-chan error, err error) {
+	w, err := s.Watch(prefix)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, end := make(chan Update), make(chan error, 1)
+	go func() {
+		defer w.Close()
+		for {
+			u, err := w.Next(ctx)
+			if err != nil {
+				end <- err
+				return
+			}
+			select {
+			case out <- u:
+			case <-ctx.Done():
+				end <- ctx.Err()
+				return
+			}
+		}
+	}()
+	return out, end, nil
+}

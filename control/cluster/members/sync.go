@@ -30,7 +30,7 @@ func (m *Members) Run(ctx context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	wait, verified := retryMin, time.Now()
-	var retry <-chan time.Time
+	var retry <-chan struct{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -53,7 +53,7 @@ func (m *Members) Run(ctx context.Context) error {
 			wait = retryMin
 			continue
 		}
-		retry = time.After(wait)
+		retry = kv.Again(ctx, m.cfg.Store, wait)
 		wait = min(2*wait, retryMax)
 	}
 }

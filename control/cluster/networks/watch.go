@@ -18,28 +18,10 @@ const retryEach = 2 * time.Second
 
 // Run keeps the local networks in step with the cluster's until ctx ends.
 func (ns *Networks) Run(ctx context.Context) error {
-	w, err := ns.cfg.Cluster.Watch(layout.Networks)
+	updates, ended, err := kv.Follow(ctx, ns.cfg.Cluster, layout.Networks)
 	if err != nil {
 		return err
 	}
-	defer w.Close()
-	updates := make(chan kv.Update)
-	ended := make(chan error, 1)
-	go func() { // ends with w
-		for {
-			u, err := w.Next(ctx)
-			if err != nil {
-				ended <- err
-				return
-			}
-			select {
-			case updates <- u:
-			case <-ctx.Done():
-				ended <- ctx.Err()
-				return
-			}
-		}
-	}()
 	known := map[string]layout.Network{}
 	listed, wrong := false, false
 	ticker := time.NewTicker(retryEach)

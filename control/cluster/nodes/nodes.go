@@ -178,9 +178,11 @@ func (s *Self) Run(ctx context.Context) error {
 	for {
 		err := s.register(ctx)
 		s.note(err)
-		next := checkEach
+		var retry <-chan struct{}
+		waiting, cancel := context.WithCancel(ctx)
 		if err != nil {
-			next, wait = wait, min(2*wait, retryMax)
+			retry = kv.Again(waiting, s.cfg.Cluster, wait)
+			wait = min(2*wait, retryMax)
 		} else {
 			wait = retryMin
 			if !alive {
@@ -190,9 +192,13 @@ func (s *Self) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(next):
+		case <-retry:
+		case <-time.After(checkEach):
 		case <-s.wake:
+		}
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 	}
 }

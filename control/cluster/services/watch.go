@@ -19,28 +19,10 @@ const retryEach = 500 * time.Millisecond
 
 // Run keeps the local services in step with the cluster's until ctx ends.
 func (s *Services) Run(ctx context.Context) error {
-	w, err := s.cfg.Cluster.Watch(layout.Services)
+	updates, ended, err := kv.Follow(ctx, s.cfg.Cluster, layout.Services)
 	if err != nil {
 		return err
 	}
-	defer w.Close()
-	updates := make(chan kv.Update)
-	ended := make(chan error, 1)
-	go func() { // ends with w
-		for {
-			u, err := w.Next(ctx)
-			if err != nil {
-				ended <- err
-				return
-			}
-			select {
-			case updates <- u:
-			case <-ctx.Done():
-				ended <- ctx.Err()
-				return
-			}
-		}
-	}()
 	known := map[string]*model.Service{} // by key
 	listed, wrong := false, false
 	ticker := time.NewTicker(retryEach)

@@ -60,7 +60,7 @@ const (
 	dialTimeout      = 2 * time.Second // with user and password, New waits for a token
 	keepAliveTime    = 10 * time.Second
 	keepAliveTimeout = 3 * time.Second
-	maxReconnect     = 1500 * time.Millisecond // gRPC's own is two minutes
+	maxReconnect     = 750 * time.Millisecond // gRPC's own is two minutes
 )
 
 // dial returns the client, and creates it first if need be: with a user, that needs the server.
