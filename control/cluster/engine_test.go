@@ -131,10 +131,13 @@ func TestEnginesShareANetwork(t *testing.T) {
 		t.Errorf("one %+v, two %+v, three %+v", one, two, three)
 	}
 	settled(t, store, n.ID, a, b)
-	members := published(t, store, n.ID)
-	if m := members["b/docker-two"]; m.IPv4 != two.IPv4.Addr() || m.IPv6 != two.IPv6.Addr() || m.MAC != two.MAC || m.SandboxID == "" {
-		t.Errorf("published %+v", members)
-	}
+	eventually(t, "the engine's sandbox is published", func() error { // its address is, from the engine's request on
+		members := published(t, store, n.ID)
+		if m := members["b/docker-two"]; m.IPv4 != two.IPv4.Addr() || m.IPv6 != two.IPv6.Addr() || m.MAC != two.MAC || m.SandboxID == "" {
+			return fmt.Errorf("published %+v", members)
+		}
+		return nil
+	})
 	// Names follow the engine's, on the other host too.
 	if err := b.SyncEngineNames(t.Context(), verbtest.EngineNames("web", "two", "shop")); err != nil {
 		t.Fatal(err)
