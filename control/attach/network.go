@@ -75,12 +75,15 @@ func CheckMatches(have *api.Network, want api.NetworkCreate) error {
 		return differ(have, "IPv6", "false", "true")
 	}
 	for _, k := range slices.Sorted(maps.Keys(want.Options)) {
-		is := cmp.Or(have.Options[k], model.OptionDefaults[k])
-		if k == model.OptMTU {
+		is, should := cmp.Or(have.Options[k], model.OptionDefaults[k]), want.Options[k]
+		switch k {
+		case model.OptMTU:
 			is = strconv.Itoa(MTU(have))
+		case model.OptEncrypted: // needs no value
+			is, should = strconv.FormatBool(have.Encrypted), cmp.Or(should, "true")
 		}
-		if is != want.Options[k] {
-			return differ(have, "option "+k, is, want.Options[k])
+		if is != should {
+			return differ(have, "option "+k, is, should)
 		}
 	}
 	if want.IPAM == nil {

@@ -755,6 +755,15 @@ func TestEncryptedNetworks(t *testing.T) {
 	if _, err := c.CreateSandbox(t.Context(), model.SandboxSpec{NetworkMode: "secret"}); !errors.Is(err, model.ErrNotSupported) {
 		t.Errorf("a host that cannot encrypt has a member: %v", err)
 	}
+	// The network may be one of an engine, which may repeat the option, or not.
+	for id, options := range map[string]map[string]string{"plain": nil, "repeated": {model.OptEncrypted: "true"}} {
+		if err := b.engineCreate("secret", id, func(spec *model.NetworkSpec) { spec.Options = options }); err != nil {
+			t.Errorf("an engine's network: %v", err)
+		}
+		if err := b.engineRemove(id); err != nil {
+			t.Error(err)
+		}
+	}
 	// The record stays as it is over a restart.
 	b.restart()
 	b.registered()

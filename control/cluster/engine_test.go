@@ -214,6 +214,7 @@ func TestEngineIsRefusedSharedNetworks(t *testing.T) {
 			spec.Subnets[0].Aux = map[string]netip.Addr{"r": verbtest.Addr("10.5.0.9")}
 		},
 		"without option " + model.OptMTU: func(spec *model.NetworkSpec) { spec.Options = map[string]string{model.OptMTU: "1400"} },
+		"without option encrypted":       func(spec *model.NetworkSpec) { spec.Options = map[string]string{model.OptEncrypted: ""} },
 		"unknown option foo":             func(spec *model.NetworkSpec) { spec.Options = map[string]string{"foo": "bar"} },
 		"contradicts --ipam-opt":         func(spec *model.NetworkSpec) { spec.Options = map[string]string{model.OptNetwork: "local"} },
 		"add: --ipam-driver fairlead": func(spec *model.NetworkSpec) {

@@ -309,6 +309,7 @@ func TestOverlay(t *testing.T) {
 		`driver "macvlan"`: {"driver": "macvlan"},
 		"by the cluster":   {"driver": "overlay", "ipam": keys{"type": "host-local"}},
 		`"1450"`:           {"driver": "overlay", "name": "web", "mtu": 1400},
+		`"false"`:          {"driver": "overlay", "name": "web", "options": keys{"encrypted": ""}},
 		"subnets":          {"driver": "overlay", "name": "web", "subnets": []keys{{"subnet": "10.1.0.0/16"}}},
 	} {
 		if _, err := w.Add(t.Context(), at("c1", "/proc/self/ns/net"), w.conf(more)); err == nil || !strings.Contains(err.Error(), text) {
@@ -324,4 +325,9 @@ func TestOverlay(t *testing.T) {
 	if w.Names() != "" {
 		t.Errorf("left: %s", w.Names())
 	}
+	_, err = w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "secret", Driver: model.DriverOverlay, Options: map[string]string{model.OptEncrypted: ""}})
+	w.must(err)
+	secret := w.conf(keys{"driver": "overlay", "name": "secret", "options": keys{"encrypted": "true"}})
+	w.add(at("c1", "/proc/self/ns/net"), secret)
+	w.must(w.Del(t.Context(), at("c1", "/proc/self/ns/net"), secret))
 }
