@@ -405,6 +405,14 @@ func TestFollowsOtherNodes(t *testing.T) {
 	if got := w.Peers.Named("n1", "name3"); len(got) != 1 || got[0].IPv4 != member(3).IPv4 || w.Peers.At("n1", member(3).IPv4) != "Name3" {
 		t.Errorf("named name3: %v", got)
 	}
+	// A name counts more than the beginning of an ID.
+	w.commit(kv.Put(layout.NodeKey("e"), layout.Encode(model.Node{ID: "e", Name: "sel", Number: 9, VTEP4: netip.AddrFrom4([4]byte{10, 98, 0, 9})})))
+	w.eventually("node e", func() bool { _, err := w.Peers.Find("e"); return err == nil })
+	for ref, want := range map[string]string{"sel": "e", "se": "self", "node-b": "b", "self": "self"} {
+		if n, err := w.Peers.Find(ref); err != nil || n.ID != want {
+			t.Errorf("node %s is %s, %v", ref, n.ID, err)
+		}
+	}
 	if got, err := w.Peers.Members(t.Context(), "n1"); err != nil || len(got) != 2 || got[0].Node != "node-b" {
 		t.Errorf("members of n1: %v, %v", got, err)
 	}

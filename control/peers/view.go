@@ -59,16 +59,21 @@ func (p *Peers) Nodes() []NodeStatus {
 	return list
 }
 
-// Find finds a node by name, ID or the beginning of its ID.
+// Find finds a node by its ID, its name, or the beginning of its ID, in this order.
 func (p *Peers) Find(ref string) (NodeStatus, error) {
-	var found []NodeStatus
+	var found, begin []NodeStatus
 	for _, n := range p.Nodes() {
 		switch {
 		case n.ID == ref:
 			return n, nil
-		case n.Name == ref || ref != "" && strings.HasPrefix(n.ID, ref):
+		case n.Name == ref:
 			found = append(found, n)
+		case ref != "" && strings.HasPrefix(n.ID, ref):
+			begin = append(begin, n)
 		}
+	}
+	if len(found) == 0 {
+		found = begin
 	}
 	switch len(found) {
 	case 0:
