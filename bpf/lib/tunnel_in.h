@@ -533,7 +533,9 @@ __noinline int tunnel_learn(struct __sk_buff *skb, const struct pkt *p, const st
 	remote = in->t.daddr;
 	id = node_at(&remote);
 	n = node_find(id);
-	if (n && ip_equal(&n->local, &in->t.saddr) && ip_equal(&n->remote, &remote))
+	/* No router sees what goes by the device that encrypts. */
+	if (n && !(n->flags & NODE_ENCRYPTED) && ip_equal(&n->local, &in->t.saddr) &&
+	    ip_equal(&n->remote, &remote))
 		node_mtu_learn(id, mtu - room);
 	return 0;
 }

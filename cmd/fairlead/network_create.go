@@ -37,6 +37,7 @@ func newNetworkCreateCommand(e *env) *cobra.Command {
   fairlead network create --ipv6 --subnet 10.5.0.0/16 --gateway 10.5.0.254 --subnet fd00:5::/64 db
   fairlead network create --ipv4=false --ipv6 six
   fairlead network create -d overlay shop
+  fairlead network create -d overlay -o encrypted secret
   fairlead network create --internal -o com.docker.network.driver.mtu=9000 backend`,
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: cobra.NoFileCompletions,

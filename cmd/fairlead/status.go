@@ -66,6 +66,9 @@ func printCluster(row func(name, format string, args ...any), c *api.ClusterStat
 	if c.Waiting > 0 {
 		row("Not published", "sandboxes of %d networks", c.Waiting)
 	}
+	if c.EncryptionError != "" {
+		row("Encryption", "%s", c.EncryptionError)
+	}
 }
 
 func printStatus(w io.Writer, socket string, st api.Status, now time.Time) error {

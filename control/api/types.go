@@ -385,6 +385,8 @@ type ClusterStatus struct {
 	Members   int // sandboxes on other nodes, in networks that have sandboxes here
 	// Waiting is the number of networks whose members here are not published yet.
 	Waiting int
+	// EncryptionError says why this host cannot encrypt, although the cluster has encrypted networks.
+	EncryptionError string `json:",omitempty"`
 }
 
 // Version answers GET /version.

@@ -163,6 +163,7 @@ func (d *daemon) openCluster(ctx context.Context) error {
 			mtu, f, err := under.MTU()
 			return mtu - model.WireGuardOverhead(f), err
 		},
+		Attach: d.reconciler.AttachTunnel,
 	})
 	if err != nil {
 		return err

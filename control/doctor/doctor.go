@@ -85,6 +85,9 @@ func describeCluster(c *api.ClusterStatus, nodes []api.Node) (problems []string)
 	if c.Waiting > 0 {
 		problems = append(problems, fmt.Sprintf("other hosts do not know the sandboxes here of %d networks yet", c.Waiting))
 	}
+	if c.EncryptionError != "" {
+		problems = append(problems, "encrypted networks do not reach other hosts: "+c.EncryptionError)
+	}
 	for _, n := range nodes {
 		switch {
 		case n.Self:

@@ -230,6 +230,9 @@ func (b *Node) clusterStatus() *api.ClusterStatus {
 	if h.Err != nil {
 		out.Error = model.OneLine(h.Err)
 	}
+	if err := c.Peers.EncryptionError(); err != nil {
+		out.EncryptionError = model.OneLine(err)
+	}
 	if !c.Registered() {
 		out.Number = 0
 	}

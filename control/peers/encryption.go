@@ -4,6 +4,7 @@ package peers
 
 import (
 	"net/netip"
+	"sync"
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -12,9 +13,11 @@ import (
 
 // encryption is the state of the encrypting device.
 type encryption struct {
-	on      bool   // the cluster has encrypted networks
-	removed bool   // and if not, the device was removed
-	last    string // error, which was logged
+	on      bool // the cluster has encrypted networks
+	removed bool // and if not, the device was removed
+
+	mu  sync.Mutex
+	err error // of the last attempt, which was logged
 }
 
 // reachedNode is another node, and how this host reaches it without encryption.
@@ -72,14 +75,20 @@ func (p *Peers) encrypt(nodes []reachedNode) (list []maps.Node, addrs []maps.Nod
 	return list, addrs
 }
 
-// noteEncryption logs an error once.
+// noteEncryption records an error, and logs it once.
 func (p *Peers) noteEncryption(err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	if text != "" && text != p.encryption.last {
+	e := &p.encryption
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err != nil && (e.err == nil || e.err.Error() != err.Error()) {
 		p.cfg.Log.Error("cannot encrypt; members of encrypted networks do not reach other nodes", "err", err)
 	}
-	p.encryption.last = text
+	e.err = err
+}
+
+// EncryptionError returns why this host cannot encrypt, nil if it can or need not.
+func (p *Peers) EncryptionError() error {
+	p.encryption.mu.Lock()
+	defer p.encryption.mu.Unlock()
+	return p.encryption.err
 }

@@ -3,6 +3,7 @@
 package peers
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 
@@ -77,8 +78,16 @@ func TestEncryption(t *testing.T) {
 		defer w.mu.Unlock()
 		return len(w.peers) == 1 && len(w.nodes) == 2
 	})
+	w.mu.Lock()
+	w.refused = errors.New("no WireGuard")
+	w.mu.Unlock()
+	w.commit(keyed("b", 2, 22))
+	w.eventually("the error is known", func() bool { return w.Peers.EncryptionError() != nil })
 	w.Peers.Update(encrypted(false))
 	w.eventually("no encrypted network", func() bool {
+		if w.Peers.EncryptionError() != nil {
+			return false
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return !w.encrypting && len(w.nodes) == 1 && len(w.addrs) == 1

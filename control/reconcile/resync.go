@@ -260,6 +260,9 @@ func (p *pass) writeHostAddrs() error {
 	return err
 }
 
+// AttachTunnel attaches the program of the device that encrypts, before the device is used.
+func (r *Reconciler) AttachTunnel() error { return r.attachUplinks(context.Background()) }
+
 // attachUplinks finds the uplinks and attaches missing programs.
 func (r *Reconciler) attachUplinks(ctx context.Context) error {
 	if !r.started() {

@@ -624,16 +624,13 @@ func tunnelSumCases() []testCase {
 
 // ICMP errors about packets of a tunnel, and forged ones.
 func narrowIn() []testCase {
-	learns := func(name string, want bool, change func(n tunnel, w *wrap, mtu *uint32)) []testCase {
-		return over(name, func(s *scenario, f family, n tunnel) {
+	about := func(want bool, change func(n tunnel, w *wrap, mtu *uint32)) func(s *scenario, f family, n tunnel) {
+		return func(s *scenario, f family, n tunnel) {
 			if f.is4() != n.local.Is4() {
 				return
 			}
 			m := s.tables["fl_node_mtu"]
-			zero := make([]byte, 8)
-			for id := range uint32(8) {
-				must(s.TB, m.Put(id, zero))
-			}
+			must(s.TB, m.Put(uint32(n.node), make([]byte, 8)))
 			mtu := uint32(1400)
 			w := wrap{tunnel: n, in: make([]byte, 1400), vni: plainVNI, sport: 50000, dport: tunnelPort, flags: 8}
 			change(n, &w, &mtu)
@@ -646,9 +643,15 @@ func narrowIn() []testCase {
 			if learned := got[0] != 0; learned != want || want && got[0] != mtu-uint32(map[bool]int{true: 50, false: 70}[f.is4()]) {
 				s.Errorf("learned %d, want it learned: %t", got[0], want)
 			}
-		})
+		}
+	}
+	learns := func(name string, want bool, change func(n tunnel, w *wrap, mtu *uint32)) []testCase {
+		return over(name, about(want, change))
 	}
 	return slices.Concat(
+		[]testCase{{name: "narrow_path_of_encrypting_device-ignored", run: func(s *scenario, f family) {
+			about(false, func(tunnel, *wrap, *uint32) {})(s, f, tunnel{node: nodeSecret, local: localWG, remote: nodeToWG})
+		}}},
 		learns("narrow_path-learned", true, func(tunnel, *wrap, *uint32) {}),
 		learns("narrow_path_of_other_port-ignored", false, func(_ tunnel, w *wrap, _ *uint32) { w.dport++ }),
 		learns("narrow_path_from_other_port-ignored", false, func(_ tunnel, w *wrap, _ *uint32) { w.sport = 4789 }),

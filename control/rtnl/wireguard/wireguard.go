@@ -37,6 +37,8 @@ type Config struct {
 	Port    uint16 // UDP
 	// MTU returns the MTU of the device, in bytes.
 	MTU func() (int, error)
+	// Attach attaches the datapath's program to the device, which is recognised by its alias.
+	Attach func() error
 }
 
 // Device is the WireGuard device of this host. Its methods may be called concurrently.
@@ -167,8 +169,8 @@ func (d *Device) explainPort(wrapped, err error) error {
 	return wrapped
 }
 
-// bringUp sets MTU, alias and address. The address comes last: its event has the device's program attached,
-// which the alias identifies.
+// bringUp sets MTU, alias and address, and brings the device up, with its program: packets that arrive before are
+// lost.
 func (d *Device) bringUp(link *rtnl.Link, mtu int) error {
 	nl := d.cfg.Handle
 	var ch rtnl.LinkChange
@@ -178,11 +180,18 @@ func (d *Device) bringUp(link *rtnl.Link, mtu int) error {
 	if link.MTU != mtu {
 		ch.MTU = &mtu
 	}
-	if up := true; !link.Up {
-		ch.Up = &up
-	}
 	if err := nl.SetLink(link.Index, ch); err != nil {
-		return d.explainPort(err, err)
+		return err
+	}
+	if !link.Up || ch.Alias != nil {
+		if err := d.cfg.Attach(); err != nil {
+			return fmt.Errorf("attach a program to device %s: %w", link.Name, err)
+		}
+	}
+	if !link.Up {
+		if err := nl.SetUp(link.Index); err != nil {
+			return d.explainPort(err, err)
+		}
 	}
 	if link.Conf.DisableIPv6 == 1 {
 		if err := nl.SetSysctls(rtnl.Sysctl{Family: "ipv6", Device: link.Name, Key: "disable_ipv6", Value: "0"}); err != nil {

@@ -108,7 +108,7 @@ func fairleadAt(host, command string) (string, error) {
 
 // eventually repeats f, which may fail for a while, until it succeeds.
 func eventually(f func() error) error {
-	const limit = time.Minute
+	const limit = 3 * time.Minute // a daemon verifies its programs for half a minute
 	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
 		err := f()
 		if err == nil || time.Now().After(deadline) {
