@@ -25,7 +25,7 @@ type Config struct {
 	ListTimeout time.Duration // for List and the first list of a watch; default 30 s
 	PingEvery   time.Duration // while the store answers; default 10 s
 	PingTimeout time.Duration // after which the store does not answer; default 2 s
-	MaxBackoff  time.Duration // between attempts while it does not; default 2 s
+	MaxBackoff  time.Duration // between attempts while it does not; default 1 s
 	Relist      time.Duration // after which a watcher lists again, more or less; default 10 min
 }
 
@@ -35,7 +35,7 @@ func (c Config) withDefaults() Config {
 	c.ListTimeout = cmp.Or(c.ListTimeout, 30*time.Second)
 	c.PingEvery = cmp.Or(c.PingEvery, 10*time.Second)
 	c.PingTimeout = cmp.Or(c.PingTimeout, 2*time.Second)
-	c.MaxBackoff = cmp.Or(c.MaxBackoff, 2*time.Second)
+	c.MaxBackoff = cmp.Or(c.MaxBackoff, time.Second)
 	c.Relist = cmp.Or(c.Relist, 10*time.Minute)
 	return c
 }
