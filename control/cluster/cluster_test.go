@@ -956,7 +956,7 @@ func TestServicePorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, h := range []*host{a, b} {
-		eventually(t, h.name+" is no member", func() error {
+		eventually(t, h.name+" left", func() error {
 			if n := h.has("web"); !n.Idle {
 				return fmt.Errorf("%+v", n)
 			}

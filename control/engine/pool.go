@@ -49,7 +49,7 @@ func addPool(t *txn.Tx, p *model.AddressPool) error {
 	return nil
 }
 
-// ReleasePool releases a subnet. It succeeds if there is no such pool. That of a shared network stays
+// ReleasePool releases a subnet. It succeeds if the pool does not exist. That of a shared network stays
 // while another network of the engine uses it.
 func (e *Engine) ReleasePool(ctx context.Context, id string) error {
 	return e.state.Update(ctx, func(t *txn.Tx) error {

@@ -318,29 +318,30 @@ func TestSandboxMoves(t *testing.T) {
 	has(b, "web")
 	client, stays := a.Sandbox("client", "--network", "web"), b.Sandbox("stays", "--network", "web")
 	load := a.StartLoad("of others", client.Host, b.Echo(stays.Host, 7000), net.JoinHostPort(stays.IP4.String(), "7000"))
-	from, to := a, b
-	for range 4 {
-		moves := from.Sandbox("moves", "--network", "web", "--ip", "10.77.0.200")
-		from.Echo(moves.Host, 7001)
-		if err := a.Reach(5*time.Second, client.Host, "tcp", "10.77.0.200", 7001); err != nil {
+	const address, port = "10.77.0.200", 7001
+	moves := a.Sandbox("moves", "--network", "web", "--ip", address)
+	a.Echo(moves.Host, port)
+	reached := func() {
+		if err := a.Reach(5*time.Second, client.Host, "tcp", address, port); err != nil {
 			t.Fatal(err)
 		}
-		from.Remove(moves)
-		to.Eventually(5*time.Second, func() error { // the address is released
-			if r := to.Try("sandbox", "create", "--network", "web", "--ip", "10.77.0.200", "probe"); r.Code != 0 {
-				return fmt.Errorf("%s", r.Stderr)
-			}
-			return nil
+	}
+	reached()
+	from, to := a, b
+	for range 4 {
+		from.Timed("move to a host where it is reached", time.Second, func() {
+			from.Remove(moves)
+			to.Eventually(5*time.Second, func() error { // the address is released
+				if r := to.Try("sandbox", "create", "--network", "web", "--ip", address, moves.Name); r.Code != 0 {
+					return errors.New(r.Stderr)
+				}
+				return nil
+			})
+			moves = to.Entered(moves.Name)
+			to.Echo(moves.Host, port)
+			reached()
 		})
-		to.Fairlead("rm", "-f", "probe")
 		from, to = to, from
-		from.Eventually(5*time.Second, func() error {
-			holders := from.Fairlead("ipam", "ls", "-q", "web")
-			if strings.Contains(holders, "10.77.0.200") {
-				return fmt.Errorf("held: %s", holders)
-			}
-			return nil
-		})
 	}
 	report := load.Stop()
 	t.Logf("load: %v", report)

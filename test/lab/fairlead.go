@@ -57,6 +57,12 @@ type Sandbox struct {
 func (l *Lab) Sandbox(name string, flags ...string) *Sandbox {
 	l.Helper()
 	l.Fairlead(append(append([]string{"sandbox", "create"}, flags...), name)...)
+	return l.Entered(name)
+}
+
+// Entered returns a sandbox that exists, for what the test runs in it.
+func (l *Lab) Entered(name string) *Sandbox {
+	l.Helper()
 	sb := l.Inspect(name)
 	h, err := l.Host.Enter(name, sb.NetworkSettings.SandboxKey)
 	l.must(err)

@@ -148,7 +148,7 @@ func quickIPv6() error {
 }
 
 // slowNeighbours makes a device of the calling thread's namespace keep a neighbour's MAC for long, as
-// routers do: a MAC that is no longer right then fails a test every time, and not by chance.
+// routers do: a stale MAC then fails a test every time, and not by chance.
 func slowNeighbours(device string) error {
 	const hour = "3600000"
 	var errs []error
