@@ -45,18 +45,31 @@ const (
 // newPair makes two hosts whose daemons do not run yet, with the embedded store.
 func newPair(t *testing.T) *pair {
 	t.Helper()
-	return newPairWith(t, "embed", storeURL, "--store-token", "none")
+	return newPairOver(t, lab.IPv4)
+}
+
+// newPairOver is newPair with an underlay, and a store, of one family.
+func newPairOver(t *testing.T, f lab.Family) *pair {
+	t.Helper()
+	a, b := f.Of(addressA, lab.RoutedA6), f.Of(addressB, lab.RoutedB6)
+	return newPairAt(t, a, b, "embed", "etcd://"+net.JoinHostPort(a, "2379"), "--store-token", "none")
 }
 
 // newPairWith makes two hosts whose daemons will use these stores; the first has more flags.
 func newPairWith(t *testing.T, storeA, storeB string, more ...string) *pair {
 	t.Helper()
+	return newPairAt(t, addressA, addressB, storeA, storeB, more...)
+}
+
+// newPairAt is newPairWith with the addresses of the tunnel's ends.
+func newPairAt(t *testing.T, atA, atB, storeA, storeB string, more ...string) *pair {
+	t.Helper()
 	if storeA == "embed" {
 		lab.EmbeddedStore(t)
 	}
 	p := &pair{TB: t}
-	p.a = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: append([]string{"--store", storeA, "--advertise", addressA, "--node-name", "a"}, more...)})
-	p.b = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", storeB, "--advertise", addressB, "--node-name", "b"}})
+	p.a = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: append([]string{"--store", storeA, "--advertise", atA, "--node-name", "a"}, more...)})
+	p.b = lab.New(t, lab.Config{NoDaemon: true, DaemonArgs: []string{"--store", storeB, "--advertise", atB, "--node-name", "b"}})
 	p.router = lab.Route(p.a, p.b)
 	return p
 }
@@ -89,10 +102,15 @@ func has(l *lab.Lab, network string) {
 }
 
 // TestTwoHosts is the way into a cluster: a network of two hosts, and sandboxes on both that reach each
-// other by address and by name.
+// other by address and by name. The underlay is of either family.
 func TestTwoHosts(t *testing.T) {
-	p := newPair(t).start()
-	a, b := p.a, p.b
+	for _, f := range lab.Families() {
+		t.Run("over IPv"+f.String(), func(t *testing.T) { twoHosts(newPairOver(t, f).start()) })
+	}
+}
+
+func twoHosts(p *pair) {
+	a, b, t := p.a, p.b, p.TB
 	a.Fairlead("network", "create", "-d", "overlay", "--ipv6", "-o", "fairlead.dns=true", "web")
 	has(b, "web")
 	one, two := a.Sandbox("one", "--network", "web"), b.Sandbox("two", "--network", "web")

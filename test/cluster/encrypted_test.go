@@ -148,42 +148,19 @@ func clearText(from, to *lab.Sandbox, vni uint32) []byte {
 	return slices.Concat(b, mac(to), mac(from), []byte{8, 0}, ip, []byte{0x1b, 0x58, 0x1b, 0x58, 0, 8, 0, 0})
 }
 
-// newPair6 makes two hosts that know each other's IPv6 addresses only.
-func newPair6(t *testing.T) *pair {
-	t.Helper()
-	p := newPair(t)
-	for i, l := range []*lab.Lab{p.a, p.b} {
-		own, other := fmt.Sprintf("fd98:%d::", i+1), fmt.Sprintf("fd98:%d::/64", 2-i)
-		l.IP(l.Host, "addr add "+own+"1/64 dev eth1 nodad")
-		l.IP(p.router, fmt.Sprintf("addr add %sfe/64 dev eth%d nodad", own, i))
-		l.IP(l.Host, "route add "+other+" via "+own+"fe")
-		for j, arg := range l.Config.DaemonArgs {
-			switch {
-			case l.Config.DaemonArgs[max(0, j-1)] == "--advertise":
-				l.Config.DaemonArgs[j] = own + "1"
-			case arg == storeURL:
-				l.Config.DaemonArgs[j] = "etcd://[fd98:1::1]:2379"
-			}
-		}
-	}
-	p.a.Sysctl(p.router, "ipv6/conf/all/forwarding", "1")
-	return p
-}
-
 // TestEncryptedNetwork sends between two hosts by an encrypted network and by one that is not, over both families:
 // nothing of the first is on the wire in clear text, and what arrives for it in clear text is dropped.
 func TestEncryptedNetwork(t *testing.T) {
 	for _, under := range []struct {
-		name string
-		pair func(*testing.T) *pair
-		to   string // of the second host
-		mtu  int
+		family lab.Family
+		to     string // of the second host
+		mtu    int
 	}{
-		{"over_ipv4", newPair, addressB, 1500 - 60 - 70},
-		{"over_ipv6", newPair6, "fd98:2::1", 1500 - 80 - 70},
+		{lab.IPv4, addressB, 1500 - 60 - 70},
+		{lab.IPv6, lab.RoutedB6, 1500 - 80 - 70},
 	} {
-		t.Run(under.name, func(t *testing.T) {
-			p := under.pair(t).startEncrypted()
+		t.Run("over IPv"+under.family.String(), func(t *testing.T) {
+			p := newPairOver(t, under.family).startEncrypted()
 			a, b := p.a, p.b
 			a.Fairlead("network", "create", "-d", "overlay", "--ipv6", "-o", "encrypted",
 				"-o", fmt.Sprint("com.docker.network.driver.overlay.vxlanid_list=", secretVNI), "secret")

@@ -14,25 +14,26 @@ import (
 
 // Addresses of two hosts that [Route] connects.
 const (
-	RoutedA, RoutedB = "10.98.1.1", "10.98.2.1"
-	routed           = "10.98.0.0/16"
+	RoutedA, RoutedB   = "10.98.1.1", "10.98.2.1"
+	RoutedA6, RoutedB6 = "fd98:0:0:1::1", "fd98:0:0:2::1"
 )
 
 // Route connects the hosts of two labs by one more device each, eth1, and a router between them.
 //
-//	a 10.98.1.1 ── router ── 10.98.2.1 b
+//	a 10.98.1.1 fd98:0:0:1::1 ── router ── 10.98.2.1 fd98:0:0:2::1 b
 func Route(a, b *Lab) (router *world.Host) {
 	a.Helper()
 	router = a.NewHost("router")
 	for i, l := range []*Lab{a, b} {
-		subnet := fmt.Sprintf("10.98.%d.", i+1)
+		subnet4, subnet6 := fmt.Sprintf("10.98.%d.", i+1), fmt.Sprintf("fd98:0:0:%d::", i+1)
 		a.must(world.Cable(
-			world.End{Host: l.Host, Device: "eth1", Addresses: []string{subnet + "1/24"}},
-			world.End{Host: router, Device: fmt.Sprint("eth", i), Addresses: []string{subnet + "254/24"}},
+			world.End{Host: l.Host, Device: "eth1", Addresses: []string{subnet4 + "1/24", subnet6 + "1/64"}},
+			world.End{Host: router, Device: fmt.Sprint("eth", i), Addresses: []string{subnet4 + "254/24", subnet6 + "fe/64"}},
 		))
-		l.IP(l.Host, "route add "+routed+" via "+subnet+"254")
+		l.IP(l.Host, "route add 10.98.0.0/16 via "+subnet4+"254", "route add fd98::/48 via "+subnet6+"fe")
 	}
 	a.Sysctl(router, "ipv4/ip_forward", "1")
+	a.Sysctl(router, "ipv6/conf/all/forwarding", "1")
 	return router
 }
 
