@@ -30,6 +30,7 @@
 #define FLOOD_MARK 0xf1a20000
 #define FLOOD_MAX 0xff00
 
+/* In skb->cb[0]: enum group_kind. */
 struct flood {
 	struct __sk_buff *skb;
 	__u32 net;
@@ -41,8 +42,6 @@ struct flood {
 	__u32 copied;
 	__u32 nodes; /* to copy to in this run */
 	__u32 node;  /* the first of them */
-	__u32 kind;  /* enum group_kind */
-	union ip group;
 };
 
 enum flood_to {
@@ -78,11 +77,12 @@ static long flood_one(void *map, __u32 *ifindex, struct endpoint *ep, struct flo
 /* Sends the frame to its own device once more for one node, which encapsulates it there. */
 static long flood_node(__u32 i, struct flood *f)
 {
-	union ip group = f->group;
+	union ip group;
 
 	if (i >= f->nodes)
 		return 1;
-	if (f->kind == GROUP_DATA &&
+	group_load(f->skb, &group);
+	if (f->skb->cb[0] == GROUP_DATA &&
 	    !group_listens(f->net, tunnel_node(f->net, f->node + i + 1), &group)) {
 		count_event(EV_GROUP_SPARED);
 		f->copied = 1;
@@ -103,9 +103,9 @@ static __always_inline __u32 flood_nodes(struct flood *f, const struct endpoint 
 {
 	__u32 end = f->done + cfg_flood_slice, all;
 
-	if (!cfg_vxlan_port || !(ep->flags & EP_ICC) || f->kind == GROUP_KNOWN)
+	if (!cfg_vxlan_port || !(ep->flags & EP_ICC) || f->skb->cb[0] == GROUP_KNOWN)
 		return 0;
-	if (ep->flags & EP_HOSTPORT && f->kind != GROUP_QUERY)
+	if (ep->flags & EP_HOSTPORT && f->skb->cb[0] != GROUP_QUERY)
 		return 0;
 	all = tunnel_node(ep->net, 0);
 	if (all > FLOOD_MAX)
@@ -127,8 +127,10 @@ static __always_inline __u32 flood_nodes(struct flood *f, const struct endpoint 
  * that hear those of others do not send their own (RFC 4541 section 2.1.1). */
 static __always_inline void flood_kind(struct flood *f, const struct endpoint *ep)
 {
-	f->kind = group_note(f->skb, &f->group, VIA(ep->net, 0), ep->flags & EP_HOSTPORT);
-	if (f->kind == GROUP_REPORT || f->kind == GROUP_KNOWN)
+	int kind = group_note(f->skb, VIA(ep->net, 0), ep->flags & EP_HOSTPORT);
+
+	f->skb->cb[0] = kind;
+	if (kind == GROUP_REPORT || kind == GROUP_KNOWN)
 		f->only = FLOOD_HOST;
 }
 

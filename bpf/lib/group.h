@@ -322,25 +322,45 @@ static __always_inline bool is_group_report(__u8 type, bool is6)
 	       type == IGMP3_REPORT;
 }
 
+/* What the frame is addressed to is in skb->cb[1] to [4], because the callers' stack is full. */
+static __always_inline void group_load(const struct __sk_buff *skb, union ip *group)
+{
+	group->w[0] = skb->cb[1];
+	group->w[1] = skb->cb[2];
+	group->w[2] = skb->cb[3];
+	group->w[3] = skb->cb[4];
+}
+
+static __always_inline void group_store(struct __sk_buff *skb, const union ip *group)
+{
+	skb->cb[1] = group->w[0];
+	skb->cb[2] = group->w[1];
+	skb->cb[3] = group->w[2];
+	skb->cb[4] = group->w[3];
+}
+
 /*
  * group_note says what a frame to several members is, and notes a report or a query. from is its
- * network and node as VIA; port: the node itself sent it; *group: what it is addressed to. In
- * networks that no other node is known of, nothing is noted. Global, so that it is verified once.
+ * network and node as VIA; port: the node itself sent it. What it is addressed to is left for
+ * group_load. In networks that no other node is known of, nothing is noted. Global, so that it is
+ * verified once.
  */
-__noinline int group_note(struct __sk_buff *skb, union ip *group, __u32 from, bool port)
+__noinline int group_note(struct __sk_buff *skb, __u32 from, bool port)
 {
 	struct report r = { .skb = skb, .own = !VIA_ID(from) };
+	const union ip *group;
 	struct pkt p;
 	__be16 proto;
 	__u8 type;
 	int err;
 
-	if (!group || bpf_skb_load_bytes(skb, 2 * ETH_ALEN, &proto, sizeof(proto)) || !is_ip(proto))
+	if (bpf_skb_load_bytes(skb, 2 * ETH_ALEN, &proto, sizeof(proto)) || !is_ip(proto))
 		return GROUP_FLOOD;
 	err = parse(skb, &p, proto);
 	if (err && err != -DROP_FRAG_UNKNOWN)
 		return GROUP_FLOOD;
-	*group = p.t.daddr;
+	group = &p.t.daddr;
+	group_store(skb, group);
 	r.groups = groups_of(VIA_NET(from), VIA_ID(from));
 	if (!ip_is_multicast(group) || !r.groups)
 		return GROUP_FLOOD;

@@ -467,8 +467,7 @@ static __always_inline int do_from_tunnel(struct __sk_buff *skb)
 static __always_inline int tunnel_group(struct __sk_buff *skb)
 {
 	__u32 from = skb->cb[0];
-	union ip group = {};
-	int kind = group_note(skb, &group, from & ~FROM_HOST, from & FROM_HOST);
+	int kind = group_note(skb, from & ~FROM_HOST, from & FROM_HOST);
 
 	if (kind == GROUP_REPORT || kind == GROUP_KNOWN ||
 	    (kind == GROUP_QUERY && from & FROM_HOST)) {
