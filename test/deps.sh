@@ -19,7 +19,7 @@ guests="qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox
 	ip:iproute2 nft:nftables iptables:iptables gcc:gcc /usr/include/stdlib.h:libc6-dev"
 
 peers="ip:iproute2 unshare:util-linux containerd:containerd dockerd:docker.io iptables:iptables nginx:nginx-light wrk:wrk"
-runtimes="/usr/lib/systemd/systemd:systemd /usr/lib/systemd/system/dbus.socket:dbus docker-compose:docker-compose debootstrap:debootstrap podman:podman crun:crun /usr/lib/cni/bridge:containernetworking-plugins"
+runtimes="/usr/lib/systemd/systemd:systemd /usr/lib/systemd/system/dbus.socket:dbus docker-compose:docker-compose debootstrap:debootstrap vagrant:vagrant podman:podman crun:crun /usr/lib/cni/bridge:containernetworking-plugins"
 builder="nft:nftables gcc:gcc /usr/include/stdlib.h:libc6-dev"
 
 case "${1-}" in

@@ -94,6 +94,14 @@ const switchOn = `
 // newMachine boots a machine where Fairlead is installed and Docker is not enabled.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
+	m := newBareMachine(t)
+	m.install()
+	return m
+}
+
+// newBareMachine boots a machine where Docker is not enabled, and Fairlead is not installed.
+func newBareMachine(t *testing.T) *machine {
+	t.Helper()
 	m := &machine{Lab: lab.New(t, lab.Config{NoDaemon: true})}
 	m.Must(m.Host, "mount", "-t", "tmpfs", "disk", disk)
 	var err error
@@ -102,7 +110,6 @@ func newMachine(t *testing.T) *machine {
 	}
 	t.Cleanup(m.close)
 	m.boot()
-	m.install()
 	return m
 }
 
