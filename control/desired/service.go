@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/fairlead-net/fairlead/control/model"
@@ -146,4 +147,20 @@ func (e *Edit) PutService(id string, svc *model.Service) { e.services.put(id, sv
 // DiffServices yields the services that differ.
 func DiffServices(from, to *Snapshot) iter.Seq[Change[string, model.Service]] {
 	return diff(from.services.rows, to.services.rows)
+}
+
+// Announced returns the addresses that services have announced, and which this host has published.
+func (s *Snapshot) Announced() (list []netip.Addr) {
+	for svc := range s.Services() {
+		if !svc.Announce {
+			continue
+		}
+		for _, b := range svc.Ports {
+			if b.HostIP.IsValid() && !slices.Contains(list, b.HostIP) {
+				list = append(list, b.HostIP)
+			}
+		}
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return list
 }

@@ -25,6 +25,8 @@ type Node struct {
 	// WireGuardKey and WireGuardPort are set once the node has a device that encrypts.
 	WireGuardKey  PublicKey `json:"wireguard_key,omitzero"`
 	WireGuardPort uint16    `json:"wireguard_port,omitempty"` // UDP
+	// MACs are those of the node's uplinks, separated by commas, by which others know who has an address.
+	MACs string `json:"macs,omitempty"`
 }
 
 // VTEP returns the node's address of a family in the underlay, or the zero Addr if it has none.

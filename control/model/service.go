@@ -26,6 +26,9 @@ type Service struct {
 	// Ports are the published ports. Port is that of the backends. In a shared network they are those that
 	// this host could publish.
 	Ports []PortBinding `json:"ports,omitempty"`
+	// Announce: the host addresses of the ports belong to no host by itself; one of those that publish them
+	// answers ARP and neighbour solicitations for them.
+	Announce bool `json:"announce,omitempty"`
 	// Affinity is how long a client keeps its backend after its last new flow. 0: each flow gets
 	// a backend of its own.
 	Affinity time.Duration `json:"affinity,omitempty"`

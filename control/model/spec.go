@@ -166,6 +166,7 @@ type ServiceSpec struct {
 	IPv4     netip.Addr
 	IPv6     netip.Addr
 	Ports    []PortSpec
+	Announce bool // the host addresses of the ports
 	Affinity time.Duration
 	Labels   map[string]string
 }

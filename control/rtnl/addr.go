@@ -19,12 +19,14 @@ type Addr struct {
 	Prefix  netip.Prefix // the address with its length, not masked
 	Scope   uint8        // RT_SCOPE_
 	Flags   uint32       // IFA_F_
+	// Announced: Fairlead announces it for a service. It belongs to whichever host announces it.
+	Announced bool
 }
 
-// IsGlobal reports whether the address may be used beyond the link.
+// IsGlobal reports whether the address may be used beyond the link, as this host's own.
 func (a Addr) IsGlobal() bool {
 	ip := a.Prefix.Addr()
-	return a.Scope == unix.RT_SCOPE_UNIVERSE && ip.IsGlobalUnicast() && a.Flags&unix.IFA_F_DADFAILED == 0
+	return !a.Announced && a.Scope == unix.RT_SCOPE_UNIVERSE && ip.IsGlobalUnicast() && a.Flags&unix.IFA_F_DADFAILED == 0
 }
 
 // Addrs lists the addresses of every device of the host.
@@ -63,6 +65,15 @@ func (c *Conn) DeleteAddr(index uint32, p netip.Prefix) error {
 func (c *Conn) AddAddr(index uint32, p netip.Prefix) error { return c.addAddr(index, p, false) }
 
 func (c *Conn) addAddr(index uint32, p netip.Prefix, deprecated bool) error {
+	return c.newAddr(unix.NLM_F_REPLACE, index, p, deprecated)
+}
+
+// addAnnounced adds an address with the mark of those that are announced. It must not exist.
+func (c *Conn) addAnnounced(index uint32, p netip.Prefix) error {
+	return c.newAddr(unix.NLM_F_EXCL, index, p, p.Addr().Is6(), nl.NewRtAttr(ifaProto, []byte{addrProtocol}))
+}
+
+func (c *Conn) newAddr(flags int, index uint32, p netip.Prefix, deprecated bool, more ...nl.NetlinkRequestData) error {
 	msg := addrMsg(index, p)
 	parts := []nl.NetlinkRequestData{msg, addr(unix.IFA_LOCAL, p.Addr()), addr(unix.IFA_ADDRESS, p.Addr())}
 	if p.Addr().Is6() {
@@ -73,7 +84,7 @@ func (c *Conn) addAddr(index uint32, p netip.Prefix, deprecated bool) error {
 	if deprecated {
 		parts = append(parts, nl.NewRtAttr(unix.IFA_CACHEINFO, lifetimes(0)))
 	}
-	err := c.do(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, parts...)
+	err := c.do(unix.RTM_NEWADDR, unix.NLM_F_CREATE|flags, append(parts, more...)...)
 	if errors.Is(err, unix.ENODEV) {
 		err = ErrNoDevice
 	}
@@ -141,6 +152,8 @@ func ParseAddr(m []byte) (Addr, bool) {
 			other = attrAddr(v)
 		case unix.IFA_FLAGS:
 			a.Flags = attrU32(v)
+		case ifaProto:
+			a.Announced = len(v) > 0 && v[0] == addrProtocol
 		}
 	})
 	if !local.IsValid() {
