@@ -3,8 +3,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,6 +48,7 @@ type serviceRow struct {
 	IPv6      string
 	Backends  string // active and all
 	Ports     string
+	Announced string // addresses, each with the host that has it
 	Labels    string
 
 	labels map[string]string
@@ -60,10 +63,11 @@ func newServiceLsCommand(e *env) *cobra.Command {
 		Use:     "ls [flags]",
 		Aliases: []string{"list"},
 		Short:   "List services",
-		Long: `List services. BACKENDS is how many get new flows, and how many there are.
+		Long: `List services. BACKENDS is how many get new flows, and how many there are. Addresses of ports that are
+announced (--announce) are shown with the host that has them, * for this one.
 
 Filters: id=PART, label=KEY[=VALUE], name=PART, network=NAME.
-Template fields: .ID .Name .Network .IPv4 .IPv6 .Backends .Ports .Labels .Label "KEY" .CreatedAt`,
+Template fields: .ID .Name .Network .IPv4 .IPv6 .Backends .Ports .Announced .Labels .Label "KEY" .CreatedAt`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runServiceLs(cmd.Context(), e, &o) },
@@ -96,15 +100,28 @@ func runServiceLs(ctx context.Context, e *env, o *listOptions) error {
 		rows = append(rows, serviceRow{
 			CreatedAt: s.Created.Format(time.RFC3339Nano), ID: o.shortID(s.ID), Name: s.Name, Network: s.Network,
 			IPv4: s.IPv4Address, IPv6: s.IPv6Address, Backends: fmt.Sprintf("%d/%d", active, len(s.Backends)),
-			Ports: formatPorts(s.Ports), Labels: formatLabels(s.Labels), labels: s.Labels,
+			Ports: formatPorts(s.Ports), Announced: formatAnnounced(s.Announced), Labels: formatLabels(s.Labels), labels: s.Labels,
 		})
 	}
 	return printList(e.stdout, o, table{
 		headers: headers{"ID": "SERVICE ID", "Name": "NAME", "Network": "NETWORK", "IPv4": "IPV4", "IPv6": "IPV6",
-			"Backends": "BACKENDS", "Ports": "PORTS", "Labels": "LABELS", "CreatedAt": "CREATED AT"},
-		layout: "{{.ID}}\t{{.Name}}\t{{.Network}}\t{{.IPv4}}\t{{.IPv6}}\t{{.Backends}}\t{{.Ports}}",
+			"Backends": "BACKENDS", "Ports": "PORTS", "Announced": "ANNOUNCED", "Labels": "LABELS", "CreatedAt": "CREATED AT"},
+		layout: "{{.ID}}\t{{.Name}}\t{{.Network}}\t{{.IPv4}}\t{{.IPv6}}\t{{.Backends}}\t{{.Ports}}\t{{.Announced}}",
 		quiet:  "{{.ID}}",
 	}, rows)
+}
+
+// formatAnnounced shows addresses with the hosts that have them.
+func formatAnnounced(list []api.AnnouncedAddress) string {
+	var texts []string
+	for _, a := range list {
+		by := cmp.Or(a.Node, a.MacAddress, "none")
+		if a.Here {
+			by = a.Node + "*"
+		}
+		texts = append(texts, a.Address+"@"+by)
+	}
+	return strings.Join(texts, ", ")
 }
 
 func newServiceInspectCommand(e *env) *cobra.Command {

@@ -18,6 +18,7 @@ type serviceCreateOptions struct {
 	network  string
 	vips     []string
 	publish  []string
+	announce bool
 	affinity time.Duration
 	labels   []string
 }
@@ -34,9 +35,13 @@ the name as their --network-alias; each new connection goes to one of them, and 
 virtual address serves every port.
 
 In a network of driver overlay the service exists on every host of the cluster: its backends may be
-on any of them, and its published ports answer on all.`,
+on any of them, and its published ports answer on all.
+
+With --announce the addresses of -p belong to no host by itself. One of the hosts that have a device in
+their subnet answers ARP and neighbour discovery for them; when it dies, another one does within a second.`,
 		Example: `  fairlead service create --network shop web
   fairlead service create --network shop -p 8080:80 --affinity 10m web
+  fairlead service create --network shop -p 192.0.2.80:80:80 --announce web
   fairlead run -d --network shop --network-alias web nginx -g 'daemon off;'`,
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -46,13 +51,14 @@ on any of them, and its published ports answer on all.`,
 	f.StringVar(&o.network, "network", "", "network of the service and of its backends")
 	f.StringArrayVar(&o.vips, "vip", nil, "virtual address, one per address family (default: free ones of the network)")
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, "publish a port of the backends: [IP:][HOST[-HOST]:]PORT[-PORT][/tcp|udp]")
+	f.BoolVar(&o.announce, "announce", false, "announce the addresses of -p, which no host has by itself")
 	f.DurationVar(&o.affinity, "affinity", 0, "how long a client keeps its backend after its last new connection (default: each connection gets one)")
 	f.StringArrayVar(&o.labels, "label", nil, "label, KEY[=VALUE]")
 	return cmd
 }
 
 func (o *serviceCreateOptions) spec(name string) (model.ServiceSpec, error) {
-	spec := model.ServiceSpec{Name: name, Network: o.network, Affinity: o.affinity}
+	spec := model.ServiceSpec{Name: name, Network: o.network, Announce: o.announce, Affinity: o.affinity}
 	if o.network == "" {
 		return spec, usagef("--network is missing: name the network of the service")
 	}

@@ -82,7 +82,7 @@ func (h *host) Tell(_ Place, a netip.Addr) error {
 	return nil
 }
 
-// run lets time pass, and returns who has the address, by their numbers.
+// run lets time pass, and returns the numbers of the hosts that have the address.
 func (s *segment) run(d time.Duration) (has []int) {
 	for end := s.now.Add(d); s.now.Before(end); s.now = s.now.Add(Tick) {
 		for _, h := range s.hosts {

@@ -255,7 +255,7 @@ func (an *Announcer) close(k key) {
 	l.Close()
 }
 
-// wire is the kernel's.
+// wire is the link of this host.
 type wire struct{ an *Announcer }
 
 var errNoSocket = errors.New("no socket on the device")

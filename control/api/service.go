@@ -17,13 +17,14 @@ type ServiceCreate struct {
 	IPv4Address  string                   `json:",omitempty"` // virtual addresses; "": free ones
 	IPv6Address  string                   `json:",omitempty"`
 	PortBindings map[string][]PortBinding `json:",omitempty"` // as in HostConfig
+	Announce     bool                     `json:",omitempty"` // the host addresses of the ports
 	Affinity     time.Duration            `json:",omitempty"` // nanoseconds
 	Labels       map[string]string        `json:",omitempty"`
 }
 
 // Spec translates the request.
 func (c *ServiceCreate) Spec() (model.ServiceSpec, error) {
-	spec := model.ServiceSpec{Name: c.Name, Network: c.Network, Affinity: c.Affinity, Labels: c.Labels}
+	spec := model.ServiceSpec{Name: c.Name, Network: c.Network, Announce: c.Announce, Affinity: c.Affinity, Labels: c.Labels}
 	at, err := (&EndpointConfig{IPAMConfig: &EndpointIPAM{IPv4Address: c.IPv4Address, IPv6Address: c.IPv6Address}}).Spec(c.Network)
 	if err != nil {
 		return spec, err
@@ -45,7 +46,7 @@ func (c *ServiceCreate) Spec() (model.ServiceSpec, error) {
 func NewServiceCreate(spec model.ServiceSpec) ServiceCreate {
 	return ServiceCreate{
 		Name: spec.Name, Network: spec.Network, IPv4Address: model.AddrText(spec.IPv4), IPv6Address: model.AddrText(spec.IPv6),
-		PortBindings: NewPortBindings(spec.Ports), Affinity: spec.Affinity, Labels: spec.Labels,
+		PortBindings: NewPortBindings(spec.Ports), Announce: spec.Announce, Affinity: spec.Affinity, Labels: spec.Labels,
 	}
 }
 
@@ -60,9 +61,11 @@ type Service struct {
 	IPv6Address string
 	MacAddress  string
 	Ports       []PortSummary
-	Affinity    time.Duration // nanoseconds; 0: each flow gets a backend of its own
-	Labels      map[string]string
-	Backends    []ServiceBackend
+	// Announced are the host addresses of the ports that belong to no host by itself.
+	Announced []AnnouncedAddress `json:",omitempty"`
+	Affinity  time.Duration      // nanoseconds; 0: each flow gets a backend of its own
+	Labels    map[string]string
+	Backends  []ServiceBackend
 	// Publish is the number that flows of the service have in GET /conntrack.
 	Publish uint32
 }
@@ -74,6 +77,15 @@ const (
 	BackendStopped = "stopped" // its program has not started yet, or has exited
 	BackendDown    = "down"    // its node has not been heard of for a while
 )
+
+// AnnouncedAddress is an address that one of several hosts answers for.
+type AnnouncedAddress struct {
+	Address    string
+	Here       bool   // this host has it
+	Node       string // of the cluster, that has it; "": unknown, or not in a cluster
+	MacAddress string // of the host that has it; "": unknown, or none
+	Device     string // of this host, in whose subnet the address is; "": none
+}
 
 // ServiceBackend is a sandbox that serves a service.
 type ServiceBackend struct {

@@ -24,7 +24,7 @@ import (
 const devicesAtOnce = 64
 
 // Run removes every kernel object of the daemon that used the directories, and nothing else:
-// devices, namespaces, programs, maps and pins. It also removes the run directory, which
+// devices, announced addresses, namespaces, programs, maps and pins. It also removes the run directory, which
 // describes them, but not the stored state in the state directory. It refuses while the daemon
 // runs, or a daemon of other directories in this network namespace. Missing directories are not
 // an error.
@@ -52,6 +52,9 @@ func cleanup(ctx context.Context, dirs instance.Dirs, handle *rtnl.Handle, progr
 	}
 	defer func() { retErr = errors.Join(retErr, release()) }()
 	if ran {
+		if err := handle.RemoveAnnounced(func(rtnl.Addr) bool { return false }); err != nil {
+			return err
+		}
 		if err := removeDevices(ctx, handle, progress, log); err != nil {
 			return err
 		}

@@ -36,6 +36,8 @@ type Config struct {
 	Port    uint16 // of VXLAN
 	// VTEPs returns the addresses of this host in the underlay.
 	VTEPs func() (v4, v6 netip.Addr, err error)
+	// MACs returns the MACs of this host's uplinks, separated by commas; nil: none.
+	MACs func() string
 	// MTU returns the size of the largest packet that a shared network can have here, in bytes.
 	MTU func(encrypted bool) (int, error)
 	// Encryption is this host's device that encrypts.
@@ -75,7 +77,7 @@ func Open(ctx context.Context, cfg Config) (*Cluster, error) {
 	var err error
 	c.self, err = nodes.Open(ctx, nodes.Config{
 		Cluster: cfg.Store, Local: cfg.Local, Name: cfg.Name, Version: cfg.Version, Port: cfg.Port,
-		VTEPs: cfg.VTEPs, Key: cfg.Encryption.Key, Verify: c.Verify, Log: cfg.Log,
+		VTEPs: cfg.VTEPs, MACs: cfg.MACs, Key: cfg.Encryption.Key, Verify: c.Verify, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err

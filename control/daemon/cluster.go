@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/fairlead-net/fairlead/control/cluster"
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
@@ -179,7 +181,7 @@ func (d *daemon) openCluster(ctx context.Context) error {
 	}
 	part, err := cluster.Open(ctx, cluster.Config{
 		Store: kvs, Local: d.store, State: d.controller, Name: nodes.Name(cfg.Name, hostname), Version: d.cfg.Version, Port: cfg.Port,
-		VTEPs: under.VTEPs,
+		VTEPs: under.VTEPs, MACs: d.uplinkMACs,
 		MTU: func(encrypted bool) (int, error) {
 			mtu, f, err := under.MTU()
 			if encrypted {
@@ -216,6 +218,18 @@ func (d *daemon) openCluster(ctx context.Context) error {
 		Log:      d.log,
 	})
 	return nil
+}
+
+// uplinkMACs returns the MACs of the uplinks, separated by commas.
+func (d *daemon) uplinkMACs() string {
+	var macs []string
+	for _, u := range d.datapath.Maps().Uplinks.List() {
+		if l, err := d.handle.Link(u.IfIndex); err == nil {
+			macs = append(macs, l.MAC.String())
+		}
+	}
+	slices.Sort(macs)
+	return strings.Join(slices.Compact(macs), ",")
 }
 
 // queryGroups queries the members of a network on this host for multicast groups, by its host port.

@@ -21,6 +21,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/fairlead-net/fairlead/control/announce"
 	"github.com/fairlead-net/fairlead/control/api/server"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/desired"
@@ -73,7 +74,8 @@ type daemon struct {
 	dns        *dns.Server
 	cluster    *node.Cluster    // nil if the host is not part of a cluster
 	querier    *querier.Querier // nil likewise
-	peersCopy  store.Store      // of what is on other nodes; nil likewise
+	announcer  *announce.Announcer
+	peersCopy  store.Store // of what is on other nodes; nil likewise
 
 	apiSocket     net.Listener
 	dockerSocket  net.Listener   // nil if Docker is not served
@@ -262,6 +264,9 @@ func (d *daemon) openState(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.announcer = announce.New(d.handle, d.log)
+	d.announcer.Update(d.state.Snapshot())
+	d.state.Subscribe(d.announcer.Update)
 	d.state.Subscribe(d.dns.Update) // so that names are served when a verb returns
 	if d.controller, err = controller.New(d.state, controller.Config{Namespaces: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run, Cluster: d.verbsCluster}); err != nil {
 		return err
@@ -326,7 +331,7 @@ func (d *daemon) openAPI() error {
 	d.server = server.New(server.Config{
 		Backend: node.New(node.Config{
 			Controller: d.controller, Engine: d.engine, Handle: d.handle, Datapath: d.datapath, Reconciler: d.reconciler,
-			DNS: d.dns, Namer: d.namer, Cluster: d.cluster, Log: d.log,
+			DNS: d.dns, Namer: d.namer, Cluster: d.cluster, Announcer: d.announcer, Log: d.log,
 			Dirs: d.cfg.Dirs, Uplinks: d.cfg.Uplinks, Version: d.cfg.Version, Started: d.started,
 		}),
 		Log:     d.log,

@@ -26,6 +26,7 @@ type datapath struct {
 	questions, unserved                *prometheus.Desc
 	ctEntries, ctLimit, entries, limit *prometheus.Desc
 	storeUp, nodes, members, waiting   *prometheus.Desc
+	announced, taken                   *prometheus.Desc
 }
 
 func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
@@ -63,6 +64,9 @@ func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
 		entries:   desc("map_entries", "Entries of a BPF map.", "map"),
 		limit:     desc("map_entries_limit", "Maximum number of entries of a BPF map.", "map"),
 
+		announced: desc("announced_addresses", "Addresses that services have announced and that are in the subnet of a device here, by where they are: here, elsewhere, or nowhere as long as no host answers for one.", "where"),
+		taken:     desc("announced_addresses_taken_total", "Announced addresses that this host took because no other one answered for them."),
+
 		storeUp: desc("cluster_store_up", "1 if the store of the cluster answers. Without it what runs goes on, and removals work."),
 		nodes:   desc("cluster_nodes", "Other nodes of the cluster, by state.", "state"),
 		members: desc("cluster_members", "Sandboxes on other nodes, in networks that have sandboxes here."),
@@ -76,7 +80,7 @@ func (d *datapath) Describe(ch chan<- *prometheus.Desc) {
 		d.up, d.networks, d.sandboxes, d.uplinks, d.endpoints, d.ports, d.backends,
 		d.networkPackets, d.networkBytes, d.uplinkPackets, d.uplinkBytes, d.dropPackets, d.dropBytes, d.pathPackets, d.pathBytes,
 		d.events, d.repairs, d.questions, d.unserved, d.ctEntries, d.ctLimit, d.entries, d.limit,
-		d.storeUp, d.nodes, d.members, d.waiting,
+		d.storeUp, d.nodes, d.members, d.waiting, d.announced, d.taken,
 	} {
 		ch <- desc
 	}
@@ -115,6 +119,10 @@ func (d *datapath) Collect(ch chan<- prometheus.Metric) {
 	for _, path := range sorted(stats.Paths) {
 		both(ch, d.pathPackets, d.pathBytes, stats.Paths[path], path)
 	}
+	for _, where := range sorted(stats.Announced) {
+		ch <- gauge(d.announced, stats.Announced[where], where)
+	}
+	ch <- counter(d.taken, stats.Taken)
 	for _, event := range sorted(stats.Events) {
 		ch <- counter(d.events, stats.Events[event], event)
 	}

@@ -57,6 +57,8 @@ type Stats struct {
 	Repairs   map[string]uint64 // by kind
 	Questions map[string]uint64 // DNS queries, by result
 	Unserved  int               // addresses where DNS is not served, because another program uses the port
+	Announced map[string]int    // addresses of services, by where they are
+	Taken     uint64            // addresses that this host took
 	Cluster   *Cluster          // nil: the host is not part of one
 }
 

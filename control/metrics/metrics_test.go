@@ -41,8 +41,9 @@ func full() (Stats, error) {
 		Arrived:   Counter{Packets: 40, Bytes: 4000},
 		Left:      Counter{Packets: 50, Bytes: 5000},
 		Questions: map[string]uint64{"local": 7},
-		Unserved:  1,
-		Cluster:   &Cluster{Up: true, Nodes: 5, Down: 2, Members: 12, Waiting: 1},
+		Announced: map[string]int{"here": 2, "elsewhere": 1}, Taken: 4,
+		Unserved: 1,
+		Cluster:  &Cluster{Up: true, Nodes: 5, Down: 2, Members: 12, Waiting: 1},
 	}, nil
 }
 
@@ -73,6 +74,9 @@ func samples(text string) []string {
 
 func TestSamples(t *testing.T) {
 	want := []string{
+		`fairlead_announced_addresses{where="elsewhere"} 1`,
+		`fairlead_announced_addresses{where="here"} 2`,
+		`fairlead_announced_addresses_taken_total 4`,
 		`fairlead_build_info{goversion="go1",revision="abc",version="1.0"} 1`,
 		`fairlead_cluster_members 12`,
 		`fairlead_cluster_nodes{state="down"} 2`,

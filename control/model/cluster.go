@@ -25,7 +25,7 @@ type Node struct {
 	// WireGuardKey and WireGuardPort are set once the node has a device that encrypts.
 	WireGuardKey  PublicKey `json:"wireguard_key,omitzero"`
 	WireGuardPort uint16    `json:"wireguard_port,omitempty"` // UDP
-	// MACs are those of the node's uplinks, separated by commas, by which others know who has an address.
+	// MACs are those of the node's uplinks, separated by commas, by which others know the node that has an address.
 	MACs string `json:"macs,omitempty"`
 }
 

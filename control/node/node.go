@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/control/announce"
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/api/server"
 	"github.com/fairlead-net/fairlead/control/controller"
@@ -44,6 +45,7 @@ type Config struct {
 	DNS        *dns.Server
 	Namer      *dockerplugin.Namer // nil: no engine is queried for names
 	Cluster    *Cluster            // nil: the host is not part of a cluster
+	Announcer  *announce.Announcer
 	Log        *slog.Logger
 
 	// What the status says of the daemon.

@@ -244,7 +244,7 @@ func (r *Reconciler) places() map[device.Place]bool {
 
 // checkUplinks finds the uplinks and the host's addresses and updates their tables.
 func (p *pass) checkUplinks() error {
-	restored, lost, err := p.r.uplinks.Check(&p.host.State, uplinks.Networks{All: p.r.objects.WantedNetworks(), HostPorts: p.r.objects.UsableNetworks()})
+	restored, lost, err := p.r.uplinks.Check(&p.host.State, uplinks.Networks{All: p.r.objects.WantedNetworks(), HostPorts: p.r.objects.UsableNetworks(), Announced: p.s.Announced()})
 	p.Count(report.Entry, restored)
 	for _, a := range lost {
 		p.Flows.Addr(a)
@@ -255,7 +255,7 @@ func (p *pass) checkUplinks() error {
 
 // writeHostAddrs writes the table of the host's addresses after networks changed.
 func (p *pass) writeHostAddrs() error {
-	restored, err := p.r.uplinks.WriteAddrs(p.r.objects.UsableNetworks())
+	restored, err := p.r.uplinks.WriteAddrs(p.r.objects.UsableNetworks(), p.s.Announced())
 	p.Count(report.Entry, restored)
 	return err
 }

@@ -125,7 +125,7 @@ func ResolvePorts(t *txn.Tx, specs []model.PortSpec, gw *model.Endpoint) (ports 
 					rangeText(b.Port, b.Count), b.Proto, at.HostIP, n.Name, model.FamilyOf(at.HostIP))
 			}
 		}
-		if err := choosePort(t, s, gw, &at); err != nil {
+		if err := choosePort(t, s, gw, &at, false); err != nil {
 			return nil, nil, err
 		}
 		b.HostPort = at.HostPort
@@ -161,14 +161,15 @@ func ServedAt(n *model.Network, ep *model.Endpoint, b model.PortBinding) (netip.
 	return a, n.Backend(ep, a).IsValid()
 }
 
-// choosePort fills in b.HostPort, or checks that the exact port is available.
-func choosePort(t *txn.Tx, s model.PortSpec, gw *model.Endpoint, b *model.PortBinding) error {
+// choosePort fills in b.HostPort, or checks that the exact port is available. announced: this host may not have
+// the address at the moment.
+func choosePort(t *txn.Tx, s model.PortSpec, gw *model.Endpoint, b *model.PortBinding, announced bool) error {
 	switch flexibility(s) {
 	case 0:
 		if gw == nil {
 			return nil
 		}
-		return CheckPort(t, gw, *b)
+		return checkPort(t, gw, *b, announced)
 	case 1:
 		return findPort(t, b, int(s.HostPort), int(s.HostPort)+int(s.HostCount)-1, 0)
 	}
@@ -183,6 +184,11 @@ func choosePort(t *txn.Tx, s model.PortSpec, gw *model.Endpoint, b *model.PortBi
 // CheckPort refuses a binding that another publish or another program
 // occupies. The texts are Docker's.
 func CheckPort(t *txn.Tx, gw *model.Endpoint, b model.PortBinding) error {
+	return checkPort(t, gw, b, false)
+}
+
+// checkPort is CheckPort; announced: this host may not have the address at the moment.
+func checkPort(t *txn.Tx, gw *model.Endpoint, b model.PortBinding, announced bool) error {
 	if port, id, found := t.PortConflict(b); found {
 		holder := "another of this sandbox's ports"
 		if p := t.Next.Publish(id); p != nil {
@@ -193,7 +199,7 @@ func CheckPort(t *txn.Tx, gw *model.Endpoint, b model.PortBinding) error {
 		return model.Refuse(model.ErrConflict, "Bind for %s failed: port is already allocated (by %s; choose another host port)", hostPort(b.HostIP, port), holder)
 	}
 	err := t.Host().PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
-	if err == nil {
+	if err == nil || announced && errors.Is(err, syscall.EADDRNOTAVAIL) {
 		return nil
 	}
 	kind, remedy := model.ErrInvalid, "choose a host address and port that can be bound"

@@ -35,7 +35,25 @@ func ValidateService(spec model.ServiceSpec) error {
 	case a != 0 && (a < minAffinity || a > maxAffinity || a%time.Second != 0):
 		return model.Refuse(model.ErrInvalid, "invalid affinity %v (give whole seconds from %v to %v, or 0 for none)", a, minAffinity, maxAffinity)
 	}
-	return ValidatePorts(spec.Ports)
+	if err := ValidatePorts(spec.Ports); err != nil {
+		return err
+	}
+	return validateAnnounce(spec)
+}
+
+// validateAnnounce checks the addresses that a service is to announce.
+func validateAnnounce(spec model.ServiceSpec) error {
+	if spec.Announce && len(spec.Ports) == 0 {
+		return model.Refuse(model.ErrInvalid, "service %s has no address to announce (give -p ADDRESS:PORT:PORT with --announce)", spec.Name)
+	}
+	for _, p := range spec.Ports {
+		a := p.HostIP.Unmap()
+		if spec.Announce && (!a.IsGlobalUnicast() || p.HostPort == 0) {
+			return model.Refuse(model.ErrInvalid, "port %s/%v of service %s has no address and host port to announce (give -p ADDRESS:PORT:PORT with --announce)",
+				rangeText(p.Port, p.Count), p.Proto, spec.Name)
+		}
+	}
+	return nil
 }
 
 // AddService adds a service to a network of this host.
@@ -66,7 +84,7 @@ func PlanService(t *txn.Tx, n *model.Network, spec model.ServiceSpec) (*model.Se
 	}
 	svc := &model.Service{
 		ID: NewID(t.Next.ServicesByPrefix), Name: spec.Name, NetworkID: n.ID, Created: t.Now(), Number: t.NewNumber(),
-		FixedIPs: spec.IPv4.IsValid() || spec.IPv6.IsValid(), Affinity: spec.Affinity, Labels: maps.Clone(spec.Labels),
+		FixedIPs: spec.IPv4.IsValid() || spec.IPv6.IsValid(), Announce: spec.Announce, Affinity: spec.Affinity, Labels: maps.Clone(spec.Labels),
 	}
 	for _, f := range []struct {
 		of   model.Family
@@ -117,7 +135,7 @@ func AdoptService(t *txn.Tx, shared *model.Service) (refused []error, err error)
 		if slices.Contains(now.Ports, b) {
 			continue
 		}
-		if err := CheckPort(t, at, b); err != nil {
+		if err := checkPort(t, at, b, now.Announce); err != nil {
 			refused = append(refused, err)
 			continue
 		}
@@ -165,7 +183,7 @@ func servicePorts(t *txn.Tx, n *model.Network, svc *model.Service, specs []model
 			return nil, model.Refuse(model.ErrInvalid, "port %s/%v cannot be published at %v: network %s has no %s addresses, or no gateway (choose another host address or network)",
 				rangeText(b.Port, b.Count), b.Proto, b.HostIP, n.Name, model.FamilyOf(b.HostIP))
 		}
-		if err := choosePort(t, s, at, &b); err != nil {
+		if err := choosePort(t, s, at, &b, svc.Announce); err != nil {
 			return nil, err
 		}
 		t.ClaimPorts(svc.Number, b)

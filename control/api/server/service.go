@@ -95,9 +95,18 @@ func (s *Server) setDrained(r *http.Request, drained bool) (any, error) {
 	return nil, s.cfg.Backend.DrainBackend(r.Context(), r.PathValue("ref"), body.Sandbox, drained)
 }
 
+// Announcer is the part of the backend that announces addresses of services.
+type Announcer interface {
+	// Announced returns which hosts have the addresses that a service announces.
+	Announced(svc *model.Service) []api.AnnouncedAddress
+}
+
 // service shows a service with its backends on all nodes.
 func (s *Server) service(ctx context.Context, v *view, svc *model.Service) api.Service {
 	out := v.service(svc)
+	if an, ok := s.cfg.Backend.(Announcer); ok && svc.Announce {
+		out.Announced = an.Announced(svc)
+	}
 	if c, ok := s.cfg.Backend.(Cluster); ok && svc.Cluster != "" {
 		if n := v.snap.Network(svc.NetworkID); n != nil {
 			for _, m := range c.RemoteMembers(ctx, n) {

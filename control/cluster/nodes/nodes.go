@@ -50,6 +50,8 @@ type Config struct {
 	VTEPs func() (v4, v6 netip.Addr, err error)
 	// Key returns the public key and the UDP port of the node's device that encrypts, zero until it has had one.
 	Key func() (model.PublicKey, uint16)
+	// MACs returns the MACs of the host's uplinks, separated by commas. It may be nil.
+	MACs func() string
 	// Verify is called when the cluster's store was replaced, and when it is reached for the first time.
 	Verify func()
 	Log    *slog.Logger
@@ -238,6 +240,9 @@ func (s *Self) register(ctx context.Context) error {
 	}
 	want.VTEP4, want.VTEP6 = v4, v6
 	want.WireGuardKey, want.WireGuardPort = s.cfg.Key()
+	if s.cfg.MACs != nil {
+		want.MACs = s.cfg.MACs()
+	}
 	var have model.Node
 	rev, err := layout.Load(ctx, s.cfg.Cluster, layout.NodeKey(want.ID), &have)
 	if err != nil {

@@ -189,8 +189,8 @@ func TestHost(t *testing.T) {
 	only4(four, endpoint())
 	local := []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
 	golden(t, "host", "# uplinks\n"+render(OfUplinks(ups))+
-		"# addresses\n"+render(HostAddrs(own, []*model.Network{network(), four}))+
-		"# addresses without networks\n"+render(HostAddrs(own, nil))+
+		"# addresses\n"+render(HostAddrs(own, []*model.Network{network(), four}, nil))+
+		"# addresses without networks\n"+render(HostAddrs(own, nil, []netip.Addr{netip.MustParseAddr("192.0.2.80")}))+
 		"# prefixes\n"+render(OfHostNets(local)))
 }
 

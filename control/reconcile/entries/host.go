@@ -22,8 +22,9 @@ func OfUplinks(ups []uplink.Uplink) []maps.Uplink {
 
 // HostAddrs returns the entries of the host's addresses, sorted: its own, which are the keys of
 // own, and those of the host ports of networks.
-func HostAddrs(own map[netip.Addr]uint32, nets []*model.Network) []netip.Addr {
-	addrs := make([]netip.Addr, 0, len(own)+3*len(nets))
+func HostAddrs(own map[netip.Addr]uint32, nets []*model.Network, announced []netip.Addr) []netip.Addr {
+	addrs := make([]netip.Addr, 0, len(own)+3*len(nets)+len(announced))
+	addrs = append(addrs, announced...)
 	for a := range own {
 		addrs = append(addrs, a)
 	}

@@ -71,6 +71,7 @@ func New(nl *rtnl.Handle, log *slog.Logger, tables Tables, names []string) *Upli
 type Networks struct {
 	All       []*model.Network
 	HostPorts []*model.Network // those with a host port
+	Announced []netip.Addr     // addresses that this host may have at any time
 }
 
 // Check finds the uplinks and the host's addresses and updates their tables. Uplinks may change
@@ -85,7 +86,7 @@ func (u *Uplinks) Check(host *device.State, nets Networks) (restored int, lost [
 	if err != nil {
 		return 0, nil, err
 	}
-	lost = u.noteAddrs(host)
+	lost = u.noteAddrs(host, nets.Announced)
 	found := uplink.Find(host.Links, append(u.lost.addrs(), host.Addrs...), uplink.Rules{
 		Pinned: u.pinned, Kept: u.recent.names(), Routed: routed, Default: through,
 	})
@@ -109,14 +110,15 @@ func (u *Uplinks) Check(host *device.State, nets Networks) (restored int, lost [
 	}
 	u.recent.note(found, host.Links, u.Linger)
 	u.warnOverlaps(host, nets.All)
-	inAddrs, err := u.WriteAddrs(nets.HostPorts)
+	inAddrs, err := u.WriteAddrs(nets.HostPorts, nets.Announced)
 	inNets, netsErr := u.writeNets(host)
 	return restored + inAddrs + inNets, lost, errors.Join(err, netsErr)
 }
 
-// WriteAddrs writes the table of the host's addresses: its own, and those of the host ports.
-func (u *Uplinks) WriteAddrs(hostPorts []*model.Network) (restored int, err error) {
-	addrs := entries.HostAddrs(u.addrs, hostPorts)
+// WriteAddrs writes the table of the host's addresses: its own, those that it may announce, which every host
+// accepts that receives them, and those of the host ports.
+func (u *Uplinks) WriteAddrs(hostPorts []*model.Network, announced []netip.Addr) (restored int, err error) {
+	addrs := entries.HostAddrs(u.addrs, hostPorts, announced)
 	written, deleted, err := u.tables.HostAddrs.Sync(addrs)
 	if slices.Equal(addrs, u.wroteAddrs) {
 		restored = written + deleted
@@ -193,8 +195,8 @@ func (u *Uplinks) routedDevices(host *device.State) (map[uint32]bool, error) {
 }
 
 // noteAddrs records the addresses of the host's own devices, and returns those that will not come
-// back.
-func (u *Uplinks) noteAddrs(host *device.State) (expired []netip.Addr) {
+// back. Those that are announced keep their flows wherever they are.
+func (u *Uplinks) noteAddrs(host *device.State, announced []netip.Addr) (expired []netip.Addr) {
 	ours := make(map[uint32]bool)
 	for _, l := range host.Links {
 		ours[l.Index] = l.Ours()
@@ -206,7 +208,7 @@ func (u *Uplinks) noteAddrs(host *device.State) (expired []netip.Addr) {
 		}
 	}
 	for a, device := range u.addrs {
-		if _, ok := now[a]; !ok {
+		if _, ok := now[a]; !ok && !slices.Contains(announced, a) {
 			u.lost.add(a, device)
 		}
 	}
