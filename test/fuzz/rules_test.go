@@ -164,7 +164,19 @@ func incompleteFragments(d difference) bool {
 	if len(st.Frags) > 0 && (!st.allFragments() || d.invalid) && d.kernel == nil && d.fairlead.p.fragment() {
 		return true
 	}
+	if len(st.Frags) > 0 && d.kernel == nil && d.leftover() {
+		return true
+	}
 	return d.movedBy(func(st step) bool { return st.Kind == "forward" && len(st.Frags) > 0 && !st.allFragments() })
+}
+
+// leftover says whether the kernel may still keep a fragment with the id of this step's: one of a datagram that was
+// incomplete, or that came once more after all had arrived. What overlaps with it is refused (RFC 5722).
+func (d *difference) leftover() bool {
+	st := d.st()
+	return d.had(func(e step) bool {
+		return e.Kind == st.Kind && e.ID == st.ID && len(e.Frags) > 0 && (!e.allFragments() || len(e.Frags) > e.Len/fragmentSize+1)
+	})
 }
 
 func (st *step) allFragments() bool {
