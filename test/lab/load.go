@@ -19,14 +19,15 @@ import (
 
 const (
 	streams        = 100
-	streamInterval = 25 * time.Millisecond // between the messages of one stream
+	streamInterval = 100 * time.Millisecond // between the messages of one stream
 	streamSize     = 64
 	dialInterval   = 5 * time.Millisecond // between new connections
 	dialers        = 4                    // threads that open them
 )
 
-// Load is traffic between two hosts that must not be disturbed: a hundred TCP streams, a
-// thousand datagrams per second and two hundred new connections per second, all echoed.
+// Load is traffic between two hosts that must not be disturbed: a hundred TCP streams with a thousand
+// messages per second, a thousand datagrams per second and two hundred new connections per second, all
+// echoed. Several of them leave a machine of two processors some time for what disturbs them.
 type Load struct {
 	server *Server
 	before int64 // segments the server had retransmitted

@@ -4,6 +4,7 @@ package scenario
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os/exec"
 	"path/filepath"
@@ -195,18 +196,23 @@ func (all idle) close() {
 	}
 }
 
-// alive expects every connection to echo.
+// alive expects every connection to echo. It writes to all before it reads, so that it waits for the
+// servers once.
 func (all idle) alive(l *lab.Lab, event string) {
 	l.Helper()
+	text := func(i int) string { return fmt.Sprintf("%8d", i) }
+	writes := make([]error, len(all))
+	for i, c := range all {
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		_, writes[i] = c.Write([]byte(text(i)))
+	}
 	dead := 0
 	for i, c := range all {
-		out, in := fmt.Sprintf("%8d", i), make([]byte, 8)
-		c.SetDeadline(time.Now().Add(5 * time.Second))
-		_, err := c.Write([]byte(out))
+		in, err := make([]byte, 8), writes[i]
 		if err == nil {
-			_, err = c.Read(in)
+			_, err = io.ReadFull(c, in)
 		}
-		if err != nil || string(in) != out {
+		if err != nil || string(in) != text(i) {
 			dead++
 			if dead <= 3 {
 				l.Errorf("%s, idle connection from %s to %s: echo %q, %v", event, c.LocalAddr(), c.RemoteAddr(), in, err)
