@@ -371,10 +371,15 @@ func exactSegments(d difference) bool {
 		return false
 	}
 	// The client's RST, behind data that the server has not answered with a SYN-ACK.
-	unanswered := d.fairlead.text == string(opening) && d.kernel.text == string(closing) &&
+	onlyKernelCloses := d.fairlead.text == string(opening) && d.kernel.text == string(closing)
+	unanswered := onlyKernelCloses &&
 		d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&rst != 0 }) &&
 		d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&syn == 0 && st.Len > 0 })
-	return unanswered || d.had(func(st step) bool {
+	// The server's RST that does not acknowledge the SYN: a client in SYN-SENT ignores it (RFC 9293 section 3.10.7.3).
+	ignored := onlyKernelCloses &&
+		d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&(rst|ack) == rst }) &&
+		!d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&(syn|ack|rst) == syn|ack })
+	return unanswered || ignored || d.had(func(st step) bool {
 		return st.Seq != 0 || st.Ack != 0 || len(st.Frags) > 0 || st.TTL == 1 || st.Flip > 0 || st.Cut > 0 || st.Flags&syn != 0 && st.Len > 0
 	})
 }
