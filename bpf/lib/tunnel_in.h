@@ -168,6 +168,17 @@ static __always_inline int ecn_combine(__u8 outer, __u8 *ecn)
 	return 0;
 }
 
+/* Pads the frame at the offset to the size that kernels without the flags of tunnel_strip require
+ * after its header: that of the outer IP header. Ethernet pads short frames, too. */
+static __always_inline int tunnel_pad(struct __sk_buff *skb, __u32 frame)
+{
+	__u32 least = frame + ETH_HLEN + sizeof(struct ipv6hdr);
+
+	if (skb->protocol != bpf_htons(ETH_P_IPV6) || skb->len >= least)
+		return 0;
+	return bpf_skb_change_tail(skb, least, 0);
+}
+
 /* Removes everything before the frame of the datagram at l4. */
 static __always_inline int tunnel_strip(struct __sk_buff *skb, __u32 l4, const struct ethhdr *inner)
 {
@@ -178,6 +189,8 @@ static __always_inline int tunnel_strip(struct __sk_buff *skb, __u32 l4, const s
 	if (cfg_decap_l3)
 		flags |= inner->h_proto == bpf_htons(ETH_P_IPV6) ? BPF_F_ADJ_ROOM_DECAP_L3_IPV6 :
 								   BPF_F_ADJ_ROOM_DECAP_L3_IPV4;
+	else if (tunnel_pad(skb, l4 + 16))
+		return -DROP_TUNNEL_FAILED;
 	if (bpf_skb_adjust_room(skb, -(__s32)(l4 + 16), BPF_ADJ_ROOM_MAC, flags))
 		return -DROP_TUNNEL_FAILED;
 	/* What the device verified was the outer checksum, or one more. */
