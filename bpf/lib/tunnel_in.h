@@ -330,14 +330,19 @@ __noinline int inner_lookup(struct __sk_buff *skb)
 	if (!(from & FROM_HOST))
 		return INNER_BRIDGE;
 	if (e && e->in_if == (from & ~FROM_HOST)) {
+		f->onward = e->xlat;
+		f->via = e->out_if;
 		err = ct_hit(&p, e, confirmed);
-		return err ? err : INNER_BRIDGE;
+		if (err)
+			return err;
+		return tuple_equal(&f->onward, &p.t) ? INNER_BRIDGE : INNER_FLOW;
 	}
 	return subnet_of(&p.t.saddr) == net ? INNER_BRIDGE : INNER_BEGIN;
 }
 
 /* inner_begin makes the flow of a packet from outside that came to another node. If the client came
- * to a different node with the same ports before, the latest one counts. */
+ * to the backend by this node with the same port, the flow gets another one. If it came by a
+ * different node, the latest one counts. */
 __noinline int inner_begin(struct __sk_buff *skb)
 {
 	__u32 via = skb->cb[0] & ~FROM_HOST;
@@ -347,6 +352,7 @@ __noinline int inner_begin(struct __sk_buff *skb)
 	__u8 dmac[ETH_ALEN];
 	struct flow *f;
 	struct pkt p;
+	int err;
 
 	if (inner_parse(skb, &p) || bpf_skb_load_bytes(skb, 0, dmac, sizeof(dmac)))
 		return INNER_BRIDGE;
@@ -359,7 +365,12 @@ __noinline int inner_begin(struct __sk_buff *skb)
 	f = flow_prepare(&p, VIA_NET(via), via, member->ifindex);
 	if (!f)
 		return -DROP_CT_FULL;
-	return flow_create(skb, &p) ?: INNER_BRIDGE;
+	err = flow_create(skb, &p);
+	if (err)
+		return err;
+	f->onward = f->e.xlat;
+	f->via = f->e.out_if;
+	return tuple_equal(&f->onward, &p.t) ? INNER_BRIDGE : INNER_FLOW;
 }
 
 /* inner_error translates the packet that an ICMP error embeds, if it is of a flow of this host. */

@@ -114,6 +114,28 @@ func testService(p *pair, options ...string) {
 			answers(l, outside, entry, 8080, stranger, "one", "two")
 		}
 	})
+	a.Case("outside, from one port", func(l *lab.Lab) {
+		const first, last = 41000, 41015
+		for port := first; port <= last; port++ { // about half of them get the backend on a
+			var open []*lab.Greeted
+			for _, entry := range []string{addressA, addressB} {
+				c, err := lab.GreetingFrom(outside, port, entry, 8080)
+				if err != nil {
+					l.Errorf("by %s from port %d, with %d connections open: %v", entry, port, len(open), err)
+					continue
+				}
+				defer c.Close()
+				if open = append(open, c); c.Client != stranger {
+					l.Errorf("by %s from port %d: %s sees %s", entry, port, c.Name, c.Client)
+				}
+			}
+			for i, c := range open {
+				if err := c.Works(); err != nil {
+					l.Errorf("connection %d from port %d to %s: %v", i, port, c.Name, err)
+				}
+			}
+		}
+	})
 	a.Case("drain", func(l *lab.Lab) {
 		var long *lab.Greeted
 		for long == nil || long.Name != "one" {

@@ -4,10 +4,12 @@ package lab
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/world"
@@ -47,7 +49,17 @@ type Greeted struct {
 
 // Greeting connects to such a server.
 func Greeting(h *world.Host, address string, port int) (*Greeted, error) {
-	c, err := h.Dial(net.Dialer{Timeout: 3 * time.Second}, "tcp", net.JoinHostPort(address, fmt.Sprint(port)))
+	return GreetingFrom(h, 0, address, port)
+}
+
+// GreetingFrom connects from a port that other connections may have, to other servers.
+func GreetingFrom(h *world.Host, local int, address string, port int) (*Greeted, error) {
+	d := net.Dialer{Timeout: 3 * time.Second, LocalAddr: &net.TCPAddr{Port: local}, Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		failed := c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1) })
+		return errors.Join(failed, err)
+	}}
+	c, err := h.Dial(d, "tcp", net.JoinHostPort(address, fmt.Sprint(port)))
 	if err != nil {
 		return nil, err
 	}
