@@ -38,6 +38,7 @@
 #include "skb.h"
 #include "subnet.h"
 #include "track.h"
+#include "tuple.h"
 #include "vlan.h"
 #include "vni.h"
 #include "vxlan.h"
