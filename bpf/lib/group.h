@@ -138,7 +138,7 @@ static __always_inline struct group *group_find(struct groups *l, const union ip
 	return NULL;
 }
 
-/* Makes a place for group *g, where none or one that is no longer listened to is. NULL: there is
+/* Makes a place for group *g: takes a free one, or that of a group without listeners. NULL: there is
  * no room. */
 static __always_inline struct group *group_add(struct groups *l, const union ip *g, bool is6,
 					       __u32 now)

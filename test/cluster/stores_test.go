@@ -57,7 +57,7 @@ func newPairOn(t *testing.T, scheme string) (p *pair, startStore func()) {
 	}
 	store, known := stores(strings.TrimSpace(string(out)))[scheme]
 	if !known {
-		t.Fatalf("there is no store %q", scheme)
+		t.Fatalf("unknown store %q", scheme)
 	}
 	url := fmt.Sprintf("%s://%s:%d", scheme, storeAddress, store.port)
 	p = newPairWith(t, url, url)
