@@ -77,7 +77,7 @@ func (l *lab) groups(t *testing.T, v6 bool) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(300 * time.Millisecond)
 	}
 	// counted expects that datagrams reach these nodes alone.
 	counted := func(what string, wantB, wantC bool) {
@@ -92,7 +92,9 @@ func (l *lab) groups(t *testing.T, v6 bool) {
 	start := time.Now()
 	atB := labs.Join(t, b.ctr, group)
 	l.must(atB.SetReadDeadline(time.Now().Add(2 * time.Second)))
+	sent := make(chan struct{})
 	go func() {
+		defer close(sent)
 		for range 100 {
 			if _, err := fmt.Fprint(sender, text); err != nil {
 				return
@@ -105,7 +107,8 @@ func (l *lab) groups(t *testing.T, v6 bool) {
 	} else {
 		t.Logf("b received the first datagram after %v", time.Since(start))
 	}
-	time.Sleep(1200 * time.Millisecond)
+	<-sent
+	time.Sleep(300 * time.Millisecond) // the last have left
 	counted("b listens", true, false)
 	// Queries that are answered change nothing.
 	l.query(3)
