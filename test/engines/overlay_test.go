@@ -3,6 +3,7 @@
 package engines
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -144,7 +145,14 @@ func overlay(t *testing.T, k kind) {
 	d.WaitTCP(ben, "127.0.0.1:80")
 	reached()
 
-	b.KillDaemon() // and the store with it
+	b.KillDaemon() // and the store with it, a moment later
+	b.Eventually(10*time.Second, func() error {
+		c, err := b.Host.Dial(net.Dialer{Timeout: time.Second}, "tcp", overlayOther+":2379")
+		if err != nil {
+			return nil
+		}
+		return errors.Join(errors.New("the store still runs"), c.Close())
+	})
 	d.timed("a container without the store", 5*time.Second, func() {
 		d.refused("cluster", "run", "--name", "late", "--network", "web", image)
 	})
