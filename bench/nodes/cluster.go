@@ -35,6 +35,8 @@ const (
 	lease = 30 * time.Second
 	// firstNumber leaves the numbers below to real nodes.
 	firstNumber = 512
+	// maxNodes is how many numbers are left: a cluster has those up to 4 095.
+	maxNodes = 4096 - firstNumber
 	// together is how many nodes are made at once.
 	together = 32
 )
@@ -147,7 +149,7 @@ func (c *cluster) findNetworks(ctx context.Context) error {
 }
 
 // addresses returns a function that returns the IPv4 addresses of a network's upper half one after the
-// other. Real nodes allocate in the lower half.
+// other. They are not claimed in the store: real sandboxes should have chosen ones of the lower half.
 func addresses(n *model.Network) (next func() (netip.Addr, error), err error) {
 	i := slices.IndexFunc(n.Subnets, func(s model.Subnet) bool { return s.Prefix.Addr().Is4() })
 	if i < 0 {

@@ -12,7 +12,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -43,8 +42,8 @@ func run(ctx context.Context, cfg config, in io.Reader, out io.Writer) error {
 	if err := open.Check(cfg.store); err != nil {
 		return err
 	}
-	if cfg.nodes < 1 || cfg.span < 1 || cfg.span > cfg.nodes || cfg.endpoints < 0 || cfg.churn < 0 {
-		return errors.New("-nodes must be at least 1, -span from 1 to that number, -endpoints and -churn not negative")
+	if cfg.nodes < 1 || cfg.nodes > maxNodes || cfg.span < 1 || cfg.span > cfg.nodes || cfg.endpoints < 0 || cfg.churn < 0 {
+		return fmt.Errorf("-nodes must be from 1 to %d, -span from 1 to that number, -endpoints and -churn not negative", maxNodes)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	began := time.Now()

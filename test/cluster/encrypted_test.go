@@ -148,7 +148,7 @@ func clearText(from, to *lab.Sandbox, vni uint32) []byte {
 	return slices.Concat(b, mac(to), mac(from), []byte{8, 0}, ip, []byte{0x1b, 0x58, 0x1b, 0x58, 0, 8, 0, 0})
 }
 
-// TestEncryptedNetwork sends between two hosts by an encrypted network and by one that is not, over both families:
+// TestEncryptedNetwork sends between two hosts by an encrypted and by a plain network, over both families:
 // nothing of the first is on the wire in clear text, and what arrives for it in clear text is dropped.
 func TestEncryptedNetwork(t *testing.T) {
 	for _, under := range []struct {

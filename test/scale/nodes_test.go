@@ -49,7 +49,7 @@ func TestManyNodes(t *testing.T) {
 			return nil
 		})
 	}
-	l.Sandbox("one", "--network", "net-000")
+	l.Sandbox("one", "--network", "net-000", "--ip", "10.1.0.10")
 	sim := startNodes(l)
 	l.Log(sim.line())
 	fdb := l.PinnedMap(bpf.TCMapFlPeerFdb)
