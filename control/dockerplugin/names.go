@@ -57,6 +57,7 @@ type Namer struct {
 	orphanAfter time.Duration
 	engine      string               // ID of the engine that is followed
 	missing     map[string]time.Time // by ID, when an object was first missing from the engine
+	aliases     map[string][]string  // by the ID of an endpoint, which keeps them while it exists
 }
 
 // NewNamer returns a Namer for the engine whose API is at the socket.
@@ -171,11 +172,14 @@ type network struct {
 
 // Refresh fetches names immediately, for a name that was requested and is not known yet.
 func (n *Namer) Refresh(ctx context.Context) error {
-	_, err := n.fetchNames(ctx, "")
-	return err
+	names, err := n.fetchNames(ctx, "")
+	if err != nil {
+		return err
+	}
+	return n.names.SyncEngineNames(ctx, names)
 }
 
-// fetchNames fetches the names and passes them on.
+// fetchNames fetches the names.
 func (n *Namer) fetchNames(ctx context.Context, engine string) (names model.EngineNames, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
@@ -203,7 +207,64 @@ func (n *Namer) fetchNames(ctx context.Context, engine string) (names model.Engi
 			names.Containers[e.EndpointID] = model.EngineName{Name: c.name(), ID: c.ID}
 		}
 	}
-	return names, n.names.SyncEngineNames(ctx, names)
+	return names, nil
+}
+
+// fetchAliases adds the aliases of containers in shared networks, which the engine's list of containers
+// lacks: each container is queried once.
+func (n *Namer) fetchAliases(ctx context.Context, names *model.EngineNames) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	s, known := n.names.Snapshot(), map[string][]string{}
+	for id, c := range names.Containers {
+		ep := s.Endpoint(id)
+		if ep == nil {
+			continue
+		}
+		if in := s.Network(ep.NetworkID); in == nil || !in.Has().Shared {
+			continue
+		}
+		aliases, ok := n.aliases[id]
+		if !ok {
+			var err error
+			if aliases, err = n.aliasesOf(ctx, c.ID, id); err != nil {
+				if ctx.Err() != nil {
+					return err
+				}
+				continue // it has ended
+			}
+		}
+		known[id] = aliases
+	}
+	n.aliases, names.Aliases = known, known
+	return nil
+}
+
+// aliasesOf queries the aliases of a container's endpoint. Of those only the ones that the user gave
+// count: the engine adds the container's short ID.
+func (n *Namer) aliasesOf(ctx context.Context, container, endpoint string) (aliases []string, err error) {
+	var c struct {
+		NetworkSettings struct {
+			Networks map[string]struct {
+				EndpointID string
+				Aliases    []string
+			}
+		}
+	}
+	if err := n.get(ctx, "/containers/"+url.PathEscape(container)+"/json", &c); err != nil {
+		return nil, err
+	}
+	for _, e := range c.NetworkSettings.Networks {
+		if e.EndpointID != endpoint {
+			continue
+		}
+		for _, alias := range e.Aliases {
+			if !strings.HasPrefix(container, alias) {
+				aliases = append(aliases, alias)
+			}
+		}
+	}
+	return aliases, nil
 }
 
 // sync fetches the names, passes them on, and removes what the engine no longer has. all reports
@@ -211,6 +272,12 @@ func (n *Namer) fetchNames(ctx context.Context, engine string) (names model.Engi
 func (n *Namer) sync(ctx context.Context) (all bool, err error) {
 	names, err := n.fetchNames(ctx, n.engine)
 	if err != nil {
+		return false, err
+	}
+	if err := n.fetchAliases(ctx, &names); err != nil {
+		return false, err
+	}
+	if err := n.names.SyncEngineNames(ctx, names); err != nil {
 		return false, err
 	}
 	if err := n.removeOrphans(ctx, names); err != nil {

@@ -76,6 +76,35 @@ func TestNamerLearns(t *testing.T) {
 	}
 }
 
+// The aliases of a container in a shared network are queried once, however often its name is.
+func TestNamerLearnsAliases(t *testing.T) {
+	e := &fakeEngine{socket: filepath.Join(t.TempDir(), "docker.sock"), queried: make(chan string, 100), name: "anna"}
+	names := &fakeNames{snap: desiredtest.Plain{
+		Networks:  map[string]*model.Network{"n1": {ID: "n1", Driver: model.DriverOverlay}},
+		Endpoints: map[string]*model.Endpoint{"e1": {ID: "e1", NetworkID: "n1"}},
+	}}
+	n := NewNamer(e.socket, names, slog.New(slog.DiscardHandler))
+	defer e.start(t).Close()
+	for range 2 {
+		if _, err := n.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, _ := names.last(); !reflect.DeepEqual(got.Aliases, map[string][]string{"e1": {"shop"}}) {
+		t.Errorf("aliases are %v", got.Aliases)
+	}
+	close(e.queried)
+	times := 0
+	for path := range e.queried {
+		if path == "/containers/c1/json" {
+			times++
+		}
+	}
+	if times != 1 {
+		t.Errorf("the container was queried %d times", times)
+	}
+}
+
 func eventually(t *testing.T, what string, try func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !try(); time.Sleep(5 * time.Millisecond) {
@@ -106,6 +135,8 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `[{"Name":"web","Id":"n1","Driver":"fairlead","IPAM":{"Config":[{"Subnet":"10.1.0.0/24"},{}]}}]`)
 	case "/containers/json":
 		fmt.Fprintf(w, `[{"Id":"c1","Names":["/anna/link","/%s"],"NetworkSettings":{"Networks":{"web":{"EndpointID":"e1"}}}}]`, name)
+	case "/containers/c1/json":
+		fmt.Fprint(w, `{"NetworkSettings":{"Networks":{"web":{"EndpointID":"e1","Aliases":["shop","c1"]},"other":{"EndpointID":"e2","Aliases":["not"]}}}}`)
 	case "/events":
 		w.(http.Flusher).Flush()
 		for {
@@ -169,7 +200,7 @@ func TestNamer(t *testing.T) {
 	f.mu.Lock()
 	f.snap.Networks = map[string]*model.Network{"n1": {ID: "n1", ManagedBy: model.ByEngine}}
 	f.mu.Unlock()
-	want := model.EngineNames{Engine: "me", Networks: map[string]string{"n1": "web"}, Subnets: map[netip.Prefix]bool{netip.MustParsePrefix("10.1.0.0/24"): true}, Containers: map[string]model.EngineName{"e1": {Name: "ben", ID: "c1"}}}
+	want := model.EngineNames{Engine: "me", Networks: map[string]string{"n1": "web"}, Subnets: map[netip.Prefix]bool{netip.MustParsePrefix("10.1.0.0/24"): true}, Containers: map[string]model.EngineName{"e1": {Name: "ben", ID: "c1"}}, Aliases: map[string][]string{}}
 	eventually(t, "names", func() bool { _, n := f.last(); return n > 0 })
 	if got, _ := f.last(); !reflect.DeepEqual(got, want) {
 		t.Errorf("names are %+v, want %+v", got, want)

@@ -23,6 +23,9 @@ func (e *Engine) SyncEngineNames(ctx context.Context, names model.EngineNames) e
 		t.StoreOnly = true // names are not part of the kernel's state
 		recordEngine(t, names)
 		renamed = append(renameNetworks(t, names.Networks), renameSandboxes(t, names.Containers)...)
+		if setAliases(t, names.Aliases) {
+			t.StoreOnly = false // services may have other backends
+		}
 		return nil
 	})
 	if err != nil {
@@ -92,6 +95,26 @@ func renameSandboxes(t *txn.Tx, names map[string]model.EngineName) (renamed [][2
 		t.PutSandbox(sb.ID, &sb)
 	}
 	return renamed
+}
+
+// setAliases gives endpoints the aliases that the engine has for them, except those that cannot be
+// resolved. It reports whether any changed.
+func setAliases(t *txn.Tx, aliases map[string][]string) (changed bool) {
+	for _, id := range slices.Sorted(maps.Keys(aliases)) {
+		ep := t.Next.Endpoint(id)
+		if ep == nil || ep.Reserved.IsZero() {
+			continue
+		}
+		want := slices.DeleteFunc(slices.Clone(aliases[id]), func(a string) bool { return !resource.ValidName(a) })
+		if slices.Equal(want, ep.Aliases) {
+			continue
+		}
+		now := *ep
+		now.Aliases = want
+		t.PutEndpoint(id, &now)
+		changed = true
+	}
+	return changed
 }
 
 // naming holds the current, the original and the wanted name of an object. The wanted

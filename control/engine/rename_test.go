@@ -3,6 +3,7 @@
 package engine_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/fairlead-net/fairlead/test/verbtest"
@@ -74,4 +75,31 @@ func TestEngineNames(t *testing.T) {
 	}
 	w.Restart()
 	is("ben", "docker-1", id)
+}
+
+// Endpoints of engines get the engine's aliases, which reach the kernel: a service may have another backend.
+func TestEngineAliases(t *testing.T) {
+	w := newWorld(t)
+	verbtest.PopulateEngine(w.World)
+	var id string
+	for ep := range w.Snapshot().Endpoints() {
+		if !ep.Reserved.IsZero() && ep.SandboxID != "" {
+			id = ep.ID
+		}
+	}
+	for _, tt := range []struct{ given, want []string }{
+		{[]string{"shop", "not a name"}, []string{"shop"}}, {nil, nil}, {[]string{"store"}, []string{"store"}},
+	} {
+		applies := w.Kernel.Applies
+		if err := w.SyncEngineNames(t.Context(), model.EngineNames{Aliases: map[string][]string{id: tt.given, "unknown": {"x"}}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.Snapshot().Endpoint(id).Aliases; !slices.Equal(got, tt.want) || w.Kernel.Applies != applies+1 {
+			t.Errorf("aliases %q became %q, applied %d times; want %q", tt.given, got, w.Kernel.Applies-applies, tt.want)
+		}
+	}
+	if err := w.SyncEngineNames(t.Context(), model.EngineNames{}); err != nil || len(w.Snapshot().Endpoint(id).Aliases) != 1 {
+		t.Errorf("without an answer aliases change: %v", err)
+	}
+	w.Check()
 }

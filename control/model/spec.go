@@ -63,6 +63,7 @@ type EngineNames struct {
 	Networks   map[string]string     // by the network's ID
 	Subnets    map[netip.Prefix]bool // of its networks
 	Containers map[string]EngineName // by the ID of an endpoint of the container
+	Aliases    map[string][]string   // by the ID of an endpoint in a shared network, as far as known
 }
 
 // EngineName is the name and ID of a container.

@@ -4,6 +4,7 @@ package engines
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +59,46 @@ func (d *docker) asks(from, name string) {
 	})
 }
 
+// served connects until each name has answered, and expects no other.
+func served(h *world.Host, address string, port int, names ...string) error {
+	seen := map[string]bool{}
+	for i := 0; i < 10 || len(seen) < len(names) && i < 60; i++ {
+		c, err := lab.Greeting(h, address, port)
+		if err != nil {
+			return fmt.Errorf("%s to %s port %d: %w", h.Name, address, port, err)
+		}
+		c.Close()
+		if !slices.Contains(names, c.Name) {
+			return fmt.Errorf("%s at %s port %d: %s answered, want %q", h.Name, address, port, c.Name, names)
+		}
+		seen[c.Name] = true
+	}
+	if len(seen) != len(names) {
+		return fmt.Errorf("%s at %s port %d: only %v answered, want %q", h.Name, address, port, seen, names)
+	}
+	return nil
+}
+
+// serviceOfBoth makes a service of the alias that two containers were started with, one on each host.
+func serviceOfBoth(a, b *docker, ben, tom *world.Host) {
+	a.Helper()
+	a.Fairlead("service", "create", "--network", "web", "-p", "18081:81", "shop")
+	vip := a.Fairlead("service", "ls", "--format", "{{.IPv4}}")
+	for _, way := range []struct {
+		d       *docker
+		from    *world.Host
+		address string
+		port    int
+	}{{a, ben, vip, 81}, {b, tom, vip, 81}, {a, a.Outside, lab.Host4, 18081}, {b, b.Outside, lab.Host4, 18081}, {b, b.Host, "127.0.0.1", 18081}} {
+		way.d.Eventually(10*time.Second, func() error { return served(way.from, way.address, way.port, "ben", "tom") })
+	}
+	b.docker("network", "disconnect", "web", "tom")
+	a.Eventually(10*time.Second, func() error { return served(a.Outside, lab.Host4, 18081, "ben") })
+	b.docker("network", "connect", "--alias", "shop", "web", "tom")
+	a.Eventually(10*time.Second, func() error { return served(a.Outside, lab.Host4, 18081, "ben", "tom") })
+	b.Fairlead("service", "rm", "shop")
+}
+
 // TestTwoEngines is two engines, of both versions, whose networks are one of the cluster.
 func TestTwoEngines(t *testing.T) {
 	a, b := newPair(t, engine29, engine20)
@@ -66,7 +107,7 @@ func TestTwoEngines(t *testing.T) {
 	gateway := a.Gateway("web", lab.IPv4)
 	join := func(d *docker, name string) *world.Host {
 		d.Helper()
-		return d.run(name, "--network", "web", "--dns", gateway, "-p", "18080:80")
+		return d.run(name, "--network", "web", "--network-alias", "shop", "--dns", gateway, "-p", "18080:80")
 	}
 	for _, d := range []*docker{a, b} {
 		d.docker(append(ofCluster, "web")...)
@@ -88,6 +129,7 @@ func TestTwoEngines(t *testing.T) {
 	// Connections between containers, both ways, and one to a published port.
 	a.Greet(ben, "ben", 81)
 	b.Greet(tom, "tom", 81)
+	serviceOfBoth(a, b, ben, tom)
 	var open []*lab.Greeted
 	for _, c := range []struct {
 		from *world.Host
