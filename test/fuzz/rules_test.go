@@ -55,10 +55,12 @@ var parting = []rule{
 	{"closed socket answers", closedSocketAnswers},
 	{"ids of another NAT", idsOfAnotherNAT},
 	{"socket outlives flow", socketOutlives},
+	{"socket keeps its port", socketKeepsPort},
 	{"late answer", lateAnswer},
 	{"late answer on a bridge", lateOnBridge},
 	{"late answer that begins", lateBegins},
 	{"late error", lateError},
+	{"late unconfirmed", lateUnconfirmed},
 	{"sign of life", signOfLife},
 }
 
@@ -278,6 +280,17 @@ func socketOutlives(d difference) bool {
 	})
 }
 
+// A socket of the host keeps its port for as long as it lives, which Fairlead knows from the kernel's table of sockets. netfilter forgets
+// its flow, and lets another have the same tuple.
+func socketKeepsPort(d difference) bool {
+	f := d.flow()
+	return d.slept() && f.Client != "host" && d.fairlead != nil && d.kernel != nil && d.fairlead.node == d.kernel.node &&
+		portName.MatchString(d.fairlead.text) && !portName.MatchString(d.kernel.text) &&
+		slices.ContainsFunc(d.seq.Flows, func(g flow) bool {
+			return g.Client == "host" && g.Proto == f.Proto && g.Dst == f.Dst && g.Dport == f.Dport && g.Sport == f.Sport
+		})
+}
+
 // An answer to a flow that is forgotten goes to the port that the flow had when it came out, which each chose; so is the port that it
 // comes from by now, if its own is taken.
 func lateAnswer(d difference) bool {
@@ -351,7 +364,9 @@ func oddFlags(d difference) bool {
 }
 
 // A SYN on a connection that is open, and the SYN-ACK that belongs to it, make the kernel begin a new connection: it may have missed the
-// end. Fairlead goes by the sequence number, which is the old one. After a RST, Fairlead begins a new one at once.
+// end. Fairlead goes by the sequence number, which is the old one. After a RST, Fairlead begins a new one at once. It does not store the
+// options of a SYN that may be an attacker's: if the server confirms it, the scale of the client's window is unknown and the largest usual
+// one is assumed. So what the server sends may be further ahead.
 func synAgain(d difference) bool {
 	n := 0
 	d.had(func(st step) bool {
@@ -360,7 +375,8 @@ func synAgain(d difference) bool {
 		}
 		return false
 	})
-	return d.is("state") && n > 1 && (d.kernel.text == string(opening) || d.fairlead.text == string(opening))
+	ahead := d.fairlead.text == string(closing) && d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&fin != 0 && st.Seq > 0 })
+	return d.is("state") && n > 1 && (d.kernel.text == string(opening) || d.fairlead.text == string(opening) || ahead)
 }
 
 // A segment that is not where it belongs, or in fragments, or whose hop limit ends here, moves the kernel's connection on if it
@@ -379,15 +395,38 @@ func exactSegments(d difference) bool {
 	ignored := onlyKernelCloses &&
 		d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&(rst|ack) == rst }) &&
 		!d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&(syn|ack|rst) == syn|ack })
-	return unanswered || ignored || d.had(func(st step) bool {
-		return st.Seq != 0 || st.Ack != 0 || len(st.Frags) > 0 || st.TTL == 1 || st.Flip > 0 || st.Cut > 0 || st.Flags&syn != 0 && st.Len > 0
-	})
+	return unanswered || ignored || d.had(inexact)
+}
+
+// inexact says whether a segment is one that exactSegments is about.
+func inexact(st step) bool {
+	return st.Seq != 0 || st.Ack != 0 || len(st.Frags) > 0 || st.TTL == 1 || st.Flip > 0 || st.Cut > 0 || st.Flags&syn != 0 && st.Len > 0
+}
+
+// A connection that the client has confirmed with nothing but segments that are not exact is open for the kernel only. So it outlives
+// the handshake's timeout there, and what comes after that is known to the kernel only.
+func lateUnconfirmed(d difference) bool {
+	confirms := func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) == ack }
+	return d.slept() && d.flow().Proto == unix.IPPROTO_TCP && d.fairlead == nil && d.kernel != nil &&
+		d.had(func(st step) bool { return confirms(st) && inexact(st) }) &&
+		!d.had(func(st step) bool { return confirms(st) && !inexact(st) })
 }
 
 // BPF can ask connection tracking about TCP and UDP only. So a sandbox's question of ICMP takes the id that the guest's, which
-// netfilter masquerades, has towards the same address; the guest's next one leaves with another.
+// netfilter masquerades, has towards the same address; the guest's next one leaves with another. If only Fairlead forwards the question,
+// a fragment (incomplete fragments), the answer shows it.
 func idsOfAnotherNAT(d difference) bool {
-	return d.is("out") && isICMP(d.flow().Proto) && d.portOf(d.fairlead) != d.flow().name() && d.portOf(d.kernel) == d.flow().name()
+	f := d.flow()
+	if !isICMP(f.Proto) {
+		return false
+	}
+	if d.is("out") {
+		return d.portOf(d.fairlead) != f.name() && d.portOf(d.kernel) == f.name()
+	}
+	return d.st().Kind == "reverse" && f.Client == "guest" && slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool {
+		g := d.seq.Flows[st.Flow]
+		return networkOf(g.Client) != "" && g.Proto == f.Proto && g.Dst == f.Dst && g.Sport == f.Sport && len(st.Frags) > 0 && !st.allFragments()
+	})
 }
 
 // Which port a flow leaves with is the forwarder's to choose: it may be one that an earlier flow, which ended, had.
