@@ -77,9 +77,36 @@ func (r Report) Disturbances(longest time.Duration) []string {
 	return list
 }
 
-// StartLoad starts a load from client to an address where server answers; a server handles
-// one load at a time. The load has reached its full rate when StartLoad returns.
+// Path is what a load uses: from a client to an address where a server answers. A server handles one load at a
+// time.
+type Path struct {
+	Client  *world.Host
+	Server  *Server
+	Address string
+}
+
+// rising is how long a load takes to reach its full rate.
+const rising = 500 * time.Millisecond
+
+// StartLoad starts a load from client to an address where server answers. It has reached its full rate when
+// StartLoad returns.
 func (l *Lab) StartLoad(name string, client *world.Host, server *Server, address string) *Load {
+	l.Helper()
+	return l.StartLoads(map[string]Path{name: {Client: client, Server: server, Address: address}})[name]
+}
+
+// StartLoads starts a load for each path, by name. All have reached their full rate when it returns.
+func (l *Lab) StartLoads(paths map[string]Path) map[string]*Load {
+	l.Helper()
+	loads := make(map[string]*Load, len(paths))
+	for name, p := range paths {
+		loads[name] = l.startLoad(name, p.Client, p.Server, p.Address)
+	}
+	time.Sleep(rising)
+	return loads
+}
+
+func (l *Lab) startLoad(name string, client *world.Host, server *Server, address string) *Load {
 	l.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &Load{server: server, before: server.retransmitted.Load(), cancel: cancel}
@@ -105,7 +132,6 @@ func (l *Lab) StartLoad(name string, client *world.Host, server *Server, address
 			d.connections(ctx, h, address)
 		})
 	}
-	time.Sleep(500 * time.Millisecond)
 	return d
 }
 

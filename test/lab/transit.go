@@ -155,11 +155,17 @@ func (g *leg) times(number uint64) (left, arrived int64, err error) {
 	return left, arrived - int64(offset), err
 }
 
-// taiOffset returns how far TAI is ahead of UTC on this machine, in whole seconds.
+// taiOffset returns how far TAI is ahead of UTC on this machine, in whole seconds. It reads UTC before and after:
+// a thread that waits for a processor in between would be wrong by that time.
 func taiOffset() (time.Duration, error) {
-	var tai, utc unix.Timespec
-	err := errors.Join(unix.ClockGettime(unix.CLOCK_TAI, &tai), unix.ClockGettime(unix.CLOCK_REALTIME, &utc))
-	return time.Duration(tai.Nano() - utc.Nano()).Round(time.Second), err
+	for {
+		var before, tai, after unix.Timespec
+		err := errors.Join(unix.ClockGettime(unix.CLOCK_REALTIME, &before), unix.ClockGettime(unix.CLOCK_TAI, &tai),
+			unix.ClockGettime(unix.CLOCK_REALTIME, &after))
+		if err != nil || after.Nano()-before.Nano() < int64(time.Second/4) {
+			return time.Duration(tai.Nano() - before.Nano()).Round(time.Second), err
+		}
+	}
 }
 
 // control runs f on a connection's socket.

@@ -217,17 +217,21 @@ func (r route) underLoad(l *lab.Lab, event string, f lab.Family, do func()) (loa
 	l.Helper()
 	published := net.JoinHostPort(f.Of(lab.Host4, lab.Host6), "8080")
 	away := net.JoinHostPort(f.Of(lab.Outside4, lab.Outside6), "7")
-	plain := l.StartLoad("no Fairlead", r.plain, r.plainServer, lab.ControlAddress)
-	in := l.StartLoad("published port", l.Outside, r.inside, published)
-	out := l.StartLoad("masquerade", r.from.Host, r.outside, away)
-	own := l.StartLoad("from the host", l.Host, r.reached, net.JoinHostPort(r.from.IP(f), "80"))
+	const control = "no Fairlead"
+	running := l.StartLoads(map[string]lab.Path{
+		control:          {Client: r.plain, Server: r.plainServer, Address: lab.ControlAddress},
+		"published port": {Client: l.Outside, Server: r.inside, Address: published},
+		"masquerade":     {Client: r.from.Host, Server: r.outside, Address: away},
+		"from the host":  {Client: l.Host, Server: r.reached, Address: net.JoinHostPort(r.from.IP(f), "80")},
+	})
 	do()
 	time.Sleep(500 * time.Millisecond)
-	loads = map[string]lab.Report{"published port": in.Stop(), "masquerade": out.Stop(), "from the host": own.Stop()}
-	control := plain.Stop()
-	l.Logf("%s, IPv%s, no Fairlead: %v", event, f, control)
-	for name, report := range loads {
-		l.Logf("%s, IPv%s, %s: %v", event, f, name, report)
+	loads = make(map[string]lab.Report)
+	for name, load := range running {
+		loads[name] = load.Stop()
+		l.Logf("%s, IPv%s, %s: %v", event, f, name, loads[name])
 	}
-	return loads, control.Disturbances(longestTransit)
+	machine = loads[control].Disturbances(longestTransit)
+	delete(loads, control)
+	return loads, machine
 }

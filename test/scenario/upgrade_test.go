@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead-net/fairlead/bench/world"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
@@ -69,13 +68,13 @@ func acrossLayouts(t *testing.T, l *lab.Lab, earlier string, converts bool) {
 	web := network(l, "web")
 	b := l.Sandbox("ben", "--network", web, "-p", "8004:84", "-p", "8004:84/udp", "-p", "8006:86", "-p", "8006:86/udp")
 	a := l.Sandbox("anna", "--network", web)
-	ways := make(map[string]way)
+	paths := make(map[string]lab.Path)
 	for _, f := range lab.Families() {
 		port, host, out := fmt.Sprint(8000+int(f)), f.Of(lab.Host4, lab.Host6), f.Of(lab.Outside4, lab.Outside6)
-		ways["published port, IPv"+f.String()] = way{l.Outside, net.JoinHostPort(host, port), l.Echo(b.Host, 80+int(f))}
-		ways["masquerade, IPv"+f.String()] = way{a.Host, net.JoinHostPort(out, port), l.Echo(l.Outside, 8000+int(f))}
+		paths["published port, IPv"+f.String()] = lab.Path{Client: l.Outside, Server: l.Echo(b.Host, 80+int(f)), Address: net.JoinHostPort(host, port)}
+		paths["masquerade, IPv"+f.String()] = lab.Path{Client: a.Host, Server: l.Echo(l.Outside, 8000+int(f)), Address: net.JoinHostPort(out, port)}
 	}
-	kept(l, ways, "upgraded", func() {
+	kept(l, paths, "upgraded", func() {
 		l.Binary = now
 		if l.Config.Clsact {
 			l.KillDaemon()
@@ -85,7 +84,7 @@ func acrossLayouts(t *testing.T, l *lab.Lab, earlier string, converts bool) {
 	if n := established(l); n > 0 {
 		l.Errorf("%d flows are established after the upgrade though all have ended", n)
 	}
-	kept(l, ways, "downgraded", func() {
+	kept(l, paths, "downgraded", func() {
 		if l.Config.Clsact {
 			l.StopDaemon()
 		}
@@ -137,23 +136,13 @@ func directories(l *lab.Lab) (flags []string) {
 	return flags
 }
 
-// way is a path of connections: from a client to an address where server answers.
-type way struct {
-	client  *world.Host
-	address string
-	server  *lab.Server
-}
-
 // kept checks that an event does not lose any connection or datagram. A connection whose
 // handshake coincides with the change of programs and tables may have to retransmit a
 // segment.
-func kept(l *lab.Lab, ways map[string]way, event string, do func()) {
+func kept(l *lab.Lab, paths map[string]lab.Path, event string, do func()) {
 	l.Helper()
-	idle := openIdle(l, ways)
-	loads := make(map[string]*lab.Load)
-	for name, w := range ways {
-		loads[name] = l.StartLoad(name, w.client, w.server, w.address)
-	}
+	idle := openIdle(l, paths)
+	loads := l.StartLoads(paths)
 	do()
 	time.Sleep(time.Second)
 	idle.alive(l, event)
@@ -174,11 +163,11 @@ func kept(l *lab.Lab, ways map[string]way, event string, do func()) {
 type idle []net.Conn
 
 // openIdle opens some connections on each path.
-func openIdle(l *lab.Lab, ways map[string]way) (all idle) {
+func openIdle(l *lab.Lab, paths map[string]lab.Path) (all idle) {
 	l.Helper()
-	for name, w := range ways {
+	for name, p := range paths {
 		for range silent {
-			c, err := w.client.Dial(net.Dialer{Timeout: 3 * time.Second}, "tcp", w.address)
+			c, err := p.Client.Dial(net.Dialer{Timeout: 3 * time.Second}, "tcp", p.Address)
 			if err != nil {
 				l.Fatalf("idle connection, %s: %v", name, err)
 			}
