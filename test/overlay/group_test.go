@@ -40,6 +40,7 @@ func (l *lab) query(times int) {
 func TestGroups(t *testing.T) {
 	for _, older := range []bool{false, true} {
 		t.Run(fmt.Sprintf("older=%t", older), func(t *testing.T) {
+			t.Parallel() // it mostly waits
 			l := newLab(t, config{third: true})
 			defer l.explain()
 			for _, v := range l.nodes[1:] {
