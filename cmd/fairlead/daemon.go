@@ -36,6 +36,7 @@ func (d *directories) register(cmd *cobra.Command) {
 type daemonOptions struct {
 	directories
 	dockerSocket             string
+	dockerScope              string
 	metricsListen            string
 	uplinks                  []string
 	pools                    []ipam.DefaultPool
@@ -91,6 +92,7 @@ Flags on the command line take precedence.`,
 	o.register(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.dockerSocket, "docker-socket", "/var/run/docker.sock", `Docker API socket, to look up the names of networks and containers; "" disables this`)
+	f.StringVar(&o.dockerScope, "docker-scope", "local", "scope of the driver for Docker: local, or global to share networks in a swarm, which needs --store")
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9477", `listen address of the Prometheus metrics; "" disables them`)
 	cluster.register(f)
 	f.StringArrayVar(&o.uplinks, "uplink", nil, "uplink device; repeatable (default: detected, and updated when devices change)")
@@ -112,6 +114,11 @@ Flags on the command line take precedence.`,
 func (o *daemonOptions) check(snatPorts string, pools, timeouts []string) error {
 	if o.logFormat != "text" && o.logFormat != "json" {
 		return usagef("--log-format %q: want text or json", o.logFormat)
+	}
+	switch o.dockerScope {
+	case "local", "global":
+	default:
+		return usagef("--docker-scope %q: want local or global", o.dockerScope)
 	}
 	switch o.logLevel {
 	case "debug", "info", "warn", "error":

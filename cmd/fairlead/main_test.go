@@ -306,7 +306,7 @@ func TestDaemonFlags(t *testing.T) {
 			t.Errorf("%q: got %d, %q, and engines received %v", bad, code, stderr, refused)
 		}
 	}
-	for _, bad := range [][]string{{"--bogus"}, {"surplus"}, {"--config", "/none"}, {"--log-level", "loud"}} {
+	for _, bad := range [][]string{{"--bogus"}, {"surplus"}, {"--config", "/none"}, {"--log-level", "loud"}, {"--docker-scope", "swarm"}} {
 		refused = nil
 		if _, _, stderr := w.run(append([]string{"daemon"}, bad...)...); refused == nil || !strings.Contains(stderr, refused.Error()) {
 			t.Errorf("%q: engines received %v, and the operator %q", bad, refused, stderr)

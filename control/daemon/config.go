@@ -36,6 +36,8 @@ type Config struct {
 	// DockerSocket is the API socket of the Docker Engine that Dirs.DockerPlugins serves. The
 	// daemon queries it for names of networks and containers, unless it is "".
 	DockerSocket string
+	// DockerScope is the scope of the network driver for Docker, local or global; "" is local.
+	DockerScope string
 	// MetricsListen is the address of the HTTP server for metrics; "" for none.
 	MetricsListen string
 	// Uplinks are the names of the uplinks. If it is empty, they are found from routes and

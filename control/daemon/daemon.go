@@ -187,7 +187,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openCluster(ctx); err != nil {
 		return err
 	}
-	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: node.Engines{Engine: d.engine, Handle: d.handle, Log: d.log}, Log: d.log, Socket: d.cfg.DockerSocket})
+	d.docker = dockerplugin.NewServer(dockerplugin.Config{Controller: node.Engines{Engine: d.engine, Handle: d.handle, Log: d.log}, Log: d.log, Socket: d.cfg.DockerSocket, Scope: d.cfg.DockerScope})
 	if d.dockerSocket != nil && d.cfg.DockerSocket != "" {
 		d.namer = dockerplugin.NewNamer(d.cfg.DockerSocket, d.engine, d.log)
 	}
@@ -271,7 +271,7 @@ func (d *daemon) openState(ctx context.Context) error {
 	if d.controller, err = controller.New(d.state, controller.Config{Namespaces: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run, Cluster: d.verbsCluster}); err != nil {
 		return err
 	}
-	if d.engine, err = engine.New(d.state, engine.Config{Inner: d.reconciler, Cluster: d.enginesCluster}); err != nil {
+	if d.engine, err = engine.New(d.state, engine.Config{Inner: d.reconciler, Cluster: d.enginesCluster, Networks: d.controller}); err != nil {
 		return err
 	}
 	if d.cfg.Cluster.IsCluster() {

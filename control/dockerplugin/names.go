@@ -93,11 +93,11 @@ func (n *Namer) Run(ctx context.Context) error {
 	}
 }
 
-// needed reports whether an engine manages a network or a pool.
+// needed reports whether an engine has a network or a pool.
 func (n *Namer) needed() bool {
 	s := n.names.Snapshot()
 	for network := range s.Networks() {
-		if network.ManagedBy == model.ByEngine {
+		if network.EngineRef() != "" {
 			return true
 		}
 	}

@@ -49,18 +49,50 @@ func (s *Server) createNetwork(ctx context.Context, r *networkRequest) (any, err
 		Name: namePrefix + model.ShortID(r.NetworkID), EngineID: r.NetworkID, Engine: s.requester(ctx),
 		Internal: r.Options.Internal, Options: r.Options.Generic,
 	}
-	for _, data := range slices.Concat(r.IPv4Data, r.IPv6Data) {
+	var err error
+	if spec.Subnets, err = subnetSpecs(slices.Concat(r.IPv4Data, r.IPv6Data)); err != nil {
+		return nil, err
+	}
+	_, err = s.cfg.Controller.CreateNetwork(ctx, spec)
+	return done{}, err
+}
+
+func subnetSpecs(all []ipamData) (specs []model.SubnetSpec, err error) {
+	for _, data := range all {
 		subnet, err := data.spec()
 		if err != nil {
 			return nil, err
 		}
-		spec.Subnets = append(spec.Subnets, subnet)
+		specs = append(specs, subnet)
 	}
-	if len(spec.Subnets) == 0 {
+	if len(specs) == 0 {
 		return nil, refuse("the network has no subnet (create it with one)")
 	}
-	_, err := s.cfg.Controller.CreateNetwork(ctx, spec)
-	return done{}, err
+	return specs, nil
+}
+
+// allocateRequest allocates a network of a swarm, on a manager. The options are those that the user gave,
+// or those of an earlier answer.
+type allocateRequest struct {
+	NetworkID          string
+	Options            map[string]string
+	IPv4Data, IPv6Data []ipamData
+}
+
+// allocateAnswer has the options that each host gets with its request to create the network.
+type allocateAnswer struct{ Options map[string]string }
+
+func (s *Server) allocateNetwork(ctx context.Context, r *allocateRequest) (any, error) {
+	subnets, err := subnetSpecs(slices.Concat(r.IPv4Data, r.IPv6Data))
+	if err != nil {
+		return nil, err
+	}
+	spec := model.NetworkSpec{Name: namePrefix + model.ShortID(r.NetworkID), Subnets: subnets, Options: r.Options}
+	return allocateAnswer{r.Options}, s.cfg.Controller.AllocateNetwork(ctx, r.NetworkID, spec)
+}
+
+func (s *Server) freeNetwork(ctx context.Context, r *ids) (any, error) {
+	return done{}, s.cfg.Controller.FreeNetwork(ctx, r.NetworkID)
 }
 
 func (d *ipamData) spec() (s model.SubnetSpec, err error) {

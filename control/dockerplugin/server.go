@@ -11,6 +11,7 @@ package dockerplugin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,6 +41,12 @@ const (
 	requestTimeout = 3 * time.Second
 )
 
+// Scopes of the network driver. With ScopeGlobal the engine can use it in a swarm.
+const (
+	ScopeLocal  = "local"
+	ScopeGlobal = "global"
+)
+
 const contentType = "application/vnd.docker.plugins.v1.2+json"
 
 // Controller is the part of the controller that the drivers use. Its verbs are idempotent;
@@ -48,6 +55,8 @@ type Controller interface {
 	Snapshot() *desired.Snapshot
 	CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error)
 	RemoveEngineNetwork(ctx context.Context, id string) error
+	AllocateNetwork(ctx context.Context, id string, spec model.NetworkSpec) error
+	FreeNetwork(ctx context.Context, id string) error
 	ReserveEndpoint(ctx context.Context, networkID string, spec model.EndpointSpec) (*model.Endpoint, error)
 	JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error)
 	PublishEndpoint(ctx context.Context, id string, ports []model.PortSpec, ipv4Only bool) error
@@ -65,6 +74,7 @@ type Config struct {
 	Controller Controller   // required
 	Log        *slog.Logger // required
 	Socket     string       // API socket of the engine that a Namer queries; "" for none
+	Scope      string       // of the network driver: ScopeLocal or ScopeGlobal
 }
 
 // Server is the [http.Handler] of both drivers.
@@ -78,10 +88,15 @@ type handler func(ctx context.Context, body []byte) (any, error)
 
 // NewServer returns a Server. [Server.Serve] serves requests.
 func NewServer(cfg Config) *Server {
+	cfg.Scope = cmp.Or(cfg.Scope, ScopeLocal)
 	s := &Server{cfg: cfg, mux: http.NewServeMux()}
 	for method, h := range map[string]handler{
 		"Plugin.Activate":                           answer(manifest{[]string{"NetworkDriver", "IpamDriver"}}),
-		"NetworkDriver.GetCapabilities":             answer(networkCapabilities{"local", "local"}),
+		"NetworkDriver.GetCapabilities":             answer(networkCapabilities{cfg.Scope, cfg.Scope}),
+		"NetworkDriver.AllocateNetwork":             decoded(s.allocateNetwork),
+		"NetworkDriver.FreeNetwork":                 decoded(s.freeNetwork),
+		"NetworkDriver.DiscoverNew":                 answer(done{}), // the cluster's store has all hosts
+		"NetworkDriver.DiscoverDelete":              answer(done{}),
 		"NetworkDriver.CreateNetwork":               decoded(s.createNetwork),
 		"NetworkDriver.DeleteNetwork":               decoded(s.deleteNetwork),
 		"NetworkDriver.CreateEndpoint":              decoded(s.createEndpoint),

@@ -165,7 +165,11 @@ func TestRefusals(t *testing.T) {
 	w.must("NetworkDriver.Join", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"SandboxKey":"/run/docker/netns/12"}`, net, ep))
 	before := w.Snapshot()
 	for _, tt := range []struct{ method, body, text string }{
-		{"NetworkDriver.AllocateNetwork", "{}", "does not serve"},
+		{"NetworkDriver.GwAllocCheck", "{}", "does not serve"},
+		{"NetworkDriver.AllocateNetwork", "{}", "no subnet"},
+		{"NetworkDriver.AllocateNetwork", fmt.Sprintf(`{"NetworkID":%q,"IPv4Data":[{"Pool":"10.78.0.0/24"}]}`, hexID("cc")), "invalid ID"},
+		{"NetworkDriver.AllocateNetwork", `{"NetworkID":"6u5lzw0ojc5jhi641ccc0use3","IPv4Data":[{"Pool":"10.78.0.0/24"}]}`, "--store"},
+		{"NetworkDriver.CreateNetwork", createNetwork("6u5lzw0ojc5jhi641ccc0use3", ""), "--store"},
 		{"NetworkDriver.CreateNetwork", "", "invalid request body"},
 		{"NetworkDriver.CreateNetwork", "[]", "invalid request body"},
 		{"NetworkDriver.CreateNetwork", "{}{}", "trailing data"},
@@ -203,6 +207,19 @@ func TestRefusals(t *testing.T) {
 		w.Snapshot().Counts().Endpoints+w.Snapshot().Counts().Networks+w.Snapshot().Counts().Publishes+w.Snapshot().Counts().Pools); diff != "" {
 		t.Errorf("a refusal left something: %s", diff)
 	}
+}
+
+// In a swarm the engine asks for more, of a driver with global scope.
+func TestGlobalScope(t *testing.T) {
+	w := newWorld(t)
+	w.Server = NewServer(Config{Controller: w.cfg.Controller, Log: w.cfg.Log, Scope: ScopeGlobal})
+	if got := w.must("NetworkDriver.GetCapabilities", ""); got != `{"Scope":"global","ConnectivityScope":"global"}` {
+		t.Errorf("capabilities are %s", got)
+	}
+	for _, method := range []string{"DiscoverNew", "DiscoverDelete"} {
+		w.must("NetworkDriver."+method, `{"DiscoveryType":1,"DiscoveryData":{"Address":"10.9.0.1","BindAddress":"10.9.0.1","Self":true}}`)
+	}
+	w.must("NetworkDriver.FreeNetwork", `{"NetworkID":"6u5lzw0ojc5jhi641ccc0use3"}`) // of an earlier leader
 }
 
 // The engine reports that another endpoint is the IPv6 gateway.

@@ -220,7 +220,7 @@ func (e *Engine) ReleaseEndpoint(ctx context.Context, id string) error {
 			return model.Refuse(model.ErrForbidden, "endpoint %s is managed by Fairlead (use: fairlead network disconnect)", model.ShortID(id))
 		}
 		t.IgnoreApplyErr = true
-		if n := t.Next.Network(ep.NetworkID); n != nil && n.Has().Shared {
+		if n := t.Next.Network(ep.NetworkID); n != nil && n.Has().Shared && n.Swarm == "" {
 			keepAddresses(t, ep)
 		} else {
 			releaseEndpoint(t, ep)

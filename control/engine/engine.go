@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/desired"
@@ -37,6 +38,8 @@ type Config struct {
 	Inner InnerEnds // required
 	// Cluster returns the cluster that this host is part of, nil if it is not. The default is none.
 	Cluster func() Cluster
+	// Networks creates the networks of a swarm. Required if Cluster returns one.
+	Networks Networks
 	// StartGrace is how long a container engine may take to move the inner end of an endpoint
 	// that it requested. 0: one minute.
 	StartGrace time.Duration
@@ -47,6 +50,7 @@ type Config struct {
 type Engine struct {
 	cfg   Config
 	state *txn.State
+	freed sync.Map // IDs of networks that a swarm has freed and that still have members
 }
 
 // New returns an Engine of a state, which something else starts.
@@ -69,6 +73,9 @@ func (e *Engine) Snapshot() *desired.Snapshot { return e.state.Snapshot() }
 // CreateNetwork creates a network that the engine manages, or joins the engine to the shared network whose
 // subnets it has requested.
 func (e *Engine) CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
+	if swarmID.MatchString(spec.EngineID) {
+		return e.joinSwarm(ctx, spec)
+	}
 	n, err := sharedNetwork(e.Snapshot(), &spec)
 	switch {
 	case err != nil:
@@ -107,6 +114,9 @@ func (e *Engine) RemoveEngineNetwork(ctx context.Context, id string) error {
 
 // Reap removes endpoints that an engine has left behind. Call it every few seconds.
 func (e *Engine) Reap(ctx context.Context) error {
+	if err := e.reapFreed(ctx); err != nil {
+		return fmt.Errorf("remove networks of the swarm: %w", err)
+	}
 	if len(e.orphanedEndpoints(e.Snapshot())) == 0 { // check without the lock first: usually there is nothing to do
 		return nil
 	}

@@ -68,7 +68,7 @@ func (e *Engine) findShared(ref string) (string, error) {
 	case n.EngineNetwork != "":
 		return "", joinedAlready(n)
 	}
-	return n.ID, nil
+	return n.ID, resource.RefuseInSwarm(n)
 }
 
 func joinedAlready(n *model.Network) error {
@@ -264,6 +264,9 @@ func putReserved(t *txn.Tx, ep *model.Endpoint) {
 func (e *Engine) reserveShared(ctx context.Context, n *model.Network, spec model.EndpointSpec) (*model.Endpoint, error) {
 	if ep := e.Snapshot().Endpoint(spec.EngineID); ep != nil && ep.NetworkID == n.ID && fits(ep, spec) {
 		return ep, nil // a retry: the engine did not receive the response
+	}
+	if n.Swarm != "" {
+		return e.reserveInSwarm(ctx, n, spec)
 	}
 	holders, err := holdersOf(e.Snapshot(), n, spec)
 	if err != nil {

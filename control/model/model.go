@@ -189,6 +189,9 @@ type Network struct {
 	GatewayMAC MAC      `json:"gateway_mac,omitzero"` // of the host port
 	VNI        uint32   `json:"vni,omitempty"`        // VXLAN network identifier; 0: the network is not shared
 	Encrypted  bool     `json:"encrypted,omitempty"`  // nothing of it travels between nodes in clear text
+	// Swarm is the ID of the network that a shared network is in a swarm of engines, "" if it is none. The
+	// swarm allocates all addresses, so that only its containers are members and no node has an address there.
+	Swarm string `json:"swarm,omitempty"`
 
 	Internal        bool       `json:"internal,omitempty"`         // no default route
 	ICC             bool       `json:"icc"`                        // members may reach each other

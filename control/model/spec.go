@@ -84,6 +84,7 @@ type NetworkSpec struct {
 	Driver     string // "": bridge
 	EngineID   string // the ID that the container engine gave its network
 	Engine     string // see Network
+	Swarm      string // see Network
 	EnableIPv6 bool
 	NoIPv4     bool // IPv6 only
 	Internal   bool

@@ -113,6 +113,7 @@ func planNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, under *
 		Created: t.Now(),
 		Driver:  model.DriverBridge,
 		Labels:  maps.Clone(spec.Labels),
+		Swarm:   spec.Swarm,
 	}
 	if spec.Driver != "" {
 		n.Driver = spec.Driver
@@ -195,7 +196,7 @@ func activateShared(ctx context.Context, t *txn.Tx, n *model.Network, claim *mod
 	now := *n
 	now.Idle, now.NodeIPv4, now.NodeIPv6 = false, claim.NodeIPv4, claim.NodeIPv6
 	for _, s := range n.Subnets {
-		if s.Gateway.IsValid() && !now.NodeAddr(model.FamilyOf(s.Prefix.Addr())).IsValid() {
+		if s.Gateway.IsValid() && n.Swarm == "" && !now.NodeAddr(model.FamilyOf(s.Prefix.Addr())).IsValid() {
 			return nil, ErrStaleClaim
 		}
 		if err := CheckTaken(ctx, t, s.Prefix, SharedPool(t.Next, n, s.Prefix) != nil); err != nil {
@@ -209,6 +210,14 @@ func activateShared(ctx context.Context, t *txn.Tx, n *model.Network, claim *mod
 // NeedsCluster refuses the use of a shared network on a host that is not part of a cluster.
 func NeedsCluster(n *model.Network) error {
 	return model.Refuse(model.ErrForbidden, "network %s is shared by a cluster, and this daemon is not part of one (start it with --store)", n.Name)
+}
+
+// RefuseInSwarm refuses members and services of Fairlead in a network whose addresses a swarm allocates.
+func RefuseInSwarm(n *model.Network) error {
+	if n.Swarm == "" {
+		return nil
+	}
+	return model.Refuse(model.ErrForbidden, "network %s is one of a swarm of container engines, which allocates its addresses (use: %s run --network, or another network)", n.Name, model.ByEngine.CLI())
 }
 
 // claimSubnets claims the previous subnets of an idle network, or others if those have been taken in

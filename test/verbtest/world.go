@@ -128,6 +128,7 @@ func Open(t testing.TB, cfg Configs) Parts {
 		t.Fatal(err)
 	}
 	c, err1 := controller.New(state, cfg.Controller)
+	cfg.Engine.Networks = c
 	e, err2 := engine.New(state, cfg.Engine)
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)

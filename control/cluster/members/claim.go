@@ -122,7 +122,7 @@ func (m *Members) claimAddresses(ctx context.Context, b *batch, net *network, n 
 			}
 		}
 		s, ok := n.Subnet(f)
-		if !ok || !s.Gateway.IsValid() || !n.Idle && n.NodeAddr(f).IsValid() {
+		if !ok || n.Swarm != "" || !s.Gateway.IsValid() || !n.Idle && n.NodeAddr(f).IsValid() {
 			continue
 		}
 		a, err := net.heldBy(node.ID, f, s), error(nil)
