@@ -9,6 +9,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/control/reconcile/objects"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -18,9 +19,15 @@ import (
 // writeEntries writes the entries of the pass's objects.
 func (p *pass) writeEntries() error { return p.r.tables.Write(&p.Put) }
 
-// deleteEntries deletes entries that have no successor.
+// deleteEntries deletes entries that have no successor. Another pass may have written those of a
+// service again.
 func (p *pass) deleteEntries() error {
 	stale := p.Old.Without(&p.Put)
+	for id := range p.Services {
+		if svc := p.r.objects.Services[id]; svc != nil {
+			stale = stale.Without(&svc.Entries)
+		}
+	}
 	return p.r.tables.Delete(&stale)
 }
 
@@ -38,9 +45,16 @@ func (p *pass) finishNetworks() {
 }
 
 func (p *pass) finishNetwork(n *objects.Network, f device.Found) error {
-	ch, err := n.Kind.Configure(p.host, n.Spec(), f)
+	kind, spec, ends := n.Kind, n.Spec(), n.Ends
+	var ch configure.Changes
+	var err error
+	p.outside(func() {
+		if ch, err = kind.Configure(p.host, spec, f); f.Created {
+			err = errors.Join(err, kind.Finish(spec.ID, ends))
+		}
+	})
 	if f.Created {
-		return errors.Join(err, n.Kind.Finish(n.ID, n.Ends))
+		return err
 	}
 	p.CountChanges(ch)
 	return err
@@ -55,7 +69,10 @@ func (p *pass) finishSandboxes() {
 		if e.Dirty || n == nil || n.Want == nil {
 			continue
 		}
-		ch, err := e.Kind.Configure(p.host, e.Spec(p.s, n), f)
+		kind, spec := e.Kind, e.Spec(p.s, n)
+		var ch configure.Changes
+		var err error
+		p.outside(func() { ch, err = kind.Configure(p.host, spec, f) })
 		if e.Finished {
 			p.CountChanges(ch)
 		}
@@ -109,6 +126,13 @@ func (p *pass) finishSandbox(b *objects.Sandbox) {
 	}
 }
 
+// inside runs fn, which works in a sandbox's namespace, without the lock.
+func (p *pass) inside(b *objects.Sandbox, fn func(*netns.Sandbox)) {
+	seen := b.Sandbox
+	p.outside(func() { fn(&seen) })
+	p.r.namespaces.Learn(&b.Sandbox, &seen)
+}
+
 // configureSandbox configures a sandbox's network namespace.
 func (p *pass) configureSandbox(b *objects.Sandbox, members []*objects.Endpoint) error {
 	var devs []configure.Device
@@ -119,7 +143,9 @@ func (p *pass) configureSandbox(b *objects.Sandbox, members []*objects.Endpoint)
 		}
 		devs = append(devs, e.Kind.Inside(e.Spec(p.s, n), e.Ends, !e.Finished))
 	}
-	ch, err := p.r.namespaces.Configure(&b.Sandbox, devs)
+	var ch configure.Changes
+	var err error
+	p.inside(b, func(b *netns.Sandbox) { ch, err = p.r.namespaces.Configure(b, devs) })
 	if !slices.ContainsFunc(members, func(e *objects.Endpoint) bool { return !e.Finished }) {
 		p.CountChanges(ch)
 	}
@@ -132,7 +158,9 @@ func (p *pass) recreate(members []*objects.Endpoint, hostIf uint32) error {
 		if e.Ends.Host == hostIf {
 			p.moveEndpoint(e, device.Ends{})
 			e.Dirty, p.r.rerun = true, true
-			return p.r.nl.DeleteLink(hostIf)
+			var err error
+			p.outside(func() { err = p.r.nl.DeleteLink(hostIf) })
+			return err
 		}
 	}
 	return nil
@@ -140,7 +168,9 @@ func (p *pass) recreate(members []*objects.Endpoint, hostIf uint32) error {
 
 // finishEndpoint marks an endpoint as fully configured.
 func (p *pass) finishEndpoint(e *objects.Endpoint) error {
-	err := e.Kind.Finish(e.ID, e.Ends)
+	kind, ends := e.Kind, e.Ends
+	var err error
+	p.outside(func() { err = kind.Finish(e.ID, ends) })
 	e.Finished = err == nil
 	return err
 }
@@ -174,7 +204,9 @@ func (p *pass) untrack(b *objects.Sandbox, members []*objects.Endpoint) error {
 		}
 		devices = append(devices, e.Ends.Peer)
 	}
-	restored, err := p.r.namespaces.Untrack(&b.Sandbox, devices, outer)
+	restored := false
+	var err error
+	p.inside(b, func(b *netns.Sandbox) { restored, err = p.r.namespaces.Untrack(b, devices, outer) })
 	if restored {
 		p.Count(report.Rule, 1)
 	}
@@ -187,7 +219,7 @@ func (p *pass) untrack(b *objects.Sandbox, members []*objects.Endpoint) error {
 func (p *pass) announce() {
 	for _, e := range p.Endpoints {
 		n := p.r.objects.Networks[e.Want.NetworkID]
-		if e.Ends.Host == 0 || n == nil || !n.Usable() {
+		if p.foreign[e.ID] || e.Ends.Host == 0 || n == nil || !n.Usable() {
 			continue
 		}
 		if n.MACs == nil {

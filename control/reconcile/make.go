@@ -5,9 +5,11 @@ package reconcile
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/control/reconcile/objects"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -35,21 +37,29 @@ func (p *pass) makeNamespaces() {
 
 // makeNamespace creates an owned sandbox's namespace if it is missing.
 func (p *pass) makeNamespace(b *objects.Sandbox) (made bool, err error) {
-	return p.r.namespaces.Create(&b.Sandbox, func() bool {
-		for ep := range p.s.EndpointsOf(b.ID) {
-			if e := p.r.objects.Endpoints[ep.ID]; e != nil && e.Want != nil {
-				if _, ok := e.Kind.Check(p.host, e.ID, e.Ends); ok {
-					return true
-				}
-			}
+	var endpoints []*objects.Endpoint
+	for ep := range p.s.EndpointsOf(b.ID) {
+		if e := p.r.objects.Endpoints[ep.ID]; e != nil && e.Want != nil {
+			endpoints = append(endpoints, e)
 		}
-		return false
+	}
+	hasDevice := func(e *objects.Endpoint) bool {
+		_, ok := e.Kind.Check(p.host, e.ID, e.Ends)
+		return ok
+	}
+	p.inside(b, func(b *netns.Sandbox) {
+		made, err = p.r.namespaces.Create(b, func() bool { return slices.ContainsFunc(endpoints, hasDevice) })
 	})
+	return made, err
 }
 
 // makeHostPort creates or adopts a network's host port.
 func (p *pass) makeHostPort(n *objects.Network) error {
-	f, ok, err := n.Kind.Adopt(p.host, n.ID, n.Ends)
+	kind, spec, ends := n.Kind, n.Spec(), n.Ends
+	var f device.Found
+	var ok bool
+	var err error
+	p.outside(func() { f, ok, err = kind.Adopt(p.host, spec.ID, ends) })
 	if err != nil {
 		return err
 	}
@@ -57,7 +67,7 @@ func (p *pass) makeHostPort(n *objects.Network) error {
 		if err := p.countUnder(n); err != nil {
 			return err
 		}
-		if f, err = n.Kind.Create(n.Spec()); f.Created {
+		if p.outside(func() { f, err = kind.Create(spec) }); f.Created {
 			p.Count(report.Device, 1)
 		}
 		if err != nil {
@@ -91,11 +101,16 @@ func (p *pass) countUnder(n *objects.Network) error {
 func (p *pass) makeEndpoint(e *objects.Endpoint) {
 	f, err := p.endpointDevice(e)
 	e.Dirty = err != nil
+	b := p.r.objects.Sandboxes[e.Want.SandboxID]
 	if err == nil {
 		p.epDevices[e.ID] = f
 		p.moveEndpoint(e, f.Ends())
 		e.Finished, e.LastErr = f.Finished, ""
-		if b := p.r.objects.Sandboxes[e.Want.SandboxID]; b != nil && (!p.first || !e.Finished || !f.Host.Running) {
+		switch {
+		case b == nil || p.first && e.Finished && f.Host.Running:
+		case p.hostOnly:
+			p.later[b.ID] = p.later[b.ID]
+		default:
 			p.Sandboxes[b.ID] = b
 		}
 		return
@@ -105,8 +120,12 @@ func (p *pass) makeEndpoint(e *objects.Endpoint) {
 		e.Dirty, e.LastErr = false, ""
 		return
 	}
+	if errors.Is(err, errLater) {
+		p.later[e.Want.SandboxID] = true
+		return
+	}
 	if errors.Is(err, rtnl.ErrNoNetNS) && p.mayVanish(e.ID) {
-		if b := p.r.objects.Sandboxes[e.Want.SandboxID]; b != nil {
+		if b != nil {
 			p.r.namespaces.NoteVanished(&b.Sandbox, err)
 		}
 		return
@@ -138,6 +157,10 @@ func (p *pass) mayVanish(id string) bool { return p.first || !p.Fresh[id] }
 // the container has to be restarted.
 var errPairGone = errors.New("the pair of devices of an engine-managed sandbox was deleted")
 
+// errLater means that another pass creates the devices: the lock is not held while a sandbox's namespace
+// is opened.
+var errLater = errors.New("the devices are missing")
+
 // endpointDevice finds an endpoint's devices, or creates them. For an engine-managed endpoint only
 // a verb creates them, since only then will the engine move the inner end.
 func (p *pass) endpointDevice(e *objects.Endpoint) (device.Found, error) {
@@ -146,12 +169,19 @@ func (p *pass) endpointDevice(e *objects.Endpoint) (device.Found, error) {
 	if n == nil || !n.Usable() || b == nil || b.Want == nil {
 		return device.Found{}, errors.New("its network or sandbox does not exist")
 	}
-	f, ok, err := e.Kind.Adopt(p.host, e.ID, e.Ends)
+	kind, ends := e.Kind, e.Ends
+	var f device.Found
+	var ok bool
+	var err error
+	p.outside(func() { f, ok, err = kind.Adopt(p.host, e.ID, ends) })
 	if ok || err != nil {
 		return f, err
 	}
 	if objects.IsEngineManaged(p.s, e.Want) && (p.Repair || p.first) {
 		return f, errPairGone
+	}
+	if p.hostOnly {
+		return f, errLater
 	}
 	return p.createEndpoint(e, n, b)
 }
@@ -168,7 +198,8 @@ func (p *pass) createEndpoint(e *objects.Endpoint, n *objects.Network, b *object
 	if err != nil {
 		return f, err
 	}
-	if spec.NetNS, err = p.r.namespaces.Open(&b.Sandbox); err != nil {
+	p.inside(b, func(b *netns.Sandbox) { spec.NetNS, err = p.r.namespaces.Open(b) })
+	if err != nil {
 		return f, err
 	}
 	defer spec.NetNS.Close()
@@ -177,7 +208,10 @@ func (p *pass) createEndpoint(e *objects.Endpoint, n *objects.Network, b *object
 
 // createDevice creates the devices. where names the namespace of the inner end, for errors.
 func (p *pass) createDevice(e *objects.Endpoint, spec device.Spec, where string) (device.Found, error) {
-	f, err := e.Kind.Create(spec)
+	kind := e.Kind
+	var f device.Found
+	var err error
+	p.outside(func() { f, err = kind.Create(spec) })
 	if errors.Is(err, rtnl.ErrExists) && len(p.RemovedEndpoints) > 0 {
 		// An endpoint that this pass removes may still have the name.
 		for _, old := range p.RemovedEndpoints {
@@ -185,7 +219,7 @@ func (p *pass) createDevice(e *objects.Endpoint, spec device.Spec, where string)
 				return f, err
 			}
 		}
-		f, err = e.Kind.Create(spec)
+		p.outside(func() { f, err = kind.Create(spec) })
 	}
 	if errors.Is(err, rtnl.ErrExists) {
 		return f, &model.Refusal{Kind: model.ErrConflict, Text: fmt.Sprintf("interface %q already exists in %s (remove it, or choose another name)", e.Want.IfName, where)}
@@ -199,13 +233,16 @@ func (p *pass) createDevice(e *objects.Endpoint, spec device.Spec, where string)
 // attach attaches the programs of the pass's endpoints and host ports.
 func (p *pass) attach() {
 	for id, n := range p.Networks {
-		if n.Usable() && !n.Dirty {
+		if n.Usable() && !n.Dirty && !p.foreign[id] {
 			err := p.r.programs.Attach(n.Kind.Places(n.Ends), false)
 			n.Dirty = err != nil
 			p.SetErr(&n.LastErr, "network", id, err)
 		}
 	}
 	for id, e := range p.Endpoints {
+		if p.foreign[id] {
+			continue
+		}
 		// Fast if a verb is waiting.
 		if err := p.r.programs.Attach(e.Kind.Places(e.Ends), !p.Repair && !p.first); err != nil {
 			e.Dirty = true

@@ -30,6 +30,14 @@ type pass struct {
 	epDevices  map[string]device.Found
 
 	detached []device.Place // of devices that were removed or are about to be
+
+	turn []string // objects whose turn the pass has
+	// hostOnly: the pass keeps the lock, so it opens no sandbox. later are the sandboxes that another pass
+	// has to repair; if false, only in their namespaces.
+	hostOnly bool
+	later    map[string]bool
+
+	foreign map[string]bool // networks and endpoints of which the pass only writes the entries
 }
 
 // newPass returns a pass towards a snapshot. state is what was read of the host, or the zero State.
@@ -42,23 +50,37 @@ func (r *Reconciler) newPass(ctx context.Context, s *desired.Snapshot, state dev
 		r: r, ctx: ctx, s: s, Work: r.objects.NewWork(s), Report: report.New(r.log, r.stats), host: device.NewHost(r.nl, state),
 		netDevices: make(map[string]device.Found),
 		epDevices:  make(map[string]device.Found),
+		later:      make(map[string]bool),
+		foreign:    make(map[string]bool),
 	}, nil
 }
 
 // run does the work in an order in which no packet can pass before its checks are in place:
 // create devices (still down), write entries, attach programs, then bring the devices up and
 // configure the sandboxes' namespaces. Removal is in reverse order.
+//
+// While the pass waits for the kernel, others run. It computes entries from the latest snapshot, since those
+// of a service depend on several sandboxes, and writes them without giving up the lock.
 func (p *pass) run() {
 	p.makeNamespaces()
 	for _, id := range slices.Sorted(maps.Keys(p.Networks)) {
 		n := p.Networks[id]
+		if !p.mayWork(id) {
+			p.foreign[id] = true
+			continue
+		}
 		err := p.makeHostPort(n)
 		n.Dirty = err != nil
 		p.SetErr(&n.LastErr, "network", id, err)
 	}
 	for _, e := range p.SortedEndpoints() {
-		p.makeEndpoint(e)
+		if p.mayWork(e.Want.SandboxID) {
+			p.makeEndpoint(e)
+		} else {
+			p.foreign[e.ID] = true
+		}
 	}
+	p.Towards(p.r.snap)
 	p.Collect()
 	p.Fail(p.writeEntries())
 	p.attach()
@@ -67,4 +89,42 @@ func (p *pass) run() {
 	p.announce()
 	p.remove()
 	p.dropFlows()
+}
+
+// take takes the turn of an object for a repair, if it is free.
+func (p *pass) take(id string) bool {
+	if !p.r.turns.Take(id) {
+		return false
+	}
+	p.turn = append(p.turn, id)
+	return true
+}
+
+// mayWork reports whether the pass may work on an object.
+func (p *pass) mayWork(id string) bool {
+	switch {
+	case p.first:
+		return true
+	case p.hostOnly:
+		return p.r.turns.Free(id)
+	}
+	return slices.Contains(p.turn, id) || p.take(id)
+}
+
+// end ends the turns of the pass.
+func (p *pass) end() {
+	p.r.turns.End(p.turn)
+	p.turn = nil
+}
+
+// outside runs fn, which waits for the kernel, without the lock. fn may only use what belongs to the pass,
+// and copies.
+func (p *pass) outside(fn func()) {
+	if p.first || p.hostOnly {
+		fn()
+		return
+	}
+	p.r.mu.Unlock()
+	defer p.r.mu.Lock()
+	fn()
 }

@@ -22,6 +22,11 @@ import (
 func (r *Reconciler) Check(ctx context.Context, id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.turns.Queue([]string{id})
+	if err := r.turns.Wait(ctx, []string{id}); err != nil {
+		return err
+	}
+	defer r.turns.End([]string{id})
 	err := r.checkAll(ctx, id)
 	if err != nil && r.rerun {
 		// The first pass deleted a pair without its other end; this one creates it.
@@ -35,13 +40,14 @@ func (r *Reconciler) Check(ctx context.Context, id string) error {
 // Differences, which a program in the sandbox made, are reported and not repaired.
 func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	e := r.objects.Endpoints[endpointID]
 	if e == nil || e.Want == nil || r.objects.Sandboxes[e.Want.SandboxID] == nil {
+		r.mu.Unlock()
 		return fmt.Errorf("endpoint %s does not exist", model.ShortID(endpointID))
 	}
-	b := r.objects.Sandboxes[e.Want.SandboxID]
-	return r.namespaces.Compare(&b.Sandbox, e.Ends.Peer, e.Want.IfName, gateways)
+	b, peer, name := r.objects.Sandboxes[e.Want.SandboxID].Sandbox, e.Ends.Peer, e.Want.IfName
+	r.mu.Unlock()
+	return r.namespaces.Compare(&b, peer, name, gateways)
 }
 
 // checkAll runs one pass over a sandbox and its endpoints.
@@ -55,6 +61,8 @@ func (r *Reconciler) checkAll(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	p.turn = []string{id}
+	defer func() { p.r.turns.End(p.turn[1:]) }() // the caller ends the first
 	p.Repair = true
 	p.Sandboxes[id] = b
 	p.TouchSandbox(id)
@@ -112,12 +120,14 @@ func (r *Reconciler) hasDevice(id string) bool {
 // since callers ask about changes that others made a moment ago.
 func (r *Reconciler) InnerEnd(ep *model.Endpoint) (model.InnerEnd, error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	e := r.objects.Endpoints[ep.ID]
 	if e == nil || e.Ends.Host == 0 {
+		r.mu.Unlock()
 		return model.InnerDeleted, nil
 	}
-	return e.Kind.InnerEnd(ep, e.Ends)
+	kind, ends := e.Kind, e.Ends
+	r.mu.Unlock()
+	return kind.InnerEnd(ep, ends)
 }
 
 // Stats returns the statistics so far.

@@ -23,6 +23,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/reconcile/programs"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
+	"github.com/fairlead-net/fairlead/control/reconcile/turns"
 	"github.com/fairlead-net/fairlead/control/reconcile/uplinks"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
@@ -58,7 +59,7 @@ type Config struct {
 }
 
 // Reconciler keeps the kernel in the state of the last snapshot. Its methods may be called
-// concurrently; passes are serialized.
+// concurrently. At most one pass at a time works on a sandbox or on a network.
 type Reconciler struct {
 	cfg Config
 	dp  Datapath
@@ -74,7 +75,8 @@ type Reconciler struct {
 	uplinks    *uplinks.Uplinks
 
 	mu           sync.Mutex
-	snap         *desired.Snapshot // applied last; nil before the first Apply
+	turns        *turns.Turns
+	snap         *desired.Snapshot // accepted last; nil before the first
 	numbers      map[uint32]string // network by the number under which its traffic is counted
 	passes       uint64            // so far
 	rerun        bool              // a pass left something for the next one
@@ -97,7 +99,7 @@ func New(cfg Config, dp Datapath, t tables.Set, nl *rtnl.Handle) *Reconciler {
 	if cfg.Observe == nil {
 		cfg.Observe = func(string, time.Duration, error) {}
 	}
-	return &Reconciler{
+	r := &Reconciler{
 		cfg: cfg, dp: dp, nl: nl, log: cfg.Log,
 		objects:    objects.New(device.NewKinds(nl, cfg.Log)),
 		namespaces: netns.New(nl, cfg.Log),
@@ -111,6 +113,8 @@ func New(cfg Config, dp Datapath, t tables.Set, nl *rtnl.Handle) *Reconciler {
 		remote:     remoteChanges{wake: make(chan struct{}, 1), networks: make(map[string]bool)},
 		stats:      report.NewStatistics(),
 	}
+	r.turns = turns.New(&r.mu)
+	return r
 }
 
 // Apply applies a snapshot and returns when the kernel has it. The error is about what changed
@@ -120,20 +124,36 @@ func New(cfg Config, dp Datapath, t tables.Set, nl *rtnl.Handle) *Reconciler {
 //
 // The first Apply reads everything back and adopts what is correct. It fails only if that is
 // impossible; objects that cannot be restored are logged and retried by Resync.
-func (r *Reconciler) Apply(ctx context.Context, s *desired.Snapshot) error {
+func (r *Reconciler) Apply(ctx context.Context, s *desired.Snapshot) error { return r.Accept(ctx, s)() }
+
+// Accept takes a snapshot over, without waiting for the kernel, and returns a function that applies its
+// difference to the snapshot that was accepted before. The functions of several snapshots may run at the
+// same time and in any order: one waits for another if both are about the same sandbox or network.
+func (r *Reconciler) Accept(ctx context.Context, s *desired.Snapshot) (apply func() error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	start := time.Now()
-	var err error
-	if r.snap == nil {
-		err = r.first(ctx, s)
-	} else {
-		err = r.change(ctx, s)
+	before := r.snap
+	var ids []string
+	if before != nil {
+		r.snap = s
+		ids = turns.Changed(before, s)
+		r.turns.Queue(ids)
 	}
-	r.done("apply", start, err)
-	r.lastApply = time.Now()
-	r.wakePromoter()
-	return err
+	return func() error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		start := time.Now()
+		var err error
+		if before == nil {
+			err = r.first(ctx, s)
+		} else {
+			err = r.change(ctx, before, s, ids)
+		}
+		r.done("apply", start, err)
+		r.lastApply = time.Now()
+		r.wakePromoter()
+		return err
+	}
 }
 
 // first takes over the kernel state of an earlier daemon.
@@ -176,14 +196,18 @@ func (r *Reconciler) first(ctx context.Context, s *desired.Snapshot) error {
 	return nil
 }
 
-// change applies the difference between two snapshots.
-func (r *Reconciler) change(ctx context.Context, s *desired.Snapshot) error {
-	p, err := r.newPass(ctx, s, device.State{})
-	if err != nil {
+// change applies the difference between two snapshots, which is about the objects with these IDs.
+func (r *Reconciler) change(ctx context.Context, before, s *desired.Snapshot, ids []string) error {
+	if err := r.turns.Wait(ctx, ids); err != nil {
 		return err
 	}
-	before := r.snap
-	r.snap = s
+	p, err := r.newPass(ctx, s, device.State{})
+	if err != nil {
+		r.turns.End(ids)
+		return err
+	}
+	p.turn = ids
+	defer p.end()
 	p.Diff(before)
 	p.run()
 	if p.NetworksTouched {

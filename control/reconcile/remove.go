@@ -7,13 +7,29 @@ import (
 	"path/filepath"
 
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 )
 
 // sweep removes Fairlead's devices that belong to no object, and in the first pass the namespaces
 // too. It runs first, since their peers may have names that are needed.
 func (p *pass) sweep() error {
-	errs := []error{p.host.Sweep(p.r.objects.Names(p.s), p.r.log)}
+	wanted := p.r.objects.Names(p.s)
+	for id, e := range p.r.objects.Endpoints { // devices that another pass removes in its order
+		if !p.mayWork(e.Sandbox) {
+			for _, name := range e.Kind.Names(device.Spec{ID: id}) {
+				wanted[name] = true
+			}
+		}
+	}
+	for id, n := range p.r.objects.Networks {
+		if !p.mayWork(id) {
+			for _, name := range n.Kind.Names(device.Spec{ID: id}) {
+				wanted[name] = true
+			}
+		}
+	}
+	errs := []error{p.host.Sweep(wanted, p.r.log)}
 	if p.first && p.r.cfg.NetNSDir != "" {
 		errs = append(errs, p.sweepNamespaces())
 	}
@@ -50,7 +66,8 @@ func (p *pass) remove() {
 		}
 	}
 	for _, b := range p.RemovedSandboxes {
-		err := p.r.namespaces.Remove(&b.Sandbox)
+		var err error
+		p.inside(b, func(b *netns.Sandbox) { err = p.r.namespaces.Remove(b) })
 		p.SetErr(&b.LastErr, "sandbox", b.ID, err)
 		if err == nil {
 			delete(p.r.objects.Sandboxes, b.ID)
@@ -63,7 +80,8 @@ func (p *pass) remove() {
 
 // removeDevice deletes the devices of an object.
 func (p *pass) removeDevice(kind device.Kind, id string, ends device.Ends) error {
-	if err := kind.Remove(p.host, id, ends); err != nil {
+	var err error
+	if p.outside(func() { err = kind.Remove(p.host, id, ends) }); err != nil {
 		return err
 	}
 	p.detached = append(p.detached, kind.Places(ends)...)
@@ -72,6 +90,8 @@ func (p *pass) removeDevice(kind device.Kind, id string, ends device.Ends) error
 
 // dropFlows removes the flows of objects that were removed.
 func (p *pass) dropFlows() {
-	p.Fail(p.r.flows.Drop(&p.Flows))
+	var err error
+	p.outside(func() { err = p.r.flows.Drop(&p.Flows) }) // it reads all flows
+	p.Fail(err)
 	p.Flows = tables.Filter{}
 }

@@ -5,6 +5,8 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
@@ -91,14 +93,22 @@ func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (report.Re
 		return report.NewRepairs(), err
 	}
 	p.Repair, r.rerun = true, false
+	p.hostOnly = true
 	p.Count(report.Entry, restored)
 	err = p.checkHost(how, attached)
+	repairs := report.NewRepairs()
+	repairs.Add(p.Repairs)
+	for _, id := range slices.Sorted(maps.Keys(p.later)) {
+		more, laterErr := r.repairSandbox(ctx, id, p.later[id], start)
+		repairs.Add(more)
+		err = errors.Join(err, laterErr)
+	}
 	if err == nil {
 		err = r.commit()
 	}
 	r.logCheckErr(err)
 	r.finish(p, "resync", start, err)
-	return p.Repairs, err
+	return repairs, err
 }
 
 // checkHost repairs what the pass found to differ.
@@ -125,7 +135,18 @@ func (p *pass) syncTables() error {
 // checkAttachments makes sure that every program is attached where it should be, and nowhere
 // else.
 func (p *pass) checkAttachments(have []loader.Attachment) error {
-	restored, err := p.r.programs.Check(have, p.r.places(), p.first)
+	wanted := p.r.places()
+	p.r.objects.EachPlace(func(id string, at device.Place) {
+		// Another pass attaches or detaches it in its order.
+		if !p.mayWork(id) {
+			if p.r.programs.Has(at) {
+				wanted[at] = true
+			} else {
+				delete(wanted, at)
+			}
+		}
+	})
+	restored, err := p.r.programs.Check(have, wanted, p.first)
 	p.Count(report.Program, restored)
 	return err
 }
@@ -189,6 +210,9 @@ func (r *Reconciler) finish(p *pass, operation string, start time.Time, err erro
 // and what an earlier pass failed on.
 func (p *pass) findDirty() {
 	for id, n := range p.r.objects.Networks {
+		if !p.mayWork(id) {
+			continue
+		}
 		if n.Want == nil {
 			p.RemovedNetworks = append(p.RemovedNetworks, n)
 			continue
@@ -201,6 +225,9 @@ func (p *pass) findDirty() {
 		p.netDevices[id] = f // compared; no change if it matches
 	}
 	for id, e := range p.r.objects.Endpoints {
+		if !p.mayWork(e.Sandbox) {
+			continue
+		}
 		if e.Want == nil {
 			p.RemovedEndpoints = append(p.RemovedEndpoints, e)
 			continue
@@ -214,14 +241,17 @@ func (p *pass) findDirty() {
 		p.epDevices[id] = f
 		b := p.r.objects.Sandboxes[e.Want.SandboxID]
 		if b != nil && (!f.Host.Running || p.isTracked(b, e)) {
-			p.Sandboxes[b.ID] = b // the other end is down or was moved, possibly by an engine
+			p.later[b.ID] = p.later[b.ID] // the other end is down or was moved, possibly by an engine
 		}
 	}
 	for id, b := range p.r.objects.Sandboxes {
+		if !p.mayWork(id) {
+			continue
+		}
 		if p.s.Sandbox(id) == nil {
 			p.RemovedSandboxes = append(p.RemovedSandboxes, b)
 		} else if b.Dirty {
-			p.Sandboxes[id] = b
+			p.later[id] = p.later[id]
 		}
 	}
 }
@@ -255,7 +285,7 @@ func (p *pass) checkUplinks() error {
 
 // writeHostAddrs writes the table of the host's addresses after networks changed.
 func (p *pass) writeHostAddrs() error {
-	restored, err := p.r.uplinks.WriteAddrs(p.r.objects.UsableNetworks(), p.s.Announced())
+	restored, err := p.r.uplinks.WriteAddrs(p.r.objects.UsableNetworks(), p.r.snap.Announced())
 	p.Count(report.Entry, restored)
 	return err
 }

@@ -5,7 +5,6 @@ package reconcile
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -60,25 +59,39 @@ func (r *Reconciler) checkSandboxes(ctx context.Context, ids []string) (report.R
 func (r *Reconciler) checkSandbox(ctx context.Context, id string, start time.Time) (report.Repairs, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	repairs, err := r.repairSandbox(ctx, id, false, start)
+	if b := r.objects.Sandboxes[id]; b != nil && b.Dirty && r.turns.Free(id) {
+		err = errors.Join(err, errors.New(b.LastErr))
+	}
+	return repairs, err
+}
+
+// repairSandbox repairs a sandbox's network namespace, and with devices its devices too. It does nothing if
+// another pass works on the sandbox.
+func (r *Reconciler) repairSandbox(ctx context.Context, id string, devices bool, start time.Time) (report.Repairs, error) {
 	b := r.objects.Sandboxes[id]
-	if b == nil || r.snap.Sandbox(id) == nil {
+	if b == nil || r.snap.Sandbox(id) == nil || !r.turns.Free(id) {
 		return nil, nil
 	}
 	p, err := r.newPass(ctx, r.snap, device.State{})
 	if err != nil {
 		return nil, err
 	}
+	p.take(id)
+	defer p.end()
 	p.Repair = true
 	p.Sandboxes[id] = b
-	p.makeNamespaces()
-	p.finishSandbox(b)
+	if devices {
+		p.TouchSandbox(id)
+		p.run()
+	} else {
+		p.makeNamespaces()
+		p.finishSandbox(b)
+	}
 	if p.Repairs.Total() > 0 {
 		r.finish(p, "resync", start, nil)
 	}
-	if b.Dirty {
-		return p.Repairs, fmt.Errorf("%s", b.LastErr)
-	}
-	return p.Repairs, nil
+	return p.Repairs, errors.Join(p.Errs...)
 }
 
 // nextSandboxes returns the IDs of the next limit sandboxes in turn. A negative limit means all.

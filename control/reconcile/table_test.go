@@ -44,6 +44,12 @@ func newFakeTable[E any, K comparable](w *world, key func(E) K) *fakeTable[E, K]
 }
 
 func (t *fakeTable[E, K]) PutAll(es []E) (int, error) {
+	t.w.mu.Lock()
+	defer t.w.mu.Unlock()
+	return t.put(es)
+}
+
+func (t *fakeTable[E, K]) put(es []E) (int, error) {
 	if err := t.w.trip(); err != nil {
 		return 0, err
 	}
@@ -60,6 +66,8 @@ func (t *fakeTable[E, K]) PutAll(es []E) (int, error) {
 }
 
 func (t *fakeTable[E, K]) DeleteAll(es []E) (int, error) {
+	t.w.mu.Lock()
+	defer t.w.mu.Unlock()
 	if err := t.w.trip(); err != nil {
 		return 0, err
 	}
@@ -78,6 +86,8 @@ func (t *fakeTable[E, K]) VerifySome() (int, bool, error) {
 }
 
 func (t *fakeTable[E, K]) Verify() (int, error) {
+	t.w.mu.Lock()
+	defer t.w.mu.Unlock()
 	if err := t.w.trip(); err != nil {
 		return 0, err
 	}
@@ -98,7 +108,9 @@ func (t *fakeTable[E, K]) Verify() (int, error) {
 }
 
 func (t *fakeTable[E, K]) Sync(es []E) (written, deleted int, err error) {
-	if written, err = t.PutAll(es); err != nil {
+	t.w.mu.Lock()
+	defer t.w.mu.Unlock()
+	if written, err = t.put(es); err != nil {
 		return 0, 0, err
 	}
 	keep := make(map[K]bool)

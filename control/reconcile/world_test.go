@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,8 +41,9 @@ type world struct {
 	log *slog.Logger
 	r   *Reconciler
 
-	writes int // to tables, and of attachments, that changed something
-	fault  int // the number of calls until one fails; 0 means never
+	mu     sync.Mutex // guards what follows
+	writes int        // to tables, and of attachments, that changed something
+	fault  int        // the number of calls until one fails; 0 means never
 
 	attached    map[device.Place]bool
 	provisional map[device.Place]bool // of the attached: filters
@@ -130,6 +132,12 @@ func (w *world) trip() error {
 }
 
 func (w *world) Attach(ifindex int, h loader.Hook) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.attach(ifindex, h)
+}
+
+func (w *world) attach(ifindex int, h loader.Hook) (bool, error) {
 	if err := w.trip(); err != nil {
 		return false, err
 	}
@@ -147,17 +155,21 @@ func (w *world) Attach(ifindex int, h loader.Hook) (bool, error) {
 }
 
 func (w *world) AttachFast(ifindex int, h loader.Hook) (changed, provisional bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	at := device.Place{IfIndex: ifindex, Hook: h}
 	if w.provisional[at] {
 		return false, true, nil
 	}
-	if changed, err = w.Attach(ifindex, h); changed {
+	if changed, err = w.attach(ifindex, h); changed {
 		w.provisional[at] = true
 	}
 	return changed, changed, err
 }
 
 func (w *world) Detach(ifindex int, h loader.Hook) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if err := w.trip(); err != nil {
 		return err
 	}
@@ -176,6 +188,8 @@ func (w *world) AttachCgroup() (int, error) {
 }
 
 func (w *world) Attached() ([]loader.Attachment, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	var as []loader.Attachment
 	for at := range w.attached {
 		_, err := w.nl.Link(uint32(at.IfIndex))
@@ -196,6 +210,8 @@ func (w *world) Commit() error {
 }
 
 func (w *world) DeleteWhere(match func(dp.Flow) bool) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if err := w.trip(); err != nil {
 		return 0, err
 	}

@@ -5,6 +5,7 @@ package device
 import (
 	"errors"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -16,7 +17,7 @@ import (
 type hostPort struct {
 	nl     *rtnl.Handle
 	log    *slog.Logger
-	warned bool // about IPv6 forwarding
+	warned atomic.Bool // about IPv6 forwarding
 }
 
 func (k *hostPort) Names(s Spec) []string {
@@ -97,10 +98,10 @@ func (k *hostPort) Places(have Ends) []Place { return atHostEnd(have) }
 // per-device sysctl the host's stack forwards IPv6 only if forwarding is enabled on all devices,
 // and that decision is the operator's.
 func (k *hostPort) warnForwarding(n *model.Network, gw rtnl.Link) {
-	if !n.EnableIPv6 || gw.Conf.ForceForwarding6 != -1 || k.warned {
+	if !n.EnableIPv6 || gw.Conf.ForceForwarding6 != -1 || k.warned.Load() {
 		return
 	}
-	k.warned = true
+	k.warned.Store(true)
 	if v, err := k.nl.ReadSysctl("ipv6/conf/all/forwarding"); err == nil && v == "0" {
 		k.log.Warn("this kernel does not forward IPv6 packets that the datapath passes to the host's stack (no route, unusual devices)",
 			"remedy", "set net.ipv6.conf.all.forwarding=1, and accept_ra=2 on uplinks that use router advertisements")

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
@@ -20,10 +21,12 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl/watch"
 )
 
-// Namespaces are the network namespaces of the sandboxes. The caller serializes all access.
+// Namespaces are the network namespaces of the sandboxes. The caller serializes access to a Sandbox.
 type Namespaces struct {
-	nl    *rtnl.Handle
-	log   *slog.Logger
+	nl  *rtnl.Handle
+	log *slog.Logger
+
+	mu    sync.RWMutex     // guards what follows
 	watch *watch.Sandboxes // nil while no watch runs
 }
 
@@ -39,7 +42,16 @@ type Sandbox struct {
 	vanishedAt time.Time
 	untracked  []uint32 // inner ends whose packets are exempt from connection tracking
 	watched    bool
-	number     int32 // in the watch
+	number     int32            // in the watch
+	in         *watch.Sandboxes // the watch
+}
+
+// Learn takes over what is known of a namespace from seen, a copy of b that was used while b was accessible.
+func (s *Namespaces) Learn(b, seen *Sandbox) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	b.untracked = seen.untracked
+	b.number, b.in, b.watched = seen.number, seen.in, seen.watched && seen.in == s.watch
 }
 
 // Vanished reports whether the namespace does not exist.

@@ -12,10 +12,16 @@ import (
 
 // SetWatch sets the watch that sandboxes are added to when they are configured, or nil. The
 // sandboxes that were added to another watch are to be forgotten with Unwatch.
-func (s *Namespaces) SetWatch(w *watch.Sandboxes) { s.watch = w }
+func (s *Namespaces) SetWatch(w *watch.Sandboxes) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watch = w
+}
 
 // add adds a sandbox to the watch. A sandbox that cannot be added is still checked in its turn.
 func (s *Namespaces) add(b *Sandbox, ns *rtnl.NetNS) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	if s.watch == nil {
 		return
 	}
@@ -23,7 +29,7 @@ func (s *Namespaces) add(b *Sandbox, ns *rtnl.NetNS) {
 	if err != nil {
 		s.log.Warn("cannot watch the sandbox; changes in it are noticed late", "sandbox", b.Want.Name, "id", model.ShortID(b.ID), "err", err)
 	}
-	b.number, b.watched = number, err == nil && number >= 0
+	b.number, b.in, b.watched = number, s.watch, err == nil && number >= 0
 }
 
 // Unwatch records that the sandbox is not watched.

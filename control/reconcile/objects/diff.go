@@ -90,7 +90,7 @@ func (w *Work) diffEndpoints(before *desired.Snapshot) {
 			w.Fresh[c.ID] = true
 		}
 		w.noteLost(e, c.New)
-		e.Want, e.Kind = c.New, w.o.kinds.OfEndpoint(w.s.Network(c.New.NetworkID))
+		e.Want, e.Sandbox, e.Kind = c.New, c.New.SandboxID, w.o.kinds.OfEndpoint(w.s.Network(c.New.NetworkID))
 		w.Endpoints[c.ID] = e
 	}
 }

@@ -49,6 +49,7 @@ type Sandbox struct {
 type Endpoint struct {
 	ID        string
 	Want      *model.Endpoint // nil if it is to be removed
+	Sandbox   string          // its ID; of the last Want
 	Kind      device.EndpointKind
 	Ends      device.Ends // the peer is in the sandbox
 	Published bool        // its entries have the flag for published ports

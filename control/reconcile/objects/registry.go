@@ -157,6 +157,20 @@ func (o *Objects) Places() map[device.Place]bool {
 	return all
 }
 
+// EachPlace calls fn with the places of all devices, and the ID of the sandbox or of the network.
+func (o *Objects) EachPlace(fn func(id string, at device.Place)) {
+	for id, n := range o.Networks {
+		for _, at := range n.Kind.Places(n.Ends) {
+			fn(id, at)
+		}
+	}
+	for _, e := range o.Endpoints {
+		for _, at := range e.Kind.Places(e.Ends) {
+			fn(e.Sandbox, at)
+		}
+	}
+}
+
 // serve records that a publish has its endpoint as the backend.
 func (o *Objects) serve(b *Publish) {
 	of := o.serving[b.Want.EndpointID]

@@ -46,6 +46,9 @@ func (o *Objects) NewWork(s *desired.Snapshot) *Work {
 	}
 }
 
+// Towards sets the snapshot that entries are computed from.
+func (w *Work) Towards(s *desired.Snapshot) { w.s = s }
+
 // TouchNetwork adds a network to the pass, and its endpoints, whose entries depend on it.
 func (w *Work) TouchNetwork(n *Network) {
 	w.Networks[n.ID] = n

@@ -104,6 +104,9 @@ func (a *Attachments) forget(at device.Place) {
 	delete(a.unpromoted, at)
 }
 
+// Has reports whether the program of a place was attached.
+func (a *Attachments) Has(at device.Place) bool { return a.at[at] }
+
 // Unpromoted reports whether there are fast attachments.
 func (a *Attachments) Unpromoted() bool { return len(a.unpromoted) > 0 }
 

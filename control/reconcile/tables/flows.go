@@ -4,6 +4,7 @@ package tables
 
 import (
 	"net/netip"
+	"sync"
 
 	"github.com/fairlead-net/fairlead/maps"
 )
@@ -16,23 +17,32 @@ type FlowTable interface {
 // Flows removes flows of objects that were removed, and retries what failed.
 type Flows struct {
 	table FlowTable
-	later Filter // flows whose removal failed
+
+	mu    sync.Mutex // guards what follows
+	later Filter     // flows whose removal failed
 }
 
 // NewFlows returns Flows of a table.
 func NewFlows(table FlowTable) *Flows { return &Flows{table: table} }
 
-// Drop removes the flows that the filter selects, and those of earlier filters that failed.
+// Drop removes the flows that the filter selects, and those of earlier filters that failed. It may be called
+// concurrently.
 func (f *Flows) Drop(filter *Filter) error {
-	f.later.merge(filter)
-	if f.later.empty() {
+	f.mu.Lock()
+	all := f.later
+	f.later = Filter{}
+	f.mu.Unlock()
+	all.merge(filter)
+	if all.empty() {
 		return nil
 	}
-	if _, err := f.table.DeleteWhere(f.later.Match); err != nil {
-		return err
+	_, err := f.table.DeleteWhere(all.Match)
+	if err != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.later.merge(&all)
 	}
-	f.later = Filter{}
-	return nil
+	return err
 }
 
 // Filter selects flows to remove.

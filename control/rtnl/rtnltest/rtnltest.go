@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -133,4 +135,38 @@ func IP(commands ...string) error {
 		}
 	}
 	return nil
+}
+
+// Hold makes everything wait that opens a file, such as a network namespace by its path, until release is
+// called or the test ends. awaited waits until something does.
+func Hold(tb testing.TB, path string) (awaited func(), release func()) {
+	tb.Helper()
+	// The kernel forgets the inode of a namespace that nothing has open, and a mark with it.
+	pin, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		tb.Fatalf("hold %s: %v", path, err)
+	}
+	fd, err := unix.FanotifyInit(unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY)
+	if err != nil {
+		tb.Fatalf("hold %s: %v", path, err)
+	}
+	release = sync.OnceFunc(func() { // the kernel then lets those pass that wait
+		_ = unix.Close(fd)
+		_ = unix.Close(pin)
+	})
+	tb.Cleanup(release)
+	if err := unix.FanotifyMark(fd, unix.FAN_MARK_ADD, unix.FAN_OPEN_PERM, unix.AT_FDCWD, path); err != nil {
+		tb.Fatalf("hold %s: %v", path, err)
+	}
+	awaited = func() {
+		tb.Helper()
+		events := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
+			if n, err := unix.Poll(events, 100); n > 0 && err == nil {
+				return
+			}
+		}
+		tb.Fatalf("nothing opens %s", path)
+	}
+	return awaited, release
 }

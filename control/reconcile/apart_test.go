@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
+)
+
+// While a sandbox's namespace does not open, snapshots that change other sandboxes are applied, the host is
+// checked, and queries are answered. What waits is completed afterwards.
+func TestOthersDoNotWaitForASandbox(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	one, two := p.network("one", 1), p.network("two", 2)
+	a, b := p.sandbox("a"), p.sandbox("b")
+	ofA, ofB := p.endpoint(a, one), p.endpoint(b, one)
+	w.apply(p)
+
+	awaited, release := rtnltest.Hold(t, a.NetNS)
+	p.endpoint(a, two)
+	connect := w.r.Accept(t.Context(), p.snapshot())
+	connected := make(chan error, 1)
+	go func() { connected <- connect() }()
+	awaited()
+
+	others := make(chan bool)
+	go func() {
+		defer close(others)
+		p.endpoint(p.sandbox("c"), one)
+		p.publish(1, ofB, netip.Addr{}, 80, 1)
+		w.apply(p)
+		delete(p.s.Publishes, 1)
+		delete(p.s.Endpoints, ofB.ID)
+		delete(p.s.Sandboxes, b.ID)
+		w.apply(p)
+		if _, err := w.r.Resync(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if gone := w.r.VanishedSandboxes(0); len(gone) != 0 {
+			t.Errorf("the namespaces of %v are missing", gone)
+		}
+		if _, err := w.r.InnerEnd(ofA); err != nil {
+			t.Error(err)
+		}
+		// What is about the same sandbox waits, no longer than its caller.
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if err := w.r.Check(ctx, a.ID); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a check of the sandbox: %v", err)
+		}
+	}()
+	select {
+	case <-others:
+	case <-time.After(20 * time.Second):
+		t.Error("what is about other sandboxes waits for the one whose namespace does not open")
+	}
+	select {
+	case err := <-connected:
+		t.Errorf("the namespace opened: %v", err)
+	default:
+	}
+	release()
+	<-others
+	if err := <-connected; err != nil {
+		t.Error(err)
+	}
+	w.resync()
+	got := w.render()
+	fresh := newWorldLike(t, w)
+	fresh.apply(p)
+	if want := fresh.render(); !slices.Equal(want, got) {
+		t.Errorf("the kernel has\n%q\nwant\n%q", got, want)
+	}
+}
+
+// A repair that waits for a sandbox's namespace delays no verb of another sandbox.
+func TestRepairDelaysNoOther(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("one", 1)
+	a := p.sandbox("a")
+	p.endpoint(a, n)
+	w.apply(p)
+	awaited, release := rtnltest.Hold(t, a.NetNS)
+	checked := make(chan error, 1)
+	go func() {
+		_, err := w.r.checkSandboxes(t.Context(), []string{a.ID})
+		checked <- err
+	}()
+	awaited()
+	applied := make(chan error, 1)
+	go func() {
+		p.endpoint(p.sandbox("b"), n)
+		applied <- w.r.Apply(t.Context(), p.snapshot())
+	}()
+	select {
+	case err := <-applied:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("a verb waits for the check of another sandbox")
+	}
+	release()
+	if err := <-checked; err != nil {
+		t.Error(err)
+	}
+	w.resync()
+}
+
+// Many verbs change different sandboxes at the same time, some fail and are reverted, while the loop repairs.
+// In the end the kernel and the tables have what a fresh daemon makes of the last snapshot.
+func TestConcurrentPasses(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	w := newWorld(t)
+	p := w.plan()
+	for i := range byte(2) {
+		n := p.network(fmt.Sprint("net", i+1), i+1)
+		p.endpoint(p.sandbox(n.Name+"stays"), n) // the network has a member in any case
+		p.s.Services[id("web"+n.Name)] = &model.Service{
+			ID: id("web" + n.Name), Name: "web", NetworkID: n.ID, Number: 100 + uint32(i), IPv4: netip.AddrFrom4([4]byte{10, i + 1, 9, 9}),
+			MAC: model.MAC{2, 0x42, 10, i + 1, 9, 9},
+		}
+	}
+	w.apply(p)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.r.Run(ctx) }()
+
+	var mu sync.Mutex // of the plan: snapshots are accepted in the order in which they are made
+	change := func(do func() (undo func())) {
+		mu.Lock()
+		undo := do()
+		apply := w.r.Accept(t.Context(), p.snapshot())
+		mu.Unlock()
+		if apply() == nil {
+			return
+		}
+		mu.Lock()
+		undo()
+		apply = w.r.Accept(t.Context(), p.snapshot())
+		mu.Unlock()
+		_ = apply() // what fails again is repaired
+	}
+	var clients sync.WaitGroup
+	for i := range 4 {
+		clients.Go(func() {
+			rnd := rand.New(rand.NewPCG(seed, uint64(i)))
+			for range 15 {
+				if rnd.IntN(3) == 0 {
+					w.mu.Lock()
+					w.fault = 1 + rnd.IntN(20)
+					w.mu.Unlock()
+				}
+				change(func() func() { return p.changeSandbox(rnd, fmt.Sprint("box", i)) })
+			}
+		})
+	}
+	clients.Wait()
+	w.mu.Lock()
+	w.fault = 0
+	w.mu.Unlock()
+	cancel()
+	<-ended
+	w.resync()
+	got := append(w.render(), w.renderPools()...)
+	fresh := newWorldLike(t, w)
+	fresh.apply(p)
+	if want := append(fresh.render(), fresh.renderPools()...); !slices.Equal(want, got) {
+		t.Errorf("the kernel has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if !w.r.turns.Idle() {
+		t.Error("turns do not end")
+	}
+}
+
+// changeSandbox makes a random change of one sandbox, and returns what takes it back.
+func (p *plan) changeSandbox(rnd *rand.Rand, name string) (undo func()) {
+	b := p.s.Sandboxes[id(name)]
+	if b == nil {
+		b = p.sandbox(name)
+		return func() { delete(p.s.Sandboxes, b.ID) }
+	}
+	n := p.s.Networks[id(fmt.Sprint("net", 1+rnd.IntN(2)))]
+	pid := uint32(name[len(name)-1])
+	e, published := p.s.Endpoints[id(name+n.Name)], p.s.Publishes[pid]
+	switch {
+	case e == nil:
+		e = p.endpoint(b, n)
+		e.Aliases = []string{"web"}
+		return func() { delete(p.s.Endpoints, e.ID) }
+	case published == nil && rnd.IntN(2) == 0:
+		p.publish(pid, e, netip.Addr{}, uint16(pid)*10, 2)
+		return func() { delete(p.s.Publishes, pid) }
+	case published != nil && published.EndpointID == e.ID:
+		delete(p.s.Publishes, pid)
+		return func() { p.s.Publishes[pid] = published }
+	}
+	delete(p.s.Endpoints, e.ID)
+	return func() { p.s.Endpoints[e.ID] = e }
+}
+
+// renderPools describes the tables of services: the number of backends.
+func (w *world) renderPools() (out []string) {
+	for k, e := range w.pools.m {
+		out = append(out, fmt.Sprintf("pool %v of %d", k, len(e.Members)))
+	}
+	slices.Sort(out)
+	return out
+}

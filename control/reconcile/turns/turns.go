@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package turns lets passes of the reconciler run at the same time: at most one works on a sandbox or on a
+// network. It does not access the kernel.
+package turns
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// Turns are the sandboxes and networks, by ID, that passes work on. The caller has a lock in all methods.
+type Turns struct {
+	lock   sync.Locker
+	taken  map[string]bool
+	queued map[string]int // by verbs, which precede repairs
+	freed  chan struct{}  // closed when a turn ends
+}
+
+// New returns Turns that a lock guards.
+func New(lock sync.Locker) *Turns {
+	return &Turns{lock: lock, taken: make(map[string]bool), queued: make(map[string]int), freed: make(chan struct{})}
+}
+
+// Free reports whether nothing works on an object or waits for it.
+func (t *Turns) Free(id string) bool { return !t.taken[id] && t.queued[id] == 0 }
+
+// Idle reports whether all objects are free.
+func (t *Turns) Idle() bool { return len(t.taken)+len(t.queued) == 0 }
+
+// Take takes the turn of an object if it is free.
+func (t *Turns) Take(id string) bool {
+	if !t.Free(id) {
+		return false
+	}
+	t.taken[id] = true
+	return true
+}
+
+// Queue announces a Wait for the objects.
+func (t *Turns) Queue(ids []string) {
+	for _, id := range ids {
+		t.queued[id]++
+	}
+}
+
+// Wait takes the turn of all objects, after a Queue. It gives up the lock while it waits.
+func (t *Turns) Wait(ctx context.Context, ids []string) error {
+	defer t.unqueue(ids)
+	for slices.ContainsFunc(ids, func(id string) bool { return t.taken[id] }) {
+		freed := t.freed
+		t.lock.Unlock()
+		select {
+		case <-freed:
+		case <-ctx.Done():
+		}
+		t.lock.Lock()
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("wait for another operation on the same sandbox: %w (try again)", err)
+		}
+	}
+	for _, id := range ids {
+		t.taken[id] = true
+	}
+	return nil
+}
+
+func (t *Turns) unqueue(ids []string) {
+	for _, id := range ids {
+		if t.queued[id]--; t.queued[id] == 0 {
+			delete(t.queued, id)
+		}
+	}
+}
+
+// End ends turns.
+func (t *Turns) End(ids []string) {
+	if len(ids) == 0 {
+		return
+	}
+	for _, id := range ids {
+		delete(t.taken, id)
+	}
+	close(t.freed)
+	t.freed = make(chan struct{})
+}
+
+// Changed returns the sandboxes and networks that the difference of two snapshots is about.
+func Changed(before, s *desired.Snapshot) []string {
+	ids := make(map[string]bool)
+	for c := range desired.DiffNetworks(before, s) {
+		ids[c.ID] = true
+	}
+	for c := range desired.DiffSandboxes(before, s) {
+		// The kernel does not need to know other changes of a sandbox.
+		if c.Old == nil || c.New == nil || c.Old.NetNS != c.New.NetNS {
+			ids[c.ID] = true
+		}
+	}
+	for c := range desired.DiffEndpoints(before, s) {
+		for _, ep := range []*model.Endpoint{c.Old, c.New} {
+			if ep != nil && ep.SandboxID != "" {
+				ids[ep.SandboxID] = true
+			}
+		}
+	}
+	for c := range desired.DiffPublishes(before, s) {
+		for _, at := range []struct {
+			p *model.Publish
+			s *desired.Snapshot
+		}{{c.Old, before}, {c.New, s}} {
+			if at.p == nil {
+				continue
+			}
+			if ep := at.s.Endpoint(at.p.EndpointID); ep != nil && ep.SandboxID != "" {
+				ids[ep.SandboxID] = true
+			}
+		}
+	}
+	return slices.Collect(maps.Keys(ids))
+}
