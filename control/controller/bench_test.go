@@ -22,7 +22,9 @@ import (
 // nopKernel does nothing.
 type nopKernel struct{}
 
-func (nopKernel) Apply(context.Context, *desired.Snapshot) error { return nil }
+func (nopKernel) Accept(context.Context, *desired.Snapshot) func() error {
+	return func() error { return nil }
+}
 
 func (nopKernel) HostAddr(context.Context, netip.Prefix) (string, netip.Addr, error) {
 	return "", netip.Addr{}, nil

@@ -293,9 +293,10 @@ func (d *daemon) refusedFlows() (uint64, error) {
 // kernel is the reconciler, with errors that name the daemon's flags.
 type kernel struct{ *reconcile.Reconciler }
 
-// Apply implements [txn.Realizer].
-func (k kernel) Apply(ctx context.Context, s *desired.Snapshot) error {
-	return explainFull(k.Reconciler.Apply(ctx, s))
+// Accept implements [txn.Realizer].
+func (k kernel) Accept(ctx context.Context, s *desired.Snapshot) func() error {
+	apply := k.Reconciler.Accept(ctx, s)
+	return func() error { return explainFull(apply()) }
 }
 
 // sizeFlags are the flags that set the sizes of tables.

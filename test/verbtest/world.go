@@ -47,7 +47,12 @@ type Fake struct {
 	Vanished    []string                  // sandboxes whose namespace does not exist
 }
 
-func (k *Fake) Apply(_ context.Context, s *desired.Snapshot) error {
+// Accept returns a function that applies a snapshot.
+func (k *Fake) Accept(_ context.Context, s *desired.Snapshot) func() error {
+	return func() error { return k.apply(s) }
+}
+
+func (k *Fake) apply(s *desired.Snapshot) error {
 	k.Applies++
 	if err := CheckSnapshot(s); err != nil {
 		k.T.Errorf("apply of an inconsistent snapshot: %v", err)

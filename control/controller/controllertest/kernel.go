@@ -21,8 +21,10 @@ type Kernel struct{}
 // port Busy.
 type Host struct{ Busy uint16 }
 
-// Apply does nothing.
-func (Kernel) Apply(context.Context, *desired.Snapshot) error { return nil }
+// Accept does nothing.
+func (Kernel) Accept(context.Context, *desired.Snapshot) func() error {
+	return func() error { return nil }
+}
 
 // HostPrefixes returns none.
 func (Host) HostPrefixes(context.Context) ([]netip.Prefix, error) { return nil, nil }

@@ -291,25 +291,31 @@ func TestRandomVerbsWithFaults(t *testing.T) {
 			t.FailNow()
 		}
 	}
+	w.removeAll()
+	w.Check() // no address and no port leaked
+}
+
+// removeAll removes all sandboxes and endpoints.
+func (w *world) removeAll() {
+	w.T.Helper()
 	for _, joins := range []bool{true, false} { // remove joining sandboxes first
 		for sb := range w.Snapshot().Sandboxes() {
 			if sb.SharesNetNS() != joins {
 				continue
 			}
-			if err := w.RemoveSandbox(t.Context(), sb.ID, true); err != nil {
-				t.Error(err)
+			if err := w.RemoveSandbox(w.T.Context(), sb.ID, true); err != nil {
+				w.T.Error(err)
 			}
 		}
 	}
 	for ep := range w.Snapshot().Endpoints() { // those without a sandbox
-		if err := w.ReleaseEndpoint(t.Context(), ep.ID); err != nil {
-			t.Errorf("%+v: %v", ep, err)
+		if err := w.ReleaseEndpoint(w.T.Context(), ep.ID); err != nil {
+			w.T.Errorf("%+v: %v", ep, err)
 		}
 	}
 	if has := w.Snapshot().Counts(); has.Sandboxes+has.Endpoints+has.Publishes != 0 {
-		t.Errorf("the host still has %+v", has)
+		w.T.Errorf("the host still has %+v", has)
 	}
-	w.Check() // no address and no port leaked
 }
 
 func (w *world) randomVerb(r *rand.Rand) func() error {
@@ -430,7 +436,7 @@ func TestStartRefusesWhatItCannotRead(t *testing.T) {
 	}
 }
 
-// A caller that cancels while another verb is running gets the error at once.
+// A caller that cancels while it waits for another verb on the same object gets the error at once.
 func TestWaitingEndsWithTheCaller(t *testing.T) {
 	w := newWorld(t)
 	begun, goOn := make(chan struct{}), make(chan struct{})
@@ -447,7 +453,7 @@ func TestWaitingEndsWithTheCaller(t *testing.T) {
 	<-begun
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if _, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "waits"}); !errors.Is(err, context.DeadlineExceeded) {
+	if err := w.RemoveNetwork(ctx, "slow"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error = %v", err)
 	}
 	close(goOn)
@@ -455,7 +461,7 @@ func TestWaitingEndsWithTheCaller(t *testing.T) {
 		t.Error(err)
 	}
 	w.Kernel.OnApply = nil
-	if _, err := w.Network("waits"); err == nil {
+	if _, err := w.Network("slow"); err != nil {
 		t.Error("the cancelled verb took effect")
 	}
 	w.Check()

@@ -49,8 +49,9 @@ func (s *State) Start(ctx context.Context, prepare func(*Tx) error) error {
 			return fmt.Errorf("persist the state at start: %w", err)
 		}
 	}
+	s.head = t.Next
 	s.snap.Store(t.Next)
-	if err := s.cfg.Realizer.Apply(ctx, t.Next); err != nil {
+	if err := s.cfg.Realizer.Accept(ctx, t.Next)(); err != nil {
 		s.cfg.Log.Error("could not apply some of the stored state; the next resync tries again", "err", err)
 	}
 	s.notify(t.Next)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/schema"
 )
@@ -103,12 +104,17 @@ func (t *Tx) Serve(sandboxID string, now []*model.Publish) {
 	if len(was) == 0 && len(now) == 0 {
 		return
 	}
-	for _, p := range was {
-		t.edit.PutPublish(p.ID, nil)
+	replace := func(was, now []*model.Publish) func(*desired.Edit) {
+		return func(e *desired.Edit) {
+			for _, p := range was {
+				e.PutPublish(p.ID, nil)
+			}
+			for _, p := range now {
+				e.PutPublish(p.ID, p)
+			}
+		}
 	}
-	for _, p := range now {
-		t.edit.PutPublish(p.ID, p)
-	}
+	t.put(replace(was, now), replace(now, was))
 	t.write(schema.PrefixPublish+sandboxID, publishRecords(was), publishRecords(now))
 	t.s.setServed(sandboxID, now)
 	t.OnUndo(func() { t.s.setServed(sandboxID, was) })

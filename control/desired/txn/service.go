@@ -5,6 +5,7 @@ package txn
 import (
 	"fmt"
 
+	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/schema"
 )
@@ -12,8 +13,9 @@ import (
 // PutService sets a service, or deletes it when svc is nil. The caller has claimed its ports and
 // addresses, or releases them.
 func (t *Tx) PutService(id string, svc *model.Service) {
-	t.write(schema.PrefixService+id, orNil(t.Next.Service(id)), orNil(svc))
-	t.edit.PutService(id, svc)
+	was := t.Next.Service(id)
+	t.write(schema.PrefixService+id, orNil(was), orNil(svc))
+	t.put(func(e *desired.Edit) { e.PutService(id, svc) }, func(e *desired.Edit) { e.PutService(id, was) })
 }
 
 // NewNumber returns a number of the datapath that no publish and no service has.

@@ -23,9 +23,10 @@ import (
 
 // Realizer is the interface to the code that changes the kernel's state.
 type Realizer interface {
-	// Apply brings the kernel from the previous snapshot to this one. After an
-	// error the previous snapshot is applied again.
-	Apply(ctx context.Context, s *desired.Snapshot) error
+	// Accept takes over the successor of the snapshot that it took over last, without waiting for the
+	// kernel. apply brings the kernel from that one to this one. It may run while others do that change
+	// other objects. After an error another snapshot, without the change, is accepted and applied.
+	Accept(ctx context.Context, s *desired.Snapshot) (apply func() error)
 }
 
 // HostFacts is the interface to the code that reads facts of the host.
@@ -79,13 +80,18 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// State is the desired state. It runs one change at a time. Readers do not wait for them.
+// State is the desired state. Changes are decided one at a time. They are applied to the kernel at the
+// same time if they use different things (see uses). Readers wait for neither.
 type State struct {
 	cfg  Config
-	snap atomic.Pointer[desired.Snapshot]
+	snap atomic.Pointer[desired.Snapshot] // with the changes that succeeded
 
-	sem chan struct{} // holds a token during each change; guards the fields below
-	// pendingRollback holds the ops that revert a failed change, which may have
+	sem chan struct{} // holds a token while a change is decided or ends; guards the fields below
+	// head is the snapshot with the changes that were decided. applying are those of them that the kernel
+	// does not have yet.
+	head     *desired.Snapshot
+	applying []*Tx
+	// pendingRollback holds the ops that revert failed changes, which may have
 	// reached the store or the kernel.
 	pendingRollback []store.Op
 	subscribers     []func(*desired.Snapshot)
@@ -112,7 +118,8 @@ func New(cfg Config) (*State, error) {
 		ports:  portIndex{},
 		served: map[string][]*model.Publish{},
 	}
-	s.snap.Store(&desired.Snapshot{})
+	s.head = &desired.Snapshot{}
+	s.snap.Store(s.head)
 	return s, nil
 }
 

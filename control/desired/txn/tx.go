@@ -34,13 +34,20 @@ type Tx struct {
 	changes []change
 	changed map[string]int // key -> index into changes
 	undo    []func()
-	locals  map[string]model.Local // by network ID, while the state is loaded: those without a network
+	// puts repeat the changes of Next on another snapshot, and unputs undo them.
+	puts, unputs []func(*desired.Edit)
+	inverse      []store.Op // undoes the changes of the store
+	used         *uses
+	apply        func() error           // to the kernel
+	ended        chan struct{}          // closed once the kernel has the change, or it was reverted
+	settled      bool                   // published or reverted
+	locals       map[string]model.Local // by network ID, while the state is loaded: those without a network
 	// hostPrefixes caches HostPrefixes.
 	hostPrefixes []netip.Prefix
 }
 
 func (s *State) begin() *Tx {
-	old := s.snap.Load()
+	old := s.head
 	edit := old.Edit()
 	edit.Rev++
 	return &Tx{s: s, Old: old, edit: edit, Next: &edit.Snapshot, changed: map[string]int{}}
@@ -69,47 +76,26 @@ func (t *Tx) Log() *slog.Logger { return t.s.cfg.Log }
 func (t *Tx) Now() time.Time { return t.s.cfg.Now().UTC().Round(0) }
 
 // Update runs one verb: fn changes the model, then the change is persisted and
-// applied. If one of these steps fails or panics, the change is reverted.
+// applied. If one of these steps fails or panics, the change is reverted. If the verb uses something that a
+// change is about which the kernel does not have yet, it waits for that change, and fn is called again.
 func (s *State) Update(ctx context.Context, fn func(*Tx) error) error {
-	if err := s.lock(ctx); err != nil {
-		return err
-	}
-	defer s.unlock()
-	if err := s.finishRollback(ctx); err != nil {
-		return err
-	}
-	t := s.begin()
-	done := false
-	defer func() {
-		if !done {
-			t.rollback()
+	for {
+		t, before, err := s.decide(ctx, fn)
+		if before != nil {
+			select {
+			case <-before.ended:
+				continue
+			case <-ctx.Done():
+				return fmt.Errorf("wait for a change of the same object: %w (try again)", ctx.Err())
+			}
 		}
-	}()
-	if err := fn(t); err != nil {
-		return err
-	}
-	ops, inverse, err := t.encode()
-	if err != nil || len(ops) == 0 {
-		return err
-	}
-	// From here on a crash, an error or a panic may leave a partial change.
-	s.pendingRollback = inverse
-	if err := t.commit(ctx, ops); err != nil {
-		t.rollback()
-		// The verb may have failed because the caller's context ended.
-		if rollbackErr := s.finishRollback(context.WithoutCancel(ctx)); rollbackErr != nil {
-			return fmt.Errorf("%w (and %w)", err, rollbackErr)
+		if t == nil {
+			return err
 		}
-		return err
+		return s.apply(ctx, t)
 	}
-	s.pendingRollback = nil
-	s.snap.Store(t.Next)
-	done = true
-	s.notify(t.Next)
-	return nil
 }
 
-// commit persists the change and applies it.
 // Plan calls fn with a transaction that is discarded, to find out what a change would be.
 func (s *State) Plan(ctx context.Context, fn func(*Tx) error) error {
 	if err := s.lock(ctx); err != nil {
@@ -121,37 +107,162 @@ func (s *State) Plan(ctx context.Context, fn func(*Tx) error) error {
 	return fn(t)
 }
 
-// commit persists and applies the change.
-func (t *Tx) commit(ctx context.Context, ops []store.Op) error {
-	if _, err := t.s.cfg.Store.Commit(ctx, ops...); err != nil {
-		return fmt.Errorf("persist the change: %w", err)
+// decide has fn change the model, and persists the change. It returns the transaction if the kernel needs
+// to know it, or another one that has to end before.
+func (s *State) decide(ctx context.Context, fn func(*Tx) error) (decided, before *Tx, err error) {
+	if err := s.lock(ctx); err != nil {
+		return nil, nil, err
 	}
+	defer s.unlock()
+	if err := s.finishRollback(ctx); err != nil {
+		return nil, nil, err
+	}
+	t, done := s.begin(), false
+	defer func() {
+		if !done {
+			t.rollback()
+		}
+	}()
+	if err := fn(t); err != nil {
+		return nil, nil, err
+	}
+	var ops []store.Op
+	if ops, t.inverse, err = t.encode(); err != nil || len(ops) == 0 {
+		return nil, nil, err
+	}
+	for _, o := range s.applying {
+		if t.uses().meets(o.uses()) {
+			return nil, o, nil
+		}
+	}
+	// From here on a crash, an error or a panic may leave a partial change.
+	s.pendingRollback = t.inverse
+	if _, err := s.cfg.Store.Commit(ctx, ops...); err != nil {
+		t.rollback()
+		if rollbackErr := s.finishRollback(context.WithoutCancel(ctx)); rollbackErr != nil {
+			return nil, nil, fmt.Errorf("persist the change: %w (and %w)", err, rollbackErr)
+		}
+		return nil, nil, fmt.Errorf("persist the change: %w", err)
+	}
+	s.pendingRollback = nil
+	done = true
+	s.head = t.Next
 	if t.StoreOnly {
-		return nil
+		s.publish(t)
+		return nil, nil, nil
 	}
-	err := t.s.cfg.Realizer.Apply(ctx, t.Next)
+	t.ended = make(chan struct{})
+	s.applying = append(s.applying, t)
+	t.apply = s.cfg.Realizer.Accept(ctx, t.Next)
+	return t, nil, nil
+}
+
+// apply applies a change that was decided, and publishes or reverts it.
+func (s *State) apply(ctx context.Context, t *Tx) error {
+	defer s.end(t)
+	err := t.apply()
 	if err != nil && t.IgnoreApplyErr {
-		t.s.cfg.Log.Warn("could not apply a removal by force; kernel objects may remain until the next resync", "err", err)
+		s.cfg.Log.Warn("could not apply a removal by force; kernel objects may remain until the next resync", "err", err)
+		err = nil
+	}
+	s.sem <- struct{}{}
+	if err == nil {
+		defer s.unlock()
+		s.publish(t)
 		return nil
 	}
+	s.revert(t)
+	// The verb may have failed because the caller's context ended.
+	undo, rollbackErr := s.commitRollback(context.WithoutCancel(ctx))
+	s.unlock()
+	if rollbackErr != nil {
+		return fmt.Errorf("%w (and %w)", err, rollbackErr)
+	}
+	s.applyRollback(undo)
 	return err
 }
 
-// finishRollback reverts a failed verb's changes in the store and the kernel, if there
-// are any. Until it succeeds no other verb can run.
-func (s *State) finishRollback(ctx context.Context) error {
+// end ends a change, for which others may wait. After a panic, the next verb completes the revert.
+func (s *State) end(t *Tx) {
+	s.sem <- struct{}{}
+	defer s.unlock()
+	if !t.settled {
+		s.revert(t)
+	}
+	s.applying = slices.DeleteFunc(s.applying, func(o *Tx) bool { return o == t })
+	close(t.ended)
+}
+
+// alone reports whether the kernel has all changes that were decided, apart from t.
+func (s *State) alone(t *Tx) bool {
+	return !slices.ContainsFunc(s.applying, func(o *Tx) bool { return o != t && !o.settled })
+}
+
+// publish makes a change visible.
+func (s *State) publish(t *Tx) {
+	t.settled = true
+	next := s.head
+	if !s.alone(t) {
+		e := s.snap.Load().Edit()
+		e.Rev++
+		for _, put := range t.puts {
+			put(e)
+		}
+		next = e.Done()
+	}
+	s.snap.Store(next)
+	s.notify(next)
+}
+
+// revert takes a change back, except in the store and in the kernel.
+func (s *State) revert(t *Tx) {
+	t.settled = true
+	t.rollback()
+	s.pendingRollback = append(s.pendingRollback, t.inverse...)
+	if s.alone(t) {
+		s.head = s.snap.Load()
+		return
+	}
+	e := s.head.Edit()
+	e.Rev++
+	for _, put := range slices.Backward(t.unputs) {
+		put(e)
+	}
+	s.head = e.Done()
+}
+
+// commitRollback reverts failed changes in the store, if there are any, and returns what reverts them in
+// the kernel.
+func (s *State) commitRollback(ctx context.Context) (apply func() error, err error) {
 	if s.pendingRollback == nil {
-		return nil
+		return nil, nil
 	}
 	if _, err := s.cfg.Store.Commit(ctx, s.pendingRollback...); err != nil {
-		return fmt.Errorf("revert a failed change in the store: %w", err)
+		return nil, fmt.Errorf("revert a failed change in the store: %w", err)
 	}
 	s.pendingRollback = nil
-	if err := s.cfg.Realizer.Apply(ctx, s.snap.Load()); err != nil {
+	return s.cfg.Realizer.Accept(ctx, s.head), nil
+}
+
+// applyRollback calls what commitRollback returned.
+func (s *State) applyRollback(apply func() error) {
+	if apply == nil {
+		return
+	}
+	if err := apply(); err != nil {
 		// The store is consistent again, and a resync repairs the kernel's state.
 		s.cfg.Log.Error("could not revert a failed change in the kernel; the next resync repairs it", "err", err)
 	}
-	return nil
+}
+
+// finishRollback reverts failed changes in the store and the kernel, if there are any. Until it succeeds no
+// other verb can run.
+func (s *State) finishRollback(ctx context.Context) error {
+	apply, err := s.commitRollback(ctx)
+	if err == nil {
+		s.applyRollback(apply)
+	}
+	return err
 }
 
 // rollback undoes the changes of the indices, last change first.
@@ -219,6 +330,12 @@ func orNil[V any](v *V) any {
 	return v
 }
 
+// put changes the next snapshot. undo takes the change back.
+func (t *Tx) put(do, undo func(*desired.Edit)) {
+	do(t.edit)
+	t.puts, t.unputs = append(t.puts, do), append(t.unputs, undo)
+}
+
 // PutNetwork sets a network, or deletes it when n is nil. So do the next three with objects of
 // their kind.
 func (t *Tx) PutNetwork(id string, n *model.Network) {
@@ -227,23 +344,26 @@ func (t *Tx) PutNetwork(id string, n *model.Network) {
 	if from, to := localOf(was), localOf(n); from != to {
 		t.write(schema.PrefixLocal+id, from, to)
 	}
-	t.edit.PutNetwork(id, n)
+	t.put(func(e *desired.Edit) { e.PutNetwork(id, n) }, func(e *desired.Edit) { e.PutNetwork(id, was) })
 }
 
 // PutSandbox sets or deletes a sandbox.
 func (t *Tx) PutSandbox(id string, sb *model.Sandbox) {
-	t.write(schema.PrefixSandbox+id, orNil(t.Next.Sandbox(id)), orNil(sb))
-	t.edit.PutSandbox(id, sb)
+	was := t.Next.Sandbox(id)
+	t.write(schema.PrefixSandbox+id, orNil(was), orNil(sb))
+	t.put(func(e *desired.Edit) { e.PutSandbox(id, sb) }, func(e *desired.Edit) { e.PutSandbox(id, was) })
 }
 
 // PutEndpoint sets or deletes an endpoint.
 func (t *Tx) PutEndpoint(id string, ep *model.Endpoint) {
-	t.write(schema.PrefixEndpoint+id, orNil(t.Next.Endpoint(id)), orNil(ep))
-	t.edit.PutEndpoint(id, ep)
+	was := t.Next.Endpoint(id)
+	t.write(schema.PrefixEndpoint+id, orNil(was), orNil(ep))
+	t.put(func(e *desired.Edit) { e.PutEndpoint(id, ep) }, func(e *desired.Edit) { e.PutEndpoint(id, was) })
 }
 
 // PutPool sets or deletes an address pool.
 func (t *Tx) PutPool(id string, p *model.AddressPool) {
-	t.write(schema.PrefixPool+id, orNil(t.Next.Pool(id)), orNil(p))
-	t.edit.PutPool(id, p)
+	was := t.Next.Pool(id)
+	t.write(schema.PrefixPool+id, orNil(was), orNil(p))
+	t.put(func(e *desired.Edit) { e.PutPool(id, p) }, func(e *desired.Edit) { e.PutPool(id, was) })
 }

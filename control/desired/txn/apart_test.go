@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package txn_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/test/verbtest"
+
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// slowKernel is a kernel that takes its time for some sandboxes. It checks that the changes that it applies
+// at the same time are about different sandboxes.
+type slowKernel struct {
+	*verbtest.Fake
+	// onApply is called with the names of the changed sandboxes. It may fail the change.
+	onApply func(sandboxes []string) error
+
+	mu       sync.Mutex
+	accepted *desired.Snapshot
+	busy     map[string]bool
+}
+
+func (k *slowKernel) Accept(_ context.Context, s *desired.Snapshot) func() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := verbtest.CheckSnapshot(s); err != nil {
+		k.T.Errorf("accepted an inconsistent snapshot: %v", err)
+	}
+	before := k.accepted
+	if before == nil {
+		before = &desired.Snapshot{}
+	}
+	k.accepted = s
+	var names []string
+	add := func(s *desired.Snapshot, id string) {
+		if sb := s.Sandbox(id); sb != nil && !slices.Contains(names, sb.Name) {
+			names = append(names, sb.Name)
+		}
+	}
+	for c := range desired.DiffSandboxes(before, s) {
+		add(before, c.ID)
+		add(s, c.ID)
+	}
+	for c := range desired.DiffEndpoints(before, s) {
+		if c.Old != nil {
+			add(before, c.Old.SandboxID)
+		}
+		if c.New != nil {
+			add(s, c.New.SandboxID)
+		}
+	}
+	return func() error { return k.apply(names) }
+}
+
+func (k *slowKernel) apply(names []string) error {
+	k.mu.Lock()
+	for _, name := range names {
+		if k.busy[name] {
+			k.T.Errorf("two changes of sandbox %s at the same time", name)
+		}
+		k.busy[name] = true
+	}
+	k.mu.Unlock()
+	defer func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		for _, name := range names {
+			delete(k.busy, name)
+		}
+	}()
+	return k.onApply(names)
+}
+
+// slowWorld returns verbs on a slowKernel.
+func slowWorld(t *testing.T, onApply func([]string) error) (*world, *slowKernel) {
+	w := newWorld(t)
+	k := &slowKernel{Fake: w.Kernel, onApply: onApply, busy: map[string]bool{}}
+	w.Parts = w.Open(w.Store, k)
+	if err := w.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return w, k
+}
+
+// While the kernel does not complete the change of one sandbox, verbs on others return, and listing shows
+// what is complete. Verbs that depend on its outcome wait for it. If it fails, all is as if it had never been.
+func TestVerbsOfOtherSandboxesDoNotWait(t *testing.T) {
+	for _, outcome := range []error{nil, errors.New("the device is broken")} {
+		t.Run(fmt.Sprint(outcome), func(t *testing.T) {
+			release, stuck := make(chan struct{}), make(chan bool, 9)
+			hold := ""
+			w, _ := slowWorld(t, func(names []string) error {
+				if hold != "" && slices.Contains(names, hold) {
+					stuck <- true
+					<-release
+					return outcome
+				}
+				return nil
+			})
+			ctx := t.Context()
+			for _, n := range []string{"one", "two"} {
+				w.MakeNetwork(model.NetworkSpec{Name: n, EnableIPv6: true})
+			}
+			w.MakeSandbox(model.SandboxSpec{Name: "first", NetworkMode: "one"})
+			leaving := w.MakeSandbox(model.SandboxSpec{Name: "leaving", NetworkMode: "one", Ports: []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1)}})
+			before := w.Snapshot()
+
+			// One sandbox is being created, another one removed.
+			hold = "slow"
+			created, removed := make(chan error, 1), make(chan error, 1)
+			go func() {
+				_, err := w.CreateSandbox(ctx, model.SandboxSpec{Name: "slow", NetworkMode: "one"})
+				created <- err
+			}()
+			<-stuck
+			if w.Snapshot() != before {
+				t.Error("a sandbox without devices is listed")
+			}
+			hold = "leaving"
+			go func() { removed <- w.RemoveSandbox(ctx, "leaving", false) }()
+			<-stuck
+			hold = ""
+
+			within, cancel := context.WithTimeout(ctx, 20*time.Second)
+			defer cancel()
+			var seen []string
+			w.State.Subscribe(func(s *desired.Snapshot) {
+				for sb := range s.Sandboxes() {
+					seen = append(seen, sb.Name)
+				}
+			})
+			_, err := w.CreateSandbox(within, model.SandboxSpec{Name: "other", NetworkMode: "one"})
+			_, err2 := w.Connect(within, "two", "other", model.EndpointSpec{})
+			err = errors.Join(err, err2, w.Disconnect(within, "one", "other", false), w.RemoveSandbox(within, "first", false), w.RemoveSandbox(within, "other", false))
+			if err != nil {
+				t.Errorf("verbs on other sandboxes: %v", err)
+			}
+			if _, err := w.Sandbox("leaving"); err != nil || slices.Contains(seen, "slow") || !slices.Contains(seen, "leaving") {
+				t.Errorf("listing: %v; subscribers saw %v", err, seen)
+			}
+			if _, err := w.CreateSandbox(within, model.SandboxSpec{Name: "slow", NetworkMode: "one"}); !errors.Is(err, model.ErrConflict) {
+				t.Errorf("the name of a sandbox that is being created is given away: %v", err)
+			}
+
+			// These need what the removal releases if it succeeds.
+			short := func() context.Context {
+				ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+				t.Cleanup(cancel)
+				return ctx
+			}
+			at := leaving.ID
+			var addr netip.Addr
+			for ep := range w.Snapshot().EndpointsOf(at) {
+				addr = ep.IPv4.Addr()
+			}
+			for what, spec := range map[string]model.SandboxSpec{
+				"name":      {Name: "leaving", NetworkMode: "one"},
+				"address":   {Name: "heir", NetworkMode: "one", Endpoint: model.EndpointSpec{IPv4: addr}},
+				"host port": {Name: "heir", NetworkMode: "one", Ports: []model.PortSpec{verbtest.TCP("127.0.0.1", 80, 1, 80, 1)}},
+			} {
+				if _, err := w.CreateSandbox(short(), spec); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "try again") {
+					t.Errorf("the %s of a sandbox that is being removed: %v", what, err)
+				}
+			}
+			if err := w.RemoveSandbox(short(), "slow", false); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("removal of a sandbox that is being created: %v", err)
+			}
+			heir := make(chan error, 1)
+			go func() {
+				_, err := w.CreateSandbox(ctx, model.SandboxSpec{Name: "leaving", NetworkMode: "one", Endpoint: model.EndpointSpec{IPv4: addr}, Ports: []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1)}})
+				heir <- err
+			}()
+
+			close(release)
+			if err := <-created; !errors.Is(err, outcome) {
+				t.Errorf("create: %v", err)
+			}
+			if err := <-removed; !errors.Is(err, outcome) {
+				t.Errorf("remove: %v", err)
+			}
+			if err := <-heir; (err == nil) != (outcome == nil) {
+				t.Errorf("what waited for the removal: %v", err)
+			}
+			_, err = w.Sandbox("slow")
+			if (err == nil) != (outcome == nil) {
+				t.Errorf("the sandbox afterwards: %v", err)
+			}
+			w.Check()
+		})
+	}
+}
+
+// Many clients run random verbs at the same time, on a kernel that is slow and fails some changes. All
+// invariants hold in every snapshot that the kernel gets, and in the end memory and store agree and nothing
+// is left.
+func TestConcurrentVerbs(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	var fails, together, most atomic.Int64
+	w, k := slowWorld(t, func([]string) error {
+		now := together.Add(1)
+		defer together.Add(-1)
+		for was := most.Load(); now > was && !most.CompareAndSwap(was, now); was = most.Load() {
+		}
+		time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond)
+		if fails.Load() > 0 && rand.Int64N(fails.Load()) == 0 {
+			return errInjected
+		}
+		return nil
+	})
+	fails.Store(8)
+	var clients sync.WaitGroup
+	for i := range 8 {
+		clients.Go(func() {
+			r := rand.New(rand.NewPCG(seed, uint64(i)))
+			for range 100 {
+				if err := w.randomVerb(r)(); err != nil && !refusal(err) && !errors.Is(err, errInjected) {
+					t.Error(err)
+					return
+				}
+				if err := verbtest.CheckSnapshot(w.Snapshot()); err != nil {
+					t.Errorf("visible: %v", err)
+					return
+				}
+			}
+		})
+	}
+	clients.Wait()
+	t.Logf("at most %d changes at the same time", most.Load())
+	if most.Load() < 2 {
+		t.Error("no two changes were applied at the same time")
+	}
+	fails.Store(0)
+	if w.Check(); k.accepted != w.Snapshot() {
+		t.Error("the kernel has another snapshot than what is visible")
+	}
+	w.removeAll()
+	w.Check()
+}
