@@ -23,8 +23,9 @@ func (c *Controller) Reap(ctx context.Context) error {
 	removed := 0
 	var vanished []*model.Sandbox
 	err := c.state.Update(ctx, func(t *txn.Tx) error {
-		removed = reap(t, c.exitedSandboxes(t.Next))
-		vanished = c.vanishedSandboxes(t.Next)
+		busy := func(sb *model.Sandbox) bool { return t.Applying(sb.ID) } // they wait for the next call
+		removed = reap(t, slices.DeleteFunc(c.exitedSandboxes(t.Next), busy))
+		vanished = slices.DeleteFunc(c.vanishedSandboxes(t.Next), busy)
 		for _, sb := range vanished {
 			removeSandbox(t, sb)
 			t.StoreOnly = false

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -123,7 +124,8 @@ func (e *Engine) Reap(ctx context.Context) error {
 	released := 0
 	err := e.state.Update(ctx, func(t *txn.Tx) error {
 		t.IgnoreApplyErr = true
-		orphaned := e.orphanedEndpoints(t.Next)
+		busy := func(ep *model.Endpoint) bool { return ep.SandboxID != "" && t.Applying(ep.SandboxID) }
+		orphaned := slices.DeleteFunc(e.orphanedEndpoints(t.Next), busy) // the others wait for the next call
 		for _, ep := range orphaned {
 			releaseEndpoint(t, ep)
 		}

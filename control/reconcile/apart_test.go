@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
+	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
 )
 
@@ -103,7 +105,8 @@ func TestRepairDelaysNoOther(t *testing.T) {
 	applied := make(chan error, 1)
 	go func() {
 		p.endpoint(p.sandbox("b"), n)
-		applied <- w.r.Apply(t.Context(), p.snapshot())
+		err := w.r.Apply(t.Context(), p.snapshot())
+		applied <- err
 	}()
 	select {
 	case err := <-applied:
@@ -115,6 +118,41 @@ func TestRepairDelaysNoOther(t *testing.T) {
 	}
 	release()
 	if err := <-checked; err != nil {
+		t.Error(err)
+	}
+	w.resync()
+}
+
+// A check that waits for a namespace does not keep others from being repaired.
+func TestRepairsGoOnWithoutOne(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("one", 1)
+	a, b := p.sandbox("a"), p.sandbox("b")
+	p.endpoint(a, n)
+	p.endpoint(b, n)
+	w.apply(p)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.r.Run(ctx) }()
+	awaited, release := rtnltest.Hold(t, a.NetNS)
+	awaited() // the loop checks all sandboxes in turn
+	w.inNetNS(b, func(h *rtnl.Handle) error {
+		l, err := h.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		down := false
+		return h.Conn().SetLink(l.Index, rtnl.LinkChange{Up: &down})
+	})
+	for end := time.Now().Add(30 * time.Second); w.r.Stats().Repairs[report.Device] == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("not repaired while the namespace of another sandbox does not open")
+		}
+	}
+	release()
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	w.resync()

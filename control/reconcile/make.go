@@ -109,7 +109,7 @@ func (p *pass) makeEndpoint(e *objects.Endpoint) {
 		switch {
 		case b == nil || p.first && e.Finished && f.Host.Running:
 		case p.hostOnly:
-			p.later[b.ID] = p.later[b.ID]
+			p.leave(b.ID, false)
 		default:
 			p.Sandboxes[b.ID] = b
 		}
@@ -121,7 +121,7 @@ func (p *pass) makeEndpoint(e *objects.Endpoint) {
 		return
 	}
 	if errors.Is(err, errLater) {
-		p.later[e.Want.SandboxID] = true
+		p.leave(e.Want.SandboxID, true)
 		return
 	}
 	if errors.Is(err, rtnl.ErrNoNetNS) && p.mayVanish(e.ID) {

@@ -111,6 +111,9 @@ func (p *pass) mayWork(id string) bool {
 	return slices.Contains(p.turn, id) || p.take(id)
 }
 
+// leave leaves a sandbox to another pass: its namespace, and with devices its devices too.
+func (p *pass) leave(id string, devices bool) { p.later[id] = p.later[id] || devices }
+
 // end ends the turns of the pass.
 func (p *pass) end() {
 	p.r.turns.End(p.turn)

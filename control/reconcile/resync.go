@@ -81,34 +81,40 @@ func (r *Reconciler) checkOnce(ctx context.Context, how thoroughness) (report.Re
 	if how == full {
 		restored, errs[1] = r.tables.Verify()
 	}
+	repairs, later, err := r.checkRead(ctx, how, start, attached, restored, errs)
+	for _, id := range slices.Sorted(maps.Keys(later)) {
+		more, laterErr := r.repairPatiently(ctx, id, later[id], start)
+		if repairs.Add(more); later[id] { // what is wrong in a namespace is logged
+			err = errors.Join(err, laterErr)
+		}
+	}
+	return repairs, err
+}
+
+// checkRead compares what was read without the lock, and the host's devices, with the snapshot, and repairs
+// them. It returns the sandboxes that are to be repaired, with their devices if true.
+func (r *Reconciler) checkRead(ctx context.Context, how thoroughness, start time.Time, attached []loader.Attachment, restored int, errs [2]error) (repairs report.Repairs, later map[string]bool, err error) {
 	s, err := r.readHostLocked()
 	defer r.mu.Unlock()
 	if err = errors.Join(append(errs[:], err)...); err != nil {
 		_ = r.tables.NoteFailed(errs[1])
 		r.logCheckErr(err)
-		return report.NewRepairs(), err
+		return report.NewRepairs(), nil, err
 	}
 	p, err := r.newPass(ctx, r.snap, s)
 	if err != nil {
-		return report.NewRepairs(), err
+		return report.NewRepairs(), nil, err
 	}
 	p.Repair, r.rerun = true, false
 	p.hostOnly = true
 	p.Count(report.Entry, restored)
 	err = p.checkHost(how, attached)
-	repairs := report.NewRepairs()
-	repairs.Add(p.Repairs)
-	for _, id := range slices.Sorted(maps.Keys(p.later)) {
-		more, laterErr := r.repairSandbox(ctx, id, p.later[id], start)
-		repairs.Add(more)
-		err = errors.Join(err, laterErr)
-	}
 	if err == nil {
 		err = r.commit()
 	}
 	r.logCheckErr(err)
 	r.finish(p, "resync", start, err)
-	return repairs, err
+	return p.Repairs, p.later, err
 }
 
 // checkHost repairs what the pass found to differ.
@@ -241,7 +247,7 @@ func (p *pass) findDirty() {
 		p.epDevices[id] = f
 		b := p.r.objects.Sandboxes[e.Want.SandboxID]
 		if b != nil && (!f.Host.Running || p.isTracked(b, e)) {
-			p.later[b.ID] = p.later[b.ID] // the other end is down or was moved, possibly by an engine
+			p.leave(b.ID, false) // the other end is down or was moved, possibly by an engine
 		}
 	}
 	for id, b := range p.r.objects.Sandboxes {
@@ -251,7 +257,7 @@ func (p *pass) findDirty() {
 		if p.s.Sandbox(id) == nil {
 			p.RemovedSandboxes = append(p.RemovedSandboxes, b)
 		} else if b.Dirty {
-			p.later[id] = p.later[id]
+			p.leave(id, false)
 		}
 	}
 }

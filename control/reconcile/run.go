@@ -248,8 +248,9 @@ func (l *loop) checkPending(ctx context.Context) {
 		}
 	}
 	n := min(len(b.waiting), sandboxesAtOnce)
+	busy := l.r.busy(b.waiting[:n])               // are left out
 	_, _ = l.r.checkSandboxes(ctx, b.waiting[:n]) // errors are logged where they arise
-	if b.waiting = b.waiting[n:]; len(b.waiting) > 0 {
+	if b.waiting = append(b.waiting[n:], busy...); len(b.waiting) > 0 {
 		b.Wake()
 	}
 	end := time.Now()

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl/watch"
@@ -49,21 +50,37 @@ func (r *Reconciler) checkSandboxes(ctx context.Context, ids []string) (report.R
 		if err := ctx.Err(); err != nil {
 			return total, err
 		}
-		repairs, err := r.checkSandbox(ctx, id, start)
+		repairs, err := r.repairPatiently(ctx, id, false, start)
 		errs = append(errs, err)
 		total.Add(repairs)
 	}
 	return total, errors.Join(errs...)
 }
 
-func (r *Reconciler) checkSandbox(ctx context.Context, id string, start time.Time) (report.Repairs, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	repairs, err := r.repairSandbox(ctx, id, false, start)
-	if b := r.objects.Sandboxes[id]; b != nil && b.Dirty && r.turns.Free(id) {
-		err = errors.Join(err, errors.New(b.LastErr))
+// patience is how long the check of a sandbox delays that of the next. It goes on in its turn.
+const patience = 5 * time.Second
+
+// repairPatiently repairs a sandbox. If that takes long, it returns before the end.
+func (r *Reconciler) repairPatiently(ctx context.Context, id string, devices bool, start time.Time) (report.Repairs, error) {
+	var repairs report.Repairs
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		repairs, err = r.repairSandbox(ctx, id, devices, start)
+		if b := r.objects.Sandboxes[id]; !devices && b != nil && b.Dirty && r.turns.Free(id) {
+			err = errors.Join(err, errors.New(b.LastErr))
+		}
+	}()
+	select {
+	case <-done:
+		return repairs, err
+	case <-time.After(patience):
+		r.log.Warn("the check of a sandbox takes long; others are checked meanwhile", "id", model.ShortID(id))
+		return nil, nil
 	}
-	return repairs, err
 }
 
 // repairSandbox repairs a sandbox's network namespace, and with devices its devices too. It does nothing if
@@ -92,6 +109,18 @@ func (r *Reconciler) repairSandbox(ctx context.Context, id string, devices bool,
 		r.finish(p, "resync", start, nil)
 	}
 	return p.Repairs, errors.Join(p.Errs...)
+}
+
+// busy returns those of the sandboxes that another pass works on.
+func (r *Reconciler) busy(ids []string) (list []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range ids {
+		if !r.turns.Free(id) {
+			list = append(list, id)
+		}
+	}
+	return list
 }
 
 // nextSandboxes returns the IDs of the next limit sandboxes in turn. A negative limit means all.

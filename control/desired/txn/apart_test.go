@@ -203,6 +203,53 @@ func TestVerbsOfOtherSandboxesDoNotWait(t *testing.T) {
 	}
 }
 
+// Sandboxes of exited programs are removed although a change of one of them does not complete.
+func TestReapLeavesOutWhatIsBusy(t *testing.T) {
+	release, stuck := make(chan struct{}), make(chan bool, 1)
+	w, _ := slowWorld(t, func(names []string) error {
+		select {
+		case <-release:
+		default:
+			if slices.Contains(names, "stuck") {
+				stuck <- true
+				<-release
+			}
+		}
+		return nil
+	})
+	ctx := t.Context()
+	w.MakeNetwork(model.NetworkSpec{Name: "one"})
+	w.MakeNetwork(model.NetworkSpec{Name: "two"})
+	w.MakeSandbox(model.SandboxSpec{Name: "stays", NetworkMode: "one"})
+	w.MakeSandbox(model.SandboxSpec{Name: "exits", NetworkMode: "one", AutoRemove: true})
+	created := make(chan error, 1)
+	go func() {
+		_, err := w.CreateSandbox(ctx, model.SandboxSpec{Name: "stuck", NetworkMode: "one", AutoRemove: true})
+		created <- err
+	}()
+	<-stuck
+	w.Time = w.Time.Add(time.Hour) // neither has a program
+	within, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if err := w.Reap(within); err != nil {
+		t.Error(err)
+	}
+	if _, err := w.Sandbox("exits"); !errors.Is(err, model.ErrNotFound) {
+		t.Errorf("the sandbox of an exited program: %v", err)
+	}
+	close(release)
+	if err := <-created; err != nil {
+		t.Error(err)
+	}
+	if err := w.Reap(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := w.Sandbox("stuck"); !errors.Is(err, model.ErrNotFound) {
+		t.Errorf("the sandbox afterwards: %v", err)
+	}
+	w.Check()
+}
+
 // Many clients run random verbs at the same time, on a kernel that is slow and fails some changes. All
 // invariants hold in every snapshot that the kernel gets, and in the end memory and store agree and nothing
 // is left.

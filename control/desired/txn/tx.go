@@ -273,6 +273,12 @@ func (t *Tx) rollback() {
 	t.undo = nil
 }
 
+// Applying reports whether an earlier change of a sandbox is still being applied, so that another one of it
+// would wait.
+func (t *Tx) Applying(sandboxID string) bool {
+	return slices.ContainsFunc(t.s.applying, func(o *Tx) bool { return o.uses().keys[schema.PrefixSandbox+sandboxID] })
+}
+
 // OnUndo registers what undoes a change of something that the transaction does not hold.
 func (t *Tx) OnUndo(f func()) { t.undo = append(t.undo, f) }
 

@@ -41,7 +41,11 @@ func (u *uses) setNamed(what, name string) {
 	}
 }
 
-func (u *uses) need(key string) { u.keys[key] = u.keys[key] }
+func (u *uses) need(key string) {
+	if !u.keys[key] {
+		u.keys[key] = false
+	}
+}
 
 // uses returns what the transaction uses, once it was decided.
 func (t *Tx) uses() *uses {
