@@ -4,7 +4,9 @@ package engines
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +20,9 @@ import (
 func newSwarm(t *testing.T) (a, b *docker) {
 	t.Helper()
 	lab.EmbeddedStore(t)
+	if err := os.Setenv("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE", "1"); err != nil { // do not look for a registry
+		t.Fatal(err)
+	}
 	dir := makePlugin(t)
 	a, b = newHost(t, iptables, false), newHost(t, iptables, false)
 	lab.Route(a.Lab, b.Lab)
@@ -28,6 +33,10 @@ func newSwarm(t *testing.T) (a, b *docker) {
 		address := map[string]string{"a": lab.RoutedA, "b": lab.RoutedB}[name]
 		d.enablePlugin(dir, "--docker-scope global --store etcd://"+lab.RoutedA+":2379 --node-name "+name+" --advertise "+address)
 	}
+	// Without a swarm the driver's networks are those of one host.
+	a.docker("network", "create", "-d", "fairlead:latest", "alone")
+	a.docker("run", "--rm", "--network", "alone", image, "/bin/busybox", "true")
+	a.docker("network", "rm", "alone")
 	a.docker("swarm", "init", "--advertise-addr", lab.RoutedA)
 	b.docker("swarm", "join", "--advertise-addr", lab.RoutedB, "--token", a.docker("swarm", "join-token", "-q", "worker"), lab.RoutedA+":2377")
 	for _, d := range []*docker{a, b} {
@@ -40,15 +49,22 @@ func newSwarm(t *testing.T) (a, b *docker) {
 func (d *docker) pluginSays(text string, args ...string) {
 	d.Helper()
 	d.Eventually(20*time.Second, func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		command := d.toPlugin(args...)
-		r, err := d.Host.RunCommand(world.Command(ctx, command[0], command[1:]...))
-		if err == nil && !strings.Contains(r.Output(), text) {
-			err = fmt.Errorf("fairlead %s: %s", strings.Join(args, " "), r.Output())
+		out, err := d.askPlugin(args...)
+		if err == nil && !strings.Contains(out, text) {
+			err = fmt.Errorf("fairlead %s: %s", strings.Join(args, " "), out)
 		}
 		return err
 	})
+}
+
+// askPlugin returns what a command to the plugin's daemon prints.
+func (d *docker) askPlugin(args ...string) (string, error) {
+	d.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	command := d.toPlugin(args...)
+	r, err := d.Host.RunCommand(world.Command(ctx, command[0], command[1:]...))
+	return strings.TrimSpace(r.Output()), err
 }
 
 // TestSwarm is a swarm of two engines whose containers and tasks are in networks of the driver.
@@ -74,8 +90,8 @@ func TestSwarm(t *testing.T) {
 	a.pluginSays("swarm", "run", "--rm", "--network", "web", "true")
 	a.pluginSays("swarm", "service", "create", "--network", "web", "shop")
 
-	a.docker("service", "create", "--detach", "--no-resolve-image", "--name", "shop", "--replicas", "2", "--endpoint-mode", "dnsrr",
-		"--network", "web", "--network", "other", "--env", "NAME=task{{.Task.Slot}}", image)
+	a.docker("service", "create", "--detach", "--no-resolve-image", "--name", "shop", "--replicas", "2", "--endpoint-mode", "dnsrr", "--stop-grace-period", "100ms",
+		"--network", "web", "--network", "other", "--publish", "mode=host,published=18090,target=80", "--env", "NAME=task{{.Task.Slot}}", image)
 	tasks := map[*docker]string{}
 	for _, d := range []*docker{a, b} {
 		d.Eventually(patience, func() error {
@@ -84,6 +100,10 @@ func TestSwarm(t *testing.T) {
 			}
 			return nil
 		})
+	}
+	for d, id := range tasks {
+		name := d.docker("exec", id, "/bin/busybox", "sh", "-c", "echo $NAME")
+		d.Get(d.Outside, lab.Host4, 18090, name, lab.Outside4)
 	}
 	for _, network := range []string{"web", "other"} {
 		for from, to := range map[*docker]*docker{a: b, b: a} {
@@ -120,8 +140,14 @@ func TestSwarm(t *testing.T) {
 		return err
 	})
 	for _, d := range []*docker{a, b} {
-		d.pluginSays("bridge\nhost\nnone", "network", "ls", "--format", "{{.Name}}")
-		d.pluginSays("", "ps", "-a", "-q")
+		d.Eventually(20*time.Second, func() error {
+			networks, err1 := d.askPlugin("network", "ls", "--format", "{{.Name}}")
+			sandboxes, err2 := d.askPlugin("ps", "-a", "-q")
+			if networks != "bridge\nhost\nnone" || sandboxes != "" {
+				return fmt.Errorf("left are networks %q and sandboxes %q", networks, sandboxes)
+			}
+			return errors.Join(err1, err2)
+		})
 	}
 	b.docker("swarm", "leave")
 	a.docker("swarm", "leave", "--force")
