@@ -193,8 +193,8 @@ func (c *Cluster) CreateNetwork(ctx context.Context, encrypted bool, plan func(t
 }
 
 // RemoveNetwork implements the controller's interface; see [networks.Networks.Remove].
-func (c *Cluster) RemoveNetwork(ctx context.Context, n *model.Network) error {
-	return c.networks.Remove(ctx, n)
+func (c *Cluster) RemoveNetwork(ctx context.Context, n *model.Network, wait bool) error {
+	return c.networks.Remove(ctx, n, wait)
 }
 
 // Claim implements the controller's interface; see [members.Members.Claim].

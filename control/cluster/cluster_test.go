@@ -383,6 +383,42 @@ func TestNetworkExistsOnEveryHost(t *testing.T) {
 	b.Check()
 }
 
+// A network can be removed as soon as the last sandbox was removed, on whichever host. A network in use is
+// refused after a moment, and not pruned.
+func TestNetworkIsRemovedAtOnce(t *testing.T) {
+	s := memory.New()
+	a, b := newHost(t, s, "a").registered(), newHost(t, s, "b").registered()
+	for range 20 {
+		a.overlay("web", "10.5.0.0/24")
+		b.has("web")
+		b.run("two", "web")
+		if err := b.RemoveSandbox(t.Context(), "two", false); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.RemoveNetwork(t.Context(), "web"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "b forgets the network", func() error {
+			if _, err := b.Network("web"); err == nil {
+				return errors.New("it exists")
+			}
+			return nil
+		})
+	}
+	a.overlay("web", "10.5.0.0/24")
+	b.has("web")
+	b.run("two", "web")
+	began := time.Now()
+	if err := a.RemoveNetwork(t.Context(), "web"); !errors.Is(err, model.ErrForbidden) || time.Since(began) > 5*time.Second {
+		t.Errorf("a network in use on b: %v after %v", err, time.Since(began))
+	}
+	if names, err := a.PruneNetworks(t.Context(), nil); err != nil || len(names) > 0 {
+		t.Errorf("pruned %q, %v", names, err)
+	}
+	a.Check()
+	b.Check()
+}
+
 // The store is down when the daemon starts, during verbs, and comes back.
 func TestStoreIsDown(t *testing.T) {
 	s := memory.New()

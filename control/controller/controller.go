@@ -33,8 +33,8 @@ type Cluster interface {
 	// other networks and the default MTU.
 	CreateNetwork(ctx context.Context, encrypted bool, plan func(taken []netip.Prefix, mtu int) (*model.Network, error)) (*model.Network, error)
 	// RemoveNetwork removes a network without endpoints on this host, now or later. It refuses one that
-	// other nodes use.
-	RemoveNetwork(ctx context.Context, n *model.Network) error
+	// other nodes use; wait lets it wait a moment for members that they have just removed.
+	RemoveNetwork(ctx context.Context, n *model.Network, wait bool) error
 	// CreateService creates a service with this ID in a network. plan makes it, given its virtual
 	// addresses.
 	CreateService(ctx context.Context, n *model.Network, spec model.ServiceSpec, id string, plan func(v4, v6 netip.Addr) (*model.Service, error)) (*model.Service, error)

@@ -56,13 +56,17 @@ func (c *Controller) CreateNetwork(ctx context.Context, spec model.NetworkSpec) 
 
 // RemoveNetwork removes a network that has no endpoints.
 func (c *Controller) RemoveNetwork(ctx context.Context, ref string) error {
+	return c.removeNetwork(ctx, ref, true)
+}
+
+func (c *Controller) removeNetwork(ctx context.Context, ref string, wait bool) error {
 	n, err := c.Network(ref)
 	if err == nil && n.EngineNetwork != "" {
 		return refuseEngineNetwork(n)
 	}
 	if err == nil && n.Has().Shared && !c.Snapshot().HasMembers(n.ID) && !c.Snapshot().HasServices(n.ID) {
 		// With members or services the removal is refused below.
-		if err := c.removeShared(ctx, n); err != nil {
+		if err := c.removeShared(ctx, n, wait); err != nil {
 			return err
 		}
 		ref = n.ID
@@ -116,7 +120,7 @@ func (c *Controller) createShared(ctx context.Context, spec model.NetworkSpec) (
 		return nil, err
 	}
 	if err := c.AdoptNetwork(ctx, n); err != nil {
-		return nil, errors.Join(err, cluster.RemoveNetwork(context.WithoutCancel(ctx), n))
+		return nil, errors.Join(err, cluster.RemoveNetwork(context.WithoutCancel(ctx), n, false))
 	}
 	return c.Network(n.ID)
 }
@@ -159,9 +163,9 @@ func (c *Controller) ForgetNetwork(ctx context.Context, id string) error {
 }
 
 // removeShared removes a network from the cluster. Without one, it is removed here only.
-func (c *Controller) removeShared(ctx context.Context, n *model.Network) error {
+func (c *Controller) removeShared(ctx context.Context, n *model.Network, wait bool) error {
 	if cluster := c.cfg.Cluster(); cluster != nil {
-		return cluster.RemoveNetwork(ctx, n)
+		return cluster.RemoveNetwork(ctx, n, wait)
 	}
 	return nil
 }
@@ -172,7 +176,7 @@ func (c *Controller) pruneShared(ctx context.Context, keep func(*model.Network) 
 		if !n.Has().Shared || c.Snapshot().HasMembers(n.ID) || c.Snapshot().HasServices(n.ID) || keep != nil && keep(n) {
 			continue
 		}
-		if err := c.RemoveNetwork(ctx, n.ID); err == nil {
+		if err := c.removeNetwork(ctx, n.ID, false); err == nil {
 			names = append(names, n.Name)
 		}
 	}

@@ -129,7 +129,7 @@ func (cluster) CreateNetwork(_ context.Context, _ bool, plan func([]netip.Prefix
 	return plan(nil, 1450)
 }
 
-func (cluster) RemoveNetwork(context.Context, *model.Network) error { return nil }
+func (cluster) RemoveNetwork(context.Context, *model.Network, bool) error { return nil }
 
 func (cluster) Claim(_ context.Context, n *model.Network, spec model.EndpointSpec, member model.Member) (*model.Claim, error) {
 	claim := &model.Claim{NetworkID: n.ID, Member: member, NodeIPv4: n.Subnets[0].Gateway.Next()}

@@ -22,6 +22,13 @@ import (
 // removalPrefix is the prefix of the keys of removals in the host's store.
 const removalPrefix = "cluster/removed/"
 
+// How long a removal waits for members that other nodes have removed and whose records are on their way out of
+// the store, and how often it looks.
+const (
+	leaveTime = time.Second
+	leavePoll = 20 * time.Millisecond
+)
+
 // removals are the networks that were removed here while the cluster's store did not answer.
 type removals struct {
 	store store.Store
@@ -80,8 +87,11 @@ func (r *removals) ids() []string {
 
 // Remove removes a network that has no endpoints on this node from the cluster. It refuses one with
 // members on other nodes. If the store does not answer, the removal is stored on this host and done
-// later; a network that has members then appears again.
-func (ns *Networks) Remove(ctx context.Context, n *model.Network) error {
+// later; a network that has members then appears again. wait means that members may be about to leave.
+func (ns *Networks) Remove(ctx context.Context, n *model.Network, wait bool) error {
+	if wait {
+		ns.awaitLeaving(ctx, n.ID)
+	}
 	err := ns.remove(ctx, n.ID)
 	if errors.Is(err, kv.ErrUnavailable) {
 		ns.cfg.Log.Warn("the cluster's store does not answer; the network is removed from it as soon as it does, unless other nodes use it", "network", n.Name, "err", err)
@@ -91,6 +101,16 @@ func (ns *Networks) Remove(ctx context.Context, n *model.Network) error {
 		err = ns.seen.drop(ctx, n.ID)
 	}
 	return err
+}
+
+// awaitLeaving waits until no other node uses a network, for a moment only: a node removes a member without
+// waiting for the store. Meanwhile the network is not marked, so that others can go on using it.
+func (ns *Networks) awaitLeaving(ctx context.Context, id string) {
+	for until := time.Now().Add(leaveTime); time.Now().Before(until) && ctx.Err() == nil; time.Sleep(leavePoll) {
+		if users, err := ns.users(ctx, id); err != nil || len(users) == 0 {
+			return
+		}
+	}
 }
 
 // remove removes a network in steps: once its record says so, no node can claim an address in it.
