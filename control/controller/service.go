@@ -143,7 +143,10 @@ func (c *Controller) createSharedService(ctx context.Context, n *model.Network, 
 		return nil, errors.Join(err, cluster.RemoveService(context.WithoutCancel(ctx), n, svc))
 	}
 	c.state.Log().Info("created service", "service", svc.Name, "network", n.Name, "ipv4", model.AddrText(svc.IPv4), "ipv6", model.AddrText(svc.IPv6))
-	return c.Service(svc.ID)
+	if here := c.Snapshot().Service(svc.ID); here != nil {
+		return here, nil
+	}
+	return svc, nil // the watch over the cluster's services was faster, and is still applying it
 }
 
 func (c *Controller) removeSharedService(ctx context.Context, svc *model.Service) error {
