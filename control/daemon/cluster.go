@@ -29,6 +29,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/querier"
 	"github.com/fairlead-net/fairlead/control/reconcile"
 	"github.com/fairlead-net/fairlead/control/rtnl/underlay"
+	"github.com/fairlead-net/fairlead/control/rtnl/vxlan"
 	"github.com/fairlead-net/fairlead/control/rtnl/wireguard"
 	"github.com/fairlead-net/fairlead/control/store"
 	tables "github.com/fairlead-net/fairlead/maps"
@@ -201,10 +202,11 @@ func (d *daemon) openCluster(ctx context.Context) error {
 		Tables: peers.Tables{
 			Nodes: maps.Nodes, NodeAddrs: maps.NodeAddrs, Flood: maps.TunnelNodes, FDB: maps.PeerFDB, Neighbours: maps.PeerNeighbours,
 		},
-		Underlay:   paths{under, d},
-		Encryption: encryption,
-		Changed:    d.reconciler.RemoteChanged,
-		Log:        d.log,
+		Underlay:    paths{under, d},
+		Encryption:  encryption,
+		Aggregation: vxlan.New(d.handle, cfg.Port),
+		Changed:     d.reconciler.RemoteChanged,
+		Log:         d.log,
 	}), Encryption: encryption}
 	for _, update := range []func(*desired.Snapshot){part.Update, d.cluster.Peers.Update} {
 		update(d.state.Snapshot())

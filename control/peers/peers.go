@@ -92,6 +92,8 @@ type Config struct {
 	Underlay Underlay
 	// Encryption is used while the cluster has encrypted networks.
 	Encryption Encryption
+	// Aggregation is used while the cluster has networks that are not encrypted.
+	Aggregation Aggregation
 	// Changed is called when the members of a network on other nodes changed, or the states of their
 	// nodes. It must not wait.
 	Changed func(network string)
@@ -110,7 +112,8 @@ type Peers struct {
 	nodes *nodes
 	nets  map[string]*network // those with members here, by ID
 
-	encryption encryption
+	encryption    encryption
+	notAggregated string // why, as logged
 
 	copy  copyOnDisk
 	swept bool            // what earlier daemons wrote was compared with the first lists
@@ -425,6 +428,7 @@ func (p *Peers) writeNodes() {
 		paths[id] = path
 		reached = append(reached, reachedNode{node, e, path})
 	}
+	p.aggregate(reached)
 	encrypted, inside := p.encrypt(reached)
 	list, addrs = append(list, encrypted...), append(addrs, inside...)
 	slices.SortFunc(list, func(a, b maps.Node) int { return int(a.ID) - int(b.ID) })

@@ -40,6 +40,8 @@ type fakes struct {
 	encrypting bool // there is a device that encrypts
 	peers      map[model.PublicKey]netip.AddrPort
 	refused    error // of the device
+
+	aggregated []model.Family
 }
 
 func newFakes() *fakes {
@@ -91,6 +93,16 @@ func (e fakeEncryption) Remove() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.encrypting, e.peers = false, nil
+	return nil
+}
+
+// fakeAggregation has the devices for aggregation.
+type fakeAggregation struct{ *fakes }
+
+func (a fakeAggregation) Ensure(families []model.Family) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.aggregated = slices.Clone(families)
 	return nil
 }
 
@@ -274,7 +286,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) start(indices ...uint32) {
 	w.Helper()
 	own := kv.New(w.server.Dial(), kv.Config{Name: "memory://", PingEvery: 50 * time.Millisecond, PingTimeout: 100 * time.Millisecond, MaxBackoff: 50 * time.Millisecond})
-	w.Peers = New(Config{Store: own, Cache: w.cache, Self: "self", Tables: w.fakes.tables(), Underlay: w.fakes, Encryption: fakeEncryption{w.fakes}, Changed: w.fakes.noteChange, Log: slog.New(slog.DiscardHandler)})
+	w.Peers = New(Config{Store: own, Cache: w.cache, Self: "self", Tables: w.fakes.tables(), Underlay: w.fakes, Encryption: fakeEncryption{w.fakes}, Aggregation: fakeAggregation{w.fakes}, Changed: w.fakes.noteChange, Log: slog.New(slog.DiscardHandler)})
 	w.Peers.Update(snapshot(indices...))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

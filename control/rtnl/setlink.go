@@ -27,11 +27,15 @@ func (h *Handle) SetLink(index uint32, ch LinkChange) error {
 	return nil
 }
 
-// CreateDevice creates a device of the host that is not a pair, down and marked as Fairlead's by its group. It
+// CreateDevice creates a device of the host that is not a pair, down and marked as Fairlead's by its group. data: the
+// attributes of its kind, or nil. It
 // returns ErrExists if the name is taken.
-func (h *Handle) CreateDevice(kind, name string, mtu int) (Link, error) {
+func (h *Handle) CreateDevice(kind, name string, mtu int, data *nl.RtAttr) (Link, error) {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(kind))
+	if data != nil {
+		info.AddChild(data)
+	}
 	err := h.conn.do(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC),
 		str(unix.IFLA_IFNAME, name), u32(unix.IFLA_MTU, uint32(mtu)), u32(unix.IFLA_GROUP, deviceGroup), info)
 	if errors.Is(err, unix.EEXIST) {

@@ -99,6 +99,7 @@ var (
 		"control/rtnl/underlay":             {"control/model", "control/rtnl", "control/rtnl/watch"},
 		"control/rtnl/uplink":               {"control/model", "control/rtnl"},
 		"control/rtnl/wireguard":            {"control/model", "control/rtnl"},
+		"control/rtnl/vxlan":                {"control/model", "control/rtnl"},
 		"control/rtnl/watch":                {"control/rtnl", "control/rtnl/tc"},
 		"control/gc":                        {"maps"},
 		"control/host":                      {"control/model", "control/rtnl", "control/rtnl/sockdiag"},

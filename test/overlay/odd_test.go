@@ -15,6 +15,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/vxlan"
 	"github.com/fairlead-net/fairlead/maps"
 )
 
@@ -40,10 +43,11 @@ func TestForeignVNI(t *testing.T) {
 // device, which is not in the path, lets GRO recognise them. What arrives is forwarded to the container
 // as it is, through a limit (which segments it), and to a device without offloads.
 func TestAggregatesArrive(t *testing.T) {
-	for _, way := range []string{"direct", "limited", "without offloads"} {
+	for _, way := range []string{"direct", "direct, by IPv6", "limited", "without offloads"} {
 		t.Run(way, func(t *testing.T) {
-			cfg := config{}
-			if way != "direct" {
+			cfg := config{v6: way == "direct, by IPv6"}
+			direct := way == "direct" || cfg.v6
+			if !direct {
 				cfg.flags = maps.Shaped
 			}
 			l := newLab(t, cfg)
@@ -51,7 +55,7 @@ func TestAggregatesArrive(t *testing.T) {
 			to := l.nodes[2]
 			l.run(l.router, "ethtool", "-K", "r2", "tso", "off", "gso", "off", "tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off")
 			l.run(to.host, "ethtool", "-K", "up0", "gro", "on")
-			l.ip(to.host, fmt.Sprintf("link add inert type vxlan id 16777215 dstport %d", port), "link set inert up")
+			l.aggregate(to)
 			switch way {
 			case "limited":
 				l.run(to.host, "tc", "qdisc", "add", "dev", "hv", "root", "tbf", "rate", "500mbit", "burst", "3000", "latency", "50ms")
@@ -64,12 +68,29 @@ func TestAggregatesArrive(t *testing.T) {
 					t.Errorf("IPv6 inside %t: %v", v6, err)
 				}
 			}
-			path := map[bool]string{true: "path peer", false: "path redirect"}[way == "direct"]
+			path := map[bool]string{true: "path peer", false: "path redirect"}[direct]
 			if got := l.counters(to)[path] - before[path]; got == 0 || got > 8<<20/1400/2 {
 				t.Errorf("8 MB arrived in %d packets: they were not aggregated", got)
 			}
 		})
 	}
+}
+
+// aggregate makes the device on a host that makes its kernel aggregate tunnels, as the daemon does.
+func (l *lab) aggregate(v *node) {
+	l.Helper()
+	family := model.V4
+	if l.v6 {
+		family = model.V6
+	}
+	l.must(v.host.Do(func() error {
+		h, err := rtnl.New()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return vxlan.New(h, port).Ensure([]model.Family{family})
+	}))
 }
 
 // TestForwardedAggregates sends through a container that forwards: what was decapsulated leaves its host
@@ -80,7 +101,7 @@ func TestForwardedAggregates(t *testing.T) {
 	from, by := l.nodes[1], l.nodes[2]
 	l.run(l.router, "ethtool", "-K", "r2", "tso", "off", "gso", "off", "tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off")
 	l.run(by.host, "ethtool", "-K", "up0", "gro", "on")
-	l.ip(by.host, fmt.Sprintf("link add inert type vxlan id 16777215 dstport %d", port), "link set inert up")
+	l.aggregate(by)
 	e := maps.Endpoint{}
 	for _, have := range by.set.Endpoints.List() {
 		if have.IfIndex == by.hv {

@@ -108,7 +108,7 @@ func (d *Device) open(mtu int) (link rtnl.Link, created bool, err error) {
 		return link, false, err
 	}
 	clear(d.endpoints)
-	link, err = d.cfg.Handle.CreateDevice(kindKernel, rtnl.WireGuardDevice, mtu)
+	link, err = d.cfg.Handle.CreateDevice(kindKernel, rtnl.WireGuardDevice, mtu, nil)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		err = ErrNoKernel
 	}
@@ -314,7 +314,7 @@ func Probe() error {
 		if err != nil {
 			return err
 		}
-		_, err = h.CreateDevice(kindKernel, rtnl.WireGuardDevice, model.DefaultMTU)
+		_, err = h.CreateDevice(kindKernel, rtnl.WireGuardDevice, model.DefaultMTU, nil)
 		return errors.Join(err, h.Close())
 	})
 }

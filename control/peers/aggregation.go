@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peers
+
+import (
+	"slices"
+
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// Aggregation are the devices that make the kernel aggregate the packets of tunnels on arrival.
+type Aggregation interface {
+	// Ensure makes sure that these families have a device, and no others.
+	Ensure(families []model.Family) error
+}
+
+// aggregate has packets aggregated that arrive from nodes in clear text. Those of encrypted networks arrive by
+// the device that encrypts.
+func (p *Peers) aggregate(nodes []reachedNode) {
+	var families []model.Family
+	if hasClearOverlay(p.snapshot.Load()) {
+		for _, n := range nodes {
+			if f := model.FamilyOf(n.entry.Remote); n.entry.Remote.IsValid() && !slices.Contains(families, f) {
+				families = append(families, f)
+			}
+		}
+	}
+	err := p.cfg.Aggregation.Ensure(families)
+	message := ""
+	if err != nil {
+		message = err.Error()
+	}
+	if err != nil && message != p.notAggregated {
+		p.cfg.Log.Warn("packets of tunnels arrive one by one; large transfers take more processor time", "err", err)
+	}
+	p.notAggregated = message
+}
+
+// hasClearOverlay reports whether the cluster has networks that are not encrypted.
+func hasClearOverlay(s *desired.Snapshot) bool {
+	for n := range s.Networks() {
+		if n.Driver == model.DriverOverlay && !n.Encrypted {
+			return true
+		}
+	}
+	return false
+}
