@@ -25,7 +25,7 @@ ROOT          = [ "$$(id -u)" = 0 ] || \
 	{ echo "make $@ creates network namespaces and loads BPF programs: run it as root"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate format lint test bench bench-count bench-engine bench-full bench-growth bench-nodes bench-smoke fuzz outage demo install docker-plugin clean
+.PHONY: help build generate format lint test bench bench-count bench-engine bench-full bench-growth bench-nodes bench-overlay bench-smoke fuzz outage demo install docker-plugin clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,7 @@ test: ## Run every check and test, as root; installs missing packages with apt.
 # A contestant that is not packaged; the contestants under Docker; and the run itself, which
 # is kept with its report and charts.
 DOCKER29     := GO=$(GO) bench/docker29.sh || echo "Docker Engine 29 could not be built; the report will say that it is absent"
+ACROSS       := limit,fairlead,bridge
 ENGINE       := fairlead,docker20,fairlead-docker,fairlead-untracked
 RUN_BENCH     = mkdir -p bench/results/$(1) && { bin/fairlead bench --case $(1) $(2) --out bench/results/$(1)/run.json \
 	>bench/results/$(1)/report.txt; status=$$?; cat bench/results/$(1)/report.txt; [ $$status = 0 ]; } && \
@@ -105,6 +106,11 @@ bench-engine: build ## Compare Fairlead under Docker with either alone; eight mi
 	@$(ROOT)
 	@$(DEPS) bench
 	@$(call RUN_BENCH,engine,--seconds 0.6 --contestants $(ENGINE))
+
+bench-overlay: build ## Compare networks of two hosts, as root; five minutes.
+	@$(ROOT)
+	@$(DEPS) bench
+	@$(call RUN_BENCH,overlay,--seconds 0.7 --contestants $(ACROSS))
 
 bench-full: build ## Measure every case; takes hours.
 	@$(ROOT)

@@ -34,7 +34,8 @@ type arena struct {
 	client  interface {
 		Run(ctx context.Context, args ...string) (string, error)
 	}
-	command []string // of the client, without the duration
+	target  netip.Addr // what the client connects to
+	command []string   // of the client, without the duration
 }
 
 // newArena makes a world, the contestant's network in it, and the server of the case.
@@ -56,19 +57,21 @@ func newArena(ctx context.Context, cfg Config, entrant contestant.Contestant, en
 		return nil, err
 	}
 	a.network = network
-	args := func(role string, cpu int, at netip.Addr) []string {
-		return []string{
-			cfg.Self, "bench-load", role, c.Load.Kind,
-			"--address", netip.AddrPortFrom(at, contestant.Port).String(), "--cpu", strconv.Itoa(cpu),
-			"--size", strconv.Itoa(c.Load.Size), "--streams", strconv.Itoa(c.Load.Streams),
-		}
-	}
-	target, err := a.open(ctx, c, args("serve", env.ServerCPU, anywhere(c.Family)))
+	a.target, err = a.open(ctx, c, command(cfg.Self, "serve", c.Load, env.ServerCPU, anywhere(c.Family)))
 	if err != nil {
 		return nil, err
 	}
-	a.command = args("run", env.ClientCPU, target)
+	a.command = command(cfg.Self, "run", c.Load, env.ClientCPU, a.target)
 	return a, nil
+}
+
+// command returns the command of a load's server or client.
+func command(self, role string, l cases.Load, cpu int, at netip.Addr) []string {
+	return []string{
+		self, "bench-load", role, l.Kind,
+		"--address", netip.AddrPortFrom(at, contestant.Port).String(), "--cpu", strconv.Itoa(cpu),
+		"--size", strconv.Itoa(l.Size), "--streams", strconv.Itoa(l.Streams),
+	}
 }
 
 // anywhere is the address that servers listen on.
@@ -107,6 +110,14 @@ func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (target 
 		a.client = host
 	case cases.Peers, cases.Hairpin:
 		if a.client, err = a.network.Container(ctx, "client", 0); err != nil {
+			return target, err
+		}
+	case cases.Overlay:
+		network, ok := a.network.(contestant.Spanning)
+		if !ok {
+			return target, fmt.Errorf("the network of %s is on one host", a.name)
+		}
+		if a.client, err = network.Far(ctx, "client"); err != nil {
 			return target, err
 		}
 	}

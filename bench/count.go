@@ -18,16 +18,21 @@ import (
 // programs permanently. In a guest whose clock skips idle time it takes no real time.
 const settled = 5 * time.Second
 
-// Count makes a world for a contestant and a case, and returns for each round the nanoseconds
-// that a transaction (or a datagram) takes, on the average of n. Where the clock follows the
-// processor's instructions, the result is a number of instructions. self is the program that
-// generates the loads.
-func Count(ctx context.Context, self string, entrant contestant.Contestant, c cases.Case, n, rounds int) (_ []float64, retErr error) {
+// allLoads is what the server of the counted loads serves.
+var allLoads = cases.Load{Kind: "all", Size: 1}
+
+// Count makes a world for a contestant and some cases with the same path and family, and returns for each case the
+// nanoseconds that a transaction (or a datagram) takes, on the average of its transactions, in each
+// round. Where the clock follows the processor's instructions, the result is a number of
+// instructions. self is the program that generates the loads.
+func Count(ctx context.Context, self string, entrant contestant.Contestant, counted []cases.Count, rounds int) (_ [][]float64, retErr error) {
 	env, err := report.ReadEnvironment()
 	if err != nil {
 		return nil, err
 	}
-	a, err := newArena(ctx, Config{Self: self}, entrant, env, c)
+	world := counted[0].Case
+	world.Load = allLoads
+	a, err := newArena(ctx, Config{Self: self}, entrant, env, world)
 	if err != nil {
 		return nil, err
 	}
@@ -38,13 +43,17 @@ func Count(ctx context.Context, self string, entrant contestant.Contestant, c ca
 			return nil, fmt.Errorf("pause the daemon of %s: %w", a.name, err)
 		}
 	}
-	var counts []float64
-	for range 1 + rounds { // the first warms up
-		m, err := a.run(ctx, 0, "--count", strconv.Itoa(n))
-		if err != nil {
-			return nil, err
+	all := make([][]float64, len(counted))
+	for i, c := range counted {
+		a.command = command(self, "run", c.Load, env.ClientCPU, a.target)
+		for range 1 + rounds { // the first warms up
+			m, err := a.run(ctx, 0, "--count", strconv.Itoa(c.Transactions))
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", c.Name(), err)
+			}
+			all[i] = append(all[i], m["ns"])
 		}
-		counts = append(counts, m["ns"])
+		all[i] = all[i][1:]
 	}
-	return counts[1:], nil
+	return all, nil
 }

@@ -21,7 +21,7 @@ import (
 func TestSmoke(t *testing.T) {
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "fairlead")
-	build := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/fairlead-net/fairlead/cmd/fairlead")
+	build := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "github.com/fairlead-net/fairlead/cmd/fairlead", "github.com/fairlead-net/fairlead/cmd/fairlead-store")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // it runs in images that contain nothing else
 	if text, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build fairlead: %v\n%s", err, text)
@@ -95,11 +95,14 @@ func checkCase(t *testing.T, run *report.Run, c report.Case) {
 			}
 		}
 	}
-	grows := strings.HasPrefix(c.Name, "ports") || strings.HasPrefix(c.Name, "setup")
-	for _, subject := range []string{"limit", "fairlead", "docker20", cases.Under, cases.Untracked} {
-		if grows && subject != "fairlead" {
-			continue
-		}
+	subjects := []string{"limit", "fairlead", "docker20", cases.Under, cases.Untracked}
+	switch path, _, _ := strings.Cut(c.Name, "/"); {
+	case strings.HasPrefix(path, "ports"), path == string(cases.Setup):
+		subjects = []string{"fairlead"}
+	case path == string(cases.Overlay):
+		subjects = []string{"limit", "fairlead", "bridge"}
+	}
+	for _, subject := range subjects {
 		if c.Absent[subject] != "" {
 			t.Errorf("%s: no %s: %s", c.Name, subject, c.Absent[subject])
 		}

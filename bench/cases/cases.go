@@ -22,10 +22,13 @@ const (
 	Host      Path = "host"      // host → container
 	Localhost Path = "localhost" // host → 127.0.0.1 or ::1, published → container
 	Hairpin   Path = "hairpin"   // container → published port of its host → another container
+	Overlay   Path = "overlay"   // container → container of the same network on another host
 )
 
 // Paths lists the paths that every load is measured on.
-func Paths() []Path { return []Path{Published, Outbound, Peers, Host, Localhost, Hairpin} }
+func Paths() []Path {
+	return []Path{Published, Outbound, Peers, Host, Localhost, Hairpin, Overlay}
+}
 
 // Load is the traffic on a path.
 type Load struct {
@@ -94,10 +97,14 @@ var headlineAlone = []string{"localhost/crr60000/4", "setup/publish{1000,10000}/
 // containers.
 var engine = []string{"published/{rr,crr,http,httpclose,udp64,stream}/4", "peers/{rr,crr,udp64,stream}/4"}
 
+// overlay lists the cases that compare networks of two hosts with each other and with the network
+// between the hosts.
+var overlay = []string{"overlay/{rr,crr,udp64,stream}/4", "overlay/{rr,stream}/6"}
+
 // smoke lists a few cases that together cover every path, kind of load and family, and the
 // quick ones of growth.
 var smoke = []string{
-	"published/udp64/4", "outbound/crr/4", "peers/stream/4", "host/http/4", "localhost/httpclose/4", "hairpin/rr/6",
+	"published/udp64/4", "outbound/crr/4", "peers/stream/4", "host/http/4", "localhost/httpclose/4", "hairpin/rr/6", "overlay/rr/4",
 	"ports10000/crr/4", "setup/publish10000/4",
 }
 
@@ -122,13 +129,13 @@ func lists() map[string][]choice {
 		}
 	}
 	return map[string][]choice{
-		"all": choose(false, "*/*/*"), "smoke": choose(false, smoke...), "engine": choose(false, engine...), "growth": choose(false, grown...),
+		"all": choose(false, "*/*/*"), "smoke": choose(false, smoke...), "engine": choose(false, engine...), "overlay": choose(false, overlay...), "growth": choose(false, grown...),
 		"headline": append(choose(false, headline...), choose(true, headlineAlone...)...),
 	}
 }
 
 // Select returns the cases that match the patterns, in the order of All. A pattern is a name
-// with *, or {a,b}, or one of the words all, headline, engine, growth and smoke.
+// with *, or {a,b}, or one of the words all, headline, engine, overlay, growth and smoke.
 func Select(patterns []string) ([]Case, error) {
 	var choices []choice
 	for _, p := range patterns {

@@ -14,7 +14,7 @@ type Count struct {
 func Counted(pattern string) []Count {
 	var counted []Count
 	for _, family := range []int{4, 6} {
-		for _, p := range []Path{Published, Outbound, Peers} {
+		for _, p := range []Path{Published, Outbound, Peers, Overlay} {
 			for _, c := range []Count{
 				{Case{Load: Load{Name: "rr", Kind: "rr", Size: 1}}, 800},
 				{Case{Load: Load{Name: "crr", Kind: "crr", Size: 1}}, 200},

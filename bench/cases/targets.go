@@ -52,6 +52,7 @@ func Targets() []Target {
 	peers := []Path{Peers}
 	localhost := []Path{Localhost}
 	setup := []Path{Setup}
+	overlay := []Path{Overlay}
 	return []Target{
 		{edge, "rr", "p50", "limit", 1.04}, {edge, "rr", "p50", Docker, 0.90},
 		{edge, "rr", "p99", "limit", 1.08}, {edge, "rr", "p99", Docker, 0.92},
@@ -65,11 +66,13 @@ func Targets() []Target {
 		{localhost, "rr", "rate", "direct", 0.97}, {localhost, "rr", "rate", Docker, 1.75},
 		{localhost, "crr", "rate", "direct", 0.97}, {localhost, "crr", "rate", Docker, 3.00},
 		{localhost, "crr60000", "kept", Itself, 0.90},
+		{overlay, "rr", "p50", "limit", 1.08}, {overlay, "rr", "rate", "bridge", 1.25},
+		{overlay, "crr", "rate", "bridge", 1.60}, {overlay, "stream", "gbps", "bridge", 1.30},
 		{[]Path{Ports10000}, "crr", "rate", "few", 0.98}, {[]Path{Flows1000000}, "rr", "rate", "few", 0.95},
 		{setup, "publish1000", "took", Itself, 100}, {setup, "publish10000", "took", Itself, 500},
 		{setup, "publish1000", "processes", Itself, 0}, {setup, "publish10000", "processes", Itself, 0},
 		{setup, "publish10000", "memory", Itself, 10_000}, {setup, "connect50", "p50", Docker, 0.25},
-		{Paths(), "rr", "p50", Under, 0.95}, {append(edge, Peers, Localhost), "crr", "rate", Under, 1.05},
+		{append(edge, Peers, Host, Localhost, Hairpin), "rr", "p50", Under, 0.95}, {append(edge, Peers, Localhost), "crr", "rate", Under, 1.05},
 		{append(edge, Peers), "udp64", "rate", Under, 1.05}, {append(edge, Peers), "stream", "gbps", Under, 1.05},
 		{[]Path{Published}, "http", "rate", Under, 1.05}, {[]Path{Published}, "httpclose", "rate", Under, 1.05},
 	}

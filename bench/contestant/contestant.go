@@ -41,6 +41,13 @@ type Network interface {
 	Close() error
 }
 
+// Spanning is a network that the outside machine has containers in, too. The overlay cases measure it.
+type Spanning interface {
+	Network
+	// Far makes a container without a program on the outside machine.
+	Far(ctx context.Context, name string) (Container, error)
+}
+
 // Container is a place that programs run in.
 type Container interface {
 	Run(ctx context.Context, args ...string) (string, error)

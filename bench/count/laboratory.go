@@ -20,7 +20,7 @@ import (
 )
 
 // guestTime limits one guest, from power on to power off.
-const guestTime = 8 * time.Minute
+const guestTime = 12 * time.Minute
 
 // kernel is the kernel that guests run.
 var kernel = vm.Kernel{Series: "6.12", Suite: "trixie"}
@@ -65,7 +65,7 @@ func newLaboratory(ctx context.Context, fairlead string) (_ *laboratory, retErr 
 			retErr = errors.Join(retErr, l.close())
 		}
 	}()
-	packages := []string{"github.com/fairlead-net/fairlead/bench/count/guest"}
+	packages := []string{"github.com/fairlead-net/fairlead/bench/count/guest", "github.com/fairlead-net/fairlead/cmd/fairlead-store"}
 	if fairlead == "" {
 		l.fairlead = filepath.Join(dir, "fairlead")
 		packages = append(packages, "github.com/fairlead-net/fairlead/cmd/fairlead")
@@ -141,14 +141,20 @@ func (l *laboratory) root(contestant string) ([]byte, error) {
 	for _, dir := range []string{"dev", "opt", "proc", "root", "run", "sys", "tmp", "var/lib"} {
 		root.Dir(dir)
 	}
-	for _, p := range []struct{ name, path string }{
-		{"fairlead", l.fairlead}, {"guest", filepath.Join(l.dir, "guest")}, {"load", filepath.Join(l.dir, "load")},
-	} {
-		content, err := os.ReadFile(p.path)
+	programs := []string{l.fairlead, filepath.Join(l.dir, "guest"), filepath.Join(l.dir, "load")}
+	if contestant == "fairlead" {
+		programs = append(programs, filepath.Join(l.dir, "fairlead-store"))
+	}
+	for i, path := range programs {
+		content, err := os.ReadFile(path)
 		if err != nil {
 			return nil, err
 		}
-		root.File("bin/"+p.name, content)
+		name := filepath.Base(path)
+		if i == 0 {
+			name = "fairlead" // whatever the given program is called
+		}
+		root.File("bin/"+name, content)
 	}
 	root.Link("init", "bin/guest")
 	err := errors.Join(root.Busybox("sh"), root.Program("ip"))
@@ -157,6 +163,8 @@ func (l *laboratory) root(contestant string) ([]byte, error) {
 	case "nft", "flowtable":
 		err = errors.Join(err, root.Program("nft"))
 		names = slices.Concat(names, netfilterModules)
+	case "bridge":
+		names = append(slices.Clone(names), "vxlan")
 	case "iptables":
 		err = errors.Join(err, addIPTables(&root))
 		names = slices.Concat(names, netfilterModules, bridgedModules)

@@ -85,6 +85,9 @@ func New() (_ *Topology, retErr error) {
 	return t, t.Host.Do(OwnDirectories)
 }
 
+// TwoHosts gives the outside machine, too, directories of its own for daemons.
+func (t *Topology) TwoHosts() error { return t.Outside.Do(OwnDirectories) }
+
 // OwnDirectories hides the machine's directories for daemons from the given host.
 func OwnDirectories() error {
 	for _, m := range []struct{ kind, path string }{

@@ -67,6 +67,8 @@ func (d docker) Name() string { return d.name }
 
 func (docker) Lacks(c cases.Case) string {
 	switch {
+	case oneHost(c) != "":
+		return oneHost(c)
 	case c.Alone:
 		return "it would take hours; make bench-growth measures it"
 	case c.Path.Growth().Flows > 0:

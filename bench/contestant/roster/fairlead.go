@@ -21,7 +21,8 @@ import (
 	"github.com/fairlead-net/fairlead/bench/world"
 )
 
-// fairlead is the program at this path: its daemon, a network and sandboxes.
+// fairlead is the program at this path: its daemon, a network and sandboxes. Across two hosts it is a daemon on
+// each, with the embedded store on the first.
 type fairlead struct{ self string }
 
 func (fairlead) Name() string { return "fairlead" }
@@ -37,8 +38,55 @@ func (f fairlead) Version(ctx context.Context) (string, error) {
 func (fairlead) Lacks(cases.Case) string { return "" }
 
 func (f fairlead) Build(ctx context.Context, t *topology.Topology, path cases.Path) (contestant.Network, error) {
+	if path == cases.Overlay {
+		return f.span(ctx, t)
+	}
 	flows := path.Growth().Flows
 	return f.build(ctx, t, flows, flows)
+}
+
+// span makes a network of both machines.
+func (f fairlead) span(ctx context.Context, t *topology.Topology) (contestant.Network, error) {
+	if err := t.TwoHosts(); err != nil {
+		return nil, err
+	}
+	here, there := topology.HostAddress(4).String(), topology.OutsideAddress(4).String()
+	n, err := f.start(ctx, t, t.Host, "--store", "embed", "--store-token", "none", "--advertise", here, "--node-name", "host")
+	if err != nil {
+		return nil, err
+	}
+	n.far, err = f.start(ctx, t, t.Outside, "--store", "etcd://"+here+":2379", "--advertise", there, "--node-name", "outside")
+	if err != nil {
+		return nil, err
+	}
+	_, err = until(ctx, func() (string, error) { // the store starts after the daemon
+		return n.cli(ctx, "network", "create", "-d", "overlay", "--ipv6", "bench")
+	})
+	return spanning{n}, err
+}
+
+// spanning is a network of both machines.
+type spanning struct{ *fairleadNetwork }
+
+func (n spanning) Far(ctx context.Context, name string) (contestant.Container, error) {
+	return until(ctx, func() (contestant.Container, error) { // the other daemon learns of the network
+		return n.far.Container(ctx, name, 0)
+	})
+}
+
+// until repeats what another machine has to be ready for.
+func until[T any](ctx context.Context, do func() (T, error)) (T, error) {
+	for {
+		got, err := do()
+		if err == nil {
+			return got, nil
+		}
+		select {
+		case <-ctx.Done():
+			return got, err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // build makes room for the requested flows in addition to those of the load, and fills the
@@ -48,7 +96,7 @@ func (f fairlead) build(ctx context.Context, t *topology.Topology, room, flows i
 	if room > 0 {
 		args = append(args, "--ct-max", fmt.Sprint(2*room))
 	}
-	n, err := f.start(ctx, t, args...)
+	n, err := f.start(ctx, t, t.Host, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -58,16 +106,16 @@ func (f fairlead) build(ctx context.Context, t *topology.Topology, room, flows i
 	return n, kernel.FillFlows(n.Pins(), flows)
 }
 
-// start starts the daemon and waits until it serves.
-func (f fairlead) start(ctx context.Context, t *topology.Topology, flags ...string) (*fairleadNetwork, error) {
+// start starts the daemon of a machine and waits until it serves.
+func (f fairlead) start(ctx context.Context, t *topology.Topology, host *world.Host, flags ...string) (*fairleadNetwork, error) {
 	args := append([]string{"daemon", "--cgroup-root", t.Cgroup.Path, "--metrics-listen", ""}, flags...)
 	daemon := world.Command(context.Background(), f.self, args...)
 	daemon.SysProcAttr = t.Cgroup.Attr()
-	p, err := t.Host.SpawnCommand(daemon)
+	p, err := host.SpawnCommand(daemon)
 	if err != nil {
 		return nil, err
 	}
-	n := &fairleadNetwork{self: f.self, t: t, daemon: p}
+	n := &fairleadNetwork{self: f.self, t: t, host: host, daemon: p}
 	n.Client = engine.New("fairlead", n.inside("/run/fairlead/api.sock"))
 	return n, n.waitFor(ctx)
 }
@@ -77,6 +125,8 @@ type fairleadNetwork struct {
 	daemon     *world.Process
 	self       string
 	t          *topology.Topology
+	host       *world.Host
+	far        *fairleadNetwork // the same network on the outside machine, or nil
 	containers []*fairleadContainer
 }
 
@@ -112,12 +162,28 @@ func (n *fairleadNetwork) CreateNetwork(ctx context.Context, name string, subnet
 
 func (n *fairleadNetwork) Usage() (contestant.Usage, error) { return usageOf(n.daemon.Pid()) }
 
-// Pause stops the daemon's process until it is killed.
-func (n *fairleadNetwork) Pause() error { return n.daemon.Signal(syscall.SIGSTOP) }
+// Pause stops the daemon's process, and the store's if there is one, until they are killed.
+func (n *fairleadNetwork) Pause() error {
+	if n.far != nil {
+		if err := n.far.Pause(); err != nil {
+			return err
+		}
+	}
+	pids, err := descendants(n.daemon.Pid())
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			return fmt.Errorf("stop process %d: %w", pid, err)
+		}
+	}
+	return nil
+}
 
-// cli runs a fairlead command on the host.
+// cli runs a fairlead command on the daemon's machine.
 func (n *fairleadNetwork) cli(ctx context.Context, args ...string) (string, error) {
-	return n.t.On(n.t.Host).Run(ctx, append([]string{n.self, "--host", "unix:///run/fairlead/api.sock"}, args...)...)
+	return n.t.On(n.host).Run(ctx, append([]string{n.self, "--host", "unix:///run/fairlead/api.sock"}, args...)...)
 }
 
 // fairleadContainer is a sandbox.
@@ -173,7 +239,7 @@ func (n *fairleadNetwork) enter(name, inspected string) (*fairleadContainer, err
 		return nil, errors.New("fairlead inspect does not show one sandbox")
 	}
 	s := list[0].NetworkSettings
-	h, err := n.t.Host.Enter(name, s.SandboxKey)
+	h, err := n.host.Enter(name, s.SandboxKey)
 	if err != nil {
 		return nil, err
 	}
@@ -191,6 +257,9 @@ func (n *fairleadNetwork) Close() error {
 	n.Client.Close()
 	for _, c := range n.containers {
 		c.host.Close()
+	}
+	if n.far != nil {
+		return n.far.Close()
 	}
 	return nil
 }

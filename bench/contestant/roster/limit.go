@@ -12,7 +12,7 @@ import (
 )
 
 // limit does not use a container network at all: the programs run on the host. Two containers
-// are then the same host twice, and their network is its loopback.
+// are then the same host twice, and their network is its loopback, or, if they are on two hosts, the network between these.
 type limit struct{}
 
 func (limit) Name() string                            { return "limit" }
@@ -20,11 +20,14 @@ func (limit) Version(context.Context) (string, error) { return "no container net
 
 func (limit) Lacks(c cases.Case) string { return unmanaged(c) }
 
-func (limit) Build(_ context.Context, t *topology.Topology, _ cases.Path) (contestant.Network, error) {
-	return limitNetwork{t}, nil
+func (limit) Build(_ context.Context, t *topology.Topology, path cases.Path) (contestant.Network, error) {
+	return limitNetwork{t, path}, nil
 }
 
-type limitNetwork struct{ t *topology.Topology }
+type limitNetwork struct {
+	t    *topology.Topology
+	path cases.Path
+}
 
 func (n limitNetwork) Container(_ context.Context, _ string, _ int, args ...string) (contestant.Container, error) {
 	place := n.t.On(n.t.Host)
@@ -33,7 +36,11 @@ func (n limitNetwork) Container(_ context.Context, _ string, _ int, args ...stri
 			return nil, err
 		}
 	}
-	return limitContainer{place}, nil
+	return limitContainer{place, n.path}, nil
+}
+
+func (n limitNetwork) Far(context.Context, string) (contestant.Container, error) {
+	return limitContainer{n.t.On(n.t.Outside), n.path}, nil
 }
 
 func (limitNetwork) Published(path cases.Path, _ contestant.Container, family int) netip.Addr {
@@ -42,6 +49,14 @@ func (limitNetwork) Published(path cases.Path, _ contestant.Container, family in
 
 func (limitNetwork) Close() error { return nil }
 
-type limitContainer struct{ topology.Place }
+type limitContainer struct {
+	topology.Place
+	path cases.Path
+}
 
-func (limitContainer) Address(family int) netip.Addr { return topology.Loopback(family) }
+func (c limitContainer) Address(family int) netip.Addr {
+	if c.path == cases.Overlay {
+		return topology.HostAddress(family)
+	}
+	return topology.Loopback(family)
+}

@@ -49,6 +49,14 @@ func unmanaged(c cases.Case) string {
 	return ""
 }
 
+// oneHost returns why a contestant whose network is on one host does not have such a case.
+func oneHost(c cases.Case) string {
+	if c.Path == cases.Overlay {
+		return "its network is on one host"
+	}
+	return ""
+}
+
 // onHost returns where a host publishes ports: its own addresses.
 func onHost(path cases.Path, family int) netip.Addr {
 	if path == cases.Localhost {

@@ -43,6 +43,9 @@ func (r ruled) Lacks(c cases.Case) string {
 	if c.Family == 6 && r.load[0] == "iptables-restore" {
 		return "its rules are for IPv4"
 	}
+	if reason := oneHost(c); reason != "" {
+		return reason
+	}
 	return r.bridge.Lacks(c)
 }
 

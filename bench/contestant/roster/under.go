@@ -48,12 +48,12 @@ func (under) Lacks(c cases.Case) string {
 	if c.Path.Grows() || c.Path == cases.Setup {
 		return "only what packets cost is measured by it"
 	}
-	return ""
+	return oneHost(c)
 }
 
 // Build starts Fairlead first: the engine finds the driver by its socket.
 func (u under) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (contestant.Network, error) {
-	f, err := u.fairlead.start(ctx, t)
+	f, err := u.fairlead.start(ctx, t, t.Host)
 	if err != nil {
 		return nil, err
 	}

@@ -15,20 +15,32 @@ import (
 	"github.com/fairlead-net/fairlead/bench/contestant"
 )
 
+// descendants returns a process and its descendants.
+func descendants(pid int) ([]int, error) {
+	children, err := parents()
+	if err != nil {
+		return nil, err
+	}
+	list := []int{pid}
+	for i := 0; i < len(list); i++ {
+		list = append(list, children[list[i]]...)
+	}
+	return list, nil
+}
+
 // usageOf sums up the usage of a process and its descendants.
 func usageOf(pid int) (u contestant.Usage, err error) {
-	children, err := parents()
+	list, err := descendants(pid)
 	if err != nil {
 		return u, err
 	}
-	for todo := []int{pid}; len(todo) > 0; todo = todo[1:] {
-		todo = append(todo, children[todo[0]]...)
-		kB, err := resident(todo[0])
+	for _, one := range list {
+		kB, err := resident(one)
 		switch {
-		case errors.Is(err, os.ErrNotExist) && todo[0] != pid: // ended just now
+		case errors.Is(err, os.ErrNotExist) && one != pid: // ended just now
 			continue
 		case err != nil:
-			return u, fmt.Errorf("memory of process %d: %w", todo[0], err)
+			return u, fmt.Errorf("memory of process %d: %w", one, err)
 		}
 		u.Processes++
 		u.Memory += kB

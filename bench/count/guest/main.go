@@ -43,19 +43,25 @@ func drive(args []string) error {
 	if i < 0 {
 		return fmt.Errorf("contestant %q is unknown (arguments %q)", *name, args)
 	}
-	for _, c := range cases.Counted(*pattern) {
-		if all[i].Lacks(c.Case) != "" {
-			continue
+	counted := slices.DeleteFunc(cases.Counted(*pattern), func(c cases.Count) bool { return all[i].Lacks(c.Case) != "" })
+	sameWorld := func(a, b cases.Count) bool { return a.Path == b.Path && a.Family == b.Family }
+	for len(counted) > 0 {
+		n := 1
+		for n < len(counted) && sameWorld(counted[0], counted[n]) {
+			n++
 		}
-		counts, err := bench.Count(context.Background(), "/bin/load", all[i], c.Case, c.Transactions, *rounds)
+		counts, err := bench.Count(context.Background(), "/bin/load", all[i], counted[:n], *rounds)
 		if err != nil {
-			return fmt.Errorf("%s: %w", c.Name(), err)
+			return err
 		}
-		fmt.Print("count ", c.Name())
-		for _, n := range counts {
-			fmt.Printf(" %.1f", n)
+		for i, c := range counted[:n] {
+			fmt.Print("count ", c.Name())
+			for _, n := range counts[i] {
+				fmt.Printf(" %.1f", n)
+			}
+			fmt.Println()
 		}
-		fmt.Println()
+		counted = counted[n:]
 	}
 	return nil
 }

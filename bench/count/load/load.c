@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /*
- * The loads of bench/load by count: load bench-load {serve|run} KIND FLAGS, with the
- * flags that bench/arena.go gives. run makes --count transactions after a few that warm
+ * The loads of bench/load by count: load bench-load {serve all|run KIND} FLAGS, with
+ * the flags that bench/arena.go gives. run makes --count transactions after a few that warm
  * up, and prints how many nanoseconds one takes; where the clock follows instructions,
  * these are instructions.
+ *
+ * The server is the same for all, so that one world serves them one after another.
  *
  *	rr      one TCP connection; a request of --size bytes, a response of the same size
  *	crr     a connection for each transaction: connect, 1 byte, 1 byte; the server
@@ -20,10 +22,13 @@
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <time.h>
@@ -35,8 +40,8 @@ enum {
 	MAX_SIZE = 65536,
 };
 
-/* The first byte of a datagram. */
-enum { MORE, LAST /* of its burst */ };
+/* The first byte of a datagram, and of a connection. */
+enum { MORE, LAST /* of its burst; the only one of its connection */ };
 
 static struct sockaddr_storage address;
 static socklen_t address_len;
@@ -143,20 +148,21 @@ static void exchange(int fd)
 		die("read");
 }
 
-static void serve_rr(int fd)
+static void serve_connection(int fd)
 {
+	if (read_full(fd, message, size))
+		return;
+	if (message[0] == LAST) {
+		if (write(fd, message, size) != size)
+			die("write");
+		return;
+	}
 	set_option(fd, IPPROTO_TCP, TCP_NODELAY);
-	while (!read_full(fd, message, size) && write(fd, message, size) == size)
+	while (write(fd, message, size) == size && !read_full(fd, message, size))
 		;
 }
 
-static void serve_crr(int fd)
-{
-	if (!read_full(fd, message, 1) && write(fd, message, 1) != 1)
-		die("write");
-}
-
-static void accept_each(void (*serve)(int fd))
+static void accept_each(void)
 {
 	int l = bound(SOCK_STREAM);
 
@@ -167,7 +173,7 @@ static void accept_each(void (*serve)(int fd))
 
 		if (fd < 0)
 			die("accept");
-		serve(fd);
+		serve_connection(fd);
 		close(fd);
 	}
 }
@@ -194,6 +200,20 @@ static void serve_bursts(void)
 	}
 }
 
+static void serve_all(void)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		die("fork");
+	if (!pid) {
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL))
+			die("prctl");
+		serve_bursts();
+	}
+	accept_each();
+}
+
 /* connected is the socket of the loads that use only one. */
 static int connected;
 
@@ -212,6 +232,7 @@ static void transact_crr(void)
 {
 	int fd = dial(SOCK_STREAM);
 
+	message[0] = LAST;
 	exchange(fd);
 	if (read(fd, message, 1) != 0)
 		die("the server sent more than its answer");
@@ -247,15 +268,13 @@ static void transact_bursts(void)
 
 static const struct load {
 	const char *name;
-	void (*serve_connection)(int fd);
-	void (*serve)(void);
 	void (*start)(void);
 	void (*transact)(void);
 	int unit; /* of the count, in one transaction */
 } loads[] = {
-	{"rr", serve_rr, NULL, start_rr, transact_rr, 1},
-	{"crr", serve_crr, NULL, NULL, transact_crr, 1},
-	{"bursts", NULL, serve_bursts, start_bursts, transact_bursts, BURST},
+	{"rr", start_rr, transact_rr, 1},
+	{"crr", NULL, transact_crr, 1},
+	{"bursts", start_bursts, transact_bursts, BURST},
 };
 
 static int64_t now(void)
@@ -297,13 +316,14 @@ static void parse_flags(char **arg)
 
 int main(int argc, char **argv)
 {
+	bool serve = argc > 3 && !strcmp(argv[2], "serve") && !strcmp(argv[3], "all");
 	const struct load *l = NULL;
 
 	for (size_t i = 0; argc > 3 && i < sizeof(loads) / sizeof(*loads); i++)
 		if (!strcmp(argv[3], loads[i].name))
 			l = &loads[i];
-	if (!l) {
-		fprintf(stderr, "usage: load bench-load {serve|run} {rr|crr|bursts} FLAGS\n");
+	if (!l && !serve) {
+		fprintf(stderr, "usage: load bench-load {serve all|run {rr|crr|bursts}} FLAGS\n");
 		return 2;
 	}
 	parse_flags(argv + 4);
@@ -311,11 +331,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "load: --address is missing, or --size is not a message's\n");
 		return 2;
 	}
-	if (!strcmp(argv[2], "serve")) {
-		if (l->serve)
-			l->serve();
-		accept_each(l->serve_connection);
-	}
+	if (serve)
+		serve_all();
 	if (count < l->unit || count % l->unit) {
 		fprintf(stderr, "load: --count %ld is not a multiple of %d\n", count, l->unit);
 		return 2;
