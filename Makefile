@@ -25,7 +25,7 @@ ROOT          = [ "$$(id -u)" = 0 ] || \
 	{ echo "make $@ creates network namespaces and loads BPF programs: run it as root"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate format lint test bench bench-count bench-engine bench-full bench-growth bench-nodes bench-overlay bench-smoke fuzz outage demo install docker-plugin clean
+.PHONY: help build generate format lint analyse test test-guests test-units test-real bench bench-count bench-engine bench-full bench-growth bench-nodes bench-overlay bench-smoke fuzz outage demo install docker-plugin clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,8 +42,10 @@ format: ## Format Go and C.
 	gofmt -w $$($(GO) list -f '{{.Dir}}' ./...)
 	$(CLANG_FORMAT) -i $(BPF_SOURCES)
 
+lint: generate analyse ## Check format, vet, staticcheck, and that the generated files are committed.
+
 # With -race, what vet and staticcheck compile serves the tests, too.
-lint: generate ## Check format, vet, staticcheck, and that the generated files are committed.
+analyse:
 	@unformatted=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); \
 	if [ -n "$$unformatted" ]; then echo "not formatted (run make format):"; echo "$$unformatted"; exit 1; fi
 	$(CLANG_FORMAT) --dry-run -Werror $(BPF_SOURCES)
@@ -52,12 +54,13 @@ lint: generate ## Check format, vet, staticcheck, and that the generated files a
 	@git diff --exit-code --stat -- 'bpf/*_bpfel.*' || \
 	{ echo "the files generated in bpf/ differ from those in git (commit or stage the output of make generate)"; exit 1; }
 
-# Packages that measure gaps and times load both cores alone. Guests are emulated on one core each,
-# and what is in them does not depend on time. The others are tests of units.
-MEASURING     = ./bench ./bench/contestant/... ./bench/kernel ./test/...
+# Packages with real programs and traffic, the longest first; guests, which are emulated, so that what is in them does
+# not depend on time; and tests of units.
+REAL          = ./test/scenario ./bench ./bench/contestant/... ./bench/kernel ./test/...
 GUESTS        = ./bench/count ./test/kernels
 PACKAGES      = $(shell $(GO) list ./...)
-AMONG         = $(filter $(shell $(GO) list $(1)),$(PACKAGES))
+LISTED        = $(shell $(GO) list $(1))
+
 # -w omits debug information, which reduces the time to link by a third; lint vets. A program with the race
 # detector sleeps for a second before it exits, without GORACE.
 GO_TEST       = $(GO) test -vet=off -ldflags=-w -count=1 -timeout $(TEST_TIMEOUT)
@@ -66,7 +69,7 @@ TEST_UNITS    = GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO_TEST) -race
 # nothing but their own traffic. They share what `make build` compiled.
 TEST_REAL    = CGO_ENABLED=0 $(GO_TEST) -trimpath
 
-# The last lines are go test's own.
+# A guest takes one processor, and so does what runs beside them. The last lines are go test's own.
 test: ## Run every check and test, as root; installs missing packages with apt.
 	@$(ROOT)
 	@$(DEPS) test
@@ -75,12 +78,20 @@ test: ## Run every check and test, as root; installs missing packages with apt.
 	@test/stores.sh >/dev/null
 	@GO=$(GO) bench/docker29.sh
 	@$(GO) run ./bench/count -note
-	@$(MAKE) --no-print-directory build lint
+	@$(MAKE) --no-print-directory build generate
 	@status=0; \
-	$(TEST_REAL) -p 2 $(call AMONG,$(GUESTS)) || status=1; \
-	$(TEST_UNITS) -p 2 $(filter-out $(call AMONG,$(MEASURING) $(GUESTS)),$(PACKAGES)) || status=1; \
-	$(TEST_REAL) -p 1 $(filter-out $(call AMONG,$(GUESTS)),$(call AMONG,$(MEASURING))) || status=1; \
+	$(MAKE) --no-print-directory -k -j 2 test-guests test-units || status=1; \
+	$(MAKE) --no-print-directory test-real || status=1; \
 	exit $$status
+
+test-guests:
+	@$(TEST_REAL) -p 1 $(call LISTED,$(GUESTS))
+
+test-units: analyse
+	@$(TEST_UNITS) -p 1 $(filter-out $(call LISTED,$(REAL) $(GUESTS)),$(PACKAGES))
+
+test-real:
+	@$(TEST_REAL) -p 2 $(filter-out $(call LISTED,$(GUESTS)),$(call LISTED,$(REAL)))
 
 # A contestant that is not packaged; the contestants under Docker; and the run itself, which
 # is kept with its report and charts.
