@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,11 +33,16 @@ import (
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
-// Fake is a kernel and a host. It checks every snapshot that it applies.
+// Fake is a kernel and a host. It checks every snapshot that it applies. Snapshots may be applied at the same
+// time; Applied is the one of them that was accepted last.
 type Fake struct {
 	T       testing.TB
 	Applied *desired.Snapshot
 	Applies int
+
+	mu                sync.Mutex // of Applied, Applies and these
+	accepted, applied int        // snapshots were accepted, and this one of them applied
+
 	// OnApply, if set, may fail an Apply, or panic.
 	OnApply     func(*desired.Snapshot) error
 	Prefixes    []netip.Prefix
@@ -49,11 +55,17 @@ type Fake struct {
 
 // Accept returns a function that applies a snapshot.
 func (k *Fake) Accept(_ context.Context, s *desired.Snapshot) func() error {
-	return func() error { return k.apply(s) }
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.accepted++
+	n := k.accepted
+	return func() error { return k.apply(n, s) }
 }
 
-func (k *Fake) apply(s *desired.Snapshot) error {
+func (k *Fake) apply(n int, s *desired.Snapshot) error {
+	k.mu.Lock()
 	k.Applies++
+	k.mu.Unlock()
 	if err := CheckSnapshot(s); err != nil {
 		k.T.Errorf("apply of an inconsistent snapshot: %v", err)
 	}
@@ -62,7 +74,11 @@ func (k *Fake) apply(s *desired.Snapshot) error {
 			return err
 		}
 	}
-	k.Applied = s
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if n > k.applied {
+		k.applied, k.Applied = n, s
+	}
 	return nil
 }
 
