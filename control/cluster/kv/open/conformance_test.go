@@ -155,6 +155,9 @@ func compact(ctx context.Context, addr string) error {
 func TestConformance(t *testing.T) {
 	for name, server := range servers(t) {
 		t.Run(name, func(t *testing.T) {
+			if name == "zk" && raceDetector {
+				t.Skip("go-zookeeper 1.0.4 reads lastZxid without a lock when it connects again (sendSetWatches): make test runs this without the race detector")
+			}
 			t.Parallel()
 			kvtest.Run(t, kvtest.Begin(t, server))
 		})
