@@ -44,13 +44,13 @@ format: ## Format Go and C.
 
 lint: generate analyse ## Check format, vet, staticcheck, and that the generated files are committed.
 
-# With -race, what vet and staticcheck compile serves the tests, too.
+# With -race, what vet and staticcheck compile serves the tests, too; with -trimpath, those of another clone.
 analyse:
 	@unformatted=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); \
 	if [ -n "$$unformatted" ]; then echo "not formatted (run make format):"; echo "$$unformatted"; exit 1; fi
 	$(CLANG_FORMAT) --dry-run -Werror $(BPF_SOURCES)
-	CGO_ENABLED=1 $(GO) vet -race ./...
-	staticcheck=$$($(GO) tool -n staticcheck) && CGO_ENABLED=1 GOFLAGS=-race $$staticcheck ./...
+	CGO_ENABLED=1 $(GO) vet -race -trimpath ./...
+	staticcheck=$$($(GO) tool -n staticcheck) && CGO_ENABLED=1 GOFLAGS="-race -trimpath" $$staticcheck ./...
 	@git diff --exit-code --stat -- 'bpf/*_bpfel.*' || \
 	{ echo "the files generated in bpf/ differ from those in git (commit or stage the output of make generate)"; exit 1; }
 
@@ -63,11 +63,11 @@ LISTED        = $(shell $(GO) list $(1))
 
 # -w omits debug information, which reduces the time to link by a third; lint vets. A program with the race
 # detector sleeps for a second before it exits, without GORACE.
-GO_TEST       = $(GO) test -vet=off -ldflags=-w -count=1 -timeout $(TEST_TIMEOUT)
+GO_TEST       = $(GO) test -trimpath -vet=off -ldflags=-w -count=1 -timeout $(TEST_TIMEOUT)
 TEST_UNITS    = GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO_TEST) -race
 # The daemon that these test has the race detector; with it, the tests themselves would load the machine with
 # nothing but their own traffic. They share what `make build` compiled.
-TEST_REAL    = CGO_ENABLED=0 $(GO_TEST) -trimpath
+TEST_REAL    = CGO_ENABLED=0 $(GO_TEST)
 
 # A guest takes one processor, and so does what runs beside them. The last lines are go test's own.
 test: ## Run every check and test, as root; installs missing packages with apt.
