@@ -34,6 +34,9 @@ func matrix() []kernel {
 	}
 }
 
+// kernelOptions omit what makes an emulated kernel slower and does not change what is tested.
+const kernelOptions = "mitigations=off init_on_alloc=0"
+
 // modules lists the modules that the guests need and that no kernel of the matrix has built
 // in. The kernel cannot load any on demand, because there is no modprobe.
 func modules() []string { return []string{"veth", "sch_ingress", "cls_bpf"} }
@@ -62,12 +65,13 @@ func TestKernelMatrix(t *testing.T) {
 	must(t, vm.Build(t.Context(), programs, "github.com/fairlead-net/fairlead/cmd/fairlead", "github.com/fairlead-net/fairlead/cmd/fairlead-store", "github.com/fairlead-net/fairlead/test/kernels/guest"))
 	for _, k := range matrix() {
 		t.Run(k.Series, func(t *testing.T) {
+			t.Parallel() // each is emulated on one processor
 			deb, err := k.Fetch(t.Context())
 			must(t, err)
 			image, err := vm.Unpack(t.Context(), deb, t.TempDir())
 			must(t, err)
 			run(t, vm.Machine{
-				Image: image, Root: archive(t, programs, image), Args: fmt.Sprintf("-tcx=%t", k.tcx), CPUs: 2, Time: 3 * guestTime,
+				Image: image, Root: archive(t, programs, image), Args: fmt.Sprintf("-tcx=%t", k.tcx), CPUs: 2, Time: 3 * guestTime, Append: kernelOptions,
 			})
 		})
 	}
