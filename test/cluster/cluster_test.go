@@ -149,8 +149,8 @@ func twoHosts(p *pair) {
 		t.Fatalf("one has %v %v %s, two has %v %v %s", one.IP4, one.IP6, one.MAC, two.IP4, two.IP6, two.MAC)
 	}
 	for _, f := range lab.Families() {
-		a.Ping(one.Host, two.IP(f))
-		b.Ping(two.Host, one.IP(f))
+		a.PingSoon(one.Host, two.IP(f))
+		b.PingSoon(two.Host, one.IP(f))
 		b.Echo(two.Host, 7000+int(f))
 		if err := a.Reach(5*time.Second, one.Host, "tcp", two.IP(f), 7000+int(f)); err != nil {
 			t.Error(err)
@@ -160,7 +160,7 @@ func twoHosts(p *pair) {
 		}
 		// The hosts themselves are members.
 		a.Ping(a.Host, one.IP(f))
-		a.Ping(a.Host, two.IP(f))
+		a.PingSoon(a.Host, two.IP(f))
 		b.Ping(b.Host, one.IP(f))
 	}
 	// Names of the other host, and by both families.
@@ -250,7 +250,7 @@ func TestStoreGoesAway(t *testing.T) {
 	one, two := a.Sandbox("one", "--network", "web"), b.Sandbox("two", "--network", "web")
 	extra := b.Sandbox("extra", "--network", "web")
 	server := a.Echo(one.Host, 7000)
-	b.Ping(two.Host, one.IP4.String())
+	b.PingSoon(two.Host, one.IP4.String())
 	unchanged := peerTables(b)
 	load := b.StartLoad("across hosts", two.Host, server, net.JoinHostPort(one.IP4.String(), "7000"))
 	a.KillDaemon()

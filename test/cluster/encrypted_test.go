@@ -180,7 +180,7 @@ func TestEncryptedNetwork(t *testing.T) {
 				t.Errorf("datagrams of the other network on the wire: %+v", w)
 			}
 			for _, f := range lab.Families() {
-				a.Ping(a.Host, two.IP(f)) // the hosts themselves are members
+				a.PingSoon(a.Host, two.IP(f)) // the hosts themselves are members
 				a.NoPing(one.Host, four.IP(f))
 			}
 			b.Dropped("clear_text", 3, func() {
@@ -212,8 +212,8 @@ func (p *pair) reach(one, two *lab.Sandbox, mtu int) wire {
 	a, b := p.a, p.b
 	stop := p.capture("eth1")
 	for _, f := range lab.Families() {
-		a.Ping(one.Host, two.IP(f))
-		b.Ping(two.Host, one.IP(f))
+		a.PingSoon(one.Host, two.IP(f))
+		b.PingSoon(two.Host, one.IP(f))
 		a.Ping(one.Host, two.IP(f), "-M", "do", "-s", fmt.Sprint(mtu-map[lab.Family]int{lab.IPv4: 28, lab.IPv6: 48}[f]))
 		a.Ping(one.Host, two.IP(f), "-s", "8000")
 		b.Echo(two.Host, 7000+int(f))
@@ -297,7 +297,7 @@ func TestNoWireGuard(t *testing.T) {
 		t.Errorf("addresses are held by %q", holders)
 	}
 	three, four := a.Sandbox("three", "--network", "open"), b.Sandbox("four", "--network", "open")
-	a.Ping(three.Host, four.IP4.String())
+	a.PingSoon(three.Host, four.IP4.String())
 	if report := b.Run(b.Host, b.Binary, "doctor"); !strings.Contains(report.Stdout, "CONFIG_WIREGUARD") {
 		t.Errorf("doctor does not say that WireGuard is missing:\n%s", report.Stdout)
 	}
@@ -314,7 +314,7 @@ func TestEncryptionGoesOn(t *testing.T) {
 	one, two := a.Sandbox("one", "--network", "secret"), b.Sandbox("two", "--network", "secret")
 	a.Echo(one.Host, 7000)
 	a.Greet(one.Host, "one", 7001)
-	a.Ping(one.Host, two.IP4.String())
+	a.PingSoon(one.Host, two.IP4.String())
 	// WireGuard in user space loses packets of a load when it has to wait for a processor; so these are few.
 	load := b.Spawn(two.Host, "ping", "-n", "-i", "0.05", "-O", one.IP4.String())
 	long, err := lab.Greeting(two.Host, one.IP4.String(), 7001)

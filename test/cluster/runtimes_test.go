@@ -72,8 +72,8 @@ func TestRuntimes(t *testing.T) {
 	}
 	other, _, _ := strings.Cut(status.Interfaces["eth0"].Subnets[0].IPNet, "/")
 
-	a.Ping(pod, other)
-	b.Ping(box, address)
+	a.PingSoon(pod, other)
+	b.PingSoon(box, address)
 	gateway := a.Gateway("web", lab.IPv4)
 	for _, query := range []struct {
 		from       *world.Host

@@ -101,7 +101,7 @@ func testService(p *pair, options ...string) {
 	a.Case("members", func(l *lab.Lab) {
 		answers(l, here.Host, vip, 80, here.IP4.String(), "one", "two")
 		answers(l, there.Host, vip, 80, there.IP4.String(), "one", "two")
-		l.Ping(there.Host, vip)
+		l.PingSoon(there.Host, vip)
 	})
 	a.Case("hosts", func(l *lab.Lab) {
 		for _, h := range []*world.Host{a.Host, b.Host} {

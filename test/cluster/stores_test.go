@@ -122,7 +122,7 @@ func (p *pair) share(network, one, two string) (onA, onB *lab.Sandbox) {
 	x, y := p.a.Sandbox(one, "--network", network), p.b.Sandbox(two, "--network", network)
 	reached := func(l *lab.Lab, from *lab.Sandbox, to *lab.Sandbox) {
 		p.Helper()
-		l.Ping(from.Host, to.IP4.String())
+		l.PingSoon(from.Host, to.IP4.String())
 	}
 	reached(p.a, x, y)
 	reached(p.b, y, x)

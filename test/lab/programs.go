@@ -61,6 +61,19 @@ func (l *Lab) Ping(h *world.Host, address string, flags ...string) {
 	}
 }
 
+// PingSoon is Ping after the first echo request that is answered, within seconds: another host learns of a new member
+// some time after it exists.
+func (l *Lab) PingSoon(h *world.Host, address string, flags ...string) {
+	l.Helper()
+	l.Eventually(10*time.Second, func() error {
+		if r := l.Run(h, "ping", "-n", "-c", "1", "-W", "1", address); r.Code != 0 {
+			return fmt.Errorf("%s: ping %s: status %d\n%s", h.Name, address, r.Code, r.Output())
+		}
+		return nil
+	})
+	l.Ping(h, address, flags...)
+}
+
 // NoPing expects no reply to echo requests from h.
 func (l *Lab) NoPing(h *world.Host, address string) {
 	l.Helper()
