@@ -81,11 +81,12 @@ type sandbox struct {
 }
 
 func (s *sandbox) configure(devs []Device) error {
-	links, err := s.conn.Links()
+	// In this order: the kernel notes that IPv6 is disabled before it removes addresses.
+	addrs, err := s.conn.Addrs()
 	if err != nil {
 		return err
 	}
-	addrs, err := s.conn.Addrs()
+	links, err := s.conn.Links()
 	if err != nil {
 		return err
 	}
@@ -150,7 +151,8 @@ func (s *sandbox) loopback(l rtnl.Link) error {
 	if l.Conf.DisableIPv6 == 0 {
 		want = append(want, netip.MustParsePrefix("::1/128"))
 	}
-	return s.addAddrs(l.Index, want)
+	_, err := s.addAddrs(l.Index, want)
+	return err
 }
 
 // device configures a device. It removes from d what the namespace's owner disabled.
@@ -174,7 +176,11 @@ func (s *sandbox) device(l rtnl.Link, d *Device) error {
 	if err != nil {
 		return err
 	}
-	return s.addAddrs(l.Index, d.Addrs)
+	off, err := s.addAddrs(l.Index, d.Addrs)
+	if off {
+		d.Gateways = slices.DeleteFunc(slices.Clone(d.Gateways), netip.Addr.Is6)
+	}
+	return err
 }
 
 // sysctls restricts IPv6 to what Fairlead configures: router advertisements are ignored,
@@ -215,17 +221,30 @@ func allOff() (bool, error) {
 	return strings.TrimSpace(string(b)) == "1", nil
 }
 
-func (s *sandbox) addAddrs(index uint32, want []netip.Prefix) error {
+// addAddrs adds the addresses that a device does not have. off: the namespace's owner has disabled IPv6 since the
+// device was read.
+func (s *sandbox) addAddrs(index uint32, want []netip.Prefix) (off bool, err error) {
 	for _, p := range want {
 		if hasAddr(s.addrs[index], p) {
 			continue
 		}
+		err := s.conn.AddAddr(index, p)
+		if err != nil && p.Addr().Is6() && s.isOff(index) {
+			off = true
+			continue
+		}
 		s.changes.Addresses++
-		if err := s.conn.AddAddr(index, p); err != nil {
-			return err
+		if err != nil {
+			return off, err
 		}
 	}
-	return nil
+	return off, nil
+}
+
+// isOff reports whether IPv6 is disabled on a device now.
+func (s *sandbox) isOff(index uint32) bool {
+	links, err := s.conn.Links()
+	return err == nil && slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Index == index && l.Conf.DisableIPv6 == 1 })
 }
 
 // defaultRoute sets one family's default route and removes Fairlead's others. If there is a
@@ -258,8 +277,12 @@ func (s *sandbox) defaultRoute(devs []Device, fam int) error {
 		}
 	}
 	if want.IsValid() && !right && !others {
+		err := s.conn.ReplaceDefault(want, device)
+		if err != nil && fam == unix.AF_INET6 && s.isOff(device) {
+			return nil
+		}
 		s.changes.Routes++
-		if err := s.conn.ReplaceDefault(want, device); err != nil {
+		if err != nil {
 			return err
 		}
 		// One of the stale routes was replaced. Deleting it is not an error.

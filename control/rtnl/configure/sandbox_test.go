@@ -185,6 +185,44 @@ func TestIPv6IsTheOwners(t *testing.T) {
 	}
 }
 
+// The owner may disable IPv6 at any moment of a check. That is no damage: nothing fails, and nothing is configured
+// that is not allowed to be there.
+func TestIPv6IsDisabledMeanwhile(t *testing.T) {
+	h := rtnltest.New(t)
+	path, ns := rtnltest.NetNS(t)
+	_, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
+	if _, err := Sandbox(ns, []Device{d}); err != nil {
+		t.Fatal(err)
+	}
+	d.Fresh = false
+	owner, err := rtnl.OpenNetNS(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer owner.Close()
+	set := func(value string) error {
+		return owner.Do(func() error {
+			return rtnl.WriteSysctls([]rtnl.Sysctl{{Family: "ipv6", Device: "all", Key: disableIPv6, Value: value}})
+		})
+	}
+	for range 200 {
+		if err := set("0"); err != nil {
+			t.Fatal(err)
+		}
+		disabled := make(chan error, 1)
+		go func() { disabled <- set("1") }()
+		if _, err := Sandbox(ns, []Device{d}); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-disabled; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ch, err := Sandbox(ns, []Device{d}); err != nil || ch != (Changes{}) {
+		t.Errorf("with IPv6 disabled: %+v, %v", ch, err)
+	}
+}
+
 func TestSandboxRepairs(t *testing.T) {
 	type breakage func(c *rtnl.Conn, d Device) error
 	tests := map[string]struct {
