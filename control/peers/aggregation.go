@@ -19,7 +19,7 @@ type Aggregation interface {
 // the device that encrypts.
 func (p *Peers) aggregate(nodes []reachedNode) {
 	var families []model.Family
-	if hasClearOverlay(p.snapshot.Load()) {
+	if p.aggregating = isClear(p.snapshot.Load()); p.aggregating {
 		for _, n := range nodes {
 			if f := model.FamilyOf(n.entry.Remote); n.entry.Remote.IsValid() && !slices.Contains(families, f) {
 				families = append(families, f)
@@ -37,8 +37,8 @@ func (p *Peers) aggregate(nodes []reachedNode) {
 	p.notAggregated = message
 }
 
-// hasClearOverlay reports whether the cluster has networks that are not encrypted.
-func hasClearOverlay(s *desired.Snapshot) bool {
+// isClear reports whether the cluster has networks that are not encrypted.
+func isClear(s *desired.Snapshot) bool {
 	for n := range s.Networks() {
 		if n.Driver == model.DriverOverlay && !n.Encrypted {
 			return true

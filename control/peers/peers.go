@@ -113,7 +113,8 @@ type Peers struct {
 	nets  map[string]*network // those with members here, by ID
 
 	encryption    encryption
-	notAggregated string // why, as logged
+	aggregating   bool   // the cluster has networks that are not encrypted
+	notAggregated string // why not, as logged
 
 	copy  copyOnDisk
 	swept bool            // what earlier daemons wrote was compared with the first lists
@@ -246,7 +247,7 @@ func (p *Peers) watch(ctx context.Context, watches *sync.WaitGroup, prefix strin
 // more.
 func (p *Peers) follow(ctx context.Context, watches *sync.WaitGroup) error {
 	s := p.snapshot.Load()
-	if isEncrypted(s) != p.encryption.on {
+	if isEncrypted(s) != p.encryption.on || isClear(s) != p.aggregating {
 		p.writeNodes()
 	}
 	wanted := map[string]uint32{}
