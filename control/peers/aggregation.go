@@ -5,7 +5,6 @@ package peers
 import (
 	"slices"
 
-	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -19,7 +18,7 @@ type Aggregation interface {
 // the device that encrypts.
 func (p *Peers) aggregate(nodes []reachedNode) {
 	var families []model.Family
-	if p.aggregating = isClear(p.snapshot.Load()); p.aggregating {
+	if p.aggregating = hasNetworks(p.snapshot.Load(), false); p.aggregating {
 		for _, n := range nodes {
 			if f := model.FamilyOf(n.entry.Remote); n.entry.Remote.IsValid() && !slices.Contains(families, f) {
 				families = append(families, f)
@@ -35,14 +34,4 @@ func (p *Peers) aggregate(nodes []reachedNode) {
 		p.cfg.Log.Warn("packets of tunnels arrive one by one; large transfers take more processor time", "err", err)
 	}
 	p.notAggregated = message
-}
-
-// isClear reports whether the cluster has networks that are not encrypted.
-func isClear(s *desired.Snapshot) bool {
-	for n := range s.Networks() {
-		if n.Driver == model.DriverOverlay && !n.Encrypted {
-			return true
-		}
-	}
-	return false
 }

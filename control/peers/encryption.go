@@ -27,11 +27,11 @@ type reachedNode struct {
 	path  Path
 }
 
-// isEncrypted reports whether the cluster has encrypted networks, whether or not they have members here: the
-// key of a node should be known before its first member.
-func isEncrypted(s *desired.Snapshot) bool {
+// hasNetworks reports whether the cluster has networks that are encrypted, or ones that are not, whether or not they
+// have members here: the key of a node should be known before its first member.
+func hasNetworks(s *desired.Snapshot, encrypted bool) bool {
 	for n := range s.Networks() {
-		if n.Encrypted {
+		if n.Has().Shared && n.Encrypted == encrypted {
 			return true
 		}
 	}
@@ -41,7 +41,7 @@ func isEncrypted(s *desired.Snapshot) bool {
 // encrypt makes the nodes the peers of the encrypting device, if there is any use for it. It returns their
 // entries and the addresses that they send from.
 func (p *Peers) encrypt(nodes []reachedNode) (list []maps.Node, addrs []maps.NodeAddr) {
-	if p.encryption.on = isEncrypted(p.snapshot.Load()); !p.encryption.on {
+	if p.encryption.on = hasNetworks(p.snapshot.Load(), true); !p.encryption.on {
 		if !p.encryption.removed {
 			err := p.cfg.Encryption.Remove()
 			p.noteEncryption(err)

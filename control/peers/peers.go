@@ -247,7 +247,7 @@ func (p *Peers) watch(ctx context.Context, watches *sync.WaitGroup, prefix strin
 // more.
 func (p *Peers) follow(ctx context.Context, watches *sync.WaitGroup) error {
 	s := p.snapshot.Load()
-	if isEncrypted(s) != p.encryption.on || isClear(s) != p.aggregating {
+	if hasNetworks(s, true) != p.encryption.on || hasNetworks(s, false) != p.aggregating {
 		p.writeNodes()
 	}
 	wanted := map[string]uint32{}
