@@ -28,8 +28,7 @@ func (h *Handle) SetLink(index uint32, ch LinkChange) error {
 }
 
 // CreateDevice creates a device of the host that is not a pair, down and marked as Fairlead's by its group. data: the
-// attributes of its kind, or nil. It
-// returns ErrExists if the name is taken.
+// attributes of its kind, or nil. It returns ErrExists if the name is taken.
 func (h *Handle) CreateDevice(kind, name string, mtu int, data *nl.RtAttr) (Link, error) {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(kind))

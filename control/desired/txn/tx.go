@@ -108,7 +108,7 @@ func (s *State) Plan(ctx context.Context, fn func(*Tx) error) error {
 }
 
 // decide has fn change the model, and persists the change. It returns the transaction if the kernel needs
-// to know it, or another one that has to end before.
+// to know it, or the earlier one that it has to wait for.
 func (s *State) decide(ctx context.Context, fn func(*Tx) error) (decided, before *Tx, err error) {
 	if err := s.lock(ctx); err != nil {
 		return nil, nil, err

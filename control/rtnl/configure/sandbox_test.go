@@ -185,8 +185,7 @@ func TestIPv6IsTheOwners(t *testing.T) {
 	}
 }
 
-// The owner may disable IPv6 at any moment of a check. That is no damage: nothing fails, and nothing is configured
-// that is not allowed to be there.
+// The owner may disable IPv6 at any moment of a check. The check does not treat that as damage, and does not fail.
 func TestIPv6IsDisabledMeanwhile(t *testing.T) {
 	h := rtnltest.New(t)
 	path, ns := rtnltest.NetNS(t)
