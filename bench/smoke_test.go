@@ -16,8 +16,8 @@ import (
 	"github.com/fairlead-net/fairlead/bench/report"
 )
 
-// TestSmoke briefly runs the real benchmark: every contestant that a Debian package provides,
-// on every path. It does not judge figures, only that they exist.
+// TestSmoke briefly runs the real benchmark: the contestants that a Debian package provides on
+// every path, and Docker's network of two hosts, which only Engine 29 has. It does not judge figures, only that they exist.
 func TestSmoke(t *testing.T) {
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "fairlead")
@@ -26,7 +26,7 @@ func TestSmoke(t *testing.T) {
 	if text, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build fairlead: %v\n%s", err, text)
 	}
-	run := measure(t, binary, "smoke", "limit,fairlead,direct,few,bridge,docker20")
+	run := measure(t, binary, "smoke", "limit,fairlead,direct,few,bridge,docker20,"+cases.DockerOverlay)
 	checkCosts(t, run.Cases[0])
 	// An engine and a daemon in one world take their time; these two cases cover both
 	// protocols and families, from outside and from a container.
@@ -100,7 +100,7 @@ func checkCase(t *testing.T, run *report.Run, c report.Case) {
 	case strings.HasPrefix(path, "ports"), path == string(cases.Setup):
 		subjects = []string{"fairlead"}
 	case path == string(cases.Overlay):
-		subjects = []string{"limit", "fairlead", "bridge"}
+		subjects = []string{"limit", "fairlead", "bridge", cases.DockerOverlay}
 	}
 	for _, subject := range subjects {
 		if c.Absent[subject] != "" {

@@ -26,6 +26,9 @@ func Measures() []Measure {
 // Docker as the other side of a target means the version of Docker that does better.
 const Docker = "docker"
 
+// DockerOverlay is Docker's network of several hosts, which has no other version beside it.
+const DockerOverlay = "docker-overlay"
+
 // Under is Fairlead as a Docker Engine's network driver, and Untracked the same where the
 // kernel does not track the containers' connections. A target against Under, which also
 // applies to Untracked, bounds how much better the command line's sandboxes may be.

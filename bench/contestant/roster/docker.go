@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -103,23 +104,42 @@ func (d docker) Build(ctx context.Context, t *topology.Topology, _ cases.Path) (
 }
 
 // build starts the engine and makes a network of the driver.
-func (d docker) build(ctx context.Context, t *topology.Topology, driver string) (_ *dockerNetwork, retErr error) {
+func (d docker) build(ctx context.Context, t *topology.Topology, driver string) (*dockerNetwork, error) {
+	if err := t.Forward(); err != nil { // with nftables the engine does not do so itself
+		return nil, err
+	}
+	n, err := d.start(ctx, t, t.Host, driver)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.CreateNetwork(ctx, "bench", subnet4, subnet6); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// The subnets of the network that is measured.
+const subnet4, subnet6 = "10.99.0.0/24", "fd00:99::/64"
+
+// start starts the engine of a machine, waits until it serves, and makes the image there.
+func (d docker) start(ctx context.Context, t *topology.Topology, host *world.Host, driver string) (_ *dockerNetwork, retErr error) {
 	daemon, err := d.find(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.Forward(); err != nil { // with nftables the engine does not do so itself
+	dir := filepath.Join(t.Dir, host.Name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
-	socket := filepath.Join(t.Dir, "docker.sock")
+	socket := filepath.Join(dir, "docker.sock")
 	n := &dockerNetwork{self: d.self, driver: driver, options: d.options, Client: engine.New(d.name, socket), cgroup: t.Cgroup.Containers()}
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, n.Close())
 		}
 	}()
-	n.daemon, err = engine.Start(t.Host, engine.Config{
-		Program: daemon, Socket: socket, Dir: t.Dir, CgroupParent: n.cgroup,
+	n.daemon, err = engine.Start(host, engine.Config{
+		Program: daemon, Socket: socket, Dir: dir, CgroupParent: n.cgroup,
 		Flags: d.flags, File: d.config, Attr: t.Cgroup.Attr(),
 	})
 	if err != nil {
@@ -137,7 +157,7 @@ type dockerNetwork struct {
 	cgroup  string // parent of the containers'
 }
 
-// prepare waits for the daemon, then makes the image and the network.
+// prepare waits for the daemon, then makes the image.
 func (n *dockerNetwork) prepare(ctx context.Context) error {
 	if err := n.WaitFor(ctx, n.daemon); err != nil {
 		return err
@@ -146,10 +166,7 @@ func (n *dockerNetwork) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.ImportImage(ctx, "bench", files); err != nil {
-		return err
-	}
-	return n.CreateNetwork(ctx, "bench", "10.99.0.0/24", "fd00:99::/64")
+	return n.ImportImage(ctx, "bench", files)
 }
 
 // imageFiles returns the files that containers run: the program that generates the loads and,

@@ -18,7 +18,7 @@ import (
 func All(self string) []contestant.Contestant {
 	return []contestant.Contestant{
 		limit{}, fairlead{self}, direct{fairlead{self}}, few{fairlead{self}}, bridge{},
-		docker20(self), docker29(self), underDocker20(self), untrackedDocker20(self),
+		docker20(self), docker29(self), dockerOverlay(self), underDocker20(self), untrackedDocker20(self),
 	}
 }
 
