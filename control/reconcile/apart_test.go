@@ -225,6 +225,63 @@ func TestConcurrentPasses(t *testing.T) {
 	}
 }
 
+// The host is checked all the time while verbs create and remove networks and sandboxes. Nothing that they do
+// is taken for damage.
+func TestChecksTakeNoVerbForDamage(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	w.apply(p)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan bool)
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil {
+			if _, err := w.r.check(ctx, regular); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		}
+	}()
+	var mu sync.Mutex // of the plan
+	change := func(do func()) {
+		mu.Lock()
+		do()
+		apply := w.r.Accept(t.Context(), p.snapshot())
+		mu.Unlock()
+		if err := apply(); err != nil {
+			t.Error(err)
+		}
+	}
+	var clients sync.WaitGroup
+	for i := range byte(4) {
+		clients.Go(func() {
+			for range 20 {
+				var n *model.Network
+				var b *model.Sandbox
+				var e *model.Endpoint
+				change(func() { n = p.network(fmt.Sprint("net", i+1), i+1) })
+				change(func() {
+					b = p.sandbox(fmt.Sprint("box", i))
+					e = p.endpoint(b, n)
+				})
+				change(func() {
+					delete(p.s.Endpoints, e.ID)
+					delete(p.s.Sandboxes, b.ID)
+				})
+				change(func() { delete(p.s.Networks, n.ID) })
+			}
+		})
+	}
+	clients.Wait()
+	cancel()
+	<-ended
+	for kind, n := range w.r.Stats().Repairs {
+		if n > 0 {
+			t.Errorf("%d repairs of kind %v", n, kind)
+		}
+	}
+	w.resync()
+}
+
 // changeSandbox makes a random change of one sandbox, and returns what takes it back.
 func (p *plan) changeSandbox(rnd *rand.Rand, name string) (undo func()) {
 	b := p.s.Sandboxes[id(name)]

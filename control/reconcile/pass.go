@@ -45,7 +45,7 @@ func (r *Reconciler) newPass(ctx context.Context, s *desired.Snapshot, state dev
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r.passes++
+	r.changes++
 	return &pass{
 		r: r, ctx: ctx, s: s, Work: r.objects.NewWork(s), Report: report.New(r.log, r.stats), host: device.NewHost(r.nl, state),
 		netDevices: make(map[string]device.Found),
@@ -128,6 +128,9 @@ func (p *pass) outside(fn func()) {
 		return
 	}
 	p.r.mu.Unlock()
-	defer p.r.mu.Lock()
+	defer func() {
+		p.r.mu.Lock()
+		p.r.changes++
+	}()
 	fn()
 }

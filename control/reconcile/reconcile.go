@@ -78,7 +78,7 @@ type Reconciler struct {
 	turns        *turns.Turns
 	snap         *desired.Snapshot // accepted last; nil before the first
 	numbers      map[uint32]string // network by the number under which its traffic is counted
-	passes       uint64            // so far
+	changes      uint64            // how often a pass began, or took the lock again
 	rerun        bool              // a pass left something for the next one
 	lastCheckErr string            // of the last host check, as logged
 	committed    bool

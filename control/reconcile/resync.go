@@ -141,18 +141,13 @@ func (p *pass) syncTables() error {
 // checkAttachments makes sure that every program is attached where it should be, and nowhere
 // else.
 func (p *pass) checkAttachments(have []loader.Attachment) error {
-	wanted := p.r.places()
+	busy := make(map[device.Place]bool)
 	p.r.objects.EachPlace(func(id string, at device.Place) {
-		// Another pass attaches or detaches it in its order.
 		if !p.mayWork(id) {
-			if p.r.programs.Has(at) {
-				wanted[at] = true
-			} else {
-				delete(wanted, at)
-			}
+			busy[at] = true // another pass attaches or detaches it in its order
 		}
 	})
-	restored, err := p.r.programs.Check(have, wanted, p.first)
+	restored, err := p.r.programs.Check(have, p.r.places(), busy, p.first)
 	p.Count(report.Program, restored)
 	return err
 }
@@ -165,16 +160,16 @@ func (r *Reconciler) started() bool {
 }
 
 // readHostLocked reads the host's state and returns with the lock held. It reads without the
-// lock, and again if a pass ran meanwhile; after maxHostReads attempts it reads with the lock
-// held.
+// lock, and again if a pass had the lock meanwhile; after maxHostReads attempts it reads with the
+// lock held. So what it read is true of all objects whose turn no pass has.
 func (r *Reconciler) readHostLocked() (device.State, error) {
 	for range maxHostReads {
 		r.mu.Lock()
-		before := r.passes
+		before := r.changes
 		r.mu.Unlock()
 		s, err := device.Read(r.nl)
 		r.mu.Lock()
-		if err != nil || r.passes == before {
+		if err != nil || r.changes == before {
 			return s, err
 		}
 		r.mu.Unlock()

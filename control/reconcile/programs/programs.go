@@ -104,9 +104,6 @@ func (a *Attachments) forget(at device.Place) {
 	delete(a.unpromoted, at)
 }
 
-// Has reports whether the program of a place was attached.
-func (a *Attachments) Has(at device.Place) bool { return a.at[at] }
-
 // Unpromoted reports whether there are fast attachments.
 func (a *Attachments) Unpromoted() bool { return len(a.unpromoted) > 0 }
 
@@ -130,27 +127,29 @@ func (a *Attachments) PromoteOne() (more bool) {
 
 // Check makes sure that every program is attached where it should be, and nowhere else, and
 // returns how many it restored. have lists the current attachments, which may be slightly
-// outdated; nil means that they were not read, and what is recorded is trusted. first is the
+// outdated; nil means that they were not read, and what is recorded is trusted. busy are places
+// that someone else attaches or detaches at the same time: they are left as they are. first is the
 // first check of a daemon.
-func (a *Attachments) Check(have []loader.Attachment, wanted map[device.Place]bool, first bool) (restored int, err error) {
+func (a *Attachments) Check(have []loader.Attachment, wanted, busy map[device.Place]bool, first bool) (restored int, err error) {
 	live, stale := maps.Clone(a.at), []device.Place(nil)
 	var errs []error
 	if have == nil {
 		for at := range live {
-			if !wanted[at] {
+			if !wanted[at] && !busy[at] {
 				stale = append(stale, at)
 			}
 		}
 	} else {
 		var filters []device.Place
+		have = slices.DeleteFunc(slices.Clone(have), func(h loader.Attachment) bool { return busy[placeOf(h)] })
 		live, stale, filters = a.classify(have, wanted, first)
 		n, err := a.checkFilters(filters)
 		restored += n
 		errs = append(errs, err)
 	}
-	suspects := a.suspects.take()
+	suspects := a.suspects.take(busy)
 	for _, at := range attachOrder(wanted) {
-		if live[at] && !suspects[at.IfIndex] {
+		if busy[at] || live[at] && !suspects[at.IfIndex] {
 			continue
 		}
 		was := a.at[at]
@@ -176,7 +175,7 @@ func (a *Attachments) Check(have []loader.Attachment, wanted map[device.Place]bo
 func (a *Attachments) classify(have []loader.Attachment, wanted map[device.Place]bool, first bool) (live map[device.Place]bool, stale, filters []device.Place) {
 	live = make(map[device.Place]bool)
 	for _, h := range have {
-		at := device.Place{IfIndex: h.IfIndex, Hook: h.Hook}
+		at := placeOf(h)
 		if !wanted[at] {
 			stale = append(stale, at)
 			continue
@@ -190,6 +189,8 @@ func (a *Attachments) classify(have []loader.Attachment, wanted map[device.Place
 	}
 	return live, stale, filters
 }
+
+func placeOf(h loader.Attachment) device.Place { return device.Place{IfIndex: h.IfIndex, Hook: h.Hook} }
 
 // checkFilters looks up some clsact filters, in turn, and restores those that others removed.
 func (a *Attachments) checkFilters(at []device.Place) (restored int, err error) {

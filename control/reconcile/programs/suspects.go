@@ -2,7 +2,11 @@
 
 package programs
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
+)
 
 // suspects are devices, by index, that lost a clsact filter, which may have been another
 // program's.
@@ -37,10 +41,19 @@ func (s *suspects) expectRemoval(ifindex int) {
 	s.expected[ifindex] = true
 }
 
-func (s *suspects) take() map[int]bool {
+// take returns the suspects, and keeps those for the next time that have busy places.
+func (s *suspects) take(busy map[device.Place]bool) map[int]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	devices := s.devices
-	s.devices = nil
+	devices, kept := s.devices, make(map[int]bool)
+	for at := range busy {
+		if devices[at.IfIndex] {
+			kept[at.IfIndex] = true
+		}
+	}
+	for index := range kept {
+		delete(devices, index)
+	}
+	s.devices = kept
 	return devices
 }
