@@ -15,12 +15,12 @@ import (
 func TestLoadNoticesDisturbance(t *testing.T) {
 	const interruption = 100 * time.Millisecond
 	for _, tc := range []struct {
-		name, begin, end string // commands on the client's host
-		tries            int
-		judge            func(r Report) error
+		name, prepare, begin, end string // commands on the client's host; the first before the load
+		tries                     int
+		judge                     func(r Report) error
 	}{
 		{
-			"nothing", "true", "true", 3,
+			"nothing", "true", "true", "true", 3,
 			func(r Report) error {
 				if d := r.Disturbances(interruption / 2); len(d) > 0 || r.Transit <= 0 || r.Datagrams == 0 || r.Messages == 0 || r.Connections == 0 {
 					return fmt.Errorf("an undisturbed load reports %q", d)
@@ -29,8 +29,10 @@ func TestLoadNoticesDisturbance(t *testing.T) {
 			},
 		},
 		{
+			// The kernel drops what is sent while a queueing discipline is being added, so that is done before.
 			"requests held up",
-			"tc qdisc add dev eth0 root tbf rate 8kbit burst 1600 limit 10mb",
+			"tc qdisc add dev eth0 root tbf rate 10gbit burst 1mb limit 10mb",
+			"tc qdisc change dev eth0 root tbf rate 8kbit burst 1600 limit 10mb",
 			"tc qdisc change dev eth0 root tbf rate 10gbit burst 1mb limit 10mb",
 			1,
 			func(r Report) error {
@@ -45,6 +47,7 @@ func TestLoadNoticesDisturbance(t *testing.T) {
 		},
 		{
 			"replies dropped",
+			"true",
 			"nft 'table inet thief { chain input { type filter hook input priority 0; policy drop; }; }'",
 			"nft delete table inet thief",
 			1,
@@ -62,6 +65,7 @@ func TestLoadNoticesDisturbance(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			l := &Lab{TB: t, history: new(history)}
 			client, server := l.NewControl()
+			l.Must(client, "sh", "-c", tc.prepare)
 			var err error
 			for range tc.tries {
 				load := l.StartLoad("control", client, server, ControlAddress)
