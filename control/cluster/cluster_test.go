@@ -1001,6 +1001,50 @@ func TestServicePorts(t *testing.T) {
 	}
 }
 
+// A service that the kernel does not have yet is the cluster's already: removing it removes it there.
+func TestServiceRemovedWhileAdded(t *testing.T) {
+	s := memory.New()
+	a := newHost(t, s, "a").registered()
+	n := a.overlay("web", "10.5.0.0/24")
+	ctx := context.Background()
+	stuck, release := make(chan bool, 1), make(chan struct{})
+	a.Kernel.OnApply = func(s *desired.Snapshot) error {
+		if s.ServiceIn(n.ID, "shop") != nil {
+			select {
+			case stuck <- true:
+			default:
+			}
+			<-release
+		}
+		return nil
+	}
+	created, removed := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := a.CreateService(ctx, model.ServiceSpec{Name: "shop", Network: "web"})
+		created <- err
+	}()
+	<-stuck
+	go func() { removed <- a.RemoveService(ctx, "shop") }()
+	store := s.Open()
+	defer store.Close()
+	eventually(t, "the cluster has no service", func() error {
+		if entries, err := store.List(ctx, layout.Services); err != nil || len(entries) > 0 {
+			return fmt.Errorf("%v, %v", entries, err)
+		}
+		return nil
+	})
+	close(release)
+	if err := errors.Join(<-created, <-removed); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.Service("shop"); !errors.Is(err, model.ErrNotFound) {
+		t.Errorf("the service here: %v", err)
+	}
+	if err := a.RemoveService(ctx, "shop"); !errors.Is(err, model.ErrNotFound) {
+		t.Errorf("another removal: %v", err)
+	}
+}
+
 // TestServicesAndTheStore: while the store is down, services go on and cannot be changed; an emptied store gets
 // them again.
 func TestServicesAndTheStore(t *testing.T) {

@@ -84,8 +84,9 @@ func (c *Config) validate() error {
 
 // Controller executes users' verbs, as changes of a State that it shares with others.
 type Controller struct {
-	cfg   Config
-	state *txn.State
+	cfg     Config
+	state   *txn.State
+	removed map[string]removal // services of the cluster that were removed here; guarded by the state's lock
 }
 
 // New returns a Controller of a state. Call Start before anything else.
@@ -93,7 +94,7 @@ func New(state *txn.State, cfg Config) (*Controller, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	return &Controller{cfg: cfg, state: state}, nil
+	return &Controller{cfg: cfg, state: state, removed: make(map[string]removal)}, nil
 }
 
 // Snapshot returns the state after the last successful verb.

@@ -60,23 +60,32 @@ func (c *Controller) RemoveNetwork(ctx context.Context, ref string) error {
 }
 
 func (c *Controller) removeNetwork(ctx context.Context, ref string, wait bool) error {
-	n, err := c.Network(ref)
-	if err == nil && n.EngineNetwork != "" {
-		return refuseEngineNetwork(n)
+	s, err := c.state.Decided(ctx)
+	if err != nil {
+		return err
 	}
-	if err == nil && n.Has().Shared && !c.Snapshot().HasMembers(n.ID) && !c.Snapshot().HasServices(n.ID) {
+	n, err := s.FindNetwork(ref)
+	switch {
+	case err != nil:
+		return err
+	case n.EngineNetwork != "":
+		return refuseEngineNetwork(n)
+	case n.Has().Shared && !s.HasMembers(n.ID) && !s.HasServices(n.ID):
 		// With members or services the removal is refused below.
 		if err := c.removeShared(ctx, n, wait); err != nil {
 			return err
 		}
-		ref = n.ID
 	}
-	err = c.state.Update(ctx, func(t *txn.Tx) (err error) {
-		if n != nil && n.Has().Shared && t.Next.Network(n.ID) == nil {
-			return nil // the watch over the cluster's networks was faster
-		}
-		if n, err = t.Next.FindNetwork(ref); err != nil {
-			return err
+	err = c.state.Update(ctx, func(t *txn.Tx) error {
+		t.Needs(txn.Network, n.ID)
+		now := t.Next.Network(n.ID)
+		switch {
+		case now != nil:
+			n = now
+		case n.Has().Shared: // the watch over the cluster's networks was faster
+			return nil
+		default: // another client was faster
+			return model.NoNetwork(ref)
 		}
 		if n.ManagedBy == model.ByEngine {
 			return model.RefuseEngineManaged("network "+n.Name, fmt.Sprintf("%s network rm %s; to remove a network that the engine no longer has: fairlead network rm --force %[2]s", n.ManagedBy.CLI(), n.Name))
@@ -129,7 +138,7 @@ func (c *Controller) createShared(ctx context.Context, spec model.NetworkSpec) (
 func (c *Controller) AdoptNetwork(ctx context.Context, shared *model.Network) error {
 	added := false
 	err := c.state.Update(ctx, func(t *txn.Tx) error {
-		if t.Next.Network(shared.ID) != nil {
+		if t.Needs(txn.Network, shared.ID); t.Next.Network(shared.ID) != nil {
 			return nil
 		}
 		added = true
@@ -146,6 +155,7 @@ func (c *Controller) AdoptNetwork(ctx context.Context, shared *model.Network) er
 func (c *Controller) ForgetNetwork(ctx context.Context, id string) error {
 	var n *model.Network
 	err := c.state.Update(ctx, func(t *txn.Tx) error {
+		t.Needs(txn.Network, id)
 		if n = t.Next.Network(id); n == nil || !n.Has().Shared || t.Next.HasMembers(id) {
 			n = nil
 			return nil

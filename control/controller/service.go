@@ -5,8 +5,10 @@ package controller
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -44,22 +46,26 @@ func (c *Controller) CreateService(ctx context.Context, spec model.ServiceSpec) 
 
 // RemoveService removes a service. Flows through it end.
 func (c *Controller) RemoveService(ctx context.Context, ref string) error {
-	svc, err := c.Service(ref)
-	if err == nil && svc.Cluster != "" {
+	svc, err := c.decidedService(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if svc.Cluster != "" {
 		if err := c.removeSharedService(ctx, svc); err != nil {
 			return err
 		}
-		ref = svc.ID
 	}
-	err = c.state.Update(ctx, func(t *txn.Tx) (err error) {
-		if svc != nil && svc.Cluster != "" && t.Next.Service(svc.ID) == nil {
-			return nil // the watch over the cluster's services was faster
+	err = c.state.Update(ctx, func(t *txn.Tx) error {
+		t.Needs(txn.Service, svc.ID)
+		now := t.Next.Service(svc.ID)
+		switch {
+		case now != nil:
+			resource.RemoveService(t, now)
+			c.noteRemoved(t, svc, true)
+		case svc.Cluster == "": // another client was faster
+			return model.NoService(ref)
 		}
-		if svc, err = t.Next.FindService(ref); err != nil {
-			return err
-		}
-		resource.RemoveService(t, svc)
-		return nil
+		return nil // the watch over the cluster's services was faster
 	})
 	if err == nil {
 		c.state.Log().Info("removed service", "service", svc.Name, "id", model.ShortID(svc.ID))
@@ -67,16 +73,29 @@ func (c *Controller) RemoveService(ctx context.Context, ref string) error {
 	return err
 }
 
+// decidedService finds a service, which the kernel may not have yet: whether the cluster has it does not wait
+// for that.
+func (c *Controller) decidedService(ctx context.Context, ref string) (*model.Service, error) {
+	s, err := c.state.Decided(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.FindService(ref)
+}
+
 // DrainBackend makes a backend of a service keep its flows and get no new ones. With drained
 // unset it gets new flows again. It succeeds if the backend is in that state already.
 func (c *Controller) DrainBackend(ctx context.Context, ref, sandboxRef string, drained bool) error {
-	if svc, err := c.Service(ref); err == nil && svc.Cluster != "" {
+	svc, err := c.decidedService(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if svc.Cluster != "" {
 		return c.drainShared(ctx, svc, sandboxRef, drained)
 	}
-	var svc *model.Service
 	var sb *model.Sandbox
 	changed := false
-	err := c.state.Update(ctx, func(t *txn.Tx) (err error) {
+	err = c.state.Update(ctx, func(t *txn.Tx) (err error) {
 		if svc, err = t.Next.FindService(ref); err != nil {
 			return err
 		}
@@ -87,7 +106,7 @@ func (c *Controller) DrainBackend(ctx context.Context, ref, sandboxRef string, d
 		if ep == nil || !svc.HasBackend(ep) {
 			return refuseBackend(sb.Name, svc, t.Next.Network(svc.NetworkID))
 		}
-		if svc.IsDrained(ep.ID) == drained {
+		if t.Needs(txn.Service, svc.ID); svc.IsDrained(ep.ID) == drained {
 			return nil
 		}
 		changed = true
@@ -135,7 +154,8 @@ func (c *Controller) createSharedService(ctx context.Context, n *model.Network, 
 	if err != nil {
 		return nil, err
 	}
-	err = c.AdoptService(ctx, svc)
+	// It may be removed again already, by whomever.
+	err = c.adoptService(ctx, svc, func(removal) bool { return true })
 	if err == nil && len(svc.Ports) > 0 {
 		err = c.UseNetwork(ctx, n.ID)
 	}
@@ -146,7 +166,7 @@ func (c *Controller) createSharedService(ctx context.Context, n *model.Network, 
 	if here := c.Snapshot().Service(svc.ID); here != nil {
 		return here, nil
 	}
-	return svc, nil // the watch over the cluster's services was faster, and is still applying it
+	return svc, nil // another client has removed it since
 }
 
 func (c *Controller) removeSharedService(ctx context.Context, svc *model.Service) error {
@@ -157,11 +177,40 @@ func (c *Controller) removeSharedService(ctx context.Context, svc *model.Service
 	return cluster.RemoveService(ctx, n, svc)
 }
 
+// lateWatch is for how long after its removal the watch over the cluster's services may report one.
+const lateWatch = 10 * time.Minute
+
+// removal is the removal of a service: by a verb of this host, or because the watch reported it.
+type removal struct {
+	at     time.Time
+	byVerb bool
+}
+
+// noteRemoved records that a service of the cluster was removed here.
+func (c *Controller) noteRemoved(t *txn.Tx, svc *model.Service, byVerb bool) {
+	now := t.Now()
+	maps.DeleteFunc(c.removed, func(_ string, r removal) bool { return now.Sub(r.at) > lateWatch })
+	if svc.Cluster != "" {
+		c.removed[svc.ID] = removal{now, byVerb}
+		t.OnUndo(func() { delete(c.removed, svc.ID) })
+	}
+}
+
 // AdoptService adds a service of the cluster, or makes the local one the same. Ports that this host
-// cannot publish are left out.
+// cannot publish are left out. It does nothing if a verb has removed the service: what the caller knows is
+// outdated.
 func (c *Controller) AdoptService(ctx context.Context, shared *model.Service) error {
+	return c.adoptService(ctx, shared, func(r removal) bool { return r.byVerb })
+}
+
+// adoptService is AdoptService, unless the service was removed in a way that is final.
+func (c *Controller) adoptService(ctx context.Context, shared *model.Service, final func(removal) bool) error {
 	added, refused := false, []error(nil)
 	err := c.state.Update(ctx, func(t *txn.Tx) (err error) {
+		t.Needs(txn.Service, shared.ID)
+		if r, ok := c.removed[shared.ID]; ok && final(r) {
+			return nil
+		}
 		added = t.Next.Service(shared.ID) == nil
 		refused, err = resource.AdoptService(t, shared)
 		return err
@@ -179,8 +228,10 @@ func (c *Controller) AdoptService(ctx context.Context, shared *model.Service) er
 func (c *Controller) ForgetService(ctx context.Context, id string) error {
 	var svc *model.Service
 	err := c.state.Update(ctx, func(t *txn.Tx) error {
+		t.Needs(txn.Service, id)
 		if svc = t.Next.Service(id); svc != nil {
 			resource.RemoveService(t, svc)
+			c.noteRemoved(t, svc, false)
 		}
 		return nil
 	})
@@ -207,6 +258,7 @@ func (c *Controller) UseNetwork(ctx context.Context, id string) error {
 	}
 	defer cluster.Done(claim)
 	return c.state.Update(ctx, func(t *txn.Tx) error {
+		t.Needs(txn.Network, id)
 		n := t.Next.Network(id)
 		if n == nil || !resource.HasPorts(t.Next, id) {
 			return nil // removed meanwhile

@@ -212,6 +212,7 @@ func engineSandbox(t *txn.Tx, name, netns string, n *model.Network) (*model.Sand
 // network are kept until the engine releases them or a minute has passed.
 func (e *Engine) ReleaseEndpoint(ctx context.Context, id string) error {
 	return e.state.Update(ctx, func(t *txn.Tx) error {
+		t.Needs(txn.Endpoint, id)
 		ep := t.Next.Endpoint(id)
 		if ep == nil {
 			return nil

@@ -92,6 +92,8 @@ func (e *Engine) CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*mo
 func (e *Engine) RemoveEngineNetwork(ctx context.Context, id string) error {
 	var n *model.Network
 	err := e.state.Update(ctx, func(t *txn.Tx) error {
+		t.Needs(txn.EngineNetwork, id)
+		t.Needs(txn.Network, id)
 		if n = t.Next.EngineNetwork(id); n == nil {
 			if n = t.Next.Network(id); n != nil {
 				return model.Refuse(model.ErrForbidden, "network %s is managed by Fairlead (use: fairlead network rm)", n.Name)

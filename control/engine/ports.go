@@ -34,6 +34,7 @@ func (e *Engine) PublishEndpoint(ctx context.Context, id string, ports []model.P
 		if err != nil {
 			return err
 		}
+		t.Needs(txn.Sandbox, sb.ID)
 		gws := gatewaysWith(t, ep, ipv4Only)
 		if done = ep.DefaultRoute4 && ep.DefaultRoute6 == !ipv4Only && servesExactly(t, sb, gws, ports); done {
 			return nil
@@ -177,6 +178,7 @@ func servesExactly(t *txn.Tx, sb *model.Sandbox, gws gateways, ports []model.Por
 // none, or if the endpoint does not exist.
 func (e *Engine) UnpublishEndpoint(ctx context.Context, id string) error {
 	return e.state.Update(ctx, func(t *txn.Tx) error {
+		t.Needs(txn.Endpoint, id)
 		if ep := t.Next.Endpoint(id); ep != nil && !ep.Reserved.IsZero() {
 			unpublish(t, ep)
 		}

@@ -203,6 +203,57 @@ func TestVerbsOfOtherSandboxesDoNotWait(t *testing.T) {
 	}
 }
 
+// A verb that finds its work done by a change which the kernel does not have yet returns no earlier than that.
+func TestNothingToChangeWaits(t *testing.T) {
+	for _, outcome := range []error{nil, errInjected} {
+		t.Run(fmt.Sprint(outcome), func(t *testing.T) {
+			release, stuck := make(chan struct{}), make(chan bool, 9)
+			var hold atomic.Bool
+			w, _ := slowWorld(t, func([]string) error {
+				if hold.CompareAndSwap(true, false) {
+					stuck <- true
+					<-release
+					return outcome
+				}
+				return nil
+			})
+			ctx := t.Context()
+			n := verbtest.EngineNetwork("f", "10.1.0.0/24")
+			if _, err := w.Engine.CreateNetwork(ctx, n); err != nil {
+				t.Fatal(err)
+			}
+			w.MakeNetwork(model.NetworkSpec{Name: "web"})
+			svc, err := w.CreateService(ctx, model.ServiceSpec{Name: "shop", Network: "web"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for what, verb := range map[string]func(context.Context) error{
+				"network of an engine": func(ctx context.Context) error { return w.RemoveEngineNetwork(ctx, n.EngineID) },
+				"service":              func(ctx context.Context) error { return w.ForgetService(ctx, svc.ID) },
+			} {
+				release = make(chan struct{})
+				hold.Store(true)
+				first := make(chan error, 1)
+				go func() { first <- verb(ctx) }()
+				<-stuck
+				short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+				defer cancel()
+				if err := verb(short); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("removal of a %s that is being removed: %v", what, err)
+				}
+				close(release)
+				if err := <-first; !errors.Is(err, outcome) && !errors.Is(outcome, err) {
+					t.Errorf("removal of a %s: %v", what, err)
+				}
+				if err := verb(ctx); err != nil {
+					t.Errorf("another removal of a %s: %v", what, err)
+				}
+			}
+			w.Check()
+		})
+	}
+}
+
 // Sandboxes of exited programs are removed although a change of one of them does not complete.
 func TestReapLeavesOutWhatIsBusy(t *testing.T) {
 	release, stuck := make(chan struct{}), make(chan bool, 1)
@@ -291,7 +342,9 @@ func TestConcurrentVerbs(t *testing.T) {
 		t.Error("no two changes were applied at the same time")
 	}
 	fails.Store(0)
-	if w.Check(); k.accepted != w.Snapshot() {
+	w.Check()
+	w.MakeNetwork(model.NetworkSpec{Name: "last"}) // the kernel learns with it what was only stored before
+	if k.accepted != w.Snapshot() {
 		t.Error("the kernel has another snapshot than what is visible")
 	}
 	w.removeAll()

@@ -126,6 +126,16 @@ func New(cfg Config) (*State, error) {
 // Snapshot returns the state after the last successful change.
 func (s *State) Snapshot() *desired.Snapshot { return s.snap.Load() }
 
+// Decided returns the state with the changes that the kernel does not have yet. What it has may be gone again a
+// moment later, since those may fail.
+func (s *State) Decided(ctx context.Context) (*desired.Snapshot, error) {
+	if err := s.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer s.unlock()
+	return s.head, nil
+}
+
 // Log returns the logger of what changes.
 func (s *State) Log() *slog.Logger { return s.cfg.Log }
 

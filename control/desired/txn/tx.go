@@ -37,6 +37,7 @@ type Tx struct {
 	// puts repeat the changes of Next on another snapshot, and unputs undo them.
 	puts, unputs []func(*desired.Edit)
 	inverse      []store.Op // undoes the changes of the store
+	needs        []string   // see Needs
 	used         *uses
 	apply        func() error           // to the kernel
 	ended        chan struct{}          // closed once the kernel has the change, or it was reverted
@@ -127,13 +128,16 @@ func (s *State) decide(ctx context.Context, fn func(*Tx) error) (decided, before
 		return nil, nil, err
 	}
 	var ops []store.Op
-	if ops, t.inverse, err = t.encode(); err != nil || len(ops) == 0 {
+	if ops, t.inverse, err = t.encode(); err != nil {
 		return nil, nil, err
 	}
 	for _, o := range s.applying {
 		if t.uses().meets(o.uses()) {
 			return nil, o, nil
 		}
+	}
+	if len(ops) == 0 {
+		return nil, nil, nil
 	}
 	// From here on a crash, an error or a panic may leave a partial change.
 	s.pendingRollback = t.inverse

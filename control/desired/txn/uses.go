@@ -32,6 +32,20 @@ func (u *uses) meets(o *uses) bool {
 	return slices.ContainsFunc(u.prefixes, func(p netip.Prefix) bool { return slices.ContainsFunc(o.prefixes, p.Overlaps) })
 }
 
+// Things that a change can need to stay as they are; see [Tx.Needs].
+const (
+	Network       = schema.PrefixNetwork
+	EngineNetwork = "network of an engine " // by the engine's ID
+	Sandbox       = schema.PrefixSandbox
+	Endpoint      = schema.PrefixEndpoint
+	Service       = schema.PrefixService
+)
+
+// Needs records that the verb relies on a thing as the next snapshot has it, although it may not write it.
+// A verb that finds nothing to change calls it, so that it does not return before the kernel has what it
+// found, or while that may still be reverted.
+func (t *Tx) Needs(thing, id string) { t.needs = append(t.needs, thing+id) }
+
 func (u *uses) set(key string) { u.keys[key] = true }
 
 // setNamed sets a key, unless the name in it is empty.
@@ -54,6 +68,9 @@ func (t *Tx) uses() *uses {
 	}
 	u := &uses{keys: map[string]bool{}}
 	t.used = u
+	for _, key := range t.needs {
+		u.need(key)
+	}
 	for _, ch := range t.changes {
 		if ch.from == nil && ch.to == nil {
 			continue
@@ -90,7 +107,9 @@ func (u *uses) add(object any) {
 	case *model.Network:
 		u.setNamed("network name", v.Name)
 		u.setNamed("network name", v.OriginalName)
-		u.setNamed("network of an engine", v.EngineNetwork)
+		if v.EngineNetwork != "" {
+			u.set(EngineNetwork + v.EngineNetwork)
+		}
 		u.set(fmt.Sprint("network number ", v.Index))
 	case *model.Sandbox:
 		u.setNamed("sandbox name", v.Name)
