@@ -76,6 +76,10 @@ func (s *Services) tryCreate(ctx context.Context, n *model.Network, spec model.S
 	if rev != layout.Absent {
 		return nil, model.Refuse(model.ErrConflict, "service %s already exists in network %s (choose another name, or remove it with: fairlead service rm %[1]s)", has.Name, n.Name)
 	}
+	in, is, err := s.identity(ctx)
+	if err != nil {
+		return nil, err
+	}
 	v, err := members.NewVirtual(ctx, s.cfg.Cluster, n)
 	if err != nil {
 		return nil, err
@@ -92,8 +96,18 @@ func (s *Services) tryCreate(ctx context.Context, n *model.Network, spec model.S
 	if err != nil {
 		return nil, err
 	}
-	svc.ID, svc.Cluster = id, s.cfg.ClusterID()
-	return svc, v.Commit(ctx, []kv.Cond{kv.If(key, layout.Absent)}, kv.Put(key, layout.Encode(record(svc))))
+	svc.ID, svc.Cluster = id, in
+	return svc, v.Commit(ctx, []kv.Cond{kv.If(key, layout.Absent), is}, kv.Put(key, layout.Encode(record(svc))))
+}
+
+// identity returns the identity of the store, and the condition that it still has it.
+func (s *Services) identity(ctx context.Context) (id string, is kv.Cond, err error) {
+	var c layout.Identity
+	rev, err := layout.Load(ctx, s.cfg.Cluster, layout.Cluster, &c)
+	if err == nil && rev == layout.Absent {
+		err = model.Refuse(model.ErrUnavailable, "the cluster's store was emptied, and this host has not registered in it again yet (try again)")
+	}
+	return c.ID, kv.If(layout.Cluster, rev), err
 }
 
 // explain turns an error of the store into a refusal.
@@ -156,9 +170,10 @@ func (s *Services) Change(ctx context.Context, svc *model.Service, change func(*
 	return nil, model.Refuse(model.ErrConflict, "other nodes change service %s all the time (try again)", svc.Name)
 }
 
-// record returns the record of a service: what is the same on all nodes.
+// record returns the record of a service: what is the same on all nodes. It says which store has it, so that a
+// node does not take what it last knew of a store for the contents of the one that replaced it.
 func record(svc *model.Service) layout.Service {
 	r := layout.Service{Service: *svc}
-	r.Number, r.Cluster = 0, ""
+	r.Number = 0
 	return r
 }

@@ -3,6 +3,7 @@
 package services
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -98,7 +99,7 @@ func (s *Services) adopt(ctx context.Context, svc *model.Service) bool {
 		return false // the watch over networks is late, or cannot adopt it
 	}
 	now := *svc
-	now.Cluster = s.cfg.ClusterID()
+	now.Cluster = cmp.Or(svc.Cluster, s.cfg.ClusterID()) // earlier builds did not record it
 	err := s.cfg.State.AdoptService(ctx, &now)
 	if here := s.cfg.State.Snapshot().Service(svc.ID); err == nil && n.Idle && here != nil && len(here.Ports) > 0 {
 		err = s.cfg.State.UseNetwork(ctx, n.ID)
@@ -128,12 +129,12 @@ func (s *Services) settle(ctx context.Context, svc *model.Service) (done bool) {
 		return err == nil
 	}
 	// Read last, so that a store that was emptied meanwhile is found to be another one.
-	var is layout.Identity
-	if known, err := layout.Load(ctx, s.cfg.Cluster, layout.Cluster, &is); err != nil || known == layout.Absent {
+	in, is, err := s.identity(ctx)
+	if err != nil {
 		return false
 	}
-	if svc.Cluster != is.ID && rev == layout.Absent {
-		return s.restore(ctx, svc, is.ID)
+	if svc.Cluster != in && rev == layout.Absent {
+		return s.restore(ctx, svc, in, is)
 	}
 	err = s.cfg.State.ForgetService(ctx, svc.ID)
 	s.log(svc, "cannot remove a service that another node removed; trying again", err)
@@ -141,26 +142,26 @@ func (s *Services) settle(ctx context.Context, svc *model.Service) (done bool) {
 }
 
 // restore writes a service of this node to a store that lacks it.
-func (s *Services) restore(ctx context.Context, svc *model.Service, cluster string) bool {
+func (s *Services) restore(ctx context.Context, svc *model.Service, in string, is kv.Cond) bool {
 	n := s.cfg.State.Snapshot().Network(svc.NetworkID)
 	if n == nil {
 		return true
 	}
-	err := s.tryRestore(ctx, n, svc)
+	now := *svc
+	now.Cluster = in
+	err := s.tryRestore(ctx, n, &now, is)
 	if errors.Is(err, kv.ErrConflict) {
 		return false // another node restores it, too
 	}
 	if err == nil {
 		s.cfg.Log.Info("wrote a service to the cluster's store again", "service", svc.Name)
-		now := *svc
-		now.Cluster = cluster
 		err = s.cfg.State.AdoptService(ctx, &now)
 	}
 	s.log(svc, "cannot write a service to the cluster's store; trying again", err)
 	return err == nil
 }
 
-func (s *Services) tryRestore(ctx context.Context, n *model.Network, svc *model.Service) error {
+func (s *Services) tryRestore(ctx context.Context, n *model.Network, svc *model.Service, is kv.Cond) error {
 	v, err := members.NewVirtual(ctx, s.cfg.Cluster, n)
 	if err != nil {
 		return err
@@ -173,5 +174,5 @@ func (s *Services) tryRestore(ctx context.Context, n *model.Network, svc *model.
 		}
 	}
 	key := layout.ServiceKey(n.ID, svc.Name)
-	return v.Commit(ctx, []kv.Cond{kv.If(key, layout.Absent)}, kv.Put(key, layout.Encode(record(svc))))
+	return v.Commit(ctx, []kv.Cond{kv.If(key, layout.Absent), is}, kv.Put(key, layout.Encode(record(svc))))
 }
