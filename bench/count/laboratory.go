@@ -168,6 +168,9 @@ func (l *laboratory) root(contestant string) ([]byte, error) {
 	case "iptables":
 		err = errors.Join(err, addIPTables(&root))
 		names = slices.Concat(names, netfilterModules, bridgedModules)
+	case "swarm":
+		err = errors.Join(err, addIPTables(&root), root.Program("bridge"))
+		names = slices.Concat(names, netfilterModules, bridgedModules, []string{"vxlan"})
 	}
 	err = errors.Join(err, root.Modules(l.image, guest.Modules, names...))
 	return root.Bytes(), err

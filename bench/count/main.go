@@ -22,7 +22,7 @@ import (
 const tablePath = "bench/results/count/table.txt"
 
 // contestants lists all contestants, in the table's order.
-var contestants = []string{"limit", "bridge", "flowtable", "nft", "iptables", "fairlead"}
+var contestants = []string{"limit", "bridge", "flowtable", "nft", "iptables", "swarm", "fairlead"}
 
 // counted is the pattern of all cases.
 const counted = "*/*/*"

@@ -37,7 +37,7 @@ func Counted(program string) []contestant.Contestant {
 			name: "iptables", version: "bridge, with the rules of Docker Engine 20.10 (iptables, br_netfilter)",
 			text: docker20Rules, load: []string{"iptables-restore"}, filterBridged: true,
 		},
-		fairlead{program},
+		swarmPath{}, fairlead{program},
 	}
 }
 
