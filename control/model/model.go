@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -317,6 +318,16 @@ func (n *Network) InterfacePrefix() string { return cmp.Or(n.IfPrefix, "eth") }
 
 // HasName reports whether name is the current or original name of the network.
 func (n *Network) HasName(name string) bool { return hasName(name, n.Name, n.OriginalName) }
+
+// SameDevices reports whether another version of the network differs at most in what its devices and entries do not
+// depend on: its names, and what engines know of it.
+func (n *Network) SameDevices(o *Network) bool {
+	a, b := *n, *o
+	for _, v := range []*Network{&a, &b} {
+		v.Name, v.OriginalName, v.Engine, v.EngineNetwork = "", "", "", ""
+	}
+	return reflect.DeepEqual(a, b)
+}
 
 func hasName(name, now, original string) bool { return name != "" && (name == now || name == original) }
 

@@ -16,19 +16,14 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl/configure"
 )
 
-// writeEntries writes the entries of the pass's objects.
-func (p *pass) writeEntries() error { return p.r.tables.Write(&p.Put) }
-
-// deleteEntries deletes entries that have no successor. Another pass may have written those of a
-// service again.
-func (p *pass) deleteEntries() error {
+// writeEntries writes the entries of the pass's objects, and deletes those that have no successor. The entries
+// are those of the latest snapshot, since those of a service, for example, depend on several sandboxes. Whenever
+// the lock is free, the tables have the entries of all objects, and no others.
+func (p *pass) writeEntries() {
+	p.Collect(p.r.snap)
+	p.Fail(p.r.tables.Write(&p.Put))
 	stale := p.Old.Without(&p.Put)
-	for id := range p.Services {
-		if svc := p.r.objects.Services[id]; svc != nil {
-			stale = stale.Without(&svc.Entries)
-		}
-	}
-	return p.r.tables.Delete(&stale)
+	p.Fail(p.r.tables.Delete(&stale))
 }
 
 // finishNetworks configures the pass's host ports and brings them up.
@@ -219,7 +214,7 @@ func (p *pass) untrack(b *objects.Sandbox, members []*objects.Endpoint) error {
 func (p *pass) announce() {
 	for _, e := range p.Endpoints {
 		n := p.r.objects.Networks[e.Want.NetworkID]
-		if p.foreign[e.ID] || e.Ends.Host == 0 || n == nil || !n.Usable() {
+		if e.Ends.Host == 0 || n == nil || !n.Usable() {
 			continue
 		}
 		if n.MACs == nil {

@@ -233,16 +233,13 @@ func (p *pass) createDevice(e *objects.Endpoint, spec device.Spec, where string)
 // attach attaches the programs of the pass's endpoints and host ports.
 func (p *pass) attach() {
 	for id, n := range p.Networks {
-		if n.Usable() && !n.Dirty && !p.foreign[id] {
+		if n.Usable() && !n.Dirty {
 			err := p.r.programs.Attach(n.Kind.Places(n.Ends), false)
 			n.Dirty = err != nil
 			p.SetErr(&n.LastErr, "network", id, err)
 		}
 	}
 	for id, e := range p.Endpoints {
-		if p.foreign[id] {
-			continue
-		}
 		// Fast if a verb is waiting.
 		if err := p.r.programs.Attach(e.Kind.Places(e.Ends), !p.Repair && !p.first); err != nil {
 			e.Dirty = true

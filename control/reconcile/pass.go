@@ -36,8 +36,6 @@ type pass struct {
 	// has to repair; if false, only in their namespaces.
 	hostOnly bool
 	later    map[string]bool
-
-	foreign map[string]bool // networks and endpoints of which the pass only writes the entries
 }
 
 // newPass returns a pass towards a snapshot. state is what was read of the host, or the zero State.
@@ -51,7 +49,6 @@ func (r *Reconciler) newPass(ctx context.Context, s *desired.Snapshot, state dev
 		netDevices: make(map[string]device.Found),
 		epDevices:  make(map[string]device.Found),
 		later:      make(map[string]bool),
-		foreign:    make(map[string]bool),
 	}, nil
 }
 
@@ -59,30 +56,20 @@ func (r *Reconciler) newPass(ctx context.Context, s *desired.Snapshot, state dev
 // create devices (still down), write entries, attach programs, then bring the devices up and
 // configure the sandboxes' namespaces. Removal is in reverse order.
 //
-// While the pass waits for the kernel, others run. It computes entries from the latest snapshot, since those
-// of a service depend on several sandboxes, and writes them without giving up the lock.
+// It works on the devices and namespaces of the objects whose turn it has. While it waits for the kernel, others
+// run.
 func (p *pass) run() {
 	p.makeNamespaces()
 	for _, id := range slices.Sorted(maps.Keys(p.Networks)) {
 		n := p.Networks[id]
-		if !p.mayWork(id) {
-			p.foreign[id] = true
-			continue
-		}
 		err := p.makeHostPort(n)
 		n.Dirty = err != nil
 		p.SetErr(&n.LastErr, "network", id, err)
 	}
 	for _, e := range p.SortedEndpoints() {
-		if p.mayWork(e.Want.SandboxID) {
-			p.makeEndpoint(e)
-		} else {
-			p.foreign[e.ID] = true
-		}
+		p.makeEndpoint(e)
 	}
-	p.Towards(p.r.snap)
-	p.Collect()
-	p.Fail(p.writeEntries())
+	p.writeEntries()
 	p.attach()
 	p.finishNetworks()
 	p.finishSandboxes()
@@ -91,25 +78,8 @@ func (p *pass) run() {
 	p.dropFlows()
 }
 
-// take takes the turn of an object for a repair, if it is free.
-func (p *pass) take(id string) bool {
-	if !p.r.turns.Take(id) {
-		return false
-	}
-	p.turn = append(p.turn, id)
-	return true
-}
-
-// mayWork reports whether the pass may work on an object.
-func (p *pass) mayWork(id string) bool {
-	switch {
-	case p.first:
-		return true
-	case p.hostOnly:
-		return p.r.turns.Free(id)
-	}
-	return slices.Contains(p.turn, id) || p.take(id)
-}
+// mayWork reports whether a pass that keeps the lock may work on an object.
+func (p *pass) mayWork(id string) bool { return p.first || p.r.turns.Free(id) }
 
 // leave leaves a sandbox to another pass: its namespace, and with devices its devices too.
 func (p *pass) leave(id string, devices bool) { p.later[id] = p.later[id] || devices }

@@ -61,8 +61,6 @@ func (r *Reconciler) checkAll(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	p.turn = []string{id}
-	defer func() { p.r.turns.End(p.turn[1:]) }() // the caller ends the first
 	p.Repair = true
 	p.Sandboxes[id] = b
 	p.TouchSandbox(id)

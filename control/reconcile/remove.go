@@ -16,8 +16,8 @@ import (
 func (p *pass) sweep() error {
 	wanted := p.r.objects.Names(p.s)
 	for id, e := range p.r.objects.Endpoints { // devices that another pass removes in its order
-		if !p.mayWork(e.Sandbox) {
-			for _, name := range e.Kind.Names(device.Spec{ID: id}) {
+		if !p.mayWork(e.Last.SandboxID) {
+			for _, name := range e.Kind.Names(device.Spec{ID: id, Endpoint: e.Last, EngineManaged: true}) {
 				wanted[name] = true
 			}
 		}
@@ -44,11 +44,10 @@ func (p *pass) sweepNamespaces() error {
 	return p.r.namespaces.Sweep(p.r.cfg.NetNSDir, wanted)
 }
 
-// remove removes what is no longer wanted. Entries are deleted first: the program drops
+// remove removes what is no longer wanted. Its entries were deleted before: the program drops
 // everything from a device without an entry. The program is removed together with the device, so
 // nothing passes in between.
 func (p *pass) remove() {
-	p.Fail(p.deleteEntries())
 	for _, e := range p.RemovedEndpoints {
 		p.Flows.Device(e.Ends.Host)
 		err := p.removeDevice(e.Kind, e.ID, e.Ends)

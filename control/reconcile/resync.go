@@ -226,7 +226,7 @@ func (p *pass) findDirty() {
 		p.netDevices[id] = f // compared; no change if it matches
 	}
 	for id, e := range p.r.objects.Endpoints {
-		if !p.mayWork(e.Sandbox) {
+		if !p.mayWork(e.Last.SandboxID) {
 			continue
 		}
 		if e.Want == nil {

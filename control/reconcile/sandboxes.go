@@ -94,7 +94,8 @@ func (r *Reconciler) repairSandbox(ctx context.Context, id string, devices bool,
 	if err != nil {
 		return nil, err
 	}
-	p.take(id)
+	r.turns.Take(id)
+	p.turn = []string{id}
 	defer p.end()
 	p.Repair = true
 	p.Sandboxes[id] = b

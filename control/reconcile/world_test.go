@@ -221,6 +221,8 @@ func (w *world) DeleteWhere(match func(dp.Flow) bool) (int, error) {
 }
 
 func (w *world) ResetTraffic(net uint32) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.reset = append(w.reset, net)
 	return w.trip()
 }

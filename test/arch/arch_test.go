@@ -104,7 +104,7 @@ var (
 		"control/gc":                        {"maps"},
 		"control/host":                      {"control/model", "control/rtnl", "control/rtnl/sockdiag"},
 		"control/reconcile":                 {"control/model", "control/desired", "control/rtnl", "control/rtnl/configure", "control/rtnl/watch", "control/reconcile/device", "control/reconcile/netns", "control/reconcile/objects", "control/reconcile/programs", "control/reconcile/report", "control/reconcile/tables", "control/reconcile/turns", "control/reconcile/uplinks", "loader"},
-		"control/reconcile/objects":         {"control/model", "control/desired", "control/reconcile/device", "control/reconcile/entries", "control/reconcile/netns", "control/reconcile/tables"},
+		"control/reconcile/objects":         {"control/model", "control/desired", "control/reconcile/device", "control/reconcile/entries", "control/reconcile/netns", "control/reconcile/tables", "control/reconcile/turns"},
 		"control/reconcile/report":          {"control/model", "control/rtnl/configure"},
 		"control/reconcile/turns":           {"control/model", "control/desired"},
 		"control/reconcile/programs":        {"control/reconcile/device", "loader"},

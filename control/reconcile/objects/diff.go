@@ -7,6 +7,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/entries"
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
+	"github.com/fairlead-net/fairlead/control/reconcile/turns"
 )
 
 // Diff collects what the snapshot changes compared to before, the one that was applied last. The
@@ -28,6 +29,10 @@ func (w *Work) diffNetworks(before *desired.Snapshot) {
 	for c := range desired.DiffNetworks(before, w.s) {
 		n := w.o.Networks[c.ID]
 		switch {
+		case !turns.OfNetwork(c):
+			if n != nil && n.Want != nil && n.Want.SameDevices(c.New) { // it is not of a later snapshot
+				n.Want = c.New
+			}
 		case HasHostPort(c.New):
 			if n == nil {
 				n = &Network{ID: c.ID}
@@ -36,6 +41,7 @@ func (w *Work) diffNetworks(before *desired.Snapshot) {
 			}
 			n.Want, n.Kind = c.New, w.o.kinds.OfNetwork(c.New)
 			w.TouchNetwork(n)
+			w.known(w.s.Members(n.ID), w.Endpoints)
 		case n != nil:
 			n.Want = nil
 			w.RemovedNetworks = append(w.RemovedNetworks, n)
@@ -53,19 +59,24 @@ func (w *Work) diffSandboxes(before *desired.Snapshot) {
 				w.RemovedSandboxes = append(w.RemovedSandboxes, b)
 			}
 			continue
+		case !turns.OfSandbox(c):
+			if b != nil && b.Want.NetNS == c.New.NetNS { // it is not of a later snapshot
+				b.Want = c.New
+			}
+			if c.Old.Serves() != c.New.Serves() {
+				w.touchServicesOf(c.ID)
+			}
+			continue
 		case b == nil:
 			b = &Sandbox{Sandbox: netns.Sandbox{ID: c.ID}}
 			w.o.Sandboxes[c.ID] = b
 			w.Fresh[c.ID] = true
 			w.Sandboxes[c.ID] = b
-		case b.Want == nil || b.Want.NetNS != c.New.NetNS:
+		case b.Want.NetNS != c.New.NetNS:
 			w.Sandboxes[c.ID] = b
 			w.TouchSandbox(c.ID)
 		}
 		b.Want = c.New
-		if c.Old != nil && c.Old.Serves() != c.New.Serves() {
-			w.touchServicesOf(c.ID)
-		}
 	}
 }
 
@@ -90,7 +101,7 @@ func (w *Work) diffEndpoints(before *desired.Snapshot) {
 			w.Fresh[c.ID] = true
 		}
 		w.noteLost(e, c.New)
-		e.Want, e.Sandbox, e.Kind = c.New, c.New.SandboxID, w.o.kinds.OfEndpoint(w.s.Network(c.New.NetworkID))
+		e.Want, e.Last, e.Kind = c.New, c.New, w.o.kinds.OfEndpoint(w.s.Network(c.New.NetworkID))
 		w.Endpoints[c.ID] = e
 	}
 }

@@ -22,7 +22,6 @@ type Network struct {
 	Ends    device.Ends // of the host port; the peer has the addresses
 	Entries entries.Set
 	MACs    map[netip.Addr]model.MAC // current or last MACs of members' addresses
-	Serving bool                     // it has services
 	Dirty   bool                     // needs a repair
 	LastErr string                   // as logged; "" if there is none
 }
@@ -32,11 +31,6 @@ func (n *Network) Usable() bool { return n.Want != nil && n.Ends.Host != 0 }
 
 // Spec describes the wanted host port.
 func (n *Network) Spec() device.Spec { return device.Spec{ID: n.ID, Network: n.Want} }
-
-// HostPort returns the devices of the host port, for entries.
-func (n *Network) HostPort() entries.HostPort {
-	return entries.HostPort{Gateway: n.Ends.Peer, Port: n.Ends.Host, Services: n.Serving}
-}
 
 // Sandbox is what was created for a model.Sandbox.
 type Sandbox struct {
@@ -49,7 +43,7 @@ type Sandbox struct {
 type Endpoint struct {
 	ID        string
 	Want      *model.Endpoint // nil if it is to be removed
-	Sandbox   string          // its ID; of the last Want
+	Last      *model.Endpoint // the last Want
 	Kind      device.EndpointKind
 	Ends      device.Ends // the peer is in the sandbox
 	Published bool        // its entries have the flag for published ports

@@ -5,12 +5,14 @@ package objects
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/desired/desiredtest"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/turns"
 	"github.com/fairlead-net/fairlead/maps"
 )
 
@@ -53,7 +55,7 @@ func (s *scene) pass() *Work {
 			e.Ends = device.Ends{Host: uint32(21 + i), Peer: uint32(31 + i)}
 		}
 	}
-	w.Collect()
+	w.Collect(w.s)
 	return w
 }
 
@@ -115,6 +117,83 @@ func TestDiff(t *testing.T) {
 	}
 }
 
+// diff begins a pass from one snapshot to another.
+func (s *scene) diff(from, to *desired.Snapshot) *Work {
+	w := s.o.NewWork(to)
+	w.Diff(from)
+	return w
+}
+
+// A pass computes entries from what others have made of the objects since it began.
+func TestEntriesAreOfTheLatestSnapshot(t *testing.T) {
+	s := newScene(t)
+	n := *s.plan.Networks["net"]
+	n.Driver, n.VNI, n.ICC = model.DriverOverlay, 70000, true
+	s.plan.Networks["net"] = &n
+	a, b, c := strings.Repeat("a", 16), strings.Repeat("b", 16), strings.Repeat("c", 16)
+	clear(s.plan.Endpoints)
+	for i, id := range []string{a, b, c} {
+		s.plan.Sandboxes[id] = &model.Sandbox{ID: id, NetNS: "/run/" + id}
+		s.plan.Endpoints[id] = &model.Endpoint{
+			ID: id, NetworkID: "net", SandboxID: id, Aliases: []string{"shop"},
+			IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 7, 0, byte(2 + i)}), 24),
+		}
+	}
+	last := s.plan.Endpoints[c]
+	delete(s.plan.Endpoints, c)
+	s.pass()
+	s0 := s.before
+	s.plan.Services["svc"] = &model.Service{ID: "svc", Name: "shop", NetworkID: "net", Number: 5, IPv4: netip.MustParseAddr("10.7.0.50")}
+	s1 := s.plan.Snapshot()
+	delete(s.plan.Endpoints, a)
+	s.plan.Endpoints[c] = last
+	s2 := s.plan.Snapshot()
+	create, others := s.diff(s0, s1), s.diff(s1, s2)
+	s.o.Endpoints[c].Ends = device.Ends{Host: 41, Peer: 51}
+	others.Collect(s2)
+	create.Collect(s2)
+	if len(create.Endpoints)+len(create.Networks) > 0 {
+		t.Errorf("the service works on the devices of %v %v", create.Networks, create.Endpoints)
+	}
+	if got := create.Put.Pools[0].Members; len(got) != 2 || got[0].IfIndex != s.o.Endpoints[b].Ends.Host || got[1].IfIndex != 41 {
+		t.Errorf("members are %+v, want b and c", got)
+	}
+	for _, id := range []string{b, c} {
+		if got := s.o.Endpoints[id].Entries.Endpoints[0]; got.Flags&(maps.Pooled|maps.RemotePool) != maps.Pooled|maps.RemotePool {
+			t.Errorf("endpoint %s lacks a flag: %+v", id, got)
+		}
+	}
+}
+
+// A change that the kernel does not need to know takes no turn. It may arrive after a later one of the same object,
+// which stands.
+func TestNamesBringNothingBack(t *testing.T) {
+	s := newScene(t)
+	s.pass()
+	s0 := s.before
+	net, box, kept := *s.plan.Networks["net"], *s.plan.Sandboxes["a"], *s.plan.Sandboxes["b"]
+	net.Name, box.PID, kept.PID = "other", 7, 8
+	s.plan.Networks["net"], s.plan.Sandboxes["a"], s.plan.Sandboxes["b"] = &net, &box, &kept
+	s1 := s.plan.Snapshot()
+	if got := turns.Changed(s0, s1); len(got) > 0 {
+		t.Errorf("takes the turns of %v", got)
+	}
+	delete(s.plan.Sandboxes, "a")
+	now := net
+	now.MTU = 1300
+	s.plan.Networks["net"] = &now
+	s2 := s.plan.Snapshot()
+	if got := turns.Changed(s1, s2); len(got) != 3 {
+		t.Errorf("another MTU takes the turns of %v, want also those of the members", got)
+	}
+	s.wantWork(s.diff(s1, s2), 1, 0, 2, 0)
+	delete(s.o.Sandboxes, "a") // its namespace was removed
+	s.wantWork(s.diff(s0, s1), 0, 0, 0, 0)
+	if s.o.Sandboxes["a"] != nil || s.o.Networks["net"].Want != &now || s.o.Sandboxes["b"].Want != &kept {
+		t.Errorf("brought back: %+v, %+v", s.o.Sandboxes["a"], s.o.Networks["net"].Want)
+	}
+}
+
 // Sandboxes that share a namespace have each other's devices in it.
 func TestMembers(t *testing.T) {
 	s := newScene(t)
@@ -170,7 +249,7 @@ func TestRemoteBackends(t *testing.T) {
 	touch := func() *Work {
 		w := s.o.NewWork(s.before)
 		w.TouchServices("net")
-		w.Collect()
+		w.Collect(w.s)
 		return w
 	}
 	flow := maps.Flow{OutIf: maps.ViaNode(7), Reply: maps.Tuple{Src: netip.AddrPortFrom(remote[0].IPv4, 80)}}

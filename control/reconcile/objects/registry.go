@@ -166,7 +166,7 @@ func (o *Objects) EachPlace(fn func(id string, at device.Place)) {
 	}
 	for _, e := range o.Endpoints {
 		for _, at := range e.Kind.Places(e.Ends) {
-			fn(e.Sandbox, at)
+			fn(e.Last.SandboxID, at)
 		}
 	}
 }

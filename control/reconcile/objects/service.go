@@ -44,15 +44,11 @@ func (w *Work) diffServices(before *desired.Snapshot) {
 		if c.Old != nil && c.New != nil {
 			continue // a name does not change
 		}
+		svc := cmp.Or(c.New, c.Old)
+		w.service = append(w.service, svc) // its backends begin or cease to be any
 		// Whether a network that spans nodes has services concerns all its members here.
-		if n := w.o.Networks[cmp.Or(c.New, c.Old).NetworkID]; n != nil && n.Want != nil && n.Want.Has().Shared && n.Serving != w.s.HasServices(n.ID) {
-			w.TouchNetwork(n)
-		}
-		// Its backends begin or cease to be any.
-		for _, snapshot := range []*desired.Snapshot{before, w.s} {
-			if svc := snapshot.Service(c.ID); svc != nil {
-				w.touchEndpoints(w.s.Backends(svc))
-			}
+		if n := w.s.Network(svc.NetworkID); n != nil && n.Has().Shared && before.HasServices(n.ID) != w.s.HasServices(n.ID) {
+			w.network[n.ID] = true
 		}
 	}
 }

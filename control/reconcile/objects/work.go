@@ -33,6 +33,11 @@ type Work struct {
 	Old, Put entries.Set   // the objects' entries before and after
 	Flows    tables.Filter // flows of what no longer exists
 
+	// Networks, by ID, and services, on which the entries of all their members and backends depend. Which these
+	// are is found when the entries are computed: until then other passes create and remove some.
+	network map[string]bool
+	service []*model.Service
+
 	o *Objects
 	s *desired.Snapshot
 }
@@ -42,32 +47,27 @@ func (o *Objects) NewWork(s *desired.Snapshot) *Work {
 	return &Work{
 		Networks: make(map[string]*Network), Sandboxes: make(map[string]*Sandbox),
 		Endpoints: make(map[string]*Endpoint), Publishes: make(map[uint32]*Publish),
-		Services: make(map[string]*Service), Fresh: make(map[string]bool), o: o, s: s,
+		Services: make(map[string]*Service), Fresh: make(map[string]bool), network: make(map[string]bool), o: o, s: s,
 	}
 }
 
-// Towards sets the snapshot that entries are computed from.
-func (w *Work) Towards(s *desired.Snapshot) { w.s = s }
-
-// TouchNetwork adds a network to the pass, and its endpoints, whose entries depend on it.
+// TouchNetwork adds a network to the pass, and the entries of its endpoints, which depend on it.
 func (w *Work) TouchNetwork(n *Network) {
-	w.Networks[n.ID] = n
+	w.Networks[n.ID], w.network[n.ID] = n, true
 	w.NetworksTouched = true
-	w.touchEndpoints(w.s.Members(n.ID))
 }
 
-// touchEndpoints adds to the pass those of the endpoints that it knows and that are not being
-// removed.
-func (w *Work) touchEndpoints(eps iter.Seq[*model.Endpoint]) {
+// known adds to a set those of the endpoints that are known and not being removed.
+func (w *Work) known(eps iter.Seq[*model.Endpoint], to map[string]*Endpoint) {
 	for ep := range eps {
 		if e := w.o.Endpoints[ep.ID]; e != nil && e.Want != nil {
-			w.Endpoints[ep.ID] = e
+			to[ep.ID] = e
 		}
 	}
 }
 
 // TouchSandbox adds a sandbox's endpoints to the pass.
-func (w *Work) TouchSandbox(id string) { w.touchEndpoints(w.s.EndpointsOf(id)) }
+func (w *Work) TouchSandbox(id string) { w.known(w.s.EndpointsOf(id), w.Endpoints) }
 
 // SortedEndpoints returns the pass's endpoints in order of attachment, in which the devices of a
 // sandbox are created.
@@ -80,22 +80,33 @@ func (w *Work) SortedEndpoints() []*Endpoint {
 	})
 }
 
-// Collect computes the table entries of the pass's objects, and records the previous ones.
-func (w *Work) Collect() {
-	for id, n := range w.Networks {
+// Collect computes the table entries of the pass's objects, and of those that depend on them, from a snapshot.
+// It records the previous ones.
+func (w *Work) Collect(s *desired.Snapshot) {
+	w.s = s
+	endpoints := maps.Clone(w.Endpoints)
+	for id := range w.network {
+		n := w.o.Networks[id]
+		if n == nil || n.Want == nil {
+			continue
+		}
 		var now entries.Set
-		if n.Serving = w.s.HasServices(id); n.Usable() {
-			now = entries.OfNetwork(n.Want, n.HostPort())
+		if n.Usable() {
+			now = entries.OfNetwork(n.Want, w.hostPort(n))
 		}
 		w.replace(&n.Entries, now)
 		w.touchServices(w.s.ServicesOf(id))
+		w.known(w.s.Members(id), endpoints)
 	}
-	for _, e := range w.Endpoints {
+	for _, svc := range w.service {
+		w.known(w.s.Backends(svc), endpoints)
+	}
+	for _, e := range endpoints {
 		var now entries.Set
 		if n := w.o.Networks[e.Want.NetworkID]; e.Ends.Host != 0 && n != nil && n.Usable() {
 			e.Published = len(w.o.serving[e.ID]) > 0
 			e.Pooled = desired.First(w.s.ServicesOfEndpoint(e.Want)) != nil
-			now = entries.OfEndpoint(e.Want, n.Want, n.HostPort(), e.Ends.Host, e.Published, e.Pooled)
+			now = entries.OfEndpoint(e.Want, n.Want, w.hostPort(n), e.Ends.Host, e.Published, e.Pooled)
 		}
 		w.replace(&e.Entries, now)
 		for id, b := range w.o.serving[e.ID] {
@@ -124,6 +135,11 @@ func (w *Work) Collect() {
 	for _, n := range w.RemovedNetworks {
 		w.replace(&n.Entries, entries.Set{})
 	}
+}
+
+// hostPort returns what entries have of a network's host port.
+func (w *Work) hostPort(n *Network) entries.HostPort {
+	return entries.HostPort{Gateway: n.Ends.Peer, Port: n.Ends.Host, Services: w.s.HasServices(n.ID)}
 }
 
 func (w *Work) replace(have *entries.Set, now entries.Set) {

@@ -94,34 +94,47 @@ func (t *Turns) End(ids []string) {
 // Changed returns the sandboxes and networks that the difference of two snapshots is about.
 func Changed(before, s *desired.Snapshot) []string {
 	ids := make(map[string]bool)
-	for c := range desired.DiffNetworks(before, s) {
-		ids[c.ID] = true
-	}
-	for c := range desired.DiffSandboxes(before, s) {
-		// The kernel does not need to know other changes of a sandbox.
-		if c.Old == nil || c.New == nil || c.Old.NetNS != c.New.NetNS {
-			ids[c.ID] = true
-		}
-	}
-	for c := range desired.DiffEndpoints(before, s) {
-		for _, ep := range []*model.Endpoint{c.Old, c.New} {
+	add := func(eps ...*model.Endpoint) {
+		for _, ep := range eps {
 			if ep != nil && ep.SandboxID != "" {
 				ids[ep.SandboxID] = true
 			}
 		}
+	}
+	for c := range desired.DiffNetworks(before, s) {
+		if OfNetwork(c) {
+			ids[c.ID] = true
+			add(slices.Collect(s.Members(c.ID))...)
+		}
+	}
+	for c := range desired.DiffSandboxes(before, s) {
+		if OfSandbox(c) {
+			ids[c.ID] = true
+		}
+	}
+	for c := range desired.DiffEndpoints(before, s) {
+		add(c.Old, c.New)
 	}
 	for c := range desired.DiffPublishes(before, s) {
 		for _, at := range []struct {
 			p *model.Publish
 			s *desired.Snapshot
 		}{{c.Old, before}, {c.New, s}} {
-			if at.p == nil {
-				continue
-			}
-			if ep := at.s.Endpoint(at.p.EndpointID); ep != nil && ep.SandboxID != "" {
-				ids[ep.SandboxID] = true
+			if at.p != nil {
+				add(at.s.Endpoint(at.p.EndpointID))
 			}
 		}
 	}
 	return slices.Collect(maps.Keys(ids))
+}
+
+// OfNetwork reports whether a change of a network concerns its devices, or those of its members. Others take no
+// turn, and may arrive with the next snapshot that is about something else.
+func OfNetwork(c desired.Change[string, model.Network]) bool {
+	return c.Old == nil || c.New == nil || !c.New.SameDevices(c.Old)
+}
+
+// OfSandbox reports whether a change of a sandbox concerns its namespace.
+func OfSandbox(c desired.Change[string, model.Sandbox]) bool {
+	return c.Old == nil || c.New == nil || c.Old.NetNS != c.New.NetNS
 }
