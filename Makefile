@@ -75,6 +75,7 @@ test: ## Run every check and test, as root; installs missing packages with apt.
 	@$(DEPS) test
 	@GO=$(GO) test/crictl.sh
 	@test/podman/root.sh >/dev/null
+	@for suite in bookworm trixie; do test/systemd/root.sh $$suite >/dev/null || exit 1; done
 	@test/stores.sh >/dev/null
 	@GO=$(GO) bench/docker29.sh
 	@$(GO) run ./bench/count -note

@@ -35,12 +35,15 @@ count) wanted=$guests ;;
 esac
 
 # What a target keeps outside of the repository and apt.
-cache=${XDG_CACHE_HOME:-/var/cache}/fairlead # as in bench/vm and test/podman
+cache=${XDG_CACHE_HOME:-/var/cache}/fairlead # as in bench/vm and test/root.sh
 if { [ "$1" = test ] || [ "$1" = count ]; } && ! [ -e "$cache/kernels" ]; then
 	echo "make $1: downloading kernels to boot, which stay in $cache/kernels"
 fi
 if [ "$1" = test ] && ! [ -e "$cache/podman5" ]; then
 	echo "make test: making a root of Debian with podman 5, which stays in $cache/podman5"
+fi
+if [ "$1" = test ] && ! [ -e "$cache/debian-trixie" ]; then
+	echo "make test: making roots of Debian 12 and 13 to boot, which stay in $cache"
 fi
 if [ "$1" = test ] && ! [ -e "$cache/stores" ]; then
 	echo "make test: unpacking etcd, Consul and ZooKeeper, which stay in $cache/stores"

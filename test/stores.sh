@@ -5,7 +5,7 @@
 # Nothing is installed, and no service starts. ZooKeeper needs java besides.
 set -eu
 
-cache=${XDG_CACHE_HOME:-/var/cache}/fairlead # as in test/podman/root.sh
+cache=${XDG_CACHE_HOME:-/var/cache}/fairlead # as in test/root.sh
 root=$cache/stores
 # Consul is in bullseye only. The libraries are what ZooKeeper's server loads; its package
 # depends on three times as much.

@@ -36,14 +36,17 @@ done
 repo=$(cd "$(dirname "$0")/.." && pwd)
 [ -x "$repo/bin/fairlead" ] || fail "$repo/bin/fairlead is missing (run make build there, or where $repo was copied from)"
 
-missing=
-command -v dockerd >/dev/null || missing="$missing docker.io"
-command -v make >/dev/null || missing="$missing make"
-if [ "$missing" ]; then
-	apt-get update -qq
-	# shellcheck disable=SC2086 # a list
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
-fi
+# need COMMAND PACKAGE installs a package that has the command, if there is none.
+updated=
+need() {
+	! command -v "$1" >/dev/null || return 0
+	[ "$updated" ] || apt-get update -qq
+	updated=yes
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2"
+}
+need make make
+need dockerd docker.io
+need docker docker-cli # in Debian 12 it is in docker.io
 
 make -s -C "$repo" -o build install
 systemd-sysusers

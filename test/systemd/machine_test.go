@@ -42,6 +42,7 @@ const (
 // machine's disk.
 type machine struct {
 	*lab.Lab
+	root   string // with its programs; "" for those of this machine
 	cgroup *topology.Cgroup
 	power  *world.Process // it exits when the machine is switched off
 	pid    string         // of systemd
@@ -53,56 +54,72 @@ type machine struct {
 }
 
 // disk is where the disk is mounted: it holds what a machine writes to its /etc, /usr and
-// /var.
+// /var, or to its root.
 const disk = "/mnt"
 
-// switchOn makes a machine's mounts and executes its systemd, with the disk as argument. The
-// machine does not have what this machine has configured and enabled. It can change only the
-// parts of the kernel that belong to its namespaces.
+// switchOn makes a machine's mounts and executes its systemd. Its arguments are the disk and, unless the machine has the
+// programs of the one that the test runs on, the root that it has instead. It does not have what this machine has configured and
+// enabled. It can change only the parts of the kernel that belong to its namespaces.
 const switchOn = `
-	mount -o remount,bind,ro /
-	for dir in etc usr; do
-		mkdir -p "$1/$dir/upper" "$1/$dir/work"
-		mount -t overlay -o "lowerdir=/$dir,upperdir=$1/$dir/upper,workdir=$1/$dir/work" "$dir" "/$dir"
-	done
-	if ! [ -e "$1/var" ]; then
-		mkdir "$1/var" "$1/local" "$1/dev"
-		rm -rf /etc/systemd /etc/init.d /usr/lib/systemd/system-generators /etc/docker /etc/default/docker /etc/containerd
+	if [ "$2" ]; then
+		root=$1/root
+		if ! [ -e "$root" ]; then
+			mkdir "$root" "$1/upper" "$1/work"
+			cp -a "$2/var" "$1/var"
+			mkdir -p "$1/local" "$1/dev"
+		fi
+		mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" root "$root"
+	else
+		root=
+		mount -o remount,bind,ro /
+		for dir in etc usr; do
+			mkdir -p "$1/$dir/upper" "$1/$dir/work"
+			mount -t overlay -o "lowerdir=/$dir,upperdir=$1/$dir/upper,workdir=$1/$dir/work" "$dir" "/$dir"
+		done
+		if ! [ -e "$1/var" ]; then
+			mkdir "$1/var" "$1/local" "$1/dev"
+			rm -rf /etc/systemd /etc/init.d /usr/lib/systemd/system-generators /etc/docker /etc/default/docker /etc/containerd
+		fi
 	fi
-	mount --bind "$1/var" /var
-	mount --bind "$1/local" /usr/local
-	for dir in opt root tmp; do mount -t tmpfs "$dir" "/$dir"; done
-	mount -t tmpfs -o mode=755 run /run
+	mount --bind "$1/var" "$root/var"
+	mount --bind "$1/local" "$root/usr/local"
+	for dir in opt root tmp; do mount -t tmpfs "$dir" "$root/$dir"; done
+	mount -t tmpfs -o mode=755 run "$root/run"
 	mount -t tmpfs -o mode=755 dev "$1/dev"
-	cd /dev
-	cp -a null zero full random urandom tty "$1/dev"
+	(cd /dev && cp -a null zero full random urandom tty "$1/dev")
 	mkdir "$1/dev/pts" "$1/dev/shm"
 	ln -s pts/ptmx "$1/dev/ptmx"
-	mount --move "$1/dev" /dev
-	mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts /dev/pts
-	mount -t sysfs -o ro sysfs /sys
-	mount -t cgroup2 cgroup /sys/fs/cgroup
-	mount -t bpf bpf /sys/fs/bpf
-	mount -t proc proc /proc
-	for path in /proc/sysrq-trigger /proc/sys/*; do
-		[ "$path" = /proc/sys/net ] || ! [ -e "$path" ] || mount --bind -o ro "$path" "$path"
+	mount --move "$1/dev" "$root/dev"
+	mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$root/dev/pts"
+	mount -t sysfs -o ro sysfs "$root/sys"
+	mount -t cgroup2 cgroup "$root/sys/fs/cgroup"
+	mount -t bpf bpf "$root/sys/fs/bpf"
+	mount -t proc proc "$root/proc"
+	for path in "$root/proc/sysrq-trigger" "$root"/proc/sys/*; do
+		[ "$path" = "$root/proc/sys/net" ] || ! [ -e "$path" ] || mount --bind -o ro "$path" "$path"
 	done
 	ip link set lo up
-	until [ -e /sys/class/net/eth0 ]; do sleep 0.02; done
+	until [ -e "$root/sys/class/net/eth0" ]; do sleep 0.02; done
+	if [ "$root" ]; then
+		cd "$root"
+		pivot_root . .
+		umount -l .
+	fi
 	exec env -i container=lab PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /usr/lib/systemd/systemd --system`
 
 // newMachine boots a machine where Fairlead is installed and Docker is not enabled.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := newBareMachine(t)
+	m := newBareMachine(t, "")
 	m.install()
 	return m
 }
 
-// newBareMachine boots a machine where Docker is not enabled, and Fairlead is not installed.
-func newBareMachine(t *testing.T) *machine {
+// newBareMachine boots a machine where Docker is not enabled, and Fairlead is not installed. Its programs are those of
+// this machine, or those in the given root, where Docker is not installed either.
+func newBareMachine(t *testing.T, root string) *machine {
 	t.Helper()
-	m := &machine{Lab: lab.New(t, lab.Config{NoDaemon: true})}
+	m := &machine{Lab: lab.New(t, lab.Config{NoDaemon: true}), root: root}
 	m.Must(m.Host, "mount", "-t", "tmpfs", "disk", disk)
 	var err error
 	if m.cgroup, err = topology.NewCgroup(); err != nil {
@@ -119,7 +136,7 @@ func (m *machine) boot() {
 	m.watch = busy.Start()
 	m.Cleanup(m.watch.Stop)
 	cmd := world.Command(context.Background(), "unshare",
-		"--net", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child", "sh", "-ec", switchOn, "sh", disk)
+		"--net", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child", "sh", "-ec", switchOn, "sh", disk, m.root)
 	cmd.SysProcAttr = m.cgroup.Attr()
 	var err error
 	if m.power, err = m.Host.SpawnCommand(cmd); err != nil {

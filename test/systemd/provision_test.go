@@ -4,6 +4,7 @@ package systemd
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -27,11 +28,29 @@ func (m *machine) provision(name, address, store string) world.Result {
 	return m.inside(copied+"/vagrant/provision.sh", "--name", name, "--advertise", address, "--store", store, "--token", "/var/token")
 }
 
+// newDebian boots a machine that has a release of Debian, as debootstrap installs it.
+func newDebian(t *testing.T, suite string) *machine {
+	t.Helper()
+	cmd := exec.Command("./root.sh", suite)
+	cmd.Stderr = os.Stderr
+	root, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("root.sh %s: %v", suite, err)
+	}
+	m := newBareMachine(t, strings.TrimSpace(string(root)))
+	for _, program := range []string{"dockerd", "docker", "make", "go"} {
+		if r := m.inside("sh", "-c", "command -v "+program); r.Code == 0 {
+			t.Errorf("Debian %s has %s before provision.sh installs it", suite, program)
+		}
+	}
+	return m
+}
+
 // TestProvision makes two machines the nodes of a cluster as vagrant/README.md says, and containers of their
 // engines reach each other. Nothing is restarted when it runs again without a change.
 func TestProvision(t *testing.T) {
 	t.Parallel()
-	first, second := newBareMachine(t), newBareMachine(t)
+	first, second := newDebian(t, "bookworm"), newDebian(t, "trixie")
 	if err := world.Cable(
 		world.End{Host: first.host, Device: "eth1", Addresses: []string{firstAddress + "/24"}},
 		world.End{Host: second.host, Device: "eth1", Addresses: []string{secondAddress + "/24"}},
