@@ -30,12 +30,14 @@ type slowKernel struct {
 
 	mu       sync.Mutex
 	accepted *desired.Snapshot
+	until    context.Context // of that
 	busy     map[string]bool
 }
 
-func (k *slowKernel) Accept(_ context.Context, s *desired.Snapshot) func() error {
+func (k *slowKernel) Accept(ctx context.Context, s *desired.Snapshot) func() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.until = ctx
 	if err := verbtest.CheckSnapshot(s); err != nil {
 		k.T.Errorf("accepted an inconsistent snapshot: %v", err)
 	}
@@ -201,6 +203,47 @@ func TestVerbsOfOtherSandboxesDoNotWait(t *testing.T) {
 			w.Check()
 		})
 	}
+}
+
+// What nothing would complete is not given up with the caller: a removal by force, and a revert that the next verb
+// completes.
+func TestCallerGivesUp(t *testing.T) {
+	during := func() {}
+	w, k := slowWorld(t, func([]string) error {
+		do := during
+		during = func() {}
+		do()
+		return nil
+	})
+	w.MakeNetwork(model.NetworkSpec{Name: "one"})
+	w.MakeSandbox(model.SandboxSpec{Name: "forced", NetworkMode: "one"})
+	given := 0
+	caller := func() context.Context {
+		ctx, cancel := context.WithCancel(t.Context())
+		t.Cleanup(cancel)
+		during = func() {
+			given++
+			if cancel(); k.until.Err() != nil {
+				t.Error("given up with the caller")
+			}
+		}
+		return ctx
+	}
+	if err := w.RemoveSandbox(caller(), "forced", true); err != nil {
+		t.Errorf("a removal by force: %v", err)
+	}
+
+	during = func() { panic("by the kernel") }
+	func() {
+		defer func() { _ = recover() }()
+		_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: "panics", NetworkMode: "one"})
+		t.Errorf("no panic, but %v", err)
+	}()
+	_, _ = w.CreateSandbox(caller(), model.SandboxSpec{Name: "completes", NetworkMode: "one"})
+	if given != 2 {
+		t.Errorf("gave up %d times, want 2", given)
+	}
+	w.Check()
 }
 
 // A verb that finds its work done by a change which the kernel does not have yet returns no earlier than that.

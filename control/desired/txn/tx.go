@@ -157,6 +157,9 @@ func (s *State) decide(ctx context.Context, fn func(*Tx) error) (decided, before
 	}
 	t.ended = make(chan struct{})
 	s.applying = append(s.applying, t)
+	if t.IgnoreApplyErr { // nothing reverts what was given up
+		ctx = context.WithoutCancel(ctx)
+	}
 	t.apply = s.cfg.Realizer.Accept(ctx, t.Next)
 	return t, nil, nil
 }
@@ -245,7 +248,7 @@ func (s *State) commitRollback(ctx context.Context) (apply func() error, err err
 		return nil, fmt.Errorf("revert a failed change in the store: %w", err)
 	}
 	s.pendingRollback = nil
-	return s.cfg.Realizer.Accept(ctx, s.head), nil
+	return s.cfg.Realizer.Accept(context.WithoutCancel(ctx), s.head), nil
 }
 
 // applyRollback calls what commitRollback returned.
