@@ -5,9 +5,13 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/fairlead-net/fairlead/control/api"
 )
 
 // nodeRow is a line of "node ls".
@@ -22,6 +26,9 @@ type nodeRow struct {
 	MTU       string
 	Version   string
 	Sandboxes string
+	RoundTrip string
+	Loss      string
+	LastHeard string
 }
 
 func newNodeLsCommand(e *env) *cobra.Command {
@@ -32,7 +39,10 @@ func newNodeLsCommand(e *env) *cobra.Command {
 		Short:   "List the hosts of the cluster",
 		Long: `List the hosts of the cluster. The one with a * is this host.
 
-Template fields: .ID .Name .Number .Self .Status .Address .Device .MTU .Version .Sandboxes`,
+Template fields: .ID .Name .Number .Self .Status .Address .Device .MTU .Version .Sandboxes
+                 .RoundTrip .Loss .LastHeard
+
+The last three come from probes, which are sent between hosts with sandboxes in a common network.`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runNodeLs(cmd.Context(), e, &o) },
@@ -60,6 +70,7 @@ func runNodeLs(ctx context.Context, e *env, o *listOptions) error {
 			ID: o.shortID(n.ID), Name: n.Name, Number: strconv.Itoa(int(n.Number)), Status: n.Status, Address: n.Address,
 			Device: cmp.Or(n.Device, "-"), MTU: "-", Version: n.Version, Sandboxes: strconv.Itoa(n.Sandboxes),
 		}
+		row.probed(n.Paths, time.Now())
 		if n.MTU > 0 {
 			row.MTU = strconv.Itoa(n.MTU)
 		}
@@ -70,8 +81,35 @@ func runNodeLs(ctx context.Context, e *env, o *listOptions) error {
 	}
 	return printList(e.stdout, o, table{
 		headers: headers{"ID": "NODE ID", "Name": "NAME", "Number": "NUMBER", "Self": "SELF", "Status": "STATUS", "Address": "ADDRESS",
-			"Device": "DEVICE", "MTU": "MTU", "Version": "VERSION", "Sandboxes": "SANDBOXES"},
-		layout: "{{.ID}} {{.Self}}\t{{.Name}}\t{{.Status}}\t{{.Address}}\t{{.Device}}\t{{.MTU}}\t{{.Sandboxes}}",
+			"Device": "DEVICE", "MTU": "MTU", "Version": "VERSION", "Sandboxes": "SANDBOXES", "RoundTrip": "ROUND TRIP", "Loss": "LOSS", "LastHeard": "LAST HEARD"},
+		layout: "{{.ID}} {{.Self}}\t{{.Name}}\t{{.Status}}\t{{.Address}}\t{{.Device}}\t{{.MTU}}\t{{.RoundTrip}}\t{{.Loss}}\t{{.Sandboxes}}",
 		quiet:  "{{.ID}}",
 	}, rows)
 }
+
+// probed fills in what probes say, the worst of all paths and sizes.
+func (r *nodeRow) probed(paths []api.NodePath, now time.Time) {
+	r.RoundTrip, r.Loss, r.LastHeard = "-", "-", "-"
+	var slowest, loss float64
+	var last time.Time
+	for _, p := range paths {
+		slowest = max(slowest, p.RoundTrip)
+		loss = max(loss, share(p.Lost, p.Probes), share(p.LargeLost, p.LargeProbes))
+		for _, t := range []time.Time{p.LastAnswer, p.LastHeard} {
+			if t.After(last) {
+				last = t
+			}
+		}
+		if p.Probes > 0 {
+			r.Loss = fmt.Sprintf("%.0f%%", 100*loss)
+		}
+	}
+	if slowest > 0 {
+		r.RoundTrip = fmt.Sprintf("%.3gms", 1000*slowest)
+	}
+	if !last.IsZero() {
+		r.LastHeard = age(now, last)
+	}
+}
+
+func share(part, of int) float64 { return float64(part) / float64(max(of, 1)) }

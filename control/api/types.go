@@ -354,6 +354,21 @@ type Node struct {
 	// between it and this host.
 	PublicKey     string    `json:",omitempty"`
 	LastHandshake time.Time `json:",omitzero"`
+	// Paths are the paths to the node that are probed: of networks that both hosts are members of.
+	Paths []NodePath
+}
+
+// NodePath is what the last probes say of a path to a node, which is the one of encrypted networks or the one of
+// the others. The large probes have the size of a network's largest packets, in bytes with the IP header.
+type NodePath struct {
+	Encrypted              bool
+	State                  string  // see the Path constants; "": not known yet
+	RoundTrip              float64 // in seconds: median of the small probes; 0: none was answered
+	Probes, Lost           int     // small ones
+	LargeSize              int
+	LargeProbes, LargeLost int
+	LastAnswer             time.Time `json:",omitzero"`
+	LastHeard              time.Time `json:",omitzero"` // last probe of the other host that arrived here
 }
 
 // The values of Node.Status.
@@ -361,6 +376,16 @@ const (
 	NodeUp      = "up"
 	NodeDown    = "down"
 	NodeUnknown = "unknown" // the store does not answer
+)
+
+// The values of NodePath.State.
+const (
+	PathWorks    = "works"
+	PathOutbound = "outbound-fails" // packets to the node are lost, and its own arrive
+	PathSilent   = "silent"         // nothing arrives from the node
+	// Only large packets are lost: those to the node, or those from it and possibly those to it.
+	PathLargeOutbound = "large-outbound-fails"
+	PathLarge         = "large-fails"
 )
 
 // AddressHolder is the holder of an address of a shared network.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fairlead-net/fairlead/control/cluster"
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
@@ -27,6 +28,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/node"
 	"github.com/fairlead-net/fairlead/control/peers"
 	"github.com/fairlead-net/fairlead/control/querier"
+	"github.com/fairlead-net/fairlead/control/reach"
 	"github.com/fairlead-net/fairlead/control/reconcile"
 	"github.com/fairlead-net/fairlead/control/rtnl/underlay"
 	"github.com/fairlead-net/fairlead/control/rtnl/vxlan"
@@ -213,6 +215,8 @@ func (d *daemon) openCluster(ctx context.Context) error {
 		d.state.Subscribe(update)
 	}
 	d.dns.SetRemote(d.cluster.Peers)
+	d.reach = reach.New(reach.Config{Targets: d.probeTargets, Log: d.log})
+	d.cluster.Reach = d.reach
 	d.querier = querier.New(querier.Config{
 		Networks: maps.TunnelNodes.List,
 		Heard:    maps.Groups.Here,
@@ -220,6 +224,28 @@ func (d *daemon) openCluster(ctx context.Context) error {
 		Log:      d.log,
 	})
 	return nil
+}
+
+// probeTargets returns the paths to other nodes: for each node and kind of path, the first network that both
+// are members of.
+func (d *daemon) probeTargets() (list []reach.Target) {
+	snapshot := d.state.Snapshot()
+	has := map[reach.Target]bool{}
+	for _, h := range d.cluster.Peers.Hosts() {
+		n := snapshot.Network(h.Network)
+		if n == nil {
+			continue
+		}
+		own := n.NodeAddr(model.FamilyOf(h.Addr))
+		at := reach.Target{Node: h.Node, Encrypted: n.Encrypted}
+		if !own.IsValid() || has[at] {
+			continue
+		}
+		has[at] = true
+		at.From, at.To, at.Size = own, h.Addr, n.DeviceMTU()
+		list = append(list, at)
+	}
+	return list
 }
 
 // uplinkMACs returns the MACs of the uplinks, separated by commas.
@@ -358,7 +384,21 @@ func (d *daemon) clusterStats() *metrics.Cluster {
 		return nil
 	}
 	c := d.cluster.Peers.Counts()
-	return &metrics.Cluster{
+	out := &metrics.Cluster{
 		Up: d.cluster.Store().Health().Reachable, Nodes: c.Nodes, Down: c.Down, Members: c.Members, Waiting: d.cluster.Waiting(),
 	}
+	named := map[string]bool{}
+	for _, n := range d.cluster.Peers.Nodes() {
+		name := n.Name
+		if named[name] { // names need not be unique, and labels must be
+			name += " " + model.ShortID(n.ID)
+		}
+		named[name] = true
+		for _, r := range d.reach.Results(n.ID) {
+			if state := r.State(time.Now()); state != reach.Unknown {
+				out.Paths = append(out.Paths, metrics.ClusterPath{Node: name, Encrypted: r.Encrypted, Works: state == reach.Works, RoundTrip: r.Small.RoundTrip.Seconds()})
+			}
+		}
+	}
+	return out
 }

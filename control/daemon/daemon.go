@@ -36,6 +36,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/node"
 	"github.com/fairlead-net/fairlead/control/querier"
+	"github.com/fairlead-net/fairlead/control/reach"
 	"github.com/fairlead-net/fairlead/control/reconcile"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -74,6 +75,7 @@ type daemon struct {
 	dns        *dns.Server
 	cluster    *node.Cluster    // nil if the host is not part of a cluster
 	querier    *querier.Querier // nil likewise
+	reach      *reach.Prober    // nil likewise
 	announcer  *announce.Announcer
 	peersCopy  store.Store // of what is on other nodes; nil likewise
 

@@ -37,6 +37,7 @@ func (d *daemon) serve(ctx context.Context) error {
 		run("take part in the cluster", d.runCluster)
 		run("follow other nodes", d.cluster.Peers.Run)
 		run("query multicast groups", d.querier.Run)
+		run("probe other nodes", d.reach.Run)
 	}
 	if d.dockerSocket != nil {
 		run("serve Docker", func(ctx context.Context) error { return d.docker.Serve(ctx, d.dockerSocket) })

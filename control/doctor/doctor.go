@@ -69,7 +69,7 @@ func clusterProblems(ctx context.Context, host string, status *api.Status) strin
 	}
 	problems := describeCluster(status.Cluster, nodes)
 	if len(problems) == 0 {
-		problems = []string{fmt.Sprintf("%d other hosts, store %s answers", status.Cluster.Nodes, status.Cluster.Store)}
+		problems = []string{fmt.Sprintf("store %s answers; other hosts: %d", status.Cluster.Store, status.Cluster.Nodes)}
 	}
 	return "\nCluster\n  " + strings.Join(problems, "\n  ") + "\n"
 }
@@ -95,6 +95,38 @@ func describeCluster(c *api.ClusterStatus, nodes []api.Node) (problems []string)
 			problems = append(problems, fmt.Sprintf("there is no route to host %s at %s (add one, or correct its --advertise)", n.Name, n.Address))
 		case n.Status == api.NodeDown:
 			problems = append(problems, fmt.Sprintf("host %s at %s is down since %s (if it does not come back: fairlead node rm %[1]s)", n.Name, n.Address, n.LastSeen.Format(time.DateTime)))
+		default:
+			problems = append(problems, describePaths(n)...)
+		}
+	}
+	return problems
+}
+
+// describePaths lists what probes of the paths to a host say, one line each.
+func describePaths(n api.Node) (problems []string) {
+	for _, p := range n.Paths {
+		what, port := "packets", "the VXLAN port"
+		if p.Encrypted {
+			what, port = "packets of encrypted networks", "the WireGuard port"
+		}
+		large := fmt.Sprintf("%s with %d bytes", what, p.LargeSize)
+		host := fmt.Sprintf("host %s at %s", n.Name, n.Address)
+		raise := "raise the MTU of what lies between, or recreate the network with a smaller one: -o " + model.OptMTU + "=MTU"
+		var text string
+		switch lost, sent := p.Lost+p.LargeLost, p.Probes+p.LargeProbes; {
+		case p.State == api.PathOutbound:
+			text = fmt.Sprintf("%s to %s do not arrive, and those from there do (let firewalls pass UDP to %s of that host, and ICMP echo requests in its networks)", what, host, port)
+		case p.State == api.PathSilent:
+			text = fmt.Sprintf("no %s arrive from %s (let firewalls pass UDP to %s of both hosts, and ICMP echo requests in their networks; doctor on that host says whether those from here arrive)", what, host, port)
+		case p.State == api.PathLargeOutbound:
+			text = fmt.Sprintf("%s to %s do not arrive, and smaller ones do (%s)", large, host, raise)
+		case p.State == api.PathLarge:
+			text = fmt.Sprintf("no %s arrive from %s, and smaller ones do (%s)", large, host, raise)
+		case lost > 1 && 10*lost >= sent:
+			text = fmt.Sprintf("%d of the last %d probes of %s got no answer: %s are lost in one direction or both", lost, sent, host, what)
+		}
+		if text != "" {
+			problems = append(problems, text)
 		}
 	}
 	return problems

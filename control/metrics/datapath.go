@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"log/slog"
+	"strconv"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,6 +27,7 @@ type datapath struct {
 	questions, unserved                *prometheus.Desc
 	ctEntries, ctLimit, entries, limit *prometheus.Desc
 	storeUp, nodes, members, waiting   *prometheus.Desc
+	pathWorks, roundTrip               *prometheus.Desc
 	announced, taken                   *prometheus.Desc
 }
 
@@ -67,10 +69,12 @@ func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
 		announced: desc("announced_addresses", "Addresses that services have announced and that are in the subnet of a device here, by where they are: here, elsewhere, or nowhere as long as no host answers for one.", "where"),
 		taken:     desc("announced_addresses_taken_total", "Announced addresses that this host took because no other one answered for them."),
 
-		storeUp: desc("cluster_store_up", "1 if the store of the cluster answers. Without it what runs goes on, and removals work."),
-		nodes:   desc("cluster_nodes", "Other nodes of the cluster, by state.", "state"),
-		members: desc("cluster_members", "Sandboxes on other nodes, in networks that have sandboxes here."),
-		waiting: desc("cluster_unpublished_networks", "Networks whose sandboxes on this node are not published to other nodes yet."),
+		storeUp:   desc("cluster_store_up", "1 if the store of the cluster answers. Without it what runs goes on, and removals work."),
+		nodes:     desc("cluster_nodes", "Other nodes of the cluster, by state.", "state"),
+		members:   desc("cluster_members", "Sandboxes on other nodes, in networks that have sandboxes here."),
+		waiting:   desc("cluster_unpublished_networks", "Networks whose sandboxes on this node are not published to other nodes yet."),
+		pathWorks: desc("cluster_path_works", "1 if probes to a node are answered, small and large ones.", "node", "encrypted"),
+		roundTrip: desc("cluster_path_round_trip_seconds", "Median round trip of the last probes to a node through the datapath.", "node", "encrypted"),
 	}
 }
 
@@ -80,7 +84,7 @@ func (d *datapath) Describe(ch chan<- *prometheus.Desc) {
 		d.up, d.networks, d.sandboxes, d.uplinks, d.endpoints, d.ports, d.backends,
 		d.networkPackets, d.networkBytes, d.uplinkPackets, d.uplinkBytes, d.dropPackets, d.dropBytes, d.pathPackets, d.pathBytes,
 		d.events, d.repairs, d.questions, d.unserved, d.ctEntries, d.ctLimit, d.entries, d.limit,
-		d.storeUp, d.nodes, d.members, d.waiting, d.announced, d.taken,
+		d.storeUp, d.nodes, d.members, d.waiting, d.pathWorks, d.roundTrip, d.announced, d.taken,
 	} {
 		ch <- desc
 	}
@@ -136,16 +140,25 @@ func (d *datapath) Collect(ch chan<- prometheus.Metric) {
 	fill(ch, d.ctEntries, d.ctLimit, stats.Conntrack)
 	fill(ch, d.entries, d.limit, stats.Maps)
 	if c := stats.Cluster; c != nil {
-		up := 0
-		if c.Up {
-			up = 1
-		}
-		ch <- gauge(d.storeUp, up)
+		ch <- gauge(d.storeUp, oneIf(c.Up))
 		ch <- gauge(d.nodes, c.Nodes-c.Down, "up")
 		ch <- gauge(d.nodes, c.Down, "down")
 		ch <- gauge(d.members, c.Members)
 		ch <- gauge(d.waiting, c.Waiting)
+		for _, p := range c.Paths {
+			ch <- gauge(d.pathWorks, oneIf(p.Works), p.Node, strconv.FormatBool(p.Encrypted))
+			if p.RoundTrip > 0 {
+				ch <- prometheus.MustNewConstMetric(d.roundTrip, prometheus.GaugeValue, p.RoundTrip, p.Node, strconv.FormatBool(p.Encrypted))
+			}
+		}
 	}
+}
+
+func oneIf(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // fill emits the entries and the limit of each table.

@@ -69,6 +69,15 @@ type Cluster struct {
 	Down    int  // of those
 	Members int  // on other nodes, in networks that have members here
 	Waiting int  // networks whose members here are not published yet
+	Paths   []ClusterPath
+}
+
+// ClusterPath is what the last probes say of a path to another node.
+type ClusterPath struct {
+	Node      string // its name
+	Encrypted bool
+	Works     bool    // small and large packets, in both directions
+	RoundTrip float64 // in seconds; 0: none was answered
 }
 
 // Config configures [Metrics].

@@ -43,7 +43,9 @@ func full() (Stats, error) {
 		Questions: map[string]uint64{"local": 7},
 		Announced: map[string]int{"here": 2, "elsewhere": 1}, Taken: 4,
 		Unserved: 1,
-		Cluster:  &Cluster{Up: true, Nodes: 5, Down: 2, Members: 12, Waiting: 1},
+		Cluster: &Cluster{Up: true, Nodes: 5, Down: 2, Members: 12, Waiting: 1, Paths: []ClusterPath{
+			{Node: "b", Works: true, RoundTrip: 0.25}, {Node: "c", Encrypted: true},
+		}},
 	}, nil
 }
 
@@ -81,6 +83,9 @@ func TestSamples(t *testing.T) {
 		`fairlead_cluster_members 12`,
 		`fairlead_cluster_nodes{state="down"} 2`,
 		`fairlead_cluster_nodes{state="up"} 3`,
+		`fairlead_cluster_path_round_trip_seconds{encrypted="false",node="b"} 0.25`,
+		`fairlead_cluster_path_works{encrypted="false",node="b"} 1`,
+		`fairlead_cluster_path_works{encrypted="true",node="c"} 0`,
 		`fairlead_cluster_store_up 1`,
 		`fairlead_cluster_unpublished_networks 1`,
 		`fairlead_conntrack_entries{table="confirmed"} 8`,

@@ -15,6 +15,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/cluster"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/peers"
+	"github.com/fairlead-net/fairlead/control/reach"
 )
 
 // membersTimeout bounds the wait for the members of a network that has none here, when it is shown.
@@ -27,6 +28,7 @@ type Cluster struct {
 	Encryption interface {
 		Handshakes() (model.Handshakes, error)
 	}
+	Reach *reach.Prober
 }
 
 var _ server.Cluster = (*Node)(nil)
@@ -90,13 +92,20 @@ func (b *Node) deviceNames() (map[uint32]string, error) {
 func (b *Node) node(n peers.NodeStatus, devices map[uint32]string, shakes model.Handshakes) api.Node {
 	out := api.Node{
 		ID: n.ID, Name: n.Name, Number: n.Number, Self: n.Self, Status: api.NodeUp, Address: model.AddrText(n.VTEP),
-		Version: n.Version, Sandboxes: n.Members, Device: devices[n.Path.IfIndex],
+		Version: n.Version, Sandboxes: n.Members, Device: devices[n.Path.IfIndex], Paths: []api.NodePath{},
 	}
 	if !n.WireGuardKey.IsZero() {
 		out.PublicKey = n.WireGuardKey.String()
 	}
 	if n.Self {
 		return out
+	}
+	for _, r := range b.cfg.Cluster.Reach.Results(n.ID) {
+		out.Paths = append(out.Paths, api.NodePath{
+			Encrypted: r.Encrypted, RoundTrip: r.Small.RoundTrip.Seconds(), Probes: r.Small.Sent, Lost: r.Small.Lost,
+			LargeSize: r.Size, LargeProbes: r.Large.Sent, LargeLost: r.Large.Lost, LastAnswer: r.Small.Answered, LastHeard: r.Small.Heard,
+			State: string(r.State(time.Now())),
+		})
 	}
 	out.LastHandshake = shakes[n.WireGuardKey]
 	if n.Path.IfIndex != 0 {

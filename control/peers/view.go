@@ -50,12 +50,59 @@ func (p *Peers) Nodes() []NodeStatus {
 		if !s.VTEP.IsValid() || s.Path.Source.Is6() {
 			s.VTEP = node.VTEP6
 		}
-		if !s.Self {
+		if s.Self {
+			s.Members = p.ownMembers()
+		} else {
 			s.Down, s.Lost = p.nodes.isDown(id, h, now), p.nodes.lost[id]
 		}
 		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b NodeStatus) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) })
+	return list
+}
+
+// ownMembers counts the sandboxes of this node in shared networks.
+func (p *Peers) ownMembers() (count int) {
+	s := p.snapshot.Load()
+	for n := range s.Networks() {
+		if !n.Has().Shared || n.Idle {
+			continue
+		}
+		for ep := range s.Members(n.ID) {
+			if ep.SandboxID != "" {
+				count++
+			}
+		}
+	}
+	return count
+}
+
+// HostAddr is an address that another node itself has in a network.
+type HostAddr struct {
+	Node    string // its ID
+	Network string // ID
+	Addr    netip.Addr
+}
+
+// Hosts returns the addresses of other nodes in networks with members here, by network and node.
+func (p *Peers) Hosts() (list []HostAddr) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for _, n := range p.nets {
+		for _, c := range n.chunks {
+			for _, m := range c.members {
+				if m.SandboxID != "" {
+					continue
+				}
+				for _, a := range addrsOf(&m) {
+					list = append(list, HostAddr{Node: c.node, Network: n.id, Addr: a})
+				}
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b HostAddr) int {
+		return cmp.Or(strings.Compare(a.Network, b.Network), strings.Compare(a.Node, b.Node), a.Addr.Compare(b.Addr))
+	})
 	return list
 }
 
