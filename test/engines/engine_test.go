@@ -28,6 +28,7 @@ type docker struct {
 	kind   kind
 	engine *world.Process
 	live   bool          // containers outlive the engine
+	orphan bool          // what a killed engine has started goes on until it is back
 	lost   []string      // networks that the engine has no more, and Fairlead may have yet
 	took   time.Duration // the engine's first start; more when much else runs
 	// cgroups are left when the engine is killed; the first is its containers'.
@@ -103,7 +104,7 @@ func (d *docker) config() engine.Config {
 	}
 	return engine.Config{
 		Program: program, Socket: socket, Dir: d.Dir("docker"), CgroupParent: d.cgroups[0],
-		Flags: flags, File: d.kind.File, Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: d.live,
+		Flags: flags, File: d.kind.File, Attr: &syscall.SysProcAttr{Setpgid: true}, Outlived: d.live || d.orphan,
 	}
 }
 
@@ -151,7 +152,19 @@ func (d *docker) startEngine() {
 // again.
 func (d *docker) exchangeEngine(signal string) {
 	d.Helper()
+	d.endEngine(signal)
+	d.resumeEngine()
+}
+
+// endEngine ends dockerd with a signal, while its containers go on.
+func (d *docker) endEngine(signal string) {
+	d.Helper()
 	d.inEngine("pid=$(cat /run/docker.pid); kill -" + signal + " $pid; while kill -0 $pid; do sleep 0.02; done 2>/dev/null")
+}
+
+// resumeEngine starts dockerd again where it was ended.
+func (d *docker) resumeEngine() {
+	d.Helper()
 	d.removePIDFiles()
 	again, err := engine.Resume(d.Host, d.config(), d.pid())
 	if err != nil {

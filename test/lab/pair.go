@@ -12,19 +12,20 @@ import (
 	"github.com/fairlead-net/fairlead/bench/world"
 )
 
-// Addresses of two hosts that [Route] connects.
+// Addresses of the first hosts that [Route] connects.
 const (
-	RoutedA, RoutedB   = "10.98.1.1", "10.98.2.1"
-	RoutedA6, RoutedB6 = "fd98:0:0:1::1", "fd98:0:0:2::1"
+	RoutedA, RoutedB, RoutedC = "10.98.1.1", "10.98.2.1", "10.98.3.1"
+	RoutedA6, RoutedB6        = "fd98:0:0:1::1", "fd98:0:0:2::1"
 )
 
-// Route connects the hosts of two labs by one more device each, eth1, and a router between them.
+// Route connects the hosts of labs by one more device each, eth1, and a router between them.
 //
 //	a 10.98.1.1 fd98:0:0:1::1 ── router ── 10.98.2.1 fd98:0:0:2::1 b
-func Route(a, b *Lab) (router *world.Host) {
+func Route(labs ...*Lab) (router *world.Host) {
+	a := labs[0]
 	a.Helper()
 	router = a.NewHost("router")
-	for i, l := range []*Lab{a, b} {
+	for i, l := range labs {
 		subnet4, subnet6 := fmt.Sprintf("10.98.%d.", i+1), fmt.Sprintf("fd98:0:0:%d::", i+1)
 		a.must(world.Cable(
 			world.End{Host: l.Host, Device: "eth1", Addresses: []string{subnet4 + "1/24", subnet6 + "1/64"}},
