@@ -106,6 +106,39 @@ func TestEngineManagedSandbox(t *testing.T) {
 	}
 }
 
+// Verbs about a container whose processes ended do not fail because its devices cannot be exempted from
+// connection tracking.
+func TestUntrackedContainerEnded(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("net", 7)
+	n.Untracked = true
+	w.apply(p)
+	b, e := p.engineSandbox("box", n)
+	w.apply(p)
+	if err := rtnl.CreateNetNS(b.NetNS); err != nil {
+		t.Fatal(err)
+	}
+	defer rtnl.RemoveNetNS(b.NetNS)
+	ip(t, "link", "set", e.IfName, "netns", b.NetNS)
+	w.inNetNS(b, func(h *rtnl.Handle) error {
+		l, err := h.LinkByName(e.IfName)
+		if err != nil {
+			return err
+		}
+		up := true
+		return h.Conn().SetLink(l.Index, rtnl.LinkChange{Up: &up})
+	})
+	p.publish(1, e, netip.Addr{}, 80, 1)
+	w.apply(p)
+	delete(p.s.Publishes, 1)
+	w.apply(p)
+	w.wantNoRepairs("after the end")
+	if err := w.r.Stats().LastError; err != "" {
+		t.Error(err)
+	}
+}
+
 // A pair that was deleted with the engine's namespace is not recreated by a repair or a start,
 // but by a verb.
 func TestEngineManagedPairDeleted(t *testing.T) {

@@ -40,7 +40,8 @@ type Sandbox struct {
 
 	vanished   bool // its namespace does not exist
 	vanishedAt time.Time
-	untracked  []uint32 // inner ends whose packets are exempt from connection tracking
+	untracked  []uint32  // inner ends whose packets are exempt from connection tracking
+	ended      time.Time // when no process was found in an engine's namespace; zero if one was
 	watched    bool
 	number     int32            // in the watch
 	in         *watch.Sandboxes // the watch
@@ -50,7 +51,7 @@ type Sandbox struct {
 func (s *Namespaces) Learn(b, seen *Sandbox) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	b.untracked = seen.untracked
+	b.untracked, b.ended = seen.untracked, seen.ended
 	b.number, b.in, b.watched = seen.number, seen.in, seen.watched && seen.in == s.watch
 }
 

@@ -3,13 +3,18 @@
 package netns
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/netfilter"
 )
+
+// ending is how long an engine may take to remove a container whose processes ended.
+const ending = 10 * time.Second
 
 // IsUntracked reports whether, as far as is known, a device of the sandbox is exempt from
 // connection tracking.
@@ -17,7 +22,8 @@ func (b *Sandbox) IsUntracked(ifindex uint32) bool { return slices.Contains(b.un
 
 // Untrack exempts exactly these devices in a sandbox's namespace from connection tracking, and
 // reports whether it restored what others changed. The namespace of an engine-managed sandbox is
-// found as that of the peer of outer.
+// found as that of the peer of outer, by a process in it. If there has been none for long, it may be invisible to this
+// process, and the error wraps rtnl.ErrNoNetNS.
 func (s *Namespaces) Untrack(b *Sandbox, devices []uint32, outer rtnl.Link) (restored bool, err error) {
 	engine := b.Want.ManagedBy == model.ByEngine
 	if len(devices) == 0 && (engine || len(b.untracked) == 0) {
@@ -28,6 +34,15 @@ func (s *Namespaces) Untrack(b *Sandbox, devices []uint32, outer rtnl.Link) (res
 	var ns *rtnl.NetNS
 	if engine {
 		ns, err = s.nl.PeerNetNS(outer)
+		switch {
+		case err == nil:
+			b.ended = time.Time{}
+		case b.ended.IsZero():
+			b.ended = time.Now()
+		}
+		if errors.Is(err, rtnl.ErrNoNetNS) && time.Since(b.ended) < ending {
+			return false, nil
+		}
 	} else {
 		ns, err = s.Open(b)
 	}
