@@ -172,7 +172,7 @@ func (c *Cluster) Answers() error {
 	if h.Reachable || h.Err == nil {
 		return nil
 	}
-	return model.Refuse(model.ErrUnavailable, "the cluster's store %s does not answer: %v (start it; what runs goes on meanwhile)", h.Store, h.Err)
+	return model.Refuse(model.ErrUnavailable, "the cluster's store %s does not answer: %v (check that it runs and admits this host; what runs goes on meanwhile)", h.Store, h.Err)
 }
 
 // CreateNetwork implements the controller's interface; see [networks.Networks.Create].

@@ -20,6 +20,8 @@ type Config struct {
 	// Log receives a line when the store stops answering, and one when it answers again.
 	// Default: none.
 	Log *slog.Logger
+	// Remedy returns what may help against an error of the store, "" if nothing is known. Default: none.
+	Remedy func(error) string
 
 	CallTimeout time.Duration // for a call to the store; default 4 s
 	ListTimeout time.Duration // for List and the first list of a watch; default 30 s
@@ -29,8 +31,19 @@ type Config struct {
 	Relist      time.Duration // after which a watcher lists again, more or less; default 10 min
 }
 
+// explain adds the remedy to an error of the store.
+func (c *Config) explain(err error) error {
+	if remedy := c.Remedy(err); remedy != "" {
+		return fmt.Errorf("%s (%w)", remedy, err)
+	}
+	return err
+}
+
 func (c Config) withDefaults() Config {
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
+	if c.Remedy == nil {
+		c.Remedy = func(error) string { return "" }
+	}
 	c.CallTimeout = cmp.Or(c.CallTimeout, 4*time.Second)
 	c.ListTimeout = cmp.Or(c.ListTimeout, 30*time.Second)
 	c.PingEvery = cmp.Or(c.PingEvery, 10*time.Second)
@@ -205,7 +218,7 @@ func (c *client) call(ctx context.Context, limit time.Duration, f func(context.C
 	if errors.Is(within.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("no answer within %v", limit)
 	}
-	return unavailable{store: c.cfg.Name, cause: err}
+	return unavailable{store: c.cfg.Name, cause: c.cfg.explain(err)}
 }
 
 // bound returns a context that ends with ctx or with the store.

@@ -45,6 +45,9 @@ func (m *monitor) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if err != nil {
+			err = m.cfg.explain(err)
+		}
 		m.set(err)
 		wait := m.cfg.PingEvery
 		if err != nil {

@@ -74,9 +74,12 @@ func Parse(text string) (Token, error) {
 
 // Read reads a token from a file.
 func Read(path string) (Token, error) {
+	if strings.HasPrefix(path, version) {
+		return Token{}, errors.New("--store-token takes the name of a file, not the join token itself, which other processes could read (write the token to a file)")
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return Token{}, fmt.Errorf("read the join token: %w", err)
+		return Token{}, fmt.Errorf("read the join token of --store-token: %w", err)
 	}
 	t, err := Parse(string(text))
 	if err != nil {

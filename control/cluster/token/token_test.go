@@ -42,6 +42,9 @@ func TestFile(t *testing.T) {
 	if _, err := token.Read(path); err == nil {
 		t.Error("read a file that does not exist")
 	}
+	if _, err := token.Read(token.New().Text()); err == nil || strings.Contains(err.Error(), "fairlead1-") {
+		t.Errorf("a token instead of a file's name: %v", err)
+	}
 	made, err := token.Ensure(path)
 	if err != nil {
 		t.Fatal(err)

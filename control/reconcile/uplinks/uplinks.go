@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
@@ -164,7 +165,8 @@ func (u *Uplinks) IsNew(l rtnl.Link) bool { return u.recent.isNew(l, u.pinned) }
 func describe(ups []uplink.Uplink) []string {
 	names := []string{}
 	for _, u := range ups {
-		names = append(names, fmt.Sprintf("%s(%s %s)", u.Name, u.IPv4, u.IPv6))
+		addrs := strings.TrimSpace(model.AddrText(u.IPv4) + " " + model.AddrText(u.IPv6))
+		names = append(names, fmt.Sprintf("%s(%s)", u.Name, addrs))
 	}
 	return names
 }

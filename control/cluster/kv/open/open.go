@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -91,7 +92,26 @@ func Open(rawURL string, o Options) (kv.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", rawURL, err)
 	}
-	return kv.New(b, kv.Config{Name: rawURL, Log: o.Log}), nil
+	return kv.New(b, kv.Config{Name: rawURL, Log: o.Log, Remedy: func(err error) string { return remedy(scheme, conf != nil, o, err) }}), nil
+}
+
+// remedy returns what may help if a store does not answer because one side wants TLS or another certificate.
+func remedy(scheme string, encrypted bool, o Options, err error) string {
+	text := err.Error()
+	has := func(any ...string) bool {
+		return slices.ContainsFunc(any, func(s string) bool { return strings.Contains(text, s) })
+	}
+	switch {
+	case scheme != "etcd":
+		return ""
+	case !encrypted && has("error reading server preface", "EOF", "connection reset", "broken pipe", "malformed HTTP"):
+		return "it may require TLS: write etcd+tls:// and give its certificates, or, if another host embeds it, that host's join token with --store-token FILE"
+	case !o.Token.IsZero() && has("unknown authority", "bad certificate", "certificate required"):
+		return "its join token is another one: compare with what `fairlead cluster token` prints on the host that embeds it"
+	case encrypted && has("first record does not look like a TLS handshake"):
+		return "it does not use TLS"
+	}
+	return ""
 }
 
 // Check returns an error unless Open would accept a URL.
