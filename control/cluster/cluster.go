@@ -155,6 +155,14 @@ func (c *Cluster) encrypt(ctx context.Context) error {
 // registerTimeout bounds the wait of a verb for the registration after the daemon's start.
 const registerTimeout = 3 * time.Second
 
+// UnderlayChanged registers this host again if its addresses in the underlay changed.
+func (c *Cluster) UnderlayChanged() {
+	v4, v6, err := c.cfg.VTEPs()
+	if self := c.self.Node(); err != nil || v4 != self.VTEP4 || v6 != self.VTEP6 {
+		c.self.Check() // reports the error
+	}
+}
+
 // ready returns a refusal unless this host is registered.
 func (c *Cluster) ready(ctx context.Context) error {
 	if c.self.WaitRegistered(ctx, registerTimeout) {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ type host struct {
 	server  *memory.Server
 	stop    func() // the cluster's part
 	mtu     int
+	vtep    atomic.Pointer[netip.Addr] // nil: the default
 	encryption
 	grace time.Duration // of requests of engines; 0: the default
 }
@@ -113,6 +115,9 @@ func (h *host) join() {
 	h.cluster, err = cluster.Open(ctx, cluster.Config{
 		Store: store, Local: h.Store, State: h.Controller, Name: h.name, Version: "test", Port: 4789,
 		VTEPs: func() (v4, v6 netip.Addr, err error) {
+			if a := h.vtep.Load(); a != nil {
+				return *a, netip.Addr{}, nil
+			}
 			return netip.AddrFrom4([4]byte{10, 99, 0, h.name[len(h.name)-1]}), netip.Addr{}, nil
 		},
 		MTU: func(encrypted bool) (int, error) {
@@ -998,6 +1003,28 @@ func TestServicePorts(t *testing.T) {
 			}
 			return nil
 		})
+	}
+}
+
+// A host whose address changes is registered with the new one at once.
+func TestHostMoves(t *testing.T) {
+	s := memory.New()
+	a := newHost(t, s, "a").registered()
+	store := s.Open()
+	defer store.Close()
+	moved := netip.MustParseAddr("10.99.7.7")
+	a.vtep.Store(&moved)
+	began := time.Now()
+	a.cluster.UnderlayChanged()
+	eventually(t, "the record has the new address", func() error {
+		var node model.Node
+		if _, err := layout.Load(t.Context(), store, layout.NodeKey(a.cluster.Self().ID), &node); err != nil || node.VTEP4 != moved {
+			return fmt.Errorf("%+v, %v", node, err)
+		}
+		return nil
+	})
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %v", took) // the next check of the record
 	}
 }
 

@@ -207,8 +207,8 @@ func (d *daemon) openCluster(ctx context.Context) error {
 		Underlay:    paths{under, d},
 		Encryption:  encryption,
 		Aggregation: vxlan.New(d.handle, cfg.Port),
-		Changed:     d.reconciler.RemoteChanged,
-		Log:         d.log,
+		Changed:     d.reconciler.RemoteChanged, UnderlayChanged: part.UnderlayChanged,
+		Log: d.log,
 	}), Encryption: encryption}
 	for _, update := range []func(*desired.Snapshot){part.Update, d.cluster.Peers.Update} {
 		update(d.state.Snapshot())

@@ -97,7 +97,9 @@ type Config struct {
 	// Changed is called when the members of a network on other nodes changed, or the states of their
 	// nodes. It must not wait.
 	Changed func(network string)
-	Log     *slog.Logger
+	// UnderlayChanged is called some time after routes or devices of the host changed. It must not wait.
+	UnderlayChanged func()
+	Log             *slog.Logger
 }
 
 // Peers follows the other nodes of the cluster. Run changes it; the other methods may be called
@@ -184,6 +186,7 @@ func (p *Peers) Run(ctx context.Context) error {
 			}
 		case <-settled:
 			settled, looked = nil, time.Now()
+			p.cfg.UnderlayChanged()
 			p.writeNodes()
 		case <-ticker.C:
 			p.copy.flush(ctx, p.cfg.Log)

@@ -286,7 +286,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) start(indices ...uint32) {
 	w.Helper()
 	own := kv.New(w.server.Dial(), kv.Config{Name: "memory://", PingEvery: 50 * time.Millisecond, PingTimeout: 100 * time.Millisecond, MaxBackoff: 50 * time.Millisecond})
-	w.Peers = New(Config{Store: own, Cache: w.cache, Self: "self", Tables: w.fakes.tables(), Underlay: w.fakes, Encryption: fakeEncryption{w.fakes}, Aggregation: fakeAggregation{w.fakes}, Changed: w.fakes.noteChange, Log: slog.New(slog.DiscardHandler)})
+	w.Peers = New(Config{Store: own, Cache: w.cache, Self: "self", Tables: w.fakes.tables(), Underlay: w.fakes, Encryption: fakeEncryption{w.fakes}, Aggregation: fakeAggregation{w.fakes}, Changed: w.fakes.noteChange, UnderlayChanged: func() {}, Log: slog.New(slog.DiscardHandler)})
 	w.Peers.Update(snapshot(indices...))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
