@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -170,7 +171,7 @@ func (s *Server) wrap(h handler) http.Handler {
 		defer cancel()
 		defer func() {
 			if p := recover(); p != nil {
-				s.cfg.Log.Error("Docker request panicked", "path", r.URL.Path, "panic", p)
+				s.cfg.Log.Error("Docker request panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
 				s.refused(w, http.StatusInternalServerError, "internal error; see Fairlead's log")
 			}
 		}()

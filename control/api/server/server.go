@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -159,7 +160,7 @@ func (s *Server) wrap(h handler) http.Handler {
 		defer cancel()
 		defer func() {
 			if p := recover(); p != nil {
-				s.cfg.Log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", p)
+				s.cfg.Log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
 				s.reply(w, r, http.StatusInternalServerError, api.ErrorBody{Message: "internal error; see the daemon's log"})
 			}
 		}()
