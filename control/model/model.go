@@ -319,6 +319,9 @@ func (n *Network) InterfacePrefix() string { return cmp.Or(n.IfPrefix, "eth") }
 // HasName reports whether name is the current or original name of the network.
 func (n *Network) HasName(name string) bool { return hasName(name, n.Name, n.OriginalName) }
 
+// HasHostPort reports whether the network, which may be nil, should have a device of its own on the host.
+func (n *Network) HasHostPort() bool { return n != nil && n.Has().OnHost != NoDevice && !n.Idle }
+
 // SameDevices reports whether another version of the network differs at most in what its devices and entries do not
 // depend on: its names, and what engines know of it.
 func (n *Network) SameDevices(o *Network) bool {

@@ -20,20 +20,15 @@ func (w *Work) Diff(before *desired.Snapshot) {
 	w.diffServices(before)
 }
 
-// HasHostPort reports whether a network, which may be nil, should have a host port.
-func HasHostPort(n *model.Network) bool {
-	return n != nil && n.Has().OnHost != model.NoDevice && !n.Idle
-}
-
 func (w *Work) diffNetworks(before *desired.Snapshot) {
 	for c := range desired.DiffNetworks(before, w.s) {
 		n := w.o.Networks[c.ID]
 		switch {
 		case !turns.OfNetwork(c):
-			if n != nil && n.Want != nil && n.Want.SameDevices(c.New) { // it is not of a later snapshot
+			if n != nil && n.Want != nil && c.New != nil && n.Want.SameDevices(c.New) { // it is not of a later snapshot
 				n.Want = c.New
 			}
-		case HasHostPort(c.New):
+		case c.New.HasHostPort():
 			if n == nil {
 				n = &Network{ID: c.ID}
 				w.o.Networks[c.ID] = n
@@ -82,6 +77,9 @@ func (w *Work) diffSandboxes(before *desired.Snapshot) {
 
 func (w *Work) diffEndpoints(before *desired.Snapshot) {
 	for c := range desired.DiffEndpoints(before, w.s) {
+		if !turns.OfEndpoint(c) {
+			continue
+		}
 		e := w.o.Endpoints[c.ID]
 		w.touchServices(w.s.ServicesOfEndpoint(c.Old))
 		if c.New == nil || c.New.SandboxID == "" {

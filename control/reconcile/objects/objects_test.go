@@ -174,6 +174,9 @@ func TestNamesBringNothingBack(t *testing.T) {
 	net, box, kept := *s.plan.Networks["net"], *s.plan.Sandboxes["a"], *s.plan.Sandboxes["b"]
 	net.Name, box.PID, kept.PID = "other", 7, 8
 	s.plan.Networks["net"], s.plan.Sandboxes["a"], s.plan.Sandboxes["b"] = &net, &box, &kept
+	idle, reserved := net, *s.plan.Endpoints["b"]
+	idle.ID, idle.Idle, reserved.ID, reserved.SandboxID = "idle", true, "reserved", ""
+	s.plan.Networks["idle"], s.plan.Endpoints["reserved"] = &idle, &reserved
 	s1 := s.plan.Snapshot()
 	if got := turns.Changed(s0, s1); len(got) > 0 {
 		t.Errorf("takes the turns of %v", got)
@@ -182,13 +185,20 @@ func TestNamesBringNothingBack(t *testing.T) {
 	now := net
 	now.MTU = 1300
 	s.plan.Networks["net"] = &now
+	active, joined := idle, reserved
+	active.Idle, joined.SandboxID = false, "b"
+	s.plan.Networks["idle"], s.plan.Endpoints["reserved"] = &active, &joined
 	s2 := s.plan.Snapshot()
-	if got := turns.Changed(s1, s2); len(got) != 3 {
+	if got := turns.Changed(s1, s2); len(got) != 4 {
 		t.Errorf("another MTU takes the turns of %v, want also those of the members", got)
 	}
-	s.wantWork(s.diff(s1, s2), 1, 0, 2, 0)
+	s.wantWork(s.diff(s1, s2), 2, 0, 3, 0)
 	delete(s.o.Sandboxes, "a") // its namespace was removed
-	s.wantWork(s.diff(s0, s1), 0, 0, 0, 0)
+	late := s.diff(s0, s1)
+	s.wantWork(late, 0, 0, 0, 0)
+	if len(late.RemovedNetworks)+len(late.RemovedEndpoints) > 0 {
+		t.Errorf("removed again: %+v %+v", late.RemovedNetworks, late.RemovedEndpoints)
+	}
 	if s.o.Sandboxes["a"] != nil || s.o.Networks["net"].Want != &now || s.o.Sandboxes["b"].Want != &kept {
 		t.Errorf("brought back: %+v, %+v", s.o.Sandboxes["a"], s.o.Networks["net"].Want)
 	}

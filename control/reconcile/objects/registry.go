@@ -120,7 +120,7 @@ func (o *Objects) Names(s *desired.Snapshot) map[string]bool {
 		}
 	}
 	for n := range s.Networks() {
-		if HasHostPort(n) {
+		if n.HasHostPort() {
 			add(o.kinds.OfNetwork(n), device.Spec{ID: n.ID, Network: n})
 		}
 	}

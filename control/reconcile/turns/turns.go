@@ -128,13 +128,20 @@ func Changed(before, s *desired.Snapshot) []string {
 	return slices.Collect(maps.Keys(ids))
 }
 
-// OfNetwork reports whether a change of a network concerns its devices, or those of its members. Others take no
-// turn, and may arrive with the next snapshot that is about something else.
+// OfNetwork reports whether a change of a network concerns its devices, or those of its members. What concerns
+// none is only stored, takes no turn, and arrives with a later snapshot that is about something else, possibly after
+// a change of the same object that concerns some.
 func OfNetwork(c desired.Change[string, model.Network]) bool {
-	return c.Old == nil || c.New == nil || !c.New.SameDevices(c.Old)
+	return (c.Old.HasHostPort() || c.New.HasHostPort()) && (c.Old == nil || c.New == nil || !c.New.SameDevices(c.Old))
 }
 
 // OfSandbox reports whether a change of a sandbox concerns its namespace.
 func OfSandbox(c desired.Change[string, model.Sandbox]) bool {
 	return c.Old == nil || c.New == nil || c.Old.NetNS != c.New.NetNS
+}
+
+// OfEndpoint reports whether a change of an endpoint concerns a sandbox. It does not while its addresses are only
+// reserved.
+func OfEndpoint(c desired.Change[string, model.Endpoint]) bool {
+	return c.Old != nil && c.Old.SandboxID != "" || c.New != nil && c.New.SandboxID != ""
 }
