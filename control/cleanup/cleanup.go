@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/instance"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/tc"
+	"github.com/fairlead-net/fairlead/control/rtnl/vxlan"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -63,6 +64,9 @@ func cleanup(ctx context.Context, dirs instance.Dirs, handle *rtnl.Handle, progr
 		return err
 	}
 	if err := removeNamespaces(dirs.NetNS()); err != nil {
+		return err
+	}
+	if err := vxlan.New(handle, 0, dirs.Tunnels()).Ensure(nil); err != nil {
 		return err
 	}
 	if err := dirs.RemovePluginSocket(); err != nil {

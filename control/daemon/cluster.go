@@ -159,7 +159,7 @@ const copyFile = "cluster.db"
 func (d *daemon) openCluster(ctx context.Context) error {
 	cfg := d.cfg.Cluster
 	if !cfg.IsCluster() {
-		return nil
+		return vxlan.New(d.handle, cfg.Port, d.cfg.Dirs.Tunnels()).Ensure(nil) // of a daemon that was
 	}
 	under := underlay.New(d.handle, cfg.Advertise)
 	encryption, err := wireguard.New(wireguard.Config{
@@ -206,7 +206,7 @@ func (d *daemon) openCluster(ctx context.Context) error {
 		},
 		Underlay:    paths{under, d},
 		Encryption:  encryption,
-		Aggregation: vxlan.New(d.handle, cfg.Port),
+		Aggregation: vxlan.New(d.handle, cfg.Port, d.cfg.Dirs.Tunnels()),
 		Changed:     d.reconciler.RemoteChanged, UnderlayChanged: part.UnderlayChanged,
 		Log: d.log,
 	}), Encryption: encryption}

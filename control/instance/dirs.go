@@ -50,8 +50,9 @@ const MaxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
 const (
 	lockName   = "daemon.lock"
 	socketName = "api.sock"
-	namespaces = "netns" // of the sandboxes with owned namespaces
-	logs       = "logs"  // output of detached programs
+	namespaces = "netns"   // of the sandboxes with owned namespaces
+	tunnels    = "tunnels" // the namespace of the devices that make the kernel aggregate
+	logs       = "logs"    // output of detached programs
 )
 
 // StateFile returns the path of the stored state.
@@ -62,6 +63,9 @@ func (d Dirs) Socket() string { return filepath.Join(d.Run, socketName) }
 
 // NetNS returns the directory of the sandboxes' namespaces.
 func (d Dirs) NetNS() string { return filepath.Join(d.Run, namespaces) }
+
+// Tunnels returns the path of the namespace of the devices that make the kernel aggregate the packets of tunnels.
+func (d Dirs) Tunnels() string { return filepath.Join(d.Run, tunnels) }
 
 // PluginSocket returns the path where a Docker Engine finds the drivers.
 func (d Dirs) PluginSocket() string { return filepath.Join(d.DockerPlugins, "fairlead.sock") }

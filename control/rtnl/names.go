@@ -2,14 +2,12 @@
 
 package rtnl
 
-import "strings"
-
 // deviceGroup marks Fairlead's devices from their creation. The alias, which cannot be set in the
 // same message, marks a finished device.
 const deviceGroup = 0x666c
 
 // deviceKinds are the kernel's kinds of Fairlead's devices.
-var deviceKinds = []string{"veth", "vxlan", "wireguard"}
+var deviceKinds = []string{"veth", "wireguard"}
 
 // AliasPrefix is the prefix of the aliases of Fairlead's devices.
 const AliasPrefix = "fairlead:"
@@ -27,14 +25,6 @@ const (
 	WireGuardAlias  = AliasPrefix + "wireguard"
 	WireGuardDevice = "flwg0"
 )
-
-// AggregatingPrefix is the prefix of the names of the devices for which the kernel aggregates tunnels.
-const AggregatingPrefix = "flvx"
-
-// OfCluster reports whether a device of this name belongs to the host's part in its cluster.
-func OfCluster(name string) bool {
-	return name == WireGuardDevice || strings.HasPrefix(name, AggregatingPrefix)
-}
 
 // EndpointAlias returns the alias of an endpoint's finished host end.
 func EndpointAlias(endpointID string) string { return aliasEndpoint + endpointID }

@@ -30,20 +30,29 @@ func (h *Handle) SetLink(index uint32, ch LinkChange) error {
 // CreateDevice creates a device of the host that is not a pair, down and marked as Fairlead's by its group. data: the
 // attributes of its kind, or nil. It returns ErrExists if the name is taken.
 func (h *Handle) CreateDevice(kind, name string, mtu int, data *nl.RtAttr) (Link, error) {
+	if err := h.CreateDeviceIn(h.ns, kind, name, mtu, data); err != nil {
+		return Link{}, err
+	}
+	return h.LinkByName(name)
+}
+
+// CreateDeviceIn is like CreateDevice, but the device is in another namespace. What it sends and receives outside, such as
+// the packets of a tunnel, passes the host's.
+func (h *Handle) CreateDeviceIn(ns *NetNS, kind, name string, mtu int, data *nl.RtAttr) error {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(kind))
 	if data != nil {
 		info.AddChild(data)
 	}
-	err := h.conn.do(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC),
-		str(unix.IFLA_IFNAME, name), u32(unix.IFLA_MTU, uint32(mtu)), u32(unix.IFLA_GROUP, deviceGroup), info)
+	err := h.conn.do(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC), str(unix.IFLA_IFNAME, name),
+		u32(unix.IFLA_MTU, uint32(mtu)), u32(unix.IFLA_GROUP, deviceGroup), u32(unix.IFLA_NET_NS_FD, uint32(ns.fd())), info)
 	if errors.Is(err, unix.EEXIST) {
 		err = ErrExists
 	}
 	if err != nil {
-		return Link{}, fmt.Errorf("create %s device %q: %w", kind, name, err)
+		return fmt.Errorf("create %s device %q: %w", kind, name, err)
 	}
-	return h.LinkByName(name)
+	return nil
 }
 
 // SetAlias sets the alias of a device of the host.

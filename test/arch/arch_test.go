@@ -116,7 +116,7 @@ var (
 		"control/reconcile/entries":         {"control/model", "control/rtnl/uplink", "maps"},
 		"control/host/socket":               {},
 		"control/instance":                  {"control/host/socket", "control/rtnl"},
-		"control/cleanup":                   {"control/instance", "control/rtnl", "control/rtnl/tc", "loader"},
+		"control/cleanup":                   {"control/instance", "control/rtnl", "control/rtnl/tc", "control/rtnl/vxlan", "loader"},
 		"control/doctor":                    {"control/api", "control/api/client", "control/model", "control/rtnl/...", "loader/probe"},
 		"control/node":                      {"control/announce", "control/api", "control/api/server", "control/cluster", "control/controller", "control/desired", "control/dns", "control/dockerplugin", "control/engine", "control/flows", "control/instance", "control/model", "control/peers", "control/reach", "control/reconcile", "control/rtnl/...", "loader"},
 		"control/flows":                     {"control/api", "control/desired", "control/model", "loader", "maps"},

@@ -116,28 +116,26 @@ func TestTwoHosts(t *testing.T) {
 // aggregates expects the device of a family that makes the kernel aggregate tunnels, until the network is gone.
 func (p *pair) aggregates(f lab.Family) {
 	p.Helper()
-	expect := func(want string) {
-		p.Helper()
-		for _, l := range []*lab.Lab{p.a, p.b} {
-			l.Eventually(5*time.Second, func() error {
-				r, err := l.Host.Run(l.Context(), "sh", "-c", "ip -o link show type vxlan up | cut -d: -f2")
-				if got := strings.TrimSpace(r.Stdout); err != nil || got != want {
-					return fmt.Errorf("the VXLAN devices are %q, want %q: %v", got, want, err)
-				}
-				return nil
-			})
-		}
+	for _, l := range []*lab.Lab{p.a, p.b} {
+		aggregating(l, "flvx"+f.String())
 	}
-	expect("flvx" + f.String())
 	p.a.Fairlead("rm", "-f", "one")
 	p.b.Fairlead("rm", "-f", "two")
+	p.remove("web")
+	for _, l := range []*lab.Lab{p.a, p.b} {
+		aggregating(l, "")
+	}
+}
+
+// remove removes a network from the cluster.
+func (p *pair) remove(network string) {
+	p.Helper()
 	p.a.Eventually(5*time.Second, func() error { // the other host's member is removed there first
-		if r := p.a.Try("network", "rm", "web"); r.Code != 0 {
+		if r := p.a.Try("network", "rm", network); r.Code != 0 {
 			return errors.New(r.Output())
 		}
 		return nil
 	})
-	expect("")
 }
 
 func twoHosts(p *pair) {

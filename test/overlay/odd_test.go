@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -83,14 +84,17 @@ func (l *lab) aggregate(v *node) {
 	if l.v6 {
 		family = model.V6
 	}
-	l.must(v.host.Do(func() error {
-		h, err := rtnl.New()
-		if err != nil {
-			return err
-		}
-		defer h.Close()
-		return vxlan.New(h, port).Ensure([]model.Family{family})
+	var h *rtnl.Handle
+	l.must(v.host.Do(func() (err error) {
+		h, err = rtnl.New()
+		return err
 	}))
+	devices := vxlan.New(h, port, filepath.Join(l.TempDir(), "tunnels"))
+	l.Cleanup(func() {
+		l.must(devices.Ensure(nil))
+		h.Close()
+	})
+	l.must(devices.Ensure([]model.Family{family}))
 }
 
 // TestForwardedAggregates sends through a container that forwards: what was decapsulated leaves its host

@@ -107,13 +107,13 @@ func (h *Host) remove(alias, name string, index uint32) error {
 	return h.nl.DeleteLink(l.Index)
 }
 
-// Sweep deletes Fairlead's devices that have none of the wanted aliases and names. Those of the host's
-// part in its cluster have another owner.
+// Sweep deletes Fairlead's devices that have none of the wanted aliases and names. The one that encrypts has
+// another owner.
 func (h *Host) Sweep(wanted map[string]bool, log *slog.Logger) error {
 	var stale []uint32
 	for _, l := range h.Links {
 		// An unfinished device that is wanted is handled where devices are created.
-		if l.Ours() && !rtnl.OfCluster(l.Name) && !wanted[l.Alias] && (l.Alias != "" || !wanted[l.Name]) {
+		if l.Ours() && l.Name != rtnl.WireGuardDevice && !wanted[l.Alias] && (l.Alias != "" || !wanted[l.Name]) {
 			log.Info("removed leftover device", "device", l.Name, "alias", l.Alias)
 			stale = append(stale, l.Index)
 		}

@@ -8,7 +8,7 @@ package vxlan
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -22,79 +22,97 @@ const reservedVNI = 1<<24 - 1
 
 const kind = "vxlan"
 
-// Name returns the name of the device for tunnels over a family.
-func Name(f model.Family) string { return rtnl.AggregatingPrefix + digit(f) }
-
-func digit(f model.Family) string {
+// name returns the name of the device for tunnels over a family.
+func name(f model.Family) string {
 	if f == model.V4 {
-		return "4"
+		return "flvx4"
 	}
-	return "6"
+	return "flvx6"
 }
 
-// Devices are the devices of this host, one for each family. Its methods must not be called concurrently.
+// Devices are the devices of this host, one for each family. They are in a network namespace of their own, in which nothing
+// else is: anyone may send them frames, which must not reach a program of the host past its firewall, and programs that
+// configure the host's devices do not find them. Their sockets are in the host's namespace. Methods must not be called
+// concurrently.
 type Devices struct {
 	handle *rtnl.Handle
 	port   uint16
+	path   string
 }
 
-// New returns the devices for a UDP port. It changes nothing in the kernel.
-func New(handle *rtnl.Handle, port uint16) *Devices { return &Devices{handle, port} }
+// New returns the devices for a UDP port, whose namespace is mounted at a path. It changes nothing in the kernel.
+func New(handle *rtnl.Handle, port uint16, path string) *Devices {
+	return &Devices{handle, port, path}
+}
 
 // Ensure makes sure that these families have a device, which is up, and no others. Where that fails, packets
 // arrive one by one.
 func (d *Devices) Ensure(wanted []model.Family) error {
-	has := map[model.Family]bool{}
-	for _, f := range wanted {
-		has[f] = true
+	if len(wanted) > 0 {
+		if err := rtnl.CreateNetNS(d.path); err != nil {
+			return err
+		}
 	}
+	ns, err := rtnl.OpenNetNS(d.path)
+	switch {
+	case err == nil:
+		err = errors.Join(d.ensureIn(ns, wanted), ns.Close())
+	case errors.Is(err, rtnl.ErrNoNetNS) && len(wanted) == 0:
+		err = nil
+	}
+	if len(wanted) == 0 {
+		err = errors.Join(err, rtnl.RemoveNetNS(d.path))
+	}
+	return err
+}
+
+func (d *Devices) ensureIn(ns *rtnl.NetNS, wanted []model.Family) error {
+	var inside *rtnl.Handle
+	err := ns.Do(func() (err error) {
+		inside, err = rtnl.New()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
 	var errs []error
 	for _, f := range model.Families {
-		if has[f] {
-			errs = append(errs, d.ensure(f))
+		if slices.Contains(wanted, f) {
+			errs = append(errs, d.ensure(ns, inside, f))
 		} else {
-			errs = append(errs, d.remove(f))
+			errs = append(errs, remove(inside, f))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (d *Devices) ensure(f model.Family) error {
-	name := Name(f)
-	link, err := d.handle.LinkByName(name)
-	switch {
-	case errors.Is(err, rtnl.ErrNoDevice):
-		if link, err = d.create(f, name); err != nil {
+func (d *Devices) ensure(ns *rtnl.NetNS, inside *rtnl.Handle, f model.Family) error {
+	link, err := inside.LinkByName(name(f))
+	if errors.Is(err, rtnl.ErrNoDevice) {
+		if err := d.create(ns, f); err != nil {
 			return err
 		}
-	case err != nil:
+		link, err = inside.LinkByName(name(f))
+	}
+	if err != nil || link.Up {
 		return err
-	case link.Kind != kind || !link.Ours():
-		return model.Refuse(model.ErrConflict, "device %s exists and is not Fairlead's (remove or rename it)", name)
-	}
-	if link.Up {
-		return nil
-	}
-	if want := alias(f); link.Alias != want {
-		if err := d.handle.SetAlias(link.Index, want); err != nil {
-			return err
-		}
 	}
 	// Without an address of its own it sends nothing.
-	if err := d.handle.SetSysctls(rtnl.Sysctl{Family: "ipv6", Device: name, Key: "disable_ipv6", Value: "1"}); err != nil {
+	if err := inside.SetSysctls(rtnl.Sysctl{Family: "ipv6", Device: link.Name, Key: "disable_ipv6", Value: "1"}); err != nil {
 		return err
 	}
-	err = d.handle.SetUp(link.Index) // opens the socket
+	err = inside.SetUp(link.Index) // opens the socket
 	if errors.Is(err, unix.EADDRINUSE) {
 		err = model.Refuse(model.ErrConflict, "UDP port %d is in use by a VXLAN device of another kind (\"external\") or by a program", d.port)
 	}
 	if err != nil {
-		return errors.Join(err, d.handle.DeleteLink(link.Index))
+		return errors.Join(err, inside.DeleteLink(link.Index))
 	}
 	return nil
 }
 
-func (d *Devices) create(f model.Family, name string) (rtnl.Link, error) {
+func (d *Devices) create(ns *rtnl.NetNS, f model.Family) error {
 	data := nl.NewRtAttr(nl.IFLA_INFO_DATA, nil)
 	data.AddRtAttr(nl.IFLA_VXLAN_ID, nl.Uint32Attr(reservedVNI))
 	data.AddRtAttr(nl.IFLA_VXLAN_PORT, binary.BigEndian.AppendUint16(nil, d.port))
@@ -102,25 +120,23 @@ func (d *Devices) create(f model.Family, name string) (rtnl.Link, error) {
 	if f == model.V6 {
 		data.AddRtAttr(nl.IFLA_VXLAN_LOCAL6, make([]byte, 16)) // any address
 	}
-	link, err := d.handle.CreateDevice(kind, name, model.DefaultMTU, data)
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		err = model.Refuse(model.ErrNotSupported, "this kernel has no VXLAN driver (CONFIG_VXLAN, module vxlan)")
+	err := d.handle.CreateDeviceIn(ns, kind, name(f), model.DefaultMTU, data)
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return model.Refuse(model.ErrNotSupported, "this kernel has no VXLAN driver (CONFIG_VXLAN, module vxlan)")
+	case errors.Is(err, rtnl.ErrExists): // the name is free there
+		return model.Refuse(model.ErrConflict, "another VXLAN device has the VNI %d at UDP port %d (remove it)", reservedVNI, d.port)
 	}
-	if err != nil {
-		return link, fmt.Errorf("make device %s: %w", name, err)
-	}
-	return link, nil
+	return err
 }
 
-func alias(f model.Family) string { return rtnl.AliasPrefix + "aggregating:" + digit(f) }
-
-func (d *Devices) remove(f model.Family) error {
-	link, err := d.handle.LinkByName(Name(f))
-	if errors.Is(err, rtnl.ErrNoDevice) || err == nil && (link.Kind != kind || !link.Ours()) {
+func remove(inside *rtnl.Handle, f model.Family) error {
+	link, err := inside.LinkByName(name(f))
+	if errors.Is(err, rtnl.ErrNoDevice) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return d.handle.DeleteLink(link.Index)
+	return inside.DeleteLink(link.Index)
 }
