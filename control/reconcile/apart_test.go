@@ -123,6 +123,29 @@ func TestRepairDelaysNoOther(t *testing.T) {
 	w.resync()
 }
 
+// A check that somebody waits for comes after the verbs whose snapshots are accepted: what they have not made yet is
+// no damage.
+func TestCheckComesAfterVerbs(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("one", 1)
+	b := p.sandbox("box")
+	e := p.endpoint(b, n)
+	w.apply(p)
+	delete(p.s.Endpoints, e.ID)
+	apply := w.r.Accept(t.Context(), p.snapshot())
+	checked := make(chan error, 1)
+	go func() { checked <- w.r.Check(t.Context(), b.ID) }()
+	select {
+	case err := <-checked:
+		t.Fatalf("checked before the verb: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := errors.Join(apply(), <-checked); err != nil {
+		t.Error(err)
+	}
+}
+
 // A check that waits for a namespace does not keep others from being repaired.
 func TestRepairsGoOnWithoutOne(t *testing.T) {
 	w := newWorld(t)

@@ -22,8 +22,7 @@ import (
 func (r *Reconciler) Check(ctx context.Context, id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.turns.Queue([]string{id})
-	if err := r.turns.Wait(ctx, []string{id}); err != nil {
+	if err := r.turns.WaitFree(ctx, id); err != nil {
 		return err
 	}
 	defer r.turns.End([]string{id})

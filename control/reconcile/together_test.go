@@ -218,7 +218,7 @@ func (c *throng) complete() error {
 	}
 	for _, e := range s.Endpoints {
 		n := s.Networks[e.NetworkID]
-		if c.busy[e.SandboxID] {
+		if c.busy[e.SandboxID] || e.SandboxID == "" {
 			continue
 		}
 		at := w.neighbours.m[neighbourKey{n.Index, e.IPv4.Addr()}].IfIndex
@@ -247,7 +247,7 @@ func (c *throng) complete() error {
 			have[m.Addr] = true
 		}
 		for _, e := range s.Endpoints {
-			if svc.HasBackend(e) && !c.busy[e.SandboxID] && !have[e.IPv4.Addr()] {
+			if svc.HasBackend(e) && e.SandboxID != "" && !c.busy[e.SandboxID] && !have[e.IPv4.Addr()] {
 				c.Errorf("service %s lacks %v", svc.Name, e.IPv4)
 			}
 		}
@@ -282,6 +282,7 @@ func (c *throng) verb(ids []string, do func(u *undo)) {
 	do(&u)
 	apply := c.w.r.Accept(c.Context(), c.p.snapshot())
 	c.mu.Unlock()
+	time.Sleep(time.Duration(rand.IntN(10)) * time.Millisecond) // others that are accepted later may be applied first
 	err := apply()
 	c.mu.Lock()
 	if err != nil {
@@ -418,21 +419,26 @@ func (c *throng) anyVerb(rnd *rand.Rand, client int) {
 				IPv4: netip.AddrFrom4([4]byte{10, byte(n.Index), 9, byte(client)}), MAC: model.MAC{2, 0x42, 10, byte(n.Index), 9, byte(client)},
 			}
 		})
-	case 7: // an engine's sandbox, and names, which the next snapshot brings along
+	case 7: // an engine's sandbox; its reservation and names, which some snapshot brings along
+		c.mu.Lock()
+		n := shared()
+		if s.Sandboxes[id(name+"engine")] == nil {
+			p.endpoint(&model.Sandbox{Name: name + "engine"}, n)
+		}
+		c.mu.Unlock()
 		c.verb([]string{id(name + "engine")}, func(u *undo) {
 			if s.Sandboxes[id(name+"engine")] != nil {
 				removeSandbox(u, name+"engine")
 			} else {
-				n := shared()
 				keep(u, s.Sandboxes, id(name+"engine"))
 				keep(u, s.Endpoints, id(name+"engine"+n.Name))
 				p.engineSandbox(name+"engine", n)
 			}
 		})
 		c.mu.Lock()
-		n := *shared()
-		n.Engine = fmt.Sprint(rnd.Uint32())
-		s.Networks[n.ID] = &n
+		renamed := *shared()
+		renamed.Engine = fmt.Sprint(rnd.Uint32())
+		s.Networks[renamed.ID] = &renamed
 		if b := s.Sandboxes[id(name)]; b != nil {
 			now := *b
 			now.PID++

@@ -20,7 +20,7 @@ type Turns struct {
 	lock   sync.Locker
 	taken  map[string]bool
 	queued map[string]int // by verbs, which precede repairs
-	freed  chan struct{}  // closed when a turn ends
+	freed  chan struct{}  // closed when something may have become free
 }
 
 // New returns Turns that a lock guards.
@@ -52,8 +52,34 @@ func (t *Turns) Queue(ids []string) {
 
 // Wait takes the turn of all objects, after a Queue. It gives up the lock while it waits.
 func (t *Turns) Wait(ctx context.Context, ids []string) error {
-	defer t.unqueue(ids)
-	for slices.ContainsFunc(ids, func(id string) bool { return t.taken[id] }) {
+	err := t.until(ctx, func() bool { return !slices.ContainsFunc(ids, func(id string) bool { return t.taken[id] }) })
+	for _, id := range ids {
+		if t.queued[id]--; t.queued[id] == 0 {
+			delete(t.queued, id)
+		}
+	}
+	if err != nil {
+		t.wake()
+		return err
+	}
+	for _, id := range ids {
+		t.taken[id] = true
+	}
+	return nil
+}
+
+// WaitFree takes the turn of an object once it is free: after all verbs about it, whose snapshots are accepted
+// already.
+func (t *Turns) WaitFree(ctx context.Context, id string) error {
+	if err := t.until(ctx, func() bool { return t.Free(id) }); err != nil {
+		return err
+	}
+	t.taken[id] = true
+	return nil
+}
+
+func (t *Turns) until(ctx context.Context, may func() bool) error {
+	for !may() {
 		freed := t.freed
 		t.lock.Unlock()
 		select {
@@ -65,18 +91,12 @@ func (t *Turns) Wait(ctx context.Context, ids []string) error {
 			return fmt.Errorf("wait for another operation on the same sandbox: %w (try again)", err)
 		}
 	}
-	for _, id := range ids {
-		t.taken[id] = true
-	}
 	return nil
 }
 
-func (t *Turns) unqueue(ids []string) {
-	for _, id := range ids {
-		if t.queued[id]--; t.queued[id] == 0 {
-			delete(t.queued, id)
-		}
-	}
+func (t *Turns) wake() {
+	close(t.freed)
+	t.freed = make(chan struct{})
 }
 
 // End ends turns.
@@ -87,8 +107,7 @@ func (t *Turns) End(ids []string) {
 	for _, id := range ids {
 		delete(t.taken, id)
 	}
-	close(t.freed)
-	t.freed = make(chan struct{})
+	t.wake()
 }
 
 // Changed returns the sandboxes and networks that the difference of two snapshots is about.
