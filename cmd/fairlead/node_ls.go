@@ -82,7 +82,7 @@ func runNodeLs(ctx context.Context, e *env, o *listOptions) error {
 	return printList(e.stdout, o, table{
 		headers: headers{"ID": "NODE ID", "Name": "NAME", "Number": "NUMBER", "Self": "SELF", "Status": "STATUS", "Address": "ADDRESS",
 			"Device": "DEVICE", "MTU": "MTU", "Version": "VERSION", "Sandboxes": "SANDBOXES", "RoundTrip": "ROUND TRIP", "Loss": "LOSS", "LastHeard": "LAST HEARD"},
-		layout: "{{.ID}} {{.Self}}\t{{.Name}}\t{{.Status}}\t{{.Address}}\t{{.Device}}\t{{.MTU}}\t{{.RoundTrip}}\t{{.Loss}}\t{{.Sandboxes}}",
+		layout: "{{.ID}} {{.Self}}\t{{.Name}}\t{{.Status}}\t{{.Address}}\t{{.Device}}\t{{.MTU}}\t{{.RoundTrip}}\t{{.Loss}}\t{{.LastHeard}}\t{{.Sandboxes}}",
 		quiet:  "{{.ID}}",
 	}, rows)
 }

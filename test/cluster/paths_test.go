@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-net/fairlead/bench/world"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
@@ -46,24 +47,40 @@ func TestPathsAreProbed(t *testing.T) {
 		}
 	}
 
-	const fromA, fromB = "ip saddr " + addressA, "ip saddr " + addressB
+	drop := func(what string) (begin, end []string) {
+		return []string{"nft", "table ip faults { chain c { type filter hook forward priority 0; " + what + " udp dport 4789 drop; }; }"}, []string{"nft", "delete table ip faults"}
+	}
+	// One with ports does not match: bpf_redirect_neigh looks up policies without them.
+	policy := func(action string) []string {
+		return strings.Fields("ip xfrm policy " + action + " dir out src " + addressA + " dst " + addressB + " proto udp")
+	}
+	dropFromA, pass := drop("ip saddr " + addressA)
+	dropFromB, _ := drop("ip saddr " + addressB)
+	dropLarge, _ := drop("ip saddr " + addressA + " meta length > 1000")
 	for _, fault := range []struct {
-		drop             string // what the router drops
+		name             string
+		on               *world.Host
+		begin, end       []string
 		atA, atB         string // states
 		doctorA, doctorB string
 	}{
-		{fromA, "outbound-fails", "silent", "packets to host b at " + addressB + " do not arrive, and those from there do", "no packets arrive from host a at " + addressA},
-		{fromB, "silent", "outbound-fails", "no packets arrive from host b at " + addressB, "packets to host a at " + addressA + " do not arrive"},
-		{fromA + " meta length > 1000", "large-outbound-fails", "large-fails", "packets with 1450 bytes to host b", "no packets with 1450 bytes arrive from host a"},
+		{"the router drops what a sends", p.router, dropFromA, pass, "outbound-fails", "silent",
+			"packets to host b at " + addressB + " do not arrive, and those from there do", "no packets arrive from host a at " + addressA},
+		{"the router drops what b sends", p.router, dropFromB, pass, "silent", "outbound-fails",
+			"no packets arrive from host b at " + addressB, "packets to host a at " + addressA + " do not arrive"},
+		{"the router drops large packets of a", p.router, dropLarge, pass, "large-outbound-fails", "large-fails",
+			"packets with 1450 bytes to host b", "no packets with 1450 bytes arrive from host a"},
+		{"an IPsec policy of a blocks tunnels", a.Host, append(policy("add"), "action", "block"), policy("delete"), "outbound-fails", "silent",
+			"packets to host b at " + addressB + " do not arrive", "no packets arrive from host a"},
 	} {
-		a.Must(p.router, "nft", "table ip faults { chain c { type filter hook forward priority 0; "+fault.drop+" udp dport 4789 drop; }; }")
+		a.Must(fault.on, fault.begin[0], fault.begin[1:]...)
 		p.awaitStates(fault.atA, fault.atB)
 		for l, want := range map[*lab.Lab]string{a: fault.doctorA, b: fault.doctorB} {
 			if got := l.Fairlead("doctor"); !strings.Contains(got, want) {
-				t.Errorf("with %s dropped, doctor lacks %q:\n%s", fault.drop, want, got)
+				t.Errorf("%s: doctor lacks %q:\n%s", fault.name, want, got)
 			}
 		}
-		a.Must(p.router, "nft", "delete table ip faults")
+		a.Must(fault.on, fault.end[0], fault.end[1:]...)
 		p.awaitStates("works", "works")
 	}
 

@@ -48,7 +48,7 @@ func Problems(links []rtnl.Link, addrs []rtnl.Addr, rules Rules, encrypted bool)
 		list = append(list, "no uplink found: nothing is masqueraded, and only the host and its sandboxes can reach published ports")
 	}
 	if encrypted {
-		list = append(list, "the host has IPsec policies for outgoing packets, which packets of sandboxes bypass (docs/limits.md)")
+		list = append(list, "the host has IPsec policies for outgoing packets, which packets of sandboxes bypass, except in tunnels to other hosts (docs/limits.md)")
 	}
 	return list
 }
