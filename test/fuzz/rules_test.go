@@ -147,15 +147,22 @@ func middleOfPublished(d difference) bool {
 	return d.st().Flags&(syn|ack|rst) != syn || d.movedBy(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) != syn })
 }
 
-// movedBy says whether only one twin chose another port at the backend, where such a step was before in a flow with the same port.
+// movedBy says whether only one twin chose another port, at the backend or on the wire, where such a step was before in a flow with
+// the same port.
 func (d *difference) movedBy(such func(step) bool) bool {
 	f := d.flow()
-	if !d.is(backend(f)) || portName.MatchString(d.fairlead.text) == portName.MatchString(d.kernel.text) {
+	if d.fairlead == nil || d.kernel == nil || d.fairlead.node != d.kernel.node || portName.MatchString(d.fairlead.text) == portName.MatchString(d.kernel.text) {
 		return false
+	}
+	same := func(o flow) bool {
+		if d.is(backend(f)) {
+			return o.Client == f.Client && backend(&o) == backend(f)
+		}
+		return networkOf(o.Client) != "" && networkOf(f.Client) != "" && o.Proto == f.Proto && o.Dst == f.Dst && o.Dport == f.Dport
 	}
 	return slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool {
 		other := d.seq.Flows[st.Flow]
-		return such(st) && other.Client == f.Client && other.Sport == f.Sport && backend(&other) == backend(f)
+		return such(st) && other.Sport == f.Sport && same(other)
 	})
 }
 
