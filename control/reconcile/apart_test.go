@@ -146,6 +146,48 @@ func TestCheckComesAfterVerbs(t *testing.T) {
 	}
 }
 
+// A removal whose caller gives up before its turn is reverted. Until then, checks leave alone what it was about.
+func TestGivenUpRemoval(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	b := p.sandbox("box")
+	e := p.endpoint(b, p.network("one", 1))
+	w.apply(p)
+	before := w.link(rtnl.EndpointAlias(e.ID)).Index
+	awaited, release := rtnltest.Hold(t, b.NetNS)
+	checked := make(chan error, 1)
+	go func() {
+		_, err := w.r.checkSandboxes(t.Context(), []string{b.ID})
+		checked <- err
+	}()
+	awaited()
+	with := p.s.Clone()
+	delete(p.s.Endpoints, e.ID)
+	delete(p.s.Sandboxes, b.ID)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := w.r.Accept(ctx, p.snapshot())(); !errors.Is(err, context.Canceled) {
+		t.Errorf("a verb that was given up: %v", err)
+	}
+	release()
+	if err := <-checked; err != nil {
+		t.Error(err)
+	}
+	if _, err := w.r.check(t.Context(), regular); err != nil {
+		t.Error(err)
+	}
+	with.Rev = p.s.Rev
+	p.s = with
+	w.apply(p)
+	if now := w.link(rtnl.EndpointAlias(e.ID)).Index; now != before {
+		t.Errorf("device %d became %d", before, now)
+	}
+	w.wantNoRepairs("after the revert")
+	if !w.r.turns.Idle() {
+		t.Error("turns do not end")
+	}
+}
+
 // A check that waits for a namespace does not keep others from being repaired.
 func TestRepairsGoOnWithoutOne(t *testing.T) {
 	w := newWorld(t)

@@ -201,11 +201,7 @@ func (r *Reconciler) change(ctx context.Context, before, s *desired.Snapshot, id
 	if err := r.turns.Wait(ctx, ids); err != nil {
 		return err
 	}
-	p, err := r.newPass(ctx, s, device.State{})
-	if err != nil {
-		r.turns.End(ids)
-		return err
-	}
+	p, _ := r.newPass(context.WithoutCancel(ctx), s, device.State{}) // from here on the verb is not given up
 	p.turn = ids
 	defer p.end()
 	p.Diff(before)

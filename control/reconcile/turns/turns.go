@@ -20,12 +20,13 @@ type Turns struct {
 	lock   sync.Locker
 	taken  map[string]bool
 	queued map[string]int // by verbs, which precede repairs
-	freed  chan struct{}  // closed when something may have become free
+	freed  chan struct{}  // closed when a turn ends
+	given  map[string]int // of queued: by verbs that gave up and are not reverted yet
 }
 
 // New returns Turns that a lock guards.
 func New(lock sync.Locker) *Turns {
-	return &Turns{lock: lock, taken: make(map[string]bool), queued: make(map[string]int), freed: make(chan struct{})}
+	return &Turns{lock: lock, taken: make(map[string]bool), queued: make(map[string]int), freed: make(chan struct{}), given: make(map[string]int)}
 }
 
 // Free reports whether nothing works on an object or waits for it.
@@ -46,26 +47,35 @@ func (t *Turns) Take(id string) bool {
 // Queue announces a Wait for the objects.
 func (t *Turns) Queue(ids []string) {
 	for _, id := range ids {
-		t.queued[id]++
+		if t.given[id] > 0 {
+			add(t.given, id, -1)
+		} else {
+			add(t.queued, id, 1)
+		}
 	}
 }
 
-// Wait takes the turn of all objects, after a Queue. It gives up the lock while it waits.
+// Wait takes the turn of all objects, after a Queue. It gives up the lock while it waits. After an error the objects
+// stay queued until the next Queue, of the snapshot that reverts the verb's: until then no repair may
+// take what the verb was about to remove for a leftover.
 func (t *Turns) Wait(ctx context.Context, ids []string) error {
-	err := t.until(ctx, func() bool { return !slices.ContainsFunc(ids, func(id string) bool { return t.taken[id] }) })
-	for _, id := range ids {
-		if t.queued[id]--; t.queued[id] == 0 {
-			delete(t.queued, id)
+	if err := t.until(ctx, func() bool { return !slices.ContainsFunc(ids, func(id string) bool { return t.taken[id] }) }); err != nil {
+		for _, id := range ids {
+			add(t.given, id, 1)
 		}
-	}
-	if err != nil {
-		t.wake()
 		return err
 	}
 	for _, id := range ids {
+		add(t.queued, id, -1)
 		t.taken[id] = true
 	}
 	return nil
+}
+
+func add(counts map[string]int, id string, n int) {
+	if counts[id] += n; counts[id] == 0 {
+		delete(counts, id)
+	}
 }
 
 // WaitFree takes the turn of an object once it is free: after all verbs about it, whose snapshots are accepted
@@ -94,11 +104,6 @@ func (t *Turns) until(ctx context.Context, may func() bool) error {
 	return nil
 }
 
-func (t *Turns) wake() {
-	close(t.freed)
-	t.freed = make(chan struct{})
-}
-
 // End ends turns.
 func (t *Turns) End(ids []string) {
 	if len(ids) == 0 {
@@ -107,13 +112,14 @@ func (t *Turns) End(ids []string) {
 	for _, id := range ids {
 		delete(t.taken, id)
 	}
-	t.wake()
+	close(t.freed)
+	t.freed = make(chan struct{})
 }
 
 // Changed returns the sandboxes and networks that the difference of two snapshots is about.
 func Changed(before, s *desired.Snapshot) []string {
 	ids := make(map[string]bool)
-	add := func(eps ...*model.Endpoint) {
+	use := func(eps ...*model.Endpoint) {
 		for _, ep := range eps {
 			if ep != nil && ep.SandboxID != "" {
 				ids[ep.SandboxID] = true
@@ -123,7 +129,7 @@ func Changed(before, s *desired.Snapshot) []string {
 	for c := range desired.DiffNetworks(before, s) {
 		if OfNetwork(c) {
 			ids[c.ID] = true
-			add(slices.Collect(s.Members(c.ID))...)
+			use(slices.Collect(s.Members(c.ID))...)
 		}
 	}
 	for c := range desired.DiffSandboxes(before, s) {
@@ -132,7 +138,7 @@ func Changed(before, s *desired.Snapshot) []string {
 		}
 	}
 	for c := range desired.DiffEndpoints(before, s) {
-		add(c.Old, c.New)
+		use(c.Old, c.New)
 	}
 	for c := range desired.DiffPublishes(before, s) {
 		for _, at := range []struct {
@@ -140,7 +146,7 @@ func Changed(before, s *desired.Snapshot) []string {
 			s *desired.Snapshot
 		}{{c.Old, before}, {c.New, s}} {
 			if at.p != nil {
-				add(at.s.Endpoint(at.p.EndpointID))
+				use(at.s.Endpoint(at.p.EndpointID))
 			}
 		}
 	}
