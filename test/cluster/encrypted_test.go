@@ -196,7 +196,7 @@ func TestEncryptedNetwork(t *testing.T) {
 				}
 			})
 			a.Eventually(20*time.Second, func() error {
-				if got := a.Fairlead("node", "inspect", "--format", "{{range .Paths}}{{.Encrypted}} {{.State}} {{end}}", "b"); got != "false works true works" {
+				if got := a.Fairlead("node", "inspect", "--format", "{{range .Paths}}{{.Encrypted}} {{.State}} {{end}}", "b"); strings.TrimSpace(got) != "false works true works" {
 					return fmt.Errorf("the paths to the other host are %q", got)
 				}
 				return nil
