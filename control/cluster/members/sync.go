@@ -370,6 +370,7 @@ func (m *Members) holdMissing(ctx context.Context, id string, wanted map[netip.A
 		}
 		if err != nil {
 			m.cfg.Log.Error("two nodes have the same address; one of them is not reached", "network", model.ShortID(id), "err", err)
+			m.later(id) // the other endpoint may be removed
 		}
 	}
 	return nil
