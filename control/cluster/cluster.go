@@ -91,7 +91,10 @@ func Open(ctx context.Context, cfg Config) (*Cluster, error) {
 	c.members, err = members.New(ctx, members.Config{
 		Store: cfg.Store, Local: cfg.Local, Node: c.self.Node, Check: c.check, Log: cfg.Log, Now: cfg.Now, Grace: cfg.Grace,
 	})
-	c.services = services.New(services.Config{Cluster: cfg.Store, State: cfg.State, ClusterID: c.self.ClusterID, Log: cfg.Log})
+	if err != nil {
+		return nil, err
+	}
+	c.services, err = services.New(ctx, services.Config{Cluster: cfg.Store, Store: cfg.Local, State: cfg.State, ClusterID: c.self.ClusterID, Log: cfg.Log})
 	return c, err
 }
 

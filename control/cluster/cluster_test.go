@@ -1087,9 +1087,6 @@ func TestServicesAndTheStore(t *testing.T) {
 	if _, err := a.CreateService(ctx, model.ServiceSpec{Name: "more", Network: "web"}); !errors.Is(err, model.ErrUnavailable) {
 		t.Errorf("create without the store: %v", err)
 	}
-	if err := a.RemoveService(ctx, "shop"); !errors.Is(err, model.ErrUnavailable) {
-		t.Errorf("remove without the store: %v", err)
-	}
 	if got, err := a.Service("shop"); err != nil || got.IPv4 != svc.IPv4 {
 		t.Errorf("without the store: %+v, %v", got, err)
 	}
@@ -1105,5 +1102,54 @@ func TestServicesAndTheStore(t *testing.T) {
 	})
 	if err := a.RemoveService(ctx, "shop"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestServiceRemovedWithoutTheStore: a service that is removed while the store is down is gone here at once, also after
+// a restart, and everywhere as soon as the store answers. Its name and address are free then.
+func TestServiceRemovedWithoutTheStore(t *testing.T) {
+	s := memory.New()
+	a, b := newHost(t, s, "a").registered(), newHost(t, s, "b").registered()
+	n := a.overlay("web", "10.5.0.0/24")
+	b.has("web")
+	ctx := context.Background()
+	spec := model.ServiceSpec{Name: "shop", Network: "web", IPv4: netip.MustParseAddr("10.5.0.77")}
+	if _, err := a.CreateService(ctx, spec); err != nil {
+		t.Fatal(err)
+	}
+	was := b.service("shop", nil)
+	s.Stop()
+	if err := a.RemoveService(ctx, "shop"); err != nil {
+		t.Errorf("remove without the store: %v", err)
+	}
+	gone := func(when string) {
+		t.Helper()
+		if _, err := a.Service("shop"); !errors.Is(err, model.ErrNotFound) {
+			t.Errorf("the service %s: %v", when, err)
+		}
+	}
+	gone("without the store")
+	a.restart()
+	gone("after a restart")
+	s.Start()
+	eventually(t, "the service is gone everywhere", func() error {
+		if svc, err := b.Service("shop"); err == nil {
+			return fmt.Errorf("b has it: %+v", svc)
+		}
+		return nil
+	})
+	gone("with the store")
+	store := s.Open()
+	defer store.Close()
+	if held := holders(t, store, n.ID); held[was.IPv4].Service != "" {
+		t.Errorf("its address is held: %+v", held)
+	}
+	a.registered()
+	again, err := a.CreateService(ctx, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := b.service("shop", nil); got.ID != again.ID {
+		t.Errorf("another service of that name is %+v", got)
 	}
 }

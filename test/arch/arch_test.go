@@ -57,9 +57,10 @@ var (
 		"control/cluster":                   {"control/cluster/kv", "control/cluster/layout", "control/cluster/members", "control/cluster/networks", "control/cluster/nodes", "control/cluster/services", "control/desired", "control/model", "control/store"},
 		"control/cluster/layout":            {"control/cluster/kv", "control/model"},
 		"control/cluster/members":           {"control/cluster/kv", "control/cluster/layout", "control/desired", "control/ipam", "control/model", "control/store"},
-		"control/cluster/networks":          {"control/cluster/kv", "control/cluster/layout", "control/desired", "control/model", "control/store"},
+		"control/cluster/networks":          {"control/cluster/kv", "control/cluster/layout", "control/cluster/removals", "control/desired", "control/model", "control/store"},
 		"control/cluster/nodes":             {"control/cluster/kv", "control/cluster/layout", "control/model", "control/store"},
-		"control/cluster/services":          {"control/cluster/kv", "control/cluster/layout", "control/cluster/members", "control/desired", "control/model"},
+		"control/cluster/services":          {"control/cluster/kv", "control/cluster/layout", "control/cluster/members", "control/cluster/removals", "control/desired", "control/model", "control/store"},
+		"control/cluster/removals":          {"control/cluster/layout", "control/store"},
 		"control/cluster/embed":             {"control/cluster/token"},
 		"control/cluster/launch":            {},
 		"control/cluster/kv":                {},
@@ -170,7 +171,7 @@ var homes = map[string][]string{
 }
 
 // blind lists the packages that must not reach the kernel even indirectly.
-var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/schema", "control/schema/handover", "control/store", "control/ipam", "control/resource", "control/controller", "control/engine", "control/cluster", "control/cluster/layout", "control/cluster/members", "control/cluster/networks", "control/cluster/nodes", "control/cluster/services", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
+var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/schema", "control/schema/handover", "control/store", "control/ipam", "control/resource", "control/controller", "control/engine", "control/cluster", "control/cluster/layout", "control/cluster/members", "control/cluster/networks", "control/cluster/nodes", "control/cluster/removals", "control/cluster/services", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
 
 func TestImportDirection(t *testing.T) {
 	for _, p := range list(t) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
 	"github.com/fairlead-net/fairlead/control/cluster/layout"
+	"github.com/fairlead-net/fairlead/control/cluster/removals"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -54,7 +55,7 @@ type Config struct {
 // Networks are the networks of the cluster.
 type Networks struct {
 	cfg     Config
-	removed *removals
+	removed *removals.Pending[string] // names
 	seen    *seen
 	verify  chan struct{}
 	skipped map[string]string // networks that cannot be adopted, with the reason as logged
@@ -63,7 +64,7 @@ type Networks struct {
 // New returns Networks. Removals that an earlier daemon could not complete are loaded from the host's
 // store.
 func New(ctx context.Context, cfg Config) (*Networks, error) {
-	removed, err := loadRemovals(ctx, cfg.Store)
+	removed, err := removals.Load[string](ctx, cfg.Store, removalPrefix)
 	if err != nil {
 		return nil, err
 	}

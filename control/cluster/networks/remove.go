@@ -4,19 +4,15 @@ package networks
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
 	"github.com/fairlead-net/fairlead/control/cluster/layout"
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/store"
 )
 
 // removalPrefix is the prefix of the keys of removals in the host's store.
@@ -29,62 +25,6 @@ const (
 	leavePoll = 20 * time.Millisecond
 )
 
-// removals are the networks that were removed here while the cluster's store did not answer.
-type removals struct {
-	store store.Store
-	mu    sync.Mutex
-	names map[string]string // by ID
-}
-
-func loadRemovals(ctx context.Context, s store.Store) (*removals, error) {
-	entries, err := s.List(ctx, removalPrefix)
-	if err != nil {
-		return nil, fmt.Errorf("load removed networks: %w", err)
-	}
-	r := &removals{store: s, names: map[string]string{}}
-	for _, e := range entries {
-		var name string
-		if err := json.Unmarshal(e.Value, &name); err != nil {
-			return nil, fmt.Errorf("load %q: %w: %w", e.Key, store.ErrDamaged, err)
-		}
-		r.names[strings.TrimPrefix(e.Key, removalPrefix)] = name
-	}
-	return r, nil
-}
-
-func (r *removals) add(ctx context.Context, n *model.Network) error {
-	if _, err := r.store.Commit(ctx, store.Put(removalPrefix+n.ID, layout.Encode(n.Name))); err != nil {
-		return fmt.Errorf("store the removal of network %s: %w", n.Name, err)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.names[n.ID] = n.Name
-	return nil
-}
-
-func (r *removals) done(ctx context.Context, id string) error {
-	if _, err := r.store.Commit(ctx, store.Delete(removalPrefix+id)); err != nil {
-		return err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.names, id)
-	return nil
-}
-
-func (r *removals) has(id string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, ok := r.names[id]
-	return ok
-}
-
-func (r *removals) ids() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Sorted(maps.Keys(r.names))
-}
-
 // Remove removes a network that has no endpoints on this node from the cluster. It refuses one with
 // members on other nodes. If the store does not answer, the removal is stored on this host and done
 // later; a network that has members then appears again. wait means that members may be about to leave.
@@ -95,7 +35,7 @@ func (ns *Networks) Remove(ctx context.Context, n *model.Network, wait bool) err
 	err := ns.remove(ctx, n.ID)
 	if errors.Is(err, kv.ErrUnavailable) {
 		ns.cfg.Log.Warn("the cluster's store does not answer; the network is removed from it as soon as it does, unless other nodes use it", "network", n.Name, "err", err)
-		return ns.removed.add(ctx, n)
+		return ns.removed.Add(ctx, n.ID, n.Name)
 	}
 	if err == nil {
 		err = ns.seen.drop(ctx, n.ID)

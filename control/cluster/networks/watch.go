@@ -39,7 +39,7 @@ func (ns *Networks) Run(ctx context.Context) error {
 		case <-ns.verify:
 			wrong = listed && !ns.step(ctx, known)
 		case <-ticker.C:
-			if wrong || listed && len(ns.removed.ids()) > 0 {
+			if wrong || listed && len(ns.removed.All()) > 0 {
 				wrong = !ns.step(ctx, known)
 			}
 		}
@@ -79,7 +79,7 @@ func (ns *Networks) step(ctx context.Context, known map[string]layout.Network) (
 	done = ns.finishRemovals(ctx, known)
 	for id, r := range known {
 		switch {
-		case ns.removed.has(id):
+		case ns.removed.Has(id):
 		case r.Removing != "":
 			if time.Since(r.RemovingSince) > removalTimeout {
 				done = ns.resume(ctx, id) && done
@@ -204,15 +204,15 @@ func overlapping(n *model.Network, table layout.SubnetTable) error {
 // finishRemovals does what could not be done while the store did not answer.
 func (ns *Networks) finishRemovals(ctx context.Context, known map[string]layout.Network) (done bool) {
 	done = true
-	for _, id := range ns.removed.ids() {
+	for id, name := range ns.removed.All() {
 		err := ns.remove(ctx, id)
 		var refusal *model.Refusal
 		if errors.As(err, &refusal) {
-			ns.cfg.Log.Warn("a network that was removed here is in use; it exists again", "network", known[id].Name, "err", err)
+			ns.cfg.Log.Warn("a network that was removed here is in use; it exists again", "network", name, "err", err)
 			err = nil
 		}
 		if err == nil {
-			err = ns.removed.done(ctx, id)
+			err = ns.removed.Done(ctx, id)
 		}
 		done = done && err == nil
 	}

@@ -14,8 +14,10 @@ import (
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
 	"github.com/fairlead-net/fairlead/control/cluster/layout"
 	"github.com/fairlead-net/fairlead/control/cluster/members"
+	"github.com/fairlead-net/fairlead/control/cluster/removals"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/store"
 )
 
 // tries bounds the attempts to change a record that other nodes change too.
@@ -36,6 +38,7 @@ type Local interface {
 // Config configures Services. All fields are required.
 type Config struct {
 	Cluster kv.Store
+	Store   store.Store // the host's own
 	State   Local
 	// ClusterID returns the identity of the store that this node is registered in.
 	ClusterID func() string
@@ -44,14 +47,22 @@ type Config struct {
 
 // Services are the services of the cluster.
 type Services struct {
-	cfg    Config
-	verify chan struct{}
-	logged map[string]string // what could not be done with a service, as logged
+	cfg     Config
+	verify  chan struct{}
+	removed *removals.Pending[model.Service]
+	logged  map[string]string // what could not be done with a service, as logged
 }
 
-// New returns Services.
-func New(cfg Config) *Services {
-	return &Services{cfg: cfg, verify: make(chan struct{}, 1), logged: map[string]string{}}
+// removalPrefix is the prefix of the keys of pending removals in the host's store.
+const removalPrefix = "cluster/removed-service/"
+
+// New returns Services. Removals that an earlier daemon could not complete are loaded from the host's store.
+func New(ctx context.Context, cfg Config) (*Services, error) {
+	removed, err := removals.Load[model.Service](ctx, cfg.Store, removalPrefix)
+	if err != nil {
+		return nil, err
+	}
+	return &Services{cfg: cfg, verify: make(chan struct{}, 1), removed: removed, logged: map[string]string{}}, nil
 }
 
 // Create creates a service in the cluster. plan makes it, given its virtual addresses, and is called again
@@ -118,8 +129,18 @@ func explain(err error) error {
 	return err
 }
 
-// Remove removes a service from the cluster, and releases its addresses.
+// Remove removes a service from the cluster, and releases its addresses. If the store does not answer, the removal is
+// stored on this host and done later: until then other hosts go on with the service.
 func (s *Services) Remove(ctx context.Context, n *model.Network, svc *model.Service) error {
+	err := s.remove(ctx, n, svc)
+	if errors.Is(err, model.ErrUnavailable) {
+		s.cfg.Log.Warn("the cluster's store does not answer; the service is removed from it as soon as it does", "service", svc.Name, "err", err)
+		return s.removed.Add(ctx, svc.ID, *svc)
+	}
+	return err
+}
+
+func (s *Services) remove(ctx context.Context, n *model.Network, svc *model.Service) error {
 	for range tries {
 		err := s.tryRemove(ctx, n, svc)
 		if !errors.Is(err, kv.ErrConflict) {

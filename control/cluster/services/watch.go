@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
@@ -39,7 +40,7 @@ func (s *Services) Run(ctx context.Context) error {
 		case <-s.verify:
 			wrong = listed && !s.step(ctx, known)
 		case <-ticker.C:
-			if wrong {
+			if wrong || listed && len(s.removed.All()) > 0 {
 				wrong = !s.step(ctx, known)
 			}
 		}
@@ -74,7 +75,7 @@ func (s *Services) note(known map[string]*model.Service, u kv.Update) {
 
 // step makes the local services those of the cluster, and reports whether it could.
 func (s *Services) step(ctx context.Context, known map[string]*model.Service) (done bool) {
-	done = true
+	done = s.finishRemovals(ctx, known)
 	byID := map[string]bool{}
 	for _, svc := range known {
 		byID[svc.ID] = true
@@ -86,7 +87,29 @@ func (s *Services) step(ctx context.Context, known map[string]*model.Service) (d
 		}
 	}
 	for _, svc := range known {
-		done = s.adopt(ctx, svc) && done
+		if !s.removed.Has(svc.ID) {
+			done = s.adopt(ctx, svc) && done
+		}
+	}
+	return done
+}
+
+// finishRemovals does what could not be done while the store did not answer, and takes it out of known, since the watch
+// reports it later. Without its network a service does not exist.
+func (s *Services) finishRemovals(ctx context.Context, known map[string]*model.Service) (done bool) {
+	done = true
+	for id, svc := range s.removed.All() {
+		var err error
+		if n := s.cfg.State.Snapshot().Network(svc.NetworkID); n != nil {
+			err = s.remove(ctx, n, &svc)
+		}
+		if err == nil || errors.Is(err, model.ErrNotFound) {
+			if err = s.removed.Done(ctx, id); err == nil {
+				maps.DeleteFunc(known, func(_ string, k *model.Service) bool { return k.ID == id })
+			}
+		}
+		s.log(&svc, "cannot remove a service from the cluster's store; trying again", err)
+		done = done && err == nil
 	}
 	return done
 }
