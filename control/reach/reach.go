@@ -325,7 +325,7 @@ func (p *Prober) note(m message, now time.Time) {
 	}
 }
 
-// Results returns what was measured of the paths to a node, the one that is not encrypted first.
+// Results returns what was measured of the paths to a node. The path that is not encrypted is first.
 func (p *Prober) Results(node string) (list []Result) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

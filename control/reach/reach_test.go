@@ -23,7 +23,7 @@ func TestOutcome(t *testing.T) {
 	}
 	w.add(0, true)
 	got := w.outcome()
-	// 6 to 24 are kept, without 9, 14, 19 and 24, and the one that was lost last.
+	// Kept are the probes 6 to 24, of which 9, 14, 19 and 24 are lost, and the last one, which is lost too.
 	if want := (Outcome{Sent: kept, Lost: 5, InRow: 2, RoundTrip: 15 * time.Millisecond}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
