@@ -8,6 +8,8 @@ package api
 import (
 	"net/netip"
 	"time"
+
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // DefaultHost is the daemon's default address.
@@ -362,7 +364,7 @@ type Node struct {
 // the others. The large probes have the size of a network's largest packets, in bytes with the IP header.
 type NodePath struct {
 	Encrypted              bool
-	State                  string  // see the Path constants; "": not known yet
+	State                  model.PathState
 	RoundTrip              float64 // in seconds: median of the small probes; 0: none was answered
 	Probes, Lost           int     // small ones
 	LargeSize              int
@@ -376,16 +378,6 @@ const (
 	NodeUp      = "up"
 	NodeDown    = "down"
 	NodeUnknown = "unknown" // the store does not answer
-)
-
-// The values of NodePath.State.
-const (
-	PathWorks    = "works"
-	PathOutbound = "outbound-fails" // packets to the node are lost, and its own arrive
-	PathSilent   = "silent"         // nothing arrives from the node
-	// Only large packets are lost: those to the node, or those from it and possibly those to it.
-	PathLargeOutbound = "large-outbound-fails"
-	PathLarge         = "large-fails"
 )
 
 // AddressHolder is the holder of an address of a shared network.

@@ -383,20 +383,21 @@ func (d *daemon) clusterStats() *metrics.Cluster {
 	if d.cluster == nil {
 		return nil
 	}
-	c := d.cluster.Peers.Counts()
+	nodes := d.cluster.Peers.Nodes()
+	c := peers.Count(nodes)
 	out := &metrics.Cluster{
 		Up: d.cluster.Store().Health().Reachable, Nodes: c.Nodes, Down: c.Down, Members: c.Members, Waiting: d.cluster.Waiting(),
 	}
 	named := map[string]bool{}
-	for _, n := range d.cluster.Peers.Nodes() {
+	for _, n := range nodes {
 		name := n.Name
 		if named[name] { // names need not be unique, and labels must be
 			name += " " + model.ShortID(n.ID)
 		}
 		named[name] = true
 		for _, r := range d.reach.Results(n.ID) {
-			if state := r.State(time.Now()); state != reach.Unknown {
-				out.Paths = append(out.Paths, metrics.ClusterPath{Node: name, Encrypted: r.Encrypted, Works: state == reach.Works, RoundTrip: r.Small.RoundTrip.Seconds()})
+			if state := r.State(time.Now()); state != model.PathUnknown {
+				out.Paths = append(out.Paths, metrics.ClusterPath{Node: name, Encrypted: r.Encrypted, Works: state == model.PathWorks, RoundTrip: r.Small.RoundTrip.Seconds()})
 			}
 		}
 	}

@@ -114,13 +114,13 @@ func describePaths(n api.Node) (problems []string) {
 		raise := "raise the MTU of what lies between, or recreate the network with a smaller one: -o " + model.OptMTU + "=MTU"
 		var text string
 		switch lost, sent := p.Lost+p.LargeLost, p.Probes+p.LargeProbes; {
-		case p.State == api.PathOutbound:
+		case p.State == model.PathOutbound:
 			text = fmt.Sprintf("%s to %s do not arrive, and those from there do (let firewalls pass UDP to %s of that host, and ICMP echo requests in its networks)", what, host, port)
-		case p.State == api.PathSilent:
+		case p.State == model.PathSilent:
 			text = fmt.Sprintf("no %s arrive from %s (let firewalls pass UDP to %s of both hosts, and ICMP echo requests in their networks; doctor on that host says whether those from here arrive)", what, host, port)
-		case p.State == api.PathLargeOutbound:
+		case p.State == model.PathLargeOutbound:
 			text = fmt.Sprintf("%s to %s do not arrive, and smaller ones do (%s)", large, host, raise)
-		case p.State == api.PathLarge:
+		case p.State == model.PathLarge:
 			text = fmt.Sprintf("no %s arrive from %s, and smaller ones do (%s)", large, host, raise)
 		case lost > 1 && 10*lost >= sent:
 			text = fmt.Sprintf("%d of the last %d probes of %s got no answer: %s are lost in one direction or both", lost, sent, host, what)

@@ -136,13 +136,13 @@ func TestPathProblems(t *testing.T) {
 		path api.NodePath
 		want string // begins the line; "": there is none
 	}{
-		{api.NodePath{State: api.PathWorks, Probes: 20, LargeProbes: 20, Lost: 1}, ""},
+		{api.NodePath{State: model.PathWorks, Probes: 20, LargeProbes: 20, Lost: 1}, ""},
 		{api.NodePath{Probes: 2, LargeProbes: 2, Lost: 1}, ""},
-		{api.NodePath{State: api.PathWorks, Probes: 20, LargeProbes: 20, Lost: 2, LargeLost: 2}, "4 of the last 40 probes of host b at 192.0.2.2 got no answer: packets are lost"},
-		{api.NodePath{State: api.PathOutbound}, "packets to host b at 192.0.2.2 do not arrive, and those from there do (let firewalls pass UDP to the VXLAN port of that host,"},
-		{api.NodePath{State: api.PathSilent, Encrypted: true}, "no packets of encrypted networks arrive from host b at 192.0.2.2 (let firewalls pass UDP to the WireGuard port of both hosts,"},
-		{api.NodePath{State: api.PathLargeOutbound, LargeSize: 1450}, "packets with 1450 bytes to host b at 192.0.2.2 do not arrive, and smaller ones do (raise the MTU"},
-		{api.NodePath{State: api.PathLarge, LargeSize: 1450}, "no packets with 1450 bytes arrive from host b at 192.0.2.2, and smaller ones do (raise the MTU"},
+		{api.NodePath{State: model.PathWorks, Probes: 20, LargeProbes: 20, Lost: 2, LargeLost: 2}, "4 of the last 40 probes of host b at 192.0.2.2 got no answer: packets are lost"},
+		{api.NodePath{State: model.PathOutbound}, "packets to host b at 192.0.2.2 do not arrive, and those from there do (let firewalls pass UDP to the VXLAN port of that host,"},
+		{api.NodePath{State: model.PathSilent, Encrypted: true}, "no packets of encrypted networks arrive from host b at 192.0.2.2 (let firewalls pass UDP to the WireGuard port of both hosts,"},
+		{api.NodePath{State: model.PathLargeOutbound, LargeSize: 1450}, "packets with 1450 bytes to host b at 192.0.2.2 do not arrive, and smaller ones do (raise the MTU"},
+		{api.NodePath{State: model.PathLarge, LargeSize: 1450}, "no packets with 1450 bytes arrive from host b at 192.0.2.2, and smaller ones do (raise the MTU"},
 	} {
 		node.Paths = []api.NodePath{test.path}
 		got := describeCluster(&api.ClusterStatus{Reachable: true, Number: 1}, []api.Node{node})

@@ -37,6 +37,20 @@ func (n *Node) VTEP(f Family) netip.Addr {
 	return n.VTEP6
 }
 
+// PathState says what works of a path to another node. That node's own probes tell which direction fails.
+type PathState string
+
+// The states of a path.
+const (
+	PathUnknown  PathState = ""               // too few probes were sent
+	PathWorks    PathState = "works"          // the last probes were answered
+	PathOutbound PathState = "outbound-fails" // packets to the node are lost, and its own arrive
+	PathSilent   PathState = "silent"         // nothing arrives from the node; whether packets to it do is not known
+	// Only large packets are lost: those to the node, or those from it and possibly those to it.
+	PathLargeOutbound PathState = "large-outbound-fails"
+	PathLarge         PathState = "large-fails"
+)
+
 // Member is an endpoint of a shared network as all nodes know it, or a node's own presence there.
 type Member struct {
 	ID        string     `json:"id"`                // of the endpoint, or of the node

@@ -104,7 +104,7 @@ func (b *Node) node(n peers.NodeStatus, devices map[uint32]string, shakes model.
 		out.Paths = append(out.Paths, api.NodePath{
 			Encrypted: r.Encrypted, RoundTrip: r.Small.RoundTrip.Seconds(), Probes: r.Small.Sent, Lost: r.Small.Lost,
 			LargeSize: r.Size, LargeProbes: r.Large.Sent, LargeLost: r.Large.Lost, LastAnswer: r.Small.Answered, LastHeard: r.Small.Heard,
-			State: string(r.State(time.Now())),
+			State: r.State(time.Now()),
 		})
 	}
 	out.LastHandshake = shakes[n.WireGuardKey]
@@ -231,7 +231,7 @@ func (b *Node) clusterStatus() *api.ClusterStatus {
 	if c == nil {
 		return nil
 	}
-	h, self, counts := c.Store().Health(), c.Self(), c.Peers.Counts()
+	h, self, counts := c.Store().Health(), c.Self(), peers.Count(c.Peers.Nodes())
 	out := &api.ClusterStatus{
 		Node: self.Name, Number: self.Number, Store: h.Store, Reachable: h.Reachable, Since: h.Since,
 		Nodes: counts.Nodes, NodesDown: counts.Down, Members: counts.Members, Waiting: c.Waiting(),

@@ -242,9 +242,9 @@ func (p *Peers) At(network string, a netip.Addr) string {
 // Counts are numbers for the metrics.
 type Counts struct{ Nodes, Down, Members int }
 
-// Counts counts other nodes and their members.
-func (p *Peers) Counts() (c Counts) {
-	for _, n := range p.Nodes() {
+// Count counts the other ones of the nodes, and their members.
+func Count(nodes []NodeStatus) (c Counts) {
+	for _, n := range nodes {
 		if n.Self {
 			continue
 		}

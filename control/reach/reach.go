@@ -51,20 +51,6 @@ type Result struct {
 	Large     Outcome
 }
 
-// State says what works of a path.
-type State string
-
-// The states of a path. The other node's own probes tell which direction fails.
-const (
-	Unknown  State = ""               // too few probes were sent
-	Works    State = "works"          // the last probes were answered
-	Outbound State = "outbound-fails" // packets to the node are lost, and its own arrive
-	Silent   State = "silent"         // nothing arrives from the node; whether packets to it do is not known
-	// Only large packets are lost: those to the node, or those from it and possibly those to it.
-	LargeOutbound State = "large-outbound-fails"
-	LargeFails    State = "large-fails"
-)
-
 const (
 	// failing is how many probes in a row are lost on a path that does not work.
 	failing = 3
@@ -74,20 +60,20 @@ const (
 )
 
 // State returns the state of the path.
-func (r *Result) State(now time.Time) State {
+func (r *Result) State(now time.Time) model.PathState {
 	switch {
 	case r.Small.Sent < failing:
-		return Unknown
+		return model.PathUnknown
 	case r.Small.InRow < failing && r.Large.InRow < failing:
-		return Works
+		return model.PathWorks
 	case r.Small.InRow < failing && r.Large.arrives(now):
-		return LargeOutbound
+		return model.PathLargeOutbound
 	case r.Small.InRow < failing:
-		return LargeFails
+		return model.PathLarge
 	case r.Small.arrives(now):
-		return Outbound
+		return model.PathOutbound
 	}
-	return Silent
+	return model.PathSilent
 }
 
 // arrives reports whether the other node's own probes have arrived since answers no longer do.

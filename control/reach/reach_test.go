@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
 )
 
@@ -45,19 +46,19 @@ func TestState(t *testing.T) {
 	for _, test := range []struct {
 		name         string
 		small, large Outcome
-		want         State
+		want         model.PathState
 	}{
-		{"all answered", good, good, Works},
-		{"two lost", Outcome{Sent: 20, Lost: 2, InRow: 2}, good, Works},
-		{"just begun", Outcome{Sent: 2, Lost: 2, InRow: 2}, Outcome{}, Unknown},
-		{"nothing arrives", silent, silent, Silent},
-		{"nothing has arrived since long", old, old, Silent},
-		{"never anything", never, never, Silent},
-		{"only theirs arrive", heard, heard, Outbound},
-		{"only theirs ever arrived", first, first, Outbound},
-		{"large ones get lost", good, silent, LargeFails},
-		{"large ones get lost there", good, heard, LargeOutbound},
-		{"small ones get lost", silent, good, Silent},
+		{"all answered", good, good, model.PathWorks},
+		{"two lost", Outcome{Sent: 20, Lost: 2, InRow: 2}, good, model.PathWorks},
+		{"just begun", Outcome{Sent: 2, Lost: 2, InRow: 2}, Outcome{}, model.PathUnknown},
+		{"nothing arrives", silent, silent, model.PathSilent},
+		{"nothing has arrived since long", old, old, model.PathSilent},
+		{"never anything", never, never, model.PathSilent},
+		{"only theirs arrive", heard, heard, model.PathOutbound},
+		{"only theirs ever arrived", first, first, model.PathOutbound},
+		{"large ones get lost", good, silent, model.PathLarge},
+		{"large ones get lost there", good, heard, model.PathLargeOutbound},
+		{"small ones get lost", silent, good, model.PathSilent},
 	} {
 		r := Result{Small: test.small, Large: test.large}
 		if got := r.State(now); got != test.want {
