@@ -44,7 +44,7 @@ func (p *pass) sweepNamespaces() error {
 	return p.r.namespaces.Sweep(p.r.cfg.NetNSDir, wanted)
 }
 
-// remove removes what is no longer wanted. Its entries were deleted before: the program drops
+// remove deletes the devices and namespaces that are no longer wanted. Their entries were deleted before: the program drops
 // everything from a device without an entry. The program is removed together with the device, so
 // nothing passes in between.
 func (p *pass) remove() {

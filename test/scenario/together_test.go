@@ -82,9 +82,9 @@ func TestVerbsAtTheSameTime(t *testing.T) {
 		}
 	}
 	consistent(l)
-	for kind, n := range l.Metrics() {
-		if strings.HasPrefix(kind, "fairlead_reconcile_repairs_total") && n > 0 {
-			l.Errorf("%s %v", kind, n)
+	for kind, n := range l.Metrics().Repairs() {
+		if n > 0 {
+			l.Errorf("%v repairs of kind %s", n, kind)
 		}
 	}
 	for line := range strings.Lines(l.Daemon.Output()) {
