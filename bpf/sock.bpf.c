@@ -11,11 +11,13 @@
  * another process listened there.
  *
  * The programs are attached at the root of the cgroup tree, so they run for every process. They
- * ignore processes outside the network namespace of the daemon.
+ * ignore processes outside the network namespace of the daemon, except those of sandboxes that
+ * query the name server (lib/resolver.h).
  */
 
 #include <linux/bpf.h>
 #include <linux/in.h>
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -26,6 +28,7 @@
 #include "lib/hostaddr.h"
 #include "lib/maglev.h"
 #include "lib/portbits.h"
+#include "lib/resolver.h"
 #include "lib/service.h"
 #include "lib/sock_rev.h"
 #include "lib/tuple.h"
@@ -127,6 +130,51 @@ static __always_inline bool bound_elsewhere(struct bpf_sock_addr *ctx, const str
 	return !ep || ep->gateway_if != bound;
 }
 
+/* Redirects a query of a sandbox to the name server. It needs no entry for the reply: nothing else
+ * uses the server's port. */
+static __always_inline int redirect_to_resolver(struct bpf_sock_addr *ctx, bool is4)
+{
+	const union ip *to;
+	struct resolver *r;
+	struct target d;
+
+	if ((__be16)ctx->user_port != bpf_htons(DNS_PORT) || !read_target(ctx, &d, is4))
+		return ALLOW;
+	r = resolver_of(bpf_get_netns_cookie(ctx));
+	if (!r)
+		return ALLOW;
+	if (ip_is4(&d.addr))
+		to = d.addr.w[3] == bpf_htonl(RESOLVER_ADDR) ? &r->addr4 : NULL;
+	else
+		to = ip_equal(&d.addr, &r->addr6) ? &r->addr6 : NULL;
+	if (to && !ip_is_zero(to))
+		write_target(ctx, to, bpf_htons(RESOLVER_PORT), is4);
+	return ALLOW;
+}
+
+/* Replaces the address of the name server by the address that the query was sent to. */
+static __always_inline int restore_resolver(struct bpf_sock_addr *ctx, bool is4)
+{
+	struct resolver *r;
+	struct target d;
+	union ip a;
+
+	/* The port is compared first: this runs for every datagram that a sandbox receives. */
+	if ((__be16)ctx->user_port != bpf_htons(RESOLVER_PORT) || !read_target(ctx, &d, is4))
+		return ALLOW;
+	r = resolver_of(bpf_get_netns_cookie(ctx));
+	if (!r)
+		return ALLOW;
+	if (ip_equal(&d.addr, &r->addr4))
+		ip_set4(&a, bpf_htonl(RESOLVER_ADDR));
+	else if (ip_equal(&d.addr, &r->addr6))
+		a = d.addr;
+	else
+		return ALLOW;
+	write_target(ctx, &a, bpf_htons(DNS_PORT), is4);
+	return ALLOW;
+}
+
 /* How long replies to a datagram are accepted, in nanoseconds: as long as its flow lives. */
 #define REPLY_TIME 30000000000ULL
 
@@ -149,7 +197,9 @@ static __always_inline int redirect_to_backend(struct bpf_sock_addr *ctx, bool i
 	struct tuple t = {};
 	struct target d;
 
-	if (!ours(ctx) || !read_target(ctx, &d, is4))
+	if (!ours(ctx))
+		return redirect_to_resolver(ctx, is4);
+	if (!read_target(ctx, &d, is4))
 		return ALLOW;
 	/* The host is one client. Its port is not known yet, so the socket stands for it. */
 	t.sport = bpf_get_socket_cookie(ctx);
@@ -189,7 +239,9 @@ static __always_inline int restore_target(struct bpf_sock_addr *ctx, bool is4)
 	struct sock_rev *v;
 	struct target d;
 
-	if (!ours(ctx) || !read_target(ctx, &d, is4))
+	if (!ours(ctx))
+		return restore_resolver(ctx, is4);
+	if (!read_target(ctx, &d, is4))
 		return ALLOW;
 	k.cookie = bpf_get_socket_cookie(ctx);
 	k.addr = d.addr;

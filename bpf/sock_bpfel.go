@@ -100,6 +100,12 @@ type SockPoolKey struct {
 	N    uint32
 }
 
+type SockResolver struct {
+	_     structs.HostLayout
+	Addr4 SockIp
+	Addr6 SockIp
+}
+
 type SockService struct {
 	_     structs.HostLayout
 	Id    uint32
@@ -157,6 +163,7 @@ const (
 	SockMapFlPeerNeigh    = "fl_peer_neigh"
 	SockMapFlPool         = "fl_pool"
 	SockMapFlPortbits     = "fl_portbits"
+	SockMapFlResolver     = "fl_resolver"
 	SockMapFlService      = "fl_service"
 	SockMapFlSockRev      = "fl_sock_rev"
 	SockMapFlSubnet       = "fl_subnet"
@@ -254,6 +261,7 @@ type SockMapSpecs struct {
 	FlPeerNeigh *ebpf.MapSpec `ebpf:"fl_peer_neigh"`
 	FlPool      *ebpf.MapSpec `ebpf:"fl_pool"`
 	FlPortbits  *ebpf.MapSpec `ebpf:"fl_portbits"`
+	FlResolver  *ebpf.MapSpec `ebpf:"fl_resolver"`
 	FlService   *ebpf.MapSpec `ebpf:"fl_service"`
 	FlSockRev   *ebpf.MapSpec `ebpf:"fl_sock_rev"`
 	FlSubnet    *ebpf.MapSpec `ebpf:"fl_subnet"`
@@ -309,6 +317,7 @@ type SockMaps struct {
 	FlPeerNeigh *ebpf.Map `ebpf:"fl_peer_neigh"`
 	FlPool      *ebpf.Map `ebpf:"fl_pool"`
 	FlPortbits  *ebpf.Map `ebpf:"fl_portbits"`
+	FlResolver  *ebpf.Map `ebpf:"fl_resolver"`
 	FlService   *ebpf.Map `ebpf:"fl_service"`
 	FlSockRev   *ebpf.Map `ebpf:"fl_sock_rev"`
 	FlSubnet    *ebpf.Map `ebpf:"fl_subnet"`
@@ -330,6 +339,7 @@ func (m *SockMaps) Close() error {
 		m.FlPeerNeigh,
 		m.FlPool,
 		m.FlPortbits,
+		m.FlResolver,
 		m.FlService,
 		m.FlSockRev,
 		m.FlSubnet,

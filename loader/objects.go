@@ -94,6 +94,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, have probe.Flags) error {
 		bpf.TCMapFlCtNew:      cfg.CTMax / 4,
 		bpf.TCMapFlEndpoint:   cfg.MaxEndpoints,
 		bpf.TCMapFlFdb:        cfg.MaxEndpoints,
+		bpf.SockMapFlResolver: cfg.MaxEndpoints,
 		bpf.TCMapFlNeigh:      3 * cfg.MaxEndpoints, // IPv4, IPv6, link-local
 		bpf.TCMapFlService:    cfg.MaxPublishes,
 		bpf.TCMapFlBackend:    cfg.MaxPublishes,

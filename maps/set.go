@@ -35,6 +35,7 @@ type Set struct {
 	HostNets   *Subnets // prefixes that belong to the host; their network is 1
 	Subnets    *Subnets
 	Uplinks    *Uplinks
+	Resolvers  *Resolvers
 	Conntrack  *Conntrack
 	Counters   *Counters
 
@@ -106,6 +107,10 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 	if err != nil {
 		return err
 	}
+	resolvers, err := table.NewView(bpf.SockMapFlResolver, m[bpf.SockMapFlResolver], Resolver.raw, resolverFrom)
+	if err != nil {
+		return err
+	}
 	if s.HostAddrs, err = newHostAddrs(bpf.TCMapFlHostaddr, m[bpf.TCMapFlHostaddr]); err != nil {
 		return err
 	}
@@ -117,6 +122,7 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 	}
 	s.Endpoints, s.FDB, s.Neighbours = &Endpoints{endpoints}, &FDB{fdb}, &Neighbours{neighbours}
 	s.Subnets, s.HostNets, s.Uplinks = &Subnets{subnets}, &Subnets{hostNets}, &Uplinks{uplinks}
+	s.Resolvers = &Resolvers{resolvers}
 	return nil
 }
 
@@ -160,7 +166,7 @@ func Names() []string {
 		bpf.TCMapFlPortbits, bpf.TCMapFlHostaddr, bpf.TCMapFlHostnet, bpf.TCMapFlSubnet, bpf.TCMapFlUplink,
 		bpf.TCMapFlVni, bpf.TCMapFlTunnel, bpf.TCMapFlTunnelNode, bpf.TCMapFlNode, bpf.TCMapFlNodeAddr,
 		bpf.TCMapFlPeerFdb, bpf.TCMapFlPeerNeigh,
-		bpf.TCMapFlPool, bpf.TCMapFlMaglev, bpf.TCMapFlMember,
+		bpf.TCMapFlPool, bpf.TCMapFlMaglev, bpf.TCMapFlMember, bpf.SockMapFlResolver,
 		// Written by the datapath.
 		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlCtUsed, bpf.TCMapFlFrag, bpf.SockMapFlSockRev,
 		bpf.TCMapFlAffinity,
@@ -201,6 +207,7 @@ func (s *Set) Fills() ([]Fill, error) {
 		{bpf.TCMapFlNode, s.Nodes.Len(), s.Nodes.MaxEntries()},
 		{bpf.TCMapFlNodeAddr, s.NodeAddrs.Len(), s.NodeAddrs.MaxEntries()},
 		{bpf.TCMapFlPool, s.Pools.Len(), s.Pools.MaxEntries()},
+		{bpf.SockMapFlResolver, s.Resolvers.Len(), s.Resolvers.MaxEntries()},
 	}
 	parts, most := s.Pools.Parts()
 	fills = append(fills, Fill{bpf.TCMapFlMaglev, parts, most})

@@ -255,7 +255,7 @@ func TestFills(t *testing.T) {
 		"fl_endpoint": 0, "fl_fdb": 0, "fl_neigh": 0, "fl_service": 0, "fl_backend": 0, "fl_hostaddr": 1, "fl_hostnet": 0, "fl_subnet": 0,
 		"fl_uplink": 0, "fl_vni": 0, "fl_tunnel": 0, "fl_tunnel_node": 0, "fl_node": 0, "fl_node_addr": 0,
 		"fl_peer_fdb": 1, "fl_peer_neigh": 0, "fl_ct": 2, "fl_ct_new": 0, "fl_frag": 0, "fl_sock_rev": 0,
-		"fl_pool": 0, "fl_maglev": 0, "fl_member": 0, "fl_affinity": 0, "fl_group": 0,
+		"fl_pool": 0, "fl_resolver": 0, "fl_maglev": 0, "fl_member": 0, "fl_affinity": 0, "fl_group": 0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("entries (-want +got):\n%s", diff)

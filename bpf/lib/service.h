@@ -74,17 +74,24 @@ struct {
 
 #define DNS_PORT 53
 
+/* Where the name server listens for queries that were redirected (resolver.h). It differs from
+ * DNS_PORT so that a reply shows whether its query was, and because another program of the host may
+ * have that port. */
+#define RESOLVER_PORT 11053
+
 /* Does the name server listen there? Then a port published at every address of the host does
- * not include this one. */
+ * not include this one. RESOLVER_PORT is the name server's at every gateway. */
 static __always_inline bool names_served(const union ip *a, __be16 port)
 {
 	struct neigh_entry *n;
 	__u32 net;
 
-	if (port != bpf_htons(DNS_PORT))
+	if (port != bpf_htons(DNS_PORT) && port != bpf_htons(RESOLVER_PORT))
 		return false;
 	net = subnet_of(a);
-	return net && neigh_local(a, net, &n) && n->flags & EP_DNS;
+	if (!net || !neigh_local(a, net, &n))
+		return false;
+	return n->flags & (port == bpf_htons(DNS_PORT) ? EP_DNS : EP_HOSTPORT);
 }
 
 /* The address that stands for every address of the host, in t's family. */

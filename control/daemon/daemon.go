@@ -259,7 +259,7 @@ func (d *daemon) openState(ctx context.Context) error {
 	d.state, err = txn.New(txn.Config{
 		Store:        d.store,
 		Realizer:     kernel{d.reconciler},
-		Host:         host.New(d.handle, func() []netip.Addr { return dns.Addrs(d.state.Snapshot()) }),
+		Host:         host.New(d.handle, func() []netip.AddrPort { return dns.Places(d.state.Snapshot()) }),
 		DefaultPools: d.cfg.DefaultPools,
 		Log:          d.log,
 	})

@@ -139,7 +139,7 @@ func (n *names) networksOf(network string, from netip.Addr) (list []string) {
 // host reports whether an address is the host's own in a network.
 func (n *names) host(network string, addr netip.Addr) bool {
 	in := n.snapshot.Network(network)
-	return in != nil && addr.IsValid() && (slices.Contains(gateways(in), addr) || addr == in.NodeIPv4 || addr == in.NodeIPv6)
+	return in != nil && addr.IsValid() && (slices.Contains(in.Resolvers(), addr) || addr == in.NodeIPv4 || addr == in.NodeIPv6)
 }
 
 // find returns the addresses of what has a name, in the first of the networks in which the name

@@ -46,7 +46,7 @@ type Remote interface {
 	At(network string, a netip.Addr) string
 }
 
-// Server serves the names of the networks that have DNS, at their gateway addresses.
+// Server serves the names of networks at their gateway addresses.
 type Server struct {
 	cfg      Config
 	resolver resolver
@@ -54,8 +54,8 @@ type Server struct {
 	counts   map[string]*atomic.Uint64 // by result
 
 	mu     sync.Mutex
-	at     map[netip.Addr]*listener
-	failed map[netip.Addr]bool // logged as used by another program
+	at     map[netip.AddrPort]*listener
+	failed map[netip.AddrPort]bool // logged as used by another program
 	ended  bool
 }
 
@@ -64,7 +64,7 @@ func New(cfg Config) *Server {
 	if cfg.ResolvConf == "" {
 		cfg.ResolvConf = "/etc/resolv.conf"
 	}
-	s := &Server{cfg: cfg, counts: map[string]*atomic.Uint64{}, at: map[netip.Addr]*listener{}, failed: map[netip.Addr]bool{}}
+	s := &Server{cfg: cfg, counts: map[string]*atomic.Uint64{}, at: map[netip.AddrPort]*listener{}, failed: map[netip.AddrPort]bool{}}
 	for _, r := range Results() {
 		s.counts[r] = new(atomic.Uint64)
 	}
@@ -98,8 +98,8 @@ func (s *Server) Run(ctx context.Context) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.ended = true
-			for addr := range s.at {
-				s.closeAt(addr)
+			for at := range s.at {
+				s.closeAt(at)
 			}
 			return nil
 		case <-tick.C:
@@ -117,38 +117,40 @@ func (s *Server) Counts() map[string]uint64 {
 	return counts
 }
 
-// Unserved returns the addresses whose port another program uses.
-func (s *Server) Unserved() []netip.Addr {
+// Unserved returns the addresses and ports that another program uses.
+func (s *Server) Unserved() []netip.AddrPort {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.failed))
 }
 
-// serves reports whether an address is one of the server's own.
+// serves reports whether the host's resolver at an address, on port 53, is the server itself.
 func (s *Server) serves(address string) bool {
 	addr, err := netip.ParseAddr(address)
+	at := netip.AddrPortFrom(addr.Unmap(), model.PortDNS)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return err == nil && (s.at[addr.Unmap()] != nil || s.failed[addr.Unmap()])
+	return err == nil && (s.at[at] != nil || s.failed[at])
 }
 
-// gateways returns the addresses where a network's names are served.
-func gateways(n *model.Network) (list []netip.Addr) {
-	if !n.DNS || n.ManagedBy == model.ByEngine || n.Has().OnHost == model.NoDevice {
-		return nil
-	}
-	for _, subnet := range n.Claimed() {
-		if subnet.Gateway.IsValid() {
-			list = append(list, subnet.Gateway)
+// places returns where a network's names are served: at the gateways, on port 53 if the network has
+// that option, and for queries that the datapath redirects.
+func places(n *model.Network) (list []netip.AddrPort) {
+	for _, gateway := range n.Resolvers() {
+		if n.DNS {
+			list = append(list, netip.AddrPortFrom(gateway, model.PortDNS))
+		}
+		if n.Resolves() {
+			list = append(list, netip.AddrPortFrom(gateway, model.PortResolver))
 		}
 	}
 	return list
 }
 
-// Addrs returns the addresses at which the names of a snapshot's networks are served.
-func Addrs(s *desired.Snapshot) (list []netip.Addr) {
+// Places returns the addresses and ports at which the names of a snapshot's networks are served.
+func Places(s *desired.Snapshot) (list []netip.AddrPort) {
 	for n := range s.Networks() {
-		list = append(list, gateways(n)...)
+		list = append(list, places(n)...)
 	}
 	return list
 }
@@ -160,48 +162,48 @@ func (s *Server) sync() {
 	if s.ended {
 		return
 	}
-	wanted := map[netip.Addr]string{} // network by address
+	wanted := map[netip.AddrPort]string{} // network by place
 	for n := range s.desired.Load().Networks() {
-		for _, addr := range gateways(n) {
-			wanted[addr] = n.ID
+		for _, at := range places(n) {
+			wanted[at] = n.ID
 		}
 	}
-	for addr, l := range s.at {
-		if wanted[addr] != l.network {
-			s.closeAt(addr)
+	for at, l := range s.at {
+		if wanted[at] != l.network {
+			s.closeAt(at)
 		}
 	}
-	for addr := range s.failed {
-		if _, ok := wanted[addr]; !ok {
-			delete(s.failed, addr)
+	for at := range s.failed {
+		if _, ok := wanted[at]; !ok {
+			delete(s.failed, at)
 		}
 	}
-	for addr, network := range wanted {
-		if s.at[addr] == nil {
-			s.open(addr, network)
+	for at, network := range wanted {
+		if s.at[at] == nil {
+			s.open(at, network)
 		}
 	}
 }
 
-// open serves a network at an address, and logs the first failure.
-func (s *Server) open(addr netip.Addr, network string) {
-	l, err := s.listen(addr, network)
+// open serves a network at an address and port, and logs the first failure.
+func (s *Server) open(at netip.AddrPort, network string) {
+	l, err := s.listen(at, network)
 	switch {
 	case err == nil:
-		s.at[addr] = l
-		if s.failed[addr] {
-			s.cfg.Log.Info("DNS is served again", "address", addr)
-			delete(s.failed, addr)
+		s.at[at] = l
+		if s.failed[at] {
+			s.cfg.Log.Info("DNS is served again", "address", at)
+			delete(s.failed, at)
 		}
-	case !s.failed[addr]:
-		s.failed[addr] = true
-		s.cfg.Log.Warn("DNS is not served until port 53 of the address is free", "address", addr, "err", err)
+	case !s.failed[at]:
+		s.failed[at] = true
+		s.cfg.Log.Warn("DNS is not served until another program releases the port", "address", at, "err", err)
 	}
 }
 
-func (s *Server) closeAt(addr netip.Addr) {
-	s.at[addr].close()
-	delete(s.at, addr)
+func (s *Server) closeAt(at netip.AddrPort) {
+	s.at[at].close()
+	delete(s.at, at)
 }
 
 // listener serves a network at one address.
@@ -211,10 +213,10 @@ type listener struct {
 	stop    context.CancelFunc
 }
 
-func (s *Server) listen(addr netip.Addr, network string) (*listener, error) {
+func (s *Server) listen(place netip.AddrPort, network string) (*listener, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &listener{network: network, stop: stop}
-	at := netip.AddrPortFrom(addr, model.PortDNS).String()
+	at := place.String()
 	lc := net.ListenConfig{Control: control}
 	packets, err := lc.ListenPacket(ctx, "udp", at)
 	if err != nil {
@@ -233,7 +235,7 @@ func (s *Server) listen(addr netip.Addr, network string) (*listener, error) {
 	for _, server := range l.servers {
 		go func() {
 			if err := server.ActivateAndServe(); !errClosed(err) {
-				s.cfg.Log.Warn("DNS is no longer served", "address", addr, "err", err)
+				s.cfg.Log.Warn("DNS is no longer served", "address", at, "err", err)
 			}
 		}()
 	}

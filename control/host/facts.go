@@ -20,14 +20,13 @@ import (
 
 // Facts reads the kernel of the network namespace that its handle is in.
 type Facts struct {
-	nl *rtnl.Handle
-	// dnsAddrs returns the addresses at which Fairlead serves DNS.
-	dnsAddrs func() []netip.Addr
+	nl        *rtnl.Handle
+	dnsPlaces func() []netip.AddrPort
 }
 
-// New returns Facts. dnsAddrs returns the addresses at which Fairlead serves DNS.
-func New(nl *rtnl.Handle, dnsAddrs func() []netip.Addr) *Facts {
-	return &Facts{nl: nl, dnsAddrs: dnsAddrs}
+// New returns Facts. dnsPlaces returns the addresses and ports at which Fairlead serves DNS.
+func New(nl *rtnl.Handle, dnsPlaces func() []netip.AddrPort) *Facts {
+	return &Facts{nl: nl, dnsPlaces: dnsPlaces}
 }
 
 // HostPrefixes returns the prefixes that the host has addresses in or routes to, without
@@ -125,9 +124,9 @@ func (f *Facts) EphemeralRange() (lo, hi uint16) {
 
 // PortFree returns nil if nothing on the host uses any of the ports: it binds each one and closes
 // the socket. The zero address means every address of both families, except those at which
-// Fairlead serves DNS, on that port.
+// Fairlead serves DNS on that port.
 func (f *Facts) PortFree(proto model.Proto, addr netip.Addr, port, count uint16) error {
-	served := f.dnsAddrs()
+	served := f.dnsPlaces()
 	err := f.nl.Do(func() error {
 		for i := range count {
 			if err := portFree(proto, addr, port+i, served); err != nil {
@@ -150,7 +149,7 @@ func (f *Facts) inLocalPrefix(addr netip.Addr) bool {
 	return err == nil && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Addr) error {
+func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.AddrPort) error {
 	addrs := []netip.Addr{addr}
 	if !addr.IsValid() {
 		// A dual-stack socket tests both families at once. If that fails, one socket for each
@@ -162,7 +161,7 @@ func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Ad
 	}
 	for _, a := range addrs {
 		err := tryBind(proto, netip.AddrPortFrom(a, port), true)
-		if port == model.PortDNS && a.IsUnspecified() && errors.Is(err, unix.EADDRINUSE) && boundOnlyAt(served, proto, model.FamilyOf(a), port) {
+		if a.IsUnspecified() && errors.Is(err, unix.EADDRINUSE) && boundOnlyAt(served, proto, model.FamilyOf(a), port) {
 			continue
 		}
 		// A host without a family cannot have the port in it.
@@ -173,15 +172,15 @@ func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Ad
 	return nil
 }
 
-// boundOnlyAt reports whether the port is bound at the given addresses only.
-func boundOnlyAt(addrs []netip.Addr, proto model.Proto, f model.Family, port uint16) bool {
+// boundOnlyAt reports whether the port is bound at the given places only.
+func boundOnlyAt(places []netip.AddrPort, proto model.Proto, f model.Family, port uint16) bool {
 	bound, err := sockdiag.Bound(proto, port)
 	if err != nil {
 		return false // keep the error of bind
 	}
-	return !slices.ContainsFunc(bound, func(a netip.Addr) bool {
+	return len(bound) > 0 && !slices.ContainsFunc(bound, func(a netip.Addr) bool {
 		concerns := model.FamilyOf(a) == f || a == netip.IPv6Unspecified() // possibly dual-stack
-		return concerns && !slices.Contains(addrs, a)
+		return concerns && !slices.Contains(places, netip.AddrPortFrom(a, port))
 	})
 }
 

@@ -35,7 +35,7 @@ func newFacts(t *testing.T) *Facts {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nl.Close() })
-	return New(nl, func() []netip.Addr { return nil })
+	return New(nl, func() []netip.AddrPort { return nil })
 }
 
 // gatewayDevice makes a network's pair of devices, with an address.
@@ -63,7 +63,7 @@ func TestPortFreeBesideDNS(t *testing.T) {
 	if err := f.PortFree(model.UDP, netip.Addr{}, 53, 1); !errors.Is(err, unix.EADDRINUSE) {
 		t.Errorf("another server's port: %v, want %v", err, unix.EADDRINUSE)
 	}
-	f.dnsAddrs = func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("127.0.0.1")} }
+	f.dnsPlaces = func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")} }
 	if err := f.PortFree(model.UDP, netip.Addr{}, 53, 1); err != nil {
 		t.Errorf("our own server's port: %v", err)
 	}

@@ -28,8 +28,12 @@ const (
 // another one, whose ID follows.
 const ModeContainer = "container:"
 
-// PortDNS is the port of the DNS servers at the gateways.
-const PortDNS = 53
+// Ports of the DNS servers at the gateways.
+const (
+	PortDNS = 53
+	// PortResolver serves the queries of sandboxes to 127.0.0.11, which the datapath redirects.
+	PortResolver = 11053
+)
 
 // Options of a network, with Docker's or Fairlead's keys, that have a default or that container
 // runtimes configure under other names.
@@ -304,6 +308,24 @@ func (n *Network) GatewayPrefixes() []netip.Prefix {
 		}
 	}
 	return ps
+}
+
+// Resolves reports whether the sandboxes in the network have a name server at 127.0.0.11. Those in
+// Docker's default network have none there either, nor in Fairlead's of the same name.
+func (n *Network) Resolves() bool { return n.Name != NetworkBridge && len(n.Resolvers()) > 0 }
+
+// Resolvers returns the gateway addresses, at which the host can serve names. The addresses in the
+// networks of engines, and of swarms, belong to the engines.
+func (n *Network) Resolvers() (list []netip.Addr) {
+	if n.ManagedBy == ByEngine || n.Swarm != "" || n.Has().OnHost == NoDevice {
+		return nil
+	}
+	for _, s := range n.Claimed() {
+		if s.Gateway.IsValid() {
+			list = append(list, s.Gateway)
+		}
+	}
+	return list
 }
 
 // PortProto is a port of a protocol, or a range of ports if Count > 1.

@@ -226,8 +226,16 @@ func (b *Node) CheckSandbox(ctx context.Context, id string, want api.Expected) e
 	}
 }
 
-// Unserved implements [server.Node]. It lists the gateways where DNS should be served and is not.
-func (b *Node) Unserved() []netip.Addr { return b.cfg.DNS.Unserved() }
+// Unserved implements [server.Node]. It lists the gateways where DNS should be served on port 53 and
+// is not.
+func (b *Node) Unserved() (list []netip.Addr) {
+	for _, at := range b.cfg.DNS.Unserved() {
+		if at.Port() == model.PortDNS {
+			list = append(list, at.Addr())
+		}
+	}
+	return list
+}
 
 // Flows implements [server.Node].
 func (b *Node) Flows(ctx context.Context, filter api.FlowFilter) ([]api.Flow, error) {

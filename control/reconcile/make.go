@@ -191,6 +191,7 @@ func (p *pass) createEndpoint(e *objects.Endpoint, n *objects.Network, b *object
 	if spec.EngineManaged {
 		return p.createDevice(e, spec, "the host's namespace")
 	}
+	b.Cookie = 0 // the user may have replaced the namespace
 	made, err := p.makeNamespace(b)
 	if made {
 		p.Count(report.Namespace, 1)

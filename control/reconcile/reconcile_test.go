@@ -116,9 +116,9 @@ func TestApplyCostsWhatChanges(t *testing.T) {
 	}
 	p.endpoint(p.sandbox("second"), n)
 	w.apply(p)
-	// One endpoint, one MAC, three addresses, one attachment.
-	if w.writes != 6 {
-		t.Errorf("%d writes for an endpoint, want 6", w.writes)
+	// One endpoint, one MAC, three addresses, one name server, one attachment.
+	if w.writes != 7 {
+		t.Errorf("%d writes for an endpoint, want 7", w.writes)
 	}
 	p.publish(1, first, netip.Addr{}, 80, 1)
 	w.writes = 0

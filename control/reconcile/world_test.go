@@ -57,6 +57,7 @@ type world struct {
 	neighbours *fakeTable[dp.Neighbour, neighbourKey]
 	publishes  *fakeTable[dp.Publish, publishKey]
 	pools      *fakeTable[dp.Pool, poolKey]
+	resolvers  *fakeTable[dp.Resolver, uint64]
 	subnets    *fakeTable[dp.Subnet, netip.Prefix]
 	uplinks    *fakeTable[dp.Uplink, uint32]
 	hostAddrs  *fakeTable[netip.Addr, netip.Addr]
@@ -84,6 +85,7 @@ func newWorld(tb testing.TB) *world {
 	w.fdb = newFakeTable(w, func(e dp.FDBEntry) fdbKey { return fdbKey{e.Net, e.MAC} })
 	w.neighbours = newFakeTable(w, func(e dp.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr} })
 	w.publishes = newFakeTable(w, func(e dp.Publish) publishKey { return publishKey{e.HostIP, e.Port, e.Proto} })
+	w.resolvers = newFakeTable(w, func(e dp.Resolver) uint64 { return e.Cookie })
 	w.pools = newFakeTable(w, func(e dp.Pool) poolKey { return poolKey{e.Service, e.IPv6} })
 	w.subnets = newFakeTable(w, func(e dp.Subnet) netip.Prefix { return e.Prefix })
 	w.tunnels = newFakeTable(w, func(e dp.Tunnel) uint32 { return e.Net })
@@ -109,7 +111,7 @@ func (w *world) netnsDir() string { return filepath.Join(w.dir, "netns") }
 // restart replaces the reconciler by a new one.
 func (w *world) restart() {
 	w.r = New(Config{NetNSDir: w.netnsDir(), Log: w.log}, w, tables.Set{
-		Endpoints: w.endpoints, FDB: w.fdb, Neighbours: w.neighbours, Publishes: w.publishes, Pools: w.pools,
+		Endpoints: w.endpoints, FDB: w.fdb, Neighbours: w.neighbours, Publishes: w.publishes, Pools: w.pools, Resolvers: w.resolvers,
 		Subnets: w.subnets, Tunnels: w.tunnels, VNIs: w.vnis, Uplinks: w.uplinks, HostAddrs: w.hostAddrs, HostNets: w.hostNets, Flows: w, Traffic: w,
 	}, w.nl)
 }

@@ -24,8 +24,10 @@ func (l *Lab) Resolver() *Resolver {
 	l.Cleanup(func() { l.Must(l.Host, "umount", "/etc/resolv.conf") })
 	packets, err := l.Outside.ListenPacket("udp", Outside4+":53")
 	l.must(err)
+	streams, err := l.Outside.Listen("tcp", Outside4+":53")
+	l.must(err)
 	r := &Resolver{}
-	server := &dns.Server{PacketConn: packets, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		r.Asked.Add(1)
 		a := new(dns.Msg).SetReply(q)
 		asked := q.Question[0]
@@ -36,8 +38,10 @@ func (l *Lab) Resolver() *Resolver {
 			a.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: asked.Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.ParseIP(Internet4)}}
 		}
 		_ = w.WriteMsg(a)
-	})}
-	go func() { _ = server.ActivateAndServe() }()
-	l.Cleanup(func() { _ = server.Shutdown() })
+	})
+	for _, server := range []*dns.Server{{PacketConn: packets, Handler: handler}, {Listener: streams, Handler: handler}} {
+		go func() { _ = server.ActivateAndServe() }()
+		l.Cleanup(func() { _ = server.Shutdown() })
+	}
 	return r
 }

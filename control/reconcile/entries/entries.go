@@ -17,6 +17,7 @@ type Set struct {
 	Neighbours []maps.Neighbour
 	Publishes  []maps.Publish
 	Pools      []maps.Pool
+	Resolvers  []maps.Resolver
 	Subnets    []maps.Subnet
 	Tunnels    []maps.Tunnel
 	VNIs       []maps.VNI
@@ -29,6 +30,7 @@ func (s *Set) Add(o Set) {
 	s.Neighbours = append(s.Neighbours, o.Neighbours...)
 	s.Publishes = append(s.Publishes, o.Publishes...)
 	s.Pools = append(s.Pools, o.Pools...)
+	s.Resolvers = append(s.Resolvers, o.Resolvers...)
 	s.Subnets = append(s.Subnets, o.Subnets...)
 	s.Tunnels = append(s.Tunnels, o.Tunnels...)
 	s.VNIs = append(s.VNIs, o.VNIs...)
@@ -42,6 +44,7 @@ func (s *Set) Without(o *Set) Set {
 		Neighbours: without(s.Neighbours, o.Neighbours, keyOfNeighbour),
 		Publishes:  without(s.Publishes, o.Publishes, keyOfPublish),
 		Pools:      without(s.Pools, o.Pools, keyOfPool),
+		Resolvers:  without(s.Resolvers, o.Resolvers, keyOfResolver),
 		Subnets:    without(s.Subnets, o.Subnets, keyOfSubnet),
 		Tunnels:    without(s.Tunnels, o.Tunnels, keyOfTunnel),
 		VNIs:       without(s.VNIs, o.VNIs, keyOfVNI),
@@ -74,6 +77,7 @@ func keyOfFDB(e maps.FDBEntry) fdbKey              { return fdbKey{e.Net, e.MAC}
 func keyOfNeighbour(e maps.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr} }
 func keyOfPublish(e maps.Publish) publishKey       { return publishKey{e.HostIP, e.Port, e.Proto} }
 func keyOfPool(e maps.Pool) poolKey                { return poolKey{e.Service, e.IPv6} }
+func keyOfResolver(e maps.Resolver) uint64         { return e.Cookie }
 func keyOfSubnet(e maps.Subnet) netip.Prefix       { return e.Prefix }
 func keyOfTunnel(e maps.Tunnel) uint32             { return e.Net }
 func keyOfVNI(e maps.VNI) uint32                   { return e.VNI }

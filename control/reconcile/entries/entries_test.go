@@ -208,3 +208,26 @@ func TestWithout(t *testing.T) {
 	golden(t, "without", "# endpoint has another address, network is removed, range is shorter\n"+renderSet(old.Without(&now))+
 		"# nothing has a successor\n"+renderSet(old.Without(&Set{})))
 }
+
+// A sandbox queries the first of its networks that has names in a family, and none if there is none.
+func TestResolvers(t *testing.T) {
+	four, six, bridge, apart := network(), network(), network(), network()
+	only4(four, endpoint())
+	only6(six, endpoint())
+	bridge.Name, apart.ManagedBy = model.NetworkBridge, model.ByEngine
+	for _, tc := range []struct {
+		in     []*model.Network
+		want   string
+		cookie uint64
+	}{
+		{nil, "", 1},
+		{[]*model.Network{bridge, apart}, "", 1},
+		{[]*model.Network{bridge, four}, "Resolver Cookie=1 IPv4=10.7.0.1\n", 1},
+		{[]*model.Network{four}, "", 0},
+		{[]*model.Network{six, four}, "Resolver Cookie=2 IPv4=10.7.0.1 IPv6=fd00:7::1\n", 2},
+	} {
+		if got := render(OfSandbox(tc.cookie, tc.in).Resolvers); got != tc.want {
+			t.Errorf("%q, want %q", got, tc.want)
+		}
+	}
+}

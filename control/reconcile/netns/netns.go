@@ -37,6 +37,8 @@ func New(nl *rtnl.Handle, log *slog.Logger) *Namespaces { return &Namespaces{nl:
 type Sandbox struct {
 	ID   string
 	Want *model.Sandbox
+	// Cookie identifies the namespace to the programs of sockets; 0: not known, or they are not to serve it.
+	Cookie uint64
 
 	vanished   bool // its namespace does not exist
 	vanishedAt time.Time
@@ -51,7 +53,7 @@ type Sandbox struct {
 func (s *Namespaces) Learn(b, seen *Sandbox) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	b.untracked, b.ended = seen.untracked, seen.ended
+	b.untracked, b.ended, b.Cookie = seen.untracked, seen.ended, seen.Cookie
 	b.number, b.in, b.watched = seen.number, seen.in, seen.watched && seen.in == s.watch
 }
 
@@ -89,8 +91,34 @@ func (s *Namespaces) NoteBack(b *Sandbox) {
 
 // Create creates an owned sandbox's namespace if it is missing. While one of its devices is left,
 // which inUse reports, so is the namespace, even if the path was removed: programs may run in
-// it, so it is not replaced, and the error wraps rtnl.ErrNoNetNS.
+// it, so it is not replaced, and the error wraps rtnl.ErrNoNetNS. Create also identifies the namespace.
 func (s *Namespaces) Create(b *Sandbox, inUse func() bool) (created bool, err error) {
+	if created, err = s.create(b, inUse); err == nil && (created || b.Cookie == 0) {
+		err = s.identify(b)
+	}
+	return created, err
+}
+
+// identify sets the cookie of a namespace. Those of runtimes have name servers that the runtime chose.
+func (s *Namespaces) identify(b *Sandbox) error {
+	if b.Cookie = 0; !b.Managed() || b.Want.ManagedBy == model.ByRuntime {
+		return nil
+	}
+	ns, err := s.Open(b)
+	if errors.Is(err, rtnl.ErrNoNetNS) {
+		return nil // what needs it reports that
+	}
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return ns.Do(func() (err error) {
+		b.Cookie, err = rtnl.NetNSCookie()
+		return err
+	})
+}
+
+func (s *Namespaces) create(b *Sandbox, inUse func() bool) (created bool, err error) {
 	if !b.Want.OwnsNetNS() {
 		return false, nil
 	}

@@ -35,6 +35,7 @@ func (n *Network) Spec() device.Spec { return device.Spec{ID: n.ID, Network: n.W
 // Sandbox is what was created for a model.Sandbox.
 type Sandbox struct {
 	netns.Sandbox
+	Entries entries.Set
 	Dirty   bool
 	LastErr string
 }

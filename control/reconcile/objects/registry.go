@@ -102,6 +102,9 @@ func (o *Objects) All() entries.Set {
 	for _, e := range o.Endpoints {
 		all.Add(e.Entries)
 	}
+	for _, b := range o.Sandboxes {
+		all.Add(b.Entries)
+	}
 	for _, b := range o.Publishes {
 		all.Publishes = entries.AppendRuns(all.Publishes, b.Runs)
 	}

@@ -129,12 +129,44 @@ func (w *Work) Collect(s *desired.Snapshot) {
 		w.Put.Publishes = entries.AppendRuns(w.Put.Publishes, now)
 		b.Runs = now
 	}
+	w.collectSandboxes(endpoints)
 	for _, e := range w.RemovedEndpoints {
 		w.replace(&e.Entries, entries.Set{})
 	}
 	for _, n := range w.RemovedNetworks {
 		w.replace(&n.Entries, entries.Set{})
 	}
+}
+
+// collectSandboxes computes the entries of the sandboxes of endpoints, and of those that lost one.
+func (w *Work) collectSandboxes(endpoints map[string]*Endpoint) {
+	ids := make(map[string]bool)
+	for _, e := range endpoints {
+		ids[e.Want.SandboxID] = true
+	}
+	for _, e := range w.RemovedEndpoints {
+		ids[e.Last.SandboxID] = true
+	}
+	for id := range ids {
+		if b := w.o.Sandboxes[id]; b != nil {
+			w.replace(&b.Entries, entries.OfSandbox(b.Cookie, w.networksOf(id)))
+		}
+	}
+	for _, b := range w.RemovedSandboxes {
+		w.replace(&b.Entries, entries.Set{})
+	}
+}
+
+// networksOf returns the networks that a sandbox has devices in, in the order of attachment.
+func (w *Work) networksOf(sandboxID string) (in []*model.Network) {
+	es := w.o.MadeOf(w.s, sandboxID)
+	slices.SortFunc(es, func(a, b *Endpoint) int { return a.Want.Order - b.Want.Order })
+	for _, e := range es {
+		if n := w.o.Networks[e.Want.NetworkID]; n != nil && n.Usable() {
+			in = append(in, n.Want)
+		}
+	}
+	return in
 }
 
 // hostPort returns what entries have of a network's host port.

@@ -43,6 +43,7 @@ type Set struct {
 	Publishes  Table[maps.Publish]
 	Pools      Table[maps.Pool]
 	Subnets    Table[maps.Subnet]
+	Resolvers  Table[maps.Resolver]
 	Tunnels    Table[maps.Tunnel]
 	VNIs       Table[maps.VNI]
 	Uplinks    Table[maps.Uplink]
@@ -55,7 +56,7 @@ type Set struct {
 // Of returns the tables of pinned maps.
 func Of(s *maps.Set) Set {
 	return Set{
-		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes, Pools: s.Pools,
+		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes, Pools: s.Pools, Resolvers: s.Resolvers,
 		Subnets: s.Subnets, Tunnels: s.Tunnels, VNIs: s.VNIs, Uplinks: s.Uplinks, HostAddrs: s.HostAddrs, HostNets: s.HostNets,
 		Flows: s.Conntrack, Traffic: s.Counters,
 	}
@@ -85,6 +86,7 @@ func (t *Tables) Write(s *entries.Set) error {
 		putAll(t.set.FDB, s.FDB),
 		putAll(t.set.Neighbours, s.Neighbours),
 		putAll(t.set.Publishes, s.Publishes),
+		putAll(t.set.Resolvers, s.Resolvers),
 		putAll(t.set.VNIs, s.VNIs), // from now on packets of other nodes arrive
 	))
 }
@@ -93,6 +95,7 @@ func (t *Tables) Write(s *entries.Set) error {
 func (t *Tables) Delete(s *entries.Set) error {
 	return t.NoteFailed(errors.Join(
 		deleteAll(t.set.VNIs, s.VNIs),
+		deleteAll(t.set.Resolvers, s.Resolvers),
 		deleteAll(t.set.Publishes, s.Publishes),
 		deleteAll(t.set.Neighbours, s.Neighbours),
 		deleteAll(t.set.FDB, s.FDB),
@@ -137,6 +140,7 @@ func (t *Tables) Sync(all *entries.Set) (restored int, err error) {
 		func() (int, int, error) { return t.set.FDB.Sync(all.FDB) },
 		func() (int, int, error) { return t.set.Neighbours.Sync(all.Neighbours) },
 		func() (int, int, error) { return t.set.Publishes.Sync(all.Publishes) },
+		func() (int, int, error) { return t.set.Resolvers.Sync(all.Resolvers) },
 		func() (int, int, error) { return t.set.VNIs.Sync(all.VNIs) },
 	} {
 		written, deleted, err := sync()
@@ -159,7 +163,7 @@ type verifiable interface {
 
 // owned lists the tables of networks, endpoints and publishes.
 func (t *Tables) owned() []verifiable {
-	return []verifiable{t.set.Subnets, t.set.Tunnels, t.set.Endpoints, t.set.FDB, t.set.Neighbours, t.set.Publishes, t.set.Pools, t.set.VNIs}
+	return []verifiable{t.set.Subnets, t.set.Tunnels, t.set.Endpoints, t.set.FDB, t.set.Neighbours, t.set.Publishes, t.set.Pools, t.set.Resolvers, t.set.VNIs}
 }
 
 // Verify reads the tables of networks, endpoints and publishes back and restores entries that

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package entries
+
+import (
+	"net/netip"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/maps"
+)
+
+// OfSandbox returns the entries of a sandbox whose network namespace has this cookie, and which is in
+// the networks: the name server of the first network that has one in a family knows the names of all.
+func OfSandbox(cookie uint64, in []*model.Network) Set {
+	r := maps.Resolver{Cookie: cookie}
+	for _, n := range in {
+		if !n.Resolves() {
+			continue
+		}
+		for f, addr := range map[model.Family]*netip.Addr{model.V4: &r.IPv4, model.V6: &r.IPv6} {
+			if !addr.IsValid() {
+				*addr = gateway(n, f)
+			}
+		}
+	}
+	if cookie == 0 || !r.IPv4.IsValid() && !r.IPv6.IsValid() {
+		return Set{}
+	}
+	return Set{Resolvers: []maps.Resolver{r}}
+}
