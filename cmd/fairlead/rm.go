@@ -68,6 +68,12 @@ func removeSandbox(ctx context.Context, c *client.Client, ref string, force bool
 	if runs && !force {
 		return fmt.Errorf("sandbox %s: its program (process %d) still runs; stop it first or use --force", sb.Name, sb.State.Pid)
 	}
+	if force {
+		// While the program still accepts connections. Whether that works does not decide what is removed.
+		if err := c.Withdraw(ctx, sb.ID); errors.Is(err, client.ErrUnreachable) {
+			return err
+		}
+	}
 	if runs {
 		started := func() bool { return host.ProcessAlive(sb.State.Pid, sb.State.PidStart) }
 		if err := kill(sb.State.Pid, started); err != nil {

@@ -74,7 +74,7 @@ type Service struct {
 const (
 	BackendActive  = "active"
 	BackendDrained = "drained" // keeps its flows and gets no new ones
-	BackendStopped = "stopped" // its program has not started yet, or has exited
+	BackendStopped = "stopped" // its program has not started yet, or has exited, or it is being removed
 	BackendDown    = "down"    // its node has not been heard of for a while
 )
 

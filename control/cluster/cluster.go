@@ -17,6 +17,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
 	"github.com/fairlead-net/fairlead/control/cluster/layout"
+	"github.com/fairlead-net/fairlead/control/cluster/leaving"
 	"github.com/fairlead-net/fairlead/control/cluster/members"
 	"github.com/fairlead-net/fairlead/control/cluster/networks"
 	"github.com/fairlead-net/fairlead/control/cluster/nodes"
@@ -42,8 +43,10 @@ type Config struct {
 	MTU func(encrypted bool) (int, error)
 	// Encryption is this host's device that encrypts.
 	Encryption Encryption
-	Log        *slog.Logger
-	Now        func() time.Time // nil: time.Now
+	// Alive returns the IDs of the other nodes with members in a network that are connected to the store.
+	Alive func(network string) []string
+	Log   *slog.Logger
+	Now   func() time.Time // nil: time.Now
 	// Grace is how long an address may be held without an endpoint. 0: one minute.
 	Grace time.Duration
 }
@@ -69,6 +72,7 @@ type Cluster struct {
 	networks *networks.Networks
 	members  *members.Members
 	services *services.Services
+	leaving  *leaving.Leaving
 }
 
 // Open loads what this host knows of itself. It does not need the cluster's store.
@@ -94,6 +98,7 @@ func Open(ctx context.Context, cfg Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.leaving = leaving.New(leaving.Config{Store: cfg.Store, Node: c.self.Node().ID, Alive: cfg.Alive, Log: cfg.Log})
 	c.services, err = services.New(ctx, services.Config{Cluster: cfg.Store, Store: cfg.Local, State: cfg.State, ClusterID: c.self.ClusterID, Log: cfg.Log})
 	return c, err
 }
@@ -105,6 +110,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	group.Go(func() error { return c.networks.Run(ctx) })
 	group.Go(func() error { return c.members.Run(ctx) })
 	group.Go(func() error { return c.services.Run(ctx) })
+	group.Go(func() error { return c.leaving.Run(ctx) })
 	return group.Wait()
 }
 
@@ -215,6 +221,18 @@ func (c *Cluster) Claim(ctx context.Context, n *model.Network, spec model.Endpoi
 
 // Done ends a claim.
 func (c *Cluster) Done(claim *model.Claim) { c.members.Done(claim) }
+
+// Withdrawn implements the controller's interface: the members are leaving in the local state.
+func (c *Cluster) Withdrawn(ctx context.Context, network string, members []string) {
+	if c.Answers() != nil || c.members.Publish(ctx, network) != nil {
+		return // other nodes learn of it when the store answers
+	}
+	c.leaving.Await(ctx, network, members)
+}
+
+// Confirm records that no service on this node sends new flows to these members of a network, which other nodes
+// are about to remove. It does not wait.
+func (c *Cluster) Confirm(network string, members []string) { c.leaving.Confirm(network, members) }
 
 // CreateService implements the controller's interface; see [services.Services.Create].
 func (c *Cluster) CreateService(ctx context.Context, n *model.Network, spec model.ServiceSpec, id string, plan func(v4, v6 netip.Addr) (*model.Service, error)) (*model.Service, error) {

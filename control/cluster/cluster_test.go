@@ -40,7 +40,8 @@ type host struct {
 	mtu     int
 	vtep    atomic.Pointer[netip.Addr] // nil: the default
 	encryption
-	grace time.Duration // of requests of engines; 0: the default
+	others []string      // see [cluster.Config.Alive]
+	grace  time.Duration // of requests of engines; 0: the default
 }
 
 // encryption is a host's device that encrypts.
@@ -126,6 +127,7 @@ func (h *host) join() {
 			}
 			return h.mtu, nil
 		},
+		Alive:      func(string) []string { return h.others },
 		Encryption: &h.encryption, Log: slog.New(slog.NewTextHandler(out, nil)),
 		Grace: 100 * time.Millisecond,
 	})

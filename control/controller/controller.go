@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/desired"
@@ -39,6 +40,9 @@ type Cluster interface {
 	// addresses.
 	CreateService(ctx context.Context, n *model.Network, spec model.ServiceSpec, id string, plan func(v4, v6 netip.Addr) (*model.Service, error)) (*model.Service, error)
 	RemoveService(ctx context.Context, n *model.Network, svc *model.Service) error
+	// Withdrawn waits until no other node sends new flows to these members, by ID, which are leaving: for some
+	// seconds at most, and only while the store answers.
+	Withdrawn(ctx context.Context, network string, members []string)
 	// ChangeService changes a service on all nodes, and returns what it is then.
 	ChangeService(ctx context.Context, svc *model.Service, change func(*model.Service)) (*model.Service, error)
 }
@@ -87,6 +91,7 @@ type Controller struct {
 	cfg     Config
 	state   *txn.State
 	removed map[string]removal // services of the cluster that were removed here; guarded by the state's lock
+	leaving leaving
 }
 
 // New returns a Controller of a state. Call Start before anything else.
@@ -109,6 +114,11 @@ func (c *Controller) Start(ctx context.Context) error {
 		}
 		if n := reap(t, c.exitedSandboxes(t.Next)); n > 0 {
 			t.Log().Info("removed sandboxes of exited programs", "count", n)
+		}
+		for _, ep := range slices.Collect(t.Next.Endpoints()) { // their removal did not follow
+			if ep.Leaving {
+				putLeaving(t, ep, false)
+			}
 		}
 		for n := range t.Next.Networks() { // stored by versions that did not have idle networks
 			resource.IdleIfUnused(t, n.ID)

@@ -73,6 +73,13 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 	var n *model.Network
 	var sb *model.Sandbox
 	was := false
+	var leaving []*model.Endpoint
+	if ep := c.connection(netRef, sandboxRef); ep != nil {
+		leaving = append(leaving, ep)
+		if err := c.withdraw(ctx, leaving); err != nil && !force {
+			return err
+		}
+	}
 	err := c.state.Update(ctx, func(t *txn.Tx) (err error) {
 		t.IgnoreApplyErr = force
 		if n, err = t.Next.FindNetwork(netRef); err != nil {
@@ -97,10 +104,26 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 		}
 		return model.Refuse(model.ErrForbidden, "sandbox %q is not connected to network %s (see: fairlead inspect %s)", sb.Name, n.Name, sb.Name)
 	})
-	if err == nil && was {
+	if err != nil {
+		return c.stay(ctx, idsOf(leaving), err)
+	}
+	if was {
 		c.state.Log().Info("disconnected sandbox", "sandbox", sb.Name, "network", n.Name)
 	}
-	return err
+	return nil
+}
+
+// connection returns the endpoint of a sandbox in a network, unless an engine manages it; nil: there is none.
+func (c *Controller) connection(netRef, sandboxRef string) *model.Endpoint {
+	n, err := c.Network(netRef)
+	if err != nil {
+		return nil
+	}
+	sb, err := c.Sandbox(sandboxRef)
+	if err != nil || sb.ManagedBy == model.ByEngine {
+		return nil
+	}
+	return c.Snapshot().Connection(sb.ID, n.ID)
 }
 
 // addEndpoint creates an endpoint for a sandbox that is in the next snapshot.

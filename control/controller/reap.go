@@ -16,6 +16,11 @@ import (
 // marks other sandboxes whose program exited without a report. It also removes
 // sandboxes that container runtimes have left behind. Call it every few seconds.
 func (c *Controller) Reap(ctx context.Context) error {
+	if ids := c.leaving.overdue(c.state.Now()); len(ids) > 0 {
+		if err := c.stay(ctx, ids, nil); err != nil {
+			return fmt.Errorf("let backends serve again whose removal did not follow: %w", err)
+		}
+	}
 	s := c.Snapshot() // check without the lock first: usually there is nothing to do
 	if len(c.exitedSandboxes(s)) == 0 && len(c.vanishedSandboxes(s)) == 0 {
 		return nil

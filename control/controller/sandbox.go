@@ -241,28 +241,44 @@ func (c *Controller) giveNamespace(t *txn.Tx, sb *model.Sandbox, n *model.Networ
 // force. It does not stop the program. With force it also succeeds if the kernel
 // refuses to remove something.
 func (c *Controller) RemoveSandbox(ctx context.Context, ref string, force bool) error {
+	var endpoints []*model.Endpoint
+	if sb, err := c.Sandbox(ref); err == nil && c.removable(c.Snapshot(), sb, force) == nil {
+		endpoints = slices.Collect(c.Snapshot().EndpointsOf(sb.ID))
+		if err := c.withdraw(ctx, endpoints); err != nil && !force {
+			return err
+		}
+	}
 	var sb *model.Sandbox
 	err := c.state.Update(ctx, func(t *txn.Tx) (err error) {
 		t.IgnoreApplyErr = force
 		if sb, err = t.Next.FindSandbox(ref); err != nil {
 			return err
 		}
-		if !force && sb.ManagedBy == model.ByEngine {
-			return model.RefuseEngineManaged("sandbox "+sb.Name, sb.ManagedBy.CLI()+" rm; if the engine no longer has it, use force")
-		}
-		if !force && c.running(sb) {
-			return model.Refuse(model.ErrConflict, "cannot remove sandbox %q: its program is running (PID %d): stop it before removing or force remove (fairlead rm -f %s)", sb.Name, sb.PID, sb.Name)
-		}
-		if js := t.Next.Joiners(sb.ID); len(js) > 0 {
-			return model.Refuse(model.ErrConflict, "cannot remove sandbox %q: sandbox %q shares its network namespace (remove that first)", sb.Name, js[0].Name)
+		if err := c.removable(t.Next, sb, force); err != nil {
+			return err
 		}
 		removeSandbox(t, sb)
 		return nil
 	})
-	if err == nil {
-		c.logRemoved(sb)
+	if err != nil {
+		return c.stay(ctx, idsOf(endpoints), err)
 	}
-	return err
+	c.logRemoved(sb)
+	return nil
+}
+
+// removable refuses the removal of a sandbox that is in use.
+func (c *Controller) removable(s *desired.Snapshot, sb *model.Sandbox, force bool) error {
+	if !force && sb.ManagedBy == model.ByEngine {
+		return model.RefuseEngineManaged("sandbox "+sb.Name, sb.ManagedBy.CLI()+" rm; if the engine no longer has it, use force")
+	}
+	if !force && c.running(sb) {
+		return model.Refuse(model.ErrConflict, "cannot remove sandbox %q: its program is running (PID %d): stop it before removing or force remove (fairlead rm -f %s)", sb.Name, sb.PID, sb.Name)
+	}
+	if js := s.Joiners(sb.ID); len(js) > 0 {
+		return model.Refuse(model.ErrConflict, "cannot remove sandbox %q: sandbox %q shares its network namespace (remove that first)", sb.Name, js[0].Name)
+	}
+	return nil
 }
 
 func (c *Controller) logRemoved(sb *model.Sandbox) {

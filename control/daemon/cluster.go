@@ -193,6 +193,7 @@ func (d *daemon) openCluster(ctx context.Context) error {
 			return mtu - peers.Overhead(f), err
 		},
 		Encryption: encryption,
+		Alive:      func(network string) []string { return d.cluster.Peers.Alive(network) },
 		Log:        d.log,
 	})
 	if err != nil {
@@ -327,6 +328,23 @@ func (d *daemon) remoteBackends(svc *model.Service) (list []reconcile.RemoteBack
 		list = append(list, reconcile.RemoteBackend{Member: &members[i].Member, Down: members[i].NodeDown})
 	}
 	return list
+}
+
+// confirm returns a function that confirms to other nodes that the services of networks are without the members
+// that are leaving now.
+func (d *daemon) confirm(networks map[string]bool) (applied func()) {
+	if d.cluster == nil {
+		return func() {}
+	}
+	leaving := map[string][]string{}
+	for id := range networks {
+		leaving[id] = d.cluster.Peers.Leaving(id)
+	}
+	return func() {
+		for id, members := range leaving {
+			d.cluster.Confirm(id, members)
+		}
+	}
 }
 
 // paths adds to the underlay what the datapath knows of its uplinks.

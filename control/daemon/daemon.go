@@ -280,7 +280,7 @@ func (d *daemon) openState(ctx context.Context) error {
 		if err := d.openCopy(); err != nil {
 			return err
 		}
-		d.reconciler.SetRemote(d.remoteBackends)
+		d.reconciler.SetRemote(d.remoteBackends, d.confirm)
 	}
 	d.collector = gc.New(gc.Config{Flows: d.datapath.Maps().Conntrack, Refused: d.refusedFlows, Log: d.log})
 	return d.explainDamage(d.controller.Start(ctx))

@@ -82,7 +82,7 @@ func serviceStats(snapshot *desired.Snapshot) (list []Service) {
 			switch {
 			case svc.IsDrained(ep.ID):
 				state = "drained"
-			case !snapshot.Sandbox(ep.SandboxID).Serves():
+			case !ep.Serves(snapshot.Sandbox(ep.SandboxID)):
 				state = "stopped"
 			}
 			row.Backends[state]++

@@ -58,7 +58,8 @@ type Member struct {
 	Name      string     `json:"name,omitempty"`    // of the sandbox
 	Hostname  string     `json:"hostname,omitempty"`
 	Aliases   []string   `json:"aliases,omitempty"`
-	Stopped   bool       `json:"stopped,omitempty"` // its program does not run: it serves nothing
+	Stopped   bool       `json:"stopped,omitempty"` // its program does not run, or it is leaving: it serves nothing
+	Leaving   bool       `json:"leaving,omitempty"` // it is about to be removed: nodes confirm that they send it no new flow
 	MAC       MAC        `json:"mac"`
 	IPv4      netip.Addr `json:"ipv4,omitzero"`
 	IPv6      netip.Addr `json:"ipv6,omitzero"`

@@ -457,6 +457,8 @@ type Endpoint struct {
 	// Leased means that another program (an IPAM plugin) allocated the addresses. Only code
 	// that then releases them at that program may remove the endpoint.
 	Leased bool `json:"leased,omitempty"`
+	// Leaving means that the endpoint is about to be removed, and serves nothing new as a backend.
+	Leaving bool `json:"leaving,omitempty"`
 	// Order is the endpoint's place in the order of attachment to its sandbox.
 	Order int `json:"order"`
 	// DefaultRoute4 and DefaultRoute6 mean that the sandbox's default route of the family uses this

@@ -60,6 +60,9 @@ func (e *Endpoint) HasAlias(name string) bool {
 	return slices.ContainsFunc(e.Aliases, func(a string) bool { return strings.EqualFold(a, name) })
 }
 
+// Serves reports whether an endpoint of a sandbox, which may be nil, can serve as a backend.
+func (e *Endpoint) Serves(sb *Sandbox) bool { return !e.Leaving && sb.Serves() }
+
 // Serves reports whether the sandbox, which may be nil, can serve as a backend: if a client runs a
 // program in it, the program has started and not exited.
 func (s *Sandbox) Serves() bool {

@@ -204,6 +204,41 @@ func (p *Peers) Backends(svc *model.Service) (list []model.RemoteMember) {
 	return list
 }
 
+// Leaving returns the IDs of the members of a network on other nodes that are about to be removed.
+func (p *Peers) Leaving(network string) (ids []string) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	n := p.nets[network]
+	if n == nil {
+		return nil
+	}
+	for _, c := range n.chunks {
+		for _, m := range c.members {
+			if m.Leaving {
+				ids = append(ids, m.ID)
+			}
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// Alive returns the IDs of the other nodes with members in a network that are connected to the store.
+func (p *Peers) Alive(network string) (ids []string) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	n := p.nets[network]
+	if n == nil {
+		return nil
+	}
+	for _, c := range n.chunks {
+		if p.nodes.alive[c.node] && !slices.Contains(ids, c.node) {
+			ids = append(ids, c.node)
+		}
+	}
+	return ids
+}
+
 // Copied returns the backends of a service as the copy on disk has them. It may have this node's own.
 func Copied(cache store.Store, svc *model.Service, log *slog.Logger) (list []model.RemoteMember) {
 	c := copyOnDisk{store: cache}

@@ -283,14 +283,16 @@ type remoteChanges struct {
 	mu       sync.Mutex
 	networks map[string]bool
 	wake     chan struct{} // has a token if there are any
+	applying func(networks map[string]bool) (applied func())
 }
 
 // SetRemote sets the source of the backends that services have on other nodes. What they are is not
-// part of a snapshot: RemoteChanged says when it is another.
-func (r *Reconciler) SetRemote(backends func(*model.Service) []RemoteBackend) {
+// part of a snapshot: RemoteChanged says when it is another. applying is called before such a change is applied,
+// and what it returns afterwards, unless that failed.
+func (r *Reconciler) SetRemote(backends func(*model.Service) []RemoteBackend, applying func(networks map[string]bool) (applied func())) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.objects.Remote = backends
+	r.objects.Remote, r.remote.applying = backends, applying
 }
 
 // RemoteChanged schedules the services of a network whose members on other nodes changed. It does not
@@ -332,6 +334,7 @@ func (r *Reconciler) updateRemote(ctx context.Context) error {
 	if r.snap == nil {
 		return nil // the first Apply finds them
 	}
+	applied := r.remote.applying(changed)
 	p, err := r.newPass(ctx, r.snap, device.State{})
 	if err != nil {
 		return err
@@ -341,6 +344,9 @@ func (r *Reconciler) updateRemote(ctx context.Context) error {
 	}
 	if len(p.Services) > 0 {
 		p.run()
+	}
+	if len(p.Errs) == 0 {
+		applied()
 	}
 	return errors.Join(p.Errs...)
 }

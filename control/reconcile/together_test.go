@@ -80,10 +80,13 @@ func newThrong(t *testing.T, faults bool) *throng {
 	}
 	c.w.r.SetRemote(func(*model.Service) []RemoteBackend {
 		return []RemoteBackend{{Member: &model.Member{ID: id("remote"), SandboxID: "x", IPv4: netip.MustParseAddr("10.4.100.9")}}}
-	})
+	}, unconfirmed)
 	c.w.apply(c.p)
 	return c
 }
+
+// unconfirmed confirms nothing to other nodes.
+func unconfirmed(map[string]bool) func() { return func() {} }
 
 func (c *throng) test(seed uint64) {
 	var clients, checks sync.WaitGroup
@@ -139,7 +142,7 @@ func (c *throng) test(seed uint64) {
 	}
 	got := append(c.w.render(), c.w.renderPools()...)
 	fresh := newWorldLike(c.T, c.w)
-	fresh.r.SetRemote(c.w.r.objects.Remote)
+	fresh.r.SetRemote(c.w.r.objects.Remote, unconfirmed)
 	fresh.apply(c.p)
 	if want := append(fresh.render(), fresh.renderPools()...); !slices.Equal(want, got) {
 		c.Errorf("the kernel has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -54,8 +54,9 @@ var (
 		"control/desired/persistent":        {},
 		"control/desired/desiredtest":       {"control/desired", "control/model"},
 		"control/store":                     {"control/model"},
-		"control/cluster":                   {"control/cluster/kv", "control/cluster/layout", "control/cluster/members", "control/cluster/networks", "control/cluster/nodes", "control/cluster/services", "control/desired", "control/model", "control/store"},
+		"control/cluster":                   {"control/cluster/kv", "control/cluster/layout", "control/cluster/leaving", "control/cluster/members", "control/cluster/networks", "control/cluster/nodes", "control/cluster/services", "control/desired", "control/model", "control/store"},
 		"control/cluster/layout":            {"control/cluster/kv", "control/model"},
+		"control/cluster/leaving":           {"control/cluster/kv", "control/cluster/layout"},
 		"control/cluster/members":           {"control/cluster/kv", "control/cluster/layout", "control/desired", "control/ipam", "control/model", "control/store"},
 		"control/cluster/networks":          {"control/cluster/kv", "control/cluster/layout", "control/cluster/removals", "control/desired", "control/model", "control/store"},
 		"control/cluster/nodes":             {"control/cluster/kv", "control/cluster/layout", "control/model", "control/store"},
@@ -171,7 +172,7 @@ var homes = map[string][]string{
 }
 
 // blind lists the packages that must not reach the kernel even indirectly.
-var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/schema", "control/schema/handover", "control/store", "control/ipam", "control/resource", "control/controller", "control/engine", "control/cluster", "control/cluster/layout", "control/cluster/members", "control/cluster/networks", "control/cluster/nodes", "control/cluster/removals", "control/cluster/services", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
+var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/schema", "control/schema/handover", "control/store", "control/ipam", "control/resource", "control/controller", "control/engine", "control/cluster", "control/cluster/layout", "control/cluster/leaving", "control/cluster/members", "control/cluster/networks", "control/cluster/nodes", "control/cluster/removals", "control/cluster/services", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
 
 func TestImportDirection(t *testing.T) {
 	for _, p := range list(t) {

@@ -150,6 +150,8 @@ func (cluster) CreateService(_ context.Context, _ *model.Network, spec model.Ser
 
 func (cluster) RemoveService(context.Context, *model.Network, *model.Service) error { return nil }
 
+func (cluster) Withdrawn(context.Context, string, []string) {}
+
 func (cluster) ChangeService(_ context.Context, svc *model.Service, change func(*model.Service)) (*model.Service, error) {
 	now := *svc
 	change(&now)

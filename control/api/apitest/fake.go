@@ -266,6 +266,18 @@ func (f *Fake) RemoveSandbox(_ context.Context, ref string, force bool) error {
 	return nil
 }
 
+// Withdraw implements [server.Controller].
+func (f *Fake) Withdraw(_ context.Context, ref string) error {
+	f.mu.Lock()
+	sb, err := f.sandbox(ref)
+	f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	f.event("withdraw %s", sb.Name)
+	return nil
+}
+
 // SandboxStarted implements [server.Controller].
 func (f *Fake) SandboxStarted(_ context.Context, ref string, pid int, start uint64) error {
 	f.event("started")

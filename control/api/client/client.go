@@ -236,6 +236,12 @@ func (c *Client) RemoveSandbox(ctx context.Context, ref string, force bool) erro
 	return c.do(ctx, http.MethodDelete, sandboxPath(ref, ""), url.Values{"force": {strconv.FormatBool(force)}}, nil, nil)
 }
 
+// Withdraw makes services send a sandbox no new flows, before its program is stopped and it is removed. An earlier
+// daemon does not know the request.
+func (c *Client) Withdraw(ctx context.Context, ref string) error {
+	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/withdraw"), nil, nil, nil)
+}
+
 // CheckSandbox makes the daemon check a sandbox's interfaces immediately and repair
 // them. It returns an error for what cannot be repaired or differs from want.
 func (c *Client) CheckSandbox(ctx context.Context, ref string, want api.Expected) error {

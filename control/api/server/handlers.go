@@ -199,6 +199,10 @@ func (s *Server) sandboxRemove(r *http.Request) (any, error) {
 	return nil, nil
 }
 
+func (s *Server) sandboxWithdraw(r *http.Request) (any, error) {
+	return nil, s.cfg.Backend.Withdraw(r.Context(), r.PathValue("ref"))
+}
+
 func (s *Server) sandboxCheck(r *http.Request) (any, error) {
 	want, err := api.ParseExpected(r.URL.Query())
 	if err != nil {

@@ -41,6 +41,8 @@ type Controller interface {
 	// Warnings returns what CreateSandbox accepts but does not serve.
 	Warnings(spec model.SandboxSpec) []string
 	RemoveSandbox(ctx context.Context, ref string, force bool) error
+	// Withdraw makes services send a sandbox no new flows, before its program is stopped and it is removed.
+	Withdraw(ctx context.Context, ref string) error
 	SandboxStarted(ctx context.Context, ref string, pid int, start uint64) error
 	// SandboxExited records the exit of the program, and removes the sandbox if it
 	// is AutoRemove.
@@ -128,6 +130,7 @@ func New(cfg Config) *Server {
 		"GET /sandboxes/{ref}":            s.sandboxInspect,
 		"DELETE /sandboxes/{ref}":         s.sandboxRemove,
 		"POST /sandboxes/{ref}/check":     s.sandboxCheck,
+		"POST /sandboxes/{ref}/withdraw":  s.sandboxWithdraw,
 		"POST /sandboxes/{ref}/started":   s.sandboxStarted,
 		"POST /sandboxes/{ref}/exited":    s.sandboxExited,
 		"GET /conntrack":                  s.flowList,

@@ -164,7 +164,7 @@ func (v *view) service(svc *model.Service) api.Service {
 		switch {
 		case svc.IsDrained(ep.ID):
 			b.State = api.BackendDrained
-		case !v.snap.Sandbox(ep.SandboxID).Serves():
+		case !ep.Serves(v.snap.Sandbox(ep.SandboxID)):
 			b.State = api.BackendStopped
 		}
 		out.Backends = append(out.Backends, b)

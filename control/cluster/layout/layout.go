@@ -45,6 +45,9 @@ const (
 	MACs = root + "mac/"
 	// Endpoints: up to ChunkSize members of a network on one node. Only that node writes them.
 	Endpoints = root + "ep/"
+	// Confirmed: the leaving members of a network to which a node sends no new flow any more, by the
+	// network and the node. Only the node writes it.
+	Confirmed = root + "confirmed/"
 	// Services: a service of a network, by the network and its name. Any node writes them.
 	Services = root + "svc/"
 )
@@ -90,6 +93,11 @@ type Shard struct {
 // Chunk is the record of some members of a network on a node.
 type Chunk struct {
 	Members []model.Member `json:"members"`
+}
+
+// Confirmation is the record of the leaving members of a network to which a node sends no new flow.
+type Confirmation struct {
+	Members []string `json:"members"` // IDs
 }
 
 // NodeKey returns the key of a node's record.
@@ -168,6 +176,12 @@ func ParseChunkKey(key string) (network, node string, chunk int, ok bool) {
 	chunk, err := strconv.Atoi(parts[2])
 	return parts[0], parts[1], chunk, err == nil
 }
+
+// ConfirmedOf returns the prefix of the keys of a network's confirmations.
+func ConfirmedOf(network string) string { return Confirmed + network + "/" }
+
+// ConfirmedKey returns the key of a node's confirmations.
+func ConfirmedKey(network, node string) string { return ConfirmedOf(network) + node }
 
 // ServicesOf returns the prefix of the keys of a network's services.
 func ServicesOf(network string) string { return Services + network + "/" }

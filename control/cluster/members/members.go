@@ -200,7 +200,7 @@ func memberOf(ep *model.Endpoint, sb *model.Sandbox) model.Member {
 		ID: ep.ID, SandboxID: ep.SandboxID, Aliases: ep.Aliases, MAC: ep.MAC, IPv4: ep.Addr(model.V4), IPv6: ep.Addr(model.V6),
 	}
 	if sb != nil {
-		member.Name, member.Hostname, member.Stopped = sb.Name, sb.Hostname, !sb.Serves()
+		member.Name, member.Hostname, member.Stopped, member.Leaving = sb.Name, sb.Hostname, !ep.Serves(sb), ep.Leaving
 	}
 	return member
 }

@@ -58,6 +58,9 @@ func (m *Members) Run(ctx context.Context) error {
 	}
 }
 
+// Publish brings a network up to date in the store at once. If that fails, Run does it later.
+func (m *Members) Publish(ctx context.Context, id string) error { return m.sync(ctx, id, changes) }
+
 // syncDirty brings all scheduled networks up to date, and reports whether it did. Those that it could
 // not stay scheduled.
 func (m *Members) syncDirty(ctx context.Context) (done bool) {

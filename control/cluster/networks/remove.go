@@ -88,7 +88,7 @@ func (ns *Networks) removeMarked(ctx context.Context, n *model.Network, unmarked
 	if err != nil {
 		return errors.Join(err, ns.cfg.Cluster.Commit(ctx, nil, kv.Put(layout.NetworkKey(n.ID), layout.Encode(unmarked))))
 	}
-	for _, prefix := range []string{layout.EndpointsOf(n.ID), layout.ShardsOf(n.ID), layout.MACsOf(n.ID)} {
+	for _, prefix := range []string{layout.EndpointsOf(n.ID), layout.ShardsOf(n.ID), layout.MACsOf(n.ID), layout.ConfirmedOf(n.ID)} {
 		if err := ns.deleteAll(ctx, prefix); err != nil {
 			return err
 		}

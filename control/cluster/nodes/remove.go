@@ -41,6 +41,9 @@ func (s *Self) remove(ctx context.Context, node model.Node) error {
 		if err := s.deleteAll(ctx, layout.EndpointsAt(id, node.ID)); err != nil {
 			return err
 		}
+		if err := s.cfg.Cluster.Commit(ctx, nil, kv.Delete(layout.ConfirmedKey(id, node.ID))); err != nil {
+			return err
+		}
 		if err := s.freeAddresses(ctx, id, node.ID); err != nil {
 			return err
 		}

@@ -67,10 +67,10 @@ func (w *Work) collectServices() {
 }
 
 // backends returns the backends of a service on this host that get new flows: they have a device and
-// a program, and are not drained.
+// a program, and are neither drained nor leaving.
 func (w *Work) backends(svc *model.Service) (list []entries.Backend) {
 	for ep := range w.s.Backends(svc) {
-		if e := w.o.Endpoints[ep.ID]; e != nil && e.Want != nil && e.Ends.Host != 0 && !svc.IsDrained(ep.ID) && w.s.Sandbox(ep.SandboxID).Serves() {
+		if e := w.o.Endpoints[ep.ID]; e != nil && e.Want != nil && e.Ends.Host != 0 && !svc.IsDrained(ep.ID) && ep.Serves(w.s.Sandbox(ep.SandboxID)) {
 			list = append(list, entries.Backend{ID: ep.ID, At: ep, Device: e.Ends.Host})
 		}
 	}
