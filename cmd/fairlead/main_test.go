@@ -159,7 +159,6 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"network create", 2, "wants NAME, got no argument"},
 		{"network connect a", 2, "wants NETWORK SANDBOX, got 1 argument"},
 		{"network rm", 2, "wants NAME…, got no argument"},
-		{"network create -d macvlan a", 1, `network driver "macvlan" is not available yet; use "bridge" or "overlay"`},
 		{"node ls", 1, "this daemon is not part of a cluster"},
 		{"node ls --filter a=b", 2, "node ls has no filters"},
 		{"node rm", 2, "wants NODE…, got no argument"},

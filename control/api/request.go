@@ -14,8 +14,6 @@ import (
 func (c *NetworkCreate) Spec() (model.NetworkSpec, error) {
 	spec := model.NetworkSpec{Name: c.Name, Driver: c.Driver, Internal: c.Internal, Options: c.Options, Labels: c.Labels}
 	switch {
-	case slices.Contains([]string{"macvlan", "ipvlan"}, c.Driver):
-		return spec, model.Refuse(model.ErrNotSupported, "network driver %q is not available yet; use \"bridge\" or \"overlay\"", c.Driver)
 	case c.Scope != "" && c.Scope != ScopeOf(&model.Network{Driver: c.Driver}):
 		return spec, model.Refuse(model.ErrNotSupported, "scope %q is not available with this driver; use %q", c.Scope, ScopeOf(&model.Network{Driver: c.Driver}))
 	case c.Attachable && c.Driver != model.DriverOverlay, c.Ingress, c.ConfigOnly:

@@ -25,6 +25,9 @@ func checkBandwidth(n *model.Network, b model.Bandwidth) error {
 	if !b.IsZero() && n.Has().Endpoint == model.NoDevice {
 		return model.Refuse(model.ErrInvalid, "network %s has no interfaces whose bandwidth could be limited (leave the limits out)", n.Name)
 	}
+	if !b.IsZero() && !n.Has().Entries {
+		return model.Refuse(model.ErrInvalid, "no program of Fairlead sees the packets of network %s (driver %s), so bandwidth cannot be limited there (leave the limits out)", n.Name, n.Driver)
+	}
 	packet := uint64(cmp.Or(n.MTU, model.DefaultMTU)+header) * 8
 	for _, d := range []struct {
 		name  string

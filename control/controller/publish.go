@@ -12,7 +12,7 @@ import (
 )
 
 // chooseGateway finds and marks the endpoint for the sandbox's default routes: the first
-// one whose network has a default route. It returns nil if there is none.
+// one whose network has a default route. It returns the endpoint if it can serve published ports, otherwise nil.
 func chooseGateway(t *txn.Tx, sandboxID string) *model.Endpoint {
 	var gw *model.Endpoint
 	for _, ep := range slices.Collect(t.Next.EndpointsOf(sandboxID)) {
@@ -26,6 +26,9 @@ func chooseGateway(t *txn.Tx, sandboxID string) *model.Endpoint {
 		if is {
 			gw = ep
 		}
+	}
+	if gw != nil && !t.Next.Network(gw.NetworkID).Has().Entries {
+		return nil
 	}
 	return gw
 }

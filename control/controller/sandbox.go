@@ -63,6 +63,8 @@ func (c *Controller) Warnings(spec model.SandboxSpec) []string {
 		return []string{"Published ports are discarded when using host network mode"}
 	case n.Driver == model.DriverNull:
 		return []string{"Published ports are discarded when using network none"}
+	case !n.Has().Entries:
+		return []string{"Published ports are not served while the default route is through a network of driver " + n.Driver}
 	case n.Internal:
 		return []string{"Published ports are not served while the sandbox is in internal networks only"}
 	}

@@ -13,6 +13,19 @@ const (
 	DriverHost    = "host"
 	DriverNull    = "null"
 	DriverOverlay = "overlay"
+	DriverMacvlan = "macvlan"
+	DriverIPvlan  = "ipvlan"
+)
+
+// Modes of macvlan and ipvlan networks, under Docker's names. The first three are flags of ipvlan too.
+const (
+	ModeBridge   = "bridge"
+	ModePrivate  = "private"
+	ModeVEPA     = "vepa"
+	ModePassthru = "passthru"
+	ModeL2       = "l2"
+	ModeL3       = "l3"
+	ModeL3S      = "l3s"
 )
 
 // DeviceKind is a kind of network device that Fairlead creates.
@@ -27,15 +40,23 @@ const (
 	// DeviceHostPort is a pair of a network, with both ends on the host: one has the gateway addresses,
 	// and at the other the datapath is attached.
 	DeviceHostPort
+	// DeviceParent is the device on the host on top of which those of a network's endpoints are: one that
+	// exists, a VLAN of one, or a pair of the network's own. The host has no address there.
+	DeviceParent
+	// DeviceMacvlan and DeviceIPvlan are in the sandbox only. No program of Fairlead sees their packets.
+	DeviceMacvlan
+	DeviceIPvlan
 )
 
 // Driver says what networks of a driver consist of.
 type Driver struct {
-	Predefined bool       // there is one network, created at the first start
-	Pools      bool       // the networks have subnets, from which endpoints get addresses
-	Entries    bool       // networks and endpoints have entries in the datapath's tables
-	OnHost     DeviceKind // the network's own device
-	Endpoint   DeviceKind // the device of an endpoint; NoDevice: sandboxes have no endpoints
+	Predefined bool // there is one network, created at the first start
+	Pools      bool // the networks have subnets, from which endpoints get addresses
+	// Entries: networks and endpoints have entries in the datapath's tables, so that it carries, checks
+	// and counts their packets, publishes their ports, and the host has the gateways' addresses.
+	Entries  bool
+	OnHost   DeviceKind // the network's own device
+	Endpoint DeviceKind // the device of an endpoint; NoDevice: sandboxes have no endpoints
 	// Shared: the networks are those of a cluster, whose store allocates their addresses. On a node
 	// without endpoints they are idle.
 	Shared bool
@@ -48,6 +69,8 @@ var drivers = map[string]Driver{
 	DriverHost:    {Predefined: true},
 	DriverNull:    {Predefined: true},
 	DriverOverlay: {Pools: true, Entries: true, OnHost: DeviceHostPort, Endpoint: DeviceVeth, Shared: true},
+	DriverMacvlan: {Pools: true, OnHost: DeviceParent, Endpoint: DeviceMacvlan},
+	DriverIPvlan:  {Pools: true, OnHost: DeviceParent, Endpoint: DeviceIPvlan},
 }
 
 // DriverNames returns the names of all drivers.

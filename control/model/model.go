@@ -47,6 +47,15 @@ const (
 	OptEncrypted  = "encrypted" // of overlay networks, as Docker's
 )
 
+// Options of macvlan and ipvlan networks, as Docker's, and Fairlead's own.
+const (
+	OptParent      = "parent"
+	OptMacvlanMode = "macvlan_mode"
+	OptIPvlanMode  = "ipvlan_mode"
+	OptIPvlanFlag  = "ipvlan_flag"
+	OptHostAccess  = "fairlead.host_access"
+)
+
 // OptNetwork is the option by which an engine's network names the shared network that it is.
 const OptNetwork = "fairlead.network"
 
@@ -208,8 +217,21 @@ type Network struct {
 	Untracked       bool       `json:"untracked,omitempty"`        // no conntrack in the sandboxes' namespaces
 	IfPrefix        string     `json:"if_prefix,omitempty"`        // of interface names in sandboxes, followed by a number; "": eth
 
+	// Of macvlan and ipvlan networks: the host's device below the endpoints' devices, "" for one of the network's
+	// own; the mode, and the flag of ipvlan.
+	Parent string `json:"parent,omitempty"`
+	Mode   string `json:"mode,omitempty"`
+	Flag   string `json:"flag,omitempty"`
+
 	Options map[string]string `json:"options,omitempty"` // as the user gave them
 	Labels  map[string]string `json:"labels,omitempty"`
+}
+
+// VLAN returns the device and the VLAN number of a parent that is named like eth0.50.
+func (n *Network) VLAN() (device string, vlan int, ok bool) {
+	device, number, ok := strings.Cut(n.Parent, ".")
+	vlan, err := strconv.Atoi(number)
+	return device, vlan, ok && err == nil && device != "" && vlan >= 1 && vlan <= 4094 && strconv.Itoa(vlan) == number
 }
 
 // Local is what only one host knows of a network. It is not part of the network's stored record.

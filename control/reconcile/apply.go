@@ -40,7 +40,7 @@ func (p *pass) finishNetworks() {
 }
 
 func (p *pass) finishNetwork(n *objects.Network, f device.Found) error {
-	kind, spec, ends := n.Kind, n.Spec(), n.Ends
+	kind, spec, ends := n.Kind, n.Spec(p.s), n.Ends
 	var ch configure.Changes
 	var err error
 	p.outside(func() {
@@ -103,7 +103,7 @@ func (p *pass) finishSandbox(b *objects.Sandbox) {
 		err = p.untrack(b, members)
 	}
 	if missing := (*configure.MissingError)(nil); errors.As(err, &missing) {
-		err = errors.Join(err, p.recreate(members, missing.HostIndex))
+		err = errors.Join(err, p.recreate(members, missing.Alias))
 	}
 	if errors.Is(err, rtnl.ErrNoNetNS) && p.mayVanish(b.ID) {
 		p.r.namespaces.NoteVanished(&b.Sandbox, err)
@@ -142,23 +142,31 @@ func (p *pass) configureSandbox(b *objects.Sandbox, members []*objects.Endpoint)
 		}
 		devs = append(devs, e.Kind.Inside(e.Spec(p.s, n), e.Ends, !e.Finished))
 	}
+	var keep []string
+	for o := range p.s.SandboxesAt(b.Want.NetNS) {
+		for ep := range p.s.EndpointsOf(o.ID) {
+			keep = append(keep, rtnl.SandboxAlias(ep.ID))
+		}
+	}
 	var ch configure.Changes
 	var err error
-	p.inside(b, func(b *netns.Sandbox) { ch, err = p.r.namespaces.Configure(b, devs) })
+	p.inside(b, func(b *netns.Sandbox) { ch, err = p.r.namespaces.Configure(b, devs, keep) })
 	if !slices.ContainsFunc(members, func(e *objects.Endpoint) bool { return !e.Finished }) {
 		p.CountChanges(ch)
 	}
 	return err
 }
 
-// recreate deletes the pair whose other end left the sandbox. The next pass creates it again.
-func (p *pass) recreate(members []*objects.Endpoint, hostIf uint32) error {
+// recreate deletes what is left of the device that is missing in the sandbox, the host end of a pair. The next pass
+// creates it again.
+func (p *pass) recreate(members []*objects.Endpoint, alias string) error {
 	for _, e := range members {
-		if e.Ends.Host == hostIf {
+		if rtnl.SandboxAlias(e.ID) == alias {
+			spec, ends := e.Spec(p.s, nil), e.Ends
 			p.moveEndpoint(e, device.Ends{})
 			e.Dirty, p.r.rerun = true, true
 			var err error
-			p.outside(func() { err = p.r.nl.DeleteLink(hostIf) })
+			p.outside(func() { err = e.Kind.Remove(p.host, spec, ends) })
 			return err
 		}
 	}

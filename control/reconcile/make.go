@@ -44,8 +44,8 @@ func (p *pass) makeNamespace(b *objects.Sandbox) (made bool, err error) {
 		}
 	}
 	hasDevice := func(e *objects.Endpoint) bool {
-		_, ok := e.Kind.Check(p.host, e.ID, e.Ends)
-		return ok
+		_, ok := e.Kind.Check(p.host, e.Spec(p.s, nil), e.Ends)
+		return ok && e.Ends.Host != 0
 	}
 	p.inside(b, func(b *netns.Sandbox) {
 		made, err = p.r.namespaces.Create(b, func() bool { return slices.ContainsFunc(endpoints, hasDevice) })
@@ -55,11 +55,11 @@ func (p *pass) makeNamespace(b *objects.Sandbox) (made bool, err error) {
 
 // makeHostPort creates or adopts a network's host port.
 func (p *pass) makeHostPort(n *objects.Network) error {
-	kind, spec, ends := n.Kind, n.Spec(), n.Ends
+	kind, spec, ends := n.Kind, n.Spec(p.s), n.Ends
 	var f device.Found
 	var ok bool
 	var err error
-	p.outside(func() { f, ok, err = kind.Adopt(p.host, spec.ID, ends) })
+	p.outside(func() { f, ok, err = kind.Adopt(p.host, spec, ends) })
 	if err != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ func (p *pass) makeEndpoint(e *objects.Endpoint) {
 
 // moveEndpoint records the current devices of an endpoint.
 func (p *pass) moveEndpoint(e *objects.Endpoint, now device.Ends) {
-	if e.Ends.Host != now.Host {
+	if !e.Ends.Same(now) {
 		p.replaced(e.Kind, e.Ends)
 		e.Finished = false
 	}
@@ -169,11 +169,11 @@ func (p *pass) endpointDevice(e *objects.Endpoint) (device.Found, error) {
 	if n == nil || !n.Usable() || b == nil || b.Want == nil {
 		return device.Found{}, errors.New("its network or sandbox does not exist")
 	}
-	kind, ends := e.Kind, e.Ends
+	kind, spec, ends := e.Kind, e.Spec(p.s, n), e.Ends
 	var f device.Found
 	var ok bool
 	var err error
-	p.outside(func() { f, ok, err = kind.Adopt(p.host, e.ID, ends) })
+	p.outside(func() { f, ok, err = kind.Adopt(p.host, spec, ends) })
 	if ok || err != nil {
 		return f, err
 	}
@@ -183,11 +183,10 @@ func (p *pass) endpointDevice(e *objects.Endpoint) (device.Found, error) {
 	if p.hostOnly {
 		return f, errLater
 	}
-	return p.createEndpoint(e, n, b)
+	return p.createEndpoint(e, spec, b)
 }
 
-func (p *pass) createEndpoint(e *objects.Endpoint, n *objects.Network, b *objects.Sandbox) (f device.Found, err error) {
-	spec := e.Spec(p.s, n)
+func (p *pass) createEndpoint(e *objects.Endpoint, spec device.Spec, b *objects.Sandbox) (f device.Found, err error) {
 	if spec.EngineManaged {
 		return p.createDevice(e, spec, "the host's namespace")
 	}
@@ -204,6 +203,12 @@ func (p *pass) createEndpoint(e *objects.Endpoint, n *objects.Network, b *object
 		return f, err
 	}
 	defer spec.NetNS.Close()
+	if kind, ok := e.Kind.(device.SandboxKind); ok {
+		var found bool
+		if p.outside(func() { f, found, err = kind.Find(spec) }); found || err != nil {
+			return f, err
+		}
+	}
 	return p.createDevice(e, spec, b.Want.NetNS)
 }
 
@@ -216,7 +221,7 @@ func (p *pass) createDevice(e *objects.Endpoint, spec device.Spec, where string)
 	if errors.Is(err, rtnl.ErrExists) && len(p.RemovedEndpoints) > 0 {
 		// An endpoint that this pass removes may still have the name.
 		for _, old := range p.RemovedEndpoints {
-			if err := p.removeDevice(old.Kind, old.ID, old.Ends); err != nil {
+			if err := p.removeEndpoint(old); err != nil {
 				return f, err
 			}
 		}

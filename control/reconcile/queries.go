@@ -106,6 +106,9 @@ func (r *Reconciler) VanishedSandboxes(least time.Duration) []string {
 // hasDevice reports whether an endpoint of the sandbox has a device, or may have one.
 func (r *Reconciler) hasDevice(id string) bool {
 	for _, e := range r.objects.MadeOf(r.snap, id) {
+		if e.Ends.Host == 0 {
+			continue // it would be in the sandbox
+		}
 		if _, err := r.nl.Link(e.Ends.Host); !errors.Is(err, rtnl.ErrNoDevice) {
 			return true
 		}

@@ -8,7 +8,9 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
+	"github.com/fairlead-net/fairlead/control/reconcile/objects"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
+	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // sweep removes Fairlead's devices that belong to no object, and in the first pass the namespaces
@@ -24,7 +26,7 @@ func (p *pass) sweep() error {
 	}
 	for id, n := range p.r.objects.Networks {
 		if !p.mayWork(id) {
-			for _, name := range n.Kind.Names(device.Spec{ID: id}) {
+			for _, name := range n.Kind.Names(device.Spec{ID: id, Network: n.Last}) {
 				wanted[name] = true
 			}
 		}
@@ -50,7 +52,7 @@ func (p *pass) sweepNamespaces() error {
 func (p *pass) remove() {
 	for _, e := range p.RemovedEndpoints {
 		p.Flows.Device(e.Ends.Host)
-		err := p.removeDevice(e.Kind, e.ID, e.Ends)
+		err := p.removeEndpoint(e)
 		p.SetErr(&e.LastErr, "endpoint", e.ID, err)
 		if err == nil {
 			delete(p.r.objects.Endpoints, e.ID)
@@ -58,7 +60,7 @@ func (p *pass) remove() {
 	}
 	for _, n := range p.RemovedNetworks {
 		p.Flows.Device(n.Ends.Host)
-		err := p.removeDevice(n.Kind, n.ID, n.Ends)
+		err := p.removeDevice(n.Kind, n.Spec(p.r.snap), n.Ends)
 		p.SetErr(&n.LastErr, "network", n.ID, err)
 		if err == nil {
 			delete(p.r.objects.Networks, n.ID)
@@ -77,10 +79,28 @@ func (p *pass) remove() {
 	}
 }
 
+// removeEndpoint deletes the devices of an endpoint. Those that have no end on the host are found in the sandbox's
+// namespace, and do not exist if that does not.
+func (p *pass) removeEndpoint(e *objects.Endpoint) error {
+	spec := e.Spec(p.s, nil)
+	if b := p.r.objects.Sandboxes[e.Last.SandboxID]; b != nil && b.Want != nil && e.Ends.Host == 0 && e.Ends.Exist() {
+		var err error
+		p.inside(b, func(b *netns.Sandbox) { spec.NetNS, err = p.r.namespaces.Open(b) })
+		if errors.Is(err, rtnl.ErrNoNetNS) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer spec.NetNS.Close()
+	}
+	return p.removeDevice(e.Kind, spec, e.Ends)
+}
+
 // removeDevice deletes the devices of an object.
-func (p *pass) removeDevice(kind device.Kind, id string, ends device.Ends) error {
+func (p *pass) removeDevice(kind device.Kind, spec device.Spec, ends device.Ends) error {
 	var err error
-	if p.outside(func() { err = kind.Remove(p.host, id, ends) }); err != nil {
+	if p.outside(func() { err = kind.Remove(p.host, spec, ends) }); err != nil {
 		return err
 	}
 	p.detached = append(p.detached, kind.Places(ends)...)

@@ -218,7 +218,7 @@ func (p *pass) findDirty() {
 			p.RemovedNetworks = append(p.RemovedNetworks, n)
 			continue
 		}
-		f, ok := n.Kind.Check(p.host, id, n.Ends)
+		f, ok := n.Kind.Check(p.host, n.Spec(p.s), n.Ends)
 		if n.Dirty || !ok || f.Ends() != n.Ends {
 			p.TouchNetwork(n)
 			continue
@@ -233,7 +233,7 @@ func (p *pass) findDirty() {
 			p.RemovedEndpoints = append(p.RemovedEndpoints, e)
 			continue
 		}
-		f, ok := e.Kind.Check(p.host, id, e.Ends)
+		f, ok := e.Kind.Check(p.host, e.Spec(p.s, nil), e.Ends)
 		if e.Dirty || !ok || f.Host.Index != e.Ends.Host {
 			p.Endpoints[id] = e
 			continue
@@ -241,7 +241,7 @@ func (p *pass) findDirty() {
 		e.Ends = f.Ends()
 		p.epDevices[id] = f
 		b := p.r.objects.Sandboxes[e.Want.SandboxID]
-		if b != nil && (!f.Host.Running || p.isTracked(b, e)) {
+		if b != nil && (f.Host.Index != 0 && !f.Host.Running || p.isTracked(b, e)) {
 			p.leave(b.ID, false) // the other end is down or was moved, possibly by an engine
 		}
 	}

@@ -36,11 +36,15 @@ func NewEndpoint(t *txn.Tx, n *model.Network, spec model.EndpointSpec) (*model.E
 			return nil, err
 		}
 	}
-	if ep.MAC, err = chooseMAC(t, n, spec.MAC, cmp.Or(ep.IPv4.Addr(), ep.IPv6.Addr())); err != nil {
-		return nil, err
+	if n.Has().OnHost == model.DeviceParent {
+		ep.MAC, err = chooseParentMAC(t, n, spec, ep)
+	} else {
+		ep.MAC, err = chooseMAC(t, n, spec.MAC, firstAddr(ep))
 	}
-	return ep, nil
+	return ep, err
 }
+
+func firstAddr(ep *model.Endpoint) netip.Addr { return cmp.Or(ep.IPv4.Addr(), ep.IPv6.Addr()) }
 
 // newEndpoint returns an endpoint without addresses.
 func newEndpoint(id string, n *model.Network, spec model.EndpointSpec) *model.Endpoint {

@@ -26,10 +26,8 @@ func ValidateNetwork(spec model.NetworkSpec) error {
 	case ok && !d.Predefined:
 	case ok:
 		return model.Refuse(model.ErrForbidden, "only one instance of %q network is allowed (it exists already; use driver bridge)", spec.Driver)
-	case slices.Contains([]string{"macvlan", "ipvlan"}, spec.Driver):
-		return model.Refuse(model.ErrNotSupported, "driver %s is not available yet (use driver bridge)", spec.Driver)
 	default:
-		return model.Refuse(model.ErrInvalid, "unknown network driver %q (use driver bridge or overlay)", spec.Driver)
+		return model.Refuse(model.ErrInvalid, "unknown network driver %q (use driver bridge, macvlan, ipvlan or overlay)", spec.Driver)
 	}
 	name := spec.Name
 	switch {
@@ -127,8 +125,13 @@ func planNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, under *
 	if err := chooseFamilies(n, spec); err != nil {
 		return nil, err
 	}
-	n.Internal, n.GatewayMAC = spec.Internal, NewMAC()
+	n.Internal = spec.Internal
 	defaults, avoid := model.OptionDefaults, []netip.Prefix(nil)
+	if n.Has().Entries {
+		n.GatewayMAC = NewMAC()
+	} else {
+		defaults = map[string]string{}
+	}
 	if under != nil {
 		avoid = under.taken
 		defaults = maps.Clone(defaults)
@@ -136,6 +139,11 @@ func planNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, under *
 	}
 	if err := applyOptions(n, spec.Options, defaults); err != nil {
 		return nil, err
+	}
+	if n.Has().OnHost == model.DeviceParent {
+		if err := planParent(t, n); err != nil {
+			return nil, err
+		}
 	}
 	n.Idle = Predefined(n.Name)
 	err = resolveSubnets(ctx, t, n, spec.Subnets, avoid)
@@ -297,7 +305,7 @@ func describeMembers(s *desired.Snapshot, eps []*model.Endpoint) string {
 	return b.String()
 }
 
-// CreateNetwork is the verb that creates a network with driver bridge.
+// CreateNetwork is the verb that creates a network of this host.
 func CreateNetwork(ctx context.Context, s *txn.State, spec model.NetworkSpec) (*model.Network, error) {
 	if err := ValidateNetwork(spec); err != nil {
 		return nil, err

@@ -73,7 +73,7 @@ func applyOptions(n *model.Network, options, defaults map[string]string) error {
 	all := maps.Clone(defaults)
 	maps.Copy(all, options)
 	for _, k := range slices.Sorted(maps.Keys(all)) {
-		apply, ok := knownOptions[k]
+		apply, ok := optionsOf(n.Has())[k]
 		if !ok {
 			apply = unknownOption
 		}
@@ -88,7 +88,7 @@ func applyOptions(n *model.Network, options, defaults map[string]string) error {
 // CheckOptions refuses options that a network does not have already.
 func CheckOptions(n *model.Network, options map[string]string) error {
 	for _, k := range slices.Sorted(maps.Keys(options)) {
-		apply, ok := knownOptions[k]
+		apply, ok := optionsOf(n.Has())[k]
 		if !ok {
 			apply = unknownOption
 		}
@@ -211,6 +211,9 @@ func gatewayMode(_ *model.Network, k, v string) error {
 
 // unknownOption refuses an option, except one that has no effect with this value.
 func unknownOption(n *model.Network, k, v string) error {
+	if err := refuseOfBridge(n, k); err != nil {
+		return err
+	}
 	if k == OptInhibit4 || k == OptDefaultBridge {
 		if set, err := boolOption(k, v); err != nil || !set {
 			return err
@@ -219,6 +222,6 @@ func unknownOption(n *model.Network, k, v string) error {
 	if why, ok := refusedOptions[k]; ok {
 		return model.Refuse(model.ErrNotSupported, "option %s is not supported (%s)", k, why)
 	}
-	known := strings.Join(slices.Sorted(maps.Keys(knownOptions)), ", ")
+	known := strings.Join(slices.Sorted(maps.Keys(optionsOf(n.Has()))), ", ")
 	return model.Refuse(model.ErrInvalid, "unknown option %s of driver %s (known are %s)", k, n.Driver, known)
 }

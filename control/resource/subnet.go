@@ -105,7 +105,7 @@ func resolveSubnet(ctx context.Context, t *txn.Tx, n *model.Network, f model.Fam
 		if s.Prefix, err = pickSubnet(ctx, t, pools, f, size, avoid); err != nil {
 			return s, err
 		}
-	} else if err := CheckTaken(ctx, t, sp.Prefix, n.ManagedBy == model.ByEngine); err != nil {
+	} else if err := checkSubnet(ctx, t, n, sp.Prefix); err != nil {
 		return s, err
 	}
 	if n.ManagedBy == model.ByEngine {
@@ -131,17 +131,22 @@ func DropSharedPools(t *txn.Tx, n *model.Network) {
 	}
 }
 
+// checkSubnet refuses a subnet that is in use. The host may have addresses in that of a network whose gateway is not
+// the host: it is that of the link below.
+func checkSubnet(ctx context.Context, t *txn.Tx, n *model.Network, p netip.Prefix) error {
+	if !n.Has().Entries {
+		return checkOverlap(t, p, false)
+	}
+	return CheckTaken(ctx, t, p, n.ManagedBy == model.ByEngine)
+}
+
 // CheckTaken refuses a subnet that overlaps a network or an engine's pool, or that contains an
 // address of the host. byEngine allows the exact prefix of a pool, for the engine's own
 // network. Routes of the host, and wider prefixes around the subnet, are allowed,
 // because the operator chose the subnet.
 func CheckTaken(ctx context.Context, t *txn.Tx, p netip.Prefix, byEngine bool) error {
-	if other, o := t.Next.OverlappingNetwork(p); other != nil {
-		return model.Refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet",
-			p, other.Name, o)
-	}
-	if pool := t.Next.OverlappingPool(p); pool != nil && !(byEngine && pool.Prefix == p) {
-		return model.Refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and a container engine's pool (%v); choose another --subnet", p, pool.Prefix)
+	if err := checkOverlap(t, p, byEngine); err != nil {
+		return err
 	}
 	device, addr, err := t.Host().HostAddr(ctx, p)
 	if err != nil {
@@ -149,6 +154,17 @@ func CheckTaken(ctx context.Context, t *txn.Tx, p netip.Prefix, byEngine bool) e
 	}
 	if device != "" {
 		return model.Refuse(model.ErrConflict, "subnet %v contains %v, an address of this host's device %s (choose another --subnet)", p, addr, device)
+	}
+	return nil
+}
+
+func checkOverlap(t *txn.Tx, p netip.Prefix, byEngine bool) error {
+	if other, o := t.Next.OverlappingNetwork(p); other != nil {
+		return model.Refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and network %q (%v); choose another --subnet",
+			p, other.Name, o)
+	}
+	if pool := t.Next.OverlappingPool(p); pool != nil && !(byEngine && pool.Prefix == p) {
+		return model.Refuse(model.ErrConflict, "Pool overlaps with other one on this address space: %v and a container engine's pool (%v); choose another --subnet", p, pool.Prefix)
 	}
 	return nil
 }
@@ -250,14 +266,15 @@ func validateRange(p netip.Prefix, r model.AddrRange) error {
 }
 
 // placeGateway sets the gateway to the first free address. An internal network of two
-// addresses gets no gateway, so that it has room for two sandboxes.
+// addresses gets no gateway, so that it has room for two sandboxes. If the gateway is not the host, only the user
+// knows it.
 func placeGateway(n *model.Network, s *model.Subnet) error {
 	pool, err := ipam.ForSubnet(model.Subnet{Prefix: s.Prefix, Gateway: s.Gateway, IPRange: s.IPRange, Aux: s.Aux})
 	if err != nil {
 		return err
 	}
 	pair := s.Prefix.Bits() == s.Prefix.Addr().BitLen()-1
-	if s.Gateway.IsValid() || n.Internal && pair {
+	if s.Gateway.IsValid() || n.Internal && pair || !n.Has().Entries {
 		return nil
 	}
 	if s.Gateway, err = pool.First(); err != nil {

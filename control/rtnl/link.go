@@ -59,7 +59,7 @@ func (l *Link) Ours() bool {
 	if strings.HasPrefix(l.Alias, AliasPrefix) {
 		return true
 	}
-	return (l.Group == deviceGroup || l.Group == deletionGroup) && slices.Contains(deviceKinds, l.Kind) && strings.HasPrefix(l.Name, "fl")
+	return (l.Group == DeviceGroup || l.Group == deletionGroup) && slices.Contains(deviceKinds, l.Kind) && strings.HasPrefix(l.Name, "fl")
 }
 
 // Links lists every device of the host.

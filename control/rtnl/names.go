@@ -2,12 +2,12 @@
 
 package rtnl
 
-// deviceGroup marks Fairlead's devices from their creation. The alias, which cannot be set in the
+// DeviceGroup marks Fairlead's devices from their creation. The alias, which cannot be set in the
 // same message, marks a finished device.
-const deviceGroup = 0x666c
+const DeviceGroup = 0x666c
 
 // deviceKinds are the kernel's kinds of Fairlead's devices.
-var deviceKinds = []string{"veth", "wireguard"}
+var deviceKinds = []string{"veth", "wireguard", "macvlan", "ipvlan", "vlan"}
 
 // AliasPrefix is the prefix of the aliases of Fairlead's devices.
 const AliasPrefix = "fairlead:"

@@ -68,7 +68,7 @@ func (ns *NetNS) Close() error { return ns.file.Close() }
 // every process in it.
 func (ns *NetNS) Inode() (uint64, error) {
 	var st unix.Stat_t
-	if err := unix.Fstat(ns.fd(), &st); err != nil {
+	if err := unix.Fstat(ns.FD(), &st); err != nil {
 		return 0, fmt.Errorf("identify network namespace: %w", err)
 	}
 	return st.Ino, nil
@@ -77,18 +77,19 @@ func (ns *NetNS) Inode() (uint64, error) {
 // same reports whether ns and o are the same namespace.
 func (ns *NetNS) same(o *NetNS) (bool, error) {
 	var a, b unix.Stat_t
-	if err := errors.Join(unix.Fstat(ns.fd(), &a), unix.Fstat(o.fd(), &b)); err != nil {
+	if err := errors.Join(unix.Fstat(ns.FD(), &a), unix.Fstat(o.FD(), &b)); err != nil {
 		return false, fmt.Errorf("identify network namespace: %w", err)
 	}
 	return a.Dev == b.Dev && a.Ino == b.Ino, nil
 }
 
-func (ns *NetNS) fd() int { return int(ns.file.Fd()) }
+// FD returns the descriptor, valid until Close.
+func (ns *NetNS) FD() int { return int(ns.file.Fd()) }
 
 // Do runs fn on a thread in the namespace. fn must not start goroutines that rely on it.
 func (ns *NetNS) Do(fn func() error) error {
 	return onThread(func() error {
-		if err := unix.Setns(ns.fd(), unix.CLONE_NEWNET); err != nil {
+		if err := unix.Setns(ns.FD(), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter network namespace: %w", err)
 		}
 		return nil

@@ -11,7 +11,7 @@ import (
 // NetNSID returns the ID that a namespace has in the connection's own, or -1 if it has none.
 func (c *Conn) NetNSID(ns *NetNS) (int32, error) {
 	msg := nl.NewRtGenMsg()
-	b, err := c.get(unix.RTM_GETNSID, unix.RTM_NEWNSID, msg, u32(netlink.NETNSA_FD, uint32(ns.fd())))
+	b, err := c.get(unix.RTM_GETNSID, unix.RTM_NEWNSID, msg, u32(netlink.NETNSA_FD, uint32(ns.FD())))
 	if err != nil {
 		return -1, err
 	}
@@ -27,5 +27,5 @@ func (c *Conn) NetNSID(ns *NetNS) (int32, error) {
 // AssignNetNSID assigns a free ID to a namespace that has none in the connection's own.
 func (c *Conn) AssignNetNSID(ns *NetNS) error {
 	const free = ^uint32(0)
-	return c.do(unix.RTM_NEWNSID, 0, nl.NewRtGenMsg(), u32(netlink.NETNSA_FD, uint32(ns.fd())), u32(netlink.NETNSA_NSID, free))
+	return c.do(unix.RTM_NEWNSID, 0, nl.NewRtGenMsg(), u32(netlink.NETNSA_FD, uint32(ns.FD())), u32(netlink.NETNSA_NSID, free))
 }

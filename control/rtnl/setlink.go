@@ -45,7 +45,7 @@ func (h *Handle) CreateDeviceIn(ns *NetNS, kind, name string, mtu int, data *nl.
 		info.AddChild(data)
 	}
 	err := h.conn.do(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC), str(unix.IFLA_IFNAME, name),
-		u32(unix.IFLA_MTU, uint32(mtu)), u32(unix.IFLA_GROUP, deviceGroup), u32(unix.IFLA_NET_NS_FD, uint32(ns.fd())), info)
+		u32(unix.IFLA_MTU, uint32(mtu)), u32(unix.IFLA_GROUP, DeviceGroup), u32(unix.IFLA_NET_NS_FD, uint32(ns.FD())), info)
 	if errors.Is(err, unix.EEXIST) {
 		err = ErrExists
 	}

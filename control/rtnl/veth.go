@@ -35,15 +35,15 @@ func (h *Handle) CreateVeth(v Veth) (Link, error) {
 		peer.AddRtAttr(unix.IFLA_ADDRESS, v.PeerMAC[:])
 	}
 	if v.PeerNS != nil {
-		peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(v.PeerNS.fd())))
+		peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(v.PeerNS.FD())))
 	} else {
-		peer.AddRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(deviceGroup))
+		peer.AddRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(DeviceGroup))
 	}
 	parts := []nl.NetlinkRequestData{
 		nl.NewIfInfomsg(unix.AF_UNSPEC),
 		str(unix.IFLA_IFNAME, v.Name),
 		u32(unix.IFLA_MTU, uint32(v.MTU)),
-		u32(unix.IFLA_GROUP, deviceGroup),
+		u32(unix.IFLA_GROUP, DeviceGroup),
 		info,
 	}
 	if !v.MAC.IsZero() {

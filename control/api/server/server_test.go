@@ -96,7 +96,7 @@ func TestRefusals(t *testing.T) {
 		{"two-objects", "POST", "/networks/create", `{"Name":"a"}{"Name":"b"}`, 400, "has data after its JSON object"},
 		{"garbage-after", "POST", "/networks/create", `{"Name":"a"} x`, 400, "not valid JSON"},
 		{"too-large", "POST", "/networks/create", `{"Name":"` + strings.Repeat("a", api.MaxBody) + `"}`, 400, "larger than 1048576 bytes"},
-		{"later-driver", "POST", "/networks/create", `{"Name":"a","Driver":"macvlan"}`, 501, `network driver "macvlan" is not available yet`},
+		{"ingress", "POST", "/networks/create", `{"Name":"a","Ingress":true}`, 501, "not available yet"},
 		{"no-ipv4", "POST", "/networks/create", `{"Name":"a","EnableIPv4":0}`, 400, `field "EnableIPv4" of the request must be a bool, not a number`},
 		{"attachable", "POST", "/networks/create", `{"Name":"a","Attachable":true}`, 501, "not available yet"},
 		{"host-bits", "POST", "/networks/create", `{"Name":"a","IPAM":{"Config":[{"Subnet":"10.0.0.5/24"}]}}`, 400, "invalid subnet 10.0.0.5/24: it should be 10.0.0.0/24"},

@@ -21,10 +21,10 @@ type Kind interface {
 	// recognised. All other devices of Fairlead are leftovers.
 	Names(s Spec) []string
 	// Check finds finished devices and changes nothing.
-	Check(h *Host, id string, have Ends) (f Found, ok bool)
+	Check(h *Host, s Spec, have Ends) (f Found, ok bool)
 	// Adopt finds the devices of an object, finished ones or those with the given ends, which this
 	// daemon created. It deletes what it cannot adopt.
-	Adopt(h *Host, id string, have Ends) (f Found, ok bool, err error)
+	Adopt(h *Host, s Spec, have Ends) (f Found, ok bool, err error)
 	// Create creates the devices, down. The error wraps rtnl.ErrExists if a name is taken.
 	Create(s Spec) (Found, error)
 	// Configure makes the devices match what is wanted, changes only what differs, and brings
@@ -33,7 +33,7 @@ type Kind interface {
 	// Finish completes devices that were created, once everything about them is configured.
 	Finish(id string, have Ends) error
 	// Remove deletes the devices. Missing ones are not an error.
-	Remove(h *Host, id string, have Ends) error
+	Remove(h *Host, s Spec, have Ends) error
 	// Places returns where programs are attached.
 	Places(have Ends) []Place
 }
@@ -48,23 +48,40 @@ type EndpointKind interface {
 	InnerEnd(ep *model.Endpoint, have Ends) (model.InnerEnd, error)
 }
 
+// SandboxKind is a kind of device that has no end on the host. A pass that opens no sandbox takes its word for it that
+// the device is where this daemon found it or put it.
+type SandboxKind interface {
+	EndpointKind
+	// Find adopts the device in the sandbox, s.NetNS, which this daemon or an earlier one created. It deletes one that is
+	// not finished.
+	Find(s Spec) (f Found, ok bool, err error)
+}
+
 // Spec describes the device of a network or of an endpoint.
 type Spec struct {
 	ID       string // of the network or the endpoint
 	Network  *model.Network
 	Endpoint *model.Endpoint // nil for the device of a network
+	Parent   uint32          // the network's own device, below that of the endpoint
+	Shared   bool            // other networks use the network's own device too
 	// EngineManaged: a container engine moves the inner end into the sandbox and configures it.
 	EngineManaged bool
-	// NetNS is where Create puts the inner end. Nil: the host's namespace.
+	// NetNS is where Create puts the inner end. Nil: the host's namespace. Remove needs it for a device that has no end
+	// on the host; nil: the sandbox does not exist any more.
 	NetNS *rtnl.NetNS
 }
 
-// Ends are the indices of the ends of a device, 0 for one that does not exist. Both are the same for
-// a device that is not a pair.
+// Ends are the indices of the ends of a device, 0 for one that does not exist. A device without a program has no Host.
 type Ends struct {
 	Host uint32 // the end with the program
-	Peer uint32 // the other: in a sandbox, or with the addresses of a gateway
+	Peer uint32 // the other: in a sandbox, with the addresses of a gateway, or below the devices of endpoints
 }
+
+// Exist reports whether there is a device.
+func (e Ends) Exist() bool { return e != Ends{} }
+
+// Same reports whether both are the same device. A peer may get another index when it is moved.
+func (e Ends) Same(o Ends) bool { return e.Host == o.Host && (e.Host != 0 || e.Peer == o.Peer) }
 
 // Found is a device as it was read.
 type Found struct {
@@ -100,8 +117,15 @@ type Kinds struct {
 // NewKinds returns the kinds of devices.
 func NewKinds(nl *rtnl.Handle, log *slog.Logger) *Kinds {
 	return &Kinds{
-		networks:  map[model.DeviceKind]Kind{model.DeviceHostPort: &hostPort{nl: nl, log: log}},
-		endpoints: map[model.DeviceKind]EndpointKind{model.DeviceVeth: &veth{nl: nl}},
+		networks: map[model.DeviceKind]Kind{
+			model.DeviceHostPort: &hostPort{nl: nl, log: log},
+			model.DeviceParent:   &parent{nl: nl},
+		},
+		endpoints: map[model.DeviceKind]EndpointKind{
+			model.DeviceVeth:    &veth{nl: nl},
+			model.DeviceMacvlan: &onParent{nl: nl, kind: model.DriverMacvlan},
+			model.DeviceIPvlan:  &onParent{nl: nl, kind: model.DriverIPvlan},
+		},
 	}
 }
 

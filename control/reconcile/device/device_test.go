@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/configure"
+	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
 )
 
 // newHost moves the test into a network namespace of its own.
@@ -61,7 +63,9 @@ func TestKinds(t *testing.T) {
 	kinds := NewKinds(nl, slog.New(slog.DiscardHandler))
 	all := maps.Clone(kinds.networks)
 	for k, kind := range kinds.endpoints {
-		all[k] = kind
+		if _, ok := kind.(SandboxKind); !ok { // TestOnParent
+			all[k] = kind
+		}
 	}
 	for _, kind := range all {
 		for _, loaded := range []bool{false, true} {
@@ -86,38 +90,39 @@ func keepsContract(t *testing.T, kind Kind, host func() *Host) {
 			t.Fatal(err)
 		}
 	}
-	if _, ok, err := kind.Adopt(host(), s.ID, Ends{}); ok || err != nil {
+	if _, ok, err := kind.Adopt(host(), s, Ends{}); ok || err != nil {
 		t.Fatalf("adopted what was never created: %t, %v", ok, err)
 	}
 	f, err := kind.Create(s)
 	must(err)
-	if !f.Created || f.Host.Index == 0 || f.Peer.Index == 0 || f.Host.Up {
+	if !f.Created || !f.Ends().Exist() || f.Peer.Index == 0 || f.Host.Up || f.Peer.Up {
 		t.Errorf("created %+v", f)
 	}
 	if _, err := kind.Create(s); !errors.Is(err, rtnl.ErrExists) {
 		t.Errorf("created twice: %v", err)
 	}
-	if _, ok := kind.Check(host(), s.ID, f.Ends()); ok {
+	if _, ok := kind.Check(host(), s, f.Ends()); ok {
 		t.Error("an unfinished device counts as finished")
 	}
-	if again, ok, err := kind.Adopt(host(), s.ID, f.Ends()); !ok || err != nil || again.Ends() != f.Ends() {
+	if again, ok, err := kind.Adopt(host(), s, f.Ends()); !ok || err != nil || again.Ends() != f.Ends() {
 		t.Errorf("this daemon's device is not adopted: %+v, %t, %v", again, ok, err)
 	}
 	_, err = kind.Configure(host(), s, f)
 	must(err)
 	must(kind.Finish(s.ID, f.Ends()))
-	done, ok := kind.Check(host(), s.ID, f.Ends())
-	if !ok || done.Ends() != f.Ends() || !done.Finished || !done.Host.Up {
+	done, ok := kind.Check(host(), s, f.Ends())
+	_, isParent := kind.(*parent)
+	if !ok || done.Ends() != f.Ends() || !done.Finished || !done.Host.Up && !isParent {
 		t.Errorf("a finished device is found as %+v, %t", done, ok)
 	}
 	if ch, err := kind.Configure(host(), s, done); err != nil || ch != (configure.Changes{}) {
 		t.Errorf("configured again: %+v, %v", ch, err)
 	}
-	if p := kind.Places(done.Ends()); len(p) != 1 || p[0].IfIndex != int(done.Host.Index) || len(kind.Places(Ends{})) != 0 {
+	if p := kind.Places(done.Ends()); isParent && len(p) != 0 || !isParent && (len(p) != 1 || p[0].IfIndex != int(done.Host.Index) || len(kind.Places(Ends{})) != 0) {
 		t.Errorf("programs are attached at %v", p)
 	}
 	// The next daemon knows no index.
-	if next, ok, err := kind.Adopt(read(t, host().nl), s.ID, Ends{}); !ok || err != nil || next.Ends() != f.Ends() {
+	if next, ok, err := kind.Adopt(read(t, host().nl), s, Ends{}); !ok || err != nil || next.Ends() != f.Ends() {
 		t.Errorf("the next daemon adopts %+v, %t, %v", next, ok, err)
 	}
 	wanted := make(map[string]bool)
@@ -129,13 +134,13 @@ func keepsContract(t *testing.T, kind Kind, host func() *Host) {
 	}
 	wanted[rtnl.SandboxAlias(s.ID)], wanted[s.Endpoint.IfName] = true, true
 	must(read(t, host().nl).Sweep(wanted, slog.New(slog.DiscardHandler)))
-	if _, ok := kind.Check(host(), s.ID, f.Ends()); !ok {
+	if _, ok := kind.Check(host(), s, f.Ends()); !ok {
 		t.Error("a wanted device is swept")
 	}
 	for range 2 {
-		must(kind.Remove(host(), s.ID, f.Ends()))
+		must(kind.Remove(host(), s, f.Ends()))
 	}
-	if _, ok := kind.Check(host(), s.ID, f.Ends()); ok {
+	if _, ok := kind.Check(host(), s, f.Ends()); ok {
 		t.Error("a removed device is found")
 	}
 }
@@ -148,7 +153,7 @@ func TestUnfinishedVeth(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok, err := kind.Adopt(read(t, nl), spec().ID, Ends{}); ok || err != nil {
+	if _, ok, err := kind.Adopt(read(t, nl), spec(), Ends{}); ok || err != nil {
 		t.Errorf("adopted an unfinished pair: %t, %v", ok, err)
 	}
 	if _, err := nl.Link(f.Host.Index); !errors.Is(err, rtnl.ErrNoDevice) {
@@ -171,10 +176,10 @@ func TestNameIsTaken(t *testing.T) {
 		foreign := other.Host
 		foreign.Kind, foreign.Alias, foreign.Name = "dummy", "", name
 		h.byName[name] = foreign
-		if _, ok, err := kind.Adopt(h, s.ID, Ends{}); ok || err == nil {
+		if _, ok, err := kind.Adopt(h, s, Ends{}); ok || err == nil {
 			t.Errorf("adopted %q: %t", name, ok)
 		}
-		if err := kind.Remove(h, s.ID, Ends{}); err != nil {
+		if err := kind.Remove(h, s, Ends{}); err != nil {
 			t.Errorf("remove: %v", err)
 		}
 	}
@@ -194,5 +199,89 @@ func TestDrivers(t *testing.T) {
 		if has := n.Has().Endpoint != model.NoDevice; has != (kinds.OfEndpoint(n) != nil) {
 			t.Errorf("endpoints of driver %s have a device: %t; its kind is %v", name, has, kinds.OfEndpoint(n))
 		}
+	}
+}
+
+// A macvlan device is in the sandbox only. The next daemon finds it there, deletes one that is not finished or that has
+// another parent, and never one of another program.
+func TestOnParent(t *testing.T) {
+	nl := newHost(t)
+	path := filepath.Join(t.TempDir(), "box")
+	if err := rtnl.CreateNetNS(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = rtnl.RemoveNetNS(path) })
+	ns, err := rtnl.OpenNetNS(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	s := spec()
+	s.Network.Driver, s.Network.Mode, s.NetNS = model.DriverMacvlan, model.ModeBridge, ns
+	kinds := NewKinds(nl, slog.New(slog.DiscardHandler))
+	below, err := kinds.OfNetwork(s.Network).Create(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Parent = below.Peer.Index
+	kind := kinds.OfEndpoint(s.Network).(SandboxKind)
+	create := func() Found {
+		t.Helper()
+		f, err := kind.Create(s)
+		if err != nil || !f.Created || f.Host.Index != 0 || f.Peer.PeerIndex != s.Parent {
+			t.Fatalf("created %+v, %v", f, err)
+		}
+		return f
+	}
+	find := func(want bool) {
+		t.Helper()
+		if f, ok, err := kind.Find(s); ok != want || err != nil || ok && !f.Finished {
+			t.Errorf("found %+v, %t, %v; want %t", f, ok, err, want)
+		}
+	}
+	find(false)
+	f := create()
+	if _, err := kind.Create(s); !errors.Is(err, rtnl.ErrExists) {
+		t.Errorf("created twice: %v", err)
+	}
+	find(false) // it was not finished, and is deleted
+	f = create()
+	finish := func() {
+		t.Helper()
+		if ch, err := configure.Sandbox(ns, []configure.Device{kind.Inside(s, f.Ends(), true)}); err != nil || ch.Addresses != 1 {
+			t.Fatalf("configured %+v, %v", ch, err)
+		}
+	}
+	finish()
+	find(true)
+	s.Parent++
+	find(false) // the parent's successor is another device
+	s.Parent--
+	f = create()
+	finish()
+	// It is kept while its network has no parent, and swept if it is not wanted.
+	for _, keep := range []bool{true, false} {
+		var aliases []string
+		if keep {
+			aliases = []string{rtnl.SandboxAlias(s.ID)}
+		}
+		if _, err := configure.Sandbox(ns, nil, aliases...); err != nil {
+			t.Fatal(err)
+		}
+		find(keep)
+	}
+	f = create()
+	for range 2 {
+		if err := kind.Remove(NewHost(nl, State{}), s, f.Ends()); err != nil {
+			t.Fatal(err)
+		}
+		find(false)
+	}
+	if err := ns.Do(func() error { return rtnltest.IP("link add eth0 type veth peer name other") }); err != nil {
+		t.Fatal(err)
+	}
+	find(false)
+	if _, err := kind.Create(s); !errors.Is(err, rtnl.ErrExists) {
+		t.Errorf("created beside the device of another program: %v", err)
 	}
 }

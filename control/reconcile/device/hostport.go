@@ -26,9 +26,9 @@ func (k *hostPort) Names(s Spec) []string {
 	}
 }
 
-func (k *hostPort) Check(h *Host, id string, have Ends) (Found, bool) {
-	f, ok, err := k.find(h, id, have)
-	f.Finished = f.Peer.Alias == rtnl.GatewayAlias(id) && f.Host.Alias == rtnl.HostPortAlias(id)
+func (k *hostPort) Check(h *Host, s Spec, have Ends) (Found, bool) {
+	f, ok, err := k.find(h, s.ID, have)
+	f.Finished = f.Peer.Alias == rtnl.GatewayAlias(s.ID) && f.Host.Alias == rtnl.HostPortAlias(s.ID)
 	return f, ok && err == nil && f.Finished
 }
 
@@ -44,8 +44,8 @@ func (k *hostPort) find(h *Host, id string, have Ends) (f Found, ok bool, err er
 	return f, okGW && okDP && f.Peer.PeerIndex == f.Host.Index && f.Host.PeerIndex == f.Peer.Index, nil
 }
 
-func (k *hostPort) Adopt(h *Host, id string, have Ends) (Found, bool, error) {
-	f, ok, err := k.find(h, id, have)
+func (k *hostPort) Adopt(h *Host, s Spec, have Ends) (Found, bool, error) {
+	f, ok, err := k.find(h, s.ID, have)
 	if err == nil && !ok {
 		err = h.deleteLinks(f.Peer, f.Host)
 	}
@@ -88,8 +88,8 @@ func (k *hostPort) Finish(_ string, have Ends) error {
 	return errors.Join(err1, err2)
 }
 
-func (k *hostPort) Remove(h *Host, id string, have Ends) error {
-	return h.remove(rtnl.HostPortAlias(id), rtnl.HostPortDevice(id), have.Host)
+func (k *hostPort) Remove(h *Host, s Spec, have Ends) error {
+	return h.remove(rtnl.HostPortAlias(s.ID), rtnl.HostPortDevice(s.ID), have.Host)
 }
 
 func (k *hostPort) Places(have Ends) []Place { return atHostEnd(have) }

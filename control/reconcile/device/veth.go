@@ -24,9 +24,9 @@ func (k *veth) Names(s Spec) []string {
 	return names
 }
 
-func (k *veth) Check(h *Host, id string, have Ends) (Found, bool) {
-	alias := rtnl.EndpointAlias(id)
-	l, ok, err := h.find(alias, rtnl.EndpointDevice(id), have.Host)
+func (k *veth) Check(h *Host, s Spec, have Ends) (Found, bool) {
+	alias := rtnl.EndpointAlias(s.ID)
+	l, ok, err := h.find(alias, rtnl.EndpointDevice(s.ID), have.Host)
 	f := foundVeth(alias, l)
 	return f, ok && err == nil && f.Finished
 }
@@ -37,9 +37,9 @@ func foundVeth(alias string, l rtnl.Link) Found {
 }
 
 // Adopt adopts no unfinished pair from before this daemon's start, since what it lacks is unknown.
-func (k *veth) Adopt(h *Host, id string, have Ends) (Found, bool, error) {
-	alias := rtnl.EndpointAlias(id)
-	l, ok, err := h.find(alias, rtnl.EndpointDevice(id), have.Host)
+func (k *veth) Adopt(h *Host, s Spec, have Ends) (Found, bool, error) {
+	alias := rtnl.EndpointAlias(s.ID)
+	l, ok, err := h.find(alias, rtnl.EndpointDevice(s.ID), have.Host)
 	if err != nil {
 		return Found{}, false, err
 	}
@@ -92,18 +92,22 @@ func (k *veth) Finish(id string, have Ends) error {
 	return err
 }
 
-func (k *veth) Remove(h *Host, id string, have Ends) error {
-	return h.remove(rtnl.EndpointAlias(id), rtnl.EndpointDevice(id), have.Host)
+func (k *veth) Remove(h *Host, s Spec, have Ends) error {
+	return h.remove(rtnl.EndpointAlias(s.ID), rtnl.EndpointDevice(s.ID), have.Host)
 }
 
 func (k *veth) Places(have Ends) []Place { return atHostEnd(have) }
 
 func (k *veth) Inside(s Spec, have Ends, fresh bool) configure.Device {
+	d := insideOf(s, have, fresh)
+	d.HostIndex, d.MTU, d.Limit = have.Host, s.Network.DeviceMTU(), s.Endpoint.Bandwidth.Egress
+	return d
+}
+
+// insideOf returns what is wanted of an end in a sandbox, whatever its kind.
+func insideOf(s Spec, have Ends, fresh bool) configure.Device {
 	ep := s.Endpoint
-	d := configure.Device{
-		HostIndex: have.Host, PeerIndex: have.Peer, Alias: rtnl.SandboxAlias(s.ID), Fresh: fresh,
-		MAC: ep.MAC, MTU: s.Network.DeviceMTU(), Limit: ep.Bandwidth.Egress,
-	}
+	d := configure.Device{PeerIndex: have.Peer, Alias: rtnl.SandboxAlias(s.ID), Fresh: fresh, MAC: ep.MAC}
 	for _, a := range []netip.Prefix{ep.IPv4, ep.IPv6} {
 		if !a.IsValid() {
 			continue

@@ -145,15 +145,16 @@ func (s *Namespaces) Remove(b *Sandbox) error {
 	return rtnl.RemoveNetNS(b.Want.NetNS)
 }
 
-// Configure configures the devices in a sandbox's namespace, and adds it to the watch.
-func (s *Namespaces) Configure(b *Sandbox, devs []configure.Device) (configure.Changes, error) {
+// Configure configures the devices in a sandbox's namespace, and adds it to the watch. keep are aliases of devices that
+// are left alone.
+func (s *Namespaces) Configure(b *Sandbox, devs []configure.Device, keep []string) (configure.Changes, error) {
 	ns, err := s.Open(b)
 	if err != nil {
 		return configure.Changes{}, err
 	}
 	defer ns.Close()
 	s.add(b, ns) // before the read, so that no change is missed
-	return configure.Sandbox(ns, devs)
+	return configure.Sandbox(ns, devs, keep...)
 }
 
 // Compare compares an interface with what the runtime was given: its name, and the gateways of

@@ -26,7 +26,7 @@ func (w *Work) diffNetworks(before *desired.Snapshot) {
 		switch {
 		case !turns.OfNetwork(c):
 			if n != nil && n.Want != nil && c.New != nil && n.Want.SameDevices(c.New) { // it is not of a later snapshot
-				n.Want = c.New
+				n.Want, n.Last = c.New, c.New
 			}
 		case c.New.HasHostPort():
 			if n == nil {
@@ -34,7 +34,7 @@ func (w *Work) diffNetworks(before *desired.Snapshot) {
 				w.o.Networks[c.ID] = n
 				w.Fresh[c.ID] = true
 			}
-			n.Want, n.Kind = c.New, w.o.kinds.OfNetwork(c.New)
+			n.Want, n.Last, n.Kind = c.New, c.New, w.o.kinds.OfNetwork(c.New)
 			w.TouchNetwork(n)
 			w.known(w.s.Members(n.ID), w.Endpoints)
 		case n != nil:

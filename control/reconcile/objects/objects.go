@@ -18,19 +18,31 @@ import (
 type Network struct {
 	ID      string
 	Want    *model.Network // nil if it is to be removed
+	Last    *model.Network // the last Want
 	Kind    device.Kind
-	Ends    device.Ends // of the host port; the peer has the addresses
+	Ends    device.Ends // of the host port, whose peer has the addresses, or of the parent of members' devices
 	Entries entries.Set
 	MACs    map[netip.Addr]model.MAC // current or last MACs of members' addresses
 	Dirty   bool                     // needs a repair
 	LastErr string                   // as logged; "" if there is none
 }
 
-// Usable reports whether the network has a host port.
-func (n *Network) Usable() bool { return n.Want != nil && n.Ends.Host != 0 }
+// Usable reports whether the network has its device on the host.
+func (n *Network) Usable() bool { return n.Want != nil && n.Ends.Exist() }
 
-// Spec describes the wanted host port.
-func (n *Network) Spec() device.Spec { return device.Spec{ID: n.ID, Network: n.Want} }
+// carried reports whether the datapath carries the network's packets.
+func (n *Network) carried() bool { return n.Usable() && n.Want.Has().Entries }
+
+// Spec describes the wanted device, or the last one that was wanted.
+func (n *Network) Spec(s *desired.Snapshot) device.Spec {
+	spec := device.Spec{ID: n.ID, Network: n.Last}
+	if n.Last.Parent != "" {
+		for o := range s.Networks() {
+			spec.Shared = spec.Shared || o.ID != n.ID && o.Parent == n.Last.Parent
+		}
+	}
+	return spec
+}
 
 // Sandbox is what was created for a model.Sandbox.
 type Sandbox struct {
@@ -55,9 +67,14 @@ type Endpoint struct {
 	LastErr   string
 }
 
-// Spec describes the wanted device of an endpoint in a network.
+// Spec describes the wanted device of an endpoint in a network, or the last one that was wanted. The network may be nil
+// if the device is to be removed.
 func (e *Endpoint) Spec(s *desired.Snapshot, n *Network) device.Spec {
-	return device.Spec{ID: e.ID, Network: n.Want, Endpoint: e.Want, EngineManaged: IsEngineManaged(s, e.Want)}
+	spec := device.Spec{ID: e.ID, Endpoint: e.Last, EngineManaged: IsEngineManaged(s, e.Last)}
+	if n != nil {
+		spec.Network, spec.Parent = n.Want, n.Ends.Peer
+	}
+	return spec
 }
 
 // IsEngineManaged reports whether a container engine moves the endpoint's inner end into its sandbox

@@ -43,10 +43,10 @@ func New(kinds *device.Kinds) *Objects {
 	}
 }
 
-// WantedNetworks returns the networks that should have a host port.
+// WantedNetworks returns the networks that should have a host port, those that the datapath carries.
 func (o *Objects) WantedNetworks() (nets []*model.Network) {
 	for _, n := range o.Networks {
-		if n.Want != nil {
+		if n.Want != nil && n.Want.Has().Entries {
 			nets = append(nets, n.Want)
 		}
 	}
@@ -56,7 +56,7 @@ func (o *Objects) WantedNetworks() (nets []*model.Network) {
 // UsableNetworks returns the networks that have a host port.
 func (o *Objects) UsableNetworks() (nets []*model.Network) {
 	for _, n := range o.Networks {
-		if n.Usable() {
+		if n.carried() {
 			nets = append(nets, n.Want)
 		}
 	}
@@ -81,7 +81,7 @@ func (o *Objects) Members(s *desired.Snapshot, b *Sandbox) []*Endpoint {
 // appendMade appends the endpoints of a sandbox that have a device.
 func (o *Objects) appendMade(s *desired.Snapshot, es []*Endpoint, sandboxID string) []*Endpoint {
 	for ep := range s.EndpointsOf(sandboxID) {
-		if e := o.Endpoints[ep.ID]; e != nil && e.Want != nil && e.Ends.Host != 0 {
+		if e := o.Endpoints[ep.ID]; e != nil && e.Want != nil && e.Ends.Exist() {
 			es = append(es, e)
 		}
 	}

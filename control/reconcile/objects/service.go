@@ -59,7 +59,7 @@ func (w *Work) collectServices() {
 		var now entries.Set
 		if s.Want == nil {
 			delete(w.o.Services, id)
-		} else if n := w.o.Networks[s.Want.NetworkID]; n != nil && n.Usable() {
+		} else if n := w.o.Networks[s.Want.NetworkID]; n != nil && n.carried() {
 			now = entries.OfService(s.Want, n.Want, append(w.backends(s.Want), w.remoteBackends(s, n)...))
 		}
 		w.replace(&s.Entries, now)

@@ -91,7 +91,7 @@ func (w *Work) Collect(s *desired.Snapshot) {
 			continue
 		}
 		var now entries.Set
-		if n.Usable() {
+		if n.carried() {
 			now = entries.OfNetwork(n.Want, w.hostPort(n))
 		}
 		w.replace(&n.Entries, now)
@@ -103,7 +103,7 @@ func (w *Work) Collect(s *desired.Snapshot) {
 	}
 	for _, e := range endpoints {
 		var now entries.Set
-		if n := w.o.Networks[e.Want.NetworkID]; e.Ends.Host != 0 && n != nil && n.Usable() {
+		if n := w.o.Networks[e.Want.NetworkID]; e.Ends.Host != 0 && n != nil && n.carried() {
 			e.Published = len(w.o.serving[e.ID]) > 0
 			e.Pooled = desired.First(w.s.ServicesOfEndpoint(e.Want)) != nil
 			now = entries.OfEndpoint(e.Want, n.Want, w.hostPort(n), e.Ends.Host, e.Published, e.Pooled)
@@ -118,7 +118,7 @@ func (w *Work) Collect(s *desired.Snapshot) {
 	for id, b := range w.Publishes {
 		var now []entries.Run
 		if e := w.o.Endpoints[b.Want.EndpointID]; e != nil && e.Want != nil && e.Ends.Host != 0 {
-			if n := w.o.Networks[e.Want.NetworkID]; n != nil && n.Usable() {
+			if n := w.o.Networks[e.Want.NetworkID]; n != nil && n.carried() {
 				now = entries.OfPublish(b.Want, e.Want, n.Want, e.Ends.Host)
 			}
 		}

@@ -22,16 +22,24 @@ type Changes struct {
 // Any reports whether anything was changed.
 func (c Changes) Any() bool { return c != Changes{} }
 
-// adjust sets alias, MAC and MTU of a device and brings it up, where they differ.
+// Add adds counts.
+func (c *Changes) Add(o Changes) {
+	c.Devices += o.Devices
+	c.Addresses += o.Addresses
+	c.Routes += o.Routes
+	c.Sysctls += o.Sysctls
+}
+
+// adjust sets alias, MAC and MTU of a device and brings it up, where they differ. A zero MAC or MTU is left to the kernel.
 func adjust(c *rtnl.Conn, l rtnl.Link, alias string, mac model.MAC, mtu int) (bool, error) {
 	var ch rtnl.LinkChange
 	if l.Alias != alias {
 		ch.Alias = &alias
 	}
-	if l.MAC != mac {
+	if l.MAC != mac && !mac.IsZero() {
 		ch.MAC = &mac
 	}
-	if l.MTU != mtu {
+	if l.MTU != mtu && mtu != 0 {
 		ch.MTU = &mtu
 	}
 	if !l.Up {

@@ -101,14 +101,21 @@ func (want *HostPortSpec) precedes(a rtnl.Addr) bool {
 
 // HostEnd configures an endpoint's host end and brings it up. It does not set the alias,
 // which marks the endpoint as finished.
-func HostEnd(h *rtnl.Handle, l rtnl.Link, mtu int) (Changes, error) {
+func HostEnd(h *rtnl.Handle, l rtnl.Link, mtu int) (Changes, error) { return bare(h, l, l.Alias, mtu) }
+
+// Bare brings up a device of the host, without IPv6 since it has no addresses, and sets its alias.
+func Bare(h *rtnl.Handle, l rtnl.Link, alias string) (Changes, error) {
+	return bare(h, l, alias, l.MTU)
+}
+
+func bare(h *rtnl.Handle, l rtnl.Link, alias string, mtu int) (Changes, error) {
 	var ch Changes
 	settings := ipv6Settings(l, false)
 	ch.Sysctls = len(settings)
 	if err := h.SetSysctls(settings...); err != nil {
 		return ch, err
 	}
-	changed, err := adjust(h.Conn(), l, l.Alias, l.MAC, mtu)
+	changed, err := adjust(h.Conn(), l, alias, l.MAC, mtu)
 	if changed {
 		ch.Devices++
 	}

@@ -19,17 +19,19 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/stacked"
 	"github.com/fairlead-net/fairlead/control/rtnl/tc"
 )
 
 // Device is the wanted configuration of an endpoint's end in the sandbox.
 type Device struct {
-	HostIndex uint32 // of the other end; with PeerIndex it identifies the pair
-	PeerIndex uint32 // of this end, in the sandbox
+	HostIndex uint32          // of the other end; with PeerIndex it identifies the pair
+	PeerIndex uint32          // of this end, in the sandbox
+	On        *stacked.Device // nil if it is the end of a pair; of others, the kind, the parent and the mode
 	Alias     string
-	Fresh     bool // not configured yet
-	MAC       model.MAC
-	MTU       int
+	Fresh     bool        // not configured yet
+	MAC       model.MAC   // zero: as the kernel chose it
+	MTU       int         // 0: as the kernel chose it
 	Limit     model.Limit // of egress traffic
 	Addrs     []netip.Prefix
 	Gateways  []netip.Addr // of the default routes that use this device
@@ -37,12 +39,12 @@ type Device struct {
 
 // MissingError reports which device of a sandbox does not exist. It is an ErrNoDevice.
 type MissingError struct {
-	HostIndex uint32 // of the other end
+	Alias string // that it should have
 }
 
-// Error names the device by its host end.
+// Error names the device.
 func (e *MissingError) Error() string {
-	return fmt.Sprintf("the peer of device %d is not in the sandbox", e.HostIndex)
+	return fmt.Sprintf("the device %s is not in the sandbox", e.Alias)
 }
 
 // Unwrap makes it an ErrNoDevice.
@@ -53,9 +55,12 @@ func (e *MissingError) Unwrap() error { return rtnl.ErrNoDevice }
 // devices, addresses and routes, and, once a device was configured, whether it has IPv6. It
 // returns a MissingError if a device does not exist.
 //
+// Macvlan and ipvlan devices of Fairlead that are neither among the devices nor have one of the kept aliases are
+// leftovers, which no program on the host can see, and are deleted.
+//
 // It reads first and then changes what differs, so the same call creates, checks and repairs.
-func Sandbox(ns *rtnl.NetNS, devs []Device) (Changes, error) {
-	var s sandbox
+func Sandbox(ns *rtnl.NetNS, devs []Device, keep ...string) (Changes, error) {
+	s := sandbox{keep: keep}
 	err := ns.Do(func() error {
 		c, err := rtnl.Dial()
 		if err != nil {
@@ -74,8 +79,9 @@ func Sandbox(ns *rtnl.NetNS, devs []Device) (Changes, error) {
 // sandbox is one run of Sandbox, on a thread in the namespace.
 type sandbox struct {
 	conn    *rtnl.Conn
+	keep    []string // aliases
 	addrs   map[uint32][]rtnl.Addr
-	tc      *netlink.Handle // nil if nothing is limited
+	tc      *netlink.Handle // nil if nothing is limited, and nothing on top of a parent
 	shapers tc.Shapers
 	changes Changes
 }
@@ -94,13 +100,13 @@ func (s *sandbox) configure(devs []Device) error {
 	for _, a := range addrs {
 		s.addrs[a.IfIndex] = append(s.addrs[a.IfIndex], a)
 	}
-	if slices.ContainsFunc(devs, func(d Device) bool { return !d.Limit.IsZero() }) {
+	if slices.ContainsFunc(devs, func(d Device) bool { return !d.Limit.IsZero() || d.On != nil }) || slices.ContainsFunc(links, stacked.Leftover) {
 		if err := s.openTC(); err != nil {
 			return err
 		}
 		defer s.tc.Close()
 	}
-	var errs []error
+	errs := []error{s.sweep(links, devs)}
 	for _, l := range links {
 		if l.Loopback {
 			errs = append(errs, s.loopback(l))
@@ -111,7 +117,7 @@ func (s *sandbox) configure(devs []Device) error {
 		d := &devs[i]
 		k := slices.IndexFunc(links, d.is)
 		if k < 0 {
-			errs = append(errs, &MissingError{HostIndex: d.HostIndex})
+			errs = append(errs, &MissingError{Alias: d.Alias})
 			continue
 		}
 		errs = append(errs, s.device(links[k], d))
@@ -120,6 +126,19 @@ func (s *sandbox) configure(devs []Device) error {
 		return err
 	}
 	return errors.Join(s.defaultRoute(devs, unix.AF_INET), s.defaultRoute(devs, unix.AF_INET6))
+}
+
+// sweep deletes the leftovers among macvlan and ipvlan devices.
+func (s *sandbox) sweep(links []rtnl.Link, devs []Device) error {
+	for _, l := range links {
+		if !stacked.Leftover(l) || slices.Contains(s.keep, l.Alias) || slices.ContainsFunc(devs, func(d Device) bool { return d.is(l) }) {
+			continue
+		}
+		if err := stacked.Remove(s.tc, l.Index); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // openTC reads how the devices are limited.
@@ -136,7 +155,11 @@ func (s *sandbox) openTC() (err error) {
 // is reports whether l is this device. The indices could match by chance after the device was
 // moved away, so the alias is compared too.
 func (d Device) is(l rtnl.Link) bool {
-	return l.Index == d.PeerIndex && l.PeerIndex == d.HostIndex && l.Kind == "veth" &&
+	kind, other := "veth", d.HostIndex
+	if d.On != nil {
+		kind, other = d.On.Kind, d.On.Parent
+	}
+	return l.Index == d.PeerIndex && l.PeerIndex == other && l.Kind == kind &&
 		(l.Alias == "" || l.Alias == d.Alias)
 }
 
@@ -169,6 +192,11 @@ func (s *sandbox) device(l rtnl.Link, d *Device) error {
 			return err
 		}
 	}
+	if d.On != nil {
+		if err := s.onParent(l, d); err != nil {
+			return err
+		}
+	}
 	changed, err := adjust(s.conn, l, d.Alias, d.MAC, d.MTU)
 	if changed {
 		s.changes.Devices++
@@ -179,6 +207,28 @@ func (s *sandbox) device(l rtnl.Link, d *Device) error {
 	off, err := s.addAddrs(l.Index, d.Addrs)
 	if off {
 		d.Gateways = slices.DeleteFunc(slices.Clone(d.Gateways), netip.Addr.Is6)
+	}
+	return err
+}
+
+// onParent restores the mode of a device on top of a parent. While the device is down it gets its addresses, so that the
+// kernel announces them to the link once it is up: something else may have had them a moment ago.
+func (s *sandbox) onParent(l rtnl.Link, d *Device) error {
+	changed, err := d.On.Restore(s.tc, l)
+	if changed {
+		s.changes.Devices++
+	}
+	if err != nil || l.Up {
+		return err
+	}
+	_, err = s.addAddrs(l.Index, d.Addrs)
+	if err != nil {
+		return err
+	}
+	addrs, err := s.conn.Addrs()
+	s.addrs[l.Index] = slices.DeleteFunc(addrs, func(a rtnl.Addr) bool { return a.IfIndex != l.Index })
+	for i := range s.addrs[l.Index] {
+		s.addrs[l.Index][i].Flags &^= unix.IFA_F_TENTATIVE // until the device is up
 	}
 	return err
 }
@@ -207,6 +257,12 @@ func (s *sandbox) sysctls(l rtnl.Link, d *Device) error {
 	if off && v6 {
 		d.Addrs = slices.DeleteFunc(slices.Clone(d.Addrs), func(p netip.Prefix) bool { return p.Addr().Is6() })
 		d.Gateways = slices.DeleteFunc(slices.Clone(d.Gateways), netip.Addr.Is6)
+	}
+	if d.On != nil && d.Fresh {
+		settings = append(settings, rtnl.Sysctl{Family: "ipv4", Device: l.Name, Key: "arp_notify", Value: "1"})
+		if v6 && !off {
+			settings = append(settings, rtnl.Sysctl{Family: "ipv6", Device: l.Name, Key: "ndisc_notify", Value: "1"})
+		}
 	}
 	s.changes.Sysctls += len(settings)
 	return rtnl.WriteSysctls(settings)

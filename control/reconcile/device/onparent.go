@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package device
+
+import (
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/configure"
+	"github.com/fairlead-net/fairlead/control/rtnl/stacked"
+)
+
+// onParent is an endpoint's macvlan or ipvlan device, on top of the network's parent device. The kernel creates it in the
+// sandbox: the host never has it, nor a program of Fairlead. Its alias is set last but its addresses, which each
+// check adds if they are missing.
+type onParent struct {
+	nl   *rtnl.Handle
+	kind string
+}
+
+// Names returns none: no device of the host belongs to the endpoint.
+func (k *onParent) Names(Spec) []string { return nil }
+
+// Check believes what is known; the check of the sandbox finds out.
+func (k *onParent) Check(_ *Host, _ Spec, have Ends) (Found, bool) {
+	return Found{Peer: rtnl.Link{Index: have.Peer}, Finished: true}, have.Exist()
+}
+
+func (k *onParent) Adopt(h *Host, s Spec, have Ends) (Found, bool, error) {
+	f, ok := k.Check(h, s, have)
+	return f, ok, nil
+}
+
+func (k *onParent) Find(s Spec) (Found, bool, error) {
+	l, ok, err := stacked.Find(s.NetNS, k.kind, rtnl.SandboxAlias(s.ID), s.Endpoint.IfName)
+	if err != nil || !ok {
+		return Found{}, false, err
+	}
+	f := Found{Peer: l, Finished: l.Alias != "" && l.PeerIndex == s.Parent}
+	if !f.Finished {
+		return Found{}, false, stacked.Delete(s.NetNS, l.Index)
+	}
+	return f, true, nil
+}
+
+func (k *onParent) Create(s Spec) (f Found, err error) {
+	n := s.Network
+	err = stacked.Create(k.nl, s.NetNS, stacked.Device{
+		Kind: k.kind, Name: s.Endpoint.IfName, Parent: s.Parent, MAC: s.Endpoint.MAC, MTU: n.MTU, Mode: n.Mode, Flag: n.Flag,
+	})
+	if err != nil {
+		return f, err
+	}
+	f.Peer, _, err = stacked.Find(s.NetNS, k.kind, rtnl.SandboxAlias(s.ID), s.Endpoint.IfName)
+	f.Created = err == nil
+	return f, err
+}
+
+// Configure does nothing: all of the device is in the sandbox.
+func (k *onParent) Configure(*Host, Spec, Found) (configure.Changes, error) {
+	return configure.Changes{}, nil
+}
+
+// Finish does nothing: the alias is set in the sandbox.
+func (k *onParent) Finish(string, Ends) error { return nil }
+
+func (k *onParent) Remove(_ *Host, s Spec, have Ends) error {
+	if s.NetNS == nil || !have.Exist() {
+		return nil
+	}
+	l, ok, err := stacked.Find(s.NetNS, k.kind, rtnl.SandboxAlias(s.ID), s.Endpoint.IfName)
+	if err != nil || !ok {
+		return err
+	}
+	return stacked.Delete(s.NetNS, l.Index)
+}
+
+func (k *onParent) Places(Ends) []Place { return nil }
+
+func (k *onParent) Inside(s Spec, have Ends, fresh bool) configure.Device {
+	d := insideOf(s, have, fresh)
+	d.MTU = s.Network.MTU
+	d.On = &stacked.Device{Kind: k.kind, Parent: s.Parent, Mode: s.Network.Mode, Flag: s.Network.Flag}
+	return d
+}
+
+// InnerEnd is asked about the endpoints of engines only, which have no such devices.
+func (k *onParent) InnerEnd(*model.Endpoint, Ends) (model.InnerEnd, error) {
+	return model.InnerTaken, nil
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package stacked creates devices on top of another one: macvlan and ipvlan devices, which send and receive by their
+// parent without a program of Fairlead, and VLAN devices, which are such parents.
+package stacked
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// Device specifies a macvlan or ipvlan device.
+type Device struct {
+	Kind   string    // as the kernel names it, and the driver of the network
+	Name   string    // of the device
+	Parent uint32    // on the host
+	MAC    model.MAC // zero: the kernel chooses
+	MTU    int       // 0: that of the parent
+	Mode   string
+	Flag   string // of ipvlan
+}
+
+var macvlanModes = map[string]netlink.MacvlanMode{
+	model.ModeBridge: netlink.MACVLAN_MODE_BRIDGE, model.ModePrivate: netlink.MACVLAN_MODE_PRIVATE,
+	model.ModeVEPA: netlink.MACVLAN_MODE_VEPA, model.ModePassthru: netlink.MACVLAN_MODE_PASSTHRU,
+}
+
+var ipvlanModes = map[string]netlink.IPVlanMode{
+	model.ModeL2: netlink.IPVLAN_MODE_L2, model.ModeL3: netlink.IPVLAN_MODE_L3, model.ModeL3S: netlink.IPVLAN_MODE_L3S,
+}
+
+var ipvlanFlags = map[string]netlink.IPVlanFlag{
+	model.ModeBridge: netlink.IPVLAN_FLAG_BRIDGE, model.ModePrivate: netlink.IPVLAN_FLAG_PRIVATE, model.ModeVEPA: netlink.IPVLAN_FLAG_VEPA,
+}
+
+// options are the kernel options of the kinds of devices.
+var options = map[string]string{
+	model.DriverMacvlan: "CONFIG_MACVLAN, module macvlan", model.DriverIPvlan: "CONFIG_IPVLAN, module ipvlan",
+	"vlan": "CONFIG_VLAN_8021Q, module 8021q",
+}
+
+// link returns what the netlink library calls the device.
+func (d *Device) link() netlink.Link {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex, attrs.MTU, attrs.Group = d.Name, int(d.Parent), d.MTU, rtnl.DeviceGroup
+	if !d.MAC.IsZero() {
+		attrs.HardwareAddr = d.MAC[:]
+	}
+	if d.Kind == model.DriverIPvlan {
+		return &netlink.IPVlan{LinkAttrs: attrs, Mode: ipvlanModes[d.Mode], Flag: ipvlanFlags[d.Flag]}
+	}
+	return &netlink.Macvlan{LinkAttrs: attrs, Mode: macvlanModes[d.Mode]}
+}
+
+// Create creates the device, down and marked as Fairlead's by its group, in a namespace, or on the host if that is nil. It
+// returns ErrExists if the name is taken.
+func Create(h *rtnl.Handle, ns *rtnl.NetNS, d Device) error {
+	link := d.link()
+	if ns != nil {
+		link.Attrs().Namespace = netlink.NsFd(ns.FD())
+	}
+	err := h.TC().LinkAdd(link)
+	switch {
+	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EINVAL):
+		return model.Refuse(model.ErrConflict, "the parent device cannot have this %s device: it has others of another kind or mode, or is the port of a bridge or bond (choose another parent)", d.Kind)
+	case err == nil:
+		return nil
+	}
+	return createError(d.Kind, d.Name, err)
+}
+
+func createError(kind, name string, err error) error {
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return Missing(kind)
+	case errors.Is(err, unix.EEXIST):
+		err = rtnl.ErrExists
+	}
+	return fmt.Errorf("create %s device %q: %w", kind, name, err)
+}
+
+// Missing refuses a kind of device that this kernel does not have.
+func Missing(kind string) error {
+	return model.Refuse(model.ErrNotSupported, "this kernel has no %s devices (%s)", kind, options[kind])
+}
+
+// Probe reports whether this kernel has a kind of device, and creates none: a device without a parent is refused,
+// but one of an unknown kind for another reason.
+func Probe(h *rtnl.Handle, kind string) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "flprobe"
+	if err := h.TC().LinkAdd(&netlink.GenericLink{LinkAttrs: attrs, LinkType: kind}); errors.Is(err, unix.EOPNOTSUPP) {
+		return Missing(kind)
+	}
+	return nil
+}
+
+// VLANAlias returns the alias of a VLAN device that Fairlead created.
+func VLANAlias(name string) string { return rtnl.AliasPrefix + "vlan:" + name }
+
+// CreateVLAN creates a VLAN device on the host. Until it has its alias, which marks it as Fairlead's, it has another name,
+// by which it is recognised too.
+func CreateVLAN(h *rtnl.Handle, unfinished, name string, parent uint32, vlan int) (rtnl.Link, error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex, attrs.Group = unfinished, int(parent), rtnl.DeviceGroup
+	if err := h.TC().LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: vlan, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}); err != nil {
+		if errors.Is(err, unix.EEXIST) {
+			return rtnl.Link{}, model.Refuse(model.ErrConflict, "VLAN %d of the parent device exists already under another name than %s (use that, or remove it)", vlan, name)
+		}
+		return rtnl.Link{}, createError("vlan", name, err)
+	}
+	l, err := h.LinkByName(unfinished)
+	if err != nil {
+		return l, err
+	}
+	if err := h.SetAlias(l.Index, VLANAlias(name)); err != nil {
+		return l, err
+	}
+	if err := h.TC().LinkSetName(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: int(l.Index)}}, name); err != nil {
+		return l, fmt.Errorf("name device %q: %w", name, err)
+	}
+	return h.Link(l.Index)
+}
+
+// Find looks for a device of a kind in a sandbox, by its alias or, if it is not finished, by its name.
+func Find(ns *rtnl.NetNS, kind, alias, name string) (found rtnl.Link, ok bool, err error) {
+	err = inside(ns, func(c *rtnl.Conn) error {
+		links, err := c.Links()
+		for _, l := range links {
+			if l.Kind == kind && (l.Alias == alias || l.Alias == "" && l.Name == name && l.Group == rtnl.DeviceGroup) {
+				found, ok = l, true
+			}
+		}
+		return err
+	})
+	return found, ok, err
+}
+
+func inside(ns *rtnl.NetNS, fn func(*rtnl.Conn) error) error {
+	return ns.Do(func() error {
+		c, err := rtnl.Dial()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return fn(c)
+	})
+}
+
+// Delete deletes a device of a sandbox. A missing one is not an error.
+func Delete(ns *rtnl.NetNS, index uint32) error {
+	return ns.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open rtnetlink socket: %w", err)
+		}
+		defer h.Close()
+		return Remove(h, index)
+	})
+}
+
+// Remove deletes a device in the namespace of a handle. A missing one is not an error.
+func Remove(h *netlink.Handle, index uint32) error {
+	err := h.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: int(index)}})
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete device %d: %w", index, err)
+	}
+	return nil
+}
+
+// Leftover reports whether a device in a sandbox is a macvlan or ipvlan device of Fairlead.
+func Leftover(l rtnl.Link) bool {
+	return (l.Kind == model.DriverMacvlan || l.Kind == model.DriverIPvlan) &&
+		(strings.HasPrefix(l.Alias, rtnl.AliasPrefix) || l.Alias == "" && l.Group == rtnl.DeviceGroup)
+}
+
+// Restore sets the mode of a device in the namespace of a handle, if somebody changed it.
+func (d *Device) Restore(h *netlink.Handle, l rtnl.Link) (changed bool, err error) {
+	have, err := h.LinkByIndex(int(l.Index))
+	if err != nil {
+		return false, fmt.Errorf("look up device %q: %w", l.Name, err)
+	}
+	now := Device{Kind: d.Kind, Name: l.Name, Mode: d.Mode, Flag: d.Flag}
+	want := now.link()
+	switch have := have.(type) {
+	case *netlink.Macvlan:
+		changed = have.Mode != want.(*netlink.Macvlan).Mode
+	case *netlink.IPVlan:
+		want := want.(*netlink.IPVlan)
+		changed = have.Mode != want.Mode || have.Flag != want.Flag
+	}
+	if !changed {
+		return false, nil
+	}
+	want.Attrs().Index = int(l.Index)
+	if err := h.LinkModify(want); err != nil {
+		return true, fmt.Errorf("restore the mode of device %q: %w", l.Name, err)
+	}
+	return true, nil
+}
