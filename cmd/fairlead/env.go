@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fairlead-net/fairlead/cmd/fairlead/enter"
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/api/client"
 )
@@ -37,7 +38,7 @@ type env struct {
 	now            func() time.Time
 	host           string // --host
 	node           nodeCommands
-	start          func(cmd *exec.Cmd, at place) error
+	start          func(cmd *exec.Cmd, at enter.Place) error
 	retryFor       time.Duration // how long to retry reports while the daemon restarts
 	uid            int           // effective user ID
 	grace          time.Duration // how long the creation of a sandbox may continue after Ctrl-C
@@ -61,7 +62,7 @@ type nodeCommands struct {
 func newEnv() *env {
 	return &env{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		getenv: os.Getenv, now: time.Now, node: newNodeCommands(os.Stderr), start: startInNetNS, retryFor: 10 * time.Second, grace: 5 * time.Second, uid: os.Geteuid(),
+		getenv: os.Getenv, now: time.Now, node: newNodeCommands(os.Stderr), start: enter.Start, retryFor: 10 * time.Second, grace: 5 * time.Second, uid: os.Geteuid(),
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
+
+	"github.com/fairlead-net/fairlead/cmd/fairlead/enter"
 )
 
 func newExecCommand(e *env) *cobra.Command {
@@ -37,13 +39,16 @@ func runExec(ctx context.Context, e *env, o *programFlags, ref string, command [
 	if err != nil {
 		return err
 	}
+	at, err := enter.At(ctx, c, sb, daemon.Pid)
+	if err != nil {
+		return err
+	}
 	cmd, err := o.command(e, command)
 	if err != nil {
 		return err
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.stdin, e.stdout, e.stderr
 	signals := newRelay()
-	at := place{netns: sb.NetworkSettings.SandboxKey, daemonPid: daemon.Pid, hostname: sb.Config.Hostname}
 	if err := e.start(cmd, at); err != nil {
 		signals.close(false)
 		return startError(cmd.Path, err)

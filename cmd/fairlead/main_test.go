@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/cmd/fairlead/enter"
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/api/apitest"
 	"github.com/fairlead-net/fairlead/control/api/server"
@@ -36,7 +37,7 @@ type world struct {
 	fake   *apitest.Fake
 	out    *bytes.Buffer
 	err    *bytes.Buffer
-	places []place
+	places []enter.Place
 	stop   func() // ends the daemon and removes its socket
 	serve  func() // starts it again
 }
@@ -54,7 +55,7 @@ func newWorld(t *testing.T) *world {
 			return map[string]string{"FAIRLEAD_HOST": "unix://" + socket, "PATH": os.Getenv("PATH")}[key]
 		},
 		now: func() time.Time { return apitest.Created().Add(90 * time.Minute) },
-		start: func(cmd *exec.Cmd, at place) error {
+		start: func(cmd *exec.Cmd, at enter.Place) error {
 			w.places = append(w.places, at)
 			return cmd.Start()
 		},
@@ -173,8 +174,6 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"network create --subnet 10.1.0.0/16 --aux-address 10.1.0.3 a", 2, "want NAME=ADDRESS"},
 		{"network create --subnet 10.1.0.0/16 --aux-address r=10.2.0.3 a", 2, "is in no --subnet"},
 		{"network create -o =x a", 2, `option "=x": want KEY=VALUE`},
-		{"network connect --link a:b bridge x", 1, "--link is not available yet (leave it out)"},
-		{"network connect --link a bridge x", 1, "--link is not available yet (leave it out)"},
 		{"service create web", 2, "--network is missing: name the network of the service"},
 		{"service create --network a --vip x web", 2, `--vip "x" is not an IP address`},
 		{"service create --network a --vip 10.0.0.1 --vip 10.0.0.2 web", 2, "--vip is given twice for IPv4: 10.0.0.1 and 10.0.0.2"},
@@ -189,13 +188,10 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"network ls --format {{", 2, "unclosed action"},
 		{"run", 125, "wants COMMAND…, got no argument"},
 		{"run --bogus", 125, "unknown flag: --bogus"},
-		{"run --link a true", 125, "--link is not available yet (leave it out)"},
 		{"run --network-alias b --network name=a,ip=10.0.0.2 true", 125, `give addresses and aliases of network "a" within --network "name=a,ip=10.0.0.2", not beside it`},
 		{"run --network name=a,driver-opt=b true", 125, "driver-opt in --network is not available yet (leave it out)"},
-		{"run --dns 192.0.2.1 true", 125, "--dns is not available yet (leave it out)"},
-		{"run --dns-search x true", 125, "--dns-search is not available yet (leave it out)"},
-		{"run --dns-option x true", 125, "--dns-option is not available yet (leave it out)"},
-		{"run --add-host a:192.0.2.1 true", 125, "--add-host is not available yet (leave it out)"},
+		{"run --dns x true", 125, `--dns "x" is not the IP address of a name server`},
+		{"run --add-host a true", 125, "bad format for add-host"},
 		{"run -p x true", 125, `published port "x"`},
 		{"run --expose x true", 125, `exposed port "x"`},
 		{"run --ip x true", 125, `--ip "x" is not an IPv4 address`},
@@ -217,7 +213,7 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"rm nobody", 1, "no such sandbox: nobody (see: fairlead ps)"},
 		{"port nobody", 1, "no such sandbox: nobody (see: fairlead ps)"},
 		{"port a b", 2, `port "b": want PORT or PORT/PROTO`},
-		{"sandbox create --add-host a:b box", 1, "--add-host is not available yet (leave it out)"},
+		{"sandbox create --add-host a:b box", 2, "invalid IP address in add-host"},
 		{"ct ls --filter colour=red", 2, `unknown filter "colour"`},
 		{"ct ls --filter port=0", 2, "not a port number"},
 		{"daemon --store bogus", 2, `--store: "bogus" is not the URL of a store`},

@@ -13,6 +13,7 @@ import (
 type networkConnectOptions struct {
 	ip, ip6 string
 	aliases []string
+	links   []string
 }
 
 func newNetworkConnectCommand(e *env) *cobra.Command {
@@ -23,21 +24,18 @@ func newNetworkConnectCommand(e *env) *cobra.Command {
 		Args:              exactArgs("NETWORK", "SANDBOX"),
 		ValidArgsFunction: completeMembers(e),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := notYet(cmd, "link"); err != nil {
-				return err
-			}
 			return runNetworkConnect(cmd.Context(), e, o, args[0], args[1])
 		},
 	}
 	cmd.Flags().StringVar(&o.ip, "ip", "", "IPv4 address (default: a free one)")
 	cmd.Flags().StringVar(&o.ip6, "ip6", "", "IPv6 address (default: a free one)")
 	cmd.Flags().StringArrayVar(&o.aliases, "alias", nil, "name in the network beside the sandbox's own; also that of a service; repeatable")
-	laterFlags(cmd, "link")
+	cmd.Flags().StringArrayVar(&o.links, "link", nil, "another sandbox in the network, under an alias that only this one knows: NAME[:ALIAS]; repeatable")
 	return cmd
 }
 
 func runNetworkConnect(ctx context.Context, e *env, o networkConnectOptions, network, sandbox string) error {
-	ep := attachment{network: network, aliases: o.aliases}
+	ep := attachment{network: network, aliases: o.aliases, links: o.links}
 	if err := ep.setIP(o.ip, o.ip6); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/cmd/fairlead/enter"
 	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -95,7 +96,7 @@ func killInNetNS(ctx context.Context, c *client.Client, netns string) error {
 	if err != nil {
 		return err
 	}
-	ns, err := openNetNS(place{netns: netns, daemonPid: st.Pid})
+	ns, err := enter.OpenNetNS(enter.Place{NetNS: netns, DaemonPid: st.Pid})
 	if errors.Is(err, rtnl.ErrNoNetNS) {
 		return nil
 	}

@@ -91,21 +91,4 @@ func verbArgs(cmd *cobra.Command, args []string) error {
 
 func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 
-// notYet refuses flags that are not available yet.
-func notYet(cmd *cobra.Command, flags ...string) error {
-	for _, name := range flags {
-		if cmd.Flags().Changed(name) {
-			return later("--" + name)
-		}
-	}
-	return nil
-}
-
 func later(what string) error { return fmt.Errorf("%s is not available yet (leave it out)", what) }
-
-// laterFlags declares flags that are not available yet, so that the error can say so.
-func laterFlags(cmd *cobra.Command, flags ...string) {
-	for _, name := range flags {
-		cmd.Flags().StringArray(name, nil, "not available yet")
-	}
-}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fairlead-net/fairlead/cmd/fairlead/enter"
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/api/client"
 	"github.com/fairlead-net/fairlead/control/host"
@@ -91,7 +92,7 @@ func runRun(ctx context.Context, e *env, program *exec.Cmd, spec model.SandboxSp
 		signals.close(false)
 		return err
 	}
-	if err := s.start(daemon.Pid, detach); err != nil {
+	if err := s.start(ctx, daemon.Pid, detach); err != nil {
 		signals.close(false)
 		return errors.Join(err, s.discard(ctx))
 	}
@@ -147,7 +148,7 @@ func (s *session) create(ctx context.Context, spec model.SandboxSpec) error {
 }
 
 // start starts the program.
-func (s *session) start(daemonPid int, detach bool) error {
+func (s *session) start(ctx context.Context, daemonPid int, detach bool) error {
 	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = s.env.stdin, s.env.stdout, s.env.stderr
 	if detach {
 		log, err := openLog(s.sandbox.LogPath)
@@ -158,7 +159,10 @@ func (s *session) start(daemonPid int, detach bool) error {
 		s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = nil, log, log
 		s.cmd.SysProcAttr.Setsid = true
 	}
-	at := place{netns: s.sandbox.NetworkSettings.SandboxKey, daemonPid: daemonPid, hostname: s.sandbox.Config.Hostname}
+	at, err := enter.At(ctx, s.client, s.sandbox, daemonPid)
+	if err != nil {
+		return err
+	}
 	if err := s.env.start(s.cmd, at); err != nil {
 		return startError(s.cmd.Path, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/fairlead-net/fairlead/cmd/fairlead/enter"
 	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -37,6 +38,22 @@ func TestRunStatus(t *testing.T) {
 		if sb.PID == 0 || sb.PIDStart == 0 || !sb.Exited || sb.ExitCode != want {
 			t.Errorf("%s: reported %+v", script, sb)
 		}
+	}
+}
+
+// started checks that one program was started, in a sandbox with its files.
+func (w *world) started(name string) {
+	w.t.Helper()
+	if len(w.places) != 1 {
+		w.t.Fatalf("started at %+v", w.places)
+	}
+	got := w.places[0]
+	if f := got.Files; filepath.Base(f.Hosts) != "hosts" || filepath.Base(f.ResolvConf) != "resolv.conf" || filepath.Base(f.Hostname) != "hostname" {
+		w.t.Errorf("files %+v", f)
+	}
+	got.Files = enter.Files{}
+	if want := (enter.Place{NetNS: "/run/fairlead/netns/" + name, DaemonPid: 77, Hostname: "h"}); got != want {
+		w.t.Errorf("place %+v, want %+v", got, want)
 	}
 }
 
@@ -62,9 +79,7 @@ func TestRunRequest(t *testing.T) {
 	if diff := cmp.Diff([]model.EndpointSpec{join}, w.fake.Connects, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("second network (-want +got)\n%s", diff)
 	}
-	if want := (place{netns: "/run/fairlead/netns/web", daemonPid: 77, hostname: "h"}); len(w.places) != 1 || w.places[0] != want {
-		t.Errorf("place %+v, want %+v", w.places, want)
-	}
+	w.started("web")
 	code, _, stderr := w.run("run", "--network", "host", "-p", "80", "true")
 	if code != 0 || stderr != "fairlead: warning: Published ports are discarded\n" {
 		t.Errorf("warning: got %d, %q", code, stderr)
@@ -273,9 +288,7 @@ func TestExec(t *testing.T) {
 	if code != 5 || out != "in\n" || stderr != "err\n" {
 		t.Errorf("got %d, %q, %q", code, out, stderr)
 	}
-	if want := (place{netns: "/run/fairlead/netns/box", daemonPid: 77, hostname: "h"}); len(w.places) != 1 || w.places[0] != want {
-		t.Errorf("place %+v, want %+v", w.places, want)
-	}
+	w.started("box")
 }
 
 // run and exec accept Docker's flags for running a program.

@@ -19,6 +19,7 @@ type attachment struct {
 	ip, ip6 netip.Addr
 	mac     model.MAC
 	aliases []string
+	links   []string
 }
 
 func (a *attachment) setIP(ip, ip6 string) error {
@@ -48,7 +49,11 @@ func (a *attachment) setMAC(mac string) error {
 }
 
 func (a *attachment) spec() model.EndpointSpec {
-	return model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases}
+	spec := model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases}
+	for _, link := range a.links {
+		spec.Links = append(spec.Links, api.ParseLink(link))
+	}
+	return spec
 }
 
 func (a *attachment) config() *api.EndpointConfig { return api.NewEndpointConfig(a.spec()) }
@@ -63,6 +68,8 @@ type sandboxFlags struct {
 	publishAll bool
 	expose     []string
 	hostname   string
+	lookup     lookupFlags
+	links      []string
 	labels     []string
 }
 
@@ -77,20 +84,17 @@ func (o *sandboxFlags) register(cmd *cobra.Command) {
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, "publish a port: [IP:][HOST[-HOST]:]PORT[-PORT][/tcp|udp|sctp]")
 	f.BoolVarP(&o.publishAll, "publish-all", "P", false, "publish all exposed ports on free host ports")
 	f.StringArrayVar(&o.expose, "expose", nil, "expose a port: PORT[-PORT][/tcp|udp|sctp]")
-	f.StringVar(&o.hostname, "hostname", "", "host name of the program")
+	f.StringVar(&o.hostname, "hostname", "", "host name of the program (default: the first 12 digits of the sandbox's ID)")
+	f.StringArrayVar(&o.links, "link", nil, "another sandbox in the first network, under an alias that only this one knows: NAME[:ALIAS]; repeatable")
+	o.lookup.register(cmd)
 	f.StringArrayVar(&o.labels, "label", nil, "label, KEY[=VALUE]")
-	laterFlags(cmd, laterSandboxFlags()...)
-}
-
-// laterSandboxFlags are flags that are not available yet.
-func laterSandboxFlags() []string {
-	return []string{"link", "dns", "dns-search", "dns-option", "add-host"}
 }
 
 // spec converts the flags to a request and the networks to connect to afterwards.
 func (o *sandboxFlags) spec(cmd *cobra.Command) (model.SandboxSpec, []attachment, error) {
 	spec := model.SandboxSpec{Hostname: o.hostname, PublishAll: o.publishAll}
-	if err := notYet(cmd, laterSandboxFlags()...); err != nil {
+	var err error
+	if spec.Lookup, err = o.lookup.parse(); err != nil {
 		return spec, nil, err
 	}
 	if len(o.hostname) > 64 {
@@ -146,6 +150,7 @@ func (o *sandboxFlags) attachments() ([]attachment, error) {
 		return nil, usagef("give addresses and aliases of network %q within --network %q, not beside it", first.network, values[0])
 	}
 	first.aliases = append(first.aliases, o.aliases...)
+	first.links = o.links
 	if err := first.setIP(o.ip, o.ip6); err != nil {
 		return nil, err
 	}
@@ -209,7 +214,9 @@ func (o *sandboxFlags) checkShared(joins []attachment) error {
 			name string
 			set  bool
 		}{
-			{"hostname", o.hostname != ""}, {"ip", o.ip != ""}, {"ip6", o.ip6 != ""}, {"mac-address", o.mac != ""}, {"network-alias", len(o.aliases) > 0},
+			{"hostname", o.hostname != ""}, {"domainname", o.lookup.domainname != ""}, {"link", len(o.links) > 0}, {"dns", len(o.lookup.servers) > 0},
+			{"dns-search", len(o.lookup.search) > 0}, {"dns-option", len(o.lookup.options) > 0}, {"add-host", len(o.lookup.hosts) > 0},
+			{"ip", o.ip != ""}, {"ip6", o.ip6 != ""}, {"mac-address", o.mac != ""}, {"network-alias", len(o.aliases) > 0},
 			{"publish", len(o.publish) > 0}, {"publish-all", o.publishAll}, {"expose", len(o.expose) > 0},
 		} {
 			if f.set {

@@ -104,6 +104,7 @@ func (c *EndpointConfig) Spec(network string) (model.EndpointSpec, error) {
 		return spec, nil
 	}
 	spec.Aliases, spec.IfName, spec.Bandwidth = c.Aliases, c.InterfaceName, c.Bandwidth.spec()
+	spec.Links = parseLinks(c.Links)
 	if c.MacAddress != "" {
 		mac, err := model.ParseMAC(c.MacAddress)
 		if err != nil {
@@ -155,7 +156,7 @@ func NewBandwidth(b model.Bandwidth) *Bandwidth {
 // NewEndpointConfig converts a spec to a part of a request. It does not contain the
 // network's name.
 func NewEndpointConfig(spec model.EndpointSpec) *EndpointConfig {
-	c := &EndpointConfig{Aliases: spec.Aliases, InterfaceName: spec.IfName, Bandwidth: NewBandwidth(spec.Bandwidth)}
+	c := &EndpointConfig{Aliases: spec.Aliases, Links: LinkTexts(spec.Links), InterfaceName: spec.IfName, Bandwidth: NewBandwidth(spec.Bandwidth)}
 	if !spec.MAC.IsZero() {
 		c.MacAddress = spec.MAC.String()
 	}
@@ -175,6 +176,9 @@ func (c *SandboxCreate) Spec(name string) (model.SandboxSpec, error) {
 		spec.NetworkMode = model.NetworkBridge
 	}
 	var err error
+	if spec.Lookup, err = c.lookup(); err != nil {
+		return spec, err
+	}
 	configs := c.NetworkingConfig.EndpointsConfig
 	for network, conf := range configs {
 		if len(configs) > 1 || network != spec.NetworkMode {
@@ -234,8 +238,10 @@ func NewSandboxCreate(spec model.SandboxSpec) SandboxCreate {
 			PublishAllPorts: spec.PublishAll, PortBindings: NewPortBindings(spec.Ports),
 		},
 	}
+	c.Domainname = spec.Lookup.Domainname
+	c.HostConfig.SetLookup(spec.Lookup)
 	ep := spec.Endpoint
-	if ep.IPv4.IsValid() || ep.IPv6.IsValid() || !ep.MAC.IsZero() || ep.IfName != "" || len(ep.Aliases) > 0 || !ep.Bandwidth.IsZero() {
+	if ep.IPv4.IsValid() || ep.IPv6.IsValid() || !ep.MAC.IsZero() || ep.IfName != "" || len(ep.Aliases) > 0 || len(ep.Links) > 0 || !ep.Bandwidth.IsZero() {
 		mode := spec.NetworkMode
 		if mode == "" {
 			mode = model.NetworkBridge

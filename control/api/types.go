@@ -101,6 +101,7 @@ type NetworksPruned struct {
 type EndpointConfig struct {
 	IPAMConfig *EndpointIPAM `json:",omitempty"`
 	Aliases    []string      `json:",omitempty"`
+	Links      []string      `json:",omitempty"` // TARGET:ALIAS
 	MacAddress string        `json:",omitempty"`
 	// InterfaceName is the interface's name in the sandbox; "": the first free of
 	// eth0, eth1, ….
@@ -153,6 +154,7 @@ type PortBinding struct {
 // ranges, as in "9000-9010/tcp".
 type SandboxCreate struct {
 	Hostname         string              `json:",omitempty"`
+	Domainname       string              `json:",omitempty"`
 	Cmd              []string            `json:",omitempty"`
 	Labels           map[string]string   `json:",omitempty"`
 	ExposedPorts     map[string]struct{} `json:",omitempty"`
@@ -167,6 +169,10 @@ type HostConfig struct {
 	AutoRemove      bool
 	PublishAllPorts bool                     `json:",omitempty"`
 	PortBindings    map[string][]PortBinding `json:",omitempty"`
+	DNS             []string                 `json:"Dns,omitempty"`
+	DNSOptions      []string                 `json:"DnsOptions,omitempty"`
+	DNSSearch       []string                 `json:"DnsSearch,omitempty"`
+	ExtraHosts      []string                 `json:",omitempty"` // NAME:ADDRESS
 }
 
 // NetworkingConfig configures how a new sandbox joins its first network. It has at most one
@@ -178,11 +184,15 @@ type NetworkingConfig struct {
 // Sandbox is the output of sandbox inspect, in the form of Docker's container
 // inspect.
 type Sandbox struct {
-	ID              string `json:"Id"`
-	Name            string
-	Created         time.Time
-	State           SandboxState
-	LogPath         string // file for the program's output with run -d
+	ID      string `json:"Id"`
+	Name    string
+	Created time.Time
+	State   SandboxState
+	LogPath string // file for the program's output with run -d
+	// Files to be mounted over those of the host, where programs are started; "": none.
+	HostnamePath    string `json:",omitempty"`
+	HostsPath       string `json:",omitempty"`
+	ResolvConfPath  string `json:",omitempty"`
 	Config          SandboxConfig
 	HostConfig      HostConfig
 	NetworkSettings NetworkSettings
@@ -214,6 +224,7 @@ type SandboxState struct {
 // SandboxConfig is the part of a sandbox's configuration that concerns the program.
 type SandboxConfig struct {
 	Hostname     string
+	Domainname   string `json:",omitempty"`
 	Cmd          []string
 	Labels       map[string]string
 	ExposedPorts map[string]struct{} `json:",omitempty"`
@@ -231,6 +242,7 @@ type NetworkSettings struct {
 type EndpointSettings struct {
 	IPAMConfig          *EndpointIPAM
 	Aliases             []string
+	Links               []string `json:",omitempty"`
 	NetworkID           string
 	EndpointID          string
 	InterfaceName       string

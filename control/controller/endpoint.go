@@ -131,6 +131,9 @@ func addEndpoint(ctx context.Context, t *txn.Tx, n *model.Network, sb *model.San
 	if len(spec.Aliases) > 0 && n.Name == model.NetworkBridge {
 		return nil, model.Refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks (create one with: fairlead network create)")
 	}
+	if err := checkLinks(t, n, spec.Links); err != nil {
+		return nil, err
+	}
 	if err := checkBandwidth(n, spec.Bandwidth); err != nil {
 		return nil, err
 	}

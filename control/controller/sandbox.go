@@ -88,6 +88,9 @@ func validateSandboxSpec(spec model.SandboxSpec) error {
 	case spec.Hostname != "" && !hostnameRule.MatchString(spec.Hostname):
 		return model.Refuse(model.ErrInvalid, "invalid hostname format: %s (letters, digits, dots and hyphens, at most 64)", spec.Hostname)
 	}
+	if err := validateLookup(spec.Lookup); err != nil {
+		return err
+	}
 	for _, e := range spec.Expose {
 		if err := resource.ValidatePortRange("exposed port", e.Port, e.Count, e.Proto); err != nil {
 			return err
@@ -120,6 +123,10 @@ func validateJoin(spec model.SandboxSpec) error {
 		conflicting = "port publishing"
 	case len(spec.Expose) > 0:
 		conflicting = "port exposing"
+	case len(spec.Lookup.Hosts) > 0:
+		conflicting = "custom host-to-IP mapping"
+	case !spec.Lookup.IsZero():
+		conflicting = "dns"
 	default:
 		return validateNoEndpoint(spec, "the container type network mode")
 	}
@@ -138,6 +145,8 @@ func validateNoEndpoint(spec model.SandboxSpec, mode string) error {
 		return model.Refuse(model.ErrInvalid, "conflicting options: interface name and %s (leave one out)", mode)
 	case !ep.Bandwidth.IsZero():
 		return model.Refuse(model.ErrInvalid, "conflicting options: bandwidth limits and %s (leave one out)", mode)
+	case len(ep.Links) > 0:
+		return model.Refuse(model.ErrInvalid, "conflicting options: links and %s (leave them out)", mode)
 	case len(ep.Aliases) > 0:
 		return model.Refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks, not with %s (leave them out)", mode)
 	}
@@ -151,6 +160,7 @@ func (c *Controller) createSandbox(ctx context.Context, t *txn.Tx, spec model.Sa
 		Created:    t.Now(),
 		NetNS:      spec.NetNS,
 		Hostname:   spec.Hostname,
+		Lookup:     spec.Lookup,
 		Labels:     maps.Clone(spec.Labels),
 		Command:    slices.Clone(spec.Command),
 		AutoRemove: spec.AutoRemove,

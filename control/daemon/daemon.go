@@ -29,6 +29,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/dns"
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 	"github.com/fairlead-net/fairlead/control/engine"
+	"github.com/fairlead-net/fairlead/control/etcfiles"
 	"github.com/fairlead-net/fairlead/control/gc"
 	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/instance"
@@ -73,6 +74,7 @@ type daemon struct {
 	docker     *dockerplugin.Server
 	namer      *dockerplugin.Namer // nil if no engine is queried for names
 	dns        *dns.Server
+	files      *etcfiles.Files
 	cluster    *node.Cluster    // nil if the host is not part of a cluster
 	querier    *querier.Querier // nil likewise
 	reach      *reach.Prober    // nil likewise
@@ -254,7 +256,7 @@ func (d *daemon) openState(ctx context.Context) error {
 		Observe:  d.metrics.Observe,
 		Log:      d.log,
 	}, d.datapath, tables.Of(d.datapath.Maps()), d.handle)
-	d.dns = dns.New(dns.Config{Log: d.log})
+	d.dns = dns.New(dns.Config{DialIn: d.dialIn, Log: d.log})
 	var err error
 	d.state, err = txn.New(txn.Config{
 		Store:        d.store,
@@ -269,6 +271,8 @@ func (d *daemon) openState(ctx context.Context) error {
 	d.announcer = announce.New(d.handle, d.log)
 	d.announcer.Update(d.state.Snapshot())
 	d.state.Subscribe(d.announcer.Update)
+	d.files = etcfiles.New(etcfiles.Config{Dir: d.cfg.Dirs.EtcFiles(), Log: d.log})
+	d.state.Subscribe(d.files.Update)
 	d.state.Subscribe(d.dns.Update) // so that names are served when a verb returns
 	if d.controller, err = controller.New(d.state, controller.Config{Namespaces: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run, Cluster: d.verbsCluster}); err != nil {
 		return err
@@ -284,6 +288,20 @@ func (d *daemon) openState(ctx context.Context) error {
 	}
 	d.collector = gc.New(gc.Config{Flows: d.datapath.Maps().Conntrack, Refused: d.refusedFlows, Log: d.log})
 	return d.explainDamage(d.controller.Start(ctx))
+}
+
+// dialIn connects from the network namespace of a sandbox.
+func (d *daemon) dialIn(ctx context.Context, netns, network, address string) (c net.Conn, err error) {
+	ns, err := d.handle.OpenSandboxNetNS(netns)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	err = ns.Do(func() error {
+		c, err = new(net.Dialer).DialContext(ctx, network, address)
+		return err
+	})
+	return c, err
 }
 
 // refusedFlows returns how many packets were dropped because the flow table was full.
@@ -303,7 +321,7 @@ func (k kernel) Accept(ctx context.Context, s *desired.Snapshot) func() error {
 
 // sizeFlags are the flags that set the sizes of tables.
 var sizeFlags = map[string][]string{
-	"--max-endpoints": {"fl_endpoint", "fl_fdb", "fl_neigh"},
+	"--max-endpoints": {"fl_endpoint", "fl_fdb", "fl_neigh", "fl_resolver"},
 	"--max-publishes": {"fl_service", "fl_backend"},
 	"--max-peers":     {"fl_peer_fdb", "fl_peer_neigh"},
 }

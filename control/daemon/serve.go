@@ -32,6 +32,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	run("expire flows", d.collector.Run)
 	run("reap sandboxes", d.reap)
 	run("serve DNS", d.dns.Run)
+	run("follow resolv.conf", d.files.Run)
 	run("announce addresses", d.announcer.Run)
 	if d.cluster != nil {
 		run("take part in the cluster", d.runCluster)

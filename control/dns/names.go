@@ -68,7 +68,7 @@ func keysOf(s *desired.Snapshot, id string) map[string]*model.Endpoint {
 		return nil
 	}
 	sb := s.Sandbox(ep.SandboxID)
-	if sb == nil {
+	if sb == nil || sb.Exited {
 		return nil
 	}
 	keys := map[string]*model.Endpoint{}
@@ -122,19 +122,63 @@ func namesOf(sb *model.Sandbox, ep *model.Endpoint) (list []string) {
 	return list
 }
 
-// networksOf returns the networks a client may resolve names in: every network it is a member of,
-// the one of its default route first. It returns nil for a non-member.
-func (n *names) networksOf(network string, from netip.Addr) (list []string) {
+// client is the sandbox that a query comes from.
+type client struct {
+	*model.Sandbox
+	networks []string // in which it may resolve names: that of its default route first
+	in       []*model.Endpoint
+}
+
+// client returns the sandbox that has an address in a network, or nil for a non-member.
+func (n *names) client(network string, from netip.Addr) *client {
 	ep := n.member(network, from)
 	if ep == nil {
 		return nil
 	}
-	own := slices.SortedFunc(n.snapshot.EndpointsOf(ep.SandboxID), func(a, b *model.Endpoint) int { return cmp.Compare(rank(a), rank(b)) })
-	for _, ep := range own {
-		list = append(list, ep.NetworkID)
+	c := &client{Sandbox: n.snapshot.Sandbox(ep.SandboxID)}
+	c.in = slices.SortedFunc(n.snapshot.EndpointsOf(ep.SandboxID), func(a, b *model.Endpoint) int { return cmp.Compare(rank(a), rank(b)) })
+	for _, ep := range c.in {
+		c.networks = append(c.networks, ep.NetworkID)
+	}
+	return c
+}
+
+// linked returns what has a name by a link of the client's, which only the client knows.
+func (n *names) linked(c *client, name string) (list []addressed) {
+	for _, ep := range c.in {
+		for _, link := range ep.Links {
+			if alias := strings.ToLower(link.Alias); name == alias || n.qualified(name, alias, ep.NetworkID) {
+				list = append(list, n.on(ep.NetworkID, strings.ToLower(link.Target))...)
+			}
+		}
 	}
 	return list
 }
+
+// qualified reports whether a name is an alias followed by the name of a network.
+func (n *names) qualified(name, alias, network string) bool {
+	rest, ok := strings.CutPrefix(name, alias+".")
+	id, exists := n.networks.Get(rest)
+	return ok && exists && id == network
+}
+
+// servers returns the servers that the user chose for the client, without those that are the server itself: it would
+// query itself.
+func (n *names) servers(c *client) (list []netip.Addr) {
+	for _, server := range c.Lookup.Servers {
+		own := server.Unmap() == local
+		for _, id := range c.networks {
+			own = own || slices.Contains(n.snapshot.Network(id).Resolvers(), server)
+		}
+		if !own {
+			list = append(list, server)
+		}
+	}
+	return list
+}
+
+// local is where sandboxes query names.
+var local = netip.AddrFrom4([4]byte{127, 0, 0, 11})
 
 // host reports whether an address is the host's own in a network.
 func (n *names) host(network string, addr netip.Addr) bool {

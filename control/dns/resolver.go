@@ -69,24 +69,28 @@ func (r *resolver) answer(ctx context.Context, network string, from netip.Addr, 
 		return reply(q, dns.RcodeNotImplemented), Refused
 	}
 	n := r.names()
-	networks := n.networksOf(network, from)
-	member := networks != nil
-	if !member && n.host(network, from) {
+	c := n.client(network, from)
+	var networks []string
+	if c != nil {
+		networks = c.networks
+	} else if n.host(network, from) {
 		networks = []string{network}
 	}
-	if a := local(n, networks, q); a != nil {
+	if a := fromNames(n, c, networks, q); a != nil {
 		if udp {
 			a.Truncate(room(q))
 		}
 		return a, Local
 	}
-	if !member {
+	switch {
+	case c == nil:
 		return reply(q, dns.RcodeRefused), Refused
-	}
-	if !n.external(networks) {
+	case len(c.Lookup.Servers) > 0:
+		return r.upstream.forward(ctx, from, udp, q, source{netns: c.NetNS, servers: n.servers(c)})
+	case !n.external(networks):
 		return reply(q, dns.RcodeNameError), Local // internal networks have no other names
 	}
-	return r.upstream.forward(ctx, from, udp, q)
+	return r.upstream.forward(ctx, from, udp, q, source{})
 }
 
 // room returns the maximum size of a UDP answer in bytes (RFC 1035 section 4.2.1, RFC 6891
@@ -107,8 +111,9 @@ func reply(q *dns.Msg, rcode int) *dns.Msg {
 	return a
 }
 
-// local answers from the names of sandboxes. It returns nil if they do not contain the name.
-func local(n *names, networks []string, q *dns.Msg) *dns.Msg {
+// fromNames answers from the names of sandboxes. It returns nil if they do not contain the name. The client is nil if
+// the host queries.
+func fromNames(n *names, c *client, networks []string, q *dns.Msg) *dns.Msg {
 	question := q.Question[0]
 	if question.Qclass != dns.ClassINET {
 		return nil
@@ -124,7 +129,14 @@ func local(n *names, networks []string, q *dns.Msg) *dns.Msg {
 		a.Answer = []dns.RR{&dns.PTR{Hdr: header, Ptr: dns.Fqdn(name)}}
 		return a
 	}
-	found := n.find(networks, strings.ToLower(strings.TrimSuffix(question.Name, ".")))
+	var found []addressed
+	name := strings.ToLower(strings.TrimSuffix(question.Name, "."))
+	if c != nil {
+		found = n.linked(c, name)
+	}
+	if found == nil {
+		found = n.find(networks, name)
+	}
 	if found == nil {
 		return nil
 	}

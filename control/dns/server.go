@@ -35,7 +35,9 @@ const retry = 5 * time.Second
 type Config struct {
 	// ResolvConf is the file that lists the host's resolvers. The default is /etc/resolv.conf.
 	ResolvConf string
-	Log        *slog.Logger // required
+	// DialIn connects from a network namespace, for the servers that users chose for a sandbox.
+	DialIn func(ctx context.Context, netns, network, address string) (net.Conn, error)
+	Log    *slog.Logger // required
 }
 
 // Remote is the names of members of networks on other nodes.
@@ -70,6 +72,7 @@ func New(cfg Config) *Server {
 	}
 	s.desired.Store(&desired.Snapshot{})
 	s.resolver.snapshot, s.resolver.upstream = s.desired.Load, newUpstream(cfg.ResolvConf, s.serves)
+	s.resolver.upstream.dialIn = cfg.DialIn
 	return s
 }
 

@@ -29,23 +29,25 @@ const (
 	maxPerClient   = 128                    // of one client
 )
 
-// upstream is the host's resolvers, as currently listed in a file.
+// upstream is the host's resolvers, as currently listed in a file, and those of sandboxes.
 type upstream struct {
 	file string
 	// own reports whether an address is one of the server's own, which would make a loop.
 	own  func(address string) bool
 	port string // of the resolvers; 53 except in tests
+	// dialIn connects from a network namespace.
+	dialIn func(ctx context.Context, netns, network, address string) (net.Conn, error)
 
 	mu      sync.Mutex
 	seen    os.FileInfo // of the file when it was read
 	servers []string
-	failed  map[string]time.Time
+	failed  map[server]time.Time
 	queries int
 	by      map[netip.Addr]int // of them, by client
 }
 
 func newUpstream(file string, own func(string) bool) *upstream {
-	return &upstream{file: file, own: own, port: strconv.Itoa(model.PortDNS), failed: map[string]time.Time{}, by: map[netip.Addr]int{}}
+	return &upstream{file: file, own: own, port: strconv.Itoa(model.PortDNS), failed: map[server]time.Time{}, by: map[netip.Addr]int{}}
 }
 
 // enter counts a query, or returns false if there are too many.
@@ -69,10 +71,31 @@ func (u *upstream) leave(from netip.Addr) {
 	}
 }
 
+// source is where the servers of a query come from.
+type source struct {
+	netns   string       // from which they are queried; "": from the host, and its own are queried
+	servers []netip.Addr // that the user chose for a sandbox
+}
+
+// server is a resolver.
+type server struct{ netns, address string }
+
 // list returns the resolvers in the order in which to query them.
-func (u *upstream) list() ([]string, error) {
+func (u *upstream) list(from source) (list []server, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if from.netns == "" {
+		list, err = u.hosts()
+	}
+	for _, a := range from.servers[:min(maxServers, len(from.servers))] {
+		list = append(list, server{from.netns, net.JoinHostPort(a.String(), u.port)})
+	}
+	slices.SortStableFunc(list, func(a, b server) int { return cmp.Compare(u.recentlyFailed(a), u.recentlyFailed(b)) })
+	return list, err
+}
+
+// hosts returns the host's resolvers.
+func (u *upstream) hosts() (list []server, err error) {
 	now, err := os.Stat(u.file)
 	if err != nil {
 		return nil, err
@@ -84,19 +107,17 @@ func (u *upstream) list() ([]string, error) {
 		}
 		u.seen, u.servers = now, conf.Servers
 	}
-	var list []string
-	for _, server := range u.servers {
-		if !u.own(server) && len(list) < maxServers {
-			list = append(list, net.JoinHostPort(server, u.port))
+	for _, at := range u.servers {
+		if !u.own(at) && len(list) < maxServers {
+			list = append(list, server{address: net.JoinHostPort(at, u.port)})
 		}
 	}
-	slices.SortStableFunc(list, func(a, b string) int { return cmp.Compare(u.recentlyFailed(a), u.recentlyFailed(b)) })
 	return list, nil
 }
 
 // recentlyFailed returns 1 for a server that failed recently, else 0.
-func (u *upstream) recentlyFailed(server string) int {
-	if at, ok := u.failed[server]; ok && time.Since(at) < failurePenalty {
+func (u *upstream) recentlyFailed(s server) int {
+	if at, ok := u.failed[s]; ok && time.Since(at) < failurePenalty {
 		return 1
 	}
 	return 0
@@ -104,23 +125,33 @@ func (u *upstream) recentlyFailed(server string) int {
 
 // note records whether a server answered. A refusal counts as an answer, since it may be due to
 // one sandbox's query.
-func (u *upstream) note(server string, ok bool) {
+func (u *upstream) note(s server, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if ok {
-		delete(u.failed, server)
+		delete(u.failed, s)
 	} else {
-		u.failed[server] = time.Now()
+		u.failed[s] = time.Now()
+		u.forget()
+	}
+}
+
+// forget removes failures that no longer matter: sandboxes come and go with their servers.
+func (u *upstream) forget() {
+	for s, at := range u.failed {
+		if time.Since(at) >= failurePenalty {
+			delete(u.failed, s)
+		}
 	}
 }
 
 // forward forwards a query, over the protocol that it came by, and returns the answer.
-func (u *upstream) forward(ctx context.Context, from netip.Addr, udp bool, q *dns.Msg) (*dns.Msg, string) {
+func (u *upstream) forward(ctx context.Context, from netip.Addr, udp bool, q *dns.Msg, to source) (*dns.Msg, string) {
 	if !u.enter(from) {
 		return reply(q, dns.RcodeRefused), Refused
 	}
 	defer u.leave(from)
-	servers, err := u.list()
+	servers, err := u.list(to)
 	if err != nil || len(servers) == 0 {
 		return reply(q, dns.RcodeServerFailure), Failed
 	}
@@ -134,37 +165,37 @@ func (u *upstream) forward(ctx context.Context, from netip.Addr, udp bool, q *dn
 
 // reaction is a server's result. A nil answer means that it failed.
 type reaction struct {
-	server string
+	server server
 	answer *dns.Msg
 }
 
 // first queries the servers in order, the next one when one failed or is slow, and returns the
 // first conclusive answer, else the last answer, or nil if there is none.
-func (u *upstream) first(ctx context.Context, udp bool, q *dns.Msg, servers []string) (last *dns.Msg) {
+func (u *upstream) first(ctx context.Context, udp bool, q *dns.Msg, servers []server) (last *dns.Msg) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	reactions := make(chan reaction, len(servers))
 	next := time.NewTimer(0)
 	defer next.Stop()
-	pending := "" // the last server queried, until it reacts
+	pending := server{} // the last server queried, until it reacts
 	for waiting := 0; ; {
 		select {
 		case <-next.C:
-			if pending != "" {
+			if pending != (server{}) {
 				u.note(pending, false) // until it reacts
 			}
 			if len(servers) > 0 {
 				pending = servers[0]
 				servers = servers[1:]
 				waiting++
-				go func(server string) { reactions <- reaction{server, exchange(ctx, udp, q, server)} }(pending)
+				go func(s server) { reactions <- reaction{s, u.exchange(ctx, udp, q, s)} }(pending)
 				next.Reset(hedgeDelay)
 			}
 			continue
 		case got := <-reactions:
 			waiting--
 			if got.server == pending {
-				pending = ""
+				pending = server{}
 			}
 			if got.answer != nil {
 				last = got.answer
@@ -187,14 +218,23 @@ func (u *upstream) first(ctx context.Context, udp bool, q *dns.Msg, servers []st
 }
 
 // exchange queries one server. It returns nil on failure.
-func exchange(ctx context.Context, udp bool, q *dns.Msg, server string) *dns.Msg {
+func (u *upstream) exchange(ctx context.Context, udp bool, q *dns.Msg, s server) *dns.Msg {
 	client := dns.Client{Net: "tcp", Timeout: queryTimeout, UDPSize: dns.MaxMsgSize}
 	if udp {
 		client.Net = "udp"
 	}
 	query := q.Copy()
 	query.Id = dns.Id()
-	a, _, err := client.ExchangeContext(ctx, query, server)
+	var a *dns.Msg
+	var err error
+	if s.netns == "" {
+		a, _, err = client.ExchangeContext(ctx, query, s.address)
+	} else if c, dialErr := u.dialIn(ctx, s.netns, client.Net, s.address); dialErr != nil {
+		err = dialErr
+	} else {
+		a, _, err = client.ExchangeWithConnContext(ctx, query, &dns.Conn{Conn: c, UDPSize: client.UDPSize})
+		_ = c.Close() // the answer is complete
+	}
 	if err != nil || len(a.Question) != 1 || !same(a.Question[0], query.Question[0]) {
 		return nil
 	}

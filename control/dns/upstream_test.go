@@ -58,7 +58,7 @@ func newExternal(t *testing.T, host string, port int, rcode int) (*externalServe
 
 const silent = -1
 
-var client = netip.MustParseAddr("10.1.0.2")
+var clientAddr = netip.MustParseAddr("10.1.0.2")
 
 // resolvConf writes a list of servers to a file.
 func resolvConf(t *testing.T, path string, servers ...string) string {
@@ -107,7 +107,7 @@ func TestUpstream(t *testing.T) {
 			for _, udp := range []bool{true, false} {
 				q := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
 				watch := machine.Start()
-				a, _ := u.forward(t.Context(), client, udp, q)
+				a, _ := u.forward(t.Context(), clientAddr, udp, q, source{})
 				if watch.Stop(); watch.Over(tc.most + 500*time.Millisecond) {
 					t.Errorf("took %v", watch.Took())
 				}
@@ -121,7 +121,7 @@ func TestUpstream(t *testing.T) {
 			// A server that did not answer is queried last from then on, but not one that
 			// refused.
 			before := first.queries.Load()
-			u.forward(t.Context(), client, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA))
+			u.forward(t.Context(), clientAddr, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA), source{})
 			if got := first.queries.Load() > before; got != tc.again {
 				t.Errorf("the first server was queried again: %v, want %v", got, tc.again)
 			}
@@ -137,15 +137,15 @@ func TestResolvConfChanges(t *testing.T) {
 	u := newUpstream(file, func(s string) bool { return s == "127.0.53.13" })
 	u.port = fmt.Sprint(port)
 	q := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
-	if m, _ := u.forward(t.Context(), client, true, q); len(m.Answer) != 1 {
+	if m, _ := u.forward(t.Context(), clientAddr, true, q, source{}); len(m.Answer) != 1 {
 		t.Errorf("answer %v", m)
 	}
 	resolvConf(t, file, "127.0.53.13", b.host, "127.0.53.13") // longer, since file times may be coarse
-	if m, _ := u.forward(t.Context(), client, true, q); len(m.Answer) != 1 || b.queries.Load() != 1 || a.queries.Load() != 1 {
+	if m, _ := u.forward(t.Context(), clientAddr, true, q, source{}); len(m.Answer) != 1 || b.queries.Load() != 1 || a.queries.Load() != 1 {
 		t.Errorf("answer %v; queried %d and %d times", m, a.queries.Load(), b.queries.Load())
 	}
 	resolvConf(t, file, "127.0.53.13")
-	if m, result := u.forward(t.Context(), client, true, q); m.Rcode != dns.RcodeServerFailure || result != Failed {
+	if m, result := u.forward(t.Context(), clientAddr, true, q, source{}); m.Rcode != dns.RcodeServerFailure || result != Failed {
 		t.Errorf("answer %v, %s without resolvers", m, result)
 	}
 }
@@ -158,7 +158,7 @@ func TestOwnServersComeAndGo(t *testing.T) {
 	u.port = fmt.Sprint(port)
 	for i, want := range []string{Forwarded, Failed, Forwarded} {
 		own = i == 1
-		if _, result := u.forward(t.Context(), client, true, new(dns.Msg).SetQuestion("eXample.com.", dns.TypeA)); result != want {
+		if _, result := u.forward(t.Context(), clientAddr, true, new(dns.Msg).SetQuestion("eXample.com.", dns.TypeA), source{}); result != want {
 			t.Errorf("query %d is %s, want %s", i, result, want)
 		}
 	}
@@ -169,13 +169,13 @@ func TestTooManyAtOnce(t *testing.T) {
 	u := newUpstream("/nonexistent", nil)
 	other := netip.MustParseAddr("10.1.0.3")
 	ask := func(from netip.Addr) string {
-		_, result := u.forward(t.Context(), from, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA))
+		_, result := u.forward(t.Context(), from, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA), source{})
 		return result
 	}
 	for range maxPerClient {
-		u.enter(client)
+		u.enter(clientAddr)
 	}
-	if one, another := ask(client), ask(other); one != Refused || another != Failed {
+	if one, another := ask(clientAddr), ask(other); one != Refused || another != Failed {
 		t.Errorf("a client beyond its limit is %s, another %s", one, another)
 	}
 	for i := range maxQueries - maxPerClient {
@@ -184,7 +184,7 @@ func TestTooManyAtOnce(t *testing.T) {
 	if got := ask(other); got != Refused {
 		t.Errorf("a query beyond the limit is %s", got)
 	}
-	u.leave(client)
+	u.leave(clientAddr)
 	if got := ask(other); got != Failed || len(u.by) != 1+maxQueries-maxPerClient {
 		t.Errorf("then it is %s, with %d clients", got, len(u.by))
 	}

@@ -52,6 +52,7 @@ const (
 	socketName = "api.sock"
 	namespaces = "netns"   // of the sandboxes with owned namespaces
 	tunnels    = "tunnels" // the namespace of the devices that make the kernel aggregate
+	etcFiles   = "etc"     // files of sandboxes
 	logs       = "logs"    // output of detached programs
 )
 
@@ -67,6 +68,9 @@ func (d Dirs) NetNS() string { return filepath.Join(d.Run, namespaces) }
 // Tunnels returns the path of the namespace of the devices that make the kernel aggregate the packets of tunnels.
 func (d Dirs) Tunnels() string { return filepath.Join(d.Run, tunnels) }
 
+// EtcFiles is the directory of the files of sandboxes.
+func (d Dirs) EtcFiles() string { return filepath.Join(d.Run, etcFiles) }
+
 // PluginSocket returns the path where a Docker Engine finds the drivers.
 func (d Dirs) PluginSocket() string { return filepath.Join(d.DockerPlugins, "fairlead.sock") }
 
@@ -76,6 +80,9 @@ func (d Dirs) RemoveRun() error {
 	files, err := filepath.Glob(filepath.Join(d.Run, logs, "*.log"))
 	if err != nil {
 		return fmt.Errorf("list logs: %w", err)
+	}
+	if err := os.RemoveAll(d.EtcFiles()); err != nil {
+		return fmt.Errorf("clean run directory: %w", err)
 	}
 	for _, name := range []string{logs, namespaces, socketName, lockName, ""} {
 		files = append(files, filepath.Join(d.Run, name))

@@ -398,6 +398,7 @@ type Sandbox struct {
 	EngineID string `json:"engine_id,omitempty"`
 
 	Hostname   string            `json:"hostname,omitempty"`
+	Lookup     Lookup            `json:"lookup,omitzero"`
 	Labels     map[string]string `json:"labels,omitempty"`
 	Command    []string          `json:"command,omitempty"`
 	AutoRemove bool              `json:"auto_remove,omitempty"`
@@ -470,6 +471,7 @@ type Endpoint struct {
 	IPv4    netip.Prefix `json:"ipv4,omitzero"` // address with the subnet's prefix length, not masked
 	IPv6    netip.Prefix `json:"ipv6,omitzero"`
 	Aliases []string     `json:"aliases,omitempty"`
+	Links   []Link       `json:"links,omitempty"`
 	// Bandwidth limits the interface. Zero means no limit.
 	Bandwidth Bandwidth `json:"bandwidth,omitzero"`
 	// FixedIPv4, FixedIPv6 and FixedMAC mean that the user chose the address.

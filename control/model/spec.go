@@ -106,6 +106,7 @@ type EndpointSpec struct {
 	MAC            MAC
 	IfName         string // in the sandbox; "": the first free of eth0, eth1, …
 	Aliases        []string
+	Links          []Link
 	Bandwidth      Bandwidth
 	Leased         bool // see Endpoint
 	// Claim is what the cluster reserved for the endpoint. Required if the network is shared.
@@ -140,6 +141,7 @@ type SandboxSpec struct {
 	NetworkMode string // "": bridge; host, none, container:REF, or a network
 	Endpoint    EndpointSpec
 	Hostname    string
+	Lookup      Lookup
 	Labels      map[string]string
 	Command     []string
 	AutoRemove  bool

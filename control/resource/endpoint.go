@@ -52,6 +52,7 @@ func newEndpoint(id string, n *model.Network, spec model.EndpointSpec) *model.En
 		ID:        id,
 		NetworkID: n.ID,
 		Aliases:   slices.Clone(spec.Aliases),
+		Links:     slices.Clone(spec.Links),
 		FixedIPv4: spec.IPv4.IsValid(),
 		FixedIPv6: spec.IPv6.IsValid(),
 		FixedMAC:  !spec.MAC.IsZero(),

@@ -81,13 +81,14 @@ var (
 		"control/engine":                    {"control/model", "control/desired", "control/desired/txn", "control/ipam", "control/resource"},
 		"control/api":                       {"control/model"},
 		"control/api/client":                {"control/api", "control/httpserve"},
-		"control/api/server":                {"control/api", "control/model", "control/desired", "control/httpserve"},
+		"control/api/server":                {"control/api", "control/etcfiles", "control/model", "control/desired", "control/httpserve"},
 		"control/httpserve":                 {},
 		"control/attach":                    {"control/api", "control/api/client", "control/model"},
 		"control/cni":                       {"control/api", "control/api/client", "control/attach", "control/model"},
 		"control/netavark":                  {"control/api", "control/api/client", "control/attach", "control/model"},
 		"control/dockerplugin":              {"control/model", "control/desired", "control/host/socket", "control/httpserve"},
 		"control/metrics":                   {"control/desired", "maps"},
+		"control/etcfiles":                  {"control/model", "control/desired"},
 		"control/dns":                       {"control/model", "control/desired", "control/desired/persistent"},
 		"control/announce":                  {"control/desired", "control/model", "control/rtnl"},
 		"control/querier":                   {"maps/flood"},
@@ -130,6 +131,7 @@ var (
 		"cmd/fairlead-cni":                  {"control/api/client", "control/attach", "control/cni"},
 		"cmd/fairlead-store":                {"control/cluster/embed", "control/cluster/launch", "control/cluster/token"},
 		"cmd/fairlead-netavark":             {"control/api/client", "control/attach", "control/netavark"},
+		"cmd/fairlead/enter":                {"control/api", "control/api/client", "control/model", "control/rtnl"},
 		"cmd/fairlead/demo":                 {"bench/world", "control/cluster/launch"},
 		"bench/world":                       {},
 		"bench":                             {"bench/..."},
@@ -243,7 +245,8 @@ var setns = regexp.MustCompile(`unix\.Setns\(|SYS_SETNS|netns\.Set\(`)
 var setnsHomes = []string{
 	"control/rtnl/netns.go",        // onThread
 	"bench/world/host.go",          // the hosts of demo and bench, on dedicated threads
-	"cmd/fairlead/enter.go",        // only the UTS namespace
+	"cmd/fairlead/enter/enter.go",  // only the UTS namespace
+	"cmd/fairlead/enter/files.go",  // only the mount namespace
 	"test/kernels/guest/daemon.go", // for the tests
 }
 

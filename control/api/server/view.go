@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/etcfiles"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -94,13 +95,21 @@ func (v *view) sandbox(sb *model.Sandbox) api.Sandbox {
 	out := api.Sandbox{
 		ID: sb.ID, Name: sb.Name, Created: sb.Created, State: v.state(sb), LogPath: v.logPath(sb.ID),
 		Config: api.SandboxConfig{
-			Hostname: sb.Hostname, Cmd: sb.Command, Labels: notNil(sb.Labels), ExposedPorts: api.NewExposedPorts(sb.Expose),
+			Hostname: sb.UTSName(), Domainname: sb.Lookup.Domainname, Cmd: sb.Command, Labels: notNil(sb.Labels), ExposedPorts: api.NewExposedPorts(sb.Expose),
 		},
 		HostConfig: api.HostConfig{NetworkMode: sb.NetworkMode, AutoRemove: sb.AutoRemove, PortBindings: api.NewPortBindings(requested(sb.Ports))},
 		NetworkSettings: api.NetworkSettings{
 			SandboxKey: sb.NetNS, Owned: sb.OwnsNetNS(),
 			Ports: map[string][]api.PortBinding{}, Networks: map[string]api.EndpointSettings{},
 		},
+	}
+	out.HostConfig.SetLookup(sb.Lookup)
+	if sb.HasFiles() {
+		dir := etcfiles.Dir(filepath.Join(v.runDir, "etc"), sb.ID)
+		out.HostsPath, out.ResolvConfPath = filepath.Join(dir, etcfiles.Hosts), filepath.Join(dir, etcfiles.ResolvConf)
+		if sb.UTSName() != "" {
+			out.HostnamePath = filepath.Join(dir, etcfiles.Hostname)
+		}
 	}
 	for _, p := range v.ports(sb) {
 		for i := range p.Count {
@@ -133,7 +142,7 @@ func (v *view) logPath(id string) string {
 
 func endpointSettings(n *model.Network, e *model.Endpoint) api.EndpointSettings {
 	out := api.EndpointSettings{
-		Aliases: e.Aliases, NetworkID: e.NetworkID, EndpointID: e.ID, InterfaceName: e.IfName,
+		Aliases: e.Aliases, Links: api.LinkTexts(e.Links), NetworkID: e.NetworkID, EndpointID: e.ID, InterfaceName: e.IfName,
 		IPAddress: model.AddrText(e.IPv4.Addr()), GlobalIPv6Address: model.AddrText(e.IPv6.Addr()),
 		MacAddress: e.MAC.String(), DefaultRoute: e.IsGateway(),
 		Bandwidth: api.NewBandwidth(e.Bandwidth),

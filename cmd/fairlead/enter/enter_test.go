@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package enter
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,12 +26,12 @@ func TestStartInside(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	look := func(at place) string {
+	look := func(at Place) string {
 		t.Helper()
 		var out bytes.Buffer
 		cmd := exec.Command("sh", "-c", "stat -Lc %i /proc/self/ns/net; cat /proc/sys/kernel/hostname")
 		cmd.Stdout = &out
-		if err := startInNetNS(cmd, at); err != nil {
+		if err := Start(cmd, at); err != nil {
 			t.Fatalf("%+v: %v", at, err)
 		}
 		if err := cmd.Wait(); err != nil {
@@ -53,12 +52,12 @@ func TestStartInside(t *testing.T) {
 	}
 	inside, home := inode(ns), inode("/proc/self/ns/net")
 	for _, tc := range []struct {
-		at   place
+		at   Place
 		want string
 	}{
-		{place{netns: ns}, inside + name + "\n"},
-		{place{netns: ns, hostname: "fairlead-test"}, inside + "fairlead-test\n"},
-		{place{daemonPid: os.Getpid()}, home + name + "\n"},
+		{Place{NetNS: ns}, inside + name + "\n"},
+		{Place{NetNS: ns, Hostname: "fairlead-test"}, inside + "fairlead-test\n"},
+		{Place{DaemonPid: os.Getpid()}, home + name + "\n"},
 	} {
 		if got := look(tc.at); got != tc.want {
 			t.Errorf("%+v: got %q, want %q", tc.at, got, tc.want)
@@ -75,9 +74,8 @@ func TestStartInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{file, "/no/such/ns"} {
-		err := startInNetNS(exec.Command("true"), place{netns: path, daemonPid: os.Getpid()})
-		var exit *exitError
-		if err = startError("true", err); !errors.As(err, &exit) || exit.code != exitFailed || !strings.Contains(err.Error(), path) {
+		err := Start(exec.Command("true"), Place{NetNS: path, DaemonPid: os.Getpid()})
+		if err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: got %v", path, err)
 		}
 	}
