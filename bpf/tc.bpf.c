@@ -85,10 +85,11 @@ int from_uplink(struct __sk_buff *skb)
 	return finish_arrived(skb, do_from_uplink(skb));
 }
 
-/* The packet counted as traffic when it arrived at an uplink, encrypted. */
+/* The packet counted as traffic when it arrived at an uplink, too: encrypted, and passed. */
 SEC("tc")
 int from_tunnel(struct __sk_buff *skb)
 {
+	count_traffic(NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);
 	if (!cfg_vxlan_port)
 		return finish(skb, VERDICT_NEXT);
 	return finish_arrived(skb, do_from_tunnel(skb));

@@ -17,6 +17,7 @@
 #include "endpoint.h"
 #include "fdb.h"
 #include "gateway.h"
+#include "gateway_icmp.h"
 #include "held.h"
 #include "hostflow.h"
 #include "icmp_error.h"
@@ -37,7 +38,8 @@ static __noinline int published_error(struct __sk_buff *skb, struct pkt *p)
 	struct ct_entry *e;
 	int err;
 
-	if (!w || p->ttl <= 1 || icmp_related(skb, p, skb->ifindex, w, &e) || !e || !e->out_if)
+	if (!w || p->ttl <= 1 || icmp_related(skb, p, skb->ifindex, skb->ifindex, w, &e) || !e ||
+	    !e->out_if)
 		return VERDICT_NEXT;
 	err = dest_endpoint(&d, e->out_if, &w->to);
 	return err ? err : deliver(skb, p, &d);
@@ -46,7 +48,7 @@ static __noinline int published_error(struct __sk_buff *skb, struct pkt *p)
 /* Handles a backend's reply to a client of its own network that used a published address, or the
  * virtual address of a service. The reply must be translated, although it is addressed to a
  * member. */
-__noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
+__noinline int published_answer(struct __sk_buff *skb, const struct endpoint *ep, __be16 eth_proto)
 {
 	struct dest d = {};
 	struct ct_entry *e;
@@ -64,8 +66,10 @@ __noinline int published_answer(struct __sk_buff *skb, __be16 eth_proto)
 	if (p.flags & PKT_ICMP_ERROR)
 		return published_error(skb, &p);
 	e = ct_find(&p.t, &confirmed);
-	if (!e || e->in_if != skb->ifindex || !e->out_if || p.ttl <= 1)
+	if (!e || e->in_if != skb->ifindex || !e->out_if)
 		return VERDICT_NEXT;
+	if (p.ttl <= 1)
+		return ep ? ttl_exceeded(skb, &p, ep) : -DROP_TTL;
 	err = known_hit(&p, e, confirmed, &to, &out_if);
 	if (!err)
 		err = dest_endpoint(&d, out_if, &to);

@@ -120,7 +120,7 @@ static __always_inline int do_from_endpoint(struct __sk_buff *skb, const struct 
 	if (multicast)
 		return flood(skb, ep);
 	if (ep->flags & EP_PUBLISHED && is_ip(eth.h_proto)) {
-		verdict = published_answer(skb, eth.h_proto);
+		verdict = published_answer(skb, ep, eth.h_proto);
 		if (verdict != VERDICT_NEXT)
 			return verdict;
 	}

@@ -192,7 +192,7 @@ static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 	struct ct_entry *e;
 	int err;
 
-	if (!w || icmp_related(skb, p, 0, w, &e) || !e) {
+	if (!w || icmp_related(skb, p, 0, 0, w, &e) || !e) {
 		if (cfg_vxlan_port && w)
 			tunnel_learn(skb, p, &w->in);
 		return uplink_to_host(skb, p, false);

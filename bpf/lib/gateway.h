@@ -29,6 +29,7 @@
 #include "icmp_msg.h"
 #include "maglev.h"
 #include "neigh.h"
+#include "node.h"
 #include "pkt.h"
 #include "service.h"
 #include "skb.h"
@@ -185,12 +186,14 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 		return -DROP_ISOLATED;
 	if (net) {
 		/* Routed to a member through the gateway, by the members' rules. */
-		if (!neigh_local(dst, net, &n))
+		if (!neigh_local(dst, net, &n) && !cfg_vxlan_port)
 			return -DROP_NO_MEMBER;
 		if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
 			return -DROP_ICC;
 		if (p->ttl <= 1)
 			return ttl_exceeded(skb, p, ep);
+		if (!n)
+			return dest_via(VIA(net, 0), &p->t); /* on another node, if anywhere */
 		if (n->flags & EP_SERVICE)
 			return begins ? VERDICT_VIP : -DROP_BAD_ICMP;
 		return dest_endpoint(d, n->ifindex, NULL);
@@ -248,7 +251,7 @@ static __always_inline int icmp_error_dest(struct __sk_buff *skb, struct pkt *p,
 
 	if (!w)
 		return -DROP_NAT_FAILED;
-	err = icmp_related(skb, p, skb->ifindex, w, &e);
+	err = icmp_related(skb, p, skb->ifindex, skb->ifindex, w, &e);
 	if (err)
 		return err;
 	if (!e)

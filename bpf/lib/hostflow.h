@@ -92,7 +92,7 @@ static __noinline int host_error_to_member(struct __sk_buff *skb, struct pkt *p)
 	struct ct_entry *e;
 	int err;
 
-	if (!w || icmp_related(skb, p, skb->ifindex, w, &e) || !e)
+	if (!w || icmp_related(skb, p, skb->ifindex, skb->ifindex, w, &e) || !e)
 		return VERDICT_NEXT;
 	err = nat_rewrite(skb, p, &w->to);
 	return err ? err : VERDICT_NEXT;

@@ -154,10 +154,10 @@ static __always_inline int icmp_rewrite_embedded(struct __sk_buff *skb, const st
 }
 
 /* Translates the packet embedded in ICMP error p if it belongs to a flow whose replies come
- * from device in_if, and sets w->to to the new addresses of the error itself. *out: the flow's
+ * from device in_if, or also from another, and sets w->to to the new addresses of the error itself. *out: the flow's
  * entry, or NULL. */
 static __always_inline int icmp_related(struct __sk_buff *skb, struct pkt *p, __u32 in_if,
-					struct icmp_work *w, struct ct_entry **out)
+					__u32 also, struct icmp_work *w, struct ct_entry **out)
 {
 	bool confirmed, xlat;
 	struct ct_entry *e;
@@ -169,7 +169,7 @@ static __always_inline int icmp_related(struct __sk_buff *skb, struct pkt *p, __
 		return err;
 	tuple_reverse(&w->key, &w->in.t);
 	e = ct_find(&w->key, &confirmed);
-	if (!e || e->in_if != in_if)
+	if (!e || (e->in_if != in_if && e->in_if != also))
 		return 0;
 	w->to = p->t;
 	w->to.daddr = e->xlat.daddr;

@@ -156,7 +156,7 @@ static __noinline int icmp_error_leaves(struct __sk_buff *skb, struct pkt *p,
 	struct icmp_work *w = icmp_scratch();
 	struct ct_entry *e;
 
-	if (!w || icmp_related(skb, p, 0, w, &e) || !e)
+	if (!w || icmp_related(skb, p, 0, 0, w, &e) || !e)
 		return pass_unless_sandbox(p, up, -DROP_BAD_ICMP);
 	return leave_translated(skb, p, &w->to, up);
 }

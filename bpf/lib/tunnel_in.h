@@ -382,20 +382,31 @@ __noinline int inner_error(struct __sk_buff *skb)
 	struct ct_entry *e;
 	struct pkt p;
 
-	if (!w || !f || inner_parse(skb, &p) ||
-	    icmp_related(skb, &p, VIA(VIA_NET(skb->cb[0]), 0), w, &e) || !e)
+	if (!w || !f || inner_parse(skb, &p))
+		return INNER_BRIDGE;
+	/* Its answers come from the member, and its packets from the node that it came to. */
+	if (icmp_related(skb, &p, VIA(VIA_NET(skb->cb[0]), 0), skb->cb[0] & ~FROM_HOST, w, &e) ||
+	    !e)
 		return INNER_BRIDGE;
 	f->onward = w->to;
 	f->via = e->out_if;
 	return INNER_FLOW;
 }
 
+/* Leaves a packet to the stack, whose errors reach the sender by the host port. The program cannot make
+ * one: the kernel shortens no packet that arrived in a tunnel. */
+static __always_inline int inner_to_stack(struct __sk_buff *skb, const struct endpoint *hp,
+					  struct dest *d)
+{
+	if (!hp || bpf_skb_store_bytes(skb, 0, hp->gw_mac, ETH_ALEN, 0))
+		return -DROP_ENDPOINT_GONE;
+	return dest_host(d, hp, PATH_STACK); /* to_uplink translates it then */
+}
+
 /* Routes the answer of a backend to a client outside. */
 static __always_inline int inner_outside(struct __sk_buff *skb, struct pkt *p, struct flow *f,
-					 struct dest *d)
+					 const struct endpoint *hp, struct dest *d)
 {
-	struct tunnel *t = tunnel_of(VIA_NET(skb->cb[0]));
-	struct endpoint *hp = t ? endpoint_find(t->hostport_if) : NULL;
 	struct next_hop *hop;
 
 	if (!hp)
@@ -404,19 +415,23 @@ static __always_inline int inner_outside(struct __sk_buff *skb, struct pkt *p, s
 	case ROUTE_OK:
 		return dest_next_hop(d, hop, &f->onward);
 	case ROUTE_TOO_BIG:
-		return -DROP_TOO_BIG;
+		if (xlat_needed(p, &f->onward.daddr))
+			return -DROP_TOO_BIG;
+		break;
 	case ROUTE_STACK:
+		if (xlat_needed(p, &f->onward.daddr))
+			return -DROP_NO_ROUTE;
 		break;
 	}
-	if (xlat_needed(p, &f->onward.daddr))
-		return -DROP_NO_ROUTE;
-	return dest_host(d, hp, PATH_STACK); /* to_uplink translates it then */
+	return inner_to_stack(skb, hp, d);
 }
 
 /* inner_flow sends a packet of a flow to the client. */
 __noinline int inner_flow(struct __sk_buff *skb)
 {
 	struct flow *f = flow_scratch();
+	struct tunnel *t = tunnel_of(VIA_NET(skb->cb[0]));
+	struct endpoint *hp = t ? endpoint_find(t->hostport_if) : NULL;
 	struct dest d = {};
 	struct pkt p;
 	int err;
@@ -427,8 +442,11 @@ __noinline int inner_flow(struct __sk_buff *skb)
 	if (err)
 		return err;
 	if (p.ttl <= 1)
-		return -DROP_TTL;
-	err = f->via ? dest_endpoint(&d, f->via, &f->onward) : inner_outside(skb, &p, f, &d);
+		err = p.flags & PKT_ICMP_ERROR ? -DROP_TTL : inner_to_stack(skb, hp, &d);
+	else if (f->via)
+		err = dest_endpoint(&d, f->via, &f->onward);
+	else
+		err = inner_outside(skb, &p, f, hp, &d);
 	if (err)
 		return err;
 	/* skb->protocol may still be that of the outer packet; a device sets it. */

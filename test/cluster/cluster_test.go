@@ -156,6 +156,12 @@ func twoHosts(p *pair) {
 		if err := a.Reach(5*time.Second, one.Host, "udp", two.IP(f), 7000+int(f)); err != nil {
 			t.Error(err)
 		}
+		// By the gateway, too, as a route in the sandbox may have it.
+		a.IP(one.Host, fmt.Sprintf("route add %s via %s", two.IP(f), a.Gateway("web", f)))
+		a.Ping(one.Host, two.IP(f))
+		if err := a.Reach(5*time.Second, one.Host, "tcp", two.IP(f), 7000+int(f)); err != nil {
+			t.Errorf("by the gateway: %v", err)
+		}
 		// The hosts themselves are members.
 		a.Ping(a.Host, one.IP(f))
 		a.PingSoon(a.Host, two.IP(f))

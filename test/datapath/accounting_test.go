@@ -8,21 +8,38 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fairlead-net/fairlead/maps"
 )
 
 // accounted is how many random packets the accounting rule is checked with.
 const accounted = 1_000_000
 
 // Every packet that a program processes is counted once as received, and once as forwarded,
-// passed or dropped: received = forwarded + passed + dropped.
+// passed or dropped: received = forwarded + passed + dropped. So it is on a host alone, and on one with overlay
+// networks, clear and encrypted ones, and services with a backend on another host.
 func TestAccounting(t *testing.T) {
-	w := newWorld(t, config{vars: featureVars()})
-	s := &scenario{TB: t, world: w}
+	t.Run("alone", func(t *testing.T) {
+		s := &scenario{TB: t, world: newWorld(t, config{vars: featureVars()})}
+		s.account(accounted*3/5, s.accountingPool(), "path peer", "path neigh", "path stack", "path redirect", "path flood", "path reply", "path pass",
+			"drop malformed", "drop isolated", "drop direct", "drop vlan", "drop martian", "drop bad_icmp", "drop frag_unknown", "drop ttl")
+	})
+	t.Run("overlay", func(t *testing.T) {
+		s := &scenario{TB: t, world: newServices(t, false)}
+		n := tunnels()[0]
+		s.served(n)
+		s.account(accounted*2/5, append(s.accountingPool(), s.overlayPool()...), "path tunnel", "path peer", "path neigh", "path stack", "path redirect",
+			"path flood", "path pass", "drop no_node", "drop tunnel_source", "drop tunnel_mac", "drop clear_text", "drop not_tunnel", "drop no_member", "drop ttl")
+	})
+}
+
+// account runs the programs with random packets like those of the pool. They have to move these counters, at least.
+func (s *scenario) account(packets int, pool []*sent, names ...string) {
+	t, w := s.TB, s.world
 	r := rand.New(rand.NewPCG(firstSeed, 0))
-	pool := s.accountingPool()
 	before := w.counts(t)
 	runs := 0
-	for range accounted {
+	for range packets {
 		p := pool[r.IntN(len(pool))]
 		frame := mutated(r, p.in)
 		if len(frame) < minimal(frame) {
@@ -33,8 +50,8 @@ func TestAccounting(t *testing.T) {
 		}
 		runs++
 	}
-	if runs < accounted*9/10 {
-		t.Errorf("only %d of %d packets were sent", runs, accounted)
+	if runs < packets*9/10 {
+		t.Errorf("only %d of %d packets were sent", runs, packets)
 	}
 	var received, done int
 	moved := w.counts(t).since(before)
@@ -49,8 +66,7 @@ func TestAccounting(t *testing.T) {
 	if received != runs || done != runs {
 		t.Errorf("%d packets were accounted as received and %d as forwarded, passed or dropped, want %d: %v", received, done, runs, moved)
 	}
-	for _, name := range []string{"path peer", "path neigh", "path stack", "path redirect", "path flood", "path reply", "path pass",
-		"drop malformed", "drop isolated", "drop direct", "drop vlan", "drop martian", "drop bad_icmp", "drop frag_unknown", "drop ttl"} {
+	for _, name := range names {
 		if moved[name].Packets == 0 {
 			t.Errorf("no packet moved %q: the random packets do not reach what they are to try", name)
 		}
@@ -101,6 +117,57 @@ func (s *scenario) accountingPool() []*sent {
 	a := s.members["a"]
 	ask := arp{smac: a.MAC, dmac: broadcast(), op: 1, sender: a.MAC, senderIP: a.IPv4, target4: s.members["b"].IPv4}
 	return append(pool, s.from("a", ask))
+}
+
+// overlayPool returns packets to and from other nodes, in clear text and by the device that encrypts, and those of
+// services.
+func (s *scenario) overlayPool() []*sent {
+	var pool []*sent
+	for _, f := range families() {
+		for _, n := range tunnels() {
+			out, in := s.toFar(f, "a", n), s.fromFar(f, "a", n)
+			pool = append(pool, s.from("a", out), s.from("gw1", out), s.from("a", out.with(func(p *packet) { p.dmac = broadcast() })),
+				s.from("a", s.via(f, "a", l4{proto: udp, sport: 7, dport: 9}, at(n.addr(f), 9))), s.from("a", s.toFar(f, "a", n).long(s.TB)))
+			for _, inner := range []packet{in, in.with(func(p *packet) { p.ttl = 1 }), in.with(func(p *packet) { p.dmac = awayMAC }),
+				in.with(func(p *packet) { p.smac = awayMAC }), in.with(func(p *packet) { p.dmac = broadcast() })} {
+				w := s.wrapped(n, inner)
+				pool = append(pool, s.arrive(w), s.arrive(w.with(func(w *wrap) { w.vni = secretVNI })), s.arrive(w.with(func(w *wrap) { w.vni = otherVNI })),
+					s.arrive(w.with(func(w *wrap) { w.src, w.dst = f.remote, f.uplink })))
+			}
+			vip := s.toVIP(f, "a")
+			published := s.client(f, l4{proto: tcp, sport: 40000, dport: servicePort}, at(f.uplink, servicePort))
+			pool = append(pool, s.from("a", vip), s.from("gw1", vip), s.arrive(s.wrapped(n, n.forwarded(f, vip).answer("SA"))), s.arrive(published))
+			got := published
+			got.smac = s.members["a"].GatewayMAC
+			pool = append(pool, s.arrive(s.wrapped(n, n.forwarded(f, got).answer("SA"))))
+			away := out.with(func(p *packet) { p.dmac = awayMAC })
+			pool = append(pool, s.from("a", away))
+		}
+		for _, to := range []string{"d", "nobody"} {
+			pool = append(pool, s.decrypted(f, to))
+		}
+	}
+	return pool
+}
+
+// decrypted returns a packet that arrives by the device that encrypts, for a member of network 2. It has no Ethernet header: the
+// kernel takes its first bytes for one, and the EtherType of IPv6 from the source address.
+func (s *scenario) decrypted(f family, to string) *sent {
+	node := tunnel{node: 9 + maps.EncryptedNode, mac: farMAC, local: localWG, remote: ip("fd00:aaaa:86dd::20")}
+	put := func(_ bool, err error) { s.Helper(); must(s.TB, err) }
+	put(s.set.Nodes.Put(maps.Node{ID: node.node, Local: node.local, Remote: node.remote, IfIndex: s.other.index, Encrypted: true}))
+	put(s.set.NodeAddrs.Put(maps.NodeAddr{Addr: node.remote, Node: node.node}))
+	put(s.set.HostAddrs.Put(node.local))
+	must(s.TB, s.set.PeerFDB.Put(maps.PeerFDBEntry{Net: netOther, MAC: farMAC, Node: node.node}))
+	p := s.fromFar(f, "d", tunnels()[0]).with(func(p *packet) {
+		if p.dmac = s.members["d"].MAC; to != "d" {
+			p.dmac = awayMAC
+		}
+	})
+	w := s.wrapped(node, p).with(func(w *wrap) { w.vni = secretVNI })
+	by := s.arrive(literal(w.bytes(s.TB)[14:]))
+	by.program, by.skb.Ifindex, by.skb.IngressIfindex = "from_tunnel", s.other.index, s.other.index
+	return by
 }
 
 // mutated returns a frame with random changes: often none, or so few that it still has a

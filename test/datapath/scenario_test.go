@@ -164,7 +164,6 @@ func (p *sent) expect(e expectation) *result {
 	switch {
 	case p.member.name != "":
 		e.counts.add(fmt.Sprint("from ", p.member.Net), len(p.in))
-	case p.program == "from_tunnel": // it counted when it arrived encrypted
 	case p.program != "to_uplink": // or a device that is not an endpoint
 		e.counts.add("from 0", len(p.in))
 	case p.skb.Mark != doneMark:
