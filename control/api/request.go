@@ -199,16 +199,31 @@ func (c *SandboxCreate) Spec(name string) (model.SandboxSpec, error) {
 		}
 		spec.Expose = append(spec.Expose, p)
 	}
-	for _, key := range slices.Sorted(maps.Keys(c.HostConfig.PortBindings)) {
-		for _, b := range c.HostConfig.PortBindings[key] {
+	spec.Ports, err = portSpecs(c.HostConfig.PortBindings)
+	return spec, err
+}
+
+// portSpecs translates published ports, in a fixed order.
+func portSpecs(bindings map[string][]PortBinding) (specs []model.PortSpec, err error) {
+	for _, key := range slices.Sorted(maps.Keys(bindings)) {
+		for _, b := range bindings[key] {
 			p, err := b.spec(key)
 			if err != nil {
-				return spec, model.Refuse(model.ErrInvalid, "published port %q: %v", key, err)
+				return nil, model.Refuse(model.ErrInvalid, "published port %q: %v", key, err)
 			}
-			spec.Ports = append(spec.Ports, p)
+			specs = append(specs, p)
 		}
 	}
-	return spec, nil
+	return specs, nil
+}
+
+// Specs translates the request, which names at least one port.
+func (p *PublishedPorts) Specs() ([]model.PortSpec, error) {
+	specs, err := portSpecs(p.PortBindings)
+	if err == nil && len(specs) == 0 {
+		err = model.Refuse(model.ErrInvalid, "no port is given (give PortBindings)")
+	}
+	return specs, err
 }
 
 func (b *PortBinding) spec(target string) (model.PortSpec, error) {

@@ -294,6 +294,11 @@ type Expected struct {
 	Gateways   []netip.Addr // of its default routes
 }
 
+// PublishedPorts is the body of POST /sandboxes/{ref}/publish and /unpublish, with the keys of HostConfig.
+type PublishedPorts struct {
+	PortBindings map[string][]PortBinding
+}
+
 // SandboxExited is the body of POST /sandboxes/{ref}/exited.
 type SandboxExited struct {
 	ExitCode int

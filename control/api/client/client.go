@@ -253,6 +253,16 @@ func (c *Client) SandboxStarted(ctx context.Context, ref string, s api.SandboxSt
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/started"), nil, s, nil)
 }
 
+// PublishPorts publishes further ports of a sandbox.
+func (c *Client) PublishPorts(ctx context.Context, ref string, p api.PublishedPorts) error {
+	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/publish"), nil, p, nil)
+}
+
+// UnpublishPorts is the reverse.
+func (c *Client) UnpublishPorts(ctx context.Context, ref string, p api.PublishedPorts) error {
+	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/unpublish"), nil, p, nil)
+}
+
 // SandboxExited reports the exit of that program.
 func (c *Client) SandboxExited(ctx context.Context, ref string, s api.SandboxExited) error {
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/exited"), nil, s, nil)

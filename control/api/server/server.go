@@ -131,6 +131,8 @@ func New(cfg Config) *Server {
 		"DELETE /sandboxes/{ref}":         s.sandboxRemove,
 		"POST /sandboxes/{ref}/check":     s.sandboxCheck,
 		"POST /sandboxes/{ref}/withdraw":  s.sandboxWithdraw,
+		"POST /sandboxes/{ref}/publish":   s.sandboxPublish,
+		"POST /sandboxes/{ref}/unpublish": s.sandboxUnpublish,
 		"POST /sandboxes/{ref}/started":   s.sandboxStarted,
 		"POST /sandboxes/{ref}/exited":    s.sandboxExited,
 		"GET /conntrack":                  s.flowList,
