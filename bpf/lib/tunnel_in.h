@@ -394,7 +394,8 @@ __noinline int inner_error(struct __sk_buff *skb)
 }
 
 /* Leaves a packet to the stack, whose errors reach the sender by the host port. The program cannot make
- * one: the kernel shortens no packet that arrived in a tunnel. */
+ * one: the kernel shortens no packet that arrived in a tunnel. Nor can it send a packet to a next hop by
+ * itself if skb->protocol is that of the outer packet: the host port's device sets it. */
 static __always_inline int inner_to_stack(struct __sk_buff *skb, const struct endpoint *hp,
 					  struct dest *d)
 {
@@ -451,8 +452,12 @@ __noinline int inner_flow(struct __sk_buff *skb)
 		return err;
 	/* skb->protocol may still be that of the outer packet; a device sets it. */
 	if ((skb->protocol == bpf_htons(ETH_P_IP)) != !!(p.flags & PKT_IP4)) {
-		if (d.kind == DEST_NEXT_HOP)
-			return -DROP_TUNNEL_FAILED;
+		if (d.kind == DEST_NEXT_HOP) {
+			if (xlat_needed(&p, &f->onward.daddr))
+				return -DROP_TUNNEL_FAILED;
+			d.to = NULL;
+			inner_to_stack(skb, hp, &d);
+		}
 		if (d.kind == DEST_SANDBOX)
 			d.kind = DEST_QUEUE;
 	}

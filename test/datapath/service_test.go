@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"strings"
@@ -45,7 +46,13 @@ func (n tunnel) hostMAC() maps.MAC {
 // port.
 func newServices(tb testing.TB, noting bool) *world {
 	tb.Helper()
-	w := newOverlay(tb, noting)
+	return newServicesWith(tb, noting, kernelHas(6, 3))
+}
+
+// newServicesWith sets what newOverlayWith does.
+func newServicesWith(tb testing.TB, noting bool, decapL3 uint8) *world {
+	tb.Helper()
+	w := newOverlayWith(tb, noting, decapL3)
 	put := func(_ bool, err error) { tb.Helper(); must(tb, err) }
 	for _, m := range w.members {
 		if m.Net == netPlain {
@@ -85,6 +92,30 @@ func TestServices(t *testing.T) {
 	cases := slices.Concat(virtualCases(), ingressCases(), backendCases())
 	t.Run("noting", func(t *testing.T) { runIn(t, newServices(t, true), cases) })
 	t.Run("shipped", func(t *testing.T) { runIn(t, newServices(t, false), cases) })
+}
+
+// TestAnswersByStack has answers to clients outside whose tunnel is of the other family. Without the flags of Linux 6.3 the
+// stack sends them to the next hop, and they are translated where they leave.
+func TestAnswersByStack(t *testing.T) {
+	runIn(t, newServicesWith(t, true, 0), over("other_family-stack", func(s *scenario, f family, n tunnel) {
+		if f.is4() == n.local.Is4() {
+			return
+		}
+		s.served(n)
+		hp, p := s.members["gw1"], s.client(f, l4{"tcp", tcp, 5000, servicePort, "SA"}, at(f.uplink, servicePort))
+		got := n.forwarded(f, p).with(func(p *packet) { p.smac = nodeMAC })
+		s.arrive(p).tunnelled(n, got, 0, "ct_created")
+		answer := got.answer("SA").with(func(p *packet) { p.dmac = hp.MAC })
+		r := s.arrive(s.wrapped(n, answer)).do()
+		if want := answer.bytes(s.TB); r.verdict != redirected || r.counts["path stack"].Packets != 1 || !bytes.Equal(r.out, want) {
+			s.Fatalf("verdict %s, counters %v, packet:\n%s\nwant:\n%s", r.verdict, r.counts, dump(r.out), dump(want))
+		}
+		out := answer.routed().with(func(a *packet) { a.src = p.dst })
+		left := s.leave(answer.routed(), 0).do()
+		if want := out.bytes(s.TB); !bytes.Equal(left.out, want) {
+			s.Errorf("leaves as:\n%s\nwant:\n%s", dump(left.out), dump(want))
+		}
+	}))
 }
 
 // toVIP returns a packet of a member to the virtual address.
