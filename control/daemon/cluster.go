@@ -189,6 +189,8 @@ func (d *daemon) openCluster(ctx context.Context) error {
 			mtu, f, err := under.MTU()
 			if encrypted {
 				mtu, f = mtu-model.WireGuardOverhead(f), model.V6
+			} else if err == nil {
+				err = under.CheckTunnels()
 			}
 			return mtu - peers.Overhead(f), err
 		},

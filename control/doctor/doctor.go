@@ -67,7 +67,7 @@ func clusterProblems(ctx context.Context, host string, status *api.Status) strin
 	if err != nil {
 		return "\nCluster\n  cannot list the hosts: " + err.Error() + "\n"
 	}
-	problems := describeCluster(status.Cluster, nodes)
+	problems := append(describeCluster(status.Cluster, nodes), withoutEthernet(nodes)...)
 	if len(problems) == 0 {
 		problems = []string{fmt.Sprintf("store %s answers; other hosts: %d", status.Cluster.Store, status.Cluster.Nodes)}
 	}
@@ -97,6 +97,25 @@ func describeCluster(c *api.ClusterStatus, nodes []api.Node) (problems []string)
 			problems = append(problems, fmt.Sprintf("host %s at %s is down since %s (if it does not come back: fairlead node rm %[1]s)", n.Name, n.Address, n.LastSeen.Format(time.DateTime)))
 		default:
 			problems = append(problems, describePaths(n)...)
+		}
+	}
+	return problems
+}
+
+// withoutEthernet lists the hosts to which tunnels cannot go, because of the device on the way.
+func withoutEthernet(nodes []api.Node) (problems []string) {
+	h, err := rtnl.New()
+	if err != nil {
+		return []string{"cannot check the devices to other hosts: " + err.Error()}
+	}
+	defer h.Close()
+	for _, n := range nodes {
+		if n.Self || n.Device == "" {
+			continue
+		}
+		if l, err := h.LinkByName(n.Device); err == nil && !l.Ethernet() {
+			problems = append(problems, fmt.Sprintf("host %s at %s is reached by device %s, whose packets have no Ethernet header: networks do not extend to it unless they are encrypted (use addresses of other devices as --advertise on both hosts, or create networks with -o encrypted)",
+				n.Name, n.Address, n.Device))
 		}
 	}
 	return problems

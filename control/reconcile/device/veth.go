@@ -9,6 +9,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/configure"
+	"github.com/fairlead-net/fairlead/control/rtnl/offload"
 	"github.com/fairlead-net/fairlead/control/rtnl/tc"
 )
 
@@ -56,7 +57,20 @@ func (k *veth) Create(s Spec) (Found, error) {
 	})
 	f := foundVeth(rtnl.EndpointAlias(s.ID), l)
 	f.Created = err == nil
+	if err == nil && s.Network.Has().Shared {
+		err = k.segmentTunnels(s)
+	}
 	return f, err
+}
+
+// segmentTunnels has the kernel segment what the sandbox itself encapsulates before it leaves: an aggregate
+// cannot be in two tunnels.
+func (k *veth) segmentTunnels(s Spec) error {
+	in := k.nl.Do
+	if s.NetNS != nil {
+		in = s.NetNS.Do
+	}
+	return in(func() error { return offload.Off(s.Endpoint.IfName, offload.Tunnels()...) })
 }
 
 // Configure installs the ingress limit before it brings the host end up.

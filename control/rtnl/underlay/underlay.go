@@ -56,6 +56,16 @@ func (u *Underlay) Path(to netip.Addr) (hop rtnl.Hop, err error) {
 	return hop, err
 }
 
+// CheckTunnels refuses an underlay by whose device the programs can neither send nor receive tunnels, since
+// its packets have no Ethernet header. The stack sends and receives encrypted ones.
+func (u *Underlay) CheckTunnels() error {
+	l, _, err := u.device()
+	if err != nil || l.Index == 0 || l.Ethernet() {
+		return err
+	}
+	return model.Refuse(model.ErrInvalid, "other hosts reach this one by device %s, whose packets have no Ethernet header (restart the daemon with --advertise ADDRESS of another device, or create the network with: -o encrypted)", l.Name)
+}
+
 func (u *Underlay) deviceMTU(index uint32) (int, error) {
 	l, err := u.nl.Link(index)
 	return l.MTU, err
@@ -64,9 +74,22 @@ func (u *Underlay) deviceMTU(index uint32) (int, error) {
 // MTU returns the size of the largest packet to the outside by the addresses that others know, and the
 // family that tunnels have then: IPv4 if there is an address of both.
 func (u *Underlay) MTU() (mtu int, f model.Family, err error) {
+	l, f, err := u.device()
+	if err != nil {
+		return 0, f, err
+	}
+	if l.Index == 0 {
+		return model.DefaultMTU, f, nil
+	}
+	return l.MTU, f, nil
+}
+
+// device returns the device with the address that others know, of the family that tunnels have then; the
+// zero Link: none has it.
+func (u *Underlay) device() (l rtnl.Link, f model.Family, err error) {
 	v4, v6, err := u.VTEPs()
 	if err != nil {
-		return 0, 0, err
+		return l, 0, err
 	}
 	own := v4
 	if f = model.V4; !v4.IsValid() {
@@ -74,15 +97,15 @@ func (u *Underlay) MTU() (mtu int, f model.Family, err error) {
 	}
 	addrs, err := u.nl.Addrs()
 	if err != nil {
-		return 0, f, err
+		return l, f, err
 	}
 	for _, a := range addrs {
 		if a.Prefix.Addr() == own {
-			mtu, err = u.deviceMTU(a.IfIndex)
-			return mtu, f, err
+			l, err = u.nl.Link(a.IfIndex)
+			return l, f, err
 		}
 	}
-	return model.DefaultMTU, f, nil
+	return l, f, nil
 }
 
 // Watch calls changed when routes, addresses or devices change, until ctx ends.
