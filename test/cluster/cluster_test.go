@@ -74,11 +74,11 @@ func newPairAt(t *testing.T, atA, atB, storeA, storeB string, more ...string) *p
 	return p
 }
 
-// start starts both daemons, and waits until both are registered.
-func (p *pair) start() *pair {
+// start starts both daemons, the second with more flags, and waits until both are registered.
+func (p *pair) start(more ...string) *pair {
 	p.Helper()
 	p.a.StartDaemon()
-	p.b.StartDaemon()
+	p.b.StartDaemon(more...)
 	for _, l := range []*lab.Lab{p.a, p.b} {
 		l.Eventually(20*time.Second, func() error {
 			if up := l.Fairlead("node", "ls", "--format", "{{.Name}} {{.Status}}"); up != "a up\nb up" {

@@ -32,12 +32,12 @@ const (
 )
 
 // startEncrypted starts WireGuard in user space and the daemons on both hosts.
-func (p *pair) startEncrypted() *pair {
+func (p *pair) startEncrypted(more ...string) *pair {
 	p.Helper()
 	for _, l := range []*lab.Lab{p.a, p.b} {
 		l.UserSpaceWireGuard()
 	}
-	return p.start()
+	return p.start(more...)
 }
 
 // wire counts the datagrams that pass a device: those of VXLAN by their VNI, and those of WireGuard. Segments may

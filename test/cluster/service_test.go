@@ -73,8 +73,10 @@ func active(l *lab.Lab, name string, want ...string) (svc api.Service) {
 // drained and resumed from the other host.
 func TestService(t *testing.T) { testService(newPair(t).start()) }
 
-// TestEncryptedService is the same in an encrypted network.
-func TestEncryptedService(t *testing.T) { testService(newPair(t).startEncrypted(), "-o", "encrypted") }
+// TestEncryptedService is the same in an encrypted network. The hosts receive at different ports.
+func TestEncryptedService(t *testing.T) {
+	testService(newPair(t).startEncrypted("--wireguard-port", "51900"), "-o", "encrypted")
+}
 
 func testService(p *pair, options ...string) {
 	a, b := p.a, p.b
