@@ -14,6 +14,7 @@ type networkConnectOptions struct {
 	ip, ip6 string
 	aliases []string
 	links   []string
+	gwPrio  int
 }
 
 func newNetworkConnectCommand(e *env) *cobra.Command {
@@ -31,11 +32,12 @@ func newNetworkConnectCommand(e *env) *cobra.Command {
 	cmd.Flags().StringVar(&o.ip6, "ip6", "", "IPv6 address (default: a free one)")
 	cmd.Flags().StringArrayVar(&o.aliases, "alias", nil, "name in the network beside the sandbox's own; also that of a service; repeatable")
 	cmd.Flags().StringArrayVar(&o.links, "link", nil, "another sandbox in the network, under an alias that only this one knows: NAME[:ALIAS]; repeatable")
+	cmd.Flags().IntVar(&o.gwPrio, "gw-priority", 0, "the network with the highest has the sandbox's default route and published ports, if it has a gateway (default: by name)")
 	return cmd
 }
 
 func runNetworkConnect(ctx context.Context, e *env, o networkConnectOptions, network, sandbox string) error {
-	ep := attachment{network: network, aliases: o.aliases, links: o.links}
+	ep := attachment{network: network, aliases: o.aliases, links: o.links, gwPrio: o.gwPrio}
 	if err := ep.setIP(o.ip, o.ip6); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ package main
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,6 +21,7 @@ type attachment struct {
 	mac     model.MAC
 	aliases []string
 	links   []string
+	gwPrio  int
 }
 
 func (a *attachment) setIP(ip, ip6 string) error {
@@ -49,7 +51,7 @@ func (a *attachment) setMAC(mac string) error {
 }
 
 func (a *attachment) spec() model.EndpointSpec {
-	spec := model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases}
+	spec := model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases, GwPriority: a.gwPrio}
 	for _, link := range a.links {
 		spec.Links = append(spec.Links, api.ParseLink(link))
 	}
@@ -76,7 +78,7 @@ type sandboxFlags struct {
 func (o *sandboxFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.networks, "network", nil,
-		`network to join, or host, none, container:NAME; repeatable; also as name=NET,ip=…,ip6=…,mac-address=…,alias=… (default "bridge")`)
+		`network to join, or host, none, container:NAME; repeatable; also as name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=… (default "bridge")`)
 	f.StringVar(&o.ip, "ip", "", "IPv4 address in the first network (default: a free one)")
 	f.StringVar(&o.ip6, "ip6", "", "IPv6 address in the first network (default: a free one)")
 	f.StringVar(&o.mac, "mac-address", "", "MAC address in the first network (default: generated)")
@@ -186,10 +188,14 @@ func parseNetwork(v string) (attachment, error) {
 			err = a.setMAC(value)
 		case "alias":
 			a.aliases = append(a.aliases, value)
-		case "link-local-ip", "driver-opt", "gw-priority":
+		case "gw-priority":
+			if a.gwPrio, err = strconv.Atoi(value); err != nil {
+				err = usagef("--network %q: gw-priority %q is not a number", v, value)
+			}
+		case "link-local-ip", "driver-opt":
 			err = later(key + " in --network")
 		default:
-			err = usagef("--network %q: unknown field %q (known: name, ip, ip6, mac-address, alias)", v, key)
+			err = usagef("--network %q: unknown field %q (known: name, ip, ip6, mac-address, alias, gw-priority)", v, key)
 		}
 		if err != nil {
 			return a, err

@@ -103,7 +103,7 @@ func (c *EndpointConfig) Spec(network string) (model.EndpointSpec, error) {
 	if c == nil {
 		return spec, nil
 	}
-	spec.Aliases, spec.IfName, spec.Bandwidth = c.Aliases, c.InterfaceName, c.Bandwidth.spec()
+	spec.Aliases, spec.IfName, spec.Bandwidth, spec.GwPriority = c.Aliases, c.InterfaceName, c.Bandwidth.spec(), c.GwPriority
 	spec.Links = parseLinks(c.Links)
 	if c.MacAddress != "" {
 		mac, err := model.ParseMAC(c.MacAddress)
@@ -156,7 +156,7 @@ func NewBandwidth(b model.Bandwidth) *Bandwidth {
 // NewEndpointConfig converts a spec to a part of a request. It does not contain the
 // network's name.
 func NewEndpointConfig(spec model.EndpointSpec) *EndpointConfig {
-	c := &EndpointConfig{Aliases: spec.Aliases, Links: LinkTexts(spec.Links), InterfaceName: spec.IfName, Bandwidth: NewBandwidth(spec.Bandwidth)}
+	c := &EndpointConfig{Aliases: spec.Aliases, Links: LinkTexts(spec.Links), InterfaceName: spec.IfName, GwPriority: spec.GwPriority, Bandwidth: NewBandwidth(spec.Bandwidth)}
 	if !spec.MAC.IsZero() {
 		c.MacAddress = spec.MAC.String()
 	}

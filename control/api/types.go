@@ -29,9 +29,12 @@ type Network struct {
 	EnableIPv6 bool
 	IPAM       IPAM
 	Internal   bool
-	VNI        uint32                   `json:",omitempty"` // of a network that hosts share
-	MTU        int                      `json:",omitempty"` // of one, in bytes
-	Encrypted  bool                     `json:",omitempty"` // between hosts
+	VNI        uint32 `json:",omitempty"` // of a network that hosts share
+	MTU        int    `json:",omitempty"` // of one, in bytes
+	Encrypted  bool   `json:",omitempty"` // between hosts
+	// Uncarried: no program of Fairlead sees the packets, so nothing of them is counted, checked or published.
+	Uncarried  bool                     `json:",omitempty"`
+	HostAddrs  []string                 `json:",omitempty"` // of this host in a network with access for it
 	Containers map[string]NetworkMember // by sandbox ID; filled by inspect only
 	Options    map[string]string
 	Labels     map[string]string
@@ -103,6 +106,7 @@ type EndpointConfig struct {
 	Aliases    []string      `json:",omitempty"`
 	Links      []string      `json:",omitempty"` // TARGET:ALIAS
 	MacAddress string        `json:",omitempty"`
+	GwPriority int           `json:",omitempty"` // the network with the highest has the default routes
 	// InterfaceName is the interface's name in the sandbox; "": the first free of
 	// eth0, eth1, ….
 	InterfaceName string     `json:",omitempty"`
@@ -254,6 +258,7 @@ type EndpointSettings struct {
 	GlobalIPv6PrefixLen int
 	MacAddress          string
 	DefaultRoute        bool       // the sandbox's default route uses this endpoint
+	GwPriority          int        `json:",omitempty"`
 	Bandwidth           *Bandwidth `json:",omitempty"`
 }
 

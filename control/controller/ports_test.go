@@ -5,6 +5,7 @@ package controller_test
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -210,7 +211,7 @@ func TestPublishesFollowTheGateway(t *testing.T) {
 	step("connect", "b", "127.0.0.1:80->80/tcp@b ::1:81->81/tcp@b")
 	step("connect", "a", "127.0.0.1:80->80/tcp@b ::1:81->81/tcp@b")
 	step("disconnect", "b", "*:80->80/tcp@a ::1:81->81/tcp@a")
-	step("connect", "b", "*:80->80/tcp@a ::1:81->81/tcp@a")
+	step("connect", "b", "127.0.0.1:80->80/tcp@b ::1:81->81/tcp@b") // it has default routes of both families
 	step("disconnect", "a", "127.0.0.1:80->80/tcp@b ::1:81->81/tcp@b")
 	step("disconnect", "b", "")
 
@@ -219,6 +220,61 @@ func TestPublishesFollowTheGateway(t *testing.T) {
 	before := w.Snapshot()
 	_, err := w.Connect(t.Context(), "b", "web", model.EndpointSpec{})
 	w.Refused(before, err, model.ErrConflict, fmt.Sprintf("port is already allocated (by sandbox %q", other.Name))
+}
+
+// The network of the highest priority has the default routes and the published ports, in each family for which it has a
+// gateway; among equals, the one with more gateways, and then the first by name. An endpoint whose packets the
+// datapath does not carry serves no port, in no family whose default route it has.
+func TestGatewayPriority(t *testing.T) {
+	w := newWorld(t)
+	w.MakeNetwork(model.NetworkSpec{Name: "four"})
+	w.MakeNetwork(model.NetworkSpec{Name: "both", EnableIPv6: true})
+	w.MakeNetwork(model.NetworkSpec{Name: "equal", EnableIPv6: true})
+	w.MakeNetwork(model.NetworkSpec{Name: "six", NoIPv4: true, EnableIPv6: true})
+	lan := func(gateway string) []model.SubnetSpec {
+		return []model.SubnetSpec{{Prefix: netip.MustParsePrefix("10.200.0.0/24"), Gateway: verbtest.Addr(gateway)}}
+	}
+	w.MakeNetwork(model.NetworkSpec{Name: "lan", Driver: model.DriverMacvlan, Subnets: lan("10.200.0.1"), Options: map[string]string{model.OptParent: "eth0"}})
+	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: "four", Ports: []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1), verbtest.TCP("127.0.0.1", 81, 1, 81, 1)}})
+	routes := func() (text string) {
+		for _, f := range model.Families {
+			for ep := range w.Snapshot().Endpoints() {
+				if ep.DefaultRoute(f) {
+					text += w.Snapshot().Network(ep.NetworkID).Name + " "
+				}
+			}
+		}
+		return text
+	}
+	step := func(network string, priority int, wantRoutes, wantServed string) {
+		t.Helper()
+		if _, err := w.Connect(t.Context(), network, "web", model.EndpointSpec{GwPriority: priority}); err != nil {
+			t.Fatal(err)
+		}
+		if got := routes(); got != wantRoutes {
+			t.Errorf("after connect %s: default routes by %q, want %q", network, got, wantRoutes)
+		}
+		if got := w.served(); got != wantServed {
+			t.Errorf("after connect %s: served = %q, want %q", network, got, wantServed)
+		}
+		w.Check()
+	}
+	drop := func(network string) {
+		t.Helper()
+		if err := w.Disconnect(t.Context(), network, "web", false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step("equal", 0, "equal equal ", "*:80->80/tcp@equal 127.0.0.1:81->81/tcp@equal")
+	step("both", 0, "both both ", "*:80->80/tcp@both 127.0.0.1:81->81/tcp@both")
+	step("six", 1, "both six ", "0.0.0.0:80->80/tcp@both 127.0.0.1:81->81/tcp@both :::80->80/tcp@six")
+	step("lan", 2, "lan six ", ":::80->80/tcp@six")
+	drop("lan")
+	step("lan", -1, "both six ", "0.0.0.0:80->80/tcp@both 127.0.0.1:81->81/tcp@both :::80->80/tcp@six")
+	drop("six")
+	if got, want := w.served(), "*:80->80/tcp@both 127.0.0.1:81->81/tcp@both"; got != want {
+		t.Errorf("without six: served = %q, want %q", got, want)
+	}
 }
 
 func TestAPublishKeepsItsIDWhenItMoves(t *testing.T) {

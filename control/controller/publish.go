@@ -4,6 +4,7 @@ package controller
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 
 	"github.com/fairlead-net/fairlead/control/desired/txn"
@@ -11,30 +12,101 @@ import (
 	"github.com/fairlead-net/fairlead/control/resource"
 )
 
-// chooseGateway finds and marks the endpoint for the sandbox's default routes: the first
-// one whose network has a default route. It returns the endpoint if it can serve published ports, otherwise nil.
-func chooseGateway(t *txn.Tx, sandboxID string) *model.Endpoint {
-	var gw *model.Endpoint
-	for _, ep := range slices.Collect(t.Next.EndpointsOf(sandboxID)) {
-		is := gw == nil && hasDefaultRoute(t.Next.Network(ep.NetworkID))
-		if ep.IsGateway() != is {
+// gateways holds the endpoints of a sandbox that serve published ports at the host's addresses of each family, or nil.
+type gateways struct{ v4, v6 *model.Endpoint }
+
+// chooseGateways finds and marks the endpoints for the sandbox's default routes, in each family the first whose network has
+// one, in Docker's order: by priority, by the number of families with a default route, by the network's name. If no network
+// has a default route of one family, the endpoint of the other has it. Ports are not published at an endpoint
+// whose packets the datapath does not carry.
+func chooseGateways(t *txn.Tx, sandboxID string) (gws gateways) {
+	all := slices.Collect(t.Next.EndpointsOf(sandboxID))
+	network := func(ep *model.Endpoint) *model.Network { return t.Next.Network(ep.NetworkID) }
+	routes := func(ep *model.Endpoint) (n int) {
+		for _, f := range model.Families {
+			if network(ep).HasDefaultRoute(ep, f) {
+				n++
+			}
+		}
+		return n
+	}
+	ranked := slices.SortedFunc(slices.Values(all), func(a, b *model.Endpoint) int {
+		return cmp.Or(cmp.Compare(b.GwPriority, a.GwPriority), cmp.Compare(routes(b), routes(a)), cmp.Compare(network(a).Name, network(b).Name))
+	})
+	var first [len(model.Families)]string // IDs
+	for _, f := range model.Families {
+		if i := slices.IndexFunc(ranked, func(ep *model.Endpoint) bool { return network(ep).HasDefaultRoute(ep, f) }); i >= 0 {
+			first[f] = ranked[i].ID
+		}
+	}
+	first = [...]string{cmp.Or(first[model.V4], first[model.V6]), cmp.Or(first[model.V6], first[model.V4])}
+	for _, ep := range all {
+		if is4, is6 := ep.ID == first[model.V4], ep.ID == first[model.V6]; ep.DefaultRoute4 != is4 || ep.DefaultRoute6 != is6 {
 			changed := *ep
-			changed.DefaultRoute4, changed.DefaultRoute6 = is, is
+			changed.DefaultRoute4, changed.DefaultRoute6 = is4, is6
 			ep = &changed
 			t.PutEndpoint(ep.ID, ep)
 		}
-		if is {
-			gw = ep
+		if ep.DefaultRoute4 && network(ep).Has().Entries {
+			gws.v4 = ep
+		}
+		if ep.DefaultRoute6 && network(ep).Has().Entries {
+			gws.v6 = ep
 		}
 	}
-	if gw != nil && !t.Next.Network(gw.NetworkID).Has().Entries {
-		return nil
-	}
-	return gw
+	return gws
 }
 
-func hasDefaultRoute(n *model.Network) bool {
-	return !n.Internal && slices.ContainsFunc(n.Subnets, func(s model.Subnet) bool { return s.Gateway.IsValid() })
+// served is a published port at one of the gateways.
+type served struct {
+	at *model.Endpoint
+	model.PortBinding
+}
+
+// split returns where a binding is served. Two gateways share one without an address.
+func (g gateways) split(t *txn.Tx, b model.PortBinding) (list []served) {
+	add := func(at *model.Endpoint, host netip.Addr) {
+		if at == nil {
+			return
+		}
+		b := b
+		if b.HostIP = host; host.IsValid() {
+			if !t.Next.Network(at.NetworkID).Backend(at, host).IsValid() {
+				return
+			}
+		}
+		list = append(list, served{at, b})
+	}
+	host := b.HostIP
+	if gw := cmp.Or(g.v4, g.v6); !host.IsValid() && gw != nil {
+		host = t.Next.Network(gw.NetworkID).HostBindingIPv4
+	}
+	switch {
+	case host.IsValid() && model.FamilyOf(host) == model.V4:
+		add(g.v4, host)
+	case host.IsValid():
+		add(g.v6, host)
+	case g.v4 == g.v6:
+		add(g.v4, host)
+	default:
+		add(g.v4, netip.IPv4Unspecified())
+		add(g.v6, netip.IPv6Unspecified())
+	}
+	return list
+}
+
+// checkFree refuses a port that is not free. Of what the sandbox had until now, the kernel does not know yet that it is, not
+// even if the sandbox had it in one family only: then programs of the host are not asked for.
+func checkFree(t *txn.Tx, was []*model.Publish, s served) error {
+	held := slices.ContainsFunc(was, func(p *model.Publish) bool {
+		overlap := p.HostIP == s.HostIP || !p.HostIP.IsValid() || !s.HostIP.IsValid() ||
+			(p.HostIP.IsUnspecified() || s.HostIP.IsUnspecified()) && model.FamilyOf(p.HostIP) == model.FamilyOf(s.HostIP)
+		return overlap && p.HostPort == s.HostPort && p.Count == s.Count && p.Proto == s.Proto
+	})
+	if held {
+		return resource.CheckClaim(t, s.PortBinding)
+	}
+	return resource.CheckPort(t, s.at, s.PortBinding)
 }
 
 // withExposed adds the ports that -P publishes: every exposed port that is not
@@ -101,50 +173,48 @@ func bindPorts(t *txn.Tx, sb *model.Sandbox, specs []model.PortSpec, gw *model.E
 	return err
 }
 
-// updateGateway chooses the sandbox's gateway endpoint again and makes it serve the
+// updateGateway chooses the sandbox's gateway endpoints again and makes them serve the
 // published ports. A port that can no longer be served is an error if strict is set,
 // otherwise it is skipped.
 func updateGateway(t *txn.Tx, sb *model.Sandbox, strict bool) error {
-	gw := chooseGateway(t, sb.ID)
+	gws := chooseGateways(t, sb.ID)
 	was := t.Served(sb.ID)
 	spare := make(map[model.PortBinding]*model.Publish, len(was))
 	for _, p := range was {
 		spare[p.PortBinding] = p
 	}
 	now := []*model.Publish{}
-	var missing []model.PortBinding
+	var missing []served
 	for _, b := range sb.Ports {
-		if gw == nil {
-			break
-		}
-		var ok bool
-		if b.HostIP, ok = resource.ServedAt(t.Next.Network(gw.NetworkID), gw, b); !ok {
+		places := gws.split(t, b)
+		if len(places) == 0 && (gws.v4 != nil || gws.v6 != nil) {
 			t.Log().Warn("cannot serve published port: the network of the default route lacks its address family or a gateway", "sandbox", sb.Name, "port", b.HostPort)
-			continue
 		}
-		p := spare[b]
-		if p == nil {
-			missing = append(missing, b)
-			continue
+		for _, at := range places {
+			p := spare[at.PortBinding]
+			if p == nil {
+				missing = append(missing, at)
+				continue
+			}
+			delete(spare, at.PortBinding)
+			if p.EndpointID != at.at.ID {
+				p = &model.Publish{ID: p.ID, EndpointID: at.at.ID, PortBinding: at.PortBinding}
+			}
+			now = append(now, p)
 		}
-		delete(spare, b)
-		if p.EndpointID != gw.ID {
-			p = &model.Publish{ID: p.ID, EndpointID: gw.ID, PortBinding: b}
-		}
-		now = append(now, p)
 	}
 	for _, p := range spare {
 		t.FreePublish(p)
 	}
-	for _, b := range missing {
-		if err := resource.CheckPort(t, gw, b); err != nil {
+	for _, m := range missing {
+		if err := checkFree(t, was, m); err != nil {
 			if strict {
 				return err
 			}
 			t.Log().Warn("published port is no longer served", "sandbox", sb.Name, "err", err)
 			continue
 		}
-		now = append(now, t.NewPublish(gw, b))
+		now = append(now, t.NewPublish(m.at, m.PortBinding))
 	}
 	if !slices.Equal(was, now) {
 		t.Serve(sb.ID, now)

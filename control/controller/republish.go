@@ -18,13 +18,20 @@ func (c *Controller) PublishPorts(ctx context.Context, ref string, specs []model
 		return err
 	}
 	return c.changePorts(ctx, ref, "published ports", func(t *txn.Tx, sb *model.Sandbox) error {
-		gw := chooseGateway(t, sb.ID)
+		gws := chooseGateways(t, sb.ID)
+		gw := gws.v4
+		if gws.v6 != gw {
+			gw = nil
+		}
 		ports, pubs, err := resource.ResolvePorts(t, specs, gw)
 		if err != nil {
 			return err
 		}
 		sb.Ports = append(slices.Clone(sb.Ports), ports...)
-		if gw != nil {
+		switch {
+		case gws.v4 != gws.v6: // each serves its family
+			return updateGateway(t, sb, true)
+		case gw != nil:
 			t.Serve(sb.ID, append(slices.Clone(t.Served(sb.ID)), pubs...))
 		}
 		return nil

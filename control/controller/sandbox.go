@@ -206,7 +206,7 @@ func (c *Controller) createSandbox(ctx context.Context, t *txn.Tx, spec model.Sa
 	if spec.PublishAll {
 		ports = withExposed(ports, spec.Expose)
 	}
-	return sb, bindPorts(t, sb, resource.JoinRuns(ports), chooseGateway(t, sb.ID))
+	return sb, bindPorts(t, sb, resource.JoinRuns(ports), chooseGateways(t, sb.ID).v4)
 }
 
 // joinSandbox makes the new sandbox share another one's namespace.

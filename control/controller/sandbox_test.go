@@ -176,10 +176,10 @@ func TestConnectDisconnect(t *testing.T) {
 	if ep := connect("b"); ep.IfName != "eth1" || ep.Order != 3 {
 		t.Errorf("endpoint = %+v", ep)
 	}
-	gateway("a")
+	gateway("b") // it has a default route of both families
 	disconnect("in")
-	disconnect("a")
-	gateway("b")
+	disconnect("b")
+	gateway("a")
 }
 
 func TestConnectDisconnectRefuse(t *testing.T) {

@@ -222,6 +222,8 @@ type Network struct {
 	Parent string `json:"parent,omitempty"`
 	Mode   string `json:"mode,omitempty"`
 	Flag   string `json:"flag,omitempty"`
+	// HostAccess means that the host has a device of its own on the parent, by which it reaches the members, and they it.
+	HostAccess bool `json:"host_access,omitempty"`
 
 	Options map[string]string `json:"options,omitempty"` // as the user gave them
 	Labels  map[string]string `json:"labels,omitempty"`
@@ -242,7 +244,7 @@ type Local struct {
 	// has listed it. It is "" if the engine is not one that Fairlead queries.
 	Engine string `json:"engine,omitempty"`
 	// NodeIPv4 and NodeIPv6 are the host's own addresses in a shared network, whose gateway addresses
-	// are the same on every node. They are zero if the network is idle or not shared.
+	// are the same on every node, or in one with HostAccess. They are zero if the network is idle or neither.
 	NodeIPv4 netip.Addr `json:"node_ipv4,omitzero"`
 	NodeIPv6 netip.Addr `json:"node_ipv6,omitzero"`
 	// EngineNetwork is the ID of the container engine's network that a shared network is on this host,
@@ -292,6 +294,18 @@ func (n *Network) DefaultGateway(ep *Endpoint, f Family) netip.Addr {
 	}
 	return netip.Addr{}
 }
+
+// HasDefaultRoute reports whether an endpoint could have the sandbox's default route of a family: the network has a
+// gateway, or routes without one.
+func (n *Network) HasDefaultRoute(ep *Endpoint, f Family) bool {
+	if n.Routes() {
+		return !n.Internal && ep.Addr(f).IsValid()
+	}
+	return n.DefaultGateway(ep, f).IsValid()
+}
+
+// Routes reports whether the network is one of ipvlan that routes: its members need no gateway and ask for no MAC.
+func (n *Network) Routes() bool { return n.Mode == ModeL3 || n.Mode == ModeL3S }
 
 // DeviceMTU returns the MTU of the network's devices, in bytes.
 func (n *Network) DeviceMTU() int { return cmp.Or(n.MTU, DefaultMTU) }
@@ -483,6 +497,8 @@ type Endpoint struct {
 	Leased bool `json:"leased,omitempty"`
 	// Leaving means that the endpoint is about to be removed, and serves nothing new as a backend.
 	Leaving bool `json:"leaving,omitempty"`
+	// GwPriority ranks the endpoint among those of the sandbox that could have its default routes, highest first.
+	GwPriority int `json:"gw_priority,omitempty"`
 	// Order is the endpoint's place in the order of attachment to its sandbox.
 	Order int `json:"order"`
 	// DefaultRoute4 and DefaultRoute6 mean that the sandbox's default route of the family uses this

@@ -108,6 +108,7 @@ type EndpointSpec struct {
 	Aliases        []string
 	Links          []Link
 	Bandwidth      Bandwidth
+	GwPriority     int  // see Endpoint
 	Leased         bool // see Endpoint
 	// Claim is what the cluster reserved for the endpoint. Required if the network is shared.
 	Claim *Claim

@@ -57,6 +57,8 @@ func newEndpoint(id string, n *model.Network, spec model.EndpointSpec) *model.En
 		FixedIPv6: spec.IPv6.IsValid(),
 		FixedMAC:  !spec.MAC.IsZero(),
 		Leased:    spec.Leased,
+
+		GwPriority: spec.GwPriority,
 	}
 }
 

@@ -187,8 +187,8 @@ func CheckPort(t *txn.Tx, gw *model.Endpoint, b model.PortBinding) error {
 	return checkPort(t, gw, b, false)
 }
 
-// checkPort is CheckPort; announced: this host may not have the address at the moment.
-func checkPort(t *txn.Tx, gw *model.Endpoint, b model.PortBinding, announced bool) error {
+// CheckClaim refuses a binding that another sandbox or a service has.
+func CheckClaim(t *txn.Tx, b model.PortBinding) error {
 	if port, id, found := t.PortConflict(b); found {
 		holder := "another of this sandbox's ports"
 		if p := t.Next.Publish(id); p != nil {
@@ -197,6 +197,14 @@ func checkPort(t *txn.Tx, gw *model.Endpoint, b model.PortBinding, announced boo
 			holder = fmt.Sprintf("service %q", svc.Name)
 		}
 		return model.Refuse(model.ErrConflict, "Bind for %s failed: port is already allocated (by %s; choose another host port)", hostPort(b.HostIP, port), holder)
+	}
+	return nil
+}
+
+// checkPort is CheckPort; announced: this host may not have the address at the moment.
+func checkPort(t *txn.Tx, gw *model.Endpoint, b model.PortBinding, announced bool) error {
+	if err := CheckClaim(t, b); err != nil {
+		return err
 	}
 	err := t.Host().PortFree(b.Proto, b.HostIP, b.HostPort, b.Count)
 	if err == nil || announced && errors.Is(err, syscall.EADDRNOTAVAIL) {

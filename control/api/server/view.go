@@ -35,6 +35,12 @@ func (v *view) network(n *model.Network, members bool) api.Network {
 		IPAM: api.IPAM{Driver: "default", Options: map[string]string{}, Config: []api.IPAMConfig{}},
 		VNI:  n.VNI, Encrypted: n.Encrypted, Containers: map[string]api.NetworkMember{}, Options: notNil(n.Options), Labels: notNil(n.Labels),
 	}
+	out.Uncarried = n.Has().Endpoint != model.NoDevice && !n.Has().Entries
+	for _, f := range model.Families {
+		if a := n.NodeAddr(f); n.HostAccess && a.IsValid() {
+			out.HostAddrs = append(out.HostAddrs, a.String())
+		}
+	}
 	subnets := n.Claimed()
 	if n.Has().Shared {
 		subnets, out.MTU = n.Subnets, n.DeviceMTU()
@@ -60,7 +66,7 @@ func (v *view) network(n *model.Network, members bool) api.Network {
 			continue
 		}
 		m := api.NetworkMember{
-			EndpointID: e.ID, MacAddress: e.MAC.String(),
+			EndpointID: e.ID, MacAddress: macText(e.MAC),
 			IPv4Address: prefixString(e.IPv4), IPv6Address: prefixString(e.IPv6),
 		}
 		if sb := v.snap.Sandbox(e.SandboxID); sb != nil {
@@ -140,11 +146,19 @@ func (v *view) logPath(id string) string {
 	return filepath.Join(v.runDir, "logs", model.ShortID(id)+".log")
 }
 
+// macText returns a MAC, or "" for an endpoint that has that of its network's parent.
+func macText(m model.MAC) string {
+	if m.IsZero() {
+		return ""
+	}
+	return m.String()
+}
+
 func endpointSettings(n *model.Network, e *model.Endpoint) api.EndpointSettings {
 	out := api.EndpointSettings{
 		Aliases: e.Aliases, Links: api.LinkTexts(e.Links), NetworkID: e.NetworkID, EndpointID: e.ID, InterfaceName: e.IfName,
 		IPAddress: model.AddrText(e.IPv4.Addr()), GlobalIPv6Address: model.AddrText(e.IPv6.Addr()),
-		MacAddress: e.MAC.String(), DefaultRoute: e.IsGateway(),
+		MacAddress: macText(e.MAC), DefaultRoute: e.IsGateway(), GwPriority: e.GwPriority,
 		Bandwidth: api.NewBandwidth(e.Bandwidth),
 	}
 	if e.FixedIPv4 || e.FixedIPv6 {
