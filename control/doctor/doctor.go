@@ -34,7 +34,7 @@ func Report(ctx context.Context, w io.Writer, host string) (bool, error) {
 	}
 	found.List = append(found.List, shaping(tc.ProbeShaping()), encryption(wireguard.Probe()))
 	health, status := daemonHealth(ctx, host)
-	report := diagnosis(found) + uplinkProblems(status) + clusterProblems(ctx, host, status) + bypassed(netfilter.BypassedRules()) + "\nDaemon\n  " + health + "\n"
+	report := diagnosis(found) + uplinkProblems(status) + clusterProblems(ctx, host, status) + uncarried(ctx, host, status) + bypassed(netfilter.BypassedRules()) + "\nDaemon\n  " + health + "\n"
 	if _, err := io.WriteString(w, report); err != nil {
 		return false, fmt.Errorf("write the report: %w", err)
 	}
@@ -72,6 +72,54 @@ func clusterProblems(ctx context.Context, host string, status *api.Status) strin
 		problems = []string{fmt.Sprintf("store %s answers; other hosts: %d", status.Cluster.Store, status.Cluster.Nodes)}
 	}
 	return "\nCluster\n  " + strings.Join(problems, "\n  ") + "\n"
+}
+
+// uncarried returns the section about networks whose packets no program of Fairlead sees.
+func uncarried(ctx context.Context, host string, status *api.Status) string {
+	if status == nil {
+		return ""
+	}
+	c, err := client.New(host)
+	if err != nil {
+		return ""
+	}
+	networks, err := c.Networks(ctx, nil)
+	if err != nil {
+		return "\nNetworks\n  cannot list them: " + err.Error() + "\n"
+	}
+	h, err := rtnl.New()
+	if err != nil {
+		return ""
+	}
+	defer h.Close()
+	return describeUncarried(networks, func(parent string) string {
+		switch l, err := h.LinkByName(parent); {
+		case errors.Is(err, rtnl.ErrNoDevice):
+			return "; that does not exist, so nothing reaches its members (create it, or rename it back)"
+		case err == nil && !l.Up:
+			return "; that is down, so nothing reaches its members (ip link set " + parent + " up)"
+		}
+		return ""
+	})
+}
+
+// describeUncarried lists the networks whose packets no program of Fairlead sees. trouble says what is wrong with a parent.
+func describeUncarried(networks []api.Network, trouble func(parent string) string) string {
+	text := ""
+	for _, n := range networks {
+		if !n.Uncarried {
+			continue
+		}
+		parent := "a parent of its own"
+		if p := n.Options[model.OptParent]; p != "" {
+			parent = p + trouble(p)
+		}
+		text += fmt.Sprintf("  %s: %s on %s\n", n.Name, n.Driver, parent)
+	}
+	if text == "" {
+		return ""
+	}
+	return "\nNetworks whose packets no program of Fairlead sees, counts, checks or publishes\n" + text
 }
 
 // describeCluster lists what does not work in a cluster, one line each.

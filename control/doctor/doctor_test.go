@@ -151,3 +151,22 @@ func TestPathProblems(t *testing.T) {
 		}
 	}
 }
+
+func TestUncarriedNetworks(t *testing.T) {
+	networks := []api.Network{
+		{Name: "web", Driver: model.DriverBridge},
+		{Name: "lan", Driver: model.DriverMacvlan, Uncarried: true, Options: map[string]string{model.OptParent: "eth0"}},
+		{Name: "alone", Driver: model.DriverIPvlan, Uncarried: true},
+	}
+	const want = `
+Networks whose packets no program of Fairlead sees, counts, checks or publishes
+  lan: macvlan on eth0; that is down
+  alone: ipvlan on a parent of its own
+`
+	if got := describeUncarried(networks, func(parent string) string { return "; that is down" }); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := describeUncarried(networks[:1], nil); got != "" {
+		t.Errorf("without such networks: %q", got)
+	}
+}

@@ -31,6 +31,11 @@ func ForNetwork(n *model.Network) (*Addresses, error) {
 		if err != nil {
 			return nil, fmt.Errorf("network %q: %w", n.Name, err)
 		}
+		if own := n.NodeAddr(model.FamilyOf(s.Prefix.Addr())); n.HostAccess && own.IsValid() {
+			if err := reserve(pool, s, "the host's address", own); err != nil {
+				return nil, fmt.Errorf("network %q: %w", n.Name, err)
+			}
+		}
 		if s.Prefix.Addr().Is4() {
 			a.v4 = pool
 		} else {

@@ -64,6 +64,11 @@ func AddNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec) (*model.
 			return nil, err
 		}
 	}
+	if n.HostAccess {
+		if err := joinHost(t, n); err != nil {
+			return nil, err
+		}
+	}
 	t.PutNetwork(n.ID, n)
 	return n, nil
 }

@@ -3,6 +3,7 @@
 package resource
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -17,6 +18,7 @@ var parentOptions = map[string]func(n *model.Network, k, v string) error{
 	model.OptMacvlanMode: modeOption(model.DriverMacvlan, model.ModeBridge, model.ModePrivate, model.ModeVEPA, model.ModePassthru),
 	model.OptIPvlanMode:  modeOption(model.DriverIPvlan, model.ModeL2, model.ModeL3, model.ModeL3S),
 	model.OptIPvlanFlag:  flagOfIPvlan,
+	model.OptHostAccess:  flagOption(func(n *model.Network) *bool { return &n.HostAccess }),
 	model.OptMTU:         mtuOption,
 	OptIfPrefix:          prefixOption,
 	OptIPv4:              familyOption,
@@ -91,6 +93,9 @@ func planParent(t *txn.Tx, n *model.Network) error {
 			n.Flag = model.ModeBridge
 		}
 	}
+	if n.HostAccess && n.Mode != model.ModeBridge {
+		return model.Refuse(model.ErrInvalid, "option %s is for macvlan networks in mode bridge: in mode %s members do not reach other devices of the parent (leave it out, or choose that mode)", model.OptHostAccess, n.Mode)
+	}
 	if n.Parent == "" {
 		n.Internal = true
 		return nil
@@ -108,6 +113,18 @@ func planParent(t *txn.Tx, n *model.Network) error {
 		case o.Mode == model.ModePassthru:
 			return model.Refuse(model.ErrForbidden, "macvlan network %s is already using parent interface %s in mode passthru "+remedy, o.Name, n.Parent, n.Parent)
 		}
+	}
+	return nil
+}
+
+// joinHost reserves addresses of the host in a network that it has access to.
+func joinHost(t *txn.Tx, n *model.Network) error {
+	for f, own := range map[model.Family]*netip.Addr{model.V4: &n.NodeIPv4, model.V6: &n.NodeIPv6} {
+		p, err := takeAddr(t, n, f, netip.Addr{})
+		if err != nil {
+			return err
+		}
+		*own = p.Addr()
 	}
 	return nil
 }

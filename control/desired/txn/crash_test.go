@@ -124,6 +124,11 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 			_, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "new", EnableIPv6: true})
 			return err
 		},
+		"create-macvlan-network": func() error {
+			_, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "lan", Driver: model.DriverMacvlan, EnableIPv6: true,
+				Options: map[string]string{model.OptParent: "eth0", model.OptHostAccess: "true"}})
+			return err
+		},
 		"remove-network": func() error { return w.RemoveNetwork(ctx, "idle") },
 		"prune":          func() error { _, err := w.PruneNetworks(ctx, nil); return err },
 		"create-sandbox": func() error {
@@ -327,6 +332,9 @@ func (w *world) randomVerb(r *rand.Rand) func() error {
 	case 0:
 		spec := model.NetworkSpec{Name: net, EnableIPv6: r.IntN(2) == 0, Internal: r.IntN(3) == 0,
 			Subnets: []model.SubnetSpec{verbtest.Subnet(fmt.Sprintf("10.0.%d.0/29", r.IntN(4)))}}
+		if r.IntN(4) == 0 {
+			spec.Driver, spec.Options = model.DriverMacvlan, map[string]string{model.OptParent: "eth0", model.OptHostAccess: "true"}
+		}
 		return func() error { _, err := w.CreateNetwork(ctx, spec); return err }
 	case 1:
 		if r.IntN(4) == 0 {

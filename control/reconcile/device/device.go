@@ -7,6 +7,7 @@ package device
 
 import (
 	"log/slog"
+	"net/netip"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -64,6 +65,7 @@ type Spec struct {
 	Endpoint *model.Endpoint // nil for the device of a network
 	Parent   uint32          // the network's own device, below that of the endpoint
 	Shared   bool            // other networks use the network's own device too
+	Members  []netip.Addr    // of a network to which the host has access
 	// EngineManaged: a container engine moves the inner end into the sandbox and configures it.
 	EngineManaged bool
 	// NetNS is where Create puts the inner end. Nil: the host's namespace. Remove needs it for a device that has no end

@@ -3,6 +3,8 @@
 package device
 
 import (
+	"errors"
+
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/configure"
@@ -44,6 +46,12 @@ func (k *onParent) Find(s Spec) (Found, bool, error) {
 
 func (k *onParent) Create(s Spec) (f Found, err error) {
 	n := s.Network
+	if l, err := k.nl.LinkByName(n.Parent); n.Parent != "" && (err != nil || l.Index != s.Parent) {
+		if err == nil || errors.Is(err, rtnl.ErrNoDevice) {
+			err = noParent(n)
+		}
+		return f, err
+	}
 	err = stacked.Create(k.nl, s.NetNS, stacked.Device{
 		Kind: k.kind, Name: s.Endpoint.IfName, Parent: s.Parent, MAC: s.Endpoint.MAC, MTU: n.MTU, Mode: n.Mode, Flag: n.Flag,
 	})

@@ -26,11 +26,19 @@ func endDevice(id string) string { return "flj" + id[:min(len(id), 11)] }
 // vlanDevice returns the name of a VLAN device that is not finished.
 func vlanDevice(id string) string { return "flv" + id[:min(len(id), 11)] }
 
+// Alias and name of the device by which the host reaches the members.
+func accessAlias(id string) string  { return rtnl.AliasPrefix + "access:" + id }
+func accessDevice(id string) string { return "flh" + id[:min(len(id), 11)] }
+
 func (k *parent) Names(s Spec) []string {
+	names := []string{ownAlias(s.ID), ownDevice(s.ID), endAlias(s.ID), endDevice(s.ID)}
 	if s.Network.Parent != "" {
-		return []string{stacked.VLANAlias(s.Network.Parent), vlanDevice(s.ID)}
+		names = []string{stacked.VLANAlias(s.Network.Parent), vlanDevice(s.ID)}
 	}
-	return []string{ownAlias(s.ID), ownDevice(s.ID), endAlias(s.ID), endDevice(s.ID)}
+	if s.Network.HostAccess {
+		names = append(names, accessAlias(s.ID), accessDevice(s.ID))
+	}
+	return names
 }
 
 func (k *parent) Check(h *Host, s Spec, _ Ends) (Found, bool) {
@@ -87,7 +95,7 @@ func (k *parent) Create(s Spec) (f Found, err error) {
 	}
 	name, vlan, ok := s.Network.VLAN()
 	if !ok {
-		return f, model.Refuse(model.ErrInvalid, "the parent interface %s of network %s does not exist on this host (create it, or choose another with: -o parent=)", s.Network.Parent, s.Network.Name)
+		return f, noParent(s.Network)
 	}
 	below, err := k.nl.LinkByName(name)
 	if errors.Is(err, rtnl.ErrNoDevice) {
@@ -101,8 +109,45 @@ func (k *parent) Create(s Spec) (f Found, err error) {
 	return f, err
 }
 
+func noParent(n *model.Network) error {
+	return model.Refuse(model.ErrInvalid, "the parent interface %s of network %s does not exist on this host (create it, or choose another with: -o parent=)", n.Parent, n.Name)
+}
+
 // Configure brings up what Fairlead created. Whether another device is up is up to its owner.
-func (k *parent) Configure(_ *Host, s Spec, f Found) (ch configure.Changes, err error) {
+func (k *parent) Configure(h *Host, s Spec, f Found) (ch configure.Changes, err error) {
+	if ch, err = k.bringUp(s, f); err != nil || !s.Network.HostAccess {
+		return ch, err
+	}
+	access, err := k.access(h, s, f.Peer)
+	ch.Add(access)
+	return ch, err
+}
+
+// access gives the host its device on the parent, with its addresses and a route to each member.
+func (k *parent) access(h *Host, s Spec, below rtnl.Link) (ch configure.Changes, err error) {
+	name := accessDevice(s.ID)
+	l, err := k.nl.LinkByName(name)
+	if errors.Is(err, rtnl.ErrNoDevice) {
+		ch.Devices++
+		d := stacked.Device{Kind: model.DriverMacvlan, Name: name, Parent: below.Index, MAC: s.Network.NodeMAC(), MTU: s.Network.MTU, Mode: model.ModeBridge}
+		if err := stacked.Create(k.nl, nil, d); err != nil {
+			return ch, err
+		}
+		l, err = k.nl.LinkByName(name)
+	}
+	if err != nil {
+		return ch, err
+	}
+	addrs, err := k.nl.Addrs()
+	if err != nil {
+		return ch, err
+	}
+	more, err := configure.Access(k.nl, l, addrs, configure.AccessSpec{Alias: accessAlias(s.ID), IPv4: s.Network.NodeIPv4, IPv6: s.Network.NodeIPv6, Members: s.Members})
+	ch.Add(more)
+	return ch, err
+}
+
+func (k *parent) bringUp(s Spec, f Found) (ch configure.Changes, err error) {
 	switch {
 	case s.Network.Parent == "":
 		end, err := k.nl.Link(f.Peer.PeerIndex)
@@ -125,6 +170,11 @@ func (k *parent) Configure(_ *Host, s Spec, f Found) (ch configure.Changes, err 
 func (k *parent) Finish(string, Ends) error { return nil }
 
 func (k *parent) Remove(h *Host, s Spec, have Ends) error {
+	if s.Network.HostAccess {
+		if err := h.remove(accessAlias(s.ID), accessDevice(s.ID), 0); err != nil {
+			return err
+		}
+	}
 	if s.Network.Parent == "" {
 		return h.remove(ownAlias(s.ID), ownDevice(s.ID), 0)
 	}

@@ -128,11 +128,22 @@ func insideOf(s Spec, have Ends, fresh bool) configure.Device {
 		}
 		d.Addrs = append(d.Addrs, a)
 		f := model.FamilyOf(a.Addr())
+		if s.Network.Routes() && ep.DefaultRoute(f) && s.Network.HasDefaultRoute(ep, f) {
+			d.Gateways = append(d.Gateways, unspecified(f))
+			continue
+		}
 		if sub, _ := s.Network.Subnet(f); ep.DefaultRoute(f) && sub.DefaultGateway().IsValid() {
 			d.Gateways = append(d.Gateways, sub.DefaultGateway())
 		}
 	}
 	return d
+}
+
+func unspecified(f model.Family) netip.Addr {
+	if f == model.V4 {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
 }
 
 // InnerEnd reads the kernel, since callers ask about changes that others made a moment ago.

@@ -81,6 +81,7 @@ func (w *Work) diffEndpoints(before *desired.Snapshot) {
 			continue
 		}
 		e := w.o.Endpoints[c.ID]
+		w.touchRoutes(c)
 		w.touchServices(w.s.ServicesOfEndpoint(c.Old))
 		if c.New == nil || c.New.SandboxID == "" {
 			if e != nil {
@@ -101,6 +102,18 @@ func (w *Work) diffEndpoints(before *desired.Snapshot) {
 		w.noteLost(e, c.New)
 		e.Want, e.Last, e.Kind = c.New, c.New, w.o.kinds.OfEndpoint(w.s.Network(c.New.NetworkID))
 		w.Endpoints[c.ID] = e
+	}
+}
+
+// touchRoutes adds a network to the pass whose device has a route to each member.
+func (w *Work) touchRoutes(c desired.Change[string, model.Endpoint]) {
+	for _, ep := range []*model.Endpoint{c.Old, c.New} {
+		if ep == nil {
+			continue
+		}
+		if n := w.o.Networks[ep.NetworkID]; n != nil && n.Want != nil && n.Want.HostAccess {
+			w.Networks[n.ID] = n
+		}
 	}
 }
 

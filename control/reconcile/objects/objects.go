@@ -36,6 +36,15 @@ func (n *Network) carried() bool { return n.Usable() && n.Want.Has().Entries }
 // Spec describes the wanted device, or the last one that was wanted.
 func (n *Network) Spec(s *desired.Snapshot) device.Spec {
 	spec := device.Spec{ID: n.ID, Network: n.Last}
+	if n.Last.HostAccess {
+		for ep := range s.Members(n.ID) {
+			for _, a := range []netip.Prefix{ep.IPv4, ep.IPv6} {
+				if a.IsValid() && ep.SandboxID != "" {
+					spec.Members = append(spec.Members, a.Addr())
+				}
+			}
+		}
+	}
 	if n.Last.Parent != "" {
 		for o := range s.Networks() {
 			spec.Shared = spec.Shared || o.ID != n.ID && o.Parent == n.Last.Parent

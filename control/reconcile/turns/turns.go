@@ -121,8 +121,12 @@ func Changed(before, s *desired.Snapshot) []string {
 	ids := make(map[string]bool)
 	use := func(eps ...*model.Endpoint) {
 		for _, ep := range eps {
-			if ep != nil && ep.SandboxID != "" {
-				ids[ep.SandboxID] = true
+			if ep == nil || ep.SandboxID == "" {
+				continue
+			}
+			ids[ep.SandboxID] = true
+			if n := s.Network(ep.NetworkID); n != nil && n.HostAccess {
+				ids[n.ID] = true // the host has a route to each member
 			}
 		}
 	}

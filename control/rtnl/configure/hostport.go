@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/stacked"
 )
 
 // HostPortSpec is the wanted configuration of a network's host port.
@@ -97,6 +98,41 @@ func (want *HostPortSpec) setAddrs(h *rtnl.Handle, index uint32, have []rtnl.Add
 func (want *HostPortSpec) precedes(a rtnl.Addr) bool {
 	return len(want.Own) > 0 && a.Prefix.Addr().Is4() && a.Flags&unix.IFA_F_SECONDARY == 0 && slices.Contains(want.Addrs, a.Prefix) &&
 		within(a.Prefix, want.Own)
+}
+
+// AccessSpec is the wanted configuration of the device by which the host reaches members that it does not carry packets of.
+type AccessSpec struct {
+	Alias      string
+	IPv4, IPv6 netip.Addr   // the host's own; zero: none
+	Members    []netip.Addr // to which it has routes
+}
+
+// Access configures the device: addresses without a subnet, which another device may have, and a route to each member.
+// have are the host's current addresses.
+func Access(h *rtnl.Handle, l rtnl.Link, have []rtnl.Addr, want AccessSpec) (ch Changes, err error) {
+	settings := ipv6Settings(l, want.IPv6.IsValid())
+	ch.Sysctls = len(settings)
+	if err := h.SetSysctls(settings...); err != nil {
+		return ch, err
+	}
+	var own HostPortSpec
+	for _, a := range []netip.Addr{want.IPv4, want.IPv6} {
+		if a.IsValid() {
+			own.Addrs = append(own.Addrs, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	if ch.Addresses, err = own.setAddrs(h, l.Index, have); err != nil {
+		return ch, err
+	}
+	changed, err := adjust(h.Conn(), l, want.Alias, l.MAC, l.MTU)
+	if changed {
+		ch.Devices++
+	}
+	if err != nil {
+		return ch, err
+	}
+	ch.Routes, err = stacked.SetRoutes(h.TC(), l.Index, want.Members, want.IPv4, want.IPv6)
+	return ch, err
 }
 
 // HostEnd configures an endpoint's host end and brings it up. It does not set the alias,

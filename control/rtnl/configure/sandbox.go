@@ -34,7 +34,7 @@ type Device struct {
 	MTU       int         // 0: as the kernel chose it
 	Limit     model.Limit // of egress traffic
 	Addrs     []netip.Prefix
-	Gateways  []netip.Addr // of the default routes that use this device
+	Gateways  []netip.Addr // of the default routes that use this device; unspecified: without one
 }
 
 // MissingError reports which device of a sandbox does not exist. It is an ErrNoDevice.
@@ -326,14 +326,14 @@ func (s *sandbox) defaultRoute(devs []Device, fam int) error {
 		case r.Dst.Bits() != 0 || r.Table != unix.RT_TABLE_MAIN:
 		case r.Protocol != rtnl.RouteProtocol:
 			others = true
-		case want.IsValid() && r.Gateway == want && slices.Equal(r.Devices, []uint32{device}):
+		case want.IsValid() && (r.Gateway == want || want.IsUnspecified() && !r.Gateway.IsValid()) && slices.Equal(r.Devices, []uint32{device}):
 			right = true
 		default:
 			stale = append(stale, r)
 		}
 	}
 	if want.IsValid() && !right && !others {
-		err := s.conn.ReplaceDefault(want, device)
+		err := s.setDefault(want, device)
 		if err != nil && fam == unix.AF_INET6 && s.isOff(device) {
 			return nil
 		}
@@ -350,4 +350,12 @@ func (s *sandbox) defaultRoute(devs []Device, fam int) error {
 		}
 	}
 	return nil
+}
+
+// setDefault sets a default route via a gateway, or without one if that is unspecified.
+func (s *sandbox) setDefault(gw netip.Addr, device uint32) error {
+	if gw.IsUnspecified() {
+		return stacked.DefaultRoute(s.tc, gw, device)
+	}
+	return s.conn.ReplaceDefault(gw, device)
 }

@@ -7,6 +7,9 @@ package stacked
 import (
 	"errors"
 	"fmt"
+	"math"
+	"net"
+	"net/netip"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -91,11 +94,11 @@ func Missing(kind string) error {
 	return model.Refuse(model.ErrNotSupported, "this kernel has no %s devices (%s)", kind, options[kind])
 }
 
-// Probe reports whether this kernel has a kind of device, and creates none: a device without a parent is refused,
-// but one of an unknown kind for another reason.
+// Probe reports whether this kernel has a kind of device, and creates none: a parent that does not exist is refused,
+// but an unknown kind for another reason.
 func Probe(h *rtnl.Handle, kind string) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "flprobe"
+	attrs.Name, attrs.ParentIndex = "flprobe", math.MaxInt32
 	if err := h.TC().LinkAdd(&netlink.GenericLink{LinkAttrs: attrs, LinkType: kind}); errors.Is(err, unix.EOPNOTSUPP) {
 		return Missing(kind)
 	}
@@ -173,6 +176,65 @@ func Remove(h *netlink.Handle, index uint32) error {
 		return fmt.Errorf("delete device %d: %w", index, err)
 	}
 	return nil
+}
+
+// DefaultRoute sets a default route without a gateway, in the namespace of a handle. unspecified is of the route's family.
+func DefaultRoute(h *netlink.Handle, unspecified netip.Addr, device uint32) error {
+	r := &netlink.Route{
+		LinkIndex: int(device), Protocol: rtnl.RouteProtocol, Scope: netlink.SCOPE_LINK, Family: rtnl.Family(unspecified),
+		Dst: &net.IPNet{IP: unspecified.AsSlice(), Mask: net.CIDRMask(0, unspecified.BitLen())},
+	}
+	if err := h.RouteReplace(r); err != nil {
+		return fmt.Errorf("set default route by device %d: %w", device, err)
+	}
+	return nil
+}
+
+// SetRoutes makes the routes of Fairlead by a device exactly those to these addresses, from the source of their family. It
+// returns how many it changed.
+func SetRoutes(h *netlink.Handle, device uint32, to []netip.Addr, source4, source6 netip.Addr) (changed int, err error) {
+	for _, source := range []netip.Addr{source4, source6} {
+		if !source.IsValid() {
+			continue
+		}
+		fam := rtnl.Family(source)
+		wanted := make(map[netip.Addr]bool)
+		for _, a := range to {
+			wanted[a] = rtnl.Family(a) == fam
+		}
+		have, err := h.RouteListFiltered(fam, &netlink.Route{LinkIndex: int(device), Protocol: rtnl.RouteProtocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+		if err != nil {
+			return changed, fmt.Errorf("list the routes by device %d: %w", device, err)
+		}
+		for _, r := range have {
+			if r.Dst != nil {
+				ones, bits := r.Dst.Mask.Size()
+				a, _ := netip.AddrFromSlice(r.Dst.IP)
+				if src, _ := netip.AddrFromSlice(r.Src); ones == bits && wanted[a.Unmap()] && src.Unmap() == source {
+					delete(wanted, a.Unmap())
+					continue
+				}
+			}
+			changed++
+			if err := h.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+				return changed, fmt.Errorf("remove the route to %v: %w", r.Dst, err)
+			}
+		}
+		for a, want := range wanted {
+			if !want {
+				continue
+			}
+			changed++
+			r := &netlink.Route{
+				LinkIndex: int(device), Protocol: rtnl.RouteProtocol, Scope: netlink.SCOPE_LINK, Family: fam, Src: source.AsSlice(),
+				Dst: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())},
+			}
+			if err := h.RouteReplace(r); err != nil {
+				return changed, fmt.Errorf("set the route to %v: %w", a, err)
+			}
+		}
+	}
+	return changed, nil
 }
 
 // Leftover reports whether a device in a sandbox is a macvlan or ipvlan device of Fairlead.
