@@ -46,6 +46,7 @@ func scenario(r *report, tcx bool) {
 		{"attachments", func() error { return checkAttachments(uplink, tcx) }},
 		{"traffic", w.traffic},
 		{"layouts", w.layouts},
+		{"modes", w.modes},
 		{"limits", w.limits},
 		{"killed", w.kill},
 		{"restarted", w.restart},
