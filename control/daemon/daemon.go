@@ -30,6 +30,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 	"github.com/fairlead-net/fairlead/control/engine"
 	"github.com/fairlead-net/fairlead/control/etcfiles"
+	"github.com/fairlead-net/fairlead/control/events"
 	"github.com/fairlead-net/fairlead/control/gc"
 	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/instance"
@@ -75,6 +76,7 @@ type daemon struct {
 	namer      *dockerplugin.Namer // nil if no engine is queried for names
 	dns        *dns.Server
 	files      *etcfiles.Files
+	events     *events.Log
 	cluster    *node.Cluster    // nil if the host is not part of a cluster
 	querier    *querier.Querier // nil likewise
 	reach      *reach.Prober    // nil likewise
@@ -250,10 +252,12 @@ func (d *daemon) openState(ctx context.Context) error {
 		GoVersion: runtime.Version(),
 		Log:       d.log,
 	})
+	d.events = events.New()
 	d.reconciler = reconcile.New(reconcile.Config{
 		NetNSDir: d.cfg.Dirs.NetNS(),
 		Uplinks:  d.cfg.Uplinks,
 		Observe:  d.metrics.Observe,
+		Repaired: d.events.Repaired,
 		Log:      d.log,
 	}, d.datapath, tables.Of(d.datapath.Maps()), d.handle)
 	d.dns = dns.New(dns.Config{DialIn: d.dialIn, Log: d.log})
@@ -273,6 +277,7 @@ func (d *daemon) openState(ctx context.Context) error {
 	d.state.Subscribe(d.announcer.Update)
 	d.files = etcfiles.New(etcfiles.Config{Dir: d.cfg.Dirs.EtcFiles(), Log: d.log})
 	d.state.Subscribe(d.files.Update)
+	d.state.Subscribe(d.events.Update)
 	d.state.Subscribe(d.dns.Update) // so that names are served when a verb returns
 	if d.controller, err = controller.New(d.state, controller.Config{Namespaces: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run, Cluster: d.verbsCluster}); err != nil {
 		return err
@@ -352,7 +357,7 @@ func (d *daemon) openAPI() error {
 	d.server = server.New(server.Config{
 		Backend: node.New(node.Config{
 			Controller: d.controller, Engine: d.engine, Handle: d.handle, Datapath: d.datapath, Reconciler: d.reconciler,
-			DNS: d.dns, Namer: d.namer, Cluster: d.cluster, Announcer: d.announcer, Log: d.log,
+			DNS: d.dns, Namer: d.namer, Cluster: d.cluster, Announcer: d.announcer, EventLog: d.events, Log: d.log,
 			Dirs: d.cfg.Dirs, Uplinks: d.cfg.Uplinks, Version: d.cfg.Version, Started: d.started,
 		}),
 		Log:     d.log,

@@ -26,6 +26,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/dns"
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 	"github.com/fairlead-net/fairlead/control/engine"
+	"github.com/fairlead-net/fairlead/control/events"
 	"github.com/fairlead-net/fairlead/control/flows"
 	"github.com/fairlead-net/fairlead/control/instance"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -46,6 +47,7 @@ type Config struct {
 	Namer      *dockerplugin.Namer // nil: no engine is queried for names
 	Cluster    *Cluster            // nil: the host is not part of a cluster
 	Announcer  *announce.Announcer
+	EventLog   *events.Log
 	Log        *slog.Logger
 
 	// What the status says of the daemon.
@@ -235,6 +237,11 @@ func (b *Node) Unserved() (list []netip.Addr) {
 		}
 	}
 	return list
+}
+
+// Events implements [server.EventSource].
+func (b *Node) Events(ctx context.Context, run string, after uint64) api.Events {
+	return b.cfg.EventLog.After(ctx, run, after)
 }
 
 // Flows implements [server.Node].

@@ -54,6 +54,8 @@ type Config struct {
 	// Observe, if not nil, is called after each operation, "apply" or "resync", with its duration
 	// and result.
 	Observe func(operation string, took time.Duration, err error)
+	// Repaired, if not nil, is called after a repair of what others changed.
+	Repaired func(kind string, count int)
 	// Log receives repairs and failures. Nil discards them.
 	Log *slog.Logger
 }
@@ -95,6 +97,9 @@ type Reconciler struct {
 func New(cfg Config, dp Datapath, t tables.Set, nl *rtnl.Handle) *Reconciler {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Repaired == nil {
+		cfg.Repaired = func(string, int) {}
 	}
 	if cfg.Observe == nil {
 		cfg.Observe = func(string, time.Duration, error) {}

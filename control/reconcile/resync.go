@@ -202,6 +202,7 @@ func (r *Reconciler) finish(p *pass, operation string, start time.Time, err erro
 	for kind, n := range p.Repairs {
 		if n > 0 {
 			r.log.Warn("repaired what others broke", "kind", kind, "count", n)
+			r.cfg.Repaired(string(kind), int(n))
 		}
 	}
 	r.done(operation, start, err)

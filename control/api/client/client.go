@@ -268,6 +268,11 @@ func (c *Client) SandboxExited(ctx context.Context, ref string, s api.SandboxExi
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/exited"), nil, s, nil)
 }
 
+// Events returns the events after a number of a run of the daemon. It waits a while for one.
+func (c *Client) Events(ctx context.Context, run string, after uint64) (api.Events, error) {
+	return get[api.Events](ctx, c, "/events", url.Values{"run": {run}, "after": {strconv.FormatUint(after, 10)}})
+}
+
 // Flows lists tracked connections.
 func (c *Client) Flows(ctx context.Context, f api.FlowFilter) ([]api.Flow, error) {
 	return get[[]api.Flow](ctx, c, "/conntrack", f.Query())

@@ -135,6 +135,7 @@ func New(cfg Config) *Server {
 		"POST /sandboxes/{ref}/unpublish": s.sandboxUnpublish,
 		"POST /sandboxes/{ref}/started":   s.sandboxStarted,
 		"POST /sandboxes/{ref}/exited":    s.sandboxExited,
+		"GET /events":                     s.events,
 		"GET /conntrack":                  s.flowList,
 		"DELETE /conntrack":               s.flowFlush,
 		"/":                               s.unknown,

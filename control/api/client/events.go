@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/api"
+)
+
+// Follow calls show with each event from now on, until ctx ends or show fails. It goes on when the daemon restarts.
+func (c *Client) Follow(ctx context.Context, show func(api.Event) error) error {
+	run, last, connected := "", uint64(0), false
+	for {
+		got, err := c.Events(ctx, run, last)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case connected && errors.Is(err, ErrUnreachable):
+			time.Sleep(100 * time.Millisecond)
+			continue
+		case err != nil:
+			return err
+		}
+		run, last, connected = got.Run, got.Last, true
+		for _, event := range got.Events {
+			if err := show(event); err != nil {
+				return err
+			}
+		}
+	}
+}
