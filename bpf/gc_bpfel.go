@@ -30,7 +30,7 @@ type GCCtEntry struct {
 	Policy  uint32
 	Flags   uint16
 	Net     uint16
-	Node    uint16
+	Cpu     uint16
 	State   uint8
 	Scale   uint8
 	End     uint32
@@ -75,14 +75,17 @@ const (
 	GCMapFlCtUsed       = "fl_ct_used"
 	GCMapFlEvents       = "fl_events"
 	GCMapFlGc           = "fl_gc"
+	GCMapFlGeneration   = "fl_generation"
 	GCMapFlPaths        = "fl_paths"
 	GCMapFlTraffic      = "fl_traffic"
 	GCProgGcFlows       = "gc_flows"
+	GCVarCfgCache       = "cfg_cache"
 	GCVarCfgConntrack   = "cfg_conntrack"
 	GCVarCfgCtMax       = "cfg_ct_max"
 	GCVarCfgDecapL3     = "cfg_decap_l3"
 	GCVarCfgFibSrc      = "cfg_fib_src"
 	GCVarCfgFloodSlice  = "cfg_flood_slice"
+	GCVarCfgKernCtx     = "cfg_kern_ctx"
 	GCVarCfgMark        = "cfg_mark"
 	GCVarCfgNetnsCookie = "cfg_netns_cookie"
 	GCVarCfgSnatMax     = "cfg_snat_max"
@@ -140,24 +143,27 @@ type GCProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type GCMapSpecs struct {
-	FlCt      *ebpf.MapSpec `ebpf:"fl_ct"`
-	FlCtNew   *ebpf.MapSpec `ebpf:"fl_ct_new"`
-	FlCtUsed  *ebpf.MapSpec `ebpf:"fl_ct_used"`
-	FlEvents  *ebpf.MapSpec `ebpf:"fl_events"`
-	FlGc      *ebpf.MapSpec `ebpf:"fl_gc"`
-	FlPaths   *ebpf.MapSpec `ebpf:"fl_paths"`
-	FlTraffic *ebpf.MapSpec `ebpf:"fl_traffic"`
+	FlCt         *ebpf.MapSpec `ebpf:"fl_ct"`
+	FlCtNew      *ebpf.MapSpec `ebpf:"fl_ct_new"`
+	FlCtUsed     *ebpf.MapSpec `ebpf:"fl_ct_used"`
+	FlEvents     *ebpf.MapSpec `ebpf:"fl_events"`
+	FlGc         *ebpf.MapSpec `ebpf:"fl_gc"`
+	FlGeneration *ebpf.MapSpec `ebpf:"fl_generation"`
+	FlPaths      *ebpf.MapSpec `ebpf:"fl_paths"`
+	FlTraffic    *ebpf.MapSpec `ebpf:"fl_traffic"`
 }
 
 // GCVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type GCVariableSpecs struct {
+	CfgCache       *ebpf.VariableSpec `ebpf:"cfg_cache"`
 	CfgConntrack   *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
 	CfgCtMax       *ebpf.VariableSpec `ebpf:"cfg_ct_max"`
 	CfgDecapL3     *ebpf.VariableSpec `ebpf:"cfg_decap_l3"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
+	CfgKernCtx     *ebpf.VariableSpec `ebpf:"cfg_kern_ctx"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
 	CfgNetnsCookie *ebpf.VariableSpec `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
@@ -186,13 +192,14 @@ func (o *GCObjects) Close() error {
 //
 // It can be passed to LoadGCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type GCMaps struct {
-	FlCt      *ebpf.Map `ebpf:"fl_ct"`
-	FlCtNew   *ebpf.Map `ebpf:"fl_ct_new"`
-	FlCtUsed  *ebpf.Map `ebpf:"fl_ct_used"`
-	FlEvents  *ebpf.Map `ebpf:"fl_events"`
-	FlGc      *ebpf.Map `ebpf:"fl_gc"`
-	FlPaths   *ebpf.Map `ebpf:"fl_paths"`
-	FlTraffic *ebpf.Map `ebpf:"fl_traffic"`
+	FlCt         *ebpf.Map `ebpf:"fl_ct"`
+	FlCtNew      *ebpf.Map `ebpf:"fl_ct_new"`
+	FlCtUsed     *ebpf.Map `ebpf:"fl_ct_used"`
+	FlEvents     *ebpf.Map `ebpf:"fl_events"`
+	FlGc         *ebpf.Map `ebpf:"fl_gc"`
+	FlGeneration *ebpf.Map `ebpf:"fl_generation"`
+	FlPaths      *ebpf.Map `ebpf:"fl_paths"`
+	FlTraffic    *ebpf.Map `ebpf:"fl_traffic"`
 }
 
 func (m *GCMaps) Close() error {
@@ -202,6 +209,7 @@ func (m *GCMaps) Close() error {
 		m.FlCtUsed,
 		m.FlEvents,
 		m.FlGc,
+		m.FlGeneration,
 		m.FlPaths,
 		m.FlTraffic,
 	)
@@ -211,11 +219,13 @@ func (m *GCMaps) Close() error {
 //
 // It can be passed to LoadGCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type GCVariables struct {
+	CfgCache       *ebpf.Variable `ebpf:"cfg_cache"`
 	CfgConntrack   *ebpf.Variable `ebpf:"cfg_conntrack"`
 	CfgCtMax       *ebpf.Variable `ebpf:"cfg_ct_max"`
 	CfgDecapL3     *ebpf.Variable `ebpf:"cfg_decap_l3"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
+	CfgKernCtx     *ebpf.Variable `ebpf:"cfg_kern_ctx"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`
 	CfgNetnsCookie *ebpf.Variable `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.Variable `ebpf:"cfg_snat_max"`

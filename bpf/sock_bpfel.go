@@ -178,11 +178,13 @@ const (
 	SockProgRecvmsg6      = "recvmsg6"
 	SockProgSendmsg4      = "sendmsg4"
 	SockProgSendmsg6      = "sendmsg6"
+	SockVarCfgCache       = "cfg_cache"
 	SockVarCfgConntrack   = "cfg_conntrack"
 	SockVarCfgCtMax       = "cfg_ct_max"
 	SockVarCfgDecapL3     = "cfg_decap_l3"
 	SockVarCfgFibSrc      = "cfg_fib_src"
 	SockVarCfgFloodSlice  = "cfg_flood_slice"
+	SockVarCfgKernCtx     = "cfg_kern_ctx"
 	SockVarCfgMark        = "cfg_mark"
 	SockVarCfgNetnsCookie = "cfg_netns_cookie"
 	SockVarCfgSnatMax     = "cfg_snat_max"
@@ -272,11 +274,13 @@ type SockMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockVariableSpecs struct {
+	CfgCache       *ebpf.VariableSpec `ebpf:"cfg_cache"`
 	CfgConntrack   *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
 	CfgCtMax       *ebpf.VariableSpec `ebpf:"cfg_ct_max"`
 	CfgDecapL3     *ebpf.VariableSpec `ebpf:"cfg_decap_l3"`
 	CfgFibSrc      *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
+	CfgKernCtx     *ebpf.VariableSpec `ebpf:"cfg_kern_ctx"`
 	CfgMark        *ebpf.VariableSpec `ebpf:"cfg_mark"`
 	CfgNetnsCookie *ebpf.VariableSpec `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
@@ -351,11 +355,13 @@ func (m *SockMaps) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockVariables struct {
+	CfgCache       *ebpf.Variable `ebpf:"cfg_cache"`
 	CfgConntrack   *ebpf.Variable `ebpf:"cfg_conntrack"`
 	CfgCtMax       *ebpf.Variable `ebpf:"cfg_ct_max"`
 	CfgDecapL3     *ebpf.Variable `ebpf:"cfg_decap_l3"`
 	CfgFibSrc      *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice  *ebpf.Variable `ebpf:"cfg_flood_slice"`
+	CfgKernCtx     *ebpf.Variable `ebpf:"cfg_kern_ctx"`
 	CfgMark        *ebpf.Variable `ebpf:"cfg_mark"`
 	CfgNetnsCookie *ebpf.Variable `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax     *ebpf.Variable `ebpf:"cfg_snat_max"`

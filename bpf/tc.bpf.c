@@ -16,7 +16,9 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include "lib/cached.h"
 #include "lib/config.h"
 #include "lib/count.h"
 #include "lib/ct.h"
@@ -37,10 +39,17 @@
 SEC("tc")
 int from_endpoint(struct __sk_buff *skb)
 {
-	struct endpoint *ep = endpoint_find(skb->ifindex);
+	bool again = tunnel_marked(skb);
+	struct endpoint *ep;
 	int verdict;
 
-	if (tunnel_marked(skb))
+	if (!again) {
+		verdict = cached_from_endpoint(skb);
+		if (verdict != VERDICT_SLOW)
+			return verdict;
+	}
+	ep = endpoint_find(skb->ifindex);
+	if (again)
 		return ep ? finish(skb, tunnel_continue(skb, ep)) : TC_ACT_SHOT;
 	if (!flood_done(skb))
 		count_traffic(ep ? ep->net : NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);
@@ -81,6 +90,10 @@ static __always_inline int finish_arrived(struct __sk_buff *skb, int verdict)
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
+	int verdict = cached_from_uplink(skb);
+
+	if (verdict != VERDICT_SLOW)
+		return verdict;
 	count_traffic(NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);
 	return finish_arrived(skb, do_from_uplink(skb));
 }

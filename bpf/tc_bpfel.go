@@ -57,7 +57,7 @@ type TCCtEntry struct {
 	Policy  uint32
 	Flags   uint16
 	Net     uint16
-	Node    uint16
+	Cpu     uint16
 	State   uint8
 	Scale   uint8
 	End     uint32
@@ -113,6 +113,42 @@ const (
 	TCCtStateCT_OTHER       TCCtState = 11
 	TCCtStateCT_STATE_MAX   TCCtState = 12
 )
+
+type TCDecision struct {
+	_          structs.HostLayout
+	Key        TCTuple
+	Generation uint64
+	Ifindex    uint32
+	Tick       uint32
+	Macs       uint64
+	Macs2      uint32
+	Mtu        uint32
+	Seen       uint64
+	To         TCTuple
+	SumAddrs   uint16
+	SumPorts   uint16
+	Kind       uint8
+	Numbers    uint8
+	Dmac       [6]uint8
+	Smac       [6]uint8
+	Touches    uint16
+	Hash       uint32
+	Out        uint32
+	Net        uint32
+	ToNet      uint32
+	Mark       uint32
+	Nh         struct {
+		_        structs.HostLayout
+		NhFamily uint32
+		Ipv4Nh   uint32
+		_        [12]byte
+	}
+	End   uint32
+	Ack   uint32
+	Win   uint32
+	Scale uint32
+	Hits  uint32
+}
 
 type TCDirection uint32
 
@@ -384,6 +420,20 @@ type TCNodeMtu struct {
 	Expires uint32
 }
 
+type TCPair struct {
+	_          structs.HostLayout
+	Saddr      TCIp
+	Macs       uint64
+	Macs2      uint32
+	Ifindex    uint32
+	Generation uint64
+	Seen       uint64
+	Net        uint32
+	Out        uint32
+	Kind       uint32
+	Hits       uint32
+}
+
 type TCPool struct {
 	_        structs.HostLayout
 	Slots    uint32
@@ -542,12 +592,14 @@ const (
 	TCMapFlCt              = "fl_ct"
 	TCMapFlCtNew           = "fl_ct_new"
 	TCMapFlCtUsed          = "fl_ct_used"
+	TCMapFlDecision        = "fl_decision"
 	TCMapFlDrops           = "fl_drops"
 	TCMapFlEndpoint        = "fl_endpoint"
 	TCMapFlEvents          = "fl_events"
 	TCMapFlFdb             = "fl_fdb"
 	TCMapFlFirst           = "fl_first"
 	TCMapFlFrag            = "fl_frag"
+	TCMapFlGeneration      = "fl_generation"
 	TCMapFlGroup           = "fl_group"
 	TCMapFlHeld            = "fl_held"
 	TCMapFlHostaddr        = "fl_hostaddr"
@@ -560,6 +612,7 @@ const (
 	TCMapFlNode            = "fl_node"
 	TCMapFlNodeAddr        = "fl_node_addr"
 	TCMapFlNodeMtu         = "fl_node_mtu"
+	TCMapFlPair            = "fl_pair"
 	TCMapFlPaths           = "fl_paths"
 	TCMapFlPeerFdb         = "fl_peer_fdb"
 	TCMapFlPeerNeigh       = "fl_peer_neigh"
@@ -579,11 +632,13 @@ const (
 	TCProgFromTunnel       = "from_tunnel"
 	TCProgFromUplink       = "from_uplink"
 	TCProgToUplink         = "to_uplink"
+	TCVarCfgCache          = "cfg_cache"
 	TCVarCfgConntrack      = "cfg_conntrack"
 	TCVarCfgCtMax          = "cfg_ct_max"
 	TCVarCfgDecapL3        = "cfg_decap_l3"
 	TCVarCfgFibSrc         = "cfg_fib_src"
 	TCVarCfgFloodSlice     = "cfg_flood_slice"
+	TCVarCfgKernCtx        = "cfg_kern_ctx"
 	TCVarCfgMark           = "cfg_mark"
 	TCVarCfgNetnsCookie    = "cfg_netns_cookie"
 	TCVarCfgSnatMax        = "cfg_snat_max"
@@ -660,12 +715,14 @@ type TCMapSpecs struct {
 	FlCt         *ebpf.MapSpec `ebpf:"fl_ct"`
 	FlCtNew      *ebpf.MapSpec `ebpf:"fl_ct_new"`
 	FlCtUsed     *ebpf.MapSpec `ebpf:"fl_ct_used"`
+	FlDecision   *ebpf.MapSpec `ebpf:"fl_decision"`
 	FlDrops      *ebpf.MapSpec `ebpf:"fl_drops"`
 	FlEndpoint   *ebpf.MapSpec `ebpf:"fl_endpoint"`
 	FlEvents     *ebpf.MapSpec `ebpf:"fl_events"`
 	FlFdb        *ebpf.MapSpec `ebpf:"fl_fdb"`
 	FlFirst      *ebpf.MapSpec `ebpf:"fl_first"`
 	FlFrag       *ebpf.MapSpec `ebpf:"fl_frag"`
+	FlGeneration *ebpf.MapSpec `ebpf:"fl_generation"`
 	FlGroup      *ebpf.MapSpec `ebpf:"fl_group"`
 	FlHeld       *ebpf.MapSpec `ebpf:"fl_held"`
 	FlHostaddr   *ebpf.MapSpec `ebpf:"fl_hostaddr"`
@@ -678,6 +735,7 @@ type TCMapSpecs struct {
 	FlNode       *ebpf.MapSpec `ebpf:"fl_node"`
 	FlNodeAddr   *ebpf.MapSpec `ebpf:"fl_node_addr"`
 	FlNodeMtu    *ebpf.MapSpec `ebpf:"fl_node_mtu"`
+	FlPair       *ebpf.MapSpec `ebpf:"fl_pair"`
 	FlPaths      *ebpf.MapSpec `ebpf:"fl_paths"`
 	FlPeerFdb    *ebpf.MapSpec `ebpf:"fl_peer_fdb"`
 	FlPeerNeigh  *ebpf.MapSpec `ebpf:"fl_peer_neigh"`
@@ -699,11 +757,13 @@ type TCMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TCVariableSpecs struct {
+	CfgCache          *ebpf.VariableSpec `ebpf:"cfg_cache"`
 	CfgConntrack      *ebpf.VariableSpec `ebpf:"cfg_conntrack"`
 	CfgCtMax          *ebpf.VariableSpec `ebpf:"cfg_ct_max"`
 	CfgDecapL3        *ebpf.VariableSpec `ebpf:"cfg_decap_l3"`
 	CfgFibSrc         *ebpf.VariableSpec `ebpf:"cfg_fib_src"`
 	CfgFloodSlice     *ebpf.VariableSpec `ebpf:"cfg_flood_slice"`
+	CfgKernCtx        *ebpf.VariableSpec `ebpf:"cfg_kern_ctx"`
 	CfgMark           *ebpf.VariableSpec `ebpf:"cfg_mark"`
 	CfgNetnsCookie    *ebpf.VariableSpec `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax        *ebpf.VariableSpec `ebpf:"cfg_snat_max"`
@@ -748,12 +808,14 @@ type TCMaps struct {
 	FlCt         *ebpf.Map `ebpf:"fl_ct"`
 	FlCtNew      *ebpf.Map `ebpf:"fl_ct_new"`
 	FlCtUsed     *ebpf.Map `ebpf:"fl_ct_used"`
+	FlDecision   *ebpf.Map `ebpf:"fl_decision"`
 	FlDrops      *ebpf.Map `ebpf:"fl_drops"`
 	FlEndpoint   *ebpf.Map `ebpf:"fl_endpoint"`
 	FlEvents     *ebpf.Map `ebpf:"fl_events"`
 	FlFdb        *ebpf.Map `ebpf:"fl_fdb"`
 	FlFirst      *ebpf.Map `ebpf:"fl_first"`
 	FlFrag       *ebpf.Map `ebpf:"fl_frag"`
+	FlGeneration *ebpf.Map `ebpf:"fl_generation"`
 	FlGroup      *ebpf.Map `ebpf:"fl_group"`
 	FlHeld       *ebpf.Map `ebpf:"fl_held"`
 	FlHostaddr   *ebpf.Map `ebpf:"fl_hostaddr"`
@@ -766,6 +828,7 @@ type TCMaps struct {
 	FlNode       *ebpf.Map `ebpf:"fl_node"`
 	FlNodeAddr   *ebpf.Map `ebpf:"fl_node_addr"`
 	FlNodeMtu    *ebpf.Map `ebpf:"fl_node_mtu"`
+	FlPair       *ebpf.Map `ebpf:"fl_pair"`
 	FlPaths      *ebpf.Map `ebpf:"fl_paths"`
 	FlPeerFdb    *ebpf.Map `ebpf:"fl_peer_fdb"`
 	FlPeerNeigh  *ebpf.Map `ebpf:"fl_peer_neigh"`
@@ -790,12 +853,14 @@ func (m *TCMaps) Close() error {
 		m.FlCt,
 		m.FlCtNew,
 		m.FlCtUsed,
+		m.FlDecision,
 		m.FlDrops,
 		m.FlEndpoint,
 		m.FlEvents,
 		m.FlFdb,
 		m.FlFirst,
 		m.FlFrag,
+		m.FlGeneration,
 		m.FlGroup,
 		m.FlHeld,
 		m.FlHostaddr,
@@ -808,6 +873,7 @@ func (m *TCMaps) Close() error {
 		m.FlNode,
 		m.FlNodeAddr,
 		m.FlNodeMtu,
+		m.FlPair,
 		m.FlPaths,
 		m.FlPeerFdb,
 		m.FlPeerNeigh,
@@ -830,11 +896,13 @@ func (m *TCMaps) Close() error {
 //
 // It can be passed to LoadTCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TCVariables struct {
+	CfgCache          *ebpf.Variable `ebpf:"cfg_cache"`
 	CfgConntrack      *ebpf.Variable `ebpf:"cfg_conntrack"`
 	CfgCtMax          *ebpf.Variable `ebpf:"cfg_ct_max"`
 	CfgDecapL3        *ebpf.Variable `ebpf:"cfg_decap_l3"`
 	CfgFibSrc         *ebpf.Variable `ebpf:"cfg_fib_src"`
 	CfgFloodSlice     *ebpf.Variable `ebpf:"cfg_flood_slice"`
+	CfgKernCtx        *ebpf.Variable `ebpf:"cfg_kern_ctx"`
 	CfgMark           *ebpf.Variable `ebpf:"cfg_mark"`
 	CfgNetnsCookie    *ebpf.Variable `ebpf:"cfg_netns_cookie"`
 	CfgSnatMax        *ebpf.Variable `ebpf:"cfg_snat_max"`

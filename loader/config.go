@@ -60,6 +60,9 @@ type Config struct {
 	VXLANPort uint16
 	// MaxPeers is the maximum number of members of networks on other nodes. Zero: 131072.
 	MaxPeers uint32
+	// CacheAfter is the packet of a direction of a flow from which on its decision is cached
+	// (docs/datapath.md). Zero: 4. Negative: nothing is cached.
+	CacheAfter int
 	// Timeouts is when idle flows expire.
 	Timeouts Timeouts
 	// Log receives what was adopted, loaded or lost. Nil: discard.
@@ -143,6 +146,9 @@ func (c *Config) validate() error {
 	}
 	if c.CTMax != 0 && c.CTMax < 16 {
 		return fmt.Errorf("a conntrack table of %d entries is too small (want 16 or more)", c.CTMax)
+	}
+	if c.CacheAfter > math.MaxUint8 {
+		return fmt.Errorf("cannot cache after %d packets (want at most %d)", c.CacheAfter, math.MaxUint8)
 	}
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	return nil

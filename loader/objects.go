@@ -60,12 +60,19 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, have probe.Flags) error {
 		bpf.TCVarCfgConntrack:   flag(have.Conntrack),
 		bpf.TCVarCfgVxlanPort:   cfg.VXLANPort,
 		bpf.TCVarCfgDecapL3:     flag(have.DecapL3),
+		bpf.TCVarCfgKernCtx:     flag(have.KernCtx),
 	}
 	if !have.Conntrack {
-		removeKfuncs(spec)
+		removeKfuncs(spec, "bpf_skb_ct_lookup", "bpf_ct_release")
+	}
+	if !have.KernCtx {
+		removeKfuncs(spec, "bpf_cast_to_kern_ctx")
 	}
 	if cfg.SNATPorts != (PortRange{}) {
 		values[bpf.TCVarCfgSnatMin], values[bpf.TCVarCfgSnatMax] = cfg.SNATPorts.min, cfg.SNATPorts.max
+	}
+	if cfg.CacheAfter != 0 {
+		values[bpf.TCVarCfgCache] = uint8(max(0, cfg.CacheAfter))
 	}
 	if cfg.CTMax != 0 {
 		values[bpf.TCVarCfgCtMax] = cfg.CTMax
@@ -124,10 +131,10 @@ var overlayMaps = []string{
 
 // removeKfuncs replaces unreachable kfunc calls with no-ops. The verifier resolves kfuncs (and
 // requires a JIT) before it eliminates dead code.
-func removeKfuncs(spec *ebpf.CollectionSpec) {
+func removeKfuncs(spec *ebpf.CollectionSpec, names ...string) {
 	for _, p := range spec.Programs {
 		for i, ins := range p.Instructions {
-			if ins.IsKfuncCall() {
+			if ins.IsKfuncCall() && slices.Contains(names, ins.Reference()) {
 				p.Instructions[i] = asm.Mov.Imm(asm.R0, 0)
 			}
 		}

@@ -120,6 +120,10 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 	if s.Pools, err = pools.New(m); err != nil {
 		return err
 	}
+	g := &generation{m: m[bpf.TCMapFlGeneration]}
+	endpoints.OnWrite(g.next)
+	fdb.OnWrite(g.next)
+	uplinks.OnWrite(g.next)
 	s.Endpoints, s.FDB, s.Neighbours = &Endpoints{endpoints}, &FDB{fdb}, &Neighbours{neighbours}
 	s.Subnets, s.HostNets, s.Uplinks = &Subnets{subnets}, &Subnets{hostNets}, &Uplinks{uplinks}
 	s.Resolvers = &Resolvers{resolvers}
@@ -172,8 +176,8 @@ func Names() []string {
 		bpf.TCMapFlAffinity,
 		bpf.TCMapFlNodeMtu, bpf.TCMapFlGroup,
 		bpf.TCMapFlDrops, bpf.TCMapFlPaths, bpf.TCMapFlTraffic, bpf.TCMapFlEvents,
-		// Used by both to exchange batches of flows to remove.
-		bpf.GCMapFlGc,
+		// Written by both. The latter exchanges batches of flows to remove.
+		bpf.TCMapFlGeneration, bpf.GCMapFlGc,
 	}
 }
 

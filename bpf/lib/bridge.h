@@ -9,6 +9,7 @@
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include "cached.h"
 #include "config.h"
 #include "ct.h"
 #include "deliver.h"
@@ -70,10 +71,10 @@ __noinline int published_answer(struct __sk_buff *skb, const struct endpoint *ep
 		return VERDICT_NEXT;
 	if (p.ttl <= 1)
 		return ep ? ttl_exceeded(skb, &p, ep) : -DROP_TTL;
-	err = known_hit(&p, e, confirmed, &to, &out_if);
+	err = known_hit(skb, &p, e, confirmed, &to, &out_if);
 	if (!err)
 		err = dest_endpoint(&d, out_if, &to);
-	return err ? err : deliver(skb, &p, &d);
+	return err ? err : deliver_known(skb, &p, &d);
 }
 
 /* Bridges a frame to a MAC that no member on this host has. */
@@ -118,8 +119,12 @@ static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *
 					     -DROP_NO_MEMBER;
 	if (!(ep->flags & (EP_ICC | EP_HOSTPORT)))
 		return -DROP_ICC;
-	if (dst->flags & (ep->flags & EP_HOSTPORT ? EP_PUBLISHED : EP_POOL) &&
-	    is_ip(eth->h_proto) && gateway_port(skb, eth->h_proto)) {
+	if (!is_ip(eth->h_proto))
+		return deliver(skb, NULL, &d);
+	if (!(dst->flags & (ep->flags & EP_HOSTPORT ? EP_PUBLISHED : EP_POOL))) {
+		if (cfg_cache && !(ep->flags & EP_PUBLISHED))
+			pair_complete(skb, &d);
+	} else if (gateway_port(skb, eth->h_proto)) {
 		int verdict = host_to_member(skb, eth->h_proto, ep->net, d.ifindex,
 					     ep->flags & EP_HOSTPORT);
 

@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include "config.h"
 #include "count.h"
+#include "generation.h"
 #include "tuple.h"
 
 /* States of a flow (nf_conntrack's, RFC 9293 section 3.3.2 from the middle of the path). */
@@ -65,7 +66,7 @@ struct ct_entry {
 	__u32 policy;  /* reserved: generation of the policy that allowed it */
 	__u16 flags;   /* enum ct_flag */
 	__u16 net;     /* network index the flow is accounted to */
-	__u16 node;    /* reserved */
+	__u16 cpu;     /* that has the numbers below for now, plus 1; 0: this entry (decision.h) */
 	__u8 state;    /* enum ct_state, kept equal in both entries */
 	/* TCP, of this direction, with CT_F_SEQ (ct.h): */
 	__u8 scale; /* shift of the windows it advertises */
@@ -188,6 +189,7 @@ static __always_inline void ct_make_partner(struct ct_entry *out, const struct t
 	out->win = 0;
 	out->pend = 0;
 	out->scale = 0;
+	out->cpu = 0;
 }
 
 /* Is e the original direction of a flow with a translated source? */
@@ -259,5 +261,6 @@ __noinline int flow_forget(const struct tuple *key, const struct tuple *xlat)
 	if (o && tuple_equal(&o->xlat, &back) && ct_delete(&k))
 		count_event(EV_CT_DELETED);
 	ct_delete(&own);
+	generation_next();
 	return 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 #pragma once
 
-/* Sending a packet to its destination (dest.h). This counts its path. */
+/* Translating, routing and sending a packet to its destination (dest.h). */
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -10,18 +10,17 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
+#include "cached.h"
 #include "config.h"
-#include "count.h"
 #include "ct.h"
 #include "dest.h"
 #include "drop.h"
-#include "fib.h"
 #include "nat.h"
 #include "pkt.h"
+#include "send.h"
 #include "skb.h"
 #include "track.h"
 #include "tuple.h"
-#include "uplink.h"
 
 /* Decrements the hop limit. */
 static __always_inline int decrement_ttl(struct __sk_buff *skb, const struct pkt *p)
@@ -68,35 +67,6 @@ static __always_inline int set_macs(struct __sk_buff *skb, const __u8 *dmac, con
 	return 0;
 }
 
-/* Sends the packet to the device of a sandbox or of a host port. The sandbox must not see marks of
- * the host. */
-static __always_inline int send_device(struct __sk_buff *skb, const struct dest *d)
-{
-	count_traffic(d->net, DIR_TO_ENDPOINT, skb->len);
-	if (d->kind == DEST_HOST_PORT) {
-		count_path(skb, d->path);
-		return bpf_redirect(d->ifindex, 0);
-	}
-	skb->mark = 0;
-	if (d->kind == DEST_QUEUE) {
-		count_path(skb, PATH_REDIRECT);
-		return bpf_redirect(d->ifindex, 0);
-	}
-	count_path(skb, PATH_PEER);
-	/* Below 6.15 the receiver would see PACKET_OTHERHOST and drop it: the
-	 * frame is not addressed to the host end (kernel commit c4327229948879). */
-	if (skb->pkt_type != 0)
-		bpf_skb_change_type(skb, 0 /* PACKET_HOST */);
-	return bpf_redirect_peer(d->ifindex, 0);
-}
-
-static __always_inline int send_next_hop(struct __sk_buff *skb, struct next_hop *hop)
-{
-	count_path(skb, PATH_NEIGH);
-	skb->mark = cfg_mark + hop->up_flags / UP_BELOW; /* to_uplink: already translated */
-	return bpf_redirect_neigh(hop->ifindex, &hop->nh, sizeof(hop->nh), 0);
-}
-
 /* deliver sends packet p to *d, translated and routed as *d says. Returns a verdict. p may be NULL
  * if the packet is neither. */
 static __always_inline int deliver(struct __sk_buff *skb, struct pkt *p, const struct dest *d)
@@ -111,17 +81,24 @@ static __always_inline int deliver(struct __sk_buff *skb, struct pkt *p, const s
 		err = set_macs(skb, d->ep->mac, d->ep->gw_mac);
 	if (err)
 		return err;
-	switch (d->kind) {
-	case DEST_STACK:
+	/* Not by its kind: the verifier forgets what it is. */
+	if (d->hop)
+		return send_next_hop(skb, d->hop->ifindex, &d->hop->nh, next_hop_mark(d->hop));
+	if (d->kind == DEST_STACK)
 		return VERDICT_NEXT;
-	case DEST_NEXT_HOP:
-		return send_next_hop(skb, d->hop);
-	case DEST_HOST_PORT:
-	case DEST_SANDBOX:
-	case DEST_QUEUE:
-		break;
-	}
 	return send_device(skb, d);
+}
+
+/* As deliver, for a packet of a known flow, which was seen by ct_hit_cached: caches the decision. */
+static __always_inline int deliver_known(struct __sk_buff *skb, struct pkt *p, const struct dest *d)
+{
+	if (cfg_cache && p->flags & PKT_STEADY && d->to) {
+		if (d->hop)
+			decision_next_hop(skb, p, d->to, d->hop);
+		else if (d->ep)
+			decision_endpoint(skb, p, d->to, d->ep, d->ifindex);
+	}
+	return deliver(skb, p, d);
 }
 
 /* Leaves the packet, translated to *to, to the host's stack. */

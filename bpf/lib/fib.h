@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
 #include "addr.h"
+#include "clock.h"
 #include "config.h"
 #include "pkt.h"
 #include "subnet.h"
@@ -43,14 +44,13 @@ struct route_key {
 
 struct route_slot {
 	struct route_key key;
-	__u32 tick; /* when it was looked up */
+	__u32 tick; /* clock_tick() when it was looked up */
 	__u32 pad;
 	struct next_hop hop;
 };
 
 #define ROUTE_SLOTS_SHIFT 10
 #define ROUTE_SLOTS (1 << ROUTE_SLOTS_SHIFT)
-#define ROUTE_TICK_SHIFT 26 /* a tick is 2^26 ns: 67 ms */
 
 /* One per processor; bottom halves are off from lookup to use. */
 struct {
@@ -147,7 +147,7 @@ static __always_inline enum route_result route_find(struct __sk_buff *skb, const
 						    const struct tuple *by, __u32 iif, bool prefer,
 						    struct next_hop **hop)
 {
-	__u32 tick = bpf_ktime_get_coarse_ns() >> ROUTE_TICK_SHIFT, len = xlat_len(p, &by->daddr);
+	__u32 tick = clock_tick(), len = xlat_len(p, &by->daddr);
 	bool is4 = ip_is4(&by->daddr);
 	enum route_result got;
 	struct route_slot *s;

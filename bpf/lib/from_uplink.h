@@ -92,7 +92,7 @@ __noinline int uplink_to_sandbox(struct __sk_buff *skb, struct pkt *p, const str
 	if (err)
 		return err;
 	if (!(p->flags & PKT_DF) || !d.ep->mtu || xlat_len(p, &to->daddr) <= d.ep->mtu)
-		return deliver(skb, p, &d);
+		return deliver_known(skb, p, &d);
 	mtu = d.ep->mtu - (xlat_len(p, &to->daddr) - p->len); /* as the sender counts it */
 	kind = p->flags & PKT_IP4 ? ICMP_KIND(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED) :
 				    ICMP_KIND(ICMPV6_PKT_TOOBIG, 0);
@@ -263,6 +263,6 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 		return known_to_stack(skb, &p, e, confirmed);
 	if (p.ttl <= 1)
 		return uplink_ttl_exceeded(skb, &p);
-	err = known_hit(&p, e, confirmed, &to, &out_if);
+	err = known_hit(skb, &p, e, confirmed, &to, &out_if);
 	return err ? err : uplink_to_sandbox(skb, &p, &to, out_if);
 }

@@ -32,6 +32,7 @@ enum pkt_flag {
 	PKT_IP4 = 1 << 3,
 	PKT_DF = 1 << 4,	 /* must not be fragmented on the way */
 	PKT_ICMP_LOCAL = 1 << 5, /* link-local ICMPv6 (icmp6_is_local), never routed */
+	PKT_STEADY = 1 << 6,	 /* of a known flow, which it does not change (ct_hit) */
 };
 
 /* Kept small, because it is on the stack of the deepest chain of calls. */

@@ -9,8 +9,10 @@
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
 #include "clock.h"
+#include "config.h"
 #include "count.h"
 #include "ct.h"
+#include "decision.h"
 #include "drop.h"
 #include "flow.h"
 #include "pkt.h"
@@ -40,7 +42,7 @@ static __always_inline __u8 ct_first_state(const struct pkt *p)
 static __always_inline void ct_begin_sequence(struct ct_entry *e, const struct pkt *p)
 {
 	e->policy = 0;
-	e->node = 0;
+	e->cpu = 0;
 	e->scale = 0;
 	e->end = 0;
 	e->ack = 0;
@@ -225,6 +227,8 @@ __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirme
 	if (!p || !e)
 		return 0;
 	o = ct_partner(&p->t, e, confirmed);
+	if (o && o->cpu)
+		decision_take_partner(e, o);
 	state = e->state;
 	if (!o) {
 		/* The partner was evicted from fl_ct_new: create it again, or the reply would
@@ -278,11 +282,15 @@ __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirme
 }
 
 /* ct_hit keeps a flow alive and follows its state. The entry is written at most
- * once a second unless the packet changes the state. */
-static __always_inline int ct_hit(const struct pkt *p, struct ct_entry *e, bool confirmed)
+ * once a second unless the packet changes the state. Sets PKT_STEADY. */
+static __always_inline int ct_hit(struct pkt *p, struct ct_entry *e, bool confirmed)
 {
 	__u32 now = now_seconds();
-	bool steady = confirmed && (e->flags & CT_F_SEEN);
+	bool steady;
+
+	if (e->cpu)
+		decision_take(&p->t, e);
+	steady = confirmed && (e->flags & CT_F_SEEN);
 
 	/* A later fragment has no flags that could change a state. The first fragment of a TCP
 	 * segment has no sequence numbers to check. */
@@ -296,6 +304,10 @@ static __always_inline int ct_hit(const struct pkt *p, struct ct_entry *e, bool 
 	if (steady || (!confirmed && p->t.proto != IPPROTO_TCP && e->flags & CT_F_SEEN)) {
 		__u32 expires = ct_expires(now, e->state, confirmed);
 
+		/* Answers are not cached before their flow is assured: another flow could take
+		 * the port of one that is evicted. */
+		if (steady || (e->expires == expires && !(e->flags & CT_F_REPLY)))
+			p->flags |= PKT_STEADY;
 		if (e->expires == expires)
 			return 0;
 		e->expires = expires;
@@ -305,13 +317,24 @@ static __always_inline int ct_hit(const struct pkt *p, struct ct_entry *e, bool 
 	return ct_advance(p, e, confirmed, now);
 }
 
+/* As ct_hit, for packets whose decisions are cached: deliver() completes what this begins. */
+static __always_inline int ct_hit_cached(struct __sk_buff *skb, struct pkt *p, struct ct_entry *e,
+					 bool confirmed)
+{
+	int err = ct_hit(p, e, confirmed);
+
+	if (p->flags & PKT_STEADY && cfg_cache)
+		decision_begin(skb, p, e);
+	return err;
+}
+
 /* Updates known flow e, whose other end is a sandbox, for packet p and copies its translation
  * to *to and its endpoint to *out_if. They are copied because confirming the flow frees the
  * entry. Returns 0 or -DROP_X. */
-static __always_inline int known_hit(const struct pkt *p, struct ct_entry *e, bool confirmed,
-				     struct tuple *to, __u32 *out_if)
+static __always_inline int known_hit(struct __sk_buff *skb, struct pkt *p, struct ct_entry *e,
+				     bool confirmed, struct tuple *to, __u32 *out_if)
 {
 	*to = e->xlat;
 	*out_if = e->out_if;
-	return ct_hit(p, e, confirmed);
+	return ct_hit_cached(skb, p, e, confirmed);
 }

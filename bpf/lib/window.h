@@ -46,6 +46,24 @@ static __always_inline bool seq_after(__u32 a, __u32 b)
 	return (__s32)(a - b) > 0;
 }
 
+/* Do the fields of a segment continue a direction with these numbers, or repeat a little of it? If
+ * so, records them. offer: the window that it advertises, in bytes. */
+static __always_inline bool numbers_continue(__u32 *end, __u32 *ack, __u32 *win, __u32 seq,
+					     __u32 seq_end, __u32 acks, __u32 offer)
+{
+	__u32 acked = acks - *ack;
+
+	if (!seq_within(seq, *end, WINDOW_MIN) || acked > *win)
+		return false;
+	if (seq_after(seq_end, *end))
+		*end = seq_end;
+	if (acked)
+		*ack = acks;
+	if (offer > *win)
+		*win = offer;
+	return true;
+}
+
 static __always_inline void window_offer(struct ct_entry *e, const struct pkt *p)
 {
 	__u32 win = (__u32)p->win << (e->scale & 15);
@@ -105,16 +123,9 @@ static __always_inline void window_note(struct ct_entry *e, const struct pkt *p)
  * more at once, than a window. */
 static __always_inline bool window_continues(struct ct_entry *e, const struct pkt *p)
 {
-	__u32 acked = p->ack - e->ack;
-
-	if (!(p->tcp_flags & TCP_ACK) || !seq_within(p->seq, e->end, WINDOW_MIN) || acked > e->win)
-		return false;
-	if (seq_after(p->seq_end, e->end))
-		e->end = p->seq_end;
-	if (acked)
-		e->ack = p->ack;
-	window_offer(e, p);
-	return true;
+	return p->tcp_flags & TCP_ACK &&
+	       numbers_continue(&e->end, &e->ack, &e->win, p->seq, p->seq_end, p->ack,
+				(__u32)p->win << (e->scale & 15));
 }
 
 /* Does p acknowledge what o's direction has sent in its handshake? */

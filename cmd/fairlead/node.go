@@ -54,7 +54,7 @@ func (o daemonOptions) config(log *slog.Logger) daemon.Config {
 	build := readBuildInfo()
 	return daemon.Config{
 		Dirs: o.dirs(), DockerSocket: o.dockerSocket, DockerScope: o.dockerScope, MetricsListen: o.metricsListen, Uplinks: o.uplinks, SNATPorts: o.snatPorts, CTMax: o.ctMax, CTTimeouts: o.ctTimeouts,
-		MaxEndpoints: o.maxEndpoints, MaxPublishes: o.maxPublish, ForceClsact: o.forceClsact, CgroupRoot: o.cgroupRoot,
+		MaxEndpoints: o.maxEndpoints, MaxPublishes: o.maxPublish, CacheAfter: o.cacheAfter, ForceClsact: o.forceClsact, CgroupRoot: o.cgroupRoot,
 		Version: build.Version, Revision: build.GitCommit, Log: log, DefaultPools: o.pools,
 		Cluster: o.cluster, MaxPeers: o.maxPeers,
 	}

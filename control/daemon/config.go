@@ -56,6 +56,9 @@ type Config struct {
 	CTTimeouts Timeouts
 	// MaxEndpoints, MaxPublishes and MaxPeers are the sizes of those tables; 0 is the default.
 	MaxEndpoints, MaxPublishes, MaxPeers uint32
+	// CacheAfter is the packet of a flow's direction from which on its path is cached; 0 is the
+	// default, and a negative number never.
+	CacheAfter int
 	// ForceClsact attaches with clsact filters even if the kernel has tcx.
 	ForceClsact bool
 	// CgroupRoot is the cgroup that the socket programs are attached to. The default, "", is the

@@ -228,6 +228,7 @@ func (d *daemon) openDatapath() error {
 		CgroupRoot:   d.cfg.CgroupRoot,
 		ForceClsact:  d.cfg.ForceClsact,
 		SNATPorts:    d.cfg.SNATPorts,
+		CacheAfter:   d.cfg.CacheAfter,
 		CTMax:        d.cfg.CTMax,
 		Timeouts:     d.cfg.CTTimeouts,
 		MaxEndpoints: d.cfg.MaxEndpoints,

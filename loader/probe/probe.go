@@ -21,6 +21,7 @@ type Flags struct {
 	FIBSrc    bool // BPF_FIB_LOOKUP_SRC
 	Conntrack bool // bpf_skb_ct_lookup
 	DecapL3   bool // BPF_F_ADJ_ROOM_DECAP_L3_IPV4 and _IPV6
+	KernCtx   bool // bpf_cast_to_kern_ctx
 }
 
 // TryFlags probes for them.
@@ -28,7 +29,7 @@ func TryFlags() Flags {
 	v := kernelVersion()
 	fib, _ := judge(probeFIBSrc(), v, version{6, 7})
 	decap, _ := judge(probeDecapL3(), v, version{6, 3})
-	return Flags{FIBSrc: fib, Conntrack: probeConntrack() == nil, DecapL3: decap}
+	return Flags{FIBSrc: fib, Conntrack: probeConntrack() == nil, DecapL3: decap, KernCtx: probeKernCtx() == nil}
 }
 
 // Values of enums in linux/bpf.h.
@@ -72,18 +73,47 @@ func probeDecapL3() error {
 	return tryHelper(insns, unix.EFAULT)
 }
 
-// probeConntrack loads a program that queries nf_conntrack with the call instructions of the
-// datapath, which carry the names of the kfuncs.
-func probeConntrack() error {
+// kfuncCalls returns the call instructions of a program of the datapath, which carry the names of the
+// kfuncs, by name.
+func kfuncCalls(program string) (map[string]asm.Instruction, error) {
 	spec, err := bpf.LoadTC()
 	if err != nil {
-		return fmt.Errorf("read embedded object: %w", err)
+		return nil, fmt.Errorf("read embedded object: %w", err)
 	}
 	calls := make(map[string]asm.Instruction)
-	for _, ins := range spec.Programs[bpf.TCProgToUplink].Instructions {
+	for _, ins := range spec.Programs[program].Instructions {
 		if ins.IsKfuncCall() {
 			calls[ins.Reference()] = ins.WithSource(nil) // all instructions have one, or none
 		}
+	}
+	return calls, nil
+}
+
+// probeKernCtx loads a program that reads the kernel's struct sk_buff.
+func probeKernCtx() error {
+	calls, err := kfuncCalls(bpf.TCProgFromEndpoint)
+	if err != nil {
+		return err
+	}
+	return tryLoad(asm.Instructions{calls["bpf_cast_to_kern_ctx"], asm.Mov.Imm(asm.R0, 0), asm.Return()})
+}
+
+// tryLoad loads a program that calls kfuncs.
+func tryLoad(insns asm.Instructions) error {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "fl_probe", Type: ebpf.SchedCLS, Instructions: insns, License: "GPL",
+	})
+	if err != nil {
+		return fmt.Errorf("load a probe: %w", err)
+	}
+	return p.Close()
+}
+
+// probeConntrack loads a program that queries nf_conntrack.
+func probeConntrack() error {
+	calls, err := kfuncCalls(bpf.TCProgToUplink)
+	if err != nil {
+		return err
 	}
 	const tuple, opts = 12, 12 // bytes of an IPv4 tuple, and of struct nf_opts
 	insns := asm.Instructions{asm.Mov.Imm(asm.R0, 0)}
@@ -104,13 +134,7 @@ func probeConntrack() error {
 		asm.Mov.Imm(asm.R0, 0).WithSymbol("none"),
 		asm.Return(),
 	)
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "fl_probe", Type: ebpf.SchedCLS, Instructions: insns, License: "GPL",
-	})
-	if err != nil {
-		return fmt.Errorf("load a probe: %w", err)
-	}
-	return p.Close()
+	return tryLoad(insns)
 }
 
 // findConntrack omits the verifier log of a failed probe: it is too long for the doctor, and

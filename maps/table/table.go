@@ -64,6 +64,7 @@ type Table[K, V comparable] struct {
 	mu    sync.Mutex
 	cache map[K]V // what the kernel holds, to the best of our knowledge
 	round verifyRound
+	after func() error // see OnWrite
 }
 
 // verifyRound is one comparison of a whole table, a batch at a time.
@@ -84,6 +85,19 @@ func New[K, V comparable](name string, m Map) (*Table[K, V], error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// OnWrite makes the table call f whenever it has changed the kernel's entries. Not safe for
+// concurrent use.
+func (t *Table[K, V]) OnWrite(f func() error) { t.after = f }
+
+// written calls the function of OnWrite after n entries were written or deleted, or an unknown
+// number, and err.
+func (t *Table[K, V]) written(n int, err error) error {
+	if t.after == nil || n == 0 && err == nil {
+		return err
+	}
+	return errors.Join(err, t.after())
 }
 
 // Refresh reads all entries back from the kernel.
@@ -299,12 +313,12 @@ func (t *Table[K, V]) put(entries map[K]V) (written int, err error) {
 		}
 		if keys, values = append(keys, k), append(values, v); len(keys) == batchSize {
 			if err := flush(); err != nil {
-				return written, err
+				return written, t.written(written, err)
 			}
 		}
 	}
 	err = flush()
-	return written, err
+	return written, t.written(written, err)
 }
 
 func (t *Table[K, V]) putChunk(keys []K, values []V) (written int, err error) {
@@ -364,11 +378,11 @@ func (t *Table[K, V]) remove(keys []K) (deleted int, err error) {
 		done, err := t.removeChunk(present[:n])
 		deleted += done
 		if err != nil {
-			return deleted, err
+			return deleted, t.written(deleted, err)
 		}
 		present = present[n:]
 	}
-	return deleted, nil
+	return deleted, t.written(deleted, nil)
 }
 
 func (t *Table[K, V]) removeChunk(keys []K) (deleted int, err error) {

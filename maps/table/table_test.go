@@ -387,3 +387,38 @@ func TestTableAgainstModel(t *testing.T) {
 		}
 	}
 }
+
+// Whatever depends on a table learns of each change, also of one that failed, and of nothing else.
+func TestOnWrite(t *testing.T) {
+	table, _ := mustTable(t, 2)
+	calls := 0
+	table.OnWrite(func() error { calls++; return nil })
+	after := func(what string, want int) {
+		t.Helper()
+		if calls != want {
+			t.Errorf("%s: %d calls, want %d", what, calls, want)
+		}
+		calls = 0
+	}
+	write := func(entries map[uint32]uint64) {
+		if _, err := table.PutAll(entries); err != nil && !errors.Is(err, ErrFull) {
+			t.Fatal(err)
+		}
+	}
+	write(map[uint32]uint64{1: 1, 2: 2})
+	after("two entries", 1)
+	write(map[uint32]uint64{1: 1, 2: 2})
+	after("the same entries", 0)
+	write(map[uint32]uint64{3: 3})
+	after("an entry for which there is no room", 1)
+	for _, want := range []int{1, 0} {
+		if _, err := table.Delete(1); err != nil {
+			t.Fatal(err)
+		}
+		after("delete", want)
+	}
+	if _, _, err := table.Sync(map[uint32]uint64{2: 2, 4: 4}); err != nil {
+		t.Fatal(err)
+	}
+	after("sync", 1)
+}

@@ -69,6 +69,9 @@ func (v View[K, V, D]) List() []D {
 	return ds
 }
 
+// OnWrite makes the view call f whenever it has changed the kernel's entries.
+func (v View[K, V, D]) OnWrite(f func() error) { v.table.OnWrite(f) }
+
 // Refresh reads all entries back from the kernel.
 func (v View[K, V, D]) Refresh() error { return v.table.Refresh() }
 

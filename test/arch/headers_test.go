@@ -48,6 +48,7 @@ var cProvided = []struct {
 	{regexp.MustCompile(`\bbool\b`), "<stdbool.h>"},
 	{regexp.MustCompile(`\b(offsetof|NULL)\b`), "<stddef.h>"},
 	{regexp.MustCompile(`\bbpf_(hton|ntoh)[sl]\b`), "<bpf/bpf_endian.h>"},
+	{regexp.MustCompile(`\bBPF_CORE_READ_BITFIELD\b`), "<bpf/bpf_core_read.h>"},
 	{regexp.MustCompile(`\b(SEC|__always_inline|__noinline|__uint|__type|__ksym|__weak|barrier_var)\b`), "<bpf/bpf_helpers.h>"},
 	{regexp.MustCompile(`\bstruct (__sk_buff|bpf_\w+)\b|\bBPF_\w+`), "<linux/bpf.h>"},
 	{regexp.MustCompile(`\bETH_\w+|\bstruct ethhdr\b`), "<linux/if_ether.h>"},

@@ -71,7 +71,31 @@ func (w *world) entry(tb testing.TB, key bpf.TCTuple) (e entry, found bool) {
 		}
 		e, found = entry{v, name == "fl_ct"}, true
 	}
+	if e.Cpu != 0 {
+		w.takeNumbers(tb, key, &e.TCCtEntry)
+	}
 	return e, found
+}
+
+// takeNumbers gets the sequence numbers of an entry from the decision that has them (decision.h).
+func (w *world) takeNumbers(tb testing.TB, key bpf.TCTuple, e *bpf.TCCtEntry) {
+	tb.Helper()
+	var all []bpf.TCDecision
+	must(tb, w.tables["fl_decision"].Lookup(decisionIndex(key), &all))
+	d := all[e.Cpu-1]
+	if d.Key != key || d.Numbers == 0 {
+		tb.Fatalf("the numbers of %+v are lost: its decision is %+v", key, d)
+	}
+	e.End, e.Ack, e.Win, e.Cpu = d.End, d.Ack, d.Win, 0
+}
+
+// endDecisions makes the next packet of each flow take the whole path, as the daemon does when it has
+// written to a table.
+func (w *world) endDecisions(tb testing.TB) {
+	tb.Helper()
+	var g uint64
+	must(tb, w.tables["fl_generation"].Lookup(uint32(0), &g))
+	must(tb, w.tables["fl_generation"].Put(uint32(0), g+1<<32))
 }
 
 // mustEntry is like entry where an entry has to exist.
@@ -98,11 +122,13 @@ func (w *world) flowOf(tb testing.TB, p packet) (orig, reply entry) {
 func (w *world) putEntry(tb testing.TB, key bpf.TCTuple, e entry) {
 	tb.Helper()
 	must(tb, w.table(e).Put(key, e.TCCtEntry))
+	w.endDecisions(tb)
 }
 
 func (w *world) dropEntry(tb testing.TB, key bpf.TCTuple) {
 	tb.Helper()
 	must(tb, w.table(w.mustEntry(tb, key)).Delete(key))
+	w.endDecisions(tb)
 }
 
 func (w *world) table(e entry) *ebpf.Map {

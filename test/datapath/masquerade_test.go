@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
@@ -154,7 +155,7 @@ func notMasqueraded() []testCase {
 			bridge := func(is bool) {
 				_, err := s.set.Uplinks.Put(flmaps.Uplink{IfIndex: s.uplink.index, IPv4: uplink4, IPv6: uplink6, Stack: is})
 				must(s.TB, err)
-				awaitRouteTick(s.TB)
+				time.Sleep(routeRemembered)
 			}
 			bridge(true)
 			defer bridge(false)

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
 
@@ -25,29 +23,15 @@ func (s *scenario) secondUplink(f family) (src netip.Addr, use, leave func()) {
 		_, err := s.set.Uplinks.Put(flmaps.Uplink{IfIndex: s.other.index, IPv4: ip("203.0.113.2"), IPv6: ip("2001:db8:0:6::2")})
 		must(s.TB, err)
 		s.ns.ip(s.TB, "route replace default via "+router+" dev oth0")
-		awaitRouteTick(s.TB)
+		time.Sleep(routeRemembered)
 	}
 	leave = func() {
 		_, err := s.set.Uplinks.Delete(s.other.index)
 		must(s.TB, err)
 		s.ns.ip(s.TB, "route replace default via "+f.router.String()+" dev up0")
-		awaitRouteTick(s.TB)
+		time.Sleep(routeRemembered)
 	}
 	return src, use, leave
-}
-
-// awaitRouteTick waits until the routes that the datapath caches are stale: ROUTE_TICK_SHIFT
-// in bpf/lib/fib.h.
-func awaitRouteTick(tb testing.TB) {
-	tb.Helper()
-	tick := func() int64 {
-		var now unix.Timespec
-		must(tb, unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &now))
-		return now.Nano() >> 26
-	}
-	for begun := tick(); tick() == begun; {
-		time.Sleep(time.Millisecond)
-	}
 }
 
 // leaveOther is like leave through the other device.

@@ -37,6 +37,7 @@ func packets() []subject {
 		{"ICMPFlows", icmpFlowCases},
 		{"HostAddresses", hostAddressCases},
 		{"Xlat", xlatCases},
+		{"Decisions", decisionCases},
 	}
 }
 
@@ -60,7 +61,7 @@ func TestPackets(t *testing.T) {
 		runSubjects(t, newWorld(t, config{vars: featureVars()}), slices.Concat(packets(), flows()))
 	})
 	t.Run("noting", func(t *testing.T) {
-		runSubjects(t, newWorld(t, config{noteRedirects: true}), packets())
+		runSubjects(t, newWorld(t, config{vars: cachedAtOnce(), noteRedirects: true}), packets())
 	})
 }
 

@@ -21,10 +21,13 @@ import (
 // doneMark is cfg_mark's default.
 const doneMark = 0xf1a17ead
 
-// featureVars returns the configuration of this kernel's features.
+// featureVars returns the configuration of this kernel's features. The decision of a packet is cached at
+// once, so that each case also tests what the next packet makes of it.
 func featureVars() map[string]any {
-	return map[string]any{"cfg_fib_src": kernelHas(6, 7)}
+	return with(cachedAtOnce(), map[string]any{"cfg_fib_src": kernelHas(6, 7), "cfg_kern_ctx": kernelHas(6, 2)})
 }
+
+func cachedAtOnce() map[string]any { return map[string]any{"cfg_cache": uint8(1)} }
 
 // with adds variables to those of a configuration.
 func with(vars map[string]any, more map[string]any) map[string]any {

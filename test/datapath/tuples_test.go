@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -308,7 +309,7 @@ func TestRouteOfAnswer(t *testing.T) {
 		defer s.ns.ip(s.TB, "route del default via "+router+" dev oth0 table 200")
 		rule("add")
 		defer rule("del")
-		awaitRouteTick(s.TB)
+		time.Sleep(routeRemembered)
 		for asked, want := range map[netip.Addr]string{second: "neigh oth0 via " + router, f.uplink: "neigh up0 via " + f.router.String()} {
 			s.forget(s.TB)
 			p := s.client(f, l, at(asked, l.dport))

@@ -60,7 +60,7 @@ func TestVerifier(t *testing.T) {
 }
 
 // sameCode is the number of configurations of one object before its last: they have the same code.
-const sameCode = 11
+const sameCode = 17
 
 // object is a shipped object with a configuration.
 type object struct {
@@ -84,6 +84,13 @@ func objects(t *testing.T) []object {
 			all = append(all, object{fmt.Sprintf("cfg_conntrack=%d cfg_fib_src=%d%s", conntrack, fib, overlay.name), spec,
 				map[string]any{"cfg_conntrack": conntrack, "cfg_fib_src": fib,
 					"cfg_vxlan_port": overlay.port, "cfg_decap_l3": overlay.l3}})
+		}
+		for _, cache := range []map[string]any{{"cfg_kern_ctx": uint8(1)}, {"cfg_cache": uint8(0)}} {
+			spec, err := bpf.LoadTC()
+			must(t, err)
+			all = append(all, object{fmt.Sprintf("%s%s", strings.Trim(fmt.Sprint(cache), "map[]"), overlay.name), spec,
+				with(cache, map[string]any{"cfg_conntrack": uint8(1), "cfg_fib_src": uint8(1),
+					"cfg_vxlan_port": overlay.port, "cfg_decap_l3": overlay.l3})})
 		}
 	}
 	sock, err := bpf.LoadSock()

@@ -110,6 +110,7 @@ func (w *world) gc() error {
 func (w *world) forget(tb testing.TB) {
 	tb.Helper()
 	must(tb, w.tables["fl_ct_used"].Put(uint32(0), uint64(0)))
+	w.endDecisions(tb)
 	for _, name := range []string{"fl_ct", "fl_ct_new", "fl_frag"} {
 		m := w.tables[name]
 		var keys [][]byte

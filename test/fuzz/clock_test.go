@@ -53,7 +53,10 @@ func (w *twin) ageFairlead(seconds uint32) error {
 	if err := ageHeld(w.tables[3], seconds); err != nil {
 		return err
 	}
-	return w.collector.remove(old)
+	if err := w.collector.remove(old); err != nil {
+		return err
+	}
+	return w.endDecisions()
 }
 
 // ageHeld ages fragments that wait for their first, if any do: the last slot says until when.

@@ -21,6 +21,7 @@ import (
 var (
 	seedFlag      = flag.Uint64("seed", 1, "first seed; 0: by the clock")
 	sequencesFlag = flag.Int("sequences", 4000, "how many seeds from the first one; 0: as many as the time allows")
+	cacheFlag     = flag.Int("cache-after", 1, "packet of a flow from which on Fairlead caches its path; -1: never")
 	timeFlag      = flag.Duration("time", 75*time.Second, "how long to try new sequences")
 	traceFlag     = flag.Bool("trace", false, "show all that comes out")
 	recordFlag    = flag.String("record", "", "directory to write a sequence to for each known fault that has none there")
@@ -119,6 +120,11 @@ func TestDifferences(t *testing.T) {
 	t.Logf("%d sequences from seed %d ran in %v; in %d of them time moved on; %d showed a difference",
 		n, first, time.Since(began).Round(time.Second), slept, failed)
 	t.Logf("explained: %v", f.used)
+	flows, pairs := f.CacheHits()
+	t.Logf("%d packets of flows and %d between members took a cached path", flows, pairs)
+	if used := flows > 0 && pairs > 0; used != (*cacheFlag > 0) {
+		t.Errorf("that is not what -cache-after %d says", *cacheFlag)
+	}
 }
 
 // failuresShown are enough to look into at once.

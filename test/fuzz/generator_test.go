@@ -203,6 +203,9 @@ func (g generator) steps(k int, f flow) []step {
 	if f.Proto == unix.IPPROTO_TCP {
 		return g.tcpSteps(k)
 	}
+	if g.in(6) {
+		return g.talk(k, 0)
+	}
 	switch g.IntN(8) {
 	case 0, 1, 2, 3:
 		return []step{g.odd(step{Kind: "forward", Flow: k, Len: g.length()})}
@@ -222,7 +225,22 @@ func (g generator) handshake(k int) []step {
 		{Kind: "reverse", Flow: k, Flags: syn | ack},
 		{Kind: "forward", Flow: k, Flags: ack},
 	}
+	if g.in(2) {
+		return append(steps, g.talk(k, ack|psh)...)
+	}
 	return steps[:1+g.IntN(3)]
+}
+
+// talk is several packets that change nothing, as most are: Fairlead caches where they go.
+func (g generator) talk(k int, flags byte) (steps []step) {
+	for range 2 + g.IntN(7) {
+		s := step{Kind: pick(g, "forward", "reverse"), Flow: k, Flags: flags, Len: g.length()}
+		if g.in(6) {
+			s = g.odd(s)
+		}
+		steps = append(steps, s)
+	}
+	return steps
 }
 
 func (g generator) tcpSteps(k int) []step {

@@ -76,15 +76,16 @@ var published = map[uint16]string{8080: "a1", 8081: "b1"}
 
 // twin is one of the two hosts.
 type twin struct {
-	name      string
-	host      *world.Host
-	judge     bool             // the kernel's twin
-	ports     map[string]*port // by node
-	macs      map[mac]string   // what a MAC is, for people and for comparing
-	hop       map[string]mac   // by node: the MAC of its gateway
-	netlink   *netlink.Handle
-	collector *collector  // of Fairlead's flows that are expired
-	tables    []*ebpf.Map // Fairlead's confirmed flows, others, and more that is forgotten between sequences
+	name       string
+	host       *world.Host
+	judge      bool             // the kernel's twin
+	ports      map[string]*port // by node
+	macs       map[mac]string   // what a MAC is, for people and for comparing
+	hop        map[string]mac   // by node: the MAC of its gateway
+	netlink    *netlink.Handle
+	collector  *collector  // of Fairlead's flows that are expired
+	tables     []*ebpf.Map // Fairlead's confirmed flows, others, and more that is forgotten between sequences
+	generation *ebpf.Map
 
 	round   uint32          // of running a sequence: no two share IDs of fragments
 	sockets map[int]*socket // of the host, by flow
@@ -99,7 +100,7 @@ func newFairlead(l *lab.Lab) *twin {
 	inside := map[string]*world.Host{"out": l.Outside, "guest": w.addNode(l, "guest")}
 	l.Must(l.Host, "nft", "-f", l.Write("host.nft", hostRules))
 	l.IP(l.Outside, "link set eth0 address "+nodeOf("out").mac.String())
-	l.StartDaemon()
+	l.StartDaemon("--cache-after", fmt.Sprint(*cacheFlag))
 	for name, s := range subnets {
 		args := []string{"network", "create", "--ipv6", "--subnet", s[0] + "0/24", "--subnet", s[1] + "/64"}
 		if name == "inner" {
@@ -126,6 +127,9 @@ func newFairlead(l *lab.Lab) *twin {
 		w.tables = append(w.tables, m)
 		shared[name] = m
 	}
+	w.generation = l.PinnedMap("fl_generation")
+	l.Cleanup(func() { w.generation.Close() })
+	shared["fl_generation"] = w.generation
 	w.collector = newCollector(l, shared)
 	w.prepare(l, inside)
 	return w
@@ -407,7 +411,18 @@ func (w *twin) flush() error {
 			return fmt.Errorf("empty %v: %w", m, err)
 		}
 	}
+	if err := w.endDecisions(); err != nil {
+		return err
+	}
 	return w.netlink.ConntrackTableFlush(netlink.ConntrackTable)
+}
+
+// endDecisions ends Fairlead's cached decisions, as its daemon does whenever it has written to a table.
+func (w *twin) endDecisions() error {
+	if w.generation == nil {
+		return nil
+	}
+	return change(w.generation, func(_ uint32, generation *uint64) { *generation += 1 << 32 })
 }
 
 // zero has an array hold nothing.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/fairlead-net/fairlead/bpf"
 )
 
 // Devices returns the names of the host's devices whose alias has this prefix.
@@ -51,6 +53,32 @@ func (l *Lab) PinnedMap(name string) (m *ebpf.Map) {
 		return err
 	}))
 	return m
+}
+
+// CacheHits counts the packets that took a cached path so far: of flows, and between two members.
+func (l *Lab) CacheHits() (flows, pairs uint64) {
+	l.Helper()
+	decisions, members := l.PinnedMap("fl_decision"), l.PinnedMap("fl_pair")
+	defer decisions.Close()
+	defer members.Close()
+	var key uint32
+	var ds []bpf.TCDecision
+	entries := decisions.Iterate()
+	for entries.Next(&key, &ds) {
+		for _, d := range ds {
+			flows += uint64(d.Hits)
+		}
+	}
+	l.must(entries.Err())
+	var ps []bpf.TCPair
+	entries = members.Iterate()
+	for entries.Next(&key, &ps) {
+		for _, p := range ps {
+			pairs += uint64(p.Hits)
+		}
+	}
+	l.must(entries.Err())
+	return flows, pairs
 }
 
 func (l *Lab) mapOfPrograms(name string) (*ebpf.Map, error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/loader/probe"
 )
 
 // budget is how many instructions the verifier may process in one program: half of its limit,
@@ -20,9 +21,17 @@ const budget = 500_000
 
 const conntrackSwitch = "cfg_conntrack"
 
+// Settings that are not combined with all others: the kernel must have what cfg_kern_ctx stands for,
+// and cfg_cache is a number.
+const (
+	kernCtxSwitch = "cfg_kern_ctx"
+	cacheSetting  = "cfg_cache"
+)
+
 // verifyAll loads every object with every combination of its switches, with maps of the
-// shipped size, and reports how many instructions the verifier processed. The exception is
-// cfg_conntrack: it needs the module and is set to whether that is loaded.
+// shipped size, and reports how many instructions the verifier processed. The exceptions are
+// cfg_conntrack, which needs the module and is set to whether that is loaded, cfg_kern_ctx and cfg_cache,
+// which are set and then cleared in one combination.
 func verifyAll(r *report, conntrack uint8) error {
 	for _, object := range []struct {
 		name string
@@ -39,10 +48,25 @@ func verifyAll(r *report, conntrack uint8) error {
 		} else if conntrack != 0 {
 			continue // verified before
 		}
+		if v := spec.Variables[kernCtxSwitch]; v != nil && probe.TryFlags().KernCtx {
+			if err := v.Set(uint8(1)); err != nil {
+				return fmt.Errorf("set %s: %w", kernCtxSwitch, err)
+			}
+		}
 		names := switches(spec)
 		for _, port := range overlayPorts(spec) {
-			for setting := range 1 << len(names) {
+			all := 1<<len(names) - 1
+			for setting := range all + 1 {
 				if err := verify(r, object.name, spec.Copy(), port, names, setting); err != nil {
+					return err
+				}
+			}
+			for _, name := range exceptions(spec) {
+				without := spec.Copy()
+				if err := without.Variables[name].Set(uint8(0)); err != nil {
+					return fmt.Errorf("clear %s: %w", name, err)
+				}
+				if err := verify(r, object.name+" "+name+"=0", without, port, names, all); err != nil {
 					return err
 				}
 			}
@@ -66,12 +90,21 @@ func overlayPorts(spec *ebpf.CollectionSpec) []uint16 {
 func switches(spec *ebpf.CollectionSpec) []string {
 	var names []string
 	for name, v := range spec.Variables {
-		if strings.HasPrefix(name, "cfg_") && v.Size() == 1 && name != conntrackSwitch {
+		if strings.HasPrefix(name, "cfg_") && v.Size() == 1 && name != conntrackSwitch && name != kernCtxSwitch && name != cacheSetting {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
 	return names
+}
+
+// exceptions returns the settings that are not among the switches, if the object has them and they are set.
+func exceptions(spec *ebpf.CollectionSpec) []string {
+	return slices.DeleteFunc([]string{kernCtxSwitch, cacheSetting}, func(name string) bool {
+		var set uint8
+		v := spec.Variables[name]
+		return v == nil || v.Get(&set) != nil || set == 0
+	})
 }
 
 // verify loads one object with one combination: a bit for each switch.

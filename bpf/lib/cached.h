@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/* Completing and using cached decisions (decision.h, pair.h). */
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include "clock.h"
+#include "config.h"
+#include "count.h"
+#include "csum.h"
+#include "decision.h"
+#include "dest.h"
+#include "drop.h"
+#include "endpoint.h"
+#include "fib.h"
+#include "generation.h"
+#include "pair.h"
+#include "pkt.h"
+#include "send.h"
+#include "skb.h"
+#include "tuple.h"
+#include "window.h"
+
+/* No decision holds for the packet. */
+#define VERDICT_SLOW 0x400
+
+/* Provided by the kernel (6.2); the loader sets cfg_kern_ctx where it is. */
+void *bpf_cast_to_kern_ctx(void *obj) __ksym __weak;
+
+/* The kernel's struct, of which only this field is read. */
+struct sk_buff___summed {
+	__u8 ip_summed : 2;
+} __attribute__((preserve_access_index));
+
+/* sk_buff.ip_summed (include/linux/skbuff.h); SUM_UNKNOWN: this kernel does not show it. */
+enum summed {
+	SUM_NONE,
+	SUM_UNNECESSARY,
+	SUM_COMPLETE,
+	SUM_PARTIAL,
+	SUM_UNKNOWN,
+};
+
+static __always_inline enum summed summed(struct __sk_buff *skb)
+{
+	struct sk_buff___summed *k;
+
+	if (!cfg_kern_ctx)
+		return SUM_UNKNOWN;
+	k = bpf_cast_to_kern_ctx(skb);
+	return BPF_CORE_READ_BITFIELD(k, ip_summed);
+}
+
+/* Begins the record that packets as p become *to. p is not yet rewritten. Returns NULL if it cannot
+ * be recorded. */
+static __always_inline struct decision *decision_record(struct __sk_buff *skb, const struct pkt *p,
+							const struct tuple *to)
+{
+	__u32 i = decision_index(decision_hash_of(&p->t));
+	struct decision *d = bpf_map_lookup_elem(&fl_decision, &i);
+	bool is4 = p->flags & PKT_IP4;
+
+	if (!d || !have(skb, ETH_HLEN) || DATA(skb, ETH_HLEN) > DATA_END(skb))
+		return NULL;
+	d->macs = *(__u64 *)DATA(skb, 0);
+	d->macs2 = *(__u32 *)DATA(skb, 8);
+	d->to = *to;
+	d->sum_addrs = csum_fold(addr_diff(&p->t.saddr, &to->saddr, is4) +
+				 addr_diff(&p->t.daddr, &to->daddr, is4));
+	d->sum_ports = csum_fold(port_diff(p, to));
+	return d;
+}
+
+/* Completes the record. */
+static __always_inline void decision_holds(struct decision *d, const struct endpoint *from)
+{
+	d->net = from ? from->net : NET_UPLINKS;
+	d->generation = d->seen;
+	d->tick = clock_tick();
+}
+
+/* Packets as p, which decision_begin found to be of use, become *to and leave by hop. Not inlined:
+ * few packets come here. */
+static __noinline void decision_next_hop(struct __sk_buff *skb, const struct pkt *p,
+					 const struct tuple *to, const struct next_hop *hop)
+{
+	struct decision *d = decision_record(skb, p, to);
+
+	if (!d || !hop->mtu)
+		return;
+	d->kind = DEST_NEXT_HOP;
+	d->mtu = hop->mtu;
+	d->out = hop->ifindex;
+	d->mark = next_hop_mark(hop);
+	d->nh = hop->nh;
+	decision_holds(d, endpoint_find(skb->ifindex));
+}
+
+/* The same, to endpoint *ep, whose device is ifindex. */
+static __noinline void decision_endpoint(struct __sk_buff *skb, const struct pkt *p,
+					 const struct tuple *to, const struct endpoint *ep,
+					 __u32 ifindex)
+{
+	struct endpoint *from = endpoint_find(skb->ifindex);
+	struct decision *d = decision_record(skb, p, to);
+	struct dest dest;
+
+	if (!d)
+		return;
+	dest_device(&dest, ifindex, ep->net, ep->flags);
+	d->kind = dest.kind;
+	d->mtu = !from && ep->mtu ? ep->mtu : 0xffffffff;
+	d->out = dest.ifindex;
+	d->to_net = dest.net;
+	__builtin_memcpy(d->dmac, ep->mac, ETH_ALEN);
+	__builtin_memcpy(d->smac, ep->gw_mac, ETH_ALEN);
+	decision_holds(d, from);
+}
+
+/* A TCP header's fields from the sequence number on (RFC 9293 section 3.1). */
+struct tcp_head {
+	__be32 ports;
+	__be32 seq;
+	__be32 ack;
+	__u8 off; /* length in 32-bit words, upper half */
+	__u8 flags;
+	__be16 win;
+	__sum16 check;
+};
+
+/* Updates the checksum at *check of layer 4. */
+static __always_inline void decision_sum(__sum16 *check, const struct decision *d, bool udp,
+					 enum summed summed)
+{
+	__u16 sum;
+
+	if (summed == SUM_PARTIAL) { /* that of the pseudo-header only */
+		*check = csum_fold((__u64)*check + d->sum_addrs);
+		return;
+	}
+	if (udp && !*check)
+		return; /* there is none */
+	sum = ~csum_fold((__u64)(__u16) ~*check + d->sum_addrs + d->sum_ports);
+	*check = udp && !sum ? 0xffff : sum;
+}
+
+/* The same by the kernel's helpers, which know what sum the packet has. */
+static __always_inline bool decision_sum_helper(struct __sk_buff *skb, const struct decision *d,
+						bool is4, bool udp, __u32 check)
+{
+	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
+
+	if (bpf_l4_csum_replace(skb, check, 0, d->sum_ports, flags) ||
+	    bpf_l4_csum_replace(skb, check, 0, d->sum_addrs, flags | BPF_F_PSEUDO_HDR))
+		return false;
+	if (!is4)
+		bpf_csum_update(skb, d->sum_addrs); /* as in sum_addrs() */
+	return true;
+}
+
+/* Gives the packet the addresses, ports, hop limit and MACs that it leaves with. */
+static __always_inline bool decision_write(struct __sk_buff *skb, const struct decision *d,
+					   bool is4, __u32 l4)
+{
+	void *data = DATA(skb, 0);
+
+	if (data + l4 + 8 > DATA_END(skb))
+		return false;
+	*(__u32 *)(data + l4) = ports_of(&d->to);
+	if (is4) {
+		struct iphdr *ip = data + L3;
+
+		ip->check = ~csum_fold((__u64)(__u16)~ip->check + d->sum_addrs +
+				       (__u16)~bpf_htons(0x0100));
+		ip->saddr = d->to.saddr.w[3];
+		ip->daddr = d->to.daddr.w[3];
+		ip->ttl--;
+	} else {
+		struct ipv6hdr *ip = data + L3;
+
+		__builtin_memcpy(&ip->saddr, &d->to.saddr, 16);
+		__builtin_memcpy(&ip->daddr, &d->to.daddr, 16);
+		ip->hop_limit--;
+	}
+	if (d->kind != DEST_NEXT_HOP) {
+		__builtin_memcpy(data, d->dmac, ETH_ALEN);
+		__builtin_memcpy(data + ETH_ALEN, d->smac, ETH_ALEN);
+	}
+	return true;
+}
+
+static __always_inline int decision_send(struct __sk_buff *skb, struct decision *d)
+{
+	struct dest to = { .kind = d->kind, .ifindex = d->out, .net = d->to_net };
+
+	if (d->kind != DEST_NEXT_HOP)
+		return send_device(skb, &to);
+	return send_next_hop(skb, d->out, &d->nh, d->mark);
+}
+
+/* Handles a packet by the decision for its direction of its flow, or returns VERDICT_SLOW. */
+static __always_inline int decision_use(struct __sk_buff *skb, __u64 now, bool endpoint, bool is4)
+{
+	__u32 l4 = L3 + (is4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)), i, len, hlen = 8;
+	void *data = DATA(skb, 0), *end = DATA_END(skb);
+	struct tcp_head *h = data + l4;
+	struct ipv6hdr *ip6 = data + L3;
+	struct iphdr *ip = data + L3;
+	__u32 seq = 0, ack = 0, win = 0;
+	__u64 saddr, daddr, other;
+	__sum16 *check;
+	__s32 size;
+	struct decision *d;
+	enum summed sum;
+	__u8 proto, ttl;
+	bool udp;
+
+	if (data + l4 + 8 > end)
+		return VERDICT_SLOW;
+	if (is4) {
+		if (*(__u8 *)ip != 0x45 || ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))
+			return VERDICT_SLOW;
+		saddr = (__u64)ip->saddr << 32 | bpf_htonl(0xffff);
+		daddr = (__u64)ip->daddr << 32 | bpf_htonl(0xffff);
+		proto = ip->protocol;
+		ttl = ip->ttl;
+		len = bpf_ntohs(ip->tot_len);
+	} else {
+		saddr = *(__u64 *)&ip6->saddr.in6_u.u6_addr32[2];
+		daddr = *(__u64 *)&ip6->daddr.in6_u.u6_addr32[2];
+		proto = ip6->nexthdr;
+		ttl = ip6->hop_limit;
+		len = bpf_ntohs(ip6->payload_len) + sizeof(*ip6);
+	}
+	udp = proto == IPPROTO_UDP;
+	if (!udp) {
+		if (proto != IPPROTO_TCP || (void *)(h + 1) > end ||
+		    (h->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) != TCP_ACK)
+			return VERDICT_SLOW;
+		hlen = (h->off >> 4) * 4;
+		if (hlen < 20 || l4 + hlen > skb->len)
+			return VERDICT_SLOW;
+		seq = bpf_ntohl(h->seq);
+		ack = bpf_ntohl(h->ack);
+		win = bpf_ntohs(h->win);
+	}
+	if (udp && !endpoint && cfg_vxlan_port && h->ports >> 16 == bpf_htons(cfg_vxlan_port))
+		return VERDICT_SLOW;
+	i = decision_index(decision_hash(saddr, daddr, h->ports));
+	d = bpf_map_lookup_elem(&fl_decision, &i);
+	if (!d)
+		return VERDICT_SLOW;
+	d->seen = now;
+	if ((d->key.saddr.d[1] ^ saddr) | (d->key.daddr.d[1] ^ daddr) |
+	    (*(__u32 *)&d->key.sport ^ h->ports))
+		return VERDICT_SLOW;
+	other = (d->key.proto ^ proto) | (d->ifindex ^ skb->ifindex) | (d->generation ^ now) |
+		(d->tick ^ clock_tick());
+	if (is4)
+		other |= d->key.saddr.d[0] | d->key.daddr.d[0];
+	else
+		other |= (d->key.saddr.d[0] ^ *(__u64 *)&ip6->saddr) |
+			 (d->key.daddr.d[0] ^ *(__u64 *)&ip6->daddr);
+	if (endpoint)
+		other |= (d->macs ^ *(__u64 *)data) | (d->macs2 ^ *(__u32 *)(data + 8));
+	sum = summed(skb);
+	if (other || ttl <= 1 || (udp && sum == SUM_COMPLETE))
+		return VERDICT_SLOW;
+	/* As parse() counts it. */
+	if ((skb->gso_size ? l4 - L3 + hlen + skb->gso_size : len) > d->mtu)
+		return VERDICT_SLOW;
+	size = (skb->gso_size ? skb->len : len + L3) - l4 - hlen;
+	if (!udp && !numbers_continue(&d->end, &d->ack, &d->win, seq, seq + (size > 0 ? size : 0),
+				      ack, win << (d->scale & 15)))
+		return VERDICT_SLOW;
+	d->hits++;
+	count_traffic(d->net, DIR_FROM_ENDPOINT, skb->len);
+	if (!cfg_kern_ctx) {
+		if (!decision_sum_helper(skb, d, is4, udp, l4 + (udp ? 6 : 16)))
+			return finish(skb, -DROP_NAT_FAILED);
+	} else {
+		check = (void *)h + (udp ? 6 : 16);
+		if ((void *)(check + 1) > end)
+			return finish(skb, -DROP_MALFORMED);
+		decision_sum(check, d, udp, sum);
+		/* The addresses are balanced by the header's own sum, the ports by this one. */
+		if (is4 && sum == SUM_COMPLETE)
+			bpf_csum_update(skb, (__u16)~d->sum_addrs);
+	}
+	if (!is4 && (sum == SUM_COMPLETE || sum == SUM_UNKNOWN))
+		bpf_csum_update(skb, (__u32)~bpf_htons(1)); /* as in decrement_ttl() */
+	if (!decision_write(skb, d, is4, l4))
+		return finish(skb, -DROP_NAT_FAILED);
+	return decision_send(skb, d);
+}
+
+/* Sends a frame of a known pair of members, or returns VERDICT_SLOW. data: all of a plain IPv4 header
+ * can be read there. */
+static __always_inline int pair_use(struct __sk_buff *skb, void *data, __u64 now)
+{
+	struct pair *s = pair_slot(data, skb->ifindex);
+	struct dest to = {};
+	struct pair_key k;
+
+	if (!s)
+		return VERDICT_SLOW;
+	s->seen = now;
+	if (s->macs != *(__u64 *)data || !pair_key(&k, data, DATA_END(skb)) ||
+	    !pair_is(s, &k, skb->ifindex))
+		return VERDICT_SLOW;
+	s->hits++;
+	count_traffic(s->net, DIR_FROM_ENDPOINT, skb->len);
+	to.kind = s->kind;
+	to.ifindex = s->out;
+	to.net = s->net;
+	return send_device(skb, &to);
+}
+
+/* pair_complete records that the frames of this pair go to *to. Not inlined, to save stack. */
+static __noinline void pair_complete(struct __sk_buff *skb, const struct dest *to)
+{
+	void *data = DATA(skb, 0);
+	struct pair_key k;
+	struct pair *s;
+
+	if (!pair_key(&k, data, DATA_END(skb)))
+		return;
+	s = pair_slot(data, skb->ifindex);
+	if (!s)
+		return;
+	s->saddr.d[0] = k.src[0];
+	s->saddr.d[1] = k.src[1];
+	s->macs = k.macs;
+	s->macs2 = k.macs2;
+	s->ifindex = skb->ifindex;
+	s->net = to->net;
+	s->out = to->ifindex;
+	s->kind = to->kind;
+	s->generation = s->seen;
+}
+
+/* Handles a packet as those before it, or returns VERDICT_SLOW. endpoint: it is from one, or from a
+ * host port; else it arrived at an uplink. */
+static __always_inline int cached(struct __sk_buff *skb, bool endpoint)
+{
+	void *data = DATA(skb, 0);
+	__u64 now = generation();
+	__be16 proto;
+
+	if (!cfg_cache || skb->vlan_present || data + L3 + sizeof(struct iphdr) > DATA_END(skb))
+		return VERDICT_SLOW;
+	if (!endpoint && skb->pkt_type != 0)
+		return VERDICT_SLOW;
+	if (endpoint) {
+		int verdict = pair_use(skb, data, now);
+
+		if (verdict != VERDICT_SLOW)
+			return verdict;
+	}
+	proto = *(__be16 *)(data + 2 * ETH_ALEN);
+	if (!endpoint && skb->protocol != proto)
+		return VERDICT_SLOW;
+	if (proto == bpf_htons(ETH_P_IP))
+		return decision_use(skb, now, endpoint, true);
+	if (proto == bpf_htons(ETH_P_IPV6))
+		return decision_use(skb, now, endpoint, false);
+	return VERDICT_SLOW;
+}
+
+/* Not inlined, because the stack of the programs themselves is full. */
+static __noinline int cached_from_endpoint(struct __sk_buff *skb)
+{
+	return cached(skb, true);
+}
+
+static __noinline int cached_from_uplink(struct __sk_buff *skb)
+{
+	return cached(skb, false);
+}

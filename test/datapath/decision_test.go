@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"encoding/binary"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/fairlead-net/fairlead/bpf"
+	flmaps "github.com/fairlead-net/fairlead/maps"
+)
+
+// decisionIndex returns the slot of a tuple's decision: decision_index in bpf/lib/decision.h.
+func decisionIndex(t bpf.TCTuple) uint32 {
+	const golden, bits = 0x9e3779b97f4a7c15, 10
+	half := func(ip bpf.TCIp) uint64 { return binary.NativeEndian.Uint64(ip.B[8:]) }
+	h := (half(t.Saddr)^uint64(uint32(t.Sport)|uint32(t.Dport)<<16))*golden + half(t.Daddr)
+	return uint32(h * golden >> (64 - bits))
+}
+
+// decisionsOf returns what is in the slot of a tuple, by processor.
+func (w *world) decisionsOf(s *scenario, t bpf.TCTuple) (all []bpf.TCDecision) {
+	s.Helper()
+	must(s.TB, w.tables["fl_decision"].Lookup(decisionIndex(t), &all))
+	return all
+}
+
+// hits returns how many packets of a tuple took its cached path.
+func (s *scenario) hits(t bpf.TCTuple) (n uint32) {
+	s.Helper()
+	for _, d := range s.decisionsOf(s, t) {
+		if d.Key == t {
+			n += d.Hits
+		}
+	}
+	return n
+}
+
+// pairHits returns how many packets between members took a cached path.
+func (s *scenario) pairHits() (n uint32) {
+	s.Helper()
+	var key uint32
+	var all []bpf.TCPair
+	entries := s.tables["fl_pair"].Iterate()
+	for entries.Next(&key, &all) {
+		for _, p := range all {
+			n += p.Hits
+		}
+	}
+	must(s.TB, entries.Err())
+	return n
+}
+
+// cache confirms a flow and makes sure that both directions take their cached path.
+func (s *scenario) cache(f family, l l4) (p, left packet) {
+	s.Helper()
+	p, left = s.confirm(f, "a", l)
+	p.flags, left.flags = "A", "A"
+	answer := s.outside(left.answer("A")).tuple()
+	there, back := s.hits(p.tuple()), s.hits(answer)
+	// Without SKIP_NEIGH the kernel does not tell the MTU of a route whose next hop is not resolved.
+	unknown := s.to != nil
+	for range 100 { // a processor, or the next tick, has no decision yet
+		s.lives(f, "a", p, left)
+		if (s.hits(p.tuple()) > there || unknown) && s.hits(answer) > back {
+			return p, left
+		}
+	}
+	s.Errorf("of 100 packets %d took the cached path, and %d answers", s.hits(p.tuple())-there, s.hits(answer)-back)
+	return p, left
+}
+
+// decisionCases lists what must end a cached decision, or must not take it.
+func decisionCases() []testCase {
+	var ported []l4
+	for _, l := range protocols() {
+		if l.proto != echo {
+			ported = append(ported, l)
+		}
+	}
+	return slices.Concat(
+		times(ported, "cached_endpoint_changes-followed", func(s *scenario, f family, l l4) {
+			p, left := s.cache(f, l)
+			answer := s.outside(left.answer("A"))
+			got := answer.with(func(q *packet) { q.dst = p.src })
+			s.change(s.TB, "a", func(e *flmaps.Endpoint) { e.MAC[5] ^= 0x40 })
+			s.arrive(answer).peer("a", s.delivered("a", got).with(func(q *packet) { q.dmac[5] ^= 0x40 }))
+			s.from("a", p).dropped("spoofed_mac")
+		}),
+		times(ported, "cached_endpoint_removed-dropped", func(s *scenario, f family, l l4) {
+			p, left := s.cache(f, l)
+			a := s.members["a"]
+			_, err := s.set.Endpoints.Delete(a.IfIndex)
+			must(s.TB, err)
+			defer func() {
+				_, err := s.set.Endpoints.Put(a.Endpoint)
+				must(s.TB, err)
+			}()
+			s.arrive(s.outside(left.answer("A"))).dropped("endpoint_gone")
+			if r := s.from("a", p).quick(); r.verdict != shot {
+				s.Errorf("a packet from a removed endpoint: verdict %s", r.verdict)
+			}
+		}),
+		times(ported, "cached_flow_removed-forgotten", func(s *scenario, f family, l l4) {
+			_, left := s.cache(f, l)
+			_, err := s.set.Conntrack.DeleteWhere(func(flmaps.Flow) bool { return true })
+			must(s.TB, err)
+			s.arrive(s.outside(left.answer("A"))).unchanged()
+		}),
+		times(ported, "cached_uplink_removed-stack", func(s *scenario, f family, l l4) {
+			p, _ := s.cache(f, l)
+			up := slices.IndexFunc(s.set.Uplinks.List(), func(u flmaps.Uplink) bool { return u.IfIndex == s.uplink.index })
+			u := s.set.Uplinks.List()[up]
+			_, err := s.set.Uplinks.Delete(u.IfIndex)
+			must(s.TB, err)
+			defer func() {
+				_, err := s.set.Uplinks.Put(u)
+				must(s.TB, err)
+			}()
+			time.Sleep(routeRemembered) // the route is cached by itself, too
+			s.from("a", p).toStack()
+		}),
+		times(ported, "cached_odd_packets-whole_path", func(s *scenario, f family, l l4) {
+			p, left := s.cache(f, l)
+			s.from("a", p.with(func(q *packet) { q.smac[5] ^= 0x40 })).dropped("spoofed_mac")
+			s.from("b", p).dropped("spoofed_mac")
+			low := p.with(func(q *packet) { q.ttl = 1 })
+			if r := s.from("a", low).quick(); r.verdict != redirected || r.counts["path neigh"].Packets != 0 {
+				s.Errorf("hop limit 1: %s %v", r.verdict, r.counts)
+			}
+			s.arrive(s.outside(left.answer("A")).with(func(q *packet) { q.dst = at(f.uplink, q.dst.Port()+1) })).unchanged()
+			s.lives(f, "a", p, left)
+		}),
+		times(ported[:1], "cached_slot_shared-numbers_kept", sharedSlot),
+		[]testCase{
+			{name: "tcp-cached_pair-peer", run: cachedPair},
+			{name: "tcp-cached_pair_of_published-looked_up", run: func(s *scenario, f family) {
+				p := s.between(f, "b", "a")
+				before := s.pairHits()
+				for range 3 {
+					s.from("b", p).peer("a", p)
+				}
+				if n := s.pairHits() - before; n != 0 {
+					s.Errorf("%d packets of a backend took a cached path", n)
+				}
+			}},
+		},
+	)
+}
+
+// sharedSlot has two flows use one slot: the numbers of the first are not lost.
+func sharedSlot(s *scenario, f family, l l4) {
+	p, left := s.cache(f, l)
+	if p.proto != tcp {
+		s.Fatal("only TCP has numbers")
+	}
+	other := l
+	for other.sport++; decisionIndex(s.via(f, "a", other, p.dst).tuple()) != decisionIndex(p.tuple()); other.sport++ {
+	}
+	q, qleft := s.confirm(f, "a", other)
+	next := func(p, left *packet) {
+		p.seq += uint32(len(p.payload))
+		left.seq = p.seq
+		s.from("a", *p).neigh(f, *left)
+	}
+	for range 100 { // as many as it takes until one begins a tick
+		next(&p, &left)
+		next(&q, &qleft)
+		time.Sleep(2 * time.Millisecond)
+	}
+	for _, x := range []packet{p, q} {
+		orig, _ := s.flowOf(s.TB, x)
+		if want := firstSeq + x.seq + uint32(len(x.payload)); orig.End != want {
+			s.Errorf("the numbers of %v end at %d, want %d", x.src, orig.End, want)
+		}
+	}
+}
+
+func cachedPair(s *scenario, f family) {
+	p := s.between(f, "a", "c")
+	before := s.pairHits()
+	cpus := runtime.NumCPU()
+	for range 3 + cpus {
+		s.from("a", p).peer("c", p)
+	}
+	if n := s.pairHits() - before; n < 3 {
+		s.Errorf("%d of %d packets took a cached path on %d processors", n, 3+cpus, cpus)
+	}
+	spoofed := p.with(func(q *packet) { q.src = at(f.of(s.members["b"]), q.src.Port()) })
+	s.from("a", spoofed).dropped("spoofed_ip")
+	s.change(s.TB, "a", func(e *flmaps.Endpoint) { e.Flags &^= flmaps.ICC })
+	s.from("a", p).dropped("icc")
+}
