@@ -36,17 +36,28 @@ func TestCounts(t *testing.T) {
 		t.Log(have.otherwise(l.environment))
 		names = append(names, "limit")
 	}
-	for _, name := range names {
-		counts, err := l.count(t.Context(), name, counted, 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for c, n := range counts {
-			got.set(c, name, n)
+	count := func(cases string, rounds int) {
+		for _, name := range names {
+			counts, err := l.count(t.Context(), name, cases, rounds)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for c, n := range counts {
+				got.set(c, name, n)
+			}
 		}
 	}
+	count(counted, 1)
 	differences, err := compare(have, got)
 	if err != nil {
+		t.Fatal(err)
+	}
+	// What a kernel does now and then may have been counted with a single round.
+	for _, d := range differences {
+		t.Logf("%v; the median of five rounds decides, as for the table", d)
+		count(d.name, 5)
+	}
+	if differences, err = compare(have, got); err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range differences {
