@@ -11,6 +11,7 @@
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include <stddef.h>
 #include "config.h"
 #include "count.h"
 #include "drop.h"
@@ -56,6 +57,7 @@ static __always_inline void dest_host_port(struct dest *d, __u32 ifindex, __u32 
 	d->path = path;
 	d->ifindex = ifindex;
 	d->net = net;
+	d->hop = NULL; /* it may have been one before */
 }
 
 /* The member of network net with FDB entry e. */
