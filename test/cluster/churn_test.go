@@ -15,7 +15,7 @@ import (
 )
 
 // TestChurn has clients that connect to a service all the time, by a host without a backend, while backends are
-// created and removed on two other hosts: by rm, with and without a program to kill, and by disconnecting them. No new
+// created and removed on another host: by rm, with and without a program to kill, and by disconnecting them. No new
 // connection fails, of either protocol, and each removal is as quick as the others' answers.
 func TestChurn(t *testing.T) {
 	const backends = 9
