@@ -41,6 +41,7 @@ restores the previous state. Upgrades do not need this command.`,
 	cmd.Flags().StringVar(&to, "to", "", "path of the fairlead binary that takes over")
 	cmd.Flags().StringVar(&dirs.bpf, "bpf-dir", "/sys/fs/bpf/fairlead", "directory of the pins")
 	cmd.Flags().StringVar(&dirs.state, "state-dir", "/var/lib/fairlead", "directory of the stored state")
+	cmd.Flags().StringVar(&dirs.run, "run-dir", "/run/fairlead", "directory of the socket, the namespaces and the logs")
 	cmd.Flags().DurationVar(&wait, "wait", 10*time.Minute, "how long to wait for that daemon")
 	return cmd
 }

@@ -40,7 +40,7 @@ func newNodeCommands(stderr io.Writer) nodeCommands {
 			if err != nil {
 				return err
 			}
-			return daemon.Downgrade(ctx, daemon.DowngradeConfig{StateDir: d.state, BPFDir: d.bpf, To: to, Ready: ready, Log: log})
+			return daemon.Downgrade(ctx, daemon.DowngradeConfig{StateDir: d.state, RunDir: d.run, BPFDir: d.bpf, To: to, Ready: ready, Log: log})
 		},
 		doctor: doctor.Report,
 	}

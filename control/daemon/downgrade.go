@@ -5,6 +5,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strconv"
@@ -17,7 +18,7 @@ import (
 
 // DowngradeConfig configures Downgrade. All fields are required.
 type DowngradeConfig struct {
-	StateDir, BPFDir string
+	StateDir, RunDir, BPFDir string
 	// To is the path of the fairlead binary that takes over.
 	To string
 	// Ready is called with the names of what was converted once the daemon of To may start. There
@@ -50,7 +51,14 @@ func Downgrade(ctx context.Context, cfg DowngradeConfig) (retErr error) {
 	if err != nil {
 		return err
 	}
-	return state.Wait(ctx)
+	if err := state.Wait(ctx); err != nil {
+		return err
+	}
+	// Builds without files of sandboxes do not remove them. Programs that run keep theirs.
+	if err := os.RemoveAll(Dirs{Run: cfg.RunDir}.EtcFiles()); err != nil {
+		return fmt.Errorf("remove the files of sandboxes: %w", err)
+	}
+	return nil
 }
 
 // raisePriority has this process run before others: it has some 40 ms to notice what the other daemon does.

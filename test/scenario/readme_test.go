@@ -69,7 +69,7 @@ func TestTour(t *testing.T) {
 	if !tracks(r.Stdout) {
 		l.Errorf("ct ls shows nothing\n%s", r.Stdout)
 	}
-	asked, answered := strings.Count(script, ":8080/\n"), strings.Count(r.Stdout, "Welcome to nginx!</title>")
+	asked, answered := strings.Count(script, ":8080/\n")+strings.Count(script, ":8081/\n"), strings.Count(r.Stdout, "Welcome to nginx!</title>")
 	if asked != answered {
 		l.Errorf("nginx was asked %d times and answered %d times\n%s", asked, answered, r.Stdout)
 	}

@@ -129,7 +129,7 @@ func established(l *lab.Lab) int {
 // directories returns the flags that set the directories of the daemon's pins and state.
 func directories(l *lab.Lab) (flags []string) {
 	args := l.DaemonArgs()
-	for _, flag := range []string{"--bpf-dir", "--state-dir"} {
+	for _, flag := range []string{"--bpf-dir", "--state-dir", "--run-dir"} {
 		i := slices.Index(args, flag)
 		flags = append(flags, args[i:i+2]...)
 	}
