@@ -3,8 +3,10 @@
 package api
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/fairlead-net/fairlead/control/model"
@@ -255,13 +257,8 @@ func NewSandboxCreate(spec model.SandboxSpec) SandboxCreate {
 	}
 	c.Domainname = spec.Lookup.Domainname
 	c.HostConfig.SetLookup(spec.Lookup)
-	ep := spec.Endpoint
-	if ep.IPv4.IsValid() || ep.IPv6.IsValid() || !ep.MAC.IsZero() || ep.IfName != "" || len(ep.Aliases) > 0 || len(ep.Links) > 0 || !ep.Bandwidth.IsZero() {
-		mode := spec.NetworkMode
-		if mode == "" {
-			mode = model.NetworkBridge
-		}
-		c.NetworkingConfig.EndpointsConfig = map[string]EndpointConfig{mode: *NewEndpointConfig(ep)}
+	if ep := *NewEndpointConfig(spec.Endpoint); !reflect.DeepEqual(ep, EndpointConfig{}) {
+		c.NetworkingConfig.EndpointsConfig = map[string]EndpointConfig{cmp.Or(spec.NetworkMode, model.NetworkBridge): ep}
 	}
 	return c
 }

@@ -212,12 +212,13 @@ func TestPrivilegedPorts(t *testing.T) {
 }
 
 // A proxy that is published in one network also answers clients of another network that it is
-// in, and connecting it to that does not interrupt connections.
+// in, and connecting it to that does not interrupt connections. The network it is published in has the higher priority: else
+// the ports would move to the other, which is the first by name.
 func TestProxyOfManyNetworks(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
 		edge, apps := network(l, "edge"), network(l, "apps")
-		proxy := l.Sandbox("proxy", "--network", edge, "-p", "443:443", "-p", "443:443/udp")
+		proxy := l.Sandbox("proxy", "--network", "name="+edge+",gw-priority=1", "-p", "443:443", "-p", "443:443/udp")
 		app := l.Sandbox("app", "--network", apps)
 		seers(l, proxy.Host, 443)
 		var open []*line

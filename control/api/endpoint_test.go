@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/fairlead-net/fairlead/control/model"
+)
+
+// What is asked of the first network of a sandbox reaches the daemon, also if it is one thing only; a request without any
+// says nothing about the network.
+func TestFirstNetworkOfASandbox(t *testing.T) {
+	mac, err := model.ParseMAC("02:00:00:00:00:01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]model.EndpointSpec{
+		"priority":  {GwPriority: 1},
+		"alias":     {Aliases: []string{"web"}},
+		"link":      {Links: []model.Link{ParseLink("db:store")}},
+		"MAC":       {MAC: mac},
+		"interface": {IfName: "lan0"},
+	} {
+		want.Network = "edge"
+		create := NewSandboxCreate(model.SandboxSpec{NetworkMode: "edge", Endpoint: want})
+		got, err := create.Spec("x")
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if diff := cmp.Diff(want, got.Endpoint, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	for _, mode := range []string{"", "host", "edge"} {
+		if c := NewSandboxCreate(model.SandboxSpec{NetworkMode: mode}); c.NetworkingConfig.EndpointsConfig != nil {
+			t.Errorf("mode %q: the request has %+v", mode, c.NetworkingConfig.EndpointsConfig)
+		}
+	}
+}
