@@ -181,8 +181,14 @@ func (c *clients) reached(p *pair, name string) {
 	})
 }
 
-// greetUDP answers each datagram at a port of every address of h.
+// greetUDP answers each datagram at a port of every address of h with its content.
 func greetUDP(l *lab.Lab, h *world.Host, port int) {
+	l.Helper()
+	answerUDP(l, h, port, func(data []byte, _ net.Addr) []byte { return data })
+}
+
+// answerUDP answers each datagram at a port of every address of h.
+func answerUDP(l *lab.Lab, h *world.Host, port int, answer func(data []byte, from net.Addr) []byte) {
 	l.Helper()
 	for _, network := range []string{"udp4", "udp6"} {
 		pc, err := h.ListenPacket(network, fmt.Sprintf(":%d", port))
@@ -197,7 +203,7 @@ func greetUDP(l *lab.Lab, h *world.Host, port int) {
 				if err != nil {
 					return
 				}
-				_, _ = pc.WriteTo(buf[:n], from)
+				_, _ = pc.WriteTo(answer(buf[:n], from), from)
 			}
 		}()
 	}

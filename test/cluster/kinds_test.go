@@ -88,24 +88,10 @@ func TestServiceKinds(t *testing.T) {
 // namesUDP answers each datagram at a port of every address of h with a name and the client's address.
 func namesUDP(l *lab.Lab, h *world.Host, name string, port int) {
 	l.Helper()
-	for _, network := range []string{"udp4", "udp6"} {
-		pc, err := h.ListenPacket(network, fmt.Sprintf(":%d", port))
-		if err != nil {
-			l.Fatal(err)
-		}
-		l.Cleanup(func() { pc.Close() })
-		go func() {
-			buf := make([]byte, 2000)
-			for {
-				_, from, err := pc.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				client := netip.MustParseAddrPort(from.String()).Addr().Unmap()
-				_, _ = pc.WriteTo(fmt.Appendf(nil, "%s %s", name, client), from)
-			}
-		}()
-	}
+	answerUDP(l, h, port, func(_ []byte, from net.Addr) []byte {
+		client := netip.MustParseAddrPort(from.String()).Addr().Unmap()
+		return fmt.Appendf(nil, "%s %s", name, client)
+	})
 }
 
 // askName returns the name and the client of such a server, from a new port.
