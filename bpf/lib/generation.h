@@ -4,8 +4,8 @@
 /*
  * The generation of everything that a cached decision (decision.h, pair.h) depends on, besides the
  * kernel's routes. It changes whenever the daemon has written a table that decisions are made from
- * (maps/generation.go), and whenever a flow is removed. A decision holds only while the generation
- * is the one that was read before the first lookup for it.
+ * (maps/generation.go), and whenever a flow is removed. The programs read the generation
+ * before the first lookup for a decision. The decision holds until it changes.
  */
 
 #include <linux/bpf.h>

@@ -304,8 +304,8 @@ static __always_inline int ct_hit(struct pkt *p, struct ct_entry *e, bool confir
 	if (steady || (!confirmed && p->t.proto != IPPROTO_TCP && e->flags & CT_F_SEEN)) {
 		__u32 expires = ct_expires(now, e->state, confirmed);
 
-		/* Answers are not cached before their flow is assured: another flow could take
-		 * the port of one that is evicted. */
+		/* Answers are not cached before their flow is assured: until then it may be
+		 * evicted, and another flow may take its port. */
 		if (steady || (e->expires == expires && !(e->flags & CT_F_REPLY)))
 			p->flags |= PKT_STEADY;
 		if (e->expires == expires)
