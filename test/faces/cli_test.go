@@ -38,7 +38,6 @@ func (f cli) removeNetwork(name string) error { return f.act("network", "rm", na
 
 func (f cli) run(c container) error {
 	f.made.put(c)
-	c.aliases = nil
 	return f.act(append(append([]string{"run"}, c.flags()...), c.serve(peer)...)...)
 }
 

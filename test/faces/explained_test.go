@@ -22,8 +22,6 @@ var (
 	own = append([]string{"CRI"}, free...)
 	// free are those of own under which a user has several networks.
 	free = []string{"podman 4", "podman 5", "CNI", "fairlead"}
-	// unnamed are the front ends under which programs do not query the gateway for names.
-	unnamed = []string{"CRI", "fairlead"}
 	// runtimes are the front ends that learn of containers through CNI alone.
 	runtimes = []string{"CNI", "CRI"}
 	// sixth are the front ends that treat IPv6 like IPv4.
@@ -100,8 +98,8 @@ var explained = []difference{
 	{proxies, "gateway", fairleads, []string{"then, published TCP from the host at 127.0.0.1"}},
 	{proxies, "gateway", fairleads, []string{"then, published TCP from a neighbour"}},
 	{
-		"A program started by `fairlead run` uses the host's resolvers, and a CRI pod those that its configuration names.",
-		"no", unnamed, []string{"the name of a container", "its alias", "its short ID"},
+		"A CRI pod uses the resolvers that its configuration names.",
+		"no", []string{"CRI"}, []string{"the name of a container", "its alias", "its short ID"},
 	},
 	{
 		"Docker's resolver needs rules in the container; without it the container queries the host's resolver itself.",
@@ -110,10 +108,6 @@ var explained = []difference{
 	{
 		"A released address is not allocated again soon, not even to its previous owner.",
 		"another", own, []string{"an address that was not fixed, after a restart"},
-	},
-	{
-		"The default route uses the first joined network that has one; Docker uses the first by name.",
-		"other", free, []string{"the default route, with a third network whose name sorts first"},
 	},
 	{ended, "devices, routes", []string{"podman 4", "podman 5"}, []string{"what is left of a removed network"}},
 	{ended, "n/a", runtimes, []string{"what is left of a removed network", "removal of a network that is in use"}},

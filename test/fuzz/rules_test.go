@@ -477,7 +477,8 @@ func hostPortTwice(d difference) bool {
 // An ICMP error keeps the address of the router that sent it (RFC 5508 section 4.2). netfilter writes that of the flow's other end
 // in its place if it translates the source of the flow, were it only the port.
 func routersAddress(d difference) bool {
-	return d.st().Kind == "error" && d.st().Node != "" && d.fairlead != nil && d.kernel != nil &&
+	routed := d.st().Node != "" || d.flow().Src.IsValid() // its sender is not an end of the flow
+	return d.st().Kind == "error" && routed && d.fairlead != nil && d.kernel != nil &&
 		d.fairlead.node == d.kernel.node && d.fairlead.p.icmpError() && d.fairlead.p.dst == d.kernel.p.dst &&
 		d.fairlead.p.src != d.kernel.p.src && gist(d.fairlead) == gist(d.kernel) && strings.Contains(d.kernel.rest, "<port of")
 }
