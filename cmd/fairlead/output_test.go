@@ -44,6 +44,7 @@ func TestOutputs(t *testing.T) {
 		`network ls --filter label=env --format table_{{.Name}}\t{{.Label_"env"}}\t{{.IPv6}}`, "network ls --format {{.Name}}:{{.Driver}}",
 		"network inspect web", "network inspect -f {{.Name}}_{{len_.Containers}}_{{(index_.IPAM.Config_0).Subnet}} web bridge",
 		"ps", "ps -a", "ps -aq --no-trunc", "ps --filter status=exited --format {{.Names}}_{{.Status}}", "ps -a --format json --filter name=box",
+		"ps -aq --filter publish=8000-8100", "ps -aq --filter publish=8080/udp", "ps -aq --filter expose=9011/udp --filter expose=443 --filter name=front",
 		"inspect front", "inspect --format {{json_.NetworkSettings.Networks.web.IPAddress}} front",
 		"port front", "port front 80", "port front 5353/udp",
 		"ct ls", "ct ls -q --filter proto=tcp --filter port=80 --limit 5", "ct flush",

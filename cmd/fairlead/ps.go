@@ -44,7 +44,7 @@ func newPsCommand(e *env) *cobra.Command {
 		Long: `List sandboxes, newest first. Those whose program has ended are shown with -a, or
 if a filter selects their status.
 
-Filters: id=PART, label=KEY[=VALUE], name=PART, network=NETWORK, status=created|running|exited.
+Filters: expose=PORT[/PROTO], id=PART, label=KEY[=VALUE], name=PART, network=NETWORK, publish=PORT[/PROTO], status=created|running|exited.
 Template fields: .ID .Names .Command .CreatedAt .RunningFor .State .Status .Pid .Ports .Networks .Labels .Label "KEY"`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,

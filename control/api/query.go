@@ -62,6 +62,11 @@ func checkFilter(key, value string) error {
 			return model.Refuse(model.ErrInvalid, "filter dangling must be true or false, not %q", value)
 		}
 	}
+	if key == "publish" || key == "expose" {
+		if _, err := parseTarget(value); err != nil {
+			return model.Refuse(model.ErrInvalid, "filter %s must be PORT[-PORT][/PROTO], as in 8080/tcp, not %q", key, value)
+		}
+	}
 	if allowed != nil && !slices.Contains(allowed, value) {
 		return model.Refuse(model.ErrInvalid, "filter %s must be one of %s, not %q", key, strings.Join(allowed, ", "), value)
 	}

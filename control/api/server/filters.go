@@ -68,8 +68,8 @@ func (f filters) network(n *model.Network, used bool) bool {
 		})
 }
 
-func (f filters) sandbox(v *view, sb *model.Sandbox, status string) bool {
-	return f.is("status", status) && f.any("network", func(want string) bool {
+func (f filters) sandbox(v *view, sb *model.Sandbox, row api.SandboxSummary) bool {
+	return f.is("status", row.State.Status) && f.ports(sb, row.Ports) && f.any("network", func(want string) bool {
 		if sb.NetworkMode == want {
 			return true
 		}
@@ -80,6 +80,24 @@ func (f filters) sandbox(v *view, sb *model.Sandbox, status string) bool {
 		}
 		return false
 	})
+}
+
+// ports tests published ports by their host ports, and exposed ones by those of the sandbox. As
+// with Docker, a published port is also exposed.
+func (f filters) ports(sb *model.Sandbox, published []api.PortSummary) bool {
+	return f.any("publish", func(v string) bool {
+		return slices.ContainsFunc(published, func(p api.PortSummary) bool { return overlaps(v, p.Type, p.PublicPort, p.Count) })
+	}) && f.any("expose", func(v string) bool {
+		return slices.ContainsFunc(published, func(p api.PortSummary) bool { return overlaps(v, p.Type, p.PrivatePort, p.Count) }) ||
+			slices.ContainsFunc(sb.Expose, func(p model.PortProto) bool { return overlaps(v, p.Proto.String(), p.Port, p.Count) })
+	})
+}
+
+// overlaps reports whether PORT[-PORT][/PROTO] has a port of count ones from first on.
+func overlaps(value, proto string, first, count uint16) bool {
+	p, err := api.ParseExpose(value)
+	return err == nil && p.Proto.String() == proto && // ParseFilters has checked it
+		uint32(p.Port) < uint32(first)+uint32(count) && uint32(first) < uint32(p.Port)+uint32(p.Count)
 }
 
 // pruned reports whether the label filters of prune match an object's labels.

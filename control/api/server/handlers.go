@@ -118,7 +118,7 @@ func (s *Server) networkDisconnect(r *http.Request) (any, error) {
 }
 
 func (s *Server) sandboxList(r *http.Request) (any, error) {
-	f, err := parseFilters(r, "id", "label", "name", "network", "status")
+	f, err := parseFilters(r, "expose", "id", "label", "name", "network", "publish", "status")
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +131,7 @@ func (s *Server) sandboxList(r *http.Request) (any, error) {
 		if !f.identity(sb.ID, sb.Name, sb.Labels) {
 			continue
 		}
-		if row := v.summary(sb); f.sandbox(v, sb, row.State.Status) {
+		if row := v.summary(sb); f.sandbox(v, sb, row) {
 			out = append(out, row)
 		}
 	}

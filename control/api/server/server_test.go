@@ -217,6 +217,11 @@ func TestFilters(t *testing.T) {
 		}
 	}
 	f.Add(model.Sandbox{Name: "one"}, "red")
+	red, err := c.Network(t.Context(), "red")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := red.ID
 	for _, tc := range []struct {
 		filters api.Filters
 		want    []string
@@ -230,6 +235,12 @@ func TestFilters(t *testing.T) {
 		{api.Filters{"label": {"env=test", "x"}}, []string{"blue"}},
 		{api.Filters{"name": {"^b", "red"}}, []string{"blue", "bridge", "red"}},
 		{api.Filters{"scope": {"swarm"}}, nil},
+		{api.Filters{"scope": {"global", "local"}, "driver": {"null"}}, []string{"none"}},
+		{api.Filters{"driver": {"bridge"}, "label": {"env"}, "name": {"e"}}, []string{"blue", "red"}},
+		{api.Filters{"driver": {"bridge"}, "dangling": {"true"}, "name": {"red"}}, nil},
+		{api.Filters{"driver": {"bri"}}, nil}, // a whole name, unlike name and id
+		{api.Filters{"id": {id[2:20]}}, []string{"red"}},
+		{api.Filters{"id": {"^" + id[:12], "^no"}, "type": {"custom"}}, []string{"red"}},
 	} {
 		list, err := c.Networks(t.Context(), tc.filters)
 		var got []string
