@@ -30,7 +30,7 @@ func newNetworkConnectCommand(e *env) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&o.ip, "ip", "", "IPv4 address (default: a free one)")
 	cmd.Flags().StringVar(&o.ip6, "ip6", "", "IPv6 address (default: a free one)")
-	cmd.Flags().StringArrayVar(&o.aliases, "alias", nil, "name in the network beside the sandbox's own; also that of a service; repeatable")
+	cmd.Flags().StringArrayVar(&o.aliases, "alias", nil, "name in the network beside the sandbox's own; also that of a service, or *.NAME for all names below; repeatable")
 	cmd.Flags().StringArrayVar(&o.links, "link", nil, "another sandbox in the network, under an alias that only this one knows: NAME[:ALIAS]; repeatable")
 	cmd.Flags().IntVar(&o.gwPrio, "gw-priority", 0, "the network with the highest has the sandbox's default route and published ports, if it has a gateway (default: by name)")
 	return cmd

@@ -335,19 +335,6 @@ func Addresses(wanted []string) (v4, v6 netip.Addr, err error) {
 	return v4, v6, nil
 }
 
-// aliasRule matches names that can be resolved. The names that runtimes choose match it too.
-var aliasRule = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}$`)
-
-// CheckAliases refuses aliases that cannot be resolved.
-func CheckAliases(aliases []string) error {
-	for _, alias := range aliases {
-		if !aliasRule.MatchString(alias) {
-			return model.Refuse(model.ErrInvalid, "alias %q is not a name (it may have letters, digits, and _ . - but not begin with . or -)", alias)
-		}
-	}
-	return nil
-}
-
 // Port returns the spec for publishing count consecutive ports of a container.
 func Port(hostIP string, hostPort, port, count int, proto string) (model.PortSpec, error) {
 	if hostPort <= 0 || port <= 0 || count <= 0 {

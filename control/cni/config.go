@@ -242,7 +242,7 @@ func (a *args) labels() map[string]string {
 // precedence over the runtime's, which that plugin received too.
 func (c *call) endpointSpec(a args, lease *current.Result) (spec model.EndpointSpec, err error) {
 	spec = model.EndpointSpec{Network: c.Name, IfName: c.IfName, Aliases: c.aliases(a)}
-	if err := attach.CheckAliases(c.RuntimeConfig.Aliases[c.Name]); err != nil {
+	if err := model.CheckAliases(c.RuntimeConfig.Aliases[c.Name]); err != nil {
 		return spec, err
 	}
 	if mac := cmp.Or(c.RuntimeConfig.MAC, string(a.MAC)); mac != "" {

@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -131,7 +132,7 @@ func addEndpoint(ctx context.Context, t *txn.Tx, n *model.Network, sb *model.San
 	if len(spec.Aliases) > 0 && n.Name == model.NetworkBridge {
 		return nil, model.Refuse(model.ErrInvalid, "network-scoped aliases are only supported for user-defined networks (create one with: fairlead network create)")
 	}
-	if err := checkLinks(t, n, spec.Links); err != nil {
+	if err := cmp.Or(model.CheckAliases(spec.Aliases), checkLinks(t, n, spec.Links)); err != nil {
 		return nil, err
 	}
 	if err := checkBandwidth(n, spec.Bandwidth); err != nil {

@@ -186,24 +186,46 @@ func (n *names) host(network string, addr netip.Addr) bool {
 	return in != nil && addr.IsValid() && (slices.Contains(in.Resolvers(), addr) || addr == in.NodeIPv4 || addr == in.NodeIPv6)
 }
 
-// find returns the addresses of what has a name, in the first of the networks in which the name
-// exists. A name may be qualified by its network's name, at any of its dots.
-func (n *names) find(networks []string, name string) []addressed {
+// candidate is a name to look for in a network.
+type candidate struct{ network, name string }
+
+// candidates returns what a name can mean: itself in each of the networks, then what precedes the name of one of them,
+// at any of its dots.
+func (n *names) candidates(networks []string, name string) (list []candidate) {
 	for _, id := range networks {
-		if found := n.on(id, name); len(found) > 0 {
-			return found
-		}
+		list = append(list, candidate{id, name})
 	}
 	for i := len(name) - 1; i > 0; i-- {
 		if name[i] != '.' {
 			continue
 		}
-		id, ok := n.networks.Get(name[i+1:])
-		if !ok || !slices.Contains(networks, id) {
+		if id, ok := n.networks.Get(name[i+1:]); ok && slices.Contains(networks, id) {
+			list = append(list, candidate{id, name[:i]})
+		}
+	}
+	return list
+}
+
+// find returns the addresses of what has a name, in the first of the networks in which the name
+// exists, or else of what has the longest wildcard that covers it.
+func (n *names) find(networks []string, name string) []addressed {
+	list := n.candidates(networks, name)
+	for _, c := range list {
+		if found := n.on(c.network, c.name); len(found) > 0 {
+			return found
+		}
+	}
+	for i := range len(name) {
+		if name[i] != '.' {
 			continue
 		}
-		if found := n.on(id, name[:i]); len(found) > 0 {
-			return found
+		for _, c := range list {
+			if i >= len(c.name) {
+				continue
+			}
+			if found := n.on(c.network, "*"+c.name[i:]); len(found) > 0 {
+				return found
+			}
 		}
 	}
 	return nil

@@ -58,6 +58,23 @@ func ask(plain desiredtest.Plain, network, from, name string, qtype uint16, udp 
 	return r.answer(context.Background(), network, netip.MustParseAddr(from), udp, q)
 }
 
+// answers returns the answers, sorted.
+func answers(a *dns.Msg) string {
+	var list []string
+	for _, rr := range a.Answer {
+		switch rr := rr.(type) {
+		case *dns.A:
+			list = append(list, rr.A.String())
+		case *dns.AAAA:
+			list = append(list, rr.AAAA.String())
+		case *dns.PTR:
+			list = append(list, rr.Ptr)
+		}
+	}
+	slices.Sort(list)
+	return strings.Join(list, " ")
+}
+
 func TestNames(t *testing.T) {
 	for _, tc := range []struct {
 		network, from, name string
@@ -92,23 +109,83 @@ func TestNames(t *testing.T) {
 		{"n2", "10.2.0.3", "0.2.10.in-addr.arpa.", dns.TypePTR, "", dns.RcodeServerFailure},
 	} {
 		a, _ := ask(world(), tc.network, tc.from, tc.name, tc.qtype, true)
-		var got []string
 		for _, rr := range a.Answer {
-			switch rr := rr.(type) {
-			case *dns.A:
-				got = append(got, rr.A.String())
-			case *dns.AAAA:
-				got = append(got, rr.AAAA.String())
-			case *dns.PTR:
-				got = append(got, rr.Ptr)
-			}
 			if rr.Header().Name != tc.name {
 				t.Errorf("%s: the answer has the name %s", tc.name, rr.Header().Name)
 			}
 		}
-		slices.Sort(got)
-		if text := strings.Join(got, " "); text != strings.Trim(tc.want, "-") || a.Rcode != tc.rcode || !a.RecursionAvailable || a.Authoritative {
+		if text := answers(a); text != strings.Trim(tc.want, "-") || a.Rcode != tc.rcode || !a.RecursionAvailable || a.Authoritative {
 			t.Errorf("%s from %s in %s: %q, %s; want %q, %s", tc.name, tc.from, tc.network, text, dns.RcodeToString[a.Rcode], tc.want, dns.RcodeToString[tc.rcode])
+		}
+	}
+}
+
+// remote has the names of other nodes in every network.
+type remote map[string]string // address by name
+
+func (r remote) Named(_, name string) (list []model.Member) {
+	if a, ok := r[name]; ok {
+		list = append(list, model.Member{IPv4: netip.MustParseAddr(a)})
+	}
+	return list
+}
+
+func (r remote) At(string, netip.Addr) string { return "" }
+
+// A wildcard covers what ends with it, on other nodes, too. An exact name precedes it, and a longer wildcard, and so does
+// an earlier network.
+func TestWildcards(t *testing.T) {
+	s := world()
+	change := func(id string, aliases ...string) {
+		ep := *s.Endpoints[id]
+		ep.Aliases = aliases
+		s.Endpoints[id] = &ep
+	}
+	shared := *s.Networks["n2"]
+	shared.Driver = model.DriverOverlay
+	s.Networks["n2"] = &shared
+	change("e1", "*.app", "*.front", "*.both")                // 10.1.0.2
+	change("e3", "*.Pool", "*.x.app", "exact.app", "*.one")   // 10.2.0.3
+	change("e4", "*.pool", "*.both", "*.example.com", "db.x") // 10.2.0.4
+	snapshot := s.Snapshot()
+	r := resolver{snapshot: func() *desired.Snapshot { return snapshot }, upstream: newUpstream("/nonexistent", nil)}
+	r.remote = remote{"*.app": "10.2.9.1", "*.y.app": "10.2.9.2", "far.one": "10.2.9.3", "*.web.far": "10.2.9.4"}
+	for _, tc := range []struct {
+		name  string
+		qtype uint16
+		want  string
+		rcode int
+	}{
+		{"a.pool.", dns.TypeA, "10.2.0.3 10.2.0.4", 0},
+		{"c.B.a.POOL.", dns.TypeA, "10.2.0.3 10.2.0.4", 0},
+		{"a.pool.", dns.TypeAAAA, "", 0},
+		{"a.pool.", dns.TypeTXT, "", 0},
+		{"pool.", dns.TypeA, "", dns.RcodeServerFailure},
+		{"apool.", dns.TypeA, "", dns.RcodeServerFailure},
+		{"a.pool.back.end.", dns.TypeA, "10.2.0.3 10.2.0.4", 0},
+		{"a.pool.front.", dns.TypeA, "10.1.0.2", 0}, // *.front, an alias in place of the network
+		{"web.front.", dns.TypeA, "10.1.0.2", 0},
+		{"web.front.", dns.TypeAAAA, "fd01::2", 0},
+		{"exact.app.", dns.TypeA, "10.2.0.3", 0},
+		{"b.exact.app.", dns.TypeA, "10.2.9.1", 0}, // an exact name does not hide what is below it
+		{"z.app.", dns.TypeA, "10.2.9.1", 0},       // in the network of the default route
+		{"z.app.front.", dns.TypeAAAA, "fd01::2", 0},
+		{"z.x.app.", dns.TypeA, "10.2.0.3", 0},
+		{"x.app.", dns.TypeA, "10.2.9.1", 0},
+		{"z.y.app.", dns.TypeA, "10.2.9.2", 0},
+		{"far.one.", dns.TypeA, "10.2.9.3", 0},
+		{"near.one.", dns.TypeA, "10.2.0.3", 0},
+		{"z.both.", dns.TypeA, "10.2.0.4", 0},
+		{"z.both.front.", dns.TypeA, "10.1.0.2", 0},
+		{"www.example.com.", dns.TypeA, "10.2.0.4", 0},
+		{"example.com.", dns.TypeA, "", dns.RcodeServerFailure},
+		{"db.x.", dns.TypeA, "10.2.0.4", 0},
+		{"4.0.2.10.in-addr.arpa.", dns.TypePTR, "db2.back.end.", 0},
+	} {
+		q := new(dns.Msg).SetQuestion(tc.name, tc.qtype)
+		a, _ := r.answer(t.Context(), "n1", netip.MustParseAddr("10.1.0.2"), true, q)
+		if got := answers(a); got != tc.want || a.Rcode != tc.rcode {
+			t.Errorf("%s %s: %q, %s; want %q, %s", tc.name, dns.TypeToString[tc.qtype], got, dns.RcodeToString[a.Rcode], tc.want, dns.RcodeToString[tc.rcode])
 		}
 	}
 }

@@ -105,7 +105,7 @@ func setAliases(t *txn.Tx, aliases map[string][]string) (changed bool) {
 		if ep == nil || ep.Reserved.IsZero() {
 			continue
 		}
-		want := slices.DeleteFunc(slices.Clone(aliases[id]), func(a string) bool { return !resource.ValidName(a) })
+		want := slices.DeleteFunc(slices.Clone(aliases[id]), func(a string) bool { return !model.ValidAlias(a) })
 		if slices.Equal(want, ep.Aliases) {
 			continue
 		}

@@ -88,7 +88,7 @@ func TestEngineAliases(t *testing.T) {
 		}
 	}
 	for _, tt := range []struct{ given, want []string }{
-		{[]string{"shop", "not a name"}, []string{"shop"}}, {nil, nil}, {[]string{"store"}, []string{"store"}},
+		{[]string{"shop", "not a name"}, []string{"shop"}}, {nil, nil}, {[]string{"store", "*.store", "*"}, []string{"store", "*.store"}},
 	} {
 		applies := w.Kernel.Applies
 		if err := w.SyncEngineNames(t.Context(), model.EngineNames{Aliases: map[string][]string{id: tt.given, "unknown": {"x"}}}); err != nil {
@@ -98,7 +98,7 @@ func TestEngineAliases(t *testing.T) {
 			t.Errorf("aliases %q became %q, applied %d times; want %q", tt.given, got, w.Kernel.Applies-applies, tt.want)
 		}
 	}
-	if err := w.SyncEngineNames(t.Context(), model.EngineNames{}); err != nil || len(w.Snapshot().Endpoint(id).Aliases) != 1 {
+	if err := w.SyncEngineNames(t.Context(), model.EngineNames{}); err != nil || len(w.Snapshot().Endpoint(id).Aliases) != 2 {
 		t.Errorf("without an answer aliases change: %v", err)
 	}
 	w.Check()

@@ -5,6 +5,7 @@ package model
 import (
 	"cmp"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -36,6 +37,29 @@ func (l Lookup) IsZero() bool {
 type Link struct {
 	Target string `json:"target"` // a name of the other sandbox in the network, which need not exist yet
 	Alias  string `json:"alias"`
+}
+
+// aliasRule matches aliases that can be resolved. The names that runtimes choose match it too.
+var aliasRule = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+
+// maxAlias is the maximum length of a name in DNS as text (RFC 1035 section 2.3.4).
+const maxAlias = 253
+
+// ValidAlias reports whether an alias can be resolved. The wildcard *.NAME stands for all names that end with .NAME.
+func ValidAlias(alias string) bool { return aliasRule.MatchString(alias) && len(alias) <= maxAlias }
+
+// CheckAliases refuses aliases that cannot be resolved.
+func CheckAliases(aliases []string) error {
+	for _, alias := range aliases {
+		switch {
+		case ValidAlias(alias):
+		case strings.Contains(alias, "*"):
+			return Refuse(ErrInvalid, "alias %q: * can only be the whole first label of a longer name (write *.NAME, as in *.app)", alias)
+		default:
+			return Refuse(ErrInvalid, "alias %q is not a name (it may have at most %d letters, digits, and _ . - but not begin with . or -)", alias, maxAlias)
+		}
+	}
+	return nil
 }
 
 // HasFiles reports whether Fairlead makes /etc/hosts, /etc/hostname and /etc/resolv.conf for programs in

@@ -210,7 +210,7 @@ func (a *attachment) sandboxSpec(netns string) (model.SandboxSpec, error) {
 	for _, k := range slices.Sorted(maps.Keys(a.Options.Options)) {
 		return spec, refuse("network %s: option %s=%s of a container is not supported (omit it)", a.Network.Name, k, a.Options.Options[k])
 	}
-	err := attach.CheckAliases(a.Options.Aliases)
+	err := model.CheckAliases(a.Options.Aliases)
 	if err != nil {
 		return spec, err
 	}
