@@ -15,6 +15,7 @@ var (
 	testFunc  = regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`)
 	clause    = regexp.MustCompile(`(?m)^package (\w+)$`)
 	namedTest = regexp.MustCompile("`(\\w+\\.Test\\w+)`")
+	parityRow = regexp.MustCompile("^\\| .+ \\| (works|differs|refused|not yet) \\| .*\\| .+ \\|\n$")
 )
 
 // The table of promises in test/README.md names existing tests in every row, and every
@@ -47,8 +48,8 @@ func TestPromises(t *testing.T) {
 	}
 }
 
-// The tests that the pages name exist, and each row of their tables of faults and of other
-// projects' tests has text in its last column.
+// The tests that the pages name exist, and each row of their tables of faults, of other
+// projects' tests and of Docker's features has text in its last column.
 func TestNamedTests(t *testing.T) {
 	pages, err := filepath.Glob(filepath.Join(root(t), "docs", "*.md"))
 	if err != nil || len(pages) == 0 {
@@ -66,7 +67,7 @@ func TestNamedTests(t *testing.T) {
 				t.Errorf("%s names %s, which does not exist", name, match[1])
 			}
 		}
-		if name != "docs/faults.md" && name != "docs/checklist.md" {
+		if name != "docs/faults.md" && name != "docs/checklist.md" && name != "docs/docker-parity.md" {
 			continue
 		}
 		for line := range strings.Lines(string(page)) {
@@ -104,4 +105,29 @@ func tests(t *testing.T) map[string]bool {
 		t.Fatal(err)
 	}
 	return found
+}
+
+// Each row of docs/docker-parity.md has one of the four words of that page, and names a test or
+// says that there is none.
+func TestDockerParity(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root(t), "docs", "docker-parity.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for line := range strings.Lines(string(page)) {
+		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| Docker ") {
+			continue
+		}
+		rows++
+		if !parityRow.MatchString(line) {
+			t.Errorf("docs/docker-parity.md has none of the words works, differs, refused and not yet in the row %q", line)
+		}
+		if !strings.HasSuffix(line, "| none |\n") && !namedTest.MatchString(line[strings.LastIndex(line[:len(line)-3], "|"):]) {
+			t.Errorf("docs/docker-parity.md names neither a test nor none in the row %q", line)
+		}
+	}
+	if rows < 100 {
+		t.Errorf("docs/docker-parity.md has %d rows, want 100 or more", rows)
+	}
 }

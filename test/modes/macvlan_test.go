@@ -227,6 +227,17 @@ func TestMacvlanParent(t *testing.T) {
 			l.Errorf("doctor does not say %q:\n%s", text, out)
 		}
 	}
+	// A member may be created while the parent is down.
+	l.IP(l.Host, "link set par0 down")
+	l.Fairlead("sandbox", "create", "--network", "lan", "ben")
+	l.IP(l.Host, "link set par0 up")
+	l.Eventually(4*time.Second, func() error {
+		if r := l.Try("exec", "ben", "ping", "-c1", "-W1", "10.99.0.254"); r.Code != 0 {
+			return fmt.Errorf("ben does not reach the link: %s", r.Output())
+		}
+		return works()
+	})
+	l.Fairlead("rm", "-f", "ben")
 	doctor("  lan: macvlan on par0\n")
 	if n := l.Network("lan"); !n.Uncarried || l.Network("web").Uncarried {
 		l.Errorf("inspect shows %+v", n)
