@@ -25,7 +25,7 @@ ROOT          = [ "$$(id -u)" = 0 ] || \
 	{ echo "make $@ creates network namespaces and loads BPF programs: run it as root"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate format lint analyse test test-guests test-units test-real bench bench-count bench-engine bench-full bench-growth bench-nodes bench-overlay bench-smoke fuzz outage demo install docker-plugin clean
+.PHONY: help build generate format lint analyse test test-guests test-units test-real bench bench-count bench-engine bench-full bench-growth bench-names bench-nodes bench-overlay bench-smoke fuzz outage demo install docker-plugin clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -138,6 +138,11 @@ bench-growth: build ## Measure with many ports and flows, and their setup; an ho
 	@$(DEPS) bench
 	@$(DOCKER29)
 	@$(call RUN_BENCH,growth,)
+
+bench-names: ## Count the answers of the name server per second, from a sandbox, as root; half a minute.
+	@$(ROOT)
+	CGO_ENABLED=0 $(GO) test -count=1 -v -run TestRate ./test/names -querytime 5s
+	CGO_ENABLED=0 $(GO) test -run '^$$' -bench Answer ./control/dns
 
 NODES = -nodes 1000 -span 100 -endpoints 100000 -networks 50 -churn 50 -samples 1000
 bench-nodes: ## Time a change on one of 1 000 simulated nodes to a map of a daemon; three minutes.

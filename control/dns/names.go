@@ -21,9 +21,19 @@ type names struct {
 	remote   Remote                                  // nil: none
 }
 
+// noNames returns the names in an empty snapshot.
+func noNames() *names { return &names{snapshot: &desired.Snapshot{}} }
+
+// with returns the same names with those of other nodes.
+func (n *names) with(r Remote) *names {
+	next := *n
+	next.remote = r
+	return &next
+}
+
 // update returns the names in another snapshot. Its cost is proportional to the difference.
 func (n *names) update(s *desired.Snapshot) *names {
-	next := &names{s, n.byName, n.networks, nil}
+	next := &names{s, n.byName, n.networks, n.remote}
 	for c := range desired.DiffNetworks(n.snapshot, s) {
 		if c.Old != nil {
 			next.networks = next.networks.Delete(strings.ToLower(c.Old.Name))

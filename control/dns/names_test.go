@@ -18,14 +18,14 @@ import (
 func TestNamesFollowChanges(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	p := desiredtest.New()
-	n := &names{snapshot: &desired.Snapshot{}}
+	n := noNames()
 	id := func(kind string) string { return fmt.Sprintf("%s%d", kind, r.IntN(6)) }
 	for step := range 2000 {
 		for range 1 + r.IntN(3) {
 			changeAtRandom(r, p, id)
 		}
 		n = n.update(p.Snapshot())
-		fresh := (&names{snapshot: &desired.Snapshot{}}).update(p.Snapshot())
+		fresh := noNames().update(p.Snapshot())
 		if got, want := maps.Collect(n.byName.All()), maps.Collect(fresh.byName.All()); !maps.Equal(got, want) {
 			t.Fatalf("step %d: names are %v, want %v", step, got, want)
 		}
@@ -72,7 +72,7 @@ func BenchmarkUpdate(b *testing.B) {
 			for i := range size {
 				join(i)
 			}
-			before := (&names{snapshot: &desired.Snapshot{}}).update(e.Done())
+			before := noNames().update(e.Done())
 			join(size)
 			after := e.Done()
 			for b.Loop() {

@@ -39,22 +39,16 @@ type resolver struct {
 	upstream *upstream
 	mu       sync.Mutex
 	last     *names
-	remote   Remote // names of other nodes; nil: none
 }
 
 // names returns the names of the current snapshot.
 func (r *resolver) names() *names {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.last == nil {
-		r.last = &names{snapshot: &desired.Snapshot{}}
-	}
 	if now := r.snapshot(); r.last.snapshot != now {
 		r.last = r.last.update(now)
 	}
-	n := *r.last
-	n.remote = r.remote
-	return &n
+	return r.last
 }
 
 // answer answers a query from an address in a network, or returns nil for no answer. Members

@@ -53,7 +53,7 @@ func world() desiredtest.Plain {
 // ask queries a resolver over the world that has no upstream servers.
 func ask(plain desiredtest.Plain, network, from, name string, qtype uint16, udp bool) (*dns.Msg, string) {
 	s := plain.Snapshot()
-	r := resolver{snapshot: func() *desired.Snapshot { return s }, upstream: newUpstream("/nonexistent", nil)}
+	r := resolver{last: noNames(), snapshot: func() *desired.Snapshot { return s }, upstream: newUpstream("/nonexistent", nil)}
 	q := new(dns.Msg).SetQuestion(name, qtype)
 	return r.answer(context.Background(), network, netip.MustParseAddr(from), udp, q)
 }
@@ -148,8 +148,8 @@ func TestWildcards(t *testing.T) {
 	change("e3", "*.Pool", "*.x.app", "exact.app", "*.one")   // 10.2.0.3
 	change("e4", "*.pool", "*.both", "*.example.com", "db.x") // 10.2.0.4
 	snapshot := s.Snapshot()
-	r := resolver{snapshot: func() *desired.Snapshot { return snapshot }, upstream: newUpstream("/nonexistent", nil)}
-	r.remote = remote{"*.app": "10.2.9.1", "*.y.app": "10.2.9.2", "far.one": "10.2.9.3", "*.web.far": "10.2.9.4"}
+	r := resolver{last: noNames(), snapshot: func() *desired.Snapshot { return snapshot }, upstream: newUpstream("/nonexistent", nil)}
+	r.last = noNames().with(remote{"*.app": "10.2.9.1", "*.y.app": "10.2.9.2", "far.one": "10.2.9.3", "*.web.far": "10.2.9.4"})
 	for _, tc := range []struct {
 		name  string
 		qtype uint16
@@ -215,7 +215,7 @@ func TestManyAnswers(t *testing.T) {
 	}
 	big := new(dns.Msg).SetQuestion("crowd.", dns.TypeA).SetEdns0(1232, false)
 	many := s.Snapshot()
-	r := resolver{snapshot: func() *desired.Snapshot { return many }}
+	r := resolver{last: noNames(), snapshot: func() *desired.Snapshot { return many }}
 	a, _ = r.answer(t.Context(), "n1", netip.MustParseAddr("10.1.0.2"), true, big)
 	if packed, err := a.Pack(); err != nil || len(packed) <= dns.MinMsgSize || len(packed) > 1232 || a.IsEdns0() == nil {
 		t.Errorf("%d bytes to a client that accepts 1232, %v", len(packed), err)
@@ -232,7 +232,7 @@ func FuzzAnswer(f *testing.F) {
 		f.Add(packed)
 	}
 	s := world().Snapshot()
-	r := resolver{snapshot: func() *desired.Snapshot { return s }, upstream: newUpstream("/nonexistent", nil)}
+	r := resolver{last: noNames(), snapshot: func() *desired.Snapshot { return s }, upstream: newUpstream("/nonexistent", nil)}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		q := new(dns.Msg)
 		if q.Unpack(b) != nil {

@@ -71,6 +71,7 @@ func New(cfg Config) *Server {
 		s.counts[r] = new(atomic.Uint64)
 	}
 	s.desired.Store(&desired.Snapshot{})
+	s.resolver.last = noNames()
 	s.resolver.snapshot, s.resolver.upstream = s.desired.Load, newUpstream(cfg.ResolvConf, s.serves)
 	s.resolver.upstream.dialIn = cfg.DialIn
 	return s
@@ -80,7 +81,7 @@ func New(cfg Config) *Server {
 func (s *Server) SetRemote(r Remote) {
 	s.resolver.mu.Lock()
 	defer s.resolver.mu.Unlock()
-	s.resolver.remote = r
+	s.resolver.last = s.resolver.last.with(r)
 }
 
 // Update makes the server serve a snapshot whose addresses the host already has. When it returns,
@@ -276,11 +277,8 @@ func (l *listener) close() {
 
 // handle answers one query.
 func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, network string, udp bool, q *dns.Msg) {
-	from, err := netip.ParseAddrPort(w.RemoteAddr().String())
-	if err != nil {
-		return
-	}
-	a, result := s.resolver.answer(ctx, network, from.Addr().Unmap().WithZone(""), udp, q)
+	from := w.RemoteAddr().(interface{ AddrPort() netip.AddrPort }) // of UDP or TCP
+	a, result := s.resolver.answer(ctx, network, from.AddrPort().Addr().Unmap().WithZone(""), udp, q)
 	s.counts[result].Add(1)
 	if a != nil {
 		_ = w.WriteMsg(a) // the client retries
