@@ -15,6 +15,7 @@ type networkConnectOptions struct {
 	aliases []string
 	links   []string
 	gwPrio  int
+	limits  limitFlags
 }
 
 func newNetworkConnectCommand(e *env) *cobra.Command {
@@ -33,12 +34,17 @@ func newNetworkConnectCommand(e *env) *cobra.Command {
 	cmd.Flags().StringArrayVar(&o.aliases, "alias", nil, "name in the network beside the sandbox's own; also that of a service, or *.NAME for all names below; repeatable")
 	cmd.Flags().StringArrayVar(&o.links, "link", nil, "another sandbox in the network, under an alias that only this one knows: NAME[:ALIAS]; repeatable")
 	cmd.Flags().IntVar(&o.gwPrio, "gw-priority", 0, "the network with the highest has the sandbox's default route and published ports, if it has a gateway (default: by name)")
+	o.limits.register(cmd.Flags(), "default: that of the network")
 	return cmd
 }
 
 func runNetworkConnect(ctx context.Context, e *env, o networkConnectOptions, network, sandbox string) error {
 	ep := attachment{network: network, aliases: o.aliases, links: o.links, gwPrio: o.gwPrio}
 	if err := ep.setIP(o.ip, o.ip6); err != nil {
+		return err
+	}
+	var err error
+	if ep.limits, err = o.limits.ofNew(); err != nil {
 		return err
 	}
 	c, err := e.client()

@@ -22,6 +22,7 @@ type attachment struct {
 	aliases []string
 	links   []string
 	gwPrio  int
+	limits  model.Bandwidth
 }
 
 func (a *attachment) setIP(ip, ip6 string) error {
@@ -51,7 +52,7 @@ func (a *attachment) setMAC(mac string) error {
 }
 
 func (a *attachment) spec() model.EndpointSpec {
-	spec := model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases, GwPriority: a.gwPrio}
+	spec := model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases, GwPriority: a.gwPrio, Bandwidth: a.limits}
 	for _, link := range a.links {
 		spec.Links = append(spec.Links, api.ParseLink(link))
 	}
@@ -72,13 +73,14 @@ type sandboxFlags struct {
 	hostname   string
 	lookup     lookupFlags
 	links      []string
+	limits     limitFlags
 	labels     []string
 }
 
 func (o *sandboxFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.networks, "network", nil,
-		`network to join, or host, none, container:NAME; repeatable; also as name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=… (default "bridge")`)
+		`network to join, or host, none, container:NAME; repeatable; also as name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=…,bandwidth-in=… (default "bridge")`)
 	f.StringVar(&o.ip, "ip", "", "IPv4 address in the first network (default: a free one)")
 	f.StringVar(&o.ip6, "ip6", "", "IPv6 address in the first network (default: a free one)")
 	f.StringVar(&o.mac, "mac-address", "", "MAC address in the first network (default: generated)")
@@ -88,6 +90,7 @@ func (o *sandboxFlags) register(cmd *cobra.Command) {
 	f.StringArrayVar(&o.expose, "expose", nil, "expose a port: PORT[-PORT][/tcp|udp|sctp]")
 	f.StringVar(&o.hostname, "hostname", "", "host name of the program (default: the first 12 digits of the sandbox's ID)")
 	f.StringArrayVar(&o.links, "link", nil, "another sandbox in the first network, under an alias that only this one knows: NAME[:ALIAS]; repeatable")
+	o.limits.register(f, "in the first network; default: that of the network")
 	o.lookup.register(cmd)
 	f.StringArrayVar(&o.labels, "label", nil, "label, KEY[=VALUE]")
 }
@@ -148,11 +151,17 @@ func (o *sandboxFlags) attachments() ([]attachment, error) {
 		list = append(list, a)
 	}
 	first := &list[0]
-	if strings.Contains(values[0], "=") && (o.ip != "" || o.ip6 != "" || o.mac != "" || len(o.aliases) > 0) {
-		return nil, usagef("give addresses and aliases of network %q within --network %q, not beside it", first.network, values[0])
+	if strings.Contains(values[0], "=") && (o.ip != "" || o.ip6 != "" || o.mac != "" || len(o.aliases) > 0 || o.limits != limitFlags{}) {
+		return nil, usagef("give addresses, aliases and limits of network %q within --network %q, not beside it", first.network, values[0])
 	}
 	first.aliases = append(first.aliases, o.aliases...)
 	first.links = o.links
+	if o.limits != (limitFlags{}) {
+		var err error
+		if first.limits, err = o.limits.ofNew(); err != nil {
+			return nil, err
+		}
+	}
 	if err := first.setIP(o.ip, o.ip6); err != nil {
 		return nil, err
 	}
@@ -174,6 +183,7 @@ func parseNetwork(v string) (attachment, error) {
 		return attachment{network: v}, nil
 	}
 	var a attachment
+	var limits limitFlags
 	for _, field := range strings.Split(v, ",") {
 		key, value, _ := strings.Cut(field, "=")
 		var err error
@@ -192,10 +202,14 @@ func parseNetwork(v string) (attachment, error) {
 			if a.gwPrio, err = strconv.Atoi(value); err != nil {
 				err = usagef("--network %q: gw-priority %q is not a number", v, value)
 			}
+		case "bandwidth-in":
+			limits.in = value
+		case "bandwidth-out":
+			limits.out = value
 		case "link-local-ip", "driver-opt":
 			err = later(key + " in --network")
 		default:
-			err = usagef("--network %q: unknown field %q (known: name, ip, ip6, mac-address, alias, gw-priority)", v, key)
+			err = usagef("--network %q: unknown field %q (known: name, ip, ip6, mac-address, alias, gw-priority, bandwidth-in, bandwidth-out)", v, key)
 		}
 		if err != nil {
 			return a, err
@@ -204,7 +218,9 @@ func parseNetwork(v string) (attachment, error) {
 	if a.network == "" {
 		return a, usagef("--network %q has no name=", v)
 	}
-	return a, nil
+	var err error
+	a.limits, err = limits.ofNew()
+	return a, err
 }
 
 // checkShared refuses flags that cannot apply to a shared network namespace.
@@ -222,7 +238,7 @@ func (o *sandboxFlags) checkShared(joins []attachment) error {
 		}{
 			{"hostname", o.hostname != ""}, {"domainname", o.lookup.domainname != ""}, {"link", len(o.links) > 0}, {"dns", len(o.lookup.servers) > 0},
 			{"dns-search", len(o.lookup.search) > 0}, {"dns-option", len(o.lookup.options) > 0}, {"add-host", len(o.lookup.hosts) > 0},
-			{"ip", o.ip != ""}, {"ip6", o.ip6 != ""}, {"mac-address", o.mac != ""}, {"network-alias", len(o.aliases) > 0},
+			{"ip", o.ip != ""}, {"ip6", o.ip6 != ""}, {"mac-address", o.mac != ""}, {"network-alias", len(o.aliases) > 0}, {"bandwidth-in", o.limits.in != ""}, {"bandwidth-out", o.limits.out != ""},
 			{"publish", len(o.publish) > 0}, {"publish-all", o.publishAll}, {"expose", len(o.expose) > 0},
 		} {
 			if f.set {

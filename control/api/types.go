@@ -304,6 +304,16 @@ type PublishedPorts struct {
 	PortBindings map[string][]PortBinding
 }
 
+// BandwidthChange is the body of POST /sandboxes/{ref}/bandwidth. No network means the only one of the sandbox; null means that a
+// limit stays.
+type BandwidthChange struct {
+	Network         string `json:",omitempty"`
+	Ingress, Egress *Limit `json:",omitempty"`
+}
+
+// Limit is one of an interface: a rate in bits per second and a burst in bits, both zero for no limit.
+type Limit struct{ Rate, Burst uint64 }
+
 // SandboxExited is the body of POST /sandboxes/{ref}/exited.
 type SandboxExited struct {
 	ExitCode int

@@ -135,7 +135,7 @@ func addEndpoint(ctx context.Context, t *txn.Tx, n *model.Network, sb *model.San
 	if err := cmp.Or(model.CheckAliases(spec.Aliases), checkLinks(t, n, spec.Links)); err != nil {
 		return nil, err
 	}
-	if err := checkBandwidth(n, spec.Bandwidth); err != nil {
+	if err := n.CheckBandwidth(spec.Bandwidth); err != nil {
 		return nil, err
 	}
 	n, err := resource.Activate(ctx, t, n, spec.Claim)
@@ -146,7 +146,7 @@ func addEndpoint(ctx context.Context, t *txn.Tx, n *model.Network, sb *model.San
 	if err != nil {
 		return nil, err
 	}
-	ep.SandboxID, ep.Bandwidth = sb.ID, spec.Bandwidth
+	ep.SandboxID = sb.ID
 	others := slices.Collect(t.Next.EndpointsOf(sb.ID))
 	for _, o := range others {
 		ep.Order = max(ep.Order, o.Order+1)

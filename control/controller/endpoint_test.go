@@ -84,6 +84,54 @@ func TestBandwidth(t *testing.T) {
 	}
 }
 
+// Limits change while the sandbox exists, each by itself; those of a network apply to endpoints that have no own.
+func TestSetBandwidth(t *testing.T) {
+	w := newWorld(t)
+	w.MakeNetwork(model.NetworkSpec{Name: "a", Options: map[string]string{model.OptIngress: "20mbit", model.OptEgress: "3gbit"}})
+	w.MakeNetwork(model.NetworkSpec{Name: "b"})
+	fast, slow := model.Limit{Rate: 3e9, Burst: 6e7}, model.Limit{Rate: 20e6, Burst: 1 << 20}
+	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: "a", Endpoint: model.EndpointSpec{Bandwidth: model.Bandwidth{Ingress: fast}}})
+	is := func(network string, want model.Bandwidth) {
+		t.Helper()
+		w.Restart()
+		if got := w.EndpointIn(network, "web").Bandwidth; got != want {
+			t.Errorf("limits in %s are %+v, want %+v", network, got, want)
+		}
+	}
+	is("a", model.Bandwidth{Ingress: fast, Egress: fast})
+	for _, s := range []struct {
+		network string
+		in, out *model.Limit
+		wantA   model.Bandwidth
+	}{
+		{"", &slow, nil, model.Bandwidth{Ingress: slow, Egress: fast}},
+		{"a", nil, &model.Limit{}, model.Bandwidth{Ingress: slow}},
+		{"", &model.Limit{}, &slow, model.Bandwidth{Egress: slow}},
+	} {
+		if err := w.SetBandwidth(t.Context(), "web", s.network, s.in, s.out); err != nil {
+			t.Fatal(err)
+		}
+		is("a", s.wantA)
+	}
+	before := w.Snapshot()
+	w.Refused(before, w.SetBandwidth(t.Context(), "nobody", "", &slow, nil), model.ErrNotFound, "no such sandbox: nobody")
+	w.Refused(before, w.SetBandwidth(t.Context(), "web", "b", &slow, nil), model.ErrForbidden, "not connected to network b")
+	w.Refused(before, w.SetBandwidth(t.Context(), "web", "", &model.Limit{Rate: 1, Burst: 1e6}, nil), model.ErrInvalid, "ingress rate of 1 bit/s is out of range")
+	w.MakeSandbox(model.SandboxSpec{Name: "joined", NetworkMode: "container:web"})
+	before = w.Snapshot()
+	w.Refused(before, w.SetBandwidth(t.Context(), "joined", "", &slow, nil), model.ErrInvalid, "no interface of its own")
+	if _, err := w.Connect(t.Context(), "b", "web", model.EndpointSpec{}); err != nil {
+		t.Fatal(err)
+	}
+	is("b", model.Bandwidth{})
+	before = w.Snapshot()
+	w.Refused(before, w.SetBandwidth(t.Context(), "web", "", &slow, nil), model.ErrInvalid, "several networks (name one of them: a, b)")
+	for k, v := range map[string]string{model.OptIngress: "fast", model.OptEgress: "1kbit"} {
+		_, err := w.CreateNetwork(t.Context(), model.NetworkSpec{Name: "c", Options: map[string]string{k: v}})
+		w.Refused(before, err, model.ErrInvalid, "rate")
+	}
+}
+
 func TestInterfaceNames(t *testing.T) {
 	w := newWorld(t)
 	for _, name := range []string{"a", "b", "c", "d"} {

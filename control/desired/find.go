@@ -98,6 +98,33 @@ func byPrefix[V any](seqs ...iter.Seq[*V]) (*V, int) {
 	return last, 1
 }
 
+// FindConnection returns a sandbox's endpoint in a network, or its only one.
+func (s *Snapshot) FindConnection(sb *model.Sandbox, netRef string) (*model.Endpoint, error) {
+	if netRef != "" {
+		n, err := s.FindNetwork(netRef)
+		if err != nil {
+			return nil, err
+		}
+		if ep := s.Connection(sb.ID, n.ID); ep != nil {
+			return ep, nil
+		}
+		return nil, model.Refuse(model.ErrForbidden, "sandbox %q is not connected to network %s (see: fairlead inspect %s)", sb.Name, n.Name, sb.Name)
+	}
+	all := slices.Collect(s.EndpointsOf(sb.ID))
+	switch len(all) {
+	case 1:
+		return all[0], nil
+	case 0:
+		return nil, model.Refuse(model.ErrInvalid, "sandbox %q has no interface of its own (name the sandbox whose network it shares)", sb.Name)
+	}
+	var names []string
+	for _, ep := range all {
+		names = append(names, s.Network(ep.NetworkID).Name)
+	}
+	slices.Sort(names)
+	return nil, model.Refuse(model.ErrInvalid, "sandbox %q is connected to several networks (name one of them: %s)", sb.Name, strings.Join(names, ", "))
+}
+
 // Connection returns the endpoint of a sandbox in a network; nil if there is none.
 func (s *Snapshot) Connection(sandboxID, networkID string) *model.Endpoint {
 	for ep := range s.EndpointsOf(sandboxID) {

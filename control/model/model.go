@@ -42,6 +42,8 @@ const (
 	OptMasquerade = "com.docker.network.bridge.enable_ip_masquerade"
 	OptMTU        = "com.docker.network.driver.mtu"
 	OptAntiSpoof  = "fairlead.antispoof"
+	OptIngress    = "fairlead.bandwidth_in"
+	OptEgress     = "fairlead.bandwidth_out"
 	OptDNS        = "fairlead.dns"
 	OptUntracked  = "fairlead.untracked"
 	OptEncrypted  = "encrypted" // of overlay networks, as Docker's
@@ -215,6 +217,7 @@ type Network struct {
 	MTU             int        `json:"mtu,omitempty"`              // bytes, of the endpoints' devices
 	DNS             bool       `json:"dns,omitempty"`              // DNS is served at the gateway addresses
 	Untracked       bool       `json:"untracked,omitempty"`        // no conntrack in the sandboxes' namespaces
+	Bandwidth       Bandwidth  `json:"bandwidth,omitzero"`         // of endpoints that have no limits of their own
 	IfPrefix        string     `json:"if_prefix,omitempty"`        // of interface names in sandboxes, followed by a number; "": eth
 
 	// Of macvlan and ipvlan networks: the host's device below the endpoints' devices, "" for one of the network's

@@ -57,6 +57,7 @@ func newEndpoint(id string, n *model.Network, spec model.EndpointSpec) *model.En
 		FixedIPv6: spec.IPv6.IsValid(),
 		FixedMAC:  !spec.MAC.IsZero(),
 		Leased:    spec.Leased,
+		Bandwidth: bandwidthOf(n, spec),
 
 		GwPriority: spec.GwPriority,
 	}
@@ -220,4 +221,13 @@ func ReleaseAddr(t *txn.Tx, networkID string, a netip.Addr) {
 	pool.Release(a)
 	// This cannot fail: nothing else allocates while the lock is held.
 	t.OnUndo(func() { _ = pool.Reserve(a) })
+}
+
+// bandwidthOf returns the limits of an endpoint: its own, or else its network's.
+func bandwidthOf(n *model.Network, spec model.EndpointSpec) model.Bandwidth {
+	b := model.Bandwidth{Ingress: cmp.Or(spec.Bandwidth.Ingress, n.Bandwidth.Ingress)}
+	if spec.EngineID == "" { // see limitOption
+		b.Egress = cmp.Or(spec.Bandwidth.Egress, n.Bandwidth.Egress)
+	}
+	return b
 }

@@ -42,6 +42,8 @@ var knownOptions = map[string]func(n *model.Network, k, v string) error{
 	model.OptICC:        flagOption(func(n *model.Network) *bool { return &n.ICC }),
 	model.OptMasquerade: flagOption(func(n *model.Network) *bool { return &n.Masquerade }),
 	model.OptAntiSpoof:  flagOption(func(n *model.Network) *bool { return &n.AntiSpoof }),
+	model.OptIngress:    limitOption(func(b *model.Bandwidth) *model.Limit { return &b.Ingress }),
+	model.OptEgress:     limitOption(func(b *model.Bandwidth) *model.Limit { return &b.Egress }),
 	model.OptUntracked:  flagOption(func(n *model.Network) *bool { return &n.Untracked }),
 	model.OptDNS:        dnsOption,
 	model.OptMTU:        mtuOption,
@@ -82,7 +84,7 @@ func applyOptions(n *model.Network, options, defaults map[string]string) error {
 		}
 	}
 	n.Options = maps.Clone(options)
-	return nil
+	return n.CheckBandwidth(n.Bandwidth)
 }
 
 // CheckOptions refuses options that a network does not have already.
@@ -116,6 +118,21 @@ func flagOption(field func(*model.Network) *bool) func(n *model.Network, k, v st
 	return func(n *model.Network, k, v string) (err error) {
 		*field(n), err = boolOption(k, v)
 		return err
+	}
+}
+
+// limitOption sets a default limit of a network's endpoints. An engine moves the inner end of a pair itself, which removes
+// the qdisc that would limit what its container sends.
+func limitOption(field func(*model.Bandwidth) *model.Limit) func(n *model.Network, k, v string) error {
+	return func(n *model.Network, k, v string) error {
+		limit, err := model.ParseLimit(v)
+		if err != nil {
+			return model.Refuse(model.ErrInvalid, "option %s: %v", k, err)
+		}
+		if *field(&n.Bandwidth) = limit; n.ManagedBy == model.ByEngine && !n.Bandwidth.Egress.IsZero() {
+			return model.Refuse(model.ErrNotSupported, "option %s: Fairlead limits only what containers of an engine receive (leave it out, or use %s)", k, model.OptIngress)
+		}
+		return nil
 	}
 }
 

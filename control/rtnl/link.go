@@ -40,6 +40,7 @@ type Link struct {
 	Name      string
 	Alias     string
 	Kind      string // "veth", …; empty for hardware
+	Qdisc     string // the kind of the root qdisc
 	Master    uint32 // the bridge, or similar, that it is a port of; 0 if none
 	MAC       model.MAC
 	MTU       int
@@ -87,13 +88,11 @@ const (
 	conf6DisableIPv6     = 26
 	conf6AcceptDAD       = 27
 	conf6ForceForwarding = 59
-
-	inetConf         = 1 // IFLA_INET_CONF
-	inet6Conf        = 2 // IFLA_INET6_CONF
-	inet6AddrGenMode = 8 // IFLA_INET6_ADDR_GEN_MODE
-
-	extSkipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS
-	operUp       = 6      // IF_OPER_UP
+	inetConf             = 1      // IFLA_INET_CONF
+	inet6Conf            = 2      // IFLA_INET6_CONF
+	inet6AddrGenMode     = 8      // IFLA_INET6_ADDR_GEN_MODE
+	extSkipStats         = 1 << 3 // RTEXT_FILTER_SKIP_STATS
+	operUp               = 6      // IF_OPER_UP
 )
 
 // Links lists every device.
@@ -147,6 +146,8 @@ func ParseLink(m []byte) Link {
 		switch kind {
 		case unix.IFLA_IFNAME:
 			l.Name = attrString(v)
+		case unix.IFLA_QDISC:
+			l.Qdisc = attrString(v)
 		case unix.IFLA_IFALIAS:
 			l.Alias = attrString(v)
 		case unix.IFLA_LINK:

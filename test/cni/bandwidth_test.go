@@ -178,6 +178,48 @@ func TestBandwidthLasts(t *testing.T) {
 	}
 }
 
+// Limits from the command line hold, change and end while the sandbox runs; those of a network apply to its members.
+func TestBandwidthChanges(t *testing.T) {
+	t.Parallel()
+	r := newRuntime(t, lab.Config{})
+	r.Fairlead("network", "create", "web")
+	r.Fairlead("network", "create", "-o", "fairlead.bandwidth_in=20mbit", "-o", "fairlead.bandwidth_out=30mbit", "slow")
+	ben, anna, cleo := r.Sandbox("ben", "--network", "web"), r.Sandbox("anna", "--network", "web"), r.Sandbox("cleo", "--network", "slow")
+	between := func(client, server *world.Host, address string, port int) (forth, back flow) {
+		forth = flow{network: "tcp", client: client, server: server, address: address, port: port}
+		back = forth
+		back.back = true
+		return forth, back
+	}
+	forth, back := between(ben.Host, anna.Host, anna.IP(lab.IPv4), 9000)
+	forth.exceeds(t, unlimitedRate)
+	back.exceeds(t, unlimitedRate)
+	r.Fairlead("update", "anna", "--bandwidth-in", "20mbit", "--bandwidth-out", "30mbit")
+	forth.passesAt(t, ingressRate)
+	back.passesAt(t, egressRate)
+	r.Fairlead("update", "anna", "--bandwidth-out", "none")
+	forth.passesAt(t, ingressRate)
+	back.exceeds(t, unlimitedRate)
+	r.KillDaemon()
+	r.StartDaemon()
+	r.Fairlead("update", "anna", "--network", "web", "--bandwidth-in", "none")
+	forth.exceeds(t, unlimitedRate)
+	if got := r.Inspect("anna").NetworkSettings.Networks["web"].Bandwidth; got != nil {
+		t.Errorf("inspect shows %+v without limits", got)
+	}
+	for _, q := range []string{r.qdiscs(r.Host, r.Device("fairlead:endpoint:"+r.Inspect("anna").NetworkSettings.Networks["web"].EndpointID)), r.qdiscs(anna.Host, "eth0")} {
+		if strings.Contains(q, "tbf") {
+			t.Errorf("without limits there is still the qdisc %s", q)
+		}
+	}
+	forth, back = between(r.Host, cleo.Host, cleo.IP(lab.IPv4), 9001)
+	forth.passesAt(t, ingressRate)
+	back.passesAt(t, egressRate)
+	if n := r.Metrics().Repairs()["device"]; n != 0 {
+		t.Errorf("%v devices were repaired, want none", n)
+	}
+}
+
 // What makes no sense is refused before anything is made.
 func TestBandwidthRefused(t *testing.T) {
 	t.Parallel()

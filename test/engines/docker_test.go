@@ -3,6 +3,7 @@
 package engines
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -253,6 +254,27 @@ func optionKeys(d *docker) {
 	d.Get(d.Host, "127.0.0.1", 18081, "behind", "")
 	d.docker("network", "create", "-d", "fairlead", "-o", keys+"enable_ipv6=true", "six") // accepted, as by the bridge driver
 	d.Ping(d.run("sixth", "--network", "six"), lab.Outside4)
+	d.docker("network", "create", "-d", "fairlead", "-o", model.OptIngress+"=20mbit", "slow")
+	d.run("limited", "--network", "slow")
+	shaped := func(rate string) {
+		d.Helper()
+		if q := d.Must(d.Host, "tc", "qdisc", "show"); strings.Count(q, "tbf") != 1 || !strings.Contains(q, "rate "+rate+" ") {
+			d.Errorf("qdiscs are %s, want one with a rate of %s", q, rate)
+		}
+	}
+	shaped("20Mbit")
+	d.Eventually(patience, func() error { // until the daemon knows the container's name
+		if res := d.Try("update", "limited", "--bandwidth-in", "40mbit"); res.Code != 0 {
+			return errors.New(res.Stderr)
+		}
+		return nil
+	})
+	shaped("40Mbit")
+	d.Refused(1, []string{"Fairlead limits only what containers of an engine receive"}, "update", "limited", "--bandwidth-out", "40mbit")
+	d.refused("limits only what containers of an engine receive", "network", "create", "-d", "fairlead", "-o", model.OptEgress+"=20mbit", "x")
+	d.docker("rm", "-f", "limited")
+	d.docker("network", "rm", "slow")
+
 	d.refused("there is no bridge", "network", "create", "-d", "fairlead", "-o", keys+"bridge.name=br7", "x")
 	d.refused("Docker ignores names", "run", "--name", "named", "--network", "name=routed,driver-opt="+keys+"endpoint.ifname=foo0", image)
 	d.docker("rm", "-f", "router", "behind", "named", "sixth")

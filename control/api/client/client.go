@@ -263,6 +263,11 @@ func (c *Client) UnpublishPorts(ctx context.Context, ref string, p api.Published
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/unpublish"), nil, p, nil)
 }
 
+// SetBandwidth changes the bandwidth limits of a sandbox in a network.
+func (c *Client) SetBandwidth(ctx context.Context, ref string, change api.BandwidthChange) error {
+	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/bandwidth"), nil, change, nil)
+}
+
 // SandboxExited reports the exit of that program.
 func (c *Client) SandboxExited(ctx context.Context, ref string, s api.SandboxExited) error {
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/exited"), nil, s, nil)

@@ -132,6 +132,7 @@ func New(cfg Config) *Server {
 		"POST /sandboxes/{ref}/check":     s.sandboxCheck,
 		"POST /sandboxes/{ref}/withdraw":  s.sandboxWithdraw,
 		"POST /sandboxes/{ref}/publish":   s.sandboxPublish,
+		"POST /sandboxes/{ref}/bandwidth": s.sandboxBandwidth,
 		"POST /sandboxes/{ref}/unpublish": s.sandboxUnpublish,
 		"POST /sandboxes/{ref}/started":   s.sandboxStarted,
 		"POST /sandboxes/{ref}/exited":    s.sandboxExited,

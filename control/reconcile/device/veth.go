@@ -77,7 +77,7 @@ func (k *veth) segmentTunnels(s Spec) error {
 func (k *veth) Configure(h *Host, s Spec, f Found) (configure.Changes, error) {
 	limit := s.Endpoint.Bandwidth.Ingress
 	shaped := false
-	if !limit.IsZero() {
+	if !limit.IsZero() || f.Host.Qdisc == tc.Kind {
 		var err error
 		if f.Finished && h.shapers == nil {
 			h.shapers, err = tc.ListShapers(k.nl.TC())

@@ -81,7 +81,7 @@ type sandbox struct {
 	conn    *rtnl.Conn
 	keep    []string // aliases
 	addrs   map[uint32][]rtnl.Addr
-	tc      *netlink.Handle // nil if nothing is limited, and nothing on top of a parent
+	tc      *netlink.Handle // nil if nothing is or was limited, and nothing on top of a parent
 	shapers tc.Shapers
 	changes Changes
 }
@@ -100,7 +100,8 @@ func (s *sandbox) configure(devs []Device) error {
 	for _, a := range addrs {
 		s.addrs[a.IfIndex] = append(s.addrs[a.IfIndex], a)
 	}
-	if slices.ContainsFunc(devs, func(d Device) bool { return !d.Limit.IsZero() || d.On != nil }) || slices.ContainsFunc(links, stacked.Leftover) {
+	limited := func(l rtnl.Link) bool { return l.Qdisc == tc.Kind }
+	if slices.ContainsFunc(devs, func(d Device) bool { return !d.Limit.IsZero() || d.On != nil }) || slices.ContainsFunc(links, stacked.Leftover) || slices.ContainsFunc(links, limited) {
 		if err := s.openTC(); err != nil {
 			return err
 		}
@@ -183,7 +184,7 @@ func (s *sandbox) device(l rtnl.Link, d *Device) error {
 	if err := s.sysctls(l, d); err != nil {
 		return err
 	}
-	if !d.Limit.IsZero() {
+	if !d.Limit.IsZero() || l.Qdisc == tc.Kind {
 		changed, err := tc.Shape(s.tc, l.Index, d.Limit, s.shapers)
 		if changed {
 			s.changes.Devices++

@@ -383,4 +383,10 @@ func TestSandboxLimit(t *testing.T) {
 		t.Errorf("with a limit the qdisc is %s, want tbf", got)
 	}
 	configure(0)
+	d.Limit = model.Limit{}
+	configure(1)
+	if got := kind(); got == "tbf" {
+		t.Error("the qdisc of a former limit is still there")
+	}
+	configure(0)
 }

@@ -56,9 +56,21 @@ func ListShapers(nl *netlink.Handle) (Shapers, error) {
 	return found, nil
 }
 
-// Shape limits the egress traffic of a device, unless have already contains the limit. It reports
-// whether it changed anything.
+// Kind is the kind of the qdiscs that limit devices.
+const Kind = "tbf"
+
+// Shape limits the egress traffic of a device, unless have already contains the limit. Without a limit it removes
+// Fairlead's own. It reports whether it changed anything.
 func Shape(nl *netlink.Handle, index uint32, limit model.Limit, have Shapers) (bool, error) {
+	if limit.IsZero() {
+		if have[index].handle != ShaperHandle {
+			return false, nil
+		}
+		if err := nl.QdiscDel(&netlink.Tbf{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: int(index), Handle: ShaperHandle, Parent: netlink.HANDLE_ROOT}}); err != nil {
+			return false, fmt.Errorf("remove the limit of device %d: %w", index, deviceError(err))
+		}
+		return true, nil
+	}
 	want := shaperOf(limit)
 	if have[index] == want {
 		return false, nil

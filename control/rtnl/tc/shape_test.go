@@ -45,6 +45,15 @@ func TestShape(t *testing.T) {
 			t.Errorf("%+v is %+v, %v, want %+v", tt.limit, have[l.Index], err, tt.want)
 		}
 	}
+	for _, changes := range []bool{true, false} {
+		have, err := ListShapers(h.TC())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if changed, err := Shape(h.TC(), l.Index, model.Limit{}, have); err != nil || changed != changes {
+			t.Errorf("without a limit: changed %t, %v, want %t", changed, err, changes)
+		}
+	}
 	if err := h.DeleteLink(l.Index); err != nil {
 		t.Fatal(err)
 	}
