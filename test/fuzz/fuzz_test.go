@@ -90,6 +90,7 @@ func TestDifferences(t *testing.T) {
 	if first == 0 {
 		first = uint64(time.Now().UnixNano())
 	}
+	t.Logf("from seed %d", first) // a panic would lose it
 	began, n, slept, failed, unsteady := time.Now(), 0, 0, 0, 0
 	for ; (n < *sequencesFlag || *sequencesFlag == 0) && time.Since(began) < *timeFlag; n++ {
 		seed := first + uint64(n)

@@ -375,6 +375,9 @@ func oddFlags(d difference) bool {
 // options of a SYN that may be an attacker's: if the server confirms it, the scale of the client's window is unknown and the largest usual
 // one is assumed. So what the server sends may be further ahead.
 func synAgain(d difference) bool {
+	if !d.is("state") {
+		return false
+	}
 	n := 0
 	d.had(func(st step) bool {
 		if st.Kind == "forward" && st.Flags&(syn|ack|rst) == syn {
@@ -383,7 +386,7 @@ func synAgain(d difference) bool {
 		return false
 	})
 	ahead := d.fairlead.text == string(closing) && d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&fin != 0 && st.Seq > 0 })
-	return d.is("state") && n > 1 && (d.kernel.text == string(opening) || d.fairlead.text == string(opening) || ahead)
+	return n > 1 && (d.kernel.text == string(opening) || d.fairlead.text == string(opening) || ahead)
 }
 
 // A segment that is not where it belongs, or in fragments, or whose hop limit ends here, moves the kernel's connection on if it
