@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -17,7 +18,7 @@ import (
 // BenchmarkAnswer measures what the server does between a query's packet and the answer's.
 func BenchmarkAnswer(b *testing.B) {
 	e := new(desired.Snapshot).Edit()
-	e.PutNetwork("n", &model.Network{ID: "n", Name: "net", Driver: model.DriverBridge})
+	e.PutNetwork("n", &model.Network{ID: "n", Name: "net", Driver: model.DriverBridge, Internal: true})
 	for i := range 1000 {
 		id := fmt.Sprintf("%064x", i)
 		e.PutSandbox(id, &model.Sandbox{ID: id, Name: fmt.Sprint("box", i)})
@@ -37,6 +38,7 @@ func BenchmarkAnswer(b *testing.B) {
 	}{
 		{"name", "box500.", dns.TypeA, 0}, {"four", "crowd100.", dns.TypeA, 0}, {"nodata", "box500.", dns.TypeAAAA, 0}, {"qualified", "box500.net.", dns.TypeA, 0},
 		{"wildcard", "some.app.", dns.TypeA, 0}, {"reverse", "7.0.0.10.in-addr.arpa.", dns.TypePTR, 0},
+		{"labels", strings.Repeat("a.", 127), dns.TypeA, dns.RcodeNameError},
 	} {
 		b.Run(tc.name, func(b *testing.B) {
 			query, err := new(dns.Msg).SetQuestion(tc.query, tc.qtype).Pack()

@@ -225,6 +225,7 @@ func (n *names) find(networks []string, name string) []addressed {
 			return found
 		}
 	}
+	list = slices.DeleteFunc(list, func(c candidate) bool { return !n.mayHaveWildcard(c.network) })
 	for i := range len(name) {
 		if name[i] != '.' {
 			continue
@@ -233,12 +234,29 @@ func (n *names) find(networks []string, name string) []addressed {
 			if i >= len(c.name) {
 				continue
 			}
-			if found := n.on(c.network, "*"+c.name[i:]); len(found) > 0 {
+			if found := n.members(c.network, "*"+c.name[i:]); len(found) > 0 {
 				return found
 			}
 		}
 	}
 	return nil
+}
+
+// mayHaveWildcard saves the lookups at each dot of a name, of which a query has up to 127. It does not look at other nodes.
+func (n *names) mayHaveWildcard(network string) bool {
+	for key := range n.byName.From(network + "\x00*") {
+		if strings.HasPrefix(key, network+"\x00*") {
+			return true
+		}
+		break
+	}
+	return n.hasRemote(network)
+}
+
+// hasRemote reports whether a network may have members on other nodes.
+func (n *names) hasRemote(network string) bool {
+	in := n.snapshot.Network(network)
+	return n.remote != nil && in != nil && in.Has().Shared
 }
 
 // addressed is an endpoint here or a member on another node.
@@ -247,17 +265,22 @@ type addressed interface {
 }
 
 // on returns what has a name in a network, here and on other nodes.
-func (n *names) on(network, name string) (list []addressed) {
+func (n *names) on(network, name string) []addressed {
 	if svc := n.snapshot.ServiceIn(network, name); svc != nil {
 		return []addressed{svc}
 	}
 	if of, ok := strings.CutPrefix(name, "tasks."); ok && n.snapshot.ServiceIn(network, of) != nil {
 		name = of // of a service: the addresses of its backends
 	}
+	return n.members(network, name)
+}
+
+// members returns the members of a network that have a name, here and on other nodes.
+func (n *names) members(network, name string) (list []addressed) {
 	for _, ep := range n.at(network, name) {
 		list = append(list, ep)
 	}
-	if in := n.snapshot.Network(network); n.remote == nil || in == nil || !in.Has().Shared {
+	if !n.hasRemote(network) {
 		return list
 	}
 	for _, m := range n.remote.Named(network, name) {
@@ -276,10 +299,11 @@ func (n *names) nameOf(networks []string, addr netip.Addr) string {
 		if svc := n.snapshot.ServiceWithAddr(id, addr); svc != nil {
 			return svc.Name + "." + n.snapshot.Network(id).Name
 		}
-		if in := n.snapshot.Network(id); n.remote != nil && in != nil && in.Has().Shared {
-			if name := n.remote.At(id, addr); name != "" {
-				return name + "." + in.Name
-			}
+		if !n.hasRemote(id) {
+			continue
+		}
+		if name := n.remote.At(id, addr); name != "" {
+			return name + "." + n.snapshot.Network(id).Name
 		}
 	}
 	return ""

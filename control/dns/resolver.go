@@ -113,10 +113,9 @@ func fromNames(n *names, c *client, networks []string, q *dns.Msg) *dns.Msg {
 		return nil
 	}
 	header := dns.RR_Header{Name: question.Name, Rrtype: question.Qtype, Class: dns.ClassINET, Ttl: ttl}
-	if question.Qtype == dns.TypePTR {
-		addr, ok := reversed(question.Name)
+	if addr, ok := reversed(question.Name); ok && question.Qtype == dns.TypePTR {
 		name := n.nameOf(networks, addr)
-		if !ok || name == "" {
+		if name == "" {
 			return nil
 		}
 		a := reply(q, dns.RcodeSuccess)

@@ -91,6 +91,7 @@ func TestNames(t *testing.T) {
 		{"n1", "10.1.0.2", "Any.Name_1.", dns.TypeA, "10.2.0.3", 0},
 		{"n1", "10.1.0.2", "db.", dns.TypeAAAA, "-", 0}, // exists, without such an address
 		{"n1", "10.1.0.2", "db.", dns.TypeMX, "-", 0},
+		{"n1", "10.1.0.2", "db.", dns.TypePTR, "-", 0},
 		{"n2", "10.2.0.3", "www-1.", dns.TypeA, "10.2.0.2", 0},
 		{"n2", "10.2.0.3", "aaaaaaaaaaaa.", dns.TypeA, "10.2.0.2", 0},
 		{"n2", "10.2.0.3", "web.front.", dns.TypeA, "", dns.RcodeServerFailure}, // not a member
@@ -144,9 +145,9 @@ func TestWildcards(t *testing.T) {
 	shared := *s.Networks["n2"]
 	shared.Driver = model.DriverOverlay
 	s.Networks["n2"] = &shared
-	change("e1", "*.app", "*.front", "*.both")                // 10.1.0.2
-	change("e3", "*.Pool", "*.x.app", "exact.app", "*.one")   // 10.2.0.3
-	change("e4", "*.pool", "*.both", "*.example.com", "db.x") // 10.2.0.4
+	change("e1", "*.app", "*.front", "*.both")                          // 10.1.0.2
+	change("e3", "*.Pool", "*.x.app", "exact.app", "*.one")             // 10.2.0.3
+	change("e4", "*.pool", "*.both", "*.example.com", "*.arpa", "db.x") // 10.2.0.4
 	snapshot := s.Snapshot()
 	r := resolver{last: noNames(), snapshot: func() *desired.Snapshot { return snapshot }, upstream: newUpstream("/nonexistent", nil)}
 	r.last = noNames().with(remote{"*.app": "10.2.9.1", "*.y.app": "10.2.9.2", "far.one": "10.2.9.3", "*.web.far": "10.2.9.4"})
@@ -181,6 +182,7 @@ func TestWildcards(t *testing.T) {
 		{"example.com.", dns.TypeA, "", dns.RcodeServerFailure},
 		{"db.x.", dns.TypeA, "10.2.0.4", 0},
 		{"4.0.2.10.in-addr.arpa.", dns.TypePTR, "db2.back.end.", 0},
+		{"9.9.2.10.in-addr.arpa.", dns.TypePTR, "", dns.RcodeServerFailure},
 	} {
 		q := new(dns.Msg).SetQuestion(tc.name, tc.qtype)
 		a, _ := r.answer(t.Context(), "n1", netip.MustParseAddr("10.1.0.2"), true, q)
