@@ -23,7 +23,7 @@ var (
 	sequencesFlag = flag.Int("sequences", 4000, "how many seeds from the first one; 0: as many as the time allows")
 	cacheFlag     = flag.Int("cache-after", 1, "packet of a flow from which on Fairlead caches its path; -1: never")
 	timeFlag      = flag.Duration("time", 75*time.Second, "how long to try new sequences")
-	traceFlag     = flag.Bool("trace", false, "show all that comes out")
+	showFlag      = flag.Bool("show", false, "show all that comes out")
 	recordFlag    = flag.String("record", "", "directory to write a sequence to for each known fault that has none there")
 )
 

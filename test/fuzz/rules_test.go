@@ -288,14 +288,19 @@ func socketOutlives(d difference) bool {
 }
 
 // A socket of the host keeps its port for as long as it lives, which Fairlead knows from the kernel's table of sockets. netfilter forgets
-// its flow, and lets another have the same tuple.
+// its flow, and lets another have the same tuple. So it is the socket that has another port there when it connects again.
 func socketKeepsPort(d difference) bool {
 	f := d.flow()
-	return d.slept() && f.Client != "host" && d.fairlead != nil && d.kernel != nil && d.fairlead.node == d.kernel.node &&
-		portName.MatchString(d.fairlead.text) && !portName.MatchString(d.kernel.text) &&
-		slices.ContainsFunc(d.seq.Flows, func(g flow) bool {
-			return g.Client == "host" && g.Proto == f.Proto && g.Dst == f.Dst && g.Dport == f.Dport && g.Sport == f.Sport
-		})
+	if !d.slept() || d.fairlead == nil || d.kernel == nil || d.fairlead.node != d.kernel.node {
+		return false
+	}
+	moved := portName.MatchString(d.fairlead.text) && !portName.MatchString(d.kernel.text)
+	if f.Client == "host" {
+		moved = d.fairlead.p.sport == f.Sport && d.kernel.p.sport != f.Sport
+	}
+	return moved && slices.ContainsFunc(d.seq.Flows, func(g flow) bool {
+		return (g.Client == "host") != (f.Client == "host") && g.Proto == f.Proto && g.Dst == f.Dst && g.Dport == f.Dport && g.Sport == f.Sport
+	})
 }
 
 // An answer to a flow that is forgotten goes to the port that the flow had when it came out, which each chose; so is the port that it

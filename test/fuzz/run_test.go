@@ -125,7 +125,7 @@ func (f *fuzzer) step(s *sequence, i int, states []flowState) (found []differenc
 			w.note(st.Flow, noted[n]) // what only one of them forwarded is not built upon
 		}
 	}
-	if *traceFlag {
+	if *showFlag {
 		for n, w := range f.twins() {
 			for _, o := range out[n] {
 				f.Logf("step %d %s: %s", i, w.name, o.text)
