@@ -16,6 +16,7 @@ type networkConnectOptions struct {
 	links   []string
 	gwPrio  int
 	limits  limitFlags
+	opts    []string
 }
 
 func newNetworkConnectCommand(e *env) *cobra.Command {
@@ -35,6 +36,7 @@ func newNetworkConnectCommand(e *env) *cobra.Command {
 	cmd.Flags().StringArrayVar(&o.links, "link", nil, "another sandbox in the network, under an alias that only this one knows: NAME[:ALIAS]; repeatable")
 	cmd.Flags().IntVar(&o.gwPrio, "gw-priority", 0, "the network with the highest has the sandbox's default route and published ports, if it has a gateway (default: by name)")
 	o.limits.register(cmd.Flags(), "default: that of the network")
+	cmd.Flags().StringArrayVar(&o.opts, "driver-opt", nil, api.OptIfName+"=NAME, the name of the interface (default: the first free of eth0, eth1, …)")
 	return cmd
 }
 
@@ -46,6 +48,11 @@ func runNetworkConnect(ctx context.Context, e *env, o networkConnectOptions, net
 	var err error
 	if ep.limits, err = o.limits.ofNew(); err != nil {
 		return err
+	}
+	for _, opt := range o.opts {
+		if err := ep.setOpt(opt); err != nil {
+			return err
+		}
 	}
 	c, err := e.client()
 	if err != nil {

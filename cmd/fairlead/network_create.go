@@ -5,14 +5,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/fairlead-net/fairlead/cmd/fairlead/subnets"
 	"github.com/fairlead-net/fairlead/control/api"
-	"github.com/fairlead-net/fairlead/control/model"
 )
 
 type networkCreateOptions struct {
@@ -58,9 +56,9 @@ func newNetworkCreateCommand(e *env) *cobra.Command {
 }
 
 func runNetworkCreate(ctx context.Context, e *env, o networkCreateOptions, name string) error {
-	ipam, err := ipamConfig(o)
+	ipam, err := subnets.Config(subnets.Flags{Subnets: o.subnets, Gateways: o.gateways, Ranges: o.ranges, Aux: o.aux})
 	if err != nil {
-		return err
+		return usageError{err}
 	}
 	options, err := keyValues("option", o.options)
 	if err != nil {
@@ -99,104 +97,4 @@ func keyValues(what string, list []string) (map[string]string, error) {
 		m[key] = value
 	}
 	return m, nil
-}
-
-// ipamConfig assigns every gateway, range and auxiliary address to the subnet that
-// contains it.
-func ipamConfig(o networkCreateOptions) ([]api.IPAMConfig, error) {
-	if len(o.subnets) == 0 {
-		for _, list := range [][]string{o.gateways, o.ranges, o.aux} {
-			if len(list) > 0 {
-				return nil, usagef("--gateway, --ip-range and --aux-address need a --subnet that holds them")
-			}
-		}
-		return nil, nil
-	}
-	var prefixes []netip.Prefix
-	configs := make([]api.IPAMConfig, len(o.subnets))
-	for i, s := range o.subnets {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return nil, usagef("subnet %q: want ADDRESS/LENGTH, as in 10.1.0.0/16 or fd00:1::/64", s)
-		}
-		// 0.0.0.0/24 requests any subnet of that size, so it does not overlap anything.
-		for _, other := range prefixes {
-			if p.Overlaps(other) && !p.Addr().IsUnspecified() && !other.Addr().IsUnspecified() {
-				return nil, usagef("subnets %s and %s overlap", other, p)
-			}
-		}
-		prefixes = append(prefixes, p)
-		configs[i].Subnet = s
-	}
-	find := func(a netip.Addr) *api.IPAMConfig {
-		if i := slices.IndexFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) }); i >= 0 {
-			return &configs[i]
-		}
-		return nil
-	}
-	if err := assignGateways(o.gateways, find); err != nil {
-		return nil, err
-	}
-	if err := assignRanges(o.ranges, find); err != nil {
-		return nil, err
-	}
-	return configs, assignAux(o.aux, find)
-}
-
-func assignGateways(list []string, find func(netip.Addr) *api.IPAMConfig) error {
-	for _, s := range list {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			return usagef("gateway %q is not an IP address", s)
-		}
-		c := find(a)
-		if c == nil {
-			return usagef("gateway %s is in no --subnet", a)
-		}
-		if c.Gateway != "" {
-			return usagef("subnet %s has two gateways, %s and %s", c.Subnet, c.Gateway, a)
-		}
-		c.Gateway = s
-	}
-	return nil
-}
-
-func assignRanges(list []string, find func(netip.Addr) *api.IPAMConfig) error {
-	for _, s := range list {
-		p, err := model.ParseAddrRange(s)
-		if err != nil {
-			return usagef("IP range: %v", err)
-		}
-		c := find(p.First)
-		if c == nil {
-			return usagef("IP range %s is in no --subnet", p)
-		}
-		if c.IPRange != "" {
-			return usagef("subnet %s has two IP ranges, %s and %s", c.Subnet, c.IPRange, p)
-		}
-		c.IPRange = s
-	}
-	return nil
-}
-
-func assignAux(list []string, find func(netip.Addr) *api.IPAMConfig) error {
-	for _, s := range list {
-		name, text, ok := strings.Cut(s, "=")
-		a, err := netip.ParseAddr(text)
-		if !ok || name == "" || err != nil {
-			return usagef("auxiliary address %q: want NAME=ADDRESS", s)
-		}
-		c := find(a)
-		if c == nil {
-			return usagef("auxiliary address %s is in no --subnet", a)
-		}
-		if c.AuxiliaryAddresses == nil {
-			c.AuxiliaryAddresses = map[string]string{}
-		}
-		if other, taken := c.AuxiliaryAddresses[name]; taken {
-			return usagef("auxiliary address %s is given twice, %s and %s", name, other, a)
-		}
-		c.AuxiliaryAddresses[name] = text
-	}
-	return nil
 }

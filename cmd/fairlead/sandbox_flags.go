@@ -23,6 +23,18 @@ type attachment struct {
 	links   []string
 	gwPrio  int
 	limits  model.Bandwidth
+	ifName  string
+}
+
+// setOpt applies a driver option, KEY=VALUE.
+func (a *attachment) setOpt(opt string) error {
+	key, value, _ := strings.Cut(opt, "=")
+	var spec model.EndpointSpec
+	if err := api.ApplyDriverOpt(&spec, key, value); err != nil {
+		return usageError{err}
+	}
+	a.ifName = spec.IfName
+	return nil
 }
 
 func (a *attachment) setIP(ip, ip6 string) error {
@@ -52,7 +64,7 @@ func (a *attachment) setMAC(mac string) error {
 }
 
 func (a *attachment) spec() model.EndpointSpec {
-	spec := model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases, GwPriority: a.gwPrio, Bandwidth: a.limits}
+	spec := model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases, GwPriority: a.gwPrio, Bandwidth: a.limits, IfName: a.ifName}
 	for _, link := range a.links {
 		spec.Links = append(spec.Links, api.ParseLink(link))
 	}
@@ -80,7 +92,7 @@ type sandboxFlags struct {
 func (o *sandboxFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.networks, "network", nil,
-		`network to join, or host, none, container:NAME; repeatable; also as name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=…,bandwidth-in=… (default "bridge")`)
+		`network to join, or host, none, container:NAME; repeatable; also as name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=…,bandwidth-in=…,driver-opt=… (default "bridge")`)
 	f.StringVar(&o.ip, "ip", "", "IPv4 address in the first network (default: a free one)")
 	f.StringVar(&o.ip6, "ip6", "", "IPv6 address in the first network (default: a free one)")
 	f.StringVar(&o.mac, "mac-address", "", "MAC address in the first network (default: generated)")
@@ -206,10 +218,12 @@ func parseNetwork(v string) (attachment, error) {
 			limits.in = value
 		case "bandwidth-out":
 			limits.out = value
-		case "link-local-ip", "driver-opt":
+		case "driver-opt":
+			err = a.setOpt(value)
+		case "link-local-ip":
 			err = later(key + " in --network")
 		default:
-			err = usagef("--network %q: unknown field %q (known: name, ip, ip6, mac-address, alias, gw-priority, bandwidth-in, bandwidth-out)", v, key)
+			err = usagef("--network %q: unknown field %q (known: name, ip, ip6, mac-address, alias, gw-priority, bandwidth-in, bandwidth-out, driver-opt)", v, key)
 		}
 		if err != nil {
 			return a, err

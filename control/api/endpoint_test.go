@@ -41,3 +41,21 @@ func TestFirstNetworkOfASandbox(t *testing.T) {
 		}
 	}
 }
+
+// Docker's driver option names the interface; what contradicts itself or has no effect is refused.
+func TestDriverOpts(t *testing.T) {
+	c := EndpointConfig{DriverOpts: map[string]string{OptIfName: "lan0"}}
+	if spec, err := c.Spec("edge"); err != nil || spec.IfName != "lan0" {
+		t.Errorf("got %q, %v", spec.IfName, err)
+	}
+	for name, c := range map[string]EndpointConfig{
+		"two names": {InterfaceName: "lan1", DriverOpts: map[string]string{OptIfName: "lan0"}},
+		"no name":   {DriverOpts: map[string]string{OptIfName: ""}},
+		"unknown":   {DriverOpts: map[string]string{"com.example.x": "1"}},
+		"sysctls":   {DriverOpts: map[string]string{optSysctls: "net.ipv4.conf.IFNAME.log_martians=1"}},
+	} {
+		if spec, err := c.Spec("edge"); err == nil {
+			t.Errorf("%s: got %+v, want an error", name, spec)
+		}
+	}
+}

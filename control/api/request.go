@@ -107,6 +107,11 @@ func (c *EndpointConfig) Spec(network string) (model.EndpointSpec, error) {
 	}
 	spec.Aliases, spec.IfName, spec.Bandwidth, spec.GwPriority = c.Aliases, c.InterfaceName, c.Bandwidth.spec(), c.GwPriority
 	spec.Links = parseLinks(c.Links)
+	for key, value := range c.DriverOpts {
+		if err := ApplyDriverOpt(&spec, key, value); err != nil {
+			return spec, err
+		}
+	}
 	if c.MacAddress != "" {
 		mac, err := model.ParseMAC(c.MacAddress)
 		if err != nil {
@@ -132,6 +137,28 @@ func (c *EndpointConfig) Spec(network string) (model.EndpointSpec, error) {
 	}
 	spec.Leased = c.IPAMConfig.Leased
 	return spec, nil
+}
+
+// Driver options of an endpoint, under Docker's names.
+const (
+	OptIfName  = "com.docker.network.endpoint.ifname"
+	optSysctls = "com.docker.network.endpoint.sysctls"
+)
+
+// ApplyDriverOpt applies a driver option of an endpoint.
+func ApplyDriverOpt(spec *model.EndpointSpec, key, value string) error {
+	switch {
+	case key == optSysctls:
+		return model.Refuse(model.ErrNotSupported, "driver option %s is not available yet (leave it out, and set them with: fairlead exec SANDBOX sysctl -w …)", key)
+	case key != OptIfName:
+		return model.Refuse(model.ErrInvalid, "unknown driver option %q of an endpoint (known: %s)", key, OptIfName)
+	case value == "":
+		return model.Refuse(model.ErrInvalid, "driver option %s has no value (want the name of an interface)", key)
+	case spec.IfName != "" && spec.IfName != value:
+		return model.Refuse(model.ErrInvalid, "the interface has two names, %s and %s (leave one out)", spec.IfName, value)
+	}
+	spec.IfName = value
+	return nil
 }
 
 func (b *Bandwidth) spec() model.Bandwidth {

@@ -109,8 +109,9 @@ type EndpointConfig struct {
 	GwPriority int           `json:",omitempty"` // the network with the highest has the default routes
 	// InterfaceName is the interface's name in the sandbox; "": the first free of
 	// eth0, eth1, ….
-	InterfaceName string     `json:",omitempty"`
-	Bandwidth     *Bandwidth `json:",omitempty"` // null: no limit
+	InterfaceName string            `json:",omitempty"`
+	DriverOpts    map[string]string `json:",omitempty"` // OptIfName is InterfaceName under Docker's name
+	Bandwidth     *Bandwidth        `json:",omitempty"` // null: no limit
 }
 
 // Bandwidth holds the limits of an interface, under CNI's names: rates in bits per second,

@@ -134,6 +134,7 @@ var (
 		"cmd/fairlead-store":                {"control/cluster/embed", "control/cluster/launch", "control/cluster/token"},
 		"cmd/fairlead-netavark":             {"control/api/client", "control/attach", "control/netavark"},
 		"cmd/fairlead/enter":                {"control/api", "control/api/client", "control/model", "control/rtnl"},
+		"cmd/fairlead/subnets":              {"control/api", "control/model"},
 		"cmd/fairlead/demo":                 {"bench/world", "control/cluster/launch"},
 		"bench/world":                       {},
 		"bench":                             {"bench/..."},

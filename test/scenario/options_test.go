@@ -54,6 +54,20 @@ func TestAddressesAndRoutes(t *testing.T) {
 			l.Errorf("cleo has %v and %v, want %v", c.IP4, c.IP6, fixed)
 		}
 	})
+	l.Case("chosen interface names", func(l *lab.Lab) {
+		const key = "com.docker.network.endpoint.ifname="
+		l.Fairlead("sandbox", "create", "--network", "name="+web+",driver-opt="+key+"lan0", "dora")
+		l.Fairlead("network", "connect", "--driver-opt", key+"wan0", inside, "dora")
+		for _, name := range []string{"lan0", "wan0"} {
+			if out := l.Fairlead("exec", "dora", "ip", "-brief", "link", "show", name); !strings.Contains(out, "UP") {
+				l.Errorf("the device %s of dora is %q", name, out)
+			}
+		}
+		l.Refused(1, []string{"already has an interface lan0"}, "sandbox", "create", "--network", "name="+web+",driver-opt="+key+"lan0",
+			"--network", "name="+inside+",driver-opt="+key+"lan0", "emil")
+		l.Refused(1, []string{"emil"}, "inspect", "emil")
+		l.Fairlead("rm", "-f", "dora")
+	})
 	families(t, l, func(l *lab.Lab, f lab.Family) {
 		outside := f.Of(lab.Outside4, lab.Outside6)
 		l.Get(a.Host, outside, 80, "outside", "")
