@@ -49,7 +49,7 @@ func (c *clusterFlags) check(o *daemon.ClusterConfig) error {
 		return usagef("--vxlan-port is 0; want a port")
 	}
 	if c.wgPort == 0 || c.wgPort == c.port {
-		return usagef("--wireguard-port is %d; want a port, and not that of --vxlan-port", c.wgPort)
+		return usagef("--wireguard-port is %d; want a port other than that of --vxlan-port", c.wgPort)
 	}
 	o.Store, o.Port, o.WireGuardPort, o.Name, o.TokenFile = c.store, c.port, c.wgPort, c.name, c.token
 	if c.listen != "" {

@@ -323,9 +323,10 @@ func TestNetworkOptions(t *testing.T) {
 	if !n.ICC || !n.Masquerade || !n.AntiSpoof || n.MTU != 1500 || n.HostBindingIPv4.IsValid() || n.GatewayMAC.IsZero() {
 		t.Errorf("defaults: %+v", n)
 	}
-	opts := map[string]string{model.OptICC: "false", model.OptMasquerade: "0", model.OptAntiSpoof: "false", model.OptMTU: "9000", resource.OptHostBinding: "127.0.0.1", resource.OptIfPrefix: "net", resource.OptGateMode4: "nat"}
+	opts := map[string]string{model.OptICC: "false", model.OptMasquerade: "0", model.OptAntiSpoof: "false", model.OptMTU: "9000", resource.OptHostBinding: "127.0.0.1", resource.OptIfPrefix: "net", resource.OptGateMode4: "nat",
+		model.OptIngress: "20mbit", model.OptEgress: "none"}
 	n = w.MakeNetwork(model.NetworkSpec{Name: "test@#$ %", Options: opts, Labels: map[string]string{"a": "b"}})
-	if n.ICC || n.Masquerade || n.AntiSpoof || n.MTU != 9000 || n.HostBindingIPv4 != verbtest.Addr("127.0.0.1") || n.Labels["a"] != "b" {
+	if n.ICC || n.Masquerade || n.AntiSpoof || n.MTU != 9000 || n.HostBindingIPv4 != verbtest.Addr("127.0.0.1") || n.Labels["a"] != "b" || n.Bandwidth.Ingress.Rate != 20e6 || !n.Bandwidth.Egress.IsZero() {
 		t.Errorf("options: %+v", n)
 	}
 	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: n.Name})

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package faces asks the same of every way to have containers: Docker with its own
-// bridge driver, Docker with Fairlead, CNI and the command line. The differences, and their reasons,
-// is a table.
+// bridge driver, Docker with Fairlead, CNI and the command line. The differences and their reasons are in
+// a table.
 package faces
 
 import (

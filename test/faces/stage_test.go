@@ -320,7 +320,7 @@ func (s *stage) seen(from *world.Host, network, address string, port int) string
 	return s.clientName(from, fields[1])
 }
 
-// clientName names an address that a client of that host has in the eyes of a server.
+// clientName names an address that a server sees as that of a client on that host.
 func (s *stage) clientName(from *world.Host, address string) string {
 	at := netip.MustParseAddr(address)
 	own := false

@@ -58,7 +58,11 @@ func verbs(l *lab.Lab, prefix string, stop <-chan struct{}) {
 			{"network", "create", "--ipv6", name},
 			{"sandbox", "create", "--network", name, "-p", "80", "-p", "53/udp", name + "a"},
 			{"sandbox", "create", "--network", "web", name + "b"},
-			{"network", "connect", name, name + "b"},
+			{"publish", "add", name + "a", "-p", "81", "-p", "82"},
+			{"update", name + "b", "--bandwidth-in", "100mbit", "--bandwidth-out", "1gbit"},
+			{"network", "connect", "--bandwidth-in", "1gbit", name, name + "b"},
+			{"publish", "rm", name + "a", "-p", "81"},
+			{"update", name + "b", "--network", name, "--bandwidth-in", "none"},
 			{"network", "disconnect", "web", name + "b"},
 			{"rm", "-f", name + "a"},
 		} {
@@ -82,7 +86,7 @@ func consistent(l *lab.Lab) {
 	l.Helper()
 	// A try starts many programs, so a few of them take long on a busy machine.
 	l.Eventually(time.Minute, func() error {
-		var endpoints, networks, namespaces []string
+		var endpoints, networks, namespaces, limits []string
 		// The default network has no sandbox, and therefore no device.
 		for id := range strings.FieldsSeq(l.Fairlead("network", "ls", "--quiet", "--no-trunc", "--filter", "type=custom")) {
 			networks = append(networks, id)
@@ -92,6 +96,9 @@ func consistent(l *lab.Lab) {
 			namespaces = append(namespaces, sb.NetworkSettings.SandboxKey)
 			for _, e := range sb.NetworkSettings.Networks {
 				endpoints = append(endpoints, e.EndpointID)
+				if e.Bandwidth != nil && e.Bandwidth.IngressRate > 0 {
+					limits = append(limits, "limit")
+				}
 			}
 			if err := usable(l, sb.Name, sb.NetworkSettings.SandboxKey); err != nil {
 				return err
@@ -105,6 +112,7 @@ func consistent(l *lab.Lab) {
 			{"host ports", networks, aliases(l, "fairlead:hostport:")},
 			{"endpoints", endpoints, aliases(l, "fairlead:endpoint:")},
 			{"namespaces", namespaces, l.Namespaces()},
+			{"limits", limits, slices.Repeat([]string{"limit"}, strings.Count(l.Must(l.Host, "tc", "qdisc", "show"), "qdisc tbf 666c:"))},
 		} {
 			slices.Sort(c.want)
 			slices.Sort(c.got)

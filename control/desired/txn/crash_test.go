@@ -119,6 +119,7 @@ func (w *world) survive(verb func() error) (killed bool, err error) {
 // verbs returns all verbs that change something. Each succeeds after populate.
 func verbs(ctx context.Context, w *world) map[string]func() error {
 	web := []model.PortSpec{verbtest.TCP("", 81, 1, 81, 1), verbtest.TCP("", 0, 0, 80, 1), verbtest.TCP("", 9000, 10000, 9000, 10000)}
+	limit := model.Limit{Rate: 1e8, Burst: 1e7}
 	return map[string]func() error{
 		"create-network": func() error {
 			_, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "new", EnableIPv6: true})
@@ -135,8 +136,13 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 			_, err := w.CreateSandbox(ctx, model.SandboxSpec{Name: "new", NetworkMode: "a", Ports: web, Endpoint: model.EndpointSpec{IPv4: verbtest.Addr("10.0.0.9")}})
 			return err
 		},
-		"remove-sandbox":   func() error { return w.RemoveSandbox(ctx, "old", false) },
-		"remove-by-force":  func() error { return w.RemoveSandbox(ctx, "old", true) },
+		"remove-sandbox":  func() error { return w.RemoveSandbox(ctx, "old", false) },
+		"remove-by-force": func() error { return w.RemoveSandbox(ctx, "old", true) },
+		"publish-add": func() error {
+			return w.PublishPorts(ctx, "both", []model.PortSpec{verbtest.TCP("", 8443, 1, 443, 1), verbtest.TCP("", 0, 0, 444, 1)})
+		},
+		"publish-rm":       func() error { return w.UnpublishPorts(ctx, "both", []model.PortSpec{verbtest.TCP("", 0, 0, 80, 1)}) },
+		"bandwidth":        func() error { return w.SetBandwidth(ctx, "old", "a", &limit, &model.Limit{}) },
 		"connect":          func() error { _, err := w.Connect(ctx, "b", "old", model.EndpointSpec{}); return err },
 		"disconnect":       func() error { return w.Disconnect(ctx, "a", "both", false) },
 		"disconnect-force": func() error { return w.Disconnect(ctx, "a", "both", true) },
@@ -326,9 +332,19 @@ func (w *world) removeAll() {
 func (w *world) randomVerb(r *rand.Rand) func() error {
 	ctx := w.T.Context()
 	net, sb := fmt.Sprint("net", r.IntN(4)), fmt.Sprint("sb", r.IntN(8))
-	switch r.IntN(11) {
+	switch r.IntN(14) {
 	case 8, 9, 10:
 		return w.randomRequest(r)
+	case 11:
+		limit := model.Limit{Rate: uint64(r.IntN(2)) * 1e8}
+		limit.Burst = limit.Rate / 10
+		return func() error { return w.SetBandwidth(ctx, sb, net, &limit, nil) }
+	case 12:
+		return func() error {
+			return w.PublishPorts(ctx, sb, []model.PortSpec{verbtest.TCP("", uint16(80+r.IntN(6)), 1, 80, 1)})
+		}
+	case 13:
+		return func() error { return w.UnpublishPorts(ctx, sb, []model.PortSpec{verbtest.TCP("", 0, 0, 80, 1)}) }
 	case 0:
 		spec := model.NetworkSpec{Name: net, EnableIPv6: r.IntN(2) == 0, Internal: r.IntN(3) == 0,
 			Subnets: []model.SubnetSpec{verbtest.Subnet(fmt.Sprintf("10.0.%d.0/29", r.IntN(4)))}}
