@@ -418,13 +418,17 @@ func inexact(st step) bool {
 	return st.Seq != 0 || st.Ack != 0 || len(st.Frags) > 0 || st.TTL == 1 || st.Flip > 0 || st.Cut > 0 || st.Flags&syn != 0 && st.Len > 0
 }
 
-// A connection that the client has confirmed with nothing but segments that are not exact is open for the kernel only. So it outlives
-// the handshake's timeout there, and what comes after that is known to the kernel only.
+// A connection that the client has confirmed, or the server closed, with nothing but segments that are not exact is open or closing for
+// the kernel only. So it outlives the handshake's timeout there, and what comes after that is known to the kernel only: to Fairlead an
+// answer belongs to no flow, and leaves with the address of the uplink that it takes.
 func lateUnconfirmed(d difference) bool {
-	confirms := func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) == ack }
-	return d.slept() && d.flow().Proto == unix.IPPROTO_TCP && d.fairlead == nil && d.kernel != nil &&
-		d.had(func(st step) bool { return confirms(st) && inexact(st) }) &&
-		!d.had(func(st step) bool { return confirms(st) && !inexact(st) })
+	moves := func(st step) bool {
+		return st.Kind == "forward" && st.Flags&(syn|ack|rst) == ack || st.Kind == "reverse" && st.Flags&(fin|rst) == fin
+	}
+	unknown := d.fairlead == nil || d.kernel != nil && d.st().Kind == "reverse" && d.fairlead.node == d.kernel.node && d.fairlead.p.src != d.kernel.p.src
+	return d.slept() && d.flow().Proto == unix.IPPROTO_TCP && unknown && d.kernel != nil &&
+		d.had(func(st step) bool { return moves(st) && inexact(st) }) &&
+		!d.had(func(st step) bool { return moves(st) && !inexact(st) })
 }
 
 // BPF can ask connection tracking about TCP and UDP only. So a sandbox's question of ICMP takes the id that the guest's, which
