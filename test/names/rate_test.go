@@ -9,10 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -79,24 +76,6 @@ func queryLoop(c net.Conn, query []byte, address net.IP, until time.Time) (laten
 	return latencies, nil
 }
 
-// cpu returns the processor time of a process.
-func cpu(pid int) (time.Duration, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	var ticks int // of 10 ms
-	for _, f := range strings.Fields(rest)[11:13] {
-		n, err := strconv.Atoi(f)
-		if err != nil {
-			return 0, err
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond, nil
-}
-
 // Every query of a client is answered while others query at the same time. The log has the latency, and the number of
 // answers that a processor of the daemon gives in a second.
 func TestRate(t *testing.T) {
@@ -105,24 +84,18 @@ func TestRate(t *testing.T) {
 	n.Fairlead("network", "create", "web")
 	a, b := n.Sandbox("anna", "--network", "web"), n.Sandbox("ben", "--network", "web")
 	for _, clients := range []int{1, 16} {
-		before, err := cpu(n.Daemon.Pid())
-		if err != nil {
-			t.Fatal(err)
-		}
+		before := n.DaemonTime()
 		l, err := queries(a.Host, clients, "ben.", b.IP4.AsSlice())
 		if err != nil {
 			t.Fatal(err)
 		}
-		after, err := cpu(n.Daemon.Pid())
-		if err != nil {
-			t.Fatal(err)
-		}
+		used := n.DaemonTime() - before
 		count := len(l.latencies)
 		if count < clients {
 			t.Fatalf("%d answers to %d clients", count, clients)
 		}
 		perSecond := func(d time.Duration) float64 { return float64(count) / max(d, 10*time.Millisecond).Seconds() }
 		t.Logf("%d clients: %.0f answers per second, %.0f per second of processor time; latency %v, of 99 %% at most %v",
-			clients, perSecond(l.took), perSecond(after-before), l.latencies[count/2], l.latencies[count*99/100])
+			clients, perSecond(l.took), perSecond(used), l.latencies[count/2], l.latencies[count*99/100])
 	}
 }

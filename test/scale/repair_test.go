@@ -4,9 +4,7 @@ package scale
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -18,9 +16,6 @@ const idleFor = 10 * time.Second
 // idleShare is the limit on its CPU use meanwhile, in percent of one CPU.
 const idleShare = 15
 
-// ticksPerSecond is the unit of the times in /proc (USER_HZ).
-const ticksPerSecond = 100
-
 // idle measures what the daemon does while there are no requests.
 func (h *host) idle() {
 	h.Helper()
@@ -28,9 +23,9 @@ func (h *host) idle() {
 		return m["fairlead_reconcile_duration_seconds_"+what+`{operation="resync"}`]
 	}
 	h.attachedForGood()
-	before, cpu := h.Metrics(), h.cpu()
+	before, cpu := h.Metrics(), h.DaemonTime()
 	time.Sleep(idleFor)
-	share := 100 * (h.cpu() - cpu).Seconds() / idleFor.Seconds()
+	share := 100 * (h.DaemonTime() - cpu).Seconds() / idleFor.Seconds()
 	after := h.Metrics()
 	n := count(after, "count") - count(before, "count")
 	h.Logf("idle: %.1f %% of one CPU, %.0f resyncs in %v of %.1f ms each", share, n, idleFor,
@@ -52,22 +47,6 @@ func (h *host) attachedForGood() {
 		return nil
 	})
 	h.Logf("attached for good after another %v", time.Since(start).Round(time.Millisecond))
-}
-
-// cpu returns the CPU time that the daemon has used.
-func (h *host) cpu() time.Duration {
-	h.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", h.Daemon.Pid()))
-	if err != nil {
-		h.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	fields := strings.Fields(rest)
-	var user, system int
-	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
-		h.Fatal(err)
-	}
-	return time.Duration(user+system) * time.Second / ticksPerSecond
 }
 
 // repairs breaks what takes longest to be detected on a crowded host.
