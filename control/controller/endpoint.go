@@ -103,7 +103,7 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 		if force {
 			return nil
 		}
-		return model.Refuse(model.ErrForbidden, "sandbox %q is not connected to network %s (see: fairlead inspect %s)", sb.Name, n.Name, sb.Name)
+		return model.NotConnected(sb.Name, n.Name)
 	})
 	if err != nil {
 		return c.stay(ctx, idsOf(leaving), err)

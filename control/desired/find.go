@@ -108,7 +108,7 @@ func (s *Snapshot) FindConnection(sb *model.Sandbox, netRef string) (*model.Endp
 		if ep := s.Connection(sb.ID, n.ID); ep != nil {
 			return ep, nil
 		}
-		return nil, model.Refuse(model.ErrForbidden, "sandbox %q is not connected to network %s (see: fairlead inspect %s)", sb.Name, n.Name, sb.Name)
+		return nil, model.NotConnected(sb.Name, n.Name)
 	}
 	all := slices.Collect(s.EndpointsOf(sb.ID))
 	switch len(all) {

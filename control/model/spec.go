@@ -47,6 +47,11 @@ func Refuse(kind error, format string, args ...any) error {
 	return &Refusal{Kind: kind, Text: fmt.Sprintf(format, args...)}
 }
 
+// NotConnected returns the refusal of a network that a sandbox is not connected to.
+func NotConnected(sandbox, network string) error {
+	return Refuse(ErrForbidden, "sandbox %q is not connected to network %s (see: fairlead inspect %s)", sandbox, network, sandbox)
+}
+
 // NoNetwork returns the refusal of a name or ID that does not belong to a network.
 func NoNetwork(ref string) error {
 	return &Refusal{Kind: ErrNotFound, Text: "network " + ref + " not found (see: fairlead network ls)"}
