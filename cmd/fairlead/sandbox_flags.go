@@ -29,7 +29,7 @@ type attachment struct {
 // setOpt applies a driver option, KEY=VALUE.
 func (a *attachment) setOpt(opt string) error {
 	key, value, _ := strings.Cut(opt, "=")
-	var spec model.EndpointSpec
+	spec := model.EndpointSpec{IfName: a.ifName}
 	if err := api.ApplyDriverOpt(&spec, key, value); err != nil {
 		return usageError{err}
 	}
