@@ -218,6 +218,31 @@ func (f *Fake) Disconnect(_ context.Context, network, sandbox string, force bool
 	return f.Err
 }
 
+// PublishPorts implements [server.Controller].
+func (f *Fake) PublishPorts(_ context.Context, ref string, specs []model.PortSpec) error {
+	return f.changed(ref, "publish %d", len(specs))
+}
+
+// UnpublishPorts implements [server.Controller].
+func (f *Fake) UnpublishPorts(_ context.Context, ref string, specs []model.PortSpec) error {
+	return f.changed(ref, "unpublish %d", len(specs))
+}
+
+// SetBandwidth implements [server.Controller].
+func (f *Fake) SetBandwidth(_ context.Context, ref, network string, ingress, egress *model.Limit) error {
+	return f.changed(ref, "bandwidth %q %v %v", network, ingress, egress)
+}
+
+// changed records a change of a sandbox that exists.
+func (f *Fake) changed(ref, format string, args ...any) error {
+	sb, err := f.Sandbox(ref)
+	if err != nil {
+		return err
+	}
+	f.event(format+" of "+sb.Name, args...)
+	return f.Err
+}
+
 // CreateSandbox implements [server.Controller].
 func (f *Fake) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
 	f.mu.Lock()

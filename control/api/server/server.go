@@ -43,6 +43,11 @@ type Controller interface {
 	RemoveSandbox(ctx context.Context, ref string, force bool) error
 	// Withdraw makes services send a sandbox no new flows, before its program is stopped and it is removed.
 	Withdraw(ctx context.Context, ref string) error
+	// PublishPorts publishes further ports of a sandbox, and UnpublishPorts is the reverse: of all that are given, or of none.
+	PublishPorts(ctx context.Context, ref string, specs []model.PortSpec) error
+	UnpublishPorts(ctx context.Context, ref string, specs []model.PortSpec) error
+	// SetBandwidth changes the limits of a sandbox in a network, or in its only one. nil: a limit stays.
+	SetBandwidth(ctx context.Context, ref, network string, ingress, egress *model.Limit) error
 	SandboxStarted(ctx context.Context, ref string, pid int, start uint64) error
 	// SandboxExited records the exit of the program, and removes the sandbox if it
 	// is AutoRemove.
