@@ -36,7 +36,8 @@ func newNetworkConnectCommand(e *env) *cobra.Command {
 	cmd.Flags().StringArrayVar(&o.links, "link", nil, "another sandbox in the network, under an alias that only this one knows: NAME[:ALIAS]; repeatable")
 	cmd.Flags().IntVar(&o.gwPrio, "gw-priority", 0, "the network with the highest has the sandbox's default route and published ports, if it has a gateway (default: by name)")
 	o.limits.register(cmd.Flags(), "default: that of the network")
-	cmd.Flags().StringArrayVar(&o.opts, "driver-opt", nil, api.OptIfName+"=NAME, the name of the interface (default: the first free of eth0, eth1, …)")
+	cmd.Flags().StringArrayVar(&o.opts, "driver-opt", nil, api.OptIfName+"=NAME, the name of the interface (default: the first free of eth0, eth1, …), or "+
+		api.OptSysctls+"=net.X.Y.IFNAME.Z=VALUE[,…], its settings")
 	return cmd
 }
 

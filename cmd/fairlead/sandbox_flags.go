@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/csv"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -24,16 +25,17 @@ type attachment struct {
 	gwPrio  int
 	limits  model.Bandwidth
 	ifName  string
+	sysctls []model.Sysctl
 }
 
 // setOpt applies a driver option, KEY=VALUE.
 func (a *attachment) setOpt(opt string) error {
 	key, value, _ := strings.Cut(opt, "=")
-	spec := model.EndpointSpec{IfName: a.ifName}
+	spec := model.EndpointSpec{IfName: a.ifName, Sysctls: a.sysctls}
 	if err := api.ApplyDriverOpt(&spec, key, value); err != nil {
 		return usageError{err}
 	}
-	a.ifName = spec.IfName
+	a.ifName, a.sysctls = spec.IfName, spec.Sysctls
 	return nil
 }
 
@@ -64,7 +66,7 @@ func (a *attachment) setMAC(mac string) error {
 }
 
 func (a *attachment) spec() model.EndpointSpec {
-	spec := model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases, GwPriority: a.gwPrio, Bandwidth: a.limits, IfName: a.ifName}
+	spec := model.EndpointSpec{Network: a.network, IPv4: a.ip, IPv6: a.ip6, MAC: a.mac, Aliases: a.aliases, GwPriority: a.gwPrio, Bandwidth: a.limits, IfName: a.ifName, Sysctls: a.sysctls}
 	for _, link := range a.links {
 		spec.Links = append(spec.Links, api.ParseLink(link))
 	}
@@ -196,7 +198,11 @@ func parseNetwork(v string) (attachment, error) {
 	}
 	var a attachment
 	var limits limitFlags
-	for _, field := range strings.Split(v, ",") {
+	fields, err := csv.NewReader(strings.NewReader(v)).Read() // as Docker does: a field with commas is in quotes
+	if err != nil {
+		return a, usagef("--network %q: %v (put a field that contains a comma in quotes: \"driver-opt=…\")", v, err)
+	}
+	for _, field := range fields {
 		key, value, _ := strings.Cut(field, "=")
 		var err error
 		switch key {
@@ -232,7 +238,6 @@ func parseNetwork(v string) (attachment, error) {
 	if a.network == "" {
 		return a, usagef("--network %q has no name=", v)
 	}
-	var err error
 	a.limits, err = limits.ofNew()
 	return a, err
 }

@@ -141,17 +141,20 @@ func (c *EndpointConfig) Spec(network string) (model.EndpointSpec, error) {
 
 // Driver options of an endpoint, under Docker's names.
 const (
-	OptIfName  = "com.docker.network.endpoint.ifname"
-	optSysctls = "com.docker.network.endpoint.sysctls"
+	OptIfName  = "com.docker.network.endpoint.ifname"  // same as InterfaceName
+	OptSysctls = "com.docker.network.endpoint.sysctls" // see model.ParseSysctls
 )
 
 // ApplyDriverOpt applies a driver option of an endpoint.
-func ApplyDriverOpt(spec *model.EndpointSpec, key, value string) error {
+func ApplyDriverOpt(spec *model.EndpointSpec, key, value string) (err error) {
 	switch {
-	case key == optSysctls:
-		return model.Refuse(model.ErrNotSupported, "driver option %s is not available yet (leave it out, and set them with: fairlead exec SANDBOX sysctl -w …)", key)
+	case key == OptSysctls && len(spec.Sysctls) > 0:
+		return model.Refuse(model.ErrInvalid, "driver option %s is given twice (give one list, separated by commas)", key)
+	case key == OptSysctls:
+		spec.Sysctls, err = model.ParseSysctls(value)
+		return err
 	case key != OptIfName:
-		return model.Refuse(model.ErrInvalid, "unknown driver option %q of an endpoint (known: %s)", key, OptIfName)
+		return model.Refuse(model.ErrInvalid, "unknown driver option %q of an endpoint (known: %s, %s)", key, OptIfName, OptSysctls)
 	case value == "":
 		return model.Refuse(model.ErrInvalid, "driver option %s has no value (want the name of an interface)", key)
 	case spec.IfName != "" && spec.IfName != value:
@@ -159,6 +162,14 @@ func ApplyDriverOpt(spec *model.EndpointSpec, key, value string) error {
 	}
 	spec.IfName = value
 	return nil
+}
+
+// DriverOpts returns the driver options of an endpoint that have no field of their own, nil if there are none.
+func DriverOpts(sysctls []model.Sysctl) map[string]string {
+	if len(sysctls) == 0 {
+		return nil
+	}
+	return map[string]string{OptSysctls: model.SysctlsText(sysctls)}
 }
 
 func (b *Bandwidth) spec() model.Bandwidth {
@@ -185,7 +196,7 @@ func NewBandwidth(b model.Bandwidth) *Bandwidth {
 // NewEndpointConfig converts a spec to a part of a request. It does not contain the
 // network's name.
 func NewEndpointConfig(spec model.EndpointSpec) *EndpointConfig {
-	c := &EndpointConfig{Aliases: spec.Aliases, Links: LinkTexts(spec.Links), InterfaceName: spec.IfName, GwPriority: spec.GwPriority, Bandwidth: NewBandwidth(spec.Bandwidth)}
+	c := &EndpointConfig{Aliases: spec.Aliases, Links: LinkTexts(spec.Links), InterfaceName: spec.IfName, GwPriority: spec.GwPriority, Bandwidth: NewBandwidth(spec.Bandwidth), DriverOpts: DriverOpts(spec.Sysctls)}
 	if !spec.MAC.IsZero() {
 		c.MacAddress = spec.MAC.String()
 	}

@@ -110,7 +110,7 @@ type EndpointConfig struct {
 	// InterfaceName is the interface's name in the sandbox; "": the first free of
 	// eth0, eth1, ….
 	InterfaceName string            `json:",omitempty"`
-	DriverOpts    map[string]string `json:",omitempty"` // OptIfName is InterfaceName under Docker's name
+	DriverOpts    map[string]string `json:",omitempty"` // see ApplyDriverOpt
 	Bandwidth     *Bandwidth        `json:",omitempty"` // null: no limit
 }
 
@@ -258,9 +258,10 @@ type EndpointSettings struct {
 	GlobalIPv6Address   string
 	GlobalIPv6PrefixLen int
 	MacAddress          string
-	DefaultRoute        bool       // the sandbox's default route uses this endpoint
-	GwPriority          int        `json:",omitempty"`
-	Bandwidth           *Bandwidth `json:",omitempty"`
+	DefaultRoute        bool              // the sandbox's default route uses this endpoint
+	GwPriority          int               `json:",omitempty"`
+	Bandwidth           *Bandwidth        `json:",omitempty"`
+	DriverOpts          map[string]string `json:",omitempty"`
 }
 
 // SandboxSummary is one row of GET /sandboxes.

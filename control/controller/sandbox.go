@@ -143,6 +143,8 @@ func validateNoEndpoint(spec model.SandboxSpec, mode string) error {
 		return model.Refuse(model.ErrInvalid, "conflicting options: mac-address and %s (leave one out)", mode)
 	case ep.IfName != "":
 		return model.Refuse(model.ErrInvalid, "conflicting options: interface name and %s (leave one out)", mode)
+	case len(ep.Sysctls) > 0:
+		return model.Refuse(model.ErrInvalid, "conflicting options: sysctls of an interface and %s (leave one out)", mode)
 	case !ep.Bandwidth.IsZero():
 		return model.Refuse(model.ErrInvalid, "conflicting options: bandwidth limits and %s (leave one out)", mode)
 	case len(ep.Links) > 0:

@@ -100,6 +100,7 @@ func TestCreateSandboxRefuses(t *testing.T) {
 		{"ip-host", model.SandboxSpec{NetworkMode: "host", Endpoint: model.EndpointSpec{IPv4: verbtest.Addr("10.0.0.5")}}, model.ErrInvalid, "user specified IP address is supported on user defined networks only"},
 		{"mac-none", model.SandboxSpec{NetworkMode: "none", Endpoint: model.EndpointSpec{MAC: mac("02:00:00:00:00:01")}}, model.ErrInvalid, "conflicting options: mac-address"},
 		{"ifname-host", model.SandboxSpec{NetworkMode: "host", Endpoint: model.EndpointSpec{IfName: "eth5"}}, model.ErrInvalid, "conflicting options: interface name"},
+		{"sysctls-host", model.SandboxSpec{NetworkMode: "host", Endpoint: model.EndpointSpec{Sysctls: []model.Sysctl{{Family: "ipv4", Table: "conf", Key: "a", Value: "1"}}}}, model.ErrInvalid, "conflicting options: sysctls of an interface"},
 		{"join-ports", joinWith(func(s *model.SandboxSpec) { s.Ports = []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1)} }), model.ErrInvalid, "conflicting options: port publishing and the container type network mode"},
 		{"join-publish-all", joinWith(func(s *model.SandboxSpec) { s.PublishAll = true }), model.ErrInvalid, "conflicting options: port publishing"},
 		{"join-expose", joinWith(func(s *model.SandboxSpec) { s.Expose = []model.PortProto{{Port: 1, Count: 1, Proto: model.TCP}} }), model.ErrInvalid, "conflicting options: port exposing"},

@@ -491,6 +491,7 @@ type Endpoint struct {
 	Links   []Link       `json:"links,omitempty"`
 	// Bandwidth limits the interface. Zero means no limit.
 	Bandwidth Bandwidth `json:"bandwidth,omitzero"`
+	Sysctls   []Sysctl  `json:"sysctls,omitempty"`
 	// FixedIPv4, FixedIPv6 and FixedMAC mean that the user chose the address.
 	FixedIPv4 bool `json:"fixed_ipv4,omitempty"`
 	FixedIPv6 bool `json:"fixed_ipv6,omitempty"`

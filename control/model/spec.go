@@ -113,6 +113,7 @@ type EndpointSpec struct {
 	Aliases        []string
 	Links          []Link
 	Bandwidth      Bandwidth
+	Sysctls        []Sysctl
 	GwPriority     int  // see Endpoint
 	Leased         bool // see Endpoint
 	// Claim is what the cluster reserved for the endpoint. Required if the network is shared.

@@ -53,6 +53,7 @@ func newEndpoint(id string, n *model.Network, spec model.EndpointSpec) *model.En
 		NetworkID: n.ID,
 		Aliases:   slices.Clone(spec.Aliases),
 		Links:     slices.Clone(spec.Links),
+		Sysctls:   slices.Clone(spec.Sysctls),
 		FixedIPv4: spec.IPv4.IsValid(),
 		FixedIPv6: spec.IPv6.IsValid(),
 		FixedMAC:  !spec.MAC.IsZero(),

@@ -3,8 +3,10 @@
 package scenario
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fairlead-net/fairlead/test/lab"
 )
@@ -43,8 +45,8 @@ func TestAddressesAndRoutes(t *testing.T) {
 		!strings.Contains(out, "10.5.0.77/24") || !strings.Contains(out, "fd00:5::77/64") {
 		l.Errorf("the device of anna does not have the requested addresses:\n%s", out)
 	}
+	free := network(l, "free")
 	l.Case("in subnets that nobody chose", func(l *lab.Lab) {
-		free := network(l, "free")
 		fixed := map[string]string{}
 		for _, f := range lab.Families() {
 			fixed[f.String()] = lab.Address(l.Gateway(free, f)).Next().Next().String()
@@ -66,6 +68,38 @@ func TestAddressesAndRoutes(t *testing.T) {
 		l.Refused(1, []string{"already has an interface lan0"}, "sandbox", "create", "--network", "name="+web+",driver-opt="+key+"lan0",
 			"--network", "name="+inside+",driver-opt="+key+"lan0", "emil")
 		l.Refused(1, []string{"emil"}, "inspect", "emil")
+		l.Fairlead("rm", "-f", "dora")
+	})
+	l.Case("settings of interfaces", func(l *lab.Lab) {
+		const key = "com.docker.network.endpoint.sysctls="
+		l.Fairlead("sandbox", "create", "--network", "name="+web+`,"driver-opt=`+key+`net.ipv4.conf.IFNAME.log_martians=1,net.ipv6.conf.IFNAME.accept_ra=2"`, "dora")
+		l.Fairlead("network", "connect", "--driver-opt", key+"net.ipv6.conf.IFNAME.disable_ipv6=1,net.ipv4.neigh.IFNAME.ucast_solicit=7", free, "dora")
+		set := func() error {
+			for path, want := range map[string]string{
+				"ipv4/conf/eth0/log_martians": "1", "ipv6/conf/eth0/accept_ra": "2", "ipv6/conf/eth1/accept_ra": "0",
+				"ipv6/conf/eth1/disable_ipv6": "1", "ipv4/neigh/eth1/ucast_solicit": "7",
+			} {
+				if is := l.Fairlead("exec", "dora", "cat", "/proc/sys/net/"+path); is != want {
+					return fmt.Errorf("%s of dora is %s, want %s", path, is, want)
+				}
+			}
+			return nil
+		}
+		l.Eventually(0, set)
+		if out := l.Fairlead("exec", "dora", "ip", "-6", "addr", "show", "dev", "eth1"); out != "" {
+			l.Errorf("an interface with IPv6 disabled has %s", out)
+		}
+		if out := l.Fairlead("inspect", "-f", "{{index .NetworkSettings.Networks \""+free+"\" \"DriverOpts\"}}", "dora"); !strings.Contains(out, "ipv4.neigh.IFNAME.ucast_solicit=7") {
+			l.Errorf("inspect shows the options %s", out)
+		}
+		l.Fairlead("exec", "dora", "sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_ra; echo 3 > /proc/sys/net/ipv4/neigh/eth1/ucast_solicit")
+		l.Eventually(10*time.Second, set)
+		l.Refused(1, []string{"sysctl net.ipv4.conf.IFNAME.bogus does not exist in this kernel"}, "sandbox", "create", "--network", "name="+web+",driver-opt="+key+"net.ipv4.conf.IFNAME.bogus=1", "emil")
+		l.Refused(1, []string{"sysctl net.ipv6.conf.IFNAME.accept_ra cannot be x: invalid argument"}, "network", "connect", "--driver-opt", key+"net.ipv6.conf.IFNAME.accept_ra=x", inside, "dora")
+		l.Refused(1, []string{"emil"}, "inspect", "emil")
+		if out := l.Fairlead("exec", "dora", "ip", "-brief", "link"); strings.Contains(out, "eth2") {
+			l.Errorf("a refused connect left %s", out)
+		}
 		l.Fairlead("rm", "-f", "dora")
 	})
 	families(t, l, func(l *lab.Lab, f lab.Family) {

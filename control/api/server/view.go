@@ -159,7 +159,7 @@ func endpointSettings(n *model.Network, e *model.Endpoint) api.EndpointSettings 
 		Aliases: e.Aliases, Links: api.LinkTexts(e.Links), NetworkID: e.NetworkID, EndpointID: e.ID, InterfaceName: e.IfName,
 		IPAddress: model.AddrText(e.IPv4.Addr()), GlobalIPv6Address: model.AddrText(e.IPv6.Addr()),
 		MacAddress: macText(e.MAC), DefaultRoute: e.IsGateway(), GwPriority: e.GwPriority,
-		Bandwidth: api.NewBandwidth(e.Bandwidth),
+		Bandwidth: api.NewBandwidth(e.Bandwidth), DriverOpts: api.DriverOpts(e.Sysctls),
 	}
 	if e.FixedIPv4 || e.FixedIPv6 {
 		out.IPAMConfig = &api.EndpointIPAM{Leased: e.Leased}

@@ -121,7 +121,7 @@ func (k *veth) Inside(s Spec, have Ends, fresh bool) configure.Device {
 // insideOf returns what is wanted of an end in a sandbox, whatever its kind.
 func insideOf(s Spec, have Ends, fresh bool) configure.Device {
 	ep := s.Endpoint
-	d := configure.Device{PeerIndex: have.Peer, Alias: rtnl.SandboxAlias(s.ID), Fresh: fresh, MAC: ep.MAC}
+	d := configure.Device{PeerIndex: have.Peer, Alias: rtnl.SandboxAlias(s.ID), Fresh: fresh, MAC: ep.MAC, Settings: ep.Sysctls}
 	for _, a := range []netip.Prefix{ep.IPv4, ep.IPv6} {
 		if !a.IsValid() {
 			continue

@@ -29,10 +29,11 @@ type Device struct {
 	PeerIndex uint32          // of this end, in the sandbox
 	On        *stacked.Device // nil if it is the end of a pair; of others, the kind, the parent and the mode
 	Alias     string
-	Fresh     bool        // not configured yet
-	MAC       model.MAC   // zero: as the kernel chose it
-	MTU       int         // 0: as the kernel chose it
-	Limit     model.Limit // of egress traffic
+	Fresh     bool           // not configured yet
+	MAC       model.MAC      // zero: as the kernel chose it
+	MTU       int            // 0: as the kernel chose it
+	Limit     model.Limit    // of egress traffic
+	Settings  []model.Sysctl // that the user chose
 	Addrs     []netip.Prefix
 	Gateways  []netip.Addr // of the default routes that use this device; unspecified: without one
 }
@@ -241,12 +242,15 @@ func (s *sandbox) onParent(l rtnl.Link, d *Device) error {
 //
 // The namespace's owner decides whether a device has IPv6: before the first configuration by the
 // setting of all devices, later by any. IPv6 is not enabled again, and while it is disabled, IPv6
-// addresses and routes are not configured.
+// addresses and routes are not configured. What the user chose for the device comes before all that.
 func (s *sandbox) sysctls(l rtnl.Link, d *Device) error {
 	v6 := slices.ContainsFunc(d.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
 	settings := ipv6Settings(l, v6)
 	off := l.Conf.DisableIPv6 == 1
-	if d.Fresh && off && v6 {
+	if i := slices.IndexFunc(d.Settings, isDisableIPv6); i >= 0 {
+		off = d.Settings[i].Value != "0"
+	}
+	if d.Fresh && off && v6 && !slices.ContainsFunc(d.Settings, isDisableIPv6) {
 		var err error
 		if off, err = allOff(); err != nil {
 			return err
@@ -265,8 +269,9 @@ func (s *sandbox) sysctls(l rtnl.Link, d *Device) error {
 			settings = append(settings, rtnl.Sysctl{Family: "ipv6", Device: l.Name, Key: "ndisc_notify", Value: "1"})
 		}
 	}
+	settings = slices.DeleteFunc(settings, d.chosen)
 	s.changes.Sysctls += len(settings)
-	return rtnl.WriteSysctls(settings)
+	return errors.Join(rtnl.WriteSysctls(settings), s.choose(l, d))
 }
 
 // allOff reports whether IPv6 is disabled on all devices of the calling thread's namespace.
