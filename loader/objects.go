@@ -5,6 +5,7 @@ package loader
 import (
 	"cmp"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"hash"
@@ -222,12 +223,13 @@ func (o objects) hash(shared map[string]*ebpf.Map) (string, error) {
 
 // hashSpec writes everything of an object that reaches the kernel, except debug information.
 func hashSpec(h hash.Hash, spec *ebpf.CollectionSpec) {
+	var buf []byte
 	for _, name := range slices.Sorted(stdmaps.Keys(spec.Programs)) {
 		p := spec.Programs[name]
 		fmt.Fprintf(h, "program %s %s %s %d %s\n", name, p.Type, p.AttachType, p.Flags, p.License)
 		for _, ins := range p.Instructions {
-			fmt.Fprintf(h, "%d %d %d %d %d %q %q\n", ins.OpCode, ins.Dst, ins.Src, ins.Offset, ins.Constant,
-				ins.Symbol(), ins.Reference())
+			buf = appendInstruction(buf[:0], ins)
+			h.Write(buf)
 		}
 	}
 	for _, name := range slices.Sorted(stdmaps.Keys(spec.Maps)) {
@@ -245,6 +247,19 @@ func hashSpec(h hash.Hash, spec *ebpf.CollectionSpec) {
 			}
 		}
 	}
+}
+
+// appendInstruction appends what hashSpec writes of an instruction. There are tens of thousands of them, and to
+// format each as text would take a tenth of the time in which a daemon starts.
+func appendInstruction(buf []byte, ins asm.Instruction) []byte {
+	buf = binary.LittleEndian.AppendUint32(buf, uint32(ins.OpCode))
+	buf = append(buf, byte(ins.Dst), byte(ins.Src))
+	buf = binary.LittleEndian.AppendUint16(buf, uint16(ins.Offset))
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(ins.Constant))
+	for _, name := range []string{ins.Symbol(), ins.Reference()} {
+		buf = append(binary.LittleEndian.AppendUint16(buf, uint16(len(name))), name...)
+	}
+	return buf
 }
 
 func closeAll(progs map[string]*ebpf.Program) {
