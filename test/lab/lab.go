@@ -216,6 +216,7 @@ func (l *Lab) Eventually(within time.Duration, try func() error) {
 	defer m.Stop()
 	for {
 		late := m.Over(within)
+		began := time.Now()
 		err := try()
 		if err == nil {
 			return
@@ -223,7 +224,7 @@ func (l *Lab) Eventually(within time.Duration, try func() error) {
 		if late {
 			l.Fatalf("not within %v: %v", m.Stretch(within).Round(time.Millisecond), err)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(min(max(20*time.Millisecond, 2*time.Since(began)), time.Second/5)) // a try may load what it waits for
 	}
 }
 

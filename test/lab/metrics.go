@@ -30,7 +30,8 @@ func (l *Lab) Metrics() Metrics {
 
 func (l *Lab) scrape() (Metrics, error) {
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true,
+		DisableKeepAlives:  true,
+		DisableCompression: true, // the daemon would spend more time on it than on the rest
 		DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
 			return l.Host.Dial(net.Dialer{Timeout: 5 * time.Second}, network, address)
 		},
@@ -101,7 +102,7 @@ func (l *Lab) Dropped(reason string, n float64, f func(), others ...string) {
 	var moved map[string]float64
 	watch := machine.Start()
 	defer watch.Stop()
-	for ; ; time.Sleep(20 * time.Millisecond) {
+	for ; ; time.Sleep(50 * time.Millisecond) {
 		moved = moves(before, l.Metrics().Drops())
 		if moved[reason] >= n || watch.Over(droppedWithin) {
 			break
