@@ -194,6 +194,8 @@ func TestCreateNetworkSubnets(t *testing.T) {
 		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{verbtest.Subnet("0.0.0.0/26")}}, "172.29.1.0/26 172.29.1.1", "172.29.1.2"},
 		{"pair", model.NetworkSpec{EnableIPv6: true, Subnets: []model.SubnetSpec{verbtest.Subnet("10.4.0.0/31"), verbtest.Subnet("2001:db8::/127")}},
 			"10.4.0.0/31 10.4.0.0, 2001:db8::/127 2001:db8::", "10.4.0.1 2001:db8::1"},
+		{"isolated", model.NetworkSpec{Internal: true, EnableIPv6: true, Options: map[string]string{model.OptGateMode4: "isolated", model.OptGateMode6: "isolated"}}, "172.31.0.0/16 none, ULA none", "172.31.0.1 ULA::1"},
+		{"isolated IPv4", model.NetworkSpec{Internal: true, EnableIPv6: true, Options: map[string]string{model.OptGateMode4: "isolated"}}, "172.31.0.0/16 none, ULA ULA::1", "172.31.0.1 ULA::2"},
 		{"pair-internal", model.NetworkSpec{Internal: true, Subnets: []model.SubnetSpec{verbtest.Subnet("10.4.0.0/31")}}, "10.4.0.0/31 none", "10.4.0.0"},
 	}
 	for _, tt := range tests {
@@ -291,10 +293,12 @@ func networkRefusals() []networkRefusal {
 		{"option-unknown", opt("com.example.x", "1"), model.ErrInvalid, "unknown option com.example.x"},
 		{"option-refused", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not supported (there is no bridge, and Fairlead chooses"},
 		{"option-set", opt(resource.OptInhibit4, "true"), model.ErrNotSupported, resource.OptInhibit4 + " is not supported (the host always has"},
-		{"option-mode", opt(resource.OptGateMode6, "routed"), model.ErrNotSupported, "routed of option " + resource.OptGateMode6 + " is not available yet"},
-		{"option-mode-isolated", opt(resource.OptGateMode4, "isolated"), model.ErrNotSupported, "isolated of option " + resource.OptGateMode4 + " is not available yet"},
+		{"option-mode", opt(model.OptGateMode6, "routed"), model.ErrNotSupported, "routed of option " + model.OptGateMode6 + " is not available yet"},
+		{"option-mode-isolated", opt(model.OptGateMode4, "isolated"), model.ErrInvalid, "gateway mode 'isolated' can only be used for an internal network (add --internal)"},
+		{"option-mode-gateway", model.NetworkSpec{Name: "x", Internal: true, Subnets: []model.SubnetSpec{{Prefix: netip.MustParsePrefix("10.1.0.0/24"), Gateway: verbtest.Addr("10.1.0.1")}}, Options: map[string]string{model.OptGateMode4: "isolated"}},
+			model.ErrInvalid, "has no IPv4 gateway in gateway mode isolated (leave out gateway 10.1.0.1, or the mode)"},
 		{"option-host-address", opt("com.docker.network.host_ipv4", "192.0.2.1"), model.ErrNotSupported, "host_ipv4 is not supported (masquerading uses"},
-		{"option-no-mode", opt(resource.OptGateMode4, "nut"), model.ErrInvalid, "want nat"},
+		{"option-no-mode", opt(model.OptGateMode4, "nut"), model.ErrInvalid, "want nat"},
 		{"option-prefix", opt(resource.OptIfPrefix, "a/b"), model.ErrInvalid, resource.OptIfPrefix},
 		{"option-prefix-long", opt(resource.OptIfPrefix, "abcdefghijkl"), model.ErrInvalid, "up to 11"},
 		{"option-bool", opt(model.OptICC, "maybe"), model.ErrInvalid, model.OptICC},
@@ -323,7 +327,7 @@ func TestNetworkOptions(t *testing.T) {
 	if !n.ICC || !n.Masquerade || !n.AntiSpoof || n.MTU != 1500 || n.HostBindingIPv4.IsValid() || n.GatewayMAC.IsZero() {
 		t.Errorf("defaults: %+v", n)
 	}
-	opts := map[string]string{model.OptICC: "false", model.OptMasquerade: "0", model.OptAntiSpoof: "false", model.OptMTU: "9000", resource.OptHostBinding: "127.0.0.1", resource.OptIfPrefix: "net", resource.OptGateMode4: "nat",
+	opts := map[string]string{model.OptICC: "false", model.OptMasquerade: "0", model.OptAntiSpoof: "false", model.OptMTU: "9000", resource.OptHostBinding: "127.0.0.1", resource.OptIfPrefix: "net", model.OptGateMode4: "nat",
 		model.OptIngress: "20mbit", model.OptEgress: "none"}
 	n = w.MakeNetwork(model.NetworkSpec{Name: "test@#$ %", Options: opts, Labels: map[string]string{"a": "b"}})
 	if n.ICC || n.Masquerade || n.AntiSpoof || n.MTU != 9000 || n.HostBindingIPv4 != verbtest.Addr("127.0.0.1") || n.Labels["a"] != "b" || n.Bandwidth.Ingress.Rate != 20e6 || !n.Bandwidth.Egress.IsZero() {

@@ -16,7 +16,10 @@ import (
 // fetched theirs.
 const namePrefix = "docker-"
 
-type networkCapabilities struct{ Scope, ConnectivityScope string }
+type networkCapabilities struct {
+	Scope, ConnectivityScope string
+	GwAllocChecker           bool // see gatewayCheck
+}
 
 // ids are the IDs in most requests.
 type ids struct{ NetworkID, EndpointID string }
@@ -36,6 +39,20 @@ type ipamData struct {
 	Pool         string
 	Gateway      string
 	AuxAddresses map[string]string
+}
+
+// gatewayRequest asks for which families the network that is to be created next needs no gateway.
+type gatewayRequest struct {
+	Options struct {
+		Generic map[string]string `json:"com.docker.network.generic"`
+	}
+}
+
+type gatewayAnswer struct{ SkipIPv4, SkipIPv6 bool }
+
+func gatewayCheck(_ context.Context, r *gatewayRequest) (any, error) {
+	options := r.Options.Generic
+	return gatewayAnswer{model.Isolated(options, model.V4), model.Isolated(options, model.V6)}, nil
 }
 
 func (s *Server) createNetwork(ctx context.Context, r *networkRequest) (any, error) {

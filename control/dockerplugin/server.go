@@ -93,11 +93,12 @@ func NewServer(cfg Config) *Server {
 	s := &Server{cfg: cfg, mux: http.NewServeMux()}
 	for method, h := range map[string]handler{
 		"Plugin.Activate":                           answer(manifest{[]string{"NetworkDriver", "IpamDriver"}}),
-		"NetworkDriver.GetCapabilities":             answer(networkCapabilities{cfg.Scope, cfg.Scope}),
+		"NetworkDriver.GetCapabilities":             answer(networkCapabilities{cfg.Scope, cfg.Scope, true}),
 		"NetworkDriver.AllocateNetwork":             decoded(s.allocateNetwork),
 		"NetworkDriver.FreeNetwork":                 decoded(s.freeNetwork),
 		"NetworkDriver.DiscoverNew":                 answer(done{}), // the cluster's store has all hosts
 		"NetworkDriver.DiscoverDelete":              answer(done{}),
+		"NetworkDriver.GwAllocCheck":                decoded(gatewayCheck),
 		"NetworkDriver.CreateNetwork":               decoded(s.createNetwork),
 		"NetworkDriver.DeleteNetwork":               decoded(s.deleteNetwork),
 		"NetworkDriver.CreateEndpoint":              decoded(s.createEndpoint),

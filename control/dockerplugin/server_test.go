@@ -165,7 +165,7 @@ func TestRefusals(t *testing.T) {
 	w.must("NetworkDriver.Join", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"SandboxKey":"/run/docker/netns/12"}`, net, ep))
 	before := w.Snapshot()
 	for _, tt := range []struct{ method, body, text string }{
-		{"NetworkDriver.GwAllocCheck", "{}", "does not serve"},
+		{"NetworkDriver.Inspect", "{}", "does not serve"},
 		{"NetworkDriver.AllocateNetwork", "{}", "no subnet"},
 		{"NetworkDriver.AllocateNetwork", fmt.Sprintf(`{"NetworkID":%q,"IPv4Data":[{"Pool":"10.78.0.0/24"}]}`, hexID("cc")), "invalid ID"},
 		{"NetworkDriver.AllocateNetwork", `{"NetworkID":"6u5lzw0ojc5jhi641ccc0use3","IPv4Data":[{"Pool":"10.78.0.0/24"}]}`, "--store"},
@@ -209,11 +209,25 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// The engine asks whether a network needs gateways.
+func TestGatewayCheck(t *testing.T) {
+	w := newWorld(t)
+	for options, want := range map[string]string{
+		``: `{"SkipIPv4":false,"SkipIPv6":false}`,
+		`"` + model.OptGateMode4 + `":"isolated"`: `{"SkipIPv4":true,"SkipIPv6":false}`,
+		`"` + model.OptGateMode6 + `":"isolated"`: `{"SkipIPv4":false,"SkipIPv6":true}`,
+	} {
+		if got := w.must("NetworkDriver.GwAllocCheck", `{"Options":{"com.docker.network.generic":{`+options+`}}}`); got != want {
+			t.Errorf("with options {%s}: %s, want %s", options, got, want)
+		}
+	}
+}
+
 // In a swarm the engine asks for more, of a driver with global scope.
 func TestGlobalScope(t *testing.T) {
 	w := newWorld(t)
 	w.Server = NewServer(Config{Controller: w.cfg.Controller, Log: w.cfg.Log, Scope: ScopeGlobal})
-	if got := w.must("NetworkDriver.GetCapabilities", ""); got != `{"Scope":"global","ConnectivityScope":"global"}` {
+	if got := w.must("NetworkDriver.GetCapabilities", ""); got != `{"Scope":"global","ConnectivityScope":"global","GwAllocChecker":true}` {
 		t.Errorf("capabilities are %s", got)
 	}
 	for _, method := range []string{"DiscoverNew", "DiscoverDelete"} {

@@ -47,7 +47,12 @@ const (
 	OptDNS        = "fairlead.dns"
 	OptUntracked  = "fairlead.untracked"
 	OptEncrypted  = "encrypted" // of overlay networks, as Docker's
+	OptGateMode4  = "com.docker.network.bridge.gateway_mode_ipv4"
+	OptGateMode6  = "com.docker.network.bridge.gateway_mode_ipv6"
 )
+
+// GatewayIsolated is the gateway mode of a network in which the host has no address of a family.
+const GatewayIsolated = "isolated"
 
 // Options of macvlan and ipvlan networks, as Docker's, and Fairlead's own.
 const (
@@ -376,6 +381,20 @@ type PortProto struct {
 
 // InterfacePrefix returns the prefix of automatic interface names in sandboxes.
 func (n *Network) InterfacePrefix() string { return cmp.Or(n.IfPrefix, "eth") }
+
+// OnHostIPv6 reports whether the host is a member of the network with IPv6.
+func (n *Network) OnHostIPv6() bool {
+	s, ok := n.Subnet(V6)
+	return n.EnableIPv6 && ok && s.Gateway.IsValid()
+}
+
+// Isolated reports whether options request a network in which the host has no address of a family.
+func Isolated(options map[string]string, f Family) bool {
+	if f == V4 {
+		return options[OptGateMode4] == GatewayIsolated
+	}
+	return options[OptGateMode6] == GatewayIsolated
+}
 
 // HasName reports whether name is the current or original name of the network.
 func (n *Network) HasName(name string) bool { return hasName(name, n.Name, n.OriginalName) }

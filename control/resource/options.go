@@ -19,8 +19,6 @@ const (
 
 	OptHostBinding = "com.docker.network.bridge.host_binding_ipv4"
 	OptIfPrefix    = "com.docker.network.container_iface_prefix"
-	OptGateMode4   = "com.docker.network.bridge.gateway_mode_ipv4"
-	OptGateMode6   = "com.docker.network.bridge.gateway_mode_ipv6"
 	OptIPv4        = "com.docker.network.enable_ipv4"
 	OptIPv6        = "com.docker.network.enable_ipv6"
 
@@ -49,8 +47,8 @@ var knownOptions = map[string]func(n *model.Network, k, v string) error{
 	model.OptMTU:        mtuOption,
 	OptHostBinding:      bindingOption,
 	OptIfPrefix:         prefixOption,
-	OptGateMode4:        gatewayMode,
-	OptGateMode6:        gatewayMode,
+	model.OptGateMode4:  gatewayMode,
+	model.OptGateMode6:  gatewayMode,
 	OptIPv4:             familyOption,
 	OptIPv6:             familyOption,
 	OptVNI:              vniOption,
@@ -215,15 +213,21 @@ func prefixOption(n *model.Network, k, v string) error {
 	return nil
 }
 
-// gatewayMode accepts nat, the only mode that is supported.
-func gatewayMode(_ *model.Network, k, v string) error {
-	switch v {
-	case "", "nat":
+// gatewayMode accepts nat and isolated, which resolveSubnet handles.
+func gatewayMode(n *model.Network, k, v string) error {
+	switch {
+	case v == "", v == "nat":
 		return nil
-	case "routed", "nat-unprotected", "isolated":
+	case v == model.GatewayIsolated && n.Driver != model.DriverBridge:
+		return model.Refuse(model.ErrInvalid, "option %s=%s is for networks of driver bridge (leave it out)", k, v)
+	case v == model.GatewayIsolated && !n.Internal:
+		return model.Refuse(model.ErrInvalid, "gateway mode 'isolated' can only be used for an internal network (add --internal)")
+	case v == model.GatewayIsolated:
+		return nil
+	case v == "routed", v == "nat-unprotected":
 		return model.Refuse(model.ErrNotSupported, "value %s of option %s is not available yet (leave it out, or use nat)", v, k)
 	}
-	return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want nat)", v, k)
+	return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want nat or isolated)", v, k)
 }
 
 // unknownOption refuses an option, except one that has no effect with this value.

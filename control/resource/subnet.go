@@ -108,7 +108,13 @@ func resolveSubnet(ctx context.Context, t *txn.Tx, n *model.Network, f model.Fam
 	} else if err := checkSubnet(ctx, t, n, sp.Prefix); err != nil {
 		return s, err
 	}
-	if n.ManagedBy == model.ByEngine {
+	switch isolated := model.Isolated(n.Options, f); {
+	case isolated && n.ManagedBy == model.ByEngine: // older engines reserve a gateway nevertheless
+		s.Gateway = netip.Addr{}
+		return s, nil
+	case isolated && s.Gateway.IsValid():
+		return s, model.Refuse(model.ErrInvalid, "network %s has no %s gateway in gateway mode isolated (leave out gateway %v, or the mode)", n.Name, f, s.Gateway)
+	case n.ManagedBy == model.ByEngine:
 		return s, nil // the engine chooses the gateway, if any
 	}
 	return s, placeGateway(n, &s)
@@ -265,8 +271,8 @@ func validateRange(p netip.Prefix, r model.AddrRange) error {
 	return nil
 }
 
-// placeGateway sets the gateway to the first free address. An internal network of two
-// addresses gets no gateway, so that it has room for two sandboxes. If the gateway is not the host, only the user
+// placeGateway sets the gateway to the first free address. An isolated network has none, and an internal one of two
+// addresses neither, so that it has room for two sandboxes. If the gateway is not the host, only the user
 // knows it.
 func placeGateway(n *model.Network, s *model.Subnet) error {
 	pool, err := ipam.ForSubnet(model.Subnet{Prefix: s.Prefix, Gateway: s.Gateway, IPRange: s.IPRange, Aux: s.Aux})
@@ -274,7 +280,7 @@ func placeGateway(n *model.Network, s *model.Subnet) error {
 		return err
 	}
 	pair := s.Prefix.Bits() == s.Prefix.Addr().BitLen()-1
-	if s.Gateway.IsValid() || n.Internal && pair || !n.Has().Entries {
+	if s.Gateway.IsValid() || n.Internal && pair || !n.Has().Entries || model.Isolated(n.Options, model.FamilyOf(s.Prefix.Addr())) {
 		return nil
 	}
 	if s.Gateway, err = pool.First(); err != nil {

@@ -225,6 +225,12 @@ func options(d *docker) {
 	if routes := d.Must(in2, "ip", "route"); strings.Contains(routes, "default") {
 		d.Errorf("an internal network has a way out:\n%s", routes)
 	}
+	d.refused("can only be used for an internal network", "network", "create", "-d", "fairlead", "-o", model.OptGateMode4+"=isolated", "vault")
+	d.docker("network", "create", "-d", "fairlead", "--internal", "-o", model.OptGateMode4+"=isolated", "vault")
+	d.docker("network", "connect", "vault", "in1")
+	d.docker("network", "connect", "vault", "in2")
+	d.Ping(in1, d.address("in2", "vault"))
+	d.NoPing(d.Host, d.address("in2", "vault"))
 
 	d.docker("network", "create", "-d", "fairlead", "-o", "com.docker.network.bridge.enable_icc=false", "cells")
 	c1 := d.run("c1", "--network", "cells")
@@ -234,7 +240,7 @@ func options(d *docker) {
 
 	names := strings.Split(strings.TrimSpace(d.docker("ps", "-q", "-a")), "\n")
 	d.docker(append([]string{"rm", "-f"}, names...)...)
-	d.docker("network", "rm", "web", "cellar", "cells")
+	d.docker("network", "rm", "web", "cellar", "vault", "cells")
 }
 
 // More of the bridge driver's options: they mean the same, or are refused.

@@ -3,8 +3,10 @@
 package scenario
 
 import (
+	"strings"
 	"testing"
 
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
@@ -51,6 +53,20 @@ func TestInternalNetwork(t *testing.T) {
 			l.Ping(a.Host, gateway)
 			l.Ping(l.Host, a.IP(f))
 		})
+		// The host is not a member of an isolated one, and not reached with a route either.
+		isolated := network(l, "isolated", "--internal", "-o", model.OptGateMode4+"=isolated", "-o", model.OptGateMode6+"=isolated")
+		c, d := l.Sandbox("cleo", "--network", isolated), l.Sandbox("dora", "--network", isolated, "-p", "8081:80")
+		l.HTTP(d.Host, "dora", 80)
+		families(t, l, func(l *lab.Lab, f lab.Family) {
+			l.Get(c.Host, d.IP(f), 80, "dora", c.IP(f))
+			l.IP(c.Host, "route replace "+f.Of("0.0.0.0/0", "::/0")+" dev eth0")
+			l.NoPing(c.Host, f.Of(lab.Host4, lab.Host6))
+			l.NoPing(l.Host, c.IP(f))
+			l.NoGet(l.Outside, f.Of(lab.Host4, lab.Host6), 8081)
+		})
+		if out := l.Fairlead("network", "inspect", "-f", "{{json .IPAM.Config}}", isolated); strings.Contains(out, "Gateway") {
+			l.Errorf("an isolated network has the gateways %s", out)
+		}
 	})
 }
 

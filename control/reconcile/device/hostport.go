@@ -76,7 +76,7 @@ func (k *hostPort) Configure(h *Host, s Spec, f Found) (configure.Changes, error
 	k.warnForwarding(s.Network, f.Peer)
 	return configure.HostPort(k.nl, f.Peer, f.Host, addrs, configure.HostPortSpec{
 		NetworkID: s.ID, MAC: s.Network.GatewayMAC, MTU: s.Network.DeviceMTU(),
-		Addrs: s.Network.GatewayPrefixes(), Own: s.Network.NodePrefixes(), IPv6: s.Network.EnableIPv6,
+		Addrs: s.Network.GatewayPrefixes(), Own: s.Network.NodePrefixes(), IPv6: s.Network.OnHostIPv6(),
 	})
 }
 
@@ -98,7 +98,7 @@ func (k *hostPort) Places(have Ends) []Place { return atHostEnd(have) }
 // per-device sysctl the host's stack forwards IPv6 only if forwarding is enabled on all devices,
 // and that decision is the operator's.
 func (k *hostPort) warnForwarding(n *model.Network, gw rtnl.Link) {
-	if !n.EnableIPv6 || gw.Conf.ForceForwarding6 != -1 || k.warned.Load() {
+	if !n.OnHostIPv6() || gw.Conf.ForceForwarding6 != -1 || k.warned.Load() {
 		return
 	}
 	k.warned.Store(true)

@@ -32,7 +32,7 @@ func HostAddrs(own map[netip.Addr]uint32, nets []*model.Network, announced []net
 		for _, g := range append(n.GatewayPrefixes(), n.NodePrefixes()...) {
 			addrs = append(addrs, g.Addr())
 		}
-		if n.EnableIPv6 {
+		if n.OnHostIPv6() {
 			addrs = append(addrs, n.GatewayMAC.LinkLocal())
 		}
 	}

@@ -29,7 +29,7 @@ func OfNetwork(n *model.Network, hp HostPort) Set {
 		IPv4: gw4, IPv6: gw6, Gateway4: gw4, Gateway6: gw6,
 		Flags:      flags,
 		HostPortIf: hp.Port, GatewayIf: hp.Gateway,
-	}, n.EnableIPv6)
+	}, n.OnHostIPv6())
 	for _, own := range n.NodePrefixes() {
 		s.Neighbours = append(s.Neighbours, maps.Neighbour{
 			Net: n.Index, Addr: own.Addr(), MAC: n.GatewayMAC, IfIndex: hp.Port, Flags: flags,
