@@ -13,6 +13,7 @@ import (
 
 func newEventsCommand(e *env) *cobra.Command {
 	var format string
+	var filters []string
 	cmd := &cobra.Command{
 		Use:   "events [flags]",
 		Short: "Follow what changes: networks, sandboxes, published ports, repairs",
@@ -25,11 +26,15 @@ other programs changed. It continues when the daemon restarts; what happens mean
 			if format != "" && format != "json" {
 				return usagef("--format %q is not known (want json)", format)
 			}
+			f, err := parseFilters(filters)
+			if err != nil {
+				return err
+			}
 			c, err := e.client()
 			if err != nil {
 				return err
 			}
-			return c.Follow(cmd.Context(), func(event api.Event) error {
+			return c.Follow(cmd.Context(), f, func(event api.Event) error {
 				if format == "json" {
 					return json.NewEncoder(e.stdout).Encode(event)
 				}
@@ -38,6 +43,7 @@ other programs changed. It continues when the daemon restarts; what happens mean
 			})
 		},
 	}
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "show those that match KEY=VALUE: type, event, network, sandbox (or container); repeatable, one value of each key must match")
 	cmd.Flags().StringVar(&format, "format", "", "json: an object per line (default: text)")
 	return cmd
 }

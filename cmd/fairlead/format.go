@@ -148,7 +148,8 @@ func join(list any, sep string) string {
 
 func executeLine(w io.Writer, t *template.Template, v any) error {
 	if err := t.Execute(w, v); err != nil {
-		return fmt.Errorf("format: %s", strings.TrimPrefix(err.Error(), "template: "))
+		text, _, _ := strings.Cut(strings.TrimPrefix(err.Error(), "template: "), " in type ") // a word of Go
+		return fmt.Errorf("format: %s", text)
 	}
 	_, err := io.WriteString(w, "\n")
 	return err

@@ -187,7 +187,10 @@ func TestRefusedCommandLines(t *testing.T) {
 		{"network ls --filter scope=x", 1, `filter scope must be one of local, swarm, global, not "x"`},
 		{"network prune -f --filter dangling=true", 1, `unknown filter "dangling" (known: until, label, label!)`},
 		{"ps --filter publish=x", 1, `filter publish must be PORT[-PORT][/PROTO], as in 8080/tcp, not "x"`},
-		{"network ls --format {{.Bogus}}", 1, "can't evaluate field Bogus"},
+		{"network ls --format {{.Bogus}}", 1, "can't evaluate field Bogus\n"}, // without a type of Go
+		{"events --filter x=y", 1, `unknown filter "x" (known: container, event, network, sandbox, type)`},
+		{"events --filter type=custom", 1, `filter type must be one of network, sandbox, datapath, not "custom"`},
+		{"events --filter event", 2, `filter "event": want KEY=VALUE`},
 		{"network ls --format {{", 2, "unclosed action"},
 		{"run", 125, "wants COMMAND…, got no argument"},
 		{"run --bogus", 125, "unknown flag: --bogus"},

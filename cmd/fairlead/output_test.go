@@ -59,6 +59,10 @@ func TestOutputs(t *testing.T) {
 		all.WriteString("$ fairlead " + strings.Join(args, " ") + "\n" + out + "\n")
 	}
 	golden(t, "outputs.txt", all.String())
+	w.fake.Add(model.Sandbox{Name: "loose", NetworkMode: "web"}) // it was disconnected
+	if out := w.ok("ps", "-a", "--filter", "name=loose", "--format", "{{.Networks}}"); out != "\n" {
+		t.Errorf("networks of a sandbox without any: %s", out)
+	}
 	if want := (api.FlowFilter{}); w.fake.Filter != want {
 		t.Errorf("filter of ct flush: %+v", w.fake.Filter)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // sandboxRow is a line of ps. All fields are strings, like Docker's.
@@ -82,7 +83,7 @@ func runPs(ctx context.Context, e *env, o *listOptions, all bool) error {
 		}
 		rows = append(rows, sandboxRow{
 			Command: command, CreatedAt: s.Created.Format(time.RFC3339Nano), ID: o.shortID(s.ID), Labels: formatLabels(s.Labels),
-			Names: s.Name, Networks: cmp.Or(strings.Join(s.Networks, ","), s.NetworkMode), Pid: fmt.Sprint(s.State.Pid), Ports: formatPorts(s.Ports),
+			Names: s.Name, Networks: cmp.Or(strings.Join(s.Networks, ","), sharedMode(s.NetworkMode)), Pid: fmt.Sprint(s.State.Pid), Ports: formatPorts(s.Ports),
 			RunningFor: age(e.now(), s.Created), State: s.State.Status, Status: formatState(s.State), labels: s.Labels,
 		})
 	}
@@ -120,4 +121,12 @@ func portRange(first, count uint16) string {
 		return fmt.Sprint(first)
 	}
 	return fmt.Sprintf("%d-%d", first, first+count-1)
+}
+
+// sharedMode returns a network mode without a network of its own, or "".
+func sharedMode(mode string) string {
+	if mode == model.NetworkHost || mode == model.NetworkNone || model.SharesNetNS(mode) {
+		return mode
+	}
+	return ""
 }

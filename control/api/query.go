@@ -20,6 +20,15 @@ type Filters map[string][]string
 // ParseFilters parses the query parameter filters: {"key":["value"]} or, from
 // older clients, {"key":{"value":true}}.
 func ParseFilters(q url.Values, known ...string) (Filters, error) {
+	return parseFilters(q, checkFilter, known)
+}
+
+// ParseEventFilters does so for events.
+func ParseEventFilters(q url.Values) (Filters, error) {
+	return parseFilters(q, checkEventFilter, []string{"container", "event", "network", "sandbox", "type"})
+}
+
+func parseFilters(q url.Values, check func(key, value string) error, known []string) (Filters, error) {
 	text := q.Get("filters")
 	if text == "" {
 		return nil, nil
@@ -42,7 +51,7 @@ func ParseFilters(q url.Values, known ...string) (Filters, error) {
 			return nil, model.Refuse(model.ErrInvalid, "unknown filter %q (known: %s)", key, strings.Join(known, ", "))
 		}
 		for _, v := range values {
-			if err := checkFilter(key, v); err != nil {
+			if err := check(key, v); err != nil {
 				return nil, err
 			}
 		}
@@ -67,6 +76,15 @@ func checkFilter(key, value string) error {
 			return model.Refuse(model.ErrInvalid, "filter %s must be PORT[-PORT][/PROTO], as in 8080/tcp, not %q", key, value)
 		}
 	}
+	return checkOneOf(key, value, allowed)
+}
+
+func checkEventFilter(key, value string) error {
+	return checkOneOf(key, value, map[string][]string{"type": eventTypes, "event": eventActions}[key])
+}
+
+// checkOneOf refuses a value that is not allowed; nil allows all.
+func checkOneOf(key, value string, allowed []string) error {
 	if allowed != nil && !slices.Contains(allowed, value) {
 		return model.Refuse(model.ErrInvalid, "filter %s must be one of %s, not %q", key, strings.Join(allowed, ", "), value)
 	}

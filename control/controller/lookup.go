@@ -37,8 +37,8 @@ func validateLookup(l model.Lookup) error {
 // default network a link is a line of /etc/hosts, as in Docker.
 func checkLinks(t *txn.Tx, n *model.Network, links []model.Link) error {
 	for _, l := range links {
-		if l.Target == "" || !domainRule.MatchString(l.Alias) {
-			return model.Refuse(model.ErrInvalid, "bad format for links: %s:%s (want NAME or NAME:ALIAS)", l.Target, l.Alias)
+		if l.Target == "" || !domainRule.MatchString(l.Alias) || strings.HasSuffix(l.Alias, ".") {
+			return model.Refuse(model.ErrInvalid, "bad format for links: %s:%s (want NAME or NAME:ALIAS, without a dot at the end)", l.Target, l.Alias)
 		}
 		if n.Resolves() {
 			continue

@@ -4,6 +4,7 @@ package names
 
 import (
 	"bufio"
+	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,12 @@ func TestEvents(t *testing.T) {
 			}
 		}
 	}
+	var some bytes.Buffer
+	filtered := n.Command(t.Context(), n.Binary, "events", "--filter", "type=network", "--filter", "event=connect", "--filter", "event=disconnect", "--filter", "network=web", "--format", "json")
+	filtered.Stdout = &some
+	if err := n.Host.Start(filtered); err != nil {
+		t.Fatal(err)
+	}
 	time.Sleep(time.Second) // it says what happens from now on
 	n.Fairlead("network", "create", "web")
 	sees("network create", "name=web", "type=bridge")
@@ -67,4 +74,9 @@ func TestEvents(t *testing.T) {
 	sees("sandbox destroy", "name=anna")
 	n.Fairlead("network", "rm", "web")
 	sees("network destroy", "name=web")
+	_ = filtered.Process.Kill()
+	_ = filtered.Wait()
+	if out := some.String(); strings.Count(out, "\n") != 2 || !strings.Contains(out, `"Action":"connect"`) || !strings.Contains(out, `"Action":"disconnect"`) {
+		t.Errorf("filtered, the events are\n%s", out)
+	}
 }

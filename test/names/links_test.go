@@ -75,6 +75,7 @@ func TestLinks(t *testing.T) {
 	n.Refused(1, []string{"no such sandbox: dora"}, "sandbox", "create", "--link", "dora:d", "emil")
 	n.Refused(1, []string{"cannot link", "ben"}, "sandbox", "create", "--link", "ben:d", "emil")
 	n.Refused(1, []string{"bad format for links"}, "sandbox", "create", "--network", "web", "--link", ":d", "emil")
+	n.Refused(1, []string{"bad format for links: anna:d. (want NAME or NAME:ALIAS, without a dot at the end)"}, "sandbox", "create", "--network", "web", "--link", "anna:d.", "emil")
 	n.Refused(2, []string{"--link"}, "sandbox", "create", "--network", "container:ben", "--link", "anna", "emil")
 	d := n.Sandbox("dora")
 	n.Sandbox("emil", "--link", "dora:d")

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -273,9 +274,12 @@ func (c *Client) SandboxExited(ctx context.Context, ref string, s api.SandboxExi
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/exited"), nil, s, nil)
 }
 
-// Events returns the events after a number of a run of the daemon. It waits a while for one.
-func (c *Client) Events(ctx context.Context, run string, after uint64) (api.Events, error) {
-	return get[api.Events](ctx, c, "/events", url.Values{"run": {run}, "after": {strconv.FormatUint(after, 10)}})
+// Events returns the events after a number of a run of the daemon, of those the ones that filters select. It waits a
+// while for one.
+func (c *Client) Events(ctx context.Context, run string, after uint64, f api.Filters) (api.Events, error) {
+	q := url.Values{"run": {run}, "after": {strconv.FormatUint(after, 10)}}
+	maps.Copy(q, f.Query())
+	return get[api.Events](ctx, c, "/events", q)
 }
 
 // Flows lists tracked connections.

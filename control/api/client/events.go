@@ -10,11 +10,11 @@ import (
 	"github.com/fairlead-net/fairlead/control/api"
 )
 
-// Follow calls show with each event from now on, until ctx ends or show fails. It goes on when the daemon restarts.
-func (c *Client) Follow(ctx context.Context, show func(api.Event) error) error {
+// Follow calls show with each event from now on that filters select, until ctx ends or show fails. It goes on when the daemon restarts.
+func (c *Client) Follow(ctx context.Context, f api.Filters, show func(api.Event) error) error {
 	run, last, connected := "", uint64(0), false
 	for {
-		got, err := c.Events(ctx, run, last)
+		got, err := c.Events(ctx, run, last, f)
 		switch {
 		case ctx.Err() != nil:
 			return nil

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -23,6 +24,10 @@ type EventSource interface {
 const eventWait = 20 * time.Second
 
 func (s *Server) events(r *http.Request) (any, error) {
+	f, err := api.ParseEventFilters(r.URL.Query())
+	if err != nil {
+		return nil, err
+	}
 	source, ok := s.cfg.Backend.(EventSource)
 	if !ok {
 		return nil, model.Refuse(model.ErrNotSupported, "events are not available in this daemon")
@@ -33,5 +38,7 @@ func (s *Server) events(r *http.Request) (any, error) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), eventWait)
 	defer cancel()
-	return source.Events(ctx, r.URL.Query().Get("run"), after), nil
+	out := source.Events(ctx, r.URL.Query().Get("run"), after)
+	out.Events = slices.DeleteFunc(out.Events, func(e api.Event) bool { return !f.Match(e) })
+	return out, nil
 }

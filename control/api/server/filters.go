@@ -102,8 +102,10 @@ func overlaps(value, proto string, first, count uint16) bool {
 
 // pruned reports whether the label filters of prune match an object's labels.
 func (f filters) pruned(labels map[string]string) bool {
-	return f.labels(labels) &&
-		!slices.ContainsFunc(f["label!"], func(not string) bool { return hasLabel(labels, not) })
+	if not, given := f["label!"]; given && !slices.ContainsFunc(not, func(v string) bool { return !hasLabel(labels, v) }) {
+		return false // as in Docker, an object is spared that has all of them
+	}
+	return f.labels(labels)
 }
 
 // until returns the time before which prune removes objects. Zero means any time.

@@ -261,6 +261,9 @@ func TestFilters(t *testing.T) {
 	if pruned, err = c.PruneNetworks(t.Context(), api.Filters{"until": {"2020-01-01"}}); err != nil || len(pruned) != 0 {
 		t.Errorf("prune of newer networks: %v %v", pruned, err)
 	}
+	if pruned, err = c.PruneNetworks(t.Context(), api.Filters{"label!": {"env=prod", "x"}}); err != nil || len(pruned) != 1 {
+		t.Errorf("prune of a network with one of the labels that spare it together: %v %v", pruned, err)
+	}
 }
 
 func TestSandboxLife(t *testing.T) {
