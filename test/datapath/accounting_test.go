@@ -36,6 +36,7 @@ func TestAccounting(t *testing.T) {
 // account runs the programs with random packets like those of the pool. They have to move these counters, at least.
 func (s *scenario) account(packets int, pool []*sent, names ...string) {
 	t, w := s.TB, s.world
+	must(t, w.ns.stay())
 	r := rand.New(rand.NewPCG(firstSeed, 0))
 	before := w.counts(t)
 	runs := 0

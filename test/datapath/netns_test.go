@@ -17,6 +17,7 @@ import (
 type netns struct {
 	tid  int
 	work chan func()
+	here int // the thread of the test while that is in the namespace
 }
 
 func newNetns(tb testing.TB) *netns {
@@ -46,8 +47,20 @@ func newNetns(tb testing.TB) *netns {
 	return ns
 }
 
+// stay moves the calling goroutine into the namespace, with a thread that ends with it: to let another thread run
+// each packet takes longer than the packet.
+func (ns *netns) stay() error {
+	runtime.LockOSThread() // never unlocked
+	ns.here = unix.Gettid()
+	return ns.enter()
+}
+
 // do runs f in the namespace. f must not end the test.
 func (ns *netns) do(f func()) {
+	if unix.Gettid() == ns.here {
+		f()
+		return
+	}
 	done := make(chan struct{})
 	ns.work <- func() {
 		defer close(done)

@@ -72,6 +72,7 @@ func runIn(t *testing.T, w *world, cases []testCase) {
 				continue
 			}
 			t.Run(c.name+"/"+f.name, func(t *testing.T) {
+				must(t, w.ns.stay())
 				w.forget(t)
 				c.run(&scenario{TB: t, world: w}, f)
 			})
