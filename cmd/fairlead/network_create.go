@@ -24,6 +24,12 @@ type networkCreateOptions struct {
 	internal bool
 	labels   []string
 	options  []string
+
+	ipamDriver  string
+	ipamOptions []string
+	attachable  bool
+	configOnly  bool
+	configFrom  string
 }
 
 func newNetworkCreateCommand(e *env) *cobra.Command {
@@ -52,6 +58,11 @@ func newNetworkCreateCommand(e *env) *cobra.Command {
 	f.BoolVar(&o.internal, "internal", false, "no traffic in or out, except with the host itself")
 	f.StringArrayVar(&o.labels, "label", nil, "label, KEY[=VALUE]")
 	f.StringArrayVarP(&o.options, "opt", "o", nil, "driver option, KEY=VALUE")
+	f.StringVar(&o.ipamDriver, "ipam-driver", "default", "what allocates addresses: default, or null for nothing (macvlan, ipvlan)")
+	f.StringArrayVar(&o.ipamOptions, "ipam-opt", nil, "option of the IPAM driver, KEY=VALUE; the drivers above have none")
+	f.BoolVar(&o.attachable, "attachable", false, "as in Docker; without effect, since any sandbox may join")
+	f.BoolVar(&o.configOnly, "config-only", false, "create only a configuration, for networks with --config-from")
+	f.StringVar(&o.configFrom, "config-from", "", "network whose configuration to copy: subnets, options, labels")
 	return cmd
 }
 
@@ -68,13 +79,22 @@ func runNetworkCreate(ctx context.Context, e *env, o networkCreateOptions, name 
 	if err != nil {
 		return err
 	}
+	ipamOptions, err := keyValues("IPAM option", o.ipamOptions)
+	if err != nil {
+		return err
+	}
+	var from *api.ConfigReference
+	if o.configFrom != "" {
+		from = &api.ConfigReference{Network: o.configFrom}
+	}
 	c, err := e.client()
 	if err != nil {
 		return err
 	}
 	n, err := c.CreateNetwork(ctx, api.NetworkCreate{
 		Name: name, Driver: o.driver, EnableIPv4: &o.ipv4, EnableIPv6: &o.ipv6, Internal: o.internal,
-		IPAM: &api.IPAM{Driver: "default", Config: ipam}, Options: options, Labels: labels,
+		Attachable: o.attachable, ConfigOnly: o.configOnly, ConfigFrom: from,
+		IPAM: &api.IPAM{Driver: o.ipamDriver, Options: ipamOptions, Config: ipam}, Options: options, Labels: labels,
 	})
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ import (
 func populated(t *testing.T) *world {
 	w := newWorld(t)
 	w.ok("network", "create", "--ipv6", "--subnet", "10.5.0.0/24", "--subnet", "fd00:5::/64", "--gateway", "10.5.0.9", "--ip-range", "10.5.0.128/25",
-		"--aux-address", "router=10.5.0.8", "--label", "env=prod", "-o", "com.docker.network.driver.mtu=1400", "web")
+		"--aux-address", "router=10.5.0.8", "--label", "env=prod", "--attachable", "-o", "com.docker.network.driver.mtu=1400", "web")
 	w.fake.Add(model.Sandbox{
 		Name: "front", NetworkMode: "web", NetNS: "/run/fairlead/netns/front", Hostname: "front", Command: []string{"nginx", "-g", "daemon off; error_log stderr;"},
 		Labels: map[string]string{"tier": "1"}, Expose: []model.PortProto{{Port: 443, Count: 1, Proto: model.TCP}},

@@ -18,19 +18,30 @@ func (c *NetworkCreate) Spec() (model.NetworkSpec, error) {
 	switch {
 	case c.Scope != "" && c.Scope != ScopeOf(&model.Network{Driver: c.Driver}):
 		return spec, model.Refuse(model.ErrNotSupported, "scope %q is not available with this driver; use %q", c.Scope, ScopeOf(&model.Network{Driver: c.Driver}))
-	case c.Attachable && c.Driver != model.DriverOverlay, c.Ingress, c.ConfigOnly:
-		return spec, model.Refuse(model.ErrNotSupported, "attachable, ingress and config-only networks are not available yet (leave these fields out)")
+	case c.Ingress:
+		return spec, model.Refuse(model.ErrNotSupported, "ingress networks are not available (leave the field out)")
+	case c.ConfigOnly && (c.Attachable || c.Scope != ""):
+		return spec, model.Refuse(model.ErrForbidden, "a configuration network is neither attachable nor has it a scope (give that to the networks that use it)")
+	}
+	if spec.ConfigOnly = c.ConfigOnly; c.ConfigFrom != nil {
+		spec.ConfigFrom = c.ConfigFrom.Network
 	}
 	spec.EnableIPv6 = c.EnableIPv6 != nil && *c.EnableIPv6
 	spec.NoIPv4 = c.EnableIPv4 != nil && !*c.EnableIPv4
 	if c.IPAM == nil {
 		return spec, nil
 	}
-	if d := c.IPAM.Driver; d != "" && d != "default" {
-		return spec, model.Refuse(model.ErrNotSupported, "IPAM driver %q is not available yet; use \"default\"", d)
+	switch d := c.IPAM.Driver; d {
+	case "", "default":
+	case model.IPAMNull:
+		spec.IPAM = d
+	case "dhcp":
+		return spec, model.Refuse(model.ErrNotSupported, "IPAM driver dhcp is not available yet (use \"null\", and run a DHCP client in the sandbox)")
+	default:
+		return spec, model.Refuse(model.ErrInvalid, "unknown IPAM driver %q (want default or null)", d)
 	}
-	if len(c.IPAM.Options) > 0 {
-		return spec, model.Refuse(model.ErrNotSupported, "IPAM options are not available yet (leave them out)")
+	for _, key := range slices.Sorted(maps.Keys(c.IPAM.Options)) {
+		return spec, model.Refuse(model.ErrInvalid, "unknown IPAM option %q: the drivers default and null have none (leave it out)", key)
 	}
 	for _, conf := range c.IPAM.Config {
 		subnet, err := conf.spec()

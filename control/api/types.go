@@ -38,10 +38,26 @@ type Network struct {
 	Containers map[string]NetworkMember // by sandbox ID; filled by inspect only
 	Options    map[string]string
 	Labels     map[string]string
+	ConfigOnly bool            `json:",omitempty"`
+	ConfigFrom ConfigReference `json:",omitzero"`
+	// Status has the numbers of addresses; filled by inspect only.
+	Status *NetworkStatus `json:",omitempty"`
 	// Unserved are the gateways where the network's DNS should be served but is not,
 	// because another program uses the port.
 	Unserved []string `json:",omitempty"`
 }
+
+// ConfigReference names the network that holds the configuration of another.
+type ConfigReference struct{ Network string }
+
+// NetworkStatus is the state of a network.
+type NetworkStatus struct{ IPAM IPAMStatus }
+
+// IPAMStatus has the numbers of a network's addresses, by subnet.
+type IPAMStatus struct{ Subnets map[string]SubnetStatus }
+
+// SubnetStatus has the numbers of addresses that are in use, and that can be allocated.
+type SubnetStatus struct{ IPsInUse, DynamicIPsAvailable uint64 }
 
 // IPAM is the address management of a network.
 type IPAM struct {
@@ -82,11 +98,12 @@ type NetworkCreate struct {
 	Options    map[string]string `json:",omitempty"`
 	Labels     map[string]string `json:",omitempty"`
 
-	CheckDuplicate bool   `json:",omitempty"`
-	Scope          string `json:",omitempty"`
-	Attachable     bool   `json:",omitempty"`
-	Ingress        bool   `json:",omitempty"`
-	ConfigOnly     bool   `json:",omitempty"`
+	CheckDuplicate bool             `json:",omitempty"`
+	Scope          string           `json:",omitempty"`
+	Attachable     bool             `json:",omitempty"` // without effect: any sandbox may join
+	Ingress        bool             `json:",omitempty"`
+	ConfigOnly     bool             `json:",omitempty"`
+	ConfigFrom     *ConfigReference `json:",omitempty"`
 }
 
 // NetworkCreated is the response to POST /networks/create.

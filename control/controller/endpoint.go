@@ -51,6 +51,9 @@ func (c *Controller) Connect(ctx context.Context, netRef, sandboxRef string, spe
 
 func connectable(s *desired.Snapshot, n *model.Network, sb *model.Sandbox) error {
 	mode := sb.NetworkMode
+	if err := model.RefuseConfigOnly(n); err != nil {
+		return err
+	}
 	switch {
 	case n.ManagedBy == model.ByEngine || sb.ManagedBy == model.ByEngine:
 		return model.RefuseEngineManaged("network "+n.Name+" or sandbox "+sb.Name, model.ByEngine.CLI()+" network connect")

@@ -27,7 +27,7 @@ func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network
 	names := []string{}
 	err := c.state.Update(ctx, func(t *txn.Tx) error {
 		for n := range t.Old.Networks() {
-			if t.Next.HasMembers(n.ID) || t.Next.HasServices(n.ID) || resource.Predefined(n.Name) || n.Has().Shared || n.ManagedBy == model.ByEngine || keep != nil && keep(n) {
+			if t.Next.HasMembers(n.ID) || t.Next.HasServices(n.ID) || resource.Predefined(n.Name) || n.ConfigOnly || n.Has().Shared || n.ManagedBy == model.ByEngine || keep != nil && keep(n) {
 				continue
 			}
 			resource.DropNetwork(t, n)
@@ -48,7 +48,11 @@ func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network
 
 // CreateNetwork creates a network.
 func (c *Controller) CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
-	if d, ok := model.DriverNamed(spec.Driver); ok && d.Shared {
+	spec, err := resource.Configured(c.Snapshot(), spec)
+	if err != nil {
+		return nil, err
+	}
+	if d, ok := model.DriverNamed(spec.Driver); ok && d.Shared && !spec.ConfigOnly {
 		return c.createShared(ctx, spec)
 	}
 	return resource.CreateNetwork(ctx, c.state, spec)

@@ -290,6 +290,10 @@ func networkRefusals() []networkRefusal {
 		{"range-bigger", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = model.RangeOf(netip.MustParsePrefix("10.0.0.0/23")) })...), model.ErrInvalid, "CIDR block is bigger than its parent subnet 10.0.0.0/24 (give a part of that)"},
 		{"range-family", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.IPRange = model.RangeOf(netip.MustParsePrefix("2001:db8::/80")) })...), model.ErrInvalid, "parent subnet is an IPv4 block (give a part of 10.0.0.0/24)"},
 		{"aux-outside", sub(with("10.0.0.0/24", func(s *model.SubnetSpec) { s.Aux = map[string]netip.Addr{"x": verbtest.Addr("10.1.0.1")} })...), model.ErrInvalid, "invalid auxiliary address 10.1.0.1: parent subnet 10.0.0.0/24 doesn't contain this address (choose one of it)"},
+		{"null-ipam", model.NetworkSpec{Name: "x", IPAM: model.IPAMNull}, model.ErrInvalid, "IPAM driver null is for networks of drivers macvlan and ipvlan"},
+		{"null-ipam-subnet", model.NetworkSpec{Name: "x", Driver: model.DriverMacvlan, IPAM: model.IPAMNull, Subnets: []model.SubnetSpec{verbtest.Subnet("10.1.0.0/24")}}, model.ErrInvalid, "IPAM driver null has no subnets"},
+		{"null-ipam-l3", model.NetworkSpec{Name: "x", Driver: model.DriverIPvlan, IPAM: model.IPAMNull, Options: map[string]string{model.OptIPvlanMode: "l3"}}, model.ErrInvalid, "IPAM driver null is not for ipvlan mode l3"},
+		{"null-ipam-host", model.NetworkSpec{Name: "x", Driver: model.DriverMacvlan, IPAM: model.IPAMNull, Options: map[string]string{model.OptHostAccess: "true"}}, model.ErrInvalid, "needs the addresses of members"},
 		{"option-unknown", opt("com.example.x", "1"), model.ErrInvalid, "unknown option com.example.x"},
 		{"option-refused", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not supported (there is no bridge, and Fairlead chooses"},
 		{"option-set", opt(resource.OptInhibit4, "true"), model.ErrNotSupported, resource.OptInhibit4 + " is not supported (the host always has"},
@@ -375,6 +379,49 @@ func TestConfiguredPools(t *testing.T) {
 	if err != nil || n.Subnets[0].Prefix.String() != "10.10.0.0/24" || n.Subnets[1].Prefix.String() != "2001:db8::/64" {
 		t.Errorf("network = %+v, %v", n, err)
 	}
+}
+
+// A network that holds only configuration has no sandboxes and claims nothing; others have what it holds, and stay when it
+// is needed no more.
+func TestConfigurationNetworks(t *testing.T) {
+	w := newWorld(t)
+	full := verbtest.Subnet("10.1.0.0/16")
+	full.IPRange = model.RangeOf(netip.MustParsePrefix("10.1.5.0/24"))
+	options, labels := map[string]string{model.OptMTU: "1400"}, map[string]string{"env": "prod"}
+	held := w.MakeNetwork(model.NetworkSpec{Name: "held", ConfigOnly: true, EnableIPv6: true, Subnets: []model.SubnetSpec{full}, Options: options, Labels: labels})
+	w.MakeNetwork(model.NetworkSpec{Name: "other", Subnets: []model.SubnetSpec{verbtest.Subnet("10.2.0.0/16")}})
+	before := w.Snapshot()
+	create := func(spec model.NetworkSpec) error {
+		spec.Name = "n"
+		_, err := w.CreateNetwork(t.Context(), spec)
+		return err
+	}
+	w.Refused(before, create(model.NetworkSpec{ConfigOnly: true, ConfigFrom: "held"}), model.ErrForbidden, "cannot depend on another configuration network")
+	w.Refused(before, create(model.NetworkSpec{ConfigOnly: true, Internal: true}), model.ErrForbidden, "a configuration network cannot be internal")
+	w.Refused(before, create(model.NetworkSpec{ConfigOnly: true, Subnets: []model.SubnetSpec{verbtest.Subnet("10.0.0.0/32")}}), model.ErrInvalid, "no room for a gateway")
+	w.Refused(before, create(model.NetworkSpec{ConfigFrom: "held", EnableIPv6: true}), model.ErrForbidden, "user-specified configurations are not supported")
+	w.Refused(before, create(model.NetworkSpec{ConfigFrom: "held", Labels: labels}), model.ErrForbidden, "user-specified configurations are not supported")
+	w.Refused(before, create(model.NetworkSpec{ConfigFrom: "nope"}), model.ErrNotFound, "network nope not found")
+	w.Refused(before, create(model.NetworkSpec{ConfigFrom: "other"}), model.ErrForbidden, "network other is not a configuration network (create one with --config-only)")
+	_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{NetworkMode: "held"})
+	w.Refused(before, err, model.ErrForbidden, "network held holds only configuration, and has no sandboxes (create another with it: fairlead network create --config-from held)")
+	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: "other"})
+	before = w.Snapshot()
+	_, err = w.Connect(t.Context(), "held", "web", model.EndpointSpec{})
+	w.Refused(before, err, model.ErrForbidden, "network held holds only configuration")
+
+	n := w.MakeNetwork(model.NetworkSpec{Name: "n", ConfigFrom: held.ID[:12], Internal: true})
+	if n.ConfigFrom != "held" || !n.EnableIPv6 || n.MTU != 1400 || n.Labels["env"] != "prod" || len(n.Subnets) != 2 || n.Subnets[0].IPRange != full.IPRange || !n.Internal {
+		t.Errorf("the network is %+v", n)
+	}
+	w.Refused(w.Snapshot(), w.RemoveNetwork(t.Context(), "held"), model.ErrForbidden, `configuration network "held" is in use by network n`)
+	if names, err := w.PruneNetworks(t.Context(), nil); err != nil || len(names) != 1 || names[0] != "n" {
+		t.Errorf("pruned %v, %v; want n only", names, err)
+	}
+	if err := w.RemoveNetwork(t.Context(), "held"); err != nil {
+		t.Error(err)
+	}
+	w.Check()
 }
 
 func TestRemoveAndPruneNetworks(t *testing.T) {

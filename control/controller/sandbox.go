@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"path/filepath"
@@ -194,7 +195,7 @@ func (c *Controller) createSandbox(ctx context.Context, t *txn.Tx, spec model.Sa
 	if n.ManagedBy == model.ByEngine {
 		return nil, model.RefuseEngineManaged("network "+n.Name, n.ManagedBy.CLI()+" run --network; or name another network")
 	}
-	if err := c.giveNamespace(t, sb, n); err != nil {
+	if err := cmp.Or(model.RefuseConfigOnly(n), c.giveNamespace(t, sb, n)); err != nil {
 		return nil, err
 	}
 	t.PutSandbox(sb.ID, sb) // bindPorts adds its ports before the snapshot is published

@@ -291,3 +291,32 @@ func TestParseDefaultPool(t *testing.T) {
 		t.Errorf("NewULA = %v", u)
 	}
 }
+
+// Addresses that no interface may have count as in use, and only the range is free.
+func TestNumbers(t *testing.T) {
+	for _, tc := range []struct {
+		subnet, ipRange, gateway string
+		used, free               uint64
+	}{
+		{"10.0.0.0/24", "", "10.0.0.1", 3, 253},
+		{"10.0.0.0/24", "10.0.0.128/25", "10.0.0.1", 3, 127},
+		{"10.0.0.0/31", "", "10.0.0.0", 1, 1},
+		{"2001:db8::/64", "", "2001:db8::1", 2, 1<<64 - 2},
+		{"2001:db8::/56", "2001:db8::/120", "", 1, 255},
+	} {
+		s := model.Subnet{Prefix: netip.MustParsePrefix(tc.subnet)}
+		if tc.gateway != "" {
+			s.Gateway = netip.MustParseAddr(tc.gateway)
+		}
+		if tc.ipRange != "" {
+			s.IPRange = model.RangeOf(netip.MustParsePrefix(tc.ipRange))
+		}
+		pool, err := ForSubnet(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if used, free := pool.Numbers(); used != tc.used || free != tc.free {
+			t.Errorf("%s, range %q: %d in use and %d free, want %d and %d", tc.subnet, tc.ipRange, used, free, tc.used, tc.free)
+		}
+	}
+}

@@ -73,6 +73,17 @@ func (p *Pool) count() uint64 {
 	return n
 }
 
+// Numbers returns how many addresses are in use, with those that no interface may have, and how many Allocate can return.
+func (p *Pool) Numbers() (used, free uint64) {
+	used = uint64(len(p.taken))
+	for i, a := range []netip.Addr{p.prefix.Addr(), Last(p.prefix)} {
+		if !p.Usable(a) && (i == 0 || a.Is4()) {
+			used++
+		}
+	}
+	return used, p.capacity - p.used
+}
+
 // Usable reports whether an interface in the subnet may have the address. The
 // first address is not usable (network address, or subnet-router anycast), and neither is
 // the last one of IPv4 (broadcast), except in subnets of one or two addresses

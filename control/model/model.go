@@ -51,6 +51,9 @@ const (
 	OptGateMode6  = "com.docker.network.bridge.gateway_mode_ipv6"
 )
 
+// IPAMNull is the driver of addresses that allocates none.
+const IPAMNull = "null"
+
 // GatewayIsolated is the gateway mode of a network in which the host has no address of a family.
 const GatewayIsolated = "isolated"
 
@@ -232,6 +235,12 @@ type Network struct {
 	Flag   string `json:"flag,omitempty"`
 	// HostAccess means that the host has a device of its own on the parent, by which it reaches the members, and they it.
 	HostAccess bool `json:"host_access,omitempty"`
+
+	// ConfigOnly means that the network holds only configuration, for networks that name it in ConfigFrom. It is idle for
+	// ever, and its Subnets are as the user gave them.
+	ConfigOnly bool   `json:"config_only,omitempty"`
+	ConfigFrom string `json:"config_from,omitempty"`
+	IPAM       string `json:"ipam,omitempty"` // the driver of addresses: "" for the default, or IPAMNull
 
 	Options map[string]string `json:"options,omitempty"` // as the user gave them
 	Labels  map[string]string `json:"labels,omitempty"`

@@ -57,6 +57,14 @@ func NoNetwork(ref string) error {
 	return &Refusal{Kind: ErrNotFound, Text: "network " + ref + " not found (see: fairlead network ls)"}
 }
 
+// RefuseConfigOnly refuses sandboxes in a network that holds only configuration.
+func RefuseConfigOnly(n *Network) error {
+	if !n.ConfigOnly {
+		return nil
+	}
+	return Refuse(ErrForbidden, "network %s holds only configuration, and has no sandboxes (create another with it: fairlead network create --config-from %[1]s)", n.Name)
+}
+
 // NoSandbox returns the same for sandboxes.
 func NoSandbox(ref string) error {
 	return &Refusal{Kind: ErrNotFound, Text: "no such sandbox: " + ref + " (see: fairlead ps)"}
@@ -94,6 +102,9 @@ type NetworkSpec struct {
 	NoIPv4     bool // IPv6 only
 	Internal   bool
 	Subnets    []SubnetSpec
+	IPAM       string            // see Network
+	ConfigOnly bool              // see Network
+	ConfigFrom string            // name or ID
 	Options    map[string]string // -o, Docker's keys
 	Labels     map[string]string
 }

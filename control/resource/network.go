@@ -124,6 +124,10 @@ func planNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, under *
 	if spec.EngineID != "" {
 		n.ManagedBy = model.ByEngine
 	}
+	n.ConfigFrom, n.IPAM = spec.ConfigFrom, spec.IPAM
+	if spec.ConfigOnly {
+		return n, planConfig(n, spec)
+	}
 	if !n.Has().Pools {
 		return n, nil
 	}
@@ -156,6 +160,46 @@ func planNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, under *
 		n.Subnets, err = nil, nil // a subnet may be available when the network is first used
 	}
 	return n, err
+}
+
+// planConfig completes a network that holds only configuration, which is checked when a network uses it.
+func planConfig(n *model.Network, spec model.NetworkSpec) error {
+	n.Driver, n.ConfigOnly, n.Idle = model.DriverNull, true, true
+	n.EnableIPv4, n.EnableIPv6, n.Options = !spec.NoIPv4, spec.EnableIPv6, maps.Clone(spec.Options)
+	for _, sp := range spec.Subnets {
+		if err := ValidateSubnet(sp); err != nil {
+			return err
+		}
+		n.Subnets = append(n.Subnets, model.Subnet(sp))
+	}
+	return nil
+}
+
+// Configured completes the request for a network that has its configuration from another.
+func Configured(s *desired.Snapshot, spec model.NetworkSpec) (model.NetworkSpec, error) {
+	switch {
+	case spec.ConfigOnly && spec.ConfigFrom != "":
+		return spec, model.Refuse(model.ErrForbidden, "a configuration network cannot depend on another configuration network (leave out --config-only or --config-from)")
+	case spec.ConfigOnly && spec.Internal:
+		return spec, model.Refuse(model.ErrForbidden, "a configuration network cannot be internal (give --internal to the networks that use it)")
+	case spec.ConfigFrom == "":
+		return spec, nil
+	case spec.NoIPv4 || spec.EnableIPv6 || spec.IPAM != "" || len(spec.Subnets)+len(spec.Options)+len(spec.Labels) > 0:
+		return spec, model.Refuse(model.ErrForbidden, "user-specified configurations are not supported if the network depends on a configuration network (give only name, driver and --internal beside --config-from)")
+	}
+	from, err := s.FindNetwork(spec.ConfigFrom)
+	if err != nil {
+		return spec, err
+	}
+	if !from.ConfigOnly {
+		return spec, model.Refuse(model.ErrForbidden, "network %s is not a configuration network (create one with --config-only)", from.Name)
+	}
+	spec.ConfigFrom, spec.NoIPv4, spec.EnableIPv6, spec.IPAM = from.Name, !from.EnableIPv4, from.EnableIPv6, from.IPAM
+	spec.Options, spec.Labels = from.Options, from.Labels
+	for _, sub := range from.Subnets {
+		spec.Subnets = append(spec.Subnets, model.SubnetSpec(sub))
+	}
+	return spec, nil
 }
 
 // AdoptNetwork adds a network that a cluster shares. Without endpoints it is idle: it has no device,
@@ -331,6 +375,11 @@ func CreateNetwork(ctx context.Context, s *txn.State, spec model.NetworkSpec) (*
 func RemoveNetwork(t *txn.Tx, n *model.Network) error {
 	if Predefined(n.Name) {
 		return model.Refuse(model.ErrForbidden, "%s is a pre-defined network and cannot be removed (use a network of your own instead)", n.Name)
+	}
+	for o := range t.Next.Networks() {
+		if n.ConfigOnly && o.ConfigFrom == n.Name {
+			return model.Refuse(model.ErrForbidden, "configuration network %q is in use by network %s (remove that first)", n.Name, o.Name)
+		}
 	}
 	if eps := slices.Collect(t.Next.Members(n.ID)); len(eps) > 0 {
 		return model.Refuse(model.ErrForbidden, "error while removing network: network %s has active endpoints (%s); remove the sandboxes or disconnect them first",

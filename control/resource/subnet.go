@@ -55,6 +55,9 @@ func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
 // resolveSubnets turns the user's request into the network's subnets, IPv4 first. A
 // family without a requested subnet gets one from the default pools that does not overlap avoid.
 func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []model.SubnetSpec, avoid []netip.Prefix) error {
+	if n.IPAM == model.IPAMNull {
+		return withoutAddresses(n, specs)
+	}
 	var byFamily [len(model.Families)]*model.SubnetSpec
 	for i, sp := range specs {
 		if err := ValidateSubnet(sp); err != nil {
@@ -86,6 +89,21 @@ func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []mo
 			return err
 		}
 		n.Subnets = append(n.Subnets, s)
+	}
+	return nil
+}
+
+// withoutAddresses checks a network whose addresses nobody allocates: programs in the sandboxes configure them.
+func withoutAddresses(n *model.Network, specs []model.SubnetSpec) error {
+	switch {
+	case n.Has().Entries:
+		return model.Refuse(model.ErrInvalid, "IPAM driver null is for networks of drivers macvlan and ipvlan: those of driver %s carry packets by their addresses (leave out --ipam-driver)", n.Driver)
+	case n.Routes():
+		return model.Refuse(model.ErrInvalid, "IPAM driver null is not for ipvlan mode %s, which routes by addresses (choose mode %s)", n.Mode, model.ModeL2)
+	case n.HostAccess:
+		return model.Refuse(model.ErrInvalid, "option %s needs the addresses of members, and IPAM driver null allocates none (leave one out)", model.OptHostAccess)
+	case len(specs) > 0:
+		return model.Refuse(model.ErrInvalid, "IPAM driver null has no subnets (leave out --subnet)")
 	}
 	return nil
 }

@@ -81,7 +81,7 @@ var (
 		"control/engine":                    {"control/model", "control/desired", "control/desired/txn", "control/ipam", "control/resource"},
 		"control/api":                       {"control/model"},
 		"control/api/client":                {"control/api", "control/httpserve"},
-		"control/api/server":                {"control/api", "control/etcfiles", "control/model", "control/desired", "control/httpserve"},
+		"control/api/server":                {"control/api", "control/etcfiles", "control/ipam", "control/model", "control/desired", "control/httpserve"},
 		"control/httpserve":                 {},
 		"control/attach":                    {"control/api", "control/api/client", "control/model"},
 		"control/cni":                       {"control/api", "control/api/client", "control/attach", "control/model"},

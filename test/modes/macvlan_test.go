@@ -46,6 +46,19 @@ func TestMacvlan(t *testing.T) {
 		l.NoPing(l.Host, b.IP(f))
 		l.NoPing(b.Host, f.Of(lab.Host4, lab.Host6))
 	}
+	// Without IPAM, the sandbox configures its addresses, and repairs leave them alone.
+	l.Fairlead("network", "create", "-d", "macvlan", "-o", "parent=eth0", "--ipam-driver", "null", "--ipv6", "bare")
+	l.Fairlead("sandbox", "create", "--network", "bare", "cleo")
+	if out := l.Fairlead("exec", "cleo", "ip", "-4", "addr", "show", "eth0"); out != "" {
+		l.Errorf("in a network without IPAM cleo has %s", out)
+	}
+	l.Fairlead("exec", "cleo", "ip", "addr", "add", "192.0.2.98/24", "dev", "eth0")
+	l.Fairlead("exec", "cleo", "ip", "addr", "add", "2001:db8:1::98/64", "dev", "eth0", "nodad")
+	for _, f := range lab.Families() {
+		l.Fairlead("exec", "cleo", "ping", "-c", "1", "-W", "5", b.IP(f))
+	}
+	l.Fairlead("rm", "-f", "cleo")
+	l.Fairlead("network", "rm", "bare")
 	l.Remove(a)
 	l.Remove(b)
 	l.Fairlead("network", "rm", "lan")

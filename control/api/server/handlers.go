@@ -35,13 +35,19 @@ func (s *Server) networkInspect(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := s.view().network(n, true)
+	v := s.view()
+	out := v.network(n, true)
+	var remote []model.RemoteMember
 	if c, ok := s.cfg.Backend.(Cluster); ok && n.Has().Shared {
-		for _, m := range c.RemoteMembers(r.Context(), n) {
+		remote = c.RemoteMembers(r.Context(), n)
+		for _, m := range remote {
 			if m.SandboxID != "" {
 				out.Containers[m.SandboxID] = remoteMember(n, m)
 			}
 		}
+	}
+	if n.Has().Pools {
+		out.Status = v.status(n, remote)
 	}
 	return out, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/etcfiles"
+	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
@@ -32,7 +33,8 @@ func (v *view) network(n *model.Network, members bool) api.Network {
 	out := api.Network{
 		Name: n.Name, ID: n.ID, Created: n.Created, Scope: api.ScopeOf(n), Driver: n.Driver,
 		EnableIPv4: n.EnableIPv4, EnableIPv6: n.EnableIPv6, Internal: n.Internal,
-		IPAM: api.IPAM{Driver: "default", Options: map[string]string{}, Config: []api.IPAMConfig{}},
+		ConfigOnly: n.ConfigOnly, ConfigFrom: api.ConfigReference{Network: n.ConfigFrom},
+		IPAM: api.IPAM{Driver: cmp.Or(n.IPAM, "default"), Options: map[string]string{}, Config: []api.IPAMConfig{}},
 		VNI:  n.VNI, Encrypted: n.Encrypted, Containers: map[string]api.NetworkMember{}, Options: notNil(n.Options), Labels: notNil(n.Labels),
 	}
 	out.Uncarried = n.Has().Endpoint != model.NoDevice && !n.Has().Entries
@@ -42,6 +44,9 @@ func (v *view) network(n *model.Network, members bool) api.Network {
 		}
 	}
 	subnets := n.Claimed()
+	if n.ConfigOnly {
+		subnets = n.Subnets
+	}
 	if n.Has().Shared {
 		subnets, out.MTU = n.Subnets, n.DeviceMTU()
 	}
@@ -73,6 +78,34 @@ func (v *view) network(n *model.Network, members bool) api.Network {
 			m.Name = sb.Name
 		}
 		out.Containers[e.SandboxID] = m
+	}
+	return out
+}
+
+// status counts the addresses of a network, with those of members on other nodes.
+func (v *view) status(n *model.Network, remote []model.RemoteMember) *api.NetworkStatus {
+	out := &api.NetworkStatus{IPAM: api.IPAMStatus{Subnets: map[string]api.SubnetStatus{}}}
+	for _, s := range n.Subnets {
+		f := model.FamilyOf(s.Prefix.Addr())
+		pool, err := ipam.ForSubnet(s)
+		if n.ConfigOnly || err != nil {
+			continue
+		}
+		addrs := []netip.Addr{n.NodeAddr(f)}
+		for e := range v.snap.Members(n.ID) {
+			addrs = append(addrs, e.Addr(f))
+		}
+		for svc := range v.snap.ServicesOf(n.ID) {
+			addrs = append(addrs, svc.Addr(f))
+		}
+		for _, m := range remote {
+			addrs = append(addrs, m.Addr(f))
+		}
+		for _, a := range addrs {
+			_ = pool.Reserve(a) // of the zero address, or of one that is also the gateway, nothing is counted
+		}
+		used, free := pool.Numbers()
+		out.IPAM.Subnets[s.Prefix.String()] = api.SubnetStatus{IPsInUse: used, DynamicIPsAvailable: free}
 	}
 	return out
 }

@@ -5,6 +5,7 @@ package device
 import (
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -122,6 +123,13 @@ func (k *veth) Inside(s Spec, have Ends, fresh bool) configure.Device {
 func insideOf(s Spec, have Ends, fresh bool) configure.Device {
 	ep := s.Endpoint
 	d := configure.Device{PeerIndex: have.Peer, Alias: rtnl.SandboxAlias(s.ID), Fresh: fresh, MAC: ep.MAC, Settings: ep.Sysctls}
+	if s.Network.IPAM == model.IPAMNull && s.Network.EnableIPv6 {
+		// By itself IPv6 is off on a device without an IPv6 address. The user's choice comes before that.
+		on := model.Sysctl{Family: "ipv6", Table: "conf", Key: "disable_ipv6", Value: "0"}
+		if !slices.ContainsFunc(d.Settings, on.Sets) {
+			d.Settings = append(slices.Clone(d.Settings), on)
+		}
+	}
 	for _, a := range []netip.Prefix{ep.IPv4, ep.IPv6} {
 		if !a.IsValid() {
 			continue
