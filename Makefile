@@ -19,9 +19,6 @@ TEST_TIMEOUT := 30m
 BPF_SOURCES  := $(wildcard bpf/*.bpf.c bpf/lib/*.h)
 # For a build outside of a git clone, for example from a tarball: make build VERSION=1.2.3
 VERSION      :=
-# The race detector in all code but the library that reads BPF objects: it has no goroutines, shares nothing
-# without a lock, and would take most of the time in which a daemon starts. test/lab builds the daemon likewise.
-RACE         := -race -gcflags=github.com/cilium/ebpf/...=-race=false
 LDFLAGS       = $(if $(VERSION),-ldflags '-X main.version=$(VERSION)')
 DEPS         := LLVM=$(LLVM) test/deps.sh
 ROOT          = [ "$$(id -u)" = 0 ] || \
@@ -52,8 +49,8 @@ analyse:
 	@unformatted=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); \
 	if [ -n "$$unformatted" ]; then echo "not formatted (run make format):"; echo "$$unformatted"; exit 1; fi
 	$(CLANG_FORMAT) --dry-run -Werror $(BPF_SOURCES)
-	CGO_ENABLED=1 $(GO) vet $(RACE) -trimpath ./...
-	staticcheck=$$($(GO) tool -n staticcheck) && CGO_ENABLED=1 GOFLAGS="$(RACE) -trimpath" $$staticcheck ./...
+	CGO_ENABLED=1 $(GO) vet -race -trimpath ./...
+	staticcheck=$$($(GO) tool -n staticcheck) && CGO_ENABLED=1 GOFLAGS="-race -trimpath" $$staticcheck ./...
 	@git diff --exit-code --stat -- 'bpf/*_bpfel.*' || \
 	{ echo "the files generated in bpf/ differ from those in git (commit or stage the output of make generate)"; exit 1; }
 
@@ -68,7 +65,7 @@ LISTED        = $(shell $(GO) list $(1))
 # -w omits debug information, which reduces the time to link by a third; lint vets. A program with the race
 # detector sleeps for a second before it exits, without GORACE.
 GO_TEST       = $(GO) test -trimpath -vet=off -ldflags=-w -count=1 -timeout $(TEST_TIMEOUT)
-TEST_UNITS    = GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO_TEST) $(RACE)
+TEST_UNITS    = GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO_TEST) -race
 # The daemon that these test has the race detector; with it, the tests themselves would load the machine with
 # nothing but their own traffic. They share what `make build` compiled.
 TEST_REAL    = CGO_ENABLED=0 $(GO_TEST)

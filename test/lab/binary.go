@@ -116,10 +116,6 @@ func build(in, name string, race bool) (path string, err error) {
 	return buildPackage(in, "github.com/fairlead-net/fairlead/cmd/"+name, race)
 }
 
-// unraced omits the race detector from the library that reads BPF objects: it has no goroutines, shares nothing
-// without a lock, and would take most of the time in which a daemon starts.
-const unraced = "-gcflags=github.com/cilium/ebpf/...=-race=false"
-
 // buildPackage builds a program in a directory. To link it takes seconds, which `go build` saves if its last
 // output is still there: that is in the cache, apart for each clone, and the result is a copy.
 func buildPackage(in, pkg string, race bool) (path string, err error) {
@@ -148,7 +144,7 @@ func buildPackage(in, pkg string, race bool) (path string, err error) {
 	cmd, output := exec.Command("go", "build", "-trimpath"), filepath.Join(dir, name)
 	if race { // as the tests of units of `make test`, so that nothing is compiled twice
 		output = filepath.Join(dir, name+"-race")
-		cmd.Args = append(cmd.Args, "-race", unraced)
+		cmd.Args = append(cmd.Args, "-race")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	} else { // as `make build`
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
