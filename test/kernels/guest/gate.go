@@ -19,6 +19,9 @@ import (
 // so that growth is noticed before a kernel refuses a program.
 const budget = 500_000
 
+// settingsSection holds the settings, which are constants for the verifier.
+const settingsSection = ".rodata"
+
 const conntrackSwitch = "cfg_conntrack"
 
 // Settings that are not combined with all others: the kernel must have what cfg_kern_ctx stands for,
@@ -28,11 +31,12 @@ const (
 	cacheSetting  = "cfg_cache"
 )
 
-// verifyAll loads every object with every combination of its switches, with maps of the
+// verifyAll loads every program with every combination of the switches that it reads, with maps of the
 // shipped size, and reports how many instructions the verifier processed. The exceptions are
 // cfg_conntrack, which needs the module and is set to whether that is loaded, cfg_kern_ctx and cfg_cache,
 // which are set and then cleared in one combination.
 func verifyAll(r *report, conntrack uint8) error {
+	verified := make(map[string]bool)
 	for _, object := range []struct {
 		name string
 		load func() (*ebpf.CollectionSpec, error)
@@ -57,7 +61,7 @@ func verifyAll(r *report, conntrack uint8) error {
 		for _, port := range overlayPorts(spec) {
 			all := 1<<len(names) - 1
 			for setting := range all + 1 {
-				if err := verify(r, object.name, spec.Copy(), port, names, setting); err != nil {
+				if err := verify(r, verified, object.name, spec.Copy(), port, names, setting); err != nil {
 					return err
 				}
 			}
@@ -66,7 +70,7 @@ func verifyAll(r *report, conntrack uint8) error {
 				if err := without.Variables[name].Set(uint8(0)); err != nil {
 					return fmt.Errorf("clear %s: %w", name, err)
 				}
-				if err := verify(r, object.name+" "+name+"=0", without, port, names, all); err != nil {
+				if err := verify(r, verified, object.name+" "+name+"=0", without, port, names, all); err != nil {
 					return err
 				}
 			}
@@ -107,8 +111,9 @@ func exceptions(spec *ebpf.CollectionSpec) []string {
 	})
 }
 
-// verify loads one object with one combination: a bit for each switch.
-func verify(r *report, object string, spec *ebpf.CollectionSpec, port uint16, names []string, setting int) error {
+// verify loads one object with one combination: a bit for each switch. It omits the programs that were verified
+// with the same values of all settings that they read.
+func verify(r *report, verified map[string]bool, object string, spec *ebpf.CollectionSpec, port uint16, names []string, setting int) error {
 	title := object
 	if port != 0 {
 		if err := spec.Variables[overlayPort].Set(port); err != nil {
@@ -122,6 +127,19 @@ func verify(r *report, object string, spec *ebpf.CollectionSpec, port uint16, na
 			return fmt.Errorf("set %s: %w", name, err)
 		}
 		title += fmt.Sprintf(" %s=%d", name, value)
+	}
+	for name, p := range spec.Programs {
+		key, err := whatIsVerified(spec, p)
+		if err != nil {
+			return err
+		}
+		if verified[key] {
+			delete(spec.Programs, name)
+		}
+		verified[key] = true
+	}
+	if len(spec.Programs) == 0 {
+		return nil
 	}
 	coll, err := ebpf.NewCollection(spec)
 	if err != nil {
@@ -142,6 +160,28 @@ func verify(r *report, object string, spec *ebpf.CollectionSpec, port uint16, na
 	}
 	r.note("%s: %s", title, strings.Join(counts, ", "))
 	return nil
+}
+
+// whatIsVerified identifies a program with the settings that it and its functions read: all else of an object is the
+// same in every combination.
+func whatIsVerified(spec *ebpf.CollectionSpec, p *ebpf.ProgramSpec) (string, error) {
+	read := map[string]string{}
+	for _, ins := range p.Instructions {
+		if !ins.IsLoadFromMap() || ins.Reference() != settingsSection {
+			continue
+		}
+		at, name := uint32(uint64(ins.Constant)>>32), ""
+		for candidate, v := range spec.Variables {
+			if v.SectionName == settingsSection && v.Offset <= at && at < v.Offset+v.Size() {
+				name = candidate
+			}
+		}
+		if name == "" {
+			return "", fmt.Errorf("program %s reads %s at %d, where no setting is", p.Name, settingsSection, at)
+		}
+		read[name] = fmt.Sprintf("%x", spec.Variables[name].Value)
+	}
+	return fmt.Sprint(p.Name, read), nil // fmt sorts the names
 }
 
 // whole returns an error with the end of the verifier's log.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"github.com/fairlead-net/fairlead/bench/vm/guest"
@@ -37,12 +38,24 @@ func main() {
 	}
 }
 
+// memoryLimit is when a program begins to collect garbage, in bytes.
+const memoryLimit = 128 << 20
+
 // drive runs all tests and reports each on standard output.
 func drive(args []string) error {
 	flags := flag.NewFlagSet("guest", flag.ContinueOnError)
 	tcx := flags.Bool("tcx", false, "this kernel has tcx, and Fairlead must know")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	// What the programs allocate fits into the machine's memory, nearly all of it before they collect garbage, which
+	// takes long in an emulator.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(memoryLimit)
+	for name, value := range map[string]string{"GOGC": "off", "GOMEMLIMIT": fmt.Sprint(memoryLimit)} {
+		if err := os.Setenv(name, value); err != nil {
+			return err
+		}
 	}
 	// The main thread must not be one that keeps a network namespace alive.
 	runtime.LockOSThread()
