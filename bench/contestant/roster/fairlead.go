@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -133,9 +134,12 @@ type fairleadNetwork struct {
 // waitFor waits until the daemon is ready.
 func (n *fairleadNetwork) waitFor(ctx context.Context) error {
 	for {
-		_, err := n.cli(ctx, "status")
+		c, err := net.Dial("unix", n.inside("/run/fairlead/api.sock"))
 		if err == nil {
-			return nil
+			c.Close()
+			if _, err = n.cli(ctx, "status"); err == nil {
+				return nil
+			}
 		}
 		select {
 		case <-n.daemon.Done():
