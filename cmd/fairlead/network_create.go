@@ -49,7 +49,7 @@ func newNetworkCreateCommand(e *env) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.driver, "driver", "d", "bridge", "network driver: bridge, macvlan, ipvlan, or overlay (shared by the hosts of a cluster)")
-	f.StringArrayVar(&o.subnets, "subnet", nil, "subnet, ADDRESS/LENGTH; one per address family (default: from the daemon's pools)")
+	f.StringArrayVar(&o.subnets, "subnet", nil, "subnet, ADDRESS/LENGTH; one per address family, of macvlan and ipvlan networks several (default: from the daemon's pools)")
 	f.StringArrayVar(&o.gateways, "gateway", nil, "gateway address of a subnet (default: its first)")
 	f.StringArrayVar(&o.ranges, "ip-range", nil, "part of a subnet to allocate addresses from, ADDRESS/LENGTH or FIRST-LAST")
 	f.StringArrayVar(&o.aux, "aux-address", nil, "address that is never allocated, NAME=ADDRESS")

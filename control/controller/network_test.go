@@ -381,6 +381,41 @@ func TestConfiguredPools(t *testing.T) {
 	}
 }
 
+// Networks of macvlan may have several subnets of a family: a sandbox has an address of the first one with a free one, or
+// of the one that it chooses, and the gateway of that.
+func TestSeveralSubnets(t *testing.T) {
+	w := newWorld(t)
+	small, big := verbtest.Subnet("10.1.0.0/30"), verbtest.Subnet("10.2.0.0/24")
+	small.Gateway, big.Gateway = verbtest.Addr("10.1.0.1"), verbtest.Addr("10.2.0.1")
+	spec := model.NetworkSpec{Name: "lan", Driver: model.DriverMacvlan, Options: map[string]string{model.OptParent: "eth0"}, Subnets: []model.SubnetSpec{small, big, verbtest.Subnet("2001:db8::/64")}}
+	n := w.MakeNetwork(spec)
+	for name, want := range map[string]netip.Addr{"anna": {}, "cleo": verbtest.Addr("10.2.0.77")} {
+		w.MakeSandbox(model.SandboxSpec{Name: name, NetworkMode: "lan", Endpoint: model.EndpointSpec{IPv4: want}})
+	}
+	w.MakeSandbox(model.SandboxSpec{Name: "ben", NetworkMode: "lan"})
+	for name, want := range map[string][2]string{"anna": {"10.1.0.2/30", "10.1.0.1"}, "ben": {"10.2.0.2/24", "10.2.0.1"}, "cleo": {"10.2.0.77/24", "10.2.0.1"}} {
+		ep := w.EndpointIn("lan", name)
+		if got := [2]string{ep.IPv4.String(), n.DefaultGateway(ep, model.V4).String()}; got != want {
+			t.Errorf("%s has the address and gateway %v, want %v", name, got, want)
+		}
+	}
+	before := w.Snapshot()
+	_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{NetworkMode: "lan", Endpoint: model.EndpointSpec{IPv4: verbtest.Addr("10.3.0.1")}})
+	w.Refused(before, err, model.ErrInvalid, "(network lan has 10.1.0.0/30, 10.2.0.0/24, choose one of it)")
+	spec.Name, spec.Options = "x", nil
+	spec.Subnets = []model.SubnetSpec{verbtest.Subnet("10.4.0.0/24"), verbtest.Subnet("10.4.0.0/25")}
+	_, err = w.CreateNetwork(t.Context(), spec)
+	w.Refused(before, err, model.ErrInvalid, "subnets 10.4.0.0/24 and 10.4.0.0/25 of network x overlap (leave one out)")
+	if err := w.RemoveSandbox(t.Context(), "anna", false); err != nil {
+		t.Fatal(err)
+	}
+	w.MakeSandbox(model.SandboxSpec{Name: "dora", NetworkMode: "lan"}) // the address was returned to the subnet it is of
+	if ep := w.EndpointIn("lan", "dora"); ep.IPv4.String() != "10.1.0.2/30" {
+		t.Errorf("dora has %v", ep.IPv4)
+	}
+	w.Check()
+}
+
 // A network that holds only configuration has no sandboxes and claims nothing; others have what it holds, and stay when it
 // is needed no more.
 func TestConfigurationNetworks(t *testing.T) {

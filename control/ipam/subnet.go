@@ -12,16 +12,21 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Addresses holds the pools of one network. A pool is nil if the network lacks its family.
-type Addresses struct{ v4, v6 *Pool }
+// Addresses holds the pools of one network, one for each subnet.
+type Addresses struct{ pools []*Pool }
 
-// Pool returns the pool of a family.
-func (a *Addresses) Pool(f model.Family) *Pool {
-	if f == model.V4 {
-		return a.v4
+// Pool returns the pool whose subnet contains an address; nil if there is none.
+func (a *Addresses) Pool(addr netip.Addr) *Pool {
+	for _, p := range a.pools {
+		if p.prefix.Contains(addr) {
+			return p
+		}
 	}
-	return a.v6
+	return nil
 }
+
+// All returns the pools in the order of the network's subnets.
+func (a *Addresses) All() []*Pool { return a.pools }
 
 // ForNetwork returns the pools of a network's subnets.
 func ForNetwork(n *model.Network) (*Addresses, error) {
@@ -31,16 +36,12 @@ func ForNetwork(n *model.Network) (*Addresses, error) {
 		if err != nil {
 			return nil, fmt.Errorf("network %q: %w", n.Name, err)
 		}
-		if own := n.NodeAddr(model.FamilyOf(s.Prefix.Addr())); n.HostAccess && own.IsValid() {
+		if own := n.NodeAddr(model.FamilyOf(s.Prefix.Addr())); n.HostAccess && s.Prefix.Contains(own) {
 			if err := reserve(pool, s, "the host's address", own); err != nil {
 				return nil, fmt.Errorf("network %q: %w", n.Name, err)
 			}
 		}
-		if s.Prefix.Addr().Is4() {
-			a.v4 = pool
-		} else {
-			a.v6 = pool
-		}
+		a.pools = append(a.pools, pool)
 	}
 	return &a, nil
 }

@@ -162,7 +162,7 @@ func (p Proto) String() string {
 }
 
 // Subnet is a subnet of a Network, which has at most one per
-// address family.
+// address family, unless it is one of macvlan or ipvlan.
 type Subnet struct {
 	Prefix  netip.Prefix          `json:"prefix"`            // masked
 	Gateway netip.Addr            `json:"gateway"`           // zero: none
@@ -293,7 +293,7 @@ func (n *Network) Claimed() []Subnet {
 	return n.Subnets
 }
 
-// Subnet returns the network's subnet of an address family, if there is one.
+// Subnet returns the network's subnet of an address family, the first one, if there is one.
 func (n *Network) Subnet(f Family) (Subnet, bool) {
 	for _, s := range n.Subnets {
 		if FamilyOf(s.Prefix.Addr()) == f {
@@ -303,10 +303,30 @@ func (n *Network) Subnet(f Family) (Subnet, bool) {
 	return Subnet{}, false
 }
 
+// SubnetsOf returns the network's subnets of an address family: at most one, unless it is one of macvlan or ipvlan.
+func (n *Network) SubnetsOf(f Family) (list []Subnet) {
+	for _, s := range n.Subnets {
+		if FamilyOf(s.Prefix.Addr()) == f {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// SubnetWith returns the network's subnet that contains an address, if there is one.
+func (n *Network) SubnetWith(a netip.Addr) (Subnet, bool) {
+	for _, s := range n.Subnets {
+		if s.Prefix.Contains(a) {
+			return s, true
+		}
+	}
+	return Subnet{}, false
+}
+
 // DefaultGateway returns the next hop of an endpoint's default route in an address family, or
 // the zero Addr if it has none.
 func (n *Network) DefaultGateway(ep *Endpoint, f Family) netip.Addr {
-	if s, ok := n.Subnet(f); ok && !n.Internal && ep.Addr(f).IsValid() {
+	if s, ok := n.SubnetWith(ep.Addr(f)); ok && !n.Internal {
 		return s.DefaultGateway()
 	}
 	return netip.Addr{}

@@ -154,23 +154,34 @@ func macOwner(t *txn.Tx, n *model.Network, m model.MAC) string {
 // returns it with the subnet's length. The result is zero if the network does not have
 // this family.
 func takeAddr(t *txn.Tx, n *model.Network, f model.Family, want netip.Addr) (netip.Prefix, error) {
-	s, ok := n.Subnet(f)
-	if want.IsValid() && (!ok || !s.Prefix.Contains(want)) {
+	subnets := n.SubnetsOf(f)
+	if want.IsValid() {
 		remedy := "has no " + f.String() + ", leave it out"
-		if ok {
-			remedy = "has " + s.Prefix.String() + ", choose one of it"
+		if len(subnets) > 0 {
+			remedy = "has " + prefixTexts(subnets) + ", choose one of it"
 		}
-		return netip.Prefix{}, model.Refuse(model.ErrInvalid, "no configured subnet contains IP address %v (network %s %s)", want, n.Name, remedy)
+		s, ok := n.SubnetWith(want)
+		if !ok {
+			return netip.Prefix{}, model.Refuse(model.ErrInvalid, "no configured subnet contains IP address %v (network %s %s)", want, n.Name, remedy)
+		}
+		subnets = []model.Subnet{s}
 	}
-	if !ok {
+	if len(subnets) == 0 {
 		return netip.Prefix{}, nil
 	}
-	pool := t.Addresses(n.ID).Pool(f)
+	var s model.Subnet
+	var pool *ipam.Pool
 	a, err := want, error(nil)
-	if want.IsValid() {
-		err = pool.Reserve(want)
-	} else {
-		a, err = pool.Allocate()
+	for _, s = range subnets { // the first one with a free address
+		pool = t.Addresses(n.ID).Pool(s.Prefix.Addr())
+		if want.IsValid() {
+			err = pool.Reserve(want)
+		} else {
+			a, err = pool.Allocate()
+		}
+		if !errors.Is(err, ipam.ErrExhausted) {
+			break
+		}
 	}
 	switch {
 	case errors.Is(err, ipam.ErrExhausted):
@@ -184,6 +195,14 @@ func takeAddr(t *txn.Tx, n *model.Network, f model.Family, want netip.Addr) (net
 	}
 	t.OnUndo(func() { pool.Release(a) })
 	return netip.PrefixFrom(a, s.Prefix.Bits()), nil
+}
+
+func prefixTexts(subnets []model.Subnet) string {
+	var texts []string
+	for _, s := range subnets {
+		texts = append(texts, s.Prefix.String())
+	}
+	return strings.Join(texts, ", ")
 }
 
 func addrOwner(t *txn.Tx, n *model.Network, s model.Subnet, a netip.Addr) string {
@@ -215,8 +234,8 @@ func RemoveEndpoint(t *txn.Tx, ep *model.Endpoint) {
 
 // ReleaseAddr returns an address to a network's pool. It ignores the zero Addr.
 func ReleaseAddr(t *txn.Tx, networkID string, a netip.Addr) {
-	pool := t.Addresses(networkID).Pool(model.FamilyOf(a))
-	if !a.IsValid() || pool == nil {
+	pool := t.Addresses(networkID).Pool(a)
+	if pool == nil {
 		return
 	}
 	pool.Release(a)

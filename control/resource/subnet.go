@@ -58,8 +58,8 @@ func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []mo
 	if n.IPAM == model.IPAMNull {
 		return withoutAddresses(n, specs)
 	}
-	var byFamily [len(model.Families)]*model.SubnetSpec
-	for i, sp := range specs {
+	var byFamily [len(model.Families)][]model.SubnetSpec
+	for _, sp := range specs {
 		if err := ValidateSubnet(sp); err != nil {
 			return err
 		}
@@ -70,25 +70,32 @@ func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []mo
 		if f == model.V4 && !n.EnableIPv4 {
 			return model.Refuse(model.ErrInvalid, "a subnet without a prefix is an IPv4 subnet, but IPv4 is disabled in network %s (name an IPv6 subnet)", n.Name)
 		}
-		if o := byFamily[f]; o != nil {
+		if o := byFamily[f]; len(o) > 0 && n.Has().Entries {
 			return model.Refuse(model.ErrInvalid, "driver %s takes one subnet per address family; %v and %v are both %s (create two networks)",
-				n.Driver, o.Prefix, sp.Prefix, f)
+				n.Driver, o[0].Prefix, sp.Prefix, f)
 		}
-		byFamily[f] = &specs[i]
+		byFamily[f] = append(byFamily[f], sp)
 	}
-	for i, sp := range byFamily {
+	for i, list := range byFamily {
 		f := model.Family(i)
 		if f == model.V4 && !n.EnableIPv4 || f == model.V6 && !n.EnableIPv6 {
 			continue
 		}
-		if sp == nil {
-			sp = &model.SubnetSpec{}
+		if list == nil {
+			list = []model.SubnetSpec{{}}
 		}
-		s, err := resolveSubnet(ctx, t, n, f, *sp, avoid)
-		if err != nil {
-			return err
+		for _, sp := range list {
+			s, err := resolveSubnet(ctx, t, n, f, sp, avoid)
+			if err != nil {
+				return err
+			}
+			for _, o := range n.Subnets {
+				if o.Prefix.Overlaps(s.Prefix) {
+					return model.Refuse(model.ErrInvalid, "subnets %v and %v of network %s overlap (leave one out)", o.Prefix, s.Prefix, n.Name)
+				}
+			}
+			n.Subnets, avoid = append(n.Subnets, s), append(slices.Clip(avoid), s.Prefix)
 		}
-		n.Subnets = append(n.Subnets, s)
 	}
 	return nil
 }

@@ -62,6 +62,20 @@ func TestMacvlan(t *testing.T) {
 	l.Remove(a)
 	l.Remove(b)
 	l.Fairlead("network", "rm", "lan")
+	// Two subnets of one family: each sandbox has the gateway of its own.
+	l.Fairlead("network", "create", "-d", "macvlan", "-o", "parent=eth0", "--subnet", "10.60.0.0/24", "--gateway", "10.60.0.1", "--subnet", "10.61.0.0/24", "--gateway", "10.61.0.1", "two")
+	c, d := l.Sandbox("cleo", "--network", "two"), l.Sandbox("dora", "--network", "two", "--ip", "10.61.0.9")
+	e := l.Sandbox("emil", "--network", "two", "--ip", "10.61.0.10")
+	l.Ping(e.Host, "10.61.0.9")
+	for want, h := range map[string]*lab.Sandbox{"via 10.60.0.1": c, "via 10.61.0.1": d} {
+		if out := l.Must(h.Host, "ip", "route", "show", "default"); !strings.Contains(out, want) {
+			l.Errorf("the default route is %s, want it %s", out, want)
+		}
+	}
+	for _, s := range []*lab.Sandbox{c, d, e} {
+		l.Remove(s)
+	}
+	l.Fairlead("network", "rm", "two")
 	if now := l.Devices("fairlead:"); len(now) != 0 {
 		l.Errorf("left on the host: %v", now)
 	}

@@ -203,10 +203,10 @@ func endpointSettings(n *model.Network, e *model.Endpoint) api.EndpointSettings 
 	if e.FixedIPv6 {
 		out.IPAMConfig.IPv6Address = out.GlobalIPv6Address
 	}
-	if s, ok := n.Subnet(model.V4); ok && e.IPv4.IsValid() {
+	if s, ok := n.SubnetWith(e.IPv4.Addr()); ok {
 		out.IPPrefixLen, out.Gateway = e.IPv4.Bits(), model.AddrText(s.Gateway)
 	}
-	if s, ok := n.Subnet(model.V6); ok && e.IPv6.IsValid() {
+	if s, ok := n.SubnetWith(e.IPv6.Addr()); ok {
 		out.GlobalIPv6PrefixLen, out.IPv6Gateway = e.IPv6.Bits(), model.AddrText(s.Gateway)
 	}
 	return out

@@ -5,6 +5,7 @@ package txn
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -15,7 +16,7 @@ import (
 func (s *State) Compare(with *State) error {
 	for id, a := range s.addrs {
 		b := with.addrs[id]
-		if b == nil || !sameFree(a.Pool(model.V4), b.Pool(model.V4)) || !sameFree(a.Pool(model.V6), b.Pool(model.V6)) {
+		if b == nil || !slices.EqualFunc(a.All(), b.All(), sameFree) {
 			return fmt.Errorf("address pools of network %s differ", model.ShortID(id))
 		}
 	}

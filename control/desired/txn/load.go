@@ -240,13 +240,13 @@ func loadEndpoint(t *Tx, id string, value []byte) error {
 		if !a.IsValid() {
 			continue
 		}
-		pool := addrs.Pool(f)
-		if pool == nil {
-			return fmt.Errorf("%w: its network has no %s subnet", errOrphan, f)
+		err := ipam.ErrOutside
+		if pool := addrs.Pool(a); pool != nil {
+			err = pool.Reserve(a)
 		}
-		if err := pool.Reserve(a); err != nil {
+		if err != nil {
 			if f == model.V6 && ep.IPv4.IsValid() {
-				addrs.Pool(model.V4).Release(ep.IPv4.Addr())
+				addrs.Pool(ep.IPv4.Addr()).Release(ep.IPv4.Addr())
 			}
 			return fmt.Errorf("%w: address %v: %w", errOrphan, a, err)
 		}
@@ -309,10 +309,10 @@ func (s *State) resumeAddresses(next *desired.Snapshot) {
 	for _, ep := range eps {
 		addrs := s.addrs[ep.NetworkID]
 		if !ep.FixedIPv4 && ep.IPv4.IsValid() {
-			addrs.Pool(model.V4).Resume(ep.IPv4.Addr())
+			addrs.Pool(ep.IPv4.Addr()).Resume(ep.IPv4.Addr())
 		}
 		if !ep.FixedIPv6 && ep.IPv6.IsValid() {
-			addrs.Pool(model.V6).Resume(ep.IPv6.Addr())
+			addrs.Pool(ep.IPv6.Addr()).Resume(ep.IPv6.Addr())
 		}
 	}
 }

@@ -52,7 +52,7 @@ func loadService(t *Tx, id string, value []byte) error {
 		if !a.IsValid() {
 			continue
 		}
-		pool := addrs.Pool(f)
+		pool := addrs.Pool(a)
 		if pool == nil {
 			err = fmt.Errorf("%w: its network has no %s subnet", errOrphan, f)
 		} else if err = pool.Reserve(a); err != nil {
@@ -60,7 +60,7 @@ func loadService(t *Tx, id string, value []byte) error {
 		}
 		if err != nil {
 			if first := svc.Addr(model.V4); i > 0 && first.IsValid() {
-				addrs.Pool(model.V4).Release(first)
+				addrs.Pool(first).Release(first)
 			}
 			return err
 		}

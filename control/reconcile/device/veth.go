@@ -140,7 +140,7 @@ func insideOf(s Spec, have Ends, fresh bool) configure.Device {
 			d.Gateways = append(d.Gateways, unspecified(f))
 			continue
 		}
-		if sub, _ := s.Network.Subnet(f); ep.DefaultRoute(f) && sub.DefaultGateway().IsValid() {
+		if sub, _ := s.Network.SubnetWith(ep.Addr(f)); ep.DefaultRoute(f) && sub.DefaultGateway().IsValid() {
 			d.Gateways = append(d.Gateways, sub.DefaultGateway())
 		}
 	}
