@@ -24,8 +24,8 @@ var allLoads = cases.Load{Kind: "all", Size: 1}
 // Count makes a world for a contestant and some cases with the same path and family, and returns for each case the
 // nanoseconds that a transaction (or a datagram) takes, on the average of its transactions, in each
 // round. Where the clock follows the processor's instructions, the result is a number of
-// instructions. self is the program that generates the loads.
-func Count(ctx context.Context, self string, entrant contestant.Contestant, counted []cases.Count, rounds int) (_ [][]float64, retErr error) {
+// instructions. self is the program that generates the loads. after is called while that world still exists.
+func Count(ctx context.Context, self string, entrant contestant.Contestant, counted []cases.Count, rounds int, after func() error) (_ [][]float64, retErr error) {
 	env, err := report.ReadEnvironment()
 	if err != nil {
 		return nil, err
@@ -55,5 +55,5 @@ func Count(ctx context.Context, self string, entrant contestant.Contestant, coun
 		}
 		all[i] = all[i][1:]
 	}
-	return all, nil
+	return all, after()
 }

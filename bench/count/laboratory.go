@@ -94,8 +94,14 @@ const compiler = "gcc"
 
 // buildLoad compiles the program that generates the loads into a directory.
 func buildLoad(ctx context.Context, dir string) error {
-	cmd := exec.CommandContext(ctx, compiler, "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", filepath.Join(dir, "load"), "-x", "c", "-")
-	cmd.Stdin = strings.NewReader(loadSource)
+	return compile(ctx, loadSource, filepath.Join(dir, "load"), "-static")
+}
+
+// compile compiles a C program.
+func compile(ctx context.Context, source, path string, flags ...string) error {
+	args := append(flags, "-O2", "-Wall", "-Wextra", "-Werror", "-o", path, "-x", "c", "-")
+	cmd := exec.CommandContext(ctx, compiler, args...)
+	cmd.Stdin = strings.NewReader(source)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", compiler, err, out)
 	}
@@ -121,19 +127,28 @@ func (l *laboratory) close() error { return os.RemoveAll(l.dir) }
 // count boots a guest that counts cases for a contestant, and returns the median of the
 // rounds for each.
 func (l *laboratory) count(ctx context.Context, contestant, pattern string, rounds int) (map[string]float64, error) {
-	root, err := l.root(contestant)
+	report, err := l.boot(ctx, contestant, fmt.Sprintf("-cases=%s -rounds=%d", pattern, rounds), "")
 	if err != nil {
 		return nil, err
 	}
+	return parseReport(report)
+}
+
+// boot runs a guest with a contestant, more arguments and a plugin of qemu, and returns its report.
+func (l *laboratory) boot(ctx context.Context, contestant, args, plugin string) (string, error) {
+	root, err := l.root(contestant)
+	if err != nil {
+		return "", err
+	}
 	m := vm.Machine{
-		Image: l.image, Root: root, CPUs: 1, Time: guestTime, Counting: true, Append: kernelOptions,
-		Args: fmt.Sprintf("-contestant=%s -cases=%s -rounds=%d", contestant, pattern, rounds),
+		Image: l.image, Root: root, CPUs: 1, Time: guestTime, Counting: true, Append: kernelOptions, Plugin: plugin,
+		Args: fmt.Sprintf("-contestant=%s %s", contestant, args),
 	}
 	out, err := m.Run(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("count %s: %w\nthe guest said:\n%s", contestant, err, out.Report)
+		return "", fmt.Errorf("count %s: %w\nthe guest said:\n%s", contestant, err, out.Report)
 	}
-	return parseReport(out.Report)
+	return out.Report, nil
 }
 
 // root returns the guest's root directory.

@@ -37,11 +37,15 @@ func main() {
 	flag.StringVar(&o.fairlead, "fairlead", "", "program to count as Fairlead (default: built from this repository)")
 	flag.StringVar(&o.out, "out", tablePath, "table to write")
 	noted := flag.Bool("note", false, "only report whether counts here cannot be compared with the table's")
+	profiled := flag.Bool("profile", false, "write no table, but the instructions of each function, and those beyond the first contestant's")
 	flag.Parse()
 	o.contestants = strings.Split(*names, ",")
 	work := run
-	if *noted {
+	switch {
+	case *noted:
 		work = note
+	case *profiled:
+		work = profile
 	}
 	if err := work(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "count:", err)
@@ -56,12 +60,19 @@ type options struct {
 	fairlead, out string
 }
 
-// run counts, and rewrites the table.
-func run(ctx context.Context, o options) error {
+func (o options) check() error {
 	for _, name := range o.contestants {
 		if !slices.Contains(contestants, name) {
 			return fmt.Errorf("contestant %q is unknown; want some of %s", name, strings.Join(contestants, ","))
 		}
+	}
+	return nil
+}
+
+// run counts, and rewrites the table.
+func run(ctx context.Context, o options) error {
+	if err := o.check(); err != nil {
+		return err
 	}
 	l, err := newLaboratory(ctx, o.fairlead)
 	if err != nil {

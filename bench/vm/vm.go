@@ -43,6 +43,8 @@ type Machine struct {
 	// Counting makes the clock advance by one nanosecond for each instruction,
 	// whatever the load of the real machine. It takes one processor.
 	Counting bool
+	// Plugin is a plugin of TCG with its arguments, as qemu's option -plugin has it; "" for none.
+	Plugin string
 }
 
 // Output holds what the guest wrote to its two serial ports, and how long it ran.
@@ -127,6 +129,9 @@ func (m Machine) args(initrd, console, report string) []string {
 	}
 	if m.Counting {
 		args = append(args, "-icount", "shift=0,sleep=off,align=off")
+	}
+	if m.Plugin != "" {
+		args = append(args, "-plugin", m.Plugin)
 	}
 	return args
 }

@@ -5,11 +5,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"flag"
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/fairlead-net/fairlead/bench"
 	"github.com/fairlead-net/fairlead/bench/cases"
@@ -35,8 +37,13 @@ func drive(args []string) error {
 	name := flags.String("contestant", "", "contestant to count")
 	pattern := flags.String("cases", "", "which cases, as PATH/LOAD/FAMILY")
 	rounds := flags.Int("rounds", 1, "rounds that count")
+	symbols := flags.Bool("symbols", false, "also write the kernel's functions, with BPF programs, after each world")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	after := func() error { return nil }
+	if *symbols {
+		after = writeSymbols
 	}
 	all := roster.Counted("/bin/fairlead")
 	i := slices.IndexFunc(all, func(c contestant.Contestant) bool { return c.Name() == *name })
@@ -50,7 +57,7 @@ func drive(args []string) error {
 		for n < len(counted) && sameWorld(counted[0], counted[n]) {
 			n++
 		}
-		counts, err := bench.Count(context.Background(), "/bin/load", all[i], counted[:n], *rounds)
+		counts, err := bench.Count(context.Background(), "/bin/load", all[i], counted[:n], *rounds, after)
 		if err != nil {
 			return err
 		}
@@ -64,4 +71,19 @@ func drive(args []string) error {
 		counted = counted[n:]
 	}
 	return nil
+}
+
+// writeSymbols writes a line for each function of the kernel, with those of BPF programs: its address, and its name.
+func writeSymbols() error {
+	content, err := os.ReadFile("/proc/kallsyms")
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(os.Stdout)
+	for line := range strings.Lines(string(content)) {
+		if f := strings.Fields(line); len(f) > 2 && strings.Contains("tTwW", f[1]) {
+			fmt.Fprintln(w, "symbol", f[0], f[2])
+		}
+	}
+	return w.Flush()
 }
