@@ -60,7 +60,7 @@ type Config struct {
 	VXLANPort uint16
 	// MaxPeers is the maximum number of members of networks on other nodes. Zero: 131072.
 	MaxPeers uint32
-	// CacheAfter is the packet of a direction of a flow from which on its decision is cached
+	// CacheAfter is the datagram of a direction of a UDP flow from which on its decision is cached
 	// (docs/datapath.md). Zero: 4. Negative: nothing is cached.
 	CacheAfter int
 	// Timeouts is when idle flows expire.

@@ -74,7 +74,7 @@ __noinline int published_answer(struct __sk_buff *skb, const struct endpoint *ep
 	err = known_hit(skb, &p, e, confirmed, &to, &out_if);
 	if (!err)
 		err = dest_endpoint(&d, out_if, &to);
-	return err ? err : deliver_known(skb, &p, &d);
+	return err ? err : deliver_known(skb, &p, &d, 0);
 }
 
 /* Bridges a frame to a MAC that no member on this host has. */

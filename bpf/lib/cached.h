@@ -17,16 +17,19 @@
 #include "config.h"
 #include "count.h"
 #include "csum.h"
+#include "ct.h"
 #include "decision.h"
 #include "dest.h"
 #include "drop.h"
 #include "endpoint.h"
 #include "fib.h"
 #include "generation.h"
+#include "icmp_msg.h"
 #include "pair.h"
 #include "pkt.h"
 #include "send.h"
 #include "skb.h"
+#include "track.h"
 #include "tuple.h"
 #include "window.h"
 
@@ -80,10 +83,10 @@ static __always_inline struct decision *decision_record(struct __sk_buff *skb, c
 	return d;
 }
 
-/* Completes the record. */
-static __always_inline void decision_holds(struct decision *d, const struct endpoint *from)
+/* Completes the record. net: the network index that the packets are accounted to as they arrive. */
+static __always_inline void decision_holds(struct decision *d, __u32 net)
 {
-	d->net = from ? from->net : NET_UPLINKS;
+	d->net = net;
 	d->generation = d->seen;
 	d->tick = clock_tick();
 }
@@ -91,7 +94,8 @@ static __always_inline void decision_holds(struct decision *d, const struct endp
 /* Packets as p, which decision_begin found to be of use, become *to and leave by hop. Not inlined:
  * few packets come here. */
 static __noinline void decision_next_hop(struct __sk_buff *skb, const struct pkt *p,
-					 const struct tuple *to, const struct next_hop *hop)
+					 const struct tuple *to, const struct next_hop *hop,
+					 __u32 net)
 {
 	struct decision *d = decision_record(skb, p, to);
 
@@ -102,7 +106,7 @@ static __noinline void decision_next_hop(struct __sk_buff *skb, const struct pkt
 	d->out = hop->ifindex;
 	d->mark = next_hop_mark(hop);
 	d->nh = hop->nh;
-	decision_holds(d, endpoint_find(skb->ifindex));
+	decision_holds(d, net);
 }
 
 /* The same, to endpoint *ep, whose device is ifindex. */
@@ -123,7 +127,7 @@ static __noinline void decision_endpoint(struct __sk_buff *skb, const struct pkt
 	d->to_net = dest.net;
 	__builtin_memcpy(d->dmac, ep->mac, ETH_ALEN);
 	__builtin_memcpy(d->smac, ep->gw_mac, ETH_ALEN);
-	decision_holds(d, from);
+	decision_holds(d, from ? from->net : NET_UPLINKS);
 }
 
 /* A TCP header's fields from the sequence number on (RFC 9293 section 3.1). */
@@ -207,6 +211,53 @@ static __always_inline int decision_send(struct __sk_buff *skb, struct decision 
 	return send_next_hop(skb, d->out, &d->nh, d->mark);
 }
 
+/* What a segment of TCP says, HBO. */
+struct segment {
+	__u32 seq;
+	__u32 seq_end; /* after the last byte; FIN counts as one */
+	__u32 ack;
+	__u16 win;
+	__u8 flags; /* byte 13 of the header */
+	__u8 pkt_flags;
+};
+
+/* Does the segment continue the numbers that decision d has? */
+static __always_inline bool decision_continues(struct decision *d, const struct segment *s)
+{
+	return d->numbers && (s->flags & (TCP_FIN | TCP_RST | TCP_ACK)) == TCP_ACK &&
+	       numbers_continue(&d->end, &d->ack, &d->win, s->seq, s->seq_end, s->ack,
+				(__u32)s->win << (d->scale & 15));
+}
+
+/* decision_follow follows the flow of segment *s, for which decision d was made, by its entry. Returns 0
+ * if the decision holds, else VERDICT_SLOW or -DROP_X. Not inlined: most packets continue their
+ * direction. */
+static __noinline int decision_follow(struct decision *d, const struct segment *s, __u32 in_if)
+{
+	struct ct_entry *e = bpf_map_lookup_elem(&fl_ct, &d->key);
+	struct icmp_work *w = icmp_scratch(); /* the stack is full */
+	struct pkt *p;
+	int err;
+
+	if (!w || !e || e->in_if != in_if || e->flags & CT_F_STACK ||
+	    !tuple_equal(&e->xlat, &d->to))
+		return VERDICT_SLOW;
+	p = &w->in;
+	p->t = d->key;
+	p->flags = s->pkt_flags;
+	p->tcp_flags = s->flags;
+	p->seq = s->seq;
+	p->seq_end = s->seq_end;
+	p->ack = s->ack;
+	p->win = s->win;
+	err = ct_hit(p, e, true);
+	if (p->flags & PKT_STEADY && decision_touched(d))
+		decision_lend(d, e);
+	if (e->state >= CT_LAST_ACK)
+		d->tick = 0; /* another flow may have the slot */
+	return err;
+}
+
 /* Handles a packet by the decision for its direction of its flow, or returns VERDICT_SLOW. */
 static __always_inline int decision_use(struct __sk_buff *skb, __u64 now, bool endpoint, bool is4)
 {
@@ -215,14 +266,15 @@ static __always_inline int decision_use(struct __sk_buff *skb, __u64 now, bool e
 	struct tcp_head *h = data + l4;
 	struct ipv6hdr *ip6 = data + L3;
 	struct iphdr *ip = data + L3;
-	__u32 seq = 0, ack = 0, win = 0;
 	__u64 saddr, daddr, other;
+	struct segment s = {};
 	__sum16 *check;
 	__s32 size;
 	struct decision *d;
 	enum summed sum;
 	__u8 proto, ttl;
 	bool udp;
+	int err = 0;
 
 	if (data + l4 + 8 > end)
 		return VERDICT_SLOW;
@@ -233,6 +285,7 @@ static __always_inline int decision_use(struct __sk_buff *skb, __u64 now, bool e
 		daddr = (__u64)ip->daddr << 32 | bpf_htonl(0xffff);
 		proto = ip->protocol;
 		ttl = ip->ttl;
+		s.pkt_flags = PKT_IP4;
 		len = bpf_ntohs(ip->tot_len);
 	} else {
 		saddr = *(__u64 *)&ip6->saddr.in6_u.u6_addr32[2];
@@ -243,15 +296,15 @@ static __always_inline int decision_use(struct __sk_buff *skb, __u64 now, bool e
 	}
 	udp = proto == IPPROTO_UDP;
 	if (!udp) {
-		if (proto != IPPROTO_TCP || (void *)(h + 1) > end ||
-		    (h->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) != TCP_ACK)
+		if (proto != IPPROTO_TCP || (void *)(h + 1) > end || h->flags & TCP_SYN)
 			return VERDICT_SLOW;
 		hlen = (h->off >> 4) * 4;
 		if (hlen < 20 || l4 + hlen > skb->len)
 			return VERDICT_SLOW;
-		seq = bpf_ntohl(h->seq);
-		ack = bpf_ntohl(h->ack);
-		win = bpf_ntohs(h->win);
+		s.flags = h->flags;
+		s.seq = bpf_ntohl(h->seq);
+		s.ack = bpf_ntohl(h->ack);
+		s.win = bpf_ntohs(h->win);
 	}
 	if (udp && !endpoint && cfg_vxlan_port && h->ports >> 16 == bpf_htons(cfg_vxlan_port))
 		return VERDICT_SLOW;
@@ -279,11 +332,16 @@ static __always_inline int decision_use(struct __sk_buff *skb, __u64 now, bool e
 	if ((skb->gso_size ? l4 - L3 + hlen + skb->gso_size : len) > d->mtu)
 		return VERDICT_SLOW;
 	size = (skb->gso_size ? skb->len : len + L3) - l4 - hlen;
-	if (!udp && !numbers_continue(&d->end, &d->ack, &d->win, seq, seq + (size > 0 ? size : 0),
-				      ack, win << (d->scale & 15)))
-		return VERDICT_SLOW;
+	s.seq_end = s.seq + (size > 0 ? size : 0) + (s.flags & TCP_FIN);
+	if (!udp && !decision_continues(d, &s)) {
+		err = decision_follow(d, &s, endpoint ? skb->ifindex : 0);
+		if (err == VERDICT_SLOW)
+			return err;
+	}
 	d->hits++;
 	count_traffic(d->net, DIR_FROM_ENDPOINT, skb->len);
+	if (err)
+		return finish(skb, err);
 	if (!cfg_kern_ctx) {
 		if (!decision_sum_helper(skb, d, is4, udp, l4 + (udp ? 6 : 16)))
 			return finish(skb, -DROP_NAT_FAILED);

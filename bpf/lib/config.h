@@ -38,7 +38,7 @@ volatile const __u16 cfg_vxlan_port = 0;
 /* The kernel knows BPF_F_ADJ_ROOM_DECAP_L3_IPV4 and _IPV6 (6.3). */
 volatile const __u8 cfg_decap_l3 = 0;
 
-/* The packet of a direction of a flow, of those that change nothing, from which on its decision is
+/* The datagram of a direction of a UDP flow, of those that change nothing, from which on its decision is
  * cached (decision.h); 0: nothing is cached. */
 volatile const __u8 cfg_cache = 4;
 

@@ -2,18 +2,17 @@
 #pragma once
 
 /*
- * Cached decisions: all that the path of an established flow's packet decides, for the packets of
- * that direction that follow on the same CPU. cached.h uses them.
+ * Cached decisions: how the packets of an established flow's direction are translated and where they
+ * go, for those that follow on the same CPU. cached.h uses them.
  *
  * A decision holds for a tick, and while the generation stays (generation.h). The first packet
- * afterwards takes the whole path, which also prolongs the flow. Only packets that cannot change the
- * state of their flow use a decision: UDP, and TCP without SYN, FIN and RST that continues its
- * direction (window.h).
+ * afterwards takes the whole path, which also prolongs the flow.
  *
- * Meanwhile the numbers of that direction are in the decision, and the flow's entry says on which
- * CPU (ct_entry.cpu). Whatever reads the numbers of an entry takes them back first
- * (decision_take), which also ends the decision. So an entry is never behind when it is used, and a
- * flow that closes has no decision that was made before.
+ * A packet of TCP may change the state of its flow. While the numbers of its direction (window.h) are
+ * in the decision, packets without SYN, FIN and RST that continue them do not even need the flow's
+ * entry, which says on which CPU the numbers are (ct_entry.cpu). Whatever reads the numbers of an entry
+ * takes them back first (decision_take). So an entry is never behind when it is used. All other
+ * packets are looked up and followed (decision_follow), with their translation from the decision.
  */
 
 #include <linux/bpf.h>
@@ -47,10 +46,10 @@ struct decision {
 	__u16 sum_addrs; /* the change of a checksum by the addresses, */
 	__u16 sum_ports; /* and by the ports */
 	__u8 kind;	 /* enum dest_kind */
-	__u8 numbers;	 /* 1: of a TCP flow whose entry names this CPU */
+	__u8 numbers;	 /* 1: of a TCP flow whose entry names this CPU, with the numbers below */
 	__u8 dmac[ETH_ALEN];
 	__u8 smac[ETH_ALEN];
-	__u16 touches; /* by steady packets with the hash below */
+	__u16 touches; /* by packets with the hash below that could have been steady */
 	__u32 hash;    /* of the packets that want the slot */
 	__u32 out;     /* ifindex */
 	__u32 net;     /* network index they are accounted to as they arrive, */
@@ -111,14 +110,14 @@ static __always_inline void numbers_merge(struct ct_entry *e, const struct decis
 	e->cpu = 0;
 }
 
-/* Ends the decision for packets *t and brings their entry e, which names a CPU, up to date. */
+/* Takes the numbers of packets *t from their decision and brings their entry e, which names a CPU, up
+ * to date. */
 static __always_inline void decision_end(const struct tuple *t, struct ct_entry *e)
 {
 	__u32 i = decision_index(decision_hash_of(t)), cpu = e->cpu - 1;
 	struct decision *d = bpf_map_lookup_percpu_elem(&fl_decision, &i, cpu);
 
 	if (d && d->numbers && tuple_equal(&d->key, t)) {
-		d->tick = 0;
 		d->numbers = 0;
 		/* If several CPUs send in this direction, none of them should take the numbers
 		 * from the others with each packet. */
@@ -148,37 +147,58 @@ static __noinline void decision_take_partner(const struct ct_entry *e, struct ct
 	decision_end(&k, o);
 }
 
-/* Can a decision be made for packet p of the flow with entry e? */
-static __always_inline bool decision_fits(const struct pkt *p, const struct ct_entry *e)
+/* Can a decision be made for packet p, which is translated to *to and goes to out_if (ct_entry)? */
+static __always_inline bool decision_fits(const struct pkt *p, const struct tuple *to, __u32 out_if)
 {
 	bool is4 = p->flags & PKT_IP4;
 	__u32 plain = is4 ? L3 + sizeof(struct iphdr) : L3 + sizeof(struct ipv6hdr);
 
 	return !(p->flags & (PKT_FRAG_FIRST | PKT_FRAG_LATER | PKT_ICMP_ERROR | PKT_ICMP_LOCAL)) &&
-	       p->l4 == plain && ip_is4(&e->xlat.daddr) == is4 && !(e->out_if & VIA_NODE) &&
+	       p->l4 == plain && ip_is4(&to->daddr) == is4 && !(out_if & VIA_NODE) &&
 	       (p->t.proto == IPPROTO_TCP || p->t.proto == IPPROTO_UDP);
 }
 
-/* Is a decision worthwhile in slot d for packets with this hash? It is for those of which there were
- * some already, so that short flows do not pay for it. Others wait while the slot is in use. */
-static __always_inline bool decision_wanted(struct decision *d, __u32 hash)
+/* Notes a packet that could use the numbers of slot d. Are there enough of them for that to be
+ * worthwhile? */
+static __always_inline bool decision_touched(struct decision *d)
 {
-	if (d->hash != hash) {
-		if (d->tick == clock_tick())
-			return false;
-		d->hash = hash;
-		d->touches = 0;
-	}
 	if (d->touches + 1 >= cfg_cache)
 		return true;
 	d->touches++;
 	return false;
 }
 
-/* decision_begin prepares a decision for the packets that follow packet p, which has PKT_STEADY and
- * is of the flow with entry e. It leaves PKT_STEADY set if the decision is to be completed
- * (deliver_known). Not inlined: short flows take it once or twice. */
-static __noinline void decision_begin(struct __sk_buff *skb, struct pkt *p, struct ct_entry *e)
+/* Is a decision worthwhile in slot d for packets with this hash? Of UDP it is for those of which there
+ * were some already, so that short flows do not pay for it. A connection has more packets than it
+ * takes. Others wait while the slot is in use. */
+static __always_inline bool decision_wanted(struct decision *d, __u32 hash, __u8 proto)
+{
+	if (d->hash != hash) {
+		if (d->tick == clock_tick())
+			return false;
+		d->hash = hash;
+		d->touches = proto == IPPROTO_TCP ? cfg_cache : 0;
+	}
+	return decision_touched(d);
+}
+
+/* Moves the numbers of TCP entry e, which is up to date, to its decision d. */
+static __always_inline void decision_lend(struct decision *d, struct ct_entry *e)
+{
+	e->cpu = bpf_get_smp_processor_id() + 1;
+	d->numbers = 1;
+	d->end = e->end;
+	d->ack = e->ack;
+	d->win = e->win;
+	d->scale = e->scale & 15;
+}
+
+/* decision_begin prepares a decision for the packets that follow packet p, which has PKT_STEADY, is
+ * translated to *to and goes to out_if (ct_entry). It leaves PKT_STEADY set if the decision is to be
+ * completed (deliver_known). e: the entry of its flow; NULL if that has just been moved. Not inlined:
+ * short flows take it once or twice. */
+static __noinline void decision_begin(struct __sk_buff *skb, struct pkt *p, const struct tuple *to,
+				      __u32 out_if, struct ct_entry *e)
 {
 	__u64 hash = decision_hash_of(&p->t);
 	__u32 i = decision_index(hash);
@@ -186,7 +206,7 @@ static __noinline void decision_begin(struct __sk_buff *skb, struct pkt *p, stru
 	struct ct_entry *old;
 
 	p->flags &= ~PKT_STEADY;
-	if (!d || !decision_wanted(d, hash) || !decision_fits(p, e))
+	if (!d || !decision_wanted(d, hash, p->t.proto) || !decision_fits(p, to, out_if))
 		return;
 	if (!tuple_equal(&d->key, &p->t) || d->ifindex != skb->ifindex) {
 		if (d->tick == clock_tick())
@@ -198,16 +218,10 @@ static __noinline void decision_begin(struct __sk_buff *skb, struct pkt *p, stru
 		}
 		d->key = p->t;
 		d->ifindex = skb->ifindex;
-		d->numbers = 0;
 	}
+	d->numbers = 0;
 	d->tick = 0;
-	if (p->t.proto == IPPROTO_TCP) {
-		e->cpu = bpf_get_smp_processor_id() + 1;
-		d->numbers = 1;
-		d->end = e->end;
-		d->ack = e->ack;
-		d->win = e->win;
-		d->scale = e->scale & 15;
-	}
+	if (p->t.proto == IPPROTO_TCP && e)
+		decision_lend(d, e);
 	p->flags |= PKT_STEADY;
 }

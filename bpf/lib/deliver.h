@@ -89,12 +89,14 @@ static __always_inline int deliver(struct __sk_buff *skb, struct pkt *p, const s
 	return send_device(skb, d);
 }
 
-/* As deliver, for a packet of a known flow, which was seen by ct_hit_cached: caches the decision. */
-static __always_inline int deliver_known(struct __sk_buff *skb, struct pkt *p, const struct dest *d)
+/* As deliver, for a packet of a known flow, which was seen by ct_hit_cached: caches the decision. net: if
+ * *d is a next hop, the network index that it was accounted to as it arrived. */
+static __always_inline int deliver_known(struct __sk_buff *skb, struct pkt *p, const struct dest *d,
+					 __u32 net)
 {
 	if (cfg_cache && p->flags & PKT_STEADY && d->to) {
 		if (d->hop)
-			decision_next_hop(skb, p, d->to, d->hop);
+			decision_next_hop(skb, p, d->to, d->hop, net);
 		else if (d->ep)
 			decision_endpoint(skb, p, d->to, d->ep, d->ifindex);
 	}

@@ -92,7 +92,7 @@ __noinline int uplink_to_sandbox(struct __sk_buff *skb, struct pkt *p, const str
 	if (err)
 		return err;
 	if (!(p->flags & PKT_DF) || !d.ep->mtu || xlat_len(p, &to->daddr) <= d.ep->mtu)
-		return deliver_known(skb, p, &d);
+		return deliver_known(skb, p, &d, 0);
 	mtu = d.ep->mtu - (xlat_len(p, &to->daddr) - p->len); /* as the sender counts it */
 	kind = p->flags & PKT_IP4 ? ICMP_KIND(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED) :
 				    ICMP_KIND(ICMPV6_PKT_TOOBIG, 0);
@@ -207,7 +207,7 @@ static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 	return err ? err : deliver(skb, p, &d);
 }
 
-static __always_inline int do_from_uplink(struct __sk_buff *skb)
+static __noinline int do_from_uplink(struct __sk_buff *skb)
 {
 	struct ct_entry *e;
 	struct tuple to;
@@ -248,7 +248,7 @@ static __always_inline int do_from_uplink(struct __sk_buff *skb)
 		return uplink_to_host(skb, &p, false);
 	if (p.flags & PKT_ICMP_ERROR)
 		return uplink_icmp_error(skb, &p);
-	e = ct_find(&p.t, &confirmed);
+	e = ct_find_flow(&p, &confirmed);
 	if (!e || e->in_if) {
 		err = tunnel_odd(skb, &p);
 		return err == VERDICT_NEXT ? uplink_new(skb, &p) : err;

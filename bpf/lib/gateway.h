@@ -122,7 +122,7 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 		w->key = p->t;
 	else
 		w->key = e->xlat;
-	err = ct_hit_cached(skb, p, e, confirmed);
+	err = ct_hit_cached(skb, p, e, confirmed, &w->to, out_if);
 	if (err)
 		return err;
 	if (out_if)
@@ -295,11 +295,11 @@ __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint 
 		return err;
 	if (p.flags & PKT_ICMP_ERROR)
 		return route_icmp_error(skb, &p, ep);
-	e = ct_find(&p.t, &confirmed);
+	e = ct_find_flow(&p, &confirmed);
 	if (e && e->in_if == skb->ifindex) {
 		err = route_known(skb, &p, ep, e, confirmed, &d);
 		if (err != VERDICT_NEXT)
-			return err ? err : deliver_known(skb, &p, &d);
+			return err ? err : deliver_known(skb, &p, &d, ep->net);
 	} else if (e) {
 		/* The flow of an endpoint that had this address before. */
 		flow_forget(&p.t, &e->xlat);

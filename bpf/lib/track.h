@@ -8,6 +8,7 @@
 #include <linux/in6.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include "clock.h"
 #include "config.h"
 #include "count.h"
@@ -18,6 +19,23 @@
 #include "pkt.h"
 #include "tuple.h"
 #include "window.h"
+
+/* As ct_find, for packet p, which is on the stack. A SYN is most often of a flow that has just begun, or of
+ * none. With this order no flow can move unseen. */
+static __always_inline struct ct_entry *ct_find_flow(const struct pkt *p, bool *confirmed)
+{
+	struct ct_entry *e;
+
+	if (p->t.proto != IPPROTO_TCP || !(p->tcp_flags & TCP_SYN))
+		return ct_find(&p->t, confirmed);
+	e = bpf_map_lookup_elem(&fl_ct_new, &p->t);
+	*confirmed = false;
+	if (e)
+		return e;
+	e = bpf_map_lookup_elem(&fl_ct, &p->t);
+	*confirmed = e;
+	return e;
+}
 
 /* Initial state of a flow, from its first packet. */
 static __always_inline __u8 ct_first_state(const struct pkt *p)
@@ -182,7 +200,7 @@ static __always_inline __u8 ct_udp_next(const struct ct_entry *e, __u16 theirs, 
 
 /* Moves an assured flow to the table that evicts nothing. If that is full the flow stays where
  * it is. */
-static __always_inline void ct_confirm(const struct tuple *key, const struct ct_entry *e,
+static __always_inline bool ct_confirm(const struct tuple *key, const struct ct_entry *e,
 				       const struct ct_entry *partner)
 {
 	/* Kernel 6.1 takes map keys and values from the stack or a map only, not
@@ -190,22 +208,23 @@ static __always_inline void ct_confirm(const struct tuple *key, const struct ct_
 	struct flow *f = flow_scratch();
 
 	if (!f)
-		return;
+		return false;
 	f->key = *key;
 	f->e = *e;
 	tuple_reverse(&f->rkey, &e->xlat);
 	if ((f->key.proto != IPPROTO_TCP && !ct_room(f->key.proto)) || !ct_put(&f->key, &f->e)) {
 		count_event(EV_CT_NOT_CONFIRMED);
-		return;
+		return false;
 	}
 	if (!ct_put(&f->rkey, partner)) {
 		ct_delete(&f->key);
 		count_event(EV_CT_NOT_CONFIRMED);
-		return;
+		return false;
 	}
 	bpf_map_delete_elem(&fl_ct_new, &f->key);
 	bpf_map_delete_elem(&fl_ct_new, &f->rkey);
 	count_event(EV_CT_CONFIRMED);
+	return true;
 }
 
 /* Is this flow, which is not TCP, in use by both sides? For UDP the state says so. */
@@ -216,8 +235,11 @@ static __always_inline bool ct_lasting(const struct tuple *t, const struct ct_en
 	       now - e->created > 2;
 }
 
+/* What ct_advance returns when the flow was moved to fl_ct: its entry is not valid any more. */
+#define CT_MOVED 1
+
 /* Handles a packet that may begin or end its flow, or that does not continue it. This needs
- * both entries. */
+ * both entries. Returns 0, CT_MOVED or -DROP_X. */
 __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirmed, __u32 now)
 {
 	struct ct_entry *o;
@@ -276,14 +298,12 @@ __noinline int ct_advance(const struct pkt *p, struct ct_entry *e, bool confirme
 	o->state = state;
 	e->expires = ct_expires(now, state, confirmed || confirm);
 	o->expires = e->expires;
-	if (confirm && !confirmed)
-		ct_confirm(&p->t, e, o);
-	return 0;
+	return confirm && !confirmed && ct_confirm(&p->t, e, o) ? CT_MOVED : 0;
 }
 
-/* ct_hit keeps a flow alive and follows its state. The entry is written at most
- * once a second unless the packet changes the state. Sets PKT_STEADY. */
-static __always_inline int ct_hit(struct pkt *p, struct ct_entry *e, bool confirmed)
+/* ct_follow keeps a flow alive and follows its state. The entry is written at most once a second unless
+ * the packet changes the state. Sets PKT_STEADY. Returns as ct_advance. */
+static __always_inline int ct_follow(struct pkt *p, struct ct_entry *e, bool confirmed)
 {
 	__u32 now = now_seconds();
 	bool steady;
@@ -317,15 +337,28 @@ static __always_inline int ct_hit(struct pkt *p, struct ct_entry *e, bool confir
 	return ct_advance(p, e, confirmed, now);
 }
 
-/* As ct_hit, for packets whose decisions are cached: deliver() completes what this begins. */
-static __always_inline int ct_hit_cached(struct __sk_buff *skb, struct pkt *p, struct ct_entry *e,
-					 bool confirmed)
+/* As ct_follow, where the entry is not used afterwards. Returns 0 or -DROP_X. */
+static __always_inline int ct_hit(struct pkt *p, struct ct_entry *e, bool confirmed)
 {
-	int err = ct_hit(p, e, confirmed);
+	int err = ct_follow(p, e, confirmed);
 
+	return err < 0 ? err : 0;
+}
+
+/* As ct_hit, for packets whose decisions are cached: deliver() completes what this begins. *to and
+ * out_if: of e, which may be gone afterwards. */
+static __always_inline int ct_hit_cached(struct __sk_buff *skb, struct pkt *p, struct ct_entry *e,
+					 bool confirmed, const struct tuple *to, __u32 out_if)
+{
+	int err = ct_follow(p, e, confirmed);
+
+	if (err < 0)
+		return err;
+	if (err == CT_MOVED) /* those that follow are of an assured flow */
+		p->flags |= PKT_STEADY;
 	if (p->flags & PKT_STEADY && cfg_cache)
-		decision_begin(skb, p, e);
-	return err;
+		decision_begin(skb, p, to, out_if, err == CT_MOVED ? NULL : e);
+	return 0;
 }
 
 /* Updates known flow e, whose other end is a sandbox, for packet p and copies its translation
@@ -336,5 +369,5 @@ static __always_inline int known_hit(struct __sk_buff *skb, struct pkt *p, struc
 {
 	*to = e->xlat;
 	*out_if = e->out_if;
-	return ct_hit_cached(skb, p, e, confirmed);
+	return ct_hit_cached(skb, p, e, confirmed, to, *out_if);
 }

@@ -104,7 +104,7 @@ Flags on the command line take precedence.`,
 	f.Uint32Var(&o.maxEndpoints, "max-endpoints", 0, "size of the endpoint tables, one entry per sandbox in a network and one per network (default 16384)")
 	f.Uint32Var(&o.maxPublish, "max-publishes", 0, "size of the table of published ports, one entry per port for each of IPv4 and IPv6 (default 131072)")
 	f.Uint32Var(&o.maxPeers, "max-peers", 0, "size of the table of sandboxes on other nodes, one entry per sandbox in a network (default 131072)")
-	f.IntVar(&o.cacheAfter, "cache-after", 0, "packet of a flow, in each direction, from which on its path is cached (default 4); -1 never")
+	f.IntVar(&o.cacheAfter, "cache-after", 0, "datagram of a UDP flow, in each direction, from which on its path is cached (default 4); -1 never, nor that of connections")
 	f.BoolVar(&o.forceClsact, "force-clsact", false, "attach with clsact filters even where the kernel has tcx")
 	f.StringVar(&o.cgroupRoot, "cgroup-root", "", "cgroup whose processes can reach published ports (default: the cgroup2 mount)")
 	f.StringVar(&config, "config", "", "file with more flags")

@@ -56,7 +56,7 @@ type Config struct {
 	CTTimeouts Timeouts
 	// MaxEndpoints, MaxPublishes and MaxPeers are the sizes of those tables; 0 is the default.
 	MaxEndpoints, MaxPublishes, MaxPeers uint32
-	// CacheAfter is the packet of a flow's direction from which on its path is cached; 0 is the
+	// CacheAfter is the datagram of a UDP flow's direction from which on its path is cached; 0 is the
 	// default, and a negative number never.
 	CacheAfter int
 	// ForceClsact attaches with clsact filters even if the kernel has tcx.

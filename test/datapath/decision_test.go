@@ -134,6 +134,7 @@ func decisionCases() []testCase {
 			s.lives(f, "a", p, left)
 		}),
 		times(ported[:1], "cached_slot_shared-numbers_kept", sharedSlot),
+		times(ported[:1], "cached_connection_ends-followed", connectionEnds),
 		[]testCase{
 			{name: "tcp-cached_pair-peer", run: cachedPair},
 			{name: "tcp-cached_pair_of_published-looked_up", run: func(s *scenario, f family) {
@@ -148,6 +149,46 @@ func decisionCases() []testCase {
 			}},
 		},
 	)
+}
+
+// connectionEnds ends connections whose translation is cached: its packets use that, and the state follows them.
+func connectionEnds(s *scenario, f family, l l4) {
+	const far = 1 << 30
+	want := uint32(3)
+	if s.to != nil { // as in cache: only the second FIN arrives at the uplink
+		want = 1
+	}
+	for try := range uint16(20) { // a processor, or the next tick, has no decision yet
+		p, left := s.cache(f, l.on(l.sport+try))
+		answer := s.outside(left.answer("A")).tuple()
+		before := s.hits(p.tuple()) + s.hits(answer)
+		state := func(after string, want bpf.TCCtState) {
+			s.Helper()
+			if orig, reply := s.flowOf(s.TB, p); orig.state() != want || reply.state() != want {
+				s.Errorf("after %s the flow is in states %d and %d, want %d", after, orig.state(), reply.state(), want)
+			}
+		}
+		send := func(flags string, seq uint32) {
+			s.Helper()
+			q, out := p, left
+			q.flags, out.flags, q.seq, out.seq = flags, flags, q.seq+seq, out.seq+seq
+			s.from("a", q).neigh(f, out)
+		}
+		send("R", far)
+		state("a blind RST", established)
+		send("FA", far)
+		state("a blind FIN", established)
+		send("FA", 0)
+		state("a FIN", bpf.TCCtStateCT_FIN_WAIT)
+		s.answers("a", p, left, "FA")
+		state("the second FIN", bpf.TCCtStateCT_LAST_ACK)
+		send("A", 0)
+		state("the last ACK", bpf.TCCtStateCT_TIME_WAIT)
+		if s.hits(p.tuple())+s.hits(answer)-before >= want {
+			return
+		}
+	}
+	s.Error("of 20 connections none ended by its cached path")
 }
 
 // sharedSlot has two flows use one slot: the numbers of the first are not lost.
