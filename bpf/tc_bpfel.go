@@ -25,6 +25,28 @@ type TCAffinityKey struct {
 	Pool   TCBackendKey
 }
 
+type TCArrival struct {
+	_     structs.HostLayout
+	Outer struct {
+		_   structs.HostLayout
+		Src TCIp
+		Dst TCIp
+		Ecn uint8
+		_   [7]byte
+	}
+	Macs       uint64
+	Generation uint64
+	Seen       uint64
+	Macs2      uint32
+	Vni        uint32
+	Ifindex    uint32
+	Tick       uint32
+	Net        uint32
+	Out        uint32
+	Kind       uint32
+	Hits       uint32
+}
+
 type TCBackend struct {
 	_       structs.HostLayout
 	Addr    TCIp
@@ -432,6 +454,11 @@ type TCPair struct {
 	Out        uint32
 	Kind       uint32
 	Hits       uint32
+	Node       TCNode
+	Vni        uint32
+	Mtu        uint32
+	Tick       uint32
+	Pad        uint32
 }
 
 type TCPool struct {
@@ -588,6 +615,7 @@ type TCXlatWork struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	TCMapFlAffinity        = "fl_affinity"
+	TCMapFlArrival         = "fl_arrival"
 	TCMapFlBackend         = "fl_backend"
 	TCMapFlCt              = "fl_ct"
 	TCMapFlCtNew           = "fl_ct_new"
@@ -711,6 +739,7 @@ type TCProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type TCMapSpecs struct {
 	FlAffinity   *ebpf.MapSpec `ebpf:"fl_affinity"`
+	FlArrival    *ebpf.MapSpec `ebpf:"fl_arrival"`
 	FlBackend    *ebpf.MapSpec `ebpf:"fl_backend"`
 	FlCt         *ebpf.MapSpec `ebpf:"fl_ct"`
 	FlCtNew      *ebpf.MapSpec `ebpf:"fl_ct_new"`
@@ -804,6 +833,7 @@ func (o *TCObjects) Close() error {
 // It can be passed to LoadTCObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TCMaps struct {
 	FlAffinity   *ebpf.Map `ebpf:"fl_affinity"`
+	FlArrival    *ebpf.Map `ebpf:"fl_arrival"`
 	FlBackend    *ebpf.Map `ebpf:"fl_backend"`
 	FlCt         *ebpf.Map `ebpf:"fl_ct"`
 	FlCtNew      *ebpf.Map `ebpf:"fl_ct_new"`
@@ -849,6 +879,7 @@ type TCMaps struct {
 func (m *TCMaps) Close() error {
 	return _TCClose(
 		m.FlAffinity,
+		m.FlArrival,
 		m.FlBackend,
 		m.FlCt,
 		m.FlCtNew,

@@ -115,11 +115,16 @@ func TestPeers(t *testing.T) {
 func TestPeersFull(t *testing.T) {
 	spec := mustSpecs(t)[bpf.TCMapFlPeerFdb]
 	spec.MaxEntries = 2
-	p := peers[bpf.TCFdbKey, bpf.TCFdbEntry, PeerFDBEntry]{"fl_peer_fdb", mustMap(t, spec), PeerFDBEntry.raw, peerFDBFrom}
+	ended := 0 // how often decisions were
+	p := peers[bpf.TCFdbKey, bpf.TCFdbEntry, PeerFDBEntry]{"fl_peer_fdb", mustMap(t, spec), PeerFDBEntry.raw, peerFDBFrom,
+		func() error { ended++; return nil }}
 	n, err := p.PutAll([]PeerFDBEntry{{Net: 1}, {Net: 2}, {Net: 3}})
 	full := (*FullError)(nil)
 	if n != 2 || !errors.Is(err, table.ErrFull) || !errors.As(err, &full) || full.Table != "fl_peer_fdb" || full.Max != 2 {
 		t.Errorf("PutAll = %d, %v", n, err)
+	}
+	if err := p.Put(PeerFDBEntry{Net: 3}); ended != 1 || !errors.Is(err, table.ErrFull) {
+		t.Errorf("two entries written, then none: decisions ended %d times; Put: %v", ended, err)
 	}
 }
 

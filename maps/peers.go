@@ -22,30 +22,33 @@ type peers[K, V comparable, D any] struct {
 	m    *ebpf.Map
 	raw  func(D) (K, V)
 	from func(K, V) D
+	// written is called after entries were written or deleted.
+	written func() error
 }
 
 // Put writes an entry.
 func (t peers[K, V, D]) Put(d D) error {
-	k, v := t.raw(d)
-	err := t.m.Put(k, v)
-	if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
-		err = &table.FullError{Table: t.name, Max: t.MaxEntries()}
-	}
-	if err != nil {
-		return fmt.Errorf("write to table %s: %w", t.name, err)
-	}
-	return nil
+	_, err := t.PutAll([]D{d})
+	return err
 }
 
 // PutAll writes entries until one fails, and returns how many it wrote.
 func (t peers[K, V, D]) PutAll(ds []D) (written int, err error) {
-	for _, d := range ds {
-		if err := t.Put(d); err != nil {
-			return written, err
+	for ; written < len(ds); written++ {
+		k, v := t.raw(ds[written])
+		err = t.m.Put(k, v)
+		if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
+			err = &table.FullError{Table: t.name, Max: t.MaxEntries()}
 		}
-		written++
+		if err != nil {
+			err = fmt.Errorf("write to table %s: %w", t.name, err)
+			break
+		}
 	}
-	return written, nil
+	if written > 0 {
+		err = errors.Join(err, t.written())
+	}
+	return written, err
 }
 
 // remove deletes the entry that has the key of d; absent is success.
@@ -57,7 +60,7 @@ func (t peers[K, V, D]) remove(d D) (deleted bool, err error) {
 	case err != nil:
 		return false, fmt.Errorf("delete from table %s: %w", t.name, err)
 	}
-	return true, nil
+	return true, t.written()
 }
 
 // get reads the entry that has the key of d.

@@ -61,12 +61,13 @@ func New(m map[string]*ebpf.Map, types *btf.Spec, gc func() error) (*Set, error)
 			return nil, fmt.Errorf("open tables: map %q is missing", name)
 		}
 	}
+	g := &generation{m: m[bpf.TCMapFlGeneration]}
 	s := &Set{lru: map[string]*ebpf.Map{
 		bpf.TCMapFlFrag:      m[bpf.TCMapFlFrag],
 		bpf.SockMapFlSockRev: m[bpf.SockMapFlSockRev],
 		bpf.TCMapFlAffinity:  m[bpf.TCMapFlAffinity],
 	}}
-	if err := errors.Join(s.openOwned(m), s.openOverlay(m)); err != nil {
+	if err := errors.Join(s.openOwned(m, g), s.openOverlay(m, g)); err != nil {
 		return nil, err
 	}
 	states, err := enumLabels(types, "ct_state", "CT_")
@@ -81,8 +82,8 @@ func New(m map[string]*ebpf.Map, types *btf.Spec, gc func() error) (*Set, error)
 	return s, err
 }
 
-// openOwned opens the tables the control plane writes.
-func (s *Set) openOwned(m map[string]*ebpf.Map) error {
+// openOwned opens the tables the control plane writes. Writes to those that decisions are made from change g.
+func (s *Set) openOwned(m map[string]*ebpf.Map, g *generation) error {
 	endpoints, err := table.NewView(bpf.TCMapFlEndpoint, m[bpf.TCMapFlEndpoint], Endpoint.raw, endpointFrom)
 	if err != nil {
 		return err
@@ -120,7 +121,6 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 	if s.Pools, err = pools.New(m); err != nil {
 		return err
 	}
-	g := &generation{m: m[bpf.TCMapFlGeneration]}
 	endpoints.OnWrite(g.next)
 	fdb.OnWrite(g.next)
 	uplinks.OnWrite(g.next)
@@ -130,8 +130,8 @@ func (s *Set) openOwned(m map[string]*ebpf.Map) error {
 	return nil
 }
 
-// openOverlay opens the tables of networks that span nodes.
-func (s *Set) openOverlay(m map[string]*ebpf.Map) error {
+// openOverlay opens the tables of networks that span nodes. g: as for openOwned.
+func (s *Set) openOverlay(m map[string]*ebpf.Map, g *generation) error {
 	vnis, err := table.NewView(bpf.TCMapFlVni, m[bpf.TCMapFlVni], VNI.raw, vniFrom)
 	if err != nil {
 		return err
@@ -151,12 +151,15 @@ func (s *Set) openOverlay(m map[string]*ebpf.Map) error {
 	if s.TunnelNodes, s.Groups, err = flood.New(m[bpf.TCMapFlTunnelNode], m[bpf.TCMapFlGroup]); err != nil {
 		return err
 	}
+	for _, t := range []interface{ OnWrite(f func() error) }{vnis, tunnels, nodes, addrs} {
+		t.OnWrite(g.next)
+	}
 	s.VNIs, s.Tunnels, s.Nodes, s.NodeAddrs = &VNIs{vnis}, &Tunnels{tunnels}, &Nodes{nodes}, &NodeAddrs{addrs}
 	s.PeerFDB = &PeerFDB{peers[bpf.TCFdbKey, bpf.TCFdbEntry, PeerFDBEntry]{
-		bpf.TCMapFlPeerFdb, m[bpf.TCMapFlPeerFdb], PeerFDBEntry.raw, peerFDBFrom,
+		bpf.TCMapFlPeerFdb, m[bpf.TCMapFlPeerFdb], PeerFDBEntry.raw, peerFDBFrom, g.next,
 	}}
 	s.PeerNeighbours = &PeerNeighbours{peers[bpf.TCNeighKey, bpf.TCNeighEntry, PeerNeighbour]{
-		bpf.TCMapFlPeerNeigh, m[bpf.TCMapFlPeerNeigh], PeerNeighbour.raw, peerNeighbourFrom,
+		bpf.TCMapFlPeerNeigh, m[bpf.TCMapFlPeerNeigh], PeerNeighbour.raw, peerNeighbourFrom, func() error { return nil },
 	}}
 	return nil
 }

@@ -97,7 +97,7 @@ static __always_inline int bridge_remote(struct __sk_buff *skb, const struct end
 		if (verdict != VERDICT_NEXT)
 			return verdict;
 	}
-	return tunnel_send(skb, ep, dst->node, false);
+	return tunnel_send(skb, ep, dst->node, TUNNEL_FRAME);
 }
 
 /* Bridges a frame to the MAC of a member; an unknown MAC is refused. */

@@ -30,7 +30,9 @@
 #include "send.h"
 #include "skb.h"
 #include "track.h"
+#include "tunnel.h"
 #include "tuple.h"
+#include "vxlan.h"
 #include "window.h"
 
 /* No decision holds for the packet. */
@@ -361,6 +363,52 @@ static __always_inline int decision_use(struct __sk_buff *skb, __u64 now, bool e
 	return decision_send(skb, d);
 }
 
+/* The length of the IP packet behind Ethernet, in bytes, or that of its segments; 0: not known. */
+static __always_inline __u32 segment_len(struct __sk_buff *skb)
+{
+	__u32 l4 = L3 + (skb->protocol == bpf_htons(ETH_P_IP) ? sizeof(struct iphdr) :
+								sizeof(struct ipv6hdr));
+	void *data = DATA(skb, 0);
+	struct tcp_head *h = data + l4;
+	__u8 proto;
+
+	if (!skb->gso_size)
+		return skb->len - ETH_HLEN;
+	if ((void *)(h + 1) > DATA_END(skb))
+		return 0;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		proto = *(__u8 *)(data + L3) == 0x45 ? *(__u8 *)(data + L3 + 9) : 0;
+	else
+		proto = *(__u8 *)(data + L3 + 6);
+	return proto == IPPROTO_TCP ? l4 - L3 + (h->off >> 4) * 4 + skb->gso_size : 0;
+}
+
+/* Sends a frame of pair s, whose receiver is on another node, or returns VERDICT_SLOW. Not inlined, to
+ * save stack. */
+static __noinline int pair_tunnel(struct __sk_buff *skb, struct pair *s)
+{
+	__u32 len = segment_len(skb);
+	struct vxlan_head h = {};
+	void *data;
+	int verdict;
+
+	if (s->tick != clock_tick() || !len || (s->mtu && len > s->mtu) || !is_ip(skb->protocol))
+		return VERDICT_SLOW;
+	h.sport = vxlan_sport(bpf_get_hash_recalc(skb));
+	data = DATA(skb, 0);
+	if (data + L3 + 2 > DATA_END(skb))
+		return VERDICT_SLOW;
+	__builtin_memcpy(&h.eth, data, ETH_HLEN);
+	h.vni = s->vni;
+	h.len = skb->len;
+	s->hits++;
+	count_traffic(s->net, DIR_FROM_ENDPOINT, skb->len);
+	verdict = tunnel_wrap(skb, &h, &s->node, s->out, *(__be16 *)(data + L3));
+	if (verdict >= 0)
+		count(&fl_paths, PATH_TUNNEL, h.len);
+	return finish(skb, verdict);
+}
+
 /* Sends a frame of a known pair of members, or returns VERDICT_SLOW. data: all of a plain IPv4 header
  * can be read there. */
 static __always_inline int pair_use(struct __sk_buff *skb, void *data, __u64 now)
@@ -375,6 +423,8 @@ static __always_inline int pair_use(struct __sk_buff *skb, void *data, __u64 now
 	if (s->macs != *(__u64 *)data || !pair_key(&k, data, DATA_END(skb)) ||
 	    !pair_is(s, &k, skb->ifindex))
 		return VERDICT_SLOW;
+	if (cfg_vxlan_port && s->kind == PAIR_TUNNEL)
+		return pair_tunnel(skb, s);
 	s->hits++;
 	count_traffic(s->net, DIR_FROM_ENDPOINT, skb->len);
 	to.kind = s->kind;
@@ -386,24 +436,12 @@ static __always_inline int pair_use(struct __sk_buff *skb, void *data, __u64 now
 /* pair_complete records that the frames of this pair go to *to. Not inlined, to save stack. */
 static __noinline void pair_complete(struct __sk_buff *skb, const struct dest *to)
 {
-	void *data = DATA(skb, 0);
-	struct pair_key k;
-	struct pair *s;
+	struct pair *s = pair_record(DATA(skb, 0), DATA_END(skb), skb->ifindex, to->net);
 
-	if (!pair_key(&k, data, DATA_END(skb)))
-		return;
-	s = pair_slot(data, skb->ifindex);
 	if (!s)
 		return;
-	s->saddr.d[0] = k.src[0];
-	s->saddr.d[1] = k.src[1];
-	s->macs = k.macs;
-	s->macs2 = k.macs2;
-	s->ifindex = skb->ifindex;
-	s->net = to->net;
 	s->out = to->ifindex;
 	s->kind = to->kind;
-	s->generation = s->seen;
 }
 
 /* Handles a packet as those before it, or returns VERDICT_SLOW. endpoint: it is from one, or from a
@@ -418,13 +456,13 @@ static __always_inline int cached(struct __sk_buff *skb, bool endpoint)
 		return VERDICT_SLOW;
 	if (!endpoint && skb->pkt_type != 0)
 		return VERDICT_SLOW;
+	proto = *(__be16 *)(data + 2 * ETH_ALEN);
 	if (endpoint) {
 		int verdict = pair_use(skb, data, now);
 
 		if (verdict != VERDICT_SLOW)
 			return verdict;
 	}
-	proto = *(__be16 *)(data + 2 * ETH_ALEN);
 	if (!endpoint && skb->protocol != proto)
 		return VERDICT_SLOW;
 	if (proto == bpf_htons(ETH_P_IP))

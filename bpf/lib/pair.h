@@ -2,9 +2,10 @@
 #pragma once
 
 /*
- * The same for frames between two members of a network on this host, which have no flow: whatever
- * the source address and the two MACs decide holds for every IP packet of the pair. It depends on the
- * daemon's tables only, so it holds while the generation stays (generation.h).
+ * The same for frames between two members of a network, which have no flow: whatever the source address
+ * and the two MACs decide holds for every IP packet of the pair. It depends on the daemon's tables only, so
+ * it holds while the generation stays (generation.h). If a member is on another node it also depends on
+ * the MTU that was learned of the path, and holds for a tick.
  */
 
 #include <linux/bpf.h>
@@ -15,7 +16,9 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include "addr.h"
+#include "node.h"
 #include "pkt.h"
 
 struct pair {
@@ -26,10 +29,19 @@ struct pair {
 	__u64 generation;
 	__u64 seen; /* as in struct decision */
 	__u32 net;  /* network index */
-	__u32 out;  /* ifindex of the receiver's host end */
-	__u32 kind; /* enum dest_kind */
+	__u32 out;  /* ifindex of the receiver's host end; PAIR_TUNNEL: number of its node */
+	__u32 kind; /* enum dest_kind, or PAIR_TUNNEL */
 	__u32 hits; /* packets that used it, for tests */
+	/* Of PAIR_TUNNEL: */
+	struct node node;
+	__u32 vni;
+	__u32 mtu;  /* of IP packets inside of the tunnel, in bytes; 0: not known */
+	__u32 tick; /* clock_tick() when it was made */
+	__u32 pad;
 };
+
+/* The receiver is on another node. */
+#define PAIR_TUNNEL 0x100
 
 #define PAIRS 512
 
@@ -87,4 +99,26 @@ static __always_inline bool pair_is(const struct pair *s, const struct pair_key 
 {
 	return !((s->saddr.d[0] ^ k->src[0]) | (s->saddr.d[1] ^ k->src[1]) | (s->macs2 ^ k->macs2) |
 		 (s->ifindex ^ ifindex) | (s->generation ^ s->seen));
+}
+
+/* Begins the record of the pair of the frame in data from device ifindex. Returns NULL if it cannot be
+ * recorded. */
+static __always_inline struct pair *pair_record(void *data, void *end, __u32 ifindex, __u32 net)
+{
+	struct pair_key k;
+	struct pair *s;
+
+	if (!pair_key(&k, data, end))
+		return NULL;
+	s = pair_slot(data, ifindex);
+	if (!s)
+		return NULL;
+	s->saddr.d[0] = k.src[0];
+	s->saddr.d[1] = k.src[1];
+	s->macs = k.macs;
+	s->macs2 = k.macs2;
+	s->ifindex = ifindex;
+	s->net = net;
+	s->generation = s->seen;
+	return s;
 }

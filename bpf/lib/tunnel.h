@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include "addr.h"
+#include "clock.h"
 #include "config.h"
 #include "count.h"
 #include "drop.h"
@@ -23,6 +24,7 @@
 #include "icmp.h"
 #include "icmp_send.h"
 #include "node.h"
+#include "pair.h"
 #include "pkt.h"
 #include "skb.h"
 #include "uplink.h"
@@ -133,9 +135,9 @@ static __always_inline int tunnel_again(struct __sk_buff *skb, const struct vxla
 	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }
 
-/* Encapsulates a frame for node id and sends it. */
-static __always_inline int tunnel_wrap(struct __sk_buff *skb, struct vxlan_head *h,
-				       const struct node *n, __u32 id, __be16 first)
+/* Encapsulates a frame for node id and sends it. first: the first two bytes behind Ethernet. */
+static __noinline int tunnel_wrap(struct __sk_buff *skb, struct vxlan_head *h, const struct node *n,
+				  __u32 id, __be16 first)
 {
 	__u8 ecn;
 
@@ -148,9 +150,38 @@ static __always_inline int tunnel_wrap(struct __sk_buff *skb, struct vxlan_head 
 	return tunnel_write(skb, h, n) ? tunnel_leave(skb, n) : -DROP_TUNNEL_FAILED;
 }
 
-/* Sends a frame from endpoint ep to node id. copy: of a broadcast, which is counted already.
- * Global, so that it is verified once. */
-__noinline int tunnel_send(struct __sk_buff *skb, const struct endpoint *ep, __u32 id, bool copy)
+/* What tunnel_send sends. */
+enum tunnel_kind {
+	TUNNEL_FRAME,  /* a frame as a member sent it */
+	TUNNEL_PACKET, /* a packet that was routed or translated here */
+	TUNNEL_COPY,   /* a copy of a broadcast, which is counted already */
+};
+
+/* Records that the frames of this pair are encapsulated for node id. A packet that differs from what ep
+ * sent does not come here. */
+static __always_inline void tunnel_cache(struct __sk_buff *skb, const struct endpoint *ep,
+					 const struct tunnel *t, const struct node *n, __u32 id,
+					 __u32 mtu)
+{
+	struct pair *s;
+
+	/* What a host port, a backend, or a member beside a service sends needs more lookups. */
+	if (!cfg_cache || ep->flags & (EP_HOSTPORT | EP_PUBLISHED | EP_REMOTE_POOL))
+		return;
+	s = pair_record(DATA(skb, 0), DATA_END(skb), skb->ifindex, ep->net);
+	if (!s)
+		return;
+	s->kind = PAIR_TUNNEL;
+	s->out = id;
+	s->node = *n;
+	s->vni = t->vni;
+	s->mtu = mtu;
+	s->tick = clock_tick();
+}
+
+/* Sends a frame from endpoint ep to node id. kind: enum tunnel_kind. Global, so that it is verified
+ * once. */
+__noinline int tunnel_send(struct __sk_buff *skb, const struct endpoint *ep, __u32 id, __u32 kind)
 {
 	struct vxlan_head h = {};
 	struct ethhdr *eth;
@@ -169,9 +200,11 @@ __noinline int tunnel_send(struct __sk_buff *skb, const struct endpoint *ep, __u
 		return -DROP_CLEAR_TEXT;
 	mtu = tunnel_mtu(t, n, id);
 	if (mtu && (skb->gso_size || skb->len - ETH_HLEN > mtu))
-		verdict = tunnel_fits(skb, ep, mtu, copy);
+		verdict = tunnel_fits(skb, ep, mtu, kind == TUNNEL_COPY);
 	if (verdict)
 		return verdict;
+	if (kind == TUNNEL_FRAME)
+		tunnel_cache(skb, ep, t, n, id, mtu);
 	h.sport = vxlan_sport(bpf_get_hash_recalc(skb)); /* of the frame, before it grows */
 	h.vni = t->vni;
 	h.len = skb->len;
@@ -185,7 +218,7 @@ __noinline int tunnel_send(struct __sk_buff *skb, const struct endpoint *ep, __u
 	if (ep->flags & EP_HOSTPORT)
 		__builtin_memcpy(h.eth.h_source, t->node_mac, ETH_ALEN);
 	verdict = tunnel_wrap(skb, &h, n, id, *(__be16 *)((void *)eth + L3));
-	if (verdict >= 0 && !copy)
+	if (verdict >= 0 && kind != TUNNEL_COPY)
 		count(&fl_paths, PATH_TUNNEL, h.len);
 	return verdict;
 }
@@ -203,7 +236,7 @@ static __always_inline int tunnel_continue(struct __sk_buff *skb, const struct e
 		return n && n->ifindex ? tunnel_leave(skb, n) : -DROP_NO_NODE;
 	}
 	id = tunnel_node(ep->net, low);
-	verdict = id ? tunnel_send(skb, ep, id, true) : -DROP_NO_NODE;
+	verdict = id ? tunnel_send(skb, ep, id, TUNNEL_COPY) : -DROP_NO_NODE;
 	if (verdict >= 0)
 		return verdict;
 	/* The broadcast itself counts as forwarded. */

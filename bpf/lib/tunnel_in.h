@@ -15,9 +15,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include "addr.h"
+#include "clock.h"
 #include "config.h"
 #include "count.h"
 #include "ct.h"
+#include "decision.h"
 #include "deliver.h"
 #include "dest.h"
 #include "drop.h"
@@ -28,6 +30,7 @@
 #include "flow.h"
 #include "flow_create.h"
 #include "frag.h"
+#include "generation.h"
 #include "group.h"
 #include "hostaddr.h"
 #include "icmp.h"
@@ -35,6 +38,7 @@
 #include "icmp_msg.h"
 #include "node.h"
 #include "pkt.h"
+#include "send.h"
 #include "skb.h"
 #include "subnet.h"
 #include "track.h"
@@ -123,12 +127,16 @@ static __always_inline bool outer_read(struct __sk_buff *skb, struct outer *o)
 	return true;
 }
 
-/* The network of the frame in the datagram at l4, if its VNI is one of ours; else NULL. */
-static __always_inline struct vni *vni_read(struct __sk_buff *skb, __u32 l4, struct vxlan_frame *f)
+/* Reads the headers from layer 4 on, which is at l4. */
+static __always_inline bool frame_read(struct __sk_buff *skb, __u32 l4, struct vxlan_frame *f)
 {
-	if (bpf_skb_load_bytes(skb, l4, f, VXLAN_FRAME_LEN) ||
-	    f->vxlan.flags != bpf_htonl(VXLAN_VALID))
-		return NULL;
+	return !bpf_skb_load_bytes(skb, l4, f, VXLAN_FRAME_LEN) &&
+	       f->vxlan.flags == bpf_htonl(VXLAN_VALID);
+}
+
+/* The network of a frame, if its VNI is one of ours; else NULL. */
+static __always_inline struct vni *frame_vni(const struct vxlan_frame *f)
+{
 	return vni_find(bpf_ntohl(f->vxlan.vni) >> 8);
 }
 
@@ -226,6 +234,124 @@ static __always_inline int tunnel_dest(struct dest *d, __u32 net, struct ethhdr 
 	return 0;
 }
 
+/* A cached result of tunnel_source and tunnel_dest, for frames of a member on another node to one on
+ * this host. It holds while the generation stays, and for a tick. */
+struct arrival {
+	struct outer outer; /* but for its ECN */
+	__u64 macs;	    /* of the frame inside, as in struct pair */
+	__u64 generation;
+	__u64 seen; /* as in struct decision */
+	__u32 macs2;
+	__be32 vni;    /* as in the header */
+	__u32 ifindex; /* the device they arrive at */
+	__u32 tick;    /* clock_tick() when it was made */
+	__u32 net;     /* network index */
+	__u32 out;     /* ifindex of the receiver's host end */
+	__u32 kind;    /* enum dest_kind */
+	__u32 hits;    /* packets that used it, for tests */
+};
+
+#define ARRIVALS_SHIFT 9
+
+/* One set per processor, as fl_decision. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << ARRIVALS_SHIFT);
+	__type(key, __u32);
+	__type(value, struct arrival);
+} fl_arrival SEC(".maps");
+
+static __always_inline __u64 frame_macs(const struct vxlan_frame *f)
+{
+	return *(__u64 *)f->eth.h_dest;
+}
+
+static __always_inline __u32 frame_macs2(const struct vxlan_frame *f)
+{
+	return *(__u32 *)(f->eth.h_source + 2);
+}
+
+/* The slot of frames with the MACs and VNI of *f. */
+static __always_inline struct arrival *arrival_slot(const struct vxlan_frame *f)
+{
+	__u64 h = decision_hash(frame_macs(f), frame_macs2(f), f->vxlan.vni);
+	__u32 i = h >> (64 - ARRIVALS_SHIFT);
+
+	return bpf_map_lookup_elem(&fl_arrival, &i);
+}
+
+static __always_inline bool arrival_is(const struct arrival *a, const struct vxlan_frame *f,
+				       const struct outer *o, __u32 ifindex)
+{
+	return !((a->macs ^ frame_macs(f)) | (a->macs2 ^ frame_macs2(f)) | (a->vni ^ f->vxlan.vni) |
+		 (a->ifindex ^ ifindex) | (a->generation ^ a->seen) | (a->tick ^ clock_tick()) |
+		 (a->outer.src.d[0] ^ o->src.d[0]) | (a->outer.src.d[1] ^ o->src.d[1]) |
+		 (a->outer.dst.d[0] ^ o->dst.d[0]) | (a->outer.dst.d[1] ^ o->dst.d[1]));
+}
+
+static __always_inline void arrival_complete(struct arrival *a, const struct vxlan_frame *f,
+					     const struct outer *o, __u32 ifindex,
+					     const struct dest *d)
+{
+	a->outer.src = o->src;
+	a->outer.dst = o->dst;
+	a->macs = frame_macs(f);
+	a->macs2 = frame_macs2(f);
+	a->vni = f->vxlan.vni;
+	a->ifindex = ifindex;
+	a->net = d->net;
+	a->out = d->ifindex;
+	a->kind = d->kind;
+	a->tick = clock_tick();
+	a->generation = a->seen;
+}
+
+/* Finds out where the frame in a datagram from a node goes. Returns 0 if *d is filled in; VERDICT_INNER
+ * or VERDICT_GROUP as tunnel_receive, or VERDICT_NEXT or a refusal. */
+static __always_inline int tunnel_lookup(struct __sk_buff *skb, struct vxlan_frame *f,
+					 const struct outer *o, struct dest *d)
+{
+	struct vni *v = frame_vni(f);
+	int verdict;
+
+	if (!v)
+		return VERDICT_NEXT;
+	verdict = tunnel_source(skb, o, v, f);
+	if (verdict)
+		return verdict;
+	if (is_vlan(f->eth.h_proto))
+		return -DROP_VLAN;
+	if (f->eth.h_dest[0] & 1)
+		return VERDICT_GROUP;
+	if (is_ip(f->eth.h_proto) && v->flags & TUNNEL_SERVICES)
+		return VERDICT_INNER;
+	return tunnel_dest(d, v->net, &f->eth);
+}
+
+/* As tunnel_lookup, by the result for the frames before. */
+static __always_inline int tunnel_lookup_cached(struct __sk_buff *skb, struct vxlan_frame *f,
+						const struct outer *o, struct dest *d)
+{
+	struct arrival *a = cfg_cache && !is_vlan(f->eth.h_proto) ? arrival_slot(f) : NULL;
+	int verdict;
+
+	if (!a)
+		return tunnel_lookup(skb, f, o, d);
+	a->seen = generation();
+	if (arrival_is(a, f, o, skb->ifindex)) {
+		d->kind = a->kind;
+		d->ifindex = a->out;
+		d->net = a->net;
+		a->hits++;
+		return 0;
+	}
+	verdict = tunnel_lookup(skb, f, o, d);
+	/* The host port's frames get another MAC. */
+	if (!verdict && d->kind != DEST_HOST_PORT)
+		arrival_complete(a, f, o, skb->ifindex, d);
+	return verdict;
+}
+
 /* Handles a datagram to the tunnels' port, whose UDP header is at l4. VERDICT_NEXT: it is not for
  * an overlay of this host. VERDICT_INNER, VERDICT_GROUP: the rest is done by tunnel_inner or
  * tunnel_group. Global, so that it is verified once. */
@@ -235,42 +361,31 @@ __noinline int tunnel_receive(struct __sk_buff *skb, __u32 l4)
 	struct outer o = {};
 	struct dest d = {};
 	__be16 first = 0;
-	struct vni *v;
-	bool is4, ip, flows;
-	int verdict;
+	int verdict, where;
+	bool is4, ip;
 	__u8 ecn;
 
-	v = vni_read(skb, l4, &f);
-	if (!v || !outer_read(skb, &o))
+	if (!frame_read(skb, l4, &f) || !outer_read(skb, &o))
 		return VERDICT_NEXT;
-	verdict = tunnel_source(skb, &o, v, &f);
-	if (verdict)
-		return verdict;
-	if (is_vlan(f.eth.h_proto))
-		return -DROP_VLAN;
+	where = tunnel_lookup_cached(skb, &f, &o, &d);
+	if (where && where != VERDICT_INNER && where != VERDICT_GROUP)
+		return where;
 	ip = is_ip(f.eth.h_proto);
 	is4 = f.eth.h_proto == bpf_htons(ETH_P_IP);
 	if (ip && bpf_skb_load_bytes(skb, l4 + VXLAN_FRAME_LEN, &first, sizeof(first)))
 		return -DROP_MALFORMED;
 	ecn = ecn_of(first, is4);
 	verdict = ip ? ecn_combine(o.ecn, &ecn) : 0;
-	flows = ip && v->flags & TUNNEL_SERVICES && !(f.eth.h_dest[0] & 1);
-	if (!verdict && !flows && !(f.eth.h_dest[0] & 1))
-		verdict = tunnel_dest(&d, v->net, &f.eth);
 	if (!verdict)
 		verdict = tunnel_strip(skb, l4, &f.eth);
 	if (!verdict && ip && ecn != ecn_of(first, is4))
 		verdict = set_ecn(skb, is4, ecn);
-	if (verdict)
-		return verdict;
-	if (f.eth.h_dest[0] & 1)
-		return VERDICT_GROUP;
-	if (flows)
-		return VERDICT_INNER;
+	if (verdict || where)
+		return verdict ? verdict : where;
 	/* skb->protocol may still be that of the outer packet; a device sets it. */
 	if (d.kind == DEST_SANDBOX && skb->protocol != f.eth.h_proto)
 		d.kind = DEST_QUEUE;
-	return deliver(skb, NULL, &d);
+	return send_device(skb, &d);
 }
 
 /*
@@ -536,7 +651,8 @@ static __always_inline int tunnel_odd(struct __sk_buff *skb, const struct pkt *p
 		return VERDICT_NEXT;
 	if (!pkt_is_fragment(p))
 		return tunnel_receive(skb, p->l4);
-	if (p->flags & PKT_FRAG_FIRST && vni_read(skb, p->l4, &f) && host_addr(&p->t.daddr))
+	if (p->flags & PKT_FRAG_FIRST && frame_read(skb, p->l4, &f) && frame_vni(&f) &&
+	    host_addr(&p->t.daddr))
 		return -DROP_TUNNEL_FRAGMENT;
 	return VERDICT_NEXT;
 }

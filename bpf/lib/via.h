@@ -111,5 +111,5 @@ static __always_inline int via_send(struct __sk_buff *skb, const struct endpoint
 		t = tunnel_of(VIA_NET(f->via));
 		ep = t ? endpoint_find(t->hostport_if) : NULL;
 	}
-	return tunnel_send(skb, ep, VIA_ID(f->via), false);
+	return tunnel_send(skb, ep, VIA_ID(f->via), TUNNEL_PACKET);
 }

@@ -111,7 +111,7 @@ func newOverlayWith(tb testing.TB, noting bool, decapL3 uint8) *world {
 // TestOverlay runs all cases with programs that record where they redirect to, and those whose result
 // depends on more than that with the programs as they ship.
 func TestOverlay(t *testing.T) {
-	cases := slices.Concat(tunnelOutCases(), tunnelInCases())
+	cases := slices.Concat(tunnelOutCases(), tunnelInCases(), tunnelCacheCases())
 	t.Run("noting", func(t *testing.T) { runIn(t, newOverlay(t, true), cases) })
 	t.Run("shipped", func(t *testing.T) { runIn(t, newOverlay(t, false), slices.Concat(cases, tunnelSumCases())) })
 }
