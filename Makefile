@@ -25,7 +25,7 @@ ROOT          = [ "$$(id -u)" = 0 ] || \
 	{ echo "make $@ creates network namespaces and loads BPF programs: run it as root"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate format lint analyse test test-guests test-others test-units test-real bench bench-count bench-engine bench-full bench-growth bench-names bench-nodes bench-overlay bench-smoke fuzz outage demo install docker-plugin clean
+.PHONY: help build generate format lint analyse test test-guests test-units test-real bench bench-count bench-engine bench-full bench-growth bench-names bench-nodes bench-overlay bench-smoke fuzz outage demo install docker-plugin clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,18 +81,14 @@ test: ## Run every check and test, as root; installs missing packages with apt.
 	@GO=$(GO) bench/docker29.sh
 	@$(GO) run ./bench/count -note
 	@$(MAKE) --no-print-directory build generate
-	@$(MAKE) --no-print-directory -k -j 2 test-guests test-others
-
-# The guest that counts instructions gets the same count however long it takes: it uses what the tests with real
-# programs, which often wait, leave of the processors.
-test-guests:
 	@status=0; \
-	$(TEST_REAL) $(filter %/kernels,$(call LISTED,$(GUESTS))) || status=1; \
-	nice -n 10 env $(TEST_REAL) $(filter-out %/kernels,$(call LISTED,$(GUESTS))) || status=1; \
+	$(MAKE) --no-print-directory -k -j 2 test-guests test-units || status=1; \
+	$(MAKE) --no-print-directory test-real || status=1; \
 	exit $$status
 
-test-others:
-	@status=0; for part in test-units test-real; do $(MAKE) --no-print-directory $$part || status=1; done; exit $$status
+# One after the other: the kernel matrix runs two guests at a time.
+test-guests:
+	@$(TEST_REAL) -p 1 $(call LISTED,$(GUESTS))
 
 # ZooKeeper's client has a data race of its own.
 test-units: analyse
