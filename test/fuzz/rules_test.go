@@ -49,6 +49,7 @@ var rules = []rule{
 // parting are rules after which the twins' flows are not the same: what follows is not compared.
 var parting = []rule{
 	{"one port of the host twice", hostPortTwice},
+	{"error about a closed socket", errorAboutClosed},
 	{"tags", tags},
 	{"server opens", serverOpens},
 	{"kernel reuses a port", kernelReuses},
@@ -484,6 +485,19 @@ func hostPortTwice(d difference) bool {
 		}
 	}
 	return false
+}
+
+// After a socket of the host has closed, another one with its port that connects to another published address of the backend has the
+// same packets, and hears of an error about those of the first. netfilter gave each flow a port of its own.
+func errorAboutClosed(d difference) bool {
+	f := d.flow()
+	if f.Client != "host" || d.fairlead == nil || !strings.HasPrefix(d.fairlead.text, "host: socket: ") {
+		return false
+	}
+	return slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool {
+		g := d.seq.Flows[st.Flow]
+		return st.Kind == "error" && g.Client == "host" && g.Proto == f.Proto && g.Sport == f.Sport && g.Dst != f.Dst
+	})
 }
 
 // An ICMP error keeps the address of the router that sent it (RFC 5508 section 4.2). netfilter writes that of the flow's other end
