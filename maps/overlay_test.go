@@ -123,8 +123,16 @@ func TestPeersFull(t *testing.T) {
 	if n != 2 || !errors.Is(err, table.ErrFull) || !errors.As(err, &full) || full.Table != "fl_peer_fdb" || full.Max != 2 {
 		t.Errorf("PutAll = %d, %v", n, err)
 	}
-	if err := p.Put(PeerFDBEntry{Net: 3}); ended != 1 || !errors.Is(err, table.ErrFull) {
-		t.Errorf("two entries written, then none: decisions ended %d times; Put: %v", ended, err)
+	if err := p.Put(PeerFDBEntry{Net: 3}); ended != 0 || !errors.Is(err, table.ErrFull) {
+		t.Errorf("two new entries written, then none: decisions ended %d times; Put: %v", ended, err)
+	}
+	if err := p.Put(PeerFDBEntry{Net: 1, Node: 2}); ended != 1 || err != nil {
+		t.Errorf("an entry overwritten: decisions ended %d times; Put: %v", ended, err)
+	}
+	for i := range 2 { // the second time nothing is left
+		if deleted, err := p.remove(PeerFDBEntry{Net: 2}); deleted != (i == 0) || ended != 2 || err != nil {
+			t.Errorf("remove = %t, %v; decisions ended %d times, want 2", deleted, err, ended)
+		}
 	}
 }
 

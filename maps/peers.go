@@ -22,8 +22,8 @@ type peers[K, V comparable, D any] struct {
 	m    *ebpf.Map
 	raw  func(D) (K, V)
 	from func(K, V) D
-	// written is called after entries were written or deleted.
-	written func() error
+	// changed is called after entries were overwritten or deleted, but not for new ones.
+	changed func() error
 }
 
 // Put writes an entry.
@@ -34,9 +34,13 @@ func (t peers[K, V, D]) Put(d D) error {
 
 // PutAll writes entries until one fails, and returns how many it wrote.
 func (t peers[K, V, D]) PutAll(ds []D) (written int, err error) {
+	changed := false
 	for ; written < len(ds); written++ {
 		k, v := t.raw(ds[written])
-		err = t.m.Put(k, v)
+		err = t.m.Update(k, v, ebpf.UpdateNoExist)
+		if errors.Is(err, ebpf.ErrKeyExist) {
+			changed, err = true, t.m.Put(k, v)
+		}
 		if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
 			err = &table.FullError{Table: t.name, Max: t.MaxEntries()}
 		}
@@ -45,8 +49,8 @@ func (t peers[K, V, D]) PutAll(ds []D) (written int, err error) {
 			break
 		}
 	}
-	if written > 0 {
-		err = errors.Join(err, t.written())
+	if changed {
+		err = errors.Join(err, t.changed())
 	}
 	return written, err
 }
@@ -60,7 +64,7 @@ func (t peers[K, V, D]) remove(d D) (deleted bool, err error) {
 	case err != nil:
 		return false, fmt.Errorf("delete from table %s: %w", t.name, err)
 	}
-	return true, t.written()
+	return true, t.changed()
 }
 
 // get reads the entry that has the key of d.
