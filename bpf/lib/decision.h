@@ -112,7 +112,7 @@ static __always_inline void numbers_merge(struct ct_entry *e, const struct decis
 
 /* Takes the numbers of packets *t from their decision and brings their entry e, which names a CPU, up
  * to date. */
-static __always_inline void decision_end(const struct tuple *t, struct ct_entry *e)
+static __always_inline void numbers_take(const struct tuple *t, struct ct_entry *e)
 {
 	__u32 i = decision_index(decision_hash_of(t)), cpu = e->cpu - 1;
 	struct decision *d = bpf_map_lookup_percpu_elem(&fl_decision, &i, cpu);
@@ -135,7 +135,7 @@ static __always_inline void decision_end(const struct tuple *t, struct ct_entry 
 /* decision_take takes the numbers of entry e of packets *t back. Not inlined: few packets come here. */
 static __noinline void decision_take(const struct tuple *t, struct ct_entry *e)
 {
-	decision_end(t, e);
+	numbers_take(t, e);
 }
 
 /* The same for the partner o of entry e. */
@@ -144,7 +144,7 @@ static __noinline void decision_take_partner(const struct ct_entry *e, struct ct
 	struct tuple k;
 
 	tuple_reverse(&k, &e->xlat);
-	decision_end(&k, o);
+	numbers_take(&k, o);
 }
 
 /* Can a decision be made for packet p, which is translated to *to and goes to out_if (ct_entry)? */
