@@ -60,21 +60,19 @@ type options struct {
 	fairlead, out string
 }
 
-func (o options) check() error {
+// laboratory checks the contestants and makes a laboratory for them.
+func (o options) laboratory(ctx context.Context) (*laboratory, error) {
 	for _, name := range o.contestants {
 		if !slices.Contains(contestants, name) {
-			return fmt.Errorf("contestant %q is unknown; want some of %s", name, strings.Join(contestants, ","))
+			return nil, fmt.Errorf("contestant %q is unknown; want some of %s", name, strings.Join(contestants, ","))
 		}
 	}
-	return nil
+	return newLaboratory(ctx, o.fairlead)
 }
 
 // run counts, and rewrites the table.
 func run(ctx context.Context, o options) error {
-	if err := o.check(); err != nil {
-		return err
-	}
-	l, err := newLaboratory(ctx, o.fairlead)
+	l, err := o.laboratory(ctx)
 	if err != nil {
 		return err
 	}

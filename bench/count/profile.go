@@ -33,10 +33,7 @@ const userSpace = "[user space]"
 
 // profile counts by function, and writes for each case what a contestant spends and what it spends beyond the first.
 func profile(ctx context.Context, o options) error {
-	if err := o.check(); err != nil {
-		return err
-	}
-	l, err := newLaboratory(ctx, o.fairlead)
+	l, err := o.laboratory(ctx)
 	if err != nil {
 		return err
 	}
