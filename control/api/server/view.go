@@ -102,7 +102,7 @@ func (v *view) status(n *model.Network, remote []model.RemoteMember) *api.Networ
 			addrs = append(addrs, m.Addr(f))
 		}
 		for _, a := range addrs {
-			_ = pool.Reserve(a) // of the zero address, or of one that is also the gateway, nothing is counted
+			_ = pool.Reserve(a) // refuses what does not count: no address, one of another subnet, one that is counted already
 		}
 		used, free := pool.Numbers()
 		out.IPAM.Subnets[s.Prefix.String()] = api.SubnetStatus{IPsInUse: used, DynamicIPsAvailable: free}
