@@ -8,6 +8,6 @@ package bpf
 // instruction set is v3 (kernel 5.1), and bindings are little-endian only.
 // The compiler comes from the Makefile (BPF2GO_CC).
 //
-//go:generate go tool bpf2go -go-package bpf -target bpfel -output-stem tc -type drop_reason -type fwd_path -type ct_event -type ct_state -type ct_flag -type ep_flag -type up_flag -type node_flag -type tunnel_flag -type direction -type service_flag TC tc.bpf.c -- -O2 -g -Wall -Wextra -Werror -Wshadow -mcpu=v3 -I. -I/usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -go-package bpf -target bpfel -output-stem tc -type drop_reason -type fwd_path -type ct_event -type ct_state -type ct_flag -type ep_flag -type up_flag -type node_flag -type tunnel_flag -type direction -type service_flag -type subnet_flag TC tc.bpf.c -- -O2 -g -Wall -Wextra -Werror -Wshadow -mcpu=v3 -I. -I/usr/include/x86_64-linux-gnu
 //go:generate go tool bpf2go -go-package bpf -target bpfel -output-stem sock Sock sock.bpf.c -- -O2 -g -Wall -Wextra -Werror -Wshadow -mcpu=v3 -I. -I/usr/include/x86_64-linux-gnu
 //go:generate go tool bpf2go -go-package bpf -target bpfel -output-stem gc GC gc.bpf.c -- -O2 -g -Wall -Wextra -Werror -Wshadow -mcpu=v3 -I. -I/usr/include/x86_64-linux-gnu

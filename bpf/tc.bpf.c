@@ -29,6 +29,7 @@
 #include "lib/from_uplink.h"
 #include "lib/node.h"
 #include "lib/service.h"
+#include "lib/subnet.h"
 #include "lib/to_uplink.h"
 #include "lib/tunnel.h"
 #include "lib/tunnel_in.h"
@@ -120,5 +121,6 @@ enum node_flag *unused_node_flag __attribute__((unused));
 enum tunnel_flag *unused_tunnel_flag __attribute__((unused));
 enum direction *unused_direction __attribute__((unused));
 enum service_flag *unused_service_flag __attribute__((unused));
+enum subnet_flag *unused_subnet_flag __attribute__((unused));
 
 char _license[] SEC("license") = "Dual BSD/GPL";

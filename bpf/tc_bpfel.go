@@ -252,6 +252,9 @@ const (
 	TCEpFlagEP_SERVICE     TCEpFlag = 256
 	TCEpFlagEP_POOL        TCEpFlag = 512
 	TCEpFlagEP_REMOTE_POOL TCEpFlag = 1024
+	TCEpFlagEP_OWN4        TCEpFlag = 2048
+	TCEpFlagEP_OWN6        TCEpFlag = 4096
+	TCEpFlagEP_REACHED     TCEpFlag = 8192
 )
 
 type TCFdbEntry struct {
@@ -512,7 +515,8 @@ type TCService struct {
 type TCServiceFlag uint32
 
 const (
-	TCServiceFlagSERVICE_POOL TCServiceFlag = 1
+	TCServiceFlagSERVICE_POOL   TCServiceFlag = 1
+	TCServiceFlagSERVICE_DIRECT TCServiceFlag = 2
 )
 
 type TCServiceKey struct {
@@ -522,6 +526,14 @@ type TCServiceKey struct {
 	Proto uint8
 	Pad   [5]uint8
 }
+
+type TCSubnetFlag uint32
+
+const (
+	TCSubnetFlagSUBNET_OPEN      TCSubnetFlag = 65536
+	TCSubnetFlagSUBNET_PUBLISHED TCSubnetFlag = 131072
+	TCSubnetFlagSUBNET_OWN       TCSubnetFlag = 262144
+)
 
 type TCSubnetKey struct {
 	_         structs.HostLayout
@@ -682,6 +694,7 @@ const (
 	TCVarUnusedFwdPath     = "unused_fwd_path"
 	TCVarUnusedNodeFlag    = "unused_node_flag"
 	TCVarUnusedServiceFlag = "unused_service_flag"
+	TCVarUnusedSubnetFlag  = "unused_subnet_flag"
 	TCVarUnusedTunnelFlag  = "unused_tunnel_flag"
 	TCVarUnusedUpFlag      = "unused_up_flag"
 )
@@ -808,6 +821,7 @@ type TCVariableSpecs struct {
 	UnusedFwdPath     *ebpf.VariableSpec `ebpf:"unused_fwd_path"`
 	UnusedNodeFlag    *ebpf.VariableSpec `ebpf:"unused_node_flag"`
 	UnusedServiceFlag *ebpf.VariableSpec `ebpf:"unused_service_flag"`
+	UnusedSubnetFlag  *ebpf.VariableSpec `ebpf:"unused_subnet_flag"`
 	UnusedTunnelFlag  *ebpf.VariableSpec `ebpf:"unused_tunnel_flag"`
 	UnusedUpFlag      *ebpf.VariableSpec `ebpf:"unused_up_flag"`
 }
@@ -949,6 +963,7 @@ type TCVariables struct {
 	UnusedFwdPath     *ebpf.Variable `ebpf:"unused_fwd_path"`
 	UnusedNodeFlag    *ebpf.Variable `ebpf:"unused_node_flag"`
 	UnusedServiceFlag *ebpf.Variable `ebpf:"unused_service_flag"`
+	UnusedSubnetFlag  *ebpf.Variable `ebpf:"unused_subnet_flag"`
 	UnusedTunnelFlag  *ebpf.Variable `ebpf:"unused_tunnel_flag"`
 	UnusedUpFlag      *ebpf.Variable `ebpf:"unused_up_flag"`
 }

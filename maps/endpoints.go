@@ -39,6 +39,12 @@ const (
 	Pooled = EndpointFlags(bpf.TCEpFlagEP_POOL)
 	// RemotePool: services of the endpoint's network may have backends on other nodes.
 	RemotePool = EndpointFlags(bpf.TCEpFlagEP_REMOTE_POOL)
+	// OwnIPv4: IPv4 leaves the host with the endpoint's own address, whatever Masquerade says.
+	OwnIPv4 = EndpointFlags(bpf.TCEpFlagEP_OWN4)
+	// OwnIPv6: IPv6 likewise.
+	OwnIPv6 = EndpointFlags(bpf.TCEpFlagEP_OWN6)
+	// Reached: members of other networks may reach the endpoint at its own address.
+	Reached = EndpointFlags(bpf.TCEpFlagEP_REACHED)
 )
 
 // Endpoint is the datapath's description of the device at which packets arrive.

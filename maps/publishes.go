@@ -11,9 +11,11 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/bpf"
 	"github.com/fairlead-net/fairlead/maps/pools"
+	"github.com/fairlead-net/fairlead/maps/portbits"
 	"github.com/fairlead-net/fairlead/maps/table"
 )
 
@@ -33,6 +35,9 @@ type Publish struct {
 	// entry itself has none. BackendPort 0 stands for the port that the client uses.
 	Pool bool
 	IPv6 bool
+	// Direct means that HostIP is not the host's, but the backend's own address, at which the port is open. Of several
+	// with one key, which all mean the same, the table has the one with the lowest ID.
+	Direct bool
 }
 
 // String is for logs.
@@ -51,6 +56,9 @@ func (p Publish) key() bpf.TCServiceKey {
 func (p Publish) service() bpf.TCService {
 	s := bpf.TCService{Id: p.ID, Port: swap16(p.BackendPort), Count: 1}
 	v6 := !p.HostIP.Is4()
+	if p.Direct {
+		s.Flags = uint16(bpf.TCServiceFlagSERVICE_DIRECT)
+	}
 	if p.Pool {
 		s.Count, s.Flags, v6 = 0, uint16(bpf.TCServiceFlagSERVICE_POOL), p.IPv6
 	}
@@ -74,11 +82,20 @@ func publishFrom(k bpf.TCServiceKey, s bpf.TCService, b bpf.TCBackend) Publish {
 	return Publish{
 		HostIP: netip.AddrFrom16(k.Addr.B).Unmap(), Port: swap16(k.Port), Proto: k.Proto,
 		Backend: fromIP(b.Addr), BackendPort: swap16(s.Port), IfIndex: b.Ifindex, Net: b.Net, Node: b.Node, ID: s.Id,
+		Direct: isDirect(s),
 	}
 }
 
 // isPool reports whether the backends of a service are a pool, and not in fl_backend.
 func isPool(s bpf.TCService) bool { return s.Flags&uint16(bpf.TCServiceFlagSERVICE_POOL) != 0 }
+
+// isDirect reports whether a service is a port of its backend's own address. Ports of the host are not affected by it, so
+// it has no bit.
+func isDirect(s bpf.TCService) bool { return s.Flags&uint16(bpf.TCServiceFlagSERVICE_DIRECT) != 0 }
+
+func slotOf(k bpf.TCServiceKey) portbits.Slot {
+	return portbits.SlotOf(swap16(k.Port), k.Proto == unix.IPPROTO_UDP)
+}
 
 // backendOf is the key of a service's backend.
 func backendOf(s bpf.TCService) bpf.TCBackendKey {
@@ -94,16 +111,16 @@ type Publishes struct {
 	backends *table.Table[bpf.TCBackendKey, bpf.TCBackend]
 
 	mu   sync.Mutex
-	bits *portBits
+	bits *portbits.Bits
 	// How many services there are of each port and protocol, and with each backend.
-	ofPort    map[portSlot]int
+	ofPort    map[portbits.Slot]int
 	ofBackend map[bpf.TCBackendKey]int
 	// servicesDue is set while VerifySome has verified the backends of a round, but not the services.
 	servicesDue bool
 }
 
-func newPublishes(services, backends, portbits *ebpf.Map) (*Publishes, error) {
-	t := &Publishes{bits: &portBits{m: portbits}}
+func newPublishes(services, backends, bits *ebpf.Map) (*Publishes, error) {
+	t := &Publishes{bits: portbits.New(bits)}
 	var err error
 	if t.backends, err = table.New[bpf.TCBackendKey, bpf.TCBackend](bpf.TCMapFlBackend, backends); err != nil {
 		return nil, err
@@ -112,7 +129,7 @@ func newPublishes(services, backends, portbits *ebpf.Map) (*Publishes, error) {
 		return nil, err
 	}
 	t.recount()
-	return t, t.bits.refresh()
+	return t, t.bits.Refresh()
 }
 
 // Put makes sure the kernel has the entry. It reports whether it had to write.
@@ -128,8 +145,11 @@ func (t *Publishes) PutAll(ps []Publish) (written int, err error) {
 	services, backends := split(ps)
 	keys := slices.Collect(maps.Keys(services))
 	err = t.change(keys, backends, func() error {
-		for _, k := range keys {
-			if err := t.bits.set(slotOf(k)); err != nil {
+		for k, s := range services {
+			if isDirect(s) {
+				continue
+			}
+			if err := t.bits.Set(slotOf(k)); err != nil {
 				return err
 			}
 		}
@@ -149,9 +169,13 @@ func split(ps []Publish) (map[bpf.TCServiceKey]bpf.TCService, map[bpf.TCBackendK
 	services := make(map[bpf.TCServiceKey]bpf.TCService, len(ps))
 	backends := make(map[bpf.TCBackendKey]bpf.TCBackend)
 	for _, p := range ps {
-		s := p.service()
-		services[p.key()] = s
-		if !isPool(s) {
+		k := p.key()
+		if had, ok := services[k]; !ok || !p.Direct || p.ID < had.Id {
+			services[k] = p.service()
+		}
+	}
+	for _, p := range ps {
+		if s := p.service(); !isPool(s) && services[p.key()] == s {
 			backends[backendOf(s)] = p.backend()
 		}
 	}
@@ -181,7 +205,7 @@ func (t *Publishes) change(keys []bpf.TCServiceKey, backends map[bpf.TCBackendKe
 	}
 	for _, k := range keys {
 		if slot := slotOf(k); t.ofPort[slot] == 0 {
-			errs = append(errs, t.bits.clear(slot))
+			errs = append(errs, t.bits.Clear(slot))
 		}
 	}
 	var unused []bpf.TCBackendKey
@@ -196,7 +220,9 @@ func (t *Publishes) change(keys []bpf.TCServiceKey, backends map[bpf.TCBackendKe
 
 // count adds a service n times to the numbers of services.
 func (t *Publishes) count(k bpf.TCServiceKey, s bpf.TCService, n int) {
-	addTo(t.ofPort, slotOf(k), n)
+	if !isDirect(s) {
+		addTo(t.ofPort, slotOf(k), n)
+	}
 	if !isPool(s) {
 		addTo(t.ofBackend, backendOf(s), n)
 	}
@@ -210,7 +236,7 @@ func addTo[K comparable](m map[K]int, k K, n int) {
 
 // recount counts all services.
 func (t *Publishes) recount() {
-	t.ofPort, t.ofBackend = make(map[portSlot]int), make(map[bpf.TCBackendKey]int)
+	t.ofPort, t.ofBackend = make(map[portbits.Slot]int), make(map[bpf.TCBackendKey]int)
 	for k, s := range t.services.Entries() {
 		t.count(k, s, 1)
 	}
@@ -243,27 +269,28 @@ func (t *Publishes) Sync(desired []Publish) (written, deleted int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	services, backends := split(desired)
-	if err := errors.Join(t.bits.refresh(), t.backends.Refresh()); err != nil {
+	if err := errors.Join(t.bits.Refresh(), t.backends.Refresh()); err != nil {
 		return 0, 0, err
 	}
-	before, words := t.bits.writes, t.bits.words
-	for k := range services {
-		s := slotOf(k)
-		words[s.word] |= s.bit
+	before, words := t.bits.Writes, t.bits.Words
+	for k, s := range services {
+		if slot := slotOf(k); !isDirect(s) {
+			words[slot.Word] |= slot.Bit
+		}
 	}
-	if err := t.bits.write(words); err != nil {
+	if err := t.bits.Write(words); err != nil {
 		return 0, 0, err
 	}
 	written, deleted, err = t.syncEntries(services, backends)
 	t.recount()
 	if err == nil {
-		words = [portWords]uint64{}
+		words = [portbits.NumWords]uint64{}
 		for s := range t.ofPort {
-			words[s.word] |= s.bit
+			words[s.Word] |= s.Bit
 		}
-		err = t.bits.write(words)
+		err = t.bits.Write(words)
 	}
-	return written + t.bits.writes - before, deleted, err
+	return written + t.bits.Writes - before, deleted, err
 }
 
 // syncEntries writes backends before the services that refer to them, and deletes them after. If
@@ -319,15 +346,15 @@ func (t *Publishes) VerifySome() (restored int, more bool, err error) {
 func (t *Publishes) verify(entries func() (int, bool, error)) (restored int, more bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	before, words := t.bits.writes, t.bits.words
-	if err := t.bits.refresh(); err != nil {
+	before, words := t.bits.Writes, t.bits.Words
+	if err := t.bits.Refresh(); err != nil {
 		return 0, false, err
 	}
-	if err := t.bits.write(words); err != nil {
+	if err := t.bits.Write(words); err != nil {
 		return 0, false, err
 	}
 	restored, more, err = entries()
-	return restored + t.bits.writes - before, more, err
+	return restored + t.bits.Writes - before, more, err
 }
 
 // List returns all entries, in no particular order.
@@ -346,7 +373,7 @@ func (t *Publishes) List() []Publish {
 func (t *Publishes) Refresh() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	err := errors.Join(t.bits.refresh(), t.backends.Refresh(), t.services.Refresh())
+	err := errors.Join(t.bits.Refresh(), t.backends.Refresh(), t.services.Refresh())
 	t.recount()
 	return err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps/portbits"
 	"github.com/fairlead-net/fairlead/maps/table"
 )
 
@@ -32,12 +33,12 @@ func publish(host string, port uint16, proto uint8) Publish {
 func (w *world) setBits(tb testing.TB) map[[2]uint16]bool {
 	tb.Helper()
 	got := make(map[[2]uint16]bool)
-	for i := range uint32(portWords) {
+	for i := range uint32(portbits.NumWords) {
 		var word uint64
 		must(tb, w.m["fl_portbits"].Lookup(i, &word))
 		for bit := range uint16(64) {
 			if word>>bit&1 == 1 {
-				got[[2]uint16{uint16(i / portBank), uint16(i%portBank)*64 + bit}] = true
+				got[[2]uint16{uint16(i / portbits.Bank), uint16(i%portbits.Bank)*64 + bit}] = true
 			}
 		}
 	}
@@ -73,6 +74,40 @@ func TestPublishes(t *testing.T) {
 	if ok, err := w.Publishes.Delete(netip.IPv6Unspecified(), 8080, tcp); ok || err != nil {
 		t.Errorf("Delete of an absent one = %v, %v", ok, err)
 	}
+}
+
+// A port of a backend's own address does not affect that port of the host. If it is published twice, one
+// of them stands for both.
+func TestDirectPublishes(t *testing.T) {
+	w := newWorld(t)
+	direct := func(id uint32) Publish {
+		return Publish{HostIP: addr("192.0.2.2"), Port: 80, Proto: tcp, Backend: addr("192.0.2.2"), BackendPort: 80, IfIndex: 7, Net: 3, ID: id, Direct: true}
+	}
+	expect := func(when string, want ...Publish) {
+		t.Helper()
+		must(t, w.Publishes.Refresh())
+		if diff := cmp.Diff(want, w.Publishes.List(), equateAddrs); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", when, diff)
+		}
+		if bits := w.setBits(t); len(bits) > 0 {
+			t.Errorf("%s: bits %v", when, bits)
+		}
+		if n := w.Publishes.backends.Len(); n != len(want) {
+			t.Errorf("%s: %d backends", when, n)
+		}
+	}
+	for _, list := range [][]Publish{{direct(2), direct(1)}, {direct(1), direct(2)}} {
+		_, err := w.Publishes.PutAll(list)
+		must(t, err)
+		expect("published twice", direct(1))
+		if written, deleted, err := w.Publishes.Sync(list); written+deleted != 0 || err != nil {
+			t.Errorf("Sync of the same = %d, %d, %v", written, deleted, err)
+		}
+	}
+	must(t, put(w.Publishes.Put(direct(2))))
+	expect("one published no more", direct(2))
+	must(t, put(w.Publishes.Delete(addr("192.0.2.2"), 80, tcp)))
+	expect("none", make([]Publish, 0)...)
 }
 
 func TestPublishesSync(t *testing.T) {

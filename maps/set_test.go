@@ -145,9 +145,9 @@ func TestRoundTrip(t *testing.T) {
 	neigh6 := Neighbour{Net: 3, Addr: addr("fe80::1"), MAC: MAC{2, 1, 2, 3, 4, 5}, IfIndex: 7, Flags: ICC, Node: 2}
 	uplink := Uplink{IfIndex: 2, IPv6: addr("2001:db8::2")}
 	subnets := []Subnet{
-		{netip.MustParsePrefix("192.0.2.0/24"), 3},
-		{netip.MustParsePrefix("2001:db8::/64"), 3},
-		{netip.MustParsePrefix("0.0.0.0/0"), 4},
+		{netip.MustParsePrefix("192.0.2.0/24"), 3, Open},
+		{netip.MustParsePrefix("2001:db8::/64"), 3, OpenPorts | OwnAddresses},
+		{netip.MustParsePrefix("0.0.0.0/0"), 4, 0},
 	}
 
 	must(t, put(w.Endpoints.Put(endpoint)), put(w.FDB.Put(fdb)), put(w.Neighbours.Put(neigh4)),
@@ -207,9 +207,9 @@ func must(tb testing.TB, errs ...error) {
 func TestSubnetLookup(t *testing.T) {
 	w := newWorld(t)
 	_, _, err := w.Subnets.Sync([]Subnet{
-		{netip.MustParsePrefix("192.0.2.0/24"), 1},
-		{netip.MustParsePrefix("192.0.2.128/25"), 2},
-		{netip.MustParsePrefix("2001:db8::/64"), 3},
+		{netip.MustParsePrefix("192.0.2.0/24"), 1, 0},
+		{netip.MustParsePrefix("192.0.2.128/25"), 2, 0},
+		{netip.MustParsePrefix("2001:db8::/64"), 3, 0},
 	})
 	must(t, err)
 	for _, tt := range []struct {

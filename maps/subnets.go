@@ -9,16 +9,34 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 )
 
+// SubnetFlags are what the gateway mode of a network says about the family of a subnet.
+type SubnetFlags uint32
+
+// The flags of a subnet.
+const (
+	// Open: members are reached at their own addresses from outside of the network.
+	Open = SubnetFlags(bpf.TCSubnetFlagSUBNET_OPEN)
+	// OpenPorts: they are reached only at ports that are published there ([Publish.Direct]).
+	OpenPorts = SubnetFlags(bpf.TCSubnetFlagSUBNET_PUBLISHED)
+	// OwnAddresses: what members send leaves the host with their own addresses.
+	OwnAddresses = SubnetFlags(bpf.TCSubnetFlagSUBNET_OWN)
+
+	subnetFlags = Open | OpenPorts | OwnAddresses
+)
+
 // Subnet maps a prefix to its network.
 type Subnet struct {
 	Prefix netip.Prefix
 	Net    uint32 // network index
+	Flags  SubnetFlags
 }
 
 // String is for logs.
-func (s Subnet) String() string { return fmt.Sprintf("subnet %s net %d", s.Prefix, s.Net) }
+func (s Subnet) String() string {
+	return fmt.Sprintf("subnet %s net %d flags %#x", s.Prefix, s.Net, uint32(s.Flags))
+}
 
-func (s Subnet) raw() (bpf.TCSubnetKey, uint32) { return subnetKey(s.Prefix), s.Net }
+func (s Subnet) raw() (bpf.TCSubnetKey, uint32) { return subnetKey(s.Prefix), s.Net | uint32(s.Flags) }
 
 // subnetKey masks the prefix: the trie ignores host bits but returns them, so two keys of one
 // entry would differ here.
@@ -31,12 +49,13 @@ func subnetKey(p netip.Prefix) bpf.TCSubnetKey {
 	return bpf.TCSubnetKey{Prefixlen: uint32(bits), Addr: toIP(p.Addr())}
 }
 
-func subnetFrom(k bpf.TCSubnetKey, net uint32) Subnet {
+func subnetFrom(k bpf.TCSubnetKey, v uint32) Subnet {
 	addr, bits := netip.AddrFrom16(k.Addr.B), int(k.Prefixlen)
 	if addr.Is4In6() && bits >= 96 {
 		addr, bits = addr.Unmap(), bits-96
 	}
-	return Subnet{Prefix: netip.PrefixFrom(addr, bits), Net: net}
+	flags := SubnetFlags(v) & subnetFlags
+	return Subnet{Prefix: netip.PrefixFrom(addr, bits), Net: v &^ uint32(flags), Flags: flags}
 }
 
 // Subnets is fl_subnet: networks by longest prefix.

@@ -121,7 +121,7 @@ static __always_inline int bridge(struct __sk_buff *skb, const struct endpoint *
 		return -DROP_ICC;
 	if (!is_ip(eth->h_proto))
 		return deliver(skb, NULL, &d);
-	if (!(dst->flags & (ep->flags & EP_HOSTPORT ? EP_PUBLISHED : EP_POOL))) {
+	if (!(dst->flags & (ep->flags & EP_HOSTPORT ? EP_PUBLISHED | EP_REACHED : EP_POOL))) {
 		if (cfg_cache && !(ep->flags & EP_PUBLISHED))
 			pair_complete(skb, &d);
 	} else if (gateway_port(skb, eth->h_proto)) {

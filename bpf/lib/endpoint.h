@@ -5,6 +5,7 @@
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include <stdbool.h>
 #include "addr.h"
 
 /* endpoint.flags */
@@ -20,6 +21,11 @@ enum ep_flag {
 	EP_SERVICE = 1 << 8,	  /* not an endpoint: the virtual address of a service */
 	EP_POOL = 1 << 9,	  /* it is a backend of a service */
 	EP_REMOTE_POOL = 1 << 10, /* services of its network may have backends on other nodes */
+	EP_OWN4 =
+		1
+		<< 11, /* IPv4 leaves the host with its own address, whatever EP_MASQUERADE says */
+	EP_OWN6 = 1 << 12,    /* IPv6 likewise */
+	EP_REACHED = 1 << 13, /* members of other networks may reach it at its own address */
 };
 
 /* fl_endpoint: ifindex of the host end (host port: of the datapath's end) -> */
@@ -47,6 +53,12 @@ struct {
 	__type(key, __u32);
 	__type(value, struct endpoint);
 } fl_endpoint SEC(".maps");
+
+/* Do packets from the endpoint leave the host with the address of an uplink? */
+static __always_inline bool endpoint_masquerades(const struct endpoint *ep, bool is4)
+{
+	return (ep->flags & (EP_MASQUERADE | (is4 ? EP_OWN4 : EP_OWN6))) == EP_MASQUERADE;
+}
 
 static __always_inline struct endpoint *endpoint_find(__u32 ifindex)
 {

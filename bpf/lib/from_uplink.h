@@ -13,6 +13,7 @@
 #include "ct.h"
 #include "deliver.h"
 #include "dest.h"
+#include "direct.h"
 #include "drop.h"
 #include "flow.h"
 #include "flow_create.h"
@@ -99,6 +100,15 @@ __noinline int uplink_to_sandbox(struct __sk_buff *skb, struct pkt *p, const str
 	return uplink_tell(skb, p, kind, mtu, -DROP_TOO_BIG);
 }
 
+/* May a flow from outside begin at this source? Returns 0 or -DROP_X. */
+static __always_inline int uplink_source(const union ip *src)
+{
+	if (is_martian_source(src) || subnet_of(src) || host_addr(src))
+		return -DROP_SPOOFED_IP;
+	/* The answer could not be routed (RFC 4291 section 2.5.6). */
+	return ip_is_linklocal6(src) ? -DROP_MARTIAN : 0;
+}
+
 /* Begins a flow from outside to backend b of service s. */
 static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p,
 					    const struct service *s, const struct backend *b)
@@ -108,10 +118,9 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 
 	if (ip_is_loopback(&p->t.daddr))
 		return -DROP_LOOPBACK; /* published only for processes on the host */
-	if (is_martian_source(&p->t.saddr) || subnet_of(&p->t.saddr) || host_addr(&p->t.saddr))
-		return -DROP_SPOOFED_IP;
-	if (ip_is_linklocal6(&p->t.saddr))
-		return -DROP_MARTIAN; /* the answer could not be routed (RFC 4291 section 2.5.6) */
+	err = uplink_source(&p->t.saddr);
+	if (err)
+		return err;
 	if (p->ttl <= 1)
 		return uplink_ttl_exceeded(skb, p);
 	f = flow_prepare(p, b->net, 0, b->ifindex);
@@ -151,23 +160,23 @@ static __always_inline bool begun_to_host(const struct ct_entry *e)
 }
 
 /* Leaves a packet to the stack, unless it is addressed directly to a sandbox or to the
- * loopback. begins: it may begin a flow. */
+ * loopback. begins: it may begin a flow. VERDICT_DIRECT: to a sandbox that may be reached. */
 static __always_inline int uplink_to_host(struct __sk_buff *skb, struct pkt *p, bool begins)
 {
 	struct uplink *up = uplink_find(skb->ifindex);
-	__u32 net;
+	__u32 subnet;
 
 	/* Usually it is for the uplink's own address; that check is cheaper than a lookup. */
 	if (up && (ip_equal(&p->t.daddr, &up->ip4) || ip_equal(&p->t.daddr, &up->ip6)))
 		return VERDICT_NEXT;
 	if (ip_is_loopback(&p->t.daddr))
 		return -DROP_LOOPBACK;
-	net = subnet_of(&p->t.daddr);
-	if (!net)
+	subnet = subnet_find(&p->t.daddr);
+	if (!subnet)
 		return VERDICT_NEXT;
 	if (!host_addr(&p->t.daddr))
-		return -DROP_DIRECT;
-	return begins ? uplink_to_gateway(skb, p, net) : VERDICT_NEXT;
+		return begins && subnet & SUBNET_REACHED ? VERDICT_DIRECT : -DROP_DIRECT;
+	return begins ? uplink_to_gateway(skb, p, subnet & SUBNET_NET) : VERDICT_NEXT;
 }
 
 /* Handles a packet of no known flow that arrived for the host. */
@@ -182,6 +191,42 @@ static __noinline int uplink_new(struct __sk_buff *skb, struct pkt *p)
 			return uplink_published(skb, p, s, b);
 	}
 	return uplink_to_host(skb, p, true);
+}
+
+/* Begins a flow from outside to a sandbox's own address. */
+static __noinline int uplink_direct(struct __sk_buff *skb, struct pkt *p)
+{
+	struct flow *f;
+	int err;
+
+	err = uplink_source(&p->t.saddr);
+	if (!err)
+		err = direct_prepare(p, 0);
+	if (err)
+		return err;
+	if (p->ttl <= 1)
+		return uplink_ttl_exceeded(skb, p);
+	err = flow_create(skb, p);
+	f = flow_scratch();
+	if (err || !f)
+		return err ? err : -DROP_CT_FULL;
+	return uplink_to_sandbox(skb, p, &f->e.xlat, f->e.out_if);
+}
+
+/* Begins a flow of packet p, or leaves it to the stack. */
+static __always_inline int uplink_begin(struct __sk_buff *skb, struct pkt *p)
+{
+	int err = uplink_new(skb, p);
+
+	return err == VERDICT_DIRECT ? uplink_direct(skb, p) :
+				       err; /* uplink_new has no stack left */
+}
+
+/* Do fragments to this address have to follow their first? Not inlined, because the callers' stack is
+ * full. */
+static __noinline bool uplink_follows(const union ip *a)
+{
+	return host_addr(a) || subnet_find(a) & (SUBNET_REACHED | SUBNET_OWN);
 }
 
 /* Handles an ICMP error that arrived for the host. */
@@ -238,7 +283,7 @@ static __noinline int do_from_uplink(struct __sk_buff *skb)
 	err = parse(skb, &p, skb->protocol);
 	if (err == -DROP_MARTIAN)
 		return err;
-	if (p.flags & (PKT_FRAG_FIRST | PKT_FRAG_LATER) && host_addr(&p.t.daddr)) {
+	if (p.flags & (PKT_FRAG_FIRST | PKT_FRAG_LATER) && uplink_follows(&p.t.daddr)) {
 		err = frag_follow(skb, &p, err);
 		if (err == TC_ACT_SHOT || err == -DROP_NAT_FAILED)
 			return err;
@@ -251,13 +296,13 @@ static __noinline int do_from_uplink(struct __sk_buff *skb)
 	e = ct_find_flow(&p, &confirmed);
 	if (!e || e->in_if) {
 		err = tunnel_odd(skb, &p);
-		return err == VERDICT_NEXT ? uplink_new(skb, &p) : err;
+		return err == VERDICT_NEXT ? uplink_begin(skb, &p) : err;
 	}
 	if (begun_to_host(e) && publish_may_begin(&p)) {
 		/* The host had the flow before the port was published, or the flow got no
 		 * further. */
 		flow_forget(&p.t, &e->xlat);
-		return uplink_new(skb, &p);
+		return uplink_begin(skb, &p);
 	}
 	if (!e->out_if || e->flags & CT_F_STACK)
 		return known_to_stack(skb, &p, e, confirmed);

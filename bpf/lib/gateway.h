@@ -16,6 +16,7 @@
 #include "ct.h"
 #include "deliver.h"
 #include "dest.h"
+#include "direct.h"
 #include "drop.h"
 #include "endpoint.h"
 #include "fib.h"
@@ -68,13 +69,14 @@ static __always_inline int route_published(struct __sk_buff *skb, struct pkt *p,
 static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
 					 const struct endpoint *ep, struct dest *d)
 {
+	bool masquerade = endpoint_masquerades(ep, p->flags & PKT_IP4);
 	struct next_hop *hop;
 	struct flow *f;
 	int err;
 
 	if (p->ttl <= 1)
 		return ttl_exceeded(skb, p, ep);
-	switch (route_find(skb, p, &p->t, ep->gateway_if, ep->flags & EP_MASQUERADE, &hop)) {
+	switch (route_find(skb, p, &p->t, ep->gateway_if, masquerade, &hop)) {
 	case ROUTE_OK:
 		break;
 	case ROUTE_TOO_BIG:
@@ -87,7 +89,7 @@ static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
 	f = flow_prepare(p, ep->net, skb->ifindex, 0);
 	if (!f)
 		return -DROP_CT_FULL;
-	if (ep->flags & EP_MASQUERADE) {
+	if (masquerade) {
 		if (ip_is_zero(&hop->src))
 			return -DROP_NO_UPLINK_ADDR;
 		flow_masquerade(f, &hop->src);
@@ -154,13 +156,14 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 }
 
 /* Handles a packet of no flow yet, from endpoint ep to the gateway's MAC, if it stays on the
- * host. VERDICT_NEXT: it leaves. VERDICT_VIP: it is for a service. begins: it may begin a flow. */
+ * host. VERDICT_NEXT: it leaves. VERDICT_VIP: it is for a service. VERDICT_DIRECT: for a member of
+ * another network that may be reached. begins: it may begin a flow. */
 static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 					const struct endpoint *ep, bool begins, struct dest *d)
 {
 	const union ip *dst = &p->t.daddr;
 	struct neigh_entry *n;
-	__u32 net;
+	__u32 subnet, net;
 
 	/* A group is not reached through the gateway's MAC. */
 	if (ip_is_multicast(dst) || ip_is_unspecified(dst))
@@ -181,9 +184,12 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 		}
 		return dest_host(d, ep, PATH_REDIRECT);
 	}
-	net = subnet_of(dst);
+	subnet = subnet_find(dst);
+	net = subnet & SUBNET_NET;
 	if (net && net != ep->net)
-		return -DROP_ISOLATED;
+		return begins && subnet & SUBNET_REACHED && !(ep->flags & EP_INTERNAL) ?
+			       VERDICT_DIRECT :
+			       -DROP_ISOLATED;
 	if (net) {
 		/* Routed to a member through the gateway, by the members' rules. */
 		if (!neigh_local(dst, net, &n) && !cfg_vxlan_port)
@@ -215,6 +221,40 @@ static __noinline int route_new(struct __sk_buff *skb, struct pkt *p, const stru
 	if (verdict == VERDICT_NEXT)
 		verdict = route_outside(skb, p, ep, &d);
 	return verdict ? verdict : deliver(skb, p, &d);
+}
+
+/* Begins a flow of endpoint ep to a member of another network, which sees its own gateway as the
+ * source, unless ep's packets leave with their own address anyway. */
+static __noinline int route_direct(struct __sk_buff *skb, struct pkt *p, const struct endpoint *ep)
+{
+	bool is4 = p->flags & PKT_IP4;
+	struct endpoint *to;
+	const union ip *gw;
+	struct dest d = {};
+	struct flow *f;
+	int err;
+
+	err = direct_prepare(p, skb->ifindex);
+	if (err)
+		return err == -DROP_DIRECT ? -DROP_ISOLATED : err;
+	if (p->ttl <= 1)
+		return ttl_exceeded(skb, p, ep);
+	f = flow_scratch();
+	if (!f)
+		return -DROP_CT_FULL;
+	if (endpoint_masquerades(ep, is4)) {
+		to = endpoint_find(f->e.out_if);
+		if (!to)
+			return -DROP_ENDPOINT_GONE;
+		gw = is4 ? &to->gw4 : &to->gw6;
+		if (ip_is_zero(gw))
+			return -DROP_NO_UPLINK_ADDR;
+		flow_from_gateway(f, gw);
+	}
+	err = flow_create(skb, p);
+	if (!err)
+		err = dest_endpoint(&d, f->e.out_if, &f->e.xlat);
+	return err ? err : deliver(skb, p, &d);
 }
 
 /* Handles ICMP error p of endpoint ep that matches no flow. It can be about a packet that
@@ -305,6 +345,8 @@ __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint 
 		flow_forget(&p.t, &e->xlat);
 	}
 	err = route_new(skb, &p, ep);
-	/* The stack is too small to do it in route_new. */
+	/* The stack is too small to do these in route_new. */
+	if (err == VERDICT_DIRECT)
+		return route_direct(skb, &p, ep);
 	return err == VERDICT_VIP ? route_vip(skb, &p, ep) : err;
 }

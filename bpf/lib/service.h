@@ -14,11 +14,13 @@
 
 /* service.flags */
 enum service_flag {
-	SERVICE_POOL = 1 << 0, /* its backends are a pool (maglev.h) */
+	SERVICE_POOL = 1 << 0,	 /* its backends are a pool (maglev.h) */
+	SERVICE_DIRECT = 1 << 1, /* a port of the backend's own address (direct.h) */
 };
 
 /* fl_service: (host address, port, protocol) -> . An address of all zeros (IPv6) or
- * ::ffff:0.0.0.0 (IPv4) stands for every address of the host. Port 0 and protocol 0 of an address
+ * ::ffff:0.0.0.0 (IPv4) stands for every address of the host. An address of a sandbox has
+ * SERVICE_DIRECT. Port 0 and protocol 0 of an address
  * inside of a network stand for all ports and protocols: it is the virtual address of a service. */
 struct service_key {
 	union ip addr;

@@ -104,7 +104,7 @@ static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct p
 		f->e.flags = CT_F_STACK;
 		return flow_from_stack(skb, p, f, up);
 	}
-	if (ep->flags & EP_MASQUERADE) {
+	if (endpoint_masquerades(ep, p->flags & PKT_IP4)) {
 		masquerade_source(skb, p, ep, up, &src);
 		if (ip_is_zero(&src))
 			return -DROP_NO_UPLINK_ADDR;

@@ -38,9 +38,10 @@ func (p pkg) rel() string {
 var (
 	allowed = map[string][]string{
 		"bpf":                               {},
-		"maps":                              {"bpf", "maps/flood", "maps/pools", "maps/table", "maps/transfer"},
+		"maps":                              {"bpf", "maps/flood", "maps/pools", "maps/portbits", "maps/table", "maps/transfer"},
 		"maps/flood":                        {"bpf", "maps/table", "maps/transfer"},
 		"maps/pools":                        {"bpf", "maps/table"},
+		"maps/portbits":                     {},
 		"maps/table":                        {},
 		"maps/transfer":                     {"bpf"},
 		"loader":                            {"bpf", "maps", "loader/bpffs", "loader/hook", "loader/probe", "loader/tables"},

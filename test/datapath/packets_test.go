@@ -29,6 +29,7 @@ func packets() []subject {
 		{"Isolation", isolationCases},
 		{"Gateway", gatewayCases},
 		{"Outside", outsideCases},
+		{"Direct", directCases},
 		{"Masquerade", masqueradeCases},
 		{"FixedPorts", fixedPortCases},
 		{"PublishOutside", publishOutsideCases},
