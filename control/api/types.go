@@ -296,7 +296,7 @@ type SandboxSummary struct {
 
 // PortSummary is a published port, or Count consecutive ones, at one address.
 type PortSummary struct {
-	IP          string
+	IP          string // of the host; of the sandbox itself if its network routes the family
 	PublicPort  uint16
 	PrivatePort uint16
 	Count       uint16

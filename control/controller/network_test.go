@@ -297,7 +297,7 @@ func networkRefusals() []networkRefusal {
 		{"option-unknown", opt("com.example.x", "1"), model.ErrInvalid, "unknown option com.example.x"},
 		{"option-refused", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not supported (there is no bridge, and Fairlead chooses"},
 		{"option-set", opt(resource.OptInhibit4, "true"), model.ErrNotSupported, resource.OptInhibit4 + " is not supported (the host always has"},
-		{"option-mode", opt(model.OptGateMode6, "routed"), model.ErrNotSupported, "routed of option " + model.OptGateMode6 + " is not available yet"},
+		{"option-mode", opt(model.OptGateMode6, "router"), model.ErrInvalid, "invalid value \"router\" of option " + model.OptGateMode6 + " (want nat, nat-unprotected, routed or isolated)"},
 		{"option-mode-isolated", opt(model.OptGateMode4, "isolated"), model.ErrInvalid, "gateway mode 'isolated' can only be used for an internal network (add --internal)"},
 		{"option-mode-gateway", model.NetworkSpec{Name: "x", Internal: true, Subnets: []model.SubnetSpec{{Prefix: netip.MustParsePrefix("10.1.0.0/24"), Gateway: verbtest.Addr("10.1.0.1")}}, Options: map[string]string{model.OptGateMode4: "isolated"}},
 			model.ErrInvalid, "has no IPv4 gateway in gateway mode isolated (leave out gateway 10.1.0.1, or the mode)"},

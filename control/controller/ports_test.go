@@ -90,6 +90,71 @@ func TestPublish(t *testing.T) {
 	}
 }
 
+// A family that is routed needs no port of the host: not one that is free, and none that others may not have.
+func TestPublishRouted(t *testing.T) {
+	w := newWorld(t)
+	w.Kernel.Busy = map[string]bool{"tcp 81": true}
+	routed := func(name, v4, v6 string) {
+		w.MakeNetwork(model.NetworkSpec{Name: name, EnableIPv6: true, Options: map[string]string{model.OptGateMode4: v4, model.OptGateMode6: v6}})
+	}
+	routed("nat", "", "")
+	routed("six", "nat", "routed")
+	routed("both", "routed", "routed")
+	port := func(name, network string, p model.PortSpec) error {
+		_, err := w.CreateSandbox(t.Context(), model.SandboxSpec{Name: name, NetworkMode: network, Ports: []model.PortSpec{p}})
+		return err
+	}
+	taken := func(err error, text string) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("the error is %v, want %q", err, text)
+		}
+	}
+	for _, name := range []string{"b1", "b2"} {
+		if err := port(name, "both", verbtest.TCP("", 80, 2, 80, 2)); err != nil { // of the host, 81 is busy
+			t.Error(err)
+		}
+	}
+	if err := port("b3", "both", verbtest.TCP("", 0, 0, 90, 1)); err != nil {
+		t.Error(err)
+	}
+	if err := port("b4", "both", verbtest.TCP("198.51.100.9", 90, 1, 90, 1)); err != nil {
+		t.Error(err)
+	}
+	if err := port("s1", "six", verbtest.TCP("", 80, 1, 80, 1)); err != nil {
+		t.Error(err)
+	}
+	taken(port("s2", "six", verbtest.TCP("", 80, 1, 80, 1)), `0.0.0.0:80 failed: port is already allocated (by sandbox "s1"`)
+	taken(port("s2", "six", verbtest.TCP("", 81, 1, 81, 1)), "0.0.0.0:81")
+	taken(port("n1", "nat", verbtest.TCP("0.0.0.0", 80, 1, 80, 1)), "already allocated")
+	if err := port("n1", "nat", verbtest.TCP("::", 80, 1, 80, 1)); err != nil { // s1 has it for IPv4 only
+		t.Error(err)
+	}
+	w.Check()
+
+	// The next default route may need them.
+	_, err := w.Connect(t.Context(), "nat", "b1", model.EndpointSpec{GwPriority: 1})
+	taken(err, "already allocated")
+	for _, name := range []string{"s1", "n1"} {
+		if err := w.RemoveSandbox(t.Context(), name, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Kernel.Busy = nil
+	if _, err := w.Connect(t.Context(), "nat", "b1", model.EndpointSpec{GwPriority: 1}); err != nil {
+		t.Fatal(err)
+	}
+	taken(port("n2", "nat", verbtest.TCP("", 80, 1, 80, 1)), `already allocated (by sandbox "b1"`)
+	w.Check()
+	if err := w.Disconnect(t.Context(), "nat", "b1", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := port("n2", "nat", verbtest.TCP("", 80, 1, 80, 1)); err != nil {
+		t.Error(err)
+	}
+	w.Check()
+}
+
 func TestPublishConflicts(t *testing.T) {
 	tests := []struct {
 		a, b model.PortSpec

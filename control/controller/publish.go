@@ -71,7 +71,7 @@ func (g gateways) split(t *txn.Tx, b model.PortBinding) (list []served) {
 		}
 		b := b
 		if b.HostIP = host; host.IsValid() {
-			if !t.Next.Network(at.NetworkID).Backend(at, host).IsValid() {
+			if !t.Next.Network(at.NetworkID).Serves(at, host) {
 				return
 			}
 		}
@@ -95,9 +95,21 @@ func (g gateways) split(t *txn.Tx, b model.PortBinding) (list []served) {
 	return list
 }
 
-// checkFree refuses a port that is not free. Of what the sandbox had until now, the kernel does not know yet that it is, not
-// even if the sandbox had it in one family only: then programs of the host are not asked for.
+// claimedAs reports whether a publish has the ports of the host that it needs at another endpoint: networks differ in which
+// families they translate.
+func claimedAs(t *txn.Tx, p *model.Publish, at served) bool {
+	has, some := t.Claimed(p)
+	needs, any := t.Next.Network(at.at.NetworkID).OnHost(at.PortBinding)
+	return some == any && (!any || has == needs.HostIP)
+}
+
+// checkFree refuses a port of the host that is not free. Of what the sandbox had there until now, the kernel does not know yet
+// that it is, not even if the sandbox had it in one family only: then programs of the host are not asked for.
 func checkFree(t *txn.Tx, was []*model.Publish, s served) error {
+	var ok bool
+	if s.PortBinding, ok = t.Next.Network(s.at.NetworkID).OnHost(s.PortBinding); !ok {
+		return nil
+	}
 	held := slices.ContainsFunc(was, func(p *model.Publish) bool {
 		overlap := p.HostIP == s.HostIP || !p.HostIP.IsValid() || !s.HostIP.IsValid() ||
 			(p.HostIP.IsUnspecified() || s.HostIP.IsUnspecified()) && model.FamilyOf(p.HostIP) == model.FamilyOf(s.HostIP)
@@ -180,8 +192,12 @@ func updateGateway(t *txn.Tx, sb *model.Sandbox, strict bool) error {
 	gws := chooseGateways(t, sb.ID)
 	was := t.Served(sb.ID)
 	spare := make(map[model.PortBinding]*model.Publish, len(was))
+	var onHost []*model.Publish
 	for _, p := range was {
 		spare[p.PortBinding] = p
+		if _, ok := t.Claimed(p); ok {
+			onHost = append(onHost, p)
+		}
 	}
 	now := []*model.Publish{}
 	var missing []served
@@ -192,7 +208,7 @@ func updateGateway(t *txn.Tx, sb *model.Sandbox, strict bool) error {
 		}
 		for _, at := range places {
 			p := spare[at.PortBinding]
-			if p == nil {
+			if p == nil || !claimedAs(t, p, at) {
 				missing = append(missing, at)
 				continue
 			}
@@ -207,7 +223,7 @@ func updateGateway(t *txn.Tx, sb *model.Sandbox, strict bool) error {
 		t.FreePublish(p)
 	}
 	for _, m := range missing {
-		if err := checkFree(t, was, m); err != nil {
+		if err := checkFree(t, onHost, m); err != nil {
 			if strict {
 				return err
 			}

@@ -54,8 +54,13 @@ const (
 // IPAMNull is the driver of addresses that allocates none.
 const IPAMNull = "null"
 
-// GatewayIsolated is the gateway mode of a network in which the host has no address of a family.
-const GatewayIsolated = "isolated"
+// Gateway modes of a family in a network, as Docker's.
+const (
+	GatewayNAT         = "nat"             // members are reached from outside only by published ports of the host
+	GatewayUnprotected = "nat-unprotected" // also at their own addresses, at every port
+	GatewayRouted      = "routed"          // nothing is translated: published are ports of their own addresses
+	GatewayIsolated    = "isolated"        // the host has no address in the network
+)
 
 // Options of macvlan and ipvlan networks, as Docker's, and Fairlead's own.
 const (
@@ -417,12 +422,41 @@ func (n *Network) OnHostIPv6() bool {
 	return n.EnableIPv6 && ok && s.Gateway.IsValid()
 }
 
+// GatewayMode returns the gateway mode of a family that options request.
+func GatewayMode(options map[string]string, f Family) string {
+	key := OptGateMode4
+	if f == V6 {
+		key = OptGateMode6
+	}
+	return cmp.Or(options[key], GatewayNAT)
+}
+
 // Isolated reports whether options request a network in which the host has no address of a family.
 func Isolated(options map[string]string, f Family) bool {
-	if f == V4 {
-		return options[OptGateMode4] == GatewayIsolated
+	return GatewayMode(options, f) == GatewayIsolated
+}
+
+// Routed reports whether packets of a family enter and leave the network untranslated.
+func (n *Network) Routed(f Family) bool { return GatewayMode(n.Options, f) == GatewayRouted }
+
+// OnHost returns a binding at the addresses of the host where the network publishes it, and whether there are any: it
+// publishes no port of a family that is routed there.
+func (n *Network) OnHost(b PortBinding) (PortBinding, bool) {
+	at := func(f Family) bool {
+		if _, ok := n.Subnet(f); !ok {
+			f = f.Other() // see Backend
+		}
+		return !n.Routed(f)
 	}
-	return options[OptGateMode6] == GatewayIsolated
+	switch {
+	case b.HostIP.IsValid():
+		return b, at(FamilyOf(b.HostIP))
+	case at(V4) && !at(V6):
+		b.HostIP = netip.IPv4Unspecified()
+	case at(V6) && !at(V4):
+		b.HostIP = netip.IPv6Unspecified()
+	}
+	return b, at(V4) || at(V6)
 }
 
 // HasName reports whether name is the current or original name of the network.
@@ -498,17 +532,34 @@ func (s *Sandbox) OwnsNetNS() bool {
 // Addr if none does. If ep lacks the family of the host address, the datapath translates to the
 // other family and uses the network's gateway address as the source. That is not possible
 // at an IPv4 loopback address: its clients are on the host, and an IPv4 socket
-// cannot be connected to IPv6.
+// cannot be connected to IPv6. Nothing is translated to a family that is routed.
 func (n *Network) Backend(ep *Endpoint, host netip.Addr) netip.Addr {
 	f := FamilyOf(host)
 	if a := ep.Addr(f); a.IsValid() {
+		if n.Routed(f) {
+			return netip.Addr{}
+		}
 		return a
 	}
 	gw, _ := n.Subnet(f.Other())
-	if !gw.Gateway.IsValid() || f == V4 && host.IsLoopback() {
+	if !gw.Gateway.IsValid() || f == V4 && host.IsLoopback() || n.Routed(f.Other()) {
 		return netip.Addr{}
 	}
 	return ep.Addr(f.Other())
+}
+
+// Direct returns the address of ep at which a port is open that is published at a host address of a family that is
+// routed, or the zero Addr.
+func (n *Network) Direct(ep *Endpoint, host netip.Addr) netip.Addr {
+	if f := FamilyOf(host); n.Routed(f) {
+		return ep.Addr(f)
+	}
+	return netip.Addr{}
+}
+
+// Serves reports whether ep serves a port published at a host address.
+func (n *Network) Serves(ep *Endpoint, host netip.Addr) bool {
+	return n.Backend(ep, host).IsValid() || n.Direct(ep, host).IsValid()
 }
 
 // PortBinding is one published port, or a range of Count consecutive ones:

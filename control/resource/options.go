@@ -61,7 +61,7 @@ var refusedOptions = map[string]string{
 	"com.docker.network.bridge.name": "there is no bridge, and Fairlead chooses the name of the host device; leave it out",
 	OptInhibit4:                      "the host always has the gateway's address; for another default route add an auxiliary address " + model.AuxDefaultGateway4,
 	OptDefaultBridge:                 "that is Docker's own docker0; leave it out",
-	"com.docker.network.bridge.trusted_host_interfaces": "only published ports are reachable from outside; leave it out and publish them",
+	"com.docker.network.bridge.trusted_host_interfaces": "members are reached through all interfaces of the host or none; leave it out, and publish ports or use gateway mode nat-unprotected or routed",
 	"com.docker.network.host_ipv4":                      "masquerading uses the preferred source of the host's route; leave it out and set that with: ip route … src",
 	"com.docker.network.host_ipv6":                      "masquerading uses the preferred source of the host's route; leave it out and set that with: ip -6 route … src",
 	"com.docker.network.advertise_addr_nmsgs":           "neighbours need no advertisement, because the datapath answers for all addresses; leave it out",
@@ -213,21 +213,22 @@ func prefixOption(n *model.Network, k, v string) error {
 	return nil
 }
 
-// gatewayMode accepts nat and isolated, which resolveSubnet handles.
+// gatewayMode checks a mode. The network has it in its options.
 func gatewayMode(n *model.Network, k, v string) error {
-	switch {
-	case v == "", v == "nat":
+	switch v {
+	case "", model.GatewayNAT:
 		return nil
-	case v == model.GatewayIsolated && n.Driver != model.DriverBridge:
-		return model.Refuse(model.ErrInvalid, "option %s=%s is for networks of driver bridge (leave it out)", k, v)
-	case v == model.GatewayIsolated && !n.Internal:
-		return model.Refuse(model.ErrInvalid, "gateway mode 'isolated' can only be used for an internal network (add --internal)")
-	case v == model.GatewayIsolated:
-		return nil
-	case v == "routed", v == "nat-unprotected":
-		return model.Refuse(model.ErrNotSupported, "value %s of option %s is not available yet (leave it out, or use nat)", v, k)
+	case model.GatewayUnprotected, model.GatewayRouted, model.GatewayIsolated:
+	default:
+		return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want nat, nat-unprotected, routed or isolated)", v, k)
 	}
-	return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want nat or isolated)", v, k)
+	if n.Driver != model.DriverBridge {
+		return model.Refuse(model.ErrInvalid, "option %s=%s is for networks of driver bridge (leave it out)", k, v)
+	}
+	if v == model.GatewayIsolated && !n.Internal {
+		return model.Refuse(model.ErrInvalid, "gateway mode 'isolated' can only be used for an internal network (add --internal)")
+	}
+	return nil
 }
 
 // unknownOption refuses an option, except one that has no effect with this value.

@@ -125,7 +125,7 @@ func ResolvePorts(t *txn.Tx, specs []model.PortSpec, gw *model.Endpoint) (ports 
 					rangeText(b.Port, b.Count), b.Proto, at.HostIP, n.Name, model.FamilyOf(at.HostIP))
 			}
 		}
-		if err := choosePort(t, s, gw, &at, false); err != nil {
+		if at.HostPort, err = choosePortAt(t, s, gw, at); err != nil {
 			return nil, nil, err
 		}
 		b.HostPort = at.HostPort
@@ -135,6 +135,19 @@ func ResolvePorts(t *txn.Tx, specs []model.PortSpec, gw *model.Endpoint) (ports 
 		}
 	}
 	return ports, pubs, nil
+}
+
+// choosePortAt chooses the host port of a binding at an endpoint, which may be nil. Where nothing is published at the host, it
+// is not claimed, and matters only if another endpoint serves the port later.
+func choosePortAt(t *txn.Tx, s model.PortSpec, gw *model.Endpoint, b model.PortBinding) (uint16, error) {
+	if gw != nil {
+		on, ok := t.Next.Network(gw.NetworkID).OnHost(b)
+		if b = on; !ok {
+			gw = nil
+		}
+	}
+	err := choosePort(t, s, gw, &b, false)
+	return b.HostPort, err
 }
 
 // flexibility is 0 for exact host ports, 1 for one port of a range, and 2 for any port.
@@ -158,7 +171,7 @@ func ServedAt(n *model.Network, ep *model.Endpoint, b model.PortBinding) (netip.
 	if !a.IsValid() {
 		return a, true
 	}
-	return a, n.Backend(ep, a).IsValid()
+	return a, n.Serves(ep, a)
 }
 
 // choosePort fills in b.HostPort, or checks that the exact port is available. announced: this host may not have

@@ -281,6 +281,15 @@ func optionKeys(d *docker) {
 	d.docker("rm", "-f", "limited")
 	d.docker("network", "rm", "slow")
 
+	d.docker("network", "create", "-d", "fairlead", "-o", model.OptGateMode4+"=routed", "open")
+	d.run("opened", "--network", "open", "-p", "18082:80")
+	own := d.address("opened", "open")
+	d.IP(d.Outside, "route add "+own+" via "+lab.Host4)
+	d.Get(d.Outside, own, 80, "opened", lab.Outside4)
+	d.NoGet(d.Outside, lab.Host4, 18082)
+	d.docker("rm", "-f", "opened")
+	d.docker("network", "rm", "open")
+
 	d.refused("there is no bridge", "network", "create", "-d", "fairlead", "-o", keys+"bridge.name=br7", "x")
 	d.refused("Docker ignores names", "run", "--name", "named", "--network", "name=routed,driver-opt="+keys+"endpoint.ifname=foo0", image)
 	d.docker("rm", "-f", "router", "behind", "named", "sixth")

@@ -388,6 +388,12 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 			}
 		}
 	}
+	onHost := func(p *model.Publish) (model.PortBinding, bool) {
+		if ep := s.Endpoint(p.EndpointID); ep != nil && s.Network(ep.NetworkID) != nil {
+			return s.Network(ep.NetworkID).OnHost(p.PortBinding)
+		}
+		return p.PortBinding, true
+	}
 	for p := range s.Publishes() {
 		id := p.ID
 		ep := s.Endpoint(p.EndpointID)
@@ -395,8 +401,9 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 			bad("publish %d is not at a gateway endpoint", id)
 		}
 		for o := range s.Publishes() {
-			oid := o.ID
-			if oid < id && o.Proto == p.Proto && overlap(o.HostIP, p.HostIP) &&
+			mine, some := onHost(p)
+			other, too := onHost(o)
+			if o.ID < id && some && too && o.Proto == p.Proto && overlap(other.HostIP, mine.HostIP) &&
 				int(o.HostPort) < int(p.HostPort)+int(p.Count) && int(p.HostPort) < int(o.HostPort)+int(o.Count) {
 				bad("publishes %+v and %+v collide", o, p)
 			}

@@ -212,7 +212,8 @@ func endpointSettings(n *model.Network, e *model.Endpoint) api.EndpointSettings 
 	return out
 }
 
-// ports lists the published ports of a sandbox, one entry per host address.
+// ports lists the published ports of a sandbox, one entry per host address. Of a family that is routed that is the sandbox's
+// own address.
 func (v *view) ports(sb *model.Sandbox) []api.PortSummary {
 	out := []api.PortSummary{}
 	for e := range v.snap.EndpointsOf(sb.ID) {
@@ -222,11 +223,14 @@ func (v *view) ports(sb *model.Sandbox) []api.PortSummary {
 		}
 		for p := range v.snap.PublishesOf(e.ID) {
 			for _, ip := range hostAddrs(p.HostIP) {
+				row := api.PortSummary{IP: ip.String(), PrivatePort: p.Port, Count: p.Count, Type: p.Proto.String()}
 				if backend := n.Backend(e, ip); backend.IsValid() {
-					out = append(out, api.PortSummary{
-						IP: ip.String(), PublicPort: p.HostPort, PrivatePort: p.Port, Count: p.Count, Type: p.Proto.String(),
-						ClientSeenAs: clientSeenAs(n, ip, backend),
-					})
+					row.PublicPort, row.ClientSeenAs = p.HostPort, clientSeenAs(n, ip, backend)
+				} else {
+					row.IP, row.PublicPort = model.AddrText(n.Direct(e, ip)), p.Port
+				}
+				if row.IP != "" {
+					out = append(out, row)
 				}
 			}
 		}

@@ -57,7 +57,9 @@ func (x portIndex) claim(id uint32, b model.PortBinding) {
 	}
 }
 
-func (x portIndex) release(id uint32, b model.PortBinding) {
+// release removes what a publish claimed, and returns at which address that was.
+func (x portIndex) release(id uint32, b model.PortBinding) (at netip.Addr, claimed bool) {
+	at, claimed = x.claimed(id, b)
 	for i := range b.Count {
 		k := portKey{b.Proto, b.HostPort + i}
 		rest := slices.DeleteFunc(x[k], func(c claim) bool { return c.id == id })
@@ -67,6 +69,16 @@ func (x portIndex) release(id uint32, b model.PortBinding) {
 			x[k] = rest
 		}
 	}
+	return at, claimed
+}
+
+// claimed returns the address at which a publish has claimed its ports, and whether it has.
+func (x portIndex) claimed(id uint32, b model.PortBinding) (at netip.Addr, ok bool) {
+	all := x[portKey{b.Proto, b.HostPort}]
+	if i := slices.IndexFunc(all, func(c claim) bool { return c.id == id }); i >= 0 {
+		return all[i].addr, true
+	}
+	return at, false
 }
 
 // PortConflict finds the first host port of a binding that another publish occupies.
@@ -81,17 +93,27 @@ func (t *Tx) NextPort() uint16 { return t.s.nextPort }
 // SetNextPort sets what NextPort returns. It is not undone.
 func (t *Tx) SetNextPort(port uint16) { t.s.nextPort = port }
 
-// NewPublish claims the host ports of a binding and returns its publish, for Serve.
+// NewPublish claims the host ports that a binding needs at an endpoint, and returns its publish, for Serve.
 func (t *Tx) NewPublish(ep *model.Endpoint, b model.PortBinding) *model.Publish {
 	p := &model.Publish{ID: t.NewNumber(), EndpointID: ep.ID, PortBinding: b}
-	t.ClaimPorts(p.ID, b)
+	if on, ok := t.Next.Network(ep.NetworkID).OnHost(b); ok {
+		t.ClaimPorts(p.ID, on)
+	}
 	return p
+}
+
+// Claimed returns the address at which a publish has claimed ports of the host, and whether it has.
+func (t *Tx) Claimed(p *model.Publish) (at netip.Addr, ok bool) {
+	return t.s.ports.claimed(p.ID, p.PortBinding)
 }
 
 // FreePublish releases the host ports of a publish that Serve removes.
 func (t *Tx) FreePublish(p *model.Publish) {
-	t.s.ports.release(p.ID, p.PortBinding)
-	t.OnUndo(func() { t.s.ports.claim(p.ID, p.PortBinding) })
+	b := p.PortBinding
+	var claimed bool
+	if b.HostIP, claimed = t.s.ports.release(p.ID, b); claimed {
+		t.OnUndo(func() { t.s.ports.claim(p.ID, b) })
+	}
 }
 
 // Served returns the publishes of a sandbox.

@@ -75,6 +75,14 @@ func text(v any) string {
 		return net.HardwareAddr(v[:]).String()
 	case maps.EndpointFlags:
 		return flagNames(v)
+	case maps.SubnetFlags:
+		names := []string{}
+		for i, name := range []string{"open", "openports", "ownaddresses"} {
+			if v&[]maps.SubnetFlags{maps.Open, maps.OpenPorts, maps.OwnAddresses}[i] != 0 {
+				names = append(names, name)
+			}
+		}
+		return strings.Join(names, "|")
 	}
 	return fmt.Sprint(v)
 }
@@ -88,6 +96,7 @@ func flagNames(f maps.EndpointFlags) string {
 		{maps.HostPort, "hostport"}, {maps.AntiSpoof, "antispoof"}, {maps.Published, "published"},
 		{maps.Internal, "internal"}, {maps.ICC, "icc"}, {maps.Masquerade, "masquerade"},
 		{maps.Shaped, "shaped"}, {maps.DNS, "dns"}, {maps.Service, "service"}, {maps.Pooled, "pooled"}, {maps.RemotePool, "remotepool"},
+		{maps.OwnIPv4, "own4"}, {maps.OwnIPv6, "own6"}, {maps.Reached, "reached"},
 	} {
 		if f&n.flag != 0 {
 			names = append(names, n.name)
@@ -128,6 +137,10 @@ func only6(n *model.Network, ep *model.Endpoint) {
 	n.EnableIPv4, n.Subnets, ep.IPv4 = false, n.Subnets[1:], netip.Prefix{}
 }
 
+func mode(n *model.Network, v4, v6 string) {
+	n.Options = map[string]string{model.OptGateMode4: v4, model.OptGateMode6: v6}
+}
+
 // variants are the networks and endpoints whose entries are recorded.
 var variants = map[string]func(*model.Network, *model.Endpoint){
 	"default":  func(*model.Network, *model.Endpoint) {},
@@ -137,6 +150,17 @@ var variants = map[string]func(*model.Network, *model.Endpoint){
 	"internal": func(n *model.Network, _ *model.Endpoint) { n.Internal = true },
 	"isolated": func(n *model.Network, _ *model.Endpoint) {
 		n.Subnets[0].Gateway, n.Subnets[1].Gateway = netip.Addr{}, netip.Addr{}
+	},
+	"routed":  func(n *model.Network, _ *model.Endpoint) { mode(n, model.GatewayRouted, model.GatewayRouted) },
+	"routed6": func(n *model.Network, _ *model.Endpoint) { mode(n, model.GatewayNAT, model.GatewayRouted) },
+	"routed4alone": func(n *model.Network, ep *model.Endpoint) {
+		mode(n, model.GatewayRouted, "")
+		only4(n, ep)
+	},
+	"unprotected4": func(n *model.Network, _ *model.Endpoint) { mode(n, model.GatewayUnprotected, "") },
+	"routed-internal": func(n *model.Network, _ *model.Endpoint) {
+		mode(n, model.GatewayRouted, model.GatewayUnprotected)
+		n.Internal = true
 	},
 	"dns":    func(n *model.Network, _ *model.Endpoint) { n.DNS = true },
 	"mtu":    func(n *model.Network, _ *model.Endpoint) { n.MTU = 9000 },
@@ -164,7 +188,7 @@ func TestMembers(t *testing.T) {
 // of the backend.
 func TestPublishes(t *testing.T) {
 	var out strings.Builder
-	for _, variant := range []string{"default", "ipv4", "ipv6", "internal"} {
+	for _, variant := range []string{"default", "ipv4", "ipv6", "internal", "routed", "routed6", "routed4alone", "unprotected4", "routed-internal"} {
 		for _, host := range []string{"", "0.0.0.0", "::", "192.0.2.1", "::1", "2001:db8::1"} {
 			n, ep := network(), endpoint()
 			variants[variant](n, ep)

@@ -4,6 +4,7 @@ package entries
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/maps"
@@ -43,7 +44,7 @@ func OfNetwork(n *model.Network, hp HostPort) Set {
 		s.VNIs = []maps.VNI{{VNI: n.VNI, Net: n.Index, Encrypted: n.Encrypted, Services: hp.Services}}
 	}
 	for _, sub := range n.Subnets {
-		s.Subnets = append(s.Subnets, maps.Subnet{Prefix: sub.Prefix, Net: n.Index})
+		s.Subnets = append(s.Subnets, maps.Subnet{Prefix: sub.Prefix, Net: n.Index, Flags: subnetFlags(n, model.FamilyOf(sub.Prefix.Addr()))})
 	}
 	return s
 }
@@ -52,7 +53,7 @@ func OfNetwork(n *model.Network, hp HostPort) Set {
 // tells whether it is the backend of a published port, pooled whether it is one of a service.
 func OfEndpoint(ep *model.Endpoint, n *model.Network, hp HostPort, hostIf uint32, published, pooled bool) Set {
 	flags := networkFlags(n, hp)
-	if published && !n.Internal {
+	if published && !n.Internal && slices.ContainsFunc(n.Subnets, func(s model.Subnet) bool { return !n.Routed(model.FamilyOf(s.Prefix.Addr())) }) {
 		flags |= maps.Published
 	}
 	if pooled {
@@ -100,12 +101,31 @@ func networkFlags(n *model.Network, hp HostPort) maps.EndpointFlags {
 	}{
 		{n.AntiSpoof, maps.AntiSpoof}, {n.Internal, maps.Internal},
 		{n.ICC, maps.ICC}, {n.Masquerade, maps.Masquerade}, {n.VNI != 0 && hp.Services, maps.RemotePool},
+		{n.Routed(model.V4), maps.OwnIPv4}, {n.Routed(model.V6), maps.OwnIPv6},
+		{(subnetFlags(n, model.V4)|subnetFlags(n, model.V6))&(maps.Open|maps.OpenPorts) != 0, maps.Reached},
 	} {
 		if s.on {
 			f |= s.flag
 		}
 	}
 	return f
+}
+
+// subnetFlags returns what the gateway mode of a family means for packets to its members from outside.
+func subnetFlags(n *model.Network, f model.Family) (flags maps.SubnetFlags) {
+	if n.Internal {
+		return 0
+	}
+	if !n.Masquerade || n.Routed(f) {
+		flags |= maps.OwnAddresses
+	}
+	switch model.GatewayMode(n.Options, f) {
+	case model.GatewayUnprotected:
+		flags |= maps.Open
+	case model.GatewayRouted:
+		flags |= maps.OpenPorts
+	}
+	return flags
 }
 
 // gateway returns a network's gateway address of a family, or the zero Addr.

@@ -17,7 +17,7 @@ type Run struct {
 }
 
 // OfPublish returns the entries of a publish whose backend is an endpoint with the given host
-// end. An internal network publishes nothing.
+// end. An internal network publishes nothing, and a routed family at the endpoint's own address.
 func OfPublish(p *model.Publish, ep *model.Endpoint, n *model.Network, hostIf uint32) []Run {
 	if n.Internal {
 		return nil
@@ -28,15 +28,17 @@ func OfPublish(p *model.Publish, ep *model.Endpoint, n *model.Network, hostIf ui
 	}
 	var runs []Run
 	for _, host := range hosts {
-		backend := n.Backend(ep, host)
-		if !backend.IsValid() {
-			continue
-		}
-		runs = append(runs, Run{Count: p.Count, First: maps.Publish{
+		row := maps.Publish{
 			HostIP: host, Port: p.HostPort, Proto: uint8(p.Proto),
-			Backend: backend, BackendPort: p.Port,
+			Backend: n.Backend(ep, host), BackendPort: p.Port,
 			IfIndex: hostIf, Net: n.Index, ID: p.ID,
-		}})
+		}
+		if own := n.Direct(ep, host); own.IsValid() {
+			row.HostIP, row.Port, row.Backend, row.Direct = own, p.Port, own, true
+		}
+		if row.Backend.IsValid() {
+			runs = append(runs, Run{Count: p.Count, First: row})
+		}
 	}
 	return runs
 }
