@@ -168,9 +168,14 @@ func (d *difference) movedBy(such func(step) bool) bool {
 }
 
 // The kernel keeps fragments until all are there, and refuses them as a whole. Fairlead forwards each, and no other flow has
-// their port then.
+// their port then. What acknowledges a segment that only Fairlead saw the first fragment of is beyond the window to the kernel: so
+// is the end of the connection after it.
 func incompleteFragments(d difference) bool {
 	st := d.st()
+	if d.is("state") {
+		return d.fairlead.text == string(closing) && d.kernel.text == string(open) &&
+			d.had(func(st step) bool { return len(st.Frags) > 0 && !st.allFragments() })
+	}
 	if len(st.Frags) > 0 && (!st.allFragments() || d.invalid) && d.kernel == nil && d.fairlead.p.fragment() {
 		return true
 	}
