@@ -74,6 +74,12 @@ func portClass(proto byte, port uint16) string {
 	return ""
 }
 
+// ofSocket says whether a packet is one of a host's own socket, and not of somebody who poses as the socket.
+func (v *view) ofSocket(p *packet) bool {
+	base, ok := v.base[p.from()]
+	return ok && p.seq-base < 1<<24
+}
+
 // name gives the source of a flow's packet a name if twins choose its port by themselves.
 func (v *view) name(fl *flow, p *packet) {
 	at := p.from()
@@ -184,8 +190,8 @@ func digest(b []byte) string {
 // relative are the sequence numbers, counted from where a socket of the host's began if it is one's; own: it sent this.
 func (v *view) relative(p *packet) (seq, ackNumber uint32, own bool) {
 	seq, ackNumber = p.seq, p.ack
-	if base, ok := v.base[p.from()]; ok && seq-base < 1<<24 { // else somebody poses as the socket
-		seq, own = seq-base, true
+	if v.ofSocket(p) {
+		seq, own = seq-v.base[p.from()], true
 	} else if base, ok := v.base[p.to()]; ok {
 		ackNumber -= base
 	}

@@ -49,7 +49,7 @@ var rules = []rule{
 // parting are rules after which the twins' flows are not the same: what follows is not compared.
 var parting = []rule{
 	{"one port of the host twice", hostPortTwice},
-	{"error about a closed socket", errorAboutClosed},
+	{"port of a closed socket", portOfClosed},
 	{"tags", tags},
 	{"server opens", serverOpens},
 	{"kernel reuses a port", kernelReuses},
@@ -152,7 +152,7 @@ func middleOfPublished(d difference) bool {
 // the same port.
 func (d *difference) movedBy(such func(step) bool) bool {
 	f := d.flow()
-	if d.fairlead == nil || d.kernel == nil || d.fairlead.node != d.kernel.node || portName.MatchString(d.fairlead.text) == portName.MatchString(d.kernel.text) {
+	if d.fairlead == nil || d.kernel == nil || d.fairlead.node != d.kernel.node || portName.FindString(d.fairlead.text) == portName.FindString(d.kernel.text) {
 		return false
 	}
 	same := func(o flow) bool {
@@ -294,18 +294,26 @@ func socketOutlives(d difference) bool {
 }
 
 // A socket of the host keeps its port for as long as it lives, which Fairlead knows from the kernel's table of sockets. netfilter forgets
-// its flow, and lets another have the same tuple. So it is the socket that has another port there when it connects again.
+// its flow, and lets another have the same tuple. So it is the socket that has another port there when it connects again, and
+// what it sends of a connection that had another port, because a flow before had its own, is not translated any more.
 func socketKeepsPort(d difference) bool {
 	f := d.flow()
 	if !d.slept() || d.fairlead == nil || d.kernel == nil || d.fairlead.node != d.kernel.node {
 		return false
 	}
-	moved := portName.MatchString(d.fairlead.text) && !portName.MatchString(d.kernel.text)
+	forgotten := portName.MatchString(d.fairlead.text) && !portName.MatchString(d.kernel.text)
+	moved := forgotten
 	if f.Client == "host" {
 		moved = d.fairlead.p.sport == f.Sport && d.kernel.p.sport != f.Sport
 	}
-	return moved && slices.ContainsFunc(d.seq.Flows, func(g flow) bool {
-		return (g.Client == "host") != (f.Client == "host") && g.Proto == f.Proto && g.Dst == f.Dst && g.Dport == f.Dport && g.Sport == f.Sport
+	return slices.ContainsFunc(d.seq.Flows, func(g flow) bool {
+		if g.Proto != f.Proto || g.Sport != f.Sport {
+			return false
+		}
+		if g.Client == "host" && f.Client == "host" {
+			return forgotten && g.Dst != f.Dst
+		}
+		return moved && (g.Client == "host") != (f.Client == "host") && g.Dst == f.Dst && g.Dport == f.Dport
 	})
 }
 
@@ -493,15 +501,20 @@ func hostPortTwice(d difference) bool {
 }
 
 // After a socket of the host has closed, another one with its port that connects to another published address of the backend has the
-// same packets, and hears of an error about those of the first. netfilter gave each flow a port of its own.
-func errorAboutClosed(d difference) bool {
+// same packets. So it hears of an error about those of the first, and the host's connection tracking takes a late RST for its own.
+// netfilter gave each flow a port of its own.
+func portOfClosed(d difference) bool {
 	f := d.flow()
-	if f.Client != "host" || d.fairlead == nil || !strings.HasPrefix(d.fairlead.text, "host: socket: ") {
+	if f.Client != "host" || d.fairlead != nil && !strings.HasPrefix(d.fairlead.text, "host: socket: ") {
 		return false
 	}
 	return slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool {
 		g := d.seq.Flows[st.Flow]
-		return st.Kind == "error" && g.Client == "host" && g.Proto == f.Proto && g.Sport == f.Sport && g.Dst != f.Dst
+		late := st.Kind == "error"
+		if d.fairlead == nil {
+			late = st.Kind == "reverse" && st.Flags&rst != 0
+		}
+		return late && g.Client == "host" && g.Proto == f.Proto && g.Sport == f.Sport && g.Dst != f.Dst
 	})
 }
 

@@ -377,6 +377,9 @@ func (w *twin) observe(s *sequence, st step, all []*seen) (out []*seen, n notes)
 		if o.p.proto != fl.Proto || o.p.icmpError() || o.p.fragment() {
 			continue
 		}
+		if fl.Client != "host" && w.view.ofSocket(o.p) {
+			continue // its timer expired meanwhile
+		}
 		switch {
 		case st.Kind == "forward" && o.p.dport != fl.Sport || st.Kind == "connect":
 			if fl.Client == "host" && o.p.flags&(syn|ack) == syn {
