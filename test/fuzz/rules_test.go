@@ -42,6 +42,7 @@ var rules = []rule{
 	{"SYN again", synAgain},
 	{"exact segments", exactSegments},
 	{"exact end", exactEnd},
+	{"unseen data", unseenData},
 	{"late middle", lateMiddle},
 	{"revived flow", revivedFlow},
 }
@@ -168,14 +169,9 @@ func (d *difference) movedBy(such func(step) bool) bool {
 }
 
 // The kernel keeps fragments until all are there, and refuses them as a whole. Fairlead forwards each, and no other flow has
-// their port then. What acknowledges a segment that only Fairlead saw the first fragment of is beyond the window to the kernel: so
-// is the end of the connection after it.
+// their port then.
 func incompleteFragments(d difference) bool {
 	st := d.st()
-	if d.is("state") {
-		return d.fairlead.text == string(closing) && d.kernel.text == string(open) &&
-			d.had(func(st step) bool { return len(st.Frags) > 0 && !st.allFragments() })
-	}
 	if len(st.Frags) > 0 && (!st.allFragments() || d.invalid) && d.kernel == nil && d.fairlead.p.fragment() {
 		return true
 	}
@@ -255,6 +251,15 @@ func exactEnd(d difference) bool {
 		exact := st.Seq == 0 || shaking && st.Kind == "reverse" && st.Flags&ack != 0 && st.Ack == 0
 		early := st.Kind == "reverse" && st.Seq >= 0 && st.Seq < defaultWindow
 		return st.Flags&rst != 0 && exact || st.Flags&fin != 0 && early
+	})
+}
+
+// A segment that neither forwards whole (fragments that are incomplete, tags behind a tag, a hop limit that ends) may have been
+// received on another way: its receiver acknowledges it, and Fairlead believes that. So the FIN behind it is exact. To the kernel the
+// acknowledgement is beyond what was sent, and so is the FIN.
+func unseenData(d difference) bool {
+	return d.is("state") && d.fairlead.text == string(closing) && d.kernel.text == string(open) && d.had(func(st step) bool {
+		return st.Len > 0 && (len(st.Frags) > 0 && !st.allFragments() || len(st.Tags) > 1 || st.TTL == 1)
 	})
 }
 
@@ -447,7 +452,7 @@ func lateUnconfirmed(d difference) bool {
 
 // BPF can ask connection tracking about TCP and UDP only. So a sandbox's question of ICMP takes the id that the guest's, which
 // netfilter masquerades, has towards the same address; the guest's next one leaves with another. If only Fairlead forwards the question,
-// a fragment (incomplete fragments), the answer shows it.
+// a fragment (incomplete fragments) or a damaged one (bad checksum), what comes back shows it.
 func idsOfAnotherNAT(d difference) bool {
 	f := d.flow()
 	if !isICMP(f.Proto) {
@@ -456,9 +461,10 @@ func idsOfAnotherNAT(d difference) bool {
 	if d.is("out") {
 		return d.portOf(d.fairlead) != f.name() && d.portOf(d.kernel) == f.name()
 	}
-	return d.st().Kind == "reverse" && f.Client == "guest" && slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool {
+	return (d.st().Kind == "reverse" || d.st().Kind == "error") && f.Client == "guest" && slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool {
 		g := d.seq.Flows[st.Flow]
-		return networkOf(g.Client) != "" && g.Proto == f.Proto && g.Dst == f.Dst && g.Sport == f.Sport && len(st.Frags) > 0 && !st.allFragments()
+		return networkOf(g.Client) != "" && g.Proto == f.Proto && g.Dst == f.Dst && g.Sport == f.Sport &&
+			(len(st.Frags) > 0 && !st.allFragments() || st.Flip > 0 || st.Cut > 0)
 	})
 }
 
