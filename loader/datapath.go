@@ -68,8 +68,11 @@ func Open(cfg Config, f hook.Filters) (_ *Datapath, retErr error) {
 			d.Close()
 		}
 	}()
-	objs, err := newObjects(cfg, probe.TryFlags())
+	objs, err := readObjects()
 	if err != nil {
+		return nil, err
+	}
+	if err := objs.configure(cfg, probe.TryFlags(objs.tc)); err != nil {
 		return nil, err
 	}
 	if err := d.openPrograms(objs); err != nil {

@@ -99,10 +99,7 @@ func progsDirs(w *world) (n int) {
 func TestConfigure(t *testing.T) {
 	cfg := Config{BPFDir: "/x", NetnsCookie: 0x1234567890, SNATPorts: PortRange{1000, 2000}, CTMax: 4096, MaxEndpoints: 10, MaxPublishes: 20}
 	cfg.Timeouts.udpStream = 77 * time.Second
-	o, err := newObjects(cfg, probe.Flags{FIBSrc: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := configured(t, cfg, probe.Flags{FIBSrc: true})
 	get := func(spec *ebpf.CollectionSpec, name string, out any) {
 		t.Helper()
 		v := spec.Variables[name]
@@ -143,10 +140,7 @@ func TestConfigure(t *testing.T) {
 func TestWithoutConntrack(t *testing.T) {
 	w := newWorld(t)
 	for _, have := range []bool{true, false} {
-		o, err := newObjects(w.cfg, probe.Flags{Conntrack: have})
-		if err != nil {
-			t.Fatal(err)
-		}
+		o := configured(t, w.cfg, probe.Flags{Conntrack: have})
 		var asked uint8
 		if err := o.tc.Variables["cfg_conntrack"].Get(&asked); err != nil {
 			t.Fatal(err)

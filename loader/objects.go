@@ -32,9 +32,8 @@ func (o objects) all() []*ebpf.CollectionSpec {
 	return []*ebpf.CollectionSpec{o.tc, o.sock, o.gc}
 }
 
-// newObjects reads the embedded objects and writes the configuration into
-// their read-only data and map sizes.
-func newObjects(cfg Config, have probe.Flags) (objects, error) {
+// readObjects reads the embedded objects.
+func readObjects() (objects, error) {
 	var o objects
 	for _, l := range []struct {
 		load func() (*ebpf.CollectionSpec, error)
@@ -44,12 +43,19 @@ func newObjects(cfg Config, have probe.Flags) (objects, error) {
 		if err != nil {
 			return objects{}, fmt.Errorf("read embedded object: %w", err)
 		}
-		if err := configure(spec, cfg, have); err != nil {
-			return objects{}, err
-		}
 		*l.spec = spec
 	}
 	return o, nil
+}
+
+// configure writes the configuration into the objects' read-only data and map sizes.
+func (o objects) configure(cfg Config, have probe.Flags) error {
+	for _, spec := range o.all() {
+		if err := configure(spec, cfg, have); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // configure writes the configuration into one object. An object lacks the variables

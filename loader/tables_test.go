@@ -78,10 +78,7 @@ func newFlow(port uint16) bpf.TCCtEntry {
 // replaced. Flows in the current layout are kept when a build with the old layout takes over.
 func TestConvertFlows(t *testing.T) {
 	w := newWorld(t)
-	objs, err := newObjects(w.cfg, probe.Flags{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	objs := configured(t, w.cfg, probe.Flags{})
 	specs, err := objs.shared()
 	if err != nil {
 		t.Fatal(err)
@@ -163,10 +160,7 @@ func TestConvertFlows(t *testing.T) {
 // A table whose BTF is missing or does not match the layout starts empty.
 func TestNotConvertible(t *testing.T) {
 	w := newWorld(t)
-	objs, err := newObjects(w.cfg, probe.Flags{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	objs := configured(t, w.cfg, probe.Flags{})
 	specs, err := objs.shared()
 	if err != nil {
 		t.Fatal(err)
@@ -236,10 +230,7 @@ func TestInterruptedReplacement(t *testing.T) {
 // pinOther pins other flow tables in place of those that the programs write to.
 func pinOther(t *testing.T, w *world, fits bool) {
 	t.Helper()
-	objs, err := newObjects(w.cfg, probe.Flags{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	objs := configured(t, w.cfg, probe.Flags{})
 	specs, err := objs.shared()
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/loader/probe"
 	"github.com/fairlead-net/fairlead/loader/tables"
 )
 
@@ -54,6 +55,19 @@ func newWorld(t *testing.T) *world {
 		}
 	})
 	return w
+}
+
+// configured returns the embedded objects with a configuration.
+func configured(t *testing.T, cfg Config, have probe.Flags) objects {
+	t.Helper()
+	o, err := readObjects()
+	if err == nil {
+		err = o.configure(cfg, have)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
 }
 
 func (w *world) ip(args ...string) {

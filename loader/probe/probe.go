@@ -24,12 +24,12 @@ type Flags struct {
 	KernCtx   bool // bpf_cast_to_kern_ctx
 }
 
-// TryFlags probes for them.
-func TryFlags() Flags {
+// TryFlags probes for them. tc is the object of the tc programs, whose calls of kfuncs are tried.
+func TryFlags(tc *ebpf.CollectionSpec) Flags {
 	v := kernelVersion()
 	fib, _ := judge(probeFIBSrc(), v, version{6, 7})
 	decap, _ := judge(probeDecapL3(), v, version{6, 3})
-	return Flags{FIBSrc: fib, Conntrack: probeConntrack() == nil, DecapL3: decap, KernCtx: probeKernCtx() == nil}
+	return Flags{FIBSrc: fib, Conntrack: probeConntrack(tc) == nil, DecapL3: decap, KernCtx: probeKernCtx(tc) == nil}
 }
 
 // Values of enums in linux/bpf.h.
@@ -75,26 +75,19 @@ func probeDecapL3() error {
 
 // kfuncCalls returns the call instructions of a program of the datapath, which carry the names of the
 // kfuncs, by name.
-func kfuncCalls(program string) (map[string]asm.Instruction, error) {
-	spec, err := bpf.LoadTC()
-	if err != nil {
-		return nil, fmt.Errorf("read embedded object: %w", err)
-	}
+func kfuncCalls(program *ebpf.ProgramSpec) map[string]asm.Instruction {
 	calls := make(map[string]asm.Instruction)
-	for _, ins := range spec.Programs[program].Instructions {
+	for _, ins := range program.Instructions {
 		if ins.IsKfuncCall() {
 			calls[ins.Reference()] = ins.WithSource(nil) // all instructions have one, or none
 		}
 	}
-	return calls, nil
+	return calls
 }
 
 // probeKernCtx loads a program that reads the kernel's struct sk_buff.
-func probeKernCtx() error {
-	calls, err := kfuncCalls(bpf.TCProgFromEndpoint)
-	if err != nil {
-		return err
-	}
+func probeKernCtx(tc *ebpf.CollectionSpec) error {
+	calls := kfuncCalls(tc.Programs[bpf.TCProgFromEndpoint])
 	return tryLoad(asm.Instructions{calls["bpf_cast_to_kern_ctx"], asm.Mov.Imm(asm.R0, 0), asm.Return()})
 }
 
@@ -110,11 +103,8 @@ func tryLoad(insns asm.Instructions) error {
 }
 
 // probeConntrack loads a program that queries nf_conntrack.
-func probeConntrack() error {
-	calls, err := kfuncCalls(bpf.TCProgToUplink)
-	if err != nil {
-		return err
-	}
+func probeConntrack(tc *ebpf.CollectionSpec) error {
+	calls := kfuncCalls(tc.Programs[bpf.TCProgToUplink])
 	const tuple, opts = 12, 12 // bytes of an IPv4 tuple, and of struct nf_opts
 	insns := asm.Instructions{asm.Mov.Imm(asm.R0, 0)}
 	for off := int16(-32); off < 0; off += 8 {
@@ -140,7 +130,11 @@ func probeConntrack() error {
 // findConntrack omits the verifier log of a failed probe: it is too long for the doctor, and
 // describes the probe only.
 func findConntrack() (bool, string) {
-	if err := probeConntrack(); err != nil {
+	tc, err := bpf.LoadTC()
+	if err != nil {
+		return false, fmt.Sprintf("could not be tried: read embedded object: %v", err)
+	}
+	if err := probeConntrack(tc); err != nil {
 		return false, "tried, and not available: nf_conntrack is not loaded, its BTF is missing, or the JIT is disabled"
 	}
 	return true, "tried, and available"

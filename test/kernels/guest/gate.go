@@ -52,7 +52,7 @@ func verifyAll(r *report, conntrack uint8) error {
 		} else if conntrack != 0 {
 			continue // verified before
 		}
-		if v := spec.Variables[kernCtxSwitch]; v != nil && probe.TryFlags().KernCtx {
+		if v := spec.Variables[kernCtxSwitch]; v != nil && probe.TryFlags(spec).KernCtx {
 			if err := v.Set(uint8(1)); err != nil {
 				return fmt.Errorf("set %s: %w", kernCtxSwitch, err)
 			}
