@@ -22,20 +22,25 @@ const budget = 500_000
 // settingsSection holds the settings, which are constants for the verifier.
 const settingsSection = ".rodata"
 
-const conntrackSwitch = "cfg_conntrack"
+// setting is a value of one of the programs' settings.
+type setting struct {
+	name  string
+	value any
+}
 
-// Settings that are not combined with all others: the kernel must have what cfg_kern_ctx stands for,
-// and cfg_cache is a number.
-const (
-	kernCtxSwitch = "cfg_kern_ctx"
-	cacheSetting  = "cfg_cache"
-)
+func (s setting) String() string { return fmt.Sprintf("%s=%d", s.name, s.value) }
 
-// verifyAll loads every program with every combination of the switches that it reads, with maps of the
-// shipped size, and reports how many instructions the verifier processed. The exceptions are
-// cfg_conntrack, which needs the module and is set to whether that is loaded, cfg_kern_ctx and cfg_cache,
-// which are set and then cleared in one combination.
-func verifyAll(r *report, conntrack uint8) error {
+func toggle(name string, on bool) setting {
+	if on {
+		return setting{name, uint8(1)}
+	}
+	return setting{name, uint8(0)}
+}
+
+// verifyAll loads every program with every combination of settings that a daemon chooses on this kernel, with maps of the
+// shipped size, and reports how many instructions the verifier processed. conntrack says whether nf_conntrack is loaded.
+// test/datapath verifies all combinations, whichever kernel has them, on the machine's own.
+func verifyAll(r *report, conntrack bool) error {
 	verified := make(map[string]bool)
 	for _, object := range []struct {
 		name string
@@ -45,88 +50,60 @@ func verifyAll(r *report, conntrack uint8) error {
 		if err != nil {
 			return fmt.Errorf("read object %s: %w", object.name, err)
 		}
-		if v := spec.Variables[conntrackSwitch]; v != nil {
-			if err := v.Set(conntrack); err != nil {
-				return fmt.Errorf("set %s: %w", conntrackSwitch, err)
-			}
-		} else if conntrack != 0 {
+		if conntrack && spec.Variables[bpf.TCVarCfgConntrack] == nil {
 			continue // verified before
 		}
-		if v := spec.Variables[kernCtxSwitch]; v != nil && probe.TryFlags(spec).KernCtx {
-			if err := v.Set(uint8(1)); err != nil {
-				return fmt.Errorf("set %s: %w", kernCtxSwitch, err)
-			}
-		}
-		names := switches(spec)
-		for _, port := range overlayPorts(spec) {
-			all := 1<<len(names) - 1
-			for setting := range all + 1 {
-				if err := verify(r, verified, object.name, spec.Copy(), port, names, setting); err != nil {
-					return err
-				}
-			}
-			for _, name := range exceptions(spec) {
-				without := spec.Copy()
-				if err := without.Variables[name].Set(uint8(0)); err != nil {
-					return fmt.Errorf("clear %s: %w", name, err)
-				}
-				if err := verify(r, verified, object.name+" "+name+"=0", without, port, names, all); err != nil {
-					return err
-				}
+		for _, settings := range combinations(spec, conntrack) {
+			if err := verify(r, verified, object.name, spec.Copy(), settings); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
-const overlayPort = "cfg_vxlan_port"
-
-// overlayPorts returns the ports to verify an object with: without an overlay, and with one.
-func overlayPorts(spec *ebpf.CollectionSpec) []uint16 {
-	if spec.Variables[overlayPort] == nil {
-		return []uint16{0}
+// combinations lists the settings that a daemon chooses by this kernel's features, and those for when the JIT or the cache of decisions is off,
+// each with an overlay and without. Where the kernel is newer than 6.6, those of 6.3 to 6.6 are among them, of which the matrix
+// has none.
+func combinations(spec *ebpf.CollectionSpec, conntrack bool) (all [][]setting) {
+	var have probe.Flags
+	if spec.Programs[bpf.TCProgFromEndpoint] != nil {
+		have = probe.TryFlags(spec)
 	}
-	return []uint16{0, 4789}
-}
-
-// switches returns the object's other one-byte settings: kernel features. They decide which
-// code is reachable.
-func switches(spec *ebpf.CollectionSpec) []string {
-	var names []string
-	for name, v := range spec.Variables {
-		if strings.HasPrefix(name, "cfg_") && v.Size() == 1 && name != conntrackSwitch && name != kernCtxSwitch && name != cacheSetting {
-			names = append(names, name)
+	for _, port := range []uint16{0, 4789} {
+		own := []setting{
+			{bpf.TCVarCfgVxlanPort, port}, toggle(bpf.TCVarCfgConntrack, conntrack), toggle(bpf.TCVarCfgFibSrc, have.FIBSrc),
+			toggle(bpf.TCVarCfgDecapL3, have.DecapL3), toggle(bpf.TCVarCfgKernCtx, have.KernCtx),
+		}
+		all = append(all, own, with(own, toggle(bpf.TCVarCfgCache, false)))
+		if have.KernCtx && !conntrack { // without the JIT there is neither
+			all = append(all, with(own, toggle(bpf.TCVarCfgKernCtx, false)))
+		}
+		if have.FIBSrc {
+			all = append(all, with(own, toggle(bpf.TCVarCfgFibSrc, false)))
 		}
 	}
-	slices.Sort(names)
-	return names
+	return all
 }
 
-// exceptions returns the settings that are not among the switches, if the object has them and they are set.
-func exceptions(spec *ebpf.CollectionSpec) []string {
-	return slices.DeleteFunc([]string{kernCtxSwitch, cacheSetting}, func(name string) bool {
-		var set uint8
-		v := spec.Variables[name]
-		return v == nil || v.Get(&set) != nil || set == 0
-	})
+// with returns settings of which one has another value, or is added.
+func with(settings []setting, s setting) []setting {
+	rest := slices.DeleteFunc(slices.Clone(settings), func(o setting) bool { return o.name == s.name })
+	return append(rest, s)
 }
 
-// verify loads one object with one combination: a bit for each switch. It omits the programs that were verified
+// verify loads one object with settings. It omits the programs that were verified
 // with the same values of all settings that they read.
-func verify(r *report, verified map[string]bool, object string, spec *ebpf.CollectionSpec, port uint16, names []string, setting int) error {
-	title := object
-	if port != 0 {
-		if err := spec.Variables[overlayPort].Set(port); err != nil {
-			return fmt.Errorf("set %s: %w", overlayPort, err)
+func verify(r *report, verified map[string]bool, title string, spec *ebpf.CollectionSpec, settings []setting) error {
+	for _, s := range settings {
+		v := spec.Variables[s.name]
+		if v == nil {
+			continue
 		}
-		title += fmt.Sprintf(" %s=%d", overlayPort, port)
-	}
-	for i, name := range names {
-		value := uint8(setting >> i & 1)
-		if err := spec.Variables[name].Set(value); err != nil {
-			return fmt.Errorf("set %s: %w", name, err)
+		if err := v.Set(s.value); err != nil {
+			return fmt.Errorf("set %s: %w", s.name, err)
 		}
-		title += fmt.Sprintf(" %s=%d", name, value)
+		title += " " + s.String()
 	}
 	for name, p := range spec.Programs {
 		key, err := whatIsVerified(spec, p)

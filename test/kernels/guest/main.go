@@ -60,7 +60,7 @@ func drive(args []string) error {
 	// The main thread must not be one that keeps a network namespace alive.
 	runtime.LockOSThread()
 	r := &report{w: os.Stdout, began: time.Now()}
-	r.step("verifier", func() error { return verifyAll(r, 0) })
+	r.step("verifier", func() error { return verifyAll(r, false) })
 	r.step("doctor", func() error { return checkDoctor(r, *tcx) })
 	r.step("conntrack", func() error {
 		if err := checkConntrack("Optional, missing"); err != nil {
@@ -69,7 +69,7 @@ func drive(args []string) error {
 		if err := guest.LoadModules("/netfilter"); err != nil {
 			return err
 		}
-		return errors.Join(checkConntrack("Available"), verifyAll(r, 1))
+		return errors.Join(checkConntrack("Available"), verifyAll(r, true))
 	})
 	r.step("devices", func() error { return guest.LoadModules("/uplinks") })
 	scenario(r, *tcx)
