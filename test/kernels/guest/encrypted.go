@@ -78,7 +78,7 @@ func (w *world) encrypted() (err error) {
 	if err := w.daemon.kill(); err != nil {
 		return err
 	}
-	if _, err := fairleadAt(otherHost, "exec two ping -c 1 -W 5 "+w.one4); err != nil {
+	if err := w.two.ping("-c", "1", "-W", "5", w.one.ip4); err != nil {
 		return fmt.Errorf("without this host's daemon: %w", err)
 	}
 	if w.daemon, err = startDaemon(own...); err != nil {
@@ -122,8 +122,8 @@ func (w *world) encrypted() (err error) {
 func (w *world) members() error {
 	for _, m := range []struct {
 		host, name string
-		v4, v6     *string
-	}{{api.DefaultHost, "one", &w.one4, &w.one6}, {otherHost, "two", &w.two4, &w.two6}} {
+		box        *sandbox
+	}{{api.DefaultHost, "one", &w.one}, {otherHost, "two", &w.two}} {
 		err := eventually(func() error {
 			_, err := fairleadAt(m.host, "run -d --name "+m.name+" --network secret guest serve 80")
 			return err
@@ -131,35 +131,25 @@ func (w *world) members() error {
 		if err != nil {
 			return err
 		}
-		out, err := fairleadAt(m.host, "inspect --format {{range.NetworkSettings.Networks}}{{.IPAddress}}/{{.GlobalIPv6Address}}{{end}} "+m.name)
-		if err != nil {
+		if *m.box, err = enteredAt(m.host, m.name); err != nil {
 			return err
 		}
-		*m.v4, *m.v6, _ = strings.Cut(strings.TrimSpace(out), "/")
 	}
 	return nil
 }
 
 // secret sends between the members, small and large packets, and checks that the kernel's device does it.
 func (w *world) secret() error {
-	err := eventually(func() error {
-		_, err := fairlead("exec one ping -c 1 -W 1 " + w.two4)
-		return err
-	})
-	errs := []error{err}
-	for _, from := range []struct{ host, name, v4, v6, to4, to6 string }{
-		{api.DefaultHost, "one", w.one4, w.one6, w.two4, w.two6}, {otherHost, "two", w.two4, w.two6, w.one4, w.one6},
-	} {
-		for own, to := range map[string]string{from.v4: from.to4, from.v6: from.to6} {
+	errs := []error{eventually(func() error { return w.one.ping("-c", "1", "-W", "1", w.two.ip4) })}
+	for _, pair := range [][2]sandbox{{w.one, w.two}, {w.two, w.one}} {
+		from, to := pair[0], pair[1]
+		for own, addr := range map[string]string{from.ip4: to.ip4, from.ip6: to.ip6} {
 			for _, size := range []string{"56", "8000"} {
-				_, err := fairleadAt(from.host, "exec "+from.name+" ping -c 2 -W 5 -s "+size+" "+to)
-				errs = append(errs, err)
+				errs = append(errs, from.ping("-c", "2", "-W", "5", "-s", size, addr))
 			}
 			for _, protocol := range []string{"tcp", "udp"} {
-				at := net.JoinHostPort(to, "80")
-				errs = append(errs, expect(from.name+" to "+at+"/"+protocol, own, func() (string, error) {
-					return fairleadAt(from.host, "exec "+from.name+" guest ask "+protocol+" "+at)
-				}))
+				at := net.JoinHostPort(addr, "80")
+				errs = append(errs, expect(from.name+" to "+at+"/"+protocol, own, func() (string, error) { return from.ask(protocol, at) }))
 			}
 		}
 	}

@@ -165,9 +165,7 @@ func (w *world) segment() error {
 				expect("outside to "+published+"/"+protocol, f.outside, func() (string, error) {
 					return w.outside.ask(protocol, published)
 				}),
-				expect("box to "+service+"/"+protocol, f.host, func() (string, error) {
-					return fairlead("exec box guest ask " + protocol + " " + service)
-				}),
+				expect("box to "+service+"/"+protocol, f.host, func() (string, error) { return w.box.ask(protocol, service) }),
 				expect("host to "+service+"/"+protocol, f.host, func() (string, error) { return ask(protocol, service) }))
 		}
 	}

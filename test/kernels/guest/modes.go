@@ -68,22 +68,24 @@ func (w *world) vlan() (err error) {
 
 // onLink connects to a member from outside, and from the member to outside.
 func (w *world) onLink(member, outside string) error {
+	box, err := entered("member")
+	if err != nil {
+		return err
+	}
 	return eventually(func() error {
 		return errors.Join(
 			expect("outside to "+member, outside, func() (string, error) { return w.outside.ask("tcp", net.JoinHostPort(member, "80")) }),
-			expect(member+" to outside", member, func() (string, error) {
-				return fairlead("exec member guest ask tcp " + net.JoinHostPort(outside, outsidePort))
-			}))
+			expect(member+" to outside", member, func() (string, error) { return box.ask("tcp", net.JoinHostPort(outside, outsidePort)) }))
 	})
 }
 
 // ipvlan uses a network with two members on the uplink. In the modes that route, they have addresses of another subnet.
 func (w *world) ipvlan(mode, flag string, talk bool) (err error) {
-	const other, via = "198.51.102.0/24", uplink4
+	const routed, via = "198.51.102.0/24", uplink4
 	subnet, member, second := "192.0.2.0/24", "192.0.2.9", "192.0.2.10"
 	if mode != "l2" {
-		subnet, member, second = other, "198.51.102.9", "198.51.102.10"
-		_, dst, err := net.ParseCIDR(other)
+		subnet, member, second = routed, "198.51.102.9", "198.51.102.10"
+		_, dst, err := net.ParseCIDR(routed)
 		if err != nil {
 			return err
 		}
@@ -104,7 +106,11 @@ func (w *world) ipvlan(mode, flag string, talk bool) (err error) {
 		}
 	}
 	err = w.onLink(member, outside4)
-	reached := expect("one member to the other", second, func() (string, error) { return fairlead("exec second guest ask tcp " + member + ":80") })
+	other, enterErr := entered("second")
+	if enterErr != nil {
+		return errors.Join(err, enterErr)
+	}
+	reached := expect("one member to the other", second, func() (string, error) { return other.ask("tcp", member+":80") })
 	if talk {
 		err = errors.Join(err, reached)
 	} else if reached == nil {

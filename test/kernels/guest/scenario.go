@@ -27,10 +27,10 @@ type world struct {
 	daemon  *daemon
 	outside *outside
 	before  []string      // the kernel's objects before the daemon ran
-	box     string        // path of the namespace of the sandbox without a program
+	box     sandbox       // the one without a program
 	open    *conversation // from outside to web, kept open throughout
 
-	one4, one6, two4, two6 string // of the members of the encrypted network
+	one, two sandbox // the members of the encrypted network
 }
 
 // scenario makes sandboxes talk to each other and to and from the outside, with a daemon,
@@ -87,10 +87,9 @@ func (w *world) start() error {
 			return err
 		}
 	}
-	if w.box, err = fairlead("inspect --format {{.NetworkSettings.SandboxKey}} box"); err != nil {
+	if w.box, err = entered("box"); err != nil {
 		return err
 	}
-	w.box = strings.TrimSpace(w.box)
 	return eventually(func() error {
 		_, err := fairlead("exec web guest ask tcp 127.0.0.1:80")
 		return err
@@ -108,8 +107,7 @@ func (w *world) traffic() error {
 	}
 	errs := []error{expect("an open connection", outside4, w.open.ask)}
 	for _, target := range []string{web4, web6, gateway4, gateway6, outside4, outside6} {
-		_, err := fairlead("exec box ping -c 1 -W 5 " + target)
-		errs = append(errs, err)
+		errs = append(errs, w.box.ping("-c", "1", "-W", "5", target))
 	}
 	for _, protocol := range []string{"tcp", "udp"} {
 		errs = append(errs, w.published(protocol), w.masqueraded(protocol))
@@ -142,7 +140,7 @@ func (w *world) published(protocol string) error {
 				return ask(protocol, addr)
 			}))
 		}
-		_, err := fairlead("exec box guest ask " + protocol + " " + addr)
+		_, err := w.box.ask(protocol, addr)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
@@ -154,9 +152,7 @@ func (w *world) masqueraded(protocol string) error {
 	var errs []error
 	for seen, target := range map[string]string{uplink4: outside4, uplink6: outside6} {
 		addr := net.JoinHostPort(target, outsidePort)
-		errs = append(errs, expect("box to "+addr+"/"+protocol, seen, func() (string, error) {
-			return fairlead("exec box guest ask " + protocol + " " + addr)
-		}))
+		errs = append(errs, expect("box to "+addr+"/"+protocol, seen, func() (string, error) { return w.box.ask(protocol, addr) }))
 	}
 	return errors.Join(errs...)
 }
@@ -187,13 +183,7 @@ func (w *world) kill() error {
 				return w.outside.ask(protocol, addr)
 			}))
 			addr = net.JoinHostPort(f.outside, outsidePort)
-			errs = append(errs, expect("box to "+addr+"/"+protocol, f.uplink, func() (answer string, err error) {
-				err = inNamespace(w.box, func() error {
-					answer, err = ask(protocol, addr)
-					return err
-				})
-				return answer, err
-			}))
+			errs = append(errs, expect("box to "+addr+"/"+protocol, f.uplink, func() (string, error) { return w.box.ask(protocol, addr) }))
 		}
 	}
 	return errors.Join(errs...)
