@@ -34,8 +34,8 @@ type arena struct {
 	client  interface {
 		Run(ctx context.Context, args ...string) (string, error)
 	}
-	target  netip.Addr // what the client connects to
-	command []string   // of the client, without the duration
+	reach   func(family int) netip.Addr // what the client connects to
+	command []string                    // of the client, without the duration
 }
 
 // newArena makes a world, the contestant's network in it, and the server of the case.
@@ -57,11 +57,11 @@ func newArena(ctx context.Context, cfg Config, entrant contestant.Contestant, en
 		return nil, err
 	}
 	a.network = network
-	a.target, err = a.open(ctx, c, command(cfg.Self, "serve", c.Load, env.ServerCPU, anywhere(c.Family)))
+	a.reach, err = a.open(ctx, c, command(cfg.Self, "serve", c.Load, env.ServerCPU, anywhere(c.Family)))
 	if err != nil {
 		return nil, err
 	}
-	a.command = command(cfg.Self, "run", c.Load, env.ClientCPU, a.target)
+	a.command = command(cfg.Self, "run", c.Load, env.ClientCPU, a.reach(c.Family))
 	return a, nil
 }
 
@@ -82,15 +82,15 @@ func anywhere(family int) netip.Addr {
 	return netip.IPv4Unspecified()
 }
 
-// open starts the server at its end of the path, chooses the client's place and returns the
-// address that the client dials.
-func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (target netip.Addr, err error) {
+// open starts the server at its end of the path, chooses the client's place and returns how the client reaches
+// the server.
+func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (reach func(family int) netip.Addr, err error) {
 	host, outside := a.world.On(a.world.Host), a.world.On(a.world.Outside)
 	if c.Path == cases.Outbound {
 		if a.client, err = a.network.Container(ctx, "client", 0); err != nil {
-			return target, err
+			return nil, err
 		}
-		return topology.OutsideAddress(c.Family), outside.Start(serve...)
+		return topology.OutsideAddress, outside.Start(serve...)
 	}
 	ports := c.Path.Growth().Ports
 	if c.Path == cases.Published || c.Path == cases.Localhost || c.Path == cases.Hairpin || c.Path.Grows() {
@@ -98,10 +98,10 @@ func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (target 
 	}
 	server, err := a.network.Container(ctx, "server", ports, serve...)
 	if err != nil {
-		return target, err
+		return nil, err
 	}
 	if err := a.crowd(ctx, c.Path.Growth().Endpoints-1); err != nil {
-		return target, err
+		return nil, err
 	}
 	switch c.Path {
 	default: // published, and the paths of growth
@@ -110,21 +110,21 @@ func (a *arena) open(ctx context.Context, c cases.Case, serve []string) (target 
 		a.client = host
 	case cases.Peers, cases.Hairpin:
 		if a.client, err = a.network.Container(ctx, "client", 0); err != nil {
-			return target, err
+			return nil, err
 		}
 	case cases.Overlay:
 		network, ok := a.network.(contestant.Spanning)
 		if !ok {
-			return target, fmt.Errorf("the network of %s is on one host", a.name)
+			return nil, fmt.Errorf("the network of %s is on one host", a.name)
 		}
 		if a.client, err = network.Far(ctx, "client"); err != nil {
-			return target, err
+			return nil, err
 		}
 	}
 	if ports > 0 {
-		return a.network.Published(c.Path, server, c.Family), nil
+		return func(family int) netip.Addr { return a.network.Published(c.Path, server, family) }, nil
 	}
-	return server.Address(c.Family), nil
+	return server.Address, nil
 }
 
 // crowd starts n more containers, which stay idle.

@@ -18,10 +18,10 @@ import (
 // programs permanently. In a guest whose clock skips idle time it takes no real time.
 const settled = 5 * time.Second
 
-// allLoads is what the server of the counted loads serves.
+// allLoads is what the server of the counted loads serves, over IPv4 and IPv6 if its address is any of IPv4.
 var allLoads = cases.Load{Kind: "all", Size: 1}
 
-// Count makes a world for a contestant and some cases with the same path and family, and returns for each case the
+// Count makes a world for a contestant and some cases with the same path, and returns for each case the
 // nanoseconds that a transaction (or a datagram) takes, on the average of its transactions, in each
 // round. Where the clock follows the processor's instructions, the result is a number of
 // instructions. self is the program that generates the loads. after is called while that world still exists.
@@ -31,7 +31,7 @@ func Count(ctx context.Context, self string, entrant contestant.Contestant, coun
 		return nil, err
 	}
 	world := counted[0].Case
-	world.Load = allLoads
+	world.Load, world.Family = allLoads, 4
 	a, err := newArena(ctx, Config{Self: self}, entrant, env, world)
 	if err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func Count(ctx context.Context, self string, entrant contestant.Contestant, coun
 	}
 	all := make([][]float64, len(counted))
 	for i, c := range counted {
-		a.command = command(self, "run", c.Load, env.ClientCPU, a.target)
+		a.command = command(self, "run", c.Load, env.ClientCPU, a.reach(c.Family))
 		for range 1 + rounds { // the first warms up
 			m, err := a.run(ctx, 0, "--count", strconv.Itoa(c.Transactions))
 			if err != nil {

@@ -106,6 +106,8 @@ static int bound(int type)
 	int fd = open_socket(type);
 
 	set_option(fd, SOL_SOCKET, SO_REUSEADDR);
+	if (address.ss_family == AF_INET6)
+		set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY);
 	if (bind(fd, (void *)&address, address_len))
 		die("bind");
 	return fd;
@@ -200,17 +202,32 @@ static void serve_bursts(void)
 	}
 }
 
-static void serve_all(void)
+/* in_child says whether this is the new process, which dies with its parent. */
+static bool in_child(void)
 {
 	pid_t pid = fork();
 
 	if (pid < 0)
 		die("fork");
-	if (!pid) {
-		if (prctl(PR_SET_PDEATHSIG, SIGKILL))
-			die("prctl");
-		serve_bursts();
+	if (!pid && prctl(PR_SET_PDEATHSIG, SIGKILL))
+		die("prctl");
+	return !pid;
+}
+
+/* The given address is any of IPv4; the same port of IPv6 has sockets of its own. */
+static void serve_all(void)
+{
+	struct sockaddr_in6 any = {
+		.sin6_family = AF_INET6,
+		.sin6_port = ((struct sockaddr_in *)&address)->sin_port,
+	};
+
+	if (in_child()) {
+		memcpy(&address, &any, sizeof(any));
+		address_len = sizeof(any);
 	}
+	if (in_child())
+		serve_bursts();
 	accept_each();
 }
 
