@@ -20,6 +20,8 @@ BPF_SOURCES  := $(wildcard bpf/*.bpf.c bpf/lib/*.h)
 # For a build outside of a git clone, for example from a tarball: make build VERSION=1.2.3
 VERSION      :=
 LDFLAGS       = $(if $(VERSION),-ldflags '-X main.version=$(VERSION)')
+# For tools: as the programs are built, so that no package is compiled once more with other flags.
+AS_BUILT     := CGO_ENABLED=0 GOFLAGS=-trimpath
 DEPS         := LLVM=$(LLVM) test/deps.sh
 ROOT          = [ "$$(id -u)" = 0 ] || \
 	{ echo "make $@ creates network namespaces and loads BPF programs: run it as root"; exit 1; }
@@ -35,7 +37,7 @@ build: ## Build the programs in bin/; needs only Go.
 
 generate: ## Compile the BPF programs and generate their Go bindings.
 	@$(DEPS) generate
-	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-$(LLVM) $(GO) generate ./bpf
+	$(AS_BUILT) BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-$(LLVM) $(GO) generate ./bpf
 
 format: ## Format Go and C.
 	@$(DEPS) generate
@@ -50,14 +52,14 @@ analyse:
 	if [ -n "$$unformatted" ]; then echo "not formatted (run make format):"; echo "$$unformatted"; exit 1; fi
 	$(CLANG_FORMAT) --dry-run -Werror $(BPF_SOURCES)
 	CGO_ENABLED=1 $(GO) vet -race -trimpath ./...
-	staticcheck=$$($(GO) tool -n staticcheck) && CGO_ENABLED=1 GOFLAGS="-race -trimpath" $$staticcheck ./...
+	staticcheck=$$($(AS_BUILT) $(GO) tool -n staticcheck) && CGO_ENABLED=1 GOFLAGS="-race -trimpath" $$staticcheck ./...
 	@git diff --exit-code --stat -- 'bpf/*_bpfel.*' || \
 	{ echo "the files generated in bpf/ differ from those in git (commit or stage the output of make generate)"; exit 1; }
 
-# Packages with real programs and traffic, the longest first, so that none of them is left over at the end; guests,
-# which are emulated, so that what is in them does not depend on time; and tests of units.
+# Packages with real programs and traffic, the longest first, so that none of them is left over at the end, and the loader, which
+# does one thing at a time; guests, which are emulated, so that what is in them does not depend on time; and tests of units.
 REAL          = ./test/scenario ./test/cluster ./test/engines ./test/datapath ./test/scale ./test/overlay ./test/faces \
-	./bench ./bench/contestant/... ./bench/kernel ./test/...
+	./bench ./bench/contestant/... ./bench/kernel ./loader ./test/...
 GUESTS        = ./bench/count ./test/kernels
 PACKAGES      = $(shell $(GO) list ./...)
 LISTED        = $(shell $(GO) list $(1))
@@ -79,7 +81,7 @@ test: ## Run every check and test, as root; installs missing packages with apt.
 	@for suite in bookworm trixie; do test/systemd/root.sh $$suite >/dev/null || exit 1; done
 	@test/stores.sh >/dev/null
 	@GO=$(GO) bench/docker29.sh
-	@$(GO) run ./bench/count -note
+	@$(AS_BUILT) $(GO) run ./bench/count -note
 	@$(MAKE) --no-print-directory build generate
 	@status=0; \
 	$(MAKE) --no-print-directory -k -j 2 test-guests test-units || status=1; \
