@@ -51,8 +51,11 @@ const (
 	OptGateMode6  = "com.docker.network.bridge.gateway_mode_ipv6"
 )
 
-// IPAMNull is the driver of addresses that allocates none.
-const IPAMNull = "null"
+// Drivers of addresses besides the default: the one allocates none, for the other a DHCP server on the parent's link does.
+const (
+	IPAMNull = "null"
+	IPAMDHCP = "dhcp"
+)
 
 // Gateway modes of a family in a network, as Docker's.
 const (
@@ -245,7 +248,7 @@ type Network struct {
 	// ever, and its Subnets are as the user gave them.
 	ConfigOnly bool   `json:"config_only,omitempty"`
 	ConfigFrom string `json:"config_from,omitempty"`
-	IPAM       string `json:"ipam,omitempty"` // the driver of addresses: "" for the default, or IPAMNull
+	IPAM       string `json:"ipam,omitempty"` // the driver of addresses: "" for the default, IPAMNull or IPAMDHCP
 
 	Options map[string]string `json:"options,omitempty"` // as the user gave them
 	Labels  map[string]string `json:"labels,omitempty"`
@@ -331,6 +334,9 @@ func (n *Network) SubnetWith(a netip.Addr) (Subnet, bool) {
 // DefaultGateway returns the next hop of an endpoint's default route in an address family, or
 // the zero Addr if it has none.
 func (n *Network) DefaultGateway(ep *Endpoint, f Family) netip.Addr {
+	if a := ep.Addr(f); ep.Lease != nil && f == V4 && a.IsValid() && !n.Internal {
+		return ep.Lease.Router
+	}
 	if s, ok := n.SubnetWith(ep.Addr(f)); ok && !n.Internal {
 		return s.DefaultGateway()
 	}
@@ -595,6 +601,8 @@ type Endpoint struct {
 	FixedIPv4 bool `json:"fixed_ipv4,omitempty"`
 	FixedIPv6 bool `json:"fixed_ipv6,omitempty"`
 	FixedMAC  bool `json:"fixed_mac,omitempty"`
+	// Lease is set in networks with IPAM driver dhcp. IPv4 is its address while it is valid.
+	Lease *Lease `json:"lease,omitempty"`
 	// Leased means that another program (an IPAM plugin) allocated the addresses. Only code
 	// that then releases them at that program may remove the endpoint.
 	Leased bool `json:"leased,omitempty"`
