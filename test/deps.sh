@@ -14,7 +14,7 @@ compiler="clang-$LLVM:clang-$LLVM llvm-strip-$LLVM:llvm-$LLVM clang-format-$LLVM
 traffic="ip:iproute2 ping:iputils-ping ps:procps nsenter:util-linux curl:curl iperf3:iperf3
 	nginx:nginx-light"
 tools="gcc:gcc musl-gcc:musl-tools /usr/include/stdlib.h:libc6-dev tcpdump:tcpdump traceroute:traceroute script:bsdutils pgrep:procps tc:iproute2 socat:socat nft:nftables
-	ethtool:ethtool jq:jq dig:bind9-dnsutils bpftool:bpftool promtool:prometheus java:default-jre-headless"
+	ethtool:ethtool jq:jq dig:bind9-dnsutils dnsmasq:dnsmasq-base bpftool:bpftool promtool:prometheus java:default-jre-headless"
 guests="qemu-system-x86_64:qemu-system-x86 /usr/share/doc/busybox-static:busybox-static
 	ip:iproute2 nft:nftables iptables:iptables gcc:gcc /usr/include/stdlib.h:libc6-dev"
 

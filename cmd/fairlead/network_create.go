@@ -58,7 +58,7 @@ func newNetworkCreateCommand(e *env) *cobra.Command {
 	f.BoolVar(&o.internal, "internal", false, "no traffic in or out, except with the host itself")
 	f.StringArrayVar(&o.labels, "label", nil, "label, KEY[=VALUE]")
 	f.StringArrayVarP(&o.options, "opt", "o", nil, "driver option, KEY=VALUE")
-	f.StringVar(&o.ipamDriver, "ipam-driver", "default", "what allocates addresses: default, or null for nothing (macvlan, ipvlan)")
+	f.StringVar(&o.ipamDriver, "ipam-driver", "default", "what allocates addresses: default; for macvlan and ipvlan also null (nothing) and dhcp (a DHCP server on the link of the parent)")
 	f.StringArrayVar(&o.ipamOptions, "ipam-opt", nil, "option of the IPAM driver, KEY=VALUE; the drivers above have none")
 	f.BoolVar(&o.attachable, "attachable", false, "as in Docker; without effect, since any sandbox may join")
 	f.BoolVar(&o.configOnly, "config-only", false, "create only a configuration, for networks with --config-from")

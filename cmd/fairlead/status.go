@@ -86,6 +86,9 @@ func printStatus(w io.Writer, socket string, st api.Status, now time.Time) error
 	for _, trouble := range st.Troubles {
 		row("Uplink trouble", "%s", trouble)
 	}
+	for _, problem := range st.Leases {
+		row("DHCP", "%s", problem)
+	}
 	row("Networks", "%d", st.Networks)
 	row("Sandboxes", "%d with %d endpoints", st.Sandboxes, st.Endpoints)
 	row("Published ports", "%d", st.Publishes)

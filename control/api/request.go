@@ -33,15 +33,13 @@ func (c *NetworkCreate) Spec() (model.NetworkSpec, error) {
 	}
 	switch d := c.IPAM.Driver; d {
 	case "", "default":
-	case model.IPAMNull:
+	case model.IPAMNull, model.IPAMDHCP:
 		spec.IPAM = d
-	case "dhcp":
-		return spec, model.Refuse(model.ErrNotSupported, "IPAM driver dhcp is not available yet (use \"null\", and run a DHCP client in the sandbox)")
 	default:
-		return spec, model.Refuse(model.ErrInvalid, "unknown IPAM driver %q (want default or null)", d)
+		return spec, model.Refuse(model.ErrInvalid, "unknown IPAM driver %q (want default, null or dhcp)", d)
 	}
 	for _, key := range slices.Sorted(maps.Keys(c.IPAM.Options)) {
-		return spec, model.Refuse(model.ErrInvalid, "unknown IPAM option %q: the drivers default and null have none (leave it out)", key)
+		return spec, model.Refuse(model.ErrInvalid, "unknown IPAM option %q: the drivers default, null and dhcp have none (leave it out)", key)
 	}
 	for _, conf := range c.IPAM.Config {
 		subnet, err := conf.spec()

@@ -279,6 +279,36 @@ type EndpointSettings struct {
 	GwPriority          int               `json:",omitempty"`
 	Bandwidth           *Bandwidth        `json:",omitempty"`
 	DriverOpts          map[string]string `json:",omitempty"`
+	Lease               *Lease            `json:",omitempty"` // in networks with IPAM driver dhcp
+}
+
+// Lease is what a DHCP server gave an endpoint. A time that is left out never comes.
+type Lease struct {
+	State    string    // none, bound, renewing, rebinding or expired
+	Address  string    // the address, the last one, or the one that is requested; "": none
+	Server   string    `json:",omitempty"`
+	DNS      []string  `json:",omitempty"`
+	Domain   string    `json:",omitempty"`
+	Obtained time.Time `json:",omitzero"`
+	Renew    time.Time `json:",omitzero"` // when the server is asked to renew the lease
+	Rebind   time.Time `json:",omitzero"` // when any server is asked
+	Expires  time.Time `json:",omitzero"`
+}
+
+// NewLease returns the lease of an endpoint, nil if it has none.
+func NewLease(e *model.Endpoint, now time.Time) *Lease {
+	l := e.Lease
+	if l == nil {
+		return nil
+	}
+	out := &Lease{
+		State: e.LeaseState(now), Address: model.AddrText(l.Address.Addr()), Server: model.AddrText(l.Server), Domain: l.Domain,
+		Obtained: l.Obtained, Renew: l.Renew, Rebind: l.Rebind, Expires: l.Expires,
+	}
+	for _, a := range l.DNS {
+		out.DNS = append(out.DNS, a.String())
+	}
+	return out
 }
 
 // SandboxSummary is one row of GET /sandboxes.
@@ -378,7 +408,9 @@ type Status struct {
 	Attach   string // tcx or clsact
 	Uplinks  []string
 	// Troubles describes uplinks that do not work and the reasons, one line each.
-	Troubles  []string
+	Troubles []string
+	// Leases describes endpoints without an address, and leases that are not renewed, one line each.
+	Leases    []string `json:",omitempty"`
 	Networks  int
 	Sandboxes int
 	Endpoints int

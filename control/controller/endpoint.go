@@ -5,6 +5,7 @@ package controller
 import (
 	"cmp"
 	"context"
+	"net/netip"
 	"slices"
 
 	"github.com/fairlead-net/fairlead/control/desired"
@@ -115,6 +116,23 @@ func (c *Controller) Disconnect(ctx context.Context, netRef, sandboxRef string, 
 		c.state.Log().Info("disconnected sandbox", "sandbox", sb.Name, "network", n.Name)
 	}
 	return nil
+}
+
+// SetLease gives an endpoint the address that a DHCP server gave it, or takes it away if that is the zero Prefix.
+func (c *Controller) SetLease(ctx context.Context, endpointID string, addr netip.Prefix, lease *model.Lease) error {
+	return c.state.Update(ctx, func(t *txn.Tx) error {
+		ep := t.Next.Endpoint(endpointID)
+		if ep == nil {
+			return model.ErrNotFound
+		}
+		if o := t.Next.MemberWithAddr(ep.NetworkID, addr.Addr()); o != nil && o.ID != ep.ID {
+			return model.Refuse(model.ErrConflict, "the DHCP server gave out %v, which sandbox %q has (give each address to one client)", addr.Addr(), t.Next.SandboxName(o.SandboxID))
+		}
+		now := *ep
+		now.IPv4, now.Lease = addr, lease
+		t.PutEndpoint(now.ID, &now)
+		return updateGateway(t, t.Next.Sandbox(now.SandboxID), false)
+	})
 }
 
 // connection returns the endpoint of a sandbox in a network, unless an engine manages it; nil: there is none.

@@ -26,6 +26,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/desired/txn"
+	"github.com/fairlead-net/fairlead/control/dhcp"
+	"github.com/fairlead-net/fairlead/control/dhcp/leases"
 	"github.com/fairlead-net/fairlead/control/dns"
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 	"github.com/fairlead-net/fairlead/control/engine"
@@ -81,6 +83,7 @@ type daemon struct {
 	querier    *querier.Querier // nil likewise
 	reach      *reach.Prober    // nil likewise
 	announcer  *announce.Announcer
+	leases     *leases.Keeper
 	peersCopy  store.Store // of what is on other nodes; nil likewise
 
 	apiSocket     net.Listener
@@ -261,11 +264,12 @@ func (d *daemon) openState(ctx context.Context) error {
 		Repaired: d.events.Repaired,
 		Log:      d.log,
 	}, d.datapath, tables.Of(d.datapath.Maps()), d.handle)
+	d.leases = leases.New(leases.Config{Client: &dhcp.Client{NL: d.handle}, Verbs: setLease{d}, Log: d.log})
 	d.dns = dns.New(dns.Config{DialIn: d.dialIn, Log: d.log})
 	var err error
 	d.state, err = txn.New(txn.Config{
 		Store:        d.store,
-		Realizer:     kernel{d.reconciler},
+		Realizer:     d.leases.Before(kernel{d.reconciler}),
 		Host:         host.New(d.handle, func() []netip.AddrPort { return dns.Places(d.state.Snapshot()) }),
 		DefaultPools: d.cfg.DefaultPools,
 		Log:          d.log,
@@ -276,6 +280,7 @@ func (d *daemon) openState(ctx context.Context) error {
 	d.announcer = announce.New(d.handle, d.log)
 	d.announcer.Update(d.state.Snapshot())
 	d.state.Subscribe(d.announcer.Update)
+	d.state.Subscribe(d.leases.Update)
 	d.files = etcfiles.New(etcfiles.Config{Dir: d.cfg.Dirs.EtcFiles(), Log: d.log})
 	d.state.Subscribe(d.files.Update)
 	d.state.Subscribe(d.events.Update)
@@ -308,6 +313,14 @@ func (d *daemon) dialIn(ctx context.Context, netns, network, address string) (c 
 		return err
 	})
 	return c, err
+}
+
+// setLease is the verb by which leases get to the desired state.
+type setLease struct{ d *daemon }
+
+// SetLease implements [leases.Verbs].
+func (v setLease) SetLease(ctx context.Context, endpointID string, addr netip.Prefix, lease *model.Lease) error {
+	return v.d.controller.SetLease(ctx, endpointID, addr, lease)
 }
 
 // refusedFlows returns how many packets were dropped because the flow table was full.
@@ -358,7 +371,7 @@ func (d *daemon) openAPI() error {
 	d.server = server.New(server.Config{
 		Backend: node.New(node.Config{
 			Controller: d.controller, Engine: d.engine, Handle: d.handle, Datapath: d.datapath, Reconciler: d.reconciler,
-			DNS: d.dns, Namer: d.namer, Cluster: d.cluster, Announcer: d.announcer, EventLog: d.events, Log: d.log,
+			DNS: d.dns, Namer: d.namer, Cluster: d.cluster, Announcer: d.announcer, Leases: d.leases, EventLog: d.events, Log: d.log,
 			Dirs: d.cfg.Dirs, Uplinks: d.cfg.Uplinks, Version: d.cfg.Version, Started: d.started,
 		}),
 		Log:     d.log,

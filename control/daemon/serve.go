@@ -34,6 +34,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	run("serve DNS", d.dns.Run)
 	run("follow resolv.conf", d.files.Run)
 	run("announce addresses", d.announcer.Run)
+	run("keep DHCP leases", d.leases.Run)
 	if d.cluster != nil {
 		run("take part in the cluster", d.runCluster)
 		run("follow other nodes", d.cluster.Peers.Run)

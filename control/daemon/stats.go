@@ -14,6 +14,7 @@ func (d *daemon) stats() (metrics.Stats, error) {
 	s.Cluster = d.clusterStats()
 	d.countRemote(s.Services)
 	s.Announced, s.Taken = d.countAnnounced()
+	s.Leases, s.Asked = d.leases.Counts()
 	s.Questions, s.Unserved = d.dns.Counts(), len(d.dns.Unserved())
 	return s, err
 }

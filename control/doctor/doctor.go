@@ -34,7 +34,7 @@ func Report(ctx context.Context, w io.Writer, host string) (bool, error) {
 	}
 	found.List = append(found.List, shaping(tc.ProbeShaping()), encryption(wireguard.Probe()))
 	health, status := daemonHealth(ctx, host)
-	report := diagnosis(found) + uplinkProblems(status) + clusterProblems(ctx, host, status) + uncarried(ctx, host, status) + bypassed(netfilter.BypassedRules()) + "\nDaemon\n  " + health + "\n"
+	report := diagnosis(found) + uplinkProblems(status) + clusterProblems(ctx, host, status) + uncarried(ctx, host, status) + leaseProblems(status) + bypassed(netfilter.BypassedRules()) + "\nDaemon\n  " + health + "\n"
 	if _, err := io.WriteString(w, report); err != nil {
 		return false, fmt.Errorf("write the report: %w", err)
 	}
@@ -101,6 +101,14 @@ func uncarried(ctx context.Context, host string, status *api.Status) string {
 		}
 		return ""
 	})
+}
+
+// leaseProblems returns the section about endpoints that no DHCP server serves.
+func leaseProblems(status *api.Status) string {
+	if status == nil || len(status.Leases) == 0 {
+		return ""
+	}
+	return "\nDHCP leases\n  " + strings.Join(status.Leases, "\n  ") + "\n"
 }
 
 // describeUncarried lists the networks whose packets no program of Fairlead sees. trouble says what is wrong with a parent.

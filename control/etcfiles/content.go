@@ -158,6 +158,17 @@ var public = map[model.Family][]string{model.V4: {"8.8.8.8", "8.8.4.4"}, model.V
 func (c resolvConf) of(sb *model.Sandbox, in []attachment) string {
 	var notes, overrides []string
 	servers, search, options := c.servers, c.search, c.options
+	from := fmt.Sprintf("# Based on host file: '%s'", c.path)
+	local := localServer(in)
+	if lease := leaseOf(in); lease != nil && local == "" {
+		servers, search, from = nil, nil, fmt.Sprintf("# Based on what the DHCP server %v says", lease.Server)
+		for _, a := range lease.DNS {
+			servers = append(servers, a.String())
+		}
+		if lease.Domain != "" {
+			search = []string{lease.Domain}
+		}
+	}
 	if len(sb.Lookup.Servers) > 0 {
 		overrides, servers = append(overrides, "nameservers"), nil
 		for _, a := range sb.Lookup.Servers {
@@ -173,8 +184,7 @@ func (c resolvConf) of(sb *model.Sandbox, in []attachment) string {
 	if len(sb.Lookup.Options) > 0 {
 		overrides, options = append(overrides, "options"), sb.Lookup.Options
 	}
-	from := fmt.Sprintf("# Based on host file: '%s'", c.path)
-	switch local := localServer(in); {
+	switch {
 	case local != "":
 		from += " (internal resolver)"
 		notes = []string{"# NO EXTERNAL NAMESERVERS DEFINED"}
@@ -209,6 +219,16 @@ func (c resolvConf) of(sb *model.Sandbox, in []attachment) string {
 	}
 	fmt.Fprintf(&b, "# Overrides: [%s]\n", strings.Join(overrides, " "))
 	return b.String()
+}
+
+// leaseOf returns the first lease of a sandbox that names a DNS server, nil if there is none.
+func leaseOf(in []attachment) *model.Lease {
+	for _, a := range in {
+		if a.Lease != nil && a.IPv4.IsValid() && len(a.Lease.DNS) > 0 {
+			return a.Lease
+		}
+	}
+	return nil
 }
 
 // localServer returns the address of the name server of a sandbox, or "" if no network of it has one. IPv4

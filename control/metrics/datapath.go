@@ -29,6 +29,7 @@ type datapath struct {
 	storeUp, nodes, members, waiting   *prometheus.Desc
 	pathWorks, roundTrip               *prometheus.Desc
 	announced, taken                   *prometheus.Desc
+	leases, asked                      *prometheus.Desc
 }
 
 func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
@@ -69,6 +70,9 @@ func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
 		announced: desc("announced_addresses", "Addresses that services have announced and that are in the subnet of a device here, by where they are: here, elsewhere, or nowhere as long as no host answers for one.", "where"),
 		taken:     desc("announced_addresses_taken_total", "Announced addresses that this host took because no other one answered for them."),
 
+		leases: desc("dhcp_leases", "Endpoints whose addresses DHCP servers allocate, by the state of their leases: none is without an address, renewing and rebinding are late.", "state"),
+		asked:  desc("dhcp_requests_total", "Exchanges with DHCP servers, by result.", "result"),
+
 		storeUp:   desc("cluster_store_up", "1 if the store of the cluster answers. Without it what runs goes on, and removals work."),
 		nodes:     desc("cluster_nodes", "Other nodes of the cluster, by state.", "state"),
 		members:   desc("cluster_members", "Sandboxes on other nodes, in networks that have sandboxes here."),
@@ -84,7 +88,7 @@ func (d *datapath) Describe(ch chan<- *prometheus.Desc) {
 		d.up, d.networks, d.sandboxes, d.uplinks, d.endpoints, d.ports, d.backends,
 		d.networkPackets, d.networkBytes, d.uplinkPackets, d.uplinkBytes, d.dropPackets, d.dropBytes, d.pathPackets, d.pathBytes,
 		d.events, d.repairs, d.questions, d.unserved, d.ctEntries, d.ctLimit, d.entries, d.limit,
-		d.storeUp, d.nodes, d.members, d.waiting, d.pathWorks, d.roundTrip, d.announced, d.taken,
+		d.storeUp, d.nodes, d.members, d.waiting, d.pathWorks, d.roundTrip, d.announced, d.taken, d.leases, d.asked,
 	} {
 		ch <- desc
 	}
@@ -127,6 +131,12 @@ func (d *datapath) Collect(ch chan<- prometheus.Metric) {
 		ch <- gauge(d.announced, stats.Announced[where], where)
 	}
 	ch <- counter(d.taken, stats.Taken)
+	for _, state := range sorted(stats.Leases) {
+		ch <- gauge(d.leases, stats.Leases[state], state)
+	}
+	for _, result := range sorted(stats.Asked) {
+		ch <- counter(d.asked, stats.Asked[result], result)
+	}
 	for _, event := range sorted(stats.Events) {
 		ch <- counter(d.events, stats.Events[event], event)
 	}

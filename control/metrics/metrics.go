@@ -59,6 +59,8 @@ type Stats struct {
 	Unserved  int               // addresses where DNS is not served, because another program uses the port
 	Announced map[string]int    // addresses of services, by where they are
 	Taken     uint64            // addresses that this host took
+	Leases    map[string]int    // of DHCP, by state
+	Asked     map[string]uint64 // DHCP servers, by result
 	Cluster   *Cluster          // nil: the host is not part of one
 }
 

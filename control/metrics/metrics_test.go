@@ -42,6 +42,7 @@ func full() (Stats, error) {
 		Left:      Counter{Packets: 50, Bytes: 5000},
 		Questions: map[string]uint64{"local": 7},
 		Announced: map[string]int{"here": 2, "elsewhere": 1}, Taken: 4,
+		Leases: map[string]int{"bound": 2}, Asked: map[string]uint64{"acknowledged": 5},
 		Unserved: 1,
 		Cluster: &Cluster{Up: true, Nodes: 5, Down: 2, Members: 12, Waiting: 1, Paths: []ClusterPath{
 			{Node: "b", Works: true, RoundTrip: 0.25}, {Node: "c", Encrypted: true},
@@ -92,6 +93,8 @@ func TestSamples(t *testing.T) {
 		`fairlead_conntrack_entries_limit{table="confirmed"} 524288`,
 		`fairlead_datapath_events_total{event="ct_created"} 9`,
 		`fairlead_datapath_up 1`,
+		`fairlead_dhcp_leases{state="bound"} 2`,
+		`fairlead_dhcp_requests_total{result="acknowledged"} 5`,
 		`fairlead_dns_questions_total{result="local"} 7`,
 		`fairlead_dns_unserved_addresses 1`,
 		`fairlead_dropped_bytes_total{reason="icc"} 0`,

@@ -23,6 +23,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/api/server"
 	"github.com/fairlead-net/fairlead/control/controller"
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/dhcp/leases"
 	"github.com/fairlead-net/fairlead/control/dns"
 	"github.com/fairlead-net/fairlead/control/dockerplugin"
 	"github.com/fairlead-net/fairlead/control/engine"
@@ -47,6 +48,7 @@ type Config struct {
 	Namer      *dockerplugin.Namer // nil: no engine is queried for names
 	Cluster    *Cluster            // nil: the host is not part of a cluster
 	Announcer  *announce.Announcer
+	Leases     *leases.Keeper
 	EventLog   *events.Log
 	Log        *slog.Logger
 
@@ -88,7 +90,31 @@ func (b *Node) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*mode
 			return nil, err
 		}
 	}
-	return b.Controller.CreateSandbox(ctx, spec)
+	sb, err := b.Controller.CreateSandbox(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	for ep := range b.Snapshot().EndpointsOf(sb.ID) {
+		if err := b.cfg.Leases.Obtain(ctx, ep.ID); err != nil {
+			return nil, errors.Join(err, b.RemoveSandbox(context.WithoutCancel(ctx), sb.ID, true))
+		}
+	}
+	return sb, nil
+}
+
+// Connect implements [server.Backend]. In a network whose addresses a DHCP server allocates, it waits for one.
+func (b *Node) Connect(ctx context.Context, netRef, sandboxRef string, spec model.EndpointSpec) (*model.Endpoint, error) {
+	ep, err := b.Controller.Connect(ctx, netRef, sandboxRef, spec)
+	if err != nil || ep.Lease == nil {
+		return ep, err
+	}
+	if err := b.cfg.Leases.Obtain(ctx, ep.ID); err != nil {
+		return nil, errors.Join(err, b.Disconnect(context.WithoutCancel(ctx), ep.NetworkID, ep.SandboxID, true))
+	}
+	if now := b.Snapshot().Endpoint(ep.ID); now != nil {
+		return now, nil
+	}
+	return ep, nil
 }
 
 // Sandbox implements [server.Backend]. The caller may use a name that the engine has just assigned,
@@ -289,6 +315,7 @@ func (b *Node) Status(context.Context) (api.Status, error) {
 		Attach:    string(b.cfg.Datapath.Kind()),
 		Uplinks:   uplinks,
 		Troubles:  problems,
+		Leases:    leases.Problems(snapshot, time.Now()),
 		Networks:  has.Networks,
 		Sandboxes: has.Sandboxes,
 		Endpoints: has.Endpoints,

@@ -26,7 +26,12 @@ func NewEndpoint(t *txn.Tx, n *model.Network, spec model.EndpointSpec) (*model.E
 		return nil, err
 	}
 	ep := newEndpoint(id, n, spec)
-	if spec.IPv4.IsValid() || spec.Chooses(model.V4) {
+	if n.IPAM == model.IPAMDHCP {
+		ep.Lease = new(model.Lease)
+		if spec.IPv4.IsValid() {
+			ep.Lease.Address = netip.PrefixFrom(spec.IPv4, spec.IPv4.BitLen())
+		}
+	} else if spec.IPv4.IsValid() || spec.Chooses(model.V4) {
 		if ep.IPv4, err = takeAddr(t, n, model.V4, spec.IPv4); err != nil {
 			return nil, err
 		}

@@ -55,7 +55,7 @@ func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
 // resolveSubnets turns the user's request into the network's subnets, IPv4 first. A
 // family without a requested subnet gets one from the default pools that does not overlap avoid.
 func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []model.SubnetSpec, avoid []netip.Prefix) error {
-	if n.IPAM == model.IPAMNull {
+	if n.IPAM != "" {
 		return withoutAddresses(n, specs)
 	}
 	var byFamily [len(model.Families)][]model.SubnetSpec
@@ -100,17 +100,22 @@ func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []mo
 	return nil
 }
 
-// withoutAddresses checks a network whose addresses nobody allocates: programs in the sandboxes configure them.
+// withoutAddresses checks a network whose addresses programs in the sandboxes configure, or a DHCP server allocates.
 func withoutAddresses(n *model.Network, specs []model.SubnetSpec) error {
+	dhcp := n.IPAM == model.IPAMDHCP
 	switch {
 	case n.Has().Entries:
-		return model.Refuse(model.ErrInvalid, "IPAM driver null is for networks of drivers macvlan and ipvlan: those of driver %s carry packets by their addresses (leave out --ipam-driver)", n.Driver)
+		return model.Refuse(model.ErrInvalid, "IPAM driver %s is for networks of drivers macvlan and ipvlan: those of driver %s carry packets by their addresses (leave out --ipam-driver)", n.IPAM, n.Driver)
 	case n.Routes():
-		return model.Refuse(model.ErrInvalid, "IPAM driver null is not for ipvlan mode %s, which routes by addresses (choose mode %s)", n.Mode, model.ModeL2)
+		return model.Refuse(model.ErrInvalid, "IPAM driver %s is not for ipvlan mode %s, which routes by addresses (choose mode %s)", n.IPAM, n.Mode, model.ModeL2)
 	case n.HostAccess:
-		return model.Refuse(model.ErrInvalid, "option %s needs the addresses of members, and IPAM driver null allocates none (leave one out)", model.OptHostAccess)
+		return model.Refuse(model.ErrInvalid, "option %s needs the addresses of members, and IPAM driver %s allocates none (leave one out)", model.OptHostAccess, n.IPAM)
 	case len(specs) > 0:
-		return model.Refuse(model.ErrInvalid, "IPAM driver null has no subnets (leave out --subnet)")
+		return model.Refuse(model.ErrInvalid, "IPAM driver %s has no subnets (leave out --subnet)", n.IPAM)
+	case dhcp && n.Parent == "":
+		return model.Refuse(model.ErrInvalid, "IPAM driver dhcp needs a parent, on whose link a DHCP server answers (give one: -o parent=)")
+	case dhcp && !n.EnableIPv4:
+		return model.Refuse(model.ErrInvalid, "IPAM driver dhcp is for IPv4 (leave out --ipv4=false, or choose driver null)")
 	}
 	return nil
 }

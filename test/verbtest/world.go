@@ -373,7 +373,7 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 				continue
 			}
 			own(fmt.Sprint(n.ID, p.Addr()), id)
-			if sub, ok := n.SubnetWith(p.Addr()); !ok || sub.Prefix != p.Masked() {
+			if sub, ok := n.SubnetWith(p.Addr()); (!ok || sub.Prefix != p.Masked()) && (ep.Lease == nil || p.Addr().Is6()) {
 				bad("endpoint %s has address %v outside its network", model.ShortID(id), p)
 			}
 		}

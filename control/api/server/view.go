@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/fairlead-net/fairlead/control/api"
 	"github.com/fairlead-net/fairlead/control/desired"
@@ -199,9 +200,15 @@ func endpointSettings(n *model.Network, e *model.Endpoint) api.EndpointSettings 
 	}
 	if e.FixedIPv4 {
 		out.IPAMConfig.IPv4Address = out.IPAddress
+		if e.Lease != nil {
+			out.IPAMConfig.IPv4Address = model.AddrText(e.Lease.Address.Addr())
+		}
 	}
 	if e.FixedIPv6 {
 		out.IPAMConfig.IPv6Address = out.GlobalIPv6Address
+	}
+	if out.Lease = api.NewLease(e, time.Now()); out.Lease != nil && e.IPv4.IsValid() {
+		out.IPPrefixLen, out.Gateway = e.IPv4.Bits(), model.AddrText(e.Lease.Router)
 	}
 	if s, ok := n.SubnetWith(e.IPv4.Addr()); ok {
 		out.IPPrefixLen, out.Gateway = e.IPv4.Bits(), model.AddrText(s.Gateway)

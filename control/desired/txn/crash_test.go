@@ -332,7 +332,9 @@ func (w *world) removeAll() {
 func (w *world) randomVerb(r *rand.Rand) func() error {
 	ctx := w.T.Context()
 	net, sb := fmt.Sprint("net", r.IntN(4)), fmt.Sprint("sb", r.IntN(8))
-	switch r.IntN(14) {
+	switch r.IntN(15) {
+	case 14:
+		return w.randomLease(r)
 	case 8, 9, 10:
 		return w.randomRequest(r)
 	case 11:
@@ -350,6 +352,10 @@ func (w *world) randomVerb(r *rand.Rand) func() error {
 			Subnets: []model.SubnetSpec{verbtest.Subnet(fmt.Sprintf("10.0.%d.0/29", r.IntN(4)))}}
 		if r.IntN(4) == 0 {
 			spec.Driver, spec.Options = model.DriverMacvlan, map[string]string{model.OptParent: "eth0", model.OptHostAccess: "true"}
+			if r.IntN(2) == 0 {
+				spec.IPAM, spec.Subnets, spec.Internal = model.IPAMDHCP, nil, false
+				delete(spec.Options, model.OptHostAccess)
+			}
 		}
 		return func() error { _, err := w.CreateNetwork(ctx, spec); return err }
 	case 1:
@@ -378,6 +384,22 @@ func (w *world) randomVerb(r *rand.Rand) func() error {
 		return func() error { return w.Disconnect(ctx, net, sb, r.IntN(2) == 0) }
 	}
 	return func() error { return w.Reap(ctx) }
+}
+
+// randomLease gives an endpoint of a DHCP server an address, or takes it away.
+func (w *world) randomLease(r *rand.Rand) func() error {
+	for ep := range w.Snapshot().Endpoints() {
+		if ep.Lease == nil {
+			continue
+		}
+		addr := netip.Prefix{}
+		if r.IntN(4) > 0 {
+			addr = netip.PrefixFrom(verbtest.Addr(fmt.Sprintf("192.0.2.%d", 1+r.IntN(4))), 24)
+		}
+		lease := &model.Lease{Address: addr, Router: verbtest.Addr("192.0.2.254")}
+		return func() error { return w.SetLease(w.T.Context(), ep.ID, addr, lease) }
+	}
+	return func() error { return nil }
 }
 
 // randomRequest returns a random verb of a container engine.

@@ -237,7 +237,7 @@ func loadEndpoint(t *Tx, id string, value []byte) error {
 	}
 	for _, f := range model.Families {
 		a := ep.Addr(f)
-		if !a.IsValid() {
+		if !a.IsValid() || f == model.V4 && ep.Lease != nil {
 			continue
 		}
 		err := ipam.ErrOutside
@@ -310,7 +310,7 @@ func (s *State) resumeAddresses(next *desired.Snapshot) {
 	})
 	for _, ep := range eps {
 		addrs := s.addrs[ep.NetworkID]
-		if !ep.FixedIPv4 && ep.IPv4.IsValid() {
+		if !ep.FixedIPv4 && ep.IPv4.IsValid() && ep.Lease == nil {
 			addrs.Pool(ep.IPv4.Addr()).Resume(ep.IPv4.Addr())
 		}
 		if !ep.FixedIPv6 && ep.IPv6.IsValid() {

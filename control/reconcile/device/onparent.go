@@ -4,6 +4,9 @@ package device
 
 import (
 	"errors"
+	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -87,8 +90,25 @@ func (k *onParent) Places(Ends) []Place { return nil }
 func (k *onParent) Inside(s Spec, have Ends, fresh bool) configure.Device {
 	d := insideOf(s, have, fresh)
 	d.MTU = s.Network.MTU
+	if s.Endpoint.Lease != nil {
+		lease(&d, s, time.Now())
+	}
 	d.On = &stacked.Device{Kind: k.kind, Parent: s.Parent, Mode: s.Network.Mode, Flag: s.Network.Flag}
 	return d
+}
+
+// lease makes the IPv4 address of a device one that ends with its lease.
+func lease(d *configure.Device, s Spec, now time.Time) {
+	ep := s.Endpoint
+	d.Lease = new(configure.Lease)
+	d.Addrs = slices.DeleteFunc(d.Addrs, func(p netip.Prefix) bool { return p.Addr().Is4() })
+	if state := ep.LeaseState(now); state == model.LeaseNone || state == model.LeaseExpired {
+		return
+	}
+	*d.Lease = configure.Lease{Address: ep.IPv4, Until: ep.Lease.Until()}
+	if gw := s.Network.DefaultGateway(ep, model.V4); ep.DefaultRoute4 && gw.IsValid() {
+		d.Gateways = append(d.Gateways, gw)
+	}
 }
 
 // InnerEnd is asked about the endpoints of engines only, which have no such devices.

@@ -123,7 +123,7 @@ func (k *veth) Inside(s Spec, have Ends, fresh bool) configure.Device {
 func insideOf(s Spec, have Ends, fresh bool) configure.Device {
 	ep := s.Endpoint
 	d := configure.Device{PeerIndex: have.Peer, Alias: rtnl.SandboxAlias(s.ID), Fresh: fresh, MAC: ep.MAC, Settings: ep.Sysctls}
-	if s.Network.IPAM == model.IPAMNull && s.Network.EnableIPv6 {
+	if s.Network.IPAM != "" && s.Network.EnableIPv6 {
 		// By itself IPv6 is off on a device without an IPv6 address. The user's choice comes before that.
 		on := model.Sysctl{Family: "ipv6", Table: "conf", Key: "disable_ipv6", Value: "0"}
 		if !slices.ContainsFunc(d.Settings, on.Sets) {

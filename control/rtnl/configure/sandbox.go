@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -35,7 +36,14 @@ type Device struct {
 	Limit     model.Limit    // of egress traffic
 	Settings  []model.Sysctl // that the user chose
 	Addrs     []netip.Prefix
+	Lease     *Lease       // nil: the IPv4 address does not end
 	Gateways  []netip.Addr // of the default routes that use this device; unspecified: without one
+}
+
+// Lease is an IPv4 address that ends; without an address, the device has none that does.
+type Lease struct {
+	Address netip.Prefix
+	Until   time.Time
 }
 
 // MissingError reports which device of a sandbox does not exist. It is an ErrNoDevice.
@@ -190,6 +198,13 @@ func (s *sandbox) device(l rtnl.Link, d *Device) error {
 		if changed {
 			s.changes.Devices++
 		}
+		if err != nil {
+			return err
+		}
+	}
+	if d.Lease != nil {
+		changed, err := stacked.SetLease(s.tc, l.Index, d.Lease.Address, time.Until(d.Lease.Until))
+		s.changes.Addresses += changed
 		if err != nil {
 			return err
 		}
