@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead-net/fairlead/control/controller/naming"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -173,7 +174,7 @@ func (c *Controller) createSandbox(ctx context.Context, t *txn.Tx, spec model.Sa
 		sb.ID = resource.NewID(t.Next.SandboxesByPrefix)
 	}
 	if sb.Name == "" {
-		sb.Name = newName(t.Next)
+		sb.Name = naming.New(func(name string) bool { return desired.First(t.Next.SandboxesNamed(name)) != nil })
 	}
 	for o := range t.Next.SandboxesNamed(sb.Name) {
 		if o.HasName(sb.Name) {

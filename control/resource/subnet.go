@@ -102,7 +102,6 @@ func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []mo
 
 // withoutAddresses checks a network whose addresses programs in the sandboxes configure, or a DHCP server allocates.
 func withoutAddresses(n *model.Network, specs []model.SubnetSpec) error {
-	dhcp := n.IPAM == model.IPAMDHCP
 	switch {
 	case n.Has().Entries:
 		return model.Refuse(model.ErrInvalid, "IPAM driver %s is for networks of drivers macvlan and ipvlan: those of driver %s carry packets by their addresses (leave out --ipam-driver)", n.IPAM, n.Driver)
@@ -112,9 +111,9 @@ func withoutAddresses(n *model.Network, specs []model.SubnetSpec) error {
 		return model.Refuse(model.ErrInvalid, "option %s needs the addresses of members, and IPAM driver %s allocates none (leave one out)", model.OptHostAccess, n.IPAM)
 	case len(specs) > 0:
 		return model.Refuse(model.ErrInvalid, "IPAM driver %s has no subnets (leave out --subnet)", n.IPAM)
-	case dhcp && n.Parent == "":
+	case n.IPAM == model.IPAMDHCP && n.Parent == "":
 		return model.Refuse(model.ErrInvalid, "IPAM driver dhcp needs a parent, on whose link a DHCP server answers (give one: -o parent=)")
-	case dhcp && !n.EnableIPv4:
+	case n.IPAM == model.IPAMDHCP && !n.EnableIPv4:
 		return model.Refuse(model.ErrInvalid, "IPAM driver dhcp is for IPv4 (leave out --ipv4=false, or choose driver null)")
 	}
 	return nil

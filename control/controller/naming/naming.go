@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+// Package naming generates names of sandboxes.
+package naming
 
 import (
 	"crypto/rand"
 	"fmt"
 	"math/big"
 	"strings"
-
-	"github.com/fairlead-net/fairlead/control/desired"
 )
 
 func pick(words []string) string {
@@ -19,14 +18,14 @@ func pick(words []string) string {
 	return words[i.Int64()]
 }
 
-// newName generates a name that is not in use by a sandbox.
-func newName(s *desired.Snapshot) string {
+// New generates a name that is not taken.
+func New(taken func(name string) bool) string {
 	for try := 0; ; try++ {
 		name := pick(strings.Fields(adjectives)) + "_" + pick(strings.Fields(nouns))
 		if try > 3 {
 			name = fmt.Sprint(name, try-2)
 		}
-		if desired.First(s.SandboxesNamed(name)) == nil {
+		if !taken(name) {
 			return name
 		}
 	}
