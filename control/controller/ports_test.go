@@ -130,10 +130,16 @@ func TestPublishRouted(t *testing.T) {
 	if err := port("n1", "nat", verbtest.TCP("::", 80, 1, 80, 1)); err != nil { // s1 has it for IPv4 only
 		t.Error(err)
 	}
+	_, err := w.CreateService(t.Context(), model.ServiceSpec{Name: "svc", Network: "both", Ports: []model.PortSpec{verbtest.TCP("", 70, 1, 70, 1)}})
+	taken(err, "network both routes its family")
+	svc, err := w.CreateService(t.Context(), model.ServiceSpec{Name: "svc", Network: "six", Ports: []model.PortSpec{verbtest.TCP("", 70, 1, 70, 1)}})
+	if err != nil || svc.Ports[0].HostIP != netip.IPv4Unspecified() {
+		t.Errorf("the service is %+v: %v", svc, err)
+	}
 	w.Check()
 
 	// The next default route may need them.
-	_, err := w.Connect(t.Context(), "nat", "b1", model.EndpointSpec{GwPriority: 1})
+	_, err = w.Connect(t.Context(), "nat", "b1", model.EndpointSpec{GwPriority: 1})
 	taken(err, "already allocated")
 	for _, name := range []string{"s1", "n1"} {
 		if err := w.RemoveSandbox(t.Context(), name, false); err != nil {

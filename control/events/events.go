@@ -100,12 +100,18 @@ func (l *Log) publish(s *desired.Snapshot, p *model.Publish, action string) {
 	if ep == nil {
 		return
 	}
-	host := p.HostIP
-	if !host.IsValid() {
-		host = netip.IPv4Unspecified()
+	attributes := []string{"count", strconv.Itoa(int(p.Count)), "name", s.SandboxName(ep.SandboxID), "port", strconv.Itoa(int(p.Port)) + "/" + p.Proto.String()}
+	b, onHost := p.PortBinding, true
+	if n := s.Network(ep.NetworkID); n != nil {
+		b, onHost = n.OnHost(b)
 	}
-	l.add("sandbox", action, ep.SandboxID, "count", strconv.Itoa(int(p.Count)), "host", netip.AddrPortFrom(host, p.HostPort).String(),
-		"name", s.SandboxName(ep.SandboxID), "port", strconv.Itoa(int(p.Port))+"/"+p.Proto.String())
+	if !b.HostIP.IsValid() {
+		b.HostIP = netip.IPv4Unspecified()
+	}
+	if onHost { // else the port is one of the sandbox's own address
+		attributes = append(attributes, "host", netip.AddrPortFrom(b.HostIP, b.HostPort).String())
+	}
+	l.add("sandbox", action, ep.SandboxID, attributes...)
 }
 
 // Repaired notes a repair of what other programs changed.

@@ -116,7 +116,7 @@ func ResolvePorts(t *txn.Tx, specs []model.PortSpec, gw *model.Endpoint) (ports 
 	for _, i := range order {
 		s := specs[i]
 		b := model.PortBinding{HostIP: s.HostIP.Unmap(), HostPort: s.HostPort, Port: s.Port, Count: s.Count, Proto: s.Proto}
-		at := b
+		at, on, by := b, b, gw
 		if gw != nil {
 			n := t.Next.Network(gw.NetworkID)
 			var ok bool
@@ -124,30 +124,21 @@ func ResolvePorts(t *txn.Tx, specs []model.PortSpec, gw *model.Endpoint) (ports 
 				return nil, nil, model.Refuse(model.ErrInvalid, "port %s/%v cannot be published at %v: network %s has no %s addresses, or no gateway (choose another host address or network)",
 					rangeText(b.Port, b.Count), b.Proto, at.HostIP, n.Name, model.FamilyOf(at.HostIP))
 			}
+			// Where nothing is published at the host, the port is not claimed, and matters only if another endpoint serves it later.
+			if on, ok = n.OnHost(at); !ok {
+				by = nil
+			}
 		}
-		if at.HostPort, err = choosePortAt(t, s, gw, at); err != nil {
+		if err := choosePort(t, s, by, &on, false); err != nil {
 			return nil, nil, err
 		}
-		b.HostPort = at.HostPort
+		b.HostPort, at.HostPort = on.HostPort, on.HostPort
 		ports[i] = b
 		if gw != nil {
 			pubs[i] = t.NewPublish(gw, at)
 		}
 	}
 	return ports, pubs, nil
-}
-
-// choosePortAt chooses the host port of a binding at an endpoint, which may be nil. Where nothing is published at the host, it
-// is not claimed, and matters only if another endpoint serves the port later.
-func choosePortAt(t *txn.Tx, s model.PortSpec, gw *model.Endpoint, b model.PortBinding) (uint16, error) {
-	if gw != nil {
-		on, ok := t.Next.Network(gw.NetworkID).OnHost(b)
-		if b = on; !ok {
-			gw = nil
-		}
-	}
-	err := choosePort(t, s, gw, &b, false)
-	return b.HostPort, err
 }
 
 // flexibility is 0 for exact host ports, 1 for one port of a range, and 2 for any port.

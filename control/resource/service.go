@@ -185,6 +185,10 @@ func servicePorts(t *txn.Tx, n *model.Network, svc *model.Service, specs []model
 			return nil, model.Refuse(model.ErrInvalid, "port %s/%v cannot be published at %v: network %s has no %s addresses, or no gateway (choose another host address or network)",
 				rangeText(b.Port, b.Count), b.Proto, b.HostIP, n.Name, model.FamilyOf(b.HostIP))
 		}
+		// Backends have other addresses than the service, so it opens no ports of its own ones.
+		if b, ok = n.OnHost(b); !ok {
+			return nil, model.Refuse(model.ErrInvalid, "port %s/%v cannot be published: network %s routes its family, and a service publishes ports of the host only (leave out -p, or use a network in gateway mode nat)", rangeText(b.Port, b.Count), b.Proto, n.Name)
+		}
 		if err := choosePort(t, s, at, &b, svc.Announce); err != nil {
 			return nil, err
 		}

@@ -181,6 +181,15 @@ func directRefused() []testCase {
 				outside(s, f, l, f.of(s.members["d"])).dropped("direct")
 				s.from("a", s.via(f, "a", l, at(f.of(s.members["d"]), l.dport))).dropped("isolated")
 			}),
+		times(all[:2], "routed_port_of_a_host_address-direct", func(s *scenario, f family, l l4) {
+			s.routed()
+			d := s.members["d"]
+			_, err := s.set.Publishes.Put(flmaps.Publish{HostIP: f.of(d), Port: 80, Proto: uint8(l.proto), Backend: f.of(d), BackendPort: 80, IfIndex: d.IfIndex, Net: d.Net, ID: 401})
+			must(s.TB, err)
+			defer func() { _, err := s.set.Publishes.Delete(f.of(d), 80, uint8(l.proto)); must(s.TB, err) }()
+			l.dport = 80
+			outside(s, f, l, f.of(d)).dropped("direct")
+		}),
 		times(all, "one_family-direct", func(s *scenario, f family, l l4) {
 			s.gatewayMode(flmaps.Open, flmaps.Reached, f.other())
 			outside(s, f, l, f.of(s.members["d"])).dropped("direct")

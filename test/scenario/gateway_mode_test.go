@@ -76,7 +76,13 @@ func TestGatewayModes(t *testing.T) {
 		l.Get(l.Outside, rosa.IP(lab.IPv6), 81, "rosa", lab.Outside6)
 		l.Fairlead("publish", "rm", "rosa", "-p", "9000:81")
 		l.NoGet(l.Outside, rosa.IP(lab.IPv6), 81)
-		l.Get(l.Outside, rosa.IP(lab.IPv6), 80, "rosa", lab.Outside6)
+		// A port that is published twice is open until both are removed.
+		l.Fairlead("publish", "add", "rosa", "-p", "9001:80")
+		for _, p := range []string{"8081:80", "9001:80"} {
+			l.Get(l.Outside, rosa.IP(lab.IPv6), 80, "rosa", lab.Outside6)
+			l.Fairlead("publish", "rm", "rosa", "-p", p)
+		}
+		l.NoGet(l.Outside, rosa.IP(lab.IPv6), 80)
 	})
 }
 

@@ -3,6 +3,8 @@
 package objects
 
 import (
+	"maps"
+
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/entries"
@@ -156,8 +158,15 @@ func (w *Work) diffPublishes(before *desired.Snapshot) {
 	}
 	for id := range touched {
 		e := w.o.Endpoints[id]
-		if published := len(w.o.serving[id]) > 0; e != nil && e.Want != nil && e.Published != published {
+		if e == nil || e.Want == nil {
+			continue
+		}
+		if published := len(w.o.serving[id]) > 0; e.Published != published {
 			w.Endpoints[id] = e
+		}
+		// Several publishes that open the same port of a sandbox's own address share an entry.
+		if n := w.s.Network(e.Want.NetworkID); n != nil && (n.Routed(model.V4) || n.Routed(model.V6)) {
+			maps.Copy(w.Publishes, w.o.serving[id])
 		}
 	}
 }
