@@ -350,10 +350,20 @@ func lateBegins(d difference) bool {
 }
 
 // A segment to a published port whose flow is forgotten begins another one in the kernel only (middle of a published flow); what the
-// backend sends then begins one in Fairlead.
+// backend sends then begins one in Fairlead. An answer to the forgotten flow belongs to the kernel's new one, if that has its port.
 func lateMiddle(d difference) bool {
-	_, ok := published[d.flow().Dport]
-	return ok && d.is("state") && d.slept() && d.had(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|rst) == 0 })
+	f := d.flow()
+	if _, ok := published[f.Dport]; !ok || !d.slept() {
+		return false
+	}
+	middle := func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|rst) == 0 }
+	if d.is("state") {
+		return d.had(middle)
+	}
+	return d.fairlead == nil && d.st().Kind == "reverse" && f.Proto == unix.IPPROTO_TCP && slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool {
+		g := d.seq.Flows[st.Flow]
+		return middle(st) && g.Client == f.Client && g.Proto == f.Proto && g.Sport == f.Sport && backend(&g) == backend(f)
+	})
 }
 
 // A segment that only the kernel's state follows (exact segments, middle of a published flow) has its flow outlive Fairlead's. So
