@@ -28,8 +28,21 @@ func (e *Engine) PublishEndpoint(ctx context.Context, id string, ports []model.P
 		return err
 	}
 	ports = resource.JoinRuns(ports)
-	done := false
-	err := e.state.Update(ctx, func(t *txn.Tx) error {
+	for {
+		done, err := e.withdraw(ctx, id, ports, ipv4Only)
+		if err == nil && !done {
+			done, err = e.serve(ctx, id, ports, ipv4Only)
+		}
+		if err != nil || done {
+			return err
+		}
+	}
+}
+
+// withdraw ends what the sandbox of an endpoint publishes, in a change before the one that publishes: PortFree needs the ports
+// released in the kernel. done: it is what the endpoint is to publish.
+func (e *Engine) withdraw(ctx context.Context, id string, ports []model.PortSpec, ipv4Only bool) (done bool, err error) {
+	err = e.state.Update(ctx, func(t *txn.Tx) error {
 		ep, sb, err := joined(t, id)
 		if err != nil {
 			return err
@@ -39,7 +52,7 @@ func (e *Engine) PublishEndpoint(ctx context.Context, id string, ports []model.P
 		if done = ep.DefaultRoute4 && ep.DefaultRoute6 == !ipv4Only && servesExactly(t, sb, gws, ports); done {
 			return nil
 		}
-		for _, o := range slices.Collect(t.Next.EndpointsOf(sb.ID)) { // in an update before: PortFree needs them released in the kernel
+		for _, o := range slices.Collect(t.Next.EndpointsOf(sb.ID)) {
 			unpublish(t, o)
 		}
 		for _, gw := range []*model.Endpoint{gws.v4, gws.v6} { // the next update reads it
@@ -49,13 +62,19 @@ func (e *Engine) PublishEndpoint(ctx context.Context, id string, ports []model.P
 		}
 		return nil
 	})
-	if err != nil || done {
-		return err
-	}
-	return e.retryAfterReap(ctx, func(t *txn.Tx) error {
+	return done, err
+}
+
+// serve publishes ports of a sandbox that publishes none. done is false if another request has published some since.
+func (e *Engine) serve(ctx context.Context, id string, ports []model.PortSpec, ipv4Only bool) (done bool, err error) {
+	err = e.retryAfterReap(ctx, func(t *txn.Tx) error {
 		was, in, err := joined(t, id)
 		if err != nil {
 			return err
+		}
+		t.Needs(txn.Sandbox, in.ID)
+		if done = len(t.Served(in.ID)) == 0; !done {
+			return nil
 		}
 		ep, sb := *was, *in
 		gws := gatewaysWith(t, &ep, ipv4Only)
@@ -69,6 +88,7 @@ func (e *Engine) PublishEndpoint(ctx context.Context, id string, ports []model.P
 		t.Serve(sb.ID, pubs)
 		return nil
 	})
+	return done, err
 }
 
 // joined finds an engine-managed endpoint and its sandbox.

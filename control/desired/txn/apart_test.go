@@ -344,6 +344,36 @@ func TestReapLeavesOutWhatIsBusy(t *testing.T) {
 	w.Check()
 }
 
+// Requests of an engine that publish ports of one sandbox at the same time all succeed: a later one replaces what an earlier one
+// published, and releases its ports.
+func TestEnginePublishesAtTheSameTime(t *testing.T) {
+	w, _ := slowWorld(t, func([]string) error {
+		time.Sleep(time.Duration(rand.IntN(1000)) * time.Microsecond)
+		return nil
+	})
+	w.MakeNetwork(verbtest.EngineNetwork("f", "10.8.0.0/24"))
+	ep := w.Reserve("ep", "/run/x/1")
+	for range 100 {
+		var requests sync.WaitGroup
+		for _, second := range []uint16{81, 82, 83, 84} {
+			requests.Go(func() {
+				ports := []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1), verbtest.TCP("", second, 1, 90, 1)}
+				if err := w.PublishEndpoint(t.Context(), ep.ID, ports, false); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		requests.Wait()
+		if n := w.Snapshot().Counts().Publishes; n != 2 {
+			t.Fatalf("%d ports are published, want those of one request", n)
+		}
+		w.Check()
+		if t.Failed() {
+			return
+		}
+	}
+}
+
 // Many clients run random verbs at the same time, on a kernel that is slow and fails some changes. All
 // invariants hold in every snapshot that the kernel gets, and in the end memory and store agree and nothing
 // is left.
