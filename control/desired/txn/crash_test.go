@@ -397,7 +397,12 @@ func (w *world) randomLease(r *rand.Rand) func() error {
 			addr = netip.PrefixFrom(verbtest.Addr(fmt.Sprintf("192.0.2.%d", 1+r.IntN(4))), 24)
 		}
 		lease := &model.Lease{Address: addr, Router: verbtest.Addr("192.0.2.254")}
-		return func() error { return w.SetLease(w.T.Context(), ep.ID, addr, lease) }
+		return func() error {
+			if err := w.SetLease(w.T.Context(), ep.ID, addr, lease); !errors.Is(err, model.ErrNotFound) {
+				return err
+			}
+			return nil // another client has removed the endpoint
+		}
 	}
 	return func() error { return nil }
 }
