@@ -249,8 +249,8 @@ func (w *twin) reverse(fl *flow, st step, state flowState, server *seen) *packet
 		}
 	}
 	p.seq, p.ack = st.seq(state.serverISN, state.server), state.client+uint32(st.Ack)
-	if base, ok := w.view.base[asked.from()]; ok { // the host's own socket chose its own
-		p.ack = base + 1 + uint32(st.Ack)
+	if w.view.ofSocket(asked) { // the host's own socket chose its own
+		p.ack = w.view.base[asked.from()] + 1 + uint32(st.Ack)
 	}
 	return p
 }
