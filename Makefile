@@ -97,9 +97,8 @@ test-units: analyse
 	@$(TEST_UNITS) -p 2 $(filter-out $(call LISTED,$(REAL) $(GUESTS)),$(PACKAGES))
 	@$(TEST_REAL) -run 'TestConformance/zk$$' ./control/cluster/kv/open
 
-# Their programs wait for each other more than they compute: with two packages at a time a fifth of the processors was idle.
 test-real:
-	@$(TEST_REAL) -p 3 $(filter-out $(call LISTED,$(GUESTS)),$(call LISTED,$(REAL)))
+	@$(TEST_REAL) -p 2 $(filter-out $(call LISTED,$(GUESTS)),$(call LISTED,$(REAL)))
 
 # A contestant that is not packaged; the contestants under Docker; and the run itself, which
 # is kept with its report and charts.
