@@ -285,7 +285,7 @@ type EndpointSettings struct {
 // Lease is what a DHCP server gave an endpoint. A time that is left out never comes.
 type Lease struct {
 	State    string    // none, bound, renewing, rebinding or expired
-	Address  string    // the address, the last one, or the one that is requested; "": none
+	Address  string    // the current, the last or the requested one; "": none
 	Server   string    `json:",omitempty"`
 	DNS      []string  `json:",omitempty"`
 	Domain   string    `json:",omitempty"`

@@ -90,7 +90,7 @@ func TestPublish(t *testing.T) {
 	}
 }
 
-// A family that is routed needs no port of the host: not one that is free, and none that others may not have.
+// Ports of a routed family claim none of the host: a program of the host, and other sandboxes, may have the same.
 func TestPublishRouted(t *testing.T) {
 	w := newWorld(t)
 	w.Kernel.Busy = map[string]bool{"tcp 81": true}

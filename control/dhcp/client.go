@@ -90,7 +90,7 @@ func (c *Client) Ask(ctx context.Context, at Endpoint, step Step, last *model.Le
 // firstWait is the time until a message is sent again; it doubles each time.
 const firstWait = time.Second
 
-// Release tells the server that the endpoint no longer uses the address, as far as that is possible: there is no answer.
+// Release tells the server that the endpoint no longer uses the address. The server does not answer, so a lost message goes unnoticed.
 // The message is broadcast on the link, since the device may not exist long enough to find the server's MAC.
 func (c *Client) Release(at Endpoint, last *model.Lease) error {
 	ns, link, err := c.find(at)

@@ -71,7 +71,7 @@ func clusterProblems(ctx context.Context, host string, status *api.Status) strin
 	if len(problems) == 0 {
 		problems = []string{fmt.Sprintf("store %s answers; other hosts: %d", status.Cluster.Store, status.Cluster.Nodes)}
 	}
-	return "\nCluster\n  " + strings.Join(problems, "\n  ") + "\n"
+	return section("Cluster", problems)
 }
 
 // uncarried returns the section about networks whose packets no program of Fairlead sees.
@@ -105,10 +105,10 @@ func uncarried(ctx context.Context, host string, status *api.Status) string {
 
 // leaseProblems returns the section about endpoints that no DHCP server serves.
 func leaseProblems(status *api.Status) string {
-	if status == nil || len(status.Leases) == 0 {
+	if status == nil {
 		return ""
 	}
-	return "\nDHCP leases\n  " + strings.Join(status.Leases, "\n  ") + "\n"
+	return section("DHCP leases", status.Leases)
 }
 
 // describeUncarried lists the networks whose packets no program of Fairlead sees. trouble says what is wrong with a parent.
@@ -285,10 +285,15 @@ func uplinkProblems(status *api.Status) string {
 		}
 		problems = found
 	}
-	if len(problems) == 0 {
+	return section("Uplinks", problems)
+}
+
+// section returns a section of the report, "" if it has no lines.
+func section(title string, lines []string) string {
+	if len(lines) == 0 {
 		return ""
 	}
-	return "\nUplinks\n  " + strings.Join(problems, "\n  ") + "\n"
+	return "\n" + title + "\n  " + strings.Join(lines, "\n  ") + "\n"
 }
 
 func findUplinkProblems() ([]string, error) {

@@ -7,9 +7,8 @@ import (
 	"testing"
 )
 
-// A port is served at host addresses of both families, whichever family the endpoint has, unless
-// there is no gateway address to replace the client's address, or the family is routed: then it is open at the
-// endpoint's own address.
+// A port is served at host addresses of both families, whichever family the endpoint has. It is not if no gateway
+// address can replace the client's, nor in a family that is routed, where the endpoint's own address has it.
 func TestBackend(t *testing.T) {
 	v4, v6 := netip.MustParsePrefix("10.1.0.2/24"), netip.MustParsePrefix("fd00::2/64")
 	gw4 := Subnet{Prefix: v4.Masked(), Gateway: netip.MustParseAddr("10.1.0.1")}

@@ -103,7 +103,7 @@ func (v *view) status(n *model.Network, remote []model.RemoteMember) *api.Networ
 			addrs = append(addrs, m.Addr(f))
 		}
 		for _, a := range addrs {
-			_ = pool.Reserve(a) // refuses what does not count: no address, one of another subnet, one that is counted already
+			_ = pool.Reserve(a) // it refuses what does not count: the zero Addr, addresses of other subnets, and duplicates
 		}
 		used, free := pool.Numbers()
 		out.IPAM.Subnets[s.Prefix.String()] = api.SubnetStatus{IPsInUse: used, DynamicIPsAvailable: free}

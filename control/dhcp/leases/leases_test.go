@@ -202,7 +202,7 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// Why there is no address is one line with the remedy. What was leased and cannot be stored is released.
+// Obtain returns one line that says why there is no address, and the remedy. A lease that cannot be stored is released.
 func TestObtain(t *testing.T) {
 	for _, tc := range []struct {
 		step  string
