@@ -41,6 +41,11 @@ func toggle(name string, on bool) setting {
 // shipped size, and reports how many instructions the verifier processed. conntrack says whether nf_conntrack is loaded.
 // test/datapath verifies all combinations, whichever kernel has them, on the machine's own.
 func verifyAll(r *report, conntrack bool) error {
+	tc, err := bpf.LoadTC()
+	if err != nil {
+		return fmt.Errorf("read object tc: %w", err)
+	}
+	settings := combinations(probe.TryFlags(tc), conntrack)
 	verified := make(map[string]bool)
 	for _, object := range []struct {
 		name string
@@ -53,8 +58,8 @@ func verifyAll(r *report, conntrack bool) error {
 		if conntrack && spec.Variables[bpf.TCVarCfgConntrack] == nil {
 			continue // verified before
 		}
-		for _, settings := range combinations(spec, conntrack) {
-			if err := verify(r, verified, object.name, spec.Copy(), settings); err != nil {
+		for _, list := range settings {
+			if err := verify(r, verified, object.name, spec.Copy(), list); err != nil {
 				return err
 			}
 		}
@@ -62,14 +67,10 @@ func verifyAll(r *report, conntrack bool) error {
 	return nil
 }
 
-// combinations lists the settings that a daemon chooses by this kernel's features, and those for when the JIT or the cache of decisions is off,
+// combinations lists the settings that a daemon chooses by the kernel's features, and those for when the JIT or the cache of decisions is off,
 // each with an overlay and without. Where the kernel is newer than 6.6, those of 6.3 to 6.6 are among them, of which the matrix
 // has none.
-func combinations(spec *ebpf.CollectionSpec, conntrack bool) (all [][]setting) {
-	var have probe.Flags
-	if spec.Programs[bpf.TCProgFromEndpoint] != nil {
-		have = probe.TryFlags(spec)
-	}
+func combinations(have probe.Flags, conntrack bool) (all [][]setting) {
 	for _, port := range []uint16{0, 4789} {
 		own := []setting{
 			{bpf.TCVarCfgVxlanPort, port}, toggle(bpf.TCVarCfgConntrack, conntrack), toggle(bpf.TCVarCfgFibSrc, have.FIBSrc),
