@@ -121,8 +121,9 @@ func (b *Node) Connect(ctx context.Context, netRef, sandboxRef string, spec mode
 // so it fetches the engine's names if the sandbox is not found.
 func (b *Node) Sandbox(ref string) (*model.Sandbox, error) {
 	sb, err := b.Controller.Sandbox(ref)
-	if errors.Is(err, model.ErrNotFound) && b.learnNames() {
-		sb, err = b.Controller.Sandbox(ref)
+	if errors.Is(err, model.ErrNotFound) {
+		b.learnNames()
+		return b.Controller.Sandbox(ref)
 	}
 	return sb, err
 }
@@ -130,23 +131,22 @@ func (b *Node) Sandbox(ref string) (*model.Sandbox, error) {
 // Network does the same for networks.
 func (b *Node) Network(ref string) (*model.Network, error) {
 	n, err := b.Controller.Network(ref)
-	if errors.Is(err, model.ErrNotFound) && b.learnNames() {
-		n, err = b.Controller.Network(ref)
+	if errors.Is(err, model.ErrNotFound) {
+		b.learnNames()
+		return b.Controller.Network(ref)
 	}
 	return n, err
 }
 
-// learnNames fetches names from the engine if some of its objects lack one, and reports whether
-// it did.
-func (b *Node) learnNames() bool {
+// learnNames fetches names from the engine if some of its objects lack one. The caller looks again
+// whatever comes of it: the Namer may have learned the name since the caller looked.
+func (b *Node) learnNames() {
 	if b.cfg.Namer == nil || !lacksNames(b.Snapshot()) {
-		return false
+		return
 	}
-	err := b.cfg.Namer.Refresh(context.Background()) // it has a timeout of its own
-	if err != nil {
+	if err := b.cfg.Namer.Refresh(context.Background()); err != nil { // it has a timeout of its own
 		b.cfg.Log.Debug("cannot fetch names from the engine", "err", err)
 	}
-	return err == nil
 }
 
 // lacksNames reports whether a sandbox or network of the engine lacks its name.

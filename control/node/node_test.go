@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,8 +16,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/control/dockerplugin"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/test/verbtest"
 )
 
 // A path that is not a network namespace is refused before anything is created.
@@ -48,5 +53,36 @@ func TestHostIsNoSandbox(t *testing.T) {
 				t.Errorf("%s: %v, want a refusal that names the path and the remedy", path, err)
 			}
 		}
+	}
+}
+
+// A name that the engine's events bring while a request looks for it is found, although the request could not fetch it.
+func TestNameLearnedMeanwhile(t *testing.T) {
+	w := verbtest.NewWorld(t)
+	verbtest.PopulateEngine(w)
+	names := map[string]model.EngineNames{"ben": verbtest.EngineNames("", "joined", "ben"), "web": verbtest.EngineNames("web")}
+	var asked string
+	engine := httptest.NewUnstartedServer(http.HandlerFunc(func(out http.ResponseWriter, _ *http.Request) {
+		if err := w.SyncEngineNames(t.Context(), names[asked]); err != nil {
+			t.Error(err)
+		}
+		out.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	socket := filepath.Join(t.TempDir(), "docker.sock")
+	var err error
+	if engine.Listener, err = net.Listen("unix", socket); err != nil {
+		t.Fatal(err)
+	}
+	engine.Start()
+	defer engine.Close()
+	log := slog.New(slog.DiscardHandler)
+	n := New(Config{Controller: w.Controller, Namer: dockerplugin.NewNamer(socket, w.Parts, log), Log: log})
+	asked = "ben"
+	if sb, err := n.Sandbox(asked); err != nil || sb.Name != asked {
+		t.Errorf("sandbox %s: %v, %v", asked, sb, err)
+	}
+	asked = "web"
+	if in, err := n.Network(asked); err != nil || in.Name != asked {
+		t.Errorf("network %s: %v, %v", asked, in, err)
 	}
 }
