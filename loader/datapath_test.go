@@ -184,7 +184,7 @@ func TestValidate(t *testing.T) {
 }
 
 // A flow table keeps its entries when its size changes, including those written during
-// the change.
+// the change, and flows that end then are not kept as established.
 func TestResize(t *testing.T) {
 	w := newWorld(t)
 	first := w.open()
@@ -194,6 +194,10 @@ func TestResize(t *testing.T) {
 		if err := ct.Put(tuple(port), bpf.TCCtEntry{Publish: uint32(port)}); err != nil {
 			t.Fatal(err)
 		}
+	}
+	flow := func(state bpf.TCCtState) bpf.TCCtEntry { return bpf.TCCtEntry{Publish: 2000, State: uint8(state)} }
+	if err := ct.Put(tuple(2000), flow(bpf.TCCtStateCT_ESTABLISHED)); err != nil {
+		t.Fatal(err)
 	}
 	_, tables := w.ids(first)
 
@@ -207,7 +211,7 @@ func TestResize(t *testing.T) {
 		}
 	}
 	// Programs of the first datapath keep running until they are replaced.
-	if err := ct.Put(tuple(1000), bpf.TCCtEntry{Publish: 1000}); err != nil {
+	if err := errors.Join(ct.Put(tuple(1000), bpf.TCCtEntry{Publish: 1000}), ct.Put(tuple(2000), flow(bpf.TCCtStateCT_FIN_WAIT))); err != nil {
 		t.Fatal(err)
 	}
 	if err := second.Commit(); err != nil {
@@ -218,6 +222,10 @@ func TestResize(t *testing.T) {
 		if err := second.tables.Maps["fl_ct"].Lookup(tuple(port), &e); err != nil || e.Publish != uint32(port) {
 			t.Errorf("flow %d: %v, %v", port, e.Publish, err)
 		}
+	}
+	var e bpf.TCCtEntry
+	if err := second.tables.Maps["fl_ct"].Lookup(tuple(2000), &e); err != nil || e != flow(bpf.TCCtStateCT_FIN_WAIT) {
+		t.Errorf("a flow that began to end meanwhile: %+v, %v", e, err)
 	}
 	first.Close()
 	second.Close()

@@ -223,6 +223,14 @@ static __always_inline bool ct_room(__u8 proto)
 	return used && *used < (proto == IPPROTO_TCP ? max - max / 16 : max / 2);
 }
 
+/* Are tables and programs being exchanged (maps.FlowCount.Hold)? */
+static __always_inline bool ct_held(void)
+{
+	__s64 *used = ct_used();
+
+	return used && *used >> 32;
+}
+
 /* Writes an entry of fl_ct. */
 static __always_inline bool ct_put(const struct tuple *key, const struct ct_entry *e)
 {

@@ -164,7 +164,7 @@ static __always_inline __u8 ct_tcp_data(const struct pkt *p, struct ct_entry *e,
 		e->pend = e->end ^ 0x80000000;
 		o->pend = o->end ^ 0x80000000;
 		state = CT_ESTABLISHED;
-	} else if (!window_fits(p, e, o)) {
+	} else if (!window_fits(p, e, o) && !(p->tcp_flags & TCP_FIN && ct_held())) {
 		return CT_STATE_MAX;
 	}
 	if (p->tcp_flags & TCP_FIN)

@@ -9,7 +9,10 @@
  * acknowledgement and its largest window. A packet that continues its direction needs nothing else
  * (window_continues). A packet that changes the state of a flow, or does not continue it, is also
  * compared with the other direction's entry (window_fits). A packet that does not fit is
- * forwarded, since its receiver can judge it better, but changes nothing.
+ * forwarded, since its receiver can judge it better, but changes nothing. The exception is a FIN
+ * while tables are exchanged (ct_held): until all programs are replaced, those of each version see
+ * one direction of some flows and do not know the other's numbers, so that none would accept the
+ * FINs, and the flow would stay established for days.
  *
  * pend, the fourth number, is
  *  - in the handshake (CT_SYN_SENT, CT_SYN_RECV): the sequence number after the SYN, without data

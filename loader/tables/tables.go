@@ -222,7 +222,7 @@ func Convertible(spec *ebpf.MapSpec, m *ebpf.Map) (transfer.Layout, error) {
 		return transfer.Layout{}, err
 	}
 	if spec.ValueSize == m.ValueSize() {
-		return transfer.Layout{}, nil
+		return transfer.SameLayout(spec), nil
 	}
 	return transfer.LayoutOf(spec, m)
 }

@@ -14,11 +14,11 @@ import (
 
 // Layout describes how to convert values of one layout to another: field by field, by name. It
 // works between any two versions in either direction, as long as a field keeps its name and its
-// meaning. The zero Layout copies values as they are.
+// meaning. The zero Layout copies values as they are, and knows of no flows ([SameLayout] does).
 type Layout struct {
 	size  uint32 // of a converted value; 0: values are copied as they are
 	moves []move
-	state int // offset of a flow's state in a converted value, or -1
+	state uint32 // offset of a flow's state in a converted value, which is never its first field; 0: no flows
 }
 
 // move copies n bytes of a value; the rest of the target's field is zero.
@@ -56,15 +56,37 @@ const flowStruct, flowState = "ct_entry", "state"
 // ended reports whether a TCP connection that one converted value has as established has ended
 // according to the other.
 func (l Layout) ended(established, other []byte) bool {
-	if l.size == 0 || l.state < 0 {
+	if l.state == 0 {
 		return false
 	}
 	before, after := bpf.TCCtState(established[l.state]), bpf.TCCtState(other[l.state])
 	return before == bpf.TCCtStateCT_ESTABLISHED && after > before && after <= bpf.TCCtStateCT_CLOSE
 }
 
+// SameLayout returns the Layout that copies values of a map's definition as they are.
+func SameLayout(spec *ebpf.MapSpec) Layout {
+	value, ok := btf.UnderlyingType(spec.Value).(*btf.Struct)
+	if !ok {
+		return Layout{}
+	}
+	return Layout{state: stateOf(value)}
+}
+
+// stateOf returns the offset of the state if values are flows, or 0.
+func stateOf(value *btf.Struct) uint32 {
+	if value.Name != flowStruct {
+		return 0
+	}
+	for _, m := range value.Members {
+		if m.Name == flowState {
+			return m.Offset.Bytes()
+		}
+	}
+	return 0
+}
+
 func newLayout(from, to *btf.Struct) (Layout, error) {
-	l := Layout{size: to.Size, state: -1}
+	l := Layout{size: to.Size, state: stateOf(to)}
 	old := make(map[string]btf.Member)
 	for _, m := range from.Members {
 		old[m.Name] = m
@@ -77,9 +99,6 @@ func newLayout(from, to *btf.Struct) (Layout, error) {
 		n, err := common(o.Type, m.Type)
 		if err != nil {
 			return Layout{}, fmt.Errorf("convert field %s of struct %s: %w", m.Name, to.Name, err)
-		}
-		if n == 1 && to.Name == flowStruct && m.Name == flowState {
-			l.state = int(m.Offset.Bytes())
 		}
 		l.moves = append(l.moves, move{o.Offset.Bytes(), m.Offset.Bytes(), n})
 	}

@@ -89,7 +89,7 @@ func (s *scenario) sender(name string, p packet) func(flags string) *sent {
 
 // step is a packet of one side and the resulting state of the flow.
 type step struct {
-	by        byte   // 'c'lient, 's'erver, or 't'ime that passes
+	by        byte   // 'c'lient, 's'erver, 't'ime that passes, or 'h'old while tables are exchanged ("on", "off")
 	flags     string // or the time
 	state     bpf.TCCtState
 	confirmed bool
@@ -108,6 +108,11 @@ func (c conversation) walk(s *scenario, f family, l l4, steps []step) {
 			d, err := time.ParseDuration(step.flags)
 			must(s.TB, err)
 			s.ageFlow(s.TB, first, int(d.Seconds()))
+			continue
+		case 'h':
+			count := flmaps.FlowCount{Flows: s.tables["fl_ct"], Used: s.tables["fl_ct_used"]}
+			change := map[string]func() error{"on": count.Hold, "off": count.Recount}[step.flags]
+			must(s.TB, change())
 			continue
 		}
 		if r := send(step.flags).do(); r.verdict != redirected {
@@ -192,6 +197,9 @@ func walks() map[string][]step {
 		"guessed_end": after(guesses(established)...),
 		"guessed_end_then_true": after(slices.Concat(guesses(established),
 			[]step{{'c', "FA", finWait, true}}, guesses(finWait), []step{{'s', "FA", lastAck, true}, {'c', "A", timeWait, true}})...),
+		// Programs that are being exchanged each see one side only: its end cannot be compared with the other's numbers.
+		"ended_while_held": after(step{by: 'h', flags: "on"}, step{'c', "Ask", established, true}, step{'s', "RAsk", established, true},
+			step{'c', "FAk", finWait, true}, step{'s', "FAk", lastAck, true}, step{by: 'h', flags: "off"}, step{'c', "A", timeWait, true}),
 		"answered_after_refusal": {{'c', "S", synSent, false}, {'s', "RA", closed, false}, {'s', "SA", closed, false}, {'c', "A", closed, false}},
 		"answered_after_reset":   after(step{'s', "R", closed, true}, step{'s', "SA", closed, true}),
 		// One side restarted, and starts again from the same port.
