@@ -13,8 +13,8 @@ NETAVARKDIR  := /usr/local/lib/netavark
 UNITDIR      := /usr/lib/systemd/system
 SYSUSERSDIR  := /usr/lib/sysusers.d
 PLUGINDIR    := bin/docker-plugin
-# Bounds one test binary: test/scenario takes ten to fifteen minutes, and more on a busy machine.
-TEST_TIMEOUT := 30m
+# Bounds one test binary: test/scenario takes ten to fifteen minutes, and three times as long on a busy machine.
+TEST_TIMEOUT := 60m
 
 BPF_SOURCES  := $(wildcard bpf/*.bpf.c bpf/lib/*.h)
 # For a build outside of a git clone, for example from a tarball: make build VERSION=1.2.3
