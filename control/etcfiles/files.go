@@ -48,9 +48,10 @@ const systemdConf, systemdStub = "/run/systemd/resolve/resolv.conf", "127.0.0.53
 type Files struct {
 	cfg Config
 
-	mu       sync.Mutex
-	snapshot *desired.Snapshot
-	host     string // contents of the host's resolv.conf, as used last
+	mu        sync.Mutex
+	snapshot  *desired.Snapshot
+	host      string          // contents of the host's resolv.conf, as used last
+	unwritten map[string]bool // IDs of the sandboxes whose files could not be written
 }
 
 // New returns Files. They are not written before the first Update.
@@ -61,7 +62,7 @@ func New(cfg Config) *Files {
 	if cfg.Hosts == "" {
 		cfg.Hosts = "/etc/hosts"
 	}
-	return &Files{cfg: cfg}
+	return &Files{cfg: cfg, unwritten: map[string]bool{}}
 }
 
 // Update makes the files those of a snapshot.
@@ -80,31 +81,39 @@ func (f *Files) Update(s *desired.Snapshot) {
 	}
 }
 
-// follow is how often the host's resolv.conf is read.
-const follow = 2 * time.Second
+// interval is how often the host's resolv.conf is read.
+const interval = 2 * time.Second
 
 // Run follows the host's resolv.conf until ctx ends.
 func (f *Files) Run(ctx context.Context) error {
-	tick := time.NewTicker(follow)
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			f.followHost()
+			f.follow()
 		}
 	}
 }
 
-func (f *Files) followHost() {
+// follow writes the files that the host's resolv.conf changes, and those that could not be written before.
+func (f *Files) follow() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	was := f.host
-	if host := f.hostConf(); f.snapshot != nil && f.host != was {
+	host := f.hostConf()
+	if f.snapshot == nil {
+		return
+	}
+	if f.host != was {
 		for sb := range f.snapshot.Sandboxes() {
 			f.write(sb.ID, host)
 		}
+	}
+	for id := range f.unwritten {
+		f.write(id, host)
 	}
 }
 
@@ -169,37 +178,50 @@ func (f *Files) sweep() {
 	}
 }
 
-// write makes the files of a sandbox what they should be.
+// write makes the files of a sandbox what they should be. What fails is tried again, and logged once.
 func (f *Files) write(id string, host resolvConf) {
+	err := f.writeAll(id, host)
+	if err == nil {
+		delete(f.unwritten, id)
+		return
+	}
+	if !f.unwritten[id] {
+		f.note(err, id)
+	}
+	f.unwritten[id] = true
+}
+
+func (f *Files) writeAll(id string, host resolvConf) error {
 	sb := f.snapshot.Sandbox(id)
 	dir := Dir(f.cfg.Dir, id)
 	if sb == nil || !sb.HasFiles() {
-		f.note(os.RemoveAll(dir), id)
-		return
+		return os.RemoveAll(dir)
 	}
 	own := ""
 	if sb.NetworkMode == model.NetworkHost {
 		b, _ := os.ReadFile(f.cfg.Hosts) // a host may have none
 		own = string(b)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		f.note(err, id)
-		return
+	err := os.MkdirAll(dir, 0o755)
+	if err != nil {
+		return err
 	}
 	for name, text := range content(f.snapshot, sb, host, own) {
-		f.note(replace(filepath.Join(dir, name), text), id)
+		err = errors.Join(err, replace(filepath.Join(dir, name), text))
 	}
+	return err
 }
 
 func (f *Files) note(err error, id string) {
 	if err != nil {
-		f.cfg.Log.Warn("cannot write the files of a sandbox", "id", model.ShortID(id), "err", err)
+		f.cfg.Log.Warn("cannot write the files of a sandbox", "id", model.ShortID(id), "err", model.OneLine(err))
 	}
 }
 
 // replace makes a text the content of a file, in place, since the file may be mounted in sandboxes. It leaves a
-// file alone that someone else has changed, which it sees from the sums of what it wrote: there are two, because
-// it may be interrupted between the file of sums and the file.
+// file alone that someone else has changed, which it sees from the sums of what it wrote. They are written first, and
+// include what the file has until then, and what it has between the write and the truncation, because the daemon may
+// be killed anywhere. If the text cannot be written, because the disk is full, the file keeps what it has.
 func replace(path, text string) error {
 	sums := path + ".sum"
 	known, err := os.ReadFile(sums)
@@ -218,17 +240,41 @@ func replace(path, text string) error {
 	if len(old) > 0 {
 		list = append(list, sum(string(old)))
 	}
-	if err := os.WriteFile(sums, []byte(strings.Join(list, "\n")+"\n"), 0o600); err != nil {
+	if len(old) > len(text) {
+		list = append(list, sum(text+string(old[len(text):])))
+	}
+	if err := exchange(sums, strings.Join(list, "\n")+"\n"); err != nil {
 		return err
 	}
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
-	if _, err := file.WriteAt([]byte(text), 0); err != nil {
-		return errors.Join(err, file.Close())
+	err = overwrite(file, []byte(text))
+	if err != nil {
+		err = errors.Join(err, overwrite(file, old))
 	}
-	return errors.Join(file.Truncate(int64(len(text))), file.Close())
+	return errors.Join(err, file.Close())
+}
+
+// exchange replaces a file that is not mounted anywhere, or leaves it as it is.
+func exchange(path, text string) error {
+	next := path + ".next"
+	err := os.WriteFile(next, []byte(text), 0o600)
+	if err == nil {
+		err = os.Rename(next, path)
+	}
+	if err != nil {
+		_ = os.Remove(next) // there may be none
+	}
+	return err
+}
+
+func overwrite(file *os.File, text []byte) error {
+	if _, err := file.WriteAt(text, 0); err != nil {
+		return err
+	}
+	return file.Truncate(int64(len(text)))
 }
 
 func sum(text string) string {

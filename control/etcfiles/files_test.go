@@ -3,12 +3,17 @@
 package etcfiles
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/desired/desiredtest"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -96,7 +101,7 @@ func TestEdited(t *testing.T) {
 	p.Sandboxes["s"] = &sb
 	write(t, cfg.ResolvConf, "nameserver 192.0.2.1\n")
 	f.Update(p.Snapshot())
-	f.followHost()
+	f.follow()
 	if got := read(t, resolv); got != "# mine\n" {
 		t.Errorf("resolv.conf became\n%s", got)
 	}
@@ -110,5 +115,123 @@ func TestEdited(t *testing.T) {
 	New(cfg).Update(p.Snapshot())
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("the files remain")
+	}
+}
+
+// Files that could not be written, because the disk is full, keep their contents, are not mistaken for files that
+// someone edited, and are written as soon as there is room. The warning is logged once.
+func TestDiskFull(t *testing.T) {
+	p, cfg := world(t)
+	cfg.Dir = t.TempDir()
+	if err := unix.Mount("tmpfs", cfg.Dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(cfg.Dir, unix.MNT_DETACH) })
+	var log strings.Builder
+	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	f := New(cfg)
+	f.Update(p.Snapshot())
+	paths := map[string]string{}
+	for _, name := range []string{Hosts, Hostname, ResolvConf} {
+		path := filepath.Join(Dir(cfg.Dir, "s"), name)
+		paths[path] = read(t, path)
+	}
+	full := filepath.Join(cfg.Dir, "full")
+	fill(t, full, 0)
+	long := strings.Repeat("l", 60)
+	search := strings.Repeat("a."+long+" ", 200) // the file needs several pages more than it has
+	write(t, cfg.ResolvConf, "nameserver 192.0.2.1\nsearch "+search+"\n")
+	sb := *p.Sandboxes["s"]
+	sb.Hostname = "other"
+	p.Sandboxes["s"] = &sb
+	f.Update(p.Snapshot())
+	f.follow()
+	for path, was := range paths {
+		if got := read(t, path); got != was {
+			t.Errorf("%s on a full disk:\n%.200s\nwant\n%s", path, got, was)
+		}
+	}
+	// One page is enough for the sums and not for a longer file.
+	fill(t, full, 4096)
+	f.follow()
+	if got, was := read(t, filepath.Join(Dir(cfg.Dir, "s"), ResolvConf)), paths[filepath.Join(Dir(cfg.Dir, "s"), ResolvConf)]; got != was {
+		t.Errorf("resolv.conf in a page too little:\n%.200s\nwant\n%s", got, was)
+	}
+	if n := strings.Count(log.String(), "level=WARN"); n != 1 {
+		t.Errorf("%d warnings, want 1:\n%s", n, log.String())
+	}
+	if err := os.Remove(full); err != nil {
+		t.Fatal(err)
+	}
+	f.follow()
+	for path := range paths {
+		want := "other"
+		if strings.HasSuffix(path, ResolvConf) {
+			want = long
+		}
+		if got := read(t, path); !strings.Contains(got, want) {
+			t.Errorf("%s after there is room:\n%s", path, got)
+		}
+	}
+	if extra, _ := filepath.Glob(filepath.Join(Dir(cfg.Dir, "s"), "*.next")); len(extra) > 0 {
+		t.Errorf("left behind: %q", extra)
+	}
+}
+
+// fill makes a file that fills its file system but for some bytes.
+func fill(t *testing.T, path string, but int64) {
+	t.Helper()
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for err == nil {
+		_, err = file.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	at, err := file.Seek(0, io.SeekEnd)
+	if err == nil {
+		err = file.Truncate(at - but)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A daemon that is killed between any two steps of a replacement leaves a file that the next one recognises.
+func TestReplaceInterrupted(t *testing.T) {
+	for name, text := range map[string]string{"shorter": "new\n", "longer": "a new text that is longer\n", "empty": ""} {
+		for step := range 4 {
+			t.Run(fmt.Sprint(name, step), func(t *testing.T) {
+				const old = "the old text\n"
+				dir := t.TempDir()
+				path := filepath.Join(dir, "f")
+				if err := replace(path, old); err != nil {
+					t.Fatal(err)
+				}
+				sums := read(t, path+".sum")
+				if err := replace(path, text); err != nil {
+					t.Fatal(err)
+				}
+				switch step { // back to what a daemon leaves that was killed there
+				case 0: // while it wrote the sums
+					write(t, path, old)
+					write(t, path+".sum", sums)
+					write(t, path+".sum.next", "1234")
+				case 1: // after the sums
+					write(t, path, old)
+				case 2: // before the truncation
+					if len(text) < len(old) {
+						write(t, path, text+old[len(text):])
+					}
+				}
+				if err := replace(path, "newest\n"); err != nil || read(t, path) != "newest\n" {
+					t.Errorf("%v, the file has %q", err, read(t, path))
+				}
+			})
+		}
 	}
 }
