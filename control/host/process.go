@@ -4,9 +4,13 @@ package host
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // ProcessStart returns the start time of a process, field 22 of
@@ -18,9 +22,14 @@ func ProcessStart(pid int) (uint64, error) {
 
 // ProcessAlive reports whether the process with that PID and start time is running; start 0
 // matches any. A zombie is not running: it has exited, and only its exit status has not been read.
+// A process that cannot be read, for example without a free file descriptor, counts as running,
+// since what follows the end of a process cannot be undone.
 func ProcessAlive(pid int, start uint64) bool {
 	got, state, err := processStat(pid)
-	return err == nil && (start == 0 || got == start) && state != 'Z' && state != 'X'
+	if err != nil { // ESRCH: it ended between open and read
+		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH)
+	}
+	return (start == 0 || got == start) && state != 'Z' && state != 'X'
 }
 
 func processStat(pid int) (start uint64, state byte, err error) {
