@@ -11,6 +11,9 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"golang.org/x/net/netutil"
+	"golang.org/x/sys/unix"
 )
 
 // RequestTimeout is the maximum duration of a request.
@@ -22,6 +25,20 @@ type connKey struct{}
 func Conn(ctx context.Context) net.Conn {
 	c, _ := ctx.Value(connKey{}).(net.Conn)
 	return c
+}
+
+// maxConns is how many connections a server serves at the same time. Further ones wait.
+const maxConns = 1024
+
+// connLimit returns how many connections a server serves at the same time: not more than an eighth
+// of the file descriptors that the process may have, so that clients that leave connections open
+// never keep it from opening files.
+func connLimit() int {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return maxConns
+	}
+	return int(min(maxConns, max(1, l.Cur/8)))
 }
 
 // Serve serves requests on the listener until ctx ends, then lets pending requests finish for at
@@ -38,7 +55,7 @@ func Serve(ctx context.Context, what string, l net.Listener, h http.Handler, gra
 		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
+	go func() { served <- srv.Serve(netutil.LimitListener(l, connLimit())) }()
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve %s on %q: %w", what, l.Addr(), err)
