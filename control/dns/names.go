@@ -196,6 +196,15 @@ func (n *names) host(network string, addr netip.Addr) bool {
 	return in != nil && addr.IsValid() && (slices.Contains(in.Resolvers(), addr) || addr == in.NodeIPv4 || addr == in.NodeIPv6)
 }
 
+// account returns what a client's connections to the server of a network count for: each member and the host for itself,
+// and all others, whose queries are refused, together.
+func (n *names) account(network string, from netip.Addr) netip.Addr {
+	if n.member(network, from) == nil && !n.host(network, from) {
+		return netip.Addr{}
+	}
+	return from
+}
+
 // candidate is a name to look for in a network.
 type candidate struct{ network, name string }
 

@@ -17,16 +17,11 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 )
-
-// maxStreams is the maximum number of concurrent TCP connections per address, which may be idle
-// for 8 s. Further ones wait.
-const maxStreams = 128
 
 // retry is the interval between attempts to serve at addresses whose port another program uses.
 const retry = 5 * time.Second
@@ -227,7 +222,7 @@ func (s *Server) listen(place netip.AddrPort, network string) (*listener, error)
 		stop()
 		return nil, fmt.Errorf("serve DNS: %w", err)
 	}
-	streams, err := lc.Listen(ctx, "tcp", at)
+	tcp, err := lc.Listen(ctx, "tcp", at)
 	if err != nil {
 		stop()
 		return nil, errors.Join(fmt.Errorf("serve DNS: %w", err), packets.Close())
@@ -235,7 +230,7 @@ func (s *Server) listen(place netip.AddrPort, network string) (*listener, error)
 	handler := func(udp bool) dns.Handler {
 		return dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { s.handle(ctx, w, network, udp, q) })
 	}
-	l.servers = []*dns.Server{{PacketConn: packets, Handler: handler(true), UDPSize: dns.MaxMsgSize}, {Listener: netutil.LimitListener(streams, maxStreams), Handler: handler(false)}}
+	l.servers = []*dns.Server{{PacketConn: packets, Handler: handler(true), UDPSize: dns.MaxMsgSize}, {Listener: newStreams(tcp, func(from netip.Addr) netip.Addr { return s.resolver.names().account(network, from) }), Handler: handler(false)}}
 	for _, server := range l.servers {
 		go func() {
 			if err := server.ActivateAndServe(); !errClosed(err) {
