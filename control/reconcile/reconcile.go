@@ -32,6 +32,9 @@ import (
 // Datapath is what the loader provides. It is implemented by *loader.Datapath.
 type Datapath interface {
 	programs.Datapath
+	// RestorePins restores what others removed from the bpffs, without which a program cannot be
+	// attached, and returns how many pins were missing.
+	RestorePins() (restored int, err error)
 	// AttachCgroup makes sure that the socket programs are attached, and returns how many were
 	// missing.
 	AttachCgroup() (changed int, err error)

@@ -85,6 +85,7 @@ func TestResyncRepairs(t *testing.T) {
 		"program detached": {func(_ *testing.T, x parts) {
 			delete(x.w.attached, device.Place{IfIndex: int(x.dev.Index), Hook: loader.FromEndpoint})
 		}, report.Repairs{report.Program: 1}},
+		"pins removed":             {func(_ *testing.T, x parts) { x.w.lostPins = 3 }, report.Repairs{report.Program: 3}},
 		"socket programs detached": {func(_ *testing.T, x parts) { x.w.cgroup = false }, report.Repairs{report.Program: 1}},
 		"sandbox's device down": {func(_ *testing.T, x parts) {
 			x.w.inNetNS(x.b, func(h *rtnl.Handle) error {

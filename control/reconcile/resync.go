@@ -119,7 +119,7 @@ func (r *Reconciler) checkRead(ctx context.Context, how thoroughness, start time
 
 // checkHost repairs what the pass found to differ.
 func (p *pass) checkHost(how thoroughness, attached []loader.Attachment) error {
-	errs := []error{p.sweep()}
+	errs := []error{p.restorePins(how), p.sweep()}
 	p.findDirty()
 	p.run()
 	errs = append(errs, p.Errs...)
@@ -128,6 +128,16 @@ func (p *pass) checkHost(how thoroughness, attached []loader.Attachment) error {
 	}
 	errs = append(errs, p.checkUplinks(), p.checkCgroup(), p.checkAttachments(attached))
 	return errors.Join(errs...)
+}
+
+// restorePins restores the pins, before programs are attached.
+func (p *pass) restorePins(how thoroughness) error {
+	if how < regular {
+		return nil
+	}
+	restored, err := p.r.dp.RestorePins()
+	p.Count(report.Program, restored)
+	return err
 }
 
 // syncTables makes the tables contain exactly the objects' entries.

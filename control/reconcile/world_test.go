@@ -48,6 +48,7 @@ type world struct {
 	attached    map[device.Place]bool
 	provisional map[device.Place]bool // of the attached: filters
 	cgroup      bool
+	lostPins    int // that RestorePins restores
 	commits     int
 	flows       []dp.Flow
 	reset       []uint32 // networks whose counters were reset
@@ -178,6 +179,16 @@ func (w *world) Detach(ifindex int, h loader.Hook) error {
 	delete(w.attached, device.Place{IfIndex: ifindex, Hook: h})
 	delete(w.provisional, device.Place{IfIndex: ifindex, Hook: h})
 	return nil
+}
+
+func (w *world) RestorePins() (int, error) {
+	n := w.lostPins
+	if n == 0 {
+		return 0, nil
+	}
+	w.lostPins = 0
+	w.writes += n
+	return n, nil
 }
 
 func (w *world) AttachCgroup() (int, error) {

@@ -61,8 +61,9 @@ func TestRepairs(t *testing.T) {
 			pins = append(pins, "filters")
 		}
 		for _, dir := range pins {
-			l.Case("pins in "+dir+" removed", func(l *lab.Lab) { pinsRemoved(l, dir, works) })
+			l.Case("pins in "+dir+" removed", func(l *lab.Lab) { pinsRemoved(l, dir+"/*", dir+"/*", works) })
 		}
+		l.Case("directories of pins removed", func(l *lab.Lab) { pinsRemoved(l, "*[^g]", "[mp]*/*", works) })
 		l.Case("flows removed", func(l *lab.Lab) {
 			for _, table := range []string{"fl_ct", "fl_ct_new", "fl_frag", "fl_sock_rev"} {
 				l.EmptyMap(table)
@@ -116,12 +117,13 @@ func detach(l *lab.Lab, hook, alias string) {
 	}
 }
 
-// pinsRemoved removes the pins that hold links, or the records of filters, in bpffs.
-func pinsRemoved(l *lab.Lab, dir string, works func() error) {
+// pinsRemoved removes pins from the bpffs, or directories of pins, and expects that some are there again. (A name that
+// ends with g is of a file of the kernel's.)
+func pinsRemoved(l *lab.Lab, which, again string, works func() error) {
 	l.Helper()
-	pins := func() (found []string) {
+	find := func(pattern string) (found []string) {
 		err := l.Host.Do(func() (err error) {
-			found, err = filepath.Glob(filepath.Join(l.Dir("bpf"), dir, "*"))
+			found, err = filepath.Glob(filepath.Join(l.Dir("bpf"), pattern))
 			return err
 		})
 		if err != nil {
@@ -129,15 +131,15 @@ func pinsRemoved(l *lab.Lab, dir string, works func() error) {
 		}
 		return found
 	}
-	before := pins()
-	if len(before) == 0 {
-		l.Fatal("no pins in " + dir)
+	before, spoiled := find(again), find(which)
+	if len(spoiled) == 0 {
+		l.Fatal("nothing matches " + which)
 	}
 	l.Repaired("program", func() {
 		err := l.Host.Do(func() error {
 			var errs []error
-			for _, pin := range before {
-				errs = append(errs, os.Remove(pin))
+			for _, path := range spoiled {
+				errs = append(errs, os.RemoveAll(path))
 			}
 			return errors.Join(errs...)
 		})
@@ -145,7 +147,7 @@ func pinsRemoved(l *lab.Lab, dir string, works func() error) {
 			l.Fatal(err)
 		}
 	}, func() error {
-		if now := pins(); !slices.Equal(now, before) {
+		if now := find(again); !slices.Equal(now, before) {
 			return fmt.Errorf("pins are %v, want %v", now, before)
 		}
 		return works()
