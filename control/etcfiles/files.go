@@ -151,6 +151,7 @@ func changed(from, to *desired.Snapshot) map[string]bool {
 			ids[ep.SandboxID] = true
 		}
 	}
+	delete(ids, "") // an engine reserves an endpoint before a sandbox joins it
 	// The lines of links have the addresses of other sandboxes.
 	if len(ids) > 0 {
 		for sb := range to.SandboxesInMode(model.NetworkBridge) {

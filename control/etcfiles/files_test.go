@@ -235,3 +235,25 @@ func TestReplaceInterrupted(t *testing.T) {
 		}
 	}
 }
+
+// An endpoint that an engine reserves, moves to a sandbox, and releases again, changes no file of another sandbox.
+func TestReservedEndpoint(t *testing.T) {
+	p, cfg := world(t)
+	f := New(cfg)
+	f.Update(p.Snapshot())
+	hosts := filepath.Join(Dir(cfg.Dir, "s"), Hosts)
+	was := read(t, hosts)
+	reserved := &model.Endpoint{ID: "r", NetworkID: "n", IPv4: netip.MustParsePrefix("10.1.0.3/16")}
+	joined := *reserved
+	joined.SandboxID = "engine"
+	p.Sandboxes["engine"] = &model.Sandbox{ID: "engine", Name: "docker-1", ManagedBy: model.ByEngine}
+	for step, ep := range []*model.Endpoint{reserved, &joined, reserved, nil} {
+		if p.Endpoints["r"] = ep; ep == nil {
+			delete(p.Endpoints, "r")
+		}
+		f.Update(p.Snapshot())
+		if got := read(t, hosts); got != was {
+			t.Errorf("step %d: hosts are\n%s", step, got)
+		}
+	}
+}
