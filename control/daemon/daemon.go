@@ -283,6 +283,7 @@ func (d *daemon) openState(ctx context.Context) error {
 	d.state.Subscribe(d.leases.Update)
 	d.files = etcfiles.New(etcfiles.Config{Dir: d.cfg.Dirs.EtcFiles(), Log: d.log})
 	d.state.Subscribe(d.files.Update)
+	d.state.Subscribe(server.NewLogs(d.cfg.Dirs.Run, d.log).Update)
 	d.state.Subscribe(d.events.Update)
 	d.state.Subscribe(d.dns.Update) // so that names are served when a verb returns
 	if d.controller, err = controller.New(d.state, controller.Config{Namespaces: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run, Cluster: d.verbsCluster}); err != nil {

@@ -197,4 +197,11 @@ func detached(l *lab.Lab) {
 	if host.ProcessAlive(program.Pid, program.PidStart) {
 		l.Errorf("program %d is still running", program.Pid)
 	}
+	l.Fairlead("run", "-d", "--rm", "echo", "its output goes with it")
+	l.Eventually(soon, func() error {
+		if logs := l.Must(l.Host, "find", l.Dir("run")+"/logs", "-type", "f"); logs != "" {
+			return fmt.Errorf("logs remain: %s", logs)
+		}
+		return nil
+	})
 }

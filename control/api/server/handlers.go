@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -196,13 +195,7 @@ func (s *Server) sandboxRemove(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.cfg.Backend.RemoveSandbox(r.Context(), sb.ID, force); err != nil {
-		return nil, err
-	}
-	if err := os.Remove(s.view().logPath(sb.ID)); err != nil && !os.IsNotExist(err) {
-		s.cfg.Log.Warn("could not remove the log of a removed sandbox", "sandbox", sb.ID, "err", err)
-	}
-	return nil, nil
+	return nil, s.cfg.Backend.RemoveSandbox(r.Context(), sb.ID, force)
 }
 
 func (s *Server) sandboxWithdraw(r *http.Request) (any, error) {

@@ -320,9 +320,12 @@ func TestSandboxLife(t *testing.T) {
 	if err := os.WriteFile(sb.LogPath, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	logs := server.NewLogs(filepath.Dir(filepath.Dir(sb.LogPath)), slog.New(slog.DiscardHandler))
+	logs.Update(f.Snapshot())
 	if err := c.RemoveSandbox(t.Context(), "web", false); err != nil {
 		t.Error(err)
 	}
+	logs.Update(f.Snapshot())
 	if _, err := os.Stat(sb.LogPath); !os.IsNotExist(err) {
 		t.Errorf("log of a removed sandbox: %v", err)
 	}

@@ -133,7 +133,7 @@ func (v *view) state(sb *model.Sandbox) api.SandboxState {
 
 func (v *view) sandbox(sb *model.Sandbox) api.Sandbox {
 	out := api.Sandbox{
-		ID: sb.ID, Name: sb.Name, Created: sb.Created, State: v.state(sb), LogPath: v.logPath(sb.ID),
+		ID: sb.ID, Name: sb.Name, Created: sb.Created, State: v.state(sb), LogPath: logPath(v.runDir, sb.ID),
 		Config: api.SandboxConfig{
 			Hostname: sb.UTSName(), Domainname: sb.Lookup.Domainname, Cmd: sb.Command, Labels: notNil(sb.Labels), ExposedPorts: api.NewExposedPorts(sb.Expose),
 		},
@@ -173,11 +173,6 @@ func requested(ports []model.PortBinding) []model.PortSpec {
 		specs = append(specs, model.PortSpec{HostIP: p.HostIP, HostPort: p.HostPort, HostCount: p.Count, Port: p.Port, Count: p.Count, Proto: p.Proto})
 	}
 	return specs
-}
-
-// logPath returns the file for the program's output with run -d.
-func (v *view) logPath(id string) string {
-	return filepath.Join(v.runDir, "logs", model.ShortID(id)+".log")
 }
 
 // macText returns a MAC, or "" for an endpoint that has that of its network's parent.
