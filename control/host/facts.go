@@ -129,7 +129,7 @@ func (f *Facts) PortFree(proto model.Proto, addr netip.Addr, port, count uint16)
 	served := f.dnsPlaces()
 	err := f.nl.Do(func() error {
 		for i := range count {
-			if err := portFree(proto, addr, port+i, served); err != nil {
+			if err := f.portFree(proto, addr, port+i, served); err != nil {
 				return err
 			}
 		}
@@ -149,7 +149,7 @@ func (f *Facts) inLocalPrefix(addr netip.Addr) bool {
 	return err == nil && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.AddrPort) error {
+func (f *Facts) portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.AddrPort) error {
 	addrs := []netip.Addr{addr}
 	if !addr.IsValid() {
 		// A dual-stack socket tests both families at once. If that fails, one socket for each
@@ -161,7 +161,7 @@ func portFree(proto model.Proto, addr netip.Addr, port uint16, served []netip.Ad
 	}
 	for _, a := range addrs {
 		err := tryBind(proto, netip.AddrPortFrom(a, port), true)
-		if a.IsUnspecified() && errors.Is(err, unix.EADDRINUSE) && boundOnlyAt(served, proto, model.FamilyOf(a), port) {
+		if a.IsUnspecified() && errors.Is(err, unix.EADDRINUSE) && (boundOnlyAt(served, proto, model.FamilyOf(a), port) || f.boundNowhere(proto, model.FamilyOf(a), port)) {
 			continue
 		}
 		// A host without a family cannot have the port in it.
@@ -182,6 +182,31 @@ func boundOnlyAt(places []netip.AddrPort, proto model.Proto, f model.Family, por
 		concerns := model.FamilyOf(a) == f || a == netip.IPv6Unspecified() // possibly dual-stack
 		return concerns && !slices.Contains(places, netip.AddrPortFrom(a, port))
 	})
+}
+
+// boundNowhere reports whether no socket is bound to the port at any address of a family. The wildcard address is
+// refused then because Fairlead publishes the port in the other family: its program does not distinguish these.
+func (f *Facts) boundNowhere(proto model.Proto, family model.Family, port uint16) bool {
+	bound, err := sockdiag.Bound(proto, port)
+	if err != nil || slices.ContainsFunc(bound, func(a netip.Addr) bool { return model.FamilyOf(a) == family }) {
+		return false
+	}
+	addrs, err := f.nl.Addrs()
+	if err != nil {
+		return false
+	}
+	tried := false
+	for _, a := range addrs {
+		at := a.Prefix.Addr()
+		if model.FamilyOf(at) != family || at.Is6() && at.IsLinkLocalUnicast() { // which takes a device to bind
+			continue
+		}
+		if err := tryBind(proto, netip.AddrPortFrom(at, port), true); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return false
+		}
+		tried = true
+	}
+	return tried
 }
 
 func noFamily(err error) bool {

@@ -218,3 +218,56 @@ func TestPortsByAddress(t *testing.T) {
 		}
 	})
 }
+
+// One port can be published at every address of IPv4 by one sandbox and at every address of IPv6 by another, in either
+// order. What a program of the host has is still refused, in each family, and withdrawing one leaves the other.
+func TestPortsByFamily(t *testing.T) {
+	t.Parallel()
+	modes(t, lab.Config{}, func(_ *testing.T, l *lab.Lab) {
+		web := network(l, "web")
+		for _, s := range []string{"anna", "ben"} {
+			b := l.Sandbox(s, "--network", web)
+			l.HTTP(b.Host, s, 80)
+			l.UDP(b.Host, s, 53)
+		}
+		all := map[lab.Family]string{lab.IPv4: "0.0.0.0", lab.IPv6: "[::]"}
+		outside := map[lab.Family]string{lab.IPv4: lab.Host4, lab.IPv6: lab.Host6}
+		for port, first := range map[int]lab.Family{7610: lab.IPv4, 7611: lab.IPv6} {
+			second := lab.IPv4
+			if first == lab.IPv4 {
+				second = lab.IPv6
+			}
+			publish := func(verb, s string, f lab.Family) {
+				l.Fairlead("publish", verb, s, "-p", fmt.Sprintf("%s:%d:80", all[f], port), "-p", fmt.Sprintf("%s:%d:53/udp", all[f], port))
+			}
+			publish("add", "anna", first)
+			publish("add", "ben", second)
+			for f, s := range map[lab.Family]string{first: "anna", second: "ben"} {
+				l.Get(l.Outside, outside[f], port, s, "")
+				l.Ask(l.Outside, outside[f], port, s, "")
+			}
+			publish("rm", "anna", first)
+			l.Get(l.Outside, outside[second], port, "ben", "")
+			l.NoGet(l.Outside, outside[first], port)
+		}
+		for f, address := range map[lab.Family]string{lab.IPv4: "127.0.0.1", lab.IPv6: "[::1]"} {
+			other := lab.IPv4
+			if f == lab.IPv4 {
+				other = lab.IPv6
+			}
+			port := map[lab.Family]int{lab.IPv4: 7620, lab.IPv6: 7621}[f]
+			l.Fairlead("publish", "add", "anna", "-p", fmt.Sprintf("%s:%d:80", all[other], port))
+			var program net.Listener
+			err := l.Host.Do(func() (err error) {
+				program, err = net.Listen("tcp", fmt.Sprint(address, ":", port))
+				return err
+			})
+			if err != nil {
+				l.Fatal(err)
+			}
+			l.Refused(1, []string{"address already in use", "stop the program"}, "publish", "add", "ben", "-p", fmt.Sprintf("%s:%d:80", all[f], port))
+			program.Close()
+			l.Fairlead("publish", "add", "ben", "-p", fmt.Sprintf("%s:%d:80", all[f], port))
+		}
+	})
+}
