@@ -70,8 +70,9 @@ func removeSandbox(ctx context.Context, c *client.Client, ref string, force bool
 		return fmt.Errorf("sandbox %s: its program (process %d) still runs; stop it first or use --force", sb.Name, sb.State.Pid)
 	}
 	if force {
-		// While the program still accepts connections. Whether that works does not decide what is removed.
-		if err := c.Withdraw(ctx, sb.ID); errors.Is(err, client.ErrUnreachable) {
+		// While the program still accepts connections. Whether that works does not decide what is removed, but a
+		// program is not killed if its sandbox cannot be removed.
+		if err := c.Withdraw(ctx, sb.ID); errors.Is(err, client.ErrUnreachable) || errors.Is(err, model.ErrConflict) {
 			return err
 		}
 	}

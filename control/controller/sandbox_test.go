@@ -245,6 +245,7 @@ func TestRemoveSandbox(t *testing.T) {
 	w.Refused(before, w.SandboxStarted(t.Context(), "web", 0, 0), model.ErrInvalid, "invalid process ID")
 	w.Refused(before, w.RemoveSandbox(t.Context(), "web", false), model.ErrConflict, "stop it before removing or force remove (fairlead rm -f web)")
 	w.Refused(before, w.RemoveSandbox(t.Context(), "web", true), model.ErrConflict, `sandbox "join" shares its network namespace`)
+	w.Refused(before, w.Withdraw(t.Context(), "web"), model.ErrConflict, `sandbox "join" shares its network namespace`)
 	w.Refused(before, w.RemoveSandbox(t.Context(), "nope", true), model.ErrNotFound, "no such sandbox")
 	for _, name := range []string{"join", "web"} {
 		if err := w.RemoveSandbox(t.Context(), name, true); err != nil {

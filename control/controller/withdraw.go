@@ -21,9 +21,13 @@ const leaveTime = time.Minute
 
 // Withdraw prepares the removal of a sandbox: when it returns, no node sends new flows to it as a backend of a
 // service, as far as the cluster's store answers. Its flows go on. If it is not removed within a minute, it serves again.
+// It refuses a sandbox that cannot be removed with force either, so that nobody kills its program for nothing.
 func (c *Controller) Withdraw(ctx context.Context, ref string) error {
 	sb, err := c.Sandbox(ref)
 	if err != nil {
+		return err
+	}
+	if err := c.removable(c.Snapshot(), sb, true); err != nil {
 		return err
 	}
 	return c.withdraw(ctx, slices.Collect(c.Snapshot().EndpointsOf(sb.ID)))

@@ -53,8 +53,11 @@ func TestWithdraw(t *testing.T) {
 	withdraw()
 	w.Restart()
 	leaving(false, "after a restart")
-	w.MakeSandbox(model.SandboxSpec{Name: "joins", NetworkMode: model.ModeContainer + "b1"})
 	withdraw()
+	w.MakeSandbox(model.SandboxSpec{Name: "joins", NetworkMode: model.ModeContainer + "b1"})
+	if err := w.Withdraw(ctx, "b1"); !errors.Is(err, model.ErrConflict) {
+		t.Errorf("withdraw a sandbox whose namespace another one shares: %v, want %v", err, model.ErrConflict)
+	}
 	if err := w.RemoveSandbox(ctx, "b1", true); err == nil {
 		t.Error("removed a sandbox whose namespace another one shares")
 	}

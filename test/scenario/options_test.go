@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
@@ -150,6 +151,7 @@ func TestNamespaces(t *testing.T) {
 			l.Errorf("run --network %s sees\n%s\nwant %s", mode, out, want)
 		}
 	}
+	sharedIsKept(l, web)
 	l.Refused(1, []string{"is the host's own", l.Host.NetNS()}, "sandbox", "create", "--netns", l.Host.NetNS(), "--network", web, "mine")
 	if out := l.Fairlead("ps", "-a", "--format", "{{.Names}}"); out != "anna" {
 		l.Errorf("sandboxes are %q, want anna", out)
@@ -164,4 +166,21 @@ func TestNamespaces(t *testing.T) {
 	if out := l.Must(foreign, "ip", "-brief", "link"); strings.Contains(out, "eth0") {
 		l.Errorf("its device is left in the foreign namespace:\n%s", out)
 	}
+}
+
+// sharedIsKept checks that a sandbox whose namespace others share is not removed, and that the refusal, also of a forced
+// removal, ends no program in it.
+func sharedIsKept(l *lab.Lab, web string) {
+	l.Helper()
+	l.Fairlead("run", "-d", "--name", "owner", "--network", web, "sleep", "1000")
+	l.Fairlead("run", "-d", "--name", "joiner", "--network", "container:owner", "sleep", "1000")
+	for _, force := range []string{"--force=false", "--force"} {
+		l.Refused(1, []string{"owner"}, "rm", force, "owner")
+		for _, s := range []string{"owner", "joiner"} {
+			if program := l.Inspect(s).State; !program.Running || !host.ProcessAlive(program.Pid, program.PidStart) {
+				l.Errorf("rm %s of the owner of a shared namespace is refused, and %s does not run any more", force, s)
+			}
+		}
+	}
+	l.Fairlead("rm", "-f", "joiner", "owner")
 }
