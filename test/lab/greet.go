@@ -22,22 +22,25 @@ func (l *Lab) Greet(h *world.Host, name string, port int) {
 	listener, err := h.Listen("tcp", fmt.Sprintf(":%d", port))
 	l.must(err)
 	l.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				from := netip.MustParseAddrPort(c.RemoteAddr().String())
-				fmt.Fprintln(c, name, from.Addr().Unmap())
-				for lines := bufio.NewScanner(c); lines.Scan(); {
-					fmt.Fprintln(c, lines.Text())
-				}
-			}()
+	go ServeGreetings(listener, name)
+}
+
+// ServeGreetings serves connections as [Lab.Greet] does, until the listener is closed.
+func ServeGreetings(listener net.Listener, name string) {
+	for {
+		c, err := listener.Accept()
+		if err != nil {
+			return
 		}
-	}()
+		go func() {
+			defer c.Close()
+			from := netip.MustParseAddrPort(c.RemoteAddr().String())
+			fmt.Fprintln(c, name, from.Addr().Unmap())
+			for lines := bufio.NewScanner(c); lines.Scan(); {
+				fmt.Fprintln(c, lines.Text())
+			}
+		}()
+	}
 }
 
 // Greeted is a connection to such a server.
@@ -73,6 +76,15 @@ func GreetingFrom(h *world.Host, local int, address string, port int) (*Greeted,
 		return nil, err
 	}
 	return g, nil
+}
+
+// Repeated returns how many segments the client has sent again, from its first SYN on.
+func (g *Greeted) Repeated() (int, error) {
+	c, ok := g.Conn.(*net.TCPConn)
+	if !ok {
+		return 0, fmt.Errorf("%T has no segments", g.Conn)
+	}
+	return retransmissions(c)
 }
 
 // Works reports whether the connection still echoes.
