@@ -63,6 +63,7 @@ var parting = []rule{
 	{"late answer that begins", lateBegins},
 	{"late error", lateError},
 	{"late unconfirmed", lateUnconfirmed},
+	{"FIN again", finAgain},
 	{"sign of life", signOfLife},
 }
 
@@ -370,6 +371,21 @@ func lateMiddle(d difference) bool {
 // an ICMP error about it finds a flow on one host only.
 func lateError(d difference) bool {
 	return d.slept() && d.st().Kind == "error" && (d.fairlead == nil) != (d.kernel == nil) && d.flow().Proto == unix.IPPROTO_TCP
+}
+
+// A FIN that is repeated is the other side's for the kernel, too, which forgets the connection after the timeout of LAST_ACK. Fairlead
+// waits for the other side's own.
+func finAgain(d difference) bool {
+	fins := map[string]int{}
+	d.had(func(st step) bool {
+		if st.Flags&fin != 0 {
+			fins[st.Kind]++
+		}
+		return false
+	})
+	once := (fins["forward"] > 1) != (fins["reverse"] > 1) && (fins["forward"] == 0) != (fins["reverse"] == 0)
+	forgotten := d.fairlead != nil && d.kernel == nil || d.fairlead == nil && d.kernel.p.flags&rst != 0
+	return d.slept() && d.flow().Proto == unix.IPPROTO_TCP && once && forgotten
 }
 
 // A packet keeps its flow alive, though only Fairlead forwards it. The kernel's flow expires if it refuses the packet.
