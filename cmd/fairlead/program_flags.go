@@ -92,21 +92,27 @@ func credential(text string) (c *syscall.Credential, home string, err error) {
 	name, groupName, hasGroup := strings.Cut(text, ":")
 	c, home = &syscall.Credential{}, "/"
 	known, err := user.Lookup(name)
-	if err != nil {
+	id, numeric := number(name)
+	if err != nil && numeric == nil {
 		known, err = user.LookupId(name)
 	}
-	if err == nil {
+	unknownName, unknownID := user.UnknownUserError(""), user.UnknownUserIdError(0)
+	switch {
+	case err == nil:
 		home = known.HomeDir
-		name, err = known.Uid, addGroups(c, known)
-	} else if unknown := user.UnknownUserIdError(0); errors.As(err, &unknown) {
-		err = nil
+		if id, err = number(known.Uid); err == nil {
+			err = addGroups(c, known)
+		}
+		if err != nil {
+			return nil, "", fmt.Errorf("--user %q: %w", text, err)
+		}
+	case errors.As(err, &unknownID): // a number that no user has
+	case errors.As(err, &unknownName):
+		return nil, "", fmt.Errorf("--user %q: no such user (give a name, or a number from 0 to 4294967295)", text)
+	default:
+		return nil, "", fmt.Errorf("--user %q: look up the user: %w", text, err)
 	}
-	if err != nil {
-		return nil, "", fmt.Errorf("--user %q: no such user: %w", text, err)
-	}
-	if c.Uid, err = number(name); err != nil {
-		return nil, "", fmt.Errorf("--user %q: no such user", text)
-	}
+	c.Uid = id
 	if !hasGroup {
 		return c, home, nil
 	}

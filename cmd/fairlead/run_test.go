@@ -326,7 +326,8 @@ func TestProgramFlags(t *testing.T) {
 		}
 		for _, tc := range []struct{ flag, value, want string }{
 			{"-t", "", "not a terminal"}, {"-w", "here", "not the absolute path"}, {"-w", "/etc/passwd", "not the absolute path"},
-			{"-e", "=x", "no name"}, {"-u", "no-such-user", "no such user"}, {"-u", "nobody:no-such-group", "no such group"},
+			{"-e", "=x", "no name"}, {"-u", "no-such-user", "no such user (give a name"}, {"-u", "4294967296", "no such user (give a name"},
+			{"-u", "-1", "no such user (give a name"}, {"-u", "nobody:no-such-group", "no such group"},
 		} {
 			flags := []string{tc.flag}
 			if tc.value != "" {

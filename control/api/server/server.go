@@ -8,11 +8,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -243,11 +245,38 @@ func decode(r *http.Request, v any) error {
 	case errors.Is(err, io.EOF):
 		return model.Refuse(model.ErrInvalid, "the request body is empty; send a JSON object")
 	case errors.As(err, &typeErr):
-		return model.Refuse(model.ErrInvalid, "field %q of the request must be a %s, not a %s", typeErr.Field, typeErr.Type, typeErr.Value)
+		return model.Refuse(model.ErrInvalid, "%s must be %s, not %s", where(typeErr.Field), jsonType(typeErr.Type), typeErr.Value)
 	}
 	// encoding/json does not have a type for this error.
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		return model.Refuse(model.ErrInvalid, "unknown field %s in the request", field)
 	}
 	return model.Refuse(model.ErrInvalid, "the request body is not valid JSON: %v", err)
+}
+
+// where names a field of a request, or the request itself.
+func where(field string) string {
+	if field == "" {
+		return "the request body"
+	}
+	return fmt.Sprintf("field %q of the request", field)
+}
+
+// jsonType names the JSON values that a type takes.
+func jsonType(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return "a whole number"
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return "a whole number from 0 on"
+	}
+	return "another value"
 }
