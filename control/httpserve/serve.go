@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 )
 
@@ -52,10 +51,12 @@ func Serve(ctx context.Context, what string, l net.Listener, h http.Handler, gra
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, accepted(c))
+		},
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(netutil.LimitListener(l, connLimit())) }()
+	go func() { served <- srv.Serve(limit(l, connLimit())) }()
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve %s on %q: %w", what, l.Addr(), err)

@@ -5,6 +5,7 @@ package httpserve
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -38,7 +39,12 @@ func TestManyConnections(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	counted := &counting{Listener: l}
-	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
+	hello := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, ok := Conn(r.Context()).(*net.UnixConn); !ok { // whose peer is known
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+		_, _ = io.WriteString(w, "hello")
+	})
 	ended := make(chan error, 1)
 	go func() { ended <- Serve(ctx, "test", counted, hello, time.Second, slog.New(slog.DiscardHandler)) }()
 	var idle []net.Conn
@@ -85,6 +91,9 @@ func get(t *testing.T, c net.Conn) string {
 		t.Fatal(err)
 	}
 	defer r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		t.Error("the connection of a request is not that which was accepted")
+	}
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
 		t.Fatal(err)
@@ -107,3 +116,31 @@ func (l *counting) Accept() (net.Conn, error) {
 }
 
 func (l *counting) get() int { return int(l.n.Load()) }
+
+// A server whose connections are all taken ends when it is asked to.
+func TestEndsWithoutFreeConnection(t *testing.T) {
+	inner, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := limit(inner, 1)
+	c, err := net.Dial("unix", inner.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	accepting := make(chan error, 1)
+	go func() {
+		_, err := l.Accept()
+		accepting <- err
+	}()
+	for range 2 {
+		_ = l.Close() // the second time there is nothing to close
+	}
+	if err := <-accepting; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept after close: %v, want %v", err, net.ErrClosed)
+	}
+}
