@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/configure"
 	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
+	"github.com/fairlead-net/fairlead/control/rtnl/stacked"
 )
 
 // newHost moves the test into a network namespace of its own.
@@ -202,10 +203,25 @@ func TestDrivers(t *testing.T) {
 	}
 }
 
-// A macvlan device is in the sandbox only. The next daemon finds it there, deletes one that is not finished or that has
-// another parent, and never one of another program.
+// A device that is in the sandbox only, of each kind that this kernel has, is found there by the next daemon, which deletes
+// one that is not finished or that has another parent, and never one of another program.
 func TestOnParent(t *testing.T) {
-	nl := newHost(t)
+	for _, driver := range model.DriverNames() {
+		n := &model.Network{Driver: driver}
+		if _, ok := NewKinds(nil, nil).OfEndpoint(n).(SandboxKind); !ok {
+			continue // TestKinds
+		}
+		t.Run(driver, func(t *testing.T) {
+			nl := newHost(t)
+			if err := stacked.Probe(nl, driver); err != nil {
+				t.Skip(err) // TestKernelMatrix
+			}
+			keepsSandboxContract(t, nl, driver)
+		})
+	}
+}
+
+func keepsSandboxContract(t *testing.T, nl *rtnl.Handle, driver string) {
 	path := filepath.Join(t.TempDir(), "box")
 	if err := rtnl.CreateNetNS(path); err != nil {
 		t.Fatal(err)
@@ -217,7 +233,7 @@ func TestOnParent(t *testing.T) {
 	}
 	defer ns.Close()
 	s := spec()
-	s.Network.Driver, s.Network.Mode, s.NetNS = model.DriverMacvlan, model.ModeBridge, ns
+	s.Network.Driver, s.Network.Mode, s.Endpoint.MAC, s.NetNS = driver, model.ModeBridge, model.MAC{}, ns // the modes of the others have other names
 	kinds := NewKinds(nl, slog.New(slog.DiscardHandler))
 	below, err := kinds.OfNetwork(s.Network).Create(s)
 	if err != nil {

@@ -43,10 +43,39 @@ var ipvlanFlags = map[string]netlink.IPVlanFlag{
 	model.ModeBridge: netlink.IPVLAN_FLAG_BRIDGE, model.ModePrivate: netlink.IPVLAN_FLAG_PRIVATE, model.ModeVEPA: netlink.IPVLAN_FLAG_VEPA,
 }
 
-// options are the kernel options of the kinds of devices.
-var options = map[string]string{
-	model.DriverMacvlan: "CONFIG_MACVLAN, module macvlan", model.DriverIPvlan: "CONFIG_IPVLAN, module ipvlan",
-	"vlan": "CONFIG_VLAN_8021Q, module 8021q",
+// deviceKind says what a kind of device needs.
+type deviceKind struct {
+	option string // of the kernel's configuration, and the module
+	// link returns what the netlink library calls a device, and differs reports whether two of them have different modes,
+	// or false if the first is of another kind by now. Both are nil if endpoints have no such devices.
+	link    func(netlink.LinkAttrs, *Device) netlink.Link
+	differs func(have, want netlink.Link) bool
+}
+
+// kinds holds a row per kind, under the kernel's name.
+var kinds = map[string]deviceKind{
+	model.DriverMacvlan: {
+		option: "CONFIG_MACVLAN, module macvlan",
+		link: func(attrs netlink.LinkAttrs, d *Device) netlink.Link {
+			return &netlink.Macvlan{LinkAttrs: attrs, Mode: macvlanModes[d.Mode]}
+		},
+		differs: func(have, want netlink.Link) bool {
+			h, ok := have.(*netlink.Macvlan)
+			return ok && h.Mode != want.(*netlink.Macvlan).Mode
+		},
+	},
+	model.DriverIPvlan: {
+		option: "CONFIG_IPVLAN, module ipvlan",
+		link: func(attrs netlink.LinkAttrs, d *Device) netlink.Link {
+			return &netlink.IPVlan{LinkAttrs: attrs, Mode: ipvlanModes[d.Mode], Flag: ipvlanFlags[d.Flag]}
+		},
+		differs: func(have, want netlink.Link) bool {
+			w := want.(*netlink.IPVlan)
+			h, ok := have.(*netlink.IPVlan)
+			return ok && (h.Mode != w.Mode || h.Flag != w.Flag)
+		},
+	},
+	"vlan": {option: "CONFIG_VLAN_8021Q, module 8021q"},
 }
 
 // link returns what the netlink library calls the device.
@@ -56,10 +85,7 @@ func (d *Device) link() netlink.Link {
 	if !d.MAC.IsZero() {
 		attrs.HardwareAddr = d.MAC[:]
 	}
-	if d.Kind == model.DriverIPvlan {
-		return &netlink.IPVlan{LinkAttrs: attrs, Mode: ipvlanModes[d.Mode], Flag: ipvlanFlags[d.Flag]}
-	}
-	return &netlink.Macvlan{LinkAttrs: attrs, Mode: macvlanModes[d.Mode]}
+	return kinds[d.Kind].link(attrs, d)
 }
 
 // Create creates the device, down and marked as Fairlead's by its group, in a namespace, or on the host if that is nil. It
@@ -91,7 +117,7 @@ func createError(kind, name string, err error) error {
 
 // Missing refuses a kind of device that this kernel does not have.
 func Missing(kind string) error {
-	return model.Refuse(model.ErrNotSupported, "this kernel has no %s devices (%s)", kind, options[kind])
+	return model.Refuse(model.ErrNotSupported, "this kernel has no %s devices (%s)", kind, kinds[kind].option)
 }
 
 // Probe reports whether this kernel has a kind of device, and creates none: a parent that does not exist is refused,
@@ -237,9 +263,9 @@ func SetRoutes(h *netlink.Handle, device uint32, to []netip.Addr, source4, sourc
 	return changed, nil
 }
 
-// Leftover reports whether a device in a sandbox is a macvlan or ipvlan device of Fairlead.
+// Leftover reports whether a device in a sandbox is one of Fairlead's on top of another.
 func Leftover(l rtnl.Link) bool {
-	return (l.Kind == model.DriverMacvlan || l.Kind == model.DriverIPvlan) &&
+	return kinds[l.Kind].link != nil &&
 		(strings.HasPrefix(l.Alias, rtnl.AliasPrefix) || l.Alias == "" && l.Group == rtnl.DeviceGroup)
 }
 
@@ -251,14 +277,7 @@ func (d *Device) Restore(h *netlink.Handle, l rtnl.Link) (changed bool, err erro
 	}
 	now := Device{Kind: d.Kind, Name: l.Name, Mode: d.Mode, Flag: d.Flag}
 	want := now.link()
-	switch have := have.(type) {
-	case *netlink.Macvlan:
-		changed = have.Mode != want.(*netlink.Macvlan).Mode
-	case *netlink.IPVlan:
-		want := want.(*netlink.IPVlan)
-		changed = have.Mode != want.Mode || have.Flag != want.Flag
-	}
-	if !changed {
+	if !kinds[d.Kind].differs(have, want) {
 		return false, nil
 	}
 	want.Attrs().Index = int(l.Index)
