@@ -11,10 +11,13 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fairlead-net/fairlead/bpf"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl/uplink"
 	"github.com/fairlead-net/fairlead/maps"
@@ -74,40 +77,37 @@ func text(v any) string {
 	case maps.MAC:
 		return net.HardwareAddr(v[:]).String()
 	case maps.EndpointFlags:
-		return flagNames(v)
+		return flagNames("ep_flag", "EP_", uint64(v))
 	case maps.SubnetFlags:
-		names := []string{}
-		for i, name := range []string{"open", "openports", "ownaddresses"} {
-			if v&[]maps.SubnetFlags{maps.Open, maps.OpenPorts, maps.OwnAddresses}[i] != 0 {
-				names = append(names, name)
-			}
-		}
-		return strings.Join(names, "|")
+		return flagNames("subnet_flag", "SUBNET_", uint64(v))
 	}
 	return fmt.Sprint(v)
 }
 
-func flagNames(f maps.EndpointFlags) string {
+// flagNames returns the names of flags in an enum of the datapath: those of its values, without the prefix and in lower case.
+func flagNames(enum, prefix string, f uint64) string {
+	spec, err := datapath()
+	if err != nil {
+		return err.Error()
+	}
+	var e *btf.Enum
+	if err := spec.Types.TypeByName(enum, &e); err != nil {
+		return err.Error()
+	}
 	var names []string
-	for _, n := range []struct {
-		flag maps.EndpointFlags
-		name string
-	}{
-		{maps.HostPort, "hostport"}, {maps.AntiSpoof, "antispoof"}, {maps.Published, "published"},
-		{maps.Internal, "internal"}, {maps.ICC, "icc"}, {maps.Masquerade, "masquerade"},
-		{maps.Shaped, "shaped"}, {maps.DNS, "dns"}, {maps.Service, "service"}, {maps.Pooled, "pooled"}, {maps.RemotePool, "remotepool"},
-		{maps.OwnIPv4, "own4"}, {maps.OwnIPv6, "own6"}, {maps.Reached, "reached"},
-	} {
-		if f&n.flag != 0 {
-			names = append(names, n.name)
-			f &^= n.flag
+	for _, v := range e.Values {
+		if f&v.Value != 0 {
+			names = append(names, strings.ToLower(strings.TrimPrefix(v.Name, prefix)))
+			f &^= v.Value
 		}
 	}
 	if f != 0 {
-		names = append(names, fmt.Sprintf("%#x", uint32(f)))
+		names = append(names, fmt.Sprintf("%#x", f))
 	}
 	return strings.Join(names, "|")
 }
+
+var datapath = sync.OnceValues(bpf.LoadTC)
 
 // network returns a dual-stack network with every default of a bridge.
 func network() *model.Network {
