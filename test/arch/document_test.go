@@ -4,6 +4,7 @@ package arch_test
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -98,5 +99,83 @@ func TestDropReasons(t *testing.T) {
 	}
 	for name := range documented {
 		t.Errorf("docs/operations.md has a row for %s, which is not a drop reason", name)
+	}
+}
+
+var (
+	// option matches the key of an option of networks where it is declared.
+	option = regexp.MustCompile(`(?m)^\tOpt\w+ += "([^"]+)"`)
+	// guidePath matches a file or directory in backquotes. Placeholders are in capitals.
+	guidePath = regexp.MustCompile("`([a-z][a-z0-9_./-]*(?:/[a-z0-9_.-]*|\\.(?:go|h|c|md)))`")
+)
+
+// The pages of users name each option of networks: Docker's in the list of what becomes of Docker's features, and
+// all others.
+func TestDocumentedOptions(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(root(t), "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string]string{}
+	for _, path := range append(pages, filepath.Join(root(t), "control", "model", "model.go"), filepath.Join(root(t), "control", "resource", "options.go")) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[filepath.Base(path)] = string(text)
+	}
+	keys := append(option.FindAllStringSubmatch(texts["model.go"], -1), option.FindAllStringSubmatch(texts["options.go"], -1)...)
+	if len(keys) < 20 {
+		t.Fatalf("found %d options only", len(keys))
+	}
+	for _, m := range keys {
+		if key, docker := strings.CutPrefix(m[1], "com.docker.network."); docker {
+			if !strings.Contains(texts["docker-parity.md"], key) {
+				t.Errorf("docs/docker-parity.md does not say what becomes of option %s", m[1])
+			}
+			continue
+		}
+		documented := false
+		for _, page := range pages {
+			documented = documented || strings.Contains(texts[filepath.Base(page)], "`"+m[1]) || strings.Contains(texts[filepath.Base(page)], " "+m[1])
+		}
+		if !documented {
+			t.Errorf("no page of docs/ names option %s", m[1])
+		}
+	}
+}
+
+// Each file and directory that CONTRIBUTING.md names exists.
+func TestGuide(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root(t), "CONTRIBUTING.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	err = filepath.WalkDir(root(t), func(path string, entry fs.DirEntry, err error) error {
+		rel, relErr := filepath.Rel(root(t), path)
+		if err != nil || relErr != nil {
+			return errors.Join(err, relErr)
+		}
+		known[rel] = true
+		known[filepath.Base(rel)] = true // within a step, of the directory that it began with
+		if rel == ".git" || rel == "bin" {
+			return fs.SkipDir
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, lists, _ := strings.Cut(string(text), "\n## Where things go\n")
+	lists, _, _ = strings.Cut(lists, "\n## Commits\n")
+	paths := guidePath.FindAllStringSubmatch(lists, -1)
+	if len(paths) < 40 {
+		t.Fatalf("found %d paths only", len(paths))
+	}
+	for _, m := range paths {
+		if !known[strings.TrimSuffix(m[1], "/")] {
+			t.Errorf("CONTRIBUTING.md names %s, which does not exist", m[1])
+		}
 	}
 }
