@@ -246,6 +246,63 @@ func TestCallerGivesUp(t *testing.T) {
 	w.Check()
 }
 
+// A verb whose caller gives up returns soon, also if what it waits for keeps the kernel from reverting it. Verbs on the
+// same sandbox wait for the revert.
+func TestGivingUpDoesNotWaitForTheRevert(t *testing.T) {
+	stuck, release := make(chan bool, 1), make(chan struct{})
+	var k *slowKernel
+	w, k := slowWorld(t, func(names []string) error {
+		if !slices.Contains(names, "held") {
+			return nil
+		}
+		k.mu.Lock()
+		until := k.until
+		k.mu.Unlock()
+		select { // the first time the caller gives up; a revert waits
+		case <-until.Done():
+			return until.Err()
+		case stuck <- true:
+			select {
+			case <-until.Done():
+				return until.Err()
+			case <-release:
+				return nil
+			}
+		case <-release:
+			return nil
+		}
+	})
+	w.MakeNetwork(model.NetworkSpec{Name: "one"})
+	ctx, cancel := context.WithCancel(t.Context())
+	given := make(chan error, 1)
+	go func() {
+		_, err := w.CreateSandbox(ctx, model.SandboxSpec{Name: "held", NetworkMode: "one"})
+		given <- err
+	}()
+	<-stuck
+	cancel()
+	select {
+	case err := <-given:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("the verb returns %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the verb waits for its revert")
+	}
+	<-stuck // the revert
+	if _, err := w.Sandbox("held"); !errors.Is(err, model.ErrNotFound) {
+		t.Errorf("the sandbox is visible: %v", err)
+	}
+	within, done := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer done()
+	if _, err := w.CreateSandbox(within, model.SandboxSpec{Name: "other", NetworkMode: "one"}); err != nil {
+		t.Errorf("a verb on another sandbox: %v", err)
+	}
+	close(release)
+	w.MakeSandbox(model.SandboxSpec{Name: "held", NetworkMode: "one"})
+	w.Check()
+}
+
 // A verb that finds its work done by a change which the kernel does not have yet returns no earlier than that.
 func TestNothingToChangeWaits(t *testing.T) {
 	for _, outcome := range []error{nil, errInjected} {

@@ -25,8 +25,8 @@ import (
 type Realizer interface {
 	// Accept takes over the successor of the snapshot that it took over last, without waiting for the
 	// kernel. apply brings the kernel from that one to this one. It may run while others do that change
-	// other objects. After an error another snapshot, without the change, is accepted and applied, unless the
-	// change removes by force. ctx ends only while the former may follow.
+	// other objects. After an error another snapshot, without the change, is accepted and applied, if ctx can end. It
+	// cannot for a change that removes by force, or reverts.
 	Accept(ctx context.Context, s *desired.Snapshot) (apply func() error)
 }
 

@@ -164,9 +164,14 @@ func (s *State) decide(ctx context.Context, fn func(*Tx) error) (decided, before
 	return t, nil, nil
 }
 
-// apply applies a change that was decided, and publishes or reverts it.
+// revertPatience is how long a verb that was given up waits until the kernel is reverted.
+const revertPatience = time.Second
+
+// apply applies a change that was decided, and publishes or reverts it. If the caller gave up, it does not wait for long until
+// the kernel is reverted: what kept the change from being applied may keep that, too.
 func (s *State) apply(ctx context.Context, t *Tx) error {
-	defer s.end(t)
+	end := func() { s.end(t) }
+	defer func() { end() }()
 	err := t.apply()
 	if err != nil && t.IgnoreApplyErr {
 		s.cfg.Log.Warn("could not apply a removal by force; kernel objects may remain until the next resync", "err", err)
@@ -185,7 +190,21 @@ func (s *State) apply(ctx context.Context, t *Tx) error {
 	if rollbackErr != nil {
 		return fmt.Errorf("%w (and %w)", err, rollbackErr)
 	}
-	s.applyRollback(undo)
+	if ctx.Err() == nil {
+		s.applyRollback(undo)
+		return err
+	}
+	end = func() {}
+	reverted := make(chan struct{})
+	go func() {
+		defer close(reverted)
+		defer s.end(t)
+		s.applyRollback(undo)
+	}()
+	select {
+	case <-reverted:
+	case <-time.After(revertPatience):
+	}
 	return err
 }
 
