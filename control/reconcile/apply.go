@@ -164,7 +164,7 @@ func (p *pass) recreate(members []*objects.Endpoint, alias string) error {
 		if rtnl.SandboxAlias(e.ID) == alias {
 			spec, ends := e.Spec(p.s, nil), e.Ends
 			p.moveEndpoint(e, device.Ends{})
-			e.Dirty, p.r.rerun = true, true
+			e.Dirty, p.r.missing[e.ID] = true, true
 			var err error
 			p.outside(func() { err = e.Kind.Remove(p.host, spec, ends) })
 			return err

@@ -99,6 +99,9 @@ func (p *pass) countUnder(n *objects.Network) error {
 
 // makeEndpoint creates or adopts an endpoint's pair of devices.
 func (p *pass) makeEndpoint(e *objects.Endpoint) {
+	if !p.hostOnly {
+		delete(p.r.missing, e.ID)
+	}
 	f, err := p.endpointDevice(e)
 	e.Dirty = err != nil
 	b := p.r.objects.Sandboxes[e.Want.SandboxID]

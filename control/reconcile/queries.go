@@ -26,10 +26,9 @@ func (r *Reconciler) Check(ctx context.Context, id string) error {
 		return err
 	}
 	defer r.turns.End([]string{id})
-	err := r.checkAll(ctx, id)
-	if err != nil && r.rerun {
-		// The first pass deleted a pair without its other end; this one creates it.
-		err = r.checkAll(ctx, id)
+	again, err := r.checkAll(ctx, id)
+	if again {
+		_, err = r.checkAll(ctx, id)
 	}
 	return err
 }
@@ -49,23 +48,27 @@ func (r *Reconciler) Compare(endpointID string, gateways []netip.Addr) error {
 	return r.namespaces.Compare(&b, peer, name, gateways)
 }
 
-// checkAll runs one pass over a sandbox and its endpoints.
-func (r *Reconciler) checkAll(ctx context.Context, id string) error {
+// checkAll runs one pass over a sandbox and its endpoints. again means that it deleted a pair without its other end, which
+// another pass creates.
+func (r *Reconciler) checkAll(ctx context.Context, id string) (again bool, err error) {
 	b := r.objects.Sandboxes[id]
 	if b == nil || r.snap.Sandbox(id) == nil {
-		return fmt.Errorf("sandbox %s does not exist", model.ShortID(id))
+		return false, fmt.Errorf("sandbox %s does not exist", model.ShortID(id))
 	}
 	start := time.Now()
 	p, err := r.newPass(ctx, r.snap, device.State{})
 	if err != nil {
-		return err
+		return false, err
 	}
 	p.Repair = true
 	p.Sandboxes[id] = b
 	p.TouchSandbox(id)
 	p.run()
 	r.finish(p, "resync", start, nil)
-	return p.unrepaired(b)
+	for id := range p.Endpoints {
+		again = again || r.missing[id]
+	}
+	return again, p.unrepaired(b)
 }
 
 // unrepaired returns what a pass over a sandbox could not repair.

@@ -84,7 +84,7 @@ type Reconciler struct {
 	snap         *desired.Snapshot // accepted last; nil before the first
 	numbers      map[uint32]string // network by the number under which its traffic is counted
 	changes      uint64            // how often a pass began, or took the lock again
-	rerun        bool              // a pass left something for the next one
+	missing      map[string]bool   // endpoints of which a check deleted the device, for the next pass to create it
 	lastCheckErr string            // of the last host check, as logged
 	committed    bool
 	cursor       string        // sandbox that was checked last
@@ -118,6 +118,7 @@ func New(cfg Config, dp Datapath, t tables.Set, nl *rtnl.Handle) *Reconciler {
 		traffic:    t.Traffic,
 		promote:    make(chan struct{}, 1),
 		numbers:    make(map[uint32]string),
+		missing:    make(map[string]bool),
 		remote:     remoteChanges{wake: make(chan struct{}, 1), networks: make(map[string]bool)},
 		stats:      report.NewStatistics(),
 	}

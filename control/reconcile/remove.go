@@ -51,6 +51,7 @@ func (p *pass) sweepNamespaces() error {
 // nothing passes in between.
 func (p *pass) remove() {
 	for _, e := range p.RemovedEndpoints {
+		delete(p.r.missing, e.ID)
 		p.Flows.Device(e.Ends.Host)
 		err := p.removeEndpoint(e)
 		p.SetErr(&e.LastErr, "endpoint", e.ID, err)

@@ -45,11 +45,11 @@ func (r *Reconciler) Resync(ctx context.Context) (report.Repairs, error) {
 	return repairs, err
 }
 
-// unfinished reports whether a pass left something for the next one.
+// unfinished reports whether a check left a device for the next pass to create.
 func (r *Reconciler) unfinished() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.rerun
+	return len(r.missing) > 0
 }
 
 // check compares the host's side with the snapshot, and repairs it.
@@ -105,8 +105,7 @@ func (r *Reconciler) checkRead(ctx context.Context, how thoroughness, start time
 	if err != nil {
 		return report.NewRepairs(), nil, err
 	}
-	p.Repair, r.rerun = true, false
-	p.hostOnly = true
+	p.Repair, p.hostOnly = true, true
 	p.Count(report.Entry, restored)
 	err = p.checkHost(how, attached)
 	if err == nil {
