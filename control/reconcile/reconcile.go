@@ -133,11 +133,14 @@ func New(cfg Config, dp Datapath, t tables.Set, nl *rtnl.Handle) *Reconciler {
 //
 // The first Apply reads everything back and adopts what is correct. It fails only if that is
 // impossible; objects that cannot be restored are logged and retried by Resync.
-func (r *Reconciler) Apply(ctx context.Context, s *desired.Snapshot) error { return r.Accept(ctx, s)() }
+func (r *Reconciler) Apply(ctx context.Context, s *desired.Snapshot) error {
+	return r.Accept(context.WithoutCancel(ctx), s)()
+}
 
 // Accept takes a snapshot over, without waiting for the kernel, and returns a function that applies its
 // difference to the snapshot that was accepted before. The functions of several snapshots may run at the
-// same time and in any order: one waits for another if both are about the same sandbox or network.
+// same time and in any order: one waits for another if both are about the same sandbox or network. If ctx can end, an
+// error must be followed by a snapshot without the change: until that is accepted, no check works on what it was about.
 func (r *Reconciler) Accept(ctx context.Context, s *desired.Snapshot) (apply func() error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -217,6 +220,10 @@ func (r *Reconciler) change(ctx context.Context, before, s *desired.Snapshot, id
 	p.run()
 	if p.NetworksTouched {
 		p.Fail(p.writeHostAddrs())
+	}
+	if len(p.Errs) > 0 && ctx.Done() != nil {
+		r.turns.EndReverted(ids)
+		p.turn = nil
 	}
 	return errors.Join(p.Errs...)
 }

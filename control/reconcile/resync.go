@@ -286,7 +286,9 @@ func (r *Reconciler) places() map[device.Place]bool {
 // checkUplinks finds the uplinks and the host's addresses and updates their tables.
 func (p *pass) checkUplinks() error {
 	restored, lost, err := p.r.uplinks.Check(&p.host.State, uplinks.Networks{All: p.r.objects.WantedNetworks(), HostPorts: p.r.objects.UsableNetworks(), Announced: p.s.Announced()})
-	p.Count(report.Entry, restored)
+	if !p.r.turns.Reverting() { // or else a verb that failed may have left the difference
+		p.Count(report.Entry, restored)
+	}
 	for _, a := range lost {
 		p.Flows.Addr(a)
 	}

@@ -21,7 +21,7 @@ type Turns struct {
 	taken  map[string]bool
 	queued map[string]int // by verbs, which precede repairs
 	freed  chan struct{}  // closed when a turn ends
-	given  map[string]int // of queued: by verbs that gave up and are not reverted yet
+	given  map[string]int // of queued: by verbs that gave up or failed and are not reverted yet
 }
 
 // New returns Turns that a lock guards.
@@ -55,14 +55,11 @@ func (t *Turns) Queue(ids []string) {
 	}
 }
 
-// Wait takes the turn of all objects, after a Queue. It gives up the lock while it waits. After an error the objects
-// stay queued until the next Queue, of the snapshot that reverts the verb's: until then no repair may
-// take what the verb was about to remove for a leftover.
+// Wait takes the turn of all objects, after a Queue. It gives up the lock while it waits. After an error it is as after
+// EndReverted.
 func (t *Turns) Wait(ctx context.Context, ids []string) error {
 	if err := t.until(ctx, func() bool { return !slices.ContainsFunc(ids, func(id string) bool { return t.taken[id] }) }); err != nil {
-		for _, id := range ids {
-			add(t.given, id, 1)
-		}
+		t.keep(ids)
 		return err
 	}
 	for _, id := range ids {
@@ -71,6 +68,16 @@ func (t *Turns) Wait(ctx context.Context, ids []string) error {
 	}
 	return nil
 }
+
+// keep has objects stay queued until the next Queue.
+func (t *Turns) keep(ids []string) {
+	for _, id := range ids {
+		add(t.given, id, 1)
+	}
+}
+
+// Reverting reports whether there is a verb that failed and is not reverted yet.
+func (t *Turns) Reverting() bool { return len(t.given) > 0 }
 
 func add(counts map[string]int, id string, n int) {
 	if counts[id] += n; counts[id] == 0 {
@@ -114,6 +121,17 @@ func (t *Turns) End(ids []string) {
 	}
 	close(t.freed)
 	t.freed = make(chan struct{})
+}
+
+// EndReverted ends the turns of a verb that failed. The objects stay queued until the next Queue, of the snapshot that
+// reverts the verb's: until then no repair may complete what the verb began, or take what it was about to remove
+// for a leftover.
+func (t *Turns) EndReverted(ids []string) {
+	for _, id := range ids {
+		add(t.queued, id, 1)
+	}
+	t.keep(ids)
+	t.End(ids)
 }
 
 // Changed returns the sandboxes and networks that the difference of two snapshots is about.
