@@ -31,7 +31,8 @@ const (
 
 // Attach ensures that the current version of the hook's program is attached to a
 // device. An attachment of this version is adopted; another version is replaced in
-// place, so that no packet bypasses the datapath. It reports whether it changed anything.
+// place, so that no packet bypasses the datapath. It reports whether it changed anything. This and the other methods that
+// attach and detach may be called concurrently for different devices.
 func (d *Datapath) Attach(ifindex int, h Hook) (changed bool, err error) {
 	if err := d.beforeAttach(h); err != nil {
 		return false, err
@@ -75,6 +76,8 @@ func (d *Datapath) CgroupProblem() string { return d.hooks.CgroupProblem() }
 // loaded, before the first one is attached, before the first one that sees the replies of
 // masqueraded flows is attached, and at the end ([Datapath.Settle]).
 func (d *Datapath) beforeAttach(h Hook) error {
+	d.replacing.Lock()
+	defer d.replacing.Unlock()
 	t := d.tables
 	if !t.Replacing() {
 		return nil
@@ -99,6 +102,12 @@ func (d *Datapath) beforeAttach(h Hook) error {
 // Settle ends a pass that attached what it could: it copies the entries written to replaced
 // tables in the meantime, and allows new TCP connections again.
 func (d *Datapath) Settle() error {
+	d.replacing.Lock()
+	defer d.replacing.Unlock()
+	return d.settle()
+}
+
+func (d *Datapath) settle() error {
 	if err := d.tables.Settle(d.log); err != nil {
 		return err
 	}
@@ -108,7 +117,9 @@ func (d *Datapath) Settle() error {
 // Commit ends a replacement after everything has been attached: it copies the entries
 // written to replaced tables in the meantime, and removes the pins of other versions.
 func (d *Datapath) Commit() error {
-	if err := d.Settle(); err != nil {
+	d.replacing.Lock()
+	defer d.replacing.Unlock()
+	if err := d.settle(); err != nil {
 		return err
 	}
 	d.tables.CloseReplaced()

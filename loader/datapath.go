@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -34,6 +35,7 @@ type Datapath struct {
 	progs   map[string]*ebpf.Program
 	sockets map[Hook]ebpf.AttachType // of the programs of sockets
 
+	replacing sync.Mutex // guards what follows, and the replacement of tables
 	// attaching is set when programs of this version may write to the maps.
 	attaching bool
 	// answers is set when the hooks that create masqueraded flows have programs of this version.

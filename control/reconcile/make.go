@@ -243,16 +243,22 @@ func (p *pass) createDevice(e *objects.Endpoint, spec device.Spec, where string)
 func (p *pass) attach() {
 	for id, n := range p.Networks {
 		if n.Usable() && !n.Dirty {
-			err := p.r.programs.Attach(n.Kind.Places(n.Ends), false)
+			err := p.attachAt(id, n.Kind.Places(n.Ends), false)
 			n.Dirty = err != nil
 			p.SetErr(&n.LastErr, "network", id, err)
 		}
 	}
 	for id, e := range p.Endpoints {
 		// Fast if a verb is waiting.
-		if err := p.r.programs.Attach(e.Kind.Places(e.Ends), !p.Repair && !p.first); err != nil {
+		if err := p.attachAt(e.Last.SandboxID, e.Kind.Places(e.Ends), !p.Repair && !p.first); err != nil {
 			e.Dirty = true
 			p.SetErr(&e.LastErr, "endpoint", id, err)
 		}
 	}
+}
+
+// attachAt attaches programs for the object whose turn the pass has.
+func (p *pass) attachAt(id string, places []device.Place, fast bool) (err error) {
+	p.outside(func() { err = p.r.programs.Attach(id, places, fast) })
+	return err
 }

@@ -247,15 +247,28 @@ func (r *Reconciler) done(operation string, start time.Time, err error) {
 	r.cfg.Observe(operation, took, err)
 }
 
-// promoteOne promotes one attachment. If a verb ran within promoteDelay, it promotes none and
-// returns how long to wait.
+// promoteOne promotes one attachment, in the turn of the object that it belongs to. If a verb ran within promoteDelay or
+// works on all of these objects, it promotes none and returns how long to wait.
 func (r *Reconciler) promoteOne() (wait time.Duration, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if wait := time.Until(r.lastApply.Add(promoteDelay)); wait > 0 {
 		return wait, true
 	}
-	return 0, r.programs.PromoteOne()
+	at, owner, ok := r.programs.NextUnpromoted(r.turns.Free)
+	switch {
+	case !ok:
+		return promoteDelay, r.programs.Unpromoted()
+	case owner == "":
+		r.programs.Promote(at)
+	default:
+		r.turns.Take(owner)
+		r.mu.Unlock()
+		r.programs.Promote(at)
+		r.mu.Lock()
+		r.turns.End([]string{owner})
+	}
+	return 0, r.programs.Unpromoted()
 }
 
 // wakePromoter wakes the loop if there is something to promote.

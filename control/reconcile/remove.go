@@ -75,9 +75,13 @@ func (p *pass) remove() {
 			delete(p.r.objects.Sandboxes, b.ID)
 		}
 	}
-	for _, at := range p.detached {
-		p.Fail(p.r.programs.Detach(at))
-	}
+	var errs []error
+	p.outside(func() {
+		for _, at := range p.detached {
+			errs = append(errs, p.r.programs.Detach(at))
+		}
+	})
+	p.Fail(errors.Join(errs...))
 }
 
 // removeEndpoint deletes the devices of an endpoint. Those that have no end on the host are found in the sandbox's

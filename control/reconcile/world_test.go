@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,6 +41,9 @@ type world struct {
 	nl  *rtnl.Handle
 	log *slog.Logger
 	r   *Reconciler
+
+	// beforeAttach is called before a program is attached.
+	beforeAttach atomic.Value // func(ifindex int)
 
 	mu     sync.Mutex // guards what follows
 	writes int        // to tables, and of attachments, that changed something
@@ -82,6 +86,7 @@ func newWorld(tb testing.TB) *world {
 	}
 	w := &world{tb: tb, dir: tb.TempDir(), nl: nl, attached: make(map[device.Place]bool), provisional: make(map[device.Place]bool)}
 	w.log = slog.New(slog.NewTextHandler(testLog{tb}, nil))
+	w.beforeAttach.Store(func(int) {})
 	w.endpoints = newFakeTable(w, func(e dp.Endpoint) uint32 { return e.IfIndex })
 	w.fdb = newFakeTable(w, func(e dp.FDBEntry) fdbKey { return fdbKey{e.Net, e.MAC} })
 	w.neighbours = newFakeTable(w, func(e dp.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr} })
@@ -135,6 +140,7 @@ func (w *world) trip() error {
 }
 
 func (w *world) Attach(ifindex int, h loader.Hook) (bool, error) {
+	w.beforeAttach.Load().(func(int))(ifindex)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.attach(ifindex, h)
@@ -158,6 +164,7 @@ func (w *world) attach(ifindex int, h loader.Hook) (bool, error) {
 }
 
 func (w *world) AttachFast(ifindex int, h loader.Hook) (changed, provisional bool, err error) {
+	w.beforeAttach.Load().(func(int))(ifindex)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	at := device.Place{IfIndex: ifindex, Hook: h}

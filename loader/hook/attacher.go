@@ -27,8 +27,8 @@ type Config struct {
 	Log         *slog.Logger
 }
 
-// Attacher attaches programs to hooks. Its methods are not safe for concurrent use, except for
-// CgroupProblem.
+// Attacher attaches programs to hooks. Its methods may be called concurrently for different devices, and those for sockets
+// one at a time, except for CgroupProblem.
 type Attacher struct {
 	kinds  map[Kind]kind
 	cgroup *cgroup

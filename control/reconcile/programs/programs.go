@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/loader"
@@ -31,27 +32,29 @@ type Datapath interface {
 }
 
 // Attachments attaches programs and records where, so that a missing program is known to have
-// been detached by others. The caller serializes all access, except to Suspect.
+// been detached by others. Its methods may be called concurrently, for different places.
 type Attachments struct {
-	dp         Datapath
-	log        *slog.Logger
-	at         map[device.Place]bool // where programs are attached
-	unpromoted map[device.Place]bool // attachments that Attach must still replace by tcx links
-	turn       int                   // the clsact filter that is checked next
-	suspects   suspects
+	dp       Datapath
+	log      *slog.Logger
+	suspects suspects
+	turn     int // the clsact filter that is checked next
+
+	mu         sync.Mutex              // guards what follows; it is not held while the kernel works
+	at         map[device.Place]bool   // where programs are attached
+	unpromoted map[device.Place]string // attachments that Attach must still replace by tcx links, and of which object
 }
 
 // New returns Attachments of a datapath.
 func New(dp Datapath, log *slog.Logger) *Attachments {
 	return &Attachments{
 		dp: dp, log: log,
-		at: make(map[device.Place]bool), unpromoted: make(map[device.Place]bool),
+		at: make(map[device.Place]bool), unpromoted: make(map[device.Place]string),
 	}
 }
 
-// attach attaches the program of a place. With fast, the attachment may be a filter that still
+// attach attaches the program of a place of an object. With fast, the attachment may be a filter that still
 // has to be promoted.
-func (a *Attachments) attach(at device.Place, fast bool) (changed bool, err error) {
+func (a *Attachments) attach(owner string, at device.Place, fast bool) (changed bool, err error) {
 	provisional := false
 	if fast {
 		changed, provisional, err = a.dp.AttachFast(at.IfIndex, at.Hook)
@@ -61,35 +64,45 @@ func (a *Attachments) attach(at device.Place, fast bool) (changed bool, err erro
 	if err != nil {
 		return false, err
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.at[at] = true
 	if provisional {
-		a.unpromoted[at] = true
+		a.unpromoted[at] = owner
 	} else {
 		delete(a.unpromoted, at)
 	}
 	return changed, nil
 }
 
-// Attach attaches the programs of places.
-func (a *Attachments) Attach(places []device.Place, fast bool) error {
+// Attach attaches the programs of an object's places.
+func (a *Attachments) Attach(owner string, places []device.Place, fast bool) error {
 	var errs []error
 	for _, at := range places {
-		_, err := a.attach(at, fast)
+		_, err := a.attach(owner, at, fast)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// AttachNew attaches the programs of the places that have none.
+// AttachNew attaches the programs of the places that have none, which belong to no object.
 func (a *Attachments) AttachNew(places []device.Place) error {
+	attached, _ := a.recorded()
 	var errs []error
 	for _, at := range places {
-		if !a.at[at] {
-			_, err := a.attach(at, true)
+		if !attached[at] {
+			_, err := a.attach("", at, true)
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// recorded returns copies of what is recorded.
+func (a *Attachments) recorded() (at map[device.Place]bool, unpromoted map[device.Place]string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.at), maps.Clone(a.unpromoted)
 }
 
 // Detach detaches the program of a place, whose device may no longer exist.
@@ -100,29 +113,46 @@ func (a *Attachments) Detach(at device.Place) error {
 }
 
 func (a *Attachments) forget(at device.Place) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	delete(a.at, at)
 	delete(a.unpromoted, at)
 }
-
-// Unpromoted reports whether there are fast attachments.
-func (a *Attachments) Unpromoted() bool { return len(a.unpromoted) > 0 }
 
 // Suspect records that a device lost a clsact filter, and reports whether a check is needed: not if
 // Fairlead removed it. It may be called at any time.
 func (a *Attachments) Suspect(ifindex int) bool { return a.suspects.add(ifindex) }
 
-// PromoteOne replaces one fast attachment by a tcx link, and reports whether there are more.
-func (a *Attachments) PromoteOne() (more bool) {
-	for at := range a.unpromoted {
-		a.suspects.expectRemoval(at.IfIndex)
-		if _, err := a.attach(at, false); err != nil {
-			// The checks retry, and log the error.
-			a.log.Debug("cannot replace the filter by a tcx link", "ifindex", at.IfIndex, "err", err)
-			delete(a.unpromoted, at)
-		}
-		break
-	}
+// Unpromoted reports whether there are fast attachments.
+func (a *Attachments) Unpromoted() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	return len(a.unpromoted) > 0
+}
+
+// NextUnpromoted returns a fast attachment and the object that it belongs to, or "", among those of objects that may be
+// worked on.
+func (a *Attachments) NextUnpromoted(may func(owner string) bool) (at device.Place, owner string, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for at, owner := range a.unpromoted {
+		if owner == "" || may(owner) {
+			return at, owner, true
+		}
+	}
+	return device.Place{}, "", false
+}
+
+// Promote replaces a fast attachment by a tcx link.
+func (a *Attachments) Promote(at device.Place) {
+	a.suspects.expectRemoval(at.IfIndex)
+	if _, err := a.attach("", at, false); err != nil {
+		// The checks retry, and log the error.
+		a.log.Debug("cannot replace the filter by a tcx link", "ifindex", at.IfIndex, "err", err)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.unpromoted, at)
+	}
 }
 
 // Check makes sure that every program is attached where it should be, and nowhere else, and
@@ -131,7 +161,8 @@ func (a *Attachments) PromoteOne() (more bool) {
 // that someone else attaches or detaches at the same time: they are left as they are. first is the
 // first check of a daemon.
 func (a *Attachments) Check(have []loader.Attachment, wanted, busy map[device.Place]bool, first bool) (restored int, err error) {
-	live, stale := maps.Clone(a.at), []device.Place(nil)
+	attached, unpromoted := a.recorded()
+	live, stale := attached, []device.Place(nil)
 	var errs []error
 	if have == nil {
 		for at := range live {
@@ -152,8 +183,9 @@ func (a *Attachments) Check(have []loader.Attachment, wanted, busy map[device.Pl
 		if busy[at] || live[at] && !suspects[at.IfIndex] {
 			continue
 		}
-		was := a.at[at]
-		changed, err := a.attach(at, a.unpromoted[at]) // fast only if it was attached fast
+		was := attached[at]
+		owner, fast := unpromoted[at]
+		changed, err := a.attach(owner, at, fast) // fast only if it was attached fast
 		if err != nil {
 			errs = append(errs, err)
 			a.forget(at)
@@ -173,6 +205,7 @@ func (a *Attachments) Check(have []loader.Attachment, wanted, busy map[device.Pl
 // live ones that are clsact filters to be looked up. In the first check only what this daemon
 // attached is live: the others may have an older program.
 func (a *Attachments) classify(have []loader.Attachment, wanted map[device.Place]bool, first bool) (live map[device.Place]bool, stale, filters []device.Place) {
+	attached, unpromoted := a.recorded()
 	live = make(map[device.Place]bool)
 	for _, h := range have {
 		at := placeOf(h)
@@ -180,10 +213,10 @@ func (a *Attachments) classify(have []loader.Attachment, wanted map[device.Place
 			stale = append(stale, at)
 			continue
 		}
-		if h.Live && (!first || a.at[at]) {
+		if h.Live && (!first || attached[at]) {
 			live[at] = true
 		}
-		if h.Live && h.Kind == loader.Clsact && !first && !a.unpromoted[at] {
+		if _, fast := unpromoted[at]; h.Live && h.Kind == loader.Clsact && !first && !fast {
 			filters = append(filters, at)
 		}
 	}

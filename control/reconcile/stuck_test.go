@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+)
+
+// hold makes the attachment of a program wait. awaited returns the device once one waits.
+func (w *world) hold() (awaited func() int, release func()) {
+	reached, released := make(chan int, 1), make(chan struct{})
+	w.beforeAttach.Store(func(ifindex int) {
+		w.beforeAttach.Store(func(int) {})
+		reached <- ifindex
+		<-released
+	})
+	awaited = func() int {
+		w.tb.Helper()
+		select {
+		case ifindex := <-reached:
+			return ifindex
+		case <-time.After(20 * time.Second):
+			w.tb.Fatal("nothing attaches a program")
+			return 0
+		}
+	}
+	return awaited, func() { close(released) }
+}
+
+// within fails the test if do takes long.
+func (w *world) within(what string, do func() error) {
+	w.tb.Helper()
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			w.tb.Errorf("%s: %v", what, err)
+		}
+	case <-time.After(20 * time.Second):
+		w.tb.Errorf("%s waits for the device of another sandbox", what)
+	}
+}
+
+// While the program of a device is being attached, by the verb of a sandbox or to replace a filter, verbs of other
+// sandboxes are applied, the host is checked, and queries are answered. What is attached meanwhile is recorded once.
+func TestAttachingDelaysNoOther(t *testing.T) {
+	for name, attach := range map[string]func(*world, *plan, *model.Network) error{
+		"verb": func(w *world, p *plan, n *model.Network) error {
+			p.endpoint(p.sandbox("a"), n)
+			return w.r.Accept(t.Context(), p.snapshot())()
+		},
+		"promotion": func(w *world, _ *plan, _ *model.Network) error {
+			w.r.lastApply = time.Time{}
+			w.r.promoteOne()
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.plan()
+			n := p.network("one", 1)
+			w.apply(p)
+			there := p.endpoint(p.sandbox("there"), n)
+			w.apply(p)
+			awaited, release := w.hold()
+			with := *p
+			with.s = p.s.Clone()
+			attached := make(chan error, 1)
+			go func() { attached <- attach(w, &with, n) }()
+			awaited()
+			if name == "verb" {
+				p.s = with.s.Clone() // accepted already
+				p.next = with.next
+			}
+			p.endpoint(p.sandbox("b"), n)
+			w.within("a verb", func() error { return w.r.Apply(t.Context(), p.snapshot()) })
+			w.within("a check of the host", func() error {
+				_, err := w.r.check(t.Context(), regular)
+				return err
+			})
+			w.within("a query", func() error {
+				_, err := w.r.InnerEnd(there)
+				return err
+			})
+			release()
+			if err := <-attached; err != nil {
+				t.Error(err)
+			}
+			w.promoteAll()
+			w.wantNoRepairs("afterwards")
+		})
+	}
+}
+
+// Between a verb that failed and the snapshot that reverts it, no check takes what the verb left for damage.
+func TestFailedVerbIsNoDamage(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("one", 1)
+	stays := p.endpoint(p.sandbox("stays"), n)
+	w.apply(p)
+	before := p.s.Clone()
+	for fault := 1; ; fault++ {
+		p.s = before.Clone()
+		w.apply(p)
+		w.resync()
+		p.endpoint(p.sandbox("fails"), p.network("two", 2))
+		delete(p.s.Endpoints, stays.ID)
+		w.mu.Lock()
+		w.fault = fault
+		w.mu.Unlock()
+		ctx, cancel := context.WithCancel(t.Context())
+		err := w.r.Accept(ctx, p.snapshot())()
+		cancel()
+		w.mu.Lock()
+		left := w.fault
+		w.fault = 0
+		w.mu.Unlock()
+		if left > 0 { // the verb needs fewer calls
+			if fault < 5 {
+				t.Errorf("a verb needs %d calls only", fault)
+			}
+			break
+		}
+		if !errors.Is(err, errFault) {
+			t.Errorf("fault %d: %v", fault, err)
+		}
+		repairs, err := w.r.Resync(t.Context())
+		if repairs.Total() > 0 || err != nil {
+			t.Errorf("fault %d: repaired %v before the revert, %v", fault, repairs, err)
+		}
+		p.s = before.Clone()
+		if err := w.r.Accept(context.WithoutCancel(t.Context()), p.snapshot())(); err != nil {
+			t.Error(err)
+		}
+		w.wantNoRepairs("after the revert")
+		if !w.r.turns.Idle() {
+			t.Error("turns do not end")
+		}
+	}
+}
+
+// A check creates a pair again of which a program moved the other end elsewhere, in a second pass, also while others check
+// the host all the time.
+func TestCheckCreatesAgainBesideOthers(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("one", 1)
+	b := p.sandbox("box")
+	p.endpoint(b, n)
+	w.apply(p)
+	elsewhere := filepath.Join(w.dir, "elsewhere")
+	w.must(rtnl.CreateNetNS(elsewhere))
+	defer rtnl.RemoveNetNS(elsewhere)
+	var checks sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	checks.Go(func() {
+		for ctx.Err() == nil {
+			if _, err := w.r.check(ctx, quick); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 20 {
+		w.inNetNS(b, func(*rtnl.Handle) error {
+			ip(t, "link", "set", "eth0", "netns", elsewhere)
+			return nil
+		})
+		if err := w.r.Check(t.Context(), b.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	cancel()
+	checks.Wait()
+	w.resync()
+}
