@@ -410,7 +410,7 @@ func TestFollowsOtherNodes(t *testing.T) {
 		defer w.mu.Unlock()
 		return len(w.nodes) == 1 && slices.Equal(w.flood[11], []uint16{2})
 	})
-	// Names.
+	// Members are found by name.
 	if got := w.Peers.Named("n1", "all"); len(got) != 2 {
 		t.Errorf("named all: %v", got)
 	}

@@ -19,13 +19,11 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// Of the machine outside: its server's port, a second address of the internet, a
-// machine beyond, and the MTU of the way there and of the host's routes to the internet.
 const (
-	outsidePort = 8000
-	second4     = "198.51.100.2"
-	far4        = "203.0.113.254"
-	narrow      = 1300
+	outsidePort = 8000            // of the server on the machine outside
+	second4     = "198.51.100.2"  // of the machine outside, like lab.Internet4
+	far4        = "203.0.113.254" // of a machine behind that
+	narrow      = 1300            // MTU of the path there, and of the host's routes to the internet
 )
 
 // newLab makes a lab, without a daemon yet, whose host has a resolver outside.

@@ -212,8 +212,8 @@ func background(p *packet) bool {
 	return p.proto == unix.IPPROTO_ICMP && p.icmpType == 11 && p.icmpCode == 1 // fragments that lay there for long
 }
 
-// collect takes what came out everywhere, put together again where it came in fragments. invalid says whether connection
-// tracking refused a packet; what it refused was seen at the sink.
+// collect returns the packets that came out at all nodes, reassembled if they came out as fragments. invalid reports whether
+// connection tracking refused a packet, which is then copied to the sink.
 func (w *twin) collect() (all []*seen, invalid bool, err error) {
 	for _, n := range nodes {
 		for w.ports[n.name] != nil {

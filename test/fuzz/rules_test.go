@@ -574,8 +574,8 @@ func lengthBelieved(d difference) bool {
 	return p.proto == unix.IPPROTO_ICMPV6 && p.icmpType == 2 || p.proto == unix.IPPROTO_ICMP && p.icmpType == 3 && p.icmpCode == 4
 }
 
-// Tags behind a tag are dropped, wherever they come from: no member of a network and nobody outside means them for an untagged
-// interface. The kernel takes off those of VLAN 0, however many.
+// Fairlead drops frames with a tag behind a tag, wherever they come from: nobody sends these to an untagged interface on
+// purpose. The kernel removes the tags of VLAN 0, however many there are.
 func tags(d difference) bool { return len(d.st().Tags) > 1 && d.fairlead == nil }
 
 // The gateway stands for neighbours of the backend with ports of its own, all above 1023.

@@ -77,7 +77,7 @@ func TestAggregatesArrive(t *testing.T) {
 	}
 }
 
-// aggregate makes the device on a host that makes its kernel aggregate tunnels, as the daemon does.
+// aggregate has the kernel of a host aggregate the packets of tunnels, by a device that the daemon would create there.
 func (l *lab) aggregate(v *node) {
 	l.Helper()
 	family := model.V4

@@ -111,7 +111,7 @@ func anyEntry(m *ebpf.Map) (key, value []byte, err error) {
 	return key, value, err
 }
 
-// The bits of published ports are not entries that could be removed.
+// The table of published ports has a bit per port: others can change it, but remove no entry of it.
 func TestRepairsPortBits(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Config{})
