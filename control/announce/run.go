@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/frames"
 )
 
 // look is the time between two looks at the host's devices and addresses.
@@ -47,7 +48,7 @@ type key struct {
 }
 
 type listener struct {
-	*rtnl.Resolver
+	*frames.Resolver
 	mac  model.MAC
 	stop chan struct{}
 	done chan struct{}
@@ -221,7 +222,7 @@ func (an *Announcer) running(e *election) {
 }
 
 func (an *Announcer) open(k key, at Place) error {
-	r, err := an.nl.OpenResolver(at.Index, at.MAC, at.LinkLocal, k.f)
+	r, err := frames.OpenResolver(an.nl, at.Index, at.MAC, at.LinkLocal, k.f)
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/querier"
 	"github.com/fairlead-net/fairlead/control/reach"
 	"github.com/fairlead-net/fairlead/control/reconcile"
+	"github.com/fairlead-net/fairlead/control/rtnl/frames"
 	"github.com/fairlead-net/fairlead/control/rtnl/underlay"
 	"github.com/fairlead-net/fairlead/control/rtnl/vxlan"
 	"github.com/fairlead-net/fairlead/control/rtnl/wireguard"
@@ -269,9 +270,9 @@ func (d *daemon) queryGroups(net uint32) error {
 		if e.Net != net || e.Flags&tables.HostPort == 0 {
 			continue
 		}
-		err := d.handle.QueryGroups(e.GatewayIf, model.MAC(e.MAC), model.V4)
+		err := frames.QueryGroups(d.handle, e.GatewayIf, model.MAC(e.MAC), model.V4)
 		if e.Gateway6.IsValid() {
-			err = errors.Join(err, d.handle.QueryGroups(e.GatewayIf, model.MAC(e.MAC), model.V6))
+			err = errors.Join(err, frames.QueryGroups(d.handle, e.GatewayIf, model.MAC(e.MAC), model.V6))
 		}
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/configure"
+	"github.com/fairlead-net/fairlead/control/rtnl/frames"
 )
 
 // writeEntries writes the entries of the pass's objects, and deletes those that have no successor. The entries
@@ -249,11 +250,11 @@ func (p *pass) announceAddress(n *objects.Network, e *objects.Endpoint, ip netip
 	if err := p.r.nl.ChangeNeighbour(n.Ends.Peer, ip, mac); err != nil {
 		return err
 	}
-	var members []rtnl.Member
+	var members []frames.Member
 	for _, o := range p.r.objects.Endpoints {
 		if o != e && o.Want != nil && o.Ends.Host != 0 && o.Want.NetworkID == n.ID {
-			members = append(members, rtnl.Member{MAC: o.Want.MAC, IPv6: o.Want.Addr(model.V6)})
+			members = append(members, frames.Member{MAC: o.Want.MAC, IPv6: o.Want.Addr(model.V6)})
 		}
 	}
-	return p.r.nl.Announce(n.Ends.Peer, ip, mac, members)
+	return frames.Announce(p.r.nl, n.Ends.Peer, ip, mac, members)
 }

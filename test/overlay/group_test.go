@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/frames"
 	labs "github.com/fairlead-net/fairlead/test/lab"
 )
 
@@ -25,10 +26,10 @@ func (l *lab) query(times int) {
 					return err
 				}
 				defer h.Close()
-				if err := h.QueryGroups(gw, model.MAC(insideMAC(gateway)), model.V4); err != nil {
+				if err := frames.QueryGroups(h, gw, model.MAC(insideMAC(gateway)), model.V4); err != nil {
 					return err
 				}
-				return h.QueryGroups(gw, model.MAC(insideMAC(gateway)), model.V6)
+				return frames.QueryGroups(h, gw, model.MAC(insideMAC(gateway)), model.V6)
 			}))
 		}
 		time.Sleep(1100 * time.Millisecond)

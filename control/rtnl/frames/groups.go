@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+package frames
 
 import (
 	"encoding/binary"
@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // The fields of a general query: answers within a second, the robustness variable, and the seconds
@@ -23,25 +24,15 @@ const (
 // QueryGroups queries what is behind a device for the multicast groups that it listens to, by IGMPv3 (RFC
 // 3376 section 4.1) or MLDv2 (RFC 3810 section 5.1), which hosts with earlier versions understand. The
 // query by IGMP has no source address, so that a router takes precedence (RFC 4541 section 2.1.1).
-func (h *Handle) QueryGroups(device uint32, mac model.MAC, f model.Family) error {
+func QueryGroups(h *rtnl.Handle, device uint32, mac model.MAC, f model.Family) error {
 	frame := groupQuery4(mac)
 	if f == model.V6 {
 		frame = groupQuery6(mac)
 	}
-	if err := h.send(device, frame); err != nil {
+	if err := send(h, device, frame); err != nil {
 		return fmt.Errorf("query for multicast groups: %w", err)
 	}
 	return nil
-}
-
-// send sends one frame by a device.
-func (h *Handle) send(device uint32, frame []byte) error {
-	fd, err := h.packetSocket()
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: int(device)})
 }
 
 func groupQuery4(mac model.MAC) []byte {

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rtnl
+// Package frames sends frames by packet sockets on the host's devices, and receives the answers: announcements of addresses,
+// queries for the owners of addresses, and queries for multicast groups.
+package frames
 
 import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
 
-	"github.com/fairlead-net/fairlead/control/model"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // Member is a member of a network.
@@ -21,8 +25,8 @@ type Member struct {
 // 3) or an unsolicited neighbour advertisement (RFC 4861 section 7.2.6). gateway is the host
 // device in the network. Each member gets a frame of its own, so that the owner of the address
 // does not detect a conflict. Members without IPv6 are not notified of IPv6 addresses.
-func (h *Handle) Announce(gateway uint32, ip netip.Addr, mac model.MAC, to []Member) error {
-	fd, err := h.packetSocket()
+func Announce(h *rtnl.Handle, gateway uint32, ip netip.Addr, mac model.MAC, to []Member) error {
+	fd, err := packetSocket(h)
 	if err != nil {
 		return fmt.Errorf("announce %s: %w", ip, err)
 	}
@@ -46,13 +50,23 @@ func (h *Handle) Announce(gateway uint32, ip netip.Addr, mac model.MAC, to []Mem
 }
 
 // packetSocket opens a socket that sends frames and receives nothing.
-func (h *Handle) packetSocket() (fd int, err error) {
+func packetSocket(h *rtnl.Handle) (fd int, err error) {
 	fd = -1
 	err = h.Do(func() (err error) {
 		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		return err
 	})
 	return fd, err
+}
+
+// send sends one frame by a device.
+func send(h *rtnl.Handle, device uint32, frame []byte) error {
+	fd, err := packetSocket(h)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: int(device)})
 }
 
 func ethernet(to, from model.MAC, kind uint16) []byte {
