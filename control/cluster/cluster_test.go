@@ -25,7 +25,6 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/engine"
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/resource"
 	"github.com/fairlead-net/fairlead/test/verbtest"
 )
 
@@ -693,7 +692,7 @@ func TestNetworkRaces(t *testing.T) {
 		case 1:
 			specs[1].Subnets = specs[0].Subnets
 		case 2:
-			specs[0].Options[resource.OptVNI], specs[1].Options[resource.OptVNI] = "77", "77"
+			specs[0].Options[model.OptVNI], specs[1].Options[model.OptVNI] = "77", "77"
 		}
 		results := make(chan error, 2)
 		for j, h := range []*host{a, b} {

@@ -12,6 +12,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/resource"
+	"github.com/fairlead-net/fairlead/control/resource/options"
 )
 
 // Network finds a network by full ID, by name, or by a unique prefix of its ID, in
@@ -118,7 +119,7 @@ func (c *Controller) createShared(ctx context.Context, spec model.NetworkSpec) (
 	if cluster == nil {
 		return nil, errNoCluster
 	}
-	encrypted, err := resource.IsEncrypted(spec.Options)
+	encrypted, err := options.IsEncrypted(spec.Options)
 	if err != nil {
 		return nil, err
 	}

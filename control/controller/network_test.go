@@ -17,7 +17,6 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/resource"
 	"github.com/fairlead-net/fairlead/control/store"
 )
 
@@ -183,10 +182,10 @@ func TestCreateNetworkSubnets(t *testing.T) {
 			"10.3.0.0/24 10.3.0.1, 2001:db8::/64 2001:db8::1", "10.3.0.2 2001:db8::2"},
 		{"IPv6 alone", model.NetworkSpec{NoIPv4: true, EnableIPv6: true}, "ULA ULA::1", "ULA::2"},
 		{"IPv6 alone by subnet", model.NetworkSpec{NoIPv4: true, Subnets: []model.SubnetSpec{verbtest.Subnet("2001:db8::/64")}}, "2001:db8::/64 2001:db8::1", "2001:db8::2"},
-		{"IPv6 alone by options", model.NetworkSpec{Options: map[string]string{resource.OptIPv4: "false", resource.OptIPv6: "true"}}, "ULA ULA::1", "ULA::2"},
-		{"dual by option", model.NetworkSpec{Options: map[string]string{resource.OptIPv4: "true", resource.OptIPv6: "true"}}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
-		{"IPv4 by option", model.NetworkSpec{Options: map[string]string{resource.OptIPv6: "false"}}, "172.31.0.0/16 172.31.0.1", "172.31.0.2"},
-		{"option and flag", model.NetworkSpec{EnableIPv6: true, Options: map[string]string{resource.OptIPv6: "false"}}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
+		{"IPv6 alone by options", model.NetworkSpec{Options: map[string]string{model.OptIPv4: "false", model.OptIPv6: "true"}}, "ULA ULA::1", "ULA::2"},
+		{"dual by option", model.NetworkSpec{Options: map[string]string{model.OptIPv4: "true", model.OptIPv6: "true"}}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
+		{"IPv4 by option", model.NetworkSpec{Options: map[string]string{model.OptIPv6: "false"}}, "172.31.0.0/16 172.31.0.1", "172.31.0.2"},
+		{"option and flag", model.NetworkSpec{EnableIPv6: true, Options: map[string]string{model.OptIPv6: "false"}}, "172.31.0.0/16 172.31.0.1, ULA ULA::1", "172.31.0.2 ULA::2"},
 		{"IPv4 link-local", model.NetworkSpec{Subnets: []model.SubnetSpec{verbtest.Subnet("169.254.170.0/24")}}, "169.254.170.0/24 169.254.170.1", "169.254.170.2"},
 		{"sized-pool", model.NetworkSpec{Subnets: []model.SubnetSpec{verbtest.Subnet("0.0.0.0/26")}}, "172.29.1.0/26 172.29.1.1", "172.29.1.2"},
 		{"dual-by-subnet", model.NetworkSpec{Subnets: []model.SubnetSpec{verbtest.Subnet("2001:db8::/64"), verbtest.Subnet("10.3.0.0/24")}},
@@ -260,10 +259,10 @@ func networkRefusals() []networkRefusal {
 		{"name dots", model.NetworkSpec{Name: ".."}, model.ErrInvalid, "is a directory"},
 		{"IPv6 link-local", sub(verbtest.Subnet("fe80:1::/64")), model.ErrInvalid, "IPv6 link-local addresses cannot be used"},
 		{"no family", model.NetworkSpec{Name: "n", NoIPv4: true}, model.ErrInvalid, "neither IPv4 nor IPv6 (add --ipv6)"},
-		{"no family by option", opt(resource.OptIPv4, "false"), model.ErrInvalid, "neither IPv4 nor IPv6"},
+		{"no family by option", opt(model.OptIPv4, "false"), model.ErrInvalid, "neither IPv4 nor IPv6"},
 		{"no IPv4 and its subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{verbtest.Subnet("10.9.0.0/24")}}, model.ErrInvalid, "has an IPv4 subnet although IPv4 is disabled"},
 		{"no IPv4 and any subnet", model.NetworkSpec{Name: "n", NoIPv4: true, EnableIPv6: true, Subnets: []model.SubnetSpec{{}}}, model.ErrInvalid, "IPv4 is disabled in network n"},
-		{"family by a bad option", opt(resource.OptIPv6, "maybe"), model.ErrInvalid, "want true or false"},
+		{"family by a bad option", opt(model.OptIPv6, "maybe"), model.ErrInvalid, "want true or false"},
 		{"no-name", model.NetworkSpec{}, model.ErrInvalid, "no name"},
 		{"predefined", model.NetworkSpec{Name: "host"}, model.ErrForbidden, "operation is not permitted on predefined host network"},
 		{"taken", model.NetworkSpec{Name: "taken"}, model.ErrConflict, "network with name taken already exists"},
@@ -301,18 +300,18 @@ func networkRefusals() []networkRefusal {
 		{"dhcp-no-ipv4", model.NetworkSpec{Name: "x", Driver: model.DriverMacvlan, IPAM: model.IPAMDHCP, NoIPv4: true, EnableIPv6: true, Options: map[string]string{model.OptParent: "eth0"}}, model.ErrInvalid, "IPAM driver dhcp is for IPv4"},
 		{"option-unknown", opt("com.example.x", "1"), model.ErrInvalid, "unknown option com.example.x"},
 		{"option-refused", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not supported (there is no bridge, and Fairlead chooses"},
-		{"option-set", opt(resource.OptInhibit4, "true"), model.ErrNotSupported, resource.OptInhibit4 + " is not supported (the host always has"},
+		{"option-set", opt(model.OptInhibit4, "true"), model.ErrNotSupported, model.OptInhibit4 + " is not supported (the host always has"},
 		{"option-mode", opt(model.OptGateMode6, "router"), model.ErrInvalid, "invalid value \"router\" of option " + model.OptGateMode6 + " (want nat, nat-unprotected, routed or isolated)"},
 		{"option-mode-isolated", opt(model.OptGateMode4, "isolated"), model.ErrInvalid, "gateway mode 'isolated' can only be used for an internal network (add --internal)"},
 		{"option-mode-gateway", model.NetworkSpec{Name: "x", Internal: true, Subnets: []model.SubnetSpec{{Prefix: netip.MustParsePrefix("10.1.0.0/24"), Gateway: verbtest.Addr("10.1.0.1")}}, Options: map[string]string{model.OptGateMode4: "isolated"}},
 			model.ErrInvalid, "has no IPv4 gateway in gateway mode isolated (leave out gateway 10.1.0.1, or the mode)"},
 		{"option-host-address", opt("com.docker.network.host_ipv4", "192.0.2.1"), model.ErrNotSupported, "host_ipv4 is not supported (masquerading uses"},
 		{"option-no-mode", opt(model.OptGateMode4, "nut"), model.ErrInvalid, "want nat"},
-		{"option-prefix", opt(resource.OptIfPrefix, "a/b"), model.ErrInvalid, resource.OptIfPrefix},
-		{"option-prefix-long", opt(resource.OptIfPrefix, "abcdefghijkl"), model.ErrInvalid, "up to 11"},
+		{"option-prefix", opt(model.OptIfPrefix, "a/b"), model.ErrInvalid, model.OptIfPrefix},
+		{"option-prefix-long", opt(model.OptIfPrefix, "abcdefghijkl"), model.ErrInvalid, "up to 11"},
 		{"option-bool", opt(model.OptICC, "maybe"), model.ErrInvalid, model.OptICC},
 		{"option-mtu", opt(model.OptMTU, "67"), model.ErrInvalid, "68 to 65535"},
-		{"option-addr", opt(resource.OptHostBinding, "localhost"), model.ErrInvalid, resource.OptHostBinding},
+		{"option-addr", opt(model.OptHostBinding, "localhost"), model.ErrInvalid, model.OptHostBinding},
 	}
 }
 
@@ -336,7 +335,7 @@ func TestNetworkOptions(t *testing.T) {
 	if !n.ICC || !n.Masquerade || !n.AntiSpoof || n.MTU != 1500 || n.HostBindingIPv4.IsValid() || n.GatewayMAC.IsZero() {
 		t.Errorf("defaults: %+v", n)
 	}
-	opts := map[string]string{model.OptICC: "false", model.OptMasquerade: "0", model.OptAntiSpoof: "false", model.OptMTU: "9000", resource.OptHostBinding: "127.0.0.1", resource.OptIfPrefix: "net", model.OptGateMode4: "nat",
+	opts := map[string]string{model.OptICC: "false", model.OptMasquerade: "0", model.OptAntiSpoof: "false", model.OptMTU: "9000", model.OptHostBinding: "127.0.0.1", model.OptIfPrefix: "net", model.OptGateMode4: "nat",
 		model.OptIngress: "20mbit", model.OptEgress: "none"}
 	n = w.MakeNetwork(model.NetworkSpec{Name: "test@#$ %", Options: opts, Labels: map[string]string{"a": "b"}})
 	if n.ICC || n.Masquerade || n.AntiSpoof || n.MTU != 9000 || n.HostBindingIPv4 != verbtest.Addr("127.0.0.1") || n.Labels["a"] != "b" || n.Bandwidth.Ingress.Rate != 20e6 || !n.Bandwidth.Egress.IsZero() {
@@ -347,7 +346,7 @@ func TestNetworkOptions(t *testing.T) {
 		t.Errorf("the interface name is %s", ep.IfName)
 	}
 	defaults := w.MakeNetwork(model.NetworkSpec{Name: "defaults", Options: map[string]string{
-		resource.OptHostBinding: "0.0.0.0", resource.OptInhibit4: "false", resource.OptDefaultBridge: "false", model.OptUntracked: "1",
+		model.OptHostBinding: "0.0.0.0", model.OptInhibit4: "false", model.OptDefaultBridge: "false", model.OptUntracked: "1",
 	}})
 	if defaults.HostBindingIPv4.IsValid() || !defaults.Untracked {
 		t.Errorf("default values of options, except for one: %+v", defaults)

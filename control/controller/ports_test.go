@@ -13,7 +13,6 @@ import (
 	"github.com/fairlead-net/fairlead/test/verbtest"
 
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/resource"
 )
 
 // served formats the publishes, sorted.
@@ -73,7 +72,7 @@ func TestPublish(t *testing.T) {
 			}
 			w.MakeNetwork(model.NetworkSpec{Name: "a"})
 			w.MakeNetwork(model.NetworkSpec{Name: "in", Internal: true})
-			w.MakeNetwork(model.NetworkSpec{Name: "bound", Options: map[string]string{resource.OptHostBinding: "127.0.0.1"}})
+			w.MakeNetwork(model.NetworkSpec{Name: "bound", Options: map[string]string{model.OptHostBinding: "127.0.0.1"}})
 			if tt.spec.NetworkMode == "" {
 				tt.spec.NetworkMode = "a"
 			}
@@ -261,7 +260,7 @@ func TestPublishesFollowTheGateway(t *testing.T) {
 	w := newWorld(t)
 	w.MakeNetwork(model.NetworkSpec{Name: "in", Internal: true})
 	w.MakeNetwork(model.NetworkSpec{Name: "a"})
-	w.MakeNetwork(model.NetworkSpec{Name: "b", EnableIPv6: true, Options: map[string]string{resource.OptHostBinding: "127.0.0.1"}})
+	w.MakeNetwork(model.NetworkSpec{Name: "b", EnableIPv6: true, Options: map[string]string{model.OptHostBinding: "127.0.0.1"}})
 	w.MakeSandbox(model.SandboxSpec{Name: "web", NetworkMode: "in", Ports: []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1), verbtest.TCP("::1", 81, 1, 81, 1)}})
 	step := func(verb, net, want string) {
 		t.Helper()

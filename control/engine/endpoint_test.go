@@ -12,7 +12,6 @@ import (
 	"github.com/fairlead-net/fairlead/test/verbtest"
 
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/resource"
 )
 
 func TestEngineEndpoint(t *testing.T) {
@@ -333,7 +332,7 @@ func TestEngineFamilies(t *testing.T) {
 	} {
 		for _, value := range []string{"true", "false"} {
 			name := fmt.Sprint("f", i, value)
-			spec := model.NetworkSpec{Name: name, EngineID: verbtest.EngineID(name), Options: map[string]string{resource.OptIPv4: value, resource.OptIPv6: value}}
+			spec := model.NetworkSpec{Name: name, EngineID: verbtest.EngineID(name), Options: map[string]string{model.OptIPv4: value, model.OptIPv6: value}}
 			for _, s := range tt.subnets {
 				spec.Subnets = append(spec.Subnets, model.SubnetSpec{Prefix: verbtest.Prefix(s), Gateway: verbtest.Prefix(s).Addr().Next()})
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/resource"
+	"github.com/fairlead-net/fairlead/control/resource/options"
 )
 
 // An engine's network may be one that the hosts of a cluster share. Engines do not know of each other,
@@ -162,7 +163,7 @@ func matches(n *model.Network, spec model.NetworkSpec) error {
 			return model.Refuse(model.ErrInvalid, "network %s of the cluster has other auxiliary addresses (leave out --aux-address)", n.Name)
 		}
 	}
-	return resource.CheckOptions(n, spec.Options)
+	return options.Check(n, spec.Options)
 }
 
 // leaveNetwork records that a shared network does not belong to the engine any more, unless the engine has

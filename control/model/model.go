@@ -51,6 +51,20 @@ const (
 	OptGateMode6  = "com.docker.network.bridge.gateway_mode_ipv6"
 )
 
+// Options of a network without a default, with Docker's keys.
+const (
+	OptVNI = "com.docker.network.driver.overlay.vxlanid_list"
+
+	OptHostBinding = "com.docker.network.bridge.host_binding_ipv4"
+	OptIfPrefix    = "com.docker.network.container_iface_prefix"
+	OptIPv4        = "com.docker.network.enable_ipv4"
+	OptIPv6        = "com.docker.network.enable_ipv6"
+
+	// These have no effect when they are false.
+	OptInhibit4      = "com.docker.network.bridge.inhibit_ipv4"
+	OptDefaultBridge = "com.docker.network.bridge.default_bridge"
+)
+
 // Drivers of addresses besides the default: the one allocates none, for the other a DHCP server on the parent's link does.
 const (
 	IPAMNull = "null"

@@ -109,8 +109,8 @@ func ChooseIfName(n *model.Network, sb *model.Sandbox, others []*model.Endpoint,
 				return name, nil
 			}
 		}
-	case !ifNameRule.MatchString(want) || slices.Contains(reservedIfNames, want):
-		return "", model.Refuse(model.ErrInvalid, "invalid interface name %q (want 1 to 15 letters, digits, and _ . -, and none of %s)", want, strings.Join(reservedIfNames, ", "))
+	case !model.IsIfName(want) || slices.Contains(model.ReservedIfNames, want):
+		return "", model.Refuse(model.ErrInvalid, "invalid interface name %q (want 1 to 15 letters, digits, and _ . -, and none of %s)", want, strings.Join(model.ReservedIfNames, ", "))
 	case taken(want):
 		return "", model.Refuse(model.ErrConflict, "sandbox %q already has an interface %s (choose another name)", sb.Name, want)
 	}

@@ -27,13 +27,6 @@ var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 // MaxNameLen is the maximum length of a name in bytes.
 const MaxNameLen = 255
 
-// ifNameRule is stricter than the kernel's rule, which allows everything but slash, colon
-// and white space, because people read and type these names.
-var ifNameRule = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,15}$`)
-
-// reservedIfNames have another meaning in paths and in /proc/sys/net.
-var reservedIfNames = []string{".", "..", "lo", "all", "default"}
-
 // NewID generates an ID of 64 hexadecimal digits with a prefix that is unique in the
 // map. The prefix always contains a letter, so that it is not mistaken for a number.
 func NewID[V any](withPrefix func(string) iter.Seq[*V]) string {

@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource/options"
 )
 
 // ValidateNetwork checks the name and the driver of a network that is to be created.
@@ -146,7 +147,7 @@ func planNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, under *
 		defaults = maps.Clone(defaults)
 		defaults[model.OptMTU] = strconv.Itoa(under.mtu)
 	}
-	if err := applyOptions(n, spec.Options, defaults); err != nil {
+	if err := options.Apply(n, spec.Options, defaults); err != nil {
 		return nil, err
 	}
 	if n.Has().OnHost == model.DeviceParent {

@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource/options"
 )
 
 // chooseFamilies sets the address families of a network. An IPv6 subnet enables IPv6 like
@@ -29,15 +30,15 @@ func chooseFamilies(n *model.Network, spec model.NetworkSpec) error {
 		return nil
 	}
 	n.EnableIPv4, n.EnableIPv6 = !spec.NoIPv4, spec.EnableIPv6 || has(model.V6)
-	if v, ok := spec.Options[OptIPv4]; ok {
-		on, err := boolOption(OptIPv4, v)
+	if v, ok := spec.Options[model.OptIPv4]; ok {
+		on, err := options.Bool(model.OptIPv4, v)
 		if err != nil {
 			return err
 		}
 		n.EnableIPv4 = n.EnableIPv4 && on
 	}
-	if v, ok := spec.Options[OptIPv6]; ok {
-		on, err := boolOption(OptIPv6, v)
+	if v, ok := spec.Options[model.OptIPv6]; ok {
+		on, err := options.Bool(model.OptIPv6, v)
 		if err != nil {
 			return err
 		}

@@ -77,10 +77,11 @@ var (
 		"control/schema":                    {"control/store"},
 		"control/schema/handover":           {"control/schema", "control/store"},
 		"control/desired/txn":               {"control/model", "control/desired", "control/schema", "control/store", "control/ipam"},
-		"control/resource":                  {"control/model", "control/desired", "control/desired/txn", "control/ipam"},
+		"control/resource":                  {"control/model", "control/desired", "control/desired/txn", "control/ipam", "control/resource/options"},
+		"control/resource/options":          {"control/model"},
 		"control/controller/naming":         {},
-		"control/controller":                {"control/controller/naming", "control/model", "control/desired", "control/desired/txn", "control/resource"},
-		"control/engine":                    {"control/model", "control/desired", "control/desired/txn", "control/ipam", "control/resource"},
+		"control/controller":                {"control/controller/naming", "control/model", "control/desired", "control/desired/txn", "control/resource", "control/resource/options"},
+		"control/engine":                    {"control/model", "control/desired", "control/desired/txn", "control/ipam", "control/resource", "control/resource/options"},
 		"control/api":                       {"control/model"},
 		"control/api/client":                {"control/api", "control/httpserve"},
 		"control/api/server":                {"control/api", "control/etcfiles", "control/ipam", "control/model", "control/desired", "control/httpserve"},
@@ -185,7 +186,7 @@ var homes = map[string][]string{
 }
 
 // blind lists the packages that must not reach the kernel even indirectly.
-var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/schema", "control/schema/handover", "control/store", "control/ipam", "control/resource", "control/controller", "control/controller/naming", "control/engine", "control/cluster", "control/cluster/layout", "control/cluster/leaving", "control/cluster/members", "control/cluster/networks", "control/cluster/nodes", "control/cluster/removals", "control/cluster/services", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
+var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/schema", "control/schema/handover", "control/store", "control/ipam", "control/resource", "control/resource/options", "control/controller", "control/controller/naming", "control/engine", "control/cluster", "control/cluster/layout", "control/cluster/leaving", "control/cluster/members", "control/cluster/networks", "control/cluster/nodes", "control/cluster/removals", "control/cluster/services", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
 
 func TestImportDirection(t *testing.T) {
 	for _, p := range list(t) {

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/resource"
 )
 
 // EngineID returns the ID that an engine gives to an object with this name.
@@ -50,7 +49,7 @@ func (w *World) Reserve(name, netns string) *model.Endpoint {
 // Populate adds networks, sandboxes and the objects of an engine.
 func Populate(w *World) {
 	w.MakeNetwork(model.NetworkSpec{Name: "a", Subnets: []model.SubnetSpec{Subnet("10.0.0.0/28")}})
-	w.MakeNetwork(model.NetworkSpec{Name: "b", EnableIPv6: true, Options: map[string]string{resource.OptHostBinding: "127.0.0.1"}})
+	w.MakeNetwork(model.NetworkSpec{Name: "b", EnableIPv6: true, Options: map[string]string{model.OptHostBinding: "127.0.0.1"}})
 	w.MakeNetwork(model.NetworkSpec{Name: "idle"})
 	w.MakeSandbox(model.SandboxSpec{Name: "old", NetworkMode: "a", Ports: []model.PortSpec{TCP("", 80, 1, 80, 1)},
 		NetNS: "/run/netns/old", Labels: map[string]string{"fairlead.cni.container": "c1"}})

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package resource
+// Package options checks and applies the options of networks: the user's, and the defaults of the others.
+package options
 
 import (
 	"maps"
@@ -13,20 +14,6 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Options of the drivers.
-const (
-	OptVNI = "com.docker.network.driver.overlay.vxlanid_list"
-
-	OptHostBinding = "com.docker.network.bridge.host_binding_ipv4"
-	OptIfPrefix    = "com.docker.network.container_iface_prefix"
-	OptIPv4        = "com.docker.network.enable_ipv4"
-	OptIPv6        = "com.docker.network.enable_ipv6"
-
-	// These have no effect when they are false.
-	OptInhibit4      = "com.docker.network.bridge.inhibit_ipv4"
-	OptDefaultBridge = "com.docker.network.bridge.default_bridge"
-)
-
 // Limits of the MTU in bytes: the minimum that IPv4 (RFC 791) and IPv6 (RFC 8200)
 // require, and the maximum that the length field of a packet can express.
 const (
@@ -37,30 +24,30 @@ const (
 
 // knownOptions are the options that have an effect, with the functions that apply a value.
 var knownOptions = map[string]func(n *model.Network, k, v string) error{
-	model.OptICC:        flagOption(func(n *model.Network) *bool { return &n.ICC }),
-	model.OptMasquerade: flagOption(func(n *model.Network) *bool { return &n.Masquerade }),
-	model.OptAntiSpoof:  flagOption(func(n *model.Network) *bool { return &n.AntiSpoof }),
-	model.OptIngress:    limitOption(func(b *model.Bandwidth) *model.Limit { return &b.Ingress }),
-	model.OptEgress:     limitOption(func(b *model.Bandwidth) *model.Limit { return &b.Egress }),
-	model.OptUntracked:  flagOption(func(n *model.Network) *bool { return &n.Untracked }),
-	model.OptDNS:        dnsOption,
-	model.OptMTU:        mtuOption,
-	OptHostBinding:      bindingOption,
-	OptIfPrefix:         prefixOption,
-	model.OptGateMode4:  gatewayMode,
-	model.OptGateMode6:  gatewayMode,
-	OptIPv4:             familyOption,
-	OptIPv6:             familyOption,
-	OptVNI:              vniOption,
-	model.OptEncrypted:  encryptedOption,
+	model.OptICC:         flagOption(func(n *model.Network) *bool { return &n.ICC }),
+	model.OptMasquerade:  flagOption(func(n *model.Network) *bool { return &n.Masquerade }),
+	model.OptAntiSpoof:   flagOption(func(n *model.Network) *bool { return &n.AntiSpoof }),
+	model.OptIngress:     limitOption(func(b *model.Bandwidth) *model.Limit { return &b.Ingress }),
+	model.OptEgress:      limitOption(func(b *model.Bandwidth) *model.Limit { return &b.Egress }),
+	model.OptUntracked:   flagOption(func(n *model.Network) *bool { return &n.Untracked }),
+	model.OptDNS:         dnsOption,
+	model.OptMTU:         mtuOption,
+	model.OptHostBinding: bindingOption,
+	model.OptIfPrefix:    prefixOption,
+	model.OptGateMode4:   gatewayMode,
+	model.OptGateMode6:   gatewayMode,
+	model.OptIPv4:        familyOption,
+	model.OptIPv6:        familyOption,
+	model.OptVNI:         vniOption,
+	model.OptEncrypted:   encryptedOption,
 }
 
 // refusedOptions are the other options of Docker's bridge driver, with the reason
 // and the remedy.
 var refusedOptions = map[string]string{
-	"com.docker.network.bridge.name": "there is no bridge, and Fairlead chooses the name of the host device; leave it out",
-	OptInhibit4:                      "the host always has the gateway's address; for another default route add an auxiliary address " + model.AuxDefaultGateway4,
-	OptDefaultBridge:                 "that is Docker's own docker0; leave it out",
+	"com.docker.network.bridge.name":                    "there is no bridge, and Fairlead chooses the name of the host device; leave it out",
+	model.OptInhibit4:                                   "the host always has the gateway's address; for another default route add an auxiliary address " + model.AuxDefaultGateway4,
+	model.OptDefaultBridge:                              "that is Docker's own docker0; leave it out",
 	"com.docker.network.bridge.trusted_host_interfaces": "members are reached through all interfaces of the host or none; leave it out, and publish ports or use gateway mode nat-unprotected or routed",
 	"com.docker.network.host_ipv4":                      "masquerading uses the preferred source of the host's route; leave it out and set that with: ip route … src",
 	"com.docker.network.host_ipv6":                      "masquerading uses the preferred source of the host's route; leave it out and set that with: ip -6 route … src",
@@ -68,8 +55,8 @@ var refusedOptions = map[string]string{
 	"com.docker.network.advertise_addr_ms":              "neighbours need no advertisement, because the datapath answers for all addresses; leave it out",
 }
 
-// applyOptions applies the user's options to the network, and the defaults of the others.
-func applyOptions(n *model.Network, options, defaults map[string]string) error {
+// Apply applies the user's options to the network, and the defaults of the others.
+func Apply(n *model.Network, options, defaults map[string]string) error {
 	all := maps.Clone(defaults)
 	maps.Copy(all, options)
 	for _, k := range slices.Sorted(maps.Keys(all)) {
@@ -85,8 +72,8 @@ func applyOptions(n *model.Network, options, defaults map[string]string) error {
 	return n.CheckBandwidth(n.Bandwidth)
 }
 
-// CheckOptions refuses options that a network does not have already.
-func CheckOptions(n *model.Network, options map[string]string) error {
+// Check refuses options that a network does not have already.
+func Check(n *model.Network, options map[string]string) error {
 	for _, k := range slices.Sorted(maps.Keys(options)) {
 		apply, ok := optionsOf(n.Has())[k]
 		if !ok {
@@ -103,7 +90,8 @@ func CheckOptions(n *model.Network, options map[string]string) error {
 	return nil
 }
 
-func boolOption(k, v string) (bool, error) {
+// Bool returns the value of an option that is true or false.
+func Bool(k, v string) (bool, error) {
 	b, err := strconv.ParseBool(v)
 	if err != nil {
 		return false, model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want true or false)", v, k)
@@ -114,7 +102,7 @@ func boolOption(k, v string) (bool, error) {
 // flagOption returns the function that applies an option to a field of the network.
 func flagOption(field func(*model.Network) *bool) func(n *model.Network, k, v string) error {
 	return func(n *model.Network, k, v string) (err error) {
-		*field(n), err = boolOption(k, v)
+		*field(n), err = Bool(k, v)
 		return err
 	}
 }
@@ -135,7 +123,7 @@ func limitOption(field func(*model.Bandwidth) *model.Limit) func(n *model.Networ
 }
 
 func dnsOption(n *model.Network, k, v string) (err error) {
-	if n.DNS, err = boolOption(k, v); n.DNS && n.ManagedBy == model.ByEngine {
+	if n.DNS, err = Bool(k, v); n.DNS && n.ManagedBy == model.ByEngine {
 		return model.Refuse(model.ErrNotSupported, "option %s: the container engine serves the names of its networks itself (leave it out)", k)
 	}
 	return err
@@ -143,7 +131,7 @@ func dnsOption(n *model.Network, k, v string) (err error) {
 
 // familyOption checks an option that chooseFamilies handles, or the engine in its networks.
 func familyOption(_ *model.Network, k, v string) error {
-	_, err := boolOption(k, v)
+	_, err := Bool(k, v)
 	return err
 }
 
@@ -193,7 +181,7 @@ func IsEncrypted(options map[string]string) (bool, error) {
 	if v == "" {
 		return ok, nil
 	}
-	return boolOption(model.OptEncrypted, v)
+	return Bool(model.OptEncrypted, v)
 }
 
 func encryptedOption(n *model.Network, k, v string) (err error) {
@@ -206,7 +194,7 @@ func encryptedOption(n *model.Network, k, v string) (err error) {
 // prefixOption checks that the prefix of an interface name leaves room for a number.
 func prefixOption(n *model.Network, k, v string) error {
 	const room = 4
-	if !ifNameRule.MatchString(v) || len(v) > 15-room || strings.HasPrefix(v, ".") {
+	if !model.IsIfName(v) || len(v) > 15-room || strings.HasPrefix(v, ".") {
 		return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want up to %d letters, digits, and _ . -)", v, k, 15-room)
 	}
 	n.IfPrefix = v
@@ -236,8 +224,8 @@ func unknownOption(n *model.Network, k, v string) error {
 	if err := refuseOfBridge(n, k); err != nil {
 		return err
 	}
-	if k == OptInhibit4 || k == OptDefaultBridge {
-		if set, err := boolOption(k, v); err != nil || !set {
+	if k == model.OptInhibit4 || k == model.OptDefaultBridge {
+		if set, err := Bool(k, v); err != nil || !set {
 			return err
 		}
 	}
