@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -165,11 +164,9 @@ func (l *Lab) StartDaemon(args ...string) {
 			l.Fatalf("the daemon ended:\n%s", short(daemon.Output(), shownLines))
 		default:
 		}
-		c, err := net.Dial("unix", l.Socket())
-		if err != nil {
+		if err := world.Listening(l.Socket()); err != nil {
 			return err // and no command, which would take more processor time than the daemon has left
 		}
-		c.Close()
 		r, err := l.try("status", "--format", "{{.Pid}}")
 		if err == nil && r.Code == 0 && r.Stdout != fmt.Sprintln(daemon.Pid()) {
 			err = errors.New("the old daemon still serves")

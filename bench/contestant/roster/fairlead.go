@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -134,12 +133,12 @@ type fairleadNetwork struct {
 // waitFor waits until the daemon is ready.
 func (n *fairleadNetwork) waitFor(ctx context.Context) error {
 	for {
-		c, err := net.Dial("unix", n.inside("/run/fairlead/api.sock"))
+		err := world.Listening(n.inside("/run/fairlead/api.sock"))
 		if err == nil {
-			c.Close()
-			if _, err = n.cli(ctx, "status"); err == nil {
-				return nil
-			}
+			_, err = n.cli(ctx, "status")
+		}
+		if err == nil {
+			return nil
 		}
 		select {
 		case <-n.daemon.Done():

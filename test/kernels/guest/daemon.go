@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -15,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	hosts "github.com/fairlead-net/fairlead/bench/world"
 	"github.com/fairlead-net/fairlead/control/api"
 )
 
@@ -41,12 +41,10 @@ func startDaemonAt(host string, args ...string) (*daemon, error) {
 		return nil, err
 	}
 	err = eventually(func() error {
-		c, err := net.Dial("unix", strings.TrimPrefix(host, "unix://"))
-		if err != nil {
+		if err := hosts.Listening(strings.TrimPrefix(host, "unix://")); err != nil {
 			return err // and no command: its start takes half a second of a processor in an emulator
 		}
-		c.Close()
-		_, err = fairleadAt(host, "status")
+		_, err := fairleadAt(host, "status")
 		return err
 	})
 	if err != nil {
