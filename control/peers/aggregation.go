@@ -26,12 +26,7 @@ func (p *Peers) aggregate(nodes []reachedNode) {
 		}
 	}
 	err := p.cfg.Aggregation.Ensure(families)
-	message := ""
-	if err != nil {
-		message = err.Error()
-	}
-	if err != nil && message != p.notAggregated {
+	if p.notAggregated.IsNew(err) {
 		p.cfg.Log.Warn("packets of tunnels arrive one by one; large transfers take more processor time", "err", err)
 	}
-	p.notAggregated = message
 }

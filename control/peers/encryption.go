@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/logonce"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/maps"
 )
@@ -16,8 +17,9 @@ type encryption struct {
 	on      bool // the cluster has encrypted networks
 	removed bool // and if not, the device was removed
 
-	mu  sync.Mutex
-	err error // of the last attempt, which was logged
+	mu     sync.Mutex
+	err    error // of the last attempt
+	logged logonce.Error
 }
 
 // reachedNode is another node, and how this host reaches it without encryption.
@@ -80,13 +82,13 @@ func (p *Peers) noteEncryption(err error) {
 	e := &p.encryption
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err != nil && (e.err == nil || e.err.Error() != err.Error()) {
+	if e.logged.IsNew(err) {
 		p.cfg.Log.Error("cannot encrypt; members of encrypted networks do not reach other nodes", "err", err)
 	}
 	e.err = err
 }
 
-// EncryptionError returns why this host cannot encrypt, nil if it can or need not.
+// EncryptionError returns why this host cannot encrypt, or nil if it can or need not.
 func (p *Peers) EncryptionError() error {
 	p.encryption.mu.Lock()
 	defer p.encryption.mu.Unlock()

@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/cluster/kv"
 	"github.com/fairlead-net/fairlead/control/cluster/layout"
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/logonce"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
 	"github.com/fairlead-net/fairlead/maps"
@@ -115,14 +116,14 @@ type Peers struct {
 	nets  map[string]*network // those with members here, by ID
 
 	encryption    encryption
-	aggregating   bool   // the cluster has networks that are not encrypted
-	notAggregated string // why not, as logged
+	aggregating   bool // the cluster has networks that are not encrypted
+	notAggregated logonce.Error
+	writeErr      logonce.Error
 
 	copy  copyOnDisk
 	swept bool            // what earlier daemons wrote was compared with the first lists
 	down  map[string]bool // nodes that were down at the last tick
 	todo  work            // that failed
-	last  string
 }
 
 // event is an update of a watch.
@@ -363,14 +364,9 @@ func (p *Peers) noteDown() {
 // write writes and deletes entries. What fails is tried again.
 func (p *Peers) write(w work) {
 	w.do(&p.cfg.Tables)
-	text := ""
-	if w.err != nil {
-		text = w.err.Error()
-	}
-	if text != "" && text != p.last {
+	if p.writeErr.IsNew(w.err) {
 		p.cfg.Log.Error("cannot write what is on other nodes; trying again", "err", w.err)
 	}
-	p.last = text
 	p.todo.add(w)
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/logonce"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/control/reconcile/objects"
@@ -79,17 +80,17 @@ type Reconciler struct {
 	flows      *tables.Flows
 	uplinks    *uplinks.Uplinks
 
-	mu           sync.Mutex
-	turns        *turns.Turns
-	snap         *desired.Snapshot // accepted last; nil before the first
-	numbers      map[uint32]string // network by the number under which its traffic is counted
-	changes      uint64            // how often a pass began, or took the lock again
-	missing      map[string]bool   // endpoints of which a check deleted the device, for the next pass to create it
-	lastCheckErr string            // of the last host check, as logged
-	committed    bool
-	cursor       string        // sandbox that was checked last
-	promote      chan struct{} // has a token if some attachments are unpromoted
-	lastApply    time.Time     // when it ended
+	mu        sync.Mutex
+	turns     *turns.Turns
+	snap      *desired.Snapshot // accepted last; nil before the first
+	numbers   map[uint32]string // network by the number under which its traffic is counted
+	changes   uint64            // how often a pass began, or took the lock again
+	missing   map[string]bool   // endpoints of which a check deleted the device, for the next pass to create it
+	checkErr  logonce.Error     // of the last host check
+	committed bool
+	cursor    string        // sandbox that was checked last
+	promote   chan struct{} // has a token if some attachments are unpromoted
+	lastApply time.Time     // when it ended
 
 	remote remoteChanges
 

@@ -150,13 +150,19 @@ func (p *pass) syncTables() error {
 // checkAttachments makes sure that every program is attached where it should be, and nowhere
 // else.
 func (p *pass) checkAttachments(have []loader.Attachment) error {
-	busy := make(map[device.Place]bool)
-	p.r.objects.EachPlace(func(id string, at device.Place) {
+	wanted, busy := make(map[device.Place]bool), make(map[device.Place]bool)
+	p.r.objects.EachPlace(func(id string, at device.Place, isWanted bool) {
+		if isWanted {
+			wanted[at] = true
+		}
 		if !p.mayWork(id) {
 			busy[at] = true // another pass attaches or detaches it in its order
 		}
 	})
-	restored, err := p.r.programs.Check(have, p.r.places(), busy, p.first)
+	for _, at := range p.r.uplinks.Places() {
+		wanted[at] = true
+	}
+	restored, err := p.r.programs.Check(have, wanted, busy, p.first)
 	p.Count(report.Program, restored)
 	return err
 }
@@ -189,14 +195,9 @@ func (r *Reconciler) readHostLocked() (device.State, error) {
 
 // logCheckErr logs an error that keeps a check from completing, unless it logged it last time.
 func (r *Reconciler) logCheckErr(err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	if text != "" && text != r.lastCheckErr {
+	if r.checkErr.IsNew(err) {
 		r.log.Error("check of the kernel's objects is incomplete", "err", err)
 	}
-	r.lastCheckErr = text
 }
 
 // finish records a pass that repairs.
@@ -272,15 +273,6 @@ func (p *pass) checkCgroup() error {
 	changed, err := p.r.dp.AttachCgroup()
 	p.Count(report.Program, changed)
 	return err
-}
-
-// places returns where programs should be attached.
-func (r *Reconciler) places() map[device.Place]bool {
-	all := r.objects.Places()
-	for _, at := range r.uplinks.Places() {
-		all[at] = true
-	}
-	return all
 }
 
 // checkUplinks finds the uplinks and the host's addresses and updates their tables.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/logonce"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
@@ -196,7 +197,7 @@ const verifyPause = 50 * time.Millisecond
 
 // verify verifies the tables at every tick until ctx ends, large ones a part at a time.
 func (l *loop) verify(ctx context.Context) {
-	lastErr := ""
+	var last logonce.Error
 	for wait := tick; ; {
 		select {
 		case <-ctx.Done():
@@ -208,10 +209,7 @@ func (l *loop) verify(ctx context.Context) {
 		}
 		start := time.Now()
 		restored, more, err := l.r.tables.VerifyPart()
-		if err == nil {
-			lastErr = ""
-		} else if lastErr != err.Error() {
-			lastErr = err.Error()
+		if last.IsNew(err) {
 			l.r.log.Error("cannot verify the tables", "err", err)
 		}
 		l.r.noteVerified(ctx, start, restored, err)

@@ -139,37 +139,17 @@ func (o *Objects) Names(s *desired.Snapshot) map[string]bool {
 	return wanted
 }
 
-// Places returns where the programs of the objects' devices should be attached.
-func (o *Objects) Places() map[device.Place]bool {
-	all := make(map[device.Place]bool)
-	add := func(places []device.Place) {
-		for _, at := range places {
-			all[at] = true
-		}
-	}
-	for _, n := range o.Networks {
-		if n.Usable() {
-			add(n.Kind.Places(n.Ends))
-		}
-	}
-	for _, e := range o.Endpoints {
-		if e.Want != nil {
-			add(e.Kind.Places(e.Ends))
-		}
-	}
-	return all
-}
-
-// EachPlace calls fn with the places of all devices, and the ID of the sandbox or of the network.
-func (o *Objects) EachPlace(fn func(id string, at device.Place)) {
+// EachPlace calls fn with the places of all devices, the ID of the sandbox or of the network, and whether a program should
+// be attached there.
+func (o *Objects) EachPlace(fn func(id string, at device.Place, wanted bool)) {
 	for id, n := range o.Networks {
 		for _, at := range n.Kind.Places(n.Ends) {
-			fn(id, at)
+			fn(id, at, n.Usable())
 		}
 	}
 	for _, e := range o.Endpoints {
 		for _, at := range e.Kind.Places(e.Ends) {
-			fn(e.Last.SandboxID, at)
+			fn(e.Last.SandboxID, at, e.Want != nil)
 		}
 	}
 }
