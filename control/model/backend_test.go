@@ -49,9 +49,19 @@ func TestBackend(t *testing.T) {
 			}
 		}
 		for host, want := range tt.direct {
-			if got := AddrText(n.Direct(&tt.ep, netip.MustParseAddr(host))); got != want {
-				t.Errorf("%s: a port published at %s is open at %q, want %q", tt.name, host, got, want)
+			at := netip.MustParseAddr(host)
+			opened := n.Openings(&tt.ep, PortBinding{HostIP: at, HostPort: 8080, Port: 80})
+			translated := Opening{Host: at, Port: 8080, Backend: n.Backend(&tt.ep, at)}
+			switch {
+			case want != "" && (len(opened) != 1 || opened[0] != Opening{Host: netip.MustParseAddr(want), Port: 80, Backend: netip.MustParseAddr(want), Direct: true}),
+				want == "" && translated.Backend.IsValid() != (len(opened) == 1 && opened[0] == translated),
+				n.Serves(&tt.ep, at) != (len(opened) > 0):
+				t.Errorf("%s: a port published at %s opens %+v, want %q", tt.name, host, opened, want)
 			}
+			if n.Internal = true; len(n.Openings(&tt.ep, PortBinding{HostIP: at})) != 0 {
+				t.Errorf("%s: an internal network publishes at %s", tt.name, host)
+			}
+			n.Internal = false
 		}
 		for host, want := range tt.onHost {
 			var b PortBinding

@@ -568,18 +568,43 @@ func (n *Network) Backend(ep *Endpoint, host netip.Addr) netip.Addr {
 	return ep.Addr(f.Other())
 }
 
-// Direct returns the address of ep at which a port is open that is published at a host address of a family that is
-// routed, or the zero Addr.
-func (n *Network) Direct(ep *Endpoint, host netip.Addr) netip.Addr {
-	if f := FamilyOf(host); n.Routed(f) {
-		return ep.Addr(f)
-	}
-	return netip.Addr{}
+// Opening is a port that a publish opens, the first one of a range.
+type Opening struct {
+	Host    netip.Addr // the address at which it is open
+	Port    uint16
+	Backend netip.Addr // the address of the endpoint that serves it
+	Direct  bool       // Host is the endpoint's own address, of a family that is routed: nothing is translated
 }
 
-// Serves reports whether ep serves a port published at a host address.
+// Openings returns what a binding opens at a host address, or without one at all addresses of each family. An internal
+// network publishes nothing.
+func (n *Network) Openings(ep *Endpoint, b PortBinding) (list []Opening) {
+	if n.Internal {
+		return nil
+	}
+	hosts := []netip.Addr{b.HostIP}
+	if !b.HostIP.IsValid() {
+		hosts = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	}
+	for _, host := range hosts {
+		if o := n.opening(ep, host, b); o.Backend.IsValid() {
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+// opening returns what a binding opens at a host address. It has no Backend if that is nothing.
+func (n *Network) opening(ep *Endpoint, host netip.Addr, b PortBinding) Opening {
+	if own := ep.Addr(FamilyOf(host)); own.IsValid() && n.Routed(FamilyOf(host)) {
+		return Opening{Host: own, Port: b.Port, Backend: own, Direct: true}
+	}
+	return Opening{Host: host, Port: b.HostPort, Backend: n.Backend(ep, host)}
+}
+
+// Serves reports whether ep serves a port published at a host address, unless the network is internal.
 func (n *Network) Serves(ep *Endpoint, host netip.Addr) bool {
-	return n.Backend(ep, host).IsValid() || n.Direct(ep, host).IsValid()
+	return n.opening(ep, host, PortBinding{}).Backend.IsValid()
 }
 
 // PortBinding is one published port, or a range of Count consecutive ones:

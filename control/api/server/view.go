@@ -220,20 +220,16 @@ func (v *view) ports(sb *model.Sandbox) []api.PortSummary {
 	out := []api.PortSummary{}
 	for e := range v.snap.EndpointsOf(sb.ID) {
 		n := v.snap.Network(e.NetworkID)
-		if n == nil || n.Internal {
-			continue // internal networks do not publish ports
+		if n == nil {
+			continue
 		}
 		for p := range v.snap.PublishesOf(e.ID) {
-			for _, ip := range hostAddrs(p.HostIP) {
-				row := api.PortSummary{IP: ip.String(), PrivatePort: p.Port, Count: p.Count, Type: p.Proto.String()}
-				if backend := n.Backend(e, ip); backend.IsValid() {
-					row.PublicPort, row.ClientSeenAs = p.HostPort, clientSeenAs(n, ip, backend)
-				} else {
-					row.IP, row.PublicPort = model.AddrText(n.Direct(e, ip)), p.Port
+			for _, o := range n.Openings(e, p.PortBinding) {
+				row := api.PortSummary{IP: o.Host.String(), PublicPort: o.Port, PrivatePort: p.Port, Count: p.Count, Type: p.Proto.String()}
+				if !o.Direct {
+					row.ClientSeenAs = clientSeenAs(n, o.Host, o.Backend)
 				}
-				if row.IP != "" {
-					out = append(out, row)
-				}
+				out = append(out, row)
 			}
 		}
 	}
@@ -261,14 +257,6 @@ func foldPorts(ports []api.PortSummary) []api.PortSummary {
 		out = append(out, p)
 	}
 	return out
-}
-
-// hostAddrs expands the zero host address to the unspecified address of each family.
-func hostAddrs(ip netip.Addr) []netip.Addr {
-	if ip.IsValid() {
-		return []netip.Addr{ip}
-	}
-	return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 }
 
 // clientSeenAs returns the address that replaces the client's at a host address: the gateway's if

@@ -3,7 +3,6 @@
 package entries
 
 import (
-	"net/netip"
 	"slices"
 
 	"github.com/fairlead-net/fairlead/control/model"
@@ -19,26 +18,12 @@ type Run struct {
 // OfPublish returns the entries of a publish whose backend is an endpoint with the given host
 // end. An internal network publishes nothing, and a routed family at the endpoint's own address.
 func OfPublish(p *model.Publish, ep *model.Endpoint, n *model.Network, hostIf uint32) []Run {
-	if n.Internal {
-		return nil
-	}
-	hosts := []netip.Addr{p.HostIP}
-	if !p.HostIP.IsValid() {
-		hosts = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
-	}
 	var runs []Run
-	for _, host := range hosts {
-		row := maps.Publish{
-			HostIP: host, Port: p.HostPort, Proto: uint8(p.Proto),
-			Backend: n.Backend(ep, host), BackendPort: p.Port,
-			IfIndex: hostIf, Net: n.Index, ID: p.ID,
-		}
-		if own := n.Direct(ep, host); own.IsValid() {
-			row.HostIP, row.Port, row.Backend, row.Direct = own, p.Port, own, true
-		}
-		if row.Backend.IsValid() {
-			runs = append(runs, Run{Count: p.Count, First: row})
-		}
+	for _, o := range n.Openings(ep, p.PortBinding) {
+		runs = append(runs, Run{Count: p.Count, First: maps.Publish{
+			HostIP: o.Host, Port: o.Port, Proto: uint8(p.Proto), Backend: o.Backend, BackendPort: p.Port,
+			IfIndex: hostIf, Net: n.Index, ID: p.ID, Direct: o.Direct,
+		}})
 	}
 	return runs
 }
