@@ -173,7 +173,7 @@ func ApplyDriverOpt(spec *model.EndpointSpec, key, value string) (err error) {
 	return nil
 }
 
-// DriverOpts returns the driver options of an endpoint that have no field of their own, nil if there are none.
+// DriverOpts returns the driver options of an endpoint that have no field of their own, or nil if there are none.
 func DriverOpts(sysctls []model.Sysctl) map[string]string {
 	if len(sysctls) == 0 {
 		return nil
@@ -310,7 +310,7 @@ func NewSandboxCreate(spec model.SandboxSpec) SandboxCreate {
 	return c
 }
 
-// NewExposedPorts returns ports as keys of the form "80/tcp", nil if there are none.
+// NewExposedPorts returns ports as keys of the form "80/tcp", or nil if there are none.
 func NewExposedPorts(ports []model.PortProto) map[string]struct{} {
 	var keys map[string]struct{}
 	for _, p := range ports {
@@ -322,7 +322,7 @@ func NewExposedPorts(ports []model.PortProto) map[string]struct{} {
 	return keys
 }
 
-// NewPortBindings returns the host sides of published ports by the sandbox's side, nil if there
+// NewPortBindings returns the host sides of published ports by the sandbox's side, or nil if there
 // are none.
 func NewPortBindings(ports []model.PortSpec) map[string][]PortBinding {
 	var bindings map[string][]PortBinding

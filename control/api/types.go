@@ -295,7 +295,7 @@ type Lease struct {
 	Expires  time.Time `json:",omitzero"`
 }
 
-// NewLease returns the lease of an endpoint, nil if it has none.
+// NewLease returns the lease of an endpoint, or nil if it has none.
 func NewLease(e *model.Endpoint, now time.Time) *Lease {
 	l := e.Lease
 	if l == nil {

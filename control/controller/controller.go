@@ -53,7 +53,7 @@ var errNoCluster = model.Refuse(model.ErrForbidden, "driver overlay connects the
 // Config configures a Controller.
 type Config struct {
 	Namespaces Namespaces // required
-	// Cluster returns the cluster that this host is part of, nil if it is not. The default is none.
+	// Cluster returns the cluster that this host is part of, or nil if it is not. The default is none.
 	Cluster func() Cluster
 	// RunDir is the daemon's run directory; required, absolute. Fairlead creates
 	// its network namespaces in RunDir/netns.

@@ -282,7 +282,7 @@ func (d *daemon) queryGroups(net uint32) error {
 // runCluster runs the host's part in the cluster until ctx ends.
 func (d *daemon) runCluster(ctx context.Context) error { return d.cluster.Run(ctx) }
 
-// verbsCluster returns the cluster for the verbs, nil if there is none.
+// verbsCluster returns the cluster for the verbs, or nil if there is none.
 func (d *daemon) verbsCluster() controller.Cluster {
 	if d.cluster == nil {
 		return nil
@@ -290,7 +290,7 @@ func (d *daemon) verbsCluster() controller.Cluster {
 	return d.cluster.Cluster
 }
 
-// enginesCluster returns the cluster for the verbs of container engines, nil if there is none.
+// enginesCluster returns the cluster for the verbs of container engines, or nil if there is none.
 func (d *daemon) enginesCluster() engine.Cluster {
 	if d.cluster == nil {
 		return nil
@@ -399,7 +399,7 @@ func (d *daemon) countRemote(services []metrics.Service) {
 	}
 }
 
-// clusterStats returns the numbers of the cluster, nil if there is none.
+// clusterStats returns the numbers of the cluster, or nil if there is none.
 func (d *daemon) clusterStats() *metrics.Cluster {
 	if d.cluster == nil {
 		return nil

@@ -37,7 +37,7 @@ type Cluster interface {
 // Config configures an Engine.
 type Config struct {
 	Inner InnerEnds // required
-	// Cluster returns the cluster that this host is part of, nil if it is not. The default is none.
+	// Cluster returns the cluster that this host is part of, or nil if it is not. The default is none.
 	Cluster func() Cluster
 	// Networks creates the networks of a swarm. Required if Cluster returns one.
 	Networks Networks

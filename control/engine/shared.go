@@ -98,7 +98,7 @@ func inUse(s *desired.Snapshot, p *model.AddressPool) bool {
 	return n != nil && n.EngineNetwork != ""
 }
 
-// sharedNetwork returns the shared network whose subnets are those of a spec, nil if they are none's. It
+// sharedNetwork returns the shared network that has the subnets of a spec, or nil if none has. It
 // removes the option that names the network from the spec.
 func sharedNetwork(s *desired.Snapshot, spec *model.NetworkSpec) (n *model.Network, err error) {
 	for _, subnet := range spec.Subnets {

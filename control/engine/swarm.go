@@ -107,7 +107,7 @@ func (e *Engine) reapFreed(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// inSwarm returns the network of the cluster that is one of a swarm, nil if there is none.
+// inSwarm returns the network of the cluster that is one of a swarm, or nil if there is none.
 func inSwarm(s *desired.Snapshot, id string) *model.Network {
 	for n := range s.Networks() {
 		if n.Swarm == id {
@@ -117,7 +117,7 @@ func inSwarm(s *desired.Snapshot, id string) *model.Network {
 	return nil
 }
 
-// awaitSwarm returns the network of the cluster that is one of a swarm, nil if it does not appear soon.
+// awaitSwarm returns the network of the cluster that is one of a swarm, or nil if it does not appear soon.
 func (e *Engine) awaitSwarm(ctx context.Context, id string) *model.Network {
 	ctx, cancel := context.WithTimeout(ctx, appearTime)
 	defer cancel()

@@ -221,7 +221,7 @@ func (c resolvConf) of(sb *model.Sandbox, in []attachment) string {
 	return b.String()
 }
 
-// leaseOf returns the first lease of a sandbox that names a DNS server, nil if there is none.
+// leaseOf returns the first lease of a sandbox that names a DNS server, or nil if there is none.
 func leaseOf(in []attachment) *model.Lease {
 	for _, a := range in {
 		if a.Lease != nil && a.IPv4.IsValid() && len(a.Lease.DNS) > 0 {

@@ -225,7 +225,7 @@ func (b *Node) DrainBackend(ctx context.Context, ref, sandbox string, drained bo
 	return model.Refuse(model.ErrInvalid, "sandbox %s is ambiguous (%d nodes have one; give the ID of: fairlead service inspect %s)", sandbox, len(found), svc.Name)
 }
 
-// clusterStatus describes this host's part in a cluster, nil if there is none.
+// clusterStatus describes this host's part in a cluster, or nil if there is none.
 func (b *Node) clusterStatus() *api.ClusterStatus {
 	c := b.cfg.Cluster
 	if c == nil {

@@ -181,7 +181,7 @@ func (l *Leaving) note(confirmed map[string][]string, network string, u kv.Updat
 	for _, e := range u.Entries {
 		var c layout.Confirmation
 		if err := layout.Decode(e.Key, e.Value, &c); err != nil {
-			l.cfg.Log.Warn("a node's confirmation cannot be read", "key", e.Key, "err", err)
+			l.cfg.Log.Warn("cannot read a node's confirmation", "key", e.Key, "err", err)
 			continue
 		}
 		confirmed[strings.TrimPrefix(e.Key, layout.ConfirmedOf(network))] = c.Members

@@ -296,7 +296,7 @@ func (s *Self) recognise(ctx context.Context) error {
 		return nil
 	}
 	if id.Cluster != "" {
-		s.cfg.Log.Warn("the cluster's store is another one, or was emptied; this node writes its networks and members to it again", "store", s.cfg.Cluster.Health().Store)
+		s.cfg.Log.Warn("the cluster's store was replaced or emptied; this node writes its networks and members to it again", "store", s.cfg.Cluster.Health().Store)
 	}
 	id.Cluster = c.ID
 	if err := s.save(ctx, id); err != nil {

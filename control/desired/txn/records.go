@@ -11,7 +11,7 @@ import (
 // The stored forms of objects, where they differ from the model. A change here needs another
 // version of the schema (package schema).
 
-// localOf returns the value to store of what only this host knows of a network, nil if there is no
+// localOf returns the value to store of what only this host knows of a network, or nil if there is no
 // network.
 func localOf(n *model.Network) any {
 	if n == nil {
@@ -27,7 +27,7 @@ type publishRecord struct {
 	model.PortBinding
 }
 
-// publishRecords returns the value to store for a sandbox's publishes, nil if there
+// publishRecords returns the value to store for a sandbox's publishes, or nil if there
 // are none.
 func publishRecords(ps []*model.Publish) any {
 	if len(ps) == 0 {

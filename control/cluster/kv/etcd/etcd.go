@@ -126,7 +126,7 @@ func (b *backend) Close() error {
 	return nil
 }
 
-// position returns what is known before a request. Its answer cannot be older.
+// position returns what is known of the store before a request. The answer to the request cannot be older.
 func (b *backend) position() (position, <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

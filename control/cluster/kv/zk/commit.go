@@ -87,7 +87,7 @@ func readStats(ctx context.Context, conn *zk.Conn, changes []kv.Change) ([]*zk.S
 	return stats, err
 }
 
-// exists reads the state of a node, nil if it does not exist.
+// exists reads the state of a node, or nil if it does not exist.
 func exists(ctx context.Context, conn *zk.Conn, path string) (*zk.Stat, error) {
 	return await(ctx, func() (*zk.Stat, error) {
 		ok, stat, err := conn.Exists(path)
