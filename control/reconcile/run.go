@@ -193,7 +193,7 @@ func (l *loop) promote(ctx context.Context) {
 }
 
 // verifyPause is the time between two parts of a large table: a round of 100 000 entries takes 4 s.
-const verifyPause = 50 * time.Millisecond
+const verifyPause = 40 * time.Millisecond
 
 // verify verifies the tables at every tick until ctx ends, large ones a part at a time.
 func (l *loop) verify(ctx context.Context) {
