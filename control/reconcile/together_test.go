@@ -3,6 +3,7 @@
 package reconcile
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -295,7 +296,7 @@ func (c *throng) verb(ids []string, do func(u *undo)) {
 		for _, back := range slices.Backward(u) {
 			back()
 		}
-		apply = c.w.r.Accept(c.Context(), c.p.snapshot())
+		apply = c.w.r.Accept(context.WithoutCancel(c.Context()), c.p.snapshot()) // as txn.State reverts
 		c.mu.Unlock()
 		_ = apply() // what fails again is repaired
 		c.mu.Lock()
