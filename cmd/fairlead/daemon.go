@@ -15,8 +15,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/fairlead-net/fairlead/cmd/fairlead/knobs"
 	"github.com/fairlead-net/fairlead/control/daemon"
 	"github.com/fairlead-net/fairlead/control/ipam"
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 // directories are the directories of a daemon.
@@ -50,6 +52,7 @@ type daemonOptions struct {
 	logFormat, logLevel      string
 	cluster                  daemon.ClusterConfig
 	maxPeers                 uint32 // 0: the default
+	defaults                 model.Defaults
 }
 
 func newDaemonCommand(e *env) *cobra.Command {
@@ -57,6 +60,7 @@ func newDaemonCommand(e *env) *cobra.Command {
 	var config, snatPorts string
 	var pools, timeouts []string
 	var cluster clusterFlags
+	var docker knobs.Flags
 	refuse := func(cmd *cobra.Command, err error) error {
 		if err != nil {
 			e.node.refuse(cmd.Context(), err)
@@ -84,6 +88,10 @@ Flags on the command line take precedence.`,
 			if err := errors.Join(o.check(snatPorts, pools, timeouts), cluster.check(&o.cluster)); err != nil {
 				return refuse(cmd, err)
 			}
+			var err error
+			if o.defaults, err = docker.Defaults(); err != nil {
+				return refuse(cmd, usageError{err})
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
 			return e.node.daemon(ctx, o)
@@ -96,6 +104,7 @@ Flags on the command line take precedence.`,
 	f.StringVar(&o.dockerScope, "docker-scope", "local", "scope of the driver for Docker: local, or global to share networks in a swarm, which needs --store")
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9477", `listen address of the Prometheus metrics; "" disables them`)
 	cluster.register(f)
+	docker.Register(f)
 	f.StringArrayVar(&o.uplinks, "uplink", nil, "uplink device; repeatable (default: detected, and updated when devices change)")
 	f.StringArrayVar(&pools, "default-address-pool", nil, "pool to allocate subnets from, base=PREFIX,size=LENGTH; repeatable")
 	f.StringVar(&snatPorts, "snat-ports", "", "source ports of masqueraded flows, A-B (default 32768-60999)")

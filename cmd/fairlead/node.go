@@ -56,7 +56,7 @@ func (o daemonOptions) config(log *slog.Logger) daemon.Config {
 		Dirs: o.dirs(), DockerSocket: o.dockerSocket, DockerScope: o.dockerScope, MetricsListen: o.metricsListen, Uplinks: o.uplinks, SNATPorts: o.snatPorts, CTMax: o.ctMax, CTTimeouts: o.ctTimeouts,
 		MaxEndpoints: o.maxEndpoints, MaxPublishes: o.maxPublish, CacheAfter: o.cacheAfter, ForceClsact: o.forceClsact, CgroupRoot: o.cgroupRoot,
 		Version: build.Version, Revision: build.GitCommit, Log: log, DefaultPools: o.pools,
-		Cluster: o.cluster, MaxPeers: o.maxPeers,
+		Cluster: o.cluster, MaxPeers: o.maxPeers, Defaults: o.defaults,
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fairlead-net/fairlead/control/controller/presets"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -66,6 +67,8 @@ type Config struct {
 	// creation, and a container runtime to remove the sandbox of a namespace that
 	// it deleted. 0: one minute.
 	StartGrace time.Duration
+	// Defaults apply to networks and sandboxes whose own flags say nothing else.
+	Defaults model.Defaults
 }
 
 func (c *Config) validate() error {
@@ -106,12 +109,9 @@ func New(state *txn.State, cfg Config) (*Controller, error) {
 func (c *Controller) Snapshot() *desired.Snapshot { return c.state.Snapshot() }
 
 // Start loads the state, removes leftovers of interrupted verbs and of programs that
-// exited, creates missing predefined networks, and applies the result.
+// exited, creates or changes predefined networks, and applies the result.
 func (c *Controller) Start(ctx context.Context) error {
 	return c.state.Start(ctx, func(t *txn.Tx) error {
-		if err := createPredefined(ctx, t); err != nil {
-			return err
-		}
 		if n := reap(t, c.exitedSandboxes(t.Next)); n > 0 {
 			t.Log().Info("removed sandboxes of exited programs", "count", n)
 		}
@@ -123,23 +123,6 @@ func (c *Controller) Start(ctx context.Context) error {
 		for n := range t.Next.Networks() { // stored by versions that did not have idle networks
 			resource.IdleIfUnused(t, n.ID)
 		}
-		return nil
+		return presets.Networks(ctx, t, c.cfg.Defaults)
 	})
-}
-
-// createPredefined creates the networks that exist from the first start.
-func createPredefined(ctx context.Context, t *txn.Tx) error {
-	for _, spec := range []model.NetworkSpec{
-		{Name: model.NetworkBridge, Driver: model.DriverBridge},
-		{Name: model.NetworkHost, Driver: model.DriverHost},
-		{Name: model.NetworkNone, Driver: model.DriverNull},
-	} {
-		if desired.First(t.Next.NetworksNamed(spec.Name)) != nil {
-			continue
-		}
-		if _, err := resource.AddNetwork(ctx, t, spec); err != nil {
-			return fmt.Errorf("create the predefined network %s: %w", spec.Name, err)
-		}
-	}
-	return nil
 }

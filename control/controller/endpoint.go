@@ -186,7 +186,7 @@ func (c *Controller) withClaim(ctx context.Context, netRef string, spec *model.E
 	if err != nil || !n.Has().Shared || n.ManagedBy == model.ByEngine {
 		return verb() // it refuses what does not exist
 	}
-	if err := resource.RefuseInSwarm(n); err != nil {
+	if err := model.RefuseInSwarm(n); err != nil {
 		return err
 	}
 	cluster := c.cfg.Cluster()

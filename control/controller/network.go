@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/fairlead-net/fairlead/control/controller/presets"
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/resource"
@@ -49,7 +50,7 @@ func (c *Controller) PruneNetworks(ctx context.Context, keep func(*model.Network
 
 // CreateNetwork creates a network.
 func (c *Controller) CreateNetwork(ctx context.Context, spec model.NetworkSpec) (*model.Network, error) {
-	spec, err := resource.Configured(c.Snapshot(), spec)
+	spec, err := presets.Configured(c.Snapshot(), presets.Network(c.cfg.Defaults, spec))
 	if err != nil {
 		return nil, err
 	}

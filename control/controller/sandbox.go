@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/fairlead-net/fairlead/control/controller/naming"
+	"github.com/fairlead-net/fairlead/control/controller/presets"
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -35,6 +36,7 @@ func (c *Controller) CreateSandbox(ctx context.Context, spec model.SandboxSpec) 
 	if err := validateSandboxSpec(spec); err != nil {
 		return nil, err
 	}
+	spec = presets.Sandbox(c.cfg.Defaults, spec)
 	spec.ID = resource.NewID(c.Snapshot().SandboxesByPrefix)
 	member := model.Member{SandboxID: spec.ID, Name: spec.Name, Hostname: spec.Hostname}
 	var sb *model.Sandbox
@@ -90,7 +92,7 @@ func validateSandboxSpec(spec model.SandboxSpec) error {
 	case spec.Hostname != "" && !hostnameRule.MatchString(spec.Hostname):
 		return model.Refuse(model.ErrInvalid, "invalid hostname format: %s (letters, digits, dots and hyphens, at most 64)", spec.Hostname)
 	}
-	if err := validateLookup(spec.Lookup); err != nil {
+	if err := model.CheckLookup(spec.Lookup); err != nil {
 		return err
 	}
 	for _, e := range spec.Expose {

@@ -127,7 +127,7 @@ func (c *Controller) DrainBackend(ctx context.Context, ref, sandboxRef string, d
 
 // createSharedService creates a service in the cluster, and here.
 func (c *Controller) createSharedService(ctx context.Context, n *model.Network, spec model.ServiceSpec) (*model.Service, error) {
-	if err := resource.RefuseInSwarm(n); err != nil {
+	if err := model.RefuseInSwarm(n); err != nil {
 		return nil, err
 	}
 	cluster := c.cfg.Cluster()

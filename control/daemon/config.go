@@ -14,6 +14,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/instance"
 	"github.com/fairlead-net/fairlead/control/ipam"
+	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -46,6 +47,8 @@ type Config struct {
 	// DefaultPools are cut into subnets for networks that specify none. The default is Docker's,
 	// and for IPv6 a unique local prefix.
 	DefaultPools []ipam.DefaultPool
+	// Defaults configure the default network, and networks and sandboxes whose own flags do not say otherwise.
+	Defaults model.Defaults
 	// SNATPorts are the ports for masqueraded flows whose own port is taken.
 	// The default, 0, is 32768 to 60999.
 	SNATPorts PortRange

@@ -286,7 +286,7 @@ func (d *daemon) openState(ctx context.Context) error {
 	d.state.Subscribe(server.NewLogs(d.cfg.Dirs.Run, d.log).Update)
 	d.state.Subscribe(d.events.Update)
 	d.state.Subscribe(d.dns.Update) // so that names are served when a verb returns
-	if d.controller, err = controller.New(d.state, controller.Config{Namespaces: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run, Cluster: d.verbsCluster}); err != nil {
+	if d.controller, err = controller.New(d.state, controller.Config{Namespaces: d.reconciler, Alive: host.ProcessAlive, RunDir: d.cfg.Dirs.Run, Cluster: d.verbsCluster, Defaults: d.cfg.Defaults}); err != nil {
 		return err
 	}
 	if d.engine, err = engine.New(d.state, engine.Config{Inner: d.reconciler, Cluster: d.enginesCluster, Networks: d.controller}); err != nil {

@@ -69,7 +69,7 @@ func (e *Engine) findShared(ref string) (string, error) {
 	case n.EngineNetwork != "":
 		return "", joinedAlready(n)
 	}
-	return n.ID, resource.RefuseInSwarm(n)
+	return n.ID, model.RefuseInSwarm(n)
 }
 
 func joinedAlready(n *model.Network) error {

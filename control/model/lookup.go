@@ -33,6 +33,33 @@ func (l Lookup) IsZero() bool {
 	return l.Domainname == "" && len(l.Servers)+len(l.Search)+len(l.Options)+len(l.Hosts) == 0
 }
 
+// domainRule is the rule of RFC 1123 for each label, extended by the underscore.
+var domainRule = regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)*\.?$`)
+
+// maxDomain is the size of a domain in the kernel, and of a name in DNS.
+const maxDomain, maxName = 64, 255
+
+// ValidDomain reports whether a name can be one of DNS.
+func ValidDomain(name string) bool { return domainRule.MatchString(name) }
+
+// CheckLookup refuses names and options that cannot be those of resolv.conf.
+func CheckLookup(l Lookup) error {
+	if l.Domainname != "" && (!domainRule.MatchString(l.Domainname) || len(l.Domainname) > maxDomain) {
+		return Refuse(ErrInvalid, "invalid domain name %q (letters, digits, dots and hyphens, at most %d)", l.Domainname, maxDomain)
+	}
+	for _, domain := range l.Search {
+		if domain != "." && (!domainRule.MatchString(domain) || len(domain) > maxName) {
+			return Refuse(ErrInvalid, "%s is not a valid domain (give one to search, or . for none)", domain)
+		}
+	}
+	for _, option := range l.Options {
+		if option == "" || strings.ContainsAny(option, " \t\n#;") {
+			return Refuse(ErrInvalid, "invalid option %q of resolv.conf (give one at a time, as in ndots:1)", option)
+		}
+	}
+	return nil
+}
+
 // Link is another name of a sandbox, which only the sandbox with the link knows.
 type Link struct {
 	Target string `json:"target"` // a name of the other sandbox in the network, which need not exist yet

@@ -190,6 +190,7 @@ type Subnet struct {
 	Gateway netip.Addr            `json:"gateway"`           // zero: none
 	IPRange AddrRange             `json:"ip_range,omitzero"` // zero: the whole subnet
 	Aux     map[string]netip.Addr `json:"aux,omitempty"`     // name -> reserved address
+	Fixed   bool                  `json:"fixed,omitempty"`   // of the default network: the daemon's flags name it
 }
 
 // Docker's names of the auxiliary addresses that replace the gateway in the default route of

@@ -65,6 +65,14 @@ func RefuseConfigOnly(n *Network) error {
 	return Refuse(ErrForbidden, "network %s holds only configuration, and has no sandboxes (create another with it: fairlead network create --config-from %[1]s)", n.Name)
 }
 
+// RefuseInSwarm refuses members and services of Fairlead in a network whose addresses a swarm allocates.
+func RefuseInSwarm(n *Network) error {
+	if n.Swarm == "" {
+		return nil
+	}
+	return Refuse(ErrForbidden, "network %s is one of a swarm of container engines, which allocates its addresses (use: %s run --network, or another network)", n.Name, ByEngine.CLI())
+}
+
 // NoSandbox returns the same for sandboxes.
 func NoSandbox(ref string) error {
 	return &Refusal{Kind: ErrNotFound, Text: "no such sandbox: " + ref + " (see: fairlead ps)"}
@@ -89,6 +97,7 @@ type SubnetSpec struct {
 	Gateway netip.Addr
 	IPRange AddrRange
 	Aux     map[string]netip.Addr
+	Fixed   bool // see Subnet
 }
 
 // NetworkSpec is the request for a network.

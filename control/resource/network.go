@@ -56,8 +56,14 @@ func Predefined(name string) bool {
 
 // AddNetwork adds a network. The driver is bridge unless the spec names another.
 func AddNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec) (*model.Network, error) {
-	n, err := planNetwork(ctx, t, spec, nil)
+	if err := checkName(t, spec.Name); err != nil {
+		return nil, err
+	}
+	n, err := Plan(ctx, t, spec)
 	if err != nil {
+		return nil, err
+	}
+	if n.Index, err = t.NewIndex(); err != nil {
 		return nil, err
 	}
 	if n.Has().Pools {
@@ -74,6 +80,11 @@ func AddNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec) (*model.
 	return n, nil
 }
 
+// Plan returns the network of a spec, without a number, and adds nothing. Its name may be that of another network.
+func Plan(ctx context.Context, t *txn.Tx, spec model.NetworkSpec) (*model.Network, error) {
+	return planNetwork(ctx, t, spec, nil)
+}
+
 // underlay is what the cluster contributes to the plan of a shared network.
 type underlay struct {
 	taken []netip.Prefix // subnets of other networks
@@ -83,6 +94,9 @@ type underlay struct {
 // PlanShared returns a network that a cluster is to share, without a VNI unless the user requested
 // one, and changes nothing. It avoids the subnets of the cluster's other networks.
 func PlanShared(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, taken []netip.Prefix, mtu int) (*model.Network, error) {
+	if err := checkName(t, spec.Name); err != nil {
+		return nil, err
+	}
 	return planNetwork(ctx, t, spec, &underlay{taken, mtu})
 }
 
@@ -99,13 +113,6 @@ func checkName(t *txn.Tx, name string) error {
 
 // planNetwork returns the network of a spec. under is nil unless the network is to be shared.
 func planNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, under *underlay) (*model.Network, error) {
-	if err := checkName(t, spec.Name); err != nil {
-		return nil, err
-	}
-	index, err := t.NewIndex()
-	if err != nil {
-		return nil, err
-	}
 	id, err := chooseID(t.Next.NetworksByPrefix, spec.EngineID)
 	if err != nil {
 		return nil, err
@@ -113,7 +120,7 @@ func planNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, under *
 	n := &model.Network{
 		ID:      id,
 		Name:    spec.Name,
-		Local:   model.Local{Index: index, Engine: spec.Engine},
+		Local:   model.Local{Engine: spec.Engine},
 		Created: t.Now(),
 		Driver:  model.DriverBridge,
 		Labels:  maps.Clone(spec.Labels),
@@ -159,6 +166,9 @@ func planNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, under *
 	err = resolveSubnets(ctx, t, n, spec.Subnets, avoid)
 	if n.Idle && errors.Is(err, model.ErrExhausted) {
 		n.Subnets, err = nil, nil // a subnet may be available when the network is first used
+		for _, sp := range spec.Subnets {
+			n.Subnets = append(n.Subnets, model.Subnet(sp))
+		}
 	}
 	return n, err
 }
@@ -174,33 +184,6 @@ func planConfig(n *model.Network, spec model.NetworkSpec) error {
 		n.Subnets = append(n.Subnets, model.Subnet(sp))
 	}
 	return nil
-}
-
-// Configured completes the request for a network that has its configuration from another.
-func Configured(s *desired.Snapshot, spec model.NetworkSpec) (model.NetworkSpec, error) {
-	switch {
-	case spec.ConfigOnly && spec.ConfigFrom != "":
-		return spec, model.Refuse(model.ErrForbidden, "a configuration network cannot depend on another configuration network (leave out --config-only or --config-from)")
-	case spec.ConfigOnly && spec.Internal:
-		return spec, model.Refuse(model.ErrForbidden, "a configuration network cannot be internal (give --internal to the networks that use it)")
-	case spec.ConfigFrom == "":
-		return spec, nil
-	case spec.NoIPv4 || spec.EnableIPv6 || spec.IPAM != "" || len(spec.Subnets)+len(spec.Options)+len(spec.Labels) > 0:
-		return spec, model.Refuse(model.ErrForbidden, "user-specified configurations are not supported if the network depends on a configuration network (give only name, driver and --internal beside --config-from)")
-	}
-	from, err := s.FindNetwork(spec.ConfigFrom)
-	if err != nil {
-		return spec, err
-	}
-	if !from.ConfigOnly {
-		return spec, model.Refuse(model.ErrForbidden, "network %s is not a configuration network (create one with --config-only)", from.Name)
-	}
-	spec.ConfigFrom, spec.NoIPv4, spec.EnableIPv6, spec.IPAM = from.Name, !from.EnableIPv4, from.EnableIPv6, from.IPAM
-	spec.Options, spec.Labels = from.Options, from.Labels
-	for _, sub := range from.Subnets {
-		spec.Subnets = append(spec.Subnets, model.SubnetSpec(sub))
-	}
-	return spec, nil
 }
 
 // AdoptNetwork adds a network that a cluster shares. Without endpoints it is idle: it has no device,
@@ -270,29 +253,23 @@ func NeedsCluster(n *model.Network) error {
 	return model.Refuse(model.ErrForbidden, "network %s is shared by a cluster, and this daemon is not part of one (start it with --store)", n.Name)
 }
 
-// RefuseInSwarm refuses members and services of Fairlead in a network whose addresses a swarm allocates.
-func RefuseInSwarm(n *model.Network) error {
-	if n.Swarm == "" {
-		return nil
-	}
-	return model.Refuse(model.ErrForbidden, "network %s is one of a swarm of container engines, which allocates its addresses (use: %s run --network, or another network)", n.Name, model.ByEngine.CLI())
-}
-
 // claimSubnets claims the previous subnets of an idle network, or others if those have been taken in
-// the meantime.
+// the meantime. A fixed one is claimed or refused.
 func claimSubnets(ctx context.Context, t *txn.Tx, n *model.Network) (*model.Network, error) {
 	now := *n
 	now.Idle = false
-	free, usable, err := stillFree(ctx, t, n)
+	kept, free, usable, err := stillFree(ctx, t, n)
 	if err != nil {
 		return nil, err
 	}
 	if !free {
 		now.Subnets = nil
-		err := resolveSubnets(ctx, t, &now, nil, nil)
+		err := resolveSubnets(ctx, t, &now, kept, nil)
 		switch {
 		case errors.Is(err, model.ErrExhausted) && usable:
 			now.Subnets = n.Subnets
+		case errors.Is(err, model.ErrConflict): // no other is refused
+			return nil, model.Refuse(model.ErrConflict, "network %s has its subnet from the daemon's --bip or --fixed-cidr, and %v, for the daemon", n.Name, err)
 		case err != nil:
 			return nil, err
 		default:
@@ -306,21 +283,26 @@ func claimSubnets(ctx context.Context, t *txn.Tx, n *model.Network) (*model.Netw
 }
 
 // stillFree reports whether neither a network nor an address or route of the host overlaps an
-// idle network's subnets. usable reports whether only wider routes of the host do, such
-// as that of a tunnel for all traffic.
-func stillFree(ctx context.Context, t *txn.Tx, n *model.Network) (free, usable bool, err error) {
+// idle network's subnets. kept are the subnets to claim: those that are free, or fixed. usable reports whether only
+// wider routes of the host overlap, such as that of a tunnel for all traffic.
+func stillFree(ctx context.Context, t *txn.Tx, n *model.Network) (kept []model.SubnetSpec, free, usable bool, err error) {
 	host, err := t.HostPrefixes(ctx)
 	if err != nil {
-		return false, false, err
+		return nil, false, false, err
 	}
-	free, usable = len(n.Subnets) > 0, len(n.Subnets) > 0
+	_, v4 := n.Subnet(model.V4)
+	_, v6 := n.Subnet(model.V6)
+	free = v4 == n.EnableIPv4 && v6 == n.EnableIPv6
+	usable = free
 	for _, s := range n.Subnets {
 		only := []ipam.DefaultPool{{Base: s.Prefix, Size: s.Prefix.Bits()}}
 		_, taken := ipam.Pick(only, model.FamilyOf(s.Prefix.Addr()), 0, slices.Concat(host, claimed(t)))
-		free = free && taken == nil
+		if free = free && taken == nil; taken == nil || s.Fixed {
+			kept = append(kept, model.SubnetSpec(s))
+		}
 		usable = usable && !slices.ContainsFunc(claimed(t), s.Prefix.Overlaps) && !slices.ContainsFunc(host, func(p netip.Prefix) bool { return s.Prefix.Contains(p.Addr()) && p.Bits() >= s.Prefix.Bits() })
 	}
-	return free, usable, nil
+	return kept, free, usable, nil
 }
 
 // MayIdle reports whether a network is idle while it has no endpoints.

@@ -121,7 +121,7 @@ func withoutAddresses(n *model.Network, specs []model.SubnetSpec) error {
 }
 
 func resolveSubnet(ctx context.Context, t *txn.Tx, n *model.Network, f model.Family, sp model.SubnetSpec, avoid []netip.Prefix) (model.Subnet, error) {
-	s := model.Subnet{Prefix: sp.Prefix, Gateway: sp.Gateway, IPRange: sp.IPRange, Aux: maps.Clone(sp.Aux)}
+	s := model.Subnet{Prefix: sp.Prefix, Gateway: sp.Gateway, IPRange: sp.IPRange, Aux: maps.Clone(sp.Aux), Fixed: sp.Fixed}
 	if !sp.Prefix.IsValid() || sp.Prefix.Addr().IsUnspecified() {
 		size := 0
 		if sp.Prefix.IsValid() {
@@ -170,7 +170,10 @@ func DropSharedPools(t *txn.Tx, n *model.Network) {
 // checkSubnet refuses a subnet that is in use. The host may have addresses in that of a network whose gateway is not
 // the host: it is that of the link below.
 func checkSubnet(ctx context.Context, t *txn.Tx, n *model.Network, p netip.Prefix) error {
-	if !n.Has().Entries {
+	switch {
+	case n.Idle: // it claims nothing yet
+		return nil
+	case !n.Has().Entries:
 		return checkOverlap(t, p, false)
 	}
 	return CheckTaken(ctx, t, p, n.ManagedBy == model.ByEngine)

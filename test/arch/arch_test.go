@@ -80,7 +80,8 @@ var (
 		"control/resource":                  {"control/model", "control/desired", "control/desired/txn", "control/ipam", "control/resource/options"},
 		"control/resource/options":          {"control/model"},
 		"control/controller/naming":         {},
-		"control/controller":                {"control/controller/naming", "control/model", "control/desired", "control/desired/txn", "control/resource", "control/resource/options"},
+		"control/controller/presets":        {"control/model", "control/desired", "control/desired/txn", "control/resource"},
+		"control/controller":                {"control/controller/naming", "control/controller/presets", "control/model", "control/desired", "control/desired/txn", "control/resource", "control/resource/options"},
 		"control/engine":                    {"control/model", "control/desired", "control/desired/txn", "control/ipam", "control/resource", "control/resource/options"},
 		"control/api":                       {"control/model"},
 		"control/api/client":                {"control/api", "control/httpserve"},
@@ -140,6 +141,7 @@ var (
 		"cmd/fairlead-cni":                  {"control/api/client", "control/attach", "control/cni"},
 		"cmd/fairlead-store":                {"control/cluster/embed", "control/cluster/launch", "control/cluster/token"},
 		"cmd/fairlead-netavark":             {"control/api/client", "control/attach", "control/netavark"},
+		"cmd/fairlead/knobs":                {"control/ipam", "control/model", "control/resource", "control/resource/options"},
 		"cmd/fairlead/enter":                {"control/api", "control/api/client", "control/model", "control/rtnl"},
 		"cmd/fairlead/subnets":              {"control/api", "control/model"},
 		"cmd/fairlead/demo":                 {"bench/world", "control/cluster/launch"},
@@ -187,7 +189,7 @@ var homes = map[string][]string{
 }
 
 // blind lists the packages that must not reach the kernel even indirectly.
-var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/schema", "control/schema/handover", "control/store", "control/ipam", "control/resource", "control/resource/options", "control/controller", "control/controller/naming", "control/engine", "control/cluster", "control/cluster/layout", "control/cluster/leaving", "control/cluster/members", "control/cluster/networks", "control/cluster/nodes", "control/cluster/removals", "control/cluster/services", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
+var blind = []string{"control/model", "control/desired", "control/desired/persistent", "control/desired/txn", "control/schema", "control/schema/handover", "control/store", "control/ipam", "control/resource", "control/resource/options", "control/controller", "control/controller/naming", "control/controller/presets", "control/engine", "control/cluster", "control/cluster/layout", "control/cluster/leaving", "control/cluster/members", "control/cluster/networks", "control/cluster/nodes", "control/cluster/removals", "control/cluster/services", "control/api", "control/api/client", "control/api/server", "control/attach", "control/cni", "control/netavark", "control/dockerplugin"}
 
 func TestImportDirection(t *testing.T) {
 	for _, p := range list(t) {

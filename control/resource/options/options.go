@@ -72,6 +72,11 @@ func Apply(n *model.Network, options, defaults map[string]string) error {
 	return n.CheckBandwidth(n.Bandwidth)
 }
 
+// Validate checks the options of a spec alone.
+func Validate(spec model.NetworkSpec) error {
+	return Apply(&model.Network{Driver: spec.Driver, EnableIPv4: true, EnableIPv6: spec.EnableIPv6}, spec.Options, map[string]string{})
+}
+
 // Check refuses options that a network does not have already.
 func Check(n *model.Network, options map[string]string) error {
 	for _, k := range slices.Sorted(maps.Keys(options)) {
