@@ -89,6 +89,7 @@ type sandboxFlags struct {
 	links      []string
 	limits     limitFlags
 	labels     []string
+	sysctls    []string
 }
 
 func (o *sandboxFlags) register(cmd *cobra.Command) {
@@ -107,6 +108,11 @@ func (o *sandboxFlags) register(cmd *cobra.Command) {
 	o.limits.register(f, "in the first network; default: that of the network")
 	o.lookup.register(cmd)
 	f.StringArrayVar(&o.labels, "label", nil, "label, KEY[=VALUE]")
+	f.StringArrayVar(&o.sysctls, "sysctl", nil, "setting of the sandbox's network namespace, NAME=VALUE as in net.ipv4.ip_forward=1; repeatable")
+	for former, flag := range map[string]string{"net": "network", "net-alias": "network-alias", "dns-opt": "dns-option"} { // as in Docker
+		f.Var(f.Lookup(flag).Value, former, "former name of --"+flag)
+		f.Lookup(former).Hidden = true
+	}
 }
 
 // spec converts the flags to a request and the networks to connect to afterwards.
@@ -128,6 +134,9 @@ func (o *sandboxFlags) spec(cmd *cobra.Command) (model.SandboxSpec, []attachment
 		return spec, nil, err
 	}
 	if spec.Labels, err = keyValues("label", o.labels); err != nil {
+		return spec, nil, err
+	}
+	if spec.Sysctls, err = keyValues("sysctl", o.sysctls); err != nil {
 		return spec, nil, err
 	}
 	for _, s := range o.expose {
@@ -258,7 +267,7 @@ func (o *sandboxFlags) checkShared(joins []attachment) error {
 			{"hostname", o.hostname != ""}, {"domainname", o.lookup.domainname != ""}, {"link", len(o.links) > 0}, {"dns", len(o.lookup.servers) > 0},
 			{"dns-search", len(o.lookup.search) > 0}, {"dns-option", len(o.lookup.options) > 0}, {"add-host", len(o.lookup.hosts) > 0},
 			{"ip", o.ip != ""}, {"ip6", o.ip6 != ""}, {"mac-address", o.mac != ""}, {"network-alias", len(o.aliases) > 0}, {"bandwidth-in", o.limits.in != ""}, {"bandwidth-out", o.limits.out != ""},
-			{"publish", len(o.publish) > 0}, {"publish-all", o.publishAll}, {"expose", len(o.expose) > 0},
+			{"publish", len(o.publish) > 0}, {"publish-all", o.publishAll}, {"expose", len(o.expose) > 0}, {"sysctl", len(o.sysctls) > 0},
 		} {
 			if f.set {
 				return usagef("--%s cannot be given with --network %s: it belongs to the sandbox whose network is shared", f.name, mode)

@@ -220,11 +220,15 @@ func (c *SandboxCreate) Spec(name string) (model.SandboxSpec, error) {
 	spec := model.SandboxSpec{
 		Name: name, NetNS: c.NetNS, NetworkMode: c.HostConfig.NetworkMode, Hostname: c.Hostname,
 		Labels: c.Labels, Command: c.Cmd, AutoRemove: c.HostConfig.AutoRemove, PublishAll: c.HostConfig.PublishAllPorts,
+		Sysctls: c.HostConfig.Sysctls,
 	}
 	if spec.NetworkMode == "" {
 		spec.NetworkMode = model.NetworkBridge
 	}
-	var err error
+	err := model.CheckSysctls(spec.Sysctls)
+	if err != nil {
+		return spec, err
+	}
 	if spec.Lookup, err = c.lookup(); err != nil {
 		return spec, err
 	}
@@ -299,7 +303,7 @@ func NewSandboxCreate(spec model.SandboxSpec) SandboxCreate {
 		ExposedPorts: NewExposedPorts(spec.Expose),
 		HostConfig: HostConfig{
 			NetworkMode: spec.NetworkMode, AutoRemove: spec.AutoRemove,
-			PublishAllPorts: spec.PublishAll, PortBindings: NewPortBindings(spec.Ports),
+			PublishAllPorts: spec.PublishAll, PortBindings: NewPortBindings(spec.Ports), Sysctls: spec.Sysctls,
 		},
 	}
 	c.Domainname = spec.Lookup.Domainname

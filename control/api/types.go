@@ -195,6 +195,7 @@ type HostConfig struct {
 	DNSOptions      []string                 `json:"DnsOptions,omitempty"`
 	DNSSearch       []string                 `json:"DnsSearch,omitempty"`
 	ExtraHosts      []string                 `json:",omitempty"` // NAME:ADDRESS
+	Sysctls         map[string]string        `json:",omitempty"` // of the network namespace
 }
 
 // NetworkingConfig configures how a new sandbox joins its first network. It has at most one

@@ -92,7 +92,7 @@ func validateSandboxSpec(spec model.SandboxSpec) error {
 	case spec.Hostname != "" && !hostnameRule.MatchString(spec.Hostname):
 		return model.Refuse(model.ErrInvalid, "invalid hostname format: %s (letters, digits, dots and hyphens, at most 64)", spec.Hostname)
 	}
-	if err := model.CheckLookup(spec.Lookup); err != nil {
+	if err := cmp.Or(model.CheckLookup(spec.Lookup), model.CheckSysctls(spec.Sysctls)); err != nil {
 		return err
 	}
 	for _, e := range spec.Expose {
@@ -131,6 +131,8 @@ func validateJoin(spec model.SandboxSpec) error {
 		conflicting = "custom host-to-IP mapping"
 	case !spec.Lookup.IsZero():
 		conflicting = "dns"
+	case len(spec.Sysctls) > 0:
+		conflicting = "sysctl"
 	default:
 		return validateNoEndpoint(spec, "the container type network mode")
 	}
@@ -170,6 +172,7 @@ func (c *Controller) createSandbox(ctx context.Context, t *txn.Tx, spec model.Sa
 		Labels:     maps.Clone(spec.Labels),
 		Command:    slices.Clone(spec.Command),
 		AutoRemove: spec.AutoRemove,
+		Sysctls:    maps.Clone(spec.Sysctls),
 		Expose:     joinExposed(spec.Expose),
 	}
 	if desired.First(t.Next.SandboxesByPrefix(sb.ID[:resource.IDPrefix])) != nil {
@@ -238,11 +241,17 @@ func (c *Controller) giveNamespace(t *txn.Tx, sb *model.Sandbox, n *model.Networ
 		if sb.NetNS != "" {
 			return model.Refuse(model.ErrInvalid, "conflicting options: a network namespace path and network host (leave one out)")
 		}
+		if len(sb.Sysctls) > 0 {
+			return model.Refuse(model.ErrInvalid, "sysctl %q not allowed in host network namespace (leave it out, or choose another network)", slices.Sorted(maps.Keys(sb.Sysctls))[0])
+		}
 		return nil
 	}
 	if sb.NetNS == "" {
 		sb.NetNS = filepath.Join(c.cfg.RunDir, "netns", model.ShortID(sb.ID))
 		return nil
+	}
+	if len(sb.Sysctls) > 0 {
+		return model.Refuse(model.ErrInvalid, "conflicting options: sysctl and a network namespace path (set it in that namespace)")
 	}
 	if sb.ManagedBy = model.ByUser; model.HasRuntimeLabel(sb.Labels) {
 		sb.ManagedBy = model.ByRuntime

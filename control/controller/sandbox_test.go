@@ -106,6 +106,15 @@ func TestCreateSandboxRefuses(t *testing.T) {
 		{"join-expose", joinWith(func(s *model.SandboxSpec) { s.Expose = []model.PortProto{{Port: 1, Count: 1, Proto: model.TCP}} }), model.ErrInvalid, "conflicting options: port exposing"},
 		{"join-hostname", joinWith(func(s *model.SandboxSpec) { s.Hostname = "h" }), model.ErrInvalid, "conflicting options: hostname"},
 		{"join-mac", joinWith(func(s *model.SandboxSpec) { s.Endpoint.MAC = mac("02:00:00:00:00:01") }), model.ErrInvalid, "conflicting options: mac-address"},
+		{"sysctl-name", model.SandboxSpec{Sysctls: map[string]string{"kernel.shmmax": "1"}}, model.ErrInvalid, "sysctl 'kernel.shmmax' is not allowed"},
+		{"sysctl-path", model.SandboxSpec{Sysctls: map[string]string{"net/../kernel": "1"}}, model.ErrInvalid, "sysctl 'net/../kernel' is not allowed"},
+		{"sysctl-dots", model.SandboxSpec{Sysctls: map[string]string{"net..ipv4": "1"}}, model.ErrInvalid, "sysctl 'net..ipv4' is not allowed"},
+		{"sysctl-no-value", model.SandboxSpec{Sysctls: map[string]string{"net.ipv4.ip_forward": ""}}, model.ErrInvalid, "give one: NAME=VALUE"},
+		{"sysctl-interface", model.SandboxSpec{Sysctls: map[string]string{"net.ipv4.conf.eth0.forwarding": "1"}}, model.ErrInvalid, "sysctls=net.ipv4.conf.IFNAME.forwarding=…)"},
+		{"sysctl-neighbour", model.SandboxSpec{Sysctls: map[string]string{"net.ipv6.neigh.eth0.gc_stale_time": "1"}}, model.ErrInvalid, "interface specific sysctl setting"},
+		{"sysctl-host", model.SandboxSpec{NetworkMode: "host", Sysctls: map[string]string{"net.ipv4.ip_forward": "1"}}, model.ErrInvalid, `sysctl "net.ipv4.ip_forward" not allowed in host network namespace`},
+		{"sysctl-netns", model.SandboxSpec{NetNS: "/other", Sysctls: map[string]string{"net.ipv4.ip_forward": "1"}}, model.ErrInvalid, "conflicting options: sysctl and a network namespace path"},
+		{"join-sysctl", joinWith(func(s *model.SandboxSpec) { s.Sysctls = map[string]string{"net.ipv4.ip_forward": "1"} }), model.ErrInvalid, "conflicting options: sysctl and the container type network mode"},
 		{"join-netns", joinWith(func(s *model.SandboxSpec) { s.NetNS = "/other" }), model.ErrInvalid, "conflicting options"},
 	}
 	for _, tt := range tests {

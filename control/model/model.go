@@ -522,6 +522,7 @@ type Sandbox struct {
 	Labels     map[string]string `json:"labels,omitempty"`
 	Command    []string          `json:"command,omitempty"`
 	AutoRemove bool              `json:"auto_remove,omitempty"`
+	Sysctls    map[string]string `json:"sysctls,omitempty"` // of the namespace, from its creation on
 	Expose     []PortProto       `json:"expose,omitempty"`
 	// Ports are the published ports as requested, with automatic host ports
 	// filled in. The sandbox's gateway endpoint serves them.

@@ -172,6 +172,7 @@ type SandboxSpec struct {
 	Labels      map[string]string
 	Command     []string
 	AutoRemove  bool
+	Sysctls     map[string]string // see Sandbox
 	Expose      []PortProto
 	PublishAll  bool
 	Ports       []PortSpec

@@ -33,6 +33,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/settings"
 	"github.com/fairlead-net/fairlead/control/rtnl/uplink"
 	"github.com/fairlead-net/fairlead/loader"
 )
@@ -73,10 +74,15 @@ var (
 	_ server.FlowFlusher = (*Node)(nil)
 )
 
-// CreateSandbox implements [server.Backend]. It checks the namespace's path first: the controller
+// CreateSandbox implements [server.Backend]. It checks the namespace's path and settings first: the controller
 // does not use the kernel, and would only find out from a half-made sandbox that the namespace is
-// missing.
+// missing, or that the kernel refuses a setting.
 func (b *Node) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error) {
+	if model.CheckSysctls(spec.Sysctls) == nil { // else the controller refuses them
+		if err := settings.Try(spec.Sysctls); err != nil {
+			return nil, err
+		}
+	}
 	if filepath.IsAbs(spec.NetNS) {
 		ns, err := b.cfg.Handle.OpenSandboxNetNS(spec.NetNS)
 		if errors.Is(err, rtnl.ErrHost) {

@@ -96,9 +96,9 @@ func (ns *NetNS) Do(fn func() error) error {
 	}, fn)
 }
 
-// CreateNetNS creates a network namespace and bind-mounts it at path. An existing one is kept; a
+// CreateNetNS creates a network namespace, prepares it, and bind-mounts it at path. An existing one is kept; a
 // file left by an interrupted call is used.
-func CreateNetNS(path string) error {
+func CreateNetNS(path string, prepare ...func() error) error {
 	if ns, err := OpenNetNS(path); err == nil {
 		return ns.Close()
 	}
@@ -111,6 +111,11 @@ func CreateNetNS(path string) error {
 	}
 	f.Close()
 	return InNewNetNS(func() error {
+		for _, f := range prepare {
+			if err := f(); err != nil {
+				return err
+			}
+		}
 		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mount network namespace at %q: %w", path, err)
 		}

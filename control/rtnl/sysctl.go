@@ -53,7 +53,7 @@ func WriteSysctls(settings []Sysctl) error {
 		}
 		err := writeAt(dir, s)
 		// The kernel has no IPv6, so there is nothing to set.
-		noFamily := s.Family == "ipv6" && errors.Is(err, fs.ErrNotExist) && !exists("/proc/sys/net/ipv6")
+		noFamily := s.Family == "ipv6" && errors.Is(err, fs.ErrNotExist) && errors.Is(unix.Access("/proc/sys/net/ipv6", unix.F_OK), unix.ENOENT)
 		if err != nil && !noFamily && (!s.Optional || !errors.Is(err, fs.ErrNotExist)) {
 			errs = append(errs, fmt.Errorf("set sysctl %s to %s: %w", filepath.Join(s.dir(), s.Key), s.Value, err))
 		}
@@ -80,11 +80,6 @@ func writeAt(dir int, s Sysctl) error {
 	defer unix.Close(fd)
 	_, err = unix.Write(fd, []byte(s.Value))
 	return err
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }
 
 // ReadSysctl reads a setting of the host's network stack by its path below net, such as

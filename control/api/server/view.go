@@ -137,7 +137,7 @@ func (v *view) sandbox(sb *model.Sandbox) api.Sandbox {
 		Config: api.SandboxConfig{
 			Hostname: sb.UTSName(), Domainname: sb.Lookup.Domainname, Cmd: sb.Command, Labels: notNil(sb.Labels), ExposedPorts: api.NewExposedPorts(sb.Expose),
 		},
-		HostConfig: api.HostConfig{NetworkMode: sb.NetworkMode, AutoRemove: sb.AutoRemove, PortBindings: api.NewPortBindings(requested(sb.Ports))},
+		HostConfig: api.HostConfig{NetworkMode: sb.NetworkMode, AutoRemove: sb.AutoRemove, PortBindings: api.NewPortBindings(requested(sb.Ports)), Sysctls: sb.Sysctls},
 		NetworkSettings: api.NetworkSettings{
 			SandboxKey: sb.NetNS, Owned: sb.OwnsNetNS(),
 			Ports: map[string][]api.PortBinding{}, Networks: map[string]api.EndpointSettings{},

@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/configure"
+	"github.com/fairlead-net/fairlead/control/rtnl/settings"
 	"github.com/fairlead-net/fairlead/control/rtnl/watch"
 )
 
@@ -129,7 +130,7 @@ func (s *Namespaces) create(b *Sandbox, inUse func() bool) (created bool, err er
 	if !errors.Is(err, rtnl.ErrNoNetNS) || inUse() {
 		return false, err
 	}
-	return true, rtnl.CreateNetNS(b.Want.NetNS)
+	return true, rtnl.CreateNetNS(b.Want.NetNS, func() error { return settings.Write(b.Want.Sysctls) })
 }
 
 // Open opens a sandbox's namespace.
