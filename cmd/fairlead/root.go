@@ -27,7 +27,7 @@ func newRootCommand(e *env) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		newNetworkCommand(e), newRunCommand(e), newExecCommand(e), newPsCommand(e), newInspectCommand(e),
-		newRmCommand(e), newPortCommand(e), newEventsCommand(e), newPublishCommand(e), newUpdateCommand(e), newSandboxCommand(e), newServiceCommand(e), newNodeCommand(e), newClusterCommand(e), newIPAMCommand(e), newStatusCommand(e), newCtCommand(e),
+		newRmCommand(e), newPortCommand(e), newEventsCommand(e), newPublishCommand(e), newUpdateCommand(e), newRenameCommand(e), newSandboxCommand(e), newServiceCommand(e), newNodeCommand(e), newClusterCommand(e), newIPAMCommand(e), newStatusCommand(e), newCtCommand(e),
 		newDaemonCommand(e), newDoctorCommand(e), newCleanupCommand(e), newDowngradeCommand(e), newDemoCommand(e), newVersionCommand(e),
 		newBenchCommand(e), newBenchLoadCommand(e),
 		newLaterCommand("policy", "--internal and icc=false are the rules there are, see: fairlead network create --help"),

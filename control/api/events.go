@@ -20,7 +20,7 @@ type Events struct {
 // Types and actions of events.
 var (
 	eventTypes   = []string{"network", "sandbox", "datapath"}
-	eventActions = []string{"create", "connect", "disconnect", "destroy", "publish", "unpublish", "repair"}
+	eventActions = []string{"create", "connect", "disconnect", "destroy", "publish", "unpublish", "rename", "repair"}
 )
 
 // Event is a change, in the form of Docker's.

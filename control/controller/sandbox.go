@@ -84,9 +84,12 @@ func networkRef(spec model.SandboxSpec) string {
 }
 
 func validateSandboxSpec(spec model.SandboxSpec) error {
+	if spec.Name != "" {
+		if err := naming.Validate(spec.Name); err != nil {
+			return err
+		}
+	}
 	switch {
-	case spec.Name != "" && !resource.ValidName(spec.Name):
-		return model.Refuse(model.ErrInvalid, "Invalid sandbox name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed, at least 2 and at most %d of them (choose another)", spec.Name, resource.MaxNameLen)
 	case spec.NetNS != "" && (!filepath.IsAbs(spec.NetNS) || filepath.Clean(spec.NetNS) != spec.NetNS):
 		return model.Refuse(model.ErrInvalid, "invalid network namespace path %q (give an absolute path without . or ..)", spec.NetNS)
 	case spec.Hostname != "" && !hostnameRule.MatchString(spec.Hostname):
@@ -181,11 +184,8 @@ func (c *Controller) createSandbox(ctx context.Context, t *txn.Tx, spec model.Sa
 	if sb.Name == "" {
 		sb.Name = naming.New(func(name string) bool { return desired.First(t.Next.SandboxesNamed(name)) != nil })
 	}
-	for o := range t.Next.SandboxesNamed(sb.Name) {
-		if o.HasName(sb.Name) {
-			return nil, model.Refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: %s rm %s, or choose another name)",
-				sb.Name, model.ShortID(o.ID), o.ManagedBy.CLI(), sb.Name)
-		}
+	if err := naming.CheckFree(t, sb.Name, sb.ID); err != nil {
+		return nil, err
 	}
 	if ref, ok := strings.CutPrefix(spec.NetworkMode, model.ModeContainer); ok {
 		if err := joinSandbox(t, sb, ref); err != nil {

@@ -51,6 +51,11 @@ func (l *Log) Update(s *desired.Snapshot) {
 		}
 	}
 	l.sandboxes(before, s, func(c desired.Change[string, model.Sandbox]) bool { return c.Old == nil }, "create")
+	for c := range desired.DiffSandboxes(before, s) {
+		if c.Old != nil && c.New != nil && c.Old.Name != c.New.Name {
+			l.add("sandbox", "rename", c.ID, "name", c.New.Name, "oldName", c.Old.Name)
+		}
+	}
 	for c := range desired.DiffEndpoints(before, s) {
 		if was, is := sandboxOf(c.Old), sandboxOf(c.New); was != is {
 			l.endpoint(before, c.Old, "disconnect")

@@ -27,6 +27,8 @@ func TestLog(t *testing.T) {
 	p.Publishes[1] = &model.Publish{ID: 1, EndpointID: "e", PortBinding: model.PortBinding{HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080, Port: 80, Count: 1, Proto: model.TCP}}
 	l.Update(p.Snapshot())
 	l.Repaired("route", 2)
+	p.Sandboxes["s"] = &model.Sandbox{ID: "s", Name: "berta"}
+	l.Update(p.Snapshot())
 	delete(p.Sandboxes, "s")
 	delete(p.Endpoints, "e")
 	delete(p.Publishes, 1)
@@ -35,13 +37,13 @@ func TestLog(t *testing.T) {
 	for _, e := range l.After(t.Context(), first.Run, 0).Events {
 		got = append(got, e.Type+" "+e.Action)
 	}
-	want := "sandbox create, network connect, sandbox publish, datapath repair, network disconnect, sandbox unpublish, sandbox destroy"
+	want := "sandbox create, network connect, sandbox publish, datapath repair, sandbox rename, network disconnect, sandbox unpublish, sandbox destroy"
 	if text := strings.Join(got, ", "); text != want {
 		t.Errorf("events are %s, want %s", text, want)
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if rest := l.After(ended, first.Run, 7); len(rest.Events) != 0 || rest.Last != 7 {
+	if rest := l.After(ended, first.Run, 8); len(rest.Events) != 0 || rest.Last != 8 {
 		t.Errorf("after the last: %+v", rest)
 	}
 }

@@ -79,7 +79,7 @@ var (
 		"control/desired/txn":               {"control/model", "control/desired", "control/schema", "control/store", "control/ipam"},
 		"control/resource":                  {"control/model", "control/desired", "control/desired/txn", "control/ipam", "control/resource/options"},
 		"control/resource/options":          {"control/model"},
-		"control/controller/naming":         {},
+		"control/controller/naming":         {"control/desired/txn", "control/model", "control/resource"},
 		"control/controller/presets":        {"control/model", "control/desired", "control/desired/txn", "control/resource"},
 		"control/controller":                {"control/controller/naming", "control/controller/presets", "control/model", "control/desired", "control/desired/txn", "control/resource", "control/resource/options"},
 		"control/engine":                    {"control/model", "control/desired", "control/desired/txn", "control/ipam", "control/resource", "control/resource/options"},

@@ -71,6 +71,17 @@ func TestLinks(t *testing.T) {
 	n.StartDaemon()
 	n.digs(a.Host, ben.IP4.String(), at, "store")
 
+	// A renamed target keeps its alias for the one with the link, and has its new name for all, at once. So it is in
+	// the default network.
+	n.Fairlead("rename", "ben", "berta")
+	n.digs(a.Host, ben.IP4.String(), at, "store")
+	n.digs(b.Host, ben.IP4.String(), at, "berta")
+	n.digs(b.Host, "NXDOMAIN", at, "ben")
+	n.contains(n.Must(b.Host, "dig", "+short", at, "-x", ben.IP4.String()), "berta.web.")
+	n.Fairlead("rename", "berta", "ben")
+	n.digs(b.Host, ben.IP4.String(), at, "ben")
+	n.Refused(1, []string{`The sandbox name "anna" is already in use`}, "rename", "ben", "anna")
+
 	// In the default network it is a line of /etc/hosts, of a sandbox that exists.
 	n.Refused(1, []string{"no such sandbox: dora"}, "sandbox", "create", "--link", "dora:d", "emil")
 	n.Refused(1, []string{"cannot link", "ben"}, "sandbox", "create", "--link", "ben:d", "emil")
@@ -80,6 +91,8 @@ func TestLinks(t *testing.T) {
 	d := n.Sandbox("dora")
 	n.Sandbox("emil", "--link", "dora:d")
 	n.contains(n.in("emil", "cat", "/etc/hosts"), d.IP4.String()+"\td "+n.Inspect("dora").ID[:12]+" dora")
+	n.Fairlead("rename", "dora", "doris")
+	n.contains(n.in("emil", "cat", "/etc/hosts"), d.IP4.String()+"\td "+n.Inspect("doris").ID[:12]+" doris")
 }
 
 // A program that ended has no name any more.

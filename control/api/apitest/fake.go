@@ -228,6 +228,17 @@ func (f *Fake) UnpublishPorts(_ context.Context, ref string, specs []model.PortS
 	return f.changed(ref, "unpublish %d", len(specs))
 }
 
+// RenameSandbox implements [server.Controller].
+func (f *Fake) RenameSandbox(_ context.Context, ref, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	sb, err := f.sandbox(ref)
+	if err == nil {
+		sb.Name = name
+	}
+	return err
+}
+
 // SetBandwidth implements [server.Controller].
 func (f *Fake) SetBandwidth(_ context.Context, ref, network string, ingress, egress *model.Limit) error {
 	return f.changed(ref, "bandwidth %q %v %v", network, ingress, egress)

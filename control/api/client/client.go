@@ -269,6 +269,11 @@ func (c *Client) SetBandwidth(ctx context.Context, ref string, change api.Bandwi
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/bandwidth"), nil, change, nil)
 }
 
+// RenameSandbox gives a sandbox another name.
+func (c *Client) RenameSandbox(ctx context.Context, ref, name string) error {
+	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/rename"), url.Values{"name": {name}}, nil, nil)
+}
+
 // SandboxExited reports the exit of that program.
 func (c *Client) SandboxExited(ctx context.Context, ref string, s api.SandboxExited) error {
 	return c.do(ctx, http.MethodPost, sandboxPath(ref, "/exited"), nil, s, nil)

@@ -43,6 +43,7 @@ type Controller interface {
 	// Warnings returns what CreateSandbox accepts but does not serve.
 	Warnings(spec model.SandboxSpec) []string
 	RemoveSandbox(ctx context.Context, ref string, force bool) error
+	RenameSandbox(ctx context.Context, ref, name string) error
 	// Withdraw makes services send a sandbox no new flows, before its program is stopped and it is removed.
 	Withdraw(ctx context.Context, ref string) error
 	// PublishPorts publishes further ports of a sandbox, and UnpublishPorts is the reverse: of all that are given, or of none.
@@ -140,6 +141,7 @@ func New(cfg Config) *Server {
 		"POST /sandboxes/{ref}/withdraw":  s.sandboxWithdraw,
 		"POST /sandboxes/{ref}/publish":   s.sandboxPublish,
 		"POST /sandboxes/{ref}/bandwidth": s.sandboxBandwidth,
+		"POST /sandboxes/{ref}/rename":    s.sandboxRename,
 		"POST /sandboxes/{ref}/unpublish": s.sandboxUnpublish,
 		"POST /sandboxes/{ref}/started":   s.sandboxStarted,
 		"POST /sandboxes/{ref}/exited":    s.sandboxExited,

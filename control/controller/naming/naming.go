@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package naming generates names of sandboxes.
+// Package naming generates names of sandboxes, checks those that users choose, and follows those that change.
 package naming
 
 import (

@@ -143,6 +143,7 @@ func verbs(ctx context.Context, w *world) map[string]func() error {
 		},
 		"publish-rm":       func() error { return w.UnpublishPorts(ctx, "both", []model.PortSpec{verbtest.TCP("", 0, 0, 80, 1)}) },
 		"bandwidth":        func() error { return w.SetBandwidth(ctx, "old", "a", &limit, &model.Limit{}) },
+		"rename":           func() error { return w.RenameSandbox(ctx, "both", "renamed") },
 		"connect":          func() error { _, err := w.Connect(ctx, "b", "old", model.EndpointSpec{}); return err },
 		"disconnect":       func() error { return w.Disconnect(ctx, "a", "both", false) },
 		"disconnect-force": func() error { return w.Disconnect(ctx, "a", "both", true) },
@@ -332,7 +333,9 @@ func (w *world) removeAll() {
 func (w *world) randomVerb(r *rand.Rand) func() error {
 	ctx := w.T.Context()
 	net, sb := fmt.Sprint("net", r.IntN(4)), fmt.Sprint("sb", r.IntN(8))
-	switch r.IntN(15) {
+	switch r.IntN(16) {
+	case 15:
+		return func() error { return w.RenameSandbox(ctx, sb, fmt.Sprint("sb", r.IntN(8))) }
 	case 14:
 		return w.randomLease(r)
 	case 8, 9, 10:

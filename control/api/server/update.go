@@ -16,3 +16,7 @@ func (s *Server) sandboxBandwidth(r *http.Request) (any, error) {
 	}
 	return nil, s.cfg.Backend.SetBandwidth(r.Context(), r.PathValue("ref"), body.Network, (*model.Limit)(body.Ingress), (*model.Limit)(body.Egress))
 }
+
+func (s *Server) sandboxRename(r *http.Request) (any, error) {
+	return nil, s.cfg.Backend.RenameSandbox(r.Context(), r.PathValue("ref"), r.URL.Query().Get("name"))
+}

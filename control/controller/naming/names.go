@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package naming
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/control/desired/txn"
+	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/resource"
+)
+
+// Validate refuses what cannot be the name of a sandbox.
+func Validate(name string) error {
+	if resource.ValidName(name) {
+		return nil
+	}
+	return model.Refuse(model.ErrInvalid, "Invalid sandbox name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed, at least 2 and at most %d of them (choose another)", name, resource.MaxNameLen)
+}
+
+// CheckFree refuses the name of a sandbox other than id.
+func CheckFree(t *txn.Tx, name, id string) error {
+	for o := range t.Next.SandboxesNamed(name) {
+		if o.ID != id && o.HasName(name) {
+			return model.Refuse(model.ErrConflict, "Conflict. The sandbox name %q is already in use by sandbox %q (remove it with: %s rm %s, or choose another name)",
+				name, model.ShortID(o.ID), o.ManagedBy.CLI(), name)
+		}
+	}
+	return nil
+}
+
+// RenameLinks makes the links to a sandbox's former name those to its new one, in the networks that it is connected to.
+func RenameLinks(t *txn.Tx, was *model.Sandbox, name string) {
+	for own := range t.Next.EndpointsOf(was.ID) {
+		for _, ep := range slices.Collect(t.Next.Members(own.NetworkID)) {
+			links := slices.Clone(ep.Links)
+			for i := range links {
+				if strings.EqualFold(links[i].Target, was.Name) {
+					links[i].Target = name
+				}
+			}
+			if !slices.Equal(links, ep.Links) {
+				now := *ep
+				now.Links = links
+				t.PutEndpoint(ep.ID, &now)
+			}
+		}
+	}
+}
