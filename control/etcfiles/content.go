@@ -87,14 +87,22 @@ func hosts(s *desired.Snapshot, sb *model.Sandbox, in []attachment, etcHosts str
 }
 
 // hostGateway returns the addresses at which a sandbox reaches the host: those of the gateway of its default
-// route, or of its first network. A sandbox in the host's namespace reaches it at the loopback address.
+// route, or of its first network. In a macvlan or ipvlan network the gateway is not the host, which is a member of it or
+// is not reached there, so the next one counts. A sandbox in the host's namespace reaches it at the loopback address.
 func hostGateway(in []attachment) (addrs []netip.Addr) {
 	if len(in) == 0 {
 		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 	}
-	for _, subnet := range in[0].network.Subnets {
-		if subnet.Gateway.IsValid() {
-			addrs = append(addrs, subnet.Gateway)
+	for _, a := range in {
+		prefixes := a.network.NodePrefixes()
+		if a.network.Has().Entries {
+			prefixes = a.network.GatewayPrefixes()
+		}
+		for _, p := range prefixes {
+			addrs = append(addrs, p.Addr())
+		}
+		if len(addrs) > 0 {
+			break
 		}
 	}
 	return addrs

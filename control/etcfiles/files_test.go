@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,6 +59,7 @@ func TestResolvConf(t *testing.T) {
 			p.Sandboxes["s"].Lookup = model.Lookup{Servers: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Search: []string{"."}, Options: []string{"rotate"}}
 		}, "nameserver 127.0.0.11\noptions rotate ndots:0\n"},
 		{"default network", func(p desiredtest.Plain) { p.Networks["n"].Name = model.NetworkBridge }, "nameserver 8.8.8.8\nnameserver 8.8.4.4\nsearch a.example b.example\noptions ndots:2 rotate\n"},
+		{"a router's network", func(p desiredtest.Plain) { p.Networks["n"].Driver = model.DriverMacvlan }, "nameserver 8.8.8.8\nnameserver 8.8.4.4\nsearch a.example b.example\noptions ndots:2 rotate\n"},
 		{"leased", func(p desiredtest.Plain) {
 			p.Networks["n"] = &model.Network{ID: "n", Name: "web", Driver: model.DriverMacvlan, IPAM: model.IPAMDHCP}
 			p.Endpoints["e"].Lease = &model.Lease{DNS: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, Domain: "leased.example"}
@@ -78,6 +80,41 @@ func TestResolvConf(t *testing.T) {
 			text := read(t, filepath.Join(Dir(cfg.Dir, "s"), ResolvConf))
 			if _, text, _ = strings.Cut(text, "\n\n"); !strings.HasPrefix(text, tc.want+"\n#") {
 				t.Errorf("%s; want %s", text, tc.want)
+			}
+		})
+	}
+}
+
+// host-gateway is where the sandbox reaches the host: the gateway of a network that has it there, or the host's own address.
+func TestHostGateway(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(p desiredtest.Plain)
+		want   []string
+	}{
+		{"bridge", func(desiredtest.Plain) {}, []string{"10.1.0.1"}},
+		{"macvlan", func(p desiredtest.Plain) { p.Networks["n"].Driver = model.DriverMacvlan }, nil},
+		{"macvlan with access", func(p desiredtest.Plain) {
+			p.Networks["n"].Driver, p.Networks["n"].NodeIPv4 = model.DriverMacvlan, netip.MustParseAddr("10.1.0.9")
+		}, []string{"10.1.0.9"}},
+		{"macvlan and bridge", func(p desiredtest.Plain) {
+			p.Networks["m"] = &model.Network{ID: "m", Name: "lan", Driver: model.DriverMacvlan, Subnets: []model.Subnet{{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Gateway: netip.MustParseAddr("192.0.2.1")}}}
+			p.Endpoints["f"] = &model.Endpoint{ID: "f", NetworkID: "m", SandboxID: "s", IPv4: netip.MustParsePrefix("192.0.2.9/24"), DefaultRoute4: true}
+		}, []string{"10.1.0.1"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, cfg := world(t)
+			p.Sandboxes["s"].Lookup.Hosts = []model.HostLine{{Name: "up"}}
+			tc.change(p)
+			New(cfg).Update(p.Snapshot())
+			var got []string
+			for line := range strings.Lines(read(t, filepath.Join(Dir(cfg.Dir, "s"), Hosts))) {
+				if a, ok := strings.CutSuffix(line, "\tup\n"); ok {
+					got = append(got, a)
+				}
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("it is %v, want %v", got, tc.want)
 			}
 		})
 	}

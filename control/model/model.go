@@ -414,9 +414,9 @@ func (n *Network) GatewayPrefixes() []netip.Prefix {
 func (n *Network) Resolves() bool { return n.Name != NetworkBridge && len(n.Resolvers()) > 0 }
 
 // Resolvers returns the gateway addresses, at which the host can serve names. The addresses in the
-// networks of engines, and of swarms, belong to the engines.
+// networks of engines, and of swarms, belong to the engines, and the gateway of a macvlan or ipvlan network is a router.
 func (n *Network) Resolvers() (list []netip.Addr) {
-	if n.ManagedBy == ByEngine || n.Swarm != "" || n.Has().OnHost == NoDevice {
+	if n.ManagedBy == ByEngine || n.Swarm != "" || !n.Has().Entries {
 		return nil
 	}
 	for _, s := range n.Claimed() {
