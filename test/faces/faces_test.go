@@ -43,7 +43,7 @@ func image(l *lab.Lab) string {
 // Every face behaves as Docker's bridge driver does, save for what is explained.
 func TestFaces(t *testing.T) {
 	build(t)
-	table := newTable()
+	table := newTable(behaviours(), columns, explained)
 	t.Run("faces", func(t *testing.T) {
 		for _, c := range columns {
 			t.Run(c.name, func(t *testing.T) {
@@ -59,6 +59,6 @@ func TestFaces(t *testing.T) {
 	table.print(t)
 	table.judge(t)
 	if !t.Failed() {
-		table.document(t)
+		table.document(t, head)
 	}
 }
