@@ -122,14 +122,10 @@ func fromNames(n *names, c *client, networks []string, q *dns.Msg) *dns.Msg {
 		a.Answer = []dns.RR{&dns.PTR{Hdr: header, Ptr: dns.Fqdn(name)}}
 		return a
 	}
-	var found []addressed
-	name := strings.ToLower(strings.TrimSuffix(question.Name, "."))
-	if c != nil {
-		found = n.linked(c, name)
+	if a := fromPorts(n, c, networks, q); a != nil {
+		return a
 	}
-	if found == nil {
-		found = n.find(networks, name)
-	}
+	found := lookUp(n, c, networks, strings.ToLower(strings.TrimSuffix(question.Name, ".")))
 	if found == nil {
 		return nil
 	}
@@ -149,6 +145,17 @@ func fromNames(n *names, c *client, networks []string, q *dns.Msg) *dns.Msg {
 	}
 	rand.Shuffle(len(a.Answer), func(i, j int) { a.Answer[i], a.Answer[j] = a.Answer[j], a.Answer[i] })
 	return a
+}
+
+// lookUp returns what has a name, by a link of the client or in one of the networks.
+func lookUp(n *names, c *client, networks []string, name string) (found []addressed) {
+	if c != nil {
+		found = n.linked(c, name)
+	}
+	if found == nil {
+		found = n.find(networks, name)
+	}
+	return found
 }
 
 // reversed returns the address of a PTR query (RFC 1035 section 3.5, RFC 3596 section 2.5).

@@ -73,7 +73,9 @@ func TestPublishLater(t *testing.T) {
 	n := &names{Lab: lab.New(t, lab.Config{})}
 	n.Fairlead("network", "create", "web")
 	a := n.Sandbox("anna", "--network", "web", "-p", "8080:80")
-	n.Sandbox("ben", "--network", "web", "-p", "9090:80")
+	ben := n.Sandbox("ben", "--network", "web", "-p", "9090:80")
+	n.contains(n.Must(ben.Host, "dig", "+short", "@"+resolver, "_80._tcp.anna", "SRV"), "0 0 80 anna.web.")
+	n.digs(ben.Host, "NOERROR", "@"+resolver, "_https._tcp.anna", "SRV")
 	n.echo(a.Host, "80")
 	n.echo(a.Host, "443")
 	at := func(port string) string { return net.JoinHostPort(lab.Host4, port) }
@@ -101,6 +103,7 @@ func TestPublishLater(t *testing.T) {
 	n.Fairlead("publish", "add", "anna", "-p", "8443:443", "-p", "8444:443")
 	reaches("8443", true)
 	reaches("8444", true)
+	n.contains(n.Must(ben.Host, "dig", "+short", "@"+resolver, "_https._tcp.anna", "SRV"), "0 0 443 anna.web.")
 	// All or none.
 	n.Refused(1, []string{"port is already allocated", `sandbox "ben"`}, "publish", "add", "anna", "-p", "8445:443", "-p", "9090:443")
 	n.Refused(1, []string{"port is already allocated", `sandbox "anna"`}, "publish", "add", "anna", "-p", "8443:443")
