@@ -242,19 +242,25 @@ func hopLimitTold(d difference) bool {
 // A RST with the next sequence number ends a connection, as at the receiver, whatever it acknowledges. In the handshake a RST
 // that acknowledges exactly the SYN ends it too (RFC 9293 section 3.10.7.3), and the server's FIN may arrive before the client's
 // ACK. Of a flow that was picked up in its middle only one side's numbers may be known: a RST that follows what that side sent last is
-// exact. The kernel requires all of these to be in the window that it has seen, and takes later packets for a new connection.
+// exact. So is one with the number that the other side acknowledged last, though more was sent. The kernel requires all of these to be in the window that it has seen, and takes later packets for a new connection.
 func exactEnd(d difference) bool {
 	if !d.is("state") || d.fairlead.text != string(closing) {
 		return false
 	}
 	answered := d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&(syn|ack|rst) == syn|ack })
 	shaking := d.kernel.text == string(opening) || !answered
-	last := map[string]int32{}
+	last, unanswered := map[string]int32{}, map[string]int32{}
 	return d.had(func(st step) bool {
 		seq, ok := last[st.Kind]
 		follows := ok && st.Seq == seq && d.slept()
 		last[st.Kind] = st.Seq
-		exact := st.Seq == 0 || follows || shaking && st.Kind == "reverse" && st.Flags&ack != 0 && st.Ack == 0
+		acknowledged := st.Seq == -unanswered[st.Kind]
+		n := unanswered[st.Kind]
+		clear(unanswered)
+		if unanswered[st.Kind] = n; st.Seq == 0 {
+			unanswered[st.Kind] += int32(st.Len)
+		}
+		exact := st.Seq == 0 || follows || acknowledged || shaking && st.Kind == "reverse" && st.Flags&ack != 0 && st.Ack == 0
 		early := st.Kind == "reverse" && st.Seq >= 0 && st.Seq < defaultWindow
 		return st.Flags&rst != 0 && exact || st.Flags&fin != 0 && early
 	})

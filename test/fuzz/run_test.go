@@ -142,7 +142,7 @@ func (f *fuzzer) step(s *sequence, i int, states []flowState) (found []differenc
 			delete(w.view.client, st.Flow)
 		}
 	}
-	f.one = f.one || before
+	f.one = f.one || before || st.TTL == 1
 	return found, ends
 }
 
