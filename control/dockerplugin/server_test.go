@@ -161,6 +161,7 @@ func TestRefusals(t *testing.T) {
 	program := func(ports string) string {
 		return fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Options":{"com.docker.network.portmap":[%s]}}`, net, ep, ports)
 	}
+	w.refused("NetworkDriver.DeleteNetwork", fmt.Sprintf(`{"NetworkID":%q}`, net), `active endpoints (endpoint:"`+ep[:12]+`", which its engine reserved)`)
 	w.refused("NetworkDriver.ProgramExternalConnectivity", program(""), "join first")
 	w.must("NetworkDriver.Join", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"SandboxKey":"/run/docker/netns/12"}`, net, ep))
 	before := w.Snapshot()
@@ -184,6 +185,7 @@ func TestRefusals(t *testing.T) {
 		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q}`, hexID("dd"), hexID("ee")), "not known to Fairlead"},
 		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"Address":"10.77.0.1/24"}}`, net, hexID("ee")), "already in use"},
 		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"Address":"10.78.0.2/24"}}`, net, hexID("ee")), "no configured subnet contains"},
+		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"Address":"10.77.0.99/24"}}`, net, ep), "exists already, with other settings"},
 		{"NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q,"Interface":{"MacAddress":"x"}}`, net, hexID("ee")), "not a MAC address"},
 		{"NetworkDriver.Join", fmt.Sprintf(`{"EndpointID":%q,"SandboxKey":"netns/12"}`, ep), "absolute path"},
 		{"NetworkDriver.Join", fmt.Sprintf(`{"EndpointID":%q,"SandboxKey":"/x"}`, hexID("ee")), "not known to Fairlead"},

@@ -50,6 +50,8 @@ func chooseID[V any](withPrefix func(string) iter.Seq[*V], given string) (string
 		return NewID(withPrefix), nil
 	case !idRule.MatchString(given):
 		return "", model.Refuse(model.ErrInvalid, "invalid ID %q (want 64 hexadecimal digits in lower case)", given)
+	case desired.First(withPrefix(given)) != nil:
+		return "", model.Refuse(model.ErrConflict, "ID %s exists already, with other settings (remove that first)", model.ShortID(given))
 	case desired.First(withPrefix(given[:IDPrefix])) != nil:
 		return "", model.Refuse(model.ErrConflict, "ID %s begins like another ID (try again with another)", model.ShortID(given))
 	}

@@ -332,6 +332,10 @@ func describeMembers(s *desired.Snapshot, eps []*model.Endpoint) string {
 		if i > 0 {
 			b.WriteString(", ")
 		}
+		if ep.SandboxID == "" {
+			fmt.Fprintf(&b, "endpoint:%q, which its engine reserved", model.ShortID(ep.ID))
+			continue
+		}
 		fmt.Fprintf(&b, "name:%q id:%q", s.SandboxName(ep.SandboxID), model.ShortID(ep.SandboxID))
 	}
 	return b.String()
