@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-net/fairlead/bpf"
 	"github.com/fairlead-net/fairlead/maps/flood"
 	"github.com/fairlead-net/fairlead/maps/pools"
+	"github.com/fairlead-net/fairlead/maps/redirects"
 	"github.com/fairlead-net/fairlead/maps/table"
 	"github.com/fairlead-net/fairlead/maps/transfer"
 )
@@ -182,6 +183,11 @@ func Names() []string {
 		// Written by both. The latter exchanges batches of flows to remove.
 		bpf.TCMapFlGeneration, bpf.GCMapFlGc,
 	}
+}
+
+// Redirects returns the connected sockets of host programs that were redirected to a backend.
+func (s *Set) Redirects() ([]redirects.Redirect, error) {
+	return redirects.Connected(s.lru[bpf.SockMapFlSockRev])
 }
 
 // FormerNames lists tables of earlier builds that others have replaced.

@@ -35,6 +35,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/events"
 	"github.com/fairlead-net/fairlead/control/gc"
 	"github.com/fairlead-net/fairlead/control/host"
+	"github.com/fairlead-net/fairlead/control/hostsockets"
 	"github.com/fairlead-net/fairlead/control/instance"
 	"github.com/fairlead-net/fairlead/control/metrics"
 	"github.com/fairlead-net/fairlead/control/model"
@@ -78,6 +79,7 @@ type daemon struct {
 	namer      *dockerplugin.Namer // nil if no engine is queried for names
 	dns        *dns.Server
 	files      *etcfiles.Files
+	sockets    *hostsockets.Sockets
 	events     *events.Log
 	cluster    *node.Cluster    // nil if the host is not part of a cluster
 	querier    *querier.Querier // nil likewise
@@ -283,6 +285,8 @@ func (d *daemon) openState(ctx context.Context) error {
 	d.state.Subscribe(d.leases.Update)
 	d.files = etcfiles.New(etcfiles.Config{Dir: d.cfg.Dirs.EtcFiles(), Log: d.log})
 	d.state.Subscribe(d.files.Update)
+	d.sockets = hostsockets.New(hostsockets.Config{Redirects: d.datapath.Maps().Redirects, Log: d.log})
+	d.state.Subscribe(d.sockets.Update)
 	d.state.Subscribe(server.NewLogs(d.cfg.Dirs.Run, d.log).Update)
 	d.state.Subscribe(d.events.Update)
 	d.state.Subscribe(d.dns.Update) // so that names are served when a verb returns

@@ -38,10 +38,11 @@ func (p pkg) rel() string {
 var (
 	allowed = map[string][]string{
 		"bpf":                               {},
-		"maps":                              {"bpf", "maps/flood", "maps/pools", "maps/portbits", "maps/table", "maps/transfer"},
+		"maps":                              {"bpf", "maps/flood", "maps/pools", "maps/portbits", "maps/redirects", "maps/table", "maps/transfer"},
 		"maps/flood":                        {"bpf", "maps/table", "maps/transfer"},
 		"maps/pools":                        {"bpf", "maps/table"},
 		"maps/portbits":                     {},
+		"maps/redirects":                    {"bpf"},
 		"maps/table":                        {},
 		"maps/transfer":                     {"bpf"},
 		"loader":                            {"bpf", "maps", "loader/bpffs", "loader/hook", "loader/probe", "loader/tables"},
@@ -118,6 +119,7 @@ var (
 		"control/rtnl/vxlan":                {"control/model", "control/rtnl"},
 		"control/rtnl/watch":                {"control/rtnl", "control/rtnl/tc"},
 		"control/gc":                        {"maps"},
+		"control/hostsockets":               {"control/model", "control/desired", "control/rtnl/sockdiag", "maps/redirects"},
 		"control/host":                      {"control/model", "control/rtnl", "control/rtnl/sockdiag"},
 		"control/reconcile":                 {"control/model", "control/desired", "control/logonce", "control/rtnl", "control/rtnl/configure", "control/rtnl/frames", "control/rtnl/watch", "control/reconcile/device", "control/reconcile/netns", "control/reconcile/objects", "control/reconcile/programs", "control/reconcile/report", "control/reconcile/tables", "control/reconcile/turns", "control/reconcile/uplinks", "loader"},
 		"control/reconcile/objects":         {"control/model", "control/desired", "control/reconcile/device", "control/reconcile/entries", "control/reconcile/netns", "control/reconcile/tables", "control/reconcile/turns"},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package sockdiag lists the sockets that are bound to a port.
+// Package sockdiag lists the sockets that are bound to a port, and lists and ends connected ones.
 package sockdiag
 
 import (
@@ -48,7 +48,7 @@ const tcpBoundInactive = 13
 func Reserved(port uint16) (bool, error) {
 	states, seen := map[uint8]bool{}, false
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		msgs, err := diagnose(family)
+		msgs, err := request(unix.NLM_F_DUMP, nl.SOCK_DIAG_BY_FAMILY, family, unix.IPPROTO_TCP, 0xfff|1<<tcpBoundInactive, nil)
 		if err != nil {
 			return false, fmt.Errorf("list sockets of %v: %w", model.TCP, err)
 		}
@@ -60,15 +60,4 @@ func Reserved(port uint16) (bool, error) {
 		}
 	}
 	return states[netlink.TCP_CLOSE] || !seen, nil
-}
-
-// diagnose lists the TCP sockets of a family, in every state.
-func diagnose(family uint8) ([][]byte, error) {
-	const size = 56 // struct inet_diag_req_v2
-	body := make([]byte, size)
-	body[0], body[1] = family, unix.IPPROTO_TCP
-	binary.NativeEndian.PutUint32(body[4:], 0xfff|1<<tcpBoundInactive)
-	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-	req.AddRawData(body)
-	return req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
 }
