@@ -8,7 +8,7 @@ set -eu
 : "${LLVM:?run this through make}"
 
 # command:package, what each target calls. A command is looked for in root's PATH. If
-# another package has a command of the same name, a file that only this one has decides.
+# another package has a command of the same name, a file that only this one has decides, by its absolute path.
 compiler="clang-$LLVM:clang-$LLVM llvm-strip-$LLVM:llvm-$LLVM clang-format-$LLVM:clang-format-$LLVM
 	git:git /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev"
 traffic="ip:iproute2 ping:iputils-ping ps:procps nsenter:util-linux curl:curl iperf3:iperf3
@@ -53,9 +53,10 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 missing=
 for pair in $wanted; do
 	thing=${pair%:*}
-	if ! command -v "$thing" >/dev/null && ! [ -e "$thing" ]; then
-		missing="$missing ${pair##*:}"
-	fi
+	case $thing in
+	/*) [ -e "$thing" ] || missing="$missing ${pair##*:}" ;;
+	*) command -v "$thing" >/dev/null || missing="$missing ${pair##*:}" ;; # not a directory of this name
+	esac
 done
 [ -n "$missing" ] || exit 0
 
