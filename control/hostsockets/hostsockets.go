@@ -82,9 +82,9 @@ func (s *Sockets) end() error {
 	if err != nil {
 		return err
 	}
-	stale := map[uint64]netip.AddrPort{}
-	for snap := s.now.Load(); len(all) > 0; all = all[1:] {
-		if r := all[0]; !serves(snap, r) {
+	now, stale := s.now.Load(), map[uint64]netip.AddrPort{}
+	for _, r := range all {
+		if !serves(now, r) {
 			stale[r.Cookie] = r.Backend
 		}
 	}
@@ -119,8 +119,7 @@ func (s *Sockets) end() error {
 func serves(s *desired.Snapshot, r redirects.Redirect) bool {
 	at := r.Backend.Addr()
 	if p := s.Publish(r.Number); p != nil {
-		ep := s.Endpoint(p.EndpointID)
-		port := r.Backend.Port()
+		ep, port := s.Endpoint(p.EndpointID), r.Backend.Port()
 		return ep != nil && ep.Addr(model.FamilyOf(at)) == at && port >= p.Port && port-p.Port < max(p.Count, 1)
 	}
 	svc := s.ServiceNumbered(r.Number)
