@@ -170,8 +170,12 @@ const revertPatience = time.Second
 // apply applies a change that was decided, and publishes or reverts it. If the caller gave up, it does not wait for long until
 // the kernel is reverted: what kept the change from being applied may keep that, too.
 func (s *State) apply(ctx context.Context, t *Tx) error {
-	end := func() { s.end(t) }
-	defer func() { end() }()
+	later := false // whether the end is left to the revert
+	defer func() {
+		if !later {
+			s.end(t)
+		}
+	}()
 	err := t.apply()
 	if err != nil && t.IgnoreApplyErr {
 		s.cfg.Log.Warn("could not apply a removal by force; kernel objects may remain until the next resync", "err", err)
@@ -194,7 +198,7 @@ func (s *State) apply(ctx context.Context, t *Tx) error {
 		s.applyRollback(undo)
 		return err
 	}
-	end = func() {}
+	later = true
 	reverted := make(chan struct{})
 	go func() {
 		defer close(reverted)
