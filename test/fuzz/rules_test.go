@@ -249,16 +249,18 @@ func exactEnd(d difference) bool {
 	}
 	answered := d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&(syn|ack|rst) == syn|ack })
 	shaking := d.kernel.text == string(opening) || !answered
-	last, unanswered := map[string]int32{}, map[string]int32{}
+	last := map[string]int32{}
+	by, unanswered := "", int32(0) // the side that sent last, and how much since the other side's last segment
 	return d.had(func(st step) bool {
 		seq, ok := last[st.Kind]
 		follows := ok && st.Seq == seq && d.slept()
 		last[st.Kind] = st.Seq
-		acknowledged := st.Seq == -unanswered[st.Kind]
-		n := unanswered[st.Kind]
-		clear(unanswered)
-		if unanswered[st.Kind] = n; st.Seq == 0 {
-			unanswered[st.Kind] += int32(st.Len)
+		if st.Kind != by {
+			by, unanswered = st.Kind, 0
+		}
+		acknowledged := st.Seq == -unanswered
+		if st.Seq == 0 {
+			unanswered += int32(st.Len)
 		}
 		exact := st.Seq == 0 || follows || acknowledged || shaking && st.Kind == "reverse" && st.Flags&ack != 0 && st.Ack == 0
 		early := st.Kind == "reverse" && st.Seq >= 0 && st.Seq < defaultWindow
