@@ -54,7 +54,7 @@ func (s *streams) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// add counts a connection, and returns the one that has to be closed for it, if any.
+// add counts a connection, and returns the connection to close in order to make room for it, if any.
 func (s *streams) add(c *stream) *stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,8 +17,8 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// Clients that leave TCP connections open keep no member of the network away, nor the host, nor one that is connected
-// already: neither members, nor sandboxes of other networks and machines outside, however many addresses these have.
+// Clients that leave TCP connections open do not keep members of the network or the host away, and do not end the connections
+// of others, whether these clients are members, sandboxes of other networks or machines outside with many addresses.
 func TestConnectionsAreShared(t *testing.T) {
 	var others []string
 	for i := range 3 * maxStreams {

@@ -83,8 +83,8 @@ func fixed(n *model.Network) []model.Subnet {
 	return slices.DeleteFunc(slices.Clone(n.Subnets), func(s model.Subnet) bool { return !s.Fixed })
 }
 
-// Network completes the request for a network of a user with the options of its driver. The networks that runtimes
-// configure are theirs, and one that has its configuration from another has that.
+// Network completes the request for a network of a user with the options of its driver. It leaves networks alone that
+// container runtimes configure, and those that take their configuration from another network.
 func Network(d model.Defaults, spec model.NetworkSpec) model.NetworkSpec {
 	if spec.ConfigFrom != "" || byRuntime(spec.Labels) {
 		return spec

@@ -204,7 +204,7 @@ func TestDrivers(t *testing.T) {
 }
 
 // A device that is in the sandbox only, of each kind that this kernel has, is found there by the next daemon, which deletes
-// one that is not finished or that has another parent, and never one of another program.
+// it if it is not finished or has another parent, and never a device of another program.
 func TestOnParent(t *testing.T) {
 	for _, driver := range model.DriverNames() {
 		n := &model.Network{Driver: driver}
