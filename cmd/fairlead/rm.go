@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -91,21 +92,22 @@ func removeSandbox(ctx context.Context, c *client.Client, ref string, force bool
 }
 
 // killInNetNS kills the remaining processes in a namespace that Fairlead created. Workers
-// that the program left behind would keep the namespace alive without a name.
+// that the program left behind would keep the namespace alive without a name. A process that also
+// has a thread in the daemon's namespace is a program of the host that looks into the sandbox, as
+// the daemon itself does, and is left alone.
 func killInNetNS(ctx context.Context, c *client.Client, netns string) error {
 	st, err := c.Status(ctx)
 	if err != nil {
 		return err
 	}
-	ns, err := enter.OpenNetNS(enter.Place{NetNS: netns, DaemonPid: st.Pid})
+	sandbox, err := netNSInode(enter.Place{NetNS: netns, DaemonPid: st.Pid})
 	if errors.Is(err, rtnl.ErrNoNetNS) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer ns.Close()
-	id, err := ns.Inode()
+	daemon, err := netNSInode(enter.Place{DaemonPid: st.Pid})
 	if err != nil {
 		return err
 	}
@@ -118,18 +120,36 @@ func killInNetNS(ctx context.Context, c *client.Client, netns string) error {
 		if _, err := fmt.Sscanf(path, "/proc/%d/", &pid); err != nil {
 			return fmt.Errorf("read process number in %q: %w", path, err)
 		}
-		inside := func() bool {
-			var st unix.Stat_t
-			return unix.Stat(path, &st) == nil && st.Ino == id
-		}
-		if !inside() {
+		belongs := func() bool { return inNetNS(path, sandbox) && !hasThreadIn(pid, daemon) }
+		if !belongs() {
 			continue
 		}
-		if err := kill(pid, inside); err != nil {
+		if err := kill(pid, belongs); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func netNSInode(at enter.Place) (uint64, error) {
+	ns, err := enter.OpenNetNS(at)
+	if err != nil {
+		return 0, err
+	}
+	defer ns.Close()
+	return ns.Inode()
+}
+
+// inNetNS reports whether path, a ns/net of a process or a thread, is the namespace with that inode.
+func inNetNS(path string, inode uint64) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && st.Ino == inode
+}
+
+// hasThreadIn reports whether a thread of a process is in the namespace with that inode.
+func hasThreadIn(pid int, inode uint64) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/ns/net", pid))
+	return slices.ContainsFunc(threads, func(path string) bool { return inNetNS(path, inode) })
 }
 
 // kill kills a process if meant still returns true, and waits for its end. It opens the
