@@ -26,7 +26,11 @@ func Cable(a, b End) error {
 	for _, end := range []End{a, b} {
 		var commands []string
 		for _, addr := range end.Addresses {
-			commands = append(commands, fmt.Sprintf("addr add %s dev %s", addr, end.Device))
+			command := fmt.Sprintf("addr add %s dev %s", addr, end.Device)
+			if strings.Contains(addr, ":") {
+				command += " nodad" // accept_dad=0 leaves it tentative until a worker of the kernel has run
+			}
+			commands = append(commands, command)
 		}
 		if err := end.Host.IP(append(commands, fmt.Sprintf("link set dev %s up", end.Device))...); err != nil {
 			return err

@@ -79,7 +79,7 @@ func New(tb testing.TB, cfg Config) *Lab {
 	l.Host = l.NewHost("host")
 	l.inherited = readMounts(tb, l.mountinfo())
 	l.Outside = l.NewHost("outside")
-	l.IP(l.Outside, "addr add "+Internet4+"/32 dev lo", "addr add "+Internet6+"/128 dev lo")
+	l.IP(l.Outside, "addr add "+Internet4+"/32 dev lo", "addr add "+Internet6+"/128 dev lo nodad")
 	l.Plug()
 	if cfg.Uplinks == 2 {
 		l.Outside2 = l.NewHost("outside2")

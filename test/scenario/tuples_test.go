@@ -76,6 +76,18 @@ type line struct {
 	in *bufio.Reader
 }
 
+// Close ends both directions and waits for the server's end, so that the socket is in
+// TIME-WAIT, from which the kernel lets the next one have the same ports. It does not while
+// the server's FIN is awaited.
+func (c *line) Close() error {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		tcp.CloseWrite()
+		tcp.SetReadDeadline(time.Now().Add(lab.Patient))
+		io.Copy(io.Discard, tcp)
+	}
+	return c.Conn.Close()
+}
+
 // dialFrom connects from a source port, which may be in use for another remote.
 func dialFrom(l *lab.Lab, h *world.Host, network, address string, port, sport int) *line {
 	l.Helper()
@@ -398,7 +410,7 @@ func TestAnswerByPolicy(t *testing.T) {
 		seers(l, b.Host, 80)
 		families(t, l, func(l *lab.Lab, f lab.Family) {
 			far := f.Of("198.51.100.99", "2001:db8:99::9")
-			l.IP(l.Outside2, "addr add "+far+f.Of("/32", "/128")+" dev lo")
+			l.IP(l.Outside2, "addr add "+far+f.Of("/32 dev lo", "/128 dev lo nodad"))
 			second := f.Of(lab.SecondHost4, lab.SecondHost6)
 			l.IP(l.Outside2, "route add "+f.Of("192.0.2.0/24", "2001:db8:1::/64")+" via "+second)
 			l.IP(l.Host, "route add "+f.Of("0.0.0.0/0", "::/0")+" via "+f.Of(lab.SecondOutside4, lab.SecondOutside6)+" dev eth1 table 200")

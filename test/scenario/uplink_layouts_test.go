@@ -31,8 +31,8 @@ const (
 // segment adds the second segment at a device of the host and one outside.
 func segment(l *lab.Lab, device, outside string) {
 	l.Helper()
-	l.IP(l.Host, "addr add "+segmentHost4+"/24 dev "+device, "addr add "+segmentHost6+"/64 dev "+device, "link set "+device+" up")
-	l.IP(l.Outside, "addr add "+segmentOutside4+"/24 dev "+outside, "addr add "+segmentOutside6+"/64 dev "+outside, "link set "+outside+" up")
+	l.IP(l.Host, "addr add "+segmentHost4+"/24 dev "+device, "addr add "+segmentHost6+"/64 dev "+device+" nodad", "link set "+device+" up")
+	l.IP(l.Outside, "addr add "+segmentOutside4+"/24 dev "+outside, "addr add "+segmentOutside6+"/64 dev "+outside+" nodad", "link set "+outside+" up")
 }
 
 // both returns a layout that serves the card and the second segment.
@@ -49,7 +49,7 @@ func both(name string, setUp func(l *lab.Lab)) uplinkLayout {
 func move(l *lab.Lab, device string) {
 	l.Helper()
 	l.IP(l.Host, "addr flush dev eth0", "link set "+device+" up",
-		"addr add "+lab.Host4+"/24 dev "+device, "addr add "+lab.Host6+"/64 dev "+device,
+		"addr add "+lab.Host4+"/24 dev "+device, "addr add "+lab.Host6+"/64 dev "+device+" nodad",
 		"route replace default via "+lab.Outside4, "route replace ::/0 via "+lab.Outside6)
 }
 

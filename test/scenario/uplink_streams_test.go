@@ -154,7 +154,7 @@ func TestStreamsOutliveTheUplink(t *testing.T) {
 				list.live(l, "ten flaps")
 				l.IP(l.Outside, "link set eth0 down")
 				time.Sleep(time.Second)
-				l.IP(l.Outside, "link set eth0 up", "addr replace "+lab.Outside6+"/64 dev eth0")
+				l.IP(l.Outside, "link set eth0 up", "addr replace "+lab.Outside6+"/64 dev eth0 nodad")
 				list.live(l, "carrier lost")
 				remake(l)
 				list.live(l, "another device")
@@ -179,7 +179,7 @@ func remake(l *lab.Lab) {
 		l.Fatal(err)
 	}
 	time.Sleep(500 * time.Millisecond)
-	l.IP(l.Outside, "addr add "+lab.Outside4+"/24 dev eth0", "addr replace "+lab.Outside6+"/64 dev eth0")
+	l.IP(l.Outside, "addr add "+lab.Outside4+"/24 dev eth0", "addr replace "+lab.Outside6+"/64 dev eth0 nodad")
 	l.IP(l.Host, "addr add "+lab.Host4+"/24 dev eth0")
 	bringUp(l, "eth0")
 }

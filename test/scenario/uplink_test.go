@@ -184,7 +184,7 @@ func TestRouteMovesToOtherUplink(t *testing.T) {
 	modes(t, lab.Config{Uplinks: 2}, func(t *testing.T, l *lab.Lab) {
 		web := network(l, "web")
 		a := l.Sandbox("anna", "--network", web)
-		l.IP(l.Outside2, "addr add "+lab.Internet4+"/32 dev lo", "addr add "+lab.Internet6+"/128 dev lo")
+		l.IP(l.Outside2, "addr add "+lab.Internet4+"/32 dev lo", "addr add "+lab.Internet6+"/128 dev lo nodad")
 		l.HTTP(l.Outside, "outside", 80)
 		l.HTTP(l.Outside2, "outside2", 80)
 		families(t, l, func(l *lab.Lab, f lab.Family) {
