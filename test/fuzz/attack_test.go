@@ -115,7 +115,9 @@ func attacks(f lab.Family) []attack {
 	}
 	if f == lab.IPv6 {
 		list = append(list,
-			attack{row: "S7", name: "a link-local address, from outside", flows: []flow{from(udp("out", host, 8081), netip.MustParseAddr("fe80::99"))}, steps: []step{send}})
+			attack{row: "S7", name: "a link-local address, from outside", flows: []flow{from(udp("out", host, 8081), netip.MustParseAddr("fe80::99"))}, steps: []step{send}},
+			attack{row: "S7", name: "an IPv4-mapped address, from outside", flows: []flow{from(udp("out", host, 8081), netip.MustParseAddr("::ffff:192.0.2.254"))}, steps: []step{send}},
+			attack{row: "S7", name: "an IPv4-mapped address, to the world", flows: []flow{udp("a1", netip.MustParseAddr("::ffff:192.0.2.254"), 80)}, steps: []step{send}})
 	}
 	return list
 }
@@ -125,7 +127,9 @@ var anywhere = []string{"anywhere"}
 
 // differs are attacks whose right outcome is not netfilter's, with the node that gets the packet there.
 var differs = map[string][]string{
-	"a neighbour's address, from outside": {"b1"}, // rp_filter would look, and is off
+	"a neighbour's address, from outside":  {"b1"}, // rp_filter would look, and is off
+	"an IPv4-mapped address, from outside": {"b1"},
+	"an IPv4-mapped address, to the world": {"out"},
 }
 
 // TestAttacks tries each attack on a bridge with netfilter and on Fairlead.
