@@ -57,6 +57,7 @@ func TestKernelMatrix(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots emulated machines")
 	}
+	t.Parallel()
 	if runtime.GOARCH != "amd64" {
 		t.Skipf("the kernels and the emulator are for amd64, this machine is %s", runtime.GOARCH)
 	}

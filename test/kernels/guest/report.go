@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -32,6 +33,14 @@ func (r *report) step(name string, f func() error) bool {
 	}
 	fmt.Fprintf(r.w, "%s %s (%s)\n", verdict, name, time.Since(began).Round(time.Millisecond))
 	return err == nil
+}
+
+// result returns an error if a step failed.
+func (r *report) result() error {
+	if r.failed {
+		return errors.New("some steps failed")
+	}
+	return nil
 }
 
 // note adds a detail of one or several lines.
