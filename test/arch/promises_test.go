@@ -3,6 +3,7 @@
 package arch_test
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -74,6 +75,34 @@ func TestNamedTests(t *testing.T) {
 			cells := strings.Split(strings.TrimSpace(line), "|")
 			if cells[0] == "" && len(cells) > 2 && strings.TrimSpace(cells[len(cells)-2]) == "" {
 				t.Errorf("%s does not mention a test in the row %q", name, line)
+			}
+		}
+	}
+}
+
+// Each attack of docs/faults.md has a test and a control.
+func TestControlsOfAttacks(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root(t), "docs", "faults.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	faults, controls, found := strings.Cut(string(page), "\n## Controls\n")
+	if !found {
+		t.Fatal("docs/faults.md has no section Controls")
+	}
+	var attacks []string
+	for i := range 8 {
+		attacks = append(attacks, fmt.Sprint("S", i+1))
+	}
+	for i := range 5 {
+		attacks = append(attacks, fmt.Sprint("N", i+11))
+	}
+	for _, row := range attacks {
+		for what, text := range map[string]string{"test": faults, "control": controls} {
+			_, line, found := strings.Cut(text, "\n| "+row+" | ")
+			line, _, _ = strings.Cut(line, "\n")
+			if cells := strings.Split(line, "|"); !found || len(cells) < 4 || !namedTest.MatchString(cells[1]) || strings.TrimSpace(cells[2]) == "" {
+				t.Errorf("docs/faults.md names no %s of %s, or not what it showed", what, row)
 			}
 		}
 	}
