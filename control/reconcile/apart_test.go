@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/check"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
@@ -47,7 +48,7 @@ func TestOthersDoNotWaitForASandbox(t *testing.T) {
 		delete(p.s.Endpoints, ofB.ID)
 		delete(p.s.Sandboxes, b.ID)
 		w.apply(p)
-		if _, err := w.r.Resync(t.Context()); err != nil {
+		if _, err := w.repairAll(t.Context()); err != nil {
 			t.Error(err)
 		}
 		if gone := w.r.VanishedSandboxes(0); len(gone) != 0 {
@@ -98,14 +99,14 @@ func TestRepairDelaysNoOther(t *testing.T) {
 	awaited, release := rtnltest.Hold(t, a.NetNS)
 	checked := make(chan error, 1)
 	go func() {
-		_, err := w.r.checkSandboxes(t.Context(), []string{a.ID})
+		_, err := w.r.sandboxes.Check(t.Context(), []string{a.ID})
 		checked <- err
 	}()
 	awaited()
 	applied := make(chan error, 1)
 	go func() {
 		p.endpoint(p.sandbox("b"), n)
-		err := w.r.Apply(t.Context(), p.snapshot())
+		err := w.applySnapshot(p.snapshot())
 		applied <- err
 	}()
 	select {
@@ -157,7 +158,7 @@ func TestGivenUpRemoval(t *testing.T) {
 	awaited, release := rtnltest.Hold(t, b.NetNS)
 	checked := make(chan error, 1)
 	go func() {
-		_, err := w.r.checkSandboxes(t.Context(), []string{b.ID})
+		_, err := w.r.sandboxes.Check(t.Context(), []string{b.ID})
 		checked <- err
 	}()
 	awaited()
@@ -173,7 +174,7 @@ func TestGivenUpRemoval(t *testing.T) {
 	if err := <-checked; err != nil {
 		t.Error(err)
 	}
-	if _, err := w.r.check(t.Context(), regular); err != nil {
+	if _, err := w.r.host.Check(t.Context(), check.Regular); err != nil {
 		t.Error(err)
 	}
 	with.Rev = p.s.Rev
@@ -183,7 +184,7 @@ func TestGivenUpRemoval(t *testing.T) {
 		t.Errorf("device %d became %d", before, now)
 	}
 	w.wantNoRepairs("after the revert")
-	if !w.r.turns.Idle() {
+	if !w.r.state.Turns.Idle() {
 		t.Error("turns do not end")
 	}
 }
@@ -285,7 +286,7 @@ func TestConcurrentPasses(t *testing.T) {
 	if want := append(fresh.render(), fresh.renderPools()...); !slices.Equal(want, got) {
 		t.Errorf("the kernel has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if !w.r.turns.Idle() {
+	if !w.r.state.Turns.Idle() {
 		t.Error("turns do not end")
 	}
 }
@@ -301,7 +302,7 @@ func TestChecksTakeNoVerbForDamage(t *testing.T) {
 	go func() {
 		defer close(ended)
 		for ctx.Err() == nil {
-			if _, err := w.r.check(ctx, regular); err != nil && ctx.Err() == nil {
+			if _, err := w.r.host.Check(ctx, check.Regular); err != nil && ctx.Err() == nil {
 				t.Error(err)
 			}
 		}

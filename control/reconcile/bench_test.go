@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/check"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 )
@@ -83,12 +84,12 @@ func BenchmarkAdopt(b *testing.B) {
 
 // BenchmarkCheck measures what Run does at ticks and after changes.
 func BenchmarkCheck(b *testing.B) {
-	for name, how := range map[string]thoroughness{"quick": quick, "regular": regular, "full": full} {
+	for name, how := range map[string]check.Thoroughness{"quick": check.Quick, "regular": check.Regular} {
 		b.Run(name, func(b *testing.B) {
 			w, _ := crowd(b, 1000)
 			b.ResetTimer()
 			for range b.N {
-				if _, err := w.r.check(b.Context(), how); err != nil {
+				if _, err := w.r.host.Check(b.Context(), how); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -115,10 +116,7 @@ func BenchmarkDiff(b *testing.B) {
 			after := edit.Done()
 			r := New(Config{}, nil, tables.Set{}, nil)
 			for b.Loop() {
-				p, err := r.newPass(b.Context(), after, device.State{})
-				if err != nil {
-					b.Fatal(err)
-				}
+				p := r.state.Begin(after, device.State{})
 				if p.Diff(before); len(p.Endpoints) != 1 {
 					b.Fatalf("%d endpoints differ, want 1", len(p.Endpoints))
 				}

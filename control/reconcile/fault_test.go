@@ -124,7 +124,7 @@ func TestFaultsAnywhere(t *testing.T) {
 			for range 12 {
 				p.change(rnd)
 				w.fault = rnd.IntN(30)
-				err := w.r.Apply(t.Context(), p.snapshot())
+				err := w.applySnapshot(p.snapshot())
 				w.fault = 0
 				switch {
 				case rnd.IntN(6) == 0: // a crash; the change is in the store
@@ -134,7 +134,7 @@ func TestFaultsAnywhere(t *testing.T) {
 				case err != nil: // the controller reverts it
 					p.s = good.Clone()
 					w.fault = rnd.IntN(60)
-					w.r.Apply(t.Context(), p.snapshot())
+					w.applySnapshot(p.snapshot())
 					w.fault = 0
 				default:
 					good = p.s.Clone()
@@ -165,7 +165,7 @@ func TestFaultsAnywhere(t *testing.T) {
 // newWorldLike returns another host for the same plan. It removes the namespaces of the old one,
 // since both use the same directory.
 func newWorldLike(t *testing.T, old *world) *world {
-	for _, b := range old.r.objects.Sandboxes {
+	for _, b := range old.r.state.Objects.Sandboxes {
 		if err := rtnl.RemoveNetNS(b.Want.NetNS); err != nil {
 			t.Fatal(err)
 		}

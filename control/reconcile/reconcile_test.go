@@ -384,7 +384,7 @@ func TestDeviceOfThatNameExists(t *testing.T) {
 	}
 	// A user's device, without an alias and in another group.
 	rename(t, "tmp0", rtnl.EndpointDevice(e.ID))
-	if err := w.r.Apply(t.Context(), p.snapshot()); err == nil {
+	if err := w.applySnapshot(p.snapshot()); err == nil {
 		t.Error("a user's device with the endpoint's name was taken over")
 	}
 	if _, err := w.nl.LinkByName(rtnl.EndpointDevice(e.ID)); err != nil {
@@ -447,7 +447,7 @@ func TestHostIsNoSandbox(t *testing.T) {
 		}
 	}
 	toHost()
-	if err := w.r.Apply(t.Context(), p.snapshot()); !errors.Is(err, rtnl.ErrHost) {
+	if err := w.applySnapshot(p.snapshot()); !errors.Is(err, rtnl.ErrHost) {
 		t.Errorf("attaching the host: %v, want ErrHost", err)
 	}
 	untouched("attached")
@@ -481,8 +481,8 @@ func TestExternalNamespace(t *testing.T) {
 	b := p.sandbox("box")
 	b.ManagedBy, b.NetNS = model.ByUser, filepath.Join(w.dir, "external")
 	e := p.endpoint(b, n)
-	w.r.Apply(t.Context(), w.plan().snapshot())
-	if err := w.r.Apply(t.Context(), p.snapshot()); !errors.Is(err, rtnl.ErrNoNetNS) {
+	w.applySnapshot(w.plan().snapshot())
+	if err := w.applySnapshot(p.snapshot()); !errors.Is(err, rtnl.ErrNoNetNS) {
 		t.Errorf("attaching a namespace that does not exist: %v, want ErrVanished", err)
 	}
 	if err := rtnl.CreateNetNS(b.NetNS); err != nil {

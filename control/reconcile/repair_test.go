@@ -16,7 +16,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/check"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/loop"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/loader"
@@ -159,22 +161,22 @@ func TestSuspects(t *testing.T) {
 	at := device.Place{IfIndex: int(l.Index), Hook: loader.FromEndpoint}
 	check := func(want uint64) {
 		t.Helper()
-		if r, err := w.r.check(t.Context(), quick); err != nil || r[report.Program] != want {
+		if r, err := w.r.host.Check(t.Context(), check.Quick); err != nil || r[report.Program] != want {
 			t.Errorf("repaired %v, %v; want %d programs", r, err, want)
 		}
 	}
-	w.r.programs.Suspect(at.IfIndex)
+	w.r.state.Programs.Suspect(at.IfIndex)
 	check(0)
 	delete(w.attached, at)
 	check(0)
-	w.r.programs.Suspect(at.IfIndex)
+	w.r.state.Programs.Suspect(at.IfIndex)
 	check(1)
 	if !w.attached[at] {
 		t.Error("not attached again")
 	}
 	delete(w.attached, at)
 	delete(p.s.Endpoints, e.ID)
-	w.r.programs.Suspect(at.IfIndex)
+	w.r.state.Programs.Suspect(at.IfIndex)
 	w.apply(p)
 	check(0)
 	if w.attached[at] {
@@ -237,7 +239,7 @@ func TestUplinksAreFollowed(t *testing.T) {
 	v4 := netip.MustParseAddr("192.0.2.10") // the lowest of its former addresses
 	check(dp.Uplink{IfIndex: up0.Index, IPv4: v4, IPv6: v6})
 	ip(t, "link", "set", "up0", "down")
-	w.r.uplinks.Linger = 0
+	w.r.state.Uplinks.Linger = 0
 	check(dp.Uplink{IfIndex: up0.Index, IPv4: v4, IPv6: v6}) // as long as it is down
 	ip(t, "addr", "add", "2001:db8::10/64", "dev", "up0", "nodad")
 	ip(t, "link", "set", "up0", "up")
@@ -264,8 +266,8 @@ func TestAttachedForGood(t *testing.T) {
 	e := p.endpoint(p.sandbox("box"), p.network("net", 7))
 	filters := func(want int) {
 		t.Helper()
-		w.r.mu.Lock()
-		defer w.r.mu.Unlock()
+		w.r.state.Mu.Lock()
+		defer w.r.state.Mu.Unlock()
 		if len(w.attached) != 2 || len(w.provisional) != want {
 			t.Errorf("attached at %d places, %d of them by filters; want 2, %d", len(w.attached), len(w.provisional), want)
 		}
@@ -287,29 +289,29 @@ func TestAttachedForGood(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.r.Run(ctx) }()
-	for range 8 { // verbs in sequence, for longer than promoteDelay
+	for range 8 { // verbs in sequence, for longer than loop.PromoteDelay
 		before := last
 		last = time.Now()
 		p.publish(1, e, netip.Addr{}, 80, 1)
 		w.apply(p)
 		delete(p.s.Publishes, 1)
 		w.apply(p)
-		if time.Since(before) < promoteDelay {
+		if time.Since(before) < loop.PromoteDelay {
 			filters(1)
 		}
-		time.Sleep(promoteDelay / 4)
+		time.Sleep(loop.PromoteDelay / 4)
 	}
 	for more := true; more; time.Sleep(10 * time.Millisecond) {
 		if time.Since(last) > 10*time.Second {
 			t.Fatal("still attached by a filter")
 		}
-		w.r.mu.Lock()
+		w.r.state.Mu.Lock()
 		more = len(w.provisional) > 0
-		w.r.mu.Unlock()
+		w.r.state.Mu.Unlock()
 	}
 	filters(0)
-	if took := time.Since(last); took < promoteDelay {
-		t.Errorf("attached %v after the last verb, want %v at least", took, promoteDelay)
+	if took := time.Since(last); took < loop.PromoteDelay {
+		t.Errorf("attached %v after the last verb, want %v at least", took, loop.PromoteDelay)
 	}
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {

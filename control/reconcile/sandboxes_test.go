@@ -12,17 +12,18 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/loop"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
 // startWatch starts the watch of a world's namespaces, and checks all sandboxes as Run would.
-func startWatch(t *testing.T, w *world) *loop {
+func startWatch(t *testing.T, w *world) *loop.Pending {
 	t.Helper()
-	b := newLoop(w.r)
+	b := loop.NewPending(w.r.sandboxes)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- b.watchNetNS(ctx) }()
+	go func() { done <- b.Watch(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -32,15 +33,15 @@ func startWatch(t *testing.T, w *world) *loop {
 	if !hasEvents(b, 5*time.Second) {
 		t.Fatal("the watch does not start")
 	}
-	b.checkPending(t.Context())
+	b.Check(t.Context())
 	return b
 }
 
 // hasEvents waits for the first event, and then for the others of the same change.
-func hasEvents(b *loop, timeout time.Duration) bool {
+func hasEvents(b *loop.Pending, timeout time.Duration) bool {
 	select {
-	case <-b.pending.Ready:
-		time.Sleep(settle)
+	case <-b.Ready:
+		time.Sleep(loop.Settle)
 		return true
 	case <-time.After(timeout):
 		return false
@@ -57,14 +58,14 @@ func deleteAddr(w *world, b *model.Sandbox, p netip.Prefix) {
 
 // wantSettled fails the test if the remaining events cause repairs, and thus more events. Events
 // of carrier changes arrive within a second.
-func wantSettled(t *testing.T, w *world, b *loop) {
+func wantSettled(t *testing.T, w *world, b *loop.Pending) {
 	t.Helper()
 	before := w.r.Stats().Repairs[report.Address]
 	for range 10 {
 		if !hasEvents(b, 1500*time.Millisecond) {
 			return
 		}
-		b.checkPending(t.Context())
+		b.Check(t.Context())
 		if now := w.r.Stats().Repairs[report.Address]; now != before {
 			t.Fatalf("%d repairs, %d before: repairs cause repairs", now, before)
 		}
@@ -87,12 +88,12 @@ func TestInsidesAreHeard(t *testing.T) {
 	if !hasEvents(b, 5*time.Second) {
 		t.Fatal("no event for a removed address")
 	}
-	if ids := w.r.affected(b.pending.Take()); len(ids) != 1 || ids[0] != first.ID {
+	if ids := w.r.sandboxes.Affected(b.Take()); len(ids) != 1 || ids[0] != first.ID {
 		t.Errorf("affected are %v, want %s", ids, first.ID)
 	}
-	number, _ := w.r.objects.Sandboxes[first.ID].Number()
-	b.pending.Note(number)
-	b.checkPending(t.Context())
+	number, _ := w.r.state.Objects.Sandboxes[first.ID].Number()
+	b.Note(number)
+	b.Check(t.Context())
 	if got := w.r.Stats().Repairs; got[report.Address] != 1 || got[report.Route] != 1 {
 		t.Errorf("repairs are %v, want an address and the default route", got)
 	}
@@ -107,7 +108,7 @@ func TestInsidesAreHeard(t *testing.T) {
 	if !hasEvents(b, 5*time.Second) {
 		t.Fatal("no event for a removed address in a new sandbox")
 	}
-	b.checkPending(t.Context())
+	b.Check(t.Context())
 	if got := w.r.Stats().Repairs[report.Address]; got != 2 {
 		t.Errorf("%d addresses repaired, want 2", got)
 	}
@@ -119,25 +120,25 @@ func TestBacklog(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()
 	const rest = 20
-	for i := range sandboxesAtOnce + rest {
+	for i := range loop.SandboxesAtOnce + rest {
 		p.sandbox(fmt.Sprint("box", i)).NetworkMode = model.NetworkNone
 	}
 	w.apply(p)
 	b := startWatch(t, w)
-	if len(b.pending.waiting) != rest || len(b.pending.Ready) != 1 {
-		t.Fatalf("%d sandboxes wait, and there are %d tokens; want %d and 1", len(b.pending.waiting), len(b.pending.Ready), rest)
+	if len(b.Waiting) != rest || len(b.Ready) != 1 {
+		t.Fatalf("%d sandboxes wait, and there are %d tokens; want %d and 1", len(b.Waiting), len(b.Ready), rest)
 	}
-	if !b.pending.rested.After(time.Now()) {
+	if !b.Rested.After(time.Now()) {
 		t.Error("no rest after the work")
 	}
-	waited := b.pending.waiting
-	b.pending.Missed()
-	b.checkPending(t.Context())
-	if len(b.pending.waiting) != rest {
-		t.Errorf("%d sandboxes wait, want %d", len(b.pending.waiting), rest)
+	waited := b.Waiting
+	b.Missed()
+	b.Check(t.Context())
+	if len(b.Waiting) != rest {
+		t.Errorf("%d sandboxes wait, want %d", len(b.Waiting), rest)
 	}
 	for _, id := range waited {
-		if _, watched := w.r.objects.Sandboxes[id].Number(); !watched || slices.Contains(b.pending.waiting, id) {
+		if _, watched := w.r.state.Objects.Sandboxes[id].Number(); !watched || slices.Contains(b.Waiting, id) {
 			t.Errorf("sandbox %s waited and has to wait again", model.ShortID(id))
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/check"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -59,8 +60,8 @@ func TestAttachingDelaysNoOther(t *testing.T) {
 			return w.r.Accept(t.Context(), p.snapshot())()
 		},
 		"promotion": func(w *world, _ *plan, _ *model.Network) error {
-			w.r.lastApply = time.Time{}
-			w.r.promoteOne()
+			w.r.promoter.LastVerb = time.Time{}
+			w.r.promoter.One()
 			return nil
 		},
 	} {
@@ -82,9 +83,9 @@ func TestAttachingDelaysNoOther(t *testing.T) {
 				p.next = with.next
 			}
 			p.endpoint(p.sandbox("b"), n)
-			w.within("a verb", func() error { return w.r.Apply(t.Context(), p.snapshot()) })
+			w.within("a verb", func() error { return w.applySnapshot(p.snapshot()) })
 			w.within("a check of the host", func() error {
-				_, err := w.r.check(t.Context(), regular)
+				_, err := w.r.host.Check(t.Context(), check.Regular)
 				return err
 			})
 			w.within("a query", func() error {
@@ -134,7 +135,7 @@ func TestFailedVerbIsNoDamage(t *testing.T) {
 		if !errors.Is(err, errFault) {
 			t.Errorf("fault %d: %v", fault, err)
 		}
-		repairs, err := w.r.Resync(t.Context())
+		repairs, err := w.repairAll(t.Context())
 		if repairs.Total() > 0 || err != nil {
 			t.Errorf("fault %d: repaired %v before the revert, %v", fault, repairs, err)
 		}
@@ -143,7 +144,7 @@ func TestFailedVerbIsNoDamage(t *testing.T) {
 			t.Error(err)
 		}
 		w.wantNoRepairs("after the revert")
-		if !w.r.turns.Idle() {
+		if !w.r.state.Turns.Idle() {
 			t.Error("turns do not end")
 		}
 	}
@@ -165,7 +166,7 @@ func TestCheckCreatesAgainBesideOthers(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	checks.Go(func() {
 		for ctx.Err() == nil {
-			if _, err := w.r.check(ctx, quick); err != nil && ctx.Err() == nil {
+			if _, err := w.r.host.Check(ctx, check.Quick); err != nil && ctx.Err() == nil {
 				t.Error(err)
 			}
 		}

@@ -81,11 +81,11 @@ func (t *fakeTable[E, K]) DeleteAll(es []E) (int, error) {
 }
 
 func (t *fakeTable[E, K]) VerifySome() (int, bool, error) {
-	n, err := t.Verify()
+	n, err := t.verify()
 	return n, false, err
 }
 
-func (t *fakeTable[E, K]) Verify() (int, error) {
+func (t *fakeTable[E, K]) verify() (int, error) {
 	t.w.mu.Lock()
 	defer t.w.mu.Unlock()
 	if err := t.w.trip(); err != nil {

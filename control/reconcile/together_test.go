@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/check"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/loop"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -127,7 +129,7 @@ func (c *throng) test(seed uint64) {
 	if !c.faults && len(c.said.lines) > 0 {
 		c.Errorf("logged\n%s", strings.Join(c.said.lines, "\n"))
 	}
-	if !c.w.r.turns.Idle() {
+	if !c.w.r.state.Turns.Idle() {
 		c.Error("turns do not end")
 	}
 	for _, b := range c.p.s.Sandboxes { // a fresh daemon does not create an engine's pairs
@@ -143,7 +145,7 @@ func (c *throng) test(seed uint64) {
 	}
 	got := append(c.w.render(), c.w.renderPools()...)
 	fresh := newWorldLike(c.T, c.w)
-	fresh.r.SetRemote(c.w.r.objects.Remote, unconfirmed)
+	fresh.r.SetRemote(c.w.r.state.Objects.Remote, unconfirmed)
 	fresh.apply(c.p)
 	if want := append(fresh.render(), fresh.renderPools()...); !slices.Equal(want, got) {
 		c.Errorf("the kernel has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -153,36 +155,36 @@ func (c *throng) test(seed uint64) {
 // checks are what the daemon does at any time beside verbs.
 func (c *throng) checks() []func() error {
 	r, ctx := c.w.r, c.Context()
-	l := newLoop(r)
-	host := func(how thoroughness) func() error {
+	l := loop.NewPending(r.sandboxes)
+	host := func(how check.Thoroughness) func() error {
 		return func() error {
-			_, err := r.check(ctx, how)
+			_, err := r.host.Check(ctx, how)
 			return err
 		}
 	}
 	return []func() error{
-		host(quick), host(regular), host(full),
+		host(check.Quick), host(check.Regular), host(check.Regular),
 		func() error {
-			l.pending.Missed()
-			l.checkPending(ctx)
-			_, err := r.checkSandboxes(ctx, r.nextSandboxes(-1))
+			l.Missed()
+			l.Check(ctx)
+			_, err := r.sandboxes.Check(ctx, r.sandboxes.Next(-1))
 			return err
 		},
 		func() error {
-			restored, _, err := r.tables.VerifyPart()
-			r.noteVerified(ctx, time.Now(), restored, err)
+			restored, _, err := r.state.Entries.VerifyPart()
+			r.host.NoteVerified(ctx, time.Now(), restored, err)
 			return err
 		},
 		func() error {
-			r.mu.Lock()
-			r.lastApply = time.Time{}
-			r.mu.Unlock()
-			r.promoteOne()
-			return r.attachUplinks(ctx)
+			r.state.Mu.Lock()
+			r.promoter.LastVerb = time.Time{}
+			r.state.Mu.Unlock()
+			r.promoter.One()
+			return r.host.AttachUplinks(ctx)
 		},
 		func() error {
 			r.RemoteChanged(id("net3"))
-			return r.updateRemote(ctx)
+			return r.remote.Update(ctx)
 		},
 		c.complete,
 		func() error {
@@ -212,8 +214,8 @@ func (c *throng) checks() []func() error {
 func (c *throng) complete() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.w.r.mu.Lock() // between two passes
-	defer c.w.r.mu.Unlock()
+	c.w.r.state.Mu.Lock() // between two passes
+	defer c.w.r.state.Mu.Unlock()
 	w, s := c.w, c.p.s
 	w.mu.Lock()
 	defer w.mu.Unlock()

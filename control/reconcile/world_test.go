@@ -3,6 +3,7 @@
 package reconcile
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/desired/desiredtest"
 	"github.com/fairlead-net/fairlead/control/model"
+	"github.com/fairlead-net/fairlead/control/reconcile/check"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
@@ -322,26 +324,59 @@ func (p *plan) publish(pid uint32, e *model.Endpoint, host netip.Addr, port, cou
 
 func (w *world) apply(p *plan) {
 	w.tb.Helper()
-	if err := w.r.Apply(w.tb.Context(), p.snapshot()); err != nil {
+	if err := w.applySnapshot(p.snapshot()); err != nil {
 		w.tb.Fatal(err)
 	}
 }
 
+// applySnapshot applies a snapshot, and returns when the kernel has it.
+func (w *world) applySnapshot(s *desired.Snapshot) error {
+	return w.r.Accept(context.WithoutCancel(w.tb.Context()), s)()
+}
+
 // promoteAll replaces all filters by links, as Run does after a while.
 func (w *world) promoteAll() {
-	w.r.lastApply = time.Time{}
-	for more := true; more; _, more = w.r.promoteOne() {
+	w.r.promoter.LastVerb = time.Time{}
+	for more := true; more; _, more = w.r.promoter.One() {
 	}
+}
+
+// repairAll reads everything back, as Run does in turn, and returns what it repaired.
+func (w *world) repairAll(ctx context.Context) (report.Repairs, error) {
+	repairs := report.NewRepairs()
+	for more := true; more; {
+		start := time.Now()
+		restored, next, err := w.r.state.Entries.VerifyPart()
+		if w.r.host.NoteVerified(ctx, start, restored, err); err != nil {
+			return repairs, err
+		}
+		repairs[report.Entry] += uint64(restored)
+		more = next
+	}
+	host := func() error {
+		more, err := w.r.host.Check(ctx, check.Regular)
+		repairs.Add(more)
+		return err
+	}
+	if err := host(); err != nil {
+		return repairs, err
+	}
+	inside, err := w.r.sandboxes.Check(ctx, w.r.sandboxes.Next(-1))
+	repairs.Add(inside)
+	if w.r.state.Unfinished() {
+		err = host()
+	}
+	return repairs, err
 }
 
 // resync repairs, and then expects that nothing is left to repair.
 func (w *world) resync() report.Repairs {
 	w.tb.Helper()
-	repairs, err := w.r.Resync(w.tb.Context())
+	repairs, err := w.repairAll(w.tb.Context())
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	again, err := w.r.Resync(w.tb.Context())
+	again, err := w.repairAll(w.tb.Context())
 	if err != nil || again.Total() > 0 {
 		w.tb.Errorf("after a repair there is still %v to repair, %v", again, err)
 	}

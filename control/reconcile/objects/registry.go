@@ -171,3 +171,10 @@ func (o *Objects) unserve(b *Publish) {
 		delete(o.serving, b.Want.EndpointID)
 	}
 }
+
+// IsTracked reports whether, as far as is known, the kernel tracks connections of an endpoint in
+// its sandbox although its network is untracked.
+func (o *Objects) IsTracked(b *Sandbox, e *Endpoint) bool {
+	n := o.Networks[e.Want.NetworkID]
+	return n != nil && n.Want != nil && n.Want.Untracked && !b.IsUntracked(e.Ends.Peer)
+}

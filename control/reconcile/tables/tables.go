@@ -18,21 +18,14 @@ type Table[E any] interface {
 	DeleteAll([]E) (deleted int, err error)
 	// Sync makes the table contain exactly these entries, after reading all of them back.
 	Sync([]E) (written, deleted int, err error)
-	// Verify reads the entries back and restores those that others changed.
-	Verify() (restored int, err error)
-	// VerifySome verifies the next part of a large table, and reports whether there are more
-	// parts in this round.
+	// VerifySome reads the entries back and restores those that others changed, the next part of a
+	// large table, and reports whether there are more parts in this round.
 	VerifySome() (restored int, more bool, err error)
 }
 
 // AddrTable is the table of the host's addresses.
 type AddrTable interface {
 	Sync([]netip.Addr) (written, deleted int, err error)
-}
-
-// TrafficTable is the table of the traffic counters of networks.
-type TrafficTable interface {
-	ResetTraffic(net uint32) error
 }
 
 // Set is the tables of the datapath.
@@ -63,7 +56,7 @@ func Of(s *maps.Set) Set {
 }
 
 // Tables writes the tables of networks, endpoints and publishes. The caller serializes all access,
-// except to Verify and VerifyPart.
+// except to VerifyPart.
 type Tables struct {
 	set      Set
 	unsynced bool         // writing failed: the tables may differ from what should be in them
@@ -157,25 +150,12 @@ func (t *Tables) Sync(all *entries.Set) (restored int, err error) {
 
 // verifiable is a Table of any entries.
 type verifiable interface {
-	Verify() (restored int, err error)
 	VerifySome() (restored int, more bool, err error)
 }
 
 // owned lists the tables of networks, endpoints and publishes.
 func (t *Tables) owned() []verifiable {
 	return []verifiable{t.set.Subnets, t.set.Tunnels, t.set.Endpoints, t.set.FDB, t.set.Neighbours, t.set.Publishes, t.set.Pools, t.set.Resolvers, t.set.VNIs}
-}
-
-// Verify reads the tables of networks, endpoints and publishes back and restores entries that
-// others changed.
-func (t *Tables) Verify() (restored int, err error) {
-	var errs []error
-	for _, table := range t.owned() {
-		n, err := table.Verify()
-		restored += n
-		errs = append(errs, err)
-	}
-	return restored, errors.Join(errs...)
 }
 
 // VerifyPart verifies the next part of every table that has more to verify in this round, and

@@ -31,7 +31,6 @@ func (f *fake[E]) call(what string) error {
 func (f *fake[E]) PutAll(es []E) (int, error)    { return len(es), f.call("put") }
 func (f *fake[E]) DeleteAll(es []E) (int, error) { return len(es), f.call("delete") }
 func (f *fake[E]) Sync(es []E) (int, int, error) { return len(es), 1, f.call("sync") }
-func (f *fake[E]) Verify() (int, error)          { return 1, f.call("verify") }
 
 func (f *fake[E]) VerifySome() (int, bool, error) {
 	f.parts--
@@ -113,8 +112,8 @@ func TestUnsynced(t *testing.T) {
 func TestVerify(t *testing.T) {
 	set, calls, endpoints := fakes()
 	tables := New(set)
-	if n, err := tables.Verify(); n != 9 || err != nil {
-		t.Errorf("restored %d, %v", n, err)
+	if n, more, err := tables.VerifyPart(); n != 9 || more || err != nil {
+		t.Errorf("restored %d, more: %t, %v", n, more, err)
 	}
 	*calls, endpoints.parts = nil, 2
 	for i, want := range []struct {

@@ -22,6 +22,7 @@ type Turns struct {
 	queued map[string]int // by verbs, which precede repairs
 	freed  chan struct{}  // closed when a turn ends
 	given  map[string]int // of queued: by verbs that gave up or failed and are not reverted yet
+	moved  uint64
 }
 
 // New returns Turns that a lock guards.
@@ -173,6 +174,51 @@ func Changed(before, s *desired.Snapshot) []string {
 		}
 	}
 	return slices.Collect(maps.Keys(ids))
+}
+
+// Changes counts how often a pass began, or took the lock again.
+func (t *Turns) Changes() uint64 { return t.moved }
+
+// Hold is what a pass has while it runs: the lock, and the turns of the objects that it works on.
+type Hold struct {
+	// Locked: the pass keeps the lock while it waits for the kernel.
+	Locked bool
+
+	t   *Turns
+	ids []string
+}
+
+// Begin begins a pass that has the turns of these objects.
+func (t *Turns) Begin(ids ...string) *Hold {
+	t.moved++
+	return &Hold{t: t, ids: ids}
+}
+
+// Outside runs fn, which waits for the kernel, without the lock. fn may only use what belongs to the pass,
+// and copies.
+func (h *Hold) Outside(fn func()) {
+	if h.Locked {
+		fn()
+		return
+	}
+	h.t.lock.Unlock()
+	defer func() {
+		h.t.lock.Lock()
+		h.t.moved++
+	}()
+	fn()
+}
+
+// End ends the turns of the pass.
+func (h *Hold) End() {
+	h.t.End(h.ids)
+	h.ids = nil
+}
+
+// EndReverted ends the turns of the pass of a verb that failed, see [Turns.EndReverted].
+func (h *Hold) EndReverted() {
+	h.t.EndReverted(h.ids)
+	h.ids = nil
 }
 
 // OfNetwork reports whether a change of a network concerns its devices, or those of its members. What concerns

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package scope holds what the steps of a pass share: what the pass works on, what it may do, and what it reports.
+package scope
+
+import (
+	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/netns"
+	"github.com/fairlead-net/fairlead/control/reconcile/objects"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
+	"github.com/fairlead-net/fairlead/control/reconcile/turns"
+)
+
+// Scope is the extent of one pass. It is used with the lock that its Hold has.
+type Scope struct {
+	*objects.Work
+	report.Report
+
+	Snap       *desired.Snapshot // the pass's target
+	Objects    *objects.Objects
+	Namespaces *netns.Namespaces
+	Host       *device.Host
+	Hold       *turns.Hold
+
+	First bool // the first pass after a start: it adopts, and counts nothing as repaired
+	// HostOnly: the pass keeps the lock, so it opens no sandbox. Later are the sandboxes that another pass
+	// has to repair; if false, only in their namespaces.
+	HostOnly bool
+	Later    map[string]bool
+}
+
+// Leave leaves a sandbox to another pass: its namespace, and with devices its devices too.
+func (s *Scope) Leave(id string, devices bool) { s.Later[id] = s.Later[id] || devices }
+
+// MayVanish reports whether a missing namespace is not the caller's error: a namespace that
+// existed before this pass may disappear at any time.
+func (s *Scope) MayVanish(id string) bool { return s.First || !s.Fresh[id] }
+
+// Outside runs fn, which waits for the kernel, without the lock, see [turns.Hold.Outside].
+func (s *Scope) Outside(fn func()) { s.Hold.Outside(fn) }
+
+// InNamespace runs fn, which works in a sandbox's namespace, without the lock.
+func (s *Scope) InNamespace(b *objects.Sandbox, fn func(*netns.Sandbox)) {
+	seen := b.Sandbox
+	s.Outside(func() { fn(&seen) })
+	s.Namespaces.Learn(&b.Sandbox, &seen)
+}
