@@ -9,7 +9,6 @@
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include "cached.h"
 #include "config.h"
 #include "ct.h"
 #include "deliver.h"
@@ -24,6 +23,7 @@
 #include "icmp_error.h"
 #include "icmp_msg.h"
 #include "node.h"
+#include "pair_use.h"
 #include "pkt.h"
 #include "skb.h"
 #include "track.h"

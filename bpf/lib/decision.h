@@ -3,7 +3,7 @@
 
 /*
  * Cached decisions: how the packets of an established flow's direction are translated and where they
- * go, for those that follow on the same CPU. cached.h uses them.
+ * go, for those that follow on the same CPU. decision_use.h uses them.
  *
  * A decision holds for a tick, and while the generation stays (generation.h). The first packet
  * afterwards takes the whole path, which also prolongs the flow.
@@ -30,6 +30,9 @@
 #include "pkt.h"
 #include "tuple.h"
 #include "window.h"
+
+/* No decision holds for the packet. */
+#define VERDICT_SLOW 0x400
 
 struct decision {
 	/* Which packets: */

@@ -10,9 +10,9 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
-#include "cached.h"
 #include "config.h"
 #include "ct.h"
+#include "decision_make.h"
 #include "dest.h"
 #include "drop.h"
 #include "nat.h"

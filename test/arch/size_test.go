@@ -26,6 +26,8 @@ const (
 	mostLines = 2000 // without tests and generated code
 	mostTies  = 35   // percent of all pairs of files, exclusive
 	fewFiles  = 10
+
+	mostHeaderLines = 400 // of a file of the datapath, which has one subject
 )
 
 // split lists the packages that are still to be split, with what they have today. The test fails
@@ -64,6 +66,19 @@ func TestSizes(t *testing.T) {
 			}
 		}
 		checkLimit(t, p, "lines", lines, mostLines, split[p.rel()].lines)
+	}
+}
+
+// The datapath is divided into headers, one a subject.
+func TestHeaderSizes(t *testing.T) {
+	for _, s := range cSources(t) {
+		text, err := os.ReadFile(filepath.Join(root(t), "bpf", s.name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := bytes.Count(text, []byte("\n")); n > mostHeaderLines {
+			t.Errorf("bpf/%s has %d lines, want at most %d: split it by subject", s.name, n, mostHeaderLines)
+		}
 	}
 }
 
