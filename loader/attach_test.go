@@ -365,6 +365,11 @@ func TestCgroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.Remove(root) })
+	dir, err := os.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
 	w.cfg.CgroupRoot = root
 	attach := func(d *Datapath, want int) {
 		t.Helper()
@@ -397,4 +402,43 @@ func TestCgroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	attach(d, 1)
+	d.Close()
+
+	// Datapaths of this and of another network namespace, each with pins of its own.
+	attached := func(want int) {
+		t.Helper()
+		n := 0
+		for _, at := range d.sockets.Types {
+			res, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: at})
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += len(res.Programs)
+		}
+		if n != want {
+			t.Errorf("%d programs at the cgroup, want %d", n, want)
+		}
+	}
+	beside := func(cookie uint64) {
+		t.Helper()
+		former, dir := w.cfg.BPFDir, filepath.Join(t.TempDir(), "bpf")
+		t.Cleanup(func() {
+			if err := errors.Join(Cleanup(dir, w.clsact), Cleanup(former, w.clsact)); err != nil {
+				t.Error(err)
+			}
+		})
+		w.cfg.NetnsCookie, w.cfg.BPFDir = cookie, dir
+		d = w.open()
+		attach(d, 10)
+		attach(d, 0)
+	}
+	attached(10)
+	beside(99)
+	attached(10)
+	if !strings.Contains(w.log.String(), "adopted or detached an orphaned link") {
+		t.Error("nothing is logged of the links that were adopted")
+	}
+	d.Close()
+	beside(100)
+	attached(20)
 }

@@ -33,7 +33,7 @@ type Datapath struct {
 	hash    string
 	adopted bool
 	progs   map[string]*ebpf.Program
-	sockets map[Hook]ebpf.AttachType // of the programs of sockets
+	sockets hook.Sockets
 
 	replacing sync.Mutex // guards what follows, and the replacement of tables
 	// attaching is set when programs of this version may write to the maps.
@@ -80,9 +80,9 @@ func Open(cfg Config, f hook.Filters) (_ *Datapath, retErr error) {
 	if err := d.openPrograms(objs); err != nil {
 		return nil, err
 	}
-	d.sockets = make(map[Hook]ebpf.AttachType)
+	d.sockets = hook.Sockets{Types: make(map[Hook]ebpf.AttachType), Cookie: objs.sock.Variables[bpf.SockVarCfgNetnsCookie]}
 	for name, p := range objs.sock.Programs {
-		d.sockets[Hook(name)] = p.AttachType
+		d.sockets.Types[Hook(name)] = p.AttachType
 	}
 	if d.set, err = maps.New(d.tables.Maps, objs.tc.Types, d.runGC); err != nil {
 		return nil, err

@@ -28,6 +28,9 @@ func Start(ctx context.Context, dirs Dirs, log *slog.Logger) (release func() err
 	if err != nil {
 		return nil, err
 	}
+	if err := checkPins(dirs.Run, me); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
 	release, err = claimLocked(ctx, dirs.Run, l.Close, log) // the previous daemon has released both
 	if err != nil {
 		return nil, err

@@ -71,6 +71,24 @@ func (id identity) sameNode(mine identity, runDir string) error {
 	return nil
 }
 
+// checkPins returns an error if the last daemon of a run directory left its datapath in another bpffs directory. Its
+// flows would be lost, and its pins stay.
+func checkPins(runDir string, mine identity) error {
+	former, err := readIdentity(filepath.Join(runDir, lockName))
+	if err != nil || former.NetNSCookie != mine.NetNSCookie || former.BPFDir == "" || filepath.Clean(former.BPFDir) == filepath.Clean(mine.BPFDir) {
+		return err
+	}
+	pins, err := os.ReadDir(former.BPFDir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(pins) == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for the pins of the last daemon: %w", err)
+	}
+	return fmt.Errorf("the last daemon of %q has its pins in %q, not %q (give that as --bpf-dir, or remove them first, with fairlead cleanup and the directories of that daemon)",
+		runDir, former.BPFDir, mine.BPFDir)
+}
+
 // takeOver acquires the lock. A daemon that holds it is requested to end, and ends without touching
 // kernel objects.
 func takeOver(ctx context.Context, runDir string, mine identity, log *slog.Logger) (*lock, error) {

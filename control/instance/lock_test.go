@@ -218,3 +218,40 @@ func TestHolderWithoutPID(t *testing.T) {
 		t.Errorf("a holder without a PID is %q, want %q", got, want)
 	}
 }
+
+// The pins of the last daemon are not left behind for another directory, unless they are gone, belong to another
+// network namespace, or are those of this daemon.
+func TestLastDaemonsPins(t *testing.T) {
+	run, former := t.TempDir(), filepath.Join(t.TempDir(), "bpf")
+	l, err := tryLock(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	check := func(what string, me identity, refused bool) {
+		t.Helper()
+		err := checkPins(run, me)
+		if refused != (err != nil) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err != nil && (!strings.Contains(err.Error(), former) || !strings.Contains(err.Error(), "fairlead cleanup")) {
+			t.Errorf("%s: %v names neither directory nor remedy", what, err)
+		}
+	}
+	me := identity{NetNSCookie: heldCookie, BPFDir: filepath.Join(t.TempDir(), "bpf")}
+	check("no daemon before", me, false)
+	if err := l.sign(identity{PID: 1, NetNSCookie: heldCookie, BPFDir: former}); err != nil {
+		t.Fatal(err)
+	}
+	check("no directory", me, false)
+	if err := os.Mkdir(former, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	check("no pins", me, false)
+	if err := os.Mkdir(filepath.Join(former, "links"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	check("pins", me, true)
+	check("another network namespace", identity{NetNSCookie: heldCookie + 1, BPFDir: me.BPFDir}, false)
+	check("the same directory", identity{NetNSCookie: heldCookie, BPFDir: former + "/"}, false)
+}

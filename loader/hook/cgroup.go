@@ -3,6 +3,7 @@
 package hook
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -30,9 +31,16 @@ type cgroup struct {
 	log   *slog.Logger
 
 	// While AttachSockets runs:
-	root  *os.File
-	id    uint64
-	types map[Hook]ebpf.AttachType
+	root    *os.File
+	id      uint64
+	sockets Sockets
+}
+
+// Sockets describes the programs of sockets.
+type Sockets struct {
+	Types map[Hook]ebpf.AttachType
+	// Cookie is the constant of a program, in the map of its constants, by which it serves one network namespace.
+	Cookie *ebpf.VariableSpec
 }
 
 func newCgroup(cfg Config) (*cgroup, *links) {
@@ -42,14 +50,14 @@ func newCgroup(cfg Config) (*cgroup, *links) {
 
 // AttachSockets ensures that the programs of sockets are attached to the cgroup, each with its
 // type. It returns how many it attached or replaced.
-func (a *Attacher) AttachSockets(types map[Hook]ebpf.AttachType, progs map[string]*ebpf.Program) (changed int, err error) {
+func (a *Attacher) AttachSockets(sockets Sockets, progs map[string]*ebpf.Program) (changed int, err error) {
 	c := a.cgroup
-	if err := c.open(types); err != nil {
+	if err := c.open(sockets); err != nil {
 		c.setProblem(err.Error())
 		return 0, fmt.Errorf("attach programs of host sockets: %w", err)
 	}
 	defer c.root.Close()
-	for _, h := range slices.Sorted(maps.Keys(types)) {
+	for _, h := range slices.Sorted(maps.Keys(sockets.Types)) {
 		did, err := a.kinds[Cgroup].attach(point{hook: h}, progs[string(h)])
 		if err != nil {
 			c.setProblem(err.Error())
@@ -75,7 +83,7 @@ func (a *Attacher) AttachSockets(types map[Hook]ebpf.AttachType, progs map[strin
 func (a *Attacher) CgroupProblem() string { return a.cgroup.problem() }
 
 // open opens the cgroup to attach to.
-func (c *cgroup) open(types map[Hook]ebpf.AttachType) (err error) {
+func (c *cgroup) open(sockets Sockets) (err error) {
 	if c.path != "" {
 		c.root, err = os.Open(c.path)
 	} else {
@@ -90,7 +98,7 @@ func (c *cgroup) open(types map[Hook]ebpf.AttachType) (err error) {
 		c.root.Close()
 		return fmt.Errorf("identify cgroup %q: %w", c.root.Name(), err)
 	}
-	c.id, c.types = st.Ino, types
+	c.id, c.sockets = st.Ino, sockets
 	return nil
 }
 
@@ -116,7 +124,7 @@ func (c *cgroup) parsePin(name string) (point, bool) {
 
 func (c *cgroup) create(at point, prog *ebpf.Program) (link.Link, error) {
 	return link.AttachCgroup(link.CgroupOptions{
-		Path: fmt.Sprintf("/proc/self/fd/%d", c.root.Fd()), Attach: c.types[at.hook], Program: prog,
+		Path: fmt.Sprintf("/proc/self/fd/%d", c.root.Fd()), Attach: c.sockets.Types[at.hook], Program: prog,
 	})
 }
 
@@ -127,6 +135,46 @@ func (c *cgroup) isAt(_ point, info *link.Info) bool {
 
 func (c *cgroup) isAttached(at point, info *link.Info) (bool, error) { return c.isAt(at, info), nil }
 
-// query returns nothing: the datapaths of other network namespaces use the same cgroup, so a
-// link without a pin may belong to one of them.
-func (c *cgroup) query(point) ([]link.AttachedProgram, error) { return nil, nil }
+// query lists the links of this network namespace alone: the datapaths of others use the same cgroup.
+func (c *cgroup) query(at point) (all []placed, err error) {
+	it := new(link.Iterator)
+	defer it.Close()
+	for it.Next() {
+		info, err := it.Link.Info()
+		if err != nil {
+			return nil, fmt.Errorf("describe link %d: %w", it.ID, err)
+		}
+		if cg := info.Cgroup(); cg == nil || cg.CgroupId != c.id || ebpf.AttachType(cg.AttachType) != c.sockets.Types[at.hook] {
+			continue
+		}
+		if c.sockets.serves(info.Program) {
+			all = append(all, placed{it.ID, info.Program})
+		}
+	}
+	return all, it.Err()
+}
+
+// serves reports whether a program, perhaps of another build, was loaded for this network namespace.
+func (s Sockets) serves(id ebpf.ProgramID) bool {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return false // it was detached in the meantime
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return false
+	}
+	ids, _ := info.MapIDs()
+	return slices.ContainsFunc(ids, func(id ebpf.MapID) bool {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			return false
+		}
+		defer m.Close()
+		value, err := m.LookupBytes(uint32(0))
+		at := int(s.Cookie.Offset)
+		return m.Type() == ebpf.Array && m.MaxEntries() == 1 && err == nil && len(value) >= at+len(s.Cookie.Value) &&
+			bytes.Equal(value[at:at+len(s.Cookie.Value)], s.Cookie.Value)
+	})
+}

@@ -40,7 +40,13 @@ type linkType interface {
 	// isAttached reports whether the link is attached to the point in this network namespace.
 	isAttached(at point, info *link.Info) (bool, error)
 	// query lists the links at the point, those of other programs too.
-	query(at point) ([]link.AttachedProgram, error)
+	query(at point) ([]placed, error)
+}
+
+// placed is a link and its program.
+type placed struct {
+	link link.ID
+	prog ebpf.ProgramID
 }
 
 func (l *links) pin(at point) string { return filepath.Join(l.dir, l.pinName(at)) }
@@ -100,24 +106,23 @@ func (l *links) update(at point, prog *ebpf.Program) (done, changed bool, err er
 }
 
 // adoptOrphan looks for links of the hook's program at the point that are not pinned in
-// our directory. A bpffs that was lost but is still mounted somewhere leaves them, and two
-// links would handle every packet twice. It pins one of them and detaches the others.
+// our directory. A bpffs that was lost but is still mounted somewhere leaves them, and so does a daemon of
+// another directory; two links would handle every packet, and every call of a socket, twice. It pins one of them and detaches the others.
 func (l *links) adoptOrphan(at point) (found bool, err error) {
 	all, err := l.query(at)
 	if err != nil {
 		return false, err
 	}
 	for _, p := range all {
-		id, ok := p.LinkID()
-		if !ok || !isOurs(p.ID, at.hook) {
+		if !isOurs(p.prog, at.hook) {
 			continue
 		}
-		orphan, err := link.NewFromID(id)
+		orphan, err := link.NewFromID(p.link)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return found, fmt.Errorf("open orphaned link %d: %w", id, err)
+			return found, fmt.Errorf("open orphaned link %d: %w", p.link, err)
 		}
 		if found {
 			err = orphan.Detach()
@@ -126,10 +131,10 @@ func (l *links) adoptOrphan(at point) (found bool, err error) {
 		}
 		orphan.Close()
 		if err != nil {
-			return found, fmt.Errorf("adopt orphaned link %d: %w", id, err)
+			return found, fmt.Errorf("adopt orphaned link %d: %w", p.link, err)
 		}
 		found = true
-		l.log.Warn("adopted or detached an orphaned link of an earlier run", "hook", string(at.hook), "ifindex", at.ifindex, "link", id)
+		l.log.Warn("adopted or detached an orphaned link of an earlier run", "hook", string(at.hook), "ifindex", at.ifindex, "link", p.link)
 	}
 	return found, nil
 }

@@ -82,16 +82,19 @@ func (t *tcx) isAttached(at point, info *link.Info) (bool, error) {
 	if errors.Is(err, unix.ENODEV) {
 		return false, nil
 	}
-	return slices.ContainsFunc(all, func(p link.AttachedProgram) bool {
-		id, ok := p.LinkID()
-		return ok && id == info.ID
-	}), err
+	return slices.ContainsFunc(all, func(p placed) bool { return p.link == info.ID }), err
 }
 
-func (t *tcx) query(at point) ([]link.AttachedProgram, error) {
+func (t *tcx) query(at point) ([]placed, error) {
 	res, err := link.QueryPrograms(link.QueryOptions{Target: at.ifindex, Attach: tcxType(at.hook)})
 	if err != nil {
 		return nil, err
 	}
-	return res.Programs, nil
+	var all []placed
+	for _, p := range res.Programs {
+		if id, ok := p.LinkID(); ok {
+			all = append(all, placed{id, p.ID})
+		}
+	}
+	return all, nil
 }

@@ -38,4 +38,9 @@ func TestSecondDaemonIsRefused(t *testing.T) {
 	}
 	c := l.Sandbox("cleo", "--network", web)
 	l.Ping(c.Host, a.IP4.String())
+
+	l.StopDaemon() // the next one does not leave its pins behind
+	l.Refused(1, []string{l.Dir("bpf"), "give that as --bpf-dir", "fairlead cleanup"}, l.DaemonArgs("--bpf-dir", filepath.Join(other, "bpf"))...)
+	l.StartDaemon()
+	l.Ping(c.Host, a.IP4.String())
 }
