@@ -419,7 +419,7 @@ type Status struct {
 	Flows     int // currently in the conntrack table
 	FlowsMax  int
 	Repairs   map[string]uint64 // external changes that the reconciler repaired, by kind
-	LastError string            // of the reconciler; "" if the last pass had no error
+	LastError string            // what is wrong now; "" if nothing is known to be
 	Cluster   *ClusterStatus    `json:",omitempty"` // null: the host is not part of a cluster
 }
 

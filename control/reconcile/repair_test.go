@@ -124,7 +124,7 @@ func TestResyncRepairs(t *testing.T) {
 		}, report.Repairs{report.Device: 1}},
 	}
 	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
+		repairs := func(t *testing.T, insideFirst bool) {
 			w := newWorld(t)
 			p := w.plan()
 			n, b := p.network("net", 7), p.sandbox("box")
@@ -137,17 +137,77 @@ func TestResyncRepairs(t *testing.T) {
 			for kind, count := range tt.want {
 				want[kind] = count
 			}
-			if diff := cmp.Diff(want, w.resync()); diff != "" {
+			got := report.NewRepairs()
+			if insideFirst {
+				inside, _ := w.r.sandboxes.Check(t.Context(), w.r.sandboxes.Next(-1)) // what it leaves, the host's check finds
+				got.Add(inside)
+			}
+			got.Add(w.resync())
+			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("repairs (-want +got):\n%s", diff)
 			}
 			if got := w.r.Stats().Repairs; !cmp.Equal(report.Repairs(got), want) {
 				t.Errorf("counted %v, want %v", got, want)
 			}
+			if wrong := w.r.Stats().LastError; wrong != "" || len(w.errors) > 0 {
+				t.Errorf("what was repaired is called an error: status %q, log %q", wrong, w.errors)
+			}
 			if len(w.ours()) != 3 || len(w.endpoints.m) != 2 || len(w.attached) != 2 {
 				t.Errorf("devices %v, %d endpoints, %d attachments", w.ours(), len(w.endpoints.m), len(w.attached))
 			}
-		})
+		}
+		t.Run(name, func(t *testing.T) { repairs(t, false) })
+		t.Run(name+", sandbox checked first", func(t *testing.T) { repairs(t, true) })
 	}
+}
+
+// The last error is what is wrong now: a change that was refused is not, once it was reverted, and what cannot be repaired
+// is, until it can.
+func TestLastErrorIsOfNow(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n, b := p.network("net", 7), p.sandbox("box")
+	e := p.endpoint(b, n)
+	w.apply(p)
+	expect := func(when string, wrong bool) {
+		t.Helper()
+		if got := w.r.Stats().LastError; (got != "") != wrong {
+			t.Errorf("%s: last error %q", when, got)
+		}
+	}
+	theirs := func(name string) { // a device of a user
+		if _, err := w.nl.CreateVeth(rtnl.Veth{Name: "tmp0", PeerName: "tmp1", MTU: 1500}); err != nil {
+			t.Fatal(err)
+		}
+		rename(t, "tmp0", name)
+	}
+	before := p.snapshot()
+	other := p.network("other", 8)
+	refused := []string{rtnl.GatewayDevice(other.ID), rtnl.EndpointDevice(p.endpoint(p.sandbox("two"), n).ID)}
+	for _, name := range refused {
+		theirs(name)
+		if err := w.applySnapshot(p.snapshot()); err == nil {
+			t.Errorf("%s: a user's device was taken over", name)
+		}
+		if err := w.applySnapshot(before); err != nil {
+			t.Fatal(err)
+		}
+		expect(name, false)
+		w.resync()
+		expect(name+", checked", false)
+		ip(t, "link", "del", name)
+	}
+	host := rtnl.EndpointDevice(e.ID)
+	ip(t, "link", "del", host)
+	theirs(host)
+	for range 2 {
+		_, _ = w.repairAll(t.Context())
+		expect("cannot be repaired", true)
+	}
+	ip(t, "link", "del", host)
+	_, _ = w.repairAll(t.Context())
+	w.resync()
+	expect("repaired", false)
 }
 
 // A filter is restored as soon as the kernel reports its removal, without reading the

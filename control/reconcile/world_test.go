@@ -58,6 +58,7 @@ type world struct {
 	commits     int
 	flows       []dp.Flow
 	reset       []uint32 // networks whose counters were reset
+	errors      []string // lines of the log
 
 	endpoints  *fakeTable[dp.Endpoint, uint32]
 	fdb        *fakeTable[dp.FDBEntry, fdbKey]
@@ -87,7 +88,7 @@ func newWorld(tb testing.TB) *world {
 		tb.Fatal(err)
 	}
 	w := &world{tb: tb, dir: tb.TempDir(), nl: nl, attached: make(map[device.Place]bool), provisional: make(map[device.Place]bool)}
-	w.log = slog.New(slog.NewTextHandler(testLog{tb}, nil))
+	w.log = slog.New(slog.NewTextHandler(testLog{w}, nil))
 	w.beforeAttach.Store(func(int) {})
 	w.endpoints = newFakeTable(w, func(e dp.Endpoint) uint32 { return e.IfIndex })
 	w.fdb = newFakeTable(w, func(e dp.FDBEntry) fdbKey { return fdbKey{e.Net, e.MAC} })
@@ -124,10 +125,16 @@ func (w *world) restart() {
 	}, w.nl)
 }
 
-type testLog struct{ tb testing.TB }
+type testLog struct{ w *world }
 
 func (l testLog) Write(b []byte) (int, error) {
-	l.tb.Logf("%s", strings.TrimSpace(string(b)))
+	line := strings.TrimSpace(string(b))
+	l.w.tb.Logf("%s", line)
+	if strings.Contains(line, "level=ERROR") {
+		l.w.mu.Lock()
+		defer l.w.mu.Unlock()
+		l.w.errors = append(l.w.errors, line)
+	}
 	return len(b), nil
 }
 

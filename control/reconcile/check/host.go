@@ -105,7 +105,7 @@ func (h *Host) compare(ctx context.Context, how Thoroughness, start time.Time, a
 	host, err := h.readLocked()
 	defer h.Mu.Unlock()
 	if err = errors.Join(listErr, err); err != nil {
-		h.logErr(err)
+		h.conclude(how, err)
 		return report.NewRepairs(), nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -117,8 +117,8 @@ func (h *Host) compare(ctx context.Context, how Thoroughness, start time.Time, a
 	if err == nil {
 		err = h.commit()
 	}
-	h.logErr(err)
 	h.DoneRepairs(c.Repairs, start, err)
+	h.conclude(how, err)
 	return c.Repairs, c.Later, err
 }
 
@@ -141,10 +141,16 @@ func (h *Host) readLocked() (device.State, error) {
 	return device.Read(h.NL)
 }
 
-// logErr logs an error that keeps a check from completing, unless it logged it last time.
-func (h *Host) logErr(err error) {
+// conclude logs an error that keeps a check from completing, unless it logged it last time, and records what is wrong now.
+func (h *Host) conclude(how Thoroughness, err error) {
 	if h.err.IsNew(err) {
 		h.Log.Error("check of the kernel's objects is incomplete", "err", err)
+	}
+	switch {
+	case err != nil:
+		h.Stats.Fail(err)
+	case how >= Regular: // others do not look at everything
+		h.Stats.Now(h.Objects.Fault())
 	}
 }
 

@@ -43,6 +43,26 @@ func New(kinds *device.Kinds) *Objects {
 	}
 }
 
+// Fault returns an error of an object, or "" if none has one.
+func (o *Objects) Fault() string {
+	for _, n := range o.Networks {
+		if n.LastErr != "" {
+			return n.LastErr
+		}
+	}
+	for _, b := range o.Sandboxes {
+		if b.LastErr != "" && !b.Vanished() {
+			return b.LastErr
+		}
+	}
+	for _, e := range o.Endpoints {
+		if e.LastErr != "" {
+			return e.LastErr
+		}
+	}
+	return ""
+}
+
 // WantedNetworks returns the networks that should have a host port, those that the datapath carries.
 func (o *Objects) WantedNetworks() (nets []*model.Network) {
 	for _, n := range o.Networks {

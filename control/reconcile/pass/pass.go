@@ -122,7 +122,12 @@ func (p *Pass) FinishSandbox(b *objects.Sandbox) {
 		err = p.Inside.Untrack(b, members)
 	}
 	if missing := (*configure.MissingError)(nil); errors.As(err, &missing) {
-		err = errors.Join(err, p.Devices.Endpoints.Recreate(members, missing.Alias))
+		again := p.Devices.Endpoints.Recreate(members, missing.Alias)
+		if p.Repair && again == nil {
+			b.Dirty, b.LastErr = true, err.Error() // nothing to report before the next pass, which creates it
+			return
+		}
+		err = errors.Join(err, again)
 	}
 	if errors.Is(err, rtnl.ErrNoNetNS) && p.MayVanish(b.ID) {
 		p.Namespaces.NoteVanished(&b.Sandbox, err)

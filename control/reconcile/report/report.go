@@ -62,7 +62,7 @@ type Stats struct {
 	ApplyErrors, ResyncErrors uint64
 	LastApply, LastResync     time.Duration     // durations
 	Repairs                   map[string]uint64 // by kind
-	LastError                 string            // of the last operation that failed
+	LastError                 string            // what is wrong now; "" if nothing is known to be
 	GoneSandboxes             int               // whose namespace does not exist
 }
 
@@ -76,12 +76,14 @@ func NewStatistics() Statistics {
 	return Statistics{mu: new(sync.Mutex), s: &Stats{Repairs: NewRepairs()}}
 }
 
+// Note records an operation. An error of a change is returned to its caller, and the change is reverted: what is wrong
+// then is found by the next check.
 func (s Statistics) Note(operation string, took time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	failed := uint64(0)
 	if err != nil {
-		failed, s.s.LastError = 1, err.Error()
+		failed = 1
 	}
 	if operation == "apply" {
 		s.s.Applies++
@@ -89,15 +91,22 @@ func (s Statistics) Note(operation string, took time.Duration, err error) {
 		s.s.ApplyErrors += failed
 		return
 	}
+	if err != nil {
+		s.s.LastError = err.Error()
+	}
 	s.s.Resyncs++
 	s.s.LastResync = took
 	s.s.ResyncErrors += failed
 }
 
-func (s Statistics) Fail(err error) {
+// Fail records an error that does not belong to an operation.
+func (s Statistics) Fail(err error) { s.Now(err.Error()) }
+
+// Now records what a check found to be wrong; "" if nothing is.
+func (s Statistics) Now(wrong string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.s.LastError = err.Error()
+	s.s.LastError = wrong
 }
 
 func (s Statistics) Repaired(r Repairs, vanished int) {
