@@ -43,6 +43,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/querier"
 	"github.com/fairlead-net/fairlead/control/reach"
 	"github.com/fairlead-net/fairlead/control/reconcile"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/tc"
@@ -283,7 +284,7 @@ func (d *daemon) openState(ctx context.Context) error {
 	d.announcer.Update(d.state.Snapshot())
 	d.state.Subscribe(d.announcer.Update)
 	d.state.Subscribe(d.leases.Update)
-	d.files = etcfiles.New(etcfiles.Config{Dir: d.cfg.Dirs.EtcFiles(), Log: d.log})
+	d.files = etcfiles.New(etcfiles.Config{Dir: d.cfg.Dirs.EtcFiles(), Log: d.log, Repaired: func(n int) { d.reconciler.NoteRepaired(report.File, n) }})
 	d.state.Subscribe(d.files.Update)
 	d.sockets = hostsockets.New(hostsockets.Config{Redirects: d.datapath.Maps().Redirects, Log: d.log})
 	d.state.Subscribe(d.sockets.Update)

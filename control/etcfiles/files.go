@@ -30,6 +30,9 @@ const (
 	ResolvConf = "resolv.conf"
 )
 
+// sums is the suffix of a file with the sums of what was written to another.
+const sums = ".sum"
+
 // Dir returns the directory of a sandbox's files within the directory of all.
 func Dir(dir, sandboxID string) string { return filepath.Join(dir, model.ShortID(sandboxID)) }
 
@@ -38,6 +41,7 @@ type Config struct {
 	Dir string // of the directories of sandboxes
 	// ResolvConf and Hosts are the host's files. The default is those in /etc.
 	ResolvConf, Hosts string
+	Repaired          func(n int)  // called after files that were missing were written again; nil: nobody counts them
 	Log               *slog.Logger // required
 }
 
@@ -61,6 +65,9 @@ func New(cfg Config) *Files {
 	}
 	if cfg.Hosts == "" {
 		cfg.Hosts = "/etc/hosts"
+	}
+	if cfg.Repaired == nil {
+		cfg.Repaired = func(int) {}
 	}
 	return &Files{cfg: cfg, unwritten: map[string]bool{}}
 }
@@ -93,19 +100,22 @@ func (f *Files) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			f.follow()
+			if n := f.follow(); n > 0 {
+				f.cfg.Repaired(n)
+			}
 		}
 	}
 }
 
-// follow writes the files that the host's resolv.conf changes, and those that could not be written before.
-func (f *Files) follow() {
+// follow writes the files that the host's resolv.conf changes, those that could not be written before, and those that
+// were deleted, whose number it returns.
+func (f *Files) follow() (repaired int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	was := f.host
 	host := f.hostConf()
 	if f.snapshot == nil {
-		return
+		return 0
 	}
 	if f.host != was {
 		for sb := range f.snapshot.Sandboxes() {
@@ -115,6 +125,28 @@ func (f *Files) follow() {
 	for id := range f.unwritten {
 		f.write(id, host)
 	}
+	for sb := range f.snapshot.Sandboxes() {
+		if n := f.missing(sb); n > 0 {
+			f.write(sb.ID, host)
+			repaired += n - f.missing(sb)
+		}
+	}
+	return repaired
+}
+
+// missing returns how many files a sandbox lacks that were written before.
+func (f *Files) missing(sb *model.Sandbox) (n int) {
+	if !sb.HasFiles() || f.unwritten[sb.ID] {
+		return 0
+	}
+	for _, name := range []string{Hosts, Hostname, ResolvConf} {
+		for _, path := range []string{name, name + sums} {
+			if _, err := os.Lstat(filepath.Join(Dir(f.cfg.Dir, sb.ID), path)); errors.Is(err, fs.ErrNotExist) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // hostConf reads the host's resolv.conf.
@@ -224,7 +256,7 @@ func (f *Files) note(err error, id string) {
 // include what the file has until then, and what it has between the write and the truncation, because the daemon may
 // be killed anywhere. If the text cannot be written, because the disk is full, the file keeps what it has.
 func replace(path, text string) error {
-	sums := path + ".sum"
+	sums := path + sums
 	known, err := os.ReadFile(sums)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -234,7 +266,12 @@ func replace(path, text string) error {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return err
-	case string(old) == text, len(old) > 0 && !bytes.Contains(known, []byte(sum(string(old)))):
+	case string(old) == text:
+		if len(known) > 0 {
+			return nil
+		}
+		return exchange(sums, sum(text)+"\n") // they were deleted
+	case len(old) > 0 && !bytes.Contains(known, []byte(sum(string(old)))):
 		return nil
 	}
 	list := []string{sum(text)}

@@ -294,3 +294,58 @@ func TestReservedEndpoint(t *testing.T) {
 		}
 	}
 }
+
+// Files that were deleted are written again, and counted; what a user has changed stays, and a sandbox that is removed or
+// has no files gets none.
+func TestDeleted(t *testing.T) {
+	p, cfg := world(t)
+	p.Sandboxes["none"] = &model.Sandbox{ID: "none", NetworkMode: "web", NetNS: "/m", ManagedBy: model.ByRuntime}
+	f := New(cfg)
+	f.Update(p.Snapshot())
+	dir := Dir(cfg.Dir, "s")
+	before := map[string]string{}
+	names := []string{Hosts, Hostname, ResolvConf, Hosts + sums, Hostname + sums, ResolvConf + sums}
+	for _, name := range names {
+		before[name] = read(t, filepath.Join(dir, name))
+	}
+	expect := func(what string, repaired int) {
+		t.Helper()
+		if n := f.follow(); n != repaired {
+			t.Errorf("%s: %d files repaired, want %d", what, n, repaired)
+		}
+		for name, text := range before {
+			if got := read(t, filepath.Join(dir, name)); got != text {
+				t.Errorf("%s: %s is %q, want %q", what, name, got, text)
+			}
+		}
+	}
+	remove := func(path string) {
+		t.Helper()
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect("nothing", 0)
+	for _, name := range names {
+		remove(filepath.Join(dir, name))
+		expect(name, 1)
+	}
+	remove(dir)
+	expect("the directory", len(names))
+	remove(cfg.Dir)
+	expect("all directories", len(names))
+	mine := "127.0.0.1 mine\n"
+	write(t, filepath.Join(dir, Hosts), mine)
+	before[Hosts] = mine
+	remove(filepath.Join(dir, Hostname))
+	expect("beside one that a user changed", 1)
+	if dirs, _ := os.ReadDir(cfg.Dir); len(dirs) != 1 {
+		t.Errorf("directories %v", dirs)
+	}
+	delete(p.Endpoints, "e")
+	delete(p.Sandboxes, "s")
+	f.Update(p.Snapshot())
+	if n := f.follow(); n != 0 {
+		t.Errorf("%d files of a removed sandbox repaired", n)
+	}
+}

@@ -24,6 +24,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/reconcile/pass"
 	"github.com/fairlead-net/fairlead/control/reconcile/programs"
 	"github.com/fairlead-net/fairlead/control/reconcile/remote"
+	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/reconcile/turns"
 	"github.com/fairlead-net/fairlead/control/rtnl"
@@ -158,6 +159,13 @@ func (r *Reconciler) SetRemote(backends func(*model.Service) []RemoteBackend, ap
 // RemoteChanged schedules the services of a network whose members on other nodes changed. It does not
 // wait.
 func (r *Reconciler) RemoteChanged(network string) { r.remote.Add(network) }
+
+// NoteRepaired records repairs of one kind that were not the reconciler's.
+func (r *Reconciler) NoteRepaired(kind string, n int) {
+	r.state.Mu.Lock()
+	defer r.state.Mu.Unlock()
+	r.state.NoteRepairs(report.Repairs{kind: uint64(n)})
+}
 
 // AttachTunnel attaches the program of the device that encrypts, before the device is used.
 func (r *Reconciler) AttachTunnel() error {

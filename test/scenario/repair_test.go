@@ -53,6 +53,24 @@ func TestRepairs(t *testing.T) {
 		for _, tc := range cases {
 			l.Case(tc.name, func(l *lab.Lab) { l.Repaired(tc.kinds, tc.spoil, works) })
 		}
+		l.Case("files of a sandbox deleted", func(l *lab.Lab) {
+			files, err := filepath.Glob(filepath.Join(l.Dir("run"), "etc", l.Inspect("ben").ID[:12], "*"))
+			if err != nil || len(files) != 6 {
+				l.Fatalf("files %v, %v", files, err)
+			}
+			l.Repaired("file", func() {
+				for _, path := range files {
+					if err := os.Remove(path); err != nil {
+						l.Fatal(err)
+					}
+				}
+			}, func() error {
+				if r := l.Try("exec", "ben", "cat", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"); r.Code != 0 {
+					return errors.New(r.Output())
+				}
+				return nil
+			})
+		})
 		for _, table := range controlTables() {
 			repairedTable(l, table, works)
 		}

@@ -93,6 +93,12 @@ func (s *State) Done(operation string, start time.Time, err error) {
 
 // DoneRepairs records the result of a check that made repairs.
 func (s *State) DoneRepairs(repairs report.Repairs, start time.Time, err error) {
+	s.NoteRepairs(repairs)
+	s.Done("resync", start, err)
+}
+
+// NoteRepairs records repairs.
+func (s *State) NoteRepairs(repairs report.Repairs) {
 	vanished := 0
 	for _, b := range s.Objects.Sandboxes {
 		if b.Vanished() {
@@ -106,5 +112,4 @@ func (s *State) DoneRepairs(repairs report.Repairs, start time.Time, err error) 
 			s.Repaired(kind, int(n))
 		}
 	}
-	s.Done("resync", start, err)
 }

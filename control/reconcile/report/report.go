@@ -24,6 +24,7 @@ const (
 	Program   = "program"   // detached
 	Rule      = "rule"      // that exempts a device from connection tracking
 	Namespace = "namespace" // owned by Fairlead, missing
+	File      = "file"      // of a sandbox, such as its /etc/hosts
 )
 
 // Repairs counts repairs by kind. Every kind is present, even if it is 0.
@@ -33,7 +34,7 @@ type Repairs map[string]uint64
 func NewRepairs() Repairs {
 	r := make(Repairs)
 	for _, kind := range []string{
-		Device, Address, Route, Sysctl, Entry, Program, Rule, Namespace,
+		Device, Address, Route, Sysctl, Entry, Program, Rule, Namespace, File,
 	} {
 		r[kind] = 0
 	}
