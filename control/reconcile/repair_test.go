@@ -27,13 +27,13 @@ import (
 )
 
 // ip runs iproute2 in the test's namespace.
-func ip(t *testing.T, args ...string) {
+func ip(t testing.TB, args ...string) {
 	t.Helper()
 	run(t, "ip", args...)
 }
 
 // run runs a program in the calling thread's namespace.
-func run(t *testing.T, program string, args ...string) {
+func run(t testing.TB, program string, args ...string) {
 	t.Helper()
 	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %v: %v: %s", program, args, err, out)

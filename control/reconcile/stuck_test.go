@@ -5,6 +5,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"maps"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/reconcile/check"
+	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 )
 
@@ -51,43 +53,128 @@ func (w *world) within(what string, do func() error) {
 	}
 }
 
-// While the program of a device is being attached, by the verb of a sandbox or to replace a filter, verbs of other
-// sandboxes are applied, the host is checked, and queries are answered. What is attached meanwhile is recorded once.
+// attaching is what attaches a program, after lose.
+type attaching struct {
+	lose   func(w *world, n *model.Network, there *model.Endpoint)
+	attach func(w *world, p *plan, n *model.Network) error
+}
+
+// lost detaches the program of a device of that name or alias.
+func (w *world) lost(find func(rtnl.Link) bool) {
+	w.tb.Helper()
+	links, err := w.nl.Links()
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	before := len(w.attached)
+	for _, l := range links {
+		if find(l) {
+			maps.DeleteFunc(w.attached, func(at device.Place, _ bool) bool { return at.IfIndex == int(l.Index) })
+		}
+	}
+	if len(w.attached) == before {
+		w.tb.Fatal("no program is attached there")
+	}
+}
+
+// addUplink adds a device that is an uplink.
+func (w *world) addUplink() {
+	ip(w.tb, "link", "add", "up0", "type", "veth", "peer", "name", "up1")
+	ip(w.tb, "link", "set", "up0", "up")
+	ip(w.tb, "link", "set", "up1", "up")
+	ip(w.tb, "addr", "add", "192.0.2.10/24", "dev", "up0")
+}
+
+var attachings = map[string]attaching{
+	"verb": {attach: func(w *world, p *plan, n *model.Network) error {
+		p.endpoint(p.sandbox("a"), n)
+		return w.r.Accept(w.tb.Context(), p.snapshot())()
+	}},
+	"promotion": {attach: func(w *world, _ *plan, _ *model.Network) error {
+		w.r.promoter.LastVerb = time.Time{}
+		w.r.promoter.One()
+		return nil
+	}},
+	"check of a sandbox": {
+		lose: func(w *world, _ *model.Network, there *model.Endpoint) {
+			w.lost(func(l rtnl.Link) bool { return l.Alias == rtnl.EndpointAlias(there.ID) })
+		},
+		attach: checkHost,
+	},
+	"check of a sandbox without a device": {
+		lose: func(w *world, _ *model.Network, there *model.Endpoint) {
+			ip(w.tb, "link", "del", w.link(rtnl.EndpointAlias(there.ID)).Name)
+		},
+		attach: checkHost,
+	},
+	"check of a network": {
+		lose: func(w *world, n *model.Network, _ *model.Endpoint) {
+			w.lost(func(l rtnl.Link) bool { return l.Alias == rtnl.HostPortAlias(n.ID) })
+		},
+		attach: checkHost,
+	},
+	"check of a network without a device": {
+		lose: func(w *world, n *model.Network, _ *model.Endpoint) {
+			ip(w.tb, "link", "del", w.link(rtnl.HostPortAlias(n.ID)).Name)
+		},
+		attach: checkHost,
+	},
+	"check of an uplink": {
+		lose: func(w *world, _ *model.Network, _ *model.Endpoint) {
+			w.addUplink()
+			w.resync()
+			w.lost(func(l rtnl.Link) bool { return l.Name == "up0" })
+		},
+		attach: checkHost,
+	},
+	"new uplink": {
+		lose:   func(w *world, _ *model.Network, _ *model.Endpoint) { w.addUplink() },
+		attach: func(w *world, _ *plan, _ *model.Network) error { return w.r.host.AttachUplinks(w.tb.Context()) },
+	},
+	"check of the sockets": {
+		lose:   func(w *world, _ *model.Network, _ *model.Endpoint) { w.cgroup = false },
+		attach: checkHost,
+	},
+}
+
+func checkHost(w *world, _ *plan, _ *model.Network) error {
+	_, err := w.r.host.Check(w.tb.Context(), check.Regular)
+	return err
+}
+
+// While a program is being attached, by the verb of a sandbox, to replace a filter, or because a check found it
+// missing, verbs of other sandboxes are applied, the host is checked, and queries are answered. What is attached
+// meanwhile is recorded once.
 func TestAttachingDelaysNoOther(t *testing.T) {
-	for name, attach := range map[string]func(*world, *plan, *model.Network) error{
-		"verb": func(w *world, p *plan, n *model.Network) error {
-			p.endpoint(p.sandbox("a"), n)
-			return w.r.Accept(t.Context(), p.snapshot())()
-		},
-		"promotion": func(w *world, _ *plan, _ *model.Network) error {
-			w.r.promoter.LastVerb = time.Time{}
-			w.r.promoter.One()
-			return nil
-		},
-	} {
+	for name, of := range attachings {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			p := w.plan()
-			n := p.network("one", 1)
+			n, other := p.network("one", 1), p.network("two", 2)
 			w.apply(p)
 			there := p.endpoint(p.sandbox("there"), n)
 			w.apply(p)
+			if of.lose != nil {
+				w.promoteAll()
+				w.resync()
+				of.lose(w, n, there)
+			}
 			awaited, release := w.hold()
 			with := *p
 			with.s = p.s.Clone()
 			attached := make(chan error, 1)
-			go func() { attached <- attach(w, &with, n) }()
+			go func() { attached <- of.attach(w, &with, n) }()
 			awaited()
 			if name == "verb" {
 				p.s = with.s.Clone() // accepted already
 				p.next = with.next
 			}
-			p.endpoint(p.sandbox("b"), n)
+			if of.lose == nil {
+				other = n
+			}
+			p.endpoint(p.sandbox("b"), other)
 			w.within("a verb", func() error { return w.applySnapshot(p.snapshot()) })
-			w.within("a check of the host", func() error {
-				_, err := w.r.host.Check(t.Context(), check.Regular)
-				return err
-			})
+			w.within("a check of the host", func() error { return checkHost(w, nil, nil) })
 			w.within("a query", func() error {
 				_, err := w.r.InnerEnd(there)
 				return err
@@ -95,6 +182,9 @@ func TestAttachingDelaysNoOther(t *testing.T) {
 			release()
 			if err := <-attached; err != nil {
 				t.Error(err)
+			}
+			if of.lose != nil {
+				w.resync()
 			}
 			w.promoteAll()
 			w.wantNoRepairs("afterwards")

@@ -208,9 +208,15 @@ func (w *world) RestorePins() (int, error) {
 }
 
 func (w *world) AttachCgroup() (int, error) {
-	if w.cgroup {
+	w.mu.Lock()
+	attached := w.cgroup
+	w.mu.Unlock()
+	if attached {
 		return 0, nil
 	}
+	w.beforeAttach.Load().(func(int))(0)
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.cgroup = true
 	w.writes++
 	return 1, nil

@@ -4,36 +4,76 @@ package check
 
 import (
 	"errors"
+	"maps"
+	"slices"
 
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
+	"github.com/fairlead-net/fairlead/control/reconcile/objects"
 	"github.com/fairlead-net/fairlead/control/reconcile/pass"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/reconcile/uplinks"
-	"github.com/fairlead-net/fairlead/loader"
 )
 
-// comparison is one check of the host's side: a pass over what differs.
+// comparison is one check of the host's side. It changes settings of devices, and tables. What has to be
+// created, attached or removed for an object is left to a pass with its turn.
 type comparison struct {
 	*pass.Pass
-	h *Host
+	h     *Host
+	later left
 }
 
-func (h *Host) begin(p *pass.Pass) *comparison { return &comparison{Pass: p, h: h} }
+// left are the objects that a check leaves to passes of their own.
+type left struct {
+	all      map[string]bool // if false, only in a sandbox's namespace
+	networks map[string]bool // those that are networks, on whose devices those of sandboxes depend
+}
 
-// mayWork reports whether a pass that keeps the lock may work on an object.
+// order returns the objects in the order in which they are to be repaired.
+func (l left) order() []string {
+	ids := slices.Sorted(maps.Keys(l.networks))
+	for _, id := range slices.Sorted(maps.Keys(l.all)) {
+		if !l.networks[id] {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func (h *Host) begin(p *pass.Pass) *comparison {
+	return &comparison{Pass: p, h: h, later: left{all: make(map[string]bool), networks: make(map[string]bool)}}
+}
+
+// mayWork reports whether a check may work on an object.
 func (c *comparison) mayWork(id string) bool { return c.First || c.h.Turns.Free(id) }
 
-// repair repairs what differs.
-func (c *comparison) repair(how Thoroughness, attached []loader.Attachment) error {
+// leave leaves a sandbox to a pass of its own: its namespace, and with all, all of it.
+func (c *comparison) leave(id string, all bool) { c.later.all[id] = c.later.all[id] || all }
+
+// repair repairs what differs, except for attachments.
+func (c *comparison) repair(how Thoroughness) error {
 	errs := []error{c.pins(how), c.sweep()}
-	c.findDirty()
-	c.Run()
+	for id, n := range c.Objects.Networks {
+		if c.mayWork(id) {
+			c.network(n)
+		}
+	}
+	for _, e := range c.Objects.Endpoints {
+		if c.mayWork(e.Last.SandboxID) {
+			c.endpoint(e)
+		}
+	}
+	for id, b := range c.Objects.Sandboxes {
+		if c.mayWork(id) {
+			c.sandbox(b)
+		}
+	}
+	c.Devices.Networks.Configure()
+	c.Devices.Endpoints.Configure()
 	errs = append(errs, c.Errs...)
 	if how >= Regular && c.h.Entries.Unsynced() {
 		errs = append(errs, c.tables())
 	}
-	errs = append(errs, c.uplinks(), c.cgroup(), c.attachments(attached))
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.uplinks())...)
 }
 
 // pins restores the pins, before programs are attached.
@@ -51,14 +91,14 @@ func (c *comparison) pins(how Thoroughness) error {
 func (c *comparison) sweep() error {
 	wanted := c.Objects.Names(c.Snap)
 	for id, e := range c.Objects.Endpoints { // devices that another pass removes in its order
-		if !c.mayWork(e.Last.SandboxID) {
+		if e.Want == nil || !c.mayWork(e.Last.SandboxID) {
 			for _, name := range e.Kind.Names(device.Spec{ID: id, Endpoint: e.Last, EngineManaged: true}) {
 				wanted[name] = true
 			}
 		}
 	}
 	for id, n := range c.Objects.Networks {
-		if !c.mayWork(id) {
+		if n.Want == nil || !c.mayWork(id) {
 			for _, name := range n.Kind.Names(device.Spec{ID: id, Network: n.Last}) {
 				wanted[name] = true
 			}
@@ -71,61 +111,42 @@ func (c *comparison) sweep() error {
 	return errors.Join(errs...)
 }
 
-// findDirty adds to the pass what needs a repair: what differs from the state that the pass read,
-// and what an earlier pass failed on.
-func (c *comparison) findDirty() {
-	c.findNetworks()
-	c.findEndpoints()
-	for id, b := range c.Objects.Sandboxes {
-		if !c.mayWork(id) {
-			continue
-		}
-		if c.Snap.Sandbox(id) == nil {
-			c.RemovedSandboxes = append(c.RemovedSandboxes, b)
-		} else if b.Dirty {
-			c.Leave(id, false)
-		}
+// network compares a network's device with what is wanted. An earlier pass may have failed on it.
+func (c *comparison) network(n *objects.Network) {
+	f, ok := device.Found{}, false
+	if n.Want != nil {
+		f, ok = n.Kind.Check(c.Host, n.Spec(c.Snap), n.Ends)
+	}
+	if n.Dirty || !ok || f.Ends() != n.Ends {
+		c.leave(n.ID, true)
+		c.later.networks[n.ID] = true
+		return
+	}
+	c.Devices.Networks.Found(n.ID, f) // compared; no change if it matches
+}
+
+// endpoint compares an endpoint's devices with what is wanted.
+func (c *comparison) endpoint(e *objects.Endpoint) {
+	f, ok := device.Found{}, false
+	if e.Want != nil {
+		f, ok = e.Kind.Check(c.Host, e.Spec(c.Snap, nil), e.Ends)
+	}
+	if e.Dirty || !ok || f.Host.Index != e.Ends.Host {
+		c.leave(e.Last.SandboxID, true)
+		return
+	}
+	e.Ends = f.Ends()
+	c.Devices.Endpoints.Found(e.ID, f)
+	b := c.Objects.Sandboxes[e.Want.SandboxID]
+	if b != nil && (f.Host.Index != 0 && !f.Host.Running || c.Objects.IsTracked(b, e)) {
+		c.leave(b.ID, false) // the other end is down or was moved, possibly by an engine
 	}
 }
 
-func (c *comparison) findNetworks() {
-	for id, n := range c.Objects.Networks {
-		if !c.mayWork(id) {
-			continue
-		}
-		if n.Want == nil {
-			c.RemovedNetworks = append(c.RemovedNetworks, n)
-			continue
-		}
-		f, ok := n.Kind.Check(c.Host, n.Spec(c.Snap), n.Ends)
-		if n.Dirty || !ok || f.Ends() != n.Ends {
-			c.TouchNetwork(n)
-			continue
-		}
-		c.Devices.Networks.Found(id, f) // compared; no change if it matches
-	}
-}
-
-func (c *comparison) findEndpoints() {
-	for id, e := range c.Objects.Endpoints {
-		if !c.mayWork(e.Last.SandboxID) {
-			continue
-		}
-		if e.Want == nil {
-			c.RemovedEndpoints = append(c.RemovedEndpoints, e)
-			continue
-		}
-		f, ok := e.Kind.Check(c.Host, e.Spec(c.Snap, nil), e.Ends)
-		if e.Dirty || !ok || f.Host.Index != e.Ends.Host {
-			c.Endpoints[id] = e
-			continue
-		}
-		e.Ends = f.Ends()
-		c.Devices.Endpoints.Found(id, f)
-		b := c.Objects.Sandboxes[e.Want.SandboxID]
-		if b != nil && (f.Host.Index != 0 && !f.Host.Running || c.Objects.IsTracked(b, e)) {
-			c.Leave(b.ID, false) // the other end is down or was moved, possibly by an engine
-		}
+// sandbox finds a sandbox on which an earlier pass failed.
+func (c *comparison) sandbox(b *objects.Sandbox) {
+	if removed := c.Snap.Sandbox(b.ID) == nil; removed || b.Dirty {
+		c.leave(b.ID, removed)
 	}
 }
 
@@ -147,31 +168,5 @@ func (c *comparison) uplinks() error {
 		c.Flows.Addr(a)
 	}
 	c.DropFlows()
-	return err
-}
-
-// cgroup makes sure that the socket programs are attached.
-func (c *comparison) cgroup() error {
-	changed, err := c.h.dp.AttachCgroup()
-	c.Count(report.Program, changed)
-	return err
-}
-
-// attachments makes sure that every program is attached where it should be, and nowhere else.
-func (c *comparison) attachments(have []loader.Attachment) error {
-	wanted, busy := make(map[device.Place]bool), make(map[device.Place]bool)
-	c.Objects.EachPlace(func(id string, at device.Place, isWanted bool) {
-		if isWanted {
-			wanted[at] = true
-		}
-		if !c.mayWork(id) {
-			busy[at] = true // another pass attaches or detaches it in its order
-		}
-	})
-	for _, at := range c.h.Uplinks.Places() {
-		wanted[at] = true
-	}
-	restored, err := c.h.Programs.Check(have, wanted, busy, c.First)
-	c.Count(report.Program, restored)
 	return err
 }

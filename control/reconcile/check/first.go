@@ -32,7 +32,7 @@ func (h *Host) TakeOver(ctx context.Context, s *desired.Snapshot) error {
 	}
 	c.Diff(&desired.Snapshot{})
 	c.Run()
-	errs := []error{c.tables(), c.uplinks(), c.cgroup(), c.attachments(attached), h.dp.Settle()}
+	errs := []error{c.tables(), c.uplinks(), c.attachments(ctx, attached), h.dp.Settle()}
 	if err := errors.Join(errs...); err != nil {
 		// The next resync retries; the daemon can serve meanwhile.
 		h.Log.Error("the datapath is incomplete", "err", err)

@@ -8,14 +8,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/logonce"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/pass"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
+	"github.com/fairlead-net/fairlead/control/reconcile/turns"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -90,36 +89,37 @@ func (h *Host) once(ctx context.Context, how Thoroughness) (report.Repairs, erro
 		}
 	}
 	repairs, later, err := h.compare(ctx, how, start, attached, err)
-	for _, id := range slices.Sorted(maps.Keys(later)) {
-		more, laterErr := h.sandboxes.repairPatiently(ctx, id, later[id], start)
-		if repairs.Add(more); later[id] { // what is wrong in a namespace is logged
+	incomplete := err
+	for _, id := range later.order() {
+		more, laterErr := h.sandboxes.repairPatiently(ctx, id, later.all[id], start)
+		if repairs.Add(more); later.all[id] { // what is wrong in a namespace is logged
 			err = errors.Join(err, laterErr)
 		}
+	}
+	if ctx.Err() == nil {
+		h.conclude(how, incomplete)
 	}
 	return repairs, err
 }
 
 // compare compares what was read without the lock, and the host's devices, with the snapshot, and repairs
-// them. It returns the sandboxes that are to be repaired, with their devices if true.
-func (h *Host) compare(ctx context.Context, how Thoroughness, start time.Time, attached []loader.Attachment, listErr error) (repairs report.Repairs, later map[string]bool, err error) {
+// what it can without waiting for a sandbox. It returns the objects that are to be repaired.
+func (h *Host) compare(ctx context.Context, how Thoroughness, start time.Time, attached []loader.Attachment, listErr error) (repairs report.Repairs, later left, err error) {
 	host, err := h.readLocked()
 	defer h.Mu.Unlock()
 	if err = errors.Join(listErr, err); err != nil {
-		h.conclude(how, err)
-		return report.NewRepairs(), nil, err
+		return report.NewRepairs(), later, err
 	}
 	if err := ctx.Err(); err != nil {
-		return report.NewRepairs(), nil, err
+		return report.NewRepairs(), later, err
 	}
 	c := h.begin(h.Begin(h.Snap, host))
-	c.Repair, c.HostOnly, c.Hold.Locked = true, true, true
-	err = c.repair(how, attached)
-	if err == nil {
+	c.Repair, c.Hold.Locked = true, true
+	if err = errors.Join(c.repair(how), c.attachments(ctx, attached)); err == nil {
 		err = h.commit()
 	}
 	h.DoneRepairs(c.Repairs, start, err)
-	h.conclude(how, err)
-	return c.Repairs, c.Later, err
+	return c.Repairs, c.later, err
 }
 
 // readLocked reads the host's state and returns with the lock held. It reads without the
@@ -141,8 +141,10 @@ func (h *Host) readLocked() (device.State, error) {
 	return device.Read(h.NL)
 }
 
-// conclude logs an error that keeps a check from completing, unless it logged it last time, and records what is wrong now.
+// conclude logs an error that keeps a comparison from completing, unless it logged it last time, and records what is wrong now.
 func (h *Host) conclude(how Thoroughness, err error) {
+	h.Mu.Lock()
+	defer h.Mu.Unlock()
 	if h.err.IsNew(err) {
 		h.Log.Error("check of the kernel's objects is incomplete", "err", err)
 	}
@@ -171,14 +173,24 @@ func (h *Host) AttachUplinks(ctx context.Context) error {
 	if !h.Started() {
 		return nil
 	}
+	h.Mu.Lock()
+	err := h.Turns.WaitFree(ctx, turns.OfHost)
+	h.Mu.Unlock()
+	if err != nil {
+		return err
+	}
 	host, err := h.readLocked()
 	defer h.Mu.Unlock()
+	c := h.begin(h.Begin(h.Snap, host, turns.OfHost))
+	defer c.Hold.End()
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		return err
 	}
-	c := h.begin(h.Begin(h.Snap, host))
 	c.Repair = true
-	return errors.Join(c.uplinks(), h.Programs.AttachNew(h.Uplinks.Places()))
+	err = c.uplinks()
+	places := h.Uplinks.Places()
+	c.Outside(func() { err = errors.Join(err, h.Programs.AttachNew(turns.OfHost, places)) })
+	return err
 }
 
 // NoteVerified records the result of a part of a verification of the tables.

@@ -16,7 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl/watch"
 )
 
-// Sandboxes checks sandboxes: their network namespaces, and what the check of the host leaves.
+// Sandboxes checks sandboxes: their network namespaces, and what the check of the host finds to differ.
 type Sandboxes struct {
 	*pass.State
 	cursor string // sandbox that was checked last
@@ -96,8 +96,8 @@ func (s *Sandboxes) Check(ctx context.Context, ids []string) (report.Repairs, er
 // patience is how long the check of a sandbox delays that of the next. It goes on in its turn.
 const patience = 5 * time.Second
 
-// repairPatiently repairs a sandbox. If that takes long, it returns before the end.
-func (s *Sandboxes) repairPatiently(ctx context.Context, id string, devices bool, start time.Time) (report.Repairs, error) {
+// repairPatiently repairs a sandbox, or a network. If that takes long, it returns before the end.
+func (s *Sandboxes) repairPatiently(ctx context.Context, id string, all bool, start time.Time) (report.Repairs, error) {
 	var repairs report.Repairs
 	var err error
 	done := make(chan struct{})
@@ -105,8 +105,8 @@ func (s *Sandboxes) repairPatiently(ctx context.Context, id string, devices bool
 		defer close(done)
 		s.Mu.Lock()
 		defer s.Mu.Unlock()
-		repairs, err = s.repair(ctx, id, devices, start)
-		if b := s.Objects.Sandboxes[id]; !devices && b != nil && b.Dirty && s.Turns.Free(id) {
+		repairs, err = s.repair(ctx, id, all, start)
+		if b := s.Objects.Sandboxes[id]; !all && b != nil && b.Dirty && s.Turns.Free(id) {
 			err = errors.Join(err, errors.New(b.LastErr))
 		}
 	}()
@@ -119,25 +119,25 @@ func (s *Sandboxes) repairPatiently(ctx context.Context, id string, devices bool
 	}
 }
 
-// repair repairs a sandbox's network namespace, and with devices its devices too. It does nothing if
-// another pass works on the sandbox.
-func (s *Sandboxes) repair(ctx context.Context, id string, devices bool, start time.Time) (report.Repairs, error) {
+// repair repairs a sandbox's network namespace, and with all everything of a sandbox or of a network. It does nothing if
+// another pass works on that.
+func (s *Sandboxes) repair(ctx context.Context, id string, all bool, start time.Time) (report.Repairs, error) {
 	b := s.Objects.Sandboxes[id]
-	if b == nil || s.Snap.Sandbox(id) == nil || !s.Turns.Free(id) {
+	if !all && (b == nil || s.Snap.Sandbox(id) == nil) || !s.Turns.Take(id) {
 		return nil, nil
 	}
+	p := s.Begin(s.Snap, device.State{}, id)
+	defer p.Hold.End()
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s.Turns.Take(id)
-	p := s.Begin(s.Snap, device.State{}, id)
-	defer p.Hold.End()
 	p.Repair = true
-	p.Sandboxes[id] = b
-	if devices {
-		p.TouchSandbox(id)
+	if all {
+		p.TouchAll(id)
 		p.Run()
+		p.WriteHostAddrs()
 	} else {
+		p.Sandboxes[id] = b
 		p.Inside.Create()
 		p.FinishSandbox(b)
 	}

@@ -62,17 +62,12 @@ func (p *Promoter) One() (wait time.Duration, more bool) {
 		return wait, true
 	}
 	at, owner, ok := s.Programs.NextUnpromoted(s.Turns.Free)
-	switch {
-	case !ok:
+	if !ok {
 		return PromoteDelay, s.Programs.Unpromoted()
-	case owner == "":
-		s.Programs.Promote(at)
-	default:
-		s.Turns.Take(owner)
-		s.Mu.Unlock()
-		s.Programs.Promote(at)
-		s.Mu.Lock()
-		s.Turns.End([]string{owner})
 	}
+	s.Turns.Take(owner)
+	h := s.Turns.Begin(owner)
+	h.Outside(func() { s.Programs.Promote(at) })
+	h.End()
 	return 0, s.Programs.Unpromoted()
 }

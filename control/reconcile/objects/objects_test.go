@@ -117,6 +117,41 @@ func TestDiff(t *testing.T) {
 	}
 }
 
+// A repair of one object works on all of it, and on what is left of it.
+func TestTouchAll(t *testing.T) {
+	s := newScene(t)
+	s.pass()
+	touch := func(id string) *Work {
+		w := s.o.NewWork(s.before)
+		w.TouchAll(id)
+		return w
+	}
+	wantRemoved := func(w *Work, networks, sandboxes, endpoints int) {
+		t.Helper()
+		if n, b, e := len(w.RemovedNetworks), len(w.RemovedSandboxes), len(w.RemovedEndpoints); n != networks || b != sandboxes || e != endpoints {
+			t.Errorf("removes %d networks, %d sandboxes, %d endpoints; want %d, %d, %d", n, b, e, networks, sandboxes, endpoints)
+		}
+	}
+	s.wantWork(touch("a"), 0, 1, 1, 0)
+	s.wantWork(touch("net"), 1, 0, 0, 0)
+	s.wantWork(touch("unknown"), 0, 0, 0, 0)
+	wantRemoved(touch("a"), 0, 0, 0)
+
+	delete(s.plan.Endpoints, "b")
+	s.pass() // which fails to remove the device
+	wantRemoved(touch("a"), 0, 0, 0)
+	wantRemoved(touch("b"), 0, 0, 1)
+	s.wantWork(touch("b"), 0, 1, 0, 0)
+	clear(s.plan.Networks)
+	clear(s.plan.Endpoints)
+	clear(s.plan.Sandboxes)
+	s.pass()
+	for id, networks := range map[string]int{"a": 0, "b": 0, "net": 1} {
+		wantRemoved(touch(id), networks, 1-networks, 1-networks)
+		s.wantWork(touch(id), 0, 0, 0, 0)
+	}
+}
+
 // diff begins a pass from one snapshot to another.
 func (s *scene) diff(from, to *desired.Snapshot) *Work {
 	w := s.o.NewWork(to)

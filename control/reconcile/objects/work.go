@@ -69,6 +69,30 @@ func (w *Work) known(eps iter.Seq[*model.Endpoint], to map[string]*Endpoint) {
 // TouchSandbox adds a sandbox's endpoints to the pass.
 func (w *Work) TouchSandbox(id string) { w.known(w.s.EndpointsOf(id), w.Endpoints) }
 
+// TouchAll adds all that exists of a sandbox or of a network to the pass, or should, and what is left of what was removed.
+func (w *Work) TouchAll(id string) {
+	switch n := w.o.Networks[id]; {
+	case n == nil:
+	case n.Want == nil:
+		w.RemovedNetworks = append(w.RemovedNetworks, n)
+	default:
+		w.TouchNetwork(n)
+	}
+	switch b := w.o.Sandboxes[id]; {
+	case b == nil:
+	case w.s.Sandbox(id) == nil:
+		w.RemovedSandboxes = append(w.RemovedSandboxes, b)
+	default:
+		w.Sandboxes[id] = b
+		w.TouchSandbox(id)
+	}
+	for _, e := range w.o.Endpoints {
+		if e.Want == nil && e.Last.SandboxID == id {
+			w.RemovedEndpoints = append(w.RemovedEndpoints, e)
+		}
+	}
+}
+
 // SortedEndpoints returns the pass's endpoints in order of attachment, in which the devices of a
 // sandbox are created.
 func (w *Work) SortedEndpoints() []*Endpoint {

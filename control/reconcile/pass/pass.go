@@ -38,7 +38,7 @@ type Pass struct {
 func (s *State) Begin(to *desired.Snapshot, host device.State, ids ...string) *Pass {
 	p := &Pass{state: s, Scope: &scope.Scope{
 		Work: s.Objects.NewWork(to), Report: report.New(s.Log, s.Stats), Snap: to, Objects: s.Objects, Namespaces: s.Namespaces,
-		Host: device.NewHost(s.NL, host), Hold: s.Turns.Begin(ids...), Later: make(map[string]bool),
+		Host: device.NewHost(s.NL, host), Hold: s.Turns.Begin(ids...),
 	}}
 	p.Inside = namespaces.New(p.Scope, s.NL)
 	p.Devices.Former = devices.NewFormer(p.Scope)

@@ -37,7 +37,7 @@ type Attachments struct {
 	dp       Datapath
 	log      *slog.Logger
 	suspects suspects
-	turn     int // the clsact filter that is checked next
+	turn     int // the clsact filter that is checked next; the caller of Compare serializes access
 
 	mu         sync.Mutex              // guards what follows; it is not held while the kernel works
 	at         map[device.Place]bool   // where programs are attached
@@ -85,13 +85,13 @@ func (a *Attachments) Attach(owner string, places []device.Place, fast bool) err
 	return errors.Join(errs...)
 }
 
-// AttachNew attaches the programs of the places that have none, which belong to no object.
-func (a *Attachments) AttachNew(places []device.Place) error {
+// AttachNew attaches the programs of those of an owner's places that have none.
+func (a *Attachments) AttachNew(owner string, places []device.Place) error {
 	attached, _ := a.recorded()
 	var errs []error
 	for _, at := range places {
 		if !attached[at] {
-			_, err := a.attach("", at, true)
+			_, err := a.attach(owner, at, true)
 			errs = append(errs, err)
 		}
 	}
@@ -130,13 +130,12 @@ func (a *Attachments) Unpromoted() bool {
 	return len(a.unpromoted) > 0
 }
 
-// NextUnpromoted returns a fast attachment and the object that it belongs to, or "", among those of objects that may be
-// worked on.
+// NextUnpromoted returns a fast attachment and its owner, among those of owners that may be worked on.
 func (a *Attachments) NextUnpromoted(may func(owner string) bool) (at device.Place, owner string, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for at, owner := range a.unpromoted {
-		if owner == "" || may(owner) {
+		if may(owner) {
 			return at, owner, true
 		}
 	}
@@ -155,47 +154,106 @@ func (a *Attachments) Promote(at device.Place) {
 	}
 }
 
-// Check makes sure that every program is attached where it should be, and nowhere else, and
-// returns how many it restored. have lists the current attachments, which may be slightly
-// outdated; nil means that they were not read, and what is recorded is trusted. busy are places
+// A Plan is what there is to do so that every program is attached where it should be, and nowhere else.
+type Plan struct {
+	restore []missing
+	filters []device.Place // to be looked up, since others may have removed them
+	stale   []device.Place
+}
+
+// missing is a place without its program.
+type missing struct {
+	device.Place
+	owner string
+	fast  bool // it was attached fast
+	was   bool // it was attached before
+}
+
+// Compare compares the attachments with the places where there should be one. have lists the current ones, which
+// may be slightly outdated; nil means that they were not read, and what is recorded is trusted. busy are places
 // that someone else attaches or detaches at the same time: they are left as they are. first is the
 // first check of a daemon.
-func (a *Attachments) Check(have []loader.Attachment, wanted, busy map[device.Place]bool, first bool) (restored int, err error) {
+func (a *Attachments) Compare(have []loader.Attachment, wanted, busy map[device.Place]bool, first bool) (p Plan) {
 	attached, unpromoted := a.recorded()
-	live, stale := attached, []device.Place(nil)
-	var errs []error
+	live := attached
 	if have == nil {
 		for at := range live {
 			if !wanted[at] && !busy[at] {
-				stale = append(stale, at)
+				p.stale = append(p.stale, at)
 			}
 		}
 	} else {
-		var filters []device.Place
 		have = slices.DeleteFunc(slices.Clone(have), func(h loader.Attachment) bool { return busy[placeOf(h)] })
-		live, stale, filters = a.classify(have, wanted, first)
-		n, err := a.checkFilters(filters)
-		restored += n
-		errs = append(errs, err)
+		var filters []device.Place
+		live, p.stale, filters = a.classify(have, wanted, first)
+		p.filters = a.nextFilters(filters)
 	}
 	suspects := a.suspects.take(busy)
 	for _, at := range attachOrder(wanted) {
 		if busy[at] || live[at] && !suspects[at.IfIndex] {
 			continue
 		}
-		was := attached[at]
 		owner, fast := unpromoted[at]
-		changed, err := a.attach(owner, at, fast) // fast only if it was attached fast
+		p.restore = append(p.restore, missing{Place: at, owner: owner, fast: fast, was: attached[at]})
+	}
+	return p
+}
+
+// Places returns the places that the plan is about.
+func (p Plan) Places() []device.Place {
+	all := slices.Concat(p.filters, p.stale)
+	for _, m := range p.restore {
+		all = append(all, m.Place)
+	}
+	return all
+}
+
+// Split divides the plan into what is about places like this, and the rest.
+func (p Plan) Split(like func(device.Place) bool) (first, rest Plan) {
+	for _, m := range p.restore {
+		to := choose(like(m.Place), &first, &rest)
+		to.restore = append(to.restore, m)
+	}
+	for _, at := range p.filters {
+		to := choose(like(at), &first, &rest)
+		to.filters = append(to.filters, at)
+	}
+	for _, at := range p.stale {
+		to := choose(like(at), &first, &rest)
+		to.stale = append(to.stale, at)
+	}
+	return first, rest
+}
+
+func choose(first bool, a, b *Plan) *Plan {
+	if first {
+		return a
+	}
+	return b
+}
+
+// Execute does what a plan says, and returns how many programs it restored.
+func (a *Attachments) Execute(p Plan) (restored int, err error) {
+	var errs []error
+	for _, at := range p.filters {
+		changed, err := a.dp.Attach(at.IfIndex, at.Hook)
+		if changed {
+			restored++
+		}
+		errs = append(errs, err)
+	}
+	for _, m := range p.restore {
+		changed, err := a.attach(m.owner, m.Place, m.fast)
 		if err != nil {
 			errs = append(errs, err)
-			a.forget(at)
+			a.forget(m.Place)
 			continue
 		}
-		if changed && was {
+		if changed && m.was {
 			restored++
 		}
 	}
-	for _, at := range stale {
+	for _, at := range p.stale {
 		errs = append(errs, a.Detach(at))
 	}
 	return restored, errors.Join(errs...)
@@ -225,23 +283,17 @@ func (a *Attachments) classify(have []loader.Attachment, wanted map[device.Place
 
 func placeOf(h loader.Attachment) device.Place { return device.Place{IfIndex: h.IfIndex, Hook: h.Hook} }
 
-// checkFilters looks up some clsact filters, in turn, and restores those that others removed.
-func (a *Attachments) checkFilters(at []device.Place) (restored int, err error) {
+// nextFilters returns some clsact filters, in turn.
+func (a *Attachments) nextFilters(at []device.Place) (next []device.Place) {
 	slices.SortFunc(at, func(a, b device.Place) int {
 		return cmp.Or(cmp.Compare(a.IfIndex, b.IfIndex), cmp.Compare(a.Hook, b.Hook))
 	})
 	n := min(len(at), filtersPerCheck)
-	var errs []error
 	for i := range n {
-		next := at[(a.turn+i)%len(at)]
-		changed, err := a.dp.Attach(next.IfIndex, next.Hook)
-		if changed {
-			restored++
-		}
-		errs = append(errs, err)
+		next = append(next, at[(a.turn+i)%len(at)])
 	}
 	a.turn += n
-	return restored, errors.Join(errs...)
+	return next
 }
 
 // attachOrder sorts places: programs that see the answers to masqueraded flows come last, when no

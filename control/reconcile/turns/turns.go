@@ -15,6 +15,10 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
+// OfHost stands for what belongs to no object: the programs of uplinks, of the host's sockets, and of devices that are to
+// have none.
+const OfHost = ""
+
 // Turns are the sandboxes and networks, by ID, that passes work on. The caller has a lock in all methods.
 type Turns struct {
 	lock   sync.Locker

@@ -36,10 +36,6 @@ func (s *Endpoints) Found(id string, f device.Found) { s.found[id] = f }
 // the container has to be restarted.
 var errPairGone = errors.New("the pair of devices of an engine-managed sandbox was deleted")
 
-// errLater means that another pass creates the devices: the lock is not held while a sandbox's namespace
-// is opened.
-var errLater = errors.New("the devices are missing")
-
 // Create creates or adopts the devices of the pass's endpoints.
 func (s *Endpoints) Create() {
 	for _, e := range s.SortedEndpoints() {
@@ -48,9 +44,7 @@ func (s *Endpoints) Create() {
 }
 
 func (s *Endpoints) create(e *objects.Endpoint) {
-	if !s.HostOnly {
-		delete(s.missing, e.ID)
-	}
+	delete(s.missing, e.ID)
 	f, err := s.adoptOrCreate(e)
 	e.Dirty = err != nil
 	b := s.Objects.Sandboxes[e.Want.SandboxID]
@@ -58,11 +52,7 @@ func (s *Endpoints) create(e *objects.Endpoint) {
 		s.found[e.ID] = f
 		s.move(e, f.Ends())
 		e.Finished, e.LastErr = f.Finished, ""
-		switch {
-		case b == nil || s.First && e.Finished && f.Host.Running:
-		case s.HostOnly:
-			s.Leave(b.ID, false)
-		default:
+		if b != nil && (!s.First || !e.Finished || !f.Host.Running) {
 			s.Sandboxes[b.ID] = b
 		}
 		return
@@ -70,10 +60,6 @@ func (s *Endpoints) create(e *objects.Endpoint) {
 	s.move(e, device.Ends{})
 	if errors.Is(err, errPairGone) {
 		e.Dirty, e.LastErr = false, ""
-		return
-	}
-	if errors.Is(err, errLater) {
-		s.Leave(e.Want.SandboxID, true)
 		return
 	}
 	if errors.Is(err, rtnl.ErrNoNetNS) && s.MayVanish(e.ID) {
@@ -112,9 +98,6 @@ func (s *Endpoints) adoptOrCreate(e *objects.Endpoint) (device.Found, error) {
 	}
 	if objects.IsEngineManaged(s.Snap, e.Want) && (s.Repair || s.First) {
 		return f, errPairGone
-	}
-	if s.HostOnly {
-		return f, errLater
 	}
 	return s.createFor(e, spec, b)
 }

@@ -24,14 +24,7 @@ type Scope struct {
 	Hold       *turns.Hold
 
 	First bool // the first pass after a start: it adopts, and counts nothing as repaired
-	// HostOnly: the pass keeps the lock, so it opens no sandbox. Later are the sandboxes that another pass
-	// has to repair; if false, only in their namespaces.
-	HostOnly bool
-	Later    map[string]bool
 }
-
-// Leave leaves a sandbox to another pass: its namespace, and with devices its devices too.
-func (s *Scope) Leave(id string, devices bool) { s.Later[id] = s.Later[id] || devices }
 
 // MayVanish reports whether a missing namespace is not the caller's error: a namespace that
 // existed before this pass may disappear at any time.
