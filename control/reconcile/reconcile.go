@@ -24,6 +24,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/reconcile/pass"
 	"github.com/fairlead-net/fairlead/control/reconcile/programs"
 	"github.com/fairlead-net/fairlead/control/reconcile/remote"
+	"github.com/fairlead-net/fairlead/control/reconcile/repair"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/reconcile/turns"
@@ -57,7 +58,7 @@ type Config struct {
 type Reconciler struct {
 	state     *pass.State
 	host      *check.Host
-	sandboxes *check.Sandboxes
+	sandboxes *repair.Sandboxes
 	promoter  *loop.Promoter
 	remote    *remote.Changes
 }
@@ -76,7 +77,7 @@ func New(cfg Config, dp Datapath, t tables.Set, nl *rtnl.Handle) *Reconciler {
 	s := pass.NewState(pass.Config{
 		Datapath: dp, Tables: t, NL: nl, Log: cfg.Log, PinnedUplinks: cfg.Uplinks, Observe: cfg.Observe, Repaired: cfg.Repaired,
 	})
-	sandboxes := check.NewSandboxes(s)
+	sandboxes := repair.NewSandboxes(s)
 	return &Reconciler{
 		state: s, sandboxes: sandboxes, host: check.NewHost(s, dp, sandboxes, cfg.NetNSDir), promoter: loop.NewPromoter(s), remote: remote.New(s),
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package check compares the kernel with the snapshot that was accepted last, and repairs what others broke: on the
-// host, and in the sandboxes.
+// Package check compares the host with the snapshot that was accepted last, and repairs what others broke, or has it
+// repaired.
 package check
 
 import (
@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/logonce"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/reconcile/pass"
+	"github.com/fairlead-net/fairlead/control/reconcile/repair"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
 	"github.com/fairlead-net/fairlead/control/reconcile/turns"
 	"github.com/fairlead-net/fairlead/loader"
@@ -50,7 +51,7 @@ type Datapath interface {
 type Host struct {
 	*pass.State
 	dp        Datapath
-	sandboxes *Sandboxes
+	sandboxes *repair.Sandboxes
 	netnsDir  string
 
 	err       logonce.Error // of the last check
@@ -59,7 +60,7 @@ type Host struct {
 
 // NewHost returns the check of the host's side. Sandboxes in which something is wrong are left to the check of
 // sandboxes. netnsDir is the directory of the namespaces that Fairlead owns, see reconcile.Config.
-func NewHost(s *pass.State, dp Datapath, sandboxes *Sandboxes, netnsDir string) *Host {
+func NewHost(s *pass.State, dp Datapath, sandboxes *repair.Sandboxes, netnsDir string) *Host {
 	return &Host{State: s, dp: dp, sandboxes: sandboxes, netnsDir: netnsDir}
 }
 
@@ -91,7 +92,7 @@ func (h *Host) once(ctx context.Context, how Thoroughness) (report.Repairs, erro
 	repairs, later, err := h.compare(ctx, how, start, attached, err)
 	incomplete := err
 	for _, id := range later.order() {
-		more, laterErr := h.sandboxes.repairPatiently(ctx, id, later.all[id], start)
+		more, laterErr := h.sandboxes.Patiently(ctx, id, later.all[id], start)
 		if repairs.Add(more); later.all[id] { // what is wrong in a namespace is logged
 			err = errors.Join(err, laterErr)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/logonce"
 	"github.com/fairlead-net/fairlead/control/reconcile/check"
 	"github.com/fairlead-net/fairlead/control/reconcile/pass"
+	"github.com/fairlead-net/fairlead/control/reconcile/repair"
 )
 
 // The timing. Any damage is repaired within 5 s: devices and addresses, on the host and in
@@ -32,7 +33,7 @@ const sandboxesPerTick = 50
 type Loop struct {
 	state     *pass.State
 	host      *check.Host
-	sandboxes *check.Sandboxes
+	sandboxes *repair.Sandboxes
 	promoter  *Promoter
 	pending   *Pending
 	uplinks   *uplinks
@@ -40,7 +41,7 @@ type Loop struct {
 }
 
 // New returns a Loop over these checks.
-func New(s *pass.State, host *check.Host, sandboxes *check.Sandboxes, promoter *Promoter) *Loop {
+func New(s *pass.State, host *check.Host, sandboxes *repair.Sandboxes, promoter *Promoter) *Loop {
 	return &Loop{
 		state: s, host: host, sandboxes: sandboxes, promoter: promoter, pending: NewPending(sandboxes),
 		uplinks: newUplinks(s, host, promoter), changed: make(chan struct{}, 1),

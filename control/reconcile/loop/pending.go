@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/fairlead-net/fairlead/control/reconcile/check"
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
+	"github.com/fairlead-net/fairlead/control/reconcile/repair"
 	"github.com/fairlead-net/fairlead/control/rtnl/watch"
 )
 
@@ -27,11 +27,11 @@ type Pending struct {
 	Waiting []string  // IDs
 	Rested  time.Time // before it, nothing is checked
 
-	sandboxes *check.Sandboxes
+	sandboxes *repair.Sandboxes
 }
 
 // NewPending returns Pending without events.
-func NewPending(sandboxes *check.Sandboxes) *Pending {
+func NewPending(sandboxes *repair.Sandboxes) *Pending {
 	return &Pending{Events: netns.NewEvents(), sandboxes: sandboxes}
 }
 

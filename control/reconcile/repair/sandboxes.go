@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package check
+// Package repair repairs sandboxes and networks, each in its turn.
+package repair
 
 import (
 	"context"
@@ -86,7 +87,7 @@ func (s *Sandboxes) Check(ctx context.Context, ids []string) (report.Repairs, er
 		if err := ctx.Err(); err != nil {
 			return total, err
 		}
-		repairs, err := s.repairPatiently(ctx, id, false, start)
+		repairs, err := s.Patiently(ctx, id, false, start)
 		errs = append(errs, err)
 		total.Add(repairs)
 	}
@@ -96,8 +97,8 @@ func (s *Sandboxes) Check(ctx context.Context, ids []string) (report.Repairs, er
 // patience is how long the check of a sandbox delays that of the next. It goes on in its turn.
 const patience = 5 * time.Second
 
-// repairPatiently repairs a sandbox, or a network. If that takes long, it returns before the end.
-func (s *Sandboxes) repairPatiently(ctx context.Context, id string, all bool, start time.Time) (report.Repairs, error) {
+// Patiently repairs a sandbox, or a network: in a sandbox's network namespace, and with all everything of it. If that takes long, it returns before the end.
+func (s *Sandboxes) Patiently(ctx context.Context, id string, all bool, start time.Time) (report.Repairs, error) {
 	var repairs report.Repairs
 	var err error
 	done := make(chan struct{})
@@ -119,8 +120,7 @@ func (s *Sandboxes) repairPatiently(ctx context.Context, id string, all bool, st
 	}
 }
 
-// repair repairs a sandbox's network namespace, and with all everything of a sandbox or of a network. It does nothing if
-// another pass works on that.
+// repair is Patiently without its patience. It does nothing if another pass works on the sandbox or network.
 func (s *Sandboxes) repair(ctx context.Context, id string, all bool, start time.Time) (report.Repairs, error) {
 	b := s.Objects.Sandboxes[id]
 	if !all && (b == nil || s.Snap.Sandbox(id) == nil) || !s.Turns.Take(id) {
