@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/control/instance"
 	"github.com/fairlead-net/fairlead/control/schema/handover"
 	"github.com/fairlead-net/fairlead/loader/downgrade"
 )
@@ -37,7 +38,7 @@ func Downgrade(ctx context.Context, cfg DowngradeConfig) (retErr error) {
 	if err := raisePriority(); err != nil {
 		cfg.Log.Warn("on a busy machine connections may be lost", "err", err)
 	}
-	state, err := handover.Begin(ctx, Dirs{State: cfg.StateDir}.StateFile(), cfg.To)
+	state, err := handover.Begin(ctx, instance.Dirs{State: cfg.StateDir}.StateFile(), cfg.To)
 	if err != nil {
 		return err
 	}
@@ -55,7 +56,7 @@ func Downgrade(ctx context.Context, cfg DowngradeConfig) (retErr error) {
 		return err
 	}
 	// Builds without files of sandboxes do not remove them. Programs that run keep theirs.
-	if err := os.RemoveAll(Dirs{Run: cfg.RunDir}.EtcFiles()); err != nil {
+	if err := os.RemoveAll(instance.Dirs{Run: cfg.RunDir}.EtcFiles()); err != nil {
 		return fmt.Errorf("remove the files of sandboxes: %w", err)
 	}
 	return nil

@@ -25,7 +25,7 @@ import (
 const (
 	mostLines = 2000 // without tests and generated code
 	mostTies  = 35   // percent of all pairs of files, exclusive
-	fewFiles  = 10
+	fewFiles  = 9
 
 	mostHeaderLines = 400 // of a file of the datapath, which has one subject
 )
@@ -34,7 +34,8 @@ const (
 // when one of them grows, and when one no longer needs its entry. Only lines of cmd/fairlead,
 // one small file a command, are to stay as they are.
 var split = map[string]struct{ lines, ties int }{
-	"cmd/fairlead": {4600, 0},
+	"cmd/fairlead":        {4600, 0},
+	"control/desired/txn": {0, 58},
 }
 
 // checkLimit compares a package's figure with its limit, or with today's if it is to be split.
