@@ -59,5 +59,7 @@ func runNetworkConnect(ctx context.Context, e *env, o networkConnectOptions, net
 	if err != nil {
 		return err
 	}
-	return c.Connect(ctx, network, api.NetworkConnect{Container: sandbox, EndpointConfig: ep.config()})
+	warnings, err := c.Connect(ctx, network, api.NetworkConnect{Container: sandbox, EndpointConfig: ep.config()})
+	e.warn(warnings)
+	return err
 }

@@ -118,7 +118,8 @@ func (s *session) make(ctx context.Context, spec model.SandboxSpec, more []attac
 			return err
 		}
 		for _, a := range more {
-			err := s.client.Connect(ctx, a.network, api.NetworkConnect{Container: s.sandbox.ID, EndpointConfig: a.config()})
+			warnings, err := s.client.Connect(ctx, a.network, api.NetworkConnect{Container: s.sandbox.ID, EndpointConfig: a.config()})
+			s.env.warn(warnings)
 			if err != nil {
 				return err
 			}
@@ -141,10 +142,15 @@ func (s *session) create(ctx context.Context, spec model.SandboxSpec) error {
 		return err
 	}
 	s.sandbox = created.Sandbox
-	for _, w := range created.Warnings {
-		fmt.Fprintf(s.env.stderr, "fairlead: warning: %s\n", w)
-	}
+	s.env.warn(created.Warnings)
 	return nil
+}
+
+// warn prints what the daemon accepted but does not serve.
+func (e *env) warn(warnings []string) {
+	for _, w := range warnings {
+		fmt.Fprintf(e.stderr, "fairlead: warning: %s\n", w)
+	}
 }
 
 // start starts the program.

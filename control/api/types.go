@@ -221,6 +221,11 @@ type Sandbox struct {
 	NetworkSettings NetworkSettings
 }
 
+// NetworkConnected is the response to POST /networks/ID/connect.
+type NetworkConnected struct {
+	Warnings []string // what was accepted but is not served, one sentence each
+}
+
 // SandboxCreated is the response to POST /sandboxes/create.
 type SandboxCreated struct {
 	Sandbox

@@ -37,7 +37,7 @@ type Daemon interface {
 	CreateSandbox(ctx context.Context, name string, s api.SandboxCreate) (api.SandboxCreated, error)
 	CheckSandbox(ctx context.Context, ref string, want api.Expected) error
 	RemoveSandbox(ctx context.Context, ref string, force bool) error
-	Connect(ctx context.Context, network string, n api.NetworkConnect) error
+	Connect(ctx context.Context, network string, n api.NetworkConnect) (warnings []string, err error)
 	Disconnect(ctx context.Context, network string, n api.NetworkDisconnect) error
 }
 
@@ -155,7 +155,7 @@ func (c *Container) connect(ctx context.Context, spec model.SandboxSpec, refused
 	if err != nil {
 		return nil, sb, err
 	}
-	err = c.Connect(ctx, n.ID, api.NetworkConnect{Container: sb.ID, EndpointConfig: api.NewEndpointConfig(spec.Endpoint)})
+	_, err = c.Connect(ctx, n.ID, api.NetworkConnect{Container: sb.ID, EndpointConfig: api.NewEndpointConfig(spec.Endpoint)})
 	if err == nil {
 		sb, err = c.Sandbox(ctx, sb.ID)
 	}

@@ -172,14 +172,23 @@ func lacksNames(s *desired.Snapshot) bool {
 
 // Warnings implements [server.Backend]. It returns what CreateSandbox accepts but cannot serve.
 func (b *Node) Warnings(spec model.SandboxSpec) []string {
-	warnings := b.Controller.Warnings(spec)
-	if len(spec.Ports) == 0 && !spec.PublishAll || len(warnings) > 0 {
-		return warnings
+	warnings, ports := b.ConnectWarnings(spec.NetworkMode, spec.Endpoint), b.Controller.Warnings(spec)
+	if len(spec.Ports) == 0 && !spec.PublishAll || len(ports) > 0 {
+		return append(warnings, ports...)
 	}
 	if problem := b.cfg.Datapath.CgroupProblem(); problem != "" {
-		return []string{"Programs on the host cannot reach published ports at the host's own addresses, including 127.0.0.1: " + problem}
+		return append(warnings, "Programs on the host cannot reach published ports at the host's own addresses, including 127.0.0.1: "+problem)
 	}
-	return nil
+	return warnings
+}
+
+// ConnectWarnings implements [server.Backend]. It returns what Connect accepts but does not serve.
+func (b *Node) ConnectWarnings(network string, spec model.EndpointSpec) []string {
+	n, err := b.Snapshot().FindNetwork(network)
+	if err != nil || len(spec.Aliases) == 0 || n.Has().Entries {
+		return nil
+	}
+	return []string{fmt.Sprintf("Aliases in network %s are found only by sandboxes that are in a bridge or overlay network too: one of driver %s has no name server", n.Name, n.Driver)}
 }
 
 // refuseHost returns the refusal to use the host's namespace for a sandbox.

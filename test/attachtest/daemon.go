@@ -101,6 +101,9 @@ func New(t *testing.T) *Daemon {
 	return d
 }
 
+// ConnectWarnings returns nothing: a runtime that gives an alias does not see warnings.
+func (d *Daemon) ConnectWarnings(string, model.EndpointSpec) []string { return nil }
+
 // Names returns the names of the sandboxes.
 func (d *Daemon) Names() string {
 	var names []string

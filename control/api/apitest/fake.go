@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -284,6 +285,14 @@ func (f *Fake) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*mode
 func (f *Fake) Warnings(spec model.SandboxSpec) []string {
 	if spec.NetworkMode == model.NetworkHost && len(spec.Ports) > 0 {
 		return []string{"Published ports are discarded"}
+	}
+	return nil
+}
+
+// ConnectWarnings implements [server.Controller].
+func (f *Fake) ConnectWarnings(_ string, spec model.EndpointSpec) []string {
+	if slices.Contains(spec.Aliases, "unserved") {
+		return []string{"Aliases are not served"}
 	}
 	return nil
 }

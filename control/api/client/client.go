@@ -185,9 +185,11 @@ func (c *Client) PruneNetworks(ctx context.Context, f api.Filters) ([]string, er
 	return out.NetworksDeleted, err
 }
 
-// Connect attaches a sandbox to a network.
-func (c *Client) Connect(ctx context.Context, network string, n api.NetworkConnect) error {
-	return c.do(ctx, http.MethodPost, networkPath(network, "/connect"), nil, n, nil)
+// Connect attaches a sandbox to a network. It returns what the daemon accepted but does not serve.
+func (c *Client) Connect(ctx context.Context, network string, n api.NetworkConnect) (warnings []string, err error) {
+	var out api.NetworkConnected
+	err = c.do(ctx, http.MethodPost, networkPath(network, "/connect"), nil, n, &out)
+	return out.Warnings, err
 }
 
 // Disconnect detaches a sandbox from a network.

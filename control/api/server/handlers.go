@@ -110,8 +110,10 @@ func (s *Server) networkConnect(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.cfg.Backend.Connect(r.Context(), network, body.Container, spec)
-	return nil, err
+	if _, err := s.cfg.Backend.Connect(r.Context(), network, body.Container, spec); err != nil {
+		return nil, err
+	}
+	return api.NetworkConnected{Warnings: s.cfg.Backend.ConnectWarnings(network, spec)}, nil
 }
 
 func (s *Server) networkDisconnect(r *http.Request) (any, error) {

@@ -40,8 +40,9 @@ type Controller interface {
 	Connect(ctx context.Context, network, sandbox string, spec model.EndpointSpec) (*model.Endpoint, error)
 	Disconnect(ctx context.Context, network, sandbox string, force bool) error
 	CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*model.Sandbox, error)
-	// Warnings returns what CreateSandbox accepts but does not serve.
+	// Warnings returns what CreateSandbox accepts but does not serve, and ConnectWarnings what Connect does.
 	Warnings(spec model.SandboxSpec) []string
+	ConnectWarnings(network string, spec model.EndpointSpec) []string
 	RemoveSandbox(ctx context.Context, ref string, force bool) error
 	RenameSandbox(ctx context.Context, ref, name string) error
 	// Withdraw makes services send a sandbox no new flows, before its program is stopped and it is removed.

@@ -191,8 +191,8 @@ func TestNetworkLife(t *testing.T) {
 	sb := f.Add(model.Sandbox{Name: "web"})
 	connect := api.NetworkConnect{Container: "web", EndpointConfig: &api.EndpointConfig{Aliases: []string{"www"}, MacAddress: "02:00:00:00:00:01",
 		IPAMConfig: &api.EndpointIPAM{IPv4Address: "10.5.0.7"}, Bandwidth: &api.Bandwidth{IngressRate: 1, IngressBurst: 2, EgressRate: 3, EgressBurst: 4}}}
-	if err := c.Connect(t.Context(), "a/b@#$ c", connect); err != nil {
-		t.Fatal(err)
+	if warnings, err := c.Connect(t.Context(), "a/b@#$ c", connect); err != nil || len(warnings) != 0 {
+		t.Fatal(warnings, err)
 	}
 	limits := model.Bandwidth{Ingress: model.Limit{Rate: 1, Burst: 2}, Egress: model.Limit{Rate: 3, Burst: 4}}
 	if got := f.Connects[0]; got.Bandwidth != limits || got.IPv4 != netip.MustParseAddr("10.5.0.7") || got.MAC != (model.MAC{2, 0, 0, 0, 0, 1}) || got.Aliases[0] != "www" {
@@ -204,6 +204,9 @@ func TestNetworkLife(t *testing.T) {
 	}
 	if n.ID != created.ID || n.Containers[sb.ID].Name != "web" || n.Containers[sb.ID].IPv4Address != "10.5.0.5/16" {
 		t.Errorf("inspect: %+v", n)
+	}
+	if warnings, err := c.Connect(t.Context(), "a/b@#$ c", api.NetworkConnect{Container: "web", EndpointConfig: &api.EndpointConfig{Aliases: []string{"unserved"}}}); err != nil || len(warnings) != 1 {
+		t.Errorf("warnings %q, %v; want that of the backend", warnings, err)
 	}
 	if err := c.Disconnect(t.Context(), n.Name, api.NetworkDisconnect{Container: "web", Force: true}); err != nil {
 		t.Error(err)
