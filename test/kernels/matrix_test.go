@@ -34,6 +34,9 @@ func matrix() []kernel {
 	}
 }
 
+// guestProgram is the guests' init.
+const guestProgram = "github.com/fairlead-net/fairlead/test/kernels/guest"
+
 // kernelOptions omit what makes an emulated kernel slower and does not change what is tested.
 const kernelOptions = "mitigations=off init_on_alloc=0"
 
@@ -54,6 +57,17 @@ func uplinkModules() []string { return []string{"8021q", "macvlan", "ipvlan", "b
 func wireguardModules() []string { return []string{"wireguard"} }
 
 func TestKernelMatrix(t *testing.T) {
+	programs := build(t, "github.com/fairlead-net/fairlead/cmd/fairlead", "github.com/fairlead-net/fairlead/cmd/fairlead-store", guestProgram)
+	onEach(t, func(t *testing.T, k kernel, image vm.Image) {
+		run(t, vm.Machine{
+			Image: image, Root: archive(t, programs, image), Args: fmt.Sprintf("-tcx=%t", k.tcx), CPUs: 2, Time: 3 * guestTime, Append: kernelOptions,
+		})
+	})
+}
+
+// build compiles the packages that run in guests, and returns the directory of the programs.
+func build(t *testing.T, packages ...string) string {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("boots emulated machines")
 	}
@@ -63,7 +77,12 @@ func TestKernelMatrix(t *testing.T) {
 	}
 	must(t, vm.Needs())
 	programs := t.TempDir()
-	must(t, vm.Build(t.Context(), programs, "github.com/fairlead-net/fairlead/cmd/fairlead", "github.com/fairlead-net/fairlead/cmd/fairlead-store", "github.com/fairlead-net/fairlead/test/kernels/guest"))
+	must(t, vm.Build(t.Context(), programs, packages...))
+	return programs
+}
+
+// onEach runs a test for each kernel.
+func onEach(t *testing.T, test func(*testing.T, kernel, vm.Image)) {
 	for _, k := range matrix() {
 		t.Run(k.Series, func(t *testing.T) {
 			t.Parallel() // each is emulated on one processor
@@ -71,27 +90,32 @@ func TestKernelMatrix(t *testing.T) {
 			must(t, err)
 			image, err := vm.Unpack(t.Context(), deb, t.TempDir())
 			must(t, err)
-			run(t, vm.Machine{
-				Image: image, Root: archive(t, programs, image), Args: fmt.Sprintf("-tcx=%t", k.tcx), CPUs: 2, Time: 3 * guestTime, Append: kernelOptions,
-			})
+			test(t, k, image)
 		})
 	}
 }
 
-// archive returns the guest's root directory.
-func archive(t *testing.T, programs string, image vm.Image) []byte {
+// base returns a root directory with compiled programs, of which guest is the init.
+func base(t *testing.T, programs string, names ...string) *vm.Archive {
 	t.Helper()
 	var root vm.Archive
 	for _, dir := range []string{"dev", "proc", "root", "run", "sys", "tmp", "var"} {
 		root.Dir(dir)
 	}
-	must(t, root.Busybox("ping"))
-	for _, name := range []string{"fairlead", "fairlead-store", "guest"} {
+	for _, name := range append(names, "guest") {
 		content, err := os.ReadFile(filepath.Join(programs, name))
 		must(t, err)
 		root.File("bin/"+name, content)
 	}
 	root.Link("init", "bin/guest")
+	return &root
+}
+
+// archive returns the root directory of a guest of the matrix.
+func archive(t *testing.T, programs string, image vm.Image) []byte {
+	t.Helper()
+	root := base(t, programs, "fairlead", "fairlead-store")
+	must(t, root.Busybox("ping"))
 	must(t, root.Modules(image, guest.Modules, modules()...))
 	must(t, root.Modules(image, "/late", lateModules()...))
 	must(t, root.Modules(image, "/netfilter", netfilterModules()...))

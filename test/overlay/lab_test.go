@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/fairlead-net/fairlead/bench/world"
+	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/tc"
 	"github.com/fairlead-net/fairlead/loader"
 	"github.com/fairlead-net/fairlead/maps"
 )
@@ -216,11 +218,16 @@ func (l *lab) startFairlead(v *node) {
 	}
 	dir := filepath.Join(l.TempDir(), "bpf")
 	var d *loader.Datapath
-	l.must(v.host.Do(func() (err error) {
+	l.must(v.host.Do(func() error {
+		h, err := rtnl.New()
+		if err != nil {
+			return err
+		}
+		l.Cleanup(func() { h.Close() })
 		d, err = loader.Open(loader.Config{
 			BPFDir: dir, NetnsCookie: uint64(v.number), VXLANPort: port,
 			CTMax: 1024, MaxEndpoints: 1024, MaxPublishes: 64, MaxPeers: 1024,
-		}, nil)
+		}, tc.NewFilters(h))
 		return err
 	}))
 	l.Cleanup(func() { d.Close() }) // the pins end with the host's mounts, the attachments with its devices

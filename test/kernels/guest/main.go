@@ -14,6 +14,8 @@ import (
 	"runtime/debug"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fairlead-net/fairlead/bench/vm/guest"
 )
 
@@ -46,8 +48,12 @@ func drive(args []string) error {
 	flags := flag.NewFlagSet("guest", flag.ContinueOnError)
 	tcx := flags.Bool("tcx", false, "this kernel has tcx, and Fairlead must know")
 	controls := flags.Bool("controls", false, "run the controls, without Fairlead, and nothing else")
+	tests := flags.String("tests", "", "run the tests of the program tests that match, instead")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *tests != "" {
+		return unix.Exec("/bin/tests", []string{"tests", "-test.v", "-test.run", *tests}, os.Environ())
 	}
 	// What the programs allocate fits into the machine's memory, nearly all of it before they collect garbage, which
 	// takes long in an emulator.
