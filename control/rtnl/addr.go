@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -92,6 +94,48 @@ func (c *Conn) newAddr(flags int, index uint32, p netip.Prefix, deprecated bool,
 		return fmt.Errorf("add address %s to device %d: %w", p, index, err)
 	}
 	return nil
+}
+
+// Delays of AwaitAddrs.
+const (
+	firstLook, lastLook = 100 * time.Microsecond, 10 * time.Millisecond
+	longestWait         = time.Second
+)
+
+// AwaitAddrs waits until the kernel delivers packets to addresses that were added to devices that are up. The
+// kernel adds the local route of an IPv6 address later, in a workqueue (addrconf_dad_work in net/ipv6/addrconf.c,
+// also without duplicate address detection), and drops what arrives before. It is no error if an address was removed
+// meanwhile, or a second was not enough.
+func (c *Conn) AwaitAddrs(addrs []netip.Prefix) error {
+	end := time.Now().Add(longestWait)
+	for _, p := range addrs {
+		for wait := firstLook; p.Addr().Is6(); wait = min(2*wait, lastLook) {
+			local, err := c.isLocal(p.Addr())
+			if err != nil {
+				return fmt.Errorf("look up the route to %s: %w", p.Addr(), err)
+			}
+			if local || time.Now().After(end) || wait == lastLook && !c.has(p) {
+				break
+			}
+			time.Sleep(wait)
+		}
+	}
+	return nil
+}
+
+// has reports whether a device has an address, as far as that can be read.
+func (c *Conn) has(p netip.Prefix) bool {
+	all, err := c.Addrs()
+	return err != nil || slices.ContainsFunc(all, func(a Addr) bool { return a.Prefix == p })
+}
+
+// isLocal reports whether packets to an address are for this namespace.
+func (c *Conn) isLocal(a netip.Addr) (bool, error) {
+	m, err := c.get(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, lookup(a), addr(unix.RTA_DST, a))
+	if err != nil && errors.As(err, new(unix.Errno)) {
+		return false, nil // there is no route, or one that refuses
+	}
+	return err == nil && len(m) >= unix.SizeofRtMsg && m[7] == unix.RTN_LOCAL, err
 }
 
 // lifetimes returns a struct ifa_cacheinfo with a preferred lifetime in seconds, and an infinite

@@ -80,9 +80,7 @@ type Hop struct {
 
 // HopTo looks up the route that packets to an address take. It returns the zero Hop if there is none.
 func (h *Handle) HopTo(dst netip.Addr) (Hop, error) {
-	msg := nl.NewRtMsg()
-	msg.Family, msg.Dst_len = uint8(Family(dst)), uint8(dst.BitLen())
-	msg.Table, msg.Scope, msg.Protocol, msg.Type = 0, 0, 0, 0
+	msg := lookup(dst)
 	m, err := h.conn.get(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, msg, addr(unix.RTA_DST, dst))
 	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
 		return Hop{}, nil
@@ -124,12 +122,18 @@ func (h *Handle) DefaultSources() (v4, v6 netip.Addr, err error) {
 	return hop4.Source, hop6.Source, err
 }
 
-// matchRoute finds the unicast route that packets to dst take. It returns an empty Route if the
-// route is of another kind.
-func (c *Conn) matchRoute(dst netip.Addr) (Route, error) {
+// lookup returns the request for the route to an address.
+func lookup(dst netip.Addr) *nl.RtMsg {
 	msg := nl.NewRtMsg()
 	msg.Family, msg.Dst_len = uint8(Family(dst)), uint8(dst.BitLen())
 	msg.Table, msg.Scope, msg.Protocol, msg.Type = 0, 0, 0, 0
+	return msg
+}
+
+// matchRoute finds the unicast route that packets to dst take. It returns an empty Route if the
+// route is of another kind.
+func (c *Conn) matchRoute(dst netip.Addr) (Route, error) {
+	msg := lookup(dst)
 	msg.Flags = unix.RTM_F_FIB_MATCH
 	m, err := c.get(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, msg, addr(unix.RTA_DST, dst))
 	if err != nil {

@@ -54,6 +54,9 @@ func HostPort(h *rtnl.Handle, gw, dp rtnl.Link, have []rtnl.Addr, want HostPortS
 	}
 	n, err := want.setAddrs(h, gw.Index, have)
 	ch.Addresses += n
+	if err == nil && n > 0 {
+		err = h.Conn().AwaitAddrs(slices.Concat(want.Own, want.Addrs))
+	}
 	return ch, err
 }
 

@@ -90,6 +90,7 @@ type sandbox struct {
 	conn    *rtnl.Conn
 	keep    []string // aliases
 	addrs   map[uint32][]rtnl.Addr
+	added   []netip.Prefix
 	tc      *netlink.Handle // nil if nothing is or was limited, and nothing on top of a parent
 	shapers tc.Shapers
 	changes Changes
@@ -135,7 +136,7 @@ func (s *sandbox) configure(devs []Device) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return errors.Join(s.defaultRoute(devs, unix.AF_INET), s.defaultRoute(devs, unix.AF_INET6))
+	return errors.Join(s.defaultRoute(devs, unix.AF_INET), s.defaultRoute(devs, unix.AF_INET6), s.conn.AwaitAddrs(s.added))
 }
 
 // sweep deletes the leftovers among macvlan and ipvlan devices.
@@ -314,6 +315,7 @@ func (s *sandbox) addAddrs(index uint32, want []netip.Prefix) (off bool, err err
 		if err != nil {
 			return off, err
 		}
+		s.added = append(s.added, p)
 	}
 	return off, nil
 }

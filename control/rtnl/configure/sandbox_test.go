@@ -4,6 +4,7 @@ package configure
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"strings"
@@ -84,6 +85,45 @@ func TestSandbox(t *testing.T) {
 	again, err := Sandbox(ns, []Device{d})
 	if err != nil || again.Any() {
 		t.Errorf("second configuration changed %+v, %v", again, err)
+	}
+}
+
+// Packets to an address are for the sandbox, or for the host, once its configuration returns: the kernel adds the local route of an
+// IPv6 address later than the address.
+func TestAddressesAreLocal(t *testing.T) {
+	h := rtnltest.New(t)
+	_, ns := rtnltest.NetNS(t)
+	_, d := testEndpoint(t, h, ns, endpointID, "eth0", 2)
+	port := testHostPort(t, h, true)
+	local := func(where string, a netip.Addr, in func(func() error) error) {
+		t.Helper()
+		err := in(func() error {
+			h, err := rtnl.New()
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			hop, err := h.HopTo(a)
+			if err == nil && hop.Device != 0 {
+				err = fmt.Errorf("packets to %v leave by device %d", a, hop.Device)
+			}
+			return err
+		})
+		if err != nil {
+			t.Errorf("%s: %v", where, err)
+		}
+	}
+	for i := range byte(20) {
+		a := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: 16 + i})
+		d.Addrs = append(d.Addrs, netip.PrefixFrom(a, 64))
+		if _, err := Sandbox(ns, []Device{d}); err != nil {
+			t.Fatal(err)
+		}
+		local("in the sandbox", a, ns.Do)
+		g := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 5: 1, 15: 16 + i})
+		port.Addrs = append(port.Addrs, netip.PrefixFrom(g, 64))
+		configureHostPort(t, h, port)
+		local("on the host", g, h.Do)
 	}
 }
 
