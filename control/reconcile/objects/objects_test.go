@@ -52,7 +52,7 @@ func (s *scene) pass() *Work {
 	}
 	for i, e := range w.SortedEndpoints() {
 		if e.Ends.Host == 0 {
-			e.Ends = device.Ends{Host: uint32(21 + i), Peer: uint32(31 + i)}
+			e.Ends, e.Finished = device.Ends{Host: uint32(21 + i), Peer: uint32(31 + i)}, true
 		}
 	}
 	w.Collect(w.s)
@@ -187,10 +187,19 @@ func TestEntriesAreOfTheLatestSnapshot(t *testing.T) {
 	s.o.Endpoints[c].Ends = device.Ends{Host: 41, Peer: 51}
 	others.Collect(s2)
 	create.Collect(s2)
+	if got := create.Put.Pools[0].Members; len(got) != 1 || got[0].IfIndex != s.o.Endpoints[b].Ends.Host {
+		t.Errorf("members are %+v, want b, since the device of c is not configured", got)
+	}
+	others.Finish(s.o.Endpoints[c])
+	if !others.CollectFinished(s2) || others.CollectFinished(s2) {
+		t.Error("c does not change the service, or twice")
+	}
+	others.Finish(s.o.Endpoints[c])
+	others.CollectFinished(s2)
 	if len(create.Endpoints)+len(create.Networks) > 0 {
 		t.Errorf("the service works on the devices of %v %v", create.Networks, create.Endpoints)
 	}
-	if got := create.Put.Pools[0].Members; len(got) != 2 || got[0].IfIndex != s.o.Endpoints[b].Ends.Host || got[1].IfIndex != 41 {
+	if got := others.Put.Pools[0].Members; len(got) != 2 || got[0].IfIndex != s.o.Endpoints[b].Ends.Host || got[1].IfIndex != 41 {
 		t.Errorf("members are %+v, want b and c", got)
 	}
 	for _, id := range []string{b, c} {

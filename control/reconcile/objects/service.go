@@ -53,6 +53,27 @@ func (w *Work) diffServices(before *desired.Snapshot) {
 	}
 }
 
+// Finish notes that the end of an endpoint in its sandbox is configured. CollectFinished makes it a backend.
+func (w *Work) Finish(e *Endpoint) {
+	e.Finished = true
+	w.finished = append(w.finished, e)
+}
+
+// CollectFinished computes the entries of the services of the endpoints that the pass has finished, from a snapshot, and
+// records the previous ones. It reports whether there are any.
+func (w *Work) CollectFinished(s *desired.Snapshot) bool {
+	w.s, w.Old, w.Put = s, entries.Set{}, entries.Set{}
+	w.Services = make(map[string]*Service)
+	for _, e := range w.finished {
+		if e.Want != nil {
+			w.touchServices(s.ServicesOfEndpoint(e.Want))
+		}
+	}
+	w.finished = nil
+	w.collectServices()
+	return len(w.Services) > 0
+}
+
 // collectServices computes the entries of the pass's services.
 func (w *Work) collectServices() {
 	for id, s := range w.Services {
@@ -66,11 +87,11 @@ func (w *Work) collectServices() {
 	}
 }
 
-// backends returns the backends of a service on this host that get new flows: they have a device and
-// a program, and are neither drained nor leaving.
+// backends returns the backends of a service on this host that get new flows: they have a device, which is configured,
+// and a program, and are neither drained nor leaving.
 func (w *Work) backends(svc *model.Service) (list []entries.Backend) {
 	for ep := range w.s.Backends(svc) {
-		if e := w.o.Endpoints[ep.ID]; e != nil && e.Want != nil && e.Ends.Host != 0 && !svc.IsDrained(ep.ID) && ep.Serves(w.s.Sandbox(ep.SandboxID)) {
+		if e := w.o.Endpoints[ep.ID]; e != nil && e.Want != nil && e.Ends.Host != 0 && e.Finished && !svc.IsDrained(ep.ID) && ep.Serves(w.s.Sandbox(ep.SandboxID)) {
 			list = append(list, entries.Backend{ID: ep.ID, At: ep, Device: e.Ends.Host})
 		}
 	}

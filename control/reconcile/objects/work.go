@@ -38,6 +38,8 @@ type Work struct {
 	network map[string]bool
 	service []*model.Service
 
+	finished []*Endpoint
+
 	o *Objects
 	s *desired.Snapshot
 }

@@ -64,6 +64,7 @@ func (p *Pass) Run() {
 	for _, b := range p.Sandboxes {
 		p.FinishSandbox(b)
 	}
+	p.Serve()
 	announce(p.Scope, p.state.NL, p.state.Log)
 	p.remove()
 	p.DropFlows()
@@ -74,6 +75,17 @@ func (p *Pass) Run() {
 // the lock is free, the tables have the entries of all objects, and no others.
 func (p *Pass) writeEntries() {
 	p.Collect(p.state.Snap)
+	p.replaceEntries()
+}
+
+// Serve makes the endpoints that the pass has finished backends of their services: before, they lose what they get.
+func (p *Pass) Serve() {
+	if p.CollectFinished(p.state.Snap) {
+		p.replaceEntries()
+	}
+}
+
+func (p *Pass) replaceEntries() {
 	p.Fail(p.state.Entries.Write(&p.Put))
 	stale := p.Old.Without(&p.Put)
 	p.Fail(p.state.Entries.Delete(&stale))

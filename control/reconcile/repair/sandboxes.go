@@ -140,6 +140,7 @@ func (s *Sandboxes) repair(ctx context.Context, id string, all bool, start time.
 		p.Sandboxes[id] = b
 		p.Inside.Create()
 		p.FinishSandbox(b)
+		p.Serve()
 	}
 	if p.Repairs.Total() > 0 {
 		s.DoneRepairs(p.Repairs, start, nil)

@@ -176,9 +176,11 @@ func (s *Endpoints) Finish(e *objects.Endpoint) {
 	kind, ends := e.Kind, e.Ends
 	var err error
 	s.Outside(func() { err = kind.Finish(e.ID, ends) })
-	if e.Finished = err == nil; err != nil {
+	if err != nil {
 		s.fail(e, err)
+		return
 	}
+	s.Work.Finish(e)
 }
 
 func (s *Endpoints) fail(e *objects.Endpoint, err error) {
