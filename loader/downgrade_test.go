@@ -46,12 +46,15 @@ type downgrading struct {
 	done  chan error
 }
 
-func startDowngrade(t *testing.T, w *world, to string) *downgrading {
+func startDowngrade(t *testing.T, w *world, to string, wait ...func(context.Context) error) *downgrading {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	d := &downgrading{stop: cancel, ready: make(chan []string, 1), done: make(chan error, 1)}
 	cfg := downgrade.Config{BPFDir: w.cfg.BPFDir, To: to, Ready: func(names []string) { d.ready <- names }, Log: w.cfg.Log}
+	if len(wait) > 0 {
+		cfg.Wait = wait[0]
+	}
 	go func() { d.done <- downgrade.Run(ctx, cfg) }()
 	return d
 }
@@ -189,18 +192,25 @@ func TestDowngradeTakenBack(t *testing.T) {
 	}
 }
 
-// If the flow tables fit, tables that the other build does not know are removed at once: it would
-// leave them behind. A daemon of this build creates them again.
+// If the flow tables fit, tables that the other build does not know are removed once no daemon of this build can restore
+// them: the other build would leave them behind. A daemon of this build that starts creates them again.
 func TestDowngradeSameFlows(t *testing.T) {
 	w := newWorld(t)
 	d := w.open()
 	_, before := w.ids(d)
-	run := startDowngrade(t, w, buildWith(t, "../bpf/gc_bpfel.o")) // without fl_service
+	waited := false
+	run := startDowngrade(t, w, buildWith(t, "../bpf/gc_bpfel.o"), func(context.Context) error { // without fl_service
+		waited = slices.Contains(w.entries(bpffs.MapsDir), bpf.TCMapFlService)
+		return nil
+	})
 	if got := run.wait(t); len(got) > 0 {
 		t.Errorf("converted %q", got)
 	}
 	if err := <-run.done; err != nil {
 		t.Fatal(err)
+	}
+	if !waited {
+		t.Error("tables were removed while a daemon could restore them")
 	}
 	if left := w.entries(bpffs.MapsDir); slices.Contains(left, bpf.TCMapFlService) || !slices.Contains(left, bpf.TCMapFlCt) {
 		t.Errorf("pinned tables: %q", left)

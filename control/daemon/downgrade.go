@@ -43,16 +43,13 @@ func Downgrade(ctx context.Context, cfg DowngradeConfig) (retErr error) {
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, state.Cancel()) }()
-	err = downgrade.Run(ctx, downgrade.Config{BPFDir: cfg.BPFDir, To: cfg.To, Log: cfg.Log, Ready: func(converted []string) {
+	err = downgrade.Run(ctx, downgrade.Config{BPFDir: cfg.BPFDir, To: cfg.To, Log: cfg.Log, Wait: state.Wait, Ready: func(converted []string) {
 		if state.Needed {
 			converted = append(converted, ConvertedState)
 		}
 		cfg.Ready(converted)
 	}})
 	if err != nil {
-		return err
-	}
-	if err := state.Wait(ctx); err != nil {
 		return err
 	}
 	// Builds without files of sandboxes do not remove them. Programs that run keep theirs.

@@ -34,14 +34,16 @@ const (
 	copyShare = 10
 )
 
-// Config configures Run. All fields are required.
+// Config configures Run. All fields but Wait are required.
 type Config struct {
 	BPFDir string
 	// To is the path of the fairlead binary that takes over.
 	To string
 	// Ready is called with the names of the converted tables once they are pinned and To may start.
 	Ready func(converted []string)
-	Log   *slog.Logger
+	// Wait waits until no daemon of this build can restore what Run removes in the end; nil: there is none.
+	Wait func(context.Context) error
+	Log  *slog.Logger
 }
 
 // Run hands the pinned tables over to a build that can neither read nor convert their
@@ -71,7 +73,7 @@ func Run(ctx context.Context, cfg Config) error {
 	replaced := d.tables.Replaced()
 	if len(replaced) == 0 {
 		cfg.Ready(nil)
-		return d.removeUnknown(specs) // the programs keep them; a daemon of this build makes others
+		return d.removeUnknown(ctx, specs) // the programs keep them; a daemon of this build makes others
 	}
 	if err := d.pin(); err != nil {
 		return errors.Join(err, d.restore())
@@ -88,7 +90,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if lost > 0 {
 		cfg.Log.Error("the tables of the other build are full; some flows are lost", "entries", lost)
 	}
-	return d.removeUnknown(specs)
+	return d.removeUnknown(ctx, specs)
 }
 
 type downgrade struct {
@@ -303,7 +305,7 @@ func (d *downgrade) restore() error {
 
 // removeUnknown removes the tables that the other build does not know and would leave behind.
 // It returns an error if a different build took over.
-func (d *downgrade) removeUnknown(specs map[string]*ebpf.MapSpec) error {
+func (d *downgrade) removeUnknown(ctx context.Context, specs map[string]*ebpf.MapSpec) error {
 	for name := range d.tables.Replaced() {
 		now, err := ebpf.LoadPinnedMap(filepath.Join(d.dir, name), nil)
 		if err != nil {
@@ -313,6 +315,11 @@ func (d *downgrade) removeUnknown(specs map[string]*ebpf.MapSpec) error {
 		fits.MaxEntries = now.MaxEntries()
 		if err := errors.Join(fits.Compatible(now), now.Close()); err != nil {
 			return fmt.Errorf("a build other than %q took over (start that one after: fairlead downgrade): %w", d.cfg.To, err)
+		}
+	}
+	if d.cfg.Wait != nil {
+		if err := d.cfg.Wait(ctx); err != nil {
+			return err
 		}
 	}
 	var errs []error
