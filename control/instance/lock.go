@@ -18,7 +18,9 @@ import (
 )
 
 const (
-	takeoverWait = 5 * time.Second
+	// takeoverWait is long: a daemon that was asked to end does so, also on a busy machine, and if the other one gave
+	// up first, none would be left.
+	takeoverWait = 30 * time.Second
 	lockPoll     = 5 * time.Millisecond
 	// stopWait bounds the wait for a daemon that was just asked to stop.
 	stopWait = 3 * time.Second
