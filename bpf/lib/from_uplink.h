@@ -301,9 +301,9 @@ static __noinline int do_from_uplink(struct __sk_buff *skb)
 		err = tunnel_odd(skb, &p);
 		return err == VERDICT_NEXT ? uplink_begin(skb, &p) : err;
 	}
-	if (begun_to_host(e) && publish_may_begin(&p)) {
+	if ((begun_to_host(e) && publish_may_begin(&p)) || ct_chooses_again(&p, e)) {
 		/* The host had the flow before the port was published, or the flow got no
-		 * further. */
+		 * further, or it is closed. */
 		flow_forget(&p.t, &e->xlat);
 		return uplink_begin(skb, &p);
 	}

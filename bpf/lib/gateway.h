@@ -336,12 +336,12 @@ __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint 
 	if (p.flags & PKT_ICMP_ERROR)
 		return route_icmp_error(skb, &p, ep);
 	e = ct_find_flow(&p, &confirmed);
-	if (e && e->in_if == skb->ifindex) {
+	if (e && e->in_if == skb->ifindex && !ct_chooses_again(&p, e)) {
 		err = route_known(skb, &p, ep, e, confirmed, &d);
 		if (err != VERDICT_NEXT)
 			return err ? err : deliver_known(skb, &p, &d, ep->net);
 	} else if (e) {
-		/* The flow of an endpoint that had this address before. */
+		/* The flow of an endpoint that had this address before, or a closed one. */
 		flow_forget(&p.t, &e->xlat);
 	}
 	err = route_new(skb, &p, ep);

@@ -78,8 +78,16 @@ static __always_inline void ct_begin_sequence(struct ct_entry *e, const struct p
  * connection for a new one? */
 static __always_inline bool ct_reopens(__u8 state, __u8 tcp_flags, __u16 mine)
 {
-	return !(mine & CT_F_REPLY) && (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+	return (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && !(mine & CT_F_REPLY) &&
 	       state > CT_LAST_ACK;
+}
+
+/* Does packet p use the ports of a closed connection for a new one whose destination is chosen again? The
+ * backend of the closed one may be drained. */
+static __always_inline bool ct_chooses_again(const struct pkt *p, const struct ct_entry *e)
+{
+	return ct_reopens(e->state, p->tcp_flags, e->flags) && e->flags & CT_F_NAT_DST &&
+	       p->t.proto == IPPROTO_TCP;
 }
 
 /* Handles a SYN without ACK. Returns the next state, or CT_STATE_MAX if nothing changes. */

@@ -41,6 +41,7 @@ func timeouts() [bpf.TCCtStateCT_STATE_MAX]uint32 {
 type conversation struct {
 	name   string
 	protos []l4
+	chosen bool // the destination is that of a published port
 	// begin sets what each side sends; the first call of client makes the first packet.
 	begin func(*scenario, family, l4) (client, server func(flags string) *sent, first packet)
 }
@@ -48,17 +49,17 @@ type conversation struct {
 func conversations() []conversation {
 	any := append(protocols(), l4{name: "sctp", proto: sctp, sport: 4000, dport: 80}, l4{name: "gre", proto: gre})
 	return []conversation{
-		{"masqueraded", any, func(s *scenario, f family, l l4) (client, server func(string) *sent, first packet) {
+		{"masqueraded", any, false, func(s *scenario, f family, l l4) (client, server func(string) *sent, first packet) {
 			p := s.via(f, "a", l, at(f.remote, l.dport))
 			left := p.routed().with(func(p *packet) { p.src = at(f.uplink, l.sport) })
 			return s.sender("a", p), s.sender("", s.outside(left.answer(""))), p
 		}},
-		{"published", published(), func(s *scenario, f family, l l4) (client, server func(string) *sent, first packet) {
+		{"published", published(), true, func(s *scenario, f family, l l4) (client, server func(string) *sent, first packet) {
 			p := s.client(f, l, at(f.uplink, l.dport))
 			got := s.toBackend(f, "b", p, l.backend())
 			return s.sender("", p), s.sender("b", got.answer("")), p
 		}},
-		{"published_to_member", published(), func(s *scenario, f family, l l4) (client, server func(string) *sent, first packet) {
+		{"published_to_member", published(), true, func(s *scenario, f family, l l4) (client, server func(string) *sent, first packet) {
 			p := s.via(f, "d", l, at(f.uplink, l.dport))
 			got := s.byGateway(f, "b", p, l.backend())
 			return s.sender("d", p), s.sender("b", got.answer("")), p
@@ -150,12 +151,14 @@ func (s *scenario) check(i int, step step, first packet) {
 	}
 }
 
-// walks lists lives of TCP connections.
-func walks() map[string][]step {
+// walks lists lives of TCP connections. If the destination is chosen, a connection that uses the ports of a closed one is
+// a flow of its own.
+func walks(chosen bool) map[string][]step {
 	open := []step{{'c', "S", synSent, false}, {'s', "SA", synRecv, false}, {'c', "A", established, true}}
 	after := func(more ...step) []step { return slices.Concat(open, more) }
 	finished := after(step{'c', "FA", finWait, true}, step{'s', "FA", lastAck, true}, step{'c', "A", timeWait, true})
-	again := []step{{'c', "S", synSent, true}, {'s', "SA", synRecv, true}, {'c', "A", established, true}, {'s', "PA", established, true}}
+	still := []step{{'s', "SA", synRecv, true}, {'c', "A", established, true}, {'s', "PA", established, true}}
+	again := slices.Concat([]step{{'c', "S", synSent, !chosen}, {'s', "SA", synRecv, !chosen}}, still[1:])
 	return map[string][]step{
 		"opened": after(step{'s', "PA", established, true}, step{'c', "A", established, true}),
 		"opened_with_repetitions": {
@@ -186,8 +189,8 @@ func walks() map[string][]step {
 		"refused_then_not":   {{'c', "S", synSent, false}, {'s', "RA", closed, false}, {'c', "S", synSent, false}, {'s', "SA", synRecv, false}, {'c', "A", established, true}},
 		"reused_when_done":   slices.Concat(finished, again),
 		"reused_when_reset":  slices.Concat(after(step{'c', "RA", closed, true}), again),
-		"reused_in_last_ack": slices.Concat(finished[:5], []step{{'c', "S", lastAck, true}}, again[1:]),
-		"reused_in_fin_wait": slices.Concat(finished[:4], []step{{'c', "S", finWait, true}}, again[1:]),
+		"reused_in_last_ack": slices.Concat(finished[:5], []step{{'c', "S", lastAck, true}}, still),
+		"reused_in_fin_wait": slices.Concat(finished[:4], []step{{'c', "S", finWait, true}}, still),
 		// An attacker who does not see the packets can only guess (RFC 5961).
 		"guessed_handshake": {
 			{'c', "S", synSent, false}, {'c', "A", synSent, false}, {'s', "SAk", synSent, false}, {'s', "SA", synRecv, false},
@@ -224,7 +227,7 @@ func guesses(state bpf.TCCtState) []step {
 func TestStatesTCP(t *testing.T) {
 	var cases []testCase
 	for _, c := range conversations() {
-		for name, steps := range walks() {
+		for name, steps := range walks(c.chosen) {
 			cases = append(cases, testCase{name: "tcp-" + name + "-" + c.name, run: func(s *scenario, f family) {
 				c.walk(s, f, c.protos[0], steps)
 			}})

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -98,6 +99,17 @@ func (g *Greeted) Works() error {
 		err = fmt.Errorf("echo of something else: %q", line)
 	}
 	return err
+}
+
+// Finish closes a connection, and waits for the other end if it is one of TCP. Its socket is in TIME-WAIT then, from which the kernel
+// lets another one have the same ports, which it does not while it awaits a FIN.
+func Finish(c net.Conn) error {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		tcp.CloseWrite()
+		tcp.SetReadDeadline(time.Now().Add(Patient))
+		io.Copy(io.Discard, tcp)
+	}
+	return c.Close()
 }
 
 // next returns the next line that arrives.

@@ -199,6 +199,47 @@ func TestServicePublished(t *testing.T) {
 	})
 }
 
+// A connection from the ports of one that ended is a new one: it goes to no backend that is drained.
+func TestServicePortsUsedAgain(t *testing.T) {
+	t.Parallel()
+	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
+		s := newShop(l, "-p", "8080:80")
+		families(t, l, func(l *lab.Lab, f lab.Family) {
+			port := 30000
+			for name, way := range map[string]struct {
+				from    *world.Host
+				address string
+				port    int
+			}{
+				"member":  {s.client.Host, s.vip[f], 80},
+				"host":    {l.Host, s.vip[f], 80},
+				"outside": {l.Outside, f.Of(lab.Host4, lab.Host6), 8080},
+			} {
+				l.Case(name, func(l *lab.Lab) {
+					for range 5 {
+						port++
+						first, err := lab.GreetingFrom(way.from, port, way.address, way.port)
+						if err != nil {
+							l.Fatal(err)
+						}
+						lab.Finish(first.Conn)
+						l.Fairlead("service", "drain", "web", first.Name)
+						again, err := lab.GreetingFrom(way.from, port, way.address, way.port)
+						if err != nil {
+							l.Fatal(err)
+						}
+						lab.Finish(again.Conn)
+						if again.Name == first.Name {
+							l.Errorf("%s is drained and got a connection from port %d", first.Name, port)
+						}
+						l.Fairlead("service", "resume", "web", first.Name)
+					}
+				})
+			}
+		})
+	})
+}
+
 // Connections stay where they are when backends are drained, come and go, while new ones never
 // fail; a daemon that is killed changes nothing.
 func TestServiceChanges(t *testing.T) {

@@ -76,18 +76,6 @@ type line struct {
 	in *bufio.Reader
 }
 
-// Close ends both directions and waits for the server's end, so that the socket is in
-// TIME-WAIT, from which the kernel lets the next one have the same ports. It does not while
-// the server's FIN is awaited.
-func (c *line) Close() error {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		tcp.CloseWrite()
-		tcp.SetReadDeadline(time.Now().Add(lab.Patient))
-		io.Copy(io.Discard, tcp)
-	}
-	return c.Conn.Close()
-}
-
 // dialFrom connects from a source port, which may be in use for another remote.
 func dialFrom(l *lab.Lab, h *world.Host, network, address string, port, sport int) *line {
 	l.Helper()
@@ -176,10 +164,10 @@ func TestTuples(t *testing.T) {
 func apart(l *lab.Lab, network string, pair [2]talker, sport int) {
 	l.Helper()
 	first := dialFrom(l, pair[0].host, network, pair[0].address, pair[0].port, sport)
-	defer first.Close()
+	defer lab.Finish(first.Conn)
 	one := first.says(l, "first")
 	second := dialFrom(l, pair[1].host, network, pair[1].address, pair[1].port, sport)
-	defer second.Close()
+	defer lab.Finish(second.Conn)
 	two := second.says(l, "second")
 	if one == two {
 		l.Errorf("%s from port %d of %s by %s and of %s by %s: both are %v for the backend", network, sport,
