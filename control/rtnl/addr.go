@@ -104,8 +104,8 @@ const (
 
 // AwaitAddrs waits until the kernel delivers packets to addresses that were added to devices that are up. The
 // kernel adds the local route of an IPv6 address later, in a workqueue (addrconf_dad_work in net/ipv6/addrconf.c,
-// also without duplicate address detection), and drops what arrives before. It is no error if an address was removed
-// meanwhile, or a second was not enough.
+// also without duplicate address detection), and drops what arrives before. An address that was removed
+// meanwhile, and one for which a second was not enough, are left.
 func (c *Conn) AwaitAddrs(addrs []netip.Prefix) error {
 	end := time.Now().Add(longestWait)
 	for _, p := range addrs {
