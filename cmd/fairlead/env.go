@@ -39,9 +39,10 @@ type env struct {
 	host           string // --host
 	node           nodeCommands
 	start          func(cmd *exec.Cmd, at enter.Place) error
-	retryFor       time.Duration // how long to retry reports while the daemon restarts
-	uid            int           // effective user ID
-	grace          time.Duration // how long the creation of a sandbox may continue after Ctrl-C
+	retryFor       time.Duration   // how long to retry reports while the daemon restarts
+	uid            int             // effective user ID
+	missing        func() []string // the capabilities that root lacks here
+	grace          time.Duration   // how long the creation of a sandbox may continue after Ctrl-C
 }
 
 // nodeCommands are the commands that work on this host directly, not through the API
@@ -62,7 +63,7 @@ type nodeCommands struct {
 func newEnv() *env {
 	return &env{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		getenv: os.Getenv, now: time.Now, node: newNodeCommands(os.Stderr), start: enter.Start, retryFor: 10 * time.Second, grace: 5 * time.Second, uid: os.Geteuid(),
+		getenv: os.Getenv, now: time.Now, node: newNodeCommands(os.Stderr), start: enter.Start, retryFor: 10 * time.Second, grace: 5 * time.Second, uid: os.Geteuid(), missing: missingCapabilities,
 	}
 }
 
@@ -143,10 +144,14 @@ func runsProgram(cmd *cobra.Command) bool {
 // needsRoot refuses to run a command that works on the kernel without root, before the lack
 // of permissions looks like another error.
 func (e *env) needsRoot(cmd *cobra.Command) error {
-	if e.uid == 0 {
-		return nil
+	if e.uid != 0 {
+		return fmt.Errorf("%s needs root (run it as root, or with sudo)", cmd.CommandPath())
 	}
-	return fmt.Errorf("%s needs root (run it as root, or with sudo)", cmd.CommandPath())
+	if missing := e.missing(); len(missing) > 0 {
+		return fmt.Errorf("%s needs %s, which root lacks here (give it to the service or container; deploy/fairlead.service lists what the daemon uses)",
+			cmd.CommandPath(), strings.Join(missing, " and "))
+	}
+	return nil
 }
 
 // exactArgs requires one argument per name.

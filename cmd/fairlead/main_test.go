@@ -54,7 +54,8 @@ func newWorld(t *testing.T) *world {
 		getenv: func(key string) string {
 			return map[string]string{"FAIRLEAD_HOST": "unix://" + socket, "PATH": os.Getenv("PATH")}[key]
 		},
-		now: func() time.Time { return apitest.Created().Add(90 * time.Minute) },
+		missing: func() []string { return nil },
+		now:     func() time.Time { return apitest.Created().Add(90 * time.Minute) },
 		start: func(cmd *exec.Cmd, at enter.Place) error {
 			w.places = append(w.places, at)
 			return cmd.Start()
@@ -360,6 +361,13 @@ func TestNeedsRoot(t *testing.T) {
 	for _, command := range []string{"daemon", "doctor", "bench", "demo", "cleanup"} {
 		code, out, stderr := w.runIn(ended, command)
 		if want := "fairlead: fairlead " + command + " needs root (run it as root, or with sudo)\n"; code != 1 || out != "" || stderr != want {
+			t.Errorf("%s: got %d, %q, %q", command, code, out, stderr)
+		}
+	}
+	w.env.uid, w.env.missing = 0, func() []string { return []string{"CAP_NET_ADMIN", "CAP_SYS_ADMIN"} }
+	for _, command := range []string{"daemon", "doctor", "bench", "demo", "cleanup"} {
+		code, out, stderr := w.runIn(ended, command)
+		if want := "fairlead: fairlead " + command + " needs CAP_NET_ADMIN and CAP_SYS_ADMIN, which root lacks here ("; code != 1 || out != "" || !strings.HasPrefix(stderr, want) {
 			t.Errorf("%s: got %d, %q, %q", command, code, out, stderr)
 		}
 	}
