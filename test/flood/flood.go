@@ -58,7 +58,7 @@ const (
 	connections = 50
 	burst       = 32                     // datagrams that wait for their answers together
 	patience    = 200 * time.Millisecond // how long
-	refusal     = 3 * time.Second        // how long a connection may take
+	refusal     = 5 * time.Second        // how long a connection may take, also in an emulator on a busy machine
 	// lasts is when connection tracking begins to keep a UDP flow that both sides use: after two seconds, for Fairlead
 	// whole ones.
 	lasts = 3100 * time.Millisecond
