@@ -27,7 +27,7 @@ ROOT          = [ "$$(id -u)" = 0 ] || \
 	{ echo "make $@ creates network namespaces and loads BPF programs: run it as root"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate format lint analyse test test-guests test-units test-real bench bench-count bench-engine bench-full bench-growth bench-names bench-nodes bench-overlay bench-smoke fuzz outage demo install docker-plugin clean
+.PHONY: help build generate format lint analyse test test-guests test-units test-real bench bench-count bench-engine bench-full bench-growth bench-names bench-nodes bench-overlay bench-smoke fuzz outage overlay-guests demo install docker-plugin clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -163,6 +163,11 @@ fuzz: ## Compare with the kernel's own NAT on random packets for DURATION, as ro
 	@$(ROOT)
 	@$(DEPS) test
 	$(GO) test -count=1 -timeout 0 -v -run TestDifferences ./test/fuzz -seed 0 -sequences 0 -time $(DURATION)
+
+overlay-guests: ## Run all tests of overlay networks on the kernels of the matrix, as root.
+	@$(ROOT)
+	@$(DEPS) test
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v -run 'TestOverlay$$' ./test/kernels -overlay .
 
 outage: ## Take the store of two hosts away under traffic and verbs for DURATION, as root.
 	@$(ROOT)
