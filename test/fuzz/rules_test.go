@@ -242,13 +242,15 @@ func hopLimitTold(d difference) bool {
 // A RST with the next sequence number ends a connection, as at the receiver, whatever it acknowledges. In the handshake a RST
 // that acknowledges exactly the SYN ends it too (RFC 9293 section 3.10.7.3), and the server's FIN may arrive before the client's
 // ACK. Of a flow that was picked up in its middle only one side's numbers may be known: a RST that follows what that side sent last is
-// exact. So is one with the number that the other side acknowledged last, though more was sent. The kernel requires all of these to be in the window that it has seen, and takes later packets for a new connection.
+// exact. So is one with the number that the other side acknowledged last, though more was sent. The kernel requires all of these to be in the window that it has seen, and takes later packets for a new connection. It
+// ignores the numbers of a second SYN-ACK, if they are others; Fairlead takes the later ones, and the client may acknowledge them.
 func exactEnd(d difference) bool {
 	if !d.is("state") || d.fairlead.text != string(closing) {
 		return false
 	}
 	answered := d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&(syn|ack|rst) == syn|ack })
 	shaking := d.kernel.text == string(opening) || !answered
+	other := d.had(func(st step) bool { return st.Kind == "reverse" && st.Flags&(syn|ack|rst) == syn|ack && st.Seq != 0 })
 	last := map[string]int32{}
 	by, unanswered := "", int32(0) // the side that sent last, and how much since the other side's last segment
 	return d.had(func(st step) bool {
@@ -264,7 +266,7 @@ func exactEnd(d difference) bool {
 		}
 		exact := st.Seq == 0 || follows || acknowledged || shaking && st.Kind == "reverse" && st.Flags&ack != 0 && st.Ack == 0
 		early := st.Kind == "reverse" && st.Seq >= 0 && st.Seq < defaultWindow
-		return st.Flags&rst != 0 && exact || st.Flags&fin != 0 && early
+		return st.Flags&rst != 0 && exact || st.Flags&fin != 0 && (early || other && st.Seq == 0)
 	})
 }
 
@@ -337,10 +339,18 @@ func socketKeepsPort(d difference) bool {
 }
 
 // An answer to a flow that is forgotten goes to the port that the flow had when it came out, which each chose; so is the port that it
-// comes from by now, if its own is taken.
+// comes from by now, if its own is taken. Connection tracking of Fairlead's host knows the guest's flows only, so that a sandbox's may have the
+// port of one; an answer to that sandbox then goes to the guest. The kernel's host, which gave the guest another port, refuses it.
 func lateAnswer(d difference) bool {
-	if !d.slept() || d.st().Kind != "reverse" || d.fairlead == nil || d.kernel == nil {
+	if !d.slept() || d.st().Kind != "reverse" {
 		return false
+	}
+	if d.fairlead == nil || d.kernel == nil {
+		f := d.flow()
+		shared := slices.ContainsFunc(d.seq.Flows, func(g flow) bool {
+			return g.Client == "guest" && f.Client != "guest" && g.Proto == f.Proto && g.Sport == f.Sport && g.Dst == f.Dst && g.Dport == f.Dport
+		})
+		return shared && (d.kernel == nil && d.fairlead.node == "guest" || d.fairlead == nil && d.kernel.node == "out" && d.kernel.p.icmpError())
 	}
 	a, b := d.fairlead.p, d.kernel.p
 	return d.fairlead.node == d.kernel.node && a.src == b.src && a.dst == b.dst && (a.sport != b.sport || a.dport != b.dport)
