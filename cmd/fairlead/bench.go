@@ -48,7 +48,7 @@ installed are reported as absent; "make bench" installs them all.`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := e.needsRoot(cmd); err != nil {
+			if err := e.needsCapabilities(cmd); err != nil {
 				return err
 			}
 			return runBench(cmd.Context(), e, o)

@@ -16,7 +16,7 @@ too. Refused while a daemon runs in this network namespace.`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := e.needsRoot(cmd); err != nil {
+			if err := e.needsCapabilities(cmd); err != nil {
 				return err
 			}
 			return e.node.cleanup(cmd.Context(), dirs)

@@ -79,7 +79,7 @@ Flags on the command line take precedence.`,
 		Args:              func(cmd *cobra.Command, args []string) error { return refuse(cmd, exactArgs()(cmd, args)) },
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := e.needsRoot(cmd); err != nil {
+			if err := e.needsCapabilities(cmd); err != nil {
 				return err
 			}
 			if err := readConfig(cmd.Flags(), config); err != nil {

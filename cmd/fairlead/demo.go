@@ -25,7 +25,7 @@ demo" installs: ip, ping, curl, nginx and iperf3.`,
 		Args:              exactArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := e.needsRoot(cmd); err != nil {
+			if err := e.needsCapabilities(cmd); err != nil {
 				return err
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)

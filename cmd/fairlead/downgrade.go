@@ -32,7 +32,7 @@ restores the previous state. Upgrades do not need this command.`,
 			if to == "" {
 				return usagef("--to is missing (the path of the earlier fairlead)")
 			}
-			if err := e.needsRoot(cmd); err != nil {
+			if err := e.needsCapabilities(cmd); err != nil {
 				return err
 			}
 			return runDowngrade(cmd.Context(), e, dirs, to, wait)

@@ -147,6 +147,14 @@ func (e *env) needsRoot(cmd *cobra.Command) error {
 	if e.uid != 0 {
 		return fmt.Errorf("%s needs root (run it as root, or with sudo)", cmd.CommandPath())
 	}
+	return nil
+}
+
+// needsCapabilities is needsRoot for a command that does not report by itself what root lacks.
+func (e *env) needsCapabilities(cmd *cobra.Command) error {
+	if err := e.needsRoot(cmd); err != nil {
+		return err
+	}
 	if missing := e.missing(); len(missing) > 0 {
 		return fmt.Errorf("%s needs %s, which root lacks here (give it to the service or container; deploy/fairlead.service lists what the daemon uses)",
 			cmd.CommandPath(), strings.Join(missing, " and "))

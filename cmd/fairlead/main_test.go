@@ -365,7 +365,7 @@ func TestNeedsRoot(t *testing.T) {
 		}
 	}
 	w.env.uid, w.env.missing = 0, func() []string { return []string{"CAP_NET_ADMIN", "CAP_SYS_ADMIN"} }
-	for _, command := range []string{"daemon", "doctor", "bench", "demo", "cleanup"} {
+	for _, command := range []string{"daemon", "bench", "demo", "cleanup"} { // doctor reports it
 		code, out, stderr := w.runIn(ended, command)
 		if want := "fairlead: fairlead " + command + " needs CAP_NET_ADMIN and CAP_SYS_ADMIN, which root lacks here ("; code != 1 || out != "" || !strings.HasPrefix(stderr, want) {
 			t.Errorf("%s: got %d, %q, %q", command, code, out, stderr)
