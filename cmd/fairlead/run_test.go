@@ -160,10 +160,16 @@ func TestStoppedWhileASandboxIsMade(t *testing.T) {
 	}
 }
 
+// send sends a signal to this process, and waits until it has arrived.
 func send(t *testing.T, n syscall.Signal) {
+	arrived := make(chan os.Signal, 1)
+	signal.Notify(arrived, n)
+	defer signal.Stop(arrived)
 	if err := syscall.Kill(os.Getpid(), n); err != nil {
 		t.Error(err)
+		return
 	}
+	<-arrived
 }
 
 func TestRunDetached(t *testing.T) {
