@@ -46,7 +46,7 @@ __noinline int gc_one(const struct tuple *arg, __u32 now, bool force)
 		if (o && (__s32)(o->expires - now) > 0)
 			return 0;
 	}
-	flow_forget(&key, &e->xlat);
+	flow_forget(&key, &e->xlat, false);
 	return 1;
 }
 

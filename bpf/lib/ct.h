@@ -250,8 +250,10 @@ static __always_inline bool ct_delete(const struct tuple *key)
 }
 
 /* flow_forget removes both entries of the flow whose packets *key are translated to *xlat,
- * unless they belong to another flow by now. Global, so that it is verified once. */
-__noinline int flow_forget(const struct tuple *key, const struct tuple *xlat)
+ * unless they belong to another flow by now. Unless it is a closed connection, cached decisions
+ * end: those for a closed one do not hold any more (decision_follow). Global, so that it is verified
+ * once. */
+__noinline int flow_forget(const struct tuple *key, const struct tuple *xlat, bool closed)
 {
 	struct tuple own, back, k;
 	struct ct_entry *o;
@@ -269,6 +271,7 @@ __noinline int flow_forget(const struct tuple *key, const struct tuple *xlat)
 	if (o && tuple_equal(&o->xlat, &back) && ct_delete(&k))
 		count_event(EV_CT_DELETED);
 	ct_delete(&own);
-	generation_next();
+	if (!closed)
+		generation_next();
 	return 0;
 }

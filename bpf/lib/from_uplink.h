@@ -259,7 +259,7 @@ static __noinline int do_from_uplink(struct __sk_buff *skb)
 {
 	struct ct_entry *e;
 	struct tuple to;
-	bool confirmed;
+	bool confirmed, again;
 	__u32 out_if;
 	struct pkt p;
 	int err;
@@ -301,10 +301,11 @@ static __noinline int do_from_uplink(struct __sk_buff *skb)
 		err = tunnel_odd(skb, &p);
 		return err == VERDICT_NEXT ? uplink_begin(skb, &p) : err;
 	}
-	if ((begun_to_host(e) && publish_may_begin(&p)) || ct_chooses_again(&p, e)) {
+	again = ct_chooses_again(&p, e);
+	if (again || (begun_to_host(e) && publish_may_begin(&p))) {
 		/* The host had the flow before the port was published, or the flow got no
 		 * further, or it is closed. */
-		flow_forget(&p.t, &e->xlat);
+		flow_forget(&p.t, &e->xlat, again);
 		return uplink_begin(skb, &p);
 	}
 	if (!e->out_if || e->flags & CT_F_STACK)

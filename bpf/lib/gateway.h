@@ -151,7 +151,7 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 		return -DROP_NO_UPLINK_ADDR;
 	/* The route moved to another uplink: replies to the old address would not come back
 	 * (nf_nat_masquerade deletes such flows too). */
-	flow_forget(&p->t, &w->to);
+	flow_forget(&p->t, &w->to, false);
 	return VERDICT_NEXT;
 }
 
@@ -342,7 +342,7 @@ __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint 
 			return err ? err : deliver_known(skb, &p, &d, ep->net);
 	} else if (e) {
 		/* The flow of an endpoint that had this address before, or a closed one. */
-		flow_forget(&p.t, &e->xlat);
+		flow_forget(&p.t, &e->xlat, e->in_if == skb->ifindex);
 	}
 	err = route_new(skb, &p, ep);
 	/* The stack is too small to do these in route_new. */

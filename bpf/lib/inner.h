@@ -121,7 +121,7 @@ __noinline int inner_begin(struct __sk_buff *skb)
 		return INNER_BRIDGE;
 	e = ct_find(&p.t, &confirmed);
 	if (e)
-		flow_forget(&p.t, &e->xlat);
+		flow_forget(&p.t, &e->xlat, false);
 	f = flow_prepare(&p, VIA_NET(via), via, member->ifindex);
 	if (!f)
 		return -DROP_CT_FULL;

@@ -213,7 +213,7 @@ static __always_inline int do_to_uplink(struct __sk_buff *skb)
 				translated_above(skb, up);
 			return err;
 		}
-		flow_forget(&p.t, &e->xlat);
+		flow_forget(&p.t, &e->xlat, false);
 	}
 	if (ip_equal(&p.t.saddr, &up->ip4) || ip_equal(&p.t.saddr, &up->ip6))
 		return avoid_collision(skb, &p, up);
