@@ -147,34 +147,17 @@ func (c *cgroup) query(at point) (all []placed, err error) {
 		if cg := info.Cgroup(); cg == nil || cg.CgroupId != c.id || ebpf.AttachType(cg.AttachType) != c.sockets.Types[at.hook] {
 			continue
 		}
-		if c.sockets.serves(info.Program) {
+		if uses(info.Program, at.hook, c.sockets.isCookie) {
 			all = append(all, placed{it.ID, info.Program})
 		}
 	}
 	return all, it.Err()
 }
 
-// serves reports whether a program, perhaps of another build, was loaded for this network namespace.
-func (s Sockets) serves(id ebpf.ProgramID) bool {
-	p, err := ebpf.NewProgramFromID(id)
-	if err != nil {
-		return false // it was detached in the meantime
-	}
-	defer p.Close()
-	info, err := p.Info()
-	if err != nil {
-		return false
-	}
-	ids, _ := info.MapIDs()
-	return slices.ContainsFunc(ids, func(id ebpf.MapID) bool {
-		m, err := ebpf.NewMapFromID(id)
-		if err != nil {
-			return false
-		}
-		defer m.Close()
-		value, err := m.LookupBytes(uint32(0))
-		at := int(s.Cookie.Offset)
-		return m.Type() == ebpf.Array && m.MaxEntries() == 1 && err == nil && len(value) >= at+len(s.Cookie.Value) &&
-			bytes.Equal(value[at:at+len(s.Cookie.Value)], s.Cookie.Value)
-	})
+// isCookie reports whether a map has the constants of a program, perhaps of another build, that serves this network namespace.
+func (s Sockets) isCookie(m *ebpf.Map) bool {
+	value, err := m.LookupBytes(uint32(0))
+	at := int(s.Cookie.Offset)
+	return m.Type() == ebpf.Array && m.MaxEntries() == 1 && err == nil && len(value) >= at+len(s.Cookie.Value) &&
+		bytes.Equal(value[at:at+len(s.Cookie.Value)], s.Cookie.Value)
 }

@@ -141,6 +141,15 @@ func (l *links) adoptOrphan(at point) (found bool, err error) {
 
 // isOurs reports whether the program has the hook's name and uses a table of a datapath.
 func isOurs(id ebpf.ProgramID, h Hook) bool {
+	return uses(id, h, func(m *ebpf.Map) bool {
+		info, err := m.Info()
+		return err == nil && slices.Contains(maps.Names(), info.Name)
+	})
+}
+
+// uses reports whether the program has the hook's name and uses such a map. A program that was detached in the meantime
+// does not.
+func uses(id ebpf.ProgramID, h Hook, such func(*ebpf.Map) bool) bool {
 	p, err := ebpf.NewProgramFromID(id)
 	if err != nil {
 		return false
@@ -157,8 +166,7 @@ func isOurs(id ebpf.ProgramID, h Hook) bool {
 			return false
 		}
 		defer m.Close()
-		info, err := m.Info()
-		return err == nil && slices.Contains(maps.Names(), info.Name)
+		return such(m)
 	})
 }
 

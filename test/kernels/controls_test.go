@@ -3,9 +3,6 @@
 package kernels
 
 import (
-	"os"
-	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/fairlead-net/fairlead/bench/vm"
@@ -23,29 +20,16 @@ func controlModules() []string {
 // Attacks whose effect on netfilter depends on settings of the whole machine run in a guest, without Fairlead. They are the
 // controls of tests that run the same with Fairlead.
 func TestControls(t *testing.T) {
-	if testing.Short() {
-		t.Skip("boots an emulated machine")
-	}
-	t.Parallel()
-	if runtime.GOARCH != "amd64" {
-		t.Skipf("the kernel and the emulator are for amd64, this machine is %s", runtime.GOARCH)
-	}
-	must(t, vm.Needs())
-	programs := t.TempDir()
-	must(t, vm.Build(t.Context(), programs, "github.com/fairlead-net/fairlead/test/kernels/guest"))
+	programs := build(t, guestProgram)
 	all := matrix()
 	deb, err := all[len(all)-1].Fetch(t.Context())
 	must(t, err)
 	image, err := vm.Unpack(t.Context(), deb, t.TempDir())
 	must(t, err)
-	var root vm.Archive
-	for _, dir := range []string{"dev", "opt", "proc", "root", "run", "sys", "tmp", "var/lib"} {
+	root := base(t, programs)
+	for _, dir := range []string{"opt", "var/lib"} {
 		root.Dir(dir)
 	}
-	content, err := os.ReadFile(filepath.Join(programs, "guest"))
-	must(t, err)
-	root.File("bin/guest", content)
-	root.Link("init", "bin/guest")
 	must(t, root.Busybox("sh"))
 	for _, name := range []string{"ip", "nft"} {
 		must(t, root.Program(name))
