@@ -167,7 +167,7 @@ fuzz: ## Compare with the kernel's own NAT on random packets for DURATION, as ro
 overlay-guests: ## Run all tests of overlay networks on the kernels of the matrix, as root.
 	@$(ROOT)
 	@$(DEPS) test
-	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v -run 'TestOverlay$$' ./test/kernels -overlay .
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v -run 'TestOverlay$$' ./test/kernels -args -overlay .
 
 outage: ## Take the store of two hosts away under traffic and verbs for DURATION, as root.
 	@$(ROOT)
