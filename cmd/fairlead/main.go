@@ -9,9 +9,9 @@ import (
 	"runtime"
 )
 
-// init keeps the main goroutine on the main thread, and with that every other goroutine off it: only they enter
-// namespaces. /proc/PID/ns shows the namespaces of the main thread, by which others identify the daemon's, and by
-// which some kill what is in a sandbox.
+// init keeps the main goroutine on the main thread, and every other goroutine off it. Only the others enter
+// namespaces: /proc/PID/ns shows those of the main thread, by which tools identify the namespaces of the daemon and
+// the processes in a sandbox.
 func init() { runtime.LockOSThread() }
 
 func main() {

@@ -133,7 +133,7 @@ func (c *Conn) has(p netip.Prefix) bool {
 func (c *Conn) isLocal(a netip.Addr) (bool, error) {
 	m, err := c.get(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, lookup(a), addr(unix.RTA_DST, a))
 	if err != nil && errors.As(err, new(unix.Errno)) {
-		return false, nil // there is no route, or one that refuses
+		return false, nil // no route leads there, or one that rejects packets
 	}
 	return err == nil && len(m) >= unix.SizeofRtMsg && m[7] == unix.RTN_LOCAL, err
 }

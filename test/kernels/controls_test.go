@@ -20,12 +20,10 @@ func controlModules() []string {
 // Attacks whose effect on netfilter depends on settings of the whole machine run in a guest, without Fairlead. They are the
 // controls of tests that run the same with Fairlead.
 func TestControls(t *testing.T) {
+	t.Parallel()
 	programs := build(t, guestProgram)
 	all := matrix()
-	deb, err := all[len(all)-1].Fetch(t.Context())
-	must(t, err)
-	image, err := vm.Unpack(t.Context(), deb, t.TempDir())
-	must(t, err)
+	image := all[len(all)-1].image(t)
 	root := base(t, programs)
 	for _, dir := range []string{"opt", "var/lib"} {
 		root.Dir(dir)

@@ -57,6 +57,7 @@ func uplinkModules() []string { return []string{"8021q", "macvlan", "ipvlan", "b
 func wireguardModules() []string { return []string{"wireguard"} }
 
 func TestKernelMatrix(t *testing.T) {
+	t.Parallel()
 	programs := build(t, "github.com/fairlead-net/fairlead/cmd/fairlead", "github.com/fairlead-net/fairlead/cmd/fairlead-store", guestProgram)
 	onEach(t, func(t *testing.T, k kernel, image vm.Image) {
 		run(t, vm.Machine{
@@ -71,7 +72,6 @@ func build(t *testing.T, packages ...string) string {
 	if testing.Short() {
 		t.Skip("boots emulated machines")
 	}
-	t.Parallel()
 	if runtime.GOARCH != "amd64" {
 		t.Skipf("the kernels and the emulator are for amd64, this machine is %s", runtime.GOARCH)
 	}
@@ -86,13 +86,19 @@ func onEach(t *testing.T, test func(*testing.T, kernel, vm.Image)) {
 	for _, k := range matrix() {
 		t.Run(k.Series, func(t *testing.T) {
 			t.Parallel() // each is emulated on one processor
-			deb, err := k.Fetch(t.Context())
-			must(t, err)
-			image, err := vm.Unpack(t.Context(), deb, t.TempDir())
-			must(t, err)
-			test(t, k, image)
+			test(t, k, k.image(t))
 		})
 	}
+}
+
+// image returns the kernel and its modules.
+func (k kernel) image(t *testing.T) vm.Image {
+	t.Helper()
+	deb, err := k.Fetch(t.Context())
+	must(t, err)
+	image, err := vm.Unpack(t.Context(), deb, t.TempDir())
+	must(t, err)
+	return image
 }
 
 // base returns a root directory with compiled programs, of which guest is the init.

@@ -25,6 +25,7 @@ var ended = regexp.MustCompile(`(?m)^--- (PASS|FAIL|SKIP): (\w+) \(.*\)\r?$`)
 
 // TestOverlay runs tests of test/overlay on the kernels of the matrix.
 func TestOverlay(t *testing.T) {
+	t.Parallel()
 	programs := build(t, guestProgram)
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-trimpath", "-vet=off", "-ldflags=-w", "-o", filepath.Join(programs, "tests"),
 		"github.com/fairlead-net/fairlead/test/overlay")
