@@ -349,6 +349,50 @@ func TestStartSweepsLeftovers(t *testing.T) {
 	}
 }
 
+// New TCP connections may be refused from the first program that is attached until Settle. So the first
+// pass writes to the tables before, and configures devices after.
+func TestFirstPassOnlyAttachesUntilSettled(t *testing.T) {
+	w := newWorld(t)
+	p := w.plan()
+	n := p.network("net", 7)
+	p.endpoint(p.sandbox("box"), n)
+	w.apply(p)
+	added := p.endpoint(p.sandbox("added"), n)
+	w.endpoints.m[9999] = dp.Endpoint{IfIndex: 9999}
+	clear(w.hostAddrs.m)
+	clear(w.attached)
+
+	type state struct{ endpoints, hostAddrs, attached int }
+	now := func() state {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return state{len(w.endpoints.m), len(w.hostAddrs.m), len(w.attached)}
+	}
+	var first, settled []state
+	w.beforeAttach.Store(func(int) { first = append(first, now()) })
+	w.onSettle = func() {
+		settled = append(settled, now())
+		if l, err := w.nl.LinkByName(rtnl.EndpointDevice(added.ID)); err != nil || l.Up {
+			t.Errorf("the new device when connections are allowed: %+v, error %v, want it down", l, err)
+		}
+	}
+	w.restart()
+	w.apply(p)
+	end := now()
+	if end.hostAddrs == 0 || end.endpoints != 3 {
+		t.Fatalf("after the pass: %+v", end)
+	}
+	if want := (state{end.endpoints, end.hostAddrs, 0}); len(first) == 0 || first[0] != want {
+		t.Errorf("when the first program is attached: %+v, want %+v", first, want)
+	}
+	if !slices.Equal(settled, []state{end}) {
+		t.Errorf("when connections are allowed: %+v, want once %+v", settled, end)
+	}
+	if l := w.link(rtnl.EndpointAlias(added.ID)); !l.Up {
+		t.Errorf("the new device is down after the pass: %+v", l)
+	}
+}
+
 func TestReboot(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()

@@ -46,6 +46,8 @@ type world struct {
 
 	// beforeAttach is called before a program is attached.
 	beforeAttach atomic.Value // func(ifindex int)
+	// onSettle is called when a first pass has attached what it could.
+	onSettle func()
 
 	mu     sync.Mutex // guards what follows
 	writes int        // to tables, and of attachments, that changed something
@@ -90,6 +92,7 @@ func newWorld(tb testing.TB) *world {
 	w := &world{tb: tb, dir: tb.TempDir(), nl: nl, attached: make(map[device.Place]bool), provisional: make(map[device.Place]bool)}
 	w.log = slog.New(slog.NewTextHandler(testLog{w}, nil))
 	w.beforeAttach.Store(func(int) {})
+	w.onSettle = func() {}
 	w.endpoints = newFakeTable(w, func(e dp.Endpoint) uint32 { return e.IfIndex })
 	w.fdb = newFakeTable(w, func(e dp.FDBEntry) fdbKey { return fdbKey{e.Net, e.MAC} })
 	w.neighbours = newFakeTable(w, func(e dp.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr} })
@@ -237,7 +240,10 @@ func (w *world) Attached() ([]loader.Attachment, error) {
 	return as, nil
 }
 
-func (w *world) Settle() error { return nil }
+func (w *world) Settle() error {
+	w.onSettle()
+	return nil
+}
 
 func (w *world) Commit() error {
 	w.commits++

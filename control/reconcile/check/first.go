@@ -31,8 +31,13 @@ func (h *Host) TakeOver(ctx context.Context, s *desired.Snapshot) error {
 		h.Traffic.Adopt(n.Index, n.ID)
 	}
 	c.Diff(&desired.Snapshot{})
-	c.Run()
-	errs := []error{c.tables(), c.uplinks(), c.attachments(ctx, attached), h.dp.Settle()}
+	c.Prepare()
+	errs := []error{c.tables(), c.uplinks()}
+	// From the first program that is attached until Settle, new TCP connections are refused if the tables of
+	// flows were replaced: nothing else is done meanwhile.
+	c.Attach()
+	errs = append(errs, c.attachments(ctx, attached), h.dp.Settle())
+	c.Complete()
 	if err := errors.Join(errs...); err != nil {
 		// The next resync retries; the daemon can serve meanwhile.
 		h.Log.Error("the datapath is incomplete", "err", err)

@@ -54,11 +54,21 @@ func (s *State) Begin(to *desired.Snapshot, host device.State, ids ...string) *P
 // It works on the devices and namespaces of the objects whose turn it has. While it waits for the kernel, others
 // run.
 func (p *Pass) Run() {
+	p.Prepare()
+	p.Attach()
+	p.Complete()
+}
+
+// Prepare is the part of Run before programs are attached.
+func (p *Pass) Prepare() {
 	p.Inside.Create()
 	p.Devices.Networks.Create()
 	p.Devices.Endpoints.Create()
 	p.writeEntries()
-	p.attach()
+}
+
+// Complete is the part of Run after programs were attached.
+func (p *Pass) Complete() {
 	p.Devices.Networks.Configure()
 	p.Devices.Endpoints.Configure()
 	for _, b := range p.Sandboxes {
@@ -91,8 +101,8 @@ func (p *Pass) replaceEntries() {
 	p.Fail(p.state.Entries.Delete(&stale))
 }
 
-// attach attaches the programs of the pass's endpoints and host ports.
-func (p *Pass) attach() {
+// Attach attaches the programs of the pass's endpoints and host ports.
+func (p *Pass) Attach() {
 	for id, n := range p.Networks {
 		if n.Usable() && !n.Dirty {
 			err := p.attachAt(id, n.Kind.Places(n.Ends), false)
