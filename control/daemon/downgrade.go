@@ -52,6 +52,9 @@ func Downgrade(ctx context.Context, cfg DowngradeConfig) (retErr error) {
 	if err != nil {
 		return err
 	}
+	if !state.Needed {
+		return nil // that build may use the files of sandboxes, and the daemon of this one may still do
+	}
 	// Builds without files of sandboxes do not remove them. Programs that run keep theirs.
 	if err := os.RemoveAll(instance.Dirs{Run: cfg.RunDir}.EtcFiles()); err != nil {
 		return fmt.Errorf("remove the files of sandboxes: %w", err)

@@ -5,6 +5,7 @@ package scenario
 import (
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/test/lab"
 )
@@ -70,6 +73,33 @@ func TestTablesResized(t *testing.T) {
 		l.Config.DaemonArgs = []string{"--ct-max", size}
 		kept(l, paths, "resized to "+size, func() { l.StartDaemon() })
 		ended(l, "the change to "+size, 0)
+	}
+}
+
+// A downgrade to a build that reads everything as it is takes nothing from the daemon that runs.
+func TestDowngradeToTheSame(t *testing.T) {
+	l := lab.New(t, lab.Config{})
+	l.Sandbox("ben", "--network", network(l, "web"))
+	flags := directories(l)
+	left := func() (all []string) {
+		for _, dir := range []string{filepath.Dir(filepath.Dir(l.Fairlead("inspect", "--format", "{{.HostsPath}}", "ben"))), flags[1]} {
+			err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+				all = append(all, path)
+				return err
+			})
+			if err != nil {
+				l.Fatal(err)
+			}
+		}
+		return all
+	}
+	before := left()
+	out := l.Fairlead(append([]string{"downgrade", "--to", l.Binary}, flags...)...)
+	if !strings.HasPrefix(out, "nothing to convert: ") {
+		l.Errorf("fairlead downgrade says %q", out)
+	}
+	if diff := cmp.Diff(before, left()); diff != "" {
+		l.Errorf("files and pins (-before +after):\n%s", diff)
 	}
 }
 
