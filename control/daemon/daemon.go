@@ -18,7 +18,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/fairlead-net/fairlead/control/announce"
@@ -33,6 +32,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/engine"
 	"github.com/fairlead-net/fairlead/control/etcfiles"
 	"github.com/fairlead-net/fairlead/control/events"
+	"github.com/fairlead-net/fairlead/control/fdstore"
 	"github.com/fairlead-net/fairlead/control/gc"
 	"github.com/fairlead-net/fairlead/control/host"
 	"github.com/fairlead-net/fairlead/control/hostsockets"
@@ -92,6 +92,7 @@ type daemon struct {
 	apiSocket     net.Listener
 	dockerSocket  net.Listener   // nil if Docker is not served
 	passed        []net.Listener // systemd's sockets
+	stored        *fdstore.Store // what systemd keeps while no daemon runs
 	metricsSocket net.Listener   // nil if metrics are not served
 }
 
@@ -101,17 +102,14 @@ func Run(ctx context.Context, cfg Config) (retErr error) {
 	limitMemory(cfg.MemoryLimit)
 	d := &daemon{cfg: cfg, started: time.Now(), log: cfg.Log}
 	defer func() { retErr = errors.Join(retErr, d.close()) }()
-	var err error
-	if d.passed, err = activation.Listeners(); err != nil {
-		return fmt.Errorf("take systemd's sockets: %w", err)
-	}
+	d.takePassed()
 	if err := d.open(ctx); err != nil {
 		d.refuseDocker(ctx, err)
 		return err
 	}
 	d.notify(systemd.SdNotifyReady)
 	d.log.Info("serving", "socket", d.apiSocket.Addr().String(), "adopted", d.datapath.Adopted(), "took", time.Since(d.started))
-	err = d.serve(ctx)
+	err := d.serve(ctx)
 	d.notify(systemd.SdNotifyStopping)
 	if err == nil {
 		d.log.Info("ending; the datapath stays")
@@ -268,7 +266,7 @@ func (d *daemon) openState(ctx context.Context) error {
 		Log:      d.log,
 	}, d.datapath, tables.Of(d.datapath.Maps()), d.handle)
 	d.leases = leases.New(leases.Config{Client: &dhcp.Client{NL: d.handle}, Verbs: setLease{d}, Log: d.log})
-	d.dns = dns.New(dns.Config{DialIn: d.dialIn, Log: d.log})
+	d.dns = dns.New(dns.Config{DialIn: d.dialIn, Sockets: d.stored, Log: d.log})
 	var err error
 	d.state, err = txn.New(txn.Config{
 		Store:        d.store,
@@ -304,7 +302,11 @@ func (d *daemon) openState(ctx context.Context) error {
 		d.reconciler.SetRemote(d.remoteBackends, d.confirm)
 	}
 	d.collector = gc.New(gc.Config{Flows: d.datapath.Maps().Conntrack, Refused: d.refusedFlows, Log: d.log})
-	return d.explainDamage(d.controller.Start(ctx))
+	if err := d.explainDamage(d.controller.Start(ctx)); err != nil {
+		return err
+	}
+	d.stored.Discard()
+	return nil
 }
 
 // dialIn connects from the network namespace of a sandbox.

@@ -56,10 +56,7 @@ const refuseTime = time.Second
 // Refuse answers engines that made systemd start this process with the reason why the daemon does
 // not run, as [Run] does when it cannot start.
 func Refuse(ctx context.Context, reason error, log *slog.Logger) {
-	passed, err := activation.Listeners()
-	if err != nil {
-		log.Warn("cannot report the startup failure to Docker", "err", err)
-	}
+	passed, _ := sortPassed(activation.Files(true))
 	(&daemon{passed: passed, log: log}).refuseDocker(ctx, reason)
 }
 

@@ -11,8 +11,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func pluginSocket(dir string) string { return Dirs{DockerPlugins: dir}.PluginSocket() }
@@ -62,5 +65,66 @@ func TestDockerSocketOfSystemd(t *testing.T) {
 	<-refused
 	if _, err := os.Lstat(pluginSocket(dir)); err != nil {
 		t.Errorf("the socket was removed: %v", err)
+	}
+}
+
+// Sockets of the name server that systemd kept are not taken for sockets of engines, whatever they are.
+func TestPassedDescriptors(t *testing.T) {
+	plugin, err := net.Listen("unix", filepath.Join(t.TempDir(), "a.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	packets, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []*os.File
+	for _, p := range []struct {
+		name   string
+		socket interface{ File() (*os.File, error) }
+	}{
+		{"fairlead.socket", plugin.(*net.UnixListener)},
+		{"drivers", plugin.(*net.UnixListener)}, // FileDescriptorName=
+		{"fairlead.socket", stream.(*net.TCPListener)},
+		{"fairlead.socket", packets.(*net.UDPConn)},
+		{"dns-tcp-127.0.0.1-53", stream.(*net.TCPListener)},
+		{"dns-udp-127.0.0.1-53", packets.(*net.UDPConn)},
+		{"dns-udp-127.0.0.2-53", plugin.(*net.UnixListener)},
+		{"later", stream.(*net.TCPListener)},
+	} {
+		f, err := p.socket.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0) // another than that of f, to give it another name
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		files = append(files, os.NewFile(uintptr(fd), p.name))
+	}
+	sockets, stored := sortPassed(files)
+	var got []string
+	for _, l := range sockets {
+		if l == nil {
+			got = append(got, "nil")
+			continue
+		}
+		got = append(got, l.Addr().Network())
+		l.Close()
+	}
+	if want := []string{"unix", "unix", "nil", "nil"}; !slices.Equal(got, want) {
+		t.Errorf("sockets of units are %q, want %q", got, want)
+	}
+	got = nil
+	for _, f := range stored {
+		got = append(got, f.Name())
+	}
+	if want := []string{"dns-tcp-127.0.0.1-53", "dns-udp-127.0.0.1-53", "dns-udp-127.0.0.2-53", "later"}; !slices.Equal(got, want) {
+		t.Errorf("stored are %q, want %q", got, want)
 	}
 }

@@ -32,7 +32,9 @@ type Config struct {
 	ResolvConf string
 	// DialIn connects from a network namespace, for the servers that users chose for a sandbox.
 	DialIn func(ctx context.Context, netns, network, address string) (net.Conn, error)
-	Log    *slog.Logger // required
+	// Sockets stores the server's sockets for the next daemon. The default stores nothing.
+	Sockets Sockets
+	Log     *slog.Logger // required
 }
 
 // Remote is the names of members of networks on other nodes.
@@ -60,6 +62,9 @@ type Server struct {
 func New(cfg Config) *Server {
 	if cfg.ResolvConf == "" {
 		cfg.ResolvConf = "/etc/resolv.conf"
+	}
+	if cfg.Sockets == nil {
+		cfg.Sockets = noSockets{}
 	}
 	s := &Server{cfg: cfg, counts: map[string]*atomic.Uint64{}, at: map[netip.AddrPort]*listener{}, failed: map[netip.AddrPort]bool{}}
 	for _, r := range Results() {
@@ -94,17 +99,25 @@ func (s *Server) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.ended = true
-			for at := range s.at {
-				s.closeAt(at)
-			}
+			s.stop()
 			return nil
 		case <-tick.C:
 			s.sync()
 		}
 	}
+}
+
+// stop ends the server. Stored sockets stay.
+func (s *Server) stop() {
+	s.mu.Lock()
+	s.ended = true
+	at := s.at // which does not change any more
+	s.mu.Unlock()
+	var all sync.WaitGroup
+	for at, l := range at {
+		all.Go(func() { s.end(at, l) })
+	}
+	all.Wait()
 }
 
 // Counts returns the number of queries so far, by result.
@@ -182,6 +195,7 @@ func (s *Server) sync() {
 			s.open(at, network)
 		}
 	}
+	s.keep()
 }
 
 // open serves a network at an address and port, and logs the first failure.
@@ -195,12 +209,14 @@ func (s *Server) open(at netip.AddrPort, network string) {
 			delete(s.failed, at)
 		}
 	case !s.failed[at]:
+		s.forget(at)
 		s.failed[at] = true
 		s.cfg.Log.Warn("DNS is not served until another program releases the port", "address", at, "err", err)
 	}
 }
 
 func (s *Server) closeAt(at netip.AddrPort) {
+	s.forget(at)
 	s.at[at].close()
 	delete(s.at, at)
 }
@@ -209,6 +225,7 @@ func (s *Server) closeAt(at netip.AddrPort) {
 type listener struct {
 	network string
 	servers []*dns.Server
+	sockets map[string]syscall.Conn // by network
 	stop    context.CancelFunc
 }
 
@@ -217,16 +234,17 @@ func (s *Server) listen(place netip.AddrPort, network string) (*listener, error)
 	l := &listener{network: network, stop: stop}
 	at := place.String()
 	lc := net.ListenConfig{Control: control}
-	packets, err := lc.ListenPacket(ctx, "udp", at)
+	packets, err := s.listenPacket(ctx, lc, place)
 	if err != nil {
 		stop()
 		return nil, fmt.Errorf("serve DNS: %w", err)
 	}
-	tcp, err := lc.Listen(ctx, "tcp", at)
+	tcp, err := s.listenStream(ctx, lc, place)
 	if err != nil {
 		stop()
 		return nil, errors.Join(fmt.Errorf("serve DNS: %w", err), packets.Close())
 	}
+	l.sockets = map[string]syscall.Conn{"udp": packets.(*net.UDPConn), "tcp": tcp.(*net.TCPListener)}
 	handler := func(udp bool) dns.Handler {
 		return dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { s.handle(ctx, w, network, udp, q) })
 	}

@@ -95,6 +95,7 @@ var (
 		"control/metrics":                   {"control/desired", "maps"},
 		"control/events":                    {"control/api", "control/desired", "control/model"},
 		"control/etcfiles":                  {"control/model", "control/desired"},
+		"control/fdstore":                   {},
 		"control/dns":                       {"control/model", "control/desired", "control/desired/persistent"},
 		"control/announce":                  {"control/desired", "control/model", "control/rtnl", "control/rtnl/frames"},
 		"control/dhcp":                      {"control/model", "control/rtnl", "control/rtnl/stacked"},
