@@ -579,7 +579,7 @@ func routersAddress(d difference) bool {
 	routed := d.st().Node != "" || d.flow().Src.IsValid() // its sender is not an end of the flow
 	return d.st().Kind == "error" && routed && d.fairlead != nil && d.kernel != nil &&
 		d.fairlead.node == d.kernel.node && d.fairlead.p.icmpError() && d.fairlead.p.dst == d.kernel.p.dst &&
-		d.fairlead.p.src != d.kernel.p.src && gist(d.fairlead) == gist(d.kernel) && strings.Contains(d.kernel.rest, "<port of")
+		d.fairlead.p.src != d.kernel.p.src && gist(d.fairlead) == gist(d.kernel) && strings.Contains(d.kernel.rest, "port of ")
 }
 
 // A packet that says that it is larger than it is and than the path takes is too big to Fairlead. The kernel sees first that it
