@@ -13,6 +13,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bpf"
 	"github.com/fairlead-net/fairlead/maps/flood"
+	"github.com/fairlead-net/fairlead/maps/flowcount"
 	"github.com/fairlead-net/fairlead/maps/pools"
 	"github.com/fairlead-net/fairlead/maps/redirects"
 	"github.com/fairlead-net/fairlead/maps/table"
@@ -24,6 +25,9 @@ type (
 	Pool       = pools.Pool
 	PoolMember = pools.Member
 )
+
+// FlowCount is the programs' count of the entries of fl_ct.
+type FlowCount = flowcount.Count
 
 // Set holds all tables of one datapath.
 type Set struct {

@@ -38,8 +38,9 @@ func (p pkg) rel() string {
 var (
 	allowed = map[string][]string{
 		"bpf":                               {},
-		"maps":                              {"bpf", "maps/flood", "maps/pools", "maps/portbits", "maps/redirects", "maps/table", "maps/transfer"},
+		"maps":                              {"bpf", "maps/flood", "maps/flowcount", "maps/pools", "maps/portbits", "maps/redirects", "maps/table", "maps/transfer"},
 		"maps/flood":                        {"bpf", "maps/table", "maps/transfer"},
+		"maps/flowcount":                    {"bpf", "maps/transfer"},
 		"maps/pools":                        {"bpf", "maps/table"},
 		"maps/portbits":                     {},
 		"maps/redirects":                    {"bpf"},

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package maps
+// Package flowcount corrects fl_ct_used: the programs' count of the entries of fl_ct.
+package flowcount
 
 import (
 	"fmt"
@@ -11,8 +12,8 @@ import (
 	"github.com/fairlead-net/fairlead/maps/transfer"
 )
 
-// FlowCount is the programs' count of the entries of fl_ct, which they use to refuse new flows.
-type FlowCount struct {
+// Count is the programs' count of the entries of fl_ct, which they use to refuse new flows.
+type Count struct {
 	Flows *ebpf.Map // fl_ct
 	Used  *ebpf.Map // fl_ct_used
 }
@@ -25,7 +26,7 @@ const countSlack = 64
 const held = int64(1) << 40
 
 // Recount corrects the count, which is wrong after entries were written from user space.
-func (c FlowCount) Recount() error {
+func (c Count) Recount() error {
 	before, err := c.get()
 	if err != nil {
 		return err
@@ -48,9 +49,9 @@ func (c FlowCount) Recount() error {
 // Hold makes the programs refuse new TCP connections as if fl_ct were full, until Recount. Senders
 // repeat their SYN after a second. So no connection can begin and be left out of the copy while
 // tables and programs are exchanged.
-func (c FlowCount) Hold() error { return c.put(held) }
+func (c Count) Hold() error { return c.put(held) }
 
-func (c FlowCount) get() (int64, error) {
+func (c Count) get() (int64, error) {
 	var n int64
 	if err := c.Used.Lookup(uint32(0), &n); err != nil {
 		return 0, fmt.Errorf("read table %s: %w", bpf.TCMapFlCtUsed, err)
@@ -58,7 +59,7 @@ func (c FlowCount) get() (int64, error) {
 	return n, nil
 }
 
-func (c FlowCount) put(n int64) error {
+func (c Count) put(n int64) error {
 	if err := c.Used.Put(uint32(0), n); err != nil {
 		return fmt.Errorf("write to table %s: %w", bpf.TCMapFlCtUsed, err)
 	}
