@@ -220,7 +220,8 @@ const (
 	TCDropReasonDROP_TUNNEL_FAILED    TCDropReason = 34
 	TCDropReasonDROP_NO_BACKEND       TCDropReason = 35
 	TCDropReasonDROP_NOT_TUNNEL       TCDropReason = 36
-	TCDropReasonDROP_REASON_MAX       TCDropReason = 37
+	TCDropReasonDROP_PUBLISH_FROM     TCDropReason = 37
+	TCDropReasonDROP_REASON_MAX       TCDropReason = 38
 )
 
 type TCEndpoint struct {
@@ -517,6 +518,7 @@ type TCServiceFlag uint32
 const (
 	TCServiceFlagSERVICE_POOL   TCServiceFlag = 1
 	TCServiceFlagSERVICE_DIRECT TCServiceFlag = 2
+	TCServiceFlagSERVICE_FROM   TCServiceFlag = 4
 )
 
 type TCServiceKey struct {
@@ -525,6 +527,14 @@ type TCServiceKey struct {
 	Port  uint16
 	Proto uint8
 	Pad   [5]uint8
+}
+
+type TCSourceKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Service   uint32
+	Ip4       uint32
+	Addr      TCIp
 }
 
 type TCSubnetFlag uint32
@@ -661,6 +671,7 @@ const (
 	TCMapFlRoute           = "fl_route"
 	TCMapFlScratch         = "fl_scratch"
 	TCMapFlService         = "fl_service"
+	TCMapFlSource          = "fl_source"
 	TCMapFlSubnet          = "fl_subnet"
 	TCMapFlTraffic         = "fl_traffic"
 	TCMapFlTunnel          = "fl_tunnel"
@@ -786,6 +797,7 @@ type TCMapSpecs struct {
 	FlRoute      *ebpf.MapSpec `ebpf:"fl_route"`
 	FlScratch    *ebpf.MapSpec `ebpf:"fl_scratch"`
 	FlService    *ebpf.MapSpec `ebpf:"fl_service"`
+	FlSource     *ebpf.MapSpec `ebpf:"fl_source"`
 	FlSubnet     *ebpf.MapSpec `ebpf:"fl_subnet"`
 	FlTraffic    *ebpf.MapSpec `ebpf:"fl_traffic"`
 	FlTunnel     *ebpf.MapSpec `ebpf:"fl_tunnel"`
@@ -881,6 +893,7 @@ type TCMaps struct {
 	FlRoute      *ebpf.Map `ebpf:"fl_route"`
 	FlScratch    *ebpf.Map `ebpf:"fl_scratch"`
 	FlService    *ebpf.Map `ebpf:"fl_service"`
+	FlSource     *ebpf.Map `ebpf:"fl_source"`
 	FlSubnet     *ebpf.Map `ebpf:"fl_subnet"`
 	FlTraffic    *ebpf.Map `ebpf:"fl_traffic"`
 	FlTunnel     *ebpf.Map `ebpf:"fl_tunnel"`
@@ -927,6 +940,7 @@ func (m *TCMaps) Close() error {
 		m.FlRoute,
 		m.FlScratch,
 		m.FlService,
+		m.FlSource,
 		m.FlSubnet,
 		m.FlTraffic,
 		m.FlTunnel,

@@ -36,8 +36,11 @@ type Publish struct {
 	Pool bool
 	IPv6 bool
 	// Direct means that HostIP is not the host's, but the backend's own address, at which the port is open. Of several
-	// with one key, which all mean the same, the table has the one with the lowest ID.
+	// with one key, which mean the same unless they are limited, the table has a limited one, and of these the one with
+	// the lowest ID.
 	Direct bool
+	// Limited means that only clients from a [Source] with this ID reach it.
+	Limited bool
 }
 
 // String is for logs.
@@ -58,6 +61,9 @@ func (p Publish) service() bpf.TCService {
 	v6 := !p.HostIP.Is4()
 	if p.Direct {
 		s.Flags = uint16(bpf.TCServiceFlagSERVICE_DIRECT)
+	}
+	if p.Limited {
+		s.Flags |= uint16(bpf.TCServiceFlagSERVICE_FROM)
 	}
 	if p.Pool {
 		s.Count, s.Flags, v6 = 0, uint16(bpf.TCServiceFlagSERVICE_POOL), p.IPv6
@@ -82,7 +88,7 @@ func publishFrom(k bpf.TCServiceKey, s bpf.TCService, b bpf.TCBackend) Publish {
 	return Publish{
 		HostIP: netip.AddrFrom16(k.Addr.B).Unmap(), Port: swap16(k.Port), Proto: k.Proto,
 		Backend: fromIP(b.Addr), BackendPort: swap16(s.Port), IfIndex: b.Ifindex, Net: b.Net, Node: b.Node, ID: s.Id,
-		Direct: isDirect(s),
+		Direct: isDirect(s), Limited: isLimited(s),
 	}
 }
 
@@ -92,6 +98,9 @@ func isPool(s bpf.TCService) bool { return s.Flags&uint16(bpf.TCServiceFlagSERVI
 // isDirect reports whether a service is a port of its backend's own address. Ports of the host are not affected by it, so
 // it has no bit.
 func isDirect(s bpf.TCService) bool { return s.Flags&uint16(bpf.TCServiceFlagSERVICE_DIRECT) != 0 }
+
+// isLimited reports whether only some clients reach a service.
+func isLimited(s bpf.TCService) bool { return s.Flags&uint16(bpf.TCServiceFlagSERVICE_FROM) != 0 }
 
 func slotOf(k bpf.TCServiceKey) portbits.Slot {
 	return portbits.SlotOf(swap16(k.Port), k.Proto == unix.IPPROTO_UDP)
@@ -170,8 +179,9 @@ func split(ps []Publish) (map[bpf.TCServiceKey]bpf.TCService, map[bpf.TCBackendK
 	backends := make(map[bpf.TCBackendKey]bpf.TCBackend)
 	for _, p := range ps {
 		k := p.key()
-		if had, ok := services[k]; !ok || !p.Direct || p.ID < had.Id {
-			services[k] = p.service()
+		had, ok := services[k]
+		if s := p.service(); !ok || !p.Direct || isLimited(s) && !isLimited(had) || isLimited(s) == isLimited(had) && p.ID < had.Id {
+			services[k] = s
 		}
 	}
 	for _, p := range ps {

@@ -35,6 +35,7 @@ type Set struct {
 	FDB        *FDB
 	Neighbours *Neighbours
 	Publishes  *Publishes
+	Sources    *Sources
 	Pools      *pools.Table
 	HostAddrs  *HostAddrs
 	HostNets   *Subnets // prefixes that belong to the host; their network is 1
@@ -126,12 +127,16 @@ func (s *Set) openOwned(m map[string]*ebpf.Map, g *generation) error {
 	if s.Pools, err = pools.New(m); err != nil {
 		return err
 	}
+	sources, err := table.NewView(bpf.TCMapFlSource, m[bpf.TCMapFlSource], Source.raw, sourceFrom)
+	if err != nil {
+		return err
+	}
 	endpoints.OnWrite(g.next)
 	fdb.OnWrite(g.next)
 	uplinks.OnWrite(g.next)
 	s.Endpoints, s.FDB, s.Neighbours = &Endpoints{endpoints}, &FDB{fdb}, &Neighbours{neighbours}
 	s.Subnets, s.HostNets, s.Uplinks = &Subnets{subnets}, &Subnets{hostNets}, &Uplinks{uplinks}
-	s.Resolvers = &Resolvers{resolvers}
+	s.Resolvers, s.Sources = &Resolvers{resolvers}, &Sources{sources}
 	return nil
 }
 
@@ -178,7 +183,7 @@ func Names() []string {
 		bpf.TCMapFlPortbits, bpf.TCMapFlHostaddr, bpf.TCMapFlHostnet, bpf.TCMapFlSubnet, bpf.TCMapFlUplink,
 		bpf.TCMapFlVni, bpf.TCMapFlTunnel, bpf.TCMapFlTunnelNode, bpf.TCMapFlNode, bpf.TCMapFlNodeAddr,
 		bpf.TCMapFlPeerFdb, bpf.TCMapFlPeerNeigh,
-		bpf.TCMapFlPool, bpf.TCMapFlMaglev, bpf.TCMapFlMember, bpf.SockMapFlResolver,
+		bpf.TCMapFlSource, bpf.TCMapFlPool, bpf.TCMapFlMaglev, bpf.TCMapFlMember, bpf.SockMapFlResolver,
 		// Written by the datapath.
 		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlCtUsed, bpf.TCMapFlFrag, bpf.SockMapFlSockRev,
 		bpf.TCMapFlAffinity,
@@ -214,6 +219,7 @@ func (s *Set) Fills() ([]Fill, error) {
 		{bpf.TCMapFlNeigh, s.Neighbours.Len(), s.Neighbours.MaxEntries()},
 		{bpf.TCMapFlService, s.Publishes.services.Len(), s.Publishes.services.MaxEntries()},
 		{bpf.TCMapFlBackend, s.Publishes.backends.Len(), s.Publishes.backends.MaxEntries()},
+		{bpf.TCMapFlSource, s.Sources.Len(), s.Sources.MaxEntries()},
 		{bpf.TCMapFlHostaddr, s.HostAddrs.Len(), s.HostAddrs.MaxEntries()},
 		{bpf.TCMapFlHostnet, s.HostNets.Len(), s.HostNets.MaxEntries()},
 		{bpf.TCMapFlSubnet, s.Subnets.Len(), s.Subnets.MaxEntries()},

@@ -118,6 +118,7 @@ func TestLayout(t *testing.T) {
 		{"backend_key", unsafe.Sizeof(bpf.TCBackendKey{}), 8},
 		{"backend", unsafe.Sizeof(bpf.TCBackend{}), 32},
 		{"subnet_key", unsafe.Sizeof(bpf.TCSubnetKey{}), 20},
+		{"source_key", unsafe.Sizeof(bpf.TCSourceKey{}), 28},
 		{"uplink", unsafe.Sizeof(bpf.TCUplink{}), 40},
 		{"node", unsafe.Sizeof(bpf.TCNode{}), 48},
 		{"vni", unsafe.Sizeof(bpf.TCVni{}), 8},
@@ -150,12 +151,23 @@ func TestRoundTrip(t *testing.T) {
 		{netip.MustParsePrefix("0.0.0.0/0"), 4, 0},
 	}
 
+	sources := []Source{
+		{3, netip.MustParsePrefix("0.0.0.0/0")},
+		{3, netip.MustParsePrefix("192.0.2.0/24")},
+		{3, netip.MustParsePrefix("::/0")},
+		{4, netip.MustParsePrefix("2001:db8::/32")},
+		{4, netip.MustParsePrefix("2001:db8::1/128")},
+	}
+
 	must(t, put(w.Endpoints.Put(endpoint)), put(w.FDB.Put(fdb)), put(w.Neighbours.Put(neigh4)),
 		put(w.Neighbours.Put(neigh6)), put(w.Uplinks.Put(uplink)))
 	for _, s := range subnets {
 		must(t, put(w.Subnets.Put(s)))
 	}
-	must(t, w.Endpoints.Refresh(), w.FDB.Refresh(), w.Neighbours.Refresh(), w.Uplinks.Refresh(), w.Subnets.Refresh())
+	for _, s := range sources {
+		must(t, put(w.Sources.Put(s)))
+	}
+	must(t, w.Sources.Refresh(), w.Endpoints.Refresh(), w.FDB.Refresh(), w.Neighbours.Refresh(), w.Uplinks.Refresh(), w.Subnets.Refresh())
 
 	byText := cmp.Options{equateAddrs, cmpopts.SortSlices(func(a, b interface{ String() string }) bool { return a.String() < b.String() })}
 	for _, tt := range []struct {
@@ -167,6 +179,7 @@ func TestRoundTrip(t *testing.T) {
 		{"neigh", w.Neighbours.List(), []Neighbour{neigh4, neigh6}},
 		{"uplink", w.Uplinks.List(), []Uplink{uplink}},
 		{"subnet", w.Subnets.List(), subnets},
+		{"source", w.Sources.List(), sources},
 	} {
 		if diff := cmp.Diff(tt.want, tt.got, byText); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
@@ -178,6 +191,7 @@ func TestRoundTrip(t *testing.T) {
 		"fdb":      func() (bool, error) { return w.FDB.Delete(3, MAC{2, 1, 2, 3, 4, 5}) },
 		"neigh":    func() (bool, error) { return w.Neighbours.Delete(3, addr("192.0.2.2")) },
 		"uplink":   func() (bool, error) { return w.Uplinks.Delete(2) },
+		"source":   func() (bool, error) { return w.Sources.Delete(sources[2]) },
 		"subnet":   func() (bool, error) { return w.Subnets.Delete(netip.MustParsePrefix("192.0.2.77/24")) },
 	} {
 		if ok, err := f(); !ok || err != nil {
@@ -255,7 +269,7 @@ func TestFills(t *testing.T) {
 		"fl_endpoint": 0, "fl_fdb": 0, "fl_neigh": 0, "fl_service": 0, "fl_backend": 0, "fl_hostaddr": 1, "fl_hostnet": 0, "fl_subnet": 0,
 		"fl_uplink": 0, "fl_vni": 0, "fl_tunnel": 0, "fl_tunnel_node": 0, "fl_node": 0, "fl_node_addr": 0,
 		"fl_peer_fdb": 1, "fl_peer_neigh": 0, "fl_ct": 2, "fl_ct_new": 0, "fl_frag": 0, "fl_sock_rev": 0,
-		"fl_pool": 0, "fl_resolver": 0, "fl_maglev": 0, "fl_member": 0, "fl_affinity": 0, "fl_group": 0,
+		"fl_source": 0, "fl_pool": 0, "fl_resolver": 0, "fl_maglev": 0, "fl_member": 0, "fl_affinity": 0, "fl_group": 0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("entries (-want +got):\n%s", diff)

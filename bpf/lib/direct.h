@@ -19,6 +19,7 @@
 #include "neigh.h"
 #include "pkt.h"
 #include "service.h"
+#include "source.h"
 #include "subnet.h"
 
 /* The packet is to begin such a flow, if the mode allows it. */
@@ -38,6 +39,8 @@ static __noinline int direct_prepare(const struct pkt *p, __u32 in_if)
 		s = bpf_map_lookup_elem(&fl_service, &k);
 		if (!s || !(s->flags & SERVICE_DIRECT))
 			return -DROP_DIRECT;
+		if (!source_allowed(s, &p->t.saddr))
+			return -DROP_PUBLISH_FROM;
 	}
 	if (ip_is_linklocal6(&p->t.saddr))
 		return -DROP_MARTIAN; /* the answer could not be routed (RFC 4291 section 2.5.6) */

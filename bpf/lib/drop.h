@@ -53,6 +53,7 @@ enum drop_reason {
 	DROP_TUNNEL_FAILED = 34,   /* the packet could not be encapsulated or decapsulated */
 	DROP_NO_BACKEND = 35,	   /* the service has no backend */
 	DROP_NOT_TUNNEL = 36,	   /* arrived by the device that encrypts, outside of a tunnel */
+	DROP_PUBLISH_FROM = 37,	   /* the published port is not for this client */
 	DROP_REASON_MAX,
 };
 

@@ -31,6 +31,7 @@
 #include "pkt.h"
 #include "service.h"
 #include "skb.h"
+#include "source.h"
 #include "subnet.h"
 #include "track.h"
 #include "tunnel_in.h"
@@ -124,6 +125,8 @@ static __always_inline int uplink_published(struct __sk_buff *skb, struct pkt *p
 	err = uplink_source(&p->t.saddr);
 	if (err)
 		return err;
+	if (!source_allowed(s, &p->t.saddr))
+		return -DROP_PUBLISH_FROM;
 	if (p->ttl <= 1)
 		return uplink_ttl_exceeded(skb, p);
 	f = flow_prepare(p, b->net, 0, b->ifindex);

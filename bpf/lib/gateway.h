@@ -34,6 +34,7 @@
 #include "pkt.h"
 #include "service.h"
 #include "skb.h"
+#include "source.h"
 #include "subnet.h"
 #include "track.h"
 #include "tuple.h"
@@ -51,6 +52,8 @@ static __always_inline int route_published(struct __sk_buff *skb, struct pkt *p,
 	struct flow *f;
 	int err;
 
+	if (!source_allowed(s, &p->t.saddr))
+		return -DROP_PUBLISH_FROM;
 	if (p->ttl <= 1)
 		return ttl_exceeded(skb, p, ep);
 	f = flow_prepare(p, b->net, skb->ifindex, b->ifindex);

@@ -16,6 +16,7 @@
 enum service_flag {
 	SERVICE_POOL = 1 << 0,	 /* its backends are a pool (maglev.h) */
 	SERVICE_DIRECT = 1 << 1, /* a port of the backend's own address (direct.h) */
+	SERVICE_FROM = 1 << 2,	 /* only clients in fl_source reach it (source.h) */
 };
 
 /* fl_service: (host address, port, protocol) -> . An address of all zeros (IPv6) or

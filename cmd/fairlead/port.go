@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-net/fairlead/control/api"
+	"github.com/fairlead-net/fairlead/control/model"
 )
 
 func newPortCommand(e *env) *cobra.Command {
@@ -66,7 +67,7 @@ func runPort(ctx context.Context, e *env, ref, port string) error {
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(ports), comparePorts) {
 		for _, b := range ports[key] {
-			fmt.Fprintf(e.stdout, "%s -> %s\n", key, net.JoinHostPort(b.HostIP, b.HostPort))
+			fmt.Fprintf(e.stdout, "%s -> %s%s\n", key, net.JoinHostPort(b.HostIP, b.HostPort), api.FromText(b.From, model.MaxSources))
 		}
 	}
 	return nil

@@ -107,11 +107,11 @@ func formatState(s api.SandboxState) string {
 	return "Created"
 }
 
-// formatPorts lists ports like Docker: "0.0.0.0:8080-8081->80-81/tcp".
+// formatPorts lists ports like Docker: "0.0.0.0:8080-8081->80-81/tcp", and the first clients of those that have not all.
 func formatPorts(ports []api.PortSummary) string {
 	out := make([]string, 0, len(ports))
 	for _, p := range ports {
-		out = append(out, fmt.Sprintf("%s->%s/%s", net.JoinHostPort(p.IP, portRange(p.PublicPort, p.Count)), portRange(p.PrivatePort, p.Count), p.Type))
+		out = append(out, fmt.Sprintf("%s->%s/%s%s", net.JoinHostPort(p.IP, portRange(p.PublicPort, p.Count)), portRange(p.PrivatePort, p.Count), p.Type, api.FromText(p.From, 2)))
 	}
 	return strings.Join(out, ", ")
 }

@@ -15,7 +15,8 @@ import (
 func newPublishCommand(e *env) *cobra.Command {
 	return newGroup("publish", "Change the published ports of a sandbox",
 		newPublishChangeCommand(e, "add", "Publish further ports of a sandbox, all or none", (*client.Client).PublishPorts,
-			`  fairlead publish add web -p 8443:443 -p 8443:443/udp`),
+			`  fairlead publish add web -p 8443:443 -p 8443:443/udp
+  fairlead publish add db -p 5432:5432,from=192.0.2.0/24,from=2001:db8::/32`),
 		newPublishChangeCommand(e, "rm", "Stop publishing ports of a sandbox; connections by other ports continue", (*client.Client).UnpublishPorts,
 			`  fairlead publish rm web -p 8443:443
   fairlead publish rm web -p 443    (at whatever host port)`))
@@ -48,6 +49,6 @@ func newPublishChangeCommand(e *env, verb, short string, change func(c *client.C
 			return change(c, cmd.Context(), args[0], api.PublishedPorts{PortBindings: api.NewPortBindings(specs)})
 		},
 	}
-	cmd.Flags().StringArrayVarP(&ports, "publish", "p", nil, "a port: [IP:][HOST[-HOST]:]PORT[-PORT][/tcp|udp]; repeatable")
+	cmd.Flags().StringArrayVarP(&ports, "publish", "p", nil, "a port: [IP:][HOST[-HOST]:]PORT[-PORT][/tcp|udp][,from=PREFIX…], the clients that reach it; repeatable")
 	return cmd
 }

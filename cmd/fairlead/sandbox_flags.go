@@ -100,7 +100,7 @@ func (o *sandboxFlags) register(cmd *cobra.Command) {
 	f.StringVar(&o.ip6, "ip6", "", "IPv6 address in the first network (default: a free one)")
 	f.StringVar(&o.mac, "mac-address", "", "MAC address in the first network (default: generated)")
 	f.StringArrayVar(&o.aliases, "network-alias", nil, "name in the first network beside the sandbox's own; also that of a service, or *.NAME for all names below; repeatable")
-	f.StringArrayVarP(&o.publish, "publish", "p", nil, "publish a port: [IP:][HOST[-HOST]:]PORT[-PORT][/tcp|udp|sctp]")
+	f.StringArrayVarP(&o.publish, "publish", "p", nil, "publish a port: [IP:][HOST[-HOST]:]PORT[-PORT][/tcp|udp|sctp][,from=PREFIX…], the clients that reach it")
 	f.BoolVarP(&o.publishAll, "publish-all", "P", false, "publish all exposed ports on free host ports")
 	f.StringArrayVar(&o.expose, "expose", nil, "expose a port: PORT[-PORT][/tcp|udp|sctp]")
 	f.StringVar(&o.hostname, "hostname", "", "host name of the program (default: the first 12 digits of the sandbox's ID)")

@@ -103,14 +103,42 @@ func ParseExpose(s string) (model.PortProto, error) {
 	return p, nil
 }
 
-// ParsePublish parses one -p: [IP:][HOST[-HOST]:]PORT[-PORT][/PROTO], with an IPv6
+// ParsePublish parses one -p: [IP:][HOST[-HOST]:]PORT[-PORT][/PROTO][,from=PREFIX]…, with an IPv6
 // address in brackets. Host port 0 or none means one from the ephemeral range.
 func ParsePublish(s string) (model.PortSpec, error) {
-	spec, err := parsePublish(s)
+	port, rest, limited := strings.Cut(s, ",")
+	spec, err := parsePublish(port)
+	if err == nil && limited {
+		spec.From, err = parseFrom(rest)
+	}
 	if err != nil {
-		return model.PortSpec{}, fmt.Errorf("published port %q: %w", s, err)
+		return model.PortSpec{}, fmt.Errorf("published port %q: %w", port, err)
 	}
 	return spec, nil
+}
+
+// FromText describes the prefixes of clients, at most the first most of them, to be appended to a port; "" for all clients.
+func FromText(from []string, most int) string {
+	switch more := len(from) - most; {
+	case len(from) == 0:
+		return ""
+	case more > 0:
+		return fmt.Sprintf(" from %s and %d more", strings.Join(from[:most], " "), more)
+	}
+	return " from " + strings.Join(from, " ")
+}
+
+// parseFrom parses what follows the port: from=PREFIX[,from=PREFIX]….
+func parseFrom(s string) (model.Sources, error) {
+	var list []string
+	for _, option := range strings.Split(s, ",") {
+		prefix, ok := strings.CutPrefix(option, "from=")
+		if !ok {
+			return "", fmt.Errorf("%q is not an option of a published port (want from=PREFIX)", option)
+		}
+		list = append(list, prefix)
+	}
+	return model.ParseSources(list)
 }
 
 func parsePublish(s string) (model.PortSpec, error) {

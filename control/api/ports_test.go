@@ -41,6 +41,10 @@ func TestParsePublish(t *testing.T) {
 		"[::1]:8080:80":           {HostIP: v6, HostPort: 8080, HostCount: 1, Port: 80, Count: 1, Proto: model.TCP},
 		"[::1]::80/udp":           {HostIP: v6, Port: 80, Count: 1, Proto: model.UDP},
 		"[::]:80:80":              {HostIP: netip.IPv6Unspecified(), HostPort: 80, HostCount: 1, Port: 80, Count: 1, Proto: model.TCP},
+		"8080:80,from=10.0.0.0/8": {HostPort: 8080, HostCount: 1, Port: 80, Count: 1, Proto: model.TCP, From: "10.0.0.0/8"},
+		"80/udp,from=2001:db8::/32,from=192.0.2.7,from=::/0,from=0.0.0.0/0,from=::1": {Port: 80, Count: 1, Proto: model.UDP,
+			From: "0.0.0.0/0,192.0.2.7/32,::/0,::1/128,2001:db8::/32"},
+		"[::1]:8080-8081:80-81,from=::1/128": {HostIP: v6, HostPort: 8080, HostCount: 2, Port: 80, Count: 2, Proto: model.TCP, From: "::1/128"},
 	} {
 		got, err := ParsePublish(in)
 		if err != nil {
@@ -88,6 +92,24 @@ func TestParsePublishRefusals(t *testing.T) {
 		"2001:db8::1:80:80":  "in brackets",
 		"224.0.0.1:80:80":    "is multicast",
 		"8080: 80":           "is not a port number",
+
+		"80,":                                `"" is not an option of a published port (want from=PREFIX)`,
+		"80,to=10.0.0.0/8":                   `"to=10.0.0.0/8" is not an option`,
+		"80,from":                            `"from" is not an option`,
+		"80,from=":                           "from= is not a prefix of addresses",
+		"80,from=web":                        "from=web is not a prefix of addresses",
+		"80,from=10.0.0.0/33":                "from=10.0.0.0/33 is not a prefix of addresses",
+		"80,from=10.0.0/8":                   "from=10.0.0/8 is not a prefix of addresses",
+		"80,from=fe80::%eth0/64":             "is not a prefix of addresses",
+		"80,from=fe80::1%eth0":               "is not a prefix of addresses",
+		"80,from=10.0.0.1/8":                 "from=10.0.0.1/8 has bits set beyond its length (give from=10.0.0.0/8, or from=10.0.0.1 for the address alone)",
+		"80,from=2001:db8::1/32":             "give from=2001:db8::/32",
+		"80,from=::ffff:10.0.0.0/104":        "is IPv4 in the form of IPv6",
+		"80,from=10.0.0.0/8,10.1.0.0/16":     `"10.1.0.0/16" is not an option`,
+		"80,from=10.0.0.1,from=10.0.0.1/32":  "from=10.0.0.1/32 is given twice",
+		"80,from=10.0.0.0/8,from=10.0.0.0/8": "from=10.0.0.0/8 is given twice",
+		"x,from=10.0.0.0/8":                  `"x" is not a port number`,
+		"80" + strings.Repeat(",from=10.0.0.1", model.MaxSources+1): "65 prefixes of clients: a port may have 64",
 	} {
 		got, err := ParsePublish(in)
 		if err == nil {
@@ -100,7 +122,7 @@ func TestParsePublishRefusals(t *testing.T) {
 
 // FuzzParsePublish checks that an accepted spec is unchanged after encoding in a request.
 func FuzzParsePublish(f *testing.F) {
-	for _, s := range []string{"80", "8080:80/udp", "[::1]:1-2:3-4", "1.2.3.4::5"} {
+	for _, s := range []string{"80", "8080:80/udp", "[::1]:1-2:3-4", "1.2.3.4::5", "80,from=10.0.0.0/8,from=::1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -287,7 +287,11 @@ func (b *PortBinding) spec(target string) (model.PortSpec, error) {
 			return model.PortSpec{}, err
 		}
 	}
-	return portSpec(ip, b.HostPort, target)
+	spec, err := portSpec(ip, b.HostPort, target)
+	if err == nil {
+		spec.From, err = model.ParseSources(b.From)
+	}
+	return spec, err
 }
 
 // isNetwork reports whether a network mode is the name of a network with
@@ -335,7 +339,7 @@ func NewPortBindings(ports []model.PortSpec) map[string][]PortBinding {
 			bindings = map[string][]PortBinding{}
 		}
 		key := formatTarget(model.PortProto{Port: p.Port, Count: p.Count, Proto: p.Proto})
-		b := PortBinding{HostIP: model.AddrText(p.HostIP), HostPort: portRange{p.HostPort, p.HostCount}.String()}
+		b := PortBinding{HostIP: model.AddrText(p.HostIP), HostPort: portRange{p.HostPort, p.HostCount}.String(), From: p.From.Texts()}
 		bindings[key] = append(bindings[key], b)
 	}
 	return bindings

@@ -166,6 +166,8 @@ type NetworkDisconnect struct {
 type PortBinding struct {
 	HostIP   string `json:"HostIp"`
 	HostPort string
+	// From are the prefixes of the clients that reach the port; empty: all do.
+	From []string `json:",omitempty"`
 	// ClientSeenAs is the address that the sandbox sees instead of the client's, if the sandbox
 	// lacks the family of the host address. "": the client's own. Not in requests.
 	ClientSeenAs string `json:",omitempty"`
@@ -337,8 +339,9 @@ type PortSummary struct {
 	PrivatePort uint16
 	Count       uint16
 	Type        string // tcp, udp, sctp
-	// ClientSeenAs is the same as in PortBinding.
-	ClientSeenAs string `json:",omitempty"`
+	// From and ClientSeenAs are the same as in PortBinding.
+	From         []string `json:",omitempty"`
+	ClientSeenAs string   `json:",omitempty"`
 }
 
 // SandboxStarted is the body of POST /sandboxes/{ref}/started.

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/netip"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -180,7 +181,7 @@ func (c *Container) createOther(ctx context.Context, spec model.SandboxSpec, ref
 func (c *Container) samePorts(sb api.Sandbox, spec model.SandboxSpec) error {
 	for key, want := range api.NewSandboxCreate(spec).HostConfig.PortBindings {
 		for _, b := range want {
-			if !slices.Contains(sb.HostConfig.PortBindings[key], b) {
+			if !slices.ContainsFunc(sb.HostConfig.PortBindings[key], func(have api.PortBinding) bool { return reflect.DeepEqual(have, b) }) {
 				return model.Refuse(model.ErrConflict, "port %s of container %s cannot be published any more (give its port mappings to its first network)", key, c.ID)
 			}
 		}

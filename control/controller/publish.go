@@ -223,7 +223,7 @@ func updateGateway(t *txn.Tx, sb *model.Sandbox, strict bool) error {
 		t.FreePublish(p)
 	}
 	for _, m := range missing {
-		if err := checkFree(t, onHost, m); err != nil {
+		if err := cmp.Or(checkFree(t, onHost, m), resource.CheckClients(t.Next.Network(m.at.NetworkID), m.at, now, m.PortBinding)); err != nil {
 			if strict {
 				return err
 			}

@@ -38,8 +38,8 @@ func (c *Controller) PublishPorts(ctx context.Context, ref string, specs []model
 	})
 }
 
-// UnpublishPorts ends the publishing of ports of a sandbox: of all of them, or of none. A spec without host port or
-// address means those of every one.
+// UnpublishPorts ends the publishing of ports of a sandbox: of all of them, or of none. A spec without host port,
+// address or prefixes of clients means those of every one.
 func (c *Controller) UnpublishPorts(ctx context.Context, ref string, specs []model.PortSpec) error {
 	return c.changePorts(ctx, ref, "removed published ports", func(t *txn.Tx, sb *model.Sandbox) error {
 		// Consecutive ports that were published together are one range.
@@ -110,7 +110,8 @@ func withoutPorts(ports []model.PortBinding, specs []model.PortSpec) (left []mod
 func names(s model.PortSpec, b model.PortBinding) bool {
 	return s.Port == b.Port && s.Count == b.Count && s.Proto == b.Proto &&
 		(s.HostCount == 0 || s.HostPort == b.HostPort && s.HostCount == b.Count) &&
-		(!s.HostIP.IsValid() || s.HostIP.Unmap() == b.HostIP)
+		(!s.HostIP.IsValid() || s.HostIP.Unmap() == b.HostIP) &&
+		(s.From == "" || s.From == b.From)
 }
 
 func specText(s model.PortSpec) string {
@@ -120,6 +121,9 @@ func specText(s model.PortSpec) string {
 	}
 	if s.HostCount > 0 {
 		text += fmt.Sprintf(" at host port %d", s.HostPort)
+	}
+	if s.From != "" {
+		text += fmt.Sprintf(" for clients from %s", s.From)
 	}
 	return text
 }

@@ -116,6 +116,9 @@ func (l *Log) publish(s *desired.Snapshot, p *model.Publish, action string) {
 	if onHost { // else the port is one of the sandbox's own address
 		attributes = append(attributes, "host", netip.AddrPortFrom(b.HostIP, b.HostPort).String())
 	}
+	if p.From != "" {
+		attributes = append(attributes, "from", string(p.From))
+	}
 	l.add("sandbox", action, ep.SandboxID, attributes...)
 }
 

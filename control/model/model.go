@@ -619,6 +619,7 @@ type PortBinding struct {
 	Port     uint16     `json:"port"`
 	Count    uint16     `json:"count"`
 	Proto    Proto      `json:"proto"`
+	From     Sources    `json:"from,omitempty"`
 }
 
 // Endpoint is an interface that attaches a Sandbox to a Network. A value is

@@ -189,6 +189,7 @@ type PortSpec struct {
 	Port      uint16
 	Count     uint16
 	Proto     Proto
+	From      Sources
 }
 
 // ServiceSpec is what a user requests of a new service.

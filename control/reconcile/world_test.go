@@ -66,6 +66,7 @@ type world struct {
 	fdb        *fakeTable[dp.FDBEntry, fdbKey]
 	neighbours *fakeTable[dp.Neighbour, neighbourKey]
 	publishes  *fakeTable[dp.Publish, publishKey]
+	sources    *fakeTable[dp.Source, dp.Source]
 	pools      *fakeTable[dp.Pool, poolKey]
 	resolvers  *fakeTable[dp.Resolver, uint64]
 	subnets    *fakeTable[dp.Subnet, netip.Prefix]
@@ -96,6 +97,7 @@ func newWorld(tb testing.TB) *world {
 	w.endpoints = newFakeTable(w, func(e dp.Endpoint) uint32 { return e.IfIndex })
 	w.fdb = newFakeTable(w, func(e dp.FDBEntry) fdbKey { return fdbKey{e.Net, e.MAC} })
 	w.neighbours = newFakeTable(w, func(e dp.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr} })
+	w.sources = newFakeTable(w, func(e dp.Source) dp.Source { return e })
 	w.publishes = newFakeTable(w, func(e dp.Publish) publishKey { return publishKey{e.HostIP, e.Port, e.Proto} })
 	w.resolvers = newFakeTable(w, func(e dp.Resolver) uint64 { return e.Cookie })
 	w.pools = newFakeTable(w, func(e dp.Pool) poolKey { return poolKey{e.Service, e.IPv6} })
@@ -123,7 +125,7 @@ func (w *world) netnsDir() string { return filepath.Join(w.dir, "netns") }
 // restart replaces the reconciler by a new one.
 func (w *world) restart() {
 	w.r = New(Config{NetNSDir: w.netnsDir(), Log: w.log}, w, tables.Set{
-		Endpoints: w.endpoints, FDB: w.fdb, Neighbours: w.neighbours, Publishes: w.publishes, Pools: w.pools, Resolvers: w.resolvers,
+		Endpoints: w.endpoints, FDB: w.fdb, Neighbours: w.neighbours, Publishes: w.publishes, Sources: w.sources, Pools: w.pools, Resolvers: w.resolvers,
 		Subnets: w.subnets, Tunnels: w.tunnels, VNIs: w.vnis, Uplinks: w.uplinks, HostAddrs: w.hostAddrs, HostNets: w.hostNets, Flows: w, Traffic: w,
 	}, w.nl)
 }

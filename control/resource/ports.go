@@ -38,8 +38,19 @@ func ValidatePorts(specs []model.PortSpec) error {
 		if a := p.HostIP; a.Zone() != "" || a.IsMulticast() {
 			return model.Refuse(model.ErrInvalid, "invalid host address %v of a published port (give an address of this host, without a zone)", a)
 		}
+		if a := p.HostIP.Unmap(); a.IsValid() {
+			if miss, ok := p.From.Misses(func(f model.Family) bool { return f == model.FamilyOf(a) }); ok {
+				return refuseSource(miss, p.Port, p.Count, p.Proto, fmt.Sprintf("is published at %v", a))
+			}
+		}
 	}
 	return nil
+}
+
+// refuseSource refuses a prefix of clients that cannot reach a port. why completes a sentence about the port.
+func refuseSource(prefix netip.Prefix, port, count uint16, proto model.Proto, why string) error {
+	f := model.FamilyOf(prefix.Addr())
+	return model.Refuse(model.ErrInvalid, "from=%v has no client of port %s/%v, which %s (leave out the prefixes of %v)", prefix, rangeText(port, count), proto, why, f)
 }
 
 // Publishable refuses protocols that the datapath cannot translate.
@@ -96,7 +107,7 @@ func JoinRuns(specs []model.PortSpec) []model.PortSpec {
 
 // follows reports whether b begins where a ends. Both are exact.
 func follows(a, b model.PortSpec) bool {
-	return a.HostIP == b.HostIP && a.Proto == b.Proto &&
+	return a.HostIP == b.HostIP && a.Proto == b.Proto && a.From == b.From &&
 		int(a.HostPort)+int(a.Count) == int(b.HostPort) && int(a.Port)+int(a.Count) == int(b.Port)
 }
 
@@ -115,7 +126,7 @@ func ResolvePorts(t *txn.Tx, specs []model.PortSpec, gw *model.Endpoint) (ports 
 	pubs = make([]*model.Publish, len(specs))
 	for _, i := range order {
 		s := specs[i]
-		b := model.PortBinding{HostIP: s.HostIP.Unmap(), HostPort: s.HostPort, Port: s.Port, Count: s.Count, Proto: s.Proto}
+		b := model.PortBinding{HostIP: s.HostIP.Unmap(), HostPort: s.HostPort, Port: s.Port, Count: s.Count, Proto: s.Proto, From: s.From}
 		at, on, by := b, b, gw
 		if gw != nil {
 			n := t.Next.Network(gw.NetworkID)
@@ -123,6 +134,9 @@ func ResolvePorts(t *txn.Tx, specs []model.PortSpec, gw *model.Endpoint) (ports 
 			if at.HostIP, ok = ServedAt(n, gw, b); !ok {
 				return nil, nil, model.Refuse(model.ErrInvalid, "port %s/%v cannot be published at %v: network %s has no %s addresses, or no gateway (choose another host address or network)",
 					rangeText(b.Port, b.Count), b.Proto, at.HostIP, n.Name, model.FamilyOf(at.HostIP))
+			}
+			if err := cmp.Or(checkSources(n, gw, at), CheckClients(n, gw, pubs, at), CheckClients(n, gw, t.Served(gw.SandboxID), at)); err != nil {
+				return nil, nil, err
 			}
 			// Where nothing is published at the host, the port is not claimed, and matters only if another endpoint serves it later.
 			if on, ok = n.OnHost(at); !ok {
@@ -139,6 +153,44 @@ func ResolvePorts(t *txn.Tx, specs []model.PortSpec, gw *model.Endpoint) (ports 
 		}
 	}
 	return ports, pubs, nil
+}
+
+// checkSources refuses prefixes of a family from which no client reaches a binding at an endpoint.
+func checkSources(n *model.Network, ep *model.Endpoint, b model.PortBinding) error {
+	open := n.Openings(ep, b)
+	if len(open) == 0 {
+		return nil // of an internal network
+	}
+	miss, ok := b.From.Misses(func(f model.Family) bool {
+		return slices.ContainsFunc(open, func(o model.Opening) bool { return model.FamilyOf(o.Host) == f })
+	})
+	if !ok {
+		return nil
+	}
+	return refuseSource(miss, b.Port, b.Count, b.Proto, fmt.Sprintf("network %s publishes for %v only", n.Name, model.FamilyOf(miss.Addr()).Other()))
+}
+
+// CheckClients refuses a binding that opens a port of an endpoint's own address, if one of the publishes, some of which may be
+// nil, opens it for other clients: the datapath sees one port.
+func CheckClients(n *model.Network, ep *model.Endpoint, pubs []*model.Publish, b model.PortBinding) error {
+	for _, p := range pubs {
+		if p != nil && p.EndpointID == ep.ID && p.From != b.From && shareOpening(n, ep, p.PortBinding, b) {
+			return model.Refuse(model.ErrConflict, "port %s/%v is open at the sandbox's own address for other clients already: network %s is in gateway mode %s, where a port has the same clients whatever -p names it (give the same from= each time)",
+				rangeText(b.Port, b.Count), b.Proto, n.Name, model.GatewayRouted)
+		}
+	}
+	return nil
+}
+
+// shareOpening reports whether two bindings open the same port of an endpoint's own address.
+func shareOpening(n *model.Network, ep *model.Endpoint, a, b model.PortBinding) bool {
+	if a.Proto != b.Proto || int(a.Port)+int(a.Count) <= int(b.Port) || int(b.Port)+int(b.Count) <= int(a.Port) {
+		return false
+	}
+	others := n.Openings(ep, b)
+	return slices.ContainsFunc(n.Openings(ep, a), func(o model.Opening) bool {
+		return o.Direct && slices.ContainsFunc(others, func(p model.Opening) bool { return p.Direct && p.Host == o.Host })
+	})
 }
 
 // flexibility is 0 for exact host ports, 1 for one port of a range, and 2 for any port.

@@ -35,6 +35,12 @@ func ValidateService(spec model.ServiceSpec) error {
 	case a != 0 && (a < minAffinity || a > maxAffinity || a%time.Second != 0):
 		return model.Refuse(model.ErrInvalid, "invalid affinity %v (give whole seconds from %v to %v, or 0 for none)", a, minAffinity, maxAffinity)
 	}
+	for _, p := range spec.Ports {
+		if p.From != "" {
+			return model.Refuse(model.ErrNotSupported, "port %s/%v of service %s cannot be limited to from=%s: only ports of sandboxes can (leave it out, or publish the port with: fairlead run -p)",
+				rangeText(p.Port, p.Count), p.Proto, spec.Name, p.From)
+		}
+	}
 	if err := ValidatePorts(spec.Ports); err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ func packets() []subject {
 		{"FixedPorts", fixedPortCases},
 		{"PublishOutside", publishOutsideCases},
 		{"PublishMembers", publishMembersCases},
+		{"Sources", sourceCases},
 		{"Tuples", tupleCases},
 		{"ICMPFlows", icmpFlowCases},
 		{"HostAddresses", hostAddressCases},

@@ -20,7 +20,7 @@ func TestRepairs(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
 		web := network(l, "web")
-		b := l.Sandbox("ben", "--network", web, "-p", "8080:7")
+		b := l.Sandbox("ben", "--network", web, "-p", "8080:7,from=0.0.0.0/0,from=::/0")
 		a := l.Sandbox("anna", "--network", web)
 		l.Echo(b.Host, 7)
 		l.Echo(l.Outside, 7)

@@ -273,7 +273,7 @@ func (f *Fake) CreateSandbox(ctx context.Context, spec model.SandboxSpec) (*mode
 	sb := model.Sandbox{Name: name, NetworkMode: spec.NetworkMode, NetNS: "/run/fairlead/netns/" + name,
 		Hostname: spec.Hostname, Labels: spec.Labels, Command: spec.Command, AutoRemove: spec.AutoRemove, Expose: spec.Expose}
 	for _, p := range spec.Ports {
-		sb.Ports = append(sb.Ports, model.PortBinding{HostIP: p.HostIP, HostPort: p.HostPort, Port: p.Port, Count: p.Count, Proto: p.Proto})
+		sb.Ports = append(sb.Ports, model.PortBinding{HostIP: p.HostIP, HostPort: p.HostPort, Port: p.Port, Count: p.Count, Proto: p.Proto, From: p.From})
 	}
 	if spec.Endpoint.Network == "" {
 		return f.Add(sb), nil

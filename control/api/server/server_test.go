@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -295,7 +296,7 @@ func TestSandboxLife(t *testing.T) {
 	if diff := cmp.Diff(spec, f.Specs[0], cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("spec (-want +got)\n%s", diff)
 	}
-	if p := sb.NetworkSettings.Ports["81/udp"]; len(p) != 2 || p[0] != (api.PortBinding{HostIP: "0.0.0.0", HostPort: "9001"}) || p[1].HostIP != "::" {
+	if p := sb.NetworkSettings.Ports["81/udp"]; len(p) != 2 || !reflect.DeepEqual(p[0], api.PortBinding{HostIP: "0.0.0.0", HostPort: "9001"}) || p[1].HostIP != "::" {
 		t.Errorf("ports: %+v", sb.NetworkSettings.Ports)
 	}
 	status := func() string {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -154,7 +155,7 @@ func (v *view) sandbox(sb *model.Sandbox) api.Sandbox {
 	for _, p := range v.ports(sb) {
 		for i := range p.Count {
 			key := strconv.Itoa(int(p.PrivatePort+i)) + "/" + p.Type
-			b := api.PortBinding{HostIP: p.IP, HostPort: strconv.Itoa(int(p.PublicPort + i)), ClientSeenAs: p.ClientSeenAs}
+			b := api.PortBinding{HostIP: p.IP, HostPort: strconv.Itoa(int(p.PublicPort + i)), From: p.From, ClientSeenAs: p.ClientSeenAs}
 			out.NetworkSettings.Ports[key] = append(out.NetworkSettings.Ports[key], b)
 		}
 	}
@@ -170,7 +171,7 @@ func (v *view) sandbox(sb *model.Sandbox) api.Sandbox {
 func requested(ports []model.PortBinding) []model.PortSpec {
 	specs := make([]model.PortSpec, 0, len(ports))
 	for _, p := range ports {
-		specs = append(specs, model.PortSpec{HostIP: p.HostIP, HostPort: p.HostPort, HostCount: p.Count, Port: p.Port, Count: p.Count, Proto: p.Proto})
+		specs = append(specs, model.PortSpec{HostIP: p.HostIP, HostPort: p.HostPort, HostCount: p.Count, Port: p.Port, Count: p.Count, Proto: p.Proto, From: p.From})
 	}
 	return specs
 }
@@ -225,7 +226,7 @@ func (v *view) ports(sb *model.Sandbox) []api.PortSummary {
 		}
 		for p := range v.snap.PublishesOf(e.ID) {
 			for _, o := range n.Openings(e, p.PortBinding) {
-				row := api.PortSummary{IP: o.Host.String(), PublicPort: o.Port, PrivatePort: p.Port, Count: p.Count, Type: p.Proto.String()}
+				row := api.PortSummary{IP: o.Host.String(), PublicPort: o.Port, PrivatePort: p.Port, Count: p.Count, Type: p.Proto.String(), From: p.From.Texts()}
 				if !o.Direct {
 					row.ClientSeenAs = clientSeenAs(n, o.Host, o.Backend)
 				}
@@ -243,11 +244,11 @@ func (v *view) ports(sb *model.Sandbox) []api.PortSummary {
 // foldPorts merges consecutive ports into one entry, because a list of a thousand sandboxes
 // with ten ports each consists mostly of ports.
 func foldPorts(ports []api.PortSummary) []api.PortSummary {
-	type kind struct{ ip, proto string }
+	type kind struct{ ip, proto, from string }
 	last := map[kind]int{} // index into out
 	out := ports[:0]
 	for _, p := range ports {
-		k := kind{p.IP, p.Type}
+		k := kind{p.IP, p.Type, strings.Join(p.From, ",")}
 		if i, ok := last[k]; ok && int(out[i].PublicPort)+int(out[i].Count) == int(p.PublicPort) &&
 			int(out[i].PrivatePort)+int(out[i].Count) == int(p.PrivatePort) {
 			out[i].Count += p.Count

@@ -16,6 +16,7 @@ type Set struct {
 	FDB        []maps.FDBEntry
 	Neighbours []maps.Neighbour
 	Publishes  []maps.Publish
+	Sources    []maps.Source
 	Pools      []maps.Pool
 	Resolvers  []maps.Resolver
 	Subnets    []maps.Subnet
@@ -29,6 +30,7 @@ func (s *Set) Add(o Set) {
 	s.FDB = append(s.FDB, o.FDB...)
 	s.Neighbours = append(s.Neighbours, o.Neighbours...)
 	s.Publishes = append(s.Publishes, o.Publishes...)
+	s.Sources = append(s.Sources, o.Sources...)
 	s.Pools = append(s.Pools, o.Pools...)
 	s.Resolvers = append(s.Resolvers, o.Resolvers...)
 	s.Subnets = append(s.Subnets, o.Subnets...)
@@ -43,6 +45,7 @@ func (s *Set) Without(o *Set) Set {
 		FDB:        without(s.FDB, o.FDB, keyOfFDB),
 		Neighbours: without(s.Neighbours, o.Neighbours, keyOfNeighbour),
 		Publishes:  without(s.Publishes, o.Publishes, keyOfPublish),
+		Sources:    without(s.Sources, o.Sources, keyOfSource),
 		Pools:      without(s.Pools, o.Pools, keyOfPool),
 		Resolvers:  without(s.Resolvers, o.Resolvers, keyOfResolver),
 		Subnets:    without(s.Subnets, o.Subnets, keyOfSubnet),
@@ -76,6 +79,7 @@ func keyOfEndpoint(e maps.Endpoint) uint32         { return e.IfIndex }
 func keyOfFDB(e maps.FDBEntry) fdbKey              { return fdbKey{e.Net, e.MAC} }
 func keyOfNeighbour(e maps.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr} }
 func keyOfPublish(e maps.Publish) publishKey       { return publishKey{e.HostIP, e.Port, e.Proto} }
+func keyOfSource(e maps.Source) maps.Source        { return e }
 func keyOfPool(e maps.Pool) poolKey                { return poolKey{e.Service, e.IPv6} }
 func keyOfResolver(e maps.Resolver) uint64         { return e.Cookie }
 func keyOfSubnet(e maps.Subnet) netip.Prefix       { return e.Prefix }

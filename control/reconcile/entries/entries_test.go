@@ -56,7 +56,7 @@ func render(sections ...any) string {
 }
 
 func renderSet(s Set) string {
-	return render(s.Subnets, s.Tunnels, s.VNIs, s.Endpoints, s.FDB, s.Neighbours, s.Publishes)
+	return render(s.Subnets, s.Tunnels, s.VNIs, s.Endpoints, s.FDB, s.Neighbours, s.Publishes, s.Sources)
 }
 
 func line(v reflect.Value) string {
@@ -199,6 +199,13 @@ func TestPublishes(t *testing.T) {
 			fmt.Fprintf(&out, "# %s at %q\n%s", variant, host, render(AppendRuns(nil, OfPublish(p, ep, n, 21))))
 		}
 	}
+	// The two runs of the first publish share the prefixes of its clients.
+	n, ep := network(), endpoint()
+	p := &model.Publish{ID: 4, PortBinding: model.PortBinding{HostPort: 8080, Port: 80, Count: 2, Proto: model.TCP, From: "10.0.0.0/8,2001:db8::/32"}}
+	var limited Set
+	limited.AddRuns(OfPublish(p, ep, n, 21))
+	limited.AddRuns(OfPublish(&model.Publish{ID: 5, PortBinding: model.PortBinding{HostPort: 90, Port: 90, Count: 1, Proto: model.UDP, From: "10.0.0.0/8"}}, ep, n, 21))
+	fmt.Fprintf(&out, "# for some clients\n%s", renderSet(limited))
 	golden(t, "publishes", out.String())
 }
 

@@ -7,7 +7,6 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/reconcile/entries"
 	"github.com/fairlead-net/fairlead/control/reconcile/netns"
 	"github.com/fairlead-net/fairlead/control/reconcile/turns"
 )
@@ -142,7 +141,7 @@ func (w *Work) diffPublishes(before *desired.Snapshot) {
 		if c.New == nil {
 			if b != nil {
 				w.Flows.Publish(c.ID)
-				w.Old.Publishes = entries.AppendRuns(w.Old.Publishes, b.Runs)
+				w.Old.AddRuns(b.Runs)
 				delete(w.o.Publishes, c.ID)
 			}
 			continue

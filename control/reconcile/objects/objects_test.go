@@ -77,10 +77,10 @@ func TestDiff(t *testing.T) {
 	}
 	s.wantWork(s.pass(), 0, 0, 0, 0)
 
-	s.plan.Publishes[1] = &model.Publish{ID: 1, EndpointID: "a", PortBinding: model.PortBinding{HostPort: 80, Port: 80, Count: 2, Proto: model.TCP}}
+	s.plan.Publishes[1] = &model.Publish{ID: 1, EndpointID: "a", PortBinding: model.PortBinding{HostPort: 80, Port: 80, Count: 2, Proto: model.TCP, From: "192.0.2.0/24,::1/128"}}
 	w = s.pass()
 	s.wantWork(w, 0, 0, 1, 1)
-	if !s.o.Endpoints["a"].Published || len(w.Put.Publishes) != 4 || w.Put.Endpoints[0].Flags&maps.Published == 0 {
+	if !s.o.Endpoints["a"].Published || len(w.Put.Publishes) != 4 || len(w.Put.Sources) != 2 || len(s.o.All().Sources) != 2 || w.Put.Endpoints[0].Flags&maps.Published == 0 {
 		t.Errorf("published: %+v", w.Put)
 	}
 
@@ -90,7 +90,7 @@ func TestDiff(t *testing.T) {
 	w = s.pass()
 	s.wantWork(w, 0, 0, 1, 1) // the publish has another backend address
 	stale := w.Old.Without(&w.Put)
-	if len(stale.Neighbours) != 1 || stale.Neighbours[0].Addr != netip.MustParseAddr("10.7.0.2") || len(stale.Endpoints) != 0 {
+	if len(stale.Neighbours) != 1 || stale.Neighbours[0].Addr != netip.MustParseAddr("10.7.0.2") || len(stale.Endpoints)+len(stale.Sources) != 0 {
 		t.Errorf("stale after the address changed: %+v", stale)
 	}
 
@@ -99,7 +99,7 @@ func TestDiff(t *testing.T) {
 	s.plan.Networks["net"] = &changed
 	w = s.pass()
 	s.wantWork(w, 1, 0, 2, 1)
-	if !w.NetworksTouched || len(w.Put.Publishes) != 0 || len(w.Old.Publishes) != 4 {
+	if !w.NetworksTouched || len(w.Put.Publishes)+len(w.Put.Sources) != 0 || len(w.Old.Publishes) != 4 || len(w.Old.Sources) != 2 {
 		t.Errorf("internal: %+v", w.Put)
 	}
 
@@ -112,7 +112,7 @@ func TestDiff(t *testing.T) {
 	if len(w.RemovedNetworks) != 1 || len(w.RemovedSandboxes) != 2 || len(w.RemovedEndpoints) != 2 || len(w.Put.Endpoints) != 0 || len(w.Old.Endpoints) != 3 {
 		t.Errorf("removed: %+v", w)
 	}
-	if all := s.o.All(); len(all.Endpoints)+len(all.Publishes)+len(all.Subnets) != 0 {
+	if all := s.o.All(); len(all.Endpoints)+len(all.Publishes)+len(all.Sources)+len(all.Subnets) != 0 {
 		t.Errorf("entries of removed objects: %+v", all)
 	}
 }

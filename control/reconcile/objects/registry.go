@@ -126,7 +126,7 @@ func (o *Objects) All() entries.Set {
 		all.Add(b.Entries)
 	}
 	for _, b := range o.Publishes {
-		all.Publishes = entries.AppendRuns(all.Publishes, b.Runs)
+		all.AddRuns(b.Runs)
 	}
 	for _, svc := range o.Services {
 		all.Add(svc.Entries)

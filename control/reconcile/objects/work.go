@@ -151,8 +151,8 @@ func (w *Work) Collect(s *desired.Snapshot) {
 		if len(b.Runs) > 0 && !slices.Equal(b.Runs, now) {
 			w.Flows.Publish(id)
 		}
-		w.Old.Publishes = entries.AppendRuns(w.Old.Publishes, b.Runs)
-		w.Put.Publishes = entries.AppendRuns(w.Put.Publishes, now)
+		w.Old.AddRuns(b.Runs)
+		w.Put.AddRuns(now)
 		b.Runs = now
 	}
 	w.collectSandboxes(endpoints)

@@ -34,6 +34,7 @@ type Set struct {
 	FDB        Table[maps.FDBEntry]
 	Neighbours Table[maps.Neighbour]
 	Publishes  Table[maps.Publish]
+	Sources    Table[maps.Source]
 	Pools      Table[maps.Pool]
 	Subnets    Table[maps.Subnet]
 	Resolvers  Table[maps.Resolver]
@@ -49,7 +50,7 @@ type Set struct {
 // Of returns the tables of pinned maps.
 func Of(s *maps.Set) Set {
 	return Set{
-		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes, Pools: s.Pools, Resolvers: s.Resolvers,
+		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes, Sources: s.Sources, Pools: s.Pools, Resolvers: s.Resolvers,
 		Subnets: s.Subnets, Tunnels: s.Tunnels, VNIs: s.VNIs, Uplinks: s.Uplinks, HostAddrs: s.HostAddrs, HostNets: s.HostNets,
 		Flows: s.Conntrack, Traffic: s.Counters,
 	}
@@ -78,6 +79,7 @@ func (t *Tables) Write(s *entries.Set) error {
 		putAll(t.set.Pools, s.Pools),
 		putAll(t.set.FDB, s.FDB),
 		putAll(t.set.Neighbours, s.Neighbours),
+		putAll(t.set.Sources, s.Sources),
 		putAll(t.set.Publishes, s.Publishes),
 		putAll(t.set.Resolvers, s.Resolvers),
 		putAll(t.set.VNIs, s.VNIs), // from now on packets of other nodes arrive
@@ -90,6 +92,7 @@ func (t *Tables) Delete(s *entries.Set) error {
 		deleteAll(t.set.VNIs, s.VNIs),
 		deleteAll(t.set.Resolvers, s.Resolvers),
 		deleteAll(t.set.Publishes, s.Publishes),
+		deleteAll(t.set.Sources, s.Sources),
 		deleteAll(t.set.Neighbours, s.Neighbours),
 		deleteAll(t.set.FDB, s.FDB),
 		deleteAll(t.set.Pools, s.Pools),
@@ -132,6 +135,7 @@ func (t *Tables) Sync(all *entries.Set) (restored int, err error) {
 		func() (int, int, error) { return t.set.Pools.Sync(all.Pools) },
 		func() (int, int, error) { return t.set.FDB.Sync(all.FDB) },
 		func() (int, int, error) { return t.set.Neighbours.Sync(all.Neighbours) },
+		func() (int, int, error) { return t.set.Sources.Sync(all.Sources) },
 		func() (int, int, error) { return t.set.Publishes.Sync(all.Publishes) },
 		func() (int, int, error) { return t.set.Resolvers.Sync(all.Resolvers) },
 		func() (int, int, error) { return t.set.VNIs.Sync(all.VNIs) },
@@ -155,7 +159,7 @@ type verifiable interface {
 
 // owned lists the tables of networks, endpoints and publishes.
 func (t *Tables) owned() []verifiable {
-	return []verifiable{t.set.Subnets, t.set.Tunnels, t.set.Endpoints, t.set.FDB, t.set.Neighbours, t.set.Publishes, t.set.Pools, t.set.Resolvers, t.set.VNIs}
+	return []verifiable{t.set.Subnets, t.set.Tunnels, t.set.Endpoints, t.set.FDB, t.set.Neighbours, t.set.Publishes, t.set.Sources, t.set.Pools, t.set.Resolvers, t.set.VNIs}
 }
 
 // VerifyPart verifies the next part of every table that has more to verify in this round, and
