@@ -3,8 +3,10 @@
 package systemd
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +19,23 @@ import (
 // keeps only what is in use, and nothing after a stop.
 func TestNamesWhileRestarted(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	for _, tc := range []struct {
+		name string
+		boot func(*testing.T) *machine
+	}{
+		{"this machine", newMachine},
+		{"trixie", func(t *testing.T) *machine { // its systemd sets FDSTORE
+			m := newDebian(t, "trixie")
+			m.install()
+			return m
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) { namesWhileRestarted(t, tc.boot(t)) })
+	}
+}
+
+func namesWhileRestarted(t *testing.T, m *machine) {
+	m.must("systemctl", "daemon-reload")
 	m.must("systemctl", "start", "fairlead.socket", "fairlead")
 	create := func() (sandbox string, servers []string) {
 		m.Helper()
@@ -30,7 +48,13 @@ func TestNamesWhileRestarted(t *testing.T) {
 	sandbox, servers := create()
 	query := func(server string, flags ...string) world.Result {
 		m.Helper()
-		return m.inside(append([]string{"nsenter", "--net=" + sandbox, "dig", "+tries=1", "+time=40", "+noall", "+answer", "@" + server, "ben", "A"}, flags...)...)
+		cmd := world.Command(context.Background(), "nsenter", slices.Concat([]string{"--net=" + m.path(sandbox), "dig", "+tries=1", "+time=40", "+noall", "+answer", "@" + server, "ben", "A"}, flags)...)
+		cmd.SysProcAttr = m.cgroup.Attr() // where the programs are attached
+		r, err := m.Host.RunCommand(cmd)
+		if err != nil {
+			t.Error(err)
+		}
+		return r
 	}
 	answered := func(r world.Result) bool { return r.Code == 0 && strings.Contains(r.Stdout, "10.77.0.3") }
 	m.storeHas(8)
