@@ -104,6 +104,13 @@ func TestDirectPublishes(t *testing.T) {
 			t.Errorf("Sync of the same = %d, %d, %v", written, deleted, err)
 		}
 	}
+	limited := direct(3)
+	limited.Limited = true
+	for _, list := range [][]Publish{{direct(1), limited}, {limited, direct(1)}} {
+		_, err := w.Publishes.PutAll(list)
+		must(t, err)
+		expect("published twice, once for some clients", limited)
+	}
 	must(t, put(w.Publishes.Put(direct(2))))
 	expect("one published no more", direct(2))
 	must(t, put(w.Publishes.Delete(addr("192.0.2.2"), 80, tcp)))

@@ -22,7 +22,7 @@ func populated(t *testing.T) *world {
 		Name: "front", NetworkMode: "web", NetNS: "/run/fairlead/netns/front", Hostname: "front", Command: []string{"nginx", "-g", "daemon off; error_log stderr;"},
 		Labels: map[string]string{"tier": "1"}, Expose: []model.PortProto{{Port: 443, Count: 1, Proto: model.TCP}},
 		Ports: []model.PortBinding{
-			{HostPort: 8080, Port: 80, Count: 1, Proto: model.TCP},
+			{HostPort: 8080, Port: 80, Count: 1, Proto: model.TCP, From: "10.0.0.0/8,192.0.2.7/32,2001:db8::/32"},
 			{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 9000, Port: 9000, Count: 11, Proto: model.UDP},
 			{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 9011, Port: 9011, Count: 1, Proto: model.UDP},
 			{HostIP: netip.MustParseAddr("fd00::7"), HostPort: 53, Port: 5353, Count: 1, Proto: model.UDP},

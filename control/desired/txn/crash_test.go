@@ -119,6 +119,7 @@ func (w *world) survive(verb func() error) (killed bool, err error) {
 // verbs returns all verbs that change something. Each succeeds after populate.
 func verbs(ctx context.Context, w *world) map[string]func() error {
 	web := []model.PortSpec{verbtest.TCP("", 81, 1, 81, 1), verbtest.TCP("", 0, 0, 80, 1), verbtest.TCP("", 9000, 10000, 9000, 10000)}
+	web[0].From = "10.0.0.0/8,2001:db8::/32"
 	limit := model.Limit{Rate: 1e8, Burst: 1e7}
 	return map[string]func() error{
 		"create-network": func() error {
