@@ -19,7 +19,8 @@ import (
 //	1  up to commit abe0ab4
 //	2  the manager of networks and sandboxes, a default route per family of endpoints, and what
 //	   only this host knows of a network in a record of its own
-const Current = 2
+//	3  the clients of published ports
+const Current = 3
 
 // Keys of the store. The key of an object is its prefix and its ID.
 const (
@@ -39,6 +40,7 @@ var steps = []struct {
 	up, down func(*conversion) error
 }{
 	{managersUp, managersDown},
+	{sourcesUp, sourcesDown},
 }
 
 // Version returns the version of a stored state, or 0 if the store is empty.
@@ -109,7 +111,8 @@ func damaged(err error) error {
 
 // conversion is a state while it is converted.
 type conversion struct {
-	objects map[string]object // by key: those with an object as their value
+	objects map[string]object   // by key: those with an object as their value
+	lists   map[string][]object // by key: those with a list of objects; empty ones are removed
 	removed map[string]bool
 }
 
@@ -117,7 +120,7 @@ type conversion struct {
 type object map[string]json.RawMessage
 
 func convert(ctx context.Context, s store.Store, to int, do func(*conversion) error) error {
-	c := &conversion{objects: map[string]object{}, removed: map[string]bool{}}
+	c := &conversion{objects: map[string]object{}, lists: map[string][]object{}, removed: map[string]bool{}}
 	for _, prefix := range []string{PrefixNetwork, PrefixLocal, PrefixSandbox, PrefixEndpoint} {
 		entries, err := s.List(ctx, prefix)
 		if err != nil {
@@ -131,12 +134,34 @@ func convert(ctx context.Context, s store.Store, to int, do func(*conversion) er
 			c.objects[e.Key] = o
 		}
 	}
+	lists, err := s.List(ctx, PrefixPublish)
+	if err != nil {
+		return fmt.Errorf("convert the state: %w", err)
+	}
+	for _, e := range lists {
+		var list []object
+		if err := json.Unmarshal(e.Value, &list); err != nil {
+			return fmt.Errorf("load %q: %w", e.Key, damaged(err))
+		}
+		c.lists[e.Key] = list
+	}
 	if err := do(c); err != nil {
 		return err
 	}
 	ops := []store.Op{store.Put(KeyVersion, fmt.Append(nil, to))}
 	for key, o := range c.objects {
 		b, err := json.Marshal(o)
+		if err != nil {
+			return fmt.Errorf("encode %q: %w", key, err)
+		}
+		ops = append(ops, store.Put(key, b))
+	}
+	for key, list := range c.lists {
+		if len(list) == 0 {
+			ops = append(ops, store.Delete(key))
+			continue
+		}
+		b, err := json.Marshal(list)
 		if err != nil {
 			return fmt.Errorf("encode %q: %w", key, err)
 		}
@@ -194,11 +219,14 @@ func (o object) move(field string, to object) {
 	}
 }
 
-// set sets a field whose type can always be encoded.
-func (o object) set(field string, v string) {
+// set sets a field.
+func (o object) set(field string, v string) { o.setValue(field, v) }
+
+// setValue sets a field whose type can always be encoded.
+func (o object) setValue(field string, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // a string can be encoded
+		panic(err) // a string and decoded fields can be encoded
 	}
 	o[field] = b
 }

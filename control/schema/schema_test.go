@@ -111,6 +111,40 @@ func TestConvert(t *testing.T) {
 	}
 }
 
+// A port that only some clients reach does not exist for a build that would publish it for all of them; other ports do.
+func TestLimitedPortsAreWithdrawn(t *testing.T) {
+	ctx := t.Context()
+	s, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(t.TempDir(), "state.db"), NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	put := func(key, value string) store.Op { return store.Put(key, []byte(value)) }
+	if _, err := s.Commit(ctx, put(KeyVersion, "3"),
+		put("sandbox/a", `{"ports":[{"port":80,"from":"10.0.0.0/8"},{"port":81}]}`), put("publish/a", `[{"id":1,"port":80,"from":"10.0.0.0/8"},{"id":2,"port":81}]`),
+		put("sandbox/b", `{"ports":[{"port":80,"from":"::/0"}]}`), put("publish/b", `[{"id":3,"port":80,"from":"::/0"}]`),
+		put("sandbox/c", `{"ports":[{"port":80}]}`), put("publish/c", `[{"id":4,"port":80}]`), put("sandbox/d", `{"name":"d"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Downgrade(ctx, s, 2); err != nil {
+		t.Fatal(err)
+	}
+	want := `meta/schema 2
+publish/a [{"id":2,"port":81}]
+publish/c [{"id":4,"port":80}]
+sandbox/a {"ports":[{"port":81}]}
+sandbox/b {}
+sandbox/c {"ports":[{"port":80}]}
+sandbox/d {"name":"d"}
+`
+	if diff := cmp.Diff(want, dump(t, s)); diff != "" {
+		t.Errorf("downgraded (+) differs from what it should be (-):\n%s", diff)
+	}
+	if from, err := Upgrade(ctx, s); err != nil || from != 2 || dump(t, s) != strings.Replace(want, "schema 2", "schema 3", 1) {
+		t.Errorf("upgrade: from %d, %v:\n%s", from, err, dump(t, s))
+	}
+}
+
 // failing is a store whose commits fail.
 type failing struct{ store.Store }
 
@@ -127,7 +161,7 @@ func TestConvertRefuses(t *testing.T) {
 		t.Errorf("upgrade: %v", err)
 	}
 	for key, value := range map[string]string{
-		"network/x": "{", "network/y": "[]", "sandbox/x": `{"owned":"yes"}`, "endpoint/x": `{"gateway":1}`, "meta/schema": "[]",
+		"network/x": "{", "network/y": "[]", "sandbox/x": `{"owned":"yes"}`, "endpoint/x": `{"gateway":1}`, "publish/x": `{"id":1}`, "meta/schema": "[]",
 	} {
 		s := earlier(t)
 		if _, err := s.Commit(ctx, store.Put(key, []byte(value))); err != nil {
