@@ -164,6 +164,17 @@ func namesWhileRestarted(t *testing.T, m *machine) {
 	if said != 2 {
 		t.Errorf("two daemons said %d times that there is no room", said)
 	}
+
+	// A daemon that cannot be started at all does not keep them either.
+	m.command("/usr/local/bin/absent")
+	m.must("systemctl", "--no-block", "restart", "fairlead")
+	m.Eventually(patience, func() error {
+		if state := m.property("fairlead", "ActiveState"); state != "failed" {
+			return fmt.Errorf("the unit is %s", state)
+		}
+		return nil
+	})
+	m.storeHas(0)
 }
 
 // storeHas waits until systemd keeps a number of descriptors for Fairlead.
