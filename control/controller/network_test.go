@@ -298,6 +298,10 @@ func networkRefusals() []networkRefusal {
 		{"dhcp-l3", model.NetworkSpec{Name: "x", Driver: model.DriverIPvlan, IPAM: model.IPAMDHCP, Options: map[string]string{model.OptIPvlanMode: "l3"}}, model.ErrInvalid, "IPAM driver dhcp is not for ipvlan mode l3"},
 		{"dhcp-no-parent", model.NetworkSpec{Name: "x", Driver: model.DriverMacvlan, IPAM: model.IPAMDHCP}, model.ErrInvalid, "needs a parent, on whose link a DHCP server answers (give one: -o parent=)"},
 		{"dhcp-no-ipv4", model.NetworkSpec{Name: "x", Driver: model.DriverMacvlan, IPAM: model.IPAMDHCP, NoIPv4: true, EnableIPv6: true, Options: map[string]string{model.OptParent: "eth0"}}, model.ErrInvalid, "IPAM driver dhcp is for IPv4"},
+		{"option-publish", opt(model.OptPublish, "true"), model.ErrInvalid, "fairlead.publish is for internal networks: others publish ports in any case"},
+		{"option-publish-value", opt(model.OptPublish, "some"), model.ErrInvalid, "invalid value \"some\" of option fairlead.publish (want true or false)"},
+		{"option-publish-mode", model.NetworkSpec{Name: "x", Internal: true, EnableIPv6: true, Options: map[string]string{model.OptPublish: "true", model.OptGateMode6: "routed"}}, model.ErrInvalid, "but IPv6 is in gateway mode routed"},
+		{"option-publish-engine", model.NetworkSpec{Name: "x", Internal: true, EngineID: strings.Repeat("e", 64), Options: map[string]string{model.OptPublish: "true"}}, model.ErrNotSupported, "a container engine does not pass on the ports of an internal network"},
 		{"option-unknown", opt("com.example.x", "1"), model.ErrInvalid, "unknown option com.example.x"},
 		{"option-refused", opt("com.docker.network.bridge.name", "br0"), model.ErrNotSupported, "com.docker.network.bridge.name is not supported (there is no bridge, and Fairlead chooses"},
 		{"option-set", opt(model.OptInhibit4, "true"), model.ErrNotSupported, model.OptInhibit4 + " is not supported (the host always has"},
@@ -350,6 +354,10 @@ func TestNetworkOptions(t *testing.T) {
 	}})
 	if defaults.HostBindingIPv4.IsValid() || !defaults.Untracked {
 		t.Errorf("default values of options, except for one: %+v", defaults)
+	}
+	published := w.MakeNetwork(model.NetworkSpec{Name: "published", Internal: true, Options: map[string]string{model.OptPublish: "true", model.OptGateMode4: "nat"}})
+	if !published.PublishInternal || published.Closed() || defaults.PublishInternal {
+		t.Errorf("an internal network that publishes: %+v", published)
 	}
 	opts[model.OptICC] = "changed by the caller"
 	if n.Options[model.OptICC] != "false" {

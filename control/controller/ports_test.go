@@ -285,6 +285,13 @@ func TestPublishesFollowTheGateway(t *testing.T) {
 	step("disconnect", "a", "127.0.0.1:80->80/tcp@b ::1:81->81/tcp@b")
 	step("disconnect", "b", "")
 
+	// An internal network that publishes serves it, unless another could.
+	w.MakeNetwork(model.NetworkSpec{Name: "Published", Internal: true, EnableIPv6: true, Options: map[string]string{model.OptPublish: "true"}})
+	step("connect", "Published", "*:80->80/tcp@Published ::1:81->81/tcp@Published")
+	step("connect", "b", "127.0.0.1:80->80/tcp@b ::1:81->81/tcp@b")
+	step("disconnect", "b", "*:80->80/tcp@Published ::1:81->81/tcp@Published")
+	step("disconnect", "Published", "")
+
 	// While the port is not served, others may take it; then connecting is refused.
 	other := w.MakeSandbox(model.SandboxSpec{NetworkMode: "a", Ports: []model.PortSpec{verbtest.TCP("", 80, 1, 80, 1)}})
 	before := w.Snapshot()

@@ -16,13 +16,16 @@ import (
 type gateways struct{ v4, v6 *model.Endpoint }
 
 // chooseGateways finds and marks the endpoints for the sandbox's default routes, in each family the first whose network has
-// one, in Docker's order: by priority, by the number of families with a default route, by the network's name. If no network
+// one, in Docker's order: by priority, internal ones last, by the number of families with a default route, by the network's name. If no network
 // has a default route of one family, the endpoint of the other has it. Ports are not published at an endpoint
 // whose packets the datapath does not carry.
 func chooseGateways(t *txn.Tx, sandboxID string) (gws gateways) {
 	all := slices.Collect(t.Next.EndpointsOf(sandboxID))
 	network := func(ep *model.Endpoint) *model.Network { return t.Next.Network(ep.NetworkID) }
 	routes := func(ep *model.Endpoint) (n int) {
+		if network(ep).Internal { // they are for answers only
+			n = -len(model.Families)
+		}
 		for _, f := range model.Families {
 			if network(ep).HasDefaultRoute(ep, f) {
 				n++

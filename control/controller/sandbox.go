@@ -69,8 +69,8 @@ func (c *Controller) Warnings(spec model.SandboxSpec) []string {
 		return []string{"Published ports are discarded when using network none"}
 	case !n.Has().Entries:
 		return []string{"Published ports are not served while the default route is through a network of driver " + n.Driver}
-	case n.Internal:
-		return []string{"Published ports are not served while the sandbox is in internal networks only"}
+	case n.Closed():
+		return []string{"Published ports are not served while the sandbox is in internal networks only (networks that are created with -o " + model.OptPublish + "=true do publish)"}
 	}
 	return nil
 }

@@ -46,7 +46,8 @@ const (
 	OptEgress     = "fairlead.bandwidth_out"
 	OptDNS        = "fairlead.dns"
 	OptUntracked  = "fairlead.untracked"
-	OptEncrypted  = "encrypted" // of overlay networks, as Docker's
+	OptPublish    = "fairlead.publish" // of internal networks
+	OptEncrypted  = "encrypted"        // of overlay networks, as Docker's
 	OptGateMode4  = "com.docker.network.bridge.gateway_mode_ipv4"
 	OptGateMode6  = "com.docker.network.bridge.gateway_mode_ipv6"
 )
@@ -99,6 +100,7 @@ var OptionDefaults = map[string]string{
 	OptAntiSpoof:  "true",
 	OptDNS:        "false",
 	OptUntracked:  "false",
+	OptPublish:    "false",
 }
 
 // DefaultMTU is the MTU of a network that does not set one, in bytes.
@@ -241,6 +243,7 @@ type Network struct {
 	Swarm string `json:"swarm,omitempty"`
 
 	Internal        bool       `json:"internal,omitempty"`         // no default route
+	PublishInternal bool       `json:"publish_internal,omitempty"` // ports are published although it is internal
 	ICC             bool       `json:"icc"`                        // members may reach each other
 	Masquerade      bool       `json:"masquerade"`                 // SNAT to the uplink's address
 	AntiSpoof       bool       `json:"antispoof"`                  // source MAC and IP must be the endpoint's own
@@ -349,20 +352,24 @@ func (n *Network) SubnetWith(a netip.Addr) (Subnet, bool) {
 // DefaultGateway returns the next hop of an endpoint's default route in an address family, or
 // the zero Addr if it has none.
 func (n *Network) DefaultGateway(ep *Endpoint, f Family) netip.Addr {
-	if a := ep.Addr(f); ep.Lease != nil && f == V4 && a.IsValid() && !n.Internal {
+	if a := ep.Addr(f); ep.Lease != nil && f == V4 && a.IsValid() && !n.Closed() {
 		return ep.Lease.Router
 	}
-	if s, ok := n.SubnetWith(ep.Addr(f)); ok && !n.Internal {
+	if s, ok := n.SubnetWith(ep.Addr(f)); ok && !n.Closed() {
 		return s.DefaultGateway()
 	}
 	return netip.Addr{}
 }
 
+// Closed reports whether nothing outside of the network gets an answer from its members, not even at published ports: so they
+// need no default route. What they send by themselves stays inside of every internal network.
+func (n *Network) Closed() bool { return n.Internal && !n.PublishInternal }
+
 // HasDefaultRoute reports whether an endpoint could have the sandbox's default route of a family: the network has a
 // gateway, or routes without one.
 func (n *Network) HasDefaultRoute(ep *Endpoint, f Family) bool {
 	if n.Routes() {
-		return !n.Internal && ep.Addr(f).IsValid()
+		return !n.Closed() && ep.Addr(f).IsValid()
 	}
 	return n.DefaultGateway(ep, f).IsValid()
 }
@@ -579,9 +586,9 @@ type Opening struct {
 }
 
 // Openings returns what a binding opens at a host address, or without one at all addresses of each family. An internal
-// network publishes nothing.
+// network publishes nothing, unless it has the option for that.
 func (n *Network) Openings(ep *Endpoint, b PortBinding) (list []Opening) {
-	if n.Internal {
+	if n.Closed() {
 		return nil
 	}
 	hosts := []netip.Addr{b.HostIP}

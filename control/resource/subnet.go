@@ -313,7 +313,7 @@ func placeGateway(n *model.Network, s *model.Subnet) error {
 		return err
 	}
 	pair := s.Prefix.Bits() == s.Prefix.Addr().BitLen()-1
-	if s.Gateway.IsValid() || n.Internal && pair || !n.Has().Entries || model.Isolated(n.Options, model.FamilyOf(s.Prefix.Addr())) {
+	if s.Gateway.IsValid() || n.Closed() && pair || !n.Has().Entries || model.Isolated(n.Options, model.FamilyOf(s.Prefix.Addr())) {
 		return nil
 	}
 	if s.Gateway, err = pool.First(); err != nil {

@@ -383,7 +383,7 @@ func checkEndpoints(s *desired.Snapshot, own func(what, holder string), bad func
 				what = "gateway for IPv4 of "
 			}
 			own(what+sb.ID, id)
-			if n.Internal {
+			if n.Closed() {
 				bad("gateway of %q is in internal network %q", sb.Name, n.Name)
 			}
 		}

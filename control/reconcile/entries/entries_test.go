@@ -143,11 +143,12 @@ func mode(n *model.Network, v4, v6 string) {
 
 // variants are the networks and endpoints whose entries are recorded.
 var variants = map[string]func(*model.Network, *model.Endpoint){
-	"default":  func(*model.Network, *model.Endpoint) {},
-	"ipv4":     only4,
-	"ipv6":     only6,
-	"plain":    func(n *model.Network, _ *model.Endpoint) { n.ICC, n.Masquerade, n.AntiSpoof = false, false, false },
-	"internal": func(n *model.Network, _ *model.Endpoint) { n.Internal = true },
+	"default":            func(*model.Network, *model.Endpoint) {},
+	"ipv4":               only4,
+	"ipv6":               only6,
+	"plain":              func(n *model.Network, _ *model.Endpoint) { n.ICC, n.Masquerade, n.AntiSpoof = false, false, false },
+	"internal":           func(n *model.Network, _ *model.Endpoint) { n.Internal = true },
+	"internal-published": func(n *model.Network, _ *model.Endpoint) { n.Internal, n.PublishInternal = true, true },
 	"isolated": func(n *model.Network, _ *model.Endpoint) {
 		n.Subnets[0].Gateway, n.Subnets[1].Gateway = netip.Addr{}, netip.Addr{}
 	},
@@ -188,7 +189,7 @@ func TestMembers(t *testing.T) {
 // of the backend.
 func TestPublishes(t *testing.T) {
 	var out strings.Builder
-	for _, variant := range []string{"default", "ipv4", "ipv6", "internal", "routed", "routed6", "routed4alone", "unprotected4", "routed-internal"} {
+	for _, variant := range []string{"default", "ipv4", "ipv6", "internal", "internal-published", "routed", "routed6", "routed4alone", "unprotected4", "routed-internal"} {
 		for _, host := range []string{"", "0.0.0.0", "::", "192.0.2.1", "::1", "2001:db8::1"} {
 			n, ep := network(), endpoint()
 			variants[variant](n, ep)

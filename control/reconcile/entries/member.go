@@ -53,7 +53,7 @@ func OfNetwork(n *model.Network, hp HostPort) Set {
 // tells whether it is the backend of a published port, pooled whether it is one of a service.
 func OfEndpoint(ep *model.Endpoint, n *model.Network, hp HostPort, hostIf uint32, published, pooled bool) Set {
 	flags := networkFlags(n, hp)
-	if published && !n.Internal && slices.ContainsFunc(n.Subnets, func(s model.Subnet) bool { return !n.Routed(model.FamilyOf(s.Prefix.Addr())) }) {
+	if published && !n.Closed() && slices.ContainsFunc(n.Subnets, func(s model.Subnet) bool { return !n.Routed(model.FamilyOf(s.Prefix.Addr())) }) {
 		flags |= maps.Published
 	}
 	if pooled {

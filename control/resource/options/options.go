@@ -30,6 +30,7 @@ var knownOptions = map[string]func(n *model.Network, k, v string) error{
 	model.OptIngress:     limitOption(func(b *model.Bandwidth) *model.Limit { return &b.Ingress }),
 	model.OptEgress:      limitOption(func(b *model.Bandwidth) *model.Limit { return &b.Egress }),
 	model.OptUntracked:   flagOption(func(n *model.Network) *bool { return &n.Untracked }),
+	model.OptPublish:     publishOption,
 	model.OptDNS:         dnsOption,
 	model.OptMTU:         mtuOption,
 	model.OptHostBinding: bindingOption,
@@ -69,6 +70,11 @@ func Apply(n *model.Network, options, defaults map[string]string) error {
 		}
 	}
 	n.Options = maps.Clone(options)
+	for _, f := range model.Families {
+		if mode := model.GatewayMode(n.Options, f); n.PublishInternal && mode != model.GatewayNAT {
+			return model.Refuse(model.ErrInvalid, "option %s publishes ports of the host, but %s is in gateway mode %s (leave out the option, or the mode)", model.OptPublish, f, mode)
+		}
+	}
 	return n.CheckBandwidth(n.Bandwidth)
 }
 
@@ -125,6 +131,22 @@ func limitOption(field func(*model.Bandwidth) *model.Limit) func(n *model.Networ
 		}
 		return nil
 	}
+}
+
+// publishOption lets an internal network publish ports. Other networks do that in any case.
+func publishOption(n *model.Network, k, v string) (err error) {
+	if n.PublishInternal, err = Bool(k, v); err != nil || !n.PublishInternal {
+		return err
+	}
+	switch {
+	case n.ManagedBy == model.ByEngine:
+		return model.Refuse(model.ErrNotSupported, "option %s: a container engine does not pass on the ports of an internal network (leave it out, or create the network with: fairlead network create)", k)
+	case n.Driver != model.DriverBridge:
+		return model.Refuse(model.ErrInvalid, "option %s=%s is for networks of driver bridge (leave it out)", k, v)
+	case !n.Internal:
+		return model.Refuse(model.ErrInvalid, "option %s is for internal networks: others publish ports in any case (leave it out, or add --internal)", k)
+	}
+	return nil
 }
 
 func dnsOption(n *model.Network, k, v string) (err error) {
