@@ -24,7 +24,7 @@ func TestLog(t *testing.T) {
 	}
 	p.Sandboxes["s"] = &model.Sandbox{ID: "s", Name: "anna"}
 	p.Endpoints["e"] = &model.Endpoint{ID: "e", NetworkID: "n", SandboxID: "s"}
-	p.Publishes[1] = &model.Publish{ID: 1, EndpointID: "e", PortBinding: model.PortBinding{HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080, Port: 80, Count: 1, Proto: model.TCP}}
+	p.Publishes[1] = &model.Publish{ID: 1, EndpointID: "e", PortBinding: model.PortBinding{HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080, Port: 80, Count: 1, Proto: model.TCP, From: "10.0.0.0/8"}}
 	l.Update(p.Snapshot())
 	l.Repaired("route", 2)
 	p.Sandboxes["s"] = &model.Sandbox{ID: "s", Name: "berta"}
@@ -36,6 +36,9 @@ func TestLog(t *testing.T) {
 	var got []string
 	for _, e := range l.After(t.Context(), first.Run, 0).Events {
 		got = append(got, e.Type+" "+e.Action)
+		if from := e.Actor.Attributes["from"]; (from == "10.0.0.0/8") != strings.HasSuffix(e.Action, "publish") {
+			t.Errorf("%s is for clients from %q", e.Action, from)
+		}
 	}
 	want := "sandbox create, network connect, sandbox publish, datapath repair, sandbox rename, network disconnect, sandbox unpublish, sandbox destroy"
 	if text := strings.Join(got, ", "); text != want {
