@@ -224,6 +224,12 @@ const (
 	TCDropReasonDROP_REASON_MAX       TCDropReason = 38
 )
 
+type TCEgress struct {
+	_   structs.HostLayout
+	Ip4 TCIp
+	Ip6 TCIp
+}
+
 type TCEndpoint struct {
 	_          structs.HostLayout
 	Ip4        TCIp
@@ -256,6 +262,7 @@ const (
 	TCEpFlagEP_OWN4        TCEpFlag = 2048
 	TCEpFlagEP_OWN6        TCEpFlag = 4096
 	TCEpFlagEP_REACHED     TCEpFlag = 8192
+	TCEpFlagEP_EGRESS      TCEpFlag = 16384
 )
 
 type TCFdbEntry struct {
@@ -644,6 +651,7 @@ const (
 	TCMapFlCtUsed          = "fl_ct_used"
 	TCMapFlDecision        = "fl_decision"
 	TCMapFlDrops           = "fl_drops"
+	TCMapFlEgress          = "fl_egress"
 	TCMapFlEndpoint        = "fl_endpoint"
 	TCMapFlEvents          = "fl_events"
 	TCMapFlFdb             = "fl_fdb"
@@ -770,6 +778,7 @@ type TCMapSpecs struct {
 	FlCtUsed     *ebpf.MapSpec `ebpf:"fl_ct_used"`
 	FlDecision   *ebpf.MapSpec `ebpf:"fl_decision"`
 	FlDrops      *ebpf.MapSpec `ebpf:"fl_drops"`
+	FlEgress     *ebpf.MapSpec `ebpf:"fl_egress"`
 	FlEndpoint   *ebpf.MapSpec `ebpf:"fl_endpoint"`
 	FlEvents     *ebpf.MapSpec `ebpf:"fl_events"`
 	FlFdb        *ebpf.MapSpec `ebpf:"fl_fdb"`
@@ -866,6 +875,7 @@ type TCMaps struct {
 	FlCtUsed     *ebpf.Map `ebpf:"fl_ct_used"`
 	FlDecision   *ebpf.Map `ebpf:"fl_decision"`
 	FlDrops      *ebpf.Map `ebpf:"fl_drops"`
+	FlEgress     *ebpf.Map `ebpf:"fl_egress"`
 	FlEndpoint   *ebpf.Map `ebpf:"fl_endpoint"`
 	FlEvents     *ebpf.Map `ebpf:"fl_events"`
 	FlFdb        *ebpf.Map `ebpf:"fl_fdb"`
@@ -913,6 +923,7 @@ func (m *TCMaps) Close() error {
 		m.FlCtUsed,
 		m.FlDecision,
 		m.FlDrops,
+		m.FlEgress,
 		m.FlEndpoint,
 		m.FlEvents,
 		m.FlFdb,

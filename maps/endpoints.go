@@ -45,6 +45,8 @@ const (
 	OwnIPv6 = EndpointFlags(bpf.TCEpFlagEP_OWN6)
 	// Reached: members of other networks may reach the endpoint at its own address.
 	Reached = EndpointFlags(bpf.TCEpFlagEP_REACHED)
+	// ChosenEgress: the endpoint's network chose an address to masquerade with ([Egress]).
+	ChosenEgress = EndpointFlags(bpf.TCEpFlagEP_EGRESS)
 )
 
 // Endpoint is the datapath's description of the device at which packets arrive.

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/fairlead-net/fairlead/bpf"
+	"github.com/fairlead-net/fairlead/maps/egress"
 	"github.com/fairlead-net/fairlead/maps/flood"
 	"github.com/fairlead-net/fairlead/maps/flowcount"
 	"github.com/fairlead-net/fairlead/maps/pools"
@@ -20,10 +21,11 @@ import (
 	"github.com/fairlead-net/fairlead/maps/transfer"
 )
 
-// The backends of services.
+// The backends of services, and the addresses that networks chose to masquerade with.
 type (
 	Pool       = pools.Pool
 	PoolMember = pools.Member
+	Egress     = egress.Addrs
 )
 
 // FlowCount is the programs' count of the entries of fl_ct.
@@ -36,6 +38,7 @@ type Set struct {
 	Neighbours *Neighbours
 	Publishes  *Publishes
 	Sources    *Sources
+	Egresses   *egress.Table
 	Pools      *pools.Table
 	HostAddrs  *HostAddrs
 	HostNets   *Subnets // prefixes that belong to the host; their network is 1
@@ -131,6 +134,9 @@ func (s *Set) openOwned(m map[string]*ebpf.Map, g *generation) error {
 	if err != nil {
 		return err
 	}
+	if s.Egresses, err = egress.New(m[bpf.TCMapFlEgress]); err != nil {
+		return err
+	}
 	endpoints.OnWrite(g.next)
 	fdb.OnWrite(g.next)
 	uplinks.OnWrite(g.next)
@@ -183,7 +189,7 @@ func Names() []string {
 		bpf.TCMapFlPortbits, bpf.TCMapFlHostaddr, bpf.TCMapFlHostnet, bpf.TCMapFlSubnet, bpf.TCMapFlUplink,
 		bpf.TCMapFlVni, bpf.TCMapFlTunnel, bpf.TCMapFlTunnelNode, bpf.TCMapFlNode, bpf.TCMapFlNodeAddr,
 		bpf.TCMapFlPeerFdb, bpf.TCMapFlPeerNeigh,
-		bpf.TCMapFlSource, bpf.TCMapFlPool, bpf.TCMapFlMaglev, bpf.TCMapFlMember, bpf.SockMapFlResolver,
+		bpf.TCMapFlSource, bpf.TCMapFlEgress, bpf.TCMapFlPool, bpf.TCMapFlMaglev, bpf.TCMapFlMember, bpf.SockMapFlResolver,
 		// Written by the datapath.
 		bpf.TCMapFlCt, bpf.TCMapFlCtNew, bpf.TCMapFlCtUsed, bpf.TCMapFlFrag, bpf.SockMapFlSockRev,
 		bpf.TCMapFlAffinity,
@@ -220,6 +226,7 @@ func (s *Set) Fills() ([]Fill, error) {
 		{bpf.TCMapFlService, s.Publishes.services.Len(), s.Publishes.services.MaxEntries()},
 		{bpf.TCMapFlBackend, s.Publishes.backends.Len(), s.Publishes.backends.MaxEntries()},
 		{bpf.TCMapFlSource, s.Sources.Len(), s.Sources.MaxEntries()},
+		{bpf.TCMapFlEgress, s.Egresses.Len(), s.Egresses.MaxEntries()},
 		{bpf.TCMapFlHostaddr, s.HostAddrs.Len(), s.HostAddrs.MaxEntries()},
 		{bpf.TCMapFlHostnet, s.HostNets.Len(), s.HostNets.MaxEntries()},
 		{bpf.TCMapFlSubnet, s.Subnets.Len(), s.Subnets.MaxEntries()},

@@ -119,6 +119,7 @@ func TestLayout(t *testing.T) {
 		{"backend", unsafe.Sizeof(bpf.TCBackend{}), 32},
 		{"subnet_key", unsafe.Sizeof(bpf.TCSubnetKey{}), 20},
 		{"source_key", unsafe.Sizeof(bpf.TCSourceKey{}), 28},
+		{"egress", unsafe.Sizeof(bpf.TCEgress{}), 32},
 		{"uplink", unsafe.Sizeof(bpf.TCUplink{}), 40},
 		{"node", unsafe.Sizeof(bpf.TCNode{}), 48},
 		{"vni", unsafe.Sizeof(bpf.TCVni{}), 8},
@@ -167,7 +168,9 @@ func TestRoundTrip(t *testing.T) {
 	for _, s := range sources {
 		must(t, put(w.Sources.Put(s)))
 	}
-	must(t, w.Sources.Refresh(), w.Endpoints.Refresh(), w.FDB.Refresh(), w.Neighbours.Refresh(), w.Uplinks.Refresh(), w.Subnets.Refresh())
+	chosen := Egress{Net: 5, IPv4: addr("192.0.2.7")}
+	must(t, put(w.Egresses.Put(chosen)))
+	must(t, w.Egresses.Refresh(), w.Sources.Refresh(), w.Endpoints.Refresh(), w.FDB.Refresh(), w.Neighbours.Refresh(), w.Uplinks.Refresh(), w.Subnets.Refresh())
 
 	byText := cmp.Options{equateAddrs, cmpopts.SortSlices(func(a, b interface{ String() string }) bool { return a.String() < b.String() })}
 	for _, tt := range []struct {
@@ -180,6 +183,7 @@ func TestRoundTrip(t *testing.T) {
 		{"uplink", w.Uplinks.List(), []Uplink{uplink}},
 		{"subnet", w.Subnets.List(), subnets},
 		{"source", w.Sources.List(), sources},
+		{"egress", w.Egresses.List(), []Egress{chosen}},
 	} {
 		if diff := cmp.Diff(tt.want, tt.got, byText); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
@@ -191,6 +195,7 @@ func TestRoundTrip(t *testing.T) {
 		"fdb":      func() (bool, error) { return w.FDB.Delete(3, MAC{2, 1, 2, 3, 4, 5}) },
 		"neigh":    func() (bool, error) { return w.Neighbours.Delete(3, addr("192.0.2.2")) },
 		"uplink":   func() (bool, error) { return w.Uplinks.Delete(2) },
+		"egress":   func() (bool, error) { return w.Egresses.Delete(chosen) },
 		"source":   func() (bool, error) { return w.Sources.Delete(sources[2]) },
 		"subnet":   func() (bool, error) { return w.Subnets.Delete(netip.MustParsePrefix("192.0.2.77/24")) },
 	} {
@@ -269,7 +274,7 @@ func TestFills(t *testing.T) {
 		"fl_endpoint": 0, "fl_fdb": 0, "fl_neigh": 0, "fl_service": 0, "fl_backend": 0, "fl_hostaddr": 1, "fl_hostnet": 0, "fl_subnet": 0,
 		"fl_uplink": 0, "fl_vni": 0, "fl_tunnel": 0, "fl_tunnel_node": 0, "fl_node": 0, "fl_node_addr": 0,
 		"fl_peer_fdb": 1, "fl_peer_neigh": 0, "fl_ct": 2, "fl_ct_new": 0, "fl_frag": 0, "fl_sock_rev": 0,
-		"fl_source": 0, "fl_pool": 0, "fl_resolver": 0, "fl_maglev": 0, "fl_member": 0, "fl_affinity": 0, "fl_group": 0,
+		"fl_source": 0, "fl_egress": 0, "fl_pool": 0, "fl_resolver": 0, "fl_maglev": 0, "fl_member": 0, "fl_affinity": 0, "fl_group": 0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("entries (-want +got):\n%s", diff)

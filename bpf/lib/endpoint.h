@@ -26,6 +26,7 @@ enum ep_flag {
 		<< 11, /* IPv4 leaves the host with its own address, whatever EP_MASQUERADE says */
 	EP_OWN6 = 1 << 12,    /* IPv6 likewise */
 	EP_REACHED = 1 << 13, /* members of other networks may reach it at its own address */
+	EP_EGRESS = 1 << 14,  /* its network chose an address to masquerade with (egress.h) */
 };
 
 /* fl_endpoint: ifindex of the host end (host port: of the datapath's end) -> */

@@ -18,6 +18,7 @@
 #include "dest.h"
 #include "direct.h"
 #include "drop.h"
+#include "egress.h"
 #include "endpoint.h"
 #include "fib.h"
 #include "flow.h"
@@ -93,9 +94,13 @@ static __always_inline int route_outside(struct __sk_buff *skb, struct pkt *p,
 	if (!f)
 		return -DROP_CT_FULL;
 	if (masquerade) {
-		if (ip_is_zero(&hop->src))
+		const union ip *src = egress_addr(ep, p->flags & PKT_IP4);
+
+		if (!src)
+			src = &hop->src;
+		if (ip_is_zero(src))
 			return -DROP_NO_UPLINK_ADDR;
-		flow_masquerade(f, &hop->src);
+		flow_masquerade(f, src);
 	}
 	err = flow_create(skb, p);
 	if (err)
@@ -110,6 +115,7 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 				       bool confirmed, struct dest *d)
 {
 	struct icmp_work *w = icmp_scratch(); /* the stack is full */
+	const union ip *egress;
 	struct next_hop *hop;
 	__u32 out_if = e->out_if;
 	int err;
@@ -145,6 +151,9 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 	 * the uplink's first address; only otherwise is the expensive lookup needed. */
 	if (ip_equal(&w->key.saddr, &w->to.saddr) || ip_equal(&hop->src, &w->to.saddr))
 		return dest_next_hop(d, hop, &w->to);
+	egress = egress_addr(ep, ip_is4(&w->to.saddr));
+	if (egress && ip_equal(egress, &w->to.saddr))
+		return dest_next_hop(d, hop, &w->to); /* by whatever uplink */
 	if (cfg_fib_src && route_find(skb, p, &w->key, ep->gateway_if, true, &hop) != ROUTE_OK)
 		return dest_host(d, ep, PATH_STACK);
 	if (ip_equal(&hop->src, &w->to.saddr))

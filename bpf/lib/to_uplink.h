@@ -11,6 +11,7 @@
 #include "ct.h"
 #include "deliver.h"
 #include "drop.h"
+#include "egress.h"
 #include "endpoint.h"
 #include "fib.h"
 #include "flow.h"
@@ -33,8 +34,13 @@ static __always_inline void masquerade_source(struct __sk_buff *skb, const struc
 					      const struct endpoint *ep, const struct uplink *up,
 					      union ip *src)
 {
+	const union ip *egress = egress_addr(ep, p->flags & PKT_IP4);
 	struct next_hop *hop;
 
+	if (egress) {
+		*src = *egress;
+		return;
+	}
 	*src = p->flags & PKT_IP4 ? up->ip4 : up->ip6;
 	if (cfg_fib_src && route_find(skb, p, &p->t, ep->gateway_if, true, &hop) == ROUTE_OK &&
 	    hop->ifindex == skb->ifindex)

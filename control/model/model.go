@@ -48,6 +48,8 @@ const (
 	OptUntracked  = "fairlead.untracked"
 	OptPublish    = "fairlead.publish" // of internal networks
 	OptEncrypted  = "encrypted"        // of overlay networks, as Docker's
+	OptEgress4    = "com.docker.network.host_ipv4"
+	OptEgress6    = "com.docker.network.host_ipv6"
 	OptGateMode4  = "com.docker.network.bridge.gateway_mode_ipv4"
 	OptGateMode6  = "com.docker.network.bridge.gateway_mode_ipv6"
 )
@@ -248,11 +250,13 @@ type Network struct {
 	Masquerade      bool       `json:"masquerade"`                 // SNAT to the uplink's address
 	AntiSpoof       bool       `json:"antispoof"`                  // source MAC and IP must be the endpoint's own
 	HostBindingIPv4 netip.Addr `json:"host_binding_ipv4,omitzero"` // default host address of published ports
-	MTU             int        `json:"mtu,omitempty"`              // bytes, of the endpoints' devices
-	DNS             bool       `json:"dns,omitempty"`              // DNS is served at the gateway addresses
-	Untracked       bool       `json:"untracked,omitempty"`        // no conntrack in the sandboxes' namespaces
-	Bandwidth       Bandwidth  `json:"bandwidth,omitzero"`         // of endpoints that have no limits of their own
-	IfPrefix        string     `json:"if_prefix,omitempty"`        // of interface names in sandboxes, followed by a number; "": eth
+	EgressIPv4      netip.Addr `json:"egress_ipv4,omitzero"`       // to masquerade with; zero: the uplink's
+	EgressIPv6      netip.Addr `json:"egress_ipv6,omitzero"`
+	MTU             int        `json:"mtu,omitempty"`       // bytes, of the endpoints' devices
+	DNS             bool       `json:"dns,omitempty"`       // DNS is served at the gateway addresses
+	Untracked       bool       `json:"untracked,omitempty"` // no conntrack in the sandboxes' namespaces
+	Bandwidth       Bandwidth  `json:"bandwidth,omitzero"`  // of endpoints that have no limits of their own
+	IfPrefix        string     `json:"if_prefix,omitempty"` // of interface names in sandboxes, followed by a number; "": eth
 
 	// Of macvlan and ipvlan networks: the host's device below the endpoints' devices, "" for one of the network's
 	// own; the mode, and the flag of ipvlan.

@@ -73,6 +73,7 @@ type world struct {
 	uplinks    *fakeTable[dp.Uplink, uint32]
 	hostAddrs  *fakeTable[netip.Addr, netip.Addr]
 	hostNets   *fakeTable[dp.Subnet, netip.Prefix]
+	egresses   *fakeTable[dp.Egress, uint32]
 	tunnels    *fakeTable[dp.Tunnel, uint32]
 	vnis       *fakeTable[dp.VNI, uint32]
 }
@@ -102,6 +103,7 @@ func newWorld(tb testing.TB) *world {
 	w.resolvers = newFakeTable(w, func(e dp.Resolver) uint64 { return e.Cookie })
 	w.pools = newFakeTable(w, func(e dp.Pool) poolKey { return poolKey{e.Service, e.IPv6} })
 	w.subnets = newFakeTable(w, func(e dp.Subnet) netip.Prefix { return e.Prefix })
+	w.egresses = newFakeTable(w, func(e dp.Egress) uint32 { return e.Net })
 	w.tunnels = newFakeTable(w, func(e dp.Tunnel) uint32 { return e.Net })
 	w.vnis = newFakeTable(w, func(e dp.VNI) uint32 { return e.VNI })
 	w.hostNets = newFakeTable(w, func(e dp.Subnet) netip.Prefix { return e.Prefix })
@@ -126,7 +128,7 @@ func (w *world) netnsDir() string { return filepath.Join(w.dir, "netns") }
 func (w *world) restart() {
 	w.r = New(Config{NetNSDir: w.netnsDir(), Log: w.log}, w, tables.Set{
 		Endpoints: w.endpoints, FDB: w.fdb, Neighbours: w.neighbours, Publishes: w.publishes, Sources: w.sources, Pools: w.pools, Resolvers: w.resolvers,
-		Subnets: w.subnets, Tunnels: w.tunnels, VNIs: w.vnis, Uplinks: w.uplinks, HostAddrs: w.hostAddrs, HostNets: w.hostNets, Flows: w, Traffic: w,
+		Subnets: w.subnets, Egresses: w.egresses, Tunnels: w.tunnels, VNIs: w.vnis, Uplinks: w.uplinks, HostAddrs: w.hostAddrs, HostNets: w.hostNets, Flows: w, Traffic: w,
 	}, w.nl)
 }
 

@@ -38,7 +38,8 @@ func (p pkg) rel() string {
 var (
 	allowed = map[string][]string{
 		"bpf":                               {},
-		"maps":                              {"bpf", "maps/flood", "maps/flowcount", "maps/pools", "maps/portbits", "maps/redirects", "maps/table", "maps/transfer"},
+		"maps":                              {"bpf", "maps/egress", "maps/flood", "maps/flowcount", "maps/pools", "maps/portbits", "maps/redirects", "maps/table", "maps/transfer"},
+		"maps/egress":                       {"bpf", "maps/table"},
 		"maps/flood":                        {"bpf", "maps/table", "maps/transfer"},
 		"maps/flowcount":                    {"bpf", "maps/transfer"},
 		"maps/pools":                        {"bpf", "maps/table"},

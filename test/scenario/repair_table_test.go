@@ -15,7 +15,7 @@ import (
 
 // controlTables lists the tables whose entries belong to Fairlead alone and can be removed.
 func controlTables() []string {
-	return []string{"fl_endpoint", "fl_fdb", "fl_neigh", "fl_service", "fl_source", "fl_backend", "fl_hostaddr", "fl_subnet", "fl_uplink"}
+	return []string{"fl_endpoint", "fl_fdb", "fl_neigh", "fl_service", "fl_source", "fl_egress", "fl_backend", "fl_hostaddr", "fl_subnet", "fl_uplink"}
 }
 
 // repairedTable damages a table in every way, and expects it to be restored.

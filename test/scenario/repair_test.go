@@ -19,7 +19,7 @@ import (
 func TestRepairs(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {
-		web := network(l, "web")
+		web := network(l, "web", "-o", "com.docker.network.host_ipv4="+lab.Host4)
 		b := l.Sandbox("ben", "--network", web, "-p", "8080:7,from=0.0.0.0/0,from=::/0")
 		a := l.Sandbox("anna", "--network", web)
 		l.Echo(b.Host, 7)

@@ -20,6 +20,7 @@ type Set struct {
 	Pools      []maps.Pool
 	Resolvers  []maps.Resolver
 	Subnets    []maps.Subnet
+	Egresses   []maps.Egress
 	Tunnels    []maps.Tunnel
 	VNIs       []maps.VNI
 }
@@ -34,6 +35,7 @@ func (s *Set) Add(o Set) {
 	s.Pools = append(s.Pools, o.Pools...)
 	s.Resolvers = append(s.Resolvers, o.Resolvers...)
 	s.Subnets = append(s.Subnets, o.Subnets...)
+	s.Egresses = append(s.Egresses, o.Egresses...)
 	s.Tunnels = append(s.Tunnels, o.Tunnels...)
 	s.VNIs = append(s.VNIs, o.VNIs...)
 }
@@ -49,6 +51,7 @@ func (s *Set) Without(o *Set) Set {
 		Pools:      without(s.Pools, o.Pools, keyOfPool),
 		Resolvers:  without(s.Resolvers, o.Resolvers, keyOfResolver),
 		Subnets:    without(s.Subnets, o.Subnets, keyOfSubnet),
+		Egresses:   without(s.Egresses, o.Egresses, keyOfEgress),
 		Tunnels:    without(s.Tunnels, o.Tunnels, keyOfTunnel),
 		VNIs:       without(s.VNIs, o.VNIs, keyOfVNI),
 	}
@@ -83,6 +86,7 @@ func keyOfSource(e maps.Source) maps.Source        { return e }
 func keyOfPool(e maps.Pool) poolKey                { return poolKey{e.Service, e.IPv6} }
 func keyOfResolver(e maps.Resolver) uint64         { return e.Cookie }
 func keyOfSubnet(e maps.Subnet) netip.Prefix       { return e.Prefix }
+func keyOfEgress(e maps.Egress) uint32             { return e.Net }
 func keyOfTunnel(e maps.Tunnel) uint32             { return e.Net }
 func keyOfVNI(e maps.VNI) uint32                   { return e.VNI }
 

@@ -56,7 +56,7 @@ func render(sections ...any) string {
 }
 
 func renderSet(s Set) string {
-	return render(s.Subnets, s.Tunnels, s.VNIs, s.Endpoints, s.FDB, s.Neighbours, s.Publishes, s.Sources)
+	return render(s.Subnets, s.Egresses, s.Tunnels, s.VNIs, s.Endpoints, s.FDB, s.Neighbours, s.Publishes, s.Sources)
 }
 
 func line(v reflect.Value) string {
@@ -149,6 +149,7 @@ var variants = map[string]func(*model.Network, *model.Endpoint){
 	"plain":              func(n *model.Network, _ *model.Endpoint) { n.ICC, n.Masquerade, n.AntiSpoof = false, false, false },
 	"internal":           func(n *model.Network, _ *model.Endpoint) { n.Internal = true },
 	"internal-published": func(n *model.Network, _ *model.Endpoint) { n.Internal, n.PublishInternal = true, true },
+	"egress6":            func(n *model.Network, _ *model.Endpoint) { n.EgressIPv6 = netip.MustParseAddr("2001:db8::7") },
 	"isolated": func(n *model.Network, _ *model.Endpoint) {
 		n.Subnets[0].Gateway, n.Subnets[1].Gateway = netip.Addr{}, netip.Addr{}
 	},

@@ -43,6 +43,9 @@ func OfNetwork(n *model.Network, hp HostPort) Set {
 		}}
 		s.VNIs = []maps.VNI{{VNI: n.VNI, Net: n.Index, Encrypted: n.Encrypted, Services: hp.Services}}
 	}
+	if n.EgressIPv4.IsValid() || n.EgressIPv6.IsValid() {
+		s.Egresses = []maps.Egress{{Net: n.Index, IPv4: n.EgressIPv4, IPv6: n.EgressIPv6}}
+	}
 	for _, sub := range n.Subnets {
 		s.Subnets = append(s.Subnets, maps.Subnet{Prefix: sub.Prefix, Net: n.Index, Flags: subnetFlags(n, model.FamilyOf(sub.Prefix.Addr()))})
 	}
@@ -102,6 +105,7 @@ func networkFlags(n *model.Network, hp HostPort) maps.EndpointFlags {
 		{n.AntiSpoof, maps.AntiSpoof}, {n.Internal, maps.Internal},
 		{n.ICC, maps.ICC}, {n.Masquerade, maps.Masquerade}, {n.VNI != 0 && hp.Services, maps.RemotePool},
 		{n.Routed(model.V4), maps.OwnIPv4}, {n.Routed(model.V6), maps.OwnIPv6},
+		{n.EgressIPv4.IsValid() || n.EgressIPv6.IsValid(), maps.ChosenEgress},
 		{(subnetFlags(n, model.V4)|subnetFlags(n, model.V6))&(maps.Open|maps.OpenPorts) != 0, maps.Reached},
 	} {
 		if s.on {

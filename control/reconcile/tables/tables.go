@@ -38,6 +38,7 @@ type Set struct {
 	Pools      Table[maps.Pool]
 	Subnets    Table[maps.Subnet]
 	Resolvers  Table[maps.Resolver]
+	Egresses   Table[maps.Egress]
 	Tunnels    Table[maps.Tunnel]
 	VNIs       Table[maps.VNI]
 	Uplinks    Table[maps.Uplink]
@@ -51,7 +52,7 @@ type Set struct {
 func Of(s *maps.Set) Set {
 	return Set{
 		Endpoints: s.Endpoints, FDB: s.FDB, Neighbours: s.Neighbours, Publishes: s.Publishes, Sources: s.Sources, Pools: s.Pools, Resolvers: s.Resolvers,
-		Subnets: s.Subnets, Tunnels: s.Tunnels, VNIs: s.VNIs, Uplinks: s.Uplinks, HostAddrs: s.HostAddrs, HostNets: s.HostNets,
+		Subnets: s.Subnets, Egresses: s.Egresses, Tunnels: s.Tunnels, VNIs: s.VNIs, Uplinks: s.Uplinks, HostAddrs: s.HostAddrs, HostNets: s.HostNets,
 		Flows: s.Conntrack, Traffic: s.Counters,
 	}
 }
@@ -74,6 +75,7 @@ func (t *Tables) Unsynced() bool { return t.unsynced }
 func (t *Tables) Write(s *entries.Set) error {
 	return t.NoteFailed(errors.Join(
 		putAll(t.set.Subnets, s.Subnets),
+		putAll(t.set.Egresses, s.Egresses),
 		putAll(t.set.Tunnels, s.Tunnels),
 		putAll(t.set.Endpoints, s.Endpoints),
 		putAll(t.set.Pools, s.Pools),
@@ -98,6 +100,7 @@ func (t *Tables) Delete(s *entries.Set) error {
 		deleteAll(t.set.Pools, s.Pools),
 		deleteAll(t.set.Endpoints, s.Endpoints),
 		deleteAll(t.set.Tunnels, s.Tunnels),
+		deleteAll(t.set.Egresses, s.Egresses),
 		deleteAll(t.set.Subnets, s.Subnets),
 	))
 }
@@ -130,6 +133,7 @@ func (t *Tables) Sync(all *entries.Set) (restored int, err error) {
 	var errs []error
 	for _, sync := range []func() (int, int, error){
 		func() (int, int, error) { return t.set.Subnets.Sync(all.Subnets) },
+		func() (int, int, error) { return t.set.Egresses.Sync(all.Egresses) },
 		func() (int, int, error) { return t.set.Tunnels.Sync(all.Tunnels) },
 		func() (int, int, error) { return t.set.Endpoints.Sync(all.Endpoints) },
 		func() (int, int, error) { return t.set.Pools.Sync(all.Pools) },
@@ -159,7 +163,7 @@ type verifiable interface {
 
 // owned lists the tables of networks, endpoints and publishes.
 func (t *Tables) owned() []verifiable {
-	return []verifiable{t.set.Subnets, t.set.Tunnels, t.set.Endpoints, t.set.FDB, t.set.Neighbours, t.set.Publishes, t.set.Sources, t.set.Pools, t.set.Resolvers, t.set.VNIs}
+	return []verifiable{t.set.Subnets, t.set.Egresses, t.set.Tunnels, t.set.Endpoints, t.set.FDB, t.set.Neighbours, t.set.Publishes, t.set.Sources, t.set.Pools, t.set.Resolvers, t.set.VNIs}
 }
 
 // VerifyPart verifies the next part of every table that has more to verify in this round, and

@@ -37,7 +37,7 @@ func (f *fake[E]) VerifySome() (int, bool, error) {
 	return 1, f.parts >= 0, f.call("verify part of")
 }
 
-// fakes returns ten tables, the calls of which are recorded.
+// fakes returns eleven tables, the calls of which are recorded.
 func fakes() (set Set, calls *[]string, endpoints *fake[maps.Endpoint]) {
 	calls = new([]string)
 	endpoints = &fake[maps.Endpoint]{name: "endpoints", calls: calls}
@@ -48,6 +48,7 @@ func fakes() (set Set, calls *[]string, endpoints *fake[maps.Endpoint]) {
 		Neighbours: &fake[maps.Neighbour]{name: "neighbours", calls: calls},
 		Publishes:  &fake[maps.Publish]{name: "publishes", calls: calls},
 		Sources:    &fake[maps.Source]{name: "sources", calls: calls},
+		Egresses:   &fake[maps.Egress]{name: "egresses", calls: calls},
 		Tunnels:    &fake[maps.Tunnel]{name: "tunnels", calls: calls},
 		VNIs:       &fake[maps.VNI]{name: "vnis", calls: calls},
 		Pools:      &fake[maps.Pool]{name: "pools", calls: calls},
@@ -58,7 +59,7 @@ func fakes() (set Set, calls *[]string, endpoints *fake[maps.Endpoint]) {
 func all() *entries.Set {
 	return &entries.Set{
 		Endpoints: make([]maps.Endpoint, 2), FDB: make([]maps.FDBEntry, 2), Neighbours: make([]maps.Neighbour, 2),
-		Publishes: make([]maps.Publish, 2), Sources: make([]maps.Source, 2), Subnets: make([]maps.Subnet, 2), Tunnels: make([]maps.Tunnel, 2), VNIs: make([]maps.VNI, 2), Pools: make([]maps.Pool, 2),
+		Publishes: make([]maps.Publish, 2), Sources: make([]maps.Source, 2), Subnets: make([]maps.Subnet, 2), Egresses: make([]maps.Egress, 2), Tunnels: make([]maps.Tunnel, 2), VNIs: make([]maps.VNI, 2), Pools: make([]maps.Pool, 2),
 		Resolvers: make([]maps.Resolver, 2),
 	}
 }
@@ -79,8 +80,8 @@ func TestOrder(t *testing.T) {
 	must(tables.Write(&entries.Set{FDB: all().FDB}))
 	must(tables.Delete(&entries.Set{}))
 	want := []string{
-		"put subnets", "put tunnels", "put endpoints", "put pools", "put fdb", "put neighbours", "put sources", "put publishes", "put resolvers", "put vnis",
-		"delete vnis", "delete resolvers", "delete publishes", "delete sources", "delete neighbours", "delete fdb", "delete pools", "delete endpoints", "delete tunnels", "delete subnets",
+		"put subnets", "put egresses", "put tunnels", "put endpoints", "put pools", "put fdb", "put neighbours", "put sources", "put publishes", "put resolvers", "put vnis",
+		"delete vnis", "delete resolvers", "delete publishes", "delete sources", "delete neighbours", "delete fdb", "delete pools", "delete endpoints", "delete tunnels", "delete egresses", "delete subnets",
 		"put fdb",
 	}
 	if diff := cmp.Diff(want, *calls); diff != "" {
@@ -94,7 +95,7 @@ func TestUnsynced(t *testing.T) {
 	set, calls, endpoints := fakes()
 	tables := New(set)
 	endpoints.err = errTable
-	if err := tables.Write(all()); !errors.Is(err, errTable) || !tables.Unsynced() || len(*calls) != 10 {
+	if err := tables.Write(all()); !errors.Is(err, errTable) || !tables.Unsynced() || len(*calls) != 11 {
 		t.Errorf("write: %v, unsynced: %t, calls: %v", err, tables.Unsynced(), *calls)
 	}
 	if n, err := tables.Sync(all()); n != 0 || !errors.Is(err, errTable) || !tables.Unsynced() {
@@ -104,7 +105,7 @@ func TestUnsynced(t *testing.T) {
 	if n, err := tables.Sync(all()); n != 0 || err != nil || tables.Unsynced() {
 		t.Errorf("sync: %d restored, %v, unsynced: %t", n, err, tables.Unsynced())
 	}
-	if n, err := tables.Sync(all()); n != 30 || err != nil {
+	if n, err := tables.Sync(all()); n != 33 || err != nil {
 		t.Errorf("sync: %d restored, %v", n, err)
 	}
 }
@@ -113,14 +114,14 @@ func TestUnsynced(t *testing.T) {
 func TestVerify(t *testing.T) {
 	set, calls, endpoints := fakes()
 	tables := New(set)
-	if n, more, err := tables.VerifyPart(); n != 10 || more || err != nil {
+	if n, more, err := tables.VerifyPart(); n != 11 || more || err != nil {
 		t.Errorf("restored %d, more: %t, %v", n, more, err)
 	}
 	*calls, endpoints.parts = nil, 2
 	for i, want := range []struct {
 		restored int
 		more     bool
-	}{{10, true}, {1, true}, {1, false}, {10, false}} {
+	}{{11, true}, {1, true}, {1, false}, {11, false}} {
 		if n, more, err := tables.VerifyPart(); n != want.restored || more != want.more || err != nil {
 			t.Errorf("part %d: restored %d, more: %t, %v", i, n, more, err)
 		}

@@ -4,6 +4,7 @@
 package options
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"reflect"
@@ -35,6 +36,8 @@ var knownOptions = map[string]func(n *model.Network, k, v string) error{
 	model.OptMTU:         mtuOption,
 	model.OptHostBinding: bindingOption,
 	model.OptIfPrefix:    prefixOption,
+	model.OptEgress4:     egressOption(model.V4, func(n *model.Network) *netip.Addr { return &n.EgressIPv4 }),
+	model.OptEgress6:     egressOption(model.V6, func(n *model.Network) *netip.Addr { return &n.EgressIPv6 }),
 	model.OptGateMode4:   gatewayMode,
 	model.OptGateMode6:   gatewayMode,
 	model.OptIPv4:        familyOption,
@@ -50,8 +53,6 @@ var refusedOptions = map[string]string{
 	model.OptInhibit4:                                   "the host always has the gateway's address; for another default route add an auxiliary address " + model.AuxDefaultGateway4,
 	model.OptDefaultBridge:                              "that is Docker's own docker0; leave it out",
 	"com.docker.network.bridge.trusted_host_interfaces": "members are reached through all interfaces of the host or none; leave it out, and publish ports or use gateway mode nat-unprotected or routed",
-	"com.docker.network.host_ipv4":                      "masquerading uses the preferred source of the host's route; leave it out and set that with: ip route … src",
-	"com.docker.network.host_ipv6":                      "masquerading uses the preferred source of the host's route; leave it out and set that with: ip -6 route … src",
 	"com.docker.network.advertise_addr_nmsgs":           "neighbours need no advertisement, because the datapath answers for all addresses; leave it out",
 	"com.docker.network.advertise_addr_ms":              "neighbours need no advertisement, because the datapath answers for all addresses; leave it out",
 }
@@ -75,12 +76,12 @@ func Apply(n *model.Network, options, defaults map[string]string) error {
 			return model.Refuse(model.ErrInvalid, "option %s publishes ports of the host, but %s is in gateway mode %s (leave out the option, or the mode)", model.OptPublish, f, mode)
 		}
 	}
-	return n.CheckBandwidth(n.Bandwidth)
+	return cmp.Or(n.CheckBandwidth(n.Bandwidth), checkEgress(n, model.V4, model.OptEgress4, n.EgressIPv4), checkEgress(n, model.V6, model.OptEgress6, n.EgressIPv6))
 }
 
 // Validate checks the options of a spec alone.
 func Validate(spec model.NetworkSpec) error {
-	return Apply(&model.Network{Driver: spec.Driver, EnableIPv4: true, EnableIPv6: spec.EnableIPv6}, spec.Options, map[string]string{})
+	return Apply(&model.Network{Driver: spec.Driver, EnableIPv4: true, EnableIPv6: spec.EnableIPv6, Masquerade: true}, spec.Options, map[string]string{})
 }
 
 // Check refuses options that a network does not have already.
@@ -171,6 +172,40 @@ func bindingOption(n *model.Network, k, v string) error {
 		n.HostBindingIPv4 = netip.Addr{} // same as unset: all addresses, also of IPv6
 	}
 	return nil
+}
+
+// egressOption sets the address that a family is masqueraded with.
+func egressOption(f model.Family, field func(*model.Network) *netip.Addr) func(n *model.Network, k, v string) error {
+	return func(n *model.Network, k, v string) error {
+		a, err := netip.ParseAddr(v)
+		if err != nil || a.Zone() != "" || a.Is4In6() || model.FamilyOf(a) != f || !a.IsGlobalUnicast() {
+			return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want an %s address at which others reach this host)", v, k, f)
+		}
+		*field(n) = a
+		return nil
+	}
+}
+
+// checkEgress refuses an address that a network would never masquerade with.
+func checkEgress(n *model.Network, f model.Family, k string, a netip.Addr) error {
+	why := ""
+	switch {
+	case !a.IsValid():
+		return nil
+	case n.Driver != model.DriverBridge:
+		why = "is for networks of driver bridge (leave it out)"
+	case n.Internal:
+		why = "has no effect in an internal network, whose members reach nothing outside (leave it out)"
+	case !n.Masquerade:
+		why = "has no effect without masquerading (leave out " + model.OptMasquerade + "=false)"
+	case n.Routed(f):
+		why = "has no effect in gateway mode routed, in which members keep their own addresses (leave one of them out)"
+	case f == model.V4 && !n.EnableIPv4 || f == model.V6 && !n.EnableIPv6:
+		why = "is for a family that the network does not have (leave it out)"
+	default:
+		return nil
+	}
+	return model.Refuse(model.ErrInvalid, "option %s=%s %s", k, a, why)
 }
 
 func mtuOption(n *model.Network, k, v string) error {
