@@ -3,11 +3,13 @@
 package scenario
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -32,7 +34,13 @@ func TestCleanup(t *testing.T) {
 			}
 		}
 		foreign := foreignCgroupProgram(t)
-		before := hostState(l)
+		var before map[string]string
+		l.Eventually(30*time.Second, func() error { // until the kernel has checked its link-local addresses for duplicates
+			if before = hostState(l); strings.Contains(before["addresses"], "tentative") {
+				return errors.New("an address is tentative")
+			}
+			return nil
+		})
 
 		l.StartDaemon()
 		web := network(l, "web")
