@@ -25,7 +25,7 @@ import (
 type (
 	Pool       = pools.Pool
 	PoolMember = pools.Member
-	Egress     = egress.Addrs
+	Egress     = egress.Egress
 )
 
 // FlowCount is the programs' count of the entries of fl_ct.

@@ -13,21 +13,21 @@ import (
 	"github.com/fairlead-net/fairlead/maps/table"
 )
 
-// Addrs is what a network chose.
-type Addrs struct {
+// Egress is the addresses of one network.
+type Egress struct {
 	Net        uint32     // network index
 	IPv4, IPv6 netip.Addr // zero: the uplink's
 }
 
 // String is for logs.
-func (a Addrs) String() string { return fmt.Sprintf("egress net %d %s %s", a.Net, a.IPv4, a.IPv6) }
+func (e Egress) String() string { return fmt.Sprintf("egress net %d %s %s", e.Net, e.IPv4, e.IPv6) }
 
-func (a Addrs) raw() (uint32, bpf.TCEgress) {
-	return a.Net, bpf.TCEgress{Ip4: toIP(a.IPv4), Ip6: toIP(a.IPv6)}
+func (e Egress) raw() (uint32, bpf.TCEgress) {
+	return e.Net, bpf.TCEgress{Ip4: toIP(e.IPv4), Ip6: toIP(e.IPv6)}
 }
 
-func from(net uint32, v bpf.TCEgress) Addrs {
-	return Addrs{Net: net, IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6)}
+func from(net uint32, v bpf.TCEgress) Egress {
+	return Egress{Net: net, IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6)}
 }
 
 func toIP(a netip.Addr) bpf.TCIp {
@@ -46,11 +46,11 @@ func fromIP(ip bpf.TCIp) netip.Addr {
 
 // Table is the choices by network.
 type Table struct {
-	table.View[uint32, bpf.TCEgress, Addrs]
+	table.View[uint32, bpf.TCEgress, Egress]
 }
 
 // New returns the table in a map.
 func New(m *ebpf.Map) (*Table, error) {
-	v, err := table.NewView(bpf.TCMapFlEgress, m, Addrs.raw, from)
+	v, err := table.NewView(bpf.TCMapFlEgress, m, Egress.raw, from)
 	return &Table{v}, err
 }
