@@ -52,10 +52,11 @@ func Downgrade(ctx context.Context, cfg DowngradeConfig) (retErr error) {
 	if err != nil {
 		return err
 	}
-	if !state.Needed {
-		return nil // that build may use the files of sandboxes, and the daemon of this one may still do
+	// Builds up to schema 1 have no files of sandboxes, and do not remove them. Programs that run keep theirs. Of the later
+	// builds most use them, and so may the daemon of this one, which may still run.
+	if state.Schema > 1 {
+		return nil
 	}
-	// Builds without files of sandboxes do not remove them. Programs that run keep theirs.
 	if err := os.RemoveAll(instance.Dirs{Run: cfg.RunDir}.EtcFiles()); err != nil {
 		return fmt.Errorf("remove the files of sandboxes: %w", err)
 	}

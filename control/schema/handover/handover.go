@@ -32,6 +32,8 @@ const (
 type Handover struct {
 	// Needed means that the earlier build cannot read the state as it is.
 	Needed bool
+	// Schema is the version that the earlier build writes.
+	Schema int
 	path   string // of the state
 }
 
@@ -42,7 +44,7 @@ func Begin(ctx context.Context, path, to string) (*Handover, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Handover{path: path}
+	h := &Handover{path: path, Schema: other}
 	if other >= schema.Current {
 		return h, nil
 	}

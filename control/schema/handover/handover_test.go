@@ -84,12 +84,12 @@ func (h *handedOver) handOver(to string) *Handover {
 // Without a daemon the state is converted at once, unless the other build reads it as it is.
 func TestHandOverOfStoppedDaemon(t *testing.T) {
 	h := newHandedOver(t)
-	if o := h.handOver(h.this); o.Needed || o.Wait(t.Context()) != nil || o.Cancel() != nil {
+	if o := h.handOver(h.this); o.Needed || o.Schema != schema.Current || o.Wait(t.Context()) != nil || o.Cancel() != nil {
 		t.Errorf("a build with the same schema: %+v", o)
 	}
 	h.has(schema.Current, false)
 	o := h.handOver(h.earlier)
-	if err := o.Wait(t.Context()); err != nil || !o.Needed {
+	if err := o.Wait(t.Context()); err != nil || !o.Needed || o.Schema != 1 {
 		t.Errorf("an earlier build: %+v, %v", o, err)
 	}
 	h.has(1, false)
