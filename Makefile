@@ -98,7 +98,7 @@ test-units: analyse
 	@$(TEST_REAL) -run 'TestConformance/zk$$' ./control/cluster/kv/open
 
 test-real:
-	@$(TEST_REAL) -p 2 $(filter-out $(call LISTED,$(GUESTS)),$(call LISTED,$(REAL)))
+	@$(TEST_REAL) -p 3 $(filter-out $(call LISTED,$(GUESTS)),$(call LISTED,$(REAL)))
 
 # A contestant that is not packaged; the contestants under Docker; and the run itself, which
 # is kept with its report and charts.
