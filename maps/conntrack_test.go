@@ -22,7 +22,7 @@ type flowSpec struct {
 
 func (w *world) addFlow(tb testing.TB, confirmed bool, f flowSpec) {
 	tb.Helper()
-	ip := func(s string) bpf.TCIp { return toIP(addr(s)) }
+	ip := func(s string) bpf.TCIp { return bpf.IPOf(addr(s)) }
 	orig := bpf.TCTuple{Saddr: ip("192.0.2.2"), Daddr: ip("198.51.100.1"), Sport: swap16(f.port), Dport: swap16(80), Proto: 6}
 	xlat := orig
 	xlat.Saddr, xlat.Sport = ip("203.0.113.1"), swap16(f.port+1000)

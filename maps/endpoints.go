@@ -69,7 +69,7 @@ func (e Endpoint) String() string {
 
 func (e Endpoint) raw() (uint32, bpf.TCEndpoint) {
 	return e.IfIndex, bpf.TCEndpoint{
-		Ip4: toIP(e.IPv4), Ip6: toIP(e.IPv6), Gw4: toIP(e.Gateway4), Gw6: toIP(e.Gateway6),
+		Ip4: bpf.IPOf(e.IPv4), Ip6: bpf.IPOf(e.IPv6), Gw4: bpf.IPOf(e.Gateway4), Gw6: bpf.IPOf(e.Gateway6),
 		Mac: e.MAC, GwMac: e.GatewayMAC, Net: e.Net, Flags: uint32(e.Flags),
 		HostportIf: e.HostPortIf, GatewayIf: e.GatewayIf, Mtu: e.MTU,
 	}
@@ -78,7 +78,7 @@ func (e Endpoint) raw() (uint32, bpf.TCEndpoint) {
 func endpointFrom(ifindex uint32, v bpf.TCEndpoint) Endpoint {
 	return Endpoint{
 		IfIndex: ifindex, Net: v.Net, MAC: v.Mac, GatewayMAC: v.GwMac,
-		IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6), Gateway4: fromIP(v.Gw4), Gateway6: fromIP(v.Gw6),
+		IPv4: v.Ip4.Addr(), IPv6: v.Ip6.Addr(), Gateway4: v.Gw4.Addr(), Gateway6: v.Gw6.Addr(),
 		Flags: EndpointFlags(v.Flags), HostPortIf: v.HostportIf, GatewayIf: v.GatewayIf, MTU: v.Mtu,
 	}
 }

@@ -14,7 +14,7 @@ import (
 // hostAddr is an address of the host; its value in the kernel is always 1.
 type hostAddr netip.Addr
 
-func (a hostAddr) raw() (bpf.TCIp, uint32) { return toIP(netip.Addr(a)), 1 }
+func (a hostAddr) raw() (bpf.TCIp, uint32) { return bpf.IPOf(netip.Addr(a)), 1 }
 
 // HostAddrs is fl_hostaddr: the addresses of the host itself.
 type HostAddrs struct {
@@ -22,7 +22,7 @@ type HostAddrs struct {
 }
 
 func newHostAddrs(name string, m *ebpf.Map) (*HostAddrs, error) {
-	v, err := table.NewView(name, m, hostAddr.raw, func(k bpf.TCIp, _ uint32) hostAddr { return hostAddr(fromIP(k)) })
+	v, err := table.NewView(name, m, hostAddr.raw, func(k bpf.TCIp, _ uint32) hostAddr { return hostAddr(k.Addr()) })
 	return &HostAddrs{v: v}, err
 }
 

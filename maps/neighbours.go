@@ -26,13 +26,13 @@ func (n Neighbour) String() string {
 }
 
 func (n Neighbour) raw() (bpf.TCNeighKey, bpf.TCNeighEntry) {
-	return bpf.TCNeighKey{Addr: toIP(n.Addr), Net: n.Net},
+	return bpf.TCNeighKey{Addr: bpf.IPOf(n.Addr), Net: n.Net},
 		bpf.TCNeighEntry{Mac: n.MAC, Ifindex: n.IfIndex, Flags: uint32(n.Flags), Node: n.Node}
 }
 
 func neighbourFrom(k bpf.TCNeighKey, v bpf.TCNeighEntry) Neighbour {
 	return Neighbour{
-		Net: k.Net, Addr: fromIP(k.Addr), MAC: v.Mac, IfIndex: v.Ifindex,
+		Net: k.Net, Addr: k.Addr.Addr(), MAC: v.Mac, IfIndex: v.Ifindex,
 		Flags: EndpointFlags(v.Flags), Node: v.Node,
 	}
 }

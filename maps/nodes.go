@@ -41,7 +41,7 @@ func (n Node) String() string { return fmt.Sprintf("node %d %s by if%d", n.ID, n
 
 func (n Node) raw() (uint32, bpf.TCNode) {
 	v := bpf.TCNode{
-		Local: toIP(n.Local), Remote: toIP(n.Remote), Ifindex: n.IfIndex,
+		Local: bpf.IPOf(n.Local), Remote: bpf.IPOf(n.Remote), Ifindex: n.IfIndex,
 		UpFlags: uint32(n.Below) * uint32(bpf.TCUpFlagUP_BELOW), Mtu: n.MTU,
 	}
 	if n.Encrypted {
@@ -52,7 +52,7 @@ func (n Node) raw() (uint32, bpf.TCNode) {
 
 func nodeFrom(id uint32, v bpf.TCNode) Node {
 	return Node{
-		ID: uint16(id), Local: fromIP(v.Local), Remote: fromIP(v.Remote), IfIndex: v.Ifindex,
+		ID: uint16(id), Local: v.Local.Addr(), Remote: v.Remote.Addr(), IfIndex: v.Ifindex,
 		Below: int(v.UpFlags / uint32(bpf.TCUpFlagUP_BELOW)), MTU: v.Mtu,
 		Encrypted: v.Flags&uint16(bpf.TCNodeFlagNODE_ENCRYPTED) != 0,
 	}
@@ -75,9 +75,9 @@ type NodeAddr struct {
 // String is for logs.
 func (a NodeAddr) String() string { return fmt.Sprintf("tunnel address %s node %d", a.Addr, a.Node) }
 
-func (a NodeAddr) raw() (bpf.TCIp, uint32) { return toIP(a.Addr), uint32(a.Node) }
+func (a NodeAddr) raw() (bpf.TCIp, uint32) { return bpf.IPOf(a.Addr), uint32(a.Node) }
 
-func nodeAddrFrom(k bpf.TCIp, v uint32) NodeAddr { return NodeAddr{fromIP(k), uint16(v)} }
+func nodeAddrFrom(k bpf.TCIp, v uint32) NodeAddr { return NodeAddr{k.Addr(), uint16(v)} }
 
 // NodeAddrs is fl_node_addr: nodes by the addresses that they may send from.
 type NodeAddrs struct {

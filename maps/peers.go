@@ -149,11 +149,11 @@ func (n PeerNeighbour) String() string {
 }
 
 func (n PeerNeighbour) raw() (bpf.TCNeighKey, bpf.TCNeighEntry) {
-	return bpf.TCNeighKey{Addr: toIP(n.Addr), Net: n.Net}, bpf.TCNeighEntry{Mac: n.MAC, Node: n.Node}
+	return bpf.TCNeighKey{Addr: bpf.IPOf(n.Addr), Net: n.Net}, bpf.TCNeighEntry{Mac: n.MAC, Node: n.Node}
 }
 
 func peerNeighbourFrom(k bpf.TCNeighKey, v bpf.TCNeighEntry) PeerNeighbour {
-	return PeerNeighbour{Net: k.Net, Addr: fromIP(k.Addr), MAC: v.Mac, Node: v.Node}
+	return PeerNeighbour{Net: k.Net, Addr: k.Addr.Addr(), MAC: v.Mac, Node: v.Node}
 }
 
 // PeerNeighbours is fl_peer_neigh: MACs and nodes of remote members by network and address.

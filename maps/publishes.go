@@ -53,7 +53,7 @@ func (p Publish) String() string {
 const firstSlot6 = pools.FirstSlot6
 
 func (p Publish) key() bpf.TCServiceKey {
-	return bpf.TCServiceKey{Addr: toIP(p.HostIP), Port: swap16(p.Port), Proto: p.Proto}
+	return bpf.TCServiceKey{Addr: bpf.IPOf(p.HostIP), Port: swap16(p.Port), Proto: p.Proto}
 }
 
 func (p Publish) service() bpf.TCService {
@@ -75,7 +75,7 @@ func (p Publish) service() bpf.TCService {
 }
 
 func (p Publish) backend() bpf.TCBackend {
-	return bpf.TCBackend{Addr: toIP(p.Backend), Ifindex: p.IfIndex, Net: p.Net, Node: p.Node}
+	return bpf.TCBackend{Addr: bpf.IPOf(p.Backend), Ifindex: p.IfIndex, Net: p.Net, Node: p.Node}
 }
 
 func publishFrom(k bpf.TCServiceKey, s bpf.TCService, b bpf.TCBackend) Publish {
@@ -87,7 +87,7 @@ func publishFrom(k bpf.TCServiceKey, s bpf.TCService, b bpf.TCBackend) Publish {
 	}
 	return Publish{
 		HostIP: netip.AddrFrom16(k.Addr.B).Unmap(), Port: swap16(k.Port), Proto: k.Proto,
-		Backend: fromIP(b.Addr), BackendPort: swap16(s.Port), IfIndex: b.Ifindex, Net: b.Net, Node: b.Node, ID: s.Id,
+		Backend: b.Addr.Addr(), BackendPort: swap16(s.Port), IfIndex: b.Ifindex, Net: b.Net, Node: b.Node, ID: s.Id,
 		Direct: isDirect(s), Limited: isLimited(s),
 	}
 }

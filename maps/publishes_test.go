@@ -204,7 +204,7 @@ func (w *world) backends(tb testing.TB) map[[2]uint32]string {
 	tb.Helper()
 	got := make(map[[2]uint32]string)
 	must(tb, table.ReadAll(w.m["fl_backend"], func(k bpf.TCBackendKey, b bpf.TCBackend) bool {
-		got[[2]uint32{k.Service, k.Slot}] = fromIP(b.Addr).String()
+		got[[2]uint32{k.Service, k.Slot}] = b.Addr.Addr().String()
 		return true
 	}))
 	return got

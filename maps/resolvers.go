@@ -22,11 +22,11 @@ func (r Resolver) String() string {
 }
 
 func (r Resolver) raw() (uint64, bpf.SockResolver) {
-	return r.Cookie, bpf.SockResolver{Addr4: bpf.SockIp(toIP(r.IPv4)), Addr6: bpf.SockIp(toIP(r.IPv6))}
+	return r.Cookie, bpf.SockResolver{Addr4: bpf.SockIp(bpf.IPOf(r.IPv4)), Addr6: bpf.SockIp(bpf.IPOf(r.IPv6))}
 }
 
 func resolverFrom(cookie uint64, v bpf.SockResolver) Resolver {
-	return Resolver{Cookie: cookie, IPv4: fromIP(bpf.TCIp(v.Addr4)), IPv6: fromIP(bpf.TCIp(v.Addr6))}
+	return Resolver{Cookie: cookie, IPv4: bpf.TCIp(v.Addr4).Addr(), IPv6: bpf.TCIp(v.Addr6).Addr()}
 }
 
 // Resolvers is fl_resolver: name servers by network namespace.

@@ -46,7 +46,7 @@ func subnetKey(p netip.Prefix) bpf.TCSubnetKey {
 	if p.Addr().Is4() {
 		bits += 96
 	}
-	return bpf.TCSubnetKey{Prefixlen: uint32(bits), Addr: toIP(p.Addr())}
+	return bpf.TCSubnetKey{Prefixlen: uint32(bits), Addr: bpf.IPOf(p.Addr())}
 }
 
 func subnetFrom(k bpf.TCSubnetKey, v uint32) Subnet {

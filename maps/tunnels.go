@@ -68,14 +68,14 @@ func (t Tunnel) String() string { return fmt.Sprintf("tunnel net %d vni %d", t.N
 func (t Tunnel) raw() (uint32, bpf.TCTunnel) {
 	return t.Net, bpf.TCTunnel{
 		Vni: t.VNI, HostportIf: t.HostPortIf, Mtu: t.MTU, Flags: uint16(encrypted(t.Encrypted)),
-		NodeMac: t.NodeMAC, GwMac: t.GatewayMAC, Node4: toIP(t.Node4), Node6: toIP(t.Node6),
+		NodeMac: t.NodeMAC, GwMac: t.GatewayMAC, Node4: bpf.IPOf(t.Node4), Node6: bpf.IPOf(t.Node6),
 	}
 }
 
 func tunnelFrom(net uint32, v bpf.TCTunnel) Tunnel {
 	return Tunnel{
 		Net: net, VNI: v.Vni, MTU: v.Mtu, NodeMAC: v.NodeMac, GatewayMAC: v.GwMac, HostPortIf: v.HostportIf,
-		Node4: fromIP(v.Node4), Node6: fromIP(v.Node6), Encrypted: uint32(v.Flags)&encrypted(true) != 0,
+		Node4: v.Node4.Addr(), Node6: v.Node6.Addr(), Encrypted: uint32(v.Flags)&encrypted(true) != 0,
 	}
 }
 

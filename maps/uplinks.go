@@ -21,7 +21,7 @@ type Uplink struct {
 func (u Uplink) String() string { return fmt.Sprintf("uplink if%d %s %s", u.IfIndex, u.IPv4, u.IPv6) }
 
 func (u Uplink) raw() (uint32, bpf.TCUplink) {
-	v := bpf.TCUplink{Ip4: toIP(u.IPv4), Ip6: toIP(u.IPv6)}
+	v := bpf.TCUplink{Ip4: bpf.IPOf(u.IPv4), Ip6: bpf.IPOf(u.IPv6)}
 	if u.Stack {
 		v.Flags = uint32(bpf.TCUpFlagUP_STACK)
 	}
@@ -31,7 +31,7 @@ func (u Uplink) raw() (uint32, bpf.TCUplink) {
 
 func uplinkFrom(ifindex uint32, v bpf.TCUplink) Uplink {
 	return Uplink{
-		IfIndex: ifindex, IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6),
+		IfIndex: ifindex, IPv4: v.Ip4.Addr(), IPv6: v.Ip6.Addr(),
 		Stack: v.Flags&uint32(bpf.TCUpFlagUP_STACK) != 0, Below: int(v.Flags / uint32(bpf.TCUpFlagUP_BELOW)),
 	}
 }

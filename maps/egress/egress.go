@@ -23,25 +23,11 @@ type Egress struct {
 func (e Egress) String() string { return fmt.Sprintf("egress net %d %s %s", e.Net, e.IPv4, e.IPv6) }
 
 func (e Egress) raw() (uint32, bpf.TCEgress) {
-	return e.Net, bpf.TCEgress{Ip4: toIP(e.IPv4), Ip6: toIP(e.IPv6)}
+	return e.Net, bpf.TCEgress{Ip4: bpf.IPOf(e.IPv4), Ip6: bpf.IPOf(e.IPv6)}
 }
 
 func from(net uint32, v bpf.TCEgress) Egress {
-	return Egress{Net: net, IPv4: fromIP(v.Ip4), IPv6: fromIP(v.Ip6)}
-}
-
-func toIP(a netip.Addr) bpf.TCIp {
-	if !a.IsValid() {
-		return bpf.TCIp{}
-	}
-	return bpf.TCIp{B: a.As16()}
-}
-
-func fromIP(ip bpf.TCIp) netip.Addr {
-	if ip == (bpf.TCIp{}) {
-		return netip.Addr{}
-	}
-	return netip.AddrFrom16(ip.B).Unmap()
+	return Egress{Net: net, IPv4: v.Ip4.Addr(), IPv6: v.Ip6.Addr()}
 }
 
 // Table is the choices by network.

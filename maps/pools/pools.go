@@ -80,7 +80,7 @@ func (e *poolEntries) add(p Pool) {
 	for i, m := range members {
 		ids[i] = m.ID
 		tags[i] = e.tag(key, m.ID)
-		e.members[bpf.TCPoolKey{Pool: key, N: tags[i]}] = bpf.TCBackend{Addr: bpf.TCIp{B: m.Addr.As16()}, Ifindex: m.IfIndex, Net: m.Net}
+		e.members[bpf.TCPoolKey{Pool: key, N: tags[i]}] = bpf.TCBackend{Addr: bpf.IPOf(m.Addr), Ifindex: m.IfIndex, Net: m.Net}
 	}
 	pool := bpf.TCPool{Affinity: p.Affinity, Count: uint32(len(members))}
 	switch len(members) {
