@@ -48,8 +48,8 @@ const (
 	OptUntracked  = "fairlead.untracked"
 	OptPublish    = "fairlead.publish" // of internal networks
 	OptEncrypted  = "encrypted"        // of overlay networks, as Docker's
-	OptEgress4    = "com.docker.network.host_ipv4"
-	OptEgress6    = "com.docker.network.host_ipv6"
+	OptHostIPv4   = "com.docker.network.host_ipv4"
+	OptHostIPv6   = "com.docker.network.host_ipv6"
 	OptGateMode4  = "com.docker.network.bridge.gateway_mode_ipv4"
 	OptGateMode6  = "com.docker.network.bridge.gateway_mode_ipv6"
 )

@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-net/fairlead/test/lab"
 )
 
-// What leaves a network has the address that the network chose, one of the host or one that is only routed to it, also after
+// Packets of a network leave with the address that its options name, which the host has or which is only routed to it, also after
 // the daemon was killed; other networks have the uplink's. Published ports stay where they are.
 func TestChosenEgress(t *testing.T) {
 	t.Parallel()
@@ -23,7 +23,7 @@ func TestChosenEgress(t *testing.T) {
 		l.IP(l.Host, "addr add "+second[lab.IPv4]+"/32 dev eth0", "addr add "+second[lab.IPv6]+"/128 dev eth0 nodad preferred_lft 0")
 		l.IP(l.Outside, "route add "+routed[lab.IPv4]+" via "+lab.Host4, "route add "+routed[lab.IPv6]+" via "+lab.Host6)
 		from := func(a map[lab.Family]string) []string {
-			return []string{"-o", model.OptEgress4 + "=" + a[lab.IPv4], "-o", model.OptEgress6 + "=" + a[lab.IPv6]}
+			return []string{"-o", model.OptHostIPv4 + "=" + a[lab.IPv4], "-o", model.OptHostIPv6 + "=" + a[lab.IPv6]}
 		}
 		l.HTTP(l.Outside, "out", 80)
 		l.UDP(l.Outside, "out", 53)

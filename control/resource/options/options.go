@@ -36,8 +36,8 @@ var knownOptions = map[string]func(n *model.Network, k, v string) error{
 	model.OptMTU:         mtuOption,
 	model.OptHostBinding: bindingOption,
 	model.OptIfPrefix:    prefixOption,
-	model.OptEgress4:     egressOption(model.V4, func(n *model.Network) *netip.Addr { return &n.EgressIPv4 }),
-	model.OptEgress6:     egressOption(model.V6, func(n *model.Network) *netip.Addr { return &n.EgressIPv6 }),
+	model.OptHostIPv4:    egressOption(model.V4, func(n *model.Network) *netip.Addr { return &n.EgressIPv4 }),
+	model.OptHostIPv6:    egressOption(model.V6, func(n *model.Network) *netip.Addr { return &n.EgressIPv6 }),
 	model.OptGateMode4:   gatewayMode,
 	model.OptGateMode6:   gatewayMode,
 	model.OptIPv4:        familyOption,
@@ -76,7 +76,7 @@ func Apply(n *model.Network, options, defaults map[string]string) error {
 			return model.Refuse(model.ErrInvalid, "option %s publishes ports of the host, but %s is in gateway mode %s (leave out the option, or the mode)", model.OptPublish, f, mode)
 		}
 	}
-	return cmp.Or(n.CheckBandwidth(n.Bandwidth), checkEgress(n, model.V4, model.OptEgress4, n.EgressIPv4), checkEgress(n, model.V6, model.OptEgress6, n.EgressIPv6))
+	return cmp.Or(n.CheckBandwidth(n.Bandwidth), checkEgress(n, model.V4, model.OptHostIPv4, n.EgressIPv4), checkEgress(n, model.V6, model.OptHostIPv6, n.EgressIPv6))
 }
 
 // Validate checks the options of a spec alone.
