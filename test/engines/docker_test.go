@@ -290,6 +290,17 @@ func optionKeys(d *docker) {
 	d.docker("rm", "-f", "opened")
 	d.docker("network", "rm", "open")
 
+	const chosen = "192.0.2.7"
+	d.IP(d.Host, "addr add "+chosen+"/32 dev eth0")
+	d.docker("network", "create", "-d", "fairlead", "-o", model.OptHostIPv4+"="+chosen, "chosen")
+	web := d.HTTP(d.Outside, "out", 18083)
+	d.Get(d.run("leaver", "--network", "chosen"), lab.Outside4, 18083, "out", chosen)
+	web.Kill()
+	d.refused("no effect without masquerading", "network", "create", "-d", "fairlead", "-o", model.OptHostIPv4+"="+chosen, "-o", model.OptMasquerade+"=false", "x")
+	d.docker("rm", "-f", "leaver")
+	d.docker("network", "rm", "chosen")
+	d.IP(d.Host, "addr del "+chosen+"/32 dev eth0")
+
 	d.refused("there is no bridge", "network", "create", "-d", "fairlead", "-o", keys+"bridge.name=br7", "x")
 	d.refused("Docker ignores names", "run", "--name", "named", "--network", "name=routed,driver-opt="+keys+"endpoint.ifname=foo0", image)
 	d.docker("rm", "-f", "router", "behind", "named", "sixth")
