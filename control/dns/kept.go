@@ -69,7 +69,7 @@ func (s *Server) listenStream(ctx context.Context, lc net.ListenConfig, at netip
 	return lc.Listen(ctx, "tcp", at.String())
 }
 
-// keep stores the sockets that are not stored yet: if there is no room for all, those of the protocol that is used more.
+// keep stores the sockets that are not stored yet: first those for UDP, which resolvers use more, since systemd may not keep all.
 func (s *Server) keep() {
 	for _, network := range []string{"udp", "tcp"} {
 		for at, l := range s.at {

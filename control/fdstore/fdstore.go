@@ -85,7 +85,7 @@ func (s *Store) Take(name, network string, at netip.AddrPort) *os.File {
 	return f
 }
 
-// Put stores a socket, unless it is stored already, or there is no room for it.
+// Put stores a socket, unless it is stored already or the store is full.
 func (s *Store) Put(name string, socket syscall.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

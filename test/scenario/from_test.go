@@ -141,7 +141,8 @@ func TestPublishedFromRouted(t *testing.T) {
 	})
 }
 
-// Clients are limited by the daemon that follows one that was killed, and by other programs, too; connections go on. What is removed limits nobody.
+// The clients of a port stay limited, and connections go on, after a kill of the daemon and when other programs replace its own. A port that was
+// removed limits no other.
 func TestPublishedFromEndures(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Config{})
@@ -216,7 +217,7 @@ func TestPublishedFromEndures(t *testing.T) {
 	}
 }
 
-// Prefixes that are none, or of clients that a port does not have, are refused in one line, and nothing is left.
+// Text that is not a prefix, and prefixes of a family from which no client reaches the port, are refused in one line, and nothing is left.
 func TestPublishedFromRefusals(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Config{})
