@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/bpf"
 	"github.com/fairlead-net/fairlead/maps/table"
@@ -86,15 +85,6 @@ type Conntrack struct {
 	gcMu sync.Mutex // fl_gc holds one batch
 	gc   *ebpf.Map
 	run  func() error // runs gc_flows over the batch in fl_gc
-}
-
-// Now returns the datapath's clock in seconds: CLOCK_MONOTONIC.
-func Now() uint32 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return 0 // cannot happen: the clock always exists
-	}
-	return uint32(ts.Sec)
 }
 
 // Each calls visit for every flow until it returns false: confirmed flows, then unconfirmed ones.

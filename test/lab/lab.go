@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -43,6 +44,8 @@ type Config struct {
 	Uplinks    int      // 1 or 2; 0 means 1
 	DaemonArgs []string // additional flags
 	NoDaemon   bool     // the test starts it
+	// DaemonUnder is a command, with its arguments, that replaces itself by the daemon.
+	DaemonUnder []string
 	// DockerPlugins is the directory of the daemon's socket for Docker, "" for none.
 	DockerPlugins string
 }
@@ -154,7 +157,8 @@ func (l *Lab) dirs() []string {
 // ready. It takes over from a daemon that runs there already.
 func (l *Lab) StartDaemon(args ...string) {
 	l.Helper()
-	daemon, err := l.Host.Spawn(l.Binary, l.DaemonArgs(args...)...)
+	command := slices.Concat(l.Config.DaemonUnder, []string{l.Binary}, l.DaemonArgs(args...))
+	daemon, err := l.Host.Spawn(command[0], command[1:]...)
 	l.must(err)
 	old := l.Daemon
 	l.Daemon = daemon
