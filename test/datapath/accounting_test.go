@@ -38,7 +38,7 @@ func (s *scenario) account(packets int, pool []*sent, names ...string) {
 	t, w := s.TB, s.world
 	must(t, w.ns.stay())
 	r := rand.New(rand.NewPCG(firstSeed, 0))
-	before := w.counts(t)
+	before, cached, pairs := w.counts(t), s.decisionHits(), s.pairHits()
 	runs := 0
 	for range packets {
 		p := pool[r.IntN(len(pool))]
@@ -66,6 +66,9 @@ func (s *scenario) account(packets int, pool []*sent, names ...string) {
 	}
 	if received != runs || done != runs {
 		t.Errorf("%d packets were accounted as received and %d as forwarded, passed or dropped, want %d: %v", received, done, runs, moved)
+	}
+	if cached, pairs = s.decisionHits()-cached, s.pairHits()-pairs; cached == 0 || pairs == 0 {
+		t.Errorf("%d packets of flows and %d between members took a cached path", cached, pairs)
 	}
 	for _, name := range names {
 		if moved[name].Packets == 0 {

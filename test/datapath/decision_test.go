@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fairlead-net/fairlead/bpf"
 	flmaps "github.com/fairlead-net/fairlead/maps"
 )
@@ -39,14 +41,25 @@ func (s *scenario) hits(t bpf.TCTuple) (n uint32) {
 }
 
 // pairHits returns how many packets between members took a cached path.
-func (s *scenario) pairHits() (n uint32) {
+func (s *scenario) pairHits() uint32 {
+	s.Helper()
+	return cachedHits(s, "fl_pair", func(p bpf.TCPair) uint32 { return p.Hits })
+}
+
+// decisionHits returns how many packets of all flows did.
+func (s *scenario) decisionHits() uint32 {
+	s.Helper()
+	return cachedHits(s, "fl_decision", func(d bpf.TCDecision) uint32 { return d.Hits })
+}
+
+func cachedHits[T any](s *scenario, table string, hits func(T) uint32) (n uint32) {
 	s.Helper()
 	var key uint32
-	var all []bpf.TCPair
-	entries := s.tables["fl_pair"].Iterate()
+	var all []T
+	entries := s.tables[table].Iterate()
 	for entries.Next(&key, &all) {
-		for _, p := range all {
-			n += p.Hits
+		for _, e := range all {
+			n += hits(e)
 		}
 	}
 	must(s.TB, entries.Err())
@@ -135,6 +148,7 @@ func decisionCases() []testCase {
 		}),
 		times(ported[:1], "cached_slot_shared-numbers_kept", sharedSlot),
 		times(ported[:1], "cached_connection_ends-followed", connectionEnds),
+		times(published()[:1], "cached_ports_used_again-new_flow", portsUsedAgain),
 		[]testCase{
 			{name: "tcp-cached_pair-peer", run: cachedPair},
 			{name: "tcp-cached_pair_of_published-looked_up", run: func(s *scenario, f family) {
@@ -189,6 +203,98 @@ func connectionEnds(s *scenario, f family, l l4) {
 		}
 	}
 	s.Error("of 20 connections none ended by its cached path")
+}
+
+// processors returns a function that makes the programs run on the nth of the processors from now on, until the test ends.
+func (s *scenario) processors() (on func(n int)) {
+	s.Helper()
+	var all unix.CPUSet
+	pin := func(set *unix.CPUSet) {
+		s.Helper()
+		var err error
+		s.ns.do(func() { err = unix.SchedSetaffinity(0, set) })
+		must(s.TB, err)
+	}
+	var err error
+	s.ns.do(func() { err = unix.SchedGetaffinity(0, &all) })
+	must(s.TB, err)
+	s.Cleanup(func() { pin(&all) })
+	var numbers []int
+	for cpu := 0; len(numbers) < all.Count(); cpu++ {
+		if all.IsSet(cpu) {
+			numbers = append(numbers, cpu)
+		}
+	}
+	return func(n int) {
+		s.Helper()
+		var one unix.CPUSet
+		one.Set(numbers[n%len(numbers)])
+		pin(&one)
+	}
+}
+
+// portsUsedAgain ends a connection whose translation is cached, and begins another with the same ports and sequence
+// numbers, which is translated in another way: none of its packets takes the former one's path, neither on the processor
+// that begins it nor on the one that has the former one's decision.
+func portsUsedAgain(s *scenario, f family, l l4) {
+	s.arrive(s.client(f, l, at(f.second, l.dport))).goes() // has the client's port at the backend
+	p := s.client(f, l, at(f.uplink, l.dport))
+	var got, back packet
+	sends := func(flags string) {
+		s.Helper()
+		p.flags, got.flags = flags, flags
+		want := s.toBackend(f, "b", got, l.backend())
+		if r := s.arrive(p).quick(); r.verdict != redirected || !slices.Equal(want.bytes(s.TB), r.out) {
+			s.Fatalf("%s: verdict %s,\n%swant\n%s", flags, r.verdict, dump(r.out), dump(want.bytes(s.TB)))
+		}
+	}
+	state := func(want bpf.TCCtState) {
+		s.Helper()
+		if orig, reply := s.flowOf(s.TB, p); orig.state() != want || reply.state() != want {
+			s.Errorf("the flow is in states %d and %d, want %d", orig.state(), reply.state(), want)
+		}
+	}
+	var ports []uint16
+	on := s.processors()
+	for i := range 6 {
+		on(1)
+		p.flags = "S"
+		r := s.arrive(p).quick()
+		if r.verdict != redirected {
+			s.Fatalf("SYN: verdict %s", r.verdict)
+		}
+		got = p.with(func(q *packet) { q.src = at(q.src.Addr(), port(f, p, r.out)) })
+		ports = append(ports, got.src.Port())
+		sends("A") // of the former connection: nobody has answered this one
+		state(bpf.TCCtStateCT_SYN_SENT)
+		back = s.toBackend(f, "b", got, l.backend()).answer("SA")
+		s.from("b", back).goes()
+		state(bpf.TCCtStateCT_SYN_RECV)
+		back.flags = "A"
+		sends("A")
+		on(0)
+		before := s.hits(p.tuple())
+		for range 100 { // a processor, or the next tick, has no decision yet
+			sends("A")
+			s.from("b", back).goes()
+			if s.hits(p.tuple()) > before {
+				break
+			}
+		}
+		if s.hits(p.tuple()) == before {
+			s.Error("no packet took the cached path")
+		}
+		state(bpf.TCCtStateCT_ESTABLISHED)
+		if back.flags = "RA"; i%2 == 0 {
+			sends("RA")
+		} else {
+			s.from("b", back).goes()
+		}
+		state(bpf.TCCtStateCT_CLOSE)
+	}
+	if slices.Sort(ports); len(slices.Compact(ports)) < 2 {
+		s.Errorf("all connections were translated alike, to port %d", ports[0])
+	}
 }
 
 // sharedSlot has two flows use one slot: the numbers of the first are not lost.
