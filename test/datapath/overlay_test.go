@@ -282,6 +282,10 @@ func tunnelledOut() []testCase {
 			p := s.toFar(f, "a", n).with(func(p *packet) { p.proto, p.ttl = udp, 1 })
 			s.from("a", p).tunnelled(n, p, 0)
 		}),
+		over("by_gateway-routed", func(s *scenario, f family, n tunnel) {
+			p := s.toFar(f, "a", n).with(func(p *packet) { p.dmac = s.members["a"].GatewayMAC })
+			s.from("a", p).tunnelled(n, p.with(func(p *packet) { p.dmac = n.mac; p.ttl-- }), 0)
+		}),
 		over("fragments-leave", func(s *scenario, f family, n tunnel) {
 			first, later := fragments(s.toFar(f, "a", n).with(func(p *packet) { p.proto = udp }).long(s.TB))
 			s.from("a", later).tunnelled(n, later, 0)
@@ -392,6 +396,11 @@ func refusedOut() []testCase {
 		}},
 		{name: "mac_unknown-no_member", run: func(s *scenario, f family) {
 			p := s.between(f, "a", "b").with(func(p *packet) { p.dmac = memberMAC(netPlain, 99) })
+			s.from("a", p).dropped("no_member")
+		}},
+		{name: "unknown_by_gateway-no_member", run: func(s *scenario, f family) {
+			p := s.toFar(f, "a", tunnels()[0]).with(func(p *packet) { p.dmac = s.members["a"].GatewayMAC })
+			p.dst = at(f.memberOf(99), 80)
 			s.from("a", p).dropped("no_member")
 		}},
 		{name: "member_here_and_there-peer", run: func(s *scenario, f family) {
