@@ -283,33 +283,45 @@ func hostAddressCases() []testCase {
 	)
 }
 
-// A reply is routed by the address that the request was sent to, like the host's own replies.
+// byPolicy makes a second uplink, which packets from a source leave by, and returns its address and router.
+func (s *scenario) byPolicy(f family, from func(second netip.Addr) string) (second netip.Addr, router string, undo func()) {
+	s.Helper()
+	second, router, family := ip("203.0.113.2"), "203.0.113.1", "-4"
+	if !f.is4() {
+		second, router, family = ip("2001:db8:0:6::2"), "2001:db8:0:6::1", "-6"
+	}
+	_, err := s.set.Uplinks.Put(flmaps.Uplink{IfIndex: s.other.index, IPv4: ip("203.0.113.2"), IPv6: ip("2001:db8:0:6::2")})
+	must(s.TB, err)
+	rule := func(what string) {
+		s.Helper()
+		var out []byte
+		var err error
+		s.ns.do(func() {
+			out, err = exec.Command("ip", family, "rule", what, "from", from(second), "lookup", "200").CombinedOutput()
+		})
+		if err != nil {
+			s.Fatalf("ip rule %s: %v\n%s", what, err, out)
+		}
+	}
+	s.ns.ip(s.TB, "route add default via "+router+" dev oth0 table 200")
+	rule("add")
+	time.Sleep(routeRemembered)
+	return second, router, func() {
+		rule("del")
+		s.ns.ip(s.TB, "route del default via "+router+" dev oth0 table 200")
+		_, err := s.set.Uplinks.Delete(s.other.index)
+		must(s.TB, err)
+		time.Sleep(routeRemembered)
+	}
+}
+
+// A reply is routed by the address that the request was sent to, like the host's own replies, and what a sandbox begins
+// by its own.
 func TestRouteOfAnswer(t *testing.T) {
 	w := newWorld(t, config{noteRedirects: true})
 	runIn(t, w, times(published(), "published_rule_from_address-its_uplink", func(s *scenario, f family, l l4) {
-		second, router, family := ip("203.0.113.2"), "203.0.113.1", "-4"
-		if !f.is4() {
-			second, router, family = ip("2001:db8:0:6::2"), "2001:db8:0:6::1", "-6"
-		}
-		_, err := s.set.Uplinks.Put(flmaps.Uplink{IfIndex: s.other.index, IPv4: ip("203.0.113.2"), IPv6: ip("2001:db8:0:6::2")})
-		must(s.TB, err)
-		defer func() { _, err := s.set.Uplinks.Delete(s.other.index); must(s.TB, err) }()
-		rule := func(what string) {
-			s.Helper()
-			var out []byte
-			var err error
-			s.ns.do(func() {
-				out, err = exec.Command("ip", family, "rule", what, "from", second.String(), "lookup", "200").CombinedOutput()
-			})
-			if err != nil {
-				s.Fatalf("ip rule %s: %v\n%s", what, err, out)
-			}
-		}
-		s.ns.ip(s.TB, "route add default via "+router+" dev oth0 table 200")
-		defer s.ns.ip(s.TB, "route del default via "+router+" dev oth0 table 200")
-		rule("add")
-		defer rule("del")
-		time.Sleep(routeRemembered)
+		second, router, undo := s.byPolicy(f, netip.Addr.String)
+		defer undo()
 		for asked, want := range map[netip.Addr]string{second: "neigh oth0 via " + router, f.uplink: "neigh up0 via " + f.router.String()} {
 			s.forget(s.TB)
 			p := s.client(f, l, at(asked, l.dport))
@@ -326,5 +338,18 @@ func TestRouteOfAnswer(t *testing.T) {
 				s.Errorf("an error about what was sent to %s goes to %v, want %s", asked, r.to, want)
 			}
 		}
+	}))
+	runIn(t, w, times(protocols(), "rule_from_subnet-its_uplink", func(s *scenario, f family, l l4) {
+		second, router, undo := s.byPolicy(f, func(netip.Addr) string { return f.of(s.members["a"]).String() })
+		defer undo()
+		p := s.via(f, "a", l, at(f.remote, l.dport))
+		for i := range 2 {
+			r := s.from("a", p).do()
+			want := p.routed().with(func(q *packet) { q.src = at(second, l.sport) })
+			if !slices.Equal(r.to, []string{"neigh oth0 via " + router}) || !slices.Equal(r.out, want.bytes(s.TB)) {
+				s.Errorf("packet %d goes to %v:\n%swant\n%s", i, r.to, dump(r.out), dump(want.bytes(s.TB)))
+			}
+		}
+		s.opens(f, s.via(f, "b", l.on(l.sport+1), at(f.remote, l.dport)), at(f.uplink, l.sport+1))
 	}))
 }
