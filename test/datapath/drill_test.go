@@ -95,6 +95,12 @@ func drills() []drill {
 			append([]bpf.TCCtState{established, established, established, established}, ended...)},
 		{"adopted_gap", append([]segmentOf{{'c', "A", 0x80000000, 1, 0}, {'c', "PA", 1, 1, 100}, {'s', "PA", 1, 101, 100}}, ending...),
 			append([]bpf.TCCtState{established, established, established}, ended...)},
+		// One side has closed, and the other, which has nothing to send, probes whether it still listens.
+		{"half_closed_probes", append(opening(),
+			segmentOf{'c', "FA", 1, 1, 0}, segmentOf{'s', "A", 1, 2, 0}, segmentOf{'s', "A", 0, 2, 0}, segmentOf{'c', "A", 2, 1, 0},
+			segmentOf{'s', "A", 0, 2, 1}, segmentOf{'c', "A", 2, 1, 0}, segmentOf{'s', "PA", 1, 2, 1000}, segmentOf{'c', "A", 2, 1001, 0},
+			segmentOf{'s', "FA", 1001, 2, 0}, segmentOf{'c', "A", 2, 1002, 0}),
+			append(open, finWait, finWait, finWait, finWait, finWait, finWait, finWait, finWait, lastAck, timeWait)},
 		{"fast_open_refused", []segmentOf{
 			{'c', "S", 0, 0, 100}, {'s', "SA", 0, 1, 0}, {'c', "PA", 1, 1, 100}, {'s', "A", 1, 101, 1000}},
 			append(open, established)},
