@@ -266,7 +266,7 @@ func (d *daemon) openState(ctx context.Context) error {
 		Log:      d.log,
 	}, d.datapath, tables.Of(d.datapath.Maps()), d.handle)
 	d.leases = leases.New(leases.Config{Client: &dhcp.Client{NL: d.handle}, Verbs: setLease{d}, Log: d.log})
-	d.dns = dns.New(dns.Config{DialIn: d.dialIn, Sockets: d.stored, Log: d.log})
+	d.dns = dns.New(dns.Config{DialIn: d.dialIn, ListenIn: d.listenIn, Sockets: d.stored, Log: d.log})
 	var err error
 	d.state, err = txn.New(txn.Config{
 		Store:        d.store,
@@ -321,6 +321,25 @@ func (d *daemon) dialIn(ctx context.Context, netns, network, address string) (c 
 		return err
 	})
 	return c, err
+}
+
+// listenIn listens in the network namespace of a sandbox.
+func (d *daemon) listenIn(lc net.ListenConfig, netns string, at netip.AddrPort) (packets net.PacketConn, streams net.Listener, err error) {
+	ns, err := d.handle.OpenSandboxNetNS(netns)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer ns.Close()
+	err = ns.Do(func() error {
+		if packets, err = lc.ListenPacket(context.Background(), "udp", at.String()); err != nil {
+			return err
+		}
+		if streams, err = lc.Listen(context.Background(), "tcp", at.String()); err != nil {
+			return errors.Join(err, packets.Close())
+		}
+		return nil
+	})
+	return packets, streams, err
 }
 
 // setLease is the verb by which leases get to the desired state.

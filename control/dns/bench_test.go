@@ -52,7 +52,7 @@ func BenchmarkAnswer(b *testing.B) {
 				if err := q.Unpack(query); err != nil {
 					b.Fatal(err)
 				}
-				a, result := r.answer(context.Background(), "n", from, true, q)
+				a, result := r.answer(context.Background(), clients{network: "n"}, from, true, q)
 				if result != Local || a.Rcode != tc.rcode {
 					b.Fatal(a, result)
 				}

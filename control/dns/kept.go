@@ -50,44 +50,50 @@ func keptName(network string, at netip.AddrPort) string {
 }
 
 // listenPacket returns a socket for queries by UDP: that of an earlier daemon, or a new one.
-func (s *Server) listenPacket(ctx context.Context, lc net.ListenConfig, at netip.AddrPort) (net.PacketConn, error) {
+func (s *Server) listenPacket(lc net.ListenConfig, at netip.AddrPort) (net.PacketConn, error) {
 	if f := s.cfg.Sockets.Take(keptName("udp", at), "udp", at); f != nil {
 		defer f.Close()
 		return net.FilePacketConn(f)
 	}
 	s.cfg.Sockets.Settle()
-	return lc.ListenPacket(ctx, "udp", at.String())
+	return lc.ListenPacket(context.Background(), "udp", at.String())
 }
 
 // listenStream does the same for queries by TCP.
-func (s *Server) listenStream(ctx context.Context, lc net.ListenConfig, at netip.AddrPort) (net.Listener, error) {
+func (s *Server) listenStream(lc net.ListenConfig, at netip.AddrPort) (net.Listener, error) {
 	if f := s.cfg.Sockets.Take(keptName("tcp", at), "tcp", at); f != nil {
 		defer f.Close()
 		return net.FileListener(f)
 	}
 	s.cfg.Sockets.Settle()
-	return lc.Listen(ctx, "tcp", at.String())
+	return lc.Listen(context.Background(), "tcp", at.String())
 }
 
-// keep stores the sockets that are not stored yet: first those for UDP, which resolvers use more, since systemd may not keep all.
+// keep stores the host's sockets that are not stored yet: first those for UDP, which resolvers use more, since systemd may not keep
+// all. Those in sandboxes are not stored: systemd would keep the sandboxes' namespaces with them.
 func (s *Server) keep() {
 	for _, network := range []string{"udp", "tcp"} {
-		for at, l := range s.at {
-			s.cfg.Sockets.Put(keptName(network, at), l.sockets[network])
+		for p, l := range s.at {
+			if p.sandbox == "" {
+				s.cfg.Sockets.Put(keptName(network, p.at), l.sockets[network])
+			}
 		}
 	}
 }
 
-// forget removes the stored sockets of an address.
-func (s *Server) forget(at netip.AddrPort) {
+// forget removes the stored sockets of a place.
+func (s *Server) forget(p place) {
+	if p.sandbox != "" {
+		return
+	}
 	for _, network := range []string{"udp", "tcp"} {
-		s.cfg.Sockets.Remove(keptName(network, at))
+		s.cfg.Sockets.Remove(keptName(network, p.at))
 	}
 }
 
 // end answers the queries that a listener has read, if the others will be answered too, and closes it.
-func (s *Server) end(at netip.AddrPort, l *listener) {
-	if s.cfg.Sockets.Has(keptName("udp", at)) {
+func (s *Server) end(p place, l *listener) {
+	if p.sandbox == "" && s.cfg.Sockets.Has(keptName("udp", p.at)) {
 		ctx, cancel := context.WithTimeout(context.Background(), endTime)
 		defer cancel()
 		for _, server := range l.servers {

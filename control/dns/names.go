@@ -139,18 +139,32 @@ type client struct {
 	in       []*model.Endpoint
 }
 
-// client returns the sandbox that has an address in a network, or nil for a non-member.
-func (n *names) client(network string, from netip.Addr) *client {
-	ep := n.member(network, from)
-	if ep == nil {
+// client returns the sandbox that a query from an address comes from, or nil if it is of no member.
+func (n *names) client(to clients, from netip.Addr) *client {
+	id := to.sandbox
+	if ep := n.member(to.network, from); ep != nil {
+		id = ep.SandboxID
+	}
+	sb := n.snapshot.Sandbox(id)
+	if sb == nil {
 		return nil
 	}
-	c := &client{Sandbox: n.snapshot.Sandbox(ep.SandboxID)}
-	c.in = slices.SortedFunc(n.snapshot.EndpointsOf(ep.SandboxID), func(a, b *model.Endpoint) int { return cmp.Compare(rank(a), rank(b)) })
+	c := &client{Sandbox: sb}
+	c.in = slices.SortedFunc(n.snapshot.EndpointsOf(id), func(a, b *model.Endpoint) int { return cmp.Compare(rank(a), rank(b)) })
 	for _, ep := range c.in {
 		c.networks = append(c.networks, ep.NetworkID)
 	}
 	return c
+}
+
+// leased returns the servers that a DHCP server named.
+func (c *client) leased() []netip.Addr {
+	for _, ep := range c.in {
+		if servers := ep.LeasedServers(); len(servers) > 0 {
+			return servers
+		}
+	}
+	return nil
 }
 
 // linked returns what has a name by a link of the client's, which only the client knows.
@@ -176,7 +190,7 @@ func (n *names) qualified(name, alias, network string) bool {
 // query itself.
 func (n *names) servers(c *client) (list []netip.Addr) {
 	for _, server := range c.Lookup.Servers {
-		own := server.Unmap() == local
+		own := server.Unmap() == model.ResolverAddr
 		for _, id := range c.networks {
 			own = own || slices.Contains(n.snapshot.Network(id).Resolvers(), server)
 		}
@@ -187,19 +201,16 @@ func (n *names) servers(c *client) (list []netip.Addr) {
 	return list
 }
 
-// local is where sandboxes query names.
-var local = netip.AddrFrom4([4]byte{127, 0, 0, 11})
-
 // host reports whether an address is the host's own in a network.
 func (n *names) host(network string, addr netip.Addr) bool {
 	in := n.snapshot.Network(network)
 	return in != nil && addr.IsValid() && (slices.Contains(in.Resolvers(), addr) || addr == in.NodeIPv4 || addr == in.NodeIPv6)
 }
 
-// account returns what a client's connections to the server of a network count for: each member and the host for itself,
-// and all others, whose queries are refused, together.
-func (n *names) account(network string, from netip.Addr) netip.Addr {
-	if n.member(network, from) == nil && !n.host(network, from) {
+// account returns what a client's connections count for, where this is served: each member and the host for itself,
+// and all others, whose queries are refused, together. A sandbox has its server for itself.
+func (n *names) account(to clients, from netip.Addr) netip.Addr {
+	if n.member(to.network, from) == nil && !n.host(to.network, from) {
 		return netip.Addr{}
 	}
 	return from

@@ -51,11 +51,11 @@ func (r *resolver) names() *names {
 	return r.last
 }
 
-// answer answers a query from an address in a network, or returns nil for no answer. Members
+// answer answers a query from an address, at a place where this is served, or returns nil for no answer. Members
 // resolve names of their networks and external ones. The host resolves only the network's names:
 // queries that its own resolvers sent here must not be forwarded to them again. Other clients are
 // refused.
-func (r *resolver) answer(ctx context.Context, network string, from netip.Addr, udp bool, q *dns.Msg) (a *dns.Msg, result string) {
+func (r *resolver) answer(ctx context.Context, to clients, from netip.Addr, udp bool, q *dns.Msg) (a *dns.Msg, result string) {
 	switch {
 	case q.Response || len(q.Question) == 0:
 		return nil, Refused
@@ -63,12 +63,12 @@ func (r *resolver) answer(ctx context.Context, network string, from netip.Addr, 
 		return reply(q, dns.RcodeNotImplemented), Refused
 	}
 	n := r.names()
-	c := n.client(network, from)
+	c := n.client(to, from)
 	var networks []string
 	if c != nil {
 		networks = c.networks
-	} else if n.host(network, from) {
-		networks = []string{network}
+	} else if n.host(to.network, from) {
+		networks = []string{to.network}
 	}
 	if a := fromNames(n, c, networks, q); a != nil {
 		if udp {
@@ -80,11 +80,14 @@ func (r *resolver) answer(ctx context.Context, network string, from netip.Addr, 
 	case c == nil:
 		return reply(q, dns.RcodeRefused), Refused
 	case len(c.Lookup.Servers) > 0:
-		return r.upstream.forward(ctx, from, udp, q, source{netns: c.NetNS, servers: n.servers(c)})
+		return r.upstream.forward(ctx, c.ID, udp, q, source{netns: c.NetNS, servers: n.servers(c)})
 	case !n.external(networks):
 		return reply(q, dns.RcodeNameError), Local // internal networks have no other names
 	}
-	return r.upstream.forward(ctx, from, udp, q, source{})
+	if leased := c.leased(); to.sandbox != "" && len(leased) > 0 { // with a gateway on this host, the host's servers are preferred
+		return r.upstream.forward(ctx, c.ID, udp, q, source{netns: c.NetNS, servers: leased})
+	}
+	return r.upstream.forward(ctx, c.ID, udp, q, source{})
 }
 
 // room returns the maximum size of a UDP answer in bytes (RFC 1035 section 4.2.1, RFC 6891

@@ -55,7 +55,7 @@ func ask(plain desiredtest.Plain, network, from, name string, qtype uint16, udp 
 	s := plain.Snapshot()
 	r := resolver{last: noNames(), snapshot: func() *desired.Snapshot { return s }, upstream: newUpstream("/nonexistent", nil)}
 	q := new(dns.Msg).SetQuestion(name, qtype)
-	return r.answer(context.Background(), network, netip.MustParseAddr(from), udp, q)
+	return r.answer(context.Background(), clients{network: network}, netip.MustParseAddr(from), udp, q)
 }
 
 // answers returns the answers, sorted.
@@ -185,7 +185,7 @@ func TestWildcards(t *testing.T) {
 		{"9.9.2.10.in-addr.arpa.", dns.TypePTR, "", dns.RcodeServerFailure},
 	} {
 		q := new(dns.Msg).SetQuestion(tc.name, tc.qtype)
-		a, _ := r.answer(t.Context(), "n1", netip.MustParseAddr("10.1.0.2"), true, q)
+		a, _ := r.answer(t.Context(), clients{network: "n1"}, netip.MustParseAddr("10.1.0.2"), true, q)
 		if got := answers(a); got != tc.want || a.Rcode != tc.rcode {
 			t.Errorf("%s %s: %q, %s; want %q, %s", tc.name, dns.TypeToString[tc.qtype], got, dns.RcodeToString[a.Rcode], tc.want, dns.RcodeToString[tc.rcode])
 		}
@@ -218,7 +218,7 @@ func TestManyAnswers(t *testing.T) {
 	big := new(dns.Msg).SetQuestion("crowd.", dns.TypeA).SetEdns0(1232, false)
 	many := s.Snapshot()
 	r := resolver{last: noNames(), snapshot: func() *desired.Snapshot { return many }}
-	a, _ = r.answer(t.Context(), "n1", netip.MustParseAddr("10.1.0.2"), true, big)
+	a, _ = r.answer(t.Context(), clients{network: "n1"}, netip.MustParseAddr("10.1.0.2"), true, big)
 	if packed, err := a.Pack(); err != nil || len(packed) <= dns.MinMsgSize || len(packed) > 1232 || a.IsEdns0() == nil {
 		t.Errorf("%d bytes to a client that accepts 1232, %v", len(packed), err)
 	}
@@ -240,7 +240,7 @@ func FuzzAnswer(f *testing.F) {
 		if q.Unpack(b) != nil {
 			return
 		}
-		a, result := r.answer(t.Context(), "n1", netip.MustParseAddr("10.1.0.2"), true, q)
+		a, result := r.answer(t.Context(), clients{network: "n1"}, netip.MustParseAddr("10.1.0.2"), true, q)
 		if !slices.Contains(Results(), result) || (a == nil) != (q.Response || len(q.Question) == 0) {
 			t.Errorf("%v is answered %v, %s", q, a, result)
 		}

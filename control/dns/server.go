@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -32,6 +30,8 @@ type Config struct {
 	ResolvConf string
 	// DialIn connects from a network namespace, for the servers that users chose for a sandbox.
 	DialIn func(ctx context.Context, netns, network, address string) (net.Conn, error)
+	// ListenIn listens in a network namespace, for sandboxes that reach no gateway of this host.
+	ListenIn func(lc net.ListenConfig, netns string, at netip.AddrPort) (net.PacketConn, net.Listener, error)
 	// Sockets stores the server's sockets for the next daemon. The default stores nothing.
 	Sockets Sockets
 	Log     *slog.Logger // required
@@ -45,7 +45,13 @@ type Remote interface {
 	At(network string, a netip.Addr) string
 }
 
-// Server serves the names of networks at their gateway addresses.
+// place is where names are served.
+type place struct {
+	sandbox string // in whose namespace; "": the host's
+	at      netip.AddrPort
+}
+
+// Server serves the names of networks at their gateway addresses, and in sandboxes that reach none.
 type Server struct {
 	cfg      Config
 	resolver resolver
@@ -53,8 +59,8 @@ type Server struct {
 	counts   map[string]*atomic.Uint64 // by result
 
 	mu     sync.Mutex
-	at     map[netip.AddrPort]*listener
-	failed map[netip.AddrPort]bool // logged as used by another program
+	at     map[place]*listener
+	failed map[place]bool // logged as used by another program
 	ended  bool
 }
 
@@ -66,7 +72,7 @@ func New(cfg Config) *Server {
 	if cfg.Sockets == nil {
 		cfg.Sockets = noSockets{}
 	}
-	s := &Server{cfg: cfg, counts: map[string]*atomic.Uint64{}, at: map[netip.AddrPort]*listener{}, failed: map[netip.AddrPort]bool{}}
+	s := &Server{cfg: cfg, counts: map[string]*atomic.Uint64{}, at: map[place]*listener{}, failed: map[place]bool{}}
 	for _, r := range Results() {
 		s.counts[r] = new(atomic.Uint64)
 	}
@@ -129,25 +135,28 @@ func (s *Server) Counts() map[string]uint64 {
 	return counts
 }
 
-// Unserved returns the addresses and ports that another program uses.
-func (s *Server) Unserved() []netip.AddrPort {
+// Unserved returns the addresses and ports at which names are not served, because another program uses them.
+func (s *Server) Unserved() (list []netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.failed))
+	for p := range s.failed {
+		list = append(list, p.at)
+	}
+	return list
 }
 
 // serves reports whether the host's resolver at an address, on port 53, is the server itself.
 func (s *Server) serves(address string) bool {
 	addr, err := netip.ParseAddr(address)
-	at := netip.AddrPortFrom(addr.Unmap(), model.PortDNS)
+	p := place{at: netip.AddrPortFrom(addr.Unmap(), model.PortDNS)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return err == nil && (s.at[at] != nil || s.failed[at])
+	return err == nil && (s.at[p] != nil || s.failed[p])
 }
 
-// places returns where a network's names are served: at the gateways, on port 53 if the network has
+// gateways returns where a network's names are served on the host: at the gateways, on port 53 if the network has
 // that option, and for queries that the datapath redirects.
-func places(n *model.Network) (list []netip.AddrPort) {
+func gateways(n *model.Network) (list []netip.AddrPort) {
 	for _, gateway := range n.Resolvers() {
 		if n.DNS {
 			list = append(list, netip.AddrPortFrom(gateway, model.PortDNS))
@@ -162,9 +171,43 @@ func places(n *model.Network) (list []netip.AddrPort) {
 // Places returns the addresses and ports at which the names of a snapshot's networks are served.
 func Places(s *desired.Snapshot) (list []netip.AddrPort) {
 	for n := range s.Networks() {
-		list = append(list, places(n)...)
+		list = append(list, gateways(n)...)
 	}
 	return list
+}
+
+// wanted returns where names are to be served in a snapshot, and to whom.
+func wanted(s *desired.Snapshot) map[place]clients {
+	all := map[place]clients{}
+	for n := range s.Networks() {
+		for _, at := range gateways(n) {
+			all[place{at: at}] = clients{network: n.ID}
+		}
+		if !n.ResolvesInside() {
+			continue
+		}
+		for ep := range s.Members(n.ID) {
+			sb := s.Sandbox(ep.SandboxID)
+			if sb != nil && sb.NetNS != "" && !sb.Exited && resolvesInside(s, sb.ID) {
+				all[place{sb.ID, inside}] = clients{sandbox: sb.ID, netns: sb.NetNS}
+			}
+		}
+	}
+	return all
+}
+
+// inside is where the name server of a sandbox listens in the sandbox. Port 53 is left to programs there, which may
+// serve names at all addresses.
+var inside = netip.AddrPortFrom(model.ResolverAddr, model.PortResolver)
+
+func resolvesInside(s *desired.Snapshot, sandbox string) bool {
+	var in []*model.Network
+	for ep := range s.EndpointsOf(sandbox) {
+		if n := s.Network(ep.NetworkID); n != nil {
+			in = append(in, n)
+		}
+	}
+	return model.InsideResolver(in)
 }
 
 // sync starts and stops listeners to match the desired snapshot.
@@ -174,89 +217,96 @@ func (s *Server) sync() {
 	if s.ended {
 		return
 	}
-	wanted := map[netip.AddrPort]string{} // network by place
-	for n := range s.desired.Load().Networks() {
-		for _, at := range places(n) {
-			wanted[at] = n.ID
+	all := wanted(s.desired.Load())
+	for p, l := range s.at {
+		if all[p] != l.clients {
+			s.closeAt(p)
 		}
 	}
-	for at, l := range s.at {
-		if wanted[at] != l.network {
-			s.closeAt(at)
+	for p := range s.failed {
+		if _, ok := all[p]; !ok {
+			delete(s.failed, p)
 		}
 	}
-	for at := range s.failed {
-		if _, ok := wanted[at]; !ok {
-			delete(s.failed, at)
-		}
-	}
-	for at, network := range wanted {
-		if s.at[at] == nil {
-			s.open(at, network)
+	for p, to := range all {
+		if s.at[p] == nil {
+			s.open(p, to)
 		}
 	}
 	s.keep()
 }
 
-// open serves a network at an address and port, and logs the first failure.
-func (s *Server) open(at netip.AddrPort, network string) {
-	l, err := s.listen(at, network)
+// open serves names at a place, and logs the first failure.
+func (s *Server) open(p place, to clients) {
+	l, err := s.listen(p, to)
 	switch {
 	case err == nil:
-		s.at[at] = l
-		if s.failed[at] {
-			s.cfg.Log.Info("DNS is served again", "address", at)
-			delete(s.failed, at)
+		s.at[p] = l
+		if s.failed[p] {
+			s.cfg.Log.Info("DNS is served again", "address", p.at, "sandbox", p.sandbox)
+			delete(s.failed, p)
 		}
-	case !s.failed[at]:
-		s.forget(at)
-		s.failed[at] = true
-		s.cfg.Log.Warn("DNS is not served until another program releases the port", "address", at, "err", err)
+	case !s.failed[p]:
+		s.forget(p)
+		s.failed[p] = true
+		s.cfg.Log.Warn("DNS is not served until another program releases the port", "address", p.at, "sandbox", p.sandbox, "err", err)
 	}
 }
 
-func (s *Server) closeAt(at netip.AddrPort) {
-	s.forget(at)
-	s.at[at].close()
-	delete(s.at, at)
+func (s *Server) closeAt(p place) {
+	s.forget(p)
+	s.at[p].close()
+	delete(s.at, p)
 }
 
-// listener serves a network at one address.
+// clients are those that a place serves: the members of a network and the host, or a sandbox in its namespace.
+type clients struct{ network, sandbox, netns string }
+
+// listener serves names at one place.
 type listener struct {
-	network string
+	clients
 	servers []*dns.Server
 	sockets map[string]syscall.Conn // by network
 	stop    context.CancelFunc
 }
 
-func (s *Server) listen(place netip.AddrPort, network string) (*listener, error) {
-	ctx, stop := context.WithCancel(context.Background())
-	l := &listener{network: network, stop: stop}
-	at := place.String()
-	lc := net.ListenConfig{Control: control}
-	packets, err := s.listenPacket(ctx, lc, place)
+func (s *Server) listen(p place, to clients) (*listener, error) {
+	packets, tcp, err := s.sockets(p, to)
 	if err != nil {
-		stop()
 		return nil, fmt.Errorf("serve DNS: %w", err)
 	}
-	tcp, err := s.listenStream(ctx, lc, place)
-	if err != nil {
-		stop()
-		return nil, errors.Join(fmt.Errorf("serve DNS: %w", err), packets.Close())
-	}
+	ctx, stop := context.WithCancel(context.Background())
+	l := &listener{clients: to, stop: stop}
 	l.sockets = map[string]syscall.Conn{"udp": packets.(*net.UDPConn), "tcp": tcp.(*net.TCPListener)}
 	handler := func(udp bool) dns.Handler {
-		return dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { s.handle(ctx, w, network, udp, q) })
+		return dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { s.handle(ctx, w, to, udp, q) })
 	}
-	l.servers = []*dns.Server{{PacketConn: packets, Handler: handler(true), UDPSize: dns.MaxMsgSize}, {Listener: newStreams(tcp, func(from netip.Addr) netip.Addr { return s.resolver.names().account(network, from) }), Handler: handler(false)}}
+	l.servers = []*dns.Server{{PacketConn: packets, Handler: handler(true), UDPSize: dns.MaxMsgSize}, {Listener: newStreams(tcp, func(from netip.Addr) netip.Addr { return s.resolver.names().account(to, from) }), Handler: handler(false)}}
 	for _, server := range l.servers {
 		go func() {
 			if err := server.ActivateAndServe(); !errClosed(err) {
-				s.cfg.Log.Warn("DNS is no longer served", "address", at, "err", err)
+				s.cfg.Log.Warn("DNS is no longer served", "address", p.at, "sandbox", p.sandbox, "err", err)
 			}
 		}()
 	}
 	return l, nil
+}
+
+// sockets returns the sockets of a place.
+func (s *Server) sockets(p place, to clients) (net.PacketConn, net.Listener, error) {
+	lc := net.ListenConfig{Control: control}
+	if p.sandbox != "" {
+		return s.cfg.ListenIn(lc, to.netns, p.at)
+	}
+	packets, err := s.listenPacket(lc, p.at)
+	if err != nil {
+		return nil, nil, err
+	}
+	tcp, err := s.listenStream(lc, p.at)
+	if err != nil {
+		return nil, nil, errors.Join(err, packets.Close())
+	}
+	return packets, tcp, nil
 }
 
 // control sets the options with which a new daemon can listen before the previous one has
@@ -289,9 +339,9 @@ func (l *listener) close() {
 }
 
 // handle answers one query.
-func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, network string, udp bool, q *dns.Msg) {
+func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, to clients, udp bool, q *dns.Msg) {
 	from := w.RemoteAddr().(interface{ AddrPort() netip.AddrPort }) // of UDP or TCP
-	a, result := s.resolver.answer(ctx, network, from.AddrPort().Addr().Unmap().WithZone(""), udp, q)
+	a, result := s.resolver.answer(ctx, to, from.AddrPort().Addr().Unmap().WithZone(""), udp, q)
 	s.counts[result].Add(1)
 	if a != nil {
 		_ = w.WriteMsg(a) // the client retries

@@ -45,7 +45,7 @@ func TestConnectionsAreShared(t *testing.T) {
 			}
 			s := New(Config{ResolvConf: "/nonexistent", Log: slog.New(slog.DiscardHandler)})
 			s.desired.Store(p.Snapshot())
-			l, err := s.listen(netip.MustParseAddrPort("127.1.0.1:0"), "n")
+			l, err := s.listen(place{at: netip.MustParseAddrPort("127.1.0.1:0")}, clients{network: "n"})
 			if err != nil {
 				t.Fatal(err)
 			}

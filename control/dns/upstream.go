@@ -26,7 +26,7 @@ const (
 	hedgeDelay     = 700 * time.Millisecond // until the next server is queried too
 	failurePenalty = 30 * time.Second       // how long a failed server is queried last
 	maxQueries     = 1024                   // concurrent queries
-	maxPerClient   = 128                    // of one client
+	maxPerClient   = 128                    // of one sandbox
 )
 
 // upstream is the host's resolvers, as currently listed in a file, and those of sandboxes.
@@ -43,31 +43,31 @@ type upstream struct {
 	servers []string
 	failed  map[server]time.Time
 	queries int
-	by      map[netip.Addr]int // of them, by client
+	by      map[string]int // of them, by the sandbox that they come from
 }
 
 func newUpstream(file string, own func(string) bool) *upstream {
-	return &upstream{file: file, own: own, port: strconv.Itoa(model.PortDNS), failed: map[server]time.Time{}, by: map[netip.Addr]int{}}
+	return &upstream{file: file, own: own, port: strconv.Itoa(model.PortDNS), failed: map[server]time.Time{}, by: map[string]int{}}
 }
 
 // enter counts a query, or returns false if there are too many.
-func (u *upstream) enter(from netip.Addr) bool {
+func (u *upstream) enter(sandbox string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.queries >= maxQueries || u.by[from] >= maxPerClient {
+	if u.queries >= maxQueries || u.by[sandbox] >= maxPerClient {
 		return false
 	}
 	u.queries++
-	u.by[from]++
+	u.by[sandbox]++
 	return true
 }
 
-func (u *upstream) leave(from netip.Addr) {
+func (u *upstream) leave(sandbox string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.queries--
-	if u.by[from]--; u.by[from] == 0 {
-		delete(u.by, from)
+	if u.by[sandbox]--; u.by[sandbox] == 0 {
+		delete(u.by, sandbox)
 	}
 }
 
@@ -145,12 +145,12 @@ func (u *upstream) forget() {
 	}
 }
 
-// forward forwards a query, over the protocol that it came by, and returns the answer.
-func (u *upstream) forward(ctx context.Context, from netip.Addr, udp bool, q *dns.Msg, to source) (*dns.Msg, string) {
-	if !u.enter(from) {
+// forward forwards a sandbox's query, over the protocol that it came by, and returns the answer.
+func (u *upstream) forward(ctx context.Context, sandbox string, udp bool, q *dns.Msg, to source) (*dns.Msg, string) {
+	if !u.enter(sandbox) {
 		return reply(q, dns.RcodeRefused), Refused
 	}
-	defer u.leave(from)
+	defer u.leave(sandbox)
 	servers, err := u.list(to)
 	if err != nil || len(servers) == 0 {
 		return reply(q, dns.RcodeServerFailure), Failed

@@ -5,7 +5,6 @@ package dns
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,7 +57,7 @@ func newExternal(t *testing.T, host string, port int, rcode int) (*externalServe
 
 const silent = -1
 
-var clientAddr = netip.MustParseAddr("10.1.0.2")
+const clientID = "sandbox"
 
 // resolvConf writes a list of servers to a file.
 func resolvConf(t *testing.T, path string, servers ...string) string {
@@ -107,7 +106,7 @@ func TestUpstream(t *testing.T) {
 			for _, udp := range []bool{true, false} {
 				q := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
 				watch := machine.Start()
-				a, _ := u.forward(t.Context(), clientAddr, udp, q, source{})
+				a, _ := u.forward(t.Context(), clientID, udp, q, source{})
 				if watch.Stop(); watch.Over(tc.most + 500*time.Millisecond) {
 					t.Errorf("took %v", watch.Took())
 				}
@@ -121,7 +120,7 @@ func TestUpstream(t *testing.T) {
 			// A server that did not answer is queried last from then on, but not one that
 			// refused.
 			before := first.queries.Load()
-			u.forward(t.Context(), clientAddr, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA), source{})
+			u.forward(t.Context(), clientID, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA), source{})
 			if got := first.queries.Load() > before; got != tc.again {
 				t.Errorf("the first server was queried again: %v, want %v", got, tc.again)
 			}
@@ -137,15 +136,15 @@ func TestResolvConfChanges(t *testing.T) {
 	u := newUpstream(file, func(s string) bool { return s == "127.0.53.13" })
 	u.port = fmt.Sprint(port)
 	q := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
-	if m, _ := u.forward(t.Context(), clientAddr, true, q, source{}); len(m.Answer) != 1 {
+	if m, _ := u.forward(t.Context(), clientID, true, q, source{}); len(m.Answer) != 1 {
 		t.Errorf("answer %v", m)
 	}
 	resolvConf(t, file, "127.0.53.13", b.host, "127.0.53.13") // longer, since file times may be coarse
-	if m, _ := u.forward(t.Context(), clientAddr, true, q, source{}); len(m.Answer) != 1 || b.queries.Load() != 1 || a.queries.Load() != 1 {
+	if m, _ := u.forward(t.Context(), clientID, true, q, source{}); len(m.Answer) != 1 || b.queries.Load() != 1 || a.queries.Load() != 1 {
 		t.Errorf("answer %v; queried %d and %d times", m, a.queries.Load(), b.queries.Load())
 	}
 	resolvConf(t, file, "127.0.53.13")
-	if m, result := u.forward(t.Context(), clientAddr, true, q, source{}); m.Rcode != dns.RcodeServerFailure || result != Failed {
+	if m, result := u.forward(t.Context(), clientID, true, q, source{}); m.Rcode != dns.RcodeServerFailure || result != Failed {
 		t.Errorf("answer %v, %s without resolvers", m, result)
 	}
 }
@@ -158,7 +157,7 @@ func TestOwnServersComeAndGo(t *testing.T) {
 	u.port = fmt.Sprint(port)
 	for i, want := range []string{Forwarded, Failed, Forwarded} {
 		own = i == 1
-		if _, result := u.forward(t.Context(), clientAddr, true, new(dns.Msg).SetQuestion("eXample.com.", dns.TypeA), source{}); result != want {
+		if _, result := u.forward(t.Context(), clientID, true, new(dns.Msg).SetQuestion("eXample.com.", dns.TypeA), source{}); result != want {
 			t.Errorf("query %d is %s, want %s", i, result, want)
 		}
 	}
@@ -167,24 +166,24 @@ func TestOwnServersComeAndGo(t *testing.T) {
 // Queries beyond the limit of concurrent ones are refused immediately.
 func TestTooManyAtOnce(t *testing.T) {
 	u := newUpstream("/nonexistent", nil)
-	other := netip.MustParseAddr("10.1.0.3")
-	ask := func(from netip.Addr) string {
+	const other = "other"
+	ask := func(from string) string {
 		_, result := u.forward(t.Context(), from, true, new(dns.Msg).SetQuestion("example.com.", dns.TypeA), source{})
 		return result
 	}
 	for range maxPerClient {
-		u.enter(clientAddr)
+		u.enter(clientID)
 	}
-	if one, another := ask(clientAddr), ask(other); one != Refused || another != Failed {
+	if one, another := ask(clientID), ask(other); one != Refused || another != Failed {
 		t.Errorf("a client beyond its limit is %s, another %s", one, another)
 	}
 	for i := range maxQueries - maxPerClient {
-		u.enter(netip.AddrFrom4([4]byte{10, 2, byte(i >> 8), byte(i)}))
+		u.enter(fmt.Sprint(i))
 	}
 	if got := ask(other); got != Refused {
 		t.Errorf("a query beyond the limit is %s", got)
 	}
-	u.leave(clientAddr)
+	u.leave(clientID)
 	if got := ask(other); got != Failed || len(u.by) != 1+maxQueries-maxPerClient {
 		t.Errorf("then it is %s, with %d clients", got, len(u.by))
 	}

@@ -155,9 +155,6 @@ func parse(path, text string) (c resolvConf) {
 	return c
 }
 
-// resolverAddr is where sandboxes query names.
-const resolverAddr = "127.0.0.11"
-
 // public are the servers of sandboxes in networks without names, if the host has none that they can reach: Docker's
 // choice.
 var public = map[model.Family][]string{model.V4: {"8.8.8.8", "8.8.4.4"}, model.V6: {"2001:4860:4860::8888", "2001:4860:4860::8844"}}
@@ -167,8 +164,10 @@ func (c resolvConf) of(sb *model.Sandbox, in []attachment) string {
 	var notes, overrides []string
 	servers, search, options := c.servers, c.search, c.options
 	from := fmt.Sprintf("# Based on host file: '%s'", c.path)
-	local := localServer(in)
-	if lease := leaseOf(in); lease != nil && local == "" {
+	local, inside := localServer(in)
+	ofHost := true
+	if lease := leaseOf(in); lease != nil && (local == "" || inside) {
+		ofHost = false
 		servers, search, from = nil, nil, fmt.Sprintf("# Based on what the DHCP server %v says", lease.Server)
 		for _, a := range lease.DNS {
 			servers = append(servers, a.String())
@@ -178,7 +177,7 @@ func (c resolvConf) of(sb *model.Sandbox, in []attachment) string {
 		}
 	}
 	if len(sb.Lookup.Servers) > 0 {
-		overrides, servers = append(overrides, "nameservers"), nil
+		overrides, servers, ofHost = append(overrides, "nameservers"), nil, false
 		for _, a := range sb.Lookup.Servers {
 			servers = append(servers, a.String())
 		}
@@ -198,7 +197,7 @@ func (c resolvConf) of(sb *model.Sandbox, in []attachment) string {
 		notes = []string{"# NO EXTERNAL NAMESERVERS DEFINED"}
 		if len(servers) > 0 {
 			text := strings.Join(servers, " ")
-			if len(sb.Lookup.Servers) == 0 {
+			if ofHost {
 				text = "host(" + strings.Join(servers, ") host(") + ")"
 			}
 			notes = []string{"# ExtServers: [" + text + "]"}
@@ -232,28 +231,31 @@ func (c resolvConf) of(sb *model.Sandbox, in []attachment) string {
 // leaseOf returns the first lease of a sandbox that names a DNS server, or nil if there is none.
 func leaseOf(in []attachment) *model.Lease {
 	for _, a := range in {
-		if a.Lease != nil && a.IPv4.IsValid() && len(a.Lease.DNS) > 0 {
+		if len(a.LeasedServers()) > 0 {
 			return a.Lease
 		}
 	}
 	return nil
 }
 
-// localServer returns the address of the name server of a sandbox, or "" if no network of it has one. IPv4
-// sockets reach it by IPv4 only.
-func localServer(in []attachment) string {
+// localServer returns the address of the name server of a sandbox, or "" if no network of it has one, and whether it listens in
+// the sandbox. IPv4 sockets reach a gateway by IPv4 only.
+func localServer(in []attachment) (addr string, inside bool) {
 	for _, f := range model.Families {
 		for _, a := range in {
-			if s, ok := a.network.Subnet(f); !ok || !a.network.Resolves() || !s.Gateway.IsValid() || !a.Addr(f).IsValid() {
+			if s, ok := a.network.Subnet(f); !ok || !a.network.ResolvesAtGateway() || !s.Gateway.IsValid() || !a.Addr(f).IsValid() {
 				continue
 			} else if f == model.V4 {
-				return resolverAddr
+				return model.ResolverAddr.String(), false
 			} else {
-				return s.Gateway.String()
+				return s.Gateway.String(), false
 			}
 		}
 	}
-	return ""
+	if slices.ContainsFunc(in, func(a attachment) bool { return a.network.ResolvesInside() }) {
+		return model.ResolverAddr.String(), true
+	}
+	return "", false
 }
 
 // reachable returns the servers that a sandbox can reach: not those at the host's loopback.

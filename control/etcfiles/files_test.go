@@ -59,11 +59,11 @@ func TestResolvConf(t *testing.T) {
 			p.Sandboxes["s"].Lookup = model.Lookup{Servers: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Search: []string{"."}, Options: []string{"rotate"}}
 		}, "nameserver 127.0.0.11\noptions rotate ndots:0\n"},
 		{"default network", func(p desiredtest.Plain) { p.Networks["n"].Name = model.NetworkBridge }, "nameserver 8.8.8.8\nnameserver 8.8.4.4\nsearch a.example b.example\noptions ndots:2 rotate\n"},
-		{"a router's network", func(p desiredtest.Plain) { p.Networks["n"].Driver = model.DriverMacvlan }, "nameserver 8.8.8.8\nnameserver 8.8.4.4\nsearch a.example b.example\noptions ndots:2 rotate\n"},
+		{"a router's network", func(p desiredtest.Plain) { p.Networks["n"].Driver = model.DriverMacvlan }, "nameserver 127.0.0.11\nsearch a.example b.example\noptions ndots:2 rotate\n"},
 		{"leased", func(p desiredtest.Plain) {
 			p.Networks["n"] = &model.Network{ID: "n", Name: "web", Driver: model.DriverMacvlan, IPAM: model.IPAMDHCP}
 			p.Endpoints["e"].Lease = &model.Lease{DNS: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, Domain: "leased.example"}
-		}, "nameserver 192.0.2.53\nsearch leased.example\noptions ndots:2 rotate\n"},
+		}, "nameserver 127.0.0.11\nsearch leased.example\noptions ndots:2 rotate\n"},
 		{"leased and names", func(p desiredtest.Plain) {
 			p.Networks["m"] = &model.Network{ID: "m", Name: "lan", Driver: model.DriverMacvlan, IPAM: model.IPAMDHCP}
 			p.Endpoints["f"] = &model.Endpoint{ID: "f", NetworkID: "m", SandboxID: "s", IPv4: netip.MustParsePrefix("192.0.2.9/24"), Lease: &model.Lease{DNS: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}}

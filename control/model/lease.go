@@ -24,6 +24,14 @@ type Lease struct {
 	Expires  time.Time `json:"expires,omitzero"`
 }
 
+// LeasedServers returns the DNS servers that a DHCP server named for the endpoint, while it has an address.
+func (ep *Endpoint) LeasedServers() []netip.Addr {
+	if ep.Lease == nil || !ep.IPv4.IsValid() {
+		return nil
+	}
+	return ep.Lease.DNS
+}
+
 // States of a lease.
 const (
 	LeaseNone      = "none" // the endpoint has no address

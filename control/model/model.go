@@ -420,24 +420,6 @@ func (n *Network) GatewayPrefixes() []netip.Prefix {
 	return ps
 }
 
-// Resolves reports whether the sandboxes in the network have a name server at 127.0.0.11. Those in
-// Docker's default network have none there either, nor in Fairlead's of the same name.
-func (n *Network) Resolves() bool { return n.Name != NetworkBridge && len(n.Resolvers()) > 0 }
-
-// Resolvers returns the gateway addresses, at which the host can serve names. The addresses in the
-// networks of engines, and of swarms, belong to the engines, and the gateway of a macvlan or ipvlan network is a router.
-func (n *Network) Resolvers() (list []netip.Addr) {
-	if n.ManagedBy == ByEngine || n.Swarm != "" || !n.Has().Entries {
-		return nil
-	}
-	for _, s := range n.Claimed() {
-		if s.Gateway.IsValid() {
-			list = append(list, s.Gateway)
-		}
-	}
-	return list
-}
-
 // PortProto is a port of a protocol, or a range of ports if Count > 1.
 type PortProto struct {
 	Port  uint16 `json:"port"`

@@ -185,10 +185,10 @@ func (b *Node) Warnings(spec model.SandboxSpec) []string {
 // ConnectWarnings implements [server.Backend]. It returns what Connect accepts but does not serve.
 func (b *Node) ConnectWarnings(network string, spec model.EndpointSpec) []string {
 	n, err := b.Snapshot().FindNetwork(network)
-	if err != nil || len(spec.Aliases) == 0 || n.Has().Entries {
+	if err != nil || len(spec.Aliases) == 0 || n.IPAM != model.IPAMNull {
 		return nil
 	}
-	return []string{fmt.Sprintf("Aliases in network %s are found only by sandboxes that are in a bridge or overlay network too: one of driver %s has no name server", n.Name, n.Driver)}
+	return []string{fmt.Sprintf("Aliases in network %s have no addresses: it has the IPAM driver %s, and Fairlead does not know those that programs in its sandboxes configure", n.Name, n.IPAM)}
 }
 
 // refuseHost returns the refusal to use the host's namespace for a sandbox.

@@ -147,41 +147,6 @@ func TestMacvlanWithoutParent(t *testing.T) {
 	}
 }
 
-// A network of these kinds has no name server: whichever verb gives an alias there warns. A sandbox that is in a bridge
-// network too finds it.
-func TestAliasesWithoutNames(t *testing.T) {
-	t.Parallel()
-	l := lab.New(t, lab.Config{})
-	l.Fairlead("network", "create", "-d", "macvlan", "lan")
-	l.Fairlead("network", "create", "web")
-	warns := func(lines int, args ...string) {
-		t.Helper()
-		r := l.Try(args...)
-		want := "fairlead: warning: Aliases in network lan are found only by sandboxes that are in a bridge or overlay network too"
-		if r.Code != 0 || strings.Count(r.Stderr, "\n") != lines || strings.Count(r.Stderr, want) != lines {
-			t.Errorf("%q: status %d, %q; want %d warnings", args, r.Code, r.Stderr, lines)
-		}
-	}
-	warns(1, "sandbox", "create", "--network", "lan", "--network-alias", "www", "anna")
-	warns(1, "run", "--rm", "--network", "lan", "--network-alias", "once", "true")
-	warns(1, "run", "-d", "--name", "ben", "--network", "web", "--network", "name=lan,alias=other", "sleep", "1h")
-	warns(0, "sandbox", "create", "--network", "lan", "cleo")
-	warns(0, "sandbox", "create", "--network", "web", "--network-alias", "alias", "dora")
-	warns(0, "network", "connect", "lan", "dora")
-	warns(0, "network", "connect", "--alias", "both", "web", "cleo")
-	warns(0, "network", "disconnect", "lan", "cleo")
-	warns(1, "network", "connect", "--alias", "late", "lan", "cleo")
-	for alias, sandbox := range map[string]string{"www": "anna", "other": "ben", "late": "cleo"} {
-		address := l.Inspect(sandbox).NetworkSettings.Networks["lan"].IPAddress
-		if got := l.Fairlead("exec", "dora", "getent", "ahostsv4", alias); !strings.Contains(got, address) {
-			t.Errorf("getent says %q of %s, want %s", got, alias, address)
-		}
-		if r := l.Try("exec", "anna", "getent", "ahostsv4", alias); r.Code == 0 {
-			t.Errorf("a sandbox without a name server finds %s: %s", alias, r.Stdout)
-		}
-	}
-}
-
 // A sandbox in networks of three kinds has its default routes and published ports through the one of the highest priority.
 func TestSeveralKinds(t *testing.T) {
 	t.Parallel()

@@ -242,20 +242,25 @@ func TestWithout(t *testing.T) {
 		"# nothing has a successor\n"+renderSet(old.Without(&Set{})))
 }
 
-// A sandbox queries the first of its networks that has names in a family, and none if there is none.
+// A sandbox queries the first of its networks that has names in a family, and none if there is none. Only if no network has them at a
+// gateway, they are served in the sandbox.
 func TestResolvers(t *testing.T) {
-	four, six, bridge, apart, lan := network(), network(), network(), network(), network()
+	four, six, bridge, apart, lan, wlan := network(), network(), network(), network(), network(), network()
 	only4(four, endpoint())
 	only6(six, endpoint())
 	bridge.Name, apart.ManagedBy = model.NetworkBridge, model.ByEngine
-	lan.Driver = model.DriverMacvlan // whose gateway is a router
+	lan.Driver, wlan.Driver = model.DriverMacvlan, model.DriverIPvlan // whose gateways are routers
 	for _, tc := range []struct {
 		in     []*model.Network
 		want   string
 		cookie uint64
 	}{
 		{nil, "", 1},
-		{[]*model.Network{bridge, apart, lan}, "", 1},
+		{[]*model.Network{bridge, apart}, "", 1},
+		{[]*model.Network{lan}, "Resolver Cookie=1 IPv4=127.0.0.11\n", 1},
+		{[]*model.Network{bridge, apart, wlan}, "Resolver Cookie=1 IPv4=127.0.0.11\n", 1},
+		{[]*model.Network{lan, six}, "Resolver Cookie=1 IPv6=fd00:7::1\n", 1},
+		{[]*model.Network{lan}, "", 0},
 		{[]*model.Network{lan, bridge, four}, "Resolver Cookie=1 IPv4=10.7.0.1\n", 1},
 		{[]*model.Network{four}, "", 0},
 		{[]*model.Network{six, four}, "Resolver Cookie=2 IPv4=10.7.0.1 IPv6=fd00:7::1\n", 2},

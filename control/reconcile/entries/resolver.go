@@ -10,11 +10,15 @@ import (
 )
 
 // OfSandbox returns the entries of a sandbox whose network namespace has this cookie, and which is in
-// the networks: the name server of the first network that has one in a family knows the names of all.
+// the networks: the name server of the first network that has one in a family knows the names of all. If no
+// network has one at its gateways, it may be in the sandbox.
 func OfSandbox(cookie uint64, in []*model.Network) Set {
 	r := maps.Resolver{Cookie: cookie}
+	if model.InsideResolver(in) {
+		r.IPv4 = model.ResolverAddr
+	}
 	for _, n := range in {
-		if !n.Resolves() {
+		if !n.ResolvesAtGateway() {
 			continue
 		}
 		for f, addr := range map[model.Family]*netip.Addr{model.V4: &r.IPv4, model.V6: &r.IPv6} {
