@@ -91,9 +91,20 @@ func TestDHCP(t *testing.T) {
 	if first.State != "bound" || first.Server != lab.Outside4 || first.Domain != "example.net" || fmt.Sprint(first.DNS) != "[192.0.2.53]" || first.Expires.Sub(began) < time.Minute || first.Renew.Sub(first.Obtained) != 3*time.Second {
 		l.Errorf("the lease is %+v", first)
 	}
-	if out := l.Fairlead("exec", "anna", "cat", "/etc/resolv.conf"); !strings.Contains(out, "nameserver 192.0.2.53\nsearch example.net\n") {
+	if out := l.Fairlead("exec", "anna", "cat", "/etc/resolv.conf"); !strings.Contains(out, "nameserver 127.0.0.11\nsearch example.net\n") || !strings.Contains(out, "ExtServers: [192.0.2.53]\n") {
 		l.Errorf("resolv.conf is %s", out)
 	}
+	// Names that no sandbox has are those of the link's own server, which is asked from the sandbox.
+	l.IP(l.Outside, "addr add 192.0.2.53/24 dev eth0")
+	l.Spawn(l.Outside, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--pid-file=", "--log-queries", "--bind-interfaces", "--listen-address=192.0.2.53", "--address=/printer.example.net/192.0.2.7")
+	l.Eventually(10*time.Second, func() error {
+		for name, want := range map[string]string{"printer": "192.0.2.7", "ben": "192.0.2.103"} {
+			if r := l.Try("exec", "anna", "getent", "ahostsv4", name); !strings.HasPrefix(r.Stdout, want+" ") {
+				return fmt.Errorf("getent says %q of %s, want %s", r.Output(), name, want)
+			}
+		}
+		return nil
+	})
 	if out := l.Must(a.Host, "ip", "addr", "show", "eth0"); !strings.Contains(out, address+"/24") || !strings.Contains(out, "dynamic") {
 		l.Errorf("the address is not one that ends: %s", out)
 	}
