@@ -151,7 +151,7 @@ func (c *EndpointConfig) Spec(network string) (model.EndpointSpec, error) {
 // Driver options of an endpoint, under Docker's names.
 const (
 	OptIfName  = "com.docker.network.endpoint.ifname"  // same as InterfaceName
-	OptSysctls = "com.docker.network.endpoint.sysctls" // see model.ParseSysctls
+	OptSysctls = "com.docker.network.endpoint.sysctls" // see parseSysctls
 )
 
 // ApplyDriverOpt applies a driver option of an endpoint.
@@ -160,7 +160,7 @@ func ApplyDriverOpt(spec *model.EndpointSpec, key, value string) (err error) {
 	case key == OptSysctls && len(spec.Sysctls) > 0:
 		return model.Refuse(model.ErrInvalid, "driver option %s is given twice (give one list, separated by commas)", key)
 	case key == OptSysctls:
-		spec.Sysctls, err = model.ParseSysctls(value)
+		spec.Sysctls, err = parseSysctls(value)
 		return err
 	case key != OptIfName:
 		return model.Refuse(model.ErrInvalid, "unknown driver option %q of an endpoint (known: %s, %s)", key, OptIfName, OptSysctls)
@@ -178,7 +178,7 @@ func DriverOpts(sysctls []model.Sysctl) map[string]string {
 	if len(sysctls) == 0 {
 		return nil
 	}
-	return map[string]string{OptSysctls: model.SysctlsText(sysctls)}
+	return map[string]string{OptSysctls: sysctlsText(sysctls)}
 }
 
 func (b *Bandwidth) spec() model.Bandwidth {

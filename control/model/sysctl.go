@@ -17,34 +17,6 @@ type Sysctl struct {
 	Value  string `json:"value"`
 }
 
-// sysctlRule is Docker's form of such a setting. IFNAME stands for the name of the interface.
-var sysctlRule = regexp.MustCompile(`^net\.(ipv4|ipv6|mpls)\.([a-z0-9_]+)\.(?:IFNAME|ifname)\.([a-zA-Z0-9_-]+)=(.+)$`)
-
-// ParseSysctls parses a list of settings, separated by commas.
-func ParseSysctls(text string) (list []Sysctl, err error) {
-	for item := range strings.SplitSeq(text, ",") {
-		m := sysctlRule.FindStringSubmatch(strings.TrimSpace(item))
-		if m == nil {
-			return nil, Refuse(ErrInvalid, "invalid sysctl %q of an interface (want net.X.Y.IFNAME.Z=VALUE, as in net.ipv4.conf.IFNAME.log_martians=1, and X one of ipv4, ipv6, mpls)", item)
-		}
-		s := Sysctl{Family: m[1], Table: m[2], Key: m[3], Value: strings.Join(strings.Fields(m[4]), " ")}
-		if slices.ContainsFunc(list, s.Sets) {
-			return nil, Refuse(ErrInvalid, "sysctl %s is given twice (leave one out)", s.Name())
-		}
-		list = append(list, s)
-	}
-	return list, nil
-}
-
-// SysctlsText returns settings in the form that ParseSysctls parses.
-func SysctlsText(list []Sysctl) string {
-	texts := make([]string, len(list))
-	for i, s := range list {
-		texts[i] = s.Name() + "=" + s.Value
-	}
-	return strings.Join(texts, ",")
-}
-
 // Name returns the name of the setting, with IFNAME for that of the interface.
 func (s Sysctl) Name() string { return "net." + s.Family + "." + s.Table + ".IFNAME." + s.Key }
 
