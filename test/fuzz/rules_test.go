@@ -145,10 +145,19 @@ func invalidPasses(d difference) bool {
 // That has the client's port at the backend then.
 func middleOfPublished(d difference) bool {
 	f := d.flow()
-	if _, ok := published[f.Dport]; !ok || f.Proto != unix.IPPROTO_TCP || d.st().Kind != "forward" {
+	if _, ok := published[f.Dport]; !ok || f.Proto != unix.IPPROTO_TCP || d.st().Kind != "forward" || d.is("state") {
 		return false
 	}
-	return d.st().Flags&(syn|ack|rst) != syn || d.movedBy(func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) != syn })
+	begins := func(st step) bool { return st.Kind == "forward" && st.Flags&(syn|ack|rst) == syn }
+	begun := slices.ContainsFunc(d.seq.Steps[:d.step], func(st step) bool {
+		return begins(st) && st.whole() && d.seq.Flows[st.Flow].name() == f.name() && !innerSource(f)
+	})
+	return !begins(*d.st()) && (!begun || d.slept()) || d.movedBy(func(st step) bool { return st.Kind == "forward" && !begins(st) })
+}
+
+// whole says whether a step's packet arrives as it was meant.
+func (st *step) whole() bool {
+	return st.Flip == 0 && st.Cut == 0 && st.TTL != 1 && len(st.Tags) == 0 && (len(st.Frags) == 0 || st.allFragments())
 }
 
 // movedBy says whether only one twin chose another port, at the backend or on the wire, where such a step was before in a flow with
@@ -208,8 +217,12 @@ func strangersErrors(d difference) bool {
 // A packet from outside whose source is the host's or a sandbox's is not from outside. The kernel would look by rp_filter,
 // which is off here and on most hosts is.
 func innerSources(d difference) bool {
-	src := d.flow().Src
-	return d.fairlead == nil && networkOf(d.flow().Client) == "" && src.IsValid() && !internetAddr(src)
+	return d.fairlead == nil && innerSource(d.flow())
+}
+
+// innerSource says whether a flow from outside has a source of the inside.
+func innerSource(f *flow) bool {
+	return networkOf(f.Client) == "" && f.Src.IsValid() && !internetAddr(f.Src)
 }
 
 // backend is the sandbox that a flow to a published port is redirected to; "host": none.
