@@ -7,10 +7,6 @@ var newer = []string{"docker 29", "fairlead"}
 
 var explainedModes = []difference{
 	{
-		"A macvlan network has no name server: its members do not reach the host, where Fairlead's listens. Public names are those of the host's servers.",
-		"no", []string{"fairlead"}, []string{"macvlan: the name of a member"},
-	},
-	{
 		"Engine 20.10 has one macvlan network on a parent; Engine 29 and Fairlead allow several, as the kernel does.",
 		"accepted", newer, []string{"macvlan: a second network on the parent"},
 	},

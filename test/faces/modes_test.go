@@ -119,6 +119,7 @@ func newModes(l *lab.Lab, f face) *modes {
 	}
 	for _, args := range []string{"--name jon --network container:ben", "--name hugo --network host -p 18173:8100"} {
 		name, port := strings.Fields(args)[1], map[bool]string{true: "8101", false: "8100"}[strings.Contains(args, "ben")]
+		l.Cleanup(func() { _, _ = m.do("rm", "-f", name) }) // no namespace of its own ends it
 		if _, err := m.do(m.command(args, name, port)...); err != nil {
 			l.Fatal(err)
 		}
