@@ -60,7 +60,7 @@ type Server struct {
 
 	mu     sync.Mutex
 	at     map[place]*listener
-	failed map[place]bool // logged as used by another program
+	failed map[place]bool // and logged
 	ended  bool
 }
 
@@ -135,7 +135,7 @@ func (s *Server) Counts() map[string]uint64 {
 	return counts
 }
 
-// Unserved returns the addresses and ports at which names are not served, because another program uses them.
+// Unserved returns the addresses and ports at which names should be served and are not, mostly because another program uses them.
 func (s *Server) Unserved() (list []netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -243,14 +243,22 @@ func (s *Server) open(p place, to clients) {
 	case err == nil:
 		s.at[p] = l
 		if s.failed[p] {
-			s.cfg.Log.Info("DNS is served again", "address", p.at, "sandbox", p.sandbox)
+			s.log(p).Info("DNS is served again")
 			delete(s.failed, p)
 		}
 	case !s.failed[p]:
 		s.forget(p)
 		s.failed[p] = true
-		s.cfg.Log.Warn("DNS is not served until another program releases the port", "address", p.at, "sandbox", p.sandbox, "err", err)
+		s.log(p).Warn("DNS is not served; retrying until the address and port are free", "err", err)
 	}
+}
+
+// log returns a logger that names a place.
+func (s *Server) log(p place) *slog.Logger {
+	if sb := s.desired.Load().Sandbox(p.sandbox); sb != nil {
+		return s.cfg.Log.With("sandbox", sb.Name, "address", p.at)
+	}
+	return s.cfg.Log.With("address", p.at)
 }
 
 func (s *Server) closeAt(p place) {
@@ -285,7 +293,7 @@ func (s *Server) listen(p place, to clients) (*listener, error) {
 	for _, server := range l.servers {
 		go func() {
 			if err := server.ActivateAndServe(); !errClosed(err) {
-				s.cfg.Log.Warn("DNS is no longer served", "address", p.at, "sandbox", p.sandbox, "err", err)
+				s.log(p).Warn("DNS is no longer served", "err", err)
 			}
 		}()
 	}

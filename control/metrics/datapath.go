@@ -60,7 +60,7 @@ func newDatapath(stats func() (Stats, error), log *slog.Logger) *datapath {
 		events:         desc("datapath_events_total", "Events in the datapath other than forwarding and dropping.", "event"),
 		repairs:        desc("reconcile_repairs_total", "Kernel objects that differed from the desired state and were repaired, by kind.", "kind"),
 		questions:      desc("dns_questions_total", "DNS queries of sandboxes to their gateways, by result.", "result"),
-		unserved:       desc("dns_unserved_addresses", "Gateway addresses where DNS is not served because another program uses port 53."),
+		unserved:       desc("dns_unserved_addresses", "Addresses and ports where DNS should be served and is not, mostly because another program uses them."),
 
 		ctEntries: desc("conntrack_entries", "Entries of the flow tables, two per flow.", "table"),
 		ctLimit:   desc("conntrack_entries_limit", "Maximum number of entries of a flow table.", "table"),

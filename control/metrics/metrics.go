@@ -56,7 +56,7 @@ type Stats struct {
 	Maps      []Fill
 	Repairs   map[string]uint64 // by kind
 	Questions map[string]uint64 // DNS queries, by result
-	Unserved  int               // addresses where DNS is not served, because another program uses the port
+	Unserved  int               // addresses and ports where DNS should be served and is not
 	Announced map[string]int    // addresses of services, by where they are
 	Taken     uint64            // addresses that this host took
 	Leases    map[string]int    // of DHCP, by state
