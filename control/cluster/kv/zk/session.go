@@ -35,7 +35,7 @@ type session struct {
 	up     bool
 	known  bool          // the server knows the user
 	lost   time.Time     // when up ended
-	change chan struct{} // closed when up begins, or when no server is left to try
+	change chan struct{} // closed when up changes, when active is replaced, or when no server is left to try
 	failed int           // attempts since up ended
 	reason error         // of the last one
 	closed bool
@@ -103,13 +103,22 @@ func (s *session) state() (conn *zk.Conn, up bool, change chan struct{}, err err
 func (s *session) fail(err error) {
 	s.reason = err
 	if s.failed++; s.failed == len(s.cfg.Servers) {
+		s.notify()
+	}
+}
+
+// notify has those that wait for a session look again. The caller holds the lock.
+func (s *session) notify() {
+	if s.change != nil {
 		close(s.change)
 	}
+	s.change = make(chan struct{})
 }
 
 // end records that there is no session, and that the next attempts count. The caller holds the lock.
 func (s *session) end() {
-	s.up, s.failed, s.lost, s.change = false, 0, time.Now(), make(chan struct{})
+	s.up, s.failed, s.lost = false, 0, time.Now()
+	s.notify()
 }
 
 // connect begins to connect.
@@ -143,9 +152,7 @@ func (s *session) event(conn *zk.Conn, e zk.Event) {
 		switch up := e.State == zk.StateHasSession; {
 		case up && !s.up:
 			s.up = true
-			if s.failed < len(s.cfg.Servers) {
-				close(s.change)
-			}
+			s.notify()
 		case !up && s.up:
 			s.end()
 		case e.State == zk.StateDisconnected:
