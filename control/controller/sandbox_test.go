@@ -11,7 +11,6 @@ import (
 	"github.com/fairlead-net/fairlead/test/verbtest"
 
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/resource"
 )
 
 func mac(s string) model.MAC {
@@ -39,7 +38,7 @@ func TestCreateSandbox(t *testing.T) {
 	}
 	for mode, want := range map[string]string{"": "bridge", "default": "bridge", "bridge": "bridge", "none": "none", "host": "host"} {
 		sb := w.MakeSandbox(model.SandboxSpec{NetworkMode: mode})
-		if !resource.ValidName(sb.Name) || sb.NetworkMode != want || (sb.NetNS == "") != (want == "host") {
+		if !model.ValidName(sb.Name) || sb.NetworkMode != want || (sb.NetNS == "") != (want == "host") {
 			t.Errorf("sandbox with network %q = %+v", mode, sb)
 		}
 	}

@@ -135,7 +135,7 @@ func fits(ep *model.Endpoint, spec model.EndpointSpec) bool {
 // network namespace is or will be at the path. If the sandbox does not exist, it is
 // created under the given name.
 func (e *Engine) JoinEndpoint(ctx context.Context, id, name, netns string) (*model.Endpoint, error) {
-	if !filepath.IsAbs(netns) || filepath.Clean(netns) != netns || !resource.ValidName(name) {
+	if !filepath.IsAbs(netns) || filepath.Clean(netns) != netns || !model.ValidName(name) {
 		return nil, model.Refuse(model.ErrInvalid, "invalid path %q or name %q of a sandbox (give an absolute path without . or ..)", netns, name)
 	}
 	var ep *model.Endpoint

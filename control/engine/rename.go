@@ -79,7 +79,7 @@ func renameSandboxes(t *txn.Tx, names map[string]model.EngineName) (renamed [][2
 			now.EngineID = known.ID
 			t.PutSandbox(sb.ID, &now)
 		}
-		if resource.ValidName(known.Name) {
+		if model.ValidName(known.Name) {
 			wants[sb.ID] = known.Name
 		}
 	}

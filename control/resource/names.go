@@ -20,13 +20,6 @@ import (
 // device names.
 const IDPrefix = 11
 
-// nameRule is Docker's rule for names of containers. Names of networks are not
-// restricted by it.
-var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
-
-// MaxNameLen is the maximum length of a name in bytes.
-const MaxNameLen = 255
-
 // NewID generates an ID of 64 hexadecimal digits with a prefix that is unique in the
 // map. The prefix always contains a letter, so that it is not mistaken for a number.
 func NewID[V any](withPrefix func(string) iter.Seq[*V]) string {
@@ -65,9 +58,6 @@ func NewMAC() model.MAC {
 	m[0] = m[0]&^1 | 2
 	return m
 }
-
-// ValidName reports whether a sandbox may have a name.
-func ValidName(name string) bool { return nameRule.MatchString(name) && len(name) <= MaxNameLen }
 
 // ValidID reports whether an ID has the right form.
 func ValidID(id string) bool { return idRule.MatchString(id) }

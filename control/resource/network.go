@@ -34,8 +34,8 @@ func ValidateNetwork(spec model.NetworkSpec) error {
 	switch {
 	case name == "":
 		return model.Refuse(model.ErrInvalid, "the network has no name (give one)")
-	case len(name) > MaxNameLen:
-		return model.Refuse(model.ErrInvalid, "the network's name is %d bytes long (give at most %d)", len(name), MaxNameLen)
+	case len(name) > model.MaxNameLen:
+		return model.Refuse(model.ErrInvalid, "the network's name is %d bytes long (give at most %d)", len(name), model.MaxNameLen)
 	case strings.IndexFunc(name, unicode.IsControl) >= 0 || strings.TrimSpace(name) != name:
 		return model.Refuse(model.ErrInvalid, "invalid network name %q: it contains control characters, or begins or ends with a blank (choose another)", name)
 	case name == "." || name == "..":

@@ -28,7 +28,7 @@ const (
 // ValidateService checks what a user requests of a new service.
 func ValidateService(spec model.ServiceSpec) error {
 	switch a := spec.Affinity; {
-	case len(spec.Name) > MaxNameLen || !serviceRule.MatchString(spec.Name):
+	case len(spec.Name) > model.MaxNameLen || !serviceRule.MatchString(spec.Name):
 		return model.Refuse(model.ErrInvalid, "invalid service name %q (give one that can be a name in DNS: letters, digits, - and _)", spec.Name)
 	case spec.Network == "":
 		return model.Refuse(model.ErrInvalid, "service %s has no network (give --network)", spec.Name)

@@ -8,15 +8,14 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
-	"github.com/fairlead-net/fairlead/control/resource"
 )
 
 // Validate refuses what cannot be the name of a sandbox.
 func Validate(name string) error {
-	if resource.ValidName(name) {
+	if model.ValidName(name) {
 		return nil
 	}
-	return model.Refuse(model.ErrInvalid, "Invalid sandbox name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed, at least 2 and at most %d of them (choose another)", name, resource.MaxNameLen)
+	return model.Refuse(model.ErrInvalid, "Invalid sandbox name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed, at least 2 and at most %d of them (choose another)", name, model.MaxNameLen)
 }
 
 // CheckFree refuses the name of a sandbox other than id.
