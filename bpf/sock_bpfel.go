@@ -80,10 +80,10 @@ type SockNeighEntry struct {
 }
 
 type SockNeighKey struct {
-	_    structs.HostLayout
-	Addr SockIp
-	Net  uint32
-	Pad  uint32
+	_      structs.HostLayout
+	Addr   SockIp
+	Net    uint32
+	Router uint32
 }
 
 type SockPool struct {

@@ -221,7 +221,8 @@ const (
 	TCDropReasonDROP_NO_BACKEND       TCDropReason = 35
 	TCDropReasonDROP_NOT_TUNNEL       TCDropReason = 36
 	TCDropReasonDROP_PUBLISH_FROM     TCDropReason = 37
-	TCDropReasonDROP_REASON_MAX       TCDropReason = 38
+	TCDropReasonDROP_NO_GATEWAY       TCDropReason = 38
+	TCDropReasonDROP_REASON_MAX       TCDropReason = 39
 )
 
 type TCEgress struct {
@@ -263,6 +264,7 @@ const (
 	TCEpFlagEP_OWN6        TCEpFlag = 4096
 	TCEpFlagEP_REACHED     TCEpFlag = 8192
 	TCEpFlagEP_EGRESS      TCEpFlag = 16384
+	TCEpFlagEP_GATED       TCEpFlag = 32768
 )
 
 type TCFdbEntry struct {
@@ -424,10 +426,10 @@ type TCNeighEntry struct {
 }
 
 type TCNeighKey struct {
-	_    structs.HostLayout
-	Addr TCIp
-	Net  uint32
-	Pad  uint32
+	_      structs.HostLayout
+	Addr   TCIp
+	Net    uint32
+	Router uint32
 }
 
 type TCNode struct {

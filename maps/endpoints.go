@@ -47,6 +47,8 @@ const (
 	Reached = EndpointFlags(bpf.TCEpFlagEP_REACHED)
 	// ChosenEgress: the endpoint's network chose an address to masquerade with ([Egress]).
 	ChosenEgress = EndpointFlags(bpf.TCEpFlagEP_EGRESS)
+	// Gated: what leaves the endpoint's network goes to the network's router, a member, or nowhere ([Neighbour.Router]).
+	Gated = EndpointFlags(bpf.TCEpFlagEP_GATED)
 )
 
 // Endpoint is the datapath's description of the device at which packets arrive.

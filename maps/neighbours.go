@@ -14,6 +14,7 @@ import (
 type Neighbour struct {
 	Net     uint32 // network index
 	Addr    netip.Addr
+	Router  bool // the entry is the network's router, and has no address
 	MAC     MAC
 	IfIndex uint32        // of the host end
 	Flags   EndpointFlags // of that endpoint
@@ -26,13 +27,16 @@ func (n Neighbour) String() string {
 }
 
 func (n Neighbour) raw() (bpf.TCNeighKey, bpf.TCNeighEntry) {
-	return bpf.TCNeighKey{Addr: bpf.IPOf(n.Addr), Net: n.Net},
-		bpf.TCNeighEntry{Mac: n.MAC, Ifindex: n.IfIndex, Flags: uint32(n.Flags), Node: n.Node}
+	k := bpf.TCNeighKey{Addr: bpf.IPOf(n.Addr), Net: n.Net}
+	if n.Router {
+		k.Router = 1
+	}
+	return k, bpf.TCNeighEntry{Mac: n.MAC, Ifindex: n.IfIndex, Flags: uint32(n.Flags), Node: n.Node}
 }
 
 func neighbourFrom(k bpf.TCNeighKey, v bpf.TCNeighEntry) Neighbour {
 	return Neighbour{
-		Net: k.Net, Addr: k.Addr.Addr(), MAC: v.Mac, IfIndex: v.Ifindex,
+		Net: k.Net, Addr: k.Addr.Addr(), Router: k.Router != 0, MAC: v.Mac, IfIndex: v.Ifindex,
 		Flags: EndpointFlags(v.Flags), Node: v.Node,
 	}
 }

@@ -54,6 +54,7 @@ enum drop_reason {
 	DROP_NO_BACKEND = 35,	   /* the service has no backend */
 	DROP_NOT_TUNNEL = 36,	   /* arrived by the device that encrypts, outside of a tunnel */
 	DROP_PUBLISH_FROM = 37,	   /* the published port is not for this client */
+	DROP_NO_GATEWAY = 38,	   /* its network's router, which is a member, is not there */
 	DROP_REASON_MAX,
 };
 

@@ -27,6 +27,7 @@ enum ep_flag {
 	EP_OWN6 = 1 << 12,    /* IPv6 likewise */
 	EP_REACHED = 1 << 13, /* members of other networks may reach it at its own address */
 	EP_EGRESS = 1 << 14,  /* its network chose an address to masquerade with (egress.h) */
+	EP_GATED = 1 << 15,   /* it leaves its network only by way of a member (router.h) */
 };
 
 /* fl_endpoint: ifindex of the host end (host port: of the datapath's end) -> */

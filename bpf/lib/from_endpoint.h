@@ -20,6 +20,7 @@
 #include "hostaddr.h"
 #include "nd.h"
 #include "pkt.h"
+#include "router.h"
 #include "skb.h"
 #include "vlan.h"
 
@@ -102,7 +103,8 @@ static __always_inline int do_from_endpoint(struct __sk_buff *skb, const struct 
 	} else if (is_ip(eth.h_proto)) {
 		if (checked) {
 			verdict = check_source(skb, ep, eth.h_proto, multicast);
-			if (verdict)
+			if (verdict && (multicast || mac_equal(eth.h_dest, ep->gw_mac) ||
+					!routed_inside(skb, ep, eth.h_proto)))
 				return verdict;
 		}
 		if (eth.h_proto == bpf_htons(ETH_P_IPV6)) {

@@ -33,6 +33,7 @@
 #include "neigh.h"
 #include "node.h"
 #include "pkt.h"
+#include "router.h"
 #include "service.h"
 #include "skb.h"
 #include "source.h"
@@ -169,7 +170,7 @@ static __always_inline int route_known(struct __sk_buff *skb, struct pkt *p,
 
 /* Handles a packet of no flow yet, from endpoint ep to the gateway's MAC, if it stays on the
  * host. VERDICT_NEXT: it leaves. VERDICT_VIP: it is for a service. VERDICT_DIRECT: for a member of
- * another network that may be reached. begins: it may begin a flow. */
+ * another network that may be reached. VERDICT_GATED: for the network's router. begins: it may begin a flow. */
 static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 					const struct endpoint *ep, bool begins, struct dest *d)
 {
@@ -199,7 +200,8 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 	subnet = subnet_find(dst);
 	net = subnet & SUBNET_NET;
 	if (net && net != ep->net)
-		return begins && subnet & SUBNET_REACHED && !(ep->flags & EP_INTERNAL) ?
+		return begins && subnet & SUBNET_REACHED &&
+				       !(ep->flags & (EP_INTERNAL | EP_GATED)) ?
 			       VERDICT_DIRECT :
 			       -DROP_ISOLATED;
 	if (net) {
@@ -222,6 +224,8 @@ static __always_inline int route_inside(struct __sk_buff *skb, struct pkt *p,
 		return -DROP_INTERNAL;
 	if (ip_is_linklocal6(dst) || ip_is_linklocal6(&p->t.saddr))
 		return dest_host(d, ep, PATH_REDIRECT);
+	if (ep->flags & EP_GATED)
+		return VERDICT_GATED;
 	return VERDICT_NEXT;
 }
 
@@ -345,8 +349,10 @@ __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint 
 	err = frag_follow(skb, &p, parse(skb, &p, eth_proto));
 	if (err)
 		return err;
-	if (p.flags & PKT_ICMP_ERROR)
-		return route_icmp_error(skb, &p, ep);
+	if (p.flags & PKT_ICMP_ERROR) {
+		err = route_icmp_error(skb, &p, ep);
+		return err == VERDICT_GATED ? route_gated(skb, &p, ep) : err;
+	}
 	e = ct_find_flow(&p, &confirmed);
 	if (e && e->in_if == skb->ifindex && !ct_chooses_again(&p, e)) {
 		err = route_known(skb, &p, ep, e, confirmed, &d);
@@ -360,5 +366,7 @@ __noinline int route_from_endpoint(struct __sk_buff *skb, const struct endpoint 
 	/* The stack is too small to do these in route_new. */
 	if (err == VERDICT_DIRECT)
 		return route_direct(skb, &p, ep);
+	if (err == VERDICT_GATED)
+		return route_gated(skb, &p, ep);
 	return err == VERDICT_VIP ? route_vip(skb, &p, ep) : err;
 }

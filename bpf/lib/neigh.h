@@ -13,7 +13,7 @@
 struct neigh_key {
 	union ip addr;
 	__u32 net;
-	__u32 pad;
+	__u32 router; /* 1: the network's router, with addr all zero (router.h) */
 };
 _Static_assert(sizeof(struct neigh_key) == 24, "struct neigh_key");
 

@@ -103,6 +103,8 @@ static __always_inline int masquerade_from_stack(struct __sk_buff *skb, struct p
 		return -DROP_CT_FULL;
 	if (ep->flags & EP_INTERNAL)
 		return -DROP_INTERNAL;
+	if (ep->flags & EP_GATED)
+		return -DROP_NO_GATEWAY;
 	if (!host && (up->flags & UP_STACK || nf_translates(skb, &p->t))) {
 		/* A port that Docker publishes for its own networks, or one of its containers
 		 * itself. Netfilter masquerades it, too: where it sees bridged packets, it sees

@@ -89,6 +89,9 @@ func printStatus(w io.Writer, socket string, st api.Status, now time.Time) error
 	for _, problem := range st.Leases {
 		row("DHCP", "%s", problem)
 	}
+	for _, problem := range st.Gateways {
+		row("Gateway", "%s", problem)
+	}
 	row("Networks", "%d", st.Networks)
 	row("Sandboxes", "%d with %d endpoints", st.Sandboxes, st.Endpoints)
 	row("Published ports", "%d", st.Publishes)

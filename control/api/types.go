@@ -51,7 +51,17 @@ type Network struct {
 type ConfigReference struct{ Network string }
 
 // NetworkStatus is the state of a network.
-type NetworkStatus struct{ IPAM IPAMStatus }
+type NetworkStatus struct {
+	IPAM IPAMStatus
+	// Gateway is the state of the sandbox by which alone the members reach what is outside; null if the host is their gateway.
+	Gateway *GatewayStatus `json:",omitempty"`
+}
+
+// GatewayStatus says whether a sandbox is the gateway that a network names. Error says why it is not; "" if it is.
+type GatewayStatus struct {
+	Sandbox string
+	Error   string `json:",omitempty"`
+}
 
 // IPAMStatus has the numbers of a network's addresses, by subnet.
 type IPAMStatus struct{ Subnets map[string]SubnetStatus }
@@ -419,7 +429,9 @@ type Status struct {
 	// Troubles describes uplinks that do not work and the reasons, one line each.
 	Troubles []string
 	// Leases describes endpoints without an address, and leases that are not renewed, one line each.
-	Leases    []string `json:",omitempty"`
+	Leases []string `json:",omitempty"`
+	// Gateways describes sandboxes that networks name as their gateway and that do not serve, one line each.
+	Gateways  []string `json:",omitempty"`
 	Networks  int
 	Sandboxes int
 	Endpoints int

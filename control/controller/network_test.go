@@ -322,6 +322,16 @@ func networkRefusals() []networkRefusal {
 			model.ErrInvalid, "no effect without masquerading"},
 		{"option-host-address-routed", model.NetworkSpec{Name: "x", Options: map[string]string{model.OptHostIPv4: "192.0.2.1", model.OptGateMode4: "routed"}},
 			model.ErrInvalid, "no effect in gateway mode routed"},
+		{"option-gateway-empty", opt(model.OptGateway, ""), model.ErrInvalid, `invalid value "" of option fairlead.gateway (want the name of a sandbox`},
+		{"option-gateway-name", opt(model.OptGateway, "10.0.0.1/8"), model.ErrInvalid, `invalid value "10.0.0.1/8" of option fairlead.gateway`},
+		{"option-gateway-internal", model.NetworkSpec{Name: "x", Internal: true, Options: map[string]string{model.OptGateway: "vpn"}}, model.ErrInvalid, "fairlead.gateway=vpn has no effect in an internal network"},
+		{"option-gateway-icc", model.NetworkSpec{Name: "x", Options: map[string]string{model.OptGateway: "vpn", model.OptICC: "false"}}, model.ErrInvalid, "needs members that reach each other"},
+		{"option-gateway-untracked", model.NetworkSpec{Name: "x", Options: map[string]string{model.OptGateway: "vpn", model.OptUntracked: "true"}}, model.ErrInvalid, "needs connections to be tracked in the gateway"},
+		{"option-gateway-routed", model.NetworkSpec{Name: "x", Options: map[string]string{model.OptGateway: "vpn", model.OptGateMode4: "routed"}}, model.ErrInvalid, "no effect in gateway mode routed"},
+		{"option-gateway-routed6", model.NetworkSpec{Name: "x", EnableIPv6: true, Options: map[string]string{model.OptGateway: "vpn", model.OptGateMode6: "routed"}}, model.ErrInvalid, "no effect in gateway mode routed"},
+		{"option-gateway-macvlan", model.NetworkSpec{Name: "x", Driver: model.DriverMacvlan, Options: map[string]string{model.OptGateway: "vpn"}}, model.ErrInvalid, "option fairlead.gateway has no effect in a network of driver"},
+		{"option-gateway-ipvlan", model.NetworkSpec{Name: "x", Driver: model.DriverIPvlan, Options: map[string]string{model.OptGateway: "vpn"}}, model.ErrInvalid, "option fairlead.gateway has no effect in a network of driver"},
+		{"option-gateway-engine", model.NetworkSpec{Name: "x", EngineID: strings.Repeat("e", 64), Options: map[string]string{model.OptGateway: "vpn"}}, model.ErrNotSupported, "a container engine resolves names outside of the network"},
 		{"option-no-mode", opt(model.OptGateMode4, "nut"), model.ErrInvalid, "want nat"},
 		{"option-prefix", opt(model.OptIfPrefix, "a/b"), model.ErrInvalid, model.OptIfPrefix},
 		{"option-prefix-long", opt(model.OptIfPrefix, "abcdefghijkl"), model.ErrInvalid, "up to 11"},
@@ -370,6 +380,10 @@ func TestNetworkOptions(t *testing.T) {
 	published := w.MakeNetwork(model.NetworkSpec{Name: "published", Internal: true, Options: map[string]string{model.OptPublish: "true", model.OptGateMode4: "nat"}})
 	if !published.PublishInternal || published.Closed() || defaults.PublishInternal {
 		t.Errorf("an internal network that publishes: %+v", published)
+	}
+	gated := w.MakeNetwork(model.NetworkSpec{Name: "gated", Options: map[string]string{model.OptGateway: "vpn"}})
+	if gated.Router != "vpn" || defaults.Router != "" {
+		t.Errorf("a network with a gateway: %+v", gated)
 	}
 	opts[model.OptICC] = "changed by the caller"
 	if n.Options[model.OptICC] != "false" {

@@ -5,7 +5,6 @@ package controller
 import (
 	"context"
 
-	"github.com/fairlead-net/fairlead/control/desired"
 	"github.com/fairlead-net/fairlead/control/desired/txn"
 	"github.com/fairlead-net/fairlead/control/model"
 )
@@ -29,7 +28,7 @@ func (c *Controller) SandboxStarted(ctx context.Context, ref string, pid int, st
 		now := *sb
 		now.PID, now.PIDStart, now.Exited, now.ExitCode = pid, start, false, 0
 		t.PutSandbox(sb.ID, &now)
-		t.StoreOnly = !backsService(t.Next, sb.ID)
+		t.StoreOnly = !t.Next.IsRelied(sb.ID)
 		return nil
 	})
 }
@@ -50,23 +49,13 @@ func (c *Controller) SandboxExited(ctx context.Context, ref string, code int) er
 			return nil
 		}
 		markExited(t, sb, code)
-		t.StoreOnly = !backsService(t.Next, sb.ID)
+		t.StoreOnly = !t.Next.IsRelied(sb.ID)
 		return nil
 	})
 	if err == nil && removed != nil {
 		c.logRemoved(removed)
 	}
 	return err
-}
-
-// backsService reports whether a sandbox is a backend of a service, which depends on its program.
-func backsService(s *desired.Snapshot, sandboxID string) bool {
-	for ep := range s.EndpointsOf(sandboxID) {
-		if desired.First(s.ServicesOfEndpoint(ep)) != nil {
-			return true
-		}
-	}
-	return false
 }
 
 func markExited(t *txn.Tx, sb *model.Sandbox, code int) {

@@ -63,7 +63,7 @@ func reap(t *txn.Tx, exited []*model.Sandbox) (removed int) {
 		switch {
 		case !sb.AutoRemove:
 			markExited(t, sb, exitUnknown)
-			t.StoreOnly = t.StoreOnly && !backsService(t.Next, sb.ID)
+			t.StoreOnly = t.StoreOnly && !t.Next.IsRelied(sb.ID)
 		case len(t.Next.Joiners(sb.ID)) > 0:
 			shared = append(shared, sb) // their last joiner may be in exited
 		default:

@@ -32,6 +32,9 @@ func (c *Controller) RenameSandbox(ctx context.Context, ref, name string) error 
 		if err := naming.CheckFree(t, name, was.ID); err != nil {
 			return err
 		}
+		if err := naming.CheckRouters(t, was, name); err != nil {
+			return err
+		}
 		now := *was
 		now.Name = name
 		t.PutSandbox(was.ID, &now)

@@ -58,6 +58,10 @@ func TestRenameRefuses(t *testing.T) {
 	w.MakeSandbox(model.SandboxSpec{Name: "pod", NetNS: "/run/ns/a", Labels: map[string]string{"fairlead.cni.container": "c"}})
 	w.MakeNetwork(verbtest.EngineNetwork("f", "10.8.0.0/24"))
 	w.Reserve("ep", "/run/x/1")
+	w.MakeNetwork(model.NetworkSpec{Name: "gated", Options: map[string]string{model.OptGateway: "vpn"}})
+	w.MakeSandbox(model.SandboxSpec{Name: "vpn", NetworkMode: "gated"})
+	w.MakeNetwork(model.NetworkSpec{Name: "later", Options: map[string]string{model.OptGateway: "carl"}})
+	w.MakeSandbox(model.SandboxSpec{Name: "member", NetworkMode: "later"})
 	for _, tt := range []struct {
 		ref, name string
 		kind      error
@@ -69,6 +73,8 @@ func TestRenameRefuses(t *testing.T) {
 		{"anna", "", model.ErrInvalid, "Invalid sandbox name ()"},
 		{"anna", "-x", model.ErrInvalid, "Invalid sandbox name (-x)"},
 		{"pod", "carl", model.ErrForbidden, "sandbox pod is managed by a container runtime"},
+		{"vpn", "carl", model.ErrConflict, "network gated has gateway vpn by its name, and sandbox vpn is connected to it (disconnect it first: fairlead network disconnect gated vpn)"},
+		{"member", "carl", model.ErrConflict, "network later has gateway carl by its name, and sandbox member is connected to it"},
 		{"docker-1", "carl", model.ErrForbidden, "docker rename docker-1 carl"},
 	} {
 		before := w.Snapshot()

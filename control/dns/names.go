@@ -329,6 +329,14 @@ func (n *names) nameOf(networks []string, addr netip.Addr) string {
 	return ""
 }
 
+// gated reports whether a client leaves one of its networks only by way of another sandbox.
+func (n *names) gated(c *client) bool {
+	return slices.ContainsFunc(c.networks, func(id string) bool {
+		network := n.snapshot.Network(id)
+		return network != nil && network.Router != "" && !network.IsRouter(c.Sandbox)
+	})
+}
+
 // external reports whether one of the networks is not internal.
 func (n *names) external(networks []string) bool {
 	return slices.ContainsFunc(networks, func(id string) bool {

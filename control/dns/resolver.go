@@ -81,6 +81,8 @@ func (r *resolver) answer(ctx context.Context, to clients, from netip.Addr, udp 
 		return reply(q, dns.RcodeRefused), Refused
 	case len(c.Lookup.Servers) > 0:
 		return r.upstream.forward(ctx, c.ID, udp, q, source{netns: c.NetNS, servers: n.servers(c)})
+	case n.gated(c):
+		return reply(q, dns.RcodeRefused), Refused // the host would query outside of the network's gateway
 	case !n.external(networks):
 		return reply(q, dns.RcodeNameError), Local // internal networks have no other names
 	}

@@ -4,8 +4,12 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -117,6 +121,77 @@ func TestNames(t *testing.T) {
 		}
 		if text := answers(a); text != strings.Trim(tc.want, "-") || a.Rcode != tc.rcode || !a.RecursionAvailable || a.Authoritative {
 			t.Errorf("%s from %s in %s: %q, %s; want %q, %s", tc.name, tc.from, tc.network, text, dns.RcodeToString[a.Rcode], tc.want, dns.RcodeToString[tc.rcode])
+		}
+	}
+}
+
+// A member that leaves its network by way of another sandbox learns names of its networks, and the host's servers are not
+// queried for it, whichever of its networks it asks in. Its own servers are, from its namespace, and so are the host's for the gateway.
+func TestGated(t *testing.T) {
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(conf, []byte("nameserver 127.0.0.1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	host := make(chan bool, 16)
+	go func() {
+		b := make([]byte, 512)
+		for {
+			n, from, err := listener.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			host <- true
+			q := new(dns.Msg)
+			if q.Unpack(b[:n]) == nil {
+				a, _ := new(dns.Msg).SetRcode(q, dns.RcodeNameError).Pack()
+				_, _ = listener.WriteTo(a, from)
+			}
+		}
+	}()
+	_, port, _ := net.SplitHostPort(listener.LocalAddr().String())
+	for _, tc := range []struct {
+		name, router, network, from string
+		own                         bool // the client has servers of its own
+		query, want                 string
+		rcode                       int
+		asks                        string
+	}{
+		{"inside", "db2", "n2", "10.2.0.3", false, "web.", "10.2.0.2", 0, ""},
+		{"outside", "db2", "n2", "10.2.0.3", false, "example.com.", "", dns.RcodeRefused, ""},
+		{"the gateway is gone", "gone", "n2", "10.2.0.3", false, "example.com.", "", dns.RcodeRefused, ""},
+		{"in another of its networks", "db2", "n1", "10.1.0.2", false, "example.com.", "", dns.RcodeRefused, ""},
+		{"by servers of its own", "db2", "n2", "10.2.0.3", true, "example.com.", "", dns.RcodeServerFailure, "/run/b"},
+		{"the gateway", "db2", "n2", "10.2.0.4", false, "example.com.", "", dns.RcodeNameError, "host"},
+		{"without a gateway", "", "n2", "10.2.0.3", false, "example.com.", "", dns.RcodeNameError, "host"},
+	} {
+		w := world()
+		w.Networks["n2"].Router = tc.router
+		b := w.Sandboxes[strings.Repeat("b", 64)]
+		if b.NetNS = "/run/b"; tc.own {
+			b.Lookup.Servers = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+		}
+		s, in := w.Snapshot(), make(chan string, 16)
+		r := resolver{last: noNames(), snapshot: func() *desired.Snapshot { return s }, upstream: newUpstream(conf, func(string) bool { return false })}
+		r.upstream.port = port
+		r.upstream.dialIn = func(_ context.Context, netns, _, _ string) (net.Conn, error) {
+			in <- netns
+			return nil, errors.New("unreachable")
+		}
+		a, _ := r.answer(t.Context(), clients{network: tc.network}, netip.MustParseAddr(tc.from), true, new(dns.Msg).SetQuestion(tc.query, dns.TypeA))
+		asks := ""
+		select {
+		case <-host:
+			asks = "host"
+		case asks = <-in:
+		default:
+		}
+		if text := answers(a); text != tc.want || a.Rcode != tc.rcode || asks != tc.asks {
+			t.Errorf("%s: %q, %s, from %q", tc.name, text, dns.RcodeToString[a.Rcode], asks)
 		}
 	}
 }

@@ -34,7 +34,7 @@ func Report(ctx context.Context, w io.Writer, host string) (bool, error) {
 	}
 	found.List = append(found.List, shaping(tc.ProbeShaping()), encryption(wireguard.Probe()))
 	health, status := daemonHealth(ctx, host)
-	report := diagnosis(found) + uplinkProblems(status) + clusterProblems(ctx, host, status) + uncarried(ctx, host, status) + leaseProblems(status) + bypassed(netfilter.BypassedRules()) + "\nDaemon\n  " + health + "\n"
+	report := diagnosis(found) + uplinkProblems(status) + clusterProblems(ctx, host, status) + uncarried(ctx, host, status) + leaseProblems(status) + gatewayProblems(status) + bypassed(netfilter.BypassedRules()) + "\nDaemon\n  " + health + "\n"
 	if _, err := io.WriteString(w, report); err != nil {
 		return false, fmt.Errorf("write the report: %w", err)
 	}
@@ -109,6 +109,14 @@ func leaseProblems(status *api.Status) string {
 		return ""
 	}
 	return section("DHCP leases", status.Leases)
+}
+
+// gatewayProblems returns the section about networks whose members reach nothing outside, because their gateway does not serve.
+func gatewayProblems(status *api.Status) string {
+	if status == nil {
+		return ""
+	}
+	return section("Gateways", status.Gateways)
 }
 
 // describeUncarried lists the networks whose packets no program of Fairlead sees. trouble says what is wrong with a parent.

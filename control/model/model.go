@@ -47,6 +47,7 @@ const (
 	OptDNS        = "fairlead.dns"
 	OptUntracked  = "fairlead.untracked"
 	OptPublish    = "fairlead.publish" // of internal networks
+	OptGateway    = "fairlead.gateway" // the sandbox that is the default gateway of the other members
 	OptEncrypted  = "encrypted"        // of overlay networks, as Docker's
 	OptHostIPv4   = "com.docker.network.host_ipv4"
 	OptHostIPv6   = "com.docker.network.host_ipv6"
@@ -252,6 +253,7 @@ type Network struct {
 	HostBindingIPv4 netip.Addr `json:"host_binding_ipv4,omitzero"` // default host address of published ports
 	EgressIPv4      netip.Addr `json:"egress_ipv4,omitzero"`       // to masquerade with; zero: the uplink's
 	EgressIPv6      netip.Addr `json:"egress_ipv6,omitzero"`
+	Router          string     `json:"router,omitempty"`    // name of the member by which alone the others reach what is outside; "": the host
 	MTU             int        `json:"mtu,omitempty"`       // bytes, of the endpoints' devices
 	DNS             bool       `json:"dns,omitempty"`       // DNS is served at the gateway addresses
 	Untracked       bool       `json:"untracked,omitempty"` // no conntrack in the sandboxes' namespaces
@@ -368,6 +370,9 @@ func (n *Network) DefaultGateway(ep *Endpoint, f Family) netip.Addr {
 // Closed reports whether nothing outside of the network gets an answer from its members, not even at published ports: so they
 // need no default route. What they send by themselves stays inside of every internal network.
 func (n *Network) Closed() bool { return n.Internal && !n.PublishInternal }
+
+// IsRouter reports whether a sandbox is the router of the network's other members. It gets packets while it [Sandbox.Serves].
+func (n *Network) IsRouter(sb *Sandbox) bool { return sb != nil && sb.HasName(n.Router) }
 
 // HasDefaultRoute reports whether an endpoint could have the sandbox's default route of a family: the network has a
 // gateway, or routes without one.

@@ -331,6 +331,7 @@ func (b *Node) Status(context.Context) (api.Status, error) {
 		Uplinks:   uplinks,
 		Troubles:  problems,
 		Leases:    leases.Problems(snapshot, time.Now()),
+		Gateways:  gateways(snapshot),
 		Networks:  has.Networks,
 		Sandboxes: has.Sandboxes,
 		Endpoints: has.Endpoints,
@@ -341,6 +342,17 @@ func (b *Node) Status(context.Context) (api.Status, error) {
 		LastError: now.LastError,
 		Cluster:   b.clusterStatus(),
 	}, nil
+}
+
+// gateways describes the gateways of networks that do not serve, one line each.
+func gateways(snapshot *desired.Snapshot) (list []string) {
+	for n := range snapshot.Networks() {
+		if why := snapshot.RouterError(n); why != "" {
+			list = append(list, fmt.Sprintf("network %s: what members send outside is dropped without gateway %s: %s", n.Name, n.Router, why))
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // publishedPorts counts host ports. Each port of a range counts.

@@ -10,7 +10,7 @@ import (
 )
 
 // mark is how OfBinary finds the version that a build writes.
-const mark = "fairlead-stored-schema:3;"
+const mark = "fairlead-stored-schema:4;"
 
 // OfBinary returns the version of the state that the fairlead binary at a path reads and writes.
 // Builds of version 1 do not have the mark.

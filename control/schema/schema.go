@@ -20,7 +20,8 @@ import (
 //	2  the manager of networks and sandboxes, a default route per family of endpoints, and what
 //	   only this host knows of a network in a record of its own
 //	3  the clients of published ports
-const Current = 3
+//	4  the members by which alone the others reach what is outside of a network
+const Current = 4
 
 // Keys of the store. The key of an object is its prefix and its ID.
 const (
@@ -41,6 +42,7 @@ var steps = []struct {
 }{
 	{managersUp, managersDown},
 	{sourcesUp, sourcesDown},
+	{routersUp, routersDown},
 }
 
 // Version returns the version of a stored state, or 0 if the store is empty.

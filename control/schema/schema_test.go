@@ -140,7 +140,35 @@ sandbox/d {"name":"d"}
 	if diff := cmp.Diff(want, dump(t, s)); diff != "" {
 		t.Errorf("downgraded (+) differs from what it should be (-):\n%s", diff)
 	}
-	if from, err := Upgrade(ctx, s); err != nil || from != 2 || dump(t, s) != strings.Replace(want, "schema 2", "schema 3", 1) {
+	if from, err := Upgrade(ctx, s); err != nil || from != 2 || dump(t, s) != strings.Replace(want, "schema 2", fmt.Sprint("schema ", Current), 1) {
+		t.Errorf("upgrade: from %d, %v:\n%s", from, err, dump(t, s))
+	}
+}
+
+// A network with a gateway of its own lets nothing out for a build that would send it by the host; other networks stay.
+func TestGatedNetworksAreClosed(t *testing.T) {
+	ctx := t.Context()
+	s, err := store.OpenBolt(store.BoltConfig{Path: filepath.Join(t.TempDir(), "state.db"), NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	put := func(key, value string) store.Op { return store.Put(key, []byte(value)) }
+	if _, err := s.Commit(ctx, put(KeyVersion, "4"),
+		put("network/a", `{"name":"a","options":{"fairlead.gateway":"vpn","x":"y"},"router":"vpn"}`), put("network/b", `{"name":"b","options":{"x":"y"}}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Downgrade(ctx, s, 3); err != nil {
+		t.Fatal(err)
+	}
+	want := `meta/schema 3
+network/a {"internal":true,"name":"a","options":{"x":"y"}}
+network/b {"name":"b","options":{"x":"y"}}
+`
+	if diff := cmp.Diff(want, dump(t, s)); diff != "" {
+		t.Errorf("downgraded (+) differs from what it should be (-):\n%s", diff)
+	}
+	if from, err := Upgrade(ctx, s); err != nil || from != 3 || dump(t, s) != strings.Replace(want, "schema 3", "schema 4", 1) {
 		t.Errorf("upgrade: from %d, %v:\n%s", from, err, dump(t, s))
 	}
 }

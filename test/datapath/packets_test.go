@@ -35,6 +35,7 @@ func packets() []subject {
 		{"PublishOutside", publishOutsideCases},
 		{"PublishMembers", publishMembersCases},
 		{"Sources", sourceCases},
+		{"Router", routerCases},
 		{"Tuples", tupleCases},
 		{"ICMPFlows", icmpFlowCases},
 		{"HostAddresses", hostAddressCases},

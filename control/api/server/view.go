@@ -87,6 +87,9 @@ func (v *view) network(n *model.Network, members bool) api.Network {
 // status counts the addresses of a network, with those of members on other nodes.
 func (v *view) status(n *model.Network, remote []model.RemoteMember) *api.NetworkStatus {
 	out := &api.NetworkStatus{IPAM: api.IPAMStatus{Subnets: map[string]api.SubnetStatus{}}}
+	if n.Router != "" {
+		out.Gateway = &api.GatewayStatus{Sandbox: n.Router, Error: v.snap.RouterError(n)}
+	}
 	for _, s := range n.Subnets {
 		f := model.FamilyOf(s.Prefix.Addr())
 		pool, err := ipam.ForSubnet(s)

@@ -47,3 +47,16 @@ func RenameLinks(t *txn.Tx, was *model.Sandbox, name string) {
 		}
 	}
 }
+
+// CheckRouters refuses a name that would make a sandbox the router of others in its networks, or no longer that.
+func CheckRouters(t *txn.Tx, was *model.Sandbox, name string) error {
+	now := *was
+	now.Name = name
+	for ep := range t.Next.EndpointsOf(was.ID) {
+		if n := t.Next.Network(ep.NetworkID); n != nil && n.IsRouter(was) != n.IsRouter(&now) {
+			return model.Refuse(model.ErrConflict, "network %s has gateway %s by its name, and sandbox %s is connected to it (disconnect it first: fairlead network disconnect %s %s)",
+				n.Name, n.Router, was.Name, n.Name, was.Name)
+		}
+	}
+	return nil
+}

@@ -64,8 +64,9 @@ type (
 		mac maps.MAC
 	}
 	neighbourKey struct {
-		net  uint32
-		addr netip.Addr
+		net    uint32
+		addr   netip.Addr
+		router bool
 	}
 	publishKey struct {
 		host  netip.Addr
@@ -80,7 +81,7 @@ type (
 
 func keyOfEndpoint(e maps.Endpoint) uint32         { return e.IfIndex }
 func keyOfFDB(e maps.FDBEntry) fdbKey              { return fdbKey{e.Net, e.MAC} }
-func keyOfNeighbour(e maps.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr} }
+func keyOfNeighbour(e maps.Neighbour) neighbourKey { return neighbourKey{e.Net, e.Addr, e.Router} }
 func keyOfPublish(e maps.Publish) publishKey       { return publishKey{e.HostIP, e.Port, e.Proto} }
 func keyOfSource(e maps.Source) maps.Source        { return e }
 func keyOfPool(e maps.Pool) poolKey                { return poolKey{e.Service, e.IPv6} }

@@ -164,6 +164,7 @@ var variants = map[string]func(*model.Network, *model.Endpoint){
 		mode(n, model.GatewayRouted, model.GatewayUnprotected)
 		n.Internal = true
 	},
+	"gated":  func(n *model.Network, _ *model.Endpoint) { n.Router = "vpn" },
 	"dns":    func(n *model.Network, _ *model.Endpoint) { n.DNS = true },
 	"mtu":    func(n *model.Network, _ *model.Endpoint) { n.MTU = 9000 },
 	"shaped": func(_ *model.Network, ep *model.Endpoint) { ep.Bandwidth.Ingress.Rate = 1000 },
@@ -180,8 +181,12 @@ func TestMembers(t *testing.T) {
 		n, ep, hp := network(), endpoint(), HostPort{Gateway: 11, Port: 12}
 		change(n, ep)
 		text := "# network\n" + renderSet(OfNetwork(n, hp)) +
-			"# endpoint\n" + renderSet(OfEndpoint(ep, n, hp, 21, false, false)) +
-			"# published endpoint\n" + renderSet(OfEndpoint(ep, n, hp, 21, true, false))
+			"# endpoint\n" + renderSet(OfEndpoint(ep, n, hp, 21, Roles{})) +
+			"# published endpoint\n" + renderSet(OfEndpoint(ep, n, hp, 21, Roles{Published: true}))
+		if n.Router != "" {
+			text += "# router\n" + renderSet(OfEndpoint(ep, n, hp, 21, Roles{Router: true, Serves: true})) +
+				"# router whose program exited\n" + renderSet(OfEndpoint(ep, n, hp, 21, Roles{Router: true}))
+		}
 		golden(t, "members-"+name, text)
 	}
 }
@@ -232,7 +237,7 @@ func TestWithout(t *testing.T) {
 	n, before, hp := network(), endpoint(), HostPort{Gateway: 11, Port: 12}
 	after := endpoint()
 	after.IPv4 = netip.MustParsePrefix("10.7.0.3/16")
-	old, now := OfEndpoint(before, n, hp, 21, false, false), OfEndpoint(after, n, hp, 21, true, false)
+	old, now := OfEndpoint(before, n, hp, 21, Roles{}), OfEndpoint(after, n, hp, 21, Roles{Published: true})
 	old.Add(OfNetwork(n, hp))
 	run := Run{Count: 3, First: maps.Publish{HostIP: netip.IPv4Unspecified(), Port: 8080, Proto: 6, ID: 1}}
 	old.Publishes = AppendRuns(nil, []Run{run})

@@ -52,26 +52,40 @@ func OfNetwork(n *model.Network, hp HostPort) Set {
 	return s
 }
 
-// OfEndpoint returns the entries of an endpoint whose host end is the given device. published
-// tells whether it is the backend of a published port, pooled whether it is one of a service.
-func OfEndpoint(ep *model.Endpoint, n *model.Network, hp HostPort, hostIf uint32, published, pooled bool) Set {
+// Roles is what an endpoint is for others.
+type Roles struct {
+	Published bool // the backend of a published port
+	Pooled    bool // a backend of a service
+	Router    bool // the router of its network's other members,
+	Serves    bool // whose program, if it has one, runs
+}
+
+// OfEndpoint returns the entries of an endpoint whose host end is the given device.
+func OfEndpoint(ep *model.Endpoint, n *model.Network, hp HostPort, hostIf uint32, is Roles) Set {
 	flags := networkFlags(n, hp)
-	if published && !n.Closed() && slices.ContainsFunc(n.Subnets, func(s model.Subnet) bool { return !n.Routed(model.FamilyOf(s.Prefix.Addr())) }) {
+	if n.Router != "" && !is.Router {
+		flags |= maps.Gated
+	}
+	if is.Published && !n.Closed() && slices.ContainsFunc(n.Subnets, func(s model.Subnet) bool { return !n.Routed(model.FamilyOf(s.Prefix.Addr())) }) {
 		flags |= maps.Published
 	}
-	if pooled {
+	if is.Pooled {
 		flags |= maps.Published | maps.Pooled // replies of both are translated
 	}
 	if !ep.Bandwidth.Ingress.IsZero() {
 		flags |= maps.Shaped
 	}
-	return ofMember(maps.Endpoint{
+	s := ofMember(maps.Endpoint{
 		IfIndex: hostIf, Net: n.Index, MAC: ep.MAC, GatewayMAC: n.GatewayMAC,
 		IPv4: ep.Addr(model.V4), IPv6: ep.Addr(model.V6),
 		Gateway4: gateway(n, model.V4), Gateway6: gateway(n, model.V6),
 		Flags:      flags,
 		HostPortIf: hp.Port, GatewayIf: hp.Gateway, MTU: uint32(n.DeviceMTU()),
 	}, ep.IPv6.IsValid())
+	if is.Router && is.Serves {
+		s.Neighbours = append(s.Neighbours, maps.Neighbour{Net: n.Index, Router: true, MAC: ep.MAC, IfIndex: hostIf, Flags: flags})
+	}
+	return s
 }
 
 // ofMember returns the entries that make a member known by device, MAC and addresses, with IPv6

@@ -61,6 +61,7 @@ func (w *Work) diffSandboxes(before *desired.Snapshot) {
 			}
 			if c.Old.Serves() != c.New.Serves() {
 				w.touchServicesOf(c.ID)
+				w.program = append(w.program, c.ID)
 			}
 			continue
 		case b == nil:

@@ -37,6 +37,7 @@ type Work struct {
 	// are is found when the entries are computed: until then other passes create and remove some.
 	network map[string]bool
 	service []*model.Service
+	program []string // sandboxes whose program began or ended, which may be gateways of others
 
 	finished []*Endpoint
 
@@ -124,6 +125,9 @@ func (w *Work) Collect(s *desired.Snapshot) {
 		w.touchServices(w.s.ServicesOf(id))
 		w.known(w.s.Members(id), endpoints)
 	}
+	for _, id := range w.program {
+		w.known(w.s.EndpointsOf(id), endpoints)
+	}
 	for _, svc := range w.service {
 		w.known(w.s.Backends(svc), endpoints)
 	}
@@ -132,7 +136,10 @@ func (w *Work) Collect(s *desired.Snapshot) {
 		if n := w.o.Networks[e.Want.NetworkID]; e.Ends.Host != 0 && n != nil && n.carried() {
 			e.Published = len(w.o.serving[e.ID]) > 0
 			e.Pooled = desired.First(w.s.ServicesOfEndpoint(e.Want)) != nil
-			now = entries.OfEndpoint(e.Want, n.Want, w.hostPort(n), e.Ends.Host, e.Published, e.Pooled)
+			sb := s.Sandbox(e.Want.SandboxID)
+			now = entries.OfEndpoint(e.Want, n.Want, w.hostPort(n), e.Ends.Host, entries.Roles{
+				Published: e.Published, Pooled: e.Pooled, Router: n.Want.IsRouter(sb), Serves: sb.Serves(),
+			})
 		}
 		w.replace(&e.Entries, now)
 		for id, b := range w.o.serving[e.ID] {

@@ -38,6 +38,7 @@ var knownOptions = map[string]func(n *model.Network, k, v string) error{
 	model.OptIfPrefix:    prefixOption,
 	model.OptHostIPv4:    egressOption(model.V4, func(n *model.Network) *netip.Addr { return &n.EgressIPv4 }),
 	model.OptHostIPv6:    egressOption(model.V6, func(n *model.Network) *netip.Addr { return &n.EgressIPv6 }),
+	model.OptGateway:     gatewayOption,
 	model.OptGateMode4:   gatewayMode,
 	model.OptGateMode6:   gatewayMode,
 	model.OptIPv4:        familyOption,
@@ -76,7 +77,7 @@ func Apply(n *model.Network, options, defaults map[string]string) error {
 			return model.Refuse(model.ErrInvalid, "option %s publishes ports of the host, but %s is in gateway mode %s (leave out the option, or the mode)", model.OptPublish, f, mode)
 		}
 	}
-	return cmp.Or(n.CheckBandwidth(n.Bandwidth), checkEgress(n, model.V4, model.OptHostIPv4, n.EgressIPv4), checkEgress(n, model.V6, model.OptHostIPv6, n.EgressIPv6))
+	return cmp.Or(n.CheckBandwidth(n.Bandwidth), checkGateway(n), checkEgress(n, model.V4, model.OptHostIPv4, n.EgressIPv4), checkEgress(n, model.V6, model.OptHostIPv6, n.EgressIPv6))
 }
 
 // Validate checks the options of a spec alone.
@@ -206,6 +207,39 @@ func checkEgress(n *model.Network, f model.Family, k string, a netip.Addr) error
 		return nil
 	}
 	return model.Refuse(model.ErrInvalid, "option %s=%s %s", k, a, why)
+}
+
+// gatewayOption names the sandbox that is the router of the other members. It may not exist yet.
+func gatewayOption(n *model.Network, k, v string) error {
+	if !model.ValidName(v) {
+		return model.Refuse(model.ErrInvalid, "invalid value %q of option %s (want the name of a sandbox: [a-zA-Z0-9][a-zA-Z0-9_.-]+)", v, k)
+	}
+	n.Router = v
+	return nil
+}
+
+// checkGateway refuses a router where members send nothing outside by themselves, or where it could not work.
+func checkGateway(n *model.Network) error {
+	why := ""
+	switch {
+	case n.Router == "":
+		return nil
+	case n.ManagedBy == model.ByEngine:
+		return model.Refuse(model.ErrNotSupported, "option %s=%s: a container engine resolves names outside of the network (leave it out, or create the network with: fairlead network create)", model.OptGateway, n.Router)
+	case n.Driver != model.DriverBridge:
+		why = "is for networks of driver bridge (leave it out)"
+	case n.Internal:
+		why = "has no effect in an internal network, whose members reach nothing outside (leave it out)"
+	case !n.ICC:
+		why = "needs members that reach each other (leave out " + model.OptICC + "=false)"
+	case n.Untracked:
+		why = "needs connections to be tracked in the gateway (leave out " + model.OptUntracked + "=true)"
+	case n.Routed(model.V4) || n.Routed(model.V6):
+		why = "has no effect in gateway mode routed, in which packets have the members' own addresses (leave one of them out)"
+	default:
+		return nil
+	}
+	return model.Refuse(model.ErrInvalid, "option %s=%s %s", model.OptGateway, n.Router, why)
 }
 
 func mtuOption(n *model.Network, k, v string) error {
