@@ -609,7 +609,7 @@ func TestKilledDaemonLeaksNothing(t *testing.T) {
 	settled(t, store, n.ID, a, other)
 }
 
-// Two nodes race for one name, one VNI and one address: never do both get it.
+// Two nodes race for one address: one of them gets it, and never both. Those that a node has already are left out.
 func TestRaces(t *testing.T) {
 	rounds := 1000
 	if testing.Short() {
@@ -619,6 +619,8 @@ func TestRaces(t *testing.T) {
 	a, b := newHost(t, s, "a").registered(), newHost(t, s, "b").registered()
 	n := a.overlay("web", "10.5.0.0/16")
 	b.has("web")
+	store := s.Open()
+	defer store.Close()
 	both := func(verb func(h *host) error) (won int) {
 		t.Helper()
 		results := make(chan error, 2)
@@ -637,6 +639,11 @@ func TestRaces(t *testing.T) {
 	}
 	for i := range rounds {
 		addr := netip.AddrFrom4([4]byte{10, 5, byte(2 + i%200), byte(1 + i%250)})
+		for held := holders(t, store, n.ID); ; addr = addr.Next() {
+			if _, ok := held[addr]; !ok {
+				break
+			}
+		}
 		won := both(func(h *host) error {
 			_, err := h.CreateSandbox(t.Context(), model.SandboxSpec{Name: fmt.Sprint("s", i), NetworkMode: "web", Endpoint: model.EndpointSpec{IPv4: addr}})
 			return err
@@ -667,8 +674,6 @@ func TestRaces(t *testing.T) {
 			}
 		}
 	}
-	store := s.Open()
-	defer store.Close()
 	settled(t, store, n.ID, a, b)
 	a.Check()
 	b.Check()
