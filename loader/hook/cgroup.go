@@ -4,6 +4,7 @@ package hook
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -137,21 +139,41 @@ func (c *cgroup) isAttached(at point, info *link.Info) (bool, error) { return c.
 
 // query lists the links of this network namespace alone: the datapaths of others use the same cgroup.
 func (c *cgroup) query(at point) (all []placed, err error) {
-	it := new(link.Iterator)
-	defer it.Close()
-	for it.Next() {
-		info, err := it.Link.Info()
-		if err != nil {
-			return nil, fmt.Errorf("describe link %d: %w", it.ID, err)
-		}
+	err = eachLink(func(id link.ID, info *link.Info) {
 		if cg := info.Cgroup(); cg == nil || cg.CgroupId != c.id || ebpf.AttachType(cg.AttachType) != c.sockets.Types[at.hook] {
-			continue
+			return
 		}
 		if uses(info.Program, at.hook, c.sockets.isCookie) {
-			all = append(all, placed{it.ID, info.Program})
+			all = append(all, placed{id, info.Program})
+		}
+	})
+	return all, err
+}
+
+// beingMade is how long eachLink waits for links that others create at the moment.
+const beingMade = 5 * time.Second
+
+// eachLink calls f for every link of the machine. A link that is being created has an ID, but does not open yet (EAGAIN:
+// bpf_link_by_id() in kernel/bpf/syscall.c); it opens a moment later.
+func eachLink(f func(id link.ID, info *link.Info)) error {
+	until := time.Now().Add(beingMade)
+	for last := link.ID(0); ; time.Sleep(time.Millisecond) {
+		it := &link.Iterator{ID: last}
+		for it.Next() {
+			last = it.ID
+			info, err := it.Link.Info()
+			if err != nil {
+				it.Close()
+				return fmt.Errorf("describe link %d: %w", last, err)
+			}
+			f(last, info)
+		}
+		err := it.Err()
+		it.Close()
+		if !errors.Is(err, unix.EAGAIN) || time.Now().After(until) {
+			return err
 		}
 	}
-	return all, it.Err()
 }
 
 // isCookie reports whether a map has the constants of a program, perhaps of another build, that serves this network namespace.
