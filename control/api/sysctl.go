@@ -10,7 +10,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/model"
 )
 
-// sysctlRule is Docker's form of such a setting. IFNAME stands for the name of the interface.
+// sysctlRule is the form of a setting of an interface, as in Docker. IFNAME stands for the name of the interface.
 var sysctlRule = regexp.MustCompile(`^net\.(ipv4|ipv6|mpls)\.([a-z0-9_]+)\.(?:IFNAME|ifname)\.([a-zA-Z0-9_-]+)=(.+)$`)
 
 // parseSysctls parses a list of settings, separated by commas.

@@ -249,7 +249,7 @@ func (s *Server) open(p place, to clients) {
 	case !s.failed[p]:
 		s.forget(p)
 		s.failed[p] = true
-		s.log(p).Warn("DNS is not served; retrying until the address and port are free", "err", err)
+		s.log(p).Warn("DNS is not served yet; retrying", "err", err)
 	}
 }
 

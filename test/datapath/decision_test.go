@@ -234,8 +234,8 @@ func (s *scenario) processors() (on func(n int)) {
 }
 
 // portsUsedAgain ends a connection whose translation is cached, and begins another with the same ports and sequence
-// numbers, which is translated in another way: none of its packets takes the former one's path, neither on the processor
-// that begins it nor on the one that has the former one's decision.
+// numbers, which is translated in another way: none of its packets takes the path of the closed connection, neither on the processor
+// that begins the new one nor on the processor that cached the decision.
 func portsUsedAgain(s *scenario, f family, l l4) {
 	s.arrive(s.client(f, l, at(f.second, l.dport))).goes() // has the client's port at the backend
 	p := s.client(f, l, at(f.uplink, l.dport))
