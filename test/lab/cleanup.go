@@ -21,6 +21,7 @@ import (
 // left.
 func (l *Lab) close() {
 	if l.Daemon != nil {
+		l.explainDrops()
 		l.StopDaemon()
 	}
 	programs := l.Host.ProcessesIn(filepath.Join(l.dir, "run", "netns", "*"))

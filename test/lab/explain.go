@@ -55,6 +55,19 @@ func (l *Lab) explain() {
 	l.Logf("what failed:\n%s", strings.Join(l.history.failures, "\n"))
 }
 
+// explainDrops shows, if the test failed, which packets the programs dropped in it.
+func (l *Lab) explainDrops() {
+	if !l.Failed() {
+		return
+	}
+	m, err := l.scrape()
+	if err != nil {
+		l.Logf("the drops are unknown: %v", err)
+		return
+	}
+	l.Logf("dropped packets by reason: %v", moves(nil, m.Drops()))
+}
+
 // short returns the beginning and the end of a long text.
 func short(text string, n int) string {
 	lines := slices.Collect(strings.Lines(text))
