@@ -299,9 +299,11 @@ type TCFlow struct {
 		}
 		_ [24]byte
 	}
+	_       [4]byte
+	At      TCServiceKey
+	Backend TCBackendKey
 	HostSrc uint32
 	Gateway uint32
-	_       [4]byte
 	Onward  TCTuple
 	Via     uint32
 	Pad     uint32

@@ -27,7 +27,9 @@ struct flow {
 	struct tuple key;      /* scratch */
 	struct tuple rkey;     /* scratch */
 	struct tuple other;    /* scratch */
-	struct bpf_sock_tuple st; /* scratch */
+	struct bpf_sock_tuple st;   /* scratch */
+	struct service_key at;	    /* scratch */
+	struct backend_key backend; /* scratch */
 	__u32 host_src;	     /* e.xlat.saddr is the host's own: avoid its sockets and publishes */
 	__u32 gateway;	     /* it belongs to a gateway: see GATEWAY_PORT_MAX */
 	struct tuple onward; /* of a packet for another node: translated to this (dest_via) */

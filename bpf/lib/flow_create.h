@@ -27,6 +27,7 @@
 #include "netfilter.h"
 #include "pkt.h"
 #include "portbits.h"
+#include "service.h"
 #include "track.h"
 #include "tuple.h"
 
@@ -76,6 +77,34 @@ static __always_inline int flow_claim(struct flow *f, __u32 now)
 	return bpf_map_update_elem(&fl_ct_new, &f->rkey, &f->reply, BPF_ANY) ? 1 : 0;
 }
 
+/* Is the published port that flow f would leave from its sender's own? Then the sender gets what
+ * arrives there, be it a reply or not, and its peers may learn that port from the flow (STUN,
+ * WireGuard, TCP's simultaneous open). The backend of a pool changes with the client. */
+static __always_inline bool port_is_own(struct flow *f)
+{
+	struct service *s;
+	struct backend *b;
+
+	/* There the name server may have them (names_served). */
+	if (f->gateway &&
+	    (f->rkey.dport == bpf_htons(DNS_PORT) || f->rkey.dport == bpf_htons(RESOLVER_PORT)))
+		return false;
+	f->at = (struct service_key){ .addr = f->rkey.daddr,
+				      .port = f->rkey.dport,
+				      .proto = f->rkey.proto };
+	s = bpf_map_lookup_elem(&fl_service, &f->at); /* service_find needs more stack */
+	if (!s) {
+		service_wildcard(&f->at.addr, ip_is4(&f->at.addr));
+		s = bpf_map_lookup_elem(&fl_service, &f->at);
+	}
+	if (!s || s->flags & SERVICE_POOL || s->port != f->key.sport)
+		return false;
+	f->backend.service = s->id;
+	f->backend.slot = s->first;
+	b = bpf_map_lookup_elem(&fl_backend, &f->backend);
+	return b && b->ifindex == f->e.in_if && ip_equal(&b->addr, &f->key.saddr);
+}
+
 /* Is the source port of the flow in flow_scratch() usable? If so, claims the reply's tuple and
  * returns 0. Global, so that it is verified once and not for each try. */
 __noinline int flow_try_port(struct __sk_buff *skb, __u32 now)
@@ -85,8 +114,9 @@ __noinline int flow_try_port(struct __sk_buff *skb, __u32 now)
 	if (!f)
 		return 1;
 	tuple_reverse(&f->rkey, &f->e.xlat);
-	if (f->host_src &&
-	    (port_published(f->rkey.proto, f->rkey.dport) || host_has(skb, &f->rkey, &f->st)))
+	if (f->host_src && host_has(skb, &f->rkey, &f->st))
+		return 1;
+	if (f->host_src && port_published(f->rkey.proto, f->rkey.dport) && !port_is_own(f))
 		return 1;
 	return flow_claim(f, now);
 }
@@ -140,6 +170,17 @@ static __always_inline bool flow_find_port(struct __sk_buff *skb, struct flow *f
 	return true;
 }
 
+/* The first packets of both directions created flow f simultaneously, each with the other's entry
+ * as that of its reply: without an original direction no TCP connection is ever assured. Both
+ * packets choose the same one, by their devices. e: of f->key. */
+static __always_inline void flow_settle(struct flow *f, struct ct_entry *e)
+{
+	if (f->e.in_if <= f->e.out_if)
+		e = bpf_map_lookup_elem(&fl_ct_new, &f->rkey);
+	if (e)
+		e->flags &= ~CT_F_REPLY;
+}
+
 /*
  * Does the key of the flow in flow_scratch() have an entry now? Another CPU may just have created
  * it for a packet that arrived at the same time: the next packet of this flow (a resolver sends A
@@ -162,6 +203,8 @@ static __always_inline bool flow_is_made(struct flow *f, __u32 now)
 	}
 	if (f->other.sport != own)
 		bpf_map_delete_elem(&fl_ct_new, &f->rkey);
+	else if (e->flags & CT_F_REPLY)
+		flow_settle(f, e);
 	return true;
 }
 

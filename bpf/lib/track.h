@@ -17,6 +17,7 @@
 #include "drop.h"
 #include "flow.h"
 #include "pkt.h"
+#include "portbits.h"
 #include "tuple.h"
 #include "window.h"
 
@@ -74,20 +75,28 @@ static __always_inline void ct_begin_sequence(struct ct_entry *e, const struct p
 		window_adopt(e, p);
 }
 
+/* Does this packet of a closed connection's ports begin a new one? */
+static __always_inline bool ct_begins_again(__u8 state, __u8 tcp_flags)
+{
+	return (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && state > CT_LAST_ACK;
+}
+
 /* Does this packet, in the direction whose entry has these flags, reuse the ports of a closed
  * connection for a new one? */
 static __always_inline bool ct_reopens(__u8 state, __u8 tcp_flags, __u16 mine)
 {
-	return (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && !(mine & CT_F_REPLY) &&
-	       state > CT_LAST_ACK;
+	return ct_begins_again(state, tcp_flags) && !(mine & CT_F_REPLY);
 }
 
-/* Does packet p use the ports of a closed connection for a new one whose destination is chosen again? The
- * backend of the closed one may be drained. */
+/* Does packet p use the ports of a closed connection for a new one whose destination is chosen
+ * again? The backend of the closed one may be drained. Or the closed one is one that a backend
+ * opened from its published port (port_is_own), and p is of a client. */
 static __always_inline bool ct_chooses_again(const struct pkt *p, const struct ct_entry *e)
 {
-	return ct_reopens(e->state, p->tcp_flags, e->flags) && e->flags & CT_F_NAT_DST &&
-	       p->t.proto == IPPROTO_TCP;
+	if (p->t.proto != IPPROTO_TCP || !ct_begins_again(e->state, p->tcp_flags))
+		return false;
+	return e->flags & CT_F_REPLY ? port_published(IPPROTO_TCP, p->t.dport) :
+				       e->flags & CT_F_NAT_DST;
 }
 
 /* Handles a SYN without ACK. Returns the next state, or CT_STATE_MAX if nothing changes. */

@@ -117,6 +117,13 @@ func clashCases() []testCase {
 			s.clashBothWays(f, published()[1], 30000+i)
 		}
 	}})
+	cases = append(cases, times(ownPorts(), "own_port_at_once_both_ways-one_flow", func(s *scenario, f family, l l4) {
+		s.publishOwn(f, l)
+		for i := range uint16(rounds) {
+			l.dport = 30000 + i
+			s.clashOwnPort(f, l)
+		}
+	})...)
 	for _, c := range conversations() {
 		for _, l := range c.protos {
 			if l.proto == tcp || l.proto == udp {
@@ -189,6 +196,38 @@ func (s *scenario) clashBothWays(f family, l l4, remote uint16) {
 	toIn := got.answer("").routed().with(func(p *packet) { p.src, p.dst = in.dst, in.src })
 	s.from("b", got.answer("")).neigh(f, toIn)
 	s.answers("b", out, left, "")
+}
+
+// clashOwnPort makes b send from its published port to a port of a client outside, which sends to b's port simultaneously.
+// It is one flow, which ends as if one of them had begun it.
+func (s *scenario) clashOwnPort(f family, l l4) {
+	s.Helper()
+	in := s.client(f, l4{proto: l.proto, sport: l.dport}, at(f.uplink, ownPort))
+	got := s.toBackend(f, "b", in, ownPort)
+	out := s.via(f, "b", l, in.src)
+	left := out.routed().with(func(p *packet) { p.src = in.dst })
+	for i, r := range s.atOnce(s.arrive(in), s.from("b", out)) {
+		want := [][]byte{got.bytes(s.TB), left.bytes(s.TB)}[i]
+		if r.verdict != redirected || !slices.Equal(want, r.out) {
+			s.Fatalf("packet %d of two at once with remote port %d: verdict %s\n%s\nwant\n%s", i, l.dport, r.verdict, dump(r.out), dump(want))
+		}
+	}
+	client, server := s.sender("", in), s.sender("b", out)
+	if l.proto == udp {
+		s.ageFlow(s.TB, in, 3)
+		client("").goes()
+		server("").goes()
+	} else {
+		client("SA").goes()
+		server("SA").goes()
+		client("A").goes()
+		server("A").goes()
+		client("PA").goes()
+		server("PA").goes()
+	}
+	if orig, reply := s.flowOf(s.TB, in); !orig.confirmed || !reply.confirmed {
+		s.Fatalf("the entries of the flow with remote port %d are in fl_ct: %t and %t, with flags %#x and %#x in state %d", l.dport, orig.confirmed, reply.confirmed, orig.Flags, reply.Flags, orig.state())
+	}
 }
 
 // clashAssured makes both sides of a flow send the packets that assure it simultaneously. The

@@ -96,26 +96,6 @@ func masqueraded() []testCase {
 			left := s.opensElsewhere(f, l, p)
 			s.answers("a", p, left, l.reply)
 		}),
-		times(all[:2], "port_published_of_its_own-apart", func(s *scenario, f family, l l4) {
-			const own = 9999
-			b := s.members["b"]
-			_, err := s.set.Publishes.Put(flmaps.Publish{HostIP: f.any, Port: own, Proto: uint8(l.proto),
-				Backend: f.of(b), BackendPort: own, IfIndex: b.IfIndex, Net: b.Net, ID: 300})
-			must(s.TB, err)
-			defer func() { _, err := s.set.Publishes.Delete(f.any, own, uint8(l.proto)); must(s.TB, err) }()
-			l.sport = own
-			p := s.via(f, "b", l, at(f.remote, l.dport))
-			left := s.opensElsewhere(f, l, p)
-			s.answers("b", p, left, l.reply)
-			// The other side opens a flow at the same time, between the same ports: it is another one.
-			in := s.client(f, l4{proto: l.proto, sport: l.dport}, at(f.uplink, own))
-			r := s.arrive(in).quick()
-			got := s.toBackend(f, "b", in, own).with(func(q *packet) { q.src = at(f.remote, port(f, in, r.out)) })
-			if got.src.Port() == l.dport {
-				s.Fatal("b cannot tell the flows apart")
-			}
-			s.from("b", got.answer(l.reply)).neigh(f, got.answer(l.reply).routed().with(func(q *packet) { q.src, q.dst = in.dst, in.src }))
-		}),
 	)
 }
 

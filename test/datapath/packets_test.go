@@ -32,6 +32,7 @@ func packets() []subject {
 		{"Direct", directCases},
 		{"Masquerade", masqueradeCases},
 		{"FixedPorts", fixedPortCases},
+		{"OwnPorts", ownPortCases},
 		{"PublishOutside", publishOutsideCases},
 		{"PublishMembers", publishMembersCases},
 		{"Sources", sourceCases},

@@ -122,6 +122,9 @@ func (g generator) sequence() sequence {
 				f.Client, f.Sport, f.Src = before.Client, before.Sport, before.Src
 			}
 		}
+		if f.Dport == f.Sport && !isICMP(f.Proto) { // the observer distinguishes the directions by their ports
+			f.Dport = 8081
+		}
 		if !slices.ContainsFunc(s.Flows, func(other flow) bool { return other.name() == f.name() }) {
 			s.Flows = append(s.Flows, f)
 		}
@@ -156,7 +159,7 @@ func (g generator) flow(family lab.Family) flow {
 	}
 	switch to {
 	case "published":
-		f.Dst, f.Dport = host, pick[uint16](g, 8080, 8080, 8081)
+		f.Dst, f.Dport = host, pick[uint16](g, 8080, 8080, 8081, ownPort)
 		if g.in(8) {
 			f.Dst = gateway(pick(g, "web", "db"), family)
 		}
@@ -179,6 +182,9 @@ func (g generator) flow(family lab.Family) flow {
 	if f.Client != "host" && f.Client != "guest" && g.in(6) { // not its own, or another of it
 		f.Src = pick(g, nodeOf("a1").addr(family), nodeOf("a2").addr(family), nodeOf("b1").addr(family), host, internet[family],
 			gateway("web", family), netip.MustParseAddr(family.Of("127.0.0.1", "::1")), netip.MustParseAddr(family.Of("224.0.0.1", "fe80::99")))
+	}
+	if f.Client == published[ownPort].name && g.in(3) {
+		f.Sport = ownPort
 	}
 	if f.Proto == unix.IPPROTO_ICMP {
 		f.Dport = 8

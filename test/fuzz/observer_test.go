@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"net/netip"
+	"slices"
 	"sort"
 	"strings"
 
@@ -66,13 +67,21 @@ func (p *packet) to() place {
 	return place{p.proto, netip.AddrPortFrom(p.dst, p.dport), netip.AddrPortFrom(p.src, p.sport)}
 }
 
-// portClass is the range that a translated port stays in, as netfilter has it: privileged ports are distinguished from others.
-func portClass(proto byte, port uint16) string {
-	if proto != unix.IPPROTO_ICMP && proto != unix.IPPROTO_ICMPV6 && port < 1024 {
+// portClass is what a translated port has to be, as netfilter has it: privileged ports stay privileged, and what a sandbox sends
+// from its published port keeps that.
+func portClass(fl *flow, p *packet) string {
+	switch {
+	case isICMP(p.proto):
+		return ""
+	case p.sport < 1024:
 		return "privileged "
+	case p.sport == ownPort && fl.Sport == ownPort && fl.Client == published[ownPort].name && slices.Contains(uplinkAddrs, p.src):
+		return "published "
 	}
 	return ""
 }
+
+var uplinkAddrs = []netip.Addr{netip.MustParseAddr(lab.Host4), netip.MustParseAddr(lab.Host6)}
 
 // ofSocket says whether a packet is one of a host's own socket, and not of somebody who poses as the socket.
 func (v *view) ofSocket(p *packet) bool {
@@ -87,7 +96,7 @@ func (v *view) name(fl *flow, p *packet) {
 		return // no port
 	}
 	if _, ok := v.names[at]; !ok && len(p.bad) == 0 && (hostAddrs[p.src] || p.sport != fl.Sport) {
-		v.names[at] = portClass(p.proto, p.sport) + "port of " + fl.name()
+		v.names[at] = portClass(fl, p) + "port of " + fl.name()
 	}
 }
 

@@ -60,6 +60,7 @@ var parting = []rule{
 	{"socket outlives flow", socketOutlives},
 	{"socket keeps its port", socketKeepsPort},
 	{"late answer", lateAnswer},
+	{"late answer to a published port", lateToOwnPort},
 	{"late answer on a bridge", lateOnBridge},
 	{"late answer that begins", lateBegins},
 	{"late error", lateError},
@@ -227,8 +228,8 @@ func innerSource(f *flow) bool {
 
 // backend is the sandbox that a flow to a published port is redirected to; "host": none.
 func backend(f *flow) string {
-	if name, ok := published[f.Dport]; ok {
-		return name
+	if to, ok := published[f.Dport]; ok {
+		return to.name
 	}
 	return "host"
 }
@@ -386,6 +387,14 @@ func lateBegins(d difference) bool {
 	})
 	return answered && d.slept() && d.is(backend(d.flow())) && d.portOf(d.fairlead) == d.flow().name() &&
 		portName.MatchString(d.fairlead.text) && !portName.MatchString(d.kernel.text)
+}
+
+// A sandbox opened a connection from its published port, which is forgotten: a segment to the port that is no SYN is for the host's
+// stack then, as in the middle of a published flow.
+func lateToOwnPort(d difference) bool {
+	f := d.flow()
+	return d.slept() && f.Proto == unix.IPPROTO_TCP && f.Sport == ownPort && f.Client == published[ownPort].name &&
+		d.st().Kind == "reverse" && d.st().Flags&(syn|ack|rst) != syn
 }
 
 // A segment to a published port whose flow is forgotten begins another one in the kernel only (middle of a published flow); what the
@@ -550,7 +559,7 @@ func kernelReuses(d difference) bool {
 		d.fairlead.node == d.kernel.node
 }
 
-var portName = regexp.MustCompile(`<(?:privileged )?port of ([^>]+)>`)
+var portName = regexp.MustCompile(`<(?:privileged |published )?port of ([^>]+)>`)
 
 // portOf names the flow that first had the port that a packet bears; the step's own if it bears none that was chosen.
 func (d *difference) portOf(s *seen) string {

@@ -71,8 +71,16 @@ func gateway(network string, f lab.Family) netip.Addr {
 	return netip.MustParseAddr(f.Of(s[0]+"1", s[1]+"1"))
 }
 
-// published are the ports of every address of the host, TCP and UDP, that are redirected to port 80 of a sandbox.
-var published = map[uint16]string{8080: "a1", 8081: "b1"}
+// published are the ports of every address of the host, TCP and UDP, that are redirected to a port of a sandbox. From ownPort
+// the sandbox opens flows, too.
+var published = map[uint16]target{8080: {"a1", 80}, 8081: {"b1", 80}, ownPort: {"a1", ownPort}}
+
+const ownPort = 4002
+
+type target struct {
+	name string
+	port uint16
+}
 
 // twin is one of the two hosts.
 type twin struct {
@@ -113,9 +121,9 @@ func newFairlead(l *lab.Lab) *twin {
 			continue
 		}
 		args := []string{"--network", n.network, "--ip", n.addr4.String(), "--ip6", n.addr6.String(), "--mac-address", n.mac.String()}
-		for host, backend := range published {
-			if backend == n.name {
-				args = append(args, "-p", fmt.Sprintf("%d:80/tcp", host), "-p", fmt.Sprintf("%d:80/udp", host))
+		for host, to := range published {
+			if to.name == n.name {
+				args = append(args, "-p", fmt.Sprintf("%d:%d/tcp", host, to.port), "-p", fmt.Sprintf("%d:%d/udp", host, to.port))
 			}
 		}
 		inside[n.name] = l.Sandbox(n.name, args...).Host
@@ -226,10 +234,10 @@ func kernelRules() string {
 		p("chain %s; fib daddr type local jump published; }", chain)
 	}
 	p("chain published {")
-	for host, backend := range published {
-		n := nodeOf(backend)
-		p("meta nfproto ipv4 meta l4proto { tcp, udp } th dport %d dnat ip to %s:80", host, n.addr4)
-		p("meta nfproto ipv6 ip6 daddr != ::1 meta l4proto { tcp, udp } th dport %d dnat ip6 to [%s]:80", host, n.addr6)
+	for host, to := range published {
+		n := nodeOf(to.name)
+		p("meta nfproto ipv4 meta l4proto { tcp, udp } th dport %d dnat ip to %s:%d", host, n.addr4, to.port)
+		p("meta nfproto ipv6 ip6 daddr != ::1 meta l4proto { tcp, udp } th dport %d dnat ip6 to [%s]:%d", host, n.addr6, to.port)
 	}
 	p("}")
 	p("chain post { type nat hook postrouting priority srcnat")
