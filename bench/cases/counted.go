@@ -17,6 +17,7 @@ func Counted(pattern string) []Count {
 		for _, p := range []Path{Published, Outbound, Peers, Overlay} {
 			for _, c := range []Count{
 				{Case{Load: Load{Name: "rr", Kind: "rr", Size: 1}}, 800},
+				{Case{Load: Load{Name: "rr8900", Kind: "rr", Size: 8900}}, 400},
 				{Case{Load: Load{Name: "crr", Kind: "crr", Size: 1}}, 200},
 				{Case{Load: Load{Name: "udp64", Kind: "bursts", Size: 64}}, 1600},
 			} {

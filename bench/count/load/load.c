@@ -40,8 +40,9 @@ enum {
 	MAX_SIZE = 65536,
 };
 
-/* The first byte of a datagram, and of a connection. */
-enum { MORE, LAST /* of its burst; the only one of its connection */ };
+/* The first byte of a datagram, and of a connection. LONG: its messages have the length that its
+ * second to fifth byte say, and not one byte. */
+enum { MORE, LAST /* of its burst; the only one of its connection */, LONG };
 
 static struct sockaddr_storage address;
 static socklen_t address_len;
@@ -152,15 +153,24 @@ static void exchange(int fd)
 
 static void serve_connection(int fd)
 {
-	if (read_full(fd, message, size))
+	uint32_t len = 1;
+
+	if (read_full(fd, message, 1))
 		return;
 	if (message[0] == LAST) {
-		if (write(fd, message, size) != size)
+		if (write(fd, message, 1) != 1)
 			die("write");
 		return;
 	}
 	set_option(fd, IPPROTO_TCP, TCP_NODELAY);
-	while (write(fd, message, size) == size && !read_full(fd, message, size))
+	if (message[0] == LONG) {
+		if (read_full(fd, message + 1, sizeof(len)))
+			return;
+		memcpy(&len, message + 1, sizeof(len));
+		if (len > MAX_SIZE || read_full(fd, message + 1 + sizeof(len), len - 1 - sizeof(len)))
+			return;
+	}
+	while (write(fd, message, len) == len && !read_full(fd, message, len))
 		;
 }
 
@@ -236,6 +246,12 @@ static int connected;
 
 static void start_rr(void)
 {
+	uint32_t len = size;
+
+	if (size > (long)sizeof(len)) {
+		message[0] = LONG;
+		memcpy(message + 1, &len, sizeof(len));
+	}
 	connected = dial(SOCK_STREAM);
 	set_option(connected, IPPROTO_TCP, TCP_NODELAY);
 }
