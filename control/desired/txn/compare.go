@@ -37,7 +37,7 @@ func (s *State) Compare(with *State) error {
 	if len(s.pools) != have {
 		return fmt.Errorf("%d pools have an allocator, want %d", len(s.pools), have)
 	}
-	if have, want := s.ports.count(), with.ports.count(); !maps.Equal(have, want) {
+	if have, want := s.ports.Count(), with.ports.Count(); !maps.Equal(have, want) {
 		return fmt.Errorf("host ports %v are claimed, want %v", have, want)
 	}
 	return nil
@@ -46,15 +46,4 @@ func (s *State) Compare(with *State) error {
 // sameFree reports whether two pools have the same number of free addresses. Either may be nil.
 func sameFree(a, b *ipam.Pool) bool {
 	return (a == nil) == (b == nil) && (a == nil || a.Free() == b.Free())
-}
-
-// count returns how often each claim is there.
-func (x portIndex) count() map[string]int {
-	m := map[string]int{}
-	for k, claims := range x {
-		for _, c := range claims {
-			m[fmt.Sprint(k, c)]++
-		}
-	}
-	return m
 }

@@ -269,7 +269,7 @@ func loadPublishes(t *Tx, sandboxID string, value []byte) error {
 	for i, r := range recs {
 		ps[i] = &model.Publish{ID: r.ID, EndpointID: r.EndpointID, PortBinding: r.PortBinding}
 		if on, ok := t.Next.Network(t.Next.Endpoint(r.EndpointID).NetworkID).OnHost(r.PortBinding); ok {
-			t.s.ports.claim(r.ID, on)
+			t.s.ports.Claim(r.ID, on)
 		}
 		t.s.lastID = max(t.s.lastID, r.ID)
 		t.edit.PutPublish(r.ID, ps[i])

@@ -27,13 +27,23 @@ type publishRecord struct {
 	model.PortBinding
 }
 
+type publishes []publishRecord
+
+// Bindings returns the host ports of all.
+func (ps publishes) Bindings() (all []model.PortBinding) {
+	for _, p := range ps {
+		all = append(all, p.PortBinding)
+	}
+	return all
+}
+
 // publishRecords returns the value to store for a sandbox's publishes, or nil if there
 // are none.
 func publishRecords(ps []*model.Publish) any {
 	if len(ps) == 0 {
 		return nil
 	}
-	out := make([]publishRecord, len(ps))
+	out := make(publishes, len(ps))
 	for i, p := range ps {
 		out[i] = publishRecord{p.ID, p.EndpointID, p.PortBinding}
 	}

@@ -28,14 +28,14 @@ func (t *Tx) NewNumber() uint32 {
 
 // ClaimPorts claims the host ports of a binding of a service.
 func (t *Tx) ClaimPorts(number uint32, b model.PortBinding) {
-	t.s.ports.claim(number, b)
-	t.OnUndo(func() { t.s.ports.release(number, b) })
+	t.s.ports.Claim(number, b)
+	t.OnUndo(func() { t.s.ports.Release(number, b) })
 }
 
 // FreePorts releases the host ports of a binding of a service.
 func (t *Tx) FreePorts(number uint32, b model.PortBinding) {
-	t.s.ports.release(number, b)
-	t.OnUndo(func() { t.s.ports.claim(number, b) })
+	t.s.ports.Release(number, b)
+	t.OnUndo(func() { t.s.ports.Claim(number, b) })
 }
 
 func loadService(t *Tx, id string, value []byte) error {
@@ -66,7 +66,7 @@ func loadService(t *Tx, id string, value []byte) error {
 		}
 	}
 	for _, b := range svc.Ports {
-		t.s.ports.claim(svc.Number, b)
+		t.s.ports.Claim(svc.Number, b)
 	}
 	t.s.lastID = max(t.s.lastID, svc.Number)
 	t.edit.PutService(id, svc)

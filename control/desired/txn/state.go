@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/txn/hostports"
 	"github.com/fairlead-net/fairlead/control/ipam"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -99,7 +100,7 @@ type State struct {
 	defaults        []ipam.DefaultPool
 	addrs           map[string]*ipam.Addresses  // by network ID; networks with subnets only
 	pools           map[string]*ipam.Pool       // of engines, by ID
-	ports           portIndex                   // the host ports of all publishes
+	ports           hostports.Index             // the host ports of all publishes
 	served          map[string][]*model.Publish // by sandbox ID
 	lastIndex       uint32                      // of networks
 	lastID          uint32                      // of publishes
@@ -116,7 +117,7 @@ func New(cfg Config) (*State, error) {
 		sem:    make(chan struct{}, 1),
 		addrs:  map[string]*ipam.Addresses{},
 		pools:  map[string]*ipam.Pool{},
-		ports:  portIndex{},
+		ports:  hostports.Index{},
 		served: map[string][]*model.Publish{},
 	}
 	s.head = &desired.Snapshot{}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/control/desired"
+	"github.com/fairlead-net/fairlead/control/desired/txn/uses"
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/schema"
 	"github.com/fairlead-net/fairlead/control/store"
@@ -38,7 +39,7 @@ type Tx struct {
 	puts, unputs []func(*desired.Edit)
 	inverse      []store.Op // undoes the changes of the store
 	needs        []string   // see Needs
-	used         *uses
+	used         *uses.Set
 	apply        func() error           // to the kernel
 	ended        chan struct{}          // closed once the kernel has the change, or it was reverted
 	settled      bool                   // published or reverted
@@ -132,7 +133,7 @@ func (s *State) decide(ctx context.Context, fn func(*Tx) error) (decided, before
 		return nil, nil, err
 	}
 	for _, o := range s.applying {
-		if t.uses().meets(o.uses()) {
+		if t.uses().Meets(o.uses()) {
 			return nil, o, nil
 		}
 	}
@@ -306,7 +307,38 @@ func (t *Tx) rollback() {
 // Applying reports whether an earlier change of a sandbox is still being applied, so that another one of it
 // would wait.
 func (t *Tx) Applying(sandboxID string) bool {
-	return slices.ContainsFunc(t.s.applying, func(o *Tx) bool { return o.uses().keys[schema.PrefixSandbox+sandboxID] })
+	return slices.ContainsFunc(t.s.applying, func(o *Tx) bool { return o.uses().Sets(schema.PrefixSandbox + sandboxID) })
+}
+
+// Things that a change can need to stay as they are; see [Tx.Needs].
+const (
+	Network       = schema.PrefixNetwork
+	EngineNetwork = uses.EngineNetwork
+	Sandbox       = schema.PrefixSandbox
+	Endpoint      = schema.PrefixEndpoint
+	Service       = schema.PrefixService
+)
+
+// Needs records that the verb relies on a thing as the next snapshot has it, although it may not write it.
+// A verb that finds nothing to change calls it, so that it does not return before the kernel has what it
+// found, or while that may still be reverted.
+func (t *Tx) Needs(thing, id string) { t.needs = append(t.needs, thing+id) }
+
+// uses returns what the transaction uses, once it was decided.
+func (t *Tx) uses() *uses.Set {
+	if t.used != nil {
+		return t.used
+	}
+	t.used = uses.New()
+	for _, key := range t.needs {
+		t.used.Need(key)
+	}
+	for _, ch := range t.changes {
+		if ch.from != nil || ch.to != nil {
+			t.used.Write(ch.key, ch.from, ch.to)
+		}
+	}
+	return t.used
 }
 
 // OnUndo registers what undoes a change of something that the transaction does not hold.
