@@ -22,6 +22,14 @@ func swap16(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(b[:])
 }
 
+// when returns a flag if it is on, and otherwise 0.
+func when[F uint16 | uint32](on bool, flag F) F {
+	if on {
+		return flag
+	}
+	return 0
+}
+
 // addrPort returns an address and a port in network byte order as one value. The all-zero address
 // is ::, not the zero Addr: a flow always has addresses.
 func addrPort(ip bpf.TCIp, port uint16) netip.AddrPort {

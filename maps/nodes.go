@@ -40,14 +40,11 @@ type Node struct {
 func (n Node) String() string { return fmt.Sprintf("node %d %s by if%d", n.ID, n.Remote, n.IfIndex) }
 
 func (n Node) raw() (uint32, bpf.TCNode) {
-	v := bpf.TCNode{
+	return uint32(n.ID), bpf.TCNode{
 		Local: bpf.IPOf(n.Local), Remote: bpf.IPOf(n.Remote), Ifindex: n.IfIndex,
 		UpFlags: uint32(n.Below) * uint32(bpf.TCUpFlagUP_BELOW), Mtu: n.MTU,
+		Flags: when(n.Encrypted, uint16(bpf.TCNodeFlagNODE_ENCRYPTED)),
 	}
-	if n.Encrypted {
-		v.Flags = uint16(bpf.TCNodeFlagNODE_ENCRYPTED)
-	}
-	return uint32(n.ID), v
 }
 
 func nodeFrom(id uint32, v bpf.TCNode) Node {

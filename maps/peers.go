@@ -110,9 +110,7 @@ func (e PeerFDBEntry) String() string {
 
 func (e PeerFDBEntry) raw() (bpf.TCFdbKey, bpf.TCFdbEntry) {
 	raw := bpf.TCFdbEntry{Node: e.Node}
-	if e.Host {
-		raw.Flags = uint16(HostPort)
-	}
+	raw.Flags = when(e.Host, uint16(HostPort))
 	return bpf.TCFdbKey{Net: e.Net, Mac: e.MAC}, raw
 }
 

@@ -59,12 +59,7 @@ func (p Publish) key() bpf.TCServiceKey {
 func (p Publish) service() bpf.TCService {
 	s := bpf.TCService{Id: p.ID, Port: swap16(p.BackendPort), Count: 1}
 	v6 := !p.HostIP.Is4()
-	if p.Direct {
-		s.Flags = uint16(bpf.TCServiceFlagSERVICE_DIRECT)
-	}
-	if p.Limited {
-		s.Flags |= uint16(bpf.TCServiceFlagSERVICE_FROM)
-	}
+	s.Flags = when(p.Direct, uint16(bpf.TCServiceFlagSERVICE_DIRECT)) | when(p.Limited, uint16(bpf.TCServiceFlagSERVICE_FROM))
 	if p.Pool {
 		s.Count, s.Flags, v6 = 0, uint16(bpf.TCServiceFlagSERVICE_POOL), p.IPv6
 	}

@@ -31,10 +31,7 @@ type Node struct {
 
 // VTEP returns the node's address of a family in the underlay, or the zero Addr if it has none.
 func (n *Node) VTEP(f Family) netip.Addr {
-	if f == V4 {
-		return n.VTEP4
-	}
-	return n.VTEP6
+	return choose(f, n.VTEP4, n.VTEP6)
 }
 
 // PathState says what works of a path to another node. That node's own probes tell which direction fails.
@@ -72,10 +69,7 @@ func (m *Member) HasAlias(name string) bool {
 
 // Addr returns the member's address of a family, or the zero Addr if it has none.
 func (m *Member) Addr(f Family) netip.Addr {
-	if f == V4 {
-		return m.IPv4
-	}
-	return m.IPv6
+	return choose(f, m.IPv4, m.IPv6)
 }
 
 // Claim is what the cluster's store reserved for an endpoint that a verb is about to create.

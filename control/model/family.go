@@ -34,3 +34,11 @@ func (f Family) String() string {
 	}
 	return "IPv6"
 }
+
+// choose returns what is of the family.
+func choose[T any](f Family, v4, v6 T) T {
+	if f == V4 {
+		return v4
+	}
+	return v6
+}

@@ -208,11 +208,7 @@ const (
 // DefaultGateway returns the next hop of the sandboxes' default route, or the zero Addr if
 // they have no default route.
 func (s Subnet) DefaultGateway() netip.Addr {
-	name := AuxDefaultGateway6
-	if s.Prefix.Addr().Is4() {
-		name = AuxDefaultGateway4
-	}
-	if a, ok := s.Aux[name]; ok {
+	if a, ok := s.Aux[choose(FamilyOf(s.Prefix.Addr()), AuxDefaultGateway4, AuxDefaultGateway6)]; ok {
 		return a
 	}
 	return s.Gateway
@@ -391,10 +387,7 @@ func (n *Network) DeviceMTU() int { return cmp.Or(n.MTU, DefaultMTU) }
 
 // NodeAddr returns the host's own address of a family in a shared network, or the zero Addr.
 func (n *Network) NodeAddr(f Family) netip.Addr {
-	if f == V4 {
-		return n.NodeIPv4
-	}
-	return n.NodeIPv6
+	return choose(f, n.NodeIPv4, n.NodeIPv6)
 }
 
 // NodeMAC returns the MAC of this node in a shared network: the source of what the host sends to
@@ -443,11 +436,7 @@ func (n *Network) OnHostIPv6() bool {
 
 // GatewayMode returns the gateway mode of a family that options request.
 func GatewayMode(options map[string]string, f Family) string {
-	key := OptGateMode4
-	if f == V6 {
-		key = OptGateMode6
-	}
-	return cmp.Or(options[key], GatewayNAT)
+	return cmp.Or(options[choose(f, OptGateMode4, OptGateMode6)], GatewayNAT)
 }
 
 // Isolated reports whether options request a network in which the host has no address of a family.
