@@ -30,6 +30,7 @@
 #include "lib/from_endpoint.h"
 #include "lib/from_uplink.h"
 #include "lib/inner.h"
+#include "lib/lan.h"
 #include "lib/node.h"
 #include "lib/service.h"
 #include "lib/subnet.h"
@@ -68,13 +69,21 @@ int from_endpoint(struct __sk_buff *skb)
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
-	if (is_translated(skb))
-		return TC_ACT_UNSPEC; /* counted at its endpoint or at the uplink above */
+	struct uplink *up;
+	bool lan = false;
+	int verdict;
+
+	if (is_translated(skb, &lan)) /* counted at its endpoint or at the uplink above */
+		return lan ? lan_translated(skb) : TC_ACT_UNSPEC;
 	count_traffic(NET_UPLINKS, DIR_TO_ENDPOINT, skb->len);
 	/* A tagged packet left through a VLAN device, which is an uplink of its own. */
 	if (skb->vlan_present)
 		return finish(skb, VERDICT_NEXT);
-	return finish(skb, do_to_uplink(skb));
+	up = uplink_find(skb->ifindex);
+	verdict = do_to_uplink(skb, up);
+	if (verdict == VERDICT_NEXT && up && up->flags & UP_LAN)
+		verdict = lan_to_uplink(skb);
+	return finish(skb, verdict);
 }
 
 /* What remains to be done with a packet that may have arrived in a tunnel. */
@@ -98,6 +107,9 @@ int from_uplink(struct __sk_buff *skb)
 
 	if (verdict != VERDICT_SLOW)
 		return verdict;
+	/* Only PACKET_HOST is for the host. Of the rest the host's networks may have the receiver. */
+	if (skb->pkt_type != 0)
+		return finish(skb, lan_from_uplink(skb));
 	count_traffic(NET_UPLINKS, DIR_FROM_ENDPOINT, skb->len);
 	return finish_arrived(skb, do_from_uplink(skb));
 }

@@ -265,6 +265,7 @@ const (
 	TCEpFlagEP_REACHED     TCEpFlag = 8192
 	TCEpFlagEP_EGRESS      TCEpFlag = 16384
 	TCEpFlagEP_GATED       TCEpFlag = 32768
+	TCEpFlagEP_LAN         TCEpFlag = 65536
 )
 
 type TCFdbEntry struct {
@@ -604,6 +605,7 @@ type TCUpFlag uint32
 const (
 	TCUpFlagUP_STACK TCUpFlag = 1
 	TCUpFlagUP_BELOW TCUpFlag = 256
+	TCUpFlagUP_LAN   TCUpFlag = 2048
 )
 
 type TCUplink struct {
@@ -611,7 +613,7 @@ type TCUplink struct {
 	Ip4   TCIp
 	Ip6   TCIp
 	Flags uint32
-	Pad   uint32
+	Lan   uint32
 }
 
 type TCVni struct {

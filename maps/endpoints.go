@@ -49,6 +49,8 @@ const (
 	ChosenEgress = EndpointFlags(bpf.TCEpFlagEP_EGRESS)
 	// Gated: what leaves the endpoint's network goes to the network's router, a member, or nowhere ([Neighbour.Router]).
 	Gated = EndpointFlags(bpf.TCEpFlagEP_GATED)
+	// OnLink: the endpoint is on the link of an uplink. FDB entries and neighbours do not have this flag.
+	OnLink = EndpointFlags(bpf.TCEpFlagEP_LAN)
 )
 
 // Endpoint is the datapath's description of the device at which packets arrive.

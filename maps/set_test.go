@@ -146,6 +146,7 @@ func TestRoundTrip(t *testing.T) {
 	neigh4 := Neighbour{Net: 3, Addr: addr("192.0.2.2"), MAC: MAC{2, 1, 2, 3, 4, 5}, IfIndex: 7}
 	neigh6 := Neighbour{Net: 3, Addr: addr("fe80::1"), MAC: MAC{2, 1, 2, 3, 4, 5}, IfIndex: 7, Flags: ICC, Node: 2}
 	uplink := Uplink{IfIndex: 2, IPv6: addr("2001:db8::2")}
+	lan := Uplink{IfIndex: 3, IPv4: addr("192.0.2.3"), Stack: true, Below: 5, LAN: 3}
 	subnets := []Subnet{
 		{netip.MustParsePrefix("192.0.2.0/24"), 3, Open},
 		{netip.MustParsePrefix("2001:db8::/64"), 3, OpenPorts | OwnAddresses},
@@ -161,7 +162,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 
 	must(t, put(w.Endpoints.Put(endpoint)), put(w.FDB.Put(fdb)), put(w.Neighbours.Put(neigh4)),
-		put(w.Neighbours.Put(neigh6)), put(w.Uplinks.Put(uplink)))
+		put(w.Neighbours.Put(neigh6)), put(w.Uplinks.Put(uplink)), put(w.Uplinks.Put(lan)))
 	for _, s := range subnets {
 		must(t, put(w.Subnets.Put(s)))
 	}
@@ -180,7 +181,7 @@ func TestRoundTrip(t *testing.T) {
 		{"endpoint", w.Endpoints.List(), []Endpoint{endpoint}},
 		{"fdb", w.FDB.List(), []FDBEntry{fdb}},
 		{"neigh", w.Neighbours.List(), []Neighbour{neigh4, neigh6}},
-		{"uplink", w.Uplinks.List(), []Uplink{uplink}},
+		{"uplink", w.Uplinks.List(), []Uplink{uplink, lan}},
 		{"subnet", w.Subnets.List(), subnets},
 		{"source", w.Sources.List(), sources},
 		{"egress", w.Egresses.List(), []Egress{chosen}},

@@ -82,5 +82,6 @@ __noinline int arp_from_endpoint(struct __sk_buff *skb, const struct endpoint *e
 		return arp_answer(skb, &q, n);
 	/* Where sources are checked no member can have the address: forwarding the request to a
 	 * thousand members would only cost CPU time. */
-	return ep->flags & EP_ANTISPOOF ? -DROP_ARP_UNKNOWN : VERDICT_NEXT;
+	return (ep->flags & (EP_ANTISPOOF | EP_LAN)) == EP_ANTISPOOF ? -DROP_ARP_UNKNOWN :
+								       VERDICT_NEXT;
 }

@@ -28,6 +28,8 @@ enum ep_flag {
 	EP_REACHED = 1 << 13, /* members of other networks may reach it at its own address */
 	EP_EGRESS = 1 << 14,  /* its network chose an address to masquerade with (egress.h) */
 	EP_GATED = 1 << 15,   /* it leaves its network only by way of a member (router.h) */
+	/* From here on: not in fl_fdb and fl_neigh, whose entries have 16 bits for flags. */
+	EP_LAN = 1 << 16, /* it is on the link of the uplink gateway_if (lan.h) */
 };
 
 /* fl_endpoint: ifindex of the host end (host port: of the datapath's end) -> */
@@ -41,8 +43,8 @@ struct endpoint {
 	__u32 net;	   /* network index, HBO, < MAX_NETWORKS */
 	__u32 flags;	   /* enum ep_flag */
 	__u32 hostport_if; /* ifindex of the network's host port, the datapath's end */
-	__u32 gateway_if;  /* ifindex of its other end, which has the gateway addresses */
-	__u32 mtu;	   /* of its own end, in bytes; 0: not known */
+	__u32 gateway_if; /* ifindex of its other end, which has the gateway addresses; EP_LAN: of the uplink */
+	__u32 mtu; /* of its own end, in bytes; 0: not known */
 };
 _Static_assert(sizeof(struct endpoint) == 96, "struct endpoint");
 

@@ -18,6 +18,7 @@
 #include "flood.h"
 #include "gateway.h"
 #include "hostaddr.h"
+#include "lan.h"
 #include "nd.h"
 #include "pkt.h"
 #include "router.h"
@@ -112,12 +113,18 @@ static __always_inline int do_from_endpoint(struct __sk_buff *skb, const struct 
 			if (verdict != VERDICT_NEXT)
 				return verdict;
 		}
-		if (!(ep->flags & EP_HOSTPORT) && mac_equal(eth.h_dest, ep->gw_mac))
+		if (!(ep->flags & (EP_HOSTPORT | EP_LAN)) && mac_equal(eth.h_dest, ep->gw_mac))
 			return route_from_endpoint(skb, ep, eth.h_proto);
-		if (multicast && !(ep->flags & EP_HOSTPORT) && group_to_host(skb, ep, eth.h_proto))
+		if (multicast && !(ep->flags & (EP_HOSTPORT | EP_LAN)) &&
+		    group_to_host(skb, ep, eth.h_proto))
 			return -DROP_MARTIAN;
 	} else if (is_vlan(eth.h_proto)) {
 		return -DROP_VLAN;
+	}
+	if (ep->flags & EP_LAN) {
+		verdict = lan_from_endpoint(skb, ep);
+		if (verdict != VERDICT_NEXT)
+			return verdict;
 	}
 	if (multicast)
 		return flood(skb, ep);

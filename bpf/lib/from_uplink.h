@@ -258,6 +258,7 @@ static __noinline int uplink_icmp_error(struct __sk_buff *skb, struct pkt *p)
 	return err ? err : deliver(skb, p, &d);
 }
 
+/* The packet is PACKET_HOST. */
 static __noinline int do_from_uplink(struct __sk_buff *skb)
 {
 	struct ct_entry *e;
@@ -267,9 +268,6 @@ static __noinline int do_from_uplink(struct __sk_buff *skb)
 	struct pkt p;
 	int err;
 
-	/* PACKET_HOST only: the stack handles the rest. */
-	if (skb->pkt_type != 0)
-		return VERDICT_NEXT;
 	if (skb->vlan_present) {
 		if (vlan_id(skb))
 			return VERDICT_NEXT; /* for a VLAN device, if any */

@@ -114,7 +114,8 @@ static __always_inline int nd_input(struct __sk_buff *skb, const struct pkt *p,
 		return VERDICT_NEXT;
 	if (neigh_find(&target, ep->net, &n))
 		return nd_answer(skb, p, ep, &target, n);
-	return ep->flags & EP_ANTISPOOF ? -DROP_ARP_UNKNOWN : VERDICT_NEXT;
+	return (ep->flags & (EP_ANTISPOOF | EP_LAN)) == EP_ANTISPOOF ? -DROP_ARP_UNKNOWN :
+								       VERDICT_NEXT;
 }
 
 /* nd_from_endpoint handles an IPv6 frame if it is link-local ICMPv6, whatever its destination

@@ -51,20 +51,23 @@ static __always_inline void masquerade_source(struct __sk_buff *skb, const struc
  * translate it again. */
 static __always_inline void translated_above(struct __sk_buff *skb, const struct uplink *up)
 {
-	__u32 below = up->flags / UP_BELOW;
+	__u32 below = up->flags / UP_BELOW & UP_BELOW_MAX;
 
 	if (below)
 		skb->mark = cfg_mark + below - 1;
 }
 
-/* Did an uplink above this one, or from_endpoint, translate the packet? */
-static __always_inline bool is_translated(struct __sk_buff *skb)
+/* Did an uplink above this one, or from_endpoint, translate the packet? *lan: a member on this link may be
+ * the receiver. */
+static __always_inline bool is_translated(struct __sk_buff *skb, bool *lan)
 {
 	__u32 below = skb->mark - cfg_mark;
 
-	if (below > UP_BELOW_MAX)
+	if (below > (UP_MARK_LAN | UP_BELOW_MAX))
 		return false;
-	skb->mark = below ? skb->mark - 1 : 0;
+	*lan = below & UP_MARK_LAN;
+	below &= UP_BELOW_MAX;
+	skb->mark = below ? cfg_mark + below - 1 : 0;
 	return true;
 }
 
@@ -191,18 +194,16 @@ static __always_inline bool route_moved(struct __sk_buff *skb, const struct pkt 
 	return !ip_is_zero(&src) && !ip_equal(old, &src);
 }
 
-static __always_inline int do_to_uplink(struct __sk_buff *skb)
+static __always_inline int do_to_uplink(struct __sk_buff *skb, struct uplink *up)
 {
 	__u32 net;
 	struct neigh_entry *n;
 	struct endpoint *ep;
 	struct ct_entry *e;
-	struct uplink *up;
 	bool confirmed;
 	struct pkt p;
 	int err;
 
-	up = uplink_find(skb->ifindex);
 	if (!up || !is_ip(skb->protocol))
 		return VERDICT_NEXT;
 	err = parse(skb, &p, skb->protocol);

@@ -12,7 +12,7 @@ struct uplink {
 	union ip ip4; /* to masquerade with if the route prefers none; zero if absent */
 	union ip ip6;
 	__u32 flags; /* enum up_flag */
-	__u32 pad;
+	__u32 lan;   /* UP_LAN: the network, HBO */
 };
 _Static_assert(sizeof(struct uplink) == 40, "struct uplink");
 
@@ -23,8 +23,12 @@ enum up_flag {
 	/* From this bit on: the number of uplinks below this one that a packet still passes, as
 	 * when a macvlan device is on a card. Only one may translate it. */
 	UP_BELOW = 1 << 8,
+	/* A network has members on the link of this uplink (lan.h). Next to UP_BELOW, so that the mark
+	 * of a translated packet says so, too. */
+	UP_LAN = 1 << 11,
 };
 #define UP_BELOW_MAX 7
+#define UP_MARK_LAN (UP_LAN / UP_BELOW)
 
 /* Uplinks by ifindex. */
 struct {

@@ -48,7 +48,7 @@ func newNetworkCreateCommand(e *env) *cobra.Command {
 		RunE:              func(cmd *cobra.Command, args []string) error { return runNetworkCreate(cmd.Context(), e, o, args[0]) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.driver, "driver", "d", "bridge", "network driver: bridge, macvlan, ipvlan, or overlay (shared by the hosts of a cluster)")
+	f.StringVarP(&o.driver, "driver", "d", "bridge", "network driver: bridge, macvlan, ipvlan, lan (members on the link of a device, carried by the datapath), or overlay (shared by the hosts of a cluster)")
 	f.StringArrayVar(&o.subnets, "subnet", nil, "subnet, ADDRESS/LENGTH; one per address family, of macvlan and ipvlan networks several (default: from the daemon's pools)")
 	f.StringArrayVar(&o.gateways, "gateway", nil, "gateway address of a subnet (default: its first)")
 	f.StringArrayVar(&o.ranges, "ip-range", nil, "part of a subnet to allocate addresses from, ADDRESS/LENGTH or FIRST-LAST")

@@ -15,6 +15,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/control/instance"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/station"
 	"github.com/fairlead-net/fairlead/control/rtnl/tc"
 	"github.com/fairlead-net/fairlead/control/rtnl/vxlan"
 	"github.com/fairlead-net/fairlead/loader"
@@ -54,6 +55,9 @@ func cleanup(ctx context.Context, dirs instance.Dirs, handle *rtnl.Handle, progr
 	defer func() { retErr = errors.Join(retErr, release()) }()
 	if ran {
 		if err := handle.RemoveAnnounced(func(rtnl.Addr) bool { return false }); err != nil {
+			return err
+		}
+		if err := station.New(handle, dirs.Stations()).Clear(); err != nil {
 			return err
 		}
 		if err := removeDevices(ctx, handle, progress, log); err != nil {

@@ -50,10 +50,10 @@ func chooseGateways(t *txn.Tx, sandboxID string) (gws gateways) {
 			ep = &changed
 			t.PutEndpoint(ep.ID, ep)
 		}
-		if ep.DefaultRoute4 && network(ep).Has().Entries {
+		if ep.DefaultRoute4 && network(ep).Has().OnHost == model.DeviceHostPort {
 			gws.v4 = ep
 		}
-		if ep.DefaultRoute6 && network(ep).Has().Entries {
+		if ep.DefaultRoute6 && network(ep).Has().OnHost == model.DeviceHostPort {
 			gws.v6 = ep
 		}
 	}

@@ -67,7 +67,7 @@ func (c *Controller) Warnings(spec model.SandboxSpec) []string {
 		return []string{"Published ports are discarded when using host network mode"}
 	case n.Driver == model.DriverNull:
 		return []string{"Published ports are discarded when using network none"}
-	case !n.Has().Entries:
+	case n.Has().OnHost != model.DeviceHostPort:
 		return []string{"Published ports are not served while the default route is through a network of driver " + n.Driver}
 	case n.Closed():
 		return []string{"Published ports are not served while the sandbox is in internal networks only (networks that are created with -o " + model.OptPublish + "=true do publish)"}

@@ -259,11 +259,12 @@ func (d *daemon) openState(ctx context.Context) error {
 	})
 	d.events = events.New()
 	d.reconciler = reconcile.New(reconcile.Config{
-		NetNSDir: d.cfg.Dirs.NetNS(),
-		Uplinks:  d.cfg.Uplinks,
-		Observe:  d.metrics.Observe,
-		Repaired: d.events.Repaired,
-		Log:      d.log,
+		NetNSDir:    d.cfg.Dirs.NetNS(),
+		StationsDir: d.cfg.Dirs.Stations(),
+		Uplinks:     d.cfg.Uplinks,
+		Observe:     d.metrics.Observe,
+		Repaired:    d.events.Repaired,
+		Log:         d.log,
 	}, d.datapath, tables.Of(d.datapath.Maps()), d.handle)
 	d.leases = leases.New(leases.Config{Client: &dhcp.Client{NL: d.handle}, Verbs: setLease{d}, Log: d.log})
 	d.dns = dns.New(dns.Config{DialIn: d.dialIn, ListenIn: d.listenIn, Sockets: d.stored, Log: d.log})

@@ -74,7 +74,7 @@ func clusterProblems(ctx context.Context, host string, status *api.Status) strin
 	return section("Cluster", problems)
 }
 
-// uncarried returns the section about networks whose packets no program of Fairlead sees.
+// uncarried returns the sections about networks whose packets no program of Fairlead sees, and about parents of others.
 func uncarried(ctx context.Context, host string, status *api.Status) string {
 	if status == nil {
 		return ""
@@ -92,7 +92,7 @@ func uncarried(ctx context.Context, host string, status *api.Status) string {
 		return ""
 	}
 	defer h.Close()
-	return describeUncarried(networks, func(parent string) string {
+	trouble := func(parent string) string {
 		switch l, err := h.LinkByName(parent); {
 		case errors.Is(err, rtnl.ErrNoDevice):
 			return "; that does not exist, so nothing reaches its members (create it, or rename it back)"
@@ -100,7 +100,22 @@ func uncarried(ctx context.Context, host string, status *api.Status) string {
 			return "; that is down, so nothing reaches its members (ip link set " + parent + " up)"
 		}
 		return ""
-	})
+	}
+	return describeUncarried(networks, trouble) + section("Networks on the link of a device", linkProblems(networks, trouble))
+}
+
+// linkProblems lists what is wrong with the parents of networks of driver lan.
+func linkProblems(networks []api.Network, trouble func(parent string) string) (problems []string) {
+	for _, n := range networks {
+		parent := n.Options[model.OptParent]
+		if n.Driver != model.DriverLAN || parent == "" {
+			continue
+		}
+		if what := trouble(parent); what != "" {
+			problems = append(problems, n.Name+": on "+parent+what)
+		}
+	}
+	return problems
 }
 
 // leaseProblems returns the section about endpoints that no DHCP server serves.

@@ -152,6 +152,22 @@ func TestPathProblems(t *testing.T) {
 	}
 }
 
+func TestLinkProblems(t *testing.T) {
+	on := func(driver, parent string) api.Network {
+		return api.Network{Name: "n" + parent, Driver: driver, Options: map[string]string{model.OptParent: parent}}
+	}
+	networks := []api.Network{{Name: "web", Driver: model.DriverBridge}, on(model.DriverLAN, "eth0"), on(model.DriverLAN, "eth1"), on(model.DriverMacvlan, "eth1"), {Name: "n", Driver: model.DriverLAN}}
+	got := linkProblems(networks, func(parent string) string {
+		if parent == "eth1" {
+			return "; that is down"
+		}
+		return ""
+	})
+	if diff := cmp.Diff([]string{"neth1: on eth1; that is down"}, got); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+}
+
 func TestUncarriedNetworks(t *testing.T) {
 	networks := []api.Network{
 		{Name: "web", Driver: model.DriverBridge},

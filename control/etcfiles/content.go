@@ -87,7 +87,7 @@ func hosts(s *desired.Snapshot, sb *model.Sandbox, in []attachment, etcHosts str
 }
 
 // hostGateway returns the addresses at which a sandbox reaches the host: those of the gateway of its default
-// route, or of its first network. In a macvlan or ipvlan network the gateway is not the host, which is a member of it or
+// route, or of its first network. In a network with a parent the gateway is not the host, which is a member of it or
 // is not reached there, so the next one counts. A sandbox in the host's namespace reaches it at the loopback address.
 func hostGateway(in []attachment) (addrs []netip.Addr) {
 	if len(in) == 0 {
@@ -95,7 +95,7 @@ func hostGateway(in []attachment) (addrs []netip.Addr) {
 	}
 	for _, a := range in {
 		prefixes := a.network.NodePrefixes()
-		if a.network.Has().Entries {
+		if a.network.Has().OnHost == model.DeviceHostPort {
 			prefixes = a.network.GatewayPrefixes()
 		}
 		for _, p := range prefixes {

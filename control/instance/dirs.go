@@ -50,10 +50,11 @@ const MaxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
 const (
 	lockName   = "daemon.lock"
 	socketName = "api.sock"
-	namespaces = "netns"   // of the sandboxes with owned namespaces
-	tunnels    = "tunnels" // the namespace of the devices that make the kernel aggregate
-	etcFiles   = "etc"     // files of sandboxes
-	logs       = "logs"    // output of detached programs
+	namespaces = "netns"    // of the sandboxes with owned namespaces
+	tunnels    = "tunnels"  // the namespace of the devices that make the kernel aggregate
+	stations   = "stations" // records of MACs that devices of the host accept
+	etcFiles   = "etc"      // files of sandboxes
+	logs       = "logs"     // output of detached programs
 )
 
 // StateFile returns the path of the stored state.
@@ -67,6 +68,9 @@ func (d Dirs) NetNS() string { return filepath.Join(d.Run, namespaces) }
 
 // Tunnels returns the path of the namespace of the devices that make the kernel aggregate the packets of tunnels.
 func (d Dirs) Tunnels() string { return filepath.Join(d.Run, tunnels) }
+
+// Stations is the directory of the records of the MACs that devices of the host accept for members of networks.
+func (d Dirs) Stations() string { return filepath.Join(d.Run, stations) }
 
 // EtcFiles is the directory of the files of sandboxes.
 func (d Dirs) EtcFiles() string { return filepath.Join(d.Run, etcFiles) }

@@ -15,6 +15,7 @@ const (
 	DriverOverlay = "overlay"
 	DriverMacvlan = "macvlan"
 	DriverIPvlan  = "ipvlan"
+	DriverLAN     = "lan"
 )
 
 // Modes of macvlan and ipvlan networks, under Docker's names. The first three are flags of ipvlan too.
@@ -71,6 +72,7 @@ var drivers = map[string]Driver{
 	DriverOverlay: {Pools: true, Entries: true, OnHost: DeviceHostPort, Endpoint: DeviceVeth, Shared: true},
 	DriverMacvlan: {Pools: true, OnHost: DeviceParent, Endpoint: DeviceMacvlan},
 	DriverIPvlan:  {Pools: true, OnHost: DeviceParent, Endpoint: DeviceIPvlan},
+	DriverLAN:     {Pools: true, Entries: true, OnHost: DeviceParent, Endpoint: DeviceVeth},
 }
 
 // DriverNames returns the names of all drivers.
@@ -84,3 +86,6 @@ func DriverNamed(name string) (Driver, bool) {
 
 // Has returns what the network consists of.
 func (n *Network) Has() Driver { return drivers[n.Driver] }
+
+// OnLink reports whether the datapath carries packets between members and the link of the parent, whose router is not the host.
+func (n *Network) OnLink() bool { return n.Has().Entries && n.Has().OnHost == DeviceParent }

@@ -256,7 +256,7 @@ type Network struct {
 	Bandwidth       Bandwidth  `json:"bandwidth,omitzero"`  // of endpoints that have no limits of their own
 	IfPrefix        string     `json:"if_prefix,omitempty"` // of interface names in sandboxes, followed by a number; "": eth
 
-	// Of macvlan and ipvlan networks: the host's device below the endpoints' devices, "" for one of the network's
+	// Of macvlan, ipvlan and lan networks: the host's device below the endpoints' devices, "" for one of the network's
 	// own; the mode, and the flag of ipvlan.
 	Parent string `json:"parent,omitempty"`
 	Mode   string `json:"mode,omitempty"`

@@ -15,7 +15,7 @@ func (n *Network) Resolves() bool { return n.ResolvesAtGateway() || n.ResolvesIn
 func (n *Network) ResolvesAtGateway() bool { return n.Name != NetworkBridge && len(n.Resolvers()) > 0 }
 
 // ResolvesInside reports whether that name server listens in the sandbox, unless another network of the sandbox has it at a
-// gateway: members of a macvlan or ipvlan network, and of one in gateway mode isolated, reach no gateway on the host.
+// gateway: members of a network with a parent, and of one in gateway mode isolated, reach no gateway on the host.
 func (n *Network) ResolvesInside() bool {
 	return n.Name != NetworkBridge && n.Has().Endpoint != NoDevice && n.ManagedBy != ByEngine && n.Swarm == "" && len(n.Resolvers()) == 0
 }
@@ -29,9 +29,9 @@ func InsideResolver(in []*Network) bool {
 }
 
 // Resolvers returns the gateway addresses, at which the host can serve names. The addresses in the
-// networks of engines, and of swarms, belong to the engines, and the gateway of a macvlan or ipvlan network is a router.
+// networks of engines, and of swarms, belong to the engines, and the gateway of a network with a parent is a router.
 func (n *Network) Resolvers() (list []netip.Addr) {
-	if n.ManagedBy == ByEngine || n.Swarm != "" || !n.Has().Entries {
+	if n.ManagedBy == ByEngine || n.Swarm != "" || n.Has().OnHost != DeviceHostPort {
 		return nil
 	}
 	for _, s := range n.Claimed() {

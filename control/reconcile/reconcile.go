@@ -42,6 +42,8 @@ type Config struct {
 	// NetNSDir is the directory of the namespaces that Fairlead owns. At the start, namespaces in
 	// it that do not belong to a sandbox are removed. If it is empty, none are.
 	NetNSDir string
+	// StationsDir is the directory of the records of the MACs that devices of the host accept for members.
+	StationsDir string
 	// Uplinks pins the uplinks by name. If it is empty, they are found from addresses and routes.
 	Uplinks []string
 	// Observe, if not nil, is called after each operation, "apply" or "resync", with its duration
@@ -75,7 +77,7 @@ func New(cfg Config, dp Datapath, t tables.Set, nl *rtnl.Handle) *Reconciler {
 		cfg.Observe = func(string, time.Duration, error) {}
 	}
 	s := pass.NewState(pass.Config{
-		Datapath: dp, Tables: t, NL: nl, Log: cfg.Log, PinnedUplinks: cfg.Uplinks, Observe: cfg.Observe, Repaired: cfg.Repaired,
+		Datapath: dp, Tables: t, NL: nl, Log: cfg.Log, PinnedUplinks: cfg.Uplinks, StationsDir: cfg.StationsDir, Observe: cfg.Observe, Repaired: cfg.Repaired,
 	})
 	sandboxes := repair.NewSandboxes(s)
 	return &Reconciler{

@@ -28,7 +28,7 @@ func ValidateNetwork(spec model.NetworkSpec) error {
 	case ok:
 		return model.Refuse(model.ErrForbidden, "only one instance of %q network is allowed (it exists already; use driver bridge)", spec.Driver)
 	default:
-		return model.Refuse(model.ErrInvalid, "unknown network driver %q (use driver bridge, macvlan, ipvlan or overlay)", spec.Driver)
+		return model.Refuse(model.ErrInvalid, "unknown network driver %q (use driver bridge, macvlan, ipvlan, lan or overlay)", spec.Driver)
 	}
 	name := spec.Name
 	switch {
@@ -143,15 +143,12 @@ func planNetwork(ctx context.Context, t *txn.Tx, spec model.NetworkSpec, under *
 		return nil, err
 	}
 	n.Internal = spec.Internal
-	defaults, avoid := model.OptionDefaults, []netip.Prefix(nil)
-	if n.Has().Entries {
+	defaults, avoid := options.Defaults(n), []netip.Prefix(nil)
+	if n.Has().OnHost == model.DeviceHostPort {
 		n.GatewayMAC = NewMAC()
-	} else {
-		defaults = map[string]string{}
 	}
 	if under != nil {
 		avoid = under.taken
-		defaults = maps.Clone(defaults)
 		defaults[model.OptMTU] = strconv.Itoa(under.mtu)
 	}
 	if err := options.Apply(n, spec.Options, defaults); err != nil {

@@ -26,6 +26,15 @@ func planParent(t *txn.Tx, n *model.Network) error {
 	if n.HostAccess && n.Mode != model.ModeBridge {
 		return model.Refuse(model.ErrInvalid, "option %s is for macvlan networks in mode bridge: in mode %s members do not reach other devices of the parent (leave it out, or choose that mode)", model.OptHostAccess, n.Mode)
 	}
+	switch _, _, vlan := n.VLAN(); {
+	case n.Driver != model.DriverLAN:
+	case n.Parent == "":
+		return model.Refuse(model.ErrInvalid, "a network of driver lan needs a parent, on whose link its members are (give one: -o parent=)")
+	case vlan:
+		return model.Refuse(model.ErrNotSupported, "parent interface %s of a network of driver lan would be a VLAN, which is not supported (name the device itself, or use driver macvlan)", n.Parent)
+	case n.Internal:
+		return model.Refuse(model.ErrInvalid, "a network of driver lan is not internal: its members are on the link of %s (leave out --internal)", n.Parent)
+	}
 	if n.Parent == "" {
 		n.Internal = true
 		return nil
@@ -36,7 +45,7 @@ func planParent(t *txn.Tx, n *model.Network) error {
 		case o.Parent != n.Parent:
 		case o.Driver != n.Driver:
 			return model.Refuse(model.ErrForbidden, "%s network %s is already using parent interface %s, which cannot have devices of both kinds "+remedy, o.Driver, o.Name, n.Parent, n.Parent)
-		case n.Driver == model.DriverIPvlan:
+		case n.Driver == model.DriverIPvlan, n.Driver == model.DriverLAN:
 			return model.Refuse(model.ErrForbidden, "network %s is already using parent interface %s "+remedy, o.Name, n.Parent, n.Parent)
 		case n.Mode == model.ModePassthru:
 			return model.Refuse(model.ErrForbidden, "cannot use mode passthru, macvlan network %s is already using parent interface %s "+remedy, o.Name, n.Parent, n.Parent)

@@ -80,6 +80,8 @@ func PlanService(t *txn.Tx, n *model.Network, spec model.ServiceSpec) (*model.Se
 		return nil, model.Refuse(model.ErrInvalid, "network %s has no addresses (create the service in a network of: fairlead network create)", n.Name)
 	case !n.Has().Entries:
 		return nil, model.Refuse(model.ErrInvalid, "no program of Fairlead sees the packets of network %s (driver %s), so it has no services (create the service in a network of: fairlead network create)", n.Name, n.Driver)
+	case n.OnLink():
+		return nil, model.Refuse(model.ErrInvalid, "members of network %s are on the link of %s, so it has no services (create the service in a network of driver bridge)", n.Name, n.Parent)
 	case !n.ICC:
 		return nil, model.Refuse(model.ErrForbidden, "members of network %s may not reach each other (%s=false), so they cannot reach a service (create it in another network)", n.Name, model.OptICC)
 	case n.Name == model.NetworkBridge:

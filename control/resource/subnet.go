@@ -104,7 +104,7 @@ func resolveSubnets(ctx context.Context, t *txn.Tx, n *model.Network, specs []mo
 // withoutAddresses checks a network whose addresses programs in the sandboxes configure, or a DHCP server allocates.
 func withoutAddresses(n *model.Network, specs []model.SubnetSpec) error {
 	switch {
-	case n.Has().Entries:
+	case n.Has().Entries: // of lan networks, too: sources are checked
 		return model.Refuse(model.ErrInvalid, "IPAM driver %s is for networks of drivers macvlan and ipvlan: those of driver %s carry packets by their addresses (leave out --ipam-driver)", n.IPAM, n.Driver)
 	case n.Routes():
 		return model.Refuse(model.ErrInvalid, "IPAM driver %s is not for ipvlan mode %s, which routes by addresses (choose mode %s)", n.IPAM, n.Mode, model.ModeL2)
@@ -173,7 +173,7 @@ func checkSubnet(ctx context.Context, t *txn.Tx, n *model.Network, p netip.Prefi
 	switch {
 	case n.Idle: // it claims nothing yet
 		return nil
-	case !n.Has().Entries:
+	case n.Has().OnHost != model.DeviceHostPort:
 		return checkOverlap(t, p, false)
 	}
 	return CheckTaken(ctx, t, p, n.ManagedBy == model.ByEngine)
@@ -313,7 +313,7 @@ func placeGateway(n *model.Network, s *model.Subnet) error {
 		return err
 	}
 	pair := s.Prefix.Bits() == s.Prefix.Addr().BitLen()-1
-	if s.Gateway.IsValid() || n.Closed() && pair || !n.Has().Entries || model.Isolated(n.Options, model.FamilyOf(s.Prefix.Addr())) {
+	if s.Gateway.IsValid() || n.Closed() && pair || n.Has().OnHost != model.DeviceHostPort || model.Isolated(n.Options, model.FamilyOf(s.Prefix.Addr())) {
 		return nil
 	}
 	if s.Gateway, err = pool.First(); err != nil {

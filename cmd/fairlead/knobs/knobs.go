@@ -193,7 +193,7 @@ func (o *Flags) driverOptions() (map[string]map[string]string, error) {
 			return nil, fmt.Errorf("--default-network-opt %q: want DRIVER=KEY=VALUE, as in bridge=%s=1400", text, model.OptMTU)
 		}
 		if d, ok := model.DriverNamed(driver); !ok || d.Predefined {
-			return nil, fmt.Errorf("--default-network-opt %q: %q is not a driver of networks (want bridge, macvlan, ipvlan or overlay)", text, driver)
+			return nil, fmt.Errorf("--default-network-opt %q: %q is not a driver of networks (want bridge, macvlan, ipvlan, lan or overlay)", text, driver)
 		}
 		if all[driver] == nil {
 			all[driver] = map[string]string{}

@@ -158,9 +158,10 @@ func (c *comparison) tables() error {
 	return err
 }
 
-// uplinks finds the uplinks and the host's addresses and updates their tables.
+// uplinks finds the uplinks and the host's addresses and updates their tables. A daemon that was killed may have left
+// MACs of members on the parent of a removed network.
 func (c *comparison) uplinks() error {
-	restored, lost, err := c.h.Uplinks.Check(&c.Host.State, uplinks.Networks{All: c.Objects.WantedNetworks(), HostPorts: c.Objects.UsableNetworks(), Announced: c.Snap.Announced()})
+	restored, lost, err := c.h.Uplinks.Check(&c.Host.State, uplinks.Networks{All: c.Objects.WantedNetworks(), HostPorts: c.Objects.UsableNetworks(), OnLink: c.Objects.OnLink(), Announced: c.Snap.Announced()})
 	if !c.h.Turns.Reverting() { // or else a verb that failed may have left the difference
 		c.Count(report.Entry, restored)
 	}
@@ -168,5 +169,5 @@ func (c *comparison) uplinks() error {
 		c.Flows.Addr(a)
 	}
 	c.DropFlows()
-	return err
+	return errors.Join(err, c.h.Stations.Sweep(c.Objects.Parents()))
 }

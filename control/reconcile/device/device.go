@@ -6,12 +6,14 @@
 package device
 
 import (
+	"cmp"
 	"log/slog"
 	"net/netip"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/configure"
+	"github.com/fairlead-net/fairlead/control/rtnl/station"
 	"github.com/fairlead-net/fairlead/loader"
 )
 
@@ -65,7 +67,9 @@ type Spec struct {
 	Endpoint *model.Endpoint // nil for the device of a network
 	Parent   uint32          // the network's own device, below that of the endpoint
 	Shared   bool            // other networks use the network's own device too
+	LinkMTU  int             // of the parent on whose link the endpoint is
 	Members  []netip.Addr    // of a network to which the host has access
+	MACs     []model.MAC     // that the parent of a network on its link accepts: those of members, and of groups
 	// EngineManaged: a container engine moves the inner end into the sandbox and configures it.
 	EngineManaged bool
 	// NetNS is where Create puts the inner end. Nil: the host's namespace. Remove needs it for a device that has no end
@@ -73,10 +77,20 @@ type Spec struct {
 	NetNS *rtnl.NetNS
 }
 
+// Accept adds the MACs of a member: its own, and those to which neighbours send solicitations for its IPv6 addresses.
+func (s *Spec) Accept(ep *model.Endpoint) {
+	s.MACs = append(s.MACs, ep.MAC)
+	if ep.IPv6.IsValid() {
+		s.MACs = append(s.MACs, station.Group(ep.IPv6.Addr()), station.Group(ep.MAC.LinkLocal()))
+	}
+}
+
 // Ends are the indices of the ends of a device, 0 for one that does not exist. A device without a program has no Host.
 type Ends struct {
-	Host uint32 // the end with the program
-	Peer uint32 // the other: in a sandbox, with the addresses of a gateway, or below the devices of endpoints
+	Host uint32    // the end with the program
+	Peer uint32    // the other: in a sandbox, with the addresses of a gateway, or below the devices of endpoints
+	MAC  model.MAC // of the peer, if members of a network are on its link
+	MTU  int       // the same
 }
 
 // Exist reports whether there is a device.
@@ -89,12 +103,27 @@ func (e Ends) Same(o Ends) bool { return e.Host == o.Host && (e.Host != 0 || e.P
 type Found struct {
 	Host     rtnl.Link
 	Peer     rtnl.Link // only its index if it is in another namespace
+	OnLink   bool      // Peer is the parent of members that are on its link
 	Finished bool
 	Created  bool // in this pass
 }
 
 // Ends returns the indices of the ends.
-func (f Found) Ends() Ends { return Ends{f.Host.Index, f.Peer.Index} }
+func (f Found) Ends() Ends {
+	e := Ends{Host: f.Host.Index, Peer: f.Peer.Index}
+	if f.OnLink {
+		e.MAC, e.MTU = f.Peer.MAC, f.Peer.MTU
+	}
+	return e
+}
+
+// mtu returns the MTU of an endpoint's device, which is at most that of the link on which it is.
+func (s Spec) mtu() int {
+	if s.LinkMTU == 0 {
+		return s.Network.DeviceMTU()
+	}
+	return min(cmp.Or(s.Network.MTU, s.LinkMTU), s.LinkMTU)
+}
 
 // Place is a device and a hook to attach a program to.
 type Place struct {
@@ -116,12 +145,12 @@ type Kinds struct {
 	endpoints map[model.DeviceKind]EndpointKind
 }
 
-// NewKinds returns the kinds of devices.
-func NewKinds(nl *rtnl.Handle, log *slog.Logger) *Kinds {
+// NewKinds returns the kinds of devices. Stations are the MACs that parents accept.
+func NewKinds(nl *rtnl.Handle, stations *station.Filters, log *slog.Logger) *Kinds {
 	return &Kinds{
 		networks: map[model.DeviceKind]Kind{
 			model.DeviceHostPort: &hostPort{nl: nl, log: log},
-			model.DeviceParent:   &parent{nl: nl},
+			model.DeviceParent:   &parent{nl: nl, stations: stations},
 		},
 		endpoints: map[model.DeviceKind]EndpointKind{
 			model.DeviceVeth:    &veth{nl: nl},

@@ -19,6 +19,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/rtnl/configure"
 	"github.com/fairlead-net/fairlead/control/rtnl/rtnltest"
 	"github.com/fairlead-net/fairlead/control/rtnl/stacked"
+	"github.com/fairlead-net/fairlead/control/rtnl/station"
 )
 
 // newHost moves the test into a network namespace of its own.
@@ -61,7 +62,7 @@ func read(t *testing.T, nl *rtnl.Handle) *Host {
 // Every kind keeps the contract of Kind, whether the pass read the host or queries it.
 func TestKinds(t *testing.T) {
 	nl := newHost(t)
-	kinds := NewKinds(nl, slog.New(slog.DiscardHandler))
+	kinds := NewKinds(nl, station.New(nl, t.TempDir()), slog.New(slog.DiscardHandler))
 	all := maps.Clone(kinds.networks)
 	for k, kind := range kinds.endpoints {
 		if _, ok := kind.(SandboxKind); !ok { // TestOnParent
@@ -149,7 +150,7 @@ func keepsContract(t *testing.T, kind Kind, host func() *Host) {
 // A pair that the last daemon did not finish is deleted, because what it lacks is unknown.
 func TestUnfinishedVeth(t *testing.T) {
 	nl := newHost(t)
-	kind := NewKinds(nl, slog.New(slog.DiscardHandler)).OfEndpoint(spec().Network)
+	kind := NewKinds(nl, station.New(nl, t.TempDir()), slog.New(slog.DiscardHandler)).OfEndpoint(spec().Network)
 	f, err := kind.Create(spec())
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +168,7 @@ func TestUnfinishedVeth(t *testing.T) {
 func TestNameIsTaken(t *testing.T) {
 	nl := newHost(t)
 	s := spec()
-	kinds := NewKinds(nl, slog.New(slog.DiscardHandler))
+	kinds := NewKinds(nl, station.New(nl, t.TempDir()), slog.New(slog.DiscardHandler))
 	other, err := kinds.OfEndpoint(spec().Network).Create(s)
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +192,7 @@ func TestNameIsTaken(t *testing.T) {
 
 // Every kind of device that a driver asks for is in the table.
 func TestDrivers(t *testing.T) {
-	kinds := NewKinds(nil, nil)
+	kinds := NewKinds(nil, nil, nil)
 	for _, name := range model.DriverNames() {
 		n := &model.Network{Driver: name}
 		if has := n.Has().OnHost != model.NoDevice; has != (kinds.OfNetwork(n) != nil) {
@@ -208,7 +209,7 @@ func TestDrivers(t *testing.T) {
 func TestOnParent(t *testing.T) {
 	for _, driver := range model.DriverNames() {
 		n := &model.Network{Driver: driver}
-		if _, ok := NewKinds(nil, nil).OfEndpoint(n).(SandboxKind); !ok {
+		if _, ok := NewKinds(nil, nil, nil).OfEndpoint(n).(SandboxKind); !ok {
 			continue // TestKinds
 		}
 		t.Run(driver, func(t *testing.T) {
@@ -234,7 +235,7 @@ func keepsSandboxContract(t *testing.T, nl *rtnl.Handle, driver string) {
 	defer ns.Close()
 	s := spec()
 	s.Network.Driver, s.Network.Mode, s.Endpoint.MAC, s.NetNS = driver, model.ModeBridge, model.MAC{}, ns // the modes of the others have other names
-	kinds := NewKinds(nl, slog.New(slog.DiscardHandler))
+	kinds := NewKinds(nl, station.New(nl, t.TempDir()), slog.New(slog.DiscardHandler))
 	below, err := kinds.OfNetwork(s.Network).Create(s)
 	if err != nil {
 		t.Fatal(err)

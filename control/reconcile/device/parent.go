@@ -4,17 +4,23 @@ package device
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/fairlead-net/fairlead/control/model"
 	"github.com/fairlead-net/fairlead/control/rtnl"
 	"github.com/fairlead-net/fairlead/control/rtnl/configure"
 	"github.com/fairlead-net/fairlead/control/rtnl/stacked"
+	"github.com/fairlead-net/fairlead/control/rtnl/station"
 )
 
 // parent is the device on top of which a network's endpoints have theirs: a device of the host, which is left as it is; a
 // VLAN of one, which Fairlead creates if it is missing and removes with the last network that has it; or, without a name,
-// a pair of the network's own, which leads nowhere. The host has no address on it.
-type parent struct{ nl *rtnl.Handle }
+// a pair of the network's own, which leads nowhere. The host has no address on it. For members that are on its link it
+// accepts their MACs.
+type parent struct {
+	nl       *rtnl.Handle
+	stations *station.Filters
+}
 
 // Aliases and names of a network's own parent: the device below those of the endpoints, and its peer, without which
 // it would have no carrier.
@@ -43,7 +49,7 @@ func (k *parent) Names(s Spec) []string {
 
 func (k *parent) Check(h *Host, s Spec, _ Ends) (Found, bool) {
 	l, ok, err := k.find(h, s)
-	return Found{Peer: l, Finished: true}, ok && err == nil
+	return Found{Peer: l, Finished: true, OnLink: s.Network.OnLink()}, ok && err == nil
 }
 
 // find finds the device by its name, or the network's own one by its alias.
@@ -67,12 +73,18 @@ func (k *parent) find(h *Host, s Spec) (rtnl.Link, bool, error) {
 // Adopt deletes an unfinished device. A VLAN that has its alias but not its name is not finished. It refuses a network
 // for whose endpoints this kernel has no devices.
 func (k *parent) Adopt(h *Host, s Spec, have Ends) (Found, bool, error) {
-	if err := stacked.Probe(k.nl, s.Network.Driver); err != nil {
-		return Found{}, false, err
+	onLink := s.Network.OnLink()
+	if !onLink {
+		if err := stacked.Probe(k.nl, s.Network.Driver); err != nil {
+			return Found{}, false, err
+		}
 	}
 	l, ok, err := k.find(h, s)
+	if onLink && ok && !l.Ethernet() {
+		return Found{}, false, model.Refuse(model.ErrInvalid, "the parent interface %s of network %s is not an Ethernet device, so its members cannot be on its link (choose another with: -o parent=)", l.Name, s.Network.Name)
+	}
 	if ok || err != nil || l.Index != 0 && l.Index == have.Peer {
-		return Found{Peer: l, Finished: ok}, err == nil, err
+		return Found{Peer: l, Finished: ok, OnLink: onLink}, err == nil, err
 	}
 	if s.Network.Parent == "" {
 		return Found{}, false, h.deleteLinks(l)
@@ -115,6 +127,12 @@ func noParent(n *model.Network) error {
 
 // Configure brings up what Fairlead created. Whether another device is up is up to its owner.
 func (k *parent) Configure(h *Host, s Spec, f Found) (ch configure.Changes, err error) {
+	if s.Network.OnLink() {
+		if ch.Devices, err = k.stations.Ensure(f.Peer.Index, s.MACs); err != nil {
+			err = fmt.Errorf("parent %s: %w", s.Network.Parent, err)
+		}
+		return ch, err
+	}
 	if ch, err = k.bringUp(s, f); err != nil || !s.Network.HostAccess {
 		return ch, err
 	}
@@ -170,6 +188,11 @@ func (k *parent) bringUp(s Spec, f Found) (ch configure.Changes, err error) {
 func (k *parent) Finish(string, Ends) error { return nil }
 
 func (k *parent) Remove(h *Host, s Spec, have Ends) error {
+	if s.Network.OnLink() && have.Peer != 0 {
+		if _, err := k.stations.Ensure(have.Peer, nil); err != nil {
+			return err
+		}
+	}
 	if s.Network.HostAccess {
 		if err := h.remove(accessAlias(s.ID), accessDevice(s.ID), 0); err != nil {
 			return err

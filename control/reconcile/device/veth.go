@@ -54,7 +54,7 @@ func (k *veth) Adopt(h *Host, s Spec, have Ends) (Found, bool, error) {
 func (k *veth) Create(s Spec) (Found, error) {
 	l, err := k.nl.CreateVeth(rtnl.Veth{
 		Name: rtnl.EndpointDevice(s.ID), PeerName: s.Endpoint.IfName, PeerMAC: s.Endpoint.MAC,
-		PeerNS: s.NetNS, MTU: s.Network.DeviceMTU(),
+		PeerNS: s.NetNS, MTU: s.mtu(),
 	})
 	f := foundVeth(rtnl.EndpointAlias(s.ID), l)
 	f.Created = err == nil
@@ -90,7 +90,7 @@ func (k *veth) Configure(h *Host, s Spec, f Found) (configure.Changes, error) {
 			return configure.Changes{}, err
 		}
 	}
-	ch, err := configure.HostEnd(k.nl, f.Host, s.Network.DeviceMTU())
+	ch, err := configure.HostEnd(k.nl, f.Host, s.mtu())
 	if shaped {
 		ch.Devices++
 	}
@@ -115,7 +115,7 @@ func (k *veth) Places(have Ends) []Place { return atHostEnd(have) }
 
 func (k *veth) Inside(s Spec, have Ends, fresh bool) configure.Device {
 	d := insideOf(s, have, fresh)
-	d.HostIndex, d.MTU, d.Limit = have.Host, s.Network.DeviceMTU(), s.Endpoint.Bandwidth.Egress
+	d.HostIndex, d.MTU, d.Limit = have.Host, s.mtu(), s.Endpoint.Bandwidth.Egress
 	return d
 }
 

@@ -173,6 +173,9 @@ var variants = map[string]func(*model.Network, *model.Endpoint){
 		n.Driver, n.VNI, n.MTU = model.DriverOverlay, 70000, 1450
 		n.NodeIPv4, n.NodeIPv6 = netip.MustParseAddr("10.7.0.9"), netip.MustParseAddr("fd00:7::9")
 	},
+	"lan": func(n *model.Network, _ *model.Endpoint) {
+		n.Driver, n.Masquerade, n.GatewayMAC, n.Parent = model.DriverLAN, false, model.MAC{}, "eth0"
+	},
 }
 
 // The entries of a network and of an endpoint, published and not, are as recorded.
@@ -180,6 +183,9 @@ func TestMembers(t *testing.T) {
 	for name, change := range variants {
 		n, ep, hp := network(), endpoint(), HostPort{Gateway: 11, Port: 12}
 		change(n, ep)
+		if n.OnLink() {
+			hp = HostPort{Gateway: 11, MAC: maps.MAC{2, 0, 0, 0, 0, 11}}
+		}
 		text := "# network\n" + renderSet(OfNetwork(n, hp)) +
 			"# endpoint\n" + renderSet(OfEndpoint(ep, n, hp, 21, Roles{})) +
 			"# published endpoint\n" + renderSet(OfEndpoint(ep, n, hp, 21, Roles{Published: true}))
@@ -221,6 +227,7 @@ func TestHost(t *testing.T) {
 	ups := []uplink.Uplink{
 		{IfIndex: 2, Name: "eth0", IPv4: netip.MustParseAddr("192.0.2.1"), IPv6: netip.MustParseAddr("2001:db8::1")},
 		{IfIndex: 3, Name: "br0", IPv4: netip.MustParseAddr("192.0.2.2"), Stack: true, Below: 1},
+		{IfIndex: 4, Name: "eth1", LAN: 7},
 	}
 	own := map[netip.Addr]uint32{netip.MustParseAddr("192.0.2.1"): 2, netip.MustParseAddr("2001:db8::1"): 2, netip.MustParseAddr("10.7.0.1"): 3}
 	four := network()
@@ -250,11 +257,11 @@ func TestWithout(t *testing.T) {
 // A sandbox queries the first of its networks that has names in a family, and none if there is none. Only if no network has them at a
 // gateway, they are served in the sandbox.
 func TestResolvers(t *testing.T) {
-	four, six, bridge, apart, lan, wlan := network(), network(), network(), network(), network(), network()
+	four, six, bridge, apart, lan, wlan, link := network(), network(), network(), network(), network(), network(), network()
 	only4(four, endpoint())
 	only6(six, endpoint())
 	bridge.Name, apart.ManagedBy = model.NetworkBridge, model.ByEngine
-	lan.Driver, wlan.Driver = model.DriverMacvlan, model.DriverIPvlan // whose gateways are routers
+	lan.Driver, wlan.Driver, link.Driver = model.DriverMacvlan, model.DriverIPvlan, model.DriverLAN // whose gateways are routers
 	for _, tc := range []struct {
 		in     []*model.Network
 		want   string
@@ -263,6 +270,8 @@ func TestResolvers(t *testing.T) {
 		{nil, "", 1},
 		{[]*model.Network{bridge, apart}, "", 1},
 		{[]*model.Network{lan}, "Resolver Cookie=1 IPv4=127.0.0.11\n", 1},
+		{[]*model.Network{link}, "Resolver Cookie=1 IPv4=127.0.0.11\n", 1},
+		{[]*model.Network{link, six}, "Resolver Cookie=1 IPv6=fd00:7::1\n", 1},
 		{[]*model.Network{bridge, apart, wlan}, "Resolver Cookie=1 IPv4=127.0.0.11\n", 1},
 		{[]*model.Network{lan, six}, "Resolver Cookie=1 IPv6=fd00:7::1\n", 1},
 		{[]*model.Network{lan}, "", 0},

@@ -15,7 +15,7 @@ import (
 func OfUplinks(ups []uplink.Uplink) []maps.Uplink {
 	es := make([]maps.Uplink, len(ups))
 	for i, u := range ups {
-		es[i] = maps.Uplink{IfIndex: u.IfIndex, IPv4: u.IPv4, IPv6: u.IPv6, Stack: u.Stack, Below: u.Below}
+		es[i] = maps.Uplink{IfIndex: u.IfIndex, IPv4: u.IPv4, IPv6: u.IPv6, Stack: u.Stack, Below: u.Below, LAN: u.LAN}
 	}
 	return es
 }

@@ -13,13 +13,17 @@ import (
 // HostPort is the indices of the devices of a network's host port, and what else the entries of all
 // its members depend on.
 type HostPort struct {
-	Gateway  uint32 // the end with the addresses
-	Port     uint32 // the end with the program
-	Services bool   // the network has services
+	Gateway  uint32   // the end with the addresses
+	Port     uint32   // the end with the program
+	MAC      maps.MAC // of the parent of members that are on its link; Gateway is its index
+	Services bool     // the network has services
 }
 
 // OfNetwork returns the entries of a network and its host port.
 func OfNetwork(n *model.Network, hp HostPort) Set {
+	if n.OnLink() { // its addresses are those of others: the subnet is not the network's
+		return Set{FDB: []maps.FDBEntry{{Net: n.Index, MAC: hp.MAC, IfIndex: hp.Gateway, Flags: maps.HostPort}}}
+	}
 	gw4, gw6 := gateway(n, model.V4), gateway(n, model.V6)
 	flags := maps.HostPort | networkFlags(n, hp)
 	if n.DNS {
@@ -91,9 +95,10 @@ func OfEndpoint(ep *model.Endpoint, n *model.Network, hp HostPort, hostIf uint32
 // ofMember returns the entries that make a member known by device, MAC and addresses, with IPv6
 // also by the link-local address that the kernel derives from the MAC.
 func ofMember(m maps.Endpoint, v6 bool) Set {
+	flags := m.Flags &^ maps.OnLink
 	s := Set{
 		Endpoints: []maps.Endpoint{m},
-		FDB:       []maps.FDBEntry{{Net: m.Net, MAC: m.MAC, IfIndex: m.IfIndex, Flags: m.Flags}},
+		FDB:       []maps.FDBEntry{{Net: m.Net, MAC: m.MAC, IfIndex: m.IfIndex, Flags: flags}},
 	}
 	addrs := []netip.Addr{m.IPv4, m.IPv6}
 	if v6 {
@@ -102,7 +107,7 @@ func ofMember(m maps.Endpoint, v6 bool) Set {
 	for _, a := range addrs {
 		if a.IsValid() {
 			s.Neighbours = append(s.Neighbours, maps.Neighbour{
-				Net: m.Net, Addr: a, MAC: m.MAC, IfIndex: m.IfIndex, Flags: m.Flags,
+				Net: m.Net, Addr: a, MAC: m.MAC, IfIndex: m.IfIndex, Flags: flags,
 			})
 		}
 	}
@@ -116,7 +121,7 @@ func networkFlags(n *model.Network, hp HostPort) maps.EndpointFlags {
 		on   bool
 		flag maps.EndpointFlags
 	}{
-		{n.AntiSpoof, maps.AntiSpoof}, {n.Internal, maps.Internal},
+		{n.AntiSpoof, maps.AntiSpoof}, {n.Internal, maps.Internal}, {n.OnLink(), maps.OnLink},
 		{n.ICC, maps.ICC}, {n.Masquerade, maps.Masquerade}, {n.VNI != 0 && hp.Services, maps.RemotePool},
 		{n.Routed(model.V4), maps.OwnIPv4}, {n.Routed(model.V6), maps.OwnIPv6},
 		{n.EgressIPv4.IsValid() || n.EgressIPv6.IsValid(), maps.ChosenEgress},
@@ -146,8 +151,11 @@ func subnetFlags(n *model.Network, f model.Family) (flags maps.SubnetFlags) {
 	return flags
 }
 
-// gateway returns a network's gateway address of a family, or the zero Addr.
+// gateway returns the host's address in a network as the gateway of a family, or the zero Addr.
 func gateway(n *model.Network, f model.Family) netip.Addr {
+	if n.OnLink() {
+		return netip.Addr{}
+	}
 	s, _ := n.Subnet(f)
 	return s.Gateway
 }

@@ -107,13 +107,13 @@ func (w *Work) diffEndpoints(before *desired.Snapshot) {
 	}
 }
 
-// touchRoutes adds a network to the pass whose device has a route to each member.
+// touchRoutes adds a network to the pass whose device has a route to each member, or accepts frames to them.
 func (w *Work) touchRoutes(c desired.Change[string, model.Endpoint]) {
 	for _, ep := range []*model.Endpoint{c.Old, c.New} {
 		if ep == nil {
 			continue
 		}
-		if n := w.o.Networks[ep.NetworkID]; n != nil && n.Want != nil && n.Want.HostAccess {
+		if n := w.o.Networks[ep.NetworkID]; n != nil && n.Want != nil && (n.Want.HostAccess || n.Want.OnLink()) {
 			w.Networks[n.ID] = n
 		}
 	}

@@ -45,6 +45,13 @@ func (n *Network) Spec(s *desired.Snapshot) device.Spec {
 			}
 		}
 	}
+	if n.Last.OnLink() {
+		for ep := range s.Members(n.ID) {
+			if ep.SandboxID != "" {
+				spec.Accept(ep)
+			}
+		}
+	}
 	if n.Last.Parent != "" {
 		for o := range s.Networks() {
 			spec.Shared = spec.Shared || o.ID != n.ID && o.Parent == n.Last.Parent
@@ -81,7 +88,7 @@ type Endpoint struct {
 func (e *Endpoint) Spec(s *desired.Snapshot, n *Network) device.Spec {
 	spec := device.Spec{ID: e.ID, Endpoint: e.Last, EngineManaged: IsEngineManaged(s, e.Last)}
 	if n != nil {
-		spec.Network, spec.Parent = n.Want, n.Ends.Peer
+		spec.Network, spec.Parent, spec.LinkMTU = n.Want, n.Ends.Peer, n.Ends.MTU
 	}
 	return spec
 }

@@ -25,7 +25,7 @@ type scene struct {
 }
 
 func newScene(t *testing.T) *scene {
-	s := &scene{t: t, o: New(device.NewKinds(nil, nil)), plan: desiredtest.New(), before: new(desired.Snapshot)}
+	s := &scene{t: t, o: New(device.NewKinds(nil, nil, nil)), plan: desiredtest.New(), before: new(desired.Snapshot)}
 	s.plan.Networks["net"] = &model.Network{
 		ID: "net", Local: model.Local{Index: 7}, Driver: model.DriverBridge, EnableIPv4: true,
 		Subnets: []model.Subnet{{Prefix: netip.MustParsePrefix("10.7.0.0/24"), Gateway: netip.MustParseAddr("10.7.0.1")}},

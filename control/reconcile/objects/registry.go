@@ -63,10 +63,10 @@ func (o *Objects) Fault() string {
 	return ""
 }
 
-// WantedNetworks returns the networks that should have a host port, those that the datapath carries.
+// WantedNetworks returns the networks that should have a host port.
 func (o *Objects) WantedNetworks() (nets []*model.Network) {
 	for _, n := range o.Networks {
-		if n.Want != nil && n.Want.Has().Entries {
+		if n.Want != nil && n.Want.Has().Entries && !n.Want.OnLink() {
 			nets = append(nets, n.Want)
 		}
 	}
@@ -76,7 +76,27 @@ func (o *Objects) WantedNetworks() (nets []*model.Network) {
 // UsableNetworks returns the networks that have a host port.
 func (o *Objects) UsableNetworks() (nets []*model.Network) {
 	for _, n := range o.Networks {
-		if n.carried() {
+		if n.carried() && !n.Want.OnLink() {
+			nets = append(nets, n.Want)
+		}
+	}
+	return nets
+}
+
+// Parents returns the devices on whose links the datapath carries networks, also those that are being removed.
+func (o *Objects) Parents() (devices []uint32) {
+	for _, n := range o.Networks {
+		if n.Last.OnLink() {
+			devices = append(devices, n.Ends.Peer)
+		}
+	}
+	return devices
+}
+
+// OnLink returns the networks that the datapath carries on the links of their parents.
+func (o *Objects) OnLink() (nets []*model.Network) {
+	for _, n := range o.Networks {
+		if n.carried() && n.Want.OnLink() {
 			nets = append(nets, n.Want)
 		}
 	}

@@ -204,7 +204,7 @@ func (w *Work) networksOf(sandboxID string) (in []*model.Network) {
 
 // hostPort returns what entries have of a network's host port.
 func (w *Work) hostPort(n *Network) entries.HostPort {
-	return entries.HostPort{Gateway: n.Ends.Peer, Port: n.Ends.Host, Services: w.s.HasServices(n.ID)}
+	return entries.HostPort{Gateway: n.Ends.Peer, Port: n.Ends.Host, MAC: n.Ends.MAC, Services: w.s.HasServices(n.ID)}
 }
 
 func (w *Work) replace(have *entries.Set, now entries.Set) {

@@ -191,12 +191,12 @@ func (p *Pass) DropFlows() {
 	p.Flows = tables.Filter{}
 }
 
-// WriteHostAddrs writes the table of the host's addresses after networks changed.
+// WriteHostAddrs writes the tables of the host's addresses and uplinks after networks changed.
 func (p *Pass) WriteHostAddrs() {
 	if !p.NetworksTouched {
 		return
 	}
 	restored, err := p.state.Uplinks.WriteAddrs(p.Objects.UsableNetworks(), p.state.Snap.Announced())
 	p.Count(report.Entry, restored)
-	p.Fail(err)
+	p.Fail(errors.Join(err, p.state.Uplinks.WriteOnLink(p.Objects.OnLink())))
 }

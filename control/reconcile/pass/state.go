@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/reconcile/turns"
 	"github.com/fairlead-net/fairlead/control/reconcile/uplinks"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	"github.com/fairlead-net/fairlead/control/rtnl/station"
 )
 
 // Config configures a State.
@@ -26,6 +27,7 @@ type Config struct {
 	NL            *rtnl.Handle
 	Log           *slog.Logger
 	PinnedUplinks []string // by name
+	StationsDir   string   // of the records of MACs that parents accept
 	// Observe is called after each operation, "apply" or "resync", and Repaired after a repair.
 	Observe  func(operation string, took time.Duration, err error)
 	Repaired func(kind string, count int)
@@ -35,6 +37,7 @@ type Config struct {
 type State struct {
 	Config
 
+	Stations   *station.Filters
 	Objects    *objects.Objects
 	Namespaces *netns.Namespaces
 	Programs   *programs.Attachments
@@ -54,9 +57,11 @@ type State struct {
 // NewState returns the State before the first snapshot.
 func NewState(c Config) *State {
 	t := c.Tables
+	stations := station.New(c.NL, c.StationsDir)
 	s := &State{
 		Config:     c,
-		Objects:    objects.New(device.NewKinds(c.NL, c.Log)),
+		Stations:   stations,
+		Objects:    objects.New(device.NewKinds(c.NL, stations, c.Log)),
 		Namespaces: netns.New(c.NL, c.Log),
 		Programs:   programs.New(c.Datapath, c.Log),
 		Entries:    tables.New(t),

@@ -148,8 +148,8 @@ func Changed(before, s *desired.Snapshot) []string {
 				continue
 			}
 			ids[ep.SandboxID] = true
-			if n := s.Network(ep.NetworkID); n != nil && n.HostAccess {
-				ids[n.ID] = true // the host has a route to each member
+			if n := s.Network(ep.NetworkID); n != nil && (n.HostAccess || n.OnLink()) {
+				ids[n.ID] = true // its device has a route to each member, or accepts frames to them
 			}
 		}
 	}

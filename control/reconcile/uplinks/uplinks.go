@@ -72,6 +72,7 @@ func New(nl *rtnl.Handle, log *slog.Logger, tables Tables, names []string) *Upli
 type Networks struct {
 	All       []*model.Network
 	HostPorts []*model.Network // those with a host port
+	OnLink    []*model.Network // those whose members are on the link of an uplink
 	Announced []netip.Addr     // addresses that this host may have at any time
 }
 
@@ -89,7 +90,7 @@ func (u *Uplinks) Check(host *device.State, nets Networks) (restored int, lost [
 	}
 	lost = u.noteAddrs(host, nets.Announced)
 	found := uplink.Find(host.Links, append(u.lost.addrs(), host.Addrs...), uplink.Rules{
-		Pinned: u.pinned, Kept: u.recent.names(), Routed: routed, Default: through,
+		Pinned: u.pinned, Kept: u.recent.names(), Routed: routed, Default: through, Parents: parents(nets.OnLink),
 	})
 	slices.SortFunc(found, func(a, b uplink.Uplink) int { return int(a.IfIndex) - int(b.IfIndex) })
 	same := slices.Equal(found, u.found)
@@ -114,6 +115,31 @@ func (u *Uplinks) Check(host *device.State, nets Networks) (restored int, lost [
 	inAddrs, err := u.WriteAddrs(nets.HostPorts, nets.Announced)
 	inNets, netsErr := u.writeNets(host)
 	return restored + inAddrs + inNets, lost, errors.Join(err, netsErr)
+}
+
+// parents returns the indices of networks by their parents.
+func parents(nets []*model.Network) map[string]uint32 {
+	by := make(map[string]uint32)
+	for _, n := range nets {
+		by[n.Parent] = n.Index
+	}
+	return by
+}
+
+// WriteOnLink writes which uplinks have networks on their links. A parent that is not an uplink yet becomes one with
+// the next Check.
+func (u *Uplinks) WriteOnLink(nets []*model.Network) error {
+	by := parents(nets)
+	found := slices.Clone(u.found)
+	for i := range found {
+		found[i].LAN = by[found[i].Name]
+	}
+	if slices.Equal(found, u.found) {
+		return nil
+	}
+	u.found = found
+	_, _, err := u.tables.Uplinks.Sync(entries.OfUplinks(found))
+	return err
 }
 
 // WriteAddrs writes the table of the host's addresses: its own, those that it may announce, which every host

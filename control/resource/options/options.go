@@ -63,7 +63,7 @@ func Apply(n *model.Network, options, defaults map[string]string) error {
 	all := maps.Clone(defaults)
 	maps.Copy(all, options)
 	for _, k := range slices.Sorted(maps.Keys(all)) {
-		apply, ok := optionsOf(n.Has())[k]
+		apply, ok := optionsOf(n)[k]
 		if !ok {
 			apply = unknownOption
 		}
@@ -88,7 +88,7 @@ func Validate(spec model.NetworkSpec) error {
 // Check refuses options that a network does not have already.
 func Check(n *model.Network, options map[string]string) error {
 	for _, k := range slices.Sorted(maps.Keys(options)) {
-		apply, ok := optionsOf(n.Has())[k]
+		apply, ok := optionsOf(n)[k]
 		if !ok {
 			apply = unknownOption
 		}
@@ -328,6 +328,6 @@ func unknownOption(n *model.Network, k, v string) error {
 	if why, ok := refusedOptions[k]; ok {
 		return model.Refuse(model.ErrNotSupported, "option %s is not supported (%s)", k, why)
 	}
-	known := strings.Join(slices.Sorted(maps.Keys(optionsOf(n.Has()))), ", ")
+	known := strings.Join(slices.Sorted(maps.Keys(optionsOf(n))), ", ")
 	return model.Refuse(model.ErrInvalid, "unknown option %s of driver %s (known are %s)", k, n.Driver, known)
 }

@@ -22,12 +22,44 @@ var parentOptions = map[string]func(n *model.Network, k, v string) error{
 	model.OptIPv6:        familyOption,
 }
 
-// optionsOf returns the options that networks of a driver have, with the functions that apply a value.
-func optionsOf(d model.Driver) map[string]func(n *model.Network, k, v string) error {
-	if d.Entries {
+// linkOptions are those of networks whose members the datapath carries on the link of a device of the host.
+var linkOptions = map[string]func(n *model.Network, k, v string) error{
+	model.OptParent:    parentOption,
+	model.OptICC:       knownOptions[model.OptICC],
+	model.OptAntiSpoof: alwaysChecked,
+	model.OptIngress:   knownOptions[model.OptIngress],
+	model.OptEgress:    knownOptions[model.OptEgress],
+	model.OptUntracked: knownOptions[model.OptUntracked],
+	model.OptMTU:       mtuOption,
+	model.OptIfPrefix:  prefixOption,
+	model.OptIPv4:      familyOption,
+	model.OptIPv6:      familyOption,
+}
+
+// optionsOf returns the options that a network has, with the functions that apply a value.
+func optionsOf(n *model.Network) map[string]func(n *model.Network, k, v string) error {
+	switch {
+	case n.OnLink():
+		return linkOptions
+	case n.Has().Entries:
 		return knownOptions
 	}
 	return parentOptions
+}
+
+// Defaults returns the values of options that a network of the driver of n is created without. The MTU of members on a
+// link is by default that of the link.
+func Defaults(n *model.Network) map[string]string {
+	defaults := make(map[string]string)
+	for k, v := range model.OptionDefaults {
+		if _, ok := optionsOf(n)[k]; ok && n.Has().Entries {
+			defaults[k] = v
+		}
+	}
+	if n.OnLink() {
+		delete(defaults, model.OptMTU)
+	}
+	return defaults
 }
 
 // parentOption checks the name of a device. That it exists is found out when it is used.
@@ -40,6 +72,14 @@ func parentOption(n *model.Network, k, v string) error {
 	}
 	n.Parent = v
 	return nil
+}
+
+// alwaysChecked refuses members whose sources are not checked: the link has their MACs from Fairlead, and no others.
+func alwaysChecked(n *model.Network, k, v string) error {
+	if err := knownOptions[k](n, k, v); err != nil || n.AntiSpoof {
+		return err
+	}
+	return model.Refuse(model.ErrInvalid, "option %s of a network of driver %s is always true: the parent accepts no other MACs than its members' (leave it out)", k, n.Driver)
 }
 
 func modeOption(driver string, modes ...string) func(n *model.Network, k, v string) error {
@@ -69,9 +109,13 @@ func flagOfIPvlan(n *model.Network, k, v string) error {
 	return nil
 }
 
-// refuseOfBridge refuses an option of bridge networks in a network whose packets no program of Fairlead sees.
+// refuseOfBridge refuses an option of bridge networks in one of another driver.
 func refuseOfBridge(n *model.Network, k string) error {
-	if _, ok := knownOptions[k]; !ok || n.Has().Entries {
+	_, ok := knownOptions[k]
+	switch {
+	case ok && n.OnLink():
+		return model.Refuse(model.ErrInvalid, "option %s has no effect in a network of driver %s: its members are on the link of the parent, and the host neither translates, publishes nor routes for them (leave it out)", k, n.Driver)
+	case !ok || n.Has().Entries:
 		return nil
 	}
 	return model.Refuse(model.ErrInvalid, "option %s has no effect in a network of driver %s: no program of Fairlead sees its packets (leave it out)", k, n.Driver)

@@ -29,6 +29,7 @@ type Uplink struct {
 	// ReceivesBelow: an uplink below this one sees its ingress packets as addressed to the host
 	// (an ipvlan device, which has the MAC of the device below).
 	ReceivesBelow bool
+	LAN           uint32 // index of the network whose members are on its link, 0 if there is none
 }
 
 // Rules select uplinks.
@@ -39,6 +40,8 @@ type Rules struct {
 	Routed map[uint32]bool
 	// Devices of default routes.
 	Default []uint32
+	// Indices of the networks whose members are on the link of a device, by its name.
+	Parents map[string]uint32
 }
 
 // Find selects the uplinks among the host's devices: those with pinned names, or else all
@@ -68,6 +71,7 @@ func Find(links []rtnl.Link, addrs []rtnl.Addr, rules Rules) []Uplink {
 		ups = append(ups, Uplink{
 			IfIndex: l.Index, Name: l.Name, IPv4: best(own, model.V4), IPv6: best(own, model.V6),
 			Stack: len(rules.Pinned) == 0 && isInner(l, links) && !slices.Contains(rules.Default, l.Index),
+			LAN:   rules.Parents[l.Name],
 			Kept:  len(rules.Pinned) == 0 && len(own) == 0 && !rules.Routed[l.Index],
 		})
 	}
@@ -100,6 +104,9 @@ func stack(ups []Uplink, links []rtnl.Link) {
 }
 
 func (r *Rules) choose(l rtnl.Link, links []rtnl.Link, addressed bool) bool {
+	if r.Parents[l.Name] != 0 {
+		return true
+	}
 	if len(r.Pinned) > 0 {
 		return slices.Contains(r.Pinned, l.Name)
 	}

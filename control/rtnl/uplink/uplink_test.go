@@ -79,6 +79,25 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// The parent of a network whose members are on its link is an uplink, also without an address or beside pinned ones.
+func TestParents(t *testing.T) {
+	links := []rtnl.Link{
+		{Index: 2, Name: "eth0", Up: true, Type: unix.ARPHRD_ETHER, PeerNSID: -1},
+		{Index: 3, Name: "eth1", Up: true, Type: unix.ARPHRD_ETHER, PeerNSID: -1},
+		{Index: 4, Name: "eth2", Up: true, Type: unix.ARPHRD_ETHER, PeerNSID: -1},
+	}
+	addrs := []rtnl.Addr{{IfIndex: 2, Prefix: netip.MustParsePrefix("192.0.2.2/24")}}
+	for _, pinned := range [][]string{nil, {"eth0"}} {
+		got := make(map[string]uint32)
+		for _, u := range Find(links, addrs, Rules{Pinned: pinned, Parents: map[string]uint32{"eth1": 7}}) {
+			got[u.Name] = u.LAN
+		}
+		if diff := cmp.Diff(map[string]uint32{"eth0": 0, "eth1": 7}, got); diff != "" {
+			t.Errorf("pinned %v: networks by uplink (-want +got):\n%s", pinned, diff)
+		}
+	}
+}
+
 // What leaves by stacked uplinks is translated by the uppermost only.
 func TestStackedUplinks(t *testing.T) {
 	links := []rtnl.Link{

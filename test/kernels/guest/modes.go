@@ -11,13 +11,18 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// modes tests networks on top of devices of the host of the kinds that not every kernel has: a VLAN, which the daemon
-// creates and removes, and ipvlan in each mode.
+// modes tests networks on top of devices of the host: of the kinds that not every kernel has, a VLAN, which the daemon
+// creates and removes, and ipvlan in each mode; and those whose members the datapath carries on the uplink's link.
 func (w *world) modes() error {
 	if err := w.vlan(); err != nil {
 		return fmt.Errorf("VLAN: %w", err)
 	}
 	var errs []error
+	for _, icc := range []bool{true, false} {
+		if err := w.lan(icc); err != nil {
+			errs = append(errs, fmt.Errorf("lan, icc %t: %w", icc, err))
+		}
+	}
 	for _, m := range []struct {
 		mode, flag string
 		talk       bool // members reach each other
@@ -64,6 +69,43 @@ func (w *world) vlan() (err error) {
 		err = errors.Join(err, errors.New("the VLAN device is left"))
 	}
 	return err
+}
+
+// lan uses a network of the datapath's own with two members on the uplink: they, the host and outside reach each other.
+func (w *world) lan(icc bool) (err error) {
+	members := map[string][2]string{"member": {"192.0.2.11", "2001:db8:2::11"}, "second": {"192.0.2.12", "2001:db8:2::12"}}
+	for _, command := range []string{
+		fmt.Sprintf("network create -d lan -o parent=%s -o com.docker.network.bridge.enable_icc=%t --subnet 192.0.2.0/24 --ipv6 --subnet 2001:db8:2::/64 lan", uplink, icc),
+		"run -d --name member --network lan --ip 192.0.2.11 --ip6 2001:db8:2::11 guest serve 80",
+		"sandbox create --network lan --ip 192.0.2.12 --ip6 2001:db8:2::12 second",
+	} {
+		if _, err := fairlead(command); err != nil {
+			return err
+		}
+	}
+	other, err := entered("second")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, f := range []struct{ host, outside string }{{uplink4, outside4}, {uplink6, outside6}} {
+		member, second := members["member"][i], members["second"][i]
+		at := net.JoinHostPort(member, "80")
+		errs = append(errs, w.onLink(member, f.outside),
+			expect("host to "+member, f.host, func() (string, error) { return ask("tcp", at) }))
+		reached := expect(second+" to "+member, second, func() (string, error) { return other.ask("tcp", at) })
+		if icc {
+			errs = append(errs, reached)
+		} else if reached == nil {
+			errs = append(errs, errors.New("one member reaches the other"))
+		}
+	}
+	for _, command := range []string{"rm -f member second", "network rm lan"} {
+		if _, rmErr := fairlead(command); rmErr != nil {
+			errs = append(errs, rmErr)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // onLink connects to a member from outside, and from the member to outside.
