@@ -5,9 +5,12 @@ package dns
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -23,6 +26,7 @@ import (
 // insides listens for sandboxes at ports of the loopback, and records which.
 type insides struct {
 	at   map[string]string // UDP address by namespace
+	tcp  map[string]string
 	fail atomic.Bool
 }
 
@@ -38,13 +42,13 @@ func (i *insides) listen(lc net.ListenConfig, netns string, at netip.AddrPort) (
 		return nil, nil, err
 	}
 	streams, err := lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
-	i.at[netns] = packets.LocalAddr().String()
+	i.at[netns], i.tcp[netns] = packets.LocalAddr().String(), streams.Addr().String()
 	return packets, streams, err
 }
 
 func newInsides(t *testing.T, cfg Config) (*Server, *insides) {
 	t.Helper()
-	i := &insides{at: map[string]string{}}
+	i := &insides{at: map[string]string{}, tcp: map[string]string{}}
 	cfg.ListenIn, cfg.Log = i.listen, slog.New(slog.DiscardHandler)
 	if cfg.ResolvConf == "" {
 		cfg.ResolvConf = "/nonexistent"
@@ -108,6 +112,25 @@ func TestServedInside(t *testing.T) {
 	step("anna has no namespace", "/ben")
 	delete(p.Endpoints, "ben")
 	step("ben is in no network")
+
+	n := *p.Networks["l"]
+	n.Subnets = []model.Subnet{{Prefix: netip.MustParsePrefix("127.8.0.0/16"), Gateway: netip.MustParseAddr("127.8.0.1")}}
+	change("anna", func(sb *model.Sandbox) { sb.NetNS = "/anna" })
+	n.Driver = model.DriverBridge
+	p.Networks["l"] = &n
+	step("the network has a gateway on the host")
+	m := n
+	m.Driver = model.DriverMacvlan
+	p.Networks["l"] = &m
+	step("the network has none again", "/anna")
+	change("anna", func(sb *model.Sandbox) { sb.NetNS = "" })
+	step("anna has no namespace again")
+	for by, want := range map[model.Manager][]string{model.ByUser: {"/anna"}, model.ByRuntime: nil, model.ByEngine: nil} {
+		change("anna", func(sb *model.Sandbox) { sb.NetNS, sb.ManagedBy = "/anna", by })
+		step(fmt.Sprint("anna is managed by the ", by), want...)
+	}
+	change("anna", func(sb *model.Sandbox) { sb.NetNS, sb.ManagedBy = "", model.ByFairlead })
+	step("anna has no namespace once more")
 
 	i.fail.Store(true)
 	change("anna", func(sb *model.Sandbox) { sb.NetNS = "/anna" })
@@ -184,4 +207,118 @@ func TestNamesInside(t *testing.T) {
 	n.Internal = true
 	p.Networks["l"] = &n
 	query("example.com.", "NXDOMAIN")
+}
+
+// A listener does not outlive the namespace at the sandbox's path, nor do its connections: if another one replaces it, names are served there.
+func TestNamespaceReplaced(t *testing.T) {
+	for what, check := range map[string]func(s *Server, p desiredtest.Plain){
+		"at a tick": func(s *Server, _ desiredtest.Plain) { s.sync() },
+		"when the sandbox changes": func(s *Server, p desiredtest.Plain) {
+			sb := *p.Sandboxes["anna"]
+			sb.Hostname = "another"
+			p.Sandboxes["anna"] = &sb
+			s.Update(p.Snapshot())
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s, i := newInsides(t, Config{})
+			path := filepath.Join(t.TempDir(), "netns")
+			replace := func() {
+				t.Helper()
+				next := path + ".next"
+				if err := errors.Join(os.WriteFile(next, nil, 0o600), os.Rename(next, path)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			replace()
+			p := link()
+			delete(p.Endpoints, "ben")
+			sb := *p.Sandboxes["anna"]
+			sb.NetNS = path
+			p.Sandboxes["anna"] = &sb
+			s.Update(p.Snapshot())
+			first := i.at[path]
+			check(s, p)
+			if got := i.at[path]; got != first {
+				t.Errorf("the listener of a namespace that is still there was replaced")
+			}
+			conn, err := net.Dial("tcp", i.tcp[path])
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			co := &dns.Conn{Conn: conn}
+			exchange := func() error {
+				_, _, err := new(dns.Client).ExchangeWithConn(new(dns.Msg).SetQuestion("anna.", dns.TypeA), co)
+				return err
+			}
+			if err := exchange(); err != nil {
+				t.Fatalf("before: %v", err)
+			}
+			replace()
+			check(s, p)
+			if got := i.at[path]; got == first {
+				t.Errorf("the listener of the former namespace stayed")
+			}
+			if err := exchange(); err == nil {
+				t.Errorf("a connection of the former namespace stayed")
+			}
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			i.fail.Store(true) // as nothing can be opened there
+			check(s, p)
+			if got := s.serving(); len(got) != 0 {
+				t.Errorf("without the namespace names are served in %q", got)
+			}
+			i.fail.Store(false)
+			replace()
+			s.sync()
+			if got := s.serving(); !slices.Equal(got, []string{path}) {
+				t.Errorf("when it is there again names are served in %q", got)
+			}
+		})
+	}
+}
+
+// The cost of a change does not grow with the number of sandboxes that have a name server inside.
+func TestPlacesFollowChanges(t *testing.T) {
+	p := link()
+	for i := range 500 {
+		id := fmt.Sprint("box", i)
+		p.Sandboxes[id] = &model.Sandbox{ID: id, Name: id, NetNS: "/" + id}
+		p.Endpoints[id] = &model.Endpoint{ID: id, NetworkID: "l", SandboxID: id}
+	}
+	w := noPlaces()
+	w.update(p.Snapshot())
+	if len(w.at) != 503 { // and the gateway of the bridge network
+		t.Fatalf("%d places", len(w.at))
+	}
+	step := func(what string, examined, changed int) {
+		t.Helper()
+		before := w.examined
+		got := w.update(p.Snapshot())
+		if n := w.examined - before; n != examined || len(got) != changed {
+			t.Errorf("%s: examined %d sandboxes, %d places changed; want %d and %d", what, n, len(got), examined, changed)
+		}
+	}
+	step("nothing changed", 0, 0)
+	n := *p.Networks["l"]
+	n.Labels = map[string]string{"a": "b"}
+	p.Networks["l"] = &n
+	step("the network's labels", 0, 0)
+	sb := *p.Sandboxes["box7"]
+	sb.Exited = true
+	p.Sandboxes["box7"] = &sb
+	step("a sandbox exited", 1, 1)
+	delete(p.Sandboxes, "box8")
+	delete(p.Endpoints, "box8")
+	step("a sandbox was removed", 1, 1)
+	p.Endpoints["more"] = &model.Endpoint{ID: "more", NetworkID: "b", SandboxID: "box9"}
+	step("a sandbox was connected", 1, 1)
+	fresh := noPlaces()
+	fresh.update(p.Snapshot())
+	if !maps.Equal(fresh.at, w.at) {
+		t.Errorf("after changes there are %d places, want %d", len(w.at), len(fresh.at))
+	}
 }

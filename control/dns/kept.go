@@ -69,12 +69,12 @@ func (s *Server) listenStream(lc net.ListenConfig, at netip.AddrPort) (net.Liste
 	return lc.Listen(context.Background(), "tcp", at.String())
 }
 
-// keep stores the host's sockets that are not stored yet: first those for UDP, which resolvers use more, since systemd may not keep
-// all. Those in sandboxes are not stored: systemd would keep the sandboxes' namespaces with them.
-func (s *Server) keep() {
+// keep stores the sockets of the host at places, unless they are stored: first those for UDP, which resolvers use more, since systemd may
+// not keep all. Those in sandboxes are not stored: systemd would keep the sandboxes' namespaces with them.
+func (s *Server) keep(places map[place]bool) {
 	for _, network := range []string{"udp", "tcp"} {
-		for p, l := range s.at {
-			if p.sandbox == "" {
+		for p := range places {
+			if l := s.at[p]; l != nil && p.sandbox == "" {
 				s.cfg.Sockets.Put(keptName(network, p.at), l.sockets[network])
 			}
 		}

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -45,12 +47,6 @@ type Remote interface {
 	At(network string, a netip.Addr) string
 }
 
-// place is where names are served.
-type place struct {
-	sandbox string // in whose namespace; "": the host's
-	at      netip.AddrPort
-}
-
 // Server serves the names of networks at their gateway addresses, and in sandboxes that reach none.
 type Server struct {
 	cfg      Config
@@ -59,6 +55,7 @@ type Server struct {
 	counts   map[string]*atomic.Uint64 // by result
 
 	mu     sync.Mutex
+	wanted places
 	at     map[place]*listener
 	failed map[place]bool // and logged
 	ended  bool
@@ -72,7 +69,7 @@ func New(cfg Config) *Server {
 	if cfg.Sockets == nil {
 		cfg.Sockets = noSockets{}
 	}
-	s := &Server{cfg: cfg, counts: map[string]*atomic.Uint64{}, at: map[place]*listener{}, failed: map[place]bool{}}
+	s := &Server{cfg: cfg, counts: map[string]*atomic.Uint64{}, wanted: noPlaces(), at: map[place]*listener{}, failed: map[place]bool{}}
 	for _, r := range Results() {
 		s.counts[r] = new(atomic.Uint64)
 	}
@@ -92,13 +89,15 @@ func (s *Server) SetRemote(r Remote) {
 
 // Update makes the server serve a snapshot whose addresses the host already has. When it returns,
 // queries to those addresses are answered. An address whose port another program uses is not an
-// error: Run retries it.
+// error: Run retries it. The cost is proportional to what changed.
 func (s *Server) Update(snapshot *desired.Snapshot) {
 	s.desired.Store(snapshot)
-	s.sync()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.match(s.wanted.update(snapshot))
 }
 
-// Run retries failed addresses until ctx ends, and then stops the server.
+// Run retries failed addresses, and follows sandboxes whose namespace was replaced, until ctx ends, and then stops the server.
 func (s *Server) Run(ctx context.Context) error {
 	tick := time.NewTicker(retry)
 	defer tick.Stop()
@@ -154,86 +153,40 @@ func (s *Server) serves(address string) bool {
 	return err == nil && (s.at[p] != nil || s.failed[p])
 }
 
-// gateways returns where a network's names are served on the host: at the gateways, on port 53 if the network has
-// that option, and for queries that the datapath redirects.
-func gateways(n *model.Network) (list []netip.AddrPort) {
-	for _, gateway := range n.Resolvers() {
-		if n.DNS {
-			list = append(list, netip.AddrPortFrom(gateway, model.PortDNS))
-		}
-		if n.Resolves() {
-			list = append(list, netip.AddrPortFrom(gateway, model.PortResolver))
-		}
-	}
-	return list
-}
-
-// Places returns the addresses and ports at which the names of a snapshot's networks are served.
-func Places(s *desired.Snapshot) (list []netip.AddrPort) {
-	for n := range s.Networks() {
-		list = append(list, gateways(n)...)
-	}
-	return list
-}
-
-// wanted returns where names are to be served in a snapshot, and to whom.
-func wanted(s *desired.Snapshot) map[place]clients {
-	all := map[place]clients{}
-	for n := range s.Networks() {
-		for _, at := range gateways(n) {
-			all[place{at: at}] = clients{network: n.ID}
-		}
-		if !n.ResolvesInside() {
-			continue
-		}
-		for ep := range s.Members(n.ID) {
-			sb := s.Sandbox(ep.SandboxID)
-			if sb != nil && sb.NetNS != "" && !sb.Exited && resolvesInside(s, sb.ID) {
-				all[place{sb.ID, inside}] = clients{sandbox: sb.ID, netns: sb.NetNS}
-			}
-		}
-	}
-	return all
-}
-
-// inside is where the name server of a sandbox listens in the sandbox. Port 53 is left to programs there, which may
-// serve names at all addresses.
-var inside = netip.AddrPortFrom(model.ResolverAddr, model.PortResolver)
-
-func resolvesInside(s *desired.Snapshot, sandbox string) bool {
-	var in []*model.Network
-	for ep := range s.EndpointsOf(sandbox) {
-		if n := s.Network(ep.NetworkID); n != nil {
-			in = append(in, n)
-		}
-	}
-	return model.InsideResolver(in)
-}
-
-// sync starts and stops listeners to match the desired snapshot.
+// sync brings the listeners at all places up to date.
 func (s *Server) sync() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	all := map[place]bool{}
+	for p := range s.wanted.at {
+		all[p] = true
+	}
+	for p := range s.at {
+		all[p] = true
+	}
+	s.match(all)
+}
+
+// match starts and stops the listeners at places, as is wanted there.
+func (s *Server) match(places map[place]bool) {
 	if s.ended {
 		return
 	}
-	all := wanted(s.desired.Load())
-	for p, l := range s.at {
-		if all[p] != l.clients {
+	for p := range places {
+		to, ok := s.wanted.at[p]
+		if l := s.at[p]; l != nil && (!ok || l.clients != to || l.moved()) {
 			s.closeAt(p)
 		}
-	}
-	for p := range s.failed {
-		if _, ok := all[p]; !ok {
+		if !ok {
 			delete(s.failed, p)
 		}
 	}
-	for p, to := range all {
-		if s.at[p] == nil {
+	for p := range places {
+		if to, ok := s.wanted.at[p]; ok && s.at[p] == nil {
 			s.open(p, to)
 		}
 	}
-	s.keep()
+	s.keep(places)
 }
 
 // open serves names at a place, and logs the first failure.
@@ -267,29 +220,30 @@ func (s *Server) closeAt(p place) {
 	delete(s.at, p)
 }
 
-// clients are those that a place serves: the members of a network and the host, or a sandbox in its namespace.
-type clients struct{ network, sandbox, netns string }
-
 // listener serves names at one place.
 type listener struct {
 	clients
+	in      fs.FileInfo // which the sockets are in; nil: the host's
 	servers []*dns.Server
+	streams *streams
 	sockets map[string]syscall.Conn // by network
 	stop    context.CancelFunc
 }
 
 func (s *Server) listen(p place, to clients) (*listener, error) {
+	in := stat(to.netns) // before it is opened: one that replaces it meanwhile is found to differ
 	packets, tcp, err := s.sockets(p, to)
 	if err != nil {
 		return nil, fmt.Errorf("serve DNS: %w", err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	l := &listener{clients: to, stop: stop}
+	l := &listener{clients: to, in: in, stop: stop}
+	l.streams = newStreams(tcp, func(from netip.Addr) netip.Addr { return s.resolver.names().account(to, from) })
 	l.sockets = map[string]syscall.Conn{"udp": packets.(*net.UDPConn), "tcp": tcp.(*net.TCPListener)}
 	handler := func(udp bool) dns.Handler {
 		return dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { s.handle(ctx, w, to, udp, q) })
 	}
-	l.servers = []*dns.Server{{PacketConn: packets, Handler: handler(true), UDPSize: dns.MaxMsgSize}, {Listener: newStreams(tcp, func(from netip.Addr) netip.Addr { return s.resolver.names().account(to, from) }), Handler: handler(false)}}
+	l.servers = []*dns.Server{{PacketConn: packets, Handler: handler(true), UDPSize: dns.MaxMsgSize}, {Listener: l.streams, Handler: handler(false)}}
 	for _, server := range l.servers {
 		go func() {
 			if err := server.ActivateAndServe(); !errClosed(err) {
@@ -334,6 +288,28 @@ func control(network, _ string, c syscall.RawConn) error {
 	return errors.Join(c.Control(set), err)
 }
 
+// moved reports whether the path of the sandbox's namespace does not exist any more, or is that of another one. The listener would keep
+// the former namespace, with its devices and addresses.
+func (l *listener) moved() bool {
+	return l.netns != "" && !sameFile(l.in, stat(l.netns))
+}
+
+// stat returns what identifies a file, or nil if there is none.
+func stat(path string) fs.FileInfo {
+	if path == "" {
+		return nil
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil
+	}
+	return info
+}
+
+func sameFile(a, b fs.FileInfo) bool {
+	return a == nil && b == nil || a != nil && b != nil && os.SameFile(a, b)
+}
+
 // close stops the listener. Pending queries are not answered.
 func (l *listener) close() {
 	l.stop()
@@ -344,6 +320,7 @@ func (l *listener) close() {
 			_ = server.Listener.Close()
 		}
 	}
+	l.streams.end()
 }
 
 // handle answers one query.

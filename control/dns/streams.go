@@ -92,3 +92,16 @@ func (c *stream) Close() error {
 	c.from.mu.Unlock()
 	return c.Conn.Close()
 }
+
+// end closes the connections that are open.
+func (s *streams) end() {
+	s.mu.Lock()
+	var all []*stream
+	for _, list := range s.open {
+		all = append(all, list...)
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		_ = c.Close() // the listener is discarded
+	}
+}

@@ -164,7 +164,7 @@ func (c resolvConf) of(sb *model.Sandbox, in []attachment) string {
 	var notes, overrides []string
 	servers, search, options := c.servers, c.search, c.options
 	from := fmt.Sprintf("# Based on host file: '%s'", c.path)
-	local, inside := localServer(in)
+	local, inside := localServer(sb, in)
 	ofHost := true
 	if lease := leaseOf(in); lease != nil && (local == "" || inside) {
 		ofHost = false
@@ -240,7 +240,7 @@ func leaseOf(in []attachment) *model.Lease {
 
 // localServer returns the address of the name server of a sandbox, or "" if no network of it has one, and whether it listens in
 // the sandbox. IPv4 sockets reach a gateway by IPv4 only.
-func localServer(in []attachment) (addr string, inside bool) {
+func localServer(sb *model.Sandbox, in []attachment) (addr string, inside bool) {
 	for _, f := range model.Families {
 		for _, a := range in {
 			if s, ok := a.network.Subnet(f); !ok || !a.network.ResolvesAtGateway() || !s.Gateway.IsValid() || !a.Addr(f).IsValid() {
@@ -252,7 +252,11 @@ func localServer(in []attachment) (addr string, inside bool) {
 			}
 		}
 	}
-	if slices.ContainsFunc(in, func(a attachment) bool { return a.network.ResolvesInside() }) {
+	var networks []*model.Network
+	for _, a := range in {
+		networks = append(networks, a.network)
+	}
+	if sb.ResolvesInside(networks) {
 		return model.ResolverAddr.String(), true
 	}
 	return "", false

@@ -23,9 +23,11 @@ func (n *Network) ResolvesInside() bool {
 // ResolverAddr is where sandboxes query names, as in Docker.
 var ResolverAddr = netip.AddrFrom4([4]byte{127, 0, 0, 11})
 
-// InsideResolver reports whether the name server of a sandbox in these networks listens in the sandbox.
-func InsideResolver(in []*Network) bool {
-	return slices.ContainsFunc(in, (*Network).ResolvesInside) && !slices.ContainsFunc(in, (*Network).ResolvesAtGateway)
+// ResolvesInside reports whether the name server of a sandbox in these networks listens in the sandbox. The containers of runtimes and
+// engines have the name servers that those configure.
+func (s *Sandbox) ResolvesInside(in []*Network) bool {
+	return (s.ManagedBy == ByFairlead || s.ManagedBy == ByUser) &&
+		slices.ContainsFunc(in, (*Network).ResolvesInside) && !slices.ContainsFunc(in, (*Network).ResolvesAtGateway)
 }
 
 // Resolvers returns the gateway addresses, at which the host can serve names. The addresses in the

@@ -151,6 +151,27 @@ func TestPodmanNames(t *testing.T) {
 	}
 }
 
+// In networks without a gateway on the host, containers have the name servers that podman configures, and nothing of the daemon's listens in them.
+func TestPodmanWithoutGateway(t *testing.T) {
+	t.Parallel()
+	p := newPodman(t)
+	p.Write("podman/net/alone.conflist", `{ "cniVersion": "1.0.0", "name": "alone", "plugins": [
+		{ "type": "fairlead-cni", "internal": true, "options": { "com.docker.network.bridge.gateway_mode_ipv4": "isolated" } } ] }`)
+	p.image()
+	p.do("run", "-d", "--name", "web", "--cgroups", "disabled", "--network", "alone", "--dns", "192.0.2.53", "box", "/bin/busybox", "sleep", "1000")
+	if got := p.do("exec", "web", "/bin/busybox", "cat", "/etc/resolv.conf"); !strings.Contains(got, "nameserver 192.0.2.53") {
+		t.Errorf("resolv.conf:\n%s", got)
+	}
+	for _, table := range []string{"/proc/net/udp", "/proc/net/tcp"} {
+		if got := p.do("exec", "web", "/bin/busybox", "cat", table); strings.Count(got, "\n") > 0 {
+			t.Errorf("sockets in the container:\n%s", got)
+		}
+	}
+	if r := p.try("exec", "web", "/bin/busybox", "nslookup", "-type=a", "web", "127.0.0.11"); !strings.Contains(r.Output(), "refused") {
+		t.Errorf("a query to 127.0.0.11:\n%s", r.Output())
+	}
+}
+
 // documented is the configuration in docs/cni.md.
 func documented(t *testing.T) string {
 	t.Helper()

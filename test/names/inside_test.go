@@ -3,8 +3,16 @@
 package names
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/fairlead-net/fairlead/bench/world"
 	"github.com/fairlead-net/fairlead/test/lab"
@@ -109,6 +117,87 @@ func TestNamesInside(t *testing.T) {
 			t.Errorf("%q: status %d, %q; want a warning", args, r.Code, r.Stderr)
 		}
 	}
+}
+
+// The name server in a namespace of the user's does not outlive it: when another namespace is at the sandbox's path, names are served there, and
+// when there is none, nothing holds the last one.
+func TestNamesFollowNamespaces(t *testing.T) {
+	t.Parallel()
+	n := newNames(t)
+	n.Fairlead("network", "create", "-d", "macvlan", "quiet")
+	path := filepath.Join(t.TempDir(), "netns")
+	// namespace makes a namespace that the path is of from now on. Its end of a cable exists as long as it does.
+	namespace := func(name string) (_ *world.Host, end func()) {
+		t.Helper()
+		h, err := world.New(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end = sync.OnceFunc(h.Close)
+		t.Cleanup(end)
+		err = errors.Join(world.Cable(world.End{Host: n.Host, Device: "of" + name}, world.End{Host: h, Device: "cable"}),
+			os.Symlink(h.NetNS(), path+".next"), os.Rename(path+".next", path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h, end
+	}
+	ends := func(name string) {
+		t.Helper()
+		n.Eventually(10*time.Second, func() error {
+			if r := n.Run(n.Host, "ip", "link", "show", "of"+name); r.Code == 0 {
+				return fmt.Errorf("namespace %s still exists", name)
+			}
+			return nil
+		})
+	}
+	serves := func(h *world.Host) {
+		t.Helper()
+		n.Eventually(10*time.Second, func() error {
+			if !strings.Contains(listening(n, h), "127.0.0.11:11053") {
+				return errors.New("nothing listens")
+			}
+			if got, want := n.dig(h, "@"+resolver, "anna"), n.Inspect("anna").NetworkSettings.Networks["quiet"].IPAddress; got != want {
+				return fmt.Errorf("%q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	first, end := namespace("one")
+	n.Fairlead("sandbox", "create", "--netns", path, "--network", "quiet", "anna")
+	serves(first)
+	conn, err := first.Dial(net.Dialer{}, "tcp4", resolver+":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	second, end2 := namespace("two")
+	serves(second)
+	if got := listening(n, first); got != "" {
+		t.Errorf("listening in the former namespace: %s", got)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("a connection in the former namespace: %v, want its end", err)
+	}
+	conn.Close()
+	end()
+	ends("one")
+
+	n.KillDaemon()
+	end2()
+	ends("two") // no other process holds it
+	third, end3 := namespace("three")
+	n.StartDaemon()
+	serves(third)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	end3()
+	ends("three")
+	n.Fairlead("rm", "anna")
 }
 
 // listening returns what listens in a sandbox.

@@ -279,8 +279,18 @@ func TestResolvers(t *testing.T) {
 		{[]*model.Network{four}, "", 0},
 		{[]*model.Network{six, four}, "Resolver Cookie=2 IPv4=10.7.0.1 IPv6=fd00:7::1\n", 2},
 	} {
-		if got := render(OfSandbox(tc.cookie, tc.in).Resolvers); got != tc.want {
+		if got := render(OfSandbox(&model.Sandbox{}, tc.cookie, tc.in).Resolvers); got != tc.want {
 			t.Errorf("%q, want %q", got, tc.want)
+		}
+	}
+	// Runtimes and engines configure the name servers of their containers, which are not in the sandbox.
+	for _, by := range []model.Manager{model.ByRuntime, model.ByEngine} {
+		sb := &model.Sandbox{ManagedBy: by}
+		if got := render(OfSandbox(sb, 1, []*model.Network{lan}).Resolvers); got != "" {
+			t.Errorf("managed by the %v: %q", by, got)
+		}
+		if got, want := render(OfSandbox(sb, 1, []*model.Network{lan, four}).Resolvers), "Resolver Cookie=1 IPv4=10.7.0.1\n"; got != want {
+			t.Errorf("managed by the %v, at a gateway: %q, want %q", by, got, want)
 		}
 	}
 }

@@ -10,11 +10,11 @@ import (
 )
 
 // OfSandbox returns the entries of a sandbox whose network namespace has this cookie, and which is in
-// the networks: the name server of the first network that has one in a family knows the names of all. If no
+// these networks: the name server of the first network that has one in a family knows the names of all. If no
 // network has one at its gateways, it may be in the sandbox.
-func OfSandbox(cookie uint64, in []*model.Network) Set {
+func OfSandbox(sb *model.Sandbox, cookie uint64, in []*model.Network) Set {
 	r := maps.Resolver{Cookie: cookie}
-	if model.InsideResolver(in) {
+	if sb.ResolvesInside(in) {
 		r.IPv4 = model.ResolverAddr
 	}
 	for _, n := range in {

@@ -182,7 +182,7 @@ func (w *Work) collectSandboxes(endpoints map[string]*Endpoint) {
 	}
 	for id := range ids {
 		if b := w.o.Sandboxes[id]; b != nil {
-			w.replace(&b.Entries, entries.OfSandbox(b.Cookie, w.networksOf(id)))
+			w.replace(&b.Entries, entries.OfSandbox(b.Want, b.Cookie, w.networksOf(id)))
 		}
 	}
 	for _, b := range w.RemovedSandboxes {
