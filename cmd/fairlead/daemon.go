@@ -149,7 +149,7 @@ func (o *daemonOptions) check(snatPorts string, pools, timeouts []string) error 
 			return usagef("--ct-timeout %q: want STATE=DURATION, as in udp_stream=3m", s)
 		}
 		if err := o.ctTimeouts.Set(state, d); err != nil {
-			return fmt.Errorf("--ct-timeout: %w", err)
+			return usagef("--ct-timeout: %v", err)
 		}
 	}
 	for _, s := range pools {

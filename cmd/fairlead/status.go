@@ -84,7 +84,7 @@ func printStatus(w io.Writer, socket string, st api.Status, now time.Time) error
 	}
 	row("Uplinks", "%s", uplinks)
 	for _, trouble := range st.Troubles {
-		row("Uplink trouble", "%s", trouble)
+		row("Uplink problem", "%s", trouble)
 	}
 	for _, problem := range st.Leases {
 		row("DHCP", "%s", problem)

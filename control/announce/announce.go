@@ -108,10 +108,10 @@ func (e *election) drop(a netip.Addr, s *address, why string) {
 		return
 	}
 	if err := e.wire.Drop(s.at, a); err != nil {
-		e.log.Error("cannot give up an address; two hosts may answer for it", "address", a, "device", s.at.Name, "err", err)
+		e.log.Error("cannot release an address; two hosts may answer for it", "address", a, "device", s.at.Name, "err", err)
 		return
 	}
-	e.log.Info("gave up address", "address", a, "device", s.at.Name, "why", why)
+	e.log.Info("released address", "address", a, "device", s.at.Name, "why", why)
 	s.here, s.missed, s.tell = false, 0, nil
 }
 

@@ -100,5 +100,5 @@ func TestWhatNobodyAskedForIsLogged(t *testing.T) {
 	if _, err := w.CreateNetwork(ctx, model.NetworkSpec{Name: "web"}); !errors.Is(err, broken) {
 		t.Fatalf("create: %v, want %v", err, broken)
 	}
-	says(`level=ERROR msg="could not revert a failed change in the kernel; the next resync repairs it" err="the kernel is broken"`)
+	says(`level=ERROR msg="could not revert a failed change in the kernel; the next check repairs it" err="the kernel is broken"`)
 }

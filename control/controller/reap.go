@@ -44,7 +44,7 @@ func (c *Controller) Reap(ctx context.Context) error {
 		c.state.Log().Info("removed sandboxes of exited programs", "count", removed)
 	}
 	for _, sb := range vanished {
-		c.state.Log().Info("removed sandbox: its network namespace is gone and the runtime did not remove it", "sandbox", sb.Name, "id", model.ShortID(sb.ID))
+		c.state.Log().Info("removed sandbox: its network namespace no longer exists, and the runtime did not remove it", "sandbox", sb.Name, "id", model.ShortID(sb.ID))
 	}
 	return nil
 }
@@ -112,7 +112,7 @@ func joinedModes(s *desired.Snapshot) map[string]bool {
 	return out
 }
 
-// vanishedSandboxes lists the sandboxes whose namespace is gone and whose container runtime
+// vanishedSandboxes lists the sandboxes whose namespace no longer exists and whose container runtime
 // did not remove them, because of a crash or a restart of the host. Sandboxes that a
 // user attached are kept until the namespace returns, and those with leased addresses until
 // the runtime removes them.

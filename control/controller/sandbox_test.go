@@ -328,7 +328,7 @@ func TestReap(t *testing.T) {
 	reap("plain! stays")
 }
 
-// A runtime's sandbox is removed when its namespace is gone. A sandbox that a user attached
+// A runtime's sandbox is removed when its namespace no longer exists. A sandbox that a user attached
 // is kept.
 func TestReapOfNamespacesThatEnded(t *testing.T) {
 	w := newWorld(t)
@@ -361,7 +361,7 @@ func TestReapOfNamespacesThatEnded(t *testing.T) {
 			}
 		}
 	}
-	if got := strings.Count(log.String(), "its network namespace is gone"); got != 2 {
+	if got := strings.Count(log.String(), "its network namespace no longer exists"); got != 2 {
 		t.Errorf("the log reports %d removals, want 2:\n%s", got, log)
 	}
 	if got := w.Kernel.Applied.Counts().Publishes; got != 2 {

@@ -33,7 +33,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	run("reap sandboxes", d.reap)
 	run("serve DNS", d.dns.Run)
 	run("follow resolv.conf", d.files.Run)
-	run("end sockets of backends that are gone", d.sockets.Run)
+	run("end sockets of removed backends", d.sockets.Run)
 	run("announce addresses", d.announcer.Run)
 	run("keep DHCP leases", d.leases.Run)
 	if d.cluster != nil {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package hostsockets ends connected UDP sockets of host programs whose backend is gone. The kernel redirected such a socket
+// Package hostsockets ends connected UDP sockets of host programs whose backend was removed. The kernel redirected such a socket
 // when it connected, and would send its datagrams to the former backend's address for as long as it lives, without an error.
 // The program gets ECONNABORTED, and connects again.
 package hostsockets
@@ -71,7 +71,7 @@ func (s *Sockets) Run(ctx context.Context) error {
 			return nil
 		case <-s.wake:
 			if err := s.end(); err != nil {
-				s.cfg.Log.Warn("cannot end connected UDP sockets of host programs whose backend is gone; they have to connect again by themselves", "err", err)
+				s.cfg.Log.Warn("cannot end connected UDP sockets of host programs whose backend was removed; they have to connect again by themselves", "err", err)
 			}
 		}
 	}
@@ -109,7 +109,7 @@ func (s *Sockets) end() error {
 		}
 	}
 	if ended > 0 {
-		s.cfg.Log.Info("ended connected UDP sockets of host programs whose backend is gone", "sockets", ended)
+		s.cfg.Log.Info("ended connected UDP sockets of host programs whose backend was removed", "sockets", ended)
 	}
 	return errors.Join(errs...)
 }

@@ -174,8 +174,8 @@ func Failure(err error) []byte {
 	return append(b, '\n')
 }
 
-// flagNames joins the lines of an error and replaces the flag for the daemon's socket by podman's
-// option. Other flags in errors are the same in podman.
+// flagNames removes line breaks from an error and replaces the flag for the daemon's socket by podman's
+// option. Podman has the other flags in errors, too.
 var flagNames = strings.NewReplacer("\n", "; ", "--host", "the network's option "+optHost)
 
 func refuse(format string, args ...any) error {

@@ -401,7 +401,7 @@ func TestDaemonAbsent(t *testing.T) {
 	}
 }
 
-// cut is a daemon that completes requests, and whose first answer is lost.
+// cut is a daemon that completes requests, but whose first answer is lost.
 type cut struct {
 	attach.Daemon
 	lost *bool

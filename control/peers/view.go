@@ -5,7 +5,6 @@ package peers
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -290,6 +289,3 @@ func Count(nodes []NodeStatus) (c Counts) {
 	}
 	return c
 }
-
-// IsUnavailable reports whether an error means that the store does not answer.
-func IsUnavailable(err error) bool { return errors.Is(err, kv.ErrUnavailable) }

@@ -177,8 +177,7 @@ func TestEngineManagedPairDeleted(t *testing.T) {
 	}
 }
 
-// An endpoint that waits for its sandbox has nothing in the kernel, and neither has one that left
-// it.
+// An endpoint that is not attached to a sandbox, or no longer, has nothing in the kernel.
 func TestEndpointWithoutSandbox(t *testing.T) {
 	w := newWorld(t)
 	p := w.plan()

@@ -131,7 +131,7 @@ func TestDocumentedOptions(t *testing.T) {
 	for _, m := range keys {
 		if key, docker := strings.CutPrefix(m[1], "com.docker.network."); docker {
 			if !strings.Contains(texts["docker-parity.md"], key) {
-				t.Errorf("docs/docker-parity.md does not say what becomes of option %s", m[1])
+				t.Errorf("docs/docker-parity.md does not say whether it supports option %s", m[1])
 			}
 			continue
 		}

@@ -21,20 +21,39 @@ import (
 )
 
 // Limits of a package. Ties say nothing about a package of few files: n files that form one
-// package at all have n-1 ties or more, which is 2/n of all pairs.
+// package at all have n-1 ties or more, which is 2/n of all pairs (decision 53).
 const (
 	mostLines = 2000 // without tests and generated code
 	mostTies  = 35   // percent of all pairs of files, exclusive
-	fewFiles  = 9
+	fewFiles  = 6
 
 	mostHeaderLines = 400 // of a file of the datapath, which has one subject
 )
 
-// split lists the packages that are still to be split, with what they have today. The test fails
-// when one of them grows, and when one no longer needs its entry. Only lines of cmd/fairlead,
-// one small file a command, are to stay as they are.
+// split lists the packages that are above a limit, with what they have today. The test fails when one
+// of them grows, and when one no longer needs its entry. cmd/fairlead is one small file a command;
+// those of six to eight files are small, and decision 53 says why they may have more ties.
 var split = map[string]struct{ lines, ties int }{
 	"cmd/fairlead": {4600, 0},
+
+	"bench":                     {0, 66},
+	"bench/load":                {0, 47},
+	"bench/report":              {0, 66},
+	"control/cluster/kv":        {0, 66},
+	"control/cluster/members":   {0, 66},
+	"control/cni":               {0, 71},
+	"control/desired":           {0, 66},
+	"control/desired/txn":       {0, 64},
+	"control/dns":               {0, 46},
+	"control/dockerplugin":      {0, 60},
+	"control/engine":            {0, 50},
+	"control/instance":          {0, 40},
+	"control/peers":             {0, 50},
+	"control/reconcile/device":  {0, 73},
+	"control/reconcile/entries": {0, 40},
+	"control/resource":          {0, 42},
+	"loader":                    {0, 40},
+	"loader/hook":               {0, 73},
 }
 
 // checkLimit compares a package's figure with its limit, or with today's if it is to be split.

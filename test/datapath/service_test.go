@@ -130,7 +130,7 @@ func (n tunnel) forwarded(f family, p packet) packet {
 	return p.routed()
 }
 
-// translated returns the answer to got as it reaches the client: as the answer to p.
+// translated returns got as the client receives it: as an answer to p.
 func translated(p, got packet, smac, dmac maps.MAC) packet {
 	out := got.answer("SA").routed()
 	out.smac, out.dmac = smac, dmac

@@ -94,7 +94,7 @@ func (m Metrics) labelled(name, label string) map[string]float64 {
 const droppedWithin = 5 * time.Second
 
 // Dropped runs f and expects at least n packets to be dropped for the reason, and none for
-// any reason that is not among the others.
+// another reason, except those in others.
 func (l *Lab) Dropped(reason string, n float64, f func(), others ...string) {
 	l.Helper()
 	before := l.Metrics().Drops()

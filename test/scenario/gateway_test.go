@@ -134,8 +134,8 @@ func (g *gated) shows(l *lab.Lab, want string) {
 	}
 }
 
-// Members leave a network with fairlead.gateway by way of that sandbox alone, in both families: while it does not exist, is not
-// connected or was removed, nothing of theirs arrives outside, and published ports answer all the time. The daemon may be killed.
+// Members of a network with fairlead.gateway reach the outside only through that sandbox, in both families: while it does not exist, is not
+// connected or was removed, none of their packets leave the host, and published ports keep answering. The daemon may be killed.
 func TestGateway(t *testing.T) {
 	t.Parallel()
 	modes(t, lab.Config{}, func(t *testing.T, l *lab.Lab) {

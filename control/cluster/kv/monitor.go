@@ -162,7 +162,7 @@ func (u unavailable) Error() string {
 		u.store, lasting, oneLine(u.cause))
 }
 
-// oneLine returns the text of an error without line breaks, and cut at a bearable length.
+// oneLine returns the text of an error without line breaks, and cut to 300 bytes.
 func oneLine(err error) string {
 	text := strings.Join(strings.Fields(err.Error()), " ")
 	if len(text) > 300 {

@@ -18,7 +18,7 @@ import (
 // removalPrefix is the prefix of the keys of removals in the host's store.
 const removalPrefix = "cluster/removed/"
 
-// How long a removal waits for members that other nodes have removed and whose records are on their way out of
+// How long a removal waits for members that other nodes have removed and whose records are still in
 // the store, and how often it looks.
 const (
 	leaveTime = time.Second

@@ -21,7 +21,7 @@ import (
 
 // Start loads the state, lets prepare change it, and applies the result. Objects that refer to a
 // missing object are removed. If the kernel refuses an object, the error is logged, the other
-// objects are served, and the next resync tries again.
+// objects are served, and the next check tries again.
 func (s *State) Start(ctx context.Context, prepare func(*Tx) error) error {
 	if err := s.lock(ctx); err != nil {
 		return err
@@ -52,7 +52,7 @@ func (s *State) Start(ctx context.Context, prepare func(*Tx) error) error {
 	s.head = t.Next
 	s.snap.Store(t.Next)
 	if err := s.cfg.Realizer.Accept(ctx, t.Next)(); err != nil {
-		s.cfg.Log.Error("could not apply some of the stored state; the next resync tries again", "err", err)
+		s.cfg.Log.Error("could not apply some of the stored state; the next check tries again", "err", err)
 	}
 	s.notify(t.Next)
 	s.cfg.Log.Info("state loaded", "networks", t.Next.Counts().Networks, "sandboxes", t.Next.Counts().Sandboxes, "publishes", t.Next.Counts().Publishes)

@@ -179,7 +179,7 @@ func (s *State) apply(ctx context.Context, t *Tx) error {
 	}()
 	err := t.apply()
 	if err != nil && t.IgnoreApplyErr {
-		s.cfg.Log.Warn("could not apply a removal by force; kernel objects may remain until the next resync", "err", err)
+		s.cfg.Log.Warn("could not apply a removal by force; kernel objects may remain until the next check", "err", err)
 		err = nil
 	}
 	s.sem <- struct{}{}
@@ -281,8 +281,8 @@ func (s *State) applyRollback(apply func() error) {
 		return
 	}
 	if err := apply(); err != nil {
-		// The store is consistent again, and a resync repairs the kernel's state.
-		s.cfg.Log.Error("could not revert a failed change in the kernel; the next resync repairs it", "err", err)
+		// The store is consistent again, and a check repairs the kernel's state.
+		s.cfg.Log.Error("could not revert a failed change in the kernel; the next check repairs it", "err", err)
 	}
 }
 

@@ -295,7 +295,7 @@ func (k *Keeper) work(ctx context.Context, w work) {
 		had = had && err == nil
 	}
 	if ctx.Err() != nil {
-		return // the next daemon goes on
+		return // the next daemon continues
 	}
 	switch now := k.cfg.Now(); {
 	case err == nil:

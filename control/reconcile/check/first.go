@@ -39,7 +39,7 @@ func (h *Host) TakeOver(ctx context.Context, s *desired.Snapshot) error {
 	errs = append(errs, c.attachments(ctx, attached), h.dp.Settle())
 	c.Complete()
 	if err := errors.Join(errs...); err != nil {
-		// The next resync retries; the daemon can serve meanwhile.
+		// The next check tries again; the daemon can serve meanwhile.
 		h.Log.Error("the datapath is incomplete", "err", err)
 		h.Stats.Fail(err)
 	}
