@@ -64,7 +64,7 @@ func newRandomRun(s *scenario, f family, seed uint64, lo, hi uint16) *randomRun 
 		public: make(map[endpointPort]bool), sockets: make(map[endpointPort]int),
 	}
 	r.ref = &reference{
-		entries: make(map[key]translation), taken: make(map[endpointPort]bool), lo: lo, hi: hi,
+		entries: make(map[key]translation), bound: make(map[endpointPort]bool), public: make(map[endpointPort]bool), lo: lo, hi: hi,
 		confirmed: func(k key) bool {
 			return s.mustEntry(s.TB, packet{}.translated(k).of(k.proto).tuple()).confirmed
 		},
@@ -236,7 +236,7 @@ func (r *randomRun) continues(flow *refFlow, p packet) {
 // rightly got none.
 func (r *randomRun) begins(flow *refFlow, left key, result result, p packet) bool {
 	r.Helper()
-	ports := r.ref.choices(left, flow.publish)
+	ports := r.ref.choices(left, flow)
 	if len(ports) == 0 {
 		if result.verdict != shot {
 			r.wrong("a flow began with verdict %s though no port is free", result.verdict)
@@ -295,7 +295,10 @@ func (r *randomRun) fromOutside(k key, flags string) {
 	p := r.numbered(r.outside(packet{proto: k.proto, flags: flags, payload: "hello"}.translated(k)))
 	r.note("outside sends %v %s", k, p.says())
 	result := r.arrive(p).quick()
-	if e, known := r.ref.entries[k]; known {
+	e, known := r.ref.entries[k]
+	if known && r.beginsAgain(e.flow, p) {
+		r.ref.remove(e.flow)
+	} else if known {
 		r.continues(e.flow, p)
 		p = p.translated(e.to)
 		if e.flow.owner == "" {
@@ -315,6 +318,18 @@ func (r *randomRun) fromOutside(k key, flags string) {
 	if r.begins(flow, left, result, p) {
 		r.compare(result, redirected, r.delivered("b", p.translated(flow.left)))
 	}
+}
+
+// beginsAgain reports whether a packet from outside reuses the ports of a closed connection for a new one, whose destination is chosen again: at a
+// published port, from whichever side the closed one was opened. A port that is not published any more has no destination.
+func (r *randomRun) beginsAgain(flow *refFlow, p packet) bool {
+	if p.proto != tcp || p.flags != "S" || !flow.tcp.over() {
+		return false
+	}
+	if flow.side(p) == 1 {
+		return r.public[endpointPort{tcp, p.dst.Port()}]
+	}
+	return flow.publish
 }
 
 func (r *randomRun) hostSends() {
@@ -394,7 +409,7 @@ func (r *randomRun) socket() {
 
 func (r *randomRun) retake(p endpointPort) {
 	_, open := r.sockets[p]
-	r.ref.taken[p] = open || r.public[p]
+	r.ref.bound[p], r.ref.public[p] = open, r.public[p]
 }
 
 // removeOwner does what the daemon does when a member is removed.

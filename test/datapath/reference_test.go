@@ -38,7 +38,8 @@ func (p packet) translated(k key) packet {
 type reference struct {
 	entries map[key]translation
 	flows   []*refFlow
-	taken   map[endpointPort]bool // published, or bound by a socket of the host
+	bound   map[endpointPort]bool // by a socket of the host
+	public  map[endpointPort]bool // published for port 80 of b
 	lo, hi  uint16                // range of ports for moved flows
 	// confirmed queries the datapath: an expired flow loses its port only if it was never
 	// answered.
@@ -69,9 +70,11 @@ type refFlow struct {
 
 func (f *refFlow) String() string { return fmt.Sprintf("%s: %v as %v", f.owner, f.first, f.left) }
 
-// available reports whether a new flow may leave with this tuple.
-func (m *reference) available(left key, publish bool) bool {
-	if !publish && m.taken[endpointPort{left.proto, left.src.Port()}] {
+// available reports whether a new flow may leave with this tuple: not from a published port, unless it is the sender's own.
+func (m *reference) available(left key, f *refFlow) bool {
+	at := endpointPort{left.proto, left.src.Port()}
+	own := f.owner == "b" && f.first.src.Port() == 80
+	if !f.publish && (m.bound[at] || m.public[at] && !own) {
 		return false
 	}
 	e, used := m.entries[left.reversed()]
@@ -79,14 +82,14 @@ func (m *reference) available(left key, publish bool) bool {
 }
 
 // choices returns the ports that a new flow may get; only one if it can keep its own.
-func (m *reference) choices(left key, publish bool) []uint16 {
-	if m.available(left, publish) {
+func (m *reference) choices(left key, f *refFlow) []uint16 {
+	if m.available(left, f) {
 		return []uint16{left.src.Port()}
 	}
 	var ports []uint16
 	lo, hi := m.portRange(left)
 	for p := lo; p <= hi; p++ {
-		if m.available(left.from(p), publish) {
+		if m.available(left.from(p), f) {
 			ports = append(ports, p)
 		}
 	}

@@ -178,11 +178,13 @@ func (m *refTCP) next(i int, s segment) (next bpf.TCCtState, changes bool) {
 	return m.afterData(i, s, m.state), true
 }
 
+// over reports whether the connection is closed.
+func (m *refTCP) over() bool { return m.state == timeWait || m.state == closed }
+
 func (m *refTCP) syn(i int, s segment) (next bpf.TCCtState, changes bool) {
 	a, b := &m.sides[i], &m.sides[1-i]
-	over := m.state == timeWait || m.state == closed
 	switch {
-	case i == 0 && over:
+	case i == 0 && m.over():
 		a.Fin, b.Fin, b.Seen, b.Known = false, false, false, false
 		a.begin(s)
 		return synSent, true
