@@ -331,6 +331,7 @@ func networkRefusals() []networkRefusal {
 		{"option-gateway-routed6", model.NetworkSpec{Name: "x", EnableIPv6: true, Options: map[string]string{model.OptGateway: "vpn", model.OptGateMode6: "routed"}}, model.ErrInvalid, "no effect in gateway mode routed"},
 		{"option-gateway-macvlan", model.NetworkSpec{Name: "x", Driver: model.DriverMacvlan, Options: map[string]string{model.OptGateway: "vpn"}}, model.ErrInvalid, "option fairlead.gateway has no effect in a network of driver"},
 		{"option-gateway-ipvlan", model.NetworkSpec{Name: "x", Driver: model.DriverIPvlan, Options: map[string]string{model.OptGateway: "vpn"}}, model.ErrInvalid, "option fairlead.gateway has no effect in a network of driver"},
+		{"option-gateway-lan", model.NetworkSpec{Name: "x", Driver: model.DriverLAN, Options: map[string]string{model.OptGateway: "vpn"}}, model.ErrInvalid, "fairlead.gateway"},
 		{"option-gateway-engine", model.NetworkSpec{Name: "x", EngineID: strings.Repeat("e", 64), Options: map[string]string{model.OptGateway: "vpn"}}, model.ErrNotSupported, "a container engine resolves names outside of the network"},
 		{"lan-no-parent", model.NetworkSpec{Name: "x", Driver: model.DriverLAN}, model.ErrInvalid, "a network of driver lan needs a parent"},
 		{"lan-vlan", model.NetworkSpec{Name: "x", Driver: model.DriverLAN, Options: map[string]string{model.OptParent: "eth0.50"}}, model.ErrNotSupported, "would be a VLAN"},

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/reconcile/check"
 	"github.com/fairlead-net/fairlead/control/reconcile/device"
 	"github.com/fairlead-net/fairlead/control/rtnl"
+	dp "github.com/fairlead-net/fairlead/maps"
 )
 
 // hold makes the attachment of a program wait. awaited returns the device once one waits.
@@ -188,6 +190,49 @@ func TestAttachingDelaysNoOther(t *testing.T) {
 			}
 			w.promoteAll()
 			w.wantNoRepairs("afterwards")
+		})
+	}
+}
+
+// While the flows of an address that the host lost are searched, which takes long where there are many, verbs are applied.
+func TestLostAddressDelaysNoOther(t *testing.T) {
+	for name, find := range map[string]func(w *world, p *plan, n *model.Network) error{
+		"check": checkHost,
+		"event": func(w *world, _ *plan, _ *model.Network) error { return w.r.host.AttachUplinks(w.tb.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.plan()
+			n := p.network("one", 1)
+			w.apply(p)
+			w.addUplink()
+			w.resync()
+			w.flows = []dp.Flow{{NATSrc: true, Reply: dp.Tuple{Dst: netip.MustParseAddrPort("192.0.2.10:1024")}}}
+			ip(t, "addr", "del", "192.0.2.10/24", "dev", "up0")
+			w.resync()
+			w.r.host.Uplinks.Linger = 0 // its flows are kept for a while, in case that it comes back
+			searched, release := make(chan bool), make(chan bool)
+			w.beforeFlows.Store(func() {
+				w.beforeFlows.Store(func() {})
+				close(searched)
+				<-release
+			})
+			found := make(chan error, 1)
+			go func() { found <- find(w, p, n) }()
+			select {
+			case <-searched:
+			case err := <-found:
+				t.Fatalf("no flows were searched (%v)", err)
+			}
+			p.endpoint(p.sandbox("b"), n)
+			w.within("a verb", func() error { return w.applySnapshot(p.snapshot()) })
+			close(release)
+			if err := <-found; err != nil {
+				t.Error(err)
+			}
+			if len(w.flows) != 0 {
+				t.Errorf("flows of the lost address: %v", w.flows)
+			}
 		})
 	}
 }

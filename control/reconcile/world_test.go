@@ -46,6 +46,8 @@ type world struct {
 
 	// beforeAttach is called before a program is attached.
 	beforeAttach atomic.Value // func(ifindex int)
+	// beforeFlows is called before flows are searched.
+	beforeFlows atomic.Value // func()
 	// onSettle is called when a first pass has attached what it could.
 	onSettle func()
 
@@ -94,6 +96,7 @@ func newWorld(tb testing.TB) *world {
 	w := &world{tb: tb, dir: tb.TempDir(), nl: nl, attached: make(map[device.Place]bool), provisional: make(map[device.Place]bool)}
 	w.log = slog.New(slog.NewTextHandler(testLog{w}, nil))
 	w.beforeAttach.Store(func(int) {})
+	w.beforeFlows.Store(func() {})
 	w.onSettle = func() {}
 	w.endpoints = newFakeTable(w, func(e dp.Endpoint) uint32 { return e.IfIndex })
 	w.fdb = newFakeTable(w, func(e dp.FDBEntry) fdbKey { return fdbKey{e.Net, e.MAC} })
@@ -255,6 +258,7 @@ func (w *world) Commit() error {
 }
 
 func (w *world) DeleteWhere(match func(dp.Flow) bool) (int, error) {
+	w.beforeFlows.Load().(func())()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.trip(); err != nil {

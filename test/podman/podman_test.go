@@ -4,6 +4,7 @@ package podman
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -25,7 +26,7 @@ func TestPodman(t *testing.T) {
 		name string
 		try  func(*engine)
 	}{
-		{"published", published}, {"pod", pod}, {"together", together}, {"connected", connected}, {"refused", refused}, {"created", created},
+		{"published", published}, {"pod", pod}, {"together", together}, {"connected", connected}, {"refused", refused}, {"created", created}, {"gated", gated},
 		{"IPv6 alone", ipv6Alone}, {"IPv6 switched off", switchedOff},
 	} {
 		t.Run(part.name, func(t *testing.T) {
@@ -179,6 +180,36 @@ func connected(e *engine) {
 	e.podman("network", "connect", "pods", "web")
 	e.served(e.Outside, "http://"+lab.Host4+":8080/")
 	e.podman("network", "rm", "--force", "--time", "0", "front", "back")
+}
+
+// gated: a network whose members reach the outside only through a container.
+func gated(e *engine) {
+	e.podman("network", "create", "-d", "fairlead", "-o", "fairlead.gateway=vpn", "gated")
+	e.httpd("member", "--network", "gated", "-p", "8085:80")
+	closed := func() {
+		e.Helper()
+		e.Dropped("no_gateway", 1, func() {
+			if r := e.ping("member", lab.Outside4); r.Code == 0 {
+				e.Errorf("without its gateway the member reaches the outside:\n%s", r.Output())
+			}
+		})
+		e.served(e.Outside, "http://"+lab.Host4+":8085/")
+	}
+	closed()
+	e.podman("run", "-d", "--name", "vpn", "--network", "pods", "--sysctl", "net.ipv4.ip_forward=1", image, "sleep", "1000")
+	e.podman("network", "connect", "gated", "vpn")
+	e.Must(e.Entered("vpn").Host, "nft", `table ip vpn { chain out { type nat hook postrouting priority srcnat; oifname "eth0" masquerade; }; }`)
+	e.Eventually(patience, func() error {
+		if r := e.ping("member", lab.Outside4); r.Code != 0 {
+			return fmt.Errorf("through its gateway the member does not reach the outside:\n%s", r.Output())
+		}
+		return nil
+	})
+	e.served(e.Outside, "http://"+lab.Host4+":8085/")
+	e.podman("stop", "--time", "0", "vpn")
+	closed()
+	e.podman("rm", "--force", "--time", "0", "vpn", "member")
+	e.podman("network", "rm", "gated")
 }
 
 // refused: what fails leaves nothing.

@@ -22,8 +22,9 @@ import (
 const longestTransit = 50 * time.Millisecond
 
 // retryTime limits, for each test, the tries that the machine disturbed: a test that never
-// observes enough reports that long before the package's timeout.
-const retryTime = 90 * time.Second
+// sees its event observes nothing. Where the senders of several packages keep a processor busy, which have
+// real-time priority, the kernel gives 50 ms of each second to other tasks (its fair server).
+const retryTime = 5 * time.Minute
 
 // The modes run one after the other, and no other lab runs in parallel.
 func TestDaemonExchangedUnderLoad(t *testing.T) {

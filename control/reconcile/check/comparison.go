@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-net/fairlead/control/reconcile/objects"
 	"github.com/fairlead-net/fairlead/control/reconcile/pass"
 	"github.com/fairlead-net/fairlead/control/reconcile/report"
+	"github.com/fairlead-net/fairlead/control/reconcile/tables"
 	"github.com/fairlead-net/fairlead/control/reconcile/uplinks"
 )
 
@@ -22,10 +23,12 @@ type comparison struct {
 	later left
 }
 
-// left are the objects that a check leaves to passes of their own.
+// left is what a check leaves until it has given up the lock: objects, to passes of their own, and flows, since all of them are
+// read to find some.
 type left struct {
 	all      map[string]bool // if false, only in a sandbox's namespace
 	networks map[string]bool // those that are networks, on whose devices those of sandboxes depend
+	flows    tables.Filter
 }
 
 // order returns the objects in the order in which they are to be repaired.
@@ -158,7 +161,8 @@ func (c *comparison) tables() error {
 	return err
 }
 
-// uplinks finds the uplinks and the host's addresses and updates their tables. A daemon that was killed may have left
+// uplinks finds the uplinks and the host's addresses and updates their tables. Flows of addresses that the host lost are still to be
+// removed. A daemon that was killed may have left
 // MACs of members on the parent of a removed network.
 func (c *comparison) uplinks() error {
 	restored, lost, err := c.h.Uplinks.Check(&c.Host.State, uplinks.Networks{All: c.Objects.WantedNetworks(), HostPorts: c.Objects.UsableNetworks(), OnLink: c.Objects.OnLink(), Announced: c.Snap.Announced()})
@@ -168,6 +172,5 @@ func (c *comparison) uplinks() error {
 	for _, a := range lost {
 		c.Flows.Addr(a)
 	}
-	c.DropFlows()
 	return errors.Join(err, c.h.Stations.Sweep(c.Objects.Parents()))
 }

@@ -90,6 +90,7 @@ func (h *Host) once(ctx context.Context, how Thoroughness) (report.Repairs, erro
 		}
 	}
 	repairs, later, err := h.compare(ctx, how, start, attached, err)
+	err = errors.Join(err, h.Flows.Drop(&later.flows))
 	incomplete := err
 	for _, id := range later.order() {
 		more, laterErr := h.sandboxes.Patiently(ctx, id, later.all[id], start)
@@ -120,6 +121,7 @@ func (h *Host) compare(ctx context.Context, how Thoroughness, start time.Time, a
 		err = h.commit()
 	}
 	h.DoneRepairs(c.Repairs, start, err)
+	c.later.flows = c.Flows
 	return c.Repairs, c.later, err
 }
 
@@ -189,6 +191,7 @@ func (h *Host) AttachUplinks(ctx context.Context) error {
 	}
 	c.Repair = true
 	err = c.uplinks()
+	c.DropFlows()
 	places := h.Uplinks.Places()
 	c.Outside(func() { err = errors.Join(err, h.Programs.AttachNew(turns.OfHost, places)) })
 	return err
