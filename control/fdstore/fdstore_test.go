@@ -371,11 +371,11 @@ func TestSettle(t *testing.T) {
 	s.Settle() // for nothing
 	m.has("dns-0")
 	s.Remove("dns-0")
+	began := time.Now()
 	go func() {
 		time.Sleep(50 * time.Millisecond)
 		m.receive()
 	}()
-	began := time.Now()
 	s.Settle()
 	if took := time.Since(began); took < 50*time.Millisecond || took > settleTime {
 		t.Errorf("it waited %v", took)
