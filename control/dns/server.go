@@ -223,7 +223,7 @@ func (s *Server) closeAt(p place) {
 // listener serves names at one place.
 type listener struct {
 	clients
-	in      fs.FileInfo // which the sockets are in; nil: the host's
+	in      fs.FileInfo // the namespace of the sockets; nil: the host's
 	servers []*dns.Server
 	streams *streams
 	sockets map[string]syscall.Conn // by network

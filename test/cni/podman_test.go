@@ -151,7 +151,8 @@ func TestPodmanNames(t *testing.T) {
 	}
 }
 
-// In networks without a gateway on the host, containers have the name servers that podman configures, and nothing of the daemon's listens in them.
+// In networks without a gateway on the host, containers have the name servers that podman configures, and the daemon opens no socket in
+// them.
 func TestPodmanWithoutGateway(t *testing.T) {
 	t.Parallel()
 	p := newPodman(t)

@@ -63,8 +63,8 @@ func TestOwnPublishedPort(t *testing.T) {
 	})
 }
 
-// meetUDP has a send from its own port, published at host, and b from one that is not its own, to servers of peer. It
-// returns a function that continues the first flow.
+// meetUDP sends to servers of peer: from a, at the port that it publishes at host, and from b, at a port that another sandbox
+// publishes. It returns a function that continues a's flow.
 func meetUDP(l *lab.Lab, a, b *lab.Sandbox, peer netip.Addr, host netip.AddrPort) (again func()) {
 	l.Helper()
 	at := func(s *lab.Sandbox) netip.AddrPort {
